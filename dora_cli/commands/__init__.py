@@ -1,0 +1,66 @@
+"""The `dora` commands: each module parses, calls and prints. Nothing heavy is imported before a command runs."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+from typer.core import TyperGroup
+
+from dora_cli import __version__
+from dora_cli.commands import eval as eval_command
+from dora_cli.commands import ranks as ranks_command
+from dora_cli.commands import train as train_command
+from dora_cli.errors import DoraError
+
+
+class _Group(TyperGroup):
+    """Turns errors a user can mend into one message on stderr and their exit code."""
+
+    def invoke(self, ctx: typer.Context) -> object:  # type: ignore[override]
+        try:
+            return super().invoke(ctx)
+        except DoraError as error:
+            if ctx.params.get("debug"):
+                raise
+            lines = str(error).splitlines() or ["unknown error"]
+            print(f"dora: error: {lines[0]}" if len(lines) == 1 else "dora: error:", file=sys.stderr)
+            for line in lines if len(lines) > 1 else ():
+                print(f"  {line}", file=sys.stderr)
+            raise typer.Exit(error.exit_code) from None
+        except KeyboardInterrupt:
+            print("dora: stopped by SIGINT", file=sys.stderr)
+            raise typer.Exit(130) from None
+
+
+app = typer.Typer(
+    cls=_Group,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(f"dora {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def main(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Fine-tune a transformer with DoRA, Dynamic Low-Rank Adaptation (Mao et al. 2024, arXiv 2405.17357).
+
+    Not the weight-decomposed DoRA of Liu et al. (PEFT's use_dora), an unrelated method.
+    """
+
+
+app.command("train", epilog=train_command.EPILOG)(train_command.train)
+app.command("eval", epilog=eval_command.EPILOG)(eval_command.evaluate)
+app.command("ranks")(ranks_command.ranks)

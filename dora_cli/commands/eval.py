@@ -1,0 +1,32 @@
+"""``dora eval``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+EPILOG = "Example:  dora eval --checkpoint runs/demo-sst2 --output result.json"
+
+
+def evaluate(
+    checkpoint: Annotated[Path, typer.Option("--checkpoint", "-c", help="Run folder (its selected adapter), or one checkpoint of it.", show_default=False)],
+    split: Annotated[str | None, typer.Option("--split", help="Another split than the task's dev split.", show_default=False)] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change where data and base model are, e.g. data.path=DIR. May be repeated.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Also write the result to this JSON file.", show_default=False)] = None,
+) -> None:
+    """Evaluate a finished run: rebuild its model at the final ranks and score it."""
+    from rich.console import Console
+
+    from dora_cli.evaluation.saved import evaluate_saved
+    from dora_cli.reports.evaluation import print_evaluation
+    from dora_cli.reports.progress import make_listener
+    from dora_cli.reports.records import write_json
+
+    result = evaluate_saved(checkpoint, split=split, overrides=set_ or [], listener=make_listener())
+    if output is not None:
+        write_json(output, result)
+    print_evaluation(Console(), result)

@@ -1,0 +1,65 @@
+"""``dora train``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dora_cli.errors import RecipeError
+
+EPILOG = "Example:  dora train configs/demo/sst2.yaml --set train.seed=2 --output runs/second"
+
+
+def train(
+    recipe: Annotated[Path, typer.Argument(help="A YAML recipe, such as configs/demo/sst2.yaml.", show_default=False)],
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one key of the recipe, e.g. train.seed=2. May be repeated.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Run folder.  [default: runs/ and the recipe's name]", show_default=False)] = None,
+    seeds: Annotated[str | None, typer.Option("--seeds", metavar="1,2,3", help="Train once per seed, into OUTPUT/seed-N, and write summary.json.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run that OUTPUT already holds.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe, the schedule and the parameter budget; train nothing.")] = False,
+) -> None:
+    """Train a recipe: adapt the model, prune its ranks to the budget, write metrics and ranks."""
+    from dora_cli.recipe import load_recipe
+    from dora_cli.training.output import default_output
+
+    resolved = load_recipe(recipe, set_ or [])
+    chosen = _seeds(seeds) if seeds is not None else None
+    folder = output if output is not None else default_output(recipe)
+    if dry_run:
+        from rich.console import Console
+
+        from dora_cli.recipe import dump_recipe
+        from dora_cli.reports.dry_run import print_dry_run
+        from dora_cli.training.dry_run import dry_run as look_ahead
+
+        print_dry_run(Console(), look_ahead(resolved), dump_recipe(resolved))
+        return
+    from dora_cli.reports.progress import make_listener
+
+    if chosen is None:
+        from dora_cli.training.run import train as run
+
+        run(resolved, folder, overwrite=overwrite, listener=make_listener())
+    else:
+        from rich.console import Console
+
+        from dora_cli.reports.summary import print_seeds
+        from dora_cli.training.run import train_seeds
+
+        print_seeds(Console(), train_seeds(resolved, folder, chosen, overwrite=overwrite, make_listener=make_listener), folder)
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        seeds = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise RecipeError(f"--seeds {text!r} is not a list of whole numbers; write it as 1,2,3") from None
+    if len(set(seeds)) < len(seeds):
+        raise RecipeError(f"--seeds {text} names a seed twice; each seed is one run")
+    if min(seeds) < 0:
+        raise RecipeError(f"--seeds {text} has a negative seed; seeds start at 0")
+    return seeds

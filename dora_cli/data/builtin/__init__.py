@@ -1,0 +1,109 @@
+"""Data made from grammars: every GLUE task without a file or a network.
+
+``glue/sst2`` (`films`) is the demonstration set: labels follow from composition, so that adapting a model pays. The other tasks (`events`) have
+small sets for smoke runs. Every split comes from one seeded stream per task: the same sentences on every machine and Python version,
+and no example twice, neither in one split nor in two.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from dora_cli.data.builtin import events, films
+from dora_cli.data.builtin.draw import Draw
+from dora_cli.errors import DataError
+
+if TYPE_CHECKING:
+    from dora_cli.data import Examples
+
+__all__ = ["builtin_tasks", "generate"]
+
+Row = tuple[tuple[str, ...], int | float]
+
+
+@dataclass(frozen=True)
+class _Stream:
+    """One endless source of rows and the splits cut from it, in this order."""
+
+    row: Callable[[Draw], Row]
+    splits: tuple[tuple[str, int], ...]
+    seed: int
+
+
+_SMALL = (("train", 1000), ("validation", 200), ("test", 200))
+
+# The seeds are part of the data: a new seed is a new data set.
+_STREAMS: dict[str, tuple[_Stream, ...]] = {
+    "glue/cola": (_Stream(events.cola, _SMALL, 11),),
+    "glue/mnli": (
+        _Stream(events.mnli, (("train", 1000), ("validation_matched", 200), ("test_matched", 200)), 12),
+        _Stream(events.mnli_mismatched, (("validation_mismatched", 200), ("test_mismatched", 200)), 13),
+    ),
+    "glue/mrpc": (_Stream(events.mrpc, _SMALL, 14),),
+    "glue/qnli": (_Stream(events.qnli, _SMALL, 15),),
+    "glue/qqp": (_Stream(events.qqp, _SMALL, 16),),
+    "glue/rte": (_Stream(events.rte, _SMALL, 17),),
+    "glue/sst2": (_Stream(films.review, (("train", 4000), ("validation", 800), ("test", 800)), 18),),
+    "glue/stsb": (_Stream(events.stsb, _SMALL, 19),),
+    "glue/wnli": (_Stream(events.wnli, (("train", 600), ("validation", 100), ("test", 100)), 20),),
+}
+
+
+def builtin_tasks() -> tuple[str, ...]:
+    """Names of the tasks that have generated data."""
+    return tuple(_STREAMS)
+
+
+def generate(task_name: str, split: str) -> Examples:
+    """Makes one split of a task's generated data.
+
+    Args:
+        task_name: Such as ``glue/sst2``.
+        split: A split of the task, named as on the hub: ``train``, ``validation``, ``test``; MNLI's end in ``_matched`` and ``_mismatched``.
+
+    Returns:
+        Lower-case texts with spaces between words and punctuation, one list per text column of the task, and the labels of every
+        split (``test`` included): class numbers as in GLUE, or scores from 0 to 5 for STS-B.
+
+    Raises:
+        DataError: The task has no generated data, or no such split.
+    """
+    # Here, because `dora_cli.data` itself comes for this function.
+    from dora_cli.data import Examples
+
+    if task_name not in _STREAMS:
+        near = difflib.get_close_matches(task_name, _STREAMS, n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise DataError(f"data.source: builtin has no data for the task {task_name!r}.{hint} It has data for: {', '.join(_STREAMS)}.")
+    for stream in _STREAMS[task_name]:
+        if any(name == split for name, _ in stream.splits):
+            rows = _cut(stream, split)
+            texts = tuple([row[0][column] for row in rows] for column in range(len(rows[0][0])))
+            return Examples(texts=texts, labels=_labels(rows))
+    known = [name for stream in _STREAMS[task_name] for name, _ in stream.splits]
+    raise DataError(f"The generated data of {task_name} has no split {split!r}. Its splits are: {', '.join(known)}.")
+
+
+def _cut(stream: _Stream, split: str) -> list[Row]:
+    """The rows of one split: the stream without repeats, after the splits that come before."""
+    draw = Draw(stream.seed)
+    seen: set[tuple[str, ...]] = set()
+    for name, size in stream.splits:
+        rows: list[Row] = []
+        while len(rows) < size:
+            texts, label = stream.row(draw)
+            if texts not in seen:
+                seen.add(texts)
+                rows.append((texts, label))
+        if name == split:
+            return rows
+    raise AssertionError("the caller checked that the stream has the split")
+
+
+def _labels(rows: list[Row]) -> list[int] | list[float]:
+    if isinstance(rows[0][1], float):
+        return [float(label) for _, label in rows]
+    return [int(label) for _, label in rows]

@@ -1,0 +1,102 @@
+"""The official GLUE files: one task's folder with train.tsv, dev.tsv and test.tsv.
+
+UTF-8, one row per line, fields separated by tabs, no quoting: a ``"`` is part of the text. MRPC starts with a byte-order mark, CoLA's
+train and dev have no header row, and test files have no label.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dora_cli.data.examples import Examples
+from dora_cli.data.values import label_ids, not_utf8, parse_labels, quoted
+from dora_cli.errors import DataError
+
+if TYPE_CHECKING:
+    from dora_cli.tasks import Task
+
+
+def read_glue_tsv(task: Task, folder: Path, split: str) -> Examples:
+    """Examples of `split` from the official files in `folder`.
+
+    Raises:
+        DataError: a missing folder, file or column, a row with a wrong number of fields, an unknown label, bytes that are no UTF-8; names
+            the file and the line.
+    """
+    layout = task.tsv
+    path = _find(task, folder, split)
+    lines = _lines(path)
+    names = layout.headerless.get(split)
+    if names is None:
+        header = next(lines, None)
+        if header is None:
+            raise DataError(f"{path}: the file is empty; a header row was expected")
+        names = tuple(header[1])
+    wanted = [*layout.texts, layout.label] if task.labelled(split) or layout.label in names else [*layout.texts]
+    missing = [name for name in wanted if name not in names]
+    if missing:
+        raise DataError(f"{path}: no column {quoted(missing)}; the header has {quoted(names)}. Is this the {layout.folder} folder of GLUE?")
+    positions = [names.index(name) for name in wanted]
+
+    numbers: list[int] = []
+    columns: list[list[str]] = [[] for _ in wanted]
+    broken = 0
+    for number, fields in lines:
+        if len(fields) != len(names):
+            broken += 1
+            if broken > layout.broken_rows:
+                raise DataError(_wrong_fields(path, number, fields, names, layout.broken_rows))
+            continue
+        numbers.append(number)
+        for column, position in zip(columns, positions, strict=True):
+            column.append(fields[position])
+    if not numbers:
+        raise DataError(f"{path}: the file has no examples")
+    texts = tuple(columns[: len(layout.texts)])
+    if len(wanted) == len(layout.texts):
+        return Examples(texts, None)
+    ids = None if layout.labels is None else label_ids(task, layout.labels)
+    return Examples(texts, parse_labels(task, columns[-1], ids, lambda i: f"{path}, line {numbers[i]}"))
+
+
+def _find(task: Task, folder: Path, split: str) -> Path:
+    path = folder / task.tsv.files[split]
+    if path.is_file():
+        return path
+    files = quoted(sorted(set(task.tsv.files.values())))
+    if not folder.is_dir():
+        raise DataError(f"data.path: {str(folder)!r} is not a folder; data.source glue-tsv needs the folder that holds {files}")
+    inner = folder / task.tsv.folder
+    hint = f"; set data.path: {inner}" if (inner / path.name).is_file() else ""
+    present = quoted(sorted(entry.name for entry in folder.iterdir())[:20])
+    raise DataError(f"data.path: {str(folder)!r} has no {path.name!r} for the split {split} of {task.name}; it has {present}{hint}")
+
+
+def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Line numbers (from 1) and fields. Only a line feed ends a line: texts contain other characters that Unicode counts as line ends."""
+    blank: int | None = None
+    try:
+        with path.open(encoding="utf-8-sig", newline="\n") as file:
+            for number, raw in enumerate(file, start=1):
+                line = raw.rstrip("\r\n")
+                if not line:
+                    # Blank lines are harmless at the end of the file only, so the first is remembered until another row follows.
+                    blank = blank or number
+                    continue
+                if blank is not None:
+                    raise DataError(f"{path}, line {blank}: the line is blank; remove it")
+                yield number, line.split("\t")
+    except UnicodeDecodeError:
+        raise not_utf8(path) from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
+
+
+def _wrong_fields(path: Path, number: int, fields: list[str], names: tuple[str, ...], tolerated: int) -> str:
+    also = f" (and {tolerated} rows before it, more than the official file has)" if tolerated else ""
+    return (
+        f"{path}, line {number}: {len(fields)} fields{also}, expected {len(names)} ({', '.join(names)}), "
+        "separated by tabs, without quoting; mend or remove the line"
+    )

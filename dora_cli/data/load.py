@@ -1,0 +1,75 @@
+"""One door to every source of examples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dora_cli.data.examples import Examples
+from dora_cli.data.files import read_files
+from dora_cli.data.glue_tsv import read_glue_tsv
+from dora_cli.data.hub import read_hub
+from dora_cli.data.values import quoted
+from dora_cli.errors import DataError
+
+if TYPE_CHECKING:
+    from dora_cli.tasks import Task
+
+SOURCES = ("hub", "glue-tsv", "files", "builtin")
+
+
+def load_examples(
+    task: Task,
+    source: str,
+    split: str,
+    *,
+    path: str | Path | None = None,
+    columns: Mapping[str, str] | None = None,
+    labels: Sequence[str] | None = None,
+    max_samples: int | None = None,
+    seed: int = 0,
+) -> Examples:
+    """Examples of one split.
+
+    Args:
+        task: the task.
+        source: ``"hub"``, ``"glue-tsv"`` (official files), ``"files"`` (the user's own) or ``"builtin"`` (generated).
+        split: ``"train"``, or another split of the task by the hub's name.
+        path: the folder of `glue-tsv` and `files`.
+        columns: of `files`: our column names to the file's.
+        labels: of `files`: the labels as the file writes them, in the task's order.
+        max_samples: keep a random subset of this size, in the original order; None keeps all.
+        seed: chooses the subset.
+
+    Raises:
+        DataError: data that is absent, unreadable or does not fit the task, or an argument that the source does not use.
+    """
+    if source not in SOURCES:
+        raise DataError(f"data.source: {source!r} is none of {quoted(SOURCES)}")
+    if split not in task.splits:
+        raise DataError(f"split: {task.name} has no split {split!r}; splits: {quoted(list(task.splits))}")
+    if max_samples is not None and max_samples < 1:
+        raise DataError(f"max_samples: {max_samples} is below 1; leave it out to use every example")
+    needs_path = source in ("glue-tsv", "files")
+    if needs_path and path is None:
+        raise DataError(f"data.path: missing; data.source {source} needs the folder that holds the files")
+    for key, value, used in (("path", path, needs_path), ("columns", columns, source == "files"), ("labels", labels, source == "files")):
+        if value is not None and not used:
+            raise DataError(f"data.{key}: not used by data.source {source}; remove it, or set data.source to one that uses it")
+
+    examples = _read(task, source, split, path, columns, labels)
+    return examples if max_samples is None else examples.sample(max_samples, seed)
+
+
+def _read(
+    task: Task, source: str, split: str, path: str | Path | None, columns: Mapping[str, str] | None, labels: Sequence[str] | None
+) -> Examples:
+    if path is not None:
+        folder = Path(path).expanduser()
+        return read_glue_tsv(task, folder, split) if source == "glue-tsv" else read_files(task, folder, split, columns, labels)
+    if source == "hub":
+        return read_hub(task, split)
+    from dora_cli.data.builtin import generate
+
+    return generate(task.name, split)

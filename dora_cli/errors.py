@@ -1,0 +1,57 @@
+"""Errors that a user can cause.
+
+Each message says what was wrong, the value that was given, the bound it broke and how to mend it. Commands print the message to
+stderr and exit with `exit_code`; a traceback appears only with ``--debug``. Mistakes of our own are `assert`s, not these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class DoraError(ValueError):
+    """Base class of everything a user can mend. Exit code 2."""
+
+    exit_code = 2
+
+
+class RecipeError(DoraError):
+    """The recipe is missing, malformed or asks for something impossible. Carries every problem found, not only the first."""
+
+    def __init__(self, problems: str | Sequence[str]) -> None:
+        self.problems: tuple[str, ...] = (problems,) if isinstance(problems, str) else tuple(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class BudgetError(DoraError):
+    """A rank budget or schedule that cannot be carried out."""
+
+
+class DataError(DoraError):
+    """Data that is absent, unreadable or does not fit the task."""
+
+
+class ModelError(DoraError):
+    """A base model that cannot be loaded or adapted."""
+
+
+class ProjectionError(ModelError):
+    """The targets name no projection of the model, or one that cannot be adapted."""
+
+
+class CheckpointError(DoraError):
+    """A run folder or checkpoint that is incomplete, damaged or does not fit what it is loaded into."""
+
+
+class OutputError(DoraError):
+    """An output folder that must not or cannot be written."""
+
+
+class DeviceError(DoraError):
+    """A device or precision that this machine does not have."""
+
+
+class DivergedError(DoraError):
+    """Training produced a non-finite loss or gradient. Exit code 3."""
+
+    exit_code = 3

@@ -1,0 +1,113 @@
+"""The official GLUE metrics, as `evaluate` metrics that need no network.
+
+`evaluate.load` fetches a script per metric; these are classes of the package, on scikit-learn and scipy. They keep their data in memory and
+their cache in a folder of their own that is removed again, so they work without a writable home and in any number of processes at once.
+
+Where a value is undefined, it is 0: F1 without a positive prediction or label, and every correlation (Matthews, Pearson, Spearman) with a
+constant or non-finite argument or with fewer than two examples. A model that says the same of every example knows nothing of their order.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from typing import Any
+
+import datasets
+import evaluate
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+from sklearn.metrics import f1_score, matthews_corrcoef
+
+
+def _info(description: str, dtype: str, reference: str) -> evaluate.MetricInfo:
+    features = datasets.Features({"predictions": datasets.Value(dtype), "references": datasets.Value(dtype)})
+    return evaluate.MetricInfo(description=description, citation="", inputs_description="", features=features, reference_urls=[reference])
+
+
+_SKLEARN = "https://scikit-learn.org/stable/modules/model_evaluation.html"
+
+
+class Accuracy(evaluate.Metric):  # type: ignore[misc]
+    """Share of examples whose class is predicted: ``accuracy``."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        return _info("Share of right predictions.", "int64", _SKLEARN)
+
+    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
+        return {"accuracy": float(np.mean(np.asarray(predictions) == np.asarray(references)))}
+
+
+class AccuracyF1(evaluate.Metric):  # type: ignore[misc]
+    """``accuracy``, and ``f1`` of class 1 (equivalent, duplicate)."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        return _info("Accuracy, and F1 of class 1.", "int64", _SKLEARN)
+
+    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
+        accuracy = float(np.mean(np.asarray(predictions) == np.asarray(references)))
+        return {"accuracy": accuracy, "f1": float(f1_score(references, predictions, pos_label=1, zero_division=0.0))}
+
+
+class Matthews(evaluate.Metric):  # type: ignore[misc]
+    """Matthews' correlation coefficient: ``matthews_correlation``."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        return _info("Matthews' correlation coefficient.", "int64", _SKLEARN)
+
+    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
+        if len(set(predictions)) < 2 or len(set(references)) < 2:
+            return {"matthews_correlation": 0.0}
+        return {"matthews_correlation": float(matthews_corrcoef(references, predictions))}
+
+
+class PearsonSpearman(evaluate.Metric):  # type: ignore[misc]
+    """``pearson``: linear correlation; ``spearmanr``: that of the ranks, with mean ranks for ties. In float64."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        return _info("Pearson's and Spearman's correlation.", "float64", "https://docs.scipy.org/doc/scipy/reference/stats.html")
+
+    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
+        x, y = np.asarray(predictions, dtype=np.float64), np.asarray(references, dtype=np.float64)
+        if len(x) < 2 or not (np.isfinite(x).all() and np.isfinite(y).all()) or np.ptp(x) == 0.0 or np.ptp(y) == 0.0:
+            return {"pearson": 0.0, "spearmanr": 0.0}
+        with warnings.catch_warnings():
+            # Nearly constant input: the value is what it is, and a value lost to rounding becomes 0 below.
+            warnings.simplefilter("ignore")
+            values = {"pearson": stats.pearsonr(x, y).statistic, "spearmanr": stats.spearmanr(x, y).statistic}
+        return {name: float(value) if np.isfinite(value) else 0.0 for name, value in values.items()}
+
+
+_METRICS: dict[str, type[evaluate.Metric]] = {
+    "accuracy": Accuracy,
+    "accuracy_f1": AccuracyF1,
+    "matthews": Matthews,
+    "pearson_spearman": PearsonSpearman,
+}
+
+
+def metric_names() -> tuple[str, ...]:
+    """Names that `compute_metrics` knows."""
+    return tuple(_METRICS)
+
+
+def compute_metrics(name: str, predictions: npt.ArrayLike, labels: npt.ArrayLike) -> dict[str, float]:
+    """Metrics of one split.
+
+    Args:
+        name: a task's `metric`: one of `metric_names`.
+        predictions: ``(N,)``; class ids, or numbers for a regression. N is at least 1.
+        labels: ``(N,)``, likewise.
+
+    Returns:
+        Finite values by name, as fractions (accuracy 0.9, not 90).
+    """
+    metric = _METRICS[name]
+    predicted, expected = np.asarray(predictions), np.asarray(labels)
+    assert predicted.ndim == 1
+    assert predicted.shape == expected.shape, "one prediction per label"
+    assert len(predicted), "a split has at least one example"
+    with tempfile.TemporaryDirectory(prefix="dora-metrics-") as cache:
+        values: dict[str, float] = metric(keep_in_memory=True, cache_dir=cache).compute(predictions=predicted, references=expected)
+    return values

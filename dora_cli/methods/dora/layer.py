@@ -1,0 +1,82 @@
+"""The adapted projection: a frozen linear map plus gated single-rank components."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from dora_cli.methods.linear import shape_of, weight_of
+
+
+class AdaptedProjection(nn.Module):
+    """``y = W0 x + b + s B (c * (A dropout(x)))`` around a frozen linear map (paper, equation 6; scale as in the published code).
+
+    Both factors start from Kaiming-uniform (fan-in, ``a = 0``): ``A ~ U(+-sqrt(6/d_in))``, ``B ~ U(+-sqrt(6/r0))``; the gates `c`
+    start at zero, so a fresh layer computes exactly what its base does. `A`, `B` and `c` are fp32 (float64 over a float64 base).
+
+    Args:
+        base: the frozen `nn.Linear` or `Conv1D`.
+        rank: components, at least 1.
+        scaling: `s`; stays what it is when components are pruned.
+        dropout: probability for the adapter's input, in ``[0, 1)``.
+    """
+
+    def __init__(self, base: nn.Module, *, rank: int, scaling: float, dropout: float) -> None:
+        super().__init__()
+        self.base = base
+        self.out_features, self.in_features = shape_of(base)
+        self.scaling = scaling
+        self.dropout = dropout
+        weight = weight_of(base)
+        dtype = torch.promote_types(weight.dtype, torch.float32)
+        self.A = nn.Parameter(torch.empty(rank, self.in_features, dtype=dtype, device=weight.device))
+        self.B = nn.Parameter(torch.empty(self.out_features, rank, dtype=dtype, device=weight.device))
+        self.c = nn.Parameter(torch.zeros(rank, dtype=dtype, device=weight.device))
+        nn.init.uniform_(self.A, -math.sqrt(6 / self.in_features), math.sqrt(6 / self.in_features))
+        nn.init.uniform_(self.B, -math.sqrt(6 / rank), math.sqrt(6 / rank))
+        self._folded: torch.Tensor | None = None
+
+    @property
+    def rank(self) -> int:
+        """Components held in memory."""
+        return int(self.c.shape[0])
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """The base weight in the base's own storage order, with the update inside `fold`."""
+        if self._folded is None:
+            return self.base.weight  # type: ignore[return-value]
+        return self._folded.T if weight_of(self.base) is not self.base.weight else self._folded
+
+    @property
+    def bias(self) -> torch.Tensor | None:
+        return self.base.bias  # type: ignore[return-value]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """``(..., d_in) -> (..., d_out)``."""
+        if self._folded is not None:
+            return F.linear(x, self._folded, self.bias)
+        y: torch.Tensor = self.base(x)
+        h = F.dropout(x, self.dropout, self.training)
+        if h.dtype != self.A.dtype and not torch.is_autocast_enabled(x.device.type):
+            h = h.to(self.A.dtype)  # a half-precision base outside autocast: the adapter stays in its own precision
+        update = F.linear(F.linear(h, self.A) * (self.scaling * self.c), self.B)
+        return y + update.to(y.dtype)
+
+    def delta(self) -> torch.Tensor:
+        """The update of the weight, ``s B diag(c) A``, of shape ``(d_out, d_in)``, in the adapter's precision."""
+        return (self.B.detach() * (self.scaling * self.c.detach())) @ self.A.detach()
+
+    def fold(self) -> None:
+        """Computes with one merged weight until `unfold`; the base weight itself is not touched."""
+        base = weight_of(self.base).detach()
+        self._folded = (base.to(self.A.dtype) + self.delta()).to(base.dtype)
+
+    def unfold(self) -> None:
+        self._folded = None
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}, rank={self.rank}, scaling={self.scaling:g}, dropout={self.dropout:g}"

@@ -1,0 +1,185 @@
+"""When components are pruned: one schedule in integers, for training, dry run, reports and tests alike.
+
+Fractions are read as decimals (``Fraction(str(f))``), so that 0.15 of 100 steps is 15 and not 14. With `T` steps, warm-up fraction
+`w` and final fraction `f`::
+
+    W = floor(w T)             last warm-up step
+    L = floor((1 - w - f) T)   steps of pruning
+    F = W + L                  the freeze: the last event
+    events at W + j * interval (j = 0, 1, ...) up to F, and at F
+    pruned at an event = floor(M (r0 - rT) tau^3 / L^3),   tau = t - W
+
+The curve is that of the published code (slow at first, fastest at the end), not of the paper's equation 9 as printed; the curve
+``adalora`` is AdaLoRA's ``(1 - u)^3`` (fastest at first). Python's integers make both exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from math import ceil, floor
+from typing import Any, Literal
+
+from dora_cli.errors import BudgetError
+
+Curve = Literal["published", "adalora"]
+
+
+@dataclass(frozen=True)
+class DoraSchedule:
+    """The budget of every step. Steps count from 1; build it with `plan`, which validates.
+
+    Attributes:
+        total_steps: `T`, attempted optimiser steps.
+        projections: `M`, how many projections are adapted.
+        start_rank: `r0`, components a projection starts with.
+        rank: `rT`, the mean final rank of a projection.
+        warmup_steps: `W`, the last step of the warm-up.
+        pruning_steps: `L`, how many steps pruning lasts.
+        interval: steps between events.
+        curve: ``"published"`` or ``"adalora"``.
+    """
+
+    total_steps: int
+    projections: int
+    start_rank: int
+    rank: int
+    warmup_steps: int
+    pruning_steps: int
+    interval: int
+    curve: Curve = "published"
+
+    @classmethod
+    def plan(
+        cls,
+        *,
+        total_steps: int,
+        projections: int,
+        start_rank: int,
+        rank: int,
+        warmup_fraction: float,
+        final_fraction: float,
+        interval: int,
+        curve: Curve = "published",
+    ) -> DoraSchedule:
+        """Validates every bound, reporting all that are broken in one BudgetError, and returns the schedule."""
+        warmup, final = Fraction(str(warmup_fraction)), Fraction(str(final_fraction))
+        problems = []
+        if rank < 1:
+            problems.append(f"method.rank is {rank}; it must be at least 1")
+        if start_rank < rank:
+            problems.append(f"method.start_rank is {start_rank}, below method.rank {rank}; pruning can only shrink: raise start_rank or lower rank")
+        for key, value in (("warmup_fraction", warmup), ("final_fraction", final)):
+            if not 0 <= value < 1:
+                problems.append(f"method.{key} is {float(value)}; it must be in [0, 1)")
+        if warmup + final >= 1:
+            problems.append(
+                f"method.warmup_fraction {float(warmup)} + method.final_fraction {float(final)} leave no time to prune; their sum must stay below 1"
+            )
+        if interval < 1:
+            problems.append(f"method.prune_interval is {interval}; it must be at least 1 step")
+        if projections < 1:
+            problems.append("no projection is adapted, so there is nothing to allocate; check method.targets")
+        if not problems:
+            pruning = 1 - warmup - final
+            if floor(pruning * total_steps) < 1:
+                problems.append(
+                    f"the run has {total_steps} optimiser steps, of which pruning gets floor({float(pruning):g} x {total_steps}) = 0; it needs at "
+                    f"least {ceil(1 / pruning)} steps: raise train.epochs or train.max_steps, lower train.batch_size, or lower the fractions"
+                )
+        if problems:
+            raise BudgetError("\n".join(problems))
+        return cls(
+            total_steps=total_steps,
+            projections=projections,
+            start_rank=start_rank,
+            rank=rank,
+            warmup_steps=floor(warmup * total_steps),
+            pruning_steps=floor((1 - warmup - final) * total_steps),
+            interval=interval,
+            curve=curve,
+        )
+
+    @property
+    def start_components(self) -> int:
+        return self.projections * self.start_rank
+
+    @property
+    def final_components(self) -> int:
+        return self.projections * self.rank
+
+    @property
+    def freeze_step(self) -> int:
+        return self.warmup_steps + self.pruning_steps
+
+    @property
+    def phases(self) -> Sequence[tuple[str, int, int]]:
+        """``(name, first step, last step)`` of the phases that have steps, in order."""
+        bounds = (
+            ("warm-up", 1, self.warmup_steps),
+            ("pruning", self.warmup_steps + 1, self.freeze_step),
+            ("final", self.freeze_step + 1, self.total_steps),
+        )
+        return tuple(phase for phase in bounds if phase[1] <= phase[2])
+
+    def phase(self, step: int) -> str:
+        """Name of the phase that `step` belongs to; the freeze itself is the last step of pruning."""
+        if step <= self.warmup_steps:
+            return "warm-up"
+        return "pruning" if step <= self.freeze_step else "final"
+
+    def is_event(self, step: int) -> bool:
+        """Whether a selection follows the optimiser step `step`."""
+        tau = step - self.warmup_steps
+        return step >= 1 and 0 <= tau <= self.pruning_steps and (tau % self.interval == 0 or tau == self.pruning_steps)
+
+    def events(self) -> Iterator[int]:
+        """All event steps, ascending."""
+        last = self.freeze_step
+        yield from (step for step in range(self.warmup_steps, last, self.interval) if step >= 1)
+        yield last
+
+    def next_event(self, step: int) -> int | None:
+        """The first event after `step`; None after the freeze."""
+        if step >= self.freeze_step:
+            return None
+        intervals = max(0, (step - self.warmup_steps) // self.interval + 1)
+        candidate = self.warmup_steps + intervals * self.interval
+        if candidate < 1:  # no warm-up: step 0 is not a step
+            candidate += self.interval
+        return min(candidate, self.freeze_step)
+
+    def pruned(self, tau: int) -> int:
+        """Components pruned at an event `tau` steps after the warm-up, ``0 <= tau <= L``."""
+        total, length = self.projections * (self.start_rank - self.rank), self.pruning_steps
+        if self.curve == "published":
+            return total * tau**3 // length**3
+        return total * (length**3 - (length - tau) ** 3) // length**3
+
+    def budget(self, step: int) -> int:
+        """Components that may live after `step`: what the latest event left, all of them before the first."""
+        tau = min(step, self.freeze_step) - self.warmup_steps
+        if tau < 0:
+            return self.start_components
+        if tau < self.pruning_steps:
+            tau -= tau % self.interval
+        return self.start_components - self.pruned(tau)
+
+    def describe(self) -> Mapping[str, Any]:
+        """Plain values for records and the dry run."""
+        return {
+            "total_steps": self.total_steps,
+            "warmup_steps": self.warmup_steps,
+            "pruning_steps": self.pruning_steps,
+            "freeze_step": self.freeze_step,
+            "final_steps": self.total_steps - self.freeze_step,
+            "events": sum(1 for _ in self.events()),
+            "interval": self.interval,
+            "curve": self.curve,
+            "projections": self.projections,
+            "start_rank": self.start_rank,
+            "rank": self.rank,
+            "start_components": self.start_components,
+            "final_components": self.final_components,
+        }

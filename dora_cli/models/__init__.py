@@ -1,0 +1,19 @@
+"""Base models: loading with the right head, the built-in ones, and finding what a method can adapt."""
+
+from __future__ import annotations
+
+from dora_cli.models.head import head_parameters
+from dora_cli.models.loading import LoadedModel, config_model, load_model
+from dora_cli.models.projections import Projection, find_projections
+from dora_cli.models.source import ModelUnreachableError, builtin_names
+
+__all__ = [
+    "LoadedModel",
+    "ModelUnreachableError",
+    "Projection",
+    "builtin_names",
+    "config_model",
+    "find_projections",
+    "head_parameters",
+    "load_model",
+]

@@ -1,0 +1,265 @@
+"""Loading a base model with a classification head and its tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from dora_cli.errors import ModelError
+from dora_cli.models.blocks import base_prefix, find_blocks
+from dora_cli.models.quiet import quiet_loading
+from dora_cli.models.source import Source, find_source
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A base model ready to be adapted.
+
+    Attributes:
+        model: with a sequence-classification head, on the CPU, in evaluation mode.
+        tokenizer: a fast tokenizer with a pad token, padding on the right.
+        fresh: names of the parameters that the checkpoint did not fill; the head's, as a rule.
+        commit: the hub commit the files came from; None for folders and built-in models.
+        source: ``"hub"``, ``"local"`` or ``"builtin"``.
+    """
+
+    model: nn.Module
+    tokenizer: Any
+    fresh: frozenset[str]
+    commit: str | None
+    source: str
+
+
+def load_model(
+    name: str,
+    *,
+    revision: str | None = None,
+    dtype: str = "float32",
+    num_labels: int,
+    label_names: Sequence[str] | None = None,
+    regression: bool = False,
+    seed: int = 0,
+) -> LoadedModel:
+    """Loads `name` for sequence classification or regression.
+
+    Parameters missing from the checkpoint are drawn from `seed` alone: the same in every process and whatever the state of the
+    global random generator, which is left as it was. A head of another size than asked for (a checkpoint tuned on a task with other
+    labels) is drawn anew too.
+
+    Args:
+        name: ``builtin:NAME``, a local folder, or a hub id.
+        revision: branch, tag or commit of a hub model.
+        dtype: of all weights: float32, bfloat16 or float16.
+        num_labels: outputs of the head; 1 for regression.
+        label_names: kept in the model's config; None for regression.
+        regression: whether the one output is a number, not a class.
+        seed: for fresh parameters.
+
+    Raises:
+        ModelError: not found or damaged, no such head, no fast tokenizer, or a checkpoint that does not fill the base model.
+    """
+    if dtype not in DTYPES:
+        raise ModelError(f"model.dtype: {dtype!r} is unknown; choose one of {', '.join(DTYPES)}")
+    source = find_source(name, revision)
+    with quiet_loading():
+        config = _head_config(source, num_labels, label_names, regression)
+        tokenizer = _load_tokenizer(source)
+        model, fresh = _load_weights(source, config, DTYPES[dtype], seed)
+    _fit_tokenizer(name, model, tokenizer)
+    _set_config(model, "use_cache", False)  # classification never continues a sequence; caches would only cost memory
+    return LoadedModel(model, tokenizer, fresh, source.commit, source.kind)
+
+
+def config_model(
+    name: str,
+    *,
+    revision: str | None = None,
+    num_labels: int,
+    label_names: Sequence[str] | None = None,
+    regression: bool = False,
+) -> nn.Module:
+    """Builds the model of `load_model` on the meta device from its config alone: shapes, no weights, no tokenizer.
+
+    Raises:
+        ModelUnreachableError: a hub model whose config is not at hand.
+        ModelError: as `load_model`, as far as a config can tell.
+    """
+    source = find_source(name, revision)
+    with quiet_loading(), _seeded(0), torch.device("meta"):
+        from transformers import AutoModelForSequenceClassification
+
+        config = _head_config(source, num_labels, label_names, regression)
+        model: nn.Module = _attempt(source, "built from its config", lambda: AutoModelForSequenceClassification.from_config(config))
+        return model
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Draws on the CPU come from `seed`; the global generators are untouched afterwards (`torch.manual_seed` would seed CUDA's too)."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
+def _origin(source: Source) -> dict[str, Any]:
+    return {"revision": source.commit, "local_files_only": source.cached_only or source.kind != "hub", "trust_remote_code": False}
+
+
+def _attempt(source: Source, what: str, load: Callable[[], T], hint: str = "") -> T:
+    """Turns whatever the libraries raise on bad files into one clear error; `--debug` still shows the cause."""
+    from safetensors import SafetensorError
+
+    try:
+        return load()
+    except MemoryError:
+        raise
+    except SafetensorError as error:
+        raise ModelError(
+            f"model.name: the weights of {source.name!r} are damaged ({_first_line(error)}); download or build the model again"
+        ) from error
+    except Exception as error:
+        if "trust_remote_code" in str(error):
+            raise ModelError(
+                f"model.name: {source.name!r} needs code from its own repository, which is never run; choose a model whose architecture "
+                "is part of transformers"
+            ) from error
+        raise ModelError(f"model.name: {source.name!r} cannot be {what}: {_first_line(error)}{hint}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return line.rstrip(".: ") if len(line) <= 300 else line[:300] + " ..."
+
+
+def _head_config(source: Source, num_labels: int, label_names: Sequence[str] | None, regression: bool) -> Any:
+    from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
+
+    assert num_labels == 1 if regression else num_labels >= 2, (num_labels, regression)
+    assert label_names is None or len(label_names) == num_labels, (label_names, num_labels)
+    config = _attempt(source, "read", lambda: AutoConfig.from_pretrained(source.location, **_origin(source)))
+    if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+        raise ModelError(
+            f"model.name: {source.name!r} is of the model type {config.model_type!r}, for which transformers has no "
+            "sequence-classification head; choose a text model: an encoder (BERT, RoBERTa, DeBERTa, ...), a decoder (GPT-2, Llama, ...) "
+            "or a sequence-to-sequence model (BART, T5, ...)"
+        )
+    if getattr(config, "quantization_config", None):
+        raise ModelError(f"model.name: {source.name!r} holds quantised weights, which cannot be adapted; choose the unquantised model")
+    config.num_labels = num_labels
+    if label_names is not None:
+        config.id2label = dict(enumerate(label_names))
+        config.label2id = {label: index for index, label in enumerate(label_names)}
+    config.problem_type = "regression" if regression else "single_label_classification"
+    return config
+
+
+def _load_weights(source: Source, config: Any, dtype: torch.dtype, seed: int) -> tuple[nn.Module, frozenset[str]]:
+    import transformers
+    from transformers import AutoModelForSequenceClassification
+
+    version = tuple(int(part) for part in transformers.__version__.split(".")[:2])
+    arguments = _origin(source) | {"config": config, ("dtype" if version >= (4, 56) else "torch_dtype"): dtype}
+    with _seeded(seed):
+        model, report = _attempt(
+            source,
+            "loaded",
+            lambda: AutoModelForSequenceClassification.from_pretrained(
+                source.location, output_loading_info=True, ignore_mismatched_sizes=True, **arguments
+            ),
+        )
+    # Transformers 4 reports names alone, 5 also the two shapes.
+    mismatched = {(entry if isinstance(entry, str) else entry[0]): entry for entry in report["mismatched_keys"]}
+    prefix = base_prefix(model)
+    wrong = sorted(key for key in mismatched if not prefix or key.startswith(prefix + "."))
+    if wrong:
+        entry = mismatched[wrong[0]]
+        shapes = "" if isinstance(entry, str) else f" is {list(entry[1])} in the checkpoint and {list(entry[2])} by the config"
+        raise ModelError(
+            f"model.name: the weights of {source.name!r} do not fit the sizes in its config.json: {wrong[0]}{shapes}{_and_more(wrong)}; "
+            "the two must come from the same model"
+        )
+    fresh = _fresh_parameters(model, {*report["missing_keys"], *mismatched})
+    _refuse_missing_base(source, model, fresh)
+    return model, fresh
+
+
+def _fresh_parameters(model: nn.Module, missing: Collection[str]) -> frozenset[str]:
+    """The missing keys that are parameters of their own: neither buffers nor tied to a parameter that was loaded."""
+    names: dict[int, set[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), set()).add(name)
+    return frozenset(name for aliases in names.values() if aliases <= set(missing) for name in aliases)
+
+
+def _refuse_missing_base(source: Source, model: nn.Module, fresh: Collection[str]) -> None:
+    """A pooler may be fresh; a block or the embeddings may not: such a checkpoint belongs to another architecture or is incomplete."""
+    essential = [block.name + "." for block in find_blocks(model)]
+    embeddings = model.get_input_embeddings()  # type: ignore[operator]
+    essential += [name + "." for name, module in model.named_modules() if module is embeddings]
+    missing = sorted(name for name in fresh if name.startswith(tuple(essential)))
+    if missing:
+        raise ModelError(
+            f"model.name: the checkpoint of {source.name!r} lacks weights of the base model: {missing[0]}{_and_more(missing)}; "
+            f"its files are incomplete or belong to another architecture than {type(model).__name__}"
+        )
+
+
+def _and_more(keys: Sequence[str]) -> str:
+    return f" (and {len(keys) - 1} more)" if len(keys) > 1 else ""
+
+
+def _load_tokenizer(source: Source) -> Any:
+    from transformers import AutoTokenizer
+
+    tokenizer = _attempt(
+        source,
+        "used: its tokenizer does not load",
+        lambda: AutoTokenizer.from_pretrained(source.location, use_fast=True, **_origin(source)),
+        hint="; the folder must hold the tokenizer's files (tokenizer.json), as written by tokenizer.save_pretrained",
+    )
+    if not getattr(tokenizer, "is_fast", False):
+        raise ModelError(
+            f"model.name: {source.name!r} has only a slow tokenizer ({type(tokenizer).__name__}); a fast one (tokenizer.json) is needed"
+        )
+    # Without vocabulary files some tokenizers come up empty (T5's with the space alone) instead of failing: every word would be unknown.
+    if len(set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids)) < 2:
+        raise ModelError(
+            f"model.name: {source.name!r} has no tokenizer vocabulary; the folder must hold the tokenizer's files (tokenizer.json), "
+            "as written by tokenizer.save_pretrained"
+        )
+    return tokenizer
+
+
+def _fit_tokenizer(name: str, model: nn.Module, tokenizer: Any) -> None:
+    """Makes tokenizer and model agree on padding and checks that every token has an embedding."""
+    rows = int(model.get_input_embeddings().weight.shape[0])  # type: ignore[operator]
+    highest = max(tokenizer.get_vocab().values())
+    if highest >= rows:
+        raise ModelError(
+            f"model.name: the tokenizer of {name!r} has token ids up to {highest} but the model only {rows} embeddings; "
+            "the two must come from the same model"
+        )
+    if tokenizer.pad_token_id is None:
+        if tokenizer.eos_token_id is None:
+            raise ModelError(f"model.name: the tokenizer of {name!r} has neither a pad nor an end-of-sequence token; set its pad_token")
+        tokenizer.pad_token = tokenizer.eos_token  # decoders are trained without padding; attention masks it
+    tokenizer.padding_side = "right"
+    # Decoders' heads look for the last token that is not this one.
+    _set_config(model, "pad_token_id", tokenizer.pad_token_id)
+
+
+def _set_config(model: nn.Module, key: str, value: Any) -> None:
+    config: Any = model.config
+    setattr(config, key, value)
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    if text is not config:
+        setattr(text, key, value)

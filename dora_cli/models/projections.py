@@ -1,0 +1,241 @@
+"""Which linear maps a method adapts: the attention and FFN projections of a transformer's blocks."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+
+from torch import nn
+from torch.nn.modules.conv import _ConvNd
+
+from dora_cli.errors import ProjectionError
+from dora_cli.models.blocks import Shape, base_model, find_blocks, linear_maps, linear_shape
+
+GROUPS = ("attention", "ffn")
+_LISTED = 24  # how many names an error message lists before it counts the rest
+
+
+@dataclass(frozen=True)
+class Projection:
+    """A linear map inside a block.
+
+    Attributes:
+        name: full path in the model.
+        module: the `nn.Linear` or `Conv1D`.
+        stack: ``"encoder"`` or ``"decoder"``.
+        block: number of the block in its stack, from 0.
+        attention: ``"self"`` or ``"cross"`` for attention projections, else None.
+        projection: path within the block.
+        group: ``"attention"`` or ``"ffn"``.
+        shape: ``(d_out, d_in)``, whatever the storage order.
+    """
+
+    name: str
+    module: nn.Module
+    stack: str
+    block: int
+    attention: str | None
+    projection: str
+    group: str
+    shape: Shape
+
+
+def find_projections(model: nn.Module, targets: Sequence[str] = GROUPS) -> list[Projection]:
+    """Finds the projections that `targets` name, in model order; a shared module appears once.
+
+    Args:
+        model: any module whose blocks stand in an `nn.ModuleList`; weights may be on the meta device.
+        targets: ``"attention"``, ``"ffn"`` or glob patterns. A pattern is matched against the full path, the path within
+            the block and every other dotted end of the full path (``query``, ``*.output.dense``, ``layer.11.*``). Nothing outside
+            blocks is ever adapted.
+
+    Raises:
+        ProjectionError: no blocks; no or unmatched targets; or targets that reach a mixture of experts or a linear map
+            whose weight its parent reads directly, where an adapter would have no effect.
+    """
+    if not targets:
+        raise ProjectionError("method.targets is empty: nothing would be adapted; give attention, ffn or patterns such as '*.query'")
+    mixtures = _mixtures(model)
+    available = [p for p in _all_projections(model) if not _inside(p.name, mixtures)]
+    if not available and not mixtures:
+        raise ProjectionError(
+            f"{type(model).__name__} has no blocks to adapt: no nn.ModuleList in it holds modules of one class with linear maps inside"
+        )
+    chosen: set[str] = set()
+    for target in targets:
+        _refuse_mixtures(target, mixtures, attention_left=any(p.group == "attention" for p in available))
+        matched = {p.name for p in available if (p.group == target if target in GROUPS else _matches(p.name, target))}
+        if not matched:
+            counts = Counter(p.projection for p in available)
+            raise ProjectionError(
+                f"target {target!r} matches no projection of {type(model).__name__}; what could be matched, by path within a block: "
+                + _listing([f"{path} (x{count})" for path, count in counts.items()])
+            )
+        chosen |= matched
+    projections = [p for p in available if p.name in chosen]
+    _refuse_bypassed(model, projections)
+    return projections
+
+
+def _all_projections(model: nn.Module) -> list[Projection]:
+    decoder_only = _is_decoder_only(model)
+    found: list[Projection] = []
+    seen: set[int] = set()
+    lists: dict[str, list[Projection]] = {}
+    for block in find_blocks(model):
+        stack = _stack(block.list_name, decoder_only)
+        for name, module in linear_maps(block.module, block.name):
+            if id(module) in seen:
+                continue
+            seen.add(id(module))
+            path = name[len(block.name) + 1 :]
+            group = _group(path)
+            lists.setdefault(block.list_name, []).append(
+                Projection(name, module, stack, block.index, _attention(path, stack, group), path, group, linear_shape(module))
+            )
+    for list_name, projections in lists.items():
+        # Some models keep attention and FFN in two lists side by side; then only the list's name tells them apart.
+        if "att" in list_name.rpartition(".")[2].lower() and all(p.group == "ffn" for p in projections):
+            stack = projections[0].stack
+            projections = [replace(p, group="attention", attention=_attention(list_name, stack, "attention")) for p in projections]
+        found += _renumbered(projections, found)
+    return found
+
+
+def _renumbered(projections: list[Projection], before: list[Projection]) -> list[Projection]:
+    """Counts blocks on where two lists of one stack would claim the same projection of the same block."""
+    taken = {(p.stack, p.block, p.projection) for p in before}
+    if not any((p.stack, p.block, p.projection) in taken for p in projections):
+        return projections
+    start = 1 + max(p.block for p in before if p.stack == projections[0].stack)
+    return [replace(p, block=p.block + start) for p in projections]
+
+
+def _group(path: str) -> str:
+    return "attention" if any("att" in segment for segment in path.lower().split(".")) else "ffn"
+
+
+def _attention(path: str, stack: str, group: str) -> str | None:
+    if group != "attention":
+        return None
+    segments = path.lower().split(".")
+    # "enc" alone (`encoder_attn`, `EncDecAttention`) says cross attention only where there is an encoder to look at.
+    cross = any("cross" in s or (stack == "decoder" and "enc" in s) for s in segments)
+    return "cross" if cross else "self"
+
+
+def _stack(list_name: str, decoder_only: bool) -> str:
+    for segment in reversed(list_name.lower().split(".")):
+        if ("decoder" in segment) != ("encoder" in segment):
+            return "decoder" if "decoder" in segment else "encoder"
+    return "decoder" if decoder_only else "encoder"
+
+
+def _is_decoder_only(model: nn.Module) -> bool:
+    """By transformers' own mappings: an architecture with a causal and without a masked language model."""
+    config = getattr(model, "config", None)
+    kind = getattr(config, "model_type", None)
+    if not isinstance(kind, str) or getattr(config, "is_encoder_decoder", False):
+        return False
+    from transformers.models.auto import modeling_auto as auto
+
+    return kind in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+
+def _matches(name: str, pattern: str) -> bool:
+    segments = name.split(".")
+    return any(fnmatchcase(".".join(segments[start:]), pattern) for start in range(len(segments)))
+
+
+@dataclass(frozen=True)
+class _Mixture:
+    """Part of a mixture of experts: what it is, which group it would belong to, and the paths of itself and everything inside."""
+
+    kind: str
+    group: str
+    paths: tuple[str, ...]
+
+
+def _mixtures(model: nn.Module) -> dict[str, _Mixture]:
+    """Path -> what it is, of the parts that make up mixtures of experts, outermost only.
+
+    Known by what they are called (expert, router), as a path segment or as a class, and by weights with an expert dimension: a 3-D
+    parameter in a block that belongs to no convolution. A module that holds experts is refused whole, with its router, whatever
+    that is called.
+    """
+    prefix, base = base_model(model)
+    blocks = [block.name for block in find_blocks(model)]
+    marked: dict[str, str] = {}
+    for name, module in base.named_modules(prefix=prefix):
+        if module is base:
+            continue
+        segment, kind = name.rpartition(".")[2].lower(), type(module).__name__
+        if any(word in text for text in (segment, kind.lower()) for word in ("expert", "router")):
+            # The parent of experts is the mixture, unless it is the block itself, a list or the model, which hold other things too.
+            parent = name.rpartition(".")[0]
+            owner = model.get_submodule(parent)
+            if parent not in blocks and owner is not base and not isinstance(owner, nn.ModuleList):
+                name, kind = parent, type(owner).__name__
+            marked.setdefault(name, kind)
+        elif not isinstance(module, _ConvNd) and _block_of(name, blocks) is not None:
+            for parameter_name, parameter in module.named_parameters(recurse=False):
+                path = f"{name}.{parameter_name}"
+                # Attention may keep its own weights by head in three dimensions (XLNet); those are not found, but no experts either.
+                if parameter.ndim == 3 and min(parameter.shape) > 1 and _group_within(path, blocks) == "ffn":
+                    marked.setdefault(path, f"3-D weight {list(parameter.shape)}")
+    mixtures: dict[str, _Mixture] = {}
+    modules = [name for name, _ in base.named_modules(prefix=prefix)]
+    for path, kind in marked.items():
+        if not _inside(path, marked):
+            mixtures[path] = _Mixture(kind, _group_within(path, blocks), (path, *(m for m in modules if m.startswith(path + "."))))
+    return mixtures
+
+
+def _refuse_mixtures(target: str, mixtures: Mapping[str, _Mixture], attention_left: bool) -> None:
+    reached = [
+        f"{path} ({mixture.kind})"
+        for path, mixture in mixtures.items()
+        if (mixture.group == target if target in GROUPS else any(_matches(inner, target) for inner in mixture.paths))
+    ]
+    if reached:
+        example = ", such as targets: [attention]" if attention_left and target != "attention" else ""
+        raise ProjectionError(
+            f"target {target!r} reaches a mixture of experts, which cannot be adapted: {_listing(reached)}; "
+            f"choose targets that leave routers and experts out{example}"
+        )
+
+
+def _block_of(name: str, blocks: Sequence[str]) -> str | None:
+    return next((block for block in blocks if name == block or name.startswith(block + ".")), None)
+
+
+def _inside(name: str, paths: Collection[str]) -> bool:
+    return any(name.startswith(path + ".") for path in paths)
+
+
+def _group_within(name: str, blocks: Sequence[str]) -> str:
+    block = _block_of(name, blocks)
+    return _group(name if block is None else name[len(block) + 1 :])
+
+
+def _listing(names: Sequence[str]) -> str:
+    rest = len(names) - _LISTED
+    return ", ".join(names[:_LISTED]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _refuse_bypassed(model: nn.Module, projections: Sequence[Projection]) -> None:
+    """PyTorch's own attention reads its projection's weight, and its encoder layer has a fast path that reads all of them."""
+    parents = {
+        name: type(module).__name__
+        for name, module in model.named_modules()
+        if isinstance(module, (nn.MultiheadAttention, nn.TransformerEncoderLayer))
+    }
+    bypassed = [p.name for p in projections if _inside(p.name, parents)]
+    if bypassed:
+        raise ProjectionError(
+            f"torch.nn.{' and torch.nn.'.join(sorted(set(parents.values())))} read their weights without calling the module, so an "
+            f"adapter would have no effect on {_listing(bypassed)}; leave them out of the targets, or write these blocks with "
+            "nn.Linear modules that are called"
+        )

@@ -1,0 +1,110 @@
+"""Where a base model comes from: built in, a local folder, or the model hub."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from dora_cli.errors import ModelError
+
+BUILTIN_PREFIX = "builtin:"
+_BUILTIN = Path(__file__).parent / "builtin"
+_HUB_TIMEOUT = 10.0  # seconds to learn whether the hub answers; its library would retry for half a minute, noisily
+_HUB_NAME = re.compile(r"\w(?:[\w.-]*\w)?(?:/\w(?:[\w.-]*\w)?)?", re.ASCII)
+
+
+class ModelUnreachableError(ModelError):
+    """A hub model that is neither in the local cache nor within reach of the network."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A found base model.
+
+    Attributes:
+        name: as it stands in the recipe.
+        kind: ``"builtin"``, ``"local"`` or ``"hub"``.
+        location: what the loaders take: a folder or a hub id.
+        commit: the hub commit, so that every file comes from one state of the repository; None for folders.
+        cached_only: True if the hub cannot be asked and only its local cache may be read.
+    """
+
+    name: str
+    kind: str
+    location: str
+    commit: str | None = None
+    cached_only: bool = False
+
+
+def builtin_names() -> list[str]:
+    """The models shipped with the package, as ``builtin:NAME``."""
+    return sorted(BUILTIN_PREFIX + config.parent.name for config in _BUILTIN.glob("*/config.json"))
+
+
+def find_source(name: str, revision: str | None = None) -> Source:
+    """Finds the model called `name`.
+
+    Args:
+        name: ``builtin:NAME``, a folder, or a hub id such as ``FacebookAI/roberta-base``.
+        revision: branch, tag or commit of a hub model.
+
+    Raises:
+        ModelUnreachableError: a hub model without a network and not in the cache.
+        ModelError: anything else that cannot be found.
+    """
+    if not name.strip():
+        raise ModelError("model.name is empty; give a built-in model, a local folder or a hub id such as FacebookAI/roberta-base")
+    if name.startswith(BUILTIN_PREFIX):
+        folder, kind = _BUILTIN / name.removeprefix(BUILTIN_PREFIX), "builtin"
+        if name not in builtin_names():
+            raise ModelError(f"model.name: no built-in model {name!r}; there are: {', '.join(builtin_names()) or 'none'}")
+    else:
+        folder, kind = Path(name).expanduser(), "local"
+        if not folder.is_dir():
+            return _find_on_hub(name, revision, folder)
+    if revision is not None:
+        raise ModelError(f"model.revision: {revision!r} is given but {name!r} is a folder and has no revisions; set it to null")
+    if not (folder / "config.json").is_file():
+        hint = " (it holds a PEFT adapter: name its base model instead)" if (folder / "adapter_config.json").is_file() else ""
+        raise ModelError(f"model.name: the folder {name!r} has no config.json{hint}; it must be a model saved with save_pretrained")
+    if (folder / "adapter_config.json").is_file():
+        raise ModelError(f"model.name: the folder {name!r} holds a PEFT adapter (adapter_config.json); merge it or name its base model")
+    return Source(name, kind, str(folder))
+
+
+def _find_on_hub(name: str, revision: str | None, folder: Path) -> Source:
+    if folder.exists():
+        raise ModelError(f"model.name: {name!r} is a file; give the folder that holds config.json, the weights and the tokenizer")
+    if not _HUB_NAME.fullmatch(name):
+        raise ModelError(
+            f"model.name: no such folder {name!r}, and it is not a hub id (like FacebookAI/roberta-base) or a built-in model "
+            f"({', '.join(builtin_names()) or 'builtin:NAME'})"
+        )
+    from huggingface_hub import HfApi, try_to_load_from_cache
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+    try:
+        info = HfApi().model_info(name, revision=revision, timeout=_HUB_TIMEOUT)
+        return Source(name, "hub", name, info.sha)
+    except GatedRepoError as error:
+        raise ModelError(
+            f"model.name: {name!r} is gated; accept its terms on huggingface.co and log in (hf auth login), or give a local folder"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise ModelError(
+            f"model.name: {name!r} is neither a folder here nor a model on the hub (a private one needs a login: hf auth login)"
+        ) from error
+    except RevisionNotFoundError as error:
+        raise ModelError(f"model.revision: {name!r} has no revision {revision!r} on the hub; give a branch, tag or commit of it") from error
+    except Exception as error:  # offline mode, no route, a proxy's answer, an overloaded hub: whatever it is, the cache may still serve
+        cached = try_to_load_from_cache(name, "config.json", revision=revision)
+        if isinstance(cached, str):
+            return Source(name, "hub", name, Path(cached).parent.name, cached_only=True)
+        at = f" at revision {revision!r}" if revision else ""
+        raise ModelUnreachableError(
+            f"model.name: there is no folder {name!r} here, and the hub model of that name{at} is not in the local cache and the hub "
+            f"cannot be reached ({type(error).__name__}). Set model.name to a local model folder or a built-in model "
+            f"({', '.join(builtin_names()) or 'builtin:NAME'}), or download it on a machine with a network "
+            f"(hf download {name}) and copy the cache folder (HF_HOME); HF_HUB_OFFLINE=1 then skips the network"
+        ) from error

@@ -1,0 +1,20 @@
+"""What a run is: the typed recipe, read from YAML and from ``--set``, checked as a whole, written back resolved."""
+
+from __future__ import annotations
+
+from dora_cli.recipe.dump import dump_recipe
+from dora_cli.recipe.load import load_recipe, parse_recipe
+from dora_cli.recipe.schema import DataSection, DoraMethod, EvalSection, HeadMethod, ModelSection, Recipe, TrainSection
+
+__all__ = [
+    "DataSection",
+    "DoraMethod",
+    "EvalSection",
+    "HeadMethod",
+    "ModelSection",
+    "Recipe",
+    "TrainSection",
+    "dump_recipe",
+    "load_recipe",
+    "parse_recipe",
+]

@@ -1,0 +1,39 @@
+"""Writing a recipe as YAML that reads back as the same recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import yaml
+
+from dora_cli.recipe.document import CORE_SCALARS
+from dora_cli.recipe.schema import Recipe
+
+
+class _Dumper(yaml.SafeDumper):
+    """Block mappings, lists on one line, no aliases; quotes all text that YAML 1.1 or 1.2 would take for something else."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _represent_list(dumper: yaml.SafeDumper, value: Sequence[Any]) -> yaml.Node:
+    return dumper.represent_sequence("tag:yaml.org,2002:seq", value, flow_style=True)
+
+
+def _represent_text(dumper: yaml.SafeDumper, value: str) -> yaml.Node:
+    # PyYAML writes some line separators (U+0085, U+2028) bare, and readers fold them; double quotes escape them.
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=None if value.isprintable() else '"')
+
+
+for _tag, _pattern, _first in CORE_SCALARS:
+    _Dumper.add_implicit_resolver(_tag, _pattern, _first)
+_Dumper.add_representer(str, _represent_text)
+_Dumper.add_representer(list, _represent_list)
+_Dumper.add_representer(tuple, _represent_list)
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The whole recipe, defaults included, as YAML text; `parse_recipe` reads back an equal one."""
+    return yaml.dump(recipe.model_dump(), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1000)

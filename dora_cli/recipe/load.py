@@ -1,0 +1,134 @@
+"""Reading a recipe: defaults, then the file, then ``--set``; every problem at once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path as FilePath
+from typing import Any
+
+from pydantic import ValidationError
+
+from dora_cli.errors import RecipeError
+from dora_cli.recipe.document import Path, read_document
+from dora_cli.recipe.hints import nearest
+from dora_cli.recipe.overrides import Override, apply_override, parse_override
+from dora_cli.recipe.problems import Origins, dotted, error_path, explain, show
+from dora_cli.recipe.rules import broken_rules
+from dora_cli.recipe.schema import Recipe, section_keys
+
+MAX_BYTES = 1 << 18
+"""A recipe is a page of text; anything larger than this is some other file."""
+
+
+def load_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Recipe:
+    """Reads the recipe in a file.
+
+    Args:
+        path: a UTF-8 YAML file.
+        overrides: ``key.path=value`` texts, as given to ``--set``; later ones win over earlier ones and all over the file.
+
+    Raises:
+        RecipeError: with every problem of the file and the overrides, each with file (or flag), line and key.
+    """
+    return parse_recipe(_read_text(path), os.fspath(path), overrides)
+
+
+def parse_recipe(text: str, name: str = "<recipe>", overrides: Sequence[str] = ()) -> Recipe:
+    """Reads a recipe from YAML text; `name` stands for the file in messages. Otherwise like `load_recipe`."""
+    parsed = [parse_override(override) for override in overrides]
+    flag_problems = [item for item in parsed if isinstance(item, str)]
+    document = read_document(text)
+    tree = document.value
+    if document.fatal:
+        problem = document.problems[0]
+        where = f"{name}:{problem.line}" if problem.line is not None else name
+        raise RecipeError([f"{where}: {problem.message}", *flag_problems])
+    if tree is None and not document.problems:
+        raise RecipeError([f"{name}: the recipe is empty; it needs at least 'task' and 'model'", *flag_problems])
+    if not isinstance(tree, dict):
+        found = document.problems[0].message if document.problems else f"got {show(tree)}"
+        raise RecipeError([f"{name}: the recipe must be a mapping of keys, such as 'task: glue/rte'; {found}", *flag_problems])
+
+    origins = Origins(name, document.lines)
+    flag_problems += _apply(tree, origins, [item for item in parsed if isinstance(item, Override)])
+    found_problems: list[tuple[Path, str]] = []
+    unsure: set[Path] = set()
+    problems: list[tuple[tuple[bool, int], str]] = []
+    for problem in document.problems:
+        # An override that replaced the value does not mend the file: the line is wrong whoever reads it next.
+        unsure.add(problem.path)
+        key = f"{dotted(problem.path)}: " if problem.path else ""
+        problems.append(((False, problem.line or 0), f"{name}:{problem.line}: {key}{problem.message}"))
+
+    recipe: Recipe | None = None
+    try:
+        recipe = Recipe.model_validate(tree)
+    except ValidationError as error:
+        for detail in error.errors(include_url=False):
+            if detail["type"] == "rules":
+                continue  # said below, with the line of each key
+            path = error_path(detail)
+            if path not in unsure:
+                found_problems.append((path, explain(detail, tree)))
+        unsure.update(path for path, _ in found_problems)
+    for key, message in broken_rules(lambda key: _raw_value(tree, key, unsure)):
+        found_problems.append((tuple(key.split(".")), message))
+
+    for path, message in found_problems:
+        key = f"{dotted(path)}: " if path else ""
+        problems.append((origins.order(path), f"{origins.where(path)}: {key}{message}"))
+    if problems or flag_problems:
+        # A stable sort: by line, then in the order of the schema.
+        ordered = [text for _, text in sorted(problems, key=lambda item: item[0])]
+        raise RecipeError([*dict.fromkeys(ordered), *flag_problems])
+    assert recipe is not None, "a recipe without problems validates"
+    return recipe
+
+
+def _apply(tree: dict[str, Any], origins: Origins, overrides: Iterable[Override]) -> list[str]:
+    problems = [apply_override(tree, origins, override) for override in overrides]
+    return [problem for problem in problems if problem is not None]
+
+
+def _raw_value(tree: dict[str, Any], key: str, unsure: set[Path]) -> Any:
+    """The value of a two-part key in an unvalidated recipe, or its default; KeyError where either has a problem already."""
+    section, name = key.split(".")
+    if any(path in ((), (section,)) or path[:2] == (section, name) for path in unsure):
+        raise KeyError(key)
+    given = tree.get(section, {})
+    model = section_keys(section, given)
+    if model is None or name not in model.model_fields:
+        raise KeyError(key)
+    return given[name] if name in given else model.model_fields[name].default
+
+
+def _read_text(path: str | os.PathLike[str]) -> str:
+    name = os.fspath(path)
+    try:
+        with open(path, "rb") as file:
+            content = file.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        hint = _nearest_file(FilePath(path))
+        raise RecipeError(f"{name}: there is no such recipe file; " + (f"did you mean {hint}?" if hint else "check the path")) from None
+    except IsADirectoryError:
+        raise RecipeError(f"{name}: is a folder, not a recipe file; give the path of a .yaml file in it") from None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise RecipeError(f"{name}: the recipe cannot be read: {reason}; check the path and its permissions") from None
+    if len(content) > MAX_BYTES:
+        raise RecipeError(f"{name}: is larger than {MAX_BYTES} bytes, so it is no recipe; give the path of a .yaml file")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise RecipeError(f"{name}:{line}: is not UTF-8 text (byte {content[error.start]:#04x}); save the file as UTF-8") from None
+
+
+def _nearest_file(path: FilePath) -> str | None:
+    try:
+        names = [entry.name for entry in path.parent.iterdir() if entry.suffix in (".yaml", ".yml")]
+    except OSError:
+        return None
+    hint = nearest(path.name, sorted(names))
+    return str(path.parent / hint) if hint is not None else None

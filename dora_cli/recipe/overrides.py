@@ -1,0 +1,55 @@
+"""``--set key.path=value`` on top of what a file says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from dora_cli.recipe.document import Path, read_document
+from dora_cli.recipe.problems import Origins, shorten, show
+
+
+@dataclass(frozen=True)
+class Override:
+    """One parsed flag: the `value` for `path`; `flag` is how the user wrote it."""
+
+    flag: str
+    path: Path
+    value: Any
+
+
+def parse_override(text: str) -> Override | str:
+    """Parses ``key.path=value``, the value as YAML. A string is what is wrong with it, naming the flag."""
+    flag = shorten(f"--set {text}", 100)
+    key, equals, raw = text.partition("=")
+    key = key.strip()
+    if not equals:
+        return f"{flag}: expected KEY=VALUE, such as --set train.seed=2"
+    parts = key.split(".")
+    if not all(part and part == part.strip() for part in parts):
+        return f"{flag}: {key!r} is not a key; expected names joined by dots, such as train.seed"
+    if not raw.strip():
+        return f"{flag}: {key}: has no value after '='; write null for none"
+    document = read_document(raw)
+    if document.problems:
+        problem = document.problems[0]
+        return f"{flag}: {key}: the value {problem.message}" if document.fatal else f"{flag}: {key}: {problem.message}"
+    return Override(flag, tuple(parts), document.value)
+
+
+def apply_override(tree: dict[str, Any], origins: Origins, override: Override) -> str | None:
+    """Sets the value in `tree` (changed in place), replacing what was there; returns what is wrong, or None."""
+    node = tree
+    for depth, key in enumerate(override.path[:-1], start=1):
+        child = node.get(str(key))
+        if child is None:
+            # `columns: null` and an absent section are alike here: the flag brings the first key.
+            child = node[str(key)] = {}
+            origins.set(override.path[:depth], override.flag)
+        elif not isinstance(child, dict):
+            above = ".".join(map(str, override.path[:depth]))
+            return f"{override.flag}: {above} holds {show(child)}, which has no keys; set it as a whole: --set {above}=..."
+        node = child
+    node[str(override.path[-1])] = override.value
+    origins.set(override.path, override.flag)
+    return None

@@ -1,0 +1,92 @@
+"""What must hold between the keys of a recipe. What a single key takes is written at the key, in `dora_cli.recipe.schema`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A condition on several keys.
+
+    Attributes:
+        keys: dotted keys whose values `check` takes; the first is the one to blame.
+        check: returns what is wrong and how to mend it, or None.
+    """
+
+    keys: tuple[str, ...]
+    check: Callable[..., str | None]
+
+
+def broken_rules(value: Callable[[str], Any]) -> Iterator[tuple[str, str]]:
+    """Yields ``(key, message)`` of every broken rule.
+
+    Args:
+        value: gives the value of a dotted key; raises KeyError where the recipe has no such key or no usable value, which excuses
+            the rules that need it.
+    """
+    for rule in RULES:
+        try:
+            values = [value(key) for key in rule.keys]
+        except KeyError:
+            continue
+        message = rule.check(*values)
+        if message is not None:
+            yield rule.keys[0], message
+
+
+def _path(path: str | None, source: str) -> str | None:
+    if source == "glue-tsv" and path is None:
+        return "is missing: data.source glue-tsv needs it; set it to the folder of the task's train.tsv and dev.tsv"
+    if source == "files" and path is None:
+        return "is missing: data.source files needs it; set it to the folder of your csv, tsv, json or parquet files"
+    if source in ("hub", "builtin") and path is not None:
+        return f"is not read with data.source {source}, got {path!r}; set data.source to glue-tsv or files, or remove the path"
+    return None
+
+
+def _only_files(value: object, source: str) -> str | None:
+    if value is not None and source != "files":
+        return f"is only read with data.source files, got data.source {source}; set data.source to files, or remove this key"
+    return None
+
+
+def _start_rank(start_rank: int | None, rank: int) -> str | None:
+    if start_rank is not None and start_rank < rank:
+        return f"must be at least method.rank = {rank}, got {start_rank}; raise it, lower the rank, or set null for ceil(1.5 * rank)"
+    return None
+
+
+def _phases(final: float, warmup: float) -> str | None:
+    # Read as decimals, as the schedule does, so that 0.3 + 0.7 is 1 whatever its binary rounding.
+    total = Fraction(str(warmup)) + Fraction(str(final))
+    if total >= 1:
+        given = f"{final} + {warmup} = {float(total)}"
+        return f"its sum with method.warmup_fraction must be below 1, got {given}; lower one of them, pruning takes the rest"
+    return None
+
+
+def _lr_warmup(warmup_steps: int | None, max_steps: int | None) -> str | None:
+    if warmup_steps is not None and max_steps is not None and warmup_steps >= max_steps:
+        return f"must be below train.max_steps = {max_steps}, got {warmup_steps}; lower it, or train for more steps"
+    return None
+
+
+def _fp16_on_cpu(precision: str, device: str) -> str | None:
+    if precision == "fp16" and device == "cpu":
+        return "fp16 needs a GPU, but train.device is cpu; set precision to fp32 or bf16, or device to cuda"
+    return None
+
+
+RULES = (
+    Rule(("data.path", "data.source"), _path),
+    Rule(("data.columns", "data.source"), _only_files),
+    Rule(("data.labels", "data.source"), _only_files),
+    Rule(("method.start_rank", "method.rank"), _start_rank),
+    Rule(("method.final_fraction", "method.warmup_fraction"), _phases),
+    Rule(("train.lr_warmup_steps", "train.max_steps"), _lr_warmup),
+    Rule(("train.precision", "train.device"), _fp16_on_cpu),
+)

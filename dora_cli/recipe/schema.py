@@ -1,0 +1,278 @@
+"""The keys of a recipe, their types, bounds and defaults.
+
+Nothing is converted (a quoted number is text, 3.0 is no whole number), nothing unknown is let through, and a recipe never changes
+once made. Bounds of one key are written at the key; what holds between keys is in `dora_cli.recipe.rules`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from functools import reduce
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic_core import PydanticCustomError
+
+from dora_cli.recipe.rules import broken_rules
+
+MAX_COUNT = 2**31 - 1
+"""The largest whole number a key takes: what fits the 32-bit integers that counts may end up in."""
+MAX_SEED = 2**32 - 1
+"""The largest seed NumPy takes."""
+
+
+def _bound(test: Callable[[Any], bool], text: str) -> AfterValidator:
+    """A check whose failure reads ``must be {text}``. NaN fails every comparison, so it fails every bound too."""
+
+    def check(value: Any) -> Any:
+        if not test(value):
+            raise PydanticCustomError("bound", "must be {bound}", {"bound": text})
+        return value
+
+    return AfterValidator(check)
+
+
+def _list_to_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _writable(text: str) -> bool:
+    """Whether a file name and a UTF-8 file can hold `text`: no NUL, no lone half of a surrogate pair."""
+    return not any(character == "\0" or "\ud800" <= character <= "\udfff" for character in text)
+
+
+def _distinct(values: tuple[str, ...]) -> bool:
+    return len(set(values)) == len(values)
+
+
+def _pair(value: Any) -> Any:
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        raise PydanticCustomError("bound", "must be {bound}", {"bound": "a list of two numbers, such as [0.9, 0.999]"})
+    return tuple(value)
+
+
+# Two checks each, so that the message names the one bound that was broken.
+_AT_MOST_MAX = _bound(lambda v: v <= MAX_COUNT, f"at most {MAX_COUNT}")
+Count = Annotated[int, _bound(lambda v: v >= 1, "at least 1"), _AT_MOST_MAX]
+CountOrZero = Annotated[int, _bound(lambda v: v >= 0, "at least 0"), _AT_MOST_MAX]
+Length = Annotated[int, _bound(lambda v: v >= 8, "at least 8 (special tokens and some text)"), _AT_MOST_MAX]
+Seed = Annotated[int, _bound(lambda v: v >= 0, "at least 0"), _bound(lambda v: v <= MAX_SEED, f"at most {MAX_SEED}")]
+Positive = Annotated[float, _bound(lambda v: 0 < v < math.inf, "above 0 and finite")]
+NonNegative = Annotated[float, _bound(lambda v: 0 <= v < math.inf, "at least 0 and finite")]
+Fraction = Annotated[float, _bound(lambda v: 0 <= v <= 1, "at least 0 and at most 1")]
+FractionBelowOne = Annotated[float, _bound(lambda v: 0 <= v < 1, "at least 0 and below 1")]
+Text = Annotated[str, _bound(lambda v: bool(v.strip()), "text that is not blank"), _bound(_writable, "Unicode text without NUL characters")]
+Device = Annotated[str, _bound(lambda v: bool(re.fullmatch(r"auto|cpu|cuda|cuda:(0|[1-9][0-9]{0,2})", v)), "auto, cpu, cuda or cuda:N")]
+Targets = Annotated[
+    tuple[Text, ...],
+    BeforeValidator(_list_to_tuple),
+    _bound(lambda v: len(v) >= 1 and _distinct(v), "a list of one or more different targets: attention, ffn or glob patterns"),
+]
+Labels = Annotated[
+    tuple[Text, ...],
+    BeforeValidator(_list_to_tuple),
+    _bound(lambda v: len(v) >= 2 and _distinct(v), "a list of two or more different label names, in the order of the classes"),
+]
+Columns = Annotated[dict[Text, Text], _bound(lambda v: len(v) >= 1, "a mapping of one or more column names")]
+Betas = Annotated[tuple[FractionBelowOne, FractionBelowOne], BeforeValidator(_pair)]
+
+
+class Section(BaseModel):
+    """A part of a recipe: strict, closed and frozen."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class ModelSection(Section):
+    """The base model.
+
+    Attributes:
+        name: hub id, local folder or ``builtin:...``.
+        revision: branch, tag or commit on the hub; None takes the default branch.
+        dtype: of the frozen base weights. What trains is always float32.
+    """
+
+    name: Text
+    revision: Text | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+
+
+class DataSection(Section):
+    """Where examples come from and how they are cut.
+
+    Attributes:
+        source: ``hub``, ``glue-tsv`` (a folder of official TSVs), ``files`` (own tables) or ``builtin`` (generated).
+        path: folder or file of ``glue-tsv`` and ``files``; not read otherwise.
+        columns: the task's column names mapped to those of the own files; None where they agree.
+        labels: label names of the own files, in the order of the classes.
+        max_train_samples: takes a fixed random subset of this size; None takes all.
+        max_eval_samples: the same for every evaluated split.
+        max_length: tokens per example, special ones included.
+        group_by_length: whether batches gather examples of similar length.
+    """
+
+    source: Literal["hub", "glue-tsv", "files", "builtin"] = "hub"
+    path: Text | None = None
+    columns: Columns | None = None
+    labels: Labels | None = None
+    max_train_samples: Count | None = None
+    max_eval_samples: Count | None = None
+    max_length: Length = 128
+    group_by_length: bool = False
+
+
+class DoraMethod(Section):
+    """DoRA, Dynamic Low-Rank Adaptation (Mao et al. 2024).
+
+    Attributes:
+        rank: average final rank per projection.
+        start_rank: rank of every projection at the start; None is ``ceil(1.5 * rank)``.
+        alpha: the update is scaled by ``alpha / start rank``.
+        dropout: on the adapters' input.
+        targets: ``attention``, ``ffn`` or glob patterns of projections.
+        ema_beta: decay of the moving average of the scores.
+        warmup_fraction: share of the steps before pruning starts.
+        final_fraction: share of the steps after the ranks are frozen.
+        prune_interval: optimiser steps between two pruning events.
+        curve: how the budget falls: slowly then fast (``published``), or fast then slowly (``adalora``).
+        dem_weight: weight of the regulariser (DEM); 0 turns it off.
+        dem_scale: ``published`` (as in the authors' code) or ``paper`` (twice that).
+        dem_until: whether the regulariser stops at the freeze or runs to the end.
+        compact: whether pruned components leave memory at the freeze.
+    """
+
+    name: Literal["dora"] = "dora"
+    rank: Count = 8
+    start_rank: Count | None = None
+    alpha: Positive = 8.0
+    dropout: FractionBelowOne = 0.1
+    targets: Targets = ("attention", "ffn")
+    ema_beta: FractionBelowOne = 0.9
+    warmup_fraction: FractionBelowOne = 0.15
+    final_fraction: FractionBelowOne = 0.5
+    prune_interval: Count = 10
+    curve: Literal["published", "adalora"] = "published"
+    dem_weight: NonNegative = 0.5
+    dem_scale: Literal["published", "paper"] = "published"
+    dem_until: Literal["freeze", "end"] = "freeze"
+    compact: bool = True
+
+
+class HeadMethod(Section):
+    """Trains the head alone on the frozen base; the floor other methods are compared with."""
+
+    name: Literal["head"] = "head"
+
+
+METHODS: dict[str, type[Section]] = {"dora": DoraMethod, "head": HeadMethod}
+"""Every method by its name; the first is the default."""
+
+
+def method_name(section: Any) -> str | None:
+    """The method a raw or validated `method` section asks for; None if it is no section or its name is no text."""
+    if isinstance(section, Section):
+        name: Any = getattr(section, "name", None)
+    elif isinstance(section, dict):
+        name = section.get("name", next(iter(METHODS)))
+    else:
+        return None
+    return name if isinstance(name, str) else None
+
+
+MethodSection = Annotated[Annotated[DoraMethod, Tag("dora")] | Annotated[HeadMethod, Tag("head")], Discriminator(method_name)]
+
+
+class TrainSection(Section):
+    """How the trainable parameters are fitted.
+
+    Attributes:
+        epochs: passes over the training split.
+        max_steps: optimiser steps; takes precedence over `epochs` where given.
+        batch_size: examples per process and micro-batch.
+        gradient_accumulation: micro-batches per optimiser step and process.
+        learning_rate: peak of the schedule (linear warm-up, linear decay to 0).
+        weight_decay: AdamW's, on everything that trains.
+        adam_betas: AdamW's two betas.
+        adam_eps: AdamW's epsilon.
+        lr_warmup_fraction: share of the steps the learning rate rises.
+        lr_warmup_steps: steps the learning rate rises; takes precedence over the fraction where given.
+        max_grad_norm: gradients are clipped to this global norm.
+        precision: ``auto`` is bf16 on CUDA and fp32 on the CPU.
+        device: ``auto`` takes CUDA where present.
+        deterministic: bitwise repeatable on CUDA too, at some cost in speed.
+        log_every: optimiser steps between two logged ones.
+        seed: of data order, initialisation and dropout.
+    """
+
+    epochs: Count = 80
+    max_steps: Count | None = None
+    batch_size: Count = 16
+    gradient_accumulation: Count = 1
+    learning_rate: Positive = 2e-3
+    weight_decay: NonNegative = 0.01
+    adam_betas: Betas = (0.9, 0.999)
+    adam_eps: Positive = 1e-8
+    lr_warmup_fraction: Fraction = 0.06
+    lr_warmup_steps: CountOrZero | None = None
+    max_grad_norm: Positive = 1.0
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    device: Device = "auto"
+    deterministic: bool = False
+    log_every: Count = 50
+    seed: Seed = 1
+
+
+class EvalSection(Section):
+    """How a model is evaluated and which epoch is kept.
+
+    Attributes:
+        batch_size: examples per process and batch.
+        select: ``best-after-freeze`` (best epoch evaluated once the ranks are frozen), ``best`` of all, or ``last``.
+    """
+
+    batch_size: Count = 64
+    select: Literal["best-after-freeze", "best", "last"] = "best-after-freeze"
+
+
+class Recipe(Section):
+    """Everything that decides a run. `task` and `model.name` have no default.
+
+    Attributes:
+        task: name of a task, such as ``glue/rte``; the tasks room knows which exist.
+        model: the base model.
+        data: where examples come from.
+        method: how weights adapt, one of `METHODS`.
+        train: how they are fitted.
+        eval: how the result is measured and selected.
+    """
+
+    task: Text
+    model: ModelSection
+    data: DataSection = Field(default_factory=DataSection)
+    method: MethodSection = Field(default_factory=DoraMethod)
+    train: TrainSection = Field(default_factory=TrainSection)
+    eval: EvalSection = Field(default_factory=EvalSection)
+
+    @model_validator(mode="after")
+    def _keep_the_rules(self) -> Recipe:
+        def value(key: str) -> Any:
+            try:
+                return reduce(getattr, key.split("."), self)
+            except AttributeError:
+                raise KeyError(key) from None
+
+        broken = [f"{key}: {message}" for key, message in broken_rules(value)]
+        if broken:
+            raise PydanticCustomError("rules", "{broken}", {"broken": "; ".join(broken)})
+        return self
+
+
+def section_keys(section: str, raw: Any = None) -> type[Section] | None:
+    """The model of a top-level section, None where `section` is none. `raw` is the section's content and chooses among methods."""
+    if section == "method":
+        return METHODS.get(method_name(raw) or "")
+    field = Recipe.model_fields.get(section)
+    annotation = field.annotation if field is not None else None
+    return annotation if isinstance(annotation, type) and issubclass(annotation, Section) else None

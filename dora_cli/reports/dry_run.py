@@ -1,0 +1,73 @@
+"""What ``dora train --dry-run`` prints: the resolved recipe, the run in steps, and the parameter budget."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from dora_cli.reports.units import plural
+
+
+class DryRunLike(Protocol):
+    """What is printed of a dry run; `dora_cli.training.dry_run.DryRun` is one."""
+
+    @property
+    def rows(self) -> Sequence[tuple[str, str]]: ...
+    @property
+    def schedule(self) -> Mapping[str, Any] | None: ...
+    @property
+    def phases(self) -> Sequence[tuple[str, int, int]]: ...
+    @property
+    def parameters(self) -> Mapping[str, int] | None: ...
+    @property
+    def out_of_reach(self) -> str | None: ...
+
+
+def print_dry_run(console: Console, run: DryRunLike, recipe: str) -> None:
+    """Prints `run`; `recipe` is the resolved recipe in YAML."""
+    console.print(Text("Recipe", style="bold"))
+    console.print(Text(recipe.rstrip()), soft_wrap=True)
+    _print_rows(console, "Run", run.rows)
+    if run.schedule is not None:
+        _print_rows(console, "Schedule", _schedule_rows(run.schedule, run.phases))
+    if run.parameters is not None:
+        _print_rows(console, "Parameters", _parameter_rows(run.parameters))
+    if run.out_of_reach is not None:
+        console.print()
+        console.print(Text(f"The schedule in components and the parameter budget need the model's configuration: {run.out_of_reach}"), soft_wrap=True)
+
+
+def _schedule_rows(schedule: Mapping[str, Any], phases: Sequence[tuple[str, int, int]]) -> list[tuple[str, str]]:
+    rows = [(name, f"steps {first:,} to {last:,} ({plural(last - first + 1, 'step')})") for name, first, last in phases]
+    if schedule["start_components"]:
+        rows.append(("events", f"{schedule['events']:,}, every {plural(schedule['interval'], 'step')}, {schedule['curve']} curve"))
+        rows.append(("freeze", f"after step {schedule['freeze_step']:,}"))
+        start, final = (f"{schedule[key]:,}" for key in ("start_components", "final_components"))
+        rows.append(("components", f"{start} -> {final} (rank {schedule['start_rank']} -> {schedule['rank']} x {schedule['projections']} projections)"))
+    return rows
+
+
+def _parameter_rows(parameters: Mapping[str, int]) -> list[tuple[str, str]]:
+    rows = []
+    if parameters["projections"]:
+        rows.append(("projections", f"{parameters['projections']:,}"))
+        rows.append(("per unit of rank", f"{parameters['per_rank']:,}"))
+        rows.append(("adapter, start", f"{parameters['start']:,}"))
+        rows.append(("adapter, final", f"{parameters['final']:,} if ranks end up uniform; the budget counts components, not parameters"))
+    rows.append(("head", f"{parameters['head']:,} (and any module that the checkpoint turns out to lack)"))
+    return rows
+
+
+def _print_rows(console: Console, title: str, rows: Sequence[tuple[str, str]]) -> None:
+    console.print()
+    console.print(Text(title, style="bold"))
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for label, value in rows:
+        table.add_row(label, Text(value))
+    console.print(table)

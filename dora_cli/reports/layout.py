@@ -1,0 +1,123 @@
+"""The layouts of metrics.json and ranks.json, schema version 1.
+
+The builders in `records` write them and every reader checks against them, so that what reaches a table is whole. Keys beyond these
+are let through: a later version of the same schema may add some, never change or remove one.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+SCHEMA_VERSION = 1
+
+Count = Annotated[int, Field(ge=0)]
+Metrics = dict[str, float | None]
+"""Metric name to value; None where a metric is undefined (JSON has no NaN)."""
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
+
+
+class LayerRecord(_Record):
+    """One projection in ranks.json. `scores` are by original component, one for each of `start_rank`, or None."""
+
+    name: str
+    stack: Literal["encoder", "decoder"]
+    block: Count
+    attention: Literal["self", "cross"] | None
+    projection: str
+    group: Literal["attention", "ffn"]
+    shape: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=2, max_length=2)]
+    start_rank: Count
+    rank: Count
+    scores: list[float | None] | None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> LayerRecord:
+        if self.rank > self.start_rank:
+            raise ValueError(f"rank {self.rank} is above its start rank {self.start_rank}")
+        if self.scores is not None and len(self.scores) != self.start_rank:
+            raise ValueError(f"{len(self.scores)} scores for {self.start_rank} components")
+        return self
+
+
+class HistoryRecord(_Record):
+    """The budget and the live components after `step`."""
+
+    step: Count
+    phase: str
+    budget: Count
+    live: Count
+
+
+class RanksRecord(_Record):
+    """ranks.json. `start_rank` and `target_rank` are per projection on average; None for a method without ranks."""
+
+    schema_version: Literal[1]
+    unit: str
+    start_rank: Count | None
+    target_rank: Count | None
+    live_components: Count
+    layers: list[LayerRecord]
+    history: list[HistoryRecord]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> RanksRecord:
+        total = sum(layer.rank for layer in self.layers)
+        if total != self.live_components:
+            raise ValueError(f"live_components is {self.live_components}, but the ranks of the layers add up to {total}")
+        twice = [name for name, count in Counter(layer.name for layer in self.layers).items() if count > 1]
+        if twice:
+            raise ValueError(f"layer {twice[0]} is listed twice")
+        return self
+
+
+class EpochRecord(_Record):
+    """One evaluation. `step` is the optimiser step it followed."""
+
+    epoch: Count
+    step: Count
+    phase: str
+    train_loss: float | None
+    metrics: Metrics
+
+
+class BudgetRecord(_Record):
+    """Components and parameters. Adapter parameters count the factors A and B of live components, without gates and head."""
+
+    start_components: Count
+    final_components: Count
+    live_components: Count
+    trainable_parameters_start: Count
+    trainable_parameters_final: Count
+    adapter_parameters_final: Count
+
+
+class TimingRecord(_Record):
+    """Speed of training, evaluations apart. `peak_memory_bytes` is the device's on CUDA, the process's on the CPU; None if unknown."""
+
+    train_seconds: float
+    samples_per_second: float | None
+    steps_per_second: float | None
+    peak_memory_bytes: Count | None
+
+
+class MetricsRecord(_Record):
+    """metrics.json. `metrics` are of the selected epoch, `last` of the last one."""
+
+    schema_version: Literal[1]
+    task: str
+    model: str
+    method: str
+    seed: int
+    metrics: Metrics
+    last: Metrics
+    best_epoch: Count | None
+    selection: str
+    epochs: list[EpochRecord]
+    budget: BudgetRecord
+    timing: TimingRecord

@@ -1,0 +1,85 @@
+"""Finding rank records: of a run, of the seeds of one recipe, of the newest run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dora_cli.errors import CheckpointError
+from dora_cli.reports.ranks import mean_ranks
+from dora_cli.reports.records import RunRecords, parse_json, read_text, to_json, validate_ranks
+from dora_cli.reports.units import plural
+
+
+@dataclass(frozen=True)
+class FoundRanks:
+    """What a folder says about ranks.
+
+    Attributes:
+        title: the folder, and what the table shows of it.
+        facts: lines about the run or runs, for below the title.
+        record: for `dora_cli.reports.ranks.ranks_table`.
+        json: the text of ranks.json as it is, or the mean ranks as JSON.
+    """
+
+    title: str
+    facts: tuple[str, ...]
+    record: Mapping[str, Any]
+    json: str
+
+
+def find_ranks(folder: Path) -> FoundRanks:
+    """The ranks of a run folder, or the mean ranks of a folder of seeds. Raises CheckpointError."""
+    run = RunRecords(folder)
+    if run.ranks.is_file():
+        return _of_run(run)
+    seeds = run.seed_runs()
+    if seeds:
+        return _of_seeds(folder, seeds)
+    if not folder.exists():
+        raise CheckpointError(f"there is no folder {folder}. Name a run folder: one that dora train wrote (its --output).")
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder} is a file. Name the run folder that holds it: {folder.parent}")
+    newest = newest_run(folder)
+    if newest is not None:
+        raise CheckpointError(f"{folder} is not a run folder, but holds runs. Name one of them; the newest is {newest}")
+    raise CheckpointError(
+        f"there is no ranks.json in {folder}: it is not a run folder, or the run in it has not finished. "
+        "Name the folder that dora train wrote (its --output)."
+    )
+
+
+def newest_run(root: Path) -> Path | None:
+    """The folder under `root` whose ranks.json was written last; None if there is none."""
+    found = [(path.stat().st_mtime_ns, path.parent) for path in root.rglob("ranks.json") if path.is_file()]
+    return max(found)[1] if found else None
+
+
+def _of_run(run: RunRecords) -> FoundRanks:
+    text = read_text(run.ranks)
+    record = parse_json(text, run.ranks)
+    validate_ranks(record, run.ranks)
+    facts = [_facts(run)] if run.metrics.is_file() else []
+    siblings = [sibling for sibling in RunRecords(run.folder.parent).seed_runs() if sibling.ranks.is_file()]
+    if len(siblings) > 1 and any(sibling.folder == run.folder for sibling in siblings):
+        facts.append(f"one of {len(siblings)} seeds; their mean ranks: dora ranks {run.folder.parent}")
+    return FoundRanks(str(run.folder), tuple(facts), record, text)
+
+
+def _facts(run: RunRecords) -> str:
+    metrics = run.read_metrics()
+    return f"{metrics['task']}, {metrics['model']}, {metrics['method']}, seed {metrics['seed']}"
+
+
+def _of_seeds(folder: Path, seeds: list[RunRecords]) -> FoundRanks:
+    done = [run for run in seeds if run.ranks.is_file()]
+    missing = [run.folder.name for run in seeds if not run.ranks.is_file()]
+    if not done:
+        raise CheckpointError(f"{folder} holds {', '.join(missing)}, but none of them has a ranks.json yet. Wait until one has finished.")
+    mean = mean_ranks({run.folder.name: run.read_ranks() for run in done})
+    facts = ["mean of " + ", ".join(run.folder.name for run in done)]
+    if missing:
+        facts.append(f"without a ranks.json yet: {', '.join(missing)}")
+    return FoundRanks(f"{folder}: mean ranks of {plural(len(done), 'run')}", tuple(facts), mean, to_json(mean))

@@ -1,0 +1,215 @@
+"""What a run ends with: its summary, where things are, and what to type next; and the statistics over several seeds."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from math import isfinite
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from dora_cli.errors import CheckpointError
+from dora_cli.reports.layout import SCHEMA_VERSION, Metrics, MetricsRecord
+from dora_cli.reports.records import RunRecords, validate_metrics
+from dora_cli.reports.units import duration, number, plural, size, speed
+
+# One run ------------------------------------------------------------------------------------------------------------------------
+
+
+def run_summary(metrics: Mapping[str, Any], *, primary: str | None = None) -> Table:
+    """The summary of one run as a table of two columns.
+
+    Args:
+        metrics: the content of metrics.json.
+        primary: the metric that selected the epoch, listed first; None keeps the order of the record.
+
+    Raises:
+        CheckpointError: the record is damaged.
+    """
+    record = validate_metrics(metrics)
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), title="Summary", title_justify="left", title_style="bold")
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for label, value in _rows(record, primary):
+        table.add_row(label, Text(value, style="bold" if label == "selected" else ""))
+    return table
+
+
+def _rows(record: MetricsRecord, primary: str | None) -> list[tuple[str, str]]:
+    budget, timing = record.budget, record.timing
+    rows = [("task", record.task), ("model", record.model), ("method", f"{record.method}, seed {record.seed}")]
+    when = f"epoch {record.best_epoch}, {record.selection}" if record.best_epoch is not None else record.selection
+    rows.append(("selected", f"{_metrics(record.metrics, primary)} ({when})"))
+    final = f" (epoch {record.epochs[-1].epoch})" if record.epochs else ""
+    rows.append(("last", f"{_metrics(record.last, primary)}{final}"))
+    if budget.start_components:
+        live = f"{budget.start_components:,} -> {budget.live_components:,} live"
+        rows.append(
+            ("components", live + (f", budget {budget.final_components:,}" if budget.live_components != budget.final_components else ""))
+        )
+        rows.append(("adapter", plural(budget.adapter_parameters_final, "parameter")))
+    start, end = budget.trainable_parameters_start, budget.trainable_parameters_final
+    rows.append(("trainable", f"{start:,} -> {end:,} parameters" if start != end else plural(end, "parameter")))
+    rows.append(
+        (
+            "time",
+            f"{duration(timing.train_seconds)} ({speed(timing.steps_per_second)} steps/s, {speed(timing.samples_per_second)} samples/s)",
+        )
+    )
+    rows.append(("peak memory", size(timing.peak_memory_bytes)))
+    return rows
+
+
+def _metrics(values: Metrics, primary: str | None) -> str:
+    names = sorted(values, key=lambda name: name != primary)
+    return ", ".join(f"{name} {number(values[name])}" for name in names)
+
+
+def places(folder: Path) -> list[tuple[str, Path]]:
+    """What is where in a run folder: ``(what, path)`` of all that is there now."""
+    run = RunRecords(folder)
+    known = (("adapter", run.adapter), ("metrics", run.metrics), ("ranks", run.ranks), ("log", run.log), ("recipe", run.recipe))
+    return [(what, path) for what, path in known if path.exists()]
+
+
+def next_commands(folder: Path) -> list[str]:
+    """Commands worth typing after a run, quoted for a shell."""
+    name = shlex.quote(str(folder))
+    return [f"dora ranks {name}", f"dora eval --checkpoint {name}"]
+
+
+def print_run(console: Console, metrics: Mapping[str, Any], folder: Path, *, primary: str | None = None) -> None:
+    """Prints the summary, where things are and what to type next. Paths and commands are never wrapped, so that they can be copied."""
+    console.print(run_summary(metrics, primary=primary))
+    found = places(folder)
+    if found:
+        _print_lines(console, "Where things are", [f"{what:<9}{path}" for what, path in found])
+    _print_lines(console, "Next", next_commands(folder))
+
+
+def _print_lines(console: Console, title: str, lines: Sequence[str]) -> None:
+    console.print()
+    console.print(Text(title, style="bold"))
+    for line in lines:
+        console.print(Text("  " + line), soft_wrap=True)
+
+
+# Several seeds ------------------------------------------------------------------------------------------------------------------
+
+
+def seeds_summary(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The content of summary.json: statistics over runs of one recipe that differ in their seed.
+
+    Every statistic is ``mean``, ``sd`` (n - 1; None for one run) and ``values``, in the order of ``seeds``. A value that is undefined in
+    a run makes the mean undefined.
+
+    Args:
+        records: contents of metrics.json, in the order of the seeds; at least one.
+
+    Returns:
+        ``schema_version, task, model, method, seeds, selection``; ``metrics``: metric -> ``best`` (of the selected epoch) and ``last``;
+        ``best_epochs``; ``budget`` (``live_components, adapter_parameters_final``) and ``timing``.
+
+    Raises:
+        CheckpointError: a record is damaged, two share a seed, or they are not runs of one recipe.
+    """
+    assert records, "no run to summarise"
+    runs = [validate_metrics(record, f"metrics.json of run {index}") for index, record in enumerate(records, start=1)]
+    first = runs[0]
+    for run in runs[1:]:
+        for key in ("task", "model", "method", "selection"):
+            one, other = getattr(first, key), getattr(run, key)
+            if one != other:
+                raise CheckpointError(
+                    f"seeds {first.seed} and {run.seed} are not runs of one recipe: {key} is {one} in one and {other} in the other. "
+                    "Take a fresh --output, or --overwrite."
+                )
+        if set(run.metrics) != set(first.metrics) or set(run.last) != set(first.last):
+            raise CheckpointError(f"seeds {first.seed} and {run.seed} report different metrics. Take a fresh --output, or --overwrite.")
+    seeds = [run.seed for run in runs]
+    if len(set(seeds)) != len(seeds):
+        raise CheckpointError(
+            f"a seed occurs twice in {', '.join(map(str, seeds))}: their mean would count a run twice. Name each seed once."
+        )
+
+    def over(value: Callable[[MetricsRecord], float | None]) -> dict[str, Any]:
+        return spread([value(run) for run in runs])
+
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "task": first.task,
+        "model": first.model,
+        "method": first.method,
+        "selection": first.selection,
+        "seeds": seeds,
+        "metrics": {
+            name: {"best": spread([run.metrics[name] for run in runs]), "last": spread([run.last.get(name) for run in runs])}
+            for name in first.metrics
+        },
+        "best_epochs": [run.best_epoch for run in runs],
+        "budget": {
+            "live_components": over(lambda run: run.budget.live_components),
+            "adapter_parameters_final": over(lambda run: run.budget.adapter_parameters_final),
+        },
+        "timing": {
+            "train_seconds": over(lambda run: run.timing.train_seconds),
+            "peak_memory_bytes": over(lambda run: run.timing.peak_memory_bytes),
+        },
+    }
+
+
+def spread(values: Sequence[float | None]) -> dict[str, Any]:
+    """``mean``, ``sd`` (sample standard deviation, n - 1) and ``values``; None where undefined."""
+    known = [float(value) for value in values if value is not None and isfinite(value)]
+    defined = bool(known) and len(known) == len(values)
+    return {
+        "mean": mean(known) if defined else None,
+        "sd": stdev(known) if defined and len(known) > 1 else None,
+        "values": list(values),
+    }
+
+
+def seeds_table(summary: Mapping[str, Any], *, primary: str | None = None) -> list[RenderableType]:
+    """The tables of `seeds_summary`, from top to bottom: each metric's mean and deviation, then each seed's values."""
+    seeds, metrics = summary["seeds"], summary["metrics"]
+    names = sorted(metrics, key=lambda name: name != primary)
+    title = f"{summary['task']}, {summary['model']}, {summary['method']}: {plural(len(seeds), 'seed')}, {summary['selection']}"
+    means = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    means.add_column("")
+    for kind in ("best", "last"):
+        means.add_column(f"{kind}: mean", justify="right")
+        means.add_column("sd", justify="right")
+    for name in names:
+        cells = [number(metrics[name][kind][key]) for kind in ("best", "last") for key in ("mean", "sd")]
+        means.add_row(name, *cells)
+    values = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    values.add_column("seed", justify="right")
+    values.add_column("epoch", justify="right")
+    for name in names:
+        values.add_column(f"{name}: best", justify="right")
+        values.add_column("last", justify="right")
+    values.add_column("adapter", justify="right")
+    values.add_column("time", justify="right")
+    for index, seed in enumerate(seeds):
+        row = [number(metrics[name][kind]["values"][index]) for name in names for kind in ("best", "last")]
+        epoch = summary["best_epochs"][index]
+        adapter = summary["budget"]["adapter_parameters_final"]["values"][index]
+        time = duration(summary["timing"]["train_seconds"]["values"][index])
+        values.add_row(str(seed), "-" if epoch is None else str(epoch), *row, f"{adapter:,}", time)
+    return [Text(title, style="bold", overflow="fold"), Text(""), means, Text(""), values]
+
+
+def print_seeds(console: Console, summary: Mapping[str, Any], folder: Path, *, primary: str | None = None) -> None:
+    """Prints the tables of several seeds, where their summary is and what to type next."""
+    for part in seeds_table(summary, primary=primary):
+        console.print(part)
+    path = RunRecords(folder).summary
+    if path.exists():
+        _print_lines(console, "Where things are", [f"{'summary':<9}{path}", f"{'runs':<9}{folder / 'seed-*'}"])
+    _print_lines(console, "Next", [f"dora ranks {shlex.quote(str(folder))}"])

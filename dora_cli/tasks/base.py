@@ -1,0 +1,125 @@
+"""What a task is: its columns, its labels, its loss, its metric and its official sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class HubSource(NamedTuple):
+    """Where a task lives on the hub: the dataset repository and its configuration."""
+
+    path: str
+    config: str
+
+
+@dataclass(frozen=True)
+class TsvLayout:
+    """How the official GLUE release stores a task: tab-separated files without quoting.
+
+    Attributes:
+        folder: name of the task's folder in the release.
+        files: file name of every split.
+        texts: columns that hold the texts, in the order of `Task.text_columns`.
+        label: column that holds the label; the test files have none.
+        labels: the labels as the files write them, in the task's order; None for a number.
+        headerless: column names of the splits whose file has no header row.
+        broken_rows: how many rows with a wrong number of fields the release is known to have, at most, in one file. Up to this many are
+            left out, as the hub's copy leaves them out; one more is an error.
+    """
+
+    folder: str
+    files: Mapping[str, str]
+    texts: tuple[str, ...]
+    label: str
+    labels: tuple[str, ...] | None
+    headerless: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    broken_rows: int = 0
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task: one sentence or a pair of them, to a class or to a number.
+
+    Attributes:
+        name: such as ``"glue/rte"``.
+        text_columns: the hub's names of the one or two text columns.
+        label_names: names of the classes by label id, or None for a regression.
+        metric: name of the metric that the evaluation computes on one split.
+        primary: key of the value that selects checkpoints, in what `combine` returns.
+        splits: official number of examples by the hub's split names.
+        eval_splits: the splits that one evaluation covers.
+        hub: where the hub has it.
+        tsv: how the official files store it.
+    """
+
+    name: str
+    text_columns: tuple[str, ...]
+    label_names: tuple[str, ...] | None
+    metric: str
+    primary: str
+    splits: Mapping[str, int]
+    eval_splits: tuple[str, ...]
+    hub: HubSource
+    tsv: TsvLayout
+
+    @property
+    def regression(self) -> bool:
+        """True if the label is a number, not a class."""
+        return self.label_names is None
+
+    @property
+    def num_labels(self) -> int:
+        """Outputs of the head: the number of classes, or 1 for a regression."""
+        return 1 if self.label_names is None else len(self.label_names)
+
+    def labelled(self, split: str) -> bool:
+        """True if every example of `split` must have a label: the training split and those of the evaluation."""
+        return split == "train" or split in self.eval_splits
+
+    def losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Loss of each example, not averaged.
+
+        Args:
+            logits: ``(B, num_labels)``, any floating type.
+            labels: ``(B,)``; class ids (int64), or numbers for a regression.
+
+        Returns:
+            ``(B,)`` in fp32: cross entropy in nats, or the squared error of a regression.
+        """
+        from torch.nn import functional
+
+        if self.regression:
+            return functional.mse_loss(logits.squeeze(-1).float(), labels.float(), reduction="none")
+        return functional.cross_entropy(logits.float(), labels, reduction="none")
+
+    def predictions(self, logits: Tensor) -> Tensor:
+        """What the model says of each example.
+
+        Args:
+            logits: ``(B, num_labels)``.
+
+        Returns:
+            ``(B,)``: class ids (int64), or fp32 numbers for a regression.
+        """
+        return logits.squeeze(-1).float() if self.regression else logits.argmax(dim=-1)
+
+    def combine(self, per_split: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+        """Metrics of one evaluation from those of its splits.
+
+        One split: its metrics. Several: the plain mean of each metric under its own name (splits weigh the same, whatever their sizes),
+        and each split's value under ``<metric>_<split>``, with ``validation_`` left out of the split's name.
+        """
+        if len(per_split) == 1:
+            (metrics,) = per_split.values()
+            return dict(metrics)
+        keys = next(iter(per_split.values())).keys()
+        combined = {key: sum(metrics[key] for metrics in per_split.values()) / len(per_split) for key in keys}
+        for split, metrics in per_split.items():
+            for key in keys:
+                combined[f"{key}_{split.removeprefix('validation_')}"] = metrics[key]
+        return combined

@@ -1,0 +1,93 @@
+"""From a recipe to an adapted model on its device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from dora_cli.methods import METHODS, Method
+from dora_cli.methods.base import Schedule
+from dora_cli.models import LoadedModel, Projection, find_projections, head_parameters, load_model
+from dora_cli.recipe import Recipe
+from dora_cli.tasks import Task
+from dora_cli.training.fingerprint import fingerprint_model
+from dora_cli.training.seeds import seed_everything
+
+
+@dataclass(frozen=True)
+class AdaptedModel:
+    """A base model with a method attached.
+
+    Attributes:
+        model: on its device; frozen but for adapters and head.
+        projections: what is adapted, in model order; empty for methods that adapt nothing.
+        head: the trained parameters of the head by their full name (fp32).
+        schedule: None if built for evaluation only.
+        fingerprint: of the base model's frozen tensors, before anything was attached.
+    """
+
+    model: nn.Module
+    tokenizer: Any
+    method: Method
+    projections: Sequence[Projection]
+    head: dict[str, nn.Parameter]
+    schedule: Schedule | None
+    commit: str | None
+    fingerprint: str
+
+    @property
+    def trainable(self) -> list[nn.Parameter]:
+        return [*self.method.parameters(), *self.head.values()]
+
+
+def make_method(recipe: Recipe) -> Method:
+    """The method of a recipe with its settings; the recipe's keys are the method's arguments."""
+    settings = recipe.method.model_dump(exclude={"name", "targets"})
+    return METHODS[recipe.method.name](**settings)
+
+
+def targets_of(recipe: Recipe) -> Sequence[str]:
+    """The targets of a recipe; none for methods that adapt nothing."""
+    return getattr(recipe.method, "targets", ())
+
+
+def load_base(recipe: Recipe, task: Task) -> LoadedModel:
+    """The base model of a recipe with a head for `task`."""
+    return load_model(
+        recipe.model.name,
+        revision=recipe.model.revision,
+        dtype=recipe.model.dtype,
+        num_labels=task.num_labels,
+        label_names=task.label_names,
+        regression=task.label_names is None,
+        seed=recipe.train.seed,
+    )
+
+
+def adapt(recipe: Recipe, base: LoadedModel, device: torch.device, *, total_steps: int | None) -> AdaptedModel:
+    """Attaches the recipe's method to `base`, freezes the rest and moves everything to `device`.
+
+    Args:
+        total_steps: length of the run; None to build for evaluation only.
+
+    Raises:
+        BudgetError, ProjectionError: the method does not fit the model or the run's length.
+    """
+    model, targets = base.model, targets_of(recipe)
+    projections = find_projections(model, targets) if targets else []
+    method = make_method(recipe)
+    schedule = None if total_steps is None else method.plan(total_steps, {p.name: p.shape for p in projections})
+    head = head_parameters(model, base.fresh)
+    model.requires_grad_(False)
+    fingerprint = fingerprint_model(model, leave_out=frozenset(head))
+    model.to(device)
+    seed_everything(recipe.train.seed)  # the draw of A and B depends on the seed alone, not on how the base was loaded
+    method.attach(model, {p.name: p.module for p in projections}, schedule)
+    for parameter in head.values():
+        parameter.data = parameter.data.float()
+        parameter.requires_grad_(True)
+    return AdaptedModel(model, base.tokenizer, method, projections, head, schedule, base.commit, fingerprint)

@@ -1,0 +1,105 @@
+"""What a run would do, without weights: the schedule in steps, the global batch and the parameter budget."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+
+from dora_cli.models import ModelUnreachableError, Projection, config_model, find_projections, head_parameters
+from dora_cli.recipe import Recipe
+from dora_cli.tasks import Task, get_task
+from dora_cli.training.build import make_method, targets_of
+from dora_cli.training.devices import resolve_device, resolve_precision
+from dora_cli.training.length import RunLength, lr_warmup_steps
+from dora_cli.training.run import load_split
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """Everything that is known before a weight is loaded.
+
+    Attributes:
+        length: steps, epochs and global batch.
+        processes: as set by ``accelerate launch``, else 1.
+        lr_warmup: steps of learning-rate warm-up.
+        schedule: of the method; None where the model's shapes are out of reach.
+        parameters: ``projections, per_rank, start, final, head``; adapter sizes count `A` and `B`, `final` for a uniform allocation.
+        out_of_reach: why the model's configuration could not be read; None if it could.
+    """
+
+    recipe: Recipe
+    length: RunLength
+    processes: int
+    lr_warmup: int
+    device: str
+    precision: str
+    schedule: dict[str, Any] | None
+    phases: list[tuple[str, int, int]]
+    parameters: dict[str, int] | None
+    out_of_reach: str | None
+
+    @property
+    def rows(self) -> list[tuple[str, str]]:
+        """The run in words: ``(what, value)``."""
+        length, train = self.length, self.recipe.train
+        batch = f"{train.batch_size} x {train.gradient_accumulation} micro-batches x {self.processes} processes = {length.global_batch} examples"
+        cut = f", stopped by train.max_steps in epoch {length.epochs}" if train.max_steps is not None else ""
+        return [
+            ("training examples", f"{length.examples:,}"),
+            ("global batch", batch),
+            ("steps", f"{length.total_steps:,} ({length.steps_per_epoch:,} an epoch, {length.epochs} epochs{cut})"),
+            ("learning rate", f"{train.learning_rate:g}, linear warm-up over {self.lr_warmup:,} steps, then linear decay to 0"),
+            ("device", f"{self.device}, {self.precision}"),
+        ]
+
+
+def dry_run(recipe: Recipe) -> DryRun:
+    """Validates all that can be without weights; raises DoraError as a run would."""
+    task = get_task(recipe.task)
+    device = resolve_device(recipe.train.device)
+    precision = resolve_precision(recipe.train.precision, device, recipe.model.dtype)
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    length = RunLength.of(recipe, _training_examples(recipe, task), processes)
+    method = make_method(recipe)
+    schedule, phases, parameters, reason = None, [], None, None
+    try:
+        model = config_model(
+            recipe.model.name,
+            revision=recipe.model.revision,
+            num_labels=task.num_labels,
+            label_names=task.label_names,
+            regression=task.label_names is None,
+        )
+    except ModelUnreachableError as error:
+        reason = str(error)
+    else:
+        targets = targets_of(recipe)
+        projections = find_projections(model, targets) if targets else []
+        plan = method.plan(length.total_steps, {p.name: p.shape for p in projections})
+        schedule, phases = dict(plan.describe()), list(plan.phases)
+        head = sum(parameter.numel() for parameter in head_parameters(model, frozenset()).values())
+        parameters = _parameters(projections, schedule, head)
+    return DryRun(
+        recipe, length, processes, lr_warmup_steps(recipe, length.total_steps), str(device), precision, schedule, phases, parameters, reason
+    )
+
+
+def _training_examples(recipe: Recipe, task: Task) -> int:
+    """Official size for the hub, which is not asked; any other source is read, since it is at hand."""
+    if recipe.data.source == "hub":
+        size = task.splits["train"]
+        return size if recipe.data.max_train_samples is None else min(size, recipe.data.max_train_samples)
+    return len(load_split(recipe, task, "train", training=True))
+
+
+def _parameters(projections: list[Projection], schedule: dict[str, Any], head: int) -> dict[str, int]:
+    per_rank = sum(sum(projection.shape) for projection in projections)
+    return {
+        "projections": len(projections),
+        "per_rank": per_rank,
+        "start": per_rank * schedule.get("start_rank", 0),
+        "final": per_rank * schedule.get("rank", 0),
+        "head": head,
+    }

@@ -1,0 +1,50 @@
+"""What a run was made with: versions, device, base model, data."""
+
+from __future__ import annotations
+
+import platform
+import resource
+import sys
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+
+from dora_cli import __version__
+
+_PACKAGES = ("torch", "transformers", "accelerate", "datasets", "evaluate", "tokenizers", "safetensors", "numpy", "scikit-learn", "scipy")
+
+
+def describe_environment(
+    *, device: torch.device, precision: str, processes: int, model_commit: str | None, model_fingerprint: str, data: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The contents of environment.json. `data` maps split names to their size and fingerprint."""
+    return {
+        "schema_version": 1,
+        "dora": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "cpu_threads": torch.get_num_threads(),
+        "precision": precision,
+        "processes": processes,
+        "model": {"commit": model_commit, "fingerprint": model_fingerprint},
+        "data": dict(data),
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Most memory held so far: the device's on CUDA, the process's resident set on the CPU."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    unit = 1 if sys.platform == "darwin" else 1024  # kilobytes on Linux
+    return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * unit

@@ -1,0 +1,105 @@
+"""What a run tells whoever watches it. The loop calls these on the main process only; none of them may wait for the device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True)
+class RunStart:
+    """Said once, before the first step."""
+
+    task: str
+    model: str
+    method: str
+    device: str
+    precision: str
+    seed: int
+    output: Path
+    total_steps: int
+    steps_per_epoch: int
+    epochs: int
+    global_batch: int
+    projections: int
+    schedule: Mapping[str, Any]
+    trainable_parameters: int
+    head_parameters: int
+
+
+@dataclass(frozen=True)
+class StepLog:
+    """One logged step; `loss` is the mean training loss since the last logged step, `metric` the latest primary metric or None."""
+
+    step: int
+    epoch: int
+    phase: str
+    budget: int
+    live_components: int
+    loss: float
+    regulariser: float | None
+    grad_norm: float
+    learning_rate: float
+    steps_per_second: float
+    samples_per_second: float
+
+
+@dataclass(frozen=True)
+class EvalLog:
+    """One evaluation. `metrics` maps metric names to values; `primary` names the one that selects."""
+
+    epoch: int
+    step: int
+    phase: str
+    train_loss: float
+    metrics: Mapping[str, float]
+    primary: str
+    best: bool
+
+
+class Listener(Protocol):
+    def start(self, start: RunStart) -> None: ...
+
+    def tick(self, step: int, phase: str, budget: int) -> None:
+        """Every optimiser step; must cost microseconds."""
+
+    def logged(self, log: StepLog) -> None: ...
+
+    def event(self, step: int, phase: str, live: int, frozen: bool) -> None: ...
+
+    def evaluating(self, split: str, done: int, total: int) -> None: ...
+
+    def evaluated(self, log: EvalLog) -> None: ...
+
+    def note(self, message: str) -> None:
+        """A one-line message worth a reader's attention, such as a fall-back and its reason."""
+
+    def finish(self, metrics: Mapping[str, Any], ranks: Mapping[str, Any], output: Path) -> None:
+        """The contents of metrics.json and ranks.json, and the run folder."""
+
+    def close(self) -> None:
+        """Always called last, also after an error."""
+
+
+class SilentListener:
+    """Hears everything, says nothing."""
+
+    def start(self, start: RunStart) -> None: ...
+
+    def tick(self, step: int, phase: str, budget: int) -> None: ...
+
+    def logged(self, log: StepLog) -> None: ...
+
+    def event(self, step: int, phase: str, live: int, frozen: bool) -> None: ...
+
+    def evaluating(self, split: str, done: int, total: int) -> None: ...
+
+    def evaluated(self, log: EvalLog) -> None: ...
+
+    def note(self, message: str) -> None: ...
+
+    def finish(self, metrics: Mapping[str, Any], ranks: Mapping[str, Any], output: Path) -> None: ...
+
+    def close(self) -> None: ...

@@ -1,0 +1,47 @@
+"""AdamW over the adapters and the head, and what happens to its moments when tensors shrink."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from dora_cli.methods.base import Replacement
+
+
+def make_optimizer(
+    parameters: Iterable[nn.Parameter], *, learning_rate: float, weight_decay: float, betas: tuple[float, float], eps: float
+) -> torch.optim.AdamW:
+    """Fused AdamW, one group: weight decay falls on every trainable tensor, gates included, as in the published code."""
+    return torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=weight_decay, betas=betas, eps=eps, fused=True)
+
+
+def make_scheduler(optimizer: torch.optim.Optimizer, *, warmup_steps: int, total_steps: int) -> LambdaLR:
+    """Linear warm-up from zero, then linear decay to zero; stepped once per optimiser step."""
+    from transformers import get_linear_schedule_with_warmup
+
+    return get_linear_schedule_with_warmup(optimizer, warmup_steps, total_steps)
+
+
+def shrink(optimizer: torch.optim.Optimizer, replaced: Sequence[Replacement]) -> None:
+    """Puts shrunken parameters in the place of the old ones and slices their moments alike; forgets parameters that are gone."""
+    by_old = {id(item.old): item for item in replaced}
+    for group in optimizer.param_groups:
+        kept = []
+        for parameter in group["params"]:
+            item = by_old.get(id(parameter))
+            if item is None:
+                kept.append(parameter)
+                continue
+            state = optimizer.state.pop(parameter, {})
+            if item.new is None:
+                continue
+            kept.append(item.new)
+            if state:  # tensors of the parameter's shape are moments; the step counter is a scalar
+                optimizer.state[item.new] = {
+                    key: value.index_select(item.dimension, item.kept) if torch.is_tensor(value) and value.shape == parameter.shape else value
+                    for key, value in state.items()
+                }
+        group["params"] = kept

@@ -1,0 +1,206 @@
+"""One run from a recipe to its folder, and several over seeds."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dora_cli.data import EncodedSplit, Examples, encode, load_examples
+from dora_cli.errors import OutputError
+from dora_cli.recipe import Recipe, dump_recipe, parse_recipe
+from dora_cli.reports.records import LogFile, RunRecords, read_text, write_json, write_text
+from dora_cli.reports.summary import seeds_summary
+from dora_cli.tasks import Task, get_task
+from dora_cli.training.build import adapt, load_base
+from dora_cli.training.devices import make_accelerator, resolve_device, resolve_precision
+from dora_cli.training.environment import describe_environment, peak_memory_bytes
+from dora_cli.training.length import RunLength
+from dora_cli.training.listener import Listener, RunStart, SilentListener
+from dora_cli.training.loop import Loop
+from dora_cli.training.output import check_output, take_output
+from dora_cli.training.records import build_metrics, build_ranks
+from dora_cli.training.seeds import seed_everything, set_deterministic
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """Where a finished run is, and its two main records (the contents of metrics.json and ranks.json)."""
+
+    folder: Path
+    metrics: Mapping[str, Any]
+    ranks: Mapping[str, Any]
+
+
+def load_split(recipe: Recipe, task: Task, split: str, *, training: bool) -> Examples:
+    """Examples of one split from the recipe's source, cut to the recipe's limit."""
+    data = recipe.data
+    return load_examples(
+        task,
+        data.source,
+        split,
+        path=data.path,
+        columns=data.columns,
+        labels=data.labels,
+        max_samples=data.max_train_samples if training else data.max_eval_samples,
+        seed=0,  # which examples are kept must not depend on the seed of the run
+    )
+
+
+def train(recipe: Recipe, output: str | Path, *, overwrite: bool = False, listener: Listener | None = None) -> RunResult:
+    """Trains `recipe` and writes everything into the folder `output`.
+
+    Args:
+        overwrite: whether a run that is already in `output` may be replaced.
+        listener: told what happens; silent by default.
+
+    Raises:
+        DoraError: whatever a user can mend, before anything is written where it can be known before.
+        DivergedError: the loss or gradient became non-finite.
+    """
+    output = Path(output)
+    listener = listener or SilentListener()
+    try:
+        return _train(recipe, output, overwrite, listener)
+    finally:
+        listener.close()
+
+
+def _train(recipe: Recipe, output: Path, overwrite: bool, listener: Listener) -> RunResult:
+    task = get_task(recipe.task)
+    device = resolve_device(recipe.train.device)
+    precision = resolve_precision(recipe.train.precision, device, recipe.model.dtype)
+    set_deterministic(recipe.train.deterministic)
+    accelerator = make_accelerator(device, precision)
+    main = accelerator.is_main_process
+    if not main:
+        listener = SilentListener()
+    if main:
+        check_output(output, overwrite=overwrite)
+
+    examples = {split: load_split(recipe, task, split, training=split == "train") for split in ("train", *task.eval_splits)}
+    length = RunLength.of(recipe, len(examples["train"]), accelerator.num_processes)
+    base = load_base(recipe, task)
+    adapted = adapt(recipe, base, accelerator.device, total_steps=length.total_steps)
+    assert adapted.schedule is not None
+    encoded: dict[str, EncodedSplit] = {name: encode(split, adapted.tokenizer, recipe.data.max_length) for name, split in examples.items()}
+    seed_everything(recipe.train.seed + accelerator.process_index)  # dropout differs between processes
+
+    records = take_output(output, overwrite=overwrite) if main else RunRecords(output)
+    environment = describe_environment(
+        device=accelerator.device,
+        precision=precision,
+        processes=accelerator.num_processes,
+        model_commit=adapted.commit,
+        model_fingerprint=adapted.fingerprint,
+        data={name: {"examples": len(split), "fingerprint": split.fingerprint()} for name, split in examples.items()},
+    )
+    if main:
+        write_text(records.recipe, dump_recipe(recipe))
+        write_json(records.environment, environment)
+    if accelerator.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(accelerator.device)
+    trainable = sum(parameter.numel() for parameter in adapted.trainable)
+    head = sum(parameter.numel() for parameter in adapted.head.values())
+    listener.start(
+        RunStart(
+            task=task.name,
+            model=recipe.model.name,
+            method=adapted.method.name,
+            device=str(environment["device"]),
+            precision=precision,
+            seed=recipe.train.seed,
+            output=output,
+            total_steps=length.total_steps,
+            steps_per_epoch=length.steps_per_epoch,
+            epochs=length.epochs,
+            global_batch=length.global_batch,
+            projections=len(adapted.projections),
+            schedule=adapted.schedule.describe(),
+            trainable_parameters=trainable,
+            head_parameters=head,
+        )
+    )
+    with contextlib.ExitStack() as stack:
+        log = stack.enter_context(LogFile(records.log)) if main else None
+        outcome = Loop(
+            recipe=recipe,
+            task=task,
+            adapted=adapted,
+            train=encoded["train"],
+            evaluation={split: encoded[split] for split in task.eval_splits},
+            length=length,
+            accelerator=accelerator,
+            listener=listener,
+            records=records,
+            log=log,
+        ).run()
+    seconds = max(outcome.train_seconds, 1e-9)
+    metrics = build_metrics(
+        recipe,
+        adapted,
+        selection=outcome.selection,
+        epochs=outcome.epochs,
+        trainable_start=trainable,
+        timing={
+            "train_seconds": outcome.train_seconds,
+            "evaluation_seconds": outcome.evaluation_seconds,
+            "samples_per_second": outcome.examples / seconds,
+            "steps_per_second": length.total_steps / seconds,
+            "peak_memory_bytes": peak_memory_bytes(accelerator.device),
+        },
+    )
+    ranks = build_ranks(recipe, adapted.projections, adapted.method, outcome.history)
+    if main:
+        write_json(records.ranks, ranks)
+        write_json(records.metrics, metrics)  # last: its presence says that the run is finished
+    accelerator.wait_for_everyone()
+    listener.finish(metrics, ranks, output)
+    return RunResult(output, metrics, ranks)
+
+
+def train_seeds(
+    recipe: Recipe, output: str | Path, seeds: Sequence[int], *, overwrite: bool = False, make_listener: Any = SilentListener
+) -> dict[str, Any]:
+    """Trains `recipe` once per seed into ``output/seed-N`` and writes ``summary.json``; returns its content.
+
+    Seeds that are already finished with this very recipe are kept; unfinished ones start again.
+
+    Args:
+        make_listener: called once per run.
+    """
+    output = Path(output)
+    recipes = {seed: _with_seed(recipe, seed) for seed in seeds}
+    for seed, seeded in recipes.items():
+        folder = output / f"seed-{seed}"
+        if folder.exists() and not overwrite and _recipe_of(folder) not in (None, dump_recipe(seeded)):
+            raise OutputError(f"{folder} holds a run of another recipe; choose another --output, or pass --overwrite to replace it")
+    if RunRecords(output).recipe.exists() and not overwrite:
+        raise OutputError(f"--output {output} holds a single run already; choose another --output, or pass --overwrite to replace it")
+    results = []
+    for seed, seeded in recipes.items():
+        records = RunRecords(output / f"seed-{seed}")
+        if records.metrics.exists() and not overwrite:
+            results.append(records.read_metrics())
+            continue
+        unfinished = records.recipe.exists()
+        results.append(dict(train(seeded, records.folder, overwrite=overwrite or unfinished, listener=make_listener()).metrics))
+    summary = seeds_summary(results)
+    from accelerate.state import PartialState
+
+    if PartialState().is_main_process:
+        write_json(RunRecords(output).summary, summary)
+    return summary
+
+
+def _with_seed(recipe: Recipe, seed: int) -> Recipe:
+    return parse_recipe(dump_recipe(recipe), overrides=[f"train.seed={seed}"])
+
+
+def _recipe_of(folder: Path) -> str | None:
+    path = RunRecords(folder).recipe
+    return read_text(path) if path.exists() else None

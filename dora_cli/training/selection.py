@@ -1,0 +1,32 @@
+"""Which evaluation of a run counts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+Rule = Literal["best-after-freeze", "best", "last"]
+
+
+@dataclass
+class Selection:
+    """Keeps the evaluation that `rule` selects by the task's primary metric (higher is better); of equals the first.
+
+    ``best-after-freeze``, as published, looks only at evaluations made when ranks are final. The run's last evaluation always is.
+    """
+
+    rule: Rule
+    primary: str
+    epoch: int | None = None
+    step: int | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+    def offer(self, *, epoch: int, step: int, metrics: Mapping[str, float], frozen: bool) -> bool:
+        """Whether the evaluation replaces the one selected so far."""
+        if self.rule == "best-after-freeze" and not frozen:
+            return False
+        if self.rule != "last" and self.epoch is not None and metrics[self.primary] <= self.metrics[self.primary]:
+            return False
+        self.epoch, self.step, self.metrics = epoch, step, dict(metrics)
+        return True

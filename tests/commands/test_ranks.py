@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from dora_cli.commands.ranks import ranks as command
+from dora_cli.errors import CheckpointError
+from dora_cli.reports.records import RunRecords, write_json
+from tests.reports.examples import bert, metrics, ranks
+
+app = typer.Typer()
+app.command()(command)
+
+
+def run(*arguments: str, width: int = 80) -> str:
+    result = CliRunner(env={"COLUMNS": str(width)}).invoke(app, list(arguments), catch_exceptions=False)
+    assert result.exit_code == 0
+    return str(result.stdout)
+
+
+def refusal(*arguments: str) -> str:
+    with pytest.raises(CheckpointError) as caught:
+        CliRunner().invoke(app, list(arguments), catch_exceptions=False)
+    return str(caught.value)
+
+
+def make_run(folder: Path, *, seed: int = 1, blocks: int = 2, at: int | None = None, finished: bool = True) -> Path:
+    records = RunRecords(folder)
+    write_json(records.ranks, ranks(bert(blocks), seed=seed))
+    if finished:
+        write_json(records.metrics, metrics(seed=seed))
+    if at is not None:
+        os.utime(records.ranks, (at, at))
+    return folder
+
+
+def test_a_run_folder(tmp_path: Path):
+    text = run(str(make_run(tmp_path / "run")), width=200)
+    assert text.splitlines()[:2] == [str(tmp_path / "run"), "glue/mrpc, FacebookAI/roberta-base, dora, seed 1"]
+    assert "Live: 96 components of a budget of 96 (rank 8 x 12 projections)" in text
+
+
+def test_a_run_that_has_no_metrics_yet(tmp_path: Path):
+    text = run(str(make_run(tmp_path / "run", finished=False)))
+    assert "glue/mrpc" not in text
+    assert "Live: 96 components" in text
+
+
+def test_json_is_the_file_as_it_is(tmp_path: Path):
+    folder = make_run(tmp_path / "run")
+    path = folder / "ranks.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "note": "\u00e9"}, indent=7, ensure_ascii=False), encoding="utf-8")
+    assert run(str(folder), "--json") == path.read_text(encoding="utf-8")
+
+
+def test_without_a_folder_the_newest_run_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    make_run(Path("runs/old"), at=1_000)
+    make_run(Path("runs/deep/er/newest"), at=3_000)
+    make_run(Path("runs/older"), at=2_000)
+    assert run(width=200).splitlines()[0] == str(Path("runs/deep/er/newest"))
+
+
+def test_the_newest_run_may_be_one_of_several_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    make_run(Path("runs/x/seed-1"), seed=1, at=1_000)
+    make_run(Path("runs/x/seed-2"), seed=2, at=2_000)
+    lines = run(width=200).splitlines()
+    assert lines[0] == str(Path("runs/x/seed-2"))
+    assert lines[2] == f"one of 2 seeds; their mean ranks: dora ranks {Path('runs/x')}"
+
+
+def test_several_seeds_are_averaged_and_unfinished_ones_named(tmp_path: Path):
+    for seed in (1, 2, 10):
+        make_run(tmp_path / f"seed-{seed}", seed=seed)
+    (tmp_path / "seed-3").mkdir()
+    text = run(str(tmp_path), width=300)
+    assert text.splitlines()[:3] == [
+        f"{tmp_path}: mean ranks of 3 runs",
+        "mean of seed-1, seed-2, seed-10",
+        "without a ranks.json yet: seed-3",
+    ]
+    assert "Live: 96.0 components of a budget of 96" in text
+    mean = json.loads(run(str(tmp_path), "--json"))
+    single = [json.loads((tmp_path / f"seed-{seed}" / "ranks.json").read_text()) for seed in (1, 2, 10)]
+    assert mean["runs"] == ["seed-1", "seed-2", "seed-10"]
+    for index, layer in enumerate(mean["layers"]):
+        assert layer["ranks"] == [record["layers"][index]["rank"] for record in single]
+        assert layer["rank"] == pytest.approx(sum(layer["ranks"]) / 3)
+
+
+def test_seeds_of_which_none_has_finished(tmp_path: Path):
+    (tmp_path / "seed-1").mkdir()
+    assert "holds seed-1, but none of them has a ranks.json yet" in refusal(str(tmp_path))
+
+
+def test_a_folder_of_other_runs_names_the_newest(tmp_path: Path):
+    make_run(tmp_path / "a", at=1_000)
+    newest = make_run(tmp_path / "b", at=2_000)
+    assert f"the newest is {newest}" in refusal(str(tmp_path))
+
+
+def test_what_is_no_run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    assert "no run with a ranks.json under runs/" in refusal()
+    assert "there is no folder absent" in refusal("absent")
+    (tmp_path / "empty").mkdir()
+    assert "no ranks.json in empty" in refusal("empty")
+    (tmp_path / "file").write_text("")
+    assert "file is a file" in refusal("file")
+
+
+@pytest.mark.parametrize("arguments", [[], ["--json"]])
+def test_a_damaged_file_is_refused_in_both_forms(tmp_path: Path, arguments: list[str]):
+    path = make_run(tmp_path / "run") / "ranks.json"
+    path.write_text(path.read_text()[:100])
+    assert "is damaged: line" in refusal(str(tmp_path / "run"), *arguments)
+
+
+def test_importing_the_command_is_cheap():
+    code = (
+        "import sys, dora_cli.commands.ranks\n"
+        "heavy = {'torch', 'transformers', 'pydantic', 'numpy', 'datasets', 'sklearn'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])

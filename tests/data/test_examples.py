@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import hashlib
+import struct
+
+from dora_cli.data import Examples
+
+
+def test_the_fingerprint_sees_every_difference() -> None:
+    examples = [
+        Examples((["ab", "c"],), [0, 1]),
+        Examples((["a", "bc"],), [0, 1]),
+        Examples((["ab", "c"],), [1, 0]),
+        Examples((["ab", "c"],), [0.0, 1.0]),
+        Examples((["ab", "c"],), None),
+        Examples((["c", "ab"],), [0, 1]),
+        Examples((["ab"], ["c"]), [0]),
+        Examples((["ab", "c"], ["", ""]), [0, 1]),
+    ]
+    prints = [each.fingerprint() for each in examples]
+    assert len(set(prints)) == len(prints)
+    assert all(len(each) == 64 and int(each, 16) >= 0 for each in prints)
+
+
+def test_equal_contents_have_equal_fingerprints() -> None:
+    assert Examples((["naïve \u2028 \ud800"],), [1]).fingerprint() == Examples((["naïve \u2028 \ud800"],), [1]).fingerprint()
+
+
+def test_the_fingerprint_is_fixed() -> None:
+    # It is stored with runs and compared later, so it must not change from version to version.
+    lengths = struct.pack("<2q", 1, 1)
+    contents = b"examples 1;2;2;int;" + lengths + b"ab" + lengths + b"cd" + struct.pack("<2d", 0.0, 1.0)
+    assert Examples((["a", "b"], ["c", "d"]), [0, 1]).fingerprint() == hashlib.sha256(contents).hexdigest()
+
+
+def test_a_sample_is_random_fixed_and_in_order() -> None:
+    examples = Examples(([str(i) for i in range(100)],), list(range(100)))
+    sample = examples.sample(10, seed=3)
+    labels = list(sample.labels or [])
+    assert len(labels) == 10
+    assert labels == sorted(labels)
+    assert labels != list(range(10))
+    assert sample.texts[0] == [str(label) for label in labels]
+    assert examples.sample(10, seed=3) == sample
+    assert examples.sample(10, seed=4) != sample
+
+
+def test_a_sample_of_everything_is_everything() -> None:
+    examples = Examples((["a", "b"],), None)
+    assert examples.sample(2, seed=0) is examples
+    assert examples.sample(5, seed=0) is examples
+    assert examples.sample(1, seed=0).labels is None

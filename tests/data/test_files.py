@@ -1,0 +1,245 @@
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dora_cli.data import Examples, load_examples
+from dora_cli.errors import DataError
+from dora_cli.tasks import get_task
+
+
+def load(folder: Path, split: str = "train", task: str = "glue/sst2", **keys: Any) -> Examples:
+    return load_examples(get_task(task), "files", split, path=folder, **keys)
+
+
+def write(folder: Path, name: str, columns: dict[str, Sequence[Any]]) -> None:
+    """The same table in the format of the file's name."""
+    import csv
+
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    path = folder / name
+    rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    if path.suffix == ".parquet":
+        parquet.write_table(pa.table(columns), path)
+    elif path.suffix == ".json":
+        path.write_text(json.dumps(rows))
+    elif path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        dialect = {"delimiter": "\t", "quoting": csv.QUOTE_NONE, "quotechar": None} if path.suffix == ".tsv" else {}
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(columns), **dialect)
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+FORMATS = ["csv", "tsv", "json", "jsonl", "parquet"]
+
+
+@pytest.mark.parametrize("extension", FORMATS)
+def test_every_format_gives_the_same_examples(extension: str, tmp_path: Path) -> None:
+    # Texts that readers like to take for something else.
+    texts = ["NA", "null", "12", 'say "a, b"', "", " spaced ", "true", "naïve"]
+    labels = ["good", "bad"] * 4
+    write(tmp_path, f"train.{extension}", {"id": list(range(8)), "review": texts, "stars": labels})
+    examples = load(tmp_path, columns={"sentence": "review", "label": "stars"}, labels=["bad", "good"])
+    assert examples == Examples((texts,), [1, 0] * 4)
+
+
+@pytest.mark.parametrize("extension", FORMATS)
+def test_names_of_the_task_need_no_mapping(extension: str, tmp_path: Path) -> None:
+    write(
+        tmp_path, f"validation_matched.{extension}", {"premise": ["a", "b"], "hypothesis": ["c", "d"], "label": ["neutral", "entailment"]}
+    )
+    assert load(tmp_path, "validation_matched", "glue/mnli") == Examples((["a", "b"], ["c", "d"]), [1, 0])
+
+
+def test_general_names_serve_every_task(tmp_path: Path) -> None:
+    write(tmp_path, "train.csv", {"sentence1": ["a"], "sentence2": ["b"], "label": [2]})
+    assert load(tmp_path, task="glue/mnli") == Examples((["a"], ["b"]), [2])
+    write(tmp_path, "train.csv", {"q": ["a"], "p": ["b"], "label": [1]})
+    assert load(tmp_path, task="glue/qnli", columns={"sentence1": "q", "sentence2": "p"}) == Examples((["a"], ["b"]), [1])
+    assert load(tmp_path, task="glue/qnli", columns={"question": "q", "sentence": "p"}) == Examples((["a"], ["b"]), [1])
+
+
+def test_a_quoted_csv_may_hold_line_breaks(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_bytes(b'\xef\xbb\xbfsentence,label\r\n"two\nlines",1\r\n"a ""b""",0\r\n\r\n')
+    assert load(tmp_path) == Examples((["two\nlines", 'a "b"'],), [1, 0])
+
+
+def test_truth_values_of_json_are_labels_too(tmp_path: Path) -> None:
+    write(tmp_path, "train.jsonl", {"sentence": ["a", "b"], "label": [True, False]})
+    assert load(tmp_path, labels=["false", "true"]).labels == [1, 0]
+
+
+@pytest.mark.parametrize("extension", FORMATS)
+def test_scores_of_a_regression(extension: str, tmp_path: Path) -> None:
+    write(tmp_path, f"train.{extension}", {"sentence1": ["a", "b"], "sentence2": ["c", "d"], "label": [2.5, 4]})
+    examples = load(tmp_path, task="glue/stsb")
+    assert examples.labels == [2.5, 4.0]
+    assert all(type(label) is float for label in examples.labels)
+
+
+def test_a_copy_of_the_hubs_parquet_files(tmp_path: Path) -> None:
+    import datasets
+
+    features = datasets.Features(
+        {
+            "sentence1": datasets.Value("string"),
+            "sentence2": datasets.Value("string"),
+            "label": datasets.ClassLabel(names=["entailment", "not_entailment"]),
+        }
+    )
+    for part in range(2):
+        data = datasets.Dataset.from_dict({"sentence1": [f"a{part}"], "sentence2": ["b"], "label": [part]}, features=features)
+        data.to_parquet(tmp_path / f"train-0000{part}-of-00002.parquet")
+    data = datasets.Dataset.from_dict({"sentence1": ["t"], "sentence2": ["b"], "label": [-1]}, features=features)
+    data.to_parquet(tmp_path / "test-00000-of-00001.parquet")
+    assert load(tmp_path, task="glue/rte") == Examples((["a0", "a1"], ["b", "b"]), [0, 1])
+    assert load(tmp_path, "test", "glue/rte") == Examples((["t"], ["b"]), None)
+
+
+def test_a_test_file_needs_no_labels_but_the_others_do(tmp_path: Path) -> None:
+    write(tmp_path, "test.csv", {"sentence": ["a"]})
+    write(tmp_path, "validation.csv", {"sentence": ["a"]})
+    assert load(tmp_path, "test").labels is None
+    assert load(tmp_path, "test", columns={"label": "stars"}).labels is None
+    with pytest.raises(DataError, match=r"validation\.csv: no column 'label'; it has 'sentence'"):
+        load(tmp_path, "validation")
+    write(tmp_path, "test.csv", {"sentence": ["a", "b"], "label": ["positive", "negative"]})
+    assert load(tmp_path, "test").labels == [1, 0]
+
+
+@pytest.mark.parametrize("extension", FORMATS)
+def test_a_missing_column_names_what_is_there(extension: str, tmp_path: Path) -> None:
+    write(tmp_path, f"train.{extension}", {"text": ["a"], "label": ["positive"]})
+    with pytest.raises(DataError, match=r"no column 'sentence'; it has 'text', 'label'\. Set data\.columns: \{sentence: "):
+        load(tmp_path)
+    with pytest.raises(DataError, match=r"no column 'Text', which data\.columns gives for 'sentence'; it has 'text', 'label'"):
+        load(tmp_path, columns={"sentence": "Text"})
+
+
+@pytest.mark.parametrize(
+    ("extension", "place"), [("csv", "line 4"), ("tsv", "line 4"), ("json", "row 3"), ("jsonl", "row 3"), ("parquet", "row 3")]
+)
+def test_an_unknown_label_names_its_place_and_what_is_allowed(extension: str, place: str, tmp_path: Path) -> None:
+    write(tmp_path, f"train.{extension}", {"sentence": ["a", "b", "c"], "label": ["no", "yes", "perhaps"]})
+    with pytest.raises(DataError) as caught:
+        load(tmp_path, labels=["no", "yes"])
+    assert f"train.{extension}, {place}: label 'perhaps' is not one of 'no', 'yes'; mend the file, or set data.labels" in str(caught.value)
+    with pytest.raises(DataError, match="label 'no' is not one of 'negative', '0', 'positive', '1'"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("extension", ["json", "jsonl", "parquet"])
+def test_null_texts_and_labels(extension: str, tmp_path: Path) -> None:
+    write(tmp_path, f"train.{extension}", {"sentence": ["a", None], "label": [0, 1]})
+    with pytest.raises(DataError, match=rf"train\.{extension}, row 2: column 'sentence' is null; fill it in or remove the row"):
+        load(tmp_path)
+    write(tmp_path, f"train.{extension}", {"sentence": ["a", "b"], "label": ["positive", None]})
+    with pytest.raises(DataError, match="row 2: label null is not one of"):
+        load(tmp_path)
+    write(tmp_path, f"train.{extension}", {"sentence": [1, 2], "label": [0, 1]})
+    with pytest.raises(DataError, match=r"row 1: column 'sentence' is 1 \(int\), not text"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("extension", FORMATS)
+def test_an_empty_file(extension: str, tmp_path: Path) -> None:
+    (tmp_path / f"train.{extension}").touch()
+    with pytest.raises(DataError, match=rf"train\.{extension}: the file is empty"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("extension", "text"), [("csv", "sentence,label\n"), ("tsv", "sentence\tlabel\n"), ("json", "[]"), ("parquet", "")]
+)
+def test_a_file_without_examples(extension: str, text: str, tmp_path: Path) -> None:
+    if extension == "parquet":
+        write(tmp_path, "train.parquet", {"sentence": [], "label": []})
+    else:
+        (tmp_path / f"train.{extension}").write_text(text)
+    with pytest.raises(DataError, match=rf"train\.{extension}: (the file has no examples|cannot be read)"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("train.csv", "sentence,label\na,1\nb,0,x\n", "line 3: 3 fields, expected 2 (sentence, label)"),
+        ("train.csv", "sentence,label\na\n", "line 2: 1 fields, expected 2"),
+        ("train.csv", "sentence,label\na,1,x\nb,0,y\n", "line 2: 3 fields, expected 2"),
+        ("train.csv", 'sentence,label\na,1\n"open,0\n', "line 3: cannot be read as csv"),
+        ("train.csv", "label,label\n1,1\n", "the header names 'label' more than once"),
+        ("train.tsv", "sentence\tlabel\na\tb\t1\n", "line 2: 3 fields, expected 2 (sentence, label); mend the line (a tsv is not quoted)"),
+        ("train.json", '[{"sentence": "a", "label": 1}', "cannot be read as json"),
+        ("train.jsonl", '{"sentence": "a", "label": 1}\n{"sentence": \n', "cannot be read as jsonl"),
+        ("train.parquet", "not parquet", "cannot be read as parquet"),
+    ],
+)
+def test_a_damaged_file(name: str, text: str, message: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(DataError) as caught:
+        load(tmp_path)
+    assert str(caught.value).startswith(str(tmp_path / name))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_text_that_is_not_utf8(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_bytes(b"sentence,label\nok,1\ncaf\xe9,0\n")
+    with pytest.raises(DataError, match=r"train\.csv, line 3: not UTF-8"):
+        load(tmp_path)
+
+
+def test_the_folder_and_its_files(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"data\.path: missing; data\.source files needs the folder"):
+        load_examples(get_task("glue/sst2"), "files", "train")
+    with pytest.raises(DataError, match=r"does not exist; data\.source files looks in a folder"):
+        load(tmp_path / "absent")
+    write(tmp_path, "other.csv", {"sentence": ["a"], "label": [1]})
+    with pytest.raises(DataError, match="is a file, not a folder"):
+        load(tmp_path / "other.csv")
+    with pytest.raises(DataError) as caught:
+        load(tmp_path, "validation")
+    assert "looked for validation.{csv,tsv,json,jsonl,parquet}" in str(caught.value)
+    assert "found 'other.csv'" in str(caught.value)
+    assert "needs the splits train, validation" in str(caught.value)
+    write(tmp_path, "train.csv", {"sentence": ["a"], "label": [1]})
+    write(tmp_path, "train.json", {"sentence": ["a"], "label": [1]})
+    with pytest.raises(DataError, match=r"has 'train\.csv', 'train\.json' for the split train; keep one"):
+        load(tmp_path)
+
+
+def test_columns_and_labels_that_do_not_fit_the_task(tmp_path: Path) -> None:
+    write(tmp_path, "train.csv", {"sentence": ["a"], "label": [1]})
+    with pytest.raises(DataError, match=r"data\.columns: 'sentence3' is no column of glue/sst2; columns: 'sentence', 'label'"):
+        load(tmp_path, columns={"sentence3": "x"})
+    with pytest.raises(DataError, match=r"data\.columns: 'premise', 'sentence1' name the same column of glue/mnli"):
+        load(tmp_path, task="glue/mnli", columns={"premise": "x", "sentence1": "y"})
+    with pytest.raises(DataError, match=r"data\.labels: 'a', 'b', 'c' are 3 different values, but glue/sst2 has 2 labels"):
+        load(tmp_path, labels=["a", "b", "c"])
+    with pytest.raises(DataError, match=r"data\.labels: 'a', 'a' are 1 different values"):
+        load(tmp_path, labels=["a", "a"])
+    with pytest.raises(DataError, match=r"the label of glue/stsb is a number; remove data\.labels"):
+        load(tmp_path, task="glue/stsb", labels=["0", "1"])
+
+
+def test_nothing_is_left_in_the_users_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    cache = tmp_path / "cache"
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", cache)
+    write(tmp_path, "train.jsonl", {"sentence": ["a"], "label": [1]})
+    bars = datasets.are_progress_bars_disabled()
+    assert len(load(tmp_path)) == 1
+    assert not cache.exists() or not os.listdir(cache)
+    assert datasets.are_progress_bars_disabled() == bars

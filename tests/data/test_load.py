@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+
+from dora_cli.data import Examples, load_examples
+from dora_cli.errors import DataError
+from dora_cli.tasks import HubSource, get_task
+
+
+@pytest.fixture
+def no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hub's libraries in offline mode, with empty caches."""
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def local_hub(folder: Path, columns: dict[str, Any], features: dict[str, Any]) -> None:
+    folder.mkdir(exist_ok=True)
+    for split in ("train", "test"):
+        datasets.Dataset.from_dict(columns, features=datasets.Features(features)).to_parquet(folder / f"{split}-00000-of-00001.parquet")
+
+
+TEXT = datasets.Value("string")
+
+
+@pytest.mark.usefixtures("no_network")
+def test_the_hub_out_of_reach_says_what_to_set() -> None:
+    with pytest.raises(DataError) as caught:
+        load_examples(get_task("glue/rte"), "hub", "train")
+    message = str(caught.value)
+    assert message.startswith("data.source hub: nyu-mll/glue (rte), split train, could not be loaded: ")
+    assert "set data.source: glue-tsv and data.path" in message
+    assert "train.tsv, dev.tsv, test.tsv" in message
+    assert "HF_HOME" in message
+
+
+@pytest.mark.parametrize(
+    "error", [ConnectionError("down"), PermissionError(13, "Permission denied", "/cache"), ValueError(""), OSError("a\nb")]
+)
+def test_every_failure_of_the_hub_is_one_error(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(datasets, "load_dataset", fail)
+    with pytest.raises(DataError, match=rf"could not be loaded: {type(error).__name__}: "):
+        load_examples(get_task("glue/rte"), "hub", "validation")
+
+
+@pytest.mark.usefixtures("no_network")
+def test_the_hubs_layout(tmp_path: Path) -> None:
+    """A local folder in place of the hub: the same loader, the same features."""
+    task = replace(get_task("glue/rte"), hub=HubSource(str(tmp_path / "hub"), "default"))
+    features = {
+        "sentence1": TEXT,
+        "sentence2": TEXT,
+        "label": datasets.ClassLabel(names=["entailment", "not_entailment"]),
+        "idx": datasets.Value("int32"),
+    }
+    local_hub(tmp_path / "hub", {"sentence1": ["a", "b"], "sentence2": ["c", "d"], "label": [1, 0], "idx": [0, 1]}, features)
+    assert load_examples(task, "hub", "train") == Examples((["a", "b"], ["c", "d"]), [1, 0])
+
+
+@pytest.mark.usefixtures("no_network")
+def test_the_hubs_test_splits_are_unlabelled(tmp_path: Path) -> None:
+    task = replace(get_task("glue/sst2"), hub=HubSource(str(tmp_path / "hub"), "default"))
+    local_hub(
+        tmp_path / "hub",
+        {"sentence": ["a"], "label": [-1]},
+        {"sentence": TEXT, "label": datasets.ClassLabel(names=["negative", "positive"])},
+    )
+    assert load_examples(task, "hub", "test") == Examples((["a"],), None)
+    # The same values where labels are needed are an error, not a silent class.
+    with pytest.raises(DataError, match="split train, row 1: label -1 is not one of"):
+        load_examples(task, "hub", "train")
+
+
+@pytest.mark.usefixtures("no_network")
+def test_a_hub_copy_with_another_label_order_is_refused(tmp_path: Path) -> None:
+    task = replace(get_task("glue/sst2"), hub=HubSource(str(tmp_path / "hub"), "default"))
+    local_hub(
+        tmp_path / "hub",
+        {"sentence": ["a"], "label": [0]},
+        {"sentence": TEXT, "label": datasets.ClassLabel(names=["positive", "negative"])},
+    )
+    with pytest.raises(DataError, match=r"its labels are 'positive', 'negative', but glue/sst2 has 'negative', 'positive', in this order"):
+        load_examples(task, "hub", "train")
+
+
+@pytest.mark.usefixtures("no_network")
+def test_a_hub_copy_without_a_column_is_refused(tmp_path: Path) -> None:
+    task = replace(get_task("glue/sst2"), hub=HubSource(str(tmp_path / "hub"), "default"))
+    local_hub(tmp_path / "hub", {"text": ["a"], "label": [0]}, {"text": TEXT, "label": datasets.Value("int64")})
+    with pytest.raises(DataError, match="no column 'sentence'; it has 'text', 'label'"):
+        load_examples(task, "hub", "train")
+
+
+def test_max_samples_takes_a_fixed_subset_in_order() -> None:
+    task = get_task("glue/sst2")
+    whole = load_examples(task, "builtin", "train")
+    part = load_examples(task, "builtin", "train", max_samples=20, seed=5)
+    assert part == whole.sample(20, 5) == load_examples(task, "builtin", "train", max_samples=20, seed=5)
+    assert len(part) == 20
+    assert part != load_examples(task, "builtin", "train", max_samples=20, seed=6)
+    assert load_examples(task, "builtin", "train", max_samples=10**9) == whole
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"source": "hubb"}, r"data\.source: 'hubb' is none of 'hub', 'glue-tsv', 'files', 'builtin'"),
+        ({"split": "dev"}, r"glue/sst2 has no split 'dev'; splits: 'train', 'validation', 'test'"),
+        ({"max_samples": 0}, r"max_samples: 0 is below 1"),
+        ({"path": "x"}, r"data\.path: not used by data\.source hub"),
+        ({"source": "builtin", "path": "x"}, r"data\.path: not used by data\.source builtin"),
+        ({"source": "glue-tsv", "path": "x", "columns": {"label": "y"}}, r"data\.columns: not used by data\.source glue-tsv"),
+        ({"source": "builtin", "labels": ["a", "b"]}, r"data\.labels: not used by data\.source builtin"),
+        ({"source": "glue-tsv"}, r"data\.path: missing; data\.source glue-tsv needs the folder"),
+    ],
+)
+def test_arguments_that_cannot_be_followed(keys: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        load_examples(get_task("glue/sst2"), **{"source": "hub", "split": "train", **keys})

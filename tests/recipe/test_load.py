@@ -1,0 +1,422 @@
+"""Reading recipes: defaults, overrides, and one message with every problem."""
+
+from __future__ import annotations
+
+import os
+
+import pydantic
+import pytest
+
+from dora_cli.errors import RecipeError
+from dora_cli.recipe import DoraMethod, HeadMethod, Recipe, load_recipe, parse_recipe
+from dora_cli.recipe import load as load_module
+
+BASE = "task: glue/rte\nmodel: {name: some/model}\n"
+
+
+def problems_of(text, *overrides):
+    with pytest.raises(RecipeError) as caught:
+        parse_recipe(text, "r.yaml", overrides)
+    assert str(caught.value) == "\n".join(caught.value.problems)
+    return caught.value.problems
+
+
+def only_problem(text, *overrides):
+    (problem,) = problems_of(text, *overrides)
+    return problem
+
+
+# Defaults and types
+
+
+def test_defaults():
+    recipe = parse_recipe(BASE)
+    assert recipe.task == "glue/rte"
+    assert recipe.model.model_dump() == {"name": "some/model", "revision": None, "dtype": "float32"}
+    assert recipe.data.model_dump() == {
+        "source": "hub",
+        "path": None,
+        "columns": None,
+        "labels": None,
+        "max_train_samples": None,
+        "max_eval_samples": None,
+        "max_length": 128,
+        "group_by_length": False,
+    }
+    assert recipe.method.model_dump() == {
+        "name": "dora",
+        "rank": 8,
+        "start_rank": None,
+        "alpha": 8.0,
+        "dropout": 0.1,
+        "targets": ("attention", "ffn"),
+        "ema_beta": 0.9,
+        "warmup_fraction": 0.15,
+        "final_fraction": 0.5,
+        "prune_interval": 10,
+        "curve": "published",
+        "dem_weight": 0.5,
+        "dem_scale": "published",
+        "dem_until": "freeze",
+        "compact": True,
+    }
+    assert recipe.train.model_dump() == {
+        "epochs": 80,
+        "max_steps": None,
+        "batch_size": 16,
+        "gradient_accumulation": 1,
+        "learning_rate": 0.002,
+        "weight_decay": 0.01,
+        "adam_betas": (0.9, 0.999),
+        "adam_eps": 1e-8,
+        "lr_warmup_fraction": 0.06,
+        "lr_warmup_steps": None,
+        "max_grad_norm": 1.0,
+        "precision": "auto",
+        "device": "auto",
+        "deterministic": False,
+        "log_every": 50,
+        "seed": 1,
+    }
+    assert recipe.eval.model_dump() == {"batch_size": 64, "select": "best-after-freeze"}
+
+
+def test_the_method_is_chosen_by_name():
+    assert isinstance(parse_recipe(BASE + "method: {rank: 4}").method, DoraMethod)
+    assert isinstance(parse_recipe(BASE + "method: {name: dora}").method, DoraMethod)
+    assert parse_recipe(BASE + "method: {name: head}").method == HeadMethod()
+
+
+def test_a_learning_rate_without_a_dot_and_whole_numbers_for_floats():
+    recipe = parse_recipe(BASE + "train: {learning_rate: 2e-3, max_grad_norm: 1}\nmethod: {alpha: 16}")
+    assert recipe.train.learning_rate == 0.002
+    assert (recipe.train.max_grad_norm, recipe.method.alpha) == (1.0, 16.0)
+
+
+def test_a_recipe_is_frozen():
+    recipe = parse_recipe(BASE)
+    with pytest.raises(pydantic.ValidationError):
+        recipe.task = "glue/cola"
+    with pytest.raises(pydantic.ValidationError):
+        recipe.train.seed = 2
+    assert isinstance(recipe.method.targets, tuple)
+
+
+def test_recipes_compare_by_value():
+    assert parse_recipe(BASE) == parse_recipe(BASE + "train: {seed: 1}")
+    assert parse_recipe(BASE) != parse_recipe(BASE + "train: {seed: 2}")
+
+
+def test_a_recipe_made_in_python_obeys_the_same_bounds_and_rules():
+    good = Recipe.model_validate({"task": "t", "model": {"name": "m"}, "method": {"rank": 2}})
+    assert good == parse_recipe("task: t\nmodel: {name: m}\nmethod: {rank: 2}")
+    with pytest.raises(pydantic.ValidationError, match=r"method\.start_rank: must be at least"):
+        Recipe.model_validate({"task": "t", "model": {"name": "m"}, "method": {"rank": 4, "start_rank": 3}})
+    assert Recipe(task="t", model=good.model, method=HeadMethod()).method.name == "head"
+
+
+# Overrides
+
+
+def test_precedence_is_defaults_file_then_flags_in_order():
+    text = BASE + "train:\n  seed: 5\n  batch_size: 4\n"
+    assert parse_recipe(text).train.epochs == 80
+    assert parse_recipe(text).train.seed == 5
+    recipe = parse_recipe(text, overrides=["train.seed=6", "train.seed=7"])
+    assert (recipe.train.seed, recipe.train.batch_size) == (7, 4)
+
+
+@pytest.mark.parametrize(
+    ("flag", "get", "value"),
+    [
+        ("task=glue/cola", lambda r: r.task, "glue/cola"),
+        ("train.learning_rate=2e-3", lambda r: r.train.learning_rate, 0.002),
+        ("train.adam_betas=[0.8, 0.9]", lambda r: r.train.adam_betas, (0.8, 0.9)),
+        ("method.targets=[attention, '*.wo']", lambda r: r.method.targets, ("attention", "*.wo")),
+        ("method.start_rank=null", lambda r: r.method.start_rank, None),
+        ("method.compact=false", lambda r: r.method.compact, False),
+        ("method={name: head}", lambda r: r.method, HeadMethod()),
+        ("train.device=cuda:1", lambda r: r.train.device, "cuda:1"),
+        ("model.name=/a=b/c", lambda r: r.model.name, "/a=b/c"),  # only the first '=' splits
+        (" train.seed = 3", lambda r: r.train.seed, 3),
+    ],
+)
+def test_overrides_take_yaml_values(flag, get, value):
+    assert get(parse_recipe(BASE + "method: {rank: 4, start_rank: 5}", overrides=[flag])) == value
+
+
+def test_overrides_make_the_sections_they_need():
+    flags = ["data.source=files", "data.path=x", "data.columns.sentence=text", "data.columns.label=stars", "data.labels=['0', '1']"]
+    recipe = parse_recipe(BASE + "data: {columns: null}", overrides=flags)
+    assert recipe.data.columns == {"sentence": "text", "label": "stars"}
+    assert recipe.data.labels == ("0", "1")
+
+
+def test_an_override_may_mend_the_file():
+    assert parse_recipe(BASE + "method: {rank: 0}", overrides=["method.rank=2"]).method.rank == 2
+    assert parse_recipe("model: {name: m}", overrides=["task=t"]).task == "t"
+    # Replacing a section takes its old keys, and their problems, away.
+    assert parse_recipe(BASE + "method: {rnak: 0}", overrides=["method={name: head}"]).method.name == "head"
+
+
+@pytest.mark.parametrize(
+    ("flag", "words"),
+    [
+        ("train.seed", "expected KEY=VALUE"),
+        ("", "expected KEY=VALUE"),
+        ("=3", "is not a key"),
+        ("train..seed=3", "is not a key"),
+        ("train. seed=3", "is not a key"),
+        ("train.seed=", "no value after '='"),
+        ("train.seed=[1", "not valid YAML"),
+        ("train.seed=!!python/name:os.system ''", "!!python/name:os.system"),
+        ("method={rank: 1, rank: 2}", "duplicate key"),
+        ("method.targets=[*.query]", "quotes"),
+        ("task.name=x", "which has no keys"),
+        ("train.seed=two", "must be a whole number, got the text 'two'"),
+        ("train.lr=3", "did you mean train.learning_rate?"),
+        ("trian.seed=3", "did you mean train?"),
+        ("method.rank=0", "method.rank: must be at least 1, got 0"),
+        ("method.start_rank=1", "method.start_rank: must be at least method.rank = 8, got 1"),
+        ("method.targets.0=x", "must be a list"),
+    ],
+)
+def test_a_bad_override_is_named(flag, words):
+    problem = only_problem(BASE, flag)
+    assert problem.startswith(f"--set {flag}".strip() + ":")
+    assert words in problem
+
+
+def test_a_long_flag_is_cut():
+    assert len(only_problem(BASE, "train.seed=" + "x" * 5000)) < 300
+
+
+# Problems of single keys
+
+
+@pytest.mark.parametrize(
+    ("section", "words"),
+    [
+        ("method: {rank: 0}", "method.rank: must be at least 1, got 0"),
+        ("method: {rank: 2.0}", "method.rank: must be a whole number, got 2.0; write 2"),
+        ("method: {rank: 2147483648}", "method.rank: must be at most 2147483647"),
+        ("method: {rank: '8'}", "method.rank: must be a whole number, got the text '8'; remove the quotes"),
+        ("method: {rank: true}", "method.rank: must be a whole number, got true"),
+        ("method: {rank: null}", "method.rank: must be a whole number, got null"),
+        ("method: {start_rank: 0, rank: 1}", "method.start_rank: must be at least 1"),
+        ("method: {start_rank: 7}", "method.start_rank: must be at least method.rank = 8, got 7"),
+        ("method: {alpha: 0}", "method.alpha: must be above 0 and finite, got 0"),
+        ("method: {dropout: 1}", "method.dropout: must be at least 0 and below 1, got 1"),
+        ("method: {dropout: -0.1}", "method.dropout: must be at least 0 and below 1, got -0.1"),
+        ("method: {targets: attention}", "method.targets: must be a list, such as [a, b], got the text 'attention'"),
+        ("method: {targets: []}", "method.targets: must be a list of one or more"),
+        ("method: {targets: [ffn, ffn]}", "method.targets: must be a list of one or more different"),
+        ("method: {targets: [ffn, 3]}", "method.targets[1]: must be text, got 3"),
+        ("method: {targets: [ffn, '']}", "method.targets[1]: must be text that is not blank"),
+        ("method: {ema_beta: 1.0}", "method.ema_beta: must be at least 0 and below 1"),
+        ("method: {warmup_fraction: 1.2, final_fraction: 0.1}", "method.warmup_fraction: must be at least 0 and below 1, got 1.2"),
+        ("method: {warmup_fraction: 0.5}", "must be below 1, got 0.5 + 0.5 = 1.0"),
+        ("method: {warmup_fraction: 0.9, final_fraction: 0.1}", "must be below 1, got 0.1 + 0.9 = 1.0"),
+        ("method: {prune_interval: 0}", "method.prune_interval: must be at least 1"),
+        ("method: {curve: cubic}", "method.curve: must be one of published, adalora, got the text 'cubic'"),
+        ("method: {dem_weight: -1}", "method.dem_weight: must be at least 0 and finite"),
+        ("method: {dem_scale: Published}", "did you mean published?"),
+        ("method: {dem_until: forever}", "method.dem_until: must be one of freeze, end"),
+        ("method: {compact: yes}", "method.compact: must be true or false, got the text 'yes'; write true"),
+        ("method: {compact: 1}", "method.compact: must be true or false, got 1"),
+        ("method: {name: lora}", "method.name: must be one of dora, head, got the text 'lora'; did you mean dora?"),
+        ("method: {name: null}", "method.name: must be one of dora, head, got null"),
+        ("method: {name: [dora]}", "method.name: must be one of dora, head, got the list"),
+        ("method: {name: head, rank: 2}", "method.rank: unknown key: method head has no such key (dora has)"),
+        ("method: {name: head, x: 2}", "method.x: unknown key; the keys here are name"),
+        ("method: {rnak: 2}", "method.rnak: unknown key; did you mean method.rank?"),
+        ("method: {r: 2}", "method.r: unknown key"),
+        ("method: dora", "method: must be a mapping of keys, such as 'method: {name: ...}', got the text 'dora'"),
+        ("train:", "train: has no keys below it"),
+        ("train: [1]", "train: must be a mapping of keys, such as 'train: {epochs: ...}', got the list [1]"),
+        ("train: {epochs: 0}", "train.epochs: must be at least 1, got 0"),
+        ("train: {epochs: null}", "train.epochs: must be a whole number, got null"),
+        ("train: {max_steps: 0}", "train.max_steps: must be at least 1"),
+        ("train: {batch_size: 0}", "train.batch_size: must be at least 1"),
+        ("train: {gradient_accumulation: 0}", "train.gradient_accumulation: must be at least 1"),
+        ("train: {learning_rate: 0}", "train.learning_rate: must be above 0 and finite, got 0"),
+        ("train: {learning_rate: .inf}", "train.learning_rate: must be above 0 and finite, got inf"),
+        ("train: {learning_rate: .nan}", "train.learning_rate: must be above 0 and finite, got nan"),
+        ("train: {learning_rate: 1e999}", "train.learning_rate: must be above 0 and finite, got inf"),
+        ("train: {learning_rate: '2e-3'}", "train.learning_rate: must be a number, got the text '2e-3'; remove the quotes"),
+        ("train: {weight_decay: -0.01}", "train.weight_decay: must be at least 0 and finite"),
+        ("train: {adam_betas: 0.9}", "train.adam_betas: must be a list of two numbers"),
+        ("train: {adam_betas: [0.9]}", "train.adam_betas: must be a list of two numbers, such as [0.9, 0.999], got the list [0.9]"),
+        ("train: {adam_betas: [0.9, 0.99, 0.999]}", "train.adam_betas: must be a list of two numbers"),
+        ("train: {adam_betas: [0.9, 1]}", "train.adam_betas[1]: must be at least 0 and below 1, got 1"),
+        ("train: {adam_eps: 0}", "train.adam_eps: must be above 0"),
+        ("train: {lr_warmup_fraction: 1.1}", "train.lr_warmup_fraction: must be at least 0 and at most 1, got 1.1"),
+        ("train: {lr_warmup_steps: -1}", "train.lr_warmup_steps: must be at least 0, got -1"),
+        ("train: {lr_warmup_steps: 10, max_steps: 10}", "train.lr_warmup_steps: must be below train.max_steps = 10, got 10"),
+        ("train: {max_grad_norm: 0}", "train.max_grad_norm: must be above 0"),
+        ("train: {precision: FP16}", "train.precision: must be one of auto, fp32, bf16, fp16, got the text 'FP16'; did you mean fp16?"),
+        ("train: {precision: fp16, device: cpu}", "train.precision: fp16 needs a GPU"),
+        ("train: {device: gpu}", "train.device: must be auto, cpu, cuda or cuda:N, got the text 'gpu'; did you mean cpu?"),
+        ("train: {device: 'cuda:'}", "train.device: must be auto, cpu, cuda or cuda:N"),
+        ("train: {deterministic: 'true'}", "train.deterministic: must be true or false, got the text 'true'; write true"),
+        ("train: {log_every: 0}", "train.log_every: must be at least 1"),
+        ("train: {seed: -1}", "train.seed: must be at least 0, got -1"),
+        ("train: {seed: 4294967296}", "train.seed: must be at most 4294967295"),
+        ("train: {lr: 1e-3}", "train.lr: unknown key; did you mean train.learning_rate?"),
+        ("train: {rank: 4}", "train.rank: unknown key; did you mean method.rank?"),
+        ("train: {label_smoothing: 0.1}", "train.label_smoothing: unknown key; the keys here are epochs,"),
+        ("save: {keep: 2}", "save: unknown key; the keys here are task, model, data, method, train, eval"),
+        ("learning_rate: 1e-3", "learning_rate: unknown key; did you mean train.learning_rate?"),
+        ("evaluate: {}", "evaluate: unknown key; did you mean eval?"),
+        ("eval: {batch_size: 0}", "eval.batch_size: must be at least 1"),
+        ("eval: {select: first}", "eval.select: must be one of best-after-freeze, best, last, got the text 'first'"),
+        ("data: {source: hbu}", "data.source: must be one of hub, glue-tsv, files, builtin, got the text 'hbu'; did you mean hub?"),
+        ("data: {source: glue-tsv}", "data.path: is missing: data.source glue-tsv needs it"),
+        ("data: {source: files}", "data.path: is missing: data.source files needs it"),
+        ("data: {path: x}", "data.path: is not read with data.source hub, got 'x'"),
+        ("data: {source: builtin, path: x}", "data.path: is not read with data.source builtin"),
+        ("data: {source: glue-tsv, path: ''}", "data.path: must be text that is not blank"),
+        ("data: {columns: {sentence: text}}", "data.columns: is only read with data.source files, got data.source hub"),
+        ("data: {source: glue-tsv, path: x, labels: [a, b]}", "data.labels: is only read with data.source files"),
+        ("data: {source: files, path: x, columns: {sentence: 0}}", "data.columns.sentence: must be text, got 0"),
+        ("data: {source: files, path: x, columns: [a]}", "data.columns: must be a mapping of names to names"),
+        ("data: {source: files, path: x, columns: {}}", "data.columns: must be a mapping of one or more"),
+        ("data: {source: files, path: x, labels: [0, b]}", "data.labels[0]: must be text, got 0; if it is meant as text, put it in quotes"),
+        ("data: {source: files, path: x, labels: [a]}", "data.labels: must be a list of two or more"),
+        ("data: {source: files, path: x, labels: [a, a]}", "data.labels: must be a list of two or more different"),
+        ("data: {max_train_samples: 0}", "data.max_train_samples: must be at least 1"),
+        ("data: {max_eval_samples: -1}", "data.max_eval_samples: must be at least 1"),
+        ("data: {max_length: 4}", "data.max_length: must be at least 8 (special tokens and some text), got 4"),
+        ("data: {group_by_length: no}", "data.group_by_length: must be true or false, got the text 'no'; write false"),
+    ],
+)
+def test_one_wrong_key(section, words):
+    problem = only_problem(BASE + section)
+    assert problem.startswith("r.yaml:3: ")
+    assert words in problem
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("model: {name: m}", "r.yaml: task: missing, and it has no default; add for example 'task: glue/rte'"),
+        ("task: t", "r.yaml: model: missing"),
+        ("task: t\nmodel: {revision: x}", "r.yaml:2: model.name: missing"),
+        ("task: t\nmodel: m", "r.yaml:2: model: must be a mapping of keys, such as 'model: {name: ...}', got the text 'm'"),
+        ("task: t\nmodel: {name: 3}", "r.yaml:2: model.name: must be text, got 3; if it is meant as text, put it in quotes"),
+        ("task: t\nmodel: {name: m, revision: 123456}", "r.yaml:2: model.revision: must be text, got 123456"),
+        ("task: t\nmodel: {name: m, dtype: fp16}", "r.yaml:2: model.dtype: must be one of float32, bfloat16, float16"),
+        ("task: null\nmodel: {name: m}", "r.yaml:1: task: must be text, got null"),
+        ("task: ' '\nmodel: {name: m}", "r.yaml:1: task: must be text that is not blank"),
+        ('task: "\\ud800"\nmodel: {name: m}', "r.yaml:1: task: must be Unicode text without NUL characters"),
+        ('task: "a\\0"\nmodel: {name: m}', "r.yaml:1: task: must be Unicode text without NUL characters"),
+        (BASE + "task: again", "r.yaml:3: task: duplicate key, already given on line 1"),
+        (BASE + "train:\n  seed: 1\n  seed: 2", "r.yaml:5: train.seed: duplicate key, already given on line 4"),
+        (BASE + "train: {seed: !!python/name:os.system ''}", "r.yaml:3: train.seed: the YAML tag !!python/name:os.system is not allowed"),
+        (BASE + "3: x", "r.yaml:3: has a key that is not text (3)"),
+        ("", "r.yaml: the recipe is empty"),
+        ("# only a comment\n", "r.yaml: the recipe is empty"),
+        ("- task", "r.yaml: the recipe must be a mapping of keys, such as 'task: glue/rte'; got the list ['task']"),
+        ("just text", "r.yaml: the recipe must be a mapping of keys, such as 'task: glue/rte'; got the text 'just text'"),
+        ("!!set {a}", "r.yaml: the recipe must be a mapping of keys, such as 'task: glue/rte'; the YAML tag !!set is not allowed"),
+        ("task: [1", "r.yaml:1: is not valid YAML, column 9"),
+        ("a: &a [*a]", "r.yaml: expands to more than"),
+    ],
+)
+def test_what_is_wrong_with_the_whole(text, words):
+    assert only_problem(text).startswith(words)
+
+
+# Many at once
+
+
+def test_all_problems_come_in_one_error_in_the_order_of_the_lines_then_of_the_flags():
+    text = """\
+model: {nme: x}
+train:
+  epochs: 0
+  epochs: 5
+  seed: x
+method:
+  rnak: 3
+  rank: 4
+  start_rank: 3
+  dropout: 2
+data:
+  source: files
+"""
+    problems = problems_of(text, "eval.batch_size=0", "train.log_every", "model.dtype=int8")
+    wheres = [problem.split(": ")[:2] for problem in problems]
+    assert wheres == [
+        ["r.yaml", "task"],
+        ["r.yaml:1", "model.name"],
+        ["r.yaml:1", "model.nme"],
+        ["r.yaml:4", "train.epochs"],  # given twice; which of the two values counts is not known, so neither is judged
+        ["r.yaml:5", "train.seed"],
+        ["r.yaml:7", "method.rnak"],
+        ["r.yaml:9", "method.start_rank"],
+        ["r.yaml:10", "method.dropout"],
+        ["r.yaml:11", "data.path"],
+        ["--set model.dtype=int8", "model.dtype"],
+        ["--set eval.batch_size=0", "eval.batch_size"],
+        ["--set train.log_every", "expected KEY=VALUE, such as --set train.seed=2"],
+    ]
+
+
+def test_a_rule_is_silent_where_one_of_its_keys_is_wrong_already():
+    # With the default rank of 8 in place of the text, start_rank 4 would be blamed wrongly.
+    assert only_problem(BASE + "method: {rank: four, start_rank: 4}").startswith("r.yaml:3: method.rank:")
+    assert only_problem(BASE + "data: {source: tsv, path: x}").startswith("r.yaml:3: data.source:")
+
+
+def test_a_file_that_is_not_yaml_still_reports_bad_flags():
+    assert [p.split(": ")[0] for p in problems_of("a: [", "train.seed")] == ["r.yaml:1", "--set train.seed"]
+
+
+# Files
+
+
+def test_a_file_is_read_and_named(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(BASE + "train: {seed: -1}")
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(path)
+    assert str(caught.value) == f"{path}:3: train.seed: must be at least 0, got -1"
+    assert load_recipe(str(path), ["train.seed=4"]).train.seed == 4
+
+
+def test_byte_order_mark_crlf_and_unicode(tmp_path):
+    path = tmp_path / "r.yaml"
+    path.write_bytes(b"\xef\xbb\xbf" + "task: glue/rte\r\nmodel: {name: modèles/été}\r\n".encode())
+    assert load_recipe(path).model.name == "modèles/été"
+
+
+def test_files_that_cannot_be_recipes(tmp_path, monkeypatch):
+    (tmp_path / "rte.yaml").write_text(BASE)
+    (tmp_path / "latin.yaml").write_bytes(b"task: t\nmodel: {name: \xe9}\n")
+    (tmp_path / "utf16.yaml").write_bytes("task: t".encode("utf-16"))
+    (tmp_path / "large.yaml").write_bytes(b"#" * (load_module.MAX_BYTES + 1))
+    (tmp_path / "empty.yaml").write_bytes(b"")
+
+    def message(name):
+        with pytest.raises(RecipeError) as caught:
+            load_recipe(os.path.join(tmp_path, name))
+        assert len(caught.value.problems) == 1
+        return str(caught.value)
+
+    assert message("rt.yaml") == f"{tmp_path}/rt.yaml: there is no such recipe file; did you mean {tmp_path}/rte.yaml?"
+    assert message("no/such.yaml") == f"{tmp_path}/no/such.yaml: there is no such recipe file; check the path"
+    assert "is a folder" in message("")
+    assert message("latin.yaml").startswith(f"{tmp_path}/latin.yaml:2: is not UTF-8 text (byte 0xe9)")
+    assert "is not UTF-8 text (byte 0xff)" in message("utf16.yaml")
+    assert "larger than" in message("large.yaml")
+    assert "is empty" in message("empty.yaml")
+    assert "cannot be read: Not a directory" in message("rte.yaml/x")
+    assert "cannot be read" in message("a\0b")
+    assert "cannot be read" in message("x" * 5000)
+
+    def refuse(*args, **kwargs):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("builtins.open", refuse)
+    assert "cannot be read: Permission denied; check the path and its permissions" in message("rte.yaml")

@@ -1,0 +1,282 @@
+from __future__ import annotations
+
+import errno
+import io
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from dora_cli.reports.progress import RunListener, make_listener
+from dora_cli.training.listener import EvalLog, Listener, RunStart, StepLog
+from tests.reports.examples import bert, llama, metrics, ranks
+
+ROOT = Path(__file__).parents[2]
+
+
+def run_start(**changes: Any) -> RunStart:
+    values: dict[str, Any] = {
+        "task": "glue/mrpc", "model": "roberta-base", "method": "dora", "device": "cpu", "precision": "fp32", "seed": 1,
+        "output": Path("runs/x"), "total_steps": 100, "steps_per_epoch": 25, "epochs": 4, "global_batch": 16, "projections": 72,
+        "schedule": {"start_components": 864, "final_components": 576, "freeze_step": 50},
+        "trainable_parameters": 1_992_194, "head_parameters": 1_538,
+    }  # fmt: skip
+    return RunStart(**{**values, **changes})
+
+
+def step_log(step: int, budget: int, **changes: Any) -> StepLog:
+    values: dict[str, Any] = {
+        "step": step, "epoch": (step - 1) // 25 + 1, "phase": "pruning", "budget": budget, "live_components": budget, "loss": 0.69123,
+        "regulariser": 0.0125, "grad_norm": 0.9142, "learning_rate": 1.2e-3, "steps_per_second": 38.21, "samples_per_second": 611.4,
+    }  # fmt: skip
+    return StepLog(**{**values, **changes})
+
+
+def drive(listener: Listener, *, finish: bool = True, start: RunStart | None = None, ranks_record: dict[str, Any] | None = None) -> None:
+    """A whole run of 100 steps with 5 events, the third evaluation the best."""
+    listener.start(start or run_start())
+    for step in range(1, 101):
+        if step in (10, 20, 30, 40, 50):
+            listener.event(step, "pruning", 864 - 5 * step, step == 50)
+        listener.tick(step, "pruning" if step <= 50 else "final", 864 - 5 * min(step, 50))
+        if step % 20 == 0:
+            listener.logged(step_log(step, 864 - 5 * min(step, 50)))
+        if step % 25 == 0:
+            listener.evaluating("validation", 1, 2)
+            listener.evaluated(EvalLog(step // 25, step, "final", 0.5, {"f1": 0.8, "accuracy": 0.7 + step / 1000}, "accuracy", step == 75))
+    if finish:
+        listener.finish(metrics(), ranks_record or ranks(bert(2)), Path("runs/x"))
+    listener.close()
+
+
+def consoles(width: int = 80) -> tuple[Console, io.StringIO, Console, io.StringIO]:
+    progress, results = io.StringIO(), io.StringIO()
+    return Console(file=progress, width=width, highlight=False), progress, Console(file=results, width=width, highlight=False), results
+
+
+def test_plain_lines_tell_the_run_in_few_lines():
+    console, progress, results, out = consoles()
+    drive(make_listener(console, results=results))
+    lines = progress.getvalue().splitlines()
+    assert lines[:4] == [
+        "glue/mrpc, roberta-base, dora, seed 1, on cpu, fp32",
+        "100 steps: 4 epochs of 25, global batch 16",
+        "72 projections, 864 -> 576 components, ranks frozen after step 50",
+        "1,992,194 trainable parameters, 1,538 of them in the head",
+    ]
+    assert [line for line in lines if "components live" in line] == [
+        "step 10: first pruning event, 814 components live",
+        "step 50: ranks frozen, 614 components live",
+    ]
+    steps = [line for line in lines if re.match(r"step \d+/", line)]
+    assert len(steps) == 5
+    assert re.fullmatch(
+        r"step 20/100 epoch 1/4 pruning budget 764 loss 0\.6912 regulariser 0\.0125 grad_norm 0\.914 lr 0\.0012 38\.2 steps/s eta [\d.]+s",
+        steps[0],
+    )
+    evaluations = [line for line in lines if line.startswith("epoch")]
+    assert evaluations[2] == "epoch 3/4 step 75 final train loss 0.5000 accuracy 0.7750 f1 0.8000 (best)"
+    assert [line.endswith("(best)") for line in evaluations] == [False, False, True, False]
+    assert len(lines) == 4 + 2 + 5 + 4
+    assert "\x1b" not in progress.getvalue() + out.getvalue()
+
+
+def test_results_go_to_the_other_console():
+    console, progress, results, out = consoles()
+    drive(make_listener(console, results=results))
+    assert "Summary" in out.getvalue()
+    assert "dora eval --checkpoint runs/x" in out.getvalue()
+    assert "block" in out.getvalue()
+    assert "Summary" not in progress.getvalue()
+    assert not re.search(r"^step ", out.getvalue(), re.MULTILINE)
+
+
+def test_a_long_rank_table_is_left_to_dora_ranks():
+    console, _, results, out = consoles()
+    drive(make_listener(console, results=results), ranks_record=ranks(llama(30)))
+    assert "block" not in out.getvalue()
+    assert "Live: 1,680 components" in out.getvalue()
+    assert "dora ranks runs/x" in out.getvalue()
+
+
+def test_a_method_without_ranks():
+    console, progress, results, out = consoles()
+    nothing = {**ranks(bert(1)), "layers": [], "live_components": 0, "start_rank": None, "target_rank": None, "history": []}
+    listener = make_listener(console, results=results)
+    listener.start(run_start(method="head", projections=0, schedule={"start_components": 0, "final_components": 0}))
+    listener.tick(20, "training", 0)
+    listener.logged(step_log(20, 0, phase="training", regulariser=None, live_components=0))
+    listener.finish(metrics(method="head"), nothing, Path("x"))
+    listener.close()
+    assert "step 20/100 epoch 1/4 training loss 0.6912 grad_norm" in progress.getvalue()
+    assert "components" not in progress.getvalue()
+    assert "Ranks" not in out.getvalue()
+
+
+def test_brief_ends_with_one_line():
+    console, progress, results, out = consoles()
+    drive(make_listener(console, results=results, brief=True))
+    assert out.getvalue() == ""
+    assert progress.getvalue().splitlines()[-1] == "seed 1: accuracy 0.7978, last 0.7942, in runs/x"
+
+
+def test_notes_before_the_start_and_long_ones_stay_one_line():
+    console, progress, _, _ = consoles()
+    listener = make_listener(console)
+    listener.note("x" * 200)
+    listener.close()
+    assert progress.getvalue() == "note: " + "x" * 200 + "\n"
+
+
+def test_markup_in_names_is_text():
+    console, progress, _, _ = consoles()
+    listener = make_listener(console)
+    listener.start(run_start(model="models/[red]x"))
+    listener.close()
+    assert "models/[red]x" in progress.getvalue()
+
+
+def test_time_left_is_the_mean_step_times_the_steps_to_come(monkeypatch: pytest.MonkeyPatch):
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    console, progress, _, _ = consoles(200)
+    listener = make_listener(console, plain=True)
+    listener.start(run_start())
+    for step in range(1, 21):
+        now[0] += 0.5
+        listener.tick(step, "warm-up", 864)
+    listener.logged(step_log(20, 864))
+    assert "eta 40s" in progress.getvalue()  # 80 steps of 0.5 s
+    resumed = make_listener(console, plain=True)
+    resumed.start(run_start())
+    now[0] += 1.0
+    resumed.tick(81, "final", 576)
+    resumed.logged(step_log(81, 576))
+    assert "eta 19s" in progress.getvalue()  # 19 steps of 1 s, not of 1/81 s
+
+
+def test_a_forced_colour_does_not_make_a_pipe_a_terminal(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    file = io.StringIO()
+    listener = make_listener(Console(file=file))
+    drive(listener, finish=False)
+    assert "\x1b[?25l" not in file.getvalue()  # no cursor is hidden: lines, not a bar
+    assert re.search(r"step 20/100", file.getvalue())
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_bar_shows_phase_budget_loss_speed_time_and_metric(width: int):
+    file = io.StringIO()
+    console = Console(file=file, width=width, force_terminal=True, color_system=None, highlight=False)
+    listener = make_listener(console, plain=False, results=Console(file=io.StringIO()))
+    assert isinstance(listener, RunListener)
+    drive(listener, finish=False)
+    with console.capture() as capture:
+        console.print(listener._bar())
+    bar, state = capture.get().splitlines()
+    assert bar.startswith("final ")
+    assert "100/100  epoch 4/4" in bar
+    assert bar.rstrip().endswith("left")
+    assert len(bar) <= width
+    assert state == "live 614 (864 -> 576)  loss 0.6912  38.2 steps/s  accuracy 0.8000 (best 0.7750)"
+    listener.evaluating("validation_matched", 3, 12)
+    with console.capture() as capture:
+        console.print(listener._bar())
+    assert capture.get().splitlines()[1] == "evaluating validation_matched 3/12"
+
+
+def test_a_tick_costs_microseconds():
+    listener = make_listener(Console(file=io.StringIO(), force_terminal=True), plain=False)
+    listener.start(run_start())
+    began = time.perf_counter()
+    for step in range(1, 10_001):
+        listener.tick(step, "warm-up", 864)
+    seconds = time.perf_counter() - began
+    listener.close()
+    assert seconds / 10_000 < 50e-6
+
+
+SCRIPT = """
+import sys
+from tests.reports.test_progress import drive
+from dora_cli.reports.progress import make_listener
+listener = make_listener()
+try:
+    if sys.argv[1:] == ["fail"]:
+        listener.start(__import__("tests.reports.test_progress", fromlist=["x"]).run_start())
+        listener.tick(1, "warm-up", 864)
+        raise SystemExit(7)
+    drive(listener)
+finally:
+    listener.close()
+"""
+
+
+def on_a_terminal(*arguments: str, **environment: str) -> tuple[str, int]:
+    """Runs SCRIPT on a pseudo-terminal; returns what reached it and the exit status."""
+    pty = pytest.importorskip("pty")
+    main, other = pty.openpty()
+    variables = {key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "COLUMNS")}
+    variables.update({"TERM": "xterm-256color", "PYTHONPATH": str(ROOT), **environment})
+    process = subprocess.Popen([sys.executable, "-c", SCRIPT, *arguments], stdin=other, stdout=other, stderr=other, env=variables, cwd=ROOT)
+    os.close(other)
+    output = b""
+    while True:
+        try:
+            piece = os.read(main, 65536)
+        except OSError as error:  # Linux says so when the other side is closed
+            if error.errno != errno.EIO:
+                raise
+            break
+        if not piece:
+            break
+        output += piece
+    os.close(main)
+    return output.decode(), process.wait()
+
+
+def test_on_a_terminal_there_is_a_bar_and_the_cursor_comes_back():
+    output, status = on_a_terminal()
+    assert status == 0
+    assert output.count("\x1b[?25l") == output.count("\x1b[?25h") == 1
+    assert "38;5;" in output
+    assert "48;5;" in output
+    assert "epoch 3/4" in output
+    assert "Summary" in output
+    assert "step 20/100" not in output  # the bar's, not a line's
+
+
+def test_the_cursor_comes_back_after_a_failure():
+    output, status = on_a_terminal("fail")
+    assert status == 7
+    assert output.count("\x1b[?25l") == output.count("\x1b[?25h") == 1
+
+
+def test_no_color_is_honoured_on_a_terminal():
+    output, _ = on_a_terminal(NO_COLOR="1")
+    assert "Summary" in output
+    codes = [int(code) for codes in re.findall(r"\x1b\[([\d;]*)m", output) for code in codes.split(";") if code]
+    assert not [code for code in codes if 30 <= code <= 49 or 90 <= code <= 107]
+
+
+def test_a_dumb_terminal_gets_lines():
+    output, _ = on_a_terminal(TERM="dumb")
+    assert "step 20/100" in output
+    assert "\x1b" not in output
+
+
+def test_in_a_pipe_there_is_not_one_escape():
+    variables = {key: value for key, value in os.environ.items() if key not in ("FORCE_COLOR", "TTY_COMPATIBLE")}
+    result = subprocess.run(
+        [sys.executable, "-c", SCRIPT], capture_output=True, text=True, cwd=ROOT, env={**variables, "PYTHONPATH": str(ROOT)}, check=True
+    )
+    assert "\x1b" not in result.stdout + result.stderr
+    assert "step 20/100" in result.stderr
+    assert "Summary" in result.stdout
+    assert "step 20/100" not in result.stdout

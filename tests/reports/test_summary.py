@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import io
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from dora_cli.errors import CheckpointError
+from dora_cli.reports.records import to_json
+from dora_cli.reports.summary import next_commands, places, print_run, print_seeds, seeds_summary, spread
+from tests.reports.examples import metrics
+
+
+def console(width: int = 80) -> tuple[Console, io.StringIO]:
+    file = io.StringIO()
+    return Console(file=file, width=width, highlight=False), file
+
+
+def test_the_summary_says_what_was_reached_and_where_it_is(tmp_path: Path):
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "metrics.json").write_text("{}")
+    out, file = console(120)
+    print_run(out, metrics(), tmp_path, primary="f1")
+    text = " ".join(file.getvalue().split())
+    for part in (
+        "glue/mrpc",
+        "FacebookAI/roberta-base",
+        "dora, seed 1",
+        "selected f1 0.8478, accuracy 0.7978 (epoch 62, best-after-freeze)",
+        "last f1 0.8442, accuracy 0.7942 (epoch 62)",
+        "864 -> 576 live",
+        "adapter 1,312,512 parameters",
+        "trainable 2,582,882 -> 1,904,690 parameters",
+        "12m02s (17.3 steps/s, 277 samples/s)",
+        "2.1 GiB",
+        f"dora eval --checkpoint {tmp_path}",
+    ):
+        assert part in text
+    assert places(tmp_path) == [("adapter", tmp_path / "adapter"), ("metrics", tmp_path / "metrics.json")]
+    assert f"ranks {tmp_path / 'ranks.json'}" not in text
+
+
+def test_head_only_training_has_no_components():
+    budget = {**metrics()["budget"], "start_components": 0, "final_components": 0, "live_components": 0, "adapter_parameters_final": 0}
+    budget["trainable_parameters_final"] = budget["trainable_parameters_start"]
+    timing = {"train_seconds": 3.21, "samples_per_second": None, "steps_per_second": 0.5, "peak_memory_bytes": None}
+    out, file = console()
+    print_run(out, metrics(budget=budget, timing=timing, method="head"), Path("x"))
+    text = " ".join(file.getvalue().split())
+    assert "components" not in text
+    assert "adapter" not in text
+    assert "trainable 2,582,882 parameters" in text
+    assert "3.2s (0.50 steps/s, - samples/s)" in text
+    assert "peak memory -" in text
+
+
+def test_long_paths_stay_whole_for_copying():
+    folder = Path("/very") / ("long" * 40) / "with space"
+    out, file = console(80)
+    print_run(out, metrics(), folder)
+    assert f"  dora ranks '{folder}'\n" in file.getvalue()
+    assert next_commands(Path("runs/it's")) == ["dora ranks 'runs/it'\"'\"'s'", "dora eval --checkpoint 'runs/it'\"'\"'s'"]
+
+
+def test_an_undefined_metric_is_a_dash():
+    out, file = console(100)
+    print_run(out, metrics(metrics={"pearson": math.nan}, last={"pearson": math.nan}), Path("x"))
+    assert "pearson - (epoch 62" in file.getvalue()
+
+
+def test_seeds_summary_by_hand():
+    values, last = [0.71, 0.74, 0.69], [0.70, 0.72, 0.66]
+    summary = seeds_summary([metrics(seed=seed, accuracy=a, last_accuracy=b) for seed, a, b in zip((1, 2, 5), values, last, strict=True)])
+    assert summary["seeds"] == [1, 2, 5]
+    best, last_one = summary["metrics"]["accuracy"]["best"], summary["metrics"]["accuracy"]["last"]
+    # mean 2.14 / 3; squares of the deviations over n - 1 = 2
+    assert best["mean"] == pytest.approx(2.14 / 3, abs=1e-15)
+    assert best["sd"] == pytest.approx(math.sqrt(sum((value - 2.14 / 3) ** 2 for value in values) / 2), abs=1e-15)
+    assert best["values"] == values
+    assert last_one["mean"] == pytest.approx(2.08 / 3, abs=1e-15)
+    assert last_one["sd"] == pytest.approx(np.std(last, ddof=1), abs=1e-15)
+    assert list(summary["metrics"]) == ["accuracy", "f1"]
+    assert summary["budget"]["adapter_parameters_final"]["mean"] == 1_312_512
+    assert json.loads(to_json(summary)) == summary
+
+
+def test_one_seed_has_no_deviation_and_an_undefined_value_no_mean():
+    assert spread([0.5]) == {"mean": 0.5, "sd": None, "values": [0.5]}
+    assert spread([0.5, None]) == {"mean": None, "sd": None, "values": [0.5, None]}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"task": "glue/rte"}, "seeds 1 and 2 are not runs of one recipe: task is glue/mrpc in one and glue/rte"),
+        ({"method": "head"}, "method is dora in one and head"),
+        ({"seed": 1}, "a seed occurs twice in 1, 1"),
+        ({"metrics": {"accuracy": 0.5}}, "different metrics"),
+    ],
+)
+def test_runs_that_do_not_belong_together_are_refused(change: dict[str, Any], message: str):
+    with pytest.raises(CheckpointError, match=message):
+        seeds_summary([metrics(seed=1), metrics(**{"seed": 2, **change})])
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_tables_of_seeds(width: int, tmp_path: Path):
+    (tmp_path / "summary.json").write_text("{}")
+    out, file = console(width)
+    print_seeds(out, seeds_summary([metrics(seed=seed, accuracy=0.7 + seed / 100) for seed in (1, 2, 3)]), tmp_path, primary="accuracy")
+    text = file.getvalue()
+    # 0.71, 0.72, 0.73: mean 0.72, sd 0.01
+    assert "accuracy       0.7200   0.0100       0.7942   0.0000" in text
+    assert "3 seeds, best-after-freeze" in text
+    assert f"dora ranks {tmp_path}\n" in text
+    assert all(len(line) <= width for line in text.splitlines() if str(tmp_path) not in line)
+    assert "\u2026" not in text
