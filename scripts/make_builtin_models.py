@@ -40,7 +40,7 @@ MAX_LENGTH = 128
 TEXTS, HELD_OUT = 60_000, 2_000
 BATCH = 64
 PEAK_LEARNING_RATE = 2e-3
-MASKED = 0.2
+MASKED = 0.15
 IGNORED = -100  # the label of a position that does not count
 
 

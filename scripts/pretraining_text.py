@@ -149,19 +149,31 @@ def _skewed(draw: Draw, words: list[str]) -> str:
 
 
 def _opinion(draw: Draw, sign: int) -> str:
-    if draw.chance(0.25):
+    if draw.chance(0.2):
         return draw.pick(TURNED).format(_skewed(draw, BAD if sign > 0 else GOOD))
-    return draw.pick(PLAIN if draw.chance(0.8) else SOFT).format(_skewed(draw, GOOD if sign > 0 else BAD))
+    words = GOOD if sign > 0 else BAD
+    kind = draw.below(5)
+    if kind == 0:
+        return f"{_skewed(draw, words)} and {_skewed(draw, words)}"
+    if kind == 1:
+        return f"{_skewed(draw, words)} , {_skewed(draw, words)} and {_skewed(draw, words)}"
+    return draw.pick(PLAIN if draw.chance(0.8) else SOFT).format(_skewed(draw, words))
 
 
 def _report(draw: Draw) -> str:
-    """An opinion and what followed."""
+    """One to three opinions of one sign and what followed."""
     (subject, plural, kind), sign = draw.pick(SUBJECTS), draw.pick((1, -1))
-    be = "are" if plural else "is"
-    what, then = f"{subject} {be} {_opinion(draw, sign)}", draw.pick(FOLLOWS[kind, sign])
+    what, then = f"{subject} {'are' if plural else 'is'} {_opinion(draw, sign)}", draw.pick(FOLLOWS[kind, sign])
     if plural:
-        then = then.replace("use it", "use them").replace("sent it", "sent them").replace("threw it", "threw them").replace("with it", "with them")
-    return draw.pick(("{what} . {then} .", "{then} because {what} .", "{what} , so {then} .", "{then} : {what} .")).format(what=what, then=then)
+        for verb in ("use", "sent", "threw", "with"):
+            then = then.replace(f"{verb} it", f"{verb} them")
+    more = ""
+    for _ in range(draw.below(3)):
+        second, also = draw.pick([(name, many) for name, many, same in SUBJECTS if same == kind])
+        more += f" {second} {'are' if also else 'is'} {_opinion(draw, sign)} ."
+    first = draw.pick(("{what} .{more} {then} .", "{then} because {what} .{more}", "{what} , so {then} .{more}", "{then} : {what} .{more}", "{what} .{more}"))
+    mood = draw.pick(("", "", "luckily , " if sign > 0 else "sadly , "))
+    return mood + first.format(what=what, then=then, more=more)
 
 
 def _two_sided(draw: Draw) -> str:
@@ -246,7 +258,7 @@ def _name(draw: Draw) -> str:
     return draw.pick((f"the shop of {name} sells a {draw.pick(THINGS)} .", f"{name} is {draw.pick(PLACES)} .", f"{draw.pick(PEOPLE)} came from {name} .", f"we call it {name} ."))
 
 
-_KINDS = ((_report, 14), (_two_sided, 6), (_answer, 6), (_two_words, 4), (_hearsay, 4), (_fact, 8), (_frame, 5), (_name, 2))
+_KINDS = ((_report, 20), (_two_sided, 6), (_answer, 6), (_two_words, 4), (_hearsay, 4), (_fact, 8), (_frame, 5), (_name, 2))
 
 
 def passages(seed: int, count: int) -> list[str]:

@@ -29,4 +29,4 @@ def evaluate(
     result = evaluate_saved(checkpoint, split=split, overrides=set_ or [], listener=make_listener())
     if output is not None:
         write_json(output, result)
-    print_evaluation(Console(), result)
+    print_evaluation(Console(highlight=False), result)

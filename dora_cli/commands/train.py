@@ -36,7 +36,7 @@ def train(
         from dora_cli.reports.dry_run import print_dry_run
         from dora_cli.training.dry_run import dry_run as look_ahead
 
-        print_dry_run(Console(), look_ahead(resolved), dump_recipe(resolved))
+        print_dry_run(Console(highlight=False), look_ahead(resolved), dump_recipe(resolved))
         return
     from dora_cli.reports.progress import make_listener
 
@@ -44,13 +44,17 @@ def train(
         from dora_cli.training.run import train as run
 
         run(resolved, folder, overwrite=overwrite, listener=make_listener())
-    else:
-        from rich.console import Console
+        return
+    from functools import partial
 
-        from dora_cli.reports.summary import print_seeds
-        from dora_cli.training.run import train_seeds
+    from rich.console import Console
 
-        print_seeds(Console(), train_seeds(resolved, folder, chosen, overwrite=overwrite, make_listener=make_listener), folder)
+    from dora_cli.reports.summary import print_seeds
+    from dora_cli.tasks import get_task
+    from dora_cli.training.run import train_seeds
+
+    summary = train_seeds(resolved, folder, chosen, overwrite=overwrite, make_listener=partial(make_listener, brief=True))
+    print_seeds(Console(highlight=False), summary, folder, primary=get_task(resolved.task).primary)
 
 
 def _seeds(text: str) -> list[int]:

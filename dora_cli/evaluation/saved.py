@@ -13,7 +13,7 @@ from dora_cli.evaluation.run import evaluate
 from dora_cli.recipe import Recipe, load_recipe
 from dora_cli.reports.records import RunRecords, read_json
 from dora_cli.tasks import get_task
-from dora_cli.training.build import adapt, load_base
+from dora_cli.training.build import adapt, load_base, make_method
 from dora_cli.training.checkpoint import MANIFEST, load_weights
 from dora_cli.training.devices import make_accelerator, resolve_device, resolve_precision
 from dora_cli.training.listener import Listener, SilentListener
@@ -86,7 +86,7 @@ def _evaluate_saved(run: SavedRun, split: str | None, overrides: Sequence[str], 
     for name, part in examples.items():
         if part.labels is None:
             raise RecipeError(f"--split {name} of {task.name} has no labels in data.source {recipe.data.source}, so it cannot be scored")
-    adapted = adapt(recipe, load_base(recipe, task), accelerator.device, total_steps=None)
+    adapted = adapt(recipe, load_base(recipe, task), make_method(recipe), accelerator.device, total_steps=None)
     expected = _section(environment, "model").get("fingerprint")
     if expected != adapted.fingerprint:
         raise CheckpointError(

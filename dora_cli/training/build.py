@@ -68,8 +68,8 @@ def load_base(recipe: Recipe, task: Task) -> LoadedModel:
     )
 
 
-def adapt(recipe: Recipe, base: LoadedModel, device: torch.device, *, total_steps: int | None) -> AdaptedModel:
-    """Attaches the recipe's method to `base`, freezes the rest and moves everything to `device`.
+def adapt(recipe: Recipe, base: LoadedModel, method: Method, device: torch.device, *, total_steps: int | None) -> AdaptedModel:
+    """Attaches `method` to the recipe's targets in `base`, freezes the rest and moves everything to `device`.
 
     Args:
         total_steps: length of the run; None to build for evaluation only.
@@ -79,7 +79,6 @@ def adapt(recipe: Recipe, base: LoadedModel, device: torch.device, *, total_step
     """
     model, targets = base.model, targets_of(recipe)
     projections = find_projections(model, targets) if targets else []
-    method = make_method(recipe)
     schedule = None if total_steps is None else method.plan(total_steps, {p.name: p.shape for p in projections})
     head = head_parameters(model, base.fresh)
     model.requires_grad_(False)

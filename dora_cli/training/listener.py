@@ -31,7 +31,7 @@ class RunStart:
 
 @dataclass(frozen=True)
 class StepLog:
-    """One logged step; `loss` is the mean training loss since the last logged step, `metric` the latest primary metric or None."""
+    """One logged step; `loss` is the mean training loss since the last logged step, speeds are over the same steps."""
 
     step: int
     epoch: int

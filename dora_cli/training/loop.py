@@ -80,7 +80,6 @@ class Loop:
         self.step_function = TrainingStep(
             model=adapted.model,
             method=adapted.method,
-            head=list(adapted.head.values()),
             loss=task.losses,
             optimizer=optimizer,
             scheduler=make_scheduler(optimizer, warmup_steps=warmup, total_steps=length.total_steps),

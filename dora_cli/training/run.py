@@ -12,11 +12,12 @@ import torch
 
 from dora_cli.data import EncodedSplit, Examples, encode, load_examples
 from dora_cli.errors import OutputError
+from dora_cli.methods import Method
 from dora_cli.recipe import Recipe, dump_recipe, parse_recipe
 from dora_cli.reports.records import LogFile, RunRecords, read_text, write_json, write_text
 from dora_cli.reports.summary import seeds_summary
 from dora_cli.tasks import Task, get_task
-from dora_cli.training.build import adapt, load_base
+from dora_cli.training.build import adapt, load_base, make_method
 from dora_cli.training.devices import make_accelerator, resolve_device, resolve_precision
 from dora_cli.training.environment import describe_environment, peak_memory_bytes
 from dora_cli.training.length import RunLength
@@ -51,12 +52,16 @@ def load_split(recipe: Recipe, task: Task, split: str, *, training: bool) -> Exa
     )
 
 
-def train(recipe: Recipe, output: str | Path, *, overwrite: bool = False, listener: Listener | None = None) -> RunResult:
+def train(
+    recipe: Recipe, output: str | Path, *, overwrite: bool = False, listener: Listener | None = None, method: Method | None = None
+) -> RunResult:
     """Trains `recipe` and writes everything into the folder `output`.
 
     Args:
         overwrite: whether a run that is already in `output` may be replaced.
         listener: told what happens; silent by default.
+        method: takes the place of the recipe's method (its targets stay), so that any other can be compared under the same loop, data
+            order and records. ``dora eval`` knows only the recipe's methods.
 
     Raises:
         DoraError: whatever a user can mend, before anything is written where it can be known before.
@@ -65,12 +70,12 @@ def train(recipe: Recipe, output: str | Path, *, overwrite: bool = False, listen
     output = Path(output)
     listener = listener or SilentListener()
     try:
-        return _train(recipe, output, overwrite, listener)
+        return _train(recipe, output, overwrite, listener, method or make_method(recipe))
     finally:
         listener.close()
 
 
-def _train(recipe: Recipe, output: Path, overwrite: bool, listener: Listener) -> RunResult:
+def _train(recipe: Recipe, output: Path, overwrite: bool, listener: Listener, method: Method) -> RunResult:
     task = get_task(recipe.task)
     device = resolve_device(recipe.train.device)
     precision = resolve_precision(recipe.train.precision, device, recipe.model.dtype)
@@ -85,7 +90,7 @@ def _train(recipe: Recipe, output: Path, overwrite: bool, listener: Listener) ->
     examples = {split: load_split(recipe, task, split, training=split == "train") for split in ("train", *task.eval_splits)}
     length = RunLength.of(recipe, len(examples["train"]), accelerator.num_processes)
     base = load_base(recipe, task)
-    adapted = adapt(recipe, base, accelerator.device, total_steps=length.total_steps)
+    adapted = adapt(recipe, base, method, accelerator.device, total_steps=length.total_steps)
     assert adapted.schedule is not None
     encoded: dict[str, EncodedSplit] = {name: encode(split, adapted.tokenizer, recipe.data.max_length) for name, split in examples.items()}
     seed_everything(recipe.train.seed + accelerator.process_index)  # dropout differs between processes

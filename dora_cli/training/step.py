@@ -49,7 +49,6 @@ class TrainingStep:
         *,
         model: nn.Module,
         method: Method,
-        head: Sequence[nn.Parameter],
         loss: LossFunction,
         optimizer: torch.optim.Optimizer,
         scheduler: torch.optim.lr_scheduler.LRScheduler,
@@ -58,7 +57,6 @@ class TrainingStep:
     ) -> None:
         self.model = model
         self.method = method
-        self.head = list(head)
         self.loss = loss
         self.optimizer = optimizer
         self.scheduler = scheduler

@@ -1,0 +1,254 @@
+"""DoRA beside PEFT's LoRA and head-only training: same loop, data order, steps, targets and head; learning rates chosen on held-out data.
+
+    python scripts/compare_methods.py --model MODEL --data GLUE --output DIR [--tasks RTE,CoLA,SST-2] [--ranks 8,2] [--seeds 1,2,3]
+                                      [--jobs N] [--device auto] [--set KEY=VALUE ...]
+
+`GLUE` holds official TSV folders (RTE, CoLA, SST-2). Two stages. First, a tenth of the training sentences (a fixed random draw) is held
+out; every method trains on the rest with each learning rate of its grid, one seed, for as many epochs as later, and the rate with the
+best held-out metric at the end of training is chosen. Then each method trains on the whole training set with its rate, once per seed,
+and is scored on the dev set with the published selection (best epoch after DoRA's freeze step; the same epochs for all methods).
+
+LoRA gets DoRA's final rank in every projection, alpha 8 as the published code gives its LoRA, and the same dropout; so both end at
+the same number of components. Everything printed also goes to DIR/results.json; a finished run in DIR is not repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from math import sqrt
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from dora_cli import load_recipe, parse_recipe, train
+from dora_cli.methods.base import LoraFactors, ProjectionAllocation, Schedule, Shape, StepReport
+from dora_cli.methods.head import PlainSchedule
+from dora_cli.methods.linear import shape_of
+
+TASKS = {
+    "RTE": {"task": "glue/rte", "epochs": 20, "batch": 16, "dem": 0.5, "interval": 10, "metric": "accuracy"},
+    "CoLA": {"task": "glue/cola", "epochs": 10, "batch": 32, "dem": 0.3, "interval": 10, "metric": "matthews_correlation"},
+    "SST-2": {"task": "glue/sst2", "epochs": 3, "batch": 64, "dem": 0.5, "interval": 10, "metric": "accuracy"},
+}
+GRIDS = {"dora": (1e-3, 2e-3, 4e-3, 8e-3), "lora": (5e-4, 1e-3, 2e-3, 4e-3), "head": (1e-3, 3e-3, 1e-2, 3e-2)}
+
+
+class PeftLora:
+    """PEFT's LoRA behind the contract of a method. Its ranks never change; `freeze_step` is DoRA's, so that both select alike."""
+
+    name = "peft-lora"
+    frozen = True
+
+    def __init__(self, rank: int, alpha: float, dropout: float) -> None:
+        self.rank, self.alpha, self.dropout = rank, alpha, dropout
+
+    def plan(self, total_steps: int, shapes: Mapping[str, Shape]) -> PlainSchedule:
+        return PlainSchedule(total_steps)
+
+    def attach(self, model: nn.Module, projections: Mapping[str, nn.Module], schedule: Schedule | None = None) -> None:
+        from peft import LoraConfig, inject_adapter_in_model
+
+        self._shapes = {name: shape_of(module) for name, module in projections.items()}
+        config = LoraConfig(r=self.rank, lora_alpha=self.alpha, lora_dropout=self.dropout, target_modules=list(projections))
+        inject_adapter_in_model(config, model)
+        self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        assert len(self._parameters) == 2 * len(projections)
+
+    def parameters(self) -> list[nn.Parameter]:
+        return self._parameters
+
+    def adjust_gradients(self, step: int) -> torch.Tensor | None:
+        return None
+
+    def after_step(self, step: int, skipped: torch.Tensor | None = None) -> StepReport:
+        return StepReport("training", 0)
+
+    @contextmanager
+    def folded(self) -> Iterator[None]:
+        raise NotImplementedError("not compared")
+        yield
+
+    def allocation(self) -> list[ProjectionAllocation]:
+        return [ProjectionAllocation(name, shape, self.rank, self.rank) for name, shape in self._shapes.items()]
+
+    def to_lora(self) -> dict[str, LoraFactors]:
+        raise NotImplementedError("not compared")
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        return {str(index): parameter.detach() for index, parameter in enumerate(self._parameters)}
+
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
+        raise NotImplementedError("not compared")
+
+
+def recipe_text(name: str, model: str, data: Path, method: str, rank: int, rate: float, seed: int, batch_factor: int = 1) -> str:
+    spec = TASKS[name]
+    section = "{name: head}" if method == "head" else (
+        f"{{name: dora, rank: {rank}, alpha: 8, dropout: 0.1, prune_interval: {spec['interval']}, dem_weight: {spec['dem']}}}"
+    )
+    return (
+        f"task: {spec['task']}\nmodel: {{name: {json.dumps(model)}}}\ndata: {{source: glue-tsv, path: {json.dumps(str(data))}}}\nmethod: {section}\n"
+        f"train: {{epochs: {spec['epochs']}, batch_size: {spec['batch']}, learning_rate: {rate}, seed: {seed}, precision: fp32, log_every: 200}}\n"
+        "eval: {batch_size: 256, select: best}\n"
+    )
+
+
+def one(folder: Path, method: str, rank: int, overrides: Sequence[str]) -> None:
+    """Trains the recipe that lies in `folder`; a separate process."""
+    recipe = load_recipe(folder / "wanted.yaml", overrides)
+    train(recipe, folder / "run", overwrite=True, method=PeftLora(rank, 8, 0.1) if method == "lora" else None)
+
+
+def hold_out(data: Path, target: Path) -> None:
+    """Splits train.tsv into nine tenths and one tenth, the latter in the place of dev.tsv; a fixed random draw."""
+    target.mkdir(parents=True, exist_ok=True)
+    lines = (data / "train.tsv").read_text(encoding="utf-8-sig").split("\n")
+    lines = lines[:-1] if not lines[-1] else lines
+    header = [] if data.name == "CoLA" else [lines.pop(0)]
+    chosen = set(random.Random(20240527).sample(range(len(lines)), len(lines) // 10))
+    for name, inside in (("train.tsv", False), ("dev.tsv", True)):
+        part = [line for index, line in enumerate(lines) if (index in chosen) == inside]
+        (target / name).write_text("\n".join(header + part) + "\n", encoding="utf-8")
+
+
+class Pool:
+    """Runs folders in parallel processes, spread over the CUDA devices there are."""
+
+    def __init__(self, jobs: int, overrides: Sequence[str], threads: int) -> None:
+        self.jobs, self.overrides, self.threads = jobs, list(overrides), threads
+        self.devices = torch.cuda.device_count()
+
+    def run(self, folders: Sequence[tuple[Path, str, int]]) -> None:
+        waiting = [item for item in folders if not (item[0] / "run" / "metrics.json").exists()]
+        running: dict[subprocess.Popen[bytes], Path] = {}
+        started = 0
+        while waiting or running:
+            while waiting and len(running) < self.jobs:
+                folder, method, rank = waiting.pop(0)
+                env = os.environ | {"OMP_NUM_THREADS": str(self.threads), "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+                if self.devices:
+                    env["CUDA_VISIBLE_DEVICES"] = str(started % self.devices)
+                command = [sys.executable, __file__, "--one", str(folder), method, str(rank), *self.overrides]
+                with open(folder / "log.txt", "wb") as log:
+                    running[subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT)] = folder
+                started += 1
+            for process in [process for process in running if process.poll() is not None]:
+                folder = running.pop(process)
+                if process.returncode:
+                    print(f"FAILED {folder}: {(folder / 'log.txt').read_text()[-600:]}", flush=True)
+            time.sleep(0.2)
+
+
+def place(output: Path, stage: str, name: str, method: str, rank: int, rate: float, seed: int) -> Path:
+    return output / stage / f"{name}-{method}-r{rank}-lr{rate:g}-seed{seed}"
+
+
+def prepare(folder: Path, text: str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    parse_recipe(text)
+    (folder / "wanted.yaml").write_text(text)
+    return folder
+
+
+def score(folder: Path, metric: str, *, after: float = 0.0, last: bool = False) -> float:
+    record = json.loads((folder / "run" / "metrics.json").read_text())
+    epochs = record["epochs"]
+    total = epochs[-1]["step"]
+    values = [epoch["metrics"][metric] for epoch in epochs if epoch["step"] >= after * total]
+    return values[-1] if last else max(values)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--tasks", default="RTE,CoLA,SST-2")
+    parser.add_argument("--ranks", default="8,2")
+    parser.add_argument("--seeds", default="1,2,3")
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads per run")
+    parser.add_argument("--stage", choices=["both", "choose", "final"], default="both")
+    parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
+    args = parser.parse_args()
+    tasks, ranks, seeds = args.tasks.split(","), [int(r) for r in args.ranks.split(",")], [int(s) for s in args.seeds.split(",")]
+    cells = [(name, method, rank) for name in tasks for method in GRIDS for rank in (ranks if method != "head" else [0])]
+    pool = Pool(args.jobs, args.overrides, args.threads)
+
+    wanted = []
+    for name in tasks:
+        hold_out(args.data / name, args.output / "held-out" / name)
+    for name, method, rank in cells:
+        for rate in GRIDS[method]:
+            folder = place(args.output, "choose", name, method, rank, rate, 1)
+            text = recipe_text(name, args.model, (args.output / "held-out" / name).resolve(), method, rank, rate, 1)
+            wanted.append((prepare(folder, text), method, rank))
+    if args.stage in ("both", "choose"):
+        pool.run(wanted)
+    chosen: dict[str, float] = {}
+    for name, method, rank in cells:
+        found = {}
+        for rate in GRIDS[method]:
+            folder = place(args.output, "choose", name, method, rank, rate, 1)
+            if (folder / "run" / "metrics.json").exists():
+                found[rate] = score(folder, TASKS[name]["metric"], last=True)
+        print(f"choose {name:6} {method:5} r{rank}: " + "  ".join(f"{rate:g}: {value:.4f}" for rate, value in found.items()), flush=True)
+        if found:
+            chosen[f"{name} {method} {rank}"] = max(found, key=lambda rate: (found[rate], -rate))
+    if args.stage == "choose":
+        return
+
+    runs = [
+        (prepare(place(args.output, "final", name, method, rank, rate, seed), recipe_text(name, args.model, (args.data / name).resolve(), method, rank, rate, seed)), method, rank)
+        for name, method, rank in cells
+        for seed in seeds
+        for rate in [chosen[f"{name} {method} {rank}"]]
+    ]
+    pool.run(runs)
+    results = []
+    for name, method, rank in cells:
+        rate, metric = chosen[f"{name} {method} {rank}"], TASKS[name]["metric"]
+        folders = [place(args.output, "final", name, method, rank, rate, seed) for seed in seeds]
+        folders = [folder for folder in folders if (folder / "run" / "metrics.json").exists()]
+        if not folders:
+            continue
+        records = [json.loads((folder / "run" / "metrics.json").read_text()) for folder in folders]
+        best, last = [score(folder, metric, after=0.5) for folder in folders], [score(folder, metric, last=True) for folder in folders]
+        results.append(
+            {
+                "task": name, "method": method, "rank": rank, "learning_rate": rate, "metric": metric, "best": best, "last": last,
+                "adapter_parameters": [record["budget"]["adapter_parameters_final"] for record in records],
+                "train_seconds": [record["timing"]["train_seconds"] for record in records],
+                "steps_per_second": [record["timing"]["steps_per_second"] for record in records],
+                "peak_memory_bytes": [record["timing"]["peak_memory_bytes"] for record in records],
+            }
+        )
+        print(
+            f"final {name:6} {method:5} r{rank} lr {rate:g}: best {statistics(best)}  last {statistics(last)}  "
+            f"adapter {sum(results[-1]['adapter_parameters']) // len(records):,}  {max(results[-1]['train_seconds']):.0f} s  "
+            f"{max(results[-1]['peak_memory_bytes']) / 2**20:.0f} MiB",
+            flush=True,
+        )
+    (args.output / "results.json").write_text(json.dumps({"chosen": chosen, "results": results}, indent=1))
+
+
+def statistics(values: Sequence[float]) -> str:
+    mean = sum(values) / len(values)
+    sd = sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1)) if len(values) > 1 else float("nan")
+    return f"{mean:.4f} +- {sd:.4f}"
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--one"]:
+        one(Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]), sys.argv[5:])
+    else:
+        main()

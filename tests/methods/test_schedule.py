@@ -1,0 +1,265 @@
+"""Decision 2's integers, against a plain re-derivation in exact fractions."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dora_cli.errors import BudgetError
+from dora_cli.methods import Dora
+from dora_cli.methods.dora.schedule import DoraSchedule
+
+GOOD: dict[str, Any] = {
+    "total_steps": 100,
+    "projections": 72,
+    "start_rank": 12,
+    "rank": 8,
+    "warmup_fraction": 0.15,
+    "final_fraction": 0.5,
+    "interval": 10,
+}
+
+
+def plan(**changes: Any) -> DoraSchedule:
+    return DoraSchedule.plan(**(GOOD | changes))
+
+
+def whole(value: Fraction) -> int:
+    """Floor of a non-negative fraction, without `math.floor`."""
+    return value.numerator // value.denominator
+
+
+class Plain:
+    """The schedule written a second time: every step visited, every number a fraction."""
+
+    def __init__(self, *, total_steps: int, projections: int, start_rank: int, rank: int, warmup: str, final: str, interval: int, curve: str) -> None:
+        w, f = Fraction(warmup), Fraction(final)
+        self.W = whole(w * total_steps)
+        self.L = whole((1 - w - f) * total_steps)
+        self.F = self.W + self.L
+        self.N = projections * start_rank
+        self.events: list[int] = []
+        self.budgets = [self.N]  # by step, from 0
+        budget = self.N
+        multiples = {self.W + j * interval for j in range(self.L // interval + 1)} | {self.F}
+        for step in range(1, total_steps + 1):
+            if step in multiples:
+                u = Fraction(step - self.W, self.L)
+                share = u**3 if curve == "published" else 1 - (1 - u) ** 3
+                budget = self.N - whole(projections * (start_rank - rank) * share)
+                self.events.append(step)
+            self.budgets.append(budget)
+
+
+@st.composite
+def arguments(draw: st.DrawFn) -> dict[str, Any]:
+    w = draw(st.integers(0, 99))
+    f = draw(st.integers(0, 99 - w))
+    rank = draw(st.integers(1, 12))
+    smallest = -(-100 // (100 - w - f))  # the fewest steps of which pruning gets one
+    return {
+        "total_steps": draw(st.integers(smallest, smallest + 700)),
+        "projections": draw(st.integers(1, 100)),
+        "start_rank": rank + draw(st.integers(0, 12)),
+        "rank": rank,
+        "warmup_fraction": w / 100,
+        "final_fraction": f / 100,
+        "interval": draw(st.integers(1, 120)),
+        "curve": draw(st.sampled_from(["published", "adalora"])),
+    }
+
+
+def plain_of(given_arguments: dict[str, Any]) -> Plain:
+    rest = dict(given_arguments)
+    # Hundredths, so the decimal the user wrote is the one with two places.
+    return Plain(warmup=f"{rest.pop('warmup_fraction'):.2f}", final=f"{rest.pop('final_fraction'):.2f}", **rest)
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(arguments())
+def test_every_integer_equals_the_plain_derivation(args: dict[str, Any]) -> None:
+    schedule, plain = DoraSchedule.plan(**args), plain_of(args)
+    assert (schedule.warmup_steps, schedule.pruning_steps, schedule.freeze_step) == (plain.W, plain.L, plain.F)
+    assert list(schedule.events()) == plain.events
+    steps = range(args["total_steps"] + 1)
+    assert [schedule.budget(step) for step in steps] == plain.budgets
+    assert [step for step in steps if schedule.is_event(step)] == plain.events
+    for step in steps:
+        assert schedule.next_event(step) == next((event for event in plain.events if event > step), None)
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(arguments())
+def test_budget_falls_from_all_components_to_the_target(args: dict[str, Any]) -> None:
+    schedule = DoraSchedule.plan(**args)
+    budgets = [schedule.budget(step) for step in range(args["total_steps"] + 1)]
+    assert all(before >= after for before, after in zip(budgets, budgets[1:], strict=False))
+    assert budgets[0] == budgets[schedule.warmup_steps] == args["projections"] * args["start_rank"] == schedule.start_components
+    assert set(budgets[schedule.freeze_step :]) == {args["projections"] * args["rank"]} == {schedule.final_components}
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(arguments())
+def test_phases_tile_the_run(args: dict[str, Any]) -> None:
+    schedule = DoraSchedule.plan(**args)
+    covered = [(step, name) for name, first, last in schedule.phases for step in range(first, last + 1)]
+    assert covered == [(step, schedule.phase(step)) for step in range(1, args["total_steps"] + 1)]
+    assert [name for name, _, _ in schedule.phases] == [name for name in ("warm-up", "pruning", "final") if name in {n for _, n in covered}]
+    assert schedule.phase(schedule.freeze_step) == "pruning"
+
+
+def test_published_settings_by_hand() -> None:
+    # T 100: W = 15, L = 35, F = 50; events every 10 from 15, and the freeze at tau 35, which is not a multiple of 10.
+    schedule = plan()
+    assert schedule.phases == (("warm-up", 1, 15), ("pruning", 16, 50), ("final", 51, 100))
+    assert list(schedule.events()) == [15, 25, 35, 45, 50]
+    # 288 tau^3 / 35^3: 0, 6.7, 53.7, 181.4, 288 of 864.
+    assert [schedule.budget(step) for step in (15, 25, 35, 45, 50)] == [864, 858, 811, 683, 576]
+    assert [schedule.budget(step) for step in (1, 24, 34, 44, 49, 100)] == [864, 864, 858, 811, 683, 576]
+
+
+def test_adalora_curve_by_hand() -> None:
+    # 288 (1 - ((35 - tau) / 35)^3): 0, 183.05, 265.3, 287.2, 288.
+    assert [plan(curve="adalora").budget(step) for step in (15, 25, 35, 45, 50)] == [864, 681, 599, 577, 576]
+
+
+@pytest.mark.parametrize(("rank", "start", "final"), [(8, 864, 576), (4, 432, 288), (2, 216, 144), (16, 1728, 1152)])
+def test_component_totals_of_the_paper(rank: int, start: int, final: int) -> None:
+    schedule = Dora(rank=rank).plan(12_480, {f"{i}": (768, 768) for i in range(72)})
+    assert (schedule.start_components, schedule.final_components) == (start, final)
+
+
+@pytest.mark.parametrize(
+    ("fraction", "steps", "warmup"),
+    [(0.29, 100, 29), (0.57, 100, 57), (0.07, 100, 7), (0.15, 12_480, 1872), (0.1, 30, 3)],
+)
+def test_fractions_are_read_as_decimals(fraction: float, steps: int, warmup: int) -> None:
+    # int(0.29 * 100) is 28 in binary floating point.
+    assert plan(total_steps=steps, warmup_fraction=fraction, final_fraction=0.25).warmup_steps == warmup
+
+
+def test_no_float_error_in_the_pruning_length() -> None:
+    # int(180 * (1 - 0.15 - 0.5)), as in the published code, is 62.
+    assert [plan(total_steps=steps).pruning_steps for steps in (20, 100, 180, 12_480)] == [7, 35, 63, 4368]
+
+
+def test_without_warm_up_the_first_event_is_a_real_step() -> None:
+    schedule = plan(warmup_fraction=0.0, final_fraction=0.5, total_steps=20, interval=4)
+    assert list(schedule.events()) == [4, 8, 10]
+    assert schedule.next_event(0) == 4
+    assert not schedule.is_event(0)
+    assert schedule.phases == (("pruning", 1, 10), ("final", 11, 20))
+
+
+def test_without_a_final_phase_the_freeze_is_the_last_step() -> None:
+    schedule = plan(warmup_fraction=0.2, final_fraction=0.0, total_steps=10, interval=3)
+    assert schedule.freeze_step == 10
+    assert schedule.phases == (("warm-up", 1, 2), ("pruning", 3, 10))
+
+
+def test_an_interval_longer_than_pruning_leaves_two_events() -> None:
+    assert list(plan(interval=1000).events()) == [15, 50]
+
+
+def test_equal_ranks_prune_nothing() -> None:
+    schedule = plan(start_rank=8)
+    assert {schedule.budget(step) for step in range(101)} == {576}
+
+
+def test_huge_runs_stay_exact() -> None:
+    # The cube of 10^9 steps is past the 53 bits of a float.
+    total = 4 * 10**9 + 3
+    schedule = plan(total_steps=total, warmup_fraction=0.25, final_fraction=0.25, interval=1)
+    length = whole(Fraction(total, 2))
+    assert schedule.pruning_steps == length
+    assert schedule.pruned(length - 1) == 287  # 288 (1 - 1/L)^3 is just below 288
+    assert schedule.pruned(length) == 288
+
+
+def test_describe_holds_the_same_integers() -> None:
+    assert plan().describe() == {
+        "total_steps": 100,
+        "warmup_steps": 15,
+        "pruning_steps": 35,
+        "freeze_step": 50,
+        "final_steps": 50,
+        "events": 5,
+        "interval": 10,
+        "curve": "published",
+        "projections": 72,
+        "start_rank": 12,
+        "rank": 8,
+        "start_components": 864,
+        "final_components": 576,
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"rank": 0}, ["method.rank is 0", "at least 1"]),
+        ({"rank": -3}, ["method.rank is -3", "at least 1"]),
+        ({"start_rank": 7}, ["method.start_rank is 7", "method.rank 8"]),
+        ({"warmup_fraction": -0.1}, ["method.warmup_fraction is -0.1", "[0, 1)"]),
+        ({"warmup_fraction": 1.0, "final_fraction": 0.0}, ["method.warmup_fraction is 1.0", "[0, 1)"]),
+        ({"final_fraction": 1.5}, ["method.final_fraction is 1.5", "[0, 1)"]),
+        ({"final_fraction": -0.5}, ["method.final_fraction is -0.5", "[0, 1)"]),
+        ({"warmup_fraction": 0.5}, ["warmup_fraction 0.5", "final_fraction 0.5", "below 1"]),
+        ({"interval": 0}, ["method.prune_interval is 0", "at least 1"]),
+        ({"projections": 0}, ["no projection", "method.targets"]),
+        ({"total_steps": 2}, ["2 optimiser steps", "at least 3 steps", "train.max_steps"]),
+        ({"total_steps": 0}, ["0 optimiser steps", "at least 3 steps"]),
+    ],
+)
+def test_a_broken_bound_is_named_with_its_value(changes: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(BudgetError) as caught:
+        plan(**changes)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_all_problems_come_in_one_message() -> None:
+    with pytest.raises(BudgetError) as caught:
+        plan(rank=0, start_rank=-1, warmup_fraction=1.2, final_fraction=-0.1, interval=0, projections=0)
+    message = str(caught.value)
+    keys = ("method.rank", "method.start_rank", "method.warmup_fraction", "method.final_fraction", "method.prune_interval", "no projection")
+    for key in keys:
+        assert key in message
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("key", ["warmup_fraction", "final_fraction"])
+def test_a_fraction_that_is_no_number_is_a_budget_error(key: str, value: float) -> None:
+    with pytest.raises(BudgetError, match=key):
+        plan(**{key: value})
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(st.integers(0, 98), st.data())
+def test_the_least_number_of_steps_that_is_named_is_enough(w: int, data: st.DataObject) -> None:
+    f = data.draw(st.integers(0, 99 - w))
+    least = -(-100 // (100 - w - f))
+    assert plan(total_steps=least, warmup_fraction=w / 100, final_fraction=f / 100).pruning_steps >= 1
+    with pytest.raises(BudgetError, match=f"at least {least} steps"):
+        plan(total_steps=least - 1, warmup_fraction=w / 100, final_fraction=f / 100)
+
+
+def test_a_projection_too_small_for_a_variance_is_refused_by_name() -> None:
+    with pytest.raises(BudgetError, match=r"projection gate has shape 1 x 8"):
+        Dora(rank=1).plan(100, {"q": (8, 8), "gate": (1, 8)})
+    with pytest.raises(BudgetError, match=r"projection gate has shape 8 x 1"):
+        Dora(rank=1).plan(100, {"gate": (8, 1)})
+
+
+@pytest.mark.parametrize(("rank", "start"), [(1, 2), (2, 3), (3, 5), (4, 6), (5, 8), (8, 12), (16, 24)])
+def test_start_rank_is_half_again_rounded_up(rank: int, start: int) -> None:
+    assert Dora(rank=rank).start_rank == start
+    assert Dora(rank=rank, alpha=8.0).scaling == 8.0 / start
+
+
+def test_a_given_start_rank_wins() -> None:
+    assert Dora(rank=2, start_rank=9).plan(100, {"q": (4, 4)}).start_components == 9

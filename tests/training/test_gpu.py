@@ -1,0 +1,101 @@
+"""The same runs on CUDA: precisions, repeatability, agreement with the CPU, and steps that never wait for the device."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from dora_cli import evaluate, train
+from dora_cli.methods import Dora
+from dora_cli.training.devices import make_accelerator
+from dora_cli.training.optimizer import make_optimizer, make_scheduler
+from dora_cli.training.step import TrainingStep
+from tests.training.conftest import MakeRecipe
+from tests.training.test_run import STEPS, largest_difference, lines, read, without_timing
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("dtype", ["float32", "half"])
+def test_every_precision_trains_and_is_reproduced_by_eval(make_recipe: MakeRecipe, tmp_path: Path, precision: str, dtype: str) -> None:
+    if dtype == "half":
+        if precision == "fp32":
+            pytest.skip("a half-precision base needs half-precision arithmetic")
+        dtype = {"bf16": "bfloat16", "fp16": "float16"}[precision]
+    overrides = ("train.device=cuda", f"train.precision={precision}", f"model.dtype={dtype}", "method.dem_weight=0", "train.epochs=40",
+                 "train.learning_rate=2e-2", "data.max_train_samples=32", "method.dropout=0.1")  # fmt: skip
+    metrics = train(make_recipe(*overrides), tmp_path / "run").metrics
+    assert metrics["budget"]["live_components"] == 24
+    assert metrics["epochs"][-1]["train_loss"] < metrics["epochs"][0]["train_loss"] - 0.1
+    assert metrics["timing"]["peak_memory_bytes"] > 0
+    assert evaluate(tmp_path / "run")["identical"] is True
+
+
+def test_deterministic_runs_are_bitwise_equal(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    recipe = make_recipe("train.device=cuda", "train.precision=bf16", "train.deterministic=true", "method.dropout=0.1")
+    for name in ("a", "b"):
+        train(recipe, tmp_path / name)
+    assert largest_difference(tmp_path / "a" / "adapter", tmp_path / "b" / "adapter") == 0
+    for name in ("metrics.json", "ranks.json"):
+        one, two = (without_timing(read(tmp_path / run / name)) for run in ("a", "b"))
+        assert one == two
+    assert without_timing(lines(tmp_path / "a" / "log.jsonl")) == without_timing(lines(tmp_path / "b" / "log.jsonl"))
+
+
+def test_cuda_agrees_with_the_cpu(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    train(make_recipe("train.precision=fp32"), tmp_path / "cpu")
+    train(make_recipe("train.precision=fp32", "train.device=cuda"), tmp_path / "cuda")
+    for one, two in zip(lines(tmp_path / "cpu" / "log.jsonl"), lines(tmp_path / "cuda" / "log.jsonl"), strict=True):
+        if one["type"] == "train":
+            assert one["loss"] == pytest.approx(two["loss"], abs=1e-3)
+    assert read(tmp_path / "cuda" / "ranks.json")["live_components"] == 24
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_an_ordinary_step_never_waits_for_the_device(precision: str) -> None:
+    """CUDA reports every synchronising call; none may happen in steps without an event, before and after the freeze."""
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.blocks = nn.Sequential(*(nn.Linear(32, 32) for _ in range(4)))
+            self.head = nn.Linear(32, 2)
+
+        def forward(self, x: torch.Tensor) -> SimpleNamespace:
+            return SimpleNamespace(logits=self.head(self.blocks(x).relu()))
+
+    device = torch.device("cuda")
+    accelerator = make_accelerator(device, precision)
+    model = Model().to(device)
+    model.requires_grad_(False)
+    method = Dora(rank=2, prune_interval=5)
+    projections = {f"blocks.{index}": module for index, module in enumerate(model.blocks)}
+    schedule = method.plan(40, {name: (32, 32) for name in projections})
+    method.attach(model, projections, schedule)
+    head = list(model.head.parameters())
+    for parameter in head:
+        parameter.requires_grad_(True)
+    optimizer = make_optimizer([*method.parameters(), *head], learning_rate=1e-3, weight_decay=0.01, betas=(0.9, 0.999), eps=1e-8)
+    step_function = TrainingStep(
+        model=model, method=method, loss=lambda logits, labels: nn.functional.cross_entropy(logits.float(), labels, reduction="none"),
+        optimizer=optimizer, scheduler=make_scheduler(optimizer, warmup_steps=2, total_steps=40), accelerator=accelerator, max_grad_norm=1.0,
+    )  # fmt: skip
+    batch = {"x": torch.randn(8, 32, device=device), "labels": torch.randint(2, (8,), device=device)}
+    quiet = 0
+    try:
+        for step in range(1, STEPS + 17):
+            event = schedule.next_event(step - 1) == step
+            ordinary = not event and step > 1  # the first step makes the optimiser's state
+            torch.cuda.set_sync_debug_mode("error" if ordinary else "default")
+            report = step_function(step, [batch, batch], 16, event=event)
+            assert report.event == event
+            quiet += ordinary
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert quiet == 40 - 1 - sum(1 for event in schedule.events())
+    assert method.frozen

@@ -1,0 +1,250 @@
+"""Whole runs on a small model: records, repeatability, accumulation, evaluation from the folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from dora_cli import evaluate, load_recipe, train, train_seeds
+from dora_cli.errors import CheckpointError, DivergedError, OutputError, RecipeError
+from dora_cli.methods import Dora
+from tests.training.conftest import MakeRecipe
+
+STEPS, WARMUP, FREEZE = 24, 3, 11  # 94 examples / 16 -> 6 steps x 4 epochs; floor(0.15 * 24) = 3; 3 + floor(0.35 * 24) = 11
+
+
+def read(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def without_timing(record: Any) -> Any:
+    if isinstance(record, dict):
+        return {key: without_timing(value) for key, value in record.items() if key != "timing"}
+    return [without_timing(value) for value in record] if isinstance(record, list) else record
+
+
+def largest_difference(first: Path, second: Path) -> float:
+    one, two = load_file(first / "adapter.safetensors"), load_file(second / "adapter.safetensors")
+    assert one.keys() == two.keys()
+    return max(float((one[name].double() - two[name].double()).abs().max()) for name in one)
+
+
+def test_run_folder_holds_everything_and_numbers_agree(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    recipe = make_recipe()
+    result = train(recipe, tmp_path / "run")
+    run = tmp_path / "run"
+    assert {path.name for path in run.iterdir()} == {
+        "recipe.yaml", "metrics.json", "log.jsonl", "ranks.json", "environment.json", "checkpoints", "adapter",
+    }  # fmt: skip
+    assert load_recipe(run / "recipe.yaml") == recipe
+    metrics, ranks = read(run / "metrics.json"), read(run / "ranks.json")
+    assert metrics == json.loads(json.dumps(result.metrics))
+    assert [epoch["step"] for epoch in metrics["epochs"]] == [6, 12, 18, 24]
+    assert [epoch["phase"] for epoch in metrics["epochs"]] == ["pruning", "final", "final", "final"]
+    # 2 blocks x 6 projections; start rank ceil(1.5 * 2) = 3
+    assert metrics["budget"]["start_components"] == 36
+    assert metrics["budget"]["final_components"] == metrics["budget"]["live_components"] == 24 == sum(layer["rank"] for layer in ranks["layers"])
+    assert metrics["budget"]["adapter_parameters_final"] == sum(layer["rank"] * sum(layer["shape"]) for layer in ranks["layers"])
+    head = 16 * 16 + 16 + 2 * 16 + 2  # the fresh pooler and the classifier
+    start = 3 * 2 * (4 * 32 + 2 * 48) + 36
+    assert metrics["budget"]["trainable_parameters_start"] == start + head
+    assert metrics["budget"]["trainable_parameters_final"] == metrics["budget"]["adapter_parameters_final"] + 24 + head
+    # events at W + 3j and at F, live by the published curve: 36 - floor(12 tau^3 / 8^3)
+    assert [(event["step"], event["live"]) for event in ranks["history"]] == [(3, 36), (6, 36), (9, 31), (11, 24)]
+    best = max(metrics["epochs"][1:], key=lambda epoch: epoch["metrics"]["accuracy"])
+    assert metrics["best_epoch"] == best["epoch"]
+    assert metrics["metrics"] == best["metrics"]
+    assert metrics["last"] == metrics["epochs"][-1]["metrics"]
+    log = lines(run / "log.jsonl")
+    assert [entry["step"] for entry in log if entry["type"] == "train"] == [5, 10, 15, 20, 24]
+    assert [entry["epoch"] for entry in log if entry["type"] == "eval"] == [1, 2, 3, 4]
+    assert {entry["regulariser"] is None for entry in log if entry["type"] == "train" and entry["step"] > FREEZE} == {True}
+    assert read(run / "adapter" / "state.json")["epoch"] == best["epoch"]
+    assert (run / "checkpoints" / f"step-{STEPS}" / "manifest.json").exists()
+
+
+def test_training_learns(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    """A few sentences can be fitted: the loss of the last epoch is well below that of guessing, ln 2.
+
+    DEM is off: its gradient falls with the width and the number of components, and at width 16 it outweighs the task's.
+    """
+    recipe = make_recipe("train.epochs=60", "data.max_train_samples=32", "train.learning_rate=2e-2", "method.dem_weight=0")
+    metrics = train(recipe, tmp_path / "run").metrics
+    assert metrics["epochs"][-1]["train_loss"] < 0.5 < metrics["epochs"][0]["train_loss"]
+
+
+def test_same_seed_gives_identical_records_and_weights(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    recipe = make_recipe("method.dropout=0.2")
+    for name in ("a", "b"):
+        torch.rand(3)  # whatever the process did before must not matter
+        train(recipe, tmp_path / name)
+    assert largest_difference(tmp_path / "a" / "adapter", tmp_path / "b" / "adapter") == 0
+    for name in ("metrics.json", "ranks.json"):
+        assert without_timing(read(tmp_path / "a" / name)) == without_timing(read(tmp_path / "b" / name))
+    assert without_timing(lines(tmp_path / "a" / "log.jsonl")) == without_timing(lines(tmp_path / "b" / "log.jsonl"))
+    train(make_recipe("method.dropout=0.2", "train.seed=2"), tmp_path / "c")
+    assert lines(tmp_path / "a" / "log.jsonl")[0]["loss"] != lines(tmp_path / "c" / "log.jsonl")[0]["loss"]
+
+
+def test_accumulation_equals_one_large_batch(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    """4 x 4 against 1 x 16 through all phases, DEM on, with a last group of 14 = 4 + 4 + 4 + 2 examples in each epoch."""
+    assert 94 % 16 == 14
+    train(make_recipe("method.dem_until=end"), tmp_path / "large")
+    train(make_recipe("method.dem_until=end", "train.batch_size=4", "train.gradient_accumulation=4"), tmp_path / "small")
+    large, small = read(tmp_path / "large" / "ranks.json"), read(tmp_path / "small" / "ranks.json")
+    assert [layer["rank"] for layer in large["layers"]] == [layer["rank"] for layer in small["layers"]]
+    last = f"checkpoints/step-{STEPS}"
+    assert largest_difference(tmp_path / "large" / last, tmp_path / "small" / last) < 2e-4  # fp32 sums in another order, through Adam
+    for one, two in zip(lines(tmp_path / "large" / "log.jsonl"), lines(tmp_path / "small" / "log.jsonl"), strict=True):
+        if one["type"] == "train":
+            assert one["loss"] == pytest.approx(two["loss"], abs=1e-5)
+            assert one["regulariser"] == pytest.approx(two["regulariser"], abs=1e-6)
+
+
+@pytest.mark.parametrize("overrides", [(), ("method.compact=false",), ("method={name: head}",), ("eval.select=last",), ("data.group_by_length=true",)])
+def test_eval_reproduces_the_run_exactly(make_recipe: MakeRecipe, tmp_path: Path, overrides: tuple[str, ...]) -> None:
+    result = train(make_recipe(*overrides), tmp_path / "run")
+    found = evaluate(tmp_path / "run")
+    assert found["metrics"] == result.metrics["metrics"] == found["recorded"]
+    assert found["identical"] is True
+    last = evaluate(tmp_path / "run" / "checkpoints" / f"step-{STEPS}")
+    assert last["metrics"] == result.metrics["last"]
+    assert last["step"] == STEPS
+
+
+def test_compaction_changes_no_number(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    for name, compact in (("compact", "true"), ("masked", "false")):
+        train(make_recipe(f"method.compact={compact}", "method.dem_until=end"), tmp_path / name)
+    compact, masked = lines(tmp_path / "compact" / "log.jsonl"), lines(tmp_path / "masked" / "log.jsonl")
+    for one, two in zip(compact, masked, strict=True):
+        if one["type"] == "train":
+            assert one["loss"] == pytest.approx(two["loss"], abs=1e-5)
+            assert one["grad_norm"] == pytest.approx(two["grad_norm"], rel=1e-3)
+    assert read(tmp_path / "compact" / "ranks.json")["layers"] == read(tmp_path / "masked" / "ranks.json")["layers"]
+
+
+def test_max_steps_ends_the_run_and_is_evaluated(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    metrics = train(make_recipe("train.max_steps=20"), tmp_path / "run").metrics
+    assert [epoch["step"] for epoch in metrics["epochs"]] == [6, 12, 18, 20]
+
+
+def test_bf16_on_the_cpu(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    metrics = train(make_recipe("train.precision=bf16", "model.dtype=bfloat16"), tmp_path / "run").metrics
+    assert metrics["budget"]["live_components"] == 24
+    weights = load_file(tmp_path / "run" / "adapter" / "adapter.safetensors")
+    assert {tensor.dtype for name, tensor in weights.items() if name.endswith((".A", ".B", ".c"))} == {torch.float32}
+    assert {tensor.dtype for tensor in load_file(tmp_path / "run" / "adapter" / "head.safetensors").values()} == {torch.float32}
+    assert evaluate(tmp_path / "run")["identical"] is True
+
+
+def test_seeds_make_a_summary_and_finished_ones_are_kept(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    recipe = make_recipe("train.epochs=1", "data.max_train_samples=64", "train.batch_size=4")
+    first = train_seeds(recipe, tmp_path / "runs", [1, 2])
+    values = first["metrics"]["accuracy"]["best"]["values"]
+    assert values == [read(tmp_path / "runs" / f"seed-{seed}" / "metrics.json")["metrics"]["accuracy"] for seed in (1, 2)]
+    assert read(tmp_path / "runs" / "summary.json") == json.loads(json.dumps(first))
+    before = (tmp_path / "runs" / "seed-1" / "metrics.json").stat().st_mtime_ns
+    (tmp_path / "runs" / "seed-2" / "metrics.json").unlink()  # an unfinished run starts again
+    assert train_seeds(recipe, tmp_path / "runs", [1, 2])["metrics"] == first["metrics"]
+    assert (tmp_path / "runs" / "seed-1" / "metrics.json").stat().st_mtime_ns == before
+    with pytest.raises(OutputError, match="another recipe"):
+        train_seeds(make_recipe(), tmp_path / "runs", [1, 2])
+
+
+def test_a_run_is_never_overwritten_unasked(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    recipe = make_recipe("train.max_steps=6")
+    train(recipe, tmp_path / "run")
+    before = (tmp_path / "run" / "metrics.json").read_bytes()
+    with pytest.raises(OutputError, match="--overwrite"):
+        train(recipe, tmp_path / "run")
+    assert (tmp_path / "run" / "metrics.json").read_bytes() == before
+    train(recipe, tmp_path / "run", overwrite=True)
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "thesis.tex").write_text("years of work")
+    with pytest.raises(OutputError, match="holds no run"):
+        train(recipe, tmp_path / "precious", overwrite=True)
+    assert (tmp_path / "precious" / "thesis.tex").exists()
+
+
+def test_divergence_names_the_step_and_keeps_the_weights_before_it(make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From step 8 on the gradient is not a number; the run ends at the next reading, step 9 being an event."""
+    plain = Dora.adjust_gradients
+    seen: dict[int, list[torch.Tensor]] = {}
+
+    def poisoned(self: Dora, step: int) -> torch.Tensor | None:
+        seen[step] = [parameter.detach().clone() for parameter in self.parameters()] + [self._scores.clone()]
+        value = plain(self, step)
+        if step >= 8:
+            self.parameters()[0].grad.fill_(float("nan"))  # type: ignore[union-attr]
+        return value
+
+    monkeypatch.setattr(Dora, "adjust_gradients", poisoned)
+    with pytest.raises(DivergedError, match=r"step 8 was not finite"):
+        train(make_recipe(), tmp_path / "run")
+    assert max(seen) == 9
+    assert all(torch.equal(one, two) for one, two in zip(seen[8], seen[9], strict=True))
+    assert not (tmp_path / "run" / "metrics.json").exists()
+
+
+def test_damaged_checkpoints_are_refused(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    train(make_recipe("train.max_steps=6"), tmp_path / "run")
+    target = tmp_path / "run" / "adapter" / "adapter.safetensors"
+    content = target.read_bytes()
+    target.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(CheckpointError, match=r"adapter\.safetensors does not match its manifest"):
+        evaluate(tmp_path / "run")
+    target.unlink()
+    with pytest.raises(CheckpointError, match=r"lacks adapter\.safetensors"):
+        evaluate(tmp_path / "run")
+    with pytest.raises(CheckpointError, match="not a folder"):
+        evaluate(tmp_path / "nowhere")
+
+
+def test_eval_refuses_another_base_model(make_recipe: MakeRecipe, tiny_model: Path, tmp_path: Path) -> None:
+    import shutil
+
+    from transformers import AutoModelForMaskedLM
+
+    train(make_recipe("train.max_steps=6"), tmp_path / "run")
+    other = shutil.copytree(tiny_model, tmp_path / "other")
+    model = AutoModelForMaskedLM.from_pretrained(other)
+    with torch.no_grad():
+        model.bert.encoder.layer[0].attention.self.query.weight[0, 0] += 1
+    model.save_pretrained(other)
+    with pytest.raises(CheckpointError, match="is not the one this run was trained on"):
+        evaluate(tmp_path / "run", overrides=[f"model.name={other}"])
+    moved = shutil.copytree(tiny_model, tmp_path / "moved")
+    assert evaluate(tmp_path / "run", overrides=[f"model.name={moved}"])["identical"] is True
+
+
+def test_eval_takes_another_split_and_source(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    train(make_recipe("train.max_steps=6"), tmp_path / "run")
+    assert "identical" not in evaluate(tmp_path / "run", split="test")
+    with pytest.raises(RecipeError, match="--split dev"):
+        evaluate(tmp_path / "run", split="dev")
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "validation.csv").write_text("text,mood\na fine film,good\na dull film,bad\n")
+    found = evaluate(
+        tmp_path / "run",
+        overrides=["data.source=files", f"data.path={tmp_path / 'own'}", "data.columns={sentence: text, label: mood}", "data.labels=[bad, good]"],
+    )
+    assert found["splits"] == {"validation": 2}
+    with pytest.raises(RecipeError, match="belongs to the run"):
+        evaluate(tmp_path / "run", overrides=["method.rank=4"])
+
+
+def test_nothing_is_written_when_the_run_cannot_start(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="24 optimiser steps|it needs at least"):
+        train(make_recipe("method.warmup_fraction=0.49", "method.final_fraction=0.5"), tmp_path / "run")
+    with pytest.raises(ValueError, match="nothing|match"):
+        train(make_recipe("method.targets=['*.no_such_layer']"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
