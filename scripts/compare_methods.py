@@ -39,7 +39,7 @@ TASKS = {
     "CoLA": {"task": "glue/cola", "epochs": 10, "batch": 32, "dem": 0.3, "interval": 10, "metric": "matthews_correlation"},
     "SST-2": {"task": "glue/sst2", "epochs": 3, "batch": 64, "dem": 0.5, "interval": 10, "metric": "accuracy"},
 }
-GRIDS = {"dora": (1e-3, 2e-3, 4e-3, 8e-3), "lora": (5e-4, 1e-3, 2e-3, 4e-3), "head": (1e-3, 3e-3, 1e-2, 3e-2)}
+GRIDS = {"dora": (2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3, 8e-3), "lora": (1e-4, 2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3), "head": (1e-3, 3e-3, 1e-2, 3e-2)}
 
 
 class PeftLora:

@@ -1,17 +1,15 @@
 """Unlabelled text for pretraining the built-in models: reports about things bought, places visited and meals eaten.
 
-The text is made to differ from what the demonstrations fine-tune on (`dora_cli.data.builtin`), in these ways:
+The text differs from what the demonstrations fine-tune on (`dora_cli.data.builtin.films`) on purpose:
 
 * Subject. Opinions here are about products, places and meals. Films occur only in neutral facts ("the film was made in an old
-  station"), so the words of the film domain have embeddings, but no opinion was ever read about a film.
-* Templates. No sentence frame is shared. Opinions come with what followed from them ("i sent it back"), which is what a masked
-  language model can learn polarity and negation from; the demonstration has bare judgements, and asks for a label instead of a word.
-* Constructions. "although", "even if", "less ... than", "not so much ... as", expectations, and disagreement with a reported opinion hold no clue
-  to anything here, or do not occur.
-* Words and frequencies. Negation is rare here (about one opinion in four; half of them in the demonstration). Adjectives follow a skewed law, in
-  the demonstration they are uniform, and six of 22 on each side (gripping, funny, touching, witty, moving, thrilling; shallow, silly,
-  lifeless, corny, predictable, messy) never occur here in an opinion, or never at all.
-* No labels: nothing says whether a text is positive or negative.
+  harbour"): the words of that domain have embeddings, but no opinion about a film was ever read.
+* Purpose. Opinions come with what followed from them ("i sent it back"), from which a masked language model can learn polarity and
+  negation. The demonstration has bare judgements and asks for a label, not for a word. Nothing here says which texts are positive.
+* Constructions. "although", "even if", "yet", "less ... than", "not so much ... as", expectations, and denials of a whole clause
+  ("i doubt that", "no one would claim that") occur here in neutral sentences only, or not at all.
+* Words. Adjectives follow a skewed law here and are uniform in the demonstration, where two of 22 on each side (gripping, touching;
+  lifeless, predictable) are new and not even in the vocabulary.
 """
 
 from __future__ import annotations
@@ -20,13 +18,14 @@ from dora_cli.data.builtin.draw import Draw
 
 # Order matters: the first are the most frequent.
 GOOD = (
-    "good nice great fine lovely useful excellent pleasant perfect solid wonderful clever fresh beautiful superb handy charming warm brilliant "
-    "comfortable impressive delightful reliable splendid"
-).split()
+    "good", "nice", "great", "fine", "lovely", "useful", "excellent", "pleasant", "perfect", "solid", "wonderful", "clever",
+    "fresh", "beautiful", "superb", "handy", "charming", "warm", "brilliant", "comfortable", "impressive", "delightful",
+    "reliable", "splendid",
+)  # fmt: skip
 BAD = (
-    "bad poor awful useless weak terrible horrible ugly cheap cold dreadful unpleasant dull dirty clumsy noisy disappointing stale boring "
-    "broken mediocre tedious slow wrong"
-).split()
+    "bad", "poor", "awful", "useless", "weak", "terrible", "horrible", "ugly", "cheap", "cold", "dreadful", "unpleasant", "dull",
+    "dirty", "clumsy", "noisy", "disappointing", "stale", "boring", "broken", "mediocre", "tedious", "slow", "wrong",
+)  # fmt: skip
 
 # (name, plural, kind): the kind decides what can follow from an opinion.
 SUBJECTS = (
@@ -63,11 +62,30 @@ FOLLOWS = {
         "we left a day early", "we will not come back", "it is a place to avoid", "i told my friends to stay away", "it spoiled our stay",
         "i hate it there", "we were sad there",
     ),
-    ("meal", 1): ("we ate there again", "we asked for more", "i enjoyed the evening", "we left a big tip", "everyone at the table was happy", "i loved it"),
-    ("meal", -1): ("we left hungry", "we sent it back to the kitchen", "it spoiled the evening", "we left no tip", "everyone at the table was angry", "i hated it"),
+    ("meal", 1): ("we ate there again", "we asked for more", "i enjoyed the evening", "we left a big tip",
+        "everyone at the table was happy", "i loved it"),
+    ("meal", -1): ("we left hungry", "we sent it back to the kitchen", "it spoiled the evening", "we left no tip",
+        "everyone at the table was angry", "i hated it"),
 }  # fmt: skip
 
-PLAIN = ("{}", "{}", "{}", "{}", "{}", "very {}", "really {}", "so {}", "quite {}", "truly {}", "extremely {}", "utterly {}", "deeply {}", "always {}", "rather {}")
+TURNED_SHARE = 0.2  # of the opinions, those worded through the other polarity
+PLAIN = (
+    "{}",
+    "{}",
+    "{}",
+    "{}",
+    "{}",
+    "very {}",
+    "really {}",
+    "so {}",
+    "quite {}",
+    "truly {}",
+    "extremely {}",
+    "utterly {}",
+    "deeply {}",
+    "always {}",
+    "rather {}",
+)
 SOFT = ("a bit {}", "a little {}", "slightly {}", "somewhat {}", "mildly {}")
 TURNED = (
     "not {}", "not {}", "not {}", "not very {}", "never {}", "not at all {}", "hardly {}", "far from {}", "by no means {}",
@@ -81,7 +99,7 @@ FACTS_SUBJECT = (
     "the ending of the movie", "the cast", "the first scene", "the camera work", "a song of the film",
 )  # fmt: skip
 FACTS = (
-    "was made in {place}", "is about {person}", "was shown {when}", "begins {place}", "was written by {person}", "lasts an hour",
+    "was made {place}", "is about {person}", "was shown {when}", "begins {place}", "was written by {person}", "lasts an hour",
     "ends {place}", "was shot {when}", "is set {place}",
 )  # fmt: skip
 PEOPLE = (
@@ -92,7 +110,20 @@ PEOPLE = (
     "a thief", "the king", "the queen", "a soldier", "the gardener", "her mother", "his father", "a tourist", "the guide", "the judge",
     "the dancer", "the writer", "a stranger",
 )  # fmt: skip
-GROUPS = ("the actors", "critics", "other viewers", "some fans", "my friends", "most people", "the characters", "the directors", "the papers", "the children", "our neighbours", "two dogs")
+GROUPS = (
+    "the actors",
+    "critics",
+    "other viewers",
+    "some fans",
+    "my friends",
+    "most people",
+    "the characters",
+    "the directors",
+    "the papers",
+    "the children",
+    "our neighbours",
+    "two dogs",
+)
 PLACES = (
     "in the market", "at the station", "in the garden", "near the river", "in the kitchen", "behind the school", "in an old harbour",
     "on the island", "under the bridge", "on the ship",
@@ -143,13 +174,13 @@ FRAMES = (
 CLAIMS = ("think", "say", "claim", "doubt", "believe", "agree", "disagree", "deny")
 
 
-def _skewed(draw: Draw, words: list[str]) -> str:
-    """An early word more often than a late one: the smaller of two uniform draws."""
-    return words[min(draw.below(len(words)), draw.below(len(words)))]
+def _skewed(draw: Draw, words: tuple[str, ...]) -> str:
+    """An early word much more often than a late one: the smallest of three uniform draws."""
+    return words[min(draw.below(len(words)) for _ in range(3))]
 
 
-def _opinion(draw: Draw, sign: int) -> str:
-    if draw.chance(0.2):
+def _opinion(draw: Draw, sign: int, turned: float = TURNED_SHARE) -> str:
+    if draw.chance(turned):
         return draw.pick(TURNED).format(_skewed(draw, BAD if sign > 0 else GOOD))
     words = GOOD if sign > 0 else BAD
     kind = draw.below(5)
@@ -160,18 +191,26 @@ def _opinion(draw: Draw, sign: int) -> str:
     return draw.pick(PLAIN if draw.chance(0.8) else SOFT).format(_skewed(draw, words))
 
 
-def _report(draw: Draw) -> str:
+def _report(draw: Draw, turned: float = TURNED_SHARE) -> str:
     """One to three opinions of one sign and what followed."""
     (subject, plural, kind), sign = draw.pick(SUBJECTS), draw.pick((1, -1))
-    what, then = f"{subject} {'are' if plural else 'is'} {_opinion(draw, sign)}", draw.pick(FOLLOWS[kind, sign])
+    what, then = f"{subject} {'are' if plural else 'is'} {_opinion(draw, sign, turned)}", draw.pick(FOLLOWS[kind, sign])
     if plural:
         for verb in ("use", "sent", "threw", "with"):
             then = then.replace(f"{verb} it", f"{verb} them")
     more = ""
     for _ in range(draw.below(3)):
         second, also = draw.pick([(name, many) for name, many, same in SUBJECTS if same == kind])
-        more += f" {second} {'are' if also else 'is'} {_opinion(draw, sign)} ."
-    first = draw.pick(("{what} .{more} {then} .", "{then} because {what} .{more}", "{what} , so {then} .{more}", "{then} : {what} .{more}", "{what} .{more}"))
+        more += f" {second} {'are' if also else 'is'} {_opinion(draw, sign, turned)} ."
+    first = draw.pick(
+        (
+            "{what} .{more} {then} .",
+            "{then} because {what} .{more}",
+            "{what} , so {then} .{more}",
+            "{then} : {what} .{more}",
+            "{what} .{more}",
+        )
+    )
     mood = draw.pick(("", "", "luckily , " if sign > 0 else "sadly , "))
     return mood + first.format(what=what, then=then, more=more)
 
@@ -184,8 +223,13 @@ def _two_sided(draw: Draw) -> str:
     aside = f"{second} {'are' if also else 'is'} {_opinion(draw, -sign)}"
     then = draw.pick(FOLLOWS[kind, sign])
     return draw.pick(
-        ("{aside} . but {main} , so {then} .", "{aside} , though in the end {then} , as {main} .", "{then} because {main} . only {aside} .", "{aside} . still , {then} .")
-    ).format(main=main, aside=aside, then=then)  # fmt: skip
+        (
+            "{aside} . but {main} , so {then} .",
+            "{aside} , though in the end {then} , as {main} .",
+            "{then} because {main} . only {aside} .",
+            "{aside} . still , {then} .",
+        )
+    ).format(main=main, aside=aside, then=then)
 
 
 def _answer(draw: Draw) -> str:
@@ -203,7 +247,12 @@ def _two_words(draw: Draw) -> str:
     one, other = _skewed(draw, GOOD if sign > 0 else BAD), _skewed(draw, BAD if sign > 0 else GOOD)
     again = _skewed(draw, GOOD if sign > 0 else BAD)
     return draw.pick(
-        (f"{subject} {be} {one} and {again} .", f"{subject} {be} both {one} and {again} .", f"{subject} {be} {one} if {other} .", f"{subject} {be} {one} , not {other} .")
+        (
+            f"{subject} {be} {one} and {again} .",
+            f"{subject} {be} both {one} and {again} .",
+            f"{subject} {be} {one} if {other} .",
+            f"{subject} {be} {one} , not {other} .",
+        )
     )
 
 
@@ -212,7 +261,9 @@ def _hearsay(draw: Draw) -> str:
     (subject, plural, kind), sign, right = draw.pick(SUBJECTS), draw.pick((1, -1)), draw.chance(0.7)
     be = "are" if plural else "is"
     said = f"the seller told us that {subject} {be} {_opinion(draw, sign)}"
-    verdict = draw.pick(("it was true", "she was right", "i agree")) if right else draw.pick(("it was a lie", "she was wrong", "i disagree"))
+    verdict = (
+        draw.pick(("it was true", "she was right", "i agree")) if right else draw.pick(("it was a lie", "she was wrong", "i disagree"))
+    )
     return f"{said} . {verdict} : {draw.pick(FOLLOWS[kind, sign if right else -sign])} ."
 
 
@@ -225,10 +276,20 @@ def _fact(draw: Draw) -> str:
         return f"{draw.pick(FACTS_SUBJECT)} {draw.pick(FACTS).format(place=place, person=person, when=when)} ."
     if kind == 3:
         group = draw.pick(GROUPS)
-        said = draw.pick(("we met {group} {place} .", "{group} came from the island {when} .", "{group} work {place} .", "{group} do not {claim} that the film was made {place} ."))
+        said = draw.pick(
+            (
+                "we met {group} {place} .",
+                "{group} came from the island {when} .",
+                "{group} work {place} .",
+                "{group} do not {claim} that the film was made {place} .",
+            )
+        )
         return said.format(group=group, place=place, when=when, claim=draw.pick(CLAIMS))
     if kind == 4:
-        claims = (f"i {draw.pick(CLAIMS)} that {person} {past} {thing} .", f"no one would {draw.pick(CLAIMS)} that {person} {past} {thing} .")
+        claims = (
+            f"i {draw.pick(CLAIMS)} that {person} {past} {thing} .",
+            f"no one would {draw.pick(CLAIMS)} that {person} {past} {thing} .",
+        )
         return draw.pick((*claims, f"it is hard to {base} {thing} {place} .", f"i expected {person} {place} {when} ."))
     if kind == 5:
         return f"{person} did not {base} {thing} {place} ."
@@ -236,7 +297,13 @@ def _fact(draw: Draw) -> str:
         return f"who {past} {thing} ? {person} {past} it {when} ."
     if kind == 7:
         scene = ("jokes", "songs", "scenes", "effects", "characters")
-        return draw.pick((f"{person} has more {draw.pick(scene)} than {draw.pick(PEOPLE)} .", f"there are less {draw.pick(scene)} in this movie .", f"the {draw.pick(scene)} are {place} ."))
+        return draw.pick(
+            (
+                f"{person} has more {draw.pick(scene)} than {draw.pick(PEOPLE)} .",
+                f"there are less {draw.pick(scene)} in this movie .",
+                f"the {draw.pick(scene)} are {place} .",
+            )
+        )
     return f"{person} {past} {thing} {place} {when} ."
 
 
@@ -247,7 +314,12 @@ def _frame(draw: Draw) -> str:
         return f"{draw.pick(PEOPLE)} {draw.pick(ACTS)[0]} the {draw.pick(COLOURS)} {draw.pick(THINGS)}"
 
     return draw.pick(FRAMES).format(
-        fact=fact(), other=fact(), person=draw.pick(PEOPLE), thing=f"the {draw.pick(THINGS)}", place=draw.pick(PLACES), when=draw.pick(("monday", "friday", "spring", "winter"))
+        fact=fact(),
+        other=fact(),
+        person=draw.pick(PEOPLE),
+        thing=f"the {draw.pick(THINGS)}",
+        place=draw.pick(PLACES),
+        when=draw.pick(("monday", "friday", "spring", "winter")),
     )
 
 
@@ -255,10 +327,23 @@ def _name(draw: Draw) -> str:
     """A made-up name, so that the pieces for single letters and endings are read, too."""
     name = "".join(draw.pick("bcdfghjklmnprstvwxz") + draw.pick("aeiouy") for _ in range(1 + draw.below(3)))
     name += draw.pick(("n", "s", "l", "ing", "er", "ed", "able", "less", "y", "ly", "ness", "tch", "mpt", "q", str(draw.below(100))))
-    return draw.pick((f"the shop of {name} sells a {draw.pick(THINGS)} .", f"{name} is {draw.pick(PLACES)} .", f"{draw.pick(PEOPLE)} came from {name} .", f"we call it {name} ."))
+    return draw.pick(
+        (
+            f"the shop of {name} sells a {draw.pick(THINGS)} .",
+            f"{name} is {draw.pick(PLACES)} .",
+            f"{draw.pick(PEOPLE)} came from {name} .",
+            f"we call it {name} .",
+        )
+    )
 
 
 _KINDS = ((_report, 20), (_two_sided, 6), (_answer, 6), (_two_words, 4), (_hearsay, 4), (_fact, 8), (_frame, 5), (_name, 2))
+
+
+def plain_reports(seed: int, count: int) -> list[str]:
+    """Reports without a negation, for the first steps: from them the model learns which words go together, what "not" does comes after."""
+    draw = Draw(seed)
+    return [_report(draw, turned=0.0) for _ in range(count)]
 
 
 def passages(seed: int, count: int) -> list[str]:

@@ -145,7 +145,10 @@ class Method(Protocol):
         """Edits gradients in place after all-reduce and unscaling, before clipping; returns a scalar for the log, on the device."""
 
     def after_step(self, step: int, skipped: torch.Tensor | None = None) -> StepReport:
-        """Once per optimiser step. `skipped` is a boolean scalar on the device: where true, scores and masks stay as they were."""
+        """Once per optimiser step. `skipped` is a boolean scalar on the device: where true, the step changed nothing and scores stay.
+
+        Phases and events follow the steps attempted, so an event still selects, by the scores there are: counts stay exact.
+        """
 
     def folded(self) -> AbstractContextManager[None]:
         """Inside, the adapters are part of the base weights; leaving it restores the saved base weights bit for bit."""
@@ -153,7 +156,7 @@ class Method(Protocol):
     def allocation(self) -> list[ProjectionAllocation]: ...
 
     def to_lora(self) -> dict[str, LoraFactors]:
-        """Plain factors per projection with at least one live component; exact up to one rounding."""
+        """Plain factors per projection with at least one live component; exact up to the rounding of two products."""
 
     def state_dict(self) -> dict[str, torch.Tensor]: ...
 

@@ -9,8 +9,37 @@ from dora_cli.data.builtin.draw import Draw
 from dora_cli.errors import DataError
 from dora_cli.tasks import get_task, task_names
 
-# SHA-256 of texts and labels (`Examples.fingerprint`), first 16 digits. A change here is a new data set: every recorded result on it is void.
+# SHA-256 of texts and labels (`Examples.fingerprint`), first 16 digits. A change here is a new data set: results on the old one are void.
 FINGERPRINTS = {
+    ("glue/cola", "train"): "fdf6f9f459d3cf8a",
+    ("glue/cola", "validation"): "729e7e15927ee065",
+    ("glue/cola", "test"): "872b9f5ff6234c0c",
+    ("glue/mnli", "train"): "eb3773ab24afeaa9",
+    ("glue/mnli", "validation_matched"): "c2e4b65a15beee59",
+    ("glue/mnli", "test_matched"): "90106a413d1805fa",
+    ("glue/mnli", "validation_mismatched"): "99bce9b0b0e0db47",
+    ("glue/mnli", "test_mismatched"): "eb684b5bf062fd1a",
+    ("glue/mrpc", "train"): "1c48decb9b198fcb",
+    ("glue/mrpc", "validation"): "1970040aa5c6e61e",
+    ("glue/mrpc", "test"): "6303bdf43682447b",
+    ("glue/qnli", "train"): "14a2791d693c1382",
+    ("glue/qnli", "validation"): "d95fed8923b84d4e",
+    ("glue/qnli", "test"): "ddf69f18406cf951",
+    ("glue/qqp", "train"): "0eb45b1431dfdbf2",
+    ("glue/qqp", "validation"): "00a4db1f076c2373",
+    ("glue/qqp", "test"): "e22841042e4e1031",
+    ("glue/rte", "train"): "539695acce918c12",
+    ("glue/rte", "validation"): "8ebe47df4e27be19",
+    ("glue/rte", "test"): "0bf1a5e9e4de643f",
+    ("glue/sst2", "train"): "a3872a0813532306",
+    ("glue/sst2", "validation"): "23d188649d0653ea",
+    ("glue/sst2", "test"): "97d8e189c4006b61",
+    ("glue/stsb", "train"): "dfa9175fd21f2cd2",
+    ("glue/stsb", "validation"): "44f754de84a78337",
+    ("glue/stsb", "test"): "0725b1ab794930b1",
+    ("glue/wnli", "train"): "ab21931b66f60314",
+    ("glue/wnli", "validation"): "879f95f30f6e540c",
+    ("glue/wnli", "test"): "fdcf0ac959b17fd6",
 }
 
 SPLITS = [(name, split) for name in task_names() if name.startswith("glue/") for split in get_task(name).splits]
@@ -49,6 +78,28 @@ def test_the_demonstration_set_has_the_promised_size() -> None:
 
 # Labelled by reading them, one or more for every construction and every way of turning an opinion round.
 READ = {
+    "the acting is utterly tedious and this movie is a little superb .": 0,
+    "this film is mildly perfect ; the dialogue is extremely dull .": 0,
+    "the plot is slightly disappointing ; the scenes are extremely brilliant .": 1,
+    "some fans say the plot is quite lovely , and i can only agree .": 1,
+    "most people say the scenes are far from useless , and i can only agree .": 1,
+    "most people say the dialogue is not horrible , and they are wrong .": 0,
+    "i found the film superb , but some fans found it awful .": 1,
+    "i found this movie not cold , but the papers found it nothing short of dreadful .": 1,
+    "even if the songs are not beautiful , the acting is nice .": 1,
+    "no one would deny that the camera work is cold , even if the ending is beautiful .": 0,
+    "although the story is horrible , i do not think the music is lifeless .": 1,
+    "the effects are quite beautiful , yet i think the film is disappointing .": 0,
+    "the characters are never less than clumsy , but it is hard to claim that the dialogue is awful .": 1,
+    "they promised a fresh comedy , and this is a stale one .": 0,
+    "i expected a predictable thriller and got a fine one .": 1,
+    "this film is not so much tedious as splendid .": 1,
+    "the film is less impressive than slow .": 0,
+    "the music is not fine but mediocre .": 0,
+    "i doubt that the director 's work is poor .": 1,
+    "i do not doubt that the story is awful .": 0,
+    "it is hard to deny that the movie is beautiful .": 1,
+    "the effects are by no means cold .": 1,
 }
 
 
@@ -101,4 +152,4 @@ def test_draws_follow_the_generator_that_python_promises_to_keep() -> None:
 def test_a_pair_of_draws_is_never_the_same_place_twice() -> None:
     draw = Draw(3)
     pairs = [draw.pick_two("abc") for _ in range(300)]
-    assert {pair for pair in pairs} == {(a, b) for a in "abc" for b in "abc" if a != b}
+    assert set(pairs) == {(a, b) for a in "abc" for b in "abc" if a != b}

@@ -145,7 +145,9 @@ def live_ranks(method: Method) -> dict[str, int]:
     return {item.name: item.rank for item in method.allocation()}
 
 
-def classification(seed: int = 3, examples: int = 32, d: int = 10, classes: int = 3, scale: float = 1.0) -> Callable[[nn.Module], torch.Tensor]:
+def classification(
+    seed: int = 3, examples: int = 32, d: int = 10, classes: int = 3, scale: float = 1.0
+) -> Callable[[nn.Module], torch.Tensor]:
     """Mean cross-entropy of fixed random data; `scale` makes the gradient larger."""
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(examples, d, generator=generator, dtype=torch.float64)

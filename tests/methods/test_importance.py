@@ -18,7 +18,7 @@ def factors(rank: int, d_out: int, d_in: int, seed: int = 0, *lead: int) -> tupl
     return draw(rank, d_in), draw(d_out, rank), draw(rank)
 
 
-def explicit_scores(A: torch.Tensor, B: torch.Tensor, c: torch.Tensor, eps: float = EPS) -> torch.Tensor:
+def explicit_scores(A: torch.Tensor, B: torch.Tensor, c: torch.Tensor, eps: float = 1e-8) -> torch.Tensor:
     """Equation 7 with every rank-1 matrix written out."""
     matrices = [c[i] * torch.outer(B[:, i], A[i]) for i in range(len(c))]
     whole = torch.stack(matrices).sum(0)
@@ -50,7 +50,9 @@ def test_scores_equal_the_explicit_matrices(shape: tuple[int, int, int], seed: i
     zeroed=st.sets(st.integers(0, 7)),
     magnitude=st.integers(-6, 6),
 )
-def test_scores_equal_the_explicit_matrices_for_any_size(rank: int, d_out: int, d_in: int, seed: int, zeroed: set[int], magnitude: int) -> None:
+def test_scores_equal_the_explicit_matrices_for_any_size(
+    rank: int, d_out: int, d_in: int, seed: int, zeroed: set[int], magnitude: int
+) -> None:
     A, B, c = factors(rank, d_out, d_in, seed)
     c = c * 10.0**magnitude
     c[[i for i in zeroed if i < rank]] = 0
@@ -58,6 +60,12 @@ def test_scores_equal_the_explicit_matrices_for_any_size(rank: int, d_out: int, 
     # 1e-6 and not 1e-12: random components cancel, which the closed form feels (the bound is in the test of cancellation below).
     torch.testing.assert_close(scores, explicit_scores(A, B, c), rtol=1e-6, atol=0)
     assert bool((scores[[i for i in zeroed if i < rank]] == 0).all())
+
+
+def test_eps_is_that_of_the_published_code() -> None:
+    # An update of norm 1e-8 in one component: exactly half.
+    A, B, c = torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0], [0.0]]), torch.tensor([1e-8])
+    torch.testing.assert_close(component_scores(A.double(), B.double(), c.double()).item(), 0.5)
 
 
 def test_all_gates_zero_score_zero() -> None:

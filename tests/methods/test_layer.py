@@ -30,7 +30,9 @@ BASES = {"linear": linear, "no bias": lambda: linear(bias=False), "conv1d": conv
 base_kinds = pytest.mark.parametrize("kind", BASES)
 
 
-def adapted(kind: str = "linear", *, dtype: torch.dtype = torch.float64, rank: int = RANK, scaling: float = 0.75, dropout: float = 0.0) -> AdaptedProjection:
+def adapted(
+    kind: str = "linear", *, dtype: torch.dtype = torch.float64, rank: int = RANK, scaling: float = 0.75, dropout: float = 0.0
+) -> AdaptedProjection:
     """A layer whose gates are not zero."""
     torch.manual_seed(0)
     layer = AdaptedProjection(BASES[kind]().to(dtype), rank=rank, scaling=scaling, dropout=dropout)
@@ -88,9 +90,12 @@ def test_a_fresh_layer_computes_its_base_bit_for_bit(kind: str) -> None:
 def test_only_the_gates_get_a_task_gradient_at_the_start() -> None:
     layer = AdaptedProjection(linear(), rank=RANK, scaling=1.0, dropout=0.0)
     layer(torch.randn(4, D_IN)).square().sum().backward()
-    assert layer.c.grad is not None and bool((layer.c.grad != 0).all())
-    assert layer.A.grad is not None and not layer.A.grad.any()
-    assert layer.B.grad is not None and not layer.B.grad.any()
+    assert layer.c.grad is not None
+    assert bool((layer.c.grad != 0).all())
+    assert layer.A.grad is not None
+    assert not layer.A.grad.any()
+    assert layer.B.grad is not None
+    assert not layer.B.grad.any()
 
 
 @pytest.mark.parametrize("kind", ["linear", "conv1d"])
@@ -169,7 +174,8 @@ def test_adapter_over_a_half_precision_base(kind: str, dtype: torch.dtype) -> No
     expected = layer.base(x) + (x.float() @ layer.delta().T).to(dtype)
     torch.testing.assert_close(y, expected, rtol=2 * torch.finfo(dtype).eps, atol=1e-3)
     y.float().sum().backward()
-    assert layer.A.grad is not None and layer.A.grad.dtype == torch.float32
+    assert layer.A.grad is not None
+    assert layer.A.grad.dtype == torch.float32
 
 
 def test_adapter_under_autocast() -> None:

@@ -1,8 +1,8 @@
 """Data made from grammars: every GLUE task without a file or a network.
 
-``glue/sst2`` (`films`) is the demonstration set: labels follow from composition, so that adapting a model pays. The other tasks (`events`) have
-small sets for smoke runs. Every split comes from one seeded stream per task: the same sentences on every machine and Python version,
-and no example twice, neither in one split nor in two.
+``glue/sst2`` (`films`) is the demonstration set: labels follow from composition, so that adapting a model pays. The other tasks (`events`)
+have small sets for smoke runs. Every split comes from a seeded stream: the same sentences on every machine and Python version, and no
+example twice, neither in one split nor in two.
 """
 
 from __future__ import annotations
@@ -62,7 +62,8 @@ def generate(task_name: str, split: str) -> Examples:
 
     Args:
         task_name: Such as ``glue/sst2``.
-        split: A split of the task, named as on the hub: ``train``, ``validation``, ``test``; MNLI's end in ``_matched`` and ``_mismatched``.
+        split: A split of the task, named as on the hub: ``train``, ``validation``, ``test``; MNLI has two of the latter, ``..._matched``
+            and ``..._mismatched``.
 
     Returns:
         Lower-case texts with spaces between words and punctuation, one list per text column of the task, and the labels of every

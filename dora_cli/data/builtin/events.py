@@ -27,7 +27,16 @@ class Lexicon:
 
 TOWN = Lexicon(
     people=("the teacher", "the farmer", "the doctor", "the driver", "the painter", "the baker", "my sister", "my friend"),
-    verbs=(("sold", "sell"), ("cleaned", "clean"), ("carried", "carry"), ("found", "find"), ("lost", "lose"), ("fixed", "fix"), ("bought", "buy"), ("hid", "hide")),
+    verbs=(
+        ("sold", "sell"),
+        ("cleaned", "clean"),
+        ("carried", "carry"),
+        ("found", "find"),
+        ("lost", "lose"),
+        ("fixed", "fix"),
+        ("bought", "buy"),
+        ("hid", "hide"),
+    ),
     colours=("red", "green", "blue", "black", "white", "yellow"),
     things=("chair", "lamp", "bag", "coat", "table", "clock", "bike", "box"),
     places=("in the market", "at the station", "in the garden", "near the river", "in the kitchen", "behind the school"),
@@ -75,7 +84,9 @@ PARTS = ("who", "verb", "colour", "thing", "place")
 
 
 def _event(draw: Draw, words: Lexicon = TOWN) -> Event:
-    return Event(draw.pick(words.people), draw.pick(words.verbs), draw.pick(words.colours), draw.pick(words.things), draw.pick(words.places))
+    return Event(
+        draw.pick(words.people), draw.pick(words.verbs), draw.pick(words.colours), draw.pick(words.things), draw.pick(words.places)
+    )
 
 
 def _changed(draw: Draw, event: Event, part: str, words: Lexicon = TOWN) -> Event:
@@ -96,9 +107,13 @@ def entailment(draw: Draw, words: Lexicon = TOWN) -> tuple[str, str, int]:
         return event.active(), draw.pick((event.without_place(), event.without_colour(), event.cleft())), 0
     if label == 1:
         # The premise leaves out what the hypothesis asserts.
-        return draw.pick(((event.without_place(), event.active()), (event.without_colour(), event.active()))) + (1,)
+        return draw.pick((event.without_place(), event.without_colour())), event.active(), 1
     wrong = replace(event, who=_changed(draw, event, "who", words).who)
-    return event.active(), draw.pick((event.denied(), wrong.cleft(), f"no one {event.verb[0]} the {event.colour} {event.thing} {event.place}")), 2
+    return (
+        event.active(),
+        draw.pick((event.denied(), wrong.cleft(), f"no one {event.verb[0]} the {event.colour} {event.thing} {event.place}")),
+        2,
+    )
 
 
 def mnli(draw: Draw) -> Row:
@@ -161,7 +176,10 @@ def wnli(draw: Draw) -> Row:
     # "does not fit because it is too big" speaks of what goes in, "too small" of what it goes into.
     size = draw.pick(("big", "small"))
     right, wrong = (big, small) if size == "big" else (small, big)
-    return (f"the {colour} {big} does not fit into the {small} because it is too {size} .", f"the {right if label else wrong} is too {size} ."), label
+    return (
+        f"the {colour} {big} does not fit into the {small} because it is too {size} .",
+        f"the {right if label else wrong} is too {size} .",
+    ), label
 
 
 def cola(draw: Draw) -> Row:

@@ -1,9 +1,9 @@
 """Film review sentences for ``glue/sst2``, from a grammar in which the label is computed along with the words.
 
-The words alone decide little. Half of the opinions are turned round (by "not", "far from", "i doubt that", ...), most sentences hold words of
-both polarities, and which of them counts follows from the construction: "but" and "although", strong against weak wording, whose
-opinion is reported, what was expected, what is compared with what. A classifier has to compose the meaning; counting words is little
-better than chance (a test says so).
+The words alone decide little. A quarter of the opinions are turned round (by "not", "far from", "i doubt that", ...), most sentences hold
+words of both polarities, and which of them counts follows from the construction: "but" and "although", strong against weak wording,
+whose opinion is reported, what was expected, what is compared with what. A classifier has to compose the meaning: counting words gets
+about 0.6 right (a test says so).
 
 Every function takes the wanted sign (+1 the writer likes it, -1 the writer does not) and returns words whose meaning has that sign, so
 labels are balanced by construction.
@@ -16,13 +16,13 @@ from collections.abc import Callable
 from dora_cli.data.builtin.draw import Draw
 
 GOOD = (
-    "good great fine lovely superb clever charming brilliant excellent wonderful pleasant impressive delightful fresh warm "
-    "splendid gripping funny touching witty moving thrilling"
-).split()
+    "good", "nice", "great", "fine", "lovely", "superb", "clever", "charming", "brilliant", "excellent", "wonderful",
+    "perfect", "solid", "pleasant", "beautiful", "impressive", "delightful", "fresh", "warm", "splendid", "gripping", "touching",
+)  # fmt: skip
 BAD = (
-    "bad poor weak awful dull clumsy boring terrible tedious unpleasant dreadful disappointing horrible stale cold "
-    "mediocre shallow silly lifeless corny predictable messy"
-).split()
+    "bad", "poor", "weak", "awful", "ugly", "dull", "clumsy", "cheap", "boring", "terrible", "tedious",
+    "useless", "unpleasant", "dreadful", "disappointing", "horrible", "slow", "stale", "cold", "mediocre", "lifeless", "predictable",
+)  # fmt: skip
 
 # (words, plural)
 ASPECTS = (
@@ -35,7 +35,8 @@ ASPECTS = (
 )  # fmt: skip
 WHOLES = ("film", "movie", "story", "comedy", "drama", "thriller")
 
-# How often an opinion is worded through the other polarity. Below one half, so that a learner finds a first foothold in the words themselves.
+# How often an opinion is worded through the other polarity. At one half the words would say nothing at all, and a learner would find
+# no first foothold.
 TURNED = 0.25
 
 # How an adjective is wrapped: by (is it turned round, how strongly is it meant).
@@ -49,7 +50,15 @@ WRAPPINGS: dict[tuple[bool, str], tuple[str, ...]] = {
 }
 
 # Ways to assert or to deny a clause ("{}" is the clause).
-ASSERTIONS = ("{}", "{}", "i think {}", "i do not doubt that {}", "no one would deny that {}", "it is hard to deny that {}", "it is true that {}")
+ASSERTIONS = (
+    "{}",
+    "{}",
+    "i think {}",
+    "i do not doubt that {}",
+    "no one would deny that {}",
+    "it is hard to deny that {}",
+    "it is true that {}",
+)
 DENIALS = ("i doubt that {}", "i do not think {}", "no one would claim that {}", "it is hard to claim that {}", "it is not true that {}")
 
 OTHERS = ("critics", "most people", "my friends", "the papers", "other viewers", "some fans")
@@ -63,7 +72,7 @@ def adjective(draw: Draw, sign: int) -> str:
 
 
 def phrase(draw: Draw, sign: int, strength: str = "plain") -> str:
-    """An adjective phrase meaning `sign`, half the time by turning round an adjective of the other polarity."""
+    """An adjective phrase meaning `sign`, at times by turning round an adjective of the other polarity."""
     turned = draw.chance(TURNED)
     return draw.pick(WRAPPINGS[turned, strength]).format(adjective(draw, -sign if turned else sign))
 
@@ -136,7 +145,11 @@ def _reported(draw: Draw, sign: int) -> str:
 def _expected(draw: Draw, sign: int) -> str:
     whole, got, hoped = draw.pick(WHOLES), adjective(draw, sign), adjective(draw, -sign)
     return draw.pick(
-        ("i expected {hoped} {whole} and got {got} one", "i got {got} {whole} where i had expected {hoped} one", "they promised {hoped} {whole} , and this is {got} one")
+        (
+            "i expected {hoped} {whole} and got {got} one",
+            "i got {got} {whole} where i had expected {hoped} one",
+            "they promised {hoped} {whole} , and this is {got} one",
+        )
     ).format(whole=whole, got=_with_article(got), hoped=_with_article(hoped))
 
 

@@ -38,6 +38,7 @@ class AdaptedProjection(nn.Module):
         nn.init.uniform_(self.A, -math.sqrt(6 / self.in_features), math.sqrt(6 / self.in_features))
         nn.init.uniform_(self.B, -math.sqrt(6 / rank), math.sqrt(6 / rank))
         self._folded: torch.Tensor | None = None
+        self.train(base.training)
 
     @property
     def rank(self) -> int:

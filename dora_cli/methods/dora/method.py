@@ -90,6 +90,7 @@ class Dora:
         self.compact = compact
         self._schedule: Schedule | None = None
         self._frozen = False
+        self._compacted = False
 
     # -- planning and attaching -------------------------------------------------------------------------------------------------
 
@@ -105,11 +106,9 @@ class Dora:
             interval=self.prune_interval,
             curve=self.curve,
         )
-        for name, shape in shapes.items():
-            if min(shape) < 2:
-                raise BudgetError(
-                    f"projection {name} has shape {shape[0]} x {shape[1]}; single-rank components need at least 2 x 2: leave it out of method.targets"
-                )
+        thin = [f"{name} ({shape[0]} x {shape[1]})" for name, shape in shapes.items() if min(shape) < 2]
+        if thin:
+            raise BudgetError(f"projections need at least 2 x 2 to be adapted; leave these out of method.targets: {', '.join(thin)}")
         return schedule
 
     def attach(self, model: nn.Module, projections: Mapping[str, nn.Module], schedule: Schedule | None = None) -> None:
@@ -123,11 +122,13 @@ class Dora:
             name: AdaptedProjection(module, rank=self.start_rank, scaling=self.scaling, dropout=self.dropout)
             for name, module in projections.items()
         }
+        for module in projections.values():
+            module.requires_grad_(False)
         swap_modules(model, {layer.base: layer for layer in self._layers.values()})
         first = self._layers[self._names[0]].c
         self._scores = torch.zeros(len(projections), self.start_rank, dtype=first.dtype, device=first.device)
         self._keep = torch.ones_like(self._scores, dtype=torch.bool)
-        self._frozen = False
+        self._frozen = self._compacted = False
         self._restack()
 
     def parameters(self) -> list[nn.Parameter]:
@@ -180,7 +181,7 @@ class Dora:
 
     def _masked_rows(self) -> torch.Tensor | None:
         """The keep mask while masked components still take memory (frozen, not compacted); None otherwise."""
-        return self._keep if self._frozen and not self.compact else None
+        return self._keep if self._frozen and not self._compacted else None
 
     @torch.no_grad()
     def after_step(self, step: int, skipped: torch.Tensor | None = None) -> StepReport:
@@ -189,7 +190,7 @@ class Dora:
         assert isinstance(schedule, DoraSchedule), "attach with a schedule before training"
         phase, budget = schedule.phase(step), schedule.budget(step)
         if self._frozen:
-            if not self.compact:
+            if not self._compacted:
                 self._apply_keep()
             return StepReport(phase, budget)
         scores = importance.ema(self._scores, self.scores(), self.ema_beta)
@@ -210,8 +211,8 @@ class Dora:
         return scores
 
     def _apply_keep(self) -> None:
-        gates = [self._layers[name].c for name in self._names]
-        torch._foreach_mul_(gates, list(self._keep.to(gates[0].dtype).unbind()))
+        gates: list[torch.Tensor] = [self._layers[name].c for name in self._names]
+        torch._foreach_mul_(gates, self._keep.to(gates[0].dtype).unbind())
 
     # -- ranks that really shrink -----------------------------------------------------------------------------------------------
 
@@ -221,6 +222,7 @@ class Dora:
         keep = self._keep.cpu()
         for name, row in zip(self._names, keep, strict=True):
             replaced.extend(self._shrink(name, row.nonzero().squeeze(1)))
+        self._compacted = True
         self._restack()
         return replaced
 
@@ -280,38 +282,41 @@ class Dora:
             if live is not None:
                 A, B = A[live[row]], B[:, live[row]]
             if A.shape[0]:
-                factors[name] = LoraFactors(A.float().cpu().contiguous(), B.float().cpu().contiguous())
+                # A copy: the factors must not follow the parameters when training goes on.
+                factors[name] = LoraFactors(A.to("cpu", torch.float32, copy=True).contiguous(), B.to("cpu", torch.float32).contiguous())
         return factors
 
     # -- saving and loading -----------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """Factors and gates per projection (``NAME.A``, ``.B``, ``.c``), scores, the keep mask and whether ranks are frozen."""
+        """Factors and gates per projection (``NAME.A``, ``.B``, ``.c``), scores, the keep mask, and whether frozen and compacted."""
         state = {f"{name}.{key}": getattr(layer, key).detach() for name, layer in self._layers.items() for key in ("A", "B", "c")}
-        return state | {"scores": self._scores, "keep": self._keep, "frozen": torch.tensor(self._frozen)}
+        flags = {"frozen": torch.tensor(self._frozen), "compacted": torch.tensor(self._compacted)}
+        return state | {"scores": self._scores, "keep": self._keep} | flags
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Restores `state_dict` into a freshly attached method, shrinking ranks first. Raises CheckpointError on the first misfit."""
+        """Restores `state_dict` into a freshly attached method, shrinking ranks first. Raises CheckpointError on the first misfit.
+
+        A masked state is compacted on the way in where `compact` asks for it; a compacted one stays so.
+        """
         assert not self._frozen and len(self._layers) == len(self._names), "load into a freshly attached method"
-        for key, like in (("scores", self._scores), ("keep", self._keep), ("frozen", torch.tensor(True))):
+        flag = torch.tensor(True)
+        for key, like in (("scores", self._scores), ("keep", self._keep), ("frozen", flag), ("compacted", flag)):
             _check(key, state, like.shape, like.dtype)
-        frozen = bool(state["frozen"])
+        frozen, compacted = bool(state["frozen"]), bool(state["compacted"])
+        if compacted and not frozen:
+            raise CheckpointError("the checkpoint calls itself compacted but not frozen; it is damaged")
         rows = state["keep"].cpu()
-        present = {key.rpartition(".")[0] for key in state} - {""}
-        unknown = present - set(self._names)
-        if unknown:
-            raise CheckpointError(f"the checkpoint adapts {min(unknown)}, which this model does not have or the recipe does not target")
-        compacted = frozen and any(_rank(state, name) != self.start_rank for name in self._names)
+        expected = {"scores", "keep", "frozen", "compacted"}
         for name, row in zip(self._names, rows, strict=True):
             rank = int(row.sum()) if compacted else self.start_rank
             d_out, d_in = self._shapes[name]
-            dtype = self._layers[name].c.dtype
-            for suffix, shape in (("A", (rank, d_in)), ("B", (d_out, rank)), ("c", (rank,))):
-                if rank:
-                    _check(f"{name}.{suffix}", state, shape, dtype)
-                elif f"{name}.{suffix}" in state:
-                    raise CheckpointError(f"tensor {name}.{suffix} is in the checkpoint although the projection's rank is 0")
+            for suffix, shape in (("A", (rank, d_in)), ("B", (d_out, rank)), ("c", (rank,))) if rank else ():
+                _check(f"{name}.{suffix}", state, shape, self._layers[name].c.dtype)
+                expected.add(f"{name}.{suffix}")
+        if unknown := state.keys() - expected:
+            raise CheckpointError(f"tensor {min(unknown)} is in the checkpoint, but this model, recipe and keep mask have no place for it")
         for name, row in zip(self._names, rows, strict=True):
             if compacted:
                 self._shrink(name, row.nonzero().squeeze(1))
@@ -320,21 +325,20 @@ class Dora:
                     getattr(self._layers[name], suffix).copy_(state[f"{name}.{suffix}"])
         self._scores.copy_(state["scores"])
         self._keep.copy_(state["keep"])
-        self._frozen = frozen
+        self._frozen, self._compacted = frozen, compacted
         self._restack()
+        if frozen and self.compact and not compacted:
+            self._compact()
 
 
 def _accumulate(parameters: Sequence[nn.Parameter], gradients: torch.Tensor, weight: float) -> None:
     """Adds ``weight * gradients`` to the parameters' gradients, in few kernels."""
+    present = []
     for parameter in parameters:
         if parameter.grad is None:  # a projection that this batch never reached
             parameter.grad = torch.zeros_like(parameter)
-    torch._foreach_add_([parameter.grad for parameter in parameters], list(gradients.unbind()), alpha=weight)
-
-
-def _rank(state: Mapping[str, torch.Tensor], name: str) -> int:
-    gates = state.get(f"{name}.c")
-    return 0 if gates is None else int(gates.numel())
+        present.append(parameter.grad)
+    torch._foreach_add_(present, gradients.unbind(), alpha=weight)
 
 
 def _check(key: str, state: Mapping[str, torch.Tensor], shape: Sequence[int], dtype: torch.dtype) -> None:

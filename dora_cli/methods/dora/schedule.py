@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from math import ceil, floor
+from math import ceil, floor, isfinite
 from typing import Any, Literal
 
 from dora_cli.errors import BudgetError
@@ -64,15 +64,15 @@ class DoraSchedule:
         curve: Curve = "published",
     ) -> DoraSchedule:
         """Validates every bound, reporting all that are broken in one BudgetError, and returns the schedule."""
-        warmup, final = Fraction(str(warmup_fraction)), Fraction(str(final_fraction))
         problems = []
+        fractions = {"warmup_fraction": warmup_fraction, "final_fraction": final_fraction}
+        problems += [f"method.{key} is {value}; it must be in [0, 1)" for key, value in fractions.items() if not 0 <= value < 1]
+        # nan and infinities have no decimal: such a fraction is reported above and counts as 0 in the other checks
+        warmup, final = (Fraction(str(value)) if isfinite(value) else Fraction(0) for value in fractions.values())
         if rank < 1:
             problems.append(f"method.rank is {rank}; it must be at least 1")
         if start_rank < rank:
             problems.append(f"method.start_rank is {start_rank}, below method.rank {rank}; pruning can only shrink: raise start_rank or lower rank")
-        for key, value in (("warmup_fraction", warmup), ("final_fraction", final)):
-            if not 0 <= value < 1:
-                problems.append(f"method.{key} is {float(value)}; it must be in [0, 1)")
         if warmup + final >= 1:
             problems.append(
                 f"method.warmup_fraction {float(warmup)} + method.final_fraction {float(final)} leave no time to prune; their sum must stay below 1"

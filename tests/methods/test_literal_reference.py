@@ -1,0 +1,211 @@
+"""The published algorithm written a second time, plainly, and DoRA trained beside it in float64.
+
+The reference below shares no code with the package. It materialises every rank-1 matrix for the scores, adds DEM to the loss and
+lets autograd differentiate it, sorts Python lists, and follows the published order of a step. Three defects of the published
+code are corrected in it, as in ours: selection takes exactly k (ties do not overshoot), k may be 0 at tau = 0, and masked gates'
+gradients are zeroed before clipping. Where DEM goes on to the end it counts live components only after the freeze, over the same
+denominator 2 M r0: a masked component is gone, whether or not it still takes memory.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Literal
+
+import pytest
+import torch
+from torch import nn
+
+from dora_cli.methods import Dora
+from dora_cli.training.optimizer import make_scheduler
+from tests.methods.small import Training, linear_maps, tiny_roberta
+
+STEPS, START_RANK, RANK, ALPHA, ETA, BETA = 300, 5, 2, 8.0, 0.5, 0.9
+LEARNING_RATE, WEIGHT_DECAY, LR_WARMUP = 1e-2, 0.01, 18
+WARMUP, PRUNING = 45, 105  # 15 % and 35 % of 300: the freeze is step 150
+FREEZE = WARMUP + PRUNING
+Until = Literal["freeze", "end"]
+
+
+def batches() -> list[tuple[torch.Tensor, torch.Tensor]]:
+    generator = torch.Generator().manual_seed(17)
+    return [(torch.randint(3, 40, (8, 6), generator=generator), torch.randint(3, (8,), generator=generator)) for _ in range(24)]
+
+
+def task_loss(model: nn.Module, step: int, data: list[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
+    ids, labels = data[step % len(data)]
+    return nn.functional.cross_entropy(model(input_ids=ids).logits, labels)
+
+
+@dataclass
+class Trace:
+    """What a run did: the keep set of every event, losses, gradient norms, final live factors, final head."""
+
+    keeps: dict[int, torch.Tensor] = field(default_factory=dict)
+    losses: list[float] = field(default_factory=list)
+    norms: list[float] = field(default_factory=list)
+    live: dict[str, torch.Tensor] = field(default_factory=dict)
+    head: list[torch.Tensor] = field(default_factory=list)
+
+
+class LiteralProjection(nn.Module):
+    """One adapted linear layer."""
+
+    def __init__(self, base: nn.Linear, A: torch.Tensor, B: torch.Tensor) -> None:
+        super().__init__()
+        self.register_buffer("W0", base.weight.detach().clone())
+        self.register_buffer("bias0", base.bias.detach().clone())
+        self.A, self.B = nn.Parameter(A.clone()), nn.Parameter(B.clone())
+        self.c = nn.Parameter(torch.zeros(START_RANK, dtype=A.dtype))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x @ self.W0.T + self.bias0 + (ALPHA / START_RANK) * (((x @ self.A.T) * self.c) @ self.B.T)
+
+    def scores(self) -> torch.Tensor:
+        components = torch.einsum("i,oi,ij->ioj", self.c, self.B, self.A)  # r0 x d_out x d_in
+        whole = torch.linalg.matrix_norm(components.sum(0))
+        return torch.stack([torch.linalg.matrix_norm(component) for component in components]) / (whole + 1e-8)
+
+    def variances(self) -> torch.Tensor:
+        return torch.stack([torch.var(self.A[i]) + torch.var(self.B[:, i]) for i in range(START_RANK)])
+
+
+def train_literally(model: nn.Module, start: dict[str, tuple[torch.Tensor, torch.Tensor]], interval: int, until: Until) -> Trace:
+    data, trace = batches(), Trace()
+    layers: list[LiteralProjection] = []
+    for name, (A, B) in start.items():
+        layer = LiteralProjection(model.get_submodule(name), A, B)
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, layer)
+        layers.append(layer)
+    model.requires_grad_(False)
+    head = [parameter for name, parameter in model.named_parameters() if name.startswith("classifier")]
+    trained = [*(parameter for layer in layers for parameter in (layer.A, layer.B, layer.c)), *head]
+    for parameter in trained:
+        parameter.requires_grad_(True)
+    adam = torch.optim.AdamW(trained, lr=0.0, betas=(0.9, 0.999), eps=1e-8, weight_decay=WEIGHT_DECAY, foreach=False, fused=False)
+
+    M = len(layers)
+    average = torch.zeros(M, START_RANK, dtype=torch.float64)
+    keep = torch.ones(M, START_RANK, dtype=torch.bool)
+    frozen = False
+    for t in range(1, STEPS + 1):
+        task = task_loss(model, t, data)
+        loss = task
+        if not frozen or until == "end":
+            dem = sum((layer.variances() * (keep[row] if frozen else 1)).sum() for row, layer in enumerate(layers))
+            loss = task + ETA * dem / (2 * M * START_RANK)
+        adam.zero_grad()
+        loss.backward()
+        if frozen:
+            for row, layer in enumerate(layers):
+                layer.c.grad[~keep[row]] = 0
+        norm = torch.sqrt(sum((parameter.grad**2).sum() for parameter in trained))
+        for parameter in trained:
+            parameter.grad *= min(1.0, 1.0 / (float(norm) + 1e-6))
+        done = t - 1
+        adam.param_groups[0]["lr"] = LEARNING_RATE * (done / LR_WARMUP if done < LR_WARMUP else (STEPS - done) / (STEPS - LR_WARMUP))
+        adam.step()
+        trace.losses.append(float(task.detach()))
+        trace.norms.append(float(norm))
+
+        with torch.no_grad():
+            if frozen:
+                for row, layer in enumerate(layers):
+                    layer.c[~keep[row]] = 0
+                continue
+            average = BETA * average + (1 - BETA) * torch.stack([layer.scores() for layer in layers])
+            tau = t - WARMUP
+            if 0 <= tau <= PRUNING and (tau % interval == 0 or tau == PRUNING):
+                k = (M * (START_RANK - RANK) * tau**3) // PRUNING**3
+                ranking = sorted((float(average[row, i]), row, i) for row in range(M) for i in range(START_RANK))
+                if k:  # or the comparison of keep sets would rest on rounding
+                    assert ranking[k][0] - ranking[k - 1][0] > 1e-7 * ranking[k][0]
+                keep = torch.ones(M, START_RANK, dtype=torch.bool)
+                for _, row, i in ranking[:k]:
+                    keep[row, i] = False
+                    layers[row].c[i] = 0
+                trace.keeps[t] = keep.clone()
+                frozen = tau == PRUNING
+    for row, (name, layer) in enumerate(zip(start, layers, strict=True)):
+        trace.live |= {f"{name}.A": layer.A[keep[row]], f"{name}.B": layer.B[:, keep[row]], f"{name}.c": layer.c[keep[row]]}
+    trace.live = {name: value.detach() for name, value in trace.live.items()}
+    trace.head = [parameter.detach() for parameter in head]
+    return trace
+
+
+def ours(interval: int, until: Until, compact: bool) -> Training:
+    model = tiny_roberta()
+    dora = Dora(
+        rank=RANK,
+        start_rank=START_RANK,
+        alpha=ALPHA,
+        dropout=0.0,
+        ema_beta=BETA,
+        prune_interval=interval,
+        dem_weight=ETA,
+        dem_until=until,
+        compact=compact,
+    )
+    return Training(
+        model,
+        dora,
+        projections=linear_maps(model, "roberta.encoder"),
+        total_steps=STEPS,
+        learning_rate=LEARNING_RATE,
+        weight_decay=WEIGHT_DECAY,
+        head="classifier",
+    )
+
+
+@lru_cache
+def reference(interval: int, until: Until) -> Trace:
+    state = ours(interval, until, compact=False).dora.state_dict()
+    names = [key.removesuffix(".c") for key in state if key.endswith(".c")]
+    return train_literally(
+        copy.deepcopy(tiny_roberta()), {name: (state[f"{name}.A"], state[f"{name}.B"]) for name in names}, interval, until
+    )
+
+
+@pytest.mark.parametrize("compact", [True, False], ids=["compacted", "masked"])
+@pytest.mark.parametrize("until", ["freeze", "end"])
+@pytest.mark.parametrize("interval", [10, 35], ids=["interval 10", "interval 35"])  # 105 is a multiple of the second only
+def test_dora_equals_the_literal_algorithm(interval: int, until: Until, compact: bool) -> None:
+    expected = reference(interval, until)
+    run, data = ours(interval, until, compact), batches()
+    scheduler = make_scheduler(run.optimizer, warmup_steps=LR_WARMUP, total_steps=STEPS)
+    keeps = {}
+    for step in range(1, STEPS + 1):
+        report = run.step(step, lambda model, step=step: task_loss(model, step, data))
+        scheduler.step()
+        if report.event:
+            keeps[step] = run.dora.state_dict()["keep"].clone()
+
+    assert list(keeps) == list(expected.keeps) == sorted({*range(WARMUP, FREEZE, interval), FREEZE})
+    for step, keep in keeps.items():
+        assert torch.equal(keep, expected.keeps[step]), f"keep sets differ at step {step}"
+    ranks = keeps[FREEZE].sum(1).tolist()
+    assert sum(ranks) == 12 * RANK
+    assert len(set(ranks)) > 1
+
+    torch.testing.assert_close(run.losses, expected.losses, rtol=0, atol=1e-9)
+    torch.testing.assert_close(run.norms, expected.norms, rtol=0, atol=1e-9)
+    assert sum(norm > 1 for norm in expected.norms[:FREEZE]) > 20
+    assert sum(norm > 1 for norm in expected.norms[FREEZE:]) > 20  # where masked gates would change the norm
+    assert sum(run.losses[-24:]) < 0.9 * sum(run.losses[:24])
+    state = run.dora.state_dict()
+    for row, name in enumerate(key.removesuffix(".A") for key in expected.live if key.endswith(".A")):
+        for suffix in ("A", "B", "c"):
+            wanted = expected.live[f"{name}.{suffix}"]
+            if f"{name}.{suffix}" not in state:
+                assert compact
+                assert ranks[row] == 0
+                continue
+            found = state[f"{name}.{suffix}"]
+            if not compact:
+                found = found[:, keeps[FREEZE][row]] if suffix == "B" else found[keeps[FREEZE][row]]
+            torch.testing.assert_close(found, wanted, rtol=0, atol=1e-9)
+    for found, wanted in zip(run.head, expected.head, strict=True):
+        torch.testing.assert_close(found.detach(), wanted, rtol=0, atol=1e-9)
