@@ -10,6 +10,9 @@ and is scored on the dev set with the published selection (best epoch after DoRA
 
 LoRA gets DoRA's final rank in every projection, alpha 8 as the published code gives its LoRA, and the same dropout; so both end at
 the same number of components. Everything printed also goes to DIR/results.json; a finished run in DIR is not repeated.
+
+``--variants`` looks for reasons instead: DoRA with one thing changed at a time, each with a few learning rates and two seeds, scored on
+the held-out tenth at the end of training. The default method is never touched by it.
 """
 
 from __future__ import annotations
@@ -25,21 +28,51 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import sqrt
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from dora_cli import load_recipe, parse_recipe, train
+from dora_cli.methods import Dora
 from dora_cli.methods.base import LoraFactors, ProjectionAllocation, Schedule, Shape, StepReport
 from dora_cli.methods.head import PlainSchedule
 from dora_cli.methods.linear import shape_of
 
-TASKS = {
+TASKS: dict[str, dict[str, Any]] = {
     "RTE": {"task": "glue/rte", "epochs": 20, "batch": 16, "dem": 0.5, "interval": 10, "metric": "accuracy"},
     "CoLA": {"task": "glue/cola", "epochs": 10, "batch": 32, "dem": 0.3, "interval": 10, "metric": "matthews_correlation"},
     "SST-2": {"task": "glue/sst2", "epochs": 3, "batch": 64, "dem": 0.5, "interval": 10, "metric": "accuracy"},
 }
 GRIDS = {"dora": (2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3, 8e-3), "lora": (1e-4, 2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3), "head": (1e-3, 3e-3, 1e-2, 3e-2)}
+
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "as-published": {},
+    "no-DEM": {"dem_weight": 0.0},
+    "no-pruning": {"start_rank": "rank"},
+    "alpha-2": {"alpha": 2.0},  # under Adam the same as gates that move 4 times slower: the update is alpha times the gate
+    "alpha-0.5": {"alpha": 0.5},
+    "small-B": {"b_scale": 0.125},
+    "LoRA-start": {"lora_start": True},  # B = 0 and gates at 1 instead of gates at 0
+}
+VARIANT_RATES = (5e-4, 1e-3, 2e-3, 4e-3)
+VARIANT_CELLS = (("CoLA", 2), ("RTE", 8))
+
+
+class ChangedDora(Dora):
+    """DoRA from another start; for ``--variants`` only."""
+
+    def __init__(self, *, b_scale: float = 1.0, lora_start: bool = False, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.b_scale, self.lora_start = b_scale, lora_start
+
+    def attach(self, model: nn.Module, projections: Mapping[str, nn.Module], schedule: Schedule | None = None) -> None:
+        super().attach(model, projections, schedule)
+        with torch.no_grad():
+            for layer in self._layers.values():
+                layer.B.mul_(0.0 if self.lora_start else self.b_scale)
+                layer.c.fill_(1.0 if self.lora_start else 0.0)
 
 
 class PeftLora:
@@ -105,7 +138,14 @@ def recipe_text(name: str, model: str, data: Path, method: str, rank: int, rate:
 def one(folder: Path, method: str, rank: int, overrides: Sequence[str]) -> None:
     """Trains the recipe that lies in `folder`; a separate process."""
     recipe = load_recipe(folder / "wanted.yaml", overrides)
-    train(recipe, folder / "run", overwrite=True, method=PeftLora(rank, 8, 0.1) if method == "lora" else None)
+    changed: PeftLora | ChangedDora | None = None
+    if method == "lora":
+        changed = PeftLora(rank, 8, 0.1)
+    elif method in VARIANTS:
+        settings = recipe.method.model_dump(exclude={"name", "targets"}) | VARIANTS[method]
+        settings["start_rank"] = rank if settings["start_rank"] == "rank" else settings["start_rank"]
+        changed = ChangedDora(**settings)
+    train(recipe, folder / "run", overwrite=True, method=changed)
 
 
 def hold_out(data: Path, target: Path) -> None:
@@ -178,6 +218,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2, help="CPU threads per run")
     parser.add_argument("--stage", choices=["both", "choose", "final"], default="both")
+    parser.add_argument("--variants", action="store_true", help="look for reasons instead; see above")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     args = parser.parse_args()
     tasks, ranks, seeds = args.tasks.split(","), [int(r) for r in args.ranks.split(",")], [int(s) for s in args.seeds.split(",")]
@@ -192,6 +233,9 @@ def main() -> None:
             folder = place(args.output, "choose", name, method, rank, rate, 1)
             text = recipe_text(name, args.model, (args.output / "held-out" / name).resolve(), method, rank, rate, 1)
             wanted.append((prepare(folder, text), method, rank))
+    if args.variants:
+        look_for_reasons(args.model, args.output, pool)
+        return
     if args.stage in ("both", "choose"):
         pool.run(wanted)
     chosen: dict[str, float] = {}
@@ -239,6 +283,28 @@ def main() -> None:
             flush=True,
         )
     (args.output / "results.json").write_text(json.dumps({"chosen": chosen, "results": results}, indent=1))
+
+
+def look_for_reasons(model: str, output: Path, pool: Pool) -> None:
+    """Runs every variant and prints its held-out metric by learning rate."""
+    cells = [(name, rank, variant, rate) for name, rank in VARIANT_CELLS for variant in VARIANTS for rate in VARIANT_RATES]
+    folders = {
+        (*cell, seed): prepare(
+            place(output, "variants", cell[0], cell[2], cell[1], cell[3], seed),
+            recipe_text(cell[0], model, (output / "held-out" / cell[0]).resolve(), "dora", cell[1], cell[3], seed),
+        )
+        for cell in cells
+        for seed in (1, 2)
+    }
+    pool.run([(folder, key[2], key[1]) for key, folder in folders.items()])
+    for name, rank in VARIANT_CELLS:
+        for variant in VARIANTS:
+            row = []
+            for rate in VARIANT_RATES:
+                found = [folders[name, rank, variant, rate, seed] for seed in (1, 2)]
+                values = [score(folder, TASKS[name]["metric"], last=True) for folder in found if (folder / "run" / "metrics.json").exists()]
+                row.append(f"{rate:g}: " + (" / ".join(f"{value:.3f}" for value in values) or "-"))
+            print(f"variant {name} r{rank} {variant:13} {'   '.join(row)}", flush=True)
 
 
 def statistics(values: Sequence[float]) -> str:

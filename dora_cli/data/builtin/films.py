@@ -62,8 +62,8 @@ ASSERTIONS = (
 DENIALS = ("i doubt that {}", "i do not think {}", "no one would claim that {}", "it is hard to claim that {}", "it is not true that {}")
 
 OTHERS = ("critics", "most people", "my friends", "the papers", "other viewers", "some fans")
-AGREEMENT = ("and i agree", "and they are right", "and i can only agree", "and i do not disagree")
-DISAGREEMENT = ("and i disagree", "and they are wrong", "but i can not agree", "but i do not agree")
+AGREEMENT = ("and i agree", "and they are right", "and i can only agree")
+DISAGREEMENT = ("and i disagree", "and they are wrong", "but i do not agree")
 
 
 def adjective(draw: Draw, sign: int) -> str:
@@ -131,13 +131,13 @@ def _weighed(draw: Draw, sign: int) -> str:
 
 def _reported(draw: Draw, sign: int) -> str:
     who, film = draw.pick(OTHERS), draw.pick(("the film", "the movie", "this film", "this movie"))
-    kind = draw.below(4)
-    if kind == 0:
+    kind = draw.below(6)
+    if kind < 2:
         return f"{who} say {clause(draw, sign)} , {draw.pick(AGREEMENT)}"
-    if kind == 1:
+    if kind < 4:
         return f"{who} say {clause(draw, -sign)} , {draw.pick(DISAGREEMENT)}"
     mine, theirs = phrase(draw, sign), phrase(draw, -sign)
-    if kind == 2:
+    if kind == 4:
         return f"{who} found {film} {theirs} , but i found it {mine}"
     return f"i found {film} {mine} , but {who} found it {theirs}"
 
