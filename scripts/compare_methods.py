@@ -125,12 +125,15 @@ class PeftLora:
 
 def recipe_text(name: str, model: str, data: Path, method: str, rank: int, rate: float, seed: int, batch_factor: int = 1) -> str:
     spec = TASKS[name]
-    section = "{name: head}" if method == "head" else (
-        f"{{name: dora, rank: {rank}, alpha: 8, dropout: 0.1, prune_interval: {spec['interval']}, dem_weight: {spec['dem']}}}"
+    section = (
+        "{name: head}"
+        if method == "head"
+        else (f"{{name: dora, rank: {rank}, alpha: 8, dropout: 0.1, prune_interval: {spec['interval']}, dem_weight: {spec['dem']}}}")
     )
+    train = f"epochs: {spec['epochs']}, batch_size: {spec['batch']}, learning_rate: {rate}, seed: {seed}, precision: fp32, log_every: 200"
     return (
-        f"task: {spec['task']}\nmodel: {{name: {json.dumps(model)}}}\ndata: {{source: glue-tsv, path: {json.dumps(str(data))}}}\nmethod: {section}\n"
-        f"train: {{epochs: {spec['epochs']}, batch_size: {spec['batch']}, learning_rate: {rate}, seed: {seed}, precision: fp32, log_every: 200}}\n"
+        f"task: {spec['task']}\nmodel: {{name: {json.dumps(model)}}}\n"
+        f"data: {{source: glue-tsv, path: {json.dumps(str(data))}}}\nmethod: {section}\ntrain: {{{train}}}\n"
         "eval: {batch_size: 256, select: best}\n"
     )
 
@@ -252,7 +255,14 @@ def main() -> None:
         return
 
     runs = [
-        (prepare(place(args.output, "final", name, method, rank, rate, seed), recipe_text(name, args.model, (args.data / name).resolve(), method, rank, rate, seed)), method, rank)
+        (
+            prepare(
+                place(args.output, "final", name, method, rank, rate, seed),
+                recipe_text(name, args.model, (args.data / name).resolve(), method, rank, rate, seed),
+            ),
+            method,
+            rank,
+        )
         for name, method, rank in cells
         for seed in seeds
         for rate in [chosen[f"{name} {method} {rank}"]]
@@ -269,7 +279,13 @@ def main() -> None:
         best, last = [score(folder, metric, after=0.5) for folder in folders], [score(folder, metric, last=True) for folder in folders]
         results.append(
             {
-                "task": name, "method": method, "rank": rank, "learning_rate": rate, "metric": metric, "best": best, "last": last,
+                "task": name,
+                "method": method,
+                "rank": rank,
+                "learning_rate": rate,
+                "metric": metric,
+                "best": best,
+                "last": last,
                 "adapter_parameters": [record["budget"]["adapter_parameters_final"] for record in records],
                 "train_seconds": [record["timing"]["train_seconds"] for record in records],
                 "steps_per_second": [record["timing"]["steps_per_second"] for record in records],

@@ -11,12 +11,17 @@ EPILOG = "Example:  dora eval --checkpoint runs/demo-sst2 --output result.json"
 
 
 def evaluate(
-    checkpoint: Annotated[Path, typer.Option("--checkpoint", "-c", help="Run folder (its selected adapter), or one checkpoint of it.", show_default=False)],
+    checkpoint: Annotated[
+        Path, typer.Option("--checkpoint", "-c", help="Run folder (its selected adapter), or one checkpoint of it.", show_default=False)
+    ],
     split: Annotated[str | None, typer.Option("--split", help="Another split than the task's dev split.", show_default=False)] = None,
     set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change where data and base model are, e.g. data.path=DIR. May be repeated.")
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change where data and base model are, e.g. data.path=DIR. May be repeated."),
     ] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Also write the result to this JSON file.", show_default=False)] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Also write the result to this JSON file.", show_default=False)
+    ] = None,
 ) -> None:
     """Evaluate a finished run: rebuild its model at the final ranks and score it."""
     from rich.console import Console

@@ -15,12 +15,19 @@ EPILOG = "Example:  dora train configs/demo/sst2.yaml --set train.seed=2 --outpu
 def train(
     recipe: Annotated[Path, typer.Argument(help="A YAML recipe, such as configs/demo/sst2.yaml.", show_default=False)],
     set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one key of the recipe, e.g. train.seed=2. May be repeated.")
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change one key of the recipe, e.g. train.seed=2. May be repeated."),
     ] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Run folder.  [default: runs/ and the recipe's name]", show_default=False)] = None,
-    seeds: Annotated[str | None, typer.Option("--seeds", metavar="1,2,3", help="Train once per seed, into OUTPUT/seed-N, and write summary.json.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Run folder.  [default: runs/ and the recipe's name]", show_default=False)
+    ] = None,
+    seeds: Annotated[
+        str | None, typer.Option("--seeds", metavar="1,2,3", help="Train once per seed, into OUTPUT/seed-N, and write summary.json.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run that OUTPUT already holds.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe, the schedule and the parameter budget; train nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the resolved recipe, the schedule and the parameter budget; train nothing.")
+    ] = False,
 ) -> None:
     """Train a recipe: adapt the model, prune its ranks to the budget, write metrics and ranks."""
     from dora_cli.recipe import load_recipe

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,7 +24,13 @@ def _silent(split: str, done: int, total: int) -> None: ...
 
 
 def predict(
-    model: nn.Module, split: EncodedSplit, task: Task, *, batch_size: int, accelerator: Accelerator, progress: Callable[[int, int], None] | None = None
+    model: nn.Module,
+    split: EncodedSplit,
+    task: Task,
+    *,
+    batch_size: int,
+    accelerator: Accelerator,
+    progress: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:
     """Predictions for every example of `split`, in its order: class indices, or float64 values for a regression.
 
@@ -38,7 +45,9 @@ def predict(
     found: list[torch.Tensor] = []
     with torch.no_grad():
         for done, indices in enumerate(mine):
-            batch = {key: value.to(accelerator.device, non_blocking=True) for key, value in split.collate(indices).items() if key != "labels"}
+            batch = {
+                key: value.to(accelerator.device, non_blocking=True) for key, value in split.collate(indices).items() if key != "labels"
+            }
             with accelerator.autocast():
                 logits = model(**batch).logits
             found.append(task.predictions(logits))
@@ -59,14 +68,19 @@ def predict(
 
 
 def evaluate(
-    model: nn.Module, splits: Mapping[str, EncodedSplit], task: Task, *, batch_size: int, accelerator: Accelerator, progress: Progress = _silent
+    model: nn.Module,
+    splits: Mapping[str, EncodedSplit],
+    task: Task,
+    *,
+    batch_size: int,
+    accelerator: Accelerator,
+    progress: Progress = _silent,
 ) -> dict[str, float]:
     """The task's metrics over its evaluation splits, combined as the task does (MNLI: the mean of both)."""
     per_split = {}
     for name, split in splits.items():
-        predictions = predict(
-            model, split, task, batch_size=batch_size, accelerator=accelerator, progress=lambda done, total, name=name: progress(name, done, total)
-        )
+        report = partial(progress, name)
+        predictions = predict(model, split, task, batch_size=batch_size, accelerator=accelerator, progress=report)
         assert split.labels is not None, f"split {name} has no labels"
         per_split[name] = compute_metrics(task.metric, predictions, np.asarray(split.labels))
     return task.combine(per_split)

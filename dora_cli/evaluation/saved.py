@@ -42,7 +42,9 @@ class SavedRun:
             for parent in list(checkpoint.resolve().parents)[:2]:
                 if RunRecords(parent).recipe.is_file():
                     return cls(parent, checkpoint)
-            raise CheckpointError(f"--checkpoint {checkpoint} lies outside a run folder, so its recipe.yaml is missing; name a checkpoint within a run")
+            raise CheckpointError(
+                f"--checkpoint {checkpoint} lies outside a run folder, so its recipe.yaml is missing; name a checkpoint within a run"
+            )
         seeds = sorted(path.name for path in checkpoint.glob("seed-*") if RunRecords(path).recipe.is_file())
         if seeds:
             raise CheckpointError(f"--checkpoint {checkpoint} holds runs of several seeds; name one of them: {', '.join(seeds)}")
@@ -90,8 +92,8 @@ def _evaluate_saved(run: SavedRun, split: str | None, overrides: Sequence[str], 
     expected = _section(environment, "model").get("fingerprint")
     if expected != adapted.fingerprint:
         raise CheckpointError(
-            f"the base model {recipe.model.name} is not the one this run was trained on (fingerprint {adapted.fingerprint[:12]}, the run's is "
-            f"{str(expected)[:12]}); point --set model.name=... or model.revision=... at that one"
+            f"the base model {recipe.model.name} is not the one this run was trained on (fingerprint {adapted.fingerprint[:12]}, "
+            f"the run's is {str(expected)[:12]}); point --set model.name=... or model.revision=... at that one"
         )
     weights.restore(adapted)
     encoded = {name: encode(part, adapted.tokenizer, recipe.data.max_length) for name, part in examples.items()}
@@ -99,7 +101,9 @@ def _evaluate_saved(run: SavedRun, split: str | None, overrides: Sequence[str], 
         adapted.model, encoded, task, batch_size=recipe.eval.batch_size, accelerator=accelerator, progress=listener.evaluating
     )
     if precision != environment.get("precision"):
-        listener.note(f"evaluated in {precision}; the run was trained and evaluated in {environment.get('precision')}, so digits may differ")
+        listener.note(
+            f"evaluated in {precision}; the run was trained and evaluated in {environment.get('precision')}, so digits may differ"
+        )
     result: dict[str, Any] = {
         "schema_version": 1,
         "task": task.name,
@@ -132,5 +136,7 @@ def _recipe(run: SavedRun, overrides: Sequence[str]) -> Recipe:
 def _section(environment: Any, key: str) -> Mapping[str, Any]:
     section = environment.get(key) if isinstance(environment, dict) else None
     if not isinstance(section, dict):
-        raise CheckpointError(f"environment.json of the run lacks its section {key!r}; the file is damaged, restore it from a copy of the run")
+        raise CheckpointError(
+            f"environment.json of the run lacks its section {key!r}; the file is damaged, restore it from a copy of the run"
+        )
     return section

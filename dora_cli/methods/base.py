@@ -162,4 +162,3 @@ class Method(Protocol):
 
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
         """Restores ranks (shrinking tensors where the state has fewer components), values, scores and phase."""
-

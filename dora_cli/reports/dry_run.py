@@ -38,7 +38,9 @@ def print_dry_run(console: Console, run: DryRunLike, recipe: str) -> None:
         _print_rows(console, "Parameters", _parameter_rows(run.parameters))
     if run.out_of_reach is not None:
         console.print()
-        console.print(Text(f"The schedule in components and the parameter budget need the model's configuration: {run.out_of_reach}"), soft_wrap=True)
+        console.print(
+            Text(f"The schedule in components and the parameter budget need the model's configuration: {run.out_of_reach}"), soft_wrap=True
+        )
 
 
 def _schedule_rows(schedule: Mapping[str, Any], phases: Sequence[tuple[str, int, int]]) -> list[tuple[str, str]]:
@@ -47,7 +49,12 @@ def _schedule_rows(schedule: Mapping[str, Any], phases: Sequence[tuple[str, int,
         rows.append(("events", f"{schedule['events']:,}, every {plural(schedule['interval'], 'step')}, {schedule['curve']} curve"))
         rows.append(("freeze", f"after step {schedule['freeze_step']:,}"))
         start, final = (f"{schedule[key]:,}" for key in ("start_components", "final_components"))
-        rows.append(("components", f"{start} -> {final} (rank {schedule['start_rank']} -> {schedule['rank']} x {schedule['projections']} projections)"))
+        rows.append(
+            (
+                "components",
+                f"{start} -> {final} (rank {schedule['start_rank']} -> {schedule['rank']} x {schedule['projections']} projections)",
+            )
+        )
     return rows
 
 

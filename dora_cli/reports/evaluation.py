@@ -27,4 +27,6 @@ def print_evaluation(console: Console, result: Mapping[str, Any]) -> None:
         table.add_row(name, number(value), *(() if recorded is None else (number(recorded.get(name)),)))
     console.print(table)
     if recorded is not None:
-        console.print("identical to the run's record" if result["identical"] else "NOT identical to the run's record (another device or precision?)")
+        console.print(
+            "identical to the run's record" if result["identical"] else "NOT identical to the run's record (another device or precision?)"
+        )

@@ -46,7 +46,9 @@ class Weights:
         for name, parameter in adapted.head.items():
             saved = self.head[name]
             if saved.shape != parameter.shape:
-                raise CheckpointError(f"head tensor {name} is {tuple(saved.shape)} in the checkpoint; this model needs {tuple(parameter.shape)}")
+                raise CheckpointError(
+                    f"head tensor {name} is {tuple(saved.shape)} in the checkpoint; this model needs {tuple(parameter.shape)}"
+                )
             with torch.no_grad():
                 parameter.copy_(saved)
 
@@ -78,7 +80,9 @@ def save_weights(folder: Path, weights: Weights) -> None:
         shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         shutil.rmtree(beside, ignore_errors=True)
-        raise OutputError(f"cannot write checkpoint {folder}: {error.strerror or error}; free some space or choose another --output") from error
+        raise OutputError(
+            f"cannot write checkpoint {folder}: {error.strerror or error}; free some space or choose another --output"
+        ) from error
 
 
 def load_weights(folder: Path) -> Weights:
@@ -86,12 +90,16 @@ def load_weights(folder: Path) -> Weights:
     manifest = _read_json(folder / MANIFEST, folder)
     files = manifest.get("files")
     if manifest.get("schema_version") != 1 or not isinstance(files, dict):
-        raise CheckpointError(f"{folder / MANIFEST} is not a manifest this version understands (schema_version {manifest.get('schema_version')!r}, not 1)")
+        raise CheckpointError(
+            f"{folder / MANIFEST} is not a manifest this version understands (schema_version {manifest.get('schema_version')!r}, not 1)"
+        )
     for name in (ADAPTER, HEAD, STATE):
         if not (folder / name).is_file():
             raise CheckpointError(f"{folder} lacks {name}; the checkpoint is incomplete, use another one of the run")
         if files.get(name) != _describe(folder / name):
-            raise CheckpointError(f"{folder / name} does not match its manifest (size or SHA-256); the file is damaged, use another checkpoint of the run")
+            raise CheckpointError(
+                f"{folder / name} does not match its manifest (size or SHA-256); the file is damaged, use another checkpoint of the run"
+            )
     try:
         return Weights(load_file(folder / ADAPTER), load_file(folder / HEAD), _read_json(folder / STATE, folder))
     except (SafetensorError, OSError) as error:

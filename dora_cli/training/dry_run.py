@@ -6,7 +6,6 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-
 from dora_cli.models import ModelUnreachableError, Projection, config_model, find_projections, head_parameters
 from dora_cli.recipe import Recipe
 from dora_cli.tasks import Task, get_task
@@ -44,11 +43,11 @@ class DryRun:
     def rows(self) -> list[tuple[str, str]]:
         """The run in words: ``(what, value)``."""
         length, train = self.length, self.recipe.train
-        batch = f"{train.batch_size} x {train.gradient_accumulation} micro-batches x {self.processes} processes = {length.global_batch} examples"
+        factors = f"{train.batch_size} x {train.gradient_accumulation} micro-batches x {self.processes} processes"
         cut = f", stopped by train.max_steps in epoch {length.epochs}" if train.max_steps is not None else ""
         return [
             ("training examples", f"{length.examples:,}"),
-            ("global batch", batch),
+            ("global batch", f"{factors} = {length.global_batch} examples"),
             ("steps", f"{length.total_steps:,} ({length.steps_per_epoch:,} an epoch, {length.epochs} epochs{cut})"),
             ("learning rate", f"{train.learning_rate:g}, linear warm-up over {self.lr_warmup:,} steps, then linear decay to 0"),
             ("device", f"{self.device}, {self.precision}"),

@@ -143,7 +143,7 @@ class Loop:
         return dict(batch)
 
     def _log_step(self, step: int, epoch: int, phase: str, budget: int, began: float) -> None:
-        rate = self.step_function.scheduler.get_last_lr()[0]
+        rate = float(self.step_function.scheduler.get_last_lr()[0])
         reading = self.step_function.read(step)
         seconds = self.outcome.train_seconds + time.perf_counter() - began
         steps, examples = step - self._last_log[0], self.outcome.examples - self._last_log[1]

@@ -41,7 +41,9 @@ def shrink(optimizer: torch.optim.Optimizer, replaced: Sequence[Replacement]) ->
             kept.append(item.new)
             if state:  # tensors of the parameter's shape are moments; the step counter is a scalar
                 optimizer.state[item.new] = {
-                    key: value.index_select(item.dimension, item.kept) if torch.is_tensor(value) and value.shape == parameter.shape else value
+                    key: value.index_select(item.dimension, item.kept)
+                    if torch.is_tensor(value) and value.shape == parameter.shape
+                    else value
                     for key, value in state.items()
                 }
         group["params"] = kept

@@ -23,9 +23,13 @@ def check_output(output: Path, *, overwrite: bool) -> None:
     if output.is_dir() and any(output.iterdir()):
         if not overwrite:
             finished = "a finished run" if RunRecords(output).metrics.exists() else "something"
-            raise OutputError(f"--output {output} holds {finished} already; choose another --output, or pass --overwrite to replace the run in it")
+            raise OutputError(
+                f"--output {output} holds {finished} already; choose another --output, or pass --overwrite to replace the run in it"
+            )
         if not is_run(output):
-            raise OutputError(f"--output {output} is not empty and holds no run of dora, so --overwrite does not touch it; choose another --output")
+            raise OutputError(
+                f"--output {output} is not empty and holds no run of dora, so --overwrite does not touch it; choose another --output"
+            )
     parent = output
     while not parent.exists():
         parent = parent.parent

@@ -149,8 +149,9 @@ class TrainingStep:
             first = int(self._first_bad)
             rate = self.scheduler.get_last_lr()[0]
             raise DivergedError(
-                f"training diverged: the loss or gradient norm of step {first} was not finite (noticed at step {step}, learning rate now {rate:.3g}); "
-                "weights and scores are those before that step. Lower train.learning_rate, lengthen train.lr_warmup_fraction, or set train.precision: fp32"
+                f"training diverged: the loss or gradient norm of step {first} was not finite (noticed at step {step}, "
+                f"learning rate now {rate:.3g}); weights and scores are those before that step. Lower train.learning_rate, "
+                "lengthen train.lr_warmup_fraction, or set train.precision: fp32"
             )
 
     def read(self, step: int) -> StepReading:

@@ -75,7 +75,7 @@ def test_an_ordinary_step_never_waits_for_the_device(precision: str) -> None:
     model.requires_grad_(False)
     method = Dora(rank=2, prune_interval=5)
     projections = {f"blocks.{index}": module for index, module in enumerate(model.blocks)}
-    schedule = method.plan(40, {name: (32, 32) for name in projections})
+    schedule = method.plan(40, dict.fromkeys(projections, (32, 32)))
     method.attach(model, projections, schedule)
     head = list(model.head.parameters())
     for parameter in head:
@@ -83,7 +83,8 @@ def test_an_ordinary_step_never_waits_for_the_device(precision: str) -> None:
     optimizer = make_optimizer([*method.parameters(), *head], learning_rate=1e-3, weight_decay=0.01, betas=(0.9, 0.999), eps=1e-8)
     step_function = TrainingStep(
         model=model, method=method, loss=lambda logits, labels: nn.functional.cross_entropy(logits.float(), labels, reduction="none"),
-        optimizer=optimizer, scheduler=make_scheduler(optimizer, warmup_steps=2, total_steps=40), accelerator=accelerator, max_grad_norm=1.0,
+        optimizer=optimizer, scheduler=make_scheduler(optimizer, warmup_steps=2, total_steps=40),
+        accelerator=accelerator, max_grad_norm=1.0,
     )  # fmt: skip
     batch = {"x": torch.randn(8, 32, device=device), "labels": torch.randint(2, (8,), device=device)}
     quiet = 0

@@ -52,7 +52,12 @@ def test_run_folder_holds_everything_and_numbers_agree(make_recipe: MakeRecipe, 
     assert [epoch["phase"] for epoch in metrics["epochs"]] == ["pruning", "final", "final", "final"]
     # 2 blocks x 6 projections; start rank ceil(1.5 * 2) = 3
     assert metrics["budget"]["start_components"] == 36
-    assert metrics["budget"]["final_components"] == metrics["budget"]["live_components"] == 24 == sum(layer["rank"] for layer in ranks["layers"])
+    assert (
+        metrics["budget"]["final_components"]
+        == metrics["budget"]["live_components"]
+        == 24
+        == sum(layer["rank"] for layer in ranks["layers"])
+    )
     assert metrics["budget"]["adapter_parameters_final"] == sum(layer["rank"] * sum(layer["shape"]) for layer in ranks["layers"])
     head = 16 * 16 + 16 + 2 * 16 + 2  # the fresh pooler and the classifier
     start = 3 * 2 * (4 * 32 + 2 * 48) + 36
@@ -110,7 +115,9 @@ def test_accumulation_equals_one_large_batch(make_recipe: MakeRecipe, tmp_path: 
             assert one["regulariser"] == pytest.approx(two["regulariser"], abs=1e-6)
 
 
-@pytest.mark.parametrize("overrides", [(), ("method.compact=false",), ("method={name: head}",), ("eval.select=last",), ("data.group_by_length=true",)])
+@pytest.mark.parametrize(
+    "overrides", [(), ("method.compact=false",), ("method={name: head}",), ("eval.select=last",), ("data.group_by_length=true",)]
+)
 def test_eval_reproduces_the_run_exactly(make_recipe: MakeRecipe, tmp_path: Path, overrides: tuple[str, ...]) -> None:
     result = train(make_recipe(*overrides), tmp_path / "run")
     found = evaluate(tmp_path / "run")
@@ -175,7 +182,9 @@ def test_a_run_is_never_overwritten_unasked(make_recipe: MakeRecipe, tmp_path: P
     assert (tmp_path / "precious" / "thesis.tex").exists()
 
 
-def test_divergence_names_the_step_and_keeps_the_weights_before_it(make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_divergence_names_the_step_and_keeps_the_weights_before_it(
+    make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """From step 8 on the gradient is not a number; the run ends at the next reading, step 9 being an event."""
     plain = Dora.adjust_gradients
     seen: dict[int, list[torch.Tensor]] = {}
@@ -235,7 +244,12 @@ def test_eval_takes_another_split_and_source(make_recipe: MakeRecipe, tmp_path: 
     (tmp_path / "own" / "validation.csv").write_text("text,mood\na fine film,good\na dull film,bad\n")
     found = evaluate(
         tmp_path / "run",
-        overrides=["data.source=files", f"data.path={tmp_path / 'own'}", "data.columns={sentence: text, label: mood}", "data.labels=[bad, good]"],
+        overrides=[
+            "data.source=files",
+            f"data.path={tmp_path / 'own'}",
+            "data.columns={sentence: text, label: mood}",
+            "data.labels=[bad, good]",
+        ],
     )
     assert found["splits"] == {"validation": 2}
     with pytest.raises(RecipeError, match="belongs to the run"):
@@ -243,8 +257,8 @@ def test_eval_takes_another_split_and_source(make_recipe: MakeRecipe, tmp_path: 
 
 
 def test_nothing_is_written_when_the_run_cannot_start(make_recipe: MakeRecipe, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="24 optimiser steps|it needs at least"):
+    with pytest.raises(ValueError, match="it needs at least"):
         train(make_recipe("method.warmup_fraction=0.49", "method.final_fraction=0.5"), tmp_path / "run")
-    with pytest.raises(ValueError, match="nothing|match"):
+    with pytest.raises(ValueError, match="no_such_layer"):
         train(make_recipe("method.targets=['*.no_such_layer']"), tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -131,13 +131,13 @@ def _weighed(draw: Draw, sign: int) -> str:
 
 def _reported(draw: Draw, sign: int) -> str:
     who, film = draw.pick(OTHERS), draw.pick(("the film", "the movie", "this film", "this movie"))
-    kind = draw.below(6)
-    if kind < 2:
+    kind = draw.below(4)
+    if kind == 0:
         return f"{who} say {clause(draw, sign)} , {draw.pick(AGREEMENT)}"
-    if kind < 4:
+    if kind == 1:
         return f"{who} say {clause(draw, -sign)} , {draw.pick(DISAGREEMENT)}"
     mine, theirs = phrase(draw, sign), phrase(draw, -sign)
-    if kind == 4:
+    if kind == 2:
         return f"{who} found {film} {theirs} , but i found it {mine}"
     return f"i found {film} {mine} , but {who} found it {theirs}"
 
@@ -160,7 +160,7 @@ def _compared(draw: Draw, sign: int) -> str:
 
 
 _CONSTRUCTIONS: tuple[tuple[Callable[[Draw, int], str], int], ...] = (
-    (_single, 8), (_agreeing, 5), (_contrast, 5), (_weighed, 2), (_reported, 4), (_expected, 2), (_compared, 2),
+    (_single, 8), (_agreeing, 5), (_contrast, 5), (_weighed, 2), (_reported, 3), (_expected, 2), (_compared, 2),
 )  # fmt: skip
 
 

@@ -80,4 +80,5 @@ class AdaptedProjection(nn.Module):
         self._folded = None
 
     def extra_repr(self) -> str:
-        return f"in_features={self.in_features}, out_features={self.out_features}, rank={self.rank}, scaling={self.scaling:g}, dropout={self.dropout:g}"
+        sizes = f"in_features={self.in_features}, out_features={self.out_features}, rank={self.rank}"
+        return f"{sizes}, scaling={self.scaling:g}, dropout={self.dropout:g}"

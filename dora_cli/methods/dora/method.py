@@ -141,7 +141,8 @@ class Dora:
             if name in self._layers:
                 groups[self._shapes[name], self._layers[name].rank].append(row)
         self._stacks = [
-            _Stack([self._layers[self._names[row]] for row in rows], torch.tensor(rows, device=self._scores.device)) for rows in groups.values()
+            _Stack([self._layers[self._names[row]] for row in rows], torch.tensor(rows, device=self._scores.device))
+            for rows in groups.values()
         ]
 
     # -- once per step ----------------------------------------------------------------------------------------------------------

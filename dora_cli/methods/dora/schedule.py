@@ -72,10 +72,13 @@ class DoraSchedule:
         if rank < 1:
             problems.append(f"method.rank is {rank}; it must be at least 1")
         if start_rank < rank:
-            problems.append(f"method.start_rank is {start_rank}, below method.rank {rank}; pruning can only shrink: raise start_rank or lower rank")
+            problems.append(
+                f"method.start_rank is {start_rank}, below method.rank {rank}; pruning can only shrink: raise start_rank or lower rank"
+            )
         if warmup + final >= 1:
             problems.append(
-                f"method.warmup_fraction {float(warmup)} + method.final_fraction {float(final)} leave no time to prune; their sum must stay below 1"
+                f"method.warmup_fraction {float(warmup)} + method.final_fraction {float(final)} leave no time to prune; "
+                "their sum must stay below 1"
             )
         if interval < 1:
             problems.append(f"method.prune_interval is {interval}; it must be at least 1 step")
@@ -85,8 +88,9 @@ class DoraSchedule:
             pruning = 1 - warmup - final
             if floor(pruning * total_steps) < 1:
                 problems.append(
-                    f"the run has {total_steps} optimiser steps, of which pruning gets floor({float(pruning):g} x {total_steps}) = 0; it needs at "
-                    f"least {ceil(1 / pruning)} steps: raise train.epochs or train.max_steps, lower train.batch_size, or lower the fractions"
+                    f"the run has {total_steps} optimiser steps, of which pruning gets floor({float(pruning):g} x {total_steps}) = 0; "
+                    f"it needs at least {ceil(1 / pruning)} steps: raise train.epochs or train.max_steps, lower train.batch_size, "
+                    "or lower the fractions"
                 )
         if problems:
             raise BudgetError("\n".join(problems))
