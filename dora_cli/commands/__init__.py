@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated
 
@@ -24,14 +25,18 @@ class _Group(TyperGroup):
         except DoraError as error:
             if ctx.params.get("debug"):
                 raise
-            lines = str(error).splitlines() or ["unknown error"]
-            print(f"dora: error: {lines[0]}" if len(lines) == 1 else "dora: error:", file=sys.stderr)
-            for line in lines if len(lines) > 1 else ():
-                print(f"  {line}", file=sys.stderr)
+            if _speaks():
+                lines = str(error).splitlines() or ["unknown error"]
+                print(f"dora: error: {lines[0]}" if len(lines) == 1 else "\n  ".join(["dora: error:", *lines]), file=sys.stderr)
             raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt:
             print("dora: stopped by SIGINT", file=sys.stderr)
             raise typer.Exit(130) from None
+
+
+def _speaks() -> bool:
+    """Of several processes the first alone prints."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 app = typer.Typer(

@@ -54,6 +54,7 @@ def train(
         return
     from functools import partial
 
+    from accelerate.state import PartialState
     from rich.console import Console
 
     from dora_cli.reports.summary import print_seeds
@@ -61,7 +62,8 @@ def train(
     from dora_cli.training.run import train_seeds
 
     summary = train_seeds(resolved, folder, chosen, overwrite=overwrite, make_listener=partial(make_listener, brief=True))
-    print_seeds(Console(highlight=False), summary, folder, primary=get_task(resolved.task).primary)
+    if PartialState().is_main_process:
+        print_seeds(Console(highlight=False), summary, folder, primary=get_task(resolved.task).primary)
 
 
 def _seeds(text: str) -> list[int]:

@@ -42,7 +42,7 @@ def is_run(folder: Path) -> bool:
     return RunRecords(folder).recipe.is_file() or any(RunRecords(child).recipe.is_file() for child in folder.glob("seed-*"))
 
 
-def take_output(output: Path, *, overwrite: bool) -> RunRecords:
+def take_output(output: Path, *, overwrite: bool) -> None:
     """Makes the folder, after removing the run that `overwrite` allows to replace."""
     try:
         if overwrite and output.is_dir() and is_run(output):
@@ -50,4 +50,3 @@ def take_output(output: Path, *, overwrite: bool) -> RunRecords:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"--output {output} cannot be written: {error.strerror or error}; choose another --output") from error
-    return RunRecords(output)

@@ -24,6 +24,7 @@ from dora_cli.training.length import RunLength
 from dora_cli.training.listener import Listener, RunStart, SilentListener
 from dora_cli.training.loop import Loop
 from dora_cli.training.output import check_output, take_output
+from dora_cli.training.processes import on_main
 from dora_cli.training.records import build_metrics, build_ranks
 from dora_cli.training.seeds import seed_everything, set_deterministic
 
@@ -84,8 +85,7 @@ def _train(recipe: Recipe, output: Path, overwrite: bool, listener: Listener, me
     main = accelerator.is_main_process
     if not main:
         listener = SilentListener()
-    if main:
-        check_output(output, overwrite=overwrite)
+    on_main(accelerator, lambda: check_output(output, overwrite=overwrite))
 
     examples = {split: load_split(recipe, task, split, training=split == "train") for split in ("train", *task.eval_splits)}
     length = RunLength.of(recipe, len(examples["train"]), accelerator.num_processes)
@@ -95,7 +95,8 @@ def _train(recipe: Recipe, output: Path, overwrite: bool, listener: Listener, me
     encoded: dict[str, EncodedSplit] = {name: encode(split, adapted.tokenizer, recipe.data.max_length) for name, split in examples.items()}
     seed_everything(recipe.train.seed + accelerator.process_index)  # dropout differs between processes
 
-    records = take_output(output, overwrite=overwrite) if main else RunRecords(output)
+    records = RunRecords(output)
+    on_main(accelerator, lambda: take_output(output, overwrite=overwrite))
     environment = describe_environment(
         device=accelerator.device,
         precision=precision,

@@ -1,0 +1,31 @@
+"""What one process decides for all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
+
+from dora_cli.errors import DoraError
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+T = TypeVar("T")
+
+
+def on_main(accelerator: Accelerator, action: Callable[[], T]) -> T | None:
+    """Runs `action` on the main process; an error a user can mend is raised in every process, so that none waits for the others."""
+    result: T | None = None
+    failure: list[DoraError | None] = [None]
+    if accelerator.is_main_process:
+        try:
+            result = action()
+        except DoraError as error:
+            failure[0] = error
+    if accelerator.num_processes > 1:
+        from accelerate.utils import broadcast_object_list
+
+        broadcast_object_list(failure)
+    if failure[0] is not None:
+        raise failure[0]
+    return result
