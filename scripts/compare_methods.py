@@ -57,7 +57,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "LoRA-start": {"lora_start": True},  # B = 0 and gates at 1 instead of gates at 0
 }
 VARIANT_RATES = (5e-4, 1e-3, 2e-3, 4e-3)
-VARIANT_CELLS = (("CoLA", 2), ("RTE", 8))
+VARIANT_CELLS = (("CoLA", 2),)
 
 
 class ChangedDora(Dora):

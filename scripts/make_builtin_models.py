@@ -247,6 +247,8 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    for file in folder.iterdir():
+        file.chmod(0o644)  # safetensors writes for the owner alone; package data are for everyone
     weights = folder / "model.safetensors"
     if weights.stat().st_size >= 2_000_000:
         raise SystemExit(f"{weights} has {weights.stat().st_size:,} bytes; a built-in model must stay under 2,000,000")

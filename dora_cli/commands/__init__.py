@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from typing import Annotated
@@ -29,6 +30,11 @@ class _Group(TyperGroup):
                 lines = str(error).splitlines() or ["unknown error"]
                 print(f"dora: error: {lines[0]}" if len(lines) == 1 else "\n  ".join(["dora: error:", *lines]), file=sys.stderr)
             raise typer.Exit(error.exit_code) from None
+        except OSError as error:  # a full disk, a file that was taken away: whatever no room foresaw, it is the user's to mend
+            if ctx.params.get("debug") or error.errno == errno.EPIPE:  # whoever reads our output may stop reading: typer ends quietly
+                raise
+            print(f"dora: error: {error}; dora --debug {ctx.invoked_subcommand} ... shows where", file=sys.stderr)
+            raise typer.Exit(DoraError.exit_code) from None
         except KeyboardInterrupt:
             print("dora: stopped by SIGINT", file=sys.stderr)
             raise typer.Exit(130) from None
@@ -68,4 +74,4 @@ def main(
 
 app.command("train", epilog=train_command.EPILOG)(train_command.train)
 app.command("eval", epilog=eval_command.EPILOG)(eval_command.evaluate)
-app.command("ranks")(ranks_command.ranks)
+app.command("ranks", epilog=ranks_command.EPILOG)(ranks_command.ranks)

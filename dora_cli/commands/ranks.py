@@ -10,6 +10,7 @@ import typer
 from dora_cli.errors import CheckpointError
 
 RUNS = Path("runs")
+EPILOG = "Example:  dora ranks runs/demo-sst2"
 
 
 def ranks(

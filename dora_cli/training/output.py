@@ -1,7 +1,8 @@
-"""The run folder: whether it may be written, and the moment it is taken."""
+"""Where results go: whether the place may be written, and the moment it is taken."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from pathlib import Path
@@ -11,9 +12,9 @@ from dora_cli.reports.records import RunRecords
 
 
 def default_output(recipe_path: Path) -> Path:
-    """``runs/glue-sst2`` for ``configs/glue/sst2.yaml``: one place per recipe."""
-    parent = recipe_path.resolve().parent.name
-    return Path("runs") / (recipe_path.stem if parent in ("", "configs") else f"{parent}-{recipe_path.stem}")
+    """``runs/glue-sst2`` for ``configs/glue/sst2.yaml``, ``runs/mine`` for ``mine.yaml``: after the path as it was given."""
+    parent = recipe_path.parent.name
+    return Path("runs") / (recipe_path.stem if parent in ("", "..", "configs") else f"{parent}-{recipe_path.stem}")
 
 
 def check_output(output: Path, *, overwrite: bool) -> None:
@@ -21,32 +22,59 @@ def check_output(output: Path, *, overwrite: bool) -> None:
     if output.exists() and not output.is_dir():
         raise OutputError(f"--output {output} is a file; name a folder")
     if output.is_dir() and any(output.iterdir()):
-        if not overwrite:
-            finished = "a finished run" if RunRecords(output).metrics.exists() else "something"
-            raise OutputError(
-                f"--output {output} holds {finished} already; choose another --output, or pass --overwrite to replace the run in it"
-            )
         if not is_run(output):
-            raise OutputError(
-                f"--output {output} is not empty and holds no run of dora, so --overwrite does not touch it; choose another --output"
-            )
-    parent = output
-    while not parent.exists():
-        parent = parent.parent
-    if not os.access(parent, os.W_OK | os.X_OK):
-        raise OutputError(f"--output {output} cannot be written: no permission in {parent}; choose another --output")
+            raise OutputError(f"--output {output} is not empty and holds no run of dora, so --overwrite does not touch it; choose another --output")
+        if not overwrite:
+            held = _what_it_holds(RunRecords(output))
+            raise OutputError(f"--output {output} holds {held} already; choose another --output, or pass --overwrite to replace it")
+    _check_place(output)
+
+
+def check_output_file(output: Path) -> None:
+    """Refuses a file that cannot be written, before the work whose result it is to hold."""
+    if output.is_dir():
+        raise OutputError(f"--output {output} is a folder; name a file in it, such as {output / 'result.json'}")
+    _check_place(output)
+
+
+def _check_place(output: Path) -> None:
+    place = next(path for path in (output, *output.parents) if path.exists())
+    if place != output and not place.is_dir():
+        raise OutputError(f"--output {output} cannot be written: {place} is a file, not a folder; choose another --output")
+    if not os.access(place, os.W_OK | os.X_OK if place.is_dir() else os.W_OK):
+        raise OutputError(f"--output {output} cannot be written: no permission in {place}; choose another --output")
 
 
 def is_run(folder: Path) -> bool:
     """Whether `folder` looks like a run folder, or like the parent of runs over several seeds."""
-    return RunRecords(folder).recipe.is_file() or any(RunRecords(child).recipe.is_file() for child in folder.glob("seed-*"))
+    return RunRecords(folder).recipe.is_file() or any(seed.recipe.is_file() for seed in RunRecords(folder).seed_runs())
+
+
+def _what_it_holds(run: RunRecords) -> str:
+    if not run.recipe.is_file():
+        return "runs of several seeds"
+    return "a finished run" if run.metrics.exists() else "an unfinished run"
 
 
 def take_output(output: Path, *, overwrite: bool) -> None:
-    """Makes the folder, after removing the run that `overwrite` allows to replace."""
+    """Makes the folder, after removing the run that `overwrite` allows to replace. What a user has put beside the run stays."""
     try:
         if overwrite and output.is_dir() and is_run(output):
-            shutil.rmtree(output)
+            _remove_run(RunRecords(output))
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"--output {output} cannot be written: {error.strerror or error}; choose another --output") from error
+
+
+def _remove_run(run: RunRecords) -> None:
+    for seed in run.seed_runs():
+        if seed.recipe.is_file():
+            _remove_run(seed)
+            with contextlib.suppress(OSError):  # not empty: something of the user's is in it
+                seed.folder.rmdir()
+    # metrics.json says that a run is finished, recipe.yaml that there is one
+    for path in (run.metrics, run.summary, run.ranks, run.log, run.environment, run.adapter, run.checkpoints, run.recipe):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
