@@ -9,22 +9,23 @@ import typer
 
 from dora_cli.errors import RecipeError
 
-EPILOG = "Example:  dora train configs/demo/sst2.yaml --set train.seed=2 --output runs/second"
+EPILOG = "Example:  dora train configs/demo/sst2.yaml --set train.seed=2 -o runs/two"
 
 
 def train(
-    recipe: Annotated[Path, typer.Argument(help="A YAML recipe, such as configs/demo/sst2.yaml.", show_default=False)],
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML recipe, such as configs/demo/sst2.yaml.", show_default=False)],
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change one key of the recipe, e.g. train.seed=2. May be repeated."),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Run folder.  [default: runs/ and the recipe's name]", show_default=False)
+        Path | None,
+        typer.Option("--output", "-o", metavar="DIR", help="Run folder (default: runs/ and the recipe's name).", show_default=False),
     ] = None,
     seeds: Annotated[
-        str | None, typer.Option("--seeds", metavar="1,2,3", help="Train once per seed, into OUTPUT/seed-N, and write summary.json.")
+        str | None, typer.Option("--seeds", metavar="1,2,3", help="Train once per seed, into DIR/seed-N, and write summary.json.")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run that OUTPUT already holds.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run that DIR already holds.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the resolved recipe, the schedule and the parameter budget; train nothing.")
     ] = False,
@@ -43,7 +44,7 @@ def train(
         from dora_cli.reports.dry_run import print_dry_run
         from dora_cli.training.dry_run import dry_run as look_ahead
 
-        print_dry_run(Console(highlight=False), look_ahead(resolved), dump_recipe(resolved))
+        print_dry_run(Console(highlight=False), look_ahead(resolved, folder, chosen or ()), dump_recipe(resolved))
         return
     from dora_cli.reports.progress import make_listener
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from dora_cli.reports.units import plural
@@ -18,7 +17,7 @@ class DryRunLike(Protocol):
     @property
     def rows(self) -> Sequence[tuple[str, str]]: ...
     @property
-    def schedule(self) -> Mapping[str, Any] | None: ...
+    def schedule(self) -> Mapping[str, Any]: ...
     @property
     def phases(self) -> Sequence[tuple[str, int, int]]: ...
     @property
@@ -32,29 +31,25 @@ def print_dry_run(console: Console, run: DryRunLike, recipe: str) -> None:
     console.print(Text("Recipe", style="bold"))
     console.print(Text(recipe.rstrip()), soft_wrap=True)
     _print_rows(console, "Run", run.rows)
-    if run.schedule is not None:
-        _print_rows(console, "Schedule", _schedule_rows(run.schedule, run.phases))
+    _print_rows(console, "Schedule", _schedule_rows(run.schedule, run.phases))
     if run.parameters is not None:
         _print_rows(console, "Parameters", _parameter_rows(run.parameters))
     if run.out_of_reach is not None:
         console.print()
         console.print(
-            Text(f"The schedule in components and the parameter budget need the model's configuration: {run.out_of_reach}"), soft_wrap=True
+            Text(f"The number of components and the parameter budget need the model's configuration. {run.out_of_reach}"), soft_wrap=True
         )
 
 
 def _schedule_rows(schedule: Mapping[str, Any], phases: Sequence[tuple[str, int, int]]) -> list[tuple[str, str]]:
     rows = [(name, f"steps {first:,} to {last:,} ({plural(last - first + 1, 'step')})") for name, first, last in phases]
-    if schedule["start_components"]:
+    if schedule.get("events"):
         rows.append(("events", f"{schedule['events']:,}, every {plural(schedule['interval'], 'step')}, {schedule['curve']} curve"))
         rows.append(("freeze", f"after step {schedule['freeze_step']:,}"))
+        rows.append(("mean rank", f"{schedule['start_rank']} -> {schedule['rank']}"))
+    if schedule["start_components"]:
         start, final = (f"{schedule[key]:,}" for key in ("start_components", "final_components"))
-        rows.append(
-            (
-                "components",
-                f"{start} -> {final} (rank {schedule['start_rank']} -> {schedule['rank']} x {schedule['projections']} projections)",
-            )
-        )
+        rows.append(("components", f"{start} -> {final} in {plural(schedule['projections'], 'projection')}"))
     return rows
 
 
@@ -72,9 +67,6 @@ def _parameter_rows(parameters: Mapping[str, int]) -> list[tuple[str, str]]:
 def _print_rows(console: Console, title: str, rows: Sequence[tuple[str, str]]) -> None:
     console.print()
     console.print(Text(title, style="bold"))
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 2))
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column(overflow="fold")
-    for label, value in rows:
-        table.add_row(label, Text(value))
-    console.print(table)
+    width = max(len(label) for label, _ in rows)
+    for label, value in rows:  # not a table: a line that is searched for or copied stays one line
+        console.print(Text.assemble("  ", (f"{label:<{width}}", "dim"), f"  {value}"), soft_wrap=True)

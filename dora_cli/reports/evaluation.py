@@ -18,7 +18,7 @@ def print_evaluation(console: Console, result: Mapping[str, Any]) -> None:
     console.print(Text(f"{result['task']}, {result['model']}, {result['method']}: {where}", style="bold"), soft_wrap=True)
     console.print(Text(f"weights of epoch {result['epoch']}, step {result['step']}: {result['checkpoint']}", style="dim"), soft_wrap=True)
     recorded = result.get("recorded")
-    table = Table(box=None, padding=(0, 2, 0, 0))
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     table.add_column("metric")
     table.add_column("value", justify="right")
     if recorded is not None:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from dora_cli.models import ModelUnreachableError, Projection, config_model, find_projections, head_parameters
 from dora_cli.recipe import Recipe
+from dora_cli.reports.units import plural
 from dora_cli.tasks import Task, get_task
 from dora_cli.training.build import make_method, targets_of
 from dora_cli.training.devices import resolve_device, resolve_precision
 from dora_cli.training.length import RunLength, lr_warmup_steps
 from dora_cli.training.run import load_split
+
+_ANY_SHAPE = (2, 2)  # when phases begin and end does not depend on shapes
 
 
 @dataclass(frozen=True)
@@ -23,9 +28,11 @@ class DryRun:
         length: steps, epochs and global batch.
         processes: as set by ``accelerate launch``, else 1.
         lr_warmup: steps of learning-rate warm-up.
-        schedule: of the method; None where the model's shapes are out of reach.
+        schedule: of the method; without its counts of projections and components where the model's shapes are out of reach.
         parameters: ``projections, per_rank, start, final, head``; adapter sizes count `A` and `B`, `final` for a uniform allocation.
         out_of_reach: why the model's configuration could not be read; None if it could.
+        output: the run folder, or the parent folder of a run per seed; None if not decided.
+        seeds: one run each; empty for a single run.
     """
 
     recipe: Recipe
@@ -34,35 +41,44 @@ class DryRun:
     lr_warmup: int
     device: str
     precision: str
-    schedule: dict[str, Any] | None
+    schedule: dict[str, Any]
     phases: list[tuple[str, int, int]]
     parameters: dict[str, int] | None
     out_of_reach: str | None
+    output: Path | None = None
+    seeds: Sequence[int] = ()
 
     @property
     def rows(self) -> list[tuple[str, str]]:
         """The run in words: ``(what, value)``."""
         length, train = self.length, self.recipe.train
-        factors = f"{train.batch_size} x {train.gradient_accumulation} micro-batches x {self.processes} processes"
+        batch = f"train.batch_size {train.batch_size} x gradient_accumulation {train.gradient_accumulation} x {self.processes}"
+        processes = "process" if self.processes == 1 else "processes"
+        warmup = f"linear warm-up over {plural(self.lr_warmup, 'step')}" if self.lr_warmup else "no warm-up"
         cut = f", stopped by train.max_steps in epoch {length.epochs}" if train.max_steps is not None else ""
-        return [
+        rows = [
             ("training examples", f"{length.examples:,}"),
-            ("global batch", f"{factors} = {length.global_batch} examples"),
-            ("steps", f"{length.total_steps:,} ({length.steps_per_epoch:,} an epoch, {length.epochs} epochs{cut})"),
-            ("learning rate", f"{train.learning_rate:g}, linear warm-up over {self.lr_warmup:,} steps, then linear decay to 0"),
+            ("global batch", f"{plural(length.global_batch, 'example')} = {batch} {processes}"),
+            ("steps", f"{length.total_steps:,} ({length.steps_per_epoch:,} an epoch, {plural(length.epochs, 'epoch')}{cut})"),
+            ("learning rate", f"{train.learning_rate:g}, {warmup}, then linear decay to 0"),
             ("device", f"{self.device}, {self.precision}"),
         ]
+        if self.output is not None:
+            rows.append(("output", f"{self.output / 'seed-*' if self.seeds else self.output}"))
+        if self.seeds:
+            rows.append(("seeds", f"{', '.join(map(str, self.seeds))}: one run each"))
+        return rows
 
 
-def dry_run(recipe: Recipe) -> DryRun:
-    """Validates all that can be without weights; raises DoraError as a run would."""
+def dry_run(recipe: Recipe, output: Path | None = None, seeds: Sequence[int] = ()) -> DryRun:
+    """Validates all that can be without weights; raises DoraError as a run would. `output` and `seeds` are shown, not touched."""
     task = get_task(recipe.task)
     device = resolve_device(recipe.train.device)
     precision = resolve_precision(recipe.train.precision, device, recipe.model.dtype)
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     length = RunLength.of(recipe, _training_examples(recipe, task), processes)
-    method = make_method(recipe)
-    schedule, phases, parameters, reason = None, [], None, None
+    method, targets = make_method(recipe), targets_of(recipe)
+    parameters, reason = None, None
     try:
         model = config_model(
             recipe.model.name,
@@ -73,15 +89,27 @@ def dry_run(recipe: Recipe) -> DryRun:
         )
     except ModelUnreachableError as error:
         reason = str(error)
+        plan = method.plan(length.total_steps, {"unknown": _ANY_SHAPE} if targets else {})
+        schedule = {**plan.describe(), **dict.fromkeys(("projections", "start_components", "final_components"))}
     else:
-        targets = targets_of(recipe)
         projections = find_projections(model, targets) if targets else []
         plan = method.plan(length.total_steps, {p.name: p.shape for p in projections})
-        schedule, phases = dict(plan.describe()), list(plan.phases)
+        schedule = dict(plan.describe())
         head = sum(parameter.numel() for parameter in head_parameters(model, frozenset()).values())
         parameters = _parameters(projections, schedule, head)
     return DryRun(
-        recipe, length, processes, lr_warmup_steps(recipe, length.total_steps), str(device), precision, schedule, phases, parameters, reason
+        recipe=recipe,
+        length=length,
+        processes=processes,
+        lr_warmup=lr_warmup_steps(recipe, length.total_steps),
+        device=str(device),
+        precision=precision,
+        schedule=schedule,
+        phases=list(plan.phases),
+        parameters=parameters,
+        out_of_reach=reason,
+        output=output,
+        seeds=seeds,
     )
 
 

@@ -23,7 +23,9 @@ def check_output(output: Path, *, overwrite: bool) -> None:
         raise OutputError(f"--output {output} is a file; name a folder")
     if output.is_dir() and any(output.iterdir()):
         if not is_run(output):
-            raise OutputError(f"--output {output} is not empty and holds no run of dora, so --overwrite does not touch it; choose another --output")
+            raise OutputError(
+                f"--output {output} is not empty and holds no run of dora, so --overwrite does not touch it; choose another --output"
+            )
         if not overwrite:
             held = _what_it_holds(RunRecords(output))
             raise OutputError(f"--output {output} holds {held} already; choose another --output, or pass --overwrite to replace it")

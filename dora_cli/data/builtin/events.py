@@ -8,6 +8,7 @@ its difficulty, so a metric on them says nothing about GLUE.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from dora_cli.data.builtin.draw import Draw
 
@@ -91,7 +92,13 @@ def _event(draw: Draw, words: Lexicon = TOWN) -> Event:
 
 def _changed(draw: Draw, event: Event, part: str, words: Lexicon = TOWN) -> Event:
     """The event with another value in one part."""
-    pools = {"who": words.people, "verb": words.verbs, "colour": words.colours, "thing": words.things, "place": words.places}
+    pools: dict[str, tuple[Any, ...]] = {
+        "who": words.people,
+        "verb": words.verbs,
+        "colour": words.colours,
+        "thing": words.things,
+        "place": words.places,
+    }
     old = getattr(event, part)
     return replace(event, **{part: draw.pick([value for value in pools[part] if value != old])})
 

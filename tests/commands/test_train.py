@@ -1,0 +1,174 @@
+"""``dora train``, from the recipe to the run folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from dora_cli.recipe import load_recipe
+from dora_cli.training.output import default_output, take_output
+from tests.commands.conftest import STEPS, Trained, contents, dora, recipe_text
+
+
+def test_a_run_in_the_default_folder(trained: Trained) -> None:
+    assert {path.name for path in trained.cwd.iterdir()} == {"recipes", "runs"}
+    assert {path.name for path in (trained.cwd / "runs").iterdir()} == {"recipes-small"}
+    assert {path.name for path in trained.folder.iterdir()} == {
+        "recipe.yaml", "metrics.json", "log.jsonl", "ranks.json", "environment.json", "checkpoints", "adapter",
+    }  # fmt: skip
+    metrics = json.loads((trained.folder / "metrics.json").read_text())
+    assert metrics["epochs"][-1]["step"] == STEPS
+    assert metrics["budget"]["live_components"] == metrics["budget"]["final_components"] == 24
+
+
+def test_results_go_to_stdout_and_progress_to_stderr(trained: Trained) -> None:
+    out, err = trained.done.out, trained.done.err
+    metrics = json.loads((trained.folder / "metrics.json").read_text())
+    assert f"accuracy {metrics['metrics']['accuracy']:.4f} (epoch {metrics['best_epoch']}, best-after-freeze)" in out
+    assert "Live: 24 components of a budget of 24 (rank 2 x 12 projections)" in out
+    assert "  metrics  runs/recipes-small/metrics.json\n" in out
+    assert "  dora eval --checkpoint runs/recipes-small\n" in out
+    assert "step 5/24" not in out
+    lines = err.splitlines()
+    assert [line.split()[1] for line in lines if line.startswith("step ") and "loss" in line] == [f"{n}/24" for n in (5, 10, 15, 20, 24)]
+    assert len([line for line in lines if line.startswith("epoch ")]) == 4
+    assert "step 11: ranks frozen, 24 components live" in lines
+    assert "Summary" not in err
+
+
+def test_output_into_a_pipe_is_plain(trained: Trained) -> None:
+    for text in (trained.done.out, trained.done.err):
+        assert not set(text) & {"\x1b", "\r", "\b"}
+        assert "Warning" not in text
+        assert text.endswith("\n")
+
+
+def test_the_recipe_of_a_run_runs_again(trained: Trained) -> None:
+    assert load_recipe(trained.folder / "recipe.yaml") == load_recipe(trained.cwd / "recipes" / "small.yaml")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "folder"),
+    [
+        ("configs/glue/sst2.yaml", "runs/glue-sst2"),
+        ("configs/demo/sst2.yaml", "runs/demo-sst2"),
+        ("/home/someone/dora/configs/glue/sst2.yaml", "runs/glue-sst2"),
+        ("configs/mine.yaml", "runs/mine"),
+        ("mine.yaml", "runs/mine"),
+        ("./mine.v2.yml", "runs/mine.v2"),
+        ("../mine.yaml", "runs/mine"),
+    ],
+)
+def test_the_default_folder_is_called_after_the_recipe(recipe: str, folder: str) -> None:
+    assert default_output(Path(recipe)) == Path(folder)
+
+
+def test_set_and_output(recipe: Path) -> None:
+    done = dora("train", recipe, "--set", "train.max_steps=6", "--set", "train.seed=7", "-o", "deep/new folder")
+    assert done.code == 0, done.err
+    assert not Path("runs").exists()
+    metrics = json.loads(Path("deep/new folder/metrics.json").read_text())
+    assert (metrics["seed"], metrics["epochs"][-1]["step"]) == (7, 6)
+    assert "  dora ranks 'deep/new folder'\n" in done.out, "what is to be copied into a shell is quoted for it"
+
+
+def test_seeds_run_side_by_side_and_finished_ones_are_kept(recipe: Path) -> None:
+    few = ("--set", "train.max_steps=4")
+    done = dora("train", recipe, *few, "--seeds", "3,1")
+    assert done.code == 0, done.err
+    parent = Path("runs/small")
+    assert {path.name for path in parent.iterdir()} == {"seed-3", "seed-1", "summary.json"}
+    assert json.loads((parent / "summary.json").read_text())["seeds"] == [3, 1]
+    assert done.out.startswith("glue/sst2, ")
+    assert "2 seeds, best-after-freeze" in " ".join(done.out.split())
+    assert "dora ranks runs/small" in done.out
+    assert [line.split(":")[0] for line in done.err.splitlines() if line.startswith("seed ")] == ["seed 3", "seed 1"]
+    before = contents(parent / "seed-1")
+    done = dora("train", recipe, *few, "--seeds", "1,2,3")
+    assert done.code == 0, done.err
+    assert [line.split(":")[0] for line in done.err.splitlines() if line.startswith("seed ")] == ["seed 2"]
+    assert contents(parent / "seed-1") == before
+    assert json.loads((parent / "summary.json").read_text())["seeds"] == [1, 2, 3]
+    assert dora("ranks", parent).out.splitlines()[1] == "mean of seed-1, seed-2, seed-3"
+    assert dora("ranks").out.splitlines()[0] == "runs/small/seed-2", "the newest run"
+
+
+def test_overwrite_replaces_the_run_and_nothing_else(recipe: Path) -> None:
+    folder = Path("run")
+    assert dora("train", recipe, "--set", "train.max_steps=4", "-o", folder).code == 0
+    (folder / "notes.txt").write_text("mine")
+    done = dora("train", recipe, "--set", "train.max_steps=6", "-o", folder, "--overwrite")
+    assert done.code == 0, done.err
+    assert (folder / "notes.txt").read_text() == "mine"
+    assert json.loads((folder / "metrics.json").read_text())["epochs"][-1]["step"] == 6
+    assert {path.name for path in (folder / "checkpoints").iterdir()} == {"step-6"}, "nothing of the old run may be left"
+
+
+def test_a_replaced_run_leaves_only_what_was_not_its_own(trained: Trained, tmp_path: Path) -> None:
+    """Also through a link, for several seeds, and in the current folder, none of which can be removed and made again."""
+    for seed in (1, 2):
+        shutil.copytree(trained.folder, tmp_path / "parent" / f"seed-{seed}")
+    (tmp_path / "parent" / "seed-2" / "plot.png").write_text("mine")
+    (tmp_path / "parent" / "seed-x").mkdir()
+    (tmp_path / "parent" / "summary.json").write_text("{}")
+    (tmp_path / "link").symlink_to(tmp_path / "parent", target_is_directory=True)
+    take_output(tmp_path / "link", overwrite=True)
+    assert contents(tmp_path / "parent") == {"seed-2": None, "seed-2/plot.png": b"mine", "seed-x": None}
+
+
+def test_overwriting_the_current_folder(recipe: Path, trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(trained.folder, "here")
+    monkeypatch.chdir("here")
+    assert dora("train", "../small.yaml", "--set", "train.max_steps=4", "-o", ".", "--overwrite").code == 0
+    assert json.loads(Path("metrics.json").read_text())["epochs"][-1]["step"] == 4
+
+
+def test_an_invalid_run_leaves_the_one_it_would_replace(recipe: Path, trained: Trained) -> None:
+    shutil.copytree(trained.folder, "run")
+    before = contents(Path("run"))
+    assert dora("train", recipe, "-o", "run", "--overwrite", "--set", "method.targets=[nothing]").code == 2
+    assert contents(Path("run")) == before
+
+
+def test_a_dry_run_says_what_would_happen_and_writes_nothing(recipe: Path, tiny_model: Path) -> None:
+    before = contents(Path())
+    done = dora("train", recipe, "--dry-run", "--seeds", "1,2", "--set", "train.gradient_accumulation=2")
+    assert (done.code, done.err) == (0, "")
+    assert contents(Path()) == before
+    resolved, _, rest = done.out.partition("\nRun\n")
+    assert "  gradient_accumulation: 2\n" in resolved
+    rows = {line[: line.index("  ", 2)].strip(): line.split("  ", 2)[2].strip() for line in rest.splitlines() if line.startswith("  ")}
+    assert rows["training examples"] == "94"
+    assert rows["global batch"] == "32 examples = train.batch_size 16 x gradient_accumulation 2 x 1 process"
+    assert rows["steps"] == "12 (3 an epoch, 4 epochs)"  # ceil(94 / 32) x 4
+    assert rows["output"] == "runs/small/seed-*"
+    assert rows["seeds"] == "1, 2: one run each"
+    assert rows["warm-up"] == "steps 1 to 1 (1 step)"  # floor(0.15 * 12)
+    assert rows["pruning"] == "steps 2 to 5 (4 steps)"  # floor(0.35 * 12)
+    assert rows["final"] == "steps 6 to 12 (7 steps)"
+    assert rows["components"] == "36 -> 24 in 12 projections"
+    assert rows["per unit of rank"] == "448"  # 2 blocks x (4 x (16 + 16) + 2 x (16 + 32))
+
+
+def test_a_dry_run_agrees_with_the_run(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(trained.cwd)
+    done = dora("train", "recipes/small.yaml", "--dry-run")
+    (summary,) = [line for line in trained.done.err.splitlines() if "projections, " in line]
+    assert summary == "12 projections, 36 -> 24 components, ranks frozen after step 11"
+    assert "  components  36 -> 24 in 12 projections\n" in done.out
+    assert "  freeze      after step 11\n" in done.out
+
+
+def test_paths_are_taken_from_the_current_folder(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    work = tmp_path / "a b" / "c"
+    work.mkdir(parents=True)
+    (tmp_path / "model").symlink_to(tiny_model, target_is_directory=True)
+    (tmp_path / "my recipe.yaml").write_text(recipe_text("../../model"))
+    monkeypatch.chdir(work)
+    done = dora("train", "../../my recipe.yaml", "--set", "train.max_steps=4")
+    assert done.code == 0, done.err
+    assert Path("runs/my recipe/metrics.json").is_file()
+    assert "  dora eval --checkpoint 'runs/my recipe'\n" in done.out
