@@ -68,12 +68,15 @@ def train(
 
 
 def _seeds(text: str) -> list[int]:
+    from dora_cli.recipe.schema import MAX_SEED
+
     try:
         seeds = [int(part) for part in text.split(",")]
     except ValueError:
         raise RecipeError(f"--seeds {text!r} is not a list of whole numbers; write it as 1,2,3") from None
     if len(set(seeds)) < len(seeds):
         raise RecipeError(f"--seeds {text} names a seed twice; each seed is one run")
-    if min(seeds) < 0:
-        raise RecipeError(f"--seeds {text} has a negative seed; seeds start at 0")
+    for seed in seeds:
+        if not 0 <= seed <= MAX_SEED:
+            raise RecipeError(f"--seeds {text} names {seed}; seeds go from 0 to {MAX_SEED}")
     return seeds

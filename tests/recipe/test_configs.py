@@ -41,7 +41,7 @@ def test_every_recipe_loads_and_is_written_back(path):
 
 @pytest.mark.parametrize("path", ALL, ids=lambda path: str(path.relative_to(CONFIGS)))
 def test_the_commands_shown_name_the_file_and_their_overrides_load(path):
-    shown = commands(path)
+    shown = [words for words in commands(path) if words[1] == "train"]
     assert shown, "an opening line shows how to run the recipe"
     for words in shown:
         assert words[:3] == ["dora", "train", str(path.relative_to(CONFIGS.parent))]

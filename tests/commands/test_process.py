@@ -1,0 +1,117 @@
+"""What only a process of its own shows: pipes, signals, the disk, the current folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.commands.conftest import ROOT, Trained, contents, environment, process, recipe_text
+
+posix = pytest.mark.skipif(os.name != "posix", reason="signals and devices of POSIX")
+
+
+def test_ranks_takes_the_newest_run_of_the_current_folder(trained: Trained) -> None:
+    done = process("ranks", cwd=trained.cwd)
+    assert (done.code, done.err) == (0, "")
+    assert done.out.splitlines()[0] == "runs/recipes-small"
+    assert "Live: 24 components of a budget of 24 (rank 2 x 12 projections)" in done.out
+    assert "\x1b" not in done.out
+    assert done.out == process("ranks", "runs/recipes-small", cwd=trained.cwd).out
+    as_json = process("ranks", "--json", cwd=trained.cwd).out
+    assert json.loads(as_json) == json.loads((trained.folder / "ranks.json").read_text())
+
+
+@pytest.mark.parametrize("columns", [40, 80, 200])
+def test_no_line_is_longer_than_the_terminal(trained: Trained, columns: int) -> None:
+    done = process("ranks", cwd=trained.cwd, COLUMNS=str(columns))
+    assert done.code == 0
+    assert max(map(len, done.out.splitlines())) <= columns
+
+
+def test_colours_where_they_are_asked_for(trained: Trained) -> None:
+    assert "\x1b[" in process("ranks", cwd=trained.cwd, FORCE_COLOR="1").out
+
+
+def test_a_terminal_without_unicode(trained: Trained) -> None:
+    done = process("ranks", cwd=trained.cwd, PYTHONIOENCODING="ascii")
+    assert (done.code, done.err) == (0, "")
+    assert done.out.isascii()
+
+
+@posix
+@pytest.mark.parametrize("arguments", ["ranks", "ranks --json", "--help"])
+def test_a_reader_that_stops_reading(trained: Trained, arguments: str) -> None:
+    """``dora ranks | head -1``: no traceback, no complaint."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "dora_cli", *arguments.split()]
+    done = subprocess.run(command, cwd=trained.cwd, env=environment(), stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60)
+    os.close(writer)
+    assert done.stderr == ""
+    assert done.returncode != 0
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_results_onto_a_full_disk(trained: Trained) -> None:
+    command = [sys.executable, "-m", "dora_cli", "ranks"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, cwd=trained.cwd, env=environment(), stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr.startswith("dora: error: [Errno 28] No space left on device")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_debug_shows_the_traceback_and_nothing_else_does(tmp_path: Path) -> None:
+    plain = process("ranks", "away", cwd=tmp_path)
+    assert (plain.code, plain.out) == (2, "")
+    assert plain.err.startswith("dora: error: there is no folder away")
+    debug = process("--debug", "ranks", "away", cwd=tmp_path)
+    assert debug.code != 0
+    assert debug.err.startswith("Traceback (most recent call last):")
+    assert "CheckpointError: there is no folder away" in debug.err
+
+
+@posix
+def test_an_interrupted_run(trained: Trained, tiny_model: Path, tmp_path: Path) -> None:
+    """Ctrl-C: exit code 130 and one line that says so; the folder can be taken again."""
+    (tmp_path / "long.yaml").write_text(recipe_text(tiny_model))
+    command = [sys.executable, "-m", "dora_cli", "train", "long.yaml", "--set", "train.epochs=100000"]
+    run = subprocess.Popen(
+        command, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # a shell's background jobs ignore it
+    )  # fmt: skip
+    try:
+        assert run.stderr is not None
+        while not (line := run.stderr.readline()).startswith("step "):
+            assert line, "the run ended by itself"
+        run.send_signal(signal.SIGINT)
+        out, err = run.communicate(timeout=60)
+    finally:
+        run.kill()
+    assert run.returncode == 130
+    assert out == ""
+    assert err.splitlines()[-1] == "dora: stopped by SIGINT"
+    assert "Traceback" not in err
+    assert not (tmp_path / "runs" / "long" / "metrics.json").exists(), "metrics.json says that a run is finished"
+
+
+def test_the_installed_program_is_the_module(trained: Trained) -> None:
+    program = shutil.which("dora", path=str(Path(sys.executable).parent))
+    if program is None:
+        pytest.skip("the package is not installed")
+    done = subprocess.run([program, "ranks", trained.folder], cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[1:] == process("ranks", cwd=trained.cwd).out.splitlines()[1:]
+
+
+def test_reading_a_run_changes_nothing(trained: Trained) -> None:
+    before = contents(trained.cwd)
+    process("ranks", cwd=trained.cwd)
+    assert contents(trained.cwd) == before
