@@ -163,6 +163,9 @@ def hold_out(data: Path, target: Path) -> None:
         (target / name).write_text("\n".join(header + part) + "\n", encoding="utf-8")
 
 
+Cell = tuple[str, str, int]  # task, method, rank
+
+
 class Pool:
     """Runs folders in parallel processes, spread over the CUDA devices there are."""
 
@@ -171,7 +174,7 @@ class Pool:
         self.devices = torch.cuda.device_count()
 
     def run(self, folders: Sequence[tuple[Path, str, int]]) -> None:
-        waiting = [item for item in folders if not (item[0] / "run" / "metrics.json").exists()]
+        waiting = [item for item in folders if not finished(item[0])]
         running: dict[subprocess.Popen[bytes], Path] = {}
         started = 0
         while waiting or running:
@@ -202,6 +205,10 @@ def prepare(folder: Path, text: str) -> Path:
     return folder
 
 
+def finished(folder: Path) -> bool:
+    return (folder / "run" / "metrics.json").exists()
+
+
 def score(folder: Path, metric: str, *, after: float = 0.0, last: bool = False) -> float:
     record = json.loads((folder / "run" / "metrics.json").read_text())
     epochs = record["epochs"]
@@ -220,85 +227,85 @@ def main() -> None:
     parser.add_argument("--seeds", default="1,2,3")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2, help="CPU threads per run")
-    parser.add_argument("--stage", choices=["both", "choose", "final"], default="both")
+    parser.add_argument("--stage", choices=["both", "choose"], default="both")
+    parser.add_argument("--rate", type=float, help="this learning rate for every method, chosen elsewhere or not at all (to time steps)")
     parser.add_argument("--variants", action="store_true", help="look for reasons instead; see above")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     args = parser.parse_args()
     tasks, ranks, seeds = args.tasks.split(","), [int(r) for r in args.ranks.split(",")], [int(s) for s in args.seeds.split(",")]
     cells = [(name, method, rank) for name in tasks for method in GRIDS for rank in (ranks if method != "head" else [0])]
     pool = Pool(args.jobs, args.overrides, args.threads)
-
-    wanted = []
     for name in tasks:
         hold_out(args.data / name, args.output / "held-out" / name)
-    for name, method, rank in cells:
-        for rate in GRIDS[method]:
-            folder = place(args.output, "choose", name, method, rank, rate, 1)
-            text = recipe_text(name, args.model, (args.output / "held-out" / name).resolve(), method, rank, rate, 1)
-            wanted.append((prepare(folder, text), method, rank))
     if args.variants:
         look_for_reasons(args.model, args.output, pool)
         return
-    if args.stage in ("both", "choose"):
-        pool.run(wanted)
-    chosen: dict[str, float] = {}
-    for name, method, rank in cells:
-        found = {}
-        for rate in GRIDS[method]:
-            folder = place(args.output, "choose", name, method, rank, rate, 1)
-            if (folder / "run" / "metrics.json").exists():
-                found[rate] = score(folder, TASKS[name]["metric"], last=True)
-        print(f"choose {name:6} {method:5} r{rank}: " + "  ".join(f"{rate:g}: {value:.4f}" for rate, value in found.items()), flush=True)
-        if found:
-            chosen[f"{name} {method} {rank}"] = max(found, key=lambda rate: (found[rate], -rate))
-    if args.stage == "choose":
-        return
+    if args.rate is None:
+        rates = choose_rates(args.model, args.output, cells, pool)
+    else:
+        rates = dict.fromkeys(cells, args.rate)
+    if args.stage == "both":
+        compare(args.model, args.data, args.output, rates, seeds, pool)
 
-    runs = [
-        (
-            prepare(
-                place(args.output, "final", name, method, rank, rate, seed),
-                recipe_text(name, args.model, (args.data / name).resolve(), method, rank, rate, seed),
-            ),
-            method,
-            rank,
-        )
-        for name, method, rank in cells
-        for seed in seeds
-        for rate in [chosen[f"{name} {method} {rank}"]]
-    ]
-    pool.run(runs)
-    results = []
+
+def choose_rates(model: str, output: Path, cells: Sequence[Cell], pool: Pool) -> dict[Cell, float]:
+    """The learning rate with the best held-out metric at the end of training, for each cell; of equals the lowest."""
+    wanted = {}
     for name, method, rank in cells:
-        rate, metric = chosen[f"{name} {method} {rank}"], TASKS[name]["metric"]
-        folders = [place(args.output, "final", name, method, rank, rate, seed) for seed in seeds]
-        folders = [folder for folder in folders if (folder / "run" / "metrics.json").exists()]
+        for rate in GRIDS[method]:
+            text = recipe_text(name, model, (output / "held-out" / name).resolve(), method, rank, rate, 1)
+            wanted[name, method, rank, rate] = prepare(place(output, "choose", name, method, rank, rate, 1), text)
+    pool.run([(folder, method, rank) for (_, method, rank, _), folder in wanted.items()])
+    rates = {}
+    for name, method, rank in cells:
+        found = {
+            rate: score(wanted[name, method, rank, rate], TASKS[name]["metric"], last=True)
+            for rate in GRIDS[method]
+            if finished(wanted[name, method, rank, rate])
+        }
+        row = "  ".join(f"{rate:g}: {value:.4f}" for rate, value in found.items())
+        print(f"choose {name:6} {method:5} r{rank}: {row}", flush=True)
+        if found:
+            rates[name, method, rank] = max(found, key=lambda rate: (found[rate], -rate))
+    return rates
+
+
+def compare(model: str, data: Path, output: Path, rates: Mapping[Cell, float], seeds: Sequence[int], pool: Pool) -> None:
+    """Trains every cell at its rate once per seed on the whole training set; prints and writes what came of it."""
+    wanted = {}
+    for (name, method, rank), rate in rates.items():
+        for seed in seeds:
+            text = recipe_text(name, model, (data / name).resolve(), method, rank, rate, seed)
+            wanted[name, method, rank, seed] = prepare(place(output, "final", name, method, rank, rate, seed), text)
+    pool.run([(folder, method, rank) for (_, method, rank, _), folder in wanted.items()])
+    results = []
+    for (name, method, rank), rate in rates.items():
+        metric = TASKS[name]["metric"]
+        folders = [folder for seed in seeds if finished(folder := wanted[name, method, rank, seed])]
         if not folders:
             continue
         records = [json.loads((folder / "run" / "metrics.json").read_text()) for folder in folders]
-        best, last = [score(folder, metric, after=0.5) for folder in folders], [score(folder, metric, last=True) for folder in folders]
-        results.append(
-            {
-                "task": name,
-                "method": method,
-                "rank": rank,
-                "learning_rate": rate,
-                "metric": metric,
-                "best": best,
-                "last": last,
-                "adapter_parameters": [record["budget"]["adapter_parameters_final"] for record in records],
-                "train_seconds": [record["timing"]["train_seconds"] for record in records],
-                "steps_per_second": [record["timing"]["steps_per_second"] for record in records],
-                "peak_memory_bytes": [record["timing"]["peak_memory_bytes"] for record in records],
-            }
-        )
+        timing = [record["timing"] for record in records]
+        result = {
+            "task": name,
+            "method": method,
+            "rank": rank,
+            "learning_rate": rate,
+            "metric": metric,
+            "best": [score(folder, metric, after=0.5) for folder in folders],
+            "last": [score(folder, metric, last=True) for folder in folders],
+            "adapter_parameters": [record["budget"]["adapter_parameters_final"] for record in records],
+        }
+        for key in ("train_seconds", "steps_per_second", "peak_memory_bytes"):
+            result[key] = [entry[key] for entry in timing]
+        results.append(result)
         print(
-            f"final {name:6} {method:5} r{rank} lr {rate:g}: best {statistics(best)}  last {statistics(last)}  "
-            f"adapter {sum(results[-1]['adapter_parameters']) // len(records):,}  {max(results[-1]['train_seconds']):.0f} s  "
-            f"{max(results[-1]['peak_memory_bytes']) / 2**20:.0f} MiB",
+            f"final {name:6} {method:5} r{rank} lr {rate:g}: best {statistics(result['best'])}  last {statistics(result['last'])}  "
+            f"adapter {sum(result['adapter_parameters']) // len(records):,}  {max(result['train_seconds']):.0f} s  "
+            f"{min(result['steps_per_second']):.2f} steps/s  {max(result['peak_memory_bytes']) / 2**20:.0f} MiB",
             flush=True,
         )
-    (args.output / "results.json").write_text(json.dumps({"chosen": chosen, "results": results}, indent=1))
+    (output / "results.json").write_text(json.dumps({"results": results}, indent=1))
 
 
 def look_for_reasons(model: str, output: Path, pool: Pool) -> None:
@@ -318,7 +325,7 @@ def look_for_reasons(model: str, output: Path, pool: Pool) -> None:
             row = []
             for rate in VARIANT_RATES:
                 found = [folders[name, rank, variant, rate, seed] for seed in (1, 2)]
-                values = [score(folder, TASKS[name]["metric"], last=True) for folder in found if (folder / "run" / "metrics.json").exists()]
+                values = [score(folder, TASKS[name]["metric"], last=True) for folder in found if finished(folder)]
                 row.append(f"{rate:g}: " + (" / ".join(f"{value:.3f}" for value in values) or "-"))
             print(f"variant {name} r{rank} {variant:13} {'   '.join(row)}", flush=True)
 

@@ -22,7 +22,12 @@ def evaluate(
     ] = None,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change where data and base model are, e.g. data.path=DIR. May be repeated."),
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Change where data and base model are, e.g. data.path=DIR. May be repeated.",
+            show_default=False,
+        ),
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="Also write the result to this JSON file.", show_default=False)

@@ -16,14 +16,17 @@ def train(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML recipe, such as configs/demo/sst2.yaml.", show_default=False)],
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change one key of the recipe, e.g. train.seed=2. May be repeated."),
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Change one key of the recipe, e.g. train.seed=2. May be repeated.", show_default=False
+        ),
     ] = None,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", metavar="DIR", help="Run folder (default: runs/ and the recipe's name).", show_default=False),
     ] = None,
     seeds: Annotated[
-        str | None, typer.Option("--seeds", metavar="1,2,3", help="Train once per seed, into DIR/seed-N, and write summary.json.")
+        str | None,
+        typer.Option("--seeds", metavar="1,2,3", help="Train once per seed, into DIR/seed-N, and write summary.json.", show_default=False),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run that DIR already holds.")] = False,
     dry_run: Annotated[
