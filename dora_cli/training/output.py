@@ -59,11 +59,17 @@ def _what_it_holds(run: RunRecords) -> str:
 
 
 def take_output(output: Path, *, overwrite: bool) -> None:
-    """Makes the folder, after removing the run that `overwrite` allows to replace. What a user has put beside the run stays."""
+    """Makes the folder and claims it by an empty recipe.yaml, after removing the run that `overwrite` allows to replace.
+
+    What a user has put beside that run stays.
+    """
     try:
         if overwrite and output.is_dir() and is_run(output):
             _remove_run(RunRecords(output))
         output.mkdir(parents=True, exist_ok=True)
+        RunRecords(output).recipe.touch(exist_ok=False)  # atomic: of two runs started at once, one gets the folder
+    except FileExistsError:
+        raise OutputError(f"--output {output} was taken by another run just now; choose another --output") from None
     except OSError as error:
         raise OutputError(f"--output {output} cannot be written: {error.strerror or error}; choose another --output") from error
 

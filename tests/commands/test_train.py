@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from dora_cli.errors import OutputError
 from dora_cli.recipe import load_recipe
-from dora_cli.training.output import default_output, take_output
+from dora_cli.training.output import check_output, default_output, take_output
 from tests.commands.conftest import STEPS, Trained, contents, dora, recipe_text
 
 
@@ -116,7 +117,16 @@ def test_a_replaced_run_leaves_only_what_was_not_its_own(trained: Trained, tmp_p
     (tmp_path / "parent" / "summary.json").write_text("{}")
     (tmp_path / "link").symlink_to(tmp_path / "parent", target_is_directory=True)
     take_output(tmp_path / "link", overwrite=True)
-    assert contents(tmp_path / "parent") == {"seed-2": None, "seed-2/plot.png": b"mine", "seed-x": None}
+    assert contents(tmp_path / "parent") == {"recipe.yaml": b"", "seed-2": None, "seed-2/plot.png": b"mine", "seed-x": None}
+
+
+def test_of_two_runs_started_at_once_one_gets_the_folder(tmp_path: Path) -> None:
+    """Both have found it free, and spend seconds on loading before they take it."""
+    for _ in range(2):
+        check_output(tmp_path / "run", overwrite=False)
+    take_output(tmp_path / "run", overwrite=False)
+    with pytest.raises(OutputError, match="taken by another run just now; choose another --output"):
+        take_output(tmp_path / "run", overwrite=False)
 
 
 def test_overwriting_the_current_folder(recipe: Path, trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
