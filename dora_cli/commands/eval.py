@@ -34,6 +34,7 @@ def evaluate(
     ] = None,
 ) -> None:
     """Evaluate a finished run: rebuild its model at the final ranks and score it."""
+    from accelerate.state import PartialState
     from rich.console import Console
 
     from dora_cli.evaluation.saved import evaluate_saved
@@ -45,6 +46,8 @@ def evaluate(
     if output is not None:
         check_output_file(output)
     result = evaluate_saved(checkpoint, split=split, overrides=set_ or [], listener=make_listener())
+    if not PartialState().is_main_process:
+        return
     print_evaluation(Console(highlight=False), result)
     if output is not None:
         write_json(output, result)

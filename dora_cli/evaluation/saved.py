@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dora_cli.data import encode
-from dora_cli.errors import CheckpointError, RecipeError
+from dora_cli.errors import CheckpointError, DataError, ModelError, RecipeError
 from dora_cli.evaluation.run import evaluate
 from dora_cli.recipe import Recipe, load_recipe
 from dora_cli.reports.records import RunRecords, read_json
@@ -84,11 +85,13 @@ def _evaluate_saved(run: SavedRun, split: str | None, overrides: Sequence[str], 
     precision = resolve_precision(recipe.train.precision, device, recipe.model.dtype)
     set_deterministic(recipe.train.deterministic)
     accelerator = make_accelerator(device, precision)
-    examples = {name: load_split(recipe, task, name, training=False) for name in names}
+    with _hint(run):
+        examples = {name: load_split(recipe, task, name, training=False) for name in names}
+        base = load_base(recipe, task)
     for name, part in examples.items():
         if part.labels is None:
             raise RecipeError(f"--split {name} of {task.name} has no labels in data.source {recipe.data.source}, so it cannot be scored")
-    adapted = adapt(recipe, load_base(recipe, task), make_method(recipe), accelerator.device, total_steps=None)
+    adapted = adapt(recipe, base, make_method(recipe), accelerator.device, total_steps=None)
     expected = _section(environment, "model").get("fingerprint")
     if expected != adapted.fingerprint:
         raise CheckpointError(
@@ -122,10 +125,22 @@ def _evaluate_saved(run: SavedRun, split: str | None, overrides: Sequence[str], 
     return result
 
 
+@contextmanager
+def _hint(run: SavedRun) -> Iterator[None]:
+    """Says what to do where the run's data or base model have moved."""
+    try:
+        yield
+    except (DataError, ModelError) as error:
+        raise type(error)(
+            f"{error}\nThe run in {run.folder} names its data and base model in recipe.yaml; say where they are now with "
+            "--set data.path=..., --set data.source=... or --set model.name=..."
+        ) from error
+
+
 def _recipe(run: SavedRun, overrides: Sequence[str]) -> Recipe:
     for override in overrides:
         key = override.partition("=")[0].strip()
-        if not key.startswith(CHANGEABLE):
+        if "=" in override and not key.startswith(CHANGEABLE):
             raise RecipeError(
                 f"--set {key}: an evaluation can change {', '.join(name + '*' if name.endswith('.') else name for name in CHANGEABLE)}; "
                 "the rest of the recipe belongs to the run"

@@ -122,9 +122,12 @@ def _read_json(path: Path, folder: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise CheckpointError(f"{folder} has no {path.name}; it is not a complete checkpoint of dora") from None
+        raise CheckpointError(
+            f"{folder} has no {path.name}; it is not a complete checkpoint of dora; name a run folder or another checkpoint"
+        ) from None
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
+        raise CheckpointError(f"{path} is damaged or unreadable ({error}); use another checkpoint of the run") from error
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds {type(content).__name__}, not an object")
+        kind = type(content).__name__
+        raise CheckpointError(f"{path} holds {kind}, not an object; it is damaged, use another checkpoint of the run")
     return content

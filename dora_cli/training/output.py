@@ -65,7 +65,7 @@ def take_output(output: Path, *, overwrite: bool) -> None:
     """
     try:
         if overwrite and output.is_dir() and is_run(output):
-            _remove_run(RunRecords(output))
+            remove_run(RunRecords(output))
         output.mkdir(parents=True, exist_ok=True)
         RunRecords(output).recipe.touch(exist_ok=False)  # atomic: of two runs started at once, one gets the folder
     except FileExistsError:
@@ -74,10 +74,11 @@ def take_output(output: Path, *, overwrite: bool) -> None:
         raise OutputError(f"--output {output} cannot be written: {error.strerror or error}; choose another --output") from error
 
 
-def _remove_run(run: RunRecords) -> None:
+def remove_run(run: RunRecords) -> None:
+    """Removes what dora wrote into a folder, the runs of several seeds included, and nothing else."""
     for seed in run.seed_runs():
         if seed.recipe.is_file():
-            _remove_run(seed)
+            remove_run(seed)
             with contextlib.suppress(OSError):  # not empty: something of the user's is in it
                 seed.folder.rmdir()
     # metrics.json says that a run is finished, recipe.yaml that there is one

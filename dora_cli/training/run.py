@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +25,7 @@ from dora_cli.training.environment import describe_environment, peak_memory_byte
 from dora_cli.training.length import RunLength
 from dora_cli.training.listener import Listener, RunStart, SilentListener
 from dora_cli.training.loop import Loop
-from dora_cli.training.output import check_output, take_output
+from dora_cli.training.output import check_output, remove_run, take_output
 from dora_cli.training.processes import on_main
 from dora_cli.training.records import build_metrics, build_ranks
 from dora_cli.training.seeds import seed_everything, set_deterministic
@@ -36,6 +38,16 @@ class RunResult:
     folder: Path
     metrics: Mapping[str, Any]
     ranks: Mapping[str, Any]
+
+
+def anchored(recipe: Recipe) -> Recipe:
+    """The recipe with local paths made absolute, so that a run can be evaluated from any folder."""
+    found = []
+    if not recipe.model.name.startswith("builtin:") and Path(recipe.model.name).is_dir():
+        found.append(f"model.name={json.dumps(str(Path(recipe.model.name).resolve()))}")
+    if recipe.data.path is not None:
+        found.append(f"data.path={json.dumps(str(Path(recipe.data.path).resolve()))}")
+    return parse_recipe(dump_recipe(recipe), overrides=found) if found else recipe
 
 
 def load_split(recipe: Recipe, task: Task, split: str, *, training: bool) -> Examples:
@@ -106,7 +118,7 @@ def _train(recipe: Recipe, output: Path, overwrite: bool, listener: Listener, me
         data={name: {"examples": len(split), "fingerprint": split.fingerprint()} for name, split in examples.items()},
     )
     if main:
-        write_text(records.recipe, dump_recipe(recipe))
+        write_text(records.recipe, dump_recipe(anchored(recipe)))
         write_json(records.environment, environment)
     if accelerator.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(accelerator.device)
@@ -183,10 +195,13 @@ def train_seeds(
     recipes = {seed: _with_seed(recipe, seed) for seed in seeds}
     for seed, seeded in recipes.items():
         folder = output / f"seed-{seed}"
-        if folder.exists() and not overwrite and _recipe_of(folder) not in (None, dump_recipe(seeded)):
+        if folder.exists() and not overwrite and _recipe_of(folder) not in (None, "", dump_recipe(anchored(seeded))):
             raise OutputError(f"{folder} holds a run of another recipe; choose another --output, or pass --overwrite to replace it")
-    if RunRecords(output).recipe.exists() and not overwrite:
-        raise OutputError(f"--output {output} holds a single run already; choose another --output, or pass --overwrite to replace it")
+    if RunRecords(output).recipe.exists():
+        if not overwrite:
+            raise OutputError(f"--output {output} holds a single run already; choose another --output, or pass --overwrite to replace it")
+        if int(os.environ.get("RANK", "0")) == 0:
+            remove_run(RunRecords(output))
     results = []
     for seed, seeded in recipes.items():
         records = RunRecords(output / f"seed-{seed}")

@@ -235,6 +235,17 @@ def test_eval_refuses_another_base_model(make_recipe: MakeRecipe, tiny_model: Pa
     assert evaluate(tmp_path / "run", overrides=[f"model.name={moved}"])["identical"] is True
 
 
+def test_local_paths_are_stored_so_that_any_folder_will_do(
+    make_recipe: MakeRecipe, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tiny_model.parent)
+    train(make_recipe("train.max_steps=6", f"model.name=./{tiny_model.name}"), tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    assert evaluate("run")["identical"] is True
+    with pytest.raises(ValueError, match=r"say where they are now with .*--set model\.name"):
+        evaluate("run", overrides=["model.name=./gone"])
+
+
 def test_eval_takes_another_split_and_source(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     train(make_recipe("train.max_steps=6"), tmp_path / "run")
     assert "identical" not in evaluate(tmp_path / "run", split="test")
