@@ -143,7 +143,6 @@ class Loop:
         return dict(batch)
 
     def _log_step(self, step: int, epoch: int, phase: str, budget: int, began: float) -> None:
-        rate = float(self.step_function.scheduler.get_last_lr()[0])
         reading = self.step_function.read(step)
         seconds = self.outcome.train_seconds + time.perf_counter() - began
         steps, examples = step - self._last_log[0], self.outcome.examples - self._last_log[1]
@@ -158,7 +157,7 @@ class Loop:
             loss=reading.loss,
             regulariser=reading.regulariser,
             grad_norm=reading.grad_norm,
-            learning_rate=rate,
+            learning_rate=self.step_function.learning_rate,
             steps_per_second=steps / elapsed,
             samples_per_second=examples / elapsed,
         )
@@ -173,7 +172,7 @@ class Loop:
                 "loss": log.loss,
                 "regulariser": log.regulariser,
                 "grad_norm": log.grad_norm,
-                "learning_rate": rate,
+                "learning_rate": log.learning_rate,
                 "timing": {"seconds": seconds, "steps_per_second": log.steps_per_second, "samples_per_second": log.samples_per_second},
             }
         )

@@ -71,6 +71,7 @@ class TrainingStep:
         self._loss_sum = torch.zeros((), dtype=torch.float64, device=device)
         self._steps = 0
         self.epoch_loss = torch.zeros((), dtype=torch.float64, device=device)
+        self.learning_rate = 0.0  # of the latest step
         self._parameters = self._trainable()
 
     def _trainable(self) -> list[nn.Parameter]:
@@ -114,6 +115,7 @@ class TrainingStep:
         # Fused AdamW reads these two attributes as GradScaler would set them: where found_inf is 1 nothing moves.
         self.optimizer.found_inf = skipped.float()  # type: ignore[attr-defined]
         self.optimizer.grad_scale = None  # type: ignore[attr-defined]
+        self.learning_rate = float(self.scheduler.get_last_lr()[0])
         self.optimizer.step()
         if scaler is not None:
             scaler.update()
@@ -147,10 +149,9 @@ class TrainingStep:
         """Reads the flag; raises DivergedError naming the first bad step. Waits for the device."""
         if bool(self._halted):
             first = int(self._first_bad)
-            rate = self.scheduler.get_last_lr()[0]
             raise DivergedError(
                 f"training diverged: the loss or gradient norm of step {first} was not finite (noticed at step {step}, "
-                f"learning rate now {rate:.3g}); weights and scores are those before that step. Lower train.learning_rate, "
+                f"learning rate {self.learning_rate:.3g}); weights and scores are those before that step. Lower train.learning_rate, "
                 "lengthen train.lr_warmup_fraction, or set train.precision: fp32"
             )
 

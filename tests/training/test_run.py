@@ -72,6 +72,9 @@ def test_run_folder_holds_everything_and_numbers_agree(make_recipe: MakeRecipe, 
     log = lines(run / "log.jsonl")
     assert [entry["step"] for entry in log if entry["type"] == "train"] == [5, 10, 15, 20, 24]
     assert [entry["epoch"] for entry in log if entry["type"] == "eval"] == [1, 2, 3, 4]
+    # 5e-3, warm-up floor(0.06 * 24) = 1 step from zero: step t has (24 - (t - 1)) / 23 of it
+    rates = [entry["learning_rate"] for entry in log if entry["type"] == "train"]
+    assert rates == pytest.approx([5e-3 * (24 - (step - 1)) / 23 for step in (5, 10, 15, 20, 24)])
     assert {entry["regulariser"] is None for entry in log if entry["type"] == "train" and entry["step"] > FREEZE} == {True}
     assert read(run / "adapter" / "state.json")["epoch"] == best["epoch"]
     assert (run / "checkpoints" / f"step-{STEPS}" / "manifest.json").exists()
