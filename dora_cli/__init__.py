@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dora_cli.evaluation.saved import evaluate_saved as evaluate
     from dora_cli.recipe import Recipe, dump_recipe, load_recipe, parse_recipe
-    from dora_cli.training.run import RunResult, train, train_seeds
+    from dora_cli.training.run import RunResult, train
+    from dora_cli.training.seed_runs import train_seeds
 
 __version__ = "0.1.0"
 
@@ -29,7 +30,7 @@ _PLACES = {
     "load_recipe": ("dora_cli.recipe", "load_recipe"),
     "parse_recipe": ("dora_cli.recipe", "parse_recipe"),
     "train": ("dora_cli.training.run", "train"),
-    "train_seeds": ("dora_cli.training.run", "train_seeds"),
+    "train_seeds": ("dora_cli.training.seed_runs", "train_seeds"),
 }
 
 __all__ = ["Recipe", "RunResult", "__version__", "dump_recipe", "evaluate", "load_recipe", "parse_recipe", "train", "train_seeds"]

@@ -103,7 +103,7 @@ class PeftLora:
         return None
 
     def after_step(self, step: int, skipped: torch.Tensor | None = None) -> StepReport:
-        return StepReport("training", 0)
+        return StepReport("training", 0, 0)
 
     @contextmanager
     def folded(self) -> Iterator[None]:

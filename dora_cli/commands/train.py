@@ -63,7 +63,7 @@ def train(
 
     from dora_cli.reports.summary import print_seeds
     from dora_cli.tasks import get_task
-    from dora_cli.training.run import train_seeds
+    from dora_cli.training.seed_runs import train_seeds
 
     summary = train_seeds(resolved, folder, chosen, overwrite=overwrite, make_listener=partial(make_listener, brief=True))
     if PartialState().is_main_process:

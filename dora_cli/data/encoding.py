@@ -129,6 +129,7 @@ def encode(examples: Examples, tokenizer: PreTrainedTokenizerBase, max_length: i
             padding=False,
             return_attention_mask=False,
             return_token_type_ids=with_types,
+            split_special_tokens=True,  # a text that spells a special token ("</s>") is text, and BART counts the real ones
         )
         rows = part["input_ids"]
         lengths.extend(map(len, rows))

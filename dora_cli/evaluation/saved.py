@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dora_cli.data import encode
+from dora_cli.data import Examples, encode
 from dora_cli.errors import CheckpointError, DataError, ModelError, RecipeError
 from dora_cli.evaluation.run import evaluate
 from dora_cli.recipe import Recipe, load_recipe
@@ -17,11 +17,27 @@ from dora_cli.tasks import get_task
 from dora_cli.training.build import adapt, load_base, make_method
 from dora_cli.training.checkpoint import MANIFEST, load_weights
 from dora_cli.training.devices import make_accelerator, resolve_device, resolve_precision
+from dora_cli.training.environment import installed_version
 from dora_cli.training.listener import Listener, SilentListener
 from dora_cli.training.run import load_split
 from dora_cli.training.seeds import set_deterministic
 
-CHANGEABLE = ("data.", "eval.", "model.name", "model.revision", "train.device", "train.precision", "train.deterministic")
+ADAPTER_FOLDER = "adapter"
+
+CHANGEABLE = (
+    "data.source",
+    "data.path",
+    "data.columns",
+    "data.labels",
+    "data.max_eval_samples",
+    "data.max_length",
+    "eval.batch_size",
+    "model.name",
+    "model.revision",
+    "train.device",
+    "train.precision",
+    "train.deterministic",
+)
 """Recipe keys that an evaluation may change: where data and base model are, and the machine. The rest belongs to the run."""
 
 
@@ -79,13 +95,18 @@ def _evaluate_saved(run: SavedRun, split: str | None, overrides: Sequence[str], 
     names = task.eval_splits if split is None else (split,)
     if split is not None and split not in task.splits:
         raise RecipeError(f"--split {split}: {task.name} has {', '.join(task.splits)}")
+    if run.weights.name == ADAPTER_FOLDER and not run.weights.is_dir():
+        raise CheckpointError(
+            f"{run.folder} has no adapter, the selected weights: the run was stopped before an evaluation that counts; train again, "
+            "or name one of its checkpoints"
+        )
     weights = load_weights(run.weights)
     environment = read_json(RunRecords(run.folder).environment)
     device = resolve_device(recipe.train.device)
     precision = resolve_precision(recipe.train.precision, device, recipe.model.dtype)
     set_deterministic(recipe.train.deterministic)
     accelerator = make_accelerator(device, precision)
-    with _hint(run):
+    with _hint(run, recipe):
         examples = {name: load_split(recipe, task, name, training=False) for name in names}
         base = load_base(recipe, task)
     for name, part in examples.items():
@@ -103,10 +124,6 @@ def _evaluate_saved(run: SavedRun, split: str | None, overrides: Sequence[str], 
     metrics = evaluate(
         adapted.model, encoded, task, batch_size=recipe.eval.batch_size, accelerator=accelerator, progress=listener.evaluating
     )
-    if precision != environment.get("precision"):
-        listener.note(
-            f"evaluated in {precision}; the run was trained and evaluated in {environment.get('precision')}, so digits may differ"
-        )
     result: dict[str, Any] = {
         "schema_version": 1,
         "task": task.name,
@@ -118,19 +135,54 @@ def _evaluate_saved(run: SavedRun, split: str | None, overrides: Sequence[str], 
         "splits": {name: len(part) for name, part in examples.items()},
         "metrics": metrics,
     }
-    data = _section(environment, "data")
-    if names == task.eval_splits and all(data.get(name, {}).get("fingerprint") == part.fingerprint() for name, part in examples.items()):
-        result["recorded"] = weights.state.get("metrics")
-        result["identical"] = result["recorded"] == metrics
+    if names == task.eval_splits:
+        other_data, other_machine = _differences(run, recipe, environment, examples, precision)
+        for difference in other_data:
+            listener.note(f"not comparable with the run's own evaluation: {difference}")
+        if not other_data:
+            result["recorded"] = weights.state.get("metrics")
+            result["identical"] = result["recorded"] == metrics
+            for difference in other_machine if not result["identical"] else ():
+                listener.note(f"digits may differ from the run's own evaluation: {difference}")
     return result
 
 
+def _differences(
+    run: SavedRun, recipe: Recipe, environment: Mapping[str, Any], examples: Mapping[str, Examples], precision: str
+) -> tuple[list[str], list[str]]:
+    """In what this evaluation differs from those of the run: in the data that are scored, and in the machine that scores them."""
+    trained = load_recipe(RunRecords(run.folder).recipe)
+    recorded = _section(environment, "data")
+    data = [
+        f"the examples of {name} are others than those of the run (fingerprint)"
+        for name, part in examples.items()
+        if recorded.get(name, {}).get("fingerprint") != part.fingerprint()
+    ]
+    for key, now, then in (
+        ("data.max_length", recipe.data.max_length, trained.data.max_length),
+        ("eval.batch_size", recipe.eval.batch_size, trained.eval.batch_size),
+    ):
+        if now != then:
+            data.append(f"{key} is {now}, the run's is {then}")
+    machine = []
+    if precision != environment.get("precision"):
+        machine.append(f"it is in {precision}, the run's in {environment.get('precision')}")
+    packages = _section(environment, "packages")
+    for name in ("torch", "transformers"):
+        if installed_version(name) != packages.get(name):
+            machine.append(f"{name} is {installed_version(name)} here and was {packages.get(name)}")
+    return data, machine
+
+
 @contextmanager
-def _hint(run: SavedRun) -> Iterator[None]:
+def _hint(run: SavedRun, recipe: Recipe) -> Iterator[None]:
     """Says what to do where the run's data or base model have moved."""
     try:
         yield
     except (DataError, ModelError) as error:
+        model, data = recipe.model.name, recipe.data.path
+        if (model.startswith("builtin:") or Path(model).is_dir()) and (data is None or Path(data).expanduser().exists()):
+            raise
         raise type(error)(
             f"{error}\nThe run in {run.folder} names its data and base model in recipe.yaml; say where they are now with "
             "--set data.path=..., --set data.source=... or --set model.name=..."
@@ -138,14 +190,12 @@ def _hint(run: SavedRun) -> Iterator[None]:
 
 
 def _recipe(run: SavedRun, overrides: Sequence[str]) -> Recipe:
+    recipe = load_recipe(RunRecords(run.folder).recipe, overrides)
     for override in overrides:
         key = override.partition("=")[0].strip()
-        if "=" in override and not key.startswith(CHANGEABLE):
-            raise RecipeError(
-                f"--set {key}: an evaluation can change {', '.join(name + '*' if name.endswith('.') else name for name in CHANGEABLE)}; "
-                "the rest of the recipe belongs to the run"
-            )
-    return load_recipe(RunRecords(run.folder).recipe, overrides)
+        if key not in CHANGEABLE:
+            raise RecipeError(f"--set {key}: an evaluation can change {', '.join(CHANGEABLE)}; the rest of the recipe belongs to the run")
+    return recipe
 
 
 def _section(environment: Any, key: str) -> Mapping[str, Any]:

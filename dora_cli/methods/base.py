@@ -42,13 +42,15 @@ class StepReport:
     Attributes:
         phase: name of the phase this step belongs to, such as ``"pruning"``.
         budget: how many components may live after this step (0 for methods without ranks).
-        event: True if a selection took place at this step.
+        live: components selected at the latest event, all start components before the first.
+        event: True if a selection took place at this step; the method may then have waited for the device.
         frozen: True at the one step after which ranks stay as they are.
         replaced: the parameters that shrank at this step.
     """
 
     phase: str
     budget: int
+    live: int
     event: bool = False
     frozen: bool = False
     replaced: Sequence[Replacement] = ()

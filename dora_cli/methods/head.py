@@ -63,7 +63,7 @@ class HeadOnly:
         return None
 
     def after_step(self, step: int, skipped: torch.Tensor | None = None) -> StepReport:
-        return StepReport(PHASE, 0)
+        return StepReport(PHASE, 0, 0)
 
     @contextmanager
     def folded(self) -> Iterator[None]:

@@ -11,8 +11,6 @@ from functools import lru_cache
 
 from torch import nn
 
-Shape = tuple[int, int]
-
 
 @lru_cache(maxsize=1)
 def _linear_classes() -> tuple[type[nn.Module], ...]:
@@ -24,15 +22,6 @@ def _linear_classes() -> tuple[type[nn.Module], ...]:
 def is_linear_map(module: nn.Module) -> bool:
     """True for `nn.Linear` and for transformers' `Conv1D`, the linear map of GPT-2."""
     return isinstance(module, _linear_classes())
-
-
-def linear_shape(module: nn.Module) -> Shape:
-    """``(d_out, d_in)`` of a linear map, whatever its storage order (`Conv1D` keeps its weight as ``(d_in, d_out)``)."""
-    if isinstance(module, nn.Linear):
-        return module.out_features, module.in_features
-    weight = module.weight
-    assert isinstance(weight, nn.Parameter)
-    return int(weight.shape[1]), int(weight.shape[0])
 
 
 def linear_maps(module: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:

@@ -253,8 +253,28 @@ def _fit_tokenizer(name: str, model: nn.Module, tokenizer: Any) -> None:
             raise ModelError(f"model.name: the tokenizer of {name!r} has neither a pad nor an end-of-sequence token; set its pad_token")
         tokenizer.pad_token = tokenizer.eos_token  # decoders are trained without padding; attention masks it
     tokenizer.padding_side = "right"
+    limit = _positions(model)
+    if limit is not None:
+        tokenizer.model_max_length = min(tokenizer.model_max_length, limit)
     # Decoders' heads look for the last token that is not this one.
     _set_config(model, "pad_token_id", tokenizer.pad_token_id)
+
+
+def _positions(model: nn.Module) -> int | None:
+    """Tokens for which `model` has learned positions; None where positions are relative or computed.
+
+    Some tables have more rows than positions: RoBERTa starts after its padding index, BART after a fixed offset.
+    """
+    config: Any = model.config
+    declared = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+    words = model.get_input_embeddings()  # type: ignore[operator]
+    for module in model.modules():
+        if not isinstance(module, nn.Embedding) or module is words or not isinstance(declared, int):
+            continue
+        offset = int(getattr(module, "offset", 0))
+        if module.num_embeddings == declared + offset:
+            return declared - (0 if module.padding_idx is None or offset else module.padding_idx + 1)
+    return None
 
 
 def _set_config(model: nn.Module, key: str, value: Any) -> None:

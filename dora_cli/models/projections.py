@@ -11,7 +11,9 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from dora_cli.errors import ProjectionError
-from dora_cli.models.blocks import Shape, base_model, find_blocks, linear_maps, linear_shape
+from dora_cli.methods.base import Shape
+from dora_cli.methods.linear import shape_of
+from dora_cli.models.blocks import base_model, find_blocks, linear_maps
 
 GROUPS = ("attention", "ffn")
 _LISTED = 24  # how many names an error message lists before it counts the rest
@@ -93,7 +95,7 @@ def _all_projections(model: nn.Module) -> list[Projection]:
             path = name[len(block.name) + 1 :]
             group = _group(path)
             lists.setdefault(block.list_name, []).append(
-                Projection(name, module, stack, block.index, _attention(path, stack, group), path, group, linear_shape(module))
+                Projection(name, module, stack, block.index, _attention(path, stack, group), path, group, shape_of(module))
             )
     for list_name, projections in lists.items():
         # Some models keep attention and FFN in two lists side by side; then only the list's name tells them apart.

@@ -104,7 +104,7 @@ class DataSection(Section):
 
     Attributes:
         source: ``hub``, ``glue-tsv`` (a folder of official TSVs), ``files`` (own tables) or ``builtin`` (generated).
-        path: folder or file of ``glue-tsv`` and ``files``; not read otherwise.
+        path: folder of ``glue-tsv`` and ``files``; not given otherwise.
         columns: the task's column names mapped to those of the own files; None where they agree.
         labels: label names of the own files, in the order of the classes.
         max_train_samples: takes a fixed random subset of this size; None takes all.
@@ -199,7 +199,7 @@ class TrainSection(Section):
         lr_warmup_fraction: share of the steps the learning rate rises.
         lr_warmup_steps: steps the learning rate rises; takes precedence over the fraction where given.
         max_grad_norm: gradients are clipped to this global norm.
-        precision: ``auto`` is bf16 on CUDA and fp32 on the CPU.
+        precision: ``auto`` is that of a half `model.dtype`, else bf16 on CUDA and fp32 on the CPU.
         device: ``auto`` takes CUDA where present.
         deterministic: bitwise repeatable on CUDA too, at some cost in speed.
         log_every: optimiser steps between two logged ones.

@@ -14,7 +14,7 @@ from dora_cli.reports.units import plural
 from dora_cli.tasks import Task, get_task
 from dora_cli.training.build import make_method, targets_of
 from dora_cli.training.devices import resolve_device, resolve_precision
-from dora_cli.training.length import RunLength, lr_warmup_steps
+from dora_cli.training.length import RunLength
 from dora_cli.training.run import load_split
 
 _ANY_SHAPE = (2, 2)  # when phases begin and end does not depend on shapes
@@ -27,7 +27,6 @@ class DryRun:
     Attributes:
         length: steps, epochs and global batch.
         processes: as set by ``accelerate launch``, else 1.
-        lr_warmup: steps of learning-rate warm-up.
         schedule: of the method; without its counts of projections and components where the model's shapes are out of reach.
         parameters: ``projections, per_rank, start, final, head``; adapter sizes count `A` and `B`, `final` for a uniform allocation.
         out_of_reach: why the model's configuration could not be read; None if it could.
@@ -38,7 +37,6 @@ class DryRun:
     recipe: Recipe
     length: RunLength
     processes: int
-    lr_warmup: int
     device: str
     precision: str
     schedule: dict[str, Any]
@@ -54,7 +52,7 @@ class DryRun:
         length, train = self.length, self.recipe.train
         batch = f"train.batch_size {train.batch_size} x gradient_accumulation {train.gradient_accumulation} x {self.processes}"
         processes = "process" if self.processes == 1 else "processes"
-        warmup = f"linear warm-up over {plural(self.lr_warmup, 'step')}" if self.lr_warmup else "no warm-up"
+        warmup = f"linear warm-up over {plural(length.lr_warmup, 'step')}" if length.lr_warmup else "no warm-up"
         cut = f", stopped by train.max_steps in epoch {length.epochs}" if train.max_steps is not None else ""
         rows = [
             ("training examples", f"{length.examples:,}"),
@@ -101,7 +99,6 @@ def dry_run(recipe: Recipe, output: Path | None = None, seeds: Sequence[int] = (
         recipe=recipe,
         length=length,
         processes=processes,
-        lr_warmup=lr_warmup_steps(recipe, length.total_steps),
         device=str(device),
         precision=precision,
         schedule=schedule,

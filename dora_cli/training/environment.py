@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import resource
 import sys
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -25,7 +24,7 @@ def describe_environment(
         "dora": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": {name: _version(name) for name in _PACKAGES},
+        "packages": {name: installed_version(name) for name in _PACKAGES},
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "cpu_threads": torch.get_num_threads(),
         "precision": precision,
@@ -35,16 +34,21 @@ def describe_environment(
     }
 
 
-def _version(name: str) -> str | None:
+def installed_version(name: str) -> str | None:
+    """Version of an installed distribution; None if it is not there."""
     try:
         return version(name)
     except PackageNotFoundError:
         return None
 
 
-def peak_memory_bytes(device: torch.device) -> int:
-    """Most memory held so far: the device's on CUDA, the process's resident set on the CPU."""
+def peak_memory_bytes(device: torch.device) -> int | None:
+    """Most memory held so far: the device's on CUDA since the run began, the process's resident set on the CPU since it started."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
     unit = 1 if sys.platform == "darwin" else 1024  # kilobytes on Linux
     return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * unit

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dora_cli.data import steps_per_epoch
+from dora_cli.errors import BudgetError
 from dora_cli.recipe import Recipe
 
 
@@ -18,6 +19,7 @@ class RunLength:
         steps_per_epoch: the last step of an epoch may hold fewer examples; none is dropped.
         total_steps: `T`, attempted optimiser steps.
         epochs: epochs begun; the last one is cut short where ``train.max_steps`` ends the run.
+        lr_warmup: steps of learning-rate warm-up.
     """
 
     examples: int
@@ -25,20 +27,27 @@ class RunLength:
     steps_per_epoch: int
     total_steps: int
     epochs: int
+    lr_warmup: int
 
     @classmethod
     def of(cls, recipe: Recipe, examples: int, processes: int) -> RunLength:
+        """The length of `recipe` over `examples` training examples; raises BudgetError."""
         train = recipe.train
         global_batch = train.batch_size * train.gradient_accumulation * processes
         per_epoch = steps_per_epoch(examples, global_batch)
         total = per_epoch * train.epochs if train.max_steps is None else train.max_steps
-        return cls(examples, global_batch, per_epoch, total, -(-total // per_epoch))
+        return cls(examples, global_batch, per_epoch, total, -(-total // per_epoch), _lr_warmup(recipe, total))
 
 
-def lr_warmup_steps(recipe: Recipe, total_steps: int) -> int:
-    """``train.lr_warmup_steps`` if given, else ``floor(lr_warmup_fraction * T)`` with the fraction read as a decimal."""
+def _lr_warmup(recipe: Recipe, total_steps: int) -> int:
+    """``train.lr_warmup_steps`` if given, else ``floor(lr_warmup_fraction * T)`` with the fraction read as a decimal; BudgetError."""
     from fractions import Fraction
 
-    if recipe.train.lr_warmup_steps is not None:
-        return recipe.train.lr_warmup_steps
+    steps = recipe.train.lr_warmup_steps
+    if steps is not None:
+        if steps >= total_steps:
+            raise BudgetError(
+                f"train.lr_warmup_steps is {steps}, but the run has {total_steps} optimiser steps; lower it below that, or train for longer"
+            )
+        return steps
     return int(Fraction(str(recipe.train.lr_warmup_fraction)) * total_steps)

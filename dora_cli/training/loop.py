@@ -14,12 +14,13 @@ import torch
 
 from dora_cli.data import EncodedSplit, Group, plan_epoch
 from dora_cli.evaluation.run import evaluate
+from dora_cli.methods.base import StepReport
 from dora_cli.recipe import Recipe
 from dora_cli.reports.records import LogFile, RunRecords
 from dora_cli.tasks import Task
 from dora_cli.training.build import AdaptedModel
 from dora_cli.training.checkpoint import Weights, save_weights
-from dora_cli.training.length import RunLength, lr_warmup_steps
+from dora_cli.training.length import RunLength
 from dora_cli.training.listener import EvalLog, Listener, StepLog
 from dora_cli.training.optimizer import make_optimizer, make_scheduler
 from dora_cli.training.selection import Selection
@@ -76,13 +77,12 @@ class Loop:
             betas=settings.adam_betas,
             eps=settings.adam_eps,
         )
-        warmup = lr_warmup_steps(recipe, length.total_steps)
         self.step_function = TrainingStep(
             model=adapted.model,
             method=adapted.method,
             loss=task.losses,
             optimizer=optimizer,
-            scheduler=make_scheduler(optimizer, warmup_steps=warmup, total_steps=length.total_steps),
+            scheduler=make_scheduler(optimizer, warmup_steps=length.lr_warmup, total_steps=length.total_steps),
             accelerator=accelerator,
             max_grad_norm=settings.max_grad_norm,
         )
@@ -96,18 +96,21 @@ class Loop:
         self.adapted.model.train()
         for epoch in range(1, self.length.epochs + 1):
             began = time.perf_counter()
-            units = 0
             for group in self._groups(epoch):
                 step += 1
                 self._step(step, epoch, group, began)
-                units += group.units
                 if step == self.length.total_steps:
                     break
-            train_loss = self.step_function.take_epoch_loss(units)  # waits for the device
+            train_loss = self.step_function.take_epoch_loss()  # waits for the device
             self.outcome.train_seconds += time.perf_counter() - began
             self.step_function.check(step)
             self._evaluate(step, epoch, train_loss)
         self._save(self.records.checkpoints / f"step-{step}", step, self.length.epochs, self.outcome.epochs[-1]["metrics"])
+        if not self.outcome.selection.frozen:
+            self.listener.note(
+                f"the selected weights (epoch {self.outcome.selection.epoch}) are from before the freeze and hold all start components; "
+                "ranks and budget describe the last weights"
+            )
         return self.outcome
 
     def _groups(self, epoch: int) -> Any:
@@ -130,11 +133,11 @@ class Loop:
         self.outcome.examples += group.examples
         if report.event:
             self._next_event = self.schedule.next_event(step)
-            self.outcome.history.append({"step": step, "phase": report.phase, "budget": report.budget, "live": report.budget})
-            self.listener.event(step, report.phase, report.budget, report.frozen)
+            self.outcome.history.append({"step": step, "phase": report.phase, "budget": report.budget, "live": report.live})
+            self.listener.event(step, report.phase, report.live, report.frozen)
         self.listener.tick(step, report.phase, report.budget)
         if step % self.recipe.train.log_every == 0 or step == self.length.total_steps:
-            self._log_step(step, epoch, report.phase, report.budget, began)
+            self._log_step(step, epoch, report, began)
 
     def _to_device(self, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         device = self.accelerator.device
@@ -142,7 +145,7 @@ class Loop:
             return {key: value.pin_memory().to(device, non_blocking=True) for key, value in batch.items()}
         return dict(batch)
 
-    def _log_step(self, step: int, epoch: int, phase: str, budget: int, began: float) -> None:
+    def _log_step(self, step: int, epoch: int, report: StepReport, began: float) -> None:
         reading = self.step_function.read(step)
         seconds = self.outcome.train_seconds + time.perf_counter() - began
         steps, examples = step - self._last_log[0], self.outcome.examples - self._last_log[1]
@@ -151,9 +154,9 @@ class Loop:
         log = StepLog(
             step=step,
             epoch=epoch,
-            phase=phase,
-            budget=budget,
-            live_components=budget,
+            phase=report.phase,
+            budget=report.budget,
+            live_components=report.live,
             loss=reading.loss,
             regulariser=reading.regulariser,
             grad_norm=reading.grad_norm,
@@ -167,8 +170,9 @@ class Loop:
                 "type": "train",
                 "step": step,
                 "epoch": epoch,
-                "phase": phase,
-                "budget": budget,
+                "phase": report.phase,
+                "budget": report.budget,
+                "live": report.live,
                 "loss": log.loss,
                 "regulariser": log.regulariser,
                 "grad_norm": log.grad_norm,

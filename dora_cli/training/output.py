@@ -10,6 +10,9 @@ from pathlib import Path
 from dora_cli.errors import OutputError
 from dora_cli.reports.records import RunRecords
 
+OWN_FILES = ("recipe.yaml", "metrics.json", "ranks.json", "environment.json", "log.jsonl")
+"""What a result must not be written over."""
+
 
 def default_output(recipe_path: Path) -> Path:
     """``runs/glue-sst2`` for ``configs/glue/sst2.yaml``, ``runs/mine`` for ``mine.yaml``: after the path as it was given."""
@@ -36,6 +39,8 @@ def check_output_file(output: Path) -> None:
     """Refuses a file that cannot be written, before the work whose result it is to hold."""
     if output.is_dir():
         raise OutputError(f"--output {output} is a folder; name a file in it, such as {output / 'result.json'}")
+    if RunRecords(output.parent).recipe.is_file() and output.name in OWN_FILES:
+        raise OutputError(f"--output {output} is a record of the run itself; name another file")
     _check_place(output)
 
 
@@ -58,14 +63,18 @@ def _what_it_holds(run: RunRecords) -> str:
     return "a finished run" if run.metrics.exists() else "an unfinished run"
 
 
-def take_output(output: Path, *, overwrite: bool) -> None:
+def take_output(output: Path, *, overwrite: bool, replaces: Path | None = None) -> None:
     """Makes the folder and claims it by an empty recipe.yaml, after removing the run that `overwrite` allows to replace.
 
     What a user has put beside that run stays.
+
+    Args:
+        replaces: another folder whose runs are removed.
     """
     try:
-        if overwrite and output.is_dir() and is_run(output):
-            remove_run(RunRecords(output))
+        for folder in (replaces, output if overwrite else None):
+            if folder is not None and folder.is_dir() and is_run(folder):
+                remove_run(RunRecords(folder))
         output.mkdir(parents=True, exist_ok=True)
         RunRecords(output).recipe.touch(exist_ok=False)  # atomic: of two runs started at once, one gets the folder
     except FileExistsError:

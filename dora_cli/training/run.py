@@ -1,11 +1,9 @@
-"""One run from a recipe to its folder, and several over seeds."""
+"""One run, from a recipe to its folder."""
 
 from __future__ import annotations
 
 import contextlib
-import json
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +11,9 @@ from typing import Any
 import torch
 
 from dora_cli.data import EncodedSplit, Examples, encode, load_examples
-from dora_cli.errors import OutputError
 from dora_cli.methods import Method
-from dora_cli.recipe import Recipe, dump_recipe, parse_recipe
-from dora_cli.reports.records import LogFile, RunRecords, read_text, write_json, write_text
-from dora_cli.reports.summary import seeds_summary
+from dora_cli.recipe import Recipe, dump_recipe
+from dora_cli.reports.records import LogFile, RunRecords, write_json, write_text
 from dora_cli.tasks import Task, get_task
 from dora_cli.training.build import adapt, load_base, make_method
 from dora_cli.training.devices import make_accelerator, resolve_device, resolve_precision
@@ -25,7 +21,8 @@ from dora_cli.training.environment import describe_environment, peak_memory_byte
 from dora_cli.training.length import RunLength
 from dora_cli.training.listener import Listener, RunStart, SilentListener
 from dora_cli.training.loop import Loop
-from dora_cli.training.output import check_output, remove_run, take_output
+from dora_cli.training.output import check_output, take_output
+from dora_cli.training.paths import anchored
 from dora_cli.training.processes import on_main
 from dora_cli.training.records import build_metrics, build_ranks
 from dora_cli.training.seeds import seed_everything, set_deterministic
@@ -38,16 +35,6 @@ class RunResult:
     folder: Path
     metrics: Mapping[str, Any]
     ranks: Mapping[str, Any]
-
-
-def anchored(recipe: Recipe) -> Recipe:
-    """The recipe with local paths made absolute, so that a run can be evaluated from any folder."""
-    found = []
-    if not recipe.model.name.startswith("builtin:") and Path(recipe.model.name).is_dir():
-        found.append(f"model.name={json.dumps(str(Path(recipe.model.name).resolve()))}")
-    if recipe.data.path is not None:
-        found.append(f"data.path={json.dumps(str(Path(recipe.data.path).resolve()))}")
-    return parse_recipe(dump_recipe(recipe), overrides=found) if found else recipe
 
 
 def load_split(recipe: Recipe, task: Task, split: str, *, training: bool) -> Examples:
@@ -66,7 +53,13 @@ def load_split(recipe: Recipe, task: Task, split: str, *, training: bool) -> Exa
 
 
 def train(
-    recipe: Recipe, output: str | Path, *, overwrite: bool = False, listener: Listener | None = None, method: Method | None = None
+    recipe: Recipe,
+    output: str | Path,
+    *,
+    overwrite: bool = False,
+    listener: Listener | None = None,
+    method: Method | None = None,
+    replaces: Path | None = None,
 ) -> RunResult:
     """Trains `recipe` and writes everything into the folder `output`.
 
@@ -83,12 +76,12 @@ def train(
     output = Path(output)
     listener = listener or SilentListener()
     try:
-        return _train(recipe, output, overwrite, listener, method or make_method(recipe))
+        return _train(recipe, output, overwrite, listener, method or make_method(recipe), replaces)
     finally:
         listener.close()
 
 
-def _train(recipe: Recipe, output: Path, overwrite: bool, listener: Listener, method: Method) -> RunResult:
+def _train(recipe: Recipe, output: Path, overwrite: bool, listener: Listener, method: Method, replaces: Path | None) -> RunResult:
     task = get_task(recipe.task)
     device = resolve_device(recipe.train.device)
     precision = resolve_precision(recipe.train.precision, device, recipe.model.dtype)
@@ -97,7 +90,7 @@ def _train(recipe: Recipe, output: Path, overwrite: bool, listener: Listener, me
     main = accelerator.is_main_process
     if not main:
         listener = SilentListener()
-    on_main(accelerator, lambda: check_output(output, overwrite=overwrite))
+    on_main(accelerator, lambda: check_output(output, overwrite=overwrite or replaces is not None))
 
     examples = {split: load_split(recipe, task, split, training=split == "train") for split in ("train", *task.eval_splits)}
     length = RunLength.of(recipe, len(examples["train"]), accelerator.num_processes)
@@ -108,7 +101,7 @@ def _train(recipe: Recipe, output: Path, overwrite: bool, listener: Listener, me
     seed_everything(recipe.train.seed + accelerator.process_index)  # dropout differs between processes
 
     records = RunRecords(output)
-    on_main(accelerator, lambda: take_output(output, overwrite=overwrite))
+    on_main(accelerator, lambda: take_output(output, overwrite=overwrite, replaces=replaces))
     environment = describe_environment(
         device=accelerator.device,
         precision=precision,
@@ -179,49 +172,3 @@ def _train(recipe: Recipe, output: Path, overwrite: bool, listener: Listener, me
     accelerator.wait_for_everyone()
     listener.finish(metrics, ranks, output)
     return RunResult(output, metrics, ranks)
-
-
-def train_seeds(
-    recipe: Recipe, output: str | Path, seeds: Sequence[int], *, overwrite: bool = False, make_listener: Any = SilentListener
-) -> dict[str, Any]:
-    """Trains `recipe` once per seed into ``output/seed-N`` and writes ``summary.json``; returns its content.
-
-    Seeds that are already finished with this very recipe are kept; unfinished ones start again.
-
-    Args:
-        make_listener: called once per run.
-    """
-    output = Path(output)
-    recipes = {seed: _with_seed(recipe, seed) for seed in seeds}
-    for seed, seeded in recipes.items():
-        folder = output / f"seed-{seed}"
-        if folder.exists() and not overwrite and _recipe_of(folder) not in (None, "", dump_recipe(anchored(seeded))):
-            raise OutputError(f"{folder} holds a run of another recipe; choose another --output, or pass --overwrite to replace it")
-    if RunRecords(output).recipe.exists():
-        if not overwrite:
-            raise OutputError(f"--output {output} holds a single run already; choose another --output, or pass --overwrite to replace it")
-        if int(os.environ.get("RANK", "0")) == 0:
-            remove_run(RunRecords(output))
-    results = []
-    for seed, seeded in recipes.items():
-        records = RunRecords(output / f"seed-{seed}")
-        if records.metrics.exists() and not overwrite:
-            results.append(records.read_metrics())
-            continue
-        unfinished = records.recipe.exists()
-        results.append(dict(train(seeded, records.folder, overwrite=overwrite or unfinished, listener=make_listener()).metrics))
-    summary = seeds_summary(results)
-    from accelerate.state import PartialState
-
-    if PartialState().is_main_process:
-        write_json(RunRecords(output).summary, summary)
-    return summary
-
-
-def _with_seed(recipe: Recipe, seed: int) -> Recipe:
-    return parse_recipe(dump_recipe(recipe), overrides=[f"train.seed={seed}"])
-
-
-def _recipe_of(folder: Path) -> str | None:
-    path = RunRecords(folder).recipe
-    return read_text(path) if path.exists() else None

@@ -21,6 +21,7 @@ class Selection:
     epoch: int | None = None
     step: int | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
+    frozen: bool = False
 
     def offer(self, *, epoch: int, step: int, metrics: Mapping[str, float], frozen: bool) -> bool:
         """Whether the evaluation replaces the one selected so far."""
@@ -28,5 +29,5 @@ class Selection:
             return False
         if self.rule != "last" and self.epoch is not None and metrics[self.primary] <= self.metrics[self.primary]:
             return False
-        self.epoch, self.step, self.metrics = epoch, step, dict(metrics)
+        self.epoch, self.step, self.metrics, self.frozen = epoch, step, dict(metrics), frozen
         return True

@@ -69,8 +69,9 @@ class TrainingStep:
         self._grad_norm = torch.zeros((), device=device)
         self._regulariser: torch.Tensor | None = None
         self._loss_sum = torch.zeros((), dtype=torch.float64, device=device)
-        self._steps = 0
-        self.epoch_loss = torch.zeros((), dtype=torch.float64, device=device)
+        self._steps = torch.zeros((), dtype=torch.int64, device=device)  # that changed something, since the last reading
+        self._epoch_loss = torch.zeros((), dtype=torch.float64, device=device)
+        self._epoch_units = torch.zeros((), dtype=torch.int64, device=device)
         self.learning_rate = 0.0  # of the latest step
         self._parameters = self._trainable()
 
@@ -96,14 +97,15 @@ class TrainingStep:
             with accelerator.autocast():
                 logits = self.model(**inputs).logits
             part = self.loss(logits, batch["labels"]).sum() / units
-            accelerator.backward(part)
+            # Not accelerator.backward: it divides by an accumulation count that the environment can set.
+            (part if scaler is None else scaler.scale(part)).backward()
             loss = loss + part.detach()
         if several:
             loss = self._sum_over_processes(loss)
         if scaler is not None:
             scaler.unscale_(self.optimizer)
         self._regulariser = self.method.adjust_gradients(step)
-        self._grad_norm = nn.utils.clip_grad_norm_(self._parameters, self.max_grad_norm or float("inf"))
+        self._grad_norm = nn.utils.clip_grad_norm_(self._parameters, self.max_grad_norm)
 
         bad = ~(torch.isfinite(self._grad_norm) & torch.isfinite(loss))
         self._bad_steps = torch.where(bad, self._bad_steps + 1, 0)
@@ -122,8 +124,9 @@ class TrainingStep:
         self.scheduler.step()
         finite = torch.where(skipped, 0.0, loss.double())
         self._loss_sum += finite
-        self.epoch_loss += finite * units
-        self._steps += 1
+        self._steps += ~skipped
+        self._epoch_loss += finite * units
+        self._epoch_units += torch.where(skipped, 0, units)
         if event:
             self.check(step)
         report = self.method.after_step(step, skipped)
@@ -151,7 +154,7 @@ class TrainingStep:
             first = int(self._first_bad)
             raise DivergedError(
                 f"training diverged: the loss or gradient norm of step {first} was not finite (noticed at step {step}, "
-                f"learning rate {self.learning_rate:.3g}); weights and scores are those before that step. Lower train.learning_rate, "
+                f"learning rate {self.learning_rate:.3g}); nothing was changed from that step on. Lower train.learning_rate, "
                 "lengthen train.lr_warmup_fraction, or set train.precision: fp32"
             )
 
@@ -159,13 +162,16 @@ class TrainingStep:
         """Mean loss since the last reading, latest regulariser and gradient norm; raises DivergedError. Waits for the device."""
         self.check(step)
         regulariser = None if self._regulariser is None else float(self._regulariser)
-        reading = StepReading(float(self._loss_sum) / max(self._steps, 1), regulariser, float(self._grad_norm))
-        self._loss_sum = torch.zeros_like(self._loss_sum)
-        self._steps = 0
+        reading = StepReading(_mean(self._loss_sum, self._steps), regulariser, float(self._grad_norm))
+        self._loss_sum, self._steps = torch.zeros_like(self._loss_sum), torch.zeros_like(self._steps)
         return reading
 
-    def take_epoch_loss(self, units: int) -> float:
-        """Mean training loss of the epoch over `units` loss units; starts the next epoch's sum."""
-        loss = float(self.epoch_loss) / max(units, 1)
-        self.epoch_loss = torch.zeros_like(self.epoch_loss)
+    def take_epoch_loss(self) -> float:
+        """Mean training loss of the epoch over its loss units, skipped steps left out; starts the next epoch's sum. Waits."""
+        loss = _mean(self._epoch_loss, self._epoch_units)
+        self._epoch_loss, self._epoch_units = torch.zeros_like(self._epoch_loss), torch.zeros_like(self._epoch_units)
         return loss
+
+
+def _mean(total: torch.Tensor, count: torch.Tensor) -> float:
+    return float(total) / max(int(count), 1)

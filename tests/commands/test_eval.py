@@ -102,7 +102,7 @@ def test_a_split_without_labels(run: Path, refuses: Refuse) -> None:
 
 
 def test_what_belongs_to_the_run_cannot_be_changed(run: Path, refuses: Refuse) -> None:
-    refuses("eval", "-c", run, "--set", "method.rank=3", says=["--set method.rank", "belongs to the run", "data.*"])
+    refuses("eval", "-c", run, "--set", "method.rank=3", says=["--set method.rank", "belongs to the run", "data.path"])
     refuses("eval", "-c", run, "--set", "data.sorce=files", says=["data.sorce: unknown key", "did you mean data.source?"])
 
 
@@ -111,6 +111,7 @@ def test_what_belongs_to_the_run_cannot_be_changed(run: Path, refuses: Refuse) -
     [
         ("copied run", ["is a folder", "result.json"]),
         ("copied run/recipe.yaml/x.json", ["recipe.yaml is a file, not a folder"]),
+        ("copied run/metrics.json", ["is a record of the run itself"]),
     ],
 )
 def test_an_output_that_cannot_be_written_is_found_before_the_work(run: Path, refuses: Refuse, output: str, says: list[str]) -> None:
@@ -136,7 +137,7 @@ def test_a_damaged_run(run: Path, refuses: Refuse, name: str, damage: str) -> No
 
 def test_a_run_without_its_adapter(run: Path, refuses: Refuse) -> None:
     shutil.rmtree(run / "adapter")
-    refuses("eval", "-c", run, says=["adapter", "manifest.json"])
+    refuses("eval", "-c", run, says=["no adapter", "train again"])
 
 
 def test_another_base_model(run: Path, tiny_model: Path, refuses: Refuse) -> None:

@@ -11,7 +11,7 @@ import pytest
 from dora_cli.errors import OutputError
 from dora_cli.recipe import load_recipe
 from dora_cli.training.output import check_output, default_output, take_output
-from tests.commands.conftest import STEPS, Trained, contents, dora, recipe_text
+from tests.commands.conftest import STEPS, Refuse, Trained, contents, dora, recipe_text
 
 
 def test_a_run_in_the_default_folder(trained: Trained) -> None:
@@ -82,7 +82,7 @@ def test_seeds_run_side_by_side_and_finished_ones_are_kept(recipe: Path) -> None
     assert done.code == 0, done.err
     parent = Path("runs/small")
     assert {path.name for path in parent.iterdir()} == {"seed-3", "seed-1", "summary.json"}
-    assert json.loads((parent / "summary.json").read_text())["seeds"] == [3, 1]
+    assert json.loads((parent / "summary.json").read_text())["seeds"] == [1, 3], "in their own order"
     assert done.out.startswith("glue/sst2, ")
     assert "2 seeds, best-after-freeze" in " ".join(done.out.split())
     assert "dora ranks runs/small" in done.out
@@ -95,6 +95,25 @@ def test_seeds_run_side_by_side_and_finished_ones_are_kept(recipe: Path) -> None
     assert json.loads((parent / "summary.json").read_text())["seeds"] == [1, 2, 3]
     assert dora("ranks", parent).out.splitlines()[1] == "mean of seed-1, seed-2, seed-3"
     assert dora("ranks").out.splitlines()[0] == "runs/small/seed-2", "the newest run"
+
+
+def test_seeds_take_the_place_of_a_run_and_refuse_what_is_not_theirs(recipe: Path, trained: Trained, refuses: Refuse) -> None:
+    few = ("--set", "train.max_steps=4")
+    shutil.copytree(trained.folder, "runs/small")
+    refuses("train", recipe, *few, "--seeds", "1,2", says=["holds a single run", "--overwrite"])
+    done = dora("train", recipe, *few, "--seeds", "1,2", "--overwrite")
+    assert done.code == 0, done.err
+    parent = Path("runs/small")
+    assert {path.name for path in parent.iterdir()} == {"seed-1", "seed-2", "summary.json"}
+    done = dora("train", recipe, *few, "--seeds", "3")
+    assert json.loads((parent / "summary.json").read_text())["seeds"] == [1, 2, 3]
+    refuses("train", recipe, "--set", "train.max_steps=5", "--seeds", "4", says=["seed-1 holds a run of another recipe"])
+    Path("runs/small/seed-5").mkdir()
+    Path("runs/small/seed-5/thesis.tex").write_text("years of work")
+    refuses("train", recipe, *few, "--seeds", "4,5", says=["seed-5 is not empty and holds no run"])
+    Path("junk").mkdir()
+    Path("junk/a.txt").write_text("mine")
+    refuses("train", recipe, "-o", "junk", "--seeds", "1", says=["junk is not empty and holds no run"])
 
 
 def test_overwrite_replaces_the_run_and_nothing_else(recipe: Path) -> None:
@@ -139,8 +158,9 @@ def test_overwriting_the_current_folder(recipe: Path, trained: Trained, monkeypa
 def test_an_invalid_run_leaves_the_one_it_would_replace(recipe: Path, trained: Trained) -> None:
     shutil.copytree(trained.folder, "run")
     before = contents(Path("run"))
-    assert dora("train", recipe, "-o", "run", "--overwrite", "--set", "method.targets=[nothing]").code == 2
-    assert contents(Path("run")) == before
+    for options in (("--set", "method.targets=[nothing]"), ("--seeds", "1,2", "--set", "model.name=./nowhere")):
+        assert dora("train", recipe, "-o", "run", "--overwrite", *options).code == 2
+        assert contents(Path("run")) == before
 
 
 def test_a_dry_run_says_what_would_happen_and_writes_nothing(recipe: Path, tiny_model: Path) -> None:

@@ -209,3 +209,40 @@ def test_dora_equals_the_literal_algorithm(interval: int, until: Until, compact:
             torch.testing.assert_close(found, wanted, rtol=0, atol=1e-9)
     for found, wanted in zip(run.head, expected.head, strict=True):
         torch.testing.assert_close(found.detach(), wanted, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("until", ["freeze", "end"])
+def test_the_training_step_of_the_product_is_the_literal_algorithm(until: Until) -> None:
+    """The same comparison through `TrainingStep`: fused AdamW, losses summed over examples, two micro-batches a step."""
+    from dora_cli.training.devices import make_accelerator
+    from dora_cli.training.step import TrainingStep
+
+    expected = reference(10, until)
+    run, data = ours(10, until, compact=True), batches()
+    run_step = TrainingStep(
+        model=run.model,
+        method=run.dora,
+        loss=lambda logits, labels: nn.functional.cross_entropy(logits, labels, reduction="none"),
+        optimizer=run.optimizer,
+        scheduler=make_scheduler(run.optimizer, warmup_steps=LR_WARMUP, total_steps=STEPS),
+        accelerator=make_accelerator(torch.device("cpu"), "fp32"),
+        max_grad_norm=1.0,
+    )
+    readings, keeps = [], {}
+    for step in range(1, STEPS + 1):
+        ids, labels = data[step % len(data)]
+        parts = [{"input_ids": ids[part], "labels": labels[part]} for part in (slice(0, 5), slice(5, 8))]
+        report = run_step(step, parts, 8, event=run.schedule.is_event(step))
+        readings.append(run_step.read(step))
+        if report.event:
+            keeps[step] = run.dora.state_dict()["keep"].clone()
+            assert report.live == int(expected.keeps[step].sum())
+    assert keeps.keys() == expected.keeps.keys()
+    assert all(torch.equal(keep, expected.keeps[step]) for step, keep in keeps.items())
+    torch.testing.assert_close([reading.loss for reading in readings], expected.losses, rtol=0, atol=1e-9)
+    torch.testing.assert_close([reading.grad_norm for reading in readings], expected.norms, rtol=0, atol=1e-9)
+    for name, found in run.dora.state_dict().items():
+        if name in expected.live:
+            torch.testing.assert_close(found, expected.live[name], rtol=0, atol=1e-9)
+    for found, wanted in zip(run.head, expected.head, strict=True):
+        torch.testing.assert_close(found.detach(), wanted, rtol=0, atol=1e-9)

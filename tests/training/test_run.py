@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from dora_cli import evaluate, load_recipe, train, train_seeds
 from dora_cli.errors import CheckpointError, DivergedError, OutputError, RecipeError
 from dora_cli.methods import Dora
+from dora_cli.training.listener import SilentListener
 from tests.training.conftest import MakeRecipe
 
 STEPS, WARMUP, FREEZE = 24, 3, 11  # 94 examples / 16 -> 6 steps x 4 epochs; floor(0.15 * 24) = 3; 3 + floor(0.35 * 24) = 11
@@ -140,6 +141,48 @@ def test_compaction_changes_no_number(make_recipe: MakeRecipe, tmp_path: Path) -
             assert one["loss"] == pytest.approx(two["loss"], abs=1e-5)
             assert one["grad_norm"] == pytest.approx(two["grad_norm"], rel=1e-3)
     assert read(tmp_path / "compact" / "ranks.json")["layers"] == read(tmp_path / "masked" / "ranks.json")["layers"]
+
+
+def test_the_environment_does_not_scale_gradients(make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Accelerate reads this variable and would divide every loss by it."""
+    train(make_recipe("train.max_steps=6"), tmp_path / "a")
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    train(make_recipe("train.max_steps=6"), tmp_path / "b")
+    assert without_timing(lines(tmp_path / "a" / "log.jsonl")) == without_timing(lines(tmp_path / "b" / "log.jsonl"))
+
+
+def test_a_selection_from_before_the_freeze_is_said(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    said: list[str] = []
+
+    class Notes(SilentListener):
+        def note(self, message: str) -> None:
+            said.append(message)
+
+    result = train(make_recipe("eval.select=best", "train.learning_rate=1e-30"), tmp_path / "run", listener=Notes())
+    assert result.metrics["best_epoch"] == 1  # nothing changes, so the first of equals is kept
+    assert any("before the freeze" in message for message in said)
+    assert evaluate(tmp_path / "run")["identical"] is True
+
+
+def test_lr_warmup_must_end_within_the_run(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"lr_warmup_steps is 24, but the run has 24"):
+        train(make_recipe("train.lr_warmup_steps=24"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_eval_says_why_it_cannot_be_compared(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    said: list[str] = []
+
+    class Notes(SilentListener):
+        def note(self, message: str) -> None:
+            said.append(message)
+
+    train(make_recipe("train.max_steps=6"), tmp_path / "run")
+    reasons = {"data.max_length=64": "data.max_length is 64", "data.max_eval_samples=20": "examples of validation are others"}
+    for override, reason in reasons.items():
+        found = evaluate(tmp_path / "run", overrides=[override], listener=Notes())
+        assert "identical" not in found
+        assert reason in said[-1]
 
 
 def test_max_steps_ends_the_run_and_is_evaluated(make_recipe: MakeRecipe, tmp_path: Path) -> None:

@@ -128,6 +128,7 @@ class Dora:
         first = self._layers[self._names[0]].c
         self._scores = torch.zeros(len(projections), self.start_rank, dtype=first.dtype, device=first.device)
         self._keep = torch.ones_like(self._scores, dtype=torch.bool)
+        self._live = self._keep.numel()
         self._frozen = self._compacted = False
         self._restack()
 
@@ -193,16 +194,17 @@ class Dora:
         if self._frozen:
             if not self._compacted:
                 self._apply_keep()
-            return StepReport(phase, budget)
+            return StepReport(phase, budget, self._live)
         scores = importance.ema(self._scores, self.scores(), self.ema_beta)
         self._scores = scores if skipped is None else torch.where(skipped, self._scores, scores)
         if not schedule.is_event(step):
-            return StepReport(phase, budget)
+            return StepReport(phase, budget, self._live)
         self._keep = select(self._scores, budget)
+        self._live = int(self._keep.sum())
         self._apply_keep()
         self._frozen = step == schedule.freeze_step
         replaced = self._compact() if self._frozen and self.compact else ()
-        return StepReport(phase, budget, event=True, frozen=self._frozen, replaced=replaced)
+        return StepReport(phase, budget, self._live, event=True, frozen=self._frozen, replaced=replaced)
 
     def scores(self) -> torch.Tensor:
         """Scores of the present weights, not averaged: ``(projections, r0)``. Only before the freeze."""
@@ -326,6 +328,7 @@ class Dora:
                     getattr(self._layers[name], suffix).copy_(state[f"{name}.{suffix}"])
         self._scores.copy_(state["scores"])
         self._keep.copy_(state["keep"])
+        self._live = int(rows.sum())
         self._frozen, self._compacted = frozen, compacted
         self._restack()
         if frozen and self.compact and not compacted:

@@ -1,0 +1,19 @@
+"""Local paths of a recipe."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from dora_cli.recipe import Recipe, dump_recipe, parse_recipe
+
+
+def anchored(recipe: Recipe) -> Recipe:
+    """The recipe with local paths made absolute, so that its run can be evaluated from any folder."""
+    found = []
+    model = Path(recipe.model.name).expanduser()
+    if not recipe.model.name.startswith("builtin:") and model.is_dir():
+        found.append(f"model.name={json.dumps(str(model.resolve()))}")
+    if recipe.data.path is not None:
+        found.append(f"data.path={json.dumps(str(Path(recipe.data.path).expanduser().resolve()))}")
+    return parse_recipe(dump_recipe(recipe), overrides=found) if found else recipe
