@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 from dora_cli import __version__
 from dora_cli.commands import eval as eval_command
 from dora_cli.commands import ranks as ranks_command
+from dora_cli.commands import score as score_command
 from dora_cli.commands import train as train_command
 from dora_cli.errors import DoraError
 
@@ -75,3 +76,4 @@ def main(
 app.command("train", epilog=train_command.EPILOG)(train_command.train)
 app.command("eval", epilog=eval_command.EPILOG)(eval_command.evaluate)
 app.command("ranks", epilog=ranks_command.EPILOG)(ranks_command.ranks)
+app.command("score", epilog=score_command.EPILOG)(score_command.score)

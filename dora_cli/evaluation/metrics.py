@@ -21,9 +21,14 @@ from scipy import stats
 from sklearn.metrics import f1_score, matthews_corrcoef
 
 
-def _info(description: str, dtype: str, reference: str) -> evaluate.MetricInfo:
-    features = datasets.Features({"predictions": datasets.Value(dtype), "references": datasets.Value(dtype)})
-    return evaluate.MetricInfo(description=description, citation="", inputs_description="", features=features, reference_urls=[reference])
+def metric_info(description: str, *, predictions: Any, references: Any, source: str) -> evaluate.MetricInfo:
+    """What `evaluate` wants to know of a metric: the features of one prediction and of what it is compared with, and a web address."""
+    features = datasets.Features({"predictions": predictions, "references": references})
+    return evaluate.MetricInfo(description=description, citation="", inputs_description="", features=features, reference_urls=[source])
+
+
+def _info(description: str, dtype: str, source: str) -> evaluate.MetricInfo:
+    return metric_info(description, predictions=datasets.Value(dtype), references=datasets.Value(dtype), source=source)
 
 
 _SKLEARN = "https://scikit-learn.org/stable/modules/model_evaluation.html"
@@ -103,11 +108,15 @@ def compute_metrics(name: str, predictions: npt.ArrayLike, labels: npt.ArrayLike
     Returns:
         Finite values by name, as fractions (accuracy 0.9, not 90).
     """
-    metric = _METRICS[name]
     predicted, expected = np.asarray(predictions), np.asarray(labels)
     assert predicted.ndim == 1
     assert predicted.shape == expected.shape, "one prediction per label"
     assert len(predicted), "a split has at least one example"
+    return compute(_METRICS[name], predicted, expected)
+
+
+def compute(metric: type[evaluate.Metric], predictions: Any, references: Any) -> dict[str, Any]:
+    """Values of a metric of this package, with nothing written but to a folder of its own that is removed again."""
     with tempfile.TemporaryDirectory(prefix="dora-metrics-") as cache:
-        values: dict[str, float] = metric(keep_in_memory=True, cache_dir=cache).compute(predictions=predicted, references=expected)
+        values: dict[str, Any] = metric(keep_in_memory=True, cache_dir=cache).compute(predictions=predictions, references=references)
     return values

@@ -19,6 +19,7 @@ OPTIONS = {
     "train": ["recipe", "--set", "--output -o", "--seeds", "--overwrite", "--dry-run"],
     "eval": ["--checkpoint -c", "--split", "--set", "--output -o"],
     "ranks": ["folder", "--json"],
+    "score": ["task", "--predictions -p", "--references -r", "--json"],
 }
 """Every argument and option. One that is new belongs here, into the README and into a test of what it does."""
 

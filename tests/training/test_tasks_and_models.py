@@ -35,7 +35,7 @@ MODELS: dict[str, Callable[[], Any]] = {
         )
     ),
 }  # fmt: skip
-# blocks x projections: GPT-2 c_attn, c_proj, c_fc, c_proj; Llama q, k, v, o, gate, up, down; BART and T5 6 in the encoder, 10 in the decoder
+# blocks x projections: GPT-2 c_attn, c_proj, c_fc, c_proj; Llama q, k, v, o, gate, up, down; BART and T5 6 and 10 (encoder, decoder)
 PROJECTIONS = {"gpt2": 2 * 4, "llama": 2 * 7, "bart": 2 * 6 + 2 * 10, "t5": 2 * 6 + 2 * 10}
 
 

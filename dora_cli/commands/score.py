@@ -1,0 +1,56 @@
+"""``dora score``."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+EPILOG = "Example:  dora score e2e --predictions out.txt --references ref.txt"
+
+
+class Scored(str, Enum):
+    """Tasks whose outputs can be scored without a model."""
+
+    e2e = "e2e"
+
+
+def score(
+    task: Annotated[Scored, typer.Argument(metavar="TASK", help="What the outputs were generated for: e2e.", show_default=False)],
+    predictions: Annotated[
+        Path,
+        typer.Option(
+            "--predictions", "-p", metavar="FILE", help="Plain text, one output a line; or a run's predictions.jsonl.", show_default=False
+        ),
+    ],
+    references: Annotated[
+        Path | None,
+        typer.Option(
+            "--references",
+            "-r",
+            metavar="FILE",
+            help="Plain text: a block of references for each output, one a line, blank lines between blocks. Not needed with a "
+            "predictions.jsonl that holds them.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the metrics as JSON.")] = False,
+) -> None:
+    """Score generated texts against references: BLEU, NIST, METEOR, ROUGE-L and CIDEr as the E2E challenge does."""
+    import json
+
+    from dora_cli.evaluation.e2e.files import read_pairs
+    from dora_cli.evaluation.e2e.score import score_e2e
+
+    outputs, wanted = read_pairs(predictions, references)
+    scores = score_e2e(outputs, wanted)
+    if as_json:
+        typer.echo(json.dumps({"metrics": scores.metrics}, indent=2))
+    else:
+        typer.echo(f"{task.value}: {len(outputs):,} outputs, {sum(map(len, wanted)):,} references")
+        for name, value in scores.metrics.items():
+            typer.echo(f"{name:8}{'-' if value is None else f'{value:.4f}':>8}")
+    for note in scores.notes:
+        typer.echo(f"dora: note: {note}", err=True)

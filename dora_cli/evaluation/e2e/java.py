@@ -1,0 +1,124 @@
+"""The two Java programs of the MS-COCO evaluation, which the package `pycocoevalcap` carries: Stanford's PTBTokenizer and METEOR 1.5.
+
+They are called here rather than through that package: its wrappers write next to its own code and take the text's encoding from the locale.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import IO
+
+_TOKENIZER = Path("tokenizer", "stanford-corenlp-3.4.1.jar")
+_METEOR = Path("meteor", "meteor-1.5.jar")
+_LAST_WORDS = 10.0
+"""Seconds in which a program that has failed may say why."""
+
+_UTF8 = ("-Dfile.encoding=UTF-8", "-Dstdout.encoding=UTF-8")
+
+
+class JavaError(RuntimeError):
+    """Java or the package is absent, or a program failed; the message says what to do. A reason to go without, never to stop."""
+
+
+def _command(jar: Path) -> tuple[str, Path]:
+    """The path of ``java`` and that of the package's `jar`."""
+    java = shutil.which("java")
+    package = importlib.util.find_spec("pycocoevalcap")
+    places = [Path(place) for place in (package.submodule_search_locations or ())] if package else []
+    if java is None or not places:
+        wanted = {"the package pycocoevalcap (pip install pycocoevalcap)": not places, "Java (on PATH)": java is None}
+        raise JavaError(f"install {' and '.join(name for name, absent in wanted.items() if absent)}")
+    found = next((place / jar for place in places if (place / jar).is_file()), None)
+    if found is None:
+        raise JavaError(f"pycocoevalcap in {places[0]} has no {jar}: install it again (pip install --force-reinstall 'pycocoevalcap>=1.2')")
+    return java, found.resolve()
+
+
+def ptb_lines(texts: Sequence[str]) -> list[str]:
+    """PTBTokenizer's line for each text: lower-cased tokens with spaces between them, punctuation included.
+
+    Args:
+        texts: without line breaks. As in the original evaluation all go through one process, and the tokenizer looks beyond the end of a
+            line in one case: "a." at the end is one token or two depending on the word that begins the next text.
+
+    Raises:
+        JavaError: see there.
+    """
+    java, jar = _command(_TOKENIZER)
+    command = [java, *_UTF8, "-cp", str(jar), "edu.stanford.nlp.process.PTBTokenizer", "-preserveLines", "-lowerCase"]
+    try:
+        lines = "".join(f"{text}\n" for text in texts)
+        done = subprocess.run(command, input=lines, capture_output=True, encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise JavaError(f"{java} cannot be run ({error})") from None
+    answers = done.stdout.split("\n")[:-1]
+    if done.returncode or len(answers) != len(texts):
+        raise JavaError(f"Stanford's PTBTokenizer failed with {java}: {_last_line(done.stderr)}")
+    return answers
+
+
+def meteor_score(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> float:
+    """METEOR 1.5 (English, its own normalisation on) over the whole set, from 0 to 1.
+
+    Args:
+        outputs: tokenised texts, spaces between tokens.
+        references: for each output, likewise.
+
+    Raises:
+        JavaError: see there.
+    """
+    java, jar = _command(_METEOR)
+    command = [java, *_UTF8, "-Xmx2G", "-jar", str(jar), "-", "-", "-stdio", "-l", "en", "-norm"]
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as said:
+        try:
+            # The program finds its paraphrases beside the jar.
+            process = subprocess.Popen(
+                command, cwd=jar.parent, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, encoding="utf-8", errors="replace"
+            )
+        except OSError as error:
+            raise JavaError(f"{java} cannot be run ({error})") from None
+        ask, answer = process.stdin, process.stdout
+        assert ask is not None
+        assert answer is not None
+        with process:
+            try:
+                return _converse(ask, answer, outputs, references)
+            except (OSError, ValueError):  # it closed its end, or answered with something else than a number
+                with suppress(OSError):
+                    ask.close()
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(timeout=_LAST_WORDS)
+                said.seek(0)
+                raise JavaError(f"METEOR failed with {java}: {_last_line(said.read())}") from None
+            finally:
+                process.kill()
+                with suppress(OSError):
+                    ask.close()
+
+
+def _converse(ask: IO[str], answer: IO[str], outputs: Sequence[str], references: Sequence[Sequence[str]]) -> float:
+    """Its protocol: a SCORE line is answered by the counts of one output, an EVAL line of all counts by a score each and one for all."""
+    counts = []
+    for output, wanted in zip(outputs, references, strict=True):
+        ask.write(" ||| ".join(["SCORE", *map(_without_bars, wanted), _without_bars(output)]) + "\n")
+        ask.flush()
+        counts.append(answer.readline().strip())
+    ask.write(" ||| ".join(["EVAL", *counts]) + "\n")
+    ask.flush()
+    return [float(answer.readline()) for _ in range(len(outputs) + 1)][-1]
+
+
+def _without_bars(text: str) -> str:
+    """Three bars separate texts in the protocol."""
+    return " ".join(text.replace("|||", "").split())
+
+
+def _last_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else "it said nothing"
