@@ -78,11 +78,10 @@ def save_weights(folder: Path, weights: Weights) -> None:
         beside.rename(folder)
         _sync(folder.parent)
         shutil.rmtree(old, ignore_errors=True)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # safetensors wraps the system's error in its own
         shutil.rmtree(beside, ignore_errors=True)
-        raise OutputError(
-            f"cannot write checkpoint {folder}: {error.strerror or error}; free some space or choose another --output"
-        ) from error
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(f"cannot write checkpoint {folder}: {reason}; free some space or choose another --output") from error
 
 
 def load_weights(folder: Path) -> Weights:

@@ -319,3 +319,23 @@ def test_nothing_is_written_when_the_run_cannot_start(make_recipe: MakeRecipe, t
     with pytest.raises(ValueError, match="no_such_layer"):
         train(make_recipe("method.targets=['*.no_such_layer']"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_disk_that_refuses_the_weights_is_one_message(make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Safetensors reports a full disk by an error of its own, not by the system's."""
+    from safetensors import SafetensorError
+
+    from dora_cli.training import checkpoint
+
+    plain = checkpoint.save_file
+
+    def full(tensors: dict[str, torch.Tensor], path: Path) -> None:
+        if "step-" in str(path):
+            raise SafetensorError("I/O error: No space left on device (os error 28)")
+        plain(tensors, path)
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(OutputError, match=r"step-6: I/O error: No space left on device .*free some space"):
+        train(make_recipe("train.max_steps=6"), tmp_path / "run")
+    assert list((tmp_path / "run" / "checkpoints").iterdir()) == []
+    assert evaluate(tmp_path / "run")["identical"] is True  # the selected weights were written before and are whole
