@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import sys
 from typing import Annotated
 
@@ -27,7 +26,9 @@ class _Group(TyperGroup):
         except DoraError as error:
             if ctx.params.get("debug"):
                 raise
-            if _speaks():
+            from dora_cli.training.processes import is_main
+
+            if is_main():
                 lines = str(error).splitlines() or ["unknown error"]
                 print(f"dora: error: {lines[0]}" if len(lines) == 1 else "\n  ".join(["dora: error:", *lines]), file=sys.stderr)
             raise typer.Exit(error.exit_code) from None
@@ -39,11 +40,6 @@ class _Group(TyperGroup):
         except KeyboardInterrupt:
             print("dora: stopped by SIGINT", file=sys.stderr)
             raise typer.Exit(130) from None
-
-
-def _speaks() -> bool:
-    """Of several processes the first alone prints."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 app = typer.Typer(

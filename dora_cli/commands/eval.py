@@ -34,7 +34,6 @@ def evaluate(
     ] = None,
 ) -> None:
     """Evaluate a finished run: rebuild its model at the final ranks and score it."""
-    from accelerate.state import PartialState
     from rich.console import Console
 
     from dora_cli.evaluation.saved import evaluate_saved
@@ -42,11 +41,12 @@ def evaluate(
     from dora_cli.reports.progress import make_listener
     from dora_cli.reports.records import write_json
     from dora_cli.training.output import check_output_file
+    from dora_cli.training.processes import is_main
 
     if output is not None:
         check_output_file(output)
     result = evaluate_saved(checkpoint, split=split, overrides=set_ or [], listener=make_listener())
-    if not PartialState().is_main_process:
+    if not is_main():
         return
     print_evaluation(Console(highlight=False), result)
     if output is not None:

@@ -58,15 +58,15 @@ def train(
         return
     from functools import partial
 
-    from accelerate.state import PartialState
     from rich.console import Console
 
     from dora_cli.reports.summary import print_seeds
     from dora_cli.tasks import get_task
+    from dora_cli.training.processes import is_main
     from dora_cli.training.seed_runs import train_seeds
 
     summary = train_seeds(resolved, folder, chosen, overwrite=overwrite, make_listener=partial(make_listener, brief=True))
-    if PartialState().is_main_process:
+    if is_main():
         print_seeds(Console(highlight=False), summary, folder, primary=get_task(resolved.task).primary)
 
 

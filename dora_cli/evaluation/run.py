@@ -64,7 +64,7 @@ def predict(
         predictions = np.concatenate([part for _, part in gathered])
     result = np.empty(len(order), dtype=np.float64)
     result[positions] = predictions
-    return result if task.label_names is None else result.astype(np.int64)
+    return result if task.regression else result.astype(np.int64)
 
 
 def evaluate(

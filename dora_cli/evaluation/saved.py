@@ -22,8 +22,6 @@ from dora_cli.training.listener import Listener, SilentListener
 from dora_cli.training.run import load_split
 from dora_cli.training.seeds import set_deterministic
 
-ADAPTER_FOLDER = "adapter"
-
 CHANGEABLE = (
     "data.source",
     "data.path",
@@ -95,7 +93,7 @@ def _evaluate_saved(run: SavedRun, split: str | None, overrides: Sequence[str], 
     names = task.eval_splits if split is None else (split,)
     if split is not None and split not in task.splits:
         raise RecipeError(f"--split {split}: {task.name} has {', '.join(task.splits)}")
-    if run.weights.name == ADAPTER_FOLDER and not run.weights.is_dir():
+    if run.weights == RunRecords(run.folder).adapter and not run.weights.is_dir():
         raise CheckpointError(
             f"{run.folder} has no adapter, the selected weights: the run was stopped before an evaluation that counts; train again, "
             "or name one of its checkpoints"

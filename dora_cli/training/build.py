@@ -63,7 +63,7 @@ def load_base(recipe: Recipe, task: Task) -> LoadedModel:
         dtype=recipe.model.dtype,
         num_labels=task.num_labels,
         label_names=task.label_names,
-        regression=task.label_names is None,
+        regression=task.regression,
         seed=recipe.train.seed,
     )
 

@@ -83,7 +83,7 @@ def dry_run(recipe: Recipe, output: Path | None = None, seeds: Sequence[int] = (
             revision=recipe.model.revision,
             num_labels=task.num_labels,
             label_names=task.label_names,
-            regression=task.label_names is None,
+            regression=task.regression,
         )
     except ModelUnreachableError as error:
         reason = str(error)

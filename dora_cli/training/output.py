@@ -10,9 +10,6 @@ from pathlib import Path
 from dora_cli.errors import OutputError
 from dora_cli.reports.records import RunRecords
 
-OWN_FILES = ("recipe.yaml", "metrics.json", "ranks.json", "environment.json", "log.jsonl")
-"""What a result must not be written over."""
-
 
 def default_output(recipe_path: Path) -> Path:
     """``runs/glue-sst2`` for ``configs/glue/sst2.yaml``, ``runs/mine`` for ``mine.yaml``: after the path as it was given."""
@@ -39,7 +36,8 @@ def check_output_file(output: Path) -> None:
     """Refuses a file that cannot be written, before the work whose result it is to hold."""
     if output.is_dir():
         raise OutputError(f"--output {output} is a folder; name a file in it, such as {output / 'result.json'}")
-    if RunRecords(output.parent).recipe.is_file() and output.name in OWN_FILES:
+    run = RunRecords(output.parent)
+    if run.recipe.is_file() and output in (run.recipe, run.metrics, run.ranks, run.environment, run.log):
         raise OutputError(f"--output {output} is a record of the run itself; name another file")
     _check_place(output)
 

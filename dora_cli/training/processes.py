@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
@@ -11,6 +12,11 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 T = TypeVar("T")
+
+
+def is_main() -> bool:
+    """Whether this is the first of several processes, or the only one; known before anything heavy is imported."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def on_main(accelerator: Accelerator, action: Callable[[], T]) -> T | None:

@@ -68,6 +68,7 @@ def train(
         listener: told what happens; silent by default.
         method: takes the place of the recipe's method (its targets stay), so that any other can be compared under the same loop, data
             order and records. ``dora eval`` knows only the recipe's methods.
+        replaces: another folder whose runs are removed once this one can start.
 
     Raises:
         DoraError: whatever a user can mend, before anything is written where it can be known before.

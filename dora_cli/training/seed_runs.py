@@ -13,6 +13,7 @@ from dora_cli.reports.summary import seeds_summary
 from dora_cli.training.listener import Listener, SilentListener
 from dora_cli.training.output import check_output
 from dora_cli.training.paths import anchored
+from dora_cli.training.processes import is_main
 from dora_cli.training.run import train
 
 
@@ -47,9 +48,7 @@ def train_seeds(
         replaces = None
     summary = seeds_summary([run.read_metrics() for run in parent.seed_runs() if run.metrics.exists()])
 
-    from accelerate.state import PartialState
-
-    if PartialState().is_main_process:
+    if is_main():
         write_json(parent.summary, summary)
     return summary
 

@@ -138,12 +138,12 @@ class TrainingStep:
     def _sum_over_processes(self, loss: torch.Tensor) -> torch.Tensor:
         import torch.distributed as dist
 
-        gradients = [parameter.grad for parameter in self._parameters]
-        flat = torch.cat([*(gradient.reshape(-1) for gradient in gradients if gradient is not None), loss.reshape(1)])
+        gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
+        assert len(gradients) == len(self._parameters), "processes sum the same tensors"
+        flat = torch.cat([*(gradient.reshape(-1) for gradient in gradients), loss.reshape(1)])
         dist.all_reduce(flat)
         offset = 0
         for gradient in gradients:
-            assert gradient is not None
             gradient.copy_(flat[offset : offset + gradient.numel()].view_as(gradient))
             offset += gradient.numel()
         return flat[-1]
