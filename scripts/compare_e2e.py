@@ -18,7 +18,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -57,10 +57,16 @@ class Untuned:
     def parameters(self) -> list[nn.Parameter]:
         return [self._shift]
 
+    def training_pass(self, dtype: torch.dtype | None = None) -> AbstractContextManager[None]:
+        return nullcontext()
+
     def adjust_gradients(self, step: int) -> torch.Tensor | None:
         return None
 
-    def after_step(self, step: int, skipped: torch.Tensor | None = None) -> StepReport:
+    def observe(self, skipped: torch.Tensor | None = None) -> None:
+        pass
+
+    def advance(self, step: int) -> StepReport:
         return StepReport("training", 0, 0)
 
     @contextmanager

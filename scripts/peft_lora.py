@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import nn
@@ -38,10 +38,16 @@ class PeftLora:
     def parameters(self) -> list[nn.Parameter]:
         return self._parameters
 
+    def training_pass(self, dtype: torch.dtype | None = None) -> AbstractContextManager[None]:
+        return nullcontext()
+
     def adjust_gradients(self, step: int) -> torch.Tensor | None:
         return None
 
-    def after_step(self, step: int, skipped: torch.Tensor | None = None) -> StepReport:
+    def observe(self, skipped: torch.Tensor | None = None) -> None:
+        pass
+
+    def advance(self, step: int) -> StepReport:
         return StepReport("training", 0, 0)
 
     @contextmanager

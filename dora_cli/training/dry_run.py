@@ -8,11 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import nn
+
 from dora_cli.models import ModelUnreachableError, Projection, find_projections, head_parameters
 from dora_cli.recipe import Recipe
 from dora_cli.reports.units import plural
 from dora_cli.tasks import Task
 from dora_cli.training.build import base_from_config, make_method, note_on_code, targets_of
+from dora_cli.training.capture import check_capture, choose_capture
 from dora_cli.training.devices import resolve_device, resolve_precision
 from dora_cli.training.length import RunLength
 from dora_cli.training.resolve import resolve
@@ -31,6 +35,7 @@ class DryRun:
         schedule: of the method; without its counts of projections and components where the model's shapes are out of reach.
         parameters: ``projections, per_rank, start, final, head``; adapter sizes count `A` and `B`, `final` for a uniform allocation.
         out_of_reach: why the model's configuration could not be read; None if it could.
+        cuda_graph: whether steps will be captured in CUDA graphs, in words; None where that is no question.
         output: the run folder, or the parent folder of a run per seed; None if not decided.
         seeds: one run each; empty for a single run.
     """
@@ -44,6 +49,7 @@ class DryRun:
     phases: list[tuple[str, int, int]]
     parameters: dict[str, int] | None
     out_of_reach: str | None
+    cuda_graph: str | None = None
     output: Path | None = None
     seeds: Sequence[int] = ()
 
@@ -62,6 +68,8 @@ class DryRun:
             ("learning rate", f"{train.learning_rate:g}, {warmup}, then linear decay to 0"),
             ("device", f"{self.device}, {self.precision}"),
         ]
+        if self.cuda_graph is not None:
+            rows.append(("CUDA graphs", self.cuda_graph))
         if note := note_on_code(self.recipe):
             rows.append(("code", note))
         if self.output is not None:
@@ -76,10 +84,11 @@ def dry_run(recipe: Recipe, output: Path | None = None, seeds: Sequence[int] = (
     recipe, task = resolve(recipe)
     device = resolve_device(recipe.train.device)
     precision = resolve_precision(recipe.train.precision, device, recipe.model.dtype)
+    check_capture(recipe.train.cuda_graph, device)
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     length = RunLength.of(recipe, _training_examples(recipe, task), processes)
     method, targets = make_method(recipe), targets_of(recipe)
-    parameters, reason = None, None
+    parameters, reason, model = None, None, None
     try:
         model = base_from_config(recipe, task)
     except ModelUnreachableError as error:
@@ -102,9 +111,20 @@ def dry_run(recipe: Recipe, output: Path | None = None, seeds: Sequence[int] = (
         phases=list(plan.phases),
         parameters=parameters,
         out_of_reach=reason,
+        cuda_graph=_cuda_graph(recipe.train.cuda_graph, model, device, precision),
         output=output,
         seeds=seeds,
     )
+
+
+def _cuda_graph(setting: str, model: nn.Module | None, device: torch.device, precision: str) -> str | None:
+    """Nothing is tried here; what a run would refuse is refused."""
+    if setting == "off" or device.type != "cuda":
+        return None
+    answer = None if model is None else choose_capture(setting, model, device, precision, trial=False)
+    if answer is None:
+        return "if a trial at the beginning of the run shows that this model allows it"
+    return "yes" if answer.captured else f"no: {answer.reason}"
 
 
 def _training_examples(recipe: Recipe, task: Task) -> int:

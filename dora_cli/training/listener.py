@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -29,6 +29,12 @@ class RunStart:
     head_parameters: int
     resumed_step: int = 0
     """Steps that were done when a resumed run went on; 0 for a run from its start."""
+    phases: Sequence[tuple[str, int, int]] = ()
+    """``(name, first step, last step)``, in order."""
+    events: Sequence[int] = ()
+    """The steps of all events, ascending; the last is the freeze."""
+    layers: Sequence[Mapping[str, Any]] = ()
+    """Every adapted projection as in ranks.json, without its scores; `rank` is what lives now."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,8 @@ class StepLog:
     learning_rate: float
     steps_per_second: float
     samples_per_second: float
+    memory_bytes: int | None = None
+    """The most memory held so far: the device's on CUDA, the process's on the CPU; None if unknown."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +77,8 @@ class Listener(Protocol):
 
     def logged(self, log: StepLog) -> None: ...
 
-    def event(self, step: int, phase: str, live: int, frozen: bool) -> None: ...
+    def event(self, step: int, phase: str, live: int, frozen: bool, ranks: Mapping[str, int]) -> None:
+        """After a selection; `ranks` maps each projection's full path to the components that live in it now."""
 
     def evaluating(self, split: str, done: int, total: int) -> None: ...
 
@@ -94,7 +103,7 @@ class SilentListener:
 
     def logged(self, log: StepLog) -> None: ...
 
-    def event(self, step: int, phase: str, live: int, frozen: bool) -> None: ...
+    def event(self, step: int, phase: str, live: int, frozen: bool, ranks: Mapping[str, int]) -> None: ...
 
     def evaluating(self, split: str, done: int, total: int) -> None: ...
 
@@ -105,3 +114,46 @@ class SilentListener:
     def finish(self, metrics: Mapping[str, Any], ranks: Mapping[str, Any], output: Path) -> None: ...
 
     def close(self) -> None: ...
+
+
+class Listeners:
+    """Several listeners told the same, in their order."""
+
+    def __init__(self, *listeners: Listener) -> None:
+        self._all = listeners
+
+    def start(self, start: RunStart) -> None:
+        for listener in self._all:
+            listener.start(start)
+
+    def tick(self, step: int, phase: str, budget: int) -> None:
+        for listener in self._all:
+            listener.tick(step, phase, budget)
+
+    def logged(self, log: StepLog) -> None:
+        for listener in self._all:
+            listener.logged(log)
+
+    def event(self, step: int, phase: str, live: int, frozen: bool, ranks: Mapping[str, int]) -> None:
+        for listener in self._all:
+            listener.event(step, phase, live, frozen, ranks)
+
+    def evaluating(self, split: str, done: int, total: int) -> None:
+        for listener in self._all:
+            listener.evaluating(split, done, total)
+
+    def evaluated(self, log: EvalLog) -> None:
+        for listener in self._all:
+            listener.evaluated(log)
+
+    def note(self, message: str) -> None:
+        for listener in self._all:
+            listener.note(message)
+
+    def finish(self, metrics: Mapping[str, Any], ranks: Mapping[str, Any], output: Path) -> None:
+        for listener in self._all:
+            listener.finish(metrics, ranks, output)
+
+    def close(self) -> None:
+        for listener in self._all:
+            listener.close()

@@ -25,7 +25,7 @@ from dora_cli.reports.records import LogFile, RunRecords
 from dora_cli.tasks import Task
 from dora_cli.training.build import AdaptedModel
 from dora_cli.training.checkpoint import Snapshot, Weights, load_weights, save_weights
-from dora_cli.training.environment import versions
+from dora_cli.training.environment import peak_memory_bytes, versions
 from dora_cli.training.length import RunLength
 from dora_cli.training.listener import EvalLog, Listener, StepLog
 from dora_cli.training.memory import memory_advice
@@ -100,6 +100,7 @@ class Loop:
         log: open log.jsonl on the main process, None elsewhere.
         signals: asked after every step whether to stop.
         how_to_resume: said when a signal stops the run.
+        cuda_graph: whether steps are captured in CUDA graphs; only where that is known to work.
     """
 
     def __init__(
@@ -117,6 +118,7 @@ class Loop:
         log: LogFile | None,
         signals: StopSignals,
         how_to_resume: str,
+        cuda_graph: bool,
     ) -> None:
         assert adapted.schedule is not None
         self.recipe, self.adapted = recipe, adapted
@@ -142,6 +144,7 @@ class Loop:
             max_grad_norm=settings.max_grad_norm,
             skip_nonfinite=settings.skip_nonfinite,
             locate=length.locate,
+            cuda_graph=cuda_graph,
         )
         metric = selecting_metric(recipe, task)
         self.outcome = Outcome(Selection(recipe.eval.select, metric, task.lower_is_better(metric)))
@@ -180,7 +183,7 @@ class Loop:
                 self._step(self.at.step, epoch, group)
                 if self.at.groups < last:  # the last step's checkpoint is the epoch's
                     self._stop_or_save()
-            train_loss = self.step_function.take_epoch_loss()  # waits for the device
+            train_loss = self.step_function.ledger.take_epoch_loss()  # waits for the device
         self.step_function.check(self.at.step)
         self.at.train_loss = train_loss
 
@@ -205,7 +208,8 @@ class Loop:
         if report.event:
             self._next_event = self.schedule.next_event(step)
             self.outcome.history.append({"step": step, "phase": report.phase, "budget": report.budget, "live": report.live})
-            self.listener.event(step, report.phase, report.live, report.frozen)
+            ranks = {allocation.name: allocation.rank for allocation in self.method.allocation()}  # an event may wait for the device
+            self.listener.event(step, report.phase, report.live, report.frozen, ranks)
         self.listener.tick(step, report.phase, report.budget)
         if step % self.recipe.train.log_every == 0 or step == self.length.total_steps:
             self._log_step(step, epoch, report)
@@ -234,6 +238,7 @@ class Loop:
             learning_rate=self.step_function.learning_rate,
             steps_per_second=steps / elapsed,
             samples_per_second=examples / elapsed,
+            memory_bytes=peak_memory_bytes(self.accelerator.device),
         )
         self.listener.logged(log)
         self._write_log(

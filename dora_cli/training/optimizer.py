@@ -44,6 +44,10 @@ def shrink(optimizer: torch.optim.Optimizer, replaced: Sequence[Replacement]) ->
             kept.append(item.new)
             tensors = {key: value for key, value in state.items() if torch.is_tensor(value) and value.ndim}  # a step counter is a scalar
             if state and all(value.shape == parameter.shape for value in tensors.values()):
-                sliced = {key: value.index_select(item.dimension, item.kept) for key, value in tensors.items()}
+                # In the storage order of the parameter, which fused kernels take for granted.
+                sliced = {
+                    key: torch.empty_like(item.new, dtype=value.dtype).copy_(value.index_select(item.dimension, item.kept))
+                    for key, value in tensors.items()
+                }
                 optimizer.state[item.new] = {**state, **sliced}
         group["params"] = kept

@@ -17,9 +17,12 @@ from dora_cli.reports.records import RunRecords
 from dora_cli.training.checkpoint import Snapshot
 from dora_cli.training.folders import recover
 
-HARMLESS = ("save.every_steps", "save.every_minutes", "save.keep", "train.log_every", "eval.batch_size", "decode.batch_size")
-"""Recipe keys that change what is written down, and nothing that is trained. Those of evaluation are what to lower where it ran out of
-memory: a run that has trained for days must be able to go on then."""
+HARMLESS = (
+    *("save.every_steps", "save.every_minutes", "save.keep", "train.log_every", "train.log_with"),
+    *("train.cuda_graph", "eval.batch_size", "decode.batch_size"),
+)
+"""Recipe keys that change what is written down, or how fast, and nothing that is trained. Those of evaluation are what to lower where it
+ran out of memory: a run that has trained for days must be able to go on then."""
 
 LOCATIONS = ("model.name", "data.path")
 """Keys that may change because something was moved; fingerprints tell whether it is still the same."""
@@ -99,7 +102,7 @@ def check_no_links(records: RunRecords) -> None:
     Raises:
         CheckpointError: names the link.
     """
-    parts = [records.log, records.adapter, records.checkpoints]
+    parts = [records.log, records.adapter, records.checkpoints, records.trackers]
     if records.checkpoints.is_dir():
         parts += records.checkpoints.iterdir()
     for part in parts:

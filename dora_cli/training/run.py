@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,26 +12,28 @@ from typing import Any
 import torch
 
 from dora_cli.data import EncodedPairs, EncodedSplit, Examples, encode, encode_pairs, load_examples
-from dora_cli.errors import CheckpointError, OutputError
+from dora_cli.errors import CheckpointError, OutputError, TrackerError
 from dora_cli.evaluation.evaluator import evaluated_splits, make_evaluator
 from dora_cli.methods import Method
+from dora_cli.methods.base import Schedule
 from dora_cli.recipe import Recipe, dump_recipe
 from dora_cli.reports.records import LogFile, RunRecords, read_json, write_json, write_jsonl, write_text
 from dora_cli.reports.units import plural
 from dora_cli.tasks import Task
 from dora_cli.training.build import adapt, load_base, make_method, note_on_code
+from dora_cli.training.capture import check_capture, choose_capture
 from dora_cli.training.checkpoint import load_weights
 from dora_cli.training.devices import make_accelerator, resolve_device, resolve_precision
 from dora_cli.training.environment import describe_environment, peak_memory_bytes
 from dora_cli.training.length import RunLength
-from dora_cli.training.listener import Listener, RunStart, SilentListener
+from dora_cli.training.listener import Listener, Listeners, RunStart, SilentListener
 from dora_cli.training.lock import RunLock
 from dora_cli.training.loop import Loop, log_length
 from dora_cli.training.memory import memory_advice
-from dora_cli.training.output import check_output, clear_leftovers, make_output, take_output
+from dora_cli.training.output import check_output, clear_leftovers, make_output, remove_run, take_output
 from dora_cli.training.paths import anchored
-from dora_cli.training.processes import on_main
-from dora_cli.training.records import build_metrics, build_ranks
+from dora_cli.training.processes import gathered, on_main
+from dora_cli.training.records import build_metrics, build_ranks, live_layers
 from dora_cli.training.resolve import resolve
 from dora_cli.training.resume import (
     Found,
@@ -45,6 +47,7 @@ from dora_cli.training.resume import (
 )
 from dora_cli.training.seeds import seed_everything, set_deterministic
 from dora_cli.training.signals import StoppedNow, StopSignals
+from dora_cli.training.trackers import Trackers, check_trackers, start_trackers
 
 
 @dataclass(frozen=True)
@@ -140,9 +143,11 @@ class _Call:
 def _train(call: _Call, signals: StopSignals, stack: contextlib.ExitStack) -> RunResult:
     """`stack` holds what is closed when the run ends: the lock on its folder, its log."""
     recipe, task = resolve(call.recipe)
+    check_trackers(recipe.train.log_with)
     records, listener = RunRecords(call.output), call.listener
     device = resolve_device(recipe.train.device)
     precision = resolve_precision(recipe.train.precision, device, recipe.model.dtype)
+    check_capture(recipe.train.cuda_graph, device)
     set_deterministic(recipe.train.deterministic)
     accelerator = make_accelerator(device, precision)
     main = accelerator.is_main_process
@@ -177,6 +182,13 @@ def _train(call: _Call, signals: StopSignals, stack: contextlib.ExitStack) -> Ru
         listener.note(note)
     with memory_advice(recipe, "load"):
         base = load_base(recipe, task)
+    # One process asks for all, before the model takes its place on the device: a trial needs some of it.
+    choice = on_main(accelerator, lambda: choose_capture(recipe.train.cuda_graph, base.model, accelerator.device, precision))
+    capture = gathered(accelerator, choice)[0]
+    assert capture is not None
+    if capture.reason is not None:
+        listener.note(f"steps are not captured in CUDA graphs, which would be faster: {capture.reason}")
+    with memory_advice(recipe, "load"):
         adapted = adapt(recipe, task, base, call.new_method(), accelerator.device, total_steps=length.total_steps)
     trainable = sum(parameter.numel() for parameter in adapted.trainable)
     environment = describe_environment(
@@ -185,6 +197,7 @@ def _train(call: _Call, signals: StopSignals, stack: contextlib.ExitStack) -> Ru
         processes=accelerator.num_processes,
         model_commit=adapted.commit,
         model_fingerprint=adapted.fingerprint,
+        model_size=adapted.size,
         data={name: {"examples": len(part), "fingerprint": part.fingerprint()} for name, part in {"train": training, **evaluated}.items()},
     )
     if found is not None:
@@ -235,10 +248,16 @@ def _train(call: _Call, signals: StopSignals, stack: contextlib.ExitStack) -> Ru
         log=log,
         signals=signals,
         how_to_resume=call.how_to_resume,
+        cuda_graph=capture.captured,
     )
     if found is not None:
         loop.restore(found.snapshot)
         on_main(accelerator, lambda: clear_leftovers(records))
+    if recipe.train.log_with:
+        trackers = on_main(accelerator, lambda: _start_trackers(call, recipe, loop.at.step))
+        if trackers is not None:  # on the main process
+            stack.callback(trackers.close)
+            loop.listener = listener = Listeners(listener, trackers)
     listener.start(
         RunStart(
             task=task.name,
@@ -257,6 +276,9 @@ def _train(call: _Call, signals: StopSignals, stack: contextlib.ExitStack) -> Ru
             trainable_parameters=trainable,
             head_parameters=sum(parameter.numel() for parameter in adapted.head.values()),
             resumed_step=loop.at.step,
+            phases=tuple(adapted.schedule.phases),
+            events=tuple(_events(adapted.schedule)),
+            layers=live_layers(adapted.projections, adapted.method),
         )
     )
     outcome = loop.run()
@@ -301,6 +323,24 @@ def _train(call: _Call, signals: StopSignals, stack: contextlib.ExitStack) -> Ru
     accelerator.wait_for_everyone()  # a process that ends while others still talk to it takes them down
     listener.finish(metrics, ranks, call.output)
     return RunResult(call.output, metrics, ranks)
+
+
+def _start_trackers(call: _Call, recipe: Recipe, step: int) -> Trackers:
+    records = RunRecords(call.output)
+    try:
+        return start_trackers(recipe, records, call.listener.note, resumed_step=step)
+    except TrackerError:
+        if not call.resume:  # no run has begun: nothing is left that would have to be overwritten
+            remove_run(records)
+        raise
+
+
+def _events(schedule: Schedule) -> Iterator[int]:
+    """The steps of all events, ascending."""
+    step = schedule.next_event(0)
+    while step is not None:
+        yield step
+        step = schedule.next_event(step)
 
 
 def _begin(call: _Call, recipe: Recipe, environment: Mapping[str, Any], lock: RunLock, stack: contextlib.ExitStack) -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
+from accelerate.utils import AutocastKwargs
 from torch import nn
 
 from dora_cli.errors import CheckpointError, DivergedError
 from dora_cli.methods.base import Method, StepReport
+from dora_cli.training.graphs import Graphs
+from dora_cli.training.ledger import Ledger
 from dora_cli.training.optimizer import shrink
 
 if TYPE_CHECKING:
@@ -19,14 +23,11 @@ if TYPE_CHECKING:
 Batch = Mapping[str, torch.Tensor]
 LossFunction = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
-_COUNTERS = ("halted", "bad_steps", "first_bad", "loss_sum", "steps", "epoch_loss", "epoch_units")
-"""The device's own book-keeping that a resumed run goes on with."""
-
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 """What AdamW keeps of a parameter."""
 
-MAX_SKIPPED_FP16 = 25
-"""Steps in a row that the fp16 scaler may skip. It starts at 2^16 and halves each time: after 25 the scale is far below 1."""
+_NO_CACHE = AutocastKwargs(cache_enabled=False)  # a cached copy would belong to one graph and be read by another
+_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -39,15 +40,17 @@ class StepReading:
 
 
 class TrainingStep:
-    """Forward, backward, all-reduce, unscale, `adjust_gradients`, clip, AdamW, `after_step`: in this order (decision 5).
+    """Forward, backward, all-reduce, unscale, `adjust_gradients`, clip, AdamW, `observe`, `advance`: in this order (decision 5).
 
     The loss of a group of micro-batches is the sum over its examples divided by the group's global count of loss units, so neither
     accumulation, nor a smaller last group, nor the number of processes changes it. Gradients of all processes are summed in one
     flat buffer after the last micro-batch.
 
-    A non-finite loss or gradient norm sets a flag on the device that makes AdamW and the scores stand still; it stays set, so weights
-    are those before the bad step when `check` reads it. `skip_nonfinite` such steps are let pass first: they change nothing. Under fp16
-    the scaler's own skipped steps are expected: only a long row of them counts.
+    A non-finite loss or gradient norm makes AdamW and the scores stand still, see `Ledger`; `check` reads its flag.
+
+    With `cuda_graph`, a CUDA graph per shape of a batch does forward and backward, and one graph does all that follows but the sum over
+    processes and events: between two launches the host has nothing to do. What a graph changes is changed in place. Gradients are zero
+    between steps.
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class TrainingStep:
         max_grad_norm: float | None,
         skip_nonfinite: int = 0,
         locate: Callable[[int], str] | None = None,
+        cuda_graph: bool = False,
     ) -> None:
         self.model = model
         self.method = method
@@ -73,16 +77,18 @@ class TrainingStep:
         self.skip_nonfinite = skip_nonfinite
         self.locate = locate
         device = accelerator.device
-        self._halted = torch.zeros((), dtype=torch.bool, device=device)
-        self._bad_steps = torch.zeros((), dtype=torch.int64, device=device)  # fp16: in a row; else all of them
-        self._first_bad = torch.full((), -1, dtype=torch.int64, device=device)  # fp16: of the row; else the first that ends the run
-        self._grad_norm = torch.zeros((), device=device)
-        self._regulariser: torch.Tensor | None = None
-        self._loss_sum = torch.zeros((), dtype=torch.float64, device=device)
-        self._steps = torch.zeros((), dtype=torch.int64, device=device)  # that changed something, since the last reading
-        self._epoch_loss = torch.zeros((), dtype=torch.float64, device=device)
-        self._epoch_units = torch.zeros((), dtype=torch.int64, device=device)
+        self.ledger = Ledger(device, skip_nonfinite=skip_nonfinite, scaled=accelerator.scaler is not None)
         self.learning_rate = 0.0  # of the latest step
+        self._dtype = _AUTOCAST.get(accelerator.mixed_precision)
+        self._regularised = False
+        # Fused AdamW reads these two attributes as GradScaler would set them: where found_inf is 1 nothing moves.
+        self._found_inf = torch.zeros((), device=device)
+        optimizer.found_inf, optimizer.grad_scale = self._found_inf, None  # type: ignore[attr-defined]
+        self._graphs = Graphs() if cuda_graph else None
+        if cuda_graph:
+            self._rate = torch.zeros((), device=device)
+            for group in optimizer.param_groups:
+                group.update(lr=self._rate, capturable=True)
         self._parameters = self._trainable()
 
     def _trainable(self) -> list[nn.Parameter]:
@@ -94,86 +100,98 @@ class TrainingStep:
         Args:
             event: whether a selection follows this step; the flag is read first, so that no selection is made on bad ground.
         """
-        accelerator, scaler = self.accelerator, self.accelerator.scaler
-        several = accelerator.num_processes > 1
-        self.optimizer.zero_grad(set_to_none=not several)
-        if several:  # a process without work in this step still takes part in the sum
-            for parameter in self._parameters:
-                if parameter.grad is None:
-                    parameter.grad = torch.zeros_like(parameter)
-        loss = torch.zeros((), device=accelerator.device)
+        self.ledger.begin(step, units)
+        self._set_learning_rate(step)
         for batch in micro_batches:
-            inputs = {key: value for key, value in batch.items() if key != "labels"}
-            with accelerator.autocast():
-                logits = self.model(**inputs).logits
-            part = self.loss(logits, batch["labels"]).sum() / units
-            # Not accelerator.backward: it divides by an accumulation count that the environment can set.
-            (part if scaler is None else scaler.scale(part)).backward()
-            loss = loss + part.detach()
-        if several:
-            loss = self._sum_over_processes(loss)
-        if scaler is not None:
-            scaler.unscale_(self.optimizer)
-        self._regulariser = self.method.adjust_gradients(step)
-        self._grad_norm = self._clip()
-
-        bad = ~(torch.isfinite(self._grad_norm) & torch.isfinite(loss))
-        if scaler is None:
-            self._bad_steps += bad
-            ending = self._bad_steps > self.skip_nonfinite
-            self._first_bad = torch.where(bad & ending & (self._first_bad < 0), step, self._first_bad)
-        else:  # a good step ends the row
-            first = torch.where(bad, torch.where(self._first_bad < 0, step, self._first_bad), -1)
-            self._bad_steps = torch.where(bad, self._bad_steps + 1, 0)
-            self._first_bad = torch.where(self._halted, self._first_bad, first)
-            ending = self._bad_steps > MAX_SKIPPED_FP16
-        self._halted = self._halted | ending
-        skipped = self._halted | bad
-        # Fused AdamW reads these two attributes as GradScaler would set them: where found_inf is 1 nothing moves.
-        self.optimizer.found_inf = skipped.float()  # type: ignore[attr-defined]
-        self.optimizer.grad_scale = None  # type: ignore[attr-defined]
-        self.learning_rate = float(self.scheduler.get_last_lr()[0])
-        self.optimizer.step()
-        if scaler is not None:
-            scaler.update()
-        self.scheduler.step()
-        finite = torch.where(skipped, 0.0, loss.double())
-        self._loss_sum += finite
-        self._steps += ~skipped
-        self._epoch_loss += finite * units
-        self._epoch_units += torch.where(skipped, 0, units)
+            self._run(shapes(batch), self._pass, batch)
+        if self.accelerator.num_processes > 1:
+            self._sum_over_processes()
+        self._run("update", partial(self._update, step), {})
         if event:
             self.check(step)
-        report = self.method.after_step(step, skipped)
+        report = self.method.advance(step)
         if report.replaced:
             shrink(self.optimizer, report.replaced)
             self._parameters = self._trainable()
+        if self._graphs is not None and (report.replaced or report.frozen):
+            self._graphs = Graphs()  # the method's work is another from here on
         return report
+
+    def _run(self, key: Hashable, work: Callable[[Batch], None], batch: Batch) -> None:
+        if self._graphs is None:
+            work(batch)
+        else:
+            self._graphs.run(key, work, batch)
+
+    def _set_learning_rate(self, step: int) -> None:
+        self.learning_rate = self._learning_rate_of(step)
+        self.scheduler.last_epoch = step
+        for group in self.optimizer.param_groups:
+            if self._graphs is None:
+                group["lr"] = self.learning_rate
+        if self._graphs is not None:
+            self._rate.fill_(self.learning_rate)
+
+    def _pass(self, batch: Batch) -> None:
+        """Forward and backward of one micro-batch."""
+        accelerator, scaler = self.accelerator, self.accelerator.scaler
+        inputs = {key: value for key, value in batch.items() if key != "labels"}
+        with self.method.training_pass(self._dtype):
+            with accelerator.autocast(_NO_CACHE):
+                logits = self.model(**inputs).logits
+            part = self.loss(logits, batch["labels"]).sum() / self.ledger.units
+            # Not accelerator.backward: it divides by an accumulation count that the environment can set.
+            (part if scaler is None else scaler.scale(part)).backward()
+        self.ledger.loss += part.detach()
+
+    def _update(self, step: int, _: Batch) -> None:
+        """All that follows the gradients, but events."""
+        scaler, ledger = self.accelerator.scaler, self.ledger
+        if scaler is not None:
+            scaler.unscale_(self.optimizer)
+        regulariser = self.method.adjust_gradients(step)
+        self._regularised = regulariser is not None
+        if regulariser is not None:
+            ledger.regulariser.copy_(regulariser)
+        ledger.grad_norm.copy_(self._clip())
+        skipped = ledger.judge()
+        self._found_inf.copy_(skipped)
+        self.optimizer.step()
+        if scaler is not None:
+            scaler.update()
+        ledger.book()
+        torch._foreach_zero_(self._gradients())
+        self.method.observe(skipped)
+
+    def _gradients(self) -> list[torch.Tensor]:
+        return [parameter.grad for parameter in self._parameters if parameter.grad is not None]
 
     def _clip(self) -> torch.Tensor:
         """Clips to `max_grad_norm`, if there is one; returns the norm before."""
         if self.max_grad_norm is not None:
             return nn.utils.clip_grad_norm_(self._parameters, self.max_grad_norm)
-        return nn.utils.get_total_norm([parameter.grad for parameter in self._parameters if parameter.grad is not None])
+        return nn.utils.get_total_norm(self._gradients())
 
-    def _sum_over_processes(self, loss: torch.Tensor) -> torch.Tensor:
+    def _sum_over_processes(self) -> None:
         import torch.distributed as dist
 
-        gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
-        assert len(gradients) == len(self._parameters), "processes sum the same tensors"
-        flat = torch.cat([*(gradient.reshape(-1) for gradient in gradients), loss.reshape(1)])
+        for parameter in self._parameters:
+            if parameter.grad is None:  # a process without work in its first step still takes part in the sum
+                parameter.grad = torch.zeros_like(parameter)
+        gradients = self._gradients()
+        flat = torch.cat([*(gradient.reshape(-1) for gradient in gradients), self.ledger.loss.to(gradients[0].dtype).reshape(1)])
         dist.all_reduce(flat)
         offset = 0
         for gradient in gradients:
-            gradient.copy_(flat[offset : offset + gradient.numel()].view_as(gradient))
+            gradient.copy_(flat[offset : offset + gradient.numel()].view(gradient.shape))
             offset += gradient.numel()
-        return flat[-1]
+        self.ledger.loss.copy_(flat[-1])
 
     def check(self, step: int) -> None:
         """Reads the flag; raises DivergedError naming the first bad step. Waits for the device."""
-        if not bool(self._halted):
+        if not bool(self.ledger.halted):
             return
-        first = int(self._first_bad)
+        first = int(self.ledger.first_bad)
         where = f" ({self.locate(first)})" if self.locate is not None else ""
         before = (
             f", after {self.skip_nonfinite} that train.skip_nonfinite let pass"
@@ -202,7 +220,7 @@ class TrainingStep:
         plain = {
             "scheduler": int(self.scheduler.last_epoch),
             "scaler": None if scaler is None else {key: float(value) for key, value in scaler.state_dict().items()},
-            **{name: getattr(self, f"_{name}").item() for name in _COUNTERS},
+            **self.ledger.state_dict(),
         }
         return tensors, plain
 
@@ -230,23 +248,20 @@ class TrainingStep:
                     f"optimiser tensors {index}.* hold values that no training leaves (not finite, or below 0); the checkpoint is damaged, "
                     "use another one of the run"
                 )
-            self.optimizer.state[parameter] = {key: value.to(parameter.device, copy=True) for key, value in state.items()}
+            self.optimizer.state[parameter] = {
+                # In the storage order of the parameter, which fused kernels take for granted.
+                key: value.to(parameter.device, copy=True) if key == "step" else torch.empty_like(parameter).copy_(value)
+                for key, value in state.items()
+            }
         try:
-            schedule: Any = self.scheduler
-            schedule.last_epoch = int(plain["scheduler"])
-            rates = [base * rate(schedule.last_epoch) for base, rate in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)]
-            schedule._last_lr = rates
-            for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate
+            self.scheduler.last_epoch = int(plain["scheduler"])
             scaler = self.accelerator.scaler
             if (scaler is None) != (plain["scaler"] is None):
                 raise CheckpointError("the checkpoint was made in another precision (fp16 or not); set train.precision as it was")
             if scaler is not None:
                 scaling = dict(plain["scaler"])
                 scaler.load_state_dict(scaling | {key: int(scaling[key]) for key in ("growth_interval", "_growth_tracker")})
-            for name in _COUNTERS:
-                like: torch.Tensor = getattr(self, f"_{name}")
-                setattr(self, f"_{name}", torch.full_like(like, plain[name]))
+            self.ledger.load_state_dict(plain)
         except CheckpointError:
             raise
         except (KeyError, TypeError, ValueError, OverflowError, RuntimeError) as error:
@@ -255,18 +270,10 @@ class TrainingStep:
     def read(self, step: int) -> StepReading:
         """Mean loss since the last reading, latest regulariser and gradient norm; raises DivergedError. Waits for the device."""
         self.check(step)
-        regulariser = None if self._regulariser is None else float(self._regulariser)
-        reading = StepReading(_mean(self._loss_sum, self._steps), regulariser, float(self._grad_norm))
-        self._loss_sum, self._steps = torch.zeros_like(self._loss_sum), torch.zeros_like(self._steps)
-        return reading
-
-    def take_epoch_loss(self) -> float:
-        """Mean training loss of the epoch over its loss units, skipped steps left out; starts the next epoch's sum. Waits."""
-        loss = _mean(self._epoch_loss, self._epoch_units)
-        self._epoch_loss, self._epoch_units = torch.zeros_like(self._epoch_loss), torch.zeros_like(self._epoch_units)
-        return loss
+        regulariser = float(self.ledger.regulariser) if self._regularised else None
+        return StepReading(self.ledger.take_loss(), regulariser, float(self.ledger.grad_norm))
 
 
-def _mean(total: torch.Tensor, count: torch.Tensor) -> float:
-    """Not a number where every step was skipped: there is no loss then, least of all 0."""
-    return float(total) / int(count) if int(count) else float("nan")
+def shapes(batch: Batch) -> Hashable:
+    """What two batches have in common that one graph can do: names, shapes and types of their tensors."""
+    return tuple((name, tensor.shape, tensor.dtype) for name, tensor in batch.items())

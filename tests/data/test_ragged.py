@@ -51,7 +51,24 @@ def test_writing_at_different_columns_leaves_the_rest_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("longest", "multiple", "most", "width"), [(1, 8, 64, 8), (8, 8, 64, 8), (9, 8, 64, 16), (61, 8, 63, 63), (9, 1, 64, 9), (5, 8, 3, 5)]
+    ("longest", "multiple", "most", "width"),
+    [
+        (1, 8, 64, 8),
+        (8, 8, 64, 8),
+        (9, 8, 64, 16),
+        (61, 8, 63, 63),
+        (9, 1, 64, 9),
+        (5, 8, 3, 5),
+        (64, 8, 512, 64),
+        (65, 8, 512, 80),
+        (129, 8, 512, 160),
+        (300, 1, 512, 300),
+        (500, 8, 505, 505),
+    ],
 )
 def test_widths(longest: int, multiple: int, most: int, width: int) -> None:
     assert padded_width(longest, multiple, most) == width
+
+
+def test_widths_are_few() -> None:
+    assert len({padded_width(longest, 8, 512) for longest in range(1, 513)}) == 8 + 4 + 4 + 4

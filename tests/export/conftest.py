@@ -110,7 +110,7 @@ def text_of(kind: Kind, base: Path) -> str:
             model: {{name: {base}}}
             data: {{source: builtin, max_train_samples: 46, max_eval_samples: 5, max_length: 160}}
             {common}
-            train: {{epochs: 2, batch_size: 8, learning_rate: 2.0e-2, device: cpu}}
+            train: {{epochs: 2, batch_size: 8, learning_rate: 5.0e-3, device: cpu}}
             decode: {{beams: 2, max_new_tokens: 12, batch_size: 3, epoch_samples: 0}}
         """
     return f"""

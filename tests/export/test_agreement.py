@@ -129,7 +129,7 @@ def test_padding_changes_ranks_and_not_the_function(padding: str, run_of: GetRun
 
 
 @pytest.mark.parametrize("name", ["bert, fresh pooler and classifier", "llama, grouped queries", "bart"])
-def test_bf16_stays_within_two_percent_of_the_largest_logit(name: str, run_of: GetRun, bases: dict[str, Path], tmp_path: Path) -> None:
+def test_bf16_stays_within_a_few_percent_of_the_largest_logit(name: str, run_of: GetRun, bases: dict[str, Path], tmp_path: Path) -> None:
     """bf16 has 8 bits of mantissa. Rounding the adapter alone costs a few thousandths, rounding every weight of a merged model more."""
     kind, run = KINDS[name], run_of(name)
     own = restored(run)
@@ -146,7 +146,7 @@ def test_bf16_stays_within_two_percent_of_the_largest_logit(name: str, run_of: G
     whole = float((logits(merged, batch) - expected).abs().max()) / scale
     print(f"{name}: {difference:.2g} {whole:.2g}")
     assert 0 < difference < 0.02
-    assert 0 < whole < 0.02
+    assert 0 < whole < 0.05
 
 
 def test_a_half_precision_base(run_of: GetRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -748,7 +748,8 @@ def test_training_the_head_alone_adapts_nothing() -> None:
     assert head.to_lora() == {}
     assert head.state_dict() == {}
     assert head.adjust_gradients(1) is None
-    report = head.after_step(1)
+    head.observe()
+    report = head.advance(1)
     assert (report.phase, report.budget, report.event, report.frozen, tuple(report.replaced)) == ("training", 0, False, False, ())
     with head.folded():
         assert list(model.modules()) == modules

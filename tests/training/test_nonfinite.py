@@ -16,9 +16,10 @@ from dora_cli.errors import DivergedError
 from dora_cli.methods import Dora
 from dora_cli.recipe import dump_recipe
 from dora_cli.reports.records import RunRecords
+from dora_cli.training.ledger import MAX_SKIPPED_FP16
 from dora_cli.training.optimizer import make_optimizer, make_scheduler
 from dora_cli.training.resume import newest_checkpoint
-from dora_cli.training.step import MAX_SKIPPED_FP16, TrainingStep
+from dora_cli.training.step import TrainingStep
 from tests.commands.conftest import dora
 from tests.training.conftest import MakeRecipe
 from tests.training.test_resume import assert_equal_runs
@@ -194,10 +195,10 @@ def _scaled_step(total: int) -> TrainingStep:
     )
 
     class _Accelerator:
-        device, num_processes = torch.device("cpu"), 1
+        device, num_processes, mixed_precision = torch.device("cpu"), 1, "no"
         scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
 
-        def autocast(self) -> Any:
+        def autocast(self, handler: Any) -> Any:
             return torch.autocast("cpu", enabled=False)
 
     return TrainingStep(

@@ -115,7 +115,7 @@ def test_accumulation_equals_one_large_batch(make_recipe: MakeRecipe, tmp_path: 
     large, small = read(tmp_path / "large" / "ranks.json"), read(tmp_path / "small" / "ranks.json")
     assert [layer["rank"] for layer in large["layers"]] == [layer["rank"] for layer in small["layers"]]
     last = f"checkpoints/step-{STEPS}"
-    assert largest_difference(tmp_path / "large" / last, tmp_path / "small" / last) < 2e-6  # fp32 sums in another order
+    assert largest_difference(tmp_path / "large" / last, tmp_path / "small" / last) < 5e-6  # fp32 sums in another order
     for one, two in zip(lines(tmp_path / "large" / "log.jsonl"), lines(tmp_path / "small" / "log.jsonl"), strict=True):
         if one["type"] == "train":
             assert one["loss"] == pytest.approx(two["loss"], abs=1e-5)

@@ -24,11 +24,29 @@ def component_scores(A: torch.Tensor, B: torch.Tensor, c: torch.Tensor, eps: flo
         Scores of shape ``(..., r)``, non-negative, not bounded by 1.
     """
     dtype = torch.promote_types(c.dtype, torch.float32)
-    A, B, c = A.to(dtype), B.to(dtype), c.to(dtype)
-    gram = (A @ A.mT) * (B.mT @ B)
+    A, B = A.to(dtype), B.to(dtype)
+    return scores_of_gram((A @ A.mT) * (B.mT @ B), c.to(dtype), eps)
+
+
+def gram(A: torch.Tensor, B_t: torch.Tensor, rank: int) -> torch.Tensor:
+    """``K = (B^T B) o (A A^T)`` of projections of `rank` components each.
+
+    Args:
+        A: ``(projections * rank, d_in)``.
+        B_t: ``(projections * rank, d_out)``, the transposes of the `B`.
+
+    Returns:
+        ``(projections, rank, rank)``.
+    """
+    A, B_t = A.view(-1, rank, A.shape[-1]), B_t.view(-1, rank, B_t.shape[-1])
+    return (A @ A.mT) * (B_t @ B_t.mT)
+
+
+def scores_of_gram(gram: torch.Tensor, c: torch.Tensor, eps: float = EPS) -> torch.Tensor:
+    """`component_scores` from ``K = (B^T B) o (A A^T)``, ``(..., r, r)``, for projections of several shapes at once."""
     norms = c.abs() * gram.diagonal(dim1=-2, dim2=-1).clamp_min(0).sqrt()
-    squared = torch.einsum("...i,...ij,...j->...", c, gram, c).clamp_min(0)
-    return norms / (squared.sqrt().unsqueeze(-1) + eps)
+    squared = ((gram @ c.unsqueeze(-1)).squeeze(-1) * c).sum(-1, keepdim=True).clamp_min(0)
+    return norms / (squared.sqrt() + eps)
 
 
 def ema(average: torch.Tensor, value: torch.Tensor, beta: float) -> torch.Tensor:
@@ -36,17 +54,18 @@ def ema(average: torch.Tensor, value: torch.Tensor, beta: float) -> torch.Tensor
     return beta * average + (1 - beta) * value
 
 
-def variance_sum(A: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
-    """Sum over components of ``Var(a_i) + Var(b_i)``, each the unbiased variance of a factor's entries (paper, equation 10).
+def add_variance_gradient(gradient: torch.Tensor, factor: torch.Tensor, weight: float) -> torch.Tensor:
+    """DEM of one factor (paper, equation 10).
+
+    Adds ``weight`` times the gradient of ``sum_i Var(row i of factor)``, which is ``2 (x_ij - mean_i) / (d - 1)``, to `gradient`.
+
+    Args:
+        gradient, factor: ``(..., d)``; rows are the `a_i`, or the `b_i` of a transposed `B`.
 
     Returns:
-        A scalar, summed over all leading dimensions.
+        The variance of each row, ``(...)``.
     """
-    return A.var(dim=-1).sum() + B.var(dim=-2).sum()
-
-
-def variance_gradients(A: torch.Tensor, B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Gradient of `variance_sum`: ``2 (a_ij - mean_i) / (d_in - 1)`` and likewise for the columns of `B`."""
-    grad_A = (A - A.mean(dim=-1, keepdim=True)) * (2 / (A.shape[-1] - 1))
-    grad_B = (B - B.mean(dim=-2, keepdim=True)) * (2 / (B.shape[-2] - 1))
-    return grad_A, grad_B
+    variance, mean = torch.var_mean(factor, dim=-1, keepdim=True)
+    scale = 2 * weight / (factor.shape[-1] - 1)
+    gradient.add_(factor, alpha=scale).sub_(mean, alpha=scale)
+    return variance.squeeze(-1)

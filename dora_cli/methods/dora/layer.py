@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -16,6 +17,8 @@ class AdaptedProjection(nn.Module):
 
     Both factors start from Kaiming-uniform (fan-in, ``a = 0``): ``A ~ U(+-sqrt(6/d_in))``, ``B ~ U(+-sqrt(6/r0))``; the gates `c`
     start at zero, so a fresh layer computes exactly what its base does. `A`, `B` and `c` are fp32 (float64 over a float64 base).
+
+    `forward` is the mathematics as it stands; while `lean` is set (`LeanPass`), the same is computed with less work.
 
     Args:
         base: the frozen `nn.Linear` or `Conv1D`.
@@ -39,6 +42,7 @@ class AdaptedProjection(nn.Module):
         self.A, self.B = nn.Parameter(A.to(weight.device)), nn.Parameter(B.to(weight.device))
         self.c = nn.Parameter(torch.zeros(rank, dtype=dtype, device=weight.device))
         self._folded: torch.Tensor | None = None
+        self.lean: Callable[[torch.Tensor], torch.Tensor] | None = None
         self.train(base.training)
 
     @property
@@ -61,6 +65,8 @@ class AdaptedProjection(nn.Module):
         """``(..., d_in) -> (..., d_out)``."""
         if self._folded is not None:
             return F.linear(x, self._folded, self.bias)
+        if self.lean is not None:
+            return self.lean(x)
         y: torch.Tensor = self.base(x)
         h = F.dropout(x, self.dropout, self.training)
         if h.dtype != self.A.dtype and not torch.is_autocast_enabled(x.device.type):

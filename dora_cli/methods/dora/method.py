@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from math import ceil
 from typing import Literal
 
@@ -16,26 +15,12 @@ from dora_cli.errors import BudgetError, CheckpointError
 from dora_cli.methods.base import LoraFactors, ProjectionAllocation, Replacement, Schedule, Shape, StepReport
 from dora_cli.methods.dora import importance
 from dora_cli.methods.dora.allocator import select
+from dora_cli.methods.dora.components import Components
+from dora_cli.methods.dora.kernels import variance_gradient_for
 from dora_cli.methods.dora.layer import AdaptedProjection
+from dora_cli.methods.dora.lean import LeanPass
 from dora_cli.methods.dora.schedule import Curve, DoraSchedule
 from dora_cli.methods.linear import shape_of, swap_modules
-
-
-@dataclass(frozen=True)
-class _Stack:
-    """Layers of one weight shape and one rank, whose factors are worked on as one batch."""
-
-    layers: list[AdaptedProjection]
-    rows: torch.Tensor  # positions of the layers among all projections
-
-    def A(self) -> torch.Tensor:
-        return torch.stack([layer.A for layer in self.layers])
-
-    def B(self) -> torch.Tensor:
-        return torch.stack([layer.B for layer in self.layers])
-
-    def c(self) -> torch.Tensor:
-        return torch.stack([layer.c for layer in self.layers])
 
 
 class Dora:
@@ -132,23 +117,55 @@ class Dora:
         self._live = self._keep.numel()
         self._frozen = self._compacted = False
         self._last_step = 0
-        self._restack()
+        self._regroup()
 
     def parameters(self) -> list[nn.Parameter]:
         return [parameter for layer in self._layers.values() for parameter in (layer.A, layer.B, layer.c)]
 
-    def _restack(self) -> None:
-        """Groups the layers that can be worked on as one batch; again after every change of ranks."""
-        groups: dict[tuple[Shape, int], list[int]] = defaultdict(list)
+    def _regroup(self) -> None:
+        """Puts the components of all projections of a shape together; again after every change of ranks."""
+        shapes: dict[Shape, list[int]] = defaultdict(list)
         for row, name in enumerate(self._names):
             if name in self._layers:
-                groups[self._shapes[name], self._layers[name].rank].append(row)
-        self._stacks = [
-            _Stack([self._layers[self._names[row]] for row in rows], torch.tensor(rows, device=self._scores.device))
-            for rows in groups.values()
-        ]
+                shapes[self._shapes[name]].append(row)
+        self._groups = [Components([self._layers[self._names[row]] for row in rows]) for rows in shapes.values()]
+        order = [row for rows in shapes.values() for row in rows]
+        self._order = torch.tensor(order, device=self._scores.device)  # position among all projections of each grouped one
+        self._lean: LeanPass | None = None
+
+    def _grouped(self) -> list[Components]:
+        """All components by shape. The model may have been moved or copied since they were put together."""
+        if not all(group.holds for group in self._groups):
+            device = next(iter(self._layers.values())).c.device
+            self._scores, self._keep = self._scores.to(device), self._keep.to(device)
+            self._regroup()
+        return self._groups
 
     # -- once per step ----------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def training_pass(self, dtype: torch.dtype | None = None) -> Iterator[None]:
+        """One forward and backward pass with less work than autograd's own way, up to rounding the same (see `LeanPass`).
+
+        The parameters' gradients are complete when it ends. Within it only `backward` gives gradients, not `torch.autograd.grad`.
+
+        Args:
+            dtype: autocast's, None where there is no autocast: then the factors' own.
+        """
+        groups = self._grouped()
+        if not groups:  # every projection lost all its components
+            yield
+            return
+        dtype = groups[0].A.dtype if dtype is None else dtype
+        if self._lean is None or self._lean.dtype != dtype:
+            self._lean = LeanPass(groups, self.scaling, dtype)
+        lean = self._lean
+        lean.begin()
+        try:
+            yield
+        finally:
+            lean.end()
+        lean.finish()
 
     @torch.no_grad()
     def adjust_gradients(self, step: int) -> torch.Tensor | None:
@@ -159,64 +176,75 @@ class Dora:
         Returns:
             DEM's part of the loss, ``eta * R``, on the device; None while it is off.
         """
-        loss = None
-        if self.dem_weight and (self.dem_until == "end" or not self._frozen):
-            weight = self.dem_weight / (self.dem_divisor * len(self._names) * self.start_rank)
-            live = self._masked_rows()
-            for stack in self._stacks:
-                A, B = stack.A(), stack.B()
-                if live is not None:  # masked components count as gone, as they are after compaction
-                    mask = live[stack.rows]
-                    value = (A.var(-1) * mask).sum() + (B.var(-2) * mask).sum()
-                else:
-                    value = importance.variance_sum(A, B)
-                loss = value * weight if loss is None else loss + value * weight
-                grad_A, grad_B = importance.variance_gradients(A, B)
-                _accumulate([layer.A for layer in stack.layers], grad_A, weight)
-                _accumulate([layer.B for layer in stack.layers], grad_B, weight)
-        live = self._masked_rows()
-        if live is not None:
-            for stack in self._stacks:
-                for layer, mask in zip(stack.layers, live[stack.rows].to(stack.layers[0].c.dtype).unbind(), strict=True):
-                    for parameter, factor in ((layer.A, mask[:, None]), (layer.B, mask), (layer.c, mask)):
-                        if parameter.grad is not None:
-                            parameter.grad.mul_(factor)
-        return loss
+        regularised = bool(self.dem_weight) and (self.dem_until == "end" or not self._frozen)
+        masked = self._frozen and not self._compacted
+        if not regularised and not masked:
+            return None
+        weight = self.dem_weight / (self.dem_divisor * len(self._names) * self.start_rank)
+        variances = []
+        groups = self._grouped()
+        add_variance_gradient = variance_gradient_for(self._scores.device, self._scores.dtype)
+        for group, mask in zip(groups, self._masks() if masked else [None] * len(groups), strict=True):
+            grad_A, grad_B_t, grad_c = group.take_gradients()
+            if regularised:
+                for gradient, factor in ((grad_A, group.A), (grad_B_t, group.B_t)):
+                    variance = add_variance_gradient(gradient, factor, weight)
+                    # masked components count as gone, as they are after compaction
+                    variances.append(variance if mask is None else variance * mask)
+            if mask is not None:
+                torch._foreach_mul_([grad_A, grad_B_t, grad_c], [mask[:, None], mask[:, None], mask])
+        return torch.cat(variances).sum() * weight if regularised else None
 
-    def _masked_rows(self) -> torch.Tensor | None:
-        """The keep mask while masked components still take memory (frozen, not compacted); None otherwise."""
-        return self._keep if self._frozen and not self._compacted else None
+    def _masks(self) -> list[torch.Tensor]:
+        """Which rows of each group live, as numbers."""
+        assert not self._compacted, "rows are those of the start"
+        groups = self._grouped()
+        rows = self._keep[self._order].to(groups[0].c.dtype).view(-1)
+        return list(torch.split(rows, [len(group.c) for group in groups]))
 
     @torch.no_grad()
-    def after_step(self, step: int, skipped: torch.Tensor | None = None) -> StepReport:
-        """Scores and their EMA; at an event the selection; at the freeze the permanent mask or compaction; then the mask."""
+    def observe(self, skipped: torch.Tensor | None = None) -> None:
+        """Scores and their EMA; after the freeze the permanent mask. Where `skipped` is true, scores stay as they were."""
+        if self._frozen:
+            if not self._compacted:
+                self._apply_keep()
+            return
+        scores = importance.ema(self._scores, self.scores(), self.ema_beta)
+        self._scores.copy_(scores if skipped is None else torch.where(skipped, self._scores, scores))
+
+    @torch.no_grad()
+    def advance(self, step: int) -> StepReport:
+        """At an event the selection; at the freeze the permanent mask or compaction."""
         schedule = self._schedule
         assert isinstance(schedule, DoraSchedule), "attach with a schedule before training"
         self._count(step)
         phase, budget = schedule.phase(step), schedule.budget(step)
-        if self._frozen:
-            if not self._compacted:
-                self._apply_keep()
+        if self._frozen or not schedule.is_event(step):
             return StepReport(phase, budget, self._live)
-        scores = importance.ema(self._scores, self.scores(), self.ema_beta)
-        self._scores = scores if skipped is None else torch.where(skipped, self._scores, scores)
-        if not schedule.is_event(step):
-            return StepReport(phase, budget, self._live)
-        self._keep = select(self._scores, budget)
+        self._keep.copy_(select(self._scores, budget))
         self._live = int(self._keep.sum())
         self._apply_keep()
         self._frozen = step == schedule.freeze_step
         replaced = self._compact() if self._frozen and self.compact else ()
         return StepReport(phase, budget, self._live, event=True, frozen=self._frozen, replaced=replaced)
 
+    def after_step(self, step: int, skipped: torch.Tensor | None = None) -> StepReport:
+        """`observe`, then `advance`: all that follows the optimiser's step, for a loop of the user's own."""
+        self._check_turn(step)
+        self.observe(skipped)
+        return self.advance(step)
+
     def _count(self, step: int) -> None:
+        self._check_turn(step)
+        self._last_step = step
+
+    def _check_turn(self, step: int) -> None:
         """Refuses a step out of turn: an event, even the freeze, could fall into a gap."""
         if self._last_step is not None and step != self._last_step + 1:
             raise BudgetError(
                 f"after_step({step}) came after {self._last_step} steps; give it the number of the optimiser step, counted from 1 without "
                 "gaps (not of the micro-batch or the epoch)"
             )
-        self._last_step = step
 
     @property
     def last_step(self) -> int | None:
@@ -231,14 +259,16 @@ class Dora:
 
     def scores(self) -> torch.Tensor:
         """Scores of the present weights, not averaged: ``(projections, r0)``. Only before the freeze."""
+        groups, rank = self._grouped(), self.start_rank
+        grams = [importance.gram(group.A, group.B_t, rank) for group in groups]
+        c = torch.cat([group.c for group in groups]).view(-1, rank)
         scores = torch.empty_like(self._scores)
-        for stack in self._stacks:
-            scores[stack.rows] = importance.component_scores(stack.A(), stack.B(), stack.c())
+        scores[self._order] = importance.scores_of_gram(torch.cat(grams), c)
         return scores
 
     def _apply_keep(self) -> None:
-        gates: list[torch.Tensor] = [self._layers[name].c for name in self._names]
-        torch._foreach_mul_(gates, self._keep.to(gates[0].dtype).unbind())
+        for group, mask in zip(self._grouped(), self._masks(), strict=True):
+            group.c.mul_(mask)
 
     # -- ranks that really shrink -----------------------------------------------------------------------------------------------
 
@@ -249,7 +279,7 @@ class Dora:
         for name, row in zip(self._names, keep, strict=True):
             replaced.extend(self._shrink(name, row.nonzero().squeeze(1)))
         self._compacted = True
-        self._restack()
+        self._regroup()
         return replaced
 
     def _shrink(self, name: str, kept: torch.Tensor) -> list[Replacement]:
@@ -303,7 +333,7 @@ class Dora:
     def to_lora(self) -> dict[str, LoraFactors]:
         """``A`` and ``s B diag(c)`` of every projection that still has components; before the freeze, of all of them."""
         factors = {}
-        live = self._masked_rows()
+        live = self._keep if self._frozen and not self._compacted else None  # masked components count as gone
         for row, name in enumerate(self._names):
             if name not in self._layers:
                 continue
@@ -320,7 +350,9 @@ class Dora:
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Factors and gates per projection (``NAME.A``, ``.B``, ``.c``), scores, the keep mask, and whether frozen and compacted."""
-        state = {f"{name}.{key}": getattr(layer, key).detach() for name, layer in self._layers.items() for key in ("A", "B", "c")}
+        state = {
+            f"{name}.{key}": getattr(layer, key).detach().contiguous() for name, layer in self._layers.items() for key in ("A", "B", "c")
+        }
         flags = {"frozen": torch.tensor(self._frozen), "compacted": torch.tensor(self._compacted)}
         return state | {"scores": self._scores, "keep": self._keep} | flags
 
@@ -358,19 +390,9 @@ class Dora:
         self._live = int(rows.sum())
         self._last_step = None  # a state does not say where in its run it was taken
         self._frozen, self._compacted = frozen, compacted
-        self._restack()
+        self._regroup()
         if frozen and self.compact and not compacted:
             self._compact()
-
-
-def _accumulate(parameters: Sequence[nn.Parameter], gradients: torch.Tensor, weight: float) -> None:
-    """Adds ``weight * gradients`` to the parameters' gradients, in few kernels."""
-    present = []
-    for parameter in parameters:
-        if parameter.grad is None:  # a projection that this batch never reached
-            parameter.grad = torch.zeros_like(parameter)
-        present.append(parameter.grad)
-    torch._foreach_add_(present, gradients.unbind(), alpha=weight)
 
 
 def _check(key: str, state: Mapping[str, torch.Tensor], shape: Sequence[int], dtype: torch.dtype) -> None:

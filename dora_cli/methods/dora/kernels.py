@@ -1,0 +1,136 @@
+"""The three products that an adapter adds to its frozen linear map, forward and backward alike.
+
+With `x` ``(N, d)``, a factor `F` of ``(r, d)`` and small activations `u` of ``(N, r)``, and `drop` the dropout of `x`::
+
+    down:  u = drop(x) F^T
+    up:    out = base + drop'(u F)     drop' scales and zeroes what drop does: its backward
+    outer: sum += u^T drop(x)      in as many partial sums as `splits` says, for `collect` to add up
+
+Forward is ``u = down(x, A)``, ``y = up(W0 x + b, u, s (B c)^T)``; backward is ``v = down(dy, s (B c)^T)``, ``dx = up(dy W0, v, A)`` and two
+outer products. `TorchKernels` runs everywhere; `kernels_for` prefers Triton's on a CUDA device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from dora_cli.methods.dora import importance
+from dora_cli.methods.dora.dropout import CpuMasks
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A dropout that was drawn: what is kept, ``(N, d)``, 0 or 1 in uint8, and its scale."""
+
+    mask: torch.Tensor
+    scale: float
+
+
+class Kernels(Protocol):
+    """One way to compute; a training pass begins with `begin`. A dropout is whatever `drop` returned, None for none."""
+
+    def begin(self) -> None:
+        """Draws anew what a pass's dropouts come from."""
+
+    def drop(self, x: torch.Tensor, probability: float, index: int) -> object:
+        """The dropout of `x` by the projection number `index`; another one at every call of a pass."""
+
+    def down(self, x: torch.Tensor, factor: torch.Tensor, drop: object) -> torch.Tensor: ...
+
+    def up(self, base: torch.Tensor, u: torch.Tensor, factor: torch.Tensor, drop: object, dtype: torch.dtype) -> torch.Tensor:
+        """The sum in `dtype`; `base` is given away and may be written into."""
+
+    def splits(self, width: int) -> int:
+        """How many partial sums `outer` makes of a factor with so many columns."""
+
+    def outer(self, totals: torch.Tensor, u: torch.Tensor, x: torch.Tensor, drop: object) -> None:
+        """Adds to `totals`, ``(splits, r, d)``, at least fp32."""
+
+    def collect(self, totals: torch.Tensor, gradient: torch.Tensor) -> None:
+        """Adds the sum of `totals`, ``(splits, R, d)``, to `gradient`, and clears them."""
+
+    def collect_gated(
+        self, totals: torch.Tensor, B_t: torch.Tensor, c: torch.Tensor, grad_B_t: torch.Tensor, grad_c: torch.Tensor, scaling: float
+    ) -> None:
+        """The gradient of ``s B diag(c)`` by rows is the sum of `totals`: adds those of `B_t` and `c`, and clears `totals`."""
+
+
+class TorchKernels:
+    """Plain tensor operations. A dropout stores its mask, a byte an input: drawing it again costs more than that on a CPU."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    def begin(self) -> None:
+        self._masks = CpuMasks() if self._device.type == "cpu" else None
+
+    def drop(self, x: torch.Tensor, probability: float, index: int) -> Kept:
+        if self._masks is not None:
+            return Kept(*self._masks.draw(x.shape, probability))
+        return Kept(torch.empty(x.shape, dtype=torch.uint8, device=x.device).bernoulli_(1 - probability), 1 / (1 - probability))
+
+    def down(self, x: torch.Tensor, factor: torch.Tensor, drop: object) -> torch.Tensor:
+        if drop is None:
+            return x @ factor.T
+        assert isinstance(drop, Kept)
+        return (x * drop.mask) @ (factor * drop.scale).T
+
+    def up(self, base: torch.Tensor, u: torch.Tensor, factor: torch.Tensor, drop: object, dtype: torch.dtype) -> torch.Tensor:
+        if drop is None:
+            return base.addmm_(u, factor).to(dtype)
+        assert isinstance(drop, Kept)
+        return base.add_((u @ (factor * drop.scale)).mul_(drop.mask)).to(dtype)
+
+    def splits(self, width: int) -> int:
+        return 1
+
+    def outer(self, totals: torch.Tensor, u: torch.Tensor, x: torch.Tensor, drop: object) -> None:
+        if drop is not None:
+            assert isinstance(drop, Kept)
+            x, u = x * drop.mask, u * drop.scale
+        (total,) = totals
+        if total.dtype == x.dtype:
+            total.addmm_(u.T, x)
+        else:
+            total.add_(u.T @ x)
+
+    def collect(self, totals: torch.Tensor, gradient: torch.Tensor) -> None:
+        gradient.add_(totals.sum(0))
+        totals.zero_()
+
+    def collect_gated(
+        self, totals: torch.Tensor, B_t: torch.Tensor, c: torch.Tensor, grad_B_t: torch.Tensor, grad_c: torch.Tensor, scaling: float
+    ) -> None:
+        (total,) = totals
+        grad_c.add_((total * B_t).sum(-1), alpha=scaling)
+        grad_B_t.addcmul_(total, c[:, None], value=scaling)
+        total.zero_()
+
+
+def kernels_for(device: torch.device, dtype: torch.dtype, projections: int, rank: int) -> Kernels:
+    """The fastest way to compute on `device` in `dtype`. Triton comes with PyTorch's CUDA builds on Linux."""
+    if device.type == "cuda" and dtype in (torch.float32, torch.bfloat16, torch.float16):
+        with suppress(ImportError):
+            from dora_cli.methods.dora.triton_kernels import MAX_RANK, TritonKernels
+
+            if rank <= MAX_RANK:
+                return TritonKernels(device, projections)
+    return TorchKernels(device)
+
+
+VarianceGradient = Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]
+
+
+def variance_gradient_for(device: torch.device, dtype: torch.dtype) -> VarianceGradient:
+    """`importance.add_variance_gradient`, or the same in Triton."""
+    if device.type == "cuda" and dtype == torch.float32:
+        with suppress(ImportError):
+            from dora_cli.methods.dora import triton_importance
+
+            return triton_importance.add_variance_gradient
+    return importance.add_variance_gradient

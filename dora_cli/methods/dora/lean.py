@@ -1,0 +1,168 @@
+"""A training pass over all adapted projections with as little work and memory as it takes.
+
+Per pass, not per projection: copies of all factors in the precision of the arithmetic, with gate and scale folded into one of them; the
+seeds of all dropouts; the gradients of all gates. Per projection: the frozen map and the products of `kernels`, in one autograd
+function that saves its input once (shared by the projections that read the same one) and adds gradients of the factors where they belong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from dora_cli.methods.dora.components import Components
+from dora_cli.methods.dora.kernels import Kernels, kernels_for
+from dora_cli.methods.dora.layer import AdaptedProjection
+from dora_cli.methods.linear import weight_of
+
+
+class LeanPass:
+    """What the passes of a training share until ranks change.
+
+    Args:
+        groups: all components that are trained.
+        scaling: `s`.
+        dtype: of the arithmetic: autocast's, or that of factors and activations where there is none.
+    """
+
+    def __init__(self, groups: Sequence[Components], scaling: float, dtype: torch.dtype) -> None:
+        self._groups, self._scaling, self.dtype = groups, scaling, dtype
+        layers = [layer for group in groups for layer in group.layers]
+        rank = max(layer.rank for layer in layers)
+        self.kernels: Kernels = kernels_for(layers[0].c.device, dtype, len(layers), rank)
+        self._drops = any(layer.dropout for layer in layers)
+        self._cast: tuple[torch.Tensor, int, torch.Tensor] | None = None
+        self._shared = [_Shared(group, dtype, self.kernels) for group in groups]
+        self._lean: list[tuple[AdaptedProjection, LeanProjection]] = []
+        for shared in self._shared:
+            for start, layer in zip(shared.group.starts, shared.group.layers, strict=True):
+                rows = slice(start, start + layer.rank)
+                lean = LeanProjection(
+                    self, len(self._lean), layer, shared.A[rows], shared.B_t[rows], shared.grad_A[:, rows], shared.grad_up[:, rows]
+                )
+                self._lean.append((layer, lean))
+
+    @torch.no_grad()
+    def begin(self) -> None:
+        """Before a forward pass: takes over the present weights."""
+        for shared in self._shared:
+            shared.group.take_gradients()
+            shared.prepare(self._scaling)
+        if self._drops:
+            self.kernels.begin()
+        for layer, lean in self._lean:
+            layer.lean = lean
+
+    def end(self) -> None:
+        """After a pass, also one that failed."""
+        self._cast = None
+        for layer, _ in self._lean:
+            layer.lean = None
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """After the backward pass: gradients of `B` and `c` from those of their product."""
+        for shared in self._shared:
+            shared.finish(self._scaling)
+
+    def cast(self, x: torch.Tensor) -> torch.Tensor:
+        """`x` in the precision of the arithmetic, one copy for all projections that read it one after the other."""
+        if x.dtype == self.dtype:
+            return x
+        if self._cast is None or self._cast[0] is not x or self._cast[1] != x._version:
+            self._cast = x, x._version, x.to(self.dtype)
+        return self._cast[2]
+
+
+class _Shared:
+    """Copies and gradients of one group: `A` and ``s B diag(c)`` (by rows) in the precision of the arithmetic."""
+
+    def __init__(self, group: Components, dtype: torch.dtype, kernels: Kernels) -> None:
+        self.group, self.kernels = group, kernels
+        self.A = group.A if group.A.dtype == dtype else torch.empty_like(group.A, dtype=dtype)
+        self.B_t = torch.empty_like(group.B_t, dtype=dtype)
+        splits = kernels.splits(group.A.shape[1])
+        gradient, _, _ = group.take_gradients()
+        self.grad_A = gradient[None] if splits == 1 else gradient.new_zeros(splits, *gradient.shape)
+        # of what multiplies `u`, without gate and scale
+        self.grad_up = group.B_t.new_zeros(kernels.splits(group.B_t.shape[1]), *group.B_t.shape)
+
+    def prepare(self, scaling: float) -> None:
+        group = self.group
+        if self.A is not group.A:
+            self.A.copy_(group.A)
+        torch.mul(group.B_t, (group.c * scaling)[:, None], out=self.B_t)
+
+    def finish(self, scaling: float) -> None:
+        group = self.group
+        grad_A, grad_B_t, grad_c = group.take_gradients()
+        if len(self.grad_A) > 1:
+            self.kernels.collect(self.grad_A, grad_A)
+        self.kernels.collect_gated(self.grad_up, group.B_t, group.c, grad_B_t, grad_c, scaling)
+
+
+class LeanProjection:
+    """One projection within lean passes; called with `x`, ``(..., d_in)``, gives what the layer gives, up to rounding.
+
+    Attributes:
+        A, B_t: rows of this projection, in the precision of the arithmetic, gate and scale in `B_t`.
+        grad_A, grad_up: partial sums of gradients, ``(splits, r, d)``.
+    """
+
+    def __init__(
+        self,
+        shared: LeanPass,
+        index: int,
+        layer: AdaptedProjection,
+        A: torch.Tensor,
+        B_t: torch.Tensor,
+        grad_A: torch.Tensor,
+        grad_up: torch.Tensor,
+    ) -> None:
+        self.shared, self.index, self.layer = shared, index, layer
+        self.A, self.B_t, self.grad_A, self.grad_up = A, B_t, grad_A, grad_up
+        weight, bias = weight_of(layer.base).detach(), layer.bias
+        # The base is frozen: one copy in the arithmetic's precision serves all passes.
+        self.weight = weight.to(shared.dtype)
+        self.bias = None if bias is None else bias.detach().to(shared.dtype)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        layer = self.layer
+        y: torch.Tensor = _Adapted.apply(x, layer.A, layer.B, layer.c, self)  # type: ignore[no-untyped-call]
+        return y
+
+    def drop(self, x: torch.Tensor) -> object:
+        layer = self.layer
+        return self.shared.kernels.drop(x, layer.dropout, self.index) if layer.dropout and layer.training else None
+
+
+class _Adapted(torch.autograd.Function):
+    """`A`, `B` and `c` are arguments so that the output requires a gradient; theirs are added in place, none is returned."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, A: torch.Tensor, B: torch.Tensor, c: torch.Tensor, lean: LeanProjection) -> torch.Tensor:
+        kernels = lean.shared.kernels
+        rows = lean.shared.cast(x).reshape(-1, x.shape[-1])
+        drop = lean.drop(rows)
+        u = kernels.down(rows, lean.A, drop)
+        y = kernels.up(F.linear(rows, lean.weight, lean.bias), u, lean.B_t, None, rows.dtype)
+        ctx.save_for_backward(rows, u)
+        ctx.lean, ctx.drop, ctx.shape, ctx.dtype = lean, drop, x.shape, x.dtype
+        return y.view(*x.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, None, None, None, None]:
+        lean: LeanProjection = ctx.lean
+        kernels, drop = lean.shared.kernels, ctx.drop
+        rows, u = ctx.saved_tensors
+        dy = gradient.reshape(-1, gradient.shape[-1]).to(rows.dtype)
+        v = kernels.down(dy, lean.B_t, None)
+        kernels.outer(lean.grad_up, u, dy, None)
+        kernels.outer(lean.grad_A, v, rows, drop)
+        dx = None
+        if ctx.needs_input_grad[0]:
+            dx = kernels.up(dy @ lean.weight, v, lean.A, drop, ctx.dtype).view(ctx.shape)
+        return dx, None, None, None, None

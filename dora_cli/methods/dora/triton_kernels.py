@@ -1,0 +1,224 @@
+"""`dora_cli.methods.dora.kernels` in Triton: dropout, product and sum in one pass over the activations, masks drawn again from a seed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+
+from dora_cli.methods.dora.dropout import HASH_BITS, HASH_CALL, HASH_FIRST, HASH_SECOND, cut, scale
+
+MAX_RANK = 128
+"""Larger ranks would not fit the registers of a block."""
+
+_FIRST, _SECOND, _CALL = tl.constexpr(HASH_FIRST), tl.constexpr(HASH_SECOND), tl.constexpr(HASH_CALL)
+
+
+@triton.jit
+def _keep(index, seed, call, threshold: tl.constexpr):
+    """See `dropout.hashed_keep`."""
+    low = seed.to(tl.uint32)
+    high = (seed >> 32).to(tl.uint32) ^ (call.to(tl.uint32) * _CALL)
+    value = index.to(tl.uint32) + low
+    value = (value ^ (value >> 16)) * _FIRST
+    value = (value ^ (value >> 15) ^ high) * _SECOND
+    value = (value ^ (value >> 15)) * _FIRST
+    return value >= threshold
+
+
+@triton.jit(do_not_specialize=["call"])
+def _down(
+    x, factor, out, seeds, call, rows, width, rank, scale,
+    DROP: tl.constexpr, THRESHOLD: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    r = tl.arange(0, BLOCK_R)
+    seed = tl.load(seeds) if DROP else 0
+    total = tl.zeros((BLOCK_N, BLOCK_R), dtype=tl.float32)
+    for start in range(0, width, BLOCK_D):
+        d = start + tl.arange(0, BLOCK_D)
+        inside = (n[:, None] < rows) & (d[None, :] < width)
+        part = tl.load(x + n[:, None].to(tl.int64) * width + d[None, :], mask=inside, other=0.0)
+        if DROP:
+            part = tl.where(_keep(n[:, None] * width + d[None, :], seed, call, THRESHOLD), part, 0.0)
+        weights = tl.load(factor + r[:, None] * width + d[None, :], mask=(r[:, None] < rank) & (d[None, :] < width), other=0.0)
+        total = tl.dot(part, tl.trans(weights), total, input_precision=PRECISION)
+    tl.store(out + n[:, None] * rank + r[None, :], (total * scale).to(out.dtype.element_ty), mask=(n[:, None] < rows) & (r[None, :] < rank))
+
+
+@triton.jit(do_not_specialize=["call"])
+def _up(
+    base, u, factor, out, seeds, call, rows, width, rank, scale,
+    DROP: tl.constexpr, THRESHOLD: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    d = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
+    r = tl.arange(0, BLOCK_R)
+    small = tl.load(u + n[:, None] * rank + r[None, :], mask=(n[:, None] < rows) & (r[None, :] < rank), other=0.0)
+    weights = tl.load(factor + r[:, None] * width + d[None, :], mask=(r[:, None] < rank) & (d[None, :] < width), other=0.0)
+    update = tl.dot(small, weights, input_precision=PRECISION) * scale
+    if DROP:
+        update = tl.where(_keep(n[:, None] * width + d[None, :], tl.load(seeds), call, THRESHOLD), update, 0.0)
+    inside = (n[:, None] < rows) & (d[None, :] < width)
+    place = n[:, None].to(tl.int64) * width + d[None, :]
+    given = tl.load(base + place, mask=inside, other=0.0).to(tl.float32)
+    tl.store(out + place, (given + update).to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit(do_not_specialize=["call"])
+def _outer(
+    totals, u, x, seeds, call, rows, width, rank, scale, stride, splits,
+    DROP: tl.constexpr, THRESHOLD: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    d = tl.program_id(0) * BLOCK_D + tl.arange(0, BLOCK_D)
+    r = tl.arange(0, BLOCK_R)
+    seed = tl.load(seeds) if DROP else 0
+    result = tl.zeros((BLOCK_R, BLOCK_D), dtype=tl.float32)
+    for start in range(tl.program_id(1) * BLOCK_N, rows, splits * BLOCK_N):
+        n = start + tl.arange(0, BLOCK_N)
+        small = tl.load(u + n[:, None] * rank + r[None, :], mask=(n[:, None] < rows) & (r[None, :] < rank), other=0.0)
+        inside = (n[:, None] < rows) & (d[None, :] < width)
+        part = tl.load(x + n[:, None].to(tl.int64) * width + d[None, :], mask=inside, other=0.0)
+        if DROP:
+            part = tl.where(_keep(n[:, None] * width + d[None, :], seed, call, THRESHOLD), part, 0.0)
+        result = tl.dot(tl.trans(small), part, result, input_precision=PRECISION)
+    place = totals + tl.program_id(1) * stride + r[:, None] * width + d[None, :]
+    inside = (r[:, None] < rank) & (d[None, :] < width)
+    tl.store(place, tl.load(place, mask=inside, other=0.0) + result * scale, mask=inside)
+
+
+@triton.jit
+def _collect(totals, gradient, stride, width, splits, SPLITS: tl.constexpr, BLOCK: tl.constexpr):
+    s = tl.arange(0, SPLITS)[:, None]
+    d = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    row = tl.program_id(0).to(tl.int64) * width
+    place = totals + s * stride + row + d[None, :]
+    inside = (s < splits) & (d[None, :] < width)
+    result = tl.sum(tl.load(place, mask=inside, other=0.0), axis=0)
+    tl.store(place, tl.zeros((SPLITS, BLOCK), dtype=tl.float32), mask=inside)
+    tl.store(gradient + row + d, tl.load(gradient + row + d, mask=d < width, other=0.0) + result, mask=d < width)
+
+
+@triton.jit
+def _collect_gated(
+    totals, B_t, c, grad_B_t, grad_c, scaling, stride, width, splits, SPLITS: tl.constexpr, BLOCK: tl.constexpr
+):  # fmt: skip
+    index = tl.program_id(0)
+    row = index.to(tl.int64) * width
+    s = tl.arange(0, SPLITS)[:, None]
+    gate = tl.load(c + index) * scaling
+    of_gate = tl.zeros((BLOCK,), dtype=tl.float32)
+    for start in range(0, width, BLOCK):
+        d = start + tl.arange(0, BLOCK)
+        place = totals + s * stride + row + d[None, :]
+        inside = (s < splits) & (d[None, :] < width)
+        raw = tl.sum(tl.load(place, mask=inside, other=0.0), axis=0)
+        tl.store(place, tl.zeros((SPLITS, BLOCK), dtype=tl.float32), mask=inside)
+        of_gate += raw * tl.load(B_t + row + d, mask=d < width, other=0.0)
+        gradient = tl.load(grad_B_t + row + d, mask=d < width, other=0.0)
+        tl.store(grad_B_t + row + d, gradient + raw * gate, mask=d < width)
+    tl.store(grad_c + index, tl.load(grad_c + index) + scaling * tl.sum(of_gate))
+
+
+@dataclass(frozen=True)
+class Seeded:
+    """A dropout that is drawn where it is used: its seed on the device, which use of the seed, what is dropped and the scale."""
+
+    seed: torch.Tensor
+    call: int
+    threshold: int
+    scale: float
+
+
+class TritonKernels:
+    """Seeds are drawn by one call per pass from the device's own generator, so captured graphs and resumed runs draw anew and alike."""
+
+    def __init__(self, device: torch.device, projections: int) -> None:
+        self._seeds = torch.zeros(projections, dtype=torch.int64, device=device)
+        self._calls = [0] * projections
+
+    def begin(self) -> None:
+        self._seeds.random_()
+        self._calls = [0] * len(self._calls)
+
+    def drop(self, x: torch.Tensor, probability: float, index: int) -> Seeded | None:
+        threshold = cut(probability, HASH_BITS)
+        self._calls[index] += 1
+        return Seeded(self._seeds[index], self._calls[index], threshold, scale(threshold, HASH_BITS)) if threshold else None
+
+    def down(self, x: torch.Tensor, factor: torch.Tensor, drop: object) -> torch.Tensor:
+        rows, width = x.shape
+        out = torch.empty(rows, len(factor), dtype=x.dtype, device=x.device)
+        # Block sizes here and below are the fastest of a search on an H100, at 1,024 and 4,096 rows of 768 and 3,072 columns.
+        block, columns = (32, 128) if rows >= 4096 else (16, 256)
+        _down[(triton.cdiv(rows, block),)](
+            x, factor, out, *_dropout(drop, x), rows, width, len(factor), _scale(drop), **_settings(drop, x),
+            BLOCK_N=block, BLOCK_R=_block_r(len(factor)), BLOCK_D=columns, num_warps=4, num_stages=4,
+        )  # fmt: skip
+        return out
+
+    def up(self, base: torch.Tensor, u: torch.Tensor, factor: torch.Tensor, drop: object, dtype: torch.dtype) -> torch.Tensor:
+        rows, width = base.shape
+        out = base if base.dtype == dtype else torch.empty(rows, width, dtype=dtype, device=base.device)
+        columns = 64 if rows * width < 2**21 else 128
+        _up[(triton.cdiv(rows, 32), triton.cdiv(width, columns))](
+            base, u, factor, out, *_dropout(drop, base), rows, width, len(factor), _scale(drop), **_settings(drop, u),
+            BLOCK_N=32, BLOCK_R=_block_r(len(factor)), BLOCK_D=columns, num_warps=4,
+        )  # fmt: skip
+        return out
+
+    def splits(self, width: int) -> int:
+        """Enough blocks for all of a GPU's multiprocessors where a factor has few columns."""
+        return max(1, min(8, 12288 // width))
+
+    def outer(self, totals: torch.Tensor, u: torch.Tensor, x: torch.Tensor, drop: object) -> None:
+        rows, width = x.shape
+        splits, rank = min(len(totals), triton.cdiv(rows, 128)), totals.shape[1]
+        columns = 32 if width <= 1024 else 64
+        _outer[(triton.cdiv(width, columns), splits)](
+            totals, u, x, *_dropout(drop, x), rows, width, rank, _scale(drop), totals.stride(0), splits, **_settings(drop, x),
+            BLOCK_N=128, BLOCK_R=_block_r(rank), BLOCK_D=columns, num_warps=4, num_stages=3,
+        )  # fmt: skip
+
+    def collect(self, totals: torch.Tensor, gradient: torch.Tensor) -> None:
+        rows, width = gradient.shape
+        splits = triton.next_power_of_2(len(totals))
+        _collect[(rows, triton.cdiv(width, 512))](
+            totals, gradient, totals.stride(0), width, len(totals), SPLITS=splits, BLOCK=512, num_warps=4
+        )  # fmt: skip
+
+    def collect_gated(
+        self, totals: torch.Tensor, B_t: torch.Tensor, c: torch.Tensor, grad_B_t: torch.Tensor, grad_c: torch.Tensor, scaling: float
+    ) -> None:
+        rows, width = B_t.shape
+        splits = triton.next_power_of_2(len(totals))
+        _collect_gated[(rows,)](
+            totals, B_t, c, grad_B_t, grad_c, scaling, totals.stride(0), width, len(totals), SPLITS=splits, BLOCK=1024, num_warps=8
+        )  # fmt: skip
+
+
+def _block_r(rank: int) -> int:
+    return max(16, 1 << (rank - 1).bit_length())  # the least that a tensor core multiplies
+
+
+def _dropout(drop: object, like: torch.Tensor) -> tuple[torch.Tensor, int]:
+    return (drop.seed, drop.call) if isinstance(drop, Seeded) else (like, 0)
+
+
+def _scale(drop: object) -> float:
+    return drop.scale if isinstance(drop, Seeded) else 1.0
+
+
+def _settings(drop: object, operand: torch.Tensor) -> dict[str, Any]:
+    threshold = drop.threshold if isinstance(drop, Seeded) else 0
+    return {
+        "DROP": threshold > 0,
+        "THRESHOLD": threshold,
+        "PRECISION": "ieee" if operand.dtype == torch.float32 else "tf32",  # tf32 only concerns fp32 operands
+    }

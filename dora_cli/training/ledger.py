@@ -1,0 +1,107 @@
+"""What the device itself remembers of a training's steps, so that the host need not wait for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+MAX_SKIPPED_FP16 = 25
+"""Steps in a row that the fp16 scaler may skip. It starts at 2^16 and halves each time: after 25 the scale is far below 1."""
+
+_KEPT = ("halted", "bad_steps", "first_bad", "loss_sum", "steps", "epoch_loss", "epoch_units")
+"""What a resumed run goes on with."""
+
+
+class Ledger:
+    """Sums and counters in tensors that are only ever changed in place, so that a CUDA graph can keep them.
+
+    A non-finite loss or gradient norm makes a step bad: it changes nothing. `skip_nonfinite` bad steps are let pass; the next one
+    halts the run: from it on nothing changes any more, until the host reads `halted`. Under fp16 the scaler's own skipped steps are
+    expected: there only a long row of them halts.
+
+    Args:
+        device: where the tensors are.
+        skip_nonfinite: bad steps to let pass, without fp16.
+        scaled: whether gradients are scaled (fp16).
+    """
+
+    def __init__(self, device: torch.device, *, skip_nonfinite: int, scaled: bool) -> None:
+        self._skip_nonfinite, self._scaled = skip_nonfinite, scaled
+
+        def scalar(value: float, dtype: torch.dtype) -> torch.Tensor:
+            return torch.full((), value, dtype=dtype, device=device)
+
+        self.loss = scalar(0, torch.float64)  # of the present step, so far
+        self.number = scalar(0, torch.int64)  # of the present step
+        self.units = scalar(1, torch.int64)  # loss units of the present step, over all processes
+        self.skipped = scalar(0, torch.bool)  # whether the present step changed nothing
+        self.grad_norm = scalar(0, torch.float64)
+        self.regulariser = scalar(0, torch.float64)
+        self.halted = scalar(0, torch.bool)
+        self.bad_steps = scalar(0, torch.int64)  # fp16: in a row; else all of them
+        self.first_bad = scalar(-1, torch.int64)  # fp16: of the row; else the first that ends the run
+        self.loss_sum = scalar(0, torch.float64)
+        self.steps = scalar(0, torch.int64)  # that changed something, since the last reading
+        self.epoch_loss = scalar(0, torch.float64)
+        self.epoch_units = scalar(0, torch.int64)
+        self._number = 0
+
+    def begin(self, step: int, units: int) -> None:
+        """Before the first micro-batch of step number `step`."""
+        if step != self._number + 1:  # the device counts by itself
+            self.number.fill_(step - 1)
+        self._number = step
+        self.units.fill_(units)
+
+    def judge(self) -> torch.Tensor:
+        """After loss and gradient norm of the step are known: whether it is skipped."""
+        self.number += 1
+        bad = ~(torch.isfinite(self.grad_norm) & torch.isfinite(self.loss))
+        if self._scaled:  # a good step ends the row
+            first = torch.where(bad, torch.where(self.first_bad < 0, self.number, self.first_bad), -1)
+            self.bad_steps.copy_(torch.where(bad, self.bad_steps + 1, 0))
+            self.first_bad.copy_(torch.where(self.halted, self.first_bad, first))
+            ending = self.bad_steps > MAX_SKIPPED_FP16
+        else:
+            self.bad_steps += bad
+            ending = self.bad_steps > self._skip_nonfinite
+            self.first_bad.copy_(torch.where(bad & ending & (self.first_bad < 0), self.number, self.first_bad))
+        self.halted |= ending
+        torch.logical_or(self.halted, bad, out=self.skipped)
+        return self.skipped
+
+    def book(self) -> None:
+        """Adds the step to the sums, unless it was skipped; forgets its loss."""
+        finite = torch.where(self.skipped, 0.0, self.loss)
+        self.loss_sum += finite
+        self.steps += ~self.skipped
+        self.epoch_loss += finite * self.units
+        self.epoch_units += torch.where(self.skipped, 0, self.units)
+        self.loss.zero_()
+
+    def take_loss(self) -> float:
+        """Mean loss of the steps since the last call; waits for the device."""
+        return _taken_mean(self.loss_sum, self.steps)
+
+    def take_epoch_loss(self) -> float:
+        """Mean loss of the epoch so far over its loss units, skipped steps left out; starts the next epoch's sum. Waits."""
+        return _taken_mean(self.epoch_loss, self.epoch_units)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values; waits for the device."""
+        return {name: getattr(self, name).item() for name in _KEPT}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Raises KeyError, TypeError or an error of torch where `state` is none."""
+        for name in _KEPT:
+            getattr(self, name).fill_(state[name])
+
+
+def _taken_mean(total: torch.Tensor, count: torch.Tensor) -> float:
+    """Not a number where every step was skipped: there is no loss then, least of all 0."""
+    mean = float(total) / int(count) if int(count) else float("nan")
+    total.zero_()
+    count.zero_()
+    return mean

@@ -1,0 +1,395 @@
+"""Training steps of several methods side by side in one run: time, memory, and the share of DoRA's own work.
+
+    python scripts/bench_step.py --device cpu|cuda [--batch 16] [--length 64] [--methods frozen,dora,peft-lora,...] [--json FILE]
+                                 [--width 768|1024|2048 | --hidden H --layers N --heads N --vocab V | --model FOLDER]
+                                 [--start-rank 12] [--rank 8] [--precision auto|fp32|bf16]
+                                 [--rounds N] [--steps N] [--warmup N] [--threads N] [--no-memory]
+
+Shapes are RoBERTa-base's with random weights unless told otherwise; sequences are full, under a mask of ones, dropout is on. Precision
+`auto` is bf16 autocast on CUDA and fp32 on the CPU. All attention and FFN projections are adapted (72 in RoBERTa-base). The methods:
+
+    frozen          forward, and backward to the input embeddings, of the frozen model: the floor of any adapter. Nothing trains.
+    frozen-graph    the same in one CUDA graph
+    dora            ours, whole step: dropout, DEM, clip, AdamW, scores, their average; before the first event, at the start rank
+    dora-graph      the same, captured by the product's own training step
+    dora-compacted  ours after the freeze, tensors shrunk (also dora-compacted-graph)
+    peft-lora       PEFT's LoRA at the final rank
+    peft-adalora    PEFT's AdaLoRA amid its pruning: importance in every step, a selection every 10, its orthogonal loss
+    published       DoRA in the manner of the published code: our transcription, see published_dora.py
+    full            full fine-tuning
+
+Methods take turns in rounds of a few steps, each round beginning with another one; the first step of each turn is not counted. `ms` is the
+median over all counted steps, `mean_ms` their mean (AdaLoRA's selections show there), `low_ms` and `high_ms` the 10th and 90th percentile,
+`host_ms` the median time that the host takes to launch a step. On CUDA steps are timed between events in the stream, without waiting in
+between. All methods step fused AdamW, clip to norm 1 and train the classification head.
+
+`peak_mb` (MiB) is measured first, in a process of its own per method: on CUDA the most memory that tensors took (`reserved_mb`: that
+PyTorch held for them) after building, over warm-up, capture and a few steps; on the CPU the most that the whole process took, libraries
+included.
+
+Of ours there is also: `own_ms`, the time of the method's own part of a step alone (DEM's gradient, scores, average, masks), in a CUDA graph
+of its own for dora-graph, and `own_share` of `ms`; `event_ms`, the median time of a selection, the device idle before and after;
+`freeze_ms`, of the last one with its compaction. Ratios are to the floor (`to_floor`: frozen-graph where it is measured, else frozen) and
+to PEFT's LoRA (`faster_than_peft_lora`). `loss` shows that training was sane; AdaLoRA's holds its orthogonal loss. FILE holds `device`,
+`versions`, `settings` and `methods`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from statistics import fmean, median, quantiles
+from typing import Any
+
+import torch
+from bench_methods import METHODS, DoraStep, Settings, Step, attach_dora, captured
+from bench_models import Shapes
+
+from dora_cli.training.devices import resolve_device, resolve_precision
+from dora_cli.training.environment import installed_version, peak_memory_bytes
+
+DEFAULT = {
+    "cpu": "frozen,dora,peft-lora,peft-adalora,full",
+    "cuda": "frozen,frozen-graph,dora,dora-graph,peft-lora,peft-adalora,full",
+}
+LENGTHS = {"cpu": (5, 2, 1), "cuda": (10, 10, 10)}  # rounds, steps, warm-up
+EVENTS = 30  # of the pruning in which events are timed; the last one freezes
+MIB = 2**20
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = _arguments(argv)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    settings: Settings = args.settings
+    if args.memory_of:
+        print(json.dumps(measure_memory(args.memory_of, settings, args.warmup)))
+        return 0
+    # Memory comes first: once this process holds all the models, others may find none left.
+    memory = measure_memories(args.methods, settings, sys.argv[1:] if argv is None else argv) if args.memory else {}
+    results = measure_times(args.methods, settings, rounds=args.rounds, steps=args.steps, warmup=args.warmup)
+    for name, result in results.items():
+        result |= memory.get(name, {})
+    add_ratios(results)
+    record = {
+        "device": describe_device(settings.device),
+        "versions": versions(),
+        "settings": {
+            "batch": settings.batch,
+            "length": settings.length,
+            "model": settings.model or "random weights",
+            "shapes": None if settings.model else settings.shapes.as_dict(),
+            "start_rank": settings.start_rank,
+            "rank": settings.rank,
+            "precision": settings.precision,
+            "rounds": args.rounds,
+            "steps": args.steps,
+            "warmup": args.warmup,
+            "threads": torch.get_num_threads(),
+        },
+        "methods": results,
+    }
+    print_table(record)
+    if args.json:
+        args.json.write_text(json.dumps(record, indent=1) + "\n")
+    return 0
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--batch", type=_count, default=16)
+    parser.add_argument("--length", type=_count, default=64, help="tokens per sequence")
+    parser.add_argument("--methods", help=f"a list of {', '.join(METHODS)}")
+    parser.add_argument("--model", help="a local model folder; default: RoBERTa-base's shapes with random weights")
+    parser.add_argument("--width", type=_count, help="hidden size in RoBERTa-base's proportions")
+    for name in ("hidden", "layers", "heads", "intermediate", "vocab"):
+        parser.add_argument(f"--{name}", type=_count)
+    parser.add_argument("--start-rank", type=_count, default=12)
+    parser.add_argument("--rank", type=_count, default=8)
+    parser.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto")
+    parser.add_argument("--rounds", type=_count)
+    parser.add_argument("--steps", type=_count, help="counted steps of a method in a round")
+    parser.add_argument("--warmup", type=_count, help="steps of each method before the first round")
+    parser.add_argument("--threads", type=_count, help="CPU threads")
+    parser.add_argument("--no-memory", dest="memory", action="store_false", help="leave memory out: no process of its own per method")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--memory-of", choices=list(METHODS), help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    if args.device == "cuda" and not torch.cuda.is_available():
+        parser.error(f"--device cuda, but PyTorch {torch.__version__} sees no CUDA device here; use --device cpu")
+    if args.json and not args.json.absolute().parent.is_dir():
+        parser.error(f"--json {args.json}: there is no folder {args.json.absolute().parent}")
+    args.methods = list(dict.fromkeys((args.methods or DEFAULT[args.device]).split(",")))
+    if unknown := [name for name in args.methods if name not in METHODS]:
+        parser.error(f"--methods names {', '.join(unknown)}; there are {', '.join(METHODS)}")
+    if args.device == "cpu" and (graphs := [name for name in args.methods if name.endswith("-graph")]):
+        parser.error(f"--methods names {', '.join(graphs)}, which need --device cuda")
+    sizes = {name: getattr(args, name) for name in ("hidden", "layers", "heads", "intermediate", "vocab") if getattr(args, name)}
+    if args.model and (sizes or args.width):
+        parser.error("--model brings its own sizes; leave --width, --hidden, --layers, --heads, --intermediate and --vocab out")
+    if args.hidden and not args.intermediate:
+        sizes["intermediate"] = 4 * args.hidden
+    shapes = Shapes.of_width(args.width, **sizes) if args.width else Shapes(**sizes)
+    if shapes.hidden % shapes.heads:
+        parser.error(f"hidden size {shapes.hidden} cannot be split into {shapes.heads} heads; set --heads to a divisor of it")
+    if not args.model and args.length > shapes.positions - 2:
+        parser.error(f"--length is {args.length}; the model has {shapes.positions - 2} positions")
+    if args.model and not (Path(args.model) / "config.json").is_file():
+        parser.error(f"--model {args.model} is no model folder: it has no config.json")
+    if args.start_rank < args.rank:
+        parser.error(f"--start-rank {args.start_rank} is below --rank {args.rank}")
+    for name, value in zip(("rounds", "steps", "warmup"), LENGTHS[args.device], strict=True):
+        if getattr(args, name) is None:
+            setattr(args, name, value)
+    device = resolve_device(args.device)
+    args.settings = Settings(
+        device=device,
+        precision=resolve_precision(args.precision, device, "float32"),
+        batch=args.batch,
+        length=args.length,
+        start_rank=args.start_rank,
+        rank=args.rank,
+        shapes=shapes,
+        model=args.model,
+    )
+    return args
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+# -- time ---------------------------------------------------------------------------------------------------------------------------
+
+
+def measure_times(names: Sequence[str], settings: Settings, *, rounds: int, steps: int, warmup: int) -> dict[str, dict[str, Any]]:
+    """All methods built, warmed up, then timed in turns."""
+    built: dict[str, Step] = {}
+    for name in names:
+        print(f"{name}: built and warmed up", end="", file=sys.stderr, flush=True)
+        began = time.perf_counter()
+        built[name] = METHODS[name](settings)
+        for _ in range(warmup):
+            built[name]()
+        synchronize(settings.device)
+        print(f" in {time.perf_counter() - began:.1f} s", file=sys.stderr, flush=True)
+    gc.collect()
+    times: dict[str, list[float]] = {name: [] for name in names}
+    host: dict[str, list[float]] = {name: [] for name in names}
+    for number in range(rounds):
+        first = number % len(names)
+        for name in [*names[first:], *names[:first]]:
+            step_times, host_times = time_calls(built[name], settings.device, steps)
+            times[name] += step_times
+            host[name] += host_times
+    results: dict[str, dict[str, Any]] = {}
+    for name, step in built.items():
+        low, high = _tenths(times[name])
+        results[name] = {
+            "ms": median(times[name]),
+            "mean_ms": fmean(times[name]),
+            "low_ms": low,
+            "high_ms": high,
+            "host_ms": median(host[name]),
+            "counted_steps": len(times[name]),
+            "trainable": step.trainable(),
+            "loss": step.loss(),
+        }
+    ours = {name: step for name, step in built.items() if isinstance(step, DoraStep)}
+    for name, step in ours.items():
+        results[name] |= measure_own_work(step, median(times[name]))
+    if before := [name for name, step in ours.items() if not step.compacted]:
+        events = measure_events(settings)
+        for name in before:
+            results[name] |= events
+    return results
+
+
+def _tenths(values: Sequence[float]) -> tuple[float, float]:
+    if len(values) < 2:
+        return values[0], values[0]
+    parts = quantiles(values, n=10, method="inclusive")
+    return parts[0], parts[-1]
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def time_calls(call: Callable[[], object], device: torch.device, count: int) -> tuple[list[float], list[float]]:
+    """Milliseconds of each of `count` calls in a row, after one that is not counted; on the device and on the host.
+
+    On CUDA a call lasts from the event before it to the event after it, so that it includes waiting for the host where that is slower.
+    """
+    synchronize(device)
+    marks, host = [_Mark(device)], []
+    for _ in range(count + 1):
+        began = time.perf_counter()
+        call()
+        host.append(1000 * (time.perf_counter() - began))
+        marks.append(_Mark(device))
+    synchronize(device)
+    times = [before.until(after) for before, after in pairwise(marks)]
+    return times[1:], host[1:]
+
+
+class _Mark:
+    """A moment of the device."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.event: Any = None
+        if device.type == "cuda":
+            self.event = torch.cuda.Event(enable_timing=True)
+            self.event.record()
+        self.host = time.perf_counter()
+
+    def until(self, later: _Mark) -> float:
+        """Milliseconds; on CUDA only after a synchronisation."""
+        return 1000 * (later.host - self.host) if self.event is None else float(self.event.elapsed_time(later.event))
+
+
+# -- the method's own work ----------------------------------------------------------------------------------------------------------
+
+
+def measure_own_work(step: DoraStep, step_ms: float) -> dict[str, float]:
+    """`own_ms` and `own_share`. Afterwards `step` is good for nothing else: DEM was added to its gradients many times."""
+    work: Callable[[], object] = step.own_work
+    if step.graph:
+        work = captured(step.own_work).replay
+    own = median(time_calls(work, step.settings.device, 20)[0])
+    return {"own_ms": own, "own_share": own / step_ms}
+
+
+@torch.no_grad()
+def measure_events(settings: Settings) -> dict[str, float]:
+    """`event_ms` and `freeze_ms`, from a schedule in which every step has an event, on gates drawn at random: that needs no training."""
+    model, _ = settings.build()
+    method, schedule = attach_dora(model, settings, pruning=EVENTS)
+    for parameter in method.parameters():
+        if parameter.ndim == 1:
+            parameter.normal_()
+    times = []
+    for number in range(1, EVENTS + 1):
+        assert schedule.is_event(number)
+        method.observe()
+        synchronize(settings.device)
+        began = time.perf_counter()
+        report = method.advance(number)
+        synchronize(settings.device)
+        times.append(1000 * (time.perf_counter() - began))
+    assert report.frozen
+    return {"event_ms": median(times[EVENTS // 3 : -1]), "freeze_ms": times[-1]}
+
+
+# -- memory -------------------------------------------------------------------------------------------------------------------------
+
+
+def measure_memories(names: Sequence[str], settings: Settings, argv: Sequence[str]) -> dict[str, dict[str, float]]:
+    """`measure_memory` of every method in a new process each. On a GPU several at a time: what PyTorch counts is each process's own."""
+    together = 4 if settings.device.type == "cuda" else 1
+    with ThreadPoolExecutor(together) as pool:
+        return dict(zip(names, pool.map(partial(_memory_in_process, argv), names), strict=True))
+
+
+def _memory_in_process(argv: Sequence[str], name: str) -> dict[str, float]:
+    command = [sys.executable, str(Path(__file__).resolve()), *argv, "--memory-of", name]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"measuring the memory of {name} failed:\n{done.stderr[-2000:]}")
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def measure_memory(name: str, settings: Settings, warmup: int) -> dict[str, float]:
+    """Peak memory of one method in this process, which must have done nothing else."""
+    device = settings.device
+    step = METHODS[name](settings)
+    if device.type == "cuda" and name != "frozen-graph":  # that one captures while it is built: its peak is before this line
+        gc.collect()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+    for _ in range(warmup + 2):
+        step()
+    step.loss()
+    peak = peak_memory_bytes(device)
+    result = {} if peak is None else {"peak_mb": peak / MIB}
+    if device.type == "cuda":
+        result["reserved_mb"] = torch.cuda.max_memory_reserved(device) / MIB
+    return result
+
+
+# -- what is written ----------------------------------------------------------------------------------------------------------------
+
+
+def describe_device(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    name = platform.processor() or platform.machine()
+    with suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
+    return f"cpu: {name}, {torch.get_num_threads()} threads"
+
+
+def versions() -> dict[str, str | None]:
+    packages = ("torch", "transformers", "accelerate", "peft", "triton")
+    return {"python": platform.python_version(), "cuda": torch.version.cuda, **{name: installed_version(name) for name in packages}}
+
+
+def add_ratios(results: Mapping[str, dict[str, Any]]) -> None:
+    floor = results.get("frozen-graph") or results.get("frozen")
+    lora = results.get("peft-lora")
+    for result in results.values():
+        result["to_floor"] = result["ms"] / floor["ms"] if floor else None
+        result["faster_than_peft_lora"] = lora["ms"] / result["ms"] if lora else None
+
+
+COLUMNS: tuple[tuple[str, str, str], ...] = (
+    ("ms", "ms", ".2f"),
+    ("mean", "mean_ms", ".2f"),
+    ("host", "host_ms", ".2f"),
+    ("x floor", "to_floor", ".2f"),
+    ("x faster than PEFT LoRA", "faster_than_peft_lora", ".2f"),
+    ("trainable", "trainable", ",d"),
+    ("peak MiB", "peak_mb", ",.0f"),
+    ("reserved", "reserved_mb", ",.0f"),
+    ("own ms", "own_ms", ".3f"),
+    ("share", "own_share", ".2%"),
+    ("event ms", "event_ms", ".2f"),
+    ("freeze ms", "freeze_ms", ".1f"),
+)
+
+
+def print_table(record: Mapping[str, Any]) -> None:
+    """To stdout; columns that no method fills are left out."""
+    settings, methods = record["settings"], record["methods"]
+    print(
+        f"{record['device']}, torch {record['versions']['torch']}: batch {settings['batch']} x {settings['length']} tokens, "
+        f"{settings['precision']}, {settings['model']}, rank {settings['start_rank']} -> {settings['rank']}"
+    )
+    columns = [column for column in COLUMNS if any(result.get(column[1]) is not None for result in methods.values())]
+    rows = [["method", *(title for title, _, _ in columns)]]
+    for name, result in methods.items():
+        rows.append([name, *("-" if result.get(key) is None else format(result[key], form) for _, key, form in columns)])
+    widths = [max(len(row[index]) for row in rows) for index in range(len(rows[0]))]
+    for name, *cells in rows:
+        print("  ".join([name.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True))]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

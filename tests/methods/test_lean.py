@@ -1,0 +1,291 @@
+"""The lean training pass against autograd's own way, and the dropout that it draws."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from dora_cli.methods import Dora
+from dora_cli.methods.dora.dropout import HASH_BITS, CpuMasks, cut, hashed_keep, scale
+from dora_cli.methods.dora.kernels import Kept, TorchKernels
+from tests.methods.small import classification, linear_maps, small_encoder, tiny_gpt2, tiny_roberta
+
+MODELS: dict[str, tuple[Callable[[], nn.Module], str]] = {
+    "home-made": (small_encoder, "blocks"),
+    "roberta": (tiny_roberta, "encoder.layer"),
+    "gpt2": (tiny_gpt2, "transformer.h"),
+}
+
+
+def attached(name: str = "home-made", *, dropout: float = 0.0, ranks: bool = False) -> tuple[nn.Module, Dora]:
+    """A model whose gates are not zero; with `ranks` after an uneven freeze, so that ranks differ."""
+    make, within = MODELS[name]
+    model = make()
+    projections = linear_maps(model, within)
+    dora = Dora(rank=2, start_rank=4, dropout=dropout)
+    model.requires_grad_(False)
+    schedule = dora.plan(20, {key: tuple(module.weight.shape) for key, module in projections.items()})
+    dora.attach(model, projections, schedule)
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for parameter in dora.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype))
+    if ranks:
+        for step in range(1, schedule.freeze_step + 1):
+            dora.after_step(step)
+        assert len({item.rank for item in dora.allocation()}) > 1
+    return model.train(), dora
+
+
+def loss_of(name: str) -> Callable[[nn.Module], torch.Tensor]:
+    if name == "home-made":
+        return classification()
+    ids = torch.randint(3, 40, (6, 9), generator=torch.Generator().manual_seed(2))
+    mask = torch.ones_like(ids)
+    mask[3:, 5:] = 0
+    return lambda model: nn.functional.cross_entropy(model(input_ids=ids, attention_mask=mask).logits, torch.arange(6) % 3)
+
+
+def gradients(dora: Dora) -> list[torch.Tensor]:
+    taken = [parameter.grad.clone() for parameter in dora.parameters() if parameter.grad is not None]
+    for parameter in dora.parameters():
+        parameter.grad = None
+    return taken
+
+
+@pytest.mark.parametrize("ranks", [False, True], ids=["start", "frozen"])
+@pytest.mark.parametrize("name", MODELS)
+def test_values_and_gradients_are_those_of_autograd(name: str, ranks: bool) -> None:
+    model, dora = attached(name, ranks=ranks)
+    loss = loss_of(name)
+    plain = loss(model)
+    plain.backward()
+    expected = gradients(dora)
+    with dora.training_pass():
+        lean = loss(model)
+        lean.backward()
+    torch.testing.assert_close(lean, plain, rtol=1e-12, atol=0)
+    found = gradients(dora)
+    assert len(found) == len(expected) == len(dora.parameters())
+    assert all(float(gradient.abs().max()) > 0 for gradient in found)
+    for one, two in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-12)
+
+
+def test_what_trains_before_the_projections_gets_its_gradient() -> None:
+    """The gradient of the input goes on to embeddings, prompts and the like."""
+    model, dora = attached()
+    x = torch.randn(3, 4, 10, dtype=torch.float64, requires_grad=True)
+    model(x).square().sum().backward()
+    expected, x.grad = x.grad, None
+    with dora.training_pass():
+        model(x).square().sum().backward()
+    torch.testing.assert_close(x.grad, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_passes_add_up() -> None:
+    """Accumulation: two passes give the sum, whether gradients were none, zero, or autograd's own before."""
+    model, dora = attached()
+    one, two = classification(seed=1), classification(seed=2)
+    (one(model) + two(model)).backward()
+    expected = gradients(dora)
+    for first_is_lean in (True, False):
+        if first_is_lean:
+            with dora.training_pass():
+                one(model).backward()
+        else:
+            one(model).backward()
+        with dora.training_pass():
+            two(model).backward()
+        for found, wanted in zip(gradients(dora), expected, strict=True):
+            torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-12)
+
+
+def test_a_module_that_is_called_twice() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.map = nn.Linear(5, 5, bias=False, dtype=torch.float64)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.map(torch.tanh(self.map(x)))
+
+    torch.manual_seed(0)
+    model = Twice()
+    model.requires_grad_(False)
+    dora = Dora(rank=2, dropout=0.0)
+    dora.attach(model, {"map": model.map})
+    nn.init.normal_(dora.parameters()[2])
+    x = torch.randn(7, 5, dtype=torch.float64)
+    model(x).square().sum().backward()
+    expected = gradients(dora)
+    with dora.training_pass():
+        model(x).square().sum().backward()
+    for found, wanted in zip(gradients(dora), expected, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-12)
+
+
+def test_outside_a_pass_the_plain_way_is_taken_also_after_an_error() -> None:
+    model, dora = attached()
+    with pytest.raises(RuntimeError, match="planted"), dora.training_pass():
+        raise RuntimeError("planted")
+    loss = classification()(model)
+    found = torch.autograd.grad(loss, dora.parameters())  # only the plain way knows these
+    assert all(gradient.abs().sum() > 0 for gradient in found)
+
+
+def test_a_model_that_was_moved_or_copied_trains_on() -> None:
+    """Moving gives parameters memory of their own; the factors are then put together again."""
+    model, dora = attached()
+    plain = classification()(model)
+    plain.backward()
+    expected = gradients(dora)
+    for parameter in dora.parameters():
+        parameter.data = parameter.data.clone()
+    with dora.training_pass():
+        classification()(model).backward()
+    for found, wanted in zip(gradients(dora), expected, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-12)
+
+
+def test_half_precision_arithmetic_is_as_exact_as_autocasts() -> None:
+    """Against float64: rounding errors of the lean pass are about those of autograd under the same autocast."""
+    model, dora = attached("roberta")
+    with torch.no_grad():
+        for parameter in dora.parameters()[2::3]:
+            parameter.mul_(0.02)  # or the small model would amplify every rounding
+    loss = loss_of("roberta")
+    loss(model).backward()
+    exact = gradients(dora)
+    model.float()
+    with torch.autocast("cpu", torch.bfloat16):
+        plain = loss(model)
+    plain.backward()
+    plainly = gradients(dora)
+    with dora.training_pass(torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
+            lean = loss(model)
+        lean.backward()
+    for one, two, true in zip(gradients(dora), plainly, exact, strict=True):
+        assert one.dtype == torch.float32
+        assert float((one - true).norm()) < 2 * float((two - true).norm()) + 0.01 * float(true.norm())
+        assert float((one - true).norm()) < 0.1 * float(true.norm())
+
+
+def test_one_copy_of_an_input_serves_all_that_read_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, dora = attached("roberta")
+    model.float()
+    copies: list[torch.Tensor] = []
+    plain = TorchKernels.down
+
+    def down(self: TorchKernels, x: torch.Tensor, factor: torch.Tensor, drop: object) -> torch.Tensor:
+        copies.append(x)
+        return plain(self, x, factor, drop)
+
+    monkeypatch.setattr(TorchKernels, "down", down)
+    with dora.training_pass(torch.bfloat16), torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
+        loss_of("roberta")(model)
+    query, key, value = copies[:3]
+    assert query.data_ptr() == key.data_ptr() == value.data_ptr()
+
+
+# -- dropout ----------------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def recorded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Kept]]:
+    drawn: list[Kept] = []
+    plain = TorchKernels.drop
+
+    def drop(self: TorchKernels, *arguments: Any) -> Kept:
+        drawn.append(plain(self, *arguments))
+        return drawn[-1]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TorchKernels, "drop", drop)
+        yield drawn
+
+
+def test_gradients_under_dropout_are_those_of_the_masks_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plain layer, with the very masks of the lean pass in place of its own dropout."""
+    model, dora = attached(dropout=0.3)
+    loss = classification()
+    with recorded(monkeypatch) as drawn, dora.training_pass():
+        lean = loss(model)
+        lean.backward()
+    found = gradients(dora)
+    assert len(drawn) == len(linear_maps(model, "base"))
+    masks = iter(drawn)
+
+    def replayed(x: torch.Tensor, p: float, training: bool) -> torch.Tensor:
+        kept = next(masks)
+        return x * kept.mask.view(x.shape) * kept.scale
+
+    monkeypatch.setattr("dora_cli.methods.dora.layer.F.dropout", replayed)
+    plain = loss(model)
+    plain.backward()
+    torch.testing.assert_close(lean, plain, rtol=1e-12, atol=0)
+    for one, two in zip(found, gradients(dora), strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-12)
+
+
+def test_masks_differ_between_projections_and_passes_and_follow_the_random_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, dora = attached(dropout=0.5)
+    state = torch.get_rng_state()
+    passes = []
+    for again in (False, False, True):
+        if again:
+            torch.set_rng_state(state)
+        with recorded(monkeypatch) as drawn, dora.training_pass():
+            classification()(model)
+        passes.append([kept.mask for kept in drawn])
+    first, second, repeated = passes
+    assert all(torch.equal(one, two) for one, two in zip(first, repeated, strict=True))
+    assert not any(torch.equal(one, two) for one, two in zip(first, second, strict=True))
+    alike = [mask for mask in first if mask.shape == first[0].shape]
+    assert len(alike) > 1
+    assert not any(torch.equal(alike[0], other) for other in alike[1:])
+
+
+def test_in_evaluation_nothing_is_dropped() -> None:
+    model, dora = attached(dropout=0.5)
+    expected = classification()(model.eval())
+    with dora.training_pass():
+        torch.testing.assert_close(classification()(model), expected, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("probability", [0.05, 0.1, 0.5, 0.9])
+def test_masks_keep_as_many_as_they_should(probability: float) -> None:
+    """Six standard deviations of a binomial; along rows and columns as well, where a poor generator would show."""
+    torch.manual_seed(0)
+    hashed = hashed_keep(512, 768, torch.tensor(0x1234567890ABCDEF), 1, cut(probability, HASH_BITS))
+    drawn, factor = CpuMasks().draw(torch.Size((512, 768)), probability)
+    assert factor * (1 - probability) == pytest.approx(1, rel=2**-15 / (1 - probability))
+    for mask in (hashed, drawn):
+        for means in (mask.float().mean(), mask.float().mean(0), mask.float().mean(1)):
+            samples = mask.numel() // max(1, means.numel())
+            assert float((means - (1 - probability)).abs().max()) < 6 * (probability * (1 - probability) / samples) ** 0.5 + 2**-16
+        shifted = (mask[:, 1:] == mask[:, :-1]).float().mean(), (mask[1:] == mask[:-1]).float().mean()
+        same = probability**2 + (1 - probability) ** 2
+        assert all(abs(float(value) - same) < 6 * (same * (1 - same) / mask.numel()) ** 0.5 + 2**-15 for value in shifted)
+
+
+def test_hashed_masks_of_two_seeds_or_calls_are_independent() -> None:
+    threshold = cut(0.5, HASH_BITS)
+    masks = [hashed_keep(256, 256, torch.tensor(seed), call, threshold) for seed in (7, 8, 7 + (1 << 32), 1 << 62) for call in (1, 2)]
+    for index, one in enumerate(masks):
+        for two in masks[:index]:
+            assert abs(float((one == two).float().mean()) - 0.5) < 6 * 0.5 / 256
+
+
+def test_the_scale_makes_the_expectation_exact() -> None:
+    for bits in (16, 32):
+        for probability in (1e-9, 0.1, 1 / 3, 0.999999):
+            threshold = cut(probability, bits)
+            assert 0 <= threshold < 2**bits
+            assert scale(threshold, bits) * (1 - threshold / 2**bits) == pytest.approx(1, rel=1e-12)

@@ -1,0 +1,166 @@
+"""The benchmark of training steps: that it times what it says. Figures themselves are no test's business."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+TINY = ("--hidden", "32", "--layers", "2", "--heads", "2", "--vocab", "60", "--batch", "2", "--length", "8", "--start-rank", "3",
+        "--rank", "2", "--rounds", "2", "--steps", "3", "--warmup", "1")  # fmt: skip
+PROJECTIONS, ADAPTER_ROWS = 12, 2 * (4 * (32 + 32) + 2 * (32 + 128))  # of two blocks; numbers per unit of rank
+HEAD = 32 * 32 + 32 + 2 * 32 + 2
+
+
+def settings(**changes: Any) -> Any:
+    from bench_methods import Settings
+    from bench_models import Shapes
+
+    shapes = Shapes(hidden=32, layers=2, heads=2, intermediate=128, vocab=60)
+    values = {"device": torch.device("cpu"), "precision": "fp32", "batch": 2, "length": 8, "start_rank": 3, "rank": 2, "shapes": shapes}
+    return Settings(**{**values, **changes})
+
+
+def record_of(folder: Path, *arguments: str) -> dict[str, Any]:
+    from bench_step import main
+
+    assert main([*TINY, *arguments, "--json", str(folder / "record.json")]) == 0
+    found: dict[str, Any] = json.loads((folder / "record.json").read_text())
+    return found
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # PEFT's, under newer transformers
+def test_every_method_is_timed_in_one_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = ["frozen", "dora", "dora-compacted", "peft-lora", "peft-adalora", "published", "full"]
+    record = record_of(tmp_path, "--device", "cpu", "--methods", ",".join(names), "--no-memory")
+    methods = record["methods"]
+    assert list(methods) == names
+    assert record["device"].startswith("cpu")
+    assert record["versions"]["torch"] == torch.__version__
+    assert record["settings"]["shapes"]["intermediate"] == 128
+    for name, result in methods.items():
+        assert 0 < result["low_ms"] <= result["ms"] <= result["high_ms"]
+        assert result["counted_steps"] == 2 * 3
+        assert result["to_floor"] == result["ms"] / methods["frozen"]["ms"]
+        assert result["faster_than_peft_lora"] == methods["peft-lora"]["ms"] / result["ms"]
+        if name != "peft-adalora":  # its orthogonal loss is part of it
+            assert result["loss"] == pytest.approx(0.69, abs=0.2)
+    assert methods["peft-adalora"]["loss"] > 1
+    trainable = {name: methods[name]["trainable"] for name in names}
+    assert trainable["frozen"] == 0
+    assert trainable["dora"] == trainable["published"] == 3 * (ADAPTER_ROWS + PROJECTIONS) + HEAD
+    assert trainable["peft-lora"] == 2 * ADAPTER_ROWS + HEAD
+    assert trainable["peft-adalora"] == 3 * (ADAPTER_ROWS + PROJECTIONS) + HEAD
+    assert HEAD < trainable["dora-compacted"] < trainable["dora"]
+    assert trainable["full"] > 32 * (60 + 514) + HEAD
+    assert {name for name in names if "own_ms" in methods[name]} == {"dora", "dora-compacted"}
+    assert methods["dora"]["own_share"] == pytest.approx(methods["dora"]["own_ms"] / methods["dora"]["ms"])
+    assert methods["dora"]["event_ms"] > 0
+    assert "event_ms" not in methods["dora-compacted"]
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in printed[1:]] == ["method", *names]
+
+
+def test_memory_is_measured_in_a_process_of_its_own(tmp_path: Path) -> None:
+    record = record_of(tmp_path, "--device", "cpu", "--methods", "frozen")
+    assert 100 < record["methods"]["frozen"]["peak_mb"] < 2000
+
+
+def test_the_published_step_computes_what_ours_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the same factors, without dropout: factors, gates, head and averaged scores after some steps."""
+    import bench_methods
+
+    monkeypatch.setattr(bench_methods, "DROPOUT", 0.0)
+    monkeypatch.setattr(bench_methods, "LEARNING_RATE", 1e-2)
+    ours, published = (bench_methods.METHODS[name](settings()) for name in ("dora", "published"))
+    for module in [*ours.model.modules(), *published.model.modules()]:
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    state = ours.method.state_dict()
+    layers = {name: layer for name, layer in published.model.named_modules() if type(layer).__name__ == "PublishedProjection"}
+    assert len(layers) == PROJECTIONS
+    with torch.no_grad():
+        for name, layer in layers.items():
+            layer.A.copy_(state[f"{name}.A"])
+            layer.B.copy_(state[f"{name}.B"])
+    for _ in range(8):
+        ours()
+        published()
+    state = ours.method.state_dict()
+    assert ours.loss() > 0
+    for row, (name, layer) in enumerate(layers.items()):
+        assert layer.c.abs().max() > 5e-3
+        for suffix in ("A", "B", "c"):
+            torch.testing.assert_close(state[f"{name}.{suffix}"], getattr(layer, suffix).detach(), rtol=0, atol=2e-4)
+        torch.testing.assert_close(state["scores"][row], layer.average, rtol=2e-3, atol=0)
+    head = dict(published.model.classifier.named_parameters())
+    for name, parameter in ours.model.classifier.named_parameters():
+        torch.testing.assert_close(parameter, head[name], rtol=0, atol=2e-4)
+
+
+def test_the_floor_trains_nothing_and_reaches_the_embeddings() -> None:
+    from bench_methods import METHODS
+
+    step = METHODS["frozen"](settings())
+    before = {name: tensor.clone() for name, tensor in step.model.state_dict().items()}
+    step()
+    assert step._gradient.abs().sum() > 0
+    assert all(parameter.grad is None for parameter in step.model.parameters())
+    assert all(torch.equal(before[name], tensor) for name, tensor in step.model.state_dict().items())
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_each_method_is_in_the_phase_it_is_timed_in() -> None:
+    from bench_methods import METHODS, PRUNE_INTERVAL
+
+    adalora, dora, compacted = (METHODS[name](settings()) for name in ("peft-adalora", "dora", "dora-compacted"))
+    for _ in range(PRUNE_INTERVAL):
+        adalora()
+        dora()
+        compacted()
+    pattern = adalora.model.peft_config["default"].rank_pattern
+    assert 2 * PROJECTIONS < sum(sum(kept) for kept in pattern.values()) < 3 * PROJECTIONS
+    assert not dora.method.frozen
+    assert dora.method.schedule.phase(dora.count) == "warm-up"
+    assert [p.rank for p in dora.method.allocation()] == [3] * PROJECTIONS
+    assert compacted.method.frozen
+    assert sum(p.rank for p in compacted.method.allocation()) == 2 * PROJECTIONS
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--methods", "frozen,lora"), "names lora; there are frozen"),
+        (("--methods", "dora-graph"), "dora-graph, which need --device cuda"),
+        (("--heads", "5"), "hidden size 32 cannot be split into 5 heads"),
+        (("--length", "513"), "the model has 512 positions"),
+        (("--rank", "4"), "--start-rank 3 is below --rank 4"),
+        (("--rounds", "0"), "'0' is not a whole number of at least 1"),
+        (("--model", "here"), "--model brings its own sizes"),
+        (("--json", "nowhere/at/all.json"), "there is no folder"),
+    ],
+)
+def test_bad_arguments(arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    from bench_step import main
+
+    with pytest.raises(SystemExit) as stop:
+        main([*TINY, "--device", "cpu", *arguments])
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.gpu
+def test_captured_methods_are_timed_beside_eager_ones(tmp_path: Path) -> None:
+    names = ["frozen", "frozen-graph", "dora", "dora-graph", "dora-compacted-graph"]
+    methods = record_of(tmp_path, "--device", "cuda", "--methods", ",".join(names), "--warmup", "6")["methods"]
+    for result in methods.values():
+        assert result["ms"] > 0
+        assert result["peak_mb"] <= result["reserved_mb"]
+        assert result["loss"] == pytest.approx(0.69, abs=0.2)
+    assert methods["frozen-graph"]["ms"] < methods["frozen"]["ms"]
+    assert methods["dora-graph"]["ms"] < methods["dora"]["ms"]
+    assert methods["dora-graph"]["own_ms"] < methods["dora"]["own_ms"]
+    assert methods["dora"]["to_floor"] == methods["dora"]["ms"] / methods["frozen-graph"]["ms"]
