@@ -15,6 +15,10 @@ class DoraError(ValueError):
     exit_code = 2
 
 
+class OptionError(DoraError):
+    """Options of a command that do not go together."""
+
+
 class RecipeError(DoraError):
     """The recipe is missing, malformed or asks for something impossible. Carries every problem found, not only the first."""
 
@@ -45,6 +49,10 @@ class CheckpointError(DoraError):
 
 class OutputError(DoraError):
     """An output folder that must not or cannot be written."""
+
+
+class TrackerError(DoraError):
+    """A tracker that is not installed or does not start."""
 
 
 class ExportError(DoraError):

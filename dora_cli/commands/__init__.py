@@ -10,11 +10,16 @@ import typer
 from typer.core import TyperGroup
 
 from dora_cli import __version__
+from dora_cli.commands import doctor as doctor_command
 from dora_cli.commands import eval as eval_command
 from dora_cli.commands import export as export_command
+from dora_cli.commands import init as init_command
+from dora_cli.commands import models as models_command
 from dora_cli.commands import predict as predict_command
 from dora_cli.commands import ranks as ranks_command
+from dora_cli.commands import report as report_command
 from dora_cli.commands import score as score_command
+from dora_cli.commands import tasks as tasks_command
 from dora_cli.commands import train as train_command
 from dora_cli.errors import DoraError, StoppedError
 
@@ -48,7 +53,6 @@ class _Group(TyperGroup):
 app = typer.Typer(
     cls=_Group,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -72,9 +76,14 @@ def main(
     """
 
 
+app.command("init", epilog=init_command.EPILOG)(init_command.init)
 app.command("train", epilog=train_command.EPILOG)(train_command.train)
 app.command("eval", epilog=eval_command.EPILOG)(eval_command.evaluate)
 app.command("predict", epilog=predict_command.EPILOG)(predict_command.predict)
 app.command("ranks", epilog=ranks_command.EPILOG)(ranks_command.ranks)
+app.command("report", epilog=report_command.EPILOG)(report_command.report)
 app.command("score", epilog=score_command.EPILOG)(score_command.score)
 app.command("export", epilog=export_command.EPILOG)(export_command.export)
+app.command("tasks", epilog=tasks_command.EPILOG)(tasks_command.tasks)
+app.command("models", epilog=models_command.EPILOG)(models_command.models)
+app.command("doctor", epilog=doctor_command.EPILOG)(doctor_command.doctor)

@@ -1,16 +1,30 @@
-"""`dora ranks`: the final ranks of a run."""
+"""`dora ranks`: the final ranks of a run, as tables and pictures."""
 
 from __future__ import annotations
 
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from dora_cli.errors import CheckpointError
+from dora_cli.errors import CheckpointError, OptionError
 
 RUNS = Path("runs")
-EPILOG = "Example:  dora ranks runs/demo-sst2"
+EPILOG = "Example:  dora ranks runs/demo-sst2 --by block --plot ranks.svg"
+
+
+class By(str, Enum):
+    projection = "projection"
+    block = "block"
+    group = "group"
+
+
+class What(str, Enum):
+    map = "map"
+    budget = "budget"
+    training = "training"
+    scores = "scores"
 
 
 def ranks(
@@ -22,22 +36,53 @@ def ranks(
             show_default=False,
         ),
     ] = None,
+    by: Annotated[By | None, typer.Option(metavar="KIND", help="Show means and sums by projection, block or group.")] = None,
+    scores: Annotated[bool, typer.Option("--scores", help="Show the importance of components at the freeze.")] = False,
+    history: Annotated[bool, typer.Option("--history", help="Show budget and live components over steps, also of a running run.")] = False,
+    compare: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="Show DIR's ranks minus those of RUN, which adapts the same projections; with --by, sums."),
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Also draw what is shown into FILE: .png, .svg or .pdf. Needs matplotlib (extra plots)."),
+    ] = None,
+    what: Annotated[
+        What | None,
+        typer.Option(
+            metavar="PICTURE",
+            help="What --plot draws instead of what is shown: map, budget, training (loss and metric over steps) or scores.",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print ranks.json as it is (of several seeds: the mean ranks as JSON).")] = False,
 ) -> None:
     """Show how the budget was distributed: the rank of every projection, blocks down, projections across."""
     from rich.console import Console
 
-    from dora_cli.reports.ranks import header, render
-    from dora_cli.reports.runs import find_ranks, newest_run
+    from dora_cli.reports.runs import newest_run
+    from dora_cli.reports.views import View, draw, show
 
+    views = {"--by": by, "--scores": scores, "--history": history, "--compare": compare, "--json": as_json}
+    given = [name for name, value in views.items() if value]
+    if len(given) > 1 and given != ["--by", "--compare"]:
+        raise OptionError(
+            f"{' and '.join(given)} do not go together: each shows something else. Give one of them; only --by also goes with --compare."
+        )
+    if what is not None and plot is None:
+        raise OptionError(f"--what {what.value} says what --plot draws, but there is no --plot. Add --plot FILE.svg")
+    if what is not None and compare is not None:
+        raise OptionError(f"--what {what.value} and --compare do not go together: of two runs, --plot draws their difference.")
     if folder is None:
         folder = newest_run(RUNS)
         if folder is None:
             raise CheckpointError(f"there is no run with a ranks.json under {RUNS}/ in {Path.cwd()}. Name a run folder: dora ranks DIR")
-    found = find_ranks(folder)
+    view = View(folder, by=None if by is None else by.value, scores=scores, history=history, compare=compare)
+    picture = what.value if what is not None else view.picture
+    if plot is not None:
+        draw(view, picture, plot)
     if as_json:
-        typer.echo(found.json, nl=False)
-        return
-    console = Console(highlight=False)
-    console.print(header(found.title, found.facts))
-    render(found.record, console)
+        typer.echo(view.json, nl=False)
+    else:
+        show(view, Console(highlight=False))
+    if plot is not None:
+        typer.echo(f"{'difference' if compare else picture}: {plot}", err=True)

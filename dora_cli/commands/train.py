@@ -34,6 +34,10 @@ def train(
         bool, typer.Option("--resume", help="Go on with the run in DIR from its newest checkpoint; --seeds does so by itself.")
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run that DIR already holds.")] = False,
+    plain: Annotated[
+        bool, typer.Option("--plain", help="Lines instead of the live view; so it is without a terminal and under CI anyway.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print notes and errors alone; the run folder has the rest.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the resolved recipe, the schedule and the parameter budget; train nothing.")
     ] = False,
@@ -44,6 +48,8 @@ def train(
 
     if resume and overwrite:
         raise RecipeError("--resume goes on with the run in DIR and --overwrite replaces it; give one of them")
+    if quiet and (plain or dry_run):
+        raise RecipeError(f"--quiet prints nothing and {'--plain prints lines' if plain else '--dry-run prints a run'}; give one of them")
     resolved = load_recipe(recipe, set_ or [])
     chosen = _seeds(seeds) if seeds is not None else None
     folder = output if output is not None else default_output(recipe)
@@ -57,17 +63,16 @@ def train(
         ahead = look_ahead(resolved, folder, chosen or ())
         print_dry_run(Console(highlight=False), ahead, dump_recipe(ahead.recipe))
         return
+    from functools import partial
+
     from dora_cli.reports.progress import make_listener
 
+    watch = partial(make_listener, plain=plain or None, quiet=quiet)
     if chosen is None:
         from dora_cli.training.run import train as run
 
-        run(
-            resolved, folder, overwrite=overwrite, resume=resume, listener=make_listener(), how_to_resume=_go_on(recipe, set_, folder, None)
-        )
+        run(resolved, folder, overwrite=overwrite, resume=resume, listener=watch(), how_to_resume=_go_on(recipe, set_, folder, None))
         return
-    from functools import partial
-
     from rich.console import Console
 
     from dora_cli.reports.summary import print_seeds
@@ -81,10 +86,10 @@ def train(
         folder,
         chosen,
         overwrite=overwrite,
-        make_listener=partial(make_listener, brief=True),
+        make_listener=partial(watch, brief=True),
         how_to_resume=_go_on(recipe, set_, folder, seeds),
     )
-    if is_main():
+    if is_main() and not quiet:
         print_seeds(Console(highlight=False), summary, folder, primary=primary)
 
 

@@ -19,11 +19,6 @@ if TYPE_CHECKING:
     from dora_cli.tasks import Task
 
 
-def sources_of(task: Task) -> tuple[str, ...]:
-    """Where examples of `task` can come from: what ``data.source`` may be."""
-    return ("hub", "glue-tsv" if isinstance(task, ClassificationTask) else "e2e-csv", "files", "builtin")
-
-
 def load_examples(
     task: Task,
     source: str,
@@ -51,8 +46,8 @@ def load_examples(
     Raises:
         DataError: data that is absent, unreadable or does not fit the task, or an argument that the source or the task does not use.
     """
-    if source not in sources_of(task):
-        raise DataError(f"data.source: {source!r} is none of {quoted(sources_of(task))}, the sources of {task.name}")
+    if source not in task.sources:
+        raise DataError(f"data.source: {source!r} is none of {quoted(task.sources)}, the sources of {task.name}")
     if split not in task.splits:
         raise DataError(f"split: {task.name} has no split {split!r}; splits: {quoted(list(task.splits))}")
     if max_samples is not None and max_samples < 1:

@@ -42,7 +42,7 @@ def load_model(
     Raises:
         ModelError: not found or damaged, no such head, no fast tokenizer, or a checkpoint that does not fill the base model.
     """
-    choose = _classifier(num_labels, label_names, regression)
+    choose = choose_classifier(num_labels, label_names, regression)
     return load_checkpoint(name, revision=revision, dtype=dtype, seed=seed, trust_remote_code=trust_remote_code, choose=choose)
 
 
@@ -61,11 +61,12 @@ def config_model(
         ModelUnreachableError: a hub model whose config is not at hand.
         ModelError: as `load_model`, as far as a config can tell.
     """
-    choose = _classifier(num_labels, label_names, regression)
+    choose = choose_classifier(num_labels, label_names, regression)
     return build_from_config(name, revision=revision, trust_remote_code=trust_remote_code, choose=choose)
 
 
-def _classifier(num_labels: int, label_names: Sequence[str] | None, regression: bool) -> Choose:
+def choose_classifier(num_labels: int, label_names: Sequence[str] | None = None, regression: bool = False) -> Choose:
+    """Chooses the head for so many labels; raises ModelError for a model that has no such head."""
     assert num_labels == 1 if regression else num_labels >= 2, (num_labels, regression)
     assert label_names is None or len(label_names) == num_labels, (label_names, num_labels)
 

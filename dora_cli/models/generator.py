@@ -31,7 +31,7 @@ def load_generator(
         ModelError: not found or damaged, an encoder alone, no fast tokenizer, no end token, no start token for a decoder beside an
             encoder, or a checkpoint that lacks any weight.
     """
-    loaded = load_checkpoint(name, revision=revision, dtype=dtype, seed=seed, trust_remote_code=trust_remote_code, choose=_choose)
+    loaded = load_checkpoint(name, revision=revision, dtype=dtype, seed=seed, trust_remote_code=trust_remote_code, choose=choose_generator)
     if loaded.fresh:
         missing = sorted(loaded.fresh)
         more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
@@ -53,10 +53,11 @@ def config_generator(name: str, *, revision: str | None = None, trust_remote_cod
         ModelUnreachableError: a hub model whose config is not at hand.
         ModelError: as `load_generator`, as far as a config can tell.
     """
-    return build_from_config(name, revision=revision, trust_remote_code=trust_remote_code, choose=_choose)
+    return build_from_config(name, revision=revision, trust_remote_code=trust_remote_code, choose=choose_generator)
 
 
-def _choose(source: Source) -> tuple[Any, Any]:
+def choose_generator(source: Source) -> tuple[Any, Any]:
+    """Chooses the language-modelling head; raises ModelError for a model that does not generate text from text."""
     from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
     from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING
 

@@ -44,12 +44,13 @@ def builtin_names() -> list[str]:
     return sorted(BUILTIN_PREFIX + config.parent.name for config in _BUILTIN.glob("*/config.json"))
 
 
-def find_source(name: str, revision: str | None = None) -> Source:
+def find_source(name: str, revision: str | None = None, *, ask_hub: bool = True) -> Source:
     """Finds the model called `name`.
 
     Args:
         name: ``builtin:NAME``, a folder, or a hub id such as ``FacebookAI/roberta-base``.
         revision: branch, tag or commit of a hub model.
+        ask_hub: whether a hub model is asked for over the network; otherwise the local cache alone is looked at.
 
     Raises:
         ModelUnreachableError: a hub model without a network and not in the cache.
@@ -64,7 +65,7 @@ def find_source(name: str, revision: str | None = None) -> Source:
     else:
         folder, kind = Path(name).expanduser(), "local"
         if not folder.is_dir():
-            return _find_on_hub(name, revision, folder)
+            return _find_on_hub(name, revision, folder, ask_hub)
     if revision is not None:
         raise ModelError(f"model.revision: {revision!r} is given but {name!r} is a folder and has no revisions; set it to null")
     if not (folder / "config.json").is_file():
@@ -75,7 +76,7 @@ def find_source(name: str, revision: str | None = None) -> Source:
     return Source(name, kind, str(folder))
 
 
-def _find_on_hub(name: str, revision: str | None, folder: Path) -> Source:
+def _find_on_hub(name: str, revision: str | None, folder: Path, ask_hub: bool) -> Source:
     if folder.exists():
         raise ModelError(f"model.name: {name!r} is a file; give the folder that holds config.json, the weights and the tokenizer")
     if not _HUB_NAME.fullmatch(name):
@@ -83,9 +84,14 @@ def _find_on_hub(name: str, revision: str | None, folder: Path) -> Source:
             f"model.name: no such folder {name!r}, and it is not a hub id (like FacebookAI/roberta-base) or a built-in model "
             f"({', '.join(builtin_names()) or 'builtin:NAME'})"
         )
-    from huggingface_hub import HfApi, try_to_load_from_cache
+    from huggingface_hub import HfApi
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
+    if not ask_hub:
+        cached = _find_in_cache(name, revision)
+        if cached is None:
+            raise ModelUnreachableError(f"model.name: there is no folder {name!r} here, and no hub model of that name in the local cache")
+        return cached
     try:
         info = HfApi().model_info(name, revision=revision, timeout=_HUB_TIMEOUT)
         return Source(name, "hub", name, info.sha)
@@ -100,9 +106,9 @@ def _find_on_hub(name: str, revision: str | None, folder: Path) -> Source:
     except RevisionNotFoundError as error:
         raise ModelError(f"model.revision: {name!r} has no revision {revision!r} on the hub; give a branch, tag or commit of it") from error
     except Exception as error:  # offline mode, no route, a proxy's answer, an overloaded hub: whatever it is, the cache may still serve
-        cached = try_to_load_from_cache(name, "config.json", revision=revision)
-        if isinstance(cached, str):
-            return Source(name, "hub", name, Path(cached).parent.name, cached_only=True)
+        cached = _find_in_cache(name, revision)
+        if cached is not None:
+            return cached
         at = f" at revision {revision!r}" if revision else ""
         raise ModelUnreachableError(
             f"model.name: there is no folder {name!r} here, and the hub model of that name{at} is not in the local cache and the hub "
@@ -110,3 +116,10 @@ def _find_on_hub(name: str, revision: str | None, folder: Path) -> Source:
             f"({', '.join(builtin_names()) or 'builtin:NAME'}), or download it on a machine with a network "
             f"(hf download {name}) and copy the cache folder (HF_HOME); HF_HUB_OFFLINE=1 then skips the network"
         ) from error
+
+
+def _find_in_cache(name: str, revision: str | None) -> Source | None:
+    from huggingface_hub import try_to_load_from_cache
+
+    config = try_to_load_from_cache(name, "config.json", revision=revision)
+    return Source(name, "hub", name, Path(config).parent.name, cached_only=True) if isinstance(config, str) else None

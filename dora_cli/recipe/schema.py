@@ -13,8 +13,20 @@ from functools import reduce
 from types import UnionType
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    Tag,
+    WithJsonSchema,
+    model_validator,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from dora_cli.recipe.rules import broken_rules
 
@@ -24,15 +36,27 @@ MAX_SEED = 2**32 - 1
 """The largest seed NumPy takes."""
 
 
-def _bound(test: Callable[[Any], bool], text: str) -> AfterValidator:
-    """A check whose failure reads ``must be {text}``. NaN fails every comparison, so it fails every bound too."""
+class _Bound:
+    """A check whose failure reads ``must be {text}``, and the same in JSON Schema's words, as far as those go.
 
-    def check(value: Any) -> Any:
-        if not test(value):
-            raise PydanticCustomError("bound", "must be {bound}", {"bound": text})
+    NaN fails every comparison, so it fails every bound too.
+    """
+
+    def __init__(self, test: Callable[[Any], bool], text: str, **keywords: Any) -> None:
+        """Keeps what to check and how to say it; `keywords` are JSON Schema's."""
+        self.test, self.text, self.keywords = test, text, keywords
+
+    def check(self, value: Any) -> Any:
+        """Gives `value` back, or raises."""
+        if not self.test(value):
+            raise PydanticCustomError("bound", "must be {bound}", {"bound": self.text})
         return value
 
-    return AfterValidator(check)
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self.check, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return {**handler(schema), **self.keywords}
 
 
 def _list_to_tuple(value: Any) -> Any:
@@ -55,28 +79,61 @@ def _pair(value: Any) -> Any:
 
 
 # Two checks each, so that the message names the one bound that was broken.
-_AT_MOST_MAX = _bound(lambda v: v <= MAX_COUNT, f"at most {MAX_COUNT}")
-Count = Annotated[int, _bound(lambda v: v >= 1, "at least 1"), _AT_MOST_MAX]
-CountOrZero = Annotated[int, _bound(lambda v: v >= 0, "at least 0"), _AT_MOST_MAX]
-Length = Annotated[int, _bound(lambda v: v >= 8, "at least 8 (special tokens and some text)"), _AT_MOST_MAX]
-Seed = Annotated[int, _bound(lambda v: v >= 0, "at least 0"), _bound(lambda v: v <= MAX_SEED, f"at most {MAX_SEED}")]
-Positive = Annotated[float, _bound(lambda v: 0 < v < math.inf, "above 0 and finite")]
-NonNegative = Annotated[float, _bound(lambda v: 0 <= v < math.inf, "at least 0 and finite")]
-Fraction = Annotated[float, _bound(lambda v: 0 <= v <= 1, "at least 0 and at most 1")]
-FractionBelowOne = Annotated[float, _bound(lambda v: 0 <= v < 1, "at least 0 and below 1")]
-Text = Annotated[str, _bound(lambda v: bool(v.strip()), "text that is not blank"), _bound(_writable, "Unicode text without NUL characters")]
-Device = Annotated[str, _bound(lambda v: bool(re.fullmatch(r"auto|cpu|cuda|cuda:(0|[1-9][0-9]{0,2})", v)), "auto, cpu, cuda or cuda:N")]
+_AT_MOST_MAX = _Bound(lambda v: v <= MAX_COUNT, f"at most {MAX_COUNT}", maximum=MAX_COUNT)
+Count = Annotated[int, _Bound(lambda v: v >= 1, "at least 1", minimum=1), _AT_MOST_MAX]
+CountOrZero = Annotated[int, _Bound(lambda v: v >= 0, "at least 0", minimum=0), _AT_MOST_MAX]
+Length = Annotated[int, _Bound(lambda v: v >= 8, "at least 8 (special tokens and some text)", minimum=8), _AT_MOST_MAX]
+Seed = Annotated[
+    int,
+    _Bound(lambda v: v >= 0, "at least 0", minimum=0),
+    _Bound(lambda v: v <= MAX_SEED, f"at most {MAX_SEED}", maximum=MAX_SEED),
+]
+Positive = Annotated[float, _Bound(lambda v: 0 < v < math.inf, "above 0 and finite", exclusiveMinimum=0)]
+NonNegative = Annotated[float, _Bound(lambda v: 0 <= v < math.inf, "at least 0 and finite", minimum=0)]
+Fraction = Annotated[float, _Bound(lambda v: 0 <= v <= 1, "at least 0 and at most 1", minimum=0, maximum=1)]
+FractionBelowOne = Annotated[float, _Bound(lambda v: 0 <= v < 1, "at least 0 and below 1", minimum=0, exclusiveMaximum=1)]
+Text = Annotated[
+    str,
+    _Bound(lambda v: bool(v.strip()), "text that is not blank", pattern=r"\S"),
+    _Bound(_writable, "Unicode text without NUL characters"),
+]
+_DEVICE = r"(auto|cpu|cuda|cuda:(0|[1-9][0-9]{0,2}))"
+Device = Annotated[str, _Bound(lambda v: bool(re.fullmatch(_DEVICE, v)), "auto, cpu, cuda or cuda:N", pattern=f"^{_DEVICE}$")]
 Targets = Annotated[
     tuple[Text, ...],
     BeforeValidator(_list_to_tuple),
-    _bound(lambda v: len(v) >= 1 and _distinct(v), "a list of one or more different targets: attention, ffn or glob patterns"),
+    _Bound(
+        lambda v: len(v) >= 1 and _distinct(v),
+        "a list of one or more different targets: attention, ffn or glob patterns",
+        minItems=1,
+        uniqueItems=True,
+    ),
 ]
 Labels = Annotated[
     tuple[Text, ...],
     BeforeValidator(_list_to_tuple),
-    _bound(lambda v: len(v) >= 2 and _distinct(v), "a list of two or more different label names, in the order of the classes"),
+    _Bound(
+        lambda v: len(v) >= 2 and _distinct(v),
+        "a list of two or more different label names, in the order of the classes",
+        minItems=2,
+        uniqueItems=True,
+    ),
 ]
-Columns = Annotated[dict[Text, Text], _bound(lambda v: len(v) >= 1, "a mapping of one or more column names")]
+Columns = Annotated[dict[Text, Text], _Bound(lambda v: len(v) >= 1, "a mapping of one or more column names", minProperties=1)]
+TRACKERS = ("tensorboard", "wandb", "mlflow")
+Trackers = Annotated[
+    tuple[Literal["tensorboard", "wandb", "mlflow"], ...],
+    BeforeValidator(lambda value: (value,) if isinstance(value, str) else _list_to_tuple(value)),
+    _Bound(lambda v: len(v) >= 1 and _distinct(v), f"one of {', '.join(TRACKERS)}, a list of different ones, or null"),
+    WithJsonSchema(
+        {"anyOf": [{"enum": list(TRACKERS)}, {"type": "array", "items": {"enum": list(TRACKERS)}, "minItems": 1, "uniqueItems": True}]}
+    ),
+]
+CudaGraph = Annotated[
+    Literal["auto", "on", "off"],
+    BeforeValidator(lambda value: ("on" if value else "off") if isinstance(value, bool) else value),  # YAML 1.1 reads these as booleans
+    WithJsonSchema({"enum": ["auto", "on", "off", True, False]}),
+]
 Betas = Annotated[tuple[FractionBelowOne, FractionBelowOne], BeforeValidator(_pair)]
 
 
@@ -90,7 +147,7 @@ class ModelSection(Section):
     """The base model.
 
     Attributes:
-        name: hub id, local folder or ``builtin:...``.
+        name: hub id, local folder or ``builtin:...``; ``dora models`` lists what is known.
         revision: branch, tag or commit on the hub; None takes the default branch.
         dtype: of the frozen base weights. What trains is always float32.
         trust_remote_code: whether Python code that comes with the model is run; only for models whose makers are trusted.
@@ -130,6 +187,7 @@ class DoraMethod(Section):
     """DoRA, Dynamic Low-Rank Adaptation (Mao et al. 2024).
 
     Attributes:
+        name: which method: ``dora`` adapts every projection and prunes ranks to the budget.
         rank: average final rank per projection.
         start_rank: rank of every projection at the start; None is ``ceil(1.5 * rank)``.
         alpha: the update is scaled by ``alpha / start rank``.
@@ -164,7 +222,11 @@ class DoraMethod(Section):
 
 
 class HeadMethod(Section):
-    """Trains the head alone on the frozen base; the floor other methods are compared with."""
+    """Trains the head alone on the frozen base; the floor other methods are compared with.
+
+    Attributes:
+        name: which method: ``head`` trains the head alone.
+    """
 
     name: Literal["head"] = "head"
 
@@ -206,8 +268,10 @@ class TrainSection(Section):
         precision: ``auto`` is that of a half `model.dtype`, else bf16 on CUDA and fp32 on the CPU.
         device: ``auto`` takes CUDA where present.
         deterministic: bitwise repeatable on CUDA too, at some cost in speed.
+        cuda_graph: whether steps are captured in CUDA graphs, which is faster; ``auto``: where they can be, ``on``: or not at all, ``off``.
         skip_nonfinite: optimiser steps whose loss or gradient may be non-finite; they change nothing. One more ends the run.
         log_every: optimiser steps between two logged ones.
+        log_with: trackers that are told losses, metrics, budget and ranks too; one or a list of them.
         seed: of data order, initialisation and dropout.
     """
 
@@ -226,8 +290,10 @@ class TrainSection(Section):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     device: Device = "auto"
     deterministic: bool = False
+    cuda_graph: CudaGraph = "auto"
     skip_nonfinite: CountOrZero = 0
     log_every: Count = 50
+    log_with: Trackers | None = None
     seed: Seed = 1
 
 
@@ -260,7 +326,7 @@ class DecodeSection(Section):
 
     split: Text | None = None
     beams: Count = 10
-    length_penalty: Annotated[float, _bound(lambda v: -10 <= v <= 10, "from -10 to 10")] = 0.8
+    length_penalty: Annotated[float, _Bound(lambda v: -10 <= v <= 10, "from -10 to 10", minimum=-10, maximum=10)] = 0.8
     max_new_tokens: Count = 64
     no_repeat_ngram: CountOrZero = 4
     batch_size: Count = 16
@@ -271,9 +337,9 @@ class SaveSection(Section):
     """When checkpoints are written that a run can be resumed from; one is written after every epoch in any case.
 
     Attributes:
-        every_steps: optimiser steps between two of them.
-        every_minutes: minutes between two of them.
-        keep: how many of the newest are kept; the selected one always is.
+        every_steps: optimiser steps between two checkpoints within an epoch; null for none.
+        every_minutes: minutes between two checkpoints; null for none.
+        keep: how many of the newest checkpoints are kept; the selected one always is.
     """
 
     every_steps: Count | None = None
@@ -285,11 +351,11 @@ class Recipe(Section):
     """Everything that decides a run. `task` and `model.name` have no default.
 
     Attributes:
-        task: name of a task, such as ``glue/rte``; the tasks room knows which exist.
+        task: name of a task, such as ``glue/rte``; ``dora tasks`` lists them.
         model: the base model.
         data: where examples come from.
-        method: how weights adapt, one of `METHODS`.
-        train: how they are fitted.
+        method: how weights adapt; its `name` says by which method, and which keys there are.
+        train: how the weights that train are fitted.
         eval: how the result is measured and selected.
         save: when a run is saved, to be resumed.
         decode: how outputs are generated; None where the task generates none.

@@ -13,17 +13,11 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.measure import Measurement
 from rich.text import Text
 
+from dora_cli.reports import palette
 from dora_cli.reports.headings import headings, stacked
 
-# One hue from light to dark, so that it reads the same with any colour vision; the text is what contrasts most with it.
-_HEAT = (
-    "black on color(195)",
-    "black on color(153)",
-    "black on color(111)",
-    "black on color(69)",
-    "bright_white on color(26)",
-    "bright_white on color(18)",
-)
+LEVELS = 6
+_HEAT = tuple(palette.on(palette.shade(level / LEVELS)) for level in range(1, LEVELS + 1))
 # Terminals with 16 colours have no such row of blues; the nearest ones would put black on blue.
 _HEAT_16 = (
     "black on bright_white",
@@ -108,21 +102,37 @@ class _Column:
         return sum(cell.rank for cell in self.cells.values())
 
 
+Paint = Callable[[Console], Callable[[Cell], str]]
+"""For a console, the style of a cell."""
+
+
+def rank_paint(console: Console) -> Callable[[Cell], str]:
+    """Cells coloured by their rank."""
+    styles = heat(console)
+    return lambda cell: styles[cell.level(len(styles) - 1)]
+
+
 class RankGrid:
     """Blocks down, projections across, sums at the right and below.
 
     Headings are unique suffixes of the projections' paths; where the width does not suffice they are stacked at dots, then at
     underscores too, and at last the columns are continued in a further grid below.
+
+    Args:
+        cells: of one stack.
+        show: how a rank or a sum of ranks is written; by default with a decimal where ranks are means.
+        paint: how cells are coloured; by default by their rank.
     """
 
-    def __init__(self, cells: Sequence[Cell]) -> None:
+    def __init__(self, cells: Sequence[Cell], *, show: Callable[[float], str] | None = None, paint: Paint = rank_paint) -> None:
         self.blocks = sorted({cell.block for cell in cells})
         self.by_projection: dict[str, dict[int, Cell]] = {}
         for cell in cells:
             self.by_projection.setdefault(cell.projection, {})[cell.block] = cell
         self.row_sums = {block: sum(cell.rank for cell in cells if cell.block == block) for block in self.blocks}
         self.total = sum(cell.rank for cell in cells)
-        self.format: Callable[[float], str] = formatter(cells)
+        self.format: Callable[[float], str] = show or formatter(cells)
+        self.paint = paint
 
     def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
         return Measurement(min(20, options.max_width), options.max_width)
@@ -133,11 +143,11 @@ class RankGrid:
             if self._width(columns) > options.max_width:
                 columns = self._columns(separators)
         rule = "-" if options.ascii_only else "\u2500"
-        styles = heat(console)
+        style = self.paint(console)
         for index, part in enumerate(self._parts(columns, options.max_width)):
             if index:
                 yield Text("")
-            yield from self._lines(part, rule, styles, sums=part[-1] is columns[-1])
+            yield from self._lines(part, rule, style, sums=part[-1] is columns[-1])
 
     def _columns(self, separators: str) -> list[_Column]:
         result = []
@@ -170,7 +180,7 @@ class RankGrid:
             part.append(column)
         yield part
 
-    def _lines(self, columns: Sequence[_Column], rule: str, styles: Sequence[str], *, sums: bool) -> Iterator[Text]:
+    def _lines(self, columns: Sequence[_Column], rule: str, style: Callable[[Cell], str], *, sums: bool) -> Iterator[Text]:
         label, total = self._label_width, self._sum_width
         yield self._groups(columns, rule)
         height = max(len(column.heading) for column in columns)
@@ -196,7 +206,7 @@ class RankGrid:
                 if cell is None:
                     line.append(self._centred("-", column), _ZERO)
                 else:
-                    line.append(self._centred(self.format(cell.rank), column), styles[cell.level(len(styles) - 1)])
+                    line.append(self._centred(self.format(cell.rank), column), style(cell))
             if sums:
                 line.append(_GAP + self.format(self.row_sums[block]).rjust(total))
             yield _trimmed(line)

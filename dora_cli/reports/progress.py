@@ -1,24 +1,27 @@
-"""What a run shows while it goes on: a live bar on a terminal, plain lines elsewhere.
+"""What a run shows while it goes on: a live view in a terminal, one-line records elsewhere.
 
 Progress and notes go to stderr, results (the rank table and the summary) to stdout, so that results can be piped on their own.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console, Group, RenderableType
-from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
+from rich.console import Console
+from rich.style import Style
 from rich.text import Text
 
+from dora_cli.reports.grid import heat
+from dora_cli.reports.live.marks import ASCII, UNICODE
+from dora_cli.reports.live.screen import Screen
+from dora_cli.reports.live.state import RunState
+from dora_cli.reports.live.view import LiveView
 from dora_cli.reports.ranks import grid_rows, render
 from dora_cli.reports.summary import print_run
-from dora_cli.reports.units import duration, number, plural, speed
+from dora_cli.reports.units import duration, number, plural, size, speed
 
 if TYPE_CHECKING:  # training imports reports, not the other way round
     from dora_cli.training.listener import EvalLog, Listener, RunStart, StepLog
@@ -27,28 +30,63 @@ GRID_ROWS = 24  # a longer rank table would push the summary off the screen at t
 
 
 def make_listener(
-    console: Console | None = None, plain: bool | None = None, *, results: Console | None = None, brief: bool = False
+    console: Console | None = None, plain: bool | None = None, *, results: Console | None = None, brief: bool = False, quiet: bool = False
 ) -> Listener:
     """A listener for people.
 
     Args:
         console: where progress and notes go; stderr by default.
-        plain: lines instead of a live bar; by default wherever `console` is not a terminal that can redraw.
+        plain: one-line records instead of the live view; by default wherever `console` is not a terminal that can redraw, and under CI.
         results: where the rank table and the summary go; stdout by default.
         brief: end with one line instead of the tables, for a run among several.
+        quiet: notes alone, neither progress nor results.
     """
     console = console or Console(stderr=True, highlight=False)
+    if quiet:
+        return QuietListener(console)
     if plain is None:
-        plain = not (console.is_interactive and _is_a_tty(console))
+        plain = _under_ci() or console.legacy_windows or not (console.is_interactive and _is_a_tty(console))
     return RunListener(console, results or Console(highlight=False), live=not plain, brief=brief)
 
 
 def _is_a_tty(console: Console) -> bool:
-    """Whether the file itself is a terminal: FORCE_COLOR makes rich take a pipe for one, and a redrawn bar would flood it."""
+    """Whether the file itself is a terminal: FORCE_COLOR makes rich take a pipe for one, and a redrawn view would flood it."""
     try:
         return console.file.isatty()
     except (AttributeError, ValueError):
         return False
+
+
+def _under_ci() -> bool:
+    """Some of them give a terminal to programs whose output goes to a file."""
+    return os.environ.get("CI", "").lower() not in ("", "0", "false")
+
+
+class QuietListener:
+    """Says what a reader must know and nothing else."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def note(self, message: str) -> None:
+        """A line on stderr."""
+        self._console.print(Text(f"note: {message}", style="yellow"), soft_wrap=True)
+
+    def start(self, start: RunStart) -> None: ...
+
+    def tick(self, step: int, phase: str, budget: int) -> None: ...
+
+    def logged(self, log: StepLog) -> None: ...
+
+    def event(self, step: int, phase: str, live: int, frozen: bool, ranks: Mapping[str, int]) -> None: ...
+
+    def evaluating(self, split: str, done: int, total: int) -> None: ...
+
+    def evaluated(self, log: EvalLog) -> None: ...
+
+    def finish(self, metrics: Mapping[str, Any], ranks: Mapping[str, Any], output: Path) -> None: ...
+
+    def close(self) -> None: ...
 
 
 class RunListener:
@@ -59,49 +97,41 @@ class RunListener:
         self._results = results
         self._live = live
         self._brief = brief
-        self._screen: Live | None = None
-        self._run: RunStart | None = None
-        self._began = time.monotonic()
-        self._first_step = 1
-        self._step = 0
-        self._phase = ""
-        self._budget = 0
+        self._screen: Screen | None = None
+        self._state: RunState | None = None
+        self._primary: str | None = None
         self._seen_event = False
-        self._evaluating = ""
-        self._log: StepLog | None = None
-        self._metric: EvalLog | None = None
-        self._best: EvalLog | None = None
 
     def start(self, start: RunStart) -> None:
-        """Says what the run is and shows the bar."""
-        self._run = start
-        self._began = time.monotonic()
+        """Says what the run is and shows the live view."""
         for index, line in enumerate(_start_lines(start)):
             self._say(line, "bold" if index == 0 else "")
+        self._state = RunState(start)
         if self._live:
-            self._screen = Live(
-                console=self._console,
-                get_renderable=self._bar,
-                transient=True,
-                redirect_stdout=self._results.is_terminal,  # what others print belongs above the bar, but not taken out of a pipe
-            )
+            glyphs = UNICODE if self._console.encoding.startswith("utf") else ASCII
+            colours = self._console.color_system is not None and not self._console.no_color
+            view = LiveView(self._state, glyphs, colours=colours, shade=_shade(self._console))
+            # what others print to stdout belongs above the view, but must not be taken out of a pipe
+            self._screen = Screen(self._console, view.lines, stdout=self._results.is_terminal)
             self._screen.start()
 
     def tick(self, step: int, phase: str, budget: int) -> None:
-        """Only remembers: the bar is drawn four times a second by its own thread."""
-        if not self._step:
-            self._first_step = step
-        self._step, self._phase, self._budget = step, phase, budget
-        self._evaluating = ""
+        """Only remembers: the view is drawn a few times a second by its own thread."""
+        if self._state is not None:
+            self._state.tick(step, phase, budget)
 
     def logged(self, log: StepLog) -> None:
-        """The latest loss and speed: in the bar, or as a line."""
-        self._log = log
-        if not self._live and self._run is not None:
-            self._say(_step_line(self._run, log, self._time_left(log.step)))
+        """The latest loss and speed: in the view, or as a line."""
+        if self._state is None:
+            return
+        self._state.logged(log)
+        if not self._live:
+            self._say(_step_line(self._state, log))
 
-    def event(self, step: int, phase: str, live: int, frozen: bool) -> None:
-        """Says the first event and the freeze; those between are hundreds, and in the bar's budget."""
+    def event(self, step: int, phase: str, live: int, frozen: bool, ranks: Mapping[str, int]) -> None:
+        """Says the first event and the freeze; those between are hundreds, and in the view."""
+        if self._state is not None:
+            self._state.selected(step, live, ranks)
         if frozen:
             self._say(f"step {step}: ranks frozen, {plural(live, 'component')} live")
         elif not self._seen_event:
@@ -109,16 +139,17 @@ class RunListener:
         self._seen_event = True
 
     def evaluating(self, split: str, done: int, total: int) -> None:
-        """Shown in the bar; as lines it would only be noise."""
-        self._evaluating = f"evaluating {split} {done}/{total}"
+        """Shown in the view; as lines it would only be noise."""
+        if self._state is not None:
+            self._state.evaluating = (split, done, total)
 
     def evaluated(self, log: EvalLog) -> None:
         """One line per evaluation."""
-        self._evaluating = ""
-        self._metric = log
-        if log.best:
-            self._best = log
-        epochs = f"/{self._run.epochs}" if self._run is not None else ""
+        self._primary = log.primary
+        epochs = ""
+        if self._state is not None:
+            self._state.evaluated(log)
+            epochs = f"/{self._state.run.epochs}"
         self._say(_evaluation_line(log, epochs))
 
     def note(self, message: str) -> None:
@@ -126,9 +157,9 @@ class RunListener:
         self._say(f"note: {message}", "yellow")
 
     def finish(self, metrics: Mapping[str, Any], ranks: Mapping[str, Any], output: Path) -> None:
-        """Takes the bar away and prints the results."""
+        """Takes the view away and prints the results."""
         self.close()
-        primary = self._metric.primary if self._metric is not None else None
+        primary = self._primary
         if self._brief:
             name = primary if primary in metrics["metrics"] else next(iter(metrics["metrics"]))
             self._say(
@@ -145,44 +176,22 @@ class RunListener:
     def close(self) -> None:
         """Gives the terminal back; a second call does nothing."""
         if self._screen is not None:
-            self._screen.stop()
-            self._screen = None
+            screen, self._screen = self._screen, None
+            screen.stop()
 
     def _say(self, line: str, style: str = "") -> None:
-        self._console.print(Text(line, style=style), soft_wrap=not self._live)  # a line in a file stays one line
+        if self._screen is not None:
+            self._screen.print(Text(line, style=style))
+        else:
+            self._console.print(Text(line, style=style), soft_wrap=not self._live)  # a line in a file stays one line
 
-    def _time_left(self, step: int) -> float | None:
-        """Seconds at the mean speed so far, evaluations included; None before the first step."""
-        done = step - self._first_step + 1
-        if self._run is None or step < 1 or done < 1:
-            return None
-        return (time.monotonic() - self._began) / done * (self._run.total_steps - step)
 
-    def _bar(self) -> RenderableType:
-        run = self._run
-        assert run is not None
-        epoch = min((max(self._step, 1) - 1) // run.steps_per_epoch + 1, run.epochs)
-        line = Table.grid(padding=(0, 1), expand=True)
-        line.add_column(no_wrap=True)
-        line.add_column(ratio=1)
-        line.add_column(no_wrap=True)
-        where = f"{self._step:,}/{run.total_steps:,}  epoch {epoch}/{run.epochs}  {duration(self._time_left(self._step))} left"
-        line.add_row(Text(self._phase or "starting", style="bold"), ProgressBar(run.total_steps, self._step), where)
-        return Group(line, Text(self._evaluating or "  ".join(self._state(run)), no_wrap=True, overflow="ellipsis"))
-
-    def _state(self, run: RunStart) -> list[str]:
-        parts = []
-        start, final = run.schedule.get("start_components"), run.schedule.get("final_components")
-        if start and self._step:
-            parts.append(f"live {self._budget:,} ({start:,} -> {final:,})")
-        if self._log is not None:
-            parts += [f"loss {number(self._log.loss)}", f"{speed(self._log.steps_per_second)} steps/s"]
-        if self._metric is not None:
-            name = self._metric.primary
-            parts.append(f"{name} {number(self._metric.metrics.get(name))}")
-            if self._best is not None and self._best is not self._metric:
-                parts[-1] += f" (best {number(self._best.metrics.get(name))})"
-        return parts
+def _shade(console: Console) -> Callable[[float], Style] | None:
+    """Of terminals with 16 colours, which have no row of blues; None elsewhere."""
+    if console.color_system not in ("standard", "windows"):
+        return None
+    levels = [console.get_style(style) for style in heat(console)[1:]]
+    return lambda share: levels[min(max(int(share * len(levels) + 0.999) - 1, 0), len(levels) - 1)]
 
 
 def _start_lines(start: RunStart) -> list[str]:
@@ -204,7 +213,8 @@ def _start_lines(start: RunStart) -> list[str]:
     return lines
 
 
-def _step_line(run: RunStart, log: StepLog, left: float | None) -> str:
+def _step_line(state: RunState, log: StepLog) -> str:
+    run = state.run
     parts = [f"step {log.step}/{run.total_steps}", f"epoch {log.epoch}/{run.epochs}", log.phase]
     if run.schedule.get("start_components"):
         parts.append(f"budget {log.budget}" + (f" live {log.live_components}" if log.live_components != log.budget else ""))
@@ -215,8 +225,10 @@ def _step_line(run: RunStart, log: StepLog, left: float | None) -> str:
         f"grad_norm {log.grad_norm:.3g}",
         f"lr {log.learning_rate:.3g}",
         f"{speed(log.steps_per_second)} steps/s",
-        f"eta {duration(left)}",
+        f"eta {duration(state.time_left)}",
     ]
+    if log.memory_bytes is not None:
+        parts.append(f"memory {size(log.memory_bytes)}")
     return " ".join(parts)
 
 

@@ -15,9 +15,11 @@ from rich.table import Table
 from rich.text import Text
 
 from dora_cli.errors import CheckpointError
+from dora_cli.reports.curves import cells as rank_cells
 from dora_cli.reports.grid import GROUPS, Cell, Legend, RankGrid, formatter, sections
 from dora_cli.reports.layout import RanksRecord
 from dora_cli.reports.records import validate_ranks
+from dora_cli.reports.shares import groups
 from dora_cli.reports.units import plural
 
 
@@ -31,7 +33,7 @@ def ranks_table(record: Mapping[str, Any], *, grid: bool = True) -> list[Rendera
     Raises:
         CheckpointError: the record is damaged.
     """
-    cells = _mean_cells(record) if "runs" in record else _cells(validate_ranks(record))
+    cells = checked_cells(record)
     if not cells:
         return [Text("No projection was adapted in this run, so there are no ranks to show.")]
     found = sections(cells)
@@ -47,6 +49,13 @@ def ranks_table(record: Mapping[str, Any], *, grid: bool = True) -> list[Rendera
     return parts
 
 
+def checked_cells(record: Mapping[str, Any]) -> list[Cell]:
+    """The cells of ranks.json, which is checked, or of `mean_ranks`. Raises CheckpointError."""
+    if "runs" not in record:
+        validate_ranks(record)
+    return rank_cells(record)
+
+
 def render(record: Mapping[str, Any], console: Console, *, grid: bool = True) -> None:
     """Prints `ranks_table` on `console`."""
     for part in ranks_table(record, grid=grid):
@@ -55,7 +64,7 @@ def render(record: Mapping[str, Any], console: Console, *, grid: bool = True) ->
 
 def grid_rows(record: Mapping[str, Any]) -> int:
     """How many blocks the tables of this record have in all, to decide whether they fit where they would be shown."""
-    return sum(len({cell.block for cell in members}) for _, members in sections(_cells(validate_ranks(record))))
+    return sum(len({cell.block for cell in members}) for _, members in sections(checked_cells(record)))
 
 
 def mean_ranks(records: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -101,28 +110,6 @@ def _frame(record: RanksRecord) -> object:
     return record.unit, record.start_rank, record.target_rank, layers
 
 
-def _cells(record: RanksRecord) -> list[Cell]:
-    return [
-        Cell(
-            name=layer.name,
-            stack=layer.stack,
-            block=layer.block,
-            attention=layer.attention,
-            projection=layer.projection,
-            group=layer.group,
-            shape=(layer.shape[0], layer.shape[1]),
-            start_rank=layer.start_rank,
-            rank=layer.rank,
-        )
-        for layer in record.layers
-    ]
-
-
-def _mean_cells(mean: Mapping[str, Any]) -> list[Cell]:
-    keys = ("name", "stack", "block", "attention", "projection", "group", "start_rank")
-    return [Cell(shape=tuple(layer["shape"]), rank=float(layer["rank"]), **{key: layer[key] for key in keys}) for layer in mean["layers"]]
-
-
 # The sums -----------------------------------------------------------------------------------------------------------------------
 
 
@@ -142,14 +129,10 @@ def _shares(cells: Sequence[Cell]) -> Table:
         table.add_row(label, f"{len(members):,}", f"{rank / len(members):.2f}", show(rank), share, parameters, style=style)
 
     by_group = [(GROUPS[group], [cell for cell in cells if cell.group == group]) for group in GROUPS]
-    kinds: dict[tuple[str, str, str | None], list[Cell]] = {}
-    for cell in cells:
-        kinds.setdefault((cell.stack, cell.group, cell.attention), []).append(cell)
-    order = sorted(kinds, key=lambda kind: (kind[0] != "encoder", kind[1] != "attention", kind[2] == "cross"))
-    if len({kind[0] for kind in kinds}) > 1 or any(kind[2] == "cross" for kind in kinds):
-        for stack, group, attention in order:
-            label = f"{attention} attention" if group == "attention" and attention else GROUPS[group]
-            add(f"{stack} {label}", kinds[stack, group, attention])
+    kinds = groups(cells)
+    if [label for label, _ in kinds] != [label for label, members in by_group if members]:
+        for label, members in kinds:
+            add(label, members)
         table.add_section()
     for label, members in by_group:
         if members:

@@ -31,7 +31,12 @@ LINE_LENGTH = 140  # a list or object that fits on one line of this length is wr
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes `text` in UTF-8 beside `path`, flushes it to the disk and renames it into place; makes missing folders.
+    """Writes `text` in UTF-8 as `write_bytes` does. Raises OutputError."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes `content` beside `path`, flushes it to the disk and renames it into place; makes missing folders.
 
     A reader, or a crash at any moment, finds the whole old file or the whole new one. Raises OutputError.
     """
@@ -42,8 +47,8 @@ def write_text(path: Path, text: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             beside.unlink(missing_ok=True)
-            with open(beside, "x", encoding="utf-8", newline="\n") as file:  # never through a link that lies there
-                file.write(text)
+            with open(beside, "xb") as file:  # never through a link that lies there
+                file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(beside, path)
@@ -425,6 +430,11 @@ class RunRecords:
     def predictions(self) -> Path:
         """What the finished model wrote; only of a task that generates."""
         return self.folder / "predictions.jsonl"
+
+    @property
+    def trackers(self) -> Path:
+        """What trackers keep as files; only where the recipe asks for one."""
+        return self.folder / "trackers"
 
     @property
     def summary(self) -> Path:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dora_cli.errors import CheckpointError
+from dora_cli.reports.curves import read_log
 from dora_cli.reports.ranks import mean_ranks
 from dora_cli.reports.records import RunRecords, parse_json, read_text, to_json, validate_ranks
 from dora_cli.reports.units import plural
@@ -22,12 +23,14 @@ class FoundRanks:
         facts: lines about the run or runs, for below the title.
         record: for `dora_cli.reports.ranks.ranks_table`.
         json: the text of ranks.json as it is, or the mean ranks as JSON.
+        run: the run; None for the mean of several.
     """
 
     title: str
     facts: tuple[str, ...]
     record: Mapping[str, Any]
     json: str
+    run: RunRecords | None = None
 
 
 def find_ranks(folder: Path) -> FoundRanks:
@@ -42,6 +45,11 @@ def find_ranks(folder: Path) -> FoundRanks:
         raise CheckpointError(f"there is no folder {folder}. Name a run folder: one that dora train wrote (its --output).")
     if not folder.is_dir():
         raise CheckpointError(f"{folder} is a file. Name the run folder that holds it: {folder.parent}")
+    if run.log.is_file():
+        raise CheckpointError(
+            f"the run in {folder} has not finished: its ranks.json is written at the end. "
+            f"Its budget so far: dora ranks {folder} --history; to go on with it: dora train {run.recipe} --output {folder} --resume"
+        )
     newest = newest_run(folder)
     if newest is not None:
         raise CheckpointError(f"{folder} is not a run folder, but holds runs. Name one of them; the newest is {newest}")
@@ -49,6 +57,40 @@ def find_ranks(folder: Path) -> FoundRanks:
         f"there is no ranks.json in {folder}: it is not a run folder, or the run in it has not finished. "
         "Name the folder that dora train wrote (its --output)."
     )
+
+
+@dataclass(frozen=True)
+class RunCurves:
+    """What one run recorded over its steps.
+
+    Attributes:
+        run: its folder.
+        facts: lines about it, for below its name.
+        ranks: ranks.json; None while the run has not finished.
+        metrics: metrics.json; likewise.
+        log: the lines of log.jsonl; empty if the file is gone.
+    """
+
+    run: RunRecords
+    facts: tuple[str, ...]
+    ranks: Mapping[str, Any] | None
+    metrics: Mapping[str, Any] | None
+    log: tuple[Mapping[str, Any], ...]
+
+
+def find_curves(folder: Path) -> RunCurves:
+    """The records of a run over its steps, also of one that goes on or was stopped. Raises CheckpointError."""
+    run = RunRecords(folder)
+    if not (run.ranks.is_file() or run.log.is_file()):
+        find_ranks(folder)  # says what is wrong with any other folder
+        raise CheckpointError(
+            f"{folder} holds several runs, and steps are those of one. Name one of them, such as {run.seed_runs()[0].folder}"
+        )
+    ranks = run.read_ranks() if run.ranks.is_file() else None
+    metrics = run.read_metrics() if run.metrics.is_file() else None
+    log = tuple(read_log(run.log)) if run.log.is_file() else ()
+    facts = (_facts(run),) if metrics else ("not finished: as far as its log goes",) if ranks is None else ()
+    return RunCurves(run, facts, ranks, metrics, log)
 
 
 def newest_run(root: Path) -> Path | None:
@@ -65,7 +107,7 @@ def _of_run(run: RunRecords) -> FoundRanks:
     siblings = [sibling for sibling in RunRecords(run.folder.parent).seed_runs() if sibling.ranks.is_file()]
     if len(siblings) > 1 and any(sibling.folder == run.folder for sibling in siblings):
         facts.append(f"one of {len(siblings)} seeds; their mean ranks: dora ranks {run.folder.parent}")
-    return FoundRanks(str(run.folder), tuple(facts), record, text)
+    return FoundRanks(str(run.folder), tuple(facts), record, text, run)
 
 
 def _facts(run: RunRecords) -> str:

@@ -1,5 +1,6 @@
 """What a task is: one object per task, and no branching on names elsewhere."""
 
+from dora_cli.tasks.catalogue import task_catalogue
 from dora_cli.tasks.classification import ClassificationTask, TsvLayout
 from dora_cli.tasks.generation import IGNORED, CsvLayout, GenerationTask
 from dora_cli.tasks.registry import Task, get_task, task_names
@@ -14,5 +15,6 @@ __all__ = [
     "Task",
     "TsvLayout",
     "get_task",
+    "task_catalogue",
     "task_names",
 ]

@@ -76,6 +76,21 @@ class ClassificationTask:
     tsv: TsvLayout
 
     @property
+    def kind(self) -> str:
+        """What comes out."""
+        return "regression" if self.label_names is None else "classification"
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """What ``data.source`` may be."""
+        return ("hub", "glue-tsv", "files", "builtin")
+
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """Names of what is measured on one split."""
+        return _VALUES[self.metric]
+
+    @property
     def regression(self) -> bool:
         """True if the label is a number, not a class."""
         return self.label_names is None
@@ -92,7 +107,7 @@ class ClassificationTask:
     @property
     def epoch_metrics(self) -> tuple[str, ...]:
         """Names of what an evaluation between epochs gives."""
-        per_split = _VALUES[self.metric]
+        per_split = self.scores
         splits = [split.removeprefix("validation_") for split in self.eval_splits] if len(self.eval_splits) > 1 else []
         return (*per_split, *(f"{value}_{split}" for split in splits for value in per_split))
 

@@ -14,6 +14,7 @@ E2E: Final = GenerationTask(
     eval_splits=("validation",),
     decoded_split="test",
     score="e2e",
+    scores=("bleu", "nist", "meteor", "rouge_l", "cider"),
     epoch_scores=("bleu", "nist", "rouge_l", "cider"),
     # The main branch needs a script, which is never run; the hub keeps its own conversion beside it.
     hub=HubSource("tuetschek/e2e_nlg", "default", "refs/convert/parquet"),

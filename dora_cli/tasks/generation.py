@@ -41,7 +41,8 @@ class GenerationTask:
         eval_splits: the splits whose loss is measured after every epoch.
         decoded_split: the split that the finished model is scored on, unless the recipe names another.
         score: name of the scorer that turns outputs and references into metrics.
-        epoch_scores: those of its metrics that are quick enough for after every epoch.
+        scores: names of its metrics.
+        epoch_scores: those that are quick enough for after every epoch.
         hub: where the hub has it.
         csv: how the official files store it.
         primary: what selects an epoch unless the recipe names something else.
@@ -53,10 +54,21 @@ class GenerationTask:
     eval_splits: tuple[str, ...]
     decoded_split: str
     score: str
+    scores: tuple[str, ...]
     epoch_scores: tuple[str, ...]
     hub: HubSource
     csv: CsvLayout
     primary: str = "loss"
+
+    @property
+    def kind(self) -> str:
+        """What comes out."""
+        return "generation"
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """What ``data.source`` may be."""
+        return ("hub", "e2e-csv", "files", "builtin")
 
     @property
     def epoch_metrics(self) -> tuple[str, ...]:

@@ -24,6 +24,7 @@ from dora_cli.models import (
 )
 from dora_cli.recipe import Recipe
 from dora_cli.tasks import GenerationTask, Task
+from dora_cli.training.environment import ModelSize
 from dora_cli.training.fingerprint import fingerprint_model
 from dora_cli.training.seeds import seed_everything
 
@@ -39,6 +40,7 @@ class AdaptedModel:
         layout: how texts become tokens for a generator; None for a classifier.
         schedule: None if built for evaluation only.
         fingerprint: of the base model's frozen tensors, before anything was attached.
+        size: of the base model with its head, likewise.
     """
 
     model: nn.Module
@@ -50,6 +52,7 @@ class AdaptedModel:
     schedule: Schedule | None
     commit: str | None
     fingerprint: str
+    size: ModelSize
 
     @property
     def trainable(self) -> list[nn.Parameter]:
@@ -119,6 +122,7 @@ def adapt(recipe: Recipe, task: Task, base: LoadedModel, method: Method, device:
     head = head_parameters(model, base.fresh)
     model.requires_grad_(False)
     fingerprint = fingerprint_model(model, leave_out=frozenset(head))
+    size = ModelSize.of(model, head.values())
     model.to(device)
     seed_everything(recipe.train.seed)  # the draw of A and B depends on the seed alone, not on how the base was loaded
     method.attach(model, {p.name: p.module for p in projections}, schedule)
@@ -126,4 +130,4 @@ def adapt(recipe: Recipe, task: Task, base: LoadedModel, method: Method, device:
         parameter.data = parameter.data.float()
         parameter.requires_grad_(True)
     layout = pair_layout(base.tokenizer, decoder_start=base.decoder_start) if isinstance(task, GenerationTask) else None
-    return AdaptedModel(model, base.tokenizer, method, projections, head, layout, schedule, base.commit, fingerprint)
+    return AdaptedModel(model, base.tokenizer, method, projections, head, layout, schedule, base.commit, fingerprint, size)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
+from torch import nn
 
 from dora_cli import __version__
 
@@ -16,7 +18,14 @@ _PACKAGES = ("torch", "transformers", "accelerate", "datasets", "evaluate", "tok
 
 
 def describe_environment(
-    *, device: torch.device, precision: str, processes: int, model_commit: str | None, model_fingerprint: str, data: Mapping[str, Any]
+    *,
+    device: torch.device,
+    precision: str,
+    processes: int,
+    model_commit: str | None,
+    model_fingerprint: str,
+    model_size: ModelSize,
+    data: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The contents of environment.json. `data` maps split names to their size and fingerprint."""
     return {
@@ -29,9 +38,33 @@ def describe_environment(
         "cpu_threads": torch.get_num_threads(),
         "precision": precision,
         "processes": processes,
-        "model": {"commit": model_commit, "fingerprint": model_fingerprint},
+        "model": {"commit": model_commit, "fingerprint": model_fingerprint, **asdict(model_size)},
         "data": dict(data),
     }
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """A model before anything is attached to it, its head included: what full fine-tuning would train. Shared weights count once.
+
+    Attributes:
+        parameters: entries of all parameters.
+        bytes: what they take as they were loaded.
+        head_parameters: those of them that train besides the adapters.
+    """
+
+    parameters: int
+    bytes: int
+    head_parameters: int
+
+    @classmethod
+    def of(cls, model: nn.Module, head: Iterable[nn.Parameter]) -> ModelSize:
+        everything = list(model.parameters())
+        return cls(
+            parameters=sum(parameter.numel() for parameter in everything),
+            bytes=sum(parameter.numel() * parameter.element_size() for parameter in everything),
+            head_parameters=sum(parameter.numel() for parameter in head),
+        )
 
 
 def versions() -> dict[str, str | None]:

@@ -104,7 +104,8 @@ def remove_run(run: RunRecords) -> None:
                 seed.folder.rmdir()
     clear_leftovers(run)
     # metrics.json says that a run is finished, recipe.yaml that there is one
-    for path in (run.metrics, run.summary, run.ranks, run.predictions, run.log, run.environment, run.adapter, run.checkpoints, run.recipe):
+    parts = (run.summary, run.ranks, run.predictions, run.log, run.environment, run.adapter, run.checkpoints, run.trackers)
+    for path in (run.metrics, *parts, run.recipe):
         if path.is_dir():
             shutil.rmtree(path)
         else:

@@ -33,6 +33,22 @@ def build_ranks(recipe: Recipe, projections: Sequence[Projection], method: Metho
     )
 
 
+def live_layers(projections: Sequence[Projection], method: Method) -> tuple[dict[str, Any], ...]:
+    """Every adapted projection as in ranks.json, without its scores. Waits for the device."""
+    allocations = {allocation.name: allocation for allocation in method.allocation()}
+    keys = ("name", "stack", "block", "attention", "projection", "group")
+    return tuple(
+        {
+            **{key: getattr(projection, key) for key in keys},
+            "shape": list(allocations[projection.name].shape),
+            "start_rank": allocations[projection.name].start_rank,
+            "rank": allocations[projection.name].rank,
+        }
+        for projection in projections
+        if projection.name in allocations
+    )
+
+
 def build_metrics(
     recipe: Recipe,
     adapted: AdaptedModel,

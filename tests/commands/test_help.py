@@ -16,12 +16,17 @@ from tests.commands.conftest import dora, process
 COMMANDS = get_command(app).commands  # type: ignore[attr-defined]
 
 OPTIONS = {
-    "train": ["recipe", "--set", "--output -o", "--seeds", "--resume", "--overwrite", "--dry-run"],
+    "init": ["task", "--model -m", "--output -o", "--overwrite", "--schema"],
+    "train": ["recipe", "--set", "--output -o", "--seeds", "--resume", "--overwrite", "--plain", "--quiet -q", "--dry-run"],
     "eval": ["--checkpoint -c", "--split", "--set", "--output -o"],
     "predict": ["--checkpoint -c", "--output -o", "--input -i", "--split", "--set"],
-    "ranks": ["folder", "--json"],
+    "ranks": ["folder", "--by", "--scores", "--history", "--compare", "--plot", "--what", "--json"],
+    "report": ["runs", "--output -o", "--overwrite"],
     "export": ["--checkpoint -c", "--format", "--output -o", "--dtype", "--pad", "--allow-unfrozen", "--overwrite", "--set"],
     "score": ["task", "--predictions -p", "--references -r", "--json"],
+    "tasks": ["--json"],
+    "models": ["--json"],
+    "doctor": ["--json"],
 }
 """Every argument and option. One that is new belongs here, into the README and into a test of what it does."""
 
@@ -32,7 +37,7 @@ def options(command: object) -> list[str]:
 
 def test_the_options_are_those_we_know() -> None:
     assert {name: options(command) for name, command in COMMANDS.items()} == OPTIONS
-    assert options(get_command(app)) == ["--version", "--debug"]
+    assert options(get_command(app)) == ["--version", "--debug", "--install-completion", "--show-completion"]
 
 
 def test_version() -> None:

@@ -121,3 +121,41 @@ def test_reading_a_run_changes_nothing(trained: Trained) -> None:
     before = contents(trained.cwd)
     process("ranks", cwd=trained.cwd)
     assert contents(trained.cwd) == before
+
+
+@posix
+def test_an_interrupted_run_on_a_terminal_leaves_it_clean(tiny_model: Path, tmp_path: Path) -> None:
+    """The live view is gone, the cursor is back, and the message stands below what was said."""
+    import pty
+
+    (tmp_path / "long.yaml").write_text(recipe_text(tiny_model))
+    command = [sys.executable, "-m", "dora_cli", "train", "long.yaml", "--set", "train.epochs=100000"]
+    main, other = pty.openpty()
+    run = subprocess.Popen(
+        command, cwd=tmp_path, env=environment(TERM="xterm-256color", CI=""), stdin=other, stdout=other, stderr=other,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+    os.close(other)
+    output = b""
+    try:
+        while True:
+            try:
+                piece = os.read(main, 65536)
+            except OSError:  # Linux says so when the other side is closed
+                break
+            if not piece:
+                break
+            output += piece
+            if b"phase" in output and b"warm-up" in output and run.poll() is None:
+                run.send_signal(signal.SIGINT)
+                output = output.replace(b"phase", b"Phase")  # once
+        assert run.wait(timeout=60) == 130
+    finally:
+        run.kill()
+        os.close(main)
+    text = output.decode()
+    assert text.count("\x1b[?25l") == text.count("\x1b[?25h") == 1
+    after = text[text.index("\x1b[?25h") :]
+    assert re.fullmatch(
+        r"\x1b\[\?25h(\r\n)*dora: stopped by SIGINT after step [0-9,]+; go on with: dora train .*--resume\r\n", after, re.DOTALL
+    )

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +12,8 @@ import typer
 from typer.testing import CliRunner
 
 from dora_cli.commands.ranks import ranks as command
-from dora_cli.errors import CheckpointError
-from dora_cli.reports.records import RunRecords, write_json
+from dora_cli.errors import CheckpointError, OptionError, OutputError
+from dora_cli.reports.records import LogFile, RunRecords, write_json
 from tests.reports.examples import bert, metrics, ranks
 
 app = typer.Typer()
@@ -124,10 +125,114 @@ def test_a_damaged_file_is_refused_in_both_forms(tmp_path: Path, arguments: list
     assert "is damaged: line" in refusal(str(tmp_path / "run"), *arguments)
 
 
+# Views and pictures -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--by", "block"], r"block 1 +6 "),
+        (["--by", "projection"], r"attention\.output\.dense +2 "),
+        (["--by", "group"], r"FFN +4 "),
+        (["--scores"], r"96 components live, the lowest with a score"),
+        (["--history"], r"pruning  steps 118 to 390, 1 event, freeze after step 390"),
+    ],
+)
+def test_views(tmp_path: Path, options: list[str], says: str):
+    folder = make_run(tmp_path / "run")
+    text = run(str(folder), *options, width=120)
+    assert text.splitlines()[0] == str(folder)
+    assert re.search(says, text)
+    assert "block  query" not in text, "the table of ranks is another view"
+
+
+@pytest.mark.parametrize("options", [["--compare", "b"], ["--compare", "b", "--by", "block"]])
+def test_two_runs_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str]):
+    monkeypatch.chdir(tmp_path)
+    make_run(Path("a"), seed=1)
+    make_run(Path("b"), seed=2)
+    text = run("a", *options, width=120)
+    assert text.splitlines()[0] == "a minus b"
+    assert ("block  query" in text) == ("--by" not in options)
+    assert re.search(r"all +12 +96 +96 +0\n", text)
+
+
+def test_runs_of_other_projections_are_not_compared(tmp_path: Path):
+    one, two = make_run(tmp_path / "a", blocks=1), make_run(tmp_path / "b", blocks=2)
+    assert "do not adapt the same projections" in refusal(str(one), "--compare", str(two))
+    assert "there is no folder nowhere" in refusal(str(one), "--compare", "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("options", "what", "writes"),
+    [
+        ([], "map", "query"),
+        (["--json"], "map", "query"),
+        (["--by", "block"], "map", "query"),
+        (["--scores"], "scores", "score at the freeze"),
+        (["--history"], "budget", "freeze after step 390"),
+        (["--what", "training"], "training", "evaluation: accuracy"),
+        (["--scores", "--what", "budget"], "budget", "freeze after step 390"),
+        (["--compare", "other"], "difference", "Ranks of run minus those of other"),
+    ],
+)
+def test_a_picture_shows_what_is_shown_or_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], what: str, writes: str
+):
+    pytest.importorskip("matplotlib")
+    monkeypatch.chdir(tmp_path)
+    make_run(Path("run"))
+    make_run(Path("other"), seed=2)
+    result = CliRunner().invoke(app, ["run", *options, "--plot", "new/a.svg"], catch_exceptions=False)
+    assert result.exit_code == 0
+    assert f"{what}: {Path('new/a.svg')}\n" in result.stderr
+    assert result.stdout == run("run", *[option for option in options if option not in ("--what", "training", "budget")])
+    assert writes in Path("new/a.svg").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--by", "block", "--scores"], "--by and --scores do not go together"),
+        (["--json", "--history"], "--history and --json do not go together"),
+        (["--compare", "x", "--scores"], "--scores and --compare do not go together"),
+        (["--what", "map"], "there is no --plot"),
+        (["--what", "map", "--plot", "a.svg", "--compare", "x"], "--what map and --compare do not go together"),
+    ],
+)
+def test_options_that_do_not_go_together(tmp_path: Path, options: list[str], says: str):
+    with pytest.raises(OptionError, match=says):
+        CliRunner().invoke(app, [str(make_run(tmp_path / "run")), *options], catch_exceptions=False)
+
+
+def test_a_picture_that_cannot_be_drawn_prints_nothing(tmp_path: Path):
+    folder = make_run(tmp_path / "run")
+    with pytest.raises(OutputError, match=r"Pictures are \.png, \.svg or \.pdf"):
+        CliRunner().invoke(app, [str(folder), "--plot", str(tmp_path / "a.gif")], catch_exceptions=False)
+    (tmp_path / "file").write_text("")
+    pytest.importorskip("matplotlib")
+    with pytest.raises(OutputError, match="cannot write"):
+        CliRunner().invoke(app, [str(folder), "--plot", str(tmp_path / "file" / "a.svg")], catch_exceptions=False)
+
+
+def test_a_run_that_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    with LogFile(Path("run/log.jsonl")) as log:
+        for step, live in ((50, 144), (100, 140)):
+            log.write({"type": "train", "step": step, "phase": "pruning", "budget": live, "live": live, "loss": 0.5})
+    assert "has not finished" in refusal("run")
+    assert "dora ranks run --history" in refusal("run", "--scores")
+    text = run("run", "--history")
+    assert "not finished" in text
+    assert "144 -> 140 components in 100 steps" in text
+    Path("run/log.jsonl").write_text("")
+    assert "has not logged a step yet" in refusal("run", "--history")
+
+
 def test_importing_the_command_is_cheap():
     code = (
         "import sys, dora_cli.commands.ranks\n"
-        "heavy = {'torch', 'transformers', 'pydantic', 'numpy', 'datasets', 'sklearn'} & set(sys.modules)\n"
+        "heavy = {'torch', 'transformers', 'pydantic', 'numpy', 'datasets', 'sklearn', 'matplotlib'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])

@@ -203,3 +203,21 @@ def test_paths_are_taken_from_the_current_folder(tiny_model: Path, tmp_path: Pat
     assert done.code == 0, done.err
     assert Path("runs/my recipe/metrics.json").is_file()
     assert "  dora eval --checkpoint 'runs/my recipe'\n" in done.out
+
+
+def test_plain_and_quiet(recipe: Path) -> None:
+    few = ("train", recipe, "--set", "train.max_steps=5")
+    assert [line for line in dora(*few, "--plain", "-o", "plain").err.splitlines() if line.startswith("step 5/5 ")]
+    for name, options in (("one", ()), ("several", ("--seeds", "1,2"))):
+        done = dora(*few, "--quiet", "-o", name, *options)
+        assert (done.code, done.out, done.err) == (0, "", "")
+    assert Path("one/metrics.json").is_file()
+    assert Path("several/summary.json").is_file()
+    done = dora(*few, "-q", "-o", "one")
+    assert done.code == 2
+    assert done.err.startswith("dora: error: --output one holds a finished run already")
+
+
+def test_quiet_beside_what_prints_is_refused(recipe: Path, refuses: Refuse) -> None:
+    refuses("train", recipe, "--quiet", "--plain", says=["--quiet prints nothing and --plain prints lines; give one of them"])
+    refuses("train", recipe, "-q", "--dry-run", says=["--quiet prints nothing and --dry-run prints a run"])

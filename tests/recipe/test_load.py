@@ -76,8 +76,10 @@ def test_defaults():
         "precision": "auto",
         "device": "auto",
         "deterministic": False,
+        "cuda_graph": "auto",
         "skip_nonfinite": 0,
         "log_every": 50,
+        "log_with": None,
         "seed": 1,
     }
     assert recipe.eval.model_dump() == {"batch_size": 64, "select": "best-after-freeze", "metric": None}

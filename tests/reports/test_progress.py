@@ -13,37 +13,20 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from dora_cli.reports.progress import RunListener, make_listener
-from dora_cli.training.listener import EvalLog, Listener, RunStart, StepLog
+from dora_cli.reports.progress import QuietListener, RunListener, make_listener
+from dora_cli.training.listener import EvalLog, Listener, RunStart
 from tests.reports.examples import bert, llama, metrics, ranks
+from tests.reports.live.runs import run_start, step_log
 
 ROOT = Path(__file__).parents[2]
-
-
-def run_start(**changes: Any) -> RunStart:
-    values: dict[str, Any] = {
-        "task": "glue/mrpc", "model": "roberta-base", "method": "dora", "device": "cpu", "precision": "fp32", "seed": 1,
-        "output": Path("runs/x"), "total_steps": 100, "steps_per_epoch": 25, "epochs": 4, "global_batch": 16, "projections": 72,
-        "schedule": {"start_components": 864, "final_components": 576, "freeze_step": 50},
-        "trainable_parameters": 1_992_194, "head_parameters": 1_538,
-    }  # fmt: skip
-    return RunStart(**{**values, **changes})
-
-
-def step_log(step: int, budget: int, **changes: Any) -> StepLog:
-    values: dict[str, Any] = {
-        "step": step, "epoch": (step - 1) // 25 + 1, "phase": "pruning", "budget": budget, "live_components": budget, "loss": 0.69123,
-        "regulariser": 0.0125, "grad_norm": 0.9142, "learning_rate": 1.2e-3, "steps_per_second": 38.21, "samples_per_second": 611.4,
-    }  # fmt: skip
-    return StepLog(**{**values, **changes})
 
 
 def drive(listener: Listener, *, finish: bool = True, start: RunStart | None = None, ranks_record: dict[str, Any] | None = None) -> None:
     """A whole run of 100 steps with 5 events, the third evaluation the best."""
     listener.start(start or run_start())
     for step in range(1, 101):
-        if step in (10, 20, 30, 40, 50):
-            listener.event(step, "pruning", 864 - 5 * step, step == 50)
+        if step in (15, 25, 35, 45, 50):
+            listener.event(step, "pruning", 864 - 5 * step, step == 50, {})
         listener.tick(step, "pruning" if step <= 50 else "final", 864 - 5 * min(step, 50))
         if step % 20 == 0:
             listener.logged(step_log(step, 864 - 5 * min(step, 50)))
@@ -67,17 +50,18 @@ def test_plain_lines_tell_the_run_in_few_lines():
     assert lines[:4] == [
         "glue/mrpc, roberta-base, dora, seed 1, on cpu, fp32",
         "100 steps: 4 epochs of 25, global batch 16",
-        "72 projections, 864 -> 576 components, ranks frozen after step 50",
+        "36 projections, 432 -> 288 components, ranks frozen after step 50",
         "1,992,194 trainable parameters, 1,538 of them in the head",
     ]
     assert [line for line in lines if "components live" in line] == [
-        "step 10: first pruning event, 814 components live",
+        "step 15: first pruning event, 789 components live",
         "step 50: ranks frozen, 614 components live",
     ]
     steps = [line for line in lines if re.match(r"step \d+/", line)]
     assert len(steps) == 5
     assert re.fullmatch(
-        r"step 20/100 epoch 1/4 pruning budget 764 loss 0\.6912 regulariser 0\.0125 grad_norm 0\.914 lr 0\.0012 38\.2 steps/s eta [\d.]+s",
+        r"step 20/100 epoch 1/4 pruning budget 764 loss 0\.6912 regulariser 0\.0125 grad_norm 0\.914 lr 0\.0012 38\.2 steps/s eta [\d.]+s "
+        r"memory 2\.1 GiB",
         steps[0],
     )
     evaluations = [line for line in lines if line.startswith("epoch")]
@@ -109,7 +93,7 @@ def test_a_method_without_ranks():
     console, progress, results, out = consoles()
     nothing = {**ranks(bert(1)), "layers": [], "live_components": 0, "start_rank": None, "target_rank": None, "history": []}
     listener = make_listener(console, results=results)
-    listener.start(run_start(method="head", projections=0, schedule={"start_components": 0, "final_components": 0}))
+    listener.start(run_start([], method="head", schedule={"start_components": 0, "final_components": 0}))
     listener.tick(20, "training", 0)
     listener.logged(step_log(20, 0, phase="training", regulariser=None, live_components=0))
     listener.finish(metrics(method="head"), nothing, Path("x"))
@@ -170,25 +154,25 @@ def test_a_forced_colour_does_not_make_a_pipe_a_terminal(monkeypatch: pytest.Mon
     assert re.search(r"step 20/100", file.getvalue())
 
 
-@pytest.mark.parametrize("width", [80, 120])
-def test_the_bar_shows_phase_budget_loss_speed_time_and_metric(width: int):
+def test_under_ci_there_are_lines_even_on_a_terminal(monkeypatch: pytest.MonkeyPatch):
     file = io.StringIO()
-    console = Console(file=file, width=width, force_terminal=True, color_system=None, highlight=False)
-    listener = make_listener(console, plain=False, results=Console(file=io.StringIO()))
-    assert isinstance(listener, RunListener)
-    drive(listener, finish=False)
-    with console.capture() as capture:
-        console.print(listener._bar())
-    bar, state = capture.get().splitlines()
-    assert bar.startswith("final ")
-    assert "100/100  epoch 4/4" in bar
-    assert bar.rstrip().endswith("left")
-    assert len(bar) <= width
-    assert state == "live 614 (864 -> 576)  loss 0.6912  38.2 steps/s  accuracy 0.8000 (best 0.7750)"
-    listener.evaluating("validation_matched", 3, 12)
-    with console.capture() as capture:
-        console.print(listener._bar())
-    assert capture.get().splitlines()[1] == "evaluating validation_matched 3/12"
+    monkeypatch.setattr(file, "isatty", lambda: True)
+    monkeypatch.delenv("CI", raising=False)
+    for value, live in (("true", False), ("1", False), ("", True), ("false", True)):
+        monkeypatch.setenv("CI", value)
+        listener = make_listener(Console(file=file, force_terminal=True, force_interactive=True))
+        assert isinstance(listener, RunListener)
+        assert listener._live == live
+    assert not make_listener(Console(file=file, force_terminal=True, force_interactive=True), plain=True)._live
+
+
+def test_quiet_says_notes_alone():
+    console, progress, results, out = consoles()
+    listener = make_listener(console, results=results, quiet=True)
+    assert isinstance(listener, QuietListener)
+    drive(listener)
+    listener.note("half as fast, for a reason")
+    assert (progress.getvalue(), out.getvalue()) == ("note: half as fast, for a reason\n", "")
 
 
 def test_a_tick_costs_microseconds():
@@ -209,9 +193,10 @@ from dora_cli.reports.progress import make_listener
 listener = make_listener()
 try:
     if sys.argv[1:] == ["fail"]:
-        listener.start(__import__("tests.reports.test_progress", fromlist=["x"]).run_start())
+        listener.start(__import__("tests.reports.live.runs", fromlist=["x"]).run_start())
         listener.tick(1, "warm-up", 864)
         raise SystemExit(7)
+    __import__("warnings").warn("of a library")
     drive(listener)
 finally:
     listener.close()
@@ -222,7 +207,9 @@ def on_a_terminal(*arguments: str, **environment: str) -> tuple[str, int]:
     """Runs SCRIPT on a pseudo-terminal; returns what reached it and the exit status."""
     pty = pytest.importorskip("pty")
     main, other = pty.openpty()
-    variables = {key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "COLUMNS")}
+    variables = {
+        key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "COLUMNS", "CI")
+    }
     variables.update({"TERM": "xterm-256color", "PYTHONPATH": str(ROOT), **environment})
     process = subprocess.Popen([sys.executable, "-c", SCRIPT, *arguments], stdin=other, stdout=other, stderr=other, env=variables, cwd=ROOT)
     os.close(other)
@@ -241,7 +228,7 @@ def on_a_terminal(*arguments: str, **environment: str) -> tuple[str, int]:
     return output.decode(), process.wait()
 
 
-def test_on_a_terminal_there_is_a_bar_and_the_cursor_comes_back():
+def test_on_a_terminal_there_is_a_view_and_the_cursor_comes_back():
     output, status = on_a_terminal()
     assert status == 0
     assert output.count("\x1b[?25l") == output.count("\x1b[?25h") == 1
@@ -249,7 +236,8 @@ def test_on_a_terminal_there_is_a_bar_and_the_cursor_comes_back():
     assert "48;5;" in output
     assert "epoch 3/4" in output
     assert "Summary" in output
-    assert "step 20/100" not in output  # the bar's, not a line's
+    assert "\x1b[2mrun     " in output
+    assert "step 20/100" not in output  # not a line
 
 
 def test_the_cursor_comes_back_after_a_failure():

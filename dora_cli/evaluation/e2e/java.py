@@ -40,6 +40,11 @@ def _command(jar: Path) -> tuple[str, Path]:
     return java, found.resolve()
 
 
+def find_java() -> str:
+    """The path of ``java``, where METEOR's program is there too. Raises JavaError."""
+    return _command(_METEOR)[0]
+
+
 def ptb_lines(texts: Sequence[str]) -> list[str]:
     """PTBTokenizer's line for each text: lower-cased tokens with spaces between them, punctuation included.
 

@@ -1,0 +1,98 @@
+"""``dora init``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dora_cli.errors import OptionError, OutputError
+
+EPILOG = "Example:  dora init glue/rte --model FacebookAI/roberta-base -o rte.yaml"
+
+
+def _tasks() -> list[str]:
+    from dora_cli.tasks import task_names
+
+    return list(task_names())
+
+
+def init(
+    task: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="TASK",
+            help="What the recipe is for, such as glue/rte; dora tasks lists them.",
+            show_default=False,
+            autocompletion=_tasks,
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            metavar="NAME",
+            help="Hub id, local folder or builtin:NAME (default: that of the published settings); dora models lists what is known.",
+            show_default=False,
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Write to this new file (default: to stdout).", show_default=False),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE if it is there already.")] = False,
+    schema: Annotated[
+        bool, typer.Option("--schema", help="Write the JSON Schema of recipes instead, by which editors complete and check them.")
+    ] = False,
+) -> None:
+    """Write a recipe to start from: the published settings of a task, every key with what it is for."""
+    if schema and (task is not None or model is not None):
+        raise OptionError("--schema is about recipes of every task and model; leave TASK and --model out")
+    if overwrite and output is None:
+        raise OptionError("--overwrite needs a file to replace; name it: --output FILE")
+    if output is not None:
+        from dora_cli.training.output import check_output_file  # loads PyTorch; a recipe for stdout is there at once
+
+        check_output_file(output)
+        if output.exists() and not overwrite:
+            raise OutputError(f"--output {output} exists already; choose another name, or pass --overwrite to replace it")
+    if schema:
+        text, then, unchecked = _schema(), None, None
+    elif task is None:
+        raise OptionError("which task? Give one, such as: dora init glue/rte; dora tasks lists them")
+    else:
+        from dora_cli.training.first_recipe import default_file, first_recipe
+
+        made = first_recipe(task, model, file=str(output) if output is not None else None)
+        text, unchecked, then = made.text, made.unchecked, str(output or default_file(task))
+    if output is not None:
+        from dora_cli.reports.records import write_text
+
+        write_text(output, text)
+        typer.echo(f"{output} written" + ("" if schema else f"; see what it would do:  dora train {_quoted(str(output))} --dry-run"))
+    else:
+        typer.echo(text, nl=False)
+        if then is not None and sys.stdout.isatty():
+            typer.echo(f"dora: note: to keep it, add: --output {then}", err=True)
+    if unchecked is not None:
+        typer.echo(
+            f"dora: note: {unchecked!r} is not in the local cache, so it was not checked whether it can do {task}; a dry run checks it",
+            err=True,
+        )
+
+
+def _schema() -> str:
+    import json
+
+    from dora_cli.recipe.json_schema import recipe_json_schema
+
+    return json.dumps(recipe_json_schema(_tasks()), indent=2, ensure_ascii=False) + "\n"
+
+
+def _quoted(path: str) -> str:
+    import shlex
+
+    return shlex.quote(path)

@@ -1,0 +1,100 @@
+"""What ``dora tasks`` and ``dora models`` print."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from dora_cli.reports.units import plural, size
+
+
+def print_tasks(console: Console, tasks: Sequence[Mapping[str, Any]]) -> None:
+    """Prints one row per task; `tasks` as `dora_cli.tasks.task_catalogue` gives them."""
+    table = _table("task", "kind", "metrics")
+    for split in ("train", "validation", "test"):
+        table.add_column(split, justify="right")
+    for task in tasks:
+        metrics = Text(", ".join([task["primary"], *(name for name in task["metrics"] if name != task["primary"])]))
+        metrics.stylize("bold", 0, len(task["primary"]))
+        table.add_row(task["name"], _kind(task), metrics, *(_sizes(task["splits"], split) for split in ("train", "validation", "test")))
+    console.print(table)
+    console.print()
+    _line(console, "The first metric selects the epoch that is kept, unless eval.metric names another.")
+    _line(console, "data.source:")
+    for sources, names in _by_sources(tasks).items():
+        _line(console, f"  {', '.join(names)}: {', '.join(sources)}")
+
+
+def _kind(task: Mapping[str, Any]) -> str:
+    if task["kind"] == "generation":
+        return "text to text"
+    return f"{plural(task['texts'], 'text')}, " + (f"{len(task['labels'])} labels" if task["labels"] else "a number")
+
+
+def _sizes(splits: Mapping[str, int], split: str) -> str:
+    """Of the split, or of all that begin with its name, each on a line."""
+    return "\n".join(f"{count:,}" for name, count in splits.items() if name.startswith(split))
+
+
+def _by_sources(tasks: Sequence[Mapping[str, Any]]) -> dict[tuple[str, ...], list[str]]:
+    """Names of tasks by what they share; a whole family as ``glue/*``."""
+    found: dict[tuple[str, ...], list[str]] = {}
+    for task in tasks:
+        family, slash, _ = task["name"].partition("/")
+        names = found.setdefault(tuple(task["sources"]), [])
+        name = f"{family}/*" if slash else family
+        if name not in names:
+            names.append(name)
+    return found
+
+
+def print_models(console: Console, catalogue: Mapping[str, Any]) -> None:
+    """Prints the built-in models, the families and what others need; `catalogue` as `dora_cli.models.model_catalogue` gives it."""
+    console.print(Text("Built in", style="bold"))
+    table = _table("model.name", "kind")
+    table.add_column("parameters", justify="right")
+    table.add_column("size", justify="right")
+    for model in catalogue["builtin"]:
+        table.add_row(Text(model["name"]), f"{model['kind']} ({model['model_type']})", f"{model['parameters']:,}", size(model["bytes"]))
+    console.print(Padding(table, (0, 0, 0, 2)))
+    for kind, use in (("encoder", "glue/*"), ("decoder", "glue/* and e2e"), ("encoder-decoder", "glue/* and e2e")):
+        console.print()
+        console.print(Text.assemble((f"{kind.capitalize()}s", "bold"), f", for {use}, whose projections are tested"))
+        for family in catalogue["families"]:
+            if family["kind"] == kind:
+                _family(console, family)
+    console.print()
+    console.print(Text("Any other model needs", style="bold"))
+    for need in catalogue["needs"]:
+        _hanging(console, "  -", need)
+
+
+def _family(console: Console, family: Mapping[str, Any]) -> None:
+    _hanging(console, " ", ", ".join(family["model_types"]))
+    for title, key in (("for example", "examples"), ("attention", "attention"), ("FFN", "ffn")):
+        _hanging(console, f"    {title:<11}", ", ".join(family[key]), style="dim")
+
+
+def _hanging(console: Console, label: str, text: str, *, style: str = "") -> None:
+    """A label and a text, whose further lines stand below its first."""
+    grid = Table.grid(padding=(0, 1, 0, 0))
+    grid.add_column(no_wrap=True, style=style)
+    grid.add_column(overflow="fold")
+    grid.add_row(label, Text(text))
+    console.print(grid)
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _line(console: Console, text: str) -> None:
+    console.print(Text(text), soft_wrap=True)

@@ -1,0 +1,66 @@
+"""How much a run trains, beside LoRA of the same rank and full fine-tuning, from its records."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+BYTES = 4
+"""Of one parameter: what trains is float32."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """One way to train a model.
+
+    Attributes:
+        name: of the way.
+        adapter: parameters of the adapters' factors; None for a way that has none.
+        trained: everything that trains, with gates and head; None if it was not recorded.
+        own: whether it is what the run did.
+    """
+
+    name: str
+    adapter: float | None
+    trained: float | None
+    own: bool = False
+
+    @property
+    def bytes(self) -> float | None:
+        return None if self.trained is None else self.trained * BYTES
+
+
+def model_size(environment: Mapping[str, Any] | None) -> Mapping[str, int | None]:
+    """``parameters, bytes, head_parameters`` of the base model; None what a run of an older version has not recorded."""
+    model = (environment or {}).get("model")
+    found = model if isinstance(model, Mapping) else {}
+    numbers = {key: found.get(key) for key in ("parameters", "bytes", "head_parameters")}
+    return {key: value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None for key, value in numbers.items()}
+
+
+def sizes(metrics: Mapping[str, Any], ranks: Mapping[str, Any], environment: Mapping[str, Any] | None) -> list[Size]:
+    """From the largest to the smallest in kind: full fine-tuning, LoRA of the run's rank, the run's start, its end.
+
+    Args:
+        metrics: metrics.json.
+        ranks: ranks.json, not a mean.
+        environment: environment.json.
+    """
+    budget, base = metrics["budget"], model_size(environment)
+    layers, target = ranks["layers"], ranks["target_rank"]
+    found = [Size("full fine-tuning", None, base["parameters"])]
+    if not layers:
+        return [*found, Size("this run", None, budget["trainable_parameters_final"], own=True)]
+    per_rank = sum(sum(layer["shape"]) for layer in layers)
+    start = sum(layer["start_rank"] * sum(layer["shape"]) for layer in layers)
+    head = base["head_parameters"]
+    if head is None:  # what trains at the start is A, B, one gate for each component, and the head
+        head = budget["trainable_parameters_start"] - start - budget["start_components"]
+    if target is not None and head >= 0:
+        found.append(Size(f"LoRA, rank {target} everywhere", target * per_rank, target * per_rank + head))
+    return [
+        *found,
+        Size("this run, at its start", start, budget["trainable_parameters_start"]),
+        Size("this run, in the end", budget["adapter_parameters_final"], budget["trainable_parameters_final"], own=True),
+    ]

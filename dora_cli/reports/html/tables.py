@@ -1,0 +1,217 @@
+"""The tables of a report: results, runs, epochs, sizes, environment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dora_cli.reports.html.elements import Markup, join, table, tag
+from dora_cli.reports.html.figures import readable
+from dora_cli.reports.html.groups import Group, Run, differing
+from dora_cli.reports.html.sizes import BYTES, model_size, sizes
+from dora_cli.reports.summary import spread
+from dora_cli.reports.units import duration, number, size, speed
+
+NOTHING = "\u2013"
+UNKNOWN = "not recorded"
+LONG = 32
+"""A value of more characters may be broken into lines."""
+
+
+def mean_and_sd(values: Sequence[float | None]) -> str:
+    """``0.5981 ± 0.0123``; without the deviation for one value."""
+    found = spread(values)
+    return value(found["mean"]) + (f" \u00b1 {number(found['sd'])}" if found["sd"] is not None else "")
+
+
+def value(found: float | None) -> str:
+    """A metric or loss as everywhere, but an undefined one as the dash of this page."""
+    written = number(found)
+    return NOTHING if written == "-" else written
+
+
+def mean_of(group: Group, section: str, key: str) -> float | None:
+    """The mean over the finished runs of a number of metrics.json, such as ``timing``, ``train_seconds``."""
+    found = [run.metrics[section].get(key) for run in group.finished if run.metrics]
+    mean: float | None = spread(found)["mean"] if found else None
+    return mean
+
+
+def results(group: Group) -> Markup | None:
+    """Each metric of the selected and of the last epoch; of several runs their mean, and each one's own."""
+    finished, several = group.finished, len(group.finished) > 1
+    if not finished:
+        return None
+
+    def values(name: str, kind: str) -> list[float | None]:
+        return [run.metrics[kind].get(name) for run in finished if run.metrics]
+
+    head = ["metric", *(["selected: mean \u00b1 sd", "last: mean \u00b1 sd"] if several else ["selected", "last"])]
+    if several:
+        head += [f"seed {run.seed}" for run in finished]
+    rows = []
+    for name in group.result_names:
+        row: list[object] = [readable(name), tag("b", mean_and_sd(values(name, "metrics"))), mean_and_sd(values(name, "last"))]
+        rows.append([*row, *(map(value, values(name, "metrics")) if several else ())])
+    return table(head, rows, class_="numbers")
+
+
+def runs(group: Group) -> Markup:
+    """One row for each run: how far it came, what was selected, what it took."""
+    head = ["run", "seed", "state", "selected epoch", "live components", "training", "steps/s", "peak memory"]
+    return table(head, [_run(run) for run in group.runs], class_="numbers")
+
+
+def _run(run: Run) -> list[object]:
+    record = run.metrics
+    if record is None:
+        live = next((entry["live"] for entry in reversed(run.curves.log) if entry.get("type") == "train"), None)
+        return [str(run.folder), run.seed, state(run), NOTHING, NOTHING if live is None else f"{live:,}", NOTHING, NOTHING, NOTHING]
+    epoch, timing = record["best_epoch"], record["timing"]
+    return [
+        str(run.folder),
+        run.seed,
+        state(run),
+        NOTHING if epoch is None else f"{epoch}",
+        f"{record['budget']['live_components']:,}",
+        duration(timing["train_seconds"]),
+        speed(timing["steps_per_second"]),
+        size(timing["peak_memory_bytes"]),
+    ]
+
+
+def state(run: Run) -> str:
+    """``finished, 180 steps`` or how far an unfinished run has come."""
+    if run.finished:
+        return f"finished, {run.steps:,} steps"
+    if not run.steps:
+        return "not finished: no step is logged yet"
+    return f"not finished: step {run.steps:,}, {run.phases[-1][0]}"
+
+
+@dataclass(frozen=True)
+class Epochs:
+    """Loss and metrics after each epoch: how many rows, and of how many runs they are the mean."""
+
+    table: Markup
+    rows: int
+    runs: int
+
+
+def epochs(group: Group) -> Epochs | None:
+    """Of the finished runs; of all that have come to an evaluation where none has finished. None where there is none."""
+    pool = [run for run in (group.finished or group.runs) if run.evaluations]
+    names = group.metric_names
+    numbers = sorted({entry["epoch"] for run in pool for entry in run.evaluations})
+    if not numbers:
+        return None
+    several = len(pool) > 1
+    head = ["epoch", "step", "phase", *(["runs"] if several else []), "training loss", *map(readable, names)]
+    rows = []
+    for epoch in numbers:
+        found = [entry for run in pool for entry in run.evaluations if entry["epoch"] == epoch]
+        selected = not several and pool[0].metrics is not None and pool[0].metrics["best_epoch"] == epoch
+        row: list[object] = [tag("b", f"{epoch} (selected)") if selected else f"{epoch}", f"{found[0]['step']:,}", found[0]["phase"]]
+        if several:
+            row.append(f"{len(found)}")
+        row.append(mean_and_sd([entry.get("train_loss") for entry in found]))
+        rows.append([*row, *(mean_and_sd([entry["metrics"].get(name) for entry in found]) for name in names)])
+    return Epochs(table(head, rows, class_="numbers"), len(rows), len(pool))
+
+
+def sizes_table(group: Group) -> Markup | None:
+    """What trains, beside full fine-tuning and LoRA of the same rank; the means of several runs."""
+    found = [sizes(run.metrics, run.curves.ranks, run.environment) for run in group.finished if run.metrics and run.curves.ranks]
+    if not found:
+        return None
+    base = model_size(group.finished[0].environment)
+    whole = base["parameters"]
+    rows = []
+    for same in zip(*found, strict=True):
+        one, adapter, trained = same[0], spread([each.adapter for each in same])["mean"], spread([each.trained for each in same])["mean"]
+        row = [one.name, NOTHING if adapter is None else f"{adapter:,.0f}", UNKNOWN if trained is None else f"{trained:,.0f}"]
+        row.append(NOTHING if trained is None else size(round(trained * BYTES)))
+        if whole:
+            row.append(NOTHING if trained is None else f"{100 * trained / whole:.2f} %")
+        rows.append([tag("b", cell) for cell in row] if one.own else row)
+    head = ["", "adapter parameters", "trained in all", "as float32", *(["of the model"] if whole else [])]
+    notes = ["Adapter parameters are the entries of A and B; trained in all are also the head and, in DoRA, one gate for each component."]
+    if whole is None:
+        notes.append("The run was made by a version that did not record the size of the base model.")
+    elif base["bytes"] is not None:
+        notes.append(f"The base model has {whole:,} parameters, {size(base['bytes'])} as it was loaded.")
+    if len(found) > 1:
+        notes.append("Means over the finished runs.")
+    return join([table(head, rows, class_="numbers"), tag("p", " ".join(notes), class_="note")])
+
+
+def environment(group: Group) -> Markup | None:
+    """environment.json, each value once; where runs differ, each run's own."""
+    known = [(run, flat(run.environment)) for run in group.runs if run.environment is not None]
+    if not known:
+        return None
+    varied = set(differing([found for _, found in known]))
+    rows = []
+    for key in dict.fromkeys(key for _, found in known for key in found):
+        if key in varied:
+            cell: object = join((f"seed {run.seed}: {found.get(key, NOTHING)}" for run, found in known), Markup("<br>"))
+        else:
+            cell = known[0][1][key]
+        rows.append([key, cell])
+    return table(["", ""], rows, class_="words")
+
+
+def flat(content: Mapping[str, Any] | None, prefix: str = "") -> dict[str, str]:
+    """Nested objects as ``data.train.examples``; a value that is no number or text as JSON would not be worth more."""
+    found: dict[str, str] = {}
+    for key, value in (content or {}).items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and prefix.count(".") < 4:
+            found.update(flat(value, f"{name}."))
+        elif name != "schema_version":
+            found[name] = NOTHING if value is None else f"{value:,}" if type(value) is int else str(value)
+    return found
+
+
+def comparison(groups: Sequence[Group]) -> Markup:
+    """Groups side by side: where their recipes differ, what came out, what it took."""
+    rows: list[list[object]] = []
+
+    def add(label: str, cells: Sequence[object], *, always: bool = True) -> None:
+        if always or len(set(cells)) > 1:
+            rows.append([label, *(tag("span", cell, class_="long") if len(str(cell)) > LONG else cell for cell in cells)])
+
+    add("task", [group.task for group in groups], always=False)
+    add("model", [group.model for group in groups], always=False)
+    add("method", [group.method for group in groups], always=False)
+    shown = {"task", "model.name", "method.name", "train.seed"}
+    for key in differing([group.runs[0].settings for group in groups]):
+        if key not in shown:
+            add(key, [group.runs[0].settings.get(key, NOTHING) for group in groups])
+    add("runs", [f"{len(group.finished)} of {len(group.runs)} finished" for group in groups])
+    for name in dict.fromkeys(name for group in groups for name in group.result_names):
+        for kind, label in (("metrics", "selected"), ("last", "last")):
+            cells = [_result(group, name, kind) for group in groups]
+            if any(cell != NOTHING for cell in cells):
+                rows.append([f"{readable(name)}, {label}", *((tag("b", cell) if kind == "metrics" else cell) for cell in cells)])
+    for label, section, key in (
+        ("live components", "budget", "live_components"),
+        ("adapter parameters", "budget", "adapter_parameters_final"),
+        ("trained in all", "budget", "trainable_parameters_final"),
+    ):
+        add(label, [_count(mean_of(group, section, key)) for group in groups])
+    add("training", [duration(mean_of(group, "timing", "train_seconds")) for group in groups])
+    add("steps/s", [speed(mean_of(group, "timing", "steps_per_second")) for group in groups])
+    memory = [mean_of(group, "timing", "peak_memory_bytes") for group in groups]
+    add("peak memory", [size(None if value is None else round(value)) for value in memory])
+    return table(["", *(group.name for group in groups)], rows, class_="numbers")
+
+
+def _result(group: Group, name: str, kind: str) -> str:
+    values = [run.metrics[kind][name] for run in group.finished if run.metrics and name in run.metrics[kind]]
+    return mean_and_sd(values) if values else NOTHING
+
+
+def _count(value: float | None) -> str:
+    return NOTHING if value is None else f"{value:,.0f}"

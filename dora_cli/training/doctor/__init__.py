@@ -1,0 +1,45 @@
+"""What ``dora doctor`` looks at: whether this machine can run dora, and what it lacks.
+
+No module here imports a package that may be broken before it has been looked at.
+"""
+
+from __future__ import annotations
+
+import platform
+import sys
+from typing import Any
+
+from dora_cli import __version__
+from dora_cli.training.doctor.caches import look_at_caches
+from dora_cli.training.doctor.devices import look_at_devices
+from dora_cli.training.doctor.hub import ask_the_hub
+from dora_cli.training.doctor.java import look_for_java
+from dora_cli.training.doctor.packages import look_at_extras, look_at_packages
+
+__all__ = ["examine"]
+
+
+def examine() -> dict[str, Any]:
+    """Everything there is to say, as plain data.
+
+    Returns:
+        ``dora, python, platform``; ``packages`` (what dora cannot run without), ``devices, caches, extras, hub, java``; and
+        ``problems``: what is broken of what is needed, one sentence each, empty where dora can run.
+    """
+    packages = look_at_packages()
+    problems = [f"{package['name']}: {package['problem']}" for package in packages if package["problem"]]
+    devices = look_at_devices()
+    caches = look_at_caches()
+    problems += [f"{cache['name']}: {cache['problem']}" for cache in caches if cache["needed"] and cache["problem"]]
+    return {
+        "dora": __version__,
+        "python": {"version": platform.python_version(), "executable": sys.executable},
+        "platform": platform.platform(),
+        "packages": packages,
+        "devices": devices,
+        "caches": caches,
+        "extras": look_at_extras(),
+        "hub": ask_the_hub(),
+        "java": look_for_java(),
+        "problems": problems,
+    }

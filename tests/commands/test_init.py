@@ -1,0 +1,111 @@
+"""`dora init`: a recipe that loads and dry-runs, and the schema for editors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from dora_cli.recipe import dump_recipe, load_recipe, parse_recipe
+from dora_cli.tasks import task_names
+from tests.commands.conftest import Refuse, dora, process
+
+
+@pytest.fixture(autouse=True)
+def _empty_folder_and_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path.parent / "no-cache"))
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize("task", task_names())
+def test_the_recipe_of_every_task_loads_and_dry_runs(task: str) -> None:
+    done = dora("init", task, "--output", "mine.yaml")
+    assert (done.code, done.err) == (0, "")
+    assert done.out == "mine.yaml written; see what it would do:  dora train mine.yaml --dry-run\n"
+    assert load_recipe("mine.yaml").task == task
+    done = dora("train", "mine.yaml", "--dry-run")
+    assert (done.code, done.err) == (0, "")
+    assert f"task: {task}\n" in done.out
+
+
+@pytest.mark.parametrize(
+    ("task", "model"), [("glue/sst2", "builtin:tiny-encoder"), ("e2e", "builtin:tiny-seq2seq"), ("glue/stsb", "builtin:tiny-decoder")]
+)
+def test_with_a_model(task: str, model: str) -> None:
+    done = dora("init", task, "--model", model, "-o", "new/mine.yaml")
+    assert (done.code, done.err) == (0, "")
+    assert load_recipe("new/mine.yaml").model.name == model
+    done = dora("train", "new/mine.yaml", "--dry-run")
+    assert (done.code, done.err) == (0, "")
+    assert "per unit of rank" in done.out
+
+
+def test_without_a_file_it_goes_to_stdout_and_writes_nothing(tmp_path: Path) -> None:
+    done = process("init", "glue/rte", cwd=tmp_path)
+    assert (done.code, done.err) == (0, "")
+    assert parse_recipe(done.out).task == "glue/rte"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_overwritten_unasked(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("precious")
+    done = dora("init", "glue/rte", "-o", "mine.yaml")
+    assert (done.code, done.out) == (2, "")
+    assert done.err == "dora: error: --output mine.yaml exists already; choose another name, or pass --overwrite to replace it\n"
+    assert (tmp_path / "mine.yaml").read_text() == "precious"
+    assert dora("init", "--schema", "-o", "mine.yaml").code == 2
+    assert (tmp_path / "mine.yaml").read_text() == "precious"
+    assert dora("init", "glue/rte", "-o", "mine.yaml", "--overwrite").code == 0
+    assert load_recipe("mine.yaml").task == "glue/rte"
+
+
+def test_a_model_that_nobody_knows_is_taken_with_a_note() -> None:
+    done = dora("init", "e2e", "-m", "nobody/nothing")
+    assert done.code == 0
+    assert parse_recipe(done.out).model.name == "nobody/nothing"
+    assert done.err == (
+        "dora: note: 'nobody/nothing' is not in the local cache, so it was not checked whether it can do e2e; a dry run checks it\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["glue/rt"], ["no task 'glue/rt' (nearest: glue/rte)"]),
+        (["sst-2"], ["nearest: glue/sst2"]),
+        (["e2e", "-m", "builtin:tiny-encoder"], ["'builtin:tiny-encoder'", "does not generate text", "choose a decoder"]),
+        (["e2e", "-m", "FacebookAI/roberta-base"], ["does not generate text"]),
+        (["e2e", "-m", "builtin:tiny"], ["no built-in model 'builtin:tiny'", "builtin:tiny-decoder"]),
+        (["e2e", "-m", "./nowhere"], ["no such folder './nowhere'"]),
+        ([], ["which task?", "dora tasks"]),
+        (["glue/rte", "--schema"], ["leave TASK and --model out"]),
+        (["--schema", "-m", "x"], ["leave TASK and --model out"]),
+        (["glue/rte", "--overwrite"], ["--overwrite needs a file"]),
+        (["glue/rte", "-o", "."], ["is a folder"]),
+        (["glue/rte", "-o", "/dev/null/x.yaml"], ["cannot be written"]),
+    ],
+)
+def test_bad_input(arguments: list[str], says: list[str], refuses: Refuse) -> None:
+    refuses("init", *arguments, says=says)
+
+
+def test_the_schema() -> None:
+    done = dora("init", "--schema")
+    assert (done.code, done.err) == (0, "")
+    schema = json.loads(done.out)
+    Draft202012Validator.check_schema(schema)
+    assert schema["properties"]["task"]["enum"] == list(task_names())
+    import yaml
+
+    check = Draft202012Validator(schema)
+    made = yaml.safe_load(dump_recipe(parse_recipe(dora("init", "e2e").out)))
+    assert check.is_valid(made)
+    made["train"]["epoch"] = 3
+    assert not check.is_valid(made)
+    done = dora("init", "--schema", "-o", "recipe.schema.json")
+    assert (done.code, done.out) == (0, "recipe.schema.json written\n")
+    assert json.loads(Path("recipe.schema.json").read_text()) == schema

@@ -1,0 +1,67 @@
+"""`dora report`: one page of a run that was really made, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.commands.conftest import Refuse, Trained, dora, process
+from tests.reports.html.folders import write_run
+
+
+def test_a_real_run(trained: Trained, tmp_path: Path) -> None:
+    output = tmp_path / "report.html"
+    done = process("report", trained.folder, "--output", output, cwd=tmp_path)
+    assert (done.code, done.err) == (0, "")
+    assert done.out.splitlines()[-1] == f"report: {output}"
+    assert "dora, 1 of 1 run finished" in done.out.splitlines()[0]
+    html = output.read_text(encoding="utf-8")
+    environment = json.loads((trained.folder / "environment.json").read_text())
+    metrics = json.loads((trained.folder / "metrics.json").read_text())
+    model, budget = environment["model"], metrics["budget"]
+    assert f"{model['parameters']:,}" in html
+    assert model["bytes"] == 4 * model["parameters"]
+    # what trained at the start is the adapters' factors, one gate a component, and the head
+    layers = json.loads((trained.folder / "ranks.json").read_text())["layers"]
+    factors = sum(layer["start_rank"] * sum(layer["shape"]) for layer in layers)
+    assert model["head_parameters"] == budget["trainable_parameters_start"] - factors - budget["start_components"]
+    assert f"{metrics['metrics']['accuracy']:.4f}" in html
+    assert all(f"{layer['name']}\n" in html for layer in layers)
+    again = dora("report", trained.folder, "-o", output, "--overwrite")
+    assert again.code == 0
+    assert output.read_text(encoding="utf-8") == html
+
+
+def test_several_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for seed in (1, 2):
+        write_run(Path("runs/large") / f"seed-{seed}", seed=seed)
+    write_run(Path("runs/small"), rank=2, stop=60)
+    done = dora("report", "runs/large", "runs/small", "--output", "report.HTM")
+    assert done.out.splitlines() == [
+        "large: glue/mrpc, FacebookAI/roberta-base, dora, 2 of 2 runs finished",
+        "small: glue/mrpc, FacebookAI/roberta-base, dora, 0 of 1 run finished",
+        "report: report.HTM",
+    ]
+    assert "Side by side" in Path("report.HTM").read_text(encoding="utf-8")
+
+
+def test_what_it_refuses(refuses: Refuse, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    (tmp_path / "old.html").write_text("mine")
+    (tmp_path / "folder.html").mkdir()
+    (tmp_path / "file").write_text("x")
+    new = tmp_path / "new.html"
+    refuses("report", tmp_path / "none", "-o", new, says=["there is no folder", "none", "dora train"])
+    refuses("report", tmp_path / "folder.html", "-o", new, says=["no ranks.json"])
+    refuses("report", run, run, "-o", new, says=["named twice"])
+    refuses("report", run, "-o", tmp_path / "old.html", says=["exists already", "--overwrite"])
+    refuses("report", run, "-o", tmp_path / "report.pdf", says=["ends in .pdf", ".html"])
+    refuses("report", run, "-o", tmp_path / "report", says=["has no ending", ".html"])
+    refuses("report", run, "-o", tmp_path / "folder.html", says=["is a folder", "report.html"])
+    refuses("report", run, "-o", tmp_path / "missing" / "a.html", says=["missing does not exist", "make the folder"])
+    refuses("report", run, "-o", tmp_path / "file" / "a.html", says=["file is a file"])
+    (run / "ranks.json").write_text("{")
+    refuses("report", run, "-o", new, says=["ranks.json is damaged"])

@@ -1,0 +1,74 @@
+"""Whether a model can do a task is said without a network, where it can be known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+import transformers as tf
+
+from dora_cli.errors import ModelError
+from dora_cli.models import kind_if_suitable
+from tests.models.conftest import SMALL
+
+
+@pytest.fixture(autouse=True)
+def _nobody_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("the hub was asked")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", refuse)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.mark.parametrize(
+    ("name", "generates", "kind"),
+    [
+        ("builtin:tiny-encoder", False, "encoder"),
+        ("builtin:tiny-decoder", False, "decoder"),
+        ("builtin:tiny-decoder", True, "decoder"),
+        ("builtin:tiny-seq2seq", True, "encoder-decoder"),
+        ("FacebookAI/roberta-base", False, "encoder"),  # not here, but a known example
+        ("openai-community/gpt2", True, "decoder"),
+        ("nobody/nothing", True, None),
+    ],
+)
+def test_what_can_be_done(name: str, generates: bool, kind: str | None) -> None:
+    assert kind_if_suitable(name, generates=generates) == kind
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("builtin:tiny-encoder", "does not generate text"),
+        ("FacebookAI/roberta-base", "does not generate text"),
+        ("builtin:tinny", "no built-in model"),
+        ("no/such/folder", "no such folder"),
+        (" ", "is empty"),
+    ],
+)
+def test_what_cannot(name: str, said: str) -> None:
+    with pytest.raises(ModelError, match=said):
+        kind_if_suitable(name, generates=True)
+
+
+def test_a_folder(save: Callable[..., Path]) -> None:
+    folder = save(tf.BertForMaskedLM, tf.BertConfig(**SMALL))
+    assert kind_if_suitable(str(folder), generates=False) == "encoder"
+    with pytest.raises(ModelError, match="'bert', which does not generate"):
+        kind_if_suitable(str(folder), generates=True)
+
+
+def test_a_model_in_the_cache(tmp_path: Path) -> None:
+    """By the layout in which the hub's library keeps files."""
+    commit = "0" * 40
+    snapshot = tmp_path / "cache" / "models--someone--something" / "snapshots" / commit
+    tf.BertConfig(**SMALL).save_pretrained(snapshot)
+    refs = snapshot.parents[1] / "refs"
+    refs.mkdir()
+    (refs / "main").write_text(commit)
+    assert kind_if_suitable("someone/something", generates=False) == "encoder"
+    with pytest.raises(ModelError, match="'someone/something' is of the model type 'bert'"):
+        kind_if_suitable("someone/something", generates=True)

@@ -1,0 +1,47 @@
+"""The recipes in the package are those of configs/."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dora_cli.errors import RecipeError
+from dora_cli.recipe import examples, load_recipe
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_they_are_those_of_configs() -> None:
+    files = {path.relative_to(ROOT / "configs").with_suffix("").as_posix(): path for path in (ROOT / "configs").rglob("*.y*ml")}
+    assert examples.shipped_recipes() == {name: load_recipe(path) for name, path in files.items()}
+    assert len(files) >= 15
+
+
+def test_the_package_holds_them() -> None:
+    """An installed package has no configs/ beside it: what is inside must be the same files, and be packed."""
+    inside = ROOT / "dora_cli" / "recipe" / "shipped"
+    assert examples._PLACES[0] == inside
+    assert inside.resolve() == ROOT / "configs"
+    assert '"dora_cli.recipe" = ["shipped/*/*.yaml"]' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def forgotten():
+    examples.shipped_recipes.cache_clear()
+    yield
+    examples.shipped_recipes.cache_clear()
+
+
+@pytest.mark.usefixtures("forgotten")
+def test_a_checkout_without_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "shipped").write_text("../../configs")  # how git leaves a link where it cannot make one
+    monkeypatch.setattr(examples, "_PLACES", (tmp_path / "shipped", ROOT / "configs"))
+    assert "glue/rte" in examples.shipped_recipes()
+
+
+@pytest.mark.usefixtures("forgotten")
+def test_a_damaged_installation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(examples, "_PLACES", (tmp_path / "shipped",))
+    with pytest.raises(RecipeError, match="install dora-cli again"):
+        examples.shipped_recipes()

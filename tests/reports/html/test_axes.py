@@ -1,0 +1,44 @@
+"""Round numbers on axes."""
+
+from __future__ import annotations
+
+import pytest
+
+from dora_cli.reports.html.axes import labels, ticks
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "most", "expected"),
+    [
+        (0, 180, 6, (0, 50, 100, 150)),
+        (0, 1, 6, (0, 0.2, 0.4, 0.6, 0.8, 1.0)),
+        (0.676, 0.7, 6, (0.68, 0.685, 0.69, 0.695, 0.7)),
+        (-3, 3, 4, (-2, 0, 2)),
+        (0, 2520, 6, (0, 500, 1000, 1500, 2000, 2500)),
+    ],
+)
+def test_ticks(low: float, high: float, most: int, expected: tuple[float, ...]) -> None:
+    assert ticks(low, high, most) == pytest.approx(expected)
+
+
+def test_ticks_are_few_round_and_inside_whatever_the_range() -> None:
+    for exponent in range(-8, 15):
+        for factor in (1, 1.3, 2.4, 4.99, 7.7, 9.999):
+            for low in (0.0, -factor, 0.37 * factor):
+                start, end = low * 10.0**exponent, (low + factor) * 10.0**exponent
+                found = ticks(start, end, 6)
+                assert 2 <= len(found) <= 6
+                assert all(start - 1e-9 * abs(end) <= value <= end * (1 + 1e-9) for value in found)
+                assert len(set(labels(found))) == len(found)
+
+
+def test_steps_are_whole() -> None:
+    assert ticks(0, 3, 6, whole=True) == (0, 1, 2, 3)
+    assert ticks(0, 1, 6, whole=True) == (0, 1)
+
+
+def test_labels() -> None:
+    assert labels((0, 0.25, 0.5)) == ("0", "0.25", "0.50")
+    assert labels((0, 500, 1000)) == ("0", "500", "1,000")
+    assert labels((0, 500_000, 1_000_000, 1_500_000)) == ("0", "0.5M", "1.0M", "1.5M")
+    assert labels((0, 1e-5, 2e-5)) == ("0", "1e-05", "2e-05")

@@ -1,0 +1,59 @@
+"""The lists of tasks and models, at the widths of terminals."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from dora_cli.models import model_catalogue
+from dora_cli.reports.catalogue import print_models, print_tasks
+from dora_cli.tasks import task_catalogue
+
+
+def shown(printer, what, width: int) -> str:
+    console = Console(file=io.StringIO(), width=width, highlight=False)
+    printer(console, what)
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_tasks_at_80_columns() -> None:
+    lines = shown(print_tasks, task_catalogue(), 80).splitlines()
+    rows = [line.rstrip() for line in lines]
+    assert rows[0] == "task       kind               metrics                 train  validation     test"
+    assert "glue/cola  1 text, 2 labels   matthews_correlation    8,551       1,043    1,063" in rows
+    assert "glue/stsb  2 texts, a number  pearson, spearmanr      5,749       1,500    1,379" in rows
+    mnli = next(index for index, row in enumerate(rows) if row.startswith("glue/mnli"))
+    assert rows[mnli].split() == ["glue/mnli", "2", "texts,", "3", "labels", "accuracy,", "392,702", "9,815", "9,796"]
+    assert rows[mnli + 1].split() == ["accuracy_matched,", "9,832", "9,847"]
+    assert "  glue/*: hub, glue-tsv, files, builtin" in rows
+    assert "  e2e: hub, e2e-csv, files, builtin" in rows
+    assert max(map(len, rows[: rows.index("")])) == 80
+
+
+@pytest.mark.parametrize("width", [40, 80, 120, 200])
+def test_every_name_is_there_at_any_width(width: int) -> None:
+    text = "".join(shown(print_tasks, task_catalogue(), width).split())
+    assert all(task["name"] in text for task in task_catalogue()) or width < 80
+    catalogue = model_catalogue()
+    text = shown(print_models, catalogue, width)
+    assert max(map(len, (line.rstrip() for line in text.splitlines()))) <= width
+    for model in catalogue["builtin"] if width >= 80 else ():
+        assert f"  {model['name']} " in text
+    for family in catalogue["families"] if width >= 80 else ():
+        assert all(f" {name}" in text for name in family["model_types"])
+        assert all(f" {name}" in text for name in (*family["examples"], *family["attention"], *family["ffn"]))
+
+
+def test_families_at_80_columns() -> None:
+    lines = [line.rstrip() for line in shown(print_models, model_catalogue(), 80).splitlines()]
+    start = lines.index("  gpt2")
+    assert lines[start : start + 4] == [
+        "  gpt2",
+        "    for example openai-community/gpt2, openai-community/gpt2-medium",
+        "    attention   attn.c_attn, attn.c_proj",
+        "    FFN         mlp.c_fc, mlp.c_proj",
+    ]
+    assert "Decoders, for glue/* and e2e, whose projections are tested" in lines
+    assert "  builtin:tiny-encoder  encoder (roberta)          372,048  1.4 MiB" in lines
