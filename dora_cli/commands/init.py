@@ -56,7 +56,7 @@ def init(
     if output is not None:
         from dora_cli.training.output import check_output_file  # loads PyTorch; a recipe for stdout is there at once
 
-        check_output_file(output)
+        check_output_file(output, example="recipe.schema.json" if schema else "recipe.yaml")
         if output.exists() and not overwrite:
             raise OutputError(f"--output {output} exists already; choose another name, or pass --overwrite to replace it")
     if schema:

@@ -24,7 +24,7 @@ def print_tasks(console: Console, tasks: Sequence[Mapping[str, Any]]) -> None:
         table.add_row(task["name"], _kind(task), metrics, *(_sizes(task["splits"], split) for split in ("train", "validation", "test")))
     console.print(table)
     console.print()
-    _line(console, "The first metric selects the epoch that is kept, unless eval.metric names another.")
+    _line(console, "The first metric selects the epoch that is kept, if eval.metric names no other.")
     _line(console, "data.source:")
     for sources, names in _by_sources(tasks).items():
         _line(console, f"  {', '.join(names)}: {', '.join(sources)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,9 +47,11 @@ def find_ranks(folder: Path) -> FoundRanks:
     if not folder.is_dir():
         raise CheckpointError(f"{folder} is a file. Name the run folder that holds it: {folder.parent}")
     if run.log.is_file():
+        name = shlex.quote(str(folder))
         raise CheckpointError(
             f"the run in {folder} has not finished: its ranks.json is written at the end. "
-            f"Its budget so far: dora ranks {folder} --history; to go on with it: dora train {run.recipe} --output {folder} --resume"
+            f"Its budget so far: dora ranks {name} --history; "
+            f"to go on with it: dora train {shlex.quote(str(run.recipe))} --output {name} --resume"
         )
     newest = newest_run(folder)
     if newest is not None:

@@ -40,19 +40,27 @@ def histogram(found: Scores, most: int = BINS, edge: float | None = None) -> lis
     Args:
         found: the scores; at least one.
         most: how many bins.
-        edge: a value that separates two bins; None: multiples of the width do.
+        edge: a positive value that separates two bins; None: multiples of a round width do.
     """
     values = (*found.live, *found.pruned)
     low, high = min(values), max(values)
     width = _round_width((high - low) / (most - 1)) if high > low else 0.0
     if low + width == low:  # all alike, or as good as
         return [Bin(low, high, len(found.live), len(found.pruned))]
-    start, nudge = (0.0, 1e-9) if edge is None else (edge, 0.0)  # 0.3 belongs to 0.3-0.4, whatever 0.3 / 0.1 comes to
-    first = floor((low - start) / width + nudge)
-    counts = [[0, 0] for _ in range(floor((high - start) / width + nudge) - first + 1)]
+    start, nudge, least = 0.0, 1e-9, floor(low / width)  # 0.3 belongs to 0.3-0.4, whatever 0.3 / 0.1 comes to
+    if edge is not None:
+        below = floor(edge / width)
+        width = edge / below if below else width  # 0, the lowest score there can be, is an edge too
+        start, nudge, least = edge, 0.0, -max(below, 1)
+
+    def place_of(value: float) -> int:
+        return max(floor((value - start) / width + nudge), least)
+
+    first = place_of(low)
+    counts = [[0, 0] for _ in range(place_of(high) - first + 1)]
     for kind, members in enumerate((found.live, found.pruned)):
         for value in members:
-            counts[floor((value - start) / width + nudge) - first][kind] += 1
+            counts[place_of(value) - first][kind] += 1
     edges = [start + (first + place) * width for place in range(len(counts) + 1)]
     return [Bin(low, high, live, pruned) for (low, high), (live, pruned) in zip(pairwise(edges), counts, strict=True)]
 

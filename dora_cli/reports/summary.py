@@ -88,7 +88,12 @@ def places(folder: Path) -> list[tuple[str, Path]]:
 def next_commands(folder: Path) -> list[str]:
     """Commands worth typing after a run, quoted for a shell."""
     name = shlex.quote(str(folder))
-    return [f"dora ranks {name}", f"dora eval --checkpoint {name}"]
+    return [f"dora ranks {name}", f"dora eval --checkpoint {name}", _report_command(folder)]
+
+
+def _report_command(folder: Path) -> str:
+    """The page goes into the folder that it shows: that name is free, and it stays with the run."""
+    return f"dora report {shlex.quote(str(folder))} --output {shlex.quote(str(folder / 'report.html'))}"
 
 
 def print_run(console: Console, metrics: Mapping[str, Any], folder: Path, *, primary: str | None = None) -> None:
@@ -219,4 +224,4 @@ def print_seeds(console: Console, summary: Mapping[str, Any], folder: Path, *, p
     path = RunRecords(folder).summary
     if path.exists():
         _print_lines(console, "Where things are", [f"{'summary':<9}{path}", f"{'runs':<9}{folder / 'seed-*'}"])
-    _print_lines(console, "Next", [f"dora ranks {shlex.quote(str(folder))}"])
+    _print_lines(console, "Next", [f"dora ranks {shlex.quote(str(folder))}", _report_command(folder)])

@@ -29,7 +29,7 @@ from dora_cli.training.environment import installed_version
 TIME_LIMIT = 120
 """Seconds that a trial may take; most of them go into loading libraries."""
 
-KNOWN_GOOD = frozenset({"bart", "bert", "gpt2", "llama", "roberta"})
+KNOWN_GOOD = frozenset({"albert", "bart", "bert", "distilbert", "electra", "gpt2", "llama", "mistral", "opt", "qwen2", "roberta", "t5"})
 """Model types whose steps are captured as they are, with the heads that `obstacle` does not name and under `_KNOWN_WITH`."""
 
 KNOWN_BAD = {

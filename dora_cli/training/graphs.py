@@ -7,29 +7,45 @@ order in which eager work would draw them: a run may switch between the two at a
 
 from __future__ import annotations
 
+import gc
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextlib import contextmanager
+from types import SimpleNamespace
 
 import torch
+from torch import nn
 
 from dora_cli.errors import DeviceError
 
-EAGER_FIRST = 2
+EAGER_FIRST = 1
 """How often work runs eagerly before it is captured: what is made at first use (moments, workspaces, compiled kernels) is there then."""
 
+EAGER_EVALUATIONS = 4
+"""The same for batches of an evaluation: of a run with few epochs, capturing them would cost more than it saves."""
+
 Inputs = Mapping[str, torch.Tensor]
+
+
+def shapes(batch: Inputs) -> Hashable:
+    """What two batches have in common that one graph can do: names, shapes and types of their tensors."""
+    return tuple((name, tensor.shape, tensor.dtype) for name, tensor in batch.items())
 
 
 class Graphs:
     """The graphs of one process, by key. Equal keys stand for the same work on inputs of the same shapes."""
 
     def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """Drops all graphs and their memory: the work is another from here on."""
         self._pool = torch.cuda.graph_pool_handle()
         self._seen: Counter[Hashable] = Counter()
         self._graphs: dict[Hashable, tuple[torch.cuda.CUDAGraph, dict[str, torch.Tensor]]] = {}
 
-    def run(self, key: Hashable, work: Callable[[Inputs], None], inputs: Inputs) -> None:
-        """Does ``work(inputs)``: the first `EAGER_FIRST` times as it stands, then captured, on a copy of `inputs`.
+    def run(self, key: Hashable, work: Callable[[Inputs], None], inputs: Inputs, *, eager_first: int = EAGER_FIRST) -> None:
+        """Does ``work(inputs)``: the first `eager_first` times as it stands, then captured, on a copy of `inputs`.
 
         Raises:
             DeviceError: it could not be captured. The device's random state is lost then, so the run cannot go on.
@@ -37,7 +53,7 @@ class Graphs:
         found = self._graphs.get(key)
         if found is None:
             self._seen[key] += 1
-            if self._seen[key] <= EAGER_FIRST:
+            if self._seen[key] <= eager_first:
                 work(inputs)
                 return
             found = self._graphs[key] = self._capture(work, inputs)
@@ -50,7 +66,7 @@ class Graphs:
         static = {name: tensor.clone() for name, tensor in inputs.items()}
         graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(graph, pool=self._pool):
+            with _no_collection(), torch.cuda.graph(graph, pool=self._pool):
                 work(static)
         except torch.cuda.OutOfMemoryError:
             raise
@@ -60,3 +76,51 @@ class Graphs:
                 "train.cuda_graph: off, and go on from the newest checkpoint or start again"
             ) from error
         return graph, static
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Graphs and events of an earlier run, left in a cycle, must not be destroyed during a capture: that would end it."""
+    gc.collect()
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+class CapturedModel:
+    """A classifier in evaluation whose passes are CUDA graphs; it answers what an evaluation asks of a model.
+
+    Args:
+        model: called with a batch, gives an output with ``logits``.
+        graphs: those of the training steps.
+    """
+
+    def __init__(self, model: nn.Module, graphs: Graphs) -> None:
+        self._model, self._graphs = model, graphs
+        self._logits: dict[Hashable, torch.Tensor] = {}
+
+    @property
+    def training(self) -> bool:
+        return self._model.training
+
+    def eval(self) -> None:
+        self._model.eval()
+
+    def train(self, mode: bool = True) -> None:
+        self._model.train(mode)
+
+    def __call__(self, **batch: torch.Tensor) -> SimpleNamespace:
+        key = ("evaluation", shapes(batch))
+
+        def work(inputs: Inputs) -> None:
+            logits = self._model(**inputs).logits
+            if key not in self._logits:  # made eagerly: outside the memory of graphs
+                self._logits[key] = torch.empty_like(logits)
+            self._logits[key].copy_(logits)
+
+        self._graphs.run(key, work, batch, eager_first=EAGER_EVALUATIONS)
+        return SimpleNamespace(logits=self._logits[key].clone())

@@ -263,7 +263,8 @@ class Loop:
         assert train_loss is not None
         try:
             with self.outcome.evaluation:
-                metrics = self.evaluator.epoch(self.adapted.model, self.method)
+                model = self.adapted.model if self.evaluator.generates else self.step_function.evaluated_model
+                metrics = self.evaluator.epoch(model, self.method)
         except EvaluationInterruptedError:
             self._stop_if_asked()
             raise

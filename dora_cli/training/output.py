@@ -34,10 +34,10 @@ def check_output(output: Path, *, overwrite: bool) -> None:
     check_place(output)
 
 
-def check_output_file(output: Path) -> None:
-    """Refuses a file that cannot be written, before the work whose result it is to hold."""
+def check_output_file(output: Path, *, example: str = "result.json") -> None:
+    """Refuses a file that cannot be written, before the work whose result it is to hold; `example` is a name it could have."""
     if output.is_dir():
-        raise OutputError(f"--output {output} is a folder; name a file in it, such as {output / 'result.json'}")
+        raise OutputError(f"--output {output} is a folder; name a file in it, such as {output / example}")
     run = RunRecords(output.parent)
     if run.recipe.is_file() and output in (run.recipe, run.metrics, run.ranks, run.environment, run.log, run.predictions):
         raise OutputError(f"--output {output} is a record of the run itself; name another file")

@@ -13,7 +13,7 @@ from torch import nn
 
 from dora_cli.errors import CheckpointError, DivergedError
 from dora_cli.methods.base import Method, StepReport
-from dora_cli.training.graphs import Graphs
+from dora_cli.training.graphs import CapturedModel, Graphs, shapes
 from dora_cli.training.ledger import Ledger
 from dora_cli.training.optimizer import shrink
 
@@ -85,6 +85,8 @@ class TrainingStep:
         self._found_inf = torch.zeros((), device=device)
         optimizer.found_inf, optimizer.grad_scale = self._found_inf, None  # type: ignore[attr-defined]
         self._graphs = Graphs() if cuda_graph else None
+        # What an evaluation of classes or numbers calls: the model, or what stands for it.
+        self.evaluated_model: Any = model if self._graphs is None else CapturedModel(model, self._graphs)
         if cuda_graph:
             self._rate = torch.zeros((), device=device)
             for group in optimizer.param_groups:
@@ -114,7 +116,7 @@ class TrainingStep:
             shrink(self.optimizer, report.replaced)
             self._parameters = self._trainable()
         if self._graphs is not None and (report.replaced or report.frozen):
-            self._graphs = Graphs()  # the method's work is another from here on
+            self._graphs.forget()
         return report
 
     def _run(self, key: Hashable, work: Callable[[Batch], None], batch: Batch) -> None:
@@ -272,8 +274,3 @@ class TrainingStep:
         self.check(step)
         regulariser = float(self.ledger.regulariser) if self._regularised else None
         return StepReading(self.ledger.take_loss(), regulariser, float(self.ledger.grad_norm))
-
-
-def shapes(batch: Batch) -> Hashable:
-    """What two batches have in common that one graph can do: names, shapes and types of their tensors."""
-    return tuple((name, tensor.shape, tensor.dtype) for name, tensor in batch.items())

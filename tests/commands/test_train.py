@@ -85,7 +85,7 @@ def test_seeds_run_side_by_side_and_finished_ones_are_kept(recipe: Path) -> None
     assert json.loads((parent / "summary.json").read_text())["seeds"] == [1, 3], "in their own order"
     assert done.out.startswith("glue/sst2, ")
     assert "2 seeds, best-after-freeze" in " ".join(done.out.split())
-    assert "dora ranks runs/small" in done.out
+    assert "  dora ranks runs/small\n  dora report runs/small --output runs/small/report.html\n" in done.out
     assert [line.split(":")[0] for line in done.err.splitlines() if line.startswith("seed ")] == ["seed 3", "seed 1"]
     before = contents(parent / "seed-1")
     done = dora("train", recipe, *few, "--seeds", "1,2,3")

@@ -188,10 +188,114 @@ def test_one_copy_of_an_input_serves_all_that_read_it(monkeypatch: pytest.Monkey
         return plain(self, x, factor, drop)
 
     monkeypatch.setattr(TorchKernels, "down", down)
-    with dora.training_pass(torch.bfloat16), torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
+    with torch.autocast("cpu", torch.bfloat16, cache_enabled=False), dora.training_pass():  # takes autocast's type by itself
         loss_of("roberta")(model)
     query, key, value = copies[:3]
     assert query.data_ptr() == key.data_ptr() == value.data_ptr()
+
+
+def test_partial_sums_of_a_pass_that_failed_are_forgotten() -> None:
+    """Backward broke off between two projections, in memory for example; the next pass starts from cleared gradients."""
+    model, dora = attached()
+    with dora.training_pass():
+        classification()(model).backward()
+    expected = gradients(dora)
+
+    def fail(gradient: torch.Tensor) -> None:
+        raise RuntimeError("planted")
+
+    handle = model.blocks[0].register_forward_hook(lambda module, inputs, output: output.register_hook(fail) and None)
+    with pytest.raises(RuntimeError, match="planted"), dora.training_pass():
+        classification()(model).backward()
+    handle.remove()
+    gradients(dora)
+    with dora.training_pass():
+        classification()(model).backward()
+    for found, wanted in zip(gradients(dora), expected, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-12, atol=0)
+
+
+def test_backward_after_the_end_of_a_pass_is_refused() -> None:
+    """Its gradients of B and c would be missing in this step and turn up in the next."""
+    model, dora = attached()
+    with dora.training_pass():
+        loss = classification()(model)
+    with pytest.raises(RuntimeError, match="after the end of its training pass"):
+        loss.backward()
+
+
+def test_base_weights_that_change_between_passes_count() -> None:
+    model, dora = attached("roberta")
+    model.float()
+
+    def lean() -> torch.Tensor:
+        with dora.training_pass(torch.bfloat16), torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
+            loss = loss_of("roberta")(model)
+            loss.backward()
+        return loss.detach()
+
+    before = lean()
+    changed = {key: -2 * value if key.endswith(("base.weight", "base.bias")) else value for key, value in model.state_dict().items()}
+    model.load_state_dict(changed)
+    after = lean()
+    with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
+        plain = loss_of("roberta")(model)
+    assert abs(float(after - before)) > 0.05
+    torch.testing.assert_close(after, plain.detach(), rtol=2e-2, atol=0)
+
+
+def test_a_base_that_trains_gets_its_gradient() -> None:
+    model, dora = attached()
+    bias = model.blocks[0].att.bias.requires_grad_(True)
+    classification()(model).backward()
+    expected, wanted = gradients(dora), bias.grad
+    bias.grad = None
+    with dora.training_pass():
+        classification()(model).backward()
+    torch.testing.assert_close(bias.grad, wanted, rtol=1e-9, atol=1e-12)
+    for one, two in zip(gradients(dora), expected, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_gradient_checkpointing_sees_the_same_dropout_twice(reentrant: bool) -> None:
+    """Against the same pass without it, both under autograd's own dropout, which checkpointing draws alike."""
+    model, dora = attached("roberta", dropout=0.3)
+    embeddings = model.get_input_embeddings().weight.requires_grad_(True)  # reentrant checkpoints need an input with a gradient
+    torch.manual_seed(4)
+    loss_of("roberta")(model).backward()
+    expected, embeddings.grad = gradients(dora), None
+    model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+    assert any(module.__dict__.get("gradient_checkpointing") for module in model.modules())
+    torch.manual_seed(4)
+    with dora.training_pass():
+        loss_of("roberta")(model).backward()
+    for one, two in zip(gradients(dora), expected, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-12)
+
+
+def test_a_half_precision_base_outside_autocast_answers_in_its_type() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 5), nn.LayerNorm(5)).bfloat16()
+    dora = Dora(rank=2, dropout=0.0)
+    dora.attach(model, {"0": model[0]})
+    x = torch.randn(3, 6, dtype=torch.bfloat16)
+    plain = model(x)
+    with dora.training_pass():
+        torch.testing.assert_close(model(x), plain, rtol=2e-2, atol=2e-2)
+
+
+def test_a_batch_of_nothing() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 5))
+    dora = Dora(rank=2, dropout=0.5)
+    dora.attach(model, {"0": model[0]})
+    x = torch.zeros(0, 3, 6, requires_grad=True)
+    with dora.training_pass():
+        y = model.train()(x)
+        y.sum().backward()
+    assert (y.shape, x.grad.shape) == ((0, 3, 5), (0, 3, 6))
+    assert not any(gradient.any() for gradient in gradients(dora))
 
 
 # -- dropout ----------------------------------------------------------------------------------------------------------------------

@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from dora_cli.errors import BudgetError, CheckpointError
@@ -565,6 +567,45 @@ def test_training_goes_on_from_a_state_as_if_nothing_had_happened(compact: bool,
     assert other.losses == run.losses[until:]
     state = run.dora.state_dict()
     assert all(torch.equal(value, state[key]) for key, value in dora.state_dict().items())
+
+
+def test_a_state_comes_back_after_the_model_was_moved() -> None:
+    """The meta device stands for a GPU: scores and masks must be where the factors are, or the next step fails."""
+    model = small_encoder()
+    dora = Dora(rank=2)
+    dora.attach(model, linear_maps(model, "blocks"))
+    state = {key: value.clone() for key, value in dora.state_dict().items()}
+    model.to("meta")
+    dora.load_state_dict(state)
+    assert {tensor.device.type for tensor in (dora._scores, dora._keep, dora._order)} == {"meta"}
+
+
+def test_a_model_spread_over_devices_can_be_attached_and_folded() -> None:
+    model = small_encoder()
+    model.blocks[1].to("meta")
+    dora = Dora(rank=2)
+    dora.attach(model, linear_maps(model, "blocks"))
+    assert [parameter.device.type for parameter in dora.parameters()] == ["cpu"] * 9 + ["meta"] * 9
+    with dora.folded():
+        assert model.blocks[0](torch.ones(3, 10, dtype=torch.float64)).shape == (3, 10)
+
+
+@pytest.mark.parametrize("trained", [False, True], ids=["start", "frozen"])
+def test_a_models_own_state_can_be_saved_by_others(trained: bool, tmp_path: Path) -> None:
+    """Factors share memory, `B` transposed: safetensors refuses that, and Accelerate would leave all but one of them out."""
+    training = Training(small_encoder(), Dora(rank=2, dropout=0.0))
+    if trained:
+        training.run(1, training.schedule.freeze_step, classification())
+    state = training.model.state_dict()
+    assert all(tensor.is_contiguous() for tensor in state.values())
+    assert len({tensor.untyped_storage().data_ptr() for tensor in state.values()}) == len(state)
+    save_file(state, tmp_path / "model.safetensors")
+    kept = load_file(tmp_path / "model.safetensors")
+    with torch.no_grad():
+        for parameter in training.dora.parameters():
+            parameter.zero_()
+    training.model.load_state_dict(kept)
+    assert all(torch.equal(parameter, kept[name]) for name, parameter in training.model.named_parameters())
 
 
 @pytest.mark.parametrize(("saved", "loaded"), [(True, False), (False, True)], ids=["compacted into masked", "masked into compacted"])

@@ -20,7 +20,7 @@ TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}
 
 BF16 = pytest.param(torch.bfloat16, id="bf16", marks=pytest.mark.skipif(INTERPRETED, reason="the interpreter's dot takes no bf16"))
 types = pytest.mark.parametrize("dtype", [pytest.param(torch.float32, id="fp32"), BF16, pytest.param(torch.float16, id="fp16")])
-shapes = pytest.mark.parametrize(("rows", "width", "rank"), [(40, 130, 3), (64, 256, 16), (17, 48, 40), (5, 16, 1)])
+shapes = pytest.mark.parametrize(("rows", "width", "rank"), [(40, 130, 3), (64, 256, 16), (17, 48, 40), (5, 16, 1), (40, 272, 128)])
 dropouts = pytest.mark.parametrize("probability", [0.0, 0.3])
 
 
@@ -145,3 +145,79 @@ def test_variance_gradient(rows: int, width: int) -> None:
     variance = importance.add_variance_gradient(wanted, factor.double(), 0.3)
     torch.testing.assert_close(triton_importance.add_variance_gradient(gradient, factor, 0.3), variance.float(), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(gradient, wanted.float(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("case", ["a column of tokens", "transposed", "an expanded gradient"])
+def test_rows_that_do_not_follow_each_other_in_memory(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernels read row after row; what reaches a projection need not lie so."""
+    from dora_cli.methods import Dora
+    from dora_cli.methods.dora import lean
+
+    made = kernels(1)
+    monkeypatch.setattr(lean, "kernels_for", lambda *_: made)
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(24, 20)).to(DEVICE)
+    dora = Dora(rank=2, dropout=0.0)
+    dora.attach(model, {"0": model[0]})
+    torch.nn.init.normal_(dora.parameters()[2])
+    x = torch.randn(4, 7, 24, device=DEVICE)
+    if case != "an expanded gradient":
+        x = x[:, 0] if case == "a column of tokens" else torch.randn(24, 9, device=DEVICE).T
+    weights = torch.randn(20, device=DEVICE)
+
+    def loss() -> torch.Tensor:
+        for parameter in dora.parameters():
+            parameter.grad = None
+        y = model(x)
+        value = y.sum() if case == "an expanded gradient" else (y * weights).sum()
+        value.backward()
+        return value
+
+    plain = loss()
+    expected = [parameter.grad.clone() for parameter in dora.parameters()]
+    with dora.training_pass():
+        found = loss()
+    torch.testing.assert_close(found, plain, rtol=1e-4, atol=1e-4)
+    for parameter, gradient in zip(dora.parameters(), expected, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-4, atol=1e-4 * float(gradient.abs().max()))
+
+
+@pytest.mark.parametrize("memory", [232448, 166912, 101376, 65536], ids=["H100", "A100", "RTX 3090", "T4"])
+@pytest.mark.parametrize("size", [2, 4], ids=["half", "fp32"])
+@pytest.mark.parametrize("block_r", [16, 32, 64, 128])
+def test_blocks_fit_into_the_memory_of_a_multiprocessor(memory: int, size: int, block_r: int) -> None:
+    """What Triton 3.6 says its compiled kernels need is what is reckoned with here; more of it than there is does not launch."""
+    pytest.importorskip("triton")
+    from dora_cli.methods.dora.triton_kernels import down_columns, outer_rows
+
+    for block, wished in ((16, 256), (32, 128)):
+        columns = down_columns(block, wished, block_r, size, memory)
+        assert columns >= 16
+        assert size * columns * (3 * (block + block_r) + block) <= memory
+    for columns in (32, 64):
+        rows = outer_rows(128, columns, block_r, size, memory)
+        assert rows >= 16
+        assert size * rows * (2 * (block_r + columns) + columns) <= memory
+    if memory == 232448 and block_r <= 32:  # where the search for the fastest took place
+        assert (down_columns(16, 256, block_r, size, memory), outer_rows(128, 64, block_r, size, memory)) == (256, 128)
+
+
+def test_without_a_c_compiler_plain_operations_take_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton is there, but cannot build what launches its kernels."""
+    pytest.importorskip("triton")
+    from dora_cli.methods.dora import importance, triton_importance, triton_kernels
+    from dora_cli.methods.dora import kernels as chosen
+
+    def fail(index: int) -> None:
+        raise RuntimeError("Failed to find C compiler. Please specify via CC environment variable.")
+
+    cuda = torch.device("cuda", 0)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(triton_kernels, "_device_properties", fail)
+    triton_kernels.usable.cache_clear()
+    assert isinstance(chosen.kernels_for(cuda, torch.float32, 1, 4), chosen.TorchKernels)
+    assert chosen.variance_gradient_for(cuda, torch.float32) is importance.add_variance_gradient
+    monkeypatch.setattr(triton_kernels, "_device_properties", lambda index: {"max_shared_mem": 232448})
+    triton_kernels.usable.cache_clear()
+    assert chosen.variance_gradient_for(cuda, torch.float32) is triton_importance.add_variance_gradient
+    triton_kernels.usable.cache_clear()

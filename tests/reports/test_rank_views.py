@@ -270,6 +270,13 @@ def test_bins_are_round_and_hold_every_score():
     assert not any(one.live and one.pruned for one in bins), "no bin holds both where the cut is an edge"
 
 
+def test_bins_at_a_cut_begin_at_zero():
+    bins = histogram(Scores(live=(0.31, 0.9), pruned=(0.0, 0.01, 0.3)), 12, 0.31)  # wide 0.31 / 3, not 0.1: no score is below 0
+    assert [(round(one.low, 3), one.live, one.pruned) for one in bins if one.live or one.pruned] == [
+        (0.0, 0, 2), (0.207, 0, 1), (0.31, 1, 0), (0.827, 1, 0),
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("values", [(0.5,) * 4, (0.0,) * 3, (1.0, 1.0 + 1e-16)])
 def test_equal_scores_are_one_bin(values: tuple[float, ...]):
     assert histogram(Scores(values, ())) == [Bin(min(values), max(values), len(values), 0)]

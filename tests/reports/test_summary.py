@@ -64,7 +64,11 @@ def test_long_paths_stay_whole_for_copying():
     out, file = console(80)
     print_run(out, metrics(), folder)
     assert f"  dora ranks '{folder}'\n" in file.getvalue()
-    assert next_commands(Path("runs/it's")) == ["dora ranks 'runs/it'\"'\"'s'", "dora eval --checkpoint 'runs/it'\"'\"'s'"]
+    assert next_commands(Path("runs/it's")) == [
+        "dora ranks 'runs/it'\"'\"'s'",
+        "dora eval --checkpoint 'runs/it'\"'\"'s'",
+        "dora report 'runs/it'\"'\"'s' --output 'runs/it'\"'\"'s/report.html'",
+    ]
 
 
 def test_an_undefined_metric_is_a_dash():

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch.utils.data import IterableDataset
 from transformers import Trainer, TrainingArguments
 
@@ -101,6 +102,17 @@ def test_the_trainer_and_the_same_loop_by_hand_agree(tmp_path: Path, accumulatio
         torch.testing.assert_close(parameter, theirs[name], atol=1e-6, rtol=1e-5)
     held = {id(p) for group in trainer.optimizer.param_groups for p in group["params"]}
     assert held == {id(p) for p in trainable(model)}
+
+
+def test_the_trainer_saves_the_adapters(tmp_path: Path) -> None:
+    """Before the freeze and after it: a file holds every tensor of the model."""
+    model = bert()
+    method = attach(model, **SETTINGS)
+    make(tmp_path, model, method, save_strategy="steps", save_steps=T // 4).train()
+    saved = load_file(tmp_path / f"checkpoint-{T // 4 * 4}" / "model.safetensors")
+    assert (tmp_path / f"checkpoint-{T // 4}").is_dir()
+    assert any(name.endswith(".B") for name in saved)
+    assert all(torch.equal(saved[name], parameter) for name, parameter in model.named_parameters())
 
 
 def test_the_trainers_own_optimiser_and_epochs_work_too(tmp_path: Path) -> None:

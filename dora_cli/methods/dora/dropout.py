@@ -25,7 +25,7 @@ class CpuMasks:
         self._bits = np.random.SFC64(int(torch.randint(2**63 - 1, ())))
 
     def draw(self, shape: torch.Size, probability: float) -> tuple[torch.Tensor, float]:
-        """Which are kept, 0 or 1 in uint8 (a product with that is over twice as fast as with bool), and the scale of what is."""
+        """Which are kept, 0 or 1 in uint8 (which becomes a number faster than bool does), and the scale of what is."""
         threshold = cut(probability, _BITS_CPU)
         count = shape.numel()
         words = self._bits.random_raw(-(-count // 4))

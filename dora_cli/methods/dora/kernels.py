@@ -65,6 +65,7 @@ class TorchKernels:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
+        self._rooms: dict[tuple[int, torch.dtype], torch.Tensor] = {}
 
     def begin(self) -> None:
         self._masks = CpuMasks() if self._device.type == "cpu" else None
@@ -74,17 +75,29 @@ class TorchKernels:
             return Kept(*self._masks.draw(x.shape, probability))
         return Kept(torch.empty(x.shape, dtype=torch.uint8, device=x.device).bernoulli_(1 - probability), 1 / (1 - probability))
 
+    def _room(self, number: int, like: torch.Tensor) -> torch.Tensor:
+        """Memory for an intermediate result, which new memory would cost more than: the system clears large pieces page by page."""
+        room = self._rooms.get((number, like.dtype))
+        if room is None or len(room) < like.numel():
+            room = self._rooms[number, like.dtype] = torch.empty(like.numel(), dtype=like.dtype, device=like.device)
+        return room[: like.numel()].view(like.shape)
+
+    def _kept(self, x: torch.Tensor, drop: Kept) -> torch.Tensor:
+        """`x` where it is kept, not scaled."""
+        return self._room(0, x).copy_(drop.mask).mul_(x)
+
     def down(self, x: torch.Tensor, factor: torch.Tensor, drop: object) -> torch.Tensor:
         if drop is None:
             return x @ factor.T
         assert isinstance(drop, Kept)
-        return (x * drop.mask) @ (factor * drop.scale).T
+        return self._kept(x, drop) @ (factor * drop.scale).T
 
     def up(self, base: torch.Tensor, u: torch.Tensor, factor: torch.Tensor, drop: object, dtype: torch.dtype) -> torch.Tensor:
         if drop is None:
             return base.addmm_(u, factor).to(dtype)
         assert isinstance(drop, Kept)
-        return base.add_((u @ (factor * drop.scale)).mul_(drop.mask)).to(dtype)
+        update = torch.mm(u, factor * drop.scale, out=self._room(1, base))
+        return base.addcmul_(update, self._room(0, base).copy_(drop.mask)).to(dtype)
 
     def splits(self, width: int) -> int:
         return 1
@@ -92,7 +105,7 @@ class TorchKernels:
     def outer(self, totals: torch.Tensor, u: torch.Tensor, x: torch.Tensor, drop: object) -> None:
         if drop is not None:
             assert isinstance(drop, Kept)
-            x, u = x * drop.mask, u * drop.scale
+            x, u = self._kept(x, drop), u * drop.scale
         (total,) = totals
         if total.dtype == x.dtype:
             total.addmm_(u.T, x)
@@ -114,13 +127,21 @@ class TorchKernels:
 
 def kernels_for(device: torch.device, dtype: torch.dtype, projections: int, rank: int) -> Kernels:
     """The fastest way to compute on `device` in `dtype`. Triton comes with PyTorch's CUDA builds on Linux."""
-    if device.type == "cuda" and dtype in (torch.float32, torch.bfloat16, torch.float16):
-        with suppress(ImportError):
-            from dora_cli.methods.dora.triton_kernels import MAX_RANK, TritonKernels
+    if device.type == "cuda" and dtype in (torch.float32, torch.bfloat16, torch.float16) and triton_runs():
+        from dora_cli.methods.dora.triton_kernels import MAX_RANK, TritonKernels
 
-            if rank <= MAX_RANK:
-                return TritonKernels(device, projections)
+        if rank <= MAX_RANK:
+            return TritonKernels(device, projections)
     return TorchKernels(device)
+
+
+def triton_runs() -> bool:
+    """Whether Triton is there and can launch anything here."""
+    with suppress(ImportError):
+        from dora_cli.methods.dora.triton_kernels import usable
+
+        return usable()
+    return False
 
 
 VarianceGradient = Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]
@@ -128,9 +149,8 @@ VarianceGradient = Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]
 
 def variance_gradient_for(device: torch.device, dtype: torch.dtype) -> VarianceGradient:
     """`importance.add_variance_gradient`, or the same in Triton."""
-    if device.type == "cuda" and dtype == torch.float32:
-        with suppress(ImportError):
-            from dora_cli.methods.dora import triton_importance
+    if device.type == "cuda" and dtype == torch.float32 and triton_runs():
+        from dora_cli.methods.dora import triton_importance
 
-            return triton_importance.add_variance_gradient
+        return triton_importance.add_variance_gradient
     return importance.add_variance_gradient

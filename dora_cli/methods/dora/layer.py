@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -73,6 +74,13 @@ class AdaptedProjection(nn.Module):
             h = h.to(self.A.dtype)  # a half-precision base outside autocast: the adapter stays in its own precision
         update = F.linear(F.linear(h, self.A) * (self.scaling * self.c), self.B)
         return y + update.to(y.dtype)
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        """Factors and gates as tensors of their own: formats such as safetensors take no strided views of shared memory (`Components`)."""
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if not keep_vars:
+            for name in ("A", "B", "c"):
+                destination[prefix + name] = destination[prefix + name].clone(memory_format=torch.contiguous_format)
 
     def delta(self) -> torch.Tensor:
         """The update of the weight, ``s B diag(c) A``, of shape ``(d_out, d_in)``, in the adapter's precision."""

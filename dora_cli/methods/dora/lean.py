@@ -54,7 +54,7 @@ class LeanPass:
         if self._drops:
             self.kernels.begin()
         for layer, lean in self._lean:
-            layer.lean = lean
+            layer.lean = lean if lean.follow_base() else None
 
     def end(self) -> None:
         """After a pass, also one that failed."""
@@ -124,10 +124,24 @@ class LeanProjection:
     ) -> None:
         self.shared, self.index, self.layer = shared, index, layer
         self.A, self.B_t, self.grad_A, self.grad_up = A, B_t, grad_A, grad_up
-        weight, bias = weight_of(layer.base).detach(), layer.bias
-        # The base is frozen: one copy in the arithmetic's precision serves all passes.
-        self.weight = weight.to(shared.dtype)
-        self.bias = None if bias is None else bias.detach().to(shared.dtype)
+        self._base: list[tuple[int, int]] = []
+
+    def follow_base(self) -> bool:
+        """Takes over the base's weights if they are others than before; False where they train, which only autograd's own way knows.
+
+        A frozen base is copied once: its copy in the arithmetic's precision serves all passes.
+        """
+        base = self.layer.base
+        parameters = [parameter for parameter in (base.weight, base.bias) if isinstance(parameter, torch.Tensor)]
+        if any(parameter.requires_grad for parameter in parameters):
+            return False
+        present = [(parameter.data_ptr(), parameter._version) for parameter in parameters]
+        if present != self._base:
+            weight, bias = weight_of(base).detach(), self.layer.bias
+            self.weight = weight.to(self.shared.dtype)
+            self.bias = None if bias is None else bias.detach().to(self.shared.dtype)
+            self._base = present
+        return True
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         layer = self.layer
@@ -145,20 +159,24 @@ class _Adapted(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, A: torch.Tensor, B: torch.Tensor, c: torch.Tensor, lean: LeanProjection) -> torch.Tensor:
         kernels = lean.shared.kernels
-        rows = lean.shared.cast(x).reshape(-1, x.shape[-1])
+        rows = lean.shared.cast(x).reshape(-1, x.shape[-1]).contiguous()  # kernels read one row after the other
         drop = lean.drop(rows)
         u = kernels.down(rows, lean.A, drop)
-        y = kernels.up(F.linear(rows, lean.weight, lean.bias), u, lean.B_t, None, rows.dtype)
+        # Outside autocast a layer answers in the type of its input, whatever the factors are in.
+        dtype = rows.dtype if torch.is_autocast_enabled(x.device.type) else x.dtype
+        y = kernels.up(F.linear(rows, lean.weight, lean.bias), u, lean.B_t, None, dtype)
         ctx.save_for_backward(rows, u)
         ctx.lean, ctx.drop, ctx.shape, ctx.dtype = lean, drop, x.shape, x.dtype
-        return y.view(*x.shape[:-1], -1)
+        return y.view(*x.shape[:-1], y.shape[-1])
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, None, None, None, None]:
         lean: LeanProjection = ctx.lean
+        if lean.layer.lean is not lean:
+            raise RuntimeError("backward came after the end of its training pass; call it within `with method.training_pass():`")
         kernels, drop = lean.shared.kernels, ctx.drop
         rows, u = ctx.saved_tensors
-        dy = gradient.reshape(-1, gradient.shape[-1]).to(rows.dtype)
+        dy = gradient.reshape(-1, gradient.shape[-1]).to(rows.dtype).contiguous()
         v = kernels.down(dy, lean.B_t, None)
         kernels.outer(lean.grad_up, u, dy, None)
         kernels.outer(lean.grad_A, v, rows, drop)

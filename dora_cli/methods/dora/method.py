@@ -124,10 +124,15 @@ class Dora:
 
     def _regroup(self) -> None:
         """Puts the components of all projections of a shape together; again after every change of ranks."""
-        shapes: dict[Shape, list[int]] = defaultdict(list)
+        # By device and type too: a model for evaluation may be spread over several.
+        shapes: dict[tuple[Shape, torch.device, torch.dtype], list[int]] = defaultdict(list)
         for row, name in enumerate(self._names):
             if name in self._layers:
-                shapes[self._shapes[name]].append(row)
+                gates = self._layers[name].c
+                shapes[self._shapes[name], gates.device, gates.dtype].append(row)
+        if self._layers:
+            device = next(iter(self._layers.values())).c.device
+            self._scores, self._keep = self._scores.to(device), self._keep.to(device)
         self._groups = [Components([self._layers[self._names[row]] for row in rows]) for rows in shapes.values()]
         order = [row for rows in shapes.values() for row in rows]
         self._order = torch.tensor(order, device=self._scores.device)  # position among all projections of each grouped one
@@ -136,8 +141,6 @@ class Dora:
     def _grouped(self) -> list[Components]:
         """All components by shape. The model may have been moved or copied since they were put together."""
         if not all(group.holds for group in self._groups):
-            device = next(iter(self._layers.values())).c.device
-            self._scores, self._keep = self._scores.to(device), self._keep.to(device)
             self._regroup()
         return self._groups
 
@@ -150,22 +153,31 @@ class Dora:
         The parameters' gradients are complete when it ends. Within it only `backward` gives gradients, not `torch.autograd.grad`.
 
         Args:
-            dtype: autocast's, None where there is no autocast: then the factors' own.
+            dtype: autocast's, where autocast is entered within; None means that of the autocast around it, or else the factors' own.
         """
         groups = self._grouped()
-        if not groups:  # every projection lost all its components
+        if not groups or self._draws_again():  # no groups: every projection lost all its components
             yield
             return
-        dtype = groups[0].A.dtype if dtype is None else dtype
+        if dtype is None:
+            device = groups[0].A.device.type
+            dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else groups[0].A.dtype
         if self._lean is None or self._lean.dtype != dtype:
             self._lean = LeanPass(groups, self.scaling, dtype)
         lean = self._lean
         lean.begin()
         try:
             yield
+        except BaseException:
+            self._lean = None  # with the gradients that it had in part
+            raise
         finally:
             lean.end()
         lean.finish()
+
+    def _draws_again(self) -> bool:
+        """Whether gradient checkpointing computes forward passes twice: lean ones would draw another dropout the second time."""
+        return bool(self.dropout) and any(module.__dict__.get("gradient_checkpointing") for module in self._model.modules())
 
     @torch.no_grad()
     def adjust_gradients(self, step: int) -> torch.Tensor | None:
@@ -316,6 +328,7 @@ class Dora:
     def merge(self) -> None:
         """Puts each base module, with the update in its weight, in the place of its adapter; in a half type the sum is rounded once."""
         swap_modules(self._model, {layer: layer.merged() for layer in self._layers.values()})
+        self._lean = None  # with its copies of the base
 
     def allocation(self) -> list[ProjectionAllocation]:
         """Ranks in the order of attachment. Waits for the device."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -140,6 +141,7 @@ class TritonKernels:
     """Seeds are drawn by one call per pass from the device's own generator, so captured graphs and resumed runs draw anew and alike."""
 
     def __init__(self, device: torch.device, projections: int) -> None:
+        self._memory = _shared_memory(device)
         self._seeds = torch.zeros(projections, dtype=torch.int64, device=device)
         self._calls = [0] * projections
 
@@ -157,6 +159,7 @@ class TritonKernels:
         out = torch.empty(rows, len(factor), dtype=x.dtype, device=x.device)
         # Block sizes here and below are the fastest of a search on an H100, at 1,024 and 4,096 rows of 768 and 3,072 columns.
         block, columns = (32, 128) if rows >= 4096 else (16, 256)
+        columns = down_columns(block, columns, _block_r(len(factor)), x.element_size(), self._memory)
         _down[(triton.cdiv(rows, block),)](
             x, factor, out, *_dropout(drop, x), rows, width, len(factor), _scale(drop), **_settings(drop, x),
             BLOCK_N=block, BLOCK_R=_block_r(len(factor)), BLOCK_D=columns, num_warps=4, num_stages=4,
@@ -179,11 +182,12 @@ class TritonKernels:
 
     def outer(self, totals: torch.Tensor, u: torch.Tensor, x: torch.Tensor, drop: object) -> None:
         rows, width = x.shape
-        splits, rank = min(len(totals), triton.cdiv(rows, 128)), totals.shape[1]
-        columns = 32 if width <= 1024 else 64
+        rank, columns = totals.shape[1], 32 if width <= 1024 else 64
+        block = outer_rows(128, columns, _block_r(rank), x.element_size(), self._memory)
+        splits = min(len(totals), triton.cdiv(rows, block))
         _outer[(triton.cdiv(width, columns), splits)](
             totals, u, x, *_dropout(drop, x), rows, width, rank, _scale(drop), totals.stride(0), splits, **_settings(drop, x),
-            BLOCK_N=128, BLOCK_R=_block_r(rank), BLOCK_D=columns, num_warps=4, num_stages=3,
+            BLOCK_N=block, BLOCK_R=_block_r(rank), BLOCK_D=columns, num_warps=4, num_stages=3,
         )  # fmt: skip
 
     def collect(self, totals: torch.Tensor, gradient: torch.Tensor) -> None:
@@ -201,6 +205,42 @@ class TritonKernels:
         _collect_gated[(rows,)](
             totals, B_t, c, grad_B_t, grad_c, scaling, totals.stride(0), width, len(totals), SPLITS=splits, BLOCK=1024, num_warps=8
         )  # fmt: skip
+
+
+@cache
+def usable() -> bool:
+    """Triton compiles what launches its kernels by a C compiler with Python's headers, which small images lack."""
+    try:
+        _device_properties(torch.cuda.current_device())
+    except Exception:  # of many kinds: no compiler, one that fails, a driver that is too old
+        return False
+    return True
+
+
+def _device_properties(index: int) -> dict[str, Any]:
+    found: dict[str, Any] = triton.runtime.driver.active.utils.get_device_properties(index)
+    return found
+
+
+def _shared_memory(device: torch.device) -> int:
+    """Bytes that a block may have: 227 KiB on an H100, 99 KiB on cards for games."""
+    if device.type != "cuda":  # Triton's interpreter
+        return 1 << 20
+    return int(_device_properties(torch.cuda.current_device() if device.index is None else device.index)["max_shared_mem"])
+
+
+def down_columns(block: int, columns: int, block_r: int, size: int, memory: int) -> int:
+    """`columns`, or as many as `_down` has `memory` for: three stages of both operands in flight, and one more of what is dropped."""
+    while columns > 16 and size * columns * (3 * (block + block_r) + block) > memory:
+        columns //= 2
+    return columns
+
+
+def outer_rows(block: int, columns: int, block_r: int, size: int, memory: int) -> int:
+    """`block`, or as many rows as `_outer` has `memory` for: two stages of both operands, and one more of what is dropped."""
+    while block > 16 and size * block * (2 * (block_r + columns) + columns) > memory:
+        block //= 2
+    return block
 
 
 def _block_r(rank: int) -> int:

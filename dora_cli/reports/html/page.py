@@ -41,9 +41,9 @@ def check_output(path: Path, *, overwrite: bool) -> None:
     if path.suffix.lower() not in SUFFIXES:
         given = f"ends in {path.suffix}" if path.suffix else "has no ending"
         raise OutputError(f"--output {path} {given}; a report is a page: name a file that ends in .html")
-    if not path.parent.is_dir():
-        what = "is a file" if path.parent.exists() else "does not exist"
-        raise OutputError(f"--output {path} cannot be written: {path.parent} {what}; make the folder or name a file in another one")
+    place = next(parent for parent in path.parents if parent.exists())
+    if not place.is_dir():
+        raise OutputError(f"--output {path} cannot be written: {place} is a file; name a page in a folder")
     if (path.exists() or path.is_symlink()) and not overwrite:
         raise OutputError(f"--output {path} exists already; name another file, or pass --overwrite to replace it")
 

@@ -27,7 +27,11 @@ def mean_and_sd(values: Sequence[float | None]) -> str:
 
 def value(found: float | None) -> str:
     """A metric or loss as everywhere, but an undefined one as the dash of this page."""
-    written = number(found)
+    return dashed(number(found))
+
+
+def dashed(written: str) -> str:
+    """A number as `dora_cli.reports.units` writes it, but an unknown one as the dash of this page."""
     return NOTHING if written == "-" else written
 
 
@@ -75,9 +79,9 @@ def _run(run: Run) -> list[object]:
         state(run),
         NOTHING if epoch is None else f"{epoch}",
         f"{record['budget']['live_components']:,}",
-        duration(timing["train_seconds"]),
-        speed(timing["steps_per_second"]),
-        size(timing["peak_memory_bytes"]),
+        dashed(duration(timing["train_seconds"])),
+        dashed(speed(timing["steps_per_second"])),
+        dashed(size(timing["peak_memory_bytes"])),
     ]
 
 
@@ -201,10 +205,10 @@ def comparison(groups: Sequence[Group]) -> Markup:
         ("trained in all", "budget", "trainable_parameters_final"),
     ):
         add(label, [_count(mean_of(group, section, key)) for group in groups])
-    add("training", [duration(mean_of(group, "timing", "train_seconds")) for group in groups])
-    add("steps/s", [speed(mean_of(group, "timing", "steps_per_second")) for group in groups])
+    add("training", [dashed(duration(mean_of(group, "timing", "train_seconds"))) for group in groups])
+    add("steps/s", [dashed(speed(mean_of(group, "timing", "steps_per_second"))) for group in groups])
     memory = [mean_of(group, "timing", "peak_memory_bytes") for group in groups]
-    add("peak memory", [size(None if value is None else round(value)) for value in memory])
+    add("peak memory", [dashed(size(None if value is None else round(value))) for value in memory])
     return table(["", *(group.name for group in groups)], rows, class_="numbers")
 
 

@@ -18,6 +18,8 @@ CELL = 0.33
 """Inches; a number of two digits at 8 points fills two thirds of it."""
 NARROWEST = 4.2
 """Inches that the title needs."""
+MANY = 8
+"""The highest start rank of which every rank has its patch in the legend."""
 Show = Callable[[float], str]
 
 
@@ -29,7 +31,8 @@ def rank_figure(maps: Sequence[RankMap], title: str) -> Figure:
     if len(starts) == 1:
         start = starts.pop()
         heading = f"rank, of start rank {start}"
-        legend = [(palette.shade(rank / max(start, 1)), f"{rank:,}") for rank in sorted({round(start * part / 4) for part in range(5)})]
+        known = range(start + 1) if start <= MANY else sorted({round(start * part / 4) for part in range(5)})
+        legend = [(palette.shade(rank / max(start, 1)), f"{rank:,}") for rank in known]
     else:
         heading = "share of each projection's start rank"
         legend = [(palette.shade(part / 4), f"{part / 4:.0%}") for part in range(5)]

@@ -38,7 +38,7 @@ def scores_figure(found: Scores, title: str, unit: str = "component") -> Figure:
                 f"lowest live: {cut:.4g}", (cut, 1), xycoords=("data", "axes fraction"), xytext=(0, 3), textcoords="offset points",
                 ha="center", va="bottom", fontsize=8,
             )  # fmt: skip
-        axes.set_xlim(places[0], places[-1] + width)
+        axes.set_xlim(max(places[0], 0.0), places[-1] + width)  # no score is below 0
         axes.set_ylim(0, 1.08 * max(one.live + one.pruned for one in bins))
         axes.set_xlabel("score at the freeze")
         axes.set_ylabel(f"{unit}s")

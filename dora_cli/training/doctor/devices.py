@@ -6,6 +6,8 @@ import os
 import warnings
 from typing import Any
 
+from dora_cli.reports.units import plural
+
 
 def look_at_devices() -> list[dict[str, Any]]:
     """``name, memory_bytes, free_bytes, precisions, note`` of the CPU and of every CUDA device; nothing where PyTorch does not load."""
@@ -16,7 +18,7 @@ def look_at_devices() -> list[dict[str, Any]]:
     total, free = _memory()
     cpu = {
         "device": "cpu",
-        "name": f"{_cores()} cores, {torch.get_num_threads()} threads",
+        "name": f"{plural(_cores(), 'core')}, {plural(torch.get_num_threads(), 'thread')}",
         "memory_bytes": total,
         "free_bytes": free,
         "precisions": ["fp32", "bf16"],  # fp16 needs the scaling that is for CUDA

@@ -152,6 +152,9 @@ def test_an_unfinished_run_shows_what_there_is(tmp_path: Path) -> None:
     assert reader.tags["figure"] == 4
     nothing = write_run(tmp_path / "nothing", stop=0)
     assert "not finished: no step is logged yet" in " ".join(read(nothing).texts)
+    beside = read(tmp_path / "run", write_run(tmp_path / "done", rank=4))
+    assert "-" not in beside.texts, "what is unknown is one dash everywhere"
+    assert beside.row("peak memory")[0] == "–"
 
 
 def test_finished_and_unfinished_seeds(tmp_path: Path) -> None:

@@ -101,6 +101,12 @@ def test_cells_are_coloured_by_rank_and_no_number_leaves_its_cell():
         assert inside.y1 < outside.y1
 
 
+@pytest.mark.parametrize(("start", "known"), [(3, "0 1 2 3"), (8, "0 1 2 3 4 5 6 7 8"), (9, "0 2 4 7 9"), (12, "0 3 6 9 12")])
+def test_the_legend_names_every_rank_while_they_are_few(start: int, known: str):
+    (legend,) = rank_figure(rank_maps(ranks(bert(1), rank=1, start_rank=start)), "Ranks").legends
+    assert " ".join(text.get_text() for text in legend.get_texts()) == known
+
+
 def test_means_absent_projections_and_different_start_ranks(tmp_path: Path):
     projections = [pair for pair in stack("x", BART_ENCODER, 2) if not (pair[0].block == 1 and pair[0].projection == "fc2")]
     record = exact(projections, [FakeAllocation(p.name, shape, 3 + p.block, 2 + p.block) for p, shape in projections], rank=2, start_rank=3)

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from dora_cli.reports.units import plural
 from dora_cli.training.doctor import caches, devices
 from dora_cli.training.doctor.caches import look_at_caches
 from dora_cli.training.doctor.devices import look_at_devices
@@ -25,7 +26,7 @@ def test_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.version, "cuda", None)
     (cpu,) = look_at_devices()
     assert (cpu["device"], cpu["precisions"], cpu["note"]) == ("cpu", ["fp32", "bf16"], None)
-    assert cpu["name"] == f"{len(os.sched_getaffinity(0))} cores, {torch.get_num_threads()} threads"
+    assert cpu["name"] == f"{plural(len(os.sched_getaffinity(0)), 'core')}, {plural(torch.get_num_threads(), 'thread')}"
     assert 0 < cpu["free_bytes"] < cpu["memory_bytes"]
     monkeypatch.delattr(devices.os, "sysconf")  # not every system has it
     assert look_at_devices()[0]["memory_bytes"] is None
