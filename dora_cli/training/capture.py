@@ -34,6 +34,7 @@ KNOWN_GOOD = frozenset({"albert", "bart", "bert", "distilbert", "electra", "gpt2
 
 KNOWN_BAD = {
     "deberta-v2": "DeBERTa makes tensors on the CPU within every forward pass",
+    "gpt_neo": "GPT-Neo copies tensors from the CPU within every forward pass",
     "mpnet": "MPNet makes its position bias on the CPU within every forward pass",
 }
 """Model types whose steps are not, and why."""

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+from torch.nn import functional as F
 
 from dora_cli.methods.dora import importance
 from dora_cli.methods.dora.dropout import CpuMasks
@@ -87,10 +88,12 @@ class TorchKernels:
         return self._room(0, x).copy_(drop.mask).mul_(x)
 
     def down(self, x: torch.Tensor, factor: torch.Tensor, drop: object) -> torch.Tensor:
-        if drop is None:
-            return x @ factor.T
-        assert isinstance(drop, Kept)
-        return self._kept(x, drop) @ (factor * drop.scale).T
+        if drop is not None:
+            assert isinstance(drop, Kept)
+            x, factor = self._kept(x, drop), factor * drop.scale
+        if self._device.type == "cpu":  # a third faster with 16 columns than with 12
+            return (x @ F.pad(factor, (0, 0, 0, -len(factor) % 16)).T)[:, : len(factor)]
+        return x @ factor.T
 
     def up(self, base: torch.Tensor, u: torch.Tensor, factor: torch.Tensor, drop: object, dtype: torch.dtype) -> torch.Tensor:
         if drop is None:
