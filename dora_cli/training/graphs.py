@@ -81,7 +81,6 @@ class Graphs:
 @contextmanager
 def _no_collection() -> Iterator[None]:
     """Graphs and events of an earlier run, left in a cycle, must not be destroyed during a capture: that would end it."""
-    gc.collect()
     enabled = gc.isenabled()
     gc.disable()
     try:
