@@ -11,6 +11,7 @@ from transformers.pytorch_utils import Conv1D
 
 from dora_cli.methods import Dora
 from dora_cli.methods.base import Method, StepReport
+from dora_cli.methods.dora import importance
 from dora_cli.methods.linear import shape_of
 from dora_cli.training.optimizer import make_optimizer, shrink
 
@@ -139,6 +140,11 @@ class Training:
     def run(self, first: int, last: int, loss: Callable[[nn.Module], torch.Tensor]) -> None:
         for step in range(first, last + 1):
             self.step(step, loss)
+
+
+def component_scores(A: torch.Tensor, B: torch.Tensor, c: torch.Tensor, eps: float = importance.EPS) -> torch.Tensor:
+    """The product's scores of factors ``(..., r, d_in)``, ``(..., d_out, r)`` and ``(..., r)``."""
+    return importance.scores_of_gram(importance.gram(A, B.mT), c, eps)
 
 
 def live_ranks(method: Method) -> dict[str, int]:

@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dora_cli.methods.dora.importance import EPS, add_variance_gradient, component_scores, ema
+from dora_cli.methods.dora.importance import EPS, add_variance_gradient, ema
+from tests.methods.small import component_scores
 
 SHAPES = [(1, 2, 2), (1, 7, 3), (2, 5, 5), (3, 4, 9), (6, 16, 24), (12, 33, 8), (9, 3, 4)]  # rank, d_out, d_in; ranks above min(d) too
 

@@ -15,10 +15,20 @@ from torch import nn
 
 from dora_cli.errors import BudgetError, CheckpointError
 from dora_cli.methods import METHODS, Dora, HeadOnly
-from dora_cli.methods.dora.importance import component_scores, ema
+from dora_cli.methods.dora.importance import ema
 from dora_cli.methods.dora.layer import AdaptedProjection
 from dora_cli.methods.linear import shape_of
-from tests.methods.small import SmallEncoder, Training, classification, linear_maps, live_ranks, small_encoder, tiny_gpt2, tiny_roberta
+from tests.methods.small import (
+    SmallEncoder,
+    Training,
+    classification,
+    component_scores,
+    linear_maps,
+    live_ranks,
+    small_encoder,
+    tiny_gpt2,
+    tiny_roberta,
+)
 
 STEPS = 40  # W = 6, L = 14, F = 20; events at 6, 11, 16, 20
 LOSS = classification()

@@ -13,37 +13,32 @@ EPS = 1e-8
 """Added to the denominator of a score, as in the published code; decides 0/0 at the first step in favour of 0."""
 
 
-def component_scores(A: torch.Tensor, B: torch.Tensor, c: torch.Tensor, eps: float = EPS) -> torch.Tensor:
-    """Normalised Frobenius norm of each component (paper, equation 7).
-
-    ``s_i = ||c_i b_i a_i^T||_F / (||sum_j c_j b_j a_j^T||_F + eps)`` with the numerator ``|c_i| ||a_i|| ||b_i||`` and the squared
-    denominator ``c^T K c``, ``K = (B^T B) o (A A^T)``. At least fp32; cancellation can make ``c^T K c`` slightly negative, so it is
-    clamped at 0.
-
-    Returns:
-        Scores of shape ``(..., r)``, non-negative, not bounded by 1.
-    """
-    dtype = torch.promote_types(c.dtype, torch.float32)
-    A, B = A.to(dtype), B.to(dtype)
-    return scores_of_gram((A @ A.mT) * (B.mT @ B), c.to(dtype), eps)
-
-
-def gram(A: torch.Tensor, B_t: torch.Tensor, rank: int) -> torch.Tensor:
-    """``K = (B^T B) o (A A^T)`` of projections of `rank` components each.
+def gram(A: torch.Tensor, B_t: torch.Tensor) -> torch.Tensor:
+    """``K = (B^T B) o (A A^T)``, at least fp32.
 
     Args:
-        A: ``(projections * rank, d_in)``.
-        B_t: ``(projections * rank, d_out)``, the transposes of the `B`.
+        A: ``(..., r, d_in)``.
+        B_t: ``(..., r, d_out)``, the transpose of `B`.
 
     Returns:
-        ``(projections, rank, rank)``.
+        ``(..., r, r)``.
     """
-    A, B_t = A.view(-1, rank, A.shape[-1]), B_t.view(-1, rank, B_t.shape[-1])
+    dtype = torch.promote_types(A.dtype, torch.float32)
+    A, B_t = A.to(dtype), B_t.to(dtype)
     return (A @ A.mT) * (B_t @ B_t.mT)
 
 
 def scores_of_gram(gram: torch.Tensor, c: torch.Tensor, eps: float = EPS) -> torch.Tensor:
-    """`component_scores` from ``K = (B^T B) o (A A^T)``, ``(..., r, r)``, for projections of several shapes at once."""
+    """Normalised Frobenius norm of each component (paper, equation 7), for projections of several shapes at once.
+
+    ``s_i = ||c_i b_i a_i^T||_F / (||sum_j c_j b_j a_j^T||_F + eps)`` with the numerator ``|c_i| ||a_i|| ||b_i||`` and the squared
+    denominator ``c^T K c``, where `K` is `gram`, ``(..., r, r)``. Cancellation can make ``c^T K c`` slightly negative, so it is clamped
+    at 0.
+
+    Returns:
+        Scores of shape ``(..., r)`` in the type of `gram`, non-negative, not bounded by 1.
+    """
+    c = c.to(gram.dtype)
     norms = c.abs() * gram.diagonal(dim1=-2, dim2=-1).clamp_min(0).sqrt()
     squared = ((gram @ c.unsqueeze(-1)).squeeze(-1) * c).sum(-1, keepdim=True).clamp_min(0)
     return norms / (squared.sqrt() + eps)

@@ -272,7 +272,7 @@ class Dora:
     def scores(self) -> torch.Tensor:
         """Scores of the present weights, not averaged: ``(projections, r0)``. Only before the freeze."""
         groups, rank = self._grouped(), self.start_rank
-        grams = [importance.gram(group.A, group.B_t, rank) for group in groups]
+        grams = [importance.gram(*(rows.view(len(group.layers), rank, -1) for rows in (group.A, group.B_t))) for group in groups]
         c = torch.cat([group.c for group in groups]).view(-1, rank)
         scores = torch.empty_like(self._scores)
         scores[self._order] = importance.scores_of_gram(torch.cat(grams), c)
