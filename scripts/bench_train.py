@@ -217,9 +217,12 @@ class Stopwatch:
 
 def child(moments: Path, command: Sequence[str]) -> None:
     """``dora COMMAND`` with a stopwatch around the product's functions; what it showed goes to `moments`."""
-    from dora_cli.commands import app
-    from dora_cli.training import run
-    from dora_cli.training.step import TrainingStep
+    from dora_cli.__main__ import main as dora
+    from dora_cli.collector import no_collection
+
+    with no_collection():
+        from dora_cli.training import run
+        from dora_cli.training.step import TrainingStep
 
     watch, train = Stopwatch(), run.train
     found: dict[str, Any] = {"notes": []}
@@ -238,7 +241,7 @@ def child(moments: Path, command: Sequence[str]) -> None:
         return result
 
     run.train = watched
-    app(list(command), prog_name="dora")
+    dora(command)
 
 
 if __name__ == "__main__":

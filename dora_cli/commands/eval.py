@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from dora_cli.collector import no_collection
+
 EPILOG = "Example:  dora eval --checkpoint runs/demo-sst2 --output result.json"
 
 
@@ -36,7 +38,8 @@ def evaluate(
     """Evaluate a finished run: rebuild its model at the final ranks and score it."""
     from rich.console import Console
 
-    from dora_cli.evaluation.saved import evaluate_saved
+    with no_collection():
+        from dora_cli.evaluation.saved import evaluate_saved
     from dora_cli.reports.evaluation import print_evaluation
     from dora_cli.reports.progress import make_listener
     from dora_cli.reports.records import write_json

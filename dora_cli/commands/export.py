@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from dora_cli.collector import no_collection
+
 EPILOG = "Example:  dora export -c runs/demo-sst2 --format peft -o adapter"
 
 
@@ -73,7 +75,8 @@ def export(
     ] = None,
 ) -> None:
     """Export a finished run: an adapter that PEFT loads, or a merged model."""
-    from dora_cli.export.saved import describe, export_saved
+    with no_collection():
+        from dora_cli.export.saved import describe, export_saved
     from dora_cli.reports.progress import make_listener
     from dora_cli.reports.units import plural, size
     from dora_cli.training.processes import is_main

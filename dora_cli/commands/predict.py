@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from dora_cli.collector import no_collection
+
 EPILOG = "Example:  dora predict -c runs/glue-rte --output submission/"
 
 
@@ -59,7 +61,8 @@ def predict(
     ] = None,
 ) -> None:
     """Write what a finished run predicts: classes, numbers or texts, for a split of its data or for examples of your own."""
-    from dora_cli.evaluation.prediction import write_predictions
+    with no_collection():
+        from dora_cli.evaluation.prediction import write_predictions
     from dora_cli.reports.progress import make_listener
 
     for written in write_predictions(checkpoint, output, split=split, file=file, overrides=set_ or [], listener=make_listener()):

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from dora_cli.collector import no_collection
 from dora_cli.errors import RecipeError
 
 EPILOG = "Example:  dora train configs/demo/sst2.yaml --set train.seed=2 -o runs/two"
@@ -43,8 +44,9 @@ def train(
     ] = False,
 ) -> None:
     """Train a recipe: adapt the model, prune its ranks to the budget, write metrics and ranks."""
-    from dora_cli.recipe import load_recipe
-    from dora_cli.training.output import default_output
+    with no_collection():
+        from dora_cli.recipe import load_recipe
+        from dora_cli.training.output import default_output
 
     if resume and overwrite:
         raise RecipeError("--resume goes on with the run in DIR and --overwrite replaces it; give one of them")
@@ -56,21 +58,22 @@ def train(
     if dry_run:
         from rich.console import Console
 
-        from dora_cli.recipe import dump_recipe
-        from dora_cli.reports.dry_run import print_dry_run
-        from dora_cli.training.dry_run import dry_run as look_ahead
+        with no_collection():
+            from dora_cli.recipe import dump_recipe
+            from dora_cli.reports.dry_run import print_dry_run
+            from dora_cli.training.dry_run import dry_run as look_ahead
 
         ahead = look_ahead(resolved, folder, chosen or ())
         print_dry_run(Console(highlight=False), ahead, dump_recipe(ahead.recipe))
         return
     from functools import partial
 
-    from dora_cli.reports.progress import make_listener
+    with no_collection():
+        from dora_cli.reports.progress import make_listener
+        from dora_cli.training.run import train as run
 
     watch = partial(make_listener, plain=plain or None, quiet=quiet)
     if chosen is None:
-        from dora_cli.training.run import train as run
-
         run(resolved, folder, overwrite=overwrite, resume=resume, listener=watch(), how_to_resume=_go_on(recipe, set_, folder, None))
         return
     from rich.console import Console

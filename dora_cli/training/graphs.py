@@ -7,15 +7,14 @@ order in which eager work would draw them: a run may switch between the two at a
 
 from __future__ import annotations
 
-import gc
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Mapping
 from types import SimpleNamespace
 
 import torch
 from torch import nn
 
+from dora_cli.collector import no_collection
 from dora_cli.errors import DeviceError
 
 EAGER_FIRST = 1
@@ -66,7 +65,8 @@ class Graphs:
         static = {name: tensor.clone() for name, tensor in inputs.items()}
         graph = torch.cuda.CUDAGraph()
         try:
-            with _no_collection(), torch.cuda.graph(graph, pool=self._pool):
+            # Graphs and events of an earlier run, left in a cycle, must not be destroyed during a capture: that would end it.
+            with no_collection(), torch.cuda.graph(graph, pool=self._pool):
                 work(static)
         except torch.cuda.OutOfMemoryError:
             raise
@@ -76,18 +76,6 @@ class Graphs:
                 "train.cuda_graph: off, and go on from the newest checkpoint or start again"
             ) from error
         return graph, static
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """Graphs and events of an earlier run, left in a cycle, must not be destroyed during a capture: that would end it."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 class CapturedModel:
