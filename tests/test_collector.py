@@ -12,8 +12,10 @@ def test_the_collector_is_off_meanwhile_and_as_before_afterwards(before: bool) -
     found = gc.isenabled()
     (gc.enable if before else gc.disable)()
     try:
-        with pytest.raises(ImportError), no_collection():
+        with no_collection():
             assert not gc.isenabled()
+        assert gc.isenabled() == before
+        with pytest.raises(ImportError), no_collection():
             raise ImportError
         assert gc.isenabled() == before
     finally:

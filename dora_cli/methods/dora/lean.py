@@ -1,4 +1,4 @@
-"""A training pass over all adapted projections with as little work and memory as it takes.
+"""A training pass over a model with adapted projections, with as little work and memory as it takes.
 
 Per pass, not per projection: copies of all factors in the precision of the arithmetic, with gate and scale folded into one of them; the
 seeds of all dropouts; the gradients of all gates. Per projection: the frozen map and the products of `kernels`, in one autograd
@@ -11,9 +11,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from dora_cli.methods.dora.components import Components
+from dora_cli.methods.dora.dropout import ModelDropouts
 from dora_cli.methods.dora.kernels import Kernels, kernels_for
 from dora_cli.methods.dora.layer import AdaptedProjection
 from dora_cli.methods.linear import weight_of
@@ -23,16 +25,18 @@ class LeanPass:
     """What the passes of a training share until ranks change.
 
     Args:
+        model: what they are attached to.
         groups: all components that are trained.
         scaling: `s`.
         dtype: of the arithmetic: autocast's, or that of factors and activations where there is none.
     """
 
-    def __init__(self, groups: Sequence[Components], scaling: float, dtype: torch.dtype) -> None:
+    def __init__(self, model: nn.Module, groups: Sequence[Components], scaling: float, dtype: torch.dtype) -> None:
         self._groups, self._scaling, self.dtype = groups, scaling, dtype
         layers = [layer for group in groups for layer in group.layers]
         rank = max(layer.rank for layer in layers)
         self.kernels: Kernels = kernels_for(layers[0].c.device, dtype, len(layers), rank)
+        self._model_dropouts = ModelDropouts(model) if layers[0].c.device.type == "cpu" else None
         self._drops = any(layer.dropout for layer in layers)
         self._cast: tuple[torch.Tensor, int, torch.Tensor] | None = None
         self._shared = [_Shared(group, dtype, self.kernels) for group in groups]
@@ -53,12 +57,16 @@ class LeanPass:
             shared.prepare(self._scaling)
         if self._drops:
             self.kernels.begin()
+        if self._model_dropouts is not None:
+            self._model_dropouts.begin()
         for layer, lean in self._lean:
             layer.lean = lean if lean.follow_base() else None
 
     def end(self) -> None:
         """After a pass, also one that failed."""
         self._cast = None
+        if self._model_dropouts is not None:
+            self._model_dropouts.end()
         for layer, _ in self._lean:
             layer.lean = None
 

@@ -163,7 +163,7 @@ class Dora:
             device = groups[0].A.device.type
             dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else groups[0].A.dtype
         if self._lean is None or self._lean.dtype != dtype:
-            self._lean = LeanPass(groups, self.scaling, dtype)
+            self._lean = LeanPass(self._model, groups, self.scaling, dtype)
         lean = self._lean
         lean.begin()
         try:
