@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from dora_cli.data import PairLayout, pair_layout
-from dora_cli.methods import METHODS, Method
+from dora_cli.methods import METHODS, Method, triton_obstacle
 from dora_cli.methods.base import Schedule
 from dora_cli.models import (
     LoadedModel,
@@ -90,6 +90,12 @@ def load_base(recipe: Recipe, task: Task) -> LoadedModel:
 def note_on_code(recipe: Recipe) -> str | None:
     """What whoever loads the base model of `recipe` must say first; None where no code of a stranger is run."""
     return f"model.trust_remote_code is on: code of {recipe.model.name} is run" if recipe.model.trust_remote_code else None
+
+
+def note_on_kernels(recipe: Recipe, device: torch.device) -> str | None:
+    """Why adapters are computed slower on `device` than they could be; None where they are not."""
+    obstacle = triton_obstacle() if device.type == "cuda" and targets_of(recipe) else None
+    return obstacle and f"adapters are computed without Triton, which would be faster: {obstacle}"
 
 
 def base_from_config(recipe: Recipe, task: Task) -> nn.Module:

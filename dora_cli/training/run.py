@@ -20,7 +20,7 @@ from dora_cli.recipe import Recipe, dump_recipe
 from dora_cli.reports.records import LogFile, RunRecords, read_json, write_json, write_jsonl, write_text
 from dora_cli.reports.units import plural
 from dora_cli.tasks import Task
-from dora_cli.training.build import adapt, load_base, make_method, note_on_code
+from dora_cli.training.build import adapt, load_base, make_method, note_on_code, note_on_kernels
 from dora_cli.training.capture import check_capture, choose_capture
 from dora_cli.training.checkpoint import load_weights
 from dora_cli.training.devices import make_accelerator, resolve_device, resolve_precision
@@ -188,6 +188,8 @@ def _train(call: _Call, signals: StopSignals, stack: contextlib.ExitStack) -> Ru
     assert capture is not None
     if capture.reason is not None:
         listener.note(f"steps are not captured in CUDA graphs, which would be faster: {capture.reason}")
+    if note := note_on_kernels(recipe, accelerator.device):
+        listener.note(note)
     with memory_advice(recipe, "load"):
         adapted = adapt(recipe, task, base, call.new_method(), accelerator.device, total_steps=length.total_steps)
     trainable = sum(parameter.numel() for parameter in adapted.trainable)

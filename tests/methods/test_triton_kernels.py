@@ -214,10 +214,11 @@ def test_without_a_c_compiler_plain_operations_take_over(monkeypatch: pytest.Mon
     cuda = torch.device("cuda", 0)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(triton_kernels, "_device_properties", fail)
-    triton_kernels.usable.cache_clear()
+    triton_kernels.obstacle.cache_clear()
+    assert chosen.triton_obstacle() == "Failed to find C compiler. Please specify via CC environment variable."
     assert isinstance(chosen.kernels_for(cuda, torch.float32, 1, 4), chosen.TorchKernels)
     assert chosen.variance_gradient_for(cuda, torch.float32) is importance.add_variance_gradient
     monkeypatch.setattr(triton_kernels, "_device_properties", lambda index: {"max_shared_mem": 232448})
-    triton_kernels.usable.cache_clear()
+    triton_kernels.obstacle.cache_clear()
     assert chosen.variance_gradient_for(cuda, torch.float32) is triton_importance.add_variance_gradient
-    triton_kernels.usable.cache_clear()
+    triton_kernels.obstacle.cache_clear()

@@ -20,6 +20,7 @@ from dora_cli import train
 from dora_cli.errors import DeviceError, RecipeError
 from dora_cli.recipe import dump_recipe, parse_recipe
 from dora_cli.recipe.json_schema import recipe_json_schema
+from dora_cli.training import build as build_module
 from dora_cli.training import capture, capture_probe
 from dora_cli.training import loop as loop_module
 from dora_cli.training import run as run_module
@@ -391,6 +392,17 @@ def test_a_run_does_as_was_found(make_recipe: MakeRecipe, tmp_path: Path, monkey
     assert [arguments["cuda_graph"] for arguments in given] == [answer.captured]
     said = [note for note in listener.notes if "graph" in note]
     assert said == (["steps are not captured in CUDA graphs, which would be faster: it waits"] if answer.reason else [])
+
+
+def test_without_triton_a_run_on_a_gpu_says_so(make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build_module, "triton_obstacle", lambda: "it is not installed")
+    recipe = make_recipe()
+    said = "adapters are computed without Triton, which would be faster: it is not installed"
+    assert build_module.note_on_kernels(recipe, CUDA) == said
+    assert build_module.note_on_kernels(recipe, torch.device("cpu")) is None
+    assert build_module.note_on_kernels(make_recipe("method={name: head}"), CUDA) is None
+    monkeypatch.setattr(build_module, "triton_obstacle", lambda: None)
+    assert build_module.note_on_kernels(recipe, CUDA) is None
 
 
 @pytest.mark.usefixtures("newest")

@@ -13,7 +13,6 @@ outer products. `TorchKernels` runs everywhere; `kernels_for` prefers Triton's o
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -130,7 +129,7 @@ class TorchKernels:
 
 def kernels_for(device: torch.device, dtype: torch.dtype, projections: int, rank: int) -> Kernels:
     """The fastest way to compute on `device` in `dtype`. Triton comes with PyTorch's CUDA builds on Linux."""
-    if device.type == "cuda" and dtype in (torch.float32, torch.bfloat16, torch.float16) and triton_runs():
+    if device.type == "cuda" and dtype in (torch.float32, torch.bfloat16, torch.float16) and triton_obstacle() is None:
         from dora_cli.methods.dora.triton_kernels import MAX_RANK, TritonKernels
 
         if rank <= MAX_RANK:
@@ -138,13 +137,13 @@ def kernels_for(device: torch.device, dtype: torch.dtype, projections: int, rank
     return TorchKernels(device)
 
 
-def triton_runs() -> bool:
-    """Whether Triton is there and can launch anything here."""
-    with suppress(ImportError):
-        from dora_cli.methods.dora.triton_kernels import usable
-
-        return usable()
-    return False
+def triton_obstacle() -> str | None:
+    """Why Triton can launch nothing on the CUDA devices here; None where it can."""
+    try:
+        from dora_cli.methods.dora.triton_kernels import obstacle
+    except ImportError:
+        return "it is not installed"
+    return obstacle()
 
 
 VarianceGradient = Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]
@@ -152,7 +151,7 @@ VarianceGradient = Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]
 
 def variance_gradient_for(device: torch.device, dtype: torch.dtype) -> VarianceGradient:
     """`importance.add_variance_gradient`, or the same in Triton."""
-    if device.type == "cuda" and dtype == torch.float32 and triton_runs():
+    if device.type == "cuda" and dtype == torch.float32 and triton_obstacle() is None:
         from dora_cli.methods.dora import triton_importance
 
         return triton_importance.add_variance_gradient

@@ -208,13 +208,16 @@ class TritonKernels:
 
 
 @cache
-def usable() -> bool:
-    """Triton compiles what launches its kernels by a C compiler with Python's headers, which small images lack."""
+def obstacle() -> str | None:
+    """Why no kernel can be launched here; None where they can.
+
+    Triton compiles what launches its kernels by a C compiler with Python's headers, which small images lack.
+    """
     try:
         _device_properties(torch.cuda.current_device())
-    except Exception:  # of many kinds: no compiler, one that fails, a driver that is too old
-        return False
-    return True
+    except Exception as error:  # of many kinds: no compiler, one that fails, a driver that is too old
+        return next(iter(str(error).splitlines()), type(error).__name__)
+    return None
 
 
 def _device_properties(index: int) -> dict[str, Any]:

@@ -49,9 +49,20 @@ def _cuda(index: int) -> dict[str, Any]:
         with torch.cuda.device(index):
             device["precisions"] = ["fp32", *(["bf16"] if torch.cuda.is_bf16_supported() else []), "fp16"]
             device["free_bytes"] = torch.cuda.mem_get_info()[0]
+            if obstacle := _without_triton():
+                device["note"] = f"training is slower without Triton: {obstacle}"
     except Exception as error:  # a device that is full, or of which another process has sole use
         device["note"] = f"cannot be used now: {next(iter(str(error).splitlines()), type(error).__name__)}"
     return device
+
+
+def _without_triton() -> str | None:
+    """Why adapters are computed without Triton; None where they are not."""
+    try:
+        from dora_cli.methods import triton_obstacle
+    except Exception:  # said among the packages
+        return None
+    return triton_obstacle()
 
 
 def _cores() -> int:

@@ -39,7 +39,8 @@ def test_a_gpu_that_is_not_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cpu["note"] == "PyTorch is built for CUDA 13.0 but sees no device: is there a GPU, and a driver for this CUDA?"
 
 
-def test_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("obstacle", [None, "it is not installed"])
+def test_gpus(monkeypatch: pytest.MonkeyPatch, obstacle: str | None) -> None:
     """Two, of which the second is held by somebody else."""
 
     class Chosen:
@@ -59,6 +60,7 @@ def test_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device", Chosen)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (70 << 30, 80 << 30))
+    monkeypatch.setattr(devices, "_without_triton", lambda: obstacle)
     _, first, second = look_at_devices()
     assert first == {
         "device": "cuda:0",
@@ -66,7 +68,7 @@ def test_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
         "memory_bytes": 80 << 30,
         "free_bytes": 70 << 30,
         "precisions": ["fp32", "bf16", "fp16"],
-        "note": None,
+        "note": obstacle and "training is slower without Triton: it is not installed",
     }
     assert (second["precisions"], second["note"]) == ([], "cannot be used now: CUDA error: all CUDA-capable devices are busy")
 
