@@ -20,6 +20,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from dora_cli.methods import Dora
+from dora_cli.methods.dora.dropout import ModelDropouts
 from dora_cli.models import find_projections, head_parameters, load_model
 from dora_cli.training.devices import make_accelerator
 from dora_cli.training.optimizer import make_optimizer, make_scheduler
@@ -109,10 +110,17 @@ class Step(ABC):
 
 
 class FrozenStep(Step):
-    """The floor: forward, and backward to the input embeddings; no weight gradients, no optimiser. `graph`: in one CUDA graph."""
+    """The floor: forward, and backward to the input embeddings; no weight gradients, no optimiser.
 
-    def __init__(self, settings: Settings, *, graph: bool = False) -> None:
+    Args:
+        graph: in one CUDA graph.
+        quick: the model's own dropouts are drawn as `dora train` draws them on the CPU.
+    """
+
+    def __init__(self, settings: Settings, *, graph: bool = False, quick: bool = False) -> None:
         super().__init__(settings)
+        if quick:
+            ModelDropouts(self.model).begin()
         self.model.requires_grad_(False)
         self._embedding = self.model.get_input_embeddings()  # type: ignore[operator]
         self._batch = {key: value.clone() for key, value in self.batches[0].items()}
@@ -324,6 +332,7 @@ def captured(work: Callable[[], object], warmup: int = 3) -> torch.cuda.CUDAGrap
 METHODS: Mapping[str, Callable[[Settings], Step]] = {
     "frozen": FrozenStep,
     "frozen-graph": partial(FrozenStep, graph=True),
+    "frozen-quick": partial(FrozenStep, quick=True),
     "dora": DoraStep,
     "dora-graph": partial(DoraStep, graph=True),
     "dora-compacted": partial(DoraStep, compacted=True),

@@ -8,8 +8,9 @@
 Shapes are RoBERTa-base's with random weights unless told otherwise; sequences are full, under a mask of ones, dropout is on. Precision
 `auto` is bf16 autocast on CUDA and fp32 on the CPU. All attention and FFN projections are adapted (72 in RoBERTa-base). The methods:
 
-    frozen          forward, and backward to the input embeddings, of the frozen model: the floor of any adapter. Nothing trains.
+    frozen          forward, and backward to the input embeddings, of the frozen model: the floor. Nothing trains.
     frozen-graph    the same in one CUDA graph
+    frozen-quick    the same on the CPU, the model's own dropouts drawn as ours draws them there: what adapters alone add to
     dora            ours, whole step: dropout, DEM, clip, AdamW, scores, their average; before the first event, at the start rank
     dora-graph      the same, captured by the product's own training step
     dora-compacted  ours after the freeze, tensors shrunk (also dora-compacted-graph)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _CHUNK = 4096
 _COMPARED = 8
+_CALLED = ("__call__", "_call_one", "_encode_plus", "_batch_encode_plus", "_convert_encoding", "set_truncation_and_padding")
 
 
 def tokenise(
@@ -61,11 +62,13 @@ def _quickly(tokenizer: PreTrainedTokenizerBase, call: Tokens, columns: Sequence
     """What `call` gives, in half its time: straight from the `tokenizers` library, which does the work. None where that is not so.
 
     The rest of the time transformers makes masks, offsets and mappings that nobody asked for. Its own call on the first texts sets the
-    library's tokenizer up (truncation, special tokens), and shows that both agree: a tokenizer may change what the library gives.
+    library's tokenizer up (truncation, special tokens), and shows that both agree. A class that changes what is called is asked itself.
     """
     from transformers import PreTrainedTokenizerFast
 
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        return None
+    if any(getattr(type(tokenizer), name, None) is not getattr(PreTrainedTokenizerFast, name, None) for name in _CALLED):
         return None
     library = tokenizer.backend_tokenizer
 

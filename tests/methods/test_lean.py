@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import pytest
@@ -11,8 +13,10 @@ import torch
 from torch import nn
 
 from dora_cli.methods import Dora
-from dora_cli.methods.dora.dropout import HASH_BITS, CpuMasks, cut, hashed_keep, scale
+from dora_cli.methods.dora.dropout import HASH_BITS, cut, draw_mask, hashed_keep, scale
 from dora_cli.methods.dora.kernels import Kept, TorchKernels
+from dora_cli.methods.dora.layer import AdaptedProjection
+from dora_cli.methods.dora.lean import LeanProjection
 from tests.methods.small import classification, linear_maps, small_encoder, tiny_gpt2, tiny_roberta
 
 MODELS: dict[str, tuple[Callable[[], nn.Module], str]] = {
@@ -257,21 +261,99 @@ def test_a_base_that_trains_gets_its_gradient() -> None:
         torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("alike", [True, False])
 @pytest.mark.parametrize("reentrant", [True, False])
-def test_gradient_checkpointing_sees_the_same_dropout_twice(reentrant: bool) -> None:
-    """Against the same pass without it, both under autograd's own dropout, which checkpointing draws alike."""
+def test_gradient_checkpointing_sees_the_same_dropout_twice(reentrant: bool, alike: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against the same pass without it. Kernels that would draw another mask leave the pass to autograd, so there it is without them."""
+    monkeypatch.setattr(TorchKernels, "draws_alike", alike)
     model, dora = attached("roberta", dropout=0.3)
     embeddings = model.get_input_embeddings().weight.requires_grad_(True)  # reentrant checkpoints need an input with a gradient
     torch.manual_seed(4)
-    loss_of("roberta")(model).backward()
+    with dora.training_pass() if alike else nullcontext():
+        loss_of("roberta")(model).backward()
     expected, embeddings.grad = gradients(dora), None
     model.gradient_checkpointing_enable({"use_reentrant": reentrant})
     assert any(module.__dict__.get("gradient_checkpointing") for module in model.modules())
     torch.manual_seed(4)
     with dora.training_pass():
+        lean = [module.lean is not None for module in model.modules() if isinstance(module, AdaptedProjection)]
         loss_of("roberta")(model).backward()
+    assert set(lean) == {alike}
     for one, two in zip(gradients(dora), expected, strict=True):
         torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-12)
+
+
+def test_a_failed_beginning_leaves_the_model_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory may run out while the base is copied, after some layers have theirs."""
+    model, dora = attached()
+    plain, count = LeanProjection.follow_base, [0]
+
+    def follow_base(self: LeanProjection) -> bool:
+        count[0] += 1
+        if count[0] == 2:
+            raise MemoryError
+        return plain(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LeanProjection, "follow_base", follow_base)
+        with pytest.raises(MemoryError), dora.training_pass():
+            raise AssertionError("the pass has begun")
+    assert all(module.lean is None for module in model.modules() if isinstance(module, AdaptedProjection))
+    with dora.training_pass():
+        classification()(model).backward()
+    assert all(gradient.any() for gradient in gradients(dora))
+
+
+@pytest.mark.parametrize("change", [lambda y: y.add_(1), lambda y: y.mul_(2), torch.relu_])
+def test_a_model_may_change_a_projections_output_in_place(change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    """Falcon and Longformer do."""
+
+    class Changing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = nn.Linear(6, 5).double(), nn.Linear(5, 4).double()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y: torch.Tensor = self.two(change(self.one(x)))
+            return y
+
+    torch.manual_seed(0)
+    model, dora = Changing(), Dora(rank=2, dropout=0.0)
+    dora.attach(model, {"one": model.one, "two": model.two})
+    with torch.no_grad():
+        for parameter in dora.parameters():
+            parameter.copy_(torch.randn_like(parameter))
+    x = torch.randn(3, 7, 6, dtype=torch.float64)
+    model(x).square().sum().backward()
+    expected = gradients(dora)
+    with dora.training_pass():
+        model(x).square().sum().backward()
+    for one, two in zip(gradients(dora), expected, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-12)
+
+
+def test_a_pass_of_former_ranks_leaves_memory_at_once() -> None:
+    """With its copies of the base; a collector of cycles may come much later."""
+    model, dora = attached()
+    schedule = dora.schedule
+    assert schedule is not None
+    gc.collect()
+    gc.disable()
+    try:
+        for step in range(1, schedule.freeze_step + 1):
+            with dora.training_pass():
+                classification()(model).backward()
+            former = weakref.ref(dora._lean)
+            dora.after_step(step)
+        assert dora.frozen
+        assert former() is None
+        with dora.training_pass():
+            classification()(model).backward()
+        former = weakref.ref(dora._lean)
+        dora.merge()
+        assert former() is None
+    finally:
+        gc.enable()
 
 
 def test_a_half_precision_base_outside_autocast_answers_in_its_type() -> None:
@@ -368,7 +450,7 @@ def test_masks_keep_as_many_as_they_should(probability: float) -> None:
     """Six standard deviations of a binomial; along rows and columns as well, where a poor generator would show."""
     torch.manual_seed(0)
     hashed = hashed_keep(512, 768, torch.tensor(0x1234567890ABCDEF), 1, cut(probability, HASH_BITS))
-    drawn, factor = CpuMasks().draw(torch.Size((512, 768)), probability)
+    drawn, factor = draw_mask(torch.Size((512, 768)), probability)
     assert factor * (1 - probability) == pytest.approx(1, rel=2**-15 / (1 - probability))
     for mask in (hashed, drawn):
         for means in (mask.float().mean(), mask.float().mean(0), mask.float().mean(1)):

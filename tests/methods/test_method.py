@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from dora_cli.errors import BudgetError, CheckpointError
+from dora_cli.errors import BudgetError, CheckpointError, ProjectionError
 from dora_cli.methods import METHODS, Dora, HeadOnly
 from dora_cli.methods.dora.importance import ema
 from dora_cli.methods.dora.layer import AdaptedProjection
@@ -598,6 +598,12 @@ def test_a_model_spread_over_devices_can_be_attached_and_folded() -> None:
     assert [parameter.device.type for parameter in dora.parameters()] == ["cpu"] * 9 + ["meta"] * 9
     with dora.folded():
         assert model.blocks[0](torch.ones(3, 10, dtype=torch.float64)).shape == (3, 10)
+    model = small_encoder()
+    model.blocks[1].to("meta")
+    projections = linear_maps(model, "blocks")
+    schedule = Dora(rank=2).plan(20, {name: tuple(module.weight.shape) for name, module in projections.items()})
+    with pytest.raises(ProjectionError, match=r"spread over cpu, meta, .* without a device_map$"):
+        Dora(rank=2).attach(model, projections, schedule)
 
 
 @pytest.mark.parametrize("trained", [False, True], ids=["start", "frozen"])

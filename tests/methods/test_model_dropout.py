@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from dora_cli.methods import Dora
-from dora_cli.methods.dora.dropout import CpuMasks, ModelDropouts, cut, scale
+from dora_cli.methods.dora.dropout import ModelDropouts, cut, scale
 
 P = 0.3
 SCALE = scale(cut(P, 16), 16)
@@ -20,7 +20,7 @@ SCALE = scale(cut(P, 16), 16)
 class Block(nn.Module):
     """Two adapted maps with a dropout after each; `twice` computes the pass again in the backward pass."""
 
-    def __init__(self, *, twice: bool = False) -> None:
+    def __init__(self, *, twice: bool) -> None:
         super().__init__()
         self.one, self.two = nn.Linear(16, 24).double(), nn.Linear(24, 16).double()
         self.after_one, self.after_two = nn.Dropout(P), nn.Dropout(P)
@@ -36,9 +36,9 @@ class Block(nn.Module):
         return self.after_two(self.two(self.after_one(self.one(x)).tanh()))
 
 
-def attached(**settings: bool) -> tuple[Block, Dora]:
+def attached(*, twice: bool = False, dropout: float = 0.0) -> tuple[Block, Dora]:
     torch.manual_seed(0)
-    model, dora = Block(**settings), Dora(rank=2, dropout=0.0)
+    model, dora = Block(twice=twice), Dora(rank=2, dropout=dropout)
     dora.attach(model, {"one": model.one, "two": model.two})
     for parameter in dora.parameters():
         nn.init.normal_(parameter)
@@ -80,7 +80,7 @@ def test_every_call_draws_anew_and_torchs_generator_decides() -> None:
     ("module", "training"), [(nn.Dropout(0.0), True), (nn.Dropout(1.0), True), (nn.Dropout(P), False), (nn.Dropout(P, inplace=True), True)]
 )
 def test_whatever_is_no_plain_dropout_is_left_to_pytorch(module: nn.Dropout, training: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(CpuMasks, "draw", None)
+    monkeypatch.setattr("dora_cli.methods.dora.dropout.draw_mask", None)
     module.train(training)
     dropouts = ModelDropouts(module)
     state = torch.get_rng_state()
@@ -108,12 +108,27 @@ def test_modules_are_as_they_were_after_a_pass(fails: bool) -> None:
     assert replaced(model) == ["after_two"]
 
 
-def test_a_pass_computed_again_drops_the_same() -> None:
+def test_what_somebody_puts_there_between_passes_or_within_stays() -> None:
+    model, dora = attached()
+    own: Callable[[torch.Tensor], torch.Tensor] = partial(torch.mul, 2.0)
+    with dora.training_pass():
+        model(torch.ones(3, 16, dtype=torch.float64)).sum().backward()
+        model.after_one.forward = own  # type: ignore[method-assign, assignment]
+    model.after_two.forward = own  # type: ignore[method-assign, assignment]
+    for _ in range(2):
+        with dora.training_pass():
+            model(torch.ones(3, 16, dtype=torch.float64)).sum().backward()
+            assert (model.after_one.forward, model.after_two.forward) == (own, own)
+    assert replaced(model) == ["after_one", "after_two"]
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_a_pass_computed_again_drops_the_same(dropout: float) -> None:
     """A checkpoint within the model, of which `training_pass` knows nothing: it restores torch's generator."""
     x = torch.randn(5, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     found = []
     for twice in (False, True):
-        model, dora = attached(twice=twice)
+        model, dora = attached(twice=twice, dropout=dropout)
         inputs = x.clone().requires_grad_()
         torch.manual_seed(3)
         with dora.training_pass():

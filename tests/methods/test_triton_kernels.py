@@ -10,6 +10,7 @@ import os
 import pytest
 import torch
 
+from dora_cli.errors import ModelError
 from dora_cli.methods.dora.dropout import HASH_BITS, cut, hashed_keep, scale
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -129,6 +130,15 @@ def test_every_projection_call_and_pass_has_a_mask_of_its_own() -> None:
             assert abs(float((one == two).float().mean()) - 0.5) < 6 * 0.5 / 64
 
 
+def test_a_dropout_within_a_backward_pass_is_refused() -> None:
+    """A checkpoint that computes a forward pass again would drop other inputs the second time."""
+    made = kernels()
+    x = torch.ones(4, 16, device=DEVICE, requires_grad=True)
+    x.register_hook(lambda gradient: made.drop(gradient, 0.3, 0) and None)
+    with pytest.raises(ModelError, match="activation checkpointing"):
+        x.sum().backward()
+
+
 def test_no_dropout_below_the_resolution() -> None:
     assert kernels().drop(torch.ones(2, 2), 1e-12, 0) is None
 
@@ -221,4 +231,6 @@ def test_without_a_c_compiler_plain_operations_take_over(monkeypatch: pytest.Mon
     monkeypatch.setattr(triton_kernels, "_device_properties", lambda index: {"max_shared_mem": 232448})
     triton_kernels.obstacle.cache_clear()
     assert chosen.variance_gradient_for(cuda, torch.float32) is triton_importance.add_variance_gradient
+    other = torch.device("cuda", 1)  # not the current device, where Triton would launch
+    assert chosen.variance_gradient_for(other, torch.float32) is importance.add_variance_gradient
     triton_kernels.obstacle.cache_clear()

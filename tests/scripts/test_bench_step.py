@@ -101,10 +101,11 @@ def test_the_published_step_computes_what_ours_does(monkeypatch: pytest.MonkeyPa
         torch.testing.assert_close(parameter, head[name], rtol=0, atol=2e-4)
 
 
-def test_the_floor_trains_nothing_and_reaches_the_embeddings() -> None:
+@pytest.mark.parametrize("name", ["frozen", "frozen-quick"])
+def test_the_floor_trains_nothing_and_reaches_the_embeddings(name: str) -> None:
     from bench_methods import METHODS
 
-    step = METHODS["frozen"](settings())
+    step = METHODS[name](settings())
     before = {name: tensor.clone() for name, tensor in step.model.state_dict().items()}
     step()
     assert step._gradient.abs().sum() > 0

@@ -123,6 +123,22 @@ def test_cut_twice_under_other_settings(
     assert_equal_runs(straight(recipe), tmp_path / "run")
 
 
+@pytest.mark.parametrize("step", [3, 9, 19])
+def test_the_base_models_own_dropout_goes_on_where_it_was(
+    make_recipe: MakeRecipe, straight: Callable[[Recipe], Path], tiny_model: Path, tmp_path: Path, step: int
+) -> None:
+    """The other runs here have none: they are compared where it would hide what they look for."""
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    config = read(model / "config.json") | {"hidden_dropout_prob": 0.2, "attention_probs_dropout_prob": 0.2}
+    (model / "config.json").write_text(json.dumps(config))
+    recipe = make_recipe(*SAVES, f"model.name={model}")
+    cut(recipe, tmp_path / "run", step=step)
+    train(recipe, tmp_path / "run", resume=True)
+    assert_equal_runs(straight(recipe), tmp_path / "run")
+    without, found = (read(run / "metrics.json")["epochs"] for run in (straight(make_recipe(*SAVES)), tmp_path / "run"))
+    assert all(one["train_loss"] != two["train_loss"] for one, two in zip(without, found, strict=True))
+
+
 @pytest.mark.parametrize("evaluation", [1, 2, 4])
 def test_cut_in_an_evaluation(make_recipe: MakeRecipe, straight: Callable[[Recipe], Path], tmp_path: Path, evaluation: int) -> None:
     recipe = make_recipe("method.dropout=0.2")

@@ -1,8 +1,8 @@
 """Dropout that is drawn fast: for the adapters' inputs and, on the CPU, wherever the base model drops out.
 
-Every training pass draws a seed per projection from torch's own generator of the device, so that a resumed run draws what the
-straight one drew. On the CPU masks come from a SFC64 stream, 16 bits each; on the GPU a kernel hashes seed and position, 32 bits each,
-and draws a mask again instead of storing it.
+Seeds come from torch's own generator of the device, so that a resumed run draws what the straight one drew. On the CPU a mask comes
+from a SFC64 stream, 16 bits an input; on the GPU a kernel hashes seed and position, 32 bits an input, and draws a mask again instead of
+storing it.
 Either way kept inputs are scaled by the inverse of the probability that the bits really give, so the expectation is exact.
 """
 
@@ -23,20 +23,18 @@ HASH_FIRST, HASH_SECOND, HASH_CALL = 0x21F0AAAD, 0x735A2D97, 0x9E3779B9
 _MASK = 0xFFFFFFFF
 
 
-class CpuMasks:
-    """Masks of one pass, one after the other. Seeded by torch's CPU generator."""
+def draw_mask(shape: torch.Size, probability: float) -> tuple[torch.Tensor, float]:
+    """On the CPU: which inputs are kept, 0 or 1 in uint8 (which becomes a number faster than bool does), and the scale of what is.
 
-    def __init__(self) -> None:
-        self._bits = np.random.SFC64(int(torch.randint(2**63 - 1, ())))
-
-    def draw(self, shape: torch.Size, probability: float) -> tuple[torch.Tensor, float]:
-        """Which are kept, 0 or 1 in uint8 (which becomes a number faster than bool does), and the scale of what is."""
-        threshold = cut(probability, _BITS_CPU)
-        count = shape.numel()
-        words = self._bits.random_raw(-(-count // 4))
-        values = torch.from_numpy(words.view(np.int16)[:count])
-        kept = torch.ge(values, threshold - 2 ** (_BITS_CPU - 1), out=torch.empty(count, dtype=torch.uint8))
-        return kept.view(shape), scale(threshold, _BITS_CPU)
+    Every mask has a seed of its own from torch's generator: a checkpoint, which restores that one and computes again, sees the same.
+    """
+    bits = np.random.SFC64(int(torch.randint(2**63 - 1, ())))
+    threshold = cut(probability, _BITS_CPU)
+    count = shape.numel()
+    words = bits.random_raw(-(-count // 4))
+    values = torch.from_numpy(words.view(np.int16)[:count])
+    kept = torch.ge(values, threshold - 2 ** (_BITS_CPU - 1), out=torch.empty(count, dtype=torch.uint8))
+    return kept.view(shape), scale(threshold, _BITS_CPU)
 
 
 class ModelDropouts:
@@ -46,23 +44,26 @@ class ModelDropouts:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        # A module whose forward pass somebody has replaced already stays theirs.
-        self._modules = [module for module in model.modules() if type(module) is nn.Dropout and "forward" not in vars(module)]
+        self._modules = [module for module in model.modules() if type(module) is nn.Dropout]
+        self._begun: list[nn.Dropout] = []
 
     def begin(self) -> None:
         for module in self._modules:
-            module.forward = partial(_drop, module)  # type: ignore[method-assign]
+            if "forward" not in vars(module):  # else somebody has replaced it: it stays theirs
+                module.forward = partial(_drop, module)  # type: ignore[method-assign]
+                self._begun.append(module)
 
     def end(self) -> None:
-        for module in self._modules:
-            vars(module).pop("forward", None)
+        for module in self._begun:
+            if getattr(vars(module).get("forward"), "func", None) is _drop:
+                del module.forward
+        self._begun.clear()
 
 
 def _drop(module: nn.Dropout, x: torch.Tensor) -> torch.Tensor:
     if not module.training or module.inplace or not 0 < module.p < 1 or x.device.type != "cpu":
         return nn.Dropout.forward(module, x)
-    # A seed for every call, not for the pass: where gradient checkpointing computes a call again, it restores torch's generator.
-    y: torch.Tensor = _Dropped.apply(x, *CpuMasks().draw(x.shape, module.p))  # type: ignore[no-untyped-call]
+    y: torch.Tensor = _Dropped.apply(x, *draw_mask(x.shape, module.p))  # type: ignore[no-untyped-call]
     return y
 
 

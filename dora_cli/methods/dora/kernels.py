@@ -20,7 +20,7 @@ import torch
 from torch.nn import functional as F
 
 from dora_cli.methods.dora import importance
-from dora_cli.methods.dora.dropout import CpuMasks
+from dora_cli.methods.dora.dropout import draw_mask
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,13 @@ class Kept:
 
 
 class Kernels(Protocol):
-    """One way to compute; a training pass begins with `begin`. A dropout is whatever `drop` returned, None for none."""
+    """One way to compute; a training pass begins with `begin`. A dropout is whatever `drop` returned, None for none.
+
+    Attributes:
+        draws_alike: whether a dropout that is drawn again under a restored generator of torch's, as checkpointing does, is the same.
+    """
+
+    draws_alike: bool
 
     def begin(self) -> None:
         """Draws anew what a pass's dropouts come from."""
@@ -63,16 +69,18 @@ class Kernels(Protocol):
 class TorchKernels:
     """Plain tensor operations. A dropout stores its mask, a byte an input: drawing it again costs more than that on a CPU."""
 
+    draws_alike = True
+
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._rooms: dict[tuple[int, torch.dtype], torch.Tensor] = {}
 
     def begin(self) -> None:
-        self._masks = CpuMasks() if self._device.type == "cpu" else None
+        """Nothing: every dropout draws from torch's generator or is seeded by it."""
 
     def drop(self, x: torch.Tensor, probability: float, index: int) -> Kept:
-        if self._masks is not None:
-            return Kept(*self._masks.draw(x.shape, probability))
+        if self._device.type == "cpu":
+            return Kept(*draw_mask(x.shape, probability))
         return Kept(torch.empty(x.shape, dtype=torch.uint8, device=x.device).bernoulli_(1 - probability), 1 / (1 - probability))
 
     def _room(self, number: int, like: torch.Tensor) -> torch.Tensor:
@@ -129,12 +137,17 @@ class TorchKernels:
 
 def kernels_for(device: torch.device, dtype: torch.dtype, projections: int, rank: int) -> Kernels:
     """The fastest way to compute on `device` in `dtype`. Triton comes with PyTorch's CUDA builds on Linux."""
-    if device.type == "cuda" and dtype in (torch.float32, torch.bfloat16, torch.float16) and triton_obstacle() is None:
+    if dtype in (torch.float32, torch.bfloat16, torch.float16) and _takes_triton(device):
         from dora_cli.methods.dora.triton_kernels import MAX_RANK, TritonKernels
 
         if rank <= MAX_RANK:
             return TritonKernels(device, projections)
     return TorchKernels(device)
+
+
+def _takes_triton(device: torch.device) -> bool:
+    """Triton launches on the current device, whatever its arguments are on."""
+    return device.type == "cuda" and device.index in (None, torch.cuda.current_device()) and triton_obstacle() is None
 
 
 def triton_obstacle() -> str | None:
@@ -151,7 +164,7 @@ VarianceGradient = Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]
 
 def variance_gradient_for(device: torch.device, dtype: torch.dtype) -> VarianceGradient:
     """`importance.add_variance_gradient`, or the same in Triton."""
-    if device.type == "cuda" and dtype == torch.float32 and triton_obstacle() is None:
+    if dtype == torch.float32 and _takes_triton(device):
         from dora_cli.methods.dora import triton_importance
 
         return triton_importance.add_variance_gradient

@@ -36,18 +36,16 @@ class LeanPass:
         layers = [layer for group in groups for layer in group.layers]
         rank = max(layer.rank for layer in layers)
         self.kernels: Kernels = kernels_for(layers[0].c.device, dtype, len(layers), rank)
+        self._inputs = _Inputs(dtype)
         self._model_dropouts = ModelDropouts(model) if layers[0].c.device.type == "cpu" else None
         self._drops = any(layer.dropout for layer in layers)
-        self._cast: tuple[torch.Tensor, int, torch.Tensor] | None = None
         self._shared = [_Shared(group, dtype, self.kernels) for group in groups]
         self._lean: list[tuple[AdaptedProjection, LeanProjection]] = []
         for shared in self._shared:
             for start, layer in zip(shared.group.starts, shared.group.layers, strict=True):
                 rows = slice(start, start + layer.rank)
-                lean = LeanProjection(
-                    self, len(self._lean), layer, shared.A[rows], shared.B_t[rows], shared.grad_A[:, rows], shared.grad_up[:, rows]
-                )
-                self._lean.append((layer, lean))
+                parts = shared.A[rows], shared.B_t[rows], shared.grad_A[:, rows], shared.grad_up[:, rows]
+                self._lean.append((layer, LeanProjection(self.kernels, self._inputs, len(self._lean), layer, *parts)))
 
     @torch.no_grad()
     def begin(self) -> None:
@@ -63,8 +61,8 @@ class LeanPass:
             layer.lean = lean if lean.follow_base() else None
 
     def end(self) -> None:
-        """After a pass, also one that failed."""
-        self._cast = None
+        """After a pass, also one that failed, or that did not get beyond its beginning."""
+        self._inputs.forget()
         if self._model_dropouts is not None:
             self._model_dropouts.end()
         for layer, _ in self._lean:
@@ -76,13 +74,23 @@ class LeanPass:
         for shared in self._shared:
             shared.finish(self._scaling)
 
+
+class _Inputs:
+    """Inputs in the precision of the arithmetic, one copy for all projections that read the same one after the other."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+        self._cast: tuple[torch.Tensor, int, torch.Tensor] | None = None
+
     def cast(self, x: torch.Tensor) -> torch.Tensor:
-        """`x` in the precision of the arithmetic, one copy for all projections that read it one after the other."""
         if x.dtype == self.dtype:
             return x
         if self._cast is None or self._cast[0] is not x or self._cast[1] != x._version:
             self._cast = x, x._version, x.to(self.dtype)
         return self._cast[2]
+
+    def forget(self) -> None:
+        self._cast = None
 
 
 class _Shared:
@@ -115,6 +123,8 @@ class _Shared:
 class LeanProjection:
     """One projection within lean passes; called with `x`, ``(..., d_in)``, gives what the layer gives, up to rounding.
 
+    It knows nothing of the pass that it belongs to: a cycle would keep all of it in memory long after ranks have changed.
+
     Attributes:
         A, B_t: rows of this projection, in the precision of the arithmetic, gate and scale in `B_t`.
         grad_A, grad_up: partial sums of gradients, ``(splits, r, d)``.
@@ -122,7 +132,8 @@ class LeanProjection:
 
     def __init__(
         self,
-        shared: LeanPass,
+        kernels: Kernels,
+        inputs: _Inputs,
         index: int,
         layer: AdaptedProjection,
         A: torch.Tensor,
@@ -130,14 +141,15 @@ class LeanProjection:
         grad_A: torch.Tensor,
         grad_up: torch.Tensor,
     ) -> None:
-        self.shared, self.index, self.layer = shared, index, layer
+        self.kernels, self.inputs, self.index, self.layer = kernels, inputs, index, layer
         self.A, self.B_t, self.grad_A, self.grad_up = A, B_t, grad_A, grad_up
         self._base: list[tuple[int, int]] = []
 
     def follow_base(self) -> bool:
         """Takes over the base's weights if they are others than before; False where they train, which only autograd's own way knows.
 
-        A frozen base is copied once: its copy in the arithmetic's precision serves all passes.
+        A frozen base is copied once: its copy in the arithmetic's precision serves all passes. (As for autograd, writes through ``.data``
+        go unnoticed.)
         """
         base = self.layer.base
         parameters = [parameter for parameter in (base.weight, base.bias) if isinstance(parameter, torch.Tensor)]
@@ -146,28 +158,32 @@ class LeanProjection:
         present = [(parameter.data_ptr(), parameter._version) for parameter in parameters]
         if present != self._base:
             weight, bias = weight_of(base).detach(), self.layer.bias
-            self.weight = weight.to(self.shared.dtype)
-            self.bias = None if bias is None else bias.detach().to(self.shared.dtype)
+            self.weight = weight.to(self.inputs.dtype)
+            self.bias = None if bias is None else bias.detach().to(self.inputs.dtype)
             self._base = present
         return True
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         layer = self.layer
         y: torch.Tensor = _Adapted.apply(x, layer.A, layer.B, layer.c, self)  # type: ignore[no-untyped-call]
-        return y
+        # Shaped here, not in the function: autograd refuses in-place changes of a view that a function returns, and some models make them.
+        return y.view(*x.shape[:-1], y.shape[-1])
 
     def drop(self, x: torch.Tensor) -> object:
         layer = self.layer
-        return self.shared.kernels.drop(x, layer.dropout, self.index) if layer.dropout and layer.training else None
+        return self.kernels.drop(x, layer.dropout, self.index) if layer.dropout and layer.training else None
 
 
 class _Adapted(torch.autograd.Function):
-    """`A`, `B` and `c` are arguments so that the output requires a gradient; theirs are added in place, none is returned."""
+    """From `x`, ``(..., d_in)``, to rows, ``(N, d_out)``.
+
+    `A`, `B` and `c` are arguments so that the output requires a gradient; theirs are added in place, none is returned.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, A: torch.Tensor, B: torch.Tensor, c: torch.Tensor, lean: LeanProjection) -> torch.Tensor:
-        kernels = lean.shared.kernels
-        rows = lean.shared.cast(x).reshape(-1, x.shape[-1]).contiguous()  # kernels read one row after the other
+        kernels = lean.kernels
+        rows = lean.inputs.cast(x).reshape(-1, x.shape[-1]).contiguous()  # kernels read one row after the other
         drop = lean.drop(rows)
         u = kernels.down(rows, lean.A, drop)
         # Outside autocast a layer answers in the type of its input, whatever the factors are in.
@@ -175,16 +191,16 @@ class _Adapted(torch.autograd.Function):
         y = kernels.up(F.linear(rows, lean.weight, lean.bias), u, lean.B_t, None, dtype)
         ctx.save_for_backward(rows, u)
         ctx.lean, ctx.drop, ctx.shape, ctx.dtype = lean, drop, x.shape, x.dtype
-        return y.view(*x.shape[:-1], y.shape[-1])
+        return y
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, None, None, None, None]:
         lean: LeanProjection = ctx.lean
         if lean.layer.lean is not lean:
             raise RuntimeError("backward came after the end of its training pass; call it within `with method.training_pass():`")
-        kernels, drop = lean.shared.kernels, ctx.drop
+        kernels, drop = lean.kernels, ctx.drop
         rows, u = ctx.saved_tensors
-        dy = gradient.reshape(-1, gradient.shape[-1]).to(rows.dtype).contiguous()
+        dy = gradient.to(rows.dtype).contiguous()
         v = kernels.down(dy, lean.B_t, None)
         kernels.outer(lean.grad_up, u, dy, None)
         kernels.outer(lean.grad_A, v, rows, drop)

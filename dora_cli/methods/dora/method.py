@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from dora_cli.errors import BudgetError, CheckpointError
+from dora_cli.errors import BudgetError, CheckpointError, ProjectionError
 from dora_cli.methods.base import LoraFactors, ProjectionAllocation, Replacement, Schedule, Shape, StepReport
 from dora_cli.methods.dora import importance
 from dora_cli.methods.dora.allocator import select
@@ -100,6 +100,12 @@ class Dora:
     def attach(self, model: nn.Module, projections: Mapping[str, nn.Module], schedule: Schedule | None = None) -> None:
         """Wraps every projection of `model`. Draws `A` and `B` from torch's global generator, in the order of `projections`."""
         assert projections, "nothing to adapt"
+        devices = {str(parameter.device) for module in projections.values() for parameter in module.parameters()}
+        if schedule is not None and len(devices) > 1:
+            raise ProjectionError(
+                f"the projections are spread over {', '.join(sorted(devices))}, but ranks are chosen among all of them on one device; load "
+                "the model for training without a device_map"
+            )
         self._model = model
         self._schedule = schedule
         self._names = list(projections)
@@ -150,13 +156,15 @@ class Dora:
     def training_pass(self, dtype: torch.dtype | None = None) -> Iterator[None]:
         """One forward and backward pass with less work than autograd's own way, up to rounding the same (see `LeanPass`).
 
-        The parameters' gradients are complete when it ends. Within it only `backward` gives gradients, not `torch.autograd.grad`.
+        The parameters' gradients are complete when it ends, not before: whoever sums them over processes does it afterwards, and
+        DistributedDataParallel, which sums within `backward`, needs the plain pass. Within it only `backward` gives gradients, not
+        `torch.autograd.grad`.
 
         Args:
             dtype: autocast's, where autocast is entered within; None means that of the autocast around it, or else the factors' own.
         """
         groups = self._grouped()
-        if not groups or self._draws_again():  # no groups: every projection lost all its components
+        if not groups:  # every projection lost all its components
             yield
             return
         if dtype is None:
@@ -165,8 +173,11 @@ class Dora:
         if self._lean is None or self._lean.dtype != dtype:
             self._lean = LeanPass(self._model, groups, self.scaling, dtype)
         lean = self._lean
-        lean.begin()
+        if self.dropout and not lean.kernels.draws_alike and self._computes_twice():
+            yield
+            return
         try:
+            lean.begin()
             yield
         except BaseException:
             self._lean = None  # with the gradients that it had in part
@@ -175,9 +186,9 @@ class Dora:
             lean.end()
         lean.finish()
 
-    def _draws_again(self) -> bool:
-        """Whether gradient checkpointing computes forward passes twice: lean ones would draw another dropout the second time."""
-        return bool(self.dropout) and any(module.__dict__.get("gradient_checkpointing") for module in self._model.modules())
+    def _computes_twice(self) -> bool:
+        """Whether gradient checkpointing computes forward passes again in the backward pass, as transformers notes it."""
+        return any(module.__dict__.get("gradient_checkpointing") for module in self._model.modules())
 
     @torch.no_grad()
     def adjust_gradients(self, step: int) -> torch.Tensor | None:

@@ -10,6 +10,7 @@ import torch
 import triton
 import triton.language as tl
 
+from dora_cli.errors import ModelError
 from dora_cli.methods.dora.dropout import HASH_BITS, HASH_CALL, HASH_FIRST, HASH_SECOND, cut, scale
 
 MAX_RANK = 128
@@ -140,6 +141,8 @@ class Seeded:
 class TritonKernels:
     """Seeds are drawn by one call per pass from the device's own generator, so captured graphs and resumed runs draw anew and alike."""
 
+    draws_alike = False
+
     def __init__(self, device: torch.device, projections: int) -> None:
         self._memory = _shared_memory(device)
         self._seeds = torch.zeros(projections, dtype=torch.int64, device=device)
@@ -150,6 +153,11 @@ class TritonKernels:
         self._calls = [0] * len(self._calls)
 
     def drop(self, x: torch.Tensor, probability: float, index: int) -> Seeded | None:
+        if torch._C._current_graph_task_id() != -1:
+            raise ModelError(
+                "the model computes parts of its forward pass again within the backward pass (activation checkpointing) without saying "
+                "so, and the adapters would not drop the same inputs twice; turn that off in the model, or set method.dropout: 0"
+            )
         threshold = cut(probability, HASH_BITS)
         self._calls[index] += 1
         return Seeded(self._seeds[index], self._calls[index], threshold, scale(threshold, HASH_BITS)) if threshold else None
