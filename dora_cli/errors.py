@@ -74,7 +74,7 @@ class DivergedError(DoraError):
 
 
 class StoppedError(DoraError):
-    """A signal stopped the run. Exit code 128 and the signal's number: 130 for SIGINT, 143 for SIGTERM."""
+    """A signal stopped the run. Exit code 128 and the signal's number: 129 for SIGHUP, 130 for SIGINT, 143 for SIGTERM."""
 
     def __init__(self, message: str, number: int) -> None:
         self.exit_code = 128 + number

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import sys
+import traceback
 from typing import Annotated
 
 import typer
@@ -30,20 +32,25 @@ class _Group(TyperGroup):
     def invoke(self, ctx: typer.Context) -> object:  # type: ignore[override]
         try:
             return super().invoke(ctx)
+        except typer.BadParameter as error:
+            error.message = error.message.removeprefix("Value error, ")  # pydantic's words, by which newer versions of typer read arguments
+            raise
         except DoraError as error:
             if ctx.params.get("debug"):
-                raise
+                traceback.print_exc()
             from dora_cli.training.processes import is_main
 
             if is_main():
                 lines = str(error).splitlines() or ["unknown error"]
                 what = "dora:" if isinstance(error, StoppedError) else "dora: error:"
-                print(f"{what} {lines[0]}" if len(lines) == 1 else "\n  ".join([what, *lines]), file=sys.stderr)
+                with contextlib.suppress(OSError):  # the terminal may be gone
+                    print(f"{what} {lines[0]}" if len(lines) == 1 else "\n  ".join([what, *lines]), file=sys.stderr)
             raise typer.Exit(error.exit_code) from None
         except OSError as error:  # a full disk, a file that was taken away: whatever no room foresaw, it is the user's to mend
             if ctx.params.get("debug") or error.errno == errno.EPIPE:  # whoever reads our output may stop reading: typer ends quietly
                 raise
-            print(f"dora: error: {error}; dora --debug {ctx.invoked_subcommand} ... shows where", file=sys.stderr)
+            what = str(error) if error.filename is not None else f"output cannot be written: {error.strerror or error}"
+            print(f"dora: error: {what}; dora --debug {ctx.invoked_subcommand} ... shows where", file=sys.stderr)
             raise typer.Exit(DoraError.exit_code) from None
         except KeyboardInterrupt:
             print("dora: stopped by SIGINT", file=sys.stderr)

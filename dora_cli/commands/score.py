@@ -43,13 +43,14 @@ def score(
 
     from dora_cli.evaluation.e2e.files import read_pairs
     from dora_cli.evaluation.e2e.score import score_e2e
+    from dora_cli.reports.units import plural
 
     outputs, wanted = read_pairs(predictions, references)
     scores = score_e2e(outputs, wanted)
     if as_json:
         typer.echo(json.dumps({"metrics": scores.metrics}, indent=2))
     else:
-        typer.echo(f"{task.value}: {len(outputs):,} outputs, {sum(map(len, wanted)):,} references")
+        typer.echo(f"{task.value}: {plural(len(outputs), 'output')}, {plural(sum(map(len, wanted)), 'reference')}")
         for name, value in scores.metrics.items():
             typer.echo(f"{name:8}{'-' if value is None else f'{value:.4f}':>8}")
     for note in scores.notes:

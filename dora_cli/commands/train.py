@@ -34,7 +34,9 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in DIR from its newest checkpoint; --seeds does so by itself.")
     ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run that DIR already holds.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the run that DIR already holds; with --seeds all of its runs.")
+    ] = False,
     plain: Annotated[
         bool, typer.Option("--plain", help="Lines instead of the live view; so it is without a terminal and under CI anyway.")
     ] = False,

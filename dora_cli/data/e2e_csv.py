@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from dora_cli.data.examples import Examples
 from dora_cli.data.official import find_official
-from dora_cli.data.tables import read_delimited
+from dora_cli.data.tables import no_examples, read_delimited
 from dora_cli.data.values import check_texts, quoted
 from dora_cli.errors import DataError
 
@@ -38,6 +38,6 @@ def read_e2e_csv(task: GenerationTask, folder: Path, split: str) -> Examples:
             "For files of your own, set data.source: files"
         )
     if not table.rows:
-        raise DataError(f"{table.name}: the file has no examples")
+        raise no_examples(table.name)
     texts = tuple(check_texts(table.columns[by_key[name]], by_key[name], table.where, filled=True) for name in wanted)
     return Examples(texts, None)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dora_cli.data.columns import LABEL, Columns
 from dora_cli.data.examples import Examples
-from dora_cli.data.tables import Table, check_not_empty, read_delimited
+from dora_cli.data.json_lines import json_fault, row_place
+from dora_cli.data.tables import CANNOT_READ, Table, check_not_empty, no_examples, read_delimited
 from dora_cli.data.values import check_texts, label_ids, not_utf8, parse_labels, quoted, unlabelled
 from dora_cli.errors import DataError
 from dora_cli.tasks import ClassificationTask
@@ -34,22 +37,23 @@ def read_files(task: Task, folder: Path, split: str, columns: Mapping[str, str] 
         labels: the labels as the file writes them, in the task's order. None: the task's names or label ids.
 
     Raises:
-        DataError: no such folder or file, an unreadable or empty file, a missing column, a null text, an unknown label, an empty source or
-            reference; names the file, the row and what is allowed.
+        DataError: no such folder or file, an unreadable or empty file, a missing column, one that is two of ours, a null text, an
+            unknown label, an empty source or reference; names the file, the row and what is allowed.
     """
-    keys = _Keys(task, columns)
+    keys = Columns(task, columns)
     ids = label_ids(task, labels) if isinstance(task, ClassificationTask) else None
     table = _read(_find(task, folder, split))
     if not table.rows:
-        raise DataError(f"{table.name}: the file has no examples")
+        raise no_examples(table.name)
+    keys.check_apart(table, [*keys.texts, *([LABEL] if isinstance(task, ClassificationTask) else [])])
     if not isinstance(task, ClassificationTask):
         return _pairs(task, split, table, keys)
     examples = _texts(table, keys)
     if not task.labelled(split):
-        given = keys.present(table, _LABEL)
+        given = keys.present(table, LABEL)
         if given is None or unlabelled(table.columns[given]):
             return examples
-    values = table.columns[keys.column(table, _LABEL)]
+    values = table.columns[keys.column(table, LABEL)]
     remedy = f"mend the file, or set data.labels to the values that stand for {', '.join(task.label_names or ())}, in this order"
     return Examples(examples.texts, parse_labels(task, values, ids, table.where, remedy))
 
@@ -78,12 +82,13 @@ def read_file(task: Task, path: Path, columns: Mapping[str, str] | None) -> Exam
         return Examples((_lines(path),), None)
     table = _read([path])
     if not table.rows:
-        raise DataError(f"{table.name}: the file has no examples")
-    keys = _Keys(task, columns)
+        raise no_examples(table.name)
+    keys = Columns(task, columns)
+    keys.check_apart(table, keys.texts)
     return _texts(table, keys) if isinstance(task, ClassificationTask) else _pairs(task, None, table, keys)
 
 
-def _texts(table: Table, keys: _Keys) -> Examples:
+def _texts(table: Table, keys: Columns) -> Examples:
     columns = [keys.column(table, ours) for ours in keys.texts]
     return Examples(tuple(check_texts(table.columns[column], column, table.where) for column in columns), None)
 
@@ -94,76 +99,20 @@ def _lines(path: Path) -> list[str]:
     except UnicodeDecodeError:
         raise not_utf8(path) from None
     except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
-    return check_texts([line.strip() for line in lines], "line", lambda i: f"{path}, line {i + 1}", filled=True)
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}; {CANNOT_READ}") from None
+    texts = [line.strip() for line in lines]
+    if "" in texts:
+        raise DataError(f"{path}, line {texts.index('') + 1}: the line is blank; write a text there or remove the line")
+    return texts
 
 
-def _pairs(task: GenerationTask, split: str | None, table: Table, keys: _Keys) -> Examples:
+def _pairs(task: GenerationTask, split: str | None, table: Table, keys: Columns) -> Examples:
     source, target = keys.texts
     columns = [keys.column(table, source)]
     given = keys.present(table, target)
     if (split is not None and task.labelled(split)) or (given is not None and any(table.columns[given])):
         columns.append(keys.column(table, target))
     return Examples(tuple(check_texts(table.columns[column], column, table.where, filled=True) for column in columns), None)
-
-
-_LABEL = ("label",)
-
-
-class _Keys:
-    """Which of a file's columns is which of ours.
-
-    Args:
-        task: the task.
-        columns: the user's ``data.columns``.
-
-    Raises:
-        DataError: a key of `columns` is none of ours, or two are the same.
-    """
-
-    def __init__(self, task: Task, columns: Mapping[str, str] | None) -> None:
-        self.texts = _text_keys(task)
-        self._mapped = dict(columns or {})
-        known = [*(name for names in self.texts for name in names), *(_LABEL if isinstance(task, ClassificationTask) else ())]
-        unknown = [key for key in self._mapped if key not in known]
-        if unknown:
-            raise DataError(f"data.columns: {quoted(unknown)} is no column of {task.name}; columns: {quoted(known)}")
-        for names in self.texts:
-            twice = [name for name in names if name in self._mapped]
-            if len(twice) > 1:
-                raise DataError(f"data.columns: {quoted(twice)} name the same column of {task.name}; keep one")
-
-    def present(self, table: Table, ours: tuple[str, ...]) -> str | None:
-        """The file's name of one of our columns, or None if it has no such column."""
-        key = self._key(ours)
-        candidates = ours if key is None else (self._mapped[key],)
-        # One of the E2E challenge's own files writes its column in capitals.
-        capitals = candidates if key is not None else (*candidates, *(name.upper() for name in candidates))
-        return next((name for name in capitals if name in table.columns), None)
-
-    def column(self, table: Table, ours: tuple[str, ...]) -> str:
-        """The file's name of one of our columns; raises a DataError if it has no such column."""
-        found = self.present(table, ours)
-        if found is not None:
-            return found
-        key = self._key(ours)
-        has = f"it has {quoted(list(table.columns))}"
-        if key is not None:
-            raise DataError(f"{table.name}: no column {self._mapped[key]!r}, which data.columns gives for {key!r}; {has}")
-        raise DataError(
-            f"{table.name}: no column {' or '.join(map(repr, ours))}; {has}. Set data.columns: {{{ours[0]}: <the file's name of it>}}"
-        )
-
-    def _key(self, ours: tuple[str, ...]) -> str | None:
-        return next((name for name in ours if name in self._mapped), None)
-
-
-def _text_keys(task: Task) -> list[tuple[str, ...]]:
-    """Our names of each text column: the task's own first, then the general one, then that of the official files."""
-    if isinstance(task, ClassificationTask):
-        general = ("sentence",) if len(task.text_columns) == 1 else ("sentence1", "sentence2")
-        return [tuple(dict.fromkeys(names)) for names in zip(task.text_columns, general, task.tsv.texts, strict=True)]
-    return list(zip(task.text_columns, (task.csv.source, task.csv.target), strict=True))
 
 
 def _find(task: Task, folder: Path, split: str) -> list[Path]:
@@ -194,6 +143,13 @@ def _read(paths: list[Path]) -> Table:
     return _read_arrow(paths, paths[0].suffix)
 
 
+_MEND = {
+    ".json": "give a list of objects, with one kind of value in each column",
+    ".jsonl": "give an object a line, with one kind of value in each column",
+    ".parquet": "write the file again, or copy it again if it was copied",
+}
+
+
 def _read_arrow(paths: list[Path], extension: str) -> Table:
     """Reads json, jsonl and parquet by `datasets`: in memory, with a private cache that is removed again."""
     import datasets
@@ -203,18 +159,24 @@ def _read_arrow(paths: list[Path], extension: str) -> Table:
     with tempfile.TemporaryDirectory(prefix="dora-data-") as cache, _quiet():
         try:
             dataset = read([str(path) for path in paths], cache_dir=cache, keep_in_memory=True)
+            columns = dict(dataset[:])  # bytes that are no UTF-8 are found here
         # Which error a broken file gives depends on the reader behind `datasets`; the user's remedy does not.
         except Exception as error:
             cause = error.__cause__ or error
             reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0][:300]
-            raise DataError(f"{name}: cannot be read as {extension[1:]}: {reason}") from error
-        columns = dict(dataset[:])
+            fault = None if extension == ".parquet" else json_fault(paths[0])
+            if fault is not None:
+                raise fault from error
+            # The reader behind `datasets` counts rows from 0, of one block of the file.
+            reason = re.sub(r" in row \d+$", "", reason)
+            raise DataError(f"{name}: cannot be read as {extension[1:]}: {reason}; {_MEND[extension]}") from error
         for column, feature in dataset.features.items():
             # A class column stores ids; its names are what the task's labels are compared with. -1 means "no label".
             if isinstance(feature, datasets.ClassLabel):
                 columns[column] = [None if i is None or i < 0 else feature.int2str(i) for i in columns[column]]
         rows = len(dataset)
-    return Table(name, columns, rows, lambda i: f"{name}, row {i + 1}")
+    where = (lambda i: f"{name}, row {i + 1}") if extension == ".parquet" else row_place(paths[0], rows)
+    return Table(name, columns, rows, where)
 
 
 @contextmanager

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from dora_cli.data.examples import Examples
 from dora_cli.data.official import find_official
-from dora_cli.data.values import label_ids, not_utf8, parse_labels, quoted
+from dora_cli.data.tables import CANNOT_READ, no_examples
+from dora_cli.data.values import counted, label_ids, not_utf8, parse_labels, quoted
 from dora_cli.errors import DataError
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def read_glue_tsv(task: ClassificationTask, folder: Path, split: str) -> Example
     if names is None:
         header = next(lines, None)
         if header is None:
-            raise DataError(f"{path}: the file is empty; a header row was expected")
+            raise DataError(f"{path}: the file is empty; a header row was expected: take the file from the release again")
         names = tuple(header[1])
     wanted = [*layout.texts, layout.label] if task.labelled(split) or layout.label in names else [*layout.texts]
     missing = [name for name in wanted if name not in names]
@@ -55,7 +56,7 @@ def read_glue_tsv(task: ClassificationTask, folder: Path, split: str) -> Example
         for column, position in zip(columns, positions, strict=True):
             column.append(fields[position])
     if not numbers:
-        raise DataError(f"{path}: the file has no examples")
+        raise no_examples(str(path))
     texts = tuple(columns[: len(layout.texts)])
     if len(wanted) == len(layout.texts):
         return Examples(texts, None)
@@ -80,12 +81,12 @@ def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
     except UnicodeDecodeError:
         raise not_utf8(path) from None
     except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}; {CANNOT_READ}") from None
 
 
 def _wrong_fields(path: Path, number: int, fields: list[str], names: tuple[str, ...], tolerated: int) -> str:
-    also = f" (and {tolerated} rows before it, more than the official file has)" if tolerated else ""
+    also = f" (and {counted(tolerated, 'row')} before it, more than the official file has)" if tolerated else ""
     return (
-        f"{path}, line {number}: {len(fields)} fields{also}, expected {len(names)} ({', '.join(names)}), "
+        f"{path}, line {number}: {counted(len(fields), 'field')}{also}, expected {len(names)} ({', '.join(names)}), "
         "separated by tabs, without quoting; mend or remove the line"
     )

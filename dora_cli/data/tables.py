@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dora_cli.data.values import Where, not_utf8, quoted
+from dora_cli.data.values import Where, counted, not_utf8, quoted
 from dora_cli.errors import DataError
+
+CANNOT_READ = "check that you may read it"
+"""What to do about a file that the system does not hand out."""
 
 
 @dataclass(frozen=True)
@@ -27,9 +30,21 @@ def check_not_empty(path: Path) -> None:
     try:
         size = path.stat().st_size
     except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}; {CANNOT_READ}") from None
     if not size:
-        raise DataError(f"{path}: the file is empty")
+        raise DataError(f"{path}: the file is empty; write the examples into it, or copy it again if it was copied")
+
+
+def no_examples(name: str) -> DataError:
+    """The error for a file that could be read, in which there is no row."""
+    return DataError(f"{name}: the file has no examples; write at least one into it, or copy it again if it was copied")
+
+
+_MEND = {
+    True: "mend the row that begins there: a quote that opens is closed, and a quote within a text is written twice",
+    False: "mend the line, or write the file again",
+}
+"""What to do about a row that `csv` refuses, by whether quotes mean anything in the file."""
 
 
 def read_delimited(path: Path) -> Table:
@@ -60,7 +75,8 @@ def read_delimited(path: Path) -> Table:
                 if fields and len(fields) != len(header):
                     rule = "a text with a comma or a quote stands in quotes" if quoting else "a tsv is not quoted"
                     raise DataError(
-                        f"{path}, line {start}: {len(fields)} fields, expected {len(header)} ({', '.join(header)}); mend the line ({rule})"
+                        f"{path}, line {start}: {counted(len(fields), 'field')}, expected {len(header)} ({', '.join(header)}); "
+                        f"mend the line ({rule})"
                     )
                 if fields:
                     rows.append(fields)
@@ -69,8 +85,8 @@ def read_delimited(path: Path) -> Table:
     except UnicodeDecodeError:
         raise not_utf8(path) from None
     except csv.Error as error:
-        raise DataError(f"{path}, line {start}: cannot be read as {path.suffix[1:]}: {error}") from None
+        raise DataError(f"{path}, line {start}: cannot be read as {path.suffix[1:]}: {error}; {_MEND[quoting]}") from None
     except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}; {CANNOT_READ}") from None
     columns = {name: [fields[i] for fields in rows] for i, name in enumerate(header)}
     return Table(str(path), columns, len(rows), lambda i: f"{path}, line {numbers[i]}")

@@ -21,6 +21,11 @@ def quoted(names: Sequence[str]) -> str:
     return ", ".join(repr(name) for name in names) if names else "none"
 
 
+def counted(count: int, word: str) -> str:
+    """A number of things for a message: ``1 field``, ``2 fields``."""
+    return f"{count:,} {word}" + ("" if count == 1 else "s")
+
+
 def label_ids(task: ClassificationTask, written: Sequence[str] | None) -> Mapping[str, int] | None:
     """The label id of every value that a file may hold, or None for a regression.
 
@@ -39,8 +44,8 @@ def label_ids(task: ClassificationTask, written: Sequence[str] | None) -> Mappin
         return {key: index for index, name in enumerate(task.label_names) for key in (name, str(index))}
     if len(written) != task.num_labels or len(set(written)) != len(written):
         raise DataError(
-            f"data.labels: {quoted(written)} are {len(set(written))} different values, but {task.name} has {task.num_labels} labels; "
-            f"give the values that stand in the file for {', '.join(task.label_names)}, in this order"
+            f"data.labels: {quoted(written)} hold {counted(len(set(written)), 'different value')}, but {task.name} has "
+            f"{task.num_labels} labels; give the values that stand in the file for {', '.join(task.label_names)}, in this order"
         )
     return {value: index for index, value in enumerate(written)}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +11,13 @@ from typing import Any
 import torch
 
 from dora_cli.data import Examples, encode, encode_sources, group_references, read_file
-from dora_cli.errors import RecipeError
+from dora_cli.errors import OutputError, RecipeError
 from dora_cli.evaluation.classification import compute_logits
 from dora_cli.evaluation.decoding import decode
 from dora_cli.evaluation.evaluator import decoding
 from dora_cli.evaluation.saved import Restored, restore
 from dora_cli.evaluation.submission import Destination, Part
-from dora_cli.recipe import Recipe
+from dora_cli.recipe import Recipe, check_listed
 from dora_cli.tasks import ClassificationTask, GenerationTask, Task
 from dora_cli.training.listener import Listener, SilentListener
 from dora_cli.training.memory import memory_advice
@@ -82,6 +83,8 @@ def write_predictions(
 
     def check(recipe: Recipe, task: Task, splits: Sequence[str]) -> None:
         destinations.append(Destination.plan(output, task, splits))
+        if file is not None and file.resolve() in (path.resolve() for path in destinations[0].paths):
+            raise OutputError(f"--output {output} would replace the examples of --input {file}; name another file")
         if destinations[0].official and splits and recipe.data.max_eval_samples is not None:
             raise RecipeError(
                 f"data.max_eval_samples is {recipe.data.max_eval_samples} in the recipe of this run, but the benchmark wants a prediction "
@@ -109,6 +112,8 @@ def _predict(
 ) -> list[Part]:
     if split is not None and file is not None:
         raise RecipeError(f"--split {split} and --input {file} are both given; name one of them")
+    if file is not None:
+        overrides = _from_files(file, overrides)
     own: dict[str, Examples] = {}
 
     def splits(recipe: Recipe, task: Task) -> Sequence[str]:
@@ -122,6 +127,17 @@ def _predict(
     parts = own or restored.examples
     several = len(parts) > 1
     return [_part(restored, name, examples, listener, several=several) for name, examples in parts.items()]
+
+
+def _from_files(file: Path, overrides: Sequence[str]) -> Sequence[str]:
+    """`overrides` under which the recipe's data are files of the user's own, as `file` is, wherever the run's came from.
+
+    ``data.columns`` and ``data.labels`` are read with such data alone.
+    """
+    check_listed(overrides)
+    if any(override.partition("=")[0].strip() == "data.source" for override in overrides):
+        return overrides
+    return ["data.source=files", f"data.path={json.dumps(str(file.parent))}", *overrides]
 
 
 def _splits(recipe: Recipe, task: Task, split: str | None) -> Sequence[str]:

@@ -95,7 +95,18 @@ class SavedRun:
 
     def base_fingerprint(self) -> str | None:
         """What `fingerprint_model` said of the base model of the run; raises CheckpointError."""
-        return _section(read_json(RunRecords(self.folder).environment), "model").get("fingerprint")
+        environment = RunRecords(self.folder).environment
+        return _section(read_json(environment), "model", environment).get("fingerprint")
+
+    def read_recipe(self) -> Recipe:
+        """The recipe of the run as it trained; raises CheckpointError if the file is no recipe."""
+        stored = RunRecords(self.folder).recipe
+        try:
+            return load_recipe(stored)
+        except RecipeError as error:
+            raise CheckpointError(
+                f"{error}\n{stored} is damaged or was not written by dora: copy the run folder again if it was copied, or train again"
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -149,7 +160,7 @@ def restore(
             base = load_base(recipe, task)
     with memory_advice(recipe, "load"):
         adapted = adapt(recipe, task, base, make_method(recipe), accelerator.device, total_steps=None)
-    expected = _section(environment, "model").get("fingerprint")
+    expected = _section(environment, "model", RunRecords(run.folder).environment).get("fingerprint")
     if expected != adapted.fingerprint:
         raise CheckpointError(
             f"the base model {recipe.model.name} is not the one this run was trained on (fingerprint {adapted.fingerprint[:12]}, "
@@ -234,15 +245,16 @@ def recorded_metrics(restored: Restored) -> Mapping[str, Any]:
     """What the run wrote down of the weights that were restored."""
     records = RunRecords(restored.run.folder)
     if restored.run.weights == records.adapter and records.metrics.is_file():
-        return _section(records.read_metrics(), "metrics")
+        return _section(records.read_metrics(), "metrics", records.metrics)
     return restored.weights.state.get("metrics") or {}
 
 
 def _differences(restored: Restored) -> tuple[list[str], list[str]]:
     """In what this evaluation differs from those of the run: in the data that are scored, and in the machine that scores them."""
     recipe, environment = restored.recipe, restored.environment
-    trained, _ = resolve(load_recipe(RunRecords(restored.run.folder).recipe))
-    recorded = _section(environment, "data")
+    trained, _ = resolve(restored.run.read_recipe())
+    place = RunRecords(restored.run.folder).environment
+    recorded = _section(environment, "data", place)
     data = [
         f"the examples of {name} are others than those of the run (fingerprint)"
         for name, part in restored.examples.items()
@@ -259,7 +271,7 @@ def _differences(restored: Restored) -> tuple[list[str], list[str]]:
     machine = []
     if restored.precision != environment.get("precision"):
         machine.append(f"it is in {restored.precision}, the run's in {environment.get('precision')}")
-    packages = _section(environment, "packages")
+    packages = _section(environment, "packages", place)
     for name in ("torch", "transformers"):
         if installed_version(name) != packages.get(name):
             machine.append(f"{name} is {installed_version(name)} here and was {packages.get(name)}")
@@ -286,8 +298,14 @@ def hint_where(run: SavedRun, recipe: Recipe) -> Iterator[None]:
 
 
 def read_recipe(run: SavedRun, overrides: Sequence[str]) -> Recipe:
-    """The recipe of a run with the changes of this call; raises RecipeError, also where code of a stranger would run unasked."""
+    """The recipe of a run with the changes of this call.
+
+    Raises:
+        CheckpointError: the run's own is damaged.
+        RecipeError: the changes do not fit it, or code of a stranger would run unasked.
+    """
     stored = RunRecords(run.folder).recipe
+    trained = run.read_recipe()
     recipe = load_recipe(stored, overrides)
     changed = [override.partition("=")[0].strip() for override in overrides]
     for key in changed:
@@ -299,15 +317,14 @@ def read_recipe(run: SavedRun, overrides: Sequence[str]) -> Recipe:
             f"{stored}: {CODE} is true, so evaluating this run would run Python code that comes with the model {recipe.model.name!r}; "
             f"if you trust that code, say so here too: --set {CODE}=true"
         )
-    if recipe.model.trust_remote_code and not load_recipe(stored).model.trust_remote_code:
+    if recipe.model.trust_remote_code and not trained.model.trust_remote_code:
         raise RecipeError(f"--set {CODE}=true: the run was made without code of its base model; leave it out")
     return recipe
 
 
-def _section(environment: Any, key: str) -> Mapping[str, Any]:
-    section = environment.get(key) if isinstance(environment, dict) else None
+def _section(record: Any, key: str, path: Path) -> Mapping[str, Any]:
+    """A part of the record that was read from `path`; raises CheckpointError if there is none."""
+    section = record.get(key) if isinstance(record, dict) else None
     if not isinstance(section, dict):
-        raise CheckpointError(
-            f"environment.json of the run lacks its section {key!r}; the file is damaged, restore it from a copy of the run"
-        )
+        raise CheckpointError(f"{path} is damaged: it lacks its section {key!r}; restore the file from a copy of the run, or train again")
     return section

@@ -10,6 +10,7 @@ from typing import Any
 
 from dora_cli.errors import OutputError
 from dora_cli.reports.records import write_jsonl, write_text
+from dora_cli.reports.units import plural
 from dora_cli.tasks import ClassificationTask, Task
 from dora_cli.training.output import check_output_file
 
@@ -87,7 +88,7 @@ class Destination:
                 assert part.predictions is not None
                 size = self.task.splits.get(part.name)
                 if size not in (None, len(part.predictions)):
-                    note(f"{path} has {len(part.predictions):,} predictions; the benchmark's {part.name} has {size:,} examples")
+                    note(f"{path} has {plural(len(part.predictions), 'prediction')}; the benchmark's {part.name} has {size:,} examples")
                 rows = (f"{row}\t{self.task.submitted(value)}\n" for row, value in enumerate(part.predictions))
                 write_text(path, "index\tprediction\n" + "".join(rows))
             return [(path, len(part.records)) for path, part in zip(self.paths, parts, strict=True)]

@@ -36,7 +36,8 @@ class Card:
     """What a model card tells.
 
     Attributes:
-        recipe: the run's, resolved.
+        recipe: the run's, resolved, as this export reads it: on the CPU, with the base model where it is now.
+        trained: the run's, as it trained.
         base: what loads the base model: a hub id or a folder.
         revision: commit of a hub model.
         auto_class: the transformers class that loads the model.
@@ -44,7 +45,7 @@ class Card:
         pad_token: id of the padding token, where the model must be told; None elsewhere.
         layout: of a generator.
         generation: settings of a generator's decoding.
-        trained: what metrics are of, such as ``"epoch 3, step 120"``.
+        weights: what metrics are of, such as ``"epoch 3, step 120"``.
         metrics: as the run recorded them; empty if it recorded none.
         ranks: rank of every projection as it is exported, by name; empty for a method that adapts none.
         probe: how far the export is from the run's own model, in words.
@@ -52,6 +53,7 @@ class Card:
     """
 
     recipe: Recipe
+    trained: Recipe
     task: Task
     base: str
     revision: str | None
@@ -60,7 +62,7 @@ class Card:
     pad_token: int | None
     layout: PairLayout | None
     generation: Mapping[str, Any]
-    trained: str
+    weights: str
     metrics: Mapping[str, float | None]
     projections: Sequence[Projection]
     ranks: Mapping[str, int]
@@ -120,11 +122,11 @@ def _page(card: Card, *, library: str, title: str, about: str, code: Sequence[tu
     for words, lines in code:
         parts += [words, "```python\n" + "\n".join(lines) + "\n```"]
     parts += _notes(card)
-    parts += ["## Metrics", f"Of the weights of {card.trained}, as the run recorded them on its evaluation splits:", _metrics(card.metrics)]
+    parts += ["## Metrics", f"Of the weights of {card.weights}, as the run recorded them on its evaluation splits:", _metrics(card.metrics)]
     if card.ranks:
         parts += ["## Ranks", *_rank_tables(card)]
     parts += ["## Agreement with the run", card.probe]
-    parts += ["## Recipe", "```yaml\n" + dump_recipe(_without_places(card.recipe)).strip() + "\n```"]
+    parts += ["## Recipe", "```yaml\n" + dump_recipe(_without_places(card.trained)).strip() + "\n```"]
     return "\n\n".join(parts) + "\n"
 
 
@@ -270,9 +272,10 @@ def _rank_tables(card: Card) -> list[str]:
 
 
 def _without_places(recipe: Recipe) -> Recipe:
-    """Cards are published: of local folders only their names are told."""
+    """Cards are published: of local folders only their names are told, also of those that are no longer where they were."""
     model, data = recipe.model, recipe.data
-    if not model.name.startswith(BUILTIN_PREFIX) and Path(model.name).expanduser().is_dir():
+    place = Path(model.name).expanduser()
+    if not model.name.startswith(BUILTIN_PREFIX) and (place.is_absolute() or place.is_dir()):
         model = model.model_copy(update={"name": Path(model.name).name})
     if data.path is not None:
         data = data.model_copy(update={"path": Path(data.path).name})

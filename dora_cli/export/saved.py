@@ -23,7 +23,7 @@ from dora_cli.export.plain import DTYPES, check_finite, make_plain
 from dora_cli.export.probe import Agreement, compare, logits_of, probe_batch, with_factors
 from dora_cli.models.family import is_decoder_only
 from dora_cli.models.source import BUILTIN_PREFIX, find_source
-from dora_cli.recipe import Recipe
+from dora_cli.recipe import Recipe, check_listed
 from dora_cli.reports.records import to_json, write_text
 from dora_cli.tasks import GenerationTask, Task
 from dora_cli.training.listener import Listener, SilentListener
@@ -95,6 +95,7 @@ def export_saved(
     """
     listener = listener or SilentListener()
     output = Path(output)
+    check_listed(overrides)
     _check_choice("--format", format, FORMATS)
     _check_choice("--dtype", dtype, (None, *DTYPES))
     _check_choice("--pad", padding, PADDINGS)
@@ -253,6 +254,7 @@ def _card(restored: Restored, factors: Mapping[str, Any], dtype: str, agreement:
     when = "before the ranks were frozen, " if not adapted.method.frozen else ""
     return Card(
         recipe=recipe,
+        trained=restored.run.read_recipe(),
         task=task,
         base=_place(recipe),
         revision=adapted.commit,
@@ -261,7 +263,7 @@ def _card(restored: Restored, factors: Mapping[str, Any], dtype: str, agreement:
         pad_token=tokenizer.pad_token_id if _reads_last_token(task, config) else None,
         layout=adapted.layout,
         generation=settings,
-        trained=f"{when}epoch {state.get('epoch')}, step {state['step']:,}",
+        weights=f"{when}epoch {state.get('epoch')}, step {state['step']:,}",
         metrics=recorded_metrics(restored),
         projections=adapted.projections,
         ranks={p.name: factors[p.name].rank if p.name in factors else 0 for p in adapted.projections},

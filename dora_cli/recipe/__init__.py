@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dora_cli.recipe.dump import dump_recipe
 from dora_cli.recipe.load import load_recipe, parse_recipe
+from dora_cli.recipe.overrides import check_listed
 from dora_cli.recipe.schema import (
     DataSection,
     DecodeSection,
@@ -26,6 +27,7 @@ __all__ = [
     "Recipe",
     "SaveSection",
     "TrainSection",
+    "check_listed",
     "dump_recipe",
     "load_recipe",
     "parse_recipe",

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from dora_cli.errors import RecipeError
 from dora_cli.recipe.document import Path, read_document
 from dora_cli.recipe.hints import nearest
-from dora_cli.recipe.overrides import Override, apply_override, parse_override
+from dora_cli.recipe.overrides import Override, apply_override, check_listed, parse_override
 from dora_cli.recipe.problems import Origins, dotted, error_path, explain, show
 from dora_cli.recipe.rules import broken_rules
 from dora_cli.recipe.schema import Recipe, section_keys
@@ -36,6 +36,7 @@ def load_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
 
 def parse_recipe(text: str, name: str = "<recipe>", overrides: Sequence[str] = ()) -> Recipe:
     """Reads a recipe from YAML text; `name` stands for the file in messages. Otherwise like `load_recipe`."""
+    check_listed(overrides)
     parsed = [parse_override(override) for override in overrides]
     flag_problems = [item for item in parsed if isinstance(item, str)]
     document = read_document(text)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dora_cli.errors import RecipeError
 from dora_cli.recipe.document import Path, read_document
 from dora_cli.recipe.problems import Origins, shorten, show
 
@@ -16,6 +18,12 @@ class Override:
     flag: str
     path: Path
     value: Any
+
+
+def check_listed(overrides: Sequence[str]) -> None:
+    """Raises a RecipeError for a lone text, which Python would take for a list of its characters."""
+    if isinstance(overrides, str):
+        raise RecipeError(f"overrides: must be a list of key=value texts, got {show(overrides)}; write [{overrides!r}]")
 
 
 def parse_override(text: str) -> Override | str:

@@ -20,6 +20,7 @@ from dora_cli.reports.live.screen import Screen
 from dora_cli.reports.live.state import RunState
 from dora_cli.reports.live.view import LiveView
 from dora_cli.reports.ranks import grid_rows, render
+from dora_cli.reports.stderr import LastingStderr
 from dora_cli.reports.summary import print_run
 from dora_cli.reports.units import duration, number, plural, size, speed
 
@@ -41,7 +42,7 @@ def make_listener(
         brief: end with one line instead of the tables, for a run among several.
         quiet: notes alone, neither progress nor results.
     """
-    console = console or Console(stderr=True, highlight=False)
+    console = console or Console(file=LastingStderr(), highlight=False)  # type: ignore[arg-type]
     if quiet:
         return QuietListener(console)
     if plain is None:
@@ -107,6 +108,7 @@ class RunListener:
         for index, line in enumerate(_start_lines(start)):
             self._say(line, "bold" if index == 0 else "")
         self._state = RunState(start)
+        self._seen_event = any(step <= start.resumed_step for step in start.events[:1])
         if self._live:
             glyphs = UNICODE if self._console.encoding.startswith("utf") else ASCII
             colours = self._console.color_system is not None and not self._console.no_color

@@ -98,6 +98,22 @@ def note_on_kernels(recipe: Recipe, device: torch.device) -> str | None:
     return obstacle and f"adapters are computed without Triton, which would be faster: {obstacle}"
 
 
+def note_on_rank(start_rank: int, projections: Sequence[Projection]) -> str | None:
+    """Which projections start with more components than can be independent; None where none does.
+
+    Not an error: ranks grow where they count, and a model with a few narrow projections may be given more than those can use.
+    """
+    narrow = [projection for projection in projections if min(projection.shape) < start_rank]
+    if not narrow:
+        return None
+    least = min(narrow, key=lambda projection: min(projection.shape))
+    d_out, d_in = least.shape
+    return (
+        f"projections start with {start_rank:,} components, more than min(d_in, d_out) of {len(narrow):,} of {len(projections):,} (least: "
+        f"{min(d_in, d_out):,} of {least.name}, {d_in:,} to {d_out:,}), where the rest adds nothing; lower method.start_rank or method.rank"
+    )
+
+
 def base_from_config(recipe: Recipe, task: Task) -> nn.Module:
     """The model of `load_base` on the meta device: shapes without weights. Raises ModelUnreachableError."""
     model = recipe.model

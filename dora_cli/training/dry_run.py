@@ -15,7 +15,7 @@ from dora_cli.models import ModelUnreachableError, Projection, find_projections,
 from dora_cli.recipe import Recipe
 from dora_cli.reports.units import plural
 from dora_cli.tasks import Task
-from dora_cli.training.build import base_from_config, make_method, note_on_code, targets_of
+from dora_cli.training.build import base_from_config, make_method, note_on_code, note_on_rank, targets_of
 from dora_cli.training.capture import check_capture, choose_capture
 from dora_cli.training.devices import resolve_device, resolve_precision
 from dora_cli.training.length import RunLength
@@ -35,6 +35,7 @@ class DryRun:
         schedule: of the method; without its counts of projections and components where the model's shapes are out of reach.
         parameters: ``projections, per_rank, start, final, head``; adapter sizes count `A` and `B`, `final` for a uniform allocation.
         out_of_reach: why the model's configuration could not be read; None if it could.
+        rank_note: what is to be said of the start rank; None where it is sound or the model's shapes are out of reach.
         cuda_graph: whether steps will be captured in CUDA graphs, in words; None where that is no question.
         output: the run folder, or the parent folder of a run per seed; None if not decided.
         seeds: one run each; empty for a single run.
@@ -49,6 +50,7 @@ class DryRun:
     phases: list[tuple[str, int, int]]
     parameters: dict[str, int] | None
     out_of_reach: str | None
+    rank_note: str | None = None
     cuda_graph: str | None = None
     output: Path | None = None
     seeds: Sequence[int] = ()
@@ -72,6 +74,8 @@ class DryRun:
             rows.append(("CUDA graphs", self.cuda_graph))
         if note := note_on_code(self.recipe):
             rows.append(("code", note))
+        if self.rank_note is not None:
+            rows.append(("rank", self.rank_note))
         if self.output is not None:
             rows.append(("output", f"{self.output / 'seed-*' if self.seeds else self.output}"))
         if self.seeds:
@@ -88,7 +92,7 @@ def dry_run(recipe: Recipe, output: Path | None = None, seeds: Sequence[int] = (
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     length = RunLength.of(recipe, _training_examples(recipe, task), processes)
     method, targets = make_method(recipe), targets_of(recipe)
-    parameters, reason, model = None, None, None
+    parameters, reason, model, rank_note = None, None, None, None
     try:
         model = base_from_config(recipe, task)
     except ModelUnreachableError as error:
@@ -101,6 +105,7 @@ def dry_run(recipe: Recipe, output: Path | None = None, seeds: Sequence[int] = (
         schedule = dict(plan.describe())
         head = sum(parameter.numel() for parameter in head_parameters(model, frozenset()).values())
         parameters = _parameters(projections, schedule, head)
+        rank_note = note_on_rank(schedule.get("start_rank", 0), projections)
     return DryRun(
         recipe=recipe,
         length=length,
@@ -111,6 +116,7 @@ def dry_run(recipe: Recipe, output: Path | None = None, seeds: Sequence[int] = (
         phases=list(plan.phases),
         parameters=parameters,
         out_of_reach=reason,
+        rank_note=rank_note,
         cuda_graph=_cuda_graph(recipe.train.cuda_graph, model, device, precision),
         output=output,
         seeds=seeds,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from dora_cli.data import steps_per_epoch
 from dora_cli.errors import BudgetError
 from dora_cli.recipe import Recipe
+from dora_cli.reports.units import plural
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,8 @@ def _lr_warmup(recipe: Recipe, total_steps: int) -> int:
     if steps is not None:
         if steps >= total_steps:
             raise BudgetError(
-                f"train.lr_warmup_steps is {steps}, but the run has {total_steps} optimiser steps; lower it below that, or train for longer"
+                f"train.lr_warmup_steps is {steps}, but the run has {plural(total_steps, 'optimiser step')}; lower it below that, or train "
+                "for longer"
             )
         return steps
     return int(Fraction(str(recipe.train.lr_warmup_fraction)) * total_steps)

@@ -38,9 +38,13 @@ def check_output_file(output: Path, *, example: str = "result.json") -> None:
     """Refuses a file that cannot be written, before the work whose result it is to hold; `example` is a name it could have."""
     if output.is_dir():
         raise OutputError(f"--output {output} is a folder; name a file in it, such as {output / example}")
-    run = RunRecords(output.parent)
-    if run.recipe.is_file() and output in (run.recipe, run.metrics, run.ranks, run.environment, run.log, run.predictions):
-        raise OutputError(f"--output {output} is a record of the run itself; name another file")
+    whole = output.resolve()
+    for folder in whole.parents:
+        run = RunRecords(folder)
+        records = (run.recipe, run.metrics, run.ranks, run.environment, run.log, run.predictions, run.summary)
+        parts = (run.adapter, run.checkpoints, run.trackers)
+        if is_run(folder) and (whole in records or any(part in whole.parents for part in parts)):
+            raise OutputError(f"--output {output} is a record of the run itself; name another file")
     check_place(output)
 
 
@@ -87,7 +91,7 @@ def take_output(output: Path, *, overwrite: bool, replaces: Path | None = None) 
                     with RunLock(seed.folder):  # refuses if a run works there
                         pass
             if folder is not None and folder.is_dir() and is_run(folder):
-                remove_run(RunRecords(folder))
+                remove_run(RunRecords(folder), keep=output)
         RunRecords(output).recipe.touch(exist_ok=False)  # atomic: of two runs started at once, one gets the folder
     except FileExistsError:
         raise OutputError(f"--output {output} was taken by another run just now; choose another --output") from None
@@ -95,11 +99,13 @@ def take_output(output: Path, *, overwrite: bool, replaces: Path | None = None) 
         raise OutputError(f"--output {output} cannot be written: {error.strerror or error}; choose another --output") from error
 
 
-def remove_run(run: RunRecords) -> None:
-    """Removes what dora wrote into a folder, the runs of several seeds included, and nothing else."""
+def remove_run(run: RunRecords, *, keep: Path | None = None) -> None:
+    """Removes what dora wrote into a folder, the runs of several seeds included, and nothing else; of `keep` the folder stays."""
     for seed in run.seed_runs():
         if seed.recipe.is_file():
             remove_run(seed)
+            if keep is not None and seed.folder.resolve() == keep.resolve():
+                continue
             with contextlib.suppress(OSError):  # not empty: something of the user's is in it
                 seed.folder.rmdir()
     clear_leftovers(run)

@@ -20,7 +20,7 @@ from dora_cli.recipe import Recipe, dump_recipe
 from dora_cli.reports.records import LogFile, RunRecords, read_json, write_json, write_jsonl, write_text
 from dora_cli.reports.units import plural
 from dora_cli.tasks import Task
-from dora_cli.training.build import adapt, load_base, make_method, note_on_code, note_on_kernels
+from dora_cli.training.build import adapt, load_base, make_method, note_on_code, note_on_kernels, note_on_rank
 from dora_cli.training.capture import check_capture, choose_capture
 from dora_cli.training.checkpoint import load_weights
 from dora_cli.training.devices import make_accelerator, resolve_device, resolve_precision
@@ -87,7 +87,7 @@ def train(
 ) -> RunResult:
     """Trains `recipe` and writes everything into the folder `output`.
 
-    SIGTERM and SIGINT finish the optimiser step and save before they end it; handlers are as before on return.
+    SIGINT, SIGTERM and SIGHUP finish the optimiser step and save before they end it; handlers are as before on return.
 
     Args:
         overwrite: whether a run that is already in `output` may be replaced.
@@ -192,6 +192,9 @@ def _train(call: _Call, signals: StopSignals, stack: contextlib.ExitStack) -> Ru
         listener.note(note)
     with memory_advice(recipe, "load"):
         adapted = adapt(recipe, task, base, call.new_method(), accelerator.device, total_steps=length.total_steps)
+    assert adapted.schedule is not None
+    if note := note_on_rank(adapted.schedule.describe().get("start_rank", 0), adapted.projections):
+        listener.note(note)
     trainable = sum(parameter.numel() for parameter in adapted.trainable)
     environment = describe_environment(
         device=accelerator.device,
@@ -206,7 +209,6 @@ def _train(call: _Call, signals: StopSignals, stack: contextlib.ExitStack) -> Ru
         for difference in check_same_ground(read_json(records.environment), environment):
             listener.note(f"digits may differ from a run without the interruption: {difference}")
         found.snapshot.weights.restore(adapted)  # before the optimiser is made, since ranks may have shrunk
-    assert adapted.schedule is not None
     encoded: EncodedSplit | EncodedPairs
     if adapted.layout is None:
         encoded = encode(training, adapted.tokenizer, recipe.data.max_length)

@@ -9,7 +9,7 @@ from typing import Any
 
 from dora_cli.errors import StoppedError
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))  # Windows has no SIGHUP
 
 
 class EvaluationInterruptedError(Exception):
@@ -34,11 +34,12 @@ class StoppedNow(BaseException):
 
 
 class StopSignals:
-    """Within this context SIGINT and SIGTERM ask the run to stop; the handlers that were there come back on leaving.
+    """Within this context SIGINT, SIGTERM and SIGHUP ask the run to stop; the handlers that were there come back on leaving.
 
     While the run is not `patient` (it loads, or decodes at the end: nothing would be won by waiting) the first signal stops it at once:
     it raises `StoppedNow`.
-    Only the main thread of a program can have handlers; elsewhere nothing is installed and signals do what they did.
+    Only the main thread of a program can have handlers; elsewhere nothing is installed and signals do what they did. A SIGHUP that is
+    ignored (``nohup``) stays so.
     """
 
     def __init__(self) -> None:
@@ -54,6 +55,8 @@ class StopSignals:
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
+                if number == getattr(signal, "SIGHUP", None) and signal.getsignal(number) is signal.SIG_IGN:
+                    continue
                 self._former[number] = signal.signal(number, self._handle)
         return self
 

@@ -12,6 +12,7 @@ from transformers import TrainerCallback
 from dora_cli.errors import BudgetError, DeviceError, ModelError, RecipeError
 from dora_cli.methods import Dora
 from dora_cli.methods.base import StepReport
+from dora_cli.reports.units import plural
 from dora_cli.training.own_loop import shrink
 
 
@@ -46,8 +47,8 @@ class DoraCallback(TrainerCallback):
         if state.max_steps != method.schedule.total_steps:
             planned = method.schedule.total_steps
             raise BudgetError(
-                f"the method was attached for total_steps={planned}, but the Trainer will make {state.max_steps} optimiser steps; attach "
-                f"with total_steps={state.max_steps}, or set max_steps={planned} in TrainingArguments"
+                f"the method was attached for total_steps={planned}, but the Trainer will make {plural(state.max_steps, 'optimiser step')}; "
+                f"attach with total_steps={state.max_steps}, or set max_steps={planned} in TrainingArguments"
             )
         if state.global_step != method.last_step:
             raise BudgetError(

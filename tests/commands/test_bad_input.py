@@ -113,8 +113,8 @@ def test_hub_data_out_of_reach(
 @pytest.mark.parametrize(
     ("train", "says"),
     [
-        ("text,label\na film .,0\n", ["own/train.csv: no column 'sentence'", "'text', 'label'", "Set data.columns"]),
-        ("sentence,mood\na film .,0\n", ["own/train.csv: no column 'label'", "'sentence', 'mood'", "Set data.columns"]),
+        ("text,label\na film .,0\n", ["own/train.csv: no column 'sentence'", "'text', 'label'", "--set 'data.columns={sentence: text}'"]),
+        ("sentence,mood\na film .,0\n", ["own/train.csv: no column 'label'", "'sentence', 'mood'", "--set 'data.columns={label: mood}'"]),
         (
             "sentence,label\na film .,0\na play .,7\n",
             ["own/train.csv, line 3: label '7'", "'negative', '0', 'positive', '1'", "set data.labels"],
@@ -225,7 +225,7 @@ def test_ranks_of_nothing(recipe: Path, refuses: Refuse) -> None:
 
 
 def test_debug_shows_the_traceback(recipe: Path) -> None:
-    from dora_cli.errors import RecipeError
-
-    with pytest.raises(RecipeError, match="there is no such recipe file"):
-        dora("--debug", "train", "away.yaml")
+    done = dora("--debug", "train", "away.yaml")
+    assert done.code == 2
+    assert done.err.startswith("Traceback (most recent call last):")
+    assert "there is no such recipe file" in done.err.splitlines()[-1]

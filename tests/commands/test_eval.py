@@ -112,6 +112,8 @@ def test_what_belongs_to_the_run_cannot_be_changed(run: Path, refuses: Refuse) -
         ("copied run", ["is a folder", "result.json"]),
         ("copied run/recipe.yaml/x.json", ["recipe.yaml is a file, not a folder"]),
         ("copied run/metrics.json", ["is a record of the run itself"]),
+        ("copied run/../copied run/adapter/manifest.json", ["is a record of the run itself"]),
+        ("copied run/checkpoints/step-24/new.json", ["is a record of the run itself"]),
     ],
 )
 def test_an_output_that_cannot_be_written_is_found_before_the_work(run: Path, refuses: Refuse, output: str, says: list[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,15 @@ def test_what_does_not_fit_is_said_before_anything_is_loaded(run: Path, refuses:
     refuses(*predict, "-o", "sub/", "--split", "validation", says=["the benchmark's files of test; of validation it has none"])
     refuses(*predict, "-o", "a.jsonl", "--split", "dev", says=["--split dev: glue/sst2 has train, validation, test"])
     refuses(*predict, "-o", "a.jsonl", "--split", "test", "-i", "x.csv", says=["--split test and --input x.csv are both given"])
+    Path("mine.jsonl").write_text('{"sentence": "a fine film"}\n')
+    refuses(
+        *predict,
+        "-i",
+        "mine.jsonl",
+        "-o",
+        Path("mine.jsonl").resolve(),
+        says=["would replace the examples of --input mine.jsonl", "another"],
+    )
     refuses(*predict, "-o", "a.jsonl", "-i", "x.csv", says=["x.csv: there is no such file"])
     refuses(*predict, "-o", "run/metrics.json/a.jsonl", says=["metrics.json is a file, not a folder"])
     Path("x.csv").write_text("text\na film\n")
@@ -161,3 +171,26 @@ def test_ones_own_label_names(run: Path) -> None:
     (record,) = records("a.jsonl")
     assert set(record["probabilities"]) == {"bad", "good"}
     assert record["prediction"] in ("bad", "good")
+
+
+def test_columns_and_labels_of_ones_own_file_need_no_other_key(run: Path, refuses: Refuse) -> None:
+    """Whatever the run's own data came from: the words of the message are typed as they stand."""
+    Path("own.csv").write_text("text,label\na fine film .,1\n")
+    predict = ("predict", "-c", run, "-i", "own.csv", "-o", "a.jsonl")
+    mend = "--set 'data.columns={sentence: text}'"
+    refuses(*predict, says=["own.csv: no column 'sentence'; it has 'text', 'label'", mend])
+    done = dora(*predict, *shlex.split(mend))
+    assert (done.code, done.out) == (0, "1 prediction written to a.jsonl\n"), done.err
+    (plain,) = records("a.jsonl")
+    assert plain["sentence"] == "a fine film ."
+    assert dora(*predict, *shlex.split(mend), "--set", "data.labels=[bad, good]").code == 0
+    (named,) = records("a.jsonl")
+    assert list(named["probabilities"].values()) == list(plain["probabilities"].values())
+    assert list(named["probabilities"]) == ["bad", "good"]
+    refuses(
+        *predict,
+        *shlex.split(mend),
+        "--set",
+        "data.source=hub",
+        says=["data.columns: is only read with data.source files, got data.source hub"],
+    )

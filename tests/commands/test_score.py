@@ -82,7 +82,7 @@ def test_as_a_process_without_a_home(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"out.txt": b"x\n"}, ["out.txt has 1 outputs but ref.txt has references for 2"]),
+        ({"out.txt": b"x\n"}, ["out.txt has 1 output but ref.txt has references for 2"]),
         ({"out.txt": b""}, ["out.txt: the file is empty"]),
         ({"ref.txt": b"a\n\n\nb\n"}, ["ref.txt, line 3: an empty block"]),
         ({"ref.txt": b"a\n\n\xa320\n"}, ["ref.txt, line 3: not UTF-8"]),

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import yaml
 from torch import nn
 
-from dora_cli import parse_recipe
+from dora_cli import load_recipe, parse_recipe
 from dora_cli.export.card import Card, merged_card, peft_card
+from dora_cli.export.saved import export_saved
 from dora_cli.models import Projection
 from dora_cli.tasks import get_task
+from tests.export.conftest import GetRun
 
 
 def projection(block: int, name: str) -> Projection:
     return Projection(f"layers.{block}.{name}", nn.Linear(2, 2), "encoder", block, None, name, "ffn", (2, 2))
 
 
+RECIPE = parse_recipe("task: glue/mrpc\nmodel: {name: FacebookAI/roberta-base}\ndata: {source: glue-tsv, path: /home/someone/MRPC}\n")
 CARD = Card(
-    recipe=parse_recipe("task: glue/mrpc\nmodel: {name: FacebookAI/roberta-base}\ndata: {source: glue-tsv, path: /home/someone/MRPC}\n"),
+    recipe=RECIPE,
+    trained=RECIPE,
     task=get_task("glue/mrpc"),
     base="FacebookAI/roberta-base",
     revision="e2da8e2f811d1448a5b465c236feacd80ffbac7b",
@@ -28,7 +33,7 @@ CARD = Card(
     pad_token=None,
     layout=None,
     generation={},
-    trained="epoch 3, step 120",
+    weights="epoch 3, step 120",
     metrics={"accuracy": 0.875, "f1": None},
     projections=[projection(0, "up"), projection(0, "down"), projection(1, "up")],
     ranks={"layers.0.up": 3, "layers.0.down": 0, "layers.1.up": 12},
@@ -68,8 +73,23 @@ def test_a_card_tells_nobody_where_things_lay(tmp_path: Path) -> None:
     model = tmp_path / "mine"
     model.mkdir()
     recipe = parse_recipe(f"task: glue/mrpc\nmodel: {{name: {model}}}\ndata: {{source: glue-tsv, path: /home/someone/MRPC}}\n")
-    card = merged_card(replace(CARD, recipe=recipe, base=str(model)))
+    card = merged_card(replace(CARD, recipe=recipe, trained=recipe, base=str(model)))
     assert "/home/someone" not in card
     assert str(tmp_path) not in card
     assert "base_model" not in card
     assert "name: mine" in card
+    model.rmdir()  # and of what is no longer there
+    assert str(tmp_path) not in merged_card(replace(CARD, trained=recipe))
+
+
+def test_the_recipe_is_the_runs_own_not_that_of_the_export(run_of: GetRun, tmp_path: Path) -> None:
+    """An export computes on the CPU in the base model's precision, from wherever the base model is now; the run did not."""
+    run = run_of("bert, regression", "train.precision=fp32")
+    moved = tmp_path / "moved"
+    shutil.copytree(load_recipe(run / "recipe.yaml").model.name, moved)
+    for kind in ("peft", "merged"):
+        export_saved(run, tmp_path / kind, format=kind, overrides=[f"model.name={moved}", "train.precision=auto"])
+        shown = (tmp_path / kind / "README.md").read_text().split("## Recipe")[1].split("```yaml")[1].split("```")[0]
+        stored = load_recipe(run / "recipe.yaml")
+        assert parse_recipe(shown).train == stored.train
+        assert parse_recipe(shown).model.name == Path(stored.model.name).name

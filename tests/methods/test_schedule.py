@@ -215,6 +215,7 @@ def test_describe_holds_the_same_integers() -> None:
         ({"interval": 0}, ["method.prune_interval is 0", "at least 1"]),
         ({"projections": 0}, ["no projection", "method.targets"]),
         ({"total_steps": 2}, ["2 optimiser steps", "at least 3 steps", "train.max_steps"]),
+        ({"total_steps": 1}, ["has 1 optimiser step, of", "at least 3 steps"]),
         ({"total_steps": 0}, ["0 optimiser steps", "at least 3 steps"]),
     ],
 )
@@ -247,7 +248,7 @@ def test_the_least_number_of_steps_that_is_named_is_enough(w: int, data: st.Data
     f = data.draw(st.integers(0, 99 - w))
     least = -(-100 // (100 - w - f))
     assert plan(total_steps=least, warmup_fraction=w / 100, final_fraction=f / 100).pruning_steps >= 1
-    with pytest.raises(BudgetError, match=f"at least {least} steps"):
+    with pytest.raises(BudgetError, match=f"at least {least} step{'' if least == 1 else 's'}: "):
         plan(total_steps=least - 1, warmup_fraction=w / 100, final_fraction=f / 100)
 
 

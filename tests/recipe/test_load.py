@@ -444,3 +444,9 @@ def test_files_that_cannot_be_recipes(tmp_path, monkeypatch):
 
     monkeypatch.setattr("builtins.open", refuse)
     assert "cannot be read: Permission denied; check the path and its permissions" in message("rte.yaml")
+
+
+def test_a_lone_override_is_no_list_of_its_characters() -> None:
+    with pytest.raises(RecipeError) as caught:
+        parse_recipe("{task: glue/rte, model: {name: x}}", overrides="train.seed=2")
+    assert caught.value.problems == ("overrides: must be a list of key=value texts, got the text 'train.seed=2'; write ['train.seed=2']",)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import errno
 import io
 import os
@@ -69,6 +70,37 @@ def test_plain_lines_tell_the_run_in_few_lines():
     assert [line.endswith("(best)") for line in evaluations] == [False, False, True, False]
     assert len(lines) == 4 + 2 + 5 + 4
     assert "\x1b" not in progress.getvalue() + out.getvalue()
+
+
+def test_a_resumed_run_does_not_begin_to_prune_again():
+    console, progress, results, _ = consoles()
+    events = (15, 25, 35, 45, 50)
+    for resumed, said in ((14, True), (15, False), (30, False)):
+        listener = make_listener(console, results=results)
+        listener.start(dataclasses.replace(run_start(), events=events, resumed_step=resumed))
+        progress.truncate(0)
+        listener.event(35, "pruning", 600, False, {})
+        assert ("first pruning event" in progress.getvalue()) == said
+
+
+def test_progress_that_nobody_can_read_any_more_is_dropped(monkeypatch: pytest.MonkeyPatch):
+    class Pipe(io.StringIO):
+        closed_by_reader = False
+
+        def write(self, text: str) -> int:
+            if self.closed_by_reader:
+                raise BrokenPipeError
+            return super().write(text)
+
+    monkeypatch.setattr(sys, "stderr", pipe := Pipe())
+    _, _, results, out = consoles()
+    listener = make_listener(results=results)
+    listener.note("first")
+    pipe.closed_by_reader = True
+    listener.note("second")
+    drive(listener)
+    assert pipe.getvalue() == "note: first\n"
+    assert "Summary" in out.getvalue()
 
 
 def test_results_go_to_the_other_console():

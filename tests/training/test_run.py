@@ -216,6 +216,19 @@ def test_seeds_make_a_summary_and_finished_ones_are_kept(make_recipe: MakeRecipe
         train_seeds(make_recipe(), tmp_path / "runs", [1, 2])
 
 
+@pytest.mark.parametrize("seeds", [[1], [2, 1], [3]])
+def test_seeds_can_be_replaced(make_recipe: MakeRecipe, tmp_path: Path, seeds: list[int]) -> None:
+    """Those that are trained again as well as those that are not; what a user has put beside them stays."""
+    recipe, runs = make_recipe("train.max_steps=6"), tmp_path / "runs"
+    train_seeds(recipe, runs, [1, 2])
+    (runs / "seed-2" / "notes.txt").write_text("mine")
+    summary = train_seeds(make_recipe("train.max_steps=6", "train.learning_rate=1e-4"), runs, seeds, overwrite=True)
+    assert summary["seeds"] == sorted(seeds)
+    assert sorted(path.name for path in runs.glob("seed-*")) == sorted({*(f"seed-{seed}" for seed in seeds), "seed-2"})
+    assert (runs / "seed-2" / "notes.txt").read_text() == "mine"
+    assert evaluate(runs / f"seed-{seeds[0]}")["identical"] is True
+
+
 def test_a_run_is_never_overwritten_unasked(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     recipe = make_recipe("train.max_steps=6")
     train(recipe, tmp_path / "run")

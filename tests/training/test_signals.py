@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT: the step is finished, the run saved, and what is printed goes on with it; a second signal does not wait."""
+"""SIGTERM, SIGINT and SIGHUP: the step is finished, the run saved, and what is printed goes on with it; a second signal does not wait."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from dora_cli.reports.records import RunRecords
 from dora_cli.training.listener import SilentListener
 from dora_cli.training.loop import Loop
 from dora_cli.training.resume import checkpoints_of, newest_checkpoint
+from dora_cli.training.signals import StopSignals
 from tests.training.conftest import MakeRecipe
 from tests.training.killing import Attempt, Straight, Strike, Warm
 from tests.training.test_generation import models, recipe_of, tokenizer  # noqa: F401 - fixtures
@@ -26,7 +27,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="processes canno
 
 # No checkpoints but those after an epoch, and those that signals ask for.
 CHANGES = ("method.dropout=0.2", "train.batch_size=4", "train.gradient_accumulation=4", "eval.select=last")
-CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
+CODES = {signal.SIGHUP: 129, signal.SIGINT: 130, signal.SIGTERM: 143}
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +71,7 @@ def go_on_as_told(warm: Warm, attempt: Attempt, **others: Any) -> Attempt:
         ("event: step 9", 9, signal.SIGINT),
         ("freeze: step 11", 11, signal.SIGTERM),
         ("final: step 14", 14, signal.SIGTERM),
+        ("final: step 15", 15, signal.SIGHUP),
     ],
 )
 def test_a_signal_finishes_the_step(warm: Warm, straight: Straight, tmp_path: Path, place: str, step: int, number: int) -> None:
@@ -170,14 +172,14 @@ def test_handlers_are_as_before_afterwards(make_recipe: MakeRecipe, tmp_path: Pa
         listener = Watching()
         train(make_recipe("train.max_steps=4"), tmp_path / "done", listener=listener)
         assert own not in listener.seen
-        assert handlers() == [own, own]
+        assert handlers() == [own, own, own]
         with pytest.raises(StoppedError, match=r"stopped by SIGTERM after step 2; go on with train\(..., .*, resume=True\)") as caught:
             train(make_recipe(), tmp_path / "stopped", listener=Watching(signal.SIGTERM))
         assert caught.value.exit_code == 143
-        assert handlers() == [own, own]
+        assert handlers() == [own, own, own]
         with pytest.raises(DoraError):
             train(make_recipe("train.max_steps=1"), tmp_path / "refused")
-        assert handlers() == [own, own]
+        assert handlers() == [own, own, own]
     finally:
         for number, handler in former.items():
             signal.signal(number, handler)
@@ -216,3 +218,16 @@ def test_a_signal_after_the_last_step_counts(make_recipe: MakeRecipe, tmp_path: 
     assert [path.name for path in checkpoints_of(RunRecords(tmp_path / "run"))] == ["step-4"]
     train(make_recipe("train.max_steps=4"), tmp_path / "run", resume=True)
     assert RunRecords(tmp_path / "run").metrics.exists()
+
+
+def test_a_hangup_that_is_ignored_stays_so() -> None:
+    """As ``nohup dora train ...`` wants it."""
+    former = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopSignals() as signals:
+            signals.patient = True
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert signals.received is None
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, former)

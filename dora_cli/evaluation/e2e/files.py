@@ -9,6 +9,7 @@ from typing import Any
 
 from dora_cli.data.values import not_utf8
 from dora_cli.errors import DataError
+from dora_cli.reports.units import plural
 
 
 def read_pairs(predictions: Path, references: Path | None) -> tuple[list[str], list[list[str]]]:
@@ -31,7 +32,7 @@ def read_pairs(predictions: Path, references: Path | None) -> tuple[list[str], l
     wanted = _jsonl_references(references) if _is_jsonl(references) else _blocks(references, outputs=len(outputs))
     if len(outputs) != len(wanted):
         raise DataError(
-            f"{predictions} has {len(outputs):,} outputs but {references} has references for {len(wanted):,}; "
+            f"{predictions} has {plural(len(outputs), 'output')} but {references} has references for {len(wanted):,}; "
             "they must match one to one: a line of the first (blank for an empty output), a block of the second"
         )
     return outputs, wanted
@@ -51,6 +52,8 @@ def _blocks(path: Path, *, outputs: int) -> list[list[str]]:
     """The blocks of a file, or its lines as blocks of one where it has no blank line and a single output does not ask for one block."""
     blocks: list[list[str]] = [[]]
     lines = _lines(path)
+    if not any(line.strip() for line in lines):
+        raise DataError(f"{path}: holds blank lines alone; give a block of at least one reference for each output")
     while not lines[-1].strip():
         lines.pop()
     for number, line in enumerate(lines, start=1):
@@ -63,13 +66,16 @@ def _blocks(path: Path, *, outputs: int) -> list[list[str]]:
     return [[line] for line in blocks[0]] if len(blocks) == 1 and outputs != 1 else blocks
 
 
+_FORMAT = "give plain text (outputs: one a line; references: blocks parted by blank lines) or .jsonl"
+
+
 def _lines(path: Path) -> list[str]:
-    """The lines of a plain text file with something in it; a line break at its end begins no line."""
+    """The lines of a plain text file that is not empty; a line break at its end begins no line."""
     if path.suffix.lower() in (".csv", ".tsv"):
-        raise DataError(f"{path}: a table; give plain text (outputs: one a line; references: blocks parted by blank lines) or .jsonl")
+        raise DataError(f"{path}: a table; {_FORMAT}")
     text = _read(path)
-    if not text.strip():
-        raise DataError(f"{path}: the file is empty")
+    if not text:
+        raise DataError(f"{path}: the file is empty; {_FORMAT}")
     return text.removesuffix("\n").split("\n")
 
 
@@ -83,7 +89,7 @@ def _read(path: Path) -> str:
     except UnicodeDecodeError:
         raise not_utf8(path) from None
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
+        raise DataError(f"{path}: cannot be read ({error.strerror or error}); check that you may read it") from None
 
 
 def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -98,10 +104,10 @@ def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         except ValueError as error:
             raise DataError(f"{where}: not JSON ({error}); every line is an object such as {_EXAMPLE}") from None
         if not isinstance(record, dict):
-            raise DataError(f"{where}: {_short(record)} is no object such as {_EXAMPLE}")
+            raise DataError(f"{where}: {_short(record)} is no object such as {_EXAMPLE}; mend the line")
         yield where, record
     if not found:
-        raise DataError(f"{path}: the file is empty")
+        raise DataError(f"{path}: the file is empty; give an object a line, such as {_EXAMPLE}")
 
 
 _EXAMPLE = '{"output": "...", "references": ["...", "..."]}'

@@ -88,9 +88,9 @@ class DoraSchedule:
             pruning = 1 - warmup - final
             if floor(pruning * total_steps) < 1:
                 problems.append(
-                    f"the run has {total_steps} optimiser steps, of which pruning gets floor({float(pruning):g} x {total_steps}) = 0; "
-                    f"it needs at least {ceil(1 / pruning)} steps: raise train.epochs or train.max_steps, lower train.batch_size, "
-                    "or lower the fractions"
+                    f"the run has {_counted(total_steps, 'optimiser step')}, of which pruning gets "
+                    f"floor({float(pruning):g} x {total_steps}) = 0; it needs at least {_counted(ceil(1 / pruning), 'step')}: "
+                    "raise train.epochs or train.max_steps, lower train.batch_size, or lower the fractions"
                 )
         if problems:
             raise BudgetError("\n".join(problems))
@@ -187,3 +187,7 @@ class DoraSchedule:
             "start_components": self.start_components,
             "final_components": self.final_components,
         }
+
+
+def _counted(count: int, word: str) -> str:
+    return f"{count} {word}" + ("" if count == 1 else "s")

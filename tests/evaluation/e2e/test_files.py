@@ -48,6 +48,11 @@ def test_a_blank_line_is_an_empty_output() -> None:
     assert outputs == ["", "x", ""]
 
 
+def test_blank_lines_alone_are_empty_outputs() -> None:
+    assert read_pairs(write("out.txt", "\n\n"), write("ref.txt", "a\n\nb\n")) == (["", ""], [["a"], ["b"]])
+    assert read_pairs(write("out.txt", "\n"), write("ref.txt", "a\n")) == ([""], [["a"]])
+
+
 def test_line_separators_of_other_kinds_stay_in_their_line() -> None:
     outputs, references = read_pairs(write("out.txt", "x\u2028y\x0bz\n"), write("ref.txt", "a\u0085b\n"))
     assert (outputs, references) == (["x\u2028y\x0bz"], [["a\u0085b"]])
@@ -74,13 +79,13 @@ GOOD = "a\n\nb\n"
 @pytest.mark.parametrize(
     ("name", "content", "references", "says"),
     [
-        ("out.txt", "x\n", GOOD, "out.txt has 1 outputs but ref.txt has references for 2; they must match one to one"),
+        ("out.txt", "x\n", GOOD, "out.txt has 1 output but ref.txt has references for 2; they must match one to one"),
         ("out.txt", "x\ny\n\n", GOOD, "out.txt has 3 outputs but ref.txt has references for 2"),
         ("out.txt", "x\ny\nz\n", "a\nb\n", "out.txt has 3 outputs but ref.txt has references for 2"),
         ("out.jsonl", RECORDS, "a\n\nb\n\nc\n", "out.jsonl has 2 outputs but ref.txt has references for 3"),
-        ("out.txt", "", GOOD, "out.txt: the file is empty"),
-        ("out.txt", "x\ny\n", " \n\n", "ref.txt: the file is empty"),
-        ("out.jsonl", "\n", GOOD, "out.jsonl: the file is empty"),
+        ("out.txt", "", GOOD, "out.txt: the file is empty; give plain text"),
+        ("out.txt", "x\ny\n", " \n\n", "ref.txt: holds blank lines alone; give a block of at least one reference for each output"),
+        ("out.jsonl", "\n", GOOD, "out.jsonl: the file is empty; give an object a line"),
         ("out.txt", "x\ny\n", "\na\n\nb\n", "ref.txt, line 1: an empty block of references"),
         ("out.txt", "x\ny\n", "a\n\n\nb\n", "ref.txt, line 3: an empty block of references"),
         ("out.txt", b"x\ncaf\xe9\n", GOOD, "out.txt, line 2: not UTF-8"),

@@ -1,0 +1,117 @@
+"""Which of a file's columns is which of a task's."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from dora_cli.data.values import quoted
+from dora_cli.errors import DataError
+from dora_cli.tasks import ClassificationTask
+
+if TYPE_CHECKING:
+    from dora_cli.data.tables import Table
+    from dora_cli.tasks import Task
+
+Names = tuple[str, ...]
+"""What we call one column: the task's own name first, then the general one, then that of the official files."""
+
+LABEL: Names = ("label",)
+_NUMBERS = {"", "id", "idx", "index"}
+"""Columns that count rows: never what a text or a label is looked for in."""
+_PLAIN = re.compile(r"(?!(?:null|true|false)\Z)[A-Za-z_][\w-]*(?: [\w-]+)*", re.IGNORECASE)
+
+
+class Columns:
+    """Which of a file's columns is which of ours.
+
+    Attributes:
+        texts: our names of each text column.
+
+    Raises:
+        DataError: a key of the user's ``data.columns`` is none of ours, or two are the same.
+    """
+
+    def __init__(self, task: Task, columns: Mapping[str, str] | None) -> None:
+        """Takes the task, and the user's ``data.columns``."""
+        self.texts = _text_names(task)
+        self._task = task.name
+        self._all = [*self.texts, *([LABEL] if isinstance(task, ClassificationTask) else [])]
+        self._mapped = dict(columns or {})
+        known = [name for names in self._all for name in names]
+        unknown = [key for key in self._mapped if key not in known]
+        if unknown:
+            raise DataError(f"data.columns: {quoted(unknown)} is no column of {task.name}; columns: {quoted(known)}")
+        for names in self.texts:
+            twice = [name for name in names if name in self._mapped]
+            if len(twice) > 1:
+                raise DataError(f"data.columns: {quoted(twice)} name the same column of {task.name}; keep one")
+
+    def present(self, table: Table, ours: Names) -> str | None:
+        """The file's name of one of our columns, or None if it has no such column."""
+        key = self._key(ours)
+        candidates = ours if key is None else (self._mapped[key],)
+        # One of the E2E challenge's own files writes its column in capitals.
+        capitals = candidates if key is not None else (*candidates, *(name.upper() for name in candidates))
+        return next((name for name in capitals if name in table.columns), None)
+
+    def column(self, table: Table, ours: Names) -> str:
+        """The file's name of one of our columns; raises a DataError if it has no such column."""
+        found = self.present(table, ours)
+        if found is not None:
+            return found
+        key = self._key(ours)
+        has = f"it has {quoted(list(table.columns))}. {self._remedy(table, ours)}"
+        if key is not None:
+            raise DataError(f"{table.name}: no column {self._mapped[key]!r}, which data.columns gives for {key!r}; {has}")
+        raise DataError(f"{table.name}: no column {' or '.join(map(repr, ours))}; {has}")
+
+    def check_apart(self, table: Table, read: Sequence[Names]) -> None:
+        """Raises a DataError if two of our columns, of those that are `read`, would be one of the file's.
+
+        A label that is read as the text is learned to perfection, and nothing is learned.
+        """
+        taken: dict[str, Names] = {}
+        for ours in read:
+            column = self.present(table, ours)
+            if column is None:
+                continue
+            if column in taken:
+                two = f"{self._name(taken[column])!r} and {self._name(ours)!r} of {self._task}"
+                raise DataError(
+                    f"data.columns: {two} would both be read from the column {column!r} of {table.name}; it has "
+                    f"{quoted(list(table.columns))}. Give each of them a column of its own"
+                )
+            taken[column] = ours
+
+    def _remedy(self, table: Table, ours: Names) -> str:
+        """What to type for one of our columns that the file does not have."""
+        taken = [self.present(table, names) for names in self._all if names != ours]
+        free = [name for name in table.columns if name not in taken]
+        likely = [name for name in free if name.lower() not in _NUMBERS] or free
+        if not likely:
+            return f"Add a column {ours[0]!r} to the file"
+        mapped = {**self._mapped, self._name(ours): likely[0]}
+        words = ", ".join(f"{_written(key)}: {_written(name)}" for key, name in mapped.items())
+        return f"Say which of them it is, such as --set {shlex.quote(f'data.columns={{{words}}}')}"
+
+    def _name(self, ours: Names) -> str:
+        return self._key(ours) or ours[0]
+
+    def _key(self, ours: Names) -> str | None:
+        return next((name for name in ours if name in self._mapped), None)
+
+
+def _text_names(task: Task) -> list[Names]:
+    if isinstance(task, ClassificationTask):
+        general = ("sentence",) if len(task.text_columns) == 1 else ("sentence1", "sentence2")
+        return [tuple(dict.fromkeys(names)) for names in zip(task.text_columns, general, task.tsv.texts, strict=True)]
+    return list(zip(task.text_columns, (task.csv.source, task.csv.target), strict=True))
+
+
+def _written(name: str) -> str:
+    """A name as a mapping in YAML takes it for text."""
+    return name if _PLAIN.fullmatch(name) else json.dumps(name, ensure_ascii=False)

@@ -1,0 +1,111 @@
+"""Lines of JSON files: which one is broken, and on which one a row stands.
+
+`datasets` reads these files, but what it says of a broken one counts from 0, within a block of bytes, or not at all.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from dora_cli.data.tables import CANNOT_READ
+from dora_cli.data.values import Where, not_utf8
+from dora_cli.errors import DataError
+
+
+def json_fault(path: Path) -> DataError | None:
+    """The error for a json or jsonl file that could not be read; None if it is JSON all the same."""
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return not_utf8(path)
+    except OSError as error:
+        return DataError(f"{path}: cannot be read: {error.strerror or error}; {CANNOT_READ}")
+    lines = _lines(text)
+    first = next(lines, None)
+    if first is None:
+        return DataError(f"{path}: holds blank lines alone; write the examples into it")
+    if _is_list(text) or (path.suffix == ".json" and isinstance(_parsed(first[1]), ValueError)):
+        whole = _parsed(text)
+        if isinstance(whole, ValueError):
+            return _not_json(path, whole, getattr(whole, "lineno", 1))
+        return _odd_row(path, "row", enumerate(whole, start=1)) if isinstance(whole, list) else None
+    rows: list[tuple[int, Any]] = []
+    for number, line in (first, *lines):
+        found = _parsed(line)
+        if isinstance(found, ValueError):
+            return _not_json(path, found, number)
+        rows.append((number, found))
+    return _odd_row(path, "line", rows)
+
+
+def row_place(path: Path, rows: int) -> Where:
+    """Says where a row of a file that was read stands: by line where every line is a row, as in JSON lines, else by row."""
+
+    @functools.cache
+    def numbers() -> list[int]:
+        # Read again, but only for an error: what reads the file in the first place keeps no lines.
+        text = path.read_bytes().decode("utf-8-sig")
+        if _is_list(text):
+            return []
+        return [number for number, line in _lines(text) if isinstance(_parsed(line), dict)]
+
+    def where(row: int) -> str:
+        return f"{path}, line {numbers()[row]}" if len(numbers()) == rows else f"{path}, row {row + 1}"
+
+    return where
+
+
+def _odd_row(path: Path, what: str, rows: Iterable[tuple[int, Any]]) -> DataError | None:
+    """The error for the first of the numbered `rows` that is no object, or holds another kind of value than those before it."""
+    kinds: dict[str, tuple[str, int]] = {}
+    for number, row in rows:
+        if not isinstance(row, dict):
+            return DataError(f"{path}, {what} {number}: {json.dumps(row)[:40]} is no object, such as {_EXAMPLE}; mend the {what}")
+        for column, value in row.items():
+            kind = _kind(value)
+            before, place = kinds.setdefault(column, (kind, number)) if kind is not None else ("", 0)
+            if kind is not None and kind != before:
+                return DataError(
+                    f"{path}, {what} {number}: column {column!r} holds {kind}, but {before} in {what} {place}; "
+                    "give a column one kind of value"
+                )
+    return None
+
+
+def _kind(value: Any) -> str | None:
+    """What a value is, in words; None for a null, which goes with everything."""
+    if value is None:
+        return None
+    kinds = {str: "text", bool: "a truth value", int: "a number", float: "a number", list: "a list"}
+    return kinds.get(type(value), "an object")
+
+
+_EXAMPLE = '{"column": "value"}'
+_LINES = f"every line is an object of its own, such as {_EXAMPLE}"
+
+
+def _not_json(path: Path, error: ValueError, line: int) -> DataError:
+    reason = f"{error.msg.removesuffix(' at')} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
+    return DataError(f"{path}, line {line}: not JSON ({reason}); mend the line" + (f": {_LINES}" if path.suffix == ".jsonl" else ""))
+
+
+def _is_list(text: str) -> bool:
+    return text.lstrip().startswith("[")
+
+
+def _lines(text: str) -> Iterator[tuple[int, str]]:
+    """Lines that hold something, with their numbers from 1."""
+    return ((number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip())
+
+
+def _parsed(text: str) -> Any | ValueError:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        return error
+    except RecursionError:
+        return ValueError("nested too deeply")

@@ -1,0 +1,78 @@
+"""Broken JSON: the line, counted from 1 as an editor counts, and what to do about it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dora_cli.data import load_examples, read_file
+from dora_cli.errors import DataError
+from dora_cli.tasks import get_task
+
+GOOD = '{"sentence": "a", "label": 1}\n'
+
+
+def message(path: Path, text: str | bytes) -> str:
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(DataError) as caught:
+        load_examples(get_task("glue/sst2"), "files", "train", path=path.parent)
+    assert str(caught.value).startswith(str(path))
+    return str(caught.value)[len(str(path)) :]
+
+
+@pytest.mark.parametrize("before", [GOOD * 2, GOOD + "\n", "\n\n"])
+@pytest.mark.parametrize("name", ["train.jsonl", "train.json"])
+def test_a_broken_line_and_a_bad_value_count_alike(name: str, before: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    if before.strip() or name == "train.jsonl":
+        assert message(path, f'{before}{{"sentence": \n{GOOD}').startswith(
+            ", line 3: not JSON (Expecting value at column 14); mend the line"
+        )
+    assert message(path, f'{before}{{"sentence": "b", "label": 7}}\n{GOOD}').startswith(", line 3: label 7 is not one of")
+    assert message(path, f'{before}{{"sentence": null, "label": 1}}\n{GOOD}').startswith(", line 3: column 'sentence' is null; fill it in")
+
+
+def test_rows_of_a_list_are_counted_as_rows(tmp_path: Path) -> None:
+    path = tmp_path / "train.json"
+    # Two lines that hold something and two rows, but no line is a row.
+    assert message(path, '[{"sentence": "a", "label": 1}, {"sentence": "b",\n "label": 7}]').startswith(", row 2: label 7")
+    assert message(path, '[{"sentence": "a", "label": 1},\n {"sentence": "b" "label": 7}]').startswith(", line 2: not JSON (Expecting ','")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (GOOD + "5\n", ', line 2: 5 is no object, such as {"column": "value"}; mend the line'),
+        (
+            GOOD + '{"sentence": "b\n',
+            ", line 2: not JSON (Unterminated string starting at column 14); mend the line: every line is an object",
+        ),
+        ("\n \n", ": holds blank lines alone; write the examples into it"),
+    ],
+)
+def test_other_faults(text: str, says: str, tmp_path: Path) -> None:
+    assert message(tmp_path / "train.jsonl", text).startswith(says)
+
+
+def test_values_of_two_kinds_name_both_places(tmp_path: Path) -> None:
+    from dora_cli.data.json_lines import json_fault
+
+    path = tmp_path / "own.jsonl"
+    path.write_text('{"sentence": null}\n{"sentence": "a"}\n\n{"sentence": 3}\n')
+    fault = f"{path}, line 4: column 'sentence' holds a number, but text in line 2; give a column one kind of value"
+    assert str(json_fault(path)) == fault
+    # Whether the reader takes such a column is its own affair; a number is no text either way, and its place is told.
+    with pytest.raises(DataError, match=r"own\.jsonl, line 4: column 'sentence' "):
+        read_file(get_task("glue/sst2"), path, None)
+    path.write_text('{"sentence": "a"}\n{"sentence": "b"}\n')
+    assert json_fault(path) is None
+    path.unlink()
+    assert str(json_fault(path)) == f"{path}: cannot be read: No such file or directory; check that you may read it"
+
+
+def test_json_that_is_not_utf8(tmp_path: Path) -> None:
+    assert (
+        message(tmp_path / "train.jsonl", GOOD.encode() + b'{"sentence": "\xe9", "label": 1}\n')
+        == ", line 2: not UTF-8; convert the file to UTF-8"
+    )
