@@ -47,7 +47,7 @@ class DoraCallback(TrainerCallback):
         if state.max_steps != method.schedule.total_steps:
             planned = method.schedule.total_steps
             raise BudgetError(
-                f"the method was attached for total_steps={planned}, but the Trainer will make {plural(state.max_steps, 'optimiser step')}; "
+                f"the method was attached for total_steps={planned}, but the Trainer makes {plural(state.max_steps, 'optimiser step')}; "
                 f"attach with total_steps={state.max_steps}, or set max_steps={planned} in TrainingArguments"
             )
         if state.global_step != method.last_step:
