@@ -130,7 +130,7 @@ def test_the_trainers_own_optimiser_and_epochs_work_too(tmp_path: Path) -> None:
 def test_another_number_of_steps_is_an_error_that_names_both(tmp_path: Path) -> None:
     model = bert()
     trainer = make(tmp_path, model, attach(model, **SETTINGS), max_steps=T + 5)
-    with pytest.raises(BudgetError, match=rf"total_steps={T}, but the Trainer will make {T + 5} optimiser steps"):
+    with pytest.raises(BudgetError, match=rf"total_steps={T}, but the Trainer makes {T + 5} optimiser steps"):
         trainer.train()
 
 

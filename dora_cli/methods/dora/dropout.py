@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 _BITS_CPU = 16
+_AT_ONCE = 4 * 2**15  # inputs; their 256 KiB of random bits stay in the cache, and their memory is used again
 HASH_BITS = 32
 
 # A multiply, shift and xor hash of 32-bit counters, keyed before its first and second of three rounds.
@@ -30,11 +31,12 @@ def draw_mask(shape: torch.Size, probability: float) -> tuple[torch.Tensor, floa
     """
     bits = np.random.SFC64(int(torch.randint(2**63 - 1, ())))
     threshold = cut(probability, _BITS_CPU)
-    count = shape.numel()
-    words = bits.random_raw(-(-count // 4))
-    values = torch.from_numpy(words.view(np.int16)[:count])
-    kept = torch.ge(values, threshold - 2 ** (_BITS_CPU - 1), out=torch.empty(count, dtype=torch.uint8))
-    return kept.view(shape), scale(threshold, _BITS_CPU)
+    below = np.int16(threshold - 2 ** (_BITS_CPU - 1))
+    kept = np.empty(shape.numel(), dtype=np.bool_)
+    for start in range(0, len(kept), _AT_ONCE):
+        part = kept[start : start + _AT_ONCE]
+        np.greater_equal(bits.random_raw(-(-len(part) // 4)).view(np.int16)[: len(part)], below, out=part)
+    return torch.from_numpy(kept.view(np.uint8)).view(shape), scale(threshold, _BITS_CPU)
 
 
 class ModelDropouts:
