@@ -78,8 +78,9 @@ def export(
     with no_collection():
         from dora_cli.export.saved import describe, export_saved
     from dora_cli.reports.progress import make_listener
-    from dora_cli.reports.units import plural, size
+    from dora_cli.reports.units import size
     from dora_cli.training.processes import is_main
+    from dora_cli.wording import plural
 
     done = export_saved(
         checkpoint,

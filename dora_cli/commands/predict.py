@@ -64,7 +64,7 @@ def predict(
     with no_collection():
         from dora_cli.evaluation.prediction import write_predictions
     from dora_cli.reports.progress import make_listener
-    from dora_cli.reports.units import plural
+    from dora_cli.wording import plural
 
     for written in write_predictions(checkpoint, output, split=split, file=file, overrides=set_ or [], listener=make_listener()):
         typer.echo(f"{plural(written.predictions, 'prediction')} written to {written.path}")

@@ -43,7 +43,7 @@ def score(
 
     from dora_cli.evaluation.e2e.files import read_pairs
     from dora_cli.evaluation.e2e.score import score_e2e
-    from dora_cli.reports.units import plural
+    from dora_cli.wording import plural
 
     outputs, wanted = read_pairs(predictions, references)
     scores = score_e2e(outputs, wanted)

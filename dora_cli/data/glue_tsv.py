@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 from dora_cli.data.examples import Examples
 from dora_cli.data.official import find_official
 from dora_cli.data.tables import CANNOT_READ, no_examples
-from dora_cli.data.values import counted, label_ids, not_utf8, parse_labels, quoted
+from dora_cli.data.values import label_ids, not_utf8, parse_labels, quoted
 from dora_cli.errors import DataError
+from dora_cli.wording import plural
 
 if TYPE_CHECKING:
     from dora_cli.tasks import ClassificationTask
@@ -85,8 +86,8 @@ def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def _wrong_fields(path: Path, number: int, fields: list[str], names: tuple[str, ...], tolerated: int) -> str:
-    also = f" (and {counted(tolerated, 'row')} before it, more than the official file has)" if tolerated else ""
+    also = f" (and {plural(tolerated, 'row')} before it, more than the official file has)" if tolerated else ""
     return (
-        f"{path}, line {number}: {counted(len(fields), 'field')}{also}, expected {len(names)} ({', '.join(names)}), "
+        f"{path}, line {number}: {plural(len(fields), 'field')}{also}, expected {len(names)} ({', '.join(names)}), "
         "separated by tabs, without quoting; mend or remove the line"
     )

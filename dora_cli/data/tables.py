@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dora_cli.data.values import Where, counted, not_utf8, quoted
+from dora_cli.data.values import Where, not_utf8, quoted
 from dora_cli.errors import DataError
+from dora_cli.wording import plural
 
 CANNOT_READ = "check that you may read it"
 """What to do about a file that the system does not hand out."""
@@ -75,7 +76,7 @@ def read_delimited(path: Path) -> Table:
                 if fields and len(fields) != len(header):
                     rule = "a text with a comma or a quote stands in quotes" if quoting else "a tsv is not quoted"
                     raise DataError(
-                        f"{path}, line {start}: {counted(len(fields), 'field')}, expected {len(header)} ({', '.join(header)}); "
+                        f"{path}, line {start}: {plural(len(fields), 'field')}, expected {len(header)} ({', '.join(header)}); "
                         f"mend the line ({rule})"
                     )
                 if fields:

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 _CHUNK = 4096
 _COMPARED = 8
+"""Texts for which the library's ids are held against those of the tokenizer's own call."""
 _CALLED = ("__call__", "_call_one", "_encode_plus", "_batch_encode_plus", "_convert_encoding", "set_truncation_and_padding")
+"""What transformers calls on the way from texts to ids, in its versions 4 and 5."""
 
 
 def tokenise(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dora_cli.errors import DataError
+from dora_cli.wording import plural
 
 if TYPE_CHECKING:
     from dora_cli.tasks import ClassificationTask
@@ -19,11 +20,6 @@ Where = Callable[[int], str]
 def quoted(names: Sequence[str]) -> str:
     """Names for a message: ``'a', 'b'``."""
     return ", ".join(repr(name) for name in names) if names else "none"
-
-
-def counted(count: int, word: str) -> str:
-    """A number of things for a message: ``1 field``, ``2 fields``."""
-    return f"{count:,} {word}" + ("" if count == 1 else "s")
 
 
 def label_ids(task: ClassificationTask, written: Sequence[str] | None) -> Mapping[str, int] | None:
@@ -44,7 +40,7 @@ def label_ids(task: ClassificationTask, written: Sequence[str] | None) -> Mappin
         return {key: index for index, name in enumerate(task.label_names) for key in (name, str(index))}
     if len(written) != task.num_labels or len(set(written)) != len(written):
         raise DataError(
-            f"data.labels: {quoted(written)} hold {counted(len(set(written)), 'different value')}, but {task.name} has "
+            f"data.labels: {quoted(written)} hold {plural(len(set(written)), 'different value')}, but {task.name} has "
             f"{task.num_labels} labels; give the values that stand in the file for {', '.join(task.label_names)}, in this order"
         )
     return {value: index for index, value in enumerate(written)}

@@ -10,9 +10,9 @@ from typing import Any
 
 from dora_cli.errors import OutputError
 from dora_cli.reports.records import write_jsonl, write_text
-from dora_cli.reports.units import plural
 from dora_cli.tasks import ClassificationTask, Task
 from dora_cli.training.output import check_output_file
+from dora_cli.wording import plural
 
 FORMS = "a .jsonl file (texts, prediction, probabilities), a .tsv file as the benchmark takes it, or a folder for the benchmark's files"
 

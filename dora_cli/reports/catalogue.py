@@ -10,7 +10,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from dora_cli.reports.units import plural, size
+from dora_cli.reports.units import size
+from dora_cli.wording import plural
 
 
 def print_tasks(console: Console, tasks: Sequence[Mapping[str, Any]]) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from dora_cli.reports.units import plural, size
+from dora_cli.reports.units import size
+from dora_cli.wording import plural
 
 _GOOD, _WARN, _BAD = "green", "yellow", "bold red"
 _HUB = {"reachable": _GOOD, "unreachable": _WARN, "offline": "", "unknown": _WARN}

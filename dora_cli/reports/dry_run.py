@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from rich.console import Console
 from rich.text import Text
 
-from dora_cli.reports.units import plural
+from dora_cli.wording import plural
 
 
 class DryRunLike(Protocol):

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from dora_cli.reports import palette
 from dora_cli.reports.curves import BudgetCurve, Phase
-from dora_cli.reports.units import plural
+from dora_cli.wording import plural
 
 HEIGHT = 10
 WIDEST = 100

@@ -22,7 +22,8 @@ from dora_cli.reports.live.view import LiveView
 from dora_cli.reports.ranks import grid_rows, render
 from dora_cli.reports.stderr import LastingStderr
 from dora_cli.reports.summary import print_run
-from dora_cli.reports.units import duration, number, plural, size, speed
+from dora_cli.reports.units import duration, number, size, speed
+from dora_cli.wording import plural
 
 if TYPE_CHECKING:  # training imports reports, not the other way round
     from dora_cli.training.listener import EvalLog, Listener, RunStart, StepLog

@@ -20,7 +20,7 @@ from dora_cli.reports.grid import GROUPS, Cell, Legend, RankGrid, formatter, sec
 from dora_cli.reports.layout import RanksRecord
 from dora_cli.reports.records import validate_ranks
 from dora_cli.reports.shares import groups
-from dora_cli.reports.units import plural
+from dora_cli.wording import plural
 
 
 def ranks_table(record: Mapping[str, Any], *, grid: bool = True) -> list[RenderableType]:

@@ -12,7 +12,7 @@ from dora_cli.errors import CheckpointError
 from dora_cli.reports.curves import read_log
 from dora_cli.reports.ranks import mean_ranks
 from dora_cli.reports.records import RunRecords, parse_json, read_text, to_json, validate_ranks
-from dora_cli.reports.units import plural
+from dora_cli.wording import plural
 
 
 @dataclass(frozen=True)

@@ -46,8 +46,3 @@ def speed(value: float | None) -> str:
     if value >= 99.95:
         return f"{value:.0f}"
     return f"{value:.1f}" if value >= 9.995 else f"{value:.2f}"
-
-
-def plural(count: int, word: str) -> str:
-    """``1 run``, ``2 runs``, ``1,024 components``."""
-    return f"{count:,} {word}" + ("" if count == 1 or word.endswith("s") else "s")

@@ -13,7 +13,6 @@ from torch import nn
 
 from dora_cli.models import ModelUnreachableError, Projection, find_projections, head_parameters
 from dora_cli.recipe import Recipe
-from dora_cli.reports.units import plural
 from dora_cli.tasks import Task
 from dora_cli.training.build import base_from_config, make_method, note_on_code, note_on_rank, targets_of
 from dora_cli.training.capture import check_capture, choose_capture
@@ -21,6 +20,7 @@ from dora_cli.training.devices import resolve_device, resolve_precision
 from dora_cli.training.length import RunLength
 from dora_cli.training.resolve import resolve
 from dora_cli.training.run import load_split
+from dora_cli.wording import plural
 
 _ANY_SHAPE = (2, 2)  # when phases begin and end does not depend on shapes
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from dora_cli.data import steps_per_epoch
 from dora_cli.errors import BudgetError
 from dora_cli.recipe import Recipe
-from dora_cli.reports.units import plural
+from dora_cli.wording import plural
 
 
 @dataclass(frozen=True)

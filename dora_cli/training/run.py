@@ -18,7 +18,6 @@ from dora_cli.methods import Method
 from dora_cli.methods.base import Schedule
 from dora_cli.recipe import Recipe, dump_recipe
 from dora_cli.reports.records import LogFile, RunRecords, read_json, write_json, write_jsonl, write_text
-from dora_cli.reports.units import plural
 from dora_cli.tasks import Task
 from dora_cli.training.build import adapt, load_base, make_method, note_on_code, note_on_kernels, note_on_rank
 from dora_cli.training.capture import check_capture, choose_capture
@@ -48,6 +47,7 @@ from dora_cli.training.resume import (
 from dora_cli.training.seeds import seed_everything, set_deterministic
 from dora_cli.training.signals import StoppedNow, StopSignals
 from dora_cli.training.trackers import Trackers, check_trackers, start_trackers
+from dora_cli.wording import plural
 
 
 @dataclass(frozen=True)

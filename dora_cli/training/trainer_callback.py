@@ -12,8 +12,8 @@ from transformers import TrainerCallback
 from dora_cli.errors import BudgetError, DeviceError, ModelError, RecipeError
 from dora_cli.methods import Dora
 from dora_cli.methods.base import StepReport
-from dora_cli.reports.units import plural
 from dora_cli.training.own_loop import shrink
+from dora_cli.wording import plural
 
 
 class DoraCallback(TrainerCallback):

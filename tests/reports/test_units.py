@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from dora_cli.reports.units import duration, number, plural, size, speed
+from dora_cli.reports.units import duration, number, size, speed
+from dora_cli.wording import plural
 
 
 @pytest.mark.parametrize(

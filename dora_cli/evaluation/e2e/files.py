@@ -9,7 +9,7 @@ from typing import Any
 
 from dora_cli.data.values import not_utf8
 from dora_cli.errors import DataError
-from dora_cli.reports.units import plural
+from dora_cli.wording import plural
 
 
 def read_pairs(predictions: Path, references: Path | None) -> tuple[list[str], list[list[str]]]:

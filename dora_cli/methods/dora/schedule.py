@@ -22,6 +22,7 @@ from math import ceil, floor, isfinite
 from typing import Any, Literal
 
 from dora_cli.errors import BudgetError
+from dora_cli.wording import plural
 
 Curve = Literal["published", "adalora"]
 
@@ -88,8 +89,8 @@ class DoraSchedule:
             pruning = 1 - warmup - final
             if floor(pruning * total_steps) < 1:
                 problems.append(
-                    f"the run has {_counted(total_steps, 'optimiser step')}, of which pruning gets "
-                    f"floor({float(pruning):g} x {total_steps}) = 0; it needs at least {_counted(ceil(1 / pruning), 'step')}: "
+                    f"the run has {plural(total_steps, 'optimiser step')}, of which pruning gets "
+                    f"floor({float(pruning):g} x {total_steps}) = 0; it needs at least {plural(ceil(1 / pruning), 'step')}: "
                     "raise train.epochs or train.max_steps, lower train.batch_size, or lower the fractions"
                 )
         if problems:
@@ -187,7 +188,3 @@ class DoraSchedule:
             "start_components": self.start_components,
             "final_components": self.final_components,
         }
-
-
-def _counted(count: int, word: str) -> str:
-    return f"{count} {word}" + ("" if count == 1 else "s")

@@ -10,7 +10,7 @@ from dora_cli.reports.html.chart import Line, chart
 from dora_cli.reports.html.elements import Markup
 from dora_cli.reports.html.groups import Group, Run
 from dora_cli.reports.summary import spread
-from dora_cli.reports.units import plural
+from dora_cli.wording import plural
 
 METRICS = 6
 """Charts of metrics a group gets at most, the one that selects first; the table of epochs has all."""

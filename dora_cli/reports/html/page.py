@@ -27,7 +27,8 @@ from dora_cli.reports.html.tables import (
     sizes_table,
 )
 from dora_cli.reports.records import write_text
-from dora_cli.reports.units import duration, plural
+from dora_cli.reports.units import duration
+from dora_cli.wording import plural
 
 SUFFIXES = (".html", ".htm")
 OPEN_ROWS = 12

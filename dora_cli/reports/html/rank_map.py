@@ -11,7 +11,7 @@ from dora_cli.reports.curves import RankMap, Scores, cells, rank_maps, scores
 from dora_cli.reports.grid import GROUPS, Cell, formatter
 from dora_cli.reports.html.elements import Markup, table, tag
 from dora_cli.reports.shares import groups
-from dora_cli.reports.units import plural
+from dora_cli.wording import plural
 
 LEVELS = 6
 

@@ -16,7 +16,8 @@ from dora_cli.reports.curves import RankMap, rank_maps
 from dora_cli.reports.live.marks import BOLD, DIM, PLAIN, Glyphs, Line, bar, cut, length, trend
 from dora_cli.reports.live.rank_map import rank_lines
 from dora_cli.reports.live.state import RunState
-from dora_cli.reports.units import duration, number, plural, size, speed
+from dora_cli.reports.units import duration, number, size, speed
+from dora_cli.wording import plural
 
 LABEL = 7
 MIN_BAR, MAX_BAR = 10, 100

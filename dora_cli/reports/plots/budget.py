@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from dora_cli.reports import palette
 from dora_cli.reports.curves import BudgetCurve
 from dora_cli.reports.plots import canvas
-from dora_cli.reports.units import plural
+from dora_cli.wording import plural
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

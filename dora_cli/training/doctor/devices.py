@@ -6,7 +6,7 @@ import os
 import warnings
 from typing import Any
 
-from dora_cli.reports.units import plural
+from dora_cli.wording import plural
 
 
 def look_at_devices() -> list[dict[str, Any]]:

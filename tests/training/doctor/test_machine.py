@@ -10,11 +10,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from dora_cli.reports.units import plural
 from dora_cli.training.doctor import caches, devices
 from dora_cli.training.doctor.caches import look_at_caches
 from dora_cli.training.doctor.devices import look_at_devices
 from dora_cli.training.doctor.java import look_for_java
+from dora_cli.wording import plural
 
 
 def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
