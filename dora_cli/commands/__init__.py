@@ -49,7 +49,9 @@ class _Group(TyperGroup):
         except OSError as error:  # a full disk, a file that was taken away: whatever no room foresaw, it is the user's to mend
             if ctx.params.get("debug") or error.errno == errno.EPIPE:  # whoever reads our output may stop reading: typer ends quietly
                 raise
-            what = str(error) if error.filename is not None else f"output cannot be written: {error.strerror or error}"
+            # stdout and stderr have no name, and these are what they fail by; a connection may fail without a name too
+            output = error.filename is None and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+            what = f"output cannot be written: {error.strerror}" if output else str(error)
             print(f"dora: error: {what}; dora --debug {ctx.invoked_subcommand} ... shows where", file=sys.stderr)
             raise typer.Exit(DoraError.exit_code) from None
         except KeyboardInterrupt:

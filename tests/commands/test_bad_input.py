@@ -5,6 +5,7 @@ What every refusal has in common (exit code 2, one message on stderr, no traceba
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -229,3 +230,28 @@ def test_debug_shows_the_traceback(recipe: Path) -> None:
     assert done.code == 2
     assert done.err.startswith("Traceback (most recent call last):")
     assert "there is no such recipe file" in done.err.splitlines()[-1]
+
+
+def test_a_choice_that_is_none_is_said_in_our_words(recipe: Path) -> None:
+    done = dora("ranks", "--by", "colour")
+    assert done.code == 2
+    assert "'colour' is not one of" in " ".join(done.err.replace("│", " ").split())
+    assert "Value error" not in done.err
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "output cannot be written: No space left on device;"),
+        (OSError(errno.ENOSPC, "No space left on device", "x.json"), "[Errno 28] No space left on device: 'x.json';"),
+        (ConnectionError("no route to the hub"), "no route to the hub;"),
+    ],
+)
+def test_an_error_of_the_system_says_what_failed(recipe: Path, monkeypatch: pytest.MonkeyPatch, error: OSError, said: str) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("dora_cli.recipe.load_recipe", fail)
+    done = dora("train", recipe)
+    assert done.code == 2
+    assert done.err.startswith(f"dora: error: {said}")
