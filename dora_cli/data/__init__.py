@@ -8,6 +8,7 @@ from dora_cli.data.layout import PairLayout, pair_layout
 from dora_cli.data.load import load_examples
 from dora_cli.data.pairs import EncodedPairs, EncodedSources, encode_pairs, encode_sources
 from dora_cli.data.references import ReferenceGroups, group_references
+from dora_cli.data.transfer import to_device
 
 __all__ = [
     "EncodedPairs",
@@ -26,4 +27,5 @@ __all__ = [
     "plan_epoch",
     "read_file",
     "steps_per_epoch",
+    "to_device",
 ]

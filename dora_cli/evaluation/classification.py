@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from dora_cli.data import EncodedSplit
+from dora_cli.data import EncodedSplit, to_device
 from dora_cli.evaluation.base import Finished, Metrics, Progress, silent
 from dora_cli.evaluation.batches import batches_by_length, in_order
 from dora_cli.evaluation.metrics import compute_metrics
@@ -40,9 +40,8 @@ def compute_logits(
     found: list[torch.Tensor] = []
     with torch.no_grad():
         for done, indices in enumerate(mine):
-            batch = {
-                key: value.to(accelerator.device, non_blocking=True) for key, value in split.collate(indices).items() if key != "labels"
-            }
+            batch = to_device(split.collate(indices), accelerator.device)
+            batch.pop("labels", None)
             with accelerator.autocast():
                 logits = model(**batch).logits
             found.append(logits.float())

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from dora_cli.data import EncodedSources, PairLayout
+from dora_cli.data import EncodedSources, PairLayout, to_device
 from dora_cli.errors import DataError
 from dora_cli.evaluation.batches import batches_by_length, in_order
 from dora_cli.evaluation.no_repeat import NoRepeatNgram
@@ -95,7 +95,7 @@ def decode(
     # No inference mode: tensors that a module keeps from it (rotary frequencies) could never be trained through again.
     with torch.no_grad(), _own_settings_unheard(model):
         for done, indices in enumerate(mine):
-            batch = {key: value.to(accelerator.device, non_blocking=True) for key, value in sources.collate(indices).items()}
+            batch = to_device(sources.collate(indices), accelerator.device)
             with accelerator.autocast():
                 generated = _generate(model, batch, config, settings, layout)
             texts += _texts(generated, tokenizer, layout.stops)

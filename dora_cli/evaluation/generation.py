@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from dora_cli.data import EncodedPairs, EncodedSources, PairLayout, ReferenceGroups
+from dora_cli.data import EncodedPairs, EncodedSources, PairLayout, ReferenceGroups, to_device
 from dora_cli.evaluation.base import Finished, Metrics, Progress, silent
 from dora_cli.evaluation.batches import batches_by_length, in_order
 from dora_cli.evaluation.decoding import Decoding, decode
@@ -45,7 +45,7 @@ def target_loss(
     found: list[torch.Tensor] = []
     with torch.no_grad():
         for done, indices in enumerate(mine):
-            batch = {key: value.to(accelerator.device, non_blocking=True) for key, value in split.collate(indices).items()}
+            batch = to_device(split.collate(indices), accelerator.device)
             labels = batch.pop("labels")
             with accelerator.autocast():
                 logits = model(**batch).logits

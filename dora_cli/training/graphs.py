@@ -57,8 +57,8 @@ class Graphs:
                 return
             found = self._graphs[key] = self._capture(work, inputs)
         graph, static = found
-        for name, tensor in inputs.items():
-            static[name].copy_(tensor)
+        if inputs:
+            torch._foreach_copy_([static[name] for name in inputs], list(inputs.values()))
         graph.replay()
 
     def _capture(self, work: Callable[[Inputs], None], inputs: Inputs) -> tuple[torch.cuda.CUDAGraph, dict[str, torch.Tensor]]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dora_cli.data import EncodedPairs, EncodedSplit, Group, plan_epoch
+from dora_cli.data import EncodedPairs, EncodedSplit, Group, plan_epoch, to_device
 from dora_cli.errors import CheckpointError, OutputError
 from dora_cli.evaluation.base import Evaluator
 from dora_cli.methods.base import StepReport
@@ -202,7 +202,7 @@ class Loop:
         )
 
     def _step(self, step: int, epoch: int, group: Group) -> None:
-        batches = [self._to_device(self.train.collate(indices)) for indices in group.micro_batches]
+        batches = [to_device(self.train.collate(indices), self.accelerator.device) for indices in group.micro_batches]
         report = self.step_function(step, batches, group.units, event=step == self._next_event)
         self.outcome.examples += group.examples
         if report.event:
@@ -213,12 +213,6 @@ class Loop:
         self.listener.tick(step, report.phase, report.budget)
         if step % self.recipe.train.log_every == 0 or step == self.length.total_steps:
             self._log_step(step, epoch, report)
-
-    def _to_device(self, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        device = self.accelerator.device
-        if device.type == "cuda":
-            return {key: value.pin_memory().to(device, non_blocking=True) for key, value in batch.items()}
-        return dict(batch)
 
     def _log_step(self, step: int, epoch: int, report: StepReport) -> None:
         reading = self.step_function.read(step)
