@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from dora_cli.errors import DeviceError, ProjectionError
+from dora_cli.libraries import leave_out_torchvision
 from dora_cli.models import max_positions
 from dora_cli.training.devices import make_accelerator, resolve_device
 from dora_cli.training.optimizer import make_optimizer, make_scheduler
@@ -25,13 +26,14 @@ from dora_cli.training.own_loop import attach
 from dora_cli.training.step import TrainingStep
 
 STEPS = 4
-"""Two run eagerly, one is captured, and one is the graph's alone."""
+"""One runs eagerly, one is captured, and two are the graph's alone."""
 BATCH, LENGTH = 4, 16
 
 _LAYERS = re.compile(r"(n|num)_((hidden|encoder|decoder)_)?layers?|(encoder|decoder)_layers")
 
 
 def main() -> int:
+    leave_out_torchvision()
     question = json.load(sys.stdin)
     try:
         device = resolve_device(question["device"])
