@@ -6,9 +6,10 @@ import sys
 
 
 def leave_out_torchvision() -> None:
-    """Makes torchvision absent for this process, unless it is loaded already.
+    """Makes torchvision absent for this process; for programs only: in a user's own process it is the user's.
 
     Transformers loads it with every model where it is installed, and one built for another PyTorch, a frequent mishap, fails by that. Here
-    are only texts. Programs only: in a user's own process it is the user's.
+    are only texts. Transformers looks for it once: where it is loaded already, nothing is changed.
     """
-    sys.modules.setdefault("torchvision", None)  # type: ignore[arg-type]  # by the import system's rules: not to be found
+    if "transformers" not in sys.modules:
+        sys.modules.setdefault("torchvision", None)  # type: ignore[arg-type]  # by the import system's rules: not to be found

@@ -2,38 +2,27 @@
 
 Reads a `dora_cli.training.capture.Question` with a `device` from stdin, as JSON. Prints one line of JSON, ``{"captured": true}`` or
 ``{"captured": false, "reason": "..."}``, and exits with 0 if the answer holds for good, with 1 if it is the machine's at the moment. The
-process is lost after a capture that failed; that is why it is one of its own.
+process is lost after a capture that failed; that is why it is one of its own. On a CPU, which has no graphs, the steps alone are tried.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import sys
-from collections.abc import Mapping
 from typing import Any
 
-import torch
-from torch import nn
-
-from dora_cli.errors import DeviceError, ProjectionError
+from dora_cli.errors import DeviceError
 from dora_cli.libraries import leave_out_torchvision
-from dora_cli.models import max_positions
-from dora_cli.training.devices import make_accelerator, resolve_device
-from dora_cli.training.optimizer import make_optimizer, make_scheduler
-from dora_cli.training.own_loop import attach
-from dora_cli.training.step import TrainingStep
-
-STEPS = 4
-"""One runs eagerly, one is captured, and two are the graph's alone."""
-BATCH, LENGTH = 4, 16
-
-_LAYERS = re.compile(r"(n|num)_((hidden|encoder|decoder)_)?layers?|(encoder|decoder)_layers")
 
 
 def main() -> int:
-    leave_out_torchvision()
+    leave_out_torchvision()  # before the trial loads transformers, which looks for it once
+    import torch
+
+    from dora_cli.training.capture_trial import try_steps
+    from dora_cli.training.devices import resolve_device
+
     question = json.load(sys.stdin)
     try:
         device = resolve_device(question["device"])
@@ -41,7 +30,7 @@ def main() -> int:
     except (DeviceError, RuntimeError) as error:
         return _say(1, error)
     try:
-        try_steps(question, device, cuda_graph=True)
+        try_steps(question, device, cuda_graph=device.type == "cuda")
     except torch.OutOfMemoryError as error:
         return _say(1, error)
     except Exception as error:
@@ -62,81 +51,6 @@ def _say(code: int, error: BaseException | None = None) -> int:
         answer["reason"] = (next((line.strip() for line in str(error).splitlines() if line.strip()), "") or type(error).__name__)[:200]
     print(json.dumps(answer), flush=True)
     return code
-
-
-def try_steps(question: Mapping[str, Any], device: torch.device, *, cuda_graph: bool) -> None:
-    """Makes such a model with random weights, adapts it and trains it for `STEPS` steps; raises whatever happens."""
-    model = build(question).to(device)
-    batch = make_batch(model, question["model_class"], device)
-    try:
-        method = attach(model, rank=2, total_steps=100, warn_after=None)
-    except ProjectionError:  # experts are not adapted
-        method = attach(model, rank=2, total_steps=100, warn_after=None, targets=("attention",))
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = make_optimizer(trainable, learning_rate=1e-3, weight_decay=0.01, betas=(0.9, 0.999), eps=1e-8)
-    step = TrainingStep(
-        model=model.train(),
-        method=method,
-        loss=lambda logits, labels: logits.float().square().flatten(1).mean(1),
-        optimizer=optimizer,
-        scheduler=make_scheduler(optimizer, warmup_steps=0, total_steps=100),
-        accelerator=make_accelerator(device, question["precision"]),
-        max_grad_norm=1.0,
-        cuda_graph=cuda_graph,
-    )
-    for number in range(1, STEPS + 1):
-        step(number, [batch], BATCH, event=False)
-    step.read(STEPS)
-
-
-def build(question: Mapping[str, Any]) -> Any:
-    """The model with two layers, all of them where it cannot have two. Widths stay: which kernels run depends on them."""
-    import transformers
-
-    model_class = getattr(transformers, question["model_class"])
-
-    def made(plain: dict[str, Any]) -> nn.Module:
-        config = model_class.config_class.from_dict(plain)
-        config._attn_implementation = question["attention"]
-        config.use_cache = False
-        if config.pad_token_id is None:
-            config.pad_token_id = 0
-        model: nn.Module = model_class(config)
-        return model
-
-    try:
-        return made(with_two_layers(question["config"]))
-    except Exception:
-        return made(question["config"])
-
-
-def with_two_layers(config: Mapping[str, Any]) -> dict[str, Any]:
-    """`config`, and those nested in it, with two layers at most; lists with an entry per layer are cut alike."""
-    counts = {value for key, value in config.items() if _LAYERS.fullmatch(key) and isinstance(value, int) and value > 2}
-
-    def cut(key: str, value: Any) -> Any:
-        if isinstance(value, dict):
-            return with_two_layers(value)
-        if isinstance(value, list):
-            return value[:2] if len(value) in counts and not any(isinstance(item, float) for item in value) else value
-        return 2 if _LAYERS.fullmatch(key) and value in counts else value
-
-    return {key: cut(key, value) for key, value in config.items()}
-
-
-def make_batch(model: Any, model_class: str, device: torch.device) -> dict[str, torch.Tensor]:
-    """Random tokens, the last texts shorter than the first; what the product's own batches hold."""
-    length = min(LENGTH, max_positions(model) or LENGTH)
-    rows = int(model.get_input_embeddings().weight.shape[0])
-    tokens = torch.randint(min(3, rows - 1), rows, (BATCH, length))
-    mask = (torch.arange(length) < length - torch.arange(BATCH)[:, None] * (length // 8)).long()
-    pad = int(model.config.pad_token_id)
-    batch = {"input_ids": tokens.where(mask.bool(), pad), "attention_mask": mask, "labels": torch.zeros(BATCH, dtype=torch.long)}
-    if model_class.endswith("ForSequenceClassification") and getattr(model.config, "type_vocab_size", 0) > 1:
-        batch["token_type_ids"] = torch.zeros_like(tokens)
-    if getattr(model.config, "is_encoder_decoder", False):
-        batch["decoder_input_ids"] = tokens
-    return {name: tensor.to(device) for name, tensor in batch.items()}
 
 
 if __name__ == "__main__":

@@ -2,19 +2,39 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from transformers import BertConfig, BertForSequenceClassification
 
-from tests.commands.conftest import CONFIGS, process
+from dora_cli.training import capture
+from dora_cli.training.capture import Question
+from tests.commands.conftest import CONFIGS, ROOT, environment, process
 
 
-def test_a_broken_torchvision_stops_nothing(tmp_path: Path) -> None:
-    """As one built for another PyTorch is. Transformers would load it with the model, where Pillow is installed too."""
+@pytest.fixture
+def broken(tmp_path: Path) -> str:
+    """A PYTHONPATH with a torchvision built for another PyTorch. Transformers would load it with every model, where Pillow is there too."""
     pytest.importorskip("PIL")
     package = tmp_path / "site" / "torchvision"
     package.mkdir(parents=True)
     package.joinpath("__init__.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')\n")
-    path = f"{tmp_path / 'site'}:{Path(__file__).parents[2]}"
-    done = process("train", CONFIGS / "demo" / "sst2.yaml", "--dry-run", cwd=tmp_path, PYTHONPATH=path)
+    return os.pathsep.join([str(tmp_path / "site"), str(ROOT)])
+
+
+def test_a_broken_torchvision_stops_nothing(tmp_path: Path, broken: str) -> None:
+    done = process("train", CONFIGS / "demo" / "sst2.yaml", "--dry-run", cwd=tmp_path, PYTHONPATH=broken)
     assert done.code == 0, done.err
+
+
+def test_nor_a_trial_of_a_model(broken: str) -> None:
+    config = BertConfig(hidden_size=32, num_attention_heads=4, intermediate_size=64, vocab_size=99, num_hidden_layers=1)
+    question = Question.of(BertForSequenceClassification(config), "fp32")
+    told = json.dumps({**asdict(question), "device": "cpu"})
+    done = subprocess.run(capture._COMMAND, input=told, env=environment(PYTHONPATH=broken), capture_output=True, text=True, timeout=120)
+    assert json.loads(done.stdout) == {"captured": True}, done.stdout + done.stderr
+    assert done.returncode == 0

@@ -21,7 +21,7 @@ from dora_cli.errors import DeviceError, RecipeError
 from dora_cli.recipe import dump_recipe, parse_recipe
 from dora_cli.recipe.json_schema import recipe_json_schema
 from dora_cli.training import build as build_module
-from dora_cli.training import capture, capture_probe
+from dora_cli.training import capture, capture_trial
 from dora_cli.training import loop as loop_module
 from dora_cli.training import run as run_module
 from dora_cli.training.capture import Answer, Question, cache_file, choose_capture, known_answer
@@ -307,18 +307,18 @@ def test_small_models_of_every_family_take_eager_steps(name: str) -> None:
     """All of a trial but the graph: build, batch, adapters, steps. What cannot be done here would count as not captured."""
     model = make(name)
     question = json.loads(json.dumps(asdict(Question.of(model, "fp32"))))
-    small = capture_probe.build(question)
+    small = capture_trial.build(question)
     assert type(small) is type(model)
     assert small.config._attn_implementation == model.config._attn_implementation
     if name not in ("AlbertForSequenceClassification", "GPTNeoForCausalLM"):  # shared blocks; a pattern that fits its length alone
         assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in model.parameters())
-    capture_probe.try_steps(question, CPU, cuda_graph=False)
+    capture_trial.try_steps(question, CPU, cuda_graph=False)
 
 
 def test_two_layers() -> None:
     config = {"num_hidden_layers": 12, "layer_types": ["a", "b"] * 6, "factors": [0.5] * 12, "labels": [1, 2, 3], "hidden_size": 12,
               "decoder_layers": 1, "text_config": {"n_layer": 4, "kinds": [0, 1, 2, 3]}}  # fmt: skip
-    assert capture_probe.with_two_layers(config) == {
+    assert capture_trial.with_two_layers(config) == {
         "num_hidden_layers": 2, "layer_types": ["a", "b"], "factors": [0.5] * 12, "labels": [1, 2, 3], "hidden_size": 12,
         "decoder_layers": 1, "text_config": {"n_layer": 2, "kinds": [0, 1]},
     }  # fmt: skip
