@@ -193,3 +193,16 @@ assert "typer" in sys.modules
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("Usage:") == 4
+
+
+def test_a_run_begins_without_the_libraries_of_metrics() -> None:
+    """They are loaded once the first step is done."""
+    code = """
+import sys
+from dora_cli.training.run import train
+loaded = {"datasets", "evaluate", "pandas", "scipy.stats", "sklearn"} & set(sys.modules)
+assert not loaded, loaded
+assert "torch" in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

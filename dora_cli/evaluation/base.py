@@ -42,6 +42,9 @@ class Evaluator(Protocol):
     generates: bool
     """Whether `finish` generates text, and so knows more than `epoch`."""
 
+    def prepare(self) -> None:
+        """Loads the libraries of the metrics, which would otherwise be loaded by the first evaluation."""
+
     def epoch(self, model: nn.Module, method: Method) -> Metrics:
         """The metrics between epochs, as far as the task's `epoch_metrics`."""
 

@@ -7,13 +7,14 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
+from dora_cli.collector import no_collection
 from dora_cli.data import EncodedSplit, to_device
 from dora_cli.evaluation.base import Finished, Metrics, Progress, silent
 from dora_cli.evaluation.batches import batches_by_length, in_order
-from dora_cli.evaluation.metrics import compute_metrics
 from dora_cli.methods import Method
 from dora_cli.tasks import ClassificationTask
 from dora_cli.training.memory import enough_memory, evaluation_advice
@@ -76,6 +77,7 @@ def evaluate(
     progress: Progress = silent,
 ) -> dict[str, float]:
     """The task's metrics over its evaluation splits, combined as the task does (MNLI: the mean of both)."""
+    compute_metrics = _metric_function()
     per_split = {}
     for name, split in splits.items():
         report = partial(progress, name)
@@ -83,6 +85,13 @@ def evaluate(
         assert split.labels is not None, f"split {name} has no labels"
         per_split[name] = compute_metrics(task.metric, predictions, np.asarray(split.labels))
     return task.combine(per_split)
+
+
+def _metric_function() -> Callable[[str, npt.ArrayLike, npt.ArrayLike], dict[str, float]]:
+    """`compute_metrics`, whose libraries take a second to load when they are first needed."""
+    with no_collection():
+        from dora_cli.evaluation.metrics import compute_metrics
+    return compute_metrics
 
 
 class ClassificationEvaluator:
@@ -102,6 +111,9 @@ class ClassificationEvaluator:
         self.splits = splits
         self._batch_size = batch_size
         self._evaluate = partial(evaluate, splits=splits, task=task, batch_size=batch_size, accelerator=accelerator, progress=progress)
+
+    def prepare(self) -> None:
+        _metric_function()
 
     def epoch(self, model: nn.Module, method: Method) -> Metrics:
         with enough_memory(evaluation_advice(self._batch_size)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from dora_cli.collector import no_collection
 from dora_cli.data import EncodedPairs, EncodedSources, PairLayout, ReferenceGroups, to_device
 from dora_cli.evaluation.base import Finished, Metrics, Progress, silent
 from dora_cli.evaluation.batches import batches_by_length, in_order
 from dora_cli.evaluation.decoding import Decoding, decode
-from dora_cli.evaluation.e2e.score import score_e2e
 from dora_cli.methods import Method
 from dora_cli.tasks import GenerationTask
 from dora_cli.training.memory import decoding_advice, enough_memory, evaluation_advice
@@ -24,8 +24,7 @@ from dora_cli.training.memory import decoding_advice, enough_memory, evaluation_
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-SCORERS = {"e2e": score_e2e}
-"""How outputs become metrics, by `GenerationTask.score`."""
+    from dora_cli.evaluation.e2e.score import E2EScores
 
 
 def target_loss(
@@ -54,6 +53,13 @@ def target_loss(
     model.train(training)
     losses = in_order(mine, torch.cat(found).double().cpu().tolist() if found else [], accelerator)
     return math.fsum(losses) / int(split.units.sum())
+
+
+def _scorer(name: str) -> Callable[..., E2EScores]:
+    """How outputs become metrics, by `GenerationTask.score`; its libraries take a second to load when they are first needed."""
+    with no_collection():
+        from dora_cli.evaluation.e2e.score import score_e2e
+    return {"e2e": score_e2e}[name]
 
 
 @dataclass(frozen=True)
@@ -98,11 +104,14 @@ class GenerationEvaluator:
         self._loss = partial(target_loss, task=task, batch_size=batch_size, accelerator=accelerator, progress=progress)
         self._decode = partial(decode, tokenizer=tokenizer, layout=layout, accelerator=accelerator)
 
+    def prepare(self) -> None:
+        _scorer(self.task.score)
+
     def epoch(self, model: nn.Module, method: Method) -> Metrics:
         metrics = self._losses(model)
         if self.greedy is not None:
             outputs = self._outputs(model, method, self.greedy, replace(self._settings, beams=1))
-            scores = SCORERS[self.task.score](outputs, self.greedy.groups.references, meteor=False).metrics
+            scores = _scorer(self.task.score)(outputs, self.greedy.groups.references, meteor=False).metrics
             metrics |= {f"greedy_{name}": value for name, value in scores.items()}
         return metrics
 
@@ -115,7 +124,7 @@ class GenerationEvaluator:
             {column: source, "output": output, "references": references}
             for source, output, references in zip(groups.sources, outputs, groups.references, strict=True)
         ]
-        scores = SCORERS[self.task.score](outputs, groups.references)
+        scores = _scorer(self.task.score)(outputs, groups.references)
         return Finished(metrics | scores.metrics, records, scores.notes)
 
     def _losses(self, model: nn.Module) -> Metrics:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dora_cli.collector import no_collection
 from dora_cli.data import Examples
 from dora_cli.errors import CheckpointError, DataError, ModelError, RecipeError
 from dora_cli.evaluation.evaluator import evaluated_splits, make_evaluator
@@ -129,6 +130,7 @@ class Restored:
     environment: Mapping[str, Any]
 
 
+@no_collection()
 def restore(
     checkpoint: str | Path, overrides: Sequence[str], splits: Callable[[Recipe, Task], Sequence[str]], listener: Listener
 ) -> Restored:

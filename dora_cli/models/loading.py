@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from dora_cli.collector import no_collection
 from dora_cli.errors import ModelError
 from dora_cli.models.blocks import base_prefix, find_blocks
 from dora_cli.models.quiet import quiet_loading
@@ -44,6 +45,7 @@ Choose = Callable[[Source], tuple[Any, Any]]
 """From a found model to the auto class that adds the head, and the config to build with; raises ModelError where there is no such head."""
 
 
+@no_collection()  # a model's first loading imports half of transformers
 def load_checkpoint(name: str, *, revision: str | None, dtype: str, seed: int, trust_remote_code: bool, choose: Choose) -> LoadedModel:
     """Loads `name` with the head that `choose` chooses; see `load_model` for the arguments and what is raised."""
     if dtype not in DTYPES:
@@ -58,6 +60,7 @@ def load_checkpoint(name: str, *, revision: str | None, dtype: str, seed: int, t
     return LoadedModel(model, tokenizer, fresh, source.commit, source.kind)
 
 
+@no_collection()
 def build_from_config(name: str, *, revision: str | None, trust_remote_code: bool, choose: Choose) -> nn.Module:
     """The model of `load_checkpoint` on the meta device: shapes, no weights, no tokenizer."""
     source = replace(find_source(name, revision), trust_remote_code=trust_remote_code)

@@ -150,6 +150,7 @@ class Loop:
         self.outcome = Outcome(Selection(recipe.eval.select, metric, task.lower_is_better(metric)))
         self.at = Position()
         self.policy = SavePolicy(recipe.save)
+        self._evaluator_prepared = False
         self._next_event = self.schedule.next_event(0)
         self._last_log = (0, 0, 0.0)  # step, examples, seconds of training
         self._log_error: OutputError | None = None
@@ -181,11 +182,19 @@ class Loop:
                 self.at.step += 1
                 self.at.groups += 1
                 self._step(self.at.step, epoch, group)
+                if not self._evaluator_prepared:
+                    self._prepare_evaluator()
                 if self.at.groups < last:  # the last step's checkpoint is the epoch's
                     self._stop_or_save()
             train_loss = self.step_function.ledger.take_epoch_loss()  # waits for the device
         self.step_function.check(self.at.step)
         self.at.train_loss = train_loss
+
+    def _prepare_evaluator(self) -> None:
+        """After the first step, which need not wait for it, and not after the first epoch: a broken library should show now."""
+        with self.outcome.evaluation, self.outcome.training.paused():
+            self.evaluator.prepare()
+        self._evaluator_prepared = True
 
     def _groups(self, epoch: int) -> Iterator[Group]:
         settings = self.recipe.train

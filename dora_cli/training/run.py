@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from dora_cli.collector import no_collection
 from dora_cli.data import EncodedPairs, EncodedSplit, Examples, encode, encode_pairs, load_examples
 from dora_cli.errors import CheckpointError, OutputError, TrackerError
 from dora_cli.evaluation.evaluator import evaluated_splits, make_evaluator
@@ -142,6 +143,8 @@ class _Call:
 
 def _train(call: _Call, signals: StopSignals, stack: contextlib.ExitStack) -> RunResult:
     """`stack` holds what is closed when the run ends: the lock on its folder, its log."""
+    setting_up = stack.enter_context(contextlib.ExitStack())
+    setting_up.enter_context(no_collection())  # libraries load libraries when they are first used
     recipe, task = resolve(call.recipe)
     check_trackers(recipe.train.log_with)
     records, listener = RunRecords(call.output), call.listener
@@ -285,6 +288,7 @@ def _train(call: _Call, signals: StopSignals, stack: contextlib.ExitStack) -> Ru
             layers=live_layers(adapted.projections, adapted.method),
         )
     )
+    setting_up.close()
     outcome = loop.run()
     peak_memory = peak_memory_bytes(accelerator.device)
     ranks = build_ranks(recipe, adapted.projections, adapted.method, outcome.history)

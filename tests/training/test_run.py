@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ from safetensors.torch import load_file
 
 from dora_cli import evaluate, load_recipe, train, train_seeds
 from dora_cli.errors import CheckpointError, DivergedError, OutputError, RecipeError
+from dora_cli.evaluation.classification import ClassificationEvaluator
 from dora_cli.methods import Dora
 from dora_cli.training.listener import SilentListener
+from dora_cli.training.step import TrainingStep
 from tests.training.conftest import MakeRecipe
 
 STEPS, WARMUP, FREEZE = 24, 3, 11  # 94 examples / 16 -> 6 steps x 4 epochs; floor(0.15 * 24) = 3; 3 + floor(0.35 * 24) = 11
@@ -165,6 +168,23 @@ def test_a_selection_from_before_the_freeze_is_said(make_recipe: MakeRecipe, tmp
     assert result.metrics["best_epoch"] == 1  # nothing changes, so the first of equals is kept
     assert any("before the freeze" in message for message in said)
     assert evaluate(tmp_path / "run")["identical"] is True
+
+
+def test_metrics_are_loaded_after_the_first_step(make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A broken library of theirs shows then, not after an epoch; and what is garbage is collected again."""
+    steps, prepared = 0, []
+    step_function = TrainingStep.__call__
+
+    def counted(self: TrainingStep, *arguments: Any, **others: Any) -> Any:
+        nonlocal steps
+        steps += 1
+        return step_function(self, *arguments, **others)
+
+    monkeypatch.setattr(TrainingStep, "__call__", counted)
+    monkeypatch.setattr(ClassificationEvaluator, "prepare", lambda self: prepared.append((steps, gc.isenabled())))
+    train(make_recipe(), tmp_path / "run")
+    assert prepared == [(1, True)]
+    assert steps == STEPS
 
 
 def test_lr_warmup_must_end_within_the_run(make_recipe: MakeRecipe, tmp_path: Path) -> None:
