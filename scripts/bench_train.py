@@ -62,21 +62,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.json and not args.json.absolute().parent.is_dir():
         parser.error(f"--json {args.json}: there is no folder {args.json.absolute().parent}")
     with tempfile.TemporaryDirectory(prefix="dora-bench-") as folder:
-        overrides = list(args.overrides)
+        made: Path | None = None
         if args.shapes:
             from bench_models import SHAPES, save_random
 
+            made = Path(folder) / args.shapes
             try:
-                save_random(Path(folder) / args.shapes, SHAPES[args.shapes], args.tokenizer)
+                save_random(made, SHAPES[args.shapes], args.tokenizer)
             except (OSError, ValueError) as error:
                 parser.error(f"--tokenizer {args.tokenizer} cannot be used: {error}")
-            overrides.append(f"model.name={Path(folder) / args.shapes}")
-        return bench(args.recipe, overrides, args.output or Path(folder) / "run", Path(folder) / "moments.json", args.json, args.shapes)
+        return bench(args.recipe, args.overrides, made, args.output or Path(folder) / "run", Path(folder) / "moments.json", args.json)
 
 
-def bench(recipe: Path, overrides: Sequence[str], output: Path, moments: Path, target: Path | None, shapes: str | None) -> int:
-    """Runs the training in a child process and writes down where its time went; the child's exit code if it failed."""
-    command = ["train", str(recipe), "--output", str(output), *(part for override in overrides for part in ("--set", override))]
+def bench(recipe: Path, overrides: Sequence[str], made: Path | None, output: Path, moments: Path, target: Path | None) -> int:
+    """Runs the training in a child process and writes down where its time went; the child's exit code if it failed.
+
+    Args:
+        made: a model with random weights, named after its shapes, that takes the place of the recipe's.
+    """
+    changes = [*overrides, *([f"model.name={made}"] if made else ())]
+    command = ["train", str(recipe), "--output", str(output), *(part for change in changes for part in ("--set", change))]
     began = time.monotonic()
     code = subprocess.run([sys.executable, __file__, "--child", str(moments), *command], stdout=subprocess.DEVNULL, check=False).returncode
     wall = time.monotonic() - began
@@ -93,8 +98,8 @@ def bench(recipe: Path, overrides: Sequence[str], output: Path, moments: Path, t
         "versions": environment["packages"],
         "recipe": str(recipe),
         "overrides": list(overrides),
-        "random_weights": shapes,
-        "model": metrics["model"],
+        "random_weights": made.name if made else None,
+        "model": made.name if made else metrics["model"],
         **record,
         "notes": found["notes"],
     }
