@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import platform
 import sys
 from collections.abc import Iterable, Mapping
@@ -72,8 +73,9 @@ def versions() -> dict[str, str | None]:
     return {name: installed_version(name) for name in _PACKAGES}
 
 
+@functools.cache
 def installed_version(name: str) -> str | None:
-    """Version of an installed distribution; None if it is not there."""
+    """Version of an installed distribution; None if it is not there. Looked up once, for every checkpoint asks."""
     try:
         return version(name)
     except PackageNotFoundError:

@@ -9,7 +9,8 @@ example twice, neither in one split nor in two; no meaning representation is in 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -94,7 +95,8 @@ def generate(task_name: str, split: str) -> Examples:
     for stream in _STREAMS[task_name]:
         if any(name == split for name, _ in stream.splits):
             if isinstance(stream, _Groups):
-                return Examples(texts=_cut_groups(stream, split), labels=None)
+                sources, references = _cut_groups(stream, split)
+                return Examples(texts=(list(sources), list(references)), labels=None)
             rows = _cut(stream, split)
             texts = tuple([row[0][column] for row in rows] for column in range(len(rows[0][0])))
             return Examples(texts=texts, labels=_labels(rows))
@@ -102,8 +104,9 @@ def generate(task_name: str, split: str) -> Examples:
     raise DataError(f"The generated data of {task_name} has no split {split!r}. Its splits are: {', '.join(known)}.")
 
 
-def _cut(stream: _Stream, split: str) -> list[Row]:
-    """The rows of one split: the stream without repeats, after the splits that come before."""
+@functools.cache
+def _cut(stream: _Stream, split: str) -> tuple[Row, ...]:
+    """The rows of one split: the stream without repeats, after the splits that come before. Kept for a process's further runs."""
     draw = Draw(stream.seed)
     seen: set[tuple[str, ...]] = set()
     for name, size in stream.splits:
@@ -114,12 +117,13 @@ def _cut(stream: _Stream, split: str) -> list[Row]:
                 seen.add(texts)
                 rows.append((texts, label))
         if name == split:
-            return rows
+            return tuple(rows)
     raise AssertionError("the caller checked that the stream has the split")
 
 
-def _cut_groups(stream: _Groups, split: str) -> tuple[list[str], list[str]]:
-    """Sources and references of one split, a row per reference: the stream without repeated sources, after the splits before."""
+@functools.cache
+def _cut_groups(stream: _Groups, split: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Sources and references of one split, a row per reference: the stream without repeated sources, after the splits before. Kept."""
     draw = Draw(stream.seed)
     seen: set[str] = set()
     for name, size in stream.splits:
@@ -133,11 +137,11 @@ def _cut_groups(stream: _Groups, split: str) -> tuple[list[str], list[str]]:
                 sources += [source] * len(references)
                 targets += references
         if name == split:
-            return sources, targets
+            return tuple(sources), tuple(targets)
     raise AssertionError("the caller checked that the stream has the split")
 
 
-def _labels(rows: list[Row]) -> list[int] | list[float]:
+def _labels(rows: Sequence[Row]) -> list[int] | list[float]:
     if isinstance(rows[0][1], float):
         return [float(label) for _, label in rows]
     return [int(label) for _, label in rows]
