@@ -13,3 +13,9 @@ def leave_out_torchvision() -> None:
     """
     if "transformers" not in sys.modules:
         sys.modules.setdefault("torchvision", None)  # type: ignore[arg-type]  # by the import system's rules: not to be found
+
+
+def bring_torchvision_back() -> None:
+    """Undoes `leave_out_torchvision`: code that comes with a model may need it."""
+    if "torchvision" in sys.modules and sys.modules["torchvision"] is None:
+        del sys.modules["torchvision"]

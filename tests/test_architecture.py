@@ -195,8 +195,8 @@ assert "typer" in sys.modules
     assert done.stdout.count("Usage:") == 4
 
 
-def test_a_run_begins_without_the_libraries_of_metrics() -> None:
-    """They are loaded once the first step is done."""
+def test_what_trains_is_imported_without_the_libraries_of_metrics() -> None:
+    """A run loads them once its first step is done."""
     code = """
 import sys
 from dora_cli.training.run import train

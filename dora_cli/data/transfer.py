@@ -18,7 +18,7 @@ def to_device(batch: Batch, device: torch.device) -> dict[str, torch.Tensor]:
     """The tensors of `batch` on `device`; on CUDA by one copy of all of them, which the host does not wait for.
 
     Args:
-        batch: tensors on the CPU, of any types and shapes; they are not kept.
+        batch: tensors on the CPU, of any types and shapes. For the CPU they are handed back as they are.
     """
     if device.type != "cuda":
         return {name: tensor.to(device) for name, tensor in batch.items()}

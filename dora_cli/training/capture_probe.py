@@ -31,7 +31,7 @@ def main() -> int:
         return _say(1, error)
     try:
         try_steps(question, device, cuda_graph=device.type == "cuda")
-    except torch.OutOfMemoryError as error:
+    except (torch.OutOfMemoryError, ImportError) as error:
         return _say(1, error)
     except Exception as error:
         return _say(0, _first(error) if isinstance(error, DeviceError) else error)

@@ -235,6 +235,8 @@ def _train(call: _Call, signals: StopSignals, stack: contextlib.ExitStack) -> Ru
     )
     seed_everything(recipe.train.seed + accelerator.process_index)  # dropout differs between processes
 
+    if call.overwrite or call.replaces is not None:
+        evaluator.prepare()  # now, not after the first step: a library that is broken must not cost the run that is replaced
     if found is None:
         on_main(accelerator, lambda: _begin(call, recipe, environment, lock, stack))
     else:  # paths may have moved, and what says when to log and to save may have changed
@@ -289,7 +291,12 @@ def _train(call: _Call, signals: StopSignals, stack: contextlib.ExitStack) -> Ru
         )
     )
     setting_up.close()
-    outcome = loop.run()
+    try:
+        outcome = loop.run()
+    except ImportError:  # of a library that is loaded late: where nothing was saved yet, nothing is left that would be in the way
+        if main and found is None and not checkpoints_of(records):
+            remove_run(records)
+        raise
     peak_memory = peak_memory_bytes(accelerator.device)
     ranks = build_ranks(recipe, adapted.projections, adapted.method, outcome.history)
     seconds = max(outcome.training.seconds, 1e-9)

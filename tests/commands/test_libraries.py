@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 from transformers import BertConfig, BertForSequenceClassification
 
-from dora_cli.training import capture
+from dora_cli.training import capture, capture_probe, capture_trial
 from dora_cli.training.capture import Question
 from tests.commands.conftest import CONFIGS, ROOT, environment, process
 
@@ -38,3 +40,35 @@ def test_nor_a_trial_of_a_model(broken: str) -> None:
     done = subprocess.run(capture._COMMAND, input=told, env=environment(PYTHONPATH=broken), capture_output=True, text=True, timeout=120)
     assert json.loads(done.stdout) == {"captured": True}, done.stdout + done.stderr
     assert done.returncode == 0
+
+
+def test_a_trial_that_cannot_import_is_asked_for_again(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """1: the answer is the installation's at the moment, and is not kept."""
+    monkeypatch.setattr("sys.stdin", io.StringIO('{"device": "cpu"}'))
+
+    def broken(*arguments: object, **others: object) -> None:
+        raise ModuleNotFoundError("Could not import module 'BertForSequenceClassification'")
+
+    monkeypatch.setattr(capture_trial, "try_steps", broken)
+    assert capture_probe.main() == 1
+    assert json.loads(capsys.readouterr().out) == {"captured": False, "reason": "Could not import module 'BertForSequenceClassification'"}
+
+
+def test_code_that_comes_with_a_model_may_load_torchvision(tmp_path: Path) -> None:
+    (tmp_path / "torchvision.py").touch()
+    code = """
+from importlib import import_module
+from dora_cli.libraries import bring_torchvision_back, leave_out_torchvision
+leave_out_torchvision()
+try:
+    import_module("torchvision")
+except ModuleNotFoundError:
+    bring_torchvision_back()
+    import_module("torchvision")
+    bring_torchvision_back()
+    import sys
+    print(sys.modules["torchvision"].__name__)
+"""
+    path = os.pathsep.join([str(tmp_path), str(ROOT)])
+    done = subprocess.run([sys.executable, "-c", code], env=environment(PYTHONPATH=path), capture_output=True, text=True, timeout=60)
+    assert done.stdout == "torchvision\n", done.stderr

@@ -187,6 +187,25 @@ def test_metrics_are_loaded_after_the_first_step(make_recipe: MakeRecipe, tmp_pa
     assert steps == STEPS
 
 
+@pytest.mark.parametrize("overwrite", [True, False])
+def test_a_broken_metric_library_costs_no_run_and_leaves_none(
+    make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overwrite: bool
+) -> None:
+    if overwrite:
+        train(make_recipe("train.epochs=1", "train.lr_warmup_fraction=0"), tmp_path / "run")
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+
+    def broken(self: ClassificationEvaluator) -> None:
+        raise ImportError("numpy.dtype size changed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ClassificationEvaluator, "prepare", broken)
+        with pytest.raises(ImportError, match="dtype size"):
+            train(make_recipe(), tmp_path / "run", overwrite=overwrite)
+    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
+    train(make_recipe(), tmp_path / "run", overwrite=overwrite)  # no run that is unfinished stands in its way
+
+
 def test_lr_warmup_must_end_within_the_run(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"lr_warmup_steps is 24, but the run has 24"):
         train(make_recipe("train.lr_warmup_steps=24"), tmp_path / "run")
