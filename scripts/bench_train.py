@@ -6,12 +6,12 @@ Runs `dora train RECIPE` in a new process, in a temporary folder unless DIR is g
 
     imports      Python itself, PyTorch and the package, until the run begins
     read         examples of all splits
-    load         base model and tokenizer
+    load         base model and tokenizer, with the imports that these need
     adapt        adapters attached, model fingerprinted and moved to the device (on CUDA: the device's own start)
     encode       all texts made tokens, of the evaluated splits too
     in steps     inside optimiser steps, on the device's clock on CUDA
     between      the rest of training: batches, logging, whatever the device waits for between two steps
-    evaluation, decoding, saving
+    evaluation, decoding, saving (evaluation with the imports of metrics, which come after the first step)
     rest         of the run: checks and records
     end          what is shown at the end, and the end of the process
 

@@ -46,7 +46,6 @@ Choose = Callable[[Source], tuple[Any, Any]]
 """From a found model to the auto class that adds the head, and the config to build with; raises ModelError where there is no such head."""
 
 
-@no_collection()  # a model's first loading imports half of transformers
 def load_checkpoint(name: str, *, revision: str | None, dtype: str, seed: int, trust_remote_code: bool, choose: Choose) -> LoadedModel:
     """Loads `name` with the head that `choose` chooses; see `load_model` for the arguments and what is raised."""
     if dtype not in DTYPES:
@@ -63,7 +62,7 @@ def load_checkpoint(name: str, *, revision: str | None, dtype: str, seed: int, t
     return LoadedModel(model, tokenizer, fresh, source.commit, source.kind)
 
 
-@no_collection()
+@no_collection()  # the first model imports half of transformers; what loads weights sees to it for all it sets up
 def build_from_config(name: str, *, revision: str | None, trust_remote_code: bool, choose: Choose) -> nn.Module:
     """The model of `load_checkpoint` on the meta device: shapes, no weights, no tokenizer."""
     source = replace(find_source(name, revision), trust_remote_code=trust_remote_code)

@@ -64,9 +64,11 @@ def write_folder(folder: Path, parts: Mapping[str, Part]) -> None:
     except (OSError, SafetensorError) as error:  # safetensors wraps the system's error in its own
         shutil.rmtree(beside, ignore_errors=True)
         reason = getattr(error, "strerror", None) or error
+        before, then = "the last one that was written is whole", "go on with --resume"
+        if not any(folder.parent.rglob(f"step-*/{MANIFEST}")):
+            before, then = "none was written before", "train again with --overwrite"
         raise OutputError(
-            f"cannot write checkpoint {folder}: {reason}; the last one that was written is whole. Free some space or mend the folder's "
-            "permissions, then go on with --resume"
+            f"cannot write checkpoint {folder}: {reason}; {before}. Free some space or mend the folder's permissions, then {then}"
         ) from error
 
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -244,6 +245,16 @@ def test_a_folder_that_becomes_read_only(
     assert whole(run) == 14
     train(recipe, run, resume=True)
     assert_equal_runs(straight(recipe), run)
+
+
+def test_a_first_checkpoint_that_finds_no_room(make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the message says to do works."""
+    recipe, run = make_recipe(), tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr("dora_cli.training.folders.save_file", Mock(side_effect=OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
+        with pytest.raises(OutputError, match=r"step-6: No space left on device; none was written before.*train again with --overwrite$"):
+            train(recipe, run)
+    train(recipe, run, overwrite=True)
 
 
 # Too little memory --------------------------------------------------------------------------------------------------------------
