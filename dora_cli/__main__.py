@@ -7,7 +7,7 @@ import gc
 from collections.abc import Sequence
 
 from dora_cli.commands import app
-from dora_cli.libraries import leave_out_torchvision
+from dora_cli.libraries import leave_out
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -16,7 +16,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Python looks for garbage among all modules before it ends, more than a second's work after a training. Frozen, they are left alone.
     """
     atexit.register(gc.freeze)
-    leave_out_torchvision()
+    leave_out()
     app(None if arguments is None else list(arguments), prog_name="dora")
 
 

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import sys
 
+LEFT_OUT = ("torchvision", "scipy", "sklearn")
+"""Transformers loads them with every model where they are installed. A torchvision built for another PyTorch, a frequent mishap, fails by
+that; scipy and scikit-learn, for object detection and assisted generation, take a second, and a metric that needs them brings them back."""
 
-def leave_out_torchvision() -> None:
-    """Makes torchvision absent for this process; for programs only: in a user's own process it is the user's.
 
-    Transformers loads it with every model where it is installed, and one built for another PyTorch, a frequent mishap, fails by that. Here
-    are only texts. Transformers looks for it once: where it is loaded already, nothing is changed.
+def leave_out() -> None:
+    """Makes the libraries of `LEFT_OUT` absent for this process; for programs only: in a user's own process they are the user's.
+
+    Transformers looks for each once: where it is loaded already, nothing is changed.
     """
     if "transformers" not in sys.modules:
-        sys.modules.setdefault("torchvision", None)  # type: ignore[arg-type]  # by the import system's rules: not to be found
+        for name in LEFT_OUT:
+            sys.modules.setdefault(name, None)  # type: ignore[arg-type]  # by the import system's rules: not to be found
 
 
-def bring_torchvision_back() -> None:
-    """Undoes `leave_out_torchvision`: code that comes with a model may need it."""
-    if "torchvision" in sys.modules and sys.modules["torchvision"] is None:
-        del sys.modules["torchvision"]
+def bring_back(*names: str) -> None:
+    """Undoes `leave_out` for these, or for all: for what needs them, and for code that is not ours and may need them."""
+    for name in names or LEFT_OUT:
+        if name in sys.modules and sys.modules[name] is None:
+            del sys.modules[name]

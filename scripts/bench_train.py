@@ -226,9 +226,9 @@ def child(moments: Path, command: Sequence[str]) -> None:
     """``dora COMMAND`` with a stopwatch around the product's functions; what it showed goes to `moments`."""
     from dora_cli.__main__ import main as dora
     from dora_cli.collector import no_collection
-    from dora_cli.libraries import leave_out_torchvision
+    from dora_cli.libraries import leave_out
 
-    leave_out_torchvision()
+    leave_out()
     with no_collection():
         from dora_cli.training import run
         from dora_cli.training.step import TrainingStep

@@ -77,21 +77,23 @@ def evaluate(
     progress: Progress = silent,
 ) -> dict[str, float]:
     """The task's metrics over its evaluation splits, combined as the task does (MNLI: the mean of both)."""
-    compute_metrics = _metric_function()
+    compute_metrics = _metric_function(task.metric)
     per_split = {}
     for name, split in splits.items():
         report = partial(progress, name)
         predictions = predict(model, split, task, batch_size=batch_size, accelerator=accelerator, progress=report)
         assert split.labels is not None, f"split {name} has no labels"
-        per_split[name] = compute_metrics(task.metric, predictions, np.asarray(split.labels))
+        per_split[name] = compute_metrics(predictions, np.asarray(split.labels))
     return task.combine(per_split)
 
 
-def _metric_function() -> Callable[[str, npt.ArrayLike, npt.ArrayLike], dict[str, float]]:
-    """`compute_metrics`, whose libraries take a second to load when they are first needed."""
+def _metric_function(name: str) -> Callable[[npt.ArrayLike, npt.ArrayLike], dict[str, float]]:
+    """`compute_metrics` of that name, whose libraries take a second to load when they are first needed."""
     with no_collection():
-        from dora_cli.evaluation.metrics import compute_metrics
-    return compute_metrics
+        from dora_cli.evaluation.metrics import compute_metrics, load_libraries
+
+        load_libraries(name)
+    return partial(compute_metrics, name)
 
 
 class ClassificationEvaluator:
@@ -109,11 +111,12 @@ class ClassificationEvaluator:
         progress: Progress = silent,
     ) -> None:
         self.splits = splits
+        self._metric = task.metric
         self._batch_size = batch_size
         self._evaluate = partial(evaluate, splits=splits, task=task, batch_size=batch_size, accelerator=accelerator, progress=progress)
 
     def prepare(self) -> None:
-        _metric_function()
+        _metric_function(self._metric)
 
     def epoch(self, model: nn.Module, method: Method) -> Metrics:
         with enough_memory(evaluation_advice(self._batch_size)):

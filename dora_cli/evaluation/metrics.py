@@ -1,7 +1,8 @@
 """The official GLUE metrics, as `evaluate` metrics that need no network.
 
-`evaluate.load` fetches a script per metric; these are classes of the package, on scikit-learn and scipy. They keep their data in memory and
-their cache in a folder of their own that is removed again, so they work without a writable home and in any number of processes at once.
+`evaluate.load` fetches a script per metric; these are classes of the package, on scikit-learn and scipy, which are loaded by the metrics
+that compute with them and by no other. They keep their data in memory and their cache in a folder of their own that is removed again, so
+they work without a writable home and in any number of processes at once.
 
 Where a value is undefined, it is 0: F1 without a positive prediction or label, and every correlation (Matthews, Pearson, Spearman) with a
 constant or non-finite argument or with fewer than two examples. A model that says the same of every example knows nothing of their order.
@@ -11,14 +12,15 @@ from __future__ import annotations
 
 import tempfile
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import datasets
 import evaluate
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
-from sklearn.metrics import f1_score, matthews_corrcoef
+
+from dora_cli.libraries import bring_back
 
 
 def metric_info(description: str, *, predictions: Any, references: Any, source: str) -> evaluate.MetricInfo:
@@ -29,6 +31,20 @@ def metric_info(description: str, *, predictions: Any, references: Any, source: 
 
 def _info(description: str, dtype: str, source: str) -> evaluate.MetricInfo:
     return metric_info(description, predictions=datasets.Value(dtype), references=datasets.Value(dtype), source=source)
+
+
+def _scipy() -> Any:
+    bring_back("scipy")
+    from scipy import stats
+
+    return stats
+
+
+def _sklearn() -> Any:
+    bring_back("scipy", "sklearn")
+    from sklearn import metrics
+
+    return metrics
 
 
 _SKLEARN = "https://scikit-learn.org/stable/modules/model_evaluation.html"
@@ -52,7 +68,7 @@ class AccuracyF1(evaluate.Metric):  # type: ignore[misc]
 
     def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
         accuracy = float(np.mean(np.asarray(predictions) == np.asarray(references)))
-        return {"accuracy": accuracy, "f1": float(f1_score(references, predictions, pos_label=1, zero_division=0.0))}
+        return {"accuracy": accuracy, "f1": float(_sklearn().f1_score(references, predictions, pos_label=1, zero_division=0.0))}
 
 
 class Matthews(evaluate.Metric):  # type: ignore[misc]
@@ -64,7 +80,7 @@ class Matthews(evaluate.Metric):  # type: ignore[misc]
     def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
         if len(set(predictions)) < 2 or len(set(references)) < 2:
             return {"matthews_correlation": 0.0}
-        return {"matthews_correlation": float(matthews_corrcoef(references, predictions))}
+        return {"matthews_correlation": float(_sklearn().matthews_corrcoef(references, predictions))}
 
 
 class PearsonSpearman(evaluate.Metric):  # type: ignore[misc]
@@ -77,6 +93,7 @@ class PearsonSpearman(evaluate.Metric):  # type: ignore[misc]
         x, y = np.asarray(predictions, dtype=np.float64), np.asarray(references, dtype=np.float64)
         if len(x) < 2 or not (np.isfinite(x).all() and np.isfinite(y).all()) or np.ptp(x) == 0.0 or np.ptp(y) == 0.0:
             return {"pearson": 0.0, "spearmanr": 0.0}
+        stats = _scipy()
         with warnings.catch_warnings():
             # Nearly constant input: the value is what it is, and a value lost to rounding becomes 0 below.
             warnings.simplefilter("ignore")
@@ -90,11 +107,18 @@ _METRICS: dict[str, type[evaluate.Metric]] = {
     "matthews": Matthews,
     "pearson_spearman": PearsonSpearman,
 }
+_COMPUTED_WITH: dict[str, Callable[[], Any]] = {"accuracy_f1": _sklearn, "matthews": _sklearn, "pearson_spearman": _scipy}
 
 
 def metric_names() -> tuple[str, ...]:
     """Names that `compute_metrics` knows."""
     return tuple(_METRICS)
+
+
+def load_libraries(name: str) -> None:
+    """Loads what `compute_metrics` of that name computes with: a second's work where it is scipy or scikit-learn."""
+    if name in _COMPUTED_WITH:
+        _COMPUTED_WITH[name]()
 
 
 def compute_metrics(name: str, predictions: npt.ArrayLike, labels: npt.ArrayLike) -> dict[str, float]:

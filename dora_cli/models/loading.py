@@ -12,7 +12,7 @@ from torch import nn
 
 from dora_cli.collector import no_collection
 from dora_cli.errors import ModelError
-from dora_cli.libraries import bring_torchvision_back
+from dora_cli.libraries import bring_back
 from dora_cli.models.blocks import base_prefix, find_blocks
 from dora_cli.models.quiet import quiet_loading
 from dora_cli.models.source import Source, find_source
@@ -52,7 +52,7 @@ def load_checkpoint(name: str, *, revision: str | None, dtype: str, seed: int, t
         raise ModelError(f"model.dtype: {dtype!r} is unknown; choose one of {', '.join(DTYPES)}")
     source = replace(find_source(name, revision), trust_remote_code=trust_remote_code)
     if trust_remote_code:
-        bring_torchvision_back()
+        bring_back()
     with quiet_loading():
         auto_class, config = choose(source)
         tokenizer = _load_tokenizer(source)
@@ -67,7 +67,7 @@ def build_from_config(name: str, *, revision: str | None, trust_remote_code: boo
     """The model of `load_checkpoint` on the meta device: shapes, no weights, no tokenizer."""
     source = replace(find_source(name, revision), trust_remote_code=trust_remote_code)
     if trust_remote_code:
-        bring_torchvision_back()
+        bring_back()
     with quiet_loading(), _seeded(0), torch.device("meta"):
         auto_class, config = choose(source)
         model: nn.Module = _attempt(

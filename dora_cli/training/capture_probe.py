@@ -13,11 +13,11 @@ import sys
 from typing import Any
 
 from dora_cli.errors import DeviceError
-from dora_cli.libraries import leave_out_torchvision
+from dora_cli.libraries import leave_out
 
 
 def main() -> int:
-    leave_out_torchvision()  # before the trial loads transformers, which looks for it once
+    leave_out()  # before the trial loads transformers, which looks for each once
     import torch
 
     from dora_cli.training.capture_trial import try_steps

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 
 import torch
 from torch import nn
@@ -19,10 +20,18 @@ def make_optimizer(
 
 
 def make_scheduler(optimizer: torch.optim.Optimizer, *, warmup_steps: int, total_steps: int) -> LambdaLR:
-    """Linear warm-up from zero, then linear decay to zero; stepped once per optimiser step."""
-    from transformers import get_linear_schedule_with_warmup
+    """Linear warm-up from zero, then linear decay to zero; stepped once per optimiser step.
 
-    return get_linear_schedule_with_warmup(optimizer, warmup_steps, total_steps)
+    The same as transformers' ``get_linear_schedule_with_warmup``, which brings half of its Trainer, and PEFT, with it.
+    """
+    return LambdaLR(optimizer, partial(_linear, warmup_steps=warmup_steps, total_steps=total_steps))
+
+
+def _linear(step: int, *, warmup_steps: int, total_steps: int) -> float:
+    """Share of the learning rate after `step` steps."""
+    if step < warmup_steps:
+        return step / warmup_steps
+    return max(0.0, (total_steps - step) / max(1, total_steps - warmup_steps))
 
 
 def shrink(optimizer: torch.optim.Optimizer, replaced: Sequence[Replacement]) -> None:

@@ -22,7 +22,8 @@ def set_deterministic(on: bool) -> None:
     The memory-efficient attention kernel has no deterministic backward, so it is left out while `on`. cuBLAS reads its workspace
     setting when it starts: this must run before the first matrix product on the device.
     """
-    torch.use_deterministic_algorithms(on)
+    if torch.are_deterministic_algorithms_enabled() != on or torch.is_deterministic_algorithms_warn_only_enabled():
+        torch.use_deterministic_algorithms(on)  # PyTorch loads its whole compiler in this call, more than half a second
     torch.backends.cudnn.benchmark = False
     torch.backends.cuda.enable_mem_efficient_sdp(not on)
     if on:

@@ -1,4 +1,4 @@
-"""Libraries that are installed but broken, where the program can do without them."""
+"""Libraries that the program does without: broken ones stop nothing, and what needs them has them."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from transformers import BertConfig, BertForSequenceClassification
 from dora_cli.training import capture, capture_probe, capture_trial
 from dora_cli.training.capture import Question
 from tests.commands.conftest import CONFIGS, ROOT, environment, process
+
+SHORT = ("--set", "train.max_steps=8", "--set", "train.lr_warmup_fraction=0", "--output", "run")
 
 
 @pytest.fixture
@@ -58,17 +60,39 @@ def test_code_that_comes_with_a_model_may_load_torchvision(tmp_path: Path) -> No
     (tmp_path / "torchvision.py").touch()
     code = """
 from importlib import import_module
-from dora_cli.libraries import bring_torchvision_back, leave_out_torchvision
-leave_out_torchvision()
+from dora_cli.libraries import bring_back, leave_out
+leave_out()
 try:
     import_module("torchvision")
 except ModuleNotFoundError:
-    bring_torchvision_back()
+    bring_back()
     import_module("torchvision")
-    bring_torchvision_back()
+    bring_back()
     import sys
     print(sys.modules["torchvision"].__name__)
 """
     path = os.pathsep.join([str(tmp_path), str(ROOT)])
     done = subprocess.run([sys.executable, "-c", code], env=environment(PYTHONPATH=path), capture_output=True, text=True, timeout=60)
     assert done.stdout == "torchvision\n", done.stderr
+
+
+@pytest.fixture
+def no_statistics(tmp_path: Path) -> str:
+    """A PYTHONPATH with a scipy and a scikit-learn that cannot be imported."""
+    for name in ("scipy", "sklearn"):
+        (tmp_path / "site" / name).mkdir(parents=True)
+        (tmp_path / "site" / name / "__init__.py").write_text("raise RuntimeError('is loaded')\n")
+    return os.pathsep.join([str(tmp_path / "site"), str(ROOT)])
+
+
+def test_accuracy_needs_neither_scipy_nor_sklearn(tmp_path: Path, no_statistics: str) -> None:
+    done = process("train", CONFIGS / "demo" / "sst2.yaml", *SHORT, cwd=tmp_path, PYTHONPATH=no_statistics)
+    assert done.code == 0, done.err
+    assert "accuracy" in json.loads((tmp_path / "run" / "metrics.json").read_text())["metrics"]
+
+
+@pytest.mark.parametrize(("task", "metric"), [("cola", "matthews_correlation"), ("stsb", "spearmanr")])
+def test_a_metric_that_needs_them_has_them(tmp_path: Path, task: str, metric: str) -> None:
+    done = process("train", CONFIGS / "demo" / "sst2.yaml", *SHORT, "--set", f"task=glue/{task}", cwd=tmp_path)
+    assert done.code == 0, done.err
+    assert metric in json.loads((tmp_path / "run" / "metrics.json").read_text())["metrics"]

@@ -14,6 +14,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from dora_cli.libraries import bring_back
+
 _DISTRIBUTION = "dora-cli"
 _ROOT = Path(__file__).parents[3]
 _MODULES = {"pyyaml": "yaml", "scikit-learn": "sklearn"}
@@ -22,6 +24,7 @@ _MODULES = {"pyyaml": "yaml", "scikit-learn": "sklearn"}
 
 def look_at_packages() -> list[dict[str, Any]]:
     """``name, version, wanted, problem`` of every package that dora needs; each is imported, as a broken one shows only then."""
+    bring_back("scipy", "sklearn")
     base, _ = _requirements()
     return [_look_at(requirement) for requirement in base]
 
