@@ -8,9 +8,11 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+import torch
 
 from dora_cli import dump_recipe, evaluate, train
 from tests.training.conftest import MakeRecipe
@@ -25,9 +27,9 @@ def launcher(processes: int) -> list[str]:
     return [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
 
 
-def launch(recipe: Path, output: Path, processes: int) -> None:
+def launch(recipe: Path, output: Path, processes: int, environment: Mapping[str, str] = ENVIRONMENT) -> None:
     command = [*launcher(processes), str(Path(__file__).with_name("distributed_run.py")), str(recipe), str(output)]
-    done = subprocess.run(command, env=os.environ | ENVIRONMENT, capture_output=True, text=True, timeout=240, check=False)
+    done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
 
 
@@ -52,6 +54,26 @@ def test_two_processes_equal_one(make_recipe: MakeRecipe, tmp_path: Path, compac
             assert first["metrics"] == second["metrics"]
     assert read(tmp_path / "two" / "environment.json")["processes"] == 2
     assert evaluate(tmp_path / "two")["metrics"] == read(tmp_path / "two" / "metrics.json")["metrics"]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+@pytest.mark.parametrize("dropout", ["0.0", "0.1"])
+def test_two_captured_processes_equal_eager_ones(make_recipe: MakeRecipe, tmp_path: Path, dropout: str) -> None:
+    """Passes and updates are graphs on each device, the sum over processes is not. A process may have no work, as above."""
+    common = (
+        f"method.dropout={dropout}", "data.max_train_samples=83", "train.batch_size=4", "train.gradient_accumulation=2",
+        "train.device=cuda", "train.precision=fp32", "train.deterministic=true",
+    )  # fmt: skip
+    for setting in ("on", "off"):
+        (tmp_path / "two.yaml").write_text(dump_recipe(make_recipe(*common, f"train.cuda_graph={setting}")))
+        launch(tmp_path / "two.yaml", tmp_path / setting, 2, {"HF_HUB_OFFLINE": "1"})
+        assert read(tmp_path / setting / "environment.json")["processes"] == 2
+    assert largest_difference(tmp_path / "on" / "adapter", tmp_path / "off" / "adapter") < 1e-5
+    assert read(tmp_path / "on" / "ranks.json")["history"] == read(tmp_path / "off" / "ranks.json")["history"]
+    if dropout == "0.0":  # else every process draws masks of its own
+        train(make_recipe(*common, "train.batch_size=16", "train.gradient_accumulation=1"), tmp_path / "one")
+        assert largest_difference(tmp_path / "on" / "adapter", tmp_path / "one" / "adapter") < 1e-5
 
 
 @pytest.fixture(scope="module")
