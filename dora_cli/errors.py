@@ -51,6 +51,10 @@ class OutputError(DoraError):
     """An output folder that must not or cannot be written."""
 
 
+class LibraryError(DoraError):
+    """A library that is installed but cannot be loaded."""
+
+
 class TrackerError(DoraError):
     """A tracker that is not installed or does not start."""
 

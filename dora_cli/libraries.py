@@ -1,12 +1,18 @@
-"""Libraries that others would load and this program does without."""
+"""Libraries that come late, and libraries that others would load and this program does without."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from dora_cli.collector import no_collection
+from dora_cli.errors import LibraryError
 
 LEFT_OUT = ("torchvision", "scipy", "sklearn")
-"""Transformers loads them with every model where they are installed. A torchvision built for another PyTorch, a frequent mishap, fails by
-that; scipy and scikit-learn, for object detection and assisted generation, take a second, and a metric that needs them brings them back."""
+"""Transformers loads them, depending on its version, with every model where they are installed. A torchvision built for another PyTorch, a
+frequent mishap, fails by that; scipy and scikit-learn, for object detection and assisted generation, take a second, and a metric that
+needs them brings them back."""
 
 
 def leave_out() -> None:
@@ -20,7 +26,27 @@ def leave_out() -> None:
 
 
 def bring_back(*names: str) -> None:
-    """Undoes `leave_out` for these, or for all: for what needs them, and for code that is not ours and may need them."""
+    """Undoes `leave_out` for these, or for all: for what needs them, and for code that is not ours and may need them.
+
+    They can be imported again; where transformers has looked for one already, it goes on without.
+    """
     for name in names or LEFT_OUT:
         if name in sys.modules and sys.modules[name] is None:
             del sys.modules[name]
+
+
+@contextmanager
+def loading(what: str) -> Iterator[None]:
+    """Around imports that are made when they are first needed.
+
+    Raises:
+        LibraryError: an installation is broken, whatever it raised; `what` begins the message.
+    """
+    try:
+        with no_collection():
+            yield
+    except Exception as error:
+        reason = next(iter(str(error).splitlines()), "")
+        raise LibraryError(
+            f"{what} cannot be loaded ({type(error).__name__}: {reason[:200]}); dora doctor says which package is broken: install it again"
+        ) from error

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from dora_cli.libraries import loading
+
 EPILOG = "Example:  dora score e2e --predictions out.txt --references ref.txt"
 
 
@@ -42,8 +44,10 @@ def score(
     import json
 
     from dora_cli.evaluation.e2e.files import read_pairs
-    from dora_cli.evaluation.e2e.score import score_e2e
     from dora_cli.wording import plural
+
+    with loading("what computes the metrics of e2e"):
+        from dora_cli.evaluation.e2e.score import score_e2e
 
     outputs, wanted = read_pairs(predictions, references)
     scores = score_e2e(outputs, wanted)

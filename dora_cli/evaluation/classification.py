@@ -11,10 +11,10 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from dora_cli.collector import no_collection
 from dora_cli.data import EncodedSplit, to_device
 from dora_cli.evaluation.base import Finished, Metrics, Progress, silent
 from dora_cli.evaluation.batches import batches_by_length, in_order
+from dora_cli.libraries import loading
 from dora_cli.methods import Method
 from dora_cli.tasks import ClassificationTask
 from dora_cli.training.memory import enough_memory, evaluation_advice
@@ -89,7 +89,7 @@ def evaluate(
 
 def _metric_function(name: str) -> Callable[[npt.ArrayLike, npt.ArrayLike], dict[str, float]]:
     """`compute_metrics` of that name, whose libraries take a second to load when they are first needed."""
-    with no_collection():
+    with loading(f"what computes the metric {name}"):
         from dora_cli.evaluation.metrics import compute_metrics, load_libraries
 
         load_libraries(name)

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from dora_cli.collector import no_collection
 from dora_cli.data import EncodedPairs, EncodedSources, PairLayout, ReferenceGroups, to_device
 from dora_cli.evaluation.base import Finished, Metrics, Progress, silent
 from dora_cli.evaluation.batches import batches_by_length, in_order
 from dora_cli.evaluation.decoding import Decoding, decode
+from dora_cli.libraries import loading
 from dora_cli.methods import Method
 from dora_cli.tasks import GenerationTask
 from dora_cli.training.memory import decoding_advice, enough_memory, evaluation_advice
@@ -57,7 +57,7 @@ def target_loss(
 
 def _scorer(name: str) -> Callable[..., E2EScores]:
     """How outputs become metrics, by `GenerationTask.score`; its libraries take a second to load when they are first needed."""
-    with no_collection():
+    with loading(f"what computes the metrics of {name}"):
         from dora_cli.evaluation.e2e.score import score_e2e
     return {"e2e": score_e2e}[name]
 

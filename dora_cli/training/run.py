@@ -13,7 +13,7 @@ import torch
 
 from dora_cli.collector import no_collection
 from dora_cli.data import EncodedPairs, EncodedSplit, Examples, encode, encode_pairs, load_examples
-from dora_cli.errors import CheckpointError, OutputError, TrackerError
+from dora_cli.errors import CheckpointError, LibraryError, OutputError, TrackerError
 from dora_cli.evaluation.evaluator import evaluated_splits, make_evaluator
 from dora_cli.methods import Method
 from dora_cli.methods.base import Schedule
@@ -293,7 +293,7 @@ def _train(call: _Call, signals: StopSignals, stack: contextlib.ExitStack) -> Ru
     setting_up.close()
     try:
         outcome = loop.run()
-    except ImportError:  # of a library that is loaded late: where nothing was saved yet, nothing is left that would be in the way
+    except LibraryError:  # one that is loaded after the first step: where nothing was saved yet, nothing is left that would be in the way
         if main and found is None and not checkpoints_of(records):
             remove_run(records)
         raise

@@ -15,7 +15,7 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from dora_cli.training import capture, capture_probe, capture_trial
 from dora_cli.training.capture import Question
-from tests.commands.conftest import CONFIGS, ROOT, environment, process
+from tests.commands.conftest import CONFIGS, ROOT, contents, environment, process
 
 SHORT = ("--set", "train.max_steps=8", "--set", "train.lr_warmup_fraction=0", "--output", "run")
 
@@ -78,21 +78,38 @@ except ModuleNotFoundError:
 
 @pytest.fixture
 def no_statistics(tmp_path: Path) -> str:
-    """A PYTHONPATH with a scipy and a scikit-learn that cannot be imported."""
-    for name in ("scipy", "sklearn"):
+    """A PYTHONPATH with a scipy, a scikit-learn and a PEFT that are broken."""
+    for name in ("scipy", "sklearn", "peft"):
         (tmp_path / "site" / name).mkdir(parents=True)
-        (tmp_path / "site" / name / "__init__.py").write_text("raise RuntimeError('is loaded')\n")
+        (tmp_path / "site" / name / "__init__.py").write_text("raise ValueError('numpy.dtype size changed')\n")
     return os.pathsep.join([str(tmp_path / "site"), str(ROOT)])
 
 
-def test_accuracy_needs_neither_scipy_nor_sklearn(tmp_path: Path, no_statistics: str) -> None:
+def test_a_run_scored_by_accuracy_loads_none_of_them(tmp_path: Path, no_statistics: str) -> None:
     done = process("train", CONFIGS / "demo" / "sst2.yaml", *SHORT, cwd=tmp_path, PYTHONPATH=no_statistics)
     assert done.code == 0, done.err
     assert "accuracy" in json.loads((tmp_path / "run" / "metrics.json").read_text())["metrics"]
 
 
-@pytest.mark.parametrize(("task", "metric"), [("cola", "matthews_correlation"), ("stsb", "spearmanr")])
-def test_a_metric_that_needs_them_has_them(tmp_path: Path, task: str, metric: str) -> None:
-    done = process("train", CONFIGS / "demo" / "sst2.yaml", *SHORT, "--set", f"task=glue/{task}", cwd=tmp_path)
+def test_a_metric_that_needs_scipy_has_it(tmp_path: Path) -> None:
+    done = process("train", CONFIGS / "demo" / "sst2.yaml", *SHORT, "--set", "task=glue/stsb", cwd=tmp_path)
     assert done.code == 0, done.err
-    assert metric in json.loads((tmp_path / "run" / "metrics.json").read_text())["metrics"]
+    assert "spearmanr" in json.loads((tmp_path / "run" / "metrics.json").read_text())["metrics"]
+
+
+def test_one_that_needs_scikit_learn_has_it_or_says_so_and_costs_nothing(tmp_path: Path, no_statistics: str) -> None:
+    cola = ("train", CONFIGS / "demo" / "sst2.yaml", *SHORT, "--set", "task=glue/cola")
+    said = "dora: error: what computes the metric matthews cannot be loaded (ValueError: numpy.dtype size changed); dora doctor says which"
+    new = process(*cola, cwd=tmp_path, PYTHONPATH=no_statistics)
+    assert new.code == 2
+    assert new.err.splitlines()[-1].startswith(said)
+    assert "Traceback" not in new.err
+    assert process(*cola, cwd=tmp_path).code == 0, "nothing of the first is in the way"
+    assert "matthews_correlation" in json.loads((tmp_path / "run" / "metrics.json").read_text())["metrics"]
+
+    before = contents(tmp_path / "run")
+    for command in ((*cola, "--overwrite"), ("eval", "--checkpoint", "run")):
+        done = process(*command, cwd=tmp_path, PYTHONPATH=no_statistics)
+        assert done.code == 2
+        assert done.err.splitlines()[-1].startswith(said)
+    assert contents(tmp_path / "run") == before

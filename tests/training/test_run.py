@@ -12,8 +12,9 @@ import torch
 from safetensors.torch import load_file
 
 from dora_cli import evaluate, load_recipe, train, train_seeds
-from dora_cli.errors import CheckpointError, DivergedError, OutputError, RecipeError
+from dora_cli.errors import CheckpointError, DivergedError, LibraryError, OutputError, RecipeError
 from dora_cli.evaluation.classification import ClassificationEvaluator
+from dora_cli.libraries import loading
 from dora_cli.methods import Dora
 from dora_cli.training.listener import SilentListener
 from dora_cli.training.step import TrainingStep
@@ -196,11 +197,12 @@ def test_a_broken_metric_library_costs_no_run_and_leaves_none(
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
 
     def broken(self: ClassificationEvaluator) -> None:
-        raise ImportError("numpy.dtype size changed")
+        with loading("what computes it"):
+            raise ValueError("numpy.dtype size changed")
 
     with monkeypatch.context() as patch:
         patch.setattr(ClassificationEvaluator, "prepare", broken)
-        with pytest.raises(ImportError, match="dtype size"):
+        with pytest.raises(LibraryError, match=r"^what computes it cannot be loaded \(ValueError: numpy.dtype size changed\)"):
             train(make_recipe(), tmp_path / "run", overwrite=overwrite)
     assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
     train(make_recipe(), tmp_path / "run", overwrite=overwrite)  # no run that is unfinished stands in its way

@@ -35,6 +35,14 @@ def logged(run: Path, kind: str) -> list[dict[str, Any]]:
     return [entry for line in (run / "log.jsonl").read_text().splitlines() if (entry := json.loads(line))["type"] == kind]
 
 
+def test_trackers_have_what_the_program_left_out(make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    train(make_recipe("train.max_steps=8"), tmp_path / "without")
+    assert sys.modules["torchvision"] is None
+    train(make_recipe("train.max_steps=8", "train.log_with=tensorboard"), tmp_path / "with")
+    assert "torchvision" not in sys.modules
+
+
 # TensorBoard --------------------------------------------------------------------------------------------------------------------
 
 

@@ -24,7 +24,7 @@ _MODULES = {"pyyaml": "yaml", "scikit-learn": "sklearn"}
 
 def look_at_packages() -> list[dict[str, Any]]:
     """``name, version, wanted, problem`` of every package that dora needs; each is imported, as a broken one shows only then."""
-    bring_back("scipy", "sklearn")
+    bring_back("scipy", "sklearn")  # needed, though not by every command
     base, _ = _requirements()
     return [_look_at(requirement) for requirement in base]
 
