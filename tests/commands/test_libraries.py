@@ -15,7 +15,7 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from dora_cli.training import capture, capture_probe, capture_trial
 from dora_cli.training.capture import Question
-from tests.commands.conftest import CONFIGS, ROOT, contents, environment, process
+from tests.commands.conftest import CONFIGS, ROOT, environment, process
 
 SHORT = ("--set", "train.max_steps=8", "--set", "train.lr_warmup_fraction=0", "--output", "run")
 
@@ -97,7 +97,7 @@ def test_a_metric_that_needs_scipy_has_it(tmp_path: Path) -> None:
     assert "spearmanr" in json.loads((tmp_path / "run" / "metrics.json").read_text())["metrics"]
 
 
-def test_one_that_needs_scikit_learn_has_it_or_says_so_and_costs_nothing(tmp_path: Path, no_statistics: str) -> None:
+def test_one_that_needs_scikit_learn_has_it_or_says_so_and_leaves_nothing(tmp_path: Path, no_statistics: str) -> None:
     cola = ("train", CONFIGS / "demo" / "sst2.yaml", *SHORT, "--set", "task=glue/cola")
     said = "dora: error: what computes the metric matthews cannot be loaded (ValueError: numpy.dtype size changed); dora doctor says which"
     new = process(*cola, cwd=tmp_path, PYTHONPATH=no_statistics)
@@ -107,9 +107,6 @@ def test_one_that_needs_scikit_learn_has_it_or_says_so_and_costs_nothing(tmp_pat
     assert process(*cola, cwd=tmp_path).code == 0, "nothing of the first is in the way"
     assert "matthews_correlation" in json.loads((tmp_path / "run" / "metrics.json").read_text())["metrics"]
 
-    before = contents(tmp_path / "run")
-    for command in ((*cola, "--overwrite"), ("eval", "--checkpoint", "run")):
-        done = process(*command, cwd=tmp_path, PYTHONPATH=no_statistics)
-        assert done.code == 2
-        assert done.err.splitlines()[-1].startswith(said)
-    assert contents(tmp_path / "run") == before
+    scored = process("eval", "--checkpoint", "run", cwd=tmp_path, PYTHONPATH=no_statistics)
+    assert scored.code == 2
+    assert scored.err.splitlines()[-1].startswith(said)
