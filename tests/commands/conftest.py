@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from dora_cli.commands import app
+from tests.patience import PATIENCE
 from tests.training.conftest import tiny_model
 
 __all__ = ["tiny_model"]
@@ -55,7 +56,7 @@ _TERMINAL = ("COLUMNS", "LINES", "FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "T
 def process(*arguments: object, cwd: Path, **changes: str) -> Done:
     """Runs a command as a process of its own, its output taken through pipes."""
     command = [sys.executable, "-m", "dora_cli", *map(str, arguments)]
-    done = subprocess.run(command, cwd=cwd, env=environment(**changes), capture_output=True, encoding="utf-8", timeout=120)
+    done = subprocess.run(command, cwd=cwd, env=environment(**changes), capture_output=True, encoding="utf-8", timeout=PATIENCE)
     return Done(done.returncode, done.stdout, done.stderr)
 
 

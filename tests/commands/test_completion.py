@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.commands.conftest import environment, process
+from tests.patience import PATIENCE
 
 
 @pytest.fixture
@@ -50,7 +51,7 @@ def test_each_shell_completes_after_the_installation(shell: str, tmp_path: Path,
     kept = environment(PATH=path, HOME=str(home), ZDOTDIR=str(home), XDG_CONFIG_HOME=str(home / ".config"))
 
     def run(*command: str) -> str:
-        done = subprocess.run([shell, *command], env=kept, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        done = subprocess.run([shell, *command], env=kept, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE)
         assert done.returncode == 0, done.stderr
         return done.stdout
 

@@ -16,6 +16,7 @@ from transformers import BertConfig, BertForSequenceClassification
 from dora_cli.training import capture, capture_probe, capture_trial
 from dora_cli.training.capture import Question
 from tests.commands.conftest import CONFIGS, ROOT, environment, process
+from tests.patience import PATIENCE
 
 SHORT = ("--set", "train.max_steps=8", "--set", "train.lr_warmup_fraction=0", "--output", "run")
 
@@ -39,7 +40,7 @@ def test_nor_a_trial_of_a_model(broken: str) -> None:
     config = BertConfig(hidden_size=32, num_attention_heads=4, intermediate_size=64, vocab_size=99, num_hidden_layers=1)
     question = Question.of(BertForSequenceClassification(config), "fp32")
     told = json.dumps({**asdict(question), "device": "cpu"})
-    done = subprocess.run(capture._COMMAND, input=told, env=environment(PYTHONPATH=broken), capture_output=True, text=True, timeout=120)
+    done = subprocess.run(capture._COMMAND, input=told, env=environment(PYTHONPATH=broken), capture_output=True, text=True, timeout=PATIENCE)
     assert json.loads(done.stdout) == {"captured": True}, done.stdout + done.stderr
     assert done.returncode == 0
 
@@ -72,7 +73,7 @@ except ModuleNotFoundError:
     print(sys.modules["torchvision"].__name__)
 """
     path = os.pathsep.join([str(tmp_path), str(ROOT)])
-    done = subprocess.run([sys.executable, "-c", code], env=environment(PYTHONPATH=path), capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], env=environment(PYTHONPATH=path), capture_output=True, text=True, timeout=PATIENCE)
     assert done.stdout == "torchvision\n", done.stderr
 
 

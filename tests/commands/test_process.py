@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.commands.conftest import ROOT, Trained, contents, environment, process, recipe_text
+from tests.patience import PATIENCE
 
 posix = pytest.mark.skipif(os.name != "posix", reason="signals and devices of POSIX")
 
@@ -53,7 +54,7 @@ def test_a_reader_that_stops_reading(trained: Trained, arguments: str) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     command = [sys.executable, "-m", "dora_cli", *arguments.split()]
-    done = subprocess.run(command, cwd=trained.cwd, env=environment(), stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60)
+    done = subprocess.run(command, cwd=trained.cwd, env=environment(), stdout=writer, stderr=subprocess.PIPE, text=True, timeout=PATIENCE)
     os.close(writer)
     assert done.stderr == ""
     assert done.returncode != 0
@@ -63,7 +64,7 @@ def test_a_reader_that_stops_reading(trained: Trained, arguments: str) -> None:
 def test_results_onto_a_full_disk(trained: Trained) -> None:
     command = [sys.executable, "-m", "dora_cli", "ranks"]
     with open("/dev/full", "w") as full:
-        done = subprocess.run(command, cwd=trained.cwd, env=environment(), stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+        done = subprocess.run(command, cwd=trained.cwd, env=environment(), stdout=full, stderr=subprocess.PIPE, text=True, timeout=PATIENCE)
     assert done.returncode == 2
     assert done.stderr.startswith("dora: error: output cannot be written: No space left on device")
     assert len(done.stderr.splitlines()) == 1
@@ -93,7 +94,7 @@ def test_an_interrupted_run(trained: Trained, tiny_model: Path, tmp_path: Path) 
         while not (line := run.stderr.readline()).startswith("step "):
             assert line, "the run ended by itself"
         run.send_signal(signal.SIGINT)
-        out, err = run.communicate(timeout=60)
+        out, err = run.communicate(timeout=PATIENCE)
     finally:
         run.kill()
     assert run.returncode == 130
@@ -112,7 +113,7 @@ def test_the_installed_program_is_the_module(trained: Trained) -> None:
     program = shutil.which("dora", path=str(Path(sys.executable).parent))
     if program is None:
         pytest.skip("the package is not installed")
-    done = subprocess.run([program, "ranks", trained.folder], cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=60)
+    done = subprocess.run([program, "ranks", trained.folder], cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=PATIENCE)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines()[1:] == process("ranks", cwd=trained.cwd).out.splitlines()[1:]
 
@@ -132,7 +133,7 @@ def test_a_run_outlives_whoever_reads_it(trained: Trained, tiny_model: Path, tmp
     assert run.stderr is not None
     assert run.stderr.readline()
     run.stderr.close()
-    assert run.wait(timeout=120) == 0
+    assert run.wait(timeout=PATIENCE) == 0
     assert (tmp_path / "runs" / "run" / "metrics.json").is_file()
 
 
@@ -162,7 +163,7 @@ def test_an_interrupted_run_on_a_terminal_leaves_it_clean(tiny_model: Path, tmp_
             if not sent and b"phase" in output and b"warm-up" in output:
                 run.send_signal(signal.SIGINT)  # once: a second one means "do not save", and the view goes on until the step ends
                 sent = True
-        assert run.wait(timeout=60) == 130
+        assert run.wait(timeout=PATIENCE) == 130
     finally:
         run.kill()
         os.close(main)
@@ -199,7 +200,7 @@ def test_a_terminal_that_is_closed_costs_nothing(tiny_model: Path, tmp_path: Pat
         while not (b"phase" in output and b"warm-up" in output):
             output += os.read(main, 65536)
         os.close(main)
-        assert run.wait(timeout=60) == 129
+        assert run.wait(timeout=PATIENCE) == 129
     finally:
         run.kill()
     assert list((tmp_path / "runs" / "long" / "checkpoints").glob("step-*"))

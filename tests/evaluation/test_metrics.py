@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from dora_cli.evaluation.metrics import compute_metrics, metric_names
+from tests.patience import PATIENCE
 
 
 def test_accuracy_and_f1() -> None:
@@ -131,7 +132,7 @@ def test_two_processes_at_once_without_a_writable_home() -> None:
         process.stdin.flush()
     results = []
     for process in processes:
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0, err
         results.append(json.loads(out))
     # Last prediction 0: ranks (1.5, 3, 4, 1.5) against (1, 3, 2, 4); centred, (-2, 1, 3, -2) / 2 and (-3, 1, -1, 3) / 2.

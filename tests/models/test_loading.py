@@ -19,6 +19,7 @@ import transformers as tf
 from dora_cli.errors import ModelError
 from dora_cli.models import config_model, find_projections, head_parameters, load_model
 from tests.models.conftest import SMALL, small_tokenizer
+from tests.patience import PATIENCE
 
 Save = Callable[..., Path]
 BERT = tf.BertConfig(**SMALL)
@@ -303,5 +304,5 @@ def test_hub_model_from_the_cache_without_a_network(save: Save, tmp_path: Path) 
     for stale in ("HF_HUB_CACHE", "TRANSFORMERS_CACHE", "HUGGINGFACE_HUB_CACHE"):
         environment.pop(stale, None)
     root = Path(__file__).parents[2]
-    done = subprocess.run([sys.executable, "-c", program], env=environment, cwd=root, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", program], env=environment, cwd=root, capture_output=True, text=True, timeout=PATIENCE)
     assert (done.stdout.split(), done.stderr) == (["hub", commit, "4", "<pad>", "BertForSequenceClassification"], "")

