@@ -40,7 +40,8 @@ def test_nor_a_trial_of_a_model(broken: str) -> None:
     config = BertConfig(hidden_size=32, num_attention_heads=4, intermediate_size=64, vocab_size=99, num_hidden_layers=1)
     question = Question.of(BertForSequenceClassification(config), "fp32")
     told = json.dumps({**asdict(question), "device": "cpu"})
-    done = subprocess.run(capture._COMMAND, input=told, env=environment(PYTHONPATH=broken), capture_output=True, text=True, timeout=PATIENCE)
+    here = environment(PYTHONPATH=broken)
+    done = subprocess.run(capture._COMMAND, input=told, env=here, capture_output=True, text=True, timeout=PATIENCE)
     assert json.loads(done.stdout) == {"captured": True}, done.stdout + done.stderr
     assert done.returncode == 0
 
