@@ -21,7 +21,7 @@ TIERS = (
     {"commands"},
     {"training", "evaluation", "export", "reports"},
     {"methods", "tasks", "data", "models"},
-    {"recipe", "errors", "wording", "collector", "libraries"},
+    {"recipe", "errors", "wording", "printable", "collector", "libraries"},
 )
 """From the street door down; a room may use its own tier and those below."""
 
@@ -45,6 +45,12 @@ HEAVY = {
     "tokenizers", "torch", "transformers", "yaml",
 }  # fmt: skip
 """Of what we depend on, all but typer, rich (typer's) and pydantic, which newer versions of typer load to read arguments."""
+
+LIGHT = {"dora_cli.collector", "dora_cli.errors", "dora_cli.libraries", "dora_cli.printable"}
+"""What commands may load before they run, beside each other."""
+
+DOORS = {"dora_cli.printable": {"print"}, "dora_cli.reports.console": {"Console"}, "dora_cli.training.capture_probe": {"print"}}
+"""Modules that print, and by what; the last one answers the process that started it, through a pipe."""
 
 
 def module_name(path: Path) -> str:
@@ -174,9 +180,23 @@ def test_commands_load_nothing_heavy_before_they_run(module: str) -> None:
     top = ast.unparse(ast.Module([node for node in tree.body if not isinstance(node, ast.FunctionDef | ast.ClassDef)], []))
     for imported in imports(top, module, package=MODULES[module].name == "__init__.py"):
         if ours(imported):
-            assert imported in {"dora_cli", "dora_cli.collector", "dora_cli.errors", "dora_cli.libraries"} or room(imported) == "commands"
+            assert (
+                imported in {"dora_cli", "dora_cli.collector", "dora_cli.errors", "dora_cli.libraries", "dora_cli.printable"}
+                or room(imported) == "commands"
+            )
         else:
             assert imported.split(".")[0] in {"typer", *sys.stdlib_module_names}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_text_goes_to_the_terminal_by_two_doors_alone(module: str) -> None:
+    """Where control characters are made visible; see `dora_cli.printable`."""
+    tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
+    called = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    bases = {ast.unparse(base) for node in ast.walk(tree) if isinstance(node, ast.ClassDef) for base in node.bases}
+    ways = {"print", "Console", "typer.echo", "typer.secho", "click.echo", "rich.print", "traceback.print_exc", "Text.from_markup"}
+    ways |= {f"sys.{name}.{verb}" for name in ("stdout", "stderr", "__stdout__", "__stderr__") for verb in ("write", "writelines")}
+    assert (called | bases) & ways <= DOORS.get(module, set()), "use dora_cli.printable.say or dora_cli.reports.console.make_console"
 
 
 def test_help_loads_nothing_heavy() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import sys
 import traceback
 from typing import Annotated
 
@@ -24,6 +23,7 @@ from dora_cli.commands import score as score_command
 from dora_cli.commands import tasks as tasks_command
 from dora_cli.commands import train as train_command
 from dora_cli.errors import DoraError, StoppedError
+from dora_cli.printable import indented, say
 
 
 class _Group(TyperGroup):
@@ -37,14 +37,14 @@ class _Group(TyperGroup):
             raise
         except DoraError as error:
             if ctx.params.get("debug"):
-                traceback.print_exc()
+                say(traceback.format_exc(), err=True, end="")
             from dora_cli.training.processes import is_main
 
             if is_main():
-                lines = str(error).splitlines() or ["unknown error"]
+                message = indented(str(error).strip() or "unknown error")
                 what = "dora:" if isinstance(error, StoppedError) else "dora: error:"
                 with contextlib.suppress(OSError):  # the terminal may be gone
-                    print(f"{what} {lines[0]}" if len(lines) == 1 else "\n  ".join([what, *lines]), file=sys.stderr)
+                    say(f"{what}\n  {message}" if "\n" in message else f"{what} {message}", err=True)
             raise typer.Exit(error.exit_code) from None
         except OSError as error:  # a full disk, a file that was taken away: whatever no room foresaw, it is the user's to mend
             if ctx.params.get("debug") or error.errno == errno.EPIPE:  # whoever reads our output may stop reading: typer ends quietly
@@ -52,10 +52,10 @@ class _Group(TyperGroup):
             # stdout and stderr have no name, and these are what they fail by; a connection may fail without a name too
             output = error.filename is None and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO)
             what = f"output cannot be written: {error.strerror}" if output else str(error)
-            print(f"dora: error: {what}; dora --debug {ctx.invoked_subcommand} ... shows where", file=sys.stderr)
+            say(f"dora: error: {indented(what)}; dora --debug {ctx.invoked_subcommand} ... shows where", err=True)
             raise typer.Exit(DoraError.exit_code) from None
         except KeyboardInterrupt:
-            print("dora: stopped by SIGINT", file=sys.stderr)
+            say("dora: stopped by SIGINT", err=True)
             raise typer.Exit(130) from None
 
 
@@ -70,7 +70,7 @@ app = typer.Typer(
 
 def _version(value: bool) -> None:
     if value:
-        print(f"dora {__version__}")
+        say(f"dora {__version__}")
         raise typer.Exit()
 
 

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from dora_cli.printable import say
+
 EPILOG = "Example:  dora doctor --json"
 
 
@@ -17,12 +19,11 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print everythin
     if as_json:
         import json
 
-        typer.echo(json.dumps(found, indent=2))
+        say(json.dumps(found, indent=2))
     else:
-        from rich.console import Console
-
+        from dora_cli.reports.console import make_console
         from dora_cli.reports.doctor import print_doctor
 
-        print_doctor(Console(highlight=False), found)
+        print_doctor(make_console(), found)
     if found["problems"]:
         raise typer.Exit(2)

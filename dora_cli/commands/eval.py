@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from dora_cli.collector import no_collection
+from dora_cli.commands.options import check_overwrite
 
 EPILOG = "Example:  dora eval --checkpoint runs/demo-sst2 --output result.json"
 
@@ -32,25 +33,33 @@ def evaluate(
         ),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Also write the result to this JSON file.", show_default=False)
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="Also write the result to this new JSON file; - writes it to stdout and the table to stderr.",
+            show_default=False,
+        ),
     ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE if it is there already.")] = False,
 ) -> None:
     """Evaluate a finished run: rebuild its model at the final ranks and score it."""
-    from rich.console import Console
-
     with no_collection():
         from dora_cli.evaluation.saved import evaluate_saved
+    from dora_cli.reports.console import make_console, make_error_console
     from dora_cli.reports.evaluation import print_evaluation
+    from dora_cli.reports.outputs import check_output_file, is_stdout, write_output
     from dora_cli.reports.progress import make_listener
-    from dora_cli.reports.records import write_json
-    from dora_cli.training.output import check_output_file
+    from dora_cli.reports.records import to_json
     from dora_cli.training.processes import is_main
 
+    check_overwrite(output, overwrite=overwrite)
     if output is not None:
-        check_output_file(output)
+        check_output_file(output, overwrite=overwrite)
     result = evaluate_saved(checkpoint, split=split, overrides=set_ or [], listener=make_listener())
     if not is_main():
         return
-    print_evaluation(Console(highlight=False), result)
+    print_evaluation(make_error_console() if is_stdout(output) else make_console(), result)
     if output is not None:
-        write_json(output, result)
+        write_output(output, to_json(result))

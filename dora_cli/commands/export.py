@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from dora_cli.collector import no_collection
+from dora_cli.printable import say
 
 EPILOG = "Example:  dora export -c runs/demo-sst2 --format peft -o adapter"
 
@@ -98,10 +99,10 @@ def export(
     where = f"{done.live_projections:,} of {plural(done.projections, 'projection')}"
     adapters = f"{plural(done.exact.components, 'component')} in {where}, {plural(done.exact.parameters, 'parameter')}"
     head = f", and {plural(done.head_parameters, 'parameter')} of the head" if done.head_parameters else ""
-    typer.echo(f"{done.format}, {done.dtype}: {adapters}{head}")
+    say(f"{done.format}, {done.dtype}: {adapters}{head}")
     if pad is not Padding.none:
         more = done.padded.components - done.exact.components
         cost = plural(done.padded.parameters - done.exact.parameters, "parameter")
-        typer.echo(f"padding ({pad.value}): {plural(more, 'zero component')} more, {cost}, {size(done.padding_bytes)}")
-    typer.echo(describe(done.agreement, done.dtype))
-    typer.echo(f"{size(sum(done.files.values()))} written to {done.output}; README.md there has the lines that load it")
+        say(f"padding ({pad.value}): {plural(more, 'zero component')} more, {cost}, {size(done.padding_bytes)}")
+    say(describe(done.agreement, done.dtype))
+    say(f"{size(sum(done.files.values()))} written to {done.output}; README.md there has the lines that load it")

@@ -8,7 +8,9 @@ from typing import Annotated
 
 import typer
 
-from dora_cli.errors import OptionError, OutputError
+from dora_cli.commands.options import check_overwrite
+from dora_cli.errors import OptionError
+from dora_cli.printable import pour, say
 
 EPILOG = "Example:  dora init glue/rte --model FacebookAI/roberta-base -o rte.yaml"
 
@@ -41,7 +43,7 @@ def init(
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help="Write to this new file (default: to stdout).", show_default=False),
+        typer.Option("--output", "-o", metavar="FILE", help="Write to this new file (default, and -: to stdout).", show_default=False),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE if it is there already.")] = False,
     schema: Annotated[
@@ -51,14 +53,13 @@ def init(
     """Write a recipe to start from: the published settings of a task, every key with what it is for."""
     if schema and (task is not None or model is not None):
         raise OptionError("--schema is about recipes of every task and model; leave TASK and --model out")
-    if overwrite and output is None:
-        raise OptionError("--overwrite needs a file to replace; name it: --output FILE")
-    if output is not None:
-        from dora_cli.training.output import check_output_file  # loads PyTorch; a recipe for stdout is there at once
+    from dora_cli.reports.outputs import check_output_file, is_stdout, write_output
 
-        check_output_file(output, example="recipe.schema.json" if schema else "recipe.yaml")
-        if output.exists() and not overwrite:
-            raise OutputError(f"--output {output} exists already; choose another name, or pass --overwrite to replace it")
+    check_overwrite(output, overwrite=overwrite)
+    if is_stdout(output):
+        output = None
+    if output is not None:
+        check_output_file(output, overwrite=overwrite, example="recipe.schema.json" if schema else "recipe.yaml")
     if schema:
         text, then, unchecked = _schema(), None, None
     elif task is None:
@@ -69,16 +70,14 @@ def init(
         made = first_recipe(task, model, file=str(output) if output is not None else None)
         text, unchecked, then = made.text, made.unchecked, str(output or default_file(task))
     if output is not None:
-        from dora_cli.reports.records import write_text
-
-        write_text(output, text)
-        typer.echo(f"{output} written" + ("" if schema else f"; see what it would do:  dora train {_quoted(str(output))} --dry-run"))
+        write_output(output, text)
+        say(f"{output} written" + ("" if schema else f"; see what it would do:  dora train {_quoted(str(output))} --dry-run"))
     else:
-        typer.echo(text, nl=False)
+        pour(text)
         if then is not None and sys.stdout.isatty():
-            typer.echo(f"dora: note: to keep it, add: --output {then}", err=True)
+            say(f"dora: note: to keep it, add: --output {then}", err=True)
     if unchecked is not None:
-        typer.echo(
+        say(
             f"dora: note: {unchecked!r} is not in the local cache, so it was not checked whether it can do {task}; a dry run checks it",
             err=True,
         )

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from dora_cli.printable import say
+
 EPILOG = "Example:  dora models --json"
 
 
@@ -17,10 +19,9 @@ def models(as_json: Annotated[bool, typer.Option("--json", help="Print everythin
     if as_json:
         import json
 
-        typer.echo(json.dumps(found, indent=2))
+        say(json.dumps(found, indent=2))
         return
-    from rich.console import Console
-
     from dora_cli.reports.catalogue import print_models
+    from dora_cli.reports.console import make_console
 
-    print_models(Console(highlight=False), found)
+    print_models(make_console(), found)

@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 
 from dora_cli.collector import no_collection
+from dora_cli.commands.inputs import readable
+from dora_cli.printable import say
 
 EPILOG = "Example:  dora predict -c runs/glue-rte --output submission/"
 
@@ -25,8 +27,9 @@ def predict(
             "--output",
             "-o",
             metavar="FILE|DIR/",
-            help="Where to write. FILE.jsonl: everything, one object a line. GLUE: DIR/ for the benchmark's submission files, or FILE.tsv "
-            "for one. e2e: any other FILE, plain text, one output a line.",
+            help="Where to write, a new file. FILE.jsonl: everything, one object a line. GLUE: DIR/ for the benchmark's submission "
+            "files, or FILE.tsv for one. e2e: any other FILE, plain text, one output a line. -: stdout (GLUE: JSON lines, e2e: plain "
+            "text).",
             show_default=False,
         ),
     ],
@@ -37,7 +40,7 @@ def predict(
             "-i",
             metavar="FILE",
             help="Examples of your own: csv, tsv, json, jsonl or parquet with the task's columns (e2e: mr); or plain text, one a line, "
-            "where the task reads one text.",
+            "where the task reads one text. -: stdin, JSON lines or plain text.",
             show_default=False,
         ),
     ] = None,
@@ -59,12 +62,20 @@ def predict(
             show_default=False,
         ),
     ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are there already.")] = False,
 ) -> None:
     """Write what a finished run predicts: classes, numbers or texts, for a split of its data or for examples of your own."""
     with no_collection():
         from dora_cli.evaluation.prediction import write_predictions
+    from dora_cli.reports.outputs import is_stdout
     from dora_cli.reports.progress import make_listener
     from dora_cli.wording import plural
 
-    for written in write_predictions(checkpoint, output, split=split, file=file, overrides=set_ or [], listener=make_listener()):
-        typer.echo(f"{plural(written.predictions, 'prediction')} written to {written.path}")
+    with readable(file, "--input") as examples:
+        done = write_predictions(
+            checkpoint, output, split=split, file=examples, overrides=set_ or [], overwrite=overwrite, listener=make_listener()
+        )
+    to_stdout = is_stdout(output)
+    for written in done:
+        where = "stdout" if to_stdout else written.path
+        say(f"{plural(written.predictions, 'prediction')} written to {where}", err=to_stdout)

@@ -8,7 +8,9 @@ from typing import Annotated
 
 import typer
 
+from dora_cli.commands.options import check_overwrite
 from dora_cli.errors import CheckpointError, OptionError
+from dora_cli.printable import escape_json, pour, say
 
 RUNS = Path("runs")
 EPILOG = "Example:  dora ranks runs/demo-sst2 --by block --plot ranks.svg"
@@ -45,8 +47,9 @@ def ranks(
     ] = None,
     plot: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Also draw what is shown into FILE: .png, .svg or .pdf. Needs matplotlib (extra plots)."),
+        typer.Option(metavar="FILE", help="Also draw what is shown into the new FILE: .png, .svg or .pdf. Needs matplotlib (extra plots)."),
     ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE if it is there already.")] = False,
     what: Annotated[
         What | None,
         typer.Option(
@@ -57,8 +60,7 @@ def ranks(
     as_json: Annotated[bool, typer.Option("--json", help="Print ranks.json as it is (of several seeds: the mean ranks as JSON).")] = False,
 ) -> None:
     """Show how the budget was distributed: the rank of every projection, blocks down, projections across."""
-    from rich.console import Console
-
+    from dora_cli.reports.console import make_console
     from dora_cli.reports.runs import newest_run
     from dora_cli.reports.views import View, draw, show
 
@@ -68,6 +70,7 @@ def ranks(
         raise OptionError(
             f"{' and '.join(given)} do not go together: each shows something else. Give one of them; only --by also goes with --compare."
         )
+    check_overwrite(plot, overwrite=overwrite, option="--plot")
     if what is not None and plot is None:
         raise OptionError(f"--what {what.value} says what --plot draws, but there is no --plot. Add --plot FILE.svg")
     if what is not None and compare is not None:
@@ -79,10 +82,10 @@ def ranks(
     view = View(folder, by=None if by is None else by.value, scores=scores, history=history, compare=compare)
     picture = what.value if what is not None else view.picture
     if plot is not None:
-        draw(view, picture, plot)
+        draw(view, picture, plot, overwrite=overwrite)
     if as_json:
-        typer.echo(view.json, nl=False)
+        pour(escape_json(view.json))
     else:
-        show(view, Console(highlight=False))
+        show(view, make_console())
     if plot is not None:
-        typer.echo(f"{'difference' if compare else picture}: {plot}", err=True)
+        say(f"{'difference' if compare else picture}: {plot}", err=True)

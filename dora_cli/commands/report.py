@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from dora_cli.printable import say
+
 EPILOG = "Example:  dora report runs/demo-sst2 --output report.html"
 
 
@@ -20,17 +22,22 @@ def report(
         ),
     ],
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FILE", help="The page to write: a file that ends in .html.", show_default=False)
+        Path,
+        typer.Option(
+            "--output", "-o", metavar="FILE", help="The page to write: a new file that ends in .html, or - for stdout.", show_default=False
+        ),
     ],
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE if it exists.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE if it is there already.")] = False,
 ) -> None:
     """Write one self-contained HTML page about runs: results, rank maps, charts, sizes, recipes, environment."""
     from dora_cli.reports.html.page import check_output, write_report
+    from dora_cli.reports.outputs import is_stdout
     from dora_cli.wording import plural
 
     check_output(output, overwrite=overwrite)
+    to_stdout = is_stdout(output)
     groups = write_report(runs, output)
     for group in groups:
         done = f"{len(group.finished)} of {plural(len(group.runs), 'run')} finished"
-        typer.echo(f"{group.name}: {group.task}, {group.model}, {group.method}, {done}")
-    typer.echo(f"report: {output}")
+        say(f"{group.name}: {group.task}, {group.model}, {group.method}, {done}", err=to_stdout)
+    say(f"report: {'stdout' if to_stdout else output}", err=to_stdout)

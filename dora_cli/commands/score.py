@@ -8,7 +8,10 @@ from typing import Annotated
 
 import typer
 
+from dora_cli.commands.inputs import is_stdin, readable
+from dora_cli.errors import OptionError
 from dora_cli.libraries import loading
+from dora_cli.printable import say
 
 EPILOG = "Example:  dora score e2e --predictions out.txt --references ref.txt"
 
@@ -24,7 +27,11 @@ def score(
     predictions: Annotated[
         Path,
         typer.Option(
-            "--predictions", "-p", metavar="FILE", help="Plain text, one output a line; or a run's predictions.jsonl.", show_default=False
+            "--predictions",
+            "-p",
+            metavar="FILE",
+            help="Plain text, one output a line; or a run's predictions.jsonl. -: stdin.",
+            show_default=False,
         ),
     ],
     references: Annotated[
@@ -34,7 +41,7 @@ def score(
             "-r",
             metavar="FILE",
             help="Plain text: a block of references for each output, one a line, blank lines between blocks. Not needed with a "
-            "predictions.jsonl that holds them.",
+            "predictions.jsonl that holds them. -: stdin.",
             show_default=False,
         ),
     ] = None,
@@ -49,13 +56,17 @@ def score(
     with loading("what computes the metrics of e2e"):
         from dora_cli.evaluation.e2e.score import score_e2e
 
-    outputs, wanted = read_pairs(predictions, references)
+    if is_stdin(predictions) and is_stdin(references):
+        raise OptionError("--predictions and --references are both stdin, which can be read once; give one of them as a file")
+    with readable(predictions, "--predictions") as given, readable(references, "--references") as against:
+        assert given is not None
+        outputs, wanted = read_pairs(given, against)
     scores = score_e2e(outputs, wanted)
     if as_json:
-        typer.echo(json.dumps({"metrics": scores.metrics}, indent=2))
+        say(json.dumps({"metrics": scores.metrics}, indent=2))
     else:
-        typer.echo(f"{task.value}: {plural(len(outputs), 'output')}, {plural(sum(map(len, wanted)), 'reference')}")
+        say(f"{task.value}: {plural(len(outputs), 'output')}, {plural(sum(map(len, wanted)), 'reference')}")
         for name, value in scores.metrics.items():
-            typer.echo(f"{name:8}{'-' if value is None else f'{value:.4f}':>8}")
+            say(f"{name:8}{'-' if value is None else f'{value:.4f}':>8}")
     for note in scores.notes:
-        typer.echo(f"dora: note: {note}", err=True)
+        say(f"dora: note: {note}", err=True)

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from dora_cli.printable import say
+
 EPILOG = "Example:  dora tasks --json"
 
 
@@ -17,10 +19,9 @@ def tasks(as_json: Annotated[bool, typer.Option("--json", help="Print everything
     if as_json:
         import json
 
-        typer.echo(json.dumps({"tasks": found}, indent=2))
+        say(json.dumps({"tasks": found}, indent=2))
         return
-    from rich.console import Console
-
     from dora_cli.reports.catalogue import print_tasks
+    from dora_cli.reports.console import make_console
 
-    print_tasks(Console(highlight=False), found)
+    print_tasks(make_console(), found)

@@ -48,25 +48,26 @@ def train(
     """Train a recipe: adapt the model, prune its ranks to the budget, write metrics and ranks."""
     with no_collection():
         from dora_cli.recipe import load_recipe
+        from dora_cli.reports.outputs import check_no_stdout
         from dora_cli.training.output import default_output
 
     if resume and overwrite:
         raise RecipeError("--resume goes on with the run in DIR and --overwrite replaces it; give one of them")
     if quiet and (plain or dry_run):
         raise RecipeError(f"--quiet prints nothing and {'--plain prints lines' if plain else '--dry-run prints a run'}; give one of them")
+    check_no_stdout(output, "a run is a folder")
     resolved = load_recipe(recipe, set_ or [])
     chosen = _seeds(seeds) if seeds is not None else None
     folder = output if output is not None else default_output(recipe)
     if dry_run:
-        from rich.console import Console
-
         with no_collection():
             from dora_cli.recipe import dump_recipe
+            from dora_cli.reports.console import make_console
             from dora_cli.reports.dry_run import print_dry_run
             from dora_cli.training.dry_run import dry_run as look_ahead
 
         ahead = look_ahead(resolved, folder, chosen or ())
-        print_dry_run(Console(highlight=False), ahead, dump_recipe(ahead.recipe))
+        print_dry_run(make_console(), ahead, dump_recipe(ahead.recipe))
         return
     from functools import partial
 
@@ -78,8 +79,7 @@ def train(
     if chosen is None:
         run(resolved, folder, overwrite=overwrite, resume=resume, listener=watch(), how_to_resume=_go_on(recipe, set_, folder, None))
         return
-    from rich.console import Console
-
+    from dora_cli.reports.console import make_console
     from dora_cli.reports.summary import print_seeds
     from dora_cli.training.processes import is_main
     from dora_cli.training.resolve import resolve, selecting_metric
@@ -95,7 +95,7 @@ def train(
         how_to_resume=_go_on(recipe, set_, folder, seeds),
     )
     if is_main() and not quiet:
-        print_seeds(Console(highlight=False), summary, folder, primary=primary)
+        print_seeds(make_console(), summary, folder, primary=primary)
 
 
 def _go_on(recipe: Path, overrides: list[str] | None, folder: Path, seeds: str | None) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from dora_cli.data import Examples, encode, encode_sources, group_references, read_file
-from dora_cli.errors import OutputError, RecipeError
+from dora_cli.errors import RecipeError
 from dora_cli.evaluation.classification import compute_logits
 from dora_cli.evaluation.decoding import decode
 from dora_cli.evaluation.evaluator import decoding
@@ -71,9 +71,12 @@ def write_predictions(
     split: str | None = None,
     file: Path | None = None,
     overrides: Sequence[str] = (),
+    overwrite: bool = False,
     listener: Listener | None = None,
 ) -> list[Written]:
     """`predict_saved` into files; see `Destination` for what `output` may be. Other processes than the main one write nothing.
+
+    Files that are there are replaced only with `overwrite`.
 
     Raises:
         OutputError: `output` cannot be written or does not fit the task; said before anything is loaded, where that can be known.
@@ -82,9 +85,7 @@ def write_predictions(
     destinations: list[Destination] = []
 
     def check(recipe: Recipe, task: Task, splits: Sequence[str]) -> None:
-        destinations.append(Destination.plan(output, task, splits))
-        if file is not None and file.resolve() in (path.resolve() for path in destinations[0].paths):
-            raise OutputError(f"--output {output} would replace the examples of --input {file}; name another file")
+        destinations.append(Destination.plan(output, task, splits, overwrite=overwrite, source=file))
         if destinations[0].official and splits and recipe.data.max_eval_samples is not None:
             raise RecipeError(
                 f"data.max_eval_samples is {recipe.data.max_eval_samples} in the recipe of this run, but the benchmark wants a prediction "

@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from dora_cli.errors import OutputError
-from dora_cli.reports.records import write_jsonl, write_text
+from dora_cli.reports.outputs import check_output_file, is_stdout, write_output
+from dora_cli.reports.records import to_jsonl
 from dora_cli.tasks import ClassificationTask, Task
-from dora_cli.training.output import check_output_file
 from dora_cli.wording import plural
 
-FORMS = "a .jsonl file (texts, prediction, probabilities), a .tsv file as the benchmark takes it, or a folder for the benchmark's files"
+FORMS = (
+    "a .jsonl file (texts, prediction, probabilities), - (the same on stdout), a .tsv file as the benchmark takes it, or a folder for the "
+    "benchmark's files"
+)
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class Destination:
 
     A file that ends in ``.jsonl`` gets every record. Texts go to any other file, one a line. Classes and numbers go to a ``.tsv`` file as
     the benchmark takes them, or, if the output is a folder (it is there, or ends with ``/``), to files in it with the benchmark's names.
+    ``-`` is stdout: texts, one a line; of classes and numbers every record, as JSON lines.
 
     Attributes:
         task: whose predictions they are.
@@ -50,11 +54,18 @@ class Destination:
     official: bool
 
     @classmethod
-    def plan(cls, output: str, task: Task, splits: Sequence[str]) -> Destination:
-        """What `output` says for `splits` of `task`, none for a file of the user's own. Writes nothing; raises OutputError."""
+    def plan(cls, output: str, task: Task, splits: Sequence[str], *, overwrite: bool, source: Path | None = None) -> Destination:
+        """What `output` says for `splits` of `task`, none for a file of the user's own. Writes nothing; raises OutputError.
+
+        Args:
+            overwrite: whether files that are there may be replaced.
+            source: the file of the user's own, which is not replaced even so.
+        """
         path, folder = Path(output), output.endswith(("/", os.sep)) or Path(output).is_dir()
         suffix = path.suffix.lower()
-        if not isinstance(task, ClassificationTask):
+        if is_stdout(output):
+            paths, official = [path], False
+        elif not isinstance(task, ClassificationTask):
             if folder:
                 raise OutputError(f"--output {output} is a folder; name a file in it, such as {path / 'out.txt'}")
             paths, official = [path], False
@@ -72,7 +83,9 @@ class Destination:
         else:
             paths, official = [path], True
         for file in paths:
-            check_output_file(file)
+            if source is not None and source.resolve() == file.resolve():
+                raise OutputError(f"--output {output} would replace the examples of --input {source}; name another file")
+            check_output_file(file, overwrite=overwrite, example="out.txt")
         return cls(task, paths, official)
 
     def write(self, parts: Sequence[Part], note: Callable[[str], None]) -> list[tuple[Path, int]]:
@@ -90,14 +103,12 @@ class Destination:
                 if size not in (None, len(part.predictions)):
                     note(f"{path} has {plural(len(part.predictions), 'prediction')}; the benchmark's {part.name} has {size:,} examples")
                 rows = (f"{row}\t{self.task.submitted(value)}\n" for row, value in enumerate(part.predictions))
-                write_text(path, "index\tprediction\n" + "".join(rows))
+                write_output(path, "index\tprediction\n" + "".join(rows))
             return [(path, len(part.records)) for path, part in zip(self.paths, parts, strict=True)]
         records = [record for part in parts for record in part.records]
         (path,) = self.paths
-        if path.suffix.lower() == ".jsonl":
-            write_jsonl(path, records)
-        else:
-            write_text(path, "".join(f"{record['output']}\n" for record in records))
+        as_text = path.suffix.lower() != ".jsonl" and not isinstance(self.task, ClassificationTask)
+        write_output(path, "".join(f"{record['output']}\n" for record in records) if as_text else to_jsonl(records))
         return [(path, len(records))]
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from dora_cli.errors import CheckpointError, OutputError
+from dora_cli.reports.outputs import check_no_stdout, check_place
 from dora_cli.reports.records import read_json, write_json
-from dora_cli.training.output import check_place
 
 RECORD = "dora_export.json"
 """Says what an export is and which files belong to it; written and moved last."""
@@ -24,6 +24,7 @@ def check_export_folder(output: Path, *, overwrite: bool) -> None:
     Raises:
         OutputError: what it says.
     """
+    check_no_stdout(output, "an export is a folder")
     if output.exists() and not output.is_dir():
         raise OutputError(f"--output {output} is a file; name a folder")
     held = sorted(path.name for path in output.iterdir()) if output.is_dir() else []

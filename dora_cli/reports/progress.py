@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.style import Style
 from rich.text import Text
 
+from dora_cli.printable import indented
+from dora_cli.reports.console import make_console
 from dora_cli.reports.grid import heat
 from dora_cli.reports.live.marks import ASCII, UNICODE
 from dora_cli.reports.live.screen import Screen
@@ -43,12 +45,12 @@ def make_listener(
         brief: end with one line instead of the tables, for a run among several.
         quiet: notes alone, neither progress nor results.
     """
-    console = console or Console(file=LastingStderr(), highlight=False)  # type: ignore[arg-type]
+    console = console or make_console(LastingStderr())  # type: ignore[arg-type]
     if quiet:
         return QuietListener(console)
     if plain is None:
         plain = _under_ci() or console.legacy_windows or not (console.is_interactive and _is_a_tty(console))
-    return RunListener(console, results or Console(highlight=False), live=not plain, brief=brief)
+    return RunListener(console, results or make_console(), live=not plain, brief=brief)
 
 
 def _is_a_tty(console: Console) -> bool:
@@ -72,7 +74,7 @@ class QuietListener:
 
     def note(self, message: str) -> None:
         """A line on stderr."""
-        self._console.print(Text(f"note: {message}", style="yellow"), soft_wrap=True)
+        self._console.print(Text(f"note: {indented(message)}", style="yellow"), soft_wrap=True)
 
     def start(self, start: RunStart) -> None: ...
 
@@ -157,7 +159,7 @@ class RunListener:
 
     def note(self, message: str) -> None:
         """A line on stderr."""
-        self._say(f"note: {message}", "yellow")
+        self._say(f"note: {indented(message)}", "yellow")
 
     def finish(self, metrics: Mapping[str, Any], ranks: Mapping[str, Any], output: Path) -> None:
         """Takes the view away and prints the results."""

@@ -22,6 +22,7 @@ from typing import Any, Literal, Protocol, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from dora_cli.errors import CheckpointError, OutputError
+from dora_cli.printable import escape_json, shown
 from dora_cli.reports.layout import SCHEMA_VERSION, MetricsRecord, RanksRecord
 
 LINE_LENGTH = 140  # a list or object that fits on one line of this length is written on one
@@ -56,7 +57,7 @@ def write_bytes(path: Path, content: bytes) -> None:
             beside.unlink(missing_ok=True)
             raise
     except OSError as error:
-        raise _cannot_write(path, error) from error
+        raise cannot_write(path, error) from error
 
 
 def write_json(path: Path, obj: Any) -> None:
@@ -66,16 +67,21 @@ def write_json(path: Path, obj: Any) -> None:
 
 def write_jsonl(path: Path, objects: Iterable[Mapping[str, Any]]) -> None:
     """Writes one JSON object a line, atomically as `write_text` does. Raises OutputError."""
-    write_text(path, "".join(_line(obj) for obj in objects))
+    write_text(path, to_jsonl(objects))
+
+
+def to_jsonl(objects: Iterable[Mapping[str, Any]]) -> str:
+    """`objects` as JSON lines."""
+    return "".join(_line(obj) for obj in objects)
 
 
 def _line(obj: Mapping[str, Any]) -> str:
-    return json.dumps(_plain(obj), ensure_ascii=False, allow_nan=False) + "\n"
+    return escape_json(json.dumps(_plain(obj), ensure_ascii=False, allow_nan=False)) + "\n"
 
 
 def to_json(obj: Any) -> str:
     """`obj` as indented JSON with a final newline; short lists and objects stay on one line. Not finite -> null."""
-    return _indented(_plain(obj), 0) + "\n"
+    return escape_json(_indented(_plain(obj), 0)) + "\n"
 
 
 def _indented(obj: Any, depth: int) -> str:
@@ -116,7 +122,8 @@ def _plain(obj: Any) -> Any:
     raise TypeError(f"cannot be written as JSON: {obj!r}")
 
 
-def _cannot_write(path: Path, error: OSError) -> OutputError:
+def cannot_write(path: Path, error: OSError) -> OutputError:
+    """What to say where the system refuses to write `path`."""
     reason = error.strerror or str(error)
     return OutputError(f"cannot write {path}: {reason}. Free some space, mend the permissions, or name another place with --output.")
 
@@ -142,7 +149,7 @@ class LogFile:
             if self._file.tell() and self.path.read_bytes()[-1:] != b"\n":
                 self._file.write(b"\n")
         except OSError as error:
-            raise _cannot_write(self.path, error) from error
+            raise cannot_write(self.path, error) from error
 
     def write(self, entry: Mapping[str, Any]) -> None:
         """Appends one line and flushes it. Raises OutputError."""
@@ -150,7 +157,7 @@ class LogFile:
             self._file.write(_line(entry).encode("utf-8"))
             self._file.flush()
         except OSError as error:
-            raise _cannot_write(self.path, error) from error
+            raise cannot_write(self.path, error) from error
 
     def length(self) -> int:
         """Bytes written so far, now on the disk. Raises OutputError."""
@@ -159,14 +166,14 @@ class LogFile:
             os.fsync(self._file.fileno())
             return self._file.tell()
         except OSError as error:
-            raise _cannot_write(self.path, error) from error
+            raise cannot_write(self.path, error) from error
 
     def close(self) -> None:
         """Closes the file; a second call does nothing."""
         try:
             self._file.close()
         except OSError as error:
-            raise _cannot_write(self.path, error) from error
+            raise cannot_write(self.path, error) from error
 
     def __enter__(self) -> LogFile:
         return self
@@ -240,11 +247,11 @@ def validated(model: type[_Model], record: Any, source: Path | str) -> _Model:
         raise CheckpointError(f"{source} is damaged or was not written by dora: {_problems(error)}. {_MEND}") from error
 
 
-def _problems(error: ValidationError, shown: int = 3) -> str:
+def _problems(error: ValidationError, most: int = 3) -> str:
     """The first few problems as ``layers[3].rank is -1: ...``, and how many more there are."""
     lines = []
-    for problem in error.errors(include_url=False, include_context=False)[:shown]:
-        place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in problem["loc"]).lstrip(".")
+    for problem in error.errors(include_url=False, include_context=False)[:most]:
+        place = "".join(f"[{part}]" if isinstance(part, int) else f".{shown(part, 60)}" for part in problem["loc"]).lstrip(".")
         message = problem["msg"].removeprefix("Value error, ")
         message = message[:1].lower() + message[1:]
         if problem["type"] == "missing":

@@ -100,9 +100,9 @@ def _parts(view: View) -> tuple[str, Sequence[str], list[RenderableType]]:
     return found.title, found.facts, ranks_table(record)
 
 
-def draw(view: View, what: What, path: Path) -> None:
+def draw(view: View, what: What, path: Path, *, overwrite: bool = False) -> None:
     """Draws a picture of the view into `path`. Raises OutputError, CheckpointError."""
-    canvas.check(path)
+    canvas.check(path, overwrite=overwrite)
     if view.compare is not None:
         draw_difference(view.found, view.other, path)
     elif what == "budget":

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 from pathlib import Path
 
 from dora_cli.errors import OutputError
+from dora_cli.reports.outputs import check_place, is_run
 from dora_cli.reports.records import RunRecords
 from dora_cli.training.folders import LEFTOVERS
 from dora_cli.training.lock import RunLock
@@ -32,34 +32,6 @@ def check_output(output: Path, *, overwrite: bool) -> None:
             held = _what_it_holds(RunRecords(output))
             raise OutputError(f"--output {output} holds {held} already; choose another --output, or pass --overwrite to replace it")
     check_place(output)
-
-
-def check_output_file(output: Path, *, example: str = "result.json") -> None:
-    """Refuses a file that cannot be written, before the work whose result it is to hold; `example` is a name it could have."""
-    if output.is_dir():
-        raise OutputError(f"--output {output} is a folder; name a file in it, such as {output / example}")
-    whole = output.resolve()
-    for folder in whole.parents:
-        run = RunRecords(folder)
-        records = (run.recipe, run.metrics, run.ranks, run.environment, run.log, run.predictions, run.summary)
-        parts = (run.adapter, run.checkpoints, run.trackers)
-        if is_run(folder) and (whole in records or any(part in whole.parents for part in parts)):
-            raise OutputError(f"--output {output} is a record of the run itself; name another file")
-    check_place(output)
-
-
-def check_place(output: Path) -> None:
-    """Refuses a path below which nothing can be made. Writes nothing."""
-    place = next(path for path in (output, *output.parents) if path.exists())
-    if place != output and not place.is_dir():
-        raise OutputError(f"--output {output} cannot be written: {place} is a file, not a folder; choose another --output")
-    if not os.access(place, os.W_OK | os.X_OK if place.is_dir() else os.W_OK):
-        raise OutputError(f"--output {output} cannot be written: no permission in {place}; choose another --output")
-
-
-def is_run(folder: Path) -> bool:
-    """Whether `folder` looks like a run folder, or like the parent of runs over several seeds."""
-    return RunRecords(folder).recipe.is_file() or any(seed.recipe.is_file() for seed in RunRecords(folder).seed_runs())
 
 
 def _what_it_holds(run: RunRecords) -> str:

@@ -255,3 +255,10 @@ def test_an_error_of_the_system_says_what_failed(recipe: Path, monkeypatch: pyte
     done = dora("train", recipe)
     assert done.code == 2
     assert done.err.startswith(f"dora: error: {said}")
+
+
+def test_a_folder_does_not_fit_through_stdout(recipe: Path, refuses: Refuse) -> None:
+    refuses("train", recipe, "-o", "-", says=["--output - is stdout, but a run is a folder", "./-"])
+    refuses("train", recipe, "-o", "-", "--dry-run", says=["a run is a folder"])
+    refuses("train", recipe, "-o", "-", "--seeds", "1,2", says=["a run is a folder"])
+    refuses("export", "-c", "run", "--format", "peft", "-o", "-", says=["--output - is stdout, but an export is a folder"])

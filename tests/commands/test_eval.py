@@ -150,3 +150,21 @@ def test_another_base_model(run: Path, tiny_model: Path, refuses: Refuse) -> Non
     changed = {name: value + 1 if name.endswith("query.weight") else value for name, value in weights.items()}
     save_file(changed, "other/model.safetensors", {"format": "pt"})
     refuses("eval", "-c", run, "--set", "model.name=other", says=["base model other is not the one", "--set model.name="])
+
+
+def test_a_file_that_is_there_is_replaced_only_if_asked(run: Path, refuses: Refuse) -> None:
+    Path("mine.yaml").write_text("precious")
+    (run / "adapter" / "adapter.safetensors").rename("weights")  # the refusals come before anything is loaded
+    refuses("eval", "-c", run, "-o", "mine.yaml", says=["--output mine.yaml exists already", "--overwrite"])
+    refuses("eval", "-c", run, "--overwrite", says=["--overwrite needs a file to replace"])
+    refuses("eval", "-c", run, "-o", run / "metrics.json", "--overwrite", says=["is a record of the run itself"])
+    Path("weights").rename(run / "adapter" / "adapter.safetensors")
+    assert dora("eval", "-c", run, "-o", "mine.yaml", "--overwrite").code == 0
+    assert json.loads(Path("mine.yaml").read_text())["identical"] is True
+
+
+def test_stdout_holds_the_result_alone(run: Path) -> None:
+    done = dora("eval", "-c", run, "-o", "-")
+    assert done.code == 0
+    assert json.loads(done.out)["identical"] is True
+    assert "identical to the run's record" in done.err

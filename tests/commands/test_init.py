@@ -109,3 +109,9 @@ def test_the_schema() -> None:
     done = dora("init", "--schema", "-o", "recipe.schema.json")
     assert (done.code, done.out) == (0, "recipe.schema.json written\n")
     assert json.loads(Path("recipe.schema.json").read_text()) == schema
+
+
+def test_a_dash_is_stdout(tmp_path: Path) -> None:
+    done = dora("init", "glue/rte", "--output", "-")
+    assert (done.code, done.err, list(tmp_path.iterdir())) == (0, "", [])
+    assert parse_recipe(done.out).task == "glue/rte"

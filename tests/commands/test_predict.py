@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dora_cli import parse_recipe, predict, train
+from dora_cli.commands import inputs
 from dora_cli.data.builtin import generate
 from dora_cli.evaluation.prediction import write_predictions
-from tests.commands.conftest import Refuse, Trained, contents, dora
+from tests.commands.conftest import Refuse, Trained, contents, dora, environment
 
 ALL = ("--set", "data.max_eval_samples=null")
 
@@ -183,7 +188,7 @@ def test_columns_and_labels_of_ones_own_file_need_no_other_key(run: Path, refuse
     assert (done.code, done.out) == (0, "1 prediction written to a.jsonl\n"), done.err
     (plain,) = records("a.jsonl")
     assert plain["sentence"] == "a fine film ."
-    assert dora(*predict, *shlex.split(mend), "--set", "data.labels=[bad, good]").code == 0
+    assert dora(*predict, *shlex.split(mend), "--set", "data.labels=[bad, good]", "--overwrite").code == 0
     (named,) = records("a.jsonl")
     assert list(named["probabilities"].values()) == list(plain["probabilities"].values())
     assert list(named["probabilities"]) == ["bad", "good"]
@@ -194,3 +199,67 @@ def test_columns_and_labels_of_ones_own_file_need_no_other_key(run: Path, refuse
         "data.source=hub",
         says=["data.columns: is only read with data.source files, got data.source hub"],
     )
+
+
+def test_a_file_that_is_there_is_replaced_only_if_asked(run: Path, refuses: Refuse) -> None:
+    Path("sub").mkdir()
+    for name in ("mine.jsonl", "mine.tsv", "sub/SST-2.tsv"):
+        Path(name).write_text("precious")
+    predict = ("predict", "-c", run, *ALL)
+    for output in ("mine.jsonl", "mine.tsv", "sub"):
+        refuses(*predict, "-o", output, says=["exists already", "--overwrite"])
+    Path("link.jsonl").symlink_to("nowhere")
+    refuses(*predict, "-o", "link.jsonl", says=["exists already"])
+    refuses(*predict, "-o", run / "predictions.jsonl", "--overwrite", says=["is a record of the run itself"])
+    Path("one.csv").write_text("sentence\na fine film .\n")
+    assert dora(*predict, "-i", "one.csv", "-o", "sub", "--overwrite").code == 0
+    assert Path("sub/SST-2.tsv").read_text().startswith("index\tprediction\n0\t")
+
+
+def test_through_pipes(run: Path, tmp_path: Path) -> None:
+    """``-`` for both ends; stdout holds the predictions and nothing else."""
+    texts = ["a fine film .", "no good caf\u00e9 ."]
+    Path("own.txt").write_text("\n".join(texts), encoding="utf-8")
+    assert dora("predict", "-c", run, "-i", "own.txt", "-o", "file.jsonl").code == 0
+    plain = "\n".join(texts).encode()
+    as_json = b"\xef\xbb\xbf\n" + b"".join(json.dumps({"sentence": text}).encode() + b"\n" for text in texts)
+    command = [sys.executable, "-m", "dora_cli", "predict", "-c", str(run)]
+    for place, given in (("-", plain), ("/dev/stdin", as_json)):
+        done = subprocess.run(
+            [*command, "-i", place, "-o", "-"], input=given, cwd=tmp_path, env=environment(), capture_output=True, timeout=120
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout == Path("file.jsonl").read_bytes()
+        assert done.stderr == b"2 predictions written to stdout\n"
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (b"", ["standard input: the file is empty"]),
+        (b"a film\n\na play", ["standard input, line 2: the line is blank"]),
+        (b'{"text": "a film"}', ["standard input: no column 'sentence'"]),
+        (b"caf\xe9", ["standard input", "UTF-8"]),
+        (b"x" * 100, ["standard input: has more than 64 bytes"]),
+    ],
+)
+def test_what_is_wrong_with_a_stream(run: Path, given: bytes, says: list[str], refuses: Refuse, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inputs, "LIMIT", 64)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(given)))
+    refuses("predict", "-c", run, "-i", "-", "-o", "-", says=says)
+
+
+@pytest.mark.skipif(not Path("/dev/fd").is_dir(), reason="needs /dev/fd")
+def test_what_a_shell_substitutes_is_read(run: Path) -> None:
+    reads, writes = os.pipe()
+    os.write(writes, b"a fine film .\n")
+    os.close(writes)
+    done = dora("predict", "-c", run, "-i", f"/dev/fd/{reads}", "-o", "-")
+    os.close(reads)
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["sentence"] == "a fine film ."
+
+
+def test_several_processes_do_not_share_a_stream(run: Path, refuses: Refuse, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    refuses("predict", "-c", run, "-i", "-", "-o", "a.jsonl", says=["--input - is a stream", "give a file"])

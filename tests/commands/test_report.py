@@ -64,3 +64,12 @@ def test_what_it_refuses(refuses: Refuse, tmp_path: Path) -> None:
     refuses("report", run, "-o", tmp_path / "file" / "a.html", says=["file is a file"])
     (run / "ranks.json").write_text("{")
     refuses("report", run, "-o", new, says=["ranks.json is damaged"])
+
+
+def test_a_dash_is_stdout(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    done = dora("report", run, "-o", "-")
+    assert done.code == 0, done.err
+    assert done.out.startswith("<!doctype html>")
+    assert done.out.endswith("</html>\n")
+    assert done.err.endswith("report: stdout\n")

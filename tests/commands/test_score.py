@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
 from pathlib import Path
 
@@ -104,3 +105,17 @@ def test_a_wrong_command_line(arguments: list[str], said: str) -> None:
     done = dora("score", *arguments)
     assert (done.code, done.out) == (2, "")
     assert said in done.err
+
+
+@pytest.mark.usefixtures("no_java")
+@pytest.mark.parametrize("stream", ["-p", "-r"])
+def test_through_a_pipe(stream: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = dora("score", "e2e", "-p", "out.txt", "-r", "ref.txt", "--json").out
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO((OUTPUTS if stream == "-p" else REFERENCES).encode())))
+    given = {"-p": "out.txt", "-r": "ref.txt"} | {stream: "-"}
+    done = dora("score", "e2e", *(word for pair in given.items() for word in pair), "--json")
+    assert (done.code, done.out) == (0, wanted), done.err
+
+
+def test_stdin_is_read_once(refuses: Refuse) -> None:
+    refuses("score", "e2e", "-p", "-", "-r", "/dev/stdin", says=["both stdin"])

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dora_cli import __version__
-from dora_cli.errors import OutputError
 from dora_cli.reports.html.elements import Markup, join, tag
 from dora_cli.reports.html.figures import comparison_charts, group_charts, readable
 from dora_cli.reports.html.groups import Group, find_groups
@@ -26,7 +25,7 @@ from dora_cli.reports.html.tables import (
     runs,
     sizes_table,
 )
-from dora_cli.reports.records import write_text
+from dora_cli.reports.outputs import check_output_file, write_output
 from dora_cli.reports.units import duration
 from dora_cli.wording import plural
 
@@ -37,22 +36,13 @@ OPEN_ROWS = 12
 
 def check_output(path: Path, *, overwrite: bool) -> None:
     """Refuses a file that must not or cannot be written, before anything is read. Raises OutputError."""
-    if path.is_dir():
-        raise OutputError(f"--output {path} is a folder; name a file in it, such as {path / 'report.html'}")
-    if path.suffix.lower() not in SUFFIXES:
-        given = f"ends in {path.suffix}" if path.suffix else "has no ending"
-        raise OutputError(f"--output {path} {given}; a report is a page: name a file that ends in .html")
-    place = next(parent for parent in path.parents if parent.exists())
-    if not place.is_dir():
-        raise OutputError(f"--output {path} cannot be written: {place} is a file; name a page in a folder")
-    if (path.exists() or path.is_symlink()) and not overwrite:
-        raise OutputError(f"--output {path} exists already; name another file, or pass --overwrite to replace it")
+    check_output_file(path, overwrite=overwrite, example="report.html", endings=SUFFIXES)
 
 
 def write_report(folders: Sequence[Path], path: Path) -> tuple[Group, ...]:
     """Writes the report of the runs in `folders` and returns what it shows. Raises CheckpointError, OutputError."""
     groups = find_groups(folders)
-    write_text(path, page(groups))
+    write_output(path, page(groups))
     return groups
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from dora_cli.errors import OutputError
 from dora_cli.reports import palette
 from dora_cli.reports.curves import Phase
-from dora_cli.reports.records import write_bytes
+from dora_cli.reports.outputs import check_no_stdout, check_output_file, write_output
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,13 +44,10 @@ STYLE: dict[str, Any] = {
 }
 
 
-def check(path: Path) -> None:
-    """Raises OutputError if `path` cannot be drawn: an unknown format, or matplotlib is not installed."""
-    if path.is_dir():
-        raise OutputError(f"cannot draw {path}: it is a folder. Name a file in it, such as {path / 'ranks.svg'}")
-    if path.suffix.lower() not in SUFFIXES:
-        given = f"ends in {path.suffix}" if path.suffix else "has no ending"
-        raise OutputError(f"cannot draw {path}: it {given}. Pictures are .png, .svg or .pdf.")
+def check(path: Path, *, overwrite: bool = False) -> None:
+    """Raises OutputError if `path` cannot be drawn: a file that is there already, an unknown format, or matplotlib is not installed."""
+    check_no_stdout(path, "a picture's kind is the ending of its file", option="--plot")
+    check_output_file(path, overwrite=overwrite, option="--plot", example="ranks.svg", endings=SUFFIXES)
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
@@ -81,7 +78,7 @@ def save(drawn: Figure, path: Path) -> None:
     content = io.BytesIO()
     with style():
         drawn.savefig(content, format=kind, dpi=DPI, metadata=no_date, bbox_inches="tight", pad_inches=0.08)
-    write_bytes(path, content.getvalue())
+    write_output(path, content.getvalue())
 
 
 def shade_phases(axes: Axes, phases: Sequence[Phase], *, names: bool = True) -> None:

@@ -214,7 +214,7 @@ def test_the_same_picture_is_the_same_bytes_also_in_another_process(tmp_path: Pa
 
 def test_what_cannot_be_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     for name, says in (("a.gif", "ends in .gif"), ("a", "has no ending")):
-        with pytest.raises(OutputError, match=rf"{says}\. Pictures are \.png, \.svg or \.pdf"):
+        with pytest.raises(OutputError, match=rf"{says}; name a file that ends in \.png or \.svg or \.pdf"):
             canvas.check(tmp_path / name)
     with pytest.raises(OutputError, match="is a folder"):
         canvas.check(tmp_path)
