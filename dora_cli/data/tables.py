@@ -10,6 +10,7 @@ from typing import Any
 
 from dora_cli.data.values import Where, not_utf8, quoted
 from dora_cli.errors import DataError
+from dora_cli.printable import shown
 from dora_cli.wording import plural
 
 CANNOT_READ = "check that you may read it"
@@ -76,7 +77,7 @@ def read_delimited(path: Path) -> Table:
                 if fields and len(fields) != len(header):
                     rule = "a text with a comma or a quote stands in quotes" if quoting else "a tsv is not quoted"
                     raise DataError(
-                        f"{path}, line {start}: {plural(len(fields), 'field')}, expected {len(header)} ({', '.join(header)}); "
+                        f"{path}, line {start}: {plural(len(fields), 'field')}, expected {len(header)} ({shown(', '.join(header))}); "
                         f"mend the line ({rule})"
                     )
                 if fields:

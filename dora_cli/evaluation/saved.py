@@ -12,6 +12,7 @@ from dora_cli.collector import no_collection
 from dora_cli.data import Examples
 from dora_cli.errors import CheckpointError, DataError, ModelError, RecipeError
 from dora_cli.evaluation.evaluator import evaluated_splits, make_evaluator
+from dora_cli.printable import shown
 from dora_cli.recipe import Recipe, load_recipe
 from dora_cli.reports.records import RunRecords, read_json
 from dora_cli.tasks import Task
@@ -166,7 +167,7 @@ def restore(
     if expected != adapted.fingerprint:
         raise CheckpointError(
             f"the base model {recipe.model.name} is not the one this run was trained on (fingerprint {adapted.fingerprint[:12]}, "
-            f"the run's is {str(expected)[:12]}); point --set model.name=... or model.revision=... at that one"
+            f"the run's is {shown(expected, 12)}); point --set model.name=... or model.revision=... at that one"
         )
     weights.restore(adapted)
     return Restored(run, recipe, task, weights, adapted, examples, accelerator, precision, environment)
@@ -272,11 +273,11 @@ def _differences(restored: Restored) -> tuple[list[str], list[str]]:
         data.append("outputs are decoded with other settings than the run's")
     machine = []
     if restored.precision != environment.get("precision"):
-        machine.append(f"it is in {restored.precision}, the run's in {environment.get('precision')}")
+        machine.append(f"it is in {restored.precision}, the run's in {shown(environment.get('precision'))}")
     packages = _section(environment, "packages", place)
     for name in ("torch", "transformers"):
         if installed_version(name) != packages.get(name):
-            machine.append(f"{name} is {installed_version(name)} here and was {packages.get(name)}")
+            machine.append(f"{name} is {installed_version(name)} here and was {shown(packages.get(name))}")
     return data, machine
 
 

@@ -11,8 +11,10 @@ from typing import Any
 import yaml
 
 from dora_cli.data import PairLayout
+from dora_cli.export import markdown
 from dora_cli.models import Projection
 from dora_cli.models.source import BUILTIN_PREFIX
+from dora_cli.printable import escape, escape_json
 from dora_cli.recipe import Recipe, dump_recipe
 from dora_cli.tasks import ClassificationTask, Task
 
@@ -87,7 +89,7 @@ rank 0 are left out. Scales and gates are inside the factors, so `lora_alpha` eq
     return _page(
         card,
         library="peft",
-        title=f"{card.task.name}: low-rank adapter for {_short(card.base)}",
+        title=f"{card.task.name}: low-rank adapter for {markdown.text(_short(card.base))}",
         about=about,
         code=[
             ('Load it with PEFT, from this folder (or put the folder\'s path or hub id for `"."`):', _peft_lines(card)),
@@ -110,7 +112,7 @@ def merged_card(card: Card) -> str:
     return _page(
         card,
         library="transformers",
-        title=f"{card.task.name}: {_short(card.base)}, fine-tuned",
+        title=f"{card.task.name}: {markdown.text(_short(card.base))}, fine-tuned",
         about=about,
         code=[('Load it from this folder (or put the folder\'s path or hub id for `"."`):', code), ("Then:", _use(card, adapter=False))],
     )
@@ -120,14 +122,14 @@ def _page(card: Card, *, library: str, title: str, about: str, code: Sequence[tu
     parts = [f"---\n{yaml.safe_dump(_front(card, library), sort_keys=False, allow_unicode=True)}---", f"# {title}", about]
     parts.append("## Use")
     for words, lines in code:
-        parts += [words, "```python\n" + "\n".join(lines) + "\n```"]
+        parts += [words, markdown.block("python", lines)]
     parts += _notes(card)
     parts += ["## Metrics", f"Of the weights of {card.weights}, as the run recorded them on its evaluation splits:", _metrics(card.metrics)]
     if card.ranks:
         parts += ["## Ranks", *_rank_tables(card)]
     parts += ["## Agreement with the run", card.probe]
-    parts += ["## Recipe", "```yaml\n" + dump_recipe(_without_places(card.trained)).strip() + "\n```"]
-    return "\n\n".join(parts) + "\n"
+    parts += ["## Recipe", markdown.block("yaml", dump_recipe(_without_places(card.trained)).strip().split("\n"))]
+    return escape("\n\n".join(parts) + "\n")
 
 
 def _front(card: Card, library: str) -> dict[str, Any]:
@@ -176,7 +178,7 @@ def _arguments(card: Card) -> list[str]:
 
 def _literal(text: str) -> str:
     """`text` as Python source, in the quotes of the lines around it."""
-    return json.dumps(text, ensure_ascii=False)
+    return escape_json(json.dumps(text, ensure_ascii=False))
 
 
 def _call(function: str, arguments: Sequence[str]) -> list[str]:
@@ -233,7 +235,11 @@ def _notes(card: Card) -> list[str]:
     found = []
     if Path(card.base).is_absolute():
         built_in = card.recipe.model.name.startswith(BUILTIN_PREFIX)
-        what = f"`{card.recipe.model.name}` of the package `dora_cli`" if built_in else "a folder on the machine that made the export"
+        what = (
+            f"{markdown.code(card.recipe.model.name)} of the package `dora_cli`"
+            if built_in
+            else "a folder on the machine that made the export"
+        )
         found.append(f"The base model is {what}; put its present place into the lines above.")
     decode = card.recipe.decode
     if card.layout is not None and not card.layout.encoder_decoder and decode is not None and decode.no_repeat_ngram:
@@ -250,7 +256,7 @@ def _notes(card: Card) -> list[str]:
 def _metrics(metrics: Mapping[str, float | None]) -> str:
     if not metrics:
         return "The run recorded none for these weights."
-    rows = [f"| {name} | {'-' if value is None else f'{value:.4f}'} |" for name, value in metrics.items()]
+    rows = [f"| {markdown.text(name)} | {'-' if value is None else f'{value:.4f}'} |" for name, value in metrics.items()]
     return "\n".join(["| metric | value |", "|---|---|", *rows])
 
 
@@ -266,7 +272,7 @@ def _rank_tables(card: Card) -> list[str]:
             f"| {block} | " + " | ".join(str(cells.get((block, column), "")) for column in columns) + " |"
             for block in dict.fromkeys(projection.block for projection in members)
         ]
-        head = f"| {stack} block | " + " | ".join(columns) + " |"
+        head = f"| {stack} block | " + " | ".join(map(markdown.text, columns)) + " |"
         parts.append("\n".join([head, "|---" * (len(columns) + 1) + "|", *rows]))
     return parts
 

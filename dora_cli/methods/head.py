@@ -12,6 +12,7 @@ from torch import nn
 
 from dora_cli.errors import BudgetError, CheckpointError
 from dora_cli.methods.base import LoraFactors, ProjectionAllocation, Schedule, Shape, StepReport
+from dora_cli.printable import shown
 
 PHASE = "training"
 
@@ -89,4 +90,4 @@ class HeadOnly:
 
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
         if state:
-            raise CheckpointError(f"tensor {min(state)} is in the checkpoint, but the method {self.name} adapts nothing")
+            raise CheckpointError(f"tensor {shown(min(state))} is in the checkpoint, but the method {self.name} adapts nothing")

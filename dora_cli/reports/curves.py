@@ -13,6 +13,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from dora_cli.printable import is_plain
 from dora_cli.reports.grid import Cell, sections
 from dora_cli.reports.headings import headings
 from dora_cli.reports.records import read_text
@@ -254,7 +255,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     Raises CheckpointError if there is no such file. A line that is no record of ours is passed over: the log is for looking at.
     """
     entries = []
-    for line in read_text(path).splitlines():
+    for line in read_text(path).split("\n"):
         try:
             entry = json.loads(line)
         except ValueError:
@@ -273,9 +274,12 @@ def _is_step(entry: Record) -> bool:
     def number(value: object) -> bool:
         return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
 
-    if not (isinstance(entry.get("step"), int) and isinstance(entry.get("phase"), str)):
+    def name(value: object) -> bool:
+        return isinstance(value, str) and is_plain(value)
+
+    if not (isinstance(entry.get("step"), int) and name(entry.get("phase"))):
         return False
     if entry.get("type") == "train":
         return all(isinstance(entry.get(key), int) for key in ("budget", "live")) and all(number(entry.get(key)) for key in _NUMBERS)
     metrics = entry.get("metrics", {})
-    return isinstance(metrics, Mapping) and all(number(value) for value in metrics.values())
+    return isinstance(metrics, Mapping) and all(name(key) and number(value) for key, value in metrics.items())

@@ -11,6 +11,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from dora_cli.printable import is_plain
+
 SCHEMA_VERSION = 1
 
 Count = Annotated[int, Field(ge=0, lt=2**53)]
@@ -18,14 +20,16 @@ Count = Annotated[int, Field(ge=0, lt=2**53)]
 
 
 def _printable(text: str) -> str:
-    if not text.isprintable():
+    if not is_plain(text):
         raise ValueError(f"{text[:40]!r} holds characters that cannot be printed")
     return text
 
 
-Name = Annotated[str, Field(min_length=1), AfterValidator(_printable)]
-"""A name that tables show: no control characters, which a terminal would obey."""
-Metrics = dict[str, float | None]
+Name = Annotated[str, Field(min_length=1, max_length=300), AfterValidator(_printable)]
+"""A name that tables show: one line, no control characters, which a terminal would obey, and no longer than any name is."""
+Place = Annotated[str, Field(min_length=1, max_length=5000), AfterValidator(_printable)]
+"""A name that may be the path of a folder."""
+Metrics = Annotated[dict[Name, float | None], Field(max_length=100)]
 """Metric name to value; None where a metric is undefined (JSON has no NaN)."""
 
 
@@ -60,7 +64,7 @@ class HistoryRecord(_Record):
     """The budget and the live components after `step`."""
 
     step: Count
-    phase: str
+    phase: Name
     budget: Count
     live: Count
 
@@ -92,7 +96,7 @@ class EpochRecord(_Record):
 
     epoch: Count
     step: Count
-    phase: str
+    phase: Name
     train_loss: float | None
     metrics: Metrics
 
@@ -121,14 +125,14 @@ class MetricsRecord(_Record):
     """metrics.json. `metrics` are of the selected epoch, `last` of the last one."""
 
     schema_version: Literal[1]
-    task: str
-    model: str
-    method: str
+    task: Name
+    model: Place
+    method: Name
     seed: int
     metrics: Metrics
     last: Metrics
     best_epoch: Count | None
-    selection: str
+    selection: Name
     epochs: list[EpochRecord]
     budget: BudgetRecord
     timing: TimingRecord

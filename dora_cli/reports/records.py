@@ -251,7 +251,9 @@ def _problems(error: ValidationError, most: int = 3) -> str:
     """The first few problems as ``layers[3].rank is -1: ...``, and how many more there are."""
     lines = []
     for problem in error.errors(include_url=False, include_context=False)[:most]:
-        place = "".join(f"[{part}]" if isinstance(part, int) else f".{shown(part, 60)}" for part in problem["loc"]).lstrip(".")
+        place = "".join(
+            f"[{part}]" if isinstance(part, int) else f".{shown(part, 60)}" for part in problem["loc"] if part != "[key]"
+        ).lstrip(".")
         message = problem["msg"].removeprefix("Value error, ")
         message = message[:1].lower() + message[1:]
         if problem["type"] == "missing":
@@ -377,7 +379,7 @@ def metrics_record(
         {
             "schema_version": SCHEMA_VERSION,
             "task": task,
-            "model": model,
+            "model": shown(model, 4096),  # a folder may be called anything
             "method": method,
             "seed": seed,
             "metrics": metrics,

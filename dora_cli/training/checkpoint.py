@@ -7,7 +7,6 @@ ever unpickled.
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import torch
 
 from dora_cli.errors import CheckpointError
 from dora_cli.methods import Method
+from dora_cli.printable import shown
 from dora_cli.training.build import AdaptedModel
 from dora_cli.training.folders import Part, read_folder, write_folder
 from dora_cli.training.progress import check_progress, check_state
@@ -47,13 +47,13 @@ class Weights:
         self.restore_method(adapted.method)
         for name in sorted(set(self.head) ^ set(adapted.head)):
             place = "is missing from the checkpoint" if name in adapted.head else "is in the checkpoint but not in this model's head"
-            raise CheckpointError(f"head tensor {name} {place}; the base model or the task is not the one the run was trained with")
+            raise CheckpointError(f"head tensor {shown(name)} {place}; the base model or the task is not the one the run was trained with")
         for name, parameter in adapted.head.items():
             saved = self.head[name]
             if saved.shape != parameter.shape or saved.dtype != parameter.dtype:
                 raise CheckpointError(
-                    f"head tensor {name} is {saved.dtype} {tuple(saved.shape)} in the checkpoint; this model needs {parameter.dtype} "
-                    f"{tuple(parameter.shape)}"
+                    f"head tensor {shown(name)} is {saved.dtype} {tuple(saved.shape)} in the checkpoint; this model needs "
+                    f"{parameter.dtype} {tuple(parameter.shape)}"
                 )
             with torch.no_grad():
                 parameter.copy_(saved)
@@ -62,7 +62,7 @@ class Weights:
         """Loads what is not the head's into a freshly attached method; raises CheckpointError."""
         if self.state["method"] != method.name:
             raise CheckpointError(
-                f"the checkpoint is of the method {reprlib.repr(self.state['method'])}, the recipe of its run of {method.name!r}; "
+                f"the checkpoint is of the method {self.state['method']!r}, the recipe of its run of {method.name!r}; "
                 "the two must come from one run"
             )
         method.load_state_dict(self.adapter)

@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import json
 import os
-import reprlib
 import shutil
 import stat
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from dora_cli.errors import CheckpointError, OutputError
+from dora_cli.printable import shown
 
 MANIFEST = "manifest.json"
 SCHEMA_VERSION = 1
@@ -97,7 +97,7 @@ def read_folder(folder: Path, names: tuple[str, ...]) -> dict[str, Part]:
     files = manifest.get("files")
     if manifest.get("schema_version") != SCHEMA_VERSION or not isinstance(files, dict):
         raise CheckpointError(
-            f"{folder / MANIFEST} is not a manifest this version understands (schema_version {_short(manifest.get('schema_version'))}, "
+            f"{folder / MANIFEST} is not a manifest this version understands (schema_version {shown(manifest.get('schema_version'))}, "
             f"not {SCHEMA_VERSION})"
         )
     parts: dict[str, Part] = {}
@@ -124,9 +124,7 @@ def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
         raise
     # A header by a stranger can name shapes, types and offsets that fail anywhere below.
     except Exception as error:
-        raise CheckpointError(
-            f"{path} is no readable safetensors file ({_short(str(error))}); use another checkpoint of the run"
-        ) from error
+        raise CheckpointError(f"{path} is no readable safetensors file ({shown(str(error))}); use another checkpoint of the run") from error
 
 
 def _beside(folder: Path) -> Path:
@@ -165,13 +163,8 @@ def _read_json(path: Path, folder: Path) -> dict[str, Any]:
             f"{folder} has no {path.name}; it is not a complete checkpoint of dora; name a run folder or another checkpoint"
         ) from None
     except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is damaged or unreadable ({_short(str(error))}); use another checkpoint of the run") from error
+        raise CheckpointError(f"{path} is damaged or unreadable ({shown(str(error))}); use another checkpoint of the run") from error
     if not isinstance(content, dict):
         kind = type(content).__name__
         raise CheckpointError(f"{path} holds {kind}, not an object; it is damaged, use another checkpoint of the run")
     return content
-
-
-def _short(value: Any) -> str:
-    text = reprlib.repr(value) if not isinstance(value, str) else value  # what a stranger wrote may be nested without end
-    return text if len(text) <= 200 else text[:197] + "..."

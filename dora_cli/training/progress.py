@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from dora_cli.errors import CheckpointError
 from dora_cli.methods.base import Schedule
-from dora_cli.reports.layout import Count, EpochRecord, HistoryRecord, Metrics
+from dora_cli.reports.layout import Count, EpochRecord, HistoryRecord, Metrics, Name
 from dora_cli.reports.records import validated
 from dora_cli.training.length import RunLength
 
@@ -26,10 +26,10 @@ class StateRecord(_Record):
     """state.json: where in the run the weights beside it were taken."""
 
     schema_version: Literal[1]
-    method: str
+    method: Name
     step: Count
     epoch: Count
-    phase: str
+    phase: Name
     frozen: bool
     metrics: Metrics | None
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dora_cli.errors import CheckpointError, OutputError
+from dora_cli.printable import shown
 from dora_cli.recipe import Recipe, load_recipe
 from dora_cli.reports.records import RunRecords
 from dora_cli.training.checkpoint import Snapshot
@@ -200,12 +201,12 @@ def check_same_ground(environment: Mapping[str, Any], now: Mapping[str, Any]) ->
         except (KeyError, TypeError, AttributeError):
             raise damaged from None
         if before != value(now):
-            raise CheckpointError(f"the run cannot go on here: {what.format(before=before, now=value(now))}{fix}")
+            raise CheckpointError(f"the run cannot go on here: {what.format(before=shown(before), now=value(now))}{fix}")
     packages = environment.get("packages")
     if not isinstance(packages, dict):
         raise damaged
     found = now["packages"].items()
-    notes = [f"{name} was {packages.get(name)} and is {version}" for name, version in found if packages.get(name) != version]
+    notes = [f"{name} was {shown(packages.get(name))} and is {version}" for name, version in found if packages.get(name) != version]
     if environment["device"] != now["device"]:
-        notes.append(f"the device was {environment['device']} and is {now['device']}")
+        notes.append(f"the device was {shown(environment['device'])} and is {now['device']}")
     return notes

@@ -21,6 +21,7 @@ from dora_cli.methods.dora.layer import AdaptedProjection
 from dora_cli.methods.dora.lean import LeanPass
 from dora_cli.methods.dora.schedule import Curve, DoraSchedule
 from dora_cli.methods.linear import shape_of, swap_modules
+from dora_cli.printable import shown
 
 
 class Dora:
@@ -402,7 +403,9 @@ class Dora:
                 _check(f"{name}.{suffix}", state, shape, self._layers[name].c.dtype)
                 expected.add(f"{name}.{suffix}")
         if unknown := state.keys() - expected:
-            raise CheckpointError(f"tensor {min(unknown)} is in the checkpoint, but this model, recipe and keep mask have no place for it")
+            raise CheckpointError(
+                f"tensor {shown(min(unknown))} is in the checkpoint, but this model, recipe and keep mask have no place for it"
+            )
         for name, row in zip(self._names, rows, strict=True):
             if compacted:
                 self._shrink(name, row.nonzero().squeeze(1))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dora_cli.errors import OutputError
+from dora_cli.printable import escape
 from dora_cli.reports import palette
 from dora_cli.reports.curves import Phase
 from dora_cli.reports.outputs import check_no_stdout, check_output_file, write_output
@@ -37,6 +38,7 @@ STYLE: dict[str, Any] = {
     "grid.linewidth": 0.6,
     "legend.frameon": False,
     "figure.facecolor": palette.PAPER,
+    "text.parse_math": False,  # a name with two dollar signs is no formula
     "svg.fonttype": "none",  # text stays text: it can be searched and read aloud
     "svg.hashsalt": "dora",  # ids that do not change from run to run
     "pdf.fonttype": 42,
@@ -73,9 +75,13 @@ def figure(width: float, height: float) -> Figure:
 
 def save(drawn: Figure, path: Path) -> None:
     """Writes a figure as its suffix says, whole or not at all, without a date. Raises OutputError."""
+    from matplotlib.text import Text
+
     kind = path.suffix.lower().removeprefix(".")
     no_date: dict[str, Any] = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[kind]
     content = io.BytesIO()
+    for text in drawn.findobj(Text):
+        text.set_text(escape(text.get_text()))  # type: ignore[attr-defined]  # a name in a record may hold what no SVG may
     with style():
         drawn.savefig(content, format=kind, dpi=DPI, metadata=no_date, bbox_inches="tight", pad_inches=0.08)
     write_output(path, content.getvalue())
