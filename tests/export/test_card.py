@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import yaml
+from markdown_it import MarkdownIt
 from torch import nn
 
 from dora_cli import load_recipe, parse_recipe
@@ -67,6 +70,40 @@ def test_ranks_stand_in_blocks_by_projections() -> None:
     assert lines[at + 2 : at + 4] == ["| 0 | 3 | 0 |", "| 1 | 12 |  |"]
     assert "15 components in 2 of 3 projections" in " ".join(lines)
     assert lines[lines.index("| metric | value |") + 2 :][:2] == ["| accuracy | 0.8750 |", "| f1 | - |"]
+
+
+EVIL = "x\n\n# h <b>b <!-- | `c` ``` [l](http://l) www.l.com &amp; \u202e\x1b[2J"
+
+
+@pytest.mark.parametrize("make", [peft_card, merged_card])
+def test_names_by_strangers_are_text_and_nothing_else(make: Callable[[Card], str]) -> None:
+    """Read as a Markdown reader reads it: the same headings, code and tables as of ordinary names, and no link or HTML of theirs."""
+    recipe = RECIPE.model_copy(
+        update={
+            "model": RECIPE.model.model_copy(update={"name": f"builtin:{EVIL}"}),
+            "data": RECIPE.data.model_copy(update={"path": "a\n```\n\n# h\n"}),
+        }
+    )
+    evil = replace(
+        CARD, recipe=recipe, trained=recipe, base="/models/" + EVIL.replace("/", ""), revision=EVIL, metrics={EVIL: 0.5, "f1": None},
+        projections=[projection(0, EVIL), projection(0, "down"), projection(1, EVIL)],
+        ranks={f"layers.0.{EVIL}": 3, "layers.0.down": 0, f"layers.1.{EVIL}": 12},
+    )  # fmt: skip
+    plain = replace(evil, base="/models/mine", revision="main", recipe=RECIPE, trained=RECIPE, metrics=CARD.metrics,
+                    projections=CARD.projections, ranks=CARD.ranks)  # fmt: skip
+    page = make(evil)
+    assert page.replace("\n", "").isprintable()
+    reader = MarkdownIt("commonmark", {"html": True}).enable("table")
+    blocks, expected = (reader.parse(text.partition("---\n\n")[2]) for text in (page, make(plain)))
+    assert [token.type for token in blocks] == [token.type for token in expected]
+    found = [child.type for block in blocks for child in block.children or ()]
+    wanted = [child.type for block in expected for child in block.children or ()]
+    assert found.count("link_open") == wanted.count("link_open")
+    assert "html_inline" not in found
+    assert any("".join(child.content for child in block.children or ()).startswith(r"x\n\n# h <b>b") for block in blocks)
+    for block in blocks:
+        if block.type == "fence" and block.info == "python":
+            compile(block.content, "card", "exec")
 
 
 def test_a_card_tells_nobody_where_things_lay(tmp_path: Path) -> None:

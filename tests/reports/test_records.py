@@ -275,3 +275,45 @@ def test_seed_runs_are_ordered_by_seed(tmp_path: Path):
         (tmp_path / name).mkdir()
     (tmp_path / "seed-3").write_text("a file")
     assert [run.folder.name for run in RunRecords(tmp_path).seed_runs()] == ["seed-2", "seed-10"]
+
+
+@pytest.mark.parametrize("name", ["", "\x1b[2J", "a\nb", "\x9b31m", "\u202eabc", "\u2028", "x" * 301])
+@pytest.mark.parametrize("key", ["task", "model", "method", "selection", "metric", "metric of an epoch", "phase"])
+def test_names_are_checked_when_they_are_read(key: str, name: str):
+    record = metrics()
+    if key == "metric":
+        record["metrics"][name] = 1.0
+    elif key == "metric of an epoch":
+        record["epochs"][0]["metrics"][name] = 1.0
+    elif key == "phase":
+        record["epochs"][0]["phase"] = name
+    else:
+        record[key] = name if key != "model" else name * 20
+    with pytest.raises(CheckpointError) as refused:
+        validate_metrics(record)
+    assert str(refused.value).isprintable()
+    assert len(str(refused.value)) < 1000
+
+
+def test_names_in_any_language_are_names():
+    record = metrics()
+    record["metrics"]["pr\u00e9cision \u0628 \U0001f469\u200d\U0001f52c"] = 1.0
+    validate_metrics(record)
+
+
+def test_a_record_has_no_end_of_metrics():
+    record = metrics()
+    record["last"] = {f"m{number}": 0.0 for number in range(101)}
+    with pytest.raises(CheckpointError, match="at most 100"):
+        validate_metrics(record)
+
+
+def test_a_folder_of_any_name_can_be_recorded():
+    record = metrics_record(**{key: value for key, value in metrics().items() if key != "schema_version"} | {"model": "/a\nb/\x1b[2J"})
+    assert record["model"] == r"/a\nb/\x1b[2J"
+
+
+def test_json_holds_nothing_that_a_terminal_obeys():
+    value = {"k\u2028\x9b": "\x1b\x7f\u202e\ud800"}
+    assert json.loads(to_json(value)) == value
+    assert to_json(value).rstrip("\n").isprintable()

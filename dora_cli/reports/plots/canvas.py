@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from dora_cli.errors import OutputError
 from dora_cli.printable import escape
@@ -16,6 +16,7 @@ from dora_cli.reports.outputs import check_no_stdout, check_output_file, write_o
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.text import Text
 
 SUFFIXES = (".png", ".svg", ".pdf")
 DPI = 160
@@ -81,10 +82,19 @@ def save(drawn: Figure, path: Path) -> None:
     no_date: dict[str, Any] = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[kind]
     content = io.BytesIO()
     for text in drawn.findobj(Text):
-        text.set_text(escape(text.get_text()))  # type: ignore[attr-defined]  # a name in a record may hold what no SVG may
+        _show_as_it_is(cast("Text", text))
     with style():
         drawn.savefig(content, format=kind, dpi=DPI, metadata=no_date, bbox_inches="tight", pad_inches=0.08)
     write_output(path, content.getvalue())
+
+
+def _show_as_it_is(text: Text) -> None:
+    """Keeps out what no SVG may hold, and formulas: a name in a record may be anything."""
+    words = escape(text.get_text())
+    if text.get_wrap():  # breaking lines looks for formulas whatever `text.parse_math` says, but knows a dollar that is none
+        text.set_parse_math(True)
+        words = words.replace("$", r"\$")
+    text.set_text(words)
 
 
 def shade_phases(axes: Axes, phases: Sequence[Phase], *, names: bool = True) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
@@ -291,3 +292,11 @@ def test_the_metric_that_the_recipe_names_is_drawn(tmp_path: Path):
         (folder / "recipe.yaml").write_text(recipe)
         draw_training(find_curves(folder), path)
         assert f">evaluation: {shown}<" in path.read_text()
+
+
+def test_names_are_neither_formulas_nor_control_characters(tmp_path: Path):
+    record = rank_maps(ranks(bert(1)))
+    canvas.save(rank_figure(record, r"$\frac{$ a$b$ \x1b[2J".replace(r"\x1b", "\x1b")), tmp_path / "a.svg")
+    svg = (tmp_path / "a.svg").read_text(encoding="utf-8")
+    ElementTree.fromstring(svg)
+    assert r"$\frac{$ a$b$ \x1b[2J" in svg
