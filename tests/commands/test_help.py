@@ -18,9 +18,9 @@ COMMANDS = get_command(app).commands  # type: ignore[attr-defined]
 OPTIONS = {
     "init": ["task", "--model -m", "--output -o", "--overwrite", "--schema"],
     "train": ["recipe", "--set", "--output -o", "--seeds", "--resume", "--overwrite", "--plain", "--quiet -q", "--dry-run"],
-    "eval": ["--checkpoint -c", "--split", "--set", "--output -o"],
-    "predict": ["--checkpoint -c", "--output -o", "--input -i", "--split", "--set"],
-    "ranks": ["folder", "--by", "--scores", "--history", "--compare", "--plot", "--what", "--json"],
+    "eval": ["--checkpoint -c", "--split", "--set", "--output -o", "--overwrite"],
+    "predict": ["--checkpoint -c", "--output -o", "--input -i", "--split", "--set", "--overwrite"],
+    "ranks": ["folder", "--by", "--scores", "--history", "--compare", "--plot", "--overwrite", "--what", "--json"],
     "report": ["runs", "--output -o", "--overwrite"],
     "export": ["--checkpoint -c", "--format", "--output -o", "--dtype", "--pad", "--allow-unfrozen", "--overwrite", "--set"],
     "score": ["task", "--predictions -p", "--references -r", "--json"],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from dora_cli.errors import OutputError
 from dora_cli.printable import escape
@@ -82,7 +82,7 @@ def save(drawn: Figure, path: Path) -> None:
     no_date: dict[str, Any] = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[kind]
     content = io.BytesIO()
     for text in drawn.findobj(Text):
-        _show_as_it_is(cast("Text", text))
+        _show_as_it_is(text)
     with style():
         drawn.savefig(content, format=kind, dpi=DPI, metadata=no_date, bbox_inches="tight", pad_inches=0.08)
     write_output(path, content.getvalue())
