@@ -18,6 +18,8 @@ from dora_cli import parse_recipe, predict, train
 from dora_cli.commands import inputs
 from dora_cli.data.builtin import generate
 from dora_cli.evaluation.prediction import write_predictions
+from dora_cli.evaluation.submission import Destination, Part
+from dora_cli.tasks import get_task
 from tests.commands.conftest import Refuse, Trained, contents, dora, environment
 
 ALL = ("--set", "data.max_eval_samples=null")
@@ -263,3 +265,10 @@ def test_what_a_shell_substitutes_is_read(run: Path) -> None:
 def test_several_processes_do_not_share_a_stream(run: Path, refuses: Refuse, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     refuses("predict", "-c", run, "-i", "-", "-o", "a.jsonl", says=["--input - is a stream", "give a file"])
+
+
+def test_texts_go_to_stdout_one_a_line(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    destination = Destination.plan("-", get_task("e2e"), (), overwrite=False)
+    part = Part("mrs", [{"mr": "name[Zizzi]", "output": "Zizzi is a caf\u00e9 ."}, {"mr": "name[Aromi]", "output": ""}], None)
+    assert destination.write([part], pytest.fail) == [(Path("-"), 2)]
+    assert capsysbinary.readouterr().out == "Zizzi is a caf\u00e9 .\n\n".encode()
