@@ -59,7 +59,7 @@ def ranks(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print ranks.json as it is (of several seeds: the mean ranks as JSON).")] = False,
 ) -> None:
-    """Show how the budget was distributed: the rank of every projection, blocks down, projections across."""
+    """Show how the budget was distributed: the rank of every projection, projections down, blocks across."""
     from dora_cli.reports.console import make_console
     from dora_cli.reports.runs import newest_run
     from dora_cli.reports.views import View, draw, show

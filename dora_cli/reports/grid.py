@@ -1,4 +1,4 @@
-"""The grid of ranks: blocks down, projections across, coloured by rank, at any width.
+"""The grid of ranks: projections down, blocks across, coloured by rank, at any width.
 
 A cell's background tells its rank as a share of its start rank, in sixths; the number says it without colour.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from math import ceil
 
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -91,15 +92,30 @@ def sections(cells: Iterable[Cell]) -> list[tuple[str, list[Cell]]]:
 
 
 @dataclass(frozen=True)
-class _Column:
+class _Row:
+    """One projection: the lines of its heading, the last of which stands beside its numbers."""
+
     heading: list[str]
     group: str
     cells: dict[int, Cell]
-    width: int
 
     @property
     def sum(self) -> float:
         return sum(cell.rank for cell in self.cells.values())
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """A way to draw the grid: headings cut or whole, blanks of a cell's own colour around its number, blanks between cells."""
+
+    rows: list[_Row]
+    pad: int
+    gap: int
+
+    @property
+    def label(self) -> int:
+        """Width of the headings."""
+        return max(len(line) for row in self.rows for line in [*row.heading, "block"])
 
 
 Paint = Callable[[Console], Callable[[Cell], str]]
@@ -113,10 +129,10 @@ def rank_paint(console: Console) -> Callable[[Cell], str]:
 
 
 class RankGrid:
-    """Blocks down, projections across, sums at the right and below.
+    """Projections down, blocks across, as in every picture of ranks; sums at the right and below.
 
-    Headings are unique suffixes of the projections' paths; where the width does not suffice they are stacked at dots, then at
-    underscores too, and at last the columns are continued in a further grid below.
+    Headings are unique suffixes of the projections' paths. Where the width does not suffice, cells stand closer, then headings are cut
+    at dots and underscores into several lines, and at last the blocks are continued in a further grid below.
 
     Args:
         cells: of one stack.
@@ -129,112 +145,78 @@ class RankGrid:
         self.by_projection: dict[str, dict[int, Cell]] = {}
         for cell in cells:
             self.by_projection.setdefault(cell.projection, {})[cell.block] = cell
-        self.row_sums = {block: sum(cell.rank for cell in cells if cell.block == block) for block in self.blocks}
+        self.block_sums = {block: sum(cell.rank for cell in cells if cell.block == block) for block in self.blocks}
         self.total = sum(cell.rank for cell in cells)
         self.format: Callable[[float], str] = show or formatter(cells)
         self.paint = paint
+        written = [self.format(value) for value in (*(cell.rank for cell in cells), *self.block_sums.values())]
+        self._digits = max(map(len, (*written, *map(str, self.blocks))))
+        self._sum_width = max(len("sum"), len(self.format(self.total)), *(len(self.format(row.sum)) for row in self._rows("")))
 
     def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
         return Measurement(min(20, options.max_width), options.max_width)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        columns = self._columns("")
-        for separators in (".", "._"):
-            if self._width(columns) > options.max_width:
-                columns = self._columns(separators)
         rule = "-" if options.ascii_only else "\u2500"
         style = self.paint(console)
-        for index, part in enumerate(self._parts(columns, options.max_width)):
+        layout, parts = self._fitting(options.max_width)
+        for index, blocks in enumerate(parts):
             if index:
                 yield Text("")
-            yield from self._lines(part, rule, style, sums=part[-1] is columns[-1])
+            yield from self._lines(layout, blocks, rule, style, sums=blocks is parts[-1])
 
-    def _columns(self, separators: str) -> list[_Column]:
-        result = []
-        for heading, cells in zip(headings(list(self.by_projection)), self.by_projection.values(), strict=True):
-            lines = stacked(heading, separators)
-            values = [self.format(cell.rank) for cell in cells.values()]
-            values.append(self.format(sum(cell.rank for cell in cells.values())))
-            width = max(len(text) for text in (*lines, *values))
-            result.append(_Column(lines, next(iter(cells.values())).group, cells, width))
-        return result
+    def height(self, width: int) -> int:
+        """Lines in so many columns."""
+        layout, parts = self._fitting(width)
+        headings = sum(len(row.heading) for row in layout.rows)
+        changes = sum(1 for _ in groupby(row.group for row in layout.rows))
+        return len(parts) * (headings + changes + 3) + len(parts) - 1
 
-    @property
-    def _label_width(self) -> int:
-        return max(len("block"), *(len(str(block)) for block in self.blocks))
+    def _fitting(self, width: int) -> tuple[_Layout, list[list[int]]]:
+        """The first of the layouts that needs the fewest grids, and the blocks of each grid."""
+        layouts = [_Layout(self._rows(cut), pad, gap) for cut in ("", ".", "._") for pad, gap in ((1, 1), (0, 2), (0, 1))]
+        ways = [(layout, self._parts(layout, width)) for layout in layouts]
+        return min(ways, key=lambda way: len(way[1]))
 
-    @property
-    def _sum_width(self) -> int:
-        return max(len("sum"), len(self.format(self.total)))
+    def _rows(self, separators: str) -> list[_Row]:
+        return [
+            _Row(stacked(heading, separators), next(iter(cells.values())).group, cells)
+            for heading, cells in zip(headings(list(self.by_projection)), self.by_projection.values(), strict=True)
+        ]
 
-    def _width(self, columns: Sequence[_Column]) -> int:
-        return self._label_width + sum(len(_GAP) + column.width for column in columns) + len(_GAP) + self._sum_width
+    def _parts(self, layout: _Layout, width: int) -> list[list[int]]:
+        """Blocks cut into runs that fit, about equally long; a column too wide for any line stands alone."""
+        cell = layout.gap + self._digits + 2 * layout.pad
+        room = max((width - layout.label - 1 - len(_GAP) - self._sum_width) // cell, 1)
+        parts = ceil(len(self.blocks) / room)
+        each = ceil(len(self.blocks) / parts)
+        return [self.blocks[start : start + each] for start in range(0, len(self.blocks), each)]
 
-    def _parts(self, columns: Sequence[_Column], width: int) -> Iterator[list[_Column]]:
-        """Columns cut into runs that fit; a column too wide for any line stands alone."""
-        part: list[_Column] = []
-        for column in columns:
-            if part and self._width([*part, column]) > width:
-                yield part
-                part = []
-            part.append(column)
-        yield part
+    def _lines(self, layout: _Layout, blocks: Sequence[int], rule: str, style: Callable[[Cell], str], *, sums: bool) -> Iterator[Text]:
+        label = layout.label
+        width = len(blocks) * (layout.gap + self._digits + 2 * layout.pad)
+        whole = label + 1 + width + (len(_GAP) + self._sum_width if sums else 0)
 
-    def _lines(self, columns: Sequence[_Column], rule: str, style: Callable[[Cell], str], *, sums: bool) -> Iterator[Text]:
-        label, total = self._label_width, self._sum_width
-        yield self._groups(columns, rule)
-        height = max(len(column.heading) for column in columns)
-        for row in range(height):
-            last = row == height - 1
-            line = Text(no_wrap=True, style="bold")
-            line.append(("block" if last else "").rjust(label))
-            for column in columns:
-                padded = [""] * (height - len(column.heading)) + column.heading
-                line.append(_GAP + padded[row].center(column.width))
-            if sums:
-                line.append(_GAP + ("sum" if last else "").rjust(total))
-            yield _trimmed(line)
-        ruler = Text(_GAP.join(rule * column.width for column in columns), no_wrap=True, style="dim")
-        ruler = Text(rule * label + _GAP, style="dim").append_text(ruler)
-        yield ruler.append(_GAP + rule * total) if sums else ruler
-        for block in self.blocks:
-            line = Text(no_wrap=True)
-            line.append(str(block).rjust(label))
-            for column in columns:
-                line.append(_GAP)
-                cell = column.cells.get(block)
-                if cell is None:
-                    line.append(self._centred("-", column), _ZERO)
-                else:
-                    line.append(self._centred(self.format(cell.rank), column), style(cell))
-            if sums:
-                line.append(_GAP + self.format(self.row_sums[block]).rjust(total))
-            yield _trimmed(line)
-        yield ruler
-        line = Text(no_wrap=True)
-        line.append("sum".rjust(label))
-        for column in columns:
-            line.append(_GAP + self._centred(self.format(column.sum), column))
-        if sums:
-            line.append(_GAP + self.format(self.total).rjust(total), "bold")
-        yield _trimmed(line)
+        def line(head: str, written: Iterable[tuple[str, str]], total: str, *, bold: str = "") -> Text:
+            made = Text(head.ljust(label) + " ", no_wrap=True, style=bold)
+            for value, colour in written:
+                made.append(" " * layout.gap)
+                made.append(" " * layout.pad + value.rjust(self._digits) + " " * layout.pad, colour)
+            return _trimmed(made.append(_GAP + total.rjust(self._sum_width)) if sums else made)
 
-    def _centred(self, value: str, column: _Column) -> str:
-        """Digits right-aligned among themselves, and as a body in the middle of the column."""
-        return value.rjust(len(self.format(column.sum))).center(column.width)
-
-    def _groups(self, columns: Sequence[_Column], rule: str) -> Text:
-        """The line over the headings: which columns are attention and which FFN."""
-        line = Text(" " * self._label_width, no_wrap=True, style="dim")
-        start = 0
-        for index in range(1, len(columns) + 1):
-            if index < len(columns) and columns[index].group == columns[start].group:
-                continue
-            width = sum(column.width for column in columns[start:index]) + len(_GAP) * (index - start - 1)
-            name = GROUPS[columns[start].group]
-            line.append(_GAP + (f" {name} ".center(width, rule) if width >= len(name) + 4 else name[:width].center(width)))
-            start = index
-        return _trimmed(line)
+        yield line("block", ((str(block), "") for block in blocks), "sum", bold="bold")
+        group = None
+        for row in layout.rows:
+            if row.group != group:
+                group = row.group
+                yield Text(f"{rule * 2} {GROUPS[group]} ".ljust(whole, rule)[:whole], style="dim", no_wrap=True)
+            for part in row.heading[:-1]:
+                yield Text(part, no_wrap=True)
+            found = (row.cells.get(block) for block in blocks)
+            written = (("-", _ZERO) if cell is None else (self.format(cell.rank), style(cell)) for cell in found)
+            yield line(row.heading[-1], written, self.format(row.sum))
+        yield Text(rule * whole, style="dim", no_wrap=True)
+        yield line("sum", ((self.format(self.block_sums[block]), "") for block in blocks), self.format(self.total))
 
 
 GROUPS = {"attention": "attention", "ffn": "FFN"}

@@ -21,7 +21,7 @@ from dora_cli.reports.live.marks import ASCII, UNICODE
 from dora_cli.reports.live.screen import Screen
 from dora_cli.reports.live.state import RunState
 from dora_cli.reports.live.view import LiveView
-from dora_cli.reports.ranks import grid_rows, render
+from dora_cli.reports.ranks import grid_lines, render
 from dora_cli.reports.stderr import LastingStderr
 from dora_cli.reports.summary import print_run
 from dora_cli.reports.units import duration, number, size, speed
@@ -30,7 +30,7 @@ from dora_cli.wording import plural
 if TYPE_CHECKING:  # training imports reports, not the other way round
     from dora_cli.training.listener import EvalLog, Listener, RunStart, StepLog
 
-GRID_ROWS = 24  # a longer rank table would push the summary off the screen at the end of a run; `dora ranks` shows it whole
+GRID_LINES = 24  # a longer rank table would push the summary off the screen at the end of a run; `dora ranks` shows it whole
 
 
 def make_listener(
@@ -174,7 +174,7 @@ class RunListener:
         self._results.print()
         if ranks["layers"]:
             self._results.print(Text("Ranks", style="bold"))
-            render(ranks, self._results, grid=grid_rows(ranks) <= GRID_ROWS)
+            render(ranks, self._results, grid=grid_lines(ranks, self._results.width) <= GRID_LINES)
             self._results.print()
         print_run(self._results, metrics, output, primary=primary)
 

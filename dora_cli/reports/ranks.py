@@ -28,7 +28,7 @@ def ranks_table(record: Mapping[str, Any], *, grid: bool = True) -> list[Rendera
 
     Args:
         record: the content of ranks.json, or what `mean_ranks` returns.
-        grid: False leaves out the tables of blocks by projections and keeps the sums.
+        grid: False leaves out the tables of projections by blocks and keeps the sums.
 
     Raises:
         CheckpointError: the record is damaged.
@@ -62,9 +62,9 @@ def render(record: Mapping[str, Any], console: Console, *, grid: bool = True) ->
         console.print(part)
 
 
-def grid_rows(record: Mapping[str, Any]) -> int:
-    """How many blocks the tables of this record have in all, to decide whether they fit where they would be shown."""
-    return sum(len({cell.block for cell in members}) for _, members in sections(checked_cells(record)))
+def grid_lines(record: Mapping[str, Any], width: int) -> int:
+    """How many lines the tables of projections by blocks need in so many columns, to decide whether they fit where they would be shown."""
+    return sum(RankGrid(members).height(width) for _, members in sections(checked_cells(record)))
 
 
 def mean_ranks(records: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

@@ -143,7 +143,7 @@ def test_views(tmp_path: Path, options: list[str], says: str):
     text = run(str(folder), *options, width=120)
     assert text.splitlines()[0] == str(folder)
     assert re.search(says, text)
-    assert "block  query" not in text, "the table of ranks is another view"
+    assert "block      " not in text, "the table of ranks is another view"
 
 
 @pytest.mark.parametrize("options", [["--compare", "b"], ["--compare", "b", "--by", "block"]])
@@ -153,7 +153,7 @@ def test_two_runs_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opti
     make_run(Path("b"), seed=2)
     text = run("a", *options, width=120)
     assert text.splitlines()[0] == "a minus b"
-    assert ("block  query" in text) == ("--by" not in options)
+    assert ("block      " in text) == ("--by" not in options)
     assert re.search(r"all +12 +96 +96 +0\n", text)
 
 
