@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".png", ".svg", ".pdf")
 DPI = 160
+ROUND = (1, 2, 2.5, 5, 10)
+"""Steps between ticks, times a power of ten: matplotlib's own for whole numbers have 15, 30 and 40 too."""
 
 STYLE: dict[str, Any] = {
     "font.family": ["DejaVu Sans", "sans-serif"],  # matplotlib's own: the same everywhere
@@ -116,10 +118,16 @@ def shade_phases(axes: Axes, phases: Sequence[Phase], *, names: bool = True) -> 
 
 
 def whole_numbers(axes: Axes, which: str = "both") -> None:
-    """Ticks at whole numbers with thousands separated."""
+    """Ticks at whole, round numbers with thousands separated."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     for name in ("x", "y") if which == "both" else (which,):
         axis = getattr(axes, f"{name}axis")
-        axis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
+        axis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1, steps=ROUND))
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+
+
+def not_below_zero(axes: Axes, values: Iterable[float | None]) -> None:
+    """Ends the axis of values at 0 if none of them is negative: the margin below would suggest that they could be."""
+    if axes.get_ylim()[0] < 0 <= min(value for value in values if value is not None):
+        axes.set_ylim(bottom=0)

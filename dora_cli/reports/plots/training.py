@@ -36,6 +36,7 @@ def training_figure(loss: Series, metric: Series, phases: Sequence[Phase], title
             axes.set_ylabel(series.name if series is loss else f"evaluation: {series.name.replace('_', ' ')}")
             axes.grid(axis="y", zorder=0.5)
             axes.margins(y=0.16)
+            canvas.not_below_zero(axes, series.values)
         every[-1].set_xlabel("optimiser step")
         canvas.whole_numbers(every[-1], "x")
         drawn.suptitle(title, x=0.01, ha="left", fontsize=10, fontweight="bold")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 
 from dora_cli.errors import CheckpointError, OutputError
 from dora_cli.reports import palette
-from dora_cli.reports.curves import Scores, Series, budget_curve, rank_maps
+from dora_cli.reports.curves import BudgetCurve, Scores, Series, budget_curve, rank_maps
 from dora_cli.reports.difference import differences
 from dora_cli.reports.plots import canvas
 from dora_cli.reports.plots.budget import budget_figure
@@ -166,6 +167,23 @@ def test_loss_and_metric_with_the_selected_epoch(tmp_path: Path):
         assert words in shown
     assert shown.count("pruning") == 1
     assert len(training_figure(loss, Series("accuracy", (), ()), phases, "Training").axes) == 1
+
+
+@pytest.mark.parametrize("most", [27, 105, 108, 144, 336, 1_080, 42_000])
+def test_ticks_of_whole_numbers_are_round(most: int):
+    """1, 2, 2.5 or 5 times a power of ten apart, never 15 or 40."""
+    curve = BudgetCurve((0, 30, 900), (most, most * 2 // 3, most * 2 // 3), (most, most * 2 // 3, most * 2 // 3), (30,), 30, ())
+    axes = budget_figure(curve, "Budget").axes[0]
+    for ticks in (axes.get_xticks(), axes.get_yticks()):
+        step = ticks[1] - ticks[0]
+        assert step == int(step)
+        assert step / 10 ** math.floor(math.log10(step)) in (1, 2, 2.5, 5)
+
+
+@pytest.mark.parametrize(("values", "negative"), [((0.9, 0.002), False), ((0.9, 0.7), False), ((0.5, -0.4), True)])
+def test_an_axis_goes_below_zero_only_where_values_do(values: tuple[float, ...], negative: bool):
+    axes = training_figure(Series("training loss", (1, 2), values), Series("x", (), ()), (), "Training").axes[0]
+    assert (axes.get_ylim()[0] < 0) == negative
 
 
 def test_a_running_mean_is_centred_and_leaves_gaps_out():
