@@ -106,7 +106,7 @@ class _Row:
 
 @dataclass(frozen=True)
 class _Layout:
-    """A way to draw the grid: headings cut or whole, blanks of a cell's own colour around its number, blanks between cells."""
+    """A way to draw the grid: headings cut or whole, blanks in a cell around its number, blanks between cells."""
 
     rows: list[_Row]
     pad: int
@@ -131,8 +131,9 @@ def rank_paint(console: Console) -> Callable[[Cell], str]:
 class RankGrid:
     """Projections down, blocks across, as in every picture of ranks; sums at the right and below.
 
-    Headings are unique suffixes of the projections' paths. Where the width does not suffice, cells stand closer, then headings are cut
-    at dots and underscores into several lines, and at last the blocks are continued in a further grid below.
+    Headings are unique suffixes of the projections' paths. Where the width does not suffice, cells stand closer, then
+    headings are cut at dots and underscores into several lines, and at last the blocks are continued in a further grid
+    below.
 
     Args:
         cells: of one stack.
@@ -151,7 +152,8 @@ class RankGrid:
         self.paint = paint
         written = [self.format(value) for value in (*(cell.rank for cell in cells), *self.block_sums.values())]
         self._digits = max(map(len, (*written, *map(str, self.blocks))))
-        self._sum_width = max(len("sum"), len(self.format(self.total)), *(len(self.format(row.sum)) for row in self._rows("")))
+        sums = [self.total, *(row.sum for row in self._rows(""))]
+        self._sum_width = max(len("sum"), *(len(self.format(value)) for value in sums))
 
     def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
         return Measurement(min(20, options.max_width), options.max_width)
@@ -174,7 +176,8 @@ class RankGrid:
 
     def _fitting(self, width: int) -> tuple[_Layout, list[list[int]]]:
         """The first of the layouts that needs the fewest grids, and the blocks of each grid."""
-        layouts = [_Layout(self._rows(cut), pad, gap) for cut in ("", ".", "._") for pad, gap in ((1, 1), (0, 2), (0, 1))]
+        blanks = ((1, 1), (0, 2), (0, 1))
+        layouts = [_Layout(self._rows(cut), pad, gap) for cut in ("", ".", "._") for pad, gap in blanks]
         ways = [(layout, self._parts(layout, width)) for layout in layouts]
         return min(ways, key=lambda way: len(way[1]))
 
@@ -192,7 +195,15 @@ class RankGrid:
         each = ceil(len(self.blocks) / parts)
         return [self.blocks[start : start + each] for start in range(0, len(self.blocks), each)]
 
-    def _lines(self, layout: _Layout, blocks: Sequence[int], rule: str, style: Callable[[Cell], str], *, sums: bool) -> Iterator[Text]:
+    def _lines(
+        self,
+        layout: _Layout,
+        blocks: Sequence[int],
+        rule: str,
+        style: Callable[[Cell], str],
+        *,
+        sums: bool,
+    ) -> Iterator[Text]:
         label = layout.label
         width = len(blocks) * (layout.gap + self._digits + 2 * layout.pad)
         whole = label + 1 + width + (len(_GAP) + self._sum_width if sums else 0)

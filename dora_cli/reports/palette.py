@@ -12,6 +12,7 @@ from itertools import pairwise
 
 RAMP = ("#eef9fb", "#c0e0e8", "#92c7d9", "#65accc", "#3890c0", "#1573b0", "#085599", "#11397a", "#142152")
 """Share of the start rank, from just above 0 to 1, at even distances."""
+RAMP_IN_THE_DARK = ("#16264d", *RAMP[-2:0:-1])
 FEWER = ("#fcf5f1", "#f9d6bf", "#f5ab77", "#dd7b2b", "#ac5801", "#773b01")
 MORE = ("#f2f7fd", "#c6e1ff", "#91c3f6", "#5b9ddf", "#2a75ba", "#044f89")
 """Differences, from just beside 0 to the largest."""
@@ -30,15 +31,40 @@ ALIVE, PRUNED = "#085599", "#f0b27f"
 
 PHASES = {"warm-up": "#f4ead5", "pruning": "#d5dce8", "final": "#f6f7f9"}
 """Shades behind curves, by phase; `phase_shade` knows the others."""
-SERIES = ("#0072b2", "#d55e00", "#009e73", "#8a4f7d", "#56b4e9", "#b07d00")
+SERIES = ("#0072b2", "#d55e00", "#00855f", "#8a4f7d", "#3a8fbf", "#8f6400", "#333333", "#c2478f")
 """Of runs beside each other."""
-DASHES: tuple[tuple[int, ...], ...] = ((), (6, 2), (2, 2), (6, 2, 2, 2), (1, 2), (8, 3, 2, 3))
+DASHES: tuple[tuple[int, ...], ...] = ((), (6, 3), (2, 3), (8, 3, 2, 3), (12, 4), (4, 2), (1, 3), (10, 3, 2, 3, 2, 3))
 """Of runs beside each other: lengths of ink and gap."""
+
+
+# The page -----------------------------------------------------------------------------------------------------------------------
+
+LIGHT = {
+    "page": "#f3f5f7", "paper": PAPER, "raised": "#f3f5f7", "ink": INK, "faint": "#5f6670", "grid": GRID,
+    "edge": "#e1e5ea", "accent": "#0b5fa5", "warning": FEWER[0], "warned": FEWER[3], **PHASES,
+    "loss": LOSS, "metric": METRIC, "budget": RAMP[2], "live": RAMP[7], "mean": INK, "each": "#8a929c",
+    **{f"s{index}": colour for index, colour in enumerate(SERIES)},
+}  # fmt: skip
+"""Colours of the HTML report by what they are for: `s0`, `s1`, ... are runs beside each other."""
+DARK = {
+    "page": "#0f1318", "paper": "#171c23", "raised": "#222932", "ink": "#e8eaed", "faint": "#a3abb6",
+    "grid": "#3a424d", "edge": "#2a313b", "accent": "#7db8f0", "warning": "#33261a", "warned": "#dd7b2b",
+    "warm-up": "#2f2a1c", "pruning": "#1f2c40", "final": "#1c2129", "loss": "#d5d9de", "metric": "#56b4e9",
+    "budget": "#2f6f9c", "live": "#d6eef7", "mean": "#f4f5f7", "each": "#7e8793",
+    "s0": "#56b4e9", "s1": "#ff9057", "s2": "#3fcf9f", "s3": "#cfa0dc",
+    "s4": "#a9dcff", "s5": "#e3c04f", "s6": "#e4e6e9", "s7": "#ff8fc4",
+}  # fmt: skip
+"""The same for a reader who prefers dark pages."""
 
 
 def shade(share: float) -> str:
     """The colour of a rank that is `share` of its start rank; `EMPTY` for 0."""
     return EMPTY if share <= 0 else _along(RAMP, share)
+
+
+def shade_in_the_dark(share: float) -> str:
+    """The same for a dark page, where more is lighter."""
+    return DARK["paper"] if share <= 0 else _along(RAMP_IN_THE_DARK, share)
 
 
 def difference(share: float) -> str:
@@ -50,6 +76,17 @@ def ink(background: str) -> str:
     """The text colour, `INK` or `PAPER`, that contrasts more with `background`."""
     light = luminance(background)
     return INK if (light + 0.05) / (luminance(INK) + 0.05) >= (luminance(PAPER) + 0.05) / (light + 0.05) else PAPER
+
+
+def black_or_white(background: str) -> str:
+    """Which of the two contrasts more with `background`: at least 4.5 to 1, whatever it is."""
+    return max(("#000000", "#ffffff"), key=lambda colour: contrast(colour, background))
+
+
+def contrast(one: str, other: str) -> float:
+    """How much two colours differ in lightness, 1 to 21 (WCAG 2): text wants 4.5 on its background, a line 3."""
+    light, dark = sorted((luminance(one), luminance(other)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
 
 
 def on(background: str) -> str:

@@ -30,7 +30,7 @@ from dora_cli.wording import plural
 if TYPE_CHECKING:  # training imports reports, not the other way round
     from dora_cli.training.listener import EvalLog, Listener, RunStart, StepLog
 
-GRID_LINES = 24  # a longer rank table would push the summary off the screen at the end of a run; `dora ranks` shows it whole
+GRID_LINES = 24  # a longer rank table would push the summary off the screen; `dora ranks` shows it whole
 
 
 def make_listener(

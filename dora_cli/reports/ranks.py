@@ -63,7 +63,7 @@ def render(record: Mapping[str, Any], console: Console, *, grid: bool = True) ->
 
 
 def grid_lines(record: Mapping[str, Any], width: int) -> int:
-    """How many lines the tables of projections by blocks need in so many columns, to decide whether they fit where they would be shown."""
+    """How many lines the tables of projections by blocks need in so many columns, to decide whether they fit."""
     return sum(RankGrid(members).height(width) for _, members in sections(checked_cells(record)))
 
 

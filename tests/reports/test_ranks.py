@@ -85,7 +85,8 @@ def test_nothing_is_wider_than_the_console_and_nothing_is_cut(projections: Any, 
     found = [line.split()[1:] for line in plain.splitlines() if line.startswith("block ")]
     last = max(projection.block for projection, _ in projections)
     blocks = [int(number) for numbers in found for number in numbers if number != "sum"]
-    assert blocks == list(range(last + 1)) * len(sections(checked_cells(record))), "every block stands over its column once"
+    stacks = sections(checked_cells(record))
+    assert blocks == list(range(last + 1)) * len(stacks), "every block stands over its column once"
     # every cell is there: the sums of the projections add up to the total
     lines = plain.splitlines()
     totals = [line.split()[-1] for line in lines if line.startswith("sum ")]
@@ -140,7 +141,7 @@ def test_two_lists_of_blocks_with_equal_numbers_get_a_table_each():
     text = shown(record)
     assert "Encoder: model.low\n" in text
     assert "Encoder: model.high\n" in text
-    assert grid_lines(record, 80) == 2 * (1 + 2 + 6 + 2)  # heads, two rules over the groups, six projections, a rule and the sums
+    assert grid_lines(record, 80) == 2 * (1 + 2 + 6 + 2)  # heads, two rules, six projections, a rule and the sums
 
 
 def test_a_projection_that_only_some_blocks_have_is_a_dash():

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import math
 
+ROUND = (1, 2, 2.5, 5)
+"""Steps between ticks, times a power of ten."""
+MOST_LOG = 7
+"""Ticks of a logarithmic axis at most."""
+
 
 def ticks(low: float, high: float, most: int, *, whole: bool = False) -> tuple[float, ...]:
     """At most `most` round numbers at even distances from `low` to `high`, both included where they are round.
@@ -15,14 +20,31 @@ def ticks(low: float, high: float, most: int, *, whole: bool = False) -> tuple[f
         whole: whether only integers will do.
     """
     assert low < high and most >= 2
-    step = 10.0 ** math.floor(math.log10((high - low) / most))
-    if whole:
-        step = max(step, 1.0)
-    for factor in (1, 2, 5, 10, 20, 50):
-        first, last = math.ceil(low / (step * factor) - 1e-9), math.floor(high / (step * factor) + 1e-9)
-        if last - first + 1 <= most:
-            return tuple(round(index * step * factor, 12) for index in range(first, last + 1))
-    raise AssertionError("one of two decades of steps fits")
+    power = math.floor(math.log10((high - low) / most))
+    for decade in (power, power + 1, power + 2):
+        for factor in ROUND:
+            step = factor * 10.0**decade
+            if whole and (step < 1 or step != int(step)):
+                continue
+            first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+            if last - first + 1 <= most:
+                return tuple(round(index * step, 12) for index in range(first, last + 1))
+    return (0.0,)  # whole numbers of an axis shorter than one
+
+
+def log_ticks(low: float, high: float) -> tuple[float, ...]:
+    """Round numbers from `low` to `high`, both positive, for a logarithmic axis.
+
+    As many of 1, 2 and 5 in each decade as have room; none where the range holds none.
+    """
+    assert 0 < low < high
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for factors in ((1, 2, 5), (1, 5), (1,)):
+        found = [factor * 10.0**decade for decade in decades for factor in factors]
+        found = [value for value in found if low * (1 - 1e-9) <= value <= high * (1 + 1e-9)]
+        if len(found) <= MOST_LOG:
+            break
+    return tuple(found)
 
 
 def labels(values: tuple[float, ...]) -> tuple[str, ...]:
@@ -34,6 +56,8 @@ def labels(values: tuple[float, ...]) -> tuple[str, ...]:
     for decimals in range(8):
         written = [f"{value / unit:,.{decimals}f}" for value in values]
         pairs = zip(written, values, strict=True)
-        if all(math.isclose(float(one.replace(",", "")) * unit, value, rel_tol=1e-9, abs_tol=1e-12) for one, value in pairs):
+        if all(
+            math.isclose(float(one.replace(",", "")) * unit, value, rel_tol=1e-9, abs_tol=1e-12) for one, value in pairs
+        ):
             break
     return tuple(one + suffix if value else "0" for one, value in zip(written, values, strict=True))

@@ -1,25 +1,33 @@
-"""Charts as inline SVG, drawn for the width of a phone and scaled up where there is more room."""
+"""Charts: lines as inline SVG that is stretched to whatever room there is, text as HTML that is not.
+
+A chart is as wide as its place in the page, and its type has one size everywhere, on a phone as in a row of its own.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from dora_cli.reports import palette
 from dora_cli.reports.curves import Phase
-from dora_cli.reports.html.axes import labels, ticks
+from dora_cli.reports.html.axes import labels, log_ticks, ticks
 from dora_cli.reports.html.elements import Markup, tag
 from dora_cli.reports.units import number
 
-WIDTH, HEIGHT = 360, 230
-_TOP, _RIGHT, _BOTTOM = 20, 12, 36
-_CHARACTER = 6.0
-"""Width of a digit of the axes' labels."""
+SIZE = 1000
+"""The picture's own coordinates go from 0 to this in both directions."""
+CHARACTER = 6.6
+"""Width of a digit of the axes' labels, in pixels."""
 MARKED = 40
 """A line of at most so many points shows each of them."""
 LARGEST = 1e15
 POINTS = 240
 """A line of more is drawn through means of neighbours."""
+ROOM = 0.08
+"""Share of the range of values that is left free above and below."""
+Y_TICKS, X_TICKS = 6, 5
+PHASES = ("warm-up", "pruning", "final")
+"""Those with a shade of their own."""
 
 
 @dataclass(frozen=True)
@@ -30,58 +38,79 @@ class Line:
         name: for the legend; empty leaves it out there.
         steps: ascending.
         values: None is a gap.
-        colour: ``#rrggbb``.
+        look: the name of its colour in the page's style, which knows it for light and dark.
         dash: lengths of ink and gap; empty is a whole line.
-        width: of the line.
-        opacity: 0 to 1.
+        width: of the line, in pixels.
         stairs: values hold until the next step.
         points: whether few points are marked and say their value.
         selected: the step that is marked.
+        length: steps of its whole run, for a chart over shares of it.
     """
 
     name: str
     steps: Sequence[int]
     values: Sequence[float | None]
-    colour: str
+    look: str
     dash: Sequence[int] = ()
     width: float = 1.6
-    opacity: float = 1.0
     stairs: bool = False
     points: bool = False
     selected: int | None = None
+    length: int = 0
 
     @property
-    def known(self) -> bool:
-        return any(value is not None for value in self.values)
+    def known(self) -> list[tuple[int, float]]:
+        """Its points, without the gaps."""
+        return [(step, value) for step, value in zip(self.steps, self.values, strict=True) if value is not None]
 
 
-def chart(title: str, lines: Sequence[Line], *, phases: Sequence[Phase] = (), from_zero: bool = False, note: str = "") -> Markup | None:
-    """A figure: title, chart, legend. None where no line has a value.
+def chart(
+    title: str,
+    lines: Sequence[Line],
+    *,
+    phases: Sequence[Phase] = (),
+    from_zero: bool = False,
+    log: bool = False,
+    shares: bool = False,
+    note: str = "",
+) -> Markup | None:
+    """A figure: title, chart, legend. None where no line has two points: one value is for a table.
 
     Args:
         title: above the chart; also what is said of it aloud.
         lines: drawn in this order.
         phases: shaded behind the lines.
         from_zero: whether the axis of values begins at 0.
+        log: whether it is logarithmic, where all values are positive.
+        shares: whether the other axis shows the share of each run's own steps.
         note: below the chart.
     """
-    lines = [thinned(line) for line in map(_drawable, lines) if line.known]
-    if not lines:
+    lines = [line for line in map(_drawable, lines) if line.known]
+    if all(len(line.known) < 2 for line in lines):
         return None
-    frame = _Frame.around(lines, phases, from_zero)
-    parts = [*_phases(frame, phases), *_axes(frame)]
-    for line in lines:
-        parts += _line(frame, line)
-    drawn = tag(
+    lines = [thinned(line) for line in lines]
+    frame = _Frame.around(lines, phases, from_zero=from_zero, log=log, shares=shares)
+    svg = tag(
         "svg",
-        *parts,
-        viewBox=f"0 0 {WIDTH} {HEIGHT}",
-        role="img",
-        aria_label=f"{title}: " + "; ".join(_spoken(line) for line in lines if line.name or len(lines) == 1),
+        *_shades(frame, phases),
+        *_grid(frame),
+        *(part for line in lines for part in _line(frame, line)),
+        viewBox=f"0 0 {SIZE} {SIZE}",
+        preserveAspectRatio="none",
+        aria_hidden="true",
     )
+    said = f"{title}: " + "; ".join(_spoken(line) for line in lines if line.name or len(lines) == 1)
+    area = tag("div", svg, *_phase_names(frame, phases), *_labels(frame), class_="area", role="img", aria_label=said)
+    axis = "share of each run\u2019s steps" if shares else "optimiser step"
     named = [line for line in lines if line.name]
-    legend = tag("ul", *(tag("li", _sample(line), line.name) for line in named), class_="legend") if named else None
-    return tag("figure", tag("figcaption", title), drawn, legend, tag("p", note, class_="note") if note else None, class_="chart")
+    return tag(
+        "figure",
+        tag("figcaption", title),
+        tag("div", area, tag("p", axis, class_="axis"), class_="plot", style=f"--left:{frame.left}px"),
+        tag("ul", *(tag("li", _sample(line), line.name) for line in named), class_="legend") if named else None,
+        tag("p", note, class_="note") if note else None,
+        class_="chart",
+    )
 
 
 def thinned(line: Line) -> Line:
@@ -99,104 +128,129 @@ def thinned(line: Line) -> Line:
 
 def _drawable(line: Line) -> Line:
     """Without values that no axis can hold: a damaged log may have any."""
-    return replace(line, values=[value if value is not None and abs(value) < LARGEST else None for value in line.values])
+    return replace(
+        line, values=[value if value is not None and abs(value) < LARGEST else None for value in line.values]
+    )
+
+
+# Axes ---------------------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class _Frame:
-    """Where values stand in the picture."""
+    """Where steps and values stand in the picture; `low` and `high` are logarithms where `log` is set."""
 
-    left: float
-    last: int
+    last: float
     low: float
     high: float
+    log: bool
+    shares: bool
 
     @staticmethod
-    def around(lines: Sequence[Line], phases: Sequence[Phase], from_zero: bool) -> _Frame:
-        known = [value for line in lines for value in line.values if value is not None]
-        low, high = min(known), max(known)
-        if from_zero:
+    def around(lines: Sequence[Line], phases: Sequence[Phase], *, from_zero: bool, log: bool, shares: bool) -> _Frame:
+        known = [value for line in lines for _, value in line.known]
+        log = log and min(known) > 0
+        low, high = (math.log10(end) if log else end for end in (min(known), max(known)))
+        if from_zero and not log:
             low = min(low, 0)
-        room = (high - low) * 0.08 or max(abs(high) * 0.1, 1e-6)
-        low, high = low if from_zero and low == 0 else low - room, high + room
-        if low < 0 <= min(known):
-            low = 0  # what is never negative has no axis below zero
-        widest = max(len(label) for label in labels(ticks(low, high, 6)))
+        room = (high - low) * ROOM or max(abs(high) * 0.1, 1e-6)
+        bottom = low if from_zero and low == 0 else low - room
+        if not log and bottom < 0 <= min(known):
+            bottom = 0  # what is never negative has no axis below zero
         last = max([max(line.steps) for line in lines] + [end for _, _, end in phases[-1:]])
-        return _Frame(10 + _CHARACTER * widest, max(last, 1), low, high)
+        return _Frame(100 if shares else max(last, 1), bottom, high + room, log, shares)
 
-    def x(self, step: float) -> float:
-        return self.left + (WIDTH - _RIGHT - self.left) * step / self.last
+    @property
+    def marks(self) -> tuple[float, ...]:
+        if not self.log:
+            return ticks(self.low, self.high, Y_TICKS)
+        return log_ticks(10**self.low, 10**self.high) or (10 ** ((self.low + self.high) / 2),)
+
+    @property
+    def left(self) -> int:
+        """Pixels that the labels of values need."""
+        return math.ceil(10 + CHARACTER * max(map(len, labels(self.marks))))
+
+    def x(self, step: float, length: int = 0) -> float:
+        share = step / max(length, 1) if self.shares else step / self.last
+        return SIZE * min(share, 1)
 
     def y(self, value: float) -> float:
-        return HEIGHT - _BOTTOM - (HEIGHT - _BOTTOM - _TOP) * (value - self.low) / (self.high - self.low)
+        return SIZE * (self.high - (math.log10(value) if self.log else value)) / (self.high - self.low)
 
 
-def _phases(frame: _Frame, phases: Sequence[Phase]) -> list[Markup]:
-    parts = []
-    for name, first, end in phases:
-        left, right = frame.x(first - 1), frame.x(end)
-        fill = palette.phase_shade(name)
-        parts.append(tag("rect", x=_at(left), y=_TOP, width=_at(right - left), height=HEIGHT - _BOTTOM - _TOP, fill=fill))
-        if right - left > 6 * len(name):
-            parts.append(_label(name, (left + right) / 2, _TOP - 6, anchor="middle", class_="faint"))
-    return parts
+def _shades(frame: _Frame, phases: Sequence[Phase]) -> list[Markup]:
+    return [
+        tag(
+            "rect",
+            x=_at(frame.x(first - 1)),
+            y=0,
+            width=_at(frame.x(end) - frame.x(first - 1)),
+            height=SIZE,
+            class_=f"shade-{name if name in PHASES else PHASES[-1]}",
+        )
+        for name, first, end in phases
+    ]
 
 
-def _axes(frame: _Frame) -> list[Markup]:
-    parts = []
-    marks = ticks(frame.low, frame.high, 6)
-    for value, label in zip(marks, labels(marks), strict=True):
-        y = frame.y(value)
-        parts.append(tag("line", x1=_at(frame.left), x2=WIDTH - _RIGHT, y1=_at(y), y2=_at(y), class_="grid"))
-        parts.append(_label(label, frame.left - 6, y + 4, anchor="end"))
-    bottom = HEIGHT - _BOTTOM
-    parts.append(tag("line", x1=_at(frame.left), x2=WIDTH - _RIGHT, y1=bottom, y2=bottom, class_="axis"))
-    marks = ticks(0, frame.last, 6, whole=True)
-    for value, label in zip(marks, labels(marks), strict=True):
-        x = frame.x(value)
-        parts.append(tag("line", x1=_at(x), x2=_at(x), y1=bottom, y2=bottom + 4, class_="axis"))
-        parts.append(_label(label, min(x, WIDTH - _CHARACTER / 2 * len(label)), bottom + 15, anchor="middle"))
-    parts.append(_label("optimiser step", (frame.left + WIDTH - _RIGHT) / 2, HEIGHT - 6, anchor="middle", class_="faint"))
-    return parts
+def _phase_names(frame: _Frame, phases: Sequence[Phase]) -> list[Markup]:
+    places = [(name, frame.x(first - 1) / 10, frame.x(end) / 10) for name, first, end in phases]
+    return [
+        tag("span", tag("i", name), class_="phase", style=f"left:{_at(left)}%;width:{_at(right - left)}%")
+        for name, left, right in places
+    ]
+
+
+def _grid(frame: _Frame) -> list[Markup]:
+    return [tag("path", d=f"M0 {_at(frame.y(value))}H{SIZE}", class_="grid") for value in frame.marks]
+
+
+def _labels(frame: _Frame) -> list[Markup]:
+    parts = [
+        tag("span", label, class_="y", style=f"top:{_at(frame.y(value) / 10)}%")
+        for value, label in zip(frame.marks, labels(frame.marks), strict=True)
+    ]
+    if frame.shares:
+        return parts + [tag("span", f"{share} %", class_="x", style=f"left:{share}%") for share in (0, 25, 50, 75, 100)]
+    marks = ticks(0, frame.last, X_TICKS, whole=True)
+    return parts + [
+        tag("span", label, class_="x", style=f"left:{_at(frame.x(value) / 10)}%")
+        for value, label in zip(marks, labels(marks), strict=True)
+    ]
+
+
+# Lines --------------------------------------------------------------------------------------------------------------------------
 
 
 def _line(frame: _Frame, line: Line) -> list[Markup]:
+    places = [
+        (_at(frame.x(step, line.length)), None if value is None else _at(frame.y(value)))
+        for step, value in zip(line.steps, line.values, strict=True)
+    ]
     parts = [
         tag(
             "path",
-            d=_path(frame, line),
-            stroke=line.colour,
+            d=_stairs(places) if line.stairs else _strokes(places),
             stroke_width=line.width,
-            stroke_opacity=line.opacity if line.opacity < 1 else None,
             stroke_dasharray=" ".join(map(str, line.dash)) or None,
-            class_="line",
+            class_=f"line {line.look}",
         )
     ]
-    for step, value in zip(line.steps, line.values, strict=True):
-        if value is None:
-            continue
+    for (step, value), place in zip(line.known, (place for place in places if place[1] is not None), strict=True):
+        dot = f"M{place[0]} {place[1]}h.01"  # a dot is a line without length, so that stretching leaves it round
         said = tag("title", f"{line.name + ': ' if line.name else ''}{number(value)} at step {step:,}")
-        place = {"cx": _at(frame.x(step)), "cy": _at(frame.y(value))}
         if step == line.selected:
-            parts.append(tag("circle", said, **place, r=4.5, fill=palette.PAPER, stroke=line.colour, stroke_width=2))
+            parts += [tag("path", said, d=dot, class_=f"ring {line.look}"), tag("path", d=dot, class_="hole")]
         elif line.points and len(line.steps) <= MARKED:
-            parts.append(tag("circle", said, **place, r=2.4, fill=line.colour))
+            parts.append(tag("path", said, d=dot, class_=f"dot {line.look}"))
     return parts
-
-
-def _path(frame: _Frame, line: Line) -> str:
-    known = [
-        (_at(frame.x(step)), None if value is None else _at(frame.y(value))) for step, value in zip(line.steps, line.values, strict=True)
-    ]
-    return _stairs(known) if line.stairs else _strokes(known)
 
 
 def _strokes(places: Sequence[tuple[str, str | None]]) -> str:
     """Straight from point to point; a value alone between gaps is a dot."""
     commands, pen = "", "M"
     for x, y in places:
-        commands += "" if y is None else f"{pen}{x} {y}" + ("h0" if pen == "M" else "")
+        commands += "" if y is None else f"{pen}{x} {y}" + ("h.01" if pen == "M" else "")
         pen = "M" if y is None else "L"
     return commands
 
@@ -213,22 +267,23 @@ def _stairs(places: Sequence[tuple[str, str | None]]) -> str:
     return commands + f"H{[first, *(x for x, _ in others)][-1]}"
 
 
-def _label(written: str, x: float, y: float, *, anchor: str, class_: str | None = None) -> Markup:
-    return tag("text", written, x=_at(x), y=_at(y), text_anchor=anchor, class_=class_)
-
-
 def _sample(line: Line) -> Markup:
     dash = " ".join(map(str, line.dash)) or None
-    stroke = tag("path", d="M1 5H25", stroke=line.colour, stroke_width=max(line.width, 1.6), stroke_dasharray=dash)
+    stroke = tag(
+        "path",
+        d="M1 5H25",
+        stroke_width=min(max(line.width, 1.6), 5),
+        stroke_dasharray=dash,
+        class_=f"line {line.look}",
+    )
     return tag("svg", stroke, width=26, height=10, aria_hidden="true")
 
 
 def _spoken(line: Line) -> str:
-    known = [(step, value) for step, value in zip(line.steps, line.values, strict=True) if value is not None]
-    (first, begin), (last, end) = known[0], known[-1]
+    (first, begin), (last, end) = line.known[0], line.known[-1]
     return f"{line.name + ' ' if line.name else ''}{number(begin)} at step {first:,}, {number(end)} at step {last:,}"
 
 
 def _at(place: float) -> str:
-    """A coordinate to a tenth of a unit, without what it does not need."""
+    """A coordinate to a tenth, without what it does not need."""
     return f"{place:.1f}".removesuffix(".0")

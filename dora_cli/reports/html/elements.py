@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
-_EMPTY = frozenset({"br", "line", "link", "meta", "path", "rect"})
-SHORT = 24
-"""The head of a row of at most so many characters stays on one line."""
+from dora_cli.reports.html.paths import without_places
+from dora_cli.reports.html.style import room_for, wide_from
+
+_EMPTY = frozenset({"br", "col", "link", "meta", "rect", "wbr"})
+CHARACTER, PAD, LONGEST = 8.0, 20, 26
+"""Of a table, in pixels: width of a character, of a cell's margins; and characters after which a cell is broken."""
 _UNFIT = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
 """Control characters, what turns the direction of text around, and what is no character: a page may not hold or should not obey them."""
 
@@ -20,8 +24,10 @@ class Markup(str):
 
 
 def text(value: object) -> Markup:
-    """`value` as HTML that shows it; `Markup` as it is."""
-    return value if isinstance(value, Markup) else Markup(html.escape(_UNFIT.sub("\ufffd", str(value)), quote=True))
+    """`value` as HTML that shows it, absolute paths cut to their last parts; `Markup` as it is."""
+    if isinstance(value, Markup):
+        return value
+    return Markup(html.escape(_UNFIT.sub("\ufffd", without_places(str(value))), quote=True))
 
 
 def join(parts: Iterable[object], between: str = "") -> Markup:
@@ -51,20 +57,68 @@ def tag(name: str, /, *children: object, **attributes: object) -> Markup:
     return Markup(f"<{opening}>{join(child for child in children if child is not None)}</{name}>")
 
 
-def table(
-    head: Iterable[object], rows: Iterable[Iterable[object]], *, foot: Iterable[Iterable[object]] = (), **attributes: object
-) -> Markup:
-    """A table whose first column heads its rows, in a box that scrolls sideways where it is too wide."""
+class Table(NamedTuple):
+    """A table, and about how many pixels it needs to be shown whole."""
 
-    def row(cells: Iterable[object]) -> Markup:
+    markup: Markup
+    need: int
+
+
+def table(
+    head: Iterable[object],
+    rows: Iterable[Iterable[object]],
+    *,
+    foot: Iterable[Iterable[object]] = (),
+    words: bool = False,
+) -> Table:
+    """A table whose first column heads its rows. Where it is too wide it is a list: each row's cells below its head.
+
+    Args:
+        head: of the columns.
+        rows: each begins with its head.
+        foot: rows below a line.
+        words: whether its cells are texts, which may be broken into lines, and not numbers.
+    """
+    head, body, last = list(head), [list(row) for row in rows], [list(row) for row in foot]
+
+    def row(cells: Sequence[object]) -> Markup:
         first, *others = cells
-        return tag(
-            "tr", tag("th", first, scope="row", class_="short" if len(str(first)) <= SHORT else None), *(tag("td", cell) for cell in others)
-        )
+        named = [
+            tag("td", cell, data_label=None if words else _plain(label))
+            for cell, label in zip(others, head[1:], strict=True)
+        ]
+        return tag("tr", tag("th", first, scope="row", class_="short" if _length(first) <= LONGEST else None), *named)
 
     columns = tag("tr", *(tag("th", cell, scope="col") for cell in head))
-    body = [tag("thead", columns), tag("tbody", *(row(cells) for cells in rows))]
-    below = [row(cells) for cells in foot]
-    if below:
-        body.append(tag("tfoot", *below))
-    return tag("div", tag("table", *body, **attributes), class_="scroll")
+    parts = [tag("thead", columns), tag("tbody", *map(row, body)), tag("tfoot", *map(row, last)) if last else None]
+    need = room_for(needed(head, [*body, *last]))
+    kind = "words" if words else f"numbers {wide_from(need)}"
+    item = None if words else f"--item:{_item(head, [*body, *last])}px"
+    return Table(tag("div", tag("table", *parts, class_=kind, style=item), class_="fit"), need)
+
+
+def needed(head: Sequence[object], rows: Sequence[Sequence[object]]) -> int:
+    """About how many pixels a table of numbers needs: heads of columns are broken between words, cells are not."""
+    total = -float(PAD)  # the table's own sides have none
+    for index, title in enumerate(head):
+        cells = [_length(row[index]) for row in rows]
+        words = [len(word) for word in _plain(title).split()]
+        total += min(max([*cells, *words, 1]), LONGEST) * CHARACTER + PAD
+    return round(total)
+
+
+def _item(head: Sequence[object], rows: Sequence[Sequence[object]]) -> int:
+    """About how many pixels a cell needs in a list, where the head of its column stands before it."""
+    longest = max(
+        (_length(title) + _length(cell) for row in rows for title, cell in zip(head[1:], row[1:], strict=True)),
+        default=1,
+    )
+    return round(longest * CHARACTER) + PAD
+
+
+def _plain(cell: object) -> str:
+    return html.unescape(re.sub(r"<[^>]*>", "", cell)) if isinstance(cell, Markup) else str(cell)
+
+
+def _length(cell: object) -> int:
+    return len(_plain(cell))

@@ -16,41 +16,58 @@ METRICS = 6
 """Charts of metrics a group gets at most, the one that selects first; the table of epochs has all."""
 APART = len(palette.SERIES)
 """Lines that can be told apart."""
+NAMED = 4
+"""Seeds of one recipe that each have a colour of their own; of more, what counts is their spread and their mean."""
+SHORT = 3
+"""A run this many times shorter than another would be a stub beside it on an axis of steps."""
+FLAT = 4
+"""Components this many times fewer than another's would be a flat line beside it on a linear axis."""
 
 
 def group_charts(group: Group) -> list[Markup]:
-    """Loss, metrics and budget of the runs of one recipe, over their steps."""
+    """Loss, metrics and budget of the runs of one recipe. A metric that was measured once has no curve."""
     phases = max((run.phases for run in group.runs), key=lambda found: found[-1][2] if found else 0)
-    charts = [chart("Training loss", _lines(group.runs, [run.loss for run in group.runs], colour=palette.LOSS), phases=phases)]
+    charts = [chart("Training loss", _lines(group.runs, [run.loss for run in group.runs], look="loss"), phases=phases)]
     for name in group.metric_names[:METRICS]:
         series = [run.metric(name) for run in group.runs]
-        lines = _lines(group.runs, series, colour=palette.METRIC, evaluations=True)
+        lines = _lines(group.runs, series, look="metric", evaluations=True)
         circles = sum(line.selected is not None for line in lines)
-        note = "" if not circles else "The circle is the selected epoch." if circles == 1 else "Circles are the selected epochs."
+        note = (
+            ""
+            if not circles
+            else "The circle is the selected epoch."
+            if circles == 1
+            else "Circles are the selected epochs."
+        )
         charts.append(chart(f"Evaluation: {readable(name)}", lines, phases=phases, note=note))
     charts.append(_budget(group))
     return [one for one in charts if one is not None]
 
 
-def _lines(runs: Sequence[Run], series: Sequence[Series], *, colour: str, evaluations: bool = False) -> list[Line]:
+def measured_once(group: Group) -> bool:
+    """Whether there are metrics, but no curve of any: every run was evaluated once."""
+    return bool(group.metric_names) and all(len(run.evaluations) < 2 for run in group.runs)
+
+
+def _lines(runs: Sequence[Run], series: Sequence[Series], *, look: str, evaluations: bool = False) -> list[Line]:
     """One line for a run alone; of several each thin, and their mean."""
     if len(runs) == 1:
         selected = runs[0].selected_step if evaluations else None
-        return [Line("", series[0].steps, series[0].values, colour, points=evaluations, selected=selected)]
+        return [Line("", series[0].steps, series[0].values, look, points=evaluations, selected=selected)]
     lines = []
     for index, (run, one) in enumerate(zip(runs, series, strict=True)):
-        style = _style(index) if len(runs) <= APART else (palette.FAINT, ())
-        name = f"seed {run.seed}" if len(runs) <= APART else "" if index else "each seed"
+        style = _style(index) if len(runs) <= NAMED else ("each", ())
+        name = f"seed {run.seed}" if len(runs) <= NAMED else "" if index else "each seed"
         selected = run.selected_step if evaluations else None
-        lines.append(Line(name, one.steps, one.values, *style, width=1.1, opacity=0.8, points=evaluations, selected=selected))
+        lines.append(Line(name, one.steps, one.values, *style, width=1.2, points=evaluations, selected=selected))
     done = [one for run, one in zip(runs, series, strict=True) if run.finished]
     mean = _mean(done or series)
     name = "mean" if len(done) in (0, len(runs)) else "mean of finished"
-    return lines if len(done) == 1 else [*lines, Line(name, mean.steps, mean.values, palette.INK, width=2.2)]
+    return lines if len(done) == 1 else [*lines, Line(name, mean.steps, mean.values, "mean", width=2.2)]
 
 
 def _style(index: int) -> tuple[str, tuple[int, ...]]:
-    return palette.SERIES[index % APART], palette.DASHES[index % APART]
+    return f"s{index % APART}", palette.DASHES[index % APART]
 
 
 def mean_series(series: Sequence[Series]) -> Series:
@@ -63,7 +80,9 @@ def mean_series(series: Sequence[Series]) -> Series:
 
 
 def _budget(group: Group) -> Markup | None:
-    run = (*group.finished, *sorted(group.runs, key=lambda run: -run.steps))[0]  # runs of one recipe share their schedule
+    run = (*group.finished, *sorted(group.runs, key=lambda run: -run.steps))[
+        0
+    ]  # runs of one recipe share their schedule
     curve = budget_curve(run.curves.ranks, run.metrics, run.curves.log)
     if curve is None:
         return None
@@ -75,42 +94,50 @@ def _budget(group: Group) -> Markup | None:
         note += f"; the ranks are frozen after step {curve.freeze:,}"
     lines = [
         # broad and light below, thin and dark above: both are seen where they are one, as they are in every run of DoRA
-        Line("budget", curve.steps, curve.budget, palette.RAMP[2], width=5, stairs=True),
-        Line("live", curve.steps, curve.live, palette.RAMP[7], width=1.4, stairs=True),
+        Line("budget", curve.steps, curve.budget, "budget", width=5, stairs=True),
+        Line("live", curve.steps, curve.live, "live", width=1.5, stairs=True),
     ]
     return chart(f"Budget and live {unit}s", lines, phases=curve.phases, from_zero=True, note=note + ".")
 
 
 def comparison_charts(groups: Sequence[Group]) -> list[Markup]:
-    """Means of groups beside each other: loss, the metric that selects, live components. None of more groups than can be told apart."""
-    if len(groups) > APART:
+    """Means of groups of one task beside each other: loss, the metric that selects, live components.
+
+    None of more groups than can be told apart. Where runs are of very different lengths the axis shows the share of
+    each one's steps, and where they have very different numbers of components these are on a logarithmic axis.
+    """
+    if not 1 < len(groups) <= APART:
         return []
-    styles = {group.name: _style(index) for index, group in enumerate(groups)}
+    lengths = [max(run.steps for run in _counted(group)) for group in groups]
+    shares = max(lengths) >= SHORT * max(min(lengths), 1)
 
-    def lines(members: Sequence[Group], series: Sequence[Series], *, stairs: bool = False, points: bool = False) -> list[Line]:
-        return [
-            Line(group.name, one.steps, one.values, *styles[group.name], width=1.8, stairs=stairs, points=points)
-            for group, one in zip(members, series, strict=True)
-        ]
-
-    charts = []
-    for task in dict.fromkeys(group.task for group in groups):
-        same = [group for group in groups if group.task == task]
-        where = f" ({task})" if len(same) < len(groups) else ""
-        if len(same) < 2:
-            continue
-        charts.append(chart(f"Training loss{where}", lines(same, [_mean([run.loss for run in _counted(group)]) for group in same])))
-        name = next((group.metric_names[0] for group in same if group.metric_names), None)
-        if name is not None:
-            charts.append(
-                chart(
-                    f"Evaluation: {readable(name)}{where}",
-                    lines(same, [_mean([run.metric(name) for run in _counted(group)]) for group in same], points=True),
+    def lines(series: Sequence[Series], *, stairs: bool = False, points: bool = False) -> list[Line]:
+        made = []
+        for index, (group, one, length) in enumerate(zip(groups, series, lengths, strict=True)):
+            name = (
+                group.name
+                if not shares
+                else f"{group.name}, {plural(length, 'step')}{'' if group.finished else ' so far'}"
+            )
+            made.append(
+                Line(
+                    name, one.steps, one.values, *_style(index), width=1.8, stairs=stairs, points=points, length=length
                 )
             )
+        return made
+
+    charts = [
+        chart("Training loss", lines([_mean([run.loss for run in _counted(group)]) for group in groups]), shares=shares)
+    ]
+    metric = next((group.metric_names[0] for group in groups if group.metric_names), None)
+    if metric is not None:
+        found = [_mean([run.metric(metric) for run in _counted(group)]) for group in groups]
+        charts.append(chart(f"Evaluation: {readable(metric)}", lines(found, points=True), shares=shares))
     live = [_live(group) for group in groups]
-    if any(series.known for series in live):
-        charts.append(chart("Live components", lines(groups, live, stairs=True), from_zero=True))
+    known = [value for series in live for value in series.values if value]
+    log = bool(known) and max(known) >= FLAT * min(known)
+    title = "Live components" + (", logarithmic axis" if log else "")
+    charts.append(chart(title, lines(live, stairs=True), from_zero=True, log=log, shares=shares))
     return [one for one in charts if one is not None]
 
 

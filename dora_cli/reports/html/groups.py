@@ -13,6 +13,7 @@ import yaml
 
 from dora_cli.errors import CheckpointError
 from dora_cli.reports.curves import Phase, Series, losses, metric_curve, metric_names, phases
+from dora_cli.reports.html.paths import shared
 from dora_cli.reports.ranks import mean_ranks
 from dora_cli.reports.records import RunRecords, read_json, read_text
 from dora_cli.reports.runs import RunCurves, find_curves, find_ranks
@@ -32,6 +33,7 @@ class Run:
 
     Attributes:
         folder: as it was named.
+        name: last parts of its path, as many as tell all runs of the report apart.
         curves: what it recorded over its steps.
         recipe: the text of recipe.yaml; None if it is gone.
         settings: its keys, ``train.seed`` and so on, with their values as YAML.
@@ -39,6 +41,7 @@ class Run:
     """
 
     folder: Path
+    name: str
     curves: RunCurves
     recipe: str | None
     settings: Mapping[str, str]
@@ -81,10 +84,26 @@ class Run:
         return metric_curve(self.evaluations, name)
 
     @property
+    def selected(self) -> Mapping[str, Any] | None:
+        """The evaluation whose weights were selected."""
+        chosen = self.metrics["best_epoch"] if self.metrics else None
+        return next((entry for entry in self.evaluations if entry.get("epoch") == chosen), None)
+
+    @property
     def selected_step(self) -> int | None:
         """After which the selected weights were taken."""
-        chosen = self.metrics["best_epoch"] if self.metrics else None
-        return next((entry["step"] for entry in self.evaluations if entry.get("epoch") == chosen), None)
+        return None if self.selected is None else self.selected["step"]
+
+    def result(self, name: str, kind: str) -> float | None:
+        """A metric of the selected weights (`kind` is ``metrics``) or of the last epoch's (``last``), or None.
+
+        Metrics that are measured between epochs alone, such as those of greedy outputs, are found in the selected
+        evaluation.
+        """
+        found: Mapping[str, float | None] = self.metrics[kind] if self.metrics else {}
+        if name not in found and kind == "metrics" and self.selected is not None:
+            found = self.selected["metrics"]
+        return found.get(name)
 
 
 @dataclass(frozen=True)
@@ -116,7 +135,9 @@ class Group:
 
     @property
     def model(self) -> str:
-        return str(self.finished[0].metrics["model"]) if self.finished and self.finished[0].metrics else self.of("model.name")
+        """Of a local folder its name."""
+        record = self.finished[0].metrics if self.finished else None
+        return shared(str(record["model"]) if record else self.of("model.name"))
 
     @property
     def method(self) -> str:
@@ -137,6 +158,11 @@ class Group:
         names = dict.fromkeys(name for run in self.finished if run.metrics for kind in ("metrics", "last") for name in run.metrics[kind])
         order = {name: index for index, name in enumerate(self.metric_names)}
         return tuple(sorted(names, key=lambda name: order.get(name, len(order))))
+
+    @cached_property
+    def final_names(self) -> tuple[str, ...]:
+        """Of the results, those of the outputs that were written at the end: no evaluation between epochs has them."""
+        return tuple(name for name in self.result_names if name not in self.metric_names)
 
     @cached_property
     def ranks(self) -> Mapping[str, Any] | None:
@@ -165,15 +191,18 @@ def differing(settings: Sequence[Mapping[str, str]]) -> tuple[str, ...]:
 
 def find_groups(folders: Sequence[Path]) -> tuple[Group, ...]:
     """The runs in `folders`, each a run folder or the parent folder of several seeds, by recipe. Raises CheckpointError."""
-    runs = [_read(run) for folder in folders for run in _runs(folder)]
+    found = [run for folder in folders for run in _runs(folder)]
     seen: dict[Path, Path] = {}
-    for run in runs:
-        place = run.folder.resolve()
+    for records in found:
+        place = records.folder.resolve()
         if place in seen:
             raise CheckpointError(
-                f"{run.folder} is named twice (the first time as {seen[place]}): its numbers would count twice. Name it once."
+                f"{records.folder} is named twice (the first time as {seen[place]}): its numbers would count twice. "
+                "Name it once."
             )
-        seen[place] = run.folder
+        seen[place] = records.folder
+    names = _unique([[records.folder] for records in found])
+    runs = [_read(records, name) for records, name in zip(found, names, strict=True)]
     members: dict[tuple[object, int], list[Run]] = {}
     for run in runs:
         # a seed that is there already is another run of the same recipe: their mean would count the seed twice
@@ -193,7 +222,7 @@ def _runs(folder: Path) -> list[RunRecords]:
     return seeds
 
 
-def _read(run: RunRecords) -> Run:
+def _read(run: RunRecords, name: str) -> Run:
     begun = run.ranks.is_file() or run.log.is_file()
     curves = find_curves(run.folder) if begun else RunCurves(run, ("not begun",), None, None, ())
     curves = replace(curves, log=tuple(entry for entry in curves.log if _whole(entry)))
@@ -201,7 +230,7 @@ def _read(run: RunRecords) -> Run:
     environment = read_json(run.environment) if run.environment.is_file() else None
     if environment is not None and not isinstance(environment, Mapping):
         raise CheckpointError(f"{run.environment} is damaged: it holds no JSON object. Copy the run folder again, or train again.")
-    return Run(run.folder, curves, recipe, settings(recipe or "", run.recipe), environment)
+    return Run(run.folder, name, curves, recipe, settings(recipe or "", run.recipe), environment)
 
 
 def _whole(entry: Mapping[str, Any]) -> bool:
@@ -265,10 +294,24 @@ def _label(folders: Sequence[Path]) -> list[Path]:
 
 
 def _unique(labels: Sequence[Sequence[Path]]) -> list[str]:
-    """A name for each list of folders: last parts of their paths, as many as tell all lists apart."""
-    for length in range(1, max(len(path.parts) for paths in labels for path in paths) + 1):
-        names = [", ".join("/".join(path.parts[-length:]) or str(path) for path in paths) for paths in labels]
-        bare = any(path.name.startswith("seed-") and length == 1 for paths in labels for path in paths)  # a seed says nothing of the run
-        if len(set(names)) == len(names) and not bare:
+    """A name for each list of folders: last parts of their paths, as many as tell it from the others and no more."""
+    lengths = [1] * len(labels)
+    while True:
+        cut = list(zip(labels, lengths, strict=True))
+        names = [", ".join(_last(path, length) for path in paths) for paths, length in cut]
+        wanted = [
+            length < max(len(path.parts) for path in paths) and (names.count(name) > 1 or _says_nothing(paths, length))
+            for (paths, length), name in zip(cut, names, strict=True)
+        ]
+        if not any(wanted):
             return names
-    return names
+        lengths = [length + more for length, more in zip(lengths, wanted, strict=True)]
+
+
+def _says_nothing(paths: Sequence[Path], length: int) -> bool:
+    """Whether a name is that of a seed alone."""
+    return length == 1 and any(path.name.startswith("seed-") for path in paths)
+
+
+def _last(path: Path, length: int) -> str:
+    return "/".join(part for part in path.parts[-length:] if part != path.anchor) or str(path)

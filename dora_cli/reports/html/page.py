@@ -8,12 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dora_cli import __version__
-from dora_cli.reports.html.elements import Markup, join, tag
-from dora_cli.reports.html.figures import comparison_charts, group_charts, readable
+from dora_cli.reports.html.elements import Markup, Table, join, tag
+from dora_cli.reports.html.figures import APART, comparison_charts, group_charts, measured_once, readable
 from dora_cli.reports.html.groups import Group, find_groups
-from dora_cli.reports.html.rank_map import rank_map, shares
+from dora_cli.reports.html.paths import shared_yaml
+from dora_cli.reports.html.rank_map import Picture, pictures, shares
+from dora_cli.reports.html.rows import per_row, spans
 from dora_cli.reports.html.script import SCRIPT
-from dora_cli.reports.html.style import STYLE
+from dora_cli.reports.html.style import style
 from dora_cli.reports.html.tables import (
     UNKNOWN,
     comparison,
@@ -32,6 +34,12 @@ from dora_cli.wording import plural
 SUFFIXES = (".html", ".htm")
 OPEN_ROWS = 12
 """A table of epochs of at most so many rows is open."""
+OPEN_GROUPS = 3
+"""Of at most so many groups each section is open."""
+BESIDE = 3
+"""Results of at most so many metrics have the table of their one run beside them."""
+PANEL = 36
+"""Pixels around a table."""
 
 
 def check_output(path: Path, *, overwrite: bool) -> None:
@@ -54,36 +62,31 @@ def page(groups: Sequence[Group]) -> str:
     policy = (
         f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'"
     )
+    body = _body(groups)
     head = tag(
         "head",
         tag("meta", charset="utf-8"),
         tag("meta", http_equiv="Content-Security-Policy", content=policy),
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("meta", name="color-scheme", content="light"),
+        tag("meta", name="color-scheme", content="light dark"),
         tag("meta", name="generator", content=f"dora {__version__}"),
         tag("link", rel="icon", href="data:,"),
         tag("title", title),
-        Markup(f"<style>{STYLE}</style>"),
+        Markup(f"<style>{style(body)}</style>"),
     )
+    return f"<!doctype html>\n{tag('html', head, body, lang='en')}\n"
+
+
+def _body(groups: Sequence[Group]) -> Markup:
     several = len(groups) > 1
     parts = [tag("header", tag("h1", _heading(groups)), tag("p", _facts(groups), class_="note"), _contents(groups) if several else None)]
     if several:
-        charts = comparison_charts(groups)
-        parts.append(
-            tag(
-                "section",
-                tag("h2", "Side by side"),
-                comparison(groups),
-                tag("p", _explained(groups), class_="note"),
-                tag("div", *charts, class_="charts") if charts else None,
-            )
-        )
-    parts += [_group(group, index, heading=several) for index, group in enumerate(groups, start=1)]
+        parts.append(_side_by_side(groups))
+    parts += [_group(group, index, of=len(groups)) for index, group in enumerate(groups, start=1)]
     parts.append(
         tag("footer", f"Made by dora {__version__} (DoRA, Dynamic Low-Rank Adaptation, arXiv 2405.17357) from the records of the runs.")
     )
-    body = tag("body", tag("main", *parts), Markup(f"<script>{SCRIPT}</script>"))
-    return f"<!doctype html>\n{tag('html', head, body, lang='en')}\n"
+    return tag("body", tag("main", *parts), Markup(f"<script>{SCRIPT}</script>"))
 
 
 def _heading(groups: Sequence[Group]) -> str:
@@ -102,23 +105,63 @@ def _contents(groups: Sequence[Group]) -> Markup:
     return tag("nav", tag("ul", *(tag("li", tag("a", group.name, href=f"#group-{index}")) for index, group in enumerate(groups, start=1))))
 
 
+def _side_by_side(groups: Sequence[Group]) -> Markup:
+    """Groups of one task in one table and in common charts: the metrics of different tasks have nothing to compare."""
+    parts: list[Markup | None] = [tag("h2", "Side by side")]
+    tasks = list(dict.fromkeys(group.task for group in groups))
+    for task in tasks:
+        same = [group for group in groups if group.task == task]
+        note = tag("p", _explained(same), class_="note")
+        parts.append(tag("div", tag("h3", task) if len(tasks) > 1 else None, comparison(same), note, class_="panel"))
+        charts = comparison_charts(same)
+        parts.append(_arranged([], charts) if charts else None)
+    return tag("section", *(part for part in parts if part is not None))
+
+
 def _explained(groups: Sequence[Group]) -> str:
-    text = "Recipe keys that differ are listed; all others are the same."
-    return text + (
-        " Results are mean \u00b1 standard deviation (n \u2212 1) over finished runs." if any(len(g.finished) > 1 for g in groups) else ""
-    )
+    text = "The only recipe of this task."
+    if len(groups) > 1:
+        text = "Recipe keys that differ are listed; all others are the same."
+    if any(len(group.finished) > 1 for group in groups):
+        text += " Results are mean \u00b1 standard deviation (n \u2212 1) over finished runs."
+    if len(groups) > APART:
+        text += f" Charts show at most {APART} recipes beside each other: more lines cannot be told apart."
+    return text
 
 
-def _group(group: Group, index: int, *, heading: bool) -> Markup:
-    parts: list[Markup | None] = [tag("h2", group.name) if heading else None, _cards(group)]
+def _arranged(maps: Sequence[Picture], charts: Sequence[Markup]) -> Markup:
+    """Rank maps and charts in full rows."""
+    places = spans([one.need for one in maps], len(charts))
+    placed = zip([*(one.markup for one in maps), *charts], places, strict=True)
+    return tag("div", *(tag("div", figure, class_=place.classes) for figure, place in placed), class_="pictures")
+
+
+def _group(group: Group, index: int, *, of: int) -> Markup:
+    """A section about one group. Of many groups each is folded: the comparison above them is what is read first."""
+    parts: list[Markup | None] = [_cards(group)]
     if len(group.finished) < len(group.runs):
         parts.append(tag("p", _unfinished(group), class_="warning"))
-    parts += [_titled("Results", results(group)), _pictures(group)]
-    beside = [_titled("Where the budget went", _shares(group)), _titled("Size", sizes_table(group))]
-    parts += [tag("div", *beside, class_="tables"), _titled("Runs", runs(group)), _epochs(group), _recipe(group)]
-    found = environment(group)
-    parts.append(_folded("Environment", tag("p", UNKNOWN) if found is None else found))
-    return tag("section", *(part for part in parts if part is not None), id=f"group-{index}", class_="group")
+    found, every = results(group), ("Runs" if len(group.runs) > 1 else "Run", runs(group))
+    beside = len(group.runs) == 1 and len(found) < 2 and len(group.metric_names) <= BESIDE
+    parts += [_tables([*found, *([every] if beside else [])]), _pictures(group)]
+    parts += [_tables([("Where the budget went", _shares(group)), ("Size", sizes_table(group))])]
+    parts += [None if beside else _tables([every]), _epochs(group), _recipe(group)]
+    known = environment(group)
+    parts.append(_folded("Environment", tag("p", UNKNOWN) if known is None else known))
+    content = [part for part in parts if part is not None]
+    if of > OPEN_GROUPS:
+        said = f"{group.method}, {_result(group)}" if group.finished else f"{group.method}, not finished"
+        summary = tag("summary", group.name, tag("span", said))
+        return tag("details", summary, *content, id=f"group-{index}", class_="group")
+    return tag("section", tag("h2", group.name) if of > 1 else None, *content, id=f"group-{index}", class_="group")
+
+
+def _result(group: Group) -> str:
+    """The metric that selects, or where outputs are written at the end the first score of them."""
+    name = next(iter([*group.final_names, *group.result_names]), None)
+    if name is None:
+        return "no metric"
+    return f"{readable(name)} {mean_and_sd([run.result(name, 'metrics') for run in group.finished])}"
 
 
 def _unfinished(group: Group) -> str:
@@ -131,19 +174,25 @@ def _unfinished(group: Group) -> str:
 
 
 def _cards(group: Group) -> Markup:
-    cards = [("task", group.task), ("model", group.model), ("method", group.method), _seeds(group)]
+    model = join(group.model.split("/"), join(["/", tag("wbr")]))
+    cards: list[tuple[str, str]] = [("task", group.task), ("model", model), ("method", group.method), _seeds(group)]
     records = [run.metrics for run in group.finished if run.metrics]
     if records:
         name = group.result_names[0] if group.result_names else None
         if name is not None:
             rule = str(records[0]["selection"])
             cards.append((f"{readable(name)}, {rule}", mean_and_sd([record["metrics"].get(name) for record in records])))
+        for name in group.final_names[:1]:
+            scores = [record["metrics"].get(name) for record in records]
+            cards.append((f"{readable(name)}, final outputs", mean_and_sd(scores)))
         budget = records[0]["budget"]
         if budget["start_components"]:
             cards.append(("live components", f"{budget['start_components']:,} \u2192 {mean_of(group, 'budget', 'live_components'):,.0f}"))
             cards.append(("adapter parameters", f"{mean_of(group, 'budget', 'adapter_parameters_final'):,.0f}"))
         cards.append(("training" if len(records) == 1 else "training, mean", duration(mean_of(group, "timing", "train_seconds"))))
-    return tag("dl", *(tag("div", tag("dt", label), tag("dd", value)) for label, value in cards), class_="cards")
+    places = f"--medium:{per_row(len(cards), 5)};--wide:{per_row(len(cards), 8)}"
+    facts = (tag("div", tag("dt", label), tag("dd", value)) for label, value in cards)
+    return tag("dl", *facts, class_="cards", style=places)
 
 
 def _seeds(group: Group) -> tuple[str, str]:
@@ -151,18 +200,24 @@ def _seeds(group: Group) -> tuple[str, str]:
 
 
 def _pictures(group: Group) -> Markup:
-    maps = None if group.ranks is None else rank_map(group.ranks)
+    maps = [] if group.ranks is None else pictures(group.ranks)
     charts = group_charts(group)
-    if maps is None:
-        said = (
-            "The rank map is written at the end of a run." if group.ranks is None else "No projection is adapted, so there is no rank map."
-        )
-        return tag("div", tag("p", said, class_="note"), tag("div", *charts, class_="charts"))
-    return tag("div", maps, tag("div", *charts, class_="charts"), class_="pictures")
+    notes = []
+    if not maps:
+        adapted = "No projection is adapted, so there is no rank map."
+        notes.append(adapted if group.ranks is not None else "The rank map is written at the end of a run.")
+    if measured_once(group):
+        notes.append("The metrics were measured once, so they have no curves: the tables have them.")
+    said = [tag("p", " ".join(notes), class_="note")] if notes else []
+    return tag("div", *said, _arranged(maps, charts)) if maps or charts else join(said)
 
 
-def _shares(group: Group) -> Markup | None:
-    return shares(group.ranks) if group.ranks is not None and group.ranks["layers"] else None
+def _shares(group: Group) -> Table | None:
+    if group.ranks is None or not group.ranks["layers"]:
+        return None
+    made = shares(group.ranks)
+    note = tag("p", "Of the live components; parameters are the entries of their A and B.", class_="note")
+    return Table(join([made.markup, note]), made.need)
 
 
 def _epochs(group: Group) -> Markup | None:
@@ -170,7 +225,7 @@ def _epochs(group: Group) -> Markup | None:
     if found is None:
         return None
     several = " (mean \u00b1 standard deviation)" if found.runs > 1 else ""
-    return _folded(f"Metrics per epoch{several}", found.table, opened=found.rows <= OPEN_ROWS)
+    return _folded(f"Metrics per epoch{several}", found.table.markup, opened=found.rows <= OPEN_ROWS)
 
 
 def _recipe(group: Group) -> Markup:
@@ -178,11 +233,17 @@ def _recipe(group: Group) -> Markup:
     if text is None:
         return _folded("Recipe", tag("p", UNKNOWN))
     note = tag("p", f"Of seed {group.runs[0].seed}; the runs differ in {', '.join(group.varied)}.", class_="note") if group.varied else None
-    return _folded("Recipe", join(part for part in (note, tag("pre", text)) if part is not None))
+    return _folded("Recipe", join(part for part in (note, tag("pre", shared_yaml(text))) if part is not None))
 
 
-def _titled(title: str, content: Markup | None) -> Markup | None:
-    return None if content is None else tag("div", tag("h3", title), content)
+def _tables(titled: Sequence[tuple[str, Table | None]]) -> Markup | None:
+    """Tables beside each other, as far as there is room for each."""
+    panels = [
+        tag("div", tag("h3", title), found.markup, class_="panel", style=f"flex:{found.need} 1 {found.need + PANEL}px")
+        for title, found in titled
+        if found is not None
+    ]
+    return tag("div", *panels, class_="tables") if panels else None
 
 
 def _folded(title: str, content: Markup, *, opened: bool = False) -> Markup:

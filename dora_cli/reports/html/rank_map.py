@@ -1,83 +1,172 @@
-"""Rank maps as tables: blocks down, projections across, coloured like the plots, each cell saying all that is known of its projection."""
+"""Rank maps as tables: projections down, blocks across, each cell saying all that is known of its projection.
+
+A map that is too wide for its place is continued below: it is made of parts of a few blocks each, which stand beside
+each other as one table where there is room, and otherwise each for itself, with the names of the projections.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby
+from math import ceil
 from typing import Any
 
-from dora_cli.reports import palette
 from dora_cli.reports.curves import RankMap, Scores, cells, rank_maps, scores
 from dora_cli.reports.grid import GROUPS, Cell, formatter
-from dora_cli.reports.html.elements import Markup, table, tag
+from dora_cli.reports.html.elements import Markup, Table, join, table, tag
+from dora_cli.reports.html.style import LEVELS, wide_from
 from dora_cli.reports.shares import groups
 from dora_cli.wording import plural
 
-LEVELS = 6
+PHONE = 330
+"""Pixels that a part of a map may take, so that it fits a phone."""
+NARROW = 84
+"""Names of projections that take no more are never cut."""
+CHARACTER, PAD = 7.4, 9
+"""Width of a character of the map's type, and what a cell has beside its number, in pixels."""
+INVITATION = "Details of a cell: point at it, tap it, or move with the arrow keys."
 
 
-def rank_map(record: Mapping[str, Any]) -> Markup | None:
-    """The maps of ranks.json or of the mean of several, beside each other where there is room; None where nothing was adapted."""
+@dataclass(frozen=True)
+class Picture:
+    """A map and the pixels it needs to stand in one piece."""
+
+    markup: Markup
+    need: int
+
+
+def pictures(record: Mapping[str, Any]) -> list[Picture]:
+    """The maps of ranks.json or of the mean of several; none where nothing was adapted."""
     maps = rank_maps(record)
-    if not maps:
-        return None
     layers = {layer["name"]: layer for layer in record["layers"]}
-    what = f"Mean rank over {plural(len(record['runs']), 'seed')}" if "runs" in record else "Rank"
-    title = f"{what} by block and projection"
-    if len(maps) == 1:
-        return tag("div", _figure(maps[0], layers, title), class_="maps")
-    figures = (_figure(found, layers, found.title) for found in maps)
-    return tag("div", tag("h3", title), tag("div", *figures, class_="several"), class_="maps")
+    title = f"Mean rank over {plural(len(record['runs']), 'seed')}" if "runs" in record else "Rank of each projection"
+    return [_picture(found, layers, title if len(maps) == 1 else f"{title}: {found.title}") for found in maps]
 
 
-def _figure(found: RankMap, layers: Mapping[str, Mapping[str, Any]], title: str) -> Markup:
+@dataclass(frozen=True)
+class _Sizes:
+    """Pixels: of the names of projections on one line, of those names cut at dots, of a cell, and of the sums."""
+
+    label: int
+    tight: int
+    cell: int
+    sum: int
+
+    @staticmethod
+    def of(found: RankMap, written: Sequence[str], sums: Sequence[str]) -> _Sizes:
+        lines = [part for heading in found.headings for part in re.split(r"(?=[._])", heading)]
+        label, tight, cell, total = (
+            max(map(len, texts)) * CHARACTER for texts in (found.headings, [*lines, "block"], written, [*sums, "sum"])
+        )
+        return _Sizes(
+            ceil(label) + 8, ceil(label if label <= NARROW else tight) + 8, ceil(cell) + PAD, ceil(total) + PAD
+        )
+
+    @property
+    def blocks(self) -> int:
+        """In a part at most."""
+        return max(int((PHONE - self.tight - self.sum) // self.cell), 1)
+
+
+def _picture(found: RankMap, layers: Mapping[str, Mapping[str, Any]], title: str) -> Picture:
     members = [cell for row in found.members for cell in row if cell is not None]
     show = formatter(members)
-    top: list[object] = [tag("td", rowspan=2)]
-    for group, columns in groupby(found.groups):
-        top.append(tag("th", GROUPS[group], colspan=len(list(columns)), scope="colgroup"))
-    top.append(tag("td", rowspan=2))
-    names = [
-        tag("th", tag("span", heading), scope="col", title=path) for heading, path in zip(found.headings, found.projections, strict=True)
+    sums = [show(sum(cell.rank for cell in row if cell is not None)) for row in found.members] + [
+        show(sum(cell.rank for cell in members))
     ]
-    rows = []
-    for column, block in enumerate(found.blocks):
-        line: list[object] = [tag("th", f"{block}", scope="row")]
-        for index in range(len(found.projections)):
-            cell = found.members[index][column]
-            line.append(tag("td", "\u2013", class_="none") if cell is None else _cell(cell, layers[cell.name], show(cell.rank)))
-        total = sum(cell.rank for row in found.members if (cell := row[column]) is not None)
-        rows.append(tag("tr", *line, tag("td", show(total), class_="sum")))
-    sums = [show(sum(cell.rank for cell in row if cell is not None)) for row in found.members]
-    foot = tag(
-        "tr", tag("th", "sum", scope="row"), *(tag("td", value) for value in sums), tag("td", show(sum(cell.rank for cell in members)))
-    )
-    grid = tag(
-        "table",
-        tag("thead", tag("tr", *top), tag("tr", *names)),
-        tag("tbody", *rows),
-        tag("tfoot", foot),
-        class_="map",
-    )
-    return tag(
+    below = [
+        show(sum(cell.rank for row in found.members if (cell := row[column]) is not None))
+        for column in range(len(found.blocks))
+    ]
+    sizes = _Sizes.of(found, [*(show(cell.rank) for cell in members), *map(str, found.blocks), *below], sums)
+    need = sizes.label + sizes.cell * len(found.blocks) + sizes.sum
+    columns, each = range(len(found.blocks)), ceil(len(found.blocks) / ceil(len(found.blocks) / sizes.blocks))
+    parts = [columns[start : start + each] for start in range(0, len(columns), each)]
+    tables = [
+        _part(found, part, layers, show, below, sums if part[-1] == columns[-1] else None, sizes) for part in parts
+    ]
+    figure = tag(
         "figure",
         tag("figcaption", title),
-        tag("div", grid, class_="scroll"),
+        tag(
+            "div",
+            *tables,
+            class_=f"parts {wide_from(need)}",
+            style=f"--label:{sizes.label}px;--tight:{sizes.tight}px;--sum:{sizes.sum}px",
+        ),
         _legend(found),
-        tag("output", class_="detail", aria_live="polite", hidden=True),
-        class_="ranks" + (" long" if len(found.blocks) > 36 else ""),
+        tag("output", INVITATION, class_="detail", aria_live="polite", hidden=True),
+        class_="ranks",
     )
+    return Picture(figure, need)
+
+
+def _part(
+    found: RankMap,
+    columns: Sequence[int],
+    layers: Mapping[str, Mapping[str, Any]],
+    show: Any,
+    below: Sequence[str],
+    sums: Sequence[str] | None,
+    sizes: _Sizes,
+) -> Markup:
+    """Some blocks of a map; the last part has the sums of the projections."""
+    blocks = [tag("th", f"{found.blocks[column]}", scope="col") for column in columns]
+    head = tag(
+        "tr", tag("th", "block", scope="row"), *blocks, tag("th", "sum", scope="col", class_="sum") if sums else None
+    )
+    width = len(columns) + bool(sums)  # not over the names too: parts without names would have a column too many
+    bodies = []
+    for group, members in groupby(range(len(found.projections)), key=lambda row: found.groups[row]):
+        rows = [tag("tr", tag("th", GROUPS[group], scope="rowgroup", colspan=width), class_="group-name")]
+        for row in members:
+            line: list[object] = [tag("th", _breakable(found.headings[row]), scope="row", title=found.projections[row])]
+            for column in columns:
+                cell = found.members[row][column]
+                line.append(
+                    tag("td", "\u2013", class_="none")
+                    if cell is None
+                    else _cell(cell, layers[cell.name], show(cell.rank))
+                )
+            rows.append(tag("tr", *line, tag("td", sums[row], class_="sum") if sums else None))
+        bodies.append(tag("tbody", *rows))
+    foot = tag(
+        "tr",
+        tag("th", "sum", scope="row"),
+        *(tag("td", below[column]) for column in columns),
+        tag("td", sums[-1]) if sums else None,
+    )
+    return tag(
+        "table",
+        tag(
+            "colgroup",
+            tag("col", class_="head"),
+            tag("col", span=len(columns)),
+            tag("col", class_="last") if sums else None,
+        ),
+        tag("thead", head),
+        *bodies,
+        tag("tfoot", foot),
+        class_="map",
+        style=f"flex:{len(columns)} 1 {sizes.label * (columns[0] == 0) + sizes.sum * bool(sums)}px",
+    )
+
+
+def _breakable(heading: str) -> Markup:
+    """May be cut before its dots and underscores."""
+    return join(re.split(r"(?=[._])", heading), tag("wbr"))
 
 
 def _cell(cell: Cell, layer: Mapping[str, Any], written: str) -> Markup:
-    background = palette.shade(cell.rank / cell.start_rank if cell.start_rank else 0)
-    return tag(
-        "td",
-        written,
-        style=f"background:{background};color:{palette.ink(background)}",
-        title="\n".join(details(cell, layer)),
-        tabindex=-1,
-    )
+    share = cell.rank / cell.start_rank if cell.start_rank else 0
+    return tag("td", written, class_=f"q{level(share)}", title="\n".join(details(cell, layer)), tabindex=-1)
+
+
+def level(share: float) -> int:
+    """The colour of a rank that is `share` of its start rank: 0 for rank 0, else 1 to `LEVELS`."""
+    return min(max(round(share * LEVELS), 1), LEVELS) if share > 0 else 0
 
 
 def details(cell: Cell, layer: Mapping[str, Any]) -> list[str]:
@@ -103,7 +192,9 @@ def details(cell: Cell, layer: Mapping[str, Any]) -> list[str]:
 def _importance(found: Scores) -> str:
     parts = []
     if found.live:
-        parts.append(f"live {found.live[-1]:.3g} to {found.live[0]:.3g}" if len(found.live) > 1 else f"live {found.live[0]:.3g}")
+        parts.append(
+            f"live {found.live[-1]:.3g} to {found.live[0]:.3g}" if len(found.live) > 1 else f"live {found.live[0]:.3g}"
+        )
     if found.pruned:
         parts.append(f"pruned up to {found.pruned[0]:.3g}")
     return "scores: " + ", ".join(parts)
@@ -111,14 +202,13 @@ def _importance(found: Scores) -> str:
 
 def _legend(found: RankMap) -> Markup:
     steps = []
-    for level in range(LEVELS + 1):
-        background = palette.shade(level / LEVELS)
-        label = {0: "0", LEVELS: str(found.start_rank)}.get(level, "")
-        steps.append(tag("span", label, style=f"background:{background};color:{palette.ink(background)}"))
+    for step in range(0, LEVELS + 1, 2):
+        label = {0: "0", LEVELS: str(found.start_rank)}.get(step, "")
+        steps.append(tag("span", label, class_=f"q{step}"))
     return tag("p", "rank ", tag("span", *steps, class_="ramp"), " start rank", class_="note")
 
 
-def shares(record: Mapping[str, Any]) -> Markup:
+def shares(record: Mapping[str, Any]) -> Table:
     """What attention and FFN got of the budget; of an encoder-decoder by stack."""
     members = cells(record)
     total, show = sum(cell.rank for cell in members), formatter(members)
@@ -126,7 +216,14 @@ def shares(record: Mapping[str, Any]) -> Markup:
     def row(label: str, part: Sequence[Cell]) -> list[object]:
         rank = sum(cell.rank for cell in part)
         share = f"{100 * rank / total:.1f} %" if total else "\u2013"
-        return [label, f"{len(part):,}", f"{rank / len(part):.2f}", show(rank), share, f"{sum(cell.parameters for cell in part):,.0f}"]
+        return [
+            label,
+            f"{len(part):,}",
+            f"{rank / len(part):.2f}",
+            show(rank),
+            share,
+            f"{sum(cell.parameters for cell in part):,.0f}",
+        ]
 
     head = ["", "projections", "mean rank", "sum", "share", "parameters"]
-    return table(head, [row(label, part) for label, part in groups(members)], foot=[row("all", members)], class_="numbers")
+    return table(head, [row(label, part) for label, part in groups(members)], foot=[row("all", members)])

@@ -4,7 +4,12 @@ SCRIPT = """
 'use strict';
 for (const figure of document.querySelectorAll('figure.ranks')) {
   const output = figure.querySelector('output');
-  const rows = [...figure.querySelectorAll('tbody tr')].map(row => [...row.querySelectorAll('td:not(.sum)')]);
+  const rows = [];
+  for (const part of figure.querySelectorAll('table')) {
+    [...part.querySelectorAll('tbody tr:not(.group-name)')].forEach((row, index) => {
+      rows[index] = [...rows[index] || [], ...row.querySelectorAll('td:not(.sum)')];
+    });
+  }
   const cells = rows.flat().filter(cell => cell.title);
   if (!cells.length) continue;
   for (const cell of cells) {
@@ -19,9 +24,8 @@ for (const figure of document.querySelectorAll('figure.ranks')) {
     });
   }
   output.hidden = false;
-  output.textContent = matchMedia('(hover: hover)').matches ? 'Point at a cell, or move with the arrow keys.' : 'Touch a cell.';
   cells[0].tabIndex = 0;
-  figure.querySelector('tbody').addEventListener('keydown', event => {
+  figure.addEventListener('keydown', event => {
     const by = {ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1]}[event.key];
     let row = rows.findIndex(found => found.includes(event.target));
     if (!by || row < 0) return;

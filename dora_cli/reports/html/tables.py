@@ -6,16 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dora_cli.reports.html.elements import Markup, join, table, tag
+from dora_cli.reports.html.elements import Markup, Table, join, table, tag
 from dora_cli.reports.html.figures import readable
-from dora_cli.reports.html.groups import Group, Run, differing
+from dora_cli.reports.html.groups import WITHOUT_EFFECT, Group, Run, differing
+from dora_cli.reports.html.paths import shared
 from dora_cli.reports.html.sizes import BYTES, model_size, sizes
 from dora_cli.reports.summary import spread
 from dora_cli.reports.units import duration, number, size, speed
 
 NOTHING = "\u2013"
 UNKNOWN = "not recorded"
-LONG = 32
+LONG = 24
 """A value of more characters may be broken into lines."""
 
 
@@ -42,39 +43,61 @@ def mean_of(group: Group, section: str, key: str) -> float | None:
     return mean
 
 
-def results(group: Group) -> Markup | None:
-    """Each metric of the selected and of the last epoch; of several runs their mean, and each one's own."""
-    finished, several = group.finished, len(group.finished) > 1
-    if not finished:
-        return None
+def results(group: Group) -> list[tuple[str, Table]]:
+    """Tables with their titles; of several runs their mean, and each one's own.
 
-    def values(name: str, kind: str) -> list[float | None]:
-        return [run.metrics[kind].get(name) for run in finished if run.metrics]
+    What evaluations between epochs measure is one table, of the selected and of the last epoch. What was measured once,
+    of the outputs that the selected weights wrote at the end, is another: neither has what the other has.
+    """
+    if not group.finished:
+        return []
+    found, final = [], group.final_names
+    if final:
+        found.append((_written_title(group), _results(group, final, {"metrics": "score"})))
+    if group.metric_names:
+        title = "Between epochs" if final else "Results"
+        found.append((title, _results(group, group.metric_names, {"metrics": "selected", "last": "last"})))
+    return found
 
-    head = ["metric", *(["selected: mean \u00b1 sd", "last: mean \u00b1 sd"] if several else ["selected", "last"])]
+
+def _written_title(group: Group) -> str:
+    """Of the table of final outputs: which split they are of, and how they were written."""
+    split, beams = group.of("decode.split"), group.of("decode.beams")
+    facts = [f"{split} split"] if split != "?" else []
+    if beams.isdigit():
+        facts.append("greedy" if beams == "1" else f"{beams} beams")
+    return "Final outputs" + (f": {', '.join(facts)}" if facts else "")
+
+
+def _results(group: Group, names: Sequence[str], kinds: Mapping[str, str]) -> Table:
+    """A row for each metric, a column for each kind of `Run.result`; of several runs then the first kind of each."""
+    several, first = len(group.finished) > 1, next(iter(kinds))
+    head = ["metric", *(f"{label}: mean \u00b1 sd" if several else label for label in kinds.values())]
     if several:
-        head += [f"seed {run.seed}" for run in finished]
+        head += [f"seed {run.seed}" for run in group.finished]
     rows = []
-    for name in group.result_names:
-        row: list[object] = [readable(name), tag("b", mean_and_sd(values(name, "metrics"))), mean_and_sd(values(name, "last"))]
-        rows.append([*row, *(map(value, values(name, "metrics")) if several else ())])
-    return table(head, rows, class_="numbers")
+    for name in names:
+        cells = [mean_and_sd([run.result(name, kind) for run in group.finished]) for kind in kinds]
+        own = [value(run.result(name, first)) for run in group.finished] if several else []
+        rows.append([readable(name), tag("b", cells[0]), *cells[1:], *own])
+    return table(head, rows)
 
 
-def runs(group: Group) -> Markup:
+def runs(group: Group) -> Table:
     """One row for each run: how far it came, what was selected, what it took."""
     head = ["run", "seed", "state", "selected epoch", "live components", "training", "steps/s", "peak memory"]
-    return table(head, [_run(run) for run in group.runs], class_="numbers")
+    return table(head, [_run(run) for run in group.runs])
 
 
 def _run(run: Run) -> list[object]:
     record = run.metrics
     if record is None:
         live = next((entry["live"] for entry in reversed(run.curves.log) if entry.get("type") == "train"), None)
-        return [str(run.folder), run.seed, state(run), NOTHING, NOTHING if live is None else f"{live:,}", NOTHING, NOTHING, NOTHING]
+        components = NOTHING if live is None else f"{live:,}"
+        return [run.name, run.seed, state(run), NOTHING, components, NOTHING, NOTHING, NOTHING]
     epoch, timing = record["best_epoch"], record["timing"]
     return [
-        str(run.folder),
+        run.name,
         run.seed,
         state(run),
         NOTHING if epoch is None else f"{epoch}",
@@ -98,7 +121,7 @@ def state(run: Run) -> str:
 class Epochs:
     """Loss and metrics after each epoch: how many rows, and of how many runs they are the mean."""
 
-    table: Markup
+    table: Table
     rows: int
     runs: int
 
@@ -121,10 +144,10 @@ def epochs(group: Group) -> Epochs | None:
             row.append(f"{len(found)}")
         row.append(mean_and_sd([entry.get("train_loss") for entry in found]))
         rows.append([*row, *(mean_and_sd([entry["metrics"].get(name) for entry in found]) for name in names)])
-    return Epochs(table(head, rows, class_="numbers"), len(rows), len(pool))
+    return Epochs(table(head, rows), len(rows), len(pool))
 
 
-def sizes_table(group: Group) -> Markup | None:
+def sizes_table(group: Group) -> Table | None:
     """What trains, beside full fine-tuning and LoRA of the same rank; the means of several runs."""
     found = [sizes(run.metrics, run.curves.ranks, run.environment) for run in group.finished if run.metrics and run.curves.ranks]
     if not found:
@@ -140,14 +163,15 @@ def sizes_table(group: Group) -> Markup | None:
             row.append(NOTHING if trained is None else f"{100 * trained / whole:.2f} %")
         rows.append([tag("b", cell) for cell in row] if one.own else row)
     head = ["", "adapter parameters", "trained in all", "as float32", *(["of the model"] if whole else [])]
-    notes = ["Adapter parameters are the entries of A and B; trained in all are also the head and, in DoRA, one gate for each component."]
+    notes = ["In all: with the head and, in DoRA, one gate for each component."]
     if whole is None:
         notes.append("The run was made by a version that did not record the size of the base model.")
     elif base["bytes"] is not None:
-        notes.append(f"The base model has {whole:,} parameters, {size(base['bytes'])} as it was loaded.")
+        notes.append(f"The base model: {whole:,} parameters, {size(base['bytes'])} as loaded.")
     if len(found) > 1:
         notes.append("Means over the finished runs.")
-    return join([table(head, rows, class_="numbers"), tag("p", " ".join(notes), class_="note")])
+    made = table(head, rows)
+    return Table(join([made.markup, tag("p", " ".join(notes), class_="note")]), made.need)
 
 
 def environment(group: Group) -> Markup | None:
@@ -163,7 +187,7 @@ def environment(group: Group) -> Markup | None:
         else:
             cell = known[0][1][key]
         rows.append([key, cell])
-    return table(["", ""], rows, class_="words")
+    return table(["", ""], rows, words=True).markup
 
 
 def flat(content: Mapping[str, Any] | None, prefix: str = "") -> dict[str, str]:
@@ -174,31 +198,32 @@ def flat(content: Mapping[str, Any] | None, prefix: str = "") -> dict[str, str]:
         if isinstance(value, Mapping) and prefix.count(".") < 4:
             found.update(flat(value, f"{name}."))
         elif name != "schema_version":
-            found[name] = NOTHING if value is None else f"{value:,}" if type(value) is int else str(value)
+            found[name] = NOTHING if value is None else f"{value:,}" if type(value) is int else shared(str(value))
     return found
 
 
 def comparison(groups: Sequence[Group]) -> Markup:
-    """Groups side by side: where their recipes differ, what came out, what it took."""
+    """Groups of one task side by side: what came out, where their recipes differ, what it took."""
     rows: list[list[object]] = []
 
-    def add(label: str, cells: Sequence[object], *, always: bool = True) -> None:
+    def add(label: str, cells: Sequence[str], *, always: bool = True, bold: bool = False) -> None:
         if always or len(set(cells)) > 1:
-            rows.append([label, *(tag("span", cell, class_="long") if len(str(cell)) > LONG else cell for cell in cells)])
+            rows.append([label, *(tag("b", cell) if bold else _narrowed(cell) for cell in cells)])
 
-    add("task", [group.task for group in groups], always=False)
+    for name in dict.fromkeys(name for group in groups for name in group.final_names):
+        add(f"{readable(name)}, final outputs", [_result(group, name, "metrics") for group in groups], bold=True)
+    for name in dict.fromkeys(name for group in groups for name in group.metric_names):
+        selected, last = ([_result(group, name, kind) for group in groups] for kind in ("metrics", "last"))
+        if selected == last:
+            add(f"{readable(name)}, selected and last", selected, bold=True)
+        else:
+            add(f"{readable(name)}, selected", selected, bold=True)
+            add(f"{readable(name)}, last", last)
     add("model", [group.model for group in groups], always=False)
     add("method", [group.method for group in groups], always=False)
-    shown = {"task", "model.name", "method.name", "train.seed"}
-    for key in differing([group.runs[0].settings for group in groups]):
-        if key not in shown:
-            add(key, [group.runs[0].settings.get(key, NOTHING) for group in groups])
-    add("runs", [f"{len(group.finished)} of {len(group.runs)} finished" for group in groups])
-    for name in dict.fromkeys(name for group in groups for name in group.result_names):
-        for kind, label in (("metrics", "selected"), ("last", "last")):
-            cells = [_result(group, name, kind) for group in groups]
-            if any(cell != NOTHING for cell in cells):
-                rows.append([f"{readable(name)}, {label}", *((tag("b", cell) if kind == "metrics" else cell) for cell in cells)])
+    for key in _keys_that_differ(groups):
+        add(key, [shared(group.runs[0].settings.get(key, NOTHING)) for group in groups])
+    add("finished runs", [f"{len(group.finished)} of {len(group.runs)}" for group in groups])
     for label, section, key in (
         ("live components", "budget", "live_components"),
         ("adapter parameters", "budget", "adapter_parameters_final"),
@@ -209,12 +234,24 @@ def comparison(groups: Sequence[Group]) -> Markup:
     add("steps/s", [dashed(speed(mean_of(group, "timing", "steps_per_second"))) for group in groups])
     memory = [mean_of(group, "timing", "peak_memory_bytes") for group in groups]
     add("peak memory", [dashed(size(None if value is None else round(value))) for value in memory])
-    return table(["", *(group.name for group in groups)], rows, class_="numbers")
+    return table(["", *(_narrowed(group.name) for group in groups)], rows).markup
+
+
+def _narrowed(cell: str) -> object:
+    """A long value may be broken into lines anywhere."""
+    return tag("span", cell, class_="long") if len(cell) > LONG else cell
+
+
+def _keys_that_differ(groups: Sequence[Group]) -> list[str]:
+    """Keys whose values differ among the recipes that have them: those of one method alone follow from the method."""
+    apart = {"task", "model.name", "method.name"} | WITHOUT_EFFECT
+    keys = [key for key in differing([group.runs[0].settings for group in groups]) if key not in apart]
+    values = {key: {found[key] for group in groups if key in (found := group.runs[0].settings)} for key in keys}
+    return [key for key in keys if len(values[key]) > 1]
 
 
 def _result(group: Group, name: str, kind: str) -> str:
-    values = [run.metrics[kind][name] for run in group.finished if run.metrics and name in run.metrics[kind]]
-    return mean_and_sd(values) if values else NOTHING
+    return mean_and_sd([run.result(name, kind) for run in group.finished])
 
 
 def _count(value: float | None) -> str:

@@ -96,6 +96,10 @@ class Browser:
         while not self.told("Page.loadEventFired"):
             self._receive()
 
+    def prefer(self, scheme: str) -> None:
+        """Asks for ``light`` or ``dark`` pages from now on."""
+        self.send("Emulation.setEmulatedMedia", media="", features=[{"name": "prefers-color-scheme", "value": scheme}])
+
     def told(self, method: str) -> list[dict[str, Any]]:
         return [event["params"] for event in self.events if event["method"] == method]
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
-from dora_cli.reports.html.axes import labels, ticks
+from dora_cli.reports.html.axes import MOST_LOG, labels, log_ticks, ticks
 
 
 @pytest.mark.parametrize(
@@ -35,6 +37,29 @@ def test_ticks_are_few_round_and_inside_whatever_the_range() -> None:
 def test_steps_are_whole() -> None:
     assert ticks(0, 3, 6, whole=True) == (0, 1, 2, 3)
     assert ticks(0, 1, 6, whole=True) == (0, 1)
+
+
+def test_steps_are_one_two_two_and_a_half_or_five() -> None:
+    """Never 15 or 30, whatever the range."""
+    for high in range(1, 1500, 7):
+        for low in (0.0, high / 3):
+            found = ticks(low, high, 6)
+            step = (found[1] - found[0]) / 10 ** math.floor(math.log10(found[1] - found[0]) + 1e-9)
+            assert min(abs(step - nice) for nice in (1, 2, 2.5, 5)) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (30, 1000, (50, 100, 200, 500, 1000)),
+        (36, 864, (50, 100, 200, 500)),
+        (1, 1e6, (1, 10, 100, 1000, 1e4, 1e5, 1e6)),
+        (3, 4, ()),
+    ],
+)
+def test_ticks_of_a_logarithmic_axis(low: float, high: float, expected: tuple[float, ...]) -> None:
+    assert log_ticks(low, high) == pytest.approx(expected)
+    assert len(expected) <= MOST_LOG
 
 
 def test_labels() -> None:

@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from dora_cli.reports.html.elements import Markup, join, table, tag, text
+from dora_cli.reports.html.elements import Markup, join, needed, table, tag, text
 
 
 @pytest.mark.parametrize(
@@ -36,10 +36,22 @@ def test_tag() -> None:
 
 
 def test_a_table_has_heads_of_rows_and_columns() -> None:
-    made = table(["", "a<b"], [["one", 1]], foot=[["all", 2]])
+    made = table(["", "a<b"], [["one", 1]], foot=[["all", 2]]).markup
     assert '<th scope="col">a&lt;b</th>' in made
-    assert '<th scope="row" class="short">one</th><td>1</td>' in made
+    assert '<th scope="row" class="short">one</th><td data-label="a&lt;b">1</td>' in made
     assert "<tfoot><tr>" in made
+
+
+def test_a_table_knows_the_room_it_needs() -> None:
+    """A column is as wide as its longest cell or the longest word of its head; what is longer than a line is broken."""
+    narrow = needed(["", "steps"], [["a", "1"]])
+    assert needed(["", "steps"], [["a", "1,000,000"]]) > narrow
+    assert needed(["", "steps per second"], [["a", "1"]]) < narrow + 20
+    assert needed(["", "steps"], [["a", tag("b", "1")]]) == narrow
+    assert needed(["", "steps"], [["a", "x" * 900]]) == needed(["", "steps"], [["a", "x" * 90]])
+    made = table(["", "steps"], [["a", "1"]])
+    assert made.need >= narrow
+    assert f"from-{made.need}" in made.markup
 
 
 @pytest.mark.parametrize(

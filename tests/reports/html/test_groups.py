@@ -47,6 +47,19 @@ def test_a_seed_that_is_there_twice_is_another_group(tmp_path: Path) -> None:
     ]
 
 
+def test_runs_are_called_by_the_last_parts_of_their_paths(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        write_run(tmp_path / "runs" / "mrpc" / f"seed-{seed}", seed=seed)
+    write_run(tmp_path / "other" / "x", rank=4)
+    write_run(tmp_path / "again" / "x", rank=2)
+    groups = find_groups([tmp_path / "runs" / "mrpc", tmp_path / "other" / "x", tmp_path / "again" / "x"])
+    assert [run.name for group in groups for run in group.runs] == ["mrpc/seed-1", "mrpc/seed-2", "other/x", "again/x"]
+    mixed = find_groups([tmp_path / "runs" / "mrpc", tmp_path / "other" / "x"])
+    names = [run.name for group in mixed for run in group.runs]
+    assert names == ["mrpc/seed-1", "mrpc/seed-2", "x"], "no more than is needed"
+    assert [run.name for group in find_groups([tmp_path / "other" / "x"]) for run in group.runs] == ["x"]
+
+
 def test_a_run_named_twice_is_refused(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run")
     with pytest.raises(CheckpointError, match="is named twice"):

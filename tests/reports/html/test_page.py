@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import shutil
 from collections import Counter
@@ -10,11 +11,17 @@ from pathlib import Path
 from statistics import mean, stdev
 
 import pytest
+from rich.console import Console
+from rich.style import Style
 
 from dora_cli.errors import CheckpointError
+from dora_cli.reports.curves import rank_maps
 from dora_cli.reports.html.groups import find_groups
 from dora_cli.reports.html.page import page
 from dora_cli.reports.html.script import SCRIPT
+from dora_cli.reports.live.marks import ASCII
+from dora_cli.reports.live.rank_map import rank_lines
+from dora_cli.reports.ranks import render
 from dora_cli.reports.records import RunRecords, write_json
 from tests.reports import examples
 from tests.reports.html.folders import HEAD, write_run
@@ -74,9 +81,10 @@ def test_one_run(tmp_path: Path) -> None:
         [f"{epoch}" + (" (selected)" if epoch == record["best_epoch"] else ""), f"{20 * epoch}", "final"] for epoch in (5, 6, 7, 8)
     ]
     by_block = [[layer["rank"] for layer in ranks["layers"] if layer["block"] == block] for block in (0, 1)]
-    assert [row for row in reader.rows if row[0] in ("0", "1") and len(row) == 1 + 6 + 1] == [
-        [str(block), *map(str, row), str(sum(row))] for block, row in enumerate(by_block)
-    ]
+    assert ["block", "0", "1", "sum"] in reader.rows
+    names = ("query", "key", "value", "attention.output.dense", "intermediate.dense", "output.dense")
+    for name, one, two in zip(names, *by_block, strict=True):
+        assert reader.row(name) == [str(one), str(two), str(one + two)]
     assert reader.row("full fine-tuning") == ["–", "124,647,170", "475.5 MiB", "100.00 %"]
     assert reader.row("this run, in the end")[1] == f"{record['budget']['trainable_parameters_final']:,}"
     assert reader.row("model.parameters") == ["124,647,170"]
@@ -92,7 +100,8 @@ def test_every_cell_of_the_map_says_what_it_is(tmp_path: Path) -> None:
     layers = RunRecords(run).read_ranks()["layers"]
     titles = [value for tag, name, value in read(run).attributes if (tag, name) == ("td", "title")]
     assert len(titles) == len(layers) == 36
-    for title, layer in zip(titles, layers, strict=True):
+    by_row = sorted(layers, key=lambda layer: [one["projection"] for one in layers].index(layer["projection"]))
+    for title, layer in zip(titles, by_row, strict=True):
         name, rank, shape, scores = title.split("\n")
         rows, columns = layer["shape"]
         assert name == layer["name"]
@@ -117,7 +126,7 @@ def test_several_seeds(tmp_path: Path) -> None:
     title = next(value for tag, name, value in reader.attributes if (tag, name) == ("td", "title"))
     assert f"rank {mean(ranks):.2f} ± {stdev(ranks):.2f} (seeds: {', '.join(map(str, ranks))}) of 12" in title
     assert "Of seed 1; the runs differ in train.seed." in reader.texts
-    assert [row[:2] for row in reader.rows if row[0].endswith("seed-2")] == [[str(tmp_path / "mrpc" / "seed-2"), "2"]]
+    assert [row[:2] for row in reader.rows if row[0].endswith("seed-2")] == [["mrpc/seed-2", "2"]]
 
 
 def test_groups_side_by_side(tmp_path: Path) -> None:
@@ -128,8 +137,8 @@ def test_groups_side_by_side(tmp_path: Path) -> None:
     assert ["", "large", "small"] in reader.rows
     assert reader.row("method.rank") == ["8", "2"]
     assert reader.row("live components") == ["96", "24"]
-    assert reader.row("runs") == ["2 of 2 finished"] * 2
-    assert all(re.fullmatch(r"0\.\d{4} ± 0\.\d{4}", cell) for cell in reader.row("accuracy, selected"))
+    assert reader.row("finished runs") == ["2 of 2"] * 2
+    assert all(re.fullmatch(r"0\.\d{4} ± 0\.\d{4}", cell) for cell in reader.row("accuracy, selected and last"))
     heads = [row[0] for row in reader.rows]
     assert "train.seed" not in heads
     assert "task" not in heads  # the same in both
@@ -139,14 +148,16 @@ def test_groups_side_by_side(tmp_path: Path) -> None:
 
 def test_an_encoder_decoder_has_its_maps_apart(tmp_path: Path) -> None:
     text = read(write_run(tmp_path / "run", examples.bart(3))).texts
-    assert {"Encoder", "Decoder, self attention and FFN", "Decoder, cross attention"} <= set(text)
+    titles = ("Encoder", "Decoder, self attention and FFN", "Decoder, cross attention")
+    assert {f"Rank of each projection: {title}" for title in titles} <= set(text)
 
 
 def test_an_unfinished_run_shows_what_there_is(tmp_path: Path) -> None:
     reader = read(write_run(tmp_path / "run", stop=60))  # the event at 56 has pruned floor(48 (32 / 56)^3) = 8 of 144
     text = " ".join(reader.texts)
     assert "This run has not finished" in text
-    assert reader.row(str(tmp_path / "run")) == ["1", "not finished: step 60, pruning", "–", "136", "–", "–", "–"]
+    (row,) = (row for row in reader.rows if row[:2] == ["run", "1"])
+    assert row[2:] == ["not finished: step 60, pruning", "–", "136", "–", "–", "–"]
     assert "The rank map is written at the end of a run." in text
     assert [row[0] for row in reader.rows if row[-1:] and re.fullmatch(r"0\.\d{4}", row[-1])] == ["1", "2", "3"]
     assert reader.tags["figure"] == 4
@@ -215,11 +226,105 @@ def test_hostile_names_stay_text(tmp_path: Path) -> None:
         (folder / name).write_text(text, encoding="utf-8")
     reader = read(folder)
     for one in (reader, tame):
-        del one.tags["text"]  # a long name of a phase has no room in the charts
+        del one.tags["wbr"]  # a long name may be broken at more places
     assert reader.tags == tame.tags
     assert {(tag, name) for tag, name, _ in reader.attributes} <= {(tag, name) for tag, name, _ in tame.attributes}
     assert any(HOSTILE in text for text in reader.texts)
     assert sum(value.startswith(HOSTILE) for _, name, value in reader.attributes if name == "title") == 12
+
+
+def make_e2e(folder: Path) -> RunRecords:
+    """A run of data to text: loss and greedy scores between epochs, scores of the final outputs at the end."""
+    run = RunRecords(write_run(folder, extra="decode: {split: test, beams: 10}\n"))
+    metrics = run.read_metrics()
+    for number, entry in enumerate(metrics["epochs"]):
+        entry["metrics"] = {"loss": 0.9 - number / 20, "greedy_bleu": 0.4 + number / 50}
+    chosen = next(entry for entry in metrics["epochs"] if entry["epoch"] == metrics["best_epoch"])
+    final = {"loss": chosen["metrics"]["loss"], "bleu": 0.7, "meteor": None}
+    metrics |= {"task": "e2e", "metrics": final, "last": metrics["epochs"][-1]["metrics"]}
+    write_json(run.metrics, metrics)
+    text = run.recipe.read_text(encoding="utf-8").replace("glue/mrpc", "e2e")
+    run.recipe.write_text(text, encoding="utf-8")
+    return run
+
+
+def test_final_outputs_and_evaluations_between_epochs_are_tables_of_their_own(tmp_path: Path) -> None:
+    """Neither has a dash because the other has the metric; a dash is a score that could not be computed."""
+    run = make_e2e(tmp_path / "e2e")
+    epochs, best = run.read_metrics()["epochs"], run.read_metrics()["best_epoch"]
+    reader = read(run.folder)
+    assert {"Final outputs: test split, 10 beams", "Between epochs"} <= set(reader.texts)
+    assert reader.row("bleu") == ["0.7000"]
+    assert reader.row("meteor") == ["\u2013"]
+    for name in ("loss", "greedy_bleu"):
+        selected, last = (entry["metrics"][name] for entry in (epochs[best - 1], epochs[-1]))
+        assert reader.row(name.replace("_", " ")) == [f"{selected:.4f}", f"{last:.4f}"]
+
+
+def test_tasks_are_compared_apart(tmp_path: Path) -> None:
+    """A score of one task stands beside no run of another."""
+    runs = [make_e2e(tmp_path / "e2e").folder, write_run(tmp_path / "one"), write_run(tmp_path / "two", rank=4)]
+    reader = read(*runs)
+    assert reader.row("bleu, final outputs") == ["0.7000"]
+    assert len(reader.row("accuracy, selected and last")) == 2
+    assert "The only recipe of this task." in reader.texts
+
+
+def test_keys_of_one_method_alone_do_not_fill_the_comparison(tmp_path: Path) -> None:
+    dora, head = write_run(tmp_path / "dora"), write_run(tmp_path / "head")
+    recipe = (head / "recipe.yaml").read_text(encoding="utf-8").replace("{name: dora, rank: 8}", "{name: head}")
+    (head / "recipe.yaml").write_text(recipe.replace("epochs: 8", "epochs: 9, log_every: 7"), encoding="utf-8")
+    heads = [row[0] for row in read(dora, head).rows]
+    assert "train.epochs" in heads
+    assert not {"method.rank", "train.log_every"} & set(heads)
+
+
+def test_a_metric_that_was_measured_once_has_no_chart(tmp_path: Path) -> None:
+    run = RunRecords(write_run(tmp_path / "run"))
+    metrics = run.read_metrics()
+    metrics |= {"epochs": metrics["epochs"][-1:], "best_epoch": metrics["epochs"][-1]["epoch"]}
+    write_json(run.metrics, metrics)
+    reader = read(run.folder)
+    assert reader.tags["figure"] == 1 + 2  # the map; loss and budget
+    assert any("measured once" in text for text in reader.texts)
+
+
+def test_short_runs_and_small_budgets_are_seen_beside_long_and_large_ones(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path / "long"), write_run(tmp_path / "short", rank=2, stop=40)]
+    text = " ".join(read(*runs).texts)
+    assert "share of each run\u2019s steps" in text
+    assert "short, 40 steps so far" in text
+    assert "Live components, logarithmic axis" in text
+    alike = " ".join(read(runs[0], write_run(tmp_path / "other", rank=6)).texts)
+    assert "share of each" not in alike
+    assert "logarithmic" not in alike
+
+
+def test_of_many_recipes_each_is_folded(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path / f"r{rank}", rank=rank) for rank in range(1, 10)]
+    few, many = read(*runs[:3]), read(*runs)
+    folded = [value for tag, name, value in many.attributes if (tag, name) == ("details", "id")]
+    assert folded == [f"group-{index}" for index in range(1, 10)]
+    assert not [value for tag, name, value in few.attributes if (tag, name) == ("details", "id")]
+    assert "Charts show at most 8 recipes" in " ".join(many.texts)
+    assert read(*runs[:8]).tags["figure"] == 3 + 8 * 5
+
+
+def test_the_map_is_turned_as_in_the_terminal_and_in_plots(tmp_path: Path) -> None:
+    """Projections down, blocks across, everywhere."""
+    run = write_run(tmp_path / "run", examples.bert(3))
+    record = RunRecords(run).read_ranks()
+    rows = [row for row in read(run).rows if row[0] in ("query", "key", "value")]
+    file = io.StringIO()
+    render(record, Console(file=file, width=120))
+    terminal = [line.split() for line in file.getvalue().splitlines()]
+    assert all(row in terminal for row in rows)
+    lines = rank_lines(rank_maps(record), 80, 20, shade=lambda share: Style(), glyphs=ASCII, colours=False)
+    live = ["".join(segment.text for segment in line).split() for line in lines]
+    assert all(row[:-1] in live for row in rows)
+    (found,) = rank_maps(record)
+    plotted = [[name, *map(str, cells)] for name, cells in zip(found.headings, found.cells, strict=True)]
+    assert plotted[:3] == [row[:-1] for row in rows]
 
 
 def test_nothing_comes_from_elsewhere(tmp_path: Path) -> None:

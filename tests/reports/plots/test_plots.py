@@ -172,7 +172,8 @@ def test_loss_and_metric_with_the_selected_epoch(tmp_path: Path):
 @pytest.mark.parametrize("most", [27, 105, 108, 144, 336, 1_080, 42_000])
 def test_ticks_of_whole_numbers_are_round(most: int):
     """1, 2, 2.5 or 5 times a power of ten apart, never 15 or 40."""
-    curve = BudgetCurve((0, 30, 900), (most, most * 2 // 3, most * 2 // 3), (most, most * 2 // 3, most * 2 // 3), (30,), 30, ())
+    components = (most, most * 2 // 3, most * 2 // 3)
+    curve = BudgetCurve((0, 30, 900), components, components, (30,), 30, ())
     axes = budget_figure(curve, "Budget").axes[0]
     for ticks in (axes.get_xticks(), axes.get_yticks()):
         step = ticks[1] - ticks[0]
