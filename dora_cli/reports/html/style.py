@@ -251,7 +251,7 @@ PAPER = """
   figure, .cards div, tr { break-inside: avoid; }
   h2, h3, summary { break-after: avoid; }
   .group + .group { break-before: page; }
-  .map { font-size: 7.5pt; }
+  .map, .map .group-name th, .plot { font-size: 7.5pt; }
   table { font-size: 8.5pt; }
   th, td { padding: 2px 6px; }
   details::details-content { content-visibility: visible; display: block; }
