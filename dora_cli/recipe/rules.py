@@ -1,4 +1,7 @@
-"""What must hold between the keys of a recipe. What a single key takes is written at the key, in `dora_cli.recipe.schema`."""
+"""What must hold between the keys of a recipe.
+
+What a single key takes is written at the key, in `dora_cli.recipe.schema`.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +28,8 @@ def broken_rules(value: Callable[[str], Any]) -> Iterator[tuple[str, str]]:
     """Yields ``(key, message)`` of every broken rule.
 
     Args:
-        value: gives the value of a dotted key; raises KeyError where the recipe has no such key or no usable value, which excuses
-            the rules that need it.
+        value: gives the value of a dotted key; raises KeyError where the recipe has no such key or no usable value,
+            which excuses the rules that need it.
     """
     for rule in RULES:
         try:
@@ -83,6 +86,22 @@ def _fp16_on_cpu(precision: str, device: str) -> str | None:
     return None
 
 
+_FP16_MAX = 65504
+
+
+def _fp16_scale(alpha: float, rank: int, start_rank: int | None, precision: str, dtype: str) -> str | None:
+    if precision != "fp16" and not (precision == "auto" and dtype == "float16"):
+        return None
+    start = start_rank if start_rank is not None else -(-3 * rank // 2)
+    if alpha / start > _FP16_MAX:
+        return (
+            f"must be at most {_FP16_MAX} times the start rank of {start}, got {alpha:g}: updates are scaled by alpha "
+            f"/ start rank, and the arithmetic's fp16 ends at {_FP16_MAX}; lower it, or set train.precision to bf16 "
+            "or fp32"
+        )
+    return None
+
+
 RULES = (
     Rule(("data.path", "data.source"), _path),
     Rule(("data.columns", "data.source"), _only_files),
@@ -91,4 +110,5 @@ RULES = (
     Rule(("method.final_fraction", "method.warmup_fraction"), _phases),
     Rule(("train.lr_warmup_steps", "train.max_steps"), _lr_warmup),
     Rule(("train.precision", "train.device"), _fp16_on_cpu),
+    Rule(("method.alpha", "method.rank", "method.start_rank", "train.precision", "model.dtype"), _fp16_scale),
 )

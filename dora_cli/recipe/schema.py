@@ -34,6 +34,9 @@ MAX_COUNT = 2**31 - 1
 """The largest whole number a key takes: what fits the 32-bit integers that counts may end up in."""
 MAX_SEED = 2**32 - 1
 """The largest seed NumPy takes."""
+MAX_NUMBER, MIN_POSITIVE = 1e38, 1e-37
+"""What a number may be that is computed with in fp32, whose largest is 3.4e38 and whose smallest (normal) is 1.2e-38: with room for the
+small factors that it is multiplied by."""
 
 
 class _Bound:
@@ -88,8 +91,14 @@ Seed = Annotated[
     _Bound(lambda v: v >= 0, "at least 0", minimum=0),
     _Bound(lambda v: v <= MAX_SEED, f"at most {MAX_SEED}", maximum=MAX_SEED),
 ]
-Positive = Annotated[float, _Bound(lambda v: 0 < v < math.inf, "above 0 and finite", exclusiveMinimum=0)]
-NonNegative = Annotated[float, _Bound(lambda v: 0 <= v < math.inf, "at least 0 and finite", minimum=0)]
+_FITS_FP32 = _Bound(lambda v: v <= MAX_NUMBER, f"at most {MAX_NUMBER:g}, since the arithmetic's fp32 ends at 3.4e+38", maximum=MAX_NUMBER)
+Positive = Annotated[
+    float,
+    _Bound(lambda v: 0 < v < math.inf, "above 0 and finite", exclusiveMinimum=0),
+    _Bound(lambda v: v >= MIN_POSITIVE, f"at least {MIN_POSITIVE:g}, since the arithmetic's fp32 begins at 1.2e-38", minimum=MIN_POSITIVE),
+    _FITS_FP32,
+]
+NonNegative = Annotated[float, _Bound(lambda v: 0 <= v < math.inf, "at least 0 and finite", minimum=0), _FITS_FP32]
 Fraction = Annotated[float, _Bound(lambda v: 0 <= v <= 1, "at least 0 and at most 1", minimum=0, maximum=1)]
 FractionBelowOne = Annotated[float, _Bound(lambda v: 0 <= v < 1, "at least 0 and below 1", minimum=0, exclusiveMaximum=1)]
 Text = Annotated[

@@ -152,7 +152,8 @@ class LogFile:
             raise cannot_write(self.path, error) from error
 
     def write(self, entry: Mapping[str, Any]) -> None:
-        """Appends one line and flushes it. Raises OutputError."""
+        """Appends one line and flushes it. Raises OutputError, also where the file was removed meanwhile: nobody would read that line."""
+        self._check_there()
         try:
             self._file.write(_line(entry).encode("utf-8"))
             self._file.flush()
@@ -167,6 +168,17 @@ class LogFile:
             return self._file.tell()
         except OSError as error:
             raise cannot_write(self.path, error) from error
+
+    def _check_there(self) -> None:
+        try:
+            there = os.path.samestat(self.path.stat(), os.fstat(self._file.fileno()))
+        except OSError:
+            there = False
+        if not there:
+            raise OutputError(
+                f"{self.path} was removed or replaced while the run wrote it; put it back from a copy and go on with "
+                "--resume, or train again"
+            )
 
     def close(self) -> None:
         """Closes the file; a second call does nothing."""

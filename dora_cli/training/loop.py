@@ -28,8 +28,10 @@ from dora_cli.training.checkpoint import Snapshot, Weights, load_weights, save_w
 from dora_cli.training.environment import peak_memory_bytes, versions
 from dora_cli.training.length import RunLength
 from dora_cli.training.listener import EvalLog, Listener, StepLog
+from dora_cli.training.lock import RunLock
 from dora_cli.training.memory import memory_advice
 from dora_cli.training.optimizer import make_optimizer, make_scheduler
+from dora_cli.training.output import check_there
 from dora_cli.training.processes import any_process, gathered, on_main
 from dora_cli.training.progress import check_fits
 from dora_cli.training.random_state import random_state, restore_random_state
@@ -97,6 +99,7 @@ class Loop:
 
     Args:
         records: the run folder; written on the main process only.
+        lock: watches over that folder.
         log: open log.jsonl on the main process, None elsewhere.
         signals: asked after every step whether to stop.
         how_to_resume: said when a signal stops the run.
@@ -115,6 +118,7 @@ class Loop:
         accelerator: Accelerator,
         listener: Listener,
         records: RunRecords,
+        lock: RunLock,
         log: LogFile | None,
         signals: StopSignals,
         how_to_resume: str,
@@ -123,7 +127,7 @@ class Loop:
         assert adapted.schedule is not None
         self.recipe, self.adapted = recipe, adapted
         self.train, self.evaluator, self.length = train, evaluator, length
-        self.accelerator, self.listener, self.records, self.log = accelerator, listener, records, log
+        self.accelerator, self.listener, self.records, self.lock, self.log = accelerator, listener, records, lock, log
         self.signals, self.how_to_resume = signals, how_to_resume
         self.schedule, self.method = adapted.schedule, adapted.method
         settings = recipe.train
@@ -281,13 +285,18 @@ class Loop:
         self.save()
         if best:
             with self.outcome.saving:
-                on_main(self.accelerator, lambda: save_weights(self.records.adapter, self._weights()))
+                on_main(self.accelerator, self._save_selected)
         self._stop_if_asked()
+
+    def _save_selected(self) -> None:
+        check_there(self.records, self.lock)
+        save_weights(self.records.adapter, self._weights())
 
     def _write_log(self, entry: Mapping[str, Any]) -> None:
         if self.log is None:
             return
         try:
+            self.lock.check_there()
             self.log.write(entry)
         except OutputError as error:
             if self.accelerator.num_processes == 1:
@@ -330,11 +339,12 @@ class Loop:
     def save(self) -> None:
         """Writes a checkpoint of this moment; raises DivergedError rather than save a diverged run, OutputError."""
         self._raise_log_error()
-        self.step_function.check(self.at.step)
+        self.step_function.check_weights(self.at.step)
         folder = self.records.checkpoints / f"step-{self.at.step}"
         random = gathered(self.accelerator, random_state(self.accelerator.device))
 
         def write() -> None:
+            check_there(self.records, self.lock)
             self._snapshot(random).save(folder)
             self.policy.keep_newest(self.records, step=self.at.step)
 

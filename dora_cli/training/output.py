@@ -71,6 +71,21 @@ def take_output(output: Path, *, overwrite: bool, replaces: Path | None = None) 
         raise OutputError(f"--output {output} cannot be written: {error.strerror or error}; choose another --output") from error
 
 
+def check_there(run: RunRecords, lock: RunLock) -> None:
+    """Refuses to write into a run folder that was taken away, whole or in part, while the run works in it.
+
+    Raises:
+        OutputError: names what is gone.
+    """
+    lock.check_there()
+    for record in (run.recipe, run.environment):
+        if not record.is_file():
+            raise OutputError(
+                f"{record} was removed while the run worked, and nothing can be made of a run without it; put it back from a "
+                "copy and go on with --resume, or train again"
+            )
+
+
 def remove_run(run: RunRecords, *, keep: Path | None = None) -> None:
     """Removes what dora wrote into a folder, the runs of several seeds included, and nothing else; of `keep` the folder stays."""
     for seed in run.seed_runs():

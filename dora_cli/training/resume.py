@@ -168,6 +168,33 @@ def _flat(recipe: Recipe) -> dict[str, Any]:
     return found
 
 
+def _damaged() -> CheckpointError:
+    return CheckpointError("environment.json of the run is damaged; restore it from a copy of the run")
+
+
+def check_same_inputs(environment: Mapping[str, Any], *, model: str, data: Mapping[str, str]) -> None:
+    """Refuses to set a run beside others that have learned from other data, or on another base model.
+
+    Args:
+        environment: environment.json of the run.
+        model: fingerprint of today's base model.
+        data: that of today's examples by split.
+
+    Raises:
+        CheckpointError: names what differs.
+    """
+    try:
+        before = environment["model"]["fingerprint"]
+        parts = {name: part["fingerprint"] for name, part in environment["data"].items()}
+    except (KeyError, TypeError, AttributeError):
+        raise _damaged() from None
+    different = sorted(name for name in {*parts, *data} if parts.get(name) != data.get(name))
+    if different:
+        raise CheckpointError(f"its examples of {', '.join(different)} are others than today's (fingerprint)")
+    if before != model:
+        raise CheckpointError("its base model is another one than today's (fingerprint)")
+
+
 def check_same_ground(environment: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Refuses other ground than the run began on: base model, data, processes, kind of device, precision.
 
@@ -194,17 +221,16 @@ def check_same_ground(environment: Mapping[str, Any], now: Mapping[str, Any]) ->
         ("it ran on {before} and this is {now}", lambda e: kind(e["device"]), "; set train.device"),
         ("it computed in {before} and this is {now}", lambda e: e["precision"], "; set train.precision"),
     )
-    damaged = CheckpointError("environment.json of the run is damaged; restore it from a copy of the run")
     for what, value, fix in checks:
         try:
             before = value(environment)
         except (KeyError, TypeError, AttributeError):
-            raise damaged from None
+            raise _damaged() from None
         if before != value(now):
             raise CheckpointError(f"the run cannot go on here: {what.format(before=shown(before), now=value(now))}{fix}")
     packages = environment.get("packages")
     if not isinstance(packages, dict):
-        raise damaged
+        raise _damaged()
     found = now["packages"].items()
     notes = [f"{name} was {shown(packages.get(name))} and is {version}" for name, version in found if packages.get(name) != version]
     if environment["device"] != now["device"]:

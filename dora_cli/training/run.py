@@ -14,6 +14,7 @@ import torch
 from dora_cli.collector import no_collection
 from dora_cli.data import EncodedPairs, EncodedSplit, Examples, encode, encode_pairs, load_examples
 from dora_cli.errors import CheckpointError, LibraryError, OutputError, TrackerError
+from dora_cli.evaluation.base import Finished
 from dora_cli.evaluation.evaluator import evaluated_splits, make_evaluator
 from dora_cli.methods import Method
 from dora_cli.methods.base import Schedule
@@ -25,12 +26,13 @@ from dora_cli.training.capture import check_capture, choose_capture
 from dora_cli.training.checkpoint import load_weights
 from dora_cli.training.devices import make_accelerator, resolve_device, resolve_precision
 from dora_cli.training.environment import describe_environment, peak_memory_bytes
+from dora_cli.training.folders import MANIFEST
 from dora_cli.training.length import RunLength
 from dora_cli.training.listener import Listener, Listeners, RunStart, SilentListener
 from dora_cli.training.lock import RunLock
 from dora_cli.training.loop import Loop, log_length
 from dora_cli.training.memory import memory_advice
-from dora_cli.training.output import check_output, clear_leftovers, make_output, remove_run, take_output
+from dora_cli.training.output import check_output, check_there, clear_leftovers, make_output, remove_run, take_output
 from dora_cli.training.paths import anchored
 from dora_cli.training.processes import gathered, on_main
 from dora_cli.training.records import build_metrics, build_ranks, live_layers
@@ -254,6 +256,7 @@ def _train(call: _Call, signals: StopSignals, stack: contextlib.ExitStack) -> Ru
         accelerator=accelerator,
         listener=listener,
         records=records,
+        lock=lock,
         log=log,
         signals=signals,
         how_to_resume=call.how_to_resume,
@@ -315,6 +318,7 @@ def _train(call: _Call, signals: StopSignals, stack: contextlib.ExitStack) -> Ru
             "peak_memory_bytes": peak_memory,
         },
     )
+    finished: Finished | None = None
     if evaluator.generates:
         began = time.perf_counter()
         if outcome.selection.step != length.total_steps:
@@ -328,9 +332,16 @@ def _train(call: _Call, signals: StopSignals, stack: contextlib.ExitStack) -> Ru
             listener.note(note)
         metrics["metrics"] = finished.metrics
         metrics["timing"]["decoding_seconds"] = time.perf_counter() - began
-        on_main(accelerator, lambda: write_jsonl(records.predictions, finished.outputs or ()))
 
     def write_records() -> None:
+        check_there(records, lock)
+        if not (records.adapter / MANIFEST).is_file():
+            raise OutputError(
+                f"{records.adapter}, the selected weights, was removed while the run worked; go on with --resume, which takes them from a "
+                "checkpoint"
+            )
+        if finished is not None:
+            write_jsonl(records.predictions, finished.outputs or ())
         write_json(records.ranks, ranks)
         write_json(records.metrics, metrics)  # last: its presence says that the run is finished
 

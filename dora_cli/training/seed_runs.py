@@ -6,17 +6,23 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from dora_cli.errors import OutputError
+from dora_cli.errors import CheckpointError, OutputError
+from dora_cli.evaluation.evaluator import evaluated_splits
+from dora_cli.models import head_parameters
 from dora_cli.recipe import Recipe, dump_recipe, load_recipe, parse_recipe
-from dora_cli.reports.records import RunRecords, write_json
+from dora_cli.reports.records import RunRecords, read_json, write_json
 from dora_cli.reports.summary import seeds_summary
+from dora_cli.tasks import Task
+from dora_cli.training.build import load_base
+from dora_cli.training.fingerprint import fingerprint_model
 from dora_cli.training.listener import Listener, SilentListener
+from dora_cli.training.memory import memory_advice
 from dora_cli.training.output import check_output
 from dora_cli.training.paths import anchored
 from dora_cli.training.processes import is_main
 from dora_cli.training.resolve import resolve
-from dora_cli.training.resume import changed_keys, checkpoints_of
-from dora_cli.training.run import train
+from dora_cli.training.resume import changed_keys, check_same_inputs, checkpoints_of
+from dora_cli.training.run import load_split, train
 
 
 def train_seeds(
@@ -38,11 +44,13 @@ def train_seeds(
         make_listener: called once per run.
 
     Raises:
-        OutputError: `output` holds something else; found before the first run.
+        OutputError: `output` holds something else, such as runs on other data or another base model; found before the first run.
     """
-    recipe, _ = resolve(recipe)
+    recipe, task = resolve(recipe)
     parent = RunRecords(Path(output))
     _check(parent, recipe, seeds, overwrite)
+    if not overwrite:
+        _check_inputs(parent, recipe, task)
     replaces = parent.folder if overwrite else None
     for seed in seeds:
         records = RunRecords(parent.folder / f"seed-{seed}")
@@ -84,6 +92,26 @@ def _check(parent: RunRecords, recipe: Recipe, seeds: Sequence[int], overwrite: 
             raise OutputError(
                 f"{run.folder} holds a run of another recipe; choose another --output, or pass --overwrite to replace it{changes}"
             )
+
+
+def _check_inputs(parent: RunRecords, recipe: Recipe, task: Task) -> None:
+    """Refuses runs in `parent` whose data or base model are others than today's: their mean with new ones would be one of nothing."""
+    begun = [run for run in parent.seed_runs() if run.environment.is_file() or run.metrics.is_file()]
+    if not begun:
+        return
+    splits = {"train": True} | dict.fromkeys(evaluated_splits(recipe, task), False)
+    data = {name: load_split(recipe, task, name, training=training).fingerprint() for name, training in splits.items()}
+    with memory_advice(recipe, "load"):
+        base = load_base(recipe, task)
+    model = fingerprint_model(base.model, leave_out=frozenset(head_parameters(base.model, base.fresh)))
+    for run in begun:
+        try:
+            check_same_inputs(read_json(run.environment), model=model, data=data)
+        except CheckpointError as error:
+            raise OutputError(
+                f"{run.folder} holds a run that cannot stand beside new ones: {error}; choose another --output, or pass --overwrite to "
+                "replace it"
+            ) from error
 
 
 def _seed_of(run: RunRecords) -> int:

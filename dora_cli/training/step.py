@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -110,7 +111,7 @@ class TrainingStep:
             self._sum_over_processes()
         self._run("update", partial(self._update, step), {})
         if event:
-            self.check(step)
+            self.check_weights(step)
         report = self.method.advance(step)
         if report.replaced:
             shrink(self.optimizer, report.replaced)
@@ -205,6 +206,21 @@ class TrainingStep:
             f"{self._learning_rate_of(first):.3g}; noticed at step {step:,}, and nothing was changed from that step on. Lower "
             "train.learning_rate, lengthen train.lr_warmup_fraction, or set train.precision: fp32"
         )
+
+    def check_weights(self, step: int) -> None:
+        """Like `check`, and the weights too, which `skip_nonfinite` may have let go on: nothing is chosen by them, nothing of them saved.
+
+        Waits for the device once.
+        """
+        largest = nn.utils.get_total_norm(self._parameters, math.inf)
+        halted, finite = torch.stack([self.ledger.halted, largest.isfinite()]).tolist()
+        if halted:
+            self.check(step)
+        if not finite:
+            raise DivergedError(
+                f"training diverged: the weights after step {step:,} are not finite, at learning rate {self.learning_rate:.3g}; "
+                "lower train.learning_rate, lengthen train.lr_warmup_fraction, or set train.precision: fp32"
+            )
 
     def _learning_rate_of(self, step: int) -> float:
         """Of step number `step`, by the schedule."""

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dora_cli.recipe import dump_recipe, parse_recipe
-from dora_cli.recipe.schema import MAX_COUNT, MAX_SEED, Recipe
+from dora_cli.recipe.schema import MAX_COUNT, MAX_NUMBER, MAX_SEED, MIN_POSITIVE, Recipe
 
 text = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1).filter(str.strip)
 tricky = st.sampled_from(
@@ -36,7 +36,7 @@ tricky = st.sampled_from(
 )
 names = tricky | text
 count = st.integers(1, MAX_COUNT)
-positive = st.floats(min_value=0, exclude_min=True, allow_infinity=False)
+positive = st.floats(MIN_POSITIVE, MAX_NUMBER)
 fraction = st.floats(0, 1, exclude_max=True)
 
 

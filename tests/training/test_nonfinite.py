@@ -1,4 +1,6 @@
-"""Losses that are not finite, planted at known steps: nothing moves there, and the run ends at exactly the one too many."""
+"""Losses that are not finite, planted at known steps: nothing moves there, and the run ends at exactly the one too
+many.
+"""
 
 from __future__ import annotations
 
@@ -75,7 +77,8 @@ NAN, INF = float("nan"), float("inf")
 @pytest.mark.parametrize(
     ("step", "value", "where", "noticed", "saved"),
     [
-        # the flag is read at logged steps (5, 10, ...), before events (3, 6, 9, 11), at epochs' ends (6, 12, ...) and before saving
+        # the flag is read at logged steps (5, 10, ...), before events (3, 6, 9, 11), at epochs' ends (6, 12, ...) and
+        # before saving
         (2, NAN, r"epoch 1, batch 2 of 6", 3, None),
         (7, INF, r"epoch 2, batch 1 of 6", 9, 6),
         (14, NAN, r"epoch 3, batch 2 of 6", 15, 12),
@@ -98,7 +101,11 @@ def test_the_step_is_named_and_nothing_moves(
     recipe = make_recipe(*STEADY, f"train.device={device}")
     # 5e-3 from the second step on (one step of warm-up), falling to 0 over 23 steps
     rate = f"{5e-3 * (24 - (step - 1)) / 23:.3g}"
-    with pytest.raises(DivergedError, match=rf"step {step} \({where}\) was not finite, at learning rate {rate}; noticed at step {noticed}"):
+    with pytest.raises(
+        DivergedError,
+        match=rf"step {step} \({where}\) was not finite, at learning rate {rate}; "
+        rf"noticed at step {noticed}",
+    ):
         train(recipe, tmp_path / "run")
     assert [number for number, any_change in moved.items() if not any_change] == list(range(step, noticed + 1))
     if saved is None:
@@ -172,6 +179,65 @@ def test_one_more_ends_the_run_which_goes_on_from_before(
         train(recipe, tmp_path / "straight")
     assert_equal_runs(tmp_path / "straight", tmp_path / "run")
     assert read(tmp_path / "run" / "metrics.json")["budget"]["live_components"] == 24
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_no_ranks_are_chosen_by_scores_that_are_not_finite(make_recipe: MakeRecipe, tmp_path: Path, device: str) -> None:
+    """A hopeless learning rate, and every step may pass: losses say nothing, scores do."""
+    recipe = make_recipe(
+        f"train.device={device}",
+        "train.skip_nonfinite=1000",
+        "train.learning_rate=1.0e30",
+        "train.lr_warmup_fraction=0",
+        "train.precision=fp32",
+    )
+    (tmp_path / "recipe.yaml").write_text(dump_recipe(recipe))
+    done = dora("train", tmp_path / "recipe.yaml", "--output", tmp_path / "run")
+    assert (done.code, "Traceback" in done.err) == (3, False), done.err
+    assert "diverged" in done.err
+    assert not (tmp_path / "run" / "checkpoints").exists()
+    assert not (tmp_path / "run" / "metrics.json").exists()
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("value", [NAN, INF])
+@pytest.mark.parametrize("where", ["adapters", "head"])
+def test_nothing_is_saved_of_weights_that_are_not_finite(
+    make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str, value: float, where: str
+) -> None:
+    """They become so in step 14, after the freeze, where no event would look; the epoch's checkpoint,
+    of step 18, does.
+    """
+    plain = TrainingStep.__call__
+
+    def call(self: TrainingStep, step: int, *arguments: Any, **options: Any) -> Any:
+        report = plain(self, step, *arguments, **options)
+        if step == 14:
+            with torch.no_grad():
+                self._parameters[0 if where == "adapters" else -1].view(-1)[0] = value
+        return report
+
+    monkeypatch.setattr(TrainingStep, "__call__", call)
+    recipe = make_recipe(*STEADY, f"train.device={device}", "train.skip_nonfinite=1000")
+    with pytest.raises(DivergedError):
+        train(recipe, tmp_path / "run")
+    assert newest_checkpoint(RunRecords(tmp_path / "run")).snapshot.progress["at"]["step"] == 12
+
+
+def test_an_event_on_scores_that_are_not_finite_changes_nothing() -> None:
+    step_function = _scaled_step(20)
+    method = step_function.method
+    assert isinstance(method, Dora)
+    assert method.schedule is not None
+    method._scores[0, 1] = NAN
+    first = method.schedule.next_event(0)
+    assert first is not None
+    for step in range(1, first):
+        method.advance(step)
+    before = method._keep.clone()
+    with pytest.raises(DivergedError):
+        method.advance(first)
+    assert torch.equal(method._keep, before)
 
 
 class _Model(nn.Module):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import gc
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from dora_cli import evaluate, load_recipe, train, train_seeds
 from dora_cli.errors import CheckpointError, DivergedError, LibraryError, OutputError, RecipeError
@@ -268,6 +269,35 @@ def test_seeds_can_be_replaced(make_recipe: MakeRecipe, tmp_path: Path, seeds: l
     assert sorted(path.name for path in runs.glob("seed-*")) == sorted({*(f"seed-{seed}" for seed in seeds), "seed-2"})
     assert (runs / "seed-2" / "notes.txt").read_text() == "mine"
     assert evaluate(runs / f"seed-{seeds[0]}")["identical"] is True
+
+
+@pytest.mark.parametrize("finished", [True, False])
+@pytest.mark.parametrize("what", ["train", "validation", "model"])
+def test_seeds_of_other_data_or_another_base_are_refused_before_anything_is_trained(
+    make_recipe: MakeRecipe, tiny_model: Path, tmp_path: Path, what: str, finished: bool
+) -> None:
+    """The recipe is the same to the letter; what lies where it points has changed. A mean of both would be one of nothing."""
+    data, model, runs = tmp_path / "data", tmp_path / "model", tmp_path / "runs"
+    shutil.copytree(tiny_model, model)
+    data.mkdir()
+    for split in ("train", "validation"):
+        rows = "".join(f"a good film {number},{number % 2}\n" for number in range(24))
+        (data / f"{split}.csv").write_text(f"sentence,label\n{rows}")
+    recipe = make_recipe("data={source: files, path: " + str(data) + "}", f"model.name={model}", "train.max_steps=6", "train.batch_size=4")
+    train_seeds(recipe, runs, [1])
+    if not finished:
+        (runs / "seed-1" / "metrics.json").unlink()
+    if what == "model":
+        weights = load_file(model / "model.safetensors")
+        name = next(name for name in weights if name.endswith("query.weight"))
+        save_file({**weights, name: weights[name] + 1}, model / "model.safetensors", metadata={"format": "pt"})
+    else:
+        (data / f"{what}.csv").write_text((data / f"{what}.csv").read_text().replace("good film 7,", "bad film 7,"))
+    before = {path: path.read_bytes() for path in runs.rglob("*") if path.is_file()}
+    with pytest.raises(OutputError, match="base model" if what == "model" else f"examples of {what}"):
+        train_seeds(recipe, runs, [2, 1])  # 2 would be trained first
+    assert {path: path.read_bytes() for path in runs.rglob("*") if path.is_file()} == before
+    assert train_seeds(recipe, runs, [2], overwrite=True)["seeds"] == [2]
 
 
 def test_a_run_is_never_overwritten_unasked(make_recipe: MakeRecipe, tmp_path: Path) -> None:

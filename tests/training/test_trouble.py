@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import itertools
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -24,7 +25,7 @@ from dora_cli.evaluation.prediction import predict_saved
 from dora_cli.recipe import Recipe, dump_recipe
 from dora_cli.reports.records import RunRecords
 from dora_cli.training.checkpoint import load_weights
-from dora_cli.training.listener import SilentListener
+from dora_cli.training.listener import EvalLog, SilentListener
 from dora_cli.training.memory import memory_advice
 from dora_cli.training.resume import checkpoints_of, newest_checkpoint
 from tests.commands.conftest import ROOT, contents, dora
@@ -377,6 +378,74 @@ def test_no_memory_to_load(make_recipe: MakeRecipe, tmp_path: Path, monkeypatch:
 
 
 # Two runs in one folder ---------------------------------------------------------------------------------------------------------
+
+
+class _Takes(SilentListener):
+    """Takes something away from a run at one of its moments."""
+
+    def __init__(self, moment: str, take: Callable[[], None]) -> None:
+        self._moment, self._take = moment, take
+
+    def tick(self, step: int, phase: str, budget: int) -> None:
+        if self._moment == f"step {step}":
+            self._take()
+
+    def evaluated(self, log: EvalLog) -> None:
+        if self._moment == f"epoch {log.epoch}":
+            self._take()
+
+    def evaluating(self, split: str, done: int, total: int) -> None:
+        if self._moment == "evaluation":
+            self._moment = ""
+            self._take()
+
+
+MOMENTS = ("step 2", "step 6", "step 13", "evaluation", "epoch 1", "epoch 4")
+"""Before the first logged step, at an epoch's end, between two saves, and while evaluations run and after them, the last one included."""
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("how", ["removed", "moved", "replaced", "emptied"])
+def test_a_run_folder_that_is_taken_away_ends_the_run_and_is_not_made_anew(
+    make_recipe: MakeRecipe, tmp_path: Path, moment: str, how: str
+) -> None:
+    run, away = tmp_path / "run", tmp_path / "away"
+
+    def take() -> None:
+        if how == "emptied":
+            for path in run.iterdir():
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            return
+        run.rename(away)
+        if how == "removed":
+            shutil.rmtree(away)
+        if how == "replaced":
+            run.mkdir()
+
+    with pytest.raises(OutputError) as raised:
+        train(make_recipe(), run, listener=_Takes(moment, take))
+    assert str(run) in str(raised.value)
+    if how in ("removed", "moved"):
+        assert not run.exists()
+    else:
+        assert list(run.iterdir()) == []
+    assert not (away / "metrics.json").exists()
+
+
+@pytest.mark.parametrize("part", ["log.jsonl", "recipe.yaml", "environment.json", "adapter"])
+def test_a_part_of_a_run_that_is_taken_away_is_named(make_recipe: MakeRecipe, tmp_path: Path, part: str) -> None:
+    """After the last step of the last epoch but one the rest goes on as ever, up to the next time that the part would be needed."""
+    run = tmp_path / "run"
+
+    def take() -> None:
+        path = run / part
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    with pytest.raises(OutputError, match=re.escape(part)):
+        train(make_recipe("eval.select=best"), run, listener=_Takes("epoch 4", take))
+    assert not (run / part).exists()
+    assert not (run / "metrics.json").exists()
+
 
 HOLDER = """
 import sys

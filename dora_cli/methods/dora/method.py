@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from dora_cli.errors import BudgetError, CheckpointError, ProjectionError
+from dora_cli.errors import BudgetError, CheckpointError, DivergedError, ProjectionError
 from dora_cli.methods.base import LoraFactors, ProjectionAllocation, Replacement, Schedule, Shape, StepReport
 from dora_cli.methods.dora import importance
 from dora_cli.methods.dora.allocator import select
@@ -238,15 +238,25 @@ class Dora:
 
     @torch.no_grad()
     def advance(self, step: int) -> StepReport:
-        """At an event the selection; at the freeze the permanent mask or compaction."""
+        """At an event the selection; at the freeze the permanent mask or compaction.
+
+        Raises:
+            DivergedError: an event finds scores that are not finite; nothing is changed.
+        """
         schedule = self._schedule
         assert isinstance(schedule, DoraSchedule), "attach with a schedule before training"
         self._count(step)
         phase, budget = schedule.phase(step), schedule.budget(step)
         if self._frozen or not schedule.is_event(step):
             return StepReport(phase, budget, self._live)
-        self._keep.copy_(select(self._scores, budget))
-        self._live = int(self._keep.sum())
+        keep = select(self._scores, budget)
+        live, finite = torch.stack([keep.sum(), self._scores.isfinite().all()]).tolist()
+        if not finite:
+            raise DivergedError(
+                f"training diverged: scores after step {step:,} are not finite, so no ranks can be chosen by them; lower the learning rate"
+            )
+        self._keep.copy_(keep)
+        self._live = int(live)
         self._apply_keep()
         self._frozen = step == schedule.freeze_step
         replaced = self._compact() if self._frozen and self.compact else ()
