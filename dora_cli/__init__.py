@@ -76,3 +76,8 @@ def __getattr__(name: str) -> Any:
 
     module, attribute = _PLACES[name]
     return getattr(import_module(module), attribute)
+
+
+def __dir__() -> list[str]:
+    """The public names, which are not there before they are first used."""
+    return sorted(__all__)

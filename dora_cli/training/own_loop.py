@@ -13,6 +13,7 @@ from dora_cli.errors import ModelError, RecipeError
 from dora_cli.methods import Dora
 from dora_cli.methods.attached import carried, mark
 from dora_cli.methods.base import StepReport
+from dora_cli.methods.linear import trained_type
 from dora_cli.models import find_projections, head_parameters
 from dora_cli.recipe.problems import dotted, error_path, explain
 from dora_cli.recipe.schema import DoraMethod
@@ -44,8 +45,8 @@ def attach(
         dora_cli.shrink(optimizer, method.after_step(step))
         optimizer.zero_grad()
 
-    The factors are drawn from torch's global generator. What trains is fp32: a half-precision model needs `torch.autocast` around its
-    forward pass.
+    The factors are drawn from torch's global generator. What trains is fp32, or float64 in a float64 model: a half-precision model
+    needs `torch.autocast` around its forward pass.
 
     Args:
         model: a transformer of blocks, on its device.
@@ -76,7 +77,7 @@ def attach(
     model.requires_grad_(False)
     method.attach(model, {p.name: p.module for p in projections}, schedule)
     for parameter in heads.values():
-        parameter.data = parameter.data.float()
+        parameter.data = parameter.data.to(trained_type(parameter.dtype))
         parameter.requires_grad_(True)
     mark(model, method)
     if warn_after is not None:
