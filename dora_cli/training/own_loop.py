@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from dora_cli.methods import Dora
 from dora_cli.methods.attached import carried, mark
 from dora_cli.methods.base import StepReport
 from dora_cli.methods.linear import trained_type
-from dora_cli.models import find_projections, head_parameters
+from dora_cli.models import find_projections, head_parameters, left_out
 from dora_cli.recipe.problems import dotted, error_path, explain
 from dora_cli.recipe.schema import DoraMethod
 from dora_cli.training import optimizer as optimizers
@@ -52,7 +53,7 @@ def attach(
         model: a transformer of blocks, on its device.
         rank: mean final rank of a projection.
         total_steps: optimiser steps of the whole training; warm-up, pruning and final phase are shares of it.
-        targets: ``"attention"``, ``"ffn"`` or glob patterns of projections.
+        targets: ``"attention"``, ``"ffn"`` or glob patterns of projections; a warning says what the two leave out of state-space mixers.
         head: whether what lies outside the base model (a classifier) trains too; a language-modelling head never does.
         fresh: names of parameters that the checkpoint did not fill, if they are in the base model, such as a new pooler's; their modules
             train with the head. ``from_pretrained(..., output_loading_info=True)`` lists them as ``missing_keys``.
@@ -80,6 +81,8 @@ def attach(
         parameter.data = parameter.data.to(trained_type(parameter.dtype))
         parameter.requires_grad_(True)
     mark(model, method)
+    if note := left_out(model, targets):
+        warnings.warn(note, stacklevel=2)
     if warn_after is not None:
         model.register_forward_pre_hook(Watch(method, warn_after))
     return method
