@@ -20,7 +20,7 @@ from dora_cli.export.factors import PADDINGS, Size, balance, pad
 from dora_cli.export.folder import check_export_folder, export_folder, sizes, write_record
 from dora_cli.export.merged import generation_of, load_merged, merge, save_merged
 from dora_cli.export.plain import DTYPES, check_finite, make_plain
-from dora_cli.export.probe import Agreement, compare, logits_of, probe_batch, with_factors
+from dora_cli.export.probe import Agreement, compare, installed_peft, load_with_peft, logits_of, probe_batch, with_factors
 from dora_cli.models.family import is_decoder_only
 from dora_cli.models.source import BUILTIN_PREFIX, find_source
 from dora_cli.recipe import Recipe, check_listed
@@ -156,6 +156,10 @@ def _peft(restored: Restored, output: Path, dtype: str, padding: str, *, overwri
     with export_folder(output, overwrite=overwrite) as folder:
         save_file(tensors, folder / peft.WEIGHTS, {"format": "pt"})
         write_text(folder / peft.CONFIG, to_json(config))
+        if asked := installed_peft():
+            theirs = load_with_peft(model, folder)
+            agreement = compare(reference, logits_of(theirs, batch, restored.accelerator.autocast()), batch, by=asked)
+            _check_sound(agreement, dtype, recipe)
         write_text(folder / "README.md", peft_card(_card(restored, factors, dtype, agreement)))
         return _finish(restored, folder, output, "peft", dtype, Size.of(exact), Size.of(factors), len(factors), agreement)
 
@@ -281,5 +285,5 @@ def describe(agreement: Agreement, dtype: str) -> str:
     """One sentence on how far the export is from the run's own model."""
     return (
         f"On {agreement.tokens} random tokens the largest difference to the run's own logits is {agreement.difference:.2g} in {dtype} "
-        f"(the largest logit is {agreement.largest:.3g})."
+        f"(the largest logit is {agreement.largest:.3g}){f', as {agreement.by} computes it' if agreement.by else ''}."
     )
