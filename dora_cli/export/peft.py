@@ -56,8 +56,8 @@ def adapter_config(
     factors: Factors,
     modules_to_save: Sequence[str],
     *,
-    task_type: str,
-    base: str,
+    task_type: str | None,
+    base: str | None,
     revision: str | None,
     dropout: float,
 ) -> dict[str, Any]:
@@ -68,8 +68,8 @@ def adapter_config(
 
     Args:
         model: the plain model, in which the names of `factors` are looked up.
-        task_type: PEFT's word for the kind of model.
-        base: hub id or folder of the base model.
+        task_type: PEFT's word for the kind of model; None for none of its own.
+        base: hub id or folder of the base model; None if it is not known.
         dropout: on the adapters' input, for whoever trains on.
 
     Raises:

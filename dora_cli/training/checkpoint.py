@@ -35,8 +35,9 @@ class Weights:
     state: Mapping[str, Any]
 
     @classmethod
-    def of(cls, adapted: AdaptedModel, state: Mapping[str, Any]) -> Weights:
-        return cls(_to_cpu(adapted.method.state_dict()), _to_cpu(dict(adapted.head)), dict(state))
+    def of(cls, adapter: Mapping[str, torch.Tensor], head: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> Weights:
+        """A copy of a method's state and of the head's parameters."""
+        return cls(_to_cpu(adapter), _to_cpu(head), dict(state))
 
     @property
     def parts(self) -> dict[str, Part]:
