@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,6 @@ from dora_cli.errors import ExportError
 from dora_cli.models import max_positions
 from dora_cli.models.family import is_encoder_decoder
 from dora_cli.models.quiet import quiet_loading
-from dora_cli.training.build import AdaptedModel
 
 ROWS, TOKENS = 4, 24
 
@@ -37,12 +36,18 @@ class Agreement:
     by: str | None = None
 
 
-def probe_batch(adapted: AdaptedModel) -> dict[str, torch.Tensor]:
-    """Random ordinary tokens, the same whenever the model is the same; everything `adapted.model` needs to give logits."""
-    limit = max_positions(adapted.model)
+def probe_batch(model: nn.Module, tokenizer: Any, start: Sequence[int] = ()) -> dict[str, torch.Tensor]:
+    """Random ordinary tokens, the same whenever the model is the same; everything `model` needs to give logits.
+
+    Args:
+        model: classifier or generator.
+        tokenizer: its own.
+        start: tokens with which the decoder of a generating encoder-decoder begins.
+    """
+    limit = max_positions(model)
     width = TOKENS if limit is None else min(TOKENS, limit)
-    special = set(adapted.tokenizer.all_special_ids)
-    ordinary = torch.tensor(sorted(set(adapted.tokenizer.get_vocab().values()) - special))
+    special = set(tokenizer.all_special_ids)
+    ordinary = torch.tensor(sorted(set(tokenizer.get_vocab().values()) - special))
     generator = torch.Generator().manual_seed(0)
 
     def draw() -> torch.Tensor:
@@ -50,12 +55,10 @@ def probe_batch(adapted: AdaptedModel) -> dict[str, torch.Tensor]:
 
     ids = draw()
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    if is_encoder_decoder(adapted.model.config):
-        if adapted.layout is None:  # such classifiers read the decoder's output at the end token
-            ids[:, -1] = adapted.tokenizer.eos_token_id
-        else:
-            start = torch.tensor(adapted.layout.start).expand(ROWS, -1)
-            batch["decoder_input_ids"] = torch.cat([start, draw()], dim=1)[:, :width]
+    if start:
+        batch["decoder_input_ids"] = torch.cat([torch.tensor(list(start)).expand(ROWS, -1), draw()], dim=1)[:, :width]
+    elif is_encoder_decoder(model.config):  # such classifiers read the decoder's output at the end token
+        ids[:, -1] = tokenizer.eos_token_id
     return batch
 
 

@@ -33,7 +33,8 @@ def save_adapter(model: nn.Module, folder: str | Path, *, allow_unfrozen: bool =
 
     `load_adapter` puts them on the same base model again, bit for bit; ``dora export --checkpoint`` makes a merged model of them, or an
     adapter with other types and ranks; and ``PeftModel.from_pretrained(base, folder)`` loads them as plain LoRA. A warning says why where
-    PEFT cannot have them. The folder is whole or not there.
+    PEFT cannot have them. The folder is whole or not there. What the base's checkpoint did not fill and `attach` was not told of as
+    `fresh` is neither trained nor saved: no model is then the same base again.
 
     Args:
         model: what `attach` or `load_adapter` adapted, in any phase and on any device; it is not changed.
@@ -111,7 +112,7 @@ def _for_peft(model: nn.Module, method: Method, origin: Origin) -> dict[str, Par
 @contextmanager
 def _plain(model: nn.Module) -> Iterator[None]:
     """Inside, the base's own projections are in their places."""
-    layers = {module: module.base for module in model.modules() if isinstance(module, AdaptedProjection)}
+    layers: dict[nn.Module, nn.Module] = {module: module.base for module in model.modules() if isinstance(module, AdaptedProjection)}
     swap_modules(model, layers)
     try:
         yield
