@@ -20,8 +20,10 @@ from dora_cli.errors import ExportError
 from dora_cli.export.peft import adapter_config, adapter_tensors, head_modules
 from dora_cli.export.saved import export_saved
 from dora_cli.methods.base import LoraFactors
+from dora_cli.training.dry_run import dry_run
 from tests.export.conftest import KINDS, GetRun, config_of, text_of
 from tests.models.test_projections import STATE_SPACE, causal, peft_takes
+from tests.training.test_build import Notes
 
 
 def zeros(rank: int, d_in: int = 4, d_out: int = 4) -> LoraFactors:
@@ -215,7 +217,11 @@ def falcon_h1(folder: Path, tokenizer: Any) -> Any:
 def test_a_hybrid_model_is_exported_by_default_targets_and_merged_by_others(tokenizer: Any, tmp_path: Path) -> None:
     recipe = falcon_h1(tmp_path / "base", tokenizer)
     short = ["train.max_steps=6", "decode.beams=1", "decode.max_new_tokens=2"]
-    train(recipe(overrides=short), tmp_path / "default")
+    listener = Notes()
+    train(recipe(overrides=short), tmp_path / "default", listener=listener)
+    note = dict(dry_run(recipe(overrides=short)).rows)["targets"]
+    assert "out_proj (x2)" in note
+    assert listener.notes.count(note) == 1
     found = export_saved(tmp_path / "default", tmp_path / "adapter")
     assert str(found.agreement.by).startswith("PEFT ")
     assert found.agreement.difference < 1e-5

@@ -21,6 +21,7 @@ from dora_cli.errors import BudgetError, ModelError, ProjectionError, RecipeErro
 from dora_cli.methods import Dora
 from dora_cli.methods.dora import AdaptedProjection
 from dora_cli.training.own_loop import WARN_AFTER, attach, shrink
+from tests.models.test_projections import causal
 
 T = 20  # the freeze is at floor(0.15 * 20) + floor(0.35 * 20) = 3 + 7 = 10
 PROJECTIONS = 2 * 6
@@ -91,6 +92,16 @@ def test_a_loop_of_ones_own_goes_through_all_phases() -> None:
         before = model(**batch).logits
         after = dora_cli.merge(model)(**batch).logits
     torch.testing.assert_close(after, before, atol=1e-5, rtol=0)
+
+
+def test_what_the_targets_leave_out_is_said() -> None:
+    settings: dict[str, Any] = {"rank": 1, "total_steps": 9}
+    with pytest.warns(UserWarning, match=r"ffn: left out are .*out_proj \(x2\)"):
+        attach(causal("mamba2"), targets=("ffn",), **settings)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        attach(causal("mamba2"), targets=("*.out_proj",), **settings)
+        attach(bert(), **settings)
 
 
 @pytest.mark.parametrize("lean", [False, True])
