@@ -137,9 +137,9 @@ def adapter_card(format: str, base: str, architecture: str, num_labels: int | No
         code = ["from peft import PeftModel", *code, *_call(f"base = {architecture}.from_pretrained", [_literal(base), *labels])]
         code.append('model = PeftModel.from_pretrained(base, ".")')
     code[-1] += ".eval()"
-    use = "```python\n" + "\n".join(code) + "\n```"
-    parts = [f"# {_short(base)}, fine-tuned", _WHAT, "## Use", use, "## Agreement with the model that was trained", probe]
-    return "\n\n".join(parts) + "\n"
+    title, use = f"# {markdown.text(_short(base))}, fine-tuned", markdown.block("python", code)
+    parts = [title, _WHAT, "## Use", use, "## Agreement with the model that was trained", probe]
+    return escape("\n\n".join(parts) + "\n")
 
 
 def _page(card: Card, *, library: str, title: str, about: str, code: Sequence[tuple[str, Sequence[str]]]) -> str:
