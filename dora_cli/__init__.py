@@ -9,8 +9,8 @@ The Python API is the commands without the shell::
     result = train(load_recipe("configs/demo/sst2.yaml"), "runs/demo")
     evaluate("runs/demo")["metrics"]
 
-`attach`, `shrink` and `DoraCallback` adapt a model in a training loop of your own or under transformers' Trainer; `load_adapter`,
-`merge` and `to_lora` take what was trained elsewhere.
+`attach`, `shrink` and `DoraCallback` adapt a model in a training loop of your own or under transformers' Trainer, and `save_adapter`
+writes what it learnt; `load_adapter`, `merge` and `to_lora` take what was trained elsewhere.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from dora_cli.training.adapter import load_adapter, to_lora
     from dora_cli.training.own_loop import attach, shrink
     from dora_cli.training.run import RunResult, train
+    from dora_cli.training.save_adapter import save_adapter
     from dora_cli.training.seed_runs import train_seeds
     from dora_cli.training.trainer_callback import DoraCallback
 
@@ -42,6 +43,7 @@ _PLACES = {
     "merge": ("dora_cli.methods.attached", "merge"),
     "parse_recipe": ("dora_cli.recipe", "parse_recipe"),
     "predict": ("dora_cli.evaluation.prediction", "predict_saved"),
+    "save_adapter": ("dora_cli.training.save_adapter", "save_adapter"),
     "shrink": ("dora_cli.training.own_loop", "shrink"),
     "to_lora": ("dora_cli.training.adapter", "to_lora"),
     "train": ("dora_cli.training.run", "train"),
@@ -61,6 +63,7 @@ __all__ = [
     "merge",
     "parse_recipe",
     "predict",
+    "save_adapter",
     "shrink",
     "to_lora",
     "train",
@@ -76,3 +79,8 @@ def __getattr__(name: str) -> Any:
 
     module, attribute = _PLACES[name]
     return getattr(import_module(module), attribute)
+
+
+def __dir__() -> list[str]:
+    """The public names, which are not there before they are first used."""
+    return sorted(__all__)

@@ -41,7 +41,11 @@ def export(
     checkpoint: Annotated[
         Path,
         typer.Option(
-            "--checkpoint", "-c", metavar="DIR", help="Run folder (its selected adapter), or one checkpoint of it.", show_default=False
+            "--checkpoint",
+            "-c",
+            metavar="DIR",
+            help="Run folder (its selected adapter), one checkpoint of it, or what save_adapter wrote.",
+            show_default=False,
         ),
     ],
     format_: Annotated[

@@ -118,6 +118,30 @@ def merged_card(card: Card) -> str:
     )
 
 
+def adapter_card(format: str, base: str, architecture: str, num_labels: int | None, dtype: str, probe: str) -> str:
+    """The card of an adapter that was trained in a loop of the user's own: how it is loaded, and no more, for more is not known.
+
+    Args:
+        format: ``"peft"`` or ``"merged"``.
+        base: hub id or folder of the base model.
+        architecture: the base model's class.
+        num_labels: of a classifier; None for a generator.
+        dtype: of the exported weights.
+        probe: how far the export is from the model that was trained, in words.
+    """
+    code = [f"from transformers import {architecture}", ""]
+    if format == "merged":
+        code += _call(f"model = {architecture}.from_pretrained", ['"."', f"dtype={_literal(dtype)}"])
+    else:
+        labels = [] if num_labels is None else [f"num_labels={num_labels}", "ignore_mismatched_sizes=True"]
+        code = ["from peft import PeftModel", *code, *_call(f"base = {architecture}.from_pretrained", [_literal(base), *labels])]
+        code.append('model = PeftModel.from_pretrained(base, ".")')
+    code[-1] += ".eval()"
+    title, use = f"# {markdown.text(_short(base))}, fine-tuned", markdown.block("python", code)
+    parts = [title, _WHAT, "## Use", use, "## Agreement with the model that was trained", probe]
+    return escape("\n\n".join(parts) + "\n")
+
+
 def _page(card: Card, *, library: str, title: str, about: str, code: Sequence[tuple[str, Sequence[str]]]) -> str:
     parts = [f"---\n{yaml.safe_dump(_front(card, library), sort_keys=False, allow_unicode=True)}---", f"# {title}", about]
     parts.append("## Use")

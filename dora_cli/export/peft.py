@@ -24,6 +24,9 @@ _CLASSIFIERS = ("classifier", "score")
 """What PEFT adds to ``modules_to_save`` of every classifier by itself."""
 _INNER = ("lora_A", "lora_B", "lora_dropout", "lora_embedding_A", "lora_embedding_B", "lora_magnitude_vector", "base_layer", "default")
 """What PEFT's layer names its own parts, among which it looks for modules to save, too."""
+_MIXED_TYPES = ("falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h")
+_MIXED_REFUSED = ("conv1d", "out_proj")
+"""What PEFT takes no LoRA on in models of these types: fused kernels read the weights past the module."""
 _MERGED = "export it with --format merged instead"
 
 
@@ -53,8 +56,8 @@ def adapter_config(
     factors: Factors,
     modules_to_save: Sequence[str],
     *,
-    task_type: str,
-    base: str,
+    task_type: str | None,
+    base: str | None,
     revision: str | None,
     dropout: float,
 ) -> dict[str, Any]:
@@ -65,15 +68,20 @@ def adapter_config(
 
     Args:
         model: the plain model, in which the names of `factors` are looked up.
-        task_type: PEFT's word for the kind of model.
-        base: hub id or folder of the base model.
+        task_type: PEFT's word for the kind of model; None for none of its own.
+        base: hub id or folder of the base model; None if it is not known.
         dropout: on the adapters' input, for whoever trains on.
 
     Raises:
-        ExportError: nothing is left to adapt, or PEFT could not tell the modules apart by their names.
+        ExportError: nothing is left to adapt, PEFT refuses a projection, or it could not tell the modules apart by their names.
     """
     if not factors:
         raise ExportError(f"no projection has a component left, and PEFT loads no adapter without one; {_MERGED}")
+    kind = getattr(getattr(model, "config", None), "model_type", None)
+    refused = [name for name in factors if kind in _MIXED_TYPES and name.rpartition(".")[2] in _MIXED_REFUSED]
+    if refused:
+        more = f" (and {len(refused) - 1} more)" if len(refused) > 1 else ""
+        raise ExportError(f"PEFT takes no adapter on {refused[0]}{more} of a model of the type {kind}; {_MERGED}")
     modules = dict(model.named_modules(remove_duplicate=False))
     _check_names(modules, list(factors), [*modules_to_save, *(_CLASSIFIERS if task_type == "SEQ_CLS" else ())], modules_to_save)
     highest = max(one.rank for one in factors.values())

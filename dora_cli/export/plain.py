@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
 
 from dora_cli.errors import ExportError
 from dora_cli.methods.linear import swap_modules
-from dora_cli.training.build import AdaptedModel
+from dora_cli.models import Projection
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def make_plain(adapted: AdaptedModel) -> nn.Module:
-    """Puts the base's own projections back in place, under every name, and returns the model; its weights are untouched.
+def make_plain(model: nn.Module, projections: Sequence[Projection]) -> nn.Module:
+    """Puts the base's own projections back in place, under every name, and returns `model`; its weights are untouched.
 
-    Afterwards `adapted.method` is of no use but for what it was asked before.
+    Afterwards its method is of no use but for what it was asked before.
     """
-    wrapped = {adapted.model.get_submodule(p.name): p.module for p in adapted.projections}
-    swap_modules(adapted.model, {around: base for around, base in wrapped.items() if around is not base})
-    return adapted.model
+    wrapped = {model.get_submodule(p.name): p.module for p in projections}
+    swap_modules(model, {around: base for around, base in wrapped.items() if around is not base})
+    return model
 
 
 def check_finite(tensors: Mapping[str, torch.Tensor], dtype: str) -> None:

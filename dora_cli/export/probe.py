@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from dora_cli.errors import ExportError
 from dora_cli.models import max_positions
 from dora_cli.models.family import is_encoder_decoder
-from dora_cli.training.build import AdaptedModel
+from dora_cli.models.quiet import quiet_loading
 
 ROWS, TOKENS = 4, 24
 
@@ -25,19 +27,27 @@ class Agreement:
         difference: the largest absolute difference.
         largest: the largest absolute logit of the run's own model, for scale.
         tokens: of the batch.
+        by: what computed the export's logits, such as ``"PEFT 0.21.2"``; None for the model itself.
     """
 
     difference: float
     largest: float
     tokens: int
+    by: str | None = None
 
 
-def probe_batch(adapted: AdaptedModel) -> dict[str, torch.Tensor]:
-    """Random ordinary tokens, the same whenever the model is the same; everything `adapted.model` needs to give logits."""
-    limit = max_positions(adapted.model)
+def probe_batch(model: nn.Module, tokenizer: Any, start: Sequence[int] = ()) -> dict[str, torch.Tensor]:
+    """Random ordinary tokens, the same whenever the model is the same; everything `model` needs to give logits.
+
+    Args:
+        model: classifier or generator.
+        tokenizer: its own.
+        start: tokens with which the decoder of a generating encoder-decoder begins.
+    """
+    limit = max_positions(model)
     width = TOKENS if limit is None else min(TOKENS, limit)
-    special = set(adapted.tokenizer.all_special_ids)
-    ordinary = torch.tensor(sorted(set(adapted.tokenizer.get_vocab().values()) - special))
+    special = set(tokenizer.all_special_ids)
+    ordinary = torch.tensor(sorted(set(tokenizer.get_vocab().values()) - special))
     generator = torch.Generator().manual_seed(0)
 
     def draw() -> torch.Tensor:
@@ -45,12 +55,10 @@ def probe_batch(adapted: AdaptedModel) -> dict[str, torch.Tensor]:
 
     ids = draw()
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    if is_encoder_decoder(adapted.model.config):
-        if adapted.layout is None:  # such classifiers read the decoder's output at the end token
-            ids[:, -1] = adapted.tokenizer.eos_token_id
-        else:
-            start = torch.tensor(adapted.layout.start).expand(ROWS, -1)
-            batch["decoder_input_ids"] = torch.cat([start, draw()], dim=1)[:, :width]
+    if start:
+        batch["decoder_input_ids"] = torch.cat([torch.tensor(list(start)).expand(ROWS, -1), draw()], dim=1)[:, :width]
+    elif is_encoder_decoder(model.config):  # such classifiers read the decoder's output at the end token
+        ids[:, -1] = tokenizer.eos_token_id
     return batch
 
 
@@ -63,11 +71,40 @@ def logits_of(model: nn.Module, batch: dict[str, torch.Tensor], autocast: Abstra
         return model(**{key: value.to(device) for key, value in batch.items()}).logits.double().cpu()
 
 
-def compare(reference: torch.Tensor, found: torch.Tensor, batch: dict[str, torch.Tensor]) -> Agreement:
-    """The largest difference; a value that is not finite makes it infinite."""
+def compare(reference: torch.Tensor, found: torch.Tensor, batch: dict[str, torch.Tensor], *, by: str | None = None) -> Agreement:
+    """The largest difference; a value that is not finite makes it infinite. `by` is told of, no more."""
     difference = (reference - found).abs()
     largest = float(difference.max()) if bool(difference.isfinite().all()) else float("inf")
-    return Agreement(largest, float(reference.abs().max()), batch["input_ids"].numel())
+    return Agreement(largest, float(reference.abs().max()), batch["input_ids"].numel(), by)
+
+
+def installed_peft() -> str | None:
+    """Name and version of the PEFT that can be asked here; None where there is none, or one that cannot be imported."""
+    try:
+        with quiet_loading():
+            import peft
+    except Exception:  # whatever a broken installation raises; nothing of ours needs it
+        return None
+    return f"PEFT {peft.__version__}"
+
+
+def load_with_peft(model: nn.Module, folder: Path) -> nn.Module:
+    """`model` as PEFT makes it of the adapter in `folder`: in place, so the plain model is of no use afterwards.
+
+    Raises:
+        ExportError: PEFT refuses the adapter.
+    """
+    from peft import PeftModel
+
+    try:
+        with quiet_loading():
+            found: nn.Module = PeftModel.from_pretrained(model, folder)  # type: ignore[arg-type]
+    except MemoryError:
+        raise
+    except Exception as error:  # refusals and misfits come as errors of many kinds
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        raise ExportError(f"{installed_peft()} refuses this adapter: {reason[:400]}; export it with --format merged instead") from error
+    return found
 
 
 @contextmanager

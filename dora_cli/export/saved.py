@@ -1,4 +1,4 @@
-"""Exporting a run from its folder: what ``dora export`` does."""
+"""Exporting a run, or an adapter that `save_adapter` wrote, from its folder: what ``dora export`` does."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ from dora_cli.evaluation.evaluator import decoding
 from dora_cli.evaluation.saved import Restored, recorded_metrics, restore
 from dora_cli.export import peft
 from dora_cli.export.card import TASK_TYPES, Card, merged_card, peft_card
-from dora_cli.export.factors import PADDINGS, Size, balance, pad
+from dora_cli.export.factors import PADDINGS, Factors, Size, balance, pad
 from dora_cli.export.folder import check_export_folder, export_folder, sizes, write_record
 from dora_cli.export.merged import generation_of, load_merged, merge, save_merged
 from dora_cli.export.plain import DTYPES, check_finite, make_plain
-from dora_cli.export.probe import Agreement, compare, logits_of, probe_batch, with_factors
+from dora_cli.export.probe import Agreement, compare, installed_peft, load_with_peft, logits_of, probe_batch, with_factors
+from dora_cli.export.subject import Subject, place_of, saved_subject
 from dora_cli.models.family import is_decoder_only
-from dora_cli.models.source import BUILTIN_PREFIX, find_source
-from dora_cli.recipe import Recipe, check_listed
+from dora_cli.recipe import check_listed
 from dora_cli.reports.records import to_json, write_text
 from dora_cli.tasks import GenerationTask, Task
 from dora_cli.training.listener import Listener, SilentListener
+from dora_cli.training.origin import RECORD
 
 FORMATS = ("peft", "merged")
 _HERE = ("train.device=cpu", "train.precision=auto")
@@ -81,7 +82,7 @@ def export_saved(
     """Exports the weights of a run.
 
     Args:
-        checkpoint: run folder (its selected adapter), or one checkpoint of it.
+        checkpoint: run folder (its selected adapter), or one checkpoint of it; or what `dora_cli.save_adapter` wrote.
         output: the folder to write.
         format: ``"peft"``, plain LoRA as PEFT reads it, or ``"merged"``, a plain transformers model.
         dtype: of the exported weights; None is fp32 for an adapter and the base's own for a merged model.
@@ -103,17 +104,49 @@ def export_saved(
         raise ExportError(f"--pad {padding} is for --format peft: a merged model has no ranks; leave it out")
     check_export_folder(output, overwrite=overwrite)
     try:
-        restored = restore(checkpoint, [*_HERE, *overrides], lambda recipe, task: (), listener)
+        if (Path(checkpoint) / RECORD).is_file():
+            subject = saved_subject(Path(checkpoint), overrides)
+        else:
+            subject = _run_subject(restore(checkpoint, [*_HERE, *overrides], lambda recipe, task: (), listener))
     finally:
         listener.close()
-    if not restored.adapted.method.frozen and not allow_unfrozen:
+    if not subject.method.frozen and not allow_unfrozen:
         raise ExportError(
-            f"{restored.run.weights} is of step {restored.weights.state['step']:,}, before the ranks were frozen: every start component "
+            f"{subject.place} is of step {subject.state['step']:,}, before the ranks were frozen: every start component "
             "would be exported, more than the budget; name a later checkpoint, or pass --allow-unfrozen if you want them all"
         )
     if format == "peft":
-        return _peft(restored, output, dtype or "float32", padding, overwrite=overwrite)
-    return _merged(restored, output, dtype or restored.recipe.model.dtype, overwrite=overwrite)
+        return _peft(subject, output, dtype or "float32", padding, overwrite=overwrite)
+    return _merged(subject, output, dtype or subject.dtype, overwrite=overwrite)
+
+
+def _run_subject(restored: Restored) -> Subject:
+    """The weights of a run, on its base model."""
+    adapted, recipe = restored.adapted, restored.recipe
+
+    def card(format: str, factors: Factors, dtype: str, probe: str) -> str:
+        return (peft_card if format == "peft" else merged_card)(_card(restored, factors, dtype, probe))
+
+    return Subject(
+        model=adapted.model,
+        tokenizer=adapted.tokenizer,
+        method=adapted.method,
+        projections=adapted.projections,
+        head=adapted.head,
+        place=str(restored.run.weights),
+        state=restored.weights.state,
+        base=place_of(recipe.model.name),
+        revision=adapted.commit,
+        dtype=recipe.model.dtype,
+        auto_class=_auto_class(restored),
+        task=restored.task.name,
+        dropout=float(getattr(recipe.method, "dropout", 0.0)),
+        trust_remote_code=recipe.model.trust_remote_code,
+        batch=probe_batch(adapted.model, adapted.tokenizer, () if adapted.layout is None else adapted.layout.start),
+        autocast=restored.accelerator.autocast,
+        generation=_generation(restored),
+        card=card,
+    )
 
 
 def _check_choice(option: str, value: str | None, choices: Sequence[str | None]) -> None:
@@ -121,66 +154,65 @@ def _check_choice(option: str, value: str | None, choices: Sequence[str | None])
         raise ExportError(f"{option} {value}: choose one of {', '.join(choice for choice in choices if choice)}")
 
 
-def _peft(restored: Restored, output: Path, dtype: str, padding: str, *, overwrite: bool) -> Export:
-    adapted, recipe = restored.adapted, restored.recipe
-    if not adapted.projections:
+def _peft(subject: Subject, output: Path, dtype: str, padding: str, *, overwrite: bool) -> Export:
+    if not subject.projections:
         raise ExportError(
-            f"method.name {recipe.method.name} trains the head alone, and PEFT loads no adapter without a projection; export this run "
+            f"method.name {subject.method.name} trains the head alone, and PEFT loads no adapter without a projection; export this run "
             "with --format merged"
         )
-    exact = {name: balance(one) for name, one in adapted.method.to_lora().items()}
-    factors = pad(exact, padding)
-    batch = probe_batch(adapted)
-    reference = logits_of(adapted.model, batch, restored.accelerator.autocast())
-    model = make_plain(adapted)
-    saved = peft.head_modules(model, adapted.head)
+    exact = {name: balance(one) for name, one in subject.method.to_lora().items()}
+    factors, batch = pad(exact, padding), subject.batch
+    reference = logits_of(subject.model, batch, subject.autocast())
+    model = make_plain(subject.model, subject.projections)
+    saved = peft.head_modules(model, subject.head)
     config = peft.adapter_config(
         model,
         factors,
         saved,
-        task_type=TASK_TYPES[_auto_class(restored)][0],
-        base=_place(recipe),
-        revision=adapted.commit,
-        dropout=float(getattr(recipe.method, "dropout", 0.0)),
+        task_type=TASK_TYPES[subject.auto_class][0],
+        base=subject.base,
+        revision=subject.revision,
+        dropout=subject.dropout,
     )
     check_finite(model.state_dict(), "the run")
     tensors = peft.adapter_tensors(model, factors, saved, DTYPES[dtype])
     check_finite(tensors, dtype)
     with torch.no_grad():
         rounded = peft.head_in(tensors)
-        for name, parameter in adapted.head.items():
+        for name, parameter in subject.head.items():
             parameter.copy_(rounded[name])
     with with_factors(model, peft.factors_in(tensors, factors)):
-        agreement = compare(reference, logits_of(model, batch, restored.accelerator.autocast()), batch)
-    _check_sound(agreement, dtype, recipe)
+        agreement = compare(reference, logits_of(model, batch, subject.autocast()), batch)
+    _check_sound(agreement, dtype, subject.dtype)
     with export_folder(output, overwrite=overwrite) as folder:
         save_file(tensors, folder / peft.WEIGHTS, {"format": "pt"})
         write_text(folder / peft.CONFIG, to_json(config))
-        write_text(folder / "README.md", peft_card(_card(restored, factors, dtype, agreement)))
-        return _finish(restored, folder, output, "peft", dtype, Size.of(exact), Size.of(factors), len(factors), agreement)
+        if asked := installed_peft():
+            theirs = load_with_peft(model, folder)
+            agreement = compare(reference, logits_of(theirs, batch, subject.autocast()), batch, by=asked)
+            _check_sound(agreement, dtype, subject.dtype)
+        write_text(folder / "README.md", subject.card("peft", factors, dtype, describe(agreement, dtype)))
+        return _finish(subject, folder, output, "peft", dtype, Size.of(exact), Size.of(factors), len(factors), agreement)
 
 
-def _merged(restored: Restored, output: Path, dtype: str, *, overwrite: bool) -> Export:
-    adapted, recipe = restored.adapted, restored.recipe
-    factors = adapted.method.to_lora()
+def _merged(subject: Subject, output: Path, dtype: str, *, overwrite: bool) -> Export:
+    factors, batch = subject.method.to_lora(), subject.batch
     exact = Size.of(factors)
-    batch = probe_batch(adapted)
-    reference = logits_of(adapted.model, batch, restored.accelerator.autocast())
-    model = make_plain(adapted)
+    reference = logits_of(subject.model, batch, subject.autocast())
+    model = make_plain(subject.model, subject.projections)
     merge(model, factors, dtype)
-    auto_class = _auto_class(restored)
     with export_folder(output, overwrite=overwrite) as folder:
-        save_merged(model, adapted.tokenizer, folder, generation=_generation(restored))
+        save_merged(model, subject.tokenizer, folder, generation=subject.generation)
         model.to("meta")  # the one that was written takes its place in memory
-        written = load_merged(folder, auto_class, dtype, trust_remote_code=recipe.model.trust_remote_code)
+        written = load_merged(folder, subject.auto_class, dtype, trust_remote_code=subject.trust_remote_code)
         agreement = compare(reference, logits_of(written, batch), batch)
-        _check_sound(agreement, dtype, recipe)
-        write_text(folder / "README.md", merged_card(_card(restored, factors, dtype, agreement)))
-        return _finish(restored, folder, output, "merged", dtype, exact, exact, len(factors), agreement)
+        _check_sound(agreement, dtype, subject.dtype)
+        write_text(folder / "README.md", subject.card("merged", factors, dtype, describe(agreement, dtype)))
+        return _finish(subject, folder, output, "merged", dtype, exact, exact, len(factors), agreement)
 
 
 def _finish(
-    restored: Restored,
+    subject: Subject,
     folder: Path,
     output: Path,
     format: str,
@@ -190,16 +222,15 @@ def _finish(
     live: int,
     agreement: Agreement,
 ) -> Export:
-    adapted = restored.adapted
-    head = sum(parameter.numel() for parameter in adapted.head.values())
+    head = sum(parameter.numel() for parameter in subject.head.values())
     record = {
         "dora": __version__,
         "format": format,
         "dtype": dtype,
-        "task": restored.task.name,
-        "method": adapted.method.name,
-        "step": restored.weights.state["step"],
-        "frozen": adapted.method.frozen,
+        "task": subject.task,
+        "method": subject.method.name,
+        "step": subject.state["step"],
+        "frozen": subject.method.frozen,
         "components": padded.components,
         "live_components": exact.components,
         "adapter_parameters": padded.parameters,
@@ -209,13 +240,13 @@ def _finish(
     }
     write_record(folder, record)
     files = sizes(folder)
-    return Export(output, format, dtype, len(adapted.projections), live, exact, padded, head, files, agreement)
+    return Export(output, format, dtype, len(subject.projections), live, exact, padded, head, files, agreement)
 
 
-def _check_sound(agreement: Agreement, dtype: str, recipe: Recipe) -> None:
+def _check_sound(agreement: Agreement, dtype: str, base: str) -> None:
     if agreement.difference == float("inf"):
         raise ExportError(f"in {dtype} the exported model gives logits that are not finite; choose --dtype bfloat16 or float32")
-    if dtype == recipe.model.dtype == "float32" and agreement.difference > _SOUND * max(1.0, agreement.largest):
+    if dtype == base == "float32" and agreement.difference > _SOUND * max(1.0, agreement.largest):
         raise ExportError(
             f"the exported model does not compute what the run's own does: logits differ by {agreement.difference:.2g} (largest "
             f"{agreement.largest:.2g}), more than rounding explains. The model's class does something with its weights that an export "
@@ -231,21 +262,12 @@ def _auto_class(restored: Restored) -> str:
     return "AutoModelForSeq2SeqLM" if layout.encoder_decoder else "AutoModelForCausalLM"
 
 
-def _place(recipe: Recipe) -> str:
-    """What loads the base model: a hub id, or the folder it is in."""
-    name = recipe.model.name
-    if name.startswith(BUILTIN_PREFIX):
-        return find_source(name).location
-    folder = Path(name).expanduser()
-    return str(folder.resolve()) if folder.is_dir() else name
-
-
 def _generation(restored: Restored) -> Any | None:
     layout = restored.adapted.layout
     return None if layout is None else generation_of(layout, decoding(restored.recipe))
 
 
-def _card(restored: Restored, factors: Mapping[str, Any], dtype: str, agreement: Agreement) -> Card:
+def _card(restored: Restored, factors: Factors, dtype: str, probe: str) -> Card:
     adapted, recipe, task, state = restored.adapted, restored.recipe, restored.task, restored.weights.state
     generation = _generation(restored)
     tokenizer, config = adapted.tokenizer, adapted.model.config
@@ -256,7 +278,7 @@ def _card(restored: Restored, factors: Mapping[str, Any], dtype: str, agreement:
         recipe=recipe,
         trained=restored.run.read_recipe(),
         task=task,
-        base=_place(recipe),
+        base=place_of(recipe.model.name),
         revision=adapted.commit,
         auto_class=_auto_class(restored),
         pad_with_end=tokenizer.pad_token_id == tokenizer.eos_token_id,
@@ -267,7 +289,7 @@ def _card(restored: Restored, factors: Mapping[str, Any], dtype: str, agreement:
         metrics=recorded_metrics(restored),
         projections=adapted.projections,
         ranks={p.name: factors[p.name].rank if p.name in factors else 0 for p in adapted.projections},
-        probe=describe(agreement, dtype),
+        probe=probe,
         dtype=dtype,
     )
 
@@ -281,5 +303,5 @@ def describe(agreement: Agreement, dtype: str) -> str:
     """One sentence on how far the export is from the run's own model."""
     return (
         f"On {agreement.tokens} random tokens the largest difference to the run's own logits is {agreement.difference:.2g} in {dtype} "
-        f"(the largest logit is {agreement.largest:.3g})."
+        f"(the largest logit is {agreement.largest:.3g}){f', as {agreement.by} computes it' if agreement.by else ''}."
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from torch import nn
 
@@ -10,13 +10,19 @@ from dora_cli.errors import ModelError
 from dora_cli.methods.base import LoraFactors, Method
 
 _MARK = "_dora_method"
+_ORIGIN = "_dora_origin"
 
 M = TypeVar("M", bound=nn.Module)
 
 
-def mark(model: nn.Module, method: Method) -> None:
-    """Remembers on `model` that `method` is attached to it. A copy of the model carries a copy of the method."""
-    model.__dict__[_MARK] = method
+def mark(model: nn.Module, method: Method, origin: Any = None) -> None:
+    """Remembers on `model` that `method` is attached to it, and how it came to that. A copy of the model carries a copy of both."""
+    model.__dict__[_MARK], model.__dict__[_ORIGIN] = method, origin
+
+
+def origin_of(model: nn.Module) -> Any:
+    """What `mark` was told of how `model` came to its method."""
+    return model.__dict__[_ORIGIN]
 
 
 def carried(model: nn.Module) -> Method | None:
@@ -46,7 +52,7 @@ def merge(model: M) -> M:
         ModelError: the model carries no adapter.
     """
     attached(model).merge()
-    del model.__dict__[_MARK]
+    del model.__dict__[_MARK], model.__dict__[_ORIGIN]
     return model
 
 

@@ -29,6 +29,11 @@ def shape_of(module: nn.Module) -> Shape:
     return int(d_out), int(d_in)
 
 
+def trained_type(dtype: torch.dtype) -> torch.dtype:
+    """The type of whatever trains in a model of `dtype`: fp32, or wider where the model is."""
+    return torch.promote_types(dtype, torch.float32)
+
+
 def swap_modules(model: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> None:
     """Puts each value of `replacements` wherever `model` holds its key, under every name it is registered by."""
     for parent in list(model.modules()):

@@ -7,7 +7,7 @@ from dora_cli.models.classifier import config_model, load_model
 from dora_cli.models.generator import config_generator, load_generator
 from dora_cli.models.head import head_parameters
 from dora_cli.models.loading import LoadedModel, max_positions
-from dora_cli.models.projections import Projection, find_projections
+from dora_cli.models.projections import Projection, find_projections, left_out
 from dora_cli.models.source import ModelUnreachableError, builtin_names
 from dora_cli.models.suitability import kind_if_suitable
 
@@ -21,6 +21,7 @@ __all__ = [
     "find_projections",
     "head_parameters",
     "kind_if_suitable",
+    "left_out",
     "load_generator",
     "load_model",
     "max_positions",

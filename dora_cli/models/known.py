@@ -116,6 +116,7 @@ NEEDS: tuple[str, ...] = (
     "e2e: a decoder or an encoder-decoder with its language-modelling head, and an end token",
     "blocks of one class in an nn.ModuleList, with nn.Linear or Conv1D in them; names do not matter",
     "no mixture of experts among the targets: routers and experts are refused (method.targets: [attention] leaves them out)",
+    "state-space mixers (Mamba and the like): attention and ffn take their in_proj alone, patterns such as '*.out_proj' the others too",
     "Python code of its own only with model.trust_remote_code: true",
 )
 """What any model must have to be adapted, one a line."""

@@ -15,6 +15,7 @@ from dora_cli.methods.base import Shape
 from dora_cli.methods.linear import shape_of
 from dora_cli.models.blocks import base_model, find_blocks, linear_maps
 from dora_cli.models.family import is_decoder_only
+from dora_cli.models.mixers import never_called, read_past
 
 GROUPS = ("attention", "ffn")
 _LISTED = 24  # how many names an error message lists before it counts the rest
@@ -52,7 +53,7 @@ def find_projections(model: nn.Module, targets: Sequence[str] = GROUPS) -> list[
         model: any module whose blocks stand in an `nn.ModuleList`; weights may be on the meta device.
         targets: ``"attention"``, ``"ffn"`` or glob patterns. A pattern is matched against the full path, the path within
             the block and every other dotted end of the full path (``query``, ``*.output.dense``, ``layer.11.*``). Nothing outside
-            blocks is ever adapted.
+            blocks is ever adapted. ``"attention"`` and ``"ffn"`` leave out what `left_out` tells of; patterns reach it.
 
     Raises:
         ProjectionError: no blocks; no or unmatched targets; or targets that reach a mixture of experts or a linear map
@@ -67,9 +68,12 @@ def find_projections(model: nn.Module, targets: Sequence[str] = GROUPS) -> list[
             f"{type(model).__name__} has no blocks to adapt: no nn.ModuleList in it holds modules of one class with linear maps inside"
         )
     chosen: set[str] = set()
+    past = read_past(model)
     for target in targets:
         _refuse_mixtures(target, mixtures, attention_left=any(p.group == "attention" for p in available))
-        matched = {p.name for p in available if (p.group == target if target in GROUPS else _matches(p.name, target))}
+        matched = {
+            p.name for p in available if (p.group == target and p.name not in past if target in GROUPS else _matches(p.name, target))
+        }
         if not matched:
             counts = Counter(p.projection for p in available)
             raise ProjectionError(
@@ -79,7 +83,30 @@ def find_projections(model: nn.Module, targets: Sequence[str] = GROUPS) -> list[
         chosen |= matched
     projections = [p for p in available if p.name in chosen]
     _refuse_bypassed(model, projections)
+    if unused := [p.name for p in projections if p.name in past and never_called(p.name)]:
+        raise ProjectionError(
+            f"{type(model).__name__} reads these weights without calling the module, so an adapter would have no effect on "
+            f"{_listing(unused)}; choose targets that leave them out"
+        )
     return projections
+
+
+def left_out(model: nn.Module, targets: Sequence[str]) -> str | None:
+    """Which projections of state-space mixers ``"attention"`` and ``"ffn"`` leave out, and why; None if there are none.
+
+    Args:
+        model: before or after adapters were attached.
+        targets: as of `find_projections`.
+    """
+    groups = [target for target in targets if target in GROUPS]
+    counts = Counter(path.rpartition(".")[2] for path in read_past(model)) if groups else Counter[str]()
+    if not counts:
+        return None
+    return (
+        f"{' and '.join(groups)}: left out are {_listing([f'{path} (x{count})' for path, count in counts.items()])} of the state-space "
+        "mixers: fused kernels read these weights past the module, where an adapter has no effect, and PEFT refuses out_proj. A pattern "
+        "such as '*.out_proj' adapts them all the same where no such kernels are installed; then export with --format merged"
+    )
 
 
 def _all_projections(model: nn.Module) -> list[Projection]:

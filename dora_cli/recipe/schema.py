@@ -201,7 +201,7 @@ class DoraMethod(Section):
         start_rank: rank of every projection at the start; None is ``ceil(1.5 * rank)``.
         alpha: the update is scaled by ``alpha / start rank``.
         dropout: on the adapters' input.
-        targets: ``attention``, ``ffn`` or glob patterns of projections.
+        targets: ``attention``, ``ffn`` or glob patterns of projections; out_proj and the like of Mamba-type models only by pattern.
         ema_beta: decay of the moving average of the scores.
         warmup_fraction: share of the steps before pruning starts.
         final_fraction: share of the steps after the ranks are frozen.

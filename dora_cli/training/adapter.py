@@ -1,9 +1,10 @@
-"""What a run trained, on a model that the user has loaded."""
+"""What was trained, on a model that the user has loaded: from a run, or from what `save_adapter` wrote."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -16,22 +17,26 @@ from dora_cli.methods.attached import lora_of, mark
 from dora_cli.methods.base import LoraFactors
 from dora_cli.models import find_projections, head_parameters
 from dora_cli.recipe import Recipe, load_recipe
+from dora_cli.recipe.schema import MethodSection
 from dora_cli.reports.records import RunRecords
-from dora_cli.training.build import load_base, make_method, targets_of
-from dora_cli.training.checkpoint import Weights
+from dora_cli.training.build import load_base
+from dora_cli.training.checkpoint import Weights, load_weights
 from dora_cli.training.fingerprint import fingerprint_model
+from dora_cli.training.origin import RECORD, AdapterRecord, BaseRecord, Origin, make, with_targets
 from dora_cli.training.own_loop import refuse_unsuitable
 from dora_cli.training.resolve import resolve
 
+_WHOSE = {False: "the run", True: "the adapter"}
+
 
 def load_adapter(path: str | Path, model: nn.Module, *, allow_unfrozen: bool = False) -> Method:
-    """Puts the adapters and the head of a run on `model`, in place.
+    """Puts the adapters and the head of a run, or those that `save_adapter` wrote, on `model`, in place.
 
     Afterwards the adapters and the head may train and the rest is frozen; the model stays in the mode and on the device it was. Adapters
     are fp32 and convert by themselves; a head takes the model's own type.
 
     Args:
-        path: run folder (its selected adapter), or one checkpoint of it.
+        path: run folder (its selected adapter), or one checkpoint of it; or a folder that `save_adapter` wrote.
         model: the base model of the run with the head for its task, such as
             ``AutoModelForSequenceClassification.from_pretrained(NAME, num_labels=2)``, in the type of the run's ``model.dtype``. What is
             in its head does not matter. A decoder's classification also needs the ``pad_token_id`` of the tokenizer in its config.
@@ -45,9 +50,12 @@ def load_adapter(path: str | Path, model: nn.Module, *, allow_unfrozen: bool = F
             is then as it was.
         ModelError: the model carries an adapter already, or is quantised.
     """
-    run = SavedRun.at(Path(path), flag="")
+    path = Path(path)
+    if (path / RECORD).is_file():
+        return _load(_Source.saved(path), model, allow_unfrozen)
+    run = SavedRun.at(path, flag="")
     recipe, _ = resolve(load_recipe(RunRecords(run.folder).recipe))
-    return _load(run, recipe, model, allow_unfrozen)
+    return _load(_Source.run(run, recipe), model, allow_unfrozen)
 
 
 def to_lora(
@@ -73,40 +81,91 @@ def to_lora(
     recipe, task = resolve(read_recipe(run, overrides))
     with hint_where(run, recipe):
         base = load_base(recipe, task)
-    return _load(run, recipe, base.model, allow_unfrozen).to_lora()
+    return _load(_Source.run(run, recipe), base.model, allow_unfrozen).to_lora()
 
 
-def _load(run: SavedRun, recipe: Recipe, model: nn.Module, allow_unfrozen: bool) -> Method:
+@dataclass(frozen=True)
+class _Source:
+    """Weights, and what is known of how they came about.
+
+    Attributes:
+        place: the folder they are in.
+        settings: of the method.
+        exact: whether the targets in them are the full names of the projections, and the head is all that trained beside these.
+        name, revision, dtype, fingerprint: of the base model.
+    """
+
+    place: Path
+    weights: Weights
+    settings: MethodSection
+    exact: bool
+    name: str | None
+    revision: str | None
+    dtype: str
+    fingerprint: str
+
+    @classmethod
+    def run(cls, run: SavedRun, recipe: Recipe) -> _Source:
+        base = recipe.model
+        return cls(run.weights, run.read_weights(), recipe.method, False, base.name, base.revision, base.dtype, str(run.base_fingerprint()))
+
+    @classmethod
+    def saved(cls, folder: Path) -> _Source:
+        record, weights = AdapterRecord.read(folder), load_weights(folder)
+        base = record.base
+        return cls(folder, weights, record.method, True, base.name, base.revision, base.dtype, base.fingerprint)
+
+    @property
+    def targets(self) -> Sequence[str]:
+        """None for a method that adapts nothing."""
+        return getattr(self.settings, "targets", ())
+
+
+def _load(source: _Source, model: nn.Module, allow_unfrozen: bool) -> Method:
     refuse_unsuitable(model)
-    weights, method = run.read_weights(), make_method(recipe)
-    expected, found = run.base_fingerprint(), fingerprint_model(model, leave_out=frozenset(weights.head))
-    head = _fitting_head(model, weights)
+    weights, method = source.weights, make(source.settings)
+    base = BaseRecord.of(model, fingerprint_model(model, leave_out=frozenset(weights.head)))
+    head = _fitting_head(model, weights, whole=not source.exact)
+    if base.dtype != source.dtype:
+        whose = _WHOSE[source.exact]
+        raise CheckpointError(f"this model is {base.dtype}, {whose}'s base was {source.dtype}; load it with dtype=torch.{source.dtype}")
     with _unchanged_on_error(model):
-        try:
-            projections = {p.name: p.module for p in find_projections(model, targets_of(recipe))} if targets_of(recipe) else {}
-        except ProjectionError as error:
-            raise CheckpointError(f"this model is not the one the run adapted: {error}") from error
+        projections = _projections(model, source)
         model.requires_grad_(False)
         with torch.random.fork_rng(devices=list({p.device for p in model.parameters() if p.device.type == "cuda"})):
             method.attach(model, projections)  # draws factors, which the next line replaces
         weights.restore_method(method)
-        if found != expected:
-            raise CheckpointError(_other_base(recipe, model, str(expected), found))
+        if base.fingerprint != source.fingerprint:
+            raise CheckpointError(_other_base(source, base))
         if not method.frozen and not allow_unfrozen:
             raise CheckpointError(
-                f"{run.weights} is from before the freeze (step {weights.state['step']}): its ranks are not final; use a later checkpoint, "
-                "or allow_unfrozen=True to take all components"
+                f"{source.place} is from before the freeze (step {weights.state['step']}): its ranks are not final; use a later "
+                "checkpoint, or allow_unfrozen=True to take all components"
             )
         for name, parameter in head.items():
             with torch.no_grad():
                 parameter.copy_(weights.head[name])
             parameter.requires_grad_(True)
-    mark(model, method)
+    settings = with_targets(source.settings, list(projections))
+    mark(model, method, Origin(settings, base, tuple(head), weights.state["step"], weights.state["phase"]))
     return method
 
 
-def _fitting_head(model: nn.Module, weights: Weights) -> Mapping[str, nn.Parameter]:
-    """The parameters of `model` that the run's head goes to."""
+def _projections(model: nn.Module, source: _Source) -> dict[str, nn.Module]:
+    """What is adapted in `model`, by full name; raises CheckpointError if it is not what was adapted."""
+    if not source.targets:
+        return {}
+    try:
+        found = {p.name: p.module for p in find_projections(model, source.targets)}
+    except ProjectionError as error:
+        raise CheckpointError(f"this model is not the one {_WHOSE[source.exact]} adapted: {error}") from error
+    if source.exact and (other := sorted(found.keys() ^ set(source.targets))):
+        raise CheckpointError(f"this model is not the one {_WHOSE[True]} adapted: {other[0]} is a projection of one of them alone")
+    return found
+
+
+def _fitting_head(model: nn.Module, weights: Weights, *, whole: bool) -> Mapping[str, nn.Parameter]:
+    """The parameters of `model` that the saved head goes to; `whole` if that must be all of its head."""
     parameters = dict(model.named_parameters())
     for name, saved in sorted(weights.head.items()):
         if name not in parameters:
@@ -119,7 +178,7 @@ def _fitting_head(model: nn.Module, weights: Weights) -> Mapping[str, nn.Paramet
                 f"head tensor {name} is {tuple(saved.shape)} in the checkpoint and {tuple(parameters[name].shape)} in this "
                 f"{type(model).__name__}; load the model with the num_labels of the run's task"
             )
-    for name in sorted(head_parameters(model).keys() - weights.head.keys()):
+    for name in sorted(head_parameters(model).keys() - weights.head.keys()) if whole else ():
         raise CheckpointError(
             f"head tensor {name} of this {type(model).__name__} is missing from the checkpoint; load the base model of the run with the "
             "head for its task"
@@ -127,14 +186,11 @@ def _fitting_head(model: nn.Module, weights: Weights) -> Mapping[str, nn.Paramet
     return {name: parameters[name] for name in weights.head}
 
 
-def _other_base(recipe: Recipe, model: nn.Module, expected: str, found: str) -> str:
-    dtype = next((str(p.dtype).removeprefix("torch.") for p in model.parameters() if p.is_floating_point()), recipe.model.dtype)
-    if dtype != recipe.model.dtype:
-        return f"this model is {dtype}, the run's base was {recipe.model.dtype}; load it with dtype=torch.{recipe.model.dtype}"
-    at = f" at revision {recipe.model.revision}" if recipe.model.revision else ""
+def _other_base(source: _Source, found: BaseRecord) -> str:
+    at = f" at revision {source.revision}" if source.revision else ""
     return (
-        f"this model is not the one the run was trained on (fingerprint {found[:12]}, the run's is {expected[:12]}); load "
-        f"{recipe.model.name}{at}, unchanged"
+        f"this model is not the one {_WHOSE[source.exact]} was trained on (fingerprint {found.fingerprint[:12]}, not "
+        f"{source.fingerprint[:12]}); load {source.name or 'that one'}{at}, unchanged"
     )
 
 

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from dora_cli.data import PairLayout, pair_layout
-from dora_cli.methods import METHODS, Method, triton_obstacle
+from dora_cli.methods import Method, triton_obstacle
 from dora_cli.methods.base import Schedule
+from dora_cli.methods.linear import trained_type
 from dora_cli.models import (
     LoadedModel,
     Projection,
@@ -26,6 +27,7 @@ from dora_cli.recipe import Recipe
 from dora_cli.tasks import GenerationTask, Task
 from dora_cli.training.environment import ModelSize
 from dora_cli.training.fingerprint import fingerprint_model
+from dora_cli.training.origin import make
 from dora_cli.training.seeds import seed_everything
 
 
@@ -60,9 +62,8 @@ class AdaptedModel:
 
 
 def make_method(recipe: Recipe) -> Method:
-    """The method of a recipe with its settings; the recipe's keys are the method's arguments."""
-    settings = recipe.method.model_dump(exclude={"name", "targets"})
-    return METHODS[recipe.method.name](**settings)
+    """The method of a recipe with its settings."""
+    return make(recipe.method)
 
 
 def targets_of(recipe: Recipe) -> Sequence[str]:
@@ -149,7 +150,7 @@ def adapt(recipe: Recipe, task: Task, base: LoadedModel, method: Method, device:
     seed_everything(recipe.train.seed)  # the draw of A and B depends on the seed alone, not on how the base was loaded
     method.attach(model, {p.name: p.module for p in projections}, schedule)
     for parameter in head.values():
-        parameter.data = parameter.data.float()
+        parameter.data = parameter.data.to(trained_type(parameter.dtype))
         parameter.requires_grad_(True)
     layout = pair_layout(base.tokenizer, decoder_start=base.decoder_start) if isinstance(task, GenerationTask) else None
     return AdaptedModel(model, base.tokenizer, method, projections, head, layout, schedule, base.commit, fingerprint, size)

@@ -23,6 +23,7 @@ from dora_cli.training.progress import check_progress, check_state
 
 ADAPTER, HEAD, STATE = "adapter.safetensors", "head.safetensors", "state.json"
 OPTIMIZER, RANDOM, PROGRESS = "optimizer.safetensors", "random.safetensors", "progress.json"
+_LISTED = 4  # how many tensors a message names before it counts the rest
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,9 @@ class Weights:
     state: Mapping[str, Any]
 
     @classmethod
-    def of(cls, adapted: AdaptedModel, state: Mapping[str, Any]) -> Weights:
-        return cls(_to_cpu(adapted.method.state_dict()), _to_cpu(dict(adapted.head)), dict(state))
+    def of(cls, adapter: Mapping[str, torch.Tensor], head: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> Weights:
+        """A copy of a method's state and of the head's parameters."""
+        return cls(_to_cpu(adapter), _to_cpu(head), dict(state))
 
     @property
     def parts(self) -> dict[str, Part]:
@@ -112,10 +114,34 @@ def save_weights(folder: Path, weights: Weights) -> None:
 
 
 def load_weights(folder: Path) -> Weights:
-    """Reads the weights in `folder`, a checkpoint or what `save_weights` wrote; raises CheckpointError."""
+    """Reads the weights in `folder`, a checkpoint or what `save_weights` wrote.
+
+    Every reader of weights comes through here or through `Snapshot.load`: weights that are not finite go no further.
+
+    Raises:
+        CheckpointError: a file is missing or damaged, or holds values that are not finite.
+    """
     return _weights(folder, read_folder(folder, (ADAPTER, HEAD, STATE)))
 
 
 def _weights(folder: Path, parts: Mapping[str, Part]) -> Weights:
     check_state(parts[STATE], folder / STATE)
+    for name in (ADAPTER, HEAD):
+        if bad := not_finite(parts[name]):
+            raise CheckpointError(
+                f"{folder / name} holds values that are not finite (NaN or infinite), in {bad}; the training diverged or the file is "
+                "damaged: use another checkpoint of the run, or train again with a lower learning rate"
+            )
     return Weights(parts[ADAPTER], parts[HEAD], parts[STATE])
+
+
+def not_finite(tensors: Mapping[str, torch.Tensor]) -> str:
+    """The names of the tensors that hold a value that is not finite, the first few and how many more; empty if none does."""
+    names = [shown(name) for name, tensor in sorted(tensors.items()) if tensor.is_floating_point() and not _is_finite(tensor)]
+    more = f" and {len(names) - _LISTED:,} more" if len(names) > _LISTED else ""
+    return ", ".join(names[:_LISTED]) + more
+
+
+def _is_finite(tensor: torch.Tensor) -> bool:
+    values = tensor if tensor.element_size() > 1 else tensor.float()  # PyTorch does not ask types of 8 bits
+    return bool(values.isfinite().all())

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dora_cli.models import ModelUnreachableError, Projection, find_projections, head_parameters
+from dora_cli.models import ModelUnreachableError, Projection, find_projections, head_parameters, left_out
 from dora_cli.recipe import Recipe
 from dora_cli.tasks import Task
 from dora_cli.training.build import base_from_config, make_method, note_on_code, note_on_rank, targets_of
@@ -36,6 +36,7 @@ class DryRun:
         parameters: ``projections, per_rank, start, final, head``; adapter sizes count `A` and `B`, `final` for a uniform allocation.
         out_of_reach: why the model's configuration could not be read; None if it could.
         rank_note: what is to be said of the start rank; None where it is sound or the model's shapes are out of reach.
+        left_out_note: which projections the targets leave out, and why; None where they leave out none.
         cuda_graph: whether steps will be captured in CUDA graphs, in words; None where that is no question.
         output: the run folder, or the parent folder of a run per seed; None if not decided.
         seeds: one run each; empty for a single run.
@@ -51,6 +52,7 @@ class DryRun:
     parameters: dict[str, int] | None
     out_of_reach: str | None
     rank_note: str | None = None
+    left_out_note: str | None = None
     cuda_graph: str | None = None
     output: Path | None = None
     seeds: Sequence[int] = ()
@@ -76,6 +78,8 @@ class DryRun:
             rows.append(("code", note))
         if self.rank_note is not None:
             rows.append(("rank", self.rank_note))
+        if self.left_out_note is not None:
+            rows.append(("targets", self.left_out_note))
         if self.output is not None:
             rows.append(("output", f"{self.output / 'seed-*' if self.seeds else self.output}"))
         if self.seeds:
@@ -92,7 +96,7 @@ def dry_run(recipe: Recipe, output: Path | None = None, seeds: Sequence[int] = (
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     length = RunLength.of(recipe, _training_examples(recipe, task), processes)
     method, targets = make_method(recipe), targets_of(recipe)
-    parameters, reason, model, rank_note = None, None, None, None
+    parameters, reason, model, rank_note, left_out_note = None, None, None, None, None
     try:
         model = base_from_config(recipe, task)
     except ModelUnreachableError as error:
@@ -106,6 +110,7 @@ def dry_run(recipe: Recipe, output: Path | None = None, seeds: Sequence[int] = (
         head = sum(parameter.numel() for parameter in head_parameters(model, frozenset()).values())
         parameters = _parameters(projections, schedule, head)
         rank_note = note_on_rank(schedule.get("start_rank", 0), projections)
+        left_out_note = left_out(model, targets)
     return DryRun(
         recipe=recipe,
         length=length,
@@ -117,6 +122,7 @@ def dry_run(recipe: Recipe, output: Path | None = None, seeds: Sequence[int] = (
         parameters=parameters,
         out_of_reach=reason,
         rank_note=rank_note,
+        left_out_note=left_out_note,
         cuda_graph=_cuda_graph(recipe.train.cuda_graph, model, device, precision),
         output=output,
         seeds=seeds,

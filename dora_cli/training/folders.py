@@ -31,11 +31,16 @@ Part = Mapping[str, Any]
 """Content of one file: tensors by name (``.safetensors``), or what JSON holds (``.json``)."""
 
 
-def write_folder(folder: Path, parts: Mapping[str, Part]) -> None:
+def write_folder(folder: Path, parts: Mapping[str, Part], *, then: str | None = None) -> None:
     """Writes `parts` as files of `folder`, replacing an earlier folder only when the new one is complete and on the disk.
 
     A reader, or a crash at any moment, finds the whole old folder, the whole new one, or (between two renames) the old one under the
     name that `recover` knows.
+
+    Args:
+        folder: where.
+        parts: content by file name.
+        then: what can be done once the disk takes it; None where a run writes a checkpoint.
 
     Raises:
         OutputError: the disk refuses; what was there before is untouched.
@@ -64,6 +69,8 @@ def write_folder(folder: Path, parts: Mapping[str, Part]) -> None:
     except (OSError, SafetensorError) as error:  # safetensors wraps the system's error in its own
         shutil.rmtree(beside, ignore_errors=True)
         reason = getattr(error, "strerror", None) or error
+        if then is not None:
+            raise OutputError(f"cannot write {folder}: {reason}; what was there is whole. Free some space, then {then}") from error
         before, then = "the last one that was written is whole", "go on with --resume"
         if not any(folder.parent.rglob(f"step-*/{MANIFEST}")):
             before, then = "none was written before", "train again with --overwrite"

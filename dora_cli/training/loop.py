@@ -364,7 +364,7 @@ class Loop:
             # a checkpoint within an epoch has not been evaluated
             "metrics": dict(last["metrics"]) if last is not None and last["step"] == self.at.step else None,
         }
-        return Weights.of(self.adapted, state)
+        return Weights.of(self.adapted.method.state_dict(), self.adapted.head, state)
 
     def _snapshot(self, random: list[dict[str, torch.Tensor]]) -> Snapshot:
         moments, counters = self.step_function.state_dict()

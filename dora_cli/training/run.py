@@ -18,10 +18,11 @@ from dora_cli.evaluation.base import Finished
 from dora_cli.evaluation.evaluator import evaluated_splits, make_evaluator
 from dora_cli.methods import Method
 from dora_cli.methods.base import Schedule
+from dora_cli.models import left_out
 from dora_cli.recipe import Recipe, dump_recipe
 from dora_cli.reports.records import LogFile, RunRecords, read_json, write_json, write_jsonl, write_text
 from dora_cli.tasks import Task
-from dora_cli.training.build import adapt, load_base, make_method, note_on_code, note_on_kernels, note_on_rank
+from dora_cli.training.build import adapt, load_base, make_method, note_on_code, note_on_kernels, note_on_rank, targets_of
 from dora_cli.training.capture import check_capture, choose_capture
 from dora_cli.training.checkpoint import load_weights
 from dora_cli.training.devices import make_accelerator, resolve_device, resolve_precision
@@ -199,6 +200,8 @@ def _train(call: _Call, signals: StopSignals, stack: contextlib.ExitStack) -> Ru
         adapted = adapt(recipe, task, base, call.new_method(), accelerator.device, total_steps=length.total_steps)
     assert adapted.schedule is not None
     if note := note_on_rank(adapted.schedule.describe().get("start_rank", 0), adapted.projections):
+        listener.note(note)
+    if note := left_out(adapted.model, targets_of(recipe)):
         listener.note(note)
     trainable = sum(parameter.numel() for parameter in adapted.trainable)
     environment = describe_environment(

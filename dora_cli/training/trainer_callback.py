@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import TrainerCallback
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from dora_cli.errors import BudgetError, DeviceError, ModelError, RecipeError
 from dora_cli.methods import Dora
+from dora_cli.methods.attached import carried
 from dora_cli.methods.base import StepReport
 from dora_cli.training.own_loop import shrink
+from dora_cli.training.save_adapter import write_adapter
 from dora_cli.wording import plural
 
 
@@ -27,6 +31,10 @@ class DoraCallback(TrainerCallback):
     Before every optimiser step the method adjusts the gradients, after it the components are scored and pruned; at the freeze the
     Trainer's optimiser is shrunk. The Trainer clips gradients *before* the callback is asked, so the regulariser's gradient (DEM) is
     added to clipped gradients and is not clipped itself; ``dora train`` and the loop in `dora_cli.attach` clip the sum.
+
+    Whenever the Trainer saves, the adapter is written into ``checkpoint-N/adapter`` as `dora_cli.save_adapter` writes it (for PEFT too once
+    the ranks are final). What the Trainer writes beside it, there and by its `save_model`, is the whole model with the adapters' names
+    in it, which transformers does not load; save the result by ``dora_cli.save_adapter(model, folder)``, or after `dora_cli.merge`.
 
     Args:
         method: what `dora_cli.attach` returned. Its `total_steps` must be the Trainer's ``max_steps``, or what its epochs come to.
@@ -96,6 +104,13 @@ class DoraCallback(TrainerCallback):
             skipped = torch.tensor(True, device=self.method.parameters()[0].device)
         self.report = self.method.after_step(state.global_step + 1, skipped)
         shrink(optimizer, self.report)
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """After the Trainer's own checkpoint, by one process."""
+        if state.is_world_process_zero:
+            folder = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}" / "adapter"
+            model = next(module for module in kwargs["model"].modules() if carried(module) is self.method)
+            write_adapter(model, folder, for_peft=self.method.frozen, overwrite=True)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Says so if the training ended before the ranks were final."""

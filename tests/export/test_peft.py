@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import re
+import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,10 @@ from dora_cli.errors import ExportError
 from dora_cli.export.peft import adapter_config, adapter_tensors, head_modules
 from dora_cli.export.saved import export_saved
 from dora_cli.methods.base import LoraFactors
-from tests.export.conftest import KINDS, GetRun, config_of
+from dora_cli.training.dry_run import dry_run
+from tests.export.conftest import KINDS, GetRun, config_of, text_of
+from tests.models.test_projections import STATE_SPACE, causal, peft_takes
+from tests.training.test_build import Notes
 
 
 def zeros(rank: int, d_in: int = 4, d_out: int = 4) -> LoraFactors:
@@ -149,8 +155,6 @@ def test_the_file_is_as_large_as_the_live_parameters(tmp_path: Path) -> None:
 def test_a_run_of_the_head_alone_is_merged_only(bases: dict[str, Path], tmp_path: Path) -> None:
     import transformers
 
-    from tests.export.conftest import text_of
-
     text = text_of(KINDS["bert, fresh pooler and classifier"], bases["bert"])
     recipe = parse_recipe(re.sub("method: .*", "method: {name: head}", text))
     train(recipe, tmp_path / "run")
@@ -181,3 +185,73 @@ def test_a_checkpoint_from_before_the_freeze(run_of: GetRun, bases: dict[str, Pa
     base = getattr(transformers, kind.auto_class).from_pretrained(bases["llama"])
     assert PeftModel.from_pretrained(base, tmp_path / "peft").peft_config["default"].r == 3
     assert len(load_file(tmp_path / "peft" / "adapter_model.safetensors")) == 2 * 14
+
+
+# --- what PEFT itself says -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", STATE_SPACE)
+def test_what_peft_refuses_of_a_state_space_model_is_refused(name: str) -> None:
+    """The facts are held against PEFT's own answers, projection by projection."""
+    model = causal(name)
+    for path in [path for path, module in model.named_modules() if isinstance(module, nn.Linear) and path != "lm_head"]:
+        if peft_takes(model, [path]):
+            assert config(model, {path: 1})["target_modules"] == [path]
+        else:
+            with pytest.raises(ExportError, match=rf"PEFT takes no adapter on {path} .*type {name}; .*--format merged"):
+                config(model, {path: 1})
+
+
+def falcon_h1(folder: Path, tokenizer: Any) -> Any:
+    import transformers
+
+    shape = copy.deepcopy(STATE_SPACE["falcon_h1"][0])
+    shape.vocab_size, shape.max_position_embeddings = 1200, 160
+    torch.manual_seed(0)
+    transformers.FalconH1ForCausalLM(shape).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    text = text_of(KINDS["gpt2 (Conv1D)"], folder)
+    return partial(parse_recipe, text)
+
+
+def test_a_hybrid_model_is_exported_by_default_targets_and_merged_by_others(tokenizer: Any, tmp_path: Path) -> None:
+    recipe = falcon_h1(tmp_path / "base", tokenizer)
+    short = ["train.max_steps=6", "decode.beams=1", "decode.max_new_tokens=2"]
+    listener = Notes()
+    train(recipe(overrides=short), tmp_path / "default", listener=listener)
+    note = dict(dry_run(recipe(overrides=short)).rows)["targets"]
+    assert "out_proj (x2)" in note
+    assert listener.notes.count(note) == 1
+    found = export_saved(tmp_path / "default", tmp_path / "adapter")
+    assert str(found.agreement.by).startswith("PEFT ")
+    assert found.agreement.difference < 1e-5
+    train(recipe(overrides=[*short, "method.targets=['*.out_proj']"]), tmp_path / "out_proj")
+    with pytest.raises(ExportError, match="--format merged"):
+        export_saved(tmp_path / "out_proj", tmp_path / "refused")
+    assert not (tmp_path / "refused").exists()
+    assert export_saved(tmp_path / "out_proj", tmp_path / "merged", format="merged").agreement.difference < 1e-5
+
+
+def test_peft_is_asked_before_an_export_is_in_its_place(run_of: GetRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = run_of("roberta, classification")
+
+    def refuse(*arguments: Any, **more: Any) -> None:
+        raise ValueError("not on a Sunday\nsecond line")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PeftModel, "from_pretrained", refuse)
+        with pytest.raises(ExportError, match=r"^PEFT \S+ refuses this adapter: not on a Sunday; .*--format merged"):
+            export_saved(run, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+    with monkeypatch.context() as patch:
+        patch.setattr(PeftModel, "from_pretrained", lambda model, folder: model)  # takes it, and does something else with it
+        with pytest.raises(ExportError, match="does not compute what the run's own does"):
+            export_saved(run, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_peft_the_export_is_checked_by_the_model_itself(run_of: GetRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "peft", None)  # as the import system says that there is none
+    found = export_saved(run_of("roberta, classification"), tmp_path / "out")
+    assert found.agreement.by is None
+    assert found.agreement.difference < 1e-5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +13,7 @@ import transformers as tf
 from torch import nn
 
 from dora_cli.errors import ProjectionError
-from dora_cli.models import find_projections
+from dora_cli.models import find_projections, left_out
 from tests.models.conftest import SMALL
 
 H, F = 16, 32  # hidden and FFN width of the small models
@@ -367,6 +368,83 @@ def test_home_made_experts() -> None:
     with pytest.raises(ProjectionError, match=r"storeys\.2\.many\.w \(3-D weight \[3, 8, 8\]\)"):
         find_projections(stacked)
     assert len(find_projections(listed, ["attention"])) == 15
+
+
+# --- state-space mixers ----------------------------------------------------------------------------------------------------------
+
+_STATE: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 2, "vocab_size": 50}
+_HEADS: dict[str, Any] = {"intermediate_size": 32, "num_attention_heads": 2, "num_key_value_heads": 1, "vocab_size": 50, "hidden_size": 16}
+STATE_SPACE: dict[str, tuple[Any, list[str]]] = {
+    "mamba": (tf.MambaConfig(state_size=4, **_STATE), ["x_proj", "dt_proj", "out_proj"]),
+    "falcon_mamba": (tf.FalconMambaConfig(state_size=4, **_STATE), ["x_proj", "dt_proj", "out_proj"]),
+    "mamba2": (tf.Mamba2Config(state_size=4, num_heads=4, head_dim=8, n_groups=1, chunk_size=8, **_STATE), ["out_proj"]),
+    "falcon_h1": (
+        tf.FalconH1Config(
+            num_hidden_layers=2, mamba_d_ssm=16, mamba_n_heads=4, mamba_d_head=4, mamba_d_state=4, mamba_n_groups=1, mamba_chunk_size=8,
+            **_HEADS,
+        ),
+        ["out_proj"],
+    ),
+    "nemotron_h": (
+        tf.NemotronHConfig(
+            layers_block_type=["mamba", "attention"], head_dim=8, mamba_num_heads=4, mamba_head_dim=8, ssm_state_size=4, n_groups=1,
+            chunk_size=8, **_HEADS,
+        ),
+        ["out_proj"],
+    ),
+}  # fmt: skip
+"""Every model type on which PEFT refuses projections, and what fused kernels read past the module there."""
+
+
+def peft_takes(model: nn.Module, targets: list[str]) -> bool:
+    """PEFT's own answer."""
+    from peft import LoraConfig, get_peft_model
+
+    try:
+        get_peft_model(copy.deepcopy(model), LoraConfig(r=1, target_modules=targets))  # type: ignore[arg-type]
+    except ValueError as error:
+        return "incompatible with Mamba" not in str(error)
+    return True
+
+
+def causal(name: str) -> nn.Module:
+    torch.manual_seed(0)
+    return tf.AutoModelForCausalLM.from_config(STATE_SPACE[name][0])
+
+
+@pytest.mark.parametrize("name", STATE_SPACE)
+def test_what_kernels_read_past_the_module_is_no_default_target(name: str) -> None:
+    model, past = causal(name), STATE_SPACE[name][1]
+    projections = find_projections(model, ["ffn"])
+    assert {p.projection.rpartition(".")[2] for p in projections}.isdisjoint(past)
+    assert any(p.projection.endswith(".in_proj") for p in projections)
+    assert peft_takes(model, [p.name for p in projections])
+    by_pattern = [p.name for p in find_projections(model, ["*.out_proj"])]
+    assert by_pattern
+    assert not peft_takes(model, by_pattern)
+    note = left_out(model, ["attention", "ffn"])
+    assert note is not None
+    assert all(f"{path} (x" in note for path in past)
+    assert left_out(model, ["*.out_proj"]) is None
+    assert left_out(on_meta(ENCODERS["llama"][0]), ["attention", "ffn"]) is None
+
+
+@pytest.mark.parametrize("name", STATE_SPACE)
+def test_a_projection_of_a_mixer_that_is_never_called_is_refused(name: str) -> None:
+    """Which those are is seen in a forward pass."""
+    model = causal(name)
+    linear = {path for path, module in model.named_modules() if isinstance(module, nn.Linear) and path != "lm_head"}
+    called: set[str] = set()
+    for path in linear:
+        model.get_submodule(path).register_forward_hook(lambda *_, path=path: called.add(path))
+    model(input_ids=torch.arange(5)[None])
+    for path in sorted(linear):
+        if path in called:
+            assert [p.name for p in find_projections(model, [path])] == [path]
+        else:
+            with pytest.raises(ProjectionError, match=rf"without calling the module.*{path}"):
+                find_projections(model, [path])
+    assert {path.rpartition(".")[2] for path in linear - called} == ({"dt_proj"} if name in ("mamba", "falcon_mamba") else set())
 
 
 def test_weights_that_torch_reads_past_the_module_are_refused() -> None:

@@ -6,6 +6,7 @@ import copy
 import re
 import warnings
 from collections.abc import Iterator
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from dora_cli.errors import BudgetError, ModelError, ProjectionError, RecipeErro
 from dora_cli.methods import Dora
 from dora_cli.methods.dora import AdaptedProjection
 from dora_cli.training.own_loop import WARN_AFTER, attach, shrink
+from tests.models.test_projections import causal
 
 T = 20  # the freeze is at floor(0.15 * 20) + floor(0.35 * 20) = 3 + 7 = 10
 PROJECTIONS = 2 * 6
@@ -90,6 +92,50 @@ def test_a_loop_of_ones_own_goes_through_all_phases() -> None:
         before = model(**batch).logits
         after = dora_cli.merge(model)(**batch).logits
     torch.testing.assert_close(after, before, atol=1e-5, rtol=0)
+
+
+def test_what_the_targets_leave_out_is_said() -> None:
+    settings: dict[str, Any] = {"rank": 1, "total_steps": 9}
+    with pytest.warns(UserWarning, match=r"ffn: left out are .*out_proj \(x2\)"):
+        attach(causal("mamba2"), targets=("ffn",), **settings)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        attach(causal("mamba2"), targets=("*.out_proj",), **settings)
+        attach(bert(), **settings)
+
+
+@pytest.mark.parametrize("lean", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_what_trains_is_fp32_or_wider_all_alike(dtype: torch.dtype, lean: bool) -> None:
+    """Head and adapters of a float64 model are float64, through training, freeze, saving, loading, folding and merging."""
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    model = bert().to(dtype).train()
+    method = attach(model, **SETTINGS)
+    assert {p.dtype for p in trainable(model)} == {wide}
+    assert {p.dtype for p in model.parameters() if not p.requires_grad} == {dtype}
+    optimizer = torch.optim.AdamW(trainable(model), lr=1e-2)
+    autocast = partial(torch.autocast, "cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16)
+    for step, batch in zip(range(1, T + 1), batches(), strict=False):
+        with method.training_pass(torch.bfloat16 if dtype == torch.bfloat16 else None) if lean else nullcontext(), autocast():
+            loss = model(**batch).loss
+            loss.backward()
+        method.adjust_gradients(step)
+        optimizer.step()
+        shrink(optimizer, method.after_step(step))
+        optimizer.zero_grad()
+    assert method.frozen
+    assert bool(loss.isfinite())
+    assert {p.dtype for p in trainable(model)} == {wide}
+    again = bert().to(dtype).eval()
+    attach(again, **SETTINGS).load_state_dict(method.state_dict())
+    again.load_state_dict(model.state_dict())
+    batch, tolerance = next(batches()), 1e-12 if dtype == torch.float64 else 0.05
+    with torch.no_grad(), autocast():
+        expected = model.eval()(**batch).logits
+        assert torch.equal(again(**batch).logits, expected)
+        with method.folded():
+            torch.testing.assert_close(model(**batch).logits, expected, atol=tolerance, rtol=0)
+        torch.testing.assert_close(dora_cli.merge(model)(**batch).logits, expected, atol=tolerance, rtol=0)
 
 
 def test_masked_and_compacted_training_agree() -> None:
@@ -256,8 +302,9 @@ def test_the_names_are_public_and_light() -> None:
     import subprocess
     import sys
 
-    names = {"attach", "shrink", "merge", "to_lora", "load_adapter", "predict", "DoraCallback"}
+    names = {"attach", "shrink", "merge", "to_lora", "load_adapter", "predict", "DoraCallback", "evaluate", "train"}
     assert names <= set(dora_cli.__all__)
+    assert dir(dora_cli) == sorted(dora_cli.__all__)
     assert all(callable(getattr(dora_cli, name)) for name in dora_cli.__all__ if name != "__version__")
     done = subprocess.run([sys.executable, "-c", "import sys, dora_cli; assert 'torch' not in sys.modules"], check=False)
     assert done.returncode == 0

@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from torch.utils.data import IterableDataset
 from transformers import Trainer, TrainingArguments
 
-from dora_cli import DoraCallback, attach
-from dora_cli.errors import BudgetError, DeviceError, DoraError, ModelError, RecipeError
+from dora_cli import DoraCallback, attach, load_adapter
+from dora_cli.errors import BudgetError, CheckpointError, DeviceError, DoraError, ModelError, RecipeError
 from dora_cli.methods.dora import AdaptedProjection
 from dora_cli.training.own_loop import shrink
 from tests.training.test_own_loop import PROJECTIONS, SETTINGS, T, bert, trainable
@@ -113,6 +113,32 @@ def test_the_trainer_saves_the_adapters(tmp_path: Path) -> None:
     assert (tmp_path / f"checkpoint-{T // 4}").is_dir()
     assert any(name.endswith(".B") for name in saved)
     assert all(torch.equal(saved[name], parameter) for name, parameter in model.named_parameters())
+
+
+def test_the_callback_writes_adapters_beside_the_trainers_checkpoints(tmp_path: Path) -> None:
+    """From before the freeze at 10 for `load_adapter` alone, afterwards for PEFT too."""
+    from peft import PeftModel
+
+    model = bert()
+    base = copy.deepcopy(model)
+    make(tmp_path, model, attach(model, **SETTINGS), save_strategy="steps", save_steps=T // 4).train()
+    early, last = tmp_path / "checkpoint-5" / "adapter", tmp_path / f"checkpoint-{T}" / "adapter"
+    assert not (early / "adapter_config.json").exists()
+    batch = {key: torch.tensor([row[key]]) if key == "labels" else row[key][None] for row in [next(iter(Rows()))] for key in row}
+    with torch.no_grad():
+        expected = model.eval()(**batch).logits
+        again = copy.deepcopy(base)
+        with pytest.raises(CheckpointError, match=r"from before the freeze \(step 5\)"):
+            load_adapter(early, again)
+        load_adapter(early, again, allow_unfrozen=True)
+        assert not torch.equal(again.eval()(**batch).logits, expected)
+        again = copy.deepcopy(base)
+        load_adapter(last, again)
+        assert torch.equal(again.eval()(**batch).logits, expected)
+        theirs = PeftModel.from_pretrained(copy.deepcopy(base), last).eval()
+        torch.testing.assert_close(theirs(**batch).logits, expected, atol=1e-6, rtol=0)
+    assert {path.suffix for path in last.iterdir()} == {".json", ".safetensors"}
+    assert sum(path.stat().st_size for path in last.glob("*.safetensors")) < (last.parent / "model.safetensors").stat().st_size
 
 
 def test_the_trainers_own_optimiser_and_epochs_work_too(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,12 +17,14 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForSequenceClassification
 
-from dora_cli import evaluate, train
+from dora_cli import evaluate, load_adapter, predict, to_lora, train
 from dora_cli.errors import CheckpointError, DoraError, RecipeError
+from dora_cli.export.saved import export_saved
 from dora_cli.recipe import Recipe, load_recipe, parse_recipe
 from dora_cli.reports.records import RunRecords
-from dora_cli.training.checkpoint import Snapshot, load_weights
+from dora_cli.training.checkpoint import Snapshot, load_weights, not_finite
 from tests.commands.conftest import dora
 from tests.training.hostile import Edit, byte_edits, edits, sign
 from tests.training.test_resume import cut
@@ -303,11 +306,53 @@ def test_tensors_that_do_not_fit(unfinished: Yard, file: str, change: Callable[[
         train(unfinished.recipe, unfinished.run, resume=True)
 
 
-def test_adapters_that_are_not_numbers_load(finished: Yard) -> None:
-    """A stranger's weights may be worthless; they are weights all the same."""
+def _spoil(path: Path, ending: str, value: float) -> str:
+    """Puts `value` into one tensor of `path`, under a valid manifest; returns the tensor's name."""
+    spoilt: list[str] = []
+
+    def change(tensors: dict[str, torch.Tensor]) -> None:
+        spoilt.append(_first(tensors, ending))
+        tensors[spoilt[0]].view(-1)[-1] = value
+
+    _edit_tensors(path, change)
+    return spoilt[0]
+
+
+READERS: dict[str, Callable[[Path, Path, Path], object]] = {
+    "eval": lambda run, base, out: evaluate(run),
+    "predict": lambda run, base, out: predict(run, split="validation"),
+    "export": lambda run, base, out: export_saved(run, out / "export", format="merged"),
+    "load_adapter": lambda run, base, out: load_adapter(run, AutoModelForSequenceClassification.from_pretrained(base, num_labels=2)),
+    "to_lora": lambda run, base, out: to_lora(run),
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize(
+    ("file", "ending", "value"),
+    [("adapter", ".c", float("nan")), ("adapter", "scores", float("inf")), ("head", "weight", float("-inf"))],
+)
+def test_weights_that_are_not_finite_are_refused_by_name(
+    finished: Yard, tiny_model: Path, tmp_path: Path, reader: str, file: str, ending: str, value: float
+) -> None:
     run = finished.reset()
-    _edit_tensors(run / "adapter" / "adapter.safetensors", lambda t: t[_first(t, ".c")].fill_(float("nan")))
-    assert set(evaluate(run)["metrics"]) == {"accuracy"}
+    name = _spoil(run / "adapter" / f"{file}.safetensors", ending, value)
+    with pytest.raises(CheckpointError, match=rf"{file}\.safetensors holds values that are not finite .* in {re.escape(name)};"):
+        READERS[reader](run, tiny_model, tmp_path)
+    assert not list(tmp_path.iterdir()), "nothing is written"
+
+
+def test_a_checkpoint_that_is_not_finite_is_not_gone_on_from(unfinished: Yard) -> None:
+    name = _spoil(_only_checkpoint(unfinished) / "adapter.safetensors", ".A", float("nan"))
+    with pytest.raises(CheckpointError, match=rf"step-{CUT} is not used: .*not finite .* in {re.escape(name)};"):
+        train(unfinished.recipe, unfinished.run, resume=True)
+
+
+def test_a_few_of_many_tensors_that_are_not_finite_are_named() -> None:
+    nan = torch.tensor([float("nan")])
+    assert not_finite({f"t{index}": nan for index in range(9)}) == "t0, t1, t2, t3 and 5 more"
+    assert not_finite({"whole": torch.tensor([1]), "eight": torch.ones(2).to(torch.float8_e5m2), "none": torch.ones(0)}) == ""
+    assert not_finite({"eight": torch.tensor([float("inf")]).to(torch.float8_e5m2)}) == "eight"
 
 
 @pytest.mark.parametrize("name", ["../../escaped.safetensors", "/escaped.safetensors", "..\\escaped.safetensors", "a/../../../escaped"])

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from dora_cli.methods.linear import shape_of, weight_of
+from dora_cli.methods.linear import shape_of, trained_type, weight_of
 
 
 class AdaptedProjection(nn.Module):
@@ -35,7 +35,7 @@ class AdaptedProjection(nn.Module):
         self.scaling = scaling
         self.dropout = dropout
         weight = weight_of(base)
-        dtype = torch.promote_types(weight.dtype, torch.float32)
+        dtype = trained_type(weight.dtype)
         # Drawn on the CPU: a seed gives the same factors whatever the device.
         A, B = torch.empty(rank, self.in_features, dtype=dtype), torch.empty(self.out_features, rank, dtype=dtype)
         nn.init.uniform_(A, -math.sqrt(6 / self.in_features), math.sqrt(6 / self.in_features))
