@@ -15,6 +15,7 @@ from dora_cli.data.json_lines import json_fault, row_place
 from dora_cli.data.tables import CANNOT_READ, Table, check_not_empty, no_examples, read_delimited
 from dora_cli.data.values import check_texts, label_ids, not_utf8, parse_labels, quoted, unlabelled
 from dora_cli.errors import DataError
+from dora_cli.files import WHOLE, check_regular, lines, text_lines
 from dora_cli.tasks import ClassificationTask
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def _texts(table: Table, keys: Columns) -> Examples:
 
 def _lines(path: Path) -> list[str]:
     try:
-        lines = path.read_text(encoding="utf-8-sig").rstrip().split("\n")
+        lines = "".join(text_lines(path)).replace("\r\n", "\n").replace("\r", "\n").rstrip().split("\n")
     except UnicodeDecodeError:
         raise not_utf8(path) from None
     except OSError as error:
@@ -140,7 +141,21 @@ def _read(paths: list[Path]) -> Table:
         return read_delimited(paths[0])
     for path in paths:
         check_not_empty(path)
+        if path.suffix in (".json", ".jsonl"):
+            _check_sizes(path)
     return _read_arrow(paths, paths[0].suffix)
+
+
+def _check_sizes(path: Path) -> None:
+    """Refuses what the reader behind `datasets` would take into memory whole: a long line, or a long list."""
+    try:
+        if path.suffix == ".json":
+            check_regular(path, WHOLE)
+        else:
+            for _ in lines(path):
+                pass
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}; {_MEND['.jsonl']}") from None
 
 
 _MEND = {

@@ -14,12 +14,13 @@ from typing import Any
 from dora_cli.data.tables import CANNOT_READ
 from dora_cli.data.values import Where, not_utf8
 from dora_cli.errors import DataError
+from dora_cli.files import WHOLE, parse_json, read_text
 
 
 def json_fault(path: Path) -> DataError | None:
     """The error for a json or jsonl file that could not be read; None if it is JSON all the same."""
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = read_text(path, WHOLE)
     except UnicodeDecodeError:
         return not_utf8(path)
     except OSError as error:
@@ -48,7 +49,7 @@ def row_place(path: Path, rows: int) -> Where:
     @functools.cache
     def numbers() -> list[int]:
         # Read again, but only for an error: what reads the file in the first place keeps no lines.
-        text = path.read_bytes().decode("utf-8-sig")
+        text = read_text(path, WHOLE)
         if _is_list(text):
             return []
         return [number for number, line in _lines(text) if isinstance(_parsed(line), dict)]
@@ -104,8 +105,6 @@ def _lines(text: str) -> Iterator[tuple[int, str]]:
 
 def _parsed(text: str) -> Any | ValueError:
     try:
-        return json.loads(text)
+        return parse_json(text)
     except ValueError as error:
         return error
-    except RecursionError:
-        return ValueError("nested too deeply")
