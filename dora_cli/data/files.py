@@ -174,7 +174,8 @@ def _read_arrow(paths: list[Path], extension: str) -> Table:
     with tempfile.TemporaryDirectory(prefix="dora-data-") as cache, _quiet():
         try:
             dataset = read([str(path) for path in paths], cache_dir=cache, keep_in_memory=True)
-            columns = dict(dataset[:])  # bytes that are no UTF-8 are found here
+            columns = dict(dataset[:])  # bytes that are no UTF-8 are found here, those of names with the features
+            features, rows = dict(dataset.features), len(dataset)
         # Which error a broken file gives depends on the reader behind `datasets`; the user's remedy does not.
         except Exception as error:
             cause = error.__cause__ or error
@@ -185,11 +186,10 @@ def _read_arrow(paths: list[Path], extension: str) -> Table:
             # The reader behind `datasets` counts rows from 0, of one block of the file.
             reason = re.sub(r" in row \d+$", "", reason)
             raise DataError(f"{name}: cannot be read as {extension[1:]}: {reason}; {_MEND[extension]}") from error
-        for column, feature in dataset.features.items():
+        for column, feature in features.items():
             # A class column stores ids; its names are what the task's labels are compared with. -1 means "no label".
             if isinstance(feature, datasets.ClassLabel):
                 columns[column] = [None if i is None or i < 0 else feature.int2str(i) for i in columns[column]]
-        rows = len(dataset)
     where = (lambda i: f"{name}, row {i + 1}") if extension == ".parquet" else row_place(paths[0], rows)
     return Table(name, columns, rows, where)
 

@@ -7,10 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dora_cli.errors import ModelError
+from dora_cli.files import check_regular
 
 BUILTIN_PREFIX = "builtin:"
 _BUILTIN = Path(__file__).parent / "builtin"
 _HUB_TIMEOUT = 10.0  # seconds to learn whether the hub answers; its library would retry for half a minute, noisily
+_WEIGHTS = {".safetensors", ".bin"}
+_READ = {".json", ".txt", ".model", ".jinja", ".py", ".tiktoken", *_WEIGHTS}
+"""Endings of what transformers reads from a model's folder."""
+_MOST_TEXT = 1 << 28  # bytes; the largest tokenizers have some tens of millions
 _HUB_NAME = re.compile(r"\w(?:[\w.-]*\w)?(?:/\w(?:[\w.-]*\w)?)?", re.ASCII)
 
 
@@ -73,7 +78,20 @@ def find_source(name: str, revision: str | None = None, *, ask_hub: bool = True)
         raise ModelError(f"model.name: the folder {name!r} has no config.json{hint}; it must be a model saved with save_pretrained")
     if (folder / "adapter_config.json").is_file():
         raise ModelError(f"model.name: the folder {name!r} holds a PEFT adapter (adapter_config.json); merge it or name its base model")
+    if kind == "local":
+        _check_files(folder)
     return Source(name, kind, str(folder))
+
+
+def _check_files(folder: Path) -> None:
+    """Refuses what transformers, which opens files by their names, would wait for or read without end."""
+    try:
+        for path in sorted(folder.iterdir()):
+            if not path.is_dir() and path.suffix in _READ:
+                check_regular(path, None if path.suffix in _WEIGHTS else _MOST_TEXT)
+    except OSError as error:
+        where = error.filename or folder
+        raise ModelError(f"model.name: {where} cannot be read: {error.strerror or error}; download or build the model again") from None
 
 
 def _find_on_hub(name: str, revision: str | None, folder: Path, ask_hub: bool) -> Source:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from dora_cli.errors import CheckpointError
-from dora_cli.reports.html.groups import find_groups, settings
+from dora_cli.reports.html.groups import find_groups
+from dora_cli.reports.settings import settings
 from tests.reports.html.folders import FREEZE, write_run
 
 
