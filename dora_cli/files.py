@@ -132,13 +132,14 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError(f"nested more than {DEPTH} levels deep") from None
     opening = (text.count("[") + text.count("{")) if isinstance(text, str) else text.count(b"[") + text.count(b"{")
     if opening > DEPTH:
-        _check_depth(value)
+        check_depth(value)
     return value
 
 
-def _check_depth(value: Any) -> None:
-    level = [value]
-    for _ in range(DEPTH + 1):
+def check_depth(value: Any) -> None:
+    """Raises ValueError where lists and objects are nested more than `DEPTH` levels deep."""
+    level = [value] if isinstance(value, dict | list) else []
+    for _ in range(DEPTH):
         inner: list[Any] = []
         for one in level:
             inner.extend(child for child in (one.values() if isinstance(one, dict) else one) if isinstance(child, dict | list))

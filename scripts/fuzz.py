@@ -34,6 +34,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--first", type=int, default=0, help="number of the first input; with --inputs 1, to try one again")
     parser.add_argument("--failures", type=Path, default=Path("fuzz-failures"))
+    parser.add_argument("--show", action="store_true", help="print every command, and how it ended")
     return parser.parse_args()
 
 
@@ -53,6 +54,7 @@ def keep(pool: Pool, outcome: Outcome, folder: Path) -> None:
 def main() -> int:
     args = _arguments()
     began = time.monotonic()
+    work: Counter[tuple[str, str]] = Counter()
     codes: dict[tuple[str, str], Counter[object]] = defaultdict(Counter)
     faults: dict[str, list[Outcome]] = defaultdict(list)
     slowest = Outcome(-1, None, None)
@@ -63,7 +65,11 @@ def main() -> int:
         for count, outcome in enumerate(pool.run(range(args.first, args.first + args.inputs)), start=1):
             given = outcome.input
             ready = ready if count > 1 else time.monotonic()
-            codes[(given.kind, given.command) if given else ("?", "?")][outcome.code if outcome.fault is None else "faults"] += 1
+            what = (given.kind, given.command) if given else ("?", "?")
+            codes[what][outcome.code if outcome.fault is None else "faults"] += 1
+            work[what] += outcome.work
+            if args.show:
+                print(f"{outcome.number} {outcome.code} {given and given.arguments!r}: {outcome.detail!r}")
             if outcome.fault is not None:
                 faults[outcome.fault].append(outcome)
             slowest = max(slowest, outcome, key=lambda one: one.seconds)
@@ -77,9 +83,10 @@ def main() -> int:
             print(f"\n{number}. {fault}: {len(found)} inputs, such as {', '.join(str(one.number) for one in found[:5])} ({command})")
             print("  " + "\n  ".join(first.detail.strip().splitlines()[-6:]))
             keep(pool, first, args.failures / str(number))
-    print(f"\n{'kind':8} {'command':28} {'done':>6} {'refused':>8} {'diverged':>9} {'faults':>7}")
+    print(f"\n{'kind':8} {'command':28} {'done':>6} {'refused':>8} {'diverged':>9} {'faults':>7} {'ms each':>8}")
     for (kind, command), counts in sorted(codes.items()):
-        print(f"{kind:8} {command:28} {counts[0]:6} {counts[2]:8} {counts[3]:9} {counts['faults']:7}")
+        each = 1000 * work[kind, command] / counts.total()
+        print(f"{kind:8} {command:28} {counts[0]:6} {counts[2]:8} {counts[3]:9} {counts['faults']:7} {each:8.0f}")
     total = sum(map(len, faults.values()))
     print(f"{args.inputs:,} inputs of seed {args.seed} in {seconds:.0f} s ({args.inputs / seconds:.1f} a second)")
     print(f"the slowest took {slowest.seconds:.1f} s (input {slowest.number}); preparation {ready - began:.0f} s")

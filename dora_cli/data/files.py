@@ -15,7 +15,7 @@ from dora_cli.data.json_lines import json_fault, row_place
 from dora_cli.data.tables import CANNOT_READ, Table, check_not_empty, no_examples, read_delimited
 from dora_cli.data.values import check_texts, label_ids, not_utf8, parse_labels, quoted, unlabelled
 from dora_cli.errors import DataError
-from dora_cli.files import WHOLE, check_regular, lines, text_lines
+from dora_cli.files import WHOLE, check_depth, check_regular, lines, text_lines
 from dora_cli.tasks import ClassificationTask
 
 if TYPE_CHECKING:
@@ -176,6 +176,9 @@ def _read_arrow(paths: list[Path], extension: str) -> Table:
             dataset = read([str(path) for path in paths], cache_dir=cache, keep_in_memory=True)
             columns = dict(dataset[:])  # bytes that are no UTF-8 are found here, those of names with the features
             features, rows = dict(dataset.features), len(dataset)
+            for column, feature in features.items():
+                if not isinstance(feature, datasets.Value | datasets.ClassLabel):  # lists, objects, or values of several kinds
+                    check_depth(columns[column])
         # Which error a broken file gives depends on the reader behind `datasets`; the user's remedy does not.
         except Exception as error:
             cause = error.__cause__ or error

@@ -11,7 +11,7 @@ from random import Random
 from tests.hostile.edits import CELLS, FRAGMENTS, VALUES, dump, edit_file, sign, swap
 from tests.hostile.ground import GENERATOR, Ground
 
-SHORT = ("train.max_steps=2", "train.device=cpu", "data.max_train_samples=8", "data.max_eval_samples=8", "train.log_with=null")
+SHORT = ("train.max_steps=4", "train.device=cpu", "data.max_train_samples=8", "data.max_eval_samples=8", "train.log_with=null")
 """Whatever a recipe asks for, nobody waits for hours."""
 
 
@@ -104,11 +104,18 @@ def _write_parquet(draw: Random, path: Path) -> None:
     from pyarrow import parquet
 
     columns = {
-        "texts": ["a", "\x1b[2J", "", None], "bytes": [b"\xff", b"", None, b"a"], "numbers": [1, -1, 2**62, None], "floats": [0.5, float("nan"), 1e308, None],
-        "lists": [["a"], [], None, [None]], "objects": [{"a": 1}, {"a": None}, None, {"a": 2}], "truths": [True, False, None, True],
-        "dates": [datetime.date(2001, 1, 1), None, datetime.date(9999, 12, 31), None], "decimals": [decimal.Decimal("1.5"), None, None, None],
-        "nulls": [None] * 4, "dictionary": pyarrow.array(["positive", "negative", "x", None]).dictionary_encode(),
-    }  # fmt: skip
+        "texts": ["a", "\x1b[2J", "", None],
+        "bytes": [b"\xff", b"", None, b"a"],
+        "numbers": [1, -1, 2**62, None],
+        "floats": [0.5, float("nan"), 1e308, None],
+        "lists": [["a"], [], None, [None]],
+        "objects": [{"a": 1}, {"a": None}, None, {"a": 2}],
+        "truths": [True, False, None, True],
+        "dates": [datetime.date(2001, 1, 1), None, datetime.date(9999, 12, 31), None],
+        "decimals": [decimal.Decimal("1.5"), None, None, None],
+        "nulls": [None] * 4,
+        "dictionary": pyarrow.array(["positive", "negative", "x", None]).dictionary_encode(),
+    }
     names = draw.sample(sorted(columns), draw.randint(0, 4))
     wanted = {draw.choice(("sentence", "label", name, "\x1b[31m", "")): columns[name] for name in names}
     parquet.write_table(pyarrow.table(wanted), path)
@@ -161,7 +168,7 @@ def _read(ground: Ground, command: str, run: str, kind: str, edited: Path) -> In
     """`command` on the run folder `run`."""
     arguments: Mapping[str, tuple[str, ...]] = {
         "eval": ("eval", "-c", run),
-        "export": ("export", "-c", run, "-o", "exported"),
+        "export": ("export", "-c", run, "-o", "exported", "--format", "peft"),
         "export merged": ("export", "-c", run, "-o", "exported", "--format", "merged"),
         "predict": ("predict", "-c", run, "--input", str(ground.root / "tables" / "texts.txt"), "-o", "out.jsonl"),
         "resume": ("train", str(ground.root / "unfinished" / "recipe.yaml"), "-o", "run", "--resume"),
@@ -181,8 +188,8 @@ def _read(ground: Ground, command: str, run: str, kind: str, edited: Path) -> In
     return Input(kind, command, arguments[command], edited)
 
 
-_LOOKS = ("ranks", "ranks --by", "ranks --scores", "ranks --history", "ranks --json", "ranks --compare", "ranks --plot", "ranks --plot training",
-          "report", "report", "report")  # fmt: skip
+_LOOKS = ("ranks", "ranks --by", "ranks --scores", "ranks --history", "ranks --json", "ranks --compare", "ranks --plot",
+          "ranks --plot training", "report", "report", "report")  # fmt: skip
 
 
 def _records(draw: Random, ground: Ground, place: Path) -> Input:

@@ -30,11 +30,11 @@ def _warm() -> None:
         ground = Ground.make(Path(os.environ[GROUND]))
         run, seeds, table = str(ground.root / "finished"), str(ground.root / "seeds"), ground.root / "tables"
         for words in (
-            ("train", f"{run}/recipe.yaml", "--dry-run"), ("eval", "-c", run), ("export", "-c", run, "-o", "peft"),
+            ("train", f"{run}/recipe.yaml", "--dry-run"), ("eval", "-c", run), ("export", "-c", run, "-o", "peft", "--format", "peft"),
             ("export", "-c", run, "-o", "merged", "--format", "merged"), ("ranks", run), ("ranks", seeds, "--plot", "map.svg"),
             ("ranks", run, "--plot", "t.svg", "--what", "training"), ("report", run, seeds, "-o", "page.html"),
             ("score", "e2e", "-p", str(ground.root / "scores" / "outputs.jsonl")),
-            *(("predict", "-c", run, "--input", str(table / f"texts.{ending}"), "-o", f"{ending}.jsonl") for ending in ("json", "jsonl", "parquet")),
+            *(("predict", "-c", run, "--input", str(path), "-o", f"{path.name}.jsonl") for path in sorted(table.iterdir())),
         ):  # fmt: skip
             with contextlib.suppress(SystemExit):
                 app(list(words), prog_name="dora")

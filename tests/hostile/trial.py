@@ -31,6 +31,8 @@ MEMORY = 3 << 29
 """Bytes that a command may take beyond what the warm process holds; the inputs are of some kilobytes."""
 MANY = 100
 """Inputs for one worker."""
+MOST_OUTPUT = 1 << 22
+"""Bytes of output that are looked at."""
 EXITS = (0, 2, 3)
 """Exit codes of commands that did their work, that a user's mistake or a divergence ended."""
 
@@ -43,7 +45,9 @@ class Outcome:
         input: what was tried; None where the process died while it made it.
         code: the exit code; None if there was none.
         fault: what is wrong, in a line that is the same for all inputs that go wrong so; None if nothing is.
-        detail: traceback, place of a hang, or output.
+        detail: traceback, place of a hang, or what was printed last.
+        seconds: by the clock.
+        work: seconds of the processor, which do not depend on what else the machine does.
     """
 
     number: int
@@ -52,6 +56,7 @@ class Outcome:
     fault: str | None = None
     detail: str = ""
     seconds: float = 0.0
+    work: float = 0.0
 
 
 # The worker ---------------------------------------------------------------------------------------------------------------------
@@ -73,11 +78,11 @@ def _work(connection: Connection, ground: Ground, seed: int, scratch: Path) -> N
         if content is not None and given.edited is not None:
             _replace(place / given.edited, content)
         connection.send(given)
-        began = time.monotonic()
+        began, worked = time.monotonic(), time.process_time()
         code, fault, detail = _run(given, place, printed)
         if fault is None and _peak() - held > MEMORY:
             fault, detail = "memory", f"{_peak() - held:,} bytes more than before"
-        connection.send(Outcome(number, given, code, fault, detail, time.monotonic() - began))
+        connection.send(Outcome(number, given, code, fault, detail, time.monotonic() - began, time.process_time() - worked))
         shutil.rmtree(place)
         held = max(held, _peak())
 
@@ -128,7 +133,7 @@ def _run(given: Input, place: Path, printed: int) -> tuple[int | None, str | Non
         os.chdir(place.parent)
         sys.stdout.flush()
         sys.stderr.flush()
-    output = os.pread(printed, 1 << 22, 0)
+    output = os.pread(printed, MOST_OUTPUT, 0)
     if fault is None:
         fault, detail = judge(code, output)
     return code, fault, detail
@@ -148,11 +153,9 @@ def judge(code: int | None, output: bytes) -> tuple[str | None, str]:
     try:
         text = output.decode()
     except UnicodeDecodeError as error:
-        return (
-            ("output that is not UTF-8", repr(output[max(0, error.start - 200) : error.start + 200]))
-            if len(output) < 1 << 22
-            else (None, "")
-        )
+        if len(output) == MOST_OUTPUT:  # cut within a character
+            return None, ""
+        return "output that is not UTF-8", repr(output[max(0, error.start - 200) : error.start + 200])
     raw = next((place for place, character in enumerate(text) if is_raw(character)), None)
     if raw is not None:
         return f"raw U+{ord(text[raw]):04X} in the output", repr(text[max(0, raw - 300) : raw + 100])
@@ -160,7 +163,7 @@ def judge(code: int | None, output: bytes) -> tuple[str | None, str]:
         return "a traceback in the output", text[-4000:]
     if code and "dora:" not in text and "Usage:" not in text:
         return f"exit code {code} without a message", text[-4000:]
-    return None, ""
+    return None, text[-200:]
 
 
 def is_raw(character: str) -> bool:

@@ -314,12 +314,11 @@ def test_names_in_a_manifest_open_nothing(unfinished: Yard, name: str, monkeypat
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["files"][name] = manifest["files"]["adapter.safetensors"]
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    opened: list[Path] = []
-    plain = Path.open
-    monkeypatch.setattr(Path, "open", lambda path, *a, **k: opened.append(path) or plain(path, *a, **k))
+    opened: list[str] = []
+    plain = os.open
+    monkeypatch.setattr(os, "open", lambda path, *a, **k: opened.append(path) or plain(path, *a, **k))
     assert Snapshot.load(folder).progress["at"]["step"] == CUT
-    assert opened
-    assert {path.parent for path in opened} == {folder}
+    assert {Path(path).parent for path in opened} == {folder}
     manifest["files"] = {name: manifest["files"][name]}
     (folder / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(CheckpointError, match=r"lacks adapter\.safetensors"):
@@ -341,6 +340,16 @@ def test_nothing_is_written_through_links(unfinished: Yard, part: str) -> None:
     shutil.rmtree(outside)
 
 
+@pytest.mark.parametrize("part", ["log.jsonl", "adapter"])
+def test_nothing_is_written_into_a_pipe(unfinished: Yard, part: str) -> None:
+    """Opening one to write waits for a reader."""
+    run = unfinished.reset()
+    shutil.rmtree(run / part) if (run / part).is_dir() else (run / part).unlink()
+    os.mkfifo(run / part)
+    with pytest.raises(CheckpointError, match="is neither a file nor a folder"):
+        train(unfinished.recipe, run, resume=True)
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
 @pytest.mark.parametrize("name", ["manifest.json", "progress.json", "adapter.safetensors"])
 def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(unfinished: Yard, name: str) -> None:
@@ -355,7 +364,7 @@ def test_records_in_the_place_of_which_lies_a_pipe(finished: Yard) -> None:
     run = finished.reset()
     (run / "environment.json").unlink()
     os.mkfifo(run / "environment.json")
-    with pytest.raises(CheckpointError, match=r"environment\.json is no file"):
+    with pytest.raises(CheckpointError, match=r"environment\.json is no record of dora"):
         evaluate(run)
 
 
