@@ -245,12 +245,16 @@ class Pool:
         self.started += 1
         return _Worker(self)
 
-    def run(self, numbers: Iterable[int], contents: Iterable[bytes | None] | None = None) -> Iterator[Outcome]:
+    def run(self, numbers: Iterable[int]) -> Iterator[Outcome]:
         """The outcomes of inputs, as they come."""
-        left = iter(zip(numbers, contents, strict=True)) if contents is not None else ((number, None) for number in numbers)
+        return self._run(((number, None) for number in numbers), self.jobs)
+
+    def _run(self, tasks: Iterable[tuple[int, bytes | None]], jobs: int) -> Iterator[Outcome]:
+        """Of numbers, each with new content for its file or none; in order where there is one job."""
+        left = iter(tasks)
         busy: list[_Worker] = []
         try:
-            for _ in range(self.jobs):
+            for _ in range(jobs):
                 if (task := next(left, None)) is not None:
                     busy.append(self._new())
                     busy[-1].give(*task)
@@ -291,7 +295,7 @@ class Pool:
         while size and tries > 0:
             cuts = [best[:at] + best[at + size :] for at in range(0, len(best), size)][:tries]
             tries -= len(cuts)
-            for cut, again in zip(cuts, self.run([outcome.number] * len(cuts), cuts), strict=True):
+            for cut, again in zip(cuts, self._run([(outcome.number, cut) for cut in cuts], 1), strict=True):
                 if again.fault == outcome.fault:
                     best = cut
                     break
