@@ -49,7 +49,7 @@ def row_place(path: Path, rows: int) -> Where:
     @functools.cache
     def numbers() -> list[int]:
         # Read again, but only for an error: what reads the file in the first place keeps no lines.
-        found = []
+        found: list[int] = []
         try:
             for number, line in _lines(path):
                 if not found and _is_list(line):
