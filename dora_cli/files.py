@@ -124,6 +124,19 @@ def check_regular(path: Path, limit: int | None = None) -> None:
         raise too_large(path, status.st_size, limit)
 
 
+def real_path(path: Path) -> Path:
+    """Where `path` leads, absolute; of a ring of links, one of them (for `Path.resolve` some versions of Python raise RuntimeError)."""
+    return Path(os.path.realpath(path))
+
+
+def at_home(path: str | os.PathLike[str]) -> Path:
+    """`path` with ``~`` and ``~name`` as a shell reads them: left as they are where there is no such user."""
+    try:
+        return Path(os.path.expanduser(path))
+    except ValueError:  # a NUL in the name
+        return Path(path)
+
+
 def parse_json(text: str | bytes) -> Any:
     """What JSON holds. Raises ValueError for anything that is none, or is nested more than `DEPTH` levels deep."""
     try:

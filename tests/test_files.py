@@ -13,12 +13,14 @@ from dora_cli.files import (
     DEPTH,
     NotRegularError,
     TooLargeError,
+    at_home,
     check_regular,
     lines,
     open_regular,
     parse_json,
     read_bytes,
     read_text,
+    real_path,
     text_lines,
 )
 
@@ -119,3 +121,15 @@ def test_json() -> None:
 def test_whatever_is_no_json_is_a_value_error(text: str | bytes) -> None:
     with pytest.raises(ValueError, match=r"nested|digits|Expecting|Extra|decode"):
         parse_json(text)
+
+
+def test_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/of/mine")
+    assert at_home("~/a") == Path("/home/of/mine/a")
+    for name in ("~no such user/a", "~a\0b", "a/~"):
+        assert at_home(name) == Path(name)
+    (tmp_path / "one").symlink_to("two")
+    (tmp_path / "two").symlink_to("one")
+    assert real_path(tmp_path / "one").parent == Path(os.path.realpath(tmp_path))
+    (tmp_path / "three").symlink_to("four")
+    assert real_path(tmp_path / "three") == real_path(tmp_path / "four")

@@ -21,6 +21,7 @@ from dora_cli.export.folder import check_export_folder, export_folder, sizes, wr
 from dora_cli.export.merged import generation_of, load_merged, merge, save_merged
 from dora_cli.export.plain import DTYPES, check_finite, make_plain
 from dora_cli.export.probe import Agreement, compare, logits_of, probe_batch, with_factors
+from dora_cli.files import at_home
 from dora_cli.models.family import is_decoder_only
 from dora_cli.models.source import BUILTIN_PREFIX, find_source
 from dora_cli.recipe import Recipe, check_listed
@@ -236,7 +237,7 @@ def _place(recipe: Recipe) -> str:
     name = recipe.model.name
     if name.startswith(BUILTIN_PREFIX):
         return find_source(name).location
-    folder = Path(name).expanduser()
+    folder = at_home(name)
     return str(folder.resolve()) if folder.is_dir() else name
 
 

@@ -23,8 +23,8 @@ for _ in range(60):
 VALUES: tuple[Any, ...] = (
     None, True, False, -1, 0, 1, 2, 7, 2**31, 2**53, 2**63, 2**64, 10**30, 10**400, 0.5, -1.0, 1e308, 1e-320, float("nan"), float("inf"),
     "", "1", "../../../escaped", "/escaped", "C:\\escaped", "\x00", "\x1b[2J\x07", "\ud800", "x" * 5000, "F64", "BOOL", "F8_E5M2",
-    "[bold]", "\x9b31m", "\u202e", "two\nlines", "\r", [], {}, [1, 2], [-1, -1], [2**62, 2**62], [0], {"a": 1}, {"step": 1, "epoch": 1},
-    [[0, 1], [2]], ["\x1b]0;title\x07"], {"\x1b[31mred": 1}, _DEEP,
+    "[bold]", "~nobody/x", "\x9b31m", "\u202e", "two\nlines", "\r", [], {}, [1, 2], [-1, -1], [2**62, 2**62], [0], {"a": 1},
+    {"step": 1, "epoch": 1}, [[0, 1], [2]], ["\x1b]0;title\x07"], {"\x1b[31mred": 1}, _DEEP,
 )  # fmt: skip
 
 TEXTS = (

@@ -87,7 +87,8 @@ def _table(draw: Random, ground: Ground, place: Path) -> Input:
     (place / "recipe.yaml").write_text(ground.recipe)
     (place / "data").mkdir()
     moved = Path("data") / ("train" + path.suffix)
-    path.rename(place / moved)
+    if path.is_symlink() or path.exists():
+        path.rename(place / moved)
     shutil.copy(ground.root / "data" / "validation.csv", place / "data")
     arguments = ("train", "recipe.yaml", *_sets("data.path=data"), *columns)
     if draw.random() < 0.8:

@@ -201,7 +201,8 @@ class _Worker:
             got = self._here.recv()
         except (EOFError, ConnectionResetError):
             self.process.join()
-            return self._lost(f"killed by signal {-(self.process.exitcode or 0)}")
+            code = self.process.exitcode or 0
+            return self._lost(f"killed by signal {-code}" if code < 0 else "no outcome")
         if isinstance(got, Outcome):
             return got
         self.input, self.began = got, time.monotonic()
@@ -213,9 +214,12 @@ class _Worker:
         return self._lost("hang")
 
     def _lost(self, fault: str) -> Outcome:
-        stacks = self.scratch / "stacks"
-        detail = stacks.read_text(errors="replace") if stacks.exists() else ""
-        return Outcome(self.number, self.input, None, fault, detail, time.monotonic() - self.began)
+        said = [
+            path.read_bytes()[-4000:].decode(errors="replace")
+            for path in map(self.scratch.joinpath, ("printed", "stacks"))
+            if path.exists()
+        ]
+        return Outcome(self.number, self.input, None, fault, "\n".join(said), time.monotonic() - self.began)
 
     def end(self) -> None:
         self.process.kill()

@@ -132,3 +132,11 @@ def test_a_tokenizer_of_3_gb_is_none(folder: Path) -> None:
         find_source(str(folder))
     (folder / "tokenizer.json").unlink()
     assert find_source(str(folder)).kind == "local"
+
+
+def test_keys_that_a_library_would_print_are_names(folder: Path) -> None:
+    (folder / "tokenizer_config.json").write_text('{"added_tokens_decoder": {"0": [{"content": "\\u202e"}]}}')
+    assert find_source(str(folder)).kind == "local"
+    (folder / "tokenizer_config.json").write_text('{"added_tokens_decoder": {"0": [{"\\u202econtent": 1}]}}')
+    with pytest.raises(ModelError, match=r"tokenizer_config\.json has a key \\u202econtent that is no name"):
+        find_source(str(folder))
