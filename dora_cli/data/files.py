@@ -15,6 +15,7 @@ from dora_cli.data.json_lines import json_fault, row_place
 from dora_cli.data.tables import CANNOT_READ, Table, check_not_empty, no_examples, read_delimited
 from dora_cli.data.values import check_texts, label_ids, not_utf8, parse_labels, quoted, unlabelled
 from dora_cli.errors import DataError
+from dora_cli.files import WHOLE, check_depth, check_regular, lines, text_lines
 from dora_cli.tasks import ClassificationTask
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def _texts(table: Table, keys: Columns) -> Examples:
 
 def _lines(path: Path) -> list[str]:
     try:
-        lines = path.read_text(encoding="utf-8-sig").rstrip().split("\n")
+        lines = "".join(text_lines(path)).replace("\r\n", "\n").replace("\r", "\n").rstrip().split("\n")
     except UnicodeDecodeError:
         raise not_utf8(path) from None
     except OSError as error:
@@ -140,7 +141,21 @@ def _read(paths: list[Path]) -> Table:
         return read_delimited(paths[0])
     for path in paths:
         check_not_empty(path)
+        if path.suffix in (".json", ".jsonl"):
+            _check_sizes(path)
     return _read_arrow(paths, paths[0].suffix)
+
+
+def _check_sizes(path: Path) -> None:
+    """Refuses what the reader behind `datasets` would take into memory whole: a long line, or a long list."""
+    try:
+        if path.suffix == ".json":
+            check_regular(path, WHOLE)
+        else:
+            for _ in lines(path):
+                pass
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}; {_MEND['.jsonl']}") from None
 
 
 _MEND = {
@@ -159,7 +174,11 @@ def _read_arrow(paths: list[Path], extension: str) -> Table:
     with tempfile.TemporaryDirectory(prefix="dora-data-") as cache, _quiet():
         try:
             dataset = read([str(path) for path in paths], cache_dir=cache, keep_in_memory=True)
-            columns = dict(dataset[:])  # bytes that are no UTF-8 are found here
+            columns = dict(dataset[:])  # bytes that are no UTF-8 are found here, those of names with the features
+            features, rows = dict(dataset.features), len(dataset)
+            for column, feature in features.items():
+                if not isinstance(feature, datasets.Value | datasets.ClassLabel):  # lists, objects, or values of several kinds
+                    check_depth(columns[column])
         # Which error a broken file gives depends on the reader behind `datasets`; the user's remedy does not.
         except Exception as error:
             cause = error.__cause__ or error
@@ -170,11 +189,10 @@ def _read_arrow(paths: list[Path], extension: str) -> Table:
             # The reader behind `datasets` counts rows from 0, of one block of the file.
             reason = re.sub(r" in row \d+$", "", reason)
             raise DataError(f"{name}: cannot be read as {extension[1:]}: {reason}; {_MEND[extension]}") from error
-        for column, feature in dataset.features.items():
+        for column, feature in features.items():
             # A class column stores ids; its names are what the task's labels are compared with. -1 means "no label".
             if isinstance(feature, datasets.ClassLabel):
                 columns[column] = [None if i is None or i < 0 else feature.int2str(i) for i in columns[column]]
-        rows = len(dataset)
     where = (lambda i: f"{name}, row {i + 1}") if extension == ".parquet" else row_place(paths[0], rows)
     return Table(name, columns, rows, where)
 

@@ -15,6 +15,7 @@ from dora_cli.data.official import find_official
 from dora_cli.data.tables import CANNOT_READ, no_examples
 from dora_cli.data.values import label_ids, not_utf8, parse_labels, quoted
 from dora_cli.errors import DataError
+from dora_cli.files import text_lines
 from dora_cli.wording import plural
 
 if TYPE_CHECKING:
@@ -69,16 +70,15 @@ def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Line numbers (from 1) and fields. Only a line feed ends a line: texts contain other characters that Unicode counts as line ends."""
     blank: int | None = None
     try:
-        with path.open(encoding="utf-8-sig", newline="\n") as file:
-            for number, raw in enumerate(file, start=1):
-                line = raw.rstrip("\r\n")
-                if not line:
-                    # Blank lines are harmless at the end of the file only, so the first is remembered until another row follows.
-                    blank = blank or number
-                    continue
-                if blank is not None:
-                    raise DataError(f"{path}, line {blank}: the line is blank; remove it")
-                yield number, line.split("\t")
+        for number, raw in enumerate(text_lines(path), start=1):
+            line = raw.rstrip("\r\n")
+            if not line:
+                # Blank lines are harmless at the end of the file only, so the first is remembered until another row follows.
+                blank = blank or number
+                continue
+            if blank is not None:
+                raise DataError(f"{path}, line {blank}: the line is blank; remove it")
+            yield number, line.split("\t")
     except UnicodeDecodeError:
         raise not_utf8(path) from None
     except OSError as error:

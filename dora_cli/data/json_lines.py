@@ -14,32 +14,33 @@ from typing import Any
 from dora_cli.data.tables import CANNOT_READ
 from dora_cli.data.values import Where, not_utf8
 from dora_cli.errors import DataError
+from dora_cli.files import LINE, WHOLE, parse_json, read_text, text_lines
 
 
 def json_fault(path: Path) -> DataError | None:
     """The error for a json or jsonl file that could not be read; None if it is JSON all the same."""
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        return _fault(path)
     except UnicodeDecodeError:
         return not_utf8(path)
     except OSError as error:
         return DataError(f"{path}: cannot be read: {error.strerror or error}; {CANNOT_READ}")
-    lines = _lines(text)
-    first = next(lines, None)
+
+
+def _fault(path: Path) -> DataError | None:
+    first = next(_lines(path), None)
     if first is None:
         return DataError(f"{path}: holds blank lines alone; write the examples into it")
-    if _is_list(text) or (path.suffix == ".json" and isinstance(_parsed(first[1]), ValueError)):
-        whole = _parsed(text)
+    if _is_list(first[1]) or (path.suffix == ".json" and isinstance(_parsed(first[1]), ValueError)):
+        whole = _parsed(read_text(path, WHOLE))
         if isinstance(whole, ValueError):
             return _not_json(path, whole, getattr(whole, "lineno", 1))
         return _odd_row(path, "row", enumerate(whole, start=1)) if isinstance(whole, list) else None
-    rows: list[tuple[int, Any]] = []
-    for number, line in (first, *lines):
+    for number, line in _lines(path):
         found = _parsed(line)
         if isinstance(found, ValueError):
             return _not_json(path, found, number)
-        rows.append((number, found))
-    return _odd_row(path, "line", rows)
+    return _odd_row(path, "line", ((number, _parsed(line)) for number, line in _lines(path)))
 
 
 def row_place(path: Path, rows: int) -> Where:
@@ -48,10 +49,16 @@ def row_place(path: Path, rows: int) -> Where:
     @functools.cache
     def numbers() -> list[int]:
         # Read again, but only for an error: what reads the file in the first place keeps no lines.
-        text = path.read_bytes().decode("utf-8-sig")
-        if _is_list(text):
+        found: list[int] = []
+        try:
+            for number, line in _lines(path):
+                if not found and _is_list(line):
+                    return []
+                if isinstance(_parsed(line), dict):
+                    found.append(number)
+        except (OSError, UnicodeDecodeError):  # another file has its place by now
             return []
-        return [number for number, line in _lines(text) if isinstance(_parsed(line), dict)]
+        return found
 
     def where(row: int) -> str:
         return f"{path}, line {numbers()[row]}" if len(numbers()) == rows else f"{path}, row {row + 1}"
@@ -97,15 +104,14 @@ def _is_list(text: str) -> bool:
     return text.lstrip().startswith("[")
 
 
-def _lines(text: str) -> Iterator[tuple[int, str]]:
-    """Lines that hold something, with their numbers from 1."""
-    return ((number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip())
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Lines that hold something, with their numbers from 1. A whole list may stand on one line of a .json file."""
+    limit = WHOLE if path.suffix == ".json" else LINE
+    return ((number, line.removesuffix("\n")) for number, line in enumerate(text_lines(path, limit=limit), start=1) if line.strip())
 
 
 def _parsed(text: str) -> Any | ValueError:
     try:
-        return json.loads(text)
+        return parse_json(text)
     except ValueError as error:
         return error
-    except RecursionError:
-        return ValueError("nested too deeply")

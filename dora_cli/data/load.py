@@ -13,6 +13,7 @@ from dora_cli.data.glue_tsv import read_glue_tsv
 from dora_cli.data.hub import read_hub
 from dora_cli.data.values import quoted
 from dora_cli.errors import DataError
+from dora_cli.files import at_home
 from dora_cli.tasks import ClassificationTask, GenerationTask
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def _read(
     task: Task, source: str, split: str, path: str | Path | None, columns: Mapping[str, str] | None, labels: Sequence[str] | None
 ) -> Examples:
     if path is not None:
-        folder = Path(path).expanduser()
+        folder = at_home(path)
         if source == "files":
             return read_files(task, folder, split, columns, labels)
         return read_glue_tsv(task, folder, split) if isinstance(task, ClassificationTask) else read_e2e_csv(task, folder, split)

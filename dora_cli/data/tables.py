@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+import io
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dora_cli.data.values import Where, not_utf8, quoted
 from dora_cli.errors import DataError
+from dora_cli.files import LINE, check_regular, text_lines
 from dora_cli.printable import shown
 from dora_cli.wording import plural
 
@@ -28,8 +31,9 @@ class Table:
 
 
 def check_not_empty(path: Path) -> None:
-    """Raises a DataError if the file cannot be read or holds no bytes."""
+    """Raises a DataError if the file cannot be read, is no regular one or holds no bytes."""
     try:
+        check_regular(path)
         size = path.stat().st_size
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}; {CANNOT_READ}") from None
@@ -63,27 +67,27 @@ def read_delimited(path: Path) -> Table:
     quoting = path.suffix == ".csv"
     rows: list[list[str]] = []
     numbers: list[int] = []
-    csv.field_size_limit(2**31 - 1)
+    csv.field_size_limit(LINE)  # a quote that never closes would take the rest of the file
     start = 1
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True) if quoting else csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
-            header = next(reader, [])
+        file = _lines(path)
+        reader = csv.reader(file, strict=True) if quoting else csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+        header = next(reader, [])
+        start = reader.line_num + 1
+        if len(set(header)) != len(header):
+            twice = sorted(name for name, count in Counter(header).items() if count > 1)
+            raise DataError(f"{path}: the header names {quoted(twice)} more than once; rename one")
+        for fields in reader:
+            if fields and len(fields) != len(header):
+                rule = "a text with a comma or a quote stands in quotes" if quoting else "a tsv is not quoted"
+                raise DataError(
+                    f"{path}, line {start}: {plural(len(fields), 'field')}, expected {len(header)} ({shown(', '.join(header))}); "
+                    f"mend the line ({rule})"
+                )
+            if fields:
+                rows.append(fields)
+                numbers.append(start)
             start = reader.line_num + 1
-            if len(set(header)) != len(header):
-                twice = sorted({name for name in header if header.count(name) > 1})
-                raise DataError(f"{path}: the header names {quoted(twice)} more than once; rename one")
-            for fields in reader:
-                if fields and len(fields) != len(header):
-                    rule = "a text with a comma or a quote stands in quotes" if quoting else "a tsv is not quoted"
-                    raise DataError(
-                        f"{path}, line {start}: {plural(len(fields), 'field')}, expected {len(header)} ({shown(', '.join(header))}); "
-                        f"mend the line ({rule})"
-                    )
-                if fields:
-                    rows.append(fields)
-                    numbers.append(start)
-                start = reader.line_num + 1
     except UnicodeDecodeError:
         raise not_utf8(path) from None
     except csv.Error as error:
@@ -92,3 +96,12 @@ def read_delimited(path: Path) -> Table:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}; {CANNOT_READ}") from None
     columns = {name: [fields[i] for fields in rows] for i, name in enumerate(header)}
     return Table(str(path), columns, len(rows), lambda i: f"{path}, line {numbers[i]}")
+
+
+def _lines(path: Path) -> Iterator[str]:
+    """Lines with their ends as `csv` wants them: a carriage return may end one too."""
+    for line in text_lines(path):
+        if "\r" in line[:-2]:
+            yield from io.StringIO(line, newline="")
+        else:
+            yield line

@@ -12,6 +12,7 @@ from dora_cli.collector import no_collection
 from dora_cli.data import Examples
 from dora_cli.errors import CheckpointError, DataError, ModelError, RecipeError
 from dora_cli.evaluation.evaluator import evaluated_splits, make_evaluator
+from dora_cli.files import at_home
 from dora_cli.printable import shown
 from dora_cli.recipe import Recipe, load_recipe
 from dora_cli.reports.records import RunRecords, read_json
@@ -292,7 +293,7 @@ def hint_where(run: SavedRun, recipe: Recipe) -> Iterator[None]:
         yield
     except (DataError, ModelError) as error:
         model, data = recipe.model.name, recipe.data.path
-        if (model.startswith("builtin:") or Path(model).is_dir()) and (data is None or Path(data).expanduser().exists()):
+        if (model.startswith("builtin:") or Path(model).is_dir()) and (data is None or at_home(data).exists()):
             raise
         raise type(error)(
             f"{error}\nThe run in {run.folder} names its data and base model in recipe.yaml; say where they are now with "

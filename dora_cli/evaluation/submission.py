@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dora_cli.errors import OutputError
+from dora_cli.files import real_path
 from dora_cli.reports.outputs import check_output_file, is_stdout, write_output
 from dora_cli.reports.records import to_jsonl
 from dora_cli.tasks import ClassificationTask, Task
@@ -83,7 +84,7 @@ class Destination:
         else:
             paths, official = [path], True
         for file in paths:
-            if source is not None and source.resolve() == file.resolve():
+            if source is not None and real_path(source) == real_path(file):
                 raise OutputError(f"--output {output} would replace the examples of --input {source}; name another file")
             check_output_file(file, overwrite=overwrite, example="out.txt")
         return cls(task, paths, official)

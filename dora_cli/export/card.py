@@ -12,6 +12,7 @@ import yaml
 
 from dora_cli.data import PairLayout
 from dora_cli.export import markdown
+from dora_cli.files import at_home
 from dora_cli.models import Projection
 from dora_cli.models.source import BUILTIN_PREFIX
 from dora_cli.printable import escape, escape_json
@@ -304,7 +305,7 @@ def _rank_tables(card: Card) -> list[str]:
 def _without_places(recipe: Recipe) -> Recipe:
     """Cards are published: of local folders only their names are told, also of those that are no longer where they were."""
     model, data = recipe.model, recipe.data
-    place = Path(model.name).expanduser()
+    place = at_home(model.name)
     if not model.name.startswith(BUILTIN_PREFIX) and (place.is_absolute() or place.is_dir()):
         model = model.model_copy(update={"name": Path(model.name).name})
     if data.path is not None:

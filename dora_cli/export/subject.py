@@ -15,6 +15,7 @@ from dora_cli.errors import ExportError, RecipeError
 from dora_cli.export.card import adapter_card
 from dora_cli.export.factors import Factors
 from dora_cli.export.probe import probe_batch
+from dora_cli.files import at_home
 from dora_cli.methods import Method
 from dora_cli.models import Projection, find_projections
 from dora_cli.models.family import auto_class_of
@@ -129,7 +130,7 @@ def place_of(name: str) -> str:
     """What loads the base model `name`: a hub id, or the folder it is in."""
     if name.startswith(BUILTIN_PREFIX):
         return find_source(name).location
-    folder = Path(name).expanduser()
+    folder = at_home(name)
     return str(folder.resolve()) if folder.is_dir() else name
 
 

@@ -7,10 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dora_cli.errors import ModelError
+from dora_cli.files import RECORD, at_home, check_regular, parse_json, read_bytes
+from dora_cli.printable import is_plain, shown
 
 BUILTIN_PREFIX = "builtin:"
 _BUILTIN = Path(__file__).parent / "builtin"
 _HUB_TIMEOUT = 10.0  # seconds to learn whether the hub answers; its library would retry for half a minute, noisily
+_WEIGHTS = {".safetensors", ".bin"}
+_READ = {".json", ".txt", ".model", ".jinja", ".py", ".tiktoken", *_WEIGHTS}
+"""Endings of what transformers reads from a model's folder."""
+_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json")
+_MOST_TEXT = 1 << 28  # bytes; the largest tokenizers have some tens of millions
 _HUB_NAME = re.compile(r"\w(?:[\w.-]*\w)?(?:/\w(?:[\w.-]*\w)?)?", re.ASCII)
 
 
@@ -63,7 +70,7 @@ def find_source(name: str, revision: str | None = None, *, ask_hub: bool = True)
         if name not in builtin_names():
             raise ModelError(f"model.name: no built-in model {name!r}; there are: {', '.join(builtin_names()) or 'none'}")
     else:
-        folder, kind = Path(name).expanduser(), "local"
+        folder, kind = at_home(name), "local"
         if not folder.is_dir():
             return _find_on_hub(name, revision, folder, ask_hub)
     if revision is not None:
@@ -73,7 +80,38 @@ def find_source(name: str, revision: str | None = None, *, ask_hub: bool = True)
         raise ModelError(f"model.name: the folder {name!r} has no config.json{hint}; it must be a model saved with save_pretrained")
     if (folder / "adapter_config.json").is_file():
         raise ModelError(f"model.name: the folder {name!r} holds a PEFT adapter (adapter_config.json); merge it or name its base model")
+    if kind == "local":
+        _check_files(folder)
     return Source(name, kind, str(folder))
+
+
+def _check_files(folder: Path) -> None:
+    """Refuses what transformers, which opens files by their names, would wait for or read without end."""
+    try:
+        for path in sorted(folder.iterdir()):
+            if not path.is_dir() and path.suffix in _READ:
+                check_regular(path, None if path.suffix in _WEIGHTS else _MOST_TEXT)
+            if path.name in _SETTINGS and (key := _unfit_key(path)) is not None:
+                raise ModelError(f"model.name: {path} has a key {shown(key, 60)} that is no name; download or build the model again")
+    except OSError as error:
+        where = error.filename or folder
+        raise ModelError(f"model.name: {where} cannot be read: {error.strerror or error}; download or build the model again") from None
+
+
+def _unfit_key(path: Path) -> str | None:
+    """A key that a terminal would obey: the tokenizers library prints those it does not know as they are."""
+    try:
+        values = [parse_json(read_bytes(path, RECORD))]
+    except ValueError:  # said when it is loaded
+        return None
+    for value in values:  # which grows
+        if isinstance(value, dict):
+            if (key := next((key for key in value if not is_plain(key)), None)) is not None:
+                return str(key)
+            values += value.values()
+        elif isinstance(value, list):
+            values += value
+    return None
 
 
 def _find_on_hub(name: str, revision: str | None, folder: Path, ask_hub: bool) -> Source:

@@ -26,6 +26,9 @@ MAX_VALUES = 10_000
 MAX_DEPTH = 20
 """Levels of nesting; also what ends an alias that contains itself."""
 
+MAX_BITS = 4096
+"""Of an integer; no key takes more than 64."""
+
 _TAG = "tag:yaml.org,2002:"
 CORE_SCALARS: tuple[tuple[str, re.Pattern[str], list[str | None]], ...] = (
     # An empty scalar is null; PyYAML files it under the first character "".
@@ -188,11 +191,15 @@ class _Builder:
             if kind == "bool" and CORE_SCALARS[1][1].match(text):
                 return text.lower() == "true"
             if kind == "int" and CORE_SCALARS[2][1].match(text):
-                # Base 0 would refuse leading zeros, so only the prefixed forms go through it.
-                return int(text, 0) if text[:2] in ("0o", "0x") else int(text)
+                # Base 0 would refuse leading zeros, so only the prefixed forms go through it. Of these Python takes any number of digits,
+                # but shows none of more than some thousands.
+                number = int(text, 0) if text[:2] in ("0o", "0x") else int(text)
+                if number.bit_length() > MAX_BITS:
+                    raise ValueError("too many digits")
+                return number
             if kind == "float" and CORE_SCALARS[3][1].match(text):
                 return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
-        except ValueError:  # Python's limit on the digits of an integer
+        except ValueError:  # as Python itself says of decimal integers beyond its limit
             self._problem(f"is a number of {len(text)} digits; give a smaller one", path, node.start_mark.line + 1)
             return None
         return self._refuse_tag(node, path)

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from dora_cli.errors import RecipeError
+from dora_cli.files import TooLargeError, read_bytes
 from dora_cli.recipe.document import Path, read_document
 from dora_cli.recipe.hints import nearest
 from dora_cli.recipe.overrides import Override, apply_override, check_listed, parse_override
@@ -107,18 +108,16 @@ def _raw_value(tree: dict[str, Any], key: str, unsure: set[Path]) -> Any:
 def _read_text(path: str | os.PathLike[str]) -> str:
     name = os.fspath(path)
     try:
-        with open(path, "rb") as file:
-            content = file.read(MAX_BYTES + 1)
+        content = read_bytes(path, MAX_BYTES)
     except FileNotFoundError:
         hint = _nearest_file(FilePath(path))
         raise RecipeError(f"{name}: there is no such recipe file; " + (f"did you mean {hint}?" if hint else "check the path")) from None
     except IsADirectoryError:
         raise RecipeError(f"{name}: is a folder, not a recipe file; give the path of a .yaml file in it") from None
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise RecipeError(f"{name}: the recipe cannot be read: {reason}; check the path and its permissions") from None
-    if len(content) > MAX_BYTES:
-        raise RecipeError(f"{name}: is larger than {MAX_BYTES} bytes, so it is no recipe; give the path of a .yaml file")
+    except TooLargeError:
+        raise RecipeError(f"{name}: is larger than {MAX_BYTES} bytes, so it is no recipe; give the path of a .yaml file") from None
+    except OSError as error:
+        raise RecipeError(f"{name}: the recipe cannot be read: {error.strerror or error}; check the path and its permissions") from None
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -6,17 +6,17 @@ Missing values (a loss that was not finite, a metric that is undefined) are None
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from dora_cli.files import parse_json
 from dora_cli.printable import is_plain
 from dora_cli.reports.grid import Cell, sections
 from dora_cli.reports.headings import headings
-from dora_cli.reports.records import read_text
+from dora_cli.reports.records import read_lines
 
 Record = Mapping[str, Any]
 Value = int | float | None
@@ -255,9 +255,9 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     Raises CheckpointError if there is no such file. A line that is no record of ours is passed over: the log is for looking at.
     """
     entries = []
-    for line in read_text(path).split("\n"):
+    for line in read_lines(path):
         try:
-            entry = json.loads(line)
+            entry = parse_json(line)
         except ValueError:
             continue
         if isinstance(entry, dict) and _is_step(entry):

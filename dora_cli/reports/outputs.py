@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dora_cli.errors import OutputError
+from dora_cli.files import real_path
 from dora_cli.printable import pour
 from dora_cli.reports.records import RunRecords, cannot_write, write_bytes
 
@@ -68,7 +69,7 @@ def check_place(output: Path, *, option: str = "--output") -> None:
 
 def is_record(path: Path) -> bool:
     """Whether `path` is, or lies in, a part of a run folder that dora writes."""
-    whole = path.resolve()
+    whole = real_path(path)
     for folder in whole.parents:
         run = RunRecords(folder)
         records = (run.recipe, run.metrics, run.ranks, run.environment, run.log, run.predictions, run.summary)

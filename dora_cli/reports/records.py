@@ -12,8 +12,8 @@ import math
 import os
 import re
 import reprlib
-import stat
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +21,7 @@ from typing import Any, Literal, Protocol, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from dora_cli import files
 from dora_cli.errors import CheckpointError, OutputError
 from dora_cli.printable import escape_json, shown
 from dora_cli.reports.layout import SCHEMA_VERSION, MetricsRecord, RanksRecord
@@ -146,7 +147,7 @@ class LogFile:
             if length is not None and length < self._file.tell():
                 self._file.truncate(length)
                 self._file.seek(0, os.SEEK_END)  # truncating leaves the position where it was, beyond the end
-            if self._file.tell() and self.path.read_bytes()[-1:] != b"\n":
+            if self._file.tell() and _last_byte(self.path) != b"\n":
                 self._file.write(b"\n")
         except OSError as error:
             raise cannot_write(self.path, error) from error
@@ -202,13 +203,27 @@ def read_json(path: Path) -> Any:
     return parse_json(read_text(path), path)
 
 
-def read_text(path: Path) -> str:
-    """The content of a UTF-8 text file. Raises CheckpointError."""
+def read_text(path: Path, limit: int = files.RECORD) -> str:
+    """The content of a UTF-8 text file of at most `limit` bytes. Raises CheckpointError."""
     path = Path(path)
+    with _readable(path):
+        return files.read_bytes(path, limit).decode("utf-8")
+
+
+def read_lines(path: Path) -> Iterator[str]:
+    """The lines of a log, one by one. Raises CheckpointError."""
+    path = Path(path)
+    with _readable(path):
+        files.check_regular(path, files.LOG)
+        for line in files.lines(path):
+            yield line.decode("utf-8")
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turns what goes wrong while `path` is read into a CheckpointError."""
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
-            raise CheckpointError(f"{path} is no file. {_MEND}")
-        return path.read_text(encoding="utf-8")
+        yield
     except FileNotFoundError as error:
         raise CheckpointError(
             f"there is no {path.name} in {path.parent}: it is not a run folder, or the run in it has not finished. "
@@ -216,19 +231,28 @@ def read_text(path: Path) -> str:
         ) from error
     except UnicodeDecodeError as error:
         raise CheckpointError(f"{path} is damaged: byte {error.start} is not UTF-8 text. {_MEND}") from error
+    except (files.NotRegularError, files.TooLargeError, IsADirectoryError) as error:
+        reason = error.strerror or ""
+        raise CheckpointError(f"{path} is no record of dora: {reason[:1].lower() + reason[1:]}. {_MEND}") from error
     except OSError as error:
-        raise CheckpointError(f"cannot read {path}: {error.strerror or error}. Mend its permissions or name another run folder.") from error
+        raise CheckpointError(f"cannot read {path}: {error.strerror or error}. Fix its permissions or name another run folder.") from error
 
 
 def parse_json(text: str, path: Path) -> Any:
     """`text` as JSON; `path` is where it came from. Raises CheckpointError."""
     try:
-        return json.loads(text)
+        return files.parse_json(text)
     except json.JSONDecodeError as error:
         where = "it is empty" if not text.strip() else f"line {error.lineno}, column {error.colno}: {error.msg}"
         raise CheckpointError(f"{path} is damaged: {where}. {_MEND}") from error
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, or lists within lists without end
+    except ValueError as error:  # a number of thousands of digits, or lists within lists without end
         raise CheckpointError(f"{path} is damaged: {error}. {_MEND}") from error
+
+
+def _last_byte(path: Path) -> bytes:
+    with files.open_regular(path) as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1)
 
 
 _MEND = "Copy the run folder again if it was copied, or train again."

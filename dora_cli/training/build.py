@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 from dora_cli.data import PairLayout, pair_layout
+from dora_cli.errors import DoraError, ModelError
 from dora_cli.methods import Method, triton_obstacle
 from dora_cli.methods.base import Schedule
 from dora_cli.methods.linear import trained_type
@@ -27,6 +29,7 @@ from dora_cli.recipe import Recipe
 from dora_cli.tasks import GenerationTask, Task
 from dora_cli.training.environment import ModelSize
 from dora_cli.training.fingerprint import fingerprint_model
+from dora_cli.training.memory import is_out_of_memory
 from dora_cli.training.origin import make
 from dora_cli.training.seeds import seed_everything
 
@@ -74,18 +77,38 @@ def targets_of(recipe: Recipe) -> Sequence[str]:
 def load_base(recipe: Recipe, task: Task) -> LoadedModel:
     """The base model of a recipe: with a head for `task`, or as the generator it is."""
     model, seed = recipe.model, recipe.train.seed
-    if isinstance(task, GenerationTask):
-        return load_generator(model.name, revision=model.revision, dtype=model.dtype, seed=seed, trust_remote_code=model.trust_remote_code)
-    return load_model(
-        model.name,
-        revision=model.revision,
-        dtype=model.dtype,
-        num_labels=task.num_labels,
-        label_names=task.label_names,
-        regression=task.regression,
-        seed=seed,
-        trust_remote_code=model.trust_remote_code,
-    )
+    with _one_message(model.name):
+        if isinstance(task, GenerationTask):
+            return load_generator(
+                model.name, revision=model.revision, dtype=model.dtype, seed=seed, trust_remote_code=model.trust_remote_code
+            )
+        return load_model(
+            model.name,
+            revision=model.revision,
+            dtype=model.dtype,
+            num_labels=task.num_labels,
+            label_names=task.label_names,
+            regression=task.regression,
+            seed=seed,
+            trust_remote_code=model.trust_remote_code,
+        )
+
+
+@contextmanager
+def _one_message(name: str) -> Iterator[None]:
+    """Turns whatever the files of a model make the libraries raise into a ModelError; where memory is short, that is said elsewhere."""
+    try:
+        yield
+    except DoraError:
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason is given")
+        raise ModelError(
+            f"model.name: the files of {name!r} do not make a model that can be used ({type(error).__name__}: {reason[:300]}); download or "
+            "build the model again"
+        ) from error
 
 
 def note_on_code(recipe: Recipe) -> str | None:
@@ -118,16 +141,17 @@ def note_on_rank(start_rank: int, projections: Sequence[Projection]) -> str | No
 def base_from_config(recipe: Recipe, task: Task) -> nn.Module:
     """The model of `load_base` on the meta device: shapes without weights. Raises ModelUnreachableError."""
     model = recipe.model
-    if isinstance(task, GenerationTask):
-        return config_generator(model.name, revision=model.revision, trust_remote_code=model.trust_remote_code)
-    return config_model(
-        model.name,
-        revision=model.revision,
-        num_labels=task.num_labels,
-        label_names=task.label_names,
-        regression=task.regression,
-        trust_remote_code=model.trust_remote_code,
-    )
+    with _one_message(model.name):
+        if isinstance(task, GenerationTask):
+            return config_generator(model.name, revision=model.revision, trust_remote_code=model.trust_remote_code)
+        return config_model(
+            model.name,
+            revision=model.revision,
+            num_labels=task.num_labels,
+            label_names=task.label_names,
+            regression=task.regression,
+            trust_remote_code=model.trust_remote_code,
+        )
 
 
 def adapt(recipe: Recipe, task: Task, base: LoadedModel, method: Method, device: torch.device, *, total_steps: int | None) -> AdaptedModel:

@@ -23,6 +23,7 @@ from torch import nn
 
 import dora_cli
 from dora_cli.errors import DeviceError, OutputError
+from dora_cli.files import RECORD, parse_json, read_bytes
 from dora_cli.reports.records import write_json
 from dora_cli.training.environment import installed_version
 
@@ -222,8 +223,8 @@ def _remembered() -> dict[str, Answer]:
     """The answers kept; what cannot be read is tried again."""
     path = cache_file()
     try:
-        kept = json.loads(path.read_text(encoding="utf-8")) if path is not None else None
-    except (OSError, ValueError, RecursionError):
+        kept = parse_json(read_bytes(path, RECORD)) if path is not None else None
+    except (OSError, ValueError):
         return {}
     found = {key: _answer(value) for key, value in kept.items()} if isinstance(kept, dict) else {}
     return {key: answer for key, answer in found.items() if answer is not None}

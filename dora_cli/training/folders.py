@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import shutil
-import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from dora_cli.errors import CheckpointError, OutputError
+from dora_cli.files import RECORD, open_regular, parse_json, read_bytes
 from dora_cli.printable import shown
 
 MANIFEST = "manifest.json"
@@ -24,8 +24,6 @@ SCHEMA_VERSION = 1
 LEFTOVERS = (".partial", ".old")
 """How names of folders end that a killed writer has left."""
 TENSORS = ".safetensors"
-MAX_JSON = 1 << 28
-"""No record is longer; a longer file is not read into memory."""
 
 Part = Mapping[str, Any]
 """Content of one file: tensors by name (``.safetensors``), or what JSON holds (``.json``)."""
@@ -113,10 +111,10 @@ def read_folder(folder: Path, names: tuple[str, ...]) -> dict[str, Part]:
         if name not in files or not path.is_file():
             raise CheckpointError(f"{folder} lacks {name}; the checkpoint is incomplete, use another one of the run")
         try:
-            described = _describe(path)
+            fits = _fits(path, files[name])
         except OSError as error:
             raise CheckpointError(f"{path} cannot be read ({error.strerror or error}); use another checkpoint of the run") from error
-        if files[name] != described:
+        if not fits:
             raise CheckpointError(
                 f"{path} does not match its manifest (size or SHA-256); the file is damaged, use another checkpoint of the run"
             )
@@ -144,10 +142,15 @@ def _old(folder: Path) -> Path:
 
 def _describe(path: Path) -> dict[str, Any]:
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         while block := file.read(1 << 22):
             digest.update(block)
-    return {"bytes": path.stat().st_size, "sha256": digest.hexdigest()}
+        return {"bytes": os.fstat(file.fileno()).st_size, "sha256": digest.hexdigest()}
+
+
+def _fits(path: Path, described: Any) -> bool:
+    """Whether a file is as the manifest describes it; its size first, which costs nothing."""
+    return isinstance(described, dict) and described.get("bytes") == path.stat().st_size and described == _describe(path)
 
 
 def _sync(path: Path) -> None:
@@ -160,17 +163,14 @@ def _sync(path: Path) -> None:
 
 def _read_json(path: Path, folder: Path) -> dict[str, Any]:
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise CheckpointError(f"{path} is no file; use another checkpoint of the run")
-        if path.stat().st_size > MAX_JSON:
-            raise CheckpointError(f"{path} is larger than {MAX_JSON} bytes, so it is no record of dora; use another checkpoint of the run")
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(read_bytes(path, RECORD))
     except FileNotFoundError:
         raise CheckpointError(
             f"{folder} has no {path.name}; it is not a complete checkpoint of dora; name a run folder or another checkpoint"
         ) from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is damaged or unreadable ({shown(str(error))}); use another checkpoint of the run") from error
+    except (OSError, ValueError) as error:
+        reason = (isinstance(error, OSError) and error.strerror) or str(error)
+        raise CheckpointError(f"{path} is damaged or unreadable ({shown(reason)}); use another checkpoint of the run") from error
     if not isinstance(content, dict):
         kind = type(content).__name__
         raise CheckpointError(f"{path} holds {kind}, not an object; it is damaged, use another checkpoint of the run")

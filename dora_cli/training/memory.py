@@ -19,12 +19,17 @@ def enough_memory(advice: str) -> Iterator[None]:
     """Turns a failed allocation within into an OutOfMemoryError with this advice."""
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise OutOfMemoryError(advice) from error
-    except RuntimeError as error:
-        if not any(words in str(error) for words in _WORDS):
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
             raise
         raise OutOfMemoryError(advice) from error
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation has failed."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _WORDS)
 
 
 def memory_advice(recipe: Recipe, batch: str = "train") -> AbstractContextManager[None]:

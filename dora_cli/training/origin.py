@@ -48,7 +48,7 @@ class BaseRecord(_Record):
         config = getattr(model, "config", None)
         known = hasattr(config, "to_json_string")
         name = getattr(config, "_name_or_path", None) or None
-        folder = Path(name).expanduser() if name else None
+        folder = at_home(name) if name else None
         return cls(
             name=str(folder.resolve()) if folder is not None and folder.is_dir() else name,
             revision=getattr(config, "_commit_hash", None),

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
+from dora_cli.files import at_home, real_path
 from dora_cli.recipe import Recipe, dump_recipe, parse_recipe
 
 
 def anchored(recipe: Recipe) -> Recipe:
     """The recipe with local paths made absolute, so that its run can be evaluated from any folder."""
     found = []
-    model = Path(recipe.model.name).expanduser()
+    model = at_home(recipe.model.name)
     if not recipe.model.name.startswith("builtin:") and model.is_dir():
         found.append(f"model.name={json.dumps(str(model.resolve()))}")
     if recipe.data.path is not None:
-        found.append(f"data.path={json.dumps(str(Path(recipe.data.path).expanduser().resolve()))}")
+        found.append(f"data.path={json.dumps(str(real_path(at_home(recipe.data.path))))}")
     return parse_recipe(dump_recipe(recipe), overrides=found) if found else recipe

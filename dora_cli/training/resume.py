@@ -98,10 +98,10 @@ def _nothing_saved(records: RunRecords, skipped: Sequence[str] = ()) -> Checkpoi
 
 
 def check_no_links(records: RunRecords) -> None:
-    """Refuses a run folder parts of which are links: going on would write wherever they lead, and anybody may have laid them.
+    """Refuses a run folder parts of which are links or pipes: going on would write wherever they lead, and anybody may have laid them.
 
     Raises:
-        CheckpointError: names the link.
+        CheckpointError: names it.
     """
     parts = [records.log, records.adapter, records.checkpoints, records.trackers]
     if records.checkpoints.is_dir():
@@ -109,6 +109,10 @@ def check_no_links(records: RunRecords) -> None:
     for part in parts:
         if part.is_symlink():
             raise CheckpointError(f"{part} is a link to {os.readlink(part)}; a run goes on in its own folder alone: put the real one there")
+        if part.exists() and not (part.is_file() or part.is_dir()):
+            raise CheckpointError(f"{part} is neither a file nor a folder; restore it from a copy of the run")
+    if records.log.is_dir():
+        raise CheckpointError(f"{records.log} is a folder; restore the log from a copy of the run")
 
 
 def check_log(records: RunRecords, length: int | None) -> None:

@@ -18,6 +18,7 @@ from dora_cli.errors import CheckpointError, ExportError, ModelError, OutputErro
 from dora_cli.export import peft
 from dora_cli.export.card import TASK_TYPES
 from dora_cli.export.factors import balance
+from dora_cli.files import at_home
 from dora_cli.methods import Method
 from dora_cli.methods.attached import attached, origin_of
 from dora_cli.methods.dora import AdaptedProjection
@@ -69,7 +70,7 @@ def write_adapter(model: nn.Module, folder: Path, *, for_peft: bool, overwrite: 
             parts |= _for_peft(model, method, origin)
         except ExportError as error:
             warnings.warn(f"{folder} is not written for PEFT: {error}", stacklevel=3)
-    place = folder.expanduser().resolve()
+    place = at_home(folder).resolve()
     recover(place)
     _check_place(folder, place, overwrite=overwrite)
     write_folder(place, parts, then="save again")

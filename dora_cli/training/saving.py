@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 
+from dora_cli.files import RECORD, parse_json, read_bytes
 from dora_cli.recipe import SaveSection
 from dora_cli.reports.records import RunRecords
 from dora_cli.training.checkpoint import PROGRESS
@@ -64,6 +64,6 @@ class SavePolicy:
 def _selected(folder: Path) -> int:
     """The step that was selected when a checkpoint was written; -1 if none was, or if it is too damaged to say."""
     try:
-        return int(json.loads((folder / PROGRESS).read_text(encoding="utf-8"))["selection"]["step"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return int(parse_json(read_bytes(folder / PROGRESS, RECORD))["selection"]["step"])
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return -1

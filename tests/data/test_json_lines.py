@@ -76,3 +76,23 @@ def test_json_that_is_not_utf8(tmp_path: Path) -> None:
         message(tmp_path / "train.jsonl", GOOD.encode() + b'{"sentence": "\xe9", "label": 1}\n')
         == ", line 2: not UTF-8; convert the file to UTF-8"
     )
+
+
+@pytest.mark.parametrize("name", ["train.jsonl", "train.json"])
+def test_whatever_the_bytes_there_is_one_message(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    assert "line 1: not UTF-8" in message(path, b'{"sent\xffence": "a", "label": 1}\n')
+    assert "line 2: not UTF-8" in message(path, GOOD.encode() + b'{"sentence": "a", "label": 1, "\xff": {"\xff": 1}}\n')
+    for deep in ("[" * 100_000, "[" * 1000 + "]" * 1000):
+        assert "line 2: not JSON (nested more than" in message(path, f'{GOOD}{{"sentence": {deep}, "label": 1}}\n')
+        assert "not JSON (nested more than" in message(path, deep)
+
+
+@pytest.mark.parametrize("name", ["train.jsonl", "train.json", "train.csv", "train.tsv"])
+def test_a_line_without_an_end_is_not_read(name: str, tmp_path: Path) -> None:
+    """3 GB that take no place on the disk."""
+    path = tmp_path / name
+    with path.open("wb") as file:
+        file.truncate(3 << 30)
+    with pytest.raises(DataError, match=r"line 1 has more than|3,221,225,472 bytes"):
+        load_examples(get_task("glue/sst2"), "files", "train", path=tmp_path)

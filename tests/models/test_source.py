@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -109,3 +110,33 @@ def test_hub_out_of_reach(monkeypatch: pytest.MonkeyPatch, error: Exception) -> 
             ask("nobody/nothing")
         for part in ("'nobody/nothing'", "Set model.name to a local model folder", "hf download nobody/nothing", "HF_HUB_OFFLINE=1"):
             assert part in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "model.safetensors", "vocab.txt"])
+def test_a_file_that_never_ends_is_found_before_it_is_opened(name: str, folder: Path) -> None:
+    """Transformers opens files by their names: it would wait for a pipe, and read a device into memory."""
+    os.mkfifo(folder / name)
+    with pytest.raises(ModelError, match=rf"{name} cannot be read: it is a pipe"):
+        find_source(str(folder))
+    (folder / name).unlink()
+    (folder / name).symlink_to("/dev/zero")
+    with pytest.raises(ModelError, match=rf"{name} cannot be read: it is a device"):
+        find_source(str(folder))
+
+
+def test_a_tokenizer_of_3_gb_is_none(folder: Path) -> None:
+    for name in ("tokenizer.json", "model.safetensors"):
+        with (folder / name).open("wb") as file:  # takes no place on the disk
+            file.truncate(3 << 30)
+    with pytest.raises(ModelError, match=r"tokenizer\.json cannot be read: it has 3,221,225,472 bytes"):
+        find_source(str(folder))
+    (folder / "tokenizer.json").unlink()
+    assert find_source(str(folder)).kind == "local"
+
+
+def test_keys_that_a_library_would_print_are_names(folder: Path) -> None:
+    (folder / "tokenizer_config.json").write_text('{"added_tokens_decoder": {"0": [{"content": "\\u202e"}]}}')
+    assert find_source(str(folder)).kind == "local"
+    (folder / "tokenizer_config.json").write_text('{"added_tokens_decoder": {"0": [{"\\u202econtent": 1}]}}')
+    with pytest.raises(ModelError, match=r"tokenizer_config\.json has a key \\u202econtent that is no name"):
+        find_source(str(folder))

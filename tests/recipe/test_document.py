@@ -93,6 +93,7 @@ def test_duplicate_keys_are_found_at_every_level():
         ("? [a]\n: b", "not text (a list or mapping)"),
         ("a: {<<: {b: 1}}", "merge keys"),
         ("a: " + "9" * 5000, "5000 digits"),
+        ("a: 0x" + "f" * 1025, "1027 digits"),  # which Python reads, and cannot show
     ],
 )
 def test_values_that_are_refused_leave_the_rest_readable(text, words):

@@ -446,6 +446,11 @@ def test_files_that_cannot_be_recipes(tmp_path, monkeypatch):
     assert "cannot be read" in message("a\0b")
     assert "cannot be read" in message("x" * 5000)
 
+    os.mkfifo(tmp_path / "pipe.yaml")  # nobody writes to it
+    (tmp_path / "endless.yaml").symlink_to("/dev/zero")
+    assert "cannot be read: it is a pipe, not a regular file" in message("pipe.yaml")
+    assert "cannot be read: it is a device" in message("endless.yaml")
+
     def refuse(*args, **kwargs):
         raise PermissionError(13, "Permission denied")
 

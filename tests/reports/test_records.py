@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from dora_cli.errors import CheckpointError, OutputError
+from dora_cli.reports.curves import read_log
 from dora_cli.reports.records import (
     LogFile,
     RunRecords,
@@ -317,3 +318,46 @@ def test_json_holds_nothing_that_a_terminal_obeys():
     value = {"k\u2028\x9b": "\x1b\x7f\u202e\ud800"}
     assert json.loads(to_json(value)) == value
     assert to_json(value).rstrip("\n").isprintable()
+
+
+def put_in_place(path: Path, what: str) -> None:
+    """A pipe that nobody writes to, a device without an end, a folder, or 3 GB that take no place on the disk."""
+    if what == "pipe":
+        os.mkfifo(path)
+    elif what == "device":
+        path.symlink_to("/dev/zero")
+    elif what == "folder":
+        path.mkdir()
+    else:
+        with path.open("wb") as file:
+            file.truncate(3 << 30)
+
+
+@pytest.mark.parametrize("what", ["pipe", "device", "folder", "3 GB"])
+def test_what_is_no_record_is_not_read(what: str, tmp_path: Path) -> None:
+    run = RunRecords(tmp_path)
+    for path in (run.metrics, run.ranks, run.log):
+        put_in_place(path, what)
+    for read in (run.read_metrics, run.read_ranks, lambda: read_json(run.metrics), lambda: read_log(run.log)):
+        with pytest.raises(CheckpointError, match=rf"{tmp_path}/.* is no record of dora: "):
+            read()
+
+
+def test_a_log_of_one_endless_line_is_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "log.jsonl").open("wb") as file:
+        file.truncate(1 << 26)
+    with pytest.raises(CheckpointError, match="line 1 has more than"):
+        read_log(tmp_path / "log.jsonl")
+
+
+def test_lines_of_a_log_that_are_no_json_are_passed_over(tmp_path: Path) -> None:
+    entry = '{"type": "eval", "step": 1, "phase": "warmup", "metrics": {}, "note": "a\u2028b"}'
+    (tmp_path / "log.jsonl").write_text(f"{'[' * 100_000}\n{'9' * 5000}\n{entry}\n{entry[:-1]}", encoding="utf-8")
+    assert read_log(tmp_path / "log.jsonl") == [json.loads(entry)]
+
+
+def test_nested_without_end_is_one_message(tmp_path: Path) -> None:
+    for text in ("[" * 100_000, '{"a":' * 900 + "1" + "}" * 900):
+        (tmp_path / "metrics.json").write_text(text)
+        with pytest.raises(CheckpointError, match="is damaged: nested more than"):
+            RunRecords(tmp_path).read_metrics()

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
+import pytest
 from torch import nn
 
 from dora_cli import train
+from dora_cli.errors import ModelError
 from dora_cli.models import Projection
 from dora_cli.training.build import note_on_rank
 from dora_cli.training.dry_run import dry_run
@@ -53,3 +57,25 @@ def test_the_dry_run_and_the_run_say_so_once(make_recipe: MakeRecipe, tmp_path: 
 def test_nothing_is_said_of_ranks_that_can_be(make_recipe: MakeRecipe) -> None:
     assert "rank" not in dict(dry_run(make_recipe("method.start_rank=16")).rows)
     assert "rank" not in dict(dry_run(make_recipe("method={name: head}")).rows)
+
+
+@pytest.mark.parametrize(
+    ("file", "key", "value"),
+    [
+        ("tokenizer_config.json", "model_max_length", [1]),
+        ("tokenizer_config.json", "padding_side", []),
+        ("tokenizer.json", "added_tokens", [{"id": 2**40}]),
+        ("config.json", "num_attention_heads", 0),
+        ("config.json", "hidden_act", "no such function"),
+    ],
+)
+def test_whatever_the_files_of_a_model_hold_there_is_one_message(
+    make_recipe: MakeRecipe, tiny_model: Path, tmp_path: Path, file: str, key: str, value: object
+) -> None:
+    shutil.copytree(tiny_model, tmp_path / "model")
+    content = json.loads((tmp_path / "model" / file).read_text())
+    (tmp_path / "model" / file).write_text(json.dumps(content | {key: value}))
+    recipe = make_recipe(f"model.name={tmp_path / 'model'}", "train.max_steps=4")
+    with pytest.raises(ModelError, match=r"^model\.name: "):
+        train(recipe, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

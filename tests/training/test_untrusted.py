@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -26,7 +27,7 @@ from dora_cli.recipe import Recipe, load_recipe, parse_recipe
 from dora_cli.reports.records import RunRecords
 from dora_cli.training.checkpoint import Snapshot, load_weights, not_finite
 from tests.commands.conftest import dora
-from tests.training.hostile import Edit, byte_edits, edits, sign
+from tests.hostile.edits import FRAGMENTS, change, change_bytes, sign
 from tests.training.test_resume import cut
 
 PARTS = ("adapter.safetensors", "head.safetensors", "state.json", "optimizer.safetensors", "random.safetensors", "progress.json")
@@ -114,6 +115,8 @@ def finished(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Yard
     return _yard(tmp_path_factory.mktemp("finished"), tiny_model, finished=True)
 
 
+seeds = st.integers(0, 2**32)
+
 # Fuzzing ------------------------------------------------------------------------------------------------------------------------
 
 RECIPE = """\
@@ -126,12 +129,6 @@ data:
 method: {name: dora, rank: 2, targets: [attention, "*.query"]}
 train: {epochs: 4, adam_betas: [0.9, 0.999], learning_rate: 2.0e-3, seed: 1}
 """
-FRAGMENTS = (
-    "!!python/object/apply:os.system ['touch escaped']", "!!python/name:os.system", "!!binary aGk=", "!!set {a}", "!!timestamp 2001-01-01",
-    "!own {a: 1}", "&a [*a]", "&a {b: *a}", "*nowhere", "<<: {a: 1}", "? [a]\n: b", "[" * 2000, "{a: " * 500, "9" * 5000, "1e999",
-    "-.inf", ".nan", "0x" + "f" * 300, "\x00", "\ud800", "\u2028", "\ufeff", "'", '"\\UFFFFFFFF"', "%YAML 9.9\n---\n", "---", "...",
-    "!<tag:yaml.org,2002:python/object/new:os.system> [x]", "a: &x [1,1,1]\nb: &y [*x,*x,*x]\nc: &z [*y,*y,*y]", "|\n ", "- ", "# ", "\t",
-)  # fmt: skip
 
 
 @fuzz(300)
@@ -146,10 +143,10 @@ def test_recipes(at: list[tuple[int, str, int]]) -> None:
 
 
 @fuzz(40)
-@given(edit=byte_edits())
-def test_recipes_of_any_bytes(edit: Edit) -> None:
+@given(seed=seeds)
+def test_recipes_of_any_bytes(seed: int) -> None:
     path = Path("recipe.yaml")
-    path.write_bytes(edit(RECIPE.encode()))
+    path.write_bytes(change_bytes(Random(seed), RECIPE.encode()))
     with contextlib.suppress(RecipeError):
         assert isinstance(load_recipe(path), Recipe)
 
@@ -162,10 +159,10 @@ def test_an_alias_bomb_is_refused() -> None:
 
 
 @fuzz(150)
-@given(data=st.data(), name=st.sampled_from((*PARTS, "manifest.json")), signed=st.booleans())
-def test_reading_checkpoints(unfinished: Yard, data: st.DataObject, name: str, signed: bool) -> None:
+@given(seed=seeds, name=st.sampled_from((*PARTS, "manifest.json")), signed=st.booleans())
+def test_reading_checkpoints(unfinished: Yard, seed: int, name: str, signed: bool) -> None:
     folder = unfinished.reset() / "checkpoints" / f"step-{CUT}"
-    (folder / name).write_bytes(data.draw(edits(name))((folder / name).read_bytes()))
+    (folder / name).write_bytes(change(Random(seed), name, (folder / name).read_bytes()))
     if signed and name != "manifest.json":
         sign(folder)
     unfinished.survives(lambda: Snapshot.load(folder))
@@ -177,10 +174,10 @@ RESUMED = (*(f"checkpoints/step-{CUT}/{part}" for part in PARTS), f"checkpoints/
 
 
 @fuzz(60)
-@given(data=st.data(), name=st.sampled_from(RESUMED))
-def test_going_on(unfinished: Yard, data: st.DataObject, name: str) -> None:
+@given(seed=seeds, name=st.sampled_from(RESUMED))
+def test_going_on(unfinished: Yard, seed: int, name: str) -> None:
     path = unfinished.reset() / name
-    path.write_bytes(data.draw(edits(name))(path.read_bytes()))
+    path.write_bytes(change(Random(seed), name, path.read_bytes()))
     if (path.parent / "manifest.json").exists():
         sign(path.parent)
     unfinished.survives(lambda: train(unfinished.recipe, unfinished.run, resume=True))
@@ -191,23 +188,23 @@ EVALUATED = ("adapter/adapter.safetensors", "adapter/head.safetensors", "adapter
 
 
 @fuzz(80)
-@given(data=st.data(), name=st.sampled_from(EVALUATED))
-def test_evaluating(finished: Yard, data: st.DataObject, name: str) -> None:
+@given(seed=seeds, name=st.sampled_from(EVALUATED))
+def test_evaluating(finished: Yard, seed: int, name: str) -> None:
     path = finished.reset() / name
-    path.write_bytes(data.draw(edits(name))(path.read_bytes()))
+    path.write_bytes(change(Random(seed), name, path.read_bytes()))
     if (path.parent / "manifest.json").exists():
         sign(path.parent)
     finished.survives(lambda: evaluate(finished.run))
 
 
 @fuzz(120)
-@given(data=st.data(), name=st.sampled_from(["ranks.json", "ranks.json", "metrics.json"]))
-def test_rank_tables(finished: Yard, data: st.DataObject, name: str) -> None:
+@given(seed=seeds, name=st.sampled_from(["ranks.json", "ranks.json", "metrics.json"]))
+def test_rank_tables(finished: Yard, seed: int, name: str) -> None:
     folder = finished.root / "run"
     folder.mkdir(exist_ok=True)
     for record in ("ranks.json", "metrics.json"):
         shutil.copy(finished.pristine / record, folder)
-    (folder / name).write_bytes(data.draw(edits(name))((folder / name).read_bytes()))
+    (folder / name).write_bytes(change(Random(seed), name, (folder / name).read_bytes()))
     finished.survives(RunRecords(folder).read_ranks)
     for arguments in ((), ("--json",)):
         done = dora("ranks", folder, *arguments)
@@ -362,12 +359,11 @@ def test_names_in_a_manifest_open_nothing(unfinished: Yard, name: str, monkeypat
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["files"][name] = manifest["files"]["adapter.safetensors"]
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    opened: list[Path] = []
-    plain = Path.open
-    monkeypatch.setattr(Path, "open", lambda path, *a, **k: opened.append(path) or plain(path, *a, **k))
+    opened: list[str] = []
+    plain = os.open
+    monkeypatch.setattr(os, "open", lambda path, *a, **k: opened.append(path) or plain(path, *a, **k))
     assert Snapshot.load(folder).progress["at"]["step"] == CUT
-    assert opened
-    assert {path.parent for path in opened} == {folder}
+    assert {Path(path).parent for path in opened} == {folder}
     manifest["files"] = {name: manifest["files"][name]}
     (folder / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(CheckpointError, match=r"lacks adapter\.safetensors"):
@@ -389,6 +385,16 @@ def test_nothing_is_written_through_links(unfinished: Yard, part: str) -> None:
     shutil.rmtree(outside)
 
 
+@pytest.mark.parametrize("part", ["log.jsonl", "adapter"])
+def test_nothing_is_written_into_a_pipe(unfinished: Yard, part: str) -> None:
+    """Opening one to write waits for a reader."""
+    run = unfinished.reset()
+    shutil.rmtree(run / part) if (run / part).is_dir() else (run / part).unlink()
+    os.mkfifo(run / part)
+    with pytest.raises(CheckpointError, match="is neither a file nor a folder"):
+        train(unfinished.recipe, run, resume=True)
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
 @pytest.mark.parametrize("name", ["manifest.json", "progress.json", "adapter.safetensors"])
 def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(unfinished: Yard, name: str) -> None:
@@ -403,7 +409,7 @@ def test_records_in_the_place_of_which_lies_a_pipe(finished: Yard) -> None:
     run = finished.reset()
     (run / "environment.json").unlink()
     os.mkfifo(run / "environment.json")
-    with pytest.raises(CheckpointError, match=r"environment\.json is no file"):
+    with pytest.raises(CheckpointError, match=r"environment\.json is no record of dora"):
         evaluate(run)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from dora_cli.data.values import not_utf8
 from dora_cli.errors import DataError
+from dora_cli.files import WHOLE, parse_json, read_text
 from dora_cli.wording import plural
 
 
@@ -85,7 +86,7 @@ def _read(path: Path) -> str:
     if path.is_dir():
         raise DataError(f"{path}: is a folder; give a file")
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        return read_text(path, WHOLE)
     except UnicodeDecodeError:
         raise not_utf8(path) from None
     except OSError as error:
@@ -100,7 +101,7 @@ def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             continue
         found, where = True, f"{path}, line {number}"
         try:
-            record = json.loads(line)
+            record = parse_json(line)
         except ValueError as error:
             raise DataError(f"{where}: not JSON ({error}); every line is an object such as {_EXAMPLE}") from None
         if not isinstance(record, dict):

@@ -83,10 +83,7 @@ def table(
 
     def row(cells: Sequence[object]) -> Markup:
         first, *others = cells
-        named = [
-            tag("td", cell, data_label=None if words else _plain(label))
-            for cell, label in zip(others, head[1:], strict=True)
-        ]
+        named = [tag("td", cell, data_label=None if words else _plain(label)) for cell, label in zip(others, head[1:], strict=True)]
         return tag("tr", tag("th", first, scope="row", class_="short" if _length(first) <= LONGEST else None), *named)
 
     columns = tag("tr", *(tag("th", cell, scope="col") for cell in head))

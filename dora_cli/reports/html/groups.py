@@ -9,22 +9,19 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from dora_cli.errors import CheckpointError
 from dora_cli.reports.curves import Phase, Series, losses, metric_curve, metric_names, phases
 from dora_cli.reports.html.paths import shared
 from dora_cli.reports.ranks import mean_ranks
 from dora_cli.reports.records import RunRecords, read_json, read_text
 from dora_cli.reports.runs import RunCurves, find_curves, find_ranks
+from dora_cli.reports.settings import settings
 
 WITHOUT_EFFECT = frozenset(
     {"train.seed", "train.log_every", "train.log_with", "eval.batch_size", "decode.batch_size"}
     | {"save.every_steps", "save.every_minutes", "save.keep"}
 )
 """Keys in which runs of one group may differ: the seed, and those that change what is written down and nothing that is trained."""
-MOST_TEXT = 1 << 20
-"""No recipe is longer."""
 
 
 @dataclass(frozen=True)
@@ -197,8 +194,7 @@ def find_groups(folders: Sequence[Path]) -> tuple[Group, ...]:
         place = records.folder.resolve()
         if place in seen:
             raise CheckpointError(
-                f"{records.folder} is named twice (the first time as {seen[place]}): its numbers would count twice. "
-                "Name it once."
+                f"{records.folder} is named twice (the first time as {seen[place]}): its numbers would count twice. Name it once."
             )
         seen[place] = records.folder
     names = _unique([[records.folder] for records in found])
@@ -238,39 +234,6 @@ def _whole(entry: Mapping[str, Any]) -> bool:
     keys = {"train": ("step", "budget", "live"), "eval": ("step", "epoch")}.get(str(entry.get("type")), ("step",))
     loss = entry.get("train_loss")
     return all(isinstance(entry.get(key), int) and 0 <= entry[key] < 2**53 for key in keys) and isinstance(loss, int | float | None)
-
-
-def settings(recipe: str, path: Path) -> dict[str, str]:
-    """The keys of a recipe, ``section.key``, each with its value on one line; `path` is where it came from. Raises CheckpointError."""
-    damaged = f"{path} is damaged or was not written by dora"
-    mend = "Copy the run folder again if it was copied, or train again."
-    if len(recipe) > MOST_TEXT:
-        raise CheckpointError(f"{damaged}: it has {len(recipe):,} characters, more than {MOST_TEXT:,}. {mend}")
-    try:
-        # a few aliases of aliases would be a recipe without end
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(recipe, Loader=yaml.SafeLoader)):
-            raise CheckpointError(f"{damaged}: it holds an alias, and dora writes none. {mend}")
-        content = yaml.safe_load(recipe)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        if isinstance(error, CheckpointError):
-            raise
-        raise CheckpointError(f"{damaged}: {' '.join(str(error).split())[:200]}. {mend}") from error
-    if not isinstance(content, Mapping | None):
-        raise CheckpointError(f"{damaged}: it holds no keys. {mend}")
-    found: dict[str, str] = {}
-    for key, value in (content or {}).items():
-        if isinstance(value, Mapping):
-            found.update({f"{key}.{inner}": _shown(each) for inner, each in value.items()})
-        else:
-            found[str(key)] = _shown(value)
-    return found
-
-
-def _shown(value: object) -> str:
-    if isinstance(value, str):
-        return value
-    written = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=1 << 16)
-    return " ".join(written.removesuffix("...\n").split())
 
 
 def _kind(run: Run) -> tuple[object, ...]:

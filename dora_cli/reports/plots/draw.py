@@ -14,8 +14,9 @@ from dora_cli.reports.plots.budget import budget_figure
 from dora_cli.reports.plots.maps import difference_figure, rank_figure
 from dora_cli.reports.plots.scores import scores_figure
 from dora_cli.reports.plots.training import training_figure
-from dora_cli.reports.records import RunRecords
+from dora_cli.reports.records import RunRecords, read_text
 from dora_cli.reports.runs import FoundRanks, RunCurves
+from dora_cli.reports.settings import settings
 
 What = str
 """``map``, ``budget``, ``training`` or ``scores``; the command offers no other."""
@@ -97,15 +98,12 @@ def no_scores(found: FoundRanks) -> CheckpointError:
 
 def _selecting(found: RunCurves) -> str | None:
     """The metric that the recipe names; None leaves it to the task, whose primary metric stands first."""
-    import yaml
-
     try:
-        recipe = yaml.safe_load(found.run.recipe.read_text(encoding="utf-8"))
-        name = recipe["eval"]["metric"]
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):  # a picture can do without
+        name = settings(read_text(found.run.recipe), found.run.recipe).get("eval.metric", "null")
+    except CheckpointError:  # a picture can do without
         return None
     names = [*(found.metrics or {}).get("metrics", ())]
-    return name if isinstance(name, str) and (name in names or not names) else None
+    return name if name != "null" and (name in names or not names) else None
 
 
 def _selected_step(metrics: Mapping[str, Any] | None) -> int | None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -120,3 +121,28 @@ def test_files_that_are_not_there() -> None:
     Path("folder").mkdir()
     with pytest.raises(DataError, match=r"^folder: is a folder; give a file$"):
         read_pairs(Path("folder"), Path("ref.txt"))
+
+
+@pytest.mark.parametrize("name", ["out.txt", "out.jsonl"])
+def test_what_never_ends_is_not_read(name: str) -> None:
+    """A pipe that nobody writes to, a device, and a file too large for memory that takes no place on the disk."""
+    path = Path(name)
+    path.symlink_to("/dev/zero")
+    with pytest.raises(DataError, match="it is a device, not a regular file"):
+        read_pairs(path, write("ref.txt", "a\n"))
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(DataError, match="it is a pipe"):
+        read_pairs(path, write("ref.txt", "a\n"))
+    path.unlink()
+    with path.open("wb") as file:
+        file.truncate(3 << 30)
+    with pytest.raises(DataError, match="3,221,225,472 bytes"):
+        read_pairs(path, write("ref.txt", "a\n"))
+
+
+@pytest.mark.parametrize("value", ["[" * 100_000, "[" * 100_000 + "]" * 100_000, "9" * 5000, "[" * 500 + "]" * 500])
+def test_json_beyond_measure_is_one_message(value: str) -> None:
+    for text in (value, f'{{"output": {value}, "references": ["a"]}}', f'{{"output": "a", "references": {value}}}'):
+        with pytest.raises(DataError, match=r"out\.jsonl, line 1: "):
+            read_pairs(write("out.jsonl", text), None)

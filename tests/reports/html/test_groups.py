@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dora_cli.errors import CheckpointError
-from dora_cli.reports.html.groups import find_groups, settings
+from dora_cli.reports.html.groups import find_groups
 from tests.reports.html.folders import FREEZE, write_run
 
 
@@ -91,31 +91,3 @@ def test_lines_of_a_log_that_nobody_could_draw_are_passed_over(tmp_path: Path) -
         log.write('{"type": "eval", "step": 30, "phase": "x", "epoch": "first", "metrics": {}}\n')
         log.write('{"type": "eval", "step": 30, "phase": "x", "epoch": 3, "train_loss": [], "metrics": {}}\nhalf a li')
     assert find_groups([run])[0].runs[0].steps == 20
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("a: [1", "is damaged"),
-        ("just words", "holds no keys"),
-        ("a: &a [1]\nb: [*a, *a]", "alias"),
-        ("a: " + "[" * 3000, "is damaged"),
-        ("a: 1\n" * 300_000, "characters"),
-        ("a: 2001-99-99", "is damaged"),
-    ],
-)
-def test_a_recipe_that_dora_did_not_write(text: str, said: str, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=said):
-        settings(text, tmp_path / "recipe.yaml")
-
-
-def test_settings() -> None:
-    text = "task: glue/rte\nmethod: {name: dora, targets: [attention, ffn], start_rank: null}\ntrain: {learning_rate: 2.0e-3}\n"
-    assert settings(text, Path("recipe.yaml")) == {
-        "task": "glue/rte",
-        "method.name": "dora",
-        "method.targets": "[attention, ffn]",
-        "method.start_rank": "null",
-        "train.learning_rate": "0.002",
-    }
-    assert settings("", Path("recipe.yaml")) == {}
