@@ -23,6 +23,8 @@ from dora_cli.training.run import load_split
 from dora_cli.wording import plural
 
 _ANY_SHAPE = (2, 2)  # when phases begin and end does not depend on shapes
+_OF_THE_MODEL = ("projections", "start_components", "final_components", "events", "first_event")
+"""What a schedule says that takes the number of projections: so does which events prune something."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class DryRun:
     Attributes:
         length: steps, epochs and global batch.
         processes: as set by ``accelerate launch``, else 1.
-        schedule: of the method; without its counts of projections and components where the model's shapes are out of reach.
+        schedule: of the method; without what depends on the number of projections where the model's shapes are out of reach.
         parameters: ``projections, per_rank, start, final, head``; adapter sizes count `A` and `B`, `final` for a uniform allocation.
         out_of_reach: why the model's configuration could not be read; None if it could.
         rank_note: what is to be said of the start rank; None where it is sound or the model's shapes are out of reach.
@@ -98,7 +100,7 @@ def dry_run(recipe: Recipe, output: Path | None = None, seeds: Sequence[int] = (
     except ModelUnreachableError as error:
         reason = str(error)
         plan = method.plan(length.total_steps, {"unknown": _ANY_SHAPE} if targets else {})
-        schedule = {**plan.describe(), **dict.fromkeys(("projections", "start_components", "final_components"))}
+        schedule = {**plan.describe(), **dict.fromkeys(_OF_THE_MODEL)}
     else:
         projections = find_projections(model, targets) if targets else []
         plan = method.plan(length.total_steps, {p.name: p.shape for p in projections})

@@ -298,7 +298,7 @@ def _train(call: _Call, signals: StopSignals, stack: contextlib.ExitStack) -> Ru
             remove_run(records)
         raise
     peak_memory = peak_memory_bytes(accelerator.device)
-    ranks = build_ranks(recipe, adapted.projections, adapted.method, outcome.history)
+    ranks = build_ranks(recipe, adapted.projections, adapted.method, adapted.schedule.phases, outcome.history)
     seconds = max(outcome.training.seconds, 1e-9)
     metrics = build_metrics(
         recipe,
