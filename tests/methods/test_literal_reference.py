@@ -2,11 +2,13 @@
 
 The reference below shares no code with the package. It materialises every rank-1 matrix for the scores, adds DEM to the loss and
 lets autograd differentiate it, sorts Python lists, and follows the published order of a step. Three defects of the published
-code are corrected in it, as in ours: selection takes exactly k (ties do not overshoot), an event whose k is 0 zeroes no gate, and masked
-gates' gradients are zeroed before clipping. The schedule is in integers; what the published floats make of it is derived at the end: their
-``max(k, 1)`` zeroes a gate at every event whose target truncates to 0, their freeze is a step late for every T that is no multiple of 20
-and a step early for some that are, and for some ranks their last target is one short. Where DEM goes on to the end it counts live components only after the freeze, over the same
-denominator 2 M r0: a masked component is gone, whether or not it still takes memory.
+code are corrected in it, as in ours: selection takes exactly k (ties do not overshoot), an event whose k is 0 zeroes no gate, and
+masked gates' gradients are zeroed before clipping. Where DEM goes on to the end it counts live components only after the freeze, over
+the same denominator 2 M r0: a masked component is gone, whether or not it still takes memory.
+
+The schedule is in integers. What the published floats make of it is derived at the end: their ``max(k, 1)`` zeroes a gate at every
+event whose target truncates to 0, their freeze is a step late for every T that is no multiple of 20 and a step early for some that
+are, and for some ranks their last target is one short.
 """
 
 from __future__ import annotations
@@ -262,7 +264,7 @@ class PublishedSchedule:
     T: int
     M: int = 72
     r0: int = 12
-    rT: int = 8
+    rank: int = 8
     interval: int = 10
 
     @property
@@ -283,7 +285,7 @@ class PublishedSchedule:
     def target(self, t: int) -> int:
         """How many gates the schedule wants zeroed at the event after step `t`."""
         tau = int(t - 0.15 * self.T)
-        return int(self.M * self.r0 * ((self.r0 - self.rT) / self.r0 * (tau / self.tau_max) ** 3))
+        return int(self.M * self.r0 * ((self.r0 - self.rank) / self.r0 * (tau / self.tau_max) ** 3))
 
     def zeroed(self, t: int) -> int:
         """How many are zeroed."""
@@ -294,7 +296,7 @@ class PublishedSchedule:
             total_steps=self.T,
             projections=self.M,
             start_rank=self.r0,
-            rank=self.rT,
+            rank=self.rank,
             warmup_fraction=0.15,
             final_fraction=0.5,
             interval=self.interval,
@@ -323,7 +325,7 @@ def test_the_published_freeze_is_a_step_later_or_earlier_than_that_of_integers()
 
 def test_the_published_last_target_is_one_short_for_some_ranks() -> None:
     def last(rank: int) -> tuple[int, int]:
-        published = PublishedSchedule(T=12_480, r0=-(-3 * rank // 2), rT=rank)
+        published = PublishedSchedule(T=12_480, r0=-(-3 * rank // 2), rank=rank)
         return published.target(published.events()[-1]), published.ours().pruned(published.ours().pruning_steps)
 
     assert last(13) == (503, 504)  # 72 projections from 20 to 13

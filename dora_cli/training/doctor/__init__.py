@@ -15,6 +15,7 @@ from dora_cli.training.doctor.devices import look_at_devices
 from dora_cli.training.doctor.hub import ask_the_hub
 from dora_cli.training.doctor.java import look_for_java
 from dora_cli.training.doctor.packages import look_at_extras, look_at_packages
+from dora_cli.training.doctor.threads import look_at_threads
 
 __all__ = ["examine"]
 
@@ -23,7 +24,7 @@ def examine() -> dict[str, Any]:
     """Everything there is to say, as plain data.
 
     Returns:
-        ``dora, python, platform``; ``packages`` (what dora cannot run without), ``devices, caches, extras, hub, java``; and
+        ``dora, python, platform``; ``packages`` (what dora cannot run without), ``devices, threads, caches, extras, hub, java``; and
         ``problems``: what is broken of what is needed, one sentence each, empty where dora can run.
     """
     packages = look_at_packages()
@@ -37,6 +38,7 @@ def examine() -> dict[str, Any]:
         "platform": platform.platform(),
         "packages": packages,
         "devices": devices,
+        "threads": look_at_threads(),
         "caches": caches,
         "extras": look_at_extras(),
         "hub": ask_the_hub(),
