@@ -29,10 +29,13 @@ def test_busy_processes_end_with_what_they_are_beside(monkeypatch: pytest.Monkey
         started.append(subprocess.Popen(*arguments, **others))
         return started[-1]
 
-    monkeypatch.setattr(bench_busy, "_COUNT", "import time; time.sleep(600)")
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(bench_busy, "start", start)
+    def stopped() -> None:
         with bench_busy.beside(2):
             assert [process.poll() for process in started] == [None, None]
             raise KeyboardInterrupt
+
+    monkeypatch.setattr(bench_busy, "_COUNT", "import time; time.sleep(600)")
+    monkeypatch.setattr(bench_busy, "start", start)
+    with pytest.raises(KeyboardInterrupt):
+        stopped()
     assert [process.poll() is not None for process in started] == [True, True]

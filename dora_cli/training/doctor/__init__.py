@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import platform
 import sys
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from dora_cli import __version__
@@ -27,6 +28,12 @@ def examine() -> dict[str, Any]:
         ``dora, python, platform``; ``packages`` (what dora cannot run without), ``devices, threads, caches, extras, hub, java``; and
         ``problems``: what is broken of what is needed, one sentence each, empty where dora can run.
     """
+    with ThreadPoolExecutor() as pool:  # these wait, for a server and for a program, while packages are imported
+        hub, java = pool.submit(ask_the_hub), pool.submit(look_for_java)
+        return _examine(hub, java)
+
+
+def _examine(hub: Future[dict[str, Any]], java: Future[dict[str, Any]]) -> dict[str, Any]:
     packages = look_at_packages()
     problems = [f"{package['name']}: {package['problem']}" for package in packages if package["problem"]]
     devices = look_at_devices()
@@ -41,7 +48,7 @@ def examine() -> dict[str, Any]:
         "threads": look_at_threads(),
         "caches": caches,
         "extras": look_at_extras(),
-        "hub": ask_the_hub(),
-        "java": look_for_java(),
+        "hub": hub.result(),
+        "java": java.result(),
         "problems": problems,
     }
