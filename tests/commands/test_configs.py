@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -123,3 +124,6 @@ def test_a_built_in_model_dry_runs_as_it_is(path: Path) -> None:
     done = dora("train", path, "--dry-run")
     assert (done.code, done.err) == (0, "")
     assert "per unit of rank" in done.out
+    assert re.search(r"^  threads +1 \(auto: ", done.out, re.MULTILINE), "a tiny model takes one thread"
+    chosen = dora("train", path, "--dry-run", "--set", "train.threads=7")
+    assert re.search(r"^  threads +7 \(train\.threads\)$", chosen.out, re.MULTILINE)
