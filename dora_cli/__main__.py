@@ -7,7 +7,7 @@ import gc
 from collections.abc import Sequence
 
 from dora_cli.commands import app
-from dora_cli.libraries import leave_out
+from dora_cli.libraries import leave_out, sleep_while_waiting
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -16,6 +16,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Python looks for garbage among all modules before it ends, more than a second's work after a training. Frozen, they are left alone.
     """
     atexit.register(gc.freeze)
+    sleep_while_waiting()
     leave_out()
     app(None if arguments is None else list(arguments), prog_name="dora")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,15 @@ LEFT_OUT = ("torchvision", "scipy", "sklearn")
 """Transformers loads them, depending on its version, with every model where they are installed. A torchvision built for another PyTorch, a
 frequent mishap, fails by that; scipy and scikit-learn, for object detection and assisted generation, take a second, and a metric that
 needs them brings them back."""
+
+
+def sleep_while_waiting() -> None:
+    """Lets threads that share a computation sleep while they wait for each other, unless the environment says otherwise.
+
+    By default they spin, and beside another busy process a step waits for a thread that waits for its turn on a core. OpenMP, GNU's and
+    LLVM's alike, reads this once, when PyTorch is loaded: for programs only, before that.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def leave_out() -> None:

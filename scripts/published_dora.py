@@ -8,7 +8,8 @@ of it; it is not the authors' file, and where the description is silent it is pl
 * scores come from explicit matrices: per projection ``B diag(c) A`` and its norm, then all rank-1 matrices in one ``r x d_out x d_in``
   tensor and their norms, and an average of its own; a Python loop, in every step until the freeze.
 
-Where ours differs in what is computed (ties, the first event), no ordinary step is concerned.
+Where ours differs in what is computed (ties; events whose target truncates to 0, at each of which ``max(k, 1)`` zeroes a gate; a schedule
+of floats, whose freeze and last target are one off for some lengths and ranks), no ordinary step is concerned.
 """
 
 from __future__ import annotations

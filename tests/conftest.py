@@ -13,8 +13,16 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 import pytest
 import torch
 
+from dora_cli import hub
+
 LONGEST = ("test_resume.py", "test_kill.py", "test_demo.py", "test_signals.py", "test_distributed.py", "test_process.py")
 """Files that take half of the time; they come first, or one core would end with them alone."""
+
+
+@pytest.fixture(autouse=True)
+def _a_hub_that_was_never_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hub that did not answer is left alone for a minute: not from one test to the next."""
+    monkeypatch.setattr(hub, "_memory", hub._Memory())
 
 
 def pytest_configure(config: pytest.Config) -> None:

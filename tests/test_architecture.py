@@ -21,7 +21,7 @@ TIERS = (
     {"commands"},
     {"training", "evaluation", "export", "reports"},
     {"methods", "tasks", "data", "models"},
-    {"recipe", "errors", "files", "wording", "printable", "collector", "libraries"},
+    {"recipe", "errors", "files", "hub", "wording", "printable", "collector", "libraries"},
 )
 """From the street door down; a room may use its own tier and those below."""
 
@@ -35,8 +35,8 @@ FORBIDDEN = {
 """Rooms that may not use what their tier could."""
 
 PURE = {
-    "__future__", "abc", "collections", "contextlib", "copy", "dataclasses", "enum", "fractions", "functools", "itertools", "math",
-    "operator", "typing",
+    "__future__", "abc", "bisect", "collections", "contextlib", "copy", "dataclasses", "enum", "fractions", "functools", "itertools",
+    "math", "operator", "typing",
 }  # fmt: skip
 """Standard modules that read no file, print nothing and start nothing."""
 
@@ -213,6 +213,19 @@ assert "typer" in sys.modules
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("Usage:") == 4
+
+
+def test_models_are_listed_without_loading_one() -> None:
+    code = """
+import sys
+from dora_cli.commands import app
+app(["models", "--json"], standalone_mode=False)
+loaded = {"torch", "transformers", "datasets"} & set(sys.modules)
+assert not loaded, loaded
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "builtin:tiny-encoder" in done.stdout
 
 
 def test_what_trains_is_imported_without_the_libraries_of_metrics() -> None:

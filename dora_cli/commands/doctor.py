@@ -12,7 +12,10 @@ EPILOG = "Example:  dora doctor --json"
 
 
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False) -> None:
-    """Say what this machine has and lacks: packages, devices, caches, extras, the hub, Java. Exit code 2 if something needed is broken."""
+    """Say what this machine has and lacks: packages, devices, threads and load, caches, extras, the hub, Java.
+
+    Exit code 2 if something needed is broken.
+    """
     from dora_cli.training.doctor import examine
 
     found = examine()

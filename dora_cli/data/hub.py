@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dora_cli.data.examples import Examples
 from dora_cli.data.values import Where, check_texts, label_ids, parse_labels, quoted, unlabelled
 from dora_cli.errors import DataError
+from dora_cli.hub import ask, silent
 from dora_cli.tasks import ClassificationTask
 
 if TYPE_CHECKING:
-    from dora_cli.tasks import Task
+    from dora_cli.tasks import HubSource, Task
 
 
 def read_hub(task: Task, split: str) -> Examples:
@@ -55,10 +59,15 @@ def _check_columns(dataset: Any, wanted: list[str], place: str) -> None:
 def _load(task: Task, split: str) -> Any:
     import datasets
 
+    hub = task.hub
+    silence = None if Path(hub.path).is_dir() else _silence(hub)
     try:
-        return datasets.load_dataset(task.hub.path, task.hub.config, split=split, revision=task.hub.revision)
+        with nullcontext() if silence is None else _from_the_cache():
+            return datasets.load_dataset(hub.path, hub.config, split=split, revision=hub.revision)
     # A download can fail with errors of four libraries and of the operating system; what the user can do is the same for all of them.
     except Exception as error:
+        if silence is not None and isinstance(error, ConnectionError):  # not in the cache either
+            error = silence
         reason = (str(error).strip().splitlines() or ["no reason given"])[0][:300]
         official, files = _official(task)
         raise DataError(
@@ -67,6 +76,30 @@ def _load(task: Task, split: str) -> Any:
             f"({', '.join(files)}), or load the data set once with a network: it is then found again in its cache "
             f"(HF_HOME, which must be writable; set HF_HUB_OFFLINE=1 to skip the look-up)"
         ) from error
+
+
+def _silence(hub: HubSource) -> Exception | None:
+    """How the hub did not answer when asked for the data set; None if it did. A refusal is an answer, for the library to explain."""
+    from huggingface_hub import HfApi
+
+    try:
+        ask(lambda seconds: HfApi().dataset_info(hub.path, revision=hub.revision, timeout=seconds))
+    except Exception as error:
+        return error if silent(error) else None
+    return None
+
+
+@contextmanager
+def _from_the_cache() -> Iterator[None]:
+    """Looks a data set up in the cache alone: the library would ask the hub six times before it does so."""
+    import datasets
+
+    before = datasets.config.HF_HUB_OFFLINE
+    datasets.config.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        datasets.config.HF_HUB_OFFLINE = before
 
 
 def _official(task: Task) -> tuple[str, list[str]]:

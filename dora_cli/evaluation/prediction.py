@@ -22,6 +22,7 @@ from dora_cli.tasks import ClassificationTask, GenerationTask, Task
 from dora_cli.training.listener import Listener, SilentListener
 from dora_cli.training.memory import memory_advice
 from dora_cli.training.processes import is_main
+from dora_cli.training.threads import own_threads
 
 Check = Callable[[Recipe, Task, Sequence[str]], None]
 """Told the resolved recipe, its task and the splits that will be read (none for a file), before anything is loaded."""
@@ -98,6 +99,7 @@ def write_predictions(
     return [Written(path, count) for path, count in destinations[0].write(parts, listener.note)]
 
 
+@own_threads()
 def _guarded(
     checkpoint: str | Path, split: str | None, file: Path | None, overrides: Sequence[str], listener: Listener | None, check: Check
 ) -> list[Part]:

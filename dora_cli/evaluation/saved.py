@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from dora_cli.collector import no_collection
 from dora_cli.data import Examples
 from dora_cli.errors import CheckpointError, DataError, ModelError, RecipeError
@@ -27,11 +29,14 @@ from dora_cli.training.memory import memory_advice
 from dora_cli.training.resolve import resolve
 from dora_cli.training.run import load_split
 from dora_cli.training.seeds import set_deterministic
+from dora_cli.training.threads import decide, most_threads, own_threads, recorded_threads, set_threads
+from dora_cli.wording import plural
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 CODE = "model.trust_remote_code"
+THREADS = "train.threads"
 
 CHANGEABLE = (
     "data.source",
@@ -52,6 +57,7 @@ CHANGEABLE = (
     CODE,
     "train.device",
     "train.precision",
+    THREADS,
     "train.deterministic",
 )
 """Recipe keys that a finished run may be given anew: where data and base model are, how it decodes, and the machine."""
@@ -136,7 +142,7 @@ class Restored:
 def restore(
     checkpoint: str | Path, overrides: Sequence[str], splits: Callable[[Recipe, Task], Sequence[str]], listener: Listener
 ) -> Restored:
-    """Rebuilds the model of a run at its final ranks.
+    """Rebuilds the model of a run at its final ranks, to compute with the run's number of threads; to be called within `own_threads`.
 
     Args:
         checkpoint: run folder, or one checkpoint of it.
@@ -155,6 +161,7 @@ def restore(
     device = resolve_device(recipe.train.device)
     precision = resolve_precision(recipe.train.precision, device, recipe.model.dtype)
     set_deterministic(recipe.train.deterministic)
+    threads, most = recorded_threads(environment, RunRecords(run.folder).environment), most_threads()
     accelerator = make_accelerator(device, precision)
     with hint_where(run, recipe):
         examples = {name: load_split(recipe, task, name, training=False) for name in names}
@@ -162,6 +169,7 @@ def restore(
             listener.note(note)
         with memory_advice(recipe, "load"):
             base = load_base(recipe, task)
+    set_threads(decide(recipe, base.model, most).count if THREADS in _keys(overrides) else threads)
     with memory_advice(recipe, "load"):
         adapted = adapt(recipe, task, base, make_method(recipe), accelerator.device, total_steps=None)
     expected = _section(environment, "model", RunRecords(run.folder).environment).get("fingerprint")
@@ -174,6 +182,7 @@ def restore(
     return Restored(run, recipe, task, weights, adapted, examples, accelerator, precision, environment)
 
 
+@own_threads()
 def evaluate_saved(
     checkpoint: str | Path, *, split: str | None = None, overrides: Sequence[str] = (), listener: Listener | None = None
 ) -> dict[str, Any]:
@@ -275,6 +284,8 @@ def _differences(restored: Restored) -> tuple[list[str], list[str]]:
     machine = []
     if restored.precision != environment.get("precision"):
         machine.append(f"it is in {restored.precision}, the run's in {shown(environment.get('precision'))}")
+    if torch.get_num_threads() != (then := recorded_threads(environment, place)):
+        machine.append(f"it computes with {plural(torch.get_num_threads(), 'thread')}, the run with {then}")
     packages = _section(environment, "packages", place)
     for name in ("torch", "transformers"):
         if installed_version(name) != packages.get(name):
@@ -311,7 +322,7 @@ def read_recipe(run: SavedRun, overrides: Sequence[str]) -> Recipe:
     stored = RunRecords(run.folder).recipe
     trained = run.read_recipe()
     recipe = load_recipe(stored, overrides)
-    changed = [override.partition("=")[0].strip() for override in overrides]
+    changed = _keys(overrides)
     for key in changed:
         if key not in CHANGEABLE:
             raise RecipeError(f"--set {key}: an evaluation can change {', '.join(CHANGEABLE)}; the rest of the recipe belongs to the run")
@@ -324,6 +335,10 @@ def read_recipe(run: SavedRun, overrides: Sequence[str]) -> Recipe:
     if recipe.model.trust_remote_code and not trained.model.trust_remote_code:
         raise RecipeError(f"--set {CODE}=true: the run was made without code of its base model; leave it out")
     return recipe
+
+
+def _keys(overrides: Sequence[str]) -> list[str]:
+    return [override.partition("=")[0].strip() for override in overrides]
 
 
 def _section(record: Any, key: str, path: Path) -> Mapping[str, Any]:

@@ -28,6 +28,7 @@ from dora_cli.reports.records import to_json, write_text
 from dora_cli.tasks import GenerationTask, Task
 from dora_cli.training.listener import Listener, SilentListener
 from dora_cli.training.origin import RECORD
+from dora_cli.training.threads import own_threads
 
 FORMATS = ("peft", "merged")
 _HERE = ("train.device=cpu", "train.precision=auto")
@@ -67,6 +68,7 @@ class Export:
         return (self.padded.parameters - self.exact.parameters) * DTYPES[self.dtype].itemsize
 
 
+@own_threads()
 def export_saved(
     checkpoint: str | Path,
     output: str | Path,

@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
-from dora_cli.models.catalogue import model_catalogue
-from dora_cli.models.classifier import config_model, load_model
-from dora_cli.models.generator import config_generator, load_generator
-from dora_cli.models.head import head_parameters
-from dora_cli.models.loading import LoadedModel, max_positions
-from dora_cli.models.projections import Projection, find_projections, left_out
-from dora_cli.models.source import ModelUnreachableError, builtin_names
-from dora_cli.models.suitability import kind_if_suitable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dora_cli.models.catalogue import model_catalogue
+    from dora_cli.models.classifier import config_model, load_model
+    from dora_cli.models.generator import config_generator, load_generator
+    from dora_cli.models.head import head_parameters
+    from dora_cli.models.loading import LoadedModel, max_positions
+    from dora_cli.models.projections import Projection, find_projections, left_out
+    from dora_cli.models.source import ModelUnreachableError, builtin_names
+    from dora_cli.models.suitability import kind_if_suitable
+
+_PLACES = {
+    "LoadedModel": "loading",
+    "ModelUnreachableError": "source",
+    "Projection": "projections",
+    "builtin_names": "source",
+    "config_generator": "generator",
+    "config_model": "classifier",
+    "find_projections": "projections",
+    "head_parameters": "head",
+    "kind_if_suitable": "suitability",
+    "left_out": "projections",
+    "load_generator": "generator",
+    "load_model": "classifier",
+    "max_positions": "loading",
+    "model_catalogue": "catalogue",
+}
 
 __all__ = [
     "LoadedModel",
@@ -27,3 +47,12 @@ __all__ = [
     "max_positions",
     "model_catalogue",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports on first use: ``dora models`` only lists, and must not wait for torch."""
+    if name not in _PLACES:
+        raise AttributeError(f"module 'dora_cli.models' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"dora_cli.models.{_PLACES[name]}"), name)

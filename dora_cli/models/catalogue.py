@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import asdict
 from pathlib import Path
@@ -9,7 +10,6 @@ from typing import Any
 
 from safetensors import safe_open
 
-from dora_cli.models.family import is_decoder_only, is_encoder_decoder
 from dora_cli.models.known import FAMILIES, NEEDS
 from dora_cli.models.source import builtin_names, find_source
 
@@ -24,17 +24,15 @@ def model_catalogue() -> dict[str, Any]:
 
 
 def _builtin(name: str) -> dict[str, Any]:
-    from transformers import AutoConfig
-
     folder = Path(find_source(name).location)
-    config = AutoConfig.from_pretrained(folder)
-    with safe_open(folder / "model.safetensors", framework="pt") as weights:  # the header alone is read
+    model_type = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
+    with safe_open(folder / "model.safetensors", framework="numpy") as weights:  # the header alone is read
         names = weights.keys()
         shapes = [weights.get_slice(key).get_shape() for key in names]
     return {
         "name": name,
-        "model_type": config.model_type,
-        "kind": "encoder-decoder" if is_encoder_decoder(config) else "decoder" if is_decoder_only(config) else "encoder",
+        "model_type": model_type,
+        "kind": next(family.kind for family in FAMILIES if model_type in family.model_types),
         "parameters": sum(math.prod(shape) for shape in shapes),
         "bytes": (folder / "model.safetensors").stat().st_size,
     }

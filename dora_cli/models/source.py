@@ -8,11 +8,11 @@ from pathlib import Path
 
 from dora_cli.errors import ModelError
 from dora_cli.files import RECORD, at_home, check_regular, parse_json, read_bytes
+from dora_cli.hub import ask
 from dora_cli.printable import is_plain, shown
 
 BUILTIN_PREFIX = "builtin:"
 _BUILTIN = Path(__file__).parent / "builtin"
-_HUB_TIMEOUT = 10.0  # seconds to learn whether the hub answers; its library would retry for half a minute, noisily
 _WEIGHTS = {".safetensors", ".bin"}
 _READ = {".json", ".txt", ".model", ".jinja", ".py", ".tiktoken", *_WEIGHTS}
 """Endings of what transformers reads from a model's folder."""
@@ -131,7 +131,7 @@ def _find_on_hub(name: str, revision: str | None, folder: Path, ask_hub: bool) -
             raise ModelUnreachableError(f"model.name: there is no folder {name!r} here, and no hub model of that name in the local cache")
         return cached
     try:
-        info = HfApi().model_info(name, revision=revision, timeout=_HUB_TIMEOUT)
+        info = ask(lambda seconds: HfApi().model_info(name, revision=revision, timeout=seconds))
         return Source(name, "hub", name, info.sha)
     except GatedRepoError as error:
         raise ModelError(

@@ -37,6 +37,8 @@ MAX_SEED = 2**32 - 1
 MAX_NUMBER, MIN_POSITIVE = 1e38, 1e-37
 """What a number may be that is computed with in fp32, whose largest is 3.4e38 and whose smallest (normal) is 1.2e-38: with room for the
 small factors that it is multiplied by."""
+MAX_THREADS = 1024
+"""More threads than any machine has cores for would only fail in the operating system."""
 
 
 class _Bound:
@@ -81,6 +83,13 @@ def _pair(value: Any) -> Any:
     return tuple(value)
 
 
+def _threads(value: Any) -> Any:
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if value != "auto" and not (whole and 1 <= value <= MAX_THREADS):
+        raise PydanticCustomError("bound", "must be {bound}", {"bound": f"auto or a whole number from 1 to {MAX_THREADS}"})
+    return value
+
+
 # Two checks each, so that the message names the one bound that was broken.
 _AT_MOST_MAX = _Bound(lambda v: v <= MAX_COUNT, f"at most {MAX_COUNT}", maximum=MAX_COUNT)
 Count = Annotated[int, _Bound(lambda v: v >= 1, "at least 1", minimum=1), _AT_MOST_MAX]
@@ -108,6 +117,11 @@ Text = Annotated[
 ]
 _DEVICE = r"(auto|cpu|cuda|cuda:(0|[1-9][0-9]{0,2}))"
 Device = Annotated[str, _Bound(lambda v: bool(re.fullmatch(_DEVICE, v)), "auto, cpu, cuda or cuda:N", pattern=f"^{_DEVICE}$")]
+Threads = Annotated[
+    int | Literal["auto"],
+    BeforeValidator(_threads),
+    WithJsonSchema({"anyOf": [{"const": "auto"}, {"type": "integer", "minimum": 1, "maximum": MAX_THREADS}]}),
+]
 Targets = Annotated[
     tuple[Text, ...],
     BeforeValidator(_list_to_tuple),
@@ -276,6 +290,7 @@ class TrainSection(Section):
         label_smoothing: share of the target that is spread evenly over all classes or the vocabulary; in the training loss alone.
         precision: ``auto`` is that of a half `model.dtype`, else bf16 on CUDA and fp32 on the CPU.
         device: ``auto`` takes CUDA where present.
+        threads: of the CPU; ``auto`` follows model, batch and cores (OMP_NUM_THREADS: at most so many). Their number decides last digits.
         deterministic: bitwise repeatable on CUDA too, at some cost in speed.
         cuda_graph: whether steps are captured in CUDA graphs, which is faster; ``auto``: where they can be, ``on``: or not at all, ``off``.
         skip_nonfinite: optimiser steps whose loss or gradient may be non-finite; they change nothing. One more ends the run.
@@ -298,6 +313,7 @@ class TrainSection(Section):
     label_smoothing: FractionBelowOne = 0.0
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     device: Device = "auto"
+    threads: Threads = "auto"
     deterministic: bool = False
     cuda_graph: CudaGraph = "auto"
     skip_nonfinite: CountOrZero = 0

@@ -96,9 +96,11 @@ def _map(title: str, members: Sequence[Cell], highest: int) -> RankMap:
 def phases(ranks: Record | None = None, metrics: Record | None = None, log: Iterable[Record] = ()) -> tuple[Phase, ...]:
     """The phases of a run as far as its records say, in order.
 
-    A phase ends at the last step that a record ascribes to it: the first event closes the warm-up and the freeze the pruning, so these
-    ends are exact. The last phase ends at the last step recorded.
+    A finished run has written them down. Of any other, a phase ends at the last step that a record ascribes to it, and the last one
+    at the last step recorded.
     """
+    if ranks is not None and ranks.get("phases"):
+        return tuple((phase["name"], phase["first"], phase["last"]) for phase in ranks["phases"])
     seen = {int(entry["step"]): str(entry["phase"]) for entry in _entries(ranks, metrics, log)}
     result: list[Phase] = []
     for name, steps in groupby(sorted(seen), key=seen.__getitem__):
@@ -144,7 +146,7 @@ def budget_curve(ranks: Record | None, metrics: Record | None = None, log: Seque
     """
     known = phases(ranks, metrics, log)
     if ranks is not None and ranks.get("history"):
-        history = ranks["history"]
+        history = _events(ranks)
         start = sum(layer["start_rank"] for layer in ranks["layers"])
         points = [(0, start, start), *((entry["step"], entry["budget"], entry["live"]) for entry in history)]
         if known[-1][2] > points[-1][0]:
@@ -158,6 +160,13 @@ def budget_curve(ranks: Record | None, metrics: Record | None = None, log: Seque
         return None
     steps, budget, live = (tuple(column) for column in zip(*points, strict=True))
     return BudgetCurve(steps, budget, live, events, events[-1] if frozen else None, known)
+
+
+def _events(ranks: Record) -> Sequence[Record]:
+    """The history without what older runs call an event although nothing is pruned at it; the last one may be the freeze, and stays."""
+    history = ranks["history"]
+    start = sum(layer["start_rank"] for layer in ranks["layers"])
+    return [entry for entry in history[:-1] if entry["budget"] < start] + history[-1:]
 
 
 def _final_budget(ranks: Record) -> int | None:

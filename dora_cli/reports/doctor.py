@@ -26,6 +26,7 @@ def print_doctor(console: Console, found: Mapping[str, Any]) -> None:
     )
     _section(console, "Packages", map(_package, found["packages"]))
     _section(console, "Devices", map(_device, found["devices"]))
+    _section(console, "Threads", _threads(found["threads"]))
     _section(console, "Folders", map(_folder, found["caches"]))
     _section(console, "Extras", map(_extra, found["extras"]))
     _section(console, "Network and Java", [_hub(found["hub"]), _java(found["java"])])
@@ -69,6 +70,19 @@ def _device(device: Mapping[str, Any]) -> Row:
     if device["precisions"]:
         said.append(" ".join(device["precisions"]))
     return device["device"], Text.assemble(", ".join(said), (f"{'; ' if said else ''}{device['note']}" if device["note"] else "", _WARN))
+
+
+def _threads(threads: Mapping[str, Any]) -> Iterable[Row]:
+    if threads["torch"] is not None:
+        yield "PyTorch", Text(plural(threads["torch"], "thread"))
+        yield "auto", Text(f"1 for a tiny model, {threads['large']} for RoBERTa-base, {threads['most']} at most (train.threads)")
+        for name, value in threads["environment"].items():
+            yield name, Text(value)
+    if threads["load"] is not None:
+        latest, cores = threads["load"][0], threads["cores"]
+        busy = f"; more than {plural(cores, 'core')} can do, so everything takes longer" if latest > cores else ""
+        averages = ", ".join(f"{average:.2f}" for average in threads["load"])
+        yield "load", Text.assemble(f"{averages} (averages of 1, 5 and 15 minutes)", (busy, _WARN))
 
 
 def _folder(folder: Mapping[str, Any]) -> Row:

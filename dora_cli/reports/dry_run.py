@@ -43,8 +43,11 @@ def print_dry_run(console: Console, run: DryRunLike, recipe: str) -> None:
 
 def _schedule_rows(schedule: Mapping[str, Any], phases: Sequence[tuple[str, int, int]]) -> list[tuple[str, str]]:
     rows = [(name, f"steps {first:,} to {last:,} ({plural(last - first + 1, 'step')})") for name, first, last in phases]
-    if schedule.get("events"):
-        rows.append(("events", f"{schedule['events']:,}, every {plural(schedule['interval'], 'step')}, {schedule['curve']} curve"))
+    if schedule.get("freeze_step"):
+        events = f"every {plural(schedule['interval'], 'step')}, {schedule['curve']} curve"
+        if schedule["events"] is not None:
+            events = f"{schedule['events']:,}, first after step {schedule['first_event']:,}, {events}"
+        rows.append(("events", events))
         rows.append(("freeze", f"after step {schedule['freeze_step']:,}"))
         rows.append(("mean rank", f"{schedule['start_rank']} -> {schedule['rank']}"))
     if schedule["start_components"]:

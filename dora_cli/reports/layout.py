@@ -69,8 +69,19 @@ class HistoryRecord(_Record):
     live: Count
 
 
+class PhaseRecord(_Record):
+    """A phase of the run and the steps that belong to it."""
+
+    name: Name
+    first: Annotated[Count, Field(ge=1)]
+    last: Count
+
+
 class RanksRecord(_Record):
-    """ranks.json. `start_rank` and `target_rank` are per projection on average; None for a method without ranks."""
+    """ranks.json. `start_rank` and `target_rank` are per projection on average; None for a method without ranks.
+
+    Older runs have no `phases`, and events in their `history` that prune nothing.
+    """
 
     schema_version: Literal[1]
     unit: Name
@@ -78,6 +89,7 @@ class RanksRecord(_Record):
     target_rank: Count | None
     live_components: Count
     layers: list[LayerRecord]
+    phases: list[PhaseRecord] = []
     history: list[HistoryRecord]
 
     @model_validator(mode="after")

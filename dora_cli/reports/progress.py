@@ -200,8 +200,9 @@ def _shade(console: Console) -> Callable[[float], Style] | None:
 
 
 def _start_lines(start: RunStart) -> list[str]:
+    threads = f", {plural(start.threads, 'thread')}" if start.threads is not None and start.device == "cpu" else ""
     lines = [
-        f"{start.task}, {start.model}, {start.method}, seed {start.seed}, on {start.device}, {start.precision}",
+        f"{start.task}, {start.model}, {start.method}, seed {start.seed}, on {start.device}, {start.precision}{threads}",
         (
             f"{plural(start.total_steps, 'step')}: {plural(start.epochs, 'epoch')} of {start.steps_per_epoch:,}, "
             f"global batch {start.global_batch}"

@@ -348,6 +348,7 @@ def ranks_record(
     target_rank: int | None,
     live_components: int,
     history: Sequence[Mapping[str, Any]],
+    phases: Sequence[tuple[str, int, int]] = (),
 ) -> dict[str, Any]:
     """The content of ranks.json.
 
@@ -359,6 +360,7 @@ def ranks_record(
         target_rank: mean final rank of a projection.
         live_components: the sum of all ranks.
         history: ``step, phase, budget, live`` of each event, ascending.
+        phases: ``(name, first step, last step)`` of each phase, in order.
     """
     by_name = {allocation.name: allocation for allocation in allocations}
     adapted = [projection for projection in projections if projection.name in by_name]
@@ -389,6 +391,7 @@ def ranks_record(
             "target_rank": target_rank,
             "live_components": live_components,
             "layers": layers,
+            "phases": [{"name": name, "first": first, "last": last} for name, first, last in phases],
             "history": [{key: entry[key] for key in ("step", "phase", "budget", "live")} for entry in history],
         }
     )

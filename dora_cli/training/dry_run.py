@@ -20,9 +20,12 @@ from dora_cli.training.devices import resolve_device, resolve_precision
 from dora_cli.training.length import RunLength
 from dora_cli.training.resolve import resolve
 from dora_cli.training.run import load_split
+from dora_cli.training.threads import Threads, decide, most_threads
 from dora_cli.wording import plural
 
 _ANY_SHAPE = (2, 2)  # when phases begin and end does not depend on shapes
+_OF_THE_MODEL = ("projections", "start_components", "final_components", "events", "first_event")
+"""What a schedule says that takes the number of projections: so does which events prune something."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +35,10 @@ class DryRun:
     Attributes:
         length: steps, epochs and global batch.
         processes: as set by ``accelerate launch``, else 1.
-        schedule: of the method; without its counts of projections and components where the model's shapes are out of reach.
+        schedule: of the method; without what depends on the number of projections where the model's shapes are out of reach.
         parameters: ``projections, per_rank, start, final, head``; adapter sizes count `A` and `B`, `final` for a uniform allocation.
         out_of_reach: why the model's configuration could not be read; None if it could.
+        threads: of the CPU, and why so many; None where that takes the model's configuration and this is out of reach.
         rank_note: what is to be said of the start rank; None where it is sound or the model's shapes are out of reach.
         left_out_note: which projections the targets leave out, and why; None where they leave out none.
         cuda_graph: whether steps will be captured in CUDA graphs, in words; None where that is no question.
@@ -51,6 +55,7 @@ class DryRun:
     phases: list[tuple[str, int, int]]
     parameters: dict[str, int] | None
     out_of_reach: str | None
+    threads: Threads | None = None
     rank_note: str | None = None
     left_out_note: str | None = None
     cuda_graph: str | None = None
@@ -71,6 +76,7 @@ class DryRun:
             ("steps", f"{length.total_steps:,} ({length.steps_per_epoch:,} an epoch, {plural(length.epochs, 'epoch')}{cut})"),
             ("learning rate", f"{train.learning_rate:g}, {warmup}, then linear decay to 0"),
             ("device", f"{self.device}, {self.precision}"),
+            ("threads", "auto, which takes the model's configuration" if self.threads is None else str(self.threads)),
         ]
         if self.cuda_graph is not None:
             rows.append(("CUDA graphs", self.cuda_graph))
@@ -102,7 +108,7 @@ def dry_run(recipe: Recipe, output: Path | None = None, seeds: Sequence[int] = (
     except ModelUnreachableError as error:
         reason = str(error)
         plan = method.plan(length.total_steps, {"unknown": _ANY_SHAPE} if targets else {})
-        schedule = {**plan.describe(), **dict.fromkeys(("projections", "start_components", "final_components"))}
+        schedule = {**plan.describe(), **dict.fromkeys(_OF_THE_MODEL)}
     else:
         projections = find_projections(model, targets) if targets else []
         plan = method.plan(length.total_steps, {p.name: p.shape for p in projections})
@@ -121,6 +127,7 @@ def dry_run(recipe: Recipe, output: Path | None = None, seeds: Sequence[int] = (
         phases=list(plan.phases),
         parameters=parameters,
         out_of_reach=reason,
+        threads=decide(recipe, model, most_threads()),
         rank_note=rank_note,
         left_out_note=left_out_note,
         cuda_graph=_cuda_graph(recipe.train.cuda_graph, model, device, precision),

@@ -35,6 +35,8 @@ class RunStart:
     """The steps of all events, ascending; the last is the freeze."""
     layers: Sequence[Mapping[str, Any]] = ()
     """Every adapted projection as in ranks.json, without its scores; `rank` is what lives now."""
+    threads: int | None = None
+    """Of the CPU; None if it is not known."""
 
 
 @dataclass(frozen=True)

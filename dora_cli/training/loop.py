@@ -33,7 +33,7 @@ from dora_cli.training.memory import memory_advice
 from dora_cli.training.optimizer import make_optimizer, make_scheduler
 from dora_cli.training.output import check_there
 from dora_cli.training.processes import any_process, gathered, on_main
-from dora_cli.training.progress import check_fits
+from dora_cli.training.progress import check_fits, pruning_events
 from dora_cli.training.random_state import random_state, restore_random_state
 from dora_cli.training.resolve import selecting_metric
 from dora_cli.training.resume import Position, recipe_hash
@@ -396,7 +396,8 @@ class Loop:
         self.at = Position(**progress["at"])
         for key, value in progress["selection"].items():
             setattr(selection, key, value)
-        outcome.epochs, outcome.history = list(progress["epochs"]), list(progress["history"])
+        outcome.epochs = list(progress["epochs"])
+        outcome.history = [dict(entry) for entry in pruning_events(progress["history"], self.schedule)]
         for name in _STOPWATCHES:
             getattr(outcome, name).total = float(progress["seconds"][name])
         outcome.examples = progress["examples"]

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 from torch import nn
 
+from dora_cli.files import at_home
 from dora_cli.methods import METHODS, Method
 from dora_cli.recipe.schema import MethodSection
 from dora_cli.reports.records import validated

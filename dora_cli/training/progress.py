@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -118,6 +118,11 @@ def check_progress(progress: Mapping[str, Any], source: Path) -> None:
     validated(ProgressRecord, progress, source)
 
 
+def pruning_events(history: Sequence[Mapping[str, Any]], schedule: Schedule) -> list[Mapping[str, Any]]:
+    """`history` without the events of older runs at which nothing is pruned: to the schedule these are none."""
+    return [entry for entry in history if entry["budget"] < schedule.start_components or entry["step"] == schedule.freeze_step]
+
+
 def check_fits(progress: Mapping[str, Any], *, length: RunLength, schedule: Schedule, frozen: bool, metric: str) -> None:
     """Refuses a checkpoint whose numbers cannot be those of this run.
 
@@ -149,7 +154,7 @@ def check_fits(progress: Mapping[str, Any], *, length: RunLength, schedule: Sche
         ("epochs", [(entry.epoch, entry.step) for entry in record.epochs] == list(enumerate(steps, start=1))),
         ("epochs", all(metric in entry.metrics for entry in record.epochs)),
         ("selection", selection.epoch is None or (evaluated.get(selection.epoch) == selection.step and metric in selection.metrics)),
-        ("history", [entry.step for entry in record.history] == events),
+        ("history", [entry["step"] for entry in pruning_events(progress["history"], schedule)] == events),
         ("last_log", record.last_log[0] <= at.step),
     )
     for key, holds in checks:

@@ -18,7 +18,13 @@ def adapter_parameters(method: Method) -> int:
     return sum(allocation.rank * sum(allocation.shape) for allocation in method.allocation())
 
 
-def build_ranks(recipe: Recipe, projections: Sequence[Projection], method: Method, history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def build_ranks(
+    recipe: Recipe,
+    projections: Sequence[Projection],
+    method: Method,
+    phases: Sequence[tuple[str, int, int]],
+    history: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
     """The content of ranks.json."""
     allocations = method.allocation()
     start = allocations[0].start_rank if allocations else None
@@ -29,6 +35,7 @@ def build_ranks(recipe: Recipe, projections: Sequence[Projection], method: Metho
         start_rank=start,
         target_rank=getattr(recipe.method, "rank", None),
         live_components=sum(allocation.rank for allocation in allocations),
+        phases=phases,
         history=history,
     )
 

@@ -28,6 +28,9 @@ ran out of memory: a run that has trained for days must be able to go on then.""
 LOCATIONS = ("model.name", "data.path")
 """Keys that may change because something was moved; fingerprints tell whether it is still the same."""
 
+ADDED = {"train.threads": "auto"}
+"""Keys that older runs do not know, with what stands for their absence: then they are left out of the hash, so that such runs go on."""
+
 _STEP = re.compile(r"step-([0-9]+)")
 
 
@@ -154,7 +157,8 @@ def changed_keys(before: Recipe, now: Recipe) -> str:
 
 def recipe_hash(recipe: Recipe) -> str:
     """SHA-256 of all keys that decide what is computed."""
-    kept = {key: value for key, value in _flat(recipe).items() if key not in (*HARMLESS, *LOCATIONS)}
+    flat = {key: value for key, value in _flat(recipe).items() if key not in ADDED or value != ADDED[key]}
+    kept = {key: value for key, value in flat.items() if key not in (*HARMLESS, *LOCATIONS)}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 

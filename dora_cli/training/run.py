@@ -50,6 +50,7 @@ from dora_cli.training.resume import (
 )
 from dora_cli.training.seeds import seed_everything, set_deterministic
 from dora_cli.training.signals import StoppedNow, StopSignals
+from dora_cli.training.threads import decide, most_threads, note_on_cores, own_threads, recorded_threads, set_threads
 from dora_cli.training.trackers import Trackers, check_trackers, start_trackers
 from dora_cli.wording import plural
 
@@ -121,7 +122,7 @@ def train(
         how_to_resume=how_to_resume or f"go on with train(..., {str(output)!r}, resume=True)",
     )
     try:
-        with StopSignals() as signals, contextlib.ExitStack() as stack:
+        with StopSignals() as signals, own_threads(), contextlib.ExitStack() as stack:
             return _train(call, signals, stack)
     except StoppedNow as stop:
         records = RunRecords(output)
@@ -155,6 +156,7 @@ def _train(call: _Call, signals: StopSignals, stack: contextlib.ExitStack) -> Ru
     precision = resolve_precision(recipe.train.precision, device, recipe.model.dtype)
     check_capture(recipe.train.cuda_graph, device)
     set_deterministic(recipe.train.deterministic)
+    most = most_threads()
     accelerator = make_accelerator(device, precision)
     main = accelerator.is_main_process
     if not main:
@@ -188,6 +190,13 @@ def _train(call: _Call, signals: StopSignals, stack: contextlib.ExitStack) -> Ru
         listener.note(note)
     with memory_advice(recipe, "load"):
         base = load_base(recipe, task)
+    if found is None:
+        threads = decide(recipe, base.model, most).count
+    else:
+        threads = recorded_threads(read_json(records.environment), records.environment)
+        if note := note_on_cores(threads, most):
+            listener.note(note)
+    set_threads(threads)
     # One process asks for all, before the model takes its place on the device: a trial needs some of it.
     choice = on_main(accelerator, lambda: choose_capture(recipe.train.cuda_graph, base.model, accelerator.device, precision))
     capture = gathered(accelerator, choice)[0]
@@ -280,6 +289,7 @@ def _train(call: _Call, signals: StopSignals, stack: contextlib.ExitStack) -> Ru
             method=adapted.method.name,
             device=str(environment["device"]),
             precision=precision,
+            threads=threads,
             seed=recipe.train.seed,
             output=call.output,
             total_steps=length.total_steps,
@@ -304,7 +314,7 @@ def _train(call: _Call, signals: StopSignals, stack: contextlib.ExitStack) -> Ru
             remove_run(records)
         raise
     peak_memory = peak_memory_bytes(accelerator.device)
-    ranks = build_ranks(recipe, adapted.projections, adapted.method, outcome.history)
+    ranks = build_ranks(recipe, adapted.projections, adapted.method, adapted.schedule.phases, outcome.history)
     seconds = max(outcome.training.seconds, 1e-9)
     metrics = build_metrics(
         recipe,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -115,7 +116,7 @@ def test_a_model_out_of_reach_costs_the_parameter_counts_alone(path: Path, sizes
     assert "need the model's configuration" in done.out
     assert "per unit of rank" not in done.out
     lost = set(words(known.partition("\nParameters\n")[0].replace(str(folder), model))) - set(words(done.out))
-    assert {line[0] for line in lost} == {"components"}, "all that does not depend on the model is still said"
+    assert {line[0] for line in lost} == {"components", "events", "threads"}, "all that does not depend on the model is still said"
 
 
 @pytest.mark.parametrize("path", [path for path in ALL if path not in ON_THE_HUB], ids=name)
@@ -123,3 +124,6 @@ def test_a_built_in_model_dry_runs_as_it_is(path: Path) -> None:
     done = dora("train", path, "--dry-run")
     assert (done.code, done.err) == (0, "")
     assert "per unit of rank" in done.out
+    assert re.search(r"^  threads +1 \(auto: ", done.out, re.MULTILINE), "a tiny model takes one thread"
+    chosen = dora("train", path, "--dry-run", "--set", "train.threads=7")
+    assert re.search(r"^  threads +7 \(train\.threads\)$", chosen.out, re.MULTILINE)

@@ -2,9 +2,13 @@
 
 The reference below shares no code with the package. It materialises every rank-1 matrix for the scores, adds DEM to the loss and
 lets autograd differentiate it, sorts Python lists, and follows the published order of a step. Three defects of the published
-code are corrected in it, as in ours: selection takes exactly k (ties do not overshoot), k may be 0 at tau = 0, and masked gates'
-gradients are zeroed before clipping. Where DEM goes on to the end it counts live components only after the freeze, over the same
-denominator 2 M r0: a masked component is gone, whether or not it still takes memory.
+code are corrected in it, as in ours: selection takes exactly k (ties do not overshoot), an event whose k is 0 zeroes no gate, and
+masked gates' gradients are zeroed before clipping. Where DEM goes on to the end it counts live components only after the freeze, over
+the same denominator 2 M r0: a masked component is gone, whether or not it still takes memory.
+
+The schedule is in integers. What the published floats make of it is derived at the end: their ``max(k, 1)`` zeroes a gate at every
+event whose target truncates to 0, their freeze is a step late for every T that is no multiple of 20 and a step early for some that
+are, and for some ranks their last target is one short.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ import torch
 from torch import nn
 
 from dora_cli.methods import Dora
+from dora_cli.methods.dora.schedule import DoraSchedule
 from dora_cli.training.optimizer import make_scheduler
 from tests.methods.small import Training, linear_maps, tiny_roberta
 
@@ -118,11 +123,11 @@ def train_literally(model: nn.Module, start: dict[str, tuple[torch.Tensor, torch
                 continue
             average = BETA * average + (1 - BETA) * torch.stack([layer.scores() for layer in layers])
             tau = t - WARMUP
-            if 0 <= tau <= PRUNING and (tau % interval == 0 or tau == PRUNING):
-                k = (M * (START_RANK - RANK) * tau**3) // PRUNING**3
+            k = (M * (START_RANK - RANK) * tau**3) // PRUNING**3
+            if tau == PRUNING or (0 < tau < PRUNING and tau % interval == 0 and k):
                 ranking = sorted((float(average[row, i]), row, i) for row in range(M) for i in range(START_RANK))
-                if k:  # or the comparison of keep sets would rest on rounding
-                    assert ranking[k][0] - ranking[k - 1][0] > 1e-7 * ranking[k][0]
+                # or the comparison of keep sets would rest on rounding
+                assert ranking[k][0] - ranking[k - 1][0] > 1e-7 * ranking[k][0]
                 keep = torch.ones(M, START_RANK, dtype=torch.bool)
                 for _, row, i in ranking[:k]:
                     keep[row, i] = False
@@ -183,7 +188,8 @@ def test_dora_equals_the_literal_algorithm(interval: int, until: Until, compact:
         if report.event:
             keeps[step] = run.dora.state_dict()["keep"].clone()
 
-    assert list(keeps) == list(expected.keeps) == sorted({*range(WARMUP, FREEZE, interval), FREEZE})
+    # 12 projections from 5 to 2: 36 (tau / 105)^3 is below 1 up to tau 31
+    assert list(keeps) == list(expected.keeps) == sorted({*(t for t in range(WARMUP, FREEZE, interval) if t > WARMUP + 31), FREEZE})
     for step, keep in keeps.items():
         assert torch.equal(keep, expected.keeps[step]), f"keep sets differ at step {step}"
     ranks = keeps[FREEZE].sum(1).tolist()
@@ -246,3 +252,82 @@ def test_the_training_step_of_the_product_is_the_literal_algorithm(until: Until)
             torch.testing.assert_close(found, expected.live[name], rtol=0, atol=1e-9)
     for found, wanted in zip(run.head, expected.head, strict=True):
         torch.testing.assert_close(found.detach(), wanted, rtol=0, atol=1e-9)
+
+
+# The published schedule, whose floats ours replaces ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PublishedSchedule:
+    """The published code's events and targets, in its own float arithmetic, with its settings of 15 %, 50 % and half again the rank."""
+
+    T: int
+    M: int = 72
+    r0: int = 12
+    rank: int = 8
+    interval: int = 10
+
+    @property
+    def tau_max(self) -> int:
+        return int(self.T * (1 - 0.15 - 0.5))
+
+    def events(self) -> list[int]:
+        """The steps whose event zeroes gates; the last is the freeze."""
+        found = []
+        for t in range(1, self.T + 1):
+            tau = int(t - 0.15 * self.T)  # towards zero: where 0.15 T is no integer, tau is 0 at two steps
+            if t >= 0.15 * self.T and (tau % self.interval == 0 or tau == self.tau_max):
+                found.append(t)
+            if tau == self.tau_max:
+                return found
+        raise AssertionError("the run ends before its freeze")
+
+    def target(self, t: int) -> int:
+        """How many gates the schedule wants zeroed at the event after step `t`."""
+        tau = int(t - 0.15 * self.T)
+        return int(self.M * self.r0 * ((self.r0 - self.rank) / self.r0 * (tau / self.tau_max) ** 3))
+
+    def zeroed(self, t: int) -> int:
+        """How many are zeroed."""
+        return max(self.target(t), 1)
+
+    def ours(self) -> DoraSchedule:
+        return DoraSchedule.plan(
+            total_steps=self.T,
+            projections=self.M,
+            start_rank=self.r0,
+            rank=self.rank,
+            warmup_fraction=0.15,
+            final_fraction=0.5,
+            interval=self.interval,
+        )
+
+
+def test_the_published_code_zeroes_a_gate_at_every_event_whose_target_truncates_to_zero() -> None:
+    published = PublishedSchedule(T=-(-2490 // 16) * 80)  # RTE's examples, batch and epochs
+    events, ours = published.events(), published.ours()
+    nothing = [t for t in events if published.target(t) == 0]
+    assert (len(nothing), len(events)) == (67, 438)
+    assert {published.zeroed(t) for t in nothing} == {1}
+    # Here these are no events; all others are, with the same targets.
+    assert list(ours.events()) == [t for t in events if t not in nothing]
+    assert [published.zeroed(t) for t in ours.events()] == [ours.pruned(t - ours.warmup_steps) for t in ours.events()]
+
+
+def test_the_published_freeze_is_a_step_later_or_earlier_than_that_of_integers() -> None:
+    differences = {T: PublishedSchedule(T).events()[-1] - PublishedSchedule(T).ours().freeze_step for T in range(3, 701)}
+    assert {difference for T, difference in differences.items() if T % 20} == {1}  # t - 0.15 T is truncated to the same tau a step later
+    multiples = {T: difference for T, difference in differences.items() if T % 20 == 0}
+    assert {T for T, difference in multiples.items() if difference} == {T for T in multiples if int(T * (1 - 0.15 - 0.5)) < T * 7 // 20}
+    assert set(multiples.values()) == {0, -1}
+    assert (PublishedSchedule(180).events()[-1], PublishedSchedule(180).ours().freeze_step) == (89, 90)
+
+
+def test_the_published_last_target_is_one_short_for_some_ranks() -> None:
+    def last(rank: int) -> tuple[int, int]:
+        published = PublishedSchedule(T=12_480, r0=-(-3 * rank // 2), rank=rank)
+        return published.target(published.events()[-1]), published.ours().pruned(published.ours().pruning_steps)
+
+    assert last(13) == (503, 504)  # 72 projections from 20 to 13
+    assert all(last(rank) == (expected := 72 * (-(-3 * rank // 2) - rank), expected) for rank in (2, 4, 8, 16))  # the paper's ranks
+    assert {target - exact for target, exact in map(last, range(1, 33))} == {0, -1}

@@ -48,13 +48,15 @@ class Plain:
         self.events: list[int] = []
         self.budgets = [self.N]  # by step, from 0
         budget = self.N
-        multiples = {self.W + j * interval for j in range(self.L // interval + 1)} | {self.F}
+        multiples = {self.W + j * interval for j in range(1, self.L // interval + 1)} | {self.F}
         for step in range(1, total_steps + 1):
             if step in multiples:
                 u = Fraction(step - self.W, self.L)
                 share = u**3 if curve == "published" else 1 - (1 - u) ** 3
-                budget = self.N - whole(projections * (start_rank - rank) * share)
-                self.events.append(step)
+                pruned = whole(projections * (start_rank - rank) * share)
+                budget = self.N - pruned
+                if pruned or step == self.F:
+                    self.events.append(step)
             self.budgets.append(budget)
 
 
@@ -116,10 +118,10 @@ def test_phases_tile_the_run(args: dict[str, Any]) -> None:
 
 
 def test_published_settings_by_hand() -> None:
-    # T 100: W = 15, L = 35, F = 50; events every 10 from 15, and the freeze at tau 35, which is not a multiple of 10.
+    # T 100: W = 15, L = 35, F = 50; events every 10 after 15, and the freeze at tau 35, which is not a multiple of 10.
     schedule = plan()
     assert schedule.phases == (("warm-up", 1, 15), ("pruning", 16, 50), ("final", 51, 100))
-    assert list(schedule.events()) == [15, 25, 35, 45, 50]
+    assert list(schedule.events()) == [25, 35, 45, 50]
     # 288 tau^3 / 35^3: 0, 6.7, 53.7, 181.4, 288 of 864.
     assert [schedule.budget(step) for step in (15, 25, 35, 45, 50)] == [864, 858, 811, 683, 576]
     assert [schedule.budget(step) for step in (1, 24, 34, 44, 49, 100)] == [864, 864, 858, 811, 683, 576]
@@ -151,7 +153,7 @@ def test_no_float_error_in_the_pruning_length() -> None:
 
 
 def test_without_warm_up_the_first_event_is_a_real_step() -> None:
-    schedule = plan(warmup_fraction=0.0, final_fraction=0.5, total_steps=20, interval=4)
+    schedule = plan(warmup_fraction=0.0, final_fraction=0.5, total_steps=20, interval=4)  # 288 (4 / 10)^3 = 18.4
     assert list(schedule.events()) == [4, 8, 10]
     assert schedule.next_event(0) == 4
     assert not schedule.is_event(0)
@@ -164,13 +166,24 @@ def test_without_a_final_phase_the_freeze_is_the_last_step() -> None:
     assert schedule.phases == (("warm-up", 1, 2), ("pruning", 3, 10))
 
 
-def test_an_interval_longer_than_pruning_leaves_two_events() -> None:
-    assert list(plan(interval=1000).events()) == [15, 50]
+def test_an_interval_longer_than_pruning_leaves_the_freeze_alone() -> None:
+    assert list(plan(interval=1000).events()) == [50]
 
 
-def test_equal_ranks_prune_nothing() -> None:
+def test_an_event_that_prunes_nothing_is_none() -> None:
+    # 2 (tau / 35)^3 of 6 components: nothing up to tau 27, one up to 34.
+    schedule = plan(projections=2, start_rank=3, rank=2, interval=5)
+    assert [schedule.pruned(tau) for tau in range(0, 36, 5)] == [0, 0, 0, 0, 0, 0, 1, 2]
+    assert list(schedule.events()) == [45, 50]
+    assert schedule.describe()["first_event"] == 45
+    assert [schedule.next_event(step) for step in (0, 15, 44, 45, 49, 50)] == [45, 45, 45, 50, 50, None]
+
+
+def test_equal_ranks_prune_nothing_and_freeze_all_the_same() -> None:
     schedule = plan(start_rank=8)
     assert {schedule.budget(step) for step in range(101)} == {576}
+    assert list(schedule.events()) == [50]
+    assert schedule.next_event(0) == schedule.describe()["first_event"] == 50
 
 
 def test_huge_runs_stay_exact() -> None:
@@ -190,7 +203,8 @@ def test_describe_holds_the_same_integers() -> None:
         "pruning_steps": 35,
         "freeze_step": 50,
         "final_steps": 50,
-        "events": 5,
+        "events": 4,
+        "first_event": 25,
         "interval": 10,
         "curve": "published",
         "projections": 72,

@@ -107,8 +107,9 @@ def exact(
         start_rank=start_rank,
         target_rank=rank,
         live_components=total,
+        phases=[("warm-up", 1, 117), ("pruning", 118, 390), ("final", 391, 780)],
         history=[
-            {"step": 117, "phase": "warm-up", "budget": start, "live": start},
+            {"step": 254, "phase": "pruning", "budget": total + 7 * (start - total) // 8, "live": total + 7 * (start - total) // 8},
             {"step": 390, "phase": "pruning", "budget": total, "live": total},
         ],
     )

@@ -29,10 +29,10 @@ def line(step: int, phase: str = "final", *, live: int = 12, loss: float | None 
 
 
 def pruned() -> dict[str, Any]:
-    """12 projections from rank 2 to rank 1, events after the steps 3, 5 and 6, by hand."""
+    """12 projections from rank 2 to rank 1, warm-up up to step 3, events after the steps 4, 5 and 6, by hand."""
     projections = bert(2)
     history = [
-        {"step": 3, "phase": "warm-up", "budget": 24, "live": 24},
+        {"step": 4, "phase": "pruning", "budget": 23, "live": 23},
         {"step": 5, "phase": "pruning", "budget": 21, "live": 21},
         {"step": 6, "phase": "pruning", "budget": 12, "live": 12},
     ]
@@ -44,7 +44,14 @@ def pruned() -> dict[str, Any]:
         target_rank=1,
         live_components=12,
         history=history,
+        phases=[("warm-up", 1, 3), ("pruning", 4, 6), ("final", 7, 10)],
     )
+
+
+def older(record: dict[str, Any]) -> dict[str, Any]:
+    """`record` as runs wrote it before: without phases, and with an event at the warm-up's end that prunes nothing."""
+    history = [{"step": 3, "phase": "warm-up", "budget": 24, "live": 24}, *record["history"]]
+    return {key: value for key, value in record.items() if key != "phases"} | {"history": history}
 
 
 # Maps ---------------------------------------------------------------------------------------------------------------------------
@@ -99,12 +106,11 @@ def test_a_method_without_projections_has_no_map_and_no_curve():
 # Phases and budget --------------------------------------------------------------------------------------------------------------
 
 
-def test_phases_end_at_the_events():
-    assert phases(pruned(), None, [line(2, "warm-up"), line(4, "pruning"), line(8), line(10)]) == (
-        ("warm-up", 1, 3),
-        ("pruning", 4, 6),
-        ("final", 7, 10),
-    )
+def test_phases_are_what_the_run_wrote_down_or_end_at_the_last_record_of_each():
+    whole = (("warm-up", 1, 3), ("pruning", 4, 6), ("final", 7, 10))
+    log = [line(2, "warm-up"), line(4, "pruning"), line(8), line(10)]
+    assert phases(pruned(), None, log) == phases(pruned()) == phases(older(pruned()), None, log) == whole
+    assert phases(None, None, log) == (("warm-up", 1, 2), ("pruning", 3, 4), ("final", 5, 10))
     assert phases(None, {"epochs": [{"step": 7, "phase": "training"}]}) == (("training", 1, 7),)
     assert phases() == ()
 
@@ -112,22 +118,23 @@ def test_phases_end_at_the_events():
 def test_the_budget_of_a_finished_run():
     curve = budget_curve(pruned(), None, [line(10)])
     assert curve is not None
-    assert curve.steps == (0, 3, 5, 6, 10)
-    assert curve.budget == curve.live == (24, 24, 21, 12, 12)
-    assert (curve.events, curve.freeze) == ((3, 5, 6), 6)
+    assert curve.steps == (0, 4, 5, 6, 10)
+    assert curve.budget == curve.live == (24, 23, 21, 12, 12)
+    assert (curve.events, curve.freeze) == ((4, 5, 6), 6)
     assert curve.phases[-1] == ("final", 7, 10)
+    assert budget_curve(older(pruned()), None, [line(10)]) == curve
 
 
 def test_a_run_that_ends_at_its_freeze_is_frozen_and_one_stopped_before_is_not():
-    at_freeze = budget_curve(pruned())
+    at_freeze = budget_curve(older(pruned()))
     assert at_freeze is not None
     assert (at_freeze.steps[-1], at_freeze.freeze) == (6, 6)
-    record = pruned()
-    record["history"] = record["history"][:2]
+    record = older(pruned())
+    record["history"] = record["history"][:3]
     record["live_components"] = 21
     stopped = budget_curve(record)
     assert stopped is not None
-    assert (stopped.events, stopped.freeze) == ((3, 5), None)
+    assert (stopped.events, stopped.freeze) == ((4, 5), None)
 
 
 def test_the_budget_of_a_run_that_goes_on_is_that_of_its_log():

@@ -28,6 +28,14 @@ FOUND: dict[str, Any] = {
             "note": "cannot be used now: busy",
         },
     ],
+    "threads": {
+        "cores": 8,
+        "torch": 4,
+        "most": 4,
+        "large": 4,
+        "environment": {"OMP_NUM_THREADS": "4"},
+        "load": [9.5, 1.25, 0.0],
+    },
     "caches": [
         {"name": "models", "path": "/a [b]", "needed": False, "exists": True, "free_bytes": 1 << 30, "problem": None},
         {"name": "data", "path": "/c", "needed": False, "exists": False, "free_bytes": 1 << 30, "problem": None},
@@ -64,6 +72,12 @@ Packages
 Devices
   cpu     8 cores, 16.0 GiB (4.0 GiB free), fp32 bf16
   cuda:0  GPU, 80.0 GiB; cannot be used now: busy
+
+Threads
+  PyTorch          4 threads
+  auto             1 for a tiny model, 4 for RoBERTa-base, 4 at most (train.threads)
+  OMP_NUM_THREADS  4
+  load             9.50, 1.25, 0.00 (averages of 1, 5 and 15 minutes); more than 8 cores can do, so everything takes longer
 
 Folders
   models     /a [b]: writable, 1.0 GiB free

@@ -45,6 +45,13 @@ def consoles(width: int = 80) -> tuple[Console, io.StringIO, Console, io.StringI
     return Console(file=progress, width=width, highlight=False), progress, Console(file=results, width=width, highlight=False), results
 
 
+@pytest.mark.parametrize(("device", "threads", "end"), [("cpu", 1, "fp32, 1 thread"), ("cpu", 4, "fp32, 4 threads"), ("GPU", 4, "fp32")])
+def test_the_first_line_says_how_many_threads_compute(device: str, threads: int, end: str):
+    console, progress, results, _ = consoles()
+    make_listener(console, results=results).start(dataclasses.replace(run_start(), device=device, threads=threads))
+    assert progress.getvalue().splitlines()[0].endswith(f"on {device}, {end}")
+
+
 def test_plain_lines_tell_the_run_in_few_lines():
     console, progress, results, out = consoles()
     drive(make_listener(console, results=results))

@@ -28,7 +28,7 @@ from tests.reports.examples import FakeAllocation, bert, metrics, ranks
 
 def test_ranks_record_has_the_keys_of_the_design_in_order():
     record = ranks(bert(2))
-    assert list(record) == ["schema_version", "unit", "start_rank", "target_rank", "live_components", "layers", "history"]
+    assert list(record) == ["schema_version", "unit", "start_rank", "target_rank", "live_components", "layers", "phases", "history"]
     assert list(record["layers"][0]) == [
         "name",
         "stack",

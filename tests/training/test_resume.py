@@ -21,9 +21,10 @@ from dora_cli.training.listener import SilentListener
 from dora_cli.training.resume import checkpoints_of
 from dora_cli.training.saving import SavePolicy
 from tests.training.conftest import MakeRecipe
+from tests.training.hostile import sign
 from tests.training.test_run import largest_difference, lines, read, without_timing
 
-STEPS = 24  # 4 epochs of 6; warm-up to 3, events at 6, 9 and 11, where ranks freeze
+STEPS = 24  # 4 epochs of 6; warm-up to 3, events at 9 and 11, where ranks freeze
 SAVES = ("save.every_steps=1", "method.dropout=0.2", "train.batch_size=4", "train.gradient_accumulation=4", "method.dem_weight=0.1")
 
 
@@ -91,6 +92,23 @@ def test_cut_at_a_step(make_recipe: MakeRecipe, straight: Callable[[Recipe], Pat
     """In warm-up, while pruning, at an event, at the freeze, after compaction, at an epoch's edge; with accumulation and dropout."""
     recipe = make_recipe(*SAVES)
     cut(recipe, tmp_path / "run", step=step)
+    train(recipe, tmp_path / "run", resume=True)
+    assert_equal_runs(straight(recipe), tmp_path / "run")
+
+
+def test_a_run_from_when_events_could_prune_nothing_goes_on(
+    make_recipe: MakeRecipe, straight: Callable[[Recipe], Path], tmp_path: Path
+) -> None:
+    recipe = make_recipe(*SAVES)
+    cut(recipe, tmp_path / "run", step=10)
+    progress = tmp_path / "run" / "checkpoints" / "step-9" / "progress.json"
+    content = read(progress)
+    content["history"][:0] = [
+        {"step": 3, "phase": "warm-up", "budget": 36, "live": 36},
+        {"step": 6, "phase": "pruning", "budget": 36, "live": 36},
+    ]
+    progress.write_text(json.dumps(content))
+    sign(progress.parent)
     train(recipe, tmp_path / "run", resume=True)
     assert_equal_runs(straight(recipe), tmp_path / "run")
 

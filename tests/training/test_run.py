@@ -72,8 +72,13 @@ def test_run_folder_holds_everything_and_numbers_agree(make_recipe: MakeRecipe, 
     start = 3 * 2 * (4 * 32 + 2 * 48) + 36
     assert metrics["budget"]["trainable_parameters_start"] == start + head
     assert metrics["budget"]["trainable_parameters_final"] == metrics["budget"]["adapter_parameters_final"] + 24 + head
-    # events at W + 3j and at F, live by the published curve: 36 - floor(12 tau^3 / 8^3)
-    assert [(event["step"], event["live"]) for event in ranks["history"]] == [(3, 36), (6, 36), (9, 31), (11, 24)]
+    # events at W + 3j where something is pruned and at F, live by the published curve: 36 - floor(12 tau^3 / 8^3); 12 (3 / 8)^3 < 1
+    assert [(event["step"], event["live"]) for event in ranks["history"]] == [(9, 31), (11, 24)]
+    assert ranks["phases"] == [
+        {"name": "warm-up", "first": 1, "last": WARMUP},
+        {"name": "pruning", "first": WARMUP + 1, "last": FREEZE},
+        {"name": "final", "first": FREEZE + 1, "last": STEPS},
+    ]
     best = max(metrics["epochs"][1:], key=lambda epoch: epoch["metrics"]["accuracy"])
     assert metrics["best_epoch"] == best["epoch"]
     assert metrics["metrics"] == best["metrics"]

@@ -6,15 +6,17 @@ Fractions are read as decimals (``Fraction(str(f))``), so that 0.15 of 100 steps
     W = floor(w T)             last warm-up step
     L = floor((1 - w - f) T)   steps of pruning
     F = W + L                  the freeze: the last event
-    events at W + j * interval (j = 0, 1, ...) up to F, and at F
+    events at W + j * interval (j = 1, 2, ...) before F, from the first that prunes, and at F
     pruned at an event = floor(M (r0 - rT) tau^3 / L^3),   tau = t - W
 
 The curve is that of the published code (slow at first, fastest at the end), not of the paper's equation 9 as printed; the curve
-``adalora`` is AdaLoRA's ``(1 - u)^3`` (fastest at first). Python's integers make both exact.
+``adalora`` is AdaLoRA's ``(1 - u)^3`` (fastest at first). Python's integers make both exact. An event that would prune nothing is none:
+the freeze alone is one whatever it prunes, since ranks are final from there on.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -137,23 +139,28 @@ class DoraSchedule:
     def is_event(self, step: int) -> bool:
         """Whether a selection follows the optimiser step `step`."""
         tau = step - self.warmup_steps
-        return step >= 1 and 0 <= tau <= self.pruning_steps and (tau % self.interval == 0 or tau == self.pruning_steps)
+        return tau == self.pruning_steps or (0 < tau < self.pruning_steps and tau % self.interval == 0 and self.pruned(tau) > 0)
+
+    @property
+    def first_event(self) -> int:
+        """The first step at which something is pruned; the freeze if nothing is before."""
+        taus = range(self.interval, self.pruning_steps, self.interval)
+        earlier = bisect_left(taus, 1, key=self.pruned)  # both curves only rise, so those that prune nothing come first
+        return self.warmup_steps + taus[earlier] if earlier < len(taus) else self.freeze_step
 
     def events(self) -> Iterator[int]:
         """All event steps, ascending."""
-        last = self.freeze_step
-        yield from (step for step in range(self.warmup_steps, last, self.interval) if step >= 1)
-        yield last
+        yield from range(self.first_event, self.freeze_step, self.interval)
+        yield self.freeze_step
 
     def next_event(self, step: int) -> int | None:
         """The first event after `step`; None after the freeze."""
         if step >= self.freeze_step:
             return None
-        intervals = max(0, (step - self.warmup_steps) // self.interval + 1)
-        candidate = self.warmup_steps + intervals * self.interval
-        if candidate < 1:  # no warm-up: step 0 is not a step
-            candidate += self.interval
-        return min(candidate, self.freeze_step)
+        first = self.first_event
+        if step < first:
+            return first
+        return min(first + ((step - first) // self.interval + 1) * self.interval, self.freeze_step)
 
     def pruned(self, tau: int) -> int:
         """Components pruned at an event `tau` steps after the warm-up, ``0 <= tau <= L``."""
@@ -180,6 +187,7 @@ class DoraSchedule:
             "freeze_step": self.freeze_step,
             "final_steps": self.total_steps - self.freeze_step,
             "events": sum(1 for _ in self.events()),
+            "first_event": self.first_event,
             "interval": self.interval,
             "curve": self.curve,
             "projections": self.projections,

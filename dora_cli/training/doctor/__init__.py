@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import platform
 import sys
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from dora_cli import __version__
@@ -15,6 +16,7 @@ from dora_cli.training.doctor.devices import look_at_devices
 from dora_cli.training.doctor.hub import ask_the_hub
 from dora_cli.training.doctor.java import look_for_java
 from dora_cli.training.doctor.packages import look_at_extras, look_at_packages
+from dora_cli.training.doctor.threads import look_at_threads
 
 __all__ = ["examine"]
 
@@ -23,9 +25,15 @@ def examine() -> dict[str, Any]:
     """Everything there is to say, as plain data.
 
     Returns:
-        ``dora, python, platform``; ``packages`` (what dora cannot run without), ``devices, caches, extras, hub, java``; and
+        ``dora, python, platform``; ``packages`` (what dora cannot run without), ``devices, threads, caches, extras, hub, java``; and
         ``problems``: what is broken of what is needed, one sentence each, empty where dora can run.
     """
+    with ThreadPoolExecutor() as pool:  # these wait, for a server and for a program, while packages are imported
+        hub, java = pool.submit(ask_the_hub), pool.submit(look_for_java)
+        return _examine(hub, java)
+
+
+def _examine(hub: Future[dict[str, Any]], java: Future[dict[str, Any]]) -> dict[str, Any]:
     packages = look_at_packages()
     problems = [f"{package['name']}: {package['problem']}" for package in packages if package["problem"]]
     devices = look_at_devices()
@@ -37,9 +45,10 @@ def examine() -> dict[str, Any]:
         "platform": platform.platform(),
         "packages": packages,
         "devices": devices,
+        "threads": look_at_threads(),
         "caches": caches,
         "extras": look_at_extras(),
-        "hub": ask_the_hub(),
-        "java": look_for_java(),
+        "hub": hub.result(),
+        "java": java.result(),
         "problems": problems,
     }

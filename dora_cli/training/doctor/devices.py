@@ -18,7 +18,7 @@ def look_at_devices() -> list[dict[str, Any]]:
     total, free = _memory()
     cpu = {
         "device": "cpu",
-        "name": f"{plural(_cores(), 'core')}, {plural(torch.get_num_threads(), 'thread')}",
+        "name": f"{plural(usable_cores(), 'core')}, {plural(torch.get_num_threads(), 'thread')}",
         "memory_bytes": total,
         "free_bytes": free,
         "precisions": ["fp32", "bf16"],  # fp16 needs the scaling that is for CUDA
@@ -65,7 +65,7 @@ def _without_triton() -> str | None:
     return triton_obstacle()
 
 
-def _cores() -> int:
+def usable_cores() -> int:
     """The cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

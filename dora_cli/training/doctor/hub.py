@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
 from typing import Any
 
-TIMEOUT = 3.0
-"""Seconds to wait for an answer."""
+from dora_cli.hub import PATIENCE, within
+
 _DATA_SWITCH = "HF_DATASETS_OFFLINE"
 _SWITCHES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", _DATA_SWITCH)
 _MODEL = "FacebookAI/roberta-base"
 
 
-def ask_the_hub(timeout: float = TIMEOUT) -> dict[str, Any]:
+def ask_the_hub(timeout: float = PATIENCE) -> dict[str, Any]:
     """``endpoint, state, detail, seconds``; `state` is ``reachable``, ``unreachable``, ``offline`` (not asked, as told) or ``unknown``.
 
     The question is the one that training asks first, put by the same library, so it takes the same way: mirrors and proxies included.
@@ -28,35 +27,25 @@ def ask_the_hub(timeout: float = TIMEOUT) -> dict[str, Any]:
         because = f"{' and '.join(switched)} set" if switched else "the library is in offline mode"
         return {"endpoint": constants.ENDPOINT, "state": "offline", "detail": f"not asked: {because}", "seconds": None}
 
-    answers: list[str | Exception] = []
-
-    def ask() -> None:
-        try:
-            HfApi().model_info(_MODEL, timeout=timeout)
-            answers.append("")
-        except Exception as error:
-            answers.append(error)
-
     start = time.monotonic()
-    # A thread: the timeout does not cover the look-up of the host's name. One that hangs ends with the program.
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(timeout + 1.0)
-    state, detail = _judge(answers[0] if answers else None, timeout)
+    failure: Exception | None = None
+    try:
+        within(timeout, lambda seconds: HfApi().model_info(_MODEL, timeout=seconds))
+    except Exception as error:
+        failure = error
+    state, detail = _judge(failure)
     if _DATA_SWITCH in switched and state == "reachable":
         detail = f"{_DATA_SWITCH} set: data sets are read from their cache alone"
     return {"endpoint": constants.ENDPOINT, "state": state, "detail": detail, "seconds": round(time.monotonic() - start, 2)}
 
 
-def _judge(answer: str | Exception | None, timeout: float) -> tuple[str, str | None]:
-    if answer is None:
-        return "unreachable", f"no answer within {timeout:g} seconds"
-    if isinstance(answer, str):
+def _judge(failure: Exception | None) -> tuple[str, str | None]:
+    if failure is None:
         return "reachable", None
     from huggingface_hub.errors import RepositoryNotFoundError
 
-    status = getattr(getattr(answer, "response", None), "status_code", None)
+    status = getattr(getattr(failure, "response", None), "status_code", None)
     if isinstance(status, int):  # any server may answer; that it has no such model only a hub says
-        state = "reachable" if isinstance(answer, RepositoryNotFoundError) else "unreachable"
+        state = "reachable" if isinstance(failure, RepositoryNotFoundError) else "unreachable"
         return state, f"{status} when asked for {_MODEL}"
-    return "unreachable", f"{type(answer).__name__}: {next(iter(str(answer).splitlines()), '')[:200]}"
+    return "unreachable", f"{type(failure).__name__}: {next(iter(str(failure).splitlines()), '')[:200]}"

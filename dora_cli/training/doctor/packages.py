@@ -20,10 +20,13 @@ _DISTRIBUTION = "dora-cli"
 _ROOT = Path(__file__).parents[3]
 _MODULES = {"pyyaml": "yaml", "scikit-learn": "sklearn"}
 """Modules that are not called like their distribution."""
+_SLOW = {"evaluate"}
+"""Written in Python alone, and takes longer to import than all others together (the pipelines of transformers, statistics): what it needs
+is looked up instead."""
 
 
 def look_at_packages() -> list[dict[str, Any]]:
-    """``name, version, wanted, problem`` of every package that dora needs; each is imported, as a broken one shows only then."""
+    """``name, version, wanted, problem`` of every package that dora needs; imported, unless slow, as a broken one shows only then."""
     bring_back("scipy", "sklearn")  # needed, though not by every command
     base, _ = _requirements()
     return [_look_at(requirement) for requirement in base]
@@ -33,7 +36,9 @@ def _look_at(requirement: str) -> dict[str, Any]:
     name, wanted = _split(requirement)
     version = _version(name)
     problem = _shortfall(requirement)
-    if problem is None:
+    if problem is None and name in _SLOW:
+        problem = _missing_below(name)
+    elif problem is None:
         problem = _import(_MODULES.get(name.lower(), name.replace("-", "_")))
     return {"name": name, "version": version, "wanted": wanted, "problem": problem}
 
@@ -112,6 +117,19 @@ def _shortfall(requirement: str) -> str | None:
         return None
     if not Requirement(requirement).specifier.contains(version, prereleases=True):
         return f"is version {version}, but {wanted} is needed; pip install {shlex.quote(requirement)}"
+    return None
+
+
+def _missing_below(name: str) -> str | None:
+    """What an installed package needs and does not have; None if nothing."""
+    from packaging.requirements import Requirement
+
+    for text in metadata.requires(name) or ():
+        requirement = Requirement(text)
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        if problem := _shortfall(f"{requirement.name}{requirement.specifier}"):
+            return f"needs {requirement.name}, which {problem}"
     return None
 
 

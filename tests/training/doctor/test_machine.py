@@ -14,6 +14,8 @@ from dora_cli.training.doctor import caches, devices
 from dora_cli.training.doctor.caches import look_at_caches
 from dora_cli.training.doctor.devices import look_at_devices
 from dora_cli.training.doctor.java import look_for_java
+from dora_cli.training.doctor.threads import look_at_threads
+from dora_cli.training.threads import most_threads
 from dora_cli.wording import plural
 
 
@@ -71,6 +73,20 @@ def test_gpus(monkeypatch: pytest.MonkeyPatch, obstacle: str | None) -> None:
         "note": obstacle and "training is slower without Triton: it is not installed",
     }
     assert (second["precisions"], second["note"]) == ([], "cannot be used now: CUDA error: all CUDA-capable devices are busy")
+
+
+def test_threads_and_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 6)
+    monkeypatch.setattr(os, "getloadavg", lambda: (3.14159, 2.0, 1.0))
+    for name in ("MKL_NUM_THREADS", "LOCAL_WORLD_SIZE", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "6")
+    found = look_at_threads()
+    assert (found["cores"], found["torch"], found["load"]) == (len(os.sched_getaffinity(0)), 6, [3.14, 2.0, 1.0])
+    assert found["large"] == found["most"] == most_threads()  # RoBERTa-base takes what there is
+    assert found["environment"] == {"OMP_NUM_THREADS": "6"}
+    monkeypatch.delattr(os, "getloadavg")  # Windows
+    assert look_at_threads()["load"] is None
 
 
 def test_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,6 +74,22 @@ def test_what_is_broken_is_found_by_importing(tmp_path: Path, installed: Path, m
     assert found["problem"] == "is installed but cannot be imported (OSError: libfoo.so.1: cannot open); install it again"
 
 
+def test_what_is_slow_to_import_is_judged_by_what_it_needs(tmp_path: Path, installed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "slow_package.py").write_text("raise AssertionError('imported')")
+    needs = ["rich>=1.0", "no-such-package>=3", "nor-this-one; extra == 'more'", "nor-that; python_version < '3'"]
+    dist = tmp_path / "slow_package-1.2.dist-info"
+    dist.mkdir()
+    monkeypatch.setattr(packages, "_SLOW", {"slow-package"})
+    monkeypatch.setattr(packages, "_requirements", lambda: (("slow-package>=1",), {}))
+    for missing in (True, False):
+        text = "".join(f"Requires-Dist: {need}\n" for need in needs if missing or "no-such" not in need)
+        (dist / "METADATA").write_text(f"Metadata-Version: 2.1\nName: slow-package\nVersion: 1.2\n{text}")
+        (found,) = look_at_packages()
+        assert found["version"] == "1.2"
+        wanted = "needs no-such-package, which is not installed; pip install 'no-such-package>=3'"
+        assert found["problem"] == (wanted if missing else None)
+
+
 def test_nothing_is_known_of_what_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packages, "_ROOT", tmp_path)
     monkeypatch.setattr(packages, "_DISTRIBUTION", "no-such-package")

@@ -1,0 +1,138 @@
+"""How many threads compute on the CPU: decided by the model, the batch and the cores, never by the load of the moment.
+
+Sums are split over threads, so two numbers of threads give different last digits. A run therefore decides once, writes its number into
+environment.json and keeps it: when it is resumed, also where there are other cores, and when it is evaluated or exported.
+
+Only the threads within one operation count. PyTorch's other pool, between operations, works for scripted and forked code alone, of which
+a run has none, and the backward pass on the CPU runs in the thread that calls it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any, overload
+
+import torch
+from torch import nn
+
+from dora_cli.errors import CheckpointError, ProjectionError
+from dora_cli.models import find_projections
+from dora_cli.recipe import Recipe
+from dora_cli.recipe.schema import MAX_THREADS
+from dora_cli.wording import plural
+
+WORK_PER_THREAD = 2**27
+"""Multiplications of the largest matrix product in a block, for `data.max_length` tokens in every example, that are worth a thread.
+
+They take one core 2 to 5 ms; texts are mostly a quarter of the length that is allowed, so a thread's real share is about 1 ms, and waking
+a sleeping thread takes 0.05 to 0.1 ms of it. The other operations of a step are smaller by far. The built-in models (width 96, 113 million)
+so take one thread, MiniLM (width 384) at 16 x 128 tokens takes up to 9, and RoBERTa-base (4,800 million) all the cores there mostly are."""
+
+_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+
+
+@dataclass(frozen=True)
+class Threads:
+    """A number of threads and, in words, where it comes from."""
+
+    count: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.count} ({self.reason})"
+
+
+def most_threads(environment: Mapping[str, str] = os.environ, quota: Path = _QUOTA) -> int:
+    """The most that ``auto`` takes: what PyTorch would take by itself, less where this process shares cores or has a quota of them.
+
+    PyTorch's own number is that of the physical cores this process may use, or what OMP_NUM_THREADS or `torch.set_num_threads` says.
+    """
+    count = torch.get_num_threads()
+    if "OMP_NUM_THREADS" not in environment:  # torchrun and Accelerate mostly set it, for each process
+        count //= int(environment.get("LOCAL_WORLD_SIZE", "1"))
+    return max(1, min(count, _cores_of_quota(quota) or count))
+
+
+def _cores_of_quota(path: Path) -> int | None:
+    """The whole cores that a container may keep busy; None without a limit. PyTorch sees all cores of the machine."""
+    try:
+        allowed, period = (int(part) for part in path.read_text(encoding="ascii").split())
+    except (OSError, ValueError):  # no control groups, or "max"
+        return None
+    return max(1, allowed // period) if period > 0 else None
+
+
+def largest_product(model: nn.Module, tokens: int) -> int:
+    """Multiplications of the largest matrix product in a block of `model` for so many tokens."""
+    try:
+        sizes = [prod(projection.shape) for projection in find_projections(model, ("attention", "ffn"))]
+    except ProjectionError:  # a model whose head alone is trained need not have blocks
+        sizes = [parameter.numel() for parameter in model.parameters() if parameter.ndim == 2]
+    return tokens * max(sizes, default=0)
+
+
+@overload
+def decide(recipe: Recipe, model: nn.Module, most: int) -> Threads: ...
+@overload
+def decide(recipe: Recipe, model: nn.Module | None, most: int) -> Threads | None: ...
+def decide(recipe: Recipe, model: nn.Module | None, most: int) -> Threads | None:
+    """The number of a new run; None where it takes a model and there is none.
+
+    Args:
+        model: its shapes alone are looked at.
+        most: `most_threads`, asked before anything in this process has changed the number.
+    """
+    if isinstance(recipe.train.threads, int):
+        return Threads(recipe.train.threads, "train.threads")
+    if model is None:
+        return None
+    worth = worth_threads(largest_product(model, recipe.train.batch_size * recipe.data.max_length))
+    return Threads(min(worth, most), f"auto: the largest matrix product of a batch is worth {worth:,}, and this machine gives {most}")
+
+
+def worth_threads(work: int) -> int:
+    """How many threads a largest product of `work` multiplications keeps busy."""
+    return max(1, work // WORK_PER_THREAD)
+
+
+def recorded_threads(environment: Mapping[str, Any], place: Path) -> int:
+    """The number that a run wrote into environment.json, read from `place`.
+
+    The oldest runs wrote none and took what PyTorch takes by itself; so do they still.
+
+    Raises:
+        CheckpointError: what stands there is no number of threads.
+    """
+    count = environment.get("cpu_threads", torch.get_num_threads()) if isinstance(environment, Mapping) else None
+    if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= MAX_THREADS:
+        raise CheckpointError(
+            f"{place} is damaged: its cpu_threads must be a whole number from 1 to {MAX_THREADS:,}; restore the file from a copy of the run"
+        )
+    return count
+
+
+def note_on_cores(count: int, most: int) -> str | None:
+    """What is to be said of a run that keeps more threads than there are cores; None where it does not."""
+    if count <= most:
+        return None
+    return f"the run began with {plural(count, 'thread')} and keeps them, as their number decides digits, though {most} would fit here"
+
+
+@contextmanager
+def own_threads() -> Iterator[None]:
+    """Around what sets the number of threads: afterwards it is the caller's again. Also a decorator."""
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def set_threads(count: int) -> None:
+    """Computes with `count` threads from here on; within `own_threads`."""
+    torch.set_num_threads(count)
