@@ -6,10 +6,11 @@ from dora_cli.models.catalogue import model_catalogue
 from dora_cli.models.classifier import config_model, load_model
 from dora_cli.models.generator import config_generator, load_generator
 from dora_cli.models.head import head_parameters
-from dora_cli.models.loading import LoadedModel, max_positions
+from dora_cli.models.loading import LoadedModel
 from dora_cli.models.projections import Projection, find_projections
 from dora_cli.models.source import ModelUnreachableError, builtin_names
 from dora_cli.models.suitability import kind_if_suitable
+from dora_cli.models.tables import max_positions, vocabulary_rows
 
 __all__ = [
     "LoadedModel",
@@ -25,4 +26,5 @@ __all__ = [
     "load_model",
     "max_positions",
     "model_catalogue",
+    "vocabulary_rows",
 ]
