@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from dora_cli.errors import ModelError
+from dora_cli.models.end_token import append_end
 from dora_cli.models.loading import Choose, LoadedModel, brings, build_from_config, load_checkpoint, read_config
 from dora_cli.models.source import Source
 
@@ -43,7 +44,9 @@ def load_model(
         ModelError: not found or damaged, no such head, no fast tokenizer, or a checkpoint that does not fill the base model.
     """
     choose = choose_classifier(num_labels, label_names, regression)
-    return load_checkpoint(name, revision=revision, dtype=dtype, seed=seed, trust_remote_code=trust_remote_code, choose=choose)
+    loaded = load_checkpoint(name, revision=revision, dtype=dtype, seed=seed, trust_remote_code=trust_remote_code, choose=choose)
+    append_end(name, loaded.model, loaded.tokenizer)
+    return loaded
 
 
 def config_model(
