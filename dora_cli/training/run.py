@@ -30,7 +30,7 @@ from dora_cli.training.listener import Listener, Listeners, RunStart, SilentList
 from dora_cli.training.lock import RunLock
 from dora_cli.training.loop import Loop, log_length
 from dora_cli.training.memory import memory_advice
-from dora_cli.training.output import check_output, clear_leftovers, make_output, remove_run, take_output
+from dora_cli.training.output import check_output, clear_leftovers, make_output, remove_run, take_output, try_saving
 from dora_cli.training.paths import anchored
 from dora_cli.training.processes import gathered, on_main
 from dora_cli.training.records import build_metrics, build_ranks, live_layers
@@ -177,6 +177,8 @@ def _train(call: _Call, signals: StopSignals, stack: contextlib.ExitStack) -> Ru
         on_main(accelerator, lambda: check_log(records, log_length(found.snapshot)))
     else:
         on_main(accelerator, lambda: check_output(call.output, overwrite=call.overwrite or call.replaces is not None))
+
+    on_main(accelerator, lambda: try_saving(call.output))  # again once the folder is made
 
     training = load_split(recipe, task, "train", training=True)
     evaluated = {split: load_split(recipe, task, split, training=False) for split in evaluated_splits(recipe, task)}
@@ -363,6 +365,7 @@ def _begin(call: _Call, recipe: Recipe, environment: Mapping[str, Any], lock: Ru
     if not lock.held:
         make_output(call.output)
         stack.enter_context(lock)
+        try_saving(call.output)
     take_output(call.output, overwrite=call.overwrite, replaces=call.replaces)
     records = RunRecords(call.output)
     try:
