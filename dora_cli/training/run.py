@@ -34,6 +34,7 @@ from dora_cli.training.output import check_output, clear_leftovers, make_output,
 from dora_cli.training.paths import anchored
 from dora_cli.training.processes import gathered, on_main
 from dora_cli.training.records import build_metrics, build_ranks, live_layers
+from dora_cli.training.rehearsal import rehearse
 from dora_cli.training.resolve import resolve
 from dora_cli.training.resume import (
     Found,
@@ -235,6 +236,7 @@ def _train(call: _Call, signals: StopSignals, stack: contextlib.ExitStack) -> Ru
         accelerator=accelerator,
         progress=progress,
     )
+    on_main(accelerator, lambda: rehearse(recipe, task, adapted, encoded, evaluator, accelerator))
     seed_everything(recipe.train.seed + accelerator.process_index)  # dropout differs between processes
 
     if call.overwrite or call.replaces is not None:
