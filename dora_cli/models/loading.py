@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -48,7 +49,20 @@ Choose = Callable[[Source], tuple[Any, Any]]
 """From a found model to the auto class that adds the head, and the config to build with; raises ModelError where there is no such head."""
 
 
-def load_checkpoint(name: str, *, revision: str | None, dtype: str, seed: int, trust_remote_code: bool, choose: Choose) -> LoadedModel:
+Fit = Callable[[str, nn.Module, Any], None]
+"""Told the name of a model, the model and its tokenizer, which it makes agree; raises ModelError where they cannot."""
+
+
+def load_checkpoint(
+    name: str,
+    *,
+    revision: str | None,
+    dtype: str,
+    seed: int,
+    trust_remote_code: bool,
+    choose: Choose,
+    fit: Fit = fit_tokenizer,
+) -> LoadedModel:
     """Loads `name` with the head that `choose` chooses; see `load_model` for the arguments and what is raised."""
     if dtype not in DTYPES:
         raise ModelError(f"model.dtype: {dtype!r} is unknown; choose one of {', '.join(DTYPES)}")
@@ -59,14 +73,14 @@ def load_checkpoint(name: str, *, revision: str | None, dtype: str, seed: int, t
         auto_class, config = choose(source)
         tokenizer = _load_tokenizer(source)
         model, fresh = _load_weights(source, auto_class, config, DTYPES[dtype], seed)
-    fit_tokenizer(name, model, tokenizer)
+    fit(name, model, tokenizer)
     set_config(model, "use_cache", False)  # training never continues a sequence; caches would only cost memory
     return LoadedModel(model, tokenizer, fresh, source.commit, source.kind)
 
 
 @no_collection()  # the first model imports half of transformers; what loads weights sees to it for all it sets up
-def build_from_config(name: str, *, revision: str | None, trust_remote_code: bool, choose: Choose) -> nn.Module:
-    """The model of `load_checkpoint` on the meta device: shapes, no weights, no tokenizer."""
+def build_from_config(name: str, *, revision: str | None, trust_remote_code: bool, choose: Choose, fit: Fit = fit_tokenizer) -> nn.Module:
+    """The model of `load_checkpoint` on the meta device: shapes without weights, and whether its tokenizer fits them."""
     source = replace(find_source(name, revision), trust_remote_code=trust_remote_code)
     if trust_remote_code:
         bring_back()
@@ -75,7 +89,11 @@ def build_from_config(name: str, *, revision: str | None, trust_remote_code: boo
         model: nn.Module = _attempt(
             source, "built from its config", lambda: auto_class.from_config(config, trust_remote_code=source.trust_remote_code)
         )
-        return model
+    with quiet_loading():
+        tokenizer = _tokenizer_at_hand(source)
+    if tokenizer is not None:
+        fit(name, model, tokenizer)
+    return model
 
 
 @contextmanager
@@ -187,6 +205,17 @@ def _refuse_missing_base(source: Source, model: nn.Module, fresh: Collection[str
 
 def _and_more(keys: Sequence[str]) -> str:
     return f" (and {len(keys) - 1} more)" if len(keys) > 1 else ""
+
+
+def _tokenizer_at_hand(source: Source) -> Any:
+    """The tokenizer, if its file lies in the folder or the cache: a config alone will do for a look, and nothing is fetched."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if source.kind == "hub":
+        there = isinstance(try_to_load_from_cache(source.location, "tokenizer.json", revision=source.commit), str)
+    else:
+        there = (Path(source.location) / "tokenizer.json").is_file()
+    return _load_tokenizer(replace(source, cached_only=True)) if there else None
 
 
 def _load_tokenizer(source: Source) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from dora_cli.data import Examples, encode
 from dora_cli.errors import DataError, ModelError
-from dora_cli.models import load_generator, load_model, max_positions
+from dora_cli.models import config_generator, config_model, load_generator, load_model, max_positions
 from tests.models.conftest import SMALL, small_tokenizer
 
 Save = Callable[..., Path]
@@ -78,6 +79,9 @@ def test_more_types_than_the_model_has(save: Save) -> None:
     folder = save(tf.BertForMaskedLM, tf.BertConfig(**ENCODER), tokenizer=typed_tokenizer(kinds=3))
     with pytest.raises(ModelError, match=r"token types up to 2 but the model only 2 \(type_vocab_size\)"):
         load_model(str(folder), num_labels=2)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match="token types up to 2"):
+        config_model(str(folder), num_labels=2)
 
 
 # --- vocabulary ------------------------------------------------------------------------------------------------------------------
@@ -91,7 +95,7 @@ def seq2seq(**changes: Any) -> tf.BartConfig:
     return tf.BartConfig(vocab_size=50, d_model=16, max_position_embeddings=40, **sizes, **{**special, **changes})
 
 
-@pytest.mark.parametrize("load", [load_generator, lambda name: load_model(name, num_labels=2)])
+@pytest.mark.parametrize("load", [load_generator, config_generator, partial(load_model, num_labels=2), partial(config_model, num_labels=2)])
 def test_a_decoder_that_starts_outside_the_vocabulary(save: Save, load: Callable[[str], Any]) -> None:
     folder = save(tf.BartForConditionalGeneration, seq2seq(decoder_start_token_id=77))
     with pytest.raises(ModelError, match=r"starts with token 77 \(decoder_start_token_id\), but the model has only 50 embeddings"):

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 
 from dora_cli.data import Examples, encode
 from dora_cli.errors import ModelError
-from dora_cli.models import load_model
+from dora_cli.models import config_model, load_model
 from tests.models.conftest import small_tokenizer
 
 Save = Callable[..., Path]
@@ -139,3 +139,5 @@ def test_no_end_at_all(save: Save) -> None:
     folder = save(tf.BartForConditionalGeneration, config, tokenizer=tokenizer_with(None, None, eos_token=None))
     with pytest.raises(ModelError, match=r"tokenizer has none, and eos_token_id in its config\.json \(1\) is no"):
         load_model(str(folder), num_labels=2)
+    with pytest.raises(ModelError, match="its tokenizer has none"):
+        config_model(str(folder), num_labels=2)
