@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from dora_cli.collector import no_collection
-from dora_cli.errors import LibraryError
+from dora_cli.errors import DoraError, LibraryError
 
 LEFT_OUT = ("torchvision", "scipy", "sklearn")
 """Transformers loads them, depending on its version, with every model where they are installed. A torchvision built for another PyTorch, a
@@ -47,7 +47,7 @@ def bring_back(*names: str) -> None:
 
 @contextmanager
 def loading(what: str) -> Iterator[None]:
-    """Around imports that are made when they are first needed.
+    """Around imports that are made when they are first needed, and a first use that shows whether they work.
 
     Raises:
         LibraryError: an installation is broken, whatever it raised; `what` begins the message.
@@ -55,6 +55,8 @@ def loading(what: str) -> Iterator[None]:
     try:
         with no_collection():
             yield
+    except DoraError:
+        raise
     except Exception as error:
         reason = next(iter(str(error).splitlines()), "")
         raise LibraryError(

@@ -27,7 +27,7 @@ class EncodedSplit:
         tokens: a row of ids per example.
         token_types: likewise; None for models that take none.
         labels: int64 ``(N,)``, float64 for a regression; None where the data has no labels.
-        max_length: no example is longer.
+        max_length: no example is longer, and no batch wider.
         pad_token_id: fills the ids on the right.
         pad_token_type_id: fills the token types.
     """
@@ -104,12 +104,12 @@ def encode(examples: Examples, tokenizer: PreTrainedTokenizerBase, max_length: i
     tokens = found["input_ids"]
     if not tokens.lengths.all():
         raise DataError(f"example {int(tokens.lengths.argmin()) + 1}: its text gives no tokens; fill it in or remove the row")
-    check_model_limit(int(tokens.lengths.max()), max_length, tokenizer)
+    widest = check_model_limit(int(tokens.lengths.max()), max_length, tokenizer)
     return EncodedSplit(
         tokens=tokens,
         token_types=found.get("token_type_ids"),
         labels=_labels(examples),
-        max_length=max_length,
+        max_length=widest,
         pad_token_id=int(tokenizer.pad_token_id),
         pad_token_type_id=int(getattr(tokenizer, "pad_token_type_id", 0)),
     )

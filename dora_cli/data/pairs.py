@@ -34,7 +34,7 @@ class EncodedPairs:
         targets: a row per example, the end token included unless it was cut.
         cut: how many targets were cut at `max_length`; these have no end token.
         layout: the special tokens.
-        max_length: no example is longer; an encoder-decoder's source and target count apart.
+        max_length: no example is longer, and no batch wider; an encoder-decoder's source and target count apart.
     """
 
     sources: Ragged
@@ -97,7 +97,7 @@ class EncodedSources:
     Attributes:
         sources: a row each, with what the layout puts around a source.
         layout: the special tokens.
-        max_length: no source is longer.
+        max_length: no source is longer, and no batch wider.
     """
 
     sources: Ragged
@@ -153,8 +153,8 @@ def encode_pairs(examples: Examples, tokenizer: PreTrainedTokenizerBase, max_len
     room = np.full(len(sources), max_length - len(layout.start) + 1) if layout.encoder_decoder else max_length - sources.lengths
     targets = whole.cut(room)
     prompts = len(layout.start) if layout.encoder_decoder else sources.lengths
-    check_model_limit(int((prompts + targets.lengths - 1).max()), max_length, tokenizer)
-    return EncodedPairs(sources, targets, int((targets.lengths < whole.lengths).sum()), layout, max_length)
+    widest = check_model_limit(int((prompts + targets.lengths - 1).max()), max_length, tokenizer)
+    return EncodedPairs(sources, targets, int((targets.lengths < whole.lengths).sum()), layout, widest)
 
 
 def encode_sources(sources: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int, layout: PairLayout) -> EncodedSources:
@@ -163,7 +163,8 @@ def encode_sources(sources: Sequence[str], tokenizer: PreTrainedTokenizerBase, m
     Raises:
         DataError: a source is longer than `max_length` or than the model takes.
     """
-    return EncodedSources(_sources(sources, tokenizer, max_length, layout), layout, max_length)
+    widest = min(max_length, tokenizer.model_max_length)
+    return EncodedSources(_sources(sources, tokenizer, max_length, layout), layout, widest)
 
 
 def _sources(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int, layout: PairLayout) -> Ragged:

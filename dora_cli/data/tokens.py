@@ -86,10 +86,13 @@ def _quickly(tokenizer: PreTrainedTokenizerBase, call: Tokens, columns: Sequence
     return quick if all(expected[name] == found[name] for name in expected) else None
 
 
-def check_model_limit(longest: int, max_length: int, tokenizer: PreTrainedTokenizerBase) -> None:
+def check_model_limit(longest: int, max_length: int, tokenizer: PreTrainedTokenizerBase) -> int:
     """Raises a DataError if an input of `longest` tokens is more than the model takes.
 
     A `max_length` above the model's limit matters only where an example is that long.
+
+    Returns:
+        What a batch may be padded to: `max_length`, or the model's limit where that is lower.
     """
     limit = tokenizer.model_max_length
     if longest > limit:
@@ -97,3 +100,4 @@ def check_model_limit(longest: int, max_length: int, tokenizer: PreTrainedTokeni
             f"data.max_length: {max_length} is above {limit}, the longest input of the model, and the data has an example of "
             f"{longest} tokens; lower it to {limit}"
         )
+    return min(max_length, limit)

@@ -36,6 +36,23 @@ class Finished:
     notes: Sequence[str] = ()
 
 
+@dataclass(frozen=True)
+class Trial:
+    """Something that a run will do with its model, to be tried on a few rows before it starts.
+
+    Attributes:
+        what: such as "decoding"; follows "fails in".
+        batch: the section of the recipe whose batch size it follows: ``train``, ``eval`` or ``decode``.
+        attempt: does it in this process alone; raises whatever goes wrong.
+        fix: what helps where this trial is the first to fail.
+    """
+
+    what: str
+    batch: str
+    attempt: Callable[[], object]
+    fix: str = "choose another model"
+
+
 class Evaluator(Protocol):
     """Evaluates one model again and again on data that is encoded once. Every process calls it; all get the whole result."""
 
@@ -43,7 +60,14 @@ class Evaluator(Protocol):
     """Whether `finish` generates text, and so knows more than `epoch`."""
 
     def prepare(self) -> None:
-        """Loads the libraries of the metrics, which would otherwise be loaded by the first evaluation."""
+        """Loads the libraries of the metrics, which the first evaluation would load otherwise, and has them score two rows.
+
+        Raises:
+            LibraryError: one of them is broken.
+        """
+
+    def trials(self, model: nn.Module, method: Method) -> Sequence[Trial]:
+        """What `epoch` and `finish` do with the model, in an order in which the earlier tells more of why the later fails."""
 
     def epoch(self, model: nn.Module, method: Method) -> Metrics:
         """The metrics between epochs, as far as the task's `epoch_metrics`."""

@@ -1,18 +1,42 @@
-"""Batches of an evaluation: by length, shared between processes."""
+"""Batches of an evaluation: by length, shared between processes; and the mode that a model is in meanwhile."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import nn
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 Indices = npt.NDArray[np.int64]
 T = TypeVar("T")
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Without dropout and gradients; training goes on afterwards if it did before.
+
+    No inference mode: tensors that a module keeps from it (rotary frequencies) could never be trained through again.
+    """
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(training)
+
+
+def extremes(lengths: npt.NDArray[np.integer], batch_size: int) -> list[Indices]:
+    """The two longest examples and the two shortest: the widest batch and the narrowest, to try a model on."""
+    order, rows = np.argsort(lengths, kind="stable"), min(2, batch_size)
+    return [order[-rows:], order[:rows]]
 
 
 def batches_by_length(lengths: npt.NDArray[np.integer], batch_size: int, accelerator: Accelerator) -> list[Indices]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from dora_cli.data import EncodedSplit, to_device
-from dora_cli.evaluation.base import Finished, Metrics, Progress, silent
-from dora_cli.evaluation.batches import batches_by_length, in_order
+from dora_cli.evaluation.base import Finished, Metrics, Progress, Trial, silent
+from dora_cli.evaluation.batches import Indices, batches_by_length, evaluation_mode, extremes, in_order
 from dora_cli.libraries import loading
 from dora_cli.methods import Method
 from dora_cli.tasks import ClassificationTask
@@ -36,21 +36,23 @@ def compute_logits(
     Processes share the batches and all return the whole.
     """
     mine = batches_by_length(split.lengths, batch_size, accelerator)
-    training = model.training
-    model.eval()
     found: list[torch.Tensor] = []
-    with torch.no_grad():
+    with evaluation_mode(model):
         for done, indices in enumerate(mine):
-            batch = to_device(split.collate(indices), accelerator.device)
-            batch.pop("labels", None)
-            with accelerator.autocast():
-                logits = model(**batch).logits
-            found.append(logits.float())
+            found.append(_logits(model, split, indices, accelerator))
             if progress is not None:
                 progress(done + 1, len(mine))
-    model.train(training)
     rows = list(torch.cat(found).cpu().numpy()) if found else []
     return torch.from_numpy(np.stack(in_order(mine, rows, accelerator)))
+
+
+def _logits(model: nn.Module, split: EncodedSplit, indices: Indices, accelerator: Accelerator) -> torch.Tensor:
+    """Of one batch, in fp32 on the device."""
+    batch = to_device(split.collate(indices), accelerator.device)
+    batch.pop("labels", None)
+    with accelerator.autocast():
+        logits: torch.Tensor = model(**batch).logits
+    return logits.float()
 
 
 def predict(
@@ -111,12 +113,23 @@ class ClassificationEvaluator:
         progress: Progress = silent,
     ) -> None:
         self.splits = splits
-        self._metric = task.metric
+        self._task = task
         self._batch_size = batch_size
+        self._accelerator = accelerator
         self._evaluate = partial(evaluate, splits=splits, task=task, batch_size=batch_size, accelerator=accelerator, progress=progress)
 
     def prepare(self) -> None:
-        _metric_function(self._metric)
+        two = np.array([0, 1], dtype=np.float64 if self._task.regression else np.int64)
+        with loading(f"what computes the metric {self._task.metric}"):
+            _metric_function(self._task.metric)(two, two)
+
+    def trials(self, model: nn.Module, method: Method) -> Sequence[Trial]:
+        return [Trial("an evaluation", "eval", partial(self._try, model))]
+
+    def _try(self, model: nn.Module) -> None:
+        for split in self.splits.values():
+            for indices in extremes(split.lengths, self._batch_size):
+                self._task.predictions(_logits(model, split, indices, self._accelerator)).cpu()
 
     def epoch(self, model: nn.Module, method: Method) -> Metrics:
         with enough_memory(evaluation_advice(self._batch_size)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,7 +12,7 @@ from torch import nn
 
 from dora_cli.data import EncodedSources, PairLayout, to_device
 from dora_cli.errors import DataError
-from dora_cli.evaluation.batches import batches_by_length, in_order
+from dora_cli.evaluation.batches import Indices, batches_by_length, evaluation_mode, extremes, in_order
 from dora_cli.evaluation.no_repeat import NoRepeatNgram
 from dora_cli.models import max_positions
 
@@ -88,12 +88,37 @@ def decode(
     """
     check_positions(model, sources, layout, settings)
     mine = batches_by_length(sources.lengths, settings.batch_size, accelerator)
+    return in_order(mine, _decoded(model, tokenizer, sources, layout, settings, mine, accelerator, progress), accelerator)
+
+
+def try_decoding(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    sources: EncodedSources,
+    layout: PairLayout,
+    settings: Decoding,
+    *,
+    accelerator: Accelerator,
+) -> None:
+    """Writes two tokens about two sources in this process alone, as `decode` would; raises whatever the model does."""
+    short = replace(settings, max_new_tokens=min(2, settings.max_new_tokens))
+    _decoded(model, tokenizer, sources, layout, short, extremes(sources.lengths, settings.batch_size)[:1], accelerator)
+
+
+def _decoded(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    sources: EncodedSources,
+    layout: PairLayout,
+    settings: Decoding,
+    mine: Sequence[Indices],
+    accelerator: Accelerator,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[str]:
+    """Texts of the batches `mine`, in their order."""
     config = generation_config(layout, settings)
     texts: list[str] = []
-    training = model.training
-    model.eval()
-    # No inference mode: tensors that a module keeps from it (rotary frequencies) could never be trained through again.
-    with torch.no_grad(), _own_settings_unheard(model):
+    with evaluation_mode(model), _own_settings_unheard(model):
         for done, indices in enumerate(mine):
             batch = to_device(sources.collate(indices), accelerator.device)
             with accelerator.autocast():
@@ -101,8 +126,7 @@ def decode(
             texts += _texts(generated, tokenizer, layout.stops)
             if progress is not None:
                 progress(done + 1, len(mine))
-    model.train(training)
-    return in_order(mine, texts, accelerator)
+    return texts
 
 
 def generation_config(layout: PairLayout, settings: Decoding) -> GenerationConfig:

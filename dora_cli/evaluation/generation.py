@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from dora_cli.data import EncodedPairs, EncodedSources, PairLayout, ReferenceGroups, to_device
-from dora_cli.evaluation.base import Finished, Metrics, Progress, silent
-from dora_cli.evaluation.batches import batches_by_length, in_order
-from dora_cli.evaluation.decoding import Decoding, decode
+from dora_cli.evaluation.base import Finished, Metrics, Progress, Trial, silent
+from dora_cli.evaluation.batches import Indices, batches_by_length, evaluation_mode, extremes, in_order
+from dora_cli.evaluation.decoding import Decoding, decode, try_decoding
 from dora_cli.libraries import loading
 from dora_cli.methods import Method
 from dora_cli.tasks import GenerationTask
@@ -39,20 +39,22 @@ def target_loss(
 ) -> float:
     """Mean loss in nats over all target tokens of `split`, end tokens included, without label smoothing."""
     mine = batches_by_length(split.lengths, batch_size, accelerator)
-    training = model.training
-    model.eval()
     found: list[torch.Tensor] = []
-    with torch.no_grad():
+    with evaluation_mode(model):
         for done, indices in enumerate(mine):
-            batch = to_device(split.collate(indices), accelerator.device)
-            labels = batch.pop("labels")
-            with accelerator.autocast():
-                logits = model(**batch).logits
-            found.append(task.losses(logits, labels).sum(dim=1))
+            found.append(_row_losses(model, split, indices, task, accelerator))
             progress(name, done + 1, len(mine))
-    model.train(training)
     losses = in_order(mine, torch.cat(found).double().cpu().tolist() if found else [], accelerator)
     return math.fsum(losses) / int(split.units.sum())
+
+
+def _row_losses(model: nn.Module, split: EncodedPairs, indices: Indices, task: GenerationTask, accelerator: Accelerator) -> torch.Tensor:
+    """Summed loss of each target of one batch, on the device."""
+    batch = to_device(split.collate(indices), accelerator.device)
+    labels = batch.pop("labels")
+    with accelerator.autocast():
+        logits = model(**batch).logits
+    return task.losses(logits, labels).sum(dim=1)
 
 
 def _scorer(name: str) -> Callable[..., E2EScores]:
@@ -102,10 +104,32 @@ class GenerationEvaluator:
         self._batch_size = batch_size
         self._settings = settings
         self._loss = partial(target_loss, task=task, batch_size=batch_size, accelerator=accelerator, progress=progress)
+        self._accelerator = accelerator
         self._decode = partial(decode, tokenizer=tokenizer, layout=layout, accelerator=accelerator)
+        self._try_decoding = partial(try_decoding, tokenizer=tokenizer, layout=layout, accelerator=accelerator)
 
     def prepare(self) -> None:
-        _scorer(self.task.score)
+        two = ["one output", "another one"]
+        with loading(f"what computes the metrics of {self.task.score}"):
+            _scorer(self.task.score)(two, [[text] for text in two], meteor=False)
+
+    def trials(self, model: nn.Module, method: Method) -> Sequence[Trial]:
+        greedy = Trial("decoding", "decode", partial(self._try_outputs, model, method, replace(self._settings, beams=1)))
+        found = [Trial("an evaluation", "eval", partial(self._try_losses, model)), greedy]
+        if (beams := self._settings.beams) > 1:
+            searched = partial(self._try_outputs, model, method, self._settings)
+            fix = "set decode.beams: 1, which works"
+            found.append(Trial(f"decoding with decode.beams {beams}", "decode", searched, fix))
+        return found
+
+    def _try_losses(self, model: nn.Module) -> None:
+        for split in self.losses.values():
+            for indices in extremes(split.lengths, self._batch_size):
+                _row_losses(model, split, indices, self.task, self._accelerator).cpu()
+
+    def _try_outputs(self, model: nn.Module, method: Method, settings: Decoding) -> None:
+        with method.folded():
+            self._try_decoding(model, sources=self.full.encoded, settings=settings)
 
     def epoch(self, model: nn.Module, method: Method) -> Metrics:
         metrics = self._losses(model)

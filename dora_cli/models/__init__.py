@@ -9,10 +9,11 @@ if TYPE_CHECKING:
     from dora_cli.models.classifier import config_model, load_model
     from dora_cli.models.generator import config_generator, load_generator
     from dora_cli.models.head import head_parameters
-    from dora_cli.models.loading import LoadedModel, max_positions
+    from dora_cli.models.loading import LoadedModel
     from dora_cli.models.projections import Projection, find_projections, left_out
     from dora_cli.models.source import ModelUnreachableError, builtin_names
     from dora_cli.models.suitability import kind_if_suitable
+    from dora_cli.models.tables import max_positions, vocabulary_rows
 
 _PLACES = {
     "LoadedModel": "loading",
@@ -27,8 +28,9 @@ _PLACES = {
     "left_out": "projections",
     "load_generator": "generator",
     "load_model": "classifier",
-    "max_positions": "loading",
+    "max_positions": "tables",
     "model_catalogue": "catalogue",
+    "vocabulary_rows": "tables",
 }
 
 __all__ = [
@@ -46,6 +48,7 @@ __all__ = [
     "load_model",
     "max_positions",
     "model_catalogue",
+    "vocabulary_rows",
 ]
 
 

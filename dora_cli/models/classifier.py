@@ -8,6 +8,8 @@ from typing import Any
 from torch import nn
 
 from dora_cli.errors import ModelError
+from dora_cli.models.agreement import fit_tokenizer
+from dora_cli.models.end_token import append_end
 from dora_cli.models.loading import Choose, LoadedModel, brings, build_from_config, load_checkpoint, read_config
 from dora_cli.models.source import Source
 
@@ -43,7 +45,7 @@ def load_model(
         ModelError: not found or damaged, no such head, no fast tokenizer, or a checkpoint that does not fill the base model.
     """
     choose = choose_classifier(num_labels, label_names, regression)
-    return load_checkpoint(name, revision=revision, dtype=dtype, seed=seed, trust_remote_code=trust_remote_code, choose=choose)
+    return load_checkpoint(name, revision=revision, dtype=dtype, seed=seed, trust_remote_code=trust_remote_code, choose=choose, fit=_fit)
 
 
 def config_model(
@@ -55,14 +57,19 @@ def config_model(
     regression: bool = False,
     trust_remote_code: bool = False,
 ) -> nn.Module:
-    """Builds the model of `load_model` on the meta device from its config alone: shapes, no weights, no tokenizer.
+    """Builds the model of `load_model` on the meta device from its config alone: shapes without weights.
 
     Raises:
         ModelUnreachableError: a hub model whose config is not at hand.
-        ModelError: as `load_model`, as far as a config can tell.
+        ModelError: as `load_model`, as far as a config can tell, and the tokenizer where it is at hand.
     """
     choose = choose_classifier(num_labels, label_names, regression)
-    return build_from_config(name, revision=revision, trust_remote_code=trust_remote_code, choose=choose)
+    return build_from_config(name, revision=revision, trust_remote_code=trust_remote_code, choose=choose, fit=_fit)
+
+
+def _fit(name: str, model: nn.Module, tokenizer: Any) -> None:
+    fit_tokenizer(name, model, tokenizer)
+    append_end(name, model, tokenizer)
 
 
 def choose_classifier(num_labels: int, label_names: Sequence[str] | None = None, regression: bool = False) -> Choose:

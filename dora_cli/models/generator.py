@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from dora_cli.errors import ModelError
+from dora_cli.models.agreement import fit_tokenizer
 from dora_cli.models.family import is_decoder_only, is_encoder_decoder
 from dora_cli.models.loading import LoadedModel, brings, build_from_config, load_checkpoint, read_config
 from dora_cli.models.source import Source
@@ -31,7 +32,9 @@ def load_generator(
         ModelError: not found or damaged, an encoder alone, no fast tokenizer, no end token, no start token for a decoder beside an
             encoder, or a checkpoint that lacks any weight.
     """
-    loaded = load_checkpoint(name, revision=revision, dtype=dtype, seed=seed, trust_remote_code=trust_remote_code, choose=choose_generator)
+    loaded = load_checkpoint(
+        name, revision=revision, dtype=dtype, seed=seed, trust_remote_code=trust_remote_code, choose=choose_generator, fit=_fit
+    )
     if loaded.fresh:
         missing = sorted(loaded.fresh)
         more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
@@ -39,21 +42,27 @@ def load_generator(
             f"model.name: the checkpoint of {name!r} lacks weights of {type(loaded.model).__name__}: {missing[0]}{more}; text cannot be "
             "generated with random ones: choose a checkpoint that was saved with its language-modelling head"
         )
-    if loaded.tokenizer.eos_token_id is None:
-        raise ModelError(
-            f"model.name: the tokenizer of {name!r} has no end-of-sequence token, which ends every reference; set its eos_token"
-        )
     return replace(loaded, decoder_start=_decoder_start(name, loaded.model))
 
 
 def config_generator(name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> nn.Module:
-    """Builds the model of `load_generator` on the meta device from its config alone: shapes, no weights, no tokenizer.
+    """Builds the model of `load_generator` on the meta device from its config alone: shapes without weights.
 
     Raises:
         ModelUnreachableError: a hub model whose config is not at hand.
-        ModelError: as `load_generator`, as far as a config can tell.
+        ModelError: as `load_generator`, as far as a config can tell, and the tokenizer where it is at hand.
     """
-    return build_from_config(name, revision=revision, trust_remote_code=trust_remote_code, choose=choose_generator)
+    model = build_from_config(name, revision=revision, trust_remote_code=trust_remote_code, choose=choose_generator, fit=_fit)
+    _decoder_start(name, model)
+    return model
+
+
+def _fit(name: str, model: nn.Module, tokenizer: Any) -> None:
+    fit_tokenizer(name, model, tokenizer)
+    if tokenizer.eos_token_id is None:
+        raise ModelError(
+            f"model.name: the tokenizer of {name!r} has no end-of-sequence token, which ends every reference; set its eos_token"
+        )
 
 
 def choose_generator(source: Source) -> tuple[Any, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -13,9 +14,11 @@ from torch import nn
 from dora_cli.collector import no_collection
 from dora_cli.errors import ModelError
 from dora_cli.libraries import bring_back
+from dora_cli.models.agreement import fit_tokenizer, set_config
 from dora_cli.models.blocks import base_prefix, find_blocks
 from dora_cli.models.quiet import quiet_loading
 from dora_cli.models.source import Source, find_source
+from dora_cli.models.tables import word_embeddings
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 T = TypeVar("T")
@@ -46,7 +49,20 @@ Choose = Callable[[Source], tuple[Any, Any]]
 """From a found model to the auto class that adds the head, and the config to build with; raises ModelError where there is no such head."""
 
 
-def load_checkpoint(name: str, *, revision: str | None, dtype: str, seed: int, trust_remote_code: bool, choose: Choose) -> LoadedModel:
+Fit = Callable[[str, nn.Module, Any], None]
+"""Told the name of a model, the model and its tokenizer, which it makes agree; raises ModelError where they cannot."""
+
+
+def load_checkpoint(
+    name: str,
+    *,
+    revision: str | None,
+    dtype: str,
+    seed: int,
+    trust_remote_code: bool,
+    choose: Choose,
+    fit: Fit = fit_tokenizer,
+) -> LoadedModel:
     """Loads `name` with the head that `choose` chooses; see `load_model` for the arguments and what is raised."""
     if dtype not in DTYPES:
         raise ModelError(f"model.dtype: {dtype!r} is unknown; choose one of {', '.join(DTYPES)}")
@@ -57,14 +73,14 @@ def load_checkpoint(name: str, *, revision: str | None, dtype: str, seed: int, t
         auto_class, config = choose(source)
         tokenizer = _load_tokenizer(source)
         model, fresh = _load_weights(source, auto_class, config, DTYPES[dtype], seed)
-    _fit_tokenizer(name, model, tokenizer)
-    _set_config(model, "use_cache", False)  # training never continues a sequence; caches would only cost memory
+    fit(name, model, tokenizer)
+    set_config(model, "use_cache", False)  # training never continues a sequence; caches would only cost memory
     return LoadedModel(model, tokenizer, fresh, source.commit, source.kind)
 
 
 @no_collection()  # the first model imports half of transformers; what loads weights sees to it for all it sets up
-def build_from_config(name: str, *, revision: str | None, trust_remote_code: bool, choose: Choose) -> nn.Module:
-    """The model of `load_checkpoint` on the meta device: shapes, no weights, no tokenizer."""
+def build_from_config(name: str, *, revision: str | None, trust_remote_code: bool, choose: Choose, fit: Fit = fit_tokenizer) -> nn.Module:
+    """The model of `load_checkpoint` on the meta device: shapes without weights, and whether its tokenizer fits them."""
     source = replace(find_source(name, revision), trust_remote_code=trust_remote_code)
     if trust_remote_code:
         bring_back()
@@ -73,7 +89,11 @@ def build_from_config(name: str, *, revision: str | None, trust_remote_code: boo
         model: nn.Module = _attempt(
             source, "built from its config", lambda: auto_class.from_config(config, trust_remote_code=source.trust_remote_code)
         )
-        return model
+    with quiet_loading():
+        tokenizer = _tokenizer_at_hand(source)
+    if tokenizer is not None:
+        fit(name, model, tokenizer)
+    return model
 
 
 @contextmanager
@@ -173,8 +193,8 @@ def _fresh_parameters(model: nn.Module, missing: Collection[str]) -> frozenset[s
 def _refuse_missing_base(source: Source, model: nn.Module, fresh: Collection[str]) -> None:
     """A pooler may be fresh; a block or the embeddings may not: such a checkpoint belongs to another architecture or is incomplete."""
     essential = [block.name + "." for block in find_blocks(model)]
-    embeddings = model.get_input_embeddings()  # type: ignore[operator]
-    essential += [name + "." for name, module in model.named_modules() if module is embeddings]
+    words = word_embeddings(model)
+    essential += [name + "." for name, module in model.named_modules() if module is words]
     missing = sorted(name for name in fresh if name.startswith(tuple(essential)))
     if missing:
         raise ModelError(
@@ -185,6 +205,17 @@ def _refuse_missing_base(source: Source, model: nn.Module, fresh: Collection[str
 
 def _and_more(keys: Sequence[str]) -> str:
     return f" (and {len(keys) - 1} more)" if len(keys) > 1 else ""
+
+
+def _tokenizer_at_hand(source: Source) -> Any:
+    """The tokenizer, if its file lies in the folder or the cache: a config alone will do for a look, and nothing is fetched."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if source.kind == "hub":
+        there = isinstance(try_to_load_from_cache(source.location, "tokenizer.json", revision=source.commit), str)
+    else:
+        there = (Path(source.location) / "tokenizer.json").is_file()
+    return _load_tokenizer(replace(source, cached_only=True)) if there else None
 
 
 def _load_tokenizer(source: Source) -> Any:
@@ -207,49 +238,3 @@ def _load_tokenizer(source: Source) -> Any:
             "as written by tokenizer.save_pretrained"
         )
     return tokenizer
-
-
-def _fit_tokenizer(name: str, model: nn.Module, tokenizer: Any) -> None:
-    """Makes tokenizer and model agree on padding and checks that every token has an embedding."""
-    rows = int(model.get_input_embeddings().weight.shape[0])  # type: ignore[operator]
-    highest = max(tokenizer.get_vocab().values())
-    if highest >= rows:
-        raise ModelError(
-            f"model.name: the tokenizer of {name!r} has token ids up to {highest} but the model only {rows} embeddings; "
-            "the two must come from the same model"
-        )
-    if tokenizer.pad_token_id is None:
-        if tokenizer.eos_token_id is None:
-            raise ModelError(f"model.name: the tokenizer of {name!r} has neither a pad nor an end-of-sequence token; set its pad_token")
-        tokenizer.pad_token = tokenizer.eos_token  # decoders are trained without padding; attention masks it
-    tokenizer.padding_side = "right"
-    limit = max_positions(model)
-    if limit is not None:
-        tokenizer.model_max_length = min(tokenizer.model_max_length, limit)
-    # Decoders' heads look for the last token that is not this one.
-    _set_config(model, "pad_token_id", tokenizer.pad_token_id)
-
-
-def max_positions(model: nn.Module) -> int | None:
-    """Tokens for which `model` has learned positions; None where positions are relative or computed.
-
-    Some tables have more rows than positions: RoBERTa starts after its padding index, BART after a fixed offset.
-    """
-    config: Any = model.config
-    declared = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
-    words = model.get_input_embeddings()  # type: ignore[operator]
-    for module in model.modules():
-        if not isinstance(module, nn.Embedding) or module is words or not isinstance(declared, int):
-            continue
-        offset = int(getattr(module, "offset", 0))
-        if module.num_embeddings == declared + offset:
-            return declared - (0 if module.padding_idx is None or offset else module.padding_idx + 1)
-    return None
-
-
-def _set_config(model: nn.Module, key: str, value: Any) -> None:
-    config: Any = model.config
-    setattr(config, key, value)
-    text = config.get_text_config() if hasattr(config, "get_text_config") else config
-    if text is not config:
-        setattr(text, key, value)

@@ -63,14 +63,12 @@ def find_projections(model: nn.Module, targets: Sequence[str] = GROUPS) -> list[
         raise ProjectionError("method.targets is empty: nothing would be adapted; give attention, ffn or patterns such as '*.query'")
     mixtures = _mixtures(model)
     available = [p for p in _all_projections(model) if not _inside(p.name, mixtures)]
-    if not available and not mixtures:
-        raise ProjectionError(
-            f"{type(model).__name__} has no blocks to adapt: no nn.ModuleList in it holds modules of one class with linear maps inside"
-        )
     chosen: set[str] = set()
     past = read_past(model)
     for target in targets:
         _refuse_mixtures(target, mixtures, attention_left=any(p.group == "attention" for p in available))
+        if not available:
+            raise _no_blocks(model)
         matched = {
             p.name for p in available if (p.group == target and p.name not in past if target in GROUPS else _matches(p.name, target))
         }
@@ -106,6 +104,21 @@ def left_out(model: nn.Module, targets: Sequence[str]) -> str | None:
         f"{' and '.join(groups)}: left out are {_listing([f'{path} (x{count})' for path, count in counts.items()])} of the state-space "
         "mixers: fused kernels read these weights past the module, where an adapter has no effect, and PEFT refuses out_proj. A pattern "
         "such as '*.out_proj' adapts them all the same where no such kernels are installed; then export with --format merged"
+    )
+
+
+def _no_blocks(model: nn.Module) -> ProjectionError:
+    """Says which lists there are: blocks of several classes (Jamba's attention and Mamba layers) are the usual reason."""
+    lists = [
+        (name, sorted({type(element).__name__ for element in module}))
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList) and any(True for _ in linear_maps(module))
+    ]
+    names = [name for name, _ in lists]
+    outermost = [f"{name} holds {' and '.join(kinds)}" for name, kinds in lists if not _inside(name, names)]
+    return ProjectionError(
+        f"{type(model).__name__} has no blocks to adapt: no nn.ModuleList in it holds modules of one class with linear maps "
+        "that are no experts" + (f" ({_listing(outermost)})" if outermost else "") + "; choose another model"
     )
 
 

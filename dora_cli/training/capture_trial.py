@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from dora_cli.errors import ProjectionError
-from dora_cli.models import max_positions
+from dora_cli.models import max_positions, vocabulary_rows
 from dora_cli.training.devices import make_accelerator
 from dora_cli.training.optimizer import make_optimizer, make_scheduler
 from dora_cli.training.own_loop import attach
@@ -86,7 +86,7 @@ def with_two_layers(config: Mapping[str, Any]) -> dict[str, Any]:
 def make_batch(model: Any, model_class: str, device: torch.device) -> dict[str, torch.Tensor]:
     """Random tokens, the last texts shorter than the first; what the product's own batches hold."""
     length = min(LENGTH, max_positions(model) or LENGTH)
-    rows = int(model.get_input_embeddings().weight.shape[0])
+    rows = vocabulary_rows(model) or int(getattr(model.config, "vocab_size", LENGTH))
     tokens = torch.randint(min(3, rows - 1), rows, (BATCH, length))
     mask = (torch.arange(length) < length - torch.arange(BATCH)[:, None] * (length // 8)).long()
     pad = int(model.config.pad_token_id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 from pathlib import Path
 
@@ -46,6 +47,34 @@ def make_output(output: Path) -> None:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"--output {output} cannot be written: {error.strerror or error}; choose another --output") from error
+
+
+def try_saving(output: Path) -> None:
+    """Does in the folder, if it is there, what every save does in it, with nothing to save; leaves nothing.
+
+    A folder is made, with a file in it that is flushed to the disk, and renamed; in ``checkpoints/`` too, where that is there already.
+    What a kill leaves has a name that `clear_leftovers` knows. Raises OutputError.
+    """
+    run = RunRecords(output)
+    for place in (run.adapter.with_name(".adapter.trial"), run.checkpoints / ".step-trial"):
+        if not place.parent.is_dir():
+            continue
+        made, renamed = (place.with_name(f"{place.name}{number}{LEFTOVERS[0]}") for number in (1, 2))
+        try:
+            made.mkdir(exist_ok=True)
+            with (made / "file").open("w", encoding="utf-8") as file:
+                file.write("\n")
+                file.flush()
+                os.fsync(file.fileno())
+            made.rename(renamed)
+        except OSError as error:
+            raise OutputError(
+                f"--output {output} cannot hold a save of the run: {error.strerror or error} in {place.parent}; free some space or change "
+                "the folder's permissions, or choose another --output"
+            ) from error
+        finally:
+            for folder in (made, renamed):
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def take_output(output: Path, *, overwrite: bool, replaces: Path | None = None) -> None:

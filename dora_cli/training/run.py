@@ -33,10 +33,19 @@ from dora_cli.training.listener import Listener, Listeners, RunStart, SilentList
 from dora_cli.training.lock import RunLock
 from dora_cli.training.loop import Loop, log_length
 from dora_cli.training.memory import memory_advice
-from dora_cli.training.output import check_output, check_there, clear_leftovers, make_output, remove_run, take_output
+from dora_cli.training.output import (
+    check_output,
+    check_there,
+    clear_leftovers,
+    make_output,
+    remove_run,
+    take_output,
+    try_saving,
+)
 from dora_cli.training.paths import anchored
 from dora_cli.training.processes import gathered, on_main
 from dora_cli.training.records import build_metrics, build_ranks, live_layers
+from dora_cli.training.rehearsal import rehearse
 from dora_cli.training.resolve import resolve
 from dora_cli.training.resume import (
     Found,
@@ -183,6 +192,8 @@ def _train(call: _Call, signals: StopSignals, stack: contextlib.ExitStack) -> Ru
     else:
         on_main(accelerator, lambda: check_output(call.output, overwrite=call.overwrite or call.replaces is not None))
 
+    on_main(accelerator, lambda: try_saving(call.output))  # again once the folder is made
+
     training = load_split(recipe, task, "train", training=True)
     evaluated = {split: load_split(recipe, task, split, training=False) for split in evaluated_splits(recipe, task)}
     length = RunLength.of(recipe, len(training), accelerator.num_processes)
@@ -247,6 +258,7 @@ def _train(call: _Call, signals: StopSignals, stack: contextlib.ExitStack) -> Ru
         accelerator=accelerator,
         progress=progress,
     )
+    on_main(accelerator, lambda: rehearse(recipe, task, adapted, encoded, evaluator, accelerator))
     seed_everything(recipe.train.seed + accelerator.process_index)  # dropout differs between processes
 
     if call.overwrite or call.replaces is not None:
@@ -387,6 +399,7 @@ def _begin(call: _Call, recipe: Recipe, environment: Mapping[str, Any], lock: Ru
     if not lock.held:
         make_output(call.output)
         stack.enter_context(lock)
+        try_saving(call.output)
     take_output(call.output, overwrite=call.overwrite, replaces=call.replaces)
     records = RunRecords(call.output)
     try:

@@ -324,6 +324,16 @@ def test_no_blocks() -> None:
         find_projections(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)))
 
 
+@pytest.mark.parametrize("targets", [["attention"], ["attention", "ffn"], ["*.q_proj"]])
+def test_blocks_of_several_classes_are_named(targets: list[str]) -> None:
+    """Jamba's layers take turns; its experts alone could be found, and are refused where a target reaches them."""
+    experts = {"expert_layer_period": 2, "expert_layer_offset": 1, "num_experts": 2}
+    mamba = {"attn_layer_period": 2, "attn_layer_offset": 1, "mamba_d_state": 4, "mamba_dt_rank": 4, "use_mamba_kernels": False}
+    model = on_meta(tf.JambaConfig(num_key_value_heads=2, pad_token_id=0, **experts, **mamba, **SMALL))
+    with pytest.raises(ProjectionError, match=r"JambaForSequenceClassification .* JambaAttentionDecoderLayer and JambaMambaDecoderLayer"):
+        find_projections(model, targets)
+
+
 # --- what is refused by name -----------------------------------------------------------------------------------------------------
 
 MIXTURES = {

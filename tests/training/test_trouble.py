@@ -258,6 +258,34 @@ def test_a_first_checkpoint_that_finds_no_room(make_recipe: MakeRecipe, tmp_path
     train(recipe, run, overwrite=True)
 
 
+@pytest.mark.parametrize("how", ["new", "overwrite", "resume"])
+def test_a_place_that_takes_no_checkpoint(make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    """Tried before anything is loaded where the folder is there already: nothing is trained, and nothing replaced."""
+    run = tmp_path / "run"
+    recipe = make_recipe("train.max_steps=6", "train.lr_warmup_fraction=0")
+    if how != "new":
+        train(recipe, run)
+        if how == "resume":
+            (run / "metrics.json").unlink()
+    before = contents(run)
+    plain = Path.rename
+
+    def refused(path: Path, target: Path) -> Path:
+        if path.is_dir() and path.parent == (run if how == "new" else run / "checkpoints"):
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+        return plain(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", refused)
+        if how != "new":
+            patch.setattr("dora_cli.training.run.load_split", Mock(side_effect=AssertionError("loaded")))
+        with pytest.raises(OutputError, match=r"cannot hold a save of the run: Operation not permitted in .*; free some space or change"):
+            train(recipe, run, overwrite=how == "overwrite", resume=how == "resume")
+    assert contents(run) == before
+    assert list(tmp_path.rglob(".*")) == []
+    train(recipe, run, overwrite=how == "overwrite", resume=how == "resume")
+
+
 # Too little memory --------------------------------------------------------------------------------------------------------------
 
 SHORTAGES = (
@@ -322,7 +350,7 @@ def test_no_memory_to_evaluate(make_recipe: MakeRecipe, tmp_path: Path, monkeypa
     """In the second evaluation of a run, which goes on with a smaller batch then; and in `dora eval`."""
     recipe, run = make_recipe(), tmp_path / "run"
     with monkeypatch.context() as patch:
-        _fails(patch, error, training=False, after=2)
+        _fails(patch, error, training=False, after=4 + 2)  # before it starts, two batches each of training and evaluation are tried
         with pytest.raises(OutOfMemoryError, match=r"in an evaluation with eval\.batch_size 64; lower it"):
             train(recipe, run)
     assert whole(run) == 6
