@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 from dora_cli.data.tables import CANNOT_READ
 from dora_cli.data.values import Where, not_utf8
 from dora_cli.errors import DataError
-from dora_cli.files import LINE, WHOLE, parse_json, read_text, text_lines
+from dora_cli.files import DEPTH, LINE, WHOLE, lines, parse_json, read_bytes, read_text, text_lines
 
 
 def json_fault(path: Path) -> DataError | None:
@@ -41,6 +42,26 @@ def _fault(path: Path) -> DataError | None:
         if isinstance(found, ValueError):
             return _not_json(path, found, number)
     return _odd_row(path, "line", ((number, _parsed(line)) for number, line in _lines(path)))
+
+
+def is_deep(path: Path) -> bool:
+    """Whether brackets are nested deeper than anything here takes, and than the reader behind `datasets` survives."""
+    if path.suffix == ".json":
+        return _deep(read_bytes(path, WHOLE))
+    return any(line.count(b"[") + line.count(b"{") > DEPTH and _deep(line) for line in lines(path))
+
+
+def _deep(text: bytes) -> bool:
+    """Brackets within strings do not count; a string that its line does not close is none."""
+    level = 0
+    for bracket in re.sub(rb'"(?:[^"\\\n]|\\.)*"', b"", text).translate(None, _NO_BRACKETS):
+        level += 1 if bracket in b"[{" else -1
+        if level > DEPTH:
+            return True
+    return False
+
+
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
 def row_place(path: Path, rows: int) -> Where:

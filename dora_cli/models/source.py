@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dora_cli.errors import ModelError
-from dora_cli.files import RECORD, at_home, check_regular, parse_json, read_bytes
+from dora_cli.files import at_home, check_regular, parse_json, read_bytes
 from dora_cli.hub import ask
 from dora_cli.printable import is_plain, shown
 
@@ -16,7 +16,8 @@ _BUILTIN = Path(__file__).parent / "builtin"
 _WEIGHTS = {".safetensors", ".bin"}
 _READ = {".json", ".txt", ".model", ".jinja", ".py", ".tiktoken", *_WEIGHTS}
 """Endings of what transformers reads from a model's folder."""
-_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json")
+_SETTINGS = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+_SUSPICIOUS = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\xc2[\x80-\x9f]|\xe2\x80[\xa8-\xae]|\xe2\x81[\xa6-\xa9]|\\u(?:00|20|d)", re.I)
 _MOST_TEXT = 1 << 28  # bytes; the largest tokenizers have some tens of millions
 _HUB_NAME = re.compile(r"\w(?:[\w.-]*\w)?(?:/\w(?:[\w.-]*\w)?)?", re.ASCII)
 
@@ -100,10 +101,15 @@ def _check_files(folder: Path) -> None:
 
 def _unfit_key(path: Path) -> str | None:
     """A key that a terminal would obey: the tokenizers library prints those it does not know as they are."""
+    content = read_bytes(path, _MOST_TEXT)
+    if path.name == "tokenizer.json" and not _SUSPICIOUS.search(content):
+        return None  # by far the most; some have tens of millions of bytes
     try:
-        values = [parse_json(read_bytes(path, RECORD))]
+        values = [parse_json(content)]
     except ValueError:  # said when it is loaded
         return None
+    if path.name == "tokenizer.json":  # its vocabulary may hold any text
+        values = [values[0].get("added_tokens")] if isinstance(values[0], dict) else []
     for value in values:  # which grows
         if isinstance(value, dict):
             if (key := next((key for key in value if not is_plain(key)), None)) is not None:

@@ -44,6 +44,10 @@ CORE_SCALARS: tuple[tuple[str, re.Pattern[str], list[str | None]], ...] = (
 """``(tag, pattern, first characters)`` of the scalars that are not text, in the order they are tried."""
 
 
+class _TooDeepError(Exception):
+    pass
+
+
 class _CoreComposer(Reader, Scanner, Parser, Composer, BaseResolver):
     """Text to nodes. No constructor: nothing but the code below turns a node into a value."""
 
@@ -53,6 +57,12 @@ class _CoreComposer(Reader, Scanner, Parser, Composer, BaseResolver):
         Parser.__init__(self)
         Composer.__init__(self)
         BaseResolver.__init__(self)
+
+    def fetch_flow_collection_start(self, TokenClass: Any) -> None:
+        """At every opening bracket; the scanner's work grows with the square of how many are open."""
+        if self.flow_level >= MAX_DEPTH + 1:
+            raise _TooDeepError
+        super().fetch_flow_collection_start(TokenClass)
 
 
 for _tag, _pattern, _first in CORE_SCALARS:
@@ -103,7 +113,7 @@ def read_document(text: str) -> Document:
     except (yaml.YAMLError, ValueError, OverflowError) as error:
         # The last two come from PyYAML where a number in the syntax is out of range, as in the escape "\UFFFFFFFF".
         document.problems, document.fatal = [_syntax_problem(error)], True
-    except RecursionError:
+    except (RecursionError, _TooDeepError):
         document.problems, document.fatal = [Problem(f"is nested too deeply; at most {MAX_DEPTH} levels")], True
     except _TooLargeError:
         message = f"expands to more than {MAX_VALUES} values or {MAX_DEPTH} levels of nesting; write it without aliases"

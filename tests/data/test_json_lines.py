@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -83,9 +84,18 @@ def test_whatever_the_bytes_there_is_one_message(name: str, tmp_path: Path) -> N
     path = tmp_path / name
     assert "line 1: not UTF-8" in message(path, b'{"sent\xffence": "a", "label": 1}\n')
     assert "line 2: not UTF-8" in message(path, GOOD.encode() + b'{"sentence": "a", "label": 1, "\xff": {"\xff": 1}}\n')
-    for deep in ("[" * 100_000, "[" * 1000 + "]" * 1000):
+    for deep in ("[" * 100_000, "[" * 1000 + "]" * 1000, "[" * 20_000 + "]" * 20_000):  # the last breaks Arrow's reader down
         assert "line 2: not JSON (nested more than" in message(path, f'{GOOD}{{"sentence": {deep}, "label": 1}}\n')
         assert "not JSON (nested more than" in message(path, deep)
+
+
+def test_brackets_in_texts_are_text(tmp_path: Path) -> None:
+    texts = ["[" * 500, '"' + "{" * 500 + '\\"[']
+    for name in ("train.json", "train.jsonl"):
+        rows = [json.dumps({"sentence": text, "label": 1}) for text in texts]
+        (tmp_path / name).write_text("\n".join(rows) if name == "train.jsonl" else f"[{', '.join(rows)}]")
+        assert load_examples(get_task("glue/sst2"), "files", "train", path=tmp_path).texts == (texts,)
+        (tmp_path / name).unlink()
 
 
 @pytest.mark.parametrize("name", ["train.jsonl", "train.json", "train.csv", "train.tsv"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from types import SimpleNamespace
@@ -134,9 +135,22 @@ def test_a_tokenizer_of_3_gb_is_none(folder: Path) -> None:
     assert find_source(str(folder)).kind == "local"
 
 
-def test_keys_that_a_library_would_print_are_names(folder: Path) -> None:
-    (folder / "tokenizer_config.json").write_text('{"added_tokens_decoder": {"0": [{"content": "\\u202e"}]}}')
+@pytest.mark.parametrize("escaped", [False, True])
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
+def test_keys_that_a_library_would_print_are_names(name: str, escaped: bool, folder: Path) -> None:
+    def write(token: dict[str, object]) -> None:
+        content = {"added_tokens": [token], "model": {"vocab": {"a": 1}}}
+        (folder / name).write_text(json.dumps(content, ensure_ascii=escaped))
+
+    write({"content": "\u202e"})
     assert find_source(str(folder)).kind == "local"
-    (folder / "tokenizer_config.json").write_text('{"added_tokens_decoder": {"0": [{"\\u202econtent": 1}]}}')
-    with pytest.raises(ModelError, match=r"tokenizer_config\.json has a key \\u202econtent that is no name"):
-        find_source(str(folder))
+    for key in ("\u202econtent", "\x9b31m", "\x1b[2J"):
+        write({key: 1})
+        with pytest.raises(ModelError, match=rf"{name} has a key .* that is no name") as refused:
+            find_source(str(folder))
+        assert str(refused.value).isprintable()
+
+
+def test_a_vocabulary_may_hold_any_text(folder: Path) -> None:
+    (folder / "tokenizer.json").write_text('{"model": {"vocab": {"\\u2028": 1, "\u202e": 2}}, "added_tokens": []}')
+    assert find_source(str(folder)).kind == "local"

@@ -8,6 +8,7 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from yaml.scanner import Scanner
 
 from dora_cli.recipe.document import MAX_DEPTH, MAX_VALUES, read_document
 
@@ -156,3 +157,15 @@ def test_what_yaml_writes_is_read_as_the_same_value(value):
     read = read_document(yaml.safe_dump(value)).value
     assert read == value
     assert type(read) is type(value)
+
+
+def test_open_brackets_without_end_cost_nothing(monkeypatch):
+    """PyYAML's scanner looks through all that are open at every token: no more are opened than a recipe may have."""
+    levels = []
+    plain = Scanner.fetch_flow_collection_start
+    monkeypatch.setattr(Scanner, "fetch_flow_collection_start", lambda self, token: levels.append(self.flow_level) or plain(self, token))
+    for text in ("[" * 20_000, "{a: " * 20_000, "? " * 20_000, "- " * 20_000):
+        document = read_document(text)
+        assert document.fatal
+        assert "at most 20 levels" in document.problems[0].message
+    assert max(levels) == MAX_DEPTH
