@@ -1,4 +1,8 @@
-"""The folder an export is written to: made beside its place, then moved there; replaced only if it holds an export and nothing else."""
+"""The folder an export is written to: made beside its place, then moved there; replaced only if it holds an export and nothing else.
+
+A process that is killed leaves the old export, the new one, or nothing at their place, and beside it what the next one clears away: the
+folder that was being written, or (between two renames) the old export, which is put back.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +17,12 @@ from safetensors import SafetensorError
 from dora_cli.errors import CheckpointError, OutputError
 from dora_cli.reports.outputs import check_no_stdout, check_place
 from dora_cli.reports.records import read_json, write_json
+from dora_cli.training.lock import RunLock
 
 RECORD = "dora_export.json"
 """Says what an export is and which files belong to it; written and moved last."""
+_UNFINISHED = "unfinished"
+"""Key of a record in whose folder files still come and go."""
 
 
 def check_export_folder(output: Path, *, overwrite: bool) -> None:
@@ -27,24 +34,27 @@ def check_export_folder(output: Path, *, overwrite: bool) -> None:
     check_no_stdout(output, "an export is a folder")
     if output.exists() and not output.is_dir():
         raise OutputError(f"--output {output} is a file; name a folder")
-    held = sorted(path.name for path in output.iterdir()) if output.is_dir() else []
+    there = output if output.exists() else _old(output.resolve())  # a killed export may have moved the earlier one aside
+    held = sorted(path.name for path in there.iterdir()) if there.is_dir() else []
     if held:
-        files = _files_of_export(output)
-        foreign = [name for name in held if name not in files or not (output / name).is_file()]
+        files, whole = _files_of_export(there)
+        foreign = [name for name in held if name not in files or not (there / name).is_file()]
         if RECORD not in held or foreign:
             what = f"holds {foreign[0]}, which is no part of an export" if RECORD in held else "is not empty and holds no export of dora"
             raise OutputError(f"--output {output} {what}, so nothing is written there, not even with --overwrite; choose another --output")
-        if not overwrite:
+        if whole and not overwrite:
             raise OutputError(f"--output {output} holds an export already; choose another --output, or pass --overwrite to replace it")
     check_place(output)
 
 
-def _files_of_export(output: Path) -> set[str]:
+def _files_of_export(folder: Path) -> tuple[set[str], bool]:
+    """The names that belong to the export in `folder`, by its record, and whether it was written to its end."""
     try:
-        files = read_json(output / RECORD).get("files")
+        record = read_json(folder / RECORD)
+        files, whole = record.get("files"), not record.get(_UNFINISHED)
     except (CheckpointError, AttributeError):
-        return set()
-    return {str(name) for name in files} | {RECORD} if isinstance(files, dict) else set()
+        return set(), True
+    return {str(name) for name in files} | {RECORD} if isinstance(files, dict) else set(), whole
 
 
 @contextmanager
@@ -52,28 +62,70 @@ def export_folder(output: Path, *, overwrite: bool) -> Iterator[Path]:
     """A folder to write into, which takes the place of `output` when the block ends well and vanishes when it does not.
 
     Raises:
-        OutputError: the disk refuses; what was there before is untouched.
+        OutputError: the disk refuses, or another export to `output` is being written; what was there before is untouched.
     """
     place = output.resolve()
-    beside = place.with_name(f".{place.name}.{os.getpid()}.partial")
+    beside = place.with_name(f".{place.name}.dora.partial")
     try:
-        shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir(parents=True)
-        yield beside
-        check_export_folder(output, overwrite=overwrite)  # it may have been filled meanwhile
-        if place.is_dir():
-            # Emptied and filled, not replaced: it may be where the user stands, or a link. Its record goes first and comes last.
-            for name in sorted(os.listdir(place), key=lambda name: name != RECORD):
-                (place / name).unlink()
-            for name in sorted(os.listdir(beside), key=lambda name: name == RECORD):
-                (beside / name).rename(place / name)
-        else:
-            beside.rename(place)
+        if beside.is_symlink():  # laid by anybody; what it leads to is not ours to empty
+            beside.unlink()
+        beside.mkdir(parents=True, exist_ok=True)
+        with RunLock(beside):
+            try:
+                _clear(place, beside)
+                yield beside
+                check_export_folder(output, overwrite=overwrite)  # it may have been filled meanwhile
+                _move(beside, place)
+            except BaseException:
+                shutil.rmtree(beside, ignore_errors=True)
+                raise
     except (OSError, SafetensorError) as error:  # safetensors wraps the system's error in its own
         reason = getattr(error, "strerror", None) or error
         raise OutputError(f"--output {output} cannot be written: {reason}; free some space or choose another --output") from error
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _old(place: Path) -> Path:
+    """Where an earlier export is while the new one takes its place."""
+    return place.with_name(f".{place.name}.dora.old")
+
+
+def _clear(place: Path, beside: Path) -> None:
+    """Clears away what an export that was killed has left: half a folder, or the earlier export beside its place."""
+    for path in beside.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    if place.exists():
+        shutil.rmtree(_old(place), ignore_errors=True)
+    elif _old(place).is_dir():
+        _old(place).rename(place)
+
+
+def _move(beside: Path, place: Path) -> None:
+    """Puts the export in `beside` where `place` is, whole."""
+    if place.is_dir():
+        if os.path.samefile(place, os.curdir):  # the user stands there, and would stand in a folder that is gone
+            _fill(place, beside)
+            return
+        shutil.copymode(place, beside)
+        place.rename(_old(place))
+    beside.rename(place)
+    shutil.rmtree(_old(place), ignore_errors=True)
+
+
+def _fill(place: Path, beside: Path) -> None:
+    """Empties `place` and fills it. Until its record comes, last, one stands there that lets the next export do this again."""
+    new = sorted(os.listdir(beside), key=lambda name: name == RECORD)
+    known = {*os.listdir(place), *new} - {RECORD}
+    unfinished = beside / f".{RECORD}"
+    write_json(unfinished, {"schema_version": 1, _UNFINISHED: True, "files": dict.fromkeys(sorted(known))})
+    unfinished.replace(place / RECORD)
+    for name in known & {*os.listdir(place)}:
+        (place / name).unlink()
+    for name in new:
+        (beside / name).replace(place / name)
+    beside.rmdir()
 
 
 def sizes(folder: Path) -> dict[str, int]:

@@ -7,6 +7,7 @@ as null.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -43,6 +44,7 @@ def write_bytes(path: Path, content: bytes) -> None:
     A reader, or a crash at any moment, finds the whole old file or the whole new one. Raises OutputError.
     """
     path = Path(path)
+    clear_leftovers(path)
     # not a mkstemp file: that would be readable by its owner alone, and stay so after the rename
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -59,6 +61,15 @@ def write_bytes(path: Path, content: bytes) -> None:
             raise
     except OSError as error:
         raise cannot_write(path, error) from error
+
+
+def clear_leftovers(path: Path) -> None:
+    """Removes what writers of `path` that were killed have left beside it."""
+    left = re.compile(rf"\.{re.escape(path.name)}\.[0-9]+\.tmp")
+    with contextlib.suppress(OSError):  # no such folder, or it may not be read: a file may still be written there
+        for name in os.listdir(path.parent):
+            if left.fullmatch(name):
+                (path.parent / name).unlink(missing_ok=True)
 
 
 def write_json(path: Path, obj: Any) -> None:

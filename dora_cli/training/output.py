@@ -9,7 +9,8 @@ from pathlib import Path
 
 from dora_cli.errors import OutputError
 from dora_cli.reports.outputs import check_place, is_run
-from dora_cli.reports.records import RunRecords
+from dora_cli.reports.records import RunRecords, write_text
+from dora_cli.reports.records import clear_leftovers as clear_beside
 from dora_cli.training.folders import LEFTOVERS
 from dora_cli.training.lock import RunLock
 
@@ -24,7 +25,7 @@ def check_output(output: Path, *, overwrite: bool) -> None:
     """Refuses a folder that must not or cannot be written, before anything is loaded. Writes nothing."""
     if output.exists() and not output.is_dir():
         raise OutputError(f"--output {output} is a file; name a folder")
-    if output.is_dir() and any(output.iterdir()):
+    if output.is_dir() and not _is_empty(output):
         if not is_run(output):
             raise OutputError(
                 f"--output {output} is not empty and holds no run of dora, so --overwrite does not touch it; choose another --output"
@@ -33,6 +34,12 @@ def check_output(output: Path, *, overwrite: bool) -> None:
             held = _what_it_holds(RunRecords(output))
             raise OutputError(f"--output {output} holds {held} already; choose another --output, or pass --overwrite to replace it")
     check_place(output)
+
+
+def _is_empty(folder: Path) -> bool:
+    """Whether nothing is in `folder`, or just the empty folder of a seed whose run was killed before it could take it."""
+    empty = [seed.folder for seed in RunRecords(folder).seed_runs() if not any(seed.folder.iterdir())]
+    return all(path in empty for path in folder.iterdir())
 
 
 def _what_it_holds(run: RunRecords) -> str:
@@ -78,22 +85,25 @@ def try_saving(output: Path) -> None:
 
 
 def take_output(output: Path, *, overwrite: bool, replaces: Path | None = None) -> None:
-    """Claims the folder, which exists, by an empty recipe.yaml, after removing the run that `overwrite` allows to replace.
+    """Claims the folder, which exists, by an empty recipe.yaml, and removes the run that `overwrite` allows to replace.
 
-    What a user has put beside that run stays.
+    What a user has put beside that run stays. Killed at any moment, it leaves what `check_output` knows for a run.
 
     Args:
         replaces: another folder whose runs are removed.
     """
+    recipe, replaced = RunRecords(output).recipe, [folder for folder in (replaces, output if overwrite else None) if folder is not None]
     try:
-        for folder in (replaces, output if overwrite else None):
-            for seed in RunRecords(folder).seed_runs() if folder is not None else ():
+        for folder in replaced:
+            for seed in RunRecords(folder).seed_runs():
                 if seed.folder.resolve() != output.resolve():  # that one is locked by its caller
                     with RunLock(seed.folder):  # refuses if a run works there
                         pass
-            if folder is not None and folder.is_dir() and is_run(folder):
+        if not (replaced and recipe.is_file()):
+            recipe.touch(exist_ok=False)  # atomic: of two runs started at once, one gets the folder
+        for folder in replaced:
+            if folder.is_dir() and is_run(folder):
                 remove_run(RunRecords(folder), keep=output)
-        RunRecords(output).recipe.touch(exist_ok=False)  # atomic: of two runs started at once, one gets the folder
     except FileExistsError:
         raise OutputError(f"--output {output} was taken by another run just now; choose another --output") from None
     except OSError as error:
@@ -116,29 +126,34 @@ def check_there(run: RunRecords, lock: RunLock) -> None:
 
 
 def remove_run(run: RunRecords, *, keep: Path | None = None) -> None:
-    """Removes what dora wrote into a folder, the runs of several seeds included, and nothing else; of `keep` the folder stays."""
+    """Removes what dora wrote into a folder, the runs of several seeds included, and nothing else; `keep` stays, with an empty recipe.
+
+    A run whose removal was cut short is an unfinished one that begins anew: metrics.json, which says that it is finished, goes first;
+    then recipe.yaml, which says what its checkpoints are, is emptied; it goes last, since a folder with one may be overwritten.
+    """
+    run.summary.unlink(missing_ok=True)  # of runs that are gone in a moment
     for seed in run.seed_runs():
         if seed.recipe.is_file():
-            remove_run(seed)
-            if keep is not None and seed.folder.resolve() == keep.resolve():
-                continue
-            with contextlib.suppress(OSError):  # not empty: something of the user's is in it
+            remove_run(seed, keep=keep)
+            with contextlib.suppress(OSError):  # not empty: it is kept, or something of the user's is in it
                 seed.folder.rmdir()
     clear_leftovers(run)
-    # metrics.json says that a run is finished, recipe.yaml that there is one
-    parts = (run.summary, run.ranks, run.predictions, run.log, run.environment, run.adapter, run.checkpoints, run.trackers)
-    for path in (run.metrics, *parts, run.recipe):
+    run.metrics.unlink(missing_ok=True)
+    if run.recipe.is_file():
+        write_text(run.recipe, "")
+    for path in (run.ranks, run.predictions, run.log, run.environment, run.adapter, run.checkpoints, run.trackers):
         if path.is_dir():
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
+    if keep is None or run.folder.resolve() != keep.resolve():
+        run.recipe.unlink(missing_ok=True)
 
 
 def clear_leftovers(run: RunRecords) -> None:
     """Removes what writers that were killed have left half done; only for the one process that works in the run."""
     for record in (run.metrics, run.summary, run.ranks, run.predictions, run.environment, run.recipe):
-        for path in run.folder.glob(f".{record.name}.*.tmp"):
-            path.unlink(missing_ok=True)
+        clear_beside(record)
     for folder in (*run.folder.glob(".adapter.*"), *run.checkpoints.glob(".step-*.*")):
         if folder.suffix in LEFTOVERS:
             shutil.rmtree(folder, ignore_errors=True)

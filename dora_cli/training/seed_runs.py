@@ -56,7 +56,8 @@ def train_seeds(
         records = RunRecords(parent.folder / f"seed-{seed}")
         if records.metrics.exists() and not overwrite:
             continue
-        resume = not overwrite and records.recipe.exists() and bool(checkpoints_of(records))
+        begun = records.recipe.is_file() and records.recipe.stat().st_size > 0  # an empty one: an earlier run was being removed
+        resume = not overwrite and begun and bool(checkpoints_of(records))
         train(
             _with_seed(recipe, seed),
             records.folder,

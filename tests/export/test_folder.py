@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -83,6 +86,80 @@ def test_the_folder_where_the_user_stands(tmp_path: Path, monkeypatch: pytest.Mo
     assert {path.name for path in Path().iterdir()} == {"weights", RECORD}
     write(Path("."), "other", overwrite=True)
     assert {path.name for path in Path().iterdir()} == {"other", RECORD}
+
+
+@pytest.mark.parametrize("step", range(8))
+def test_a_killed_filling_of_the_users_folder_is_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """The folder where the user stands is emptied and filled in steps; half of them is no reason to refuse the next export."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    write(Path("."), "old")
+    with monkeypatch.context() as killed:
+        kill_at(killed, step)
+        with pytest.raises(Killed):
+            write(Path("."), "new", overwrite=True)
+    assert (Path() / RECORD).is_file()
+    write(Path("."), "new", overwrite=True)
+    assert {path.name for path in Path().iterdir()} == {"new", RECORD}
+    assert [path.name for path in tmp_path.iterdir()] == ["here"]
+
+
+class Killed(BaseException):
+    """Nothing is done after it, as in a process that is gone."""
+
+
+def kill_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """Ends a process before its change number `step` of the file system, counted from 0, and all that it would do then."""
+    done = 0
+
+    def ending(change: Any) -> Any:
+        def counted(*arguments: Any, **others: Any) -> Any:
+            nonlocal done
+            done += 1
+            if done > step:
+                raise Killed
+            return change(*arguments, **others)
+
+        return counted
+
+    for owner, name in ((Path, "rename"), (Path, "replace"), (Path, "unlink"), (Path, "rmdir"), (shutil, "rmtree"), (os, "replace")):
+        monkeypatch.setattr(owner, name, ending(getattr(owner, name)))
+
+
+@pytest.mark.parametrize("aside", [False, True])
+def test_what_a_killed_export_has_left(tmp_path: Path, aside: bool) -> None:
+    """Half a folder goes; the earlier export that was moved aside counts as if it were in its place, and is put back."""
+    out, beside = tmp_path / "out", tmp_path / ".out.dora.partial"
+    write(out, "old")
+    if aside:
+        out.rename(tmp_path / ".out.dora.old")
+        with pytest.raises(OutputError, match="holds an export already"):
+            write(out, "new")
+        assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    beside.mkdir()
+    (beside / "half").write_text("half")
+    (beside / "folder").mkdir()
+    write(out, "new", overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert {path.name for path in out.iterdir()} == {"new", RECORD}
+
+
+def test_of_two_exports_at_once_one_is_refused(tmp_path: Path) -> None:
+    with export_folder(tmp_path / "out", overwrite=False) as folder:
+        (folder / "weights").write_text("weights")
+        with pytest.raises(OutputError, match="in use by another"):
+            write(tmp_path / "out")
+        write_record(folder, {})
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"weights", RECORD}
+
+
+def test_a_link_in_the_place_of_the_folder_beside_leads_nowhere(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("years of work")
+    (tmp_path / ".out.dora.partial").symlink_to(tmp_path / "mine")
+    write(tmp_path / "out")
+    assert (tmp_path / "mine" / "thesis.tex").is_file()
+    assert {path.name for path in tmp_path.iterdir()} == {"mine", "out"}
 
 
 def test_others_may_read_it(tmp_path: Path) -> None:

@@ -203,6 +203,12 @@ def _dora(connection: Connection, settings: _Settings) -> None:
     app(list(settings.arguments), prog_name="dora")
 
 
+def assert_same_files(one: Path, two: Path) -> None:
+    """No file or folder of `one` is missing in `two`, and none is left over there."""
+    expected, found = ({str(path.relative_to(folder)) for path in folder.rglob("*")} for folder in (one, two))
+    assert expected == found, f"missing: {sorted(expected - found)}; left over: {sorted(found - expected)}"
+
+
 @dataclass(frozen=True)
 class Straight:
     """A run without an interruption.
@@ -229,8 +235,7 @@ class Straight:
     def assert_equals(self, run: Path) -> None:
         """Weights, records, ranks, log, outputs, optimiser and random states; and no file is missing or left over."""
         assert_equal_runs(self.run, run)
-        expected, found = ({str(path.relative_to(folder)) for path in folder.rglob("*")} for folder in (self.run, run))
-        assert expected == found, f"missing: {sorted(expected - found)}; left over: {sorted(found - expected)}"
+        assert_same_files(self.run, run)
         outputs = [folder / "predictions.jsonl" for folder in (self.run, run)]
         assert not outputs[0].exists() or outputs[0].read_bytes() == outputs[1].read_bytes()
 

@@ -1,4 +1,4 @@
-"""Where a training process is: names of moments, and the hooks that report them.
+"""Where a process of `dora` is: names of moments, and the hooks that report them.
 
 The hooks stand around the program's own functions. They change what is computed nowhere; they only split a writing into parts, so that a
 signal can fall between them.
@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +18,9 @@ from typing import Any
 STEPS = ("warm-up", "pruning", "event", "freeze", "final")
 SAVES = ("checkpoint", "adapter", "clearing", "records", "log")
 PHASES = ("loading", *STEPS, "evaluation", "decoding", *SAVES)
-"""The first word of every mark, up to a colon."""
+"""The first word of every mark of a run in a new folder, up to a colon."""
+PLACES = ("claim", "removal", "export", "output")
+"""The same where a folder is taken, an earlier run is removed, an export or a page takes its place."""
 
 Mark = Callable[[str], None]
 
@@ -28,10 +32,13 @@ def _change(owner: Any, **attributes: Any) -> None:
 
 def install(mark: Mark) -> None:
     """Makes this process call `mark` wherever it is; for a process that does nothing else."""
+    files = _Files()
     _around_loading(mark)
     _around_the_loop(mark)
     _around_folders(mark)
-    _around_records(mark)
+    _around_records(mark, files)
+    _around_removal(mark)
+    _around_exports(mark, files)
 
 
 def _around_the_loop(mark: Mark) -> None:
@@ -150,17 +157,29 @@ def _around_folders(mark: Mark) -> None:
     _change(Path, rename=marked_rename)
 
 
-def _around_records(mark: Mark) -> None:
-    """Records: written beside their place, in place; the log: half a line."""
-    from dora_cli.reports import records
+@dataclass
+class _Files:
+    """What the files are part of that are written one by one: the phase that their marks begin with."""
 
-    replace, begin = os.replace, records.LogFile.__init__
+    phase: str = "records"
+
+
+def _around_records(mark: Mark, files: _Files) -> None:
+    """Records and other single files: written beside their place, in place; the log: half a line."""
+    from dora_cli.reports import outputs, records
+
+    replace, begin, write_bytes = os.replace, records.LogFile.__init__, records.write_bytes
 
     def marked_replace(source: Any, target: Any, **others: Any) -> None:
         name = Path(target).name
-        mark(f"records: {name} beside")
+        mark(f"{files.phase}: {name} beside")
         replace(source, target, **others)
-        mark(f"records: {name} in place")
+        mark(f"{files.phase}: {name} in place")
+
+    def marked_output(path: Path, content: bytes) -> None:
+        files.phase = "output"
+        write_bytes(path, content)
+        files.phase = "records"
 
     def marked_begin(self: Any, *arguments: Any, **others: Any) -> None:
         begin(self, *arguments, **others)
@@ -168,6 +187,102 @@ def _around_records(mark: Mark) -> None:
 
     _change(records, os=_Like(os, replace=marked_replace))
     _change(records.LogFile, __init__=marked_begin)
+    _change(outputs, write_bytes=marked_output)
+
+
+def _around_removal(mark: Mark) -> None:
+    """A run's folder: made, taken; the run that was there: removed file by file, with half removed folders."""
+    from dora_cli.training import output, run
+
+    make_output, remove_run, rmtree, touch, unlink = run.make_output, output.remove_run, shutil.rmtree, Path.touch, Path.unlink
+    removing = 0
+
+    def marked_make(folder: Path) -> None:
+        make_output(folder)
+        mark("claim: folder made")
+
+    def marked_touch(self: Path, *arguments: Any, **others: Any) -> None:
+        touch(self, *arguments, **others)
+        mark(f"claim: {self.name} touched")
+
+    def marked_remove(run: Any, **others: Any) -> None:
+        nonlocal removing
+        removing += 1
+        mark(f"removal: {run.folder.name} begun")
+        remove_run(run, **others)
+        mark(f"removal: {run.folder.name} done")
+        removing -= 1
+
+    def marked_unlink(self: Path, missing_ok: bool = False) -> None:
+        there = self.exists()
+        unlink(self, missing_ok=missing_ok)
+        if removing and there:
+            mark(f"removal: {self.name} removed")
+
+    def marked_rmtree(path: Path, ignore_errors: bool = False) -> None:
+        for file in sorted(path.rglob("*"))[:1]:
+            if file.is_file():
+                file.unlink()
+        mark(f"removal: {path.name} half removed")
+        rmtree(path, ignore_errors=ignore_errors)
+
+    _change(run, make_output=marked_make)
+    _change(output, remove_run=marked_remove, shutil=SimpleNamespace(rmtree=marked_rmtree))
+    _change(Path, touch=marked_touch, unlink=marked_unlink)
+
+
+def _around_exports(mark: Mark, files: _Files) -> None:
+    """An export: half of its tensors, whole files, and every step on its way to its place."""
+    from dora_cli.export import folder, saved
+
+    export_folder, save_file, save_merged = saved.export_folder, saved.save_file, saved.save_merged
+    rename, rmtree, unlink = Path.rename, shutil.rmtree, Path.unlink
+    inside = False
+
+    @contextmanager
+    def marked_folder(*arguments: Any, **others: Any) -> Iterator[Path]:
+        nonlocal inside
+        inside, files.phase = True, "export"
+        with export_folder(*arguments, **others) as there:
+            mark("export: begun")
+            yield there
+            mark("export: written")
+        inside, files.phase = False, "records"
+
+    def halve(path: Path) -> None:
+        whole = path.read_bytes()
+        path.write_bytes(whole[: len(whole) // 2])
+        mark(f"export: half of {path.name}")
+        path.write_bytes(whole)
+
+    def halved_save(tensors: Any, path: Path, *others: Any) -> None:
+        save_file(tensors, path, *others)
+        halve(path)
+
+    def halved_merged(model: Any, tokenizer: Any, there: Path, **others: Any) -> None:
+        save_merged(model, tokenizer, there, **others)
+        halve(there / "model.safetensors")
+
+    def marked_rename(self: Path, target: Path) -> Path:
+        moved = rename(self, target)
+        if inside:
+            mark(f"export: {'folder' if moved.is_dir() else moved.name} renamed")
+        return moved
+
+    def marked_unlink(self: Path, missing_ok: bool = False) -> None:
+        unlink(self, missing_ok=missing_ok)
+        if inside:
+            mark(f"export: {self.name} removed")
+
+    def marked_rmtree(path: Path, ignore_errors: bool = False) -> None:
+        for file in sorted(path.glob("*"))[:1]:
+            unlink(file)
+            mark("export: half removed")
+        rmtree(path, ignore_errors=ignore_errors)
+
+    _change(saved, export_folder=marked_folder, save_file=halved_save, save_merged=halved_merged)
+    _change(folder, shutil=SimpleNamespace(rmtree=marked_rmtree))
+    _change(Path, rename=marked_rename, unlink=marked_unlink)
 
 
 class _Like:

@@ -1,14 +1,17 @@
-"""SIGKILL at any moment: the run that goes on ends as one that was never struck."""
+"""SIGKILL at any moment: the command that is called again ends as one that was never struck."""
 
 from __future__ import annotations
 
 import random
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
+from dora_cli.recipe import parse_recipe
 from tests.training.conftest import MakeRecipe
+from tests.training.killed import Case, Result, Training
 from tests.training.killing import Straight, Strike, Warm
 from tests.training.marks import PHASES, SAVES
 from tests.training.test_generation import models, recipe_of, tokenizer  # noqa: F401 - fixtures
@@ -105,3 +108,116 @@ def test_killed_at_random_moments(warm: Warm, make_recipe: MakeRecipe, tmp_path:
         attempts = straight.struck(warm, run, iter(lambda: Strike(after=draw.uniform(0, straight.seconds)), None))
         straight.assert_equals(run)
         kills += len(attempts) - 1
+
+
+SHORT = ("train.max_steps=6", "save.every_steps=2", "train.batch_size=4", "train.gradient_accumulation=4")
+
+
+def strike_at(case: Case, folder: Path, *places: Strike) -> None:
+    attempts = list(case.struck(folder, places))
+    assert [attempt.marks[-1] for attempt in attempts[:-1]] == [strike.place for strike in places]
+
+
+def test_several_seeds_killed_at_chosen_moments(warm: Warm, make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    """Called again as it was: in the first seed, between the seeds, in the second, before the summary."""
+    strike_at(
+        Training(warm, tmp_path / "straight", recipe=make_recipe(*SHORT), seeds="1,2"),
+        tmp_path / "struck",
+        kill("claim: folder made"),
+        kill("claim: recipe.yaml touched"),
+        kill("checkpoint: step-2 done"),
+        kill("log: half a line"),
+        kill("claim: recipe.yaml touched"),
+        kill("checkpoint: step-4 manifest.json synced"),
+        kill("records: metrics.json in place"),
+        kill("records: summary.json beside"),
+    )
+
+
+@pytest.fixture(scope="module")
+def straight_runs(warm: Warm, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """What is there before: a run and the runs of three seeds, all of another recipe than the one that replaces them."""
+    folder = tmp_path_factory.mktemp("before")
+    recipe = parse_recipe(
+        f"""
+        task: glue/sst2
+        model: {{name: {tiny_model}}}
+        data: {{source: builtin, max_train_samples: 48, max_eval_samples: 16}}
+        method: {{name: dora, rank: 3}}
+        train: {{epochs: 1, batch_size: 16, device: cpu}}
+        """
+    )
+    for name, seeds in (("run", None), ("seeds", "1,2,3")):
+        Training(warm, folder / name, recipe=recipe, seeds=seeds)
+    return {name: folder / name / "place" for name in ("run", "seeds")}
+
+
+def test_killed_while_an_earlier_run_is_replaced(
+    warm: Warm, make_recipe: MakeRecipe, straight_runs: dict[str, Path], tmp_path: Path
+) -> None:
+    """Called again with --overwrite until the new run has begun, then to go on; a user's files are there all the time."""
+    strike_at(
+        Training(warm, tmp_path / "straight", straight_runs["run"], recipe=make_recipe(*SHORT)),
+        tmp_path / "struck",
+        kill("removal: place begun"),
+        kill("removal: metrics.json removed"),
+        kill("records: recipe.yaml in place"),  # emptied
+        kill("removal: adapter half removed"),
+        kill("removal: checkpoints half removed"),
+        kill("removal: place done"),
+        kill("records: recipe.yaml beside", 2),
+        kill("records: recipe.yaml in place", 2),
+        kill("checkpoint: step-2 done"),
+        kill("records: metrics.json beside"),
+    )
+
+
+def test_killed_while_the_runs_of_several_seeds_are_replaced(
+    warm: Warm, make_recipe: MakeRecipe, straight_runs: dict[str, Path], tmp_path: Path
+) -> None:
+    strike_at(
+        Training(warm, tmp_path / "straight", straight_runs["seeds"], recipe=make_recipe(*SHORT), seeds="2,4"),
+        tmp_path / "struck",
+        kill("removal: summary.json removed"),
+        kill("removal: seed-1 begun"),
+        kill("removal: metrics.json removed"),
+        kill("removal: checkpoints half removed"),
+        kill("removal: recipe.yaml removed"),
+        kill("removal: seed-2 done"),
+        kill("removal: seed-3 done"),
+        kill("removal: place done"),
+        kill("claim: folder made"),
+        kill("claim: recipe.yaml touched"),
+    )
+
+
+@pytest.mark.parametrize("kind", ["peft", "merged"])
+def test_killed_while_an_export_is_written(warm: Warm, straight_runs: dict[str, Path], tmp_path: Path, kind: str) -> None:
+    """Over an earlier one, by way of a process that removes it and one that fills its place."""
+    command = ("export", "--checkpoint", str(straight_runs["run"]), "--format", kind)
+    Result(warm, tmp_path / "before", command=(*command, "--dtype", "bfloat16"))
+    weights = {"peft": "adapter_model", "merged": "model"}[kind]
+    strike_at(
+        Result(warm, tmp_path / "straight", tmp_path / "before" / "place", command=command),
+        tmp_path / "struck",
+        kill("export: begun"),
+        kill(f"export: half of {weights}.safetensors"),
+        kill("export: README.md beside"),
+        kill("export: written"),
+        kill("export: folder renamed"),  # the earlier one is beside its place, and is put back
+        kill("export: folder renamed", 2),  # its place being empty, by the process that puts it back, then aside again
+        kill("export: folder renamed", 2),
+        kill("export: half removed"),
+    )
+
+
+def test_killed_while_a_page_or_a_picture_is_written(warm: Warm, straight_runs: dict[str, Path], tmp_path: Path) -> None:
+    run = str(straight_runs["run"])
+    for name, option, command in (("page.html", "--output", ("report", run)), ("map.svg", "--plot", ("ranks", run))):
+        if name == "map.svg" and find_spec("matplotlib") is None:
+            continue
+        folder = tmp_path / command[0]
+        folder.mkdir()
+        (folder / name).write_text("an earlier one")
+        case = Result(warm, folder / "straight", folder / name, command=command, option=option, name=name)
+        strike_at(case, folder / "struck", *[kill(f"output: {name} {where}") for where in ("beside", "in place")])
