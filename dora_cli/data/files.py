@@ -13,7 +13,7 @@ from dora_cli.data.columns import LABEL, Columns
 from dora_cli.data.examples import Examples
 from dora_cli.data.json_lines import check_characters, json_fault, row_place
 from dora_cli.data.tables import CANNOT_READ, Table, check_not_empty, no_examples, read_delimited
-from dora_cli.data.values import check_texts, label_ids, not_utf8, parse_labels, quoted, unlabelled
+from dora_cli.data.values import check_not_wide, check_texts, label_ids, not_utf8, parse_labels, quoted, unlabelled
 from dora_cli.errors import DataError
 from dora_cli.files import WHOLE, check_depth, check_regular, text_lines
 from dora_cli.tasks import ClassificationTask
@@ -96,6 +96,7 @@ def _texts(table: Table, keys: Columns) -> Examples:
 
 def _lines(path: Path) -> list[str]:
     try:
+        check_not_wide(path)
         lines = "".join(text_lines(path)).replace("\r\n", "\n").replace("\r", "\n").rstrip().split("\n")
     except UnicodeDecodeError:
         raise not_utf8(path) from None
@@ -151,6 +152,7 @@ def _check_lines(path: Path) -> None:
     try:
         if path.suffix == ".json":
             check_regular(path, WHOLE)
+        check_not_wide(path)
         check_characters(path)
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}; {_MEND['.jsonl']}") from None

@@ -9,7 +9,9 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dora_cli.encodings import HEAD, Misfit, find_misfit, wide_misfit
 from dora_cli.errors import DataError
+from dora_cli.files import WHOLE, lines, open_regular
 from dora_cli.wording import plural
 
 if TYPE_CHECKING:
@@ -140,14 +142,25 @@ def check_texts(values: Sequence[Any], column: str, where: Where, *, filled: boo
 
 
 def not_utf8(path: Path) -> DataError:
-    """The error for a text file that is not UTF-8, with its first such line."""
-    with path.open("rb") as file:
-        for number, raw in enumerate(file, start=1):
-            try:
-                raw.decode("utf-8")
-            except UnicodeDecodeError:
-                return DataError(f"{path}, line {number}: not UTF-8; convert the file to UTF-8")
-    raise AssertionError(f"{path} changed while it was read")
+    """The error for a text file that is not UTF-8: its first such line, and the encoding it fits."""
+    try:
+        misfit = find_misfit(str(path), lines(path, limit=WHOLE))
+    except OSError as error:
+        return DataError(f"{path}: cannot be read: {error.strerror or error}; convert the file to UTF-8")
+    assert misfit is not None, f"{path} changed while it was read"
+    return _misfit_error(path, misfit)
+
+
+def check_not_wide(path: Path) -> None:
+    """Raises a DataError if a text file is in UTF-16 or UTF-32, whose bytes may be UTF-8 all the same; OSError if it cannot be read."""
+    with open_regular(path) as file:
+        misfit = wide_misfit(str(path), file.read(HEAD))
+    if misfit is not None:
+        raise _misfit_error(path, misfit)
+
+
+def _misfit_error(path: Path, misfit: Misfit) -> DataError:
+    return DataError(f"{path}: {misfit.reason}" if misfit.line is None else f"{path}, line {misfit.line}: {misfit.reason}")
 
 
 def unlabelled(values: Sequence[Any]) -> bool:

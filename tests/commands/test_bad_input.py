@@ -28,7 +28,7 @@ def test_the_recipe_is_a_folder(recipe: Path, refuses: Refuse) -> None:
     ("content", "says"),
     [
         (b"task: [glue/sst2\nmodel: x", ["small.yaml:"]),
-        (b"\x89PNG\r\n\x1a\n\xff\xfe", ["small.yaml:1: is not UTF-8 text"]),
+        (b"\x89PNG\r\n\x1a\n\xff\xfe", ["small.yaml:1: not UTF-8"]),
         (b"", ["small.yaml: the recipe is empty", "'task' and 'model'"]),
         (b"just words", ["small.yaml: the recipe must be a mapping of keys", "'just words'"]),
         (b"- a\n- b", ["small.yaml: the recipe must be a mapping of keys", "the list"]),

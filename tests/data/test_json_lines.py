@@ -73,10 +73,7 @@ def test_values_of_two_kinds_name_both_places(tmp_path: Path) -> None:
 
 
 def test_json_that_is_not_utf8(tmp_path: Path) -> None:
-    assert (
-        message(tmp_path / "train.jsonl", GOOD.encode() + b'{"sentence": "\xe9", "label": 1}\n')
-        == ", line 2: not UTF-8; convert the file to UTF-8"
-    )
+    assert ", line 2: not UTF-8" in message(tmp_path / "train.jsonl", GOOD.encode() + b'{"sentence": "\xe9", "label": 1}\n')
 
 
 @pytest.mark.parametrize("name", ["train.jsonl", "train.json"])
