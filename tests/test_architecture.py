@@ -21,7 +21,7 @@ TIERS = (
     {"commands"},
     {"training", "evaluation", "export", "reports"},
     {"methods", "tasks", "data", "models"},
-    {"recipe", "errors", "files", "hub", "wording", "printable", "collector", "libraries"},
+    {"recipe", "encodings", "errors", "files", "hub", "wording", "printable", "collector", "libraries"},
 )
 """From the street door down; a room may use its own tier and those below."""
 

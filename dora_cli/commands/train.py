@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from pathlib import Path
 from typing import Annotated
@@ -112,10 +113,10 @@ def _go_on(recipe: Path, overrides: list[str] | None, folder: Path, seeds: str |
 def _seeds(text: str) -> list[int]:
     from dora_cli.recipe.schema import MAX_SEED
 
-    try:
-        seeds = [int(part) for part in text.split(",")]
-    except ValueError:
-        raise RecipeError(f"--seeds {text!r} is not a list of whole numbers; write it as 1,2,3") from None
+    parts = [part.strip() for part in text.split(",")]
+    if not all(re.fullmatch(r"-?[0-9]{1,20}", part) for part in parts):  # `int` takes more: 1_5, digits of other scripts
+        raise RecipeError(f"--seeds {text!r} is not a list of whole numbers; write it as 1,2,3")
+    seeds = [int(part) for part in parts]
     if len(set(seeds)) < len(seeds):
         raise RecipeError(f"--seeds {text} names a seed twice; each seed is one run")
     for seed in seeds:

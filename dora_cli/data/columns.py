@@ -63,6 +63,8 @@ class Columns:
         found = self.present(table, ours)
         if found is not None:
             return found
+        if table.fault is not None:
+            raise DataError(table.fault)
         key = self._key(ours)
         has = f"it has {quoted(list(table.columns))}. {self._remedy(table, ours)}"
         if key is not None:

@@ -32,6 +32,8 @@ def read_e2e_csv(task: GenerationTask, folder: Path, split: str) -> Examples:
     by_key = {name.lower(): name for name in table.columns}
     wanted = [layout.source, layout.target] if task.labelled(split) or layout.target in by_key else [layout.source]
     missing = [name for name in wanted if name not in by_key]
+    if missing and table.fault is not None:
+        raise DataError(table.fault)
     if missing:
         raise DataError(
             f"{table.name}: no column {quoted(missing)}; the header has {quoted(list(table.columns))}. Is this the release of {task.name}? "

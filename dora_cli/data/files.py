@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 from dora_cli.data.columns import LABEL, Columns
 from dora_cli.data.examples import Examples
-from dora_cli.data.json_lines import is_deep, json_fault, row_place
+from dora_cli.data.json_lines import check_characters, is_deep, json_fault, row_place
 from dora_cli.data.tables import CANNOT_READ, Table, check_not_empty, no_examples, read_delimited
-from dora_cli.data.values import check_texts, label_ids, not_utf8, parse_labels, quoted, unlabelled
+from dora_cli.data.values import check_not_wide, check_texts, label_ids, not_utf8, parse_labels, quoted, unlabelled
 from dora_cli.errors import DataError
-from dora_cli.files import check_depth, text_lines
+from dora_cli.files import WHOLE, check_depth, check_regular, text_lines
 from dora_cli.tasks import ClassificationTask
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def read_files(task: Task, folder: Path, split: str, columns: Mapping[str, str] 
         if given is None or unlabelled(table.columns[given]):
             return examples
     values = table.columns[keys.column(table, LABEL)]
-    remedy = f"mend the file, or set data.labels to the values that stand for {', '.join(task.label_names or ())}, in this order"
+    remedy = f"fix the file, or set data.labels to the values that stand for {', '.join(task.label_names or ())}, in this order"
     return Examples(examples.texts, parse_labels(task, values, ids, table.where, remedy))
 
 
@@ -96,6 +96,7 @@ def _texts(table: Table, keys: Columns) -> Examples:
 
 def _lines(path: Path) -> list[str]:
     try:
+        check_not_wide(path)
         lines = "".join(text_lines(path)).replace("\r\n", "\n").replace("\r", "\n").rstrip().split("\n")
     except UnicodeDecodeError:
         raise not_utf8(path) from None
@@ -142,14 +143,18 @@ def _read(paths: list[Path]) -> Table:
     for path in paths:
         check_not_empty(path)
         if path.suffix in (".json", ".jsonl"):
-            _check_measure(path)
+            _check_lines(path)
     return _read_arrow(paths, paths[0].suffix)
 
 
-def _check_measure(path: Path) -> None:
-    """Refuses what the reader behind `datasets` would take into memory whole, a long line or list, or would break down over."""
+def _check_lines(path: Path) -> None:
+    """Refuses what the readers behind `datasets` would take into memory whole, break down over, or drop in silence."""
     try:
+        if path.suffix == ".json":
+            check_regular(path, WHOLE)
+        check_not_wide(path)
         deep = is_deep(path)
+        check_characters(path)
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}; {_MEND['.jsonl']}") from None
     if deep and (fault := json_fault(path)) is not None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from dora_cli.data.examples import Examples
 from dora_cli.data.official import find_official
 from dora_cli.data.tables import CANNOT_READ, no_examples
-from dora_cli.data.values import label_ids, not_utf8, parse_labels, quoted
+from dora_cli.data.values import check_not_wide, label_ids, not_utf8, parse_labels, quoted
 from dora_cli.errors import DataError
 from dora_cli.files import text_lines
 from dora_cli.wording import plural
@@ -70,6 +70,7 @@ def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Line numbers (from 1) and fields. Only a line feed ends a line: texts contain other characters that Unicode counts as line ends."""
     blank: int | None = None
     try:
+        check_not_wide(path)
         for number, raw in enumerate(text_lines(path), start=1):
             line = raw.rstrip("\r\n")
             if not line:

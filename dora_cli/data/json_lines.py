@@ -13,9 +13,28 @@ from pathlib import Path
 from typing import Any
 
 from dora_cli.data.tables import CANNOT_READ
-from dora_cli.data.values import Where, not_utf8
+from dora_cli.data.values import Where, kind_of, not_utf8
 from dora_cli.errors import DataError
 from dora_cli.files import DEPTH, LINE, WHOLE, lines, parse_json, read_bytes, read_text, text_lines
+
+_SURROGATES = re.compile(
+    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(?P<half>u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL
+)
+"""Any escape of JSON; a surrogate that is no half of a pair is a `half`."""
+
+
+def check_characters(path: Path) -> None:
+    r"""Raises a DataError if a text of a json or jsonl file holds half of a surrogate pair, an escape such as ``\ud800`` on its own.
+
+    That is no character. Of the readers behind `datasets` one drops it without a word, the other gives no line.
+    """
+    for number, line in enumerate(lines(path, limit=_limit(path)), start=1):
+        half = next((found["half"] for found in _SURROGATES.finditer(line) if found["half"]), None) if b"\\u" in line else None
+        if half is not None:
+            raise DataError(
+                f"{path}, line {number}: the text holds \\{half.decode()} on its own, half of a surrogate pair, which is no character; "
+                "fix the line, or have the program that wrote it write UTF-8 without escapes"
+            )
 
 
 def json_fault(path: Path) -> DataError | None:
@@ -94,7 +113,7 @@ def _odd_row(path: Path, what: str, rows: Iterable[tuple[int, Any]]) -> DataErro
         if not isinstance(row, dict):
             return DataError(f"{path}, {what} {number}: {json.dumps(row)[:40]} is no object, such as {_EXAMPLE}; mend the {what}")
         for column, value in row.items():
-            kind = _kind(value)
+            kind = None if value is None else kind_of(value)  # a null goes with everything
             before, place = kinds.setdefault(column, (kind, number)) if kind is not None else ("", 0)
             if kind is not None and kind != before:
                 return DataError(
@@ -102,14 +121,6 @@ def _odd_row(path: Path, what: str, rows: Iterable[tuple[int, Any]]) -> DataErro
                     "give a column one kind of value"
                 )
     return None
-
-
-def _kind(value: Any) -> str | None:
-    """What a value is, in words; None for a null, which goes with everything."""
-    if value is None:
-        return None
-    kinds = {str: "text", bool: "a truth value", int: "a number", float: "a number", list: "a list"}
-    return kinds.get(type(value), "an object")
 
 
 _EXAMPLE = '{"column": "value"}'
@@ -126,9 +137,13 @@ def _is_list(text: str) -> bool:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Lines that hold something, with their numbers from 1. A whole list may stand on one line of a .json file."""
-    limit = WHOLE if path.suffix == ".json" else LINE
-    return ((number, line.removesuffix("\n")) for number, line in enumerate(text_lines(path, limit=limit), start=1) if line.strip())
+    """Lines that hold something, with their numbers from 1."""
+    return ((number, line.removesuffix("\n")) for number, line in enumerate(text_lines(path, limit=_limit(path)), start=1) if line.strip())
+
+
+def _limit(path: Path) -> int:
+    """Bytes of a line. A whole list may stand on one line of a .json file."""
+    return WHOLE if path.suffix == ".json" else LINE
 
 
 def _parsed(text: str) -> Any | ValueError:

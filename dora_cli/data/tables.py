@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dora_cli.data.values import Where, not_utf8, quoted
+from dora_cli.data.separators import separator_fault
+from dora_cli.data.values import Where, check_not_wide, not_utf8, quoted
 from dora_cli.errors import DataError
 from dora_cli.files import LINE, check_regular, text_lines
 from dora_cli.printable import shown
@@ -22,12 +23,17 @@ CANNOT_READ = "check that you may read it"
 
 @dataclass(frozen=True)
 class Table:
-    """A file's columns, and where each row stands in it."""
+    """A file's columns, and where each row stands in it.
+
+    Attributes:
+        fault: what is to be said first where a column is missing; None where nothing is known.
+    """
 
     name: str
     columns: Mapping[str, Sequence[Any]]
     rows: int
     where: Where
+    fault: str | None = None
 
 
 def check_not_empty(path: Path) -> None:
@@ -69,7 +75,10 @@ def read_delimited(path: Path) -> Table:
     numbers: list[int] = []
     csv.field_size_limit(LINE)  # a quote that never closes would take the rest of the file
     start = 1
+    fault: str | None = None
     try:
+        check_not_wide(path)
+        fault = separator_fault(path)
         file = _lines(path)
         reader = csv.reader(file, strict=True) if quoting else csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
         header = next(reader, [])
@@ -81,7 +90,8 @@ def read_delimited(path: Path) -> Table:
             if fields and len(fields) != len(header):
                 rule = "a text with a comma or a quote stands in quotes" if quoting else "a tsv is not quoted"
                 raise DataError(
-                    f"{path}, line {start}: {plural(len(fields), 'field')}, expected {len(header)} ({shown(', '.join(header))}); "
+                    fault
+                    or f"{path}, line {start}: {plural(len(fields), 'field')}, expected {len(header)} ({shown(', '.join(header))}); "
                     f"mend the line ({rule})"
                 )
             if fields:
@@ -91,11 +101,11 @@ def read_delimited(path: Path) -> Table:
     except UnicodeDecodeError:
         raise not_utf8(path) from None
     except csv.Error as error:
-        raise DataError(f"{path}, line {start}: cannot be read as {path.suffix[1:]}: {error}; {_MEND[quoting]}") from None
+        raise DataError(fault or f"{path}, line {start}: cannot be read as {path.suffix[1:]}: {error}; {_MEND[quoting]}") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}; {CANNOT_READ}") from None
     columns = {name: [fields[i] for fields in rows] for i, name in enumerate(header)}
-    return Table(str(path), columns, len(rows), lambda i: f"{path}, line {numbers[i]}")
+    return Table(str(path), columns, len(rows), lambda i: f"{path}, line {numbers[i]}", fault)
 
 
 def _lines(path: Path) -> Iterator[str]:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dora_cli.encodings import HEAD, Misfit, find_misfit, wide_misfit
 from dora_cli.errors import DataError
+from dora_cli.files import WHOLE, lines, open_regular
 from dora_cli.wording import plural
 
 if TYPE_CHECKING:
@@ -15,6 +19,14 @@ if TYPE_CHECKING:
 
 Where = Callable[[int], str]
 """Says where the value at a position came from, such as ``"train.csv, line 7"``."""
+
+_DECIMAL = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)")
+"""What a text must be to be a number. `float` takes more, all of it misread or mistyped in a column of scores: ``1_5``, ``-7e3``, digits of
+other scripts, ``infinity``."""
+_MARK = -1
+"""What stands for "no label" in GLUE's test splits on the hub."""
+_LONGEST = 60
+"""Characters of a value in a message."""
 
 
 def quoted(names: Sequence[str]) -> str:
@@ -52,7 +64,7 @@ def as_text(value: Any) -> str:
 
 
 def parse_labels(
-    task: ClassificationTask, values: Sequence[Any], ids: Mapping[str, int] | None, where: Where, remedy: str = "mend the file"
+    task: ClassificationTask, values: Sequence[Any], ids: Mapping[str, int] | None, where: Where, remedy: str = "fix the file"
 ) -> list[int] | list[float]:
     """Labels of a column.
 
@@ -64,24 +76,49 @@ def parse_labels(
         remedy: what the user can do about an unknown label.
 
     Raises:
-        DataError: a label is missing or unknown, or no finite number for a regression; names the place and what is allowed.
+        DataError: a label is missing or unknown, or, for a regression, no plain decimal number in the task's span; names the place and what
+            is allowed.
     """
-    if ids is not None:
-        try:
-            return [ids[as_text(value)] for value in values]
-        except KeyError:
-            position = next(i for i, value in enumerate(values) if as_text(value) not in ids)
-            raise DataError(f"{where(position)}: label {_shown(values[position])} is not one of {quoted(list(ids))}; {remedy}") from None
-    numbers: list[float] = []
+    labels: list[Any] = []
     for position, value in enumerate(values):
-        try:
-            number = float(value)
-        except (TypeError, ValueError):
-            number = math.nan
-        if not math.isfinite(number):
-            raise DataError(f"{where(position)}: label {_shown(value)} is not a finite number, as {task.name} needs; mend the file")
-        numbers.append(number)
-    return numbers
+        label = _number(value) if ids is None else ids.get(as_text(value))
+        if label is None or (ids is None and not _within(task, label)):
+            raise DataError(f"{where(position)}: label {describe(value)} {_fault(task, value, ids, remedy)}")
+        labels.append(label)
+    return labels
+
+
+def _number(value: Any) -> float | None:
+    """The number that a value is, infinity if it is too large for one; None if it is none."""
+    if isinstance(value, str):
+        text = value.strip(" ")
+        return float(text) if _DECIMAL.fullmatch(text) else None
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return math.inf
+    return None if math.isnan(number) else number
+
+
+def _within(task: ClassificationTask, number: float) -> bool:
+    least, greatest = task.span
+    return least <= number <= greatest
+
+
+def _fault(task: ClassificationTask, value: Any, ids: Mapping[str, int] | None, remedy: str) -> str:
+    """What is wrong with a label and what to do about it, as it follows the label itself."""
+    number = _number(value)
+    mark = "is how GLUE marks a row without a label"
+    if ids is not None:
+        return f"is not one of {quoted(list(ids))}{f' ({_MARK} {mark})' if number == _MARK else ''}; {remedy}"
+    if number == _MARK:
+        return f"{mark}; give the row its number or remove it"
+    least, greatest = task.span
+    if number is None:
+        return f"is no plain decimal number such as {greatest / 2:g}, which {task.name} needs; fix the file"
+    return f"is outside {least:g} to {greatest:g}, the range of {task.name}; scale the column to it or fix the row"
 
 
 def check_texts(values: Sequence[Any], column: str, where: Where, *, filled: bool = False) -> list[str]:
@@ -99,26 +136,48 @@ def check_texts(values: Sequence[Any], column: str, where: Where, *, filled: boo
     for position, value in enumerate(values):
         if isinstance(value, str) and (value.strip() or not filled):
             continue
-        what = "is null" if value is None else "is empty" if isinstance(value, str) else f"is {value!r} ({type(value).__name__}), not text"
+        what = "is empty" if isinstance(value, str) else f"is {describe(value)}" + ("" if value is None else ", not text")
         raise DataError(f"{where(position)}: column {column!r} {what}; fill it in or remove the row")
     return list(values)
 
 
 def not_utf8(path: Path) -> DataError:
-    """The error for a text file that is not UTF-8, with its first such line."""
-    with path.open("rb") as file:
-        for number, raw in enumerate(file, start=1):
-            try:
-                raw.decode("utf-8")
-            except UnicodeDecodeError:
-                return DataError(f"{path}, line {number}: not UTF-8; convert the file to UTF-8")
-    raise AssertionError(f"{path} changed while it was read")
+    """The error for a text file that is not UTF-8: its first such line, and the encoding it fits."""
+    try:
+        misfit = find_misfit(str(path), lines(path, limit=WHOLE))
+    except OSError as error:
+        return DataError(f"{path}: cannot be read: {error.strerror or error}; convert the file to UTF-8")
+    assert misfit is not None, f"{path} changed while it was read"
+    return _misfit_error(path, misfit)
+
+
+def check_not_wide(path: Path) -> None:
+    """Raises a DataError if a text file is in UTF-16 or UTF-32, whose bytes may be UTF-8 all the same; OSError if it cannot be read."""
+    with open_regular(path) as file:
+        misfit = wide_misfit(str(path), file.read(HEAD))
+    if misfit is not None:
+        raise _misfit_error(path, misfit)
+
+
+def _misfit_error(path: Path, misfit: Misfit) -> DataError:
+    return DataError(f"{path}: {misfit.reason}" if misfit.line is None else f"{path}, line {misfit.line}: {misfit.reason}")
 
 
 def unlabelled(values: Sequence[Any]) -> bool:
     """True if a label column says nothing: only nulls, empty values, or the -1 that the hub's test splits hold."""
-    return all(value is None or as_text(value) in ("", "-1", "-1.0") for value in values)
+    return all(value is None or as_text(value) in ("", str(_MARK), str(float(_MARK))) for value in values)
 
 
-def _shown(value: Any) -> str:
-    return "null" if value is None else repr(value)
+def kind_of(value: Any) -> str:
+    """What a value that is no null is, in words."""
+    kinds = {str: "text", bool: "a truth value", int: "a number", float: "a number", list: "a list", dict: "an object"}
+    return kinds.get(type(value), f"a {type(value).__name__}")
+
+
+def describe(value: Any) -> str:
+    """A value for a message, as it is matched: in quotes, and what else it is if it is no text."""
+    if value is None:
+        return "null"
+    text = as_text(value)
+    short = repr(text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "...")
+    return short if isinstance(value, str) else f"{short} ({kind_of(value)})"

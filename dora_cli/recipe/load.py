@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from dora_cli.encodings import find_misfit
 from dora_cli.errors import RecipeError
 from dora_cli.files import TooLargeError, read_bytes
 from dora_cli.recipe.document import Path, read_document
@@ -118,11 +119,9 @@ def _read_text(path: str | os.PathLike[str]) -> str:
         raise RecipeError(f"{name}: is larger than {MAX_BYTES} bytes, so it is no recipe; give the path of a .yaml file") from None
     except OSError as error:
         raise RecipeError(f"{name}: the recipe cannot be read: {error.strerror or error}; check the path and its permissions") from None
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise RecipeError(f"{name}:{line}: is not UTF-8 text (byte {content[error.start]:#04x}); save the file as UTF-8") from None
+    if misfit := find_misfit(name, content.splitlines(keepends=True)):
+        raise RecipeError(f"{name}{'' if misfit.line is None else f':{misfit.line}'}: {misfit.reason}")
+    return content.decode("utf-8-sig")
 
 
 def _nearest_file(path: FilePath) -> str | None:

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic_core import ErrorDetails
 
 from dora_cli.recipe.document import Path
-from dora_cli.recipe.hints import nearest
+from dora_cli.recipe.hints import nearest, nearest_device
 from dora_cli.recipe.schema import METHODS, Recipe, method_name, section_keys
 
 _KINDS = {
@@ -22,6 +22,8 @@ _KINDS = {
     "tuple_type": "a list, such as [a, b]",
     "dict_type": "a mapping of names to names, such as {sentence: text}",
 }
+
+_DEVICE = ("train", "device")
 
 
 class Origins:
@@ -115,8 +117,10 @@ def explain(error: ErrorDetails, tree: Mapping[str, Any]) -> str:
     if kind == "literal_error":
         return _choice(given, re.findall(r"'([^']*)'", str(context["expected"])))
     if kind == "bound":
-        hint = nearest(given, ["auto", "cpu", "cuda"]) if path == ("train", "device") and isinstance(given, str) else None
+        hint = nearest_device(given) if path == _DEVICE and isinstance(given, str) else None
         return f"{error['msg']}, got {show(given)}" + (f"; did you mean {hint}?" if hint else "")
+    if kind == "string_type" and path == _DEVICE and type(given) is int and (hint := nearest_device(given)):
+        return f"must be {_KINDS[kind]}, got {show(given)}; did you mean {hint}?"
     if kind in _KINDS:
         return f"must be {_KINDS[kind]}, got {show(given)}{_type_hint(kind, given)}"
     return f"{error['msg']}, got {show(given)}"

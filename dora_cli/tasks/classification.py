@@ -100,6 +100,12 @@ class ClassificationTask:
         """Outputs of the head: the number of classes, or 1 for a regression."""
         return 1 if self.label_names is None else len(self.label_names)
 
+    @property
+    def span(self) -> tuple[float, float]:
+        """The least and the greatest number of a regression."""
+        assert self.tsv.span is not None, "a number has a span"
+        return self.tsv.span
+
     def labelled(self, split: str) -> bool:
         """True if every example of `split` must have a label: the training split and those of the evaluation."""
         return split == "train" or split in self.eval_splits
@@ -147,8 +153,7 @@ class ClassificationTask:
         """A prediction as the benchmark's file of predictions writes it: the official label, or a number within the official span."""
         if self.tsv.labels is not None:
             return self.tsv.labels[int(prediction)]
-        assert self.tsv.span is not None, "a number has a span"
-        least, greatest = self.tsv.span
+        least, greatest = self.span
         return f"{min(max(prediction, least), greatest):.6f}"
 
     def combine(self, per_split: Mapping[str, Mapping[str, float]]) -> dict[str, float]:

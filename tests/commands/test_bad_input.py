@@ -28,7 +28,7 @@ def test_the_recipe_is_a_folder(recipe: Path, refuses: Refuse) -> None:
     ("content", "says"),
     [
         (b"task: [glue/sst2\nmodel: x", ["small.yaml:"]),
-        (b"\x89PNG\r\n\x1a\n\xff\xfe", ["small.yaml:1: is not UTF-8 text"]),
+        (b"\x89PNG\r\n\x1a\n\xff\xfe", ["small.yaml:1: not UTF-8"]),
         (b"", ["small.yaml: the recipe is empty", "'task' and 'model'"]),
         (b"just words", ["small.yaml: the recipe must be a mapping of keys", "'just words'"]),
         (b"- a\n- b", ["small.yaml: the recipe must be a mapping of keys", "the list"]),
@@ -192,6 +192,8 @@ def test_cuda_asked_for_and_absent(recipe: Path, refuses: Refuse, device: str, f
         ("1,,2", ["--seeds '1,,2'", "1,2,3"]),
         ("1 2", ["--seeds '1 2'", "1,2,3"]),
         ("0.5", ["--seeds '0.5'", "1,2,3"]),
+        ("1_0", ["--seeds '1_0'", "whole numbers"]),
+        ("１", ["--seeds '１'", "whole numbers"]),
         ("2,1,2", ["--seeds 2,1,2", "twice"]),
         ("-1", ["--seeds -1", "from 0 to 4294967295"]),
         ("1,99999999999", ["--seeds 1,99999999999 names 99999999999", "from 0 to 4294967295"]),

@@ -48,6 +48,7 @@ def test_the_first_name_that_exists_is_read(tmp_path: Path) -> None:
         (b"mr,ref\n", r"trainset\.csv: the file has no examples"),
         (b"MR\nname[A]\n", r"trainset\.csv: no column 'ref'; the header has 'MR'\..*set data\.source: files"),
         (b"source,target\nx,y\n", r"no column 'mr', 'ref'; the header has 'source', 'target'"),
+        (b"mr;ref\nname[A];A.\n", r"trainset\.csv: its fields are separated by semicolons"),
         (b'mr,ref\nname[A],"two\nlines"\nname[B],\n', r"trainset\.csv, line 4: column 'ref' is empty; fill it in or remove the row"),
         (b"mr,ref\n \t,A.\n", r"trainset\.csv, line 2: column 'mr' is empty"),
         (b"mr,ref\nname[A],A.,x\n", r"trainset\.csv, line 2: 3 fields, expected 2 \(mr, ref\)"),

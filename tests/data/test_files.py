@@ -133,7 +133,7 @@ def test_an_unknown_label_names_its_place_and_what_is_allowed(extension: str, pl
     write(tmp_path, f"train.{extension}", {"sentence": ["a", "b", "c"], "label": ["no", "yes", "perhaps"]})
     with pytest.raises(DataError) as caught:
         load(tmp_path, labels=["no", "yes"])
-    assert f"train.{extension}, {place}: label 'perhaps' is not one of 'no', 'yes'; mend the file, or set data.labels" in str(caught.value)
+    assert f"train.{extension}, {place}: label 'perhaps' is not one of 'no', 'yes'; fix the file, or set data.labels" in str(caught.value)
     with pytest.raises(DataError, match="label 'no' is not one of 'negative', '0', 'positive', '1'"):
         load(tmp_path)
 
@@ -154,7 +154,7 @@ def test_null_texts_and_labels(extension: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=f"{place(extension)} 2: label null is not one of"):
         load(tmp_path)
     write(tmp_path, f"train.{extension}", {"sentence": [1, 2], "label": [0, 1]})
-    with pytest.raises(DataError, match=rf"{place(extension)} 1: column 'sentence' is 1 \(int\), not text"):
+    with pytest.raises(DataError, match=rf"{place(extension)} 1: column 'sentence' is '1' \(a number\), not text"):
         load(tmp_path)
 
 
@@ -218,6 +218,47 @@ def test_text_that_is_not_utf8(tmp_path: Path) -> None:
     (tmp_path / "train.csv").write_bytes(b"sentence,label\nok,1\ncaf\xe9,0\n")
     with pytest.raises(DataError, match=r"train\.csv, line 3: not UTF-8"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["train.csv", "train.tsv", "train.json", "train.jsonl"])
+@pytest.mark.parametrize("codec", ["utf-16", "utf-16-le", "utf-16-be"])
+def test_text_of_two_bytes_a_character_is_named_even_where_it_is_valid_utf8(codec: str, name: str, tmp_path: Path) -> None:
+    write(tmp_path, name, {"sentence": ["a", "b"], "label": [1, 0]})
+    (tmp_path / name).write_bytes((tmp_path / name).read_text().encode(codec))
+    with pytest.raises(DataError, match=rf"{name}: is UTF-16(LE|BE)?, not UTF-8"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "separator", "fix"),
+    [
+        ("train.csv", ";", "by semicolons, those of a .csv by commas; save it with commas"),
+        ("train.csv", "|", "by bars, those of a .csv by commas; save it with commas"),
+        ("train.csv", "\t", "by tabs, those of a .csv by commas; give its name the ending .tsv"),
+        ("train.tsv", ",", "by commas, those of a .tsv by tabs; give its name the ending .csv"),
+        ("train.tsv", ";", "by semicolons, those of a .tsv by tabs; save it with tabs"),
+    ],
+)
+@pytest.mark.parametrize("row", ["good,1", "a, b;1", '"a, b";1', '"a";"b'])
+def test_fields_that_something_else_separates(name: str, separator: str, fix: str, row: str, tmp_path: Path) -> None:
+    """Whatever the first fault is that the rows give: a column that is missing, too many fields, a quote in the middle."""
+    (tmp_path / name).write_text(f"sentence{separator}label\n{row}\n")
+    with pytest.raises(DataError) as caught:
+        load(tmp_path)
+    assert str(caught.value) == f"{tmp_path / name}: its fields are separated {fix}"
+    with pytest.raises(DataError, match="its fields are separated"):
+        load(tmp_path, columns={"sentence": "text"})
+
+
+def test_a_quoted_table_with_tabs_is_no_tsv(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text('"sentence"\t"label"\n"a"\t1\n')
+    with pytest.raises(DataError, match=r"by tabs, those of a \.csv by commas; save it with commas$"):
+        load(tmp_path)
+
+
+def test_a_single_column_may_have_such_a_name(tmp_path: Path) -> None:
+    (tmp_path / "own.csv").write_text("Text (DE; EN)\na film ; good\n")
+    assert read_file(get_task("glue/sst2"), tmp_path / "own.csv", {"sentence": "Text (DE; EN)"}).texts == (["a film ; good"],)
 
 
 def test_the_folder_and_its_files(tmp_path: Path) -> None:

@@ -30,14 +30,14 @@ def test_a_broken_line_and_a_bad_value_count_alike(name: str, before: str, tmp_p
         assert message(path, f'{before}{{"sentence": \n{GOOD}').startswith(
             ", line 3: not JSON (Expecting value at column 14); mend the line"
         )
-    assert message(path, f'{before}{{"sentence": "b", "label": 7}}\n{GOOD}').startswith(", line 3: label 7 is not one of")
+    assert message(path, f'{before}{{"sentence": "b", "label": 7}}\n{GOOD}').startswith(", line 3: label '7' (a number) is not one of")
     assert message(path, f'{before}{{"sentence": null, "label": 1}}\n{GOOD}').startswith(", line 3: column 'sentence' is null; fill it in")
 
 
 def test_rows_of_a_list_are_counted_as_rows(tmp_path: Path) -> None:
     path = tmp_path / "train.json"
     # Two lines that hold something and two rows, but no line is a row.
-    assert message(path, '[{"sentence": "a", "label": 1}, {"sentence": "b",\n "label": 7}]').startswith(", row 2: label 7")
+    assert message(path, '[{"sentence": "a", "label": 1}, {"sentence": "b",\n "label": 7}]').startswith(", row 2: label '7'")
     assert message(path, '[{"sentence": "a", "label": 1},\n {"sentence": "b" "label": 7}]').startswith(", line 2: not JSON (Expecting ','")
 
 
@@ -73,10 +73,7 @@ def test_values_of_two_kinds_name_both_places(tmp_path: Path) -> None:
 
 
 def test_json_that_is_not_utf8(tmp_path: Path) -> None:
-    assert (
-        message(tmp_path / "train.jsonl", GOOD.encode() + b'{"sentence": "\xe9", "label": 1}\n')
-        == ", line 2: not UTF-8; convert the file to UTF-8"
-    )
+    assert ", line 2: not UTF-8" in message(tmp_path / "train.jsonl", GOOD.encode() + b'{"sentence": "\xe9", "label": 1}\n')
 
 
 @pytest.mark.parametrize("name", ["train.jsonl", "train.json"])
@@ -106,3 +103,21 @@ def test_a_line_without_an_end_is_not_read(name: str, tmp_path: Path) -> None:
         file.truncate(3 << 30)
     with pytest.raises(DataError, match=r"line 1 has more than|3,221,225,472 bytes"):
         load_examples(get_task("glue/sst2"), "files", "train", path=tmp_path)
+
+
+@pytest.mark.parametrize("half", [r"\ud800", r"\uDFFF", r"\udc00\ud800", r"\ud83d\ud83d\ude00", r"\\\ud800", r"\ud800\\udc00"])
+@pytest.mark.parametrize("key", ["sentence", "other"])
+def test_half_of_a_surrogate_pair_is_refused_with_its_line(key: str, half: str, tmp_path: Path) -> None:
+    for name, text in (
+        ("train.jsonl", f'{GOOD}\n{{"sentence": "b", "label": 1, "{key}": "x{half}y"}}\n'),
+        ("train.json", f'[{GOOD},\n{{"sentence": "b", "label": 1, "{key}": "x{half}y"}}]'),
+    ):
+        assert ", line 3: the text holds \\u" in message(tmp_path / name, text)
+        (tmp_path / name).unlink()
+
+
+@pytest.mark.parametrize("whole", [r"\ud83d\ude00", r"\\ud800", r"\u00e9", r"\\\\udc00", r"\ud7ff\ue000"])
+def test_other_escapes_are_what_json_says(whole: str, tmp_path: Path) -> None:
+    for name, text in (("own.jsonl", f'{{"sentence": "{whole}"}}\n'), ("own.json", f'[{{"sentence": "{whole}"}}]')):
+        (tmp_path / name).write_text(text)
+        assert read_file(get_task("glue/sst2"), tmp_path / name, None).texts == ([json.loads(f'"{whole}"')],)

@@ -87,7 +87,7 @@ def test_the_hubs_test_splits_are_unlabelled(tmp_path: Path) -> None:
     )
     assert load_examples(task, "hub", "test") == Examples((["a"],), None)
     # The same values where labels are needed are an error, not a silent class.
-    with pytest.raises(DataError, match="split train, row 1: label -1 is not one of"):
+    with pytest.raises(DataError, match=r"split train, row 1: label '-1' \(a number\) is not one of"):
         load_examples(task, "hub", "train")
 
 

@@ -281,7 +281,12 @@ def test_a_long_flag_is_cut():
         ("train: {max_grad_norm: 0}", "train.max_grad_norm: must be above 0"),
         ("train: {precision: FP16}", "train.precision: must be one of auto, fp32, bf16, fp16, got the text 'FP16'; did you mean fp16?"),
         ("train: {precision: fp16, device: cpu}", "train.precision: fp16 needs a GPU"),
-        ("train: {device: gpu}", "train.device: must be auto, cpu, cuda or cuda:N, got the text 'gpu'; did you mean cpu?"),
+        ("train: {device: gpu}", "train.device: must be auto, cpu, cuda or cuda:N, got the text 'gpu'; did you mean cuda?"),
+        ("train: {device: 1}", "train.device: must be text, got 1; did you mean cuda:1?"),
+        (
+            "data: {source: csv}",
+            "data.source: must be one of hub, glue-tsv, e2e-csv, files, builtin, got the text 'csv'; did you mean files?",
+        ),
         ("train: {device: 'cuda:'}", "train.device: must be auto, cpu, cuda or cuda:N"),
         ("train: {threads: 0}", "train.threads: must be auto or a whole number from 1 to 1024, got 0"),
         ("train: {threads: 1025}", "train.threads: must be auto or a whole number from 1 to 1024, got 1025"),
@@ -446,8 +451,8 @@ def test_files_that_cannot_be_recipes(tmp_path, monkeypatch):
     assert message("rt.yaml") == f"{tmp_path}/rt.yaml: there is no such recipe file; did you mean {tmp_path}/rte.yaml?"
     assert message("no/such.yaml") == f"{tmp_path}/no/such.yaml: there is no such recipe file; check the path"
     assert "is a folder" in message("")
-    assert message("latin.yaml").startswith(f"{tmp_path}/latin.yaml:2: is not UTF-8 text (byte 0xe9)")
-    assert "is not UTF-8 text (byte 0xff)" in message("utf16.yaml")
+    assert message("latin.yaml").startswith(f"{tmp_path}/latin.yaml:2: not UTF-8; it fits Latin-1")
+    assert "utf16.yaml: is UTF-16, not UTF-8" in message("utf16.yaml")
     assert "larger than" in message("large.yaml")
     assert "is empty" in message("empty.yaml")
     assert "cannot be read: Not a directory" in message("rte.yaml/x")

@@ -132,7 +132,7 @@ class Training(Case):
         if begun and not self.seeds:
             saved = any((place / "checkpoints").glob("step-*"))
             return [*command, "--resume" if saved else "--overwrite"]
-        if begun or self.seeds and self.before is None:
+        if begun or (self.seeds and self.before is None):
             return command
         return [*command, "--overwrite"] if any(path.is_file() for path in recipes) or self.before is not None else command
 
@@ -183,7 +183,8 @@ class Result(Case):
     def check(self, place: Path) -> None:
         allowed = [{}, content(self.folder / self.place), *([content(self.before)] if self.before is not None else [])]
         found = content(place)
-        assert found in allowed and place.is_dir() <= bool(found), f"neither old nor new: {sorted(found)}"
+        assert found in allowed, f"neither old nor new: {sorted(found)}"
+        assert found or not place.is_dir(), "an empty place"
 
     def assert_equals(self, folder: Path) -> None:
         assert_same_files(self.folder, folder)

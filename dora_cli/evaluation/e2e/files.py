@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dora_cli.data.values import not_utf8
+from dora_cli.data.values import check_not_wide, not_utf8
 from dora_cli.errors import DataError
 from dora_cli.files import WHOLE, parse_json, read_text
 from dora_cli.wording import plural
@@ -86,6 +86,7 @@ def _read(path: Path) -> str:
     if path.is_dir():
         raise DataError(f"{path}: is a folder; give a file")
     try:
+        check_not_wide(path)
         return read_text(path, WHOLE)
     except UnicodeDecodeError:
         raise not_utf8(path) from None

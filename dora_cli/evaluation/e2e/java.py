@@ -6,16 +6,22 @@ They are called here rather than through that package: its wrappers write next t
 from __future__ import annotations
 
 import importlib.util
+import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+from dora_cli.wording import plural
+
 _TOKENIZER = Path("tokenizer", "stanford-corenlp-3.4.1.jar")
 _METEOR = Path("meteor", "meteor-1.5.jar")
+_GIGABYTES = 2
+"""Memory that METEOR's program may take. What it needs grows with a text's length, and faster where words are repeated."""
+_THROWN = re.compile(r'^Exception in thread "[^"]*" (.*\S)', re.MULTILINE)
 _LAST_WORDS = 10.0
 """Seconds in which a program that has failed may say why."""
 
@@ -24,6 +30,18 @@ _UTF8 = ("-Dfile.encoding=UTF-8", "-Dstdout.encoding=UTF-8")
 
 class JavaError(RuntimeError):
     """Java or the package is absent, or a program failed; the message says what to do. A reason to go without, never to stop."""
+
+
+class _NoAnswerError(Exception):
+    """A program closed its end, or answered with something else than numbers.
+
+    Attributes:
+        position: of the output it was asked about; None at the end, when it was asked about all of them.
+    """
+
+    def __init__(self, position: int | None) -> None:
+        super().__init__(position)
+        self.position = position
 
 
 def _command(jar: Path) -> tuple[str, Path]:
@@ -64,7 +82,7 @@ def ptb_lines(texts: Sequence[str]) -> list[str]:
         raise JavaError(f"{java} cannot be run ({error})") from None
     answers = done.stdout.split("\n")[:-1]
     if done.returncode or len(answers) != len(texts):
-        raise JavaError(f"Stanford's PTBTokenizer failed with {java}: {_last_line(done.stderr)}")
+        raise JavaError(f"Stanford's PTBTokenizer failed with {java}: {_reason(done.stderr)}")
     return answers
 
 
@@ -79,7 +97,7 @@ def meteor_score(outputs: Sequence[str], references: Sequence[Sequence[str]]) ->
         JavaError: see there.
     """
     java, jar = _command(_METEOR)
-    command = [java, *_UTF8, "-Xmx2G", "-jar", str(jar), "-", "-", "-stdio", "-l", "en", "-norm"]
+    command = [java, *_UTF8, f"-Xmx{_GIGABYTES}G", "-jar", str(jar), "-", "-", "-stdio", "-l", "en", "-norm"]
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as said:
         try:
             # The program finds its paraphrases beside the jar.
@@ -94,13 +112,17 @@ def meteor_score(outputs: Sequence[str], references: Sequence[Sequence[str]]) ->
         with process:
             try:
                 return _converse(ask, answer, outputs, references)
-            except (OSError, ValueError):  # it closed its end, or answered with something else than a number
+            except _NoAnswerError as error:
                 with suppress(OSError):
                     ask.close()
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(timeout=_LAST_WORDS)
                 said.seek(0)
-                raise JavaError(f"METEOR failed with {java}: {_last_line(said.read())}") from None
+                words = said.read()
+                # Before the first answer a program without an exception has not begun, which is no output's fault.
+                begun = error.position or _THROWN.search(words)
+                place = f" on {_output(error.position, outputs, references)}" if begun and error.position is not None else ""
+                raise JavaError(f"METEOR failed with {java}{place}: {_reason(words)}") from None
             finally:
                 process.kill()
                 with suppress(OSError):
@@ -109,14 +131,32 @@ def meteor_score(outputs: Sequence[str], references: Sequence[Sequence[str]]) ->
 
 def _converse(ask: IO[str], answer: IO[str], outputs: Sequence[str], references: Sequence[Sequence[str]]) -> float:
     """Its protocol: a SCORE line is answered by the counts of one output, an EVAL line of all counts by a score each and one for all."""
-    counts = []
-    for output, wanted in zip(outputs, references, strict=True):
-        ask.write(" ||| ".join(["SCORE", *map(_without_bars, wanted), _without_bars(output)]) + "\n")
+    counts: list[str] = []
+    for position, (output, wanted) in enumerate(zip(outputs, references, strict=True)):
+        with _answers(position):
+            ask.write(" ||| ".join(["SCORE", *map(_without_bars, wanted), _without_bars(output)]) + "\n")
+            ask.flush()
+            counts.append(_line(answer))
+    with _answers(None):
+        ask.write(" ||| ".join(["EVAL", *counts]) + "\n")
         ask.flush()
-        counts.append(answer.readline().strip())
-    ask.write(" ||| ".join(["EVAL", *counts]) + "\n")
-    ask.flush()
-    return [float(answer.readline()) for _ in range(len(outputs) + 1)][-1]
+        scores = [float(_line(answer)) for _ in range(len(outputs) + 1)]
+    return scores[-1]
+
+
+@contextmanager
+def _answers(position: int | None) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError):
+        raise _NoAnswerError(position) from None
+
+
+def _line(answer: IO[str]) -> str:
+    line = answer.readline()
+    if not line:
+        raise ValueError("it has ended")
+    return line.strip()
 
 
 def _without_bars(text: str) -> str:
@@ -124,6 +164,19 @@ def _without_bars(text: str) -> str:
     return " ".join(text.replace("|||", "").split())
 
 
-def _last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+def _output(position: int, outputs: Sequence[str], references: Sequence[Sequence[str]]) -> str:
+    """Which output it was, and how long the texts are that the program compared."""
+    longest = max(len(text.split()) for text in references[position])
+    words = f"{plural(len(outputs[position].split()), 'word')}, its longest reference {longest:,}"
+    return f"output {position + 1:,} of {len(outputs):,} ({words})"
+
+
+def _reason(text: str) -> str:
+    """Why a program ended, from what it said: Java's exception, not the stack below it."""
+    thrown = _THROWN.search(text)
+    if thrown is not None and "OutOfMemoryError" in thrown[1]:
+        return f"{_GIGABYTES} GB of memory are not enough ({thrown[1]}); shorten the text"
+    if thrown is not None:
+        return thrown[1]
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not re.match(r"\s+at ", line)]
     return lines[-1] if lines else "it said nothing"

@@ -91,7 +91,7 @@ GOOD = "a\n\nb\n"
         ("out.txt", "x\ny\n", "a\n\n\nb\n", "ref.txt, line 3: an empty block of references"),
         ("out.txt", b"x\ncaf\xe9\n", GOOD, "out.txt, line 2: not UTF-8"),
         ("out.txt", "x\ny\n", b"a\n\n\xa320\n", "ref.txt, line 3: not UTF-8"),
-        ("out.txt", "x\ny\n".encode("utf-16"), GOOD, "out.txt, line 1: not UTF-8"),
+        ("out.txt", "x\ny\n".encode("utf-16"), GOOD, "out.txt: is UTF-16, not UTF-8"),
         ("out.jsonl", b'{"output": "\xe9"}', GOOD, "out.jsonl, line 1: not UTF-8"),
         ("out.csv", "mr,ref\n", GOOD, "out.csv: a table"),
         ("out.jsonl", '{"output": "x"}\n{"output"', GOOD, "out.jsonl, line 2: not JSON"),

@@ -73,6 +73,40 @@ def test_java_says_why_it_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         meteor_score(["a"] * 100, [["a"]] * 100)
 
 
+STACK = """
+import sys
+for number, line in enumerate(sys.stdin, start=1):
+    if number == 3 or not line.startswith("SCORE"):
+        print('Exception in thread "main" java.lang.{0}\\n\\tat A.b(Unknown Source)\\n\\tat Main.main(Unknown Source)', file=sys.stderr)
+        sys.exit(1)
+    print("1", flush=True)
+"""
+
+
+@posix
+@pytest.mark.parametrize(
+    ("thrown", "reason"),
+    [
+        (
+            "OutOfMemoryError: Java heap space",
+            r"2 GB of memory are not enough \(java.lang.OutOfMemoryError: Java heap space\); shorten the text",
+        ),
+        ("IllegalStateException", "java.lang.IllegalStateException"),
+    ],
+)
+def test_a_text_that_is_too_much_is_named_and_javas_exception_too(
+    thrown: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(tmp_path, monkeypatch, java=STACK.format(thrown))
+    place = r"on output 3 of 4 \(5,000 words, its longest reference 2\)"
+    with pytest.raises(JavaError, match=rf"^METEOR failed with \S*java {place}: {reason}$"):
+        meteor_score(["a", "b", "word " * 5000, "d"], [["a"], ["b"], ["c", "c c"], ["d"]])
+    with pytest.raises(JavaError, match=rf"^METEOR failed with \S*java: {reason}$"):  # no output of its own
+        meteor_score(["a"], [["a"]])
+    with pytest.raises(JavaError, match=rf"^Stanford's PTBTokenizer failed with \S*java: {reason}$"):
+        ptb_lines(["a"])
+
+
 @posix
 def test_a_java_that_cannot_be_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install(tmp_path, monkeypatch, java="")
