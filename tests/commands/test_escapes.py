@@ -14,7 +14,7 @@ import pytest
 
 from dora_cli.printable import escape
 from tests.commands.conftest import STEPS, Done, Trained, dora
-from tests.training.hostile import sign
+from tests.hostile.edits import sign
 
 EVIL = "\x1b]0;x\x07\x1b[2J\x9b31m\u202e\u2028[red]\n\rfaked"
 

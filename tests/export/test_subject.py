@@ -18,7 +18,7 @@ from dora_cli import attach, save_adapter
 from dora_cli.errors import CheckpointError, ExportError, ModelError, RecipeError
 from dora_cli.export.saved import export_saved
 from tests.export.conftest import CAUSAL, CLASSIFIER, SEQ2SEQ
-from tests.training.hostile import sign
+from tests.hostile.edits import sign
 
 STEPS = 20  # the freeze is at 3 + 7
 SETTINGS: dict[str, Any] = {"rank": 2, "total_steps": STEPS, "prune_interval": 1, "dropout": 0.0}

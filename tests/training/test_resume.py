@@ -20,8 +20,8 @@ from dora_cli.training.checkpoint import Snapshot
 from dora_cli.training.listener import SilentListener
 from dora_cli.training.resume import checkpoints_of
 from dora_cli.training.saving import SavePolicy
+from tests.hostile.edits import sign
 from tests.training.conftest import MakeRecipe
-from tests.training.hostile import sign
 from tests.training.test_run import largest_difference, lines, read, without_timing
 
 STEPS = 24  # 4 epochs of 6; warm-up to 3, events at 9 and 11, where ranks freeze

@@ -16,8 +16,8 @@ from torch import nn
 from dora_cli import attach, load_adapter, merge, save_adapter
 from dora_cli.errors import CheckpointError, ModelError, OutputError
 from dora_cli.methods.attached import attached
+from tests.hostile.edits import sign
 from tests.models.test_projections import causal
-from tests.training.hostile import sign
 from tests.training.test_own_loop import SETTINGS, T, batches, bert, run, trainable
 
 FOR_PEFT = {"adapter_config.json", "adapter_model.safetensors"}
