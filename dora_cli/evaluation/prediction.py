@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from dora_cli.data import Examples, encode, encode_sources, group_references, read_file
+from dora_cli.data.notes import text_notes
 from dora_cli.errors import RecipeError
 from dora_cli.evaluation.classification import compute_logits
 from dora_cli.evaluation.decoding import decode
@@ -129,6 +130,9 @@ def _predict(
     restored = restore(checkpoint, overrides, splits, listener)
     parts = own or restored.examples
     several = len(parts) > 1
+    for name, examples in parts.items():
+        for note in text_notes(name if own else f"split {name}", examples):
+            listener.note(note)
     return [_part(restored, name, examples, listener, several=several) for name, examples in parts.items()]
 
 

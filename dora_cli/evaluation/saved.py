@@ -26,6 +26,7 @@ from dora_cli.training.environment import installed_version
 from dora_cli.training.folders import MANIFEST
 from dora_cli.training.listener import Listener, SilentListener
 from dora_cli.training.memory import memory_advice
+from dora_cli.training.notes import notes_before_evaluation
 from dora_cli.training.resolve import resolve
 from dora_cli.training.run import load_split
 from dora_cli.training.seeds import set_deterministic
@@ -212,6 +213,8 @@ def _evaluate_saved(checkpoint: str | Path, split: str | None, overrides: Sequen
 
     restored = restore(checkpoint, overrides, splits, listener)
     recipe, task, adapted, weights = restored.recipe, restored.task, restored.adapted, restored.weights
+    for note in notes_before_evaluation(recipe, task, restored.examples):
+        listener.note(note)
     evaluator = make_evaluator(
         recipe,
         task,

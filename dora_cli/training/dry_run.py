@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from dora_cli.evaluation.evaluator import evaluated_splits
 from dora_cli.models import ModelUnreachableError, Projection, find_projections, head_parameters, left_out
 from dora_cli.recipe import Recipe
 from dora_cli.tasks import Task
@@ -18,6 +19,7 @@ from dora_cli.training.build import base_from_config, make_method, note_on_code,
 from dora_cli.training.capture import check_capture, choose_capture
 from dora_cli.training.devices import resolve_device, resolve_precision
 from dora_cli.training.length import RunLength
+from dora_cli.training.notes import note_on_java, notes_before_training, notes_on_official_sizes, notes_on_settings
 from dora_cli.training.resolve import resolve
 from dora_cli.training.run import load_split
 from dora_cli.training.threads import Threads, decide, most_threads
@@ -42,6 +44,7 @@ class DryRun:
         rank_note: what is to be said of the start rank; None where it is sound or the model's shapes are out of reach.
         left_out_note: which projections the targets leave out, and why; None where they leave out none.
         cuda_graph: whether steps will be captured in CUDA graphs, in words; None where that is no question.
+        notes: what a run would say of its settings and data before it starts.
         output: the run folder, or the parent folder of a run per seed; None if not decided.
         seeds: one run each; empty for a single run.
     """
@@ -59,6 +62,7 @@ class DryRun:
     rank_note: str | None = None
     left_out_note: str | None = None
     cuda_graph: str | None = None
+    notes: Sequence[str] = ()
     output: Path | None = None
     seeds: Sequence[int] = ()
 
@@ -86,6 +90,7 @@ class DryRun:
             rows.append(("rank", self.rank_note))
         if self.left_out_note is not None:
             rows.append(("targets", self.left_out_note))
+        rows += [("note", note) for note in self.notes]
         if self.output is not None:
             rows.append(("output", f"{self.output / 'seed-*' if self.seeds else self.output}"))
         if self.seeds:
@@ -100,7 +105,8 @@ def dry_run(recipe: Recipe, output: Path | None = None, seeds: Sequence[int] = (
     precision = resolve_precision(recipe.train.precision, device, recipe.model.dtype)
     check_capture(recipe.train.cuda_graph, device)
     processes = int(os.environ.get("WORLD_SIZE", "1"))
-    length = RunLength.of(recipe, _training_examples(recipe, task), processes)
+    examples, notes = _data(recipe, task)
+    length = RunLength.of(recipe, examples, processes)
     method, targets = make_method(recipe), targets_of(recipe)
     parameters, reason, model, rank_note, left_out_note = None, None, None, None, None
     try:
@@ -131,6 +137,7 @@ def dry_run(recipe: Recipe, output: Path | None = None, seeds: Sequence[int] = (
         rank_note=rank_note,
         left_out_note=left_out_note,
         cuda_graph=_cuda_graph(recipe.train.cuda_graph, model, device, precision),
+        notes=notes,
         output=output,
         seeds=seeds,
     )
@@ -146,12 +153,18 @@ def _cuda_graph(setting: str, model: nn.Module | None, device: torch.device, pre
     return "yes" if answer.captured else f"no: {answer.reason}"
 
 
-def _training_examples(recipe: Recipe, task: Task) -> int:
-    """Official size for the hub, which is not asked; any other source is read, since it is at hand."""
+def _data(recipe: Recipe, task: Task) -> tuple[int, list[str]]:
+    """The number of training examples, and what a run would say of settings and data.
+
+    Official sizes for the hub, which is not asked; any other source is read, since it is at hand.
+    """
     if recipe.data.source == "hub":
-        size = task.splits["train"]
-        return size if recipe.data.max_train_samples is None else min(size, recipe.data.max_train_samples)
-    return len(load_split(recipe, task, "train", training=True))
+        size, limit = task.splits["train"], recipe.data.max_train_samples
+        notes = [*notes_on_settings(recipe), *notes_on_official_sizes(recipe, task)]
+        return size if limit is None else min(size, limit), [*notes, *filter(None, [note_on_java(task)])]
+    training = load_split(recipe, task, "train", training=True)
+    evaluated = {split: load_split(recipe, task, split, training=False) for split in evaluated_splits(recipe, task)}
+    return len(training), list(notes_before_training(recipe, task, training, evaluated))
 
 
 def _parameters(projections: list[Projection], schedule: dict[str, Any], head: int) -> dict[str, int]:

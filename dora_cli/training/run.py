@@ -33,6 +33,7 @@ from dora_cli.training.listener import Listener, Listeners, RunStart, SilentList
 from dora_cli.training.lock import RunLock
 from dora_cli.training.loop import Loop, log_length
 from dora_cli.training.memory import memory_advice
+from dora_cli.training.notes import notes_before_training
 from dora_cli.training.output import (
     check_output,
     check_there,
@@ -197,6 +198,8 @@ def _train(call: _Call, signals: StopSignals, stack: contextlib.ExitStack) -> Ru
     training = load_split(recipe, task, "train", training=True)
     evaluated = {split: load_split(recipe, task, split, training=False) for split in evaluated_splits(recipe, task)}
     length = RunLength.of(recipe, len(training), accelerator.num_processes)
+    for odd in notes_before_training(recipe, task, training, evaluated):
+        listener.note(odd)
     if note := note_on_code(recipe):
         listener.note(note)
     with memory_advice(recipe, "load"):
