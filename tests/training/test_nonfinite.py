@@ -119,6 +119,18 @@ def test_an_epoch_of_which_nothing_is_left(
     assert result.metrics["epochs"][0]["metrics"] == result.metrics["epochs"][1]["metrics"]
 
 
+@pytest.mark.parametrize(("method", "noticed"), [("dora", 3), ("head", 24)])
+def test_a_run_in_which_no_step_learns_anything_is_no_result(
+    make_recipe: MakeRecipe, plant: Callable[[Mapping[int, float]], Moved], tmp_path: Path, method: str, noticed: int
+) -> None:
+    """However many steps may pass: found at the first event, or at the end where there is none."""
+    plant(dict.fromkeys(range(1, 25), NAN))
+    changes = ("method={name: head}",) if method == "head" else ()
+    with pytest.raises(DivergedError, match=f"every step up to {noticed} "):
+        train(make_recipe(*STEADY, *changes, "train.device=cpu", "train.skip_nonfinite=1000"), tmp_path / "run")
+    assert not (tmp_path / "run" / "metrics.json").exists()
+
+
 @pytest.mark.parametrize("device", DEVICES)
 def test_so_many_are_let_pass(make_recipe: MakeRecipe, plant: Callable[[Mapping[int, float]], Moved], tmp_path: Path, device: str) -> None:
     """Three, in warm-up, while pruning and at the end of an epoch after the freeze; means leave them out."""
