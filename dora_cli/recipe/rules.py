@@ -1,7 +1,4 @@
-"""What must hold between the keys of a recipe.
-
-What a single key takes is written at the key, in `dora_cli.recipe.schema`.
-"""
+"""What must hold between the keys of a recipe. What a single key takes is written at the key, in `dora_cli.recipe.schema`."""
 
 from __future__ import annotations
 
@@ -28,8 +25,8 @@ def broken_rules(value: Callable[[str], Any]) -> Iterator[tuple[str, str]]:
     """Yields ``(key, message)`` of every broken rule.
 
     Args:
-        value: gives the value of a dotted key; raises KeyError where the recipe has no such key or no usable value,
-            which excuses the rules that need it.
+        value: gives the value of a dotted key; raises KeyError where the recipe has no such key or no usable value, which excuses
+            the rules that need it.
     """
     for rule in RULES:
         try:

@@ -111,6 +111,11 @@ def _one_message(name: str) -> Iterator[None]:
         ) from error
 
 
+def base_fingerprint(base: LoadedModel) -> str:
+    """The identity of a base model's frozen tensors; of a head that a seed has drawn it says nothing."""
+    return fingerprint_model(base.model, leave_out=frozenset(head_parameters(base.model, base.fresh)))
+
+
 def note_on_code(recipe: Recipe) -> str | None:
     """What whoever loads the base model of `recipe` must say first; None where no code of a stranger is run."""
     return f"model.trust_remote_code is on: code of {recipe.model.name} is run" if recipe.model.trust_remote_code else None
@@ -168,7 +173,7 @@ def adapt(recipe: Recipe, task: Task, base: LoadedModel, method: Method, device:
     schedule = None if total_steps is None else method.plan(total_steps, {p.name: p.shape for p in projections})
     head = head_parameters(model, base.fresh)
     model.requires_grad_(False)
-    fingerprint = fingerprint_model(model, leave_out=frozenset(head))
+    fingerprint = base_fingerprint(base)
     size = ModelSize.of(model, head.values())
     model.to(device)
     seed_everything(recipe.train.seed)  # the draw of A and B depends on the seed alone, not on how the base was loaded

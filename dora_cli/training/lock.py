@@ -1,6 +1,4 @@
-"""One run per folder: a lock that the operating system drops when its process ends, however it ends, and a watch over
-the folder.
-"""
+"""One run per folder: a lock that the operating system drops when its process ends, however it ends; and whether it is still there."""
 
 from __future__ import annotations
 
@@ -17,8 +15,8 @@ _TAKEN = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
 class RunLock:
     """Held while a run works in `folder`, which must exist. Raises OutputError if another process holds it.
 
-    The folder itself is locked, so a killed run leaves nothing to clear away. Where the system cannot lock folders
-    (Windows, some network disks) there is no lock.
+    The folder itself is locked, so a killed run leaves nothing to clear away. Where the system cannot lock folders (Windows, some
+    network disks) there is no lock.
     """
 
     def __init__(self, folder: Path) -> None:

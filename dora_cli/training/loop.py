@@ -191,7 +191,8 @@ class Loop:
                 if self.at.groups < last:  # the last step's checkpoint is the epoch's
                     self._stop_or_save()
             train_loss = self.step_function.ledger.take_epoch_loss()  # waits for the device
-        self.step_function.check(self.at.step)
+        last_of_all = self.at.step == self.length.total_steps
+        (self.step_function.check_learned if last_of_all else self.step_function.check)(self.at.step)
         self.at.train_loss = train_loss
 
     def _prepare_evaluator(self) -> None:

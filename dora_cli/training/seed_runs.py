@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from dora_cli.errors import CheckpointError, OutputError
 from dora_cli.evaluation.evaluator import evaluated_splits
-from dora_cli.models import head_parameters
 from dora_cli.recipe import Recipe, dump_recipe, load_recipe, parse_recipe
 from dora_cli.reports.records import RunRecords, read_json, write_json
 from dora_cli.reports.summary import seeds_summary
 from dora_cli.tasks import Task
-from dora_cli.training.build import load_base
-from dora_cli.training.fingerprint import fingerprint_model
+from dora_cli.training.build import base_fingerprint, load_base, note_on_code
 from dora_cli.training.listener import Listener, SilentListener
 from dora_cli.training.memory import memory_advice
 from dora_cli.training.output import check_output
@@ -41,19 +40,24 @@ def train_seeds(
 
     Args:
         overwrite: whether whatever runs `output` holds are replaced, as soon as the first new one can start.
-        make_listener: called once per run.
+        make_listener: called once per run, and once for what is said before the first.
 
     Raises:
-        OutputError: `output` holds something else, such as runs on other data or another base model; found before the first run.
+        OutputError: `output` holds something else, such as runs on other data or another base model; found before the first run. Or a
+            finished run was taken away meanwhile.
     """
     recipe, task = resolve(recipe)
     parent = RunRecords(Path(output))
     _check(parent, recipe, seeds, overwrite)
     if not overwrite:
-        _check_inputs(parent, recipe, task)
+        with contextlib.closing(make_listener()) as listener:
+            _check_inputs(parent, recipe, task, listener)
     replaces = parent.folder if overwrite else None
+    finished: list[RunRecords] = []
     for seed in seeds:
         records = RunRecords(parent.folder / f"seed-{seed}")
+        _check_finished(finished)
+        finished.append(records)
         if records.metrics.exists() and not overwrite:
             continue
         begun = records.recipe.is_file() and records.recipe.stat().st_size > 0  # an empty one: an earlier run was being removed
@@ -68,6 +72,7 @@ def train_seeds(
             how_to_resume=how_to_resume,
         )
         replaces = None
+    _check_finished(finished)
     summary = seeds_summary([run.read_metrics() for run in parent.seed_runs() if run.metrics.exists()])
 
     if is_main():
@@ -95,17 +100,19 @@ def _check(parent: RunRecords, recipe: Recipe, seeds: Sequence[int], overwrite: 
             )
 
 
-def _check_inputs(parent: RunRecords, recipe: Recipe, task: Task) -> None:
+def _check_inputs(parent: RunRecords, recipe: Recipe, task: Task, listener: Listener) -> None:
     """Refuses runs in `parent` whose data or base model are others than today's: their mean with new ones would be one of nothing."""
-    begun = [run for run in parent.seed_runs() if run.environment.is_file() or run.metrics.is_file()]
-    if not begun:
+    kept = [run for run in parent.seed_runs() if run.metrics.is_file() or checkpoints_of(run)]  # others begin anew, on what is there now
+    if not kept:
         return
+    if is_main() and (note := note_on_code(recipe)):
+        listener.note(note)
     splits = {"train": True} | dict.fromkeys(evaluated_splits(recipe, task), False)
     data = {name: load_split(recipe, task, name, training=training).fingerprint() for name, training in splits.items()}
     with memory_advice(recipe, "load"):
         base = load_base(recipe, task)
-    model = fingerprint_model(base.model, leave_out=frozenset(head_parameters(base.model, base.fresh)))
-    for run in begun:
+    model = base_fingerprint(base)
+    for run in kept:
         try:
             check_same_inputs(read_json(run.environment), model=model, data=data)
         except CheckpointError as error:
@@ -113,6 +120,16 @@ def _check_inputs(parent: RunRecords, recipe: Recipe, task: Task) -> None:
                 f"{run.folder} holds a run that cannot stand beside new ones: {error}; choose another --output, or pass --overwrite to "
                 "replace it"
             ) from error
+
+
+def _check_finished(runs: Sequence[RunRecords]) -> None:
+    """Refuses to go on where finished runs were taken away meanwhile: a summary would be of fewer seeds than were asked for."""
+    for run in runs:
+        if not run.metrics.exists():
+            raise OutputError(
+                f"the finished run in {run.folder} was removed while other seeds were trained; put it back from a copy, or train it again "
+                "with the same command"
+            )
 
 
 def _seed_of(run: RunRecords) -> int:

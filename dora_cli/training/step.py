@@ -111,7 +111,7 @@ class TrainingStep:
             self._sum_over_processes()
         self._run("update", partial(self._update, step), {})
         if event:
-            self.check_weights(step)
+            self.check_learned(step)
         report = self.method.advance(step)
         if report.replaced:
             shrink(self.optimizer, report.replaced)
@@ -212,8 +212,24 @@ class TrainingStep:
 
         Waits for the device once.
         """
-        largest = nn.utils.get_total_norm(self._parameters, math.inf)
-        halted, finite = torch.stack([self.ledger.halted, largest.isfinite()]).tolist()
+        self._read_weights(step)
+
+    def check_learned(self, step: int) -> None:
+        """Like `check_weights`, and that a step has changed them at all: nothing is chosen by what was never learned.
+
+        The fp16 scaler's own skipped steps do not count: it finds its scale by them.
+        """
+        if self._read_weights(step) and self.accelerator.scaler is None:
+            raise DivergedError(
+                f"training diverged: the loss or gradient norm of every step up to {step:,} was not finite, and train.skip_nonfinite let "
+                "all of them pass: nothing was learned. Lower train.learning_rate, method.alpha or method.dem_weight, or set "
+                "train.precision: fp32"
+            )
+
+    def _read_weights(self, step: int) -> bool:
+        """Raises DivergedError where the flag is set or a weight is not finite; returns whether every step so far was a bad one."""
+        ledger, largest = self.ledger, nn.utils.get_total_norm(self._parameters, math.inf)
+        halted, finite, in_vain = torch.stack([ledger.halted, largest.isfinite(), ledger.bad_steps >= ledger.number]).tolist()
         if halted:
             self.check(step)
         if not finite:
@@ -221,6 +237,7 @@ class TrainingStep:
                 f"training diverged: the weights after step {step:,} are not finite, at learning rate {self.learning_rate:.3g}; "
                 "lower train.learning_rate, lengthen train.lr_warmup_fraction, or set train.precision: fp32"
             )
+        return bool(in_vain)
 
     def _learning_rate_of(self, step: int) -> float:
         """Of step number `step`, by the schedule."""

@@ -1,6 +1,4 @@
-"""Losses that are not finite, planted at known steps: nothing moves there, and the run ends at exactly the one too
-many.
-"""
+"""Losses that are not finite, planted at known steps: nothing moves there, and the run ends at exactly the one too many."""
 
 from __future__ import annotations
 
@@ -77,8 +75,7 @@ NAN, INF = float("nan"), float("inf")
 @pytest.mark.parametrize(
     ("step", "value", "where", "noticed", "saved"),
     [
-        # the flag is read at logged steps (5, 10, ...), before events (3, 6, 9, 11), at epochs' ends (6, 12, ...) and
-        # before saving
+        # the flag is read at logged steps (5, 10, ...), before events (3, 6, 9, 11), at epochs' ends (6, 12, ...) and before saving
         (2, NAN, r"epoch 1, batch 2 of 6", 3, None),
         (7, INF, r"epoch 2, batch 1 of 6", 9, 6),
         (14, NAN, r"epoch 3, batch 2 of 6", 15, 12),
@@ -101,11 +98,7 @@ def test_the_step_is_named_and_nothing_moves(
     recipe = make_recipe(*STEADY, f"train.device={device}")
     # 5e-3 from the second step on (one step of warm-up), falling to 0 over 23 steps
     rate = f"{5e-3 * (24 - (step - 1)) / 23:.3g}"
-    with pytest.raises(
-        DivergedError,
-        match=rf"step {step} \({where}\) was not finite, at learning rate {rate}; "
-        rf"noticed at step {noticed}",
-    ):
+    with pytest.raises(DivergedError, match=rf"step {step} \({where}\) was not finite, at learning rate {rate}; noticed at step {noticed}"):
         train(recipe, tmp_path / "run")
     assert [number for number, any_change in moved.items() if not any_change] == list(range(step, noticed + 1))
     if saved is None:
@@ -124,6 +117,18 @@ def test_an_epoch_of_which_nothing_is_left(
     losses = [entry["train_loss"] for entry in read(tmp_path / "run" / "metrics.json")["epochs"]]
     assert [loss is None for loss in losses] == [False, True, False, False]
     assert result.metrics["epochs"][0]["metrics"] == result.metrics["epochs"][1]["metrics"]
+
+
+@pytest.mark.parametrize(("method", "noticed"), [("dora", 3), ("head", 24)])
+def test_a_run_in_which_no_step_learns_anything_is_no_result(
+    make_recipe: MakeRecipe, plant: Callable[[Mapping[int, float]], Moved], tmp_path: Path, method: str, noticed: int
+) -> None:
+    """However many steps may pass: found at the first event, or at the end where there is none."""
+    plant(dict.fromkeys(range(1, 25), NAN))
+    changes = ("method={name: head}",) if method == "head" else ()
+    with pytest.raises(DivergedError, match=f"every step up to {noticed} "):
+        train(make_recipe(*STEADY, *changes, "train.device=cpu", "train.skip_nonfinite=1000"), tmp_path / "run")
+    assert not (tmp_path / "run" / "metrics.json").exists()
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -305,6 +305,35 @@ def test_seeds_of_other_data_or_another_base_are_refused_before_anything_is_trai
     assert train_seeds(recipe, runs, [2], overwrite=True)["seeds"] == [2]
 
 
+def test_a_seed_without_a_checkpoint_begins_anew_on_what_is_there_now(make_recipe: MakeRecipe, tiny_model: Path, tmp_path: Path) -> None:
+    """It was stopped before anything was learned, so nothing of the former model is in it."""
+    shutil.copytree(tiny_model, tmp_path / "model")
+    recipe, run = make_recipe(f"model.name={tmp_path / 'model'}", "train.max_steps=6"), tmp_path / "runs" / "seed-1"
+    train_seeds(recipe, tmp_path / "runs", [1])
+    before = read(run / "environment.json")["model"]["fingerprint"]
+    (run / "metrics.json").unlink()
+    shutil.rmtree(run / "checkpoints")
+    weights = load_file(tmp_path / "model" / "model.safetensors")
+    save_file({name: weight + 1 for name, weight in weights.items()}, tmp_path / "model" / "model.safetensors", metadata={"format": "pt"})
+    assert train_seeds(recipe, tmp_path / "runs", [1])["seeds"] == [1]
+    assert read(run / "environment.json")["model"]["fingerprint"] != before
+
+
+@pytest.mark.parametrize("taken", ["seed-1", "seed-2"])
+def test_a_finished_seed_that_is_taken_away_is_no_silent_loss(make_recipe: MakeRecipe, tmp_path: Path, taken: str) -> None:
+    """As soon as the seed that follows it is done, or before: no summary of fewer seeds than were asked for."""
+    runs = tmp_path / "runs"
+
+    class Takes(SilentListener):
+        def finish(self, *_: object) -> None:
+            if (runs / "seed-2").exists():
+                shutil.rmtree(runs / taken)
+
+    with pytest.raises(OutputError, match=taken):
+        train_seeds(make_recipe("train.max_steps=6"), runs, [1, 2], make_listener=Takes)
+    assert not (runs / "summary.json").exists()
+
+
 def test_a_run_is_never_overwritten_unasked(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     recipe = make_recipe("train.max_steps=6")
     train(recipe, tmp_path / "run")

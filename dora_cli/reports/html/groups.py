@@ -239,10 +239,12 @@ def _whole(entry: Mapping[str, Any]) -> bool:
 def _kind(run: Run) -> tuple[object, ...]:
     """What runs of one group have in common."""
     kept = tuple((key, value) for key, value in run.settings.items() if key not in WITHOUT_EFFECT)
-    model = (run.environment or {}).get("model")
-    fingerprint = model.get("fingerprint") if isinstance(model, Mapping) else None
+    environment = run.environment or {}
+    model, data = environment.get("model"), environment.get("data")
+    splits = data if isinstance(data, Mapping) else {}
+    fingerprints = [str(part.get("fingerprint")) for part in (model, *splits.values()) if isinstance(part, Mapping)]
     record = run.metrics
-    return kept, str(fingerprint), None if kept or not record else (record["task"], record["model"], record["method"])
+    return kept, tuple(fingerprints), None if kept or not record else (record["task"], record["model"], record["method"])
 
 
 # Names --------------------------------------------------------------------------------------------------------------------------
