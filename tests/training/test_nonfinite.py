@@ -119,7 +119,7 @@ def test_an_epoch_of_which_nothing_is_left(
     assert result.metrics["epochs"][0]["metrics"] == result.metrics["epochs"][1]["metrics"]
 
 
-@pytest.mark.parametrize(("method", "noticed"), [("dora", 3), ("head", 24)])
+@pytest.mark.parametrize(("method", "noticed"), [("dora", 9), ("head", 24)])
 def test_a_run_in_which_no_step_learns_anything_is_no_result(
     make_recipe: MakeRecipe, plant: Callable[[Mapping[int, float]], Moved], tmp_path: Path, method: str, noticed: int
 ) -> None:
