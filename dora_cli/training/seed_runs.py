@@ -60,8 +60,7 @@ def train_seeds(
         finished.append(records)
         if records.metrics.exists() and not overwrite:
             continue
-        begun = records.recipe.is_file() and records.recipe.stat().st_size > 0  # an empty one: an earlier run was being removed
-        resume = not overwrite and begun and bool(checkpoints_of(records))
+        resume = not overwrite and _can_go_on(records)
         train(
             _with_seed(recipe, seed),
             records.folder,
@@ -102,7 +101,7 @@ def _check(parent: RunRecords, recipe: Recipe, seeds: Sequence[int], overwrite: 
 
 def _check_inputs(parent: RunRecords, recipe: Recipe, task: Task, listener: Listener) -> None:
     """Refuses runs in `parent` whose data or base model are others than today's: their mean with new ones would be one of nothing."""
-    kept = [run for run in parent.seed_runs() if run.metrics.is_file() or checkpoints_of(run)]  # others begin anew, on what is there now
+    kept = [run for run in parent.seed_runs() if run.metrics.is_file() or _can_go_on(run)]  # others begin anew, on what is there now
     if not kept:
         return
     if is_main() and (note := note_on_code(recipe)):
@@ -120,6 +119,11 @@ def _check_inputs(parent: RunRecords, recipe: Recipe, task: Task, listener: List
                 f"{run.folder} holds a run that cannot stand beside new ones: {error}; choose another --output, or pass --overwrite to "
                 "replace it"
             ) from error
+
+
+def _can_go_on(run: RunRecords) -> bool:
+    """Whether an unfinished run has a checkpoint of its own; beside an empty recipe lie those of an earlier run that was being removed."""
+    return run.recipe.is_file() and run.recipe.stat().st_size > 0 and bool(checkpoints_of(run))
 
 
 def _check_finished(runs: Sequence[RunRecords]) -> None:

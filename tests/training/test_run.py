@@ -319,6 +319,18 @@ def test_a_seed_without_a_checkpoint_begins_anew_on_what_is_there_now(make_recip
     assert read(run / "environment.json")["model"]["fingerprint"] != before
 
 
+def test_seeds_whose_replacing_was_cut_short_begin_anew(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    """Whatever is left of the earlier runs says nothing of the new ones."""
+    runs = tmp_path / "runs"
+    train_seeds(make_recipe("train.max_steps=6"), runs, [1, 2])
+    for run in (runs / "seed-1", runs / "seed-2"):
+        (run / "recipe.yaml").write_text("")
+        (run / "metrics.json").unlink()
+    (runs / "seed-1" / "environment.json").unlink()
+    assert train_seeds(make_recipe("train.max_steps=12"), runs, [1, 2])["seeds"] == [1, 2]
+    assert evaluate(runs / "seed-1")["identical"] is True
+
+
 @pytest.mark.parametrize("taken", ["seed-1", "seed-2"])
 def test_a_finished_seed_that_is_taken_away_is_no_silent_loss(make_recipe: MakeRecipe, tmp_path: Path, taken: str) -> None:
     """As soon as the seed that follows it is done, or before: no summary of fewer seeds than were asked for."""

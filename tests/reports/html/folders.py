@@ -75,6 +75,8 @@ def write_run(
     if stop is not None:
         return folder
     ranks = {**examples.ranks(projections, rank=rank, start_rank=start_rank, seed=seed), "history": history}
+    edges = (("warm-up", 1, WARMUP), ("pruning", WARMUP + 1, FREEZE), ("final", FREEZE + 1, STEPS))
+    ranks["phases"] = [{"name": name, "first": first, "last": last} for name, first, last in edges]
     layers = ranks["layers"]
     at_start, at_end = (sum(layer[key] * sum(layer["shape"]) for layer in layers) for key in ("start_rank", "rank"))
     best = max((entry for entry in epochs if entry["phase"] == "final"), key=lambda entry: entry["metrics"]["accuracy"])
