@@ -3,14 +3,15 @@
     python scripts/kill_campaign.py [--kills 500] [--seed 1] [--jobs 2]
 
 Kinds of command take turns: a classifier and a generator (accumulation, dropout, every phase of DoRA, a checkpoint after every step or
-every third), two seeds, one and several runs over earlier ones with files of the user's beside them, both kinds of export and pages and
+every few), two seeds, one and several runs over earlier ones with files of the user's beside them, both kinds of export, pages and
 pictures, each where nothing was and over an earlier one. Half of the moments are uniform over the time of the whole command, from the
-process's start to its end; the other half are uniform over the places where the program writes, moves, removes or computes. Writings rest
-for some milliseconds after each part, so that moments fall there too. What a kill leaves is looked at: an earlier export or page must be
-whole, absent, or replaced by the whole new one, an earlier run whole or no longer called finished, and the user's files there. A killed
-command is called again until it ends; then weights, records, log, outputs, optimiser and random states, exports and pages must be those of
-the command that was left alone to the bit, but for times, and no file may be left over. Prints where the kills fell; exits 1 if anything
-differed, and names the folders, which are kept.
+process's start to its end; the other half over the places where the program computes, writes, moves or removes. Writings rest for some
+milliseconds after each part, so that moments fall there too.
+
+What a kill leaves is looked at: an earlier export or page must be whole, absent, or replaced by the whole new one; an earlier run whole,
+or no longer called finished; the user's files there. The killed command is called again until it ends. Then weights, records, log,
+outputs, optimiser and random states, exports and pages must be to the bit those of the command that was left alone, but for times, and no
+file may be left over. Prints where the kills fell; exits 1 if anything differed, and names the folders, which are kept.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ method: {name: dora, rank: 2, prune_interval: 2, dropout: 0.2}
 train: {epochs: 3, batch_size: 2, gradient_accumulation: 4, learning_rate: 2.0e-2, log_every: 2, device: cpu}
 eval: {batch_size: 4}
 decode: {beams: 2, max_new_tokens: 12, batch_size: 3, epoch_samples: 2}
-save: {every_steps: 1}
+save: {every_steps: 2}
 """
 
 SHORT = ("data.max_train_samples=62", "train.epochs=2", "save.every_steps=3")

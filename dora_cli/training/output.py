@@ -135,8 +135,8 @@ def remove_run(run: RunRecords, *, keep: Path | None = None) -> None:
     for seed in run.seed_runs():
         if seed.recipe.is_file():
             remove_run(seed, keep=keep)
-            with contextlib.suppress(OSError):  # not empty: it is kept, or something of the user's is in it
-                seed.folder.rmdir()
+        with contextlib.suppress(OSError):  # not empty: it is kept, or something of the user's is in it
+            seed.folder.rmdir()
     clear_leftovers(run)
     run.metrics.unlink(missing_ok=True)
     if run.recipe.is_file():

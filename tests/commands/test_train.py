@@ -139,6 +139,19 @@ def test_a_replaced_run_leaves_only_what_was_not_its_own(trained: Trained, tmp_p
     assert contents(tmp_path / "parent") == {"recipe.yaml": b"", "seed-2": None, "seed-2/plot.png": b"mine", "seed-x": None}
 
 
+def test_seeds_go_on_where_a_kill_left_an_empty_folder_or_an_empty_recipe(recipe: Path, trained: Trained) -> None:
+    """One was made and not yet taken; in the other an earlier run was being removed, whose checkpoints are not the new run's."""
+    few = ("--set", "train.max_steps=4", "-o", "new")
+    Path("new/seed-1").mkdir(parents=True)
+    assert dora("train", recipe, *few, "--seeds", "1").code == 0
+    shutil.copytree(trained.folder, "new/seed-2")
+    Path("new/seed-2/metrics.json").unlink()
+    Path("new/seed-2/recipe.yaml").write_text("")
+    done = dora("train", recipe, *few, "--seeds", "1,2")
+    assert done.code == 0, done.err
+    assert {path.name for path in Path("new/seed-2/checkpoints").iterdir()} == {"step-4"}
+
+
 def test_of_two_runs_started_at_once_one_gets_the_folder(tmp_path: Path) -> None:
     """Both have found it free, and spend seconds on loading before they take it."""
     for _ in range(2):

@@ -361,3 +361,12 @@ def test_nested_without_end_is_one_message(tmp_path: Path) -> None:
         (tmp_path / "metrics.json").write_text(text)
         with pytest.raises(CheckpointError, match="is damaged: nested more than"):
             RunRecords(tmp_path).read_metrics()
+
+
+def test_what_a_killed_writer_has_left_goes_with_the_next_writing(tmp_path):
+    for name in (".page.html.123.tmp", ".page.html.tmp", ".page.html.mine.tmp", ".another-page.html.123.tmp", ".pageXhtml.123.tmp"):
+        (tmp_path / name).write_text("half")
+    write_text(tmp_path / "page.html", "whole")
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *("page.html", ".page.html.tmp", ".page.html.mine.tmp", ".another-page.html.123.tmp", ".pageXhtml.123.tmp")
+    }

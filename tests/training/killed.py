@@ -149,11 +149,10 @@ class Training(Case):
         assert found.items() >= OWN.items(), "a file of the user's is lost"
         if {name: held for name, held in found.items() if name not in OWN} == content(self.before):
             return
-        for run in self.runs(place):
-            recipe = run / "recipe.yaml"
-            finished = (run / "metrics.json").is_file()
-            whole = content(self.before).items() <= found.items()
-            assert not finished or whole or self._is_new(recipe), f"{run.name} says that it is finished, and is in parts"
+        for finished in place.glob("**/metrics.json"):
+            name = finished.parent.relative_to(place)
+            whole = content(self.before / name).items() <= content(place / name).items()
+            assert whole or self._is_new(finished.with_name("recipe.yaml")), f"{place / name} says that it is finished, and is in parts"
 
     def assert_equals(self, folder: Path) -> None:
         mine, theirs = self.folder / self.place, folder / self.place
@@ -184,7 +183,7 @@ class Result(Case):
         allowed = [{}, content(self.folder / self.place), *([content(self.before)] if self.before is not None else [])]
         found = content(place)
         assert found in allowed, f"neither old nor new: {sorted(found)}"
-        assert found or not place.is_dir(), "an empty place"
+        assert found or not place.exists(), "an empty folder is left"
 
     def assert_equals(self, folder: Path) -> None:
         assert_same_files(self.folder, folder)

@@ -281,7 +281,7 @@ def _around_exports(mark: Mark, files: _Files) -> None:
         rmtree(path, ignore_errors=ignore_errors)
 
     _change(saved, export_folder=marked_folder, save_file=halved_save, save_merged=halved_merged)
-    _change(folder, shutil=SimpleNamespace(rmtree=marked_rmtree))
+    _change(folder, shutil=_Like(shutil, rmtree=marked_rmtree))
     _change(Path, rename=marked_rename, unlink=marked_unlink)
 
 
