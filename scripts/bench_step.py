@@ -278,7 +278,7 @@ def measure_own_work(step: DoraStep, step_ms: float) -> dict[str, float]:
 
 @torch.no_grad()
 def measure_events(settings: Settings) -> dict[str, float]:
-    """`event_ms` and `freeze_ms`, from a schedule in which every step has an event, on gates drawn at random: that needs no training."""
+    """`event_ms` and `freeze_ms`, from a schedule with an event at every step that can have one, on gates drawn at random: no training."""
     model, _ = settings.build()
     method, schedule = attach_dora(model, settings, pruning=EVENTS)
     for parameter in method.parameters():
@@ -286,15 +286,15 @@ def measure_events(settings: Settings) -> dict[str, float]:
             parameter.normal_()
     times = []
     for number in range(1, EVENTS + 1):
-        assert schedule.is_event(number)
         method.observe()
         synchronize(settings.device)
         began = time.perf_counter()
         report = method.advance(number)
         synchronize(settings.device)
-        times.append(1000 * (time.perf_counter() - began))
+        if report.event:  # the curve begins so slowly that the first steps prune nothing
+            times.append(1000 * (time.perf_counter() - began))
     assert report.frozen
-    return {"event_ms": median(times[EVENTS // 3 : -1]), "freeze_ms": times[-1]}
+    return {"event_ms": median(times[len(times) // 3 : -1]), "freeze_ms": times[-1]}
 
 
 # -- memory -------------------------------------------------------------------------------------------------------------------------
