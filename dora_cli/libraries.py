@@ -45,6 +45,11 @@ def bring_back(*names: str) -> None:
             del sys.modules[name]
 
 
+def is_panic(error: BaseException) -> bool:
+    """Whether a library written in Rust met what it held to be impossible: its class is no `Exception`, and cannot be imported."""
+    return type(error).__name__ == "PanicException"
+
+
 @contextmanager
 def loading(what: str) -> Iterator[None]:
     """Around imports that are made when they are first needed, and a first use that shows whether they work.

@@ -280,7 +280,7 @@ def measure_own_work(step: DoraStep, step_ms: float) -> dict[str, float]:
 def measure_events(settings: Settings) -> dict[str, float]:
     """`event_ms` and `freeze_ms`, from a schedule with an event at every step that can have one, on gates drawn at random: no training."""
     model, _ = settings.build()
-    method, schedule = attach_dora(model, settings, pruning=EVENTS)
+    method, _ = attach_dora(model, settings, pruning=EVENTS)
     for parameter in method.parameters():
         if parameter.ndim == 1:
             parameter.normal_()

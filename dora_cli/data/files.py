@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from dora_cli.data.columns import LABEL, Columns
 from dora_cli.data.examples import Examples
-from dora_cli.data.json_lines import check_characters, is_deep, json_fault, row_place
+from dora_cli.data.json_lines import check_characters, is_unsafe, json_fault, row_place
 from dora_cli.data.tables import CANNOT_READ, Table, check_not_empty, no_examples, read_delimited
 from dora_cli.data.values import check_not_wide, check_texts, label_ids, not_utf8, parse_labels, quoted, unlabelled
 from dora_cli.errors import DataError
@@ -153,11 +153,11 @@ def _check_lines(path: Path) -> None:
         if path.suffix == ".json":
             check_regular(path, WHOLE)
         check_not_wide(path)
-        deep = is_deep(path)
+        unsafe = is_unsafe(path)
         check_characters(path)
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}; {_MEND['.jsonl']}") from None
-    if deep and (fault := json_fault(path)) is not None:
+    if unsafe and (fault := json_fault(path)) is not None:
         raise fault
 
 

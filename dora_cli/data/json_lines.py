@@ -63,11 +63,17 @@ def _fault(path: Path) -> DataError | None:
     return _odd_row(path, "line", ((number, _parsed(line)) for number, line in _lines(path)))
 
 
-def is_deep(path: Path) -> bool:
-    """Whether brackets are nested deeper than anything here takes, and than the reader behind `datasets` survives."""
+def is_unsafe(path: Path) -> bool:
+    """Whether the reader behind `datasets` might break down over it: brackets nested without end, or rows that are null throughout."""
     if path.suffix == ".json":
-        return _deep(read_bytes(path, WHOLE))
-    return any(line.count(b"[") + line.count(b"{") > DEPTH and _deep(line) for line in lines(path))
+        content = read_bytes(path, WHOLE)
+        return _deep(content) or not (content.removeprefix(_MARK).lstrip().startswith(b"[") or all(map(_object, content.split(b"\n"))))
+    return any(not _object(line) or (line.count(b"[") + line.count(b"{") > DEPTH and _deep(line)) for line in lines(path))
+
+
+def _object(line: bytes) -> bool:
+    """Whether a line begins an object, or holds nothing."""
+    return line.removeprefix(_MARK).lstrip()[:1] in (b"{", b"")
 
 
 def _deep(text: bytes) -> bool:
@@ -80,6 +86,7 @@ def _deep(text: bytes) -> bool:
     return False
 
 
+_MARK = b"\xef\xbb\xbf"
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 

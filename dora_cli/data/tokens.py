@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from dora_cli.data.ragged import Ragged
-from dora_cli.errors import DataError
+from dora_cli.errors import DataError, DoraError, ModelError
+from dora_cli.libraries import is_panic
+from dora_cli.printable import shown
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -33,6 +36,9 @@ def tokenise(
         columns: one list of texts, or two of equal length.
         names: which of the tokenizer's outputs to keep: ``input_ids``, ``token_type_ids``.
         settings: of the tokenizer's call, such as the truncation.
+
+    Raises:
+        ModelError: the tokenizer fails.
     """
     call = partial(
         tokenizer,
@@ -43,7 +49,30 @@ def tokenise(
         verbose=False,  # its warning of long texts: lengths are checked here
         **settings,
     )
-    tokens = _quickly(tokenizer, call, columns, settings.get("add_special_tokens", True)) or call
+    with _one_message(tokenizer):
+        return _tokenise(tokenizer, call, columns, names, settings.get("add_special_tokens", True))
+
+
+@contextmanager
+def _one_message(tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
+    """A tokenizer may load whose parts do not fit together: what fails then is the library's business, and its files are to blame."""
+    try:
+        yield
+    except (DoraError, MemoryError):
+        raise
+    except BaseException as error:
+        if not isinstance(error, Exception) and not is_panic(error):
+            raise
+        raise ModelError(
+            f"model.name: the tokenizer of {tokenizer.name_or_path!r} fails on the texts ({type(error).__name__}: {shown(str(error))}); "
+            "download or build the model again"
+        ) from error
+
+
+def _tokenise(
+    tokenizer: PreTrainedTokenizerBase, call: Tokens, columns: Sequence[Sequence[str]], names: Sequence[str], special: bool
+) -> dict[str, Ragged]:
+    tokens = _quickly(tokenizer, call, columns, special) or call
     flat: dict[str, list[npt.NDArray[np.int32]]] = {name: [np.empty(0, dtype=np.int32)] for name in names}
     lengths: list[int] = []
     for start in range(0, len(columns[0]), _CHUNK):

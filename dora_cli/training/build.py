@@ -12,6 +12,7 @@ from torch import nn
 
 from dora_cli.data import PairLayout, pair_layout
 from dora_cli.errors import DoraError, ModelError
+from dora_cli.libraries import is_panic
 from dora_cli.methods import Method, triton_obstacle
 from dora_cli.methods.base import Schedule
 from dora_cli.methods.linear import trained_type
@@ -101,8 +102,8 @@ def _one_message(name: str) -> Iterator[None]:
         yield
     except DoraError:
         raise
-    except Exception as error:
-        if is_out_of_memory(error):
+    except BaseException as error:
+        if is_out_of_memory(error) or not (isinstance(error, Exception) or is_panic(error)):
             raise
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason is given")
         raise ModelError(

@@ -86,6 +86,19 @@ def test_whatever_the_bytes_there_is_one_message(name: str, tmp_path: Path) -> N
         assert "not JSON (nested more than" in message(path, deep)
 
 
+@pytest.mark.parametrize("text", ["null", " null\nnull\n", "null null", "\ufeffnull", "1", '"a"', "\n\nnull\n"])
+@pytest.mark.parametrize("name", ["train.jsonl", "train.json"])
+def test_rows_that_are_no_objects(name: str, text: str, tmp_path: Path) -> None:
+    """Arrow's reader breaks down where all are null."""
+    said = message(tmp_path / name, text)
+    assert ": not JSON" in said or "is no object" in said
+
+
+def test_an_object_may_take_several_lines(tmp_path: Path) -> None:
+    (tmp_path / "train.json").write_text('[\n {"sentence": "a",\n"label":\n1}\n]')
+    assert load_examples(get_task("glue/sst2"), "files", "train", path=tmp_path).texts == (["a"],)
+
+
 def test_brackets_in_texts_are_text(tmp_path: Path) -> None:
     texts = ["[" * 500, '"' + "{" * 500 + '\\"[']
     for name in ("train.json", "train.jsonl"):

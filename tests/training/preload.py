@@ -20,6 +20,8 @@ import dora_cli.training.run
 import tests.training.killing
 from dora_cli.models import load_generator, load_model
 
+with contextlib.suppress(ImportError):  # asked before an export is placed
+    import peft
 with contextlib.suppress(ImportError):  # of the extra plots
     import matplotlib.backends.backend_agg
     import matplotlib.figure

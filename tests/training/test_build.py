@@ -59,12 +59,21 @@ def test_nothing_is_said_of_ranks_that_can_be(make_recipe: MakeRecipe) -> None:
     assert "rank" not in dict(dry_run(make_recipe("method={name: head}")).rows)
 
 
+CLS_WITHOUT_ID = {
+    "type": "TemplateProcessing",
+    "single": [{"SpecialToken": {"id": "[CLS]", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+    "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+    "special_tokens": {},
+}
+
+
 @pytest.mark.parametrize(
     ("file", "key", "value"),
     [
         ("tokenizer_config.json", "model_max_length", [1]),
         ("tokenizer_config.json", "padding_side", []),
         ("tokenizer.json", "added_tokens", [{"id": 2**40}]),
+        ("tokenizer.json", "post_processor", CLS_WITHOUT_ID),  # panics at the first text
         ("config.json", "num_attention_heads", 0),
         ("config.json", "hidden_act", "no such function"),
     ],
