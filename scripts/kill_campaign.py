@@ -33,6 +33,7 @@ from threading import Lock
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from dora_cli.errors import DoraError
 from dora_cli.recipe import parse_recipe
 from tests.training.killed import Case, Result, Training
 from tests.training.killing import Strike, Warm
@@ -61,6 +62,8 @@ SHORT = ("data.max_train_samples=62", "train.epochs=2", "save.every_steps=3")
 
 REST = 0.005
 """Seconds after each part of a writing."""
+ENOUGH = 20
+"""Commands that differ, after which the campaign ends: kills alone would not end it where all commands fail at once."""
 MOST = 6
 """Kills of one command, at most; a short one would be struck again and again, being as long as before each time."""
 
@@ -136,7 +139,7 @@ class Campaign:
             for attempt in case.struck(folder, strikes(draw, case)):
                 if attempt.code:
                     phases[attempt.phase] += 1
-        except AssertionError as error:
+        except (AssertionError, DoraError, OSError) as error:  # it differs, or cannot even be read
             wrong = f"{folder}: {name}: {error}"
         else:
             shutil.rmtree(folder)
@@ -153,7 +156,7 @@ class Campaign:
         def work() -> None:
             while True:
                 with self.lock:
-                    if self.total >= self.kills:
+                    if self.total >= self.kills or len(self.wrong) >= ENOUGH:
                         return
                     number = next(numbers)
                 self.strike(number, *cases[number % len(cases)], random.Random(f"{seed} {number}"))
@@ -165,7 +168,7 @@ class Campaign:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--kills", type=int, default=500)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=2, help="commands struck at the same time")
     parser.add_argument("--only", default="", help="kinds of command with this in their names")
