@@ -14,6 +14,9 @@ from dora_cli.reports.records import clear_leftovers as clear_beside
 from dora_cli.training.folders import LEFTOVERS
 from dora_cli.training.lock import RunLock
 
+_TRIALS = tuple(f".adapter.trial{number}{LEFTOVERS[0]}" for number in (1, 2))
+"""What `try_saving` makes in a run folder, and removes."""
+
 
 def default_output(recipe_path: Path) -> Path:
     """``runs/glue-sst2`` for ``configs/glue/sst2.yaml``, ``runs/mine`` for ``mine.yaml``: after the path as it was given."""
@@ -37,9 +40,9 @@ def check_output(output: Path, *, overwrite: bool) -> None:
 
 
 def _is_empty(folder: Path) -> bool:
-    """Whether nothing is in `folder`, or just the empty folder of a seed whose run was killed before it could take it."""
-    empty = [seed.folder for seed in RunRecords(folder).seed_runs() if not any(seed.folder.iterdir())]
-    return all(path in empty for path in folder.iterdir())
+    """Whether nothing is in `folder` but what runs leave that were killed before they could take it: a trial, a seed's empty folder."""
+    seeds = [seed.folder for seed in RunRecords(folder).seed_runs()]
+    return all(path.name in _TRIALS or (path in seeds and _is_empty(path)) for path in folder.iterdir())
 
 
 def _what_it_holds(run: RunRecords) -> str:

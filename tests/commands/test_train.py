@@ -140,10 +140,11 @@ def test_a_replaced_run_leaves_only_what_was_not_its_own(trained: Trained, tmp_p
 
 
 def test_seeds_go_on_where_a_kill_left_an_empty_folder_or_an_empty_recipe(recipe: Path, trained: Trained) -> None:
-    """One was made and not yet taken; in the other an earlier run was being removed, whose checkpoints are not the new run's."""
+    """One was made and tried, and not yet taken; in the other an earlier run was being removed, whose checkpoints are not the new run's."""
     few = ("--set", "train.max_steps=4", "-o", "new")
-    Path("new/seed-1").mkdir(parents=True)
+    Path("new/seed-1/.adapter.trial1.partial").mkdir(parents=True)
     assert dora("train", recipe, *few, "--seeds", "1").code == 0
+    assert not Path("new/seed-1/.adapter.trial1.partial").exists()
     shutil.copytree(trained.folder, "new/seed-2")
     Path("new/seed-2/metrics.json").unlink()
     Path("new/seed-2/recipe.yaml").write_text("")
