@@ -213,8 +213,6 @@ def _evaluate_saved(checkpoint: str | Path, split: str | None, overrides: Sequen
 
     restored = restore(checkpoint, overrides, splits, listener)
     recipe, task, adapted, weights = restored.recipe, restored.task, restored.adapted, restored.weights
-    for note in notes_before_evaluation(recipe, task, restored.examples):
-        listener.note(note)
     evaluator = make_evaluator(
         recipe,
         task,
@@ -226,6 +224,8 @@ def _evaluate_saved(checkpoint: str | Path, split: str | None, overrides: Sequen
         progress=listener.evaluating,
         split=split,
     )
+    for note in notes_before_evaluation(recipe, task, restored.examples):
+        listener.note(note)
     finished = evaluator.finish(adapted.model, adapted.method)
     for note in finished.notes:
         listener.note(note)
