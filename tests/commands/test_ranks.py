@@ -135,7 +135,7 @@ def test_a_damaged_file_is_refused_in_both_forms(tmp_path: Path, arguments: list
         (["--by", "projection"], r"attention\.output\.dense +2 "),
         (["--by", "group"], r"FFN +4 "),
         (["--scores"], r"96 components live, the lowest with a score"),
-        (["--history"], r"pruning  steps 118 to 390, 1 event, freeze after step 390"),
+        (["--history"], r"pruning  steps 118 to 390, 2 events, freeze after step 390"),
     ],
 )
 def test_views(tmp_path: Path, options: list[str], says: str):

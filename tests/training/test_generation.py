@@ -134,7 +134,7 @@ def test_accumulated_batches_of_unequal_token_counts_equal_the_large_batch(model
 
 
 def test_the_selected_epoch_is_decoded_even_if_it_is_not_the_last(models: dict[str, Path], tmp_path: Path) -> None:
-    recipe = recipe_of(models["gpt2"], "train.learning_rate=0.05", "eval.select=best", "train.epochs=4", "train.lr_warmup_steps=12")
+    recipe = recipe_of(models["gpt2"], "train.learning_rate=1.0", "eval.select=best", "train.epochs=4", "train.lr_warmup_steps=12")
     result = train(recipe, tmp_path / "run")
     losses = [epoch["metrics"]["loss"] for epoch in result.metrics["epochs"]]
     best = losses.index(min(losses)) + 1
