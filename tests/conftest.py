@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
@@ -25,6 +26,28 @@ def _a_hub_that_was_never_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hub, "_memory", hub._Memory())
 
 
+SLOW = frozenset((
+    "commands/test_bad_input.py", "commands/test_catalogues.py", "commands/test_configs.py",
+    "commands/test_escapes.py", "commands/test_eval.py", "commands/test_export.py", "commands/test_help.py",
+    "commands/test_init.py", "commands/test_libraries.py", "commands/test_predict.py", "commands/test_process.py",
+    "commands/test_ranks.py", "commands/test_report.py", "commands/test_score.py", "commands/test_train.py",
+    "evaluation/e2e/test_score.py", "evaluation/test_decoding.py", "evaluation/test_metrics.py",
+    "export/test_agreement.py", "export/test_merged.py", "export/test_peft.py", "export/test_subject.py",
+    "methods/test_allocator.py", "methods/test_compaction.py", "methods/test_literal_reference.py",
+    "methods/test_planted_teacher.py", "models/test_loading.py", "models/test_tiny_generators.py",
+    "reports/html/test_browser.py", "reports/html/test_page.py", "reports/live/test_view.py",
+    "reports/plots/test_plots.py", "scripts/test_bench_step.py", "scripts/test_bench_train.py",
+    "scripts/test_fuzz.py", "test_demo.py", "test_hub.py", "training/doctor/test_hub.py", "training/test_adapter.py",
+    "training/test_capture.py", "training/test_distributed.py", "training/test_generation.py",
+    "training/test_kill.py", "training/test_nonfinite.py", "training/test_own_loop.py", "training/test_rehearsal.py",
+    "training/test_resume.py", "training/test_run.py", "training/test_save_adapter.py", "training/test_seeds.py",
+    "training/test_signals.py", "training/test_tasks_and_models.py", "training/test_threads.py",
+    "training/test_trackers.py", "training/test_trainer_callback.py", "training/test_trouble.py",
+    "training/test_untrusted.py",
+))  # fmt: skip
+"""Files that train whole runs, start processes or open browsers: all but a tenth of the suite's time. ``-m "not slow"`` leaves them out."""
+
+
 def pytest_configure(config: pytest.Config) -> None:
     if hasattr(config.option, "loadscopereorder"):  # of pytest-xdist, whose own order is by the number of tests in a file
         config.option.loadscopereorder = False
@@ -32,6 +55,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     place = {name: number for number, name in enumerate(LONGEST)}
+    here = Path(__file__).parent
+    for item in items:
+        if item.path.relative_to(here).as_posix() in SLOW:
+            item.add_marker(pytest.mark.slow)
     items.sort(key=lambda item: place.get(item.path.name, len(place)))
     if torch.cuda.is_available():
         return

