@@ -17,7 +17,9 @@ _WEIGHTS = {".safetensors", ".bin"}
 _READ = {".json", ".txt", ".model", ".jinja", ".py", ".tiktoken", *_WEIGHTS}
 """Endings of what transformers reads from a model's folder."""
 _SETTINGS = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
-_SUSPICIOUS = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\xc2[\x80-\x9f]|\xe2\x80[\xa8-\xae]|\xe2\x81[\xa6-\xa9]|\\u(?:00|20|d)", re.I)
+_SUSPICIOUS = re.compile(
+    rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\xc2[\x80-\x9f]|\xe2\x80[\xa8-\xae]|\xe2\x81[\xa6-\xa9]|\\(?:[bfnr]|u(?:00|20|d))", re.I
+)
 _MOST_TEXT = 1 << 28  # bytes; the largest tokenizers have some tens of millions
 _HUB_NAME = re.compile(r"\w(?:[\w.-]*\w)?(?:/\w(?:[\w.-]*\w)?)?", re.ASCII)
 

@@ -144,7 +144,7 @@ def test_keys_that_a_library_would_print_are_names(name: str, escaped: bool, fol
 
     write({"content": "\u202e"})
     assert find_source(str(folder)).kind == "local"
-    for key in ("\u202econtent", "\x9b31m", "\x1b[2J"):
+    for key in ("\u202econtent", "\x9b31m", "\x1b[2J", "\r", "\b", "a\nb"):
         write({key: 1})
         with pytest.raises(ModelError, match=rf"{name} has a key .* that is no name") as refused:
             find_source(str(folder))
