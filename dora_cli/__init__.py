@@ -18,34 +18,34 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dora_cli.evaluation.prediction import predict_saved as predict
-    from dora_cli.evaluation.saved import evaluate_saved as evaluate
+    from dora_cli.assembly.restore import evaluate_saved as evaluate
+    from dora_cli.library.adapter import load_adapter, to_lora
+    from dora_cli.library.own_loop import attach, shrink
+    from dora_cli.library.prediction import predict_saved as predict
+    from dora_cli.library.save_adapter import save_adapter
+    from dora_cli.library.trainer_callback import DoraCallback
     from dora_cli.methods.attached import merge
     from dora_cli.recipe import Recipe, dump_recipe, load_recipe, parse_recipe
-    from dora_cli.training.adapter import load_adapter, to_lora
-    from dora_cli.training.own_loop import attach, shrink
     from dora_cli.training.run import RunResult, train
-    from dora_cli.training.save_adapter import save_adapter
     from dora_cli.training.seed_runs import train_seeds
-    from dora_cli.training.trainer_callback import DoraCallback
 
 __version__ = "0.1.0"
 
 _PLACES = {
-    "DoraCallback": ("dora_cli.training.trainer_callback", "DoraCallback"),
+    "DoraCallback": ("dora_cli.library.trainer_callback", "DoraCallback"),
     "Recipe": ("dora_cli.recipe", "Recipe"),
     "RunResult": ("dora_cli.training.run", "RunResult"),
-    "attach": ("dora_cli.training.own_loop", "attach"),
+    "attach": ("dora_cli.library.own_loop", "attach"),
     "dump_recipe": ("dora_cli.recipe", "dump_recipe"),
-    "evaluate": ("dora_cli.evaluation.saved", "evaluate_saved"),
-    "load_adapter": ("dora_cli.training.adapter", "load_adapter"),
+    "evaluate": ("dora_cli.assembly.restore", "evaluate_saved"),
+    "load_adapter": ("dora_cli.library.adapter", "load_adapter"),
     "load_recipe": ("dora_cli.recipe", "load_recipe"),
     "merge": ("dora_cli.methods.attached", "merge"),
     "parse_recipe": ("dora_cli.recipe", "parse_recipe"),
-    "predict": ("dora_cli.evaluation.prediction", "predict_saved"),
-    "save_adapter": ("dora_cli.training.save_adapter", "save_adapter"),
-    "shrink": ("dora_cli.training.own_loop", "shrink"),
-    "to_lora": ("dora_cli.training.adapter", "to_lora"),
+    "predict": ("dora_cli.library.prediction", "predict_saved"),
+    "save_adapter": ("dora_cli.library.save_adapter", "save_adapter"),
+    "shrink": ("dora_cli.library.own_loop", "shrink"),
+    "to_lora": ("dora_cli.library.adapter", "to_lora"),
     "train": ("dora_cli.training.run", "train"),
     "train_seeds": ("dora_cli.training.seed_runs", "train_seeds"),
 }

@@ -14,9 +14,9 @@ import tempfile
 from pathlib import Path
 
 from dora_cli import load_recipe, train
-from dora_cli.reports.records import RunRecords
+from dora_cli.runs.records import RunRecords
+from dora_cli.runs.resume import checkpoints_of
 from dora_cli.training.checkpoint import Snapshot
-from dora_cli.training.resume import checkpoints_of
 
 
 def main() -> None:

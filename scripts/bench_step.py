@@ -57,8 +57,8 @@ import torch
 from bench_methods import METHODS, DoraStep, Settings, Step, attach_dora, captured
 from bench_models import Shapes
 
-from dora_cli.training.devices import resolve_device, resolve_precision
-from dora_cli.training.environment import installed_version, peak_memory_bytes
+from dora_cli.machine.devices import resolve_device, resolve_precision
+from dora_cli.machine.environment import installed_version, peak_memory_bytes
 
 DEFAULT = {
     "cpu": "frozen,dora,peft-lora,peft-adalora,full",

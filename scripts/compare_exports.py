@@ -20,8 +20,8 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelForSequenceClassification
 
+from dora_cli.assembly.restore import Restored, restore
 from dora_cli.data import encode, encode_pairs
-from dora_cli.evaluation.saved import Restored, restore
 from dora_cli.export.saved import export_saved
 from dora_cli.tasks import IGNORED, GenerationTask
 from dora_cli.training.listener import SilentListener

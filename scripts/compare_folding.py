@@ -15,10 +15,10 @@ from pathlib import Path
 
 import torch
 
+from dora_cli.assembly.evaluator import decoding, evaluated_splits
+from dora_cli.assembly.restore import restore
 from dora_cli.data import encode_sources, group_references
 from dora_cli.evaluation.decoding import decode
-from dora_cli.evaluation.evaluator import decoding, evaluated_splits
-from dora_cli.evaluation.saved import restore
 
 
 def compare(checkpoint: Path, precision: str, samples: int, overrides: list[str]) -> None:

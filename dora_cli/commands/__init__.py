@@ -38,7 +38,7 @@ class _Group(TyperGroup):
         except DoraError as error:
             if ctx.params.get("debug"):
                 say(traceback.format_exc(), err=True, end="")
-            from dora_cli.training.processes import is_main
+            from dora_cli.machine.processes import is_main
 
             if is_main():
                 message = indented(str(error).strip() or "unknown error")

@@ -16,7 +16,7 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print everythin
 
     Exit code 2 if something needed is broken.
     """
-    from dora_cli.training.doctor import examine
+    from dora_cli.doctor import examine
 
     found = examine()
     if as_json:

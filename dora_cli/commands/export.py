@@ -82,9 +82,9 @@ def export(
     """Export a finished run: an adapter that PEFT loads, or a merged model."""
     with no_collection():
         from dora_cli.export.saved import describe, export_saved
+    from dora_cli.machine.processes import is_main
     from dora_cli.reports.progress import make_listener
     from dora_cli.reports.units import size
-    from dora_cli.training.processes import is_main
     from dora_cli.wording import plural
 
     done = export_saved(

@@ -53,7 +53,7 @@ def init(
     """Write a recipe to start from: the published settings of a task, every key with what it is for."""
     if schema and (task is not None or model is not None):
         raise OptionError("--schema is about recipes of every task and model; leave TASK and --model out")
-    from dora_cli.reports.outputs import check_output_file, is_stdout, write_output
+    from dora_cli.runs.output_files import check_output_file, is_stdout, write_output
 
     check_overwrite(output, overwrite=overwrite)
     if is_stdout(output):
@@ -65,7 +65,7 @@ def init(
     elif task is None:
         raise OptionError("which task? Give one, such as: dora init glue/rte; dora tasks lists them")
     else:
-        from dora_cli.training.first_recipe import default_file, first_recipe
+        from dora_cli.assembly.first_recipe import default_file, first_recipe
 
         made = first_recipe(task, model, file=str(output) if output is not None else None)
         text, unchecked, then = made.text, made.unchecked, str(output or default_file(task))

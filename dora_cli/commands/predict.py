@@ -66,9 +66,9 @@ def predict(
 ) -> None:
     """Write what a finished run predicts: classes, numbers or texts, for a split of its data or for examples of your own."""
     with no_collection():
-        from dora_cli.evaluation.prediction import write_predictions
-    from dora_cli.reports.outputs import is_stdout
+        from dora_cli.library.prediction import write_predictions
     from dora_cli.reports.progress import make_listener
+    from dora_cli.runs.output_files import is_stdout
     from dora_cli.wording import plural
 
     with readable(file, "--input") as examples:

@@ -31,7 +31,7 @@ def report(
 ) -> None:
     """Write one self-contained HTML page about runs: results, rank maps, charts, sizes, recipes, environment."""
     from dora_cli.reports.html.page import check_output, write_report
-    from dora_cli.reports.outputs import is_stdout
+    from dora_cli.runs.output_files import is_stdout
     from dora_cli.wording import plural
 
     check_output(output, overwrite=overwrite)

@@ -50,11 +50,11 @@ def score(
     """Score generated texts against references: BLEU, NIST, METEOR, ROUGE-L and CIDEr as the E2E challenge does."""
     import json
 
-    from dora_cli.evaluation.e2e.files import read_pairs
+    from dora_cli.metrics.e2e.files import read_pairs
     from dora_cli.wording import plural
 
     with loading("what computes the metrics of e2e"):
-        from dora_cli.evaluation.e2e.score import score_e2e
+        from dora_cli.metrics.e2e.score import score_e2e
 
     if is_stdin(predictions) and is_stdin(references):
         raise OptionError("--predictions and --references are both stdin, which can be read once; give one of them as a file")

@@ -49,8 +49,8 @@ def train(
     """Train a recipe: adapt the model, prune its ranks to the budget, write metrics and ranks."""
     with no_collection():
         from dora_cli.recipe import load_recipe
-        from dora_cli.reports.outputs import check_no_stdout
-        from dora_cli.training.output import default_output
+        from dora_cli.runs.output_files import check_no_stdout
+        from dora_cli.runs.place import default_output
 
     if resume and overwrite:
         raise RecipeError("--resume goes on with the run in DIR and --overwrite replaces it; give one of them")
@@ -62,10 +62,10 @@ def train(
     folder = output if output is not None else default_output(recipe)
     if dry_run:
         with no_collection():
+            from dora_cli.assembly.dry_run import dry_run as look_ahead
             from dora_cli.recipe import dump_recipe
             from dora_cli.reports.console import make_console
             from dora_cli.reports.dry_run import print_dry_run
-            from dora_cli.training.dry_run import dry_run as look_ahead
 
         ahead = look_ahead(resolved, folder, chosen or ())
         print_dry_run(make_console(), ahead, dump_recipe(ahead.recipe))
@@ -80,10 +80,10 @@ def train(
     if chosen is None:
         run(resolved, folder, overwrite=overwrite, resume=resume, listener=watch(), how_to_resume=_go_on(recipe, set_, folder, None))
         return
+    from dora_cli.assembly.resolve import resolve, selecting_metric
+    from dora_cli.machine.processes import is_main
     from dora_cli.reports.console import make_console
     from dora_cli.reports.summary import print_seeds
-    from dora_cli.training.processes import is_main
-    from dora_cli.training.resolve import resolve, selecting_metric
     from dora_cli.training.seed_runs import train_seeds
 
     primary = selecting_metric(*resolve(resolved))

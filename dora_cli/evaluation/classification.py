@@ -15,9 +15,9 @@ from dora_cli.data import EncodedSplit, to_device
 from dora_cli.evaluation.base import Finished, Metrics, Progress, Trial, silent
 from dora_cli.evaluation.batches import Indices, batches_by_length, evaluation_mode, extremes, in_order
 from dora_cli.libraries import loading
+from dora_cli.machine.memory import enough_memory, evaluation_advice
 from dora_cli.methods import Method
 from dora_cli.tasks import ClassificationTask
-from dora_cli.training.memory import enough_memory, evaluation_advice
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -92,7 +92,7 @@ def evaluate(
 def _metric_function(name: str) -> Callable[[npt.ArrayLike, npt.ArrayLike], dict[str, float]]:
     """`compute_metrics` of that name, whose libraries take a second to load when they are first needed."""
     with loading(f"what computes the metric {name}"):
-        from dora_cli.evaluation.metrics import compute_metrics, load_libraries
+        from dora_cli.metrics.glue import compute_metrics, load_libraries
 
         load_libraries(name)
     return partial(compute_metrics, name)

@@ -17,14 +17,14 @@ from dora_cli.evaluation.base import Finished, Metrics, Progress, Trial, silent
 from dora_cli.evaluation.batches import Indices, batches_by_length, evaluation_mode, extremes, in_order
 from dora_cli.evaluation.decoding import Decoding, decode, try_decoding
 from dora_cli.libraries import loading
+from dora_cli.machine.memory import decoding_advice, enough_memory, evaluation_advice
 from dora_cli.methods import Method
 from dora_cli.tasks import GenerationTask
-from dora_cli.training.memory import decoding_advice, enough_memory, evaluation_advice
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from dora_cli.evaluation.e2e.score import E2EScores
+    from dora_cli.metrics.e2e.score import E2EScores
 
 
 def target_loss(
@@ -60,7 +60,7 @@ def _row_losses(model: nn.Module, split: EncodedPairs, indices: Indices, task: G
 def _scorer(name: str) -> Callable[..., E2EScores]:
     """How outputs become metrics, by `GenerationTask.score`; its libraries take a second to load when they are first needed."""
     with loading(f"what computes the metrics of {name}"):
-        from dora_cli.evaluation.e2e.score import score_e2e
+        from dora_cli.metrics.e2e.score import score_e2e
     return {"e2e": score_e2e}[name]
 
 

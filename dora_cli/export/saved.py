@@ -11,9 +11,10 @@ import torch
 from safetensors.torch import save_file
 
 from dora_cli import __version__
+from dora_cli.assembly.evaluator import decoding
+from dora_cli.assembly.origin import RECORD
+from dora_cli.assembly.restore import Restored, recorded_metrics, restore
 from dora_cli.errors import ExportError
-from dora_cli.evaluation.evaluator import decoding
-from dora_cli.evaluation.saved import Restored, recorded_metrics, restore
 from dora_cli.export import peft
 from dora_cli.export.card import TASK_TYPES, Card, merged_card, peft_card
 from dora_cli.export.factors import PADDINGS, Factors, Size, balance, pad
@@ -22,13 +23,12 @@ from dora_cli.export.merged import generation_of, load_merged, merge, save_merge
 from dora_cli.export.plain import DTYPES, check_finite, make_plain
 from dora_cli.export.probe import Agreement, compare, installed_peft, load_with_peft, logits_of, probe_batch, with_factors
 from dora_cli.export.subject import Subject, place_of, saved_subject
+from dora_cli.machine.threads import own_threads
 from dora_cli.models.family import is_decoder_only
 from dora_cli.recipe import check_listed
-from dora_cli.reports.records import to_json, write_text
+from dora_cli.runs.records import to_json, write_text
 from dora_cli.tasks import GenerationTask, Task
 from dora_cli.training.listener import Listener, SilentListener
-from dora_cli.training.origin import RECORD
-from dora_cli.training.threads import own_threads
 
 FORMATS = ("peft", "merged")
 _HERE = ("train.device=cpu", "train.precision=auto")

@@ -11,20 +11,20 @@ from typing import Any
 import torch
 from torch import nn
 
+from dora_cli.assembly.origin import AdapterRecord, BaseRecord
 from dora_cli.errors import ExportError, RecipeError
 from dora_cli.export.card import adapter_card
 from dora_cli.export.factors import Factors
 from dora_cli.export.probe import probe_batch
 from dora_cli.files import at_home
+from dora_cli.library.adapter import load_adapter
 from dora_cli.methods import Method
 from dora_cli.models import Projection, find_projections
 from dora_cli.models.family import auto_class_of
 from dora_cli.models.loading import DTYPES, load_checkpoint
 from dora_cli.models.source import BUILTIN_PREFIX, find_source
 from dora_cli.recipe.overrides import parse_override
-from dora_cli.training.adapter import load_adapter
 from dora_cli.training.checkpoint import load_weights
-from dora_cli.training.origin import AdapterRecord, BaseRecord
 
 _CHANGEABLE = ("model.name", "model.revision")
 

@@ -17,7 +17,7 @@ Row = tuple[str, Text]
 
 
 def print_doctor(console: Console, found: Mapping[str, Any]) -> None:
-    """Prints what `dora_cli.training.doctor.examine` has found; what is broken comes last, where the eye is."""
+    """Prints what `dora_cli.doctor.examine` has found; what is broken comes last, where the eye is."""
     python = found["python"]
     _section(
         console,

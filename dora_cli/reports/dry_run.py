@@ -12,7 +12,7 @@ from dora_cli.wording import plural
 
 
 class DryRunLike(Protocol):
-    """What is printed of a dry run; `dora_cli.training.dry_run.DryRun` is one."""
+    """What is printed of a dry run; `dora_cli.assembly.dry_run.DryRun` is one."""
 
     @property
     def rows(self) -> Sequence[tuple[str, str]]: ...

@@ -11,7 +11,7 @@ from typing import Any
 from dora_cli.errors import CheckpointError
 from dora_cli.reports.curves import read_log
 from dora_cli.reports.ranks import mean_ranks
-from dora_cli.reports.records import RunRecords, parse_json, read_text, to_json, validate_ranks
+from dora_cli.runs.records import RunRecords, parse_json, read_text, to_json, validate_ranks
 from dora_cli.wording import plural
 
 

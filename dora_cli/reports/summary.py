@@ -15,9 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 from dora_cli.errors import CheckpointError
-from dora_cli.reports.layout import SCHEMA_VERSION, Metrics, MetricsRecord
-from dora_cli.reports.records import RunRecords, validate_metrics
 from dora_cli.reports.units import duration, number, size, speed
+from dora_cli.runs.layout import SCHEMA_VERSION, Metrics, MetricsRecord
+from dora_cli.runs.records import RunRecords, validate_metrics
 from dora_cli.wording import plural
 
 # One run ------------------------------------------------------------------------------------------------------------------------

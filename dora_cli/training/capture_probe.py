@@ -1,6 +1,6 @@
 """``python -m dora_cli.training.capture_probe``: tries whether training steps of a model can be captured in CUDA graphs.
 
-Reads a `dora_cli.training.capture.Question` with a `device` from stdin, as JSON. Prints one line of JSON, ``{"captured": true}`` or
+Reads a `dora_cli.machine.capture.Question` with a `device` from stdin, as JSON. Prints one line of JSON, ``{"captured": true}`` or
 ``{"captured": false, "reason": "..."}``, and exits with 0 if the answer holds for good, with 1 if it is the machine's at the moment. The
 process is lost after a capture that failed; that is why it is one of its own. On a CPU, which has no graphs, the steps alone are tried.
 """
@@ -20,8 +20,8 @@ def main() -> int:
     leave_out()  # before the trial loads transformers, which looks for each once
     import torch
 
+    from dora_cli.machine.devices import resolve_device
     from dora_cli.training.capture_trial import try_steps
-    from dora_cli.training.devices import resolve_device
 
     question = json.load(sys.stdin)
     try:

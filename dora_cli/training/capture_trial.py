@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from dora_cli.errors import ProjectionError
+from dora_cli.library.own_loop import attach
+from dora_cli.machine.devices import make_accelerator
 from dora_cli.models import max_positions, vocabulary_rows
-from dora_cli.training.devices import make_accelerator
 from dora_cli.training.optimizer import make_optimizer, make_scheduler
-from dora_cli.training.own_loop import attach
 from dora_cli.training.step import TrainingStep
 
 STEPS = 4

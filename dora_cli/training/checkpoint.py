@@ -14,12 +14,12 @@ from typing import Any
 
 import torch
 
+from dora_cli.assembly.build import AdaptedModel
 from dora_cli.errors import CheckpointError
 from dora_cli.methods import Method
 from dora_cli.printable import shown
-from dora_cli.training.build import AdaptedModel
-from dora_cli.training.folders import Part, read_folder, write_folder
-from dora_cli.training.progress import check_progress, check_state
+from dora_cli.runs.folders import Part, read_folder, write_folder
+from dora_cli.runs.state import check_progress, check_state
 
 ADAPTER, HEAD, STATE = "adapter.safetensors", "head.safetensors", "state.json"
 OPTIMIZER, RANDOM, PROGRESS = "optimizer.safetensors", "random.safetensors", "progress.json"

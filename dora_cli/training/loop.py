@@ -16,30 +16,30 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from dora_cli.assembly.build import AdaptedModel
+from dora_cli.assembly.length import RunLength
+from dora_cli.assembly.resolve import selecting_metric
 from dora_cli.data import EncodedPairs, EncodedSplit, Group, plan_epoch, to_device
 from dora_cli.errors import CheckpointError, OutputError
 from dora_cli.evaluation.base import Evaluator
+from dora_cli.machine.environment import peak_memory_bytes, versions
+from dora_cli.machine.memory import memory_advice
+from dora_cli.machine.processes import any_process, gathered, on_main
+from dora_cli.machine.random_state import random_state, restore_random_state
+from dora_cli.machine.signals import EvaluationInterruptedError, StopSignals, stopped
 from dora_cli.methods.base import StepReport
 from dora_cli.recipe import Recipe, dump_recipe
-from dora_cli.reports.records import LogFile, RunRecords
+from dora_cli.runs.lock import RunLock
+from dora_cli.runs.place import check_there
+from dora_cli.runs.records import LogFile, RunRecords
+from dora_cli.runs.resume import Position, recipe_hash
+from dora_cli.runs.saving import SavePolicy
+from dora_cli.runs.state import check_fits, pruning_events
 from dora_cli.tasks import Task
-from dora_cli.training.build import AdaptedModel
 from dora_cli.training.checkpoint import Snapshot, Weights, load_weights, save_weights
-from dora_cli.training.environment import peak_memory_bytes, versions
-from dora_cli.training.length import RunLength
 from dora_cli.training.listener import EvalLog, Listener, StepLog
-from dora_cli.training.lock import RunLock
-from dora_cli.training.memory import memory_advice
 from dora_cli.training.optimizer import make_optimizer, make_scheduler
-from dora_cli.training.output import check_there
-from dora_cli.training.processes import any_process, gathered, on_main
-from dora_cli.training.progress import check_fits, pruning_events
-from dora_cli.training.random_state import random_state, restore_random_state
-from dora_cli.training.resolve import selecting_metric
-from dora_cli.training.resume import Position, recipe_hash
-from dora_cli.training.saving import SavePolicy
 from dora_cli.training.selection import Selection
-from dora_cli.training.signals import EvaluationInterruptedError, StopSignals, stopped
 from dora_cli.training.step import TrainingStep
 
 if TYPE_CHECKING:

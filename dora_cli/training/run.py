@@ -11,30 +11,32 @@ from typing import Any
 
 import torch
 
+from dora_cli.assembly.build import adapt, load_base, make_method, note_on_code, note_on_kernels, note_on_rank, targets_of
+from dora_cli.assembly.evaluator import evaluated_splits, make_evaluator
+from dora_cli.assembly.length import RunLength
+from dora_cli.assembly.notes import notes_before_training
+from dora_cli.assembly.rehearsal import rehearse
+from dora_cli.assembly.resolve import resolve
 from dora_cli.collector import no_collection
 from dora_cli.data import EncodedPairs, EncodedSplit, Examples, encode, encode_pairs, load_examples
 from dora_cli.errors import CheckpointError, LibraryError, OutputError, TrackerError
 from dora_cli.evaluation.base import Finished
-from dora_cli.evaluation.evaluator import evaluated_splits, make_evaluator
+from dora_cli.machine.capture import check_capture, choose_capture
+from dora_cli.machine.devices import make_accelerator, resolve_device, resolve_precision
+from dora_cli.machine.environment import describe_environment, peak_memory_bytes
+from dora_cli.machine.memory import memory_advice
+from dora_cli.machine.processes import gathered, on_main
+from dora_cli.machine.seeds import seed_everything, set_deterministic
+from dora_cli.machine.signals import StoppedNow, StopSignals
+from dora_cli.machine.threads import decide, most_threads, note_on_cores, own_threads, recorded_threads, set_threads
 from dora_cli.methods import Method
 from dora_cli.methods.base import Schedule
 from dora_cli.models import left_out
 from dora_cli.recipe import Recipe, dump_recipe
-from dora_cli.reports.records import LogFile, RunRecords, read_json, write_json, write_jsonl, write_text
-from dora_cli.tasks import Task
-from dora_cli.training.build import adapt, load_base, make_method, note_on_code, note_on_kernels, note_on_rank, targets_of
-from dora_cli.training.capture import check_capture, choose_capture
-from dora_cli.training.checkpoint import load_weights
-from dora_cli.training.devices import make_accelerator, resolve_device, resolve_precision
-from dora_cli.training.environment import describe_environment, peak_memory_bytes
-from dora_cli.training.folders import MANIFEST
-from dora_cli.training.length import RunLength
-from dora_cli.training.listener import Listener, Listeners, RunStart, SilentListener
-from dora_cli.training.lock import RunLock
-from dora_cli.training.loop import Loop, log_length
-from dora_cli.training.memory import memory_advice
-from dora_cli.training.notes import notes_before_training
-from dora_cli.training.output import (
+from dora_cli.recipe.anchor import anchored
+from dora_cli.runs.folders import MANIFEST
+from dora_cli.runs.lock import RunLock
+from dora_cli.runs.place import (
     check_output,
     check_there,
     clear_leftovers,
@@ -43,12 +45,8 @@ from dora_cli.training.output import (
     take_output,
     try_saving,
 )
-from dora_cli.training.paths import anchored
-from dora_cli.training.processes import gathered, on_main
-from dora_cli.training.records import build_metrics, build_ranks, live_layers
-from dora_cli.training.rehearsal import rehearse
-from dora_cli.training.resolve import resolve
-from dora_cli.training.resume import (
+from dora_cli.runs.records import LogFile, RunRecords, read_json, write_json, write_jsonl, write_text
+from dora_cli.runs.resume import (
     Found,
     check_log,
     check_no_links,
@@ -58,9 +56,11 @@ from dora_cli.training.resume import (
     newest_checkpoint,
     recipe_hash,
 )
-from dora_cli.training.seeds import seed_everything, set_deterministic
-from dora_cli.training.signals import StoppedNow, StopSignals
-from dora_cli.training.threads import decide, most_threads, note_on_cores, own_threads, recorded_threads, set_threads
+from dora_cli.tasks import Task
+from dora_cli.training.checkpoint import load_weights
+from dora_cli.training.listener import Listener, Listeners, RunStart, SilentListener
+from dora_cli.training.loop import Loop, log_length
+from dora_cli.training.results import build_metrics, build_ranks, live_layers
 from dora_cli.training.trackers import Trackers, check_trackers, start_trackers
 from dora_cli.wording import plural
 

@@ -17,7 +17,7 @@ from typing import Any
 from dora_cli.errors import CheckpointError, TrackerError
 from dora_cli.libraries import bring_back
 from dora_cli.recipe import Recipe
-from dora_cli.reports.records import RunRecords, read_json, write_json
+from dora_cli.runs.records import RunRecords, read_json, write_json
 from dora_cli.training.listener import EvalLog, RunStart, StepLog
 
 PROJECT = "dora"

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 from transformers import BertConfig, BertForSequenceClassification
 
-from dora_cli.training import capture, capture_probe, capture_trial
-from dora_cli.training.capture import Question
+from dora_cli.machine import capture
+from dora_cli.machine.capture import Question
+from dora_cli.training import capture_probe, capture_trial
 from tests.commands.conftest import CONFIGS, ROOT, environment, process
 from tests.patience import PATIENCE
 

@@ -17,8 +17,8 @@ import pytest
 from dora_cli import parse_recipe, predict, train
 from dora_cli.commands import inputs
 from dora_cli.data.builtin import generate
-from dora_cli.evaluation.prediction import write_predictions
-from dora_cli.evaluation.submission import Destination, Part
+from dora_cli.library.prediction import write_predictions
+from dora_cli.library.submission import Destination, Part
 from dora_cli.tasks import get_task
 from tests.commands.conftest import Refuse, Trained, contents, dora, environment
 

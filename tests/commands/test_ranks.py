@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from dora_cli.commands.ranks import ranks as command
 from dora_cli.errors import CheckpointError, OptionError, OutputError
-from dora_cli.reports.records import LogFile, RunRecords, write_json
+from dora_cli.runs.records import LogFile, RunRecords, write_json
 from tests.reports.examples import bert, metrics, ranks
 
 app = typer.Typer()

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from dora_cli.evaluation.e2e import tokenisation
+from dora_cli.metrics.e2e import tokenisation
 from tests.commands.conftest import Refuse, dora, process
-from tests.evaluation.e2e.java import needs_java
+from tests.metrics.e2e.java import needs_java
 
 OUTPUTS = "The Eagle is a cheap pub.\nCotto isn't family-friendly\n"
 REFERENCES = "The Eagle is a cheap pub.\nA pub\n\nZizzi\n"

@@ -10,7 +10,7 @@ import pytest
 
 from dora_cli.errors import OutputError
 from dora_cli.recipe import load_recipe
-from dora_cli.training.output import check_output, default_output, make_output, take_output
+from dora_cli.runs.place import check_output, default_output, make_output, take_output
 from tests.commands.conftest import STEPS, Refuse, Trained, contents, dora, recipe_text
 
 

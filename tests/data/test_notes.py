@@ -59,7 +59,7 @@ def test_constant_numbers() -> None:
 @pytest.mark.parametrize(("name", "metric"), [("glue/stsb", "pearson_spearman"), ("glue/cola", "matthews")])
 def test_what_is_said_to_be_0_is_0(name: str, metric: str) -> None:
     """Whatever is predicted; and every other score is not."""
-    from dora_cli.evaluation.metrics import compute_metrics
+    from dora_cli.metrics.glue import compute_metrics
 
     (note,) = labels(name, 1, 1, 1, training=False)
     scores = compute_metrics(metric, [0, 1, 1], [1, 1, 1])

@@ -17,7 +17,7 @@ from torch import nn
 from transformers import AutoTokenizer
 
 from dora_cli import parse_recipe, train
-from dora_cli.evaluation.saved import Restored, restore
+from dora_cli.assembly.restore import Restored, restore
 from dora_cli.methods import Dora
 from dora_cli.recipe import Recipe
 from dora_cli.training.listener import SilentListener

@@ -13,8 +13,8 @@ import transformers
 from peft import PeftModel
 from safetensors.torch import load_file
 
-from dora_cli.evaluation.prediction import predict_saved
 from dora_cli.export.saved import export_saved
+from dora_cli.library.prediction import predict_saved
 from tests.export.conftest import CLASSIFIER, KINDS, GetRun, batch_for, config_of, load_base, logits, restored
 
 kinds = pytest.mark.parametrize("name", KINDS)

@@ -9,8 +9,8 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from dora_cli import parse_recipe, train
+from dora_cli.assembly.restore import restore
 from dora_cli.errors import ExportError, RecipeError
-from dora_cli.evaluation.saved import restore
 from dora_cli.export.saved import export_saved
 from dora_cli.training.listener import SilentListener
 from tests.export.conftest import logits

@@ -16,14 +16,14 @@ from safetensors.torch import load_file
 from torch import nn
 
 from dora_cli import parse_recipe, train
+from dora_cli.assembly.dry_run import dry_run
 from dora_cli.errors import ExportError
 from dora_cli.export.peft import adapter_config, adapter_tensors, head_modules
 from dora_cli.export.saved import export_saved
 from dora_cli.methods.base import LoraFactors
-from dora_cli.training.dry_run import dry_run
+from tests.assembly.test_build import Notes
 from tests.export.conftest import KINDS, GetRun, config_of, text_of
 from tests.models.test_projections import STATE_SPACE, causal, peft_takes
-from tests.training.test_build import Notes
 
 
 def zeros(rank: int, d_in: int = 4, d_out: int = 4) -> LoraFactors:

@@ -220,7 +220,7 @@ def test_dora_equals_the_literal_algorithm(interval: int, until: Until, compact:
 @pytest.mark.parametrize("until", ["freeze", "end"])
 def test_the_training_step_of_the_product_is_the_literal_algorithm(until: Until) -> None:
     """The same comparison through `TrainingStep`: fused AdamW, losses summed over examples, two micro-batches a step."""
-    from dora_cli.training.devices import make_accelerator
+    from dora_cli.machine.devices import make_accelerator
     from dora_cli.training.step import TrainingStep
 
     expected = reference(10, until)

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from dora_cli import evaluate, train
+from dora_cli.assembly.dry_run import dry_run
 from dora_cli.errors import ModelError, RecipeError
 from dora_cli.models import config_model, load_generator, load_model
 from dora_cli.recipe import Recipe, parse_recipe
-from dora_cli.training.dry_run import dry_run
 from dora_cli.training.listener import SilentListener
 from tests.training.conftest import tiny_model
 

@@ -119,8 +119,8 @@ def test_pretraining_taught_it_to_put_records_into_sentences(source, name, model
 
 def test_untuned_it_does_not_know_the_demonstration(name, model, tokenizer) -> None:
     """A tuned model's BLEU is above 0.6 on this test set; the whole comparison is a test of the demonstration's recipe."""
-    from dora_cli.evaluation.e2e.metric import Bleu
-    from dora_cli.evaluation.metrics import compute
+    from dora_cli.metrics.e2e.metric import Bleu
+    from dora_cli.metrics.glue import compute
 
     groups: dict[str, list[str]] = {}
     for source, reference in zip(*generate("e2e", "test").texts, strict=True):

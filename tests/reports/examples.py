@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dora_cli.reports.records import metrics_record, ranks_record
+from dora_cli.runs.records import metrics_record, ranks_record
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dora_cli.data.builtin import builtin_tasks
-from dora_cli.evaluation.e2e.score import score_e2e
+from dora_cli.metrics.e2e.score import score_e2e
 from dora_cli.tasks import get_task, task_catalogue, task_names
 
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from dora_cli.evaluation.metrics import compute_metrics, metric_names
+from dora_cli.metrics.glue import compute_metrics, metric_names
 from dora_cli.tasks import ClassificationTask, get_task, task_names
 
 TASKS = [task for task in map(get_task, task_names()) if isinstance(task, ClassificationTask)]

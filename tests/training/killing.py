@@ -25,8 +25,8 @@ from pathlib import Path
 
 from dora_cli.recipe import Recipe, dump_recipe
 from tests.patience import PATIENCE
+from tests.runs.test_resume import assert_equal_runs
 from tests.training.marks import install
-from tests.training.test_resume import assert_equal_runs
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,8 @@ def _around_the_loop(mark: Mark) -> None:
 def _around_loading(mark: Mark) -> None:
     """What is loaded at the start, or after training to be decoded with."""
     import dora_cli.recipe
-    from dora_cli.training import folders, loop, run
+    from dora_cli.runs import folders
+    from dora_cli.training import loop, run
 
     load_recipe, load_base, load_file = dora_cli.recipe.load_recipe, run.load_base, folders.load_file
     train, phase = loop.Loop.run, "loading"
@@ -106,7 +107,8 @@ def _around_loading(mark: Mark) -> None:
 
 def _around_folders(mark: Mark) -> None:
     """Checkpoints and adapter/: half a file, whole files, every rename, a half removed folder."""
-    from dora_cli.training import checkpoint, folders, saving
+    from dora_cli.runs import folders, saving
+    from dora_cli.training import checkpoint
 
     write_folder, save_file, sync, rename, rmtree = folders.write_folder, folders.save_file, folders._sync, Path.rename, shutil.rmtree
     remove_folder = saving.remove_folder
@@ -166,7 +168,8 @@ class _Files:
 
 def _around_records(mark: Mark, files: _Files) -> None:
     """Records and other single files: written beside their place, in place; the log: half a line."""
-    from dora_cli.reports import outputs, records
+    from dora_cli.runs import output_files as outputs
+    from dora_cli.runs import records
 
     replace, begin, write_bytes = os.replace, records.LogFile.__init__, records.write_bytes
 
@@ -192,7 +195,8 @@ def _around_records(mark: Mark, files: _Files) -> None:
 
 def _around_removal(mark: Mark) -> None:
     """A run's folder: made, taken; the run that was there: removed file by file, with half removed folders."""
-    from dora_cli.training import output, run
+    from dora_cli.runs import place as output
+    from dora_cli.training import run
 
     make_output, remove_run, rmtree, touch, unlink = run.make_output, output.remove_run, shutil.rmtree, Path.touch, Path.unlink
     removing = 0

@@ -10,9 +10,9 @@ from torch import nn
 from transformers import RobertaConfig, RobertaForSequenceClassification
 
 from dora_cli.errors import DeviceError, DivergedError
+from dora_cli.machine.devices import make_accelerator
 from dora_cli.methods import Dora
 from dora_cli.models import find_projections
-from dora_cli.training.devices import make_accelerator
 from dora_cli.training.graphs import EAGER_FIRST, Graphs
 from dora_cli.training.optimizer import make_optimizer, make_scheduler
 from dora_cli.training.step import TrainingStep

@@ -16,11 +16,11 @@ from dora_cli.data import Examples, encode_pairs, load_examples, pair_layout
 from dora_cli.data.builtin import generate
 from dora_cli.errors import DataError
 from dora_cli.evaluation.generation import target_loss
-from dora_cli.evaluation.prediction import predict_saved
+from dora_cli.library.prediction import predict_saved
+from dora_cli.machine.devices import make_accelerator
 from dora_cli.recipe import Recipe
 from dora_cli.tasks import IGNORED, get_task
 from dora_cli.training.checkpoint import load_weights
-from dora_cli.training.devices import make_accelerator
 from tests.training.test_tasks_and_models import MODELS, PROJECTIONS
 
 FIVE = {"bleu", "nist", "meteor", "rouge_l", "cider"}

@@ -10,13 +10,13 @@ import torch
 from torch import nn
 
 from dora_cli import evaluate, train
+from dora_cli.machine.devices import make_accelerator
 from dora_cli.methods import Dora
-from dora_cli.training.devices import make_accelerator
 from dora_cli.training.optimizer import make_optimizer, make_scheduler
 from dora_cli.training.step import TrainingStep
+from tests.runs.test_resume import SAVES, assert_equal_runs, cut
 from tests.training.conftest import MakeRecipe
 from tests.training.test_generation import models, read_lines, recipe_of, tokenizer
-from tests.training.test_resume import SAVES, assert_equal_runs, cut
 from tests.training.test_run import STEPS, largest_difference, lines, read, without_timing
 
 pytestmark = pytest.mark.gpu

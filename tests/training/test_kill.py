@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from dora_cli.recipe import parse_recipe
+from tests.runs.test_resume import SAVES as EVERY_STEP
 from tests.training.conftest import MakeRecipe
 from tests.training.killed import Case, Result, Training
 from tests.training.killing import Straight, Strike, Warm
 from tests.training.marks import PHASES, SAVES
 from tests.training.test_generation import models, recipe_of, tokenizer  # noqa: F401 - fixtures
-from tests.training.test_resume import SAVES as EVERY_STEP
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="processes cannot be forked")
 

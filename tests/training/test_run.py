@@ -459,7 +459,7 @@ def test_a_disk_that_refuses_the_weights_is_one_message(make_recipe: MakeRecipe,
     """Safetensors reports a full disk by an error of its own, not by the system's."""
     from safetensors import SafetensorError
 
-    from dora_cli.training import folders
+    from dora_cli.runs import folders
 
     plain = folders.save_file
 

@@ -21,17 +21,17 @@ import torch
 
 from dora_cli import evaluate, train, train_seeds
 from dora_cli.errors import OutOfMemoryError, OutputError
-from dora_cli.evaluation.prediction import predict_saved
+from dora_cli.library.prediction import predict_saved
+from dora_cli.machine.memory import memory_advice
 from dora_cli.recipe import Recipe, dump_recipe
-from dora_cli.reports.records import RunRecords
+from dora_cli.runs.records import RunRecords
+from dora_cli.runs.resume import checkpoints_of, newest_checkpoint
 from dora_cli.training.checkpoint import load_weights
 from dora_cli.training.listener import EvalLog, SilentListener
-from dora_cli.training.memory import memory_advice
-from dora_cli.training.resume import checkpoints_of, newest_checkpoint
 from tests.commands.conftest import ROOT, contents, dora
+from tests.runs.test_resume import SAVES, Cut, PowerCutError, assert_equal_runs, cut, straight
 from tests.training.conftest import MakeRecipe
 from tests.training.test_generation import models, recipe_of, tokenizer
-from tests.training.test_resume import SAVES, Cut, PowerCutError, assert_equal_runs, cut, straight
 from tests.training.test_run import largest_difference, read
 
 __all__ = ["models", "straight", "tokenizer"]  # fixtures
@@ -252,7 +252,7 @@ def test_a_first_checkpoint_that_finds_no_room(make_recipe: MakeRecipe, tmp_path
     """What the message says to do works."""
     recipe, run = make_recipe(), tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr("dora_cli.training.folders.save_file", Mock(side_effect=OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
+        patch.setattr("dora_cli.runs.folders.save_file", Mock(side_effect=OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
         with pytest.raises(OutputError, match=r"step-6: No space left on device; none was written before.*train again with --overwrite$"):
             train(recipe, run)
     train(recipe, run, overwrite=True)
@@ -365,7 +365,7 @@ def test_no_memory_to_evaluate(make_recipe: MakeRecipe, tmp_path: Path, monkeypa
 
 def test_no_memory_to_decode(models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At the very end of a run: what was trained is not lost."""
-    import dora_cli.evaluation.prediction
+    import dora_cli.library.prediction
     from dora_cli.evaluation import generation
 
     def short(*_: Any, **__: Any) -> None:
@@ -381,7 +381,7 @@ def test_no_memory_to_decode(models: dict[str, Path], tmp_path: Path, monkeypatc
     train(recipe_of(models["gpt2"], "train.max_steps=6", "decode.epoch_samples=0", "decode.batch_size=2"), run, resume=True)
     with monkeypatch.context() as patch:
         patch.setattr(generation, "decode", short)
-        patch.setattr(dora_cli.evaluation.prediction, "decode", short)
+        patch.setattr(dora_cli.library.prediction, "decode", short)
         with pytest.raises(OutOfMemoryError, match=says.format(2)):
             evaluate(run)
         with pytest.raises(OutOfMemoryError, match=says.format(2)):
@@ -478,7 +478,7 @@ def test_a_part_of_a_run_that_is_taken_away_is_named(make_recipe: MakeRecipe, tm
 HOLDER = """
 import sys
 from pathlib import Path
-from dora_cli.training.lock import RunLock
+from dora_cli.runs.lock import RunLock
 with RunLock(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()

@@ -24,11 +24,11 @@ from dora_cli import evaluate, load_adapter, predict, to_lora, train
 from dora_cli.errors import CheckpointError, DoraError, RecipeError
 from dora_cli.export.saved import export_saved
 from dora_cli.recipe import Recipe, load_recipe, parse_recipe
-from dora_cli.reports.records import RunRecords
+from dora_cli.runs.records import RunRecords
 from dora_cli.training.checkpoint import Snapshot, load_weights, not_finite
 from tests.commands.conftest import dora
 from tests.hostile.edits import FRAGMENTS, change, change_bytes, sign
-from tests.training.test_resume import cut
+from tests.runs.test_resume import cut
 
 PARTS = ("adapter.safetensors", "head.safetensors", "state.json", "optimizer.safetensors", "random.safetensors", "progress.json")
 CUT = 7  # the newest checkpoint of the unfinished run; ranks freeze at step 4 of 9

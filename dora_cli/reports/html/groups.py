@@ -13,9 +13,9 @@ from dora_cli.errors import CheckpointError
 from dora_cli.reports.curves import Phase, Series, losses, metric_curve, metric_names, phases
 from dora_cli.reports.html.paths import shared
 from dora_cli.reports.ranks import mean_ranks
-from dora_cli.reports.records import RunRecords, read_json, read_text
 from dora_cli.reports.runs import RunCurves, find_curves, find_ranks
 from dora_cli.reports.settings import settings
+from dora_cli.runs.records import RunRecords, read_json, read_text
 
 WITHOUT_EFFECT = frozenset(
     {"train.seed", "train.log_every", "train.log_with", "eval.batch_size", "decode.batch_size"}

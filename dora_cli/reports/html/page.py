@@ -27,8 +27,8 @@ from dora_cli.reports.html.tables import (
     runs,
     sizes_table,
 )
-from dora_cli.reports.outputs import check_output_file, write_output
 from dora_cli.reports.units import duration
+from dora_cli.runs.output_files import check_output_file, write_output
 from dora_cli.wording import plural
 
 SUFFIXES = (".html", ".htm")

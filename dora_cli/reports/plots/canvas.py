@@ -11,7 +11,7 @@ from dora_cli.errors import OutputError
 from dora_cli.printable import escape
 from dora_cli.reports import palette
 from dora_cli.reports.curves import Phase
-from dora_cli.reports.outputs import check_no_stdout, check_output_file, write_output
+from dora_cli.runs.output_files import check_no_stdout, check_output_file, write_output
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -14,9 +14,9 @@ from dora_cli.reports.plots.budget import budget_figure
 from dora_cli.reports.plots.maps import difference_figure, rank_figure
 from dora_cli.reports.plots.scores import scores_figure
 from dora_cli.reports.plots.training import training_figure
-from dora_cli.reports.records import RunRecords, read_text
 from dora_cli.reports.runs import FoundRanks, RunCurves
 from dora_cli.reports.settings import settings
+from dora_cli.runs.records import RunRecords, read_text
 
 What = str
 """``map``, ``budget``, ``training`` or ``scores``; the command offers no other."""

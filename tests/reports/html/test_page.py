@@ -22,7 +22,7 @@ from dora_cli.reports.html.script import SCRIPT
 from dora_cli.reports.live.marks import ASCII
 from dora_cli.reports.live.rank_map import rank_lines
 from dora_cli.reports.ranks import render
-from dora_cli.reports.records import RunRecords, write_json
+from dora_cli.runs.records import RunRecords, write_json
 from tests.reports import examples
 from tests.reports.html.folders import HEAD, write_run
 

@@ -23,9 +23,9 @@ from dora_cli.reports.plots.maps import difference_figure, rank_figure
 from dora_cli.reports.plots.scores import scores_figure
 from dora_cli.reports.plots.training import running_mean, training_figure
 from dora_cli.reports.ranks import mean_ranks
-from dora_cli.reports.records import LogFile, RunRecords, ranks_record, write_json
 from dora_cli.reports.runs import find_curves, find_ranks
 from dora_cli.reports.views import View, draw
+from dora_cli.runs.records import LogFile, RunRecords, ranks_record, write_json
 from tests.reports.examples import BART_ENCODER, FakeAllocation, bart, bert, exact, llama, metrics, ranks, stack
 
 pytest.importorskip("matplotlib")

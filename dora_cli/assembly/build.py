@@ -1,0 +1,186 @@
+"""From a recipe to an adapted model on its device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from dora_cli.assembly.fingerprint import fingerprint_model
+from dora_cli.assembly.origin import make
+from dora_cli.data import PairLayout, pair_layout
+from dora_cli.errors import DoraError, ModelError
+from dora_cli.libraries import is_panic
+from dora_cli.machine.environment import ModelSize
+from dora_cli.machine.memory import is_out_of_memory
+from dora_cli.machine.seeds import seed_everything
+from dora_cli.methods import Method, triton_obstacle
+from dora_cli.methods.base import Schedule
+from dora_cli.methods.linear import trained_type
+from dora_cli.models import (
+    LoadedModel,
+    Projection,
+    config_generator,
+    config_model,
+    find_projections,
+    head_parameters,
+    load_generator,
+    load_model,
+)
+from dora_cli.recipe import Recipe
+from dora_cli.tasks import GenerationTask, Task
+
+
+@dataclass(frozen=True)
+class AdaptedModel:
+    """A base model with a method attached.
+
+    Attributes:
+        model: on its device; frozen but for adapters and head.
+        projections: what is adapted, in model order; empty for methods that adapt nothing.
+        head: the trained parameters of the head by their full name (fp32).
+        layout: how texts become tokens for a generator; None for a classifier.
+        schedule: None if built for evaluation only.
+        fingerprint: of the base model's frozen tensors, before anything was attached.
+        size: of the base model with its head, likewise.
+    """
+
+    model: nn.Module
+    tokenizer: Any
+    method: Method
+    projections: Sequence[Projection]
+    head: dict[str, nn.Parameter]
+    layout: PairLayout | None
+    schedule: Schedule | None
+    commit: str | None
+    fingerprint: str
+    size: ModelSize
+
+    @property
+    def trainable(self) -> list[nn.Parameter]:
+        return [*self.method.parameters(), *self.head.values()]
+
+
+def make_method(recipe: Recipe) -> Method:
+    """The method of a recipe with its settings."""
+    return make(recipe.method)
+
+
+def targets_of(recipe: Recipe) -> Sequence[str]:
+    """The targets of a recipe; none for methods that adapt nothing."""
+    return getattr(recipe.method, "targets", ())
+
+
+def load_base(recipe: Recipe, task: Task) -> LoadedModel:
+    """The base model of a recipe: with a head for `task`, or as the generator it is."""
+    model, seed = recipe.model, recipe.train.seed
+    with _one_message(model.name):
+        if isinstance(task, GenerationTask):
+            return load_generator(
+                model.name, revision=model.revision, dtype=model.dtype, seed=seed, trust_remote_code=model.trust_remote_code
+            )
+        return load_model(
+            model.name,
+            revision=model.revision,
+            dtype=model.dtype,
+            num_labels=task.num_labels,
+            label_names=task.label_names,
+            regression=task.regression,
+            seed=seed,
+            trust_remote_code=model.trust_remote_code,
+        )
+
+
+@contextmanager
+def _one_message(name: str) -> Iterator[None]:
+    """Turns whatever the files of a model make the libraries raise into a ModelError; where memory is short, that is said elsewhere."""
+    try:
+        yield
+    except DoraError:
+        raise
+    except BaseException as error:
+        if is_out_of_memory(error) or not (isinstance(error, Exception) or is_panic(error)):
+            raise
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason is given")
+        raise ModelError(
+            f"model.name: the files of {name!r} do not make a model that can be used ({type(error).__name__}: {reason[:300]}); download or "
+            "build the model again"
+        ) from error
+
+
+def base_fingerprint(base: LoadedModel) -> str:
+    """The identity of a base model's frozen tensors; of a head that a seed has drawn it says nothing."""
+    return fingerprint_model(base.model, leave_out=frozenset(head_parameters(base.model, base.fresh)))
+
+
+def note_on_code(recipe: Recipe) -> str | None:
+    """What whoever loads the base model of `recipe` must say first; None where no code of a stranger is run."""
+    return f"model.trust_remote_code is on: code of {recipe.model.name} is run" if recipe.model.trust_remote_code else None
+
+
+def note_on_kernels(recipe: Recipe, device: torch.device) -> str | None:
+    """Why adapters are computed slower on `device` than they could be; None where they are not."""
+    obstacle = triton_obstacle() if device.type == "cuda" and targets_of(recipe) else None
+    return obstacle and f"adapters are computed without Triton, which would be faster: {obstacle}"
+
+
+def note_on_rank(start_rank: int, projections: Sequence[Projection]) -> str | None:
+    """Which projections start with more components than can be independent; None where none does.
+
+    Not an error: ranks grow where they count, and a model with a few narrow projections may be given more than those can use.
+    """
+    narrow = [projection for projection in projections if min(projection.shape) < start_rank]
+    if not narrow:
+        return None
+    least = min(narrow, key=lambda projection: min(projection.shape))
+    d_out, d_in = least.shape
+    return (
+        f"projections start with {start_rank:,} components, more than min(d_in, d_out) of {len(narrow):,} of {len(projections):,} (least: "
+        f"{min(d_in, d_out):,} of {least.name}, {d_in:,} to {d_out:,}), where the rest adds nothing; lower method.start_rank or method.rank"
+    )
+
+
+def base_from_config(recipe: Recipe, task: Task) -> nn.Module:
+    """The model of `load_base` on the meta device: shapes without weights. Raises ModelUnreachableError."""
+    model = recipe.model
+    with _one_message(model.name):
+        if isinstance(task, GenerationTask):
+            return config_generator(model.name, revision=model.revision, trust_remote_code=model.trust_remote_code)
+        return config_model(
+            model.name,
+            revision=model.revision,
+            num_labels=task.num_labels,
+            label_names=task.label_names,
+            regression=task.regression,
+            trust_remote_code=model.trust_remote_code,
+        )
+
+
+def adapt(recipe: Recipe, task: Task, base: LoadedModel, method: Method, device: torch.device, *, total_steps: int | None) -> AdaptedModel:
+    """Attaches `method` to the recipe's targets in `base`, freezes the rest and moves everything to `device`.
+
+    Args:
+        total_steps: length of the run; None to build for evaluation only.
+
+    Raises:
+        BudgetError, ProjectionError: the method does not fit the model or the run's length.
+    """
+    model, targets = base.model, targets_of(recipe)
+    projections = find_projections(model, targets) if targets else []
+    schedule = None if total_steps is None else method.plan(total_steps, {p.name: p.shape for p in projections})
+    head = head_parameters(model, base.fresh)
+    model.requires_grad_(False)
+    fingerprint = base_fingerprint(base)
+    size = ModelSize.of(model, head.values())
+    model.to(device)
+    seed_everything(recipe.train.seed)  # the draw of A and B depends on the seed alone, not on how the base was loaded
+    method.attach(model, {p.name: p.module for p in projections}, schedule)
+    for parameter in head.values():
+        parameter.data = parameter.data.to(trained_type(parameter.dtype))
+        parameter.requires_grad_(True)
+    layout = pair_layout(base.tokenizer, decoder_start=base.decoder_start) if isinstance(task, GenerationTask) else None
+    return AdaptedModel(model, base.tokenizer, method, projections, head, layout, schedule, base.commit, fingerprint, size)

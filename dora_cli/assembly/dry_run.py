@@ -1,0 +1,178 @@
+"""What a run would do, without weights: the schedule in steps, the global batch and the parameter budget."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from dora_cli.assembly.build import base_from_config, make_method, note_on_code, note_on_rank, targets_of
+from dora_cli.assembly.evaluator import evaluated_splits
+from dora_cli.assembly.length import RunLength
+from dora_cli.assembly.notes import note_on_java, notes_before_training, notes_on_official_sizes, notes_on_settings
+from dora_cli.assembly.resolve import resolve
+from dora_cli.machine.capture import check_capture, choose_capture
+from dora_cli.machine.devices import resolve_device, resolve_precision
+from dora_cli.machine.threads import Threads, decide, most_threads
+from dora_cli.models import ModelUnreachableError, Projection, find_projections, head_parameters, left_out
+from dora_cli.recipe import Recipe
+from dora_cli.tasks import Task
+from dora_cli.training.run import load_split
+from dora_cli.wording import plural
+
+_ANY_SHAPE = (2, 2)  # when phases begin and end does not depend on shapes
+_OF_THE_MODEL = ("projections", "start_components", "final_components", "events", "first_event")
+"""What a schedule says that takes the number of projections: so does which events prune something."""
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """Everything that is known before a weight is loaded.
+
+    Attributes:
+        length: steps, epochs and global batch.
+        processes: as set by ``accelerate launch``, else 1.
+        schedule: of the method; without what depends on the number of projections where the model's shapes are out of reach.
+        parameters: ``projections, per_rank, start, final, head``; adapter sizes count `A` and `B`, `final` for a uniform allocation.
+        out_of_reach: why the model's configuration could not be read; None if it could.
+        threads: of the CPU, and why so many; None where that takes the model's configuration and this is out of reach.
+        rank_note: what is to be said of the start rank; None where it is sound or the model's shapes are out of reach.
+        left_out_note: which projections the targets leave out, and why; None where they leave out none.
+        cuda_graph: whether steps will be captured in CUDA graphs, in words; None where that is no question.
+        notes: what a run would say of its settings and data before it starts.
+        output: the run folder, or the parent folder of a run per seed; None if not decided.
+        seeds: one run each; empty for a single run.
+    """
+
+    recipe: Recipe
+    length: RunLength
+    processes: int
+    device: str
+    precision: str
+    schedule: dict[str, Any]
+    phases: list[tuple[str, int, int]]
+    parameters: dict[str, int] | None
+    out_of_reach: str | None
+    threads: Threads | None = None
+    rank_note: str | None = None
+    left_out_note: str | None = None
+    cuda_graph: str | None = None
+    notes: Sequence[str] = ()
+    output: Path | None = None
+    seeds: Sequence[int] = ()
+
+    @property
+    def rows(self) -> list[tuple[str, str]]:
+        """The run in words: ``(what, value)``."""
+        length, train = self.length, self.recipe.train
+        batch = f"train.batch_size {train.batch_size} x gradient_accumulation {train.gradient_accumulation} x {self.processes}"
+        processes = "process" if self.processes == 1 else "processes"
+        warmup = f"linear warm-up over {plural(length.lr_warmup, 'step')}" if length.lr_warmup else "no warm-up"
+        cut = f", stopped by train.max_steps in epoch {length.epochs}" if train.max_steps is not None else ""
+        rows = [
+            ("training examples", f"{length.examples:,}"),
+            ("global batch", f"{plural(length.global_batch, 'example')} = {batch} {processes}"),
+            ("steps", f"{length.total_steps:,} ({length.steps_per_epoch:,} an epoch, {plural(length.epochs, 'epoch')}{cut})"),
+            ("learning rate", f"{train.learning_rate:g}, {warmup}, then linear decay to 0"),
+            ("device", f"{self.device}, {self.precision}"),
+            ("threads", "auto, which takes the model's configuration" if self.threads is None else str(self.threads)),
+        ]
+        if self.cuda_graph is not None:
+            rows.append(("CUDA graphs", self.cuda_graph))
+        if note := note_on_code(self.recipe):
+            rows.append(("code", note))
+        if self.rank_note is not None:
+            rows.append(("rank", self.rank_note))
+        if self.left_out_note is not None:
+            rows.append(("targets", self.left_out_note))
+        rows += [("note", note) for note in self.notes]
+        if self.output is not None:
+            rows.append(("output", f"{self.output / 'seed-*' if self.seeds else self.output}"))
+        if self.seeds:
+            rows.append(("seeds", f"{', '.join(map(str, self.seeds))}: one run each"))
+        return rows
+
+
+def dry_run(recipe: Recipe, output: Path | None = None, seeds: Sequence[int] = ()) -> DryRun:
+    """Validates all that can be without weights; raises DoraError as a run would. `output` and `seeds` are shown, not touched."""
+    recipe, task = resolve(recipe)
+    device = resolve_device(recipe.train.device)
+    precision = resolve_precision(recipe.train.precision, device, recipe.model.dtype)
+    check_capture(recipe.train.cuda_graph, device)
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    examples, notes = _data(recipe, task)
+    length = RunLength.of(recipe, examples, processes)
+    method, targets = make_method(recipe), targets_of(recipe)
+    parameters, reason, model, rank_note, left_out_note = None, None, None, None, None
+    try:
+        model = base_from_config(recipe, task)
+    except ModelUnreachableError as error:
+        reason = str(error)
+        plan = method.plan(length.total_steps, {"unknown": _ANY_SHAPE} if targets else {})
+        schedule = {**plan.describe(), **dict.fromkeys(_OF_THE_MODEL)}
+    else:
+        projections = find_projections(model, targets) if targets else []
+        plan = method.plan(length.total_steps, {p.name: p.shape for p in projections})
+        schedule = dict(plan.describe())
+        head = sum(parameter.numel() for parameter in head_parameters(model, frozenset()).values())
+        parameters = _parameters(projections, schedule, head)
+        rank_note = note_on_rank(schedule.get("start_rank", 0), projections)
+        left_out_note = left_out(model, targets)
+    return DryRun(
+        recipe=recipe,
+        length=length,
+        processes=processes,
+        device=str(device),
+        precision=precision,
+        schedule=schedule,
+        phases=list(plan.phases),
+        parameters=parameters,
+        out_of_reach=reason,
+        threads=decide(recipe, model, most_threads()),
+        rank_note=rank_note,
+        left_out_note=left_out_note,
+        cuda_graph=_cuda_graph(recipe.train.cuda_graph, model, device, precision),
+        notes=notes,
+        output=output,
+        seeds=seeds,
+    )
+
+
+def _cuda_graph(setting: str, model: nn.Module | None, device: torch.device, precision: str) -> str | None:
+    """Nothing is tried here; what a run would refuse is refused."""
+    if setting == "off" or device.type != "cuda":
+        return None
+    answer = None if model is None else choose_capture(setting, model, device, precision, trial=False)
+    if answer is None:
+        return "if a trial at the beginning of the run shows that this model allows it"
+    return "yes" if answer.captured else f"no: {answer.reason}"
+
+
+def _data(recipe: Recipe, task: Task) -> tuple[int, list[str]]:
+    """The number of training examples, and what a run would say of settings and data.
+
+    Official sizes for the hub, which is not asked; any other source is read, since it is at hand.
+    """
+    if recipe.data.source == "hub":
+        size, limit = task.splits["train"], recipe.data.max_train_samples
+        notes = [*notes_on_settings(recipe), *notes_on_official_sizes(recipe, task)]
+        return size if limit is None else min(size, limit), [*notes, *filter(None, [note_on_java(task)])]
+    training = load_split(recipe, task, "train", training=True)
+    evaluated = {split: load_split(recipe, task, split, training=False) for split in evaluated_splits(recipe, task)}
+    return len(training), list(notes_before_training(recipe, task, training, evaluated))
+
+
+def _parameters(projections: list[Projection], schedule: dict[str, Any], head: int) -> dict[str, int]:
+    per_rank = sum(sum(projection.shape) for projection in projections)
+    return {
+        "projections": len(projections),
+        "per_rank": per_rank,
+        "start": per_rank * schedule.get("start_rank", 0),
+        "final": per_rank * schedule.get("rank", 0),
+        "head": head,
+    }

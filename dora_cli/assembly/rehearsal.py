@@ -1,0 +1,66 @@
+"""What a run will do with its model, tried on a few rows before the run starts and its folder replaces anything.
+
+Nothing is changed by it: the model evaluates, without dropout and gradients, and the caller seeds afterwards. Buffers that a forward pass
+keeps are those of every evaluation.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from dora_cli.assembly.build import AdaptedModel
+from dora_cli.data import EncodedPairs, EncodedSplit, to_device
+from dora_cli.errors import DoraError, ModelError
+from dora_cli.evaluation.base import Evaluator, Trial
+from dora_cli.evaluation.batches import evaluation_mode, extremes
+from dora_cli.machine.memory import memory_advice
+from dora_cli.recipe import Recipe
+from dora_cli.tasks import Task
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+def rehearse(
+    recipe: Recipe,
+    task: Task,
+    adapted: AdaptedModel,
+    train: EncodedSplit | EncodedPairs,
+    evaluator: Evaluator,
+    accelerator: Accelerator,
+) -> None:
+    """Tries all of it in this process alone, in the order in which the run would come to it.
+
+    Raises:
+        ModelError: names the model, its class, what failed and the reason that the model itself gave.
+        OutOfMemoryError: not even a few rows fit.
+    """
+    first = Trial("a forward pass", "train", partial(_forward, recipe, task, adapted, train, accelerator))
+    with evaluation_mode(adapted.model):
+        for trial in [first, *evaluator.trials(adapted.model, adapted.method)]:
+            _attempt(trial, recipe, adapted)
+
+
+def _forward(recipe: Recipe, task: Task, adapted: AdaptedModel, train: EncodedSplit | EncodedPairs, accelerator: Accelerator) -> None:
+    """The widest and the narrowest batch of the training data, to their losses."""
+    for indices in extremes(train.lengths, recipe.train.batch_size):
+        batch = to_device(train.collate(indices), accelerator.device)
+        labels = batch.pop("labels")
+        with accelerator.autocast():
+            logits = adapted.model(**batch).logits
+        task.losses(logits, labels, label_smoothing=recipe.train.label_smoothing).cpu()  # waits for what the device has to say
+
+
+def _attempt(trial: Trial, recipe: Recipe, adapted: AdaptedModel) -> None:
+    try:
+        with memory_advice(recipe, trial.batch):
+            trial.attempt()
+    except DoraError:
+        raise
+    except Exception as error:
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason given")
+        raise ModelError(
+            f"model.name: {recipe.model.name!r} ({type(adapted.model).__name__}) fails in {trial.what}, tried before training: "
+            f"{type(error).__name__}: {reason[:300].rstrip('.')}; {trial.fix}, or see with --debug where"
+        ) from error

@@ -1,0 +1,352 @@
+"""Evaluating a finished run from its folder alone (plus the base model)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from dora_cli.assembly.build import AdaptedModel, adapt, load_base, make_method, note_on_code
+from dora_cli.assembly.evaluator import evaluated_splits, make_evaluator
+from dora_cli.assembly.notes import notes_before_evaluation
+from dora_cli.assembly.resolve import resolve
+from dora_cli.collector import no_collection
+from dora_cli.data import Examples
+from dora_cli.errors import CheckpointError, DataError, ModelError, RecipeError
+from dora_cli.files import at_home
+from dora_cli.machine.devices import make_accelerator, resolve_device, resolve_precision
+from dora_cli.machine.environment import installed_version
+from dora_cli.machine.memory import memory_advice
+from dora_cli.machine.seeds import set_deterministic
+from dora_cli.machine.threads import decide, most_threads, own_threads, recorded_threads, set_threads
+from dora_cli.printable import shown
+from dora_cli.recipe import Recipe, load_recipe
+from dora_cli.runs.folders import MANIFEST
+from dora_cli.runs.records import RunRecords, read_json
+from dora_cli.tasks import Task
+from dora_cli.training.checkpoint import Weights, load_weights
+from dora_cli.training.listener import Listener, SilentListener
+from dora_cli.training.run import load_split
+from dora_cli.wording import plural
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+CODE = "model.trust_remote_code"
+THREADS = "train.threads"
+
+CHANGEABLE = (
+    "data.source",
+    "data.path",
+    "data.columns",
+    "data.labels",
+    "data.max_eval_samples",
+    "data.max_length",
+    "decode.batch_size",
+    "decode.beams",
+    "decode.length_penalty",
+    "decode.max_new_tokens",
+    "decode.no_repeat_ngram",
+    "decode.split",
+    "eval.batch_size",
+    "model.name",
+    "model.revision",
+    CODE,
+    "train.device",
+    "train.precision",
+    THREADS,
+    "train.deterministic",
+)
+"""Recipe keys that a finished run may be given anew: where data and base model are, how it decodes, and the machine."""
+
+
+@dataclass(frozen=True)
+class SavedRun:
+    """A run folder and the weights of it that are asked for."""
+
+    folder: Path
+    weights: Path
+
+    @classmethod
+    def at(cls, checkpoint: Path, *, flag: str = "--checkpoint ") -> SavedRun:
+        """`checkpoint` is a run folder (its selected adapter), or one checkpoint within it. Raises CheckpointError.
+
+        Args:
+            checkpoint: what was asked for.
+            flag: how messages introduce it.
+        """
+        said = f"{flag}{checkpoint}"
+        if not checkpoint.is_dir():
+            raise CheckpointError(f"{said} is not a folder; name the run folder that dora train wrote (its --output)")
+        if RunRecords(checkpoint).recipe.is_file():
+            return cls(checkpoint, RunRecords(checkpoint).adapter)
+        if (checkpoint / MANIFEST).is_file():
+            for parent in list(checkpoint.resolve().parents)[:2]:
+                if RunRecords(parent).recipe.is_file():
+                    return cls(parent, checkpoint)
+            raise CheckpointError(f"{said} lies outside a run folder, so its recipe.yaml is missing; name a checkpoint within a run")
+        seeds = sorted(path.name for path in checkpoint.glob("seed-*") if RunRecords(path).recipe.is_file())
+        if seeds:
+            raise CheckpointError(f"{said} holds runs of several seeds; name one of them: {', '.join(seeds)}")
+        raise CheckpointError(f"{said} holds no recipe.yaml; name the run folder that dora train wrote (its --output)")
+
+    def read_weights(self) -> Weights:
+        """The weights that are asked for; raises CheckpointError."""
+        if self.weights == RunRecords(self.folder).adapter and not self.weights.is_dir():
+            raise CheckpointError(
+                f"{self.folder} has no adapter, the selected weights: the run was stopped before an evaluation that counts; train again, "
+                "or name one of its checkpoints"
+            )
+        return load_weights(self.weights)
+
+    def base_fingerprint(self) -> str | None:
+        """What `fingerprint_model` said of the base model of the run; raises CheckpointError."""
+        environment = RunRecords(self.folder).environment
+        return _section(read_json(environment), "model", environment).get("fingerprint")
+
+    def read_recipe(self) -> Recipe:
+        """The recipe of the run as it trained; raises CheckpointError if the file is no recipe."""
+        stored = RunRecords(self.folder).recipe
+        try:
+            return load_recipe(stored)
+        except RecipeError as error:
+            raise CheckpointError(
+                f"{error}\n{stored} is damaged or was not written by dora: copy the run folder again if it was copied, or train again"
+            ) from error
+
+
+@dataclass(frozen=True)
+class Restored:
+    """A run brought back: its recipe with the changes of this call, its task, and its model with the weights asked for.
+
+    Attributes:
+        examples: of the splits that were asked for.
+        precision: in which this call computes.
+    """
+
+    run: SavedRun
+    recipe: Recipe
+    task: Task
+    weights: Weights
+    adapted: AdaptedModel
+    examples: Mapping[str, Examples]
+    accelerator: Accelerator
+    precision: str
+    environment: Mapping[str, Any]
+
+
+@no_collection()
+def restore(
+    checkpoint: str | Path, overrides: Sequence[str], splits: Callable[[Recipe, Task], Sequence[str]], listener: Listener
+) -> Restored:
+    """Rebuilds the model of a run at its final ranks, to compute with the run's number of threads; to be called within `own_threads`.
+
+    Args:
+        checkpoint: run folder, or one checkpoint of it.
+        overrides: ``key=value`` changes, see `CHANGEABLE`.
+        splits: which splits to load, before the model so that a missing file is said at once.
+        listener: told if code of the base model is run.
+
+    Raises:
+        DoraError: what a user can mend.
+    """
+    run = SavedRun.at(Path(checkpoint))
+    recipe, task = resolve(read_recipe(run, overrides))
+    weights = run.read_weights()
+    names = splits(recipe, task)
+    environment = read_json(RunRecords(run.folder).environment)
+    device = resolve_device(recipe.train.device)
+    precision = resolve_precision(recipe.train.precision, device, recipe.model.dtype)
+    set_deterministic(recipe.train.deterministic)
+    threads, most = recorded_threads(environment, RunRecords(run.folder).environment), most_threads()
+    accelerator = make_accelerator(device, precision)
+    with hint_where(run, recipe):
+        examples = {name: load_split(recipe, task, name, training=False) for name in names}
+        if note := note_on_code(recipe):
+            listener.note(note)
+        with memory_advice(recipe, "load"):
+            base = load_base(recipe, task)
+    set_threads(decide(recipe, base.model, most).count if THREADS in _keys(overrides) else threads)
+    with memory_advice(recipe, "load"):
+        adapted = adapt(recipe, task, base, make_method(recipe), accelerator.device, total_steps=None)
+    expected = _section(environment, "model", RunRecords(run.folder).environment).get("fingerprint")
+    if expected != adapted.fingerprint:
+        raise CheckpointError(
+            f"the base model {recipe.model.name} is not the one this run was trained on (fingerprint {adapted.fingerprint[:12]}, "
+            f"the run's is {shown(expected, 12)}); point --set model.name=... or model.revision=... at that one"
+        )
+    weights.restore(adapted)
+    return Restored(run, recipe, task, weights, adapted, examples, accelerator, precision, environment)
+
+
+@own_threads()
+def evaluate_saved(
+    checkpoint: str | Path, *, split: str | None = None, overrides: Sequence[str] = (), listener: Listener | None = None
+) -> dict[str, Any]:
+    """Rebuilds the model of a run at its final ranks and evaluates it; a generator decodes and is scored again.
+
+    Args:
+        checkpoint: run folder, or one checkpoint of it.
+        split: another split than the recipe's.
+        overrides: ``key=value`` changes to where data and model are found and how outputs are decoded, see `CHANGEABLE`.
+
+    Returns:
+        ``task, model, method, checkpoint, step, epoch, splits, metrics``, and, where the data are those of the run, ``recorded`` (what
+        the run wrote down for these weights) and ``identical``.
+    """
+    listener = listener or SilentListener()
+    try:
+        return _evaluate_saved(checkpoint, split, overrides, listener)
+    finally:
+        listener.close()
+
+
+def _evaluate_saved(checkpoint: str | Path, split: str | None, overrides: Sequence[str], listener: Listener) -> dict[str, Any]:
+    def splits(recipe: Recipe, task: Task) -> Sequence[str]:
+        if split is not None and split not in task.splits:
+            raise RecipeError(f"--split {split}: {task.name} has {', '.join(task.splits)}")
+        return evaluated_splits(recipe, task, split)
+
+    restored = restore(checkpoint, overrides, splits, listener)
+    recipe, task, adapted, weights = restored.recipe, restored.task, restored.adapted, restored.weights
+    evaluator = make_evaluator(
+        recipe,
+        task,
+        restored.examples,
+        model=adapted.model,
+        tokenizer=adapted.tokenizer,
+        layout=adapted.layout,
+        accelerator=restored.accelerator,
+        progress=listener.evaluating,
+        split=split,
+    )
+    for note in notes_before_evaluation(recipe, task, restored.examples):
+        listener.note(note)
+    finished = evaluator.finish(adapted.model, adapted.method)
+    for note in finished.notes:
+        listener.note(note)
+    result: dict[str, Any] = {
+        "schema_version": 1,
+        "task": task.name,
+        "model": recipe.model.name,
+        "method": adapted.method.name,
+        "checkpoint": str(restored.run.weights),
+        "step": weights.state.get("step"),
+        "epoch": weights.state.get("epoch"),
+        "splits": {name: len(part) for name, part in restored.examples.items()},
+        "metrics": finished.metrics,
+    }
+    if split is None:
+        other_data, other_machine = _differences(restored)
+        for difference in other_data:
+            listener.note(f"not comparable with the run's own evaluation: {difference}")
+        if not other_data:
+            # of finished weights the run may know more than of an epoch's, and an epoch more than is asked for here
+            known = recorded_metrics(restored)
+            recorded = {name: known[name] for name in finished.metrics if name in known}
+            if not recorded:  # a checkpoint within an epoch
+                return result
+            result["recorded"] = recorded
+            result["identical"] = all(finished.metrics[name] == value for name, value in recorded.items())
+            for difference in other_machine if not result["identical"] else ():
+                listener.note(f"digits may differ from the run's own evaluation: {difference}")
+    return result
+
+
+def recorded_metrics(restored: Restored) -> Mapping[str, Any]:
+    """What the run wrote down of the weights that were restored."""
+    records = RunRecords(restored.run.folder)
+    if restored.run.weights == records.adapter and records.metrics.is_file():
+        return _section(records.read_metrics(), "metrics", records.metrics)
+    return restored.weights.state.get("metrics") or {}
+
+
+def _differences(restored: Restored) -> tuple[list[str], list[str]]:
+    """In what this evaluation differs from those of the run: in the data that are scored, and in the machine that scores them."""
+    recipe, environment = restored.recipe, restored.environment
+    trained, _ = resolve(restored.run.read_recipe())
+    place = RunRecords(restored.run.folder).environment
+    recorded = _section(environment, "data", place)
+    data = [
+        f"the examples of {name} are others than those of the run (fingerprint)"
+        for name, part in restored.examples.items()
+        if _fingerprint(recorded.get(name)) != part.fingerprint()
+    ]
+    for key, now, then in (
+        ("data.max_length", recipe.data.max_length, trained.data.max_length),
+        ("eval.batch_size", recipe.eval.batch_size, trained.eval.batch_size),
+    ):
+        if now != then:
+            data.append(f"{key} is {now}, the run's is {then}")
+    if recipe.decode != trained.decode:
+        data.append("outputs are decoded with other settings than the run's")
+    machine = []
+    if restored.precision != environment.get("precision"):
+        machine.append(f"it is in {restored.precision}, the run's in {shown(environment.get('precision'))}")
+    if torch.get_num_threads() != (then := recorded_threads(environment, place)):
+        machine.append(f"it computes with {plural(torch.get_num_threads(), 'thread')}, the run with {then}")
+    packages = _section(environment, "packages", place)
+    for name in ("torch", "transformers"):
+        if installed_version(name) != packages.get(name):
+            machine.append(f"{name} is {installed_version(name)} here and was {shown(packages.get(name))}")
+    return data, machine
+
+
+def _fingerprint(part: Any) -> Any:
+    return part.get("fingerprint") if isinstance(part, Mapping) else None
+
+
+@contextmanager
+def hint_where(run: SavedRun, recipe: Recipe) -> Iterator[None]:
+    """Says what to do where the run's data or base model have moved."""
+    try:
+        yield
+    except (DataError, ModelError) as error:
+        model, data = recipe.model.name, recipe.data.path
+        if (model.startswith("builtin:") or Path(model).is_dir()) and (data is None or at_home(data).exists()):
+            raise
+        raise type(error)(
+            f"{error}\nThe run in {run.folder} names its data and base model in recipe.yaml; say where they are now with "
+            "--set data.path=..., --set data.source=... or --set model.name=..."
+        ) from error
+
+
+def read_recipe(run: SavedRun, overrides: Sequence[str]) -> Recipe:
+    """The recipe of a run with the changes of this call.
+
+    Raises:
+        CheckpointError: the run's own is damaged.
+        RecipeError: the changes do not fit it, or code of a stranger would run unasked.
+    """
+    stored = RunRecords(run.folder).recipe
+    trained = run.read_recipe()
+    recipe = load_recipe(stored, overrides)
+    changed = _keys(overrides)
+    for key in changed:
+        if key not in CHANGEABLE:
+            raise RecipeError(f"--set {key}: an evaluation can change {', '.join(CHANGEABLE)}; the rest of the recipe belongs to the run")
+    # A run folder may come from a stranger, who does not decide what runs on this machine.
+    if recipe.model.trust_remote_code and CODE not in changed:
+        raise RecipeError(
+            f"{stored}: {CODE} is true, so evaluating this run would run Python code that comes with the model {recipe.model.name!r}; "
+            f"if you trust that code, say so here too: --set {CODE}=true"
+        )
+    if recipe.model.trust_remote_code and not trained.model.trust_remote_code:
+        raise RecipeError(f"--set {CODE}=true: the run was made without code of its base model; leave it out")
+    return recipe
+
+
+def _keys(overrides: Sequence[str]) -> list[str]:
+    return [override.partition("=")[0].strip() for override in overrides]
+
+
+def _section(record: Any, key: str, path: Path) -> Mapping[str, Any]:
+    """A part of the record that was read from `path`; raises CheckpointError if there is none."""
+    section = record.get(key) if isinstance(record, dict) else None
+    if not isinstance(section, dict):
+        raise CheckpointError(f"{path} is damaged: it lacks its section {key!r}; restore the file from a copy of the run, or train again")
+    return section

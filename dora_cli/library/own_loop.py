@@ -1,0 +1,120 @@
+"""DoRA in a training loop of the user's own."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from torch import nn
+
+from dora_cli.assembly.fingerprint import fingerprint_model
+from dora_cli.assembly.origin import BaseRecord, Origin, make, with_targets
+from dora_cli.errors import ModelError, RecipeError
+from dora_cli.library.watch import Watch
+from dora_cli.methods import Dora
+from dora_cli.methods.attached import carried, mark
+from dora_cli.methods.base import StepReport
+from dora_cli.methods.linear import trained_type
+from dora_cli.models import find_projections, head_parameters, left_out
+from dora_cli.recipe.problems import dotted, error_path, explain
+from dora_cli.recipe.schema import DoraMethod
+from dora_cli.training import optimizer as optimizers
+
+WARN_AFTER = 500
+"""Training passes without `after_step` that are no accident any more: far more micro-batches than one optimiser step has."""
+
+
+def attach(
+    model: nn.Module,
+    *,
+    rank: int = 8,
+    total_steps: int,
+    targets: Sequence[str] = ("attention", "ffn"),
+    head: bool = True,
+    fresh: Collection[str] = (),
+    warn_after: int | None = WARN_AFTER,
+    **settings: Any,
+) -> Dora:
+    """Adapts `model` in place, so that exactly the adapters and the head train (``requires_grad``).
+
+    After every backward pass of an optimiser step, `step` counting from 1::
+
+        method.adjust_gradients(step)        # before clipping
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        dora_cli.shrink(optimizer, method.after_step(step))
+        optimizer.zero_grad()
+
+    The factors are drawn from torch's global generator. What trains is fp32, or float64 in a float64 model: a half-precision model
+    needs `torch.autocast` around its forward pass.
+
+    Args:
+        model: a transformer of blocks, on its device.
+        rank: mean final rank of a projection.
+        total_steps: optimiser steps of the whole training; warm-up, pruning and final phase are shares of it.
+        targets: ``"attention"``, ``"ffn"`` or glob patterns of projections; a warning says what the two leave out of state-space mixers.
+        head: whether what lies outside the base model (a classifier) trains too; a language-modelling head never does.
+        fresh: names of parameters that the checkpoint did not fill, if they are in the base model, such as a new pooler's; their modules
+            train with the head. ``from_pretrained(..., output_loading_info=True)`` lists them as ``missing_keys``.
+        warn_after: training passes without a call of `after_step` after which a warning is given; None for never.
+        settings: the other keys of a recipe's ``method`` section, such as `start_rank`, `alpha` and `dropout`.
+
+    Raises:
+        RecipeError: a setting that is unknown or out of bounds.
+        BudgetError: the budget does not fit `total_steps`.
+        ModelError: the model cannot be adapted, or is already.
+    """
+    section = _section(rank, targets, settings)
+    method = make(section)
+    if warn_after is not None and warn_after < 1:
+        raise RecipeError(f"warn_after is {warn_after}; it must be at least 1, or None for no warning")
+    refuse_unsuitable(model)
+    projections = find_projections(model, targets)
+    assert isinstance(method, Dora)
+    schedule = method.plan(total_steps, {p.name: p.shape for p in projections})
+    unknown = set(fresh) - {name for name, _ in model.named_parameters()}
+    if unknown:
+        raise ModelError(f"fresh names {min(unknown)}, which is no parameter of this {type(model).__name__}")
+    heads = head_parameters(model, fresh) if head else {}
+    base = BaseRecord.of(model, fingerprint_model(model, leave_out=frozenset(heads)))
+    model.requires_grad_(False)
+    method.attach(model, {p.name: p.module for p in projections}, schedule)
+    for parameter in heads.values():
+        parameter.data = parameter.data.to(trained_type(parameter.dtype))
+        parameter.requires_grad_(True)
+    mark(model, method, Origin(with_targets(section, [p.name for p in projections]), base, tuple(heads)))
+    if note := left_out(model, targets):
+        warnings.warn(note, stacklevel=2)
+    if warn_after is not None:
+        model.register_forward_pre_hook(Watch(method, warn_after))
+    return method
+
+
+def shrink(optimizer: torch.optim.Optimizer, report: StepReport) -> None:
+    """Puts the parameters that shrank at this step in the place of the old ones in `optimizer`, and slices their moments alike.
+
+    Does nothing at a step at which nothing shrank, so it may follow every step. Also for optimisers that Accelerate wraps.
+    """
+    if report.replaced:
+        optimizers.shrink(optimizer, report.replaced)
+
+
+def refuse_unsuitable(model: nn.Module) -> None:
+    """Raises ModelError for a model that is adapted already, or whose weights are quantised."""
+    if carried(model) is not None:
+        raise ModelError(f"this {type(model).__name__} carries an adapter of dora already; dora_cli.merge it, or load the base model anew")
+    if getattr(model, "is_quantized", False) or getattr(getattr(model, "config", None), "quantization_config", None):
+        raise ModelError(f"this {type(model).__name__} holds quantised weights, which cannot be adapted; load it without quantisation")
+
+
+def _section(rank: int, targets: Sequence[str], settings: dict[str, Any]) -> DoraMethod:
+    keys: dict[str, Any] = {"rank": rank, "targets": tuple(targets), **settings}
+    try:
+        return DoraMethod.model_validate(keys)
+    except ValidationError as error:
+        tree = {"method": {"name": "dora", **keys}}
+        details = [{**detail, "loc": ("method", *detail["loc"])} for detail in error.errors(include_url=False)]
+        raise RecipeError([f"{dotted(error_path(detail))}: {explain(detail, tree)}" for detail in details]) from None  # type: ignore[arg-type]

@@ -1,0 +1,216 @@
+"""What a finished run says of examples that nobody has labelled."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dora_cli.assembly.evaluator import decoding
+from dora_cli.assembly.restore import Restored, restore
+from dora_cli.data import Examples, encode, encode_sources, group_references, read_file
+from dora_cli.data.notes import text_notes
+from dora_cli.errors import RecipeError
+from dora_cli.evaluation.classification import compute_logits
+from dora_cli.evaluation.decoding import decode
+from dora_cli.library.submission import Destination, Part
+from dora_cli.machine.memory import memory_advice
+from dora_cli.machine.processes import is_main
+from dora_cli.machine.threads import own_threads
+from dora_cli.recipe import Recipe, check_listed
+from dora_cli.tasks import ClassificationTask, GenerationTask, Task
+from dora_cli.training.listener import Listener, SilentListener
+
+Check = Callable[[Recipe, Task, Sequence[str]], None]
+"""Told the resolved recipe, its task and the splits that will be read (none for a file), before anything is loaded."""
+
+
+def predict_saved(
+    checkpoint: str | Path,
+    *,
+    split: str | None = None,
+    file: Path | None = None,
+    overrides: Sequence[str] = (),
+    listener: Listener | None = None,
+) -> list[dict[str, Any]]:
+    """Predicts with the model of a run; a generator decodes by its recipe's settings.
+
+    Args:
+        checkpoint: run folder, or one checkpoint of it.
+        split: of the run's data; ``"test"`` stands for all test splits. If neither this nor `file` is given: the test splits, a
+            generator's ``decode.split``.
+        file: examples of the user's own, in a table with the task's columns, or one a line in plain text.
+        overrides: ``key=value`` changes, as for `evaluate_saved`.
+
+    Returns:
+        A record for each example, in order: its texts under their columns' names, ``prediction`` (name of the class, or a number) and,
+        for classes, ``probabilities`` by name; ``label`` where the split has one; ``split`` where there are several. Of a generator a
+        record for each different source: the source under its column's name, ``output``, and ``references`` where known.
+
+    Raises:
+        DoraError: what a user can mend.
+    """
+    parts = _guarded(checkpoint, split, file, overrides, listener, lambda recipe, task, splits: None)
+    return [record for part in parts for record in part.records]
+
+
+@dataclass(frozen=True)
+class Written:
+    """A file of predictions and how many there are in it."""
+
+    path: Path
+    predictions: int
+
+
+def write_predictions(
+    checkpoint: str | Path,
+    output: str,
+    *,
+    split: str | None = None,
+    file: Path | None = None,
+    overrides: Sequence[str] = (),
+    overwrite: bool = False,
+    listener: Listener | None = None,
+) -> list[Written]:
+    """`predict_saved` into files; see `Destination` for what `output` may be. Other processes than the main one write nothing.
+
+    Files that are there are replaced only with `overwrite`.
+
+    Raises:
+        OutputError: `output` cannot be written or does not fit the task; said before anything is loaded, where that can be known.
+    """
+    listener = listener or SilentListener()
+    destinations: list[Destination] = []
+
+    def check(recipe: Recipe, task: Task, splits: Sequence[str]) -> None:
+        destinations.append(Destination.plan(output, task, splits, overwrite=overwrite, source=file))
+        if destinations[0].official and splits and recipe.data.max_eval_samples is not None:
+            raise RecipeError(
+                f"data.max_eval_samples is {recipe.data.max_eval_samples} in the recipe of this run, but the benchmark wants a prediction "
+                "for every example; add --set data.max_eval_samples=null, or write JSON lines (.jsonl)"
+            )
+
+    parts = _guarded(checkpoint, split, file, overrides, listener, check)
+    if not is_main():
+        return []
+    return [Written(path, count) for path, count in destinations[0].write(parts, listener.note)]
+
+
+@own_threads()
+def _guarded(
+    checkpoint: str | Path, split: str | None, file: Path | None, overrides: Sequence[str], listener: Listener | None, check: Check
+) -> list[Part]:
+    listener = listener or SilentListener()
+    try:
+        return _predict(checkpoint, split, file, overrides, listener, check)
+    finally:
+        listener.close()
+
+
+def _predict(
+    checkpoint: str | Path, split: str | None, file: Path | None, overrides: Sequence[str], listener: Listener, check: Check
+) -> list[Part]:
+    if split is not None and file is not None:
+        raise RecipeError(f"--split {split} and --input {file} are both given; name one of them")
+    if file is not None:
+        overrides = _from_files(file, overrides)
+    own: dict[str, Examples] = {}
+
+    def splits(recipe: Recipe, task: Task) -> Sequence[str]:
+        names = () if file is not None else _splits(recipe, task, split)
+        check(recipe, task, names)
+        if file is not None:
+            own[str(file)] = read_file(task, file, recipe.data.columns)
+        return names
+
+    restored = restore(checkpoint, overrides, splits, listener)
+    parts = own or restored.examples
+    several = len(parts) > 1
+    for name, examples in parts.items():
+        for note in text_notes(name if own else f"split {name}", examples):
+            listener.note(note)
+    return [_part(restored, name, examples, listener, several=several) for name, examples in parts.items()]
+
+
+def _from_files(file: Path, overrides: Sequence[str]) -> Sequence[str]:
+    """`overrides` under which the recipe's data are files of the user's own, as `file` is, wherever the run's came from.
+
+    ``data.columns`` and ``data.labels`` are read with such data alone.
+    """
+    check_listed(overrides)
+    if any(override.partition("=")[0].strip() == "data.source" for override in overrides):
+        return overrides
+    return ["data.source=files", f"data.path={json.dumps(str(file.parent))}", *overrides]
+
+
+def _splits(recipe: Recipe, task: Task, split: str | None) -> Sequence[str]:
+    if isinstance(task, ClassificationTask) and split in (None, "test"):
+        return tuple(task.tsv.submissions)
+    if split is None:
+        assert recipe.decode is not None and recipe.decode.split is not None
+        return (recipe.decode.split,)
+    if split not in task.splits:
+        raise RecipeError(f"--split {split}: {task.name} has {', '.join(task.splits)}")
+    return (split,)
+
+
+def _part(restored: Restored, name: str, examples: Examples, listener: Listener, *, several: bool) -> Part:
+    if isinstance(restored.task, GenerationTask):
+        return Part(name, _decoded(restored, restored.task, name, examples, listener), None)
+    return _classified(restored, restored.task, name, examples, listener, several=several)
+
+
+def _decoded(restored: Restored, task: GenerationTask, name: str, examples: Examples, listener: Listener) -> list[dict[str, Any]]:
+    recipe, adapted = restored.recipe, restored.adapted
+    assert adapted.layout is not None
+    groups = group_references(examples)
+    sources = encode_sources(groups.sources, adapted.tokenizer, recipe.data.max_length, adapted.layout)
+    with memory_advice(recipe, "decode"), adapted.method.folded():
+        outputs = decode(
+            adapted.model,
+            adapted.tokenizer,
+            sources,
+            adapted.layout,
+            decoding(recipe),
+            accelerator=restored.accelerator,
+            progress=lambda done, total: listener.evaluating(f"{name} (decoding)", done, total),
+        )
+    records = {
+        source: {task.text_columns[0]: source, "output": output, **({"references": references} if references else {})}
+        for source, output, references in zip(groups.sources, outputs, groups.references, strict=True)
+    }
+    # A line of the user's own file without references is asked for as often as it stands there; a reference is no question of its own.
+    asked = examples.texts[0] if len(examples.texts) == 1 else groups.sources
+    return [records[source] for source in asked]
+
+
+def _classified(restored: Restored, task: ClassificationTask, name: str, examples: Examples, listener: Listener, *, several: bool) -> Part:
+    recipe, adapted = restored.recipe, restored.adapted
+    encoded = encode(examples, adapted.tokenizer, recipe.data.max_length)
+    with memory_advice(recipe, "eval"):  # in the batches of an evaluation, not folded: the numbers are those of dora eval
+        logits = compute_logits(
+            adapted.model,
+            encoded,
+            batch_size=recipe.eval.batch_size,
+            accelerator=restored.accelerator,
+            progress=lambda done, total: listener.evaluating(name, done, total),
+        )
+    predictions = task.predictions(logits).tolist()
+    names = recipe.data.labels or task.label_names  # as the user's own files write them
+    shares = torch.softmax(logits.double(), dim=-1).tolist()
+    records = []
+    for row, prediction in enumerate(predictions):
+        record: dict[str, Any] = {"split": name} if several else {}
+        record |= {column: texts[row] for column, texts in zip(task.text_columns, examples.texts, strict=True)}
+        record["prediction"] = prediction if names is None else names[prediction]
+        if names is not None:
+            record["probabilities"] = dict(zip(names, shares[row], strict=True))
+        if examples.labels is not None:
+            label = examples.labels[row]
+            record["label"] = label if names is None else names[int(label)]
+        records.append(record)
+    return Part(name, records, predictions)

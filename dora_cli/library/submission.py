@@ -1,0 +1,130 @@
+"""Where predictions go: JSON lines, plain text, or the files that the GLUE benchmark takes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dora_cli.errors import OutputError
+from dora_cli.files import real_path
+from dora_cli.runs.output_files import check_output_file, is_stdout, write_output
+from dora_cli.runs.records import to_jsonl
+from dora_cli.tasks import ClassificationTask, Task
+from dora_cli.wording import plural
+
+FORMS = (
+    "a .jsonl file (texts, prediction, probabilities), - (the same on stdout), a .tsv file as the benchmark takes it, or a folder for the "
+    "benchmark's files"
+)
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a run says of one split or file.
+
+    Attributes:
+        name: of the split, or the file's path.
+        records: what JSON lines hold.
+        predictions: class ids, or numbers for a regression; None for texts.
+    """
+
+    name: str
+    records: list[dict[str, Any]]
+    predictions: Sequence[float] | None
+
+
+@dataclass(frozen=True)
+class Destination:
+    """The files that predictions go to.
+
+    A file that ends in ``.jsonl`` gets every record. Texts go to any other file, one a line. Classes and numbers go to a ``.tsv`` file as
+    the benchmark takes them, or, if the output is a folder (it is there, or ends with ``/``), to files in it with the benchmark's names.
+    ``-`` is stdout: texts, one a line; of classes and numbers every record, as JSON lines.
+
+    Attributes:
+        task: whose predictions they are.
+        paths: one file for all, or one for each split.
+        official: whether they are files of the benchmark.
+    """
+
+    task: Task
+    paths: Sequence[Path]
+    official: bool
+
+    @classmethod
+    def plan(cls, output: str, task: Task, splits: Sequence[str], *, overwrite: bool, source: Path | None = None) -> Destination:
+        """What `output` says for `splits` of `task`, none for a file of the user's own. Writes nothing; raises OutputError.
+
+        Args:
+            overwrite: whether files that are there may be replaced.
+            source: the file of the user's own, which is not replaced even so.
+        """
+        path, folder = Path(output), output.endswith(("/", os.sep)) or Path(output).is_dir()
+        suffix = path.suffix.lower()
+        if is_stdout(output):
+            paths, official = [path], False
+        elif not isinstance(task, ClassificationTask):
+            if folder:
+                raise OutputError(f"--output {output} is a folder; name a file in it, such as {path / 'out.txt'}")
+            paths, official = [path], False
+        elif folder:
+            paths, official = [path / name for name in _names(output, task, splits)], True
+        elif suffix == ".jsonl":
+            paths, official = [path], False
+        elif suffix != ".tsv":
+            raise OutputError(f"--output {output}: predictions of {task.name} go to {FORMS}, which is there already or ends with /")
+        elif len(splits) > 1:
+            raise OutputError(
+                f"--output {output} is one file, but the benchmark takes one for each of {', '.join(splits)}; name a folder, such as "
+                f"{path.with_suffix('')}/, or one split by --split"
+            )
+        else:
+            paths, official = [path], True
+        for file in paths:
+            if source is not None and real_path(source) == real_path(file):
+                raise OutputError(f"--output {output} would replace the examples of --input {source}; name another file")
+            check_output_file(file, overwrite=overwrite, example="out.txt")
+        return cls(task, paths, official)
+
+    def write(self, parts: Sequence[Part], note: Callable[[str], None]) -> list[tuple[Path, int]]:
+        """Writes the files; returns each with the number of its predictions.
+
+        Args:
+            parts: in the order of the splits.
+            note: told where a file is not what the benchmark expects.
+        """
+        if self.official:
+            assert isinstance(self.task, ClassificationTask)
+            for path, part in zip(self.paths, parts, strict=True):
+                assert part.predictions is not None
+                size = self.task.splits.get(part.name)
+                if size not in (None, len(part.predictions)):
+                    note(f"{path} has {plural(len(part.predictions), 'prediction')}; the benchmark's {part.name} has {size:,} examples")
+                rows = (f"{row}\t{self.task.submitted(value)}\n" for row, value in enumerate(part.predictions))
+                write_output(path, "index\tprediction\n" + "".join(rows))
+            return [(path, len(part.records)) for path, part in zip(self.paths, parts, strict=True)]
+        records = [record for part in parts for record in part.records]
+        (path,) = self.paths
+        as_text = path.suffix.lower() != ".jsonl" and not isinstance(self.task, ClassificationTask)
+        write_output(path, "".join(f"{record['output']}\n" for record in records) if as_text else to_jsonl(records))
+        return [(path, len(records))]
+
+
+def _names(output: str, task: ClassificationTask, splits: Sequence[str]) -> list[str]:
+    """The benchmark's names for the files of `splits`; for a file of the user's own that of the one test split, if there is but one."""
+    files = task.tsv.submissions
+    wanted = splits or tuple(files)
+    strangers = [split for split in wanted if split not in files]
+    if strangers or (not splits and len(files) > 1):
+        what = (
+            f"of {', '.join(strangers)} it has none"
+            if strangers
+            else f"for a file of your own there is none among {', '.join(files.values())}"
+        )
+        raise OutputError(
+            f"--output {output} is a folder, which gets the benchmark's files of {', '.join(files)}; {what}: name a .tsv or .jsonl file"
+        )
+    return [files[split] for split in wanted]

@@ -1,0 +1,246 @@
+"""Going on with a run that was stopped: which checkpoint, and whether it is the same run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dora_cli.errors import CheckpointError, OutputError
+from dora_cli.printable import shown
+from dora_cli.recipe import Recipe, load_recipe
+from dora_cli.runs.folders import recover
+from dora_cli.runs.records import RunRecords
+from dora_cli.training.checkpoint import Snapshot
+
+HARMLESS = (
+    *("save.every_steps", "save.every_minutes", "save.keep", "train.log_every", "train.log_with"),
+    *("train.cuda_graph", "eval.batch_size", "decode.batch_size"),
+)
+"""Recipe keys that change what is written down, or how fast, and nothing that is trained. Those of evaluation are what to lower where it
+ran out of memory: a run that has trained for days must be able to go on then."""
+
+LOCATIONS = ("model.name", "data.path")
+"""Keys that may change because something was moved; fingerprints tell whether it is still the same."""
+
+ADDED = {"train.threads": "auto"}
+"""Keys that older runs do not know, with what stands for their absence: then they are left out of the hash, so that such runs go on."""
+
+_STEP = re.compile(r"step-([0-9]+)")
+
+
+@dataclass
+class Position:
+    """Where a run is.
+
+    Attributes:
+        step: optimiser steps done.
+        epoch: the epoch that goes on, counted from 1; one more than the last where all are done.
+        groups: steps of it done.
+        train_loss: once its last step is done and its evaluation is not: its mean training loss.
+    """
+
+    step: int = 0
+    epoch: int = 1
+    groups: int = 0
+    train_loss: float | None = None
+
+
+@dataclass(frozen=True)
+class Found:
+    """The checkpoint a run goes on from, and what was wrong with the newer ones."""
+
+    folder: Path
+    snapshot: Snapshot
+    skipped: list[str] = field(default_factory=list)
+
+
+def step_of(folder: Path) -> int | None:
+    """The step in the name of a checkpoint's folder; None if it has another name."""
+    match = _STEP.fullmatch(folder.name)
+    return int(match[1]) if match else None
+
+
+def checkpoints_of(records: RunRecords) -> list[Path]:
+    """The folders of a run's checkpoints, oldest first by their steps: clocks are not trusted."""
+    folder = records.checkpoints
+    found = [
+        (step, path) for path in (folder.iterdir() if folder.is_dir() else ()) if (step := step_of(path)) is not None and path.is_dir()
+    ]
+    return [path for _, path in sorted(found)]
+
+
+def newest_checkpoint(records: RunRecords) -> Found:
+    """The newest checkpoint that is whole. Raises CheckpointError if there is none."""
+    if records.checkpoints.is_dir():
+        for path in records.checkpoints.iterdir():
+            if path.name.startswith(".step-") and path.name.endswith(".old"):
+                recover(path.with_name(path.name[1 : -len(".old")]))
+    skipped: list[str] = []
+    for folder in reversed(checkpoints_of(records)):
+        try:
+            snapshot = Snapshot.load(folder)
+            if snapshot.progress["at"]["step"] != step_of(folder):
+                raise CheckpointError(f"it holds the progress of step {snapshot.progress['at']['step']:,}")
+            return Found(folder, snapshot, skipped)
+        except CheckpointError as error:
+            skipped.append(f"{folder.name} is not used: {error}")
+    raise _nothing_saved(records, skipped)
+
+
+def _nothing_saved(records: RunRecords, skipped: Sequence[str] = ()) -> CheckpointError:
+    reasons = "".join(f"\n{reason}" for reason in skipped)
+    return CheckpointError(
+        f"{records.folder} has no checkpoint that a run can go on from; start it again with --overwrite or another --output{reasons}"
+    )
+
+
+def check_no_links(records: RunRecords) -> None:
+    """Refuses a run folder parts of which are links or pipes: going on would write wherever they lead, and anybody may have laid them.
+
+    Raises:
+        CheckpointError: names it.
+    """
+    parts = [records.log, records.adapter, records.checkpoints, records.trackers]
+    if records.checkpoints.is_dir():
+        parts += records.checkpoints.iterdir()
+    for part in parts:
+        if part.is_symlink():
+            raise CheckpointError(f"{part} is a link to {os.readlink(part)}; a run goes on in its own folder alone: put the real one there")
+        if part.exists() and not (part.is_file() or part.is_dir()):
+            raise CheckpointError(f"{part} is neither a file nor a folder; restore it from a copy of the run")
+    if records.log.is_dir():
+        raise CheckpointError(f"{records.log} is a folder; restore the log from a copy of the run")
+
+
+def check_log(records: RunRecords, length: int | None) -> None:
+    """Refuses to go on where log.jsonl has lost lines that the checkpoint had written. Raises CheckpointError."""
+    there = records.log.stat().st_size if records.log.is_file() else 0
+    if length is not None and there < length:
+        raise CheckpointError(
+            f"{records.log} has {there:,} bytes and had {length:,} when the checkpoint was written; restore it from a copy of the run"
+        )
+
+
+def check_resumable(records: RunRecords, recipe: Recipe) -> None:
+    """Refuses to go on with something else than this run.
+
+    Args:
+        recipe: resolved, with local paths made absolute.
+
+    Raises:
+        OutputError: there is no run, or one that was stopped before it began.
+        CheckpointError: the recipe changed in more than `HARMLESS` and `LOCATIONS`; names the keys.
+    """
+    if not records.recipe.is_file():
+        raise OutputError(f"--output {records.folder} holds no run to go on with; leave out --resume to start one there")
+    if not records.recipe.stat().st_size:
+        raise OutputError(f"the run in --output {records.folder} was stopped before it began; start it again with --overwrite")
+    if changes := changed_keys(load_recipe(records.recipe), recipe):
+        raise CheckpointError(
+            f"the recipe is not the one {records.folder} was begun with, so it cannot go on; give it as it was, or choose another "
+            f"--output{changes}"
+        )
+
+
+def changed_keys(before: Recipe, now: Recipe) -> str:
+    """What differs between two recipes beyond `HARMLESS` and `LOCATIONS`, a line each; empty if nothing does."""
+    one, two = _flat(before), _flat(now)
+    changed = [key for key in sorted({*one, *two}) if one.get(key) != two.get(key) and key not in (*HARMLESS, *LOCATIONS)]
+    return "".join(f"\n{key} was {one.get(key)!r} and is {two.get(key)!r}" for key in changed)
+
+
+def recipe_hash(recipe: Recipe) -> str:
+    """SHA-256 of all keys that decide what is computed."""
+    flat = {key: value for key, value in _flat(recipe).items() if key not in ADDED or value != ADDED[key]}
+    kept = {key: value for key, value in flat.items() if key not in (*HARMLESS, *LOCATIONS)}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+
+
+def _flat(recipe: Recipe) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+
+    def walk(prefix: str, value: Any) -> None:
+        if isinstance(value, Mapping):
+            for key, inner in value.items():
+                walk(f"{prefix}.{key}" if prefix else str(key), inner)
+        else:
+            found[prefix] = value
+
+    walk("", recipe.model_dump())
+    return found
+
+
+def _damaged() -> CheckpointError:
+    return CheckpointError("environment.json of the run is damaged; restore it from a copy of the run")
+
+
+def check_same_inputs(environment: Mapping[str, Any], *, model: str, data: Mapping[str, str]) -> None:
+    """Refuses to set a run beside others that have learned from other data, or on another base model.
+
+    Args:
+        environment: environment.json of the run.
+        model: fingerprint of today's base model.
+        data: that of today's examples by split.
+
+    Raises:
+        CheckpointError: names what differs.
+    """
+    try:
+        before = environment["model"]["fingerprint"]
+        parts = {name: part["fingerprint"] for name, part in environment["data"].items()}
+    except (KeyError, TypeError, AttributeError):
+        raise _damaged() from None
+    different = sorted(name for name in {*parts, *data} if parts.get(name) != data.get(name))
+    if different:
+        raise CheckpointError(f"its examples of {', '.join(different)} are others than today's (fingerprint)")
+    if before != model:
+        raise CheckpointError("its base model is another one than today's (fingerprint)")
+
+
+def check_same_ground(environment: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Refuses other ground than the run began on: base model, data, processes, kind of device, precision.
+
+    Args:
+        environment: environment.json of the run.
+        now: what it would be now.
+
+    Returns:
+        Differences that may change digits: other versions, another device of the same kind.
+
+    Raises:
+        CheckpointError: names what differs.
+    """
+
+    def kind(device: str) -> str:
+        return "the CPU" if device == "cpu" else "CUDA"
+
+    processes = now["processes"]
+    launch = "without a launcher" if processes > 1 else "with torchrun or accelerate launch"
+    checks: tuple[tuple[str, Callable[[Mapping[str, Any]], Any], str], ...] = (
+        ("the base model is another one (fingerprint)", lambda e: e["model"]["fingerprint"], ""),
+        ("the examples are others (fingerprint)", lambda e: {name: part["fingerprint"] for name, part in e["data"].items()}, ""),
+        ("the number of processes was {before} and is {now}", lambda e: e["processes"], f"; start as many as before, {launch}"),
+        ("it ran on {before} and this is {now}", lambda e: kind(e["device"]), "; set train.device"),
+        ("it computed in {before} and this is {now}", lambda e: e["precision"], "; set train.precision"),
+    )
+    for what, value, fix in checks:
+        try:
+            before = value(environment)
+        except (KeyError, TypeError, AttributeError):
+            raise _damaged() from None
+        if before != value(now):
+            raise CheckpointError(f"the run cannot go on here: {what.format(before=shown(before), now=value(now))}{fix}")
+    packages = environment.get("packages")
+    if not isinstance(packages, dict):
+        raise _damaged()
+    found = now["packages"].items()
+    notes = [f"{name} was {shown(packages.get(name))} and is {version}" for name, version in found if packages.get(name) != version]
+    if environment["device"] != now["device"]:
+        notes.append(f"the device was {shown(environment['device'])} and is {now['device']}")
+    return notes

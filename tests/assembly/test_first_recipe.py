@@ -1,0 +1,81 @@
+"""Which settings a first recipe gets, and what it says of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dora_cli.assembly.first_recipe import default_file, first_recipe
+from dora_cli.errors import ModelError, RecipeError
+from dora_cli.recipe import parse_recipe
+from dora_cli.recipe.examples import shipped_recipes
+from dora_cli.tasks import task_names
+
+
+@pytest.mark.parametrize("task", task_names())
+def test_without_a_model_it_is_the_published_recipe(task: str) -> None:
+    made = first_recipe(task)
+    name = task if task.startswith("glue/") else "e2e/gpt2-medium"
+    assert parse_recipe(made.text) == shipped_recipes()[name]
+    assert f"configs/{name}.yaml, whose comments say more." in made.text
+    assert "another model" not in made.text
+    assert made.unchecked is None
+
+
+@pytest.mark.parametrize(
+    ("task", "model", "settings"),
+    [
+        ("glue/rte", "FacebookAI/roberta-base", "glue/rte"),
+        ("glue/rte", "microsoft/deberta-v3-base", "glue/rte"),
+        ("glue/rte", "builtin:tiny-encoder", "glue/rte"),
+        ("glue/sst2", "builtin:tiny-encoder", "demo/sst2"),
+        ("glue/sst2", "builtin:tiny-decoder", "demo/sst2"),
+        ("e2e", "openai-community/gpt2", "e2e/gpt2"),
+        ("e2e", "HuggingFaceTB/SmolLM2-135M", "e2e/smollm2-135m"),
+        ("e2e", "google-t5/t5-small", "e2e/bart-base"),
+        ("e2e", "EleutherAI/pythia-160m", "e2e/gpt2-medium"),
+        ("e2e", "nobody/nothing", "e2e/gpt2-medium"),
+        ("e2e", "builtin:tiny-decoder", "demo/e2e"),
+        ("e2e", "builtin:tiny-seq2seq", "demo/e2e"),
+    ],
+)
+def test_the_nearest_settings(task: str, model: str, settings: str) -> None:
+    made = first_recipe(task, model)
+    recipe, found = parse_recipe(made.text), shipped_recipes()[settings]
+    assert (recipe.task, recipe.model.name) == (task, model)
+    assert recipe.model_copy(update={"model": found.model}) == found
+    assert f"configs/{settings}.yaml" in made.text
+    assert (f"They are for {found.model.name}: for another model" in made.text) == (model != found.model.name)
+    assert made.unchecked == ("nobody/nothing" if model == "nobody/nothing" else None)
+
+
+def test_the_heading() -> None:
+    lines = first_recipe("glue/mnli", file="my recipes/mnli.yaml").text.splitlines()
+    assert lines[0] == "# DoRA (Dynamic Low-Rank Adaptation) on glue/mnli with FacebookAI/roberta-base"
+    assert lines[2].startswith("#     dora train 'my recipes/mnli.yaml' --dry-run ")
+    assert (
+        "# Data: 392,702 examples to train on, 9,815 (validation_matched) and 9,832 (validation_mismatched) to evaluate on. What selects "
+        "the epoch: accuracy." in lines
+    )
+    assert "#     dora train mnli.yaml --dry-run " in first_recipe("glue/mnli").text
+    assert "# Data: generated, in place of the task's own." in first_recipe("e2e", "builtin:tiny-decoder").text
+
+
+def test_a_folder_with_a_strange_name(tiny_model: Path, tmp_path: Path) -> None:
+    strange = tmp_path / "a: b # c\nd"
+    strange.symlink_to(tiny_model)
+    made = first_recipe("glue/rte", str(strange))
+    assert parse_recipe(made.text).model.name == str(strange)
+    assert made.text.splitlines()[0].endswith(f"with {str(strange)!r}")
+
+
+def test_the_default_file() -> None:
+    assert (default_file("glue/rte"), default_file("e2e")) == ("rte.yaml", "e2e.yaml")
+
+
+def test_what_is_refused() -> None:
+    with pytest.raises(RecipeError, match=r"no task 'glue/rt' \(nearest: glue/rte\)"):
+        first_recipe("glue/rt")
+    with pytest.raises(ModelError, match="does not generate text"):
+        first_recipe("e2e", "builtin:tiny-encoder")

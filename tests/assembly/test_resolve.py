@@ -1,0 +1,60 @@
+"""Keys that must fit the task."""
+
+from __future__ import annotations
+
+import pytest
+
+from dora_cli.assembly.resolve import resolve, selecting_metric
+from dora_cli.errors import RecipeError
+from dora_cli.recipe import dump_recipe, parse_recipe
+
+GLUE = "task: glue/mrpc\nmodel: {name: m}\n"
+E2E = "task: e2e\nmodel: {name: m}\n"
+
+
+def test_a_task_that_generates_gets_its_decoding_and_the_recipe_reads_back() -> None:
+    recipe, task = resolve(parse_recipe(E2E))
+    assert recipe.decode is not None
+    assert (recipe.decode.split, recipe.decode.beams) == (task.decoded_split, 10)  # type: ignore[union-attr]
+    assert resolve(parse_recipe(dump_recipe(recipe)))[0] == recipe
+    given, _ = resolve(parse_recipe(E2E + "decode: {split: validation, beams: 2}"))
+    assert given.decode is not None
+    assert (given.decode.split, given.decode.beams) == ("validation", 2)
+
+
+def test_a_classification_is_left_as_it_is() -> None:
+    recipe = parse_recipe(GLUE)
+    assert resolve(recipe)[0] == recipe
+
+
+def test_what_selects_an_epoch() -> None:
+    assert selecting_metric(*resolve(parse_recipe(GLUE))) == "accuracy"
+    assert selecting_metric(*resolve(parse_recipe(GLUE + "eval: {metric: f1}"))) == "f1"
+    assert selecting_metric(*resolve(parse_recipe(E2E))) == "loss"
+    assert selecting_metric(*resolve(parse_recipe(E2E + "eval: {metric: greedy_bleu}"))) == "greedy_bleu"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (GLUE + "decode: {beams: 2}", ["decode: glue/mrpc generates no text; remove the section"]),
+        (GLUE + "eval: {metric: acuracy}", ["eval.metric", "'acuracy'", "accuracy, f1", "did you mean accuracy?"]),
+        ("task: glue/stsb\nmodel: {name: m}\ntrain: {label_smoothing: 0.1}", ["train.label_smoothing: is 0.1", "a number", "set it to 0"]),
+        (E2E + "decode: {split: tset}", ["decode.split", "'tset'", "train, validation, test"]),
+        (E2E + "method: {name: head}", ["method.name: head", "choose dora"]),
+        (E2E + "data: {source: files, path: x, labels: [a, b]}", ["data.labels", "references"]),
+        (E2E + "eval: {metric: greedy_bleu}\ndecode: {epoch_samples: 0}", ["eval.metric: greedy_bleu", "decode.epoch_samples is 0"]),
+        (E2E + "eval: {metric: bleu}", ["eval.metric", "'bleu'", "greedy_bleu"]),
+    ],
+)
+def test_keys_that_mean_nothing_to_the_task_are_refused(text: str, says: list[str]) -> None:
+    with pytest.raises(RecipeError) as caught:
+        resolve(parse_recipe(text))
+    for words in says:
+        assert words in str(caught.value)
+
+
+def test_all_problems_are_said_at_once() -> None:
+    with pytest.raises(RecipeError) as caught:
+        resolve(parse_recipe(GLUE + "decode: {beams: 2}\neval: {metric: bleu}"))
+    assert len(caught.value.problems) == 2

@@ -1,0 +1,229 @@
+"""The number of threads: what decides it, where it is kept, who keeps it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from transformers import AutoModelForSequenceClassification, RobertaConfig
+
+from dora_cli import evaluate, predict, train
+from dora_cli.__main__ import main
+from dora_cli.assembly.restore import evaluate_saved
+from dora_cli.errors import CheckpointError
+from dora_cli.export.saved import export_saved
+from dora_cli.machine import threads
+from dora_cli.machine.threads import WORK_PER_THREAD, decide, largest_product, most_threads, own_threads, recorded_threads
+from dora_cli.models import config_model
+from dora_cli.recipe import Recipe, parse_recipe
+from dora_cli.runs.resume import HARMLESS, LOCATIONS, recipe_hash
+from dora_cli.training.listener import RunStart, SilentListener
+from tests.commands.conftest import ROOT
+from tests.training.conftest import MakeRecipe
+from tests.training.test_run import largest_difference, read
+
+
+@pytest.fixture(autouse=True)
+def _number_is_given_back() -> Iterator[None]:
+    with own_threads():
+        yield
+
+
+class Watcher(SilentListener):
+    """Remembers how many threads there are when a run starts, steps and is evaluated, and may cut the power at a step."""
+
+    def __init__(self, cut: int | None = None) -> None:
+        self.cut, self.seen, self.notes = cut, set[int](), list[str]()
+        self.said: int | None = None
+
+    def start(self, start: RunStart) -> None:
+        self.said = start.threads
+        self.seen.add(torch.get_num_threads())
+
+    def tick(self, step: int, phase: str, budget: int) -> None:
+        self.seen.add(torch.get_num_threads())
+        if step == self.cut:
+            raise KeyboardInterrupt
+
+    def evaluating(self, split: str, done: int, total: int) -> None:
+        self.seen.add(torch.get_num_threads())
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+
+def recipe_of(*overrides: str) -> Recipe:
+    return parse_recipe("task: glue/sst2\nmodel: {name: builtin:tiny-encoder}", overrides=overrides)
+
+
+# What decides -------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("own", "environment", "quota", "most"),
+    [
+        (16, {}, None, 16),
+        (16, {"LOCAL_WORLD_SIZE": "4"}, None, 4),
+        (2, {"LOCAL_WORLD_SIZE": "4"}, None, 1),
+        (4, {"LOCAL_WORLD_SIZE": "4", "OMP_NUM_THREADS": "4"}, None, 4),  # a number for each process
+        (16, {}, "max 100000", 16),
+        (16, {}, "250000 100000", 2),
+        (16, {}, "50000 100000", 1),
+        (1, {}, "250000 100000", 1),
+        (16, {}, "what?", 16),
+    ],
+)
+def test_the_most(tmp_path: Path, own: int, environment: dict[str, str], quota: str | None, most: int) -> None:
+    place = tmp_path / "cpu.max"
+    if quota is not None:
+        place.write_text(f"{quota}\n")
+    torch.set_num_threads(own)
+    assert most_threads(environment, place) == most
+
+
+def test_a_tiny_model_takes_one_and_a_large_one_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "getloadavg", lambda: pytest.fail("the load must not matter"))
+    tiny = config_model("builtin:tiny-encoder", num_labels=2)
+    demo = recipe_of("train.batch_size=32")
+    assert largest_product(tiny, 32 * 128) == 32 * 128 * 96 * 288 < WORK_PER_THREAD
+    assert decide(demo, tiny, 64).count == 1
+    with torch.device("meta"):
+        roberta = AutoModelForSequenceClassification.from_config(RobertaConfig())
+    assert largest_product(roberta, 16 * 128) == 16 * 128 * 768 * 3072
+    assert decide(recipe_of(), roberta, 16).count == 16
+    worth = 16 * 128 * 768 * 3072 // WORK_PER_THREAD
+    assert decide(recipe_of(), roberta, 1000).count == worth
+    assert decide(recipe_of("train.batch_size=32"), roberta, 1000).count == 2 * worth
+    assert decide(recipe_of("data.max_length=64"), roberta, 1000).count == worth // 2
+
+
+def test_a_model_without_blocks_and_no_model() -> None:
+    assert largest_product(nn.Sequential(nn.Linear(30, 50), nn.LayerNorm(50), nn.Linear(50, 2)), 10) == 10 * 30 * 50
+    assert largest_product(nn.LayerNorm(8), 10) == 0
+    assert decide(recipe_of(), None, 8) is None
+
+
+def test_a_number_in_the_recipe_wins() -> None:
+    for model in (None, nn.Linear(2, 2)):
+        chosen = decide(recipe_of("train.threads=7"), model, 2)
+        assert chosen is not None
+        assert chosen.count == 7
+
+
+# Who keeps it -------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_records_its_number_and_what_follows_keeps_it(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    recipe, watcher = make_recipe("train.threads=3"), Watcher()
+    torch.set_num_threads(1)
+    train(recipe, tmp_path / "run", listener=watcher)
+    assert (watcher.said, watcher.seen, torch.get_num_threads()) == (3, {3}, 1)
+    assert read(tmp_path / "run" / "environment.json")["cpu_threads"] == 3
+
+    watcher = Watcher()
+    assert evaluate_saved(tmp_path / "run", listener=watcher)["identical"]
+    assert (watcher.seen, torch.get_num_threads()) == ({3}, 1)
+    watcher = Watcher()
+    evaluate_saved(tmp_path / "run", overrides=["train.threads=2"], listener=watcher)
+    assert (watcher.seen, torch.get_num_threads()) == ({2}, 1)
+
+
+def test_predictions_and_exports_compute_with_the_number_of_the_run(
+    make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(make_recipe("train.threads=3", "train.max_steps=6"), tmp_path / "run")
+    torch.set_num_threads(1)
+    asked: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    predict(tmp_path / "run", split="validation")
+    export_saved(tmp_path / "run", tmp_path / "export", allow_unfrozen=True)
+    assert asked == [3, 1, 3, 1]
+
+
+def test_a_resumed_run_keeps_its_number_where_there_are_other_cores(
+    make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What ``auto`` chose on three cores is kept on one, and gives the bits of three."""
+    monkeypatch.setattr(threads, "WORK_PER_THREAD", 1)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    recipe = make_recipe("save.every_steps=1")
+    torch.set_num_threads(3)
+    train(recipe, tmp_path / "straight")
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, tmp_path / "run", listener=Watcher(cut=9))
+    torch.set_num_threads(1)
+    watcher = Watcher()
+    train(recipe, tmp_path / "run", resume=True, listener=watcher)
+    assert (watcher.said, watcher.seen, torch.get_num_threads()) == (3, {3}, 1)
+    assert len(watcher.notes) == 1
+    assert largest_difference(tmp_path / "straight" / "adapter", tmp_path / "run" / "adapter") == 0
+
+
+def test_a_run_that_recorded_none_goes_on_with_what_pytorch_takes(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    recipe = make_recipe("save.every_steps=1")
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, tmp_path / "run", listener=Watcher(cut=9))
+    place = tmp_path / "run" / "environment.json"
+    environment = read(place)
+    del environment["cpu_threads"]
+    place.write_text(json.dumps(environment))
+    torch.set_num_threads(2)
+    watcher = Watcher()
+    train(recipe, tmp_path / "run", resume=True, listener=watcher)
+    assert watcher.seen == {2}
+    assert evaluate(tmp_path / "run")["identical"]
+
+
+def test_recipes_from_before_the_key_have_the_hash_that_they_had() -> None:
+    def before(recipe: Recipe) -> str:
+        kept: dict[str, Any] = {}
+
+        def walk(prefix: str, value: Any) -> None:
+            for key, inner in value.items():
+                walk(f"{prefix}{key}.", inner) if isinstance(inner, dict) else kept.update({f"{prefix}{key}": inner})
+
+        walk("", recipe.model_dump())
+        kept = {key: value for key, value in kept.items() if key not in (*HARMLESS, *LOCATIONS, "train.threads")}
+        return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+
+    assert recipe_hash(recipe_of()) == before(recipe_of())
+    assert recipe_hash(recipe_of("train.threads=2")) != recipe_hash(recipe_of())
+
+
+@pytest.mark.parametrize("environment", [{"cpu_threads": value} for value in (0, -1, 2**40, 1.0, True, "2", None)] + [[1]])
+def test_a_recorded_number_that_is_none_is_damage(environment: Any) -> None:
+    with pytest.raises(CheckpointError):
+        recorded_threads(environment, Path("environment.json"))
+
+
+# Waiting ------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("given", "used"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_the_program_lets_waiting_threads_sleep(monkeypatch: pytest.MonkeyPatch, given: str | None, used: str) -> None:
+    monkeypatch.setenv("OMP_WAIT_POLICY", given or "")  # so that it is put back
+    if given is None:
+        monkeypatch.delenv("OMP_WAIT_POLICY")
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert os.environ["OMP_WAIT_POLICY"] == used
+
+
+def test_openmp_hears_it_before_pytorch_is_loaded() -> None:
+    """OpenMP itself says how it waits; of the program, in another process, since it asks once."""
+    code = "from dora_cli.libraries import sleep_while_waiting; sleep_while_waiting(); import torch; torch.get_num_threads()"
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("OMP_", "KMP_", "GOMP_"))}
+    environment |= {"OMP_DISPLAY_ENV": "TRUE", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300, check=True)
+    if "OMP_WAIT_POLICY" not in done.stderr:
+        pytest.skip("this PyTorch computes without OpenMP")
+    assert "OMP_WAIT_POLICY = 'PASSIVE'" in done.stderr or "OMP_WAIT_POLICY='PASSIVE'" in done.stderr, done.stderr

@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import evaluate
+import numpy as np
+import pytest
+
+from dora_cli.metrics.glue import compute_metrics, metric_names
+from tests.patience import PATIENCE
+
+
+def test_accuracy_and_f1() -> None:
+    predictions, labels = np.array([1, 1, 1, 0, 0]), np.array([1, 0, 1, 1, 0])
+    assert compute_metrics("accuracy", predictions, labels) == {"accuracy": pytest.approx(3 / 5)}
+    # True positives 2, false positives 1, false negatives 1: F1 = 2 * 2 / (2 * 2 + 1 + 1).
+    assert compute_metrics("accuracy_f1", predictions, labels) == {"accuracy": pytest.approx(3 / 5), "f1": pytest.approx(4 / 6)}
+
+
+def test_f1_is_of_class_one() -> None:
+    # Class 0 alone is found: its F1 would be 2/3, that of class 1 is 0.
+    assert compute_metrics("accuracy_f1", [0, 0], [0, 1])["f1"] == 0.0
+
+
+def test_matthews() -> None:
+    # TP 2, TN 1, FP 1, FN 1: (2 * 1 - 1 * 1) / sqrt((2 + 1)(2 + 1)(1 + 1)(1 + 1)) = 1 / 6.
+    assert compute_metrics("matthews", [1, 1, 1, 0, 0], [1, 0, 1, 1, 0]) == {"matthews_correlation": pytest.approx(1 / 6)}
+
+
+def test_pearson_and_spearman() -> None:
+    x = np.array([0.0, 1.0, 2.0, 4.0])
+    # x centred is (-7, -3, 1, 9) / 4; y = x^2 = (0, 1, 4, 16) centred is (-21, -17, -5, 43) / 4; the ranks agree.
+    pearson = (147 + 51 - 5 + 387) / math.sqrt((49 + 9 + 1 + 81) * (441 + 289 + 25 + 1849))
+    values = compute_metrics("pearson_spearman", x**2, x)
+    assert values == {"pearson": pytest.approx(pearson), "spearmanr": pytest.approx(1.0)}
+
+
+def test_correlations_are_computed_in_float64() -> None:
+    # Differences of 1e-9 around 1 vanish in float32.
+    labels = np.arange(10.0)
+    assert compute_metrics("pearson_spearman", 1.0 + 1e-9 * labels, labels)["spearmanr"] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("predictions", "labels"),
+    [
+        ([2.5, 2.5, 2.5], [1.0, 2.0, 3.0]),
+        ([1.0, 2.0], [4.0, 4.0]),
+        ([math.nan, 1.0], [1.0, 2.0]),
+        ([math.inf, 1.0], [1.0, 2.0]),
+        ([1.0], [2.0]),
+    ],
+)
+def test_an_undefined_correlation_is_zero(predictions: list[float], labels: list[float], recwarn: pytest.WarningsRecorder) -> None:
+    assert compute_metrics("pearson_spearman", predictions, labels) == {"pearson": 0.0, "spearmanr": 0.0}
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize(("predictions", "labels"), [([1, 1, 1], [0, 1, 1]), ([0, 1, 1], [1, 1, 1]), ([0, 0], [0, 0])])
+def test_matthews_of_a_constant_is_zero(predictions: list[int], labels: list[int], recwarn: pytest.WarningsRecorder) -> None:
+    assert compute_metrics("matthews", predictions, labels) == {"matthews_correlation": 0.0}
+    assert not recwarn.list
+
+
+def test_f1_without_positives_is_zero(recwarn: pytest.WarningsRecorder) -> None:
+    assert compute_metrics("accuracy_f1", [0, 0], [0, 0]) == {"accuracy": 1.0, "f1": 0.0}
+    assert not recwarn.list
+
+
+def test_values_are_plain_floats_and_the_random_state_is_left_alone() -> None:
+    before = np.random.get_state()[1].copy()
+    for name in metric_names():
+        values = compute_metrics(name, np.array([0, 1, 1, 0], dtype=np.int32), np.array([0, 1, 0, 0], dtype=np.int64))
+        assert all(type(value) is float for value in values.values())
+        json.dumps(values, allow_nan=False)
+    assert (np.random.get_state()[1] == before).all()
+
+
+_SCRIPT = """
+import json, sys
+from dora_cli.metrics.glue import compute_metrics
+shift = int(sys.argv[1])
+print("ready", flush=True)
+sys.stdin.readline()
+values = [compute_metrics("pearson_spearman", [0.0, 1.0, 2.0 + i, 9.0 * shift], [0.0, 2.0, 1.0, 3.0])["spearmanr"] for i in range(20)]
+values.append(compute_metrics("accuracy", [shift] * 4, [1, 1, 1, 0])["accuracy"])
+print(json.dumps(values))
+"""
+
+
+def test_nothing_is_written_to_the_shared_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shared, private = tmp_path / "shared", tmp_path / "private"
+    private.mkdir()
+    monkeypatch.setattr(evaluate.config, "HF_METRICS_CACHE", shared)
+    monkeypatch.setattr(tempfile, "tempdir", str(private))
+    compute_metrics("accuracy", [0, 1], [1, 1])
+    assert not shared.exists()
+    assert not list(private.iterdir())
+
+
+def test_two_processes_at_once_without_a_writable_home() -> None:
+    """Both wait until both have loaded, then compute at the same time; each must get its own values."""
+    # A home below a device cannot be made or written, not even by root.
+    place = "/dev/null/home"
+    hidden = ("HF_", "XDG_CACHE_HOME", "TRANSFORMERS_CACHE")
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(hidden)} | {"HOME": place, "HF_HUB_OFFLINE": "1"}
+    root = Path(__file__).parents[2]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", _SCRIPT, str(shift)],
+            cwd=root,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for shift in (0, 1)
+    ]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n", process.communicate()[1]
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    results = []
+    for process in processes:
+        out, err = process.communicate(timeout=PATIENCE)
+        assert process.returncode == 0, err
+        results.append(json.loads(out))
+    # Last prediction 0: ranks (1.5, 3, 4, 1.5) against (1, 3, 2, 4); centred, (-2, 1, 3, -2) / 2 and (-3, 1, -1, 3) / 2.
+    tied = (6 + 1 - 3 - 6) / math.sqrt((4 + 1 + 9 + 4) * (9 + 1 + 1 + 9))
+    assert results[0] == pytest.approx([tied] * 20 + [0.25])
+    # Last prediction 9: ranks (1, 2, 3, 4) as long as the third is below 9, i < 7: centred products (9 - 1 - 1 + 9) over 20.
+    assert results[1][:7] == pytest.approx([0.8] * 7)
+    assert results[1][-1] == 0.75
