@@ -9,8 +9,8 @@ The Python API is the commands without the shell::
     result = train(load_recipe("configs/demo/sst2.yaml"), "runs/demo")
     evaluate("runs/demo")["metrics"]
 
-`attach`, `shrink` and `DoraCallback` adapt a model in a training loop of your own or under transformers' Trainer, and `save_adapter`
-writes what it learnt; `load_adapter`, `merge` and `to_lora` take what was trained elsewhere.
+`attach`, `shrink` and `DoraCallback` adapt a model in a training loop of your own or under transformers' Trainer, and
+`save_adapter` writes what it learnt; `load_adapter`, `merge` and `to_lora` take what was trained elsewhere.
 """
 
 from __future__ import annotations

@@ -13,7 +13,8 @@ from dora_cli.libraries import leave_out, sleep_while_waiting
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs a command, of this process's arguments unless some are given, and ends the process.
 
-    Python looks for garbage among all modules before it ends, more than a second's work after a training. Frozen, they are left alone.
+    Python looks for garbage among all modules before it ends, more than a second's work after a training. Frozen, they
+    are left alone.
     """
     atexit.register(gc.freeze)
     sleep_while_waiting()

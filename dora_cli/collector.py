@@ -9,7 +9,10 @@ from contextlib import contextmanager
 
 @contextmanager
 def no_collection() -> Iterator[None]:
-    """No collection meanwhile. Around imports: half a million objects that stay, looked through again and again as they come."""
+    """No collection meanwhile.
+
+    Around imports: half a million objects that stay, looked through again and again as they come.
+    """
     enabled = gc.isenabled()
     gc.disable()
     try:

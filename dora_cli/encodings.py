@@ -47,7 +47,8 @@ class Misfit:
 def wide_encoding(head: bytes) -> str | None:
     """The encoding of two or four bytes a character that a file is in, told by its first bytes.
 
-    Without a byte-order mark it is told by ASCII text, in which every other byte is 0. Such a file is valid UTF-8, full of NUL characters.
+    Without a byte-order mark it is told by ASCII text, in which every other byte is 0. Such a file is valid UTF-8, full
+    of NUL characters.
     """
     for mark, name in _WIDE:
         if head.startswith(mark):
@@ -96,13 +97,21 @@ def find_misfit(name: str, lines: Iterable[bytes]) -> Misfit | None:
         return Misfit(number, f"not UTF-8 (byte {raw[start]:#04x}), unlike other lines of the file; fix the line")
     encoding = None if binary else _narrow_encoding(raw)
     if encoding is None:
-        return Misfit(number, f"not UTF-8 (byte {raw[start]:#04x}), nor text in Latin-1; convert the file from the encoding it is in")
+        return Misfit(
+            number,
+            f"not UTF-8 (byte {raw[start]:#04x}), nor text in Latin-1; convert the file from the encoding it is in",
+        )
     text = raw.decode(encoding).rstrip("\r\n")[max(0, start - _AROUND) : start + _AROUND]
-    return Misfit(number, f"not UTF-8; it fits {encoding}, which reads {text!r} there: if that is right, {_convert(name, encoding)}")
+    return Misfit(
+        number,
+        f"not UTF-8; it fits {encoding}, which reads {text!r} there: if that is right, {_convert(name, encoding)}",
+    )
 
 
 def _narrow_encoding(raw: bytes) -> str | None:
-    """The encoding of Western Europe that bytes fit: Latin-1, or Windows-1252 if some are no characters in the former."""
+    """The encoding of Western Europe that bytes fit: Latin-1, or Windows-1252 if some are no characters
+    in the former.
+    """
     if all(byte < 0x80 or byte >= 0xA0 for byte in raw):
         return _LATIN1
     try:

@@ -1,7 +1,8 @@
 """Errors that a user can cause.
 
-Each message says what was wrong, the value that was given, the bound it broke and how to mend it. Commands print the message to
-stderr and exit with `exit_code`; a traceback appears only with ``--debug``. Mistakes of our own are `assert`s, not these.
+Each message says what was wrong, the value that was given, the bound it broke and how to mend it. Commands print the
+message to stderr and exit with `exit_code`; a traceback appears only with ``--debug``. Mistakes of our own are
+`assert`s, not these.
 """
 
 from __future__ import annotations
@@ -20,7 +21,10 @@ class OptionError(DoraError):
 
 
 class RecipeError(DoraError):
-    """The recipe is missing, malformed or asks for something impossible. Carries every problem found, not only the first."""
+    """The recipe is missing, malformed or asks for something impossible.
+
+    Carries every problem found, not only the first.
+    """
 
     def __init__(self, problems: str | Sequence[str]) -> None:
         self.problems: tuple[str, ...] = (problems,) if isinstance(problems, str) else tuple(problems)
@@ -78,7 +82,10 @@ class DivergedError(DoraError):
 
 
 class StoppedError(DoraError):
-    """A signal stopped the run. Exit code 128 and the signal's number: 129 for SIGHUP, 130 for SIGINT, 143 for SIGTERM."""
+    """A signal stopped the run.
+
+    Exit code 128 and the signal's number: 129 for SIGHUP, 130 for SIGINT, 143 for SIGTERM.
+    """
 
     def __init__(self, message: str, number: int) -> None:
         self.exit_code = 128 + number

@@ -1,7 +1,7 @@
 """Files that may come from anybody: opened without waiting, read within bounds, parsed without surprises.
 
-What goes wrong is an `OSError` whose `strerror` fits behind "X: cannot be read:", or a `ValueError` for content; the caller, who knows what
-the file is for, makes the user's message of it.
+What goes wrong is an `OSError` whose `strerror` fits behind "X: cannot be read:", or a `ValueError` for content; the
+caller, who knows what the file is for, makes the user's message of it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ DEPTH = 100
 """Levels of lists and objects in JSON: whatever walks through it afterwards can be recursive."""
 
 _PLAIN = os.O_RDONLY
-for _name in ("O_NONBLOCK", "O_NOCTTY", "O_CLOEXEC", "O_BINARY"):  # nobody waits for the other end of a pipe; not every system has all
+# nobody waits for the other end of a pipe; not every system has all
+for _name in ("O_NONBLOCK", "O_NOCTTY", "O_CLOEXEC", "O_BINARY"):
     _PLAIN |= getattr(os, _name, 0)
 
 
@@ -66,7 +67,9 @@ def not_regular(path: str | os.PathLike[str], mode: int) -> NotRegularError:
 
 def too_large(path: str | os.PathLike[str], size: int, limit: int) -> TooLargeError:
     """The error for a file of `size` bytes in a place for `limit`."""
-    return TooLargeError(errno.EFBIG, f"it has {size:,} bytes, more than the {limit:,} that are allowed", os.fspath(path))
+    return TooLargeError(
+        errno.EFBIG, f"it has {size:,} bytes, more than the {limit:,} that are allowed", os.fspath(path)
+    )
 
 
 def read_bytes(path: str | os.PathLike[str], limit: int) -> bytes:
@@ -114,7 +117,9 @@ def text_lines(path: str | os.PathLike[str], *, limit: int = LINE) -> Iterator[s
 
 
 def check_regular(path: Path, limit: int | None = None) -> None:
-    """For a file that a library opens by its name: raises what `open_regular` and `read_bytes` would; no file is an OSError too."""
+    """For a file that a library opens by its name: raises what `open_regular` and `read_bytes` would; no file is an
+    OSError too.
+    """
     status = path.stat()
     if stat.S_ISDIR(status.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
@@ -125,7 +130,9 @@ def check_regular(path: Path, limit: int | None = None) -> None:
 
 
 def real_path(path: Path) -> Path:
-    """Where `path` leads, absolute; of a ring of links, one of them (for `Path.resolve` some versions of Python raise RuntimeError)."""
+    """Where `path` leads, absolute; of a ring of links, one of them (for `Path.resolve` some versions of Python raise
+    RuntimeError).
+    """
     return Path(os.path.realpath(path))
 
 
@@ -155,7 +162,9 @@ def check_depth(value: Any) -> None:
     for _ in range(DEPTH):
         inner: list[Any] = []
         for one in level:
-            inner.extend(child for child in (one.values() if isinstance(one, dict) else one) if isinstance(child, dict | list))
+            inner.extend(
+                child for child in (one.values() if isinstance(one, dict) else one) if isinstance(child, dict | list)
+            )
         level = inner
         if not level:
             return

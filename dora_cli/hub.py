@@ -1,4 +1,6 @@
-"""Asking the model hub so that its silence costs seconds: its library would try again for half a minute, noisily, file by file."""
+"""Asking the model hub so that its silence costs seconds: its library would try again for half a minute, noisily, file
+by file.
+"""
 
 from __future__ import annotations
 
@@ -39,8 +41,8 @@ def ask(question: Callable[[float], T]) -> T:
     """The answer of the hub to `question`, which is given the seconds that a request may take.
 
     Raises:
-        Exception: what `question` raised. `silent` tells a hub that answered from one that did not; of the latter the same error is
-            raised again for a minute, without asking.
+        Exception: what `question` raised. `silent` tells a hub that answered from one that did not; of the latter the
+            same error is raised again for a minute, without asking.
         TimeoutError: no answer in time.
     """
     if _memory.error is not None and time.monotonic() - _memory.since < HOLDS:
@@ -48,7 +50,9 @@ def ask(question: Callable[[float], T]) -> T:
     try:
         answer = within(patience(), question)
     except Exception as error:
-        _memory.error, _memory.since = (error, time.monotonic()) if silent(error) and not _forbidden(error) else (None, 0.0)
+        _memory.error, _memory.since = (
+            (error, time.monotonic()) if silent(error) and not _forbidden(error) else (None, 0.0)
+        )
         raise
     _memory.error = None
     return answer
@@ -57,8 +61,8 @@ def ask(question: Callable[[float], T]) -> T:
 def within(seconds: float, question: Callable[[float], T]) -> T:
     """`question`'s answer; raises what it raises, or TimeoutError where it takes longer.
 
-    In a thread: the library's timeouts do not cover the look-up of a host's name, and count each part of a request anew. One that hangs
-    ends with the program.
+    In a thread: the library's timeouts do not cover the look-up of a host's name, and count each part of a request
+    anew. One that hangs ends with the program.
     """
     answers: list[T] = []
     failures: list[Exception] = []

@@ -11,22 +11,24 @@ from dora_cli.collector import no_collection
 from dora_cli.errors import DoraError, LibraryError
 
 LEFT_OUT = ("torchvision", "scipy", "sklearn")
-"""Transformers loads them, depending on its version, with every model where they are installed. A torchvision built for another PyTorch, a
-frequent mishap, fails by that; scipy and scikit-learn, for object detection and assisted generation, take a second, and a metric that
-needs them brings them back."""
+"""Transformers loads them, depending on its version, with every model where they are installed. A torchvision built for
+another PyTorch, a frequent mishap, fails by that; scipy and scikit-learn, for object detection and assisted generation,
+take a second, and a metric that needs them brings them back."""
 
 
 def sleep_while_waiting() -> None:
-    """Lets threads that share a computation sleep while they wait for each other, unless the environment says otherwise.
+    """Lets threads that share a computation sleep while they wait for each other, unless the environment says
+    otherwise.
 
-    By default they spin, and beside another busy process a step waits for a thread that waits for its turn on a core. OpenMP, GNU's and
-    LLVM's alike, reads this once, when PyTorch is loaded: for programs only, before that.
+    By default they spin, and beside another busy process a step waits for a thread that waits for its turn on a core.
+    OpenMP, GNU's and LLVM's alike, reads this once, when PyTorch is loaded: for programs only, before that.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def leave_out() -> None:
-    """Makes the libraries of `LEFT_OUT` absent for this process; for programs only: in a user's own process they are the user's.
+    """Makes the libraries of `LEFT_OUT` absent for this process; for programs only: in a user's own process they are
+    the user's.
 
     Transformers looks for each once: where it is loaded already, nothing is changed.
     """
@@ -46,7 +48,9 @@ def bring_back(*names: str) -> None:
 
 
 def is_panic(error: BaseException) -> bool:
-    """Whether a library written in Rust met what it held to be impossible: its class is no `Exception`, and cannot be imported."""
+    """Whether a library written in Rust met what it held to be impossible: its class is no `Exception`, and cannot be
+    imported.
+    """
     return type(error).__name__ == "PanicException"
 
 
@@ -65,5 +69,6 @@ def loading(what: str) -> Iterator[None]:
     except Exception as error:
         reason = next(iter(str(error).splitlines()), "")
         raise LibraryError(
-            f"{what} cannot be loaded ({type(error).__name__}: {reason[:200]}); dora doctor says which package is broken: install it again"
+            f"{what} cannot be loaded ({type(error).__name__}: {reason[:200]}); dora doctor says which package is "
+            "broken: install it again"
         ) from error

@@ -1,7 +1,9 @@
-"""The door to the terminal: whatever the commands print as plain lines leaves here, and what a terminal would obey leaves as text.
+"""The door to the terminal: whatever the commands print as plain lines leaves here, and what a terminal would obey
+leaves as text.
 
-Names, values and messages come from files that anybody may have written. Two doors let text out, and both use `escape`: `say` for plain
-lines, and the consoles of `dora_cli.reports.console` for tables and the live view. A test allows no other way to print.
+Names, values and messages come from files that anybody may have written. Two doors let text out, and both use `escape`:
+`say` for plain lines, and the consoles of `dora_cli.reports.console` for tables and the live view. A test allows no
+other way to print.
 """
 
 from __future__ import annotations
@@ -11,8 +13,8 @@ import reprlib
 import sys
 
 _UNFIT = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-"""Control characters (C0, DEL, C1), line and paragraph separators, what turns the direction of text around, and halves of surrogate pairs,
-which no stream takes."""
+"""Control characters (C0, DEL, C1), line and paragraph separators, what turns the direction of text around, and halves
+of surrogate pairs, which no stream takes."""
 _SHORT = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
 LONGEST_VALUE = 200
 
@@ -25,7 +27,9 @@ def escape(text: str, *, keep: str = "\n\t") -> str:
 
 
 def shown(given: object, length: int = LONGEST_VALUE) -> str:
-    """What a stranger wrote, for the middle of a message: on one line, cut to `length` characters, nothing in it that is obeyed."""
+    """What a stranger wrote, for the middle of a message: on one line, cut to `length` characters, nothing in it that
+    is obeyed.
+    """
     text = given if isinstance(given, str) else reprlib.repr(given)  # lists within lists have no end
     return escape(text if len(text) <= length else text[: length - 3] + "...", keep="")
 
@@ -36,7 +40,9 @@ def is_plain(text: str) -> bool:
 
 
 def escape_json(text: str) -> str:
-    r"""The JSON `text` saying the same with ``\u001b`` for what a terminal would obey, in whose strings alone it can stand."""
+    r"""The JSON `text` saying the same with ``\u001b`` for what a terminal would obey, in whose strings alone it can
+    stand.
+    """
     if text.isprintable():
         return text
     text = text.replace("\r", "\n")  # between values: white space as good as any
@@ -49,7 +55,9 @@ def say(text: str = "", *, err: bool = False, end: str = "\n") -> None:
 
 
 def pour(text: str) -> None:
-    """Writes a result that was asked for on stdout: to a terminal as `say` does, to a file or another program as it is, in UTF-8."""
+    """Writes a result that was asked for on stdout: to a terminal as `say` does, to a file or another program as it is,
+    in UTF-8.
+    """
     if sys.stdout.isatty() or not hasattr(sys.stdout, "buffer"):
         say(text, end="")
     else:

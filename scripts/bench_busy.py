@@ -1,17 +1,20 @@
 """`dora train` beside other busy processes: does it take longer than its share of the cores explains?
 
-    python scripts/bench_busy.py [--recipe RECIPE] [--set KEY=VALUE ...] [--steps 300] [--busy 0,1,2,4] [--rounds 1] [--json FILE]
+    python scripts/bench_busy.py [--recipe RECIPE] [--set KEY=VALUE ...] [--steps 300] [--busy 0,1,2,4] [--rounds 1]
+    [--json FILE]
 
-Runs the demonstration for 300 steps, the whole command in a new process each time, alone and beside 1, 2 and 4 processes that count
-without end, and prints of each:
+Runs the demonstration for 300 steps, the whole command in a new process each time, alone and beside 1, 2 and 4
+processes that count without end, and prints of each:
 
     seconds   from the command's start to its end, the fewest of all rounds
     ratio     seconds, over those alone
-    fair      what the ratio would be if all that compute had equal shares of the cores: (busy + threads) / cores, at least 1
+    fair      what the ratio would be if all that compute had equal shares of the cores: (busy + threads) / cores, at
+        least 1
     over      ratio / fair
 
-The run's own environment.json says how many threads it had. Threads that spin while they wait for each other show in `over`: the mark is
-at most 1.5, and above it the exit code is 1. Needs an otherwise idle machine. FILE holds the same figures with `cores` and `threads`.
+The run's own environment.json says how many threads it had. Threads that spin while they wait for each other show in
+`over`: the mark is at most 1.5, and above it the exit code is 1. Needs an otherwise idle machine. FILE holds the same
+figures with `cores` and `threads`.
 """
 
 from __future__ import annotations
@@ -39,7 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--recipe", type=Path, default=ROOT / "configs" / "demo" / "sst2.yaml")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--busy", type=lambda text: [int(part) for part in text.split(",")], default=[0, 1, 2, 4], metavar="0,1,2,4")
+    parser.add_argument(
+        "--busy", type=lambda text: [int(part) for part in text.split(",")], default=[0, 1, 2, 4], metavar="0,1,2,4"
+    )
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args(argv)
@@ -58,9 +63,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"{args.steps} steps of {args.recipe.name}: {threads} thread(s) on {cores} core(s)")
     print(f"{'busy':>4}  {'seconds':>7}  {'ratio':>5}  {'fair':>5}  {'over':>5}")
     for row in rows:
-        print(f"{row['busy']:>4}  {row['seconds']:>7.1f}  {row['ratio']:>5.2f}  {row['fair']:>5.2f}  {row['over']:>5.2f}")
+        print(
+            f"{row['busy']:>4}  {row['seconds']:>7.1f}  {row['ratio']:>5.2f}  {row['fair']:>5.2f}  {row['over']:>5.2f}"
+        )
     if args.json:
-        args.json.write_text(json.dumps({"cores": cores, "threads": threads, "steps": args.steps, "rows": rows}, indent=1) + "\n")
+        args.json.write_text(
+            json.dumps({"cores": cores, "threads": threads, "steps": args.steps, "rows": rows}, indent=1) + "\n"
+        )
     return int(any(row["over"] > MARK for row in rows))
 
 

@@ -1,7 +1,7 @@
 """One whole training step of each way to fine-tune a classifier, behind one face, for `bench_step`.
 
-Everything trains the head too, clips to norm 1 and steps fused AdamW, except the frozen floor, which trains nothing. Before it is timed,
-each has its own copy of the model; all see the same batches.
+Everything trains the head too, clips to norm 1 and steps fused AdamW, except the frozen floor, which trains nothing.
+Before it is timed, each has its own copy of the model; all see the same batches.
 """
 
 from __future__ import annotations
@@ -203,13 +203,19 @@ def peft_lora(step: PlainStep) -> None:
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(
-        task_type="SEQ_CLS", r=step.settings.rank, lora_alpha=ALPHA, lora_dropout=DROPOUT, target_modules=list(step.projections())
+        task_type="SEQ_CLS",
+        r=step.settings.rank,
+        lora_alpha=ALPHA,
+        lora_dropout=DROPOUT,
+        target_modules=list(step.projections()),
     )
     step.model = get_peft_model(step.model, config)
 
 
 def peft_adalora(step: PlainStep) -> None:
-    """PEFT's AdaLoRA in the middle of its pruning: importance in every step, a selection every `PRUNE_INTERVAL`, its orthogonal loss."""
+    """PEFT's AdaLoRA in the middle of its pruning: importance in every step, a selection every `PRUNE_INTERVAL`, its
+    orthogonal loss.
+    """
     from peft import AdaLoraConfig, get_peft_model
 
     config = AdaLoraConfig(
@@ -232,17 +238,21 @@ def peft_adalora(step: PlainStep) -> None:
 def published(step: PlainStep) -> None:
     """DoRA in the manner of the published code; see `published_dora`."""
     step.train_head_only()
-    dora = PublishedDora(step.model, step.projections(), start_rank=step.settings.start_rank, alpha=ALPHA, dropout=DROPOUT)
+    dora = PublishedDora(
+        step.model, step.projections(), start_rank=step.settings.start_rank, alpha=ALPHA, dropout=DROPOUT
+    )
     step.extra_loss = dora.regulariser
     step.after = lambda count: dora.after_step()
 
 
 class DoraStep(Step):
-    """Ours, through the classes of the product. Before the freeze it stays in the warm-up: scores and DEM in every step, no event.
+    """Ours, through the classes of the product. Before the freeze it stays in the warm-up: scores and DEM in every
+    step, no event.
 
     Args:
         graph: whether `TrainingStep` may capture its work.
-        compacted: train on through a short pruning first, so that what is timed comes after the freeze, with tensors that shrank.
+        compacted: train on through a short pruning first, so that what is timed comes after the freeze, with tensors
+            that shrank.
     """
 
     def __init__(self, settings: Settings, *, graph: bool = False, compacted: bool = False) -> None:
@@ -291,7 +301,9 @@ class DoraStep(Step):
 
 
 def attach_dora(model: nn.Module, settings: Settings, *, pruning: int) -> tuple[Dora, Any]:
-    """Freezes `model` and attaches DoRA: for `pruning` steps, each with an event, until ranks are frozen; or, if 0, without any event."""
+    """Freezes `model` and attaches DoRA: for `pruning` steps, each with an event, until ranks are frozen; or, if 0,
+    without any event.
+    """
     warmup, final = (0.0, (TOTAL_STEPS - pruning) / TOTAL_STEPS) if pruning else (0.5, 0.25)
     method = Dora(
         rank=settings.rank,

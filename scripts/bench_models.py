@@ -55,21 +55,26 @@ def random_classifier(shapes: Shapes, *, pad: int = 1) -> nn.Module:
     """A sequence classifier with random weights, on the CPU, with PyTorch's own attention (SDPA)."""
     from transformers import AutoModelForSequenceClassification
 
-    model: nn.Module = AutoModelForSequenceClassification.from_config(shapes.config(pad=pad), attn_implementation="sdpa")
+    model: nn.Module = AutoModelForSequenceClassification.from_config(
+        shapes.config(pad=pad), attn_implementation="sdpa"
+    )
     return model
 
 
 def save_random(folder: Path, shapes: Shapes, tokenizer_folder: Path) -> None:
     """Writes a model folder with random weights and the tokenizer of `tokenizer_folder`, a local model.
 
-    Timing does not depend on what weights hold, so an end-to-end run at these sizes needs no download; its metrics mean nothing. Padding is
-    the tokenizer's, and the embedding has at least as many rows as the tokenizer has tokens.
+    Timing does not depend on what weights hold, so an end-to-end run at these sizes needs no download; its metrics mean
+    nothing. Padding is the tokenizer's, and the embedding has at least as many rows as the tokenizer has tokens.
     """
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, local_files_only=True)
     highest = max(tokenizer.get_vocab().values())
     if highest >= shapes.vocab:
-        raise ValueError(f"the tokenizer in {tokenizer_folder} has token ids up to {highest}, the shapes only {shapes.vocab} embeddings")
+        raise ValueError(
+            f"the tokenizer in {tokenizer_folder} has token ids up to {highest}, the shapes only "
+            f"{shapes.vocab} embeddings"
+        )
     random_classifier(shapes, pad=tokenizer.pad_token_id).save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -2,8 +2,9 @@
 
     python scripts/bench_saving.py RECIPE [--set KEY=VALUE ...] [--json FILE]
 
-Trains the recipe in a temporary folder, with its own saving settings, and prints: seconds of training, evaluation and saving; the share of
-saving in training time; and for the newest checkpoint its bytes against those of adapter, head and their two moments (fp32).
+Trains the recipe in a temporary folder, with its own saving settings, and prints: seconds of training, evaluation and
+saving; the share of saving in training time; and for the newest checkpoint its bytes against those of adapter, head and
+their two moments (fp32).
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ def main() -> None:
         "evaluation_seconds": timing["evaluation_seconds"],
         "saving_seconds": timing["saving_seconds"],
         "share": timing["saving_seconds"] / timing["train_seconds"],
-        "checkpoints": {name: {"bytes": size, "least": least[name], "ratio": size / least[name]} for name, size in sizes.items()},
+        "checkpoints": {
+            name: {"bytes": size, "least": least[name], "ratio": size / least[name]} for name, size in sizes.items()
+        },
     }
     print(
         f"training {result['train_seconds']:.1f} s, evaluation {result['evaluation_seconds']:.1f} s, "
@@ -50,8 +53,14 @@ def main() -> None:
 
 
 def least_bytes(snapshot: Snapshot) -> int:
-    """Bytes of what trains and its two moments, in fp32; what the method keeps besides (scores, masks) is not counted."""
-    trained = [tensor for name, tensor in snapshot.weights.adapter.items() if name not in ("scores", "keep", "frozen", "compacted")]
+    """Bytes of what trains and its two moments, in fp32; what the method keeps besides (scores, masks)
+    is not counted.
+    """
+    trained = [
+        tensor
+        for name, tensor in snapshot.weights.adapter.items()
+        if name not in ("scores", "keep", "frozen", "compacted")
+    ]
     return 3 * 4 * sum(tensor.numel() for tensor in [*trained, *snapshot.weights.head.values()])
 
 

@@ -1,17 +1,21 @@
 """Training steps of several methods side by side in one run: time, memory, and the share of DoRA's own work.
 
-    python scripts/bench_step.py --device cpu|cuda [--batch 16] [--length 64] [--methods frozen,dora,peft-lora,...] [--json FILE]
+    python scripts/bench_step.py --device cpu|cuda [--batch 16] [--length 64] [--methods frozen,dora,peft-lora,...]
+    [--json FILE]
                                  [--width 768|1024|2048 | --hidden H --layers N --heads N --vocab V | --model FOLDER]
                                  [--start-rank 12] [--rank 8] [--precision auto|fp32|bf16]
                                  [--rounds N] [--steps N] [--warmup N] [--threads N] [--no-memory]
 
-Shapes are RoBERTa-base's with random weights unless told otherwise; sequences are full, under a mask of ones, dropout is on. Precision
-`auto` is bf16 autocast on CUDA and fp32 on the CPU. All attention and FFN projections are adapted (72 in RoBERTa-base). The methods:
+Shapes are RoBERTa-base's with random weights unless told otherwise; sequences are full, under a mask of ones, dropout
+is on. Precision `auto` is bf16 autocast on CUDA and fp32 on the CPU. All attention and FFN projections are adapted (72
+in RoBERTa-base). The methods:
 
     frozen          forward, and backward to the input embeddings, of the frozen model: the floor. Nothing trains.
     frozen-graph    the same in one CUDA graph
-    frozen-quick    the same on the CPU, the model's own dropouts drawn as ours draws them there: what adapters alone add to
-    dora            ours, whole step: dropout, DEM, clip, AdamW, scores, their average; before the first event, at the start rank
+    frozen-quick    the same on the CPU, the model's own dropouts drawn as ours draws them there: what adapters alone
+    add to
+    dora            ours, whole step: dropout, DEM, clip, AdamW, scores, their average; before the first event, at the
+        start rank
     dora-graph      the same, captured by the product's own training step
     dora-compacted  ours after the freeze, tensors shrunk (also dora-compacted-graph)
     peft-lora       PEFT's LoRA at the final rank
@@ -19,20 +23,21 @@ Shapes are RoBERTa-base's with random weights unless told otherwise; sequences a
     published       DoRA in the manner of the published code: our transcription, see published_dora.py
     full            full fine-tuning
 
-Methods take turns in rounds of a few steps, each round beginning with another one; the first step of each turn is not counted. `ms` is the
-median over all counted steps, `mean_ms` their mean (AdaLoRA's selections show there), `low_ms` and `high_ms` the 10th and 90th percentile,
-`host_ms` the median time that the host takes to launch a step. On CUDA steps are timed between events in the stream, without waiting in
-between. All methods step fused AdamW, clip to norm 1 and train the classification head.
+Methods take turns in rounds of a few steps, each round beginning with another one; the first step of each turn is not
+counted. `ms` is the median over all counted steps, `mean_ms` their mean (AdaLoRA's selections show there), `low_ms` and
+`high_ms` the 10th and 90th percentile, `host_ms` the median time that the host takes to launch a step. On CUDA steps
+are timed between events in the stream, without waiting in between. All methods step fused AdamW, clip to norm 1 and
+train the classification head.
 
-`peak_mb` (MiB) is measured first, in a process of its own per method: on CUDA the most memory that tensors took (`reserved_mb`: that
-PyTorch held for them) after building, over warm-up, capture and a few steps; on the CPU the most that the whole process took, libraries
-included.
+`peak_mb` (MiB) is measured first, in a process of its own per method: on CUDA the most memory that tensors took
+(`reserved_mb`: that PyTorch held for them) after building, over warm-up, capture and a few steps; on the CPU the most
+that the whole process took, libraries included.
 
-Of ours there is also: `own_ms`, the time of the method's own part of a step alone (DEM's gradient, scores, average, masks), in a CUDA graph
-of its own for dora-graph, and `own_share` of `ms`; `event_ms`, the median time of a selection, the device idle before and after;
-`freeze_ms`, of the last one with its compaction. Ratios are to the floor (`to_floor`: frozen-graph where it is measured, else frozen) and
-to PEFT's LoRA (`faster_than_peft_lora`). `loss` shows that training was sane; AdaLoRA's holds its orthogonal loss. FILE holds `device`,
-`versions`, `settings` and `methods`.
+Of ours there is also: `own_ms`, the time of the method's own part of a step alone (DEM's gradient, scores, average,
+masks), in a CUDA graph of its own for dora-graph, and `own_share` of `ms`; `event_ms`, the median time of a selection,
+the device idle before and after; `freeze_ms`, of the last one with its compaction. Ratios are to the floor (`to_floor`:
+frozen-graph where it is measured, else frozen) and to PEFT's LoRA (`faster_than_peft_lora`). `loss` shows that training
+was sane; AdaLoRA's holds its orthogonal loss. FILE holds `device`, `versions`, `settings` and `methods`.
 """
 
 from __future__ import annotations
@@ -124,7 +129,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--steps", type=_count, help="counted steps of a method in a round")
     parser.add_argument("--warmup", type=_count, help="steps of each method before the first round")
     parser.add_argument("--threads", type=_count, help="CPU threads")
-    parser.add_argument("--no-memory", dest="memory", action="store_false", help="leave memory out: no process of its own per method")
+    parser.add_argument(
+        "--no-memory", dest="memory", action="store_false", help="leave memory out: no process of its own per method"
+    )
     parser.add_argument("--json", type=Path)
     parser.add_argument("--memory-of", choices=list(METHODS), help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
@@ -137,14 +144,22 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"--methods names {', '.join(unknown)}; there are {', '.join(METHODS)}")
     if args.device == "cpu" and (graphs := [name for name in args.methods if name.endswith("-graph")]):
         parser.error(f"--methods names {', '.join(graphs)}, which need --device cuda")
-    sizes = {name: getattr(args, name) for name in ("hidden", "layers", "heads", "intermediate", "vocab") if getattr(args, name)}
+    sizes = {
+        name: getattr(args, name)
+        for name in ("hidden", "layers", "heads", "intermediate", "vocab")
+        if getattr(args, name)
+    }
     if args.model and (sizes or args.width):
-        parser.error("--model brings its own sizes; leave --width, --hidden, --layers, --heads, --intermediate and --vocab out")
+        parser.error(
+            "--model brings its own sizes; leave --width, --hidden, --layers, --heads, --intermediate and --vocab out"
+        )
     if args.hidden and not args.intermediate:
         sizes["intermediate"] = 4 * args.hidden
     shapes = Shapes.of_width(args.width, **sizes) if args.width else Shapes(**sizes)
     if shapes.hidden % shapes.heads:
-        parser.error(f"hidden size {shapes.hidden} cannot be split into {shapes.heads} heads; set --heads to a divisor of it")
+        parser.error(
+            f"hidden size {shapes.hidden} cannot be split into {shapes.heads} heads; set --heads to a divisor of it"
+        )
     if not args.model and args.length > shapes.positions - 2:
         parser.error(f"--length is {args.length}; the model has {shapes.positions - 2} positions")
     if args.model and not (Path(args.model) / "config.json").is_file():
@@ -174,10 +189,12 @@ def _count(text: str) -> int:
     return int(text)
 
 
-# -- time ---------------------------------------------------------------------------------------------------------------------------
+# -- time --------------------------------------------------------------------------------------------------------------
 
 
-def measure_times(names: Sequence[str], settings: Settings, *, rounds: int, steps: int, warmup: int) -> dict[str, dict[str, Any]]:
+def measure_times(
+    names: Sequence[str], settings: Settings, *, rounds: int, steps: int, warmup: int
+) -> dict[str, dict[str, Any]]:
     """All methods built, warmed up, then timed in turns."""
     built: dict[str, Step] = {}
     for name in names:
@@ -235,7 +252,8 @@ def synchronize(device: torch.device) -> None:
 def time_calls(call: Callable[[], object], device: torch.device, count: int) -> tuple[list[float], list[float]]:
     """Milliseconds of each of `count` calls in a row, after one that is not counted; on the device and on the host.
 
-    On CUDA a call lasts from the event before it to the event after it, so that it includes waiting for the host where that is slower.
+    On CUDA a call lasts from the event before it to the event after it, so that it includes waiting for the host where
+    that is slower.
     """
     synchronize(device)
     marks, host = [_Mark(device)], []
@@ -264,11 +282,14 @@ class _Mark:
         return 1000 * (later.host - self.host) if self.event is None else float(self.event.elapsed_time(later.event))
 
 
-# -- the method's own work ----------------------------------------------------------------------------------------------------------
+# -- the method's own work ---------------------------------------------------------------------------------------------
 
 
 def measure_own_work(step: DoraStep, step_ms: float) -> dict[str, float]:
-    """`own_ms` and `own_share`. Afterwards `step` is good for nothing else: DEM was added to its gradients many times."""
+    """`own_ms` and `own_share`.
+
+    Afterwards `step` is good for nothing else: DEM was added to its gradients many times.
+    """
     work: Callable[[], object] = step.own_work
     if step.graph:
         work = captured(step.own_work).replay
@@ -278,7 +299,9 @@ def measure_own_work(step: DoraStep, step_ms: float) -> dict[str, float]:
 
 @torch.no_grad()
 def measure_events(settings: Settings) -> dict[str, float]:
-    """`event_ms` and `freeze_ms`, from a schedule with an event at every step that can have one, on gates drawn at random: no training."""
+    """`event_ms` and `freeze_ms`, from a schedule with an event at every step that can have one, on gates drawn at
+    random: no training.
+    """
     model, _ = settings.build()
     method, _ = attach_dora(model, settings, pruning=EVENTS)
     for parameter in method.parameters():
@@ -297,11 +320,14 @@ def measure_events(settings: Settings) -> dict[str, float]:
     return {"event_ms": median(times[len(times) // 3 : -1]), "freeze_ms": times[-1]}
 
 
-# -- memory -------------------------------------------------------------------------------------------------------------------------
+# -- memory ------------------------------------------------------------------------------------------------------------
 
 
 def measure_memories(names: Sequence[str], settings: Settings, argv: Sequence[str]) -> dict[str, dict[str, float]]:
-    """`measure_memory` of every method in a new process each. On a GPU several at a time: what PyTorch counts is each process's own."""
+    """`measure_memory` of every method in a new process each.
+
+    On a GPU several at a time: what PyTorch counts is each process's own.
+    """
     together = 4 if settings.device.type == "cuda" else 1
     with ThreadPoolExecutor(together) as pool:
         return dict(zip(names, pool.map(partial(_memory_in_process, argv), names), strict=True))
@@ -320,7 +346,8 @@ def measure_memory(name: str, settings: Settings, warmup: int) -> dict[str, floa
     """Peak memory of one method in this process, which must have done nothing else."""
     device = settings.device
     step = METHODS[name](settings)
-    if device.type == "cuda" and name != "frozen-graph":  # that one captures while it is built: its peak is before this line
+    # that one captures while it is built: its peak is before this line
+    if device.type == "cuda" and name != "frozen-graph":
         gc.collect()
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
@@ -334,7 +361,7 @@ def measure_memory(name: str, settings: Settings, warmup: int) -> dict[str, floa
     return result
 
 
-# -- what is written ----------------------------------------------------------------------------------------------------------------
+# -- what is written ---------------------------------------------------------------------------------------------------
 
 
 def describe_device(device: torch.device) -> str:
@@ -349,7 +376,11 @@ def describe_device(device: torch.device) -> str:
 
 def versions() -> dict[str, str | None]:
     packages = ("torch", "transformers", "accelerate", "peft", "triton")
-    return {"python": platform.python_version(), "cuda": torch.version.cuda, **{name: installed_version(name) for name in packages}}
+    return {
+        "python": platform.python_version(),
+        "cuda": torch.version.cuda,
+        **{name: installed_version(name) for name in packages},
+    }
 
 
 def add_ratios(results: Mapping[str, dict[str, Any]]) -> None:
@@ -380,16 +411,22 @@ def print_table(record: Mapping[str, Any]) -> None:
     """To stdout; columns that no method fills are left out."""
     settings, methods = record["settings"], record["methods"]
     print(
-        f"{record['device']}, torch {record['versions']['torch']}: batch {settings['batch']} x {settings['length']} tokens, "
-        f"{settings['precision']}, {settings['model']}, rank {settings['start_rank']} -> {settings['rank']}"
+        f"{record['device']}, torch {record['versions']['torch']}: batch {settings['batch']} x {settings['length']} "
+        f"tokens, {settings['precision']}, {settings['model']}, rank {settings['start_rank']} -> {settings['rank']}"
     )
     columns = [column for column in COLUMNS if any(result.get(column[1]) is not None for result in methods.values())]
     rows = [["method", *(title for title, _, _ in columns)]]
     for name, result in methods.items():
-        rows.append([name, *("-" if result.get(key) is None else format(result[key], form) for _, key, form in columns)])
+        rows.append(
+            [name, *("-" if result.get(key) is None else format(result[key], form) for _, key, form in columns)]
+        )
     widths = [max(len(row[index]) for row in rows) for index in range(len(rows[0]))]
     for name, *cells in rows:
-        print("  ".join([name.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True))]))
+        print(
+            "  ".join(
+                [name.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True))]
+            )
+        )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
 """`dora train` from its process's start to its end: where the wall time goes.
 
-    python scripts/bench_train.py RECIPE [--set KEY=VALUE ...] [--shapes roberta-base --tokenizer FOLDER] [--output DIR] [--json FILE]
+    python scripts/bench_train.py RECIPE [--set KEY=VALUE ...] [--shapes roberta-base --tokenizer FOLDER] [--output DIR]
+    [--json FILE]
 
-Runs `dora train RECIPE` in a new process, in a temporary folder unless DIR is given, and prints seconds from the start of that process:
+Runs `dora train RECIPE` in a new process, in a temporary folder unless DIR is given, and prints seconds from the start
+of that process:
 
     imports      Python itself, PyTorch and the package, until the run begins
     read         examples of all splits
@@ -15,13 +17,15 @@ Runs `dora train RECIPE` in a new process, in a temporary folder unless DIR is g
     rest         of the run: checks and records
     end          what is shown at the end, and the end of the process
 
-`share_in_steps` is the share of steps in all of it, `steps_per_second` counts them against the whole of training. `first_step_began_at` and
-`first_step_done_at` are moments after the process's start (a captured step, if there is one, is captured within the first steps).
-Evaluation, decoding and saving are the seconds of the run's own metrics.json; the others are taken around the product's functions. On
-CUDA every step lies between two events in its stream, for which nothing waits. Only what the run shows on stderr is shown.
+`share_in_steps` is the share of steps in all of it, `steps_per_second` counts them against the whole of training.
+`first_step_began_at` and `first_step_done_at` are moments after the process's start (a captured step, if there is one,
+is captured within the first steps). Evaluation, decoding and saving are the seconds of the run's own metrics.json; the
+others are taken around the product's functions. On CUDA every step lies between two events in its stream, for which
+nothing waits. Only what the run shows on stderr is shown.
 
-With ``--shapes`` the model is made first, with random weights and the tokenizer of FOLDER (any local model): for timing at RoBERTa-base's
-size without a download. Its metrics mean nothing. FILE holds `device`, `recipe`, `seconds`, and the figures named above.
+With ``--shapes`` the model is made first, with random weights and the tokenizer of FOLDER (any local model): for timing
+at RoBERTa-base's size without a download. Its metrics mean nothing. FILE holds `device`, `recipe`, `seconds`, and the
+figures named above.
 """
 
 from __future__ import annotations
@@ -58,7 +62,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args(argv)
     if (args.shapes is None) != (args.tokenizer is None):
-        parser.error("--shapes and --tokenizer go together: the tokenizer of a local model folder serves a model of those shapes")
+        parser.error(
+            "--shapes and --tokenizer go together: the tokenizer of a local model folder serves a model of those shapes"
+        )
     if args.json and not args.json.absolute().parent.is_dir():
         parser.error(f"--json {args.json}: there is no folder {args.json.absolute().parent}")
     with tempfile.TemporaryDirectory(prefix="dora-bench-") as folder:
@@ -71,19 +77,36 @@ def main(argv: Sequence[str] | None = None) -> int:
                 save_random(made, SHAPES[args.shapes], args.tokenizer)
             except (OSError, ValueError) as error:
                 parser.error(f"--tokenizer {args.tokenizer} cannot be used: {error}")
-        return bench(args.recipe, args.overrides, made, args.output or Path(folder) / "run", Path(folder) / "moments.json", args.json)
+        return bench(
+            args.recipe,
+            args.overrides,
+            made,
+            args.output or Path(folder) / "run",
+            Path(folder) / "moments.json",
+            args.json,
+        )
 
 
-def bench(recipe: Path, overrides: Sequence[str], made: Path | None, output: Path, moments: Path, target: Path | None) -> int:
+def bench(
+    recipe: Path, overrides: Sequence[str], made: Path | None, output: Path, moments: Path, target: Path | None
+) -> int:
     """Runs the training in a child process and writes down where its time went; the child's exit code if it failed.
 
     Args:
         made: a model with random weights, named after its shapes, that takes the place of the recipe's.
     """
     changes = [*overrides, *([f"model.name={made}"] if made else ())]
-    command = ["train", str(recipe), "--output", str(output), *(part for change in changes for part in ("--set", change))]
+    command = [
+        "train",
+        str(recipe),
+        "--output",
+        str(output),
+        *(part for change in changes for part in ("--set", change)),
+    ]
     began = time.monotonic()
-    code = subprocess.run([sys.executable, __file__, "--child", str(moments), *command], stdout=subprocess.DEVNULL, check=False).returncode
+    code = subprocess.run(
+        [sys.executable, __file__, "--child", str(moments), *command], stdout=subprocess.DEVNULL, check=False
+    ).returncode
     wall = time.monotonic() - began
     if code:
         return code
@@ -152,7 +175,7 @@ def print_table(record: dict[str, Any]) -> None:
     )
 
 
-# -- in the child -------------------------------------------------------------------------------------------------------------------
+# -- in the child ------------------------------------------------------------------------------------------------------
 
 
 class Listening:
@@ -245,7 +268,13 @@ def child(moments: Path, command: Sequence[str]) -> None:
         found["train_returned"] = time.monotonic()
         steps, seconds = watch.steps()
         assert watch.first is not None
-        found.update(seconds=watch.seconds, steps=steps, in_steps=seconds, first_step_began=watch.first[0], first_step_done=watch.first[1])
+        found.update(
+            seconds=watch.seconds,
+            steps=steps,
+            in_steps=seconds,
+            first_step_began=watch.first[0],
+            first_step_done=watch.first[1],
+        )
         moments.write_text(json.dumps(found))
         return result
 

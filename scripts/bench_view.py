@@ -1,11 +1,13 @@
-"""What the live view costs a training: microseconds told to it per step, milliseconds per picture, and steps per second with and without.
+"""What the live view costs a training: microseconds told to it per step, milliseconds per picture, and steps per second
+with and without.
 
-    python scripts/bench_view.py                       # pictures of several models, then a real run of the demonstration, on the CPU
-    python scripts/bench_view.py --device cuda --rounds 5
-    python scripts/bench_view.py --rounds 0            # pictures alone
+    python scripts/bench_view.py                       # pictures of several models, then a real run of the
+    demonstration, on the CPU python scripts/bench_view.py --device cuda --rounds 5 python scripts/bench_view.py
+    --rounds 0            # pictures alone
 
-The share of a run's time is measured as the processor time of the view's own thread plus what the loop's thread spends in the listener,
-over the run's; the steps per second, which scatter by several per cent on a shared machine, are only a check.
+The share of a run's time is measured as the processor time of the view's own thread plus what the loop's thread spends
+in the listener, over the run's; the steps per second, which scatter by several per cent on a shared machine, are only a
+check.
 """
 
 from __future__ import annotations
@@ -51,8 +53,10 @@ def pictures() -> None:
             listener = RunListener(terminal(width, height), terminal(width, height), live=True)
             layers = [
                 {
-                    "name": f"encoder.layer.{block}.attention.p{index}", "stack": "encoder", "block": block, "attention": "self",
-                    "projection": f"attention.p{index}", "group": "attention", "shape": [768, 768], "start_rank": 12, "rank": 12,
+                    "name": f"encoder.layer.{block}.attention.p{index}", "stack": "encoder", "block": block,
+                    "attention": "self",
+                    "projection": f"attention.p{index}", "group": "attention", "shape": [768, 768], "start_rank": 12,
+                    "rank": 12,
                 }
                 for block in range(blocks)
                 for index in range(projections)
@@ -74,7 +78,9 @@ def pictures() -> None:
             tick = (time.perf_counter() - began) / 10_000
             listener.close()
             rate = 1 / max(PAUSE, median(times) / SHARE)
-            print(f"{name:<14}{f'{width}x{height}':<10}{first * 1e3:>9.2f}{median(times) * 1e3:>7.2f}{rate:>10.1f}{tick * 1e6:>9.2f}")
+            size = f"{width}x{height}"
+            figures = f"{first * 1e3:>9.2f}{median(times) * 1e3:>7.2f}{rate:>10.1f}{tick * 1e6:>9.2f}"
+            print(f"{name:<14}{size:<10}{figures}")
 
 
 def _cpu(call: Any) -> float:
@@ -86,10 +92,13 @@ def _cpu(call: Any) -> float:
 def _start(layers: list[dict[str, Any]]) -> RunStart:
     start = sum(layer["start_rank"] for layer in layers)
     return RunStart(
-        task="glue/rte", model="roberta-base", method="dora", device="cpu", precision="fp32", seed=1, output=Path("runs/x"),
+        task="glue/rte", model="roberta-base", method="dora", device="cpu", precision="fp32", seed=1,
+        output=Path("runs/x"),
         total_steps=1000, steps_per_epoch=100, epochs=10, global_batch=16, projections=len(layers),
-        schedule={"start_components": start, "final_components": start * 2 // 3}, trainable_parameters=1, head_parameters=1,
-        phases=(("warm-up", 1, 150), ("pruning", 151, 500), ("final", 501, 1000)), events=tuple(range(150, 501, 10)), layers=layers,
+        schedule={"start_components": start, "final_components": start * 2 // 3}, trainable_parameters=1,
+        head_parameters=1,
+        phases=(("warm-up", 1, 150), ("pruning", 151, 500), ("final", 501, 1000)), events=tuple(range(150, 501, 10)),
+        layers=layers,
     )  # fmt: skip
 
 
@@ -156,13 +165,19 @@ def real(recipe_path: Path, device: str, rounds: int) -> None:
                     shares.append((CountedScreen.seconds + listener.seconds) / whole)
                     drawn, spent = CountedScreen.drawn, CountedScreen.seconds
                     print(
-                        f"run of {whole:.1f} s: {drawn} pictures ({drawn / whole:.1f} a second) took {spent * 1e3:.0f} ms, "
-                        f"the listener's calls {listener.seconds * 1e3:.0f} ms: {100 * shares[-1]:.2f} %"
+                        f"run of {whole:.1f} s: {drawn} pictures ({drawn / whole:.1f} a second) took "
+                        f"{spent * 1e3:.0f} ms, the listener's calls {listener.seconds * 1e3:.0f} ms: "
+                        f"{100 * shares[-1]:.2f} %"
                     )
     one, other = median(rates["without"]), median(rates["with"])
     print(f"share of the time, median of {rounds}: {100 * median(shares):.2f} %")
-    print(f"steps per second: {one:.1f} without, {other:.1f} with the view ({100 * (one / other - 1):+.1f} % time per step)")
-    print("without:", *(f"{rate:.1f}" for rate in rates["without"]), " with:", *(f"{rate:.1f}" for rate in rates["with"]))
+    print(
+        f"steps per second: {one:.1f} without, {other:.1f} with the view ({100 * (one / other - 1):+.1f} % time per "
+        "step)"
+    )
+    print(
+        "without:", *(f"{rate:.1f}" for rate in rates["without"]), " with:", *(f"{rate:.1f}" for rate in rates["with"])
+    )
 
 
 def main() -> None:

@@ -1,10 +1,11 @@
-"""Trains recipes at two commits and compares what comes out to the bit: a rebuilt house must compute what the old one did.
+"""Trains recipes at two commits and compares what comes out to the bit: a rebuilt house must compute what the old one
+did.
 
     python scripts/compare_commits.py BEFORE [AFTER] [--recipe FILE ...] [--set KEY=VALUE ...] [--threads N]
 
-Each commit is checked out into a temporary folder and trains with its own code. Weights, optimiser moments, ranks, outputs, metrics and
-log must be the same; times, versions and paths are left out. Without `--recipe` the demonstrations are trained. A recipe file is the
-one of this checkout for both commits. Exits 1 if anything differs.
+Each commit is checked out into a temporary folder and trains with its own code. Weights, optimiser moments, ranks,
+outputs, metrics and log must be the same; times, versions and paths are left out. Without `--recipe` the demonstrations
+are trained. A recipe file is the one of this checkout for both commits. Exits 1 if anything differs.
 """
 
 from __future__ import annotations

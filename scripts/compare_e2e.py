@@ -1,15 +1,17 @@
 """DoRA beside PEFT's LoRA and the untuned model on E2E: same loop, data order, steps, targets, size and decoding.
 
-    python scripts/compare_e2e.py --model MODEL --data E2E --output DIR [--ranks 4,8] [--seeds 1] [--epochs 2] [--batch 32] [--jobs N]
+    python scripts/compare_e2e.py --model MODEL --data E2E --output DIR [--ranks 4,8] [--seeds 1] [--epochs 2] [--batch
+    32] [--jobs N]
                                   [--choose-steps 400] [--stage both|choose|final] [--set KEY=VALUE ...]
 
-`E2E` holds the official CSV files. Each method and rank first trains `--choose-steps` steps with every learning rate of its grid; the rate
-with the lowest loss on the dev references is taken. Then each trains on the whole training set for `--epochs` with its rate, once per
-seed; the last weights write the test set by the published decoding (beam 10, length penalty 0.8). LoRA gets DoRA's final rank in every
-projection, so both end at the same number of components; alpha and dropout are equal. The untuned model writes the test set as it is.
+`E2E` holds the official CSV files. Each method and rank first trains `--choose-steps` steps with every learning rate of
+its grid; the rate with the lowest loss on the dev references is taken. Then each trains on the whole training set for
+`--epochs` with its rate, once per seed; the last weights write the test set by the published decoding (beam 10, length
+penalty 0.8). LoRA gets DoRA's final rank in every projection, so both end at the same number of components; alpha and
+dropout are equal. The untuned model writes the test set as it is.
 
-Everything printed also goes to DIR/results.json, outputs to DIR/*/run/predictions.jsonl; a finished run in DIR is not repeated. METEOR
-needs Java: where it is not at hand, ``dora score e2e --predictions FILE`` gives it later.
+Everything printed also goes to DIR/results.json, outputs to DIR/*/run/predictions.jsonl; a finished run in DIR is not
+repeated. METEOR needs Java: where it is not at hand, ``dora score e2e --predictions FILE`` gives it later.
 """
 
 from __future__ import annotations
@@ -85,7 +87,8 @@ def recipe_text(model: str, data: Path, method: str, rank: int, rate: float, see
     return (
         f"task: e2e\nmodel: {{name: {json.dumps(model)}}}\n"
         f"data: {{source: e2e-csv, path: {json.dumps(str(data))}, max_length: 512}}\nmethod: {section}\n"
-        f"train: {{{train}, learning_rate: {rate}, seed: {seed}, adam_eps: 1.0e-6, max_grad_norm: null, label_smoothing: 0.1, "
+        f"train: {{{train}, learning_rate: {rate}, seed: {seed}, adam_eps: 1.0e-6, max_grad_norm: null, "
+        "label_smoothing: 0.1, "
         f"log_every: 100}}\neval: {{batch_size: 128, select: last}}\ndecode: {{batch_size: 64, {decode}}}\n"
     )
 
@@ -130,15 +133,24 @@ def choose(args: argparse.Namespace, data: Path, cells: Sequence[Cell], pool: Po
     wanted = {}
     for method, rank in cells:
         for rate in GRIDS[method]:
-            text = recipe_text(args.model, data, method, rank, rate, 1, train, "split: validation, beams: 1, epoch_samples: 0")
+            text = recipe_text(
+                args.model, data, method, rank, rate, 1, train, "split: validation, beams: 1, epoch_samples: 0"
+            )
             wanted[method, rank, rate] = prepare(args.output / "choose" / f"{method}-r{rank}-lr{rate:g}", text)
     # only the loss is of use here, so little is decoded
     short = Pool(pool.script, pool.jobs, [*pool.overrides, "data.max_eval_samples=150"], pool.threads)
     short.run([(folder, method, rank) for (method, rank, _), folder in wanted.items()])
     rates = {}
     for method, rank in cells:
-        losses = {rate: record(folder)["metrics"]["loss"] for rate in GRIDS[method] if finished(folder := wanted[method, rank, rate])}
-        print(f"choose {method:5} r{rank}: " + "  ".join(f"{rate:g}: {loss:.4f}" for rate, loss in losses.items()), flush=True)
+        losses = {
+            rate: record(folder)["metrics"]["loss"]
+            for rate in GRIDS[method]
+            if finished(folder := wanted[method, rank, rate])
+        }
+        print(
+            f"choose {method:5} r{rank}: " + "  ".join(f"{rate:g}: {loss:.4f}" for rate, loss in losses.items()),
+            flush=True,
+        )
         if losses:
             rates[method, rank] = min(losses, key=lambda rate: (losses[rate], rate))
     return rates
@@ -151,7 +163,9 @@ def compare(args: argparse.Namespace, data: Path, rates: Mapping[Cell, float], p
     wanted: dict[tuple[str, int, str], Path] = {}
     for (method, rank), rate in rates.items():
         for seed in args.seeds.split(","):
-            text = recipe_text(args.model, data, method, rank, rate, int(seed), f"epochs: {args.epochs}, {length}", full)
+            text = recipe_text(
+                args.model, data, method, rank, rate, int(seed), f"epochs: {args.epochs}, {length}", full
+            )
             wanted[method, rank, seed] = prepare(args.output / "final" / f"{method}-r{rank}-seed{seed}", text)
     text = recipe_text(args.model, data, "untuned", 1, 1e-3, 1, f"max_steps: 1, batch_size: {args.batch}", full)
     wanted["untuned", 0, "1"] = prepare(args.output / "final" / "untuned", text)
@@ -173,12 +187,15 @@ def compare(args: argparse.Namespace, data: Path, rates: Mapping[Cell, float], p
         }
         results.append(result)
         values = "  ".join(
-            f"{name} {statistics(numbers)}" for name, numbers in result["metrics"].items() if all(n is not None for n in numbers)
+            f"{name} {statistics(numbers)}"
+            for name, numbers in result["metrics"].items()
+            if all(n is not None for n in numbers)
         )
         timing = result["timing"]
         print(
-            f"final {method:7} r{rank} lr {result['learning_rate']}: {values}  adapter {result['adapter_parameters'][0]:,}  "
-            f"{max(t['train_seconds'] for t in timing):.0f} s  {min(t['steps_per_second'] for t in timing):.2f} steps/s",
+            f"final {method:7} r{rank} lr {result['learning_rate']}: {values}  adapter "
+            f"{result['adapter_parameters'][0]:,}  {max(t['train_seconds'] for t in timing):.0f} s  "
+            f"{min(t['steps_per_second'] for t in timing):.2f} steps/s",
             flush=True,
         )
     (args.output / "results.json").write_text(json.dumps({"results": results}, indent=1))

@@ -2,9 +2,10 @@
 
     python scripts/compare_exports.py --checkpoint RUN [--samples 64] [--set KEY=VALUE ...]
 
-Exports the run in the PEFT format and merged, each in fp32 and bf16, into a temporary folder; loads every one as its users would, with PEFT
-or transformers, and prints its bytes, the best load time of three, and the largest and mean difference of the logits from the run's own in
-fp32 on the CPU (a generator's: at the target tokens), with the share of equal argmax. Needs PEFT.
+Exports the run in the PEFT format and merged, each in fp32 and bf16, into a temporary folder; loads every one as its
+users would, with PEFT or transformers, and prints its bytes, the best load time of three, and the largest and mean
+difference of the logits from the run's own in fp32 on the CPU (a generator's: at the target tokens), with the share of
+equal argmax. Needs PEFT.
 """
 
 from __future__ import annotations
@@ -97,7 +98,9 @@ def main() -> None:
                     model, seconds = timed(lambda place=place, dtype=dtype: load(place, dtype=dtype))
                     say(f"merged {dtype}", model, size, seconds)
                     continue
-                model, seconds = timed(lambda place=place: PeftModel.from_pretrained(load(base, dtype="float32", **labels), place))
+                model, seconds = timed(
+                    lambda place=place: PeftModel.from_pretrained(load(base, dtype="float32", **labels), place)
+                )
                 say(f"peft {dtype}", model, size, seconds)
                 if dtype == "float32":
                     say("peft merge_and_unload", model.merge_and_unload(), size, seconds)

@@ -1,9 +1,11 @@
-"""Outputs of a finished run with its adapters folded into the base weights, and beside them: how often they differ, and the time.
+"""Outputs of a finished run with its adapters folded into the base weights, and beside them: how often they differ, and
+the time.
 
     python scripts/compare_folding.py --checkpoint RUN [--precision fp32,bf16] [--samples 100] [--set KEY=VALUE ...]
 
-The fold is exact in real numbers; in arithmetic of few bits the sum of base and adapter is rounded once more. Prints, for each precision,
-the share of equal outputs, the largest difference of two logits of the first batch's prompts, and the seconds of both decodings.
+The fold is exact in real numbers; in arithmetic of few bits the sum of base and adapter is rounded once more. Prints,
+for each precision, the share of equal outputs, the largest difference of two logits of the first batch's prompts, and
+the seconds of both decodings.
 """
 
 from __future__ import annotations
@@ -30,22 +32,36 @@ def compare(checkpoint: Path, precision: str, samples: int, overrides: list[str]
     adapted, layout = found.adapted, found.adapted.layout
     assert layout is not None
     examples = next(iter(found.examples.values()))
-    sources = encode_sources(group_references(examples).sources, adapted.tokenizer, found.recipe.data.max_length, layout)
-    batch = {key: value.to(found.accelerator.device) for key, value in sources.collate(range(min(8, len(sources)))).items()}
+    sources = encode_sources(
+        group_references(examples).sources, adapted.tokenizer, found.recipe.data.max_length, layout
+    )
+    batch = {
+        key: value.to(found.accelerator.device) for key, value in sources.collate(range(min(8, len(sources)))).items()
+    }
     outputs, logits, seconds = [], [], []
     for context in (adapted.method.folded(), nullcontext()):
         with context, torch.no_grad():
             adapted.model.eval()
             with found.accelerator.autocast():
-                logits.append(adapted.model(**batch).logits.float()[batch["attention_mask"].bool()] if not layout.encoder_decoder
-                              else adapted.model(**batch).logits.float())  # fmt: skip
+                found_logits = adapted.model(**batch).logits.float()
+                logits.append(found_logits if layout.encoder_decoder else found_logits[batch["attention_mask"].bool()])
             began = time.perf_counter()
-            outputs.append(decode(adapted.model, adapted.tokenizer, sources, layout, decoding(found.recipe), accelerator=found.accelerator))
+            outputs.append(
+                decode(
+                    adapted.model,
+                    adapted.tokenizer,
+                    sources,
+                    layout,
+                    decoding(found.recipe),
+                    accelerator=found.accelerator,
+                )
+            )
             seconds.append(time.perf_counter() - began)
     equal = sum(one == two for one, two in zip(*outputs, strict=True))
     print(
-        f"{precision}: {equal} of {len(sources)} outputs equal; largest logit difference {float((logits[0] - logits[1]).abs().max()):.2e} "
-        f"(largest logit {float(logits[1].abs().max()):.1f}); folded {seconds[0]:.1f} s, unfolded {seconds[1]:.1f} s",
+        f"{precision}: {equal} of {len(sources)} outputs equal; largest logit difference "
+        f"{float((logits[0] - logits[1]).abs().max()):.2e} (largest logit {float(logits[1].abs().max()):.1f}); folded "
+        f"{seconds[0]:.1f} s, unfolded {seconds[1]:.1f} s",
         flush=True,
     )
 

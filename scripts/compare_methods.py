@@ -1,18 +1,22 @@
-"""DoRA beside PEFT's LoRA and head-only training: same loop, data order, steps, targets and head; learning rates chosen on held-out data.
+"""DoRA beside PEFT's LoRA and head-only training: same loop, data order, steps, targets and head; learning rates chosen
+on held-out data.
 
-    python scripts/compare_methods.py --model MODEL --data GLUE --output DIR [--tasks RTE,CoLA,SST-2] [--ranks 8,2] [--seeds 1,2,3]
+    python scripts/compare_methods.py --model MODEL --data GLUE --output DIR [--tasks RTE,CoLA,SST-2] [--ranks 8,2]
+    [--seeds 1,2,3]
                                       [--jobs N] [--device auto] [--set KEY=VALUE ...]
 
-`GLUE` holds official TSV folders (RTE, CoLA, SST-2). Two stages. First, a tenth of the training sentences (a fixed random draw) is held
-out; every method trains on the rest with each learning rate of its grid, one seed, for as many epochs as later, and the rate with the
-best held-out metric at the end of training is chosen. Then each method trains on the whole training set with its rate, once per seed,
-and is scored on the dev set with the published selection (best epoch after DoRA's freeze step; the same epochs for all methods).
+`GLUE` holds official TSV folders (RTE, CoLA, SST-2). Two stages. First, a tenth of the training sentences (a fixed
+random draw) is held out; every method trains on the rest with each learning rate of its grid, one seed, for as many
+epochs as later, and the rate with the best held-out metric at the end of training is chosen. Then each method trains on
+the whole training set with its rate, once per seed, and is scored on the dev set with the published selection (best
+epoch after DoRA's freeze step; the same epochs for all methods).
 
-LoRA gets DoRA's final rank in every projection, alpha 8 as the published code gives its LoRA, and the same dropout; so both end at
-the same number of components. Everything printed also goes to DIR/results.json; a finished run in DIR is not repeated.
+LoRA gets DoRA's final rank in every projection, alpha 8 as the published code gives its LoRA, and the same dropout; so
+both end at the same number of components. Everything printed also goes to DIR/results.json; a finished run in DIR is
+not repeated.
 
-``--variants`` looks for reasons instead: DoRA with one thing changed at a time, each with a few learning rates and two seeds, scored on
-the held-out tenth at the end of training. The default method is never touched by it.
+``--variants`` looks for reasons instead: DoRA with one thing changed at a time, each with a few learning rates and two
+seeds, scored on the held-out tenth at the end of training. The default method is never touched by it.
 """
 
 from __future__ import annotations
@@ -37,17 +41,29 @@ from dora_cli.methods.base import Schedule
 
 TASKS: dict[str, dict[str, Any]] = {
     "RTE": {"task": "glue/rte", "epochs": 20, "batch": 16, "dem": 0.5, "interval": 10, "metric": "accuracy"},
-    "CoLA": {"task": "glue/cola", "epochs": 10, "batch": 32, "dem": 0.3, "interval": 10, "metric": "matthews_correlation"},
+    "CoLA": {
+        "task": "glue/cola",
+        "epochs": 10,
+        "batch": 32,
+        "dem": 0.3,
+        "interval": 10,
+        "metric": "matthews_correlation",
+    },
     "SST-2": {"task": "glue/sst2", "epochs": 3, "batch": 64, "dem": 0.5, "interval": 10, "metric": "accuracy"},
 }
-GRIDS = {"dora": (2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3, 8e-3), "lora": (1e-4, 2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3), "head": (1e-3, 3e-3, 1e-2, 3e-2)}
+GRIDS = {
+    "dora": (2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3, 8e-3),
+    "lora": (1e-4, 2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3),
+    "head": (1e-3, 3e-3, 1e-2, 3e-2),
+}
 
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "as-published": {},
     "no-DEM": {"dem_weight": 0.0},
     "no-pruning": {"start_rank": "rank"},
-    "alpha-2": {"alpha": 2.0},  # under Adam the same as gates that move 4 times slower: the update is alpha times the gate
+    # under Adam the same as gates that move 4 times slower: the update is alpha times the gate
+    "alpha-2": {"alpha": 2.0},
     "alpha-0.5": {"alpha": 0.5},
     "small-B": {"b_scale": 0.125},
     "LoRA-start": {"lora_start": True},  # B = 0 and gates at 1 instead of gates at 0
@@ -71,14 +87,22 @@ class ChangedDora(Dora):
                 layer.c.fill_(1.0 if self.lora_start else 0.0)
 
 
-def recipe_text(name: str, model: str, data: Path, method: str, rank: int, rate: float, seed: int, batch_factor: int = 1) -> str:
+def recipe_text(
+    name: str, model: str, data: Path, method: str, rank: int, rate: float, seed: int, batch_factor: int = 1
+) -> str:
     spec = TASKS[name]
     section = (
         "{name: head}"
         if method == "head"
-        else (f"{{name: dora, rank: {rank}, alpha: 8, dropout: 0.1, prune_interval: {spec['interval']}, dem_weight: {spec['dem']}}}")
+        else (
+            f"{{name: dora, rank: {rank}, alpha: 8, dropout: 0.1, prune_interval: {spec['interval']}, dem_weight: "
+            f"{spec['dem']}}}"
+        )
     )
-    train = f"epochs: {spec['epochs']}, batch_size: {spec['batch']}, learning_rate: {rate}, seed: {seed}, precision: fp32, log_every: 200"
+    train = (
+        f"epochs: {spec['epochs']}, batch_size: {spec['batch']}, learning_rate: {rate}, seed: {seed}, precision: "
+        "fp32, log_every: 200"
+    )
     return (
         f"task: {spec['task']}\nmodel: {{name: {json.dumps(model)}}}\n"
         f"data: {{source: glue-tsv, path: {json.dumps(str(data))}}}\nmethod: {section}\ntrain: {{{train}}}\n"
@@ -137,12 +161,20 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2, help="CPU threads per run")
     parser.add_argument("--stage", choices=["both", "choose"], default="both")
-    parser.add_argument("--rate", type=float, help="this learning rate for every method, chosen elsewhere or not at all (to time steps)")
+    parser.add_argument(
+        "--rate", type=float, help="this learning rate for every method, chosen elsewhere or not at all (to time steps)"
+    )
     parser.add_argument("--variants", action="store_true", help="look for reasons instead; see above")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     args = parser.parse_args()
-    tasks, ranks, seeds = args.tasks.split(","), [int(r) for r in args.ranks.split(",")], [int(s) for s in args.seeds.split(",")]
-    cells = [(name, method, rank) for name in tasks for method in GRIDS for rank in (ranks if method != "head" else [0])]
+    tasks, ranks, seeds = (
+        args.tasks.split(","),
+        [int(r) for r in args.ranks.split(",")],
+        [int(s) for s in args.seeds.split(",")],
+    )
+    cells = [
+        (name, method, rank) for name in tasks for method in GRIDS for rank in (ranks if method != "head" else [0])
+    ]
     pool = Pool(__file__, args.jobs, args.overrides, args.threads)
     for name in tasks:
         hold_out(args.data / name, args.output / "held-out" / name)
@@ -179,7 +211,9 @@ def choose_rates(model: str, output: Path, cells: Sequence[Cell], pool: Pool) ->
     return rates
 
 
-def compare(model: str, data: Path, output: Path, rates: Mapping[Cell, float], seeds: Sequence[int], pool: Pool) -> None:
+def compare(
+    model: str, data: Path, output: Path, rates: Mapping[Cell, float], seeds: Sequence[int], pool: Pool
+) -> None:
     """Trains every cell at its rate once per seed on the whole training set; prints and writes what came of it."""
     wanted = {}
     for (name, method, rank), rate in rates.items():
@@ -209,9 +243,10 @@ def compare(model: str, data: Path, output: Path, rates: Mapping[Cell, float], s
             result[key] = [entry[key] for entry in timing]
         results.append(result)
         print(
-            f"final {name:6} {method:5} r{rank} lr {rate:g}: best {statistics(result['best'])}  last {statistics(result['last'])}  "
-            f"adapter {sum(result['adapter_parameters']) // len(records):,}  {max(result['train_seconds']):.0f} s  "
-            f"{min(result['steps_per_second']):.2f} steps/s  {max(result['peak_memory_bytes']) / 2**20:.0f} MiB",
+            f"final {name:6} {method:5} r{rank} lr {rate:g}: best {statistics(result['best'])}  last "
+            f"{statistics(result['last'])}  adapter {sum(result['adapter_parameters']) // len(records):,}  "
+            f"{max(result['train_seconds']):.0f} s  {min(result['steps_per_second']):.2f} steps/s  "
+            f"{max(result['peak_memory_bytes']) / 2**20:.0f} MiB",
             flush=True,
         )
     (output / "results.json").write_text(json.dumps({"results": results}, indent=1))
@@ -219,7 +254,9 @@ def compare(model: str, data: Path, output: Path, rates: Mapping[Cell, float], s
 
 def look_for_reasons(model: str, output: Path, pool: Pool) -> None:
     """Runs every variant and prints its held-out metric by learning rate."""
-    cells = [(name, rank, variant, rate) for name, rank in VARIANT_CELLS for variant in VARIANTS for rate in VARIANT_RATES]
+    cells = [
+        (name, rank, variant, rate) for name, rank in VARIANT_CELLS for variant in VARIANTS for rate in VARIANT_RATES
+    ]
     folders = {
         (*cell, seed): prepare(
             place(output, "variants", cell[0], cell[2], cell[1], cell[3], seed),

@@ -2,11 +2,12 @@
 
     python scripts/fuzz.py [--inputs 10000] [--seed 1] [--jobs 2] [--first 0] [--failures DIR]
 
-Recipes, ``--set`` values, data files of every format, score files, adapters, the records of run folders and local models: each input is a
-sound file with something changed (values, types, bytes, sizes, or a pipe, a device or a file of 3 GB in its place) and one command that
-reads it. Commands run in forked workers, so that a hang of over 20 s and a crash are seen. An input may end in a result or in one message;
-see `tests.hostile.trial` for what is a fault. Prints counts by command, and every kind of fault once, with one input of each in DIR, as
-short as it could be made; exits 1 if there is any.
+Recipes, ``--set`` values, data files of every format, score files, adapters, the records of run folders and local
+models: each input is a sound file with something changed (values, types, bytes, sizes, or a pipe, a device or a file of
+3 GB in its place) and one command that reads it. Commands run in forked workers, so that a hang of over 20 s and a
+crash are seen. An input may end in a result or in one message; see `tests.hostile.trial` for what is a fault. Prints
+counts by command, and every kind of fault once, with one input of each in DIR, as short as it could be made; exits 1 if
+there is any.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--inputs", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--first", type=int, default=0, help="number of the first input; with --inputs 1, to try one again")
+    parser.add_argument(
+        "--first", type=int, default=0, help="number of the first input; with --inputs 1, to try one again"
+    )
     parser.add_argument("--failures", type=Path, default=Path("fuzz-failures"))
     parser.add_argument("--show", action="store_true", help="print every command, and how it ended")
     return parser.parse_args()
@@ -44,7 +47,13 @@ def keep(pool: Pool, outcome: Outcome, folder: Path) -> None:
     (folder / "input").mkdir(parents=True)
     given = make(pool.ground, pool.seed, outcome.number, folder / "input")
     command = f"cd input && dora {shlex.join(given.arguments)}"
-    lines = (f"input {outcome.number}, seed {pool.seed}: {outcome.fault}", command, str(given.edited), "", outcome.detail)
+    lines = (
+        f"input {outcome.number}, seed {pool.seed}: {outcome.fault}",
+        command,
+        str(given.edited),
+        "",
+        outcome.detail,
+    )
     (folder / "fault.txt").write_text("\n".join(lines), errors="backslashreplace")
     shorter = pool.reduced(outcome)
     if shorter is not None and given.edited is not None:
@@ -80,7 +89,10 @@ def main() -> int:
         for number, (fault, found) in enumerate(sorted(faults.items(), key=lambda pair: -len(pair[1])), start=1):
             first = found[0]
             command = first.input.command if first.input else "?"
-            print(f"\n{number}. {fault}: {len(found)} inputs, such as {', '.join(str(one.number) for one in found[:5])} ({command})")
+            print(
+                f"\n{number}. {fault}: {len(found)} inputs, such as "
+                f"{', '.join(str(one.number) for one in found[:5])} ({command})"
+            )
             print("  " + "\n  ".join(first.detail.strip().splitlines()[-6:]))
             keep(pool, first, args.failures / str(number))
     print(f"\n{'kind':8} {'command':28} {'done':>6} {'refused':>8} {'diverged':>9} {'faults':>7} {'ms each':>8}")

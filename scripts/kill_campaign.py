@@ -1,17 +1,20 @@
-"""Kills `dora` at random moments, calls it again, kills it again; compares what comes out with a command that was left alone.
+"""Kills `dora` at random moments, calls it again, kills it again; compares what comes out with a command that was left
+alone.
 
     python scripts/kill_campaign.py [--kills 500] [--seed 1] [--jobs 2]
 
-Kinds of command take turns: a classifier and a generator (accumulation, dropout, every phase of DoRA, a checkpoint after every step or
-every few), two seeds, one and several runs over earlier ones with files of the user's beside them, both kinds of export, pages and
-pictures, each where nothing was and over an earlier one. Half of the moments are uniform over the time of the whole command, from the
-process's start to its end; the other half over the places where the program computes, writes, moves or removes. Writings rest for some
-milliseconds after each part, so that moments fall there too.
+Kinds of command take turns: a classifier and a generator (accumulation, dropout, every phase of DoRA, a checkpoint
+after every step or every few), two seeds, one and several runs over earlier ones with files of the user's beside them,
+both kinds of export, pages and pictures, each where nothing was and over an earlier one. Half of the moments are
+uniform over the time of the whole command, from the process's start to its end; the other half over the places where
+the program computes, writes, moves or removes. Writings rest for some milliseconds after each part, so that moments
+fall there too.
 
-What a kill leaves is looked at: an earlier export or page must be whole, absent, or replaced by the whole new one; an earlier run whole,
-or no longer called finished; the user's files there. The killed command is called again until it ends. Then weights, records, log,
-outputs, optimiser and random states, exports and pages must be to the bit those of the command that was left alone, but for times, and no
-file may be left over. Prints where the kills fell; exits 1 if anything differed, and names the folders, which are kept.
+What a kill leaves is looked at: an earlier export or page must be whole, absent, or replaced by the whole new one; an
+earlier run whole, or no longer called finished; the user's files there. The killed command is called again until it
+ends. Then weights, records, log, outputs, optimiser and random states, exports and pages must be to the bit those of
+the command that was left alone, but for times, and no file may be left over. Prints where the kills fell; exits 1 if
+anything differed, and names the folders, which are kept.
 """
 
 from __future__ import annotations
@@ -69,11 +72,16 @@ MOST = 6
 
 
 def make_cases(warm: Warm, folder: Path) -> list[tuple[str, partial[Case]]]:
-    """Every kind of command by its name, ready to be made where its straight result is to be; the earlier runs are made at once."""
+    """Every kind of command by its name, ready to be made where its straight result is to be; the earlier runs are made
+    at once.
+    """
     pauses = dict.fromkeys((*SAVES, *PLACES), REST)
     run = partial(Training, warm, pauses=pauses)
     classifier, generator = parse_recipe(CLASSIFIER), parse_recipe(GENERATOR)
-    short, other = parse_recipe(CLASSIFIER, overrides=SHORT), parse_recipe(CLASSIFIER, overrides=[*SHORT, "method.rank=3"])
+    short, other = (
+        parse_recipe(CLASSIFIER, overrides=SHORT),
+        parse_recipe(CLASSIFIER, overrides=[*SHORT, "method.rank=3"]),
+    )
     old_run, old_seeds, old_texts = (folder / "old" / name for name in ("run", "seeds", "texts"))
     for recipe, seeds, place in ((other, None, old_run), (other, "1,2,3", old_seeds), (generator, None, old_texts)):
         Training(warm, place, recipe=recipe, seeds=seeds)
@@ -90,7 +98,11 @@ def make_cases(warm: Warm, folder: Path) -> list[tuple[str, partial[Case]]]:
         "train --seeds --overwrite": partial(run, recipe=short, seeds="1,2", before=old_seeds / "place"),
     }
     results = {
-        "export peft": ("adapter", ["export", "--checkpoint", finished, "--format", "peft"], ["--allow-unfrozen", "--pad", "common"]),
+        "export peft": (
+            "adapter",
+            ["export", "--checkpoint", finished, "--format", "peft"],
+            ["--allow-unfrozen", "--pad", "common"],
+        ),
         "export merged": ("model", ["export", "--checkpoint", finished, "--format", "merged"], ["--dtype", "bfloat16"]),
         "report": ("page.html", ["report", finished], [earlier]),
         "ranks --plot": ("map.svg", ["ranks", finished], ["--history"]),
@@ -175,7 +187,8 @@ def main() -> int:
     args = parser.parse_args()
     began, warm, folder = time.monotonic(), Warm(), Path(tempfile.mkdtemp(prefix="kill-campaign-"))
     kinds = [(name, make) for name, make in make_cases(warm, folder) if args.only in name]
-    with ThreadPoolExecutor(args.jobs) as pool:  # together, so that they take the time that they will take when they are struck
+    # together, so that they take the time that they will take when they are struck
+    with ThreadPoolExecutor(args.jobs) as pool:
         made = list(pool.map(lambda kind: kind[1](folder / "straight" / kind[0].replace(" ", "-")), kinds))
     cases = [(name, case) for (name, _), case in zip(kinds, made, strict=True)]
     for name, case in cases:

@@ -1,15 +1,16 @@
 """Pretrains the built-in models and writes them where the package ships them.
 
-    python scripts/make_builtin_models.py MODEL [MODEL ...] [--output dora_cli/models/builtin] [--steps N] [--learning-rate R]
+    python scripts/make_builtin_models.py MODEL [MODEL ...] [--output dora_cli/models/builtin] [--steps N]
+    [--learning-rate R]
                                           [--seed 1] [--device cpu]
 
-MODEL is tiny-encoder (`pretrain_encoder`), tiny-decoder or tiny-seq2seq (`pretrain_generators`). Each is under 2 MB in float32, reads
-generated text alone, and never the sets that the demonstrations fine-tune on; how these differ is listed where the text is made
-(`pretraining_text`, `pretraining_pairs`) and in the model card beside the weights.
+MODEL is tiny-encoder (`pretrain_encoder`), tiny-decoder or tiny-seq2seq (`pretrain_generators`). Each is under 2 MB in
+float32, reads generated text alone, and never the sets that the demonstrations fine-tune on; how these differ is listed
+where the text is made (`pretraining_text`, `pretraining_pairs`) and in the model card beside the weights.
 
-On the CPU the result depends on the seed, the processor type and the versions of torch and transformers, and on nothing else: run twice
-on one machine, the files are equal byte for byte. On a GPU, where the generators were made, they are not. The card records loss, time
-and versions.
+On the CPU the result depends on the seed, the processor type and the versions of torch and transformers, and on nothing
+else: run twice on one machine, the files are equal byte for byte. On a GPU, where the generators were made, they are
+not. The card records loss, time and versions.
 """
 
 from __future__ import annotations
@@ -46,9 +47,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("models", nargs="+", choices=MODELS, metavar="MODEL", help=", ".join(MODELS))
     parser.add_argument(
-        "--output", type=Path, default=root / "dora_cli" / "models" / "builtin", help="folder that holds the models' folders"
+        "--output",
+        type=Path,
+        default=root / "dora_cli" / "models" / "builtin",
+        help="folder that holds the models' folders",
     )
-    parser.add_argument("--steps", type=int, default=None, help="optimiser steps, if others than the model's own number")
+    parser.add_argument(
+        "--steps", type=int, default=None, help="optimiser steps, if others than the model's own number"
+    )
     parser.add_argument("--learning-rate", type=float, default=None, help="its peak, if another than the model's own")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="the encoder is made on the cpu alone")
@@ -61,7 +67,14 @@ def main() -> None:
         torch.use_deterministic_algorithms(True)
     for name in arguments.models:
         steps, rate = MODELS[name][2:]
-        make(name, arguments.output / name, arguments.steps or steps, arguments.learning_rate or rate, arguments.seed, arguments.device)
+        make(
+            name,
+            arguments.output / name,
+            arguments.steps or steps,
+            arguments.learning_rate or rate,
+            arguments.seed,
+            arguments.device,
+        )
 
 
 def make(name: str, folder: Path, steps: int, rate: float, seed: int, device: str) -> None:
@@ -79,7 +92,8 @@ def make(name: str, folder: Path, steps: int, rate: float, seed: int, device: st
     settings = folder / "tokenizer_config.json"
     written = json.loads(settings.read_text(encoding="utf-8"))
     settings.write_text(
-        json.dumps({**written, "tokenizer_class": "PreTrainedTokenizerFast"}, indent=2, sort_keys=True) + "\n", encoding="utf-8"
+        json.dumps({**written, "tokenizer_class": "PreTrainedTokenizerFast"}, indent=2, sort_keys=True) + "\n",
+        encoding="utf-8",
     )
     for file in folder.iterdir():
         file.chmod(0o644)  # safetensors writes for the owner alone; package data are for everyone
@@ -102,7 +116,16 @@ def make(name: str, folder: Path, steps: int, rate: float, seed: int, device: st
         **facts,
     )
     (folder / "README.md").write_text(text, encoding="utf-8")
-    print(json.dumps({"model": name, "bytes": weights.stat().st_size, "loss": round(float(facts["loss"]), 4), "seconds": round(seconds)}))
+    print(
+        json.dumps(
+            {
+                "model": name,
+                "bytes": weights.stat().st_size,
+                "loss": round(float(facts["loss"]), 4),
+                "seconds": round(seconds),
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -14,7 +14,10 @@ from dora_cli.methods.linear import shape_of
 
 
 class PeftLora:
-    """PEFT's LoRA behind the contract of a method. Its ranks never change; `freeze_step` is DoRA's, so that both select alike."""
+    """PEFT's LoRA behind the contract of a method.
+
+    Its ranks never change; `freeze_step` is DoRA's, so that both select alike.
+    """
 
     name = "peft-lora"
     frozen = True
@@ -29,7 +32,9 @@ class PeftLora:
         from peft import LoraConfig, inject_adapter_in_model
 
         self._shapes = {name: shape_of(module) for name, module in projections.items()}
-        config = LoraConfig(r=self.rank, lora_alpha=self.alpha, lora_dropout=self.dropout, target_modules=list(projections))
+        config = LoraConfig(
+            r=self.rank, lora_alpha=self.alpha, lora_dropout=self.dropout, target_modules=list(projections)
+        )
         inject_adapter_in_model(config, model)
         self._model = model
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]

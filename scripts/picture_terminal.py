@@ -1,6 +1,7 @@
 """Makes the terminal picture of the README from a real run: what `dora train` shows at one of its steps, as an SVG.
 
-    python scripts/picture_terminal.py RECIPE [--set KEY=VALUE ...] --step 386 --output docs/images/live.svg [--width 100]
+    python scripts/picture_terminal.py RECIPE [--set KEY=VALUE ...] --step 386 --output docs/images/live.svg [--width
+    100]
 
 The run ends after that step, and its folder is thrown away. The README's is from::
 
@@ -29,7 +30,16 @@ from dora_cli.training.run import train
 THEME = TerminalTheme(
     (30, 34, 42),
     (220, 223, 228),
-    [(40, 44, 52), (224, 108, 117), (152, 195, 121), (229, 192, 123), (97, 175, 239), (198, 120, 221), (86, 182, 194), (220, 223, 228)],
+    [
+        (40, 44, 52),
+        (224, 108, 117),
+        (152, 195, 121),
+        (229, 192, 123),
+        (97, 175, 239),
+        (198, 120, 221),
+        (86, 182, 194),
+        (220, 223, 228),
+    ],
 )
 
 
@@ -92,7 +102,9 @@ def main() -> None:
     assert camera.picture is not None, f"the run ended before step {arguments.step}"
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     names = arguments.recipe.parts[-3:]
-    arguments.output.write_text(svg_of(camera.picture, arguments.title or f"dora train {'/'.join(names)}"), encoding="utf-8")
+    arguments.output.write_text(
+        svg_of(camera.picture, arguments.title or f"dora train {'/'.join(names)}"), encoding="utf-8"
+    )
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
 """Pretrains ``builtin:tiny-encoder`` as a masked language model.
 
-The model is a small RoBERTa with its own WordPiece tokenizer, under 2 MB in float32. It reads unlabelled text from `pretraining_text`
-(reports about products, places and meals) and never the sets it is later fine-tuned on. The shift between the two, on purpose: another
-subject (no opinion about a film), constructions that are new or new to opinions, other word frequencies, some new adjectives, no
-labels. The module `pretraining_text` lists it, and the model card beside the weights repeats it.
+The model is a small RoBERTa with its own WordPiece tokenizer, under 2 MB in float32. It reads unlabelled text from
+`pretraining_text` (reports about products, places and meals) and never the sets it is later fine-tuned on. The shift
+between the two, on purpose: another subject (no opinion about a film), constructions that are new or new to opinions,
+other word frequencies, some new adjectives, no labels. The module `pretraining_text` lists it, and the model card
+beside the weights repeats it.
 """
 
 from __future__ import annotations
@@ -30,16 +31,32 @@ IGNORED = -100  # the label of a position that does not count
 
 
 def make_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
-    """WordPiece over the frequent words of the texts, with every letter and digit as a piece, so that any English word can be spelt."""
+    """WordPiece over the frequent words of the texts, with every letter and digit as a piece, so that any English word
+    can be spelt.
+    """
     counts = Counter(word for text in texts for word in text.split())
     pieces = list(
-        dict.fromkeys((*SPECIAL, *PUNCTUATION, *CHARACTERS, *(f"##{c}" for c in CHARACTERS), *(f"##{s}" for s in SUFFIXES.split())))
+        dict.fromkeys(
+            (
+                *SPECIAL,
+                *PUNCTUATION,
+                *CHARACTERS,
+                *(f"##{c}" for c in CHARACTERS),
+                *(f"##{s}" for s in SUFFIXES.split()),
+            )
+        )
     )
     # Ties in alphabetical order, so that the vocabulary does not hang on the order of a hash table.
-    frequent = [word for word, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0])) if word.isalpha() and word not in pieces]
+    frequent = [
+        word
+        for word, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+        if word.isalpha() and word not in pieces
+    ]
     pieces += frequent[: VOCABULARY - len(pieces)]
 
-    tokenizer = Tokenizer(models.WordPiece({piece: i for i, piece in enumerate(pieces)}, unk_token="<unk>", max_input_chars_per_word=60))
+    tokenizer = Tokenizer(
+        models.WordPiece({piece: i for i, piece in enumerate(pieces)}, unk_token="<unk>", max_input_chars_per_word=60)
+    )
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.post_processor = processors.TemplateProcessing(
@@ -122,10 +139,14 @@ def batches(rows: list[list[int]], generator: torch.Generator) -> list[list[int]
     return [cut[i] for i in torch.randperm(len(cut), generator=generator).tolist()]
 
 
-def pretrain(model: RobertaForMaskedLM, easy: list[list[int]], rows: list[list[int]], steps: int, rate: float, seed: int) -> None:
-    """AdamW with a linear warm-up over 5 % of the steps and linear decay to zero; the first `EASY_STEPS` read the easy rows.
+def pretrain(
+    model: RobertaForMaskedLM, easy: list[list[int]], rows: list[list[int]], steps: int, rate: float, seed: int
+) -> None:
+    """AdamW with a linear warm-up over 5 % of the steps and linear decay to zero; the first `EASY_STEPS` read the easy
+    rows.
 
-    Polarity is learnt late or never when a fifth of all opinions are turned round from the start: the first steps break the symmetry.
+    Polarity is learnt late or never when a fifth of all opinions are turned round from the start: the first steps break
+    the symmetry.
     """
     generator = torch.Generator().manual_seed(seed)
     decayed = [p for p in model.parameters() if p.dim() > 1]
@@ -134,7 +155,9 @@ def pretrain(model: RobertaForMaskedLM, easy: list[list[int]], rows: list[list[i
         [{"params": decayed, "weight_decay": 0.01}, {"params": plain, "weight_decay": 0.0}], lr=rate, betas=(0.9, 0.98)
     )
     warmup = max(1, steps // 20)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: min((s + 1) / warmup, (steps - s) / (steps - warmup + 1)))
+    scheduler = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda s: min((s + 1) / warmup, (steps - s) / (steps - warmup + 1))
+    )
     waiting: list[list[int]] = []
     model.train()
     for step in range(steps):
@@ -172,25 +195,31 @@ CARD = """\
 # builtin:tiny-encoder
 
 A RoBERTa masked language model of {parameters:,} parameters ({layers} blocks, width {width}, FFN {ffn}, {heads} heads,
-{vocabulary} word pieces, at most {length} tokens, float32), for demonstrations and tests without a network. It knows a toy
+{vocabulary} word pieces, at most {length} tokens, float32), for demonstrations and tests without a network. It knows a
+toy
 English and is of no use for real text.
 
-It was pretrained from scratch by `scripts/make_builtin_models.py` on {texts:,} passages generated by `scripts/pretraining_text.py`:
-unlabelled reports about products, places and meals, with what followed from them, and neutral facts. Nothing else was read. The first
+It was pretrained from scratch by `scripts/make_builtin_models.py` on {texts:,} passages generated by
+`scripts/pretraining_text.py`:
+unlabelled reports about products, places and meals, with what followed from them, and neutral facts. Nothing else was
+read. The first
 {easy:,} steps read reports without a negation.
 
 The demonstrations fine-tune on something else, on purpose:
 
 - subject: opinions about films; in pretraining, films occur only in neutral facts;
-- purpose: bare judgements that have to be labelled; in pretraining, words are completed and nothing says which texts are positive;
-- constructions: "although", "even if", "yet", "less ... than", "not so much ... as", expectations and denials of a whole clause; in
+- purpose: bare judgements that have to be labelled; in pretraining, words are completed and nothing says which texts
+  are positive;
+- constructions: "although", "even if", "yet", "less ... than", "not so much ... as", expectations and denials of a
+  whole clause; in
   pretraining they occur in neutral sentences only, or not at all;
 - words: adjectives are uniform instead of skewed, and four of 44 are new and spelt from pieces.
 
 | how it was made | |
 |---|---|
 | command | `{command}` |
-| objective | {masked:.0%} of the tokens hidden, 80/10/10; AdamW, peak learning rate {rate}, batch {batch}, {steps:,} steps |
+| objective | {masked:.0%} of the tokens hidden, 80/10/10; AdamW, peak learning rate {rate}, batch {batch}, {steps:,} \
+steps |
 | held-out loss | {loss:.3f} nats per hidden token (accuracy {accuracy:.1%}, {heldout:,} unseen passages) |
 | time | {minutes:.1f} minutes on {processor} |
 | versions | Python {python}, torch {torch}, transformers {transformers} |
@@ -200,7 +229,9 @@ Licence: Apache-2.0, like the package.
 """
 
 
-def make(seed: int, steps: int, rate: float, device: str) -> tuple[RobertaForMaskedLM, PreTrainedTokenizerFast, dict[str, object]]:
+def make(
+    seed: int, steps: int, rate: float, device: str
+) -> tuple[RobertaForMaskedLM, PreTrainedTokenizerFast, dict[str, object]]:
     """Pretrains the model.
 
     Returns:

@@ -1,8 +1,10 @@
-"""Pretrains ``builtin:tiny-decoder`` (a small Llama) and ``builtin:tiny-seq2seq`` (a small BART) on the readings of `pretraining_pairs`.
+"""Pretrains ``builtin:tiny-decoder`` (a small Llama) and ``builtin:tiny-seq2seq`` (a small BART) on the readings of
+`pretraining_pairs`.
 
-Both share one byte-level BPE vocabulary. A record is read in the layout that fine-tuning uses: the decoder sees ``record </s> " " text
-</s>``, the sequence-to-sequence model gets the record in its encoder and starts its decoder with ``</s> <s>``, as BART does. The loss is on
-the text alone. Plain text is a text without a source for the decoder; the other model restores it from a copy with spans hidden.
+Both share one byte-level BPE vocabulary. A record is read in the layout that fine-tuning uses: the decoder sees
+``record </s> " " text </s>``, the sequence-to-sequence model gets the record in its encoder and starts its decoder with
+``</s> <s>``, as BART does. The loss is on the text alone. Plain text is a text without a source for the decoder; the
+other model restores it from a copy with spans hidden.
 """
 
 from __future__ import annotations
@@ -15,7 +17,13 @@ import torch
 from pretraining_pairs import pairs
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import Tensor, nn
-from transformers import BartConfig, BartForConditionalGeneration, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 from dora_cli.data.builtin.draw import Draw
 
@@ -37,12 +45,16 @@ def make_bpe(readings: list[tuple[str, str]]) -> Tokenizer:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY, special_tokens=list(SPECIAL), initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        vocab_size=VOCABULARY,
+        special_tokens=list(SPECIAL),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
     )
 
     def parts() -> Iterator[str]:
         for source, text in readings:
-            # Words as they stand inside a text and as its first word. Plain text counts more: it has the words of later use.
+            # Words as they stand inside a text and as its first word. Plain text counts more: it has the words of later
+            # use.
             yield from (source, text, " " + text) if source else (text, " " + text) * 3
 
     tokenizer.train_from_iterator(parts(), trainer)
@@ -50,7 +62,9 @@ def make_bpe(readings: list[tuple[str, str]]) -> Tokenizer:
 
 
 def wrap(bpe: Tokenizer, *, framed: bool) -> PreTrainedTokenizerFast:
-    """A tokenizer as transformers loads it; `framed` puts ``<s>`` before and ``</s>`` after every text, as BART's does."""
+    """A tokenizer as transformers loads it; `framed` puts ``<s>`` before and ``</s>`` after every text,
+    as BART's does.
+    """
     bpe = Tokenizer.from_str(bpe.to_str())
     if framed:
         bpe.post_processor = processors.TemplateProcessing(
@@ -119,7 +133,9 @@ def seq2seq_model(vocabulary: int) -> BartForConditionalGeneration:
 
 @dataclass(frozen=True)
 class Rows:
-    """Encoded readings, padded to one width: model inputs by name, labels with `IGNORED` where nothing counts, lengths on the host."""
+    """Encoded readings, padded to one width: model inputs by name, labels with `IGNORED` where nothing counts, lengths
+    on the host.
+    """
 
     inputs: dict[str, Tensor]
     labels: Tensor
@@ -144,14 +160,20 @@ def padded(rows: list[list[int]], filler: int, device: str) -> Tensor:
 
 
 def decoder_rows(bpe: Tokenizer, readings: list[tuple[str, str]], device: str) -> Rows:
-    """``record </s> " " text </s>``, predicted after the first ``</s>``; right padding needs no mask under causal attention."""
+    """``record </s> " " text </s>``, predicted after the first ``</s>``; right padding needs no mask under causal
+    attention.
+    """
     sources = [encoding.ids for encoding in bpe.encode_batch([source for source, _ in readings])]
     texts = [encoding.ids for encoding in bpe.encode_batch([" " + text for _, text in readings])]
     rows, labels = [], []
     for source, text in zip(sources, texts, strict=True):
         rows.append([*source, EOS, *text][:DECODER_LENGTH])
         labels.append([*([IGNORED] * len(source)), *text, EOS][:DECODER_LENGTH])
-    return Rows({"input_ids": padded(rows, PAD, device)}, padded(labels, IGNORED, device), {"input_ids": [len(row) for row in rows]})
+    return Rows(
+        {"input_ids": padded(rows, PAD, device)},
+        padded(labels, IGNORED, device),
+        {"input_ids": [len(row) for row in rows]},
+    )
 
 
 def hide_spans(ids: list[int], draw: Draw) -> list[int]:
@@ -199,7 +221,9 @@ def batches(rows: Rows, generator: torch.Generator) -> list[list[int]]:
 def loss_of(model: nn.Module, inputs: dict[str, Tensor], labels: Tensor, reduction: str = "mean") -> Tensor:
     """Cross-entropy in nats over the positions that count."""
     logits = model(**inputs, use_cache=False).logits
-    return nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction=reduction)
+    return nn.functional.cross_entropy(
+        logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction=reduction
+    )
 
 
 def pretrain(model: nn.Module, rows: Rows, steps: int, rate: float, seed: int) -> None:
@@ -214,7 +238,9 @@ def pretrain(model: nn.Module, rows: Rows, steps: int, rate: float, seed: int) -
         fused=True,
     )
     warmup = max(1, steps // 20)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: min((s + 1) / warmup, (steps - s) / (steps - warmup + 1)))
+    scheduler = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda s: min((s + 1) / warmup, (steps - s) / (steps - warmup + 1))
+    )
     waiting: list[list[int]] = []
     model.train()
     for step in range(steps):
@@ -240,7 +266,9 @@ def held_out(model: nn.Module, rows: Rows) -> float:
     return float(total) / int((rows.labels != IGNORED).sum())
 
 
-def _make(seed: int, steps: int, rate: float, device: str, *, framed: bool) -> tuple[Any, PreTrainedTokenizerFast, dict[str, object]]:
+def _make(
+    seed: int, steps: int, rate: float, device: str, *, framed: bool
+) -> tuple[Any, PreTrainedTokenizerFast, dict[str, object]]:
     readings = pairs(seed, TEXTS + HELD_OUT)
     train = readings[HELD_OUT:]
     seen = set(train)
@@ -262,7 +290,9 @@ def _make(seed: int, steps: int, rate: float, device: str, *, framed: bool) -> t
     return model.cpu().eval(), wrap(bpe, framed=framed), facts
 
 
-def make_decoder(seed: int, steps: int, rate: float, device: str) -> tuple[Any, PreTrainedTokenizerFast, dict[str, object]]:
+def make_decoder(
+    seed: int, steps: int, rate: float, device: str
+) -> tuple[Any, PreTrainedTokenizerFast, dict[str, object]]:
     """Pretrains the decoder.
 
     Returns:
@@ -270,10 +300,16 @@ def make_decoder(seed: int, steps: int, rate: float, device: str) -> tuple[Any, 
     """
     model, tokenizer, facts = _make(seed, steps, rate, device, framed=False)
     config = model.config
-    return model, tokenizer, {**facts, "layers": config.num_hidden_layers, "ffn": config.intermediate_size, "length": DECODER_LENGTH}
+    return (
+        model,
+        tokenizer,
+        {**facts, "layers": config.num_hidden_layers, "ffn": config.intermediate_size, "length": DECODER_LENGTH},
+    )
 
 
-def make_seq2seq(seed: int, steps: int, rate: float, device: str) -> tuple[Any, PreTrainedTokenizerFast, dict[str, object]]:
+def make_seq2seq(
+    seed: int, steps: int, rate: float, device: str
+) -> tuple[Any, PreTrainedTokenizerFast, dict[str, object]]:
     """Pretrains the sequence-to-sequence model.
 
     Returns:
@@ -281,23 +317,31 @@ def make_seq2seq(seed: int, steps: int, rate: float, device: str) -> tuple[Any, 
     """
     model, tokenizer, facts = _make(seed, steps, rate, device, framed=True)
     config = model.config
-    return model, tokenizer, {**facts, "layers": config.encoder_layers, "ffn": config.encoder_ffn_dim, "length": SOURCE_LENGTH}
+    return (
+        model,
+        tokenizer,
+        {**facts, "layers": config.encoder_layers, "ffn": config.encoder_ffn_dim, "length": SOURCE_LENGTH},
+    )
 
 
 _REST = """
-It was pretrained from scratch by `scripts/make_builtin_models.py` on {{texts:,}} readings generated by `scripts/pretraining_pairs.py`:
+It was pretrained from scratch by `scripts/make_builtin_models.py` on {{texts:,}} readings generated by
+`scripts/pretraining_pairs.py`:
 records with a text about them (three quarters) and plain text. Nothing else was read.
 
 The demonstration (`builtin` data of the task `e2e`: places to stay) fine-tunes on something else, on purpose:
 
-- subject: records in pretraining are about museums, trains, books, people, boats and clubs, or have random fields; none is about a
+- subject: records in pretraining are about museums, trains, books, people, boats and clubs, or have random fields; none
+  is about a
   place to stay, and the name is the only attribute that both have;
-- notation: pretraining writes fields in many ways (`key: value | ...`, `key=value;...`, `<key> value ...`, `key(value), ...`) and in any
+- notation: pretraining writes fields in many ways (`key: value | ...`, `key=value;...`, `<key> value ...`, `key(value),
+  ...`) and in any
   order; the demonstration writes `key[value], ...` in a fixed order, which pretraining never does;
 - wording: what an attribute makes of its value ("low" is "cheap", `petFriendly[no]` is "does not allow pets") is new;
 - words: the demonstration's words (all but "allow") occur in plain text, in names, and as values of random fields only.
 
-So the model can copy from a record and write fluent sentences, and has to learn which ones. Untuned, it scores poorly on the
+So the model can copy from a record and write fluent sentences, and has to learn which ones. Untuned, it scores poorly
+on the
 demonstration's test set.
 
 | how it was made | |
@@ -321,8 +365,10 @@ DECODER_CARD = _card(
     """\
 # builtin:tiny-decoder
 
-A Llama language model of {parameters:,} parameters ({layers} blocks, width {width}, FFN {ffn}, {heads} heads, {vocabulary:,} byte-level
-BPE tokens, at most {length} tokens, tied embeddings, float32), for demonstrations and tests without a network. It knows a toy English
+A Llama language model of {parameters:,} parameters ({layers} blocks, width {width}, FFN {ffn}, {heads} heads,
+{vocabulary:,} byte-level
+BPE tokens, at most {length} tokens, tied embeddings, float32), for demonstrations and tests without a network. It knows
+a toy English
 and is of no use for real text.
 """,
     "the text after `record </s>`, its end included; plain text from the start",
@@ -331,8 +377,10 @@ SEQ2SEQ_CARD = _card(
     """\
 # builtin:tiny-seq2seq
 
-A BART sequence-to-sequence model of {parameters:,} parameters ({layers} blocks on each side, width {width}, FFN {ffn}, {heads} heads,
-{vocabulary:,} byte-level BPE tokens, at most {length} tokens on each side, tied embeddings, float32), for demonstrations and tests
+A BART sequence-to-sequence model of {parameters:,} parameters ({layers} blocks on each side, width {width}, FFN {ffn},
+{heads} heads,
+{vocabulary:,} byte-level BPE tokens, at most {length} tokens on each side, tied embeddings, float32), for
+demonstrations and tests
 without a network. It knows a toy English and is of no use for real text.
 """,
     "record to text; plain text from a copy with 30% of the tokens hidden in spans",

@@ -2,14 +2,15 @@
 
 Both differ from what the demonstration fine-tunes on (`dora_cli.data.builtin.stays`) on purpose:
 
-* Subject. Records are about museums, trains, books, people, boats and clubs, or have random fields. No record is about a place to
-  stay, and the name is the only attribute that both worlds have.
-* Notation. Fields are written in many ways ("colour: red | owner: Anna", "colour=red;...", "<colour> red ...", "colour(red), ..."), in any
-  order. The demonstration's, ``key[value], key[value]`` in a fixed order, never occurs.
-* Wording. Sentences are built alike, but what an attribute makes of its value ("low" is "cheap", "petFriendly[no]" is "does not allow
-  pets") is never read; records say other things of other attributes.
-* Words. Plain text has the demonstration's words (harbour, breakfast, pets, the names of the attributes, "[" and "]"), and random fields
-  have some of them as values. So the words have embeddings, and nothing says how such a representation turns into a text.
+* Subject. Records are about museums, trains, books, people, boats and clubs, or have random fields. No record is about
+  a place to stay, and the name is the only attribute that both worlds have.
+* Notation. Fields are written in many ways ("colour: red | owner: Anna", "colour=red;...", "<colour> red ...",
+  "colour(red), ..."), in any order. The demonstration's, ``key[value], key[value]`` in a fixed order, never occurs.
+* Wording. Sentences are built alike, but what an attribute makes of its value ("low" is "cheap", "petFriendly[no]" is
+  "does not allow pets") is never read; records say other things of other attributes.
+* Words. Plain text has the demonstration's words (harbour, breakfast, pets, the names of the attributes, "[" and "]"),
+  and random fields have some of them as values. So the words have embeddings, and nothing says how such a
+  representation turns into a text.
 """
 
 from __future__ import annotations
@@ -21,25 +22,31 @@ from dora_cli.data.builtin import stays
 from dora_cli.data.builtin.draw import Draw
 
 CITIES = (
-    "Bern", "Oslo", "Lisbon", "Porto", "Turin", "Bergen", "Cork", "York", "Leeds", "Bath", "Delft", "Ghent", "Bruges", "Graz", "Basel",
+    "Bern", "Oslo", "Lisbon", "Porto", "Turin", "Bergen", "Cork", "York", "Leeds", "Bath", "Delft", "Ghent", "Bruges",
+    "Graz", "Basel",
     "Malmo", "Riga", "Vienna", "Prague", "Dresden",
 )  # fmt: skip
 PEOPLE = (
-    "Anna", "Peter", "Maria", "Jonas", "Clara", "David", "Emma", "Felix", "Greta", "Henry", "Ida", "James", "Karin", "Louis", "Nora",
+    "Anna", "Peter", "Maria", "Jonas", "Clara", "David", "Emma", "Felix", "Greta", "Henry", "Ida", "James", "Karin",
+    "Louis", "Nora",
     "Oscar", "Paula", "Ruth", "Simon", "Tom",
 )  # fmt: skip
 COLOURS = ("red", "green", "blue", "black", "white", "yellow", "grey", "brown", "orange", "silver", "golden", "purple")
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 THINGS = (
-    "chair", "lamp", "bag", "coat", "table", "clock", "box", "rope", "flag", "door", "window", "letter", "key", "hat", "boat", "car",
-    "cup", "bottle", "ring", "mirror", "piano", "picture", "ladder", "candle", "basket", "map", "stone", "wheel", "drum", "bell",
+    "chair", "lamp", "bag", "coat", "table", "clock", "box", "rope", "flag", "door", "window", "letter", "key", "hat",
+    "boat", "car",
+    "cup", "bottle", "ring", "mirror", "piano", "picture", "ladder", "candle", "basket", "map", "stone", "wheel",
+    "drum", "bell",
 )  # fmt: skip
 NAME_FIRST = (
-    *stays.NAME_FIRST, *stays.LANDMARK_FIRST, "North", "South", "River", "Forest", "Copper", "Iron", "Royal", "Grand", "New", "Bright",
+    *stays.NAME_FIRST, *stays.LANDMARK_FIRST, "North", "South", "River", "Forest", "Copper", "Iron", "Royal", "Grand",
+    "New", "Bright",
     "Wild", "High",
 )  # fmt: skip
 NAME_LAST = (
-    *stays.NAME_LAST, *stays.LANDMARK_LAST, "Hall", "House", "Wolf", "Bear", "Eagle", "Arrow", "Wind", "Hill", "Wave", "Moon", "Sun",
+    *stays.NAME_LAST, *stays.LANDMARK_LAST, "Hall", "House", "Wolf", "Bear", "Eagle", "Arrow", "Wind", "Hill", "Wave",
+    "Moon", "Sun",
     "Tree",
 )  # fmt: skip
 Value = Callable[[Draw], str]
@@ -92,7 +99,9 @@ def _word_name(draw: Draw) -> str:
 
 
 def _made_up(draw: Draw) -> str:
-    name = "".join(draw.pick("bcdfghjklmnprstvwz") + draw.pick("aeiou") for _ in range(1 + draw.below(2))) + draw.pick(("n", "s", "l", "r"))
+    name = "".join(draw.pick("bcdfghjklmnprstvwz") + draw.pick("aeiou") for _ in range(1 + draw.below(2))) + draw.pick(
+        ("n", "s", "l", "r")
+    )
     return name.capitalize()
 
 
@@ -110,7 +119,11 @@ SUBJECTS = (
         (
             _CITY,
             _FOUNDED,
-            Field(("tours", "guided"), _one_of("yes", "no"), {"yes": ("offers guided tours",), "no": ("has no guided tours",)}),
+            Field(
+                ("tours", "guided"),
+                _one_of("yes", "no"),
+                {"yes": ("offers guided tours",), "no": ("has no guided tours",)},
+            ),
             Field(
                 ("ticket",),
                 _one_of("free", "paid"),
@@ -118,7 +131,13 @@ SUBJECTS = (
                 adjectives={"free": ("free",)},
             ),
             Field(("closed", "closing day"), _one_of(*DAYS), ("is closed on {}", "does not open on {}")),
-            Field(("beside", "next to"), _word_name, ("stands beside {}", "is next to {}"), ("beside {}", "next to {}"), front=True),
+            Field(
+                ("beside", "next to"),
+                _word_name,
+                ("stands beside {}", "is next to {}"),
+                ("beside {}", "next to {}"),
+                front=True,
+            ),
             Field(("rooms",), _number(2, 1, 40), ("has {} rooms",), ("with {} rooms",)),
         ),
     ),
@@ -145,14 +164,23 @@ SUBJECTS = (
             Field(("author", "writer"), _person, ("was written by {}", "is the work of {}"), ("by {}",)),
             Field(("pages",), _number(60, 13, 50), ("has {} pages", "is {} pages long"), ("with {} pages",)),
             Field(("printed", "year"), _number(1900, 3, 40), ("was printed in {}", "came out in {}"), ("from {}",)),
-            Field(("about", "subject"), _one_of("the sea", "a war", "two friends", "a garden", "animals", "the moon"), ("tells of {}",)),
+            Field(
+                ("about", "subject"),
+                _one_of("the sea", "a war", "two friends", "a garden", "animals", "the moon"),
+                ("tells of {}",),
+            ),
             Field(
                 ("prize",),
                 _one_of("yes", "no"),
                 {"yes": ("won a prize",), "no": ("did not win a prize",)},
                 adjectives={"yes": ("prize-winning",)},
             ),
-            Field(("score", "grade"), lambda draw: f"{1 + draw.below(10)} out of 10", ("scored {}", "got {}"), ("with a grade of {}",)),
+            Field(
+                ("score", "grade"),
+                lambda draw: f"{1 + draw.below(10)} out of 10",
+                ("scored {}", "got {}"),
+                ("with a grade of {}",),
+            ),
         ),
     ),
     Subject(
@@ -160,7 +188,11 @@ SUBJECTS = (
         (
             _CITY,
             Field(("age", "years"), _number(20, 1, 60), ("is {} years old",), ("of {} years",)),
-            Field(("hobby", "likes"), _one_of("chess", "music", "films", "hiking", "cooking", "sailing"), ("likes {}", "enjoys {}")),
+            Field(
+                ("hobby", "likes"),
+                _one_of("chess", "music", "films", "hiking", "cooking", "sailing"),
+                ("likes {}", "enjoys {}"),
+            ),
             Field(("car",), _one_of("yes", "no"), {"yes": ("owns a car",), "no": ("does not own a car",)}),
             Field(("friend",), _person, ("is a friend of {}", "knows {}")),
             Field(("works at", "company"), _word_name, ("works at {}",), ("at {}",)),
@@ -171,7 +203,9 @@ SUBJECTS = (
         (
             _COLOUR,
             Field(("captain", "owner"), _person, ("belongs to {}", "is sailed by {}"), ("of {}",)),
-            Field(("length", "metres"), _number(6, 2, 40), ("is {} metres long", "measures {} metres"), ("of {} metres",)),
+            Field(
+                ("length", "metres"), _number(6, 2, 40), ("is {} metres long", "measures {} metres"), ("of {} metres",)
+            ),
             Field(("port", "home"), _one_of(*CITIES), ("lies in {}", "is at home in {}"), ("from {}",)),
             Field(
                 ("engine",),
@@ -186,7 +220,9 @@ SUBJECTS = (
         (
             _CITY,
             _FOUNDED,
-            Field(("members", "size"), _number(12, 9, 60), ("has {} members", "counts {} members"), ("with {} members",)),
+            Field(
+                ("members", "size"), _number(12, 9, 60), ("has {} members", "counts {} members"), ("with {} members",)
+            ),
             Field(("leader", "head"), _person, ("is led by {}",), ("under {}",)),
             Field(("meets", "day"), _one_of(*DAYS), ("meets on {}", "comes together on {}")),
             Field(
@@ -200,7 +236,8 @@ SUBJECTS = (
     ),
 )
 RANDOM_KEYS = (
-    "shape", "weight", "maker", "origin", "sign", "code", "song", "motto", "drink", "animal", "number", "month", "metal", "language",
+    "shape", "weight", "maker", "origin", "sign", "code", "song", "motto", "drink", "animal", "number", "month",
+    "metal", "language",
     "tool", "material", "guard", "twin", "rival", "sound",
 )  # fmt: skip
 
@@ -259,8 +296,13 @@ def record(draw: Draw) -> tuple[str, str]:
 
     opening = draw.weighted((("is", 5), ("that", 3), ("there", 3), ("front", 3), ("apposition", 2)))
     front = take(lambda field, _: field.front, int(opening == "front"))
-    before = [draw.pick(field.adjective(value)).format(value) for field, value in take(lambda f, v: bool(f.adjective(v)), draw.below(2))]
-    after = [draw.pick(field.phrases).format(value) for field, value in take(lambda f, _: bool(f.phrases), draw.below(3))]
+    before = [
+        draw.pick(field.adjective(value)).format(value)
+        for field, value in take(lambda f, v: bool(f.adjective(v)), draw.below(2))
+    ]
+    after = [
+        draw.pick(field.phrases).format(value) for field, value in take(lambda f, _: bool(f.phrases), draw.below(3))
+    ]
     described, tail = _with_article(" ".join((*before, noun))), "".join(f" {phrase}" for phrase in after)
     clauses = [
         draw.pick(field.clauses[value]) if isinstance(field.clauses, dict) else draw.pick(field.clauses).format(value)
@@ -289,36 +331,59 @@ def _word(draw: Draw) -> str:
 
 
 def random_record(draw: Draw) -> tuple[str, str]:
-    """A record of any fields with any values, and a text that only copies them: copying is learnt apart from wording."""
+    """A record of any fields with any values, and a text that only copies them: copying is learnt apart
+    from wording.
+    """
     name = _made_up(draw) if draw.chance(0.3) else _word_name(draw)
     pairs = [("name", name)]
     for _ in range(1 + draw.below(6)):
-        value = draw.pick((_made_up, _word_name, _person, _one_of(*COLOURS), _one_of(*THINGS), _number(1, 1, 99), _word, _word))(draw)
+        value = draw.pick(
+            (_made_up, _word_name, _person, _one_of(*COLOURS), _one_of(*THINGS), _number(1, 1, 99), _word, _word)
+        )(draw)
         key = draw.pick((*RANDOM_KEYS, *THINGS)) if draw.chance(0.7) else _made_up(draw).lower()
         pairs.append((key + draw.pick(("Kind", "Type")) if draw.chance(0.2) else key, value))
     kind = draw.below(3)
     if kind == 0:
-        sentences = [f"The {pairs[1][0]} of {name} is {pairs[1][1]}", *(f"Its {key} is {value}" for key, value in pairs[2:])]
+        sentences = [
+            f"The {pairs[1][0]} of {name} is {pairs[1][1]}",
+            *(f"Its {key} is {value}" for key, value in pairs[2:]),
+        ]
     elif kind == 1:
         sentences = [f"{name} has {_joined([f'{value} as {key}' for key, value in pairs[1:]])}"]
     else:
         sentences, left = [], pairs[1:]
         while left:
             count = 1 + draw.below(3)
-            sentences.append(f"{'It' if sentences else name} is {_joined([f'{value} by {key}' for key, value in left[:count]])}")
+            sentences.append(
+                f"{'It' if sentences else name} is {_joined([f'{value} by {key}' for key, value in left[:count]])}"
+            )
             left = left[count:]
     return _notation(draw, pairs), ". ".join(sentences) + "."
 
 
-STAY_ADJECTIVES = ("cheap", "low-priced", "mid-priced", "moderately priced", "expensive", "high-priced", "pet-friendly", "small", "quiet")
+STAY_ADJECTIVES = (
+    "cheap",
+    "low-priced",
+    "mid-priced",
+    "moderately priced",
+    "expensive",
+    "high-priced",
+    "pet-friendly",
+    "small",
+    "quiet",
+)
 STAY_PLACES = (
-    "by the harbour", "in the harbour area", "in the old town", "in the old part of town", "in the hills", "up in the hills", "by the lake",
+    "by the harbour", "in the harbour area", "in the old town", "in the old part of town", "in the hills",
+    "up in the hills", "by the lake",
     "on the lakeside", "close to the sea", "near the garden", "in the mountains",
 )  # fmt: skip
 STAY_FACTS = (
-    "breakfast was included", "breakfast was for free", "they charged extra for breakfast", "there was an extra cost for breakfast",
-    "breakfast was not served", "no pets were allowed", "pets were welcome", "the prices were low", "the prices were high",
-    "the prices were moderate", "the window looked out on the sea", "the window looked out on the garden", "we had mountain views",
+    "breakfast was included", "breakfast was for free", ("they charged extra for "
+                                                        "breakfast"), "there was an extra cost for breakfast",
+    "breakfast was not served", "no pets were allowed", "pets were welcome", "the prices were low",
+    "the prices were high",
+    "the prices were moderate", ("the window looked out on the "
+                                "sea"), "the window looked out on the garden", "we had mountain views",
     "we had no sea views", "there was a view of the lake", "the place was not open yet",
 )  # fmt: skip
 WHEN = ("Last night", "In summer", "On Monday", "Two years ago", "Yesterday", "In winter", "At Easter")
@@ -349,7 +414,11 @@ PLAIN = (
 )
 KEYS = ("name", *stays.VALUES)
 """Those of the demonstration, and words in the spelling they have in it."""
-WORDS = (*NAME_FIRST, *NAME_LAST, *(value for key, values in stays.VALUES.items() if key not in ("near", "rating") for value in values))
+WORDS = (
+    *NAME_FIRST,
+    *NAME_LAST,
+    *(value for key, values in stays.VALUES.items() if key not in ("near", "rating") for value in values),
+)
 
 
 def plain(draw: Draw) -> str:
@@ -386,9 +455,13 @@ def plain(draw: Draw) -> str:
 
 
 def pairs(seed: int, count: int) -> list[tuple[str, str]]:
-    """The first `count` readings of the stream with this seed: (record, text), or ("", text) for plain text (a quarter)."""
+    """The first `count` readings of the stream with this seed: (record, text), or ("", text) for plain text (a
+    quarter).
+    """
     draw, readings = Draw(seed), []
     for _ in range(count):
         kind = draw.weighted((("record", 7), ("random", 5), ("plain", 4)))
-        readings.append(record(draw) if kind == "record" else random_record(draw) if kind == "random" else ("", plain(draw)))
+        readings.append(
+            record(draw) if kind == "record" else random_record(draw) if kind == "random" else ("", plain(draw))
+        )
     return readings

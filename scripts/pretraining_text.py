@@ -2,14 +2,15 @@
 
 The text differs from what the demonstrations fine-tune on (`dora_cli.data.builtin.films`) on purpose:
 
-* Subject. Opinions here are about products, places and meals. Films occur only in neutral facts ("the film was made in an old
-  harbour"): the words of that domain have embeddings, but no opinion about a film was ever read.
-* Purpose. Opinions come with what followed from them ("i sent it back"), from which a masked language model can learn polarity and
-  negation. The demonstration has bare judgements and asks for a label, not for a word. Nothing here says which texts are positive.
-* Constructions. "although", "even if", "yet", "less ... than", "not so much ... as", expectations, and denials of a whole clause
-  ("i doubt that", "no one would claim that") occur here in neutral sentences only, or not at all.
-* Words. Adjectives follow a skewed law here and are uniform in the demonstration, where two of 22 on each side (gripping, touching;
-  lifeless, predictable) are new and not even in the vocabulary.
+* Subject. Opinions here are about products, places and meals. Films occur only in neutral facts ("the film was made in
+  an old harbour"): the words of that domain have embeddings, but no opinion about a film was ever read.
+* Purpose. Opinions come with what followed from them ("i sent it back"), from which a masked language model can learn
+  polarity and negation. The demonstration has bare judgements and asks for a label, not for a word. Nothing here says
+  which texts are positive.
+* Constructions. "although", "even if", "yet", "less ... than", "not so much ... as", expectations, and denials of a
+  whole clause ("i doubt that", "no one would claim that") occur here in neutral sentences only, or not at all.
+* Words. Adjectives follow a skewed law here and are uniform in the demonstration, where two of 22 on each side
+  (gripping, touching; lifeless, predictable) are new and not even in the vocabulary.
 """
 
 from __future__ import annotations
@@ -18,48 +19,61 @@ from dora_cli.data.builtin.draw import Draw
 
 # Order matters: the first are the most frequent.
 GOOD = (
-    "good", "nice", "great", "fine", "lovely", "useful", "excellent", "pleasant", "perfect", "solid", "wonderful", "clever",
+    "good", "nice", "great", "fine", "lovely", "useful", "excellent", "pleasant", "perfect", "solid", "wonderful",
+    "clever",
     "fresh", "beautiful", "superb", "handy", "charming", "warm", "brilliant", "comfortable", "impressive", "delightful",
     "reliable", "splendid",
 )  # fmt: skip
 BAD = (
-    "bad", "poor", "awful", "useless", "weak", "terrible", "horrible", "ugly", "cheap", "cold", "dreadful", "unpleasant", "dull",
+    "bad", "poor", "awful", "useless", "weak", "terrible", "horrible", "ugly", "cheap", "cold", "dreadful",
+    "unpleasant", "dull",
     "dirty", "clumsy", "noisy", "disappointing", "stale", "boring", "broken", "mediocre", "tedious", "slow", "wrong",
 )  # fmt: skip
 
 # (name, plural, kind): the kind decides what can follow from an opinion.
 SUBJECTS = (
-    ("the camera", False, "thing"), ("the phone", False, "thing"), ("the lamp", False, "thing"), ("the chair", False, "thing"),
+    ("the camera", False, "thing"), ("the phone", False, "thing"), ("the lamp", False, "thing"),
+    ("the chair", False, "thing"),
     ("this kettle", False, "thing"),
-    ("the radio", False, "thing"), ("the coat", False, "thing"), ("this bag", False, "thing"), ("the clock", False, "thing"),
+    ("the radio", False, "thing"), ("the coat", False, "thing"), ("this bag", False, "thing"),
+    ("the clock", False, "thing"),
     ("this book", False, "thing"),
-    ("the bike", False, "thing"), ("the table", False, "thing"), ("the shoes", True, "thing"), ("these headphones", True, "thing"),
+    ("the bike", False, "thing"), ("the table", False, "thing"), ("the shoes", True, "thing"),
+    ("these headphones", True, "thing"),
     ("the speakers", True, "thing"),
-    ("the hotel", False, "place"), ("the room", False, "place"), ("this place", False, "place"), ("the beach", False, "place"),
+    ("the hotel", False, "place"), ("the room", False, "place"), ("this place", False, "place"),
+    ("the beach", False, "place"),
     ("the garden", False, "place"),
-    ("the museum", False, "place"), ("the station", False, "place"), ("the rooms", True, "place"), ("the beds", True, "place"),
+    ("the museum", False, "place"), ("the station", False, "place"), ("the rooms", True, "place"),
+    ("the beds", True, "place"),
     ("the streets", True, "place"),
-    ("the soup", False, "meal"), ("the bread", False, "meal"), ("the fish", False, "meal"), ("the coffee", False, "meal"),
+    ("the soup", False, "meal"), ("the bread", False, "meal"), ("the fish", False, "meal"),
+    ("the coffee", False, "meal"),
     ("the cake", False, "meal"),
-    ("the service", False, "meal"), ("the dinner", False, "meal"), ("the vegetables", True, "meal"), ("the waiters", True, "meal"),
+    ("the service", False, "meal"), ("the dinner", False, "meal"), ("the vegetables", True, "meal"),
+    ("the waiters", True, "meal"),
     ("the portions", True, "meal"),
 )  # fmt: skip
 
 FOLLOWS = {
     ("thing", 1): (
-        "i use it every day", "i bought another one", "it is worth the money", "i gave one to my sister", "i would buy it again",
+        "i use it every day", "i bought another one", "it is worth the money", "i gave one to my sister",
+        "i would buy it again",
         "i like it", "we are happy with it", "i love it",
     ),
     ("thing", -1): (
-        "i sent it back", "i want my money back", "it is a waste of money", "i threw it away", "i would not buy it again", "i regret it",
+        "i sent it back", "i want my money back", "it is a waste of money", "i threw it away",
+        "i would not buy it again", "i regret it",
         "we are angry about it", "i hate it",
     ),
     ("place", 1): (
-        "we stayed a day longer", "we will come back soon", "it is worth a visit", "i told my friends to go there", "we enjoyed our stay",
+        "we stayed a day longer", "we will come back soon", "it is worth a visit", ("i told my friends to go "
+                                                                                   "there"), "we enjoyed our stay",
         "i love it there", "we were happy there",
     ),
     ("place", -1): (
-        "we left a day early", "we will not come back", "it is a place to avoid", "i told my friends to stay away", "it spoiled our stay",
+        "we left a day early", "we will not come back", "it is a place to avoid", ("i told my friends to stay "
+                                                                                  "away"), "it spoiled our stay",
         "i hate it there", "we were sad there",
     ),
     ("meal", 1): ("we ate there again", "we asked for more", "i enjoyed the evening", "we left a big tip",
@@ -88,26 +102,32 @@ PLAIN = (
 )
 SOFT = ("a bit {}", "a little {}", "slightly {}", "somewhat {}", "mildly {}")
 TURNED = (
-    "not {}", "not {}", "not {}", "not very {}", "never {}", "not at all {}", "hardly {}", "far from {}", "by no means {}",
+    "not {}", "not {}", "not {}", "not very {}", "never {}", "not at all {}", "hardly {}", "far from {}",
+    "by no means {}",
     "in no way {}", "anything but {}", "not really {}",
     "not especially {}",
 )  # fmt: skip
 
 FACTS_SUBJECT = (
-    "the film", "the movie", "this film", "the story", "the drama", "the comedy", "the thriller", "the plot of the film", "the script",
+    "the film", "the movie", "this film", "the story", "the drama", "the comedy", "the thriller",
+    "the plot of the film", "the script",
     "the dialogue", "the music of the film",
     "the ending of the movie", "the cast", "the first scene", "the camera work", "a song of the film",
 )  # fmt: skip
 FACTS = (
-    "was made {place}", "is about {person}", "was shown {when}", "begins {place}", "was written by {person}", "lasts an hour",
+    "was made {place}", "is about {person}", "was shown {when}", "begins {place}", "was written by {person}",
+    "lasts an hour",
     "ends {place}", "was shot {when}", "is set {place}",
 )  # fmt: skip
 PEOPLE = (
-    "the teacher", "the farmer", "the doctor", "the driver", "the painter", "the baker", "my sister", "my friend", "the director",
+    "the teacher", "the farmer", "the doctor", "the driver", "the painter", "the baker", "my sister", "my friend",
+    "the director",
     "an actor", "the sailor", "the captain", "the cook",
-    "a viewer", "a critic", "a fan", "the diver", "the fisher", "the pilot", "my brother", "our neighbour", "the mayor", "a child",
+    "a viewer", "a critic", "a fan", "the diver", "the fisher", "the pilot", "my brother", "our neighbour", "the mayor",
+    "a child",
     "the singer", "a student", "the nurse", "the tailor",
-    "a thief", "the king", "the queen", "a soldier", "the gardener", "her mother", "his father", "a tourist", "the guide", "the judge",
+    "a thief", "the king", "the queen", "a soldier", "the gardener", "her mother", "his father", "a tourist",
+    "the guide", "the judge",
     "the dancer", "the writer", "a stranger",
 )  # fmt: skip
 GROUPS = (
@@ -125,48 +145,61 @@ GROUPS = (
     "two dogs",
 )
 PLACES = (
-    "in the market", "at the station", "in the garden", "near the river", "in the kitchen", "behind the school", "in an old harbour",
+    "in the market", "at the station", "in the garden", "near the river", "in the kitchen", "behind the school",
+    "in an old harbour",
     "on the island", "under the bridge", "on the ship",
-    "near the lighthouse", "at home", "in the forest", "on the mountain", "by the lake", "in the library", "at the airport",
+    "near the lighthouse", "at home", "in the forest", "on the mountain", "by the lake", "in the library",
+    "at the airport",
     "in the village", "on the roof", "outside the church",
-    "beside the road", "in a small town", "on the train", "in front of the theatre", "in the hospital", "at the farm", "in the desert",
+    "beside the road", "in a small town", "on the train", "in front of the theatre", "in the hospital", "at the farm",
+    "in the desert",
     "across the square", "between two trees",
 )  # fmt: skip
 WHEN = (
-    "last night", "in the summer", "on monday", "before dinner", "in the evening", "two years ago", "yesterday", "in winter",
+    "last night", "in the summer", "on monday", "before dinner", "in the evening", "two years ago", "yesterday",
+    "in winter",
     "after lunch", "at midnight", "early this morning",
-    "last week", "during the war", "in spring", "on friday", "every month", "for three hours", "after the storm", "while it rained",
+    "last week", "during the war", "in spring", "on friday", "every month", "for three hours", "after the storm",
+    "while it rained",
     "when the sun went down",
 )  # fmt: skip
 ACTS = (
     ("sold", "sell"), ("cleaned", "clean"), ("carried", "carry"), ("found", "find"), ("lost", "lose"), ("fixed", "fix"),
     ("bought", "buy"), ("hid", "hide"), ("painted", "paint"),
-    ("dropped", "drop"), ("mended", "mend"), ("packed", "pack"), ("stole", "steal"), ("opened", "open"), ("closed", "close"),
+    ("dropped", "drop"), ("mended", "mend"), ("packed", "pack"), ("stole", "steal"), ("opened", "open"),
+    ("closed", "close"),
     ("broke", "break"), ("moved", "move"), ("saw", "see"),
-    ("made", "make"), ("took", "take"), ("wanted", "want"), ("needed", "need"), ("kept", "keep"), ("brought", "bring"), ("left", "leave"),
+    ("made", "make"), ("took", "take"), ("wanted", "want"), ("needed", "need"), ("kept", "keep"), ("brought", "bring"),
+    ("left", "leave"),
     ("burned", "burn"), ("held", "hold"),
 )  # fmt: skip
 THINGS = (
-    "chair", "lamp", "bag", "coat", "table", "clock", "bike", "box", "rope", "flag", "net", "anchor", "sail", "barrel", "door", "window",
+    "chair", "lamp", "bag", "coat", "table", "clock", "bike", "box", "rope", "flag", "net", "anchor", "sail", "barrel",
+    "door", "window",
     "letter", "key", "hat", "boat", "car", "cup",
-    "bottle", "knife", "ring", "mirror", "piano", "picture", "ladder", "blanket", "candle", "basket", "guitar", "ticket", "map", "stone",
+    "bottle", "knife", "ring", "mirror", "piano", "picture", "ladder", "blanket", "candle", "basket", "guitar",
+    "ticket", "map", "stone",
     "wheel", "drum", "bell", "doll",
 )  # fmt: skip
 COLOURS = (
-    "red", "green", "blue", "black", "white", "yellow", "grey", "brown", "big", "small", "orange", "golden", "silver", "old", "new",
+    "red", "green", "blue", "black", "white", "yellow", "grey", "brown", "big", "small", "orange", "golden", "silver",
+    "old", "new",
     "heavy", "long", "round", "wooden", "purple",
 )  # fmt: skip
 # Small words of many uses, in frames that say nothing about liking.
 FRAMES = (
-    "although {when} is far away , {fact} .", "{fact} , even if {other} .", "{fact} yet {other} .", "{fact} ; {other} .",
+    ("although {when} is far away , {fact} "
+    "."), "{fact} , even if {other} .", "{fact} yet {other} .", "{fact} ; {other} .",
     "where {fact} , {other} .", "{person} got nothing but {thing} .",
     "they promised {person} {thing} .", "{person} had much more than {thing} .", "{person} can see {thing} {place} .",
     "that much was said about {thing} .", "we had {thing} {place} .",
     "{person} 's work is {place} .", "after a short walk {fact} .", "if {fact} , then {other} .", "{fact} as {other} .",
     "it was {person} who could see {thing} .", "what {person} got was {thing} .",
-    "{person} will come {place} , where {other} .", "does {person} know that {fact} ?", "we were all {place} when {fact} .",
+    ("{person} will come {place} , where {other} "
+    "."), "does {person} know that {fact} ?", "we were all {place} when {fact} .",
     "{person} and i went home {when} .", "{person} needs an hour or so .",
-    "no one was {place} except {person} .", "both of them said that {fact} .", "in which place was {thing} when {fact} ?",
+    ("no one was {place} except {person} "
+    "."), "both of them said that {fact} .", "in which place was {thing} when {fact} ?",
     "there is one {place} , and not much else .",
     "{thing} does not fit into the box because it is too big .", "{thing} is too small for {person} .",
     "the acting in the theatre was done by {person} .", "this was less than {person} wanted .",
@@ -262,7 +295,9 @@ def _hearsay(draw: Draw) -> str:
     be = "are" if plural else "is"
     said = f"the seller told us that {subject} {be} {_opinion(draw, sign)}"
     verdict = (
-        draw.pick(("it was true", "she was right", "i agree")) if right else draw.pick(("it was a lie", "she was wrong", "i disagree"))
+        draw.pick(("it was true", "she was right", "i agree"))
+        if right
+        else draw.pick(("it was a lie", "she was wrong", "i disagree"))
     )
     return f"{said} . {verdict} : {draw.pick(FOLLOWS[kind, sign if right else -sign])} ."
 
@@ -326,7 +361,9 @@ def _frame(draw: Draw) -> str:
 def _name(draw: Draw) -> str:
     """A made-up name, so that the pieces for single letters and endings are read, too."""
     name = "".join(draw.pick("bcdfghjklmnprstvwxz") + draw.pick("aeiouy") for _ in range(1 + draw.below(3)))
-    name += draw.pick(("n", "s", "l", "ing", "er", "ed", "able", "less", "y", "ly", "ness", "tch", "mpt", "q", str(draw.below(100))))
+    name += draw.pick(
+        ("n", "s", "l", "ing", "er", "ed", "able", "less", "y", "ly", "ness", "tch", "mpt", "q", str(draw.below(100)))
+    )
     return draw.pick(
         (
             f"the shop of {name} sells a {draw.pick(THINGS)} .",
@@ -337,11 +374,22 @@ def _name(draw: Draw) -> str:
     )
 
 
-_KINDS = ((_report, 20), (_two_sided, 6), (_answer, 6), (_two_words, 4), (_hearsay, 4), (_fact, 8), (_frame, 5), (_name, 2))
+_KINDS = (
+    (_report, 20),
+    (_two_sided, 6),
+    (_answer, 6),
+    (_two_words, 4),
+    (_hearsay, 4),
+    (_fact, 8),
+    (_frame, 5),
+    (_name, 2),
+)
 
 
 def plain_reports(seed: int, count: int) -> list[str]:
-    """Reports without a negation, for the first steps: from them the model learns which words go together, what "not" does comes after."""
+    """Reports without a negation, for the first steps: from them the model learns which words go together, what "not"
+    does comes after.
+    """
     draw = Draw(seed)
     return [_report(draw, turned=0.0) for _ in range(count)]
 

@@ -1,15 +1,18 @@
 """DoRA's training step in the manner of the published code, to time ours against.
 
-This is our own transcription of what the published code computes (github MIkumikumi0116/DoRA, commit 235e21f), written from a description
-of it; it is not the authors' file, and where the description is silent it is plain PyTorch. What makes it the published manner:
+This is our own transcription of what the published code computes (github MIkumikumi0116/DoRA, commit 235e21f), written
+from a description of it; it is not the authors' file, and where the description is silent it is plain PyTorch. What
+makes it the published manner:
 
-* every projection works for itself: dropout, two products, the gate, the scale and the sum are separate operations left to autograd;
+* every projection works for itself: dropout, two products, the gate, the scale and the sum are separate operations left
+  to autograd;
 * DEM is a term of the loss, a Python loop over the projections, differentiated by autograd in every step;
-* scores come from explicit matrices: per projection ``B diag(c) A`` and its norm, then all rank-1 matrices in one ``r x d_out x d_in``
-  tensor and their norms, and an average of its own; a Python loop, in every step until the freeze.
+* scores come from explicit matrices: per projection ``B diag(c) A`` and its norm, then all rank-1 matrices in one ``r x
+  d_out x d_in`` tensor and their norms, and an average of its own; a Python loop, in every step until the freeze.
 
-Where ours differs in what is computed (ties; events whose target truncates to 0, at each of which ``max(k, 1)`` zeroes a gate; a schedule
-of floats, whose freeze and last target are one off for some lengths and ranks), no ordinary step is concerned.
+Where ours differs in what is computed (ties; events whose target truncates to 0, at each of which ``max(k, 1)`` zeroes
+a gate; a schedule of floats, whose freeze and last target are one off for some lengths and ranks), no ordinary step is
+concerned.
 """
 
 from __future__ import annotations

@@ -16,7 +16,9 @@ from dora_cli import parse_recipe
 
 
 class Pool:
-    """Runs ``python SCRIPT --one FOLDER METHOD RANK OVERRIDES`` for many folders, spread over the CUDA devices there are."""
+    """Runs ``python SCRIPT --one FOLDER METHOD RANK OVERRIDES`` for many folders, spread over the CUDA devices there
+    are.
+    """
 
     def __init__(self, script: str, jobs: int, overrides: Sequence[str], threads: int) -> None:
         self.script = script
@@ -30,7 +32,11 @@ class Pool:
         while waiting or running:
             while waiting and len(running) < self.jobs:
                 folder, method, rank = waiting.pop(0)
-                env = os.environ | {"OMP_NUM_THREADS": str(self.threads), "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+                env = os.environ | {
+                    "OMP_NUM_THREADS": str(self.threads),
+                    "TOKENIZERS_PARALLELISM": "false",
+                    "HF_HUB_OFFLINE": "1",
+                }
                 if self.devices:
                     env["CUDA_VISIBLE_DEVICES"] = str(started % self.devices)
                 command = [sys.executable, self.script, "--one", str(folder), method, str(rank), *self.overrides]

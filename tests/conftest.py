@@ -16,7 +16,14 @@ import torch
 
 from dora_cli import hub
 
-LONGEST = ("test_resume.py", "test_kill.py", "test_demo.py", "test_signals.py", "test_distributed.py", "test_process.py")
+LONGEST = (
+    "test_resume.py",
+    "test_kill.py",
+    "test_demo.py",
+    "test_signals.py",
+    "test_distributed.py",
+    "test_process.py",
+)
 """Files that take half of the time; they come first, or one core would end with them alone."""
 
 
@@ -45,11 +52,15 @@ SLOW = frozenset((
     "training/test_trackers.py", "library/test_trainer_callback.py", "training/test_trouble.py",
     "training/test_untrusted.py",
 ))  # fmt: skip
-"""Files that train whole runs, start processes or open browsers: all but a tenth of the suite's time. ``-m "not slow"`` leaves them out."""
+"""Files that train whole runs, start processes or open browsers: all but a tenth of the suite's time.
+
+``-m "not slow"`` leaves them out.
+"""
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if hasattr(config.option, "loadscopereorder"):  # of pytest-xdist, whose own order is by the number of tests in a file
+    # of pytest-xdist, whose own order is by the number of tests in a file
+    if hasattr(config.option, "loadscopereorder"):
         config.option.loadscopereorder = False
 
 

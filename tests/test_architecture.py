@@ -1,7 +1,8 @@
 """The house keeps its plan: imports point one way, methods know tensors alone, and ``dora --help`` loads nothing heavy.
 
-Imports are read from the syntax tree of every module, those inside functions included: a late import is an arrow all the same. Imports
-under ``if TYPE_CHECKING:`` are left out: they name types in annotations, do not exist when the program runs, and tie nothing together.
+Imports are read from the syntax tree of every module, those inside functions included: a late import is an arrow all
+the same. Imports under ``if TYPE_CHECKING:`` are left out: they name types in annotations, do not exist when the
+program runs, and tie nothing together.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ TIERS = (
 """From the street door down; a room may use its own tier and those below."""
 
 ENTRANCES = {"dora_cli": len(TIERS) - 1, "dora_cli.__main__": 0}
-"""Modules outside the rooms: the package itself (a version and names that load on first use) may be read by all, ``__main__`` by none."""
+"""Modules outside the rooms: the package itself (a version and names that load on first use) may be read by all,
+``__main__`` by none.
+"""
 
 FORBIDDEN = {
     "methods": {"recipe", "tasks", "data", "models"},  # how weights adapt is the same whatever is trained, and on what
@@ -35,21 +38,29 @@ FORBIDDEN = {
 """Rooms that may not use what their tier could."""
 
 PURE = {
-    "__future__", "abc", "bisect", "collections", "contextlib", "copy", "dataclasses", "enum", "fractions", "functools", "itertools",
+    "__future__", "abc", "bisect", "collections", "contextlib", "copy", "dataclasses", "enum", "fractions", "functools",
+    "itertools",
     "math", "operator", "typing",
 }  # fmt: skip
 """Standard modules that read no file, print nothing and start nothing."""
 
 HEAVY = {
-    "accelerate", "datasets", "evaluate", "huggingface_hub", "matplotlib", "numpy", "pandas", "pyarrow", "safetensors", "scipy", "sklearn",
+    "accelerate", "datasets", "evaluate", "huggingface_hub", "matplotlib", "numpy", "pandas", "pyarrow", "safetensors",
+    "scipy", "sklearn",
     "tokenizers", "torch", "transformers", "yaml",
 }  # fmt: skip
-"""Of what we depend on, all but typer, rich (typer's) and pydantic, which newer versions of typer load to read arguments."""
+"""Of what we depend on, all but typer, rich (typer's) and pydantic, which newer versions of typer load to read
+arguments.
+"""
 
 LIGHT = {"dora_cli.collector", "dora_cli.errors", "dora_cli.libraries", "dora_cli.printable"}
 """What commands may load before they run, beside each other."""
 
-DOORS = {"dora_cli.printable": {"print"}, "dora_cli.reports.console": {"Console"}, "dora_cli.training.capture_probe": {"print"}}
+DOORS = {
+    "dora_cli.printable": {"print"},
+    "dora_cli.reports.console": {"Console"},
+    "dora_cli.training.capture_probe": {"print"},
+}
 """Modules that print, and by what; the last one answers the process that started it, through a pipe."""
 
 
@@ -62,13 +73,19 @@ MODULES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
 
 
 def imports(source: str, module: str, *, package: bool = False) -> set[str]:
-    """Full names of the modules that `source` imports at run time; ``from a import b`` gives ``a.b`` where that may be a module."""
+    """Full names of the modules that `source` imports at run time; ``from a import b`` gives ``a.b`` where that may be
+    a module.
+    """
     found: set[str] = set()
     for node in _running(ast.parse(source)):
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            above = module.split(".")[: None if package and node.level == 1 else -node.level + package] if node.level else []
+            above = (
+                module.split(".")[: None if package and node.level == 1 else -node.level + package]
+                if node.level
+                else []
+            )
             base = ".".join([*above, *([node.module] if node.module else [])])
             found.update(f"{base}.{alias.name}" if f"{base}.{alias.name}" in MODULES else base for alias in node.names)
     return found
@@ -126,10 +143,13 @@ def late():
         from .allocator import select
 """
     assert imports(source, "dora_cli.methods.dora.method") == {
-        "__future__", "os.path", "json", "dora_cli", "dora_cli.errors", "dora_cli.recipe", "dora_cli.methods.dora.layer",
+        "__future__", "os.path", "json", "dora_cli", "dora_cli.errors", "dora_cli.recipe",
+        "dora_cli.methods.dora.layer",
         "dora_cli.methods.base", "other", "torch", "dora_cli.methods.dora.allocator",
     }  # fmt: skip
-    inside = imports("from . import layer\nfrom .. import base\nfrom .allocator import select", "dora_cli.methods.dora", package=True)
+    inside = imports(
+        "from . import layer\nfrom .. import base\nfrom .allocator import select", "dora_cli.methods.dora", package=True
+    )
     assert inside == {"dora_cli.methods.dora.layer", "dora_cli.methods.base", "dora_cli.methods.dora.allocator"}
 
 
@@ -144,19 +164,28 @@ def test_every_module_is_in_a_known_room() -> None:
 def test_imports_point_one_way(module: str) -> None:
     for imported in filter(ours, imports_of(module)):
         assert imported in MODULES, f"{module} imports {imported}, which is no module"
-        assert tier(imported) >= tier(module), f"{module} imports {imported}: commands -> training -> methods -> recipe, never back"
+        assert tier(imported) >= tier(module), (
+            f"{module} imports {imported}: commands -> training -> methods -> recipe, never back"
+        )
         if module not in ENTRANCES and imported not in ENTRANCES:
             assert room(imported) not in FORBIDDEN.get(room(module), set()), f"{module} must not know {imported}"
 
 
 @pytest.mark.parametrize("module", [module for module in MODULES if module.startswith("dora_cli.methods")])
 def test_methods_know_tensors_and_modules_alone(module: str) -> None:
-    """No files, no printing: nothing but PyTorch, the one layer class of transformers that is no `nn.Linear`, and pure modules."""
+    """No files, no printing: nothing but PyTorch, the one layer class of transformers that is no `nn.Linear`, and pure
+    modules.
+    """
     others = {imported for imported in imports_of(module) if not ours(imported)}
-    allowed = {"transformers.pytorch_utils"} | ({"numpy"} if module.endswith(".dropout") else set())  # numpy has the faster generator
+    # numpy has the faster generator
+    allowed = {"transformers.pytorch_utils"} | ({"numpy"} if module.endswith(".dropout") else set())
     known = {"torch", *PURE} | ({"triton"} if ".triton_" in module else set())
     assert {name for name in others if name.split(".")[0] not in known} <= allowed
-    names = {node.id for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))) if isinstance(node, ast.Name)}
+    names = {
+        node.id
+        for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8")))
+        if isinstance(node, ast.Name)
+    }
     assert names.isdisjoint({"print", "open", "input", "exec", "eval", "__import__"})
 
 
@@ -169,19 +198,27 @@ def test_methods_know_tensors_and_modules_alone(module: str) -> None:
     ],
 )
 def test_the_mathematics_stands_alone(name: str, allowed: set[str]) -> None:
-    found = {imported if ours(imported) else imported.split(".")[0] for imported in imports_of(f"dora_cli.methods.dora.{name}")}
+    found = {
+        imported if ours(imported) else imported.split(".")[0]
+        for imported in imports_of(f"dora_cli.methods.dora.{name}")
+    }
     assert found - PURE <= allowed
 
 
 @pytest.mark.parametrize("module", [module for module in MODULES if tier(module) == 0 or module == "dora_cli"])
 def test_commands_load_nothing_heavy_before_they_run(module: str) -> None:
-    """What stands outside of functions there is loaded by ``dora --help``: typer, the standard library, errors and each other."""
+    """What stands outside of functions there is loaded by ``dora --help``: typer, the standard library, errors and each
+    other.
+    """
     tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
-    top = ast.unparse(ast.Module([node for node in tree.body if not isinstance(node, ast.FunctionDef | ast.ClassDef)], []))
+    top = ast.unparse(
+        ast.Module([node for node in tree.body if not isinstance(node, ast.FunctionDef | ast.ClassDef)], [])
+    )
     for imported in imports(top, module, package=MODULES[module].name == "__init__.py"):
         if ours(imported):
             assert (
-                imported in {"dora_cli", "dora_cli.collector", "dora_cli.errors", "dora_cli.libraries", "dora_cli.printable"}
+                imported
+                in {"dora_cli", "dora_cli.collector", "dora_cli.errors", "dora_cli.libraries", "dora_cli.printable"}
                 or room(imported) == "commands"
             )
         else:
@@ -194,9 +231,24 @@ def test_text_goes_to_the_terminal_by_two_doors_alone(module: str) -> None:
     tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
     called = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
     bases = {ast.unparse(base) for node in ast.walk(tree) if isinstance(node, ast.ClassDef) for base in node.bases}
-    ways = {"print", "Console", "typer.echo", "typer.secho", "click.echo", "rich.print", "traceback.print_exc", "Text.from_markup"}
-    ways |= {f"sys.{name}.{verb}" for name in ("stdout", "stderr", "__stdout__", "__stderr__") for verb in ("write", "writelines")}
-    assert (called | bases) & ways <= DOORS.get(module, set()), "use dora_cli.printable.say or dora_cli.reports.console.make_console"
+    ways = {
+        "print",
+        "Console",
+        "typer.echo",
+        "typer.secho",
+        "click.echo",
+        "rich.print",
+        "traceback.print_exc",
+        "Text.from_markup",
+    }
+    ways |= {
+        f"sys.{name}.{verb}"
+        for name in ("stdout", "stderr", "__stdout__", "__stderr__")
+        for verb in ("write", "writelines")
+    }
+    assert (called | bases) & ways <= DOORS.get(module, set()), (
+        "use dora_cli.printable.say or dora_cli.reports.console.make_console"
+    )
 
 
 def test_help_loads_nothing_heavy() -> None:

@@ -1,4 +1,6 @@
-"""The demonstrations do what their recipes and the README promise: the slowest tests, whole runs of them (about 30 s each on one core)."""
+"""The demonstrations do what their recipes and the README promise: the slowest tests, whole runs of them (about 30 s
+each on one core).
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""What a file is that is not UTF-8: each is written by Python's own codecs, and what is said of it is done and gives the text back."""
+"""What a file is that is not UTF-8: each is written by Python's own codecs, and what is said of it is done and gives
+the text back.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ def test_utf8_is_what_it_should_be() -> None:
         ("utf-32", "is UTF-32, not UTF-8", None),
     ],
 )
-def test_the_encoding_is_named_and_the_command_converts_it(codec: str, named: str, line: int | None, tmp_path: Path) -> None:
+def test_the_encoding_is_named_and_the_command_converts_it(
+    codec: str, named: str, line: int | None, tmp_path: Path
+) -> None:
     text = "“un café”\n" if codec == "cp1252" else TEXT
     found = misfit(text.encode(codec))
     assert found is not None

@@ -1,4 +1,7 @@
-"""Opening, bounding and parsing what anybody may have written. Nothing here waits: a pipe without a writer would wait for good."""
+"""Opening, bounding and parsing what anybody may have written.
+
+Nothing here waits: a pipe without a writer would wait for good.
+"""
 
 from __future__ import annotations
 
@@ -115,7 +118,8 @@ def test_json() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["[" * (DEPTH + 1) + "]" * (DEPTH + 1), "[" * 100_000, '{"a":' * (DEPTH + 1) + "1" + "}" * (DEPTH + 1), "[" * 100_000 + "]" * 100_000,
+    ["[" * (DEPTH + 1) + "]" * (DEPTH + 1),
+    "[" * 100_000, '{"a":' * (DEPTH + 1) + "1" + "}" * (DEPTH + 1), "[" * 100_000 + "]" * 100_000,
      "9" * 5000, "", "{", "[1] 2", b"\xff", b'{"\xff": 1}', b"\xff\xfe\x00"],
 )  # fmt: skip
 def test_whatever_is_no_json_is_a_value_error(text: str | bytes) -> None:

@@ -38,14 +38,18 @@ class Hub:
 
 
 def refusal() -> Exception:
-    """The hub's own errors want an HTTP response of whatever client its version uses; the class is all that counts here."""
+    """The hub's own errors want an HTTP response of whatever client its version uses; the class is all that counts
+    here.
+    """
     return RepositoryNotFoundError.__new__(RepositoryNotFoundError)
 
 
 def test_what_is_no_answer() -> None:
     answered = OSError("502")
     answered.response = SimpleNamespace(status_code=502)  # type: ignore[attr-defined]
-    assert [silent(error) for error in (ConnectionError("no route"), TimeoutError(), OfflineModeIsEnabled("off"))] == [True] * 3
+    assert [silent(error) for error in (ConnectionError("no route"), TimeoutError(), OfflineModeIsEnabled("off"))] == [
+        True
+    ] * 3
     assert [silent(error) for error in (refusal(), answered)] == [False] * 2
 
 

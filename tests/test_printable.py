@@ -15,7 +15,8 @@ from dora_cli.printable import escape, escape_json, indented, is_plain, pour, sa
 from dora_cli.reports.console import make_console
 
 OBEYED = [
-    *map(chr, (*range(0x20), 0x7F, *range(0x80, 0xA0))), "\u2028", "\u2029", *map(chr, (*range(0x202A, 0x202F), *range(0x2066, 0x206A))),
+    *map(chr, (*range(0x20), 0x7F, *range(0x80, 0xA0))), "\u2028", "\u2029",
+    *map(chr, (*range(0x202A, 0x202F), *range(0x2066, 0x206A))),
     "\ud800", "\udfff",
 ]  # fmt: skip
 
@@ -92,7 +93,9 @@ def _renderables(text: str) -> Iterator[object]:
     yield table
 
 
-@pytest.mark.parametrize("text", ["a\x1b]0;x\x07b", "\x9b31m", "\u202eabc", "[red]x[/red]", "[link=http://x]y[/link]", ":smile:", "[/]"])
+@pytest.mark.parametrize(
+    "text", ["a\x1b]0;x\x07b", "\x9b31m", "\u202eabc", "[red]x[/red]", "[link=http://x]y[/link]", ":smile:", "[/]"]
+)
 def test_no_text_is_obeyed_by_the_console(text: str) -> None:
     file = io.StringIO()
     console = make_console(file)

@@ -32,7 +32,9 @@ def _keys(text: str) -> set[str]:
     return set(re.findall(r"^ *(\w+):", text, flags=re.MULTILINE))
 
 
-@pytest.mark.parametrize("line", [line for block in blocks("sh") for line in block.replace("\\\n", " ").splitlines() if "dora " in line])
+@pytest.mark.parametrize(
+    "line", [line for block in blocks("sh") for line in block.replace("\\\n", " ").splitlines() if "dora " in line]
+)
 def test_the_commands_shown_parse(line: str) -> None:
     """Every `dora` command line of the README is accepted by the parser, and the recipes it names exist."""
     words = shlex.split(line, comments=True)

@@ -81,7 +81,11 @@ def load_base(recipe: Recipe, task: Task) -> LoadedModel:
     with _one_message(model.name):
         if isinstance(task, GenerationTask):
             return load_generator(
-                model.name, revision=model.revision, dtype=model.dtype, seed=seed, trust_remote_code=model.trust_remote_code
+                model.name,
+                revision=model.revision,
+                dtype=model.dtype,
+                seed=seed,
+                trust_remote_code=model.trust_remote_code,
             )
         return load_model(
             model.name,
@@ -97,7 +101,9 @@ def load_base(recipe: Recipe, task: Task) -> LoadedModel:
 
 @contextmanager
 def _one_message(name: str) -> Iterator[None]:
-    """Turns whatever the files of a model make the libraries raise into a ModelError; where memory is short, that is said elsewhere."""
+    """Turns whatever the files of a model make the libraries raise into a ModelError; where memory is short, that is
+    said elsewhere.
+    """
     try:
         yield
     except DoraError:
@@ -107,8 +113,8 @@ def _one_message(name: str) -> Iterator[None]:
             raise
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason is given")
         raise ModelError(
-            f"model.name: the files of {name!r} do not make a model that can be used ({type(error).__name__}: {reason[:300]}); download or "
-            "build the model again"
+            f"model.name: the files of {name!r} do not make a model that can be used ({type(error).__name__}: "
+            f"{reason[:300]}); download or build the model again"
         ) from error
 
 
@@ -119,7 +125,11 @@ def base_fingerprint(base: LoadedModel) -> str:
 
 def note_on_code(recipe: Recipe) -> str | None:
     """What whoever loads the base model of `recipe` must say first; None where no code of a stranger is run."""
-    return f"model.trust_remote_code is on: code of {recipe.model.name} is run" if recipe.model.trust_remote_code else None
+    return (
+        (f"model.trust_remote_code is on: code of {recipe.model.name} is run")
+        if recipe.model.trust_remote_code
+        else None
+    )
 
 
 def note_on_kernels(recipe: Recipe, device: torch.device) -> str | None:
@@ -131,7 +141,8 @@ def note_on_kernels(recipe: Recipe, device: torch.device) -> str | None:
 def note_on_rank(start_rank: int, projections: Sequence[Projection]) -> str | None:
     """Which projections start with more components than can be independent; None where none does.
 
-    Not an error: ranks grow where they count, and a model with a few narrow projections may be given more than those can use.
+    Not an error: ranks grow where they count, and a model with a few narrow projections may be given more than those
+    can use.
     """
     narrow = [projection for projection in projections if min(projection.shape) < start_rank]
     if not narrow:
@@ -139,8 +150,9 @@ def note_on_rank(start_rank: int, projections: Sequence[Projection]) -> str | No
     least = min(narrow, key=lambda projection: min(projection.shape))
     d_out, d_in = least.shape
     return (
-        f"projections start with {start_rank:,} components, more than min(d_in, d_out) of {len(narrow):,} of {len(projections):,} (least: "
-        f"{min(d_in, d_out):,} of {least.name}, {d_in:,} to {d_out:,}), where the rest adds nothing; lower method.start_rank or method.rank"
+        f"projections start with {start_rank:,} components, more than min(d_in, d_out) of {len(narrow):,} of "
+        f"{len(projections):,} (least: {min(d_in, d_out):,} of {least.name}, {d_in:,} to {d_out:,}), where the rest "
+        "adds nothing; lower method.start_rank or method.rank"
     )
 
 
@@ -160,7 +172,9 @@ def base_from_config(recipe: Recipe, task: Task) -> nn.Module:
         )
 
 
-def adapt(recipe: Recipe, task: Task, base: LoadedModel, method: Method, device: torch.device, *, total_steps: int | None) -> AdaptedModel:
+def adapt(
+    recipe: Recipe, task: Task, base: LoadedModel, method: Method, device: torch.device, *, total_steps: int | None
+) -> AdaptedModel:
     """Attaches `method` to the recipe's targets in `base`, freezes the rest and moves everything to `device`.
 
     Args:
@@ -183,4 +197,6 @@ def adapt(recipe: Recipe, task: Task, base: LoadedModel, method: Method, device:
         parameter.data = parameter.data.to(trained_type(parameter.dtype))
         parameter.requires_grad_(True)
     layout = pair_layout(base.tokenizer, decoder_start=base.decoder_start) if isinstance(task, GenerationTask) else None
-    return AdaptedModel(model, base.tokenizer, method, projections, head, layout, schedule, base.commit, fingerprint, size)
+    return AdaptedModel(
+        model, base.tokenizer, method, projections, head, layout, schedule, base.commit, fingerprint, size
+    )

@@ -37,8 +37,10 @@ class DryRun:
     Attributes:
         length: steps, epochs and global batch.
         processes: as set by ``accelerate launch``, else 1.
-        schedule: of the method; without what depends on the number of projections where the model's shapes are out of reach.
-        parameters: ``projections, per_rank, start, final, head``; adapter sizes count `A` and `B`, `final` for a uniform allocation.
+        schedule: of the method; without what depends on the number of projections where the model's shapes are out of
+            reach.
+        parameters: ``projections, per_rank, start, final, head``; adapter sizes count `A` and `B`, `final` for a
+            uniform allocation.
         out_of_reach: why the model's configuration could not be read; None if it could.
         threads: of the CPU, and why so many; None where that takes the model's configuration and this is out of reach.
         rank_note: what is to be said of the start rank; None where it is sound or the model's shapes are out of reach.
@@ -70,14 +72,20 @@ class DryRun:
     def rows(self) -> list[tuple[str, str]]:
         """The run in words: ``(what, value)``."""
         length, train = self.length, self.recipe.train
-        batch = f"train.batch_size {train.batch_size} x gradient_accumulation {train.gradient_accumulation} x {self.processes}"
+        batch = (
+            f"train.batch_size {train.batch_size} x gradient_accumulation {train.gradient_accumulation} x "
+            f"{self.processes}"
+        )
         processes = "process" if self.processes == 1 else "processes"
         warmup = f"linear warm-up over {plural(length.lr_warmup, 'step')}" if length.lr_warmup else "no warm-up"
         cut = f", stopped by train.max_steps in epoch {length.epochs}" if train.max_steps is not None else ""
         rows = [
             ("training examples", f"{length.examples:,}"),
             ("global batch", f"{plural(length.global_batch, 'example')} = {batch} {processes}"),
-            ("steps", f"{length.total_steps:,} ({length.steps_per_epoch:,} an epoch, {plural(length.epochs, 'epoch')}{cut})"),
+            (
+                "steps",
+                f"{length.total_steps:,} ({length.steps_per_epoch:,} an epoch, {plural(length.epochs, 'epoch')}{cut})",
+            ),
             ("learning rate", f"{train.learning_rate:g}, {warmup}, then linear decay to 0"),
             ("device", f"{self.device}, {self.precision}"),
             ("threads", "auto, which takes the model's configuration" if self.threads is None else str(self.threads)),
@@ -99,7 +107,10 @@ class DryRun:
 
 
 def dry_run(recipe: Recipe, output: Path | None = None, seeds: Sequence[int] = ()) -> DryRun:
-    """Validates all that can be without weights; raises DoraError as a run would. `output` and `seeds` are shown, not touched."""
+    """Validates all that can be without weights; raises DoraError as a run would.
+
+    `output` and `seeds` are shown, not touched.
+    """
     recipe, task = resolve(recipe)
     device = resolve_device(recipe.train.device)
     precision = resolve_precision(recipe.train.precision, device, recipe.model.dtype)

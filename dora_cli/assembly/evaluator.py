@@ -57,7 +57,9 @@ def make_evaluator(
         for name, part in examples.items():
             _refuse_unlabelled(task, name, part.labels is not None, "labels", data.source)
         encoded = {name: encode(part, tokenizer, data.max_length) for name, part in examples.items()}
-        return ClassificationEvaluator(encoded, task, batch_size=settings.batch_size, accelerator=accelerator, progress=progress)
+        return ClassificationEvaluator(
+            encoded, task, batch_size=settings.batch_size, accelerator=accelerator, progress=progress
+        )
     assert recipe.decode is not None and recipe.decode.split is not None and layout is not None
     losses = task.eval_splits if split is None else (split,)
     full = split or recipe.decode.split
@@ -94,7 +96,11 @@ def decoding(recipe: Recipe) -> Decoding:
     return Decoding(**recipe.decode.model_dump(exclude={"split", "epoch_samples"}))
 
 
-def _refuse_unlabelled(task: GenerationTask | ClassificationTask, split: str, labelled: bool, what: str, source: str) -> None:
+def _refuse_unlabelled(
+    task: GenerationTask | ClassificationTask, split: str, labelled: bool, what: str, source: str
+) -> None:
     if not labelled:
         hint = "; set decode.split to one that has them" if isinstance(task, GenerationTask) else ""
-        raise DataError(f"split {split}: {task.name} has no {what} for it in data.source {source}, so it cannot be scored{hint}")
+        raise DataError(
+            f"split {split}: {task.name} has no {what} for it in data.source {source}, so it cannot be scored{hint}"
+        )

@@ -13,7 +13,8 @@ _SAMPLE = 1024
 def fingerprint_model(model: nn.Module, leave_out: frozenset[str] = frozenset()) -> str:
     """SHA-256 over the name, type, shape and up to 1024 evenly spaced values of every parameter not in `leave_out`.
 
-    Sampling keeps it in milliseconds for models of any size; a different checkpoint differs in practically every tensor.
+    Sampling keeps it in milliseconds for models of any size; a different checkpoint differs in practically every
+    tensor.
     """
     digest = hashlib.sha256()
     for name, parameter in model.named_parameters():

@@ -72,7 +72,8 @@ def _nearest(recipes: Mapping[str, Recipe], model: str | None, kind: str | None,
 
 
 def _kind(model: str, *, generates: bool) -> str | None:
-    from dora_cli.models import kind_if_suitable  # loads PyTorch, which takes seconds: only where there is something to look at
+    # loads PyTorch, which takes seconds: only where there is something to look at
+    from dora_cli.models import kind_if_suitable
 
     return kind_if_suitable(model, generates=generates)
 
@@ -82,7 +83,9 @@ def _heading(recipe: Recipe, task: Task, name: str, found: Recipe, file: str) ->
     file = shlex.quote(file)
     values = [f"Values: those of configs/{name}.yaml, whose comments say more."]
     if recipe.model.name != found.model.name:
-        values.append(f"They are for {found.model.name}: for another model, try other values of train.learning_rate first.")
+        values.append(
+            f"They are for {found.model.name}: for another model, try other values of train.learning_rate first."
+        )
     return [
         f"DoRA (Dynamic Low-Rank Adaptation) on {task.name} with {model}",
         "",
@@ -91,7 +94,10 @@ def _heading(recipe: Recipe, task: Task, name: str, found: Recipe, file: str) ->
         "",
         _data(recipe, task),
         *values,
-        "Every key is here; one that you remove takes its default. For data of your own: data.source: files, and data.path their folder.",
+        (
+            "Every key is here; one that you remove takes its default. For data of your own: data.source: files, and "
+            "data.path their folder."
+        ),
     ]
 
 
@@ -99,4 +105,7 @@ def _data(recipe: Recipe, task: Task) -> str:
     if recipe.data.source == "builtin":
         return f"Data: generated, in place of the task's own. What selects the epoch: {task.primary}."
     evaluated = " and ".join(f"{task.splits[split]:,} ({split})" for split in task.eval_splits)
-    return f"Data: {task.splits['train']:,} examples to train on, {evaluated} to evaluate on. What selects the epoch: {task.primary}."
+    return (
+        f"Data: {task.splits['train']:,} examples to train on, {evaluated} to evaluate on. What selects the epoch: "
+        f"{task.primary}."
+    )

@@ -50,15 +50,17 @@ class RunLength:
 
 
 def _lr_warmup(recipe: Recipe, total_steps: int) -> int:
-    """``train.lr_warmup_steps`` if given, else ``floor(lr_warmup_fraction * T)`` with the fraction read as a decimal; BudgetError."""
+    """``train.lr_warmup_steps`` if given, else ``floor(lr_warmup_fraction * T)`` with the fraction read as a decimal;
+    BudgetError.
+    """
     from fractions import Fraction
 
     steps = recipe.train.lr_warmup_steps
     if steps is not None:
         if steps >= total_steps:
             raise BudgetError(
-                f"train.lr_warmup_steps is {steps}, but the run has {plural(total_steps, 'optimiser step')}; lower it below that, or train "
-                "for longer"
+                f"train.lr_warmup_steps is {steps}, but the run has {plural(total_steps, 'optimiser step')}; lower it "
+                "below that, or train for longer"
             )
         return steps
     return int(Fraction(str(recipe.train.lr_warmup_fraction)) * total_steps)

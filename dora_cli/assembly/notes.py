@@ -13,7 +13,9 @@ MOST = 0.1
 """A learning rate above it is noted. AdamW moves a weight by about the learning rate a step, whatever its gradient."""
 
 
-def notes_before_training(recipe: Recipe, task: Task, training: Examples, evaluated: Mapping[str, Examples]) -> Iterator[str]:
+def notes_before_training(
+    recipe: Recipe, task: Task, training: Examples, evaluated: Mapping[str, Examples]
+) -> Iterator[str]:
     """Everything that a run says before its first step, each note once.
 
     Args:
@@ -23,7 +25,9 @@ def notes_before_training(recipe: Recipe, task: Task, training: Examples, evalua
         evaluated: the examples of each evaluated split.
     """
     yield from notes_on_settings(recipe)
-    if note := limit_note("split train", "data.max_train_samples", recipe.data.max_train_samples, len(training), "example"):
+    if note := limit_note(
+        "split train", "data.max_train_samples", recipe.data.max_train_samples, len(training), "example"
+    ):
         yield note
     yield from text_notes("split train", training)
     yield from label_notes("split train", task, training, training=True)
@@ -37,7 +41,11 @@ def notes_before_evaluation(recipe: Recipe, task: Task, evaluated: Mapping[str, 
         by_source = isinstance(task, GenerationTask) and name != "train"
         count = len(set(examples.texts[0])) if by_source else len(examples)
         if note := limit_note(
-            place, "data.max_eval_samples", recipe.data.max_eval_samples, count, "different source" if by_source else "example"
+            place,
+            "data.max_eval_samples",
+            recipe.data.max_eval_samples,
+            count,
+            "different source" if by_source else "example",
         ):
             yield note
         yield from text_notes(place, examples)
@@ -51,13 +59,13 @@ def notes_on_settings(recipe: Recipe) -> Iterator[str]:
     train = recipe.train
     if train.learning_rate > MOST:
         yield (
-            f"train.learning_rate is {train.learning_rate:g}, and AdamW moves a weight by about as much in every step: hardly a model "
-            "survives that; usual are 1e-5 to 1e-2"
+            f"train.learning_rate is {train.learning_rate:g}, and AdamW moves a weight by about as much in every "
+            "step: hardly a model survives that; usual are 1e-5 to 1e-2"
         )
     elif (share := train.learning_rate * train.weight_decay) >= 1:
         yield (
-            f"train.learning_rate x train.weight_decay is {share:g}, the share of every weight that AdamW takes away in a step: from 1 on "
-            "weights change their sign; lower one of them"
+            f"train.learning_rate x train.weight_decay is {share:g}, the share of every weight that AdamW takes away "
+            "in a step: from 1 on weights change their sign; lower one of them"
         )
 
 
@@ -79,4 +87,6 @@ def note_on_java(task: Task) -> str | None:
     from dora_cli.doctor.java import look_for_java
 
     problem = look_for_java()["problem"]
-    return problem and f"METEOR will not be computed at the end, and ROUGE-L and CIDEr will use a tokenisation in Python: {problem}"
+    return problem and (
+        f"METEOR will not be computed at the end, and ROUGE-L and CIDEr will use a tokenisation in Python: {problem}"
+    )

@@ -1,7 +1,7 @@
 """What a run will do with its model, tried on a few rows before the run starts and its folder replaces anything.
 
-Nothing is changed by it: the model evaluates, without dropout and gradients, and the caller seeds afterwards. Buffers that a forward pass
-keeps are those of every evaluation.
+Nothing is changed by it: the model evaluates, without dropout and gradients, and the caller seeds afterwards. Buffers
+that a forward pass keeps are those of every evaluation.
 """
 
 from __future__ import annotations
@@ -42,14 +42,17 @@ def rehearse(
             _attempt(trial, recipe, adapted)
 
 
-def _forward(recipe: Recipe, task: Task, adapted: AdaptedModel, train: EncodedSplit | EncodedPairs, accelerator: Accelerator) -> None:
+def _forward(
+    recipe: Recipe, task: Task, adapted: AdaptedModel, train: EncodedSplit | EncodedPairs, accelerator: Accelerator
+) -> None:
     """The widest and the narrowest batch of the training data, to their losses."""
     for indices in extremes(train.lengths, recipe.train.batch_size):
         batch = to_device(train.collate(indices), accelerator.device)
         labels = batch.pop("labels")
         with accelerator.autocast():
             logits = adapted.model(**batch).logits
-        task.losses(logits, labels, label_smoothing=recipe.train.label_smoothing).cpu()  # waits for what the device has to say
+        # waits for what the device has to say
+        task.losses(logits, labels, label_smoothing=recipe.train.label_smoothing).cpu()
 
 
 def _attempt(trial: Trial, recipe: Recipe, adapted: AdaptedModel) -> None:
@@ -61,6 +64,6 @@ def _attempt(trial: Trial, recipe: Recipe, adapted: AdaptedModel) -> None:
     except Exception as error:
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason given")
         raise ModelError(
-            f"model.name: {recipe.model.name!r} ({type(adapted.model).__name__}) fails in {trial.what}, tried before training: "
-            f"{type(error).__name__}: {reason[:300].rstrip('.')}; {trial.fix}, or see with --debug where"
+            f"model.name: {recipe.model.name!r} ({type(adapted.model).__name__}) fails in {trial.what}, tried before "
+            f"training: {type(error).__name__}: {reason[:300].rstrip('.')}; {trial.fix}, or see with --debug where"
         ) from error

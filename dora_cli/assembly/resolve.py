@@ -16,12 +16,17 @@ def resolve(recipe: Recipe) -> tuple[Recipe, Task]:
         RecipeError: no such task, or keys that mean nothing to it; every problem at once.
     """
     task = get_task(recipe.task)
-    problems = [*_metric(recipe, task), *(_generation(recipe, task) if isinstance(task, GenerationTask) else _classification(recipe, task))]
+    problems = [
+        *_metric(recipe, task),
+        *(_generation(recipe, task) if isinstance(task, GenerationTask) else _classification(recipe, task)),
+    ]
     if problems:
         raise RecipeError(problems)
     if isinstance(task, GenerationTask):
         decode = recipe.decode or DecodeSection()
-        recipe = recipe.model_copy(update={"decode": decode.model_copy(update={"split": decode.split or task.decoded_split})})
+        recipe = recipe.model_copy(
+            update={"decode": decode.model_copy(update={"split": decode.split or task.decoded_split})}
+        )
     return recipe, task
 
 
@@ -34,9 +39,16 @@ def _metric(recipe: Recipe, task: Task) -> list[str]:
     metric = recipe.eval.metric
     if metric is None or metric in task.epoch_metrics:
         return []
-    near = difflib.get_close_matches(metric, task.epoch_metrics, n=1) or [name for name in task.epoch_metrics if name.endswith(metric)]
+    near = difflib.get_close_matches(metric, task.epoch_metrics, n=1) or [
+        name for name in task.epoch_metrics if name.endswith(metric)
+    ]
     hint = f"; did you mean {near[0]}?" if near else "; name one of them, or remove the key"
-    return [f"eval.metric: {task.name} has no metric {metric!r} between epochs; it has {', '.join(task.epoch_metrics)}{hint}"]
+    return [
+        (
+            f"eval.metric: {task.name} has no metric {metric!r} between epochs; it has "
+            f"{', '.join(task.epoch_metrics)}{hint}"
+        )
+    ]
 
 
 def _classification(recipe: Recipe, task: ClassificationTask) -> list[str]:
@@ -45,7 +57,8 @@ def _classification(recipe: Recipe, task: ClassificationTask) -> list[str]:
         problems.append(f"decode: {task.name} generates no text; remove the section")
     if task.regression and recipe.train.label_smoothing:
         problems.append(
-            f"train.label_smoothing: is {recipe.train.label_smoothing}, but the label of {task.name} is a number, not a class; set it to 0"
+            f"train.label_smoothing: is {recipe.train.label_smoothing}, but the label of {task.name} is a number, not "
+            "a class; set it to 0"
         )
     return problems
 
@@ -60,5 +73,8 @@ def _generation(recipe: Recipe, task: GenerationTask) -> list[str]:
     if recipe.method.name == "head":
         problems.append(f"method.name: head trains a head alone, and the model of {task.name} has none; choose dora")
     if (recipe.eval.metric or "").startswith("greedy_") and not decode.epoch_samples:
-        problems.append(f"eval.metric: {recipe.eval.metric} needs outputs after every epoch, but decode.epoch_samples is 0; raise it")
+        problems.append(
+            f"eval.metric: {recipe.eval.metric} needs outputs after every epoch, but decode.epoch_samples "
+            "is 0; raise it"
+        )
     return problems

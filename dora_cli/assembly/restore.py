@@ -88,7 +88,9 @@ class SavedRun:
             for parent in list(checkpoint.resolve().parents)[:2]:
                 if RunRecords(parent).recipe.is_file():
                     return cls(parent, checkpoint)
-            raise CheckpointError(f"{said} lies outside a run folder, so its recipe.yaml is missing; name a checkpoint within a run")
+            raise CheckpointError(
+                f"{said} lies outside a run folder, so its recipe.yaml is missing; name a checkpoint within a run"
+            )
         seeds = sorted(path.name for path in checkpoint.glob("seed-*") if RunRecords(path).recipe.is_file())
         if seeds:
             raise CheckpointError(f"{said} holds runs of several seeds; name one of them: {', '.join(seeds)}")
@@ -98,8 +100,8 @@ class SavedRun:
         """The weights that are asked for; raises CheckpointError."""
         if self.weights == RunRecords(self.folder).adapter and not self.weights.is_dir():
             raise CheckpointError(
-                f"{self.folder} has no adapter, the selected weights: the run was stopped before an evaluation that counts; train again, "
-                "or name one of its checkpoints"
+                f"{self.folder} has no adapter, the selected weights: the run was stopped before an evaluation that "
+                "counts; train again, or name one of its checkpoints"
             )
         return load_weights(self.weights)
 
@@ -115,7 +117,8 @@ class SavedRun:
             return load_recipe(stored)
         except RecipeError as error:
             raise CheckpointError(
-                f"{error}\n{stored} is damaged or was not written by dora: copy the run folder again if it was copied, or train again"
+                f"{error}\n{stored} is damaged or was not written by dora: copy the run folder again if it was "
+                "copied, or train again"
             ) from error
 
 
@@ -141,9 +144,13 @@ class Restored:
 
 @no_collection()
 def restore(
-    checkpoint: str | Path, overrides: Sequence[str], splits: Callable[[Recipe, Task], Sequence[str]], listener: Listener
+    checkpoint: str | Path,
+    overrides: Sequence[str],
+    splits: Callable[[Recipe, Task], Sequence[str]],
+    listener: Listener,
 ) -> Restored:
-    """Rebuilds the model of a run at its final ranks, to compute with the run's number of threads; to be called within `own_threads`.
+    """Rebuilds the model of a run at its final ranks, to compute with the run's number of threads; to be called within
+    `own_threads`.
 
     Args:
         checkpoint: run folder, or one checkpoint of it.
@@ -176,8 +183,9 @@ def restore(
     expected = _section(environment, "model", RunRecords(run.folder).environment).get("fingerprint")
     if expected != adapted.fingerprint:
         raise CheckpointError(
-            f"the base model {recipe.model.name} is not the one this run was trained on (fingerprint {adapted.fingerprint[:12]}, "
-            f"the run's is {shown(expected, 12)}); point --set model.name=... or model.revision=... at that one"
+            f"the base model {recipe.model.name} is not the one this run was trained on (fingerprint "
+            f"{adapted.fingerprint[:12]}, the run's is {shown(expected, 12)}); point --set model.name=... or "
+            "model.revision=... at that one"
         )
     weights.restore(adapted)
     return Restored(run, recipe, task, weights, adapted, examples, accelerator, precision, environment)
@@ -192,11 +200,12 @@ def evaluate_saved(
     Args:
         checkpoint: run folder, or one checkpoint of it.
         split: another split than the recipe's.
-        overrides: ``key=value`` changes to where data and model are found and how outputs are decoded, see `CHANGEABLE`.
+        overrides: ``key=value`` changes to where data and model are found and how outputs are decoded, see
+            `CHANGEABLE`.
 
     Returns:
-        ``task, model, method, checkpoint, step, epoch, splits, metrics``, and, where the data are those of the run, ``recorded`` (what
-        the run wrote down for these weights) and ``identical``.
+        ``task, model, method, checkpoint, step, epoch, splits, metrics``, and, where the data are those of the run,
+        ``recorded`` (what the run wrote down for these weights) and ``identical``.
     """
     listener = listener or SilentListener()
     try:
@@ -205,7 +214,9 @@ def evaluate_saved(
         listener.close()
 
 
-def _evaluate_saved(checkpoint: str | Path, split: str | None, overrides: Sequence[str], listener: Listener) -> dict[str, Any]:
+def _evaluate_saved(
+    checkpoint: str | Path, split: str | None, overrides: Sequence[str], listener: Listener
+) -> dict[str, Any]:
     def splits(recipe: Recipe, task: Task) -> Sequence[str]:
         if split is not None and split not in task.splits:
             raise RecipeError(f"--split {split}: {task.name} has {', '.join(task.splits)}")
@@ -266,7 +277,9 @@ def recorded_metrics(restored: Restored) -> Mapping[str, Any]:
 
 
 def _differences(restored: Restored) -> tuple[list[str], list[str]]:
-    """In what this evaluation differs from those of the run: in the data that are scored, and in the machine that scores them."""
+    """In what this evaluation differs from those of the run: in the data that are scored, and in the machine that
+    scores them.
+    """
     recipe, environment = restored.recipe, restored.environment
     trained, _ = resolve(restored.run.read_recipe())
     place = RunRecords(restored.run.folder).environment
@@ -310,8 +323,8 @@ def hint_where(run: SavedRun, recipe: Recipe) -> Iterator[None]:
         if (model.startswith("builtin:") or Path(model).is_dir()) and (data is None or at_home(data).exists()):
             raise
         raise type(error)(
-            f"{error}\nThe run in {run.folder} names its data and base model in recipe.yaml; say where they are now with "
-            "--set data.path=..., --set data.source=... or --set model.name=..."
+            f"{error}\nThe run in {run.folder} names its data and base model in recipe.yaml; say where they are now "
+            "with --set data.path=..., --set data.source=... or --set model.name=..."
         ) from error
 
 
@@ -328,12 +341,15 @@ def read_recipe(run: SavedRun, overrides: Sequence[str]) -> Recipe:
     changed = _keys(overrides)
     for key in changed:
         if key not in CHANGEABLE:
-            raise RecipeError(f"--set {key}: an evaluation can change {', '.join(CHANGEABLE)}; the rest of the recipe belongs to the run")
+            raise RecipeError(
+                f"--set {key}: an evaluation can change {', '.join(CHANGEABLE)}; the rest of the recipe "
+                "belongs to the run"
+            )
     # A run folder may come from a stranger, who does not decide what runs on this machine.
     if recipe.model.trust_remote_code and CODE not in changed:
         raise RecipeError(
-            f"{stored}: {CODE} is true, so evaluating this run would run Python code that comes with the model {recipe.model.name!r}; "
-            f"if you trust that code, say so here too: --set {CODE}=true"
+            f"{stored}: {CODE} is true, so evaluating this run would run Python code that comes with the model "
+            f"{recipe.model.name!r}; if you trust that code, say so here too: --set {CODE}=true"
         )
     if recipe.model.trust_remote_code and not trained.model.trust_remote_code:
         raise RecipeError(f"--set {CODE}=true: the run was made without code of its base model; leave it out")
@@ -348,5 +364,7 @@ def _section(record: Any, key: str, path: Path) -> Mapping[str, Any]:
     """A part of the record that was read from `path`; raises CheckpointError if there is none."""
     section = record.get(key) if isinstance(record, dict) else None
     if not isinstance(section, dict):
-        raise CheckpointError(f"{path} is damaged: it lacks its section {key!r}; restore the file from a copy of the run, or train again")
+        raise CheckpointError(
+            f"{path} is damaged: it lacks its section {key!r}; restore the file from a copy of the run, or train again"
+        )
     return section

@@ -33,7 +33,8 @@ class _Group(TyperGroup):
         try:
             return super().invoke(ctx)
         except typer.BadParameter as error:
-            error.message = error.message.removeprefix("Value error, ")  # pydantic's words, by which newer versions of typer read arguments
+            # pydantic's words, by which newer versions of typer read arguments
+            error.message = error.message.removeprefix("Value error, ")
             raise
         except DoraError as error:
             if ctx.params.get("debug"):
@@ -46,8 +47,10 @@ class _Group(TyperGroup):
                 with contextlib.suppress(OSError):  # the terminal may be gone
                     say(f"{what}\n  {message}" if "\n" in message else f"{what} {message}", err=True)
             raise typer.Exit(error.exit_code) from None
-        except OSError as error:  # a full disk, a file that was taken away: whatever no room foresaw, it is the user's to mend
-            if ctx.params.get("debug") or error.errno == errno.EPIPE:  # whoever reads our output may stop reading: typer ends quietly
+        except OSError as error:
+            # a full disk, a file that was taken away: whatever no room foresaw, it is the user's to mend
+            # whoever reads our output may stop reading: typer ends quietly
+            if ctx.params.get("debug") or error.errno == errno.EPIPE:
                 raise
             # stdout and stderr have no name, and these are what they fail by; a connection may fail without a name too
             output = error.filename is None and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO)
@@ -76,7 +79,9 @@ def _version(value: bool) -> None:
 
 @app.callback()
 def main(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Fine-tune a transformer with DoRA, Dynamic Low-Rank Adaptation (Mao et al. 2024, arXiv 2405.17357).

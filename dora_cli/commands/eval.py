@@ -17,11 +17,16 @@ def evaluate(
     checkpoint: Annotated[
         Path,
         typer.Option(
-            "--checkpoint", "-c", metavar="DIR", help="Run folder (its selected adapter), or one checkpoint of it.", show_default=False
+            "--checkpoint",
+            "-c",
+            metavar="DIR",
+            help="Run folder (its selected adapter), or one checkpoint of it.",
+            show_default=False,
         ),
     ],
     split: Annotated[
-        str | None, typer.Option("--split", metavar="NAME", help="Another split than the task's dev split.", show_default=False)
+        str | None,
+        typer.Option("--split", metavar="NAME", help="Another split than the task's dev split.", show_default=False),
     ] = None,
     set_: Annotated[
         list[str] | None,

@@ -50,25 +50,36 @@ def export(
     ],
     format_: Annotated[
         Format,
-        typer.Option("--format", help="peft: plain LoRA as PEFT loads it. merged: a plain transformers model.", show_default=False),
+        typer.Option(
+            "--format",
+            help="peft: plain LoRA as PEFT loads it. merged: a plain transformers model.",
+            show_default=False,
+        ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder to write.", show_default=False)],
     dtype: Annotated[
         Dtype | None,
         typer.Option(
-            "--dtype", help="Of the exported weights. Default: float32 for peft, the base model's own for merged.", show_default=False
+            "--dtype",
+            help="Of the exported weights. Default: float32 for peft, the base model's own for merged.",
+            show_default=False,
         ),
     ] = None,
     pad: Annotated[
         Padding,
         typer.Option(
-            "--pad", help="peft: add zero components for servers that want few distinct ranks, or one common rank.", show_default=True
+            "--pad",
+            help="peft: add zero components for servers that want few distinct ranks, or one common rank.",
+            show_default=True,
         ),
     ] = Padding.none,
     allow_unfrozen: Annotated[
-        bool, typer.Option("--allow-unfrozen", help="Export a checkpoint from before the freeze, with all start components.")
+        bool,
+        typer.Option("--allow-unfrozen", help="Export a checkpoint from before the freeze, with all start components."),
     ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export in the output folder.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an earlier export in the output folder.")
+    ] = False,
     set_: Annotated[
         list[str] | None,
         typer.Option(

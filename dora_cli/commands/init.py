@@ -37,17 +37,27 @@ def init(
             "--model",
             "-m",
             metavar="NAME",
-            help="Hub id, local folder or builtin:NAME (default: that of the published settings); dora models lists what is known.",
+            help="Hub id, local folder or builtin:NAME (default: that of the published settings); dora models lists "
+            "what is known.",
             show_default=False,
         ),
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help="Write to this new file (default, and -: to stdout).", show_default=False),
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="Write to this new file (default, and -: to stdout).",
+            show_default=False,
+        ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE if it is there already.")] = False,
     schema: Annotated[
-        bool, typer.Option("--schema", help="Write the JSON Schema of recipes instead, by which editors complete and check them.")
+        bool,
+        typer.Option(
+            "--schema", help="Write the JSON Schema of recipes instead, by which editors complete and check them."
+        ),
     ] = False,
 ) -> None:
     """Write a recipe to start from: the published settings of a task, every key with what it is for."""
@@ -71,14 +81,18 @@ def init(
         text, unchecked, then = made.text, made.unchecked, str(output or default_file(task))
     if output is not None:
         write_output(output, text)
-        say(f"{output} written" + ("" if schema else f"; see what it would do:  dora train {_quoted(str(output))} --dry-run"))
+        say(
+            f"{output} written"
+            + ("" if schema else f"; see what it would do:  dora train {_quoted(str(output))} --dry-run")
+        )
     else:
         pour(text)
         if then is not None and sys.stdout.isatty():
             say(f"dora: note: to keep it, add: --output {then}", err=True)
     if unchecked is not None:
         say(
-            f"dora: note: {unchecked!r} is not in the local cache, so it was not checked whether it can do {task}; a dry run checks it",
+            f"dora: note: {unchecked!r} is not in the local cache, so it was not checked whether it can do {task}; a "
+            "dry run checks it",
             err=True,
         )
 

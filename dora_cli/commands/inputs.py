@@ -29,7 +29,8 @@ def is_stdin(path: Path | None) -> bool:
 def readable(path: Path | None, option: str) -> Iterator[Path | None]:
     """A file to read `path` from: itself, or, of a stream, a copy of all it has to say, which is removed afterwards.
 
-    The copy's name says what it holds: JSON lines if the first character is a brace, else plain text. Messages name the stream.
+    The copy's name says what it holds: JSON lines if the first character is a brace, else plain text. Messages name the
+    stream.
 
     Args:
         path: as the user gave it; None stays None.

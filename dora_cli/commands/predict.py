@@ -18,7 +18,11 @@ def predict(
     checkpoint: Annotated[
         Path,
         typer.Option(
-            "--checkpoint", "-c", metavar="DIR", help="Run folder (its selected adapter), or one checkpoint of it.", show_default=False
+            "--checkpoint",
+            "-c",
+            metavar="DIR",
+            help="Run folder (its selected adapter), or one checkpoint of it.",
+            show_default=False,
         ),
     ],
     output: Annotated[
@@ -27,9 +31,9 @@ def predict(
             "--output",
             "-o",
             metavar="FILE|DIR/",
-            help="Where to write, a new file. FILE.jsonl: everything, one object a line. GLUE: DIR/ for the benchmark's submission "
-            "files, or FILE.tsv for one. e2e: any other FILE, plain text, one output a line. -: stdout (GLUE: JSON lines, e2e: plain "
-            "text).",
+            help="Where to write, a new file. FILE.jsonl: everything, one object a line. GLUE: DIR/ for the "
+            "benchmark's submission files, or FILE.tsv for one. e2e: any other FILE, plain text, one output a "
+            "line. -: stdout (GLUE: JSON lines, e2e: plain text).",
             show_default=False,
         ),
     ],
@@ -39,8 +43,8 @@ def predict(
             "--input",
             "-i",
             metavar="FILE",
-            help="Examples of your own: csv, tsv, json, jsonl or parquet with the task's columns (e2e: mr); or plain text, one a line, "
-            "where the task reads one text. -: stdin, JSON lines or plain text.",
+            help="Examples of your own: csv, tsv, json, jsonl or parquet with the task's columns (e2e: mr); or plain "
+            "text, one a line, where the task reads one text. -: stdin, JSON lines or plain text.",
             show_default=False,
         ),
     ] = None,
@@ -64,7 +68,9 @@ def predict(
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are there already.")] = False,
 ) -> None:
-    """Write what a finished run predicts: classes, numbers or texts, for a split of its data or for examples of your own."""
+    """Write what a finished run predicts: classes, numbers or texts, for a split of its data or for examples of your
+    own.
+    """
     with no_collection():
         from dora_cli.library.prediction import write_predictions
     from dora_cli.reports.progress import make_listener
@@ -73,7 +79,13 @@ def predict(
 
     with readable(file, "--input") as examples:
         done = write_predictions(
-            checkpoint, output, split=split, file=examples, overrides=set_ or [], overwrite=overwrite, listener=make_listener()
+            checkpoint,
+            output,
+            split=split,
+            file=examples,
+            overrides=set_ or [],
+            overwrite=overwrite,
+            listener=make_listener(),
         )
     to_stdout = is_stdout(output)
     for written in done:

@@ -24,7 +24,11 @@ def report(
     output: Annotated[
         Path,
         typer.Option(
-            "--output", "-o", metavar="FILE", help="The page to write: a new file that ends in .html, or - for stdout.", show_default=False
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="The page to write: a new file that ends in .html, or - for stdout.",
+            show_default=False,
         ),
     ],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE if it is there already.")] = False,

@@ -23,7 +23,9 @@ class Scored(str, Enum):
 
 
 def score(
-    task: Annotated[Scored, typer.Argument(metavar="TASK", help="What the outputs were generated for: e2e.", show_default=False)],
+    task: Annotated[
+        Scored, typer.Argument(metavar="TASK", help="What the outputs were generated for: e2e.", show_default=False)
+    ],
     predictions: Annotated[
         Path,
         typer.Option(
@@ -40,8 +42,8 @@ def score(
             "--references",
             "-r",
             metavar="FILE",
-            help="Plain text: a block of references for each output, one a line, blank lines between blocks. Not needed with a "
-            "predictions.jsonl that holds them. -: stdin.",
+            help="Plain text: a block of references for each output, one a line, blank lines between blocks. Not "
+            "needed with a predictions.jsonl that holds them. -: stdin.",
             show_default=False,
         ),
     ] = None,
@@ -57,7 +59,9 @@ def score(
         from dora_cli.metrics.e2e.score import score_e2e
 
     if is_stdin(predictions) and is_stdin(references):
-        raise OptionError("--predictions and --references are both stdin, which can be read once; give one of them as a file")
+        raise OptionError(
+            "--predictions and --references are both stdin, which can be read once; give one of them as a file"
+        )
     with readable(predictions, "--predictions") as given, readable(references, "--references") as against:
         assert given is not None
         outputs, wanted = read_pairs(given, against)

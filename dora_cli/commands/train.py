@@ -17,33 +17,61 @@ EPILOG = "Example:  dora train configs/demo/sst2.yaml --set train.seed=2 -o runs
 
 
 def train(
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML recipe, such as configs/demo/sst2.yaml.", show_default=False)],
+    recipe: Annotated[
+        Path,
+        typer.Argument(metavar="RECIPE", help="A YAML recipe, such as configs/demo/sst2.yaml.", show_default=False),
+    ],
     set_: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", metavar="KEY=VALUE", help="Change one key of the recipe, e.g. train.seed=2. May be repeated.", show_default=False
+            "--set",
+            metavar="KEY=VALUE",
+            help="Change one key of the recipe, e.g. train.seed=2. May be repeated.",
+            show_default=False,
         ),
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="DIR", help="Run folder (default: runs/ and the recipe's name).", show_default=False),
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="DIR",
+            help="Run folder (default: runs/ and the recipe's name).",
+            show_default=False,
+        ),
     ] = None,
     seeds: Annotated[
         str | None,
-        typer.Option("--seeds", metavar="1,2,3", help="Train once per seed, into DIR/seed-N, and write summary.json.", show_default=False),
+        typer.Option(
+            "--seeds",
+            metavar="1,2,3",
+            help="Train once per seed, into DIR/seed-N, and write summary.json.",
+            show_default=False,
+        ),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in DIR from its newest checkpoint; --seeds does so by itself.")
+        bool,
+        typer.Option(
+            "--resume", help="Go on with the run in DIR from its newest checkpoint; --seeds does so by itself."
+        ),
     ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the run that DIR already holds; with --seeds all of its runs.")
     ] = False,
     plain: Annotated[
-        bool, typer.Option("--plain", help="Lines instead of the live view; so it is without a terminal and under CI anyway.")
+        bool,
+        typer.Option(
+            "--plain", help="Lines instead of the live view; so it is without a terminal and under CI anyway."
+        ),
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print notes and errors alone; the run folder has the rest.")] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Print notes and errors alone; the run folder has the rest.")
+    ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the resolved recipe, the schedule and the parameter budget; train nothing.")
+        bool,
+        typer.Option(
+            "--dry-run", help="Print the resolved recipe, the schedule and the parameter budget; train nothing."
+        ),
     ] = False,
 ) -> None:
     """Train a recipe: adapt the model, prune its ranks to the budget, write metrics and ranks."""
@@ -55,7 +83,10 @@ def train(
     if resume and overwrite:
         raise RecipeError("--resume goes on with the run in DIR and --overwrite replaces it; give one of them")
     if quiet and (plain or dry_run):
-        raise RecipeError(f"--quiet prints nothing and {'--plain prints lines' if plain else '--dry-run prints a run'}; give one of them")
+        raise RecipeError(
+            "--quiet prints nothing and "
+            f"{'--plain prints lines' if plain else '--dry-run prints a run'}; give one of them"
+        )
     check_no_stdout(output, "a run is a folder")
     resolved = load_recipe(recipe, set_ or [])
     chosen = _seeds(seeds) if seeds is not None else None
@@ -78,7 +109,14 @@ def train(
 
     watch = partial(make_listener, plain=plain or None, quiet=quiet)
     if chosen is None:
-        run(resolved, folder, overwrite=overwrite, resume=resume, listener=watch(), how_to_resume=_go_on(recipe, set_, folder, None))
+        run(
+            resolved,
+            folder,
+            overwrite=overwrite,
+            resume=resume,
+            listener=watch(),
+            how_to_resume=_go_on(recipe, set_, folder, None),
+        )
         return
     from dora_cli.assembly.resolve import resolve, selecting_metric
     from dora_cli.machine.processes import is_main
@@ -114,7 +152,8 @@ def _seeds(text: str) -> list[int]:
     from dora_cli.recipe.schema import MAX_SEED
 
     parts = [part.strip() for part in text.split(",")]
-    if not all(re.fullmatch(r"-?[0-9]{1,20}", part) for part in parts):  # `int` takes more: 1_5, digits of other scripts
+    # `int` takes more: 1_5, digits of other scripts
+    if not all(re.fullmatch(r"-?[0-9]{1,20}", part) for part in parts):
         raise RecipeError(f"--seeds {text!r} is not a list of whole numbers; write it as 1,2,3")
     seeds = [int(part) for part in parts]
     if len(set(seeds)) < len(seeds):

@@ -11,7 +11,9 @@ import numpy.typing as npt
 Indices = npt.NDArray[np.int64]
 
 _MEGABATCH = 50
-"""Optimiser steps whose examples are sorted together when grouping by length: enough to save padding, few enough to stay random."""
+"""Optimiser steps whose examples are sorted together when grouping by length: enough to save padding, few enough to
+stay random.
+"""
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,8 @@ def plan_epoch(
     """The optimiser steps of one epoch, as one process sees them.
 
     Every example occurs once. The examples of step `s` depend on `seed`, `epoch` and the global batch
-    ``micro_batch * accumulation * processes`` only, not on how it is made up; the last step takes what is left. Within a step,
-    micro-batches are dealt to the processes in turn.
+    ``micro_batch * accumulation * processes`` only, not on how it is made up; the last step takes what is left. Within
+    a step, micro-batches are dealt to the processes in turn.
 
     Args:
         lengths: tokens of each example, ``(N,)``.
@@ -63,14 +65,17 @@ def plan_epoch(
         accumulation: forward passes of one process per optimiser step.
         processes: how many processes train together.
         rank: which of them this one is.
-        group_by_length: put examples of similar length into the same optimiser step, and within it into the same micro-batch.
+        group_by_length: put examples of similar length into the same optimiser step, and within it into the same
+            micro-batch.
     """
     assert len(lengths) == len(units)
     assert min(micro_batch, accumulation, processes) > 0
     assert 0 <= rank < processes
     global_batch = micro_batch * accumulation * processes
     order = np.random.default_rng([seed, epoch])
-    steps = _by_length(lengths, global_batch, order) if group_by_length else _shuffled(len(lengths), global_batch, order)
+    steps = (
+        _by_length(lengths, global_batch, order) if group_by_length else _shuffled(len(lengths), global_batch, order)
+    )
     return _deal(steps, units, micro_batch, processes, rank)
 
 
@@ -94,7 +99,9 @@ def _by_length(lengths: npt.NDArray[np.integer], global_batch: int, order: np.ra
     return [*steps, rest[np.argsort(lengths[rest], kind="stable")]] if len(rest) else steps
 
 
-def _deal(steps: list[Indices], units: npt.NDArray[np.integer], micro_batch: int, processes: int, rank: int) -> Iterator[Group]:
+def _deal(
+    steps: list[Indices], units: npt.NDArray[np.integer], micro_batch: int, processes: int, rank: int
+) -> Iterator[Group]:
     for step in steps:
         micro_batches = [step[i : i + micro_batch] for i in range(0, len(step), micro_batch)]
         yield Group(micro_batches[rank::processes], int(units[step].sum()), len(step))

@@ -68,7 +68,9 @@ class Columns:
         key = self._key(ours)
         has = f"it has {quoted(list(table.columns))}. {self._remedy(table, ours)}"
         if key is not None:
-            raise DataError(f"{table.name}: no column {self._mapped[key]!r}, which data.columns gives for {key!r}; {has}")
+            raise DataError(
+                f"{table.name}: no column {self._mapped[key]!r}, which data.columns gives for {key!r}; {has}"
+            )
         raise DataError(f"{table.name}: no column {' or '.join(map(repr, ours))}; {has}")
 
     def check_apart(self, table: Table, read: Sequence[Names]) -> None:

@@ -1,8 +1,9 @@
-"""The official files of the E2E NLG challenge, and of its cleaned release: quoted CSV, a source and one reference per row.
+"""The official files of the E2E NLG challenge, and of its cleaned release: quoted CSV, a source and one reference per
+row.
 
-UTF-8, rows end with CR LF or LF, and a reference may hold a line break, which stays as it is (and so is part of a fingerprint). The
-challenge's test file without references calls its column ``MR``, the other files ``mr``, so case does not count. The cleaned release has
-more columns, which are left out.
+UTF-8, rows end with CR LF or LF, and a reference may hold a line break, which stays as it is (and so is part of a
+fingerprint). The challenge's test file without references calls its column ``MR``, the other files ``mr``, so case does
+not count. The cleaned release has more columns, which are left out.
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ if TYPE_CHECKING:
 
 
 def read_e2e_csv(task: GenerationTask, folder: Path, split: str) -> Examples:
-    """Examples of `split` from the official files in `folder`; sources alone where a split that needs no references has none.
+    """Examples of `split` from the official files in `folder`; sources alone where a split that needs no references has
+    none.
 
     Raises:
-        DataError: a missing folder, file or column, a damaged row, an empty source or reference, bytes that are no UTF-8; names the file
-            and the line.
+        DataError: a missing folder, file or column, a damaged row, an empty source or reference, bytes that are no
+            UTF-8; names the file and the line.
     """
     layout = task.csv
     table = read_delimited(find_official(task.name, "e2e-csv", folder, layout.files, split))
@@ -36,8 +38,8 @@ def read_e2e_csv(task: GenerationTask, folder: Path, split: str) -> Examples:
         raise DataError(table.fault)
     if missing:
         raise DataError(
-            f"{table.name}: no column {quoted(missing)}; the header has {quoted(list(table.columns))}. Is this the release of {task.name}? "
-            "For files of your own, set data.source: files"
+            f"{table.name}: no column {quoted(missing)}; the header has {quoted(list(table.columns))}. Is this the "
+            f"release of {task.name}? For files of your own, set data.source: files"
         )
     if not table.rows:
         raise no_examples(table.name)

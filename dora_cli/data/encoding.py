@@ -49,7 +49,10 @@ class EncodedSplit:
 
     @property
     def units(self) -> npt.NDArray[np.int64]:
-        """Loss units of each example, ``(N,)``: what the loss of a group of batches is divided by. Here each example is one."""
+        """Loss units of each example, ``(N,)``: what the loss of a group of batches is divided by.
+
+        Here each example is one.
+        """
         return np.ones(len(self), dtype=np.int64)
 
     def collate(self, indices: Sequence[int] | npt.NDArray[np.integer], pad_multiple: int = 8) -> dict[str, Tensor]:
@@ -57,11 +60,12 @@ class EncodedSplit:
 
         Args:
             indices: which examples, at least one, in the order of the batch's rows.
-            pad_multiple: the width is the longest example's length rounded up to a multiple of this, but at most `max_length`.
+            pad_multiple: the width is the longest example's length rounded up to a multiple of this, but at most
+                `max_length`.
 
         Returns:
-            ``input_ids`` and ``attention_mask``, int64 ``(B, width)``; ``token_type_ids`` likewise for models that take them; ``labels``
-            ``(B,)``, int64, fp32 for a regression, where the data has labels. Padding is on the right.
+            ``input_ids`` and ``attention_mask``, int64 ``(B, width)``; ``token_type_ids`` likewise for models that take
+            them; ``labels`` ``(B,)``, int64, fp32 for a regression, where the data has labels. Padding is on the right.
         """
         import torch
 
@@ -96,14 +100,18 @@ def encode(examples: Examples, tokenizer: PreTrainedTokenizerBase, max_length: i
     least = special + len(examples.texts)
     if max_length < least:
         raise DataError(
-            f"data.max_length: {max_length} is below {least}, the {special} special tokens of the tokenizer and one for each text; "
-            f"raise it to at least {least}"
+            f"data.max_length: {max_length} is below {least}, the {special} special tokens of the tokenizer and one "
+            f"for each text; raise it to at least {least}"
         )
-    names = [name for name in ("input_ids", "token_type_ids") if name == "input_ids" or name in tokenizer.model_input_names]
+    names = [
+        name for name in ("input_ids", "token_type_ids") if name == "input_ids" or name in tokenizer.model_input_names
+    ]
     found = tokenise(tokenizer, *examples.texts, names=names, truncation=True, max_length=max_length)
     tokens = found["input_ids"]
     if not tokens.lengths.all():
-        raise DataError(f"example {int(tokens.lengths.argmin()) + 1}: its text gives no tokens; fill it in or remove the row")
+        raise DataError(
+            f"example {int(tokens.lengths.argmin()) + 1}: its text gives no tokens; fill it in or remove the row"
+        )
     widest = check_model_limit(int(tokens.lengths.max()), max_length, tokenizer)
     return EncodedSplit(
         tokens=tokens,

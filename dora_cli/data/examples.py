@@ -13,9 +13,10 @@ class Examples:
     """Texts and labels of one split, in the order of their source.
 
     Attributes:
-        texts: one list for single sentences, two lists of equal length for pairs. For generation the sources and their references, a source
-            once for each of its references; the sources alone where there are no references.
-        labels: class ids, or floats for a regression; None where there are none, as in official test files and for generation.
+        texts: one list for single sentences, two lists of equal length for pairs. For generation the sources and their
+            references, a source once for each of its references; the sources alone where there are no references.
+        labels: class ids, or floats for a regression; None where there are none, as in official test files and for
+            generation.
     """
 
     texts: tuple[list[str], ...]
@@ -23,15 +24,27 @@ class Examples:
 
     def __post_init__(self) -> None:
         assert len(self.texts) in (1, 2), "one or two texts per example"
-        assert len({len(column) for column in self.texts} | ({len(self.labels)} if self.labels is not None else set())) == 1
+        assert (
+            len({len(column) for column in self.texts} | ({len(self.labels)} if self.labels is not None else set()))
+            == 1
+        )
 
     def __len__(self) -> int:
         return len(self.texts[0])
 
     def fingerprint(self) -> str:
-        """SHA-256 of the contents, as 64 hexadecimal digits. Equal for equal texts and labels in equal order, wherever they came from."""
+        """SHA-256 of the contents, as 64 hexadecimal digits.
+
+        Equal for equal texts and labels in equal order, wherever they came from.
+        """
         digest = hashlib.sha256()
-        kind = "none" if self.labels is None else "float" if any(isinstance(label, float) for label in self.labels) else "int"
+        kind = (
+            "none"
+            if self.labels is None
+            else "float"
+            if any(isinstance(label, float) for label in self.labels)
+            else "int"
+        )
         digest.update(f"examples 1;{len(self.texts)};{len(self)};{kind};".encode())
         for column in self.texts:
             encoded = [text.encode("utf-8", "surrogatepass") for text in column]

@@ -26,20 +26,22 @@ if TYPE_CHECKING:
 _FORMATS = ("csv", "tsv", "json", "jsonl", "parquet")
 
 
-def read_files(task: Task, folder: Path, split: str, columns: Mapping[str, str] | None, labels: Sequence[str] | None) -> Examples:
+def read_files(
+    task: Task, folder: Path, split: str, columns: Mapping[str, str] | None, labels: Sequence[str] | None
+) -> Examples:
     """Examples of `split` from ``<split>.<format>`` in `folder`, or from parquet shards ``<split>-*.parquet``.
 
     Args:
         task: the task.
         folder: holds one file per split.
         split: the hub's name of the split, which is the file's name too.
-        columns: our column names to the file's. Ours are the task's own, or sentence, sentence1, sentence2 (generation: those of the
-            official files, such as mr and ref); label. None: the file uses ours.
+        columns: our column names to the file's. Ours are the task's own, or sentence, sentence1, sentence2 (generation:
+            those of the official files, such as mr and ref); label. None: the file uses ours.
         labels: the labels as the file writes them, in the task's order. None: the task's names or label ids.
 
     Raises:
-        DataError: no such folder or file, an unreadable or empty file, a missing column, one that is two of ours, a null text, an
-            unknown label, an empty source or reference; names the file, the row and what is allowed.
+        DataError: no such folder or file, an unreadable or empty file, a missing column, one that is two of ours, a
+            null text, an unknown label, an empty source or reference; names the file, the row and what is allowed.
     """
     keys = Columns(task, columns)
     ids = label_ids(task, labels) if isinstance(task, ClassificationTask) else None
@@ -55,7 +57,10 @@ def read_files(task: Task, folder: Path, split: str, columns: Mapping[str, str] 
         if given is None or unlabelled(table.columns[given]):
             return examples
     values = table.columns[keys.column(table, LABEL)]
-    remedy = f"fix the file, or set data.labels to the values that stand for {', '.join(task.label_names or ())}, in this order"
+    remedy = (
+        f"fix the file, or set data.labels to the values that stand for {', '.join(task.label_names or ())}, in "
+        "this order"
+    )
     return Examples(examples.texts, parse_labels(task, values, ids, table.where, remedy))
 
 
@@ -64,8 +69,8 @@ def read_file(task: Task, path: Path, columns: Mapping[str, str] | None) -> Exam
 
     Args:
         task: the task.
-        path: a csv, tsv, json, jsonl or parquet file with the task's columns; where the task reads one text, any other is plain text, a
-            text a line.
+        path: a csv, tsv, json, jsonl or parquet file with the task's columns; where the task reads one text, any other
+            is plain text, a text a line.
         columns: our column names to the file's, as for `read_files`.
 
     Raises:
@@ -76,8 +81,8 @@ def read_file(task: Task, path: Path, columns: Mapping[str, str] | None) -> Exam
     if path.suffix[1:] not in _FORMATS:
         if isinstance(task, ClassificationTask) and len(task.text_columns) > 1:
             raise DataError(
-                f"{path}: {task.name} reads pairs of texts, which plain text cannot hold; give a file that ends in {', '.join(_FORMATS)}, "
-                f"with the columns {quoted(task.text_columns)}"
+                f"{path}: {task.name} reads pairs of texts, which plain text cannot hold; give a file that ends in "
+                f"{', '.join(_FORMATS)}, with the columns {quoted(task.text_columns)}"
             )
         check_not_empty(path)
         return Examples((_lines(path),), None)
@@ -114,14 +119,19 @@ def _pairs(task: GenerationTask, split: str | None, table: Table, keys: Columns)
     given = keys.present(table, target)
     if (split is not None and task.labelled(split)) or (given is not None and any(table.columns[given])):
         columns.append(keys.column(table, target))
-    return Examples(tuple(check_texts(table.columns[column], column, table.where, filled=True) for column in columns), None)
+    return Examples(
+        tuple(check_texts(table.columns[column], column, table.where, filled=True) for column in columns), None
+    )
 
 
 def _find(task: Task, folder: Path, split: str) -> list[Path]:
     names = f"{split}.{{{','.join(_FORMATS)}}}"
     if not folder.is_dir():
         what = "is a file, not a folder" if folder.exists() else "does not exist"
-        raise DataError(f"data.path: {str(folder)!r} {what}; data.source files looks in a folder for one file per split, such as {names}")
+        raise DataError(
+            f"data.path: {str(folder)!r} {what}; data.source files looks in a folder for one file per "
+            f"split, such as {names}"
+        )
     found = [path for path in (folder / f"{split}.{extension}" for extension in _FORMATS) if path.is_file()]
     shards = sorted(folder.glob(f"{split}-*.parquet"))
     if len(found) + bool(shards) > 1:
@@ -131,8 +141,8 @@ def _find(task: Task, folder: Path, split: str) -> list[Path]:
         present = quoted(sorted(entry.name for entry in folder.iterdir())[:20])
         splits = ", ".join(["train", *task.eval_splits])
         raise DataError(
-            f"data.path: {str(folder)!r} has no file for the split {split}; looked for {names} and {split}-*.parquet, found {present}. "
-            f"{task.name} needs the splits {splits}"
+            f"data.path: {str(folder)!r} has no file for the split {split}; looked for {names} and {split}-*.parquet, "
+            f"found {present}. {task.name} needs the splits {splits}"
         )
     return found or shards
 
@@ -180,7 +190,8 @@ def _read_arrow(paths: list[Path], extension: str) -> Table:
             columns = dict(dataset[:])  # bytes that are no UTF-8 are found here, those of names with the features
             features, rows = dict(dataset.features), len(dataset)
             for column, feature in features.items():
-                if not isinstance(feature, datasets.Value | datasets.ClassLabel):  # lists, objects, or values of several kinds
+                # lists, objects, or values of several kinds
+                if not isinstance(feature, datasets.Value | datasets.ClassLabel):
                     check_depth(columns[column])
         # Which error a broken file gives depends on the reader behind `datasets`; the user's remedy does not.
         except Exception as error:

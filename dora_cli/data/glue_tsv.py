@@ -1,7 +1,7 @@
 """The official GLUE files: one task's folder with train.tsv, dev.tsv and test.tsv.
 
-UTF-8, one row per line, fields separated by tabs, no quoting: a ``"`` is part of the text. MRPC starts with a byte-order mark, CoLA's
-train and dev have no header row, and test files have no label.
+UTF-8, one row per line, fields separated by tabs, no quoting: a ``"`` is part of the text. MRPC starts with a
+byte-order mark, CoLA's train and dev have no header row, and test files have no label.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ def read_glue_tsv(task: ClassificationTask, folder: Path, split: str) -> Example
     """Examples of `split` from the official files in `folder`.
 
     Raises:
-        DataError: a missing folder, file or column, a row with a wrong number of fields, an unknown label, bytes that are no UTF-8; names
-            the file and the line.
+        DataError: a missing folder, file or column, a row with a wrong number of fields, an unknown label, bytes that
+            are no UTF-8; names the file and the line.
     """
     layout = task.tsv
     files = {name: (file,) for name, file in layout.files.items()}
@@ -37,12 +37,17 @@ def read_glue_tsv(task: ClassificationTask, folder: Path, split: str) -> Example
     if names is None:
         header = next(lines, None)
         if header is None:
-            raise DataError(f"{path}: the file is empty; a header row was expected: take the file from the release again")
+            raise DataError(
+                f"{path}: the file is empty; a header row was expected: take the file from the release again"
+            )
         names = tuple(header[1])
     wanted = [*layout.texts, layout.label] if task.labelled(split) or layout.label in names else [*layout.texts]
     missing = [name for name in wanted if name not in names]
     if missing:
-        raise DataError(f"{path}: no column {quoted(missing)}; the header has {quoted(names)}. Is this the {layout.folder} folder of GLUE?")
+        raise DataError(
+            f"{path}: no column {quoted(missing)}; the header has {quoted(names)}. Is this the "
+            f"{layout.folder} folder of GLUE?"
+        )
     positions = [names.index(name) for name in wanted]
 
     numbers: list[int] = []
@@ -67,14 +72,18 @@ def read_glue_tsv(task: ClassificationTask, folder: Path, split: str) -> Example
 
 
 def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Line numbers (from 1) and fields. Only a line feed ends a line: texts contain other characters that Unicode counts as line ends."""
+    """Line numbers (from 1) and fields.
+
+    Only a line feed ends a line: texts contain other characters that Unicode counts as line ends.
+    """
     blank: int | None = None
     try:
         check_not_wide(path)
         for number, raw in enumerate(text_lines(path), start=1):
             line = raw.rstrip("\r\n")
             if not line:
-                # Blank lines are harmless at the end of the file only, so the first is remembered until another row follows.
+                # Blank lines are harmless at the end of the file only, so the first is remembered until another row
+                # follows.
                 blank = blank or number
                 continue
             if blank is not None:

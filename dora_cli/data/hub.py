@@ -31,7 +31,11 @@ def read_hub(task: Task, split: str) -> Examples:
 
     if isinstance(task, ClassificationTask):
         return _labelled(task, split, dataset, place, where)
-    wanted = list(task.text_columns if task.labelled(split) or task.text_columns[1] in dataset.column_names else task.text_columns[:1])
+    wanted = list(
+        task.text_columns
+        if task.labelled(split) or task.text_columns[1] in dataset.column_names
+        else task.text_columns[:1]
+    )
     _check_columns(dataset, wanted, place)
     columns = dataset[:]
     return Examples(tuple(check_texts(columns[name], name, where, filled=True) for name in wanted), None)
@@ -41,7 +45,9 @@ def _labelled(task: ClassificationTask, split: str, dataset: Any, place: str, wh
     _check_columns(dataset, [*task.text_columns, "label"] if task.labelled(split) else [*task.text_columns], place)
     names = getattr(dataset.features.get("label"), "names", None)
     if task.label_names is not None and names is not None and tuple(names) != task.label_names:
-        raise DataError(f"{place}: its labels are {quoted(names)}, but {task.name} has {quoted(task.label_names)}, in this order")
+        raise DataError(
+            f"{place}: its labels are {quoted(names)}, but {task.name} has {quoted(task.label_names)}, in this order"
+        )
     columns = dataset[:]
     texts = tuple(check_texts(columns[name], name, where) for name in task.text_columns)
     values = columns.get("label")
@@ -64,14 +70,16 @@ def _load(task: Task, split: str) -> Any:
     try:
         with nullcontext() if silence is None else _from_the_cache():
             return datasets.load_dataset(hub.path, hub.config, split=split, revision=hub.revision)
-    # A download can fail with errors of four libraries and of the operating system; what the user can do is the same for all of them.
+    # A download can fail with errors of four libraries and of the operating system; what the user can do is the same
+    # for all of them.
     except Exception as error:
         if silence is not None and isinstance(error, ConnectionError):  # not in the cache either
             error = silence
         reason = (str(error).strip().splitlines() or ["no reason given"])[0][:300]
         official, files = _official(task)
         raise DataError(
-            f"data.source hub: {task.hub.path} ({task.hub.config}), split {split}, could not be loaded: {type(error).__name__}: {reason}\n"
+            f"data.source hub: {task.hub.path} ({task.hub.config}), split {split}, could not be loaded: "
+            f"{type(error).__name__}: {reason}\n"
             f"Without a network, set data.source: {official} and data.path to a folder with the official files "
             f"({', '.join(files)}), or load the data set once with a network: it is then found again in its cache "
             f"(HF_HOME, which must be writable; set HF_HUB_OFFLINE=1 to skip the look-up)"
@@ -79,7 +87,10 @@ def _load(task: Task, split: str) -> Any:
 
 
 def _silence(hub: HubSource) -> Exception | None:
-    """How the hub did not answer when asked for the data set; None if it did. A refusal is an answer, for the library to explain."""
+    """How the hub did not answer when asked for the data set; None if it did.
+
+    A refusal is an answer, for the library to explain.
+    """
     from huggingface_hub import HfApi
 
     try:

@@ -18,22 +18,28 @@ from dora_cli.errors import DataError
 from dora_cli.files import DEPTH, LINE, WHOLE, lines, parse_json, read_bytes, read_text, text_lines
 
 _SURROGATES = re.compile(
-    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(?P<half>u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL
+    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(?P<half>u[dD][89a-fA-F][0-9a-fA-F]{2})|.)",
+    re.DOTALL,
 )
 """Any escape of JSON; a surrogate that is no half of a pair is a `half`."""
 
 
 def check_characters(path: Path) -> None:
-    r"""Raises a DataError if a text of a json or jsonl file holds half of a surrogate pair, an escape such as ``\ud800`` on its own.
+    r"""Raises a DataError if a text of a json or jsonl file holds half of a surrogate pair, an escape such as
+    ``\ud800`` on its own.
 
     That is no character. Of the readers behind `datasets` one drops it without a word, the other gives no line.
     """
     for number, line in enumerate(lines(path, limit=_limit(path)), start=1):
-        half = next((found["half"] for found in _SURROGATES.finditer(line) if found["half"]), None) if b"\\u" in line else None
+        half = (
+            next((found["half"] for found in _SURROGATES.finditer(line) if found["half"]), None)
+            if b"\\u" in line
+            else None
+        )
         if half is not None:
             raise DataError(
-                f"{path}, line {number}: the text holds \\{half.decode()} on its own, half of a surrogate pair, which is no character; "
-                "fix the line, or have the program that wrote it write UTF-8 without escapes"
+                f"{path}, line {number}: the text holds \\{half.decode()} on its own, half of a surrogate pair, which "
+                "is no character; fix the line, or have the program that wrote it write UTF-8 without escapes"
             )
 
 
@@ -64,11 +70,17 @@ def _fault(path: Path) -> DataError | None:
 
 
 def is_unsafe(path: Path) -> bool:
-    """Whether the reader behind `datasets` might break down over it: brackets nested without end, or rows that are null throughout."""
+    """Whether the reader behind `datasets` might break down over it: brackets nested without end, or rows that are null
+    throughout.
+    """
     if path.suffix == ".json":
         content = read_bytes(path, WHOLE)
-        return _deep(content) or not (content.removeprefix(_MARK).lstrip().startswith(b"[") or all(map(_object, content.split(b"\n"))))
-    return any(not _object(line) or (line.count(b"[") + line.count(b"{") > DEPTH and _deep(line)) for line in lines(path))
+        return _deep(content) or not (
+            content.removeprefix(_MARK).lstrip().startswith(b"[") or all(map(_object, content.split(b"\n")))
+        )
+    return any(
+        not _object(line) or (line.count(b"[") + line.count(b"{") > DEPTH and _deep(line)) for line in lines(path)
+    )
 
 
 def _object(line: bytes) -> bool:
@@ -91,7 +103,9 @@ _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
 def row_place(path: Path, rows: int) -> Where:
-    """Says where a row of a file that was read stands: by line where every line is a row, as in JSON lines, else by row."""
+    """Says where a row of a file that was read stands: by line where every line is a row, as in JSON lines, else by
+    row.
+    """
 
     @functools.cache
     def numbers() -> list[int]:
@@ -114,11 +128,15 @@ def row_place(path: Path, rows: int) -> Where:
 
 
 def _odd_row(path: Path, what: str, rows: Iterable[tuple[int, Any]]) -> DataError | None:
-    """The error for the first of the numbered `rows` that is no object, or holds another kind of value than those before it."""
+    """The error for the first of the numbered `rows` that is no object, or holds another kind of value than those
+    before it.
+    """
     kinds: dict[str, tuple[str, int]] = {}
     for number, row in rows:
         if not isinstance(row, dict):
-            return DataError(f"{path}, {what} {number}: {json.dumps(row)[:40]} is no object, such as {_EXAMPLE}; mend the {what}")
+            return DataError(
+                f"{path}, {what} {number}: {json.dumps(row)[:40]} is no object, such as {_EXAMPLE}; mend the {what}"
+            )
         for column, value in row.items():
             kind = None if value is None else kind_of(value)  # a null goes with everything
             before, place = kinds.setdefault(column, (kind, number)) if kind is not None else ("", 0)
@@ -135,8 +153,14 @@ _LINES = f"every line is an object of its own, such as {_EXAMPLE}"
 
 
 def _not_json(path: Path, error: ValueError, line: int) -> DataError:
-    reason = f"{error.msg.removesuffix(' at')} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
-    return DataError(f"{path}, line {line}: not JSON ({reason}); mend the line" + (f": {_LINES}" if path.suffix == ".jsonl" else ""))
+    reason = (
+        (f"{error.msg.removesuffix(' at')} at column {error.colno}")
+        if isinstance(error, json.JSONDecodeError)
+        else str(error)
+    )
+    return DataError(
+        f"{path}, line {line}: not JSON ({reason}); mend the line" + (f": {_LINES}" if path.suffix == ".jsonl" else "")
+    )
 
 
 def _is_list(text: str) -> bool:
@@ -145,7 +169,11 @@ def _is_list(text: str) -> bool:
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """Lines that hold something, with their numbers from 1."""
-    return ((number, line.removesuffix("\n")) for number, line in enumerate(text_lines(path, limit=_limit(path)), start=1) if line.strip())
+    return (
+        (number, line.removesuffix("\n"))
+        for number, line in enumerate(text_lines(path, limit=_limit(path)), start=1)
+        if line.strip()
+    )
 
 
 def _limit(path: Path) -> int:

@@ -13,15 +13,16 @@ if TYPE_CHECKING:
 class PairLayout:
     """The special tokens around sources and targets.
 
-    A decoder-only model reads ``before, source, separator, lead + target, end`` as one sequence. An encoder-decoder's encoder reads
-    ``before, source, separator``; its decoder reads ``start, target`` and writes ``target, end``.
+    A decoder-only model reads ``before, source, separator, lead + target, end`` as one sequence. An encoder-decoder's
+    encoder reads ``before, source, separator``; its decoder reads ``start, target`` and writes ``target, end``.
 
     Attributes:
         encoder_decoder: which of the two.
         before: what stands before a source: what the tokenizer puts there, such as Llama's ``<s>``; nothing for GPT-2.
-        separator: what follows a source: decoder-only, the end token, as published for GPT-2; else what the tokenizer puts there.
-        start: encoder-decoder: what the decoder reads first: its start token, and what the tokenizer puts before a text (BART's ``<s>``).
-            No target tokens, so their loss does not count. Empty for decoder-only.
+        separator: what follows a source: decoder-only, the end token, as published for GPT-2; else what the tokenizer
+            puts there.
+        start: encoder-decoder: what the decoder reads first: its start token, and what the tokenizer puts before a text
+            (BART's ``<s>``). No target tokens, so their loss does not count. Empty for decoder-only.
         end: the end token, the last of every target.
         stops: tokens that end an output: `end`, and a blank line where the tokenizer has one token for it (GPT-2: 628).
         pad: fills batches; may be the same as `end`, so that masks never follow from it.
@@ -76,7 +77,7 @@ def _blank_line(tokenizer: PreTrainedTokenizerBase, end: int) -> tuple[int, ...]
 def _lead(tokenizer: PreTrainedTokenizerBase) -> str:
     """The space before a target, as published for GPT-2.
 
-    Left out where the tokenizer itself takes the start of a text for the start of a word, as SentencePiece does: a space more would
-    be a token of its own.
+    Left out where the tokenizer itself takes the start of a text for the start of a word, as SentencePiece does: a
+    space more would be a token of its own.
     """
     return "" if _ids(tokenizer, "a a") == 2 * _ids(tokenizer, "a") else " "

@@ -35,17 +35,19 @@ def load_examples(
 
     Args:
         task: the task.
-        source: ``"hub"``, ``"glue-tsv"`` or ``"e2e-csv"`` (official files), ``"files"`` (the user's own) or ``"builtin"`` (generated).
+        source: ``"hub"``, ``"glue-tsv"`` or ``"e2e-csv"`` (official files), ``"files"`` (the user's own) or
+            ``"builtin"`` (generated).
         split: ``"train"``, or another split of the task by the hub's name.
         path: the folder of `glue-tsv`, `e2e-csv` and `files`.
         columns: of `files`: our column names to the file's.
         labels: of `files`: the labels as the file writes them, in the task's order; none for generation.
-        max_samples: keep a random subset of this size, in the original order; None keeps all. For generation it counts different sources,
-            with all their references, but in the training split it counts examples.
+        max_samples: keep a random subset of this size, in the original order; None keeps all. For generation it counts
+            different sources, with all their references, but in the training split it counts examples.
         seed: chooses the subset.
 
     Raises:
-        DataError: data that is absent, unreadable or does not fit the task, or an argument that the source or the task does not use.
+        DataError: data that is absent, unreadable or does not fit the task, or an argument that the source or the task
+            does not use.
     """
     if source not in task.sources:
         raise DataError(f"data.source: {source!r} is none of {quoted(task.sources)}, the sources of {task.name}")
@@ -56,11 +58,19 @@ def load_examples(
     needs_path = source not in ("hub", "builtin")
     if needs_path and path is None:
         raise DataError(f"data.path: missing; data.source {source} needs the folder that holds the files")
-    for key, value, used in (("path", path, needs_path), ("columns", columns, source == "files"), ("labels", labels, source == "files")):
+    for key, value, used in (
+        ("path", path, needs_path),
+        ("columns", columns, source == "files"),
+        ("labels", labels, source == "files"),
+    ):
         if value is not None and not used:
-            raise DataError(f"data.{key}: not used by data.source {source}; remove it, or set data.source to one that uses it")
+            raise DataError(
+                f"data.{key}: not used by data.source {source}; remove it, or set data.source to one that uses it"
+            )
     if labels is not None and isinstance(task, GenerationTask):
-        raise DataError(f"data.labels: {quoted(labels)} were given, but {task.name} has references, not labels; remove data.labels")
+        raise DataError(
+            f"data.labels: {quoted(labels)} were given, but {task.name} has references, not labels; remove data.labels"
+        )
 
     examples = _read(task, source, split, path, columns, labels)
     if max_samples is None:
@@ -70,13 +80,22 @@ def load_examples(
 
 
 def _read(
-    task: Task, source: str, split: str, path: str | Path | None, columns: Mapping[str, str] | None, labels: Sequence[str] | None
+    task: Task,
+    source: str,
+    split: str,
+    path: str | Path | None,
+    columns: Mapping[str, str] | None,
+    labels: Sequence[str] | None,
 ) -> Examples:
     if path is not None:
         folder = at_home(path)
         if source == "files":
             return read_files(task, folder, split, columns, labels)
-        return read_glue_tsv(task, folder, split) if isinstance(task, ClassificationTask) else read_e2e_csv(task, folder, split)
+        return (
+            read_glue_tsv(task, folder, split)
+            if isinstance(task, ClassificationTask)
+            else read_e2e_csv(task, folder, split)
+        )
     if source == "hub":
         return read_hub(task, split)
     from dora_cli.data.builtin import generate

@@ -77,4 +77,6 @@ def limit_note(place: str, key: str, limit: int | None, count: int, what: str) -
     """
     if limit is None or count >= limit:
         return None
-    return f"{place}: {key} is {limit:,}, but there {'is' if count == 1 else 'are'} {plural(count, what)}, so all are used"
+    return (
+        f"{place}: {key} is {limit:,}, but there {'is' if count == 1 else 'are'} {plural(count, what)}, so all are used"
+    )

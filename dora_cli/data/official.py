@@ -10,7 +10,13 @@ from dora_cli.errors import DataError
 
 
 def find_official(
-    task_name: str, source: str, folder: Path, files: Mapping[str, Sequence[str]], split: str, *, inner: str | None = None
+    task_name: str,
+    source: str,
+    folder: Path,
+    files: Mapping[str, Sequence[str]],
+    split: str,
+    *,
+    inner: str | None = None,
 ) -> Path:
     """The file of `split` in `folder`.
 
@@ -31,9 +37,15 @@ def find_official(
             return folder / name
     if not folder.is_dir():
         wanted = quoted(sorted({name for alternatives in files.values() for name in alternatives}))
-        raise DataError(f"data.path: {str(folder)!r} is not a folder; data.source {source} needs the folder that holds {wanted}")
+        raise DataError(
+            f"data.path: {str(folder)!r} is not a folder; data.source {source} needs the folder that holds {wanted}"
+        )
     within = None if inner is None else folder / inner
-    hint = f"; set data.path: {within}" if within is not None and any((within / name).is_file() for name in names) else ""
+    hint = (
+        f"; set data.path: {within}" if within is not None and any((within / name).is_file() for name in names) else ""
+    )
     present = quoted(sorted(entry.name for entry in folder.iterdir())[:20])
     wanted = " or ".join(map(repr, names))
-    raise DataError(f"data.path: {str(folder)!r} has no {wanted} for the split {split} of {task_name}; it has {present}{hint}")
+    raise DataError(
+        f"data.path: {str(folder)!r} has no {wanted} for the split {split} of {task_name}; it has {present}{hint}"
+    )

@@ -1,7 +1,7 @@
 """Token ids of sources and targets, held in memory, and the batches to train on and to generate from.
 
-Labels are aligned with the logits: the label at position `t` is the token that the logits at position `t` predict. Only target tokens,
-the end token included, have labels; the loss of a group of batches is divided by their number.
+Labels are aligned with the logits: the label at position `t` is the token that the logits at position `t` predict. Only
+target tokens, the end token included, have labels; the loss of a group of batches is divided by their number.
 """
 
 from __future__ import annotations
@@ -61,18 +61,21 @@ class EncodedPairs:
 
         Args:
             indices: which examples, at least one, in the order of the batch's rows.
-            pad_multiple: widths are those of the longest row rounded up to a multiple of this, but at most `max_length`.
+            pad_multiple: widths are those of the longest row rounded up to a multiple of this, but at most
+                `max_length`.
 
         Returns:
-            int64 tensors, padded on the right. Decoder-only: ``input_ids``, ``attention_mask`` and ``labels``, ``(B, T)``. Encoder-decoder:
-            ``input_ids`` and ``attention_mask`` ``(B, S)``, ``decoder_input_ids`` and ``labels`` ``(B, T)``. ``labels`` are IGNORED on
-            prompt and padding. The last token of a target is only ever a label.
+            int64 tensors, padded on the right. Decoder-only: ``input_ids``, ``attention_mask`` and ``labels``, ``(B,
+            T)``. Encoder-decoder: ``input_ids`` and ``attention_mask`` ``(B, S)``, ``decoder_input_ids`` and ``labels``
+            ``(B, T)``. ``labels`` are IGNORED on prompt and padding. The last token of a target is only ever a label.
         """
         rows = row_numbers(indices)
         if self.layout.encoder_decoder:
             read, written = self._decoder(rows, np.full(len(rows), len(self.layout.start)), pad_multiple)
             read[:, : len(self.layout.start)] = self.layout.start
-            return _batch(*_padded_sources(self.sources, rows, self, pad_multiple), decoder_input_ids=read, labels=written)
+            return _batch(
+                *_padded_sources(self.sources, rows, self, pad_multiple), decoder_input_ids=read, labels=written
+            )
         prompts = self.sources.lengths_of(rows)
         read, written = self._decoder(rows, prompts, pad_multiple)
         self.sources.write(rows, read)
@@ -120,8 +123,9 @@ class EncodedSources:
             pad_multiple: the width is that of the longest rounded up to a multiple of this, but at most `max_length`.
 
         Returns:
-            int64 ``input_ids`` and ``attention_mask`` ``(B, S)``: padded on the left for a decoder-only model, which goes on where they
-            end; on the right for an encoder-decoder, with ``decoder_input_ids`` ``(B, start tokens)`` beside them.
+            int64 ``input_ids`` and ``attention_mask`` ``(B, S)``: padded on the left for a decoder-only model, which
+            goes on where they end; on the right for an encoder-decoder, with ``decoder_input_ids`` ``(B, start
+            tokens)`` beside them.
         """
         rows = row_numbers(indices)
         if not self.layout.encoder_decoder:
@@ -130,7 +134,9 @@ class EncodedSources:
         return _batch(*_padded_sources(self.sources, rows, self, pad_multiple), decoder_input_ids=start)
 
 
-def encode_pairs(examples: Examples, tokenizer: PreTrainedTokenizerBase, max_length: int, layout: PairLayout) -> EncodedPairs:
+def encode_pairs(
+    examples: Examples, tokenizer: PreTrainedTokenizerBase, max_length: int, layout: PairLayout
+) -> EncodedPairs:
     """Token ids of every source and its target.
 
     A target that is too long is cut, and counted; a source never is, since its end says as much as its beginning.
@@ -138,7 +144,8 @@ def encode_pairs(examples: Examples, tokenizer: PreTrainedTokenizerBase, max_len
     Args:
         examples: sources and targets.
         tokenizer: the base model's.
-        max_length: tokens at most, special ones included: of source and target together, or of each for an encoder-decoder.
+        max_length: tokens at most, special ones included: of source and target together, or of each for an
+            encoder-decoder.
         layout: the special tokens, from `pair_layout`.
 
     Raises:
@@ -149,15 +156,22 @@ def encode_pairs(examples: Examples, tokenizer: PreTrainedTokenizerBase, max_len
     sources = _sources(texts, tokenizer, max_length, layout)
     led = [layout.lead + reference for reference in references] if layout.lead else references
     whole = tokenise(tokenizer, led, add_special_tokens=False)["input_ids"].surrounded((), (layout.end,))
-    # What the decoder reads before the target takes up room too, but for the one token whose logits are the target's first.
-    room = np.full(len(sources), max_length - len(layout.start) + 1) if layout.encoder_decoder else max_length - sources.lengths
+    # What the decoder reads before the target takes up room too, but for the one token whose logits are the target's
+    # first.
+    room = (
+        np.full(len(sources), max_length - len(layout.start) + 1)
+        if layout.encoder_decoder
+        else max_length - sources.lengths
+    )
     targets = whole.cut(room)
     prompts = len(layout.start) if layout.encoder_decoder else sources.lengths
     widest = check_model_limit(int((prompts + targets.lengths - 1).max()), max_length, tokenizer)
     return EncodedPairs(sources, targets, int((targets.lengths < whole.lengths).sum()), layout, widest)
 
 
-def encode_sources(sources: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int, layout: PairLayout) -> EncodedSources:
+def encode_sources(
+    sources: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int, layout: PairLayout
+) -> EncodedSources:
     """Token ids of every source, to generate from; as `encode_pairs` makes them.
 
     Raises:
@@ -170,15 +184,17 @@ def encode_sources(sources: Sequence[str], tokenizer: PreTrainedTokenizerBase, m
 def _sources(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int, layout: PairLayout) -> Ragged:
     # A source occurs once for each of its references, but is worth tokenising once only.
     different = {text: row for row, text in enumerate(dict.fromkeys(texts))}
-    once = tokenise(tokenizer, list(different), add_special_tokens=False)["input_ids"].surrounded(layout.before, layout.separator)
+    once = tokenise(tokenizer, list(different), add_special_tokens=False)["input_ids"].surrounded(
+        layout.before, layout.separator
+    )
     sources = once.take(np.array([different[text] for text in texts], dtype=np.int64))
     needs = np.maximum(sources.lengths, len(layout.start)) if layout.encoder_decoder else sources.lengths + 1
     if (needs > max_length).any():
         first = int((needs > max_length).argmax())
         what = "its source needs" if layout.encoder_decoder else "its source and one token of its reference need"
         raise DataError(
-            f"example {first + 1} ({_start(texts[first])}): {what} {int(needs[first])} tokens, but data.max_length is {max_length}; "
-            f"raise it to at least {int(needs.max())}, what the longest needs, or shorten the source"
+            f"example {first + 1} ({_start(texts[first])}): {what} {int(needs[first])} tokens, but data.max_length is "
+            f"{max_length}; raise it to at least {int(needs.max())}, what the longest needs, or shorten the source"
         )
     check_model_limit(int(sources.lengths.max()), max_length, tokenizer)
     return sources

@@ -1,4 +1,6 @@
-"""Rows of different lengths, one after another in a flat array: how token ids are held in memory and padded into batches."""
+"""Rows of different lengths, one after another in a flat array: how token ids are held in memory and padded into
+batches.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +16,9 @@ Integers = npt.NDArray[np.int64]
 def padded_width(longest: int, multiple: int, max_length: int) -> int:
     """Columns of a batch: its longest row, rounded up to one of few widths, but at most to `max_length`.
 
-    Widths are multiples of `multiple` up to eight of it, of twice that up to sixteen, and so on: four to eight for every doubling, so
-    that there are few shapes of batches and a twelfth of the columns is padding on average. With 1, nothing is rounded.
+    Widths are multiples of `multiple` up to eight of it, of twice that up to sixteen, and so on: four to eight for
+    every doubling, so that there are few shapes of batches and a twelfth of the columns is padding on average. With 1,
+    nothing is rounded.
     """
     step = multiple
     while multiple > 1 and longest > 8 * step:
@@ -67,7 +70,9 @@ class Ragged:
         """Some rows, in the order of `rows`; one may be taken more than once."""
         lengths = self.lengths_of(rows)
         taken = Ragged.of(np.empty(int(lengths.sum()), dtype=np.int32), lengths)
-        taken.values[:] = self.values[np.arange(len(taken.values)) + np.repeat(self.offsets[rows] - taken.offsets[:-1], lengths)]
+        taken.values[:] = self.values[
+            np.arange(len(taken.values)) + np.repeat(self.offsets[rows] - taken.offsets[:-1], lengths)
+        ]
         return taken
 
     def surrounded(self, before: Sequence[int], after: Sequence[int]) -> Ragged:
@@ -79,7 +84,9 @@ class Ragged:
             out.values[starts + column] = value
         for column, value in enumerate(after):
             out.values[ends - len(after) + column] = value
-        out.values[np.arange(len(self.values)) + np.repeat(starts + len(before) - self.offsets[:-1], self.lengths)] = self.values
+        out.values[np.arange(len(self.values)) + np.repeat(starts + len(before) - self.offsets[:-1], self.lengths)] = (
+            self.values
+        )
         return out
 
     def cut(self, limits: Integers) -> Ragged:
@@ -88,7 +95,9 @@ class Ragged:
         column = np.arange(len(self.values)) - np.repeat(self.offsets[:-1], lengths)
         return Ragged.of(self.values[column < np.repeat(limits, lengths)], np.minimum(lengths, limits))
 
-    def write(self, rows: Integers, out: Integers, at: Integers | int = 0, *, leave_out: int = 0) -> npt.NDArray[np.bool_]:
+    def write(
+        self, rows: Integers, out: Integers, at: Integers | int = 0, *, leave_out: int = 0
+    ) -> npt.NDArray[np.bool_]:
         """Writes some rows into the rows of `out`.
 
         Args:
@@ -106,7 +115,11 @@ class Ragged:
         out[written] = self.values[(self.offsets[rows][:, None] + column)[written]]
         return written
 
-    def padded(self, rows: Integers, fill: int, width: int, *, left: bool = False) -> tuple[Integers, npt.NDArray[np.bool_]]:
-        """Some rows filled up to `width`, int64 ``(B, width)``, on the right or on the left; and where they are not filled."""
+    def padded(
+        self, rows: Integers, fill: int, width: int, *, left: bool = False
+    ) -> tuple[Integers, npt.NDArray[np.bool_]]:
+        """Some rows filled up to `width`, int64 ``(B, width)``, on the right or on the left; and where they are not
+        filled.
+        """
         out = np.full((len(rows), width), fill, dtype=np.int64)
         return out, self.write(rows, out, width - self.lengths_of(rows) if left else 0)

@@ -14,7 +14,8 @@ _LINE = 2**16
 
 
 def separator_fault(path: Path) -> str | None:
-    """What to say of a csv or tsv that is one column by its name's ending, but several by another separator; None if it is as it should be.
+    """What to say of a csv or tsv that is one column by its name's ending, but several by another separator; None if it
+    is as it should be.
 
     Spreadsheets write a csv with semicolons where a comma stands within numbers.
     """

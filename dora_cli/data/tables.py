@@ -62,9 +62,9 @@ _MEND = {
 def read_delimited(path: Path) -> Table:
     """Reads csv and tsv by the standard library; every value is text, line breaks in quoted fields stay as they are.
 
-    The readers behind `datasets` guess: a text "NA" becomes null, rows that are one field longer than the header shift every column, and
-    missing fields are filled in. Here every value is text, and a row that does not fit is an error with its line. A csv is quoted as RFC
-    4180 says; a tsv is not quoted, as everywhere in this field.
+    The readers behind `datasets` guess: a text "NA" becomes null, rows that are one field longer than the header shift
+    every column, and missing fields are filled in. Here every value is text, and a row that does not fit is an error
+    with its line. A csv is quoted as RFC 4180 says; a tsv is not quoted, as everywhere in this field.
 
     Raises:
         DataError: an unreadable or damaged file; names the line.
@@ -91,8 +91,8 @@ def read_delimited(path: Path) -> Table:
                 rule = "a text with a comma or a quote stands in quotes" if quoting else "a tsv is not quoted"
                 raise DataError(
                     fault
-                    or f"{path}, line {start}: {plural(len(fields), 'field')}, expected {len(header)} ({shown(', '.join(header))}); "
-                    f"mend the line ({rule})"
+                    or f"{path}, line {start}: {plural(len(fields), 'field')}, expected {len(header)} "
+                    f"({shown(', '.join(header))}); mend the line ({rule})"
                 )
             if fields:
                 rows.append(fields)
@@ -101,7 +101,9 @@ def read_delimited(path: Path) -> Table:
     except UnicodeDecodeError:
         raise not_utf8(path) from None
     except csv.Error as error:
-        raise DataError(fault or f"{path}, line {start}: cannot be read as {path.suffix[1:]}: {error}; {_MEND[quoting]}") from None
+        raise DataError(
+            fault or f"{path}, line {start}: cannot be read as {path.suffix[1:]}: {error}; {_MEND[quoting]}"
+        ) from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}; {CANNOT_READ}") from None
     columns = {name: [fields[i] for fields in rows] for i, name in enumerate(header)}

@@ -22,7 +22,14 @@ if TYPE_CHECKING:
 _CHUNK = 4096
 _COMPARED = 8
 """Texts for which the library's ids are held against those of the tokenizer's own call."""
-_CALLED = ("__call__", "_call_one", "_encode_plus", "_batch_encode_plus", "_convert_encoding", "set_truncation_and_padding")
+_CALLED = (
+    "__call__",
+    "_call_one",
+    "_encode_plus",
+    "_batch_encode_plus",
+    "_convert_encoding",
+    "set_truncation_and_padding",
+)
 """What transformers calls on the way from texts to ids, in its versions 4 and 5."""
 
 
@@ -55,7 +62,9 @@ def tokenise(
 
 @contextmanager
 def _one_message(tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
-    """A tokenizer may load whose parts do not fit together: what fails then is the library's business, and its files are to blame."""
+    """A tokenizer may load whose parts do not fit together: what fails then is the library's business, and its files
+    are to blame.
+    """
     try:
         yield
     except (DoraError, MemoryError):
@@ -64,13 +73,17 @@ def _one_message(tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
         if not isinstance(error, Exception) and not is_panic(error):
             raise
         raise ModelError(
-            f"model.name: the tokenizer of {tokenizer.name_or_path!r} fails on the texts ({type(error).__name__}: {shown(str(error))}); "
-            "download or build the model again"
+            f"model.name: the tokenizer of {tokenizer.name_or_path!r} fails on the texts ({type(error).__name__}: "
+            f"{shown(str(error))}); download or build the model again"
         ) from error
 
 
 def _tokenise(
-    tokenizer: PreTrainedTokenizerBase, call: Tokens, columns: Sequence[Sequence[str]], names: Sequence[str], special: bool
+    tokenizer: PreTrainedTokenizerBase,
+    call: Tokens,
+    columns: Sequence[Sequence[str]],
+    names: Sequence[str],
+    special: bool,
 ) -> dict[str, Ragged]:
     tokens = _quickly(tokenizer, call, columns, special) or call
     flat: dict[str, list[npt.NDArray[np.int32]]] = {name: [np.empty(0, dtype=np.int32)] for name in names}
@@ -81,7 +94,9 @@ def _tokenise(
         lengths.extend(map(len, part["input_ids"]))
         for name in names:
             rows = part[name]
-            flat[name].append(np.fromiter(itertools.chain.from_iterable(rows), dtype=np.int32, count=sum(map(len, rows))))
+            flat[name].append(
+                np.fromiter(itertools.chain.from_iterable(rows), dtype=np.int32, count=sum(map(len, rows)))
+            )
     return {name: Ragged.of(np.concatenate(parts), lengths) for name, parts in flat.items()}
 
 
@@ -89,17 +104,23 @@ Tokens = Callable[..., Mapping[str, Any]]
 """Columns of texts to rows of ids, a list of them for each of the tokenizer's outputs."""
 
 
-def _quickly(tokenizer: PreTrainedTokenizerBase, call: Tokens, columns: Sequence[Sequence[str]], special: bool) -> Tokens | None:
-    """What `call` gives, in half its time: straight from the `tokenizers` library, which does the work. None where that is not so.
+def _quickly(
+    tokenizer: PreTrainedTokenizerBase, call: Tokens, columns: Sequence[Sequence[str]], special: bool
+) -> Tokens | None:
+    """What `call` gives, in half its time: straight from the `tokenizers` library, which does the work. None where that
+    is not so.
 
-    The rest of the time transformers makes masks, offsets and mappings that nobody asked for. Its own call on the first texts sets the
-    library's tokenizer up (truncation, special tokens), and shows that both agree. A class that changes what is called is asked itself.
+    The rest of the time transformers makes masks, offsets and mappings that nobody asked for. Its own call on the first
+    texts sets the library's tokenizer up (truncation, special tokens), and shows that both agree. A class that changes
+    what is called is asked itself.
     """
     from transformers import PreTrainedTokenizerFast
 
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         return None
-    if any(getattr(type(tokenizer), name, None) is not getattr(PreTrainedTokenizerFast, name, None) for name in _CALLED):
+    if any(
+        getattr(type(tokenizer), name, None) is not getattr(PreTrainedTokenizerFast, name, None) for name in _CALLED
+    ):
         return None
     library = tokenizer.backend_tokenizer
 
@@ -126,7 +147,7 @@ def check_model_limit(longest: int, max_length: int, tokenizer: PreTrainedTokeni
     limit = tokenizer.model_max_length
     if longest > limit:
         raise DataError(
-            f"data.max_length: {max_length} is above {limit}, the longest input of the model, and the data has an example of "
-            f"{longest} tokens; lower it to {limit}"
+            f"data.max_length: {max_length} is above {limit}, the longest input of the model, and the data has an "
+            f"example of {longest} tokens; lower it to {limit}"
         )
     return min(max_length, limit)

@@ -21,8 +21,8 @@ Where = Callable[[int], str]
 """Says where the value at a position came from, such as ``"train.csv, line 7"``."""
 
 _DECIMAL = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)")
-"""What a text must be to be a number. `float` takes more, all of it misread or mistyped in a column of scores: ``1_5``, ``-7e3``, digits of
-other scripts, ``infinity``."""
+"""What a text must be to be a number. `float` takes more, all of it misread or mistyped in a column of scores: ``1_5``,
+``-7e3``, digits of other scripts, ``infinity``."""
 _MARK = -1
 """What stands for "no label" in GLUE's test splits on the hub."""
 _LONGEST = 60
@@ -39,21 +39,26 @@ def label_ids(task: ClassificationTask, written: Sequence[str] | None) -> Mappin
 
     Args:
         task: the task.
-        written: the labels as the file writes them, in the task's order. None: the task's own names, or its label ids as digits.
+        written: the labels as the file writes them, in the task's order. None: the task's own names, or its label ids
+            as digits.
 
     Raises:
         DataError: `written` does not fit the task.
     """
     if task.label_names is None:
         if written is not None:
-            raise DataError(f"data.labels: {quoted(written)} were given, but the label of {task.name} is a number; remove data.labels")
+            raise DataError(
+                f"data.labels: {quoted(written)} were given, but the label of {task.name} is a number; "
+                "remove data.labels"
+            )
         return None
     if written is None:
         return {key: index for index, name in enumerate(task.label_names) for key in (name, str(index))}
     if len(written) != task.num_labels or len(set(written)) != len(written):
         raise DataError(
             f"data.labels: {quoted(written)} hold {plural(len(set(written)), 'different value')}, but {task.name} has "
-            f"{task.num_labels} labels; give the values that stand in the file for {', '.join(task.label_names)}, in this order"
+            f"{task.num_labels} labels; give the values that stand in the file for {', '.join(task.label_names)}, in "
+            "this order"
         )
     return {value: index for index, value in enumerate(written)}
 
@@ -64,7 +69,11 @@ def as_text(value: Any) -> str:
 
 
 def parse_labels(
-    task: ClassificationTask, values: Sequence[Any], ids: Mapping[str, int] | None, where: Where, remedy: str = "fix the file"
+    task: ClassificationTask,
+    values: Sequence[Any],
+    ids: Mapping[str, int] | None,
+    where: Where,
+    remedy: str = "fix the file",
 ) -> list[int] | list[float]:
     """Labels of a column.
 
@@ -76,8 +85,8 @@ def parse_labels(
         remedy: what the user can do about an unknown label.
 
     Raises:
-        DataError: a label is missing or unknown, or, for a regression, no plain decimal number in the task's span; names the place and what
-            is allowed.
+        DataError: a label is missing or unknown, or, for a regression, no plain decimal number in the task's span;
+            names the place and what is allowed.
     """
     labels: list[Any] = []
     for position, value in enumerate(values):
@@ -136,7 +145,9 @@ def check_texts(values: Sequence[Any], column: str, where: Where, *, filled: boo
     for position, value in enumerate(values):
         if isinstance(value, str) and (value.strip() or not filled):
             continue
-        what = "is empty" if isinstance(value, str) else f"is {describe(value)}" + ("" if value is None else ", not text")
+        what = (
+            "is empty" if isinstance(value, str) else f"is {describe(value)}" + ("" if value is None else ", not text")
+        )
         raise DataError(f"{where(position)}: column {column!r} {what}; fill it in or remove the row")
     return list(values)
 
@@ -152,7 +163,9 @@ def not_utf8(path: Path) -> DataError:
 
 
 def check_not_wide(path: Path) -> None:
-    """Raises a DataError if a text file is in UTF-16 or UTF-32, whose bytes may be UTF-8 all the same; OSError if it cannot be read."""
+    """Raises a DataError if a text file is in UTF-16 or UTF-32, whose bytes may be UTF-8 all the same; OSError if it
+    cannot be read.
+    """
     with open_regular(path) as file:
         misfit = wide_misfit(str(path), file.read(HEAD))
     if misfit is not None:
@@ -160,7 +173,9 @@ def check_not_wide(path: Path) -> None:
 
 
 def _misfit_error(path: Path, misfit: Misfit) -> DataError:
-    return DataError(f"{path}: {misfit.reason}" if misfit.line is None else f"{path}, line {misfit.line}: {misfit.reason}")
+    return DataError(
+        f"{path}: {misfit.reason}" if misfit.line is None else f"{path}, line {misfit.line}: {misfit.reason}"
+    )
 
 
 def unlabelled(values: Sequence[Any]) -> bool:

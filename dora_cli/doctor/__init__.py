@@ -25,8 +25,8 @@ def examine() -> dict[str, Any]:
     """Everything there is to say, as plain data.
 
     Returns:
-        ``dora, python, platform``; ``packages`` (what dora cannot run without), ``devices, threads, caches, extras, hub, java``; and
-        ``problems``: what is broken of what is needed, one sentence each, empty where dora can run.
+        ``dora, python, platform``; ``packages`` (what dora cannot run without), ``devices, threads, caches, extras,
+        hub, java``; and ``problems``: what is broken of what is needed, one sentence each, empty where dora can run.
     """
     with ThreadPoolExecutor() as pool:  # these wait, for a server and for a program, while packages are imported
         hub, java = pool.submit(ask_the_hub), pool.submit(look_for_java)

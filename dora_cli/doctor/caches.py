@@ -10,13 +10,26 @@ from typing import Any
 
 
 def look_at_caches() -> list[dict[str, Any]]:
-    """``name, path, needed, exists, free_bytes, problem`` of every folder. Those that are not needed only keep what the hub sends."""
-    found = [_look_at("models (HF_HUB_CACHE)", _hub_cache()), _look_at("data sets (HF_DATASETS_CACHE)", _datasets_cache())]
+    """``name, path, needed, exists, free_bytes, problem`` of every folder.
+
+    Those that are not needed only keep what the hub sends.
+    """
+    found = [
+        _look_at("models (HF_HUB_CACHE)", _hub_cache()),
+        _look_at("data sets (HF_DATASETS_CACHE)", _datasets_cache()),
+    ]
     found.append(_look_at("current folder", Path.cwd()))
     try:
         temporary = Path(tempfile.gettempdir())
     except FileNotFoundError as error:
-        found.append(_row("temporary files (TMPDIR)", None, needed=True, problem=f"{error.strerror}; set TMPDIR to a writable folder"))
+        found.append(
+            _row(
+                "temporary files (TMPDIR)",
+                None,
+                needed=True,
+                problem=f"{error.strerror}; set TMPDIR to a writable folder",
+            )
+        )
     else:
         found.append(_look_at("temporary files (TMPDIR)", temporary, needed=True))
     return found

@@ -10,7 +10,9 @@ from dora_cli.wording import plural
 
 
 def look_at_devices() -> list[dict[str, Any]]:
-    """``name, memory_bytes, free_bytes, precisions, note`` of the CPU and of every CUDA device; nothing where PyTorch does not load."""
+    """``name, memory_bytes, free_bytes, precisions, note`` of the CPU and of every CUDA device; nothing where PyTorch
+    does not load.
+    """
     try:
         import torch
     except Exception:  # said among the packages
@@ -28,7 +30,10 @@ def look_at_devices() -> list[dict[str, Any]]:
         warnings.simplefilter("ignore")
         found = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if not found and torch.version.cuda is not None:
-        cpu["note"] = f"PyTorch is built for CUDA {torch.version.cuda} but sees no device: is there a GPU, and a driver for this CUDA?"
+        cpu["note"] = (
+            f"PyTorch is built for CUDA {torch.version.cuda} but sees no device: is there a GPU, and a "
+            "driver for this CUDA?"
+        )
     return [cpu, *(_cuda(index) for index in range(found))]
 
 

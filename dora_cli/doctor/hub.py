@@ -14,9 +14,11 @@ _MODEL = "FacebookAI/roberta-base"
 
 
 def ask_the_hub(timeout: float = PATIENCE) -> dict[str, Any]:
-    """``endpoint, state, detail, seconds``; `state` is ``reachable``, ``unreachable``, ``offline`` (not asked, as told) or ``unknown``.
+    """``endpoint, state, detail, seconds``; `state` is ``reachable``, ``unreachable``, ``offline`` (not asked, as told)
+    or ``unknown``.
 
-    The question is the one that training asks first, put by the same library, so it takes the same way: mirrors and proxies included.
+    The question is the one that training asks first, put by the same library, so it takes the same way: mirrors and
+    proxies included.
     """
     switched = [name for name in _SWITCHES if os.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE")]
     try:
@@ -36,7 +38,12 @@ def ask_the_hub(timeout: float = PATIENCE) -> dict[str, Any]:
     state, detail = _judge(failure)
     if _DATA_SWITCH in switched and state == "reachable":
         detail = f"{_DATA_SWITCH} set: data sets are read from their cache alone"
-    return {"endpoint": constants.ENDPOINT, "state": state, "detail": detail, "seconds": round(time.monotonic() - start, 2)}
+    return {
+        "endpoint": constants.ENDPOINT,
+        "state": state,
+        "detail": detail,
+        "seconds": round(time.monotonic() - start, 2),
+    }
 
 
 def _judge(failure: Exception | None) -> tuple[str, str | None]:

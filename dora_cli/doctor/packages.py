@@ -21,12 +21,14 @@ _ROOT = Path(__file__).parents[3]
 _MODULES = {"pyyaml": "yaml", "scikit-learn": "sklearn"}
 """Modules that are not called like their distribution."""
 _SLOW = {"evaluate"}
-"""Written in Python alone, and takes longer to import than all others together (the pipelines of transformers, statistics): what it needs
-is looked up instead."""
+"""Written in Python alone, and takes longer to import than all others together (the pipelines of transformers,
+statistics): what it needs is looked up instead."""
 
 
 def look_at_packages() -> list[dict[str, Any]]:
-    """``name, version, wanted, problem`` of every package that dora needs; imported, unless slow, as a broken one shows only then."""
+    """``name, version, wanted, problem`` of every package that dora needs; imported, unless slow, as a broken one shows
+    only then.
+    """
     bring_back("scipy", "sklearn")  # needed, though not by every command
     base, _ = _requirements()
     return [_look_at(requirement) for requirement in base]
@@ -44,7 +46,9 @@ def _look_at(requirement: str) -> dict[str, Any]:
 
 
 def look_at_extras() -> list[dict[str, Any]]:
-    """``name, missing, install`` of every extra: which of its packages are absent or too old, and the command that brings them."""
+    """``name, missing, install`` of every extra: which of its packages are absent or too old, and the command that
+    brings them.
+    """
     _, extras = _requirements()
     return [
         {
@@ -70,12 +74,17 @@ def _checkout() -> bool:
 
 @lru_cache(maxsize=1)
 def _requirements() -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:
-    """What dora needs, and what each extra adds. A checkout's own file is read where it can be: an installation's notes may be older."""
+    """What dora needs, and what each extra adds.
+
+    A checkout's own file is read where it can be: an installation's notes may be older.
+    """
     if _checkout() and sys.version_info >= (3, 11):
         import tomllib
 
         project = tomllib.loads((_ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-        return tuple(project["dependencies"]), {name: tuple(more) for name, more in project["optional-dependencies"].items()}
+        return tuple(project["dependencies"]), {
+            name: tuple(more) for name, more in project["optional-dependencies"].items()
+        }
     try:
         installed = metadata.metadata(_DISTRIBUTION)
     except metadata.PackageNotFoundError:
@@ -147,6 +156,10 @@ def _import(module: str) -> str | None:
 @contextlib.contextmanager
 def _hushed() -> Iterator[None]:
     """Without what packages print and warn of while they are loaded."""
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+    with (
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+    ):
         warnings.simplefilter("ignore")
         yield

@@ -13,10 +13,12 @@ _LARGE = 16 * 128 * 768 * 3072
 
 
 def look_at_threads() -> dict[str, Any]:
-    """``cores, torch, most, large, environment, load``; all but `cores` and `load` are None where PyTorch does not load.
+    """``cores, torch, most, large, environment, load``; all but `cores` and `load` are None where PyTorch does not
+    load.
 
-    `torch` is what PyTorch takes by itself, `most` the most that ``train.threads: auto`` takes and `large` what it takes for
-    RoBERTa-base; a tiny model takes one. `environment` holds the variables that are set, `load` the averages of 1, 5 and 15 minutes.
+    `torch` is what PyTorch takes by itself, `most` the most that ``train.threads: auto`` takes and `large` what it
+    takes for RoBERTa-base; a tiny model takes one. `environment` holds the variables that are set, `load` the averages
+    of 1, 5 and 15 minutes.
     """
     found: dict[str, Any] = {"cores": usable_cores(), "torch": None, "most": None, "large": None, "load": _load()}
     try:
@@ -25,7 +27,11 @@ def look_at_threads() -> dict[str, Any]:
         from dora_cli.machine.threads import most_threads, worth_threads
     except Exception:  # said among the packages
         return found | {"environment": None}
-    found |= {"torch": torch.get_num_threads(), "most": most_threads(), "large": min(worth_threads(_LARGE), most_threads())}
+    found |= {
+        "torch": torch.get_num_threads(),
+        "most": most_threads(),
+        "large": min(worth_threads(_LARGE), most_threads()),
+    }
     return found | {"environment": {name: os.environ[name] for name in _VARIABLES if name in os.environ}}
 
 

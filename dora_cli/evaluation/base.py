@@ -27,7 +27,8 @@ class Finished:
 
     Attributes:
         metrics: what the run reports.
-        outputs: for a task that generates, one record per source: the source under its column's name, ``output``, ``references``.
+        outputs: for a task that generates, one record per source: the source under its column's name, ``output``,
+            ``references``.
         notes: what a reader of the metrics should know.
     """
 
@@ -54,20 +55,26 @@ class Trial:
 
 
 class Evaluator(Protocol):
-    """Evaluates one model again and again on data that is encoded once. Every process calls it; all get the whole result."""
+    """Evaluates one model again and again on data that is encoded once.
+
+    Every process calls it; all get the whole result.
+    """
 
     generates: bool
     """Whether `finish` generates text, and so knows more than `epoch`."""
 
     def prepare(self) -> None:
-        """Loads the libraries of the metrics, which the first evaluation would load otherwise, and has them score two rows.
+        """Loads the libraries of the metrics, which the first evaluation would load otherwise, and has them score two
+        rows.
 
         Raises:
             LibraryError: one of them is broken.
         """
 
     def trials(self, model: nn.Module, method: Method) -> Sequence[Trial]:
-        """What `epoch` and `finish` do with the model, in an order in which the earlier tells more of why the later fails."""
+        """What `epoch` and `finish` do with the model, in an order in which the earlier tells more of why the later
+        fails.
+        """
 
     def epoch(self, model: nn.Module, method: Method) -> Metrics:
         """The metrics between epochs, as far as the task's `epoch_metrics`."""

@@ -42,8 +42,8 @@ def extremes(lengths: npt.NDArray[np.integer], batch_size: int) -> list[Indices]
 def batches_by_length(lengths: npt.NDArray[np.integer], batch_size: int, accelerator: Accelerator) -> list[Indices]:
     """This process's batches over examples of `lengths`, the longest first.
 
-    Batches gather examples of similar length, so that little is padded, and depend on nothing but `lengths` and `batch_size`: the same
-    weights give the same numbers.
+    Batches gather examples of similar length, so that little is padded, and depend on nothing but `lengths` and
+    `batch_size`: the same weights give the same numbers.
     """
     order = np.argsort(lengths, kind="stable")[::-1]
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]

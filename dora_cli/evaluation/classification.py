@@ -116,7 +116,9 @@ class ClassificationEvaluator:
         self._task = task
         self._batch_size = batch_size
         self._accelerator = accelerator
-        self._evaluate = partial(evaluate, splits=splits, task=task, batch_size=batch_size, accelerator=accelerator, progress=progress)
+        self._evaluate = partial(
+            evaluate, splits=splits, task=task, batch_size=batch_size, accelerator=accelerator, progress=progress
+        )
 
     def prepare(self) -> None:
         two = np.array([0, 1], dtype=np.float64 if self._task.regression else np.int64)

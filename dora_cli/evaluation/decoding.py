@@ -27,7 +27,8 @@ class Decoding:
 
     Attributes:
         beams: width of the beam search; 1 is greedy.
-        length_penalty: `p` in the score of a hypothesis, the sum of its log probabilities divided by ``(generated tokens) ** p``.
+        length_penalty: `p` in the score of a hypothesis, the sum of its log probabilities divided by ``(generated
+            tokens) ** p``.
         max_new_tokens: an output has at most this many tokens, its end token included.
         no_repeat_ngram: no n-gram of this size comes twice in an output; 0 allows any.
         batch_size: sources at a time, in each process.
@@ -56,8 +57,8 @@ def check_positions(model: nn.Module, sources: EncodedSources, layout: PairLayou
     if settings.max_new_tokens > room:
         before = "its decoder's start" if layout.encoder_decoder else "the longest source"
         raise DataError(
-            f"decode.max_new_tokens: {settings.max_new_tokens} is too many: the model has {limit} positions and {before} takes {prompt} "
-            f"of them; set it to at most {room}"
+            f"decode.max_new_tokens: {settings.max_new_tokens} is too many: the model has {limit} positions and "
+            f"{before} takes {prompt} of them; set it to at most {room}"
         )
 
 
@@ -73,9 +74,9 @@ def decode(
 ) -> list[str]:
     """One text for every source, in the order of `sources`.
 
-    A text is what the model generated before the first of `layout.stops` or a blank line, on one line. The longest sources come first,
-    so that memory runs out at once or not at all. Processes share the batches and all return the whole. The caller enters the method's
-    `folded()`.
+    A text is what the model generated before the first of `layout.stops` or a blank line, on one line. The longest
+    sources come first, so that memory runs out at once or not at all. Processes share the batches and all return the
+    whole. The caller enters the method's `folded()`.
 
     Args:
         model: from `load_generator`, on the accelerator's device, not wrapped; it is in evaluation mode meanwhile.
@@ -88,7 +89,9 @@ def decode(
     """
     check_positions(model, sources, layout, settings)
     mine = batches_by_length(sources.lengths, settings.batch_size, accelerator)
-    return in_order(mine, _decoded(model, tokenizer, sources, layout, settings, mine, accelerator, progress), accelerator)
+    return in_order(
+        mine, _decoded(model, tokenizer, sources, layout, settings, mine, accelerator, progress), accelerator
+    )
 
 
 def try_decoding(
@@ -148,7 +151,9 @@ def generation_config(layout: PairLayout, settings: Decoding) -> GenerationConfi
 
 @contextmanager
 def _own_settings_unheard(model: nn.Module) -> Iterator[None]:
-    """`generate` fills whatever its argument leaves open from the checkpoint's own generation config: forced tokens, penalties, beams."""
+    """`generate` fills whatever its argument leaves open from the checkpoint's own generation config: forced tokens,
+    penalties, beams.
+    """
     from transformers import GenerationConfig
 
     owner: Any = model
@@ -169,7 +174,9 @@ def _generate(
     prompt = batch["decoder_input_ids" if layout.encoder_decoder else "input_ids"].shape[1]
     processors = [NoRepeatNgram(settings.no_repeat_ngram, prompt)] if settings.no_repeat_ngram else []
     generator: Any = model
-    rows: torch.Tensor = generator.generate(**batch, generation_config=config, logits_processor=LogitsProcessorList(processors))
+    rows: torch.Tensor = generator.generate(
+        **batch, generation_config=config, logits_processor=LogitsProcessorList(processors)
+    )
     return rows[:, prompt:].tolist()
 
 

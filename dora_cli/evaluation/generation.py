@@ -48,7 +48,9 @@ def target_loss(
     return math.fsum(losses) / int(split.units.sum())
 
 
-def _row_losses(model: nn.Module, split: EncodedPairs, indices: Indices, task: GenerationTask, accelerator: Accelerator) -> torch.Tensor:
+def _row_losses(
+    model: nn.Module, split: EncodedPairs, indices: Indices, task: GenerationTask, accelerator: Accelerator
+) -> torch.Tensor:
     """Summed loss of each target of one batch, on the device."""
     batch = to_device(split.collate(indices), accelerator.device)
     labels = batch.pop("labels")
@@ -58,7 +60,9 @@ def _row_losses(model: nn.Module, split: EncodedPairs, indices: Indices, task: G
 
 
 def _scorer(name: str) -> Callable[..., E2EScores]:
-    """How outputs become metrics, by `GenerationTask.score`; its libraries take a second to load when they are first needed."""
+    """How outputs become metrics, by `GenerationTask.score`; its libraries take a second to load when they are first
+    needed.
+    """
     with loading(f"what computes the metrics of {name}"):
         from dora_cli.metrics.e2e.score import score_e2e
     return {"e2e": score_e2e}[name]
@@ -74,7 +78,8 @@ class Sources:
 
 
 class GenerationEvaluator:
-    """Loss and perplexity of the dev references, and outputs: a few greedy ones after an epoch, all of them by beam search at the end.
+    """Loss and perplexity of the dev references, and outputs: a few greedy ones after an epoch, all of them by beam
+    search at the end.
 
     Args:
         losses: the splits whose references are measured, encoded; one as a rule.
@@ -114,7 +119,9 @@ class GenerationEvaluator:
             _scorer(self.task.score)(two, [[text] for text in two], meteor=False)
 
     def trials(self, model: nn.Module, method: Method) -> Sequence[Trial]:
-        greedy = Trial("decoding", "decode", partial(self._try_outputs, model, method, replace(self._settings, beams=1)))
+        greedy = Trial(
+            "decoding", "decode", partial(self._try_outputs, model, method, replace(self._settings, beams=1))
+        )
         found = [Trial("an evaluation", "eval", partial(self._try_losses, model)), greedy]
         if (beams := self._settings.beams) > 1:
             searched = partial(self._try_outputs, model, method, self._settings)
@@ -160,5 +167,8 @@ class GenerationEvaluator:
     def _outputs(self, model: nn.Module, method: Method, sources: Sources, settings: Decoding) -> list[str]:
         with enough_memory(decoding_advice(settings.batch_size, settings.beams)), method.folded():
             return self._decode(
-                model, sources=sources.encoded, settings=settings, progress=partial(self.progress, f"{sources.split} (decoding)")
+                model,
+                sources=sources.encoded,
+                settings=settings,
+                progress=partial(self.progress, f"{sources.split} (decoding)"),
             )

@@ -8,8 +8,8 @@ import torch
 class NoRepeatNgram:
     """Forbids every token that would complete an n-gram for the second time among the *generated* tokens.
 
-    Transformers' own processor counts the prompt of a decoder too, and so would forbid to copy a long name out of it. Called as a
-    logits processor of `generate`; it computes on the device and never waits for it.
+    Transformers' own processor counts the prompt of a decoder too, and so would forbid to copy a long name out of it.
+    Called as a logits processor of `generate`; it computes on the device and never waits for it.
 
     Args:
         size: `n`, at least 1.
@@ -38,5 +38,7 @@ class NoRepeatNgram:
         begun = (ngrams[:, :, :-1] == tail[:, None]).all(dim=-1)
         # Windows that do not match mark a column beyond the vocabulary: one token may end windows of both kinds.
         marked = torch.where(begun, ngrams[:, :, -1], vocabulary)
-        forbidden = torch.zeros(scores.shape[0], vocabulary + 1, dtype=torch.bool, device=scores.device).scatter_(1, marked, True)
+        forbidden = torch.zeros(scores.shape[0], vocabulary + 1, dtype=torch.bool, device=scores.device).scatter_(
+            1, marked, True
+        )
         return scores.masked_fill(forbidden[:, :vocabulary], -torch.inf)

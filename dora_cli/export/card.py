@@ -28,10 +28,12 @@ TASK_TYPES = {
 
 _WHAT = """\
 Trained with **DoRA, Dynamic Low-Rank Adaptation** (Mao et al., ACL 2024, [arXiv 2405.17357](https://arxiv.org/abs/2405.17357)):
-every attention and FFN projection starts with more single-rank components than the budget allows, the least important are pruned while
+every attention and FFN projection starts with more single-rank components than the budget allows, the least important
+are pruned while
 training goes on, then the ranks are frozen and the rest is fine-tuned.
 
-This is *not* the weight-decomposed DoRA of Liu et al. (arXiv 2402.09353; PEFT's `use_dora`), an unrelated method of the same name."""
+This is *not* the weight-decomposed DoRA of Liu et al. (arXiv 2402.09353; PEFT's `use_dora`), an unrelated method of the
+same name."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,8 @@ def peft_card(card: Card) -> str:
     adapted = sum(rank > 0 for rank in by_rank)
     about = f"""{_WHAT}
 
-The adapter is plain LoRA: {sum(by_rank):,} components in {adapted} of {len(by_rank)} projections, each with a rank of its own; those at
+The adapter is plain LoRA: {sum(by_rank):,} components in {adapted} of {len(by_rank)} projections, each with a rank of
+its own; those at
 rank 0 are left out. Scales and gates are inside the factors, so `lora_alpha` equals the rank."""
     kind = TASK_TYPES[card.auto_class][1]
     auto = [
@@ -107,20 +110,31 @@ def merged_card(card: Card) -> str:
         if card.ranks
         else ("The head alone was trained; the base model is as it was.")
     )
-    code = [f"from transformers import {card.auto_class}, AutoTokenizer", "", 'tokenizer = AutoTokenizer.from_pretrained(".")']
-    code += _call(f"model = {card.auto_class}.from_pretrained", ['"."', f"dtype={_literal(card.dtype)}", *_code_of_strangers(card)])
+    code = [
+        f"from transformers import {card.auto_class}, AutoTokenizer",
+        "",
+        'tokenizer = AutoTokenizer.from_pretrained(".")',
+    ]
+    code += _call(
+        f"model = {card.auto_class}.from_pretrained",
+        ['"."', f"dtype={_literal(card.dtype)}", *_code_of_strangers(card)],
+    )
     code[-1] += ".eval()"
     return _page(
         card,
         library="transformers",
         title=f"{card.task.name}: {markdown.text(_short(card.base))}, fine-tuned",
         about=about,
-        code=[('Load it from this folder (or put the folder\'s path or hub id for `"."`):', code), ("Then:", _use(card, adapter=False))],
+        code=[
+            ('Load it from this folder (or put the folder\'s path or hub id for `"."`):', code),
+            ("Then:", _use(card, adapter=False)),
+        ],
     )
 
 
 def adapter_card(format: str, base: str, architecture: str, num_labels: int | None, dtype: str, probe: str) -> str:
-    """The card of an adapter that was trained in a loop of the user's own: how it is loaded, and no more, for more is not known.
+    """The card of an adapter that was trained in a loop of the user's own: how it is loaded, and no more, for more is
+    not known.
 
     Args:
         format: ``"peft"`` or ``"merged"``.
@@ -135,7 +149,11 @@ def adapter_card(format: str, base: str, architecture: str, num_labels: int | No
         code += _call(f"model = {architecture}.from_pretrained", ['"."', f"dtype={_literal(dtype)}"])
     else:
         labels = [] if num_labels is None else [f"num_labels={num_labels}", "ignore_mismatched_sizes=True"]
-        code = ["from peft import PeftModel", *code, *_call(f"base = {architecture}.from_pretrained", [_literal(base), *labels])]
+        code = [
+            "from peft import PeftModel",
+            *code,
+            *_call(f"base = {architecture}.from_pretrained", [_literal(base), *labels]),
+        ]
         code.append('model = PeftModel.from_pretrained(base, ".")')
     code[-1] += ".eval()"
     title, use = f"# {markdown.text(_short(base))}, fine-tuned", markdown.block("python", code)
@@ -144,12 +162,20 @@ def adapter_card(format: str, base: str, architecture: str, num_labels: int | No
 
 
 def _page(card: Card, *, library: str, title: str, about: str, code: Sequence[tuple[str, Sequence[str]]]) -> str:
-    parts = [f"---\n{yaml.safe_dump(_front(card, library), sort_keys=False, allow_unicode=True)}---", f"# {title}", about]
+    parts = [
+        f"---\n{yaml.safe_dump(_front(card, library), sort_keys=False, allow_unicode=True)}---",
+        f"# {title}",
+        about,
+    ]
     parts.append("## Use")
     for words, lines in code:
         parts += [words, markdown.block("python", lines)]
     parts += _notes(card)
-    parts += ["## Metrics", f"Of the weights of {card.weights}, as the run recorded them on its evaluation splits:", _metrics(card.metrics)]
+    parts += [
+        "## Metrics",
+        f"Of the weights of {card.weights}, as the run recorded them on its evaluation splits:",
+        _metrics(card.metrics),
+    ]
     if card.ranks:
         parts += ["## Ranks", *_rank_tables(card)]
     parts += ["## Agreement with the run", card.probe]
@@ -164,18 +190,24 @@ def _front(card: Card, library: str) -> dict[str, Any]:
     found["pipeline_tag"] = "text-classification" if isinstance(card.task, ClassificationTask) else "text-generation"
     if card.recipe.data.source == "hub":
         found["datasets"] = [card.task.hub.path]
-    found["tags"] = [*(["lora"] if library == "peft" else []), *(["dynamic-low-rank-adaptation"] if card.ranks else []), card.task.name]
+    found["tags"] = [
+        *(["lora"] if library == "peft" else []),
+        *(["dynamic-low-rank-adaptation"] if card.ranks else []),
+        card.task.name,
+    ]
     return found
 
 
-# How it is loaded -----------------------------------------------------------------------------------------------------------------
+# How it is loaded -----------------------------------------------------------------------------------------------------
 
 
 def _peft_lines(card: Card) -> list[str]:
     lines = ["from peft import PeftModel", f"from transformers import {card.auto_class}, AutoTokenizer", ""]
     place = [_literal(card.base), *_revision(card)]
     lines += _call("tokenizer = AutoTokenizer.from_pretrained", [*place, *_code_of_strangers(card)])
-    lines += _call(f"base = {card.auto_class}.from_pretrained", [_literal(card.base), *_revision(card), *_arguments(card)])
+    lines += _call(
+        f"base = {card.auto_class}.from_pretrained", [_literal(card.base), *_revision(card), *_arguments(card)]
+    )
     return [*lines, 'model = PeftModel.from_pretrained(base, ".").eval()']
 
 
@@ -269,19 +301,22 @@ def _notes(card: Card) -> list[str]:
     decode = card.recipe.decode
     if card.layout is not None and not card.layout.encoder_decoder and decode is not None and decode.no_repeat_ngram:
         found.append(
-            f"In the run's own outputs no {decode.no_repeat_ngram}-gram stands twice. Transformers' `no_repeat_ngram_size` counts the "
-            "prompt too, and would forbid to copy a name out of it, so it is not set here."
+            f"In the run's own outputs no {decode.no_repeat_ngram}-gram stands twice. Transformers' "
+            "`no_repeat_ngram_size` counts the prompt too, and would forbid to copy a name out of it, so it is not "
+            "set here."
         )
     return found
 
 
-# How it came about ----------------------------------------------------------------------------------------------------------------
+# How it came about ----------------------------------------------------------------------------------------------------
 
 
 def _metrics(metrics: Mapping[str, float | None]) -> str:
     if not metrics:
         return "The run recorded none for these weights."
-    rows = [f"| {markdown.text(name)} | {'-' if value is None else f'{value:.4f}'} |" for name, value in metrics.items()]
+    rows = [
+        f"| {markdown.text(name)} | {'-' if value is None else f'{value:.4f}'} |" for name, value in metrics.items()
+    ]
     return "\n".join(["| metric | value |", "|---|---|", *rows])
 
 
@@ -303,7 +338,9 @@ def _rank_tables(card: Card) -> list[str]:
 
 
 def _without_places(recipe: Recipe) -> Recipe:
-    """Cards are published: of local folders only their names are told, also of those that are no longer where they were."""
+    """Cards are published: of local folders only their names are told, also of those that are no longer where they
+    were.
+    """
     model, data = recipe.model, recipe.data
     place = at_home(model.name)
     if not model.name.startswith(BUILTIN_PREFIX) and (place.is_absolute() or place.is_dir()):

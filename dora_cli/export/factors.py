@@ -1,4 +1,6 @@
-"""Plain LoRA factors made ready for a file: balanced magnitudes, and zero components where few distinct ranks are wanted."""
+"""Plain LoRA factors made ready for a file: balanced magnitudes, and zero components where few distinct ranks are
+wanted.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,9 @@ PADDINGS = ("none", "power-of-two", "common")
 def balance(factors: LoraFactors) -> LoraFactors:
     """The same product with ``|a_i| = |b_i|`` for every component.
 
-    A gate near zero or a large scale, folded into one factor, would leave its entries where a half type has few numbers; the square root
-    on either side stays away from both ends. A component that adds nothing becomes zero in both factors.
+    A gate near zero or a large scale, folded into one factor, would leave its entries where a half type has few
+    numbers; the square root on either side stays away from both ends. A component that adds nothing becomes zero in
+    both factors.
     """
     A, B = factors.A.double(), factors.B.double()
     # The norms are taken of rows scaled to at most 1: squares of very small entries would vanish.
@@ -44,7 +47,8 @@ def padded_rank(rank: int, padding: str, largest: int) -> int:
 
 
 def pad(factors: Factors, padding: str) -> dict[str, LoraFactors]:
-    """Adds zero components up to the next power of two, or up to the highest rank of all; the products stay what they are.
+    """Adds zero components up to the next power of two, or up to the highest rank of all; the products stay what they
+    are.
 
     Args:
         padding: one of `PADDINGS`.
@@ -70,4 +74,6 @@ class Size:
 
     @classmethod
     def of(cls, factors: Factors) -> Size:
-        return cls(sum(one.rank for one in factors.values()), sum(one.A.numel() + one.B.numel() for one in factors.values()))
+        return cls(
+            sum(one.rank for one in factors.values()), sum(one.A.numel() + one.B.numel() for one in factors.values())
+        )

@@ -1,7 +1,8 @@
-"""The folder an export is written to: made beside its place, then moved there; replaced only if it holds an export and nothing else.
+"""The folder an export is written to: made beside its place, then moved there; replaced only if it holds an export and
+nothing else.
 
-A process that is killed leaves the old export, the new one, or nothing at their place, and beside it what the next one clears away: the
-folder that was being written, or (between two renames) the old export, which is put back.
+A process that is killed leaves the old export, the new one, or nothing at their place, and beside it what the next one
+clears away: the folder that was being written, or (between two renames) the old export, which is put back.
 """
 
 from __future__ import annotations
@@ -34,16 +35,26 @@ def check_export_folder(output: Path, *, overwrite: bool) -> None:
     check_no_stdout(output, "an export is a folder")
     if output.exists() and not output.is_dir():
         raise OutputError(f"--output {output} is a file; name a folder")
-    there = output if output.exists() else _old(output.resolve())  # a killed export may have moved the earlier one aside
+    # a killed export may have moved the earlier one aside
+    there = output if output.exists() else _old(output.resolve())
     held = sorted(path.name for path in there.iterdir()) if there.is_dir() else []
     if held:
         files, whole = _files_of_export(there)
         foreign = [name for name in held if name not in files or not (there / name).is_file()]
         if RECORD not in held or foreign:
-            what = f"holds {foreign[0]}, which is no part of an export" if RECORD in held else "is not empty and holds no export of dora"
-            raise OutputError(f"--output {output} {what}, so nothing is written there, not even with --overwrite; choose another --output")
+            what = (
+                (f"holds {foreign[0]}, which is no part of an export")
+                if RECORD in held
+                else "is not empty and holds no export of dora"
+            )
+            raise OutputError(
+                f"--output {output} {what}, so nothing is written there, not even with --overwrite; "
+                "choose another --output"
+            )
         if whole and not overwrite:
-            raise OutputError(f"--output {output} holds an export already; choose another --output, or pass --overwrite to replace it")
+            raise OutputError(
+                f"--output {output} holds an export already; choose another --output, or pass --overwrite to replace it"
+            )
     check_place(output)
 
 
@@ -62,7 +73,8 @@ def export_folder(output: Path, *, overwrite: bool) -> Iterator[Path]:
     """A folder to write into, which takes the place of `output` when the block ends well and vanishes when it does not.
 
     Raises:
-        OutputError: the disk refuses, or another export to `output` is being written; what was there before is untouched.
+        OutputError: the disk refuses, or another export to `output` is being written; what was there before is
+            untouched.
     """
     place = output.resolve()
     beside = place.with_name(f".{place.name}.dora.partial")
@@ -81,7 +93,9 @@ def export_folder(output: Path, *, overwrite: bool) -> Iterator[Path]:
                 raise
     except (OSError, SafetensorError) as error:  # safetensors wraps the system's error in its own
         reason = getattr(error, "strerror", None) or error
-        raise OutputError(f"--output {output} cannot be written: {reason}; free some space or choose another --output") from error
+        raise OutputError(
+            f"--output {output} cannot be written: {reason}; free some space or choose another --output"
+        ) from error
 
 
 def _old(place: Path) -> Path:
@@ -115,7 +129,10 @@ def _move(beside: Path, place: Path) -> None:
 
 
 def _fill(place: Path, beside: Path) -> None:
-    """Empties `place` and fills it. Until its record comes, last, one stands there that lets the next export do this again."""
+    """Empties `place` and fills it.
+
+    Until its record comes, last, one stands there that lets the next export do this again.
+    """
     new = sorted(os.listdir(beside), key=lambda name: name == RECORD)
     known = {*os.listdir(place), *new} - {RECORD}
     unfinished = beside / f".{RECORD}"

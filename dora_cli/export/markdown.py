@@ -1,4 +1,6 @@
-"""Texts for a Markdown file that show what they say and do nothing else: no heading, no HTML, no link, no line of a table."""
+"""Texts for a Markdown file that show what they say and do nothing else: no heading, no HTML, no link, no line of a
+table.
+"""
 
 from __future__ import annotations
 

@@ -22,7 +22,8 @@ from dora_cli.models.quiet import quiet_loading
 def merge(model: nn.Module, factors: Factors, dtype: str) -> None:
     """Adds every update to its weight and casts the whole model, in place.
 
-    Each sum is made in float64 and rounded once, into `dtype`: merging into an already rounded weight would lose what is small.
+    Each sum is made in float64 and rounded once, into `dtype`: merging into an already rounded weight would lose what
+    is small.
 
     Args:
         model: the plain model.
@@ -39,8 +40,8 @@ def merge(model: nn.Module, factors: Factors, dtype: str) -> None:
         others = owners[id(modules[name].weight)] - {name}
         if others:
             raise ExportError(
-                f"the weight of {name} is also that of {min(others)}, which is not adapted, so merging would change both; "
-                "export with --format peft"
+                f"the weight of {name} is also that of {min(others)}, which is not adapted, so merging would change "
+                "both; export with --format peft"
             )
     check_finite(model.state_dict(), "the run")
     target = DTYPES[dtype]
@@ -63,7 +64,9 @@ def save_merged(model: Any, tokenizer: Any, folder: Path, *, generation: Any | N
     if generation is not None:
         model.generation_config = generation
     config = model.config
-    for part in {id(part): part for part in (config, config.get_text_config() if hasattr(config, "get_text_config") else config)}.values():
+    for part in {
+        id(part): part for part in (config, config.get_text_config() if hasattr(config, "get_text_config") else config)
+    }.values():
         if hasattr(part, "use_cache"):
             part.use_cache = True  # off for training alone
     with quiet_loading():
@@ -79,11 +82,17 @@ def load_merged(folder: Path, auto_class: str, dtype: str, *, trust_remote_code:
     key = "dtype" if version >= (4, 56) else "torch_dtype"
     with quiet_loading():
         found, report = getattr(transformers, auto_class).from_pretrained(
-            folder, output_loading_info=True, local_files_only=True, trust_remote_code=trust_remote_code, **{key: DTYPES[dtype]}
+            folder,
+            output_loading_info=True,
+            local_files_only=True,
+            trust_remote_code=trust_remote_code,
+            **{key: DTYPES[dtype]},
         )
     missing = sorted({*report["missing_keys"], *report["unexpected_keys"]})
     if missing:
-        raise ExportError(f"the merged model does not load as a whole: {missing[0]} is not where transformers expects it")
+        raise ExportError(
+            f"the merged model does not load as a whole: {missing[0]} is not where transformers expects it"
+        )
     model: nn.Module = found
     return model
 
@@ -91,8 +100,9 @@ def load_merged(folder: Path, auto_class: str, dtype: str, *, trust_remote_code:
 def generation_of(layout: PairLayout, settings: Decoding) -> Any:
     """How the exported generator decodes by itself.
 
-    Transformers' rule against repeated n-grams counts a decoder's prompt too, and would forbid to copy a name out of it: it is set for
-    encoder-decoders alone, whose decoder reads no prompt. A second start token (BART's) is forced where the caller gives none.
+    Transformers' rule against repeated n-grams counts a decoder's prompt too, and would forbid to copy a name out of
+    it: it is set for encoder-decoders alone, whose decoder reads no prompt. A second start token (BART's) is forced
+    where the caller gives none.
     """
     config = generation_config(layout, settings)
     if layout.encoder_decoder:

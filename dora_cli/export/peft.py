@@ -1,6 +1,7 @@
 """Plain LoRA as PEFT reads it: ``adapter_model.safetensors`` and ``adapter_config.json``.
 
-PEFT itself is not needed to write it. Scales and gates are inside the factors, so that the scale PEFT applies is exactly 1.
+PEFT itself is not needed to write it. Scales and gates are inside the factors, so that the scale PEFT applies is
+exactly 1.
 """
 
 from __future__ import annotations
@@ -22,7 +23,16 @@ WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 _PREFIX = "base_model.model."
 _CLASSIFIERS = ("classifier", "score")
 """What PEFT adds to ``modules_to_save`` of every classifier by itself."""
-_INNER = ("lora_A", "lora_B", "lora_dropout", "lora_embedding_A", "lora_embedding_B", "lora_magnitude_vector", "base_layer", "default")
+_INNER = (
+    "lora_A",
+    "lora_B",
+    "lora_dropout",
+    "lora_embedding_A",
+    "lora_embedding_B",
+    "lora_magnitude_vector",
+    "base_layer",
+    "default",
+)
 """What PEFT's layer names its own parts, among which it looks for modules to save, too."""
 _MIXED_TYPES = ("falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h")
 _MIXED_REFUSED = ("conv1d", "out_proj")
@@ -31,7 +41,8 @@ _MERGED = "export it with --format merged instead"
 
 
 def head_modules(model: nn.Module, head: Iterable[str]) -> list[str]:
-    """The modules that hold the head's parameters: children of the model outside its base, and owners of fresh parameters within it.
+    """The modules that hold the head's parameters: children of the model outside its base, and owners of fresh
+    parameters within it.
 
     Args:
         model: the plain model.
@@ -45,7 +56,9 @@ def head_modules(model: nn.Module, head: Iterable[str]) -> list[str]:
     for name in head:
         owner = name.rpartition(".")[0]
         if not owner:
-            raise ExportError(f"the head's parameter {name} belongs to the model itself, and PEFT saves whole modules; {_MERGED}")
+            raise ExportError(
+                f"the head's parameter {name} belongs to the model itself, and PEFT saves whole modules; {_MERGED}"
+            )
         inside = not prefix or name.startswith(prefix + ".")
         found[owner if inside else owner.partition(".")[0]] = None
     return [name for name in found if not any(name.startswith(other + ".") for other in found)]
@@ -63,8 +76,9 @@ def adapter_config(
 ) -> dict[str, Any]:
     """What ``adapter_config.json`` holds.
 
-    The highest rank is the general one, with a scale of 1, so that a reader who knows no patterns reserves enough; every other rank has its
-    pattern. Patterns are regular expressions that PEFT matches at the end of a name; targets are plain names.
+    The highest rank is the general one, with a scale of 1, so that a reader who knows no patterns reserves enough;
+    every other rank has its pattern. Patterns are regular expressions that PEFT matches at the end of a name; targets
+    are plain names.
 
     Args:
         model: the plain model, in which the names of `factors` are looked up.
@@ -73,7 +87,8 @@ def adapter_config(
         dropout: on the adapters' input, for whoever trains on.
 
     Raises:
-        ExportError: nothing is left to adapt, PEFT refuses a projection, or it could not tell the modules apart by their names.
+        ExportError: nothing is left to adapt, PEFT refuses a projection, or it could not tell the modules apart by
+            their names.
     """
     if not factors:
         raise ExportError(f"no projection has a component left, and PEFT loads no adapter without one; {_MERGED}")
@@ -83,7 +98,9 @@ def adapter_config(
         more = f" (and {len(refused) - 1} more)" if len(refused) > 1 else ""
         raise ExportError(f"PEFT takes no adapter on {refused[0]}{more} of a model of the type {kind}; {_MERGED}")
     modules = dict(model.named_modules(remove_duplicate=False))
-    _check_names(modules, list(factors), [*modules_to_save, *(_CLASSIFIERS if task_type == "SEQ_CLS" else ())], modules_to_save)
+    _check_names(
+        modules, list(factors), [*modules_to_save, *(_CLASSIFIERS if task_type == "SEQ_CLS" else ())], modules_to_save
+    )
     highest = max(one.rank for one in factors.values())
     patterns = {re.escape(name): one.rank for name, one in factors.items() if one.rank != highest}
     return {
@@ -106,14 +123,20 @@ def adapter_config(
     }
 
 
-def _check_names(modules: Mapping[str, nn.Module], targets: Sequence[str], saved: Sequence[str], ours: Sequence[str]) -> None:
-    """PEFT finds targets by the end of their dotted name and modules to save by the end of their name; both must find ours alone."""
+def _check_names(
+    modules: Mapping[str, nn.Module], targets: Sequence[str], saved: Sequence[str], ours: Sequence[str]
+) -> None:
+    """PEFT finds targets by the end of their dotted name and modules to save by the end of their name; both must find
+    ours alone.
+    """
     names = Counter(id(module) for module in modules.values())
     wanted = set(targets)
     for name in targets:
         if names[id(modules[name])] > 1:
             other = next(path for path, module in modules.items() if module is modules[name] and path != name)
-            raise ExportError(f"projection {name} is also used as {other}, and PEFT would adapt it in one place only; {_MERGED}")
+            raise ExportError(
+                f"projection {name} is also used as {other}, and PEFT would adapt it in one place only; {_MERGED}"
+            )
         if any(re.match(rf"(^|.*\.){module}($|\..*)", name) for module in saved):
             raise ExportError(f"projection {name} looks like a part of the head to PEFT, by its name; {_MERGED}")
     for path in (*modules, *_INNER):
@@ -124,7 +147,9 @@ def _check_names(modules: Mapping[str, nn.Module], targets: Sequence[str], saved
             raise ExportError(f"PEFT would also replace {path}, whose name ends like that of the head; {_MERGED}")
 
 
-def adapter_tensors(model: nn.Module, factors: Factors, modules_to_save: Sequence[str], dtype: torch.dtype) -> dict[str, torch.Tensor]:
+def adapter_tensors(
+    model: nn.Module, factors: Factors, modules_to_save: Sequence[str], dtype: torch.dtype
+) -> dict[str, torch.Tensor]:
     """What ``adapter_model.safetensors`` holds, by PEFT's names, on the CPU."""
     tensors = {}
     for name, one in factors.items():
@@ -138,9 +163,14 @@ def adapter_tensors(model: nn.Module, factors: Factors, modules_to_save: Sequenc
     return tensors
 
 
-def factors_in(tensors: Mapping[str, torch.Tensor], names: Iterable[str]) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+def factors_in(
+    tensors: Mapping[str, torch.Tensor], names: Iterable[str]
+) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     """``A`` and ``B`` of every projection in `names` as they stand in the file, in fp32."""
-    return {name: (tensors[f"{_PREFIX}{name}.lora_A.weight"].float(), tensors[f"{_PREFIX}{name}.lora_B.weight"].float()) for name in names}
+    return {
+        name: (tensors[f"{_PREFIX}{name}.lora_A.weight"].float(), tensors[f"{_PREFIX}{name}.lora_B.weight"].float())
+        for name in names
+    }
 
 
 def head_in(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -63,7 +63,9 @@ def probe_batch(model: nn.Module, tokenizer: Any, start: Sequence[int] = ()) -> 
 
 
 @torch.no_grad()
-def logits_of(model: nn.Module, batch: dict[str, torch.Tensor], autocast: AbstractContextManager[Any] | None = None) -> torch.Tensor:
+def logits_of(
+    model: nn.Module, batch: dict[str, torch.Tensor], autocast: AbstractContextManager[Any] | None = None
+) -> torch.Tensor:
     """Logits of `batch` in float64 on the CPU; `model` is left in evaluation mode."""
     model.eval()
     device = next(model.parameters()).device
@@ -71,7 +73,9 @@ def logits_of(model: nn.Module, batch: dict[str, torch.Tensor], autocast: Abstra
         return model(**{key: value.to(device) for key, value in batch.items()}).logits.double().cpu()
 
 
-def compare(reference: torch.Tensor, found: torch.Tensor, batch: dict[str, torch.Tensor], *, by: str | None = None) -> Agreement:
+def compare(
+    reference: torch.Tensor, found: torch.Tensor, batch: dict[str, torch.Tensor], *, by: str | None = None
+) -> Agreement:
     """The largest difference; a value that is not finite makes it infinite. `by` is told of, no more."""
     difference = (reference - found).abs()
     largest = float(difference.max()) if bool(difference.isfinite().all()) else float("inf")
@@ -103,7 +107,9 @@ def load_with_peft(model: nn.Module, folder: Path) -> nn.Module:
         raise
     except Exception as error:  # refusals and misfits come as errors of many kinds
         reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-        raise ExportError(f"{installed_peft()} refuses this adapter: {reason[:400]}; export it with --format merged instead") from error
+        raise ExportError(
+            f"{installed_peft()} refuses this adapter: {reason[:400]}; export it with --format merged instead"
+        ) from error
     return found
 
 

@@ -21,7 +21,15 @@ from dora_cli.export.factors import PADDINGS, Factors, Size, balance, pad
 from dora_cli.export.folder import check_export_folder, export_folder, sizes, write_record
 from dora_cli.export.merged import generation_of, load_merged, merge, save_merged
 from dora_cli.export.plain import DTYPES, check_finite, make_plain
-from dora_cli.export.probe import Agreement, compare, installed_peft, load_with_peft, logits_of, probe_batch, with_factors
+from dora_cli.export.probe import (
+    Agreement,
+    compare,
+    installed_peft,
+    load_with_peft,
+    logits_of,
+    probe_batch,
+    with_factors,
+)
 from dora_cli.export.subject import Subject, place_of, saved_subject
 from dora_cli.machine.threads import own_threads
 from dora_cli.models.family import is_decoder_only
@@ -88,7 +96,8 @@ def export_saved(
         output: the folder to write.
         format: ``"peft"``, plain LoRA as PEFT reads it, or ``"merged"``, a plain transformers model.
         dtype: of the exported weights; None is fp32 for an adapter and the base's own for a merged model.
-        padding: ``"none"``; ``"power-of-two"`` or ``"common"`` add zero components to an adapter until few distinct ranks are left.
+        padding: ``"none"``; ``"power-of-two"`` or ``"common"`` add zero components to an adapter until few distinct
+            ranks are left.
         allow_unfrozen: whether weights from before the freeze may be exported, with all start components.
         overwrite: whether an earlier export in `output` may be replaced.
         overrides: ``key=value`` changes, as for `evaluate_saved`.
@@ -114,8 +123,9 @@ def export_saved(
         listener.close()
     if not subject.method.frozen and not allow_unfrozen:
         raise ExportError(
-            f"{subject.place} is of step {subject.state['step']:,}, before the ranks were frozen: every start component "
-            "would be exported, more than the budget; name a later checkpoint, or pass --allow-unfrozen if you want them all"
+            f"{subject.place} is of step {subject.state['step']:,}, before the ranks were frozen: every start "
+            "component would be exported, more than the budget; name a later checkpoint, or pass --allow-unfrozen if "
+            "you want them all"
         )
     if format == "peft":
         return _peft(subject, output, dtype or "float32", padding, overwrite=overwrite)
@@ -159,8 +169,8 @@ def _check_choice(option: str, value: str | None, choices: Sequence[str | None])
 def _peft(subject: Subject, output: Path, dtype: str, padding: str, *, overwrite: bool) -> Export:
     if not subject.projections:
         raise ExportError(
-            f"method.name {subject.method.name} trains the head alone, and PEFT loads no adapter without a projection; export this run "
-            "with --format merged"
+            f"method.name {subject.method.name} trains the head alone, and PEFT loads no adapter without a "
+            "projection; export this run with --format merged"
         )
     exact = {name: balance(one) for name, one in subject.method.to_lora().items()}
     factors, batch = pad(exact, padding), subject.batch
@@ -194,7 +204,9 @@ def _peft(subject: Subject, output: Path, dtype: str, padding: str, *, overwrite
             agreement = compare(reference, logits_of(theirs, batch, subject.autocast()), batch, by=asked)
             _check_sound(agreement, dtype, subject.dtype)
         write_text(folder / "README.md", subject.card("peft", factors, dtype, describe(agreement, dtype)))
-        return _finish(subject, folder, output, "peft", dtype, Size.of(exact), Size.of(factors), len(factors), agreement)
+        return _finish(
+            subject, folder, output, "peft", dtype, Size.of(exact), Size.of(factors), len(factors), agreement
+        )
 
 
 def _merged(subject: Subject, output: Path, dtype: str, *, overwrite: bool) -> Export:
@@ -247,12 +259,14 @@ def _finish(
 
 def _check_sound(agreement: Agreement, dtype: str, base: str) -> None:
     if agreement.difference == float("inf"):
-        raise ExportError(f"in {dtype} the exported model gives logits that are not finite; choose --dtype bfloat16 or float32")
+        raise ExportError(
+            f"in {dtype} the exported model gives logits that are not finite; choose --dtype bfloat16 or float32"
+        )
     if dtype == base == "float32" and agreement.difference > _SOUND * max(1.0, agreement.largest):
         raise ExportError(
-            f"the exported model does not compute what the run's own does: logits differ by {agreement.difference:.2g} (largest "
-            f"{agreement.largest:.2g}), more than rounding explains. The model's class does something with its weights that an export "
-            "cannot express; nothing was written"
+            "the exported model does not compute what the run's own does: logits differ by "
+            f"{agreement.difference:.2g} (largest {agreement.largest:.2g}), more than rounding explains. The model's "
+            "class does something with its weights that an export cannot express; nothing was written"
         )
 
 
@@ -304,6 +318,7 @@ def _reads_last_token(task: Task, config: Any) -> bool:
 def describe(agreement: Agreement, dtype: str) -> str:
     """One sentence on how far the export is from the run's own model."""
     return (
-        f"On {agreement.tokens} random tokens the largest difference to the run's own logits is {agreement.difference:.2g} in {dtype} "
-        f"(the largest logit is {agreement.largest:.3g}){f', as {agreement.by} computes it' if agreement.by else ''}."
+        f"On {agreement.tokens} random tokens the largest difference to the run's own logits is "
+        f"{agreement.difference:.2g} in {dtype} (the largest logit is "
+        f"{agreement.largest:.3g}){f', as {agreement.by} computes it' if agreement.by else ''}."
     )

@@ -84,9 +84,14 @@ def saved_subject(folder: Path, overrides: Sequence[str]) -> Subject:
     name = changes.get("model.name", base.name)
     revision = changes.get("model.revision", None if "model.name" in changes else base.revision)
     if name is None:
-        raise ExportError(f"{folder} does not say where its base model is; say so with --set model.name=DIR, a folder of save_pretrained")
+        raise ExportError(
+            f"{folder} does not say where its base model is; say so with --set model.name=DIR, a folder "
+            "of save_pretrained"
+        )
     chosen = _choose(base, folder)
-    loaded = load_checkpoint(name, revision=revision, dtype=base.dtype, seed=0, trust_remote_code=False, choose=lambda source: chosen)
+    loaded = load_checkpoint(
+        name, revision=revision, dtype=base.dtype, seed=0, trust_remote_code=False, choose=lambda source: chosen
+    )
     model = loaded.model.eval()
     auto_class = auto_class_of(model)
     if auto_class is None:
@@ -142,27 +147,35 @@ def _changes(overrides: Sequence[str]) -> dict[str, str]:
             raise RecipeError(override)
         key = ".".join(map(str, override.path))
         if key not in _CHANGEABLE:
-            raise RecipeError(f"--set {key}: the export of a saved adapter can change {' and '.join(_CHANGEABLE)}, where its base model is")
+            raise RecipeError(
+                f"--set {key}: the export of a saved adapter can change {' and '.join(_CHANGEABLE)}, "
+                "where its base model is"
+            )
         found[key] = str(override.value)
     return found
 
 
 def _choose(base: BaseRecord, folder: Path) -> tuple[Any, Any]:
-    """The class of the base model and its configuration as they were; classes of transformers alone, whatever a stranger's file says."""
+    """The class of the base model and its configuration as they were; classes of transformers alone, whatever a
+    stranger's file says.
+    """
     import transformers
 
     known = getattr(transformers, base.architecture, None)
     if base.config is None or not (isinstance(known, type) and issubclass(known, transformers.PreTrainedModel)):
         raise ExportError(
-            f"{folder} belongs to a {base.architecture}, which is no model class of transformers; in Python dora_cli.load_adapter puts it "
-            "on that model and dora_cli.merge makes it plain"
+            f"{folder} belongs to a {base.architecture}, which is no model class of transformers; in Python "
+            "dora_cli.load_adapter puts it on that model and dora_cli.merge makes it plain"
         )
     if base.dtype not in DTYPES:
         raise ExportError(
-            f"{folder} belongs to a model in {base.dtype}; an export is made of {', '.join(DTYPES)}; use dora_cli.merge in Python"
+            f"{folder} belongs to a model in {base.dtype}; an export is made of {', '.join(DTYPES)}; use "
+            "dora_cli.merge in Python"
         )
     content = {key: value for key, value in base.config.items() if key not in ("quantization_config", "auto_map")}
     try:
         return known, known.config_class.from_dict(content)  # type: ignore[attr-defined]
     except Exception as error:  # a stranger's numbers fail anywhere below
-        raise ExportError(f"the configuration in {folder} is none of a {base.architecture}: {str(error)[:200]}") from error
+        raise ExportError(
+            f"the configuration in {folder} is none of a {base.architecture}: {str(error)[:200]}"
+        ) from error

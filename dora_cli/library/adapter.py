@@ -32,22 +32,23 @@ _WHOSE = {False: "the run", True: "the adapter"}
 def load_adapter(path: str | Path, model: nn.Module, *, allow_unfrozen: bool = False) -> Method:
     """Puts the adapters and the head of a run, or those that `save_adapter` wrote, on `model`, in place.
 
-    Afterwards the adapters and the head may train and the rest is frozen; the model stays in the mode and on the device it was. Adapters
-    are fp32 and convert by themselves; a head takes the model's own type.
+    Afterwards the adapters and the head may train and the rest is frozen; the model stays in the mode and on the device
+    it was. Adapters are fp32 and convert by themselves; a head takes the model's own type.
 
     Args:
         path: run folder (its selected adapter), or one checkpoint of it; or a folder that `save_adapter` wrote.
         model: the base model of the run with the head for its task, such as
-            ``AutoModelForSequenceClassification.from_pretrained(NAME, num_labels=2)``, in the type of the run's ``model.dtype``. What is
-            in its head does not matter. A decoder's classification also needs the ``pad_token_id`` of the tokenizer in its config.
+            ``AutoModelForSequenceClassification.from_pretrained(NAME, num_labels=2)``, in the type of the run's
+            ``model.dtype``. What is in its head does not matter. A decoder's classification also needs the
+            ``pad_token_id`` of the tokenizer in its config.
         allow_unfrozen: take weights from before the freeze too, with all their components.
 
     Returns:
         The method: `folded`, `to_lora`, `allocation` and so on. `dora_cli.merge` makes the model plain.
 
     Raises:
-        CheckpointError: the run is damaged or its ranks are not final, or `model` does not fit it; names the first difference. The model
-            is then as it was.
+        CheckpointError: the run is damaged or its ranks are not final, or `model` does not fit it; names the first
+            difference. The model is then as it was.
         ModelError: the model carries an adapter already, or is quantised.
     """
     path = Path(path)
@@ -61,13 +62,14 @@ def load_adapter(path: str | Path, model: nn.Module, *, allow_unfrozen: bool = F
 def to_lora(
     model_or_path: nn.Module | str | Path, *, overrides: Sequence[str] = (), allow_unfrozen: bool = False
 ) -> dict[str, LoraFactors]:
-    """Plain LoRA factors by the full name of their projection: ``B @ A`` is the update of its weight, scale 1, fp32 on the CPU.
+    """Plain LoRA factors by the full name of their projection: ``B @ A`` is the update of its weight, scale 1, fp32 on
+    the CPU.
 
     Projections without components are left out.
 
     Args:
-        model_or_path: a model that `attach` or `load_adapter` adapted; or a run folder or one checkpoint of it, whose base model is then
-            loaded.
+        model_or_path: a model that `attach` or `load_adapter` adapted; or a run folder or one checkpoint of it, whose
+            base model is then loaded.
         overrides: of a path: ``key=value`` changes, such as where the base model is.
         allow_unfrozen: of a path: take weights from before the freeze too.
 
@@ -91,7 +93,8 @@ class _Source:
     Attributes:
         place: the folder they are in.
         settings: of the method.
-        exact: whether the targets in them are the full names of the projections, and the head is all that trained beside these.
+        exact: whether the targets in them are the full names of the projections, and the head is all that trained
+            beside these.
         name, revision, dtype, fingerprint: of the base model.
     """
 
@@ -107,7 +110,16 @@ class _Source:
     @classmethod
     def run(cls, run: SavedRun, recipe: Recipe) -> _Source:
         base = recipe.model
-        return cls(run.weights, run.read_weights(), recipe.method, False, base.name, base.revision, base.dtype, str(run.base_fingerprint()))
+        return cls(
+            run.weights,
+            run.read_weights(),
+            recipe.method,
+            False,
+            base.name,
+            base.revision,
+            base.dtype,
+            str(run.base_fingerprint()),
+        )
 
     @classmethod
     def saved(cls, folder: Path) -> _Source:
@@ -128,7 +140,9 @@ def _load(source: _Source, model: nn.Module, allow_unfrozen: bool) -> Method:
     head = _fitting_head(model, weights, whole=not source.exact)
     if base.dtype != source.dtype:
         whose = _WHOSE[source.exact]
-        raise CheckpointError(f"this model is {base.dtype}, {whose}'s base was {source.dtype}; load it with dtype=torch.{source.dtype}")
+        raise CheckpointError(
+            f"this model is {base.dtype}, {whose}'s base was {source.dtype}; load it with dtype=torch.{source.dtype}"
+        )
     with _unchanged_on_error(model):
         projections = _projections(model, source)
         model.requires_grad_(False)
@@ -139,8 +153,8 @@ def _load(source: _Source, model: nn.Module, allow_unfrozen: bool) -> Method:
             raise CheckpointError(_other_base(source, base))
         if not method.frozen and not allow_unfrozen:
             raise CheckpointError(
-                f"{source.place} is from before the freeze (step {weights.state['step']}): its ranks are not final; use a later "
-                "checkpoint, or allow_unfrozen=True to take all components"
+                f"{source.place} is from before the freeze (step {weights.state['step']}): its ranks are not final; "
+                "use a later checkpoint, or allow_unfrozen=True to take all components"
             )
         for name, parameter in head.items():
             with torch.no_grad():
@@ -160,7 +174,9 @@ def _projections(model: nn.Module, source: _Source) -> dict[str, nn.Module]:
     except ProjectionError as error:
         raise CheckpointError(f"this model is not the one {_WHOSE[source.exact]} adapted: {error}") from error
     if source.exact and (other := sorted(found.keys() ^ set(source.targets))):
-        raise CheckpointError(f"this model is not the one {_WHOSE[True]} adapted: {other[0]} is a projection of one of them alone")
+        raise CheckpointError(
+            f"this model is not the one {_WHOSE[True]} adapted: {other[0]} is a projection of one of them alone"
+        )
     return found
 
 
@@ -170,18 +186,18 @@ def _fitting_head(model: nn.Module, weights: Weights, *, whole: bool) -> Mapping
     for name, saved in sorted(weights.head.items()):
         if name not in parameters:
             raise CheckpointError(
-                f"head tensor {name} is in the checkpoint but not in this {type(model).__name__}; load the base model of the run with the "
-                "head for its task"
+                f"head tensor {name} is in the checkpoint but not in this {type(model).__name__}; load the base model "
+                "of the run with the head for its task"
             )
         if saved.shape != parameters[name].shape:
             raise CheckpointError(
-                f"head tensor {name} is {tuple(saved.shape)} in the checkpoint and {tuple(parameters[name].shape)} in this "
-                f"{type(model).__name__}; load the model with the num_labels of the run's task"
+                f"head tensor {name} is {tuple(saved.shape)} in the checkpoint and {tuple(parameters[name].shape)} in "
+                f"this {type(model).__name__}; load the model with the num_labels of the run's task"
             )
     for name in sorted(head_parameters(model).keys() - weights.head.keys()) if whole else ():
         raise CheckpointError(
-            f"head tensor {name} of this {type(model).__name__} is missing from the checkpoint; load the base model of the run with the "
-            "head for its task"
+            f"head tensor {name} of this {type(model).__name__} is missing from the checkpoint; load the base model "
+            "of the run with the head for its task"
         )
     return {name: parameters[name] for name in weights.head}
 

@@ -24,7 +24,9 @@ from dora_cli.recipe.schema import DoraMethod
 from dora_cli.training import optimizer as optimizers
 
 WARN_AFTER = 500
-"""Training passes without `after_step` that are no accident any more: far more micro-batches than one optimiser step has."""
+"""Training passes without `after_step` that are no accident any more: far more micro-batches than one optimiser step
+has.
+"""
 
 
 def attach(
@@ -48,17 +50,19 @@ def attach(
         dora_cli.shrink(optimizer, method.after_step(step))
         optimizer.zero_grad()
 
-    The factors are drawn from torch's global generator. What trains is fp32, or float64 in a float64 model: a half-precision model
-    needs `torch.autocast` around its forward pass.
+    The factors are drawn from torch's global generator. What trains is fp32, or float64 in a float64 model: a
+    half-precision model needs `torch.autocast` around its forward pass.
 
     Args:
         model: a transformer of blocks, on its device.
         rank: mean final rank of a projection.
         total_steps: optimiser steps of the whole training; warm-up, pruning and final phase are shares of it.
-        targets: ``"attention"``, ``"ffn"`` or glob patterns of projections; a warning says what the two leave out of state-space mixers.
+        targets: ``"attention"``, ``"ffn"`` or glob patterns of projections; a warning says what the two leave out of
+            state-space mixers.
         head: whether what lies outside the base model (a classifier) trains too; a language-modelling head never does.
-        fresh: names of parameters that the checkpoint did not fill, if they are in the base model, such as a new pooler's; their modules
-            train with the head. ``from_pretrained(..., output_loading_info=True)`` lists them as ``missing_keys``.
+        fresh: names of parameters that the checkpoint did not fill, if they are in the base model, such as a new
+            pooler's; their modules train with the head. ``from_pretrained(..., output_loading_info=True)`` lists them
+            as ``missing_keys``.
         warn_after: training passes without a call of `after_step` after which a warning is given; None for never.
         settings: the other keys of a recipe's ``method`` section, such as `start_rank`, `alpha` and `dropout`.
 
@@ -94,9 +98,11 @@ def attach(
 
 
 def shrink(optimizer: torch.optim.Optimizer, report: StepReport) -> None:
-    """Puts the parameters that shrank at this step in the place of the old ones in `optimizer`, and slices their moments alike.
+    """Puts the parameters that shrank at this step in the place of the old ones in `optimizer`, and slices their
+    moments alike.
 
-    Does nothing at a step at which nothing shrank, so it may follow every step. Also for optimisers that Accelerate wraps.
+    Does nothing at a step at which nothing shrank, so it may follow every step. Also for optimisers that Accelerate
+    wraps.
     """
     if report.replaced:
         optimizers.shrink(optimizer, report.replaced)
@@ -105,9 +111,15 @@ def shrink(optimizer: torch.optim.Optimizer, report: StepReport) -> None:
 def refuse_unsuitable(model: nn.Module) -> None:
     """Raises ModelError for a model that is adapted already, or whose weights are quantised."""
     if carried(model) is not None:
-        raise ModelError(f"this {type(model).__name__} carries an adapter of dora already; dora_cli.merge it, or load the base model anew")
+        raise ModelError(
+            f"this {type(model).__name__} carries an adapter of dora already; dora_cli.merge it, or load "
+            "the base model anew"
+        )
     if getattr(model, "is_quantized", False) or getattr(getattr(model, "config", None), "quantization_config", None):
-        raise ModelError(f"this {type(model).__name__} holds quantised weights, which cannot be adapted; load it without quantisation")
+        raise ModelError(
+            f"this {type(model).__name__} holds quantised weights, which cannot be adapted; load it "
+            "without quantisation"
+        )
 
 
 def _section(rank: int, targets: Sequence[str], settings: dict[str, Any]) -> DoraMethod:

@@ -41,15 +41,18 @@ def predict_saved(
 
     Args:
         checkpoint: run folder, or one checkpoint of it.
-        split: of the run's data; ``"test"`` stands for all test splits. If neither this nor `file` is given: the test splits, a
-            generator's ``decode.split``.
+        split: of the run's data; ``"test"`` stands for all test splits. If neither this nor `file` is given: the test
+            splits, a generator's ``decode.split``.
         file: examples of the user's own, in a table with the task's columns, or one a line in plain text.
         overrides: ``key=value`` changes, as for `evaluate_saved`.
 
     Returns:
-        A record for each example, in order: its texts under their columns' names, ``prediction`` (name of the class, or a number) and,
-        for classes, ``probabilities`` by name; ``label`` where the split has one; ``split`` where there are several. Of a generator a
-        record for each different source: the source under its column's name, ``output``, and ``references`` where known.
+        A record for each example, in order: its texts under their columns' names, ``prediction`` (name of the class, or
+            a number) and,
+        for classes, ``probabilities`` by name; ``label`` where the split has one; ``split`` where there are several. Of
+        a generator a
+        record for each different source: the source under its column's name, ``output``, and ``references`` where
+            known.
 
     Raises:
         DoraError: what a user can mend.
@@ -76,12 +79,14 @@ def write_predictions(
     overwrite: bool = False,
     listener: Listener | None = None,
 ) -> list[Written]:
-    """`predict_saved` into files; see `Destination` for what `output` may be. Other processes than the main one write nothing.
+    """`predict_saved` into files; see `Destination` for what `output` may be. Other processes than the main one write
+    nothing.
 
     Files that are there are replaced only with `overwrite`.
 
     Raises:
-        OutputError: `output` cannot be written or does not fit the task; said before anything is loaded, where that can be known.
+        OutputError: `output` cannot be written or does not fit the task; said before anything is loaded, where that can
+            be known.
     """
     listener = listener or SilentListener()
     destinations: list[Destination] = []
@@ -90,8 +95,9 @@ def write_predictions(
         destinations.append(Destination.plan(output, task, splits, overwrite=overwrite, source=file))
         if destinations[0].official and splits and recipe.data.max_eval_samples is not None:
             raise RecipeError(
-                f"data.max_eval_samples is {recipe.data.max_eval_samples} in the recipe of this run, but the benchmark wants a prediction "
-                "for every example; add --set data.max_eval_samples=null, or write JSON lines (.jsonl)"
+                f"data.max_eval_samples is {recipe.data.max_eval_samples} in the recipe of this run, but the "
+                "benchmark wants a prediction for every example; add --set data.max_eval_samples=null, or write JSON "
+                "lines (.jsonl)"
             )
 
     parts = _guarded(checkpoint, split, file, overrides, listener, check)
@@ -102,7 +108,12 @@ def write_predictions(
 
 @own_threads()
 def _guarded(
-    checkpoint: str | Path, split: str | None, file: Path | None, overrides: Sequence[str], listener: Listener | None, check: Check
+    checkpoint: str | Path,
+    split: str | None,
+    file: Path | None,
+    overrides: Sequence[str],
+    listener: Listener | None,
+    check: Check,
 ) -> list[Part]:
     listener = listener or SilentListener()
     try:
@@ -112,7 +123,12 @@ def _guarded(
 
 
 def _predict(
-    checkpoint: str | Path, split: str | None, file: Path | None, overrides: Sequence[str], listener: Listener, check: Check
+    checkpoint: str | Path,
+    split: str | None,
+    file: Path | None,
+    overrides: Sequence[str],
+    listener: Listener,
+    check: Check,
 ) -> list[Part]:
     if split is not None and file is not None:
         raise RecipeError(f"--split {split} and --input {file} are both given; name one of them")
@@ -137,7 +153,8 @@ def _predict(
 
 
 def _from_files(file: Path, overrides: Sequence[str]) -> Sequence[str]:
-    """`overrides` under which the recipe's data are files of the user's own, as `file` is, wherever the run's came from.
+    """`overrides` under which the recipe's data are files of the user's own, as `file` is, wherever the run's came
+    from.
 
     ``data.columns`` and ``data.labels`` are read with such data alone.
     """
@@ -164,7 +181,9 @@ def _part(restored: Restored, name: str, examples: Examples, listener: Listener,
     return _classified(restored, restored.task, name, examples, listener, several=several)
 
 
-def _decoded(restored: Restored, task: GenerationTask, name: str, examples: Examples, listener: Listener) -> list[dict[str, Any]]:
+def _decoded(
+    restored: Restored, task: GenerationTask, name: str, examples: Examples, listener: Listener
+) -> list[dict[str, Any]]:
     recipe, adapted = restored.recipe, restored.adapted
     assert adapted.layout is not None
     groups = group_references(examples)
@@ -183,15 +202,19 @@ def _decoded(restored: Restored, task: GenerationTask, name: str, examples: Exam
         source: {task.text_columns[0]: source, "output": output, **({"references": references} if references else {})}
         for source, output, references in zip(groups.sources, outputs, groups.references, strict=True)
     }
-    # A line of the user's own file without references is asked for as often as it stands there; a reference is no question of its own.
+    # A line of the user's own file without references is asked for as often as it stands there; a reference is no
+    # question of its own.
     asked = examples.texts[0] if len(examples.texts) == 1 else groups.sources
     return [records[source] for source in asked]
 
 
-def _classified(restored: Restored, task: ClassificationTask, name: str, examples: Examples, listener: Listener, *, several: bool) -> Part:
+def _classified(
+    restored: Restored, task: ClassificationTask, name: str, examples: Examples, listener: Listener, *, several: bool
+) -> Part:
     recipe, adapted = restored.recipe, restored.adapted
     encoded = encode(examples, adapted.tokenizer, recipe.data.max_length)
-    with memory_advice(recipe, "eval"):  # in the batches of an evaluation, not folded: the numbers are those of dora eval
+    # in the batches of an evaluation, not folded: the numbers are those of dora eval
+    with memory_advice(recipe, "eval"):
         logits = compute_logits(
             adapted.model,
             encoded,

@@ -1,7 +1,7 @@
 """What a model carries, in a folder: the counterpart of `load_adapter`.
 
-Beside the weights of a run's adapter and their manifest lies what PEFT reads, so that one folder serves ``load_adapter``, ``dora export``
-and ``PeftModel.from_pretrained``.
+Beside the weights of a run's adapter and their manifest lies what PEFT reads, so that one folder serves
+``load_adapter``, ``dora export`` and ``PeftModel.from_pretrained``.
 """
 
 from __future__ import annotations
@@ -29,13 +29,16 @@ from dora_cli.runs.folders import MANIFEST, Part, recover, write_folder
 from dora_cli.training.checkpoint import Weights, not_finite
 
 
-def save_adapter(model: nn.Module, folder: str | Path, *, allow_unfrozen: bool = False, overwrite: bool = False) -> None:
+def save_adapter(
+    model: nn.Module, folder: str | Path, *, allow_unfrozen: bool = False, overwrite: bool = False
+) -> None:
     """Writes the adapters and the trained head of `model`, and nothing of its base, into `folder`.
 
-    `load_adapter` puts them on the same base model again, bit for bit; ``dora export --checkpoint`` makes a merged model of them, or an
-    adapter with other types and ranks; and ``PeftModel.from_pretrained(base, folder)`` loads them as plain LoRA. A warning says why where
-    PEFT cannot have them. The folder is whole or not there. What the base's checkpoint did not fill and `attach` was not told of as
-    `fresh` is neither trained nor saved: no model is then the same base again.
+    `load_adapter` puts them on the same base model again, bit for bit; ``dora export --checkpoint`` makes a merged
+    model of them, or an adapter with other types and ranks; and ``PeftModel.from_pretrained(base, folder)`` loads them
+    as plain LoRA. A warning says why where PEFT cannot have them. The folder is whole or not there. What the base's
+    checkpoint did not fill and `attach` was not told of as `fresh` is neither trained nor saved: no model is then the
+    same base again.
 
     Args:
         model: what `attach` or `load_adapter` adapted, in any phase and on any device; it is not changed.
@@ -49,8 +52,8 @@ def save_adapter(model: nn.Module, folder: str | Path, *, allow_unfrozen: bool =
     """
     if not attached(model).frozen and not allow_unfrozen:
         raise CheckpointError(
-            "the ranks of this model are not final: the freeze is still to come; save it later, or pass allow_unfrozen=True to save all "
-            "start components"
+            "the ranks of this model are not final: the freeze is still to come; save it later, or pass "
+            "allow_unfrozen=True to save all start components"
         )
     write_adapter(model, Path(folder), for_peft=True, overwrite=overwrite)
 
@@ -63,7 +66,9 @@ def write_adapter(model: nn.Module, folder: Path, *, for_peft: bool, overwrite: 
     head = {name: parameters[name] for name in origin.head}
     weights = Weights.of(method.state_dict(), head, _state(method, origin))
     if bad := not_finite({**weights.adapter, **weights.head}):
-        raise ModelError(f"values are not finite (NaN or infinite) in {bad}: the training diverged; nothing is written to {folder}")
+        raise ModelError(
+            f"values are not finite (NaN or infinite) in {bad}: the training diverged; nothing is written to {folder}"
+        )
     parts: dict[str, Part] = {**weights.parts, RECORD: origin.record()}
     if for_peft:
         try:
@@ -113,7 +118,9 @@ def _for_peft(model: nn.Module, method: Method, origin: Origin) -> dict[str, Par
 @contextmanager
 def _plain(model: nn.Module) -> Iterator[None]:
     """Inside, the base's own projections are in their places."""
-    layers: dict[nn.Module, nn.Module] = {module: module.base for module in model.modules() if isinstance(module, AdaptedProjection)}
+    layers: dict[nn.Module, nn.Module] = {
+        module: module.base for module in model.modules() if isinstance(module, AdaptedProjection)
+    }
     swap_modules(model, layers)
     try:
         yield
@@ -128,10 +135,16 @@ def _check_place(folder: Path, place: Path, *, overwrite: bool) -> None:
     held = {path.name for path in place.iterdir()} if place.is_dir() else set()
     foreign = sorted(held - {*_FILES, MANIFEST})
     if held and (RECORD not in held or foreign):
-        what = f"holds {foreign[0]}, which is no part of an adapter" if foreign else "is not empty and holds no adapter of save_adapter"
+        what = (
+            (f"holds {foreign[0]}, which is no part of an adapter")
+            if foreign
+            else "is not empty and holds no adapter of save_adapter"
+        )
         raise OutputError(f"{folder} {what}, so nothing is written there; name another folder")
     if held and not overwrite:
-        raise OutputError(f"{folder} holds an adapter already; name another folder, or pass overwrite=True to replace it")
+        raise OutputError(
+            f"{folder} holds an adapter already; name another folder, or pass overwrite=True to replace it"
+        )
 
 
 _FILES = (*Weights({}, {}, {}).parts, RECORD, peft.WEIGHTS, peft.CONFIG)

@@ -16,8 +16,8 @@ from dora_cli.tasks import ClassificationTask, Task
 from dora_cli.wording import plural
 
 FORMS = (
-    "a .jsonl file (texts, prediction, probabilities), - (the same on stdout), a .tsv file as the benchmark takes it, or a folder for the "
-    "benchmark's files"
+    "a .jsonl file (texts, prediction, probabilities), - (the same on stdout), a .tsv file as the benchmark takes it, "
+    "or a folder for the benchmark's files"
 )
 
 
@@ -40,9 +40,10 @@ class Part:
 class Destination:
     """The files that predictions go to.
 
-    A file that ends in ``.jsonl`` gets every record. Texts go to any other file, one a line. Classes and numbers go to a ``.tsv`` file as
-    the benchmark takes them, or, if the output is a folder (it is there, or ends with ``/``), to files in it with the benchmark's names.
-    ``-`` is stdout: texts, one a line; of classes and numbers every record, as JSON lines.
+    A file that ends in ``.jsonl`` gets every record. Texts go to any other file, one a line. Classes and numbers go to
+    a ``.tsv`` file as the benchmark takes them, or, if the output is a folder (it is there, or ends with ``/``), to
+    files in it with the benchmark's names. ``-`` is stdout: texts, one a line; of classes and numbers every record, as
+    JSON lines.
 
     Attributes:
         task: whose predictions they are.
@@ -55,8 +56,11 @@ class Destination:
     official: bool
 
     @classmethod
-    def plan(cls, output: str, task: Task, splits: Sequence[str], *, overwrite: bool, source: Path | None = None) -> Destination:
-        """What `output` says for `splits` of `task`, none for a file of the user's own. Writes nothing; raises OutputError.
+    def plan(
+        cls, output: str, task: Task, splits: Sequence[str], *, overwrite: bool, source: Path | None = None
+    ) -> Destination:
+        """What `output` says for `splits` of `task`, none for a file of the user's own. Writes nothing; raises
+        OutputError.
 
         Args:
             overwrite: whether files that are there may be replaced.
@@ -75,17 +79,21 @@ class Destination:
         elif suffix == ".jsonl":
             paths, official = [path], False
         elif suffix != ".tsv":
-            raise OutputError(f"--output {output}: predictions of {task.name} go to {FORMS}, which is there already or ends with /")
+            raise OutputError(
+                f"--output {output}: predictions of {task.name} go to {FORMS}, which is there already or ends with /"
+            )
         elif len(splits) > 1:
             raise OutputError(
-                f"--output {output} is one file, but the benchmark takes one for each of {', '.join(splits)}; name a folder, such as "
-                f"{path.with_suffix('')}/, or one split by --split"
+                f"--output {output} is one file, but the benchmark takes one for each of {', '.join(splits)}; name a "
+                f"folder, such as {path.with_suffix('')}/, or one split by --split"
             )
         else:
             paths, official = [path], True
         for file in paths:
             if source is not None and real_path(source) == real_path(file):
-                raise OutputError(f"--output {output} would replace the examples of --input {source}; name another file")
+                raise OutputError(
+                    f"--output {output} would replace the examples of --input {source}; name another file"
+                )
             check_output_file(file, overwrite=overwrite, example="out.txt")
         return cls(task, paths, official)
 
@@ -102,7 +110,10 @@ class Destination:
                 assert part.predictions is not None
                 size = self.task.splits.get(part.name)
                 if size not in (None, len(part.predictions)):
-                    note(f"{path} has {plural(len(part.predictions), 'prediction')}; the benchmark's {part.name} has {size:,} examples")
+                    note(
+                        f"{path} has {plural(len(part.predictions), 'prediction')}; the benchmark's {part.name} has "
+                        f"{size:,} examples"
+                    )
                 rows = (f"{row}\t{self.task.submitted(value)}\n" for row, value in enumerate(part.predictions))
                 write_output(path, "index\tprediction\n" + "".join(rows))
             return [(path, len(part.records)) for path, part in zip(self.paths, parts, strict=True)]
@@ -114,7 +125,9 @@ class Destination:
 
 
 def _names(output: str, task: ClassificationTask, splits: Sequence[str]) -> list[str]:
-    """The benchmark's names for the files of `splits`; for a file of the user's own that of the one test split, if there is but one."""
+    """The benchmark's names for the files of `splits`; for a file of the user's own that of the one test split, if
+    there is but one.
+    """
     files = task.tsv.submissions
     wanted = splits or tuple(files)
     strangers = [split for split in wanted if split not in files]
@@ -125,6 +138,7 @@ def _names(output: str, task: ClassificationTask, splits: Sequence[str]) -> list
             else f"for a file of your own there is none among {', '.join(files.values())}"
         )
         raise OutputError(
-            f"--output {output} is a folder, which gets the benchmark's files of {', '.join(files)}; {what}: name a .tsv or .jsonl file"
+            f"--output {output} is a folder, which gets the benchmark's files of {', '.join(files)}; {what}: name a "
+            ".tsv or .jsonl file"
         )
     return [files[split] for split in wanted]

@@ -15,8 +15,9 @@ from dora_cli.methods.attached import carried
 class Watch:
     """A forward pre-hook of the adapted model that counts training passes between two calls of `Dora.after_step`.
 
-    It warns once, after `limit` passes in training mode with gradients, whatever is done with them; an optimiser step of many
-    micro-batches needs a `limit` above their number. It reads nothing from the device. Under `torch.compile` it does not count.
+    It warns once, after `limit` passes in training mode with gradients, whatever is done with them; an optimiser step
+    of many micro-batches needs a `limit` above their number. It reads nothing from the device. Under `torch.compile` it
+    does not count.
     """
 
     def __init__(self, method: Dora, limit: int) -> None:
@@ -37,10 +38,11 @@ class Watch:
         self._passes += 1
         if self._passes == self.limit:
             warnings.warn(
-                f"{self.limit} training passes went through the adapted {type(model).__name__} without a call of the method's after_step: "
-                "no component is scored or pruned, and the ranks stay what they are. Call method.adjust_gradients(step) after backward and "
-                "method.after_step(step) after optimizer.step(), or give transformers' Trainer the callback dora_cli.DoraCallback(method); "
-                "raise warn_after of dora_cli.attach if an optimiser step really takes so many passes",
+                f"{self.limit} training passes went through the adapted {type(model).__name__} without a call of the "
+                "method's after_step: no component is scored or pruned, and the ranks stay what they are. Call "
+                "method.adjust_gradients(step) after backward and method.after_step(step) after optimizer.step(), or "
+                "give transformers' Trainer the callback dora_cli.DoraCallback(method); raise warn_after of "
+                "dora_cli.attach if an optimiser step really takes so many passes",
                 stacklevel=2,
             )
             self.limit = 0  # once is enough

@@ -1,7 +1,7 @@
 """Whether a model's training step can be captured in CUDA graphs: known before it is tried.
 
-A capture that fails leaves the process's CUDA random state unusable, so the run could not go on. What is not known of a model is therefore
-tried in a process of its own (`dora_cli.training.capture_probe`), and the answer is kept.
+A capture that fails leaves the process's CUDA random state unusable, so the run could not go on. What is not known of a
+model is therefore tried in a process of its own (`dora_cli.training.capture_probe`), and the answer is kept.
 """
 
 from __future__ import annotations
@@ -30,8 +30,12 @@ from dora_cli.runs.records import write_json
 TIME_LIMIT = 120
 """Seconds that a trial may take; most of them go into loading libraries."""
 
-KNOWN_GOOD = frozenset({"albert", "bart", "bert", "distilbert", "electra", "gpt2", "llama", "mistral", "opt", "qwen2", "roberta", "t5"})
-"""Model types whose steps are captured as they are, with the heads that `obstacle` does not name and under `_KNOWN_WITH`."""
+KNOWN_GOOD = frozenset(
+    {"albert", "bart", "bert", "distilbert", "electra", "gpt2", "llama", "mistral", "opt", "qwen2", "roberta", "t5"}
+)
+"""Model types whose steps are captured as they are, with the heads that `obstacle` does not name and under
+`_KNOWN_WITH`.
+"""
 
 KNOWN_BAD = {
     "deberta-v2": "DeBERTa makes tensors on the CPU within every forward pass",
@@ -40,11 +44,14 @@ KNOWN_BAD = {
 }
 """Model types whose steps are not, and why."""
 
-_KNOWN_WITH = {"torch": (2, 11), "transformers": (5, 17)}  # the oldest versions of which the first table was seen to hold
+# the oldest versions of which the first table was seen to hold
+_KNOWN_WITH = {"torch": (2, 11), "transformers": (5, 17)}
 _COMMAND = (sys.executable, "-m", "dora_cli.training.capture_probe")
-_LAUNCHER = re.compile(r"(LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|(MASTER|ACCELERATE|TORCHELASTIC)_.*")  # the trial is a run of one process
+# the trial is a run of one process
+_LAUNCHER = re.compile(r"(LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|(MASTER|ACCELERATE|TORCHELASTIC)_.*")
 _NO_MATTER = frozenset(
-    {"_name_or_path", "architectures", "auto_map", "dtype", "id2label", "label2id", "problem_type", "task_specific_params", "torch_dtype",
+    {"_name_or_path", "architectures", "auto_map", "dtype", "id2label", "label2id", "problem_type",
+    "task_specific_params", "torch_dtype",
      "transformers_version", "use_cache"}
 )  # fmt: skip
 """Keys of a config that say nothing of what is computed."""
@@ -79,20 +86,25 @@ class Question:
     def key(self) -> str:
         versions = [f"{name}-{installed_version(name)}" for name in _KNOWN_WITH]
         digest = hashlib.sha256(json.dumps(self.config, sort_keys=True).encode()).hexdigest()[:16]
-        return "/".join((self.model_class, self.attention, self.precision, *versions, f"dora-{dora_cli.__version__}", digest))
+        return "/".join(
+            (self.model_class, self.attention, self.precision, *versions, f"dora-{dora_cli.__version__}", digest)
+        )
 
 
 def check_capture(setting: str, device: torch.device) -> None:
     """Refuses ``train.cuda_graph: on`` without CUDA, before anything is loaded. Raises DeviceError."""
     if setting == "on" and device.type != "cuda":
         raise DeviceError(
-            "train.cuda_graph is on, but this run is on the CPU, which has no CUDA graphs; set train.cuda_graph: auto or off, or run it "
-            "on a machine with a CUDA device"
+            "train.cuda_graph is on, but this run is on the CPU, which has no CUDA graphs; set train.cuda_graph: auto "
+            "or off, or run it on a machine with a CUDA device"
         )
 
 
-def choose_capture(setting: str, model: nn.Module, device: torch.device, precision: str, *, trial: bool = True) -> Answer | None:
-    """What ``train.cuda_graph`` comes to for `model`; a reason is given only where ``auto`` would have wished otherwise.
+def choose_capture(
+    setting: str, model: nn.Module, device: torch.device, precision: str, *, trial: bool = True
+) -> Answer | None:
+    """What ``train.cuda_graph`` comes to for `model`; a reason is given only where ``auto`` would have wished
+    otherwise.
 
     Args:
         setting: ``auto``, ``on`` or ``off``.
@@ -159,7 +171,9 @@ def _at_least(package: str, least: tuple[int, int]) -> bool:
 
 def _try(question: Question, device: torch.device) -> Answer:
     """Asks a process of its own, and keeps the answer if it would be the same at another time."""
-    environment = {name: value for name, value in os.environ.items() if not _LAUNCHER.fullmatch(name)} | {"HF_HUB_OFFLINE": "1"}
+    environment = {name: value for name, value in os.environ.items() if not _LAUNCHER.fullmatch(name)} | {
+        "HF_HUB_OFFLINE": "1"
+    }
     trial = f"a trial of {question.model_class} in a process of its own"
     try:
         done = subprocess.run(

@@ -25,11 +25,13 @@ def resolve_device(device: str) -> torch.device:
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if count == 0:
             raise DeviceError(
-                f"train.device is {device}, but PyTorch {torch.__version__} sees no CUDA device here; set train.device: cpu or auto"
+                f"train.device is {device}, but PyTorch {torch.__version__} sees no CUDA device here; set "
+                "train.device: cpu or auto"
             )
         if (wanted.index or 0) >= count:
             raise DeviceError(
-                f"train.device is {device}, but this machine has {count} CUDA device(s), cuda:0 to cuda:{count - 1}; set one of them"
+                f"train.device is {device}, but this machine has {count} CUDA device(s), cuda:0 to cuda:{count - 1}; "
+                "set one of them"
             )
     return wanted
 
@@ -37,27 +39,32 @@ def resolve_device(device: str) -> torch.device:
 def resolve_precision(precision: str, device: torch.device, dtype: str) -> str:
     """The arithmetic of a run: ``fp32``, ``bf16`` or ``fp16``.
 
-    ``auto`` is what the frozen base is stored in where that is a half type, else bf16 on CUDA and fp32 on the CPU. Raises DeviceError
-    or RecipeError for combinations that do not exist.
+    ``auto`` is what the frozen base is stored in where that is a half type, else bf16 on CUDA and fp32 on the CPU.
+    Raises DeviceError or RecipeError for combinations that do not exist.
     """
     if precision == "auto":
         half = {"bfloat16": "bf16", "float16": "fp16"}.get(dtype)
         precision = half or ("bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32")
     if precision == "fp16" and device.type == "cpu":
         raise DeviceError(
-            "fp16 training needs a CUDA device, and this run is on the CPU; set train.precision: bf16 or fp32 (and model.dtype accordingly)"
+            "fp16 training needs a CUDA device, and this run is on the CPU; set train.precision: bf16 or fp32 (and "
+            "model.dtype accordingly)"
         )
     if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
         raise DeviceError(f"{torch.cuda.get_device_name(device)} has no bf16; set train.precision: fp16 or fp32")
     if dtype != "float32" and precision == "fp32":
         raise RecipeError(
-            f"model.dtype {dtype} cannot be trained in train.precision fp32; set train.precision: auto, or model.dtype: float32"
+            f"model.dtype {dtype} cannot be trained in train.precision fp32; set train.precision: auto, or "
+            "model.dtype: float32"
         )
     return precision
 
 
 def make_accelerator(device: torch.device, precision: str) -> Accelerator:
-    """An Accelerator for one run; processes started by ``accelerate launch`` join the same group. Several runs may follow each other."""
+    """An Accelerator for one run; processes started by ``accelerate launch`` join the same group.
+
+    Several runs may follow each other.
+    """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState, PartialState
     from accelerate.utils import DistributedType
@@ -74,8 +81,8 @@ def make_accelerator(device: torch.device, precision: str) -> Accelerator:
         atexit.register(_leave_group)
     if accelerator.distributed_type not in (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU):
         raise DeviceError(
-            f"the Accelerate configuration asks for {accelerator.distributed_type.value}, which shards or replaces the adapters' tensors "
-            "and is not supported; launch with --multi_gpu or --cpu"
+            f"the Accelerate configuration asks for {accelerator.distributed_type.value}, which shards or replaces "
+            "the adapters' tensors and is not supported; launch with --multi_gpu or --cpu"
         )
     return accelerator
 

@@ -15,7 +15,18 @@ from torch import nn
 
 from dora_cli import __version__
 
-_PACKAGES = ("torch", "transformers", "accelerate", "datasets", "evaluate", "tokenizers", "safetensors", "numpy", "scikit-learn", "scipy")
+_PACKAGES = (
+    "torch",
+    "transformers",
+    "accelerate",
+    "datasets",
+    "evaluate",
+    "tokenizers",
+    "safetensors",
+    "numpy",
+    "scikit-learn",
+    "scipy",
+)
 
 
 def describe_environment(
@@ -46,7 +57,8 @@ def describe_environment(
 
 @dataclass(frozen=True)
 class ModelSize:
-    """A model before anything is attached to it, its head included: what full fine-tuning would train. Shared weights count once.
+    """A model before anything is attached to it, its head included: what full fine-tuning would train. Shared weights
+    count once.
 
     Attributes:
         parameters: entries of all parameters.
@@ -83,7 +95,9 @@ def installed_version(name: str) -> str | None:
 
 
 def peak_memory_bytes(device: torch.device) -> int | None:
-    """Most memory held so far: the device's on CUDA since the run began, the process's resident set on the CPU since it started."""
+    """Most memory held so far: the device's on CUDA since the run began, the process's resident set on the CPU since it
+    started.
+    """
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     try:

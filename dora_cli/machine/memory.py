@@ -49,15 +49,18 @@ def evaluation_advice(batch_size: int) -> str:
 def decoding_advice(batch_size: int, beams: int) -> str:
     """Where decoding ran out of memory."""
     return (
-        f"out of memory in decoding with decode.batch_size {batch_size} and decode.beams {beams}; lower the batch size: it changes speed, "
-        "not training"
+        f"out of memory in decoding with decode.batch_size {batch_size} and decode.beams {beams}; lower the batch "
+        "size: it changes speed, not training"
     )
 
 
 def _advice(recipe: Recipe, batch: str) -> str:
     if batch == "load":
         model = recipe.model
-        return f"out of memory while loading {model.name}; set model.dtype=bfloat16 (now {model.dtype}) or choose a smaller model"
+        return (
+            f"out of memory while loading {model.name}; set model.dtype=bfloat16 (now {model.dtype}) or choose a "
+            "smaller model"
+        )
     if batch == "train":
         size, accumulation = recipe.train.batch_size, recipe.train.gradient_accumulation
         if size > 1:

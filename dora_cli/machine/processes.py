@@ -20,7 +20,9 @@ def is_main() -> bool:
 
 
 def on_main(accelerator: Accelerator, action: Callable[[], T]) -> T | None:
-    """Runs `action` on the main process; an error a user can mend is raised in every process, so that none waits for the others."""
+    """Runs `action` on the main process; an error a user can mend is raised in every process, so that none waits for
+    the others.
+    """
     result: T | None = None
     failure: list[DoraError | None] = [None]
     if accelerator.is_main_process:
@@ -38,7 +40,10 @@ def on_main(accelerator: Accelerator, action: Callable[[], T]) -> T | None:
 
 
 def any_process(accelerator: Accelerator, value: int) -> int:
-    """The largest `value` (0 or more) of all processes, the same in each. Several processes wait for one another here."""
+    """The largest `value` (0 or more) of all processes, the same in each.
+
+    Several processes wait for one another here.
+    """
     if accelerator.num_processes == 1:
         return int(value)
     import torch

@@ -37,11 +37,13 @@ def restore_random_state(state: Mapping[str, torch.Tensor], device: torch.device
         found = state.get(name)
         if found is None:
             raise CheckpointError(
-                f"the checkpoint has no random state {name!r} for this device; resume on the kind of device it was saved on"
+                f"the checkpoint has no random state {name!r} for this device; resume on the kind of device it was "
+                "saved on"
             )
         if found.shape != tensor.shape or found.dtype != tensor.dtype:
             raise CheckpointError(
-                f"the checkpoint's random state {name!r} is {found.dtype} {tuple(found.shape)}, which is none; it is damaged"
+                f"the checkpoint's random state {name!r} is {found.dtype} {tuple(found.shape)}, which is none; it is "
+                "damaged"
             )
     try:
         words: Any = state["python"].tolist()
@@ -49,7 +51,9 @@ def restore_random_state(state: Mapping[str, torch.Tensor], device: torch.device
         keys: Any = state["numpy"].tolist()
         if not 0 <= keys[-2] <= len(keys) - 2:  # numpy would read beyond its state
             raise ValueError(f"position {keys[-2]}")
-        np.random.set_state(("MT19937", np.array(keys[:-2], dtype=np.uint32), keys[-2], keys[-1], float(state["numpy_gauss"])))
+        np.random.set_state(
+            ("MT19937", np.array(keys[:-2], dtype=np.uint32), keys[-2], keys[-1], float(state["numpy_gauss"]))
+        )
         torch.set_rng_state(state["torch"])
         if device.type == "cuda":
             torch.cuda.set_rng_state(state["cuda"], device)

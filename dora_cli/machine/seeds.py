@@ -19,8 +19,8 @@ def seed_everything(seed: int) -> None:
 def set_deterministic(on: bool) -> None:
     """Bitwise repeatable kernels on CUDA, at some cost; the CPU is repeatable anyway.
 
-    The memory-efficient attention kernel has no deterministic backward, so it is left out while `on`. cuBLAS reads its workspace
-    setting when it starts: this must run before the first matrix product on the device.
+    The memory-efficient attention kernel has no deterministic backward, so it is left out while `on`. cuBLAS reads its
+    workspace setting when it starts: this must run before the first matrix product on the device.
     """
     if torch.are_deterministic_algorithms_enabled() != on or torch.is_deterministic_algorithms_warn_only_enabled():
         torch.use_deterministic_algorithms(on)  # PyTorch loads its whole compiler in this call, more than half a second

@@ -9,7 +9,8 @@ from typing import Any
 
 from dora_cli.errors import StoppedError
 
-SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))  # Windows has no SIGHUP
+# Windows has no SIGHUP
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
 class EvaluationInterruptedError(Exception):
@@ -34,12 +35,12 @@ class StoppedNow(BaseException):
 
 
 class StopSignals:
-    """Within this context SIGINT, SIGTERM and SIGHUP ask the run to stop; the handlers that were there come back on leaving.
+    """Within this context SIGINT, SIGTERM and SIGHUP ask the run to stop; the handlers that were there come back on
+    leaving.
 
-    While the run is not `patient` (it loads, or decodes at the end: nothing would be won by waiting) the first signal stops it at once:
-    it raises `StoppedNow`.
-    Only the main thread of a program can have handlers; elsewhere nothing is installed and signals do what they did. A SIGHUP that is
-    ignored (``nohup``) stays so.
+    While the run is not `patient` (it loads, or decodes at the end: nothing would be won by waiting) the first signal
+    stops it at once: it raises `StoppedNow`. Only the main thread of a program can have handlers; elsewhere nothing is
+    installed and signals do what they did. A SIGHUP that is ignored (``nohup``) stays so.
     """
 
     def __init__(self) -> None:
@@ -48,7 +49,10 @@ class StopSignals:
         self._former: dict[int, Any] = {}
 
     def interrupt(self) -> None:
-        """Ends an evaluation that a signal came into; called between its batches. What it would have found is found after resuming."""
+        """Ends an evaluation that a signal came into; called between its batches.
+
+        What it would have found is found after resuming.
+        """
         if self.received is not None:
             raise EvaluationInterruptedError
 
@@ -60,7 +64,9 @@ class StopSignals:
                 self._former[number] = signal.signal(number, self._handle)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         for number, handler in self._former.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: it was not set by Python
         self._former.clear()

@@ -1,10 +1,11 @@
 """How many threads compute on the CPU: decided by the model, the batch and the cores, never by the load of the moment.
 
-Sums are split over threads, so two numbers of threads give different last digits. A run therefore decides once, writes its number into
-environment.json and keeps it: when it is resumed, also where there are other cores, and when it is evaluated or exported.
+Sums are split over threads, so two numbers of threads give different last digits. A run therefore decides once, writes
+its number into environment.json and keeps it: when it is resumed, also where there are other cores, and when it is
+evaluated or exported.
 
-Only the threads within one operation count. PyTorch's other pool, between operations, works for scripted and forked code alone, of which
-a run has none, and the backward pass on the CPU runs in the thread that calls it.
+Only the threads within one operation count. PyTorch's other pool, between operations, works for scripted and forked
+code alone, of which a run has none, and the backward pass on the CPU runs in the thread that calls it.
 """
 
 from __future__ import annotations
@@ -27,11 +28,13 @@ from dora_cli.recipe.schema import MAX_THREADS
 from dora_cli.wording import plural
 
 WORK_PER_THREAD = 2**27
-"""Multiplications of the largest matrix product in a block, for `data.max_length` tokens in every example, that are worth a thread.
+"""Multiplications of the largest matrix product in a block, for `data.max_length` tokens in every example, that are
+worth a thread.
 
-They take one core 2 to 5 ms; texts are mostly a quarter of the length that is allowed, so a thread's real share is about 1 ms, and waking
-a sleeping thread takes 0.05 to 0.1 ms of it. The other operations of a step are smaller by far. The built-in models (width 96, 113 million)
-so take one thread, MiniLM (width 384) at 16 x 128 tokens takes up to 9, and RoBERTa-base (4,800 million) all the cores there mostly are."""
+They take one core 2 to 5 ms; texts are mostly a quarter of the length that is allowed, so a thread's real share is
+about 1 ms, and waking a sleeping thread takes 0.05 to 0.1 ms of it. The other operations of a step are smaller by far.
+The built-in models (width 96, 113 million) so take one thread, MiniLM (width 384) at 16 x 128 tokens takes up to 9, and
+RoBERTa-base (4,800 million) all the cores there mostly are."""
 
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
@@ -48,9 +51,11 @@ class Threads:
 
 
 def most_threads(environment: Mapping[str, str] = os.environ, quota: Path = _QUOTA) -> int:
-    """The most that ``auto`` takes: what PyTorch would take by itself, less where this process shares cores or has a quota of them.
+    """The most that ``auto`` takes: what PyTorch would take by itself, less where this process shares cores or has a
+    quota of them.
 
-    PyTorch's own number is that of the physical cores this process may use, or what OMP_NUM_THREADS or `torch.set_num_threads` says.
+    PyTorch's own number is that of the physical cores this process may use, or what OMP_NUM_THREADS or
+    `torch.set_num_threads` says.
     """
     count = torch.get_num_threads()
     if "OMP_NUM_THREADS" not in environment:  # torchrun and Accelerate mostly set it, for each process
@@ -92,7 +97,10 @@ def decide(recipe: Recipe, model: nn.Module | None, most: int) -> Threads | None
     if model is None:
         return None
     worth = worth_threads(largest_product(model, recipe.train.batch_size * recipe.data.max_length))
-    return Threads(min(worth, most), f"auto: the largest matrix product of a batch is worth {worth:,}, and this machine gives {most}")
+    return Threads(
+        min(worth, most),
+        f"auto: the largest matrix product of a batch is worth {worth:,}, and this machine gives {most}",
+    )
 
 
 def worth_threads(work: int) -> int:
@@ -111,7 +119,8 @@ def recorded_threads(environment: Mapping[str, Any], place: Path) -> int:
     count = environment.get("cpu_threads", torch.get_num_threads()) if isinstance(environment, Mapping) else None
     if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= MAX_THREADS:
         raise CheckpointError(
-            f"{place} is damaged: its cpu_threads must be a whole number from 1 to {MAX_THREADS:,}; restore the file from a copy of the run"
+            f"{place} is damaged: its cpu_threads must be a whole number from 1 to {MAX_THREADS:,}; restore the file "
+            "from a copy of the run"
         )
     return count
 
@@ -120,7 +129,10 @@ def note_on_cores(count: int, most: int) -> str | None:
     """What is to be said of a run that keeps more threads than there are cores; None where it does not."""
     if count <= most:
         return None
-    return f"the run began with {plural(count, 'thread')} and keeps them, as their number decides digits, though {most} would fit here"
+    return (
+        f"the run began with {plural(count, 'thread')} and keeps them, as their number decides digits, though "
+        f"{most} would fit here"
+    )
 
 
 @contextmanager

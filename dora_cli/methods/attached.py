@@ -16,7 +16,10 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def mark(model: nn.Module, method: Method, origin: Any = None) -> None:
-    """Remembers on `model` that `method` is attached to it, and how it came to that. A copy of the model carries a copy of both."""
+    """Remembers on `model` that `method` is attached to it, and how it came to that.
+
+    A copy of the model carries a copy of both.
+    """
     model.__dict__[_MARK], model.__dict__[_ORIGIN] = method, origin
 
 
@@ -36,8 +39,8 @@ def attached(model: nn.Module) -> Method:
     method = carried(model)
     if method is None:
         raise ModelError(
-            f"this {type(model).__name__} carries no adapter of dora; give the very model that dora_cli.attach or dora_cli.load_adapter "
-            "was given (not a wrapper around it), and merge it once"
+            f"this {type(model).__name__} carries no adapter of dora; give the very model that dora_cli.attach or "
+            "dora_cli.load_adapter was given (not a wrapper around it), and merge it once"
         )
     return method
 
@@ -45,8 +48,8 @@ def attached(model: nn.Module) -> Method:
 def merge(model: M) -> M:
     """Folds every adapted projection of `model` into a plain module, in place, and returns the model.
 
-    The model computes the same function as before, up to rounding, and `save_pretrained` writes it as any other. Before the freeze, all
-    components are folded in.
+    The model computes the same function as before, up to rounding, and `save_pretrained` writes it as any other. Before
+    the freeze, all components are folded in.
 
     Raises:
         ModelError: the model carries no adapter.

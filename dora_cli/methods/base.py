@@ -1,14 +1,16 @@
 """The contract between a way of adapting weights and the rest of the program.
 
-A method owns everything that differs between ways of adapting weights, its phases included. The training loop calls it in a fixed
-order, once per optimiser step (`step` counts from 1)::
+A method owns everything that differs between ways of adapting weights, its phases included. The training loop calls it
+in a fixed order, once per optimiser step (`step` counts from 1)::
 
-    forward and backward of every micro-batch within training_pass() -> all-reduce -> unscale -> adjust_gradients(step) -> clip
+    forward and backward of every micro-batch within training_pass() -> all-reduce -> unscale -> adjust_gradients(step)
+    -> clip
         -> optimiser -> observe() -> advance(step)
 
-`training_pass`, `adjust_gradients` and `observe` run on the device alone and do the same work at every step, so that a CUDA graph can
-repeat them; what they do may change only where `advance` reports `frozen`, or replaced parameters. `advance` is for the host. The loop
-knows nothing else about it. Methods know tensors and modules; never recipes, tasks, files or printing.
+`training_pass`, `adjust_gradients` and `observe` run on the device alone and do the same work at every step, so that a
+CUDA graph can repeat them; what they do may change only where `advance` reports `frozen`, or replaced parameters.
+`advance` is for the host. The loop knows nothing else about it. Methods know tensors and modules; never recipes, tasks,
+files or printing.
 """
 
 from __future__ import annotations
@@ -150,22 +152,30 @@ class Method(Protocol):
         """Around one forward and backward pass in training, under autocast to `dtype`, None without autocast."""
 
     def adjust_gradients(self, step: int) -> torch.Tensor | None:
-        """Edits gradients in place after all-reduce and unscaling, before clipping; returns a scalar for the log, on the device."""
+        """Edits gradients in place after all-reduce and unscaling, before clipping; returns a scalar for the log, on
+        the device.
+        """
 
     def observe(self, skipped: torch.Tensor | None = None) -> None:
-        """After the optimiser's step. `skipped` is a boolean scalar on the device: where true, the step changed nothing and scores stay."""
+        """After the optimiser's step.
+
+        `skipped` is a boolean scalar on the device: where true, the step changed nothing and scores stay.
+        """
 
     def advance(self, step: int) -> StepReport:
         """After `observe`: the phase, and what an event does. Only an event may wait for the device.
 
-        Phases and events follow the steps attempted, so an event still selects, by the scores there are: counts stay exact.
+        Phases and events follow the steps attempted, so an event still selects, by the scores there are: counts stay
+        exact.
         """
 
     def folded(self) -> AbstractContextManager[None]:
         """Inside, the adapters are part of the base weights; leaving it restores the saved base weights bit for bit."""
 
     def merge(self) -> None:
-        """Puts plain modules with merged weights in place of the adapted ones, for good; the method is of no use afterwards."""
+        """Puts plain modules with merged weights in place of the adapted ones, for good; the method is of no use
+        afterwards.
+        """
 
     def allocation(self) -> list[ProjectionAllocation]: ...
 

@@ -51,7 +51,9 @@ class HeadOnly:
 
     def plan(self, total_steps: int, shapes: Mapping[str, Shape]) -> PlainSchedule:
         if total_steps < 1:
-            raise BudgetError(f"the run has {total_steps} optimiser steps; it needs at least 1: raise train.epochs or train.max_steps")
+            raise BudgetError(
+                f"the run has {total_steps} optimiser steps; it needs at least 1: raise train.epochs or train.max_steps"
+            )
         return PlainSchedule(total_steps)
 
     def attach(self, model: nn.Module, projections: Mapping[str, nn.Module], schedule: Schedule | None = None) -> None:
@@ -90,4 +92,6 @@ class HeadOnly:
 
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
         if state:
-            raise CheckpointError(f"tensor {shown(min(state))} is in the checkpoint, but the method {self.name} adapts nothing")
+            raise CheckpointError(
+                f"tensor {shown(min(state))} is in the checkpoint, but the method {self.name} adapts nothing"
+            )

@@ -1,11 +1,12 @@
 """The official GLUE metrics, as `evaluate` metrics that need no network.
 
-`evaluate.load` fetches a script per metric; these are classes of the package, on scikit-learn and scipy, which are loaded by the metrics
-that compute with them and by no other. They keep their data in memory and their cache in a folder of their own that is removed again, so
-they work without a writable home and in any number of processes at once.
+`evaluate.load` fetches a script per metric; these are classes of the package, on scikit-learn and scipy, which are
+loaded by the metrics that compute with them and by no other. They keep their data in memory and their cache in a folder
+of their own that is removed again, so they work without a writable home and in any number of processes at once.
 
-Where a value is undefined, it is 0: F1 without a positive prediction or label, and every correlation (Matthews, Pearson, Spearman) with a
-constant or non-finite argument or with fewer than two examples. A model that says the same of every example knows nothing of their order.
+Where a value is undefined, it is 0: F1 without a positive prediction or label, and every correlation (Matthews,
+Pearson, Spearman) with a constant or non-finite argument or with fewer than two examples. A model that says the same of
+every example knows nothing of their order.
 """
 
 from __future__ import annotations
@@ -24,9 +25,13 @@ from dora_cli.libraries import bring_back
 
 
 def metric_info(description: str, *, predictions: Any, references: Any, source: str) -> evaluate.MetricInfo:
-    """What `evaluate` wants to know of a metric: the features of one prediction and of what it is compared with, and a web address."""
+    """What `evaluate` wants to know of a metric: the features of one prediction and of what it is compared with, and a
+    web address.
+    """
     features = datasets.Features({"predictions": predictions, "references": references})
-    return evaluate.MetricInfo(description=description, citation="", inputs_description="", features=features, reference_urls=[source])
+    return evaluate.MetricInfo(
+        description=description, citation="", inputs_description="", features=features, reference_urls=[source]
+    )
 
 
 def _info(description: str, dtype: str, source: str) -> evaluate.MetricInfo:
@@ -68,7 +73,10 @@ class AccuracyF1(evaluate.Metric):  # type: ignore[misc]
 
     def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
         accuracy = float(np.mean(np.asarray(predictions) == np.asarray(references)))
-        return {"accuracy": accuracy, "f1": float(_sklearn().f1_score(references, predictions, pos_label=1, zero_division=0.0))}
+        return {
+            "accuracy": accuracy,
+            "f1": float(_sklearn().f1_score(references, predictions, pos_label=1, zero_division=0.0)),
+        }
 
 
 class Matthews(evaluate.Metric):  # type: ignore[misc]
@@ -87,7 +95,9 @@ class PearsonSpearman(evaluate.Metric):  # type: ignore[misc]
     """``pearson``: linear correlation; ``spearmanr``: that of the ranks, with mean ranks for ties. In float64."""
 
     def _info(self) -> evaluate.MetricInfo:
-        return _info("Pearson's and Spearman's correlation.", "float64", "https://docs.scipy.org/doc/scipy/reference/stats.html")
+        return _info(
+            "Pearson's and Spearman's correlation.", "float64", "https://docs.scipy.org/doc/scipy/reference/stats.html"
+        )
 
     def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
         x, y = np.asarray(predictions, dtype=np.float64), np.asarray(references, dtype=np.float64)
@@ -107,7 +117,11 @@ _METRICS: dict[str, type[evaluate.Metric]] = {
     "matthews": Matthews,
     "pearson_spearman": PearsonSpearman,
 }
-_COMPUTED_WITH: dict[str, Callable[[], Any]] = {"accuracy_f1": _sklearn, "matthews": _sklearn, "pearson_spearman": _scipy}
+_COMPUTED_WITH: dict[str, Callable[[], Any]] = {
+    "accuracy_f1": _sklearn,
+    "matthews": _sklearn,
+    "pearson_spearman": _scipy,
+}
 
 
 def metric_names() -> tuple[str, ...]:
@@ -142,5 +156,7 @@ def compute_metrics(name: str, predictions: npt.ArrayLike, labels: npt.ArrayLike
 def compute(metric: type[evaluate.Metric], predictions: Any, references: Any) -> dict[str, Any]:
     """Values of a metric of this package, with nothing written but to a folder of its own that is removed again."""
     with tempfile.TemporaryDirectory(prefix="dora-metrics-") as cache:
-        values: dict[str, Any] = metric(keep_in_memory=True, cache_dir=cache).compute(predictions=predictions, references=references)
+        values: dict[str, Any] = metric(keep_in_memory=True, cache_dir=cache).compute(
+            predictions=predictions, references=references
+        )
     return values

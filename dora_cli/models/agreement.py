@@ -21,7 +21,10 @@ def fit_tokenizer(name: str, model: nn.Module, tokenizer: Any) -> None:
     _check_vocabulary(name, model, tokenizer)
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token_id is None:
-            raise ModelError(f"model.name: the tokenizer of {name!r} has neither a pad nor an end-of-sequence token; set its pad_token")
+            raise ModelError(
+                f"model.name: the tokenizer of {name!r} has neither a pad nor an end-of-sequence token; "
+                "set its pad_token"
+            )
         tokenizer.pad_token = tokenizer.eos_token  # decoders are trained without padding; attention masks it
     tokenizer.padding_side = "right"
     _fit_token_types(name, model, tokenizer)
@@ -49,14 +52,14 @@ def _check_vocabulary(name: str, model: nn.Module, tokenizer: Any) -> None:
     highest = max(tokenizer.get_vocab().values())
     if highest >= rows:
         raise ModelError(
-            f"model.name: the tokenizer of {name!r} has token ids up to {highest} but the model only {rows} embeddings; "
-            "the two must come from the same model"
+            f"model.name: the tokenizer of {name!r} has token ids up to {highest} but the model only {rows} "
+            "embeddings; the two must come from the same model"
         )
     start = getattr(model.config, "decoder_start_token_id", None)
     if is_encoder_decoder(model.config) and isinstance(start, int) and not 0 <= start < rows:
         raise ModelError(
-            f"model.name: by the config.json of {name!r} its decoder starts with token {start} (decoder_start_token_id), "
-            f"but the model has only {rows} embeddings; set it as the model's makers state it"
+            f"model.name: by the config.json of {name!r} its decoder starts with token {start} "
+            f"(decoder_start_token_id), but the model has only {rows} embeddings; set it as the model's makers state it"
         )
 
 

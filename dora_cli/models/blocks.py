@@ -63,8 +63,9 @@ class Block:
 def find_blocks(model: nn.Module) -> list[Block]:
     """All blocks of the base model, in model order, each once even if the model runs it several times.
 
-    A block list is an `nn.ModuleList` whose elements are of one class, are no linear maps themselves and contain linear maps. The outer
-    list counts (a block may keep a list of heads) unless an inner one holds every linear map of its element (ALBERT's groups of layers).
+    A block list is an `nn.ModuleList` whose elements are of one class, are no linear maps themselves and contain linear
+    maps. The outer list counts (a block may keep a list of heads) unless an inner one holds every linear map of its
+    element (ALBERT's groups of layers).
     """
     prefix, base = base_model(model)
     blocks: list[Block] = []

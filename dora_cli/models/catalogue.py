@@ -15,7 +15,9 @@ from dora_cli.models.source import builtin_names, find_source
 
 
 def model_catalogue() -> dict[str, Any]:
-    """``builtin``: the models of the package; ``families``: those whose projections are tested; ``needs``: what every model must have."""
+    """``builtin``: the models of the package; ``families``: those whose projections are tested; ``needs``: what every
+    model must have.
+    """
     return {
         "builtin": [_builtin(name) for name in builtin_names()],
         "families": [asdict(family) for family in FAMILIES],

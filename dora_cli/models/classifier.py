@@ -27,9 +27,9 @@ def load_model(
 ) -> LoadedModel:
     """Loads `name` for sequence classification or regression.
 
-    Parameters missing from the checkpoint are drawn from `seed` alone: the same in every process and whatever the state of the
-    global random generator, which is left as it was. A head of another size than asked for (a checkpoint tuned on a task with other
-    labels) is drawn anew too.
+    Parameters missing from the checkpoint are drawn from `seed` alone: the same in every process and whatever the state
+    of the global random generator, which is left as it was. A head of another size than asked for (a checkpoint tuned
+    on a task with other labels) is drawn anew too.
 
     Args:
         name: ``builtin:NAME``, a local folder, or a hub id.
@@ -42,10 +42,13 @@ def load_model(
         trust_remote_code: whether Python code that comes with the model is run.
 
     Raises:
-        ModelError: not found or damaged, no such head, no fast tokenizer, or a checkpoint that does not fill the base model.
+        ModelError: not found or damaged, no such head, no fast tokenizer, or a checkpoint that does not fill the base
+            model.
     """
     choose = choose_classifier(num_labels, label_names, regression)
-    return load_checkpoint(name, revision=revision, dtype=dtype, seed=seed, trust_remote_code=trust_remote_code, choose=choose, fit=_fit)
+    return load_checkpoint(
+        name, revision=revision, dtype=dtype, seed=seed, trust_remote_code=trust_remote_code, choose=choose, fit=_fit
+    )
 
 
 def config_model(
@@ -85,9 +88,9 @@ def choose_classifier(num_labels: int, label_names: Sequence[str] | None = None,
         own = brings(source, config, "AutoModelForSequenceClassification")
         if not own and type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
             raise ModelError(
-                f"model.name: {source.name!r} is of the model type {config.model_type!r}, for which transformers has no "
-                "sequence-classification head; choose a text model: an encoder (BERT, RoBERTa, DeBERTa, ...), a decoder (GPT-2, Llama, "
-                "...) or a sequence-to-sequence model (BART, T5, ...)"
+                f"model.name: {source.name!r} is of the model type {config.model_type!r}, for which transformers has "
+                "no sequence-classification head; choose a text model: an encoder (BERT, RoBERTa, DeBERTa, ...), a "
+                "decoder (GPT-2, Llama, ...) or a sequence-to-sequence model (BART, T5, ...)"
             )
         config.num_labels = num_labels
         if label_names is not None:

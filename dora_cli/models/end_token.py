@@ -47,7 +47,9 @@ def append_end(name: str, model: nn.Module, tokenizer: Any) -> None:
 
 
 def _end_of(name: str, model: nn.Module, tokenizer: Any, appended: Sequence[int]) -> int:
-    """The model's if the tokenizer appends it; else the tokenizer's own, which as for padding comes before the config's."""
+    """The model's if the tokenizer appends it; else the tokenizer's own, which as for padding comes before the
+    config's.
+    """
     config: Any = model.config
     stated = getattr(config, "eos_token_id", None)
     if isinstance(stated, int) and stated in appended:
@@ -70,7 +72,8 @@ def _other_pad(name: str, model: nn.Module, tokenizer: Any, end: int) -> int:
         if isinstance(token, int) and token != end and 0 <= token < len(tokenizer):
             return token
     raise ModelError(
-        f"model.name: the tokenizer of {name!r} has nothing to pad with but its end token, which the head counts; set its pad_token"
+        f"model.name: the tokenizer of {name!r} has nothing to pad with but its end token, which the head counts; set "
+        "its pad_token"
     )
 
 
@@ -106,8 +109,8 @@ class _Template:
                 pieces.append((piece, kind))
         if [piece for piece, _ in pieces if isinstance(piece, str)] != ["$A", "$B"][: len(texts)]:
             raise ModelError(
-                f"model.name: the head of {name!r} reads its answer at an end token, and where its tokenizer could append "
-                "one cannot be seen; give the tokenizer a post-processor that does"
+                f"model.name: the head of {name!r} reads its answer at an end token, and where its tokenizer could "
+                "append one cannot be seen; give the tokenizer a post-processor that does"
             )
         return cls(pieces)
 

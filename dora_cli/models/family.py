@@ -23,7 +23,9 @@ def is_decoder_only(config: Any) -> bool:
 
 
 def auto_class_of(model: nn.Module) -> str | None:
-    """Name of the transformers class that loads models like this one with their head; None if that is none of those we train."""
+    """Name of the transformers class that loads models like this one with their head; None if that is none of those we
+    train.
+    """
     from transformers.models.auto import modeling_auto as auto
 
     kinds = {

@@ -17,9 +17,11 @@ from dora_cli.models.source import Source
 def load_generator(
     name: str, *, revision: str | None = None, dtype: str = "float32", seed: int = 0, trust_remote_code: bool = False
 ) -> LoadedModel:
-    """Loads `name` with its language-modelling head; the model's config says whether it is a decoder or an encoder-decoder.
+    """Loads `name` with its language-modelling head; the model's config says whether it is a decoder or an
+    encoder-decoder.
 
-    The head comes with the checkpoint or is tied to its embeddings; it is never fresh, and `head_parameters` leaves it frozen.
+    The head comes with the checkpoint or is tied to its embeddings; it is never fresh, and `head_parameters` leaves it
+    frozen.
 
     Args:
         name: ``builtin:NAME``, a local folder, or a hub id.
@@ -29,18 +31,25 @@ def load_generator(
         trust_remote_code: whether Python code that comes with the model is run.
 
     Raises:
-        ModelError: not found or damaged, an encoder alone, no fast tokenizer, no end token, no start token for a decoder beside an
-            encoder, or a checkpoint that lacks any weight.
+        ModelError: not found or damaged, an encoder alone, no fast tokenizer, no end token, no start token for a
+            decoder beside an encoder, or a checkpoint that lacks any weight.
     """
     loaded = load_checkpoint(
-        name, revision=revision, dtype=dtype, seed=seed, trust_remote_code=trust_remote_code, choose=choose_generator, fit=_fit
+        name,
+        revision=revision,
+        dtype=dtype,
+        seed=seed,
+        trust_remote_code=trust_remote_code,
+        choose=choose_generator,
+        fit=_fit,
     )
     if loaded.fresh:
         missing = sorted(loaded.fresh)
         more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
         raise ModelError(
-            f"model.name: the checkpoint of {name!r} lacks weights of {type(loaded.model).__name__}: {missing[0]}{more}; text cannot be "
-            "generated with random ones: choose a checkpoint that was saved with its language-modelling head"
+            f"model.name: the checkpoint of {name!r} lacks weights of {type(loaded.model).__name__}: "
+            f"{missing[0]}{more}; text cannot be generated with random ones: choose a checkpoint that was saved with "
+            "its language-modelling head"
         )
     return replace(loaded, decoder_start=_decoder_start(name, loaded.model))
 
@@ -52,7 +61,9 @@ def config_generator(name: str, *, revision: str | None = None, trust_remote_cod
         ModelUnreachableError: a hub model whose config is not at hand.
         ModelError: as `load_generator`, as far as a config can tell, and the tokenizer where it is at hand.
     """
-    model = build_from_config(name, revision=revision, trust_remote_code=trust_remote_code, choose=choose_generator, fit=_fit)
+    model = build_from_config(
+        name, revision=revision, trust_remote_code=trust_remote_code, choose=choose_generator, fit=_fit
+    )
     _decoder_start(name, model)
     return model
 
@@ -61,7 +72,8 @@ def _fit(name: str, model: nn.Module, tokenizer: Any) -> None:
     fit_tokenizer(name, model, tokenizer)
     if tokenizer.eos_token_id is None:
         raise ModelError(
-            f"model.name: the tokenizer of {name!r} has no end-of-sequence token, which ends every reference; set its eos_token"
+            f"model.name: the tokenizer of {name!r} has no end-of-sequence token, which ends every reference; set its "
+            "eos_token"
         )
 
 
@@ -77,8 +89,8 @@ def choose_generator(source: Source) -> tuple[Any, Any]:
     elif is_decoder_only(config) or brings(source, config, "AutoModelForCausalLM"):
         return AutoModelForCausalLM, config
     raise ModelError(
-        f"model.name: {source.name!r} is of the model type {config.model_type!r}, which does not generate text from text; choose a "
-        "decoder (GPT-2, Llama, ...) or a sequence-to-sequence model (BART, T5, ...)"
+        f"model.name: {source.name!r} is of the model type {config.model_type!r}, which does not generate text from "
+        "text; choose a decoder (GPT-2, Llama, ...) or a sequence-to-sequence model (BART, T5, ...)"
     )
 
 
@@ -88,11 +100,15 @@ def _decoder_start(name: str, model: nn.Module) -> int | None:
     if not is_encoder_decoder(config):
         return None
     generation: Any = model.generation_config
-    for holder, key in ((config, "decoder_start_token_id"), (generation, "decoder_start_token_id"), (generation, "bos_token_id")):
+    for holder, key in (
+        (config, "decoder_start_token_id"),
+        (generation, "decoder_start_token_id"),
+        (generation, "bos_token_id"),
+    ):
         start = getattr(holder, key, None)
         if start is not None:
             return int(start)
     raise ModelError(
-        f"model.name: the config.json of {name!r} says with which token its decoder starts neither as decoder_start_token_id nor as "
-        "bos_token_id; add decoder_start_token_id as its makers state it"
+        f"model.name: the config.json of {name!r} says with which token its decoder starts neither as "
+        "decoder_start_token_id nor as bos_token_id; add decoder_start_token_id as its makers state it"
     )

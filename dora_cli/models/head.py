@@ -12,9 +12,9 @@ from dora_cli.models.blocks import base_prefix
 def head_parameters(model: nn.Module, fresh: Collection[str] = ()) -> dict[str, nn.Parameter]:
     """The head: everything outside the base model's prefix, plus every module with a fresh parameter.
 
-    A parameter outside the prefix that is also used inside it (a tied LM head) is not head. A model without a base prefix
-    (a home-made one, or a base model itself) has no "outside": its head is what `fresh` names. Nor has a model that generates text:
-    its language-modelling head was pretrained with the rest and stays frozen, tied or not.
+    A parameter outside the prefix that is also used inside it (a tied LM head) is not head. A model without a base
+    prefix (a home-made one, or a base model itself) has no "outside": its head is what `fresh` names. Nor has a model
+    that generates text: its language-modelling head was pretrained with the rest and stays frozen, tied or not.
 
     Args:
         model: the model, before or after adapters were attached.

@@ -1,6 +1,7 @@
 """Model families whose projections are known: tests compare every one of them with what is found in the real classes.
 
-Only a list to read. Nothing looks a family up before it adapts a model: projections are found by structure, in other families too.
+Only a list to read. Nothing looks a family up before it adapts a model: projections are found by structure, in other
+families too.
 """
 
 from __future__ import annotations
@@ -68,7 +69,9 @@ FAMILIES: tuple[Family, ...] = (
         ("attention.query", "attention.key", "attention.value", "attention.dense"),
         ("ffn", "ffn_output"),
     ),
-    Family(("modernbert",), "encoder", ("answerdotai/ModernBERT-base",), ("attn.Wqkv", "attn.Wo"), ("mlp.Wi", "mlp.Wo")),
+    Family(
+        ("modernbert",), "encoder", ("answerdotai/ModernBERT-base",), ("attn.Wqkv", "attn.Wo"), ("mlp.Wi", "mlp.Wo")
+    ),
     Family(
         ("gpt2",),
         "decoder",
@@ -83,7 +86,13 @@ FAMILIES: tuple[Family, ...] = (
         _QKVO,
         _GATED,
     ),
-    Family(("phi3",), "decoder", ("microsoft/Phi-3-mini-4k-instruct",), ("qkv_proj", "o_proj"), ("gate_up_proj", "down_proj")),
+    Family(
+        ("phi3",),
+        "decoder",
+        ("microsoft/Phi-3-mini-4k-instruct",),
+        ("qkv_proj", "o_proj"),
+        ("gate_up_proj", "down_proj"),
+    ),
     Family(("opt",), "decoder", ("facebook/opt-125m",), _OUT, ("fc1", "fc2")),
     Family(("gpt_neox",), "decoder", ("EleutherAI/pythia-160m",), _FUSED, _FOUR),
     Family(("bloom",), "decoder", ("bigscience/bloom-560m",), _FUSED, _FOUR),
@@ -112,11 +121,20 @@ FAMILIES: tuple[Family, ...] = (
 
 NEEDS: tuple[str, ...] = (
     "a folder as save_pretrained writes it, or a hub id: config.json, weights that are not quantised, a fast tokenizer",
-    "glue/*: a sequence-classification head in transformers (a fresh one is made and trained); encoders, decoders, encoder-decoders",
+    (
+        "glue/*: a sequence-classification head in transformers (a fresh one is made and trained); encoders, decoders, "
+        "encoder-decoders"
+    ),
     "e2e: a decoder or an encoder-decoder with its language-modelling head, and an end token",
     "blocks of one class in an nn.ModuleList, with nn.Linear or Conv1D in them; names do not matter",
-    "no mixture of experts among the targets: routers and experts are refused (method.targets: [attention] leaves them out)",
-    "state-space mixers (Mamba and the like): attention and ffn take their in_proj alone, patterns such as '*.out_proj' the others too",
+    (
+        "no mixture of experts among the targets: routers and experts are refused (method.targets: [attention] leaves "
+        "them out)"
+    ),
+    (
+        "state-space mixers (Mamba and the like): attention and ffn take their in_proj alone, patterns such as "
+        "'*.out_proj' the others too"
+    ),
     "Python code of its own only with model.trust_remote_code: true",
 )
 """What any model must have to be adapted, one a line."""

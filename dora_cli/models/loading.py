@@ -31,10 +31,12 @@ class LoadedModel:
     Attributes:
         model: with a sequence-classification or language-modelling head, on the CPU, in evaluation mode.
         tokenizer: a fast tokenizer with a pad token, padding on the right.
-        fresh: names of the parameters that the checkpoint did not fill; a classification head's, as a rule, and none of a generator's.
+        fresh: names of the parameters that the checkpoint did not fill; a classification head's, as a rule, and none of
+            a generator's.
         commit: the hub commit the files came from; None for folders and built-in models.
         source: ``"hub"``, ``"local"`` or ``"builtin"``.
-        decoder_start: the token that the decoder of an encoder-decoder reads before a target; None for all other models.
+        decoder_start: the token that the decoder of an encoder-decoder reads before a target; None for all other
+            models.
     """
 
     model: nn.Module
@@ -46,7 +48,9 @@ class LoadedModel:
 
 
 Choose = Callable[[Source], tuple[Any, Any]]
-"""From a found model to the auto class that adds the head, and the config to build with; raises ModelError where there is no such head."""
+"""From a found model to the auto class that adds the head, and the config to build with; raises ModelError where there
+is no such head.
+"""
 
 
 Fit = Callable[[str, nn.Module, Any], None]
@@ -79,15 +83,21 @@ def load_checkpoint(
 
 
 @no_collection()  # the first model imports half of transformers; what loads weights sees to it for all it sets up
-def build_from_config(name: str, *, revision: str | None, trust_remote_code: bool, choose: Choose, fit: Fit = fit_tokenizer) -> nn.Module:
-    """The model of `load_checkpoint` on the meta device: shapes without weights, and whether its tokenizer fits them."""
+def build_from_config(
+    name: str, *, revision: str | None, trust_remote_code: bool, choose: Choose, fit: Fit = fit_tokenizer
+) -> nn.Module:
+    """The model of `load_checkpoint` on the meta device: shapes without weights, and whether its
+    tokenizer fits them.
+    """
     source = replace(find_source(name, revision), trust_remote_code=trust_remote_code)
     if trust_remote_code:
         bring_back()
     with quiet_loading(), _seeded(0), torch.device("meta"):
         auto_class, config = choose(source)
         model: nn.Module = _attempt(
-            source, "built from its config", lambda: auto_class.from_config(config, trust_remote_code=source.trust_remote_code)
+            source,
+            "built from its config",
+            lambda: auto_class.from_config(config, trust_remote_code=source.trust_remote_code),
         )
     with quiet_loading():
         tokenizer = _tokenizer_at_hand(source)
@@ -98,7 +108,9 @@ def build_from_config(name: str, *, revision: str | None, trust_remote_code: boo
 
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """Draws on the CPU come from `seed`; the global generators are untouched afterwards (`torch.manual_seed` would seed CUDA's too)."""
+    """Draws on the CPU come from `seed`; the global generators are untouched afterwards (`torch.manual_seed` would seed
+    CUDA's too).
+    """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         yield
@@ -123,13 +135,15 @@ def _attempt(source: Source, what: str, load: Callable[[], T], hint: str = "") -
         raise
     except SafetensorError as error:
         raise ModelError(
-            f"model.name: the weights of {source.name!r} are damaged ({_first_line(error)}); download or build the model again"
+            f"model.name: the weights of {source.name!r} are damaged ({_first_line(error)}); download or build the "
+            "model again"
         ) from error
     except Exception as error:
         if "trust_remote_code" in str(error) and not source.trust_remote_code:
             raise ModelError(
-                f"model.name: {source.name!r} needs Python code from its own repository, which is not run unasked; read that code and set "
-                "model.trust_remote_code: true if you trust it, or choose a model whose architecture is part of transformers"
+                f"model.name: {source.name!r} needs Python code from its own repository, which is not run unasked; "
+                "read that code and set model.trust_remote_code: true if you trust it, or choose a model whose "
+                "architecture is part of transformers"
             ) from error
         raise ModelError(f"model.name: {source.name!r} cannot be {what}: {_first_line(error)}{hint}") from error
 
@@ -145,17 +159,24 @@ def read_config(source: Source) -> Any:
 
     config = _attempt(source, "read", lambda: AutoConfig.from_pretrained(source.location, **_origin(source)))
     if getattr(config, "quantization_config", None):
-        raise ModelError(f"model.name: {source.name!r} holds quantised weights, which cannot be adapted; choose the unquantised model")
+        raise ModelError(
+            f"model.name: {source.name!r} holds quantised weights, which cannot be adapted; choose the "
+            "unquantised model"
+        )
     return config
 
 
 def brings(source: Source, config: Any, auto_class: str) -> bool:
-    """Whether the model comes with code of its own for the class that `auto_class` would load, and that code may run."""
+    """Whether the model comes with code of its own for the class that `auto_class` would load, and that
+    code may run.
+    """
     own = getattr(config, "auto_map", None)
     return source.trust_remote_code and isinstance(own, dict) and auto_class in own
 
 
-def _load_weights(source: Source, auto_class: Any, config: Any, dtype: torch.dtype, seed: int) -> tuple[nn.Module, frozenset[str]]:
+def _load_weights(
+    source: Source, auto_class: Any, config: Any, dtype: torch.dtype, seed: int
+) -> tuple[nn.Module, frozenset[str]]:
     import transformers
 
     version = tuple(int(part) for part in transformers.__version__.split(".")[:2])
@@ -164,7 +185,9 @@ def _load_weights(source: Source, auto_class: Any, config: Any, dtype: torch.dty
         model, report = _attempt(
             source,
             "loaded",
-            lambda: auto_class.from_pretrained(source.location, output_loading_info=True, ignore_mismatched_sizes=True, **arguments),
+            lambda: auto_class.from_pretrained(
+                source.location, output_loading_info=True, ignore_mismatched_sizes=True, **arguments
+            ),
         )
     # Transformers 4 reports names alone, 5 also the two shapes.
     mismatched = {(entry if isinstance(entry, str) else entry[0]): entry for entry in report["mismatched_keys"]}
@@ -172,10 +195,14 @@ def _load_weights(source: Source, auto_class: Any, config: Any, dtype: torch.dty
     wrong = sorted(key for key in mismatched if not prefix or key.startswith(prefix + "."))
     if wrong:
         entry = mismatched[wrong[0]]
-        shapes = "" if isinstance(entry, str) else f" is {list(entry[1])} in the checkpoint and {list(entry[2])} by the config"
+        shapes = (
+            ""
+            if isinstance(entry, str)
+            else (f" is {list(entry[1])} in the checkpoint and {list(entry[2])} by the config")
+        )
         raise ModelError(
-            f"model.name: the weights of {source.name!r} do not fit the sizes in its config.json: {wrong[0]}{shapes}{_and_more(wrong)}; "
-            "the two must come from the same model"
+            f"model.name: the weights of {source.name!r} do not fit the sizes in its config.json: "
+            f"{wrong[0]}{shapes}{_and_more(wrong)}; the two must come from the same model"
         )
     fresh = _fresh_parameters(model, {*report["missing_keys"], *mismatched})
     _refuse_missing_base(source, model, fresh)
@@ -191,15 +218,18 @@ def _fresh_parameters(model: nn.Module, missing: Collection[str]) -> frozenset[s
 
 
 def _refuse_missing_base(source: Source, model: nn.Module, fresh: Collection[str]) -> None:
-    """A pooler may be fresh; a block or the embeddings may not: such a checkpoint belongs to another architecture or is incomplete."""
+    """A pooler may be fresh; a block or the embeddings may not: such a checkpoint belongs to another architecture or is
+    incomplete.
+    """
     essential = [block.name + "." for block in find_blocks(model)]
     words = word_embeddings(model)
     essential += [name + "." for name, module in model.named_modules() if module is words]
     missing = sorted(name for name in fresh if name.startswith(tuple(essential)))
     if missing:
         raise ModelError(
-            f"model.name: the checkpoint of {source.name!r} lacks weights of the base model: {missing[0]}{_and_more(missing)}; "
-            f"its files are incomplete or belong to another architecture than {type(model).__name__}"
+            f"model.name: the checkpoint of {source.name!r} lacks weights of the base model: "
+            f"{missing[0]}{_and_more(missing)}; its files are incomplete or belong to another architecture than "
+            f"{type(model).__name__}"
         )
 
 
@@ -208,7 +238,9 @@ def _and_more(keys: Sequence[str]) -> str:
 
 
 def _tokenizer_at_hand(source: Source) -> Any:
-    """The tokenizer, if its file lies in the folder or the cache: a config alone will do for a look, and nothing is fetched."""
+    """The tokenizer, if its file lies in the folder or the cache: a config alone will do for a look, and nothing is
+    fetched.
+    """
     from huggingface_hub import try_to_load_from_cache
 
     if source.kind == "hub":
@@ -229,12 +261,14 @@ def _load_tokenizer(source: Source) -> Any:
     )
     if not getattr(tokenizer, "is_fast", False):
         raise ModelError(
-            f"model.name: {source.name!r} has only a slow tokenizer ({type(tokenizer).__name__}); a fast one (tokenizer.json) is needed"
+            f"model.name: {source.name!r} has only a slow tokenizer ({type(tokenizer).__name__}); a fast one "
+            "(tokenizer.json) is needed"
         )
-    # Without vocabulary files some tokenizers come up empty (T5's with the space alone) instead of failing: every word would be unknown.
+    # Without vocabulary files some tokenizers come up empty (T5's with the space alone) instead of failing: every word
+    # would be unknown.
     if len(set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids)) < 2:
         raise ModelError(
-            f"model.name: {source.name!r} has no tokenizer vocabulary; the folder must hold the tokenizer's files (tokenizer.json), "
-            "as written by tokenizer.save_pretrained"
+            f"model.name: {source.name!r} has no tokenizer vocabulary; the folder must hold the tokenizer's files "
+            "(tokenizer.json), as written by tokenizer.save_pretrained"
         )
     return tokenizer

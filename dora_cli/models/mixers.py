@@ -1,8 +1,9 @@
 """Linear maps of state-space mixers (Mamba, and what descends from it) whose weights are read past the module.
 
-Fused kernels, where they are installed, are handed the weights of a mixer's inner and output projections in training instead of calling
-the modules, so an adapter there would learn nothing, unnoticed; PEFT refuses to load one on ``out_proj`` for that reason. The projection
-the kernels get their input from is called in any case. Of ``dt_proj`` the weight alone is read, with or without kernels.
+Fused kernels, where they are installed, are handed the weights of a mixer's inner and output projections in training
+instead of calling the modules, so an adapter there would learn nothing, unnoticed; PEFT refuses to load one on
+``out_proj`` for that reason. The projection the kernels get their input from is called in any case. Of ``dt_proj`` the
+weight alone is read, with or without kernels.
 """
 
 from __future__ import annotations
@@ -29,5 +30,7 @@ def read_past(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def never_called(path: str) -> bool:
-    """Whether the linear map `path`, one of `read_past`, is never called as a module, so that no adapter can have an effect there."""
+    """Whether the linear map `path`, one of `read_past`, is never called as a module, so that no adapter can have an
+    effect there.
+    """
     return path.rpartition(".")[2] == _NEVER_CALLED

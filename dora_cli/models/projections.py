@@ -51,16 +51,19 @@ def find_projections(model: nn.Module, targets: Sequence[str] = GROUPS) -> list[
 
     Args:
         model: any module whose blocks stand in an `nn.ModuleList`; weights may be on the meta device.
-        targets: ``"attention"``, ``"ffn"`` or glob patterns. A pattern is matched against the full path, the path within
-            the block and every other dotted end of the full path (``query``, ``*.output.dense``, ``layer.11.*``). Nothing outside
-            blocks is ever adapted. ``"attention"`` and ``"ffn"`` leave out what `left_out` tells of; patterns reach it.
+        targets: ``"attention"``, ``"ffn"`` or glob patterns. A pattern is matched against the full path, the path
+            within the block and every other dotted end of the full path (``query``, ``*.output.dense``,
+            ``layer.11.*``). Nothing outside blocks is ever adapted. ``"attention"`` and ``"ffn"`` leave out what
+            `left_out` tells of; patterns reach it.
 
     Raises:
         ProjectionError: no blocks; no or unmatched targets; or targets that reach a mixture of experts or a linear map
             whose weight its parent reads directly, where an adapter would have no effect.
     """
     if not targets:
-        raise ProjectionError("method.targets is empty: nothing would be adapted; give attention, ffn or patterns such as '*.query'")
+        raise ProjectionError(
+            "method.targets is empty: nothing would be adapted; give attention, ffn or patterns such as '*.query'"
+        )
     mixtures = _mixtures(model)
     available = [p for p in _all_projections(model) if not _inside(p.name, mixtures)]
     chosen: set[str] = set()
@@ -70,21 +73,23 @@ def find_projections(model: nn.Module, targets: Sequence[str] = GROUPS) -> list[
         if not available:
             raise _no_blocks(model)
         matched = {
-            p.name for p in available if (p.group == target and p.name not in past if target in GROUPS else _matches(p.name, target))
+            p.name
+            for p in available
+            if (p.group == target and p.name not in past if target in GROUPS else _matches(p.name, target))
         }
         if not matched:
             counts = Counter(p.projection for p in available)
             raise ProjectionError(
-                f"target {target!r} matches no projection of {type(model).__name__}; what could be matched, by path within a block: "
-                + _listing([f"{path} (x{count})" for path, count in counts.items()])
+                f"target {target!r} matches no projection of {type(model).__name__}; what could be matched, by path "
+                "within a block: " + _listing([f"{path} (x{count})" for path, count in counts.items()])
             )
         chosen |= matched
     projections = [p for p in available if p.name in chosen]
     _refuse_bypassed(model, projections)
     if unused := [p.name for p in projections if p.name in past and never_called(p.name)]:
         raise ProjectionError(
-            f"{type(model).__name__} reads these weights without calling the module, so an adapter would have no effect on "
-            f"{_listing(unused)}; choose targets that leave them out"
+            f"{type(model).__name__} reads these weights without calling the module, so an adapter would have no "
+            f"effect on {_listing(unused)}; choose targets that leave them out"
         )
     return projections
 
@@ -101,14 +106,17 @@ def left_out(model: nn.Module, targets: Sequence[str]) -> str | None:
     if not counts:
         return None
     return (
-        f"{' and '.join(groups)}: left out are {_listing([f'{path} (x{count})' for path, count in counts.items()])} of the state-space "
-        "mixers: fused kernels read these weights past the module, where an adapter has no effect, and PEFT refuses out_proj. A pattern "
-        "such as '*.out_proj' adapts them all the same where no such kernels are installed; then export with --format merged"
+        f"{' and '.join(groups)}: left out are {_listing([f'{path} (x{count})' for path, count in counts.items()])} "
+        "of the state-space mixers: fused kernels read these weights past the module, where an adapter has no effect, "
+        "and PEFT refuses out_proj. A pattern such as '*.out_proj' adapts them all the same where no such kernels are "
+        "installed; then export with --format merged"
     )
 
 
 def _no_blocks(model: nn.Module) -> ProjectionError:
-    """Says which lists there are: blocks of several classes (Jamba's attention and Mamba layers) are the usual reason."""
+    """Says which lists there are: blocks of several classes (Jamba's attention and Mamba layers) are
+    the usual reason.
+    """
     lists = [
         (name, sorted({type(element).__name__ for element in module}))
         for name, module in model.named_modules()
@@ -117,8 +125,9 @@ def _no_blocks(model: nn.Module) -> ProjectionError:
     names = [name for name, _ in lists]
     outermost = [f"{name} holds {' and '.join(kinds)}" for name, kinds in lists if not _inside(name, names)]
     return ProjectionError(
-        f"{type(model).__name__} has no blocks to adapt: no nn.ModuleList in it holds modules of one class with linear maps "
-        "that are no experts" + (f" ({_listing(outermost)})" if outermost else "") + "; choose another model"
+        f"{type(model).__name__} has no blocks to adapt: no nn.ModuleList in it holds modules of one class with "
+        "linear maps that are no "
+        "experts" + (f" ({_listing(outermost)})" if outermost else "") + "; choose another model"
     )
 
 
@@ -136,13 +145,17 @@ def _all_projections(model: nn.Module) -> list[Projection]:
             path = name[len(block.name) + 1 :]
             group = _group(path)
             lists.setdefault(block.list_name, []).append(
-                Projection(name, module, stack, block.index, _attention(path, stack, group), path, group, shape_of(module))
+                Projection(
+                    name, module, stack, block.index, _attention(path, stack, group), path, group, shape_of(module)
+                )
             )
     for list_name, projections in lists.items():
         # Some models keep attention and FFN in two lists side by side; then only the list's name tells them apart.
         if "att" in list_name.rpartition(".")[2].lower() and all(p.group == "ffn" for p in projections):
             stack = projections[0].stack
-            projections = [replace(p, group="attention", attention=_attention(list_name, stack, "attention")) for p in projections]
+            projections = [
+                replace(p, group="attention", attention=_attention(list_name, stack, "attention")) for p in projections
+            ]
         found += _renumbered(projections, found)
     return found
 
@@ -183,7 +196,9 @@ def _matches(name: str, pattern: str) -> bool:
 
 @dataclass(frozen=True)
 class _Mixture:
-    """Part of a mixture of experts: what it is, which group it would belong to, and the paths of itself and everything inside."""
+    """Part of a mixture of experts: what it is, which group it would belong to, and the paths of itself and everything
+    inside.
+    """
 
     kind: str
     group: str
@@ -193,9 +208,9 @@ class _Mixture:
 def _mixtures(model: nn.Module) -> dict[str, _Mixture]:
     """Path -> what it is, of the parts that make up mixtures of experts, outermost only.
 
-    Known by what they are called (expert, router), as a path segment or as a class, and by weights with an expert dimension: a 3-D
-    parameter in a block that belongs to no convolution. A module that holds experts is refused whole, with its router, whatever
-    that is called.
+    Known by what they are called (expert, router), as a path segment or as a class, and by weights with an expert
+    dimension: a 3-D parameter in a block that belongs to no convolution. A module that holds experts is refused whole,
+    with its router, whatever that is called.
     """
     prefix, base = base_model(model)
     blocks = [block.name for block in find_blocks(model)]
@@ -205,7 +220,8 @@ def _mixtures(model: nn.Module) -> dict[str, _Mixture]:
             continue
         segment, kind = name.rpartition(".")[2].lower(), type(module).__name__
         if any(word in text for text in (segment, kind.lower()) for word in ("expert", "router")):
-            # The parent of experts is the mixture, unless it is the block itself, a list or the model, which hold other things too.
+            # The parent of experts is the mixture, unless it is the block itself, a list or the model, which hold other
+            # things too.
             parent = name.rpartition(".")[0]
             owner = model.get_submodule(parent)
             if parent not in blocks and owner is not base and not isinstance(owner, nn.ModuleList):
@@ -214,14 +230,17 @@ def _mixtures(model: nn.Module) -> dict[str, _Mixture]:
         elif not isinstance(module, _ConvNd) and _block_of(name, blocks) is not None:
             for parameter_name, parameter in module.named_parameters(recurse=False):
                 path = f"{name}.{parameter_name}"
-                # Attention may keep its own weights by head in three dimensions (XLNet); those are not found, but no experts either.
+                # Attention may keep its own weights by head in three dimensions (XLNet); those are not found, but no
+                # experts either.
                 if parameter.ndim == 3 and min(parameter.shape) > 1 and _group_within(path, blocks) == "ffn":
                     marked.setdefault(path, f"3-D weight {list(parameter.shape)}")
     mixtures: dict[str, _Mixture] = {}
     modules = [name for name, _ in base.named_modules(prefix=prefix)]
     for path, kind in marked.items():
         if not _inside(path, marked):
-            mixtures[path] = _Mixture(kind, _group_within(path, blocks), (path, *(m for m in modules if m.startswith(path + "."))))
+            mixtures[path] = _Mixture(
+                kind, _group_within(path, blocks), (path, *(m for m in modules if m.startswith(path + ".")))
+            )
     return mixtures
 
 
@@ -258,7 +277,9 @@ def _listing(names: Sequence[str]) -> str:
 
 
 def _refuse_bypassed(model: nn.Module, projections: Sequence[Projection]) -> None:
-    """PyTorch's own attention reads its projection's weight, and its encoder layer has a fast path that reads all of them."""
+    """PyTorch's own attention reads its projection's weight, and its encoder layer has a fast path that reads all of
+    them.
+    """
     parents = {
         name: type(module).__name__
         for name, module in model.named_modules()
@@ -267,7 +288,7 @@ def _refuse_bypassed(model: nn.Module, projections: Sequence[Projection]) -> Non
     bypassed = [p.name for p in projections if _inside(p.name, parents)]
     if bypassed:
         raise ProjectionError(
-            f"torch.nn.{' and torch.nn.'.join(sorted(set(parents.values())))} read their weights without calling the module, so an "
-            f"adapter would have no effect on {_listing(bypassed)}; leave them out of the targets, or write these blocks with "
-            "nn.Linear modules that are called"
+            f"torch.nn.{' and torch.nn.'.join(sorted(set(parents.values())))} read their weights without calling the "
+            f"module, so an adapter would have no effect on {_listing(bypassed)}; leave them out of the targets, or "
+            "write these blocks with nn.Linear modules that are called"
         )

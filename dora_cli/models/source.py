@@ -18,7 +18,8 @@ _READ = {".json", ".txt", ".model", ".jinja", ".py", ".tiktoken", *_WEIGHTS}
 """Endings of what transformers reads from a model's folder."""
 _SETTINGS = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 _SUSPICIOUS = re.compile(
-    rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\xc2[\x80-\x9f]|\xe2\x80[\xa8-\xae]|\xe2\x81[\xa6-\xa9]|\\(?:[bfnr]|u(?:00|20|d))", re.I
+    rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\xc2[\x80-\x9f]|\xe2\x80[\xa8-\xae]|\xe2\x81[\xa6-\xa9]|\\(?:[bfnr]|u(?:00|20|d))",
+    re.I,
 )
 _MOST_TEXT = 1 << 28  # bytes; the largest tokenizers have some tens of millions
 _HUB_NAME = re.compile(r"\w(?:[\w.-]*\w)?(?:/\w(?:[\w.-]*\w)?)?", re.ASCII)
@@ -67,22 +68,37 @@ def find_source(name: str, revision: str | None = None, *, ask_hub: bool = True)
         ModelError: anything else that cannot be found.
     """
     if not name.strip():
-        raise ModelError("model.name is empty; give a built-in model, a local folder or a hub id such as FacebookAI/roberta-base")
+        raise ModelError(
+            "model.name is empty; give a built-in model, a local folder or a hub id such as FacebookAI/roberta-base"
+        )
     if name.startswith(BUILTIN_PREFIX):
         folder, kind = _BUILTIN / name.removeprefix(BUILTIN_PREFIX), "builtin"
         if name not in builtin_names():
-            raise ModelError(f"model.name: no built-in model {name!r}; there are: {', '.join(builtin_names()) or 'none'}")
+            raise ModelError(
+                f"model.name: no built-in model {name!r}; there are: {', '.join(builtin_names()) or 'none'}"
+            )
     else:
         folder, kind = at_home(name), "local"
         if not folder.is_dir():
             return _find_on_hub(name, revision, folder, ask_hub)
     if revision is not None:
-        raise ModelError(f"model.revision: {revision!r} is given but {name!r} is a folder and has no revisions; set it to null")
+        raise ModelError(
+            f"model.revision: {revision!r} is given but {name!r} is a folder and has no revisions; set it to null"
+        )
     if not (folder / "config.json").is_file():
-        hint = " (it holds a PEFT adapter: name its base model instead)" if (folder / "adapter_config.json").is_file() else ""
-        raise ModelError(f"model.name: the folder {name!r} has no config.json{hint}; it must be a model saved with save_pretrained")
+        hint = (
+            (" (it holds a PEFT adapter: name its base model instead)")
+            if (folder / "adapter_config.json").is_file()
+            else ""
+        )
+        raise ModelError(
+            f"model.name: the folder {name!r} has no config.json{hint}; it must be a model saved with save_pretrained"
+        )
     if (folder / "adapter_config.json").is_file():
-        raise ModelError(f"model.name: the folder {name!r} holds a PEFT adapter (adapter_config.json); merge it or name its base model")
+        raise ModelError(
+            f"model.name: the folder {name!r} holds a PEFT adapter (adapter_config.json); merge it or "
+            "name its base model"
+        )
     if kind == "local":
         _check_files(folder)
     return Source(name, kind, str(folder))
@@ -95,10 +111,14 @@ def _check_files(folder: Path) -> None:
             if not path.is_dir() and path.suffix in _READ:
                 check_regular(path, None if path.suffix in _WEIGHTS else _MOST_TEXT)
             if path.name in _SETTINGS and (key := _unfit_key(path)) is not None:
-                raise ModelError(f"model.name: {path} has a key {shown(key, 60)} that is no name; download or build the model again")
+                raise ModelError(
+                    f"model.name: {path} has a key {shown(key, 60)} that is no name; download or build the model again"
+                )
     except OSError as error:
         where = error.filename or folder
-        raise ModelError(f"model.name: {where} cannot be read: {error.strerror or error}; download or build the model again") from None
+        raise ModelError(
+            f"model.name: {where} cannot be read: {error.strerror or error}; download or build the model again"
+        ) from None
 
 
 def _unfit_key(path: Path) -> str | None:
@@ -124,11 +144,13 @@ def _unfit_key(path: Path) -> str | None:
 
 def _find_on_hub(name: str, revision: str | None, folder: Path, ask_hub: bool) -> Source:
     if folder.exists():
-        raise ModelError(f"model.name: {name!r} is a file; give the folder that holds config.json, the weights and the tokenizer")
+        raise ModelError(
+            f"model.name: {name!r} is a file; give the folder that holds config.json, the weights and the tokenizer"
+        )
     if not _HUB_NAME.fullmatch(name):
         raise ModelError(
-            f"model.name: no such folder {name!r}, and it is not a hub id (like FacebookAI/roberta-base) or a built-in model "
-            f"({', '.join(builtin_names()) or 'builtin:NAME'})"
+            f"model.name: no such folder {name!r}, and it is not a hub id (like FacebookAI/roberta-base) or a "
+            f"built-in model ({', '.join(builtin_names()) or 'builtin:NAME'})"
         )
     from huggingface_hub import HfApi
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
@@ -136,31 +158,38 @@ def _find_on_hub(name: str, revision: str | None, folder: Path, ask_hub: bool) -
     if not ask_hub:
         cached = _find_in_cache(name, revision)
         if cached is None:
-            raise ModelUnreachableError(f"model.name: there is no folder {name!r} here, and no hub model of that name in the local cache")
+            raise ModelUnreachableError(
+                f"model.name: there is no folder {name!r} here, and no hub model of that name in the local cache"
+            )
         return cached
     try:
         info = ask(lambda seconds: HfApi().model_info(name, revision=revision, timeout=seconds))
         return Source(name, "hub", name, info.sha)
     except GatedRepoError as error:
         raise ModelError(
-            f"model.name: {name!r} is gated; accept its terms on huggingface.co and log in (hf auth login), or give a local folder"
+            f"model.name: {name!r} is gated; accept its terms on huggingface.co and log in (hf auth login), or give a "
+            "local folder"
         ) from error
     except RepositoryNotFoundError as error:
         raise ModelError(
-            f"model.name: {name!r} is neither a folder here nor a model on the hub (a private one needs a login: hf auth login)"
+            f"model.name: {name!r} is neither a folder here nor a model on the hub (a private one needs a login: hf "
+            "auth login)"
         ) from error
     except RevisionNotFoundError as error:
-        raise ModelError(f"model.revision: {name!r} has no revision {revision!r} on the hub; give a branch, tag or commit of it") from error
-    except Exception as error:  # offline mode, no route, a proxy's answer, an overloaded hub: whatever it is, the cache may still serve
+        raise ModelError(
+            f"model.revision: {name!r} has no revision {revision!r} on the hub; give a branch, tag or commit of it"
+        ) from error
+    except Exception as error:
+        # offline mode, no route, a proxy's answer, an overloaded hub: whatever it is, the cache may still serve
         cached = _find_in_cache(name, revision)
         if cached is not None:
             return cached
         at = f" at revision {revision!r}" if revision else ""
         raise ModelUnreachableError(
-            f"model.name: there is no folder {name!r} here, and the hub model of that name{at} is not in the local cache and the hub "
-            f"cannot be reached ({type(error).__name__}). Set model.name to a local model folder or a built-in model "
-            f"({', '.join(builtin_names()) or 'builtin:NAME'}), or download it on a machine with a network "
-            f"(hf download {name}) and copy the cache folder (HF_HOME); HF_HUB_OFFLINE=1 then skips the network"
+            f"model.name: there is no folder {name!r} here, and the hub model of that name{at} is not in the local "
+            f"cache and the hub cannot be reached ({type(error).__name__}). Set model.name to a local model folder or "
+            f"a built-in model ({', '.join(builtin_names()) or 'builtin:NAME'}), or download it on a machine with a "
+            f"network (hf download {name}) and copy the cache folder (HF_HOME); HF_HUB_OFFLINE=1 then skips the network"
         ) from error
 
 

@@ -12,7 +12,8 @@ from dora_cli.models.source import ModelUnreachableError, find_source
 
 
 def kind_if_suitable(name: str, *, generates: bool) -> Kind | None:
-    """What kind of model `name` is; None for a hub model that is not in the local cache and no known example. The hub is not asked.
+    """What kind of model `name` is; None for a hub model that is not in the local cache and no known example. The hub
+    is not asked.
 
     Args:
         name: ``builtin:NAME``, a folder, or a hub id.
@@ -27,8 +28,8 @@ def kind_if_suitable(name: str, *, generates: bool) -> Kind | None:
         kind = known_kind(name)
         if generates and kind == "encoder":
             raise ModelError(
-                f"model.name: {name!r} is an encoder, which does not generate text; choose a decoder (GPT-2, Llama, ...) or a "
-                "sequence-to-sequence model (BART, T5, ...)"
+                f"model.name: {name!r} is an encoder, which does not generate text; choose a decoder (GPT-2, Llama, "
+                "...) or a sequence-to-sequence model (BART, T5, ...)"
             ) from None
         return kind
     choose = choose_generator if generates else choose_classifier(2)

@@ -49,7 +49,9 @@ def _comment(section: type[Section], key: str) -> str:
 def _with_comment(line: str, comment: str) -> Iterator[str]:
     """`line` with `comment` to its right, which goes on below where it is long."""
     column = max(_COLUMN, len(line) + 1)
-    first, *rest = textwrap.wrap(comment.removesuffix("."), max(_WIDTH - column - 2, 40), break_long_words=False) or [""]
+    first, *rest = textwrap.wrap(comment.removesuffix("."), max(_WIDTH - column - 2, 40), break_long_words=False) or [
+        ""
+    ]
     yield f"{line:<{column}}# {first}" if first else line
     for more in rest:
         yield f"{'':<{column}}# {more}"

@@ -1,6 +1,7 @@
 """What every key is for, read from where it is said: the ``Attributes:`` of the section's docstring.
 
-Comments of a written recipe and the JSON Schema both come from here, so a key that is added to `dora_cli.recipe.schema` appears in them.
+Comments of a written recipe and the JSON Schema both come from here, so a key that is added to `dora_cli.recipe.schema`
+appears in them.
 """
 
 from __future__ import annotations
@@ -22,7 +23,10 @@ def summary(section: type[Section]) -> str:
 
 
 def key_descriptions(section: type[Section]) -> dict[str, str]:
-    """What each key of `section` is for, by key, in the words of a recipe (null, not None). Empty where Python keeps no docstrings."""
+    """What each key of `section` is for, by key, in the words of a recipe (null, not None).
+
+    Empty where Python keeps no docstrings.
+    """
     found: dict[str, str] = {}
     _, _, attributes = inspect.cleandoc(section.__doc__ or "").partition("Attributes:\n")
     last = None

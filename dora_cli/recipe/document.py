@@ -1,7 +1,8 @@
 """YAML text to plain values that remember their lines.
 
-The scalars are those of YAML 1.2's core schema: ``2e-3`` is a number (YAML 1.1, PyYAML's dialect, reads it as text), and ``yes``,
-``no`` and ``1:30`` are text. Only plain data is built: mappings with text keys, lists, text, numbers, true, false and null.
+The scalars are those of YAML 1.2's core schema: ``2e-3`` is a number (YAML 1.1, PyYAML's dialect, reads it as text),
+and ``yes``, ``no`` and ``1:30`` are text. Only plain data is built: mappings with text keys, lists, text, numbers,
+true, false and null.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ CORE_SCALARS: tuple[tuple[str, re.Pattern[str], list[str | None]], ...] = (
     (_TAG + "int", re.compile(r"(?:[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)\Z"), list("-+0123456789")),
     (
         _TAG + "float",
-        re.compile(r"(?:[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))\Z"),
+        re.compile(
+            r"(?:[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))\Z"
+        ),
         list("-+.0123456789"),
     ),
 )
@@ -126,10 +129,16 @@ def _syntax_problem(error: Exception) -> Problem:
         mark = error.problem_mark or error.context_mark
         detail = " ".join(filter(None, [error.context, error.problem]))
         column = f", column {mark.column + 1}" if mark is not None else ""
-        return Problem(f"is not valid YAML{column}: {detail}{_syntax_hint(error)}", line=mark.line + 1 if mark is not None else None)
+        return Problem(
+            f"is not valid YAML{column}: {detail}{_syntax_hint(error)}",
+            line=mark.line + 1 if mark is not None else None,
+        )
     if isinstance(error, ReaderError):
         # `character` is the code point where the input is text, as it is here.
-        return Problem(f"is not valid YAML: the character U+{error.character:04X} at position {error.position} is not allowed; remove it")
+        return Problem(
+            f"is not valid YAML: the character U+{error.character:04X} at position {error.position} is not "
+            "allowed; remove it"
+        )
     return Problem("is not valid YAML: a number in its syntax, such as that of an escape in quotes, is out of range")
 
 
@@ -176,7 +185,11 @@ class _Builder:
             line = key_node.start_mark.line + 1
             if not isinstance(key_node, ScalarNode) or key_node.tag != _TAG + "str":
                 written = key_node.value if isinstance(key_node, ScalarNode) else "a list or mapping"
-                self._problem(f"has a key that is not text ({written}); keys are names, quote this one if it is meant as text", path, line)
+                self._problem(
+                    f"has a key that is not text ({written}); keys are names, quote this one if it is meant as text",
+                    path,
+                    line,
+                )
                 continue
             key = key_node.value
             below = (*path, key)
@@ -201,8 +214,8 @@ class _Builder:
             if kind == "bool" and CORE_SCALARS[1][1].match(text):
                 return text.lower() == "true"
             if kind == "int" and CORE_SCALARS[2][1].match(text):
-                # Base 0 would refuse leading zeros, so only the prefixed forms go through it. Of these Python takes any number of digits,
-                # but shows none of more than some thousands.
+                # Base 0 would refuse leading zeros, so only the prefixed forms go through it. Of these Python takes any
+                # number of digits, but shows none of more than some thousands.
                 number = int(text, 0) if text[:2] in ("0o", "0x") else int(text)
                 if number.bit_length() > MAX_BITS:
                     raise ValueError("too many digits")
@@ -216,7 +229,11 @@ class _Builder:
 
     def _refuse_tag(self, node: Node, path: Path) -> None:
         tag = node.tag.replace(_TAG, "!!")
-        self._problem(f"the YAML tag {tag} is not allowed here; recipes are plain data, remove the tag", path, node.start_mark.line + 1)
+        self._problem(
+            f"the YAML tag {tag} is not allowed here; recipes are plain data, remove the tag",
+            path,
+            node.start_mark.line + 1,
+        )
 
     def _problem(self, message: str, path: Path, line: int) -> None:
         self.document.problems.append(Problem(message, path, line))

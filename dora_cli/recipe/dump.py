@@ -12,7 +12,9 @@ from dora_cli.recipe.schema import Recipe
 
 
 class _Dumper(yaml.SafeDumper):
-    """Block mappings, lists on one line, no aliases; quotes all text that YAML 1.1 or 1.2 would take for something else."""
+    """Block mappings, lists on one line, no aliases; quotes all text that YAML 1.1 or 1.2 would take for something
+    else.
+    """
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -35,6 +37,9 @@ _Dumper.add_representer(tuple, _represent_list)
 
 
 def dump_recipe(recipe: Recipe) -> str:
-    """The whole recipe, defaults included, as YAML text; `parse_recipe` reads back an equal one. A section that is None is left out."""
+    """The whole recipe, defaults included, as YAML text; `parse_recipe` reads back an equal one.
+
+    A section that is None is left out.
+    """
     sections = {name: section for name, section in recipe.model_dump().items() if section is not None}
     return yaml.dump(sections, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1000)

@@ -25,4 +25,7 @@ def shipped_recipes() -> dict[str, Recipe]:
     folder = next((place for place in _PLACES if place.is_dir()), None)
     if folder is None:
         raise RecipeError(f"the recipes that come with dora are not in {_PLACES[0]}; install dora-cli again")
-    return {path.relative_to(folder).with_suffix("").as_posix(): load_recipe(path) for path in sorted(folder.glob("*/*.yaml"))}
+    return {
+        path.relative_to(folder).with_suffix("").as_posix(): load_recipe(path)
+        for path in sorted(folder.glob("*/*.yaml"))
+    }

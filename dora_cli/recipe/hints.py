@@ -29,8 +29,8 @@ _MEANT = {
 def nearest(word: str, known: Iterable[str]) -> str | None:
     """The name in `known` that `word` most likely stands for, None if nothing is near.
 
-    Besides small misspellings and other words for the same it knows initials (``lr`` for ``learning_rate``) and beginnings (``acc`` for
-    ``accumulation``).
+    Besides small misspellings and other words for the same it knows initials (``lr`` for ``learning_rate``) and
+    beginnings (``acc`` for ``accumulation``).
     """
     names = list(known)
     plain = {name: name.lower().replace("-", "_") for name in names}
@@ -52,12 +52,15 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
 
 
 def nearest_device(given: str | int) -> str | None:
-    """The device that `given` most likely stands for: ``gpu:1``, ``cuda1`` and ``1`` for ``cuda:1``; None if nothing is near."""
+    """The device that `given` most likely stands for: ``gpu:1``, ``cuda1`` and ``1`` for ``cuda:1``; None if nothing is
+    near.
+    """
     found = re.fullmatch(r"(?:([a-z]+)[ :_-]?)?([0-9]{0,3})", str(given).strip().lower())
     if found is None or not any(found.groups()):
         return None
     name, index = found[1] or "cuda", found[2]
-    if name.endswith("pu") and name not in ("cpu", "gpu"):  # tpu, xpu, npu: a device of another maker, which is none of ours
+    # tpu, xpu, npu: a device of another maker, which is none of ours
+    if name.endswith("pu") and name not in ("cpu", "gpu"):
         return None
     device = nearest(name, ["auto", "cpu", "cuda"])
     return f"cuda:{int(index)}" if device == "cuda" and index else device

@@ -1,6 +1,7 @@
 """The recipe as a JSON Schema (draft 2020-12), for editors that complete and check YAML.
 
-What holds between keys (`dora_cli.recipe.rules`) and what only a task or a model can say is beyond it; ``dora train --dry-run`` checks all.
+What holds between keys (`dora_cli.recipe.rules`) and what only a task or a model can say is beyond it; ``dora train
+--dry-run`` checks all.
 """
 
 from __future__ import annotations
@@ -30,11 +31,17 @@ def recipe_json_schema(tasks: Sequence[str] = ()) -> dict[str, Any]:
     keys["method"] = _method(keys["method"]["description"])
     if tasks:
         keys["task"] = {"description": keys["task"]["description"], "enum": list(tasks)}
-    return {"$schema": DIALECT, "title": "dora recipe", **{key: value for key, value in schema.items() if key != "title"}}
+    return {
+        "$schema": DIALECT,
+        "title": "dora recipe",
+        **{key: value for key, value in schema.items() if key != "title"},
+    }
 
 
 def _describe(schema: dict[str, Any], section: type[Section]) -> None:
-    """Puts what is said of a section and of its keys where an editor shows it; generated titles only repeat the names."""
+    """Puts what is said of a section and of its keys where an editor shows it; generated titles only
+    repeat the names.
+    """
     schema["description"] = summary(section)
     schema.pop("title", None)
     descriptions = key_descriptions(section)
@@ -47,7 +54,8 @@ def _describe(schema: dict[str, Any], section: type[Section]) -> None:
 def _method(description: str) -> dict[str, Any]:
     """The keys of the method that `name` chooses, the first where there is no name.
 
-    Not one-of: to a checker `{}` is any method whose keys all have defaults, and its message for a misspelt key would be about all.
+    Not one-of: to a checker `{}` is any method whose keys all have defaults, and its message for a misspelt key would
+    be about all.
     """
     default, *others = METHODS
 

@@ -28,7 +28,8 @@ def load_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
 
     Args:
         path: a UTF-8 YAML file.
-        overrides: ``key.path=value`` texts, as given to ``--set``; later ones win over earlier ones and all over the file.
+        overrides: ``key.path=value`` texts, as given to ``--set``; later ones win over earlier ones and all over the
+            file.
 
     Raises:
         RecipeError: with every problem of the file and the overrides, each with file (or flag), line and key.
@@ -51,7 +52,9 @@ def parse_recipe(text: str, name: str = "<recipe>", overrides: Sequence[str] = (
         raise RecipeError([f"{name}: the recipe is empty; it needs at least 'task' and 'model'", *flag_problems])
     if not isinstance(tree, dict):
         found = document.problems[0].message if document.problems else f"got {show(tree)}"
-        raise RecipeError([f"{name}: the recipe must be a mapping of keys, such as 'task: glue/rte'; {found}", *flag_problems])
+        raise RecipeError(
+            [f"{name}: the recipe must be a mapping of keys, such as 'task: glue/rte'; {found}", *flag_problems]
+        )
 
     origins = Origins(name, document.lines)
     flag_problems += _apply(tree, origins, [item for item in parsed if isinstance(item, Override)])
@@ -95,7 +98,9 @@ def _apply(tree: dict[str, Any], origins: Origins, overrides: Iterable[Override]
 
 
 def _raw_value(tree: dict[str, Any], key: str, unsure: set[Path]) -> Any:
-    """The value of a two-part key in an unvalidated recipe, or its default; KeyError where either has a problem already."""
+    """The value of a two-part key in an unvalidated recipe, or its default; KeyError where either has a problem
+    already.
+    """
     section, name = key.split(".")
     if any(path in ((), (section,)) or path[:2] == (section, name) for path in unsure):
         raise KeyError(key)
@@ -112,13 +117,19 @@ def _read_text(path: str | os.PathLike[str]) -> str:
         content = read_bytes(path, MAX_BYTES)
     except FileNotFoundError:
         hint = _nearest_file(FilePath(path))
-        raise RecipeError(f"{name}: there is no such recipe file; " + (f"did you mean {hint}?" if hint else "check the path")) from None
+        raise RecipeError(
+            f"{name}: there is no such recipe file; " + (f"did you mean {hint}?" if hint else "check the path")
+        ) from None
     except IsADirectoryError:
         raise RecipeError(f"{name}: is a folder, not a recipe file; give the path of a .yaml file in it") from None
     except TooLargeError:
-        raise RecipeError(f"{name}: is larger than {MAX_BYTES} bytes, so it is no recipe; give the path of a .yaml file") from None
+        raise RecipeError(
+            f"{name}: is larger than {MAX_BYTES} bytes, so it is no recipe; give the path of a .yaml file"
+        ) from None
     except OSError as error:
-        raise RecipeError(f"{name}: the recipe cannot be read: {error.strerror or error}; check the path and its permissions") from None
+        raise RecipeError(
+            f"{name}: the recipe cannot be read: {error.strerror or error}; check the path and its permissions"
+        ) from None
     if misfit := find_misfit(name, content.splitlines(keepends=True)):
         raise RecipeError(f"{name}{'' if misfit.line is None else f':{misfit.line}'}: {misfit.reason}")
     return content.decode("utf-8-sig")

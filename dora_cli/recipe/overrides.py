@@ -56,7 +56,9 @@ def apply_override(tree: dict[str, Any], origins: Origins, override: Override) -
             origins.set(override.path[:depth], override.flag)
         elif not isinstance(child, dict):
             above = ".".join(map(str, override.path[:depth]))
-            return f"{override.flag}: {above} holds {show(child)}, which has no keys; set it as a whole: --set {above}=..."
+            return (
+                f"{override.flag}: {above} holds {show(child)}, which has no keys; set it as a whole: --set {above}=..."
+            )
         node = child
     node[str(override.path[-1])] = override.value
     origins.set(override.path, override.flag)

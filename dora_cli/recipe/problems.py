@@ -91,7 +91,9 @@ def dotted(path: Path) -> str:
 
 
 def error_path(error: ErrorDetails) -> Path:
-    """The path of a pydantic error in the recipe: the key to blame, without pydantic's marks for a union's member or a mapping's key."""
+    """The path of a pydantic error in the recipe: the key to blame, without pydantic's marks for a union's member or a
+    mapping's key.
+    """
     path = error["loc"]
     if error["type"] in ("union_tag_invalid", "union_tag_not_found") and isinstance(error["input"], Mapping):
         return (*path, "name")
@@ -143,7 +145,11 @@ def unknown_key(path: Path, tree: Mapping[str, Any]) -> str:
     hint = nearest(typed, known)
     if hint is not None:
         return f"unknown key; did you mean {prefix}{hint}?"
-    elsewhere = {f"{name}.{key}": key for name in Recipe.model_fields for key in getattr(section_keys(name, {}), "model_fields", {})}
+    elsewhere = {
+        f"{name}.{key}": key
+        for name in Recipe.model_fields
+        for key in getattr(section_keys(name, {}), "model_fields", {})
+    }
     hint = nearest(typed, elsewhere.values())
     for full, key in elsewhere.items():
         if key == hint:
@@ -181,6 +187,10 @@ def _type_hint(kind: str, given: Any) -> str:
         return "; remove the quotes"
     if kind == "int_type" and isinstance(given, float) and given.is_integer():
         return f"; write {int(given)}"
-    if kind == "bool_type" and isinstance(given, str) and given.lower() in ("yes", "no", "on", "off", "y", "n", "true", "false"):
+    if (
+        kind == "bool_type"
+        and isinstance(given, str)
+        and given.lower() in ("yes", "no", "on", "off", "y", "n", "true", "false")
+    ):
         return f"; write {'true' if given.lower() in ('yes', 'on', 'y', 'true') else 'false'}"
     return ""

@@ -1,4 +1,7 @@
-"""What must hold between the keys of a recipe. What a single key takes is written at the key, in `dora_cli.recipe.schema`."""
+"""What must hold between the keys of a recipe.
+
+What a single key takes is written at the key, in `dora_cli.recipe.schema`.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +28,8 @@ def broken_rules(value: Callable[[str], Any]) -> Iterator[tuple[str, str]]:
     """Yields ``(key, message)`` of every broken rule.
 
     Args:
-        value: gives the value of a dotted key; raises KeyError where the recipe has no such key or no usable value, which excuses
-            the rules that need it.
+        value: gives the value of a dotted key; raises KeyError where the recipe has no such key or no usable value,
+            which excuses the rules that need it.
     """
     for rule in RULES:
         try:
@@ -42,23 +45,35 @@ def _path(path: str | None, source: str) -> str | None:
     if source == "glue-tsv" and path is None:
         return "is missing: data.source glue-tsv needs it; set it to the folder of the task's train.tsv and dev.tsv"
     if source == "e2e-csv" and path is None:
-        return "is missing: data.source e2e-csv needs it; set it to the folder of trainset.csv, devset.csv and testset_w_refs.csv"
+        return (
+            "is missing: data.source e2e-csv needs it; set it to the folder of trainset.csv, devset.csv and "
+            "testset_w_refs.csv"
+        )
     if source == "files" and path is None:
         return "is missing: data.source files needs it; set it to the folder of your csv, tsv, json or parquet files"
     if source in ("hub", "builtin") and path is not None:
-        return f"is not read with data.source {source}, got {path!r}; set data.source to glue-tsv, e2e-csv or files, or remove the path"
+        return (
+            f"is not read with data.source {source}, got {path!r}; set data.source to glue-tsv, e2e-csv or files, "
+            "or remove the path"
+        )
     return None
 
 
 def _only_files(value: object, source: str) -> str | None:
     if value is not None and source != "files":
-        return f"is only read with data.source files, got data.source {source}; set data.source to files, or remove this key"
+        return (
+            f"is only read with data.source files, got data.source {source}; set data.source to files, or remove "
+            "this key"
+        )
     return None
 
 
 def _start_rank(start_rank: int | None, rank: int) -> str | None:
     if start_rank is not None and start_rank < rank:
-        return f"must be at least method.rank = {rank}, got {start_rank}; raise it, lower the rank, or set null for ceil(1.5 * rank)"
+        return (
+            f"must be at least method.rank = {rank}, got {start_rank}; raise it, lower the rank, or set null for "
+            "ceil(1.5 * rank)"
+        )
     return None
 
 
@@ -67,7 +82,10 @@ def _phases(final: float, warmup: float) -> str | None:
     total = Fraction(str(warmup)) + Fraction(str(final))
     if total >= 1:
         given = f"{final} + {warmup} = {float(total)}"
-        return f"its sum with method.warmup_fraction must be below 1, got {given}; lower one of them, pruning takes the rest"
+        return (
+            f"its sum with method.warmup_fraction must be below 1, got {given}; lower one of them, pruning takes "
+            "the rest"
+        )
     return None
 
 

@@ -1,7 +1,8 @@
 """The keys of a recipe, their types, bounds and defaults.
 
-Nothing is converted (a quoted number is text, 3.0 is no whole number), nothing unknown is let through, and a recipe never changes
-once made. Bounds of one key are written at the key; what holds between keys is in `dora_cli.recipe.rules`.
+Nothing is converted (a quoted number is text, 3.0 is no whole number), nothing unknown is let through, and a recipe
+never changes once made. Bounds of one key are written at the key; what holds between keys is in
+`dora_cli.recipe.rules`.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ MAX_COUNT = 2**31 - 1
 MAX_SEED = 2**32 - 1
 """The largest seed NumPy takes."""
 MAX_NUMBER, MIN_POSITIVE = 1e38, 1e-37
-"""What a number may be that is computed with in fp32, whose largest is 3.4e38 and whose smallest (normal) is 1.2e-38: with room for the
-small factors that it is multiplied by."""
+"""What a number may be that is computed with in fp32, whose largest is 3.4e38 and whose smallest (normal) is 1.2e-38:
+with room for the small factors that it is multiplied by."""
 MAX_THREADS = 1024
 """More threads than any machine has cores for would only fail in the operating system."""
 
@@ -86,7 +87,9 @@ def _pair(value: Any) -> Any:
 def _threads(value: Any) -> Any:
     whole = isinstance(value, int) and not isinstance(value, bool)
     if value != "auto" and not (whole and 1 <= value <= MAX_THREADS):
-        raise PydanticCustomError("bound", "must be {bound}", {"bound": f"auto or a whole number from 1 to {MAX_THREADS}"})
+        raise PydanticCustomError(
+            "bound", "must be {bound}", {"bound": f"auto or a whole number from 1 to {MAX_THREADS}"}
+        )
     return value
 
 
@@ -100,23 +103,35 @@ Seed = Annotated[
     _Bound(lambda v: v >= 0, "at least 0", minimum=0),
     _Bound(lambda v: v <= MAX_SEED, f"at most {MAX_SEED}", maximum=MAX_SEED),
 ]
-_FITS_FP32 = _Bound(lambda v: v <= MAX_NUMBER, f"at most {MAX_NUMBER:g}, since the arithmetic's fp32 ends at 3.4e+38", maximum=MAX_NUMBER)
+_FITS_FP32 = _Bound(
+    lambda v: v <= MAX_NUMBER,
+    f"at most {MAX_NUMBER:g}, since the arithmetic's fp32 ends at 3.4e+38",
+    maximum=MAX_NUMBER,
+)
 Positive = Annotated[
     float,
     _Bound(lambda v: 0 < v < math.inf, "above 0 and finite", exclusiveMinimum=0),
-    _Bound(lambda v: v >= MIN_POSITIVE, f"at least {MIN_POSITIVE:g}, since the arithmetic's fp32 begins at 1.2e-38", minimum=MIN_POSITIVE),
+    _Bound(
+        lambda v: v >= MIN_POSITIVE,
+        f"at least {MIN_POSITIVE:g}, since the arithmetic's fp32 begins at 1.2e-38",
+        minimum=MIN_POSITIVE,
+    ),
     _FITS_FP32,
 ]
 NonNegative = Annotated[float, _Bound(lambda v: 0 <= v < math.inf, "at least 0 and finite", minimum=0), _FITS_FP32]
 Fraction = Annotated[float, _Bound(lambda v: 0 <= v <= 1, "at least 0 and at most 1", minimum=0, maximum=1)]
-FractionBelowOne = Annotated[float, _Bound(lambda v: 0 <= v < 1, "at least 0 and below 1", minimum=0, exclusiveMaximum=1)]
+FractionBelowOne = Annotated[
+    float, _Bound(lambda v: 0 <= v < 1, "at least 0 and below 1", minimum=0, exclusiveMaximum=1)
+]
 Text = Annotated[
     str,
     _Bound(lambda v: bool(v.strip()), "text that is not blank", pattern=r"\S"),
     _Bound(_writable, "Unicode text without NUL characters"),
 ]
 _DEVICE = r"(auto|cpu|cuda|cuda:(0|[1-9][0-9]{0,2}))"
-Device = Annotated[str, _Bound(lambda v: bool(re.fullmatch(_DEVICE, v)), "auto, cpu, cuda or cuda:N", pattern=f"^{_DEVICE}$")]
+Device = Annotated[
+    str, _Bound(lambda v: bool(re.fullmatch(_DEVICE, v)), "auto, cpu, cuda or cuda:N", pattern=f"^{_DEVICE}$")
+]
 Threads = Annotated[
     int | Literal["auto"],
     BeforeValidator(_threads),
@@ -142,19 +157,27 @@ Labels = Annotated[
         uniqueItems=True,
     ),
 ]
-Columns = Annotated[dict[Text, Text], _Bound(lambda v: len(v) >= 1, "a mapping of one or more column names", minProperties=1)]
+Columns = Annotated[
+    dict[Text, Text], _Bound(lambda v: len(v) >= 1, "a mapping of one or more column names", minProperties=1)
+]
 TRACKERS = ("tensorboard", "wandb", "mlflow")
 Trackers = Annotated[
     tuple[Literal["tensorboard", "wandb", "mlflow"], ...],
     BeforeValidator(lambda value: (value,) if isinstance(value, str) else _list_to_tuple(value)),
     _Bound(lambda v: len(v) >= 1 and _distinct(v), f"one of {', '.join(TRACKERS)}, a list of different ones, or null"),
     WithJsonSchema(
-        {"anyOf": [{"enum": list(TRACKERS)}, {"type": "array", "items": {"enum": list(TRACKERS)}, "minItems": 1, "uniqueItems": True}]}
+        {
+            "anyOf": [
+                {"enum": list(TRACKERS)},
+                {"type": "array", "items": {"enum": list(TRACKERS)}, "minItems": 1, "uniqueItems": True},
+            ]
+        }
     ),
 ]
 CudaGraph = Annotated[
     Literal["auto", "on", "off"],
-    BeforeValidator(lambda value: ("on" if value else "off") if isinstance(value, bool) else value),  # YAML 1.1 reads these as booleans
+    # YAML 1.1 reads these as booleans
+    BeforeValidator(lambda value: ("on" if value else "off") if isinstance(value, bool) else value),
     WithJsonSchema({"enum": ["auto", "on", "off", True, False]}),
 ]
 Betas = Annotated[tuple[FractionBelowOne, FractionBelowOne], BeforeValidator(_pair)]
@@ -173,7 +196,8 @@ class ModelSection(Section):
         name: hub id, local folder or ``builtin:...``; ``dora models`` lists what is known.
         revision: branch, tag or commit on the hub; None takes the default branch.
         dtype: of the frozen base weights. What trains is always float32.
-        trust_remote_code: whether Python code that comes with the model is run; only for models whose makers are trusted.
+        trust_remote_code: whether Python code that comes with the model is run; only for models whose makers are
+            trusted.
     """
 
     name: Text
@@ -186,12 +210,14 @@ class DataSection(Section):
     """Where examples come from and how they are cut.
 
     Attributes:
-        source: ``hub``, ``glue-tsv`` or ``e2e-csv`` (a folder of official files), ``files`` (own tables) or ``builtin`` (generated).
+        source: ``hub``, ``glue-tsv`` or ``e2e-csv`` (a folder of official files), ``files`` (own tables) or ``builtin``
+            (generated).
         path: folder of ``glue-tsv``, ``e2e-csv`` and ``files``; not given otherwise.
         columns: the task's column names mapped to those of the own files; None where they agree.
         labels: label names of the own files, in the order of the classes.
         max_train_samples: takes a fixed random subset of this size; None takes all.
-        max_eval_samples: the same for every evaluated split; for a task that generates it counts sources, with all their references.
+        max_eval_samples: the same for every evaluated split; for a task that generates it counts sources, with all
+            their references.
         max_length: tokens per example, special ones included; an encoder-decoder's source and target count apart.
         group_by_length: whether batches gather examples of similar length.
     """
@@ -215,7 +241,8 @@ class DoraMethod(Section):
         start_rank: rank of every projection at the start; None is ``ceil(1.5 * rank)``.
         alpha: the update is scaled by ``alpha / start rank``.
         dropout: on the adapters' input.
-        targets: ``attention``, ``ffn`` or glob patterns of projections; out_proj and the like of Mamba-type models only by pattern.
+        targets: ``attention``, ``ffn`` or glob patterns of projections; out_proj and the like of Mamba-type models only
+            by pattern.
         ema_beta: decay of the moving average of the scores.
         warmup_fraction: share of the steps before pruning starts.
         final_fraction: share of the steps after the ranks are frozen.
@@ -269,7 +296,9 @@ def method_name(section: Any) -> str | None:
     return name if isinstance(name, str) else None
 
 
-MethodSection = Annotated[Annotated[DoraMethod, Tag("dora")] | Annotated[HeadMethod, Tag("head")], Discriminator(method_name)]
+MethodSection = Annotated[
+    Annotated[DoraMethod, Tag("dora")] | Annotated[HeadMethod, Tag("head")], Discriminator(method_name)
+]
 
 
 class TrainSection(Section):
@@ -287,13 +316,17 @@ class TrainSection(Section):
         lr_warmup_fraction: share of the steps the learning rate rises.
         lr_warmup_steps: steps the learning rate rises; takes precedence over the fraction where given.
         max_grad_norm: gradients are clipped to this global norm; None never clips.
-        label_smoothing: share of the target that is spread evenly over all classes or the vocabulary; in the training loss alone.
+        label_smoothing: share of the target that is spread evenly over all classes or the vocabulary; in the training
+            loss alone.
         precision: ``auto`` is that of a half `model.dtype`, else bf16 on CUDA and fp32 on the CPU.
         device: ``auto`` takes CUDA where present.
-        threads: of the CPU; ``auto`` follows model, batch and cores (OMP_NUM_THREADS: at most so many). Their number decides last digits.
+        threads: of the CPU; ``auto`` follows model, batch and cores (OMP_NUM_THREADS: at most so many). Their number
+            decides last digits.
         deterministic: bitwise repeatable on CUDA too, at some cost in speed.
-        cuda_graph: whether steps are captured in CUDA graphs, which is faster; ``auto``: where they can be, ``on``: or not at all, ``off``.
-        skip_nonfinite: optimiser steps whose loss or gradient may be non-finite; they change nothing. One more ends the run.
+        cuda_graph: whether steps are captured in CUDA graphs, which is faster; ``auto``: where they can be, ``on``: or
+            not at all, ``off``.
+        skip_nonfinite: optimiser steps whose loss or gradient may be non-finite; they change nothing. One more ends the
+            run.
         log_every: optimiser steps between two logged ones.
         log_with: trackers that are told losses, metrics, budget and ranks too; one or a list of them.
         seed: of data order, initialisation and dropout.
@@ -410,7 +443,10 @@ class Recipe(Section):
 
 
 def section_keys(section: str, raw: Any = None) -> type[Section] | None:
-    """The model of a top-level section, None where `section` is none. `raw` is the section's content and chooses among methods."""
+    """The model of a top-level section, None where `section` is none.
+
+    `raw` is the section's content and chooses among methods.
+    """
     if section == "method":
         return METHODS.get(method_name(raw) or "")
     field = Recipe.model_fields.get(section)

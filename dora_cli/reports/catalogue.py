@@ -22,7 +22,12 @@ def print_tasks(console: Console, tasks: Sequence[Mapping[str, Any]]) -> None:
     for task in tasks:
         metrics = Text(", ".join([task["primary"], *(name for name in task["metrics"] if name != task["primary"])]))
         metrics.stylize("bold", 0, len(task["primary"]))
-        table.add_row(task["name"], _kind(task), metrics, *(_sizes(task["splits"], split) for split in ("train", "validation", "test")))
+        table.add_row(
+            task["name"],
+            _kind(task),
+            metrics,
+            *(_sizes(task["splits"], split) for split in ("train", "validation", "test")),
+        )
     console.print(table)
     console.print()
     _line(console, "The first metric selects the epoch that is kept, if eval.metric names no other.")
@@ -55,13 +60,20 @@ def _by_sources(tasks: Sequence[Mapping[str, Any]]) -> dict[tuple[str, ...], lis
 
 
 def print_models(console: Console, catalogue: Mapping[str, Any]) -> None:
-    """Prints the built-in models, the families and what others need; `catalogue` as `dora_cli.models.model_catalogue` gives it."""
+    """Prints the built-in models, the families and what others need; `catalogue` as `dora_cli.models.model_catalogue`
+    gives it.
+    """
     console.print(Text("Built in", style="bold"))
     table = _table("model.name", "kind")
     table.add_column("parameters", justify="right")
     table.add_column("size", justify="right")
     for model in catalogue["builtin"]:
-        table.add_row(Text(model["name"]), f"{model['kind']} ({model['model_type']})", f"{model['parameters']:,}", size(model["bytes"]))
+        table.add_row(
+            Text(model["name"]),
+            f"{model['kind']} ({model['model_type']})",
+            f"{model['parameters']:,}",
+            size(model["bytes"]),
+        )
     console.print(Padding(table, (0, 0, 0, 2)))
     for kind, use in (("encoder", "glue/*"), ("decoder", "glue/* and e2e"), ("encoder-decoder", "glue/* and e2e")):
         console.print()

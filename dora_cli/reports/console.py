@@ -1,4 +1,6 @@
-"""The consoles that everything but plain lines is printed with: no text in them is obeyed, neither by the terminal nor by rich."""
+"""The consoles that everything but plain lines is printed with: no text in them is obeyed, neither by the terminal nor
+by rich.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ def make_error_console() -> Console:
 
 
 class _PlainTextConsole(Console):
-    """Makes visible what a terminal would obey, in every text that is rendered; rich's own codes are no text and stay."""
+    """Makes visible what a terminal would obey, in every text that is rendered; rich's own codes are no
+    text and stay.
+    """
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         for segment in super().render(renderable, options):

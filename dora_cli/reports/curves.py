@@ -1,7 +1,8 @@
 """What pictures show, made once from plain records: for the terminal, the plots and the HTML report alike.
 
-A record is the content of ranks.json or metrics.json, or the lines of log.jsonl (`read_log`). All functions are pure but that one.
-Missing values (a loss that was not finite, a metric that is undefined) are None and stay in their place: a gap in the line.
+A record is the content of ranks.json or metrics.json, or the lines of log.jsonl (`read_log`). All functions are pure
+but that one. Missing values (a loss that was not finite, a metric that is undefined) are None and stay in their place:
+a gap in the line.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ Value = int | float | None
 Phase = tuple[str, int, int]
 """``(name, first step, last step)``."""
 
-# Ranks --------------------------------------------------------------------------------------------------------------------------
+# Ranks ----------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,8 @@ class RankMap:
         headings: a short name for each row, unique in this map.
         groups: ``attention`` or ``ffn`` for each row.
         blocks: the columns: numbers of the blocks, ascending.
-        cells: a rank for each row and column; a float where it is a mean over runs, None where a block lacks the projection.
+        cells: a rank for each row and column; a float where it is a mean over runs, None where a block lacks the
+            projection.
         members: for each cell all that is known of its projection, or None.
         start_rank: the highest start rank of the whole record, so that colours compare over its maps.
     """
@@ -59,13 +61,18 @@ class RankMap:
 def cells(ranks: Record) -> list[Cell]:
     """One cell for each projection of ranks.json, or of the mean of several; only `layers` is read."""
     keys = ("name", "stack", "block", "attention", "projection", "group", "start_rank", "rank")
-    return [Cell(shape=(layer["shape"][0], layer["shape"][1]), **{key: layer[key] for key in keys}) for layer in ranks["layers"]]
+    return [
+        Cell(shape=(layer["shape"][0], layer["shape"][1]), **{key: layer[key] for key in keys})
+        for layer in ranks["layers"]
+    ]
 
 
 def rank_maps(ranks: Record) -> tuple[RankMap, ...]:
-    """The maps of ranks.json, or of the mean of several: encoder, decoder (self-attention and FFN), decoder cross-attention.
+    """The maps of ranks.json, or of the mean of several: encoder, decoder (self-attention and FFN), decoder
+    cross-attention.
 
-    Only `layers` is read, so that the ranks of a run that goes on can be shown too. Empty for a method that adapts no projection.
+    Only `layers` is read, so that the ranks of a run that goes on can be shown too. Empty for a method that adapts no
+    projection.
     """
     found = cells(ranks)
     highest = max((cell.start_rank for cell in found), default=0)
@@ -90,14 +97,14 @@ def _map(title: str, members: Sequence[Cell], highest: int) -> RankMap:
     )
 
 
-# Phases and budget --------------------------------------------------------------------------------------------------------------
+# Phases and budget ----------------------------------------------------------------------------------------------------
 
 
 def phases(ranks: Record | None = None, metrics: Record | None = None, log: Iterable[Record] = ()) -> tuple[Phase, ...]:
     """The phases of a run as far as its records say, in order.
 
-    A finished run has written them down. Of any other, a phase ends at the last step that a record ascribes to it, and the last one
-    at the last step recorded.
+    A finished run has written them down. Of any other, a phase ends at the last step that a record ascribes to it, and
+    the last one at the last step recorded.
     """
     if ranks is not None and ranks.get("phases"):
         return tuple((phase["name"], phase["first"], phase["last"]) for phase in ranks["phases"])
@@ -163,7 +170,9 @@ def budget_curve(ranks: Record | None, metrics: Record | None = None, log: Seque
 
 
 def _events(ranks: Record) -> Sequence[Record]:
-    """The history without what older runs call an event although nothing is pruned at it; the last one may be the freeze, and stays."""
+    """The history without what older runs call an event although nothing is pruned at it; the last one may be the
+    freeze, and stays.
+    """
     history = ranks["history"]
     start = sum(layer["start_rank"] for layer in ranks["layers"])
     return [entry for entry in history[:-1] if entry["budget"] < start] + history[-1:]
@@ -173,7 +182,7 @@ def _final_budget(ranks: Record) -> int | None:
     return None if ranks["target_rank"] is None else ranks["target_rank"] * len(ranks["layers"])
 
 
-# Loss and metrics ---------------------------------------------------------------------------------------------------------------
+# Loss and metrics -----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -214,7 +223,9 @@ def metric_curve(source: Record | Iterable[Record], name: str | None = None) -> 
     entries = _evaluations(source)
     if name is None:
         name = next(iter(metric_names(entries)), "metric")
-    return Series(name, tuple(entry["step"] for entry in entries), tuple(entry["metrics"].get(name) for entry in entries))
+    return Series(
+        name, tuple(entry["step"] for entry in entries), tuple(entry["metrics"].get(name) for entry in entries)
+    )
 
 
 def _evaluations(source: Record | Iterable[Record]) -> list[Record]:
@@ -222,15 +233,15 @@ def _evaluations(source: Record | Iterable[Record]) -> list[Record]:
     return [entry for entry in entries if isinstance(entry.get("metrics"), Mapping)]
 
 
-# Scores -------------------------------------------------------------------------------------------------------------------------
+# Scores ---------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Scores:
     """The importance of components at the latest selection, which of a finished run is the freeze.
 
-    A selection keeps the components with the highest scores, of equal ones those that stand first in their projection, so a
-    projection's live ones are its `rank` best.
+    A selection keeps the components with the highest scores, of equal ones those that stand first in their projection,
+    so a projection's live ones are its `rank` best.
     """
 
     live: tuple[float, ...]
@@ -248,20 +259,25 @@ def scores(layer: Record) -> Scores | None:
 
 
 def all_scores(ranks: Record) -> Scores | None:
-    """Of every component of ranks.json; None where the method has no scores (or `ranks` is a mean of runs, which has none either)."""
+    """Of every component of ranks.json; None where the method has no scores (or `ranks` is a mean of runs, which has
+    none either).
+    """
     found = [found for layer in ranks["layers"] if (found := scores(layer)) is not None]
     if not found:
         return None
-    return Scores(tuple(value for one in found for value in one.live), tuple(value for one in found for value in one.pruned))
+    return Scores(
+        tuple(value for one in found for value in one.live), tuple(value for one in found for value in one.pruned)
+    )
 
 
-# The log ------------------------------------------------------------------------------------------------------------------------
+# The log --------------------------------------------------------------------------------------------------------------
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
     """The lines of log.jsonl that are whole: a run that is going on, or was killed, may have left half a line.
 
-    Raises CheckpointError if there is no such file. A line that is no record of ours is passed over: the log is for looking at.
+    Raises CheckpointError if there is no such file. A line that is no record of ours is passed over: the log is for
+    looking at.
     """
     entries = []
     for line in read_lines(path):
@@ -289,6 +305,8 @@ def _is_step(entry: Record) -> bool:
     if not (isinstance(entry.get("step"), int) and name(entry.get("phase"))):
         return False
     if entry.get("type") == "train":
-        return all(isinstance(entry.get(key), int) for key in ("budget", "live")) and all(number(entry.get(key)) for key in _NUMBERS)
+        return all(isinstance(entry.get(key), int) for key in ("budget", "live")) and all(
+            number(entry.get(key)) for key in _NUMBERS
+        )
     metrics = entry.get("metrics", {})
     return isinstance(metrics, Mapping) and all(name(key) and number(value) for key, value in metrics.items())

@@ -52,15 +52,16 @@ def _same_projections(record: Mapping[str, Any], other: Mapping[str, Any], names
         mine, theirs = (" x ".join(map(str, shape)) for shape in (here[shapes[0]], there[shapes[0]]))
         problems.append(f"{shapes[0]} is {mine} in {names[0]} and {theirs} in {names[1]}")
     raise CheckpointError(
-        f"{names[0]} and {names[1]} do not adapt the same projections, so their ranks cannot be compared: {'; '.join(problems)}. "
-        "Compare runs of one base model with the same method.targets."
+        f"{names[0]} and {names[1]} do not adapt the same projections, so their ranks cannot be compared: "
+        f"{'; '.join(problems)}. Compare runs of one base model with the same method.targets."
     )
 
 
 def difference_table(
     record: Mapping[str, Any], other: Mapping[str, Any], names: tuple[str, str], *, by: By | None = None
 ) -> list[RenderableType]:
-    """The tables of ``--compare``, from top to bottom: a map of signed differences, or with `by` the sums of both runs side by side.
+    """The tables of ``--compare``, from top to bottom: a map of signed differences, or with `by` the sums of both runs
+    side by side.
 
     Raises CheckpointError as `differences` does.
     """
@@ -84,7 +85,9 @@ def difference_table(
 def signed(cells: Sequence[Cell]) -> Callable[[float], str]:
     """How a difference is written: with its sign, 0 without; a decimal where ranks are means."""
     plain = formatter(cells)
-    return lambda value: ("+" if value > 0 and plain(value).strip("0.") else "") + (plain(value) if plain(value).strip("-0.") else "0")
+    return lambda value: (
+        ("+" if value > 0 and plain(value).strip("0.") else "") + (plain(value) if plain(value).strip("-0.") else "0")
+    )
 
 
 def _paint(largest: float) -> Paint:
@@ -119,8 +122,13 @@ class _Legend:
         yield Text("")
 
 
-def _sums(record: Mapping[str, Any], difference: Mapping[str, Any], names: tuple[str, str], by: By) -> list[tuple[str, Table]]:
-    """Per row of ``--by`` the sums of both runs and their difference. The record's and the difference's rows are alike."""
+def _sums(
+    record: Mapping[str, Any], difference: Mapping[str, Any], names: tuple[str, str], by: By
+) -> list[tuple[str, Table]]:
+    """Per row of ``--by`` the sums of both runs and their difference.
+
+    The record's and the difference's rows are alike.
+    """
     result = []
     tables = list(zip(members(record, by), members(difference, by), strict=True))
     every = [cell for (_, rows), _ in tables for _, row in rows for cell in row]
@@ -136,7 +144,14 @@ def _sums(record: Mapping[str, Any], difference: Mapping[str, Any], names: tuple
             lines.append(("all", every, every_difference))
         for label, row, change in lines:
             here, moved = sum(cell.rank for cell in row), sum(cell.rank for cell in change)
-            table.add_row(label, f"{len(row):,}", show(here), show(here - moved), sign(moved), style="bold" if label == "all" else "")
+            table.add_row(
+                label,
+                f"{len(row):,}",
+                show(here),
+                show(here - moved),
+                sign(moved),
+                style="bold" if label == "all" else "",
+            )
         result.append((title, table))
     return result
 
@@ -147,6 +162,12 @@ def _moved(record: Mapping[str, Any], other: Mapping[str, Any], difference: Mapp
     more, fewer = sum(change for change in changes if change > 0), -sum(change for change in changes if change < 0)
     alike = sum(1 for change in changes if not change)
     show = formatter(rank_cells(difference))
-    counts = f"{show(more)} more and {show(fewer)} fewer {record['unit']}s; {alike:,} of {len(changes):,} projections alike"
+    counts = (
+        f"{show(more)} more and {show(fewer)} fewer {record['unit']}s; {alike:,} of {len(changes):,} projections alike"
+    )
     here, there = record["live_components"], other["live_components"]
-    return counts + ("." if here == there else f". The runs differ in live {record['unit']}s: {show(here)} here, {show(there)} there.")
+    return counts + (
+        "."
+        if here == there
+        else f". The runs differ in live {record['unit']}s: {show(here)} here, {show(there)} there."
+    )

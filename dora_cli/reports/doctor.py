@@ -37,7 +37,8 @@ def print_doctor(console: Console, found: Mapping[str, Any]) -> None:
         return
     console.print(
         Text(
-            f"{plural(len(problems), 'problem')}: dora cannot work before {'this is' if len(problems) == 1 else 'they are'} mended",
+            f"{plural(len(problems), 'problem')}: dora cannot work before "
+            f"{'this is' if len(problems) == 1 else 'they are'} mended",
             style=_BAD,
         )
     )
@@ -66,16 +67,24 @@ def _package(package: Mapping[str, Any]) -> Row:
 def _device(device: Mapping[str, Any]) -> Row:
     said = [device["name"]] if device["name"] else []
     if device["memory_bytes"] is not None:
-        said.append(size(device["memory_bytes"]) + (f" ({size(device['free_bytes'])} free)" if device["free_bytes"] is not None else ""))
+        said.append(
+            size(device["memory_bytes"])
+            + (f" ({size(device['free_bytes'])} free)" if device["free_bytes"] is not None else "")
+        )
     if device["precisions"]:
         said.append(" ".join(device["precisions"]))
-    return device["device"], Text.assemble(", ".join(said), (f"{'; ' if said else ''}{device['note']}" if device["note"] else "", _WARN))
+    return device["device"], Text.assemble(
+        ", ".join(said), (f"{'; ' if said else ''}{device['note']}" if device["note"] else "", _WARN)
+    )
 
 
 def _threads(threads: Mapping[str, Any]) -> Iterable[Row]:
     if threads["torch"] is not None:
         yield "PyTorch", Text(plural(threads["torch"], "thread"))
-        yield "auto", Text(f"1 for a tiny model, {threads['large']} for RoBERTa-base, {threads['most']} at most (train.threads)")
+        yield (
+            "auto",
+            Text(f"1 for a tiny model, {threads['large']} for RoBERTa-base, {threads['most']} at most (train.threads)"),
+        )
         for name, value in threads["environment"].items():
             yield name, Text(value)
     if threads["load"] is not None:
@@ -103,7 +112,9 @@ def _extra(extra: Mapping[str, Any]) -> Row:
 def _hub(hub: Mapping[str, Any]) -> Row:
     after = f" in {hub['seconds']:.1f} s" if hub["state"] == "reachable" and hub["seconds"] is not None else ""
     detail = f" ({hub['detail']})" if hub["detail"] else ""
-    return "hub", Text.assemble(f"{hub['endpoint']}: " if hub["endpoint"] else "", (hub["state"], _HUB[hub["state"]]), f"{after}{detail}")
+    return "hub", Text.assemble(
+        f"{hub['endpoint']}: " if hub["endpoint"] else "", (hub["state"], _HUB[hub["state"]]), f"{after}{detail}"
+    )
 
 
 def _java(java: Mapping[str, Any]) -> Row:

@@ -37,7 +37,10 @@ def print_dry_run(console: Console, run: DryRunLike, recipe: str) -> None:
     if run.out_of_reach is not None:
         console.print()
         console.print(
-            Text(f"The number of components and the parameter budget need the model's configuration. {run.out_of_reach}"), soft_wrap=True
+            Text(
+                f"The number of components and the parameter budget need the model's configuration. {run.out_of_reach}"
+            ),
+            soft_wrap=True,
         )
 
 
@@ -62,7 +65,12 @@ def _parameter_rows(parameters: Mapping[str, int]) -> list[tuple[str, str]]:
         rows.append(("projections", f"{parameters['projections']:,}"))
         rows.append(("per unit of rank", f"{parameters['per_rank']:,}"))
         rows.append(("adapter, start", f"{parameters['start']:,}"))
-        rows.append(("adapter, final", f"{parameters['final']:,} if ranks end up uniform; the budget counts components, not parameters"))
+        rows.append(
+            (
+                "adapter, final",
+                f"{parameters['final']:,} if ranks end up uniform; the budget counts components, not parameters",
+            )
+        )
     rows.append(("head", f"{parameters['head']:,} (and any module that the checkpoint turns out to lack)"))
     return rows
 

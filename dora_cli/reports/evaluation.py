@@ -15,8 +15,13 @@ from dora_cli.reports.units import number
 def print_evaluation(console: Console, result: Mapping[str, Any]) -> None:
     """Prints the metrics of an evaluation beside those the run recorded for the same weights and data, where it did."""
     where = ", ".join(f"{name} ({size:,} examples)" for name, size in result["splits"].items())
-    console.print(Text(f"{result['task']}, {result['model']}, {result['method']}: {where}", style="bold"), soft_wrap=True)
-    console.print(Text(f"weights of epoch {result['epoch']}, step {result['step']}: {result['checkpoint']}", style="dim"), soft_wrap=True)
+    console.print(
+        Text(f"{result['task']}, {result['model']}, {result['method']}: {where}", style="bold"), soft_wrap=True
+    )
+    console.print(
+        Text(f"weights of epoch {result['epoch']}, step {result['step']}: {result['checkpoint']}", style="dim"),
+        soft_wrap=True,
+    )
     recorded = result.get("recorded")
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     table.add_column("metric")
@@ -28,5 +33,7 @@ def print_evaluation(console: Console, result: Mapping[str, Any]) -> None:
     console.print(table)
     if recorded is not None:
         console.print(
-            "identical to the run's record" if result["identical"] else "NOT identical to the run's record (another device or precision?)"
+            "identical to the run's record"
+            if result["identical"]
+            else "NOT identical to the run's record (another device or precision?)"
         )

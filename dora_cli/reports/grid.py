@@ -61,7 +61,7 @@ def heat(console: Console) -> tuple[str, ...]:
     return (_ZERO, *(_HEAT_16 if console.color_system in ("standard", "windows") else _HEAT))
 
 
-# Sections -----------------------------------------------------------------------------------------------------------------------
+# Sections -------------------------------------------------------------------------------------------------------------
 
 
 def sections(cells: Iterable[Cell]) -> list[tuple[str, list[Cell]]]:
@@ -88,7 +88,7 @@ def sections(cells: Iterable[Cell]) -> list[tuple[str, list[Cell]]]:
     return result
 
 
-# The grid -----------------------------------------------------------------------------------------------------------------------
+# The grid -------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,9 @@ class RankGrid:
         paint: how cells are coloured; by default by their rank.
     """
 
-    def __init__(self, cells: Sequence[Cell], *, show: Callable[[float], str] | None = None, paint: Paint = rank_paint) -> None:
+    def __init__(
+        self, cells: Sequence[Cell], *, show: Callable[[float], str] | None = None, paint: Paint = rank_paint
+    ) -> None:
         self.blocks = sorted({cell.block for cell in cells})
         self.by_projection: dict[str, dict[int, Cell]] = {}
         for cell in cells:

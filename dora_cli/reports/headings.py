@@ -8,9 +8,10 @@ from collections.abc import Sequence
 def headings(paths: Sequence[str]) -> list[str]:
     """The shortest dotted suffix of each path that no other path ends with, or the whole path where there is none.
 
-    ``attention.self.query`` becomes ``query``; ``attention.output.dense`` and ``output.dense`` stay as they are, because ``dense`` and
-    ``output.dense`` do not tell them apart. A heading never starts with a bare number (``heads.0.q``, not ``0.q``). Suffixes are
-    what `method.targets` patterns may match, so a heading can be pasted into a recipe.
+    ``attention.self.query`` becomes ``query``; ``attention.output.dense`` and ``output.dense`` stay as they are,
+    because ``dense`` and ``output.dense`` do not tell them apart. A heading never starts with a bare number
+    (``heads.0.q``, not ``0.q``). Suffixes are what `method.targets` patterns may match, so a heading can be pasted into
+    a recipe.
     """
     split = [path.split(".") for path in paths]
     return [_shortest(segments, [other for other in split if other != segments]) for segments in split]

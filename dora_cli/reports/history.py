@@ -58,7 +58,10 @@ class HistoryChart:
             line = Text(no_wrap=True).append(f"{labels.get(row, ''):>{label_width}} {side}", "dim")
             for place in places:
                 filled = curve.live[place] / top * HEIGHT - row
-                budget = curve.budget[place] != curve.live[place] and 0 <= curve.budget[place] / top * HEIGHT - row - 1e-9 < 1
+                budget = (
+                    curve.budget[place] != curve.live[place]
+                    and 0 <= curve.budget[place] / top * HEIGHT - row - 1e-9 < 1
+                )
                 if budget and filled < 1:
                     line.append(rule, palette.LIVE)
                 else:

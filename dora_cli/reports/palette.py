@@ -1,8 +1,9 @@
 """The colours of every picture: terminal map, plots and HTML report.
 
-Ranks are shown by one ramp from light to dark blue whose lightness falls steadily (in OKLab, evenly), so that it reads the same in grey
-and with any colour vision. Differences use orange for fewer and blue for more, which no common colour blindness confuses, and the sign
-is always written too. Lines differ in dash and marker as well as in colour. All colours are ``#rrggbb``.
+Ranks are shown by one ramp from light to dark blue whose lightness falls steadily (in OKLab, evenly), so that it reads
+the same in grey and with any colour vision. Differences use orange for fewer and blue for more, which no common colour
+blindness confuses, and the sign is always written too. Lines differ in dash and marker as well as in colour. All
+colours are ``#rrggbb``.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ DASHES: tuple[tuple[int, ...], ...] = ((), (6, 3), (2, 3), (8, 3, 2, 3), (12, 4)
 """Of runs beside each other: lengths of ink and gap."""
 
 
-# The page -----------------------------------------------------------------------------------------------------------------------
+# The page -------------------------------------------------------------------------------------------------------------
 
 LIGHT = {
     "page": "#f3f5f7", "paper": PAPER, "raised": "#f3f5f7", "ink": INK, "faint": "#5f6670", "grid": GRID,

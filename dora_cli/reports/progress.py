@@ -1,6 +1,7 @@
 """What a run shows while it goes on: a live view in a terminal, one-line records elsewhere.
 
-Progress and notes go to stderr, results (the rank table and the summary) to stdout, so that results can be piped on their own.
+Progress and notes go to stderr, results (the rank table and the summary) to stdout, so that results can be piped on
+their own.
 """
 
 from __future__ import annotations
@@ -34,13 +35,19 @@ GRID_LINES = 24  # a longer rank table would push the summary off the screen; `d
 
 
 def make_listener(
-    console: Console | None = None, plain: bool | None = None, *, results: Console | None = None, brief: bool = False, quiet: bool = False
+    console: Console | None = None,
+    plain: bool | None = None,
+    *,
+    results: Console | None = None,
+    brief: bool = False,
+    quiet: bool = False,
 ) -> Listener:
     """A listener for people.
 
     Args:
         console: where progress and notes go; stderr by default.
-        plain: one-line records instead of the live view; by default wherever `console` is not a terminal that can redraw, and under CI.
+        plain: one-line records instead of the live view; by default wherever `console` is not a terminal that can
+            redraw, and under CI.
         results: where the rank table and the summary go; stdout by default.
         brief: end with one line instead of the tables, for a run among several.
         quiet: notes alone, neither progress nor results.
@@ -54,7 +61,9 @@ def make_listener(
 
 
 def _is_a_tty(console: Console) -> bool:
-    """Whether the file itself is a terminal: FORCE_COLOR makes rich take a pipe for one, and a redrawn view would flood it."""
+    """Whether the file itself is a terminal: FORCE_COLOR makes rich take a pipe for one, and a redrawn view would flood
+    it.
+    """
     try:
         return console.file.isatty()
     except (AttributeError, ValueError):
@@ -168,7 +177,8 @@ class RunListener:
         if self._brief:
             name = primary if primary in metrics["metrics"] else next(iter(metrics["metrics"]))
             self._say(
-                f"seed {metrics['seed']}: {name} {number(metrics['metrics'][name])}, last {number(metrics['last'].get(name))}, in {output}"
+                f"seed {metrics['seed']}: {name} {number(metrics['metrics'][name])}, last "
+                f"{number(metrics['last'].get(name))}, in {output}"
             )
             return
         self._results.print()
@@ -202,7 +212,10 @@ def _shade(console: Console) -> Callable[[float], Style] | None:
 def _start_lines(start: RunStart) -> list[str]:
     threads = f", {plural(start.threads, 'thread')}" if start.threads is not None and start.device == "cpu" else ""
     lines = [
-        f"{start.task}, {start.model}, {start.method}, seed {start.seed}, on {start.device}, {start.precision}{threads}",
+        (
+            f"{start.task}, {start.model}, {start.method}, seed {start.seed}, on {start.device}, "
+            f"{start.precision}{threads}"
+        ),
         (
             f"{plural(start.total_steps, 'step')}: {plural(start.epochs, 'epoch')} of {start.steps_per_epoch:,}, "
             f"global batch {start.global_batch}"
@@ -213,7 +226,9 @@ def _start_lines(start: RunStart) -> list[str]:
         adapted = f"{plural(start.projections, 'projection')}, {begin:,} -> {final:,} components"
         freeze = start.schedule.get("freeze_step")
         lines.append(adapted + (f", ranks frozen after step {freeze:,}" if freeze else ""))
-    lines.append(f"{plural(start.trainable_parameters, 'trainable parameter')}, {start.head_parameters:,} of them in the head")
+    lines.append(
+        f"{plural(start.trainable_parameters, 'trainable parameter')}, {start.head_parameters:,} of them in the head"
+    )
     if start.resumed_step:
         lines.append(f"going on after step {start.resumed_step:,}")
     return lines
@@ -223,7 +238,9 @@ def _step_line(state: RunState, log: StepLog) -> str:
     run = state.run
     parts = [f"step {log.step}/{run.total_steps}", f"epoch {log.epoch}/{run.epochs}", log.phase]
     if run.schedule.get("start_components"):
-        parts.append(f"budget {log.budget}" + (f" live {log.live_components}" if log.live_components != log.budget else ""))
+        parts.append(
+            f"budget {log.budget}" + (f" live {log.live_components}" if log.live_components != log.budget else "")
+        )
     parts.append(f"loss {number(log.loss)}")
     if log.regulariser is not None:
         parts.append(f"regulariser {number(log.regulariser)}")

@@ -74,9 +74,9 @@ def mean_ranks(records: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         records: name of the run -> content of its ranks.json; at least one.
 
     Returns:
-        ``schema_version, runs`` (names), ``unit, start_rank, target_rank, live_components`` (mean) and ``layers``, in which ``rank`` is
-        the mean, ``sd`` the standard deviation (n - 1; None for one run) and ``ranks`` the rank in each run. Scores, whose
-        components are not the same ones in different runs, and the history are left out.
+        ``schema_version, runs`` (names), ``unit, start_rank, target_rank, live_components`` (mean) and ``layers``, in
+        which ``rank`` is the mean, ``sd`` the standard deviation (n - 1; None for one run) and ``ranks`` the rank in
+        each run. Scores, whose components are not the same ones in different runs, and the history are left out.
 
     Raises:
         CheckpointError: a record is damaged, or the runs do not adapt the same projections with the same start ranks.
@@ -86,14 +86,16 @@ def mean_ranks(records: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     for name, record in checked.items():
         if _frame(record) != _frame(first):
             raise CheckpointError(
-                f"{first_name} and {name} are not runs of one recipe: they adapt different projections or start from different ranks. "
-                "Name one of the runs instead of their folder."
+                f"{first_name} and {name} are not runs of one recipe: they adapt different projections or start from "
+                "different ranks. Name one of the runs instead of their folder."
             )
     layers = []
     for index, layer in enumerate(first.layers):
         ranks = [record.layers[index].rank for record in checked.values()]
         sd = stdev(ranks) if len(ranks) > 1 else None
-        layers.append({**layer.model_dump(exclude={"scores", "rank"}), "rank": float(mean(ranks)), "sd": sd, "ranks": ranks})
+        layers.append(
+            {**layer.model_dump(exclude={"scores", "rank"}), "rank": float(mean(ranks)), "sd": sd, "ranks": ranks}
+        )
     return {
         "schema_version": first.schema_version,
         "runs": list(checked),
@@ -110,7 +112,7 @@ def _frame(record: RanksRecord) -> object:
     return record.unit, record.start_rank, record.target_rank, layers
 
 
-# The sums -----------------------------------------------------------------------------------------------------------------------
+# The sums -------------------------------------------------------------------------------------------------------------
 
 
 def _shares(cells: Sequence[Cell]) -> Table:
@@ -126,7 +128,9 @@ def _shares(cells: Sequence[Cell]) -> Table:
         rank = sum(cell.rank for cell in members)
         share = f"{100 * rank / total:.1f}%" if total else "-"
         parameters = f"{sum(cell.parameters for cell in members):,.0f}"
-        table.add_row(label, f"{len(members):,}", f"{rank / len(members):.2f}", show(rank), share, parameters, style=style)
+        table.add_row(
+            label, f"{len(members):,}", f"{rank / len(members):.2f}", show(rank), share, parameters, style=style
+        )
 
     by_group = [(GROUPS[group], [cell for cell in cells if cell.group == group]) for group in GROUPS]
     kinds = groups(cells)

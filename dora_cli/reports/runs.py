@@ -43,7 +43,9 @@ def find_ranks(folder: Path) -> FoundRanks:
     if seeds:
         return _of_seeds(folder, seeds)
     if not folder.exists():
-        raise CheckpointError(f"there is no folder {folder}. Name a run folder: one that dora train wrote (its --output).")
+        raise CheckpointError(
+            f"there is no folder {folder}. Name a run folder: one that dora train wrote (its --output)."
+        )
     if not folder.is_dir():
         raise CheckpointError(f"{folder} is a file. Name the run folder that holds it: {folder.parent}")
     if run.log.is_file():
@@ -87,7 +89,8 @@ def find_curves(folder: Path) -> RunCurves:
     if not (run.ranks.is_file() or run.log.is_file()):
         find_ranks(folder)  # says what is wrong with any other folder
         raise CheckpointError(
-            f"{folder} holds several runs, and steps are those of one. Name one of them, such as {run.seed_runs()[0].folder}"
+            f"{folder} holds several runs, and steps are those of one. Name one of them, such as "
+            f"{run.seed_runs()[0].folder}"
         )
     ranks = run.read_ranks() if run.ranks.is_file() else None
     metrics = run.read_metrics() if run.metrics.is_file() else None
@@ -122,7 +125,9 @@ def _of_seeds(folder: Path, seeds: list[RunRecords]) -> FoundRanks:
     done = [run for run in seeds if run.ranks.is_file()]
     missing = [run.folder.name for run in seeds if not run.ranks.is_file()]
     if not done:
-        raise CheckpointError(f"{folder} holds {', '.join(missing)}, but none of them has a ranks.json yet. Wait until one has finished.")
+        raise CheckpointError(
+            f"{folder} holds {', '.join(missing)}, but none of them has a ranks.json yet. Wait until one has finished."
+        )
     mean = mean_ranks({run.folder.name: run.read_ranks() for run in done})
     facts = ["mean of " + ", ".join(run.folder.name for run in done)]
     if missing:

@@ -76,7 +76,11 @@ def score_tables(record: Mapping[str, Any]) -> list[RenderableType] | None:
     found = all_scores(record)
     if found is None or not (found.live or found.pruned):
         return None
-    parts: list[RenderableType] = [Text("Scores of all components at the freeze", style="bold"), _Histogram(histogram(found)), Text("")]
+    parts: list[RenderableType] = [
+        Text("Scores of all components at the freeze", style="bold"),
+        _Histogram(histogram(found)),
+        Text(""),
+    ]
     parts += [Text(_cut(found)), Text("")]
     layers = {layer["name"]: layer for layer in record["layers"]}
     stacks = sections(cells(record))
@@ -128,7 +132,9 @@ class _Histogram:
         most = max(one.live + one.pruned for one in self.bins)
         digits = max(len(f"{most:,}"), 1)
         width = max(min(BAR, options.max_width - 24 - 2 * digits), 5)
-        yield Text.assemble(" " * 18, (live, palette.RAMP[4]), " live  ", (pruned, palette.LIVE), " pruned", no_wrap=True)
+        yield Text.assemble(
+            " " * 18, (live, palette.RAMP[4]), " live  ", (pruned, palette.LIVE), " pruned", no_wrap=True
+        )
         for one in self.bins:
             both = _cells(one.live + one.pruned, most, width)
             alive = min(_cells(one.live, most, width), both - 1 if one.pruned else both)
@@ -156,7 +162,9 @@ class Strip:
             if options.ascii_only:
                 return plain * len(values)
             top = len(LEVELS) - 1
-            return "".join(LEVELS[min(round(value / self.highest * top), top) if self.highest > 0 else 0] for value in values)
+            return "".join(
+                LEVELS[min(round(value / self.highest * top), top) if self.highest > 0 else 0] for value in values
+            )
 
         line = Text(no_wrap=True)
         line.append(drawn(self.found.live, "#"), palette.RAMP[4])

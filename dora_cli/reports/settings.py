@@ -16,7 +16,10 @@ _MEND = "Copy the run folder again if it was copied, or train again."
 
 
 def settings(recipe: str, path: Path) -> dict[str, str]:
-    """The keys of a recipe, ``section.key``, each with its value on one line; `path` is where it came from. Raises CheckpointError."""
+    """The keys of a recipe, ``section.key``, each with its value on one line; `path` is where it came from.
+
+    Raises CheckpointError.
+    """
     damaged = f"{path} is damaged or was not written by dora"
     if len(recipe) > MOST_TEXT:
         raise CheckpointError(f"{damaged}: it has {len(recipe):,} characters, more than {MOST_TEXT:,}. {_MEND}")

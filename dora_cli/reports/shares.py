@@ -22,7 +22,9 @@ BAR = 12
 
 
 def members(record: Mapping[str, Any], by: By) -> list[tuple[str, Rows]]:
-    """The cells of a record by the rows of a table: ``(title, [(label, cells), ...])`` of each stack, or one for all with `group`."""
+    """The cells of a record by the rows of a table: ``(title, [(label, cells), ...])`` of each stack, or one for all
+    with `group`.
+    """
     maps = rank_maps(record)
     if by == "group":
         return [("", groups([cell for found in maps for row in found.members for cell in row if cell is not None]))]
@@ -31,8 +33,15 @@ def members(record: Mapping[str, Any], by: By) -> list[tuple[str, Rows]]:
         if by == "projection":
             rows = [(heading, list(row)) for heading, row in zip(found.headings, found.members, strict=True)]
         else:
-            rows = [(f"block {block}", [row[index] for row in found.members]) for index, block in enumerate(found.blocks)]
-        tables.append((found.title if len(maps) > 1 else "", [(label, [cell for cell in row if cell is not None]) for label, row in rows]))
+            rows = [
+                (f"block {block}", [row[index] for row in found.members]) for index, block in enumerate(found.blocks)
+            ]
+        tables.append(
+            (
+                found.title if len(maps) > 1 else "",
+                [(label, [cell for cell in row if cell is not None]) for label, row in rows],
+            )
+        )
     return tables
 
 
@@ -106,7 +115,9 @@ EIGHTHS = " \u258f\u258e\u258d\u258c\u258b\u258a\u2589\u2588"
 
 
 def bar(share: float, width: int, *, ascii_only: bool) -> str:
-    """A bar from left to right, exact to an eighth of a character (to a whole one in ASCII); anything above 0 leaves a trace."""
+    """A bar from left to right, exact to an eighth of a character (to a whole one in ASCII); anything above 0 leaves a
+    trace.
+    """
     share = min(max(share, 0.0), 1.0)
     if ascii_only:
         return "#" * (max(round(share * width), 1) if share else 0)

@@ -10,7 +10,8 @@ from typing import Any
 class LastingStderr:
     """`sys.stderr`, whatever that is at the time; once it takes nothing any more, what is written is dropped.
 
-    A pipe loses its reader (``dora train ... 2>&1 | head``), a terminal is closed: neither may cost the hours that were trained.
+    A pipe loses its reader (``dora train ... 2>&1 | head``), a terminal is closed: neither may cost the hours that were
+    trained.
     """
 
     def __init__(self) -> None:

@@ -20,7 +20,7 @@ from dora_cli.runs.layout import SCHEMA_VERSION, Metrics, MetricsRecord
 from dora_cli.runs.records import RunRecords, validate_metrics
 from dora_cli.wording import plural
 
-# One run ------------------------------------------------------------------------------------------------------------------------
+# One run --------------------------------------------------------------------------------------------------------------
 
 
 def run_summary(metrics: Mapping[str, Any], *, primary: str | None = None) -> Table:
@@ -34,7 +34,9 @@ def run_summary(metrics: Mapping[str, Any], *, primary: str | None = None) -> Ta
         CheckpointError: the record is damaged.
     """
     record = validate_metrics(metrics)
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), title="Summary", title_justify="left", title_style="bold")
+    table = Table(
+        box=None, show_header=False, padding=(0, 2, 0, 0), title="Summary", title_justify="left", title_style="bold"
+    )
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
     for label, value in _rows(record, primary):
@@ -52,7 +54,13 @@ def _rows(record: MetricsRecord, primary: str | None) -> list[tuple[str, str]]:
     if budget.start_components:
         live = f"{budget.start_components:,} -> {budget.live_components:,} live"
         rows.append(
-            ("components", live + (f", budget {budget.final_components:,}" if budget.live_components != budget.final_components else ""))
+            (
+                "components",
+                live
+                + (
+                    f", budget {budget.final_components:,}" if budget.live_components != budget.final_components else ""
+                ),
+            )
         )
         rows.append(("adapter", plural(budget.adapter_parameters_final, "parameter")))
     start, end = budget.trainable_parameters_start, budget.trainable_parameters_final
@@ -60,7 +68,10 @@ def _rows(record: MetricsRecord, primary: str | None) -> list[tuple[str, str]]:
     rows.append(
         (
             "time",
-            f"{duration(timing.train_seconds)} ({speed(timing.steps_per_second)} steps/s, {speed(timing.samples_per_second)} samples/s)",
+            (
+                f"{duration(timing.train_seconds)} ({speed(timing.steps_per_second)} steps/s, "
+                f"{speed(timing.samples_per_second)} samples/s)"
+            ),
         )
     )
     rows.append(("peak memory", size(timing.peak_memory_bytes)))
@@ -98,7 +109,10 @@ def _report_command(folder: Path) -> str:
 
 
 def print_run(console: Console, metrics: Mapping[str, Any], folder: Path, *, primary: str | None = None) -> None:
-    """Prints the summary, where things are and what to type next. Paths and commands are never wrapped, so that they can be copied."""
+    """Prints the summary, where things are and what to type next.
+
+    Paths and commands are never wrapped, so that they can be copied.
+    """
     console.print(run_summary(metrics, primary=primary))
     found = places(folder)
     if found:
@@ -113,21 +127,21 @@ def _print_lines(console: Console, title: str, lines: Sequence[str]) -> None:
         console.print(Text("  " + line), soft_wrap=True)
 
 
-# Several seeds ------------------------------------------------------------------------------------------------------------------
+# Several seeds --------------------------------------------------------------------------------------------------------
 
 
 def seeds_summary(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The content of summary.json: statistics over runs of one recipe that differ in their seed.
 
-    Every statistic is ``mean``, ``sd`` (n - 1; None for one run) and ``values``, in the order of ``seeds``. A value that is undefined in
-    a run makes the mean undefined.
+    Every statistic is ``mean``, ``sd`` (n - 1; None for one run) and ``values``, in the order of ``seeds``. A value
+    that is undefined in a run makes the mean undefined.
 
     Args:
         records: contents of metrics.json, in the order of the seeds; at least one.
 
     Returns:
-        ``schema_version, task, model, method, seeds, selection``; ``metrics``: metric -> ``best`` (of the selected epoch) and ``last``;
-        ``best_epochs``; ``budget`` (``live_components, adapter_parameters_final``) and ``timing``.
+        ``schema_version, task, model, method, seeds, selection``; ``metrics``: metric -> ``best`` (of the selected
+        epoch) and ``last``; ``best_epochs``; ``budget`` (``live_components, adapter_parameters_final``) and ``timing``.
 
     Raises:
         CheckpointError: a record is damaged, two share a seed, or they are not runs of one recipe.
@@ -140,15 +154,18 @@ def seeds_summary(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             one, other = getattr(first, key), getattr(run, key)
             if one != other:
                 raise CheckpointError(
-                    f"seeds {first.seed} and {run.seed} are not runs of one recipe: {key} is {one} in one and {other} in the other. "
-                    "Take a fresh --output, or --overwrite."
+                    f"seeds {first.seed} and {run.seed} are not runs of one recipe: {key} is {one} in one and {other} "
+                    "in the other. Take a fresh --output, or --overwrite."
                 )
         if set(run.metrics) != set(first.metrics) or set(run.last) != set(first.last):
-            raise CheckpointError(f"seeds {first.seed} and {run.seed} report different metrics. Take a fresh --output, or --overwrite.")
+            raise CheckpointError(
+                f"seeds {first.seed} and {run.seed} report different metrics. Take a fresh --output, or --overwrite."
+            )
     seeds = [run.seed for run in runs]
     if len(set(seeds)) != len(seeds):
         raise CheckpointError(
-            f"a seed occurs twice in {', '.join(map(str, seeds))}: their mean would count a run twice. Name each seed once."
+            f"a seed occurs twice in {', '.join(map(str, seeds))}: their mean would count a run twice. Name each seed "
+            "once."
         )
 
     def over(value: Callable[[MetricsRecord], float | None]) -> dict[str, Any]:
@@ -162,7 +179,10 @@ def seeds_summary(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "selection": first.selection,
         "seeds": seeds,
         "metrics": {
-            name: {"best": spread([run.metrics[name] for run in runs]), "last": spread([run.last.get(name) for run in runs])}
+            name: {
+                "best": spread([run.metrics[name] for run in runs]),
+                "last": spread([run.last.get(name) for run in runs]),
+            }
             for name in first.metrics
         },
         "best_epochs": [run.best_epoch for run in runs],
@@ -192,7 +212,10 @@ def seeds_table(summary: Mapping[str, Any], *, primary: str | None = None) -> li
     """The tables of `seeds_summary`, from top to bottom: each metric's mean and deviation, then each seed's values."""
     seeds, metrics = summary["seeds"], summary["metrics"]
     names = sorted(metrics, key=lambda name: name != primary)
-    title = f"{summary['task']}, {summary['model']}, {summary['method']}: {plural(len(seeds), 'seed')}, {summary['selection']}"
+    title = (
+        f"{summary['task']}, {summary['model']}, {summary['method']}: {plural(len(seeds), 'seed')}, "
+        f"{summary['selection']}"
+    )
     means = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
     means.add_column("")
     for kind in ("best", "last"):

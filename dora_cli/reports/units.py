@@ -1,4 +1,7 @@
-"""Numbers as people read them: times, sizes, counts, metric values. All ASCII, so that any terminal and log file can show them."""
+"""Numbers as people read them: times, sizes, counts, metric values.
+
+All ASCII, so that any terminal and log file can show them.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +43,9 @@ def number(value: float | None) -> str:
 
 
 def speed(value: float | None) -> str:
-    """A rate with three significant digits, never in scientific notation: ``0.48``, ``38.2``, ``1240``; ``-`` if unknown."""
+    """A rate with three significant digits, never in scientific notation: ``0.48``, ``38.2``, ``1240``; ``-`` if
+    unknown.
+    """
     if value is None or not math.isfinite(value):
         return "-"
     if value >= 99.95:

@@ -30,10 +30,11 @@ Part = Mapping[str, Any]
 
 
 def write_folder(folder: Path, parts: Mapping[str, Part], *, then: str | None = None) -> None:
-    """Writes `parts` as files of `folder`, replacing an earlier folder only when the new one is complete and on the disk.
+    """Writes `parts` as files of `folder`, replacing an earlier folder only when the new one is complete and on the
+    disk.
 
-    A reader, or a crash at any moment, finds the whole old folder, the whole new one, or (between two renames) the old one under the
-    name that `recover` knows.
+    A reader, or a crash at any moment, finds the whole old folder, the whole new one, or (between two renames) the old
+    one under the name that `recover` knows.
 
     Args:
         folder: where.
@@ -55,7 +56,9 @@ def write_folder(folder: Path, parts: Mapping[str, Part], *, then: str | None = 
         files = {name: _describe(beside / name) for name in parts}
         for name in files:
             _sync(beside / name)
-        (beside / MANIFEST).write_text(json.dumps({"schema_version": SCHEMA_VERSION, "files": files}, indent=1) + "\n", encoding="utf-8")
+        (beside / MANIFEST).write_text(
+            json.dumps({"schema_version": SCHEMA_VERSION, "files": files}, indent=1) + "\n", encoding="utf-8"
+        )
         _sync(beside / MANIFEST)
         _sync(beside)
         shutil.rmtree(old, ignore_errors=True)
@@ -68,12 +71,15 @@ def write_folder(folder: Path, parts: Mapping[str, Part], *, then: str | None = 
         shutil.rmtree(beside, ignore_errors=True)
         reason = getattr(error, "strerror", None) or error
         if then is not None:
-            raise OutputError(f"cannot write {folder}: {reason}; what was there is whole. Free some space, then {then}") from error
+            raise OutputError(
+                f"cannot write {folder}: {reason}; what was there is whole. Free some space, then {then}"
+            ) from error
         before, then = "the last one that was written is whole", "go on with --resume"
         if not any(folder.parent.rglob(f"step-*/{MANIFEST}")):
             before, then = "none was written before", "train again with --overwrite"
         raise OutputError(
-            f"cannot write checkpoint {folder}: {reason}; {before}. Free some space or mend the folder's permissions, then {then}"
+            f"cannot write checkpoint {folder}: {reason}; {before}. Free some space or mend the folder's permissions, "
+            f"then {then}"
         ) from error
 
 
@@ -102,8 +108,8 @@ def read_folder(folder: Path, names: tuple[str, ...]) -> dict[str, Part]:
     files = manifest.get("files")
     if manifest.get("schema_version") != SCHEMA_VERSION or not isinstance(files, dict):
         raise CheckpointError(
-            f"{folder / MANIFEST} is not a manifest this version understands (schema_version {shown(manifest.get('schema_version'))}, "
-            f"not {SCHEMA_VERSION})"
+            f"{folder / MANIFEST} is not a manifest this version understands (schema_version "
+            f"{shown(manifest.get('schema_version'))}, not {SCHEMA_VERSION})"
         )
     parts: dict[str, Part] = {}
     for name in names:
@@ -113,10 +119,13 @@ def read_folder(folder: Path, names: tuple[str, ...]) -> dict[str, Part]:
         try:
             fits = _fits(path, files[name])
         except OSError as error:
-            raise CheckpointError(f"{path} cannot be read ({error.strerror or error}); use another checkpoint of the run") from error
+            raise CheckpointError(
+                f"{path} cannot be read ({error.strerror or error}); use another checkpoint of the run"
+            ) from error
         if not fits:
             raise CheckpointError(
-                f"{path} does not match its manifest (size or SHA-256); the file is damaged, use another checkpoint of the run"
+                f"{path} does not match its manifest (size or SHA-256); the file is damaged, use another checkpoint "
+                "of the run"
             )
         parts[name] = _read_tensors(path) if name.endswith(TENSORS) else _read_json(path, folder)
     return parts
@@ -129,7 +138,9 @@ def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
         raise
     # A header by a stranger can name shapes, types and offsets that fail anywhere below.
     except Exception as error:
-        raise CheckpointError(f"{path} is no readable safetensors file ({shown(str(error))}); use another checkpoint of the run") from error
+        raise CheckpointError(
+            f"{path} is no readable safetensors file ({shown(str(error))}); use another checkpoint of the run"
+        ) from error
 
 
 def _beside(folder: Path) -> Path:
@@ -150,7 +161,9 @@ def _describe(path: Path) -> dict[str, Any]:
 
 def _fits(path: Path, described: Any) -> bool:
     """Whether a file is as the manifest describes it; its size first, which costs nothing."""
-    return isinstance(described, dict) and described.get("bytes") == path.stat().st_size and described == _describe(path)
+    return (
+        isinstance(described, dict) and described.get("bytes") == path.stat().st_size and described == _describe(path)
+    )
 
 
 def _sync(path: Path) -> None:
@@ -166,11 +179,14 @@ def _read_json(path: Path, folder: Path) -> dict[str, Any]:
         content = parse_json(read_bytes(path, RECORD))
     except FileNotFoundError:
         raise CheckpointError(
-            f"{folder} has no {path.name}; it is not a complete checkpoint of dora; name a run folder or another checkpoint"
+            f"{folder} has no {path.name}; it is not a complete checkpoint of dora; name a run folder or another "
+            "checkpoint"
         ) from None
     except (OSError, ValueError) as error:
         reason = (isinstance(error, OSError) and error.strerror) or str(error)
-        raise CheckpointError(f"{path} is damaged or unreadable ({shown(reason)}); use another checkpoint of the run") from error
+        raise CheckpointError(
+            f"{path} is damaged or unreadable ({shown(reason)}); use another checkpoint of the run"
+        ) from error
     if not isinstance(content, dict):
         kind = type(content).__name__
         raise CheckpointError(f"{path} holds {kind}, not an object; it is damaged, use another checkpoint of the run")

@@ -1,7 +1,7 @@
 """The layouts of metrics.json and ranks.json, schema version 1.
 
-The builders in `records` write them and every reader checks against them, so that what reaches a table is whole. Keys beyond these
-are let through: a later version of the same schema may add some, never change or remove one.
+The builders in `records` write them and every reader checks against them, so that what reaches a table is whole. Keys
+beyond these are let through: a later version of the same schema may add some, never change or remove one.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ def _printable(text: str) -> str:
 
 
 Name = Annotated[str, Field(min_length=1, max_length=300), AfterValidator(_printable)]
-"""A name that tables show: one line, no control characters, which a terminal would obey, and no longer than any name is."""
+"""A name that tables show: one line, no control characters, which a terminal would obey, and no longer than any name
+is.
+"""
 Place = Annotated[str, Field(min_length=1, max_length=5000), AfterValidator(_printable)]
 """A name that may be the path of a folder."""
 Metrics = Annotated[dict[Name, float | None], Field(max_length=100)]
@@ -96,7 +98,9 @@ class RanksRecord(_Record):
     def _consistent(self) -> RanksRecord:
         total = sum(layer.rank for layer in self.layers)
         if total != self.live_components:
-            raise ValueError(f"live_components is {self.live_components}, but the ranks of the layers add up to {total}")
+            raise ValueError(
+                f"live_components is {self.live_components}, but the ranks of the layers add up to {total}"
+            )
         twice = [name for name, count in Counter(layer.name for layer in self.layers).items() if count > 1]
         if twice:
             raise ValueError(f"layer {twice[0]} is listed twice")
@@ -114,7 +118,10 @@ class EpochRecord(_Record):
 
 
 class BudgetRecord(_Record):
-    """Components and parameters. Adapter parameters count the factors A and B of live components, without gates and head."""
+    """Components and parameters.
+
+    Adapter parameters count the factors A and B of live components, without gates and head.
+    """
 
     start_components: Count
     final_components: Count
@@ -125,7 +132,10 @@ class BudgetRecord(_Record):
 
 
 class TimingRecord(_Record):
-    """Speed of training, evaluations apart. `peak_memory_bytes` is the device's on CUDA, the process's on the CPU; None if unknown."""
+    """Speed of training, evaluations apart.
+
+    `peak_memory_bytes` is the device's on CUDA, the process's on the CPU; None if unknown.
+    """
 
     train_seconds: float
     samples_per_second: float | None

@@ -1,4 +1,6 @@
-"""One run per folder: a lock that the operating system drops when its process ends, however it ends; and whether it is still there."""
+"""One run per folder: a lock that the operating system drops when its process ends, however it ends; and whether it is
+still there.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +17,8 @@ _TAKEN = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
 class RunLock:
     """Held while a run works in `folder`, which must exist. Raises OutputError if another process holds it.
 
-    The folder itself is locked, so a killed run leaves nothing to clear away. Where the system cannot lock folders (Windows, some
-    network disks) there is no lock.
+    The folder itself is locked, so a killed run leaves nothing to clear away. Where the system cannot lock folders
+    (Windows, some network disks) there is no lock.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -38,14 +40,17 @@ class RunLock:
         try:
             handle = os.open(self.folder, os.O_RDONLY)
         except OSError as error:
-            raise OutputError(f"--output {self.folder} cannot be opened: {error.strerror or error}; choose another --output") from error
+            raise OutputError(
+                f"--output {self.folder} cannot be opened: {error.strerror or error}; choose another --output"
+            ) from error
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             os.close(handle)
             if error.errno in _TAKEN:
                 raise OutputError(
-                    f"--output {self.folder} is in use by another run of dora; wait until it ends or choose another --output"
+                    f"--output {self.folder} is in use by another run of dora; wait until it ends or choose another "
+                    "--output"
                 ) from None
             return self
         self._handle = handle
@@ -64,7 +69,9 @@ class RunLock:
                 "again"
             )
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._handle is not None:
             os.close(self._handle)
             self._handle = None

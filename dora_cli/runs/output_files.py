@@ -1,7 +1,7 @@
 """The files that commands write for their users: one rule for all of them.
 
-A file that is there is replaced only where ``--overwrite`` says so, a record of a run never. ``-`` is stdout, for what is text; a device or
-a pipe (``/dev/null``, ``>(...)``) takes what is written, and is not replaced.
+A file that is there is replaced only where ``--overwrite`` says so, a record of a run never. ``-`` is stdout, for what
+is text; a device or a pipe (``/dev/null``, ``>(...)``) takes what is written, and is not replaced.
 """
 
 from __future__ import annotations
@@ -25,7 +25,12 @@ def is_stdout(output: str | Path | None) -> bool:
 
 
 def check_output_file(
-    output: Path, *, overwrite: bool, option: str = "--output", example: str = "result.json", endings: Sequence[str] = ()
+    output: Path,
+    *,
+    overwrite: bool,
+    option: str = "--output",
+    example: str = "result.json",
+    endings: Sequence[str] = (),
 ) -> None:
     """Refuses a file that must not or cannot be written, before the work whose result it is to hold. Writes nothing.
 
@@ -44,7 +49,9 @@ def check_output_file(
         raise OutputError(f"{option} {output} is a folder; name a file in it, such as {output / example}")
     if endings and output.suffix.lower() not in endings:
         given = f"ends in {output.suffix}" if output.suffix else "has no ending"
-        raise OutputError(f"{option} {output} {given}; name a file that ends in {' or '.join(endings)}, such as {example}")
+        raise OutputError(
+            f"{option} {output} {given}; name a file that ends in {' or '.join(endings)}, such as {example}"
+        )
     if is_record(output):
         raise OutputError(f"{option} {output} is a record of the run itself; name another file")
     if (output.is_file() or output.is_symlink()) and not _takes_a_stream(output) and not overwrite:
@@ -62,7 +69,9 @@ def check_place(output: Path, *, option: str = "--output") -> None:
     """Refuses a path below which nothing can be made. Writes nothing; raises OutputError."""
     place = next(path for path in (output, *output.parents) if path.exists())
     if place != output and not place.is_dir():
-        raise OutputError(f"{option} {output} cannot be written: {place} is a file, not a folder; choose another {option}")
+        raise OutputError(
+            f"{option} {output} cannot be written: {place} is a file, not a folder; choose another {option}"
+        )
     if not os.access(place, os.W_OK | os.X_OK if place.is_dir() else os.W_OK):
         raise OutputError(f"{option} {output} cannot be written: no permission in {place}; choose another {option}")
 

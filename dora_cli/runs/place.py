@@ -19,7 +19,9 @@ _TRIALS = tuple(f".adapter.trial{number}{LEFTOVERS[0]}" for number in (1, 2))
 
 
 def default_output(recipe_path: Path) -> Path:
-    """``runs/glue-sst2`` for ``configs/glue/sst2.yaml``, ``runs/mine`` for ``mine.yaml``: after the path as it was given."""
+    """``runs/glue-sst2`` for ``configs/glue/sst2.yaml``, ``runs/mine`` for ``mine.yaml``: after the path as it was
+    given.
+    """
     parent = recipe_path.parent.name
     return Path("runs") / (recipe_path.stem if parent in ("", "..", "configs") else f"{parent}-{recipe_path.stem}")
 
@@ -31,16 +33,21 @@ def check_output(output: Path, *, overwrite: bool) -> None:
     if output.is_dir() and not _is_empty(output):
         if not is_run(output):
             raise OutputError(
-                f"--output {output} is not empty and holds no run of dora, so --overwrite does not touch it; choose another --output"
+                f"--output {output} is not empty and holds no run of dora, so --overwrite does not touch it; choose "
+                "another --output"
             )
         if not overwrite:
             held = _what_it_holds(RunRecords(output))
-            raise OutputError(f"--output {output} holds {held} already; choose another --output, or pass --overwrite to replace it")
+            raise OutputError(
+                f"--output {output} holds {held} already; choose another --output, or pass --overwrite to replace it"
+            )
     check_place(output)
 
 
 def _is_empty(folder: Path) -> bool:
-    """Whether nothing is in `folder` but what runs leave that were killed before they could take it: a trial, a seed's empty folder."""
+    """Whether nothing is in `folder` but what runs leave that were killed before they could take it: a trial, a seed's
+    empty folder.
+    """
     seeds = [seed.folder for seed in RunRecords(folder).seed_runs()]
     return all(path.name in _TRIALS or (path in seeds and _is_empty(path)) for path in folder.iterdir())
 
@@ -56,14 +63,16 @@ def make_output(output: Path) -> None:
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"--output {output} cannot be written: {error.strerror or error}; choose another --output") from error
+        raise OutputError(
+            f"--output {output} cannot be written: {error.strerror or error}; choose another --output"
+        ) from error
 
 
 def try_saving(output: Path) -> None:
     """Does in the folder, if it is there, what every save does in it, with nothing to save; leaves nothing.
 
-    A folder is made, with a file in it that is flushed to the disk, and renamed; in ``checkpoints/`` too, where that is there already.
-    What a kill leaves has a name that `clear_leftovers` knows. Raises OutputError.
+    A folder is made, with a file in it that is flushed to the disk, and renamed; in ``checkpoints/`` too, where that is
+    there already. What a kill leaves has a name that `clear_leftovers` knows. Raises OutputError.
     """
     run = RunRecords(output)
     for place in (run.adapter.with_name(".adapter.trial"), run.checkpoints / ".step-trial"):
@@ -79,8 +88,8 @@ def try_saving(output: Path) -> None:
             made.rename(renamed)
         except OSError as error:
             raise OutputError(
-                f"--output {output} cannot hold a save of the run: {error.strerror or error} in {place.parent}; free some space or change "
-                "the folder's permissions, or choose another --output"
+                f"--output {output} cannot hold a save of the run: {error.strerror or error} in {place.parent}; free "
+                "some space or change the folder's permissions, or choose another --output"
             ) from error
         finally:
             for folder in (made, renamed):
@@ -95,7 +104,10 @@ def take_output(output: Path, *, overwrite: bool, replaces: Path | None = None) 
     Args:
         replaces: another folder whose runs are removed.
     """
-    recipe, replaced = RunRecords(output).recipe, [folder for folder in (replaces, output if overwrite else None) if folder is not None]
+    recipe, replaced = (
+        RunRecords(output).recipe,
+        [folder for folder in (replaces, output if overwrite else None) if folder is not None],
+    )
     try:
         for folder in replaced:
             for seed in RunRecords(folder).seed_runs():
@@ -110,7 +122,9 @@ def take_output(output: Path, *, overwrite: bool, replaces: Path | None = None) 
     except FileExistsError:
         raise OutputError(f"--output {output} was taken by another run just now; choose another --output") from None
     except OSError as error:
-        raise OutputError(f"--output {output} cannot be written: {error.strerror or error}; choose another --output") from error
+        raise OutputError(
+            f"--output {output} cannot be written: {error.strerror or error}; choose another --output"
+        ) from error
 
 
 def check_there(run: RunRecords, lock: RunLock) -> None:
@@ -123,16 +137,18 @@ def check_there(run: RunRecords, lock: RunLock) -> None:
     for record in (run.recipe, run.environment):
         if not record.is_file():
             raise OutputError(
-                f"{record} was removed while the run worked, and nothing can be made of a run without it; put it back from a "
-                "copy and go on with --resume, or train again"
+                f"{record} was removed while the run worked, and nothing can be made of a run without it; put it back "
+                "from a copy and go on with --resume, or train again"
             )
 
 
 def remove_run(run: RunRecords, *, keep: Path | None = None) -> None:
-    """Removes what dora wrote into a folder, the runs of several seeds included, and nothing else; `keep` stays, with an empty recipe.
+    """Removes what dora wrote into a folder, the runs of several seeds included, and nothing else; `keep` stays, with
+    an empty recipe.
 
-    A run whose removal was cut short is an unfinished one that begins anew: metrics.json, which says that it is finished, goes first;
-    then recipe.yaml, which says what its checkpoints are, is emptied; it goes last, since a folder with one may be overwritten.
+    A run whose removal was cut short is an unfinished one that begins anew: metrics.json, which says that it is
+    finished, goes first; then recipe.yaml, which says what its checkpoints are, is emptied; it goes last, since a
+    folder with one may be overwritten.
     """
     run.summary.unlink(missing_ok=True)  # of runs that are gone in a moment
     for seed in run.seed_runs():

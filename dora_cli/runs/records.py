@@ -1,8 +1,8 @@
 """Run records: what a run folder holds, written so that a reader never finds half a file, and checked when read.
 
-Builders (`metrics_record`, `ranks_record`) make the layouts of `dora_cli.runs.layout`; `validate_metrics` and `validate_ranks` turn
-a damaged or foreign record into a CheckpointError that says where it is wrong. JSON has no NaN: a value that is not finite is written
-as null.
+Builders (`metrics_record`, `ranks_record`) make the layouts of `dora_cli.runs.layout`; `validate_metrics` and
+`validate_ranks` turn a damaged or foreign record into a CheckpointError that says where it is wrong. JSON has no NaN: a
+value that is not finite is written as null.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from dora_cli.runs.layout import SCHEMA_VERSION, MetricsRecord, RanksRecord
 LINE_LENGTH = 140  # a list or object that fits on one line of this length is written on one
 
 
-# Writing ------------------------------------------------------------------------------------------------------------------------
+# Writing --------------------------------------------------------------------------------------------------------------
 
 
 def write_text(path: Path, text: str) -> None:
@@ -103,7 +103,9 @@ def _indented(obj: Any, depth: int) -> str:
     children = list(obj.values()) if isinstance(obj, dict) else obj
     flat = not any(isinstance(child, dict | list) for child in children)
     # numbers always go on one line: a column of scores a thousand lines long helps nobody
-    if flat and (len(line) + 2 * depth <= LINE_LENGTH or all(isinstance(child, int | float | None) for child in children)):
+    if flat and (
+        len(line) + 2 * depth <= LINE_LENGTH or all(isinstance(child, int | float | None) for child in children)
+    ):
         return line
     inner, outer = "  " * (depth + 1), "  " * depth
     if isinstance(obj, dict):
@@ -137,11 +139,14 @@ def _plain(obj: Any) -> Any:
 def cannot_write(path: Path, error: OSError) -> OutputError:
     """What to say where the system refuses to write `path`."""
     reason = error.strerror or str(error)
-    return OutputError(f"cannot write {path}: {reason}. Free some space, mend the permissions, or name another place with --output.")
+    return OutputError(
+        f"cannot write {path}: {reason}. Free some space, mend the permissions, or name another place with --output."
+    )
 
 
 class LogFile:
-    """log.jsonl: one JSON object per line, on the disk's way as soon as it is written, so that a killed run keeps its log.
+    """log.jsonl: one JSON object per line, on the disk's way as soon as it is written, so that a killed run keeps its
+    log.
 
     Opened for appending. If an earlier run died within a line, the next line still starts on its own.
 
@@ -164,7 +169,10 @@ class LogFile:
             raise cannot_write(self.path, error) from error
 
     def write(self, entry: Mapping[str, Any]) -> None:
-        """Appends one line and flushes it. Raises OutputError, also where the file was removed meanwhile: nobody would read that line."""
+        """Appends one line and flushes it.
+
+        Raises OutputError, also where the file was removed meanwhile: nobody would read that line.
+        """
         self._check_there()
         try:
             self._file.write(_line(entry).encode("utf-8"))
@@ -202,11 +210,13 @@ class LogFile:
     def __enter__(self) -> LogFile:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
 
-# Reading ------------------------------------------------------------------------------------------------------------------------
+# Reading --------------------------------------------------------------------------------------------------------------
 
 
 def read_json(path: Path) -> Any:
@@ -246,7 +256,9 @@ def _readable(path: Path) -> Iterator[None]:
         reason = error.strerror or ""
         raise CheckpointError(f"{path} is no record of dora: {reason[:1].lower() + reason[1:]}. {_MEND}") from error
     except OSError as error:
-        raise CheckpointError(f"cannot read {path}: {error.strerror or error}. Fix its permissions or name another run folder.") from error
+        raise CheckpointError(
+            f"cannot read {path}: {error.strerror or error}. Fix its permissions or name another run folder."
+        ) from error
 
 
 def parse_json(text: str, path: Path) -> Any:
@@ -282,8 +294,15 @@ def validate_metrics(record: Any, source: Path | str = "metrics.json") -> Metric
 
 
 def validated(model: type[_Model], record: Any, source: Path | str) -> _Model:
-    """`record`, which was read from `source`, as a `model`. Raises CheckpointError naming the key, the value and what was expected."""
-    if isinstance(record, Mapping) and isinstance(record.get("schema_version"), int) and record["schema_version"] != SCHEMA_VERSION:
+    """`record`, which was read from `source`, as a `model`.
+
+    Raises CheckpointError naming the key, the value and what was expected.
+    """
+    if (
+        isinstance(record, Mapping)
+        and isinstance(record.get("schema_version"), int)
+        and record["schema_version"] != SCHEMA_VERSION
+    ):
         raise CheckpointError(
             f"{source} has schema_version {record['schema_version']}; this dora reads {SCHEMA_VERSION}. "
             "Use the version of dora that wrote it."
@@ -299,7 +318,9 @@ def _problems(error: ValidationError, most: int = 3) -> str:
     lines = []
     for problem in error.errors(include_url=False, include_context=False)[:most]:
         place = "".join(
-            f"[{part}]" if isinstance(part, int) else f".{shown(part, 60)}" for part in problem["loc"] if part != "[key]"
+            f"[{part}]" if isinstance(part, int) else f".{shown(part, 60)}"
+            for part in problem["loc"]
+            if part != "[key]"
         ).lstrip(".")
         message = problem["msg"].removeprefix("Value error, ")
         message = message[:1].lower() + message[1:]
@@ -315,7 +336,7 @@ def _problems(error: ValidationError, most: int = 3) -> str:
     return "; ".join(lines) + (f"; and {more} more" if more > 0 else "")
 
 
-# Building -----------------------------------------------------------------------------------------------------------------------
+# Building -------------------------------------------------------------------------------------------------------------
 
 
 class ProjectionLike(Protocol):
@@ -445,7 +466,7 @@ def metrics_record(
     return dict(record)
 
 
-# A run folder -------------------------------------------------------------------------------------------------------------------
+# A run folder ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

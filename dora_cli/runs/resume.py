@@ -22,14 +22,16 @@ HARMLESS = (
     *("save.every_steps", "save.every_minutes", "save.keep", "train.log_every", "train.log_with"),
     *("train.cuda_graph", "eval.batch_size", "decode.batch_size"),
 )
-"""Recipe keys that change what is written down, or how fast, and nothing that is trained. Those of evaluation are what to lower where it
-ran out of memory: a run that has trained for days must be able to go on then."""
+"""Recipe keys that change what is written down, or how fast, and nothing that is trained. Those of evaluation are what
+to lower where it ran out of memory: a run that has trained for days must be able to go on then."""
 
 LOCATIONS = ("model.name", "data.path")
 """Keys that may change because something was moved; fingerprints tell whether it is still the same."""
 
 ADDED = {"train.threads": "auto"}
-"""Keys that older runs do not know, with what stands for their absence: then they are left out of the hash, so that such runs go on."""
+"""Keys that older runs do not know, with what stands for their absence: then they are left out of the hash, so that
+such runs go on.
+"""
 
 _STEP = re.compile(r"step-([0-9]+)")
 
@@ -70,7 +72,9 @@ def checkpoints_of(records: RunRecords) -> list[Path]:
     """The folders of a run's checkpoints, oldest first by their steps: clocks are not trusted."""
     folder = records.checkpoints
     found = [
-        (step, path) for path in (folder.iterdir() if folder.is_dir() else ()) if (step := step_of(path)) is not None and path.is_dir()
+        (step, path)
+        for path in (folder.iterdir() if folder.is_dir() else ())
+        if (step := step_of(path)) is not None and path.is_dir()
     ]
     return [path for _, path in sorted(found)]
 
@@ -96,12 +100,14 @@ def newest_checkpoint(records: RunRecords) -> Found:
 def _nothing_saved(records: RunRecords, skipped: Sequence[str] = ()) -> CheckpointError:
     reasons = "".join(f"\n{reason}" for reason in skipped)
     return CheckpointError(
-        f"{records.folder} has no checkpoint that a run can go on from; start it again with --overwrite or another --output{reasons}"
+        f"{records.folder} has no checkpoint that a run can go on from; start it again with --overwrite or another "
+        f"--output{reasons}"
     )
 
 
 def check_no_links(records: RunRecords) -> None:
-    """Refuses a run folder parts of which are links or pipes: going on would write wherever they lead, and anybody may have laid them.
+    """Refuses a run folder parts of which are links or pipes: going on would write wherever they lead, and anybody may
+    have laid them.
 
     Raises:
         CheckpointError: names it.
@@ -111,7 +117,10 @@ def check_no_links(records: RunRecords) -> None:
         parts += records.checkpoints.iterdir()
     for part in parts:
         if part.is_symlink():
-            raise CheckpointError(f"{part} is a link to {os.readlink(part)}; a run goes on in its own folder alone: put the real one there")
+            raise CheckpointError(
+                f"{part} is a link to {os.readlink(part)}; a run goes on in its own folder alone: "
+                "put the real one there"
+            )
         if part.exists() and not (part.is_file() or part.is_dir()):
             raise CheckpointError(f"{part} is neither a file nor a folder; restore it from a copy of the run")
     if records.log.is_dir():
@@ -123,7 +132,8 @@ def check_log(records: RunRecords, length: int | None) -> None:
     there = records.log.stat().st_size if records.log.is_file() else 0
     if length is not None and there < length:
         raise CheckpointError(
-            f"{records.log} has {there:,} bytes and had {length:,} when the checkpoint was written; restore it from a copy of the run"
+            f"{records.log} has {there:,} bytes and had {length:,} when the checkpoint was written; restore it from a "
+            "copy of the run"
         )
 
 
@@ -138,20 +148,26 @@ def check_resumable(records: RunRecords, recipe: Recipe) -> None:
         CheckpointError: the recipe changed in more than `HARMLESS` and `LOCATIONS`; names the keys.
     """
     if not records.recipe.is_file():
-        raise OutputError(f"--output {records.folder} holds no run to go on with; leave out --resume to start one there")
+        raise OutputError(
+            f"--output {records.folder} holds no run to go on with; leave out --resume to start one there"
+        )
     if not records.recipe.stat().st_size:
-        raise OutputError(f"the run in --output {records.folder} was stopped before it began; start it again with --overwrite")
+        raise OutputError(
+            f"the run in --output {records.folder} was stopped before it began; start it again with --overwrite"
+        )
     if changes := changed_keys(load_recipe(records.recipe), recipe):
         raise CheckpointError(
-            f"the recipe is not the one {records.folder} was begun with, so it cannot go on; give it as it was, or choose another "
-            f"--output{changes}"
+            f"the recipe is not the one {records.folder} was begun with, so it cannot go on; give it as it was, or "
+            f"choose another --output{changes}"
         )
 
 
 def changed_keys(before: Recipe, now: Recipe) -> str:
     """What differs between two recipes beyond `HARMLESS` and `LOCATIONS`, a line each; empty if nothing does."""
     one, two = _flat(before), _flat(now)
-    changed = [key for key in sorted({*one, *two}) if one.get(key) != two.get(key) and key not in (*HARMLESS, *LOCATIONS)]
+    changed = [
+        key for key in sorted({*one, *two}) if one.get(key) != two.get(key) and key not in (*HARMLESS, *LOCATIONS)
+    ]
     return "".join(f"\n{key} was {one.get(key)!r} and is {two.get(key)!r}" for key in changed)
 
 
@@ -224,8 +240,16 @@ def check_same_ground(environment: Mapping[str, Any], now: Mapping[str, Any]) ->
     launch = "without a launcher" if processes > 1 else "with torchrun or accelerate launch"
     checks: tuple[tuple[str, Callable[[Mapping[str, Any]], Any], str], ...] = (
         ("the base model is another one (fingerprint)", lambda e: e["model"]["fingerprint"], ""),
-        ("the examples are others (fingerprint)", lambda e: {name: part["fingerprint"] for name, part in e["data"].items()}, ""),
-        ("the number of processes was {before} and is {now}", lambda e: e["processes"], f"; start as many as before, {launch}"),
+        (
+            "the examples are others (fingerprint)",
+            lambda e: {name: part["fingerprint"] for name, part in e["data"].items()},
+            "",
+        ),
+        (
+            "the number of processes was {before} and is {now}",
+            lambda e: e["processes"],
+            f"; start as many as before, {launch}",
+        ),
         ("it ran on {before} and this is {now}", lambda e: kind(e["device"]), "; set train.device"),
         ("it computed in {before} and this is {now}", lambda e: e["precision"], "; set train.precision"),
     )
@@ -235,12 +259,18 @@ def check_same_ground(environment: Mapping[str, Any], now: Mapping[str, Any]) ->
         except (KeyError, TypeError, AttributeError):
             raise _damaged() from None
         if before != value(now):
-            raise CheckpointError(f"the run cannot go on here: {what.format(before=shown(before), now=value(now))}{fix}")
+            raise CheckpointError(
+                f"the run cannot go on here: {what.format(before=shown(before), now=value(now))}{fix}"
+            )
     packages = environment.get("packages")
     if not isinstance(packages, dict):
         raise _damaged()
     found = now["packages"].items()
-    notes = [f"{name} was {shown(packages.get(name))} and is {version}" for name, version in found if packages.get(name) != version]
+    notes = [
+        f"{name} was {shown(packages.get(name))} and is {version}"
+        for name, version in found
+        if packages.get(name) != version
+    ]
     if environment["device"] != now["device"]:
         notes.append(f"the device was {shown(environment['device'])} and is {now['device']}")
     return notes

@@ -41,7 +41,9 @@ class SavePolicy:
         self._saved, self.last_step = time.monotonic(), step
 
     def keep_newest(self, records: RunRecords, *, step: int) -> None:
-        """After the checkpoint of `step` was written: removes all but the newest ``save.keep`` and what they had selected."""
+        """After the checkpoint of `step` was written: removes all but the newest ``save.keep`` and what they had
+        selected.
+        """
         self.clear(records, step=step)
         for folder in checkpoints_of(records):
             if (step_of(folder) or 0) > step:  # a damaged one that a resumed run went on without

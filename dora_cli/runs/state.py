@@ -120,10 +120,16 @@ def check_progress(progress: Mapping[str, Any], source: Path) -> None:
 
 def pruning_events(history: Sequence[Mapping[str, Any]], schedule: Schedule) -> list[Mapping[str, Any]]:
     """`history` without the events of older runs at which nothing is pruned: to the schedule these are none."""
-    return [entry for entry in history if entry["budget"] < schedule.start_components or entry["step"] == schedule.freeze_step]
+    return [
+        entry
+        for entry in history
+        if entry["budget"] < schedule.start_components or entry["step"] == schedule.freeze_step
+    ]
 
 
-def check_fits(progress: Mapping[str, Any], *, length: RunLength, schedule: Schedule, frozen: bool, metric: str) -> None:
+def check_fits(
+    progress: Mapping[str, Any], *, length: RunLength, schedule: Schedule, frozen: bool, metric: str
+) -> None:
     """Refuses a checkpoint whose numbers cannot be those of this run.
 
     Args:
@@ -137,7 +143,9 @@ def check_fits(progress: Mapping[str, Any], *, length: RunLength, schedule: Sche
     record = ProgressRecord.model_validate(progress)
     at, selection = record.at, record.selection
     done = at.epoch - 1  # epochs that are trained and evaluated
-    steps = [min(epoch * length.steps_per_epoch, length.total_steps) for epoch in range(1, min(done, length.epochs) + 1)]
+    steps = [
+        min(epoch * length.steps_per_epoch, length.total_steps) for epoch in range(1, min(done, length.epochs) + 1)
+    ]
     within = length.steps_in(at.epoch) if at.epoch <= length.epochs else 0
     evaluated = {entry.epoch: entry.step for entry in record.epochs}
     events, event = [], schedule.next_event(0)
@@ -153,18 +161,23 @@ def check_fits(progress: Mapping[str, Any], *, length: RunLength, schedule: Sche
         ("step_function.first_bad", record.step_function.first_bad <= at.step),
         ("epochs", [(entry.epoch, entry.step) for entry in record.epochs] == list(enumerate(steps, start=1))),
         ("epochs", all(metric in entry.metrics for entry in record.epochs)),
-        ("selection", selection.epoch is None or (evaluated.get(selection.epoch) == selection.step and metric in selection.metrics)),
+        (
+            "selection",
+            selection.epoch is None
+            or (evaluated.get(selection.epoch) == selection.step and metric in selection.metrics),
+        ),
         ("history", [entry["step"] for entry in pruning_events(progress["history"], schedule)] == events),
         ("last_log", record.last_log[0] <= at.step),
     )
     for key, holds in checks:
         if not holds:
             raise CheckpointError(
-                f"progress.json of the checkpoint is damaged: its {key} cannot be that of this run of {length.total_steps:,} steps in "
-                f"{length.epochs:,} epochs at step {at.step:,}; use another checkpoint of the run"
+                f"progress.json of the checkpoint is damaged: its {key} cannot be that of this run of "
+                f"{length.total_steps:,} steps in {length.epochs:,} epochs at step {at.step:,}; use another "
+                "checkpoint of the run"
             )
     if frozen != (at.step >= schedule.freeze_step):
         raise CheckpointError(
-            f"the checkpoint's ranks are {'final' if frozen else 'not final'} at step {at.step:,}, but this run freezes them at step "
-            f"{schedule.freeze_step:,}; it is damaged, use another checkpoint of the run"
+            f"the checkpoint's ranks are {'final' if frozen else 'not final'} at step {at.step:,}, but this run "
+            f"freezes them at step {schedule.freeze_step:,}; it is damaged, use another checkpoint of the run"
         )

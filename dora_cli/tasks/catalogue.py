@@ -12,8 +12,10 @@ def task_catalogue() -> list[dict[str, Any]]:
     """Every task, by name.
 
     Returns:
-        For each: ``name, kind``, how many ``texts`` a model reads, ``labels`` (None where there are none), ``primary`` (the metric that
-        selects an epoch), ``metrics``, official sizes of ``splits``, which are ``evaluated``, and ``sources``: what ``data.source`` may be.
+        For each: ``name, kind``, how many ``texts`` a model reads, ``labels`` (None where there are none), ``primary``
+            (the metric that
+        selects an epoch), ``metrics``, official sizes of ``splits``, which are ``evaluated``, and ``sources``: what
+        ``data.source`` may be.
     """
     tasks = [get_task(name) for name in task_names()]
     return [
@@ -23,7 +25,9 @@ def task_catalogue() -> list[dict[str, Any]]:
             "texts": 1 if isinstance(task, GenerationTask) else len(task.text_columns),
             "labels": None if isinstance(task, GenerationTask) or task.label_names is None else list(task.label_names),
             "primary": task.primary,
-            "metrics": list(dict.fromkeys((*(m for m in task.epoch_metrics if not m.startswith("greedy_")), *task.scores))),
+            "metrics": list(
+                dict.fromkeys((*(m for m in task.epoch_metrics if not m.startswith("greedy_")), *task.scores))
+            ),
             "splits": dict(task.splits),
             "evaluated": list(task.eval_splits),
             "sources": list(task.sources),

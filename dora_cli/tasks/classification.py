@@ -23,9 +23,10 @@ class TsvLayout:
         label: column that holds the label; the test files have none.
         labels: the labels as the files write them, in the task's order; None for a number.
         headerless: column names of the splits whose file has no header row.
-        broken_rows: how many rows with a wrong number of fields the release is known to have, at most, in one file. Up to this many are
-            left out, as the hub's copy leaves them out; one more is an error.
-        submissions: the benchmark's name for the file of predictions of each test split; its labels are written as `labels`.
+        broken_rows: how many rows with a wrong number of fields the release is known to have, at most, in one file. Up
+            to this many are left out, as the hub's copy leaves them out; one more is an error.
+        submissions: the benchmark's name for the file of predictions of each test split; its labels are written as
+            `labels`.
         span: the least and the greatest number that the benchmark takes; None for classes.
     """
 
@@ -150,7 +151,9 @@ class ClassificationTask:
         return logits.squeeze(-1).float() if self.regression else logits.argmax(dim=-1)
 
     def submitted(self, prediction: float) -> str:
-        """A prediction as the benchmark's file of predictions writes it: the official label, or a number within the official span."""
+        """A prediction as the benchmark's file of predictions writes it: the official label, or a number within the
+        official span.
+        """
         if self.tsv.labels is not None:
             return self.tsv.labels[int(prediction)]
         least, greatest = self.span
@@ -159,8 +162,9 @@ class ClassificationTask:
     def combine(self, per_split: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
         """Metrics of one evaluation from those of its splits.
 
-        One split: its metrics. Several: the plain mean of each metric under its own name (splits weigh the same, whatever their sizes),
-        and each split's value under ``<metric>_<split>``, with ``validation_`` left out of the split's name.
+        One split: its metrics. Several: the plain mean of each metric under its own name (splits weigh the same,
+        whatever their sizes), and each split's value under ``<metric>_<split>``, with ``validation_`` left out of the
+        split's name.
         """
         if len(per_split) == 1:
             (metrics,) = per_split.values()

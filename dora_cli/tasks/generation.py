@@ -72,7 +72,9 @@ class GenerationTask:
 
     @property
     def epoch_metrics(self) -> tuple[str, ...]:
-        """Names of what an evaluation between epochs gives; the greedy ones only where outputs are decoded between epochs."""
+        """Names of what an evaluation between epochs gives; the greedy ones only where outputs are decoded between
+        epochs.
+        """
         return ("loss", "perplexity", *(f"greedy_{score}" for score in self.epoch_scores))
 
     def lower_is_better(self, metric: str) -> bool:
@@ -87,7 +89,8 @@ class GenerationTask:
         """Loss of each target token.
 
         Args:
-            logits: ``(B, T, vocabulary)``, any floating type; ``logits[b, t]`` predicts ``labels[b, t]``, nothing is shifted here.
+            logits: ``(B, T, vocabulary)``, any floating type; ``logits[b, t]`` predicts ``labels[b, t]``, nothing is
+                shifted here.
             labels: int64 ``(B, T)``; `IGNORED` where nothing counts (prompt, padding).
             label_smoothing: `e` in ``(1 - e) * NLL + e * mean over the vocabulary of -log p``.
 
@@ -97,6 +100,10 @@ class GenerationTask:
         from torch.nn import functional
 
         flat = functional.cross_entropy(
-            logits.flatten(0, 1).float(), labels.flatten(), reduction="none", ignore_index=IGNORED, label_smoothing=label_smoothing
+            logits.flatten(0, 1).float(),
+            labels.flatten(),
+            reduction="none",
+            ignore_index=IGNORED,
+            label_smoothing=label_smoothing,
         )
         return flat.view_as(labels)

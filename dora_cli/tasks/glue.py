@@ -48,7 +48,13 @@ MNLI = ClassificationTask(
     label_names=("entailment", "neutral", "contradiction"),
     metric="accuracy",
     primary="accuracy",
-    splits={"train": 392702, "validation_matched": 9815, "validation_mismatched": 9832, "test_matched": 9796, "test_mismatched": 9847},
+    splits={
+        "train": 392702,
+        "validation_matched": 9815,
+        "validation_mismatched": 9832,
+        "test_matched": 9796,
+        "test_mismatched": 9847,
+    },
     eval_splits=("validation_matched", "validation_mismatched"),
     hub=HubSource(_HUB, "mnli"),
     tsv=TsvLayout(
@@ -100,8 +106,17 @@ QQP = ClassificationTask(
     splits=_sizes(363846, 40430, 390965),
     eval_splits=_VALIDATION,
     hub=HubSource(_HUB, "qqp"),
-    # A few questions of the release contain a line break, which cuts their row in two; the sizes above count whole rows.
-    tsv=TsvLayout("QQP", _FILES, ("question1", "question2"), "is_duplicate", _DIGITS, broken_rows=64, submissions={"test": "QQP.tsv"}),
+    # A few questions of the release contain a line break, which cuts their row in two; the sizes above count whole
+    # rows.
+    tsv=TsvLayout(
+        "QQP",
+        _FILES,
+        ("question1", "question2"),
+        "is_duplicate",
+        _DIGITS,
+        broken_rows=64,
+        submissions={"test": "QQP.tsv"},
+    ),
 )
 
 RTE = ClassificationTask(

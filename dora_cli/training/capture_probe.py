@@ -1,8 +1,10 @@
-"""``python -m dora_cli.training.capture_probe``: tries whether training steps of a model can be captured in CUDA graphs.
+"""``python -m dora_cli.training.capture_probe``: tries whether training steps of a model can be captured in CUDA
+graphs.
 
-Reads a `dora_cli.machine.capture.Question` with a `device` from stdin, as JSON. Prints one line of JSON, ``{"captured": true}`` or
-``{"captured": false, "reason": "..."}``, and exits with 0 if the answer holds for good, with 1 if it is the machine's at the moment. The
-process is lost after a capture that failed; that is why it is one of its own. On a CPU, which has no graphs, the steps alone are tried.
+Reads a `dora_cli.machine.capture.Question` with a `device` from stdin, as JSON. Prints one line of JSON, ``{"captured":
+true}`` or ``{"captured": false, "reason": "..."}``, and exits with 0 if the answer holds for good, with 1 if it is the
+machine's at the moment. The process is lost after a capture that failed; that is why it is one of its own. On a CPU,
+which has no graphs, the steps alone are tried.
 """
 
 from __future__ import annotations
@@ -48,7 +50,9 @@ def _first(error: BaseException) -> BaseException:
 def _say(code: int, error: BaseException | None = None) -> int:
     answer: dict[str, Any] = {"captured": error is None}
     if error is not None:
-        answer["reason"] = (next((line.strip() for line in str(error).splitlines() if line.strip()), "") or type(error).__name__)[:200]
+        answer["reason"] = (
+            next((line.strip() for line in str(error).splitlines() if line.strip()), "") or type(error).__name__
+        )[:200]
     print(json.dumps(answer), flush=True)
     return code
 

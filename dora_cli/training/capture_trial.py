@@ -49,7 +49,10 @@ def try_steps(question: Mapping[str, Any], device: torch.device, *, cuda_graph: 
 
 
 def build(question: Mapping[str, Any]) -> Any:
-    """The model with two layers, all of them where it cannot have two. Widths stay: which kernels run depends on them."""
+    """The model with two layers, all of them where it cannot have two.
+
+    Widths stay: which kernels run depends on them.
+    """
     import transformers
 
     model_class = getattr(transformers, question["model_class"])
@@ -90,7 +93,11 @@ def make_batch(model: Any, model_class: str, device: torch.device) -> dict[str, 
     tokens = torch.randint(min(3, rows - 1), rows, (BATCH, length))
     mask = (torch.arange(length) < length - torch.arange(BATCH)[:, None] * (length // 8)).long()
     pad = int(model.config.pad_token_id)
-    batch = {"input_ids": tokens.where(mask.bool(), pad), "attention_mask": mask, "labels": torch.zeros(BATCH, dtype=torch.long)}
+    batch = {
+        "input_ids": tokens.where(mask.bool(), pad),
+        "attention_mask": mask,
+        "labels": torch.zeros(BATCH, dtype=torch.long),
+    }
     if model_class.endswith("ForSequenceClassification") and getattr(model.config, "type_vocab_size", 0) > 1:
         batch["token_type_ids"] = torch.zeros_like(tokens)
     if getattr(model.config, "is_encoder_decoder", False):

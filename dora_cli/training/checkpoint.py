@@ -1,8 +1,8 @@
 """What a run saves: the trained weights, and in a checkpoint everything else that a resumed run needs.
 
-Weights are ``adapter.safetensors`` (the method's state), ``head.safetensors`` and ``state.json`` (where in the run they were taken). A
-checkpoint has ``optimizer.safetensors``, ``random.safetensors`` and ``progress.json`` beside them. Never the frozen base; nothing is
-ever unpickled.
+Weights are ``adapter.safetensors`` (the method's state), ``head.safetensors`` and ``state.json`` (where in the run they
+were taken). A checkpoint has ``optimizer.safetensors``, ``random.safetensors`` and ``progress.json`` beside them. Never
+the frozen base; nothing is ever unpickled.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ class Weights:
     state: Mapping[str, Any]
 
     @classmethod
-    def of(cls, adapter: Mapping[str, torch.Tensor], head: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> Weights:
+    def of(
+        cls, adapter: Mapping[str, torch.Tensor], head: Mapping[str, torch.Tensor], state: Mapping[str, Any]
+    ) -> Weights:
         """A copy of a method's state and of the head's parameters."""
         return cls(_to_cpu(adapter), _to_cpu(head), dict(state))
 
@@ -48,14 +50,20 @@ class Weights:
         """Loads into a freshly built model; raises CheckpointError naming the first tensor that does not fit."""
         self.restore_method(adapted.method)
         for name in sorted(set(self.head) ^ set(adapted.head)):
-            place = "is missing from the checkpoint" if name in adapted.head else "is in the checkpoint but not in this model's head"
-            raise CheckpointError(f"head tensor {shown(name)} {place}; the base model or the task is not the one the run was trained with")
+            place = (
+                ("is missing from the checkpoint")
+                if name in adapted.head
+                else "is in the checkpoint but not in this model's head"
+            )
+            raise CheckpointError(
+                f"head tensor {shown(name)} {place}; the base model or the task is not the one the run was trained with"
+            )
         for name, parameter in adapted.head.items():
             saved = self.head[name]
             if saved.shape != parameter.shape or saved.dtype != parameter.dtype:
                 raise CheckpointError(
-                    f"head tensor {shown(name)} is {saved.dtype} {tuple(saved.shape)} in the checkpoint; this model needs "
-                    f"{parameter.dtype} {tuple(parameter.shape)}"
+                    f"head tensor {shown(name)} is {saved.dtype} {tuple(saved.shape)} in the checkpoint; this model "
+                    f"needs {parameter.dtype} {tuple(parameter.shape)}"
                 )
             with torch.no_grad():
                 parameter.copy_(saved)
@@ -92,7 +100,9 @@ class Snapshot:
 
     def save(self, folder: Path) -> None:
         """Writes a checkpoint; raises OutputError."""
-        write_folder(folder, {**self.weights.parts, OPTIMIZER: self.optimizer, RANDOM: self.random, PROGRESS: self.progress})
+        write_folder(
+            folder, {**self.weights.parts, OPTIMIZER: self.optimizer, RANDOM: self.random, PROGRESS: self.progress}
+        )
 
     @classmethod
     def load(cls, folder: Path) -> Snapshot:
@@ -102,8 +112,8 @@ class Snapshot:
         check_progress(progress, folder / PROGRESS)
         if progress["at"]["step"] != weights.state["step"]:
             raise CheckpointError(
-                f"{folder} holds weights of step {weights.state['step']:,} and the progress of step {progress['at']['step']:,}; it is "
-                "damaged, use another checkpoint of the run"
+                f"{folder} holds weights of step {weights.state['step']:,} and the progress of step "
+                f"{progress['at']['step']:,}; it is damaged, use another checkpoint of the run"
             )
         return cls(weights, parts[OPTIMIZER], parts[RANDOM], progress)
 
@@ -129,15 +139,19 @@ def _weights(folder: Path, parts: Mapping[str, Part]) -> Weights:
     for name in (ADAPTER, HEAD):
         if bad := not_finite(parts[name]):
             raise CheckpointError(
-                f"{folder / name} holds values that are not finite (NaN or infinite), in {bad}; the training diverged or the file is "
-                "damaged: use another checkpoint of the run, or train again with a lower learning rate"
+                f"{folder / name} holds values that are not finite (NaN or infinite), in {bad}; the training diverged "
+                "or the file is damaged: use another checkpoint of the run, or train again with a lower learning rate"
             )
     return Weights(parts[ADAPTER], parts[HEAD], parts[STATE])
 
 
 def not_finite(tensors: Mapping[str, torch.Tensor]) -> str:
-    """The names of the tensors that hold a value that is not finite, the first few and how many more; empty if none does."""
-    names = [shown(name) for name, tensor in sorted(tensors.items()) if tensor.is_floating_point() and not _is_finite(tensor)]
+    """The names of the tensors that hold a value that is not finite, the first few and how many more; empty if none
+    does.
+    """
+    names = [
+        shown(name) for name, tensor in sorted(tensors.items()) if tensor.is_floating_point() and not _is_finite(tensor)
+    ]
     more = f" and {len(names) - _LISTED:,} more" if len(names) > _LISTED else ""
     return ", ".join(names[:_LISTED]) + more
 

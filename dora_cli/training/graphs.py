@@ -1,8 +1,9 @@
 """Device work that repeats, launched as CUDA graphs: one launch instead of thousands.
 
-What is captured must be free of synchronisation and may change tensors only in place; its own intermediate results live in memory that all
-graphs share, so none may be read from outside. Random numbers are drawn anew at every replay, from the device's own generator, in the
-order in which eager work would draw them: a run may switch between the two at any step.
+What is captured must be free of synchronisation and may change tensors only in place; its own intermediate results live
+in memory that all graphs share, so none may be read from outside. Random numbers are drawn anew at every replay, from
+the device's own generator, in the order in which eager work would draw them: a run may switch between the two at any
+step.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from dora_cli.collector import no_collection
 from dora_cli.errors import DeviceError
 
 EAGER_FIRST = 1
-"""How often work runs eagerly before it is captured: what is made at first use (moments, workspaces, compiled kernels) is there then."""
+"""How often work runs eagerly before it is captured: what is made at first use (moments, workspaces, compiled kernels)
+is there then.
+"""
 
 EAGER_EVALUATIONS = 4
 """The same for batches of an evaluation: of a run with few epochs, capturing them would cost more than it saves."""
@@ -43,7 +46,9 @@ class Graphs:
         self._seen: Counter[Hashable] = Counter()
         self._graphs: dict[Hashable, tuple[torch.cuda.CUDAGraph, dict[str, torch.Tensor]]] = {}
 
-    def run(self, key: Hashable, work: Callable[[Inputs], None], inputs: Inputs, *, eager_first: int = EAGER_FIRST) -> None:
+    def run(
+        self, key: Hashable, work: Callable[[Inputs], None], inputs: Inputs, *, eager_first: int = EAGER_FIRST
+    ) -> None:
         """Does ``work(inputs)``: the first `eager_first` times as it stands, then captured, on a copy of `inputs`.
 
         Raises:
@@ -61,19 +66,22 @@ class Graphs:
             torch._foreach_copy_([static[name] for name in inputs], list(inputs.values()))
         graph.replay()
 
-    def _capture(self, work: Callable[[Inputs], None], inputs: Inputs) -> tuple[torch.cuda.CUDAGraph, dict[str, torch.Tensor]]:
+    def _capture(
+        self, work: Callable[[Inputs], None], inputs: Inputs
+    ) -> tuple[torch.cuda.CUDAGraph, dict[str, torch.Tensor]]:
         static = {name: tensor.clone() for name, tensor in inputs.items()}
         graph = torch.cuda.CUDAGraph()
         try:
-            # Graphs and events of an earlier run, left in a cycle, must not be destroyed during a capture: that would end it.
+            # Graphs and events of an earlier run, left in a cycle, must not be destroyed during a capture: that would
+            # end it.
             with no_collection(), torch.cuda.graph(graph, pool=self._pool):
                 work(static)
         except torch.cuda.OutOfMemoryError:
             raise
         except RuntimeError as error:
             raise DeviceError(
-                f"a training step of this model could not be captured in a CUDA graph ({str(error).splitlines()[0]}); set "
-                "train.cuda_graph: off, and go on from the newest checkpoint or start again"
+                f"a training step of this model could not be captured in a CUDA graph ({str(error).splitlines()[0]}); "
+                "set train.cuda_graph: off, and go on from the newest checkpoint or start again"
             ) from error
         return graph, static
 

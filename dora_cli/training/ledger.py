@@ -8,7 +8,10 @@ from typing import Any
 import torch
 
 MAX_SKIPPED_FP16 = 25
-"""Steps in a row that the fp16 scaler may skip. It starts at 2^16 and halves each time: after 25 the scale is far below 1."""
+"""Steps in a row that the fp16 scaler may skip.
+
+It starts at 2^16 and halves each time: after 25 the scale is far below 1.
+"""
 
 _KEPT = ("halted", "bad_steps", "first_bad", "loss_sum", "steps", "epoch_loss", "epoch_units")
 """What a resumed run goes on with."""
@@ -17,9 +20,9 @@ _KEPT = ("halted", "bad_steps", "first_bad", "loss_sum", "steps", "epoch_loss", 
 class Ledger:
     """Sums and counters in tensors that are only ever changed in place, so that a CUDA graph can keep them.
 
-    A non-finite loss or gradient norm makes a step bad: it changes nothing. `skip_nonfinite` bad steps are let pass; the next one
-    halts the run: from it on nothing changes any more, until the host reads `halted`. Under fp16 the scaler's own skipped steps are
-    expected: there only a long row of them halts.
+    A non-finite loss or gradient norm makes a step bad: it changes nothing. `skip_nonfinite` bad steps are let pass;
+    the next one halts the run: from it on nothing changes any more, until the host reads `halted`. Under fp16 the
+    scaler's own skipped steps are expected: there only a long row of them halts.
 
     Args:
         device: where the tensors are.
@@ -86,7 +89,10 @@ class Ledger:
         return _taken_mean(self.loss_sum, self.steps)
 
     def take_epoch_loss(self) -> float:
-        """Mean loss of the epoch so far over its loss units, skipped steps left out; starts the next epoch's sum. Waits."""
+        """Mean loss of the epoch so far over its loss units, skipped steps left out; starts the next epoch's sum.
+
+        Waits.
+        """
         return _taken_mean(self.epoch_loss, self.epoch_units)
 
     def state_dict(self) -> dict[str, Any]:

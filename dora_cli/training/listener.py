@@ -1,4 +1,7 @@
-"""What a run tells whoever watches it. The loop calls these on the main process only; none of them may wait for the device."""
+"""What a run tells whoever watches it.
+
+The loop calls these on the main process only; none of them may wait for the device.
+"""
 
 from __future__ import annotations
 

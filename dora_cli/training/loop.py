@@ -1,7 +1,7 @@
 """The loop: epochs of optimiser steps, an evaluation and a checkpoint after each, and what is written on the way.
 
-It reads phases from the method's schedule and owns none. All that changes while it runs is in the model, the method, the optimiser, the
-random states, `Position` and `Outcome`: a checkpoint of these goes on as if nothing had happened.
+It reads phases from the method's schedule and owns none. All that changes while it runs is in the model, the method,
+the optimiser, the random states, `Position` and `Outcome`: a checkpoint of these goes on as if nothing had happened.
 """
 
 from __future__ import annotations
@@ -46,7 +46,10 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 AGREE_EVERY = 10
-"""Optimiser steps after which several processes ask each other whether to stop or save. Alone, a process looks after every step."""
+"""Optimiser steps after which several processes ask each other whether to stop or save.
+
+Alone, a process looks after every step.
+"""
 
 
 @dataclass
@@ -171,12 +174,12 @@ class Loop:
         self._stop_if_asked()  # a signal may have come after the last one asked
         if not self.outcome.selection.frozen:
             self.listener.note(
-                f"the selected weights (epoch {self.outcome.selection.epoch}) are from before the freeze and hold all start components; "
-                "ranks and budget describe the last weights"
+                f"the selected weights (epoch {self.outcome.selection.epoch}) are from before the freeze and hold all "
+                "start components; ranks and budget describe the last weights"
             )
         return self.outcome
 
-    # -- an epoch ---------------------------------------------------------------------------------------------------------------
+    # -- an epoch ------------------------------------------------------------------------------------------------------
 
     def _train_epoch(self) -> None:
         """The rest of the epoch's steps."""
@@ -196,7 +199,9 @@ class Loop:
         self.at.train_loss = train_loss
 
     def _prepare_evaluator(self) -> None:
-        """After the first step, which need not wait for it, and not after the first epoch: a broken library should show now."""
+        """After the first step, which need not wait for it, and not after the first epoch: a broken library should show
+        now.
+        """
         with self.outcome.evaluation, self.outcome.training.paused():
             self.evaluator.prepare()
         self._evaluator_prepared = True
@@ -221,8 +226,11 @@ class Loop:
         self.outcome.examples += group.examples
         if report.event:
             self._next_event = self.schedule.next_event(step)
-            self.outcome.history.append({"step": step, "phase": report.phase, "budget": report.budget, "live": report.live})
-            ranks = {allocation.name: allocation.rank for allocation in self.method.allocation()}  # an event may wait for the device
+            self.outcome.history.append(
+                {"step": step, "phase": report.phase, "budget": report.budget, "live": report.live}
+            )
+            # an event may wait for the device
+            ranks = {allocation.name: allocation.rank for allocation in self.method.allocation()}
             self.listener.event(step, report.phase, report.live, report.frozen, ranks)
         self.listener.tick(step, report.phase, report.budget)
         if step % self.recipe.train.log_every == 0 or step == self.length.total_steps:
@@ -261,7 +269,11 @@ class Loop:
                 "regulariser": log.regulariser,
                 "grad_norm": log.grad_norm,
                 "learning_rate": log.learning_rate,
-                "timing": {"seconds": seconds, "steps_per_second": log.steps_per_second, "samples_per_second": log.samples_per_second},
+                "timing": {
+                    "seconds": seconds,
+                    "steps_per_second": log.steps_per_second,
+                    "samples_per_second": log.samples_per_second,
+                },
             }
         )
 
@@ -304,7 +316,7 @@ class Loop:
                 raise
             self._log_error = error  # the others would wait for this process: it is raised in all when they next agree
 
-    # -- saving and stopping ----------------------------------------------------------------------------------------------------
+    # -- saving and stopping -------------------------------------------------------------------------------------------
 
     def _stop_or_save(self) -> None:
         alone = self.accelerator.num_processes == 1
@@ -392,7 +404,9 @@ class Loop:
         """Goes back to the moment of `snapshot`; the method's state is there already. Raises CheckpointError."""
         progress, outcome = snapshot.progress, self.outcome
         selection = outcome.selection
-        check_fits(progress, length=self.length, schedule=self.schedule, frozen=self.method.frozen, metric=selection.primary)
+        check_fits(
+            progress, length=self.length, schedule=self.schedule, frozen=self.method.frozen, metric=selection.primary
+        )
         self.step_function.load_state_dict(snapshot.optimizer, progress["step_function"])
         self.at = Position(**progress["at"])
         for key, value in progress["selection"].items():
@@ -406,14 +420,18 @@ class Loop:
         self._last_log = (int(step), int(examples), float(seconds))
         self._next_event = self.schedule.next_event(self.at.step)
         prefix = f"{self.accelerator.process_index}."
-        state = {name.removeprefix(prefix): tensor for name, tensor in snapshot.random.items() if name.startswith(prefix)}
+        state = {
+            name.removeprefix(prefix): tensor for name, tensor in snapshot.random.items() if name.startswith(prefix)
+        }
         self.policy.last_step = self.at.step
         self._restore_adapter()
         on_main(self.accelerator, lambda: self.policy.clear(self.records, step=self.at.step))
         restore_random_state(state, self.accelerator.device)
 
     def _restore_adapter(self) -> None:
-        """The selected weights as they were at this moment: a later epoch may have replaced them before the run was stopped."""
+        """The selected weights as they were at this moment: a later epoch may have replaced them before the run was
+        stopped.
+        """
         selected = self.outcome.selection.step
 
         def mend() -> None:

@@ -13,9 +13,16 @@ from dora_cli.methods.base import Replacement
 
 
 def make_optimizer(
-    parameters: Iterable[nn.Parameter], *, learning_rate: float, weight_decay: float, betas: tuple[float, float], eps: float
+    parameters: Iterable[nn.Parameter],
+    *,
+    learning_rate: float,
+    weight_decay: float,
+    betas: tuple[float, float],
+    eps: float,
 ) -> torch.optim.AdamW:
-    """Fused AdamW, one group: weight decay falls on every trainable tensor, gates included, as in the published code."""
+    """Fused AdamW, one group: weight decay falls on every trainable tensor, gates included, as in the
+    published code.
+    """
     return torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=weight_decay, betas=betas, eps=eps, fused=True)
 
 
@@ -35,9 +42,11 @@ def _linear(step: int, *, warmup_steps: int, total_steps: int) -> float:
 
 
 def shrink(optimizer: torch.optim.Optimizer, replaced: Sequence[Replacement]) -> None:
-    """Puts shrunken parameters in the place of the old ones and slices their moments alike; forgets parameters that are gone.
+    """Puts shrunken parameters in the place of the old ones and slices their moments alike; forgets parameters that are
+    gone.
 
-    What an optimiser keeps in another shape than the parameter's (Adafactor's rows and columns) cannot be sliced; it starts anew.
+    What an optimiser keeps in another shape than the parameter's (Adafactor's rows and columns) cannot be sliced; it
+    starts anew.
     """
     by_old = {id(item.old): item for item in replaced}
     for group in optimizer.param_groups:
@@ -51,11 +60,14 @@ def shrink(optimizer: torch.optim.Optimizer, replaced: Sequence[Replacement]) ->
             if item.new is None:
                 continue
             kept.append(item.new)
-            tensors = {key: value for key, value in state.items() if torch.is_tensor(value) and value.ndim}  # a step counter is a scalar
+            # a step counter is a scalar
+            tensors = {key: value for key, value in state.items() if torch.is_tensor(value) and value.ndim}
             if state and all(value.shape == parameter.shape for value in tensors.values()):
                 # In the storage order of the parameter, which fused kernels take for granted.
                 sliced = {
-                    key: torch.empty_like(item.new, dtype=value.dtype).copy_(value.index_select(item.dimension, item.kept))
+                    key: torch.empty_like(item.new, dtype=value.dtype).copy_(
+                        value.index_select(item.dimension, item.kept)
+                    )
                     for key, value in tensors.items()
                 }
                 optimizer.state[item.new] = {**state, **sliced}

@@ -14,7 +14,9 @@ from dora_cli.training.selection import Selection
 
 
 def adapter_parameters(method: Method) -> int:
-    """Entries of `A` and `B` of live components, without gates and head: what published sizes count (reference section 1.8)."""
+    """Entries of `A` and `B` of live components, without gates and head: what published sizes count (reference section
+    1.8).
+    """
     return sum(allocation.rank * sum(allocation.shape) for allocation in method.allocation())
 
 

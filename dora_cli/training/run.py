@@ -11,7 +11,15 @@ from typing import Any
 
 import torch
 
-from dora_cli.assembly.build import adapt, load_base, make_method, note_on_code, note_on_kernels, note_on_rank, targets_of
+from dora_cli.assembly.build import (
+    adapt,
+    load_base,
+    make_method,
+    note_on_code,
+    note_on_kernels,
+    note_on_rank,
+    targets_of,
+)
 from dora_cli.assembly.evaluator import evaluated_splits, make_evaluator
 from dora_cli.assembly.length import RunLength
 from dora_cli.assembly.notes import notes_before_training
@@ -108,8 +116,8 @@ def train(
         overwrite: whether a run that is already in `output` may be replaced.
         resume: go on with the run in `output` from its newest checkpoint; a finished run is left as it is.
         listener: told what happens; silent by default.
-        method: makes what takes the place of the recipe's method (its targets stay), so that any other can be compared under the same
-            loop, data order and records. ``dora eval`` knows only the recipe's methods.
+        method: makes what takes the place of the recipe's method (its targets stay), so that any other can be compared
+            under the same loop, data order and records. ``dora eval`` knows only the recipe's methods.
         replaces: another folder whose runs are removed once this one can start.
         how_to_resume: what a user would type or call to go on; said when a signal stops the run.
 
@@ -136,7 +144,9 @@ def train(
             return _train(call, signals, stack)
     except StoppedNow as stop:
         records = RunRecords(output)
-        raise stop.error(call.how_to_resume if checkpoints_of(records) and not records.metrics.exists() else None) from None
+        raise stop.error(
+            call.how_to_resume if checkpoints_of(records) and not records.metrics.exists() else None
+        ) from None
     finally:
         listener.close()
 
@@ -187,7 +197,8 @@ def _train(call: _Call, signals: StopSignals, stack: contextlib.ExitStack) -> Ru
             listener.note(reason)
         if found.snapshot.progress["recipe_sha256"] != recipe_hash(recipe):
             raise CheckpointError(
-                f"{found.folder} was written under another recipe than recipe.yaml beside it says; restore that file from a copy of the run"
+                f"{found.folder} was written under another recipe than recipe.yaml beside it says; restore that file "
+                "from a copy of the run"
             )
         on_main(accelerator, lambda: check_log(records, log_length(found.snapshot)))
     else:
@@ -212,7 +223,9 @@ def _train(call: _Call, signals: StopSignals, stack: contextlib.ExitStack) -> Ru
             listener.note(note)
     set_threads(threads)
     # One process asks for all, before the model takes its place on the device: a trial needs some of it.
-    choice = on_main(accelerator, lambda: choose_capture(recipe.train.cuda_graph, base.model, accelerator.device, precision))
+    choice = on_main(
+        accelerator, lambda: choose_capture(recipe.train.cuda_graph, base.model, accelerator.device, precision)
+    )
     capture = gathered(accelerator, choice)[0]
     assert capture is not None
     if capture.reason is not None:
@@ -234,7 +247,10 @@ def _train(call: _Call, signals: StopSignals, stack: contextlib.ExitStack) -> Ru
         model_commit=adapted.commit,
         model_fingerprint=adapted.fingerprint,
         model_size=adapted.size,
-        data={name: {"examples": len(part), "fingerprint": part.fingerprint()} for name, part in {"train": training, **evaluated}.items()},
+        data={
+            name: {"examples": len(part), "fingerprint": part.fingerprint()}
+            for name, part in {"train": training, **evaluated}.items()
+        },
     )
     if found is not None:
         for difference in check_same_ground(read_json(records.environment), environment):
@@ -265,14 +281,19 @@ def _train(call: _Call, signals: StopSignals, stack: contextlib.ExitStack) -> Ru
     seed_everything(recipe.train.seed + accelerator.process_index)  # dropout differs between processes
 
     if call.overwrite or call.replaces is not None:
-        evaluator.prepare()  # now, not after the first step: a library that is broken must not cost the run that is replaced
+        # now, not after the first step: a library that is broken must not cost the run that is replaced
+        evaluator.prepare()
     if found is None:
         on_main(accelerator, lambda: _begin(call, recipe, environment, lock, stack))
     else:  # paths may have moved, and what says when to log and to save may have changed
         on_main(accelerator, lambda: write_text(records.recipe, dump_recipe(anchored(recipe))))
     if accelerator.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(accelerator.device)
-    log = stack.enter_context(LogFile(records.log, length=log_length(found.snapshot) if found else None)) if main else None
+    log = (
+        stack.enter_context(LogFile(records.log, length=log_length(found.snapshot) if found else None))
+        if main
+        else None
+    )
     loop = Loop(
         recipe=recipe,
         task=task,
@@ -324,7 +345,8 @@ def _train(call: _Call, signals: StopSignals, stack: contextlib.ExitStack) -> Ru
     setting_up.close()
     try:
         outcome = loop.run()
-    except LibraryError:  # one that is loaded after the first step: where nothing was saved yet, nothing is left that would be in the way
+    except LibraryError:
+        # one that is loaded after the first step: where nothing was saved yet, nothing is left that would be in the way
         if main and found is None and not checkpoints_of(records):
             remove_run(records)
         raise
@@ -351,7 +373,9 @@ def _train(call: _Call, signals: StopSignals, stack: contextlib.ExitStack) -> Ru
         began = time.perf_counter()
         if outcome.selection.step != length.total_steps:
             del loop, adapted, base  # before their place is needed again
-            adapted = adapt(recipe, task, load_base(recipe, task), call.new_method(), accelerator.device, total_steps=None)
+            adapted = adapt(
+                recipe, task, load_base(recipe, task), call.new_method(), accelerator.device, total_steps=None
+            )
             load_weights(records.adapter).restore(adapted)
         assert recipe.decode is not None
         listener.note(f"the selected weights write split {recipe.decode.split}, {plural(recipe.decode.beams, 'beam')}")
@@ -365,8 +389,8 @@ def _train(call: _Call, signals: StopSignals, stack: contextlib.ExitStack) -> Ru
         check_there(records, lock)
         if not (records.adapter / MANIFEST).is_file():
             raise OutputError(
-                f"{records.adapter}, the selected weights, was removed while the run worked; go on with --resume, which takes them from a "
-                "checkpoint"
+                f"{records.adapter}, the selected weights, was removed while the run worked; go on with --resume, "
+                "which takes them from a checkpoint"
             )
         if finished is not None:
             write_jsonl(records.predictions, finished.outputs or ())
@@ -397,7 +421,9 @@ def _events(schedule: Schedule) -> Iterator[int]:
         step = schedule.next_event(step)
 
 
-def _begin(call: _Call, recipe: Recipe, environment: Mapping[str, Any], lock: RunLock, stack: contextlib.ExitStack) -> None:
+def _begin(
+    call: _Call, recipe: Recipe, environment: Mapping[str, Any], lock: RunLock, stack: contextlib.ExitStack
+) -> None:
     """Takes the run's folder and writes down what the run is."""
     if not lock.held:
         make_output(call.output)

@@ -35,16 +35,17 @@ def train_seeds(
 ) -> dict[str, Any]:
     """Trains `recipe` once per seed into ``output/seed-N`` and writes ``summary.json``; returns its content.
 
-    Seeds that are already finished with this very recipe are kept; unfinished ones go on from their newest checkpoint, or start again
-    where they have none. The summary covers every finished seed in `output`, those of earlier calls included.
+    Seeds that are already finished with this very recipe are kept; unfinished ones go on from their newest checkpoint,
+    or start again where they have none. The summary covers every finished seed in `output`, those of earlier calls
+    included.
 
     Args:
         overwrite: whether whatever runs `output` holds are replaced, as soon as the first new one can start.
         make_listener: called once per run, and once for what is said before the first.
 
     Raises:
-        OutputError: `output` holds something else, such as runs on other data or another base model; found before the first run. Or a
-            finished run was taken away meanwhile.
+        OutputError: `output` holds something else, such as runs on other data or another base model; found before the
+            first run. Or a finished run was taken away meanwhile.
     """
     recipe, task = resolve(recipe)
     parent = RunRecords(Path(output))
@@ -88,20 +89,25 @@ def _check(parent: RunRecords, recipe: Recipe, seeds: Sequence[int], overwrite: 
         return
     if parent.recipe.exists():
         raise OutputError(
-            f"--output {parent.folder} holds a single run already; choose another --output, or pass --overwrite to replace it"
+            f"--output {parent.folder} holds a single run already; choose another --output, or pass --overwrite to "
+            "replace it"
         )
     for run in parent.seed_runs():
         if not run.recipe.is_file() or not run.recipe.stat().st_size:
             continue
         if changes := changed_keys(load_recipe(run.recipe), anchored(_with_seed(recipe, _seed_of(run)))):
             raise OutputError(
-                f"{run.folder} holds a run of another recipe; choose another --output, or pass --overwrite to replace it{changes}"
+                f"{run.folder} holds a run of another recipe; choose another --output, or pass --overwrite to replace "
+                f"it{changes}"
             )
 
 
 def _check_inputs(parent: RunRecords, recipe: Recipe, task: Task, listener: Listener) -> None:
-    """Refuses runs in `parent` whose data or base model are others than today's: their mean with new ones would be one of nothing."""
-    kept = [run for run in parent.seed_runs() if run.metrics.is_file() or _can_go_on(run)]  # others begin anew, on what is there now
+    """Refuses runs in `parent` whose data or base model are others than today's: their mean with new ones would be one
+    of nothing.
+    """
+    # others begin anew, on what is there now
+    kept = [run for run in parent.seed_runs() if run.metrics.is_file() or _can_go_on(run)]
     if not kept:
         return
     if is_main() and (note := note_on_code(recipe)):
@@ -116,23 +122,27 @@ def _check_inputs(parent: RunRecords, recipe: Recipe, task: Task, listener: List
             check_same_inputs(read_json(run.environment), model=model, data=data)
         except CheckpointError as error:
             raise OutputError(
-                f"{run.folder} holds a run that cannot stand beside new ones: {error}; choose another --output, or pass --overwrite to "
-                "replace it"
+                f"{run.folder} holds a run that cannot stand beside new ones: {error}; choose another --output, or "
+                "pass --overwrite to replace it"
             ) from error
 
 
 def _can_go_on(run: RunRecords) -> bool:
-    """Whether an unfinished run has a checkpoint of its own; beside an empty recipe lie those of an earlier run that was being removed."""
+    """Whether an unfinished run has a checkpoint of its own; beside an empty recipe lie those of an earlier run that
+    was being removed.
+    """
     return run.recipe.is_file() and run.recipe.stat().st_size > 0 and bool(checkpoints_of(run))
 
 
 def _check_finished(runs: Sequence[RunRecords]) -> None:
-    """Refuses to go on where finished runs were taken away meanwhile: a summary would be of fewer seeds than were asked for."""
+    """Refuses to go on where finished runs were taken away meanwhile: a summary would be of fewer seeds than were asked
+    for.
+    """
     for run in runs:
         if not run.metrics.exists():
             raise OutputError(
-                f"the finished run in {run.folder} was removed while other seeds were trained; put it back from a copy, or train it again "
-                "with the same command"
+                f"the finished run in {run.folder} was removed while other seeds were trained; put it back from a "
+                "copy, or train it again with the same command"
             )
 
 

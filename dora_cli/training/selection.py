@@ -14,7 +14,8 @@ Rule = Literal["best-after-freeze", "best", "last"]
 class Selection:
     """Keeps the evaluation that `rule` selects by the metric `primary`; of equals the first.
 
-    ``best-after-freeze``, as published, looks only at evaluations made when ranks are final. The run's last evaluation always is.
+    ``best-after-freeze``, as published, looks only at evaluations made when ranks are final. The run's last evaluation
+    always is.
     """
 
     rule: Rule

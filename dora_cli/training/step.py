@@ -41,17 +41,18 @@ class StepReading:
 
 
 class TrainingStep:
-    """Forward, backward, all-reduce, unscale, `adjust_gradients`, clip, AdamW, `observe`, `advance`: in this order (decision 5).
+    """Forward, backward, all-reduce, unscale, `adjust_gradients`, clip, AdamW, `observe`, `advance`: in this order
+    (decision 5).
 
-    The loss of a group of micro-batches is the sum over its examples divided by the group's global count of loss units, so neither
-    accumulation, nor a smaller last group, nor the number of processes changes it. Gradients of all processes are summed in one
-    flat buffer after the last micro-batch.
+    The loss of a group of micro-batches is the sum over its examples divided by the group's global count of loss units,
+    so neither accumulation, nor a smaller last group, nor the number of processes changes it. Gradients of all
+    processes are summed in one flat buffer after the last micro-batch.
 
     A non-finite loss or gradient norm makes AdamW and the scores stand still, see `Ledger`; `check` reads its flag.
 
-    With `cuda_graph`, a CUDA graph per shape of a batch does forward and backward, and one graph does all that follows but the sum over
-    processes and events: between two launches the host has nothing to do. What a graph changes is changed in place. Gradients are zero
-    between steps.
+    With `cuda_graph`, a CUDA graph per shape of a batch does forward and backward, and one graph does all that follows
+    but the sum over processes and events: between two launches the host has nothing to do. What a graph changes is
+    changed in place. Gradients are zero between steps.
     """
 
     def __init__(
@@ -101,7 +102,8 @@ class TrainingStep:
         """Runs step number `step` on this process's micro-batches; `units` counts the loss units of all processes.
 
         Args:
-            event: whether a selection follows this step; the flag is read first, so that no selection is made on bad ground.
+            event: whether a selection follows this step; the flag is read first, so that no selection is made on bad
+                ground.
         """
         self.ledger.begin(step, units)
         self._set_learning_rate(step)
@@ -182,7 +184,9 @@ class TrainingStep:
             if parameter.grad is None:  # a process without work in its first step still takes part in the sum
                 parameter.grad = torch.zeros_like(parameter)
         gradients = self._gradients()
-        flat = torch.cat([*(gradient.reshape(-1) for gradient in gradients), self.ledger.loss.to(gradients[0].dtype).reshape(1)])
+        flat = torch.cat(
+            [*(gradient.reshape(-1) for gradient in gradients), self.ledger.loss.to(gradients[0].dtype).reshape(1)]
+        )
         dist.all_reduce(flat)
         offset = 0
         for gradient in gradients:
@@ -202,13 +206,15 @@ class TrainingStep:
             else ""
         )
         raise DivergedError(
-            f"training diverged: the loss or gradient norm of step {first:,}{where} was not finite{before}, at learning rate "
-            f"{self._learning_rate_of(first):.3g}; noticed at step {step:,}, and nothing was changed from that step on. Lower "
-            "train.learning_rate, lengthen train.lr_warmup_fraction, or set train.precision: fp32"
+            f"training diverged: the loss or gradient norm of step {first:,}{where} was not finite{before}, at "
+            f"learning rate {self._learning_rate_of(first):.3g}; noticed at step {step:,}, and nothing was changed "
+            "from that step on. Lower train.learning_rate, lengthen train.lr_warmup_fraction, or set train.precision: "
+            "fp32"
         )
 
     def check_weights(self, step: int) -> None:
-        """Like `check`, and the weights too, which `skip_nonfinite` may have let go on: nothing is chosen by them, nothing of them saved.
+        """Like `check`, and the weights too, which `skip_nonfinite` may have let go on: nothing is chosen by them,
+        nothing of them saved.
 
         Waits for the device once.
         """
@@ -221,21 +227,26 @@ class TrainingStep:
         """
         if self._read_weights(step) and self.accelerator.scaler is None:
             raise DivergedError(
-                f"training diverged: the loss or gradient norm of every step up to {step:,} was not finite, and train.skip_nonfinite let "
-                "all of them pass: nothing was learned. Lower train.learning_rate, method.alpha or method.dem_weight, or set "
-                "train.precision: fp32"
+                f"training diverged: the loss or gradient norm of every step up to {step:,} was not finite, and "
+                "train.skip_nonfinite let all of them pass: nothing was learned. Lower train.learning_rate, "
+                "method.alpha or method.dem_weight, or set train.precision: fp32"
             )
 
     def _read_weights(self, step: int) -> bool:
-        """Raises DivergedError where the flag is set or a weight is not finite; returns whether every step so far was a bad one."""
+        """Raises DivergedError where the flag is set or a weight is not finite; returns whether every step so far was a
+        bad one.
+        """
         ledger, largest = self.ledger, nn.utils.get_total_norm(self._parameters, math.inf)
-        halted, finite, in_vain = torch.stack([ledger.halted, largest.isfinite(), ledger.bad_steps >= ledger.number]).tolist()
+        halted, finite, in_vain = torch.stack(
+            [ledger.halted, largest.isfinite(), ledger.bad_steps >= ledger.number]
+        ).tolist()
         if halted:
             self.check(step)
         if not finite:
             raise DivergedError(
-                f"training diverged: the weights after step {step:,} are not finite, at learning rate {self.learning_rate:.3g}; "
-                "lower train.learning_rate, lengthen train.lr_warmup_fraction, or set train.precision: fp32"
+                f"training diverged: the weights after step {step:,} are not finite, at learning rate "
+                f"{self.learning_rate:.3g}; lower train.learning_rate, lengthen train.lr_warmup_fraction, or set "
+                "train.precision: fp32"
             )
         return bool(in_vain)
 
@@ -260,10 +271,15 @@ class TrainingStep:
         return tensors, plain
 
     def load_state_dict(self, tensors: Mapping[str, torch.Tensor], plain: Mapping[str, Any]) -> None:
-        """Restores what `state_dict` gave, on parameters of the same shapes. Raises CheckpointError on the first misfit."""
+        """Restores what `state_dict` gave, on parameters of the same shapes.
+
+        Raises CheckpointError on the first misfit.
+        """
         known = [{key: f"{index}.{key}" for key in _MOMENTS} for index in range(len(self._parameters))]
         if unknown := set(tensors) - {name for names in known for name in names.values()}:
-            raise CheckpointError(f"optimiser tensor {min(unknown)} is in the checkpoint, but this model and recipe have no place for it")
+            raise CheckpointError(
+                f"optimiser tensor {min(unknown)} is in the checkpoint, but this model and recipe have no place for it"
+            )
         for index, (parameter, names) in enumerate(zip(self._parameters, known, strict=True)):
             if not any(name in tensors for name in names.values()):
                 continue  # a parameter that no gradient has reached yet
@@ -274,36 +290,47 @@ class TrainingStep:
                 shape = () if key == "step" else parameter.shape
                 if value.shape != shape or value.dtype != torch.float32:
                     raise CheckpointError(
-                        f"optimiser tensor {index}.{key} is {value.dtype} {tuple(value.shape)} in the checkpoint; this model and recipe "
-                        f"need torch.float32 {tuple(shape)}"
+                        f"optimiser tensor {index}.{key} is {value.dtype} {tuple(value.shape)} in the checkpoint; "
+                        f"this model and recipe need torch.float32 {tuple(shape)}"
                     )
             finite = all(bool(value.isfinite().all()) for value in state.values())
             if not finite or float(state["step"]) < 0 or bool((state["exp_avg_sq"] < 0).any()):
                 raise CheckpointError(
-                    f"optimiser tensors {index}.* hold values that no training leaves (not finite, or below 0); the checkpoint is damaged, "
-                    "use another one of the run"
+                    f"optimiser tensors {index}.* hold values that no training leaves (not finite, or below 0); the "
+                    "checkpoint is damaged, use another one of the run"
                 )
             self.optimizer.state[parameter] = {
                 # In the storage order of the parameter, which fused kernels take for granted.
-                key: value.to(parameter.device, copy=True) if key == "step" else torch.empty_like(parameter).copy_(value)
+                key: value.to(parameter.device, copy=True)
+                if key == "step"
+                else torch.empty_like(parameter).copy_(value)
                 for key, value in state.items()
             }
         try:
             self.scheduler.last_epoch = int(plain["scheduler"])
             scaler = self.accelerator.scaler
             if (scaler is None) != (plain["scaler"] is None):
-                raise CheckpointError("the checkpoint was made in another precision (fp16 or not); set train.precision as it was")
+                raise CheckpointError(
+                    "the checkpoint was made in another precision (fp16 or not); set train.precision as it was"
+                )
             if scaler is not None:
                 scaling = dict(plain["scaler"])
-                scaler.load_state_dict(scaling | {key: int(scaling[key]) for key in ("growth_interval", "_growth_tracker")})
+                scaler.load_state_dict(
+                    scaling | {key: int(scaling[key]) for key in ("growth_interval", "_growth_tracker")}
+                )
             self.ledger.load_state_dict(plain)
         except CheckpointError:
             raise
         except (KeyError, TypeError, ValueError, OverflowError, RuntimeError) as error:
-            raise CheckpointError(f"the checkpoint's progress.json is damaged ({error!r}); use another checkpoint of the run") from error
+            raise CheckpointError(
+                f"the checkpoint's progress.json is damaged ({error!r}); use another checkpoint of the run"
+            ) from error
 
     def read(self, step: int) -> StepReading:
-        """Mean loss since the last reading, latest regulariser and gradient norm; raises DivergedError. Waits for the device."""
+        """Mean loss since the last reading, latest regulariser and gradient norm; raises DivergedError.
+
+        Waits for the device.
+        """
         self.check(step)
         regulariser = float(self.ledger.regulariser) if self._regularised else None
         return StepReading(self.ledger.take_loss(), regulariser, float(self.ledger.grad_norm))

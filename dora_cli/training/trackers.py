@@ -1,8 +1,9 @@
 """Trackers (TensorBoard, Weights & Biases, MLflow) through Accelerate's tracker classes, as one more listener of a run.
 
-They see what log.jsonl and ranks.json record: ``train/...`` at logged steps, ``eval/...`` after evaluations, ``budget/...`` and
-``ranks/PROJECTION`` where they changed, ``final/...`` at the end. What keeps files keeps them in the run folder. A tracker that fails
-while a run goes on is left out from there on: no run is lost because a server went away.
+They see what log.jsonl and ranks.json record: ``train/...`` at logged steps, ``eval/...`` after evaluations,
+``budget/...`` and ``ranks/PROJECTION`` where they changed, ``final/...`` at the end. What keeps files keeps them in the
+run folder. A tracker that fails while a run goes on is left out from there on: no run is lost because a server went
+away.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ def check_trackers(names: Sequence[str] | None) -> None:
     missing = [name for name in names or () if find_spec(name) is None]
     if missing:
         raise TrackerError(
-            f"train.log_with asks for {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed; "
-            f"pip install {' '.join(missing)} (or 'dora-cli[trackers]' for all), or set train.log_with: null"
+            f"train.log_with asks for {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not "
+            f"installed; pip install {' '.join(missing)} (or 'dora-cli[trackers]' for all), or set train.log_with: null"
         )
 
 
@@ -42,8 +43,8 @@ def start_trackers(recipe: Recipe, records: RunRecords, note: Callable[[str], No
 
     Args:
         note: told once of each tracker that fails later.
-        resumed_step: steps done when a resumed run goes on, 0 for a new one. TensorBoard forgets what came after them; the others go on
-            with the same run of theirs.
+        resumed_step: steps done when a resumed run goes on, 0 for a new one. TensorBoard forgets what came after them;
+            the others go on with the same run of theirs.
 
     Raises:
         TrackerError: one does not start (no login, no network); those already started are closed.
@@ -70,8 +71,8 @@ def start_trackers(recipe: Recipe, records: RunRecords, note: Callable[[str], No
                 tracker.finish()
             reason = " ".join(str(error).split()) or type(error).__name__
             raise TrackerError(
-                f"{name} does not start: {reason[:300]}. Mend that (a login, the network, its environment variables), or take it "
-                "out of train.log_with"
+                f"{name} does not start: {reason[:300]}. Mend that (a login, the network, its environment variables), "
+                "or take it out of train.log_with"
             ) from error
     write_json(folder / _IDS, {name: _id_of(name, tracker) for name, tracker in started.items()})
     return Trackers(started, note)
@@ -121,7 +122,10 @@ class Trackers:
 
     def evaluated(self, log: EvalLog) -> None:
         """Every metric, and the epoch's mean training loss."""
-        self._log({"eval/train_loss": log.train_loss, **{f"eval/{name}": value for name, value in log.metrics.items()}}, log.step)
+        self._log(
+            {"eval/train_loss": log.train_loss, **{f"eval/{name}": value for name, value in log.metrics.items()}},
+            log.step,
+        )
 
     def note(self, message: str) -> None: ...
 
@@ -195,7 +199,11 @@ def _read_ids(folder: Path) -> dict[str, str | None]:
         ids = read_json(folder / _IDS)
     except CheckpointError:
         return {}
-    return {str(key): value if isinstance(value, str) else None for key, value in ids.items()} if isinstance(ids, dict) else {}
+    return (
+        {str(key): value if isinstance(value, str) else None for key, value in ids.items()}
+        if isinstance(ids, dict)
+        else {}
+    )
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, bool | int | float | str]:

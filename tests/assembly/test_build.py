@@ -22,7 +22,12 @@ def projection(name: str, d_out: int, d_in: int) -> Projection:
     return Projection(name, nn.Identity(), "encoder", 0, None, name, "ffn", (d_out, d_in))
 
 
-PROJECTIONS = [projection("up", 32, 16), projection("down", 16, 32), projection("values", 8, 16), projection("wide", 32, 32)]
+PROJECTIONS = [
+    projection("up", 32, 16),
+    projection("down", 16, 32),
+    projection("values", 8, 16),
+    projection("wide", 32, 32),
+]
 
 
 class Notes(SilentListener):
@@ -48,7 +53,9 @@ def test_components_beyond_the_smaller_side_are_told() -> None:
 def test_the_dry_run_and_the_run_say_so_once(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     impossible = make_recipe("method.start_rank=17", "train.max_steps=9")  # the model is 16 wide
     note = dict(dry_run(impossible).rows)["rank"]
-    assert "start with 17 components, more than min(d_in, d_out) of 12 of 12 (least: 16 of bert.encoder.layer.0." in note
+    assert (
+        "start with 17 components, more than min(d_in, d_out) of 12 of 12 (least: 16 of bert.encoder.layer.0."
+    ) in note
     listener = Notes()
     train(impossible, tmp_path / "run", listener=listener)
     assert listener.notes.count(note) == 1

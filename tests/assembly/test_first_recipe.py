@@ -55,8 +55,8 @@ def test_the_heading() -> None:
     assert lines[0] == "# DoRA (Dynamic Low-Rank Adaptation) on glue/mnli with FacebookAI/roberta-base"
     assert lines[2].startswith("#     dora train 'my recipes/mnli.yaml' --dry-run ")
     assert (
-        "# Data: 392,702 examples to train on, 9,815 (validation_matched) and 9,832 (validation_mismatched) to evaluate on. What selects "
-        "the epoch: accuracy." in lines
+        "# Data: 392,702 examples to train on, 9,815 (validation_matched) and 9,832 (validation_mismatched) to "
+        "evaluate on. What selects the epoch: accuracy." in lines
     )
     assert "#     dora train mnli.yaml --dry-run " in first_recipe("glue/mnli").text
     assert "# Data: generated, in place of the task's own." in first_recipe("e2e", "builtin:tiny-decoder").text

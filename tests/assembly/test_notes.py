@@ -51,7 +51,9 @@ def odd(make_recipe: MakeRecipe, tmp_path: Path) -> Recipe:
     """Of 16 training rows two have an empty text and one a NUL; all of validation is of one class."""
     sound = generate("glue/sst2", "train").texts[0]
     rows = [(text, str(index % 2)) for index, text in enumerate([*sound[:13], "", " ", f"{sound[0]}\0"])]
-    return make_recipe(own_files(tmp_path, rows, [(sound[0], "1"), (sound[1], "1")]), "train.epochs=2", "train.max_steps=16")
+    return make_recipe(
+        own_files(tmp_path, rows, [(sound[0], "1"), (sound[1], "1")]), "train.epochs=2", "train.max_steps=16"
+    )
 
 
 ODD = [
@@ -78,7 +80,9 @@ def test_a_run_says_what_is_odd_about_its_data_once_before_it_starts(odd: Recipe
     (tmp_path / "own.txt").write_text("a film .\nb\0 .\n")
     ears = Ears()
     predict_saved(tmp_path / "run", file=tmp_path / "own.txt", listener=ears)
-    assert next(note for note in ears.heard if "NUL" in note).startswith(f"{tmp_path / 'own.txt'}: 1 of 2 rows has a text with NUL")
+    assert next(note for note in ears.heard if "NUL" in note).startswith(
+        f"{tmp_path / 'own.txt'}: 1 of 2 rows has a text with NUL"
+    )
 
 
 def test_a_dry_run_says_the_same(odd: Recipe) -> None:
@@ -125,7 +129,9 @@ def test_limits_above_the_official_sizes(make_recipe: MakeRecipe) -> None:
     assert dry_run(make_recipe("data={source: hub, max_train_samples: 67349, max_eval_samples: 872}")).notes == []
 
 
-def test_generation_counts_sources_where_the_limit_does(make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_generation_counts_sources_where_the_limit_does(
+    make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("dora_cli.assembly.notes.note_on_java", lambda task: None)
     examples = load_examples(get_task("e2e"), "builtin", "validation")
     sources = len(set(examples.texts[0]))

@@ -1,4 +1,6 @@
-"""What a run will need later is tried before it starts: models that fail are one message, and nothing is changed by trying."""
+"""What a run will need later is tried before it starts: models that fail are one message, and nothing is changed by
+trying.
+"""
 
 from __future__ import annotations
 
@@ -58,20 +60,24 @@ def saved(model: Any, tokenizer: Any, folder: Path) -> Path:
     return folder
 
 
-# --- models that fail ------------------------------------------------------------------------------------------------------------
+# --- models that fail -------------------------------------------------------------------------------------------------
 
 
 def test_a_forward_pass_that_fails_is_one_message(make_recipe: MakeRecipe, tiny_model: Path, tmp_path: Path) -> None:
     """This Nystromformer takes inputs of 64 tokens and no other; a run that would be replaced is whole."""
     config = transformers.NystromformerConfig(
-        vocab_size=1200, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, num_landmarks=4,
+        vocab_size=1200, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
+        num_landmarks=4,
         segment_means_seq_len=64,
     )  # fmt: skip
     model = transformers.NystromformerForMaskedLM(config)
     folder = saved(model, AutoTokenizer.from_pretrained(tiny_model), tmp_path / "model")
     train(make_recipe("train.max_steps=6"), tmp_path / "run")
     before = contents(tmp_path / "run")
-    said = r"^model\.name: '.*model' \(NystromformerForSequenceClassification\) fails in a forward pass, .*: RuntimeError: \w+"
+    said = (
+        r"^model\.name: '.*model' \(NystromformerForSequenceClassification\) fails in a forward pass, .*: "
+        r"RuntimeError: \w+"
+    )
     with pytest.raises(ModelError, match=said):
         train(make_recipe(f"model.name={folder}"), tmp_path / "new")
     assert not (tmp_path / "new").exists()
@@ -80,7 +86,9 @@ def test_a_forward_pass_that_fails_is_one_message(make_recipe: MakeRecipe, tiny_
     assert contents(tmp_path / "run") == before
 
 
-def test_the_narrowest_batch_is_tried_too(make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_narrowest_batch_is_tried_too(
+    make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plain = BertModel.forward
     widths = []
 
@@ -91,7 +99,11 @@ def test_the_narrowest_batch_is_tried_too(make_recipe: MakeRecipe, tmp_path: Pat
         return plain(self, input_ids, **options)
 
     monkeypatch.setattr(BertModel, "forward", forward)
-    with pytest.raises(ModelError, match=r"BertForSequenceClassification.*RuntimeError: this model takes no short texts; choose"):
+    with pytest.raises(
+        ModelError,
+        match=r"BertForSequenceClassification.*RuntimeError: this model takes no short "
+        r"texts; choose",
+    ):
         train(make_recipe(), tmp_path / "run")
     assert len(widths) == 2
 
@@ -113,10 +125,19 @@ def test_on_a_resumed_run_too(make_recipe: MakeRecipe, tmp_path: Path, monkeypat
 
 def test_a_model_without_beam_search(tokenizer: Any, tmp_path: Path, begin: Callable[[Recipe, Path], None]) -> None:
     config = transformers.RwkvConfig(
-        vocab_size=1200, hidden_size=16, num_hidden_layers=2, attention_hidden_size=16, context_length=160, bos_token_id=2, eos_token_id=3
+        vocab_size=1200,
+        hidden_size=16,
+        num_hidden_layers=2,
+        attention_hidden_size=16,
+        context_length=160,
+        bos_token_id=2,
+        eos_token_id=3,
     )
     folder = saved(transformers.RwkvForCausalLM(config), tokenizer, tmp_path / "model")
-    said = r"RwkvForCausalLM\) fails in decoding with decode\.beams 10.*: ValueError: .*; set decode\.beams: 1, which works"
+    said = (
+        r"RwkvForCausalLM\) fails in decoding with decode\.beams 10.*: ValueError: .*; set decode\.beams: 1, which "
+        r"works"
+    )
     with pytest.raises(ModelError, match=said):
         train(recipe_of(folder, "decode.beams=10"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -127,10 +148,16 @@ def test_a_model_that_does_not_decode(models: dict[str, Path], tmp_path: Path, m
     """Greedy decoding is tried first, so beams are not to blame."""
 
     def generate(self: GPT2LMHeadModel, **settings: Any) -> None:
-        raise NotImplementedError(f"{settings['generation_config'].num_beams} beams, {settings['generation_config'].max_new_tokens} tokens")
+        raise NotImplementedError(
+            f"{settings['generation_config'].num_beams} beams, {settings['generation_config'].max_new_tokens} tokens"
+        )
 
     monkeypatch.setattr(GPT2LMHeadModel, "generate", generate)
-    with pytest.raises(ModelError, match=r"fails in decoding, tried before training: NotImplementedError: 1 beams, 2 tokens; choose"):
+    with pytest.raises(
+        ModelError,
+        match=r"fails in decoding, tried before training: NotImplementedError: 1 beams, 2 "
+        r"tokens; choose",
+    ):
         train(recipe_of(models["gpt2"]), tmp_path / "run")
 
 
@@ -144,7 +171,7 @@ def test_no_memory_for_a_few_rows(make_recipe: MakeRecipe, tmp_path: Path, monke
     assert not (tmp_path / "run").exists()
 
 
-# --- nothing is changed ----------------------------------------------------------------------------------------------------------
+# --- nothing is changed -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["classifier", "generator"])
@@ -155,10 +182,18 @@ def test_nothing_is_changed(make_recipe: MakeRecipe, models: dict[str, Path], ki
     model = adapted.model
     evaluated = {split: load_split(recipe, task, split, training=False) for split in evaluated_splits(recipe, task)}
     evaluator = make_evaluator(
-        recipe, task, evaluated, model=model, tokenizer=adapted.tokenizer, layout=adapted.layout, accelerator=accelerator
+        recipe,
+        task,
+        evaluated,
+        model=model,
+        tokenizer=adapted.tokenizer,
+        layout=adapted.layout,
+        accelerator=accelerator,
     )
     assert isinstance(evaluator, ClassificationEvaluator | GenerationEvaluator)
-    encoded: Any = next(iter((evaluator.splits if isinstance(evaluator, ClassificationEvaluator) else evaluator.losses).values()))
+    encoded: Any = next(
+        iter((evaluator.splits if isinstance(evaluator, ClassificationEvaluator) else evaluator.losses).values())
+    )
 
     def count(module: Any, _: Any) -> None:
         module.normalised(torch.ones(4, 1))
@@ -177,7 +212,7 @@ def test_nothing_is_changed(make_recipe: MakeRecipe, models: dict[str, Path], ki
     assert all(tensor.equal(random[name]) for name, tensor in random_state(CPU).items())
 
 
-# --- metrics ---------------------------------------------------------------------------------------------------------------------
+# --- metrics ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("task", ["glue/sst2", "glue/stsb"])
@@ -200,7 +235,9 @@ def test_a_metric_that_fails_on_two_rows_leaves_no_run(
     assert contents(tmp_path / "run") == {}
 
 
-def test_scores_of_outputs_are_tried_without_meteor(models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scores_of_outputs_are_tried_without_meteor(
+    models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Which takes seconds to start."""
     import dora_cli.metrics.e2e.score
 

@@ -39,11 +39,17 @@ def test_what_selects_an_epoch() -> None:
     [
         (GLUE + "decode: {beams: 2}", ["decode: glue/mrpc generates no text; remove the section"]),
         (GLUE + "eval: {metric: acuracy}", ["eval.metric", "'acuracy'", "accuracy, f1", "did you mean accuracy?"]),
-        ("task: glue/stsb\nmodel: {name: m}\ntrain: {label_smoothing: 0.1}", ["train.label_smoothing: is 0.1", "a number", "set it to 0"]),
+        (
+            "task: glue/stsb\nmodel: {name: m}\ntrain: {label_smoothing: 0.1}",
+            ["train.label_smoothing: is 0.1", "a number", "set it to 0"],
+        ),
         (E2E + "decode: {split: tset}", ["decode.split", "'tset'", "train, validation, test"]),
         (E2E + "method: {name: head}", ["method.name: head", "choose dora"]),
         (E2E + "data: {source: files, path: x, labels: [a, b]}", ["data.labels", "references"]),
-        (E2E + "eval: {metric: greedy_bleu}\ndecode: {epoch_samples: 0}", ["eval.metric: greedy_bleu", "decode.epoch_samples is 0"]),
+        (
+            E2E + "eval: {metric: greedy_bleu}\ndecode: {epoch_samples: 0}",
+            ["eval.metric: greedy_bleu", "decode.epoch_samples is 0"],
+        ),
         (E2E + "eval: {metric: bleu}", ["eval.metric", "'bleu'", "greedy_bleu"]),
     ],
 )

@@ -38,7 +38,10 @@ def test_a_damaged_recipe_names_the_fix(run: SavedRun, text: str, tmp_path: Path
             read()
         *problems, fix = str(caught.value).splitlines()
         assert all(problem.startswith(str(recipe)) for problem in problems)
-        assert fix == f"{recipe} is damaged or was not written by dora: copy the run folder again if it was copied, or train again"
+        assert fix == (
+            f"{recipe} is damaged or was not written by dora: copy the run folder again if it was copied, "
+            "or train again"
+        )
 
 
 def test_a_change_that_does_not_fit_is_no_damage(run: SavedRun) -> None:
@@ -52,7 +55,10 @@ def test_a_damaged_environment_names_its_path(run: SavedRun) -> None:
         environment.write_text(json.dumps(content))
         with pytest.raises(CheckpointError) as caught:
             run.base_fingerprint()
-        damaged = f"{environment} is damaged: it lacks its section 'model'; restore the file from a copy of the run, or train again"
+        damaged = (
+            f"{environment} is damaged: it lacks its section 'model'; restore the file from a copy of the run, "
+            "or train again"
+        )
         assert str(caught.value) == damaged
 
 
@@ -64,5 +70,9 @@ def test_a_lone_override_is_refused_everywhere(run: SavedRun, tmp_path: Path) ->
         lambda: predict_saved(run.folder, file=own, overrides="data.path=x"),
         lambda: export_saved(run.folder, tmp_path / "export", overrides="data.path=x"),
     ):
-        with pytest.raises(RecipeError, match=r"^overrides: must be a list of key=value texts, got the text 'data\.path=x'"):
+        with pytest.raises(
+            RecipeError,
+            match=r"^overrides: must be a list of key=value texts, got the text "
+            r"'data\.path=x'",
+        ):
             call()

@@ -1,4 +1,6 @@
-"""The program as its users meet it: in this process where that is quick, as a process of its own where the difference matters."""
+"""The program as its users meet it: in this process where that is quick, as a process of its own where the difference
+matters.
+"""
 
 from __future__ import annotations
 
@@ -47,16 +49,31 @@ def dora(*arguments: object) -> Done:
 def environment(**changes: str) -> dict[str, str]:
     """The environment of a process: no network, one thread, 80 columns, colours left to the program."""
     kept = {name: value for name, value in os.environ.items() if name not in _TERMINAL}
-    return kept | {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | changes
+    return (
+        kept
+        | {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        | changes
+    )
 
 
-_TERMINAL = ("COLUMNS", "LINES", "FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "PY_COLORS", "GITHUB_ACTIONS")
+_TERMINAL = (
+    "COLUMNS",
+    "LINES",
+    "FORCE_COLOR",
+    "NO_COLOR",
+    "TTY_COMPATIBLE",
+    "TTY_INTERACTIVE",
+    "PY_COLORS",
+    "GITHUB_ACTIONS",
+)
 
 
 def process(*arguments: object, cwd: Path, **changes: str) -> Done:
     """Runs a command as a process of its own, its output taken through pipes."""
     command = [sys.executable, "-m", "dora_cli", *map(str, arguments)]
-    done = subprocess.run(command, cwd=cwd, env=environment(**changes), capture_output=True, encoding="utf-8", timeout=PATIENCE)
+    done = subprocess.run(
+        command, cwd=cwd, env=environment(**changes), capture_output=True, encoding="utf-8", timeout=PATIENCE
+    )
     return Done(done.returncode, done.stdout, done.stderr)
 
 
@@ -107,7 +124,10 @@ def trained(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Train
 
 def contents(folder: Path) -> dict[str, bytes | None]:
     """Every file below `folder` with its bytes, every folder with None."""
-    return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in sorted(folder.rglob("*"))}
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
+        for path in sorted(folder.rglob("*"))
+    }
 
 
 Refuse = Callable[..., str]

@@ -1,6 +1,8 @@
-"""What a user gets for bad input: one message that says what, which value, which bound and how to mend it. Nothing is written or lost.
+"""What a user gets for bad input: one message that says what, which value, which bound and how to mend it. Nothing is
+written or lost.
 
-What every refusal has in common (exit code 2, one message on stderr, no traceback, an untouched disk) is checked by `refuses`.
+What every refusal has in common (exit code 2, one message on stderr, no traceback, an untouched disk) is checked by
+`refuses`.
 """
 
 from __future__ import annotations
@@ -53,8 +55,10 @@ def test_all_problems_at_once(recipe: Path, refuses: Refuse) -> None:
     recipe.write_text(recipe.read_text().replace("rank: 2", "rank: 0").replace("epochs: 4", "epochs: 4.5"))
     message = refuses(
         "train", recipe, "--set", "train.sede=2", "--set", "nonsense",
-        says=["small.yaml:4: method.rank: must be at least 1, got 0", "small.yaml:5: train.epochs: must be a whole number, got 4.5",
-              "--set train.sede=2: train.sede: unknown key; did you mean train.seed?", "--set nonsense: expected KEY=VALUE"],
+        says=[("small.yaml:4: method.rank: must be at least 1, got "
+              "0"), "small.yaml:5: train.epochs: must be a whole number, got 4.5",
+              ("--set train.sede=2: train.sede: unknown key; did you mean "
+              "train.seed?"), "--set nonsense: expected KEY=VALUE"],
     )  # fmt: skip
     assert len(message.splitlines()) == 5, "a heading and a line for each"
 
@@ -66,7 +70,8 @@ def test_all_problems_at_once(recipe: Path, refuses: Refuse) -> None:
         ("method.warmup_fraction=1.5", ["method.warmup_fraction", "below 1, got 1.5"]),
         ("method.warmup_fraction=0.6", ["method.warmup_fraction", "0.5 + 0.6 = 1.1", "below 1"]),
         ("method.final_fraction=-0.1", ["method.final_fraction", "at least 0", "got -0.1"]),
-        ("train.max_steps=2", ["2 optimiser steps", "needs at least 3 steps", "raise train.epochs or train.max_steps"]),  # 1 / 0.35
+        # 1 / 0.35
+        ("train.max_steps=2", ["2 optimiser steps", "needs at least 3 steps", "raise train.epochs or train.max_steps"]),
         ("method.alpha=.nan", ["method.alpha", "above 0 and finite"]),
         ("train.batch_size=0", ["train.batch_size", "at least 1, got 0"]),
         ("train.device=gpu", ["train.device", "auto, cpu, cuda or cuda:N", "'gpu'"]),
@@ -82,7 +87,13 @@ def test_a_value_out_of_bounds(recipe: Path, refuses: Refuse, override: str, say
 
 
 def test_a_task_that_does_not_exist(recipe: Path, refuses: Refuse) -> None:
-    refuses("train", recipe, "--set", "task=glue/sst-2", says=["task: there is no task 'glue/sst-2'", "nearest: glue/sst2", "glue/wnli"])
+    refuses(
+        "train",
+        recipe,
+        "--set",
+        "task=glue/sst-2",
+        says=["task: there is no task 'glue/sst-2'", "nearest: glue/sst2", "glue/wnli"],
+    )
 
 
 @pytest.mark.parametrize(
@@ -90,12 +101,17 @@ def test_a_task_that_does_not_exist(recipe: Path, refuses: Refuse) -> None:
     [
         ("./models/mine", ["model.name", "no such folder './models/mine'", "builtin:"]),
         ("builtin:tiny", ["model.name", "no built-in model 'builtin:tiny'", "there are: "]),
-        ("nobody/no-such-model", ["model.name", "'nobody/no-such-model'", "cannot be reached", "local model folder", "HF_HUB_OFFLINE=1"]),
+        (
+            "nobody/no-such-model",
+            ["model.name", "'nobody/no-such-model'", "cannot be reached", "local model folder", "HF_HUB_OFFLINE=1"],
+        ),
         ("small.yaml", ["model.name", "'small.yaml' is a file", "give the folder"]),
         ("empty", ["model.name", "the folder 'empty' has no config.json", "save_pretrained"]),
     ],
 )
-def test_a_model_that_does_not_exist_or_is_out_of_reach(recipe: Path, refuses: Refuse, name: str, says: list[str]) -> None:
+def test_a_model_that_does_not_exist_or_is_out_of_reach(
+    recipe: Path, refuses: Refuse, name: str, says: list[str]
+) -> None:
     Path("empty").mkdir()
     refuses("train", recipe, "--set", f"model.name={name}", says=says)
 
@@ -105,17 +121,28 @@ def test_hub_data_out_of_reach(
 ) -> None:
     import datasets
 
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))  # whatever this machine has loaded before
+    # whatever this machine has loaded before
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
     refuses(
-        "train", recipe, "--set", "data.source=hub", says=["nyu-mll/glue (sst2), split train", "set data.source: glue-tsv and data.path"]
+        "train",
+        recipe,
+        "--set",
+        "data.source=hub",
+        says=["nyu-mll/glue (sst2), split train", "set data.source: glue-tsv and data.path"],
     )
 
 
 @pytest.mark.parametrize(
     ("train", "says"),
     [
-        ("text,label\na film .,0\n", ["own/train.csv: no column 'sentence'", "'text', 'label'", "--set 'data.columns={sentence: text}'"]),
-        ("sentence,mood\na film .,0\n", ["own/train.csv: no column 'label'", "'sentence', 'mood'", "--set 'data.columns={label: mood}'"]),
+        (
+            "text,label\na film .,0\n",
+            ["own/train.csv: no column 'sentence'", "'text', 'label'", "--set 'data.columns={sentence: text}'"],
+        ),
+        (
+            "sentence,mood\na film .,0\n",
+            ["own/train.csv: no column 'label'", "'sentence', 'mood'", "--set 'data.columns={label: mood}'"],
+        ),
         (
             "sentence,label\na film .,0\na play .,7\n",
             ["own/train.csv, line 3: label '7'", "'negative', '0', 'positive', '1'", "set data.labels"],
@@ -123,7 +150,14 @@ def test_hub_data_out_of_reach(
         ("", ["own/train.csv: the file is empty"]),
         ("sentence,label\n", ["own/train.csv: the file has no examples"]),
         ("sentence,label\na film, a play .,0\n", ["own/train.csv, line 2: 3 fields, expected 2", "quotes"]),
-        (None, ["data.path: 'own' has no file for the split train", "train.{csv,tsv,json,jsonl,parquet}", "found 'validation.csv'"]),
+        (
+            None,
+            [
+                "data.path: 'own' has no file for the split train",
+                "train.{csv,tsv,json,jsonl,parquet}",
+                "found 'validation.csv'",
+            ],
+        ),
     ],
 )
 def test_own_files_that_do_not_fit(recipe: Path, refuses: Refuse, train: str | None, says: list[str]) -> None:
@@ -136,13 +170,27 @@ def test_own_files_that_do_not_fit(recipe: Path, refuses: Refuse, train: str | N
 
 def test_own_files_without_their_folder(recipe: Path, refuses: Refuse) -> None:
     refuses("train", recipe, "--set", "data.source=files", says=["data.path: is missing", "set it to the folder"])
-    refuses("train", recipe, "--set", "data.source=files", "--set", "data.path=away", says=["data.path: 'away' does not exist"])
+    refuses(
+        "train",
+        recipe,
+        "--set",
+        "data.source=files",
+        "--set",
+        "data.path=away",
+        says=["data.path: 'away' does not exist"],
+    )
 
 
 def test_an_output_that_is_taken(recipe: Path, refuses: Refuse) -> None:
     Path("thesis").mkdir()
     Path("thesis/thesis.tex").write_text("years of work")
-    refuses("train", recipe, "-o", "thesis", says=["--output thesis is not empty", "--overwrite does not touch it", "another --output"])
+    refuses(
+        "train",
+        recipe,
+        "-o",
+        "thesis",
+        says=["--output thesis is not empty", "--overwrite does not touch it", "another --output"],
+    )
     refuses("train", recipe, "-o", "thesis", "--overwrite", says=["--output thesis is not empty", "another --output"])
     refuses("train", recipe, "-o", "small.yaml", says=["--output small.yaml is a file", "name a folder"])
 
@@ -156,24 +204,44 @@ def test_an_output_that_holds_a_run(recipe: Path, refuses: Refuse) -> None:
     refuses("train", recipe, says=["--output runs/small holds an unfinished run already", *flags])
     assert dora("train", recipe, "--set", "train.max_steps=4", "--seeds", "1", "-o", "several").code == 0
     refuses("train", recipe, "-o", "several", says=["--output several holds runs of several seeds already", *flags])
-    refuses("train", recipe, "-o", "several", "--seeds", "1,2", says=["several/seed-1 holds a run of another recipe", *flags])
+    refuses(
+        "train",
+        recipe,
+        "-o",
+        "several",
+        "--seeds",
+        "1,2",
+        says=["several/seed-1 holds a run of another recipe", *flags],
+    )
 
 
 def test_an_output_that_cannot_be_written(recipe: Path, refuses: Refuse) -> None:
     refuses(
-        "train", recipe, "-o", "small.yaml/run", says=["--output small.yaml/run cannot be written", "small.yaml is a file, not a folder"]
+        "train",
+        recipe,
+        "-o",
+        "small.yaml/run",
+        says=["--output small.yaml/run cannot be written", "small.yaml is a file, not a folder"],
     )
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="an administrator may write anywhere")
 def test_an_output_without_permission(recipe: Path, refuses: Refuse) -> None:
     Path("locked").mkdir(mode=0o500)
-    refuses("train", recipe, "-o", "locked/run", says=["--output locked/run cannot be written", "no permission in locked"])
+    refuses(
+        "train", recipe, "-o", "locked/run", says=["--output locked/run cannot be written", "no permission in locked"]
+    )
 
 
 def test_a_pattern_that_adapts_nothing(recipe: Path, refuses: Refuse) -> None:
     could = ["attention.self.query", "attention.output.dense", "intermediate.dense"]
-    refuses("train", recipe, "--set", "method.targets=[q_proj]", says=["target 'q_proj' matches no projection", "could be matched", *could])
+    refuses(
+        "train",
+        recipe,
+        "--set",
+        "method.targets=[q_proj]",
+        says=["target 'q_proj' matches no projection", "could be matched", *could],
+    )
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
@@ -249,7 +317,9 @@ def test_a_choice_that_is_none_is_said_in_our_words(recipe: Path) -> None:
         (ConnectionError("no route to the hub"), "no route to the hub;"),
     ],
 )
-def test_an_error_of_the_system_says_what_failed(recipe: Path, monkeypatch: pytest.MonkeyPatch, error: OSError, said: str) -> None:
+def test_an_error_of_the_system_says_what_failed(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch, error: OSError, said: str
+) -> None:
     def fail(*_: object) -> None:
         raise error
 
@@ -263,4 +333,6 @@ def test_a_folder_does_not_fit_through_stdout(recipe: Path, refuses: Refuse) -> 
     refuses("train", recipe, "-o", "-", says=["--output - is stdout, but a run is a folder", "./-"])
     refuses("train", recipe, "-o", "-", "--dry-run", says=["a run is a folder"])
     refuses("train", recipe, "-o", "-", "--seeds", "1,2", says=["a run is a folder"])
-    refuses("export", "-c", "run", "--format", "peft", "-o", "-", says=["--output - is stdout, but an export is a folder"])
+    refuses(
+        "export", "-c", "run", "--format", "peft", "-o", "-", says=["--output - is stdout, but an export is a folder"]
+    )

@@ -20,7 +20,9 @@ def path(tmp_path: Path) -> str:
     """A PATH with a `dora` that is this one."""
     script = tmp_path / "bin" / "dora"
     script.parent.mkdir()
-    script.write_text(f'#!/bin/sh\nexec {sys.executable} -c "from dora_cli.commands import app; app(prog_name=\'dora\')" "$@"\n')
+    script.write_text(
+        f'#!/bin/sh\nexec {sys.executable} -c "from dora_cli.commands import app; app(prog_name=\'dora\')" "$@"\n'
+    )
     script.chmod(script.stat().st_mode | stat.S_IXUSR)
     return f"{script.parent}:{os.environ['PATH']}"
 
@@ -51,7 +53,9 @@ def test_each_shell_completes_after_the_installation(shell: str, tmp_path: Path,
     kept = environment(PATH=path, HOME=str(home), ZDOTDIR=str(home), XDG_CONFIG_HOME=str(home / ".config"))
 
     def run(*command: str) -> str:
-        done = subprocess.run([shell, *command], env=kept, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE)
+        done = subprocess.run(
+            [shell, *command], env=kept, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE
+        )
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -60,12 +64,18 @@ def test_each_shell_completes_after_the_installation(shell: str, tmp_path: Path,
     script = home / INSTALLED[shell]
     assert script.is_file()
     if shell == "bash":
-        ask = f'source {script}; COMP_WORDS=(dora init glue/st); COMP_CWORD=2; _dora_completion dora; echo "${{COMPREPLY[@]}}"'
+        ask = (
+            f"source {script}; COMP_WORDS=(dora init glue/st); COMP_CWORD=2; _dora_completion dora; echo "
+            f'"${{COMPREPLY[@]}}"'
+        )
         assert run("-c", ask) == "glue/stsb\n"
         assert "-o default" in script.read_text(), "recipes and folders are completed as files"
     elif shell == "fish":
         assert run("-c", "complete -C 'dora init glue/st'").split() == ["glue/stsb"]
     else:
         # what its completion system would evaluate
-        ask = f"_arguments() {{ print -r -- $* }}; compdef() {{ }}; words=(dora init glue/st); CURRENT=3; source {script}; _dora_completion"
+        ask = (
+            f"_arguments() {{ print -r -- $* }}; compdef() {{ }}; words=(dora init glue/st); CURRENT=3; source "
+            f"{script}; _dora_completion"
+        )
         assert run("-c", ask) == '*: :(("glue/stsb"))\n'

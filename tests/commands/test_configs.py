@@ -1,4 +1,6 @@
-"""Every recipe that comes with the project is ready to run: it loads, and its dry run needs neither weights nor a network."""
+"""Every recipe that comes with the project is ready to run: it loads, and its dry run needs neither weights nor a
+network.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,11 @@ def sizes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Size]:
         "openai-community/gpt2": (GPT2Config(), 48, 12 * 768 * 16),
         "openai-community/gpt2-medium": (GPT2Config(n_embd=1024, n_layer=24, n_head=16), 96, 393_216),
         # encoder blocks: 4 attention maps, fc1, fc2; decoder blocks: 4 more for cross-attention
-        "facebook/bart-base": (BartConfig(d_model=768, encoder_ffn_dim=3072, decoder_ffn_dim=3072, **bart), 96, 202_752),
+        "facebook/bart-base": (
+            BartConfig(d_model=768, encoder_ffn_dim=3072, decoder_ffn_dim=3072, **bart),
+            96,
+            202_752,
+        ),
         # q and o: 576 + 576; k and v: 576 + 192; gate, up and down: 576 + 1536
         "HuggingFaceTB/SmolLM2-135M": (
             LlamaConfig(hidden_size=576, intermediate_size=1536, vocab_size=49152, **llama),
@@ -101,7 +107,9 @@ def test_every_recipe_dry_runs_on_a_model_of_which_only_the_configuration_is_the
     assert f"  per unit of rank  {size.per_rank:,}\n" in done.out
     assert f"  adapter, start    {size.per_rank * start:,}\n" in done.out
     assert f"  adapter, final    {size.per_rank * rank:,} if " in done.out
-    assert f"  components  {size.projections * start:,} -> {size.projections * rank:,} in {size.projections} projections\n" in done.out
+    assert (
+        f"  components  {size.projections * start:,} -> {size.projections * rank:,} in {size.projections} projections\n"
+    ) in done.out
     assert f"  output             runs/{path.parent.name}-{path.stem}\n" in done.out
 
 
@@ -116,7 +124,9 @@ def test_a_model_out_of_reach_costs_the_parameter_counts_alone(path: Path, sizes
     assert "need the model's configuration" in done.out
     assert "per unit of rank" not in done.out
     lost = set(words(known.partition("\nParameters\n")[0].replace(str(folder), model))) - set(words(done.out))
-    assert {line[0] for line in lost} == {"components", "events", "threads"}, "all that does not depend on the model is still said"
+    assert {line[0] for line in lost} == {"components", "events", "threads"}, (
+        "all that does not depend on the model is still said"
+    )
 
 
 @pytest.mark.parametrize("path", [path for path in ALL if path not in ON_THE_HUB], ids=name)

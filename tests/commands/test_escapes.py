@@ -1,4 +1,6 @@
-"""What strangers write into run folders, recipes and data reaches the terminal as text: nothing in it is obeyed, and no line is faked."""
+"""What strangers write into run folders, recipes and data reaches the terminal as text: nothing in it is obeyed, and no
+line is faked.
+"""
 
 from __future__ import annotations
 
@@ -151,7 +153,10 @@ def test_going_on(run: Path, edit: Callable[[Any], object]) -> None:
 
 def test_a_checkpoint_that_is_passed_over(run: Path) -> None:
     (run / "metrics.json").unlink()
-    _header(run / "checkpoints" / f"step-{STEPS}" / "adapter.safetensors", lambda header: header[min(header)].update(dtype=EVIL))
+    _header(
+        run / "checkpoints" / f"step-{STEPS}" / "adapter.safetensors",
+        lambda header: header[min(header)].update(dtype=EVIL),
+    )
     done = dora("train", run / "recipe.yaml", "-o", run, "--resume")
     assert "is not used" in done.err
     harmless(done)
@@ -175,7 +180,9 @@ def test_tables(run: Path, text: str) -> None:
         assert json.loads(done.out)["sentence"] == text.split("\n")[1]
 
 
-@pytest.mark.parametrize("text", [json.dumps({EVIL: EVIL}), json.dumps({"output": [EVIL]}), json.dumps([EVIL]), f'{{"{EVIL}', "\x1b[2J"])
+@pytest.mark.parametrize(
+    "text", [json.dumps({EVIL: EVIL}), json.dumps({"output": [EVIL]}), json.dumps([EVIL]), f'{{"{EVIL}', "\x1b[2J"]
+)
 def test_scores(tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("out.jsonl").write_text(text)

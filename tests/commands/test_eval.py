@@ -87,7 +87,12 @@ def test_what_is_no_run(run: Path, refuses: Refuse) -> None:
 def test_the_parent_of_several_seeds_names_them(run: Path, refuses: Refuse) -> None:
     for seed in (1, 2):
         shutil.copytree(run, f"parent/seed-{seed}")
-    refuses("eval", "-c", "parent", says=["--checkpoint parent holds runs of several seeds", "name one of them: seed-1, seed-2"])
+    refuses(
+        "eval",
+        "-c",
+        "parent",
+        says=["--checkpoint parent holds runs of several seeds", "name one of them: seed-1, seed-2"],
+    )
 
 
 def test_a_split_that_the_task_does_not_have(run: Path, refuses: Refuse) -> None:
@@ -103,7 +108,9 @@ def test_a_split_without_labels(run: Path, refuses: Refuse) -> None:
 
 def test_what_belongs_to_the_run_cannot_be_changed(run: Path, refuses: Refuse) -> None:
     refuses("eval", "-c", run, "--set", "method.rank=3", says=["--set method.rank", "belongs to the run", "data.path"])
-    refuses("eval", "-c", run, "--set", "data.sorce=files", says=["data.sorce: unknown key", "did you mean data.source?"])
+    refuses(
+        "eval", "-c", run, "--set", "data.sorce=files", says=["data.sorce: unknown key", "did you mean data.source?"]
+    )
 
 
 @pytest.mark.parametrize(
@@ -116,13 +123,22 @@ def test_what_belongs_to_the_run_cannot_be_changed(run: Path, refuses: Refuse) -
         ("copied run/checkpoints/step-24/new.json", ["is a record of the run itself"]),
     ],
 )
-def test_an_output_that_cannot_be_written_is_found_before_the_work(run: Path, refuses: Refuse, output: str, says: list[str]) -> None:
+def test_an_output_that_cannot_be_written_is_found_before_the_work(
+    run: Path, refuses: Refuse, output: str, says: list[str]
+) -> None:
     message = refuses("eval", "-c", run, "--output", output, says=["--output", output, *says])
     assert "identical" not in message
 
 
-FILES = ["environment.json", "adapter/manifest.json", "adapter/adapter.safetensors", "adapter/head.safetensors", "adapter/state.json"]
-DAMAGES = [("recipe.yaml", damage) for damage in ("missing", "garbage", "empty", "other")]  # half a recipe may be a recipe
+FILES = [
+    "environment.json",
+    "adapter/manifest.json",
+    "adapter/adapter.safetensors",
+    "adapter/head.safetensors",
+    "adapter/state.json",
+]
+# half a recipe may be a recipe
+DAMAGES = [("recipe.yaml", damage) for damage in ("missing", "garbage", "empty", "other")]
 DAMAGES += [(name, damage) for name in FILES for damage in ("missing", "garbage", "empty", "cut", "other")]
 
 
@@ -133,7 +149,11 @@ def test_a_damaged_run(run: Path, refuses: Refuse, name: str, damage: str) -> No
     if damage == "missing":
         path.unlink()
     else:
-        path.write_bytes({"garbage": b"\xff\xfe{garbage", "empty": b"", "cut": content[: len(content) // 2], "other": b"[1, 2]"}[damage])
+        path.write_bytes(
+            {"garbage": b"\xff\xfe{garbage", "empty": b"", "cut": content[: len(content) // 2], "other": b"[1, 2]"}[
+                damage
+            ]
+        )
     refuses("eval", "-c", run, says=[path.name])
 
 
@@ -149,7 +169,9 @@ def test_another_base_model(run: Path, tiny_model: Path, refuses: Refuse) -> Non
     weights = load_file("other/model.safetensors")
     changed = {name: value + 1 if name.endswith("query.weight") else value for name, value in weights.items()}
     save_file(changed, "other/model.safetensors", {"format": "pt"})
-    refuses("eval", "-c", run, "--set", "model.name=other", says=["base model other is not the one", "--set model.name="])
+    refuses(
+        "eval", "-c", run, "--set", "model.name=other", says=["base model other is not the one", "--set model.name="]
+    )
 
 
 def test_a_file_that_is_there_is_replaced_only_if_asked(run: Path, refuses: Refuse) -> None:

@@ -54,7 +54,11 @@ def test_an_adapter_for_peft(run: Path) -> None:
     ]
     assert sum(tensor.numel() for tensor in load_file(out / "adapter_model.safetensors").values()) == parameters + head
     record = json.loads((out / "dora_export.json").read_text())
-    assert (record["format"], record["live_components"], record["head_parameters"]) == ("peft", ranks["live_components"], head)
+    assert (record["format"], record["live_components"], record["head_parameters"]) == (
+        "peft",
+        ranks["live_components"],
+        head,
+    )
     assert record["probe"]["difference"] < 1e-5
     card = (out / "README.md").read_text()
     metric = json.loads((run / "metrics.json").read_text())["metrics"]["accuracy"]
@@ -72,7 +76,9 @@ def test_padding_says_what_it_costs(run: Path) -> None:
     more = sum(highest - layer["rank"] for layer in layers)
     cost = sum((highest - layer["rank"]) * sum(layer["shape"]) for layer in layers)
     assert cost > 0
-    assert done.out.splitlines()[1] == f"padding (common): {more} zero components more, {cost:,} parameters, {size(2 * cost)}"
+    assert done.out.splitlines()[1] == (
+        f"padding (common): {more} zero components more, {cost:,} parameters, {size(2 * cost)}"
+    )
 
 
 def test_a_merged_model_is_a_base_model_like_any_other(run: Path) -> None:
@@ -90,7 +96,16 @@ def test_a_merged_model_is_a_base_model_like_any_other(run: Path) -> None:
 
 def test_an_export_is_replaced_when_asked(run: Path, refuses: Refuse) -> None:
     assert dora("export", "-c", run, "--format", "peft", "-o", "out").code == 0
-    refuses("export", "-c", run, "--format", "merged", "-o", "out", says=["--output out holds an export already", "--overwrite"])
+    refuses(
+        "export",
+        "-c",
+        run,
+        "--format",
+        "merged",
+        "-o",
+        "out",
+        says=["--output out holds an export already", "--overwrite"],
+    )
     done = dora("export", "-c", run, "--format", "merged", "-o", "out", "--overwrite")
     assert done.code == 0, done.err
     assert not Path("out/adapter_config.json").exists()
@@ -101,9 +116,27 @@ def test_what_it_refuses(run: Path, tiny_model: Path, refuses: Refuse) -> None:
     peft = ("--format", "peft", "-o", "out")
     refuses("export", "-c", "nowhere", *peft, says=["--checkpoint nowhere is not a folder"])
     refuses(
-        "export", "-c", run, "--format", "peft", "-o", run, says=["--output copied run is not empty and holds no export", "choose another"]
+        "export",
+        "-c",
+        run,
+        "--format",
+        "peft",
+        "-o",
+        run,
+        says=["--output copied run is not empty and holds no export", "choose another"],
     )
-    refuses("export", "-c", run, "--format", "merged", "-o", "out", "--pad", "common", says=["--pad common is for --format peft"])
+    refuses(
+        "export",
+        "-c",
+        run,
+        "--format",
+        "merged",
+        "-o",
+        "out",
+        "--pad",
+        "common",
+        says=["--pad common is for --format peft"],
+    )
     refuses("export", "-c", run, *peft, "--set", "method.rank=3", says=["--set method.rank", "belongs to the run"])
     refuses("export", "-c", run, *peft, "--set", "model.name=elsewhere", says=["elsewhere"])
     from safetensors.torch import save_file
@@ -116,10 +149,21 @@ def test_what_it_refuses(run: Path, tiny_model: Path, refuses: Refuse) -> None:
 
 
 def test_a_checkpoint_from_before_the_freeze(run: Path, refuses: Refuse) -> None:
-    done = dora("train", run / "recipe.yaml", "--output", "early", "--set", "save.every_steps=8", "--set", "save.keep=9")
+    done = dora(
+        "train", run / "recipe.yaml", "--output", "early", "--set", "save.every_steps=8", "--set", "save.keep=9"
+    )
     assert done.code == 0, done.err
     early = Path("early/checkpoints/step-8")
-    refuses("export", "-c", early, "--format", "peft", "-o", "out", says=["step 8, before the ranks were frozen", "--allow-unfrozen"])
+    refuses(
+        "export",
+        "-c",
+        early,
+        "--format",
+        "peft",
+        "-o",
+        "out",
+        says=["step 8, before the ranks were frozen", "--allow-unfrozen"],
+    )
     done = dora("export", "-c", early, "--format", "peft", "-o", "out", "--allow-unfrozen")
     assert done.code == 0, done.err
     assert done.out.startswith("peft, float32: 36 components in 12 of 12 projections")

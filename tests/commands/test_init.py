@@ -33,7 +33,8 @@ def test_the_recipe_of_every_task_loads_and_dry_runs(task: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("task", "model"), [("glue/sst2", "builtin:tiny-encoder"), ("e2e", "builtin:tiny-seq2seq"), ("glue/stsb", "builtin:tiny-decoder")]
+    ("task", "model"),
+    [("glue/sst2", "builtin:tiny-encoder"), ("e2e", "builtin:tiny-seq2seq"), ("glue/stsb", "builtin:tiny-decoder")],
 )
 def test_with_a_model(task: str, model: str) -> None:
     done = dora("init", task, "--model", model, "-o", "new/mine.yaml")
@@ -55,7 +56,9 @@ def test_nothing_is_overwritten_unasked(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("precious")
     done = dora("init", "glue/rte", "-o", "mine.yaml")
     assert (done.code, done.out) == (2, "")
-    assert done.err == "dora: error: --output mine.yaml exists already; choose another name, or pass --overwrite to replace it\n"
+    assert done.err == (
+        "dora: error: --output mine.yaml exists already; choose another name, or pass --overwrite to replace it\n"
+    )
     assert (tmp_path / "mine.yaml").read_text() == "precious"
     assert dora("init", "--schema", "-o", "mine.yaml").code == 2
     assert (tmp_path / "mine.yaml").read_text() == "precious"
@@ -68,7 +71,8 @@ def test_a_model_that_nobody_knows_is_taken_with_a_note() -> None:
     assert done.code == 0
     assert parse_recipe(done.out).model.name == "nobody/nothing"
     assert done.err == (
-        "dora: note: 'nobody/nothing' is not in the local cache, so it was not checked whether it can do e2e; a dry run checks it\n"
+        "dora: note: 'nobody/nothing' is not in the local cache, so it was not checked whether it can do e2e; a dry "
+        "run checks it\n"
     )
 
 
@@ -77,7 +81,10 @@ def test_a_model_that_nobody_knows_is_taken_with_a_note() -> None:
     [
         (["glue/rt"], ["no task 'glue/rt' (nearest: glue/rte)"]),
         (["sst-2"], ["nearest: glue/sst2"]),
-        (["e2e", "-m", "builtin:tiny-encoder"], ["'builtin:tiny-encoder'", "does not generate text", "choose a decoder"]),
+        (
+            ["e2e", "-m", "builtin:tiny-encoder"],
+            ["'builtin:tiny-encoder'", "does not generate text", "choose a decoder"],
+        ),
         (["e2e", "-m", "FacebookAI/roberta-base"], ["does not generate text"]),
         (["e2e", "-m", "builtin:tiny"], ["no built-in model 'builtin:tiny'", "builtin:tiny-decoder"]),
         (["e2e", "-m", "./nowhere"], ["no such folder './nowhere'"]),

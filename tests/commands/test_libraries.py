@@ -24,7 +24,10 @@ SHORT = ("--set", "train.max_steps=8", "--set", "train.lr_warmup_fraction=0", "-
 
 @pytest.fixture
 def broken(tmp_path: Path) -> str:
-    """A PYTHONPATH with a torchvision built for another PyTorch. Transformers would load it with every model, where Pillow is there too."""
+    """A PYTHONPATH with a torchvision built for another PyTorch.
+
+    Transformers would load it with every model, where Pillow is there too.
+    """
     pytest.importorskip("PIL")
     package = tmp_path / "site" / "torchvision"
     package.mkdir(parents=True)
@@ -47,7 +50,9 @@ def test_nor_a_trial_of_a_model(broken: str) -> None:
     assert done.returncode == 0
 
 
-def test_a_trial_that_cannot_import_is_asked_for_again(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_trial_that_cannot_import_is_asked_for_again(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """1: the answer is the installation's at the moment, and is not kept."""
     monkeypatch.setattr("sys.stdin", io.StringIO('{"device": "cpu"}'))
 
@@ -56,7 +61,10 @@ def test_a_trial_that_cannot_import_is_asked_for_again(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(capture_trial, "try_steps", broken)
     assert capture_probe.main() == 1
-    assert json.loads(capsys.readouterr().out) == {"captured": False, "reason": "Could not import module 'BertForSequenceClassification'"}
+    assert json.loads(capsys.readouterr().out) == {
+        "captured": False,
+        "reason": "Could not import module 'BertForSequenceClassification'",
+    }
 
 
 def test_code_that_comes_with_a_model_may_load_torchvision(tmp_path: Path) -> None:
@@ -75,7 +83,9 @@ except ModuleNotFoundError:
     print(sys.modules["torchvision"].__name__)
 """
     path = os.pathsep.join([str(tmp_path), str(ROOT)])
-    done = subprocess.run([sys.executable, "-c", code], env=environment(PYTHONPATH=path), capture_output=True, text=True, timeout=PATIENCE)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment(PYTHONPATH=path), capture_output=True, text=True, timeout=PATIENCE
+    )
     assert done.stdout == "torchvision\n", done.stderr
 
 
@@ -102,7 +112,10 @@ def test_a_metric_that_needs_scipy_has_it(tmp_path: Path) -> None:
 
 def test_one_that_needs_scikit_learn_has_it_or_says_so_and_leaves_nothing(tmp_path: Path, no_statistics: str) -> None:
     cola = ("train", CONFIGS / "demo" / "sst2.yaml", *SHORT, "--set", "task=glue/cola")
-    said = "dora: error: what computes the metric matthews cannot be loaded (ValueError: numpy.dtype size changed); dora doctor says which"
+    said = (
+        "dora: error: what computes the metric matthews cannot be loaded (ValueError: numpy.dtype size changed); "
+        "dora doctor says which"
+    )
     new = process(*cola, cwd=tmp_path, PYTHONPATH=no_statistics)
     assert new.code == 2
     assert new.err.splitlines()[-1].startswith(said)

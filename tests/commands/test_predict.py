@@ -102,9 +102,25 @@ def test_what_does_not_fit_is_said_before_anything_is_loaded(run: Path, refuses:
     refuses(*predict, "-o", "sub/", says=["data.max_eval_samples is 40", "--set data.max_eval_samples=null"])
     refuses(*predict, "-o", "out.txt", says=["--output out.txt", ".jsonl", ".tsv", "folder"])
     refuses(*predict, "-o", "out", says=["--output out:", "ends with /"])
-    refuses(*predict, "-o", "sub/", "--split", "validation", says=["the benchmark's files of test; of validation it has none"])
+    refuses(
+        *predict,
+        "-o",
+        "sub/",
+        "--split",
+        "validation",
+        says=["the benchmark's files of test; of validation it has none"],
+    )
     refuses(*predict, "-o", "a.jsonl", "--split", "dev", says=["--split dev: glue/sst2 has train, validation, test"])
-    refuses(*predict, "-o", "a.jsonl", "--split", "test", "-i", "x.csv", says=["--split test and --input x.csv are both given"])
+    refuses(
+        *predict,
+        "-o",
+        "a.jsonl",
+        "--split",
+        "test",
+        "-i",
+        "x.csv",
+        says=["--split test and --input x.csv are both given"],
+    )
     Path("mine.jsonl").write_text('{"sentence": "a fine film"}\n')
     refuses(
         *predict,
@@ -145,7 +161,9 @@ def test_mnli_has_two_files(several: dict[str, Path], tmp_path: Path) -> None:
         ("MNLI-m.tsv", len(test["matched"])), ("MNLI-mm.tsv", len(test["mismatched"])),
     ]  # fmt: skip
     found = predict(run)
-    assert [record["split"] for record in found] == ["test_matched"] * len(test["matched"]) + ["test_mismatched"] * len(test["mismatched"])
+    assert [record["split"] for record in found] == ["test_matched"] * len(test["matched"]) + ["test_mismatched"] * len(
+        test["mismatched"]
+    )
     assert predict(run, split="test") == found
     words = [line.split("\t")[1] for file in written for line in file.path.read_text().splitlines()[1:]]
     assert words == [record["prediction"] for record in found]
@@ -157,8 +175,26 @@ def test_mnli_has_two_files(several: dict[str, Path], tmp_path: Path) -> None:
 def test_mnli_does_not_fit_in_one_file(several: dict[str, Path], refuses: Refuse, tmp_path: Path) -> None:
     run = several["mnli"]
     refuses("predict", "-c", run, "-o", "a.tsv", says=["one file", "test_matched, test_mismatched", "a/", "--split"])
-    refuses("predict", "-c", run, "-o", "a/", "-i", "x.csv", says=["for a file of your own there is none among MNLI-m.tsv, MNLI-mm.tsv"])
-    refuses("predict", "-c", run, "-o", "a.jsonl", "-i", run / "recipe.yaml", says=["pairs of texts", "'premise', 'hypothesis'"])
+    refuses(
+        "predict",
+        "-c",
+        run,
+        "-o",
+        "a/",
+        "-i",
+        "x.csv",
+        says=["for a file of your own there is none among MNLI-m.tsv, MNLI-mm.tsv"],
+    )
+    refuses(
+        "predict",
+        "-c",
+        run,
+        "-o",
+        "a.jsonl",
+        "-i",
+        run / "recipe.yaml",
+        says=["pairs of texts", "'premise', 'hypothesis'"],
+    )
 
 
 def test_numbers_are_clipped_in_the_benchmarks_file_alone(several: dict[str, Path], tmp_path: Path) -> None:
@@ -228,7 +264,12 @@ def test_through_pipes(run: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "dora_cli", "predict", "-c", str(run)]
     for place, given in (("-", plain), ("/dev/stdin", as_json)):
         done = subprocess.run(
-            [*command, "-i", place, "-o", "-"], input=given, cwd=tmp_path, env=environment(), capture_output=True, timeout=120
+            [*command, "-i", place, "-o", "-"],
+            input=given,
+            cwd=tmp_path,
+            env=environment(),
+            capture_output=True,
+            timeout=120,
         )
         assert done.returncode == 0, done.stderr
         assert done.stdout == Path("file.jsonl").read_bytes()
@@ -245,7 +286,9 @@ def test_through_pipes(run: Path, tmp_path: Path) -> None:
         (b"x" * 100, ["standard input: has more than 64 bytes"]),
     ],
 )
-def test_what_is_wrong_with_a_stream(run: Path, given: bytes, says: list[str], refuses: Refuse, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_wrong_with_a_stream(
+    run: Path, given: bytes, says: list[str], refuses: Refuse, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(inputs, "LIMIT", 64)
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(given)))
     refuses("predict", "-c", run, "-i", "-", "-o", "-", says=says)
@@ -269,6 +312,8 @@ def test_several_processes_do_not_share_a_stream(run: Path, refuses: Refuse, mon
 
 def test_texts_go_to_stdout_one_a_line(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
     destination = Destination.plan("-", get_task("e2e"), (), overwrite=False)
-    part = Part("mrs", [{"mr": "name[Zizzi]", "output": "Zizzi is a caf\u00e9 ."}, {"mr": "name[Aromi]", "output": ""}], None)
+    part = Part(
+        "mrs", [{"mr": "name[Zizzi]", "output": "Zizzi is a caf\u00e9 ."}, {"mr": "name[Aromi]", "output": ""}], None
+    )
     assert destination.write([part], pytest.fail) == [(Path("-"), 2)]
     assert capsysbinary.readouterr().out == "Zizzi is a caf\u00e9 .\n\n".encode()

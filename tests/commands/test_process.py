@@ -54,7 +54,9 @@ def test_a_reader_that_stops_reading(trained: Trained, arguments: str) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     command = [sys.executable, "-m", "dora_cli", *arguments.split()]
-    done = subprocess.run(command, cwd=trained.cwd, env=environment(), stdout=writer, stderr=subprocess.PIPE, text=True, timeout=PATIENCE)
+    done = subprocess.run(
+        command, cwd=trained.cwd, env=environment(), stdout=writer, stderr=subprocess.PIPE, text=True, timeout=PATIENCE
+    )
     os.close(writer)
     assert done.stderr == ""
     assert done.returncode != 0
@@ -64,7 +66,15 @@ def test_a_reader_that_stops_reading(trained: Trained, arguments: str) -> None:
 def test_results_onto_a_full_disk(trained: Trained) -> None:
     command = [sys.executable, "-m", "dora_cli", "ranks"]
     with open("/dev/full", "w") as full:
-        done = subprocess.run(command, cwd=trained.cwd, env=environment(), stdout=full, stderr=subprocess.PIPE, text=True, timeout=PATIENCE)
+        done = subprocess.run(
+            command,
+            cwd=trained.cwd,
+            env=environment(),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=PATIENCE,
+        )
     assert done.returncode == 2
     assert done.stderr.startswith("dora: error: output cannot be written: No space left on device")
     assert len(done.stderr.splitlines()) == 1
@@ -87,7 +97,8 @@ def test_an_interrupted_run(trained: Trained, tiny_model: Path, tmp_path: Path) 
     command = [sys.executable, "-m", "dora_cli", "train", "long.yaml", "--set", "train.epochs=100000"]
     run = subprocess.Popen(
         command, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # a shell's background jobs ignore it
+        # a shell's background jobs ignore it
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
     try:
         assert run.stderr is not None
@@ -113,7 +124,14 @@ def test_the_installed_program_is_the_module(trained: Trained) -> None:
     program = shutil.which("dora", path=str(Path(sys.executable).parent))
     if program is None:
         pytest.skip("the package is not installed")
-    done = subprocess.run([program, "ranks", trained.folder], cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=PATIENCE)
+    done = subprocess.run(
+        [program, "ranks", trained.folder],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines()[1:] == process("ranks", cwd=trained.cwd).out.splitlines()[1:]
 
@@ -129,7 +147,9 @@ def test_a_run_outlives_whoever_reads_it(trained: Trained, tiny_model: Path, tmp
     """``dora train ... 2>&1 | head -1``: what is said later is lost, what is trained is not."""
     (tmp_path / "run.yaml").write_text(recipe_text(tiny_model))
     command = [sys.executable, "-m", "dora_cli", "train", "run.yaml"]
-    run = subprocess.Popen(command, cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    run = subprocess.Popen(
+        command, cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
     assert run.stderr is not None
     assert run.stderr.readline()
     run.stderr.close()
@@ -161,7 +181,8 @@ def test_an_interrupted_run_on_a_terminal_leaves_it_clean(tiny_model: Path, tmp_
                 break
             output += piece
             if not sent and b"phase" in output and b"warm-up" in output:
-                run.send_signal(signal.SIGINT)  # once: a second one means "do not save", and the view goes on until the step ends
+                # once: a second one means "do not save", and the view goes on until the step ends
+                run.send_signal(signal.SIGINT)
                 sent = True
         assert run.wait(timeout=PATIENCE) == 130
     finally:
@@ -171,7 +192,10 @@ def test_an_interrupted_run_on_a_terminal_leaves_it_clean(tiny_model: Path, tmp_
     assert text.count("\x1b[?25l") == text.count("\x1b[?25h") == 1
     after = text[text.index("\x1b[?25h") :]
     assert re.fullmatch(
-        r"\x1b\[\?25h(\r\n)*dora: stopped by SIGINT after step [0-9,]+; go on with: dora train .*--resume\r\n", after, re.DOTALL
+        r"\x1b\[\?25h(\r\n)*dora: stopped by SIGINT after step [0-9,]+; go on with: dora train "
+        r".*--resume\r\n",
+        after,
+        re.DOTALL,
     )
 
 

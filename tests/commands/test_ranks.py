@@ -57,7 +57,9 @@ def test_a_run_that_has_no_metrics_yet(tmp_path: Path):
 def test_json_is_the_file_as_it_is(tmp_path: Path):
     folder = make_run(tmp_path / "run")
     path = folder / "ranks.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "note": "\u00e9"}, indent=7, ensure_ascii=False), encoding="utf-8")
+    path.write_text(
+        json.dumps({**json.loads(path.read_text()), "note": "\u00e9"}, indent=7, ensure_ascii=False), encoding="utf-8"
+    )
     assert run(str(folder), "--json") == path.read_text(encoding="utf-8")
 
 
@@ -125,7 +127,7 @@ def test_a_damaged_file_is_refused_in_both_forms(tmp_path: Path, arguments: list
     assert "is damaged: line" in refusal(str(tmp_path / "run"), *arguments)
 
 
-# Views and pictures -------------------------------------------------------------------------------------------------------------
+# Views and pictures ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -186,7 +188,9 @@ def test_a_picture_shows_what_is_shown_or_asked_for(
     result = CliRunner().invoke(app, ["run", *options, "--plot", "new/a.svg"], catch_exceptions=False)
     assert result.exit_code == 0
     assert f"{what}: {Path('new/a.svg')}\n" in result.stderr
-    assert result.stdout == run("run", *[option for option in options if option not in ("--what", "training", "budget")])
+    assert result.stdout == run(
+        "run", *[option for option in options if option not in ("--what", "training", "budget")]
+    )
     assert writes in Path("new/a.svg").read_text(encoding="utf-8")
 
 
@@ -232,7 +236,8 @@ def test_a_run_that_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 def test_importing_the_command_is_cheap():
     code = (
         "import sys, dora_cli.commands.ranks\n"
-        "heavy = {'torch', 'transformers', 'pydantic', 'numpy', 'datasets', 'sklearn', 'matplotlib'} & set(sys.modules)\n"
+        "heavy = {'torch', 'transformers', 'pydantic', 'numpy', 'datasets', 'sklearn', 'matplotlib'} & "
+        "set(sys.modules)\n"
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])

@@ -28,7 +28,9 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def no_java(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     found = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "pycocoevalcap" else found(name, *rest))
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == "pycocoevalcap" else found(name, *rest)
+    )
 
 
 @pytest.mark.usefixtures("no_java")
@@ -43,14 +45,20 @@ def test_json() -> None:
     assert metrics["metrics"]["bleu"] == pytest.approx((7 / 10 * 6 / 8 * 5 / 6 * 4 / 4) ** (1 / 4))
     assert metrics["metrics"]["rouge_l"] == pytest.approx(0.5)
     notes = done.err.splitlines()
-    assert notes[0].startswith("dora: note: METEOR is not computed: install the package pycocoevalcap (pip install pycocoevalcap)")
+    assert notes[0].startswith(
+        "dora: note: METEOR is not computed: install the package pycocoevalcap (pip install pycocoevalcap)"
+    )
     assert len(notes) == 2
 
 
 @pytest.mark.usefixtures("no_java")
 def test_table_and_run_file() -> None:
     records = [
-        {"mr": "name[The Eagle]", "output": "The Eagle is a cheap pub.", "references": ["The Eagle is a cheap pub.", "A pub"]},
+        {
+            "mr": "name[The Eagle]",
+            "output": "The Eagle is a cheap pub.",
+            "references": ["The Eagle is a cheap pub.", "A pub"],
+        },
         {"mr": "name[Cotto]", "output": "Cotto isn't family-friendly", "references": ["Zizzi"]},
     ]
     Path("predictions.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
@@ -100,7 +108,9 @@ def test_missing_files_and_options(refuses: Refuse) -> None:
     refuses("score", "e2e", "-p", "out.txt", says=["out.txt holds outputs alone; give --references FILE"])
 
 
-@pytest.mark.parametrize(("arguments", "said"), [(["webnlg", "-p", "out.txt"], "webnlg"), (["e2e"], "--predictions"), ([], "TASK")])
+@pytest.mark.parametrize(
+    ("arguments", "said"), [(["webnlg", "-p", "out.txt"], "webnlg"), (["e2e"], "--predictions"), ([], "TASK")]
+)
 def test_a_wrong_command_line(arguments: list[str], said: str) -> None:
     done = dora("score", *arguments)
     assert (done.code, done.out) == (2, "")

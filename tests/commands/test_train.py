@@ -34,7 +34,9 @@ def test_results_go_to_stdout_and_progress_to_stderr(trained: Trained) -> None:
     assert "  dora eval --checkpoint runs/recipes-small\n" in out
     assert "step 5/24" not in out
     lines = err.splitlines()
-    assert [line.split()[1] for line in lines if line.startswith("step ") and "loss" in line] == [f"{n}/24" for n in (5, 10, 15, 20, 24)]
+    assert [line.split()[1] for line in lines if line.startswith("step ") and "loss" in line] == [
+        f"{n}/24" for n in (5, 10, 15, 20, 24)
+    ]
     assert len([line for line in lines if line.startswith("epoch ")]) == 4
     assert "step 11: ranks frozen, 24 components live" in lines
     assert "Summary" not in err
@@ -97,7 +99,9 @@ def test_seeds_run_side_by_side_and_finished_ones_are_kept(recipe: Path) -> None
     assert dora("ranks").out.splitlines()[0] == "runs/small/seed-2", "the newest run"
 
 
-def test_seeds_take_the_place_of_a_run_and_refuse_what_is_not_theirs(recipe: Path, trained: Trained, refuses: Refuse) -> None:
+def test_seeds_take_the_place_of_a_run_and_refuse_what_is_not_theirs(
+    recipe: Path, trained: Trained, refuses: Refuse
+) -> None:
     few = ("--set", "train.max_steps=4")
     shutil.copytree(trained.folder, "runs/small")
     refuses("train", recipe, *few, "--seeds", "1,2", says=["holds a single run", "--overwrite"])
@@ -107,7 +111,9 @@ def test_seeds_take_the_place_of_a_run_and_refuse_what_is_not_theirs(recipe: Pat
     assert {path.name for path in parent.iterdir()} == {"seed-1", "seed-2", "summary.json"}
     done = dora("train", recipe, *few, "--seeds", "3")
     assert json.loads((parent / "summary.json").read_text())["seeds"] == [1, 2, 3]
-    refuses("train", recipe, "--set", "train.max_steps=5", "--seeds", "4", says=["seed-1 holds a run of another recipe"])
+    refuses(
+        "train", recipe, "--set", "train.max_steps=5", "--seeds", "4", says=["seed-1 holds a run of another recipe"]
+    )
     Path("runs/small/seed-5").mkdir()
     Path("runs/small/seed-5/thesis.tex").write_text("years of work")
     refuses("train", recipe, *few, "--seeds", "4,5", says=["seed-5 is not empty and holds no run"])
@@ -124,11 +130,15 @@ def test_overwrite_replaces_the_run_and_nothing_else(recipe: Path) -> None:
     assert done.code == 0, done.err
     assert (folder / "notes.txt").read_text() == "mine"
     assert json.loads((folder / "metrics.json").read_text())["epochs"][-1]["step"] == 6
-    assert {path.name for path in (folder / "checkpoints").iterdir()} == {"step-6"}, "nothing of the old run may be left"
+    assert {path.name for path in (folder / "checkpoints").iterdir()} == {"step-6"}, (
+        "nothing of the old run may be left"
+    )
 
 
 def test_a_replaced_run_leaves_only_what_was_not_its_own(trained: Trained, tmp_path: Path) -> None:
-    """Also through a link, for several seeds, and in the current folder, none of which can be removed and made again."""
+    """Also through a link, for several seeds, and in the current folder, none of which can be removed
+    and made again.
+    """
     for seed in (1, 2):
         shutil.copytree(trained.folder, tmp_path / "parent" / f"seed-{seed}")
     (tmp_path / "parent" / "seed-2" / "plot.png").write_text("mine")
@@ -136,11 +146,18 @@ def test_a_replaced_run_leaves_only_what_was_not_its_own(trained: Trained, tmp_p
     (tmp_path / "parent" / "summary.json").write_text("{}")
     (tmp_path / "link").symlink_to(tmp_path / "parent", target_is_directory=True)
     take_output(tmp_path / "link", overwrite=True)
-    assert contents(tmp_path / "parent") == {"recipe.yaml": b"", "seed-2": None, "seed-2/plot.png": b"mine", "seed-x": None}
+    assert contents(tmp_path / "parent") == {
+        "recipe.yaml": b"",
+        "seed-2": None,
+        "seed-2/plot.png": b"mine",
+        "seed-x": None,
+    }
 
 
 def test_seeds_go_on_where_a_kill_left_an_empty_folder_or_an_empty_recipe(recipe: Path, trained: Trained) -> None:
-    """One was made and tried, and not yet taken; in the other an earlier run was being removed, whose checkpoints are not the new run's."""
+    """One was made and tried, and not yet taken; in the other an earlier run was being removed, whose checkpoints are
+    not the new run's.
+    """
     few = ("--set", "train.max_steps=4", "-o", "new")
     Path("new/seed-1/.adapter.trial1.partial").mkdir(parents=True)
     assert dora("train", recipe, *few, "--seeds", "1").code == 0
@@ -185,7 +202,11 @@ def test_a_dry_run_says_what_would_happen_and_writes_nothing(recipe: Path, tiny_
     assert contents(Path()) == before
     resolved, _, rest = done.out.partition("\nRun\n")
     assert "  gradient_accumulation: 2\n" in resolved
-    rows = {line[: line.index("  ", 2)].strip(): line.split("  ", 2)[2].strip() for line in rest.splitlines() if line.startswith("  ")}
+    rows = {
+        line[: line.index("  ", 2)].strip(): line.split("  ", 2)[2].strip()
+        for line in rest.splitlines()
+        if line.startswith("  ")
+    }
     assert rows["training examples"] == "94"
     assert rows["global batch"] == "32 examples = train.batch_size 16 x gradient_accumulation 2 x 1 process"
     assert rows["steps"] == "12 (3 an epoch, 4 epochs)"  # ceil(94 / 32) x 4
@@ -207,7 +228,9 @@ def test_a_dry_run_agrees_with_the_run(trained: Trained, monkeypatch: pytest.Mon
     assert "  freeze      after step 11\n" in done.out
 
 
-def test_paths_are_taken_from_the_current_folder(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paths_are_taken_from_the_current_folder(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     work = tmp_path / "a b" / "c"
     work.mkdir(parents=True)
     (tmp_path / "model").symlink_to(tiny_model, target_is_directory=True)
@@ -233,5 +256,11 @@ def test_plain_and_quiet(recipe: Path) -> None:
 
 
 def test_quiet_beside_what_prints_is_refused(recipe: Path, refuses: Refuse) -> None:
-    refuses("train", recipe, "--quiet", "--plain", says=["--quiet prints nothing and --plain prints lines; give one of them"])
+    refuses(
+        "train",
+        recipe,
+        "--quiet",
+        "--plain",
+        says=["--quiet prints nothing and --plain prints lines; give one of them"],
+    )
     refuses("train", recipe, "-q", "--dry-run", says=["--quiet prints nothing and --dry-run prints a run"])

@@ -34,7 +34,10 @@ def plan(
 
 def step_examples(ranks: list[list[Group]]) -> list[list[int]]:
     """The examples of each optimiser step over all processes, sorted."""
-    return [sorted(int(i) for group in groups for micro in group.micro_batches for i in micro) for groups in zip(*ranks, strict=True)]
+    return [
+        sorted(int(i) for group in groups for micro in group.micro_batches for i in micro)
+        for groups in zip(*ranks, strict=True)
+    ]
 
 
 @pytest.mark.parametrize("grouped", [False, True])

@@ -9,7 +9,8 @@ from dora_cli.data.builtin.draw import Draw
 from dora_cli.errors import DataError
 from dora_cli.tasks import get_task, task_names
 
-# SHA-256 of texts and labels (`Examples.fingerprint`), first 16 digits. A change here is a new data set: results on the old one are void.
+# SHA-256 of texts and labels (`Examples.fingerprint`), first 16 digits. A change here is a new data set: results on the
+# old one are void.
 FINGERPRINTS = {
     ("e2e", "train"): "86403428fc74aea4",
     ("e2e", "validation"): "84645fd25aada8eb",
@@ -150,7 +151,11 @@ def test_a_task_without_data_is_named_with_those_that_have_some() -> None:
 
 
 def test_a_split_that_does_not_exist_is_named_with_those_that_do() -> None:
-    with pytest.raises(DataError, match=r"glue/mnli has no split 'validation'.*validation_matched.*validation_mismatched"):
+    with pytest.raises(
+        DataError,
+        match=r"glue/mnli has no split "
+        r"'validation'.*validation_matched.*validation_mismatched",
+    ):
         generate("glue/mnli", "validation")
 
 

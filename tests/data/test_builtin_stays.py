@@ -1,4 +1,6 @@
-"""Places to stay: official in form, every reference faithful to its meaning representation, wordings and orders varied."""
+"""Places to stay: official in form, every reference faithful to its meaning representation, wordings
+and orders varied.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +55,10 @@ def said(text: str, name: str) -> dict[str, str]:
     plain = text.replace(name, "NAME")
     facts = {"name": name} if "NAME" in plain else {}
     readings = [
-        (key, value) for key, patterns in READ.items() for pattern, value in patterns.items() for _ in re.finditer(pattern, plain, re.I)
+        (key, value)
+        for key, patterns in READ.items()
+        for pattern, value in patterns.items()
+        for _ in re.finditer(pattern, plain, re.I)
     ]
     readings += [("rating", found) for found in re.findall(r"\d out of 5", plain)]
     readings += [("near", found) for found in re.findall(r"(?:[Nn]ear|[Cc]lose to) ([A-Z]\w+ [A-Z]\w+)", plain)]
@@ -78,7 +83,13 @@ def test_every_reference_says_all_of_its_meaning_representation_and_nothing_else
 
 def test_the_reader_of_the_test_above_notices_what_is_wrong() -> None:
     right = "Blue Fox is a cheap inn near Mill Park. It does not allow pets."
-    assert said(right, "Blue Fox") == {"name": "Blue Fox", "priceRange": "low", "stayType": "inn", "near": "Mill Park", "petFriendly": "no"}
+    assert said(right, "Blue Fox") == {
+        "name": "Blue Fox",
+        "priceRange": "low",
+        "stayType": "inn",
+        "near": "Mill Park",
+        "petFriendly": "no",
+    }
     assert said(right.replace("does not allow", "welcomes"), "Blue Fox")["petFriendly"] == "yes"
     assert "name" not in said(right, "Red Fox")
     with pytest.raises(AssertionError, match="priceRange is said twice"):
@@ -120,7 +131,12 @@ def test_references_of_one_meaning_representation_differ_in_order_too() -> None:
 
 
 def _order(text: str) -> tuple[str, ...]:
-    places = {key: found.start() for key, patterns in READ.items() for pattern in patterns if (found := re.search(pattern, text, re.I))}
+    places = {
+        key: found.start()
+        for key, patterns in READ.items()
+        for pattern in patterns
+        if (found := re.search(pattern, text, re.I))
+    }
     return tuple(sorted(places, key=places.__getitem__)) + (("name first",) if text.startswith("NAME") else ())
 
 
@@ -150,4 +166,6 @@ def test_a_place_with_little_to_say_ends_with_fewer_references() -> None:
     place = stays.Stay("Blue Fox", {"stayType": "inn", "petFriendly": "yes"})
     texts = {stays.reference(Draw(seed), place) for seed in range(200)}
     assert "Blue Fox is a pet-friendly inn." in texts
-    assert all(said(text, "Blue Fox") == {"name": "Blue Fox", "stayType": "inn", "petFriendly": "yes"} for text in texts)
+    assert all(
+        said(text, "Blue Fox") == {"name": "Blue Fox", "stayType": "inn", "petFriendly": "yes"} for text in texts
+    )

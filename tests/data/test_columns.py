@@ -13,7 +13,9 @@ from dora_cli.errors import DataError
 from dora_cli.tasks import get_task
 
 
-def load(folder: Path, header: str, columns: dict[str, str] | None, task: str = "glue/sst2", split: str = "train") -> Examples:
+def load(
+    folder: Path, header: str, columns: dict[str, str] | None, task: str = "glue/sst2", split: str = "train"
+) -> Examples:
     row = ",".join("1" if name == "label" else f"the {name}" for name in header.split(","))
     (folder / f"{split}.csv").write_text(f"{header}\n{row}\n")
     return load_examples(get_task(task), "files", split, path=folder, columns=columns)
@@ -30,17 +32,24 @@ def load(folder: Path, header: str, columns: dict[str, str] | None, task: str = 
         ({"mr": "ref"}, "e2e", "'mr' and 'human_reference'"),
     ],
 )
-def test_two_of_our_columns_are_not_one_of_the_files(columns: dict[str, str], task: str, two: str, split: str, tmp_path: Path) -> None:
+def test_two_of_our_columns_are_not_one_of_the_files(
+    columns: dict[str, str], task: str, two: str, split: str, tmp_path: Path
+) -> None:
     with pytest.raises(DataError) as caught:
         load(tmp_path, "sentence,sentence1,sentence2,mood,mr,ref,label", columns, task, split)
     shared = next(iter(columns.values()))
-    assert f"data.columns: {two} of {task} would both be read from the column {shared!r} of {tmp_path}/{split}.csv" in str(caught.value)
+    assert (
+        f"data.columns: {two} of {task} would both be read from the column {shared!r} of {tmp_path}/{split}.csv"
+    ) in str(caught.value)
     assert str(caught.value).endswith("Give each of them a column of its own")
 
 
 def test_columns_that_change_places_are_no_such_case(tmp_path: Path) -> None:
     swapped = {"sentence1": "sentence2", "sentence2": "sentence1"}
-    assert load(tmp_path, "sentence1,sentence2,label", swapped, "glue/mrpc").texts == (["the sentence2"], ["the sentence1"])
+    assert load(tmp_path, "sentence1,sentence2,label", swapped, "glue/mrpc").texts == (
+        ["the sentence2"],
+        ["the sentence1"],
+    )
 
 
 def test_labels_are_not_read_of_a_file_to_predict(tmp_path: Path) -> None:
@@ -49,7 +58,9 @@ def test_labels_are_not_read_of_a_file_to_predict(tmp_path: Path) -> None:
     path.write_text("label\na fine film .\n")
     assert read_file(get_task("glue/sst2"), path, {"sentence": "label"}) == Examples((["a fine film ."],), None)
     path.write_text("sentence1,sentence2\na,b\n")
-    with pytest.raises(DataError, match="'sentence1' and 'sentence2' of glue/rte would both be read from the column 'sentence2'"):
+    with pytest.raises(
+        DataError, match="'sentence1' and 'sentence2' of glue/rte would both be read from the column 'sentence2'"
+    ):
         read_file(get_task("glue/rte"), path, {"sentence1": "sentence2"})
 
 
@@ -74,7 +85,9 @@ def test_the_words_that_mend_a_missing_column_can_be_copied(
         load(tmp_path, header, columns)
     flag, override = shlex.split(str(caught.value).rpartition("such as ")[2])
     assert flag == "--set"
-    recipe = parse_recipe("{task: glue/sst2, model: {name: x}}", overrides=["data.source=files", "data.path=x", override])
+    recipe = parse_recipe(
+        "{task: glue/sst2, model: {name: x}}", overrides=["data.source=files", "data.path=x", override]
+    )
     assert recipe.data.columns == expected
     found = load(tmp_path, header, expected) if "mood" not in header else None
     assert found is None or found.texts == ([f"the {expected['sentence']}"],)

@@ -24,13 +24,19 @@ def load(folder: Path, split: str = "train", **keys: Any) -> Examples:
 def test_line_ends_outside_and_inside_of_fields(mark: bytes, end: str, tmp_path: Path) -> None:
     rows = ["mr,ref", '"name[A], eatType[pub]","Café ""A"", a pub.\r\n  Cheap"', "name[B],One\u2028B. "]
     (tmp_path / "trainset.csv").write_bytes(mark + "".join(row + end for row in rows).encode())
-    assert load(tmp_path) == Examples((["name[A], eatType[pub]", "name[B]"], ['Café "A", a pub.\r\n  Cheap', "One\u2028B. "]), None)
+    assert load(tmp_path) == Examples(
+        (["name[A], eatType[pub]", "name[B]"], ['Café "A", a pub.\r\n  Cheap', "One\u2028B. "]), None
+    )
 
 
 def test_the_cleaned_release_has_other_names_and_more_columns(tmp_path: Path) -> None:
     for name in ("train-fixed.no-ol.csv", "devel-fixed.no-ol.csv", "test-fixed.csv"):
         (tmp_path / name).write_text(f'mr,ref,fixed,orig_mr\nname[A],{name},1,"name[A], area[b]"\n')
-    for split, name in {"train": "train-fixed.no-ol.csv", "validation": "devel-fixed.no-ol.csv", "test": "test-fixed.csv"}.items():
+    for split, name in {
+        "train": "train-fixed.no-ol.csv",
+        "validation": "devel-fixed.no-ol.csv",
+        "test": "test-fixed.csv",
+    }.items():
         assert load(tmp_path, split) == Examples((["name[A]"], [name]), None)
 
 
@@ -49,7 +55,13 @@ def test_the_first_name_that_exists_is_read(tmp_path: Path) -> None:
         (b"MR\nname[A]\n", r"trainset\.csv: no column 'ref'; the header has 'MR'\..*set data\.source: files"),
         (b"source,target\nx,y\n", r"no column 'mr', 'ref'; the header has 'source', 'target'"),
         (b"mr;ref\nname[A];A.\n", r"trainset\.csv: its fields are separated by semicolons"),
-        (b'mr,ref\nname[A],"two\nlines"\nname[B],\n', r"trainset\.csv, line 4: column 'ref' is empty; fill it in or remove the row"),
+        (
+            b'mr,ref\nname[A],"two\nlines"\nname[B],\n',
+            (
+                r"trainset\.csv, line 4: column 'ref' is empty; fill it in or "
+                r"remove the row"
+            ),
+        ),
         (b"mr,ref\n \t,A.\n", r"trainset\.csv, line 2: column 'mr' is empty"),
         (b"mr,ref\nname[A],A.,x\n", r"trainset\.csv, line 2: 3 fields, expected 2 \(mr, ref\)"),
         (b'mr,ref\nname[A],A.\nname[B],"open\n', r"trainset\.csv, line 3: cannot be read as csv"),
@@ -63,11 +75,17 @@ def test_damaged_files(content: bytes, message: str, tmp_path: Path) -> None:
 
 
 def test_a_wrong_folder_is_explained(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"is not a folder; data\.source e2e-csv needs the folder that holds .*'trainset\.csv'"):
+    with pytest.raises(
+        DataError,
+        match=r"is not a folder; data\.source e2e-csv needs the folder that holds "
+        r".*'trainset\.csv'",
+    ):
         load(tmp_path / "absent")
     (tmp_path / "train.csv").touch()
     with pytest.raises(
-        DataError, match=r"has no 'trainset\.csv' or 'train-fixed\.no-ol\.csv' for the split train of e2e; it has 'train\.csv'$"
+        DataError,
+        match=r"has no 'trainset\.csv' or 'train-fixed\.no-ol\.csv' for the split train of e2e; it has "
+        r"'train\.csv'$",
     ):
         load(tmp_path)
 

@@ -59,7 +59,9 @@ def test_batches_agree_with_the_tokenizers_own_padding() -> None:
     """Many examples, over several chunks, against the plain way of doing it."""
     generator = np.random.default_rng(0)
     words = np.array(list("abcdefgh"))
-    texts = tuple([" ".join(words[generator.integers(0, 8, generator.integers(1, 12))]) for _ in range(9000)] for _ in range(2))
+    texts = tuple(
+        [" ".join(words[generator.integers(0, 8, generator.integers(1, 12))]) for _ in range(9000)] for _ in range(2)
+    )
     tokenizer = word_tokenizer()
     split = encode(Examples(texts, [0] * 9000), tokenizer, 16)
     chosen = generator.permutation(9000)[:300]

@@ -23,7 +23,10 @@ def test_the_fingerprint_sees_every_difference() -> None:
 
 
 def test_equal_contents_have_equal_fingerprints() -> None:
-    assert Examples((["naïve \u2028 \ud800"],), [1]).fingerprint() == Examples((["naïve \u2028 \ud800"],), [1]).fingerprint()
+    assert (
+        Examples((["naïve \u2028 \ud800"],), [1]).fingerprint()
+        == Examples((["naïve \u2028 \ud800"],), [1]).fingerprint()
+    )
 
 
 def test_the_fingerprint_is_fixed() -> None:

@@ -56,7 +56,9 @@ def test_every_format_gives_the_same_examples(extension: str, tmp_path: Path) ->
 @pytest.mark.parametrize("extension", FORMATS)
 def test_names_of_the_task_need_no_mapping(extension: str, tmp_path: Path) -> None:
     write(
-        tmp_path, f"validation_matched.{extension}", {"premise": ["a", "b"], "hypothesis": ["c", "d"], "label": ["neutral", "entailment"]}
+        tmp_path,
+        f"validation_matched.{extension}",
+        {"premise": ["a", "b"], "hypothesis": ["c", "d"], "label": ["neutral", "entailment"]},
     )
     assert load(tmp_path, "validation_matched", "glue/mnli") == Examples((["a", "b"], ["c", "d"]), [1, 0])
 
@@ -65,7 +67,9 @@ def test_general_names_serve_every_task(tmp_path: Path) -> None:
     write(tmp_path, "train.csv", {"sentence1": ["a"], "sentence2": ["b"], "label": [2]})
     assert load(tmp_path, task="glue/mnli") == Examples((["a"], ["b"]), [2])
     write(tmp_path, "train.csv", {"q": ["a"], "p": ["b"], "label": [1]})
-    assert load(tmp_path, task="glue/qnli", columns={"sentence1": "q", "sentence2": "p"}) == Examples((["a"], ["b"]), [1])
+    assert load(tmp_path, task="glue/qnli", columns={"sentence1": "q", "sentence2": "p"}) == Examples(
+        (["a"], ["b"]), [1]
+    )
     assert load(tmp_path, task="glue/qnli", columns={"question": "q", "sentence": "p"}) == Examples((["a"], ["b"]), [1])
 
 
@@ -98,7 +102,9 @@ def test_a_copy_of_the_hubs_parquet_files(tmp_path: Path) -> None:
         }
     )
     for part in range(2):
-        data = datasets.Dataset.from_dict({"sentence1": [f"a{part}"], "sentence2": ["b"], "label": [part]}, features=features)
+        data = datasets.Dataset.from_dict(
+            {"sentence1": [f"a{part}"], "sentence2": ["b"], "label": [part]}, features=features
+        )
         data.to_parquet(tmp_path / f"train-0000{part}-of-00002.parquet")
     data = datasets.Dataset.from_dict({"sentence1": ["t"], "sentence2": ["b"], "label": [-1]}, features=features)
     data.to_parquet(tmp_path / "test-00000-of-00001.parquet")
@@ -120,20 +126,31 @@ def test_a_test_file_needs_no_labels_but_the_others_do(tmp_path: Path) -> None:
 @pytest.mark.parametrize("extension", FORMATS)
 def test_a_missing_column_names_what_is_there(extension: str, tmp_path: Path) -> None:
     write(tmp_path, f"train.{extension}", {"text": ["a"], "label": ["positive"]})
-    with pytest.raises(DataError, match=r"no column 'sentence'; it has 'text', 'label'\. .*--set 'data\.columns=\{sentence: text\}'$"):
+    with pytest.raises(
+        DataError,
+        match=r"no column 'sentence'; it has 'text', 'label'\. .*--set "
+        r"'data\.columns=\{sentence: text\}'$",
+    ):
         load(tmp_path)
-    with pytest.raises(DataError, match=r"no column 'Text', which data\.columns gives for 'sentence'; it has 'text', 'label'"):
+    with pytest.raises(
+        DataError,
+        match=r"no column 'Text', which data\.columns gives for 'sentence'; it has 'text', "
+        r"'label'",
+    ):
         load(tmp_path, columns={"sentence": "Text"})
 
 
 @pytest.mark.parametrize(
-    ("extension", "place"), [("csv", "line 4"), ("tsv", "line 4"), ("json", "row 3"), ("jsonl", "line 3"), ("parquet", "row 3")]
+    ("extension", "place"),
+    [("csv", "line 4"), ("tsv", "line 4"), ("json", "row 3"), ("jsonl", "line 3"), ("parquet", "row 3")],
 )
 def test_an_unknown_label_names_its_place_and_what_is_allowed(extension: str, place: str, tmp_path: Path) -> None:
     write(tmp_path, f"train.{extension}", {"sentence": ["a", "b", "c"], "label": ["no", "yes", "perhaps"]})
     with pytest.raises(DataError) as caught:
         load(tmp_path, labels=["no", "yes"])
-    assert f"train.{extension}, {place}: label 'perhaps' is not one of 'no', 'yes'; fix the file, or set data.labels" in str(caught.value)
+    assert (
+        f"train.{extension}, {place}: label 'perhaps' is not one of 'no', 'yes'; fix the file, or set data.labels"
+    ) in str(caught.value)
     with pytest.raises(DataError, match="label 'no' is not one of 'negative', '0', 'positive', '1'"):
         load(tmp_path)
 
@@ -147,7 +164,9 @@ def place(extension: str) -> str:
 def test_null_texts_and_labels(extension: str, tmp_path: Path) -> None:
     write(tmp_path, f"train.{extension}", {"sentence": ["a", None], "label": [0, 1]})
     with pytest.raises(
-        DataError, match=rf"train\.{extension}, {place(extension)} 2: column 'sentence' is null; fill it in or remove the row"
+        DataError,
+        match=rf"train\.{extension}, {place(extension)} 2: column 'sentence' is null; fill it in or remove "
+        r"the row",
     ):
         load(tmp_path)
     write(tmp_path, f"train.{extension}", {"sentence": ["a", "b"], "label": ["positive", None]})
@@ -173,7 +192,11 @@ def test_a_file_without_examples(extension: str, text: str, tmp_path: Path) -> N
         write(tmp_path, "train.parquet", {"sentence": [], "label": []})
     else:
         (tmp_path / f"train.{extension}").write_text(text)
-    with pytest.raises(DataError, match=rf"train\.{extension}: (the file has no examples; write at least one|cannot be read .*; \w+)"):
+    with pytest.raises(
+        DataError,
+        match=rf"train\.{extension}: (the file has no examples; write at least one|cannot "
+        r"be read .*; \w+)",
+    ):
         load(tmp_path)
 
 
@@ -186,10 +209,17 @@ def test_a_file_without_examples(extension: str, text: str, tmp_path: Path) -> N
         (
             "train.csv",
             'sentence,label\na,1\n"open,0\n',
-            "line 3: cannot be read as csv: unexpected end of data; mend the row that begins there: a quote that opens is closed",
+            (
+                "line 3: cannot be read as csv: unexpected end of data; mend the row that begins there: a quote that "
+                "opens is closed"
+            ),
         ),
         ("train.csv", "label,label\n1,1\n", "the header names 'label' more than once; rename one"),
-        ("train.tsv", "sentence\tlabel\na\tb\t1\n", "line 2: 3 fields, expected 2 (sentence, label); mend the line (a tsv is not quoted)"),
+        (
+            "train.tsv",
+            "sentence\tlabel\na\tb\t1\n",
+            "line 2: 3 fields, expected 2 (sentence, label); mend the line (a tsv is not quoted)",
+        ),
         (
             "train.json",
             '[{"sentence": "a", "label": 1}',
@@ -222,7 +252,9 @@ def test_text_that_is_not_utf8(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["train.csv", "train.tsv", "train.json", "train.jsonl"])
 @pytest.mark.parametrize("codec", ["utf-16", "utf-16-le", "utf-16-be"])
-def test_text_of_two_bytes_a_character_is_named_even_where_it_is_valid_utf8(codec: str, name: str, tmp_path: Path) -> None:
+def test_text_of_two_bytes_a_character_is_named_even_where_it_is_valid_utf8(
+    codec: str, name: str, tmp_path: Path
+) -> None:
     write(tmp_path, name, {"sentence": ["a", "b"], "label": [1, 0]})
     (tmp_path / name).write_bytes((tmp_path / name).read_text().encode(codec))
     with pytest.raises(DataError, match=rf"{name}: is UTF-16(LE|BE)?, not UTF-8"):
@@ -241,7 +273,9 @@ def test_text_of_two_bytes_a_character_is_named_even_where_it_is_valid_utf8(code
 )
 @pytest.mark.parametrize("row", ["good,1", "a, b;1", '"a, b";1', '"a";"b'])
 def test_fields_that_something_else_separates(name: str, separator: str, fix: str, row: str, tmp_path: Path) -> None:
-    """Whatever the first fault is that the rows give: a column that is missing, too many fields, a quote in the middle."""
+    """Whatever the first fault is that the rows give: a column that is missing, too many fields, a
+    quote in the middle.
+    """
     (tmp_path / name).write_text(f"sentence{separator}label\n{row}\n")
     with pytest.raises(DataError) as caught:
         load(tmp_path)
@@ -258,7 +292,9 @@ def test_a_quoted_table_with_tabs_is_no_tsv(tmp_path: Path) -> None:
 
 def test_a_single_column_may_have_such_a_name(tmp_path: Path) -> None:
     (tmp_path / "own.csv").write_text("Text (DE; EN)\na film ; good\n")
-    assert read_file(get_task("glue/sst2"), tmp_path / "own.csv", {"sentence": "Text (DE; EN)"}).texts == (["a film ; good"],)
+    assert read_file(get_task("glue/sst2"), tmp_path / "own.csv", {"sentence": "Text (DE; EN)"}).texts == (
+        ["a film ; good"],
+    )
 
 
 def test_the_folder_and_its_files(tmp_path: Path) -> None:
@@ -282,11 +318,19 @@ def test_the_folder_and_its_files(tmp_path: Path) -> None:
 
 def test_columns_and_labels_that_do_not_fit_the_task(tmp_path: Path) -> None:
     write(tmp_path, "train.csv", {"sentence": ["a"], "label": [1]})
-    with pytest.raises(DataError, match=r"data\.columns: 'sentence3' is no column of glue/sst2; columns: 'sentence', 'label'"):
+    with pytest.raises(
+        DataError,
+        match=r"data\.columns: 'sentence3' is no column of glue/sst2; columns: 'sentence', "
+        r"'label'",
+    ):
         load(tmp_path, columns={"sentence3": "x"})
     with pytest.raises(DataError, match=r"data\.columns: 'premise', 'sentence1' name the same column of glue/mnli"):
         load(tmp_path, task="glue/mnli", columns={"premise": "x", "sentence1": "y"})
-    with pytest.raises(DataError, match=r"data\.labels: 'a', 'b', 'c' hold 3 different values, but glue/sst2 has 2 labels"):
+    with pytest.raises(
+        DataError,
+        match=r"data\.labels: 'a', 'b', 'c' hold 3 different values, but glue/sst2 has 2 "
+        r"labels",
+    ):
         load(tmp_path, labels=["a", "b", "c"])
     with pytest.raises(DataError, match=r"data\.labels: 'a', 'a' hold 1 different value, but"):
         load(tmp_path, labels=["a", "a"])
@@ -308,7 +352,11 @@ def test_a_test_file_needs_no_references_but_the_others_do(extension: str, tmp_p
         write(tmp_path, f"{split}.{extension}", {"mr": ["name[A]", "name[B]"]})
     assert load(tmp_path, "test", "e2e") == Examples((["name[A]", "name[B]"],), None)
     assert load(tmp_path, "test", "e2e", columns={"ref": "text"}) == Examples((["name[A]", "name[B]"],), None)
-    with pytest.raises(DataError, match=r"no column 'human_reference' or 'ref'; it has 'mr'\. Add a column 'human_reference' to the file$"):
+    with pytest.raises(
+        DataError,
+        match=r"no column 'human_reference' or 'ref'; it has 'mr'\. Add a column "
+        r"'human_reference' to the file$",
+    ):
         load(tmp_path, "validation", "e2e")
     write(tmp_path, f"test.{extension}", {"mr": ["name[A]", "name[B]"], "ref": ["", ""]})
     assert load(tmp_path, "test", "e2e") == Examples((["name[A]", "name[B]"],), None)
@@ -320,7 +368,11 @@ def test_a_test_file_needs_no_references_but_the_others_do(extension: str, tmp_p
 @pytest.mark.parametrize("extension", FORMATS)
 def test_empty_sources_and_references_name_their_place(extension: str, tmp_path: Path) -> None:
     write(tmp_path, f"train.{extension}", {"mr": ["name[A]", " "], "ref": ["A.", "B."]})
-    with pytest.raises(DataError, match=rf"train\.{extension}, (line 3|row 2|line 2): column 'mr' is empty; fill it in or remove the row"):
+    with pytest.raises(
+        DataError,
+        match=rf"train\.{extension}, (line 3|row 2|line 2): column 'mr' is empty; fill it "
+        r"in or remove the row",
+    ):
         load(tmp_path, task="e2e")
     write(tmp_path, f"train.{extension}", {"mr": ["name[A]", "name[B]"], "ref": ["", "B."]})
     with pytest.raises(DataError, match=rf"train\.{extension}, (line 2|row 1|line 1): column 'ref' is empty"):
@@ -329,7 +381,11 @@ def test_empty_sources_and_references_name_their_place(extension: str, tmp_path:
 
 def test_columns_that_do_not_fit_generation(tmp_path: Path) -> None:
     write(tmp_path, "train.csv", {"mr": ["a"], "ref": ["b"]})
-    with pytest.raises(DataError, match=r"'label' is no column of e2e; columns: 'meaning_representation', 'mr', 'human_reference', 'ref'$"):
+    with pytest.raises(
+        DataError,
+        match=r"'label' is no column of e2e; columns: 'meaning_representation', 'mr', "
+        r"'human_reference', 'ref'$",
+    ):
         load(tmp_path, task="e2e", columns={"label": "ref"})
     with pytest.raises(DataError, match=r"data\.columns: 'meaning_representation', 'mr' name the same column of e2e"):
         load(tmp_path, task="e2e", columns={"mr": "x", "meaning_representation": "y"})
@@ -347,7 +403,9 @@ def test_one_file_to_predict_has_texts_and_its_labels_are_not_read(extension: st
 
 def test_an_official_test_file_can_be_predicted_as_it_is(tmp_path: Path) -> None:
     path = tmp_path / "test.tsv"
-    path.write_text('\ufeffindex\t#1 ID\t#2 ID\t#1 String\t#2 String\n0\t1\t2\tHe said "no.\tHe did .\n', encoding="utf-8")
+    path.write_text(
+        '\ufeffindex\t#1 ID\t#2 ID\t#1 String\t#2 String\n0\t1\t2\tHe said "no.\tHe did .\n', encoding="utf-8"
+    )
     assert read_file(get_task("glue/mrpc"), path, None) == Examples((['He said "no.'], ["He did ."]), None)
 
 

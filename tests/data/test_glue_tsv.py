@@ -50,7 +50,9 @@ def test_mrpc_with_byte_order_mark_and_windows_line_ends(tmp_path: Path) -> None
 
 def test_stsb_scores_are_numbers(tmp_path: Path) -> None:
     header = "index\tgenre\tfilename\tyear\told_index\tsource1\tsource2\tsentence1\tsentence2\tscore"
-    write(tmp_path, "dev.tsv", header, "0\tm\tf\t2012\t5\tn\tn\tone\ttwo\t4.750", "1\tm\tf\t2012\t5\tn\tn\tthree\tfour\t0")
+    write(
+        tmp_path, "dev.tsv", header, "0\tm\tf\t2012\t5\tn\tn\tone\ttwo\t4.750", "1\tm\tf\t2012\t5\tn\tn\tthree\tfour\t0"
+    )
     examples = load("glue/stsb", tmp_path, "validation")
     assert examples.texts == (["one", "three"], ["two", "four"])
     assert examples.labels == [4.75, 0.0]
@@ -89,7 +91,9 @@ def test_the_broken_rows_of_qqp_are_left_out(tmp_path: Path) -> None:
     assert examples.labels == [1, 0]
     write(tmp_path, "train.tsv", header, *rows[:1], *["x\ty"] * 65)
     with pytest.raises(
-        DataError, match=r"train\.tsv, line 67: 2 fields \(and 64 rows before it, more than the official file has\), expected 6"
+        DataError,
+        match=r"train\.tsv, line 67: 2 fields \(and 64 rows before it, more than the official file has\), "
+        r"expected 6",
     ):
         load("glue/qqp", tmp_path)
 
@@ -113,7 +117,11 @@ def test_errors_name_file_and_line(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="line 3: not UTF-8"):
         load("glue/rte", tmp_path)
     write(tmp_path, "train.tsv", "index\tsentence1\tlabel", "0\ta\tentailment")
-    with pytest.raises(DataError, match=r"train\.tsv: no column 'sentence2'; the header has 'index', 'sentence1', 'label'"):
+    with pytest.raises(
+        DataError,
+        match=r"train\.tsv: no column 'sentence2'; the header has 'index', 'sentence1', "
+        r"'label'",
+    ):
         load("glue/rte", tmp_path)
     write(tmp_path, "train.tsv", "index\tsentence1\tsentence2", "0\ta\tb")
     with pytest.raises(DataError, match="no column 'label'"):
@@ -138,13 +146,17 @@ def test_files_without_examples(tmp_path: Path) -> None:
 
 def test_a_wrong_folder_is_explained(tmp_path: Path) -> None:
     with pytest.raises(
-        DataError, match=r"is not a folder; data\.source glue-tsv needs the folder that holds 'dev\.tsv', 'test\.tsv', 'train\.tsv'"
+        DataError,
+        match=r"is not a folder; data\.source glue-tsv needs the folder that holds 'dev\.tsv', "
+        r"'test\.tsv', 'train\.tsv'",
     ):
         load("glue/rte", tmp_path / "absent")
     write(tmp_path / "RTE", "train.tsv", "x")
     with pytest.raises(DataError) as caught:
         load("glue/rte", tmp_path)
-    assert f"has no 'train.tsv' for the split train of glue/rte; it has 'RTE'; set data.path: {tmp_path / 'RTE'}" in str(caught.value)
+    assert (
+        f"has no 'train.tsv' for the split train of glue/rte; it has 'RTE'; set data.path: {tmp_path / 'RTE'}"
+    ) in str(caught.value)
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="the official files are not here")

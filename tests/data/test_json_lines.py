@@ -30,15 +30,23 @@ def test_a_broken_line_and_a_bad_value_count_alike(name: str, before: str, tmp_p
         assert message(path, f'{before}{{"sentence": \n{GOOD}').startswith(
             ", line 3: not JSON (Expecting value at column 14); mend the line"
         )
-    assert message(path, f'{before}{{"sentence": "b", "label": 7}}\n{GOOD}').startswith(", line 3: label '7' (a number) is not one of")
-    assert message(path, f'{before}{{"sentence": null, "label": 1}}\n{GOOD}').startswith(", line 3: column 'sentence' is null; fill it in")
+    assert message(path, f'{before}{{"sentence": "b", "label": 7}}\n{GOOD}').startswith(
+        ", line 3: label '7' (a number) is not one of"
+    )
+    assert message(path, f'{before}{{"sentence": null, "label": 1}}\n{GOOD}').startswith(
+        ", line 3: column 'sentence' is null; fill it in"
+    )
 
 
 def test_rows_of_a_list_are_counted_as_rows(tmp_path: Path) -> None:
     path = tmp_path / "train.json"
     # Two lines that hold something and two rows, but no line is a row.
-    assert message(path, '[{"sentence": "a", "label": 1}, {"sentence": "b",\n "label": 7}]').startswith(", row 2: label '7'")
-    assert message(path, '[{"sentence": "a", "label": 1},\n {"sentence": "b" "label": 7}]').startswith(", line 2: not JSON (Expecting ','")
+    assert message(path, '[{"sentence": "a", "label": 1}, {"sentence": "b",\n "label": 7}]').startswith(
+        ", row 2: label '7'"
+    )
+    assert message(path, '[{"sentence": "a", "label": 1},\n {"sentence": "b" "label": 7}]').startswith(
+        ", line 2: not JSON (Expecting ','"
+    )
 
 
 @pytest.mark.parametrize(
@@ -73,7 +81,9 @@ def test_values_of_two_kinds_name_both_places(tmp_path: Path) -> None:
 
 
 def test_json_that_is_not_utf8(tmp_path: Path) -> None:
-    assert ", line 2: not UTF-8" in message(tmp_path / "train.jsonl", GOOD.encode() + b'{"sentence": "\xe9", "label": 1}\n')
+    assert ", line 2: not UTF-8" in message(
+        tmp_path / "train.jsonl", GOOD.encode() + b'{"sentence": "\xe9", "label": 1}\n'
+    )
 
 
 @pytest.mark.parametrize("name", ["train.jsonl", "train.json"])
@@ -81,7 +91,8 @@ def test_whatever_the_bytes_there_is_one_message(name: str, tmp_path: Path) -> N
     path = tmp_path / name
     assert "line 1: not UTF-8" in message(path, b'{"sent\xffence": "a", "label": 1}\n')
     assert "line 2: not UTF-8" in message(path, GOOD.encode() + b'{"sentence": "a", "label": 1, "\xff": {"\xff": 1}}\n')
-    for deep in ("[" * 100_000, "[" * 1000 + "]" * 1000, "[" * 20_000 + "]" * 20_000):  # the last breaks Arrow's reader down
+    # the last breaks Arrow's reader down
+    for deep in ("[" * 100_000, "[" * 1000 + "]" * 1000, "[" * 20_000 + "]" * 20_000):
         assert "line 2: not JSON (nested more than" in message(path, f'{GOOD}{{"sentence": {deep}, "label": 1}}\n')
         assert "not JSON (nested more than" in message(path, deep)
 
@@ -118,7 +129,9 @@ def test_a_line_without_an_end_is_not_read(name: str, tmp_path: Path) -> None:
         load_examples(get_task("glue/sst2"), "files", "train", path=tmp_path)
 
 
-@pytest.mark.parametrize("half", [r"\ud800", r"\uDFFF", r"\udc00\ud800", r"\ud83d\ud83d\ude00", r"\\\ud800", r"\ud800\\udc00"])
+@pytest.mark.parametrize(
+    "half", [r"\ud800", r"\uDFFF", r"\udc00\ud800", r"\ud83d\ud83d\ude00", r"\\\ud800", r"\ud800\\udc00"]
+)
 @pytest.mark.parametrize("key", ["sentence", "other"])
 def test_half_of_a_surrogate_pair_is_refused_with_its_line(key: str, half: str, tmp_path: Path) -> None:
     for name, text in (

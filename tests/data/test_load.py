@@ -27,7 +27,9 @@ def no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def local_hub(folder: Path, columns: dict[str, Any], features: dict[str, Any]) -> None:
     folder.mkdir(exist_ok=True)
     for split in ("train", "test"):
-        datasets.Dataset.from_dict(columns, features=datasets.Features(features)).to_parquet(folder / f"{split}-00000-of-00001.parquet")
+        datasets.Dataset.from_dict(columns, features=datasets.Features(features)).to_parquet(
+            folder / f"{split}-00000-of-00001.parquet"
+        )
 
 
 TEXT = datasets.Value("string")
@@ -51,7 +53,8 @@ def test_the_hub_out_of_reach_says_what_to_set() -> None:
 
 
 @pytest.mark.parametrize(
-    "error", [ConnectionError("down"), PermissionError(13, "Permission denied", "/cache"), ValueError(""), OSError("a\nb")]
+    "error",
+    [ConnectionError("down"), PermissionError(13, "Permission denied", "/cache"), ValueError(""), OSError("a\nb")],
 )
 def test_every_failure_of_the_hub_is_one_error(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
@@ -73,7 +76,9 @@ def test_the_hubs_layout(tmp_path: Path) -> None:
         "label": datasets.ClassLabel(names=["entailment", "not_entailment"]),
         "idx": datasets.Value("int32"),
     }
-    local_hub(tmp_path / "hub", {"sentence1": ["a", "b"], "sentence2": ["c", "d"], "label": [1, 0], "idx": [0, 1]}, features)
+    local_hub(
+        tmp_path / "hub", {"sentence1": ["a", "b"], "sentence2": ["c", "d"], "label": [1, 0], "idx": [0, 1]}, features
+    )
     assert load_examples(task, "hub", "train") == Examples((["a", "b"], ["c", "d"]), [1, 0])
 
 
@@ -99,7 +104,11 @@ def test_a_hub_copy_with_another_label_order_is_refused(tmp_path: Path) -> None:
         {"sentence": ["a"], "label": [0]},
         {"sentence": TEXT, "label": datasets.ClassLabel(names=["positive", "negative"])},
     )
-    with pytest.raises(DataError, match=r"its labels are 'positive', 'negative', but glue/sst2 has 'negative', 'positive', in this order"):
+    with pytest.raises(
+        DataError,
+        match=r"its labels are 'positive', 'negative', but glue/sst2 has 'negative', "
+        r"'positive', in this order",
+    ):
         load_examples(task, "hub", "train")
 
 
@@ -175,7 +184,13 @@ def test_max_samples_of_references(tmp_path: Path) -> None:
         ({"max_samples": 0}, r"max_samples: 0 is below 1"),
         ({"path": "x"}, r"data\.path: not used by data\.source hub"),
         ({"source": "builtin", "path": "x"}, r"data\.path: not used by data\.source builtin"),
-        ({"source": "glue-tsv", "path": "x", "columns": {"label": "y"}}, r"data\.columns: not used by data\.source glue-tsv"),
+        (
+            {"source": "glue-tsv", "path": "x", "columns": {"label": "y"}},
+            (
+                r"data\.columns: not used by data\.source "
+                r"glue-tsv"
+            ),
+        ),
         ({"source": "builtin", "labels": ["a", "b"]}, r"data\.labels: not used by data\.source builtin"),
         ({"source": "e2e-csv", "path": "x"}, r"data\.source: 'e2e-csv' is none of .*, the sources of glue/sst2"),
         ({"source": "glue-tsv"}, r"data\.path: missing; data\.source glue-tsv needs the folder"),
@@ -194,9 +209,27 @@ def test_arguments_that_cannot_be_followed(keys: dict[str, Any], message: str) -
             r"data\.source: 'glue-tsv' is none of 'hub', 'e2e-csv', 'files', 'builtin', the sources of e2e",
         ),
         ({"source": "e2e-csv"}, r"data\.path: missing; data\.source e2e-csv needs the folder"),
-        ({"source": "e2e-csv", "path": "x", "columns": {"mr": "y"}}, r"data\.columns: not used by data\.source e2e-csv"),
-        ({"source": "files", "path": "x", "labels": ["a"]}, r"data\.labels: 'a' were given, but e2e has references, not labels"),
-        ({"source": "e2e-csv", "path": "x", "split": "dev"}, r"e2e has no split 'dev'; splits: 'train', 'validation', 'test'"),
+        (
+            {"source": "e2e-csv", "path": "x", "columns": {"mr": "y"}},
+            (
+                r"data\.columns: not used by data\.source "
+                r"e2e-csv"
+            ),
+        ),
+        (
+            {"source": "files", "path": "x", "labels": ["a"]},
+            (
+                r"data\.labels: 'a' were given, but e2e has references, "
+                r"not labels"
+            ),
+        ),
+        (
+            {"source": "e2e-csv", "path": "x", "split": "dev"},
+            (
+                r"e2e has no split 'dev'; splits: 'train', 'validation', "
+                r"'test'"
+            ),
+        ),
     ],
 )
 def test_arguments_that_generation_cannot_follow(keys: dict[str, Any], message: str) -> None:

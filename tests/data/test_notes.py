@@ -51,8 +51,12 @@ def test_one_class_only() -> None:
 
 
 def test_constant_numbers() -> None:
-    assert labels("glue/stsb", 2.5, 2.5) == ["split train: all 2 rows have the label 2.5; the model can learn nothing but to say that"]
-    assert labels("glue/stsb", 2.5, 2.5, training=False) == ["split train: all 2 rows have the label 2.5; pearson and spearmanr will be 0"]
+    assert labels("glue/stsb", 2.5, 2.5) == [
+        "split train: all 2 rows have the label 2.5; the model can learn nothing but to say that"
+    ]
+    assert labels("glue/stsb", 2.5, 2.5, training=False) == [
+        "split train: all 2 rows have the label 2.5; pearson and spearmanr will be 0"
+    ]
     assert labels("glue/stsb", 2.5, 2.6) == []
 
 
@@ -68,7 +72,9 @@ def test_what_is_said_to_be_0_is_0(name: str, metric: str) -> None:
 
 
 def test_a_class_that_is_missing() -> None:
-    assert labels("glue/mnli", 0, 2, 2) == ["split train: none of 3 rows has the label 'neutral' (1 'entailment', 2 'contradiction')"]
+    assert labels("glue/mnli", 0, 2, 2) == [
+        "split train: none of 3 rows has the label 'neutral' (1 'entailment', 2 'contradiction')"
+    ]
     assert labels("glue/mnli", 0, 1, 2) == []
 
 

@@ -9,7 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from dora_cli.data import EncodedPairs, Examples, Group, PairLayout, encode_pairs, encode_sources, pair_layout, plan_epoch
+from dora_cli.data import (
+    EncodedPairs,
+    Examples,
+    Group,
+    PairLayout,
+    encode_pairs,
+    encode_sources,
+    pair_layout,
+    plan_epoch,
+)
 from dora_cli.errors import DataError
 from dora_cli.tasks import IGNORED, get_task
 from tests.data import subwords
@@ -132,7 +141,9 @@ def test_units_are_the_labels_that_count(kind: Kind) -> None:
     if kind.decoder_start is None:
         assert split.lengths.tolist() == [len(row.decoder) + 1 for row in rows]
     else:
-        assert split.lengths.tolist() == [len(row.encoder or []) + units for row, units in zip(rows, split.units, strict=True)]
+        assert split.lengths.tolist() == [
+            len(row.encoder or []) + units for row, units in zip(rows, split.units, strict=True)
+        ]
 
 
 @pytest.mark.parametrize("kind", [GPT2, LLAMA, BART], ids=["gpt2", "llama", "bart"])
@@ -162,7 +173,10 @@ def test_a_long_target_is_cut_and_counted(kind: Kind) -> None:
     kept = [label for label in batch["labels"][0].tolist() if label != IGNORED]
     # Three tokens less, the end token among them: what is cut off does not end.
     assert kept == [label for label in whole.labels if label != IGNORED][:-3]
-    assert split.units.tolist() == [len(kept), len([x for x in kind.row(SOURCES[2], TARGETS[2]).labels if x != IGNORED])]
+    assert split.units.tolist() == [
+        len(kept),
+        len([x for x in kind.row(SOURCES[2], TARGETS[2]).labels if x != IGNORED]),
+    ]
     if kind.decoder_start is None:
         assert batch["input_ids"][0, : len(whole.decoder) - 3].tolist() == whole.decoder[:-3]
 
@@ -200,12 +214,18 @@ def test_a_source_without_room_for_a_target_is_an_error(kind: Kind) -> None:
     longest = len(prompt(kind, SOURCES[1] * 2)) + 1
     with pytest.raises(DataError) as caught:
         kind.encode(texts, need - 1)
-    assert f"example 2 ({SOURCES[1][:60] + '...'!r}): its source and one token of its reference need {need} tokens" in str(caught.value)
+    assert (
+        f"example 2 ({SOURCES[1][:60] + '...'!r}): its source and one token of its reference need {need} tokens"
+    ) in str(caught.value)
     assert f"data.max_length is {need - 1}; raise it to at least {longest}" in str(caught.value)
     # One token of the target is kept, and it is not the end.
     split = kind.encode(Examples((SOURCES[:2], TARGETS[:2]), None), need)
     assert split.units[1] == 1
-    assert split.collate([1])["labels"][0, need - 2] == kind.row(SOURCES[1], TARGETS[1]).labels[need - 2] != kind.layout.end
+    assert (
+        split.collate([1])["labels"][0, need - 2]
+        == kind.row(SOURCES[1], TARGETS[1]).labels[need - 2]
+        != kind.layout.end
+    )
     with pytest.raises(DataError, match=r"example 1 \('name"):
         encode_sources([SOURCES[1]], kind.tokenizer(), need - 1, kind.layout)
 
@@ -213,7 +233,11 @@ def test_a_source_without_room_for_a_target_is_an_error(kind: Kind) -> None:
 @encoder_decoders
 def test_a_source_above_max_length_is_an_error(kind: Kind) -> None:
     need = len(kind.row(SOURCES[1], "").encoder or [])
-    with pytest.raises(DataError, match=rf"example 2 .*: its source needs {need} tokens, but data\.max_length is {need - 1}; raise it"):
+    with pytest.raises(
+        DataError,
+        match=rf"example 2 .*: its source needs {need} tokens, but data\.max_length is "
+        rf"{need - 1}; raise it",
+    ):
         kind.encode(max_length=need - 1)
     assert len(kind.encode(max_length=need)) == 4
 
@@ -223,7 +247,11 @@ def test_max_length_above_the_models_limit_is_an_error_only_where_it_matters() -
     read = len(gpt2(SOURCES[0], TARGETS[0]).decoder)
     layout = pair_layout(subwords.gpt2(), decoder_start=None)
     assert len(encode_pairs(texts, subwords.gpt2(read), 512, layout)) == 1
-    with pytest.raises(DataError, match=rf"data\.max_length: 512 is above {read - 1}, .* an example of {read} tokens; lower it"):
+    with pytest.raises(
+        DataError,
+        match=rf"data\.max_length: 512 is above {read - 1}, .* an example of {read} tokens; "
+        r"lower it",
+    ):
         encode_pairs(texts, subwords.gpt2(read - 1), 512, layout)
     with pytest.raises(DataError, match=r"data\.max_length: 512 is above 4"):
         encode_sources(SOURCES, subwords.gpt2(4), 512, layout)
@@ -286,13 +314,17 @@ def test_batches_agree_with_rows_made_one_by_one(kind: Kind) -> None:
 
 @every_kind
 def test_accumulation_with_unequal_token_counts_equals_the_large_batch(kind: Kind) -> None:
-    """The gradient of the summed loss over the step's units, however a step is made up; a mean of means is another one."""
+    """The gradient of the summed loss over the step's units, however a step is made up; a mean of means
+    is another one.
+    """
     task, split = get_task("e2e"), kind.encode(many(22))
     size = len(kind.tokenizer())
     weight = torch.randn(size, size, generator=torch.Generator().manual_seed(1)).requires_grad_()
 
     def loss(indices: np.ndarray) -> tuple[torch.Tensor, int]:
-        """Summed over the target tokens, of a model that predicts each token from the one before; and how many they are."""
+        """Summed over the target tokens, of a model that predicts each token from the one before; and how many they
+        are.
+        """
         batch = split.collate(indices)
         logits = weight[batch["input_ids" if kind.decoder_start is None else "decoder_input_ids"]]
         return task.losses(logits, batch["labels"], label_smoothing=0.1).sum(), int((batch["labels"] != IGNORED).sum())
@@ -300,7 +332,9 @@ def test_accumulation_with_unequal_token_counts_equals_the_large_batch(kind: Kin
     def step(micro: int, accumulation: int, processes: int) -> list[Group]:
         """The first step of the epoch, as each process sees it."""
         cut = {"micro_batch": micro, "accumulation": accumulation, "processes": processes}
-        return [next(plan_epoch(split.lengths, split.units, seed=1, epoch=0, rank=rank, **cut)) for rank in range(processes)]
+        return [
+            next(plan_epoch(split.lengths, split.units, seed=1, epoch=0, rank=rank, **cut)) for rank in range(processes)
+        ]
 
     def gradient(of: torch.Tensor) -> torch.Tensor:
         return torch.autograd.grad(of, weight)[0]
@@ -313,6 +347,8 @@ def test_accumulation_with_unequal_token_counts_equals_the_large_batch(kind: Kin
         groups = step(*made_up)
         assert [group.units for group in groups] == [tokens] * len(groups)
         parts = [loss(indices)[0] / group.units for group in groups for indices in group.micro_batches]
-        torch.testing.assert_close(gradient(torch.stack(parts).sum()), gradient(loss(everything)[0] / tokens), rtol=1e-4, atol=1e-7)
+        torch.testing.assert_close(
+            gradient(torch.stack(parts).sum()), gradient(loss(everything)[0] / tokens), rtol=1e-4, atol=1e-7
+        )
     means = [part / count for group in step(2, 4, 1) for part, count in map(loss, group.micro_batches)]
     assert (gradient(torch.stack(means).mean()) - gradient(total / tokens)).abs().max() > 1e-3

@@ -15,13 +15,18 @@ MANY = [text + ending for ending in ("", " </s> <|endoftext|>", " twice" * 40) f
 
 
 def rows(found: Any) -> list[list[int]]:
-    return [row.tolist() for row in (found.values[start:end] for start, end in zip(found.offsets, found.offsets[1:], strict=False))]
+    return [
+        row.tolist()
+        for row in (found.values[start:end] for start, end in zip(found.offsets, found.offsets[1:], strict=False))
+    ]
 
 
 @pytest.mark.parametrize("make", [subwords.gpt2, subwords.llama, subwords.bart, subwords.t5, word_tokenizer])
 @pytest.mark.parametrize("pair", [False, True])
 @pytest.mark.parametrize("settings", [{"truncation": True, "max_length": 24}, {"add_special_tokens": False}])
-def test_ids_are_those_of_the_tokenizers_call(make: Any, pair: bool, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ids_are_those_of_the_tokenizers_call(
+    make: Any, pair: bool, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(tokens, "_CHUNK", 25)
     assert len(MANY) > 2 * 25
     tokenizer: PreTrainedTokenizerBase = make()
@@ -30,7 +35,9 @@ def test_ids_are_those_of_the_tokenizers_call(make: Any, pair: bool, settings: d
     expected = tokenizer(*texts, split_special_tokens=True, return_token_type_ids=True, **settings)
     calls = []
     call = PreTrainedTokenizerBase.__call__
-    monkeypatch.setattr(PreTrainedTokenizerBase, "__call__", lambda self, *a, **k: calls.append(len(a[0])) or call(self, *a, **k))
+    monkeypatch.setattr(
+        PreTrainedTokenizerBase, "__call__", lambda self, *a, **k: calls.append(len(a[0])) or call(self, *a, **k)
+    )
     found = tokens.tokenise(tokenizer, *texts, names=names, **settings)
     assert calls == [tokens._COMPARED], "the rest went straight to the library"
     for name in names:

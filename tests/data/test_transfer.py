@@ -42,7 +42,9 @@ def test_batches_arrive_in_order_whatever_the_host_does_meanwhile() -> None:
     """Pinned memory is used again by later batches, but not before it has been read."""
     device = torch.device("cuda")
     torch.cuda._sleep(50_000_000)  # the copies below are still to come when the host has made them all
-    moved = [to_device({"labels": BATCH["labels"], "number": torch.full((1000,), number)}, device) for number in range(100)]
+    moved = [
+        to_device({"labels": BATCH["labels"], "number": torch.full((1000,), number)}, device) for number in range(100)
+    ]
     for number, batch in enumerate(moved):
         assert torch.equal(batch["labels"].cpu(), BATCH["labels"])
         assert bool((batch["number"] == number).all())

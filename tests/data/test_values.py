@@ -27,7 +27,17 @@ def numbers(*values: Any) -> list[Any]:
 
 @pytest.mark.parametrize(
     ("written", "number"),
-    [("0", 0.0), ("5", 5.0), ("2.5", 2.5), ("+2.5", 2.5), ("-0.0", 0.0), (".5", 0.5), ("4.", 4.0), ("004.20", 4.2), (" 3.75 ", 3.75)],
+    [
+        ("0", 0.0),
+        ("5", 5.0),
+        ("2.5", 2.5),
+        ("+2.5", 2.5),
+        ("-0.0", 0.0),
+        (".5", 0.5),
+        ("4.", 4.0),
+        ("004.20", 4.2),
+        (" 3.75 ", 3.75),
+    ],
 )
 def test_a_plain_decimal_number_is_read(written: str, number: float) -> None:
     assert numbers(written) == [number]
@@ -40,19 +50,31 @@ def test_a_number_of_json_or_parquet_is_read(value: Any) -> None:
 
 @pytest.mark.parametrize("value", [True, False, None, math.nan, [2], *MISREAD])
 def test_what_float_would_take_or_misread_is_no_number(value: Any) -> None:
-    with pytest.raises(DataError, match=r"^row 2: label .* is no plain decimal number such as 2\.5, which glue/stsb needs; fix"):
+    with pytest.raises(
+        DataError,
+        match=r"^row 2: label .* is no plain decimal number such as 2\.5, which glue/stsb "
+        r"needs; fix",
+    ):
         numbers("1", value)
 
 
 @pytest.mark.parametrize("value", ["5.01", "-0.1", "-7000", "9" * 400, 6, -2.0, math.inf, -math.inf, 10**400])
 def test_a_number_outside_the_range_of_the_task(value: Any) -> None:
-    with pytest.raises(DataError, match=r"^row 1: label .* is outside 0 to 5, the range of glue/stsb; scale the column"):
+    with pytest.raises(
+        DataError,
+        match=r"^row 1: label .* is outside 0 to 5, the range of glue/stsb; scale the "
+        r"column",
+    ):
         numbers(value)
 
 
 @pytest.mark.parametrize("value", ["-1", "-1.0", " -1", -1, -1.0])
 def test_the_mark_for_no_label_is_refused_by_name(value: Any) -> None:
-    with pytest.raises(DataError, match=r"^row 1: label .* is how GLUE marks a row without a label; give the row its number or remove it$"):
+    with pytest.raises(
+        DataError,
+        match=r"^row 1: label .* is how GLUE marks a row without a label; give the row its "
+        r"number or remove it$",
+    ):
         numbers(value)
     classes = task("glue/rte")
     with pytest.raises(DataError, match=r"is not one of .* \(-1 is how GLUE marks a row without a label\); fix"):

@@ -1,4 +1,6 @@
-"""Whether the hub answers; asked of a server of our own, by a process each, as its library reads the environment when it is loaded."""
+"""Whether the hub answers; asked of a server of our own, by a process each, as its library reads the environment when
+it is loaded.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY
 def ask(tmp_path: Path, timeout: float = 3.0, **changes: str) -> dict[str, Any]:
     code = f"import json; from dora_cli.doctor.hub import ask_the_hub; print(json.dumps(ask_the_hub({timeout})))"
     changes = {**dict.fromkeys((*_SWITCHES, *_PROXIES), ""), "no_proxy": "*", "HF_HOME": str(tmp_path), **changes}
-    done = subprocess.run([sys.executable, "-c", code], env=environment(**changes), capture_output=True, text=True, timeout=PATIENCE)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment(**changes), capture_output=True, text=True, timeout=PATIENCE
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -35,7 +39,11 @@ def server(status: int, body: bytes = b"{}", **headers: str) -> Iterator[str]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(status)
-            for name, value in {"Content-Type": "application/json", "Content-Length": str(len(body)), **headers}.items():
+            for name, value in {
+                "Content-Type": "application/json",
+                "Content-Length": str(len(body)),
+                **headers,
+            }.items():
                 self.send_header(name, value)
             self.end_headers()
             self.wfile.write(body)
@@ -59,7 +67,10 @@ def test_it_answers(tmp_path: Path) -> None:
         switched = ask(tmp_path, PATIENCE, HF_ENDPOINT=endpoint, HF_DATASETS_OFFLINE="1")
     assert (found["endpoint"], found["state"], found["detail"]) == (endpoint, "reachable", None)
     assert found["seconds"] >= 0
-    assert (switched["state"], switched["detail"]) == ("reachable", "HF_DATASETS_OFFLINE set: data sets are read from their cache alone")
+    assert (switched["state"], switched["detail"]) == (
+        "reachable",
+        "HF_DATASETS_OFFLINE set: data sets are read from their cache alone",
+    )
 
 
 def test_a_mirror_without_the_model(tmp_path: Path) -> None:

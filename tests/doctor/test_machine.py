@@ -38,7 +38,9 @@ def test_a_gpu_that_is_not_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     no_gpu(monkeypatch)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     (cpu,) = look_at_devices()
-    assert cpu["note"] == "PyTorch is built for CUDA 13.0 but sees no device: is there a GPU, and a driver for this CUDA?"
+    assert cpu["note"] == (
+        "PyTorch is built for CUDA 13.0 but sees no device: is there a GPU, and a driver for this CUDA?"
+    )
 
 
 @pytest.mark.parametrize("obstacle", [None, "it is not installed"])
@@ -58,7 +60,9 @@ def test_gpus(monkeypatch: pytest.MonkeyPatch, obstacle: str | None) -> None:
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(name=f"GPU {index}", total_memory=80 << 30))
+    monkeypatch.setattr(
+        torch.cuda, "get_device_properties", lambda index: SimpleNamespace(name=f"GPU {index}", total_memory=80 << 30)
+    )
     monkeypatch.setattr(torch.cuda, "device", Chosen)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (70 << 30, 80 << 30))
@@ -72,7 +76,10 @@ def test_gpus(monkeypatch: pytest.MonkeyPatch, obstacle: str | None) -> None:
         "precisions": ["fp32", "bf16", "fp16"],
         "note": obstacle and "training is slower without Triton: it is not installed",
     }
-    assert (second["precisions"], second["note"]) == ([], "cannot be used now: CUDA error: all CUDA-capable devices are busy")
+    assert (second["precisions"], second["note"]) == (
+        [],
+        "cannot be used now: CUDA error: all CUDA-capable devices are busy",
+    )
 
 
 def test_threads_and_load(monkeypatch: pytest.MonkeyPatch) -> None:

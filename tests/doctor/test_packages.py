@@ -71,10 +71,14 @@ def test_what_is_broken_is_found_by_importing(tmp_path: Path, installed: Path, m
     monkeypatch.setattr(packages, "_requirements", lambda: (("broken-package>=1",), {}))
     (found,) = look_at_packages()
     assert found["version"] == "1.2"
-    assert found["problem"] == "is installed but cannot be imported (OSError: libfoo.so.1: cannot open); install it again"
+    assert found["problem"] == (
+        "is installed but cannot be imported (OSError: libfoo.so.1: cannot open); install it again"
+    )
 
 
-def test_what_is_slow_to_import_is_judged_by_what_it_needs(tmp_path: Path, installed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_slow_to_import_is_judged_by_what_it_needs(
+    tmp_path: Path, installed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "slow_package.py").write_text("raise AssertionError('imported')")
     needs = ["rich>=1.0", "no-such-package>=3", "nor-this-one; extra == 'more'", "nor-that; python_version < '3'"]
     dist = tmp_path / "slow_package-1.2.dist-info"

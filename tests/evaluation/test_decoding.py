@@ -1,4 +1,6 @@
-"""Decoding: against a literal greedy loop and an exhaustive search, in batches as alone, folded as unfolded, with nothing leaking in."""
+"""Decoding: against a literal greedy loop and an exhaustive search, in batches as alone, folded as unfolded, with
+nothing leaking in.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,8 @@ SMALL_IDS: dict[str, Any] = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id
 MODELS: dict[str, tuple[Any, Any, int | None]] = {
     "gpt2": (
         tf.GPT2LMHeadModel,
-        tf.GPT2Config(n_embd=16, n_layer=2, n_head=4, n_positions=64, vocab_size=50, initializer_range=0.4, **SMALL_IDS),
+        tf.GPT2Config(n_embd=16, n_layer=2, n_head=4, n_positions=64, vocab_size=50, initializer_range=0.4,
+        **SMALL_IDS),
         None,
     ),
     "llama": (
@@ -37,15 +40,18 @@ MODELS: dict[str, tuple[Any, Any, int | None]] = {
     "bart": (
         tf.BartForConditionalGeneration,
         tf.BartConfig(
-            d_model=16, encoder_layers=2, decoder_layers=2, encoder_ffn_dim=32, decoder_ffn_dim=32, encoder_attention_heads=4,
-            decoder_attention_heads=4, vocab_size=50, max_position_embeddings=64, init_std=0.4, decoder_start_token_id=EOS, **SMALL_IDS,
+            d_model=16, encoder_layers=2, decoder_layers=2, encoder_ffn_dim=32, decoder_ffn_dim=32,
+            encoder_attention_heads=4,
+            decoder_attention_heads=4, vocab_size=50, max_position_embeddings=64, init_std=0.4,
+            decoder_start_token_id=EOS, **SMALL_IDS,
         ),
         EOS,
     ),
     "t5": (
         tf.T5ForConditionalGeneration,
         tf.T5Config(
-            d_model=16, d_kv=4, d_ff=32, num_layers=2, num_heads=4, vocab_size=50, initializer_factor=3.0, tie_word_embeddings=False,
+            d_model=16, d_kv=4, d_ff=32, num_layers=2, num_heads=4, vocab_size=50, initializer_factor=3.0,
+            tie_word_embeddings=False,
             decoder_start_token_id=0, pad_token_id=0, eos_token_id=EOS,
         ),
         0,
@@ -118,7 +124,9 @@ def test_greedy_is_the_literal_loop(name: str, ngram: int) -> None:
     """Which knows no cache, padding or mask: so positions and masks of the padded batches are right."""
     model, (tokenizer, encoded, layout) = make(name), setting(name)
     settings = Decoding(beams=1, max_new_tokens=16, no_repeat_ngram=ngram, batch_size=3)
-    expected = [tokenizer.decode(greedy(model, layout, source, settings), skip_special_tokens=True) for source in rows(encoded)]
+    expected = [
+        tokenizer.decode(greedy(model, layout, source, settings), skip_special_tokens=True) for source in rows(encoded)
+    ]
     assert len(set(expected)) > 4
     assert decode(model, tokenizer, encoded, layout, settings, accelerator=ALONE) == expected
 
@@ -128,7 +136,14 @@ def test_greedy_is_the_literal_loop(name: str, ngram: int) -> None:
 def test_batches_are_decoded_as_one_by_one(name: str, beams: int) -> None:
     model, (tokenizer, encoded, layout) = make(name, seed=1), setting(name)
     outputs = [
-        decode(model, tokenizer, encoded, layout, Decoding(beams=beams, max_new_tokens=12, batch_size=size), accelerator=ALONE)
+        decode(
+            model,
+            tokenizer,
+            encoded,
+            layout,
+            Decoding(beams=beams, max_new_tokens=12, batch_size=size),
+            accelerator=ALONE,
+        )
         for size in (8, 3, 1)
     ]
     assert outputs[0] == outputs[1] == outputs[2]
@@ -137,7 +152,9 @@ def test_batches_are_decoded_as_one_by_one(name: str, beams: int) -> None:
 
 @pytest.mark.parametrize("penalty", [-4.0, 0.0, 0.8, 4.0])
 def test_a_beam_that_holds_everything_finds_the_best_of_all_hypotheses(penalty: float) -> None:
-    """Score: the sum of log p over the generated tokens, the end token too, by their number to the power of the penalty."""
+    """Score: the sum of log p over the generated tokens, the end token too, by their number to the power of the
+    penalty.
+    """
     model, (tokenizer, encoded, layout) = make("gpt2", seed=2), setting("gpt2", SOURCES[:4])
     vocabulary = model.config.vocab_size
     expected = []
@@ -146,7 +163,9 @@ def test_a_beam_that_holds_everything_finds_the_best_of_all_hypotheses(penalty: 
             first = next_log_probabilities(model, layout, source, [])
             scores = {(EOS,): float(first[EOS])}
             second = {t: next_log_probabilities(model, layout, source, [t]) for t in range(vocabulary) if t != EOS}
-            scores |= {(a, b): float(first[a] + second[a][b]) / 2**penalty for a, b in product(second, range(vocabulary))}
+            scores |= {
+                (a, b): float(first[a] + second[a][b]) / 2**penalty for a, b in product(second, range(vocabulary))
+            }
             best = max(scores, key=scores.__getitem__)
             expected.append(tokenizer.decode([t for t in best if t != EOS], skip_special_tokens=True))
     settings = Decoding(beams=vocabulary, length_penalty=penalty, max_new_tokens=2, no_repeat_ngram=0)
@@ -160,11 +179,15 @@ def test_the_end_token_as_padding() -> None:
     model, (tokenizer, encoded, layout) = make("gpt2", seed=1), setting("gpt2", pad_token="</s>")
     assert layout.pad == layout.end == EOS
     batched, alone = (
-        decode(model, tokenizer, encoded, layout, Decoding(beams=3, max_new_tokens=12, batch_size=size), accelerator=ALONE)
+        decode(
+            model, tokenizer, encoded, layout, Decoding(beams=3, max_new_tokens=12, batch_size=size), accelerator=ALONE
+        )
         for size in (8, 1)
     )
     assert batched == alone
-    padded_otherwise = decode(model, *setting("gpt2"), Decoding(beams=3, max_new_tokens=12, batch_size=8), accelerator=ALONE)
+    padded_otherwise = decode(
+        model, *setting("gpt2"), Decoding(beams=3, max_new_tokens=12, batch_size=8), accelerator=ALONE
+    )
     # there <pad> is a special token and not written; here it is a word
     assert [" ".join(text.replace("<pad>", "").split()) for text in batched] == padded_otherwise
 
@@ -195,8 +218,10 @@ def test_the_checkpoint_s_own_generation_config_is_unheard(name: str) -> None:
     settings = Decoding(beams=2, max_new_tokens=8, no_repeat_ngram=0)
     clean = decode(model, tokenizer, encoded, layout, settings, accelerator=ALONE)
     own = tf.GenerationConfig(
-        num_beams=4, num_return_sequences=2, max_length=3, min_new_tokens=8, no_repeat_ngram_size=1, repetition_penalty=1.9,
-        forced_bos_token_id=7, forced_eos_token_id=8, suppress_tokens=[9, 10, 11], bad_words_ids=[[12]], early_stopping=True,
+        num_beams=4, num_return_sequences=2, max_length=3, min_new_tokens=8, no_repeat_ngram_size=1,
+        repetition_penalty=1.9,
+        forced_bos_token_id=7, forced_eos_token_id=8, suppress_tokens=[9, 10, 11], bad_words_ids=[[12]],
+        early_stopping=True,
         encoder_no_repeat_ngram_size=1, do_sample=True, temperature=3.0, use_cache=False, output_scores=True,
         return_dict_in_generate=True, pad_token_id=5, decoder_start_token_id=9,
     )  # fmt: skip
@@ -211,7 +236,9 @@ def test_the_model_is_left_as_it_was() -> None:
     model, (tokenizer, encoded, layout) = make("llama"), setting("llama")
     model.train()
     settings, calls = Decoding(beams=1, max_new_tokens=4, batch_size=3), []
-    first = decode(model, tokenizer, encoded, layout, settings, accelerator=ALONE, progress=lambda *call: calls.append(call))
+    first = decode(
+        model, tokenizer, encoded, layout, settings, accelerator=ALONE, progress=lambda *call: calls.append(call)
+    )
     assert calls == [(1, 3), (2, 3), (3, 3)]
     assert all(module.training for module in model.modules())
     assert model.config.use_cache is False
@@ -249,10 +276,16 @@ def test_too_few_positions(name: str, prompt: int) -> None:
     model, (tokenizer, encoded, layout) = make(name), setting(name)
     most = 64 - prompt + 1
     check_positions(model, encoded, layout, Decoding(max_new_tokens=most))
-    decode(model, tokenizer, encoded, layout, Decoding(beams=1, max_new_tokens=most, no_repeat_ngram=1), accelerator=ALONE)
+    decode(
+        model, tokenizer, encoded, layout, Decoding(beams=1, max_new_tokens=most, no_repeat_ngram=1), accelerator=ALONE
+    )
     for refuse in (check_positions, partial(decode, accelerator=ALONE)):
         arguments = (model, encoded, layout) if refuse is check_positions else (model, tokenizer, encoded, layout)
-        with pytest.raises(DataError, match=rf"decode\.max_new_tokens: {most + 1} is too many: the model has 64 .* at most {most}"):
+        with pytest.raises(
+            DataError,
+            match=rf"decode\.max_new_tokens: {most + 1} is too many: the model has 64 .* at "
+            rf"most {most}",
+        ):
             refuse(*arguments, Decoding(beams=1, max_new_tokens=most + 1))
 
 
@@ -266,22 +299,28 @@ def test_computed_positions_end_where_the_model_says() -> None:
     check_positions(make("t5"), sources, family, Decoding(max_new_tokens=100_000))
 
 
-# --- what becomes of the tokens ------------------------------------------------------------------------------------------------
+# --- what becomes of the tokens ---------------------------------------------------------------------------------------
 
 
 def byte_tokenizer(*merges: tuple[str, str]) -> Any:
-    """Bytes, the given pairs of them, ``<mask>`` and the end token, as GPT-2 spells them (``Ċ`` is a line break, ``Ġ`` a space)."""
+    """Bytes, the given pairs of them, ``<mask>`` and the end token, as GPT-2 spells them (``Ċ`` is a line break, ``Ġ``
+    a space).
+    """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
     tokens = ["<end>", "<mask>", *sorted(pre_tokenizers.ByteLevel.alphabet()), *(a + b for a, b in merges)]
     tokenizer = Tokenizer(models.BPE({token: i for i, token in enumerate(tokens)}, list(merges)))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
-    return tf.PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>", pad_token="<end>", mask_token="<mask>")
+    return tf.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="<end>", pad_token="<end>", mask_token="<mask>"
+    )
 
 
 def chain(tokenizer: Any, successors: dict[str, str]) -> Any:
-    """A GPT-2 that says after each token its successor: its blocks add nothing, and its head reads the last token off the embeddings."""
+    """A GPT-2 that says after each token its successor: its blocks add nothing, and its head reads the last token off
+    the embeddings.
+    """
     size = len(tokenizer)
     sizes = {"n_embd": size, "n_layer": 1, "n_head": 1, "n_positions": 64, "vocab_size": size}
     model = tf.GPT2LMHeadModel(tf.GPT2Config(tie_word_embeddings=False, bos_token_id=0, eos_token_id=0, **sizes))
@@ -291,7 +330,9 @@ def chain(tokenizer: Any, successors: dict[str, str]) -> Any:
         model.transformer.wte.weight.copy_(torch.eye(size))
         model.transformer.ln_f.weight.fill_(1.0)
         for token, successor in successors.items():
-            model.lm_head.weight[tokenizer.convert_tokens_to_ids(successor), tokenizer.convert_tokens_to_ids(token)] = 1.0
+            model.lm_head.weight[tokenizer.convert_tokens_to_ids(successor), tokenizer.convert_tokens_to_ids(token)] = (
+                1.0
+            )
     return model
 
 
@@ -299,7 +340,14 @@ def said(tokenizer: Any, tokens: Sequence[str], source: str = "name[x]", **setti
     layout = pair_layout(tokenizer, decoder_start=None)
     model = chain(tokenizer, dict(zip(["<end>", *tokens], tokens, strict=False)))
     settings = {"beams": 1, "max_new_tokens": 20} | settings
-    (text,) = decode(model, tokenizer, encode_sources([source], tokenizer, 40, layout), layout, Decoding(**settings), accelerator=ALONE)
+    (text,) = decode(
+        model,
+        tokenizer,
+        encode_sources([source], tokenizer, 40, layout),
+        layout,
+        Decoding(**settings),
+        accelerator=ALONE,
+    )
     return text
 
 

@@ -48,7 +48,9 @@ def test_n_grams_of_the_prompt_stay_free() -> None:
 
 
 def test_a_token_that_ends_matching_and_other_windows_is_forbidden() -> None:
-    """5 follows (1, 2) and later (3, 4): the window that does not match must not free it again, whichever comes last."""
+    """5 follows (1, 2) and later (3, 4): the window that does not match must not free it again,
+    whichever comes last.
+    """
     for row in ([1, 2, 5, 3, 4, 5, 1, 2], [3, 4, 5, 1, 2, 5, 1, 2]):
         assert NoRepeatNgram(3, 0)(torch.tensor([row]), torch.zeros(1, 8)).isinf().nonzero().tolist() == [[0, 5]]
 

@@ -30,7 +30,9 @@ __all__ = ["models", "tiny_model", "tokenizer"]
 
 @dataclass(frozen=True)
 class Kind:
-    """What a run is of: a task, a base model, the transformers class that loads it, and further changes to its recipe."""
+    """What a run is of: a task, a base model, the transformers class that loads it, and further changes
+    to its recipe.
+    """
 
     task: str
     base: str
@@ -54,7 +56,8 @@ KINDS = {
 
 def roberta(folder: Path, tokenizer: Any) -> None:
     config = transformers.RobertaConfig(
-        vocab_size=1200, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, max_position_embeddings=162,
+        vocab_size=1200, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
+        max_position_embeddings=162,
         pad_token_id=0, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
     )  # fmt: skip
     transformers.RobertaForMaskedLM(config).save_pretrained(folder)
@@ -69,7 +72,9 @@ def untied_llama(folder: Path, tokenizer: Any) -> None:
 
 
 def talking_bart(folder: Path, tokenizer: Any) -> None:
-    """With ``<s>`` and ``</s>`` around every text; left to itself a random BART writes nothing but tokens that are no words."""
+    """With ``<s>`` and ``</s>`` around every text; left to itself a random BART writes nothing but tokens that are no
+    words.
+    """
     config = MODELS["bart"]().config
     config.max_position_embeddings, config.dropout = 160, 0.0
     model = transformers.BartForConditionalGeneration(config)
@@ -90,11 +95,17 @@ def reading_bart(folder: Path, tokenizer: Any) -> None:
 
 
 @pytest.fixture(scope="session")
-def bases(tiny_model: Path, models: dict[str, Path], tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def bases(
+    tiny_model: Path, models: dict[str, Path], tokenizer: Any, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
     """Base models by name."""
     found = {**models, "bert": tiny_model}
     words = AutoTokenizer.from_pretrained(tiny_model)
-    makers = {"roberta": (roberta, tokenizer), "llama-untied": (untied_llama, tokenizer), "bart-talking": (talking_bart, tokenizer)}
+    makers = {
+        "roberta": (roberta, tokenizer),
+        "llama-untied": (untied_llama, tokenizer),
+        "bart-talking": (talking_bart, tokenizer),
+    }
     for name, (make, reads) in {**makers, "bart-reading": (reading_bart, words)}.items():
         torch.manual_seed(0)
         found[name] = tmp_path_factory.mktemp(name)
@@ -126,7 +137,9 @@ Scores = Callable[[Dora], torch.Tensor]
 
 
 def train_starved(recipe: Recipe, folder: Path) -> None:
-    """Trains, and prunes every third projection to nothing: its components score lowest, and they are as many as are to be pruned."""
+    """Trains, and prunes every third projection to nothing: its components score lowest, and they are as many as are to
+    be pruned.
+    """
     plain: Scores = Dora.scores
 
     def scores(method: Dora) -> torch.Tensor:
@@ -188,7 +201,10 @@ def load_base(kind: Kind, base: Path, run: Restored) -> Any:
     """The base model as a user of the adapter loads it, by transformers alone."""
     arguments: dict[str, Any] = {"dtype": "float32"}
     if kind.auto_class == CLASSIFIER:
-        arguments |= {"num_labels": run.task.num_labels, "pad_token_id": AutoTokenizer.from_pretrained(base).pad_token_id}
+        arguments |= {
+            "num_labels": run.task.num_labels,
+            "pad_token_id": AutoTokenizer.from_pretrained(base).pad_token_id,
+        }
     return getattr(transformers, kind.auto_class).from_pretrained(base, **arguments)
 
 

@@ -21,7 +21,9 @@ kinds = pytest.mark.parametrize("name", KINDS)
 
 
 @kinds
-def test_the_run_peft_its_merge_and_ours_agree_to_1e5(name: str, run_of: GetRun, bases: dict[str, Path], tmp_path: Path) -> None:
+def test_the_run_peft_its_merge_and_ours_agree_to_1e5(
+    name: str, run_of: GetRun, bases: dict[str, Path], tmp_path: Path
+) -> None:
     kind, run = KINDS[name], run_of(name)
     own = restored(run)
     ranks = {layer.name: layer.rank for layer in own.adapted.method.allocation()}
@@ -30,7 +32,9 @@ def test_the_run_peft_its_merge_and_ours_agree_to_1e5(name: str, run_of: GetRun,
     assert len(set(ranks.values())) > 1
     batch = batch_for(own.adapted.model, own.adapted.tokenizer, kind)
     expected = logits(own.adapted.model, batch)
-    assert not torch.allclose(expected, logits(load_base(kind, bases[kind.base], own), batch), atol=1e-2), "the run changed nothing"
+    assert not torch.allclose(expected, logits(load_base(kind, bases[kind.base], own), batch), atol=1e-2), (
+        "the run changed nothing"
+    )
 
     found = export_saved(run, tmp_path / "peft", format="peft")
     assert found.agreement.difference < 1e-5
@@ -40,8 +44,14 @@ def test_the_run_peft_its_merge_and_ours_agree_to_1e5(name: str, run_of: GetRun,
     assert config["fan_in_fan_out"] is (kind.base == "gpt2")
     assert config["target_modules"] == [path for path, rank in ranks.items() if rank]
     adapter = PeftModel.from_pretrained(load_base(kind, bases[kind.base], own), tmp_path / "peft")
-    adapted = {path.removeprefix("base_model.model."): module for path, module in adapter.named_modules() if hasattr(module, "lora_A")}
-    assert {path: module.r["default"] for path, module in adapted.items()} == {path: rank for path, rank in ranks.items() if rank}
+    adapted = {
+        path.removeprefix("base_model.model."): module
+        for path, module in adapter.named_modules()
+        if hasattr(module, "lora_A")
+    }
+    assert {path: module.r["default"] for path, module in adapted.items()} == {
+        path: rank for path, rank in ranks.items() if rank
+    }
     assert {module.scaling["default"] for module in adapted.values()} == {1.0}
     torch.testing.assert_close(logits(adapter, batch), expected, atol=1e-5, rtol=0)
 
@@ -64,13 +74,18 @@ def test_the_run_peft_its_merge_and_ours_agree_to_1e5(name: str, run_of: GetRun,
     ("name", "format"),
     [
         *((name, "peft") for name in KINDS),
-        *((name, "merged") for name in ("bert, regression", "gpt2 (Conv1D), classification", "llama, grouped queries", "bart")),
+        *(
+            (name, "merged")
+            for name in ("bert, regression", "gpt2 (Conv1D), classification", "llama, grouped queries", "bart")
+        ),
     ],
 )
 def test_the_lines_of_the_model_card_load_it(
     name: str, format: str, run_of: GetRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every Python block of the card, one after the other, in the exported folder; what they print is what the run predicts."""
+    """Every Python block of the card, one after the other, in the exported folder; what they print is what the run
+    predicts.
+    """
     kind, run = KINDS[name], run_of(name)
     export_saved(run, tmp_path / "out", format=format)
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
@@ -100,7 +115,9 @@ def test_the_lines_of_the_model_card_load_it(
 
 
 @pytest.mark.parametrize("padding", ["power-of-two", "common"])
-def test_padding_changes_ranks_and_not_the_function(padding: str, run_of: GetRun, bases: dict[str, Path], tmp_path: Path) -> None:
+def test_padding_changes_ranks_and_not_the_function(
+    padding: str, run_of: GetRun, bases: dict[str, Path], tmp_path: Path
+) -> None:
     name = "llama, grouped queries"
     kind, run = KINDS[name], run_of(name)
     plain = export_saved(run, tmp_path / "plain")
@@ -113,7 +130,9 @@ def test_padding_changes_ranks_and_not_the_function(padding: str, run_of: GetRun
     highest = max(rank for rank, _ in ranks.values())
     wanted = {path: highest if padding == "common" else {1: 1, 2: 2, 3: 4}[rank] for path, (rank, _) in ranks.items()}
     got = {
-        path.removeprefix("base_model.model."): module.r["default"] for path, module in adapter.named_modules() if hasattr(module, "lora_A")
+        path.removeprefix("base_model.model."): module.r["default"]
+        for path, module in adapter.named_modules()
+        if hasattr(module, "lora_A")
     }
     assert got == wanted
     cost = sum((wanted[path] - rank) * width for path, (rank, width) in ranks.items())
@@ -129,15 +148,22 @@ def test_padding_changes_ranks_and_not_the_function(padding: str, run_of: GetRun
 
 
 @pytest.mark.parametrize("name", ["bert, fresh pooler and classifier", "llama, grouped queries", "bart"])
-def test_bf16_stays_within_a_few_percent_of_the_largest_logit(name: str, run_of: GetRun, bases: dict[str, Path], tmp_path: Path) -> None:
-    """bf16 has 8 bits of mantissa. Rounding the adapter alone costs a few thousandths, rounding every weight of a merged model more."""
+def test_bf16_stays_within_a_few_percent_of_the_largest_logit(
+    name: str, run_of: GetRun, bases: dict[str, Path], tmp_path: Path
+) -> None:
+    """bf16 has 8 bits of mantissa.
+
+    Rounding the adapter alone costs a few thousandths, rounding every weight of a merged model more.
+    """
     kind, run = KINDS[name], run_of(name)
     own = restored(run)
     batch = batch_for(own.adapted.model, own.adapted.tokenizer, kind)
     expected = logits(own.adapted.model, batch)
     scale = float(expected.abs().max())
     export_saved(run, tmp_path / "peft", dtype="bfloat16")
-    assert {tensor.dtype for tensor in load_file(tmp_path / "peft" / "adapter_model.safetensors").values()} == {torch.bfloat16}
+    assert {tensor.dtype for tensor in load_file(tmp_path / "peft" / "adapter_model.safetensors").values()} == {
+        torch.bfloat16
+    }
     adapter = PeftModel.from_pretrained(load_base(kind, bases[kind.base], own), tmp_path / "peft")
     difference = float((logits(adapter, batch) - expected).abs().max()) / scale
     export_saved(run, tmp_path / "merged", format="merged", dtype="bfloat16")
@@ -150,7 +176,9 @@ def test_bf16_stays_within_a_few_percent_of_the_largest_logit(name: str, run_of:
 
 
 def test_a_half_precision_base(run_of: GetRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The head is fp32 over a bf16 base; the card's lines load it so that it computes, to bf16's few bits, what the run does."""
+    """The head is fp32 over a bf16 base; the card's lines load it so that it computes, to bf16's few bits, what the run
+    does.
+    """
     run = run_of("roberta, classification", "model.dtype=bfloat16")
     for format, dtype in (("peft", None), ("peft", "bfloat16"), ("merged", None), ("merged", "float32")):
         found = export_saved(run, tmp_path / f"{format}-{dtype}", format=format, dtype=dtype)

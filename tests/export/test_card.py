@@ -24,7 +24,9 @@ def projection(block: int, name: str) -> Projection:
     return Projection(f"layers.{block}.{name}", nn.Linear(2, 2), "encoder", block, None, name, "ffn", (2, 2))
 
 
-RECIPE = parse_recipe("task: glue/mrpc\nmodel: {name: FacebookAI/roberta-base}\ndata: {source: glue-tsv, path: /home/someone/MRPC}\n")
+RECIPE = parse_recipe(
+    "task: glue/mrpc\nmodel: {name: FacebookAI/roberta-base}\ndata: {source: glue-tsv, path: /home/someone/MRPC}\n"
+)
 CARD = Card(
     recipe=RECIPE,
     trained=RECIPE,
@@ -77,7 +79,9 @@ EVIL = "x\n\n# h <b>b <!-- | `c` ``` [l](http://l) www.l.com &amp; \u202e\x1b[2J
 
 @pytest.mark.parametrize("make", [peft_card, merged_card])
 def test_names_by_strangers_are_text_and_nothing_else(make: Callable[[Card], str]) -> None:
-    """Read as a Markdown reader reads it: the same headings, code and tables as of ordinary names, and no link or HTML of theirs."""
+    """Read as a Markdown reader reads it: the same headings, code and tables as of ordinary names, and no link or HTML
+    of theirs.
+    """
     recipe = RECIPE.model_copy(
         update={
             "model": RECIPE.model.model_copy(update={"name": f"builtin:{EVIL}"}),
@@ -85,7 +89,8 @@ def test_names_by_strangers_are_text_and_nothing_else(make: Callable[[Card], str
         }
     )
     evil = replace(
-        CARD, recipe=recipe, trained=recipe, base="/models/" + EVIL.replace("/", ""), revision=EVIL, metrics={EVIL: 0.5, "f1": None},
+        CARD, recipe=recipe, trained=recipe, base="/models/" + EVIL.replace("/", ""), revision=EVIL,
+        metrics={EVIL: 0.5, "f1": None},
         projections=[projection(0, EVIL), projection(0, "down"), projection(1, EVIL)],
         ranks={f"layers.0.{EVIL}": 3, "layers.0.down": 0, f"layers.1.{EVIL}": 12},
     )  # fmt: skip
@@ -100,7 +105,9 @@ def test_names_by_strangers_are_text_and_nothing_else(make: Callable[[Card], str
     wanted = [child.type for block in expected for child in block.children or ()]
     assert found.count("link_open") == wanted.count("link_open")
     assert "html_inline" not in found
-    assert any("".join(child.content for child in block.children or ()).startswith(r"x\n\n# h <b>b") for block in blocks)
+    assert any(
+        "".join(child.content for child in block.children or ()).startswith(r"x\n\n# h <b>b") for block in blocks
+    )
     for block in blocks:
         if block.type == "fence" and block.info == "python":
             compile(block.content, "card", "exec")
@@ -109,7 +116,9 @@ def test_names_by_strangers_are_text_and_nothing_else(make: Callable[[Card], str
 def test_a_card_tells_nobody_where_things_lay(tmp_path: Path) -> None:
     model = tmp_path / "mine"
     model.mkdir()
-    recipe = parse_recipe(f"task: glue/mrpc\nmodel: {{name: {model}}}\ndata: {{source: glue-tsv, path: /home/someone/MRPC}}\n")
+    recipe = parse_recipe(
+        f"task: glue/mrpc\nmodel: {{name: {model}}}\ndata: {{source: glue-tsv, path: /home/someone/MRPC}}\n"
+    )
     card = merged_card(replace(CARD, recipe=recipe, trained=recipe, base=str(model)))
     assert "/home/someone" not in card
     assert str(tmp_path) not in card
@@ -120,7 +129,9 @@ def test_a_card_tells_nobody_where_things_lay(tmp_path: Path) -> None:
 
 
 def test_the_recipe_is_the_runs_own_not_that_of_the_export(run_of: GetRun, tmp_path: Path) -> None:
-    """An export computes on the CPU in the base model's precision, from wherever the base model is now; the run did not."""
+    """An export computes on the CPU in the base model's precision, from wherever the base model is now; the run did
+    not.
+    """
     run = run_of("bert, regression", "train.precision=fp32")
     moved = tmp_path / "moved"
     shutil.copytree(load_recipe(run / "recipe.yaml").model.name, moved)

@@ -42,7 +42,9 @@ def test_a_component_that_adds_nothing_is_zero_in_both_factors() -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("gate", [1e-7, 1e-10])
 def test_a_tiny_gate_survives_a_half_type(dtype: torch.dtype, gate: float) -> None:
-    """1e-10 is nothing in fp16, whose smallest number is 6e-8; its square root is 1e-5, of which a few bits are left."""
+    """1e-10 is nothing in fp16, whose smallest number is 6e-8; its square root is 1e-5, of which a few
+    bits are left.
+    """
     before = factors(4)
     before.B.mul_(gate)
     after = balance(before)

@@ -89,8 +89,12 @@ def test_the_folder_where_the_user_stands(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("step", range(8))
-def test_a_killed_filling_of_the_users_folder_is_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    """The folder where the user stands is emptied and filled in steps; half of them is no reason to refuse the next export."""
+def test_a_killed_filling_of_the_users_folder_is_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    """The folder where the user stands is emptied and filled in steps; half of them is no reason to refuse the next
+    export.
+    """
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     write(Path("."), "old")
@@ -109,7 +113,9 @@ class Killed(BaseException):
 
 
 def kill_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    """Ends a process before its change number `step` of the file system, counted from 0, and all that it would do then."""
+    """Ends a process before its change number `step` of the file system, counted from 0, and all that
+    it would do then.
+    """
     done = 0
 
     def ending(change: Any) -> Any:
@@ -122,13 +128,22 @@ def kill_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
 
         return counted
 
-    for owner, name in ((Path, "rename"), (Path, "replace"), (Path, "unlink"), (Path, "rmdir"), (shutil, "rmtree"), (os, "replace")):
+    for owner, name in (
+        (Path, "rename"),
+        (Path, "replace"),
+        (Path, "unlink"),
+        (Path, "rmdir"),
+        (shutil, "rmtree"),
+        (os, "replace"),
+    ):
         monkeypatch.setattr(owner, name, ending(getattr(owner, name)))
 
 
 @pytest.mark.parametrize("aside", [False, True])
 def test_what_a_killed_export_has_left(tmp_path: Path, aside: bool) -> None:
-    """Half a folder goes; the earlier export that was moved aside counts as if it were in its place, and is put back."""
+    """Half a folder goes; the earlier export that was moved aside counts as if it were in its place,
+    and is put back.
+    """
     out, beside = tmp_path / "out", tmp_path / ".out.dora.partial"
     write(out, "old")
     if aside:

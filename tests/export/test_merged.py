@@ -35,14 +35,24 @@ def test_a_classifier_knows_its_labels(run_of: GetRun, tmp_path: Path) -> None:
 
 
 def test_a_generator_decodes_as_its_run_does(run_of: GetRun, tmp_path: Path) -> None:
-    found = export_saved(run_of("bart"), tmp_path / "out", format="merged", overrides=["decode.beams=3", "decode.no_repeat_ngram=2"])
+    found = export_saved(
+        run_of("bart"), tmp_path / "out", format="merged", overrides=["decode.beams=3", "decode.no_repeat_ngram=2"]
+    )
     assert set(found.files) == FILES | {"generation_config.json"}
     config = GenerationConfig.from_pretrained(tmp_path / "out")
-    got = (config.num_beams, config.length_penalty, config.max_new_tokens, config.no_repeat_ngram_size, config.do_sample)
+    got = (
+        config.num_beams,
+        config.length_penalty,
+        config.max_new_tokens,
+        config.no_repeat_ngram_size,
+        config.do_sample,
+    )
     assert got == (3, 0.8, 12, 2, False)
     assert (config.decoder_start_token_id, config.forced_bos_token_id, config.eos_token_id) == (3, 2, [3])
     assert config.forced_eos_token_id is None, "the base model's own settings were not the run's"
-    export_saved(run_of("llama, grouped queries"), tmp_path / "llama", format="merged", overrides=["decode.no_repeat_ngram=4"])
+    export_saved(
+        run_of("llama, grouped queries"), tmp_path / "llama", format="merged", overrides=["decode.no_repeat_ngram=4"]
+    )
     config = GenerationConfig.from_pretrained(tmp_path / "llama")
     assert config.num_beams == 2
     assert not config.no_repeat_ngram_size, "it would forbid to copy from the prompt"
@@ -51,7 +61,9 @@ def test_a_generator_decodes_as_its_run_does(run_of: GetRun, tmp_path: Path) -> 
 
 
 def test_each_sum_is_rounded_once() -> None:
-    """Merging in bf16 would lose an update of 2^-9: 1 + 2^-9 + 2^-9 is 1 + 2^-8 rounded once, and 1 rounded at every step."""
+    """Merging in bf16 would lose an update of 2^-9: 1 + 2^-9 + 2^-9 is 1 + 2^-8 rounded once, and 1 rounded at every
+    step.
+    """
     model = nn.Sequential(nn.Linear(1, 1, bias=False))
     nn.init.constant_(model[0].weight, 1 + 2**-9)
     merge(model, {"0": LoraFactors(torch.tensor([[1.0]]), torch.tensor([[2**-8 * 1.5]]))}, "bfloat16")
@@ -70,7 +82,11 @@ def test_values_that_are_not_finite_are_refused(value: float) -> None:
 def test_numbers_that_a_type_cannot_hold_are_refused() -> None:
     model = nn.Sequential(nn.Linear(2, 2))
     update = LoraFactors(torch.full((1, 2), 300.0), torch.full((2, 1), 300.0))
-    with pytest.raises(ExportError, match=r"0\.weight holds values that are not finite in float16; choose --dtype bfloat16"):
+    with pytest.raises(
+        ExportError,
+        match=r"0\.weight holds values that are not finite in float16; choose --dtype "
+        r"bfloat16",
+    ):
         merge(model, {"0": update}, "float16")
 
 

@@ -31,7 +31,8 @@ def test_its_code_goes_with_a_merged_model_and_is_asked_for_again(own: Path, tmp
     with pytest.raises(RecipeError, match="trust_remote_code"):
         export_saved(tmp_path / "run", tmp_path / "out")
     trust = ["model.trust_remote_code=true"]
-    # Its head is called "out", and PEFT takes every module for it whose name ends so, dropouts and its own parts included.
+    # Its head is called "out", and PEFT takes every module for it whose name ends so, dropouts and its own parts
+    # included.
     with pytest.raises(ExportError, match=r"would also replace bert\.embeddings\.dropout.*--format merged"):
         export_saved(tmp_path / "run", tmp_path / "peft", overrides=trust)
     found = export_saved(tmp_path / "run", tmp_path / "merged", format="merged", overrides=trust)

@@ -118,7 +118,9 @@ def test_modules_to_save_of_a_fresh_pooler(run_of: GetRun, tmp_path: Path) -> No
     found = config_of(tmp_path / "out")
     assert found["modules_to_save"] == ["bert.pooler.dense", "classifier"]
     assert found["task_type"] == "SEQ_CLS"
-    assert not (tmp_path / "out" / "tokenizer_config.json").exists(), "PEFT would resize the base's embeddings to fit it"
+    assert not (tmp_path / "out" / "tokenizer_config.json").exists(), (
+        "PEFT would resize the base's embeddings to fit it"
+    )
 
 
 def test_the_file_is_as_large_as_the_live_parameters(tmp_path: Path) -> None:
@@ -187,7 +189,7 @@ def test_a_checkpoint_from_before_the_freeze(run_of: GetRun, bases: dict[str, Pa
     assert len(load_file(tmp_path / "peft" / "adapter_model.safetensors")) == 2 * 14
 
 
-# --- what PEFT itself says -------------------------------------------------------------------------------------------------------
+# --- what PEFT itself says --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", STATE_SPACE)
@@ -232,7 +234,9 @@ def test_a_hybrid_model_is_exported_by_default_targets_and_merged_by_others(toke
     assert export_saved(tmp_path / "out_proj", tmp_path / "merged", format="merged").agreement.difference < 1e-5
 
 
-def test_peft_is_asked_before_an_export_is_in_its_place(run_of: GetRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_peft_is_asked_before_an_export_is_in_its_place(
+    run_of: GetRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = run_of("roberta, classification")
 
     def refuse(*arguments: Any, **more: Any) -> None:
@@ -244,13 +248,16 @@ def test_peft_is_asked_before_an_export_is_in_its_place(run_of: GetRun, tmp_path
             export_saved(run, tmp_path / "out")
     assert not list(tmp_path.iterdir())
     with monkeypatch.context() as patch:
-        patch.setattr(PeftModel, "from_pretrained", lambda model, folder: model)  # takes it, and does something else with it
+        # takes it, and does something else with it
+        patch.setattr(PeftModel, "from_pretrained", lambda model, folder: model)
         with pytest.raises(ExportError, match="does not compute what the run's own does"):
             export_saved(run, tmp_path / "out")
     assert not list(tmp_path.iterdir())
 
 
-def test_without_peft_the_export_is_checked_by_the_model_itself(run_of: GetRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_peft_the_export_is_checked_by_the_model_itself(
+    run_of: GetRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "peft", None)  # as the import system says that there is none
     found = export_saved(run_of("roberta, classification"), tmp_path / "out")
     assert found.agreement.by is None

@@ -33,7 +33,8 @@ def base_of(place: Path, auto_class: str) -> Any:
 def trained(place: Path, auto_class: str, steps: int = STEPS) -> Any:
     """Every component does something."""
     model = base_of(place, auto_class)
-    fresh = [name for name, _ in model.named_parameters() if ".pooler." in name]  # no checkpoint of a masked language model has one
+    # no checkpoint of a masked language model has one
+    fresh = [name for name, _ in model.named_parameters() if ".pooler." in name]
     method = attach(model, fresh=fresh, **SETTINGS)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -52,7 +53,9 @@ def logits(model: Any) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(("base", "auto_class"), [("bert", CLASSIFIER), ("gpt2", CAUSAL), ("bart-talking", SEQ2SEQ)])
-def test_a_saved_adapter_is_exported_in_both_formats(base: str, auto_class: str, bases: dict[str, Path], tmp_path: Path) -> None:
+def test_a_saved_adapter_is_exported_in_both_formats(
+    base: str, auto_class: str, bases: dict[str, Path], tmp_path: Path
+) -> None:
     model = trained(bases[base], auto_class)
     expected = logits(model)
     assert not torch.allclose(expected, logits(base_of(bases[base], auto_class)), atol=1e-2)
@@ -74,7 +77,9 @@ def saved(bases: dict[str, Path], tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("format", ["peft", "merged"])
-def test_the_lines_of_its_card_load_it(format: str, saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_lines_of_its_card_load_it(
+    format: str, saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     export_saved(saved, tmp_path / "out", format=format)
     monkeypatch.chdir(tmp_path / "out")
     (code,) = re.findall(r"```python\n(.*?)```", Path("README.md").read_text(encoding="utf-8"), flags=re.DOTALL)
@@ -124,7 +129,9 @@ def test_before_the_freeze_it_must_be_asked_for(bases: dict[str, Path], tmp_path
         ({"config": {"num_hidden_layers": 1}}, "."),
     ],
 )
-def test_a_record_by_a_stranger_loads_classes_of_transformers_alone(saved: Path, tmp_path: Path, change: dict[str, Any], says: str) -> None:
+def test_a_record_by_a_stranger_loads_classes_of_transformers_alone(
+    saved: Path, tmp_path: Path, change: dict[str, Any], says: str
+) -> None:
     record = saved / "adapter.json"
     content = json.loads(record.read_text())
     content["base"] |= change

@@ -1,4 +1,7 @@
-"""What a damaged disk or a hostile author may do to one file. Everything follows from a `random.Random` and the file's bytes."""
+"""What a damaged disk or a hostile author may do to one file.
+
+Everything follows from a `random.Random` and the file's bytes.
+"""
 
 from __future__ import annotations
 
@@ -21,24 +24,35 @@ for _ in range(60):
     _DEEP = [_DEEP]
 
 VALUES: tuple[Any, ...] = (
-    None, True, False, -1, 0, 1, 2, 7, 2**31, 2**53, 2**63, 2**64, 10**30, 10**400, 0.5, -1.0, 1e308, 1e-320, float("nan"), float("inf"),
-    "", "1", "../../../escaped", "/escaped", "C:\\escaped", "\x00", "\x1b[2J\x07", "\ud800", "x" * 5000, "F64", "BOOL", "F8_E5M2",
-    "[bold]", "~nobody/x", "\x9b31m", "\u202e", "two\nlines", "\r", [], {}, [1, 2], [-1, -1], [2**62, 2**62], [0], {"a": 1},
+    None, True, False, -1, 0, 1, 2, 7, 2**31, 2**53, 2**63, 2**64, 10**30, 10**400, 0.5, -1.0, 1e308, 1e-320,
+    float("nan"), float("inf"),
+    "", "1", "../../../escaped", "/escaped", "C:\\escaped", "\x00",
+    "\x1b[2J\x07", "\ud800", "x" * 5000, "F64", "BOOL", "F8_E5M2",
+    "[bold]", "~nobody/x", "\x9b31m", "\u202e", "two\nlines", "\r", [], {}, [1, 2], [-1, -1], [2**62, 2**62], [0],
+    {"a": 1},
     {"step": 1, "epoch": 1}, [[0, 1], [2]], ["\x1b]0;title\x07"], {"\x1b[31mred": 1}, _DEEP,
 )  # fmt: skip
 
 TEXTS = (
-    b"", b"\x00", b"{", b"[" * 20_000, b"[" * 20_000 + b"]" * 20_000, b'{"a":' * 20_000, b"9" * 5000, b"null", b"[]", b"{}", b'"text"',
-    b"\xff\xfe", b"\xef\xbb\xbf{}", b'{"schema_version": ' + b"1" * 4999 + b"}", b'{"schema_version": 2}', b"NaN", b"{} {}", b"\r", b"\n\n",
-    b"\xc3\x28", b"\xed\xa0\x80", b"\x1b[2J", b"\xc2\x9b31m", b"\xe2\x80\xae", b"\xe2\x80\xa8", b"\t", b'"', b",", b"x" * 70_000,
+    b"", b"\x00",
+    b"{",
+    b"[" * 20_000, b"[" * 20_000 + b"]" * 20_000, b'{"a":' * 20_000, b"9" * 5000, b"null", b"[]", b"{}", b'"text"',
+    b"\xff\xfe", b"\xef\xbb\xbf{}", b'{"schema_version": ' + b"1" * 4999 + b"}", b'{"schema_version": 2}', b"NaN",
+    b"{} {}", b"\r", b"\n\n",
+    b"\xc3\x28", b"\xed\xa0\x80",
+    b"\x1b[2J", b"\xc2\x9b31m", b"\xe2\x80\xae", b"\xe2\x80\xa8", b"\t", b'"', b",", b"x" * 70_000,
 )  # fmt: skip
 
 FRAGMENTS = (
-    "!!python/object/apply:os.system ['touch escaped']", "!!python/name:os.system", "!!binary aGk=", "!!set {a}", "!!timestamp 2001-01-01",
-    "!own {a: 1}", "&a [*a]", "&a {b: *a}", "*nowhere", "<<: {a: 1}", "? [a]\n: b", "[" * 2000, "{a: " * 500, "9" * 5000, "1e999",
-    "-.inf", ".nan", "0x" + "f" * 5000, "1" + ":1" * 3000, "2001-99-99", "\x00", "\ud800", '"\\ud800"', '"\\e[2J"', "\u2028", "\ufeff", "'",
+    ("!!python/object/apply:os.system ['touch "
+    "escaped']"), "!!python/name:os.system", "!!binary aGk=", "!!set {a}", "!!timestamp 2001-01-01",
+    "!own {a: 1}", "&a [*a]", "&a {b: *a}", "*nowhere", "<<: {a: 1}", "? [a]\n: b",
+    "[" * 2000, "{a: " * 500, "9" * 5000, "1e999",
+    "-.inf", ".nan", "0x" + "f" * 5000, "1" + ":1" * 3000, "2001-99-99", "\x00", "\ud800", '"\\ud800"',
+    '"\\e[2J"', "\u2028", "\ufeff", "'",
     '"\\UFFFFFFFF"', "%YAML 9.9\n---\n", "---", "...", "!<tag:yaml.org,2002:python/object/new:os.system> [x]",
-    "a: &x [1,1,1]\nb: &y [*x,*x,*x]\nc: &z [*y,*y,*y]", "|\n ", "- ", "# ", "\t", "null", "{}", "[]", "-1", "0", "1.5", "true", "~", "x",
+    ("a: &x [1,1,1]\nb: &y [*x,*x,*x]\nc: &z "
+    "[*y,*y,*y]"), "|\n ", "- ", "# ", "\t", "null", "{}", "[]", "-1", "0", "1.5", "true", "~", "x",
 )  # fmt: skip
 
 
@@ -58,7 +72,7 @@ def change_bytes(draw: Random, content: bytes) -> bytes:
     return content[:at] + bytes([content[at] ^ draw.randrange(1, 256)]) + content[at + 1 :]
 
 
-# JSON ---------------------------------------------------------------------------------------------------------------------------
+# JSON -----------------------------------------------------------------------------------------------------------------
 
 
 def _paths(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
@@ -141,7 +155,7 @@ def change_tensors(draw: Random, content: bytes) -> bytes:
     return struct.pack("<Q", len(new)) + new + data
 
 
-# YAML and tables ----------------------------------------------------------------------------------------------------------------
+# YAML and tables ------------------------------------------------------------------------------------------------------
 
 
 def change_yaml(draw: Random, content: bytes) -> bytes:
@@ -160,8 +174,11 @@ def change_yaml(draw: Random, content: bytes) -> bytes:
 
 
 CELLS = (
-    "", " ", "\x00", "\x1b[2J", "\r", '"', '""', "'", "\t", ",", "NA", "null", "-1", "1_5", "1e999", "nan", "inf", "7" * 5000, "x" * 70_000,
-    "word " * 3000, "\u202e", "\ufeff", "\u2028", "\x85", "\ufffd", "=1+1", "\U0001f600" * 50, "true", "\x9b31m", "two\nlines", "\u200b",
+    "", " ", "\x00",
+    "\x1b[2J", "\r", '"', '""', "'", "\t", ",", "NA", "null", "-1", "1_5", "1e999", "nan", "inf", "7" * 5000,
+    "x" * 70_000,
+    "word " * 3000, "\u202e", "\ufeff", "\u2028", "\x85", "\ufffd", "=1+1", "\U0001f600" * 50, "true", "\x9b31m",
+    "two\nlines", "\u200b",
 )  # fmt: skip
 
 
@@ -190,10 +207,11 @@ def change_table(draw: Random, content: bytes) -> bytes:
     return "\n".join(rows).encode()
 
 
-# Files --------------------------------------------------------------------------------------------------------------------------
+# Files ----------------------------------------------------------------------------------------------------------------
 
 _OWN: dict[str, Edit] = {
-    ".json": change_json, ".jsonl": change_json_lines, ".safetensors": change_tensors, ".yaml": change_yaml, ".csv": change_table,
+    ".json": change_json, ".jsonl": change_json_lines, ".safetensors": change_tensors, ".yaml": change_yaml,
+    ".csv": change_table,
     ".tsv": change_table, ".txt": change_table,
 }  # fmt: skip
 

@@ -11,7 +11,13 @@ from random import Random
 from tests.hostile.edits import CELLS, FRAGMENTS, VALUES, dump, edit_file, sign, swap
 from tests.hostile.ground import GENERATOR, Ground
 
-SHORT = ("train.max_steps=4", "train.device=cpu", "data.max_train_samples=8", "data.max_eval_samples=8", "train.log_with=null")
+SHORT = (
+    "train.max_steps=4",
+    "train.device=cpu",
+    "data.max_train_samples=8",
+    "data.max_eval_samples=8",
+    "train.log_with=null",
+)
 """Whatever a recipe asks for, nobody waits for hours."""
 
 
@@ -23,7 +29,8 @@ class Input:
         kind: of what was damaged, such as ``adapter``.
         command: what reads it, such as ``ranks --plot``.
         arguments: of `dora`; paths are relative to the input's folder.
-        edited: the file that was changed, relative to the folder; None where the hostile text stands among the arguments.
+        edited: the file that was changed, relative to the folder; None where the hostile text stands among the
+            arguments.
     """
 
     kind: str
@@ -60,8 +67,12 @@ def _set(draw: Random, ground: Ground, place: Path) -> Input:
     (place / "recipe.yaml").write_text(draw.choice((ground.recipe, GENERATOR)))
     overrides = []
     for _ in range(draw.choice((1, 1, 2, 3))):
-        value = draw.choice((draw.choice(FRAGMENTS), draw.choice(CELLS), dump(draw.choice(VALUES)).decode("utf-8", "surrogateescape")))
-        overrides.append(f"{draw.choice(keys())}{draw.choice(('=', '=', '=', '=', ': ', ''))}{value}".replace("\x00", ""))
+        value = draw.choice(
+            (draw.choice(FRAGMENTS), draw.choice(CELLS), dump(draw.choice(VALUES)).decode("utf-8", "surrogateescape"))
+        )
+        overrides.append(
+            f"{draw.choice(keys())}{draw.choice(('=', '=', '=', '=', ': ', ''))}{value}".replace("\x00", "")
+        )
     arguments = ["train", "recipe.yaml", "--dry-run", *_sets(*overrides)]
     if draw.random() < 0.1:
         arguments += ["--seeds", draw.choice(("1,2", "1,1", "", "\x1b[2J", "-1", "9" * 5000, "1,,2", "\u0661", "1_0"))]
@@ -77,9 +88,9 @@ def _table(draw: Random, ground: Ground, place: Path) -> Input:
         _write_parquet(draw, path)
     else:
         edit_file(draw, path)
-    columns = _sets("data.columns=" + draw.choice(("{sentence: label}", '{sentence: "\\e[2J"}', "{label: sentence}", "{a: b}"))) * (
-        draw.random() < 0.15
-    )
+    columns = _sets(
+        "data.columns=" + draw.choice(("{sentence: label}", '{sentence: "\\e[2J"}', "{label: sentence}", "{a: b}"))
+    ) * (draw.random() < 0.15)
     if path.suffix == ".txt" or draw.random() < 0.35:
         output = draw.choice(("out.jsonl", "out.tsv", "out/"))
         arguments = ("predict", "-c", str(ground.root / "finished"), "--input", name, "-o", output, *columns)
@@ -148,7 +159,14 @@ def _scores(draw: Random, ground: Ground, place: Path) -> Input:
     return Input("score", "score", tuple(arguments), Path(edited))
 
 
-PARTS = ("adapter.safetensors", "head.safetensors", "state.json", "optimizer.safetensors", "random.safetensors", "progress.json")
+PARTS = (
+    "adapter.safetensors",
+    "head.safetensors",
+    "state.json",
+    "optimizer.safetensors",
+    "random.safetensors",
+    "progress.json",
+)
 
 
 def _weights(draw: Random, ground: Ground, place: Path) -> Input:
@@ -173,7 +191,14 @@ def _read(ground: Ground, command: str, run: str, kind: str, edited: Path) -> In
         "export merged": ("export", "-c", run, "-o", "exported", "--format", "merged"),
         "predict": ("predict", "-c", run, "--input", str(ground.root / "tables" / "texts.txt"), "-o", "out.jsonl"),
         "resume": ("train", str(ground.root / "unfinished" / "recipe.yaml"), "-o", "run", "--resume"),
-        "overwrite": ("train", str(ground.root / "finished" / "recipe.yaml"), "-o", "run", "--overwrite", *_sets(*SHORT)),
+        "overwrite": (
+            "train",
+            str(ground.root / "finished" / "recipe.yaml"),
+            "-o",
+            "run",
+            "--overwrite",
+            *_sets(*SHORT),
+        ),
         "seeds": ("train", str(ground.root / "seeds" / "seed-1" / "recipe.yaml"), "-o", "run", "--seeds", "1,2"),
         "ranks": ("ranks", run),
         "ranks --by": ("ranks", run, "--by", "block"),
@@ -214,9 +239,13 @@ def _records(draw: Random, ground: Ground, place: Path) -> Input:
         if draw.random() < 0.1:
             inner, names = place / "run", ["summary.json"]
     path = inner / draw.choice(names)
-    command = "score" if path.name == "predictions.jsonl" else draw.choice([name for name in commands if name != "score"])
+    command = (
+        "score" if path.name == "predictions.jsonl" else draw.choice([name for name in commands if name != "score"])
+    )
     if draw.random() < 0.05:
-        swap(draw, inner / draw.choice(("adapter", "checkpoints", "log.jsonl"))) if run != "seeds" or inner.name == "seed-1" else None
+        swap(
+            draw, inner / draw.choice(("adapter", "checkpoints", "log.jsonl"))
+        ) if run != "seeds" or inner.name == "seed-1" else None
     if path.is_file():
         edit_file(draw, path)
     return _read(ground, command, "run", "run", path.relative_to(place))
@@ -224,7 +253,9 @@ def _records(draw: Random, ground: Ground, place: Path) -> Input:
 
 def _model(draw: Random, ground: Ground, place: Path) -> Input:
     shutil.copytree(ground.model, place / "model")
-    path = draw.choice([path for path in sorted((place / "model").iterdir()) if path.suffix in (".json", ".safetensors")])
+    path = draw.choice(
+        [path for path in sorted((place / "model").iterdir()) if path.suffix in (".json", ".safetensors")]
+    )
     edit_file(draw, path)
     (place / "recipe.yaml").write_text(ground.recipe)
     arguments = ("train", "recipe.yaml", *_sets("model.name=model"))

@@ -1,7 +1,7 @@
 """Tries inputs in forked processes, so that whatever one does, a hang or a crash included, is seen and ends with it.
 
-A warm process (multiprocessing's fork server) imports everything once; each worker forked from it tries inputs one after another, calling
-the command line in itself, and is replaced when it hangs, dies, or has tried many.
+A warm process (multiprocessing's fork server) imports everything once; each worker forked from it tries inputs one
+after another, calling the command line in itself, and is replaced when it hangs, dies, or has tried many.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Outcome:
     work: float = 0.0
 
 
-# The worker ---------------------------------------------------------------------------------------------------------------------
+# The worker -----------------------------------------------------------------------------------------------------------
 
 
 def _work(connection: Connection, ground: Ground, seed: int, scratch: Path) -> None:
@@ -82,7 +82,9 @@ def _work(connection: Connection, ground: Ground, seed: int, scratch: Path) -> N
         code, fault, detail = _run(given, place, printed)
         if fault is None and _peak() - held > MEMORY:
             fault, detail = "memory", f"{_peak() - held:,} bytes more than before"
-        connection.send(Outcome(number, given, code, fault, detail, time.monotonic() - began, time.process_time() - worked))
+        connection.send(
+            Outcome(number, given, code, fault, detail, time.monotonic() - began, time.process_time() - worked)
+        )
         shutil.rmtree(place)
         held = max(held, _peak())
 
@@ -167,13 +169,18 @@ def judge(code: int | None, output: bytes) -> tuple[str | None, str]:
 
 
 def is_raw(character: str) -> bool:
-    """Whether a terminal may obey a character, or show others in another order for it; line feeds and tabs are wanted."""
+    """Whether a terminal may obey a character, or show others in another order for it; line feeds and
+    tabs are wanted.
+    """
     if character in "\n\t":
         return False
-    return unicodedata.category(character) == "Cc" or character in "\u2028\u2029\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+    return (
+        unicodedata.category(character) == "Cc"
+        or character in "\u2028\u2029\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+    )
 
 
-# The pool -----------------------------------------------------------------------------------------------------------------------
+# The pool -------------------------------------------------------------------------------------------------------------
 
 
 class _Worker:
@@ -182,7 +189,9 @@ class _Worker:
     def __init__(self, pool: Pool) -> None:
         self._here, there = pool.context.Pipe()
         self.scratch = pool.scratch / f"worker-{pool.started}"
-        self.process = pool.context.Process(target=_work, args=(there, pool.ground, pool.seed, self.scratch), daemon=True)
+        self.process = pool.context.Process(
+            target=_work, args=(there, pool.ground, pool.seed, self.scratch), daemon=True
+        )
         self.process.start()
         there.close()
         self.tried, self.number, self.input, self.began = 0, -1, None, 0.0
@@ -266,7 +275,9 @@ class Pool:
                 ready = wait([worker.connection for worker in busy], timeout=1.0)
                 for worker in [*busy]:
                     outcome = worker.take() if worker.connection in ready else None
-                    if outcome is None and time.monotonic() - worker.began > (PATIENCE if worker.input else 6 * PATIENCE):
+                    if outcome is None and time.monotonic() - worker.began > (
+                        PATIENCE if worker.input else 6 * PATIENCE
+                    ):
                         outcome = worker.hung()  # making an input waits for nothing but the first worker's imports
                     if outcome is None:
                         continue

@@ -41,10 +41,15 @@ def recipe_of(model: Path | str, *overrides: str) -> Any:
 
 @pytest.fixture(scope="module")
 def run(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """12 steps, the freeze after 1 + 4; nobody changes it. A checkpoint from before the freeze stays, because `save.keep` says so."""
+    """12 steps, the freeze after 1 + 4; nobody changes it.
+
+    A checkpoint from before the freeze stays, because `save.keep` says so.
+    """
     folder = tmp_path_factory.mktemp("runs") / "run"
     result = train(recipe_of(tiny_model, "save.keep=9", "save.every_steps=3"), folder)
-    assert any(layer["rank"] == 0 for layer in result.ranks["layers"]), "a projection without components is part of the test"
+    assert any(layer["rank"] == 0 for layer in result.ranks["layers"]), (
+        "a projection without components is part of the test"
+    )
     return folder
 
 
@@ -87,7 +92,11 @@ def test_a_users_model_becomes_that_of_the_run(run: Path, tiny_model: Path, plac
     assert sum(item.rank for item in method.allocation()) == 12
     expected = reference(run / place)
     assert torch.equal(logits(model), expected)
-    assert {name.rpartition(".")[0] for name, p in model.named_parameters() if p.requires_grad and name[-2:] not in (".A", ".B", ".c")} == {
+    assert {
+        name.rpartition(".")[0]
+        for name, p in model.named_parameters()
+        if p.requires_grad and name[-2:] not in (".A", ".B", ".c")
+    } == {
         "classifier",
         "bert.pooler.dense",
     }
@@ -132,7 +141,9 @@ def test_a_run_whose_base_model_moved_takes_an_override(run: Path, tiny_model: P
         to_lora(moved, overrides=["method.rank=2"])
 
 
-@pytest.mark.parametrize("changes", [("method.compact=false",), ("method={name: head}",), ("method.targets=['*.query']",)])
+@pytest.mark.parametrize(
+    "changes", [("method.compact=false",), ("method={name: head}",), ("method.targets=['*.query']",)]
+)
 def test_every_kind_of_run_loads(tiny_model: Path, tmp_path: Path, changes: tuple[str, ...]) -> None:
     train(recipe_of(tiny_model, *changes), tmp_path / "run")
     model = users(tiny_model)
@@ -170,7 +181,11 @@ def test_a_half_precision_model_computes_without_autocast(tiny_model: Path, tmp_
     with restored.accelerator.autocast():
         expected = logits(restored.adapted.model)
     torch.testing.assert_close(found, expected, atol=2e-2, rtol=2e-2)
-    with pytest.raises(CheckpointError, match=r"this model is float32, the run's base was bfloat16; load it with dtype=torch\.bfloat16"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"this model is float32, the run's base was bfloat16; load it with "
+        r"dtype=torch\.bfloat16",
+    ):
         load_adapter(tmp_path / "run", users(tiny_model))
 
 
@@ -209,7 +224,8 @@ MISFITS = {
         r"head tensor classifier\.\w+ is \(2.* in the checkpoint and \(3.*num_labels",
     ),
     "no head": (AutoModel.from_pretrained, r"head tensor \S+ is in the checkpoint but not in this BertModel"),
-    "another task's head": (AutoModelForMaskedLM.from_pretrained, r"head tensor bert\.pooler\.dense\.bias is in the checkpoint but not in"),
+    "another task's head": (AutoModelForMaskedLM.from_pretrained, (r"head tensor bert\.pooler\.dense\.bias is in the "
+                                                                  r"checkpoint but not in")),
     "one more block": (
         lambda folder: other_size(folder, num_hidden_layers=3),
         r"tensor (keep|scores) is .*\(12, 4\) in the checkpoint; .*\(18, 4\)",
@@ -218,9 +234,11 @@ MISFITS = {
         lambda folder: other_size(folder, intermediate_size=48),
         r"tensor bert\.encoder\.layer\.\d\.(intermediate|output)\.dense\.[AB] is ",
     ),
-    "other weights": (lambda folder: changed(users(folder)), r"not the one the run was trained on \(fingerprint .*load .*, unchanged"),
+    "other weights": (lambda folder: changed(users(folder)), (r"not the one the run was trained on \(fingerprint "
+                                                             r".*load .*, unchanged")),
     "another architecture": (
-        lambda folder: GPT2ForSequenceClassification(GPT2Config(vocab_size=40, n_embd=16, n_layer=2, n_head=2, n_positions=16)),
+        lambda folder: GPT2ForSequenceClassification(GPT2Config(vocab_size=40, n_embd=16, n_layer=2, n_head=2,
+        n_positions=16)),
         r"head tensor bert\.pooler\.dense\.bias is in the checkpoint but not in this GPT2ForSequenceClassification",
     ),
 }  # fmt: skip
@@ -242,7 +260,11 @@ def test_targets_that_the_model_does_not_have_are_refused(run: Path, tiny_model:
     recipe = copied / "recipe.yaml"
     recipe.write_text(recipe.read_text().replace("[attention, ffn]", "['*.c_attn']"))
     assert "c_attn" in recipe.read_text()
-    with pytest.raises(CheckpointError, match=r"not the one the run adapted: target '\*\.c_attn' matches no projection"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"not the one the run adapted: target '\*\.c_attn' matches no "
+        r"projection",
+    ):
         load_adapter(copied, users(tiny_model))
 
 

@@ -30,7 +30,8 @@ PROJECTIONS = 2 * 6
 def bert(seed: int = 0) -> Any:
     torch.manual_seed(seed)
     config = BertConfig(
-        vocab_size=40, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24, max_position_embeddings=16,
+        vocab_size=40, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24,
+        max_position_embeddings=16,
         hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, num_labels=3,
     )  # fmt: skip
     return BertForSequenceClassification(config)
@@ -69,7 +70,9 @@ def test_a_loop_of_ones_own_goes_through_all_phases() -> None:
     model = bert()
     base = {name: value.clone() for name, value in model.named_parameters()}
     method = attach(model.train(), **SETTINGS)
-    assert {name for name, p in model.named_parameters() if p.requires_grad and name[-2:] not in (".A", ".B", ".c")} == {
+    assert {
+        name for name, p in model.named_parameters() if p.requires_grad and name[-2:] not in (".A", ".B", ".c")
+    } == {
         "classifier.weight",
         "classifier.bias",
     }
@@ -85,7 +88,9 @@ def test_a_loop_of_ones_own_goes_through_all_phases() -> None:
         if not name.startswith("classifier"):
             path, _, attribute = name.rpartition(".")
             module = model.get_submodule(path)
-            assert torch.equal(getattr(module.base if isinstance(module, AdaptedProjection) else module, attribute), value)
+            assert torch.equal(
+                getattr(module.base if isinstance(module, AdaptedProjection) else module, attribute), value
+            )
     batch = next(batches())
     model.eval()
     with torch.no_grad():
@@ -107,7 +112,9 @@ def test_what_the_targets_leave_out_is_said() -> None:
 @pytest.mark.parametrize("lean", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_what_trains_is_fp32_or_wider_all_alike(dtype: torch.dtype, lean: bool) -> None:
-    """Head and adapters of a float64 model are float64, through training, freeze, saving, loading, folding and merging."""
+    """Head and adapters of a float64 model are float64, through training, freeze, saving, loading,
+    folding and merging.
+    """
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     model = bert().to(dtype).train()
     method = attach(model, **SETTINGS)
@@ -116,7 +123,10 @@ def test_what_trains_is_fp32_or_wider_all_alike(dtype: torch.dtype, lean: bool) 
     optimizer = torch.optim.AdamW(trainable(model), lr=1e-2)
     autocast = partial(torch.autocast, "cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16)
     for step, batch in zip(range(1, T + 1), batches(), strict=False):
-        with method.training_pass(torch.bfloat16 if dtype == torch.bfloat16 else None) if lean else nullcontext(), autocast():
+        with (
+            method.training_pass(torch.bfloat16 if dtype == torch.bfloat16 else None) if lean else nullcontext(),
+            autocast(),
+        ):
             loss = model(**batch).loss
             loss.backward()
         method.adjust_gradients(step)
@@ -173,7 +183,9 @@ def test_what_trains_can_be_chosen() -> None:
     }
     model = bert()
     attach(model, fresh=["bert.pooler.dense.weight"], **SETTINGS)
-    assert {name.split(".")[-3] for name, p in model.named_parameters() if p.requires_grad and "pooler" in name} == {"pooler"}
+    assert {name.split(".")[-3] for name, p in model.named_parameters() if p.requires_grad and "pooler" in name} == {
+        "pooler"
+    }
 
 
 @pytest.mark.parametrize(
@@ -189,7 +201,9 @@ def test_what_trains_can_be_chosen() -> None:
         ({"warn_after": 0}, RecipeError, r"warn_after is 0; it must be at least 1"),
     ],
 )
-def test_what_cannot_be_attached_leaves_the_model_alone(changes: dict[str, Any], error: type[Exception], says: str) -> None:
+def test_what_cannot_be_attached_leaves_the_model_alone(
+    changes: dict[str, Any], error: type[Exception], says: str
+) -> None:
     model = bert()
     with pytest.raises(error, match=says):
         attach(model, **{**SETTINGS, **changes})
@@ -221,7 +235,7 @@ def test_steps_out_of_turn_are_refused() -> None:
     method.after_step(2)
 
 
-# -- forgetting to call the method ----------------------------------------------------------------------------------------------
+# -- forgetting to call the method -------------------------------------------------------------------------------------
 
 
 def passes(model: Any, count: int) -> list[str]:
@@ -281,7 +295,9 @@ def test_a_copy_is_watched_by_itself() -> None:
 
 def test_the_loop_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    (code,) = [block for block in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL) if "adjust_gradients" in block]
+    (code,) = [
+        block for block in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL) if "adjust_gradients" in block
+    ]
     monkeypatch.chdir(tmp_path)
     model = bert().train()
     names: dict[str, Any] = {"model": model, "batches": [batch for batch, _ in zip(batches(), range(T), strict=False)]}
@@ -306,5 +322,7 @@ def test_the_names_are_public_and_light() -> None:
     assert names <= set(dora_cli.__all__)
     assert dir(dora_cli) == sorted(dora_cli.__all__)
     assert all(callable(getattr(dora_cli, name)) for name in dora_cli.__all__ if name != "__version__")
-    done = subprocess.run([sys.executable, "-c", "import sys, dora_cli; assert 'torch' not in sys.modules"], check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", "import sys, dora_cli; assert 'torch' not in sys.modules"], check=False
+    )
     assert done.returncode == 0

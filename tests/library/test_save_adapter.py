@@ -56,7 +56,9 @@ def test_load_adapter_and_peft_read_what_is_saved(changes: dict[str, Any], tmp_p
     save_adapter(model, tmp_path / "saved")
     assert {path.name for path in (tmp_path / "saved").iterdir()} == OURS | FOR_PEFT
     assert torch.equal(logits(model), expected)
-    assert {name: value.shape for name, value in model.state_dict().items()} == {name: value.shape for name, value in state.items()}
+    assert {name: value.shape for name, value in model.state_dict().items()} == {
+        name: value.shape for name, value in state.items()
+    }
 
     again = bert()
     random = torch.get_rng_state()
@@ -83,7 +85,11 @@ def test_a_float64_model_is_saved_and_loaded_as_it_is(tmp_path: Path) -> None:
     again = bert().double()
     load_adapter(tmp_path / "saved", again)
     assert torch.equal(logits(again), logits(model))
-    with pytest.raises(CheckpointError, match=r"^this model is float32, the adapter's base was float64; load it with dtype=torch\.float64"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"^this model is float32, the adapter's base was float64; load it with "
+        r"dtype=torch\.float64",
+    ):
         load_adapter(tmp_path / "saved", bert())
 
 
@@ -148,7 +154,9 @@ def test_only_an_earlier_adapter_is_replaced_and_only_when_asked(model: Any, tmp
         save_adapter(model, tmp_path / "other", overwrite=True)
 
 
-def test_a_full_disk_leaves_the_earlier_adapter_whole(model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_the_earlier_adapter_whole(
+    model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     place = tmp_path / "saved"
     save_adapter(model, place)
     before = content(place)

@@ -36,7 +36,8 @@ class Rows(IterableDataset):  # type: ignore[type-arg]
 
 def arguments(folder: Path, **changes: Any) -> TrainingArguments:
     settings: dict[str, Any] = {
-        "output_dir": str(folder), "max_steps": T, "per_device_train_batch_size": BATCH, "use_cpu": True, "save_strategy": "no",
+        "output_dir": str(folder), "max_steps": T, "per_device_train_batch_size": BATCH, "use_cpu": True,
+        "save_strategy": "no",
         "report_to": [], "disable_tqdm": True, "logging_steps": 1, "max_grad_norm": 0.5,
     }  # fmt: skip
     return TrainingArguments(**(settings | changes))
@@ -49,7 +50,11 @@ def optimisers(model: Any) -> tuple[torch.optim.Optimizer, Any]:
 
 def make(folder: Path, model: Any, method: Any, **changes: Any) -> Trainer:
     return Trainer(
-        model, arguments(folder, **changes), train_dataset=Rows(), callbacks=[DoraCallback(method)], optimizers=optimisers(model)
+        model,
+        arguments(folder, **changes),
+        train_dataset=Rows(),
+        callbacks=[DoraCallback(method)],
+        optimizers=optimisers(model),
     )
 
 
@@ -63,7 +68,8 @@ def by_hand(model: Any, method: Any, accumulation: int) -> list[float]:
         for _ in range(accumulation):
             batch = [next(rows) for _ in range(BATCH)]
             loss = model(
-                input_ids=torch.stack([row["input_ids"] for row in batch]), labels=torch.tensor([row["labels"] for row in batch])
+                input_ids=torch.stack([row["input_ids"] for row in batch]),
+                labels=torch.tensor([row["labels"] for row in batch]),
             ).loss
             (loss / accumulation).backward()
             total += float(loss.detach()) / accumulation
@@ -83,7 +89,8 @@ def test_the_trainer_and_the_same_loop_by_hand_agree(tmp_path: Path, accumulatio
     other = copy.deepcopy(model)
     twin = other.__dict__["_dora_method"]
     trainer = make(tmp_path, model, method, gradient_accumulation_steps=accumulation)
-    trainer.model_accepts_loss_kwargs = False  # else it leaves the division by the accumulation to BERT, which makes none
+    # else it leaves the division by the accumulation to BERT, which makes none
+    trainer.model_accepts_loss_kwargs = False
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         warnings.filterwarnings("ignore", message=".*(pin_memory|lr_scheduler).*")
@@ -124,7 +131,11 @@ def test_the_callback_writes_adapters_beside_the_trainers_checkpoints(tmp_path: 
     make(tmp_path, model, attach(model, **SETTINGS), save_strategy="steps", save_steps=T // 4).train()
     early, last = tmp_path / "checkpoint-5" / "adapter", tmp_path / f"checkpoint-{T}" / "adapter"
     assert not (early / "adapter_config.json").exists()
-    batch = {key: torch.tensor([row[key]]) if key == "labels" else row[key][None] for row in [next(iter(Rows()))] for key in row}
+    batch = {
+        key: torch.tensor([row[key]]) if key == "labels" else row[key][None]
+        for row in [next(iter(Rows()))]
+        for key in row
+    }
     with torch.no_grad():
         expected = model.eval()(**batch).logits
         again = copy.deepcopy(base)
@@ -138,7 +149,10 @@ def test_the_callback_writes_adapters_beside_the_trainers_checkpoints(tmp_path: 
         theirs = PeftModel.from_pretrained(copy.deepcopy(base), last).eval()
         torch.testing.assert_close(theirs(**batch).logits, expected, atol=1e-6, rtol=0)
     assert {path.suffix for path in last.iterdir()} == {".json", ".safetensors"}
-    assert sum(path.stat().st_size for path in last.glob("*.safetensors")) < (last.parent / "model.safetensors").stat().st_size
+    assert (
+        sum(path.stat().st_size for path in last.glob("*.safetensors"))
+        < (last.parent / "model.safetensors").stat().st_size
+    )
 
 
 def test_the_trainers_own_optimiser_and_epochs_work_too(tmp_path: Path) -> None:
@@ -177,7 +191,9 @@ def test_the_model_and_the_optimiser_must_be_those_of_the_method(tmp_path: Path)
     optimizer = optimisers(early)
     method = attach(early, **SETTINGS)
     with pytest.raises(ModelError, match="optimiser does not hold the adapters"):
-        Trainer(early, arguments(tmp_path), train_dataset=Rows(), callbacks=[DoraCallback(method)], optimizers=optimizer).train()
+        Trainer(
+            early, arguments(tmp_path), train_dataset=Rows(), callbacks=[DoraCallback(method)], optimizers=optimizer
+        ).train()
 
 
 REFUSED: list[tuple[dict[str, Any], type[DoraError], str]] = [
@@ -189,7 +205,9 @@ REFUSED: list[tuple[dict[str, Any], type[DoraError], str]] = [
 
 
 @pytest.mark.parametrize(("changes", "error", "says"), REFUSED)
-def test_what_cannot_work_is_refused_before_the_first_step(changes: dict[str, Any], error: type[DoraError], says: str) -> None:
+def test_what_cannot_work_is_refused_before_the_first_step(
+    changes: dict[str, Any], error: type[DoraError], says: str
+) -> None:
     model = bert()
     callback = DoraCallback(attach(model, **SETTINGS))
     given: Callable[..., Any] = SimpleNamespace

@@ -1,4 +1,6 @@
-"""Whether steps are captured in CUDA graphs: what is known, what is tried in another process, what is kept, and what a user is told."""
+"""Whether steps are captured in CUDA graphs: what is known, what is tried in another process, what is kept, and what a
+user is told.
+"""
 
 from __future__ import annotations
 
@@ -37,9 +39,16 @@ from tests.training.test_run import largest_difference, read
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 SMALLEST = "task: glue/rte\nmodel: {name: m}\n"
 
-_USUAL = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 64, "vocab_size": 99, "num_hidden_layers": 3}
+_USUAL = {
+    "hidden_size": 32,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "vocab_size": 99,
+    "num_hidden_layers": 3,
+}
 _GROUPED = {**_USUAL, "num_key_value_heads": 2}
-_BART = {"d_model": 32, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "encoder_attention_heads": 4, "decoder_attention_heads": 4,
+_BART = {"d_model": 32, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "encoder_attention_heads": 4,
+"decoder_attention_heads": 4,
          "encoder_layers": 3, "decoder_layers": 4, "vocab_size": 99}  # fmt: skip
 _GPT2 = {"n_embd": 32, "n_head": 4, "n_layer": 3, "vocab_size": 99}
 FAMILIES: dict[str, tuple[dict[str, Any], bool | None]] = {
@@ -52,9 +61,12 @@ FAMILIES: dict[str, tuple[dict[str, Any], bool | None]] = {
     "BartForConditionalGeneration": (_BART, True),
     "MPNetForSequenceClassification": (_USUAL, False),
     "DebertaV2ForSequenceClassification": ({**_USUAL, "relative_attention": True, "pos_att_type": ["p2c", "c2p"],
-                                          "position_buckets": 4, "norm_rel_ebd": "layer_norm", "share_att_key": True}, False),
-    "T5ForConditionalGeneration": ({"d_model": 32, "d_kv": 8, "d_ff": 64, "num_heads": 4, "num_layers": 3, "vocab_size": 99}, True),
-    "DistilBertForSequenceClassification": ({"dim": 32, "n_heads": 4, "hidden_dim": 64, "n_layers": 3, "vocab_size": 99}, True),
+                                          "position_buckets": 4, "norm_rel_ebd": "layer_norm", "share_att_key": True},
+                                          False),
+    "T5ForConditionalGeneration": ({"d_model": 32, "d_kv": 8, "d_ff": 64, "num_heads": 4, "num_layers": 3,
+    "vocab_size": 99}, True),
+    "DistilBertForSequenceClassification": ({"dim": 32, "n_heads": 4, "hidden_dim": 64, "n_layers": 3,
+    "vocab_size": 99}, True),
     "ElectraForSequenceClassification": ({**_USUAL, "embedding_size": 16}, True),
     "AlbertForSequenceClassification": ({**_USUAL, "embedding_size": 16}, True),
     "OPTForCausalLM": ({**_USUAL, "ffn_dim": 64, "word_embed_proj_dim": 32}, True),
@@ -62,11 +74,14 @@ FAMILIES: dict[str, tuple[dict[str, Any], bool | None]] = {
     "Qwen2ForSequenceClassification": (_GROUPED, True),
     "MistralForCausalLM": (_GROUPED, True),
     "GPTNeoXForCausalLM": (_USUAL, None),
-    "GPTNeoForCausalLM": ({"hidden_size": 32, "num_heads": 4, "num_layers": 4, "attention_types": [[["global", "local"], 2]],
+    "GPTNeoForCausalLM": ({"hidden_size": 32, "num_heads": 4, "num_layers": 4,
+    "attention_types": [[["global", "local"], 2]],
                            "vocab_size": 99}, False),
     "MixtralForCausalLM": ({**_GROUPED, "num_local_experts": 4}, None),
 }  # fmt: skip
-"""Small models by their class, and whether their steps are known to be captured; None where that is for a trial to say."""
+"""Small models by their class, and whether their steps are known to be captured; None where that is for
+a trial to say.
+"""
 
 
 def make(name: str, **changes: Any) -> nn.Module:
@@ -89,12 +104,20 @@ def newest(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(capture, "installed_version", {"torch": "2.11.0+cu128", "transformers": "5.17.0"}.get)
 
 
-# -- the recipe's key -----------------------------------------------------------------------------------------------------------------
+# -- the recipe's key --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("written", "meant"),
-    [("auto", "auto"), ("on", "on"), ('"on"', "on"), ("true", "on"), ("off", "off"), ("'off'", "off"), ("false", "off")],
+    [
+        ("auto", "auto"),
+        ("on", "on"),
+        ('"on"', "on"),
+        ("true", "on"),
+        ("off", "off"),
+        ("'off'", "off"),
+        ("false", "off"),
+    ],
 )
 def test_every_spelling_of_on_and_off(written: str, meant: str) -> None:
     recipe = parse_recipe(SMALLEST + f"train: {{cuda_graph: {written}}}")
@@ -119,7 +142,7 @@ def test_it_may_change_when_a_run_goes_on() -> None:
     assert recipe_hash(one) == recipe_hash(two)
 
 
-# -- what is known --------------------------------------------------------------------------------------------------------------------
+# -- what is known -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -159,23 +182,32 @@ def test_what_the_table_does_not_cover_is_for_a_trial() -> None:
     assert known_answer(model, "bf16") is None
 
 
-@pytest.mark.parametrize(("package", "version"), [("torch", "2.10.1"), ("transformers", "4.57.0"), ("transformers", None)])
-def test_other_versions_than_the_table_was_seen_with_are_tried(monkeypatch: pytest.MonkeyPatch, package: str, version: str | None) -> None:
-    monkeypatch.setattr(capture, "installed_version", ({"torch": "3.0", "transformers": "10.0.dev0"} | {package: version}).get)
+@pytest.mark.parametrize(
+    ("package", "version"), [("torch", "2.10.1"), ("transformers", "4.57.0"), ("transformers", None)]
+)
+def test_other_versions_than_the_table_was_seen_with_are_tried(
+    monkeypatch: pytest.MonkeyPatch, package: str, version: str | None
+) -> None:
+    monkeypatch.setattr(
+        capture, "installed_version", ({"torch": "3.0", "transformers": "10.0.dev0"} | {package: version}).get
+    )
     assert known_answer(make("BertForSequenceClassification"), "bf16") is None
     assert not known_answer(make("MPNetForSequenceClassification"), "bf16").captured  # type: ignore[union-attr]
     monkeypatch.setattr(capture, "installed_version", {"torch": "3.0", "transformers": "10.0.dev0"}.get)
     assert known_answer(make("BertForSequenceClassification"), "bf16") == Answer(True)
 
 
-# -- a trial --------------------------------------------------------------------------------------------------------------------------
+# -- a trial -----------------------------------------------------------------------------------------------------------
 
 Stub = Callable[[str], Path]
 
 
 @pytest.fixture
 def stub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stub:
-    """Puts some code in the place of the trial. Gives the folder into which it may write; there, `asked` grows with every call."""
+    """Puts some code in the place of the trial.
+
+    Gives the folder into which it may write; there, `asked` grows with every call.
+    """
 
     def put(code: str) -> Path:
         mark = f"folder = {str(tmp_path)!r}\nopen(folder + '/asked', 'a').write('x')\n"
@@ -236,7 +268,9 @@ def test_what_may_be_otherwise_next_time_is_not_kept(stub: Stub, cache: Path, co
 def test_a_trial_that_does_not_end_is_not_waited_for(stub: Stub, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stub(f"time.sleep({2 * PATIENCE})")
     monkeypatch.setattr(capture, "TIME_LIMIT", 0.5)
-    assert choose_capture("auto", make("GPTNeoXForCausalLM"), CUDA, "bf16") == Answer(False, f"{TRIAL} took longer than 0.5 s")
+    assert choose_capture("auto", make("GPTNeoXForCausalLM"), CUDA, "bf16") == Answer(
+        False, f"{TRIAL} took longer than 0.5 s"
+    )
     assert not cache.exists()
 
 
@@ -248,15 +282,28 @@ def test_a_trial_that_does_not_start(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 
 def test_what_a_trial_is_told(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
     """All of the model but its weights; nothing of the launcher, or it would wait for the other processes."""
-    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT", "ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID"):
+    for name in (
+        "RANK",
+        "LOCAL_RANK",
+        "WORLD_SIZE",
+        "MASTER_PORT",
+        "ACCELERATE_MIXED_PRECISION",
+        "TORCHELASTIC_RUN_ID",
+    ):
         monkeypatch.setenv(name, "7")
-    folder = stub(f"json.dump([json.loads(question), dict(os.environ), os.getcwd()], open(folder + '/told', 'w'))\n{YES}")
+    folder = stub(
+        f"json.dump([json.loads(question), dict(os.environ), os.getcwd()], open(folder + '/told', 'w'))\n{YES}"
+    )
     model = make("GPTNeoXForCausalLM")
     choose_capture("auto", model, torch.device("cuda:3"), "fp16")
     question, environment, place = json.loads((folder / "told").read_text())
     assert question == {**asdict(Question.of(model, "fp16")), "device": "cuda:3"}
     assert question["config"]["hidden_size"] == 32
-    assert not {name for name in environment if "RANK" in name or name.startswith(("WORLD", "MASTER", "ACCELERATE", "TORCHELASTIC"))}
+    assert not {
+        name
+        for name in environment
+        if "RANK" in name or name.startswith(("WORLD", "MASTER", "ACCELERATE", "TORCHELASTIC"))
+    }
     assert environment["PATH"]
     assert Path(place) == Path(capture.__file__).parents[2]
 
@@ -272,7 +319,9 @@ def test_a_damaged_cache_is_made_anew(stub: Stub, cache: Path, content: bytes) -
     assert len(json.loads(cache.read_text())) == 1
 
 
-def test_a_cache_that_cannot_be_written_only_costs_time(stub: Stub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_that_cannot_be_written_only_costs_time(
+    stub: Stub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = stub(YES)
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
@@ -294,7 +343,8 @@ def test_a_key_says_what_an_answer_holds_for(monkeypatch: pytest.MonkeyPatch) ->
     renamed = make("GPTNeoXForCausalLM", id2label={0: "a", 1: "b"}, use_cache=False, architectures=["GPTNeoXModel"])
     assert Question.of(renamed, "bf16").key == question.key
     others = [
-        replace(question, **change) for change in ({"model_class": "X"}, {"attention": "eager"}, {"precision": "fp32"}, {"config": {}})
+        replace(question, **change)
+        for change in ({"model_class": "X"}, {"attention": "eager"}, {"precision": "fp32"}, {"config": {}})
     ]
     keys = {question.key, *(other.key for other in others)}
     for package in ("torch", "transformers"):
@@ -303,27 +353,33 @@ def test_a_key_says_what_an_answer_holds_for(monkeypatch: pytest.MonkeyPatch) ->
     assert len(keys) == 7
 
 
-# -- the trial itself -----------------------------------------------------------------------------------------------------------------
+# -- the trial itself --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_small_models_of_every_family_take_eager_steps(name: str) -> None:
-    """All of a trial but the graph: build, batch, adapters, steps. What cannot be done here would count as not captured."""
+    """All of a trial but the graph: build, batch, adapters, steps.
+
+    What cannot be done here would count as not captured.
+    """
     model = make(name)
     question = json.loads(json.dumps(asdict(Question.of(model, "fp32"))))
     small = capture_trial.build(question)
     assert type(small) is type(model)
     assert small.config._attn_implementation == model.config._attn_implementation
-    if name not in ("AlbertForSequenceClassification", "GPTNeoForCausalLM"):  # shared blocks; a pattern that fits its length alone
+    # shared blocks; a pattern that fits its length alone
+    if name not in ("AlbertForSequenceClassification", "GPTNeoForCausalLM"):
         assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in model.parameters())
     capture_trial.try_steps(question, CPU, cuda_graph=False)
 
 
 def test_two_layers() -> None:
-    config = {"num_hidden_layers": 12, "layer_types": ["a", "b"] * 6, "factors": [0.5] * 12, "labels": [1, 2, 3], "hidden_size": 12,
+    config = {"num_hidden_layers": 12, "layer_types": ["a", "b"] * 6, "factors": [0.5] * 12, "labels": [1, 2, 3],
+    "hidden_size": 12,
               "decoder_layers": 1, "text_config": {"n_layer": 4, "kinds": [0, 1, 2, 3]}}  # fmt: skip
     assert capture_trial.with_two_layers(config) == {
-        "num_hidden_layers": 2, "layer_types": ["a", "b"], "factors": [0.5] * 12, "labels": [1, 2, 3], "hidden_size": 12,
+        "num_hidden_layers": 2, "layer_types": ["a", "b"], "factors": [0.5] * 12, "labels": [1, 2, 3],
+        "hidden_size": 12,
         "decoder_layers": 1, "text_config": {"n_layer": 2, "kinds": [0, 1]},
     }  # fmt: skip
 
@@ -337,7 +393,7 @@ def test_without_cuda_a_trial_says_so(monkeypatch: pytest.MonkeyPatch, cache: Pa
     assert not cache.exists()
 
 
-# -- a run ----------------------------------------------------------------------------------------------------------------------------
+# -- a run -------------------------------------------------------------------------------------------------------------
 
 
 class Notes(SilentListener):
@@ -350,7 +406,11 @@ class Notes(SilentListener):
 
 def test_on_needs_a_gpu(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     recipe = make_recipe("train.cuda_graph=on")
-    with pytest.raises(DeviceError, match=r"train\.cuda_graph is on, but this run is on the CPU.*set train\.cuda_graph: auto or off"):
+    with pytest.raises(
+        DeviceError,
+        match=r"train\.cuda_graph is on, but this run is on the CPU.*set "
+        r"train\.cuda_graph: auto or off",
+    ):
         train(recipe, tmp_path / "run")
     assert not (tmp_path / "run").exists()
     with pytest.raises(DeviceError, match="is on the CPU"):
@@ -361,7 +421,11 @@ def test_on_needs_a_gpu(make_recipe: MakeRecipe, tmp_path: Path) -> None:
 
 
 def test_on_needs_a_model_that_can() -> None:
-    with pytest.raises(DeviceError, match=r"^train\.cuda_graph is on, but MPNet makes .*; set train\.cuda_graph: auto or off$"):
+    with pytest.raises(
+        DeviceError,
+        match=r"^train\.cuda_graph is on, but MPNet makes .*; set train\.cuda_graph: auto "
+        r"or off$",
+    ):
         choose_capture("on", make("MPNetForSequenceClassification"), CUDA, "bf16")
 
 
@@ -380,7 +444,9 @@ def test_on_the_cpu_nothing_is_said(make_recipe: MakeRecipe, tmp_path: Path, set
 
 
 @pytest.mark.parametrize("answer", [Answer(True), Answer(False, "it waits"), Answer(False)])
-def test_a_run_does_as_was_found(make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: Answer) -> None:
+def test_a_run_does_as_was_found(
+    make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: Answer
+) -> None:
     """The decision and its reason, on a machine that could not do it."""
     given: list[Mapping[str, Any]] = []
     plain = loop_module.TrainingStep
@@ -427,13 +493,15 @@ def test_a_dry_run_says_what_would_be(make_recipe: MakeRecipe, monkeypatch: pyte
     assert asked(folder) == 0
 
 
-# -- on a GPU -------------------------------------------------------------------------------------------------------------------------
+# -- on a GPU ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", FAMILIES)
 def test_trials_agree_with_the_table(name: str, capsys: pytest.CaptureFixture[str], cache: Path) -> None:
-    """What is not in the table is printed, so that it can be put there; and so is what is kept out of trials: it may depend on the size."""
+    """What is not in the table is printed, so that it can be put there; and so is what is kept out of trials: it may
+    depend on the size.
+    """
     question, known = Question.of(make(name), "bf16"), FAMILIES[name][1]
     answer = capture._try(question, CUDA)
     if not known:
@@ -463,7 +531,9 @@ def test_a_failed_trial_leaves_random_states_alone() -> None:
 @pytest.mark.gpu
 def test_a_captured_run_is_the_eager_run(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     for setting in ("on", "off"):
-        train(make_recipe("train.device=cuda", "train.precision=fp32", f"train.cuda_graph={setting}"), tmp_path / setting)
+        train(
+            make_recipe("train.device=cuda", "train.precision=fp32", f"train.cuda_graph={setting}"), tmp_path / setting
+        )
     assert largest_difference(tmp_path / "on" / "adapter", tmp_path / "off" / "adapter") < 1e-4
     on, off = (read(tmp_path / setting / "ranks.json") for setting in ("on", "off"))
     assert [layer["rank"] for layer in on["layers"]] == [layer["rank"] for layer in off["layers"]]

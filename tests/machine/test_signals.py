@@ -1,4 +1,6 @@
-"""SIGTERM, SIGINT and SIGHUP: the step is finished, the run saved, and what is printed goes on with it; a second signal does not wait."""
+"""SIGTERM, SIGINT and SIGHUP: the step is finished, the run saved, and what is printed goes on with it; a second signal
+does not wait.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,9 @@ def straights() -> dict[str, Straight]:
 
 
 @pytest.fixture
-def straight(warm: Warm, make_recipe: MakeRecipe, straights: dict[str, Straight], tmp_path_factory: pytest.TempPathFactory) -> Straight:
+def straight(
+    warm: Warm, make_recipe: MakeRecipe, straights: dict[str, Straight], tmp_path_factory: pytest.TempPathFactory
+) -> Straight:
     if "run" not in straights:
         straights["run"] = Straight.of(warm, make_recipe(*CHANGES), tmp_path_factory.mktemp("straight"))
     return straights["run"]
@@ -74,7 +78,9 @@ def go_on_as_told(warm: Warm, attempt: Attempt, **others: Any) -> Attempt:
         ("final: step 15", 15, signal.SIGHUP),
     ],
 )
-def test_a_signal_finishes_the_step(warm: Warm, straight: Straight, tmp_path: Path, place: str, step: int, number: int) -> None:
+def test_a_signal_finishes_the_step(
+    warm: Warm, straight: Straight, tmp_path: Path, place: str, step: int, number: int
+) -> None:
     attempt = stopped_at(warm, straight, tmp_path / "run", strike=Strike(place, numbers=(number,)))
     assert f"after step {step};" in attempt.output
     assert newest_checkpoint(RunRecords(tmp_path / "run")).folder.name == f"step-{step}"
@@ -83,8 +89,13 @@ def test_a_signal_finishes_the_step(warm: Warm, straight: Straight, tmp_path: Pa
 
 
 def test_a_signal_in_an_evaluation(warm: Warm, straight: Straight, tmp_path: Path) -> None:
-    """The epoch's steps are saved without their evaluation. After it, their checkpoint is replaced: killed between the two renames."""
-    attempt = stopped_at(warm, straight, tmp_path / "run", strike=Strike("evaluation: batch", 2, numbers=(signal.SIGTERM,)))
+    """The epoch's steps are saved without their evaluation.
+
+    After it, their checkpoint is replaced: killed between the two renames.
+    """
+    attempt = stopped_at(
+        warm, straight, tmp_path / "run", strike=Strike("evaluation: batch", 2, numbers=(signal.SIGTERM,))
+    )
     assert "after step 12;" in attempt.output
     found = newest_checkpoint(RunRecords(tmp_path / "run"))
     assert found.folder.name == "step-12"
@@ -99,7 +110,9 @@ def test_a_signal_in_an_evaluation(warm: Warm, straight: Straight, tmp_path: Pat
 
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
 def test_a_second_signal_does_not_wait(warm: Warm, straight: Straight, tmp_path: Path, second: int) -> None:
-    """Both fall into a checkpoint that is being written: the one before is still whole, and named as what can be gone on from."""
+    """Both fall into a checkpoint that is being written: the one before is still whole, and named as what can be gone
+    on from.
+    """
     strike = Strike("checkpoint: step-12 half of optimizer.safetensors", numbers=(signal.SIGTERM, second), gap=0.1)
     attempt = stopped_at(warm, straight, tmp_path / "run", strike=strike)
     assert attempt.marks[-1] == strike.place
@@ -128,7 +141,9 @@ def test_a_signal_before_anything_is_loaded(warm: Warm, straight: Straight, tmp_
 def test_a_signal_while_a_checkpoint_is_read(warm: Warm, straight: Straight, tmp_path: Path) -> None:
     """It must not be taken for damage, and the checkpoint be skipped."""
     attempt = stopped_at(warm, straight, tmp_path / "run", strike=Strike("final: step 14", numbers=(signal.SIGTERM,)))
-    again = stopped_at(warm, straight, tmp_path / "run", "--resume", strike=Strike("loading: tensors", 2, numbers=(signal.SIGTERM,)))
+    again = stopped_at(
+        warm, straight, tmp_path / "run", "--resume", strike=Strike("loading: tensors", 2, numbers=(signal.SIGTERM,))
+    )
     assert again.output.splitlines()[-1].startswith("dora: stopped by SIGTERM; go on with: dora train")
     assert "is not used" not in again.output
     assert go_on_as_told(warm, attempt).code == 0
@@ -136,14 +151,18 @@ def test_a_signal_while_a_checkpoint_is_read(warm: Warm, straight: Straight, tmp
 
 
 def test_a_signal_while_finished_weights_are_decoded(warm: Warm, models: dict[str, Path], tmp_path: Path) -> None:  # noqa: F811
-    straight = Straight.of(warm, recipe_of(models["gpt2"], "method.dropout=0.1", "train.gradient_accumulation=2"), tmp_path)
-    attempt = stopped_at(warm, straight, tmp_path / "struck", strike=Strike("decoding: batch", numbers=(signal.SIGTERM,)))
+    straight = Straight.of(
+        warm, recipe_of(models["gpt2"], "method.dropout=0.1", "train.gradient_accumulation=2"), tmp_path
+    )
+    attempt = stopped_at(
+        warm, straight, tmp_path / "struck", strike=Strike("decoding: batch", numbers=(signal.SIGTERM,))
+    )
     assert attempt.marks[-1] == "decoding: batch"
     assert go_on_as_told(warm, attempt).code == 0
     straight.assert_equals(tmp_path / "struck")
 
 
-# -- within a program ----------------------------------------------------------------------------------------------------------------
+# -- within a program --------------------------------------------------------------------------------------------------
 
 
 def handlers() -> list[Any]:
@@ -173,7 +192,11 @@ def test_handlers_are_as_before_afterwards(make_recipe: MakeRecipe, tmp_path: Pa
         train(make_recipe("train.max_steps=4"), tmp_path / "done", listener=listener)
         assert own not in listener.seen
         assert handlers() == [own, own, own]
-        with pytest.raises(StoppedError, match=r"stopped by SIGTERM after step 2; go on with train\(..., .*, resume=True\)") as caught:
+        with pytest.raises(
+            StoppedError,
+            match=r"stopped by SIGTERM after step 2; go on with train\(..., .*, "
+            r"resume=True\)",
+        ) as caught:
             train(make_recipe(), tmp_path / "stopped", listener=Watching(signal.SIGTERM))
         assert caught.value.exit_code == 143
         assert handlers() == [own, own, own]
@@ -202,7 +225,9 @@ def test_other_threads_install_none(make_recipe: MakeRecipe, tmp_path: Path) -> 
     assert RunRecords(tmp_path / "run").metrics.exists()
 
 
-def test_a_signal_after_the_last_step_counts(make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_signal_after_the_last_step_counts(
+    make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It comes when all is evaluated and saved, and nobody would ask again."""
     evaluate = Loop._evaluate
 

@@ -22,7 +22,14 @@ from dora_cli.assembly.restore import evaluate_saved
 from dora_cli.errors import CheckpointError
 from dora_cli.export.saved import export_saved
 from dora_cli.machine import threads
-from dora_cli.machine.threads import WORK_PER_THREAD, decide, largest_product, most_threads, own_threads, recorded_threads
+from dora_cli.machine.threads import (
+    WORK_PER_THREAD,
+    decide,
+    largest_product,
+    most_threads,
+    own_threads,
+    recorded_threads,
+)
 from dora_cli.models import config_model
 from dora_cli.recipe import Recipe, parse_recipe
 from dora_cli.runs.resume import HARMLESS, LOCATIONS, recipe_hash
@@ -39,7 +46,9 @@ def _number_is_given_back() -> Iterator[None]:
 
 
 class Watcher(SilentListener):
-    """Remembers how many threads there are when a run starts, steps and is evaluated, and may cut the power at a step."""
+    """Remembers how many threads there are when a run starts, steps and is evaluated, and may cut the
+    power at a step.
+    """
 
     def __init__(self, cut: int | None = None) -> None:
         self.cut, self.seen, self.notes = cut, set[int](), list[str]()
@@ -65,7 +74,7 @@ def recipe_of(*overrides: str) -> Recipe:
     return parse_recipe("task: glue/sst2\nmodel: {name: builtin:tiny-encoder}", overrides=overrides)
 
 
-# What decides -------------------------------------------------------------------------------------------------------------------
+# What decides ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -119,7 +128,7 @@ def test_a_number_in_the_recipe_wins() -> None:
         assert chosen.count == 7
 
 
-# Who keeps it -------------------------------------------------------------------------------------------------------------------
+# Who keeps it ---------------------------------------------------------------------------------------------------------
 
 
 def test_a_run_records_its_number_and_what_follows_keeps_it(make_recipe: MakeRecipe, tmp_path: Path) -> None:
@@ -199,13 +208,15 @@ def test_recipes_from_before_the_key_have_the_hash_that_they_had() -> None:
     assert recipe_hash(recipe_of("train.threads=2")) != recipe_hash(recipe_of())
 
 
-@pytest.mark.parametrize("environment", [{"cpu_threads": value} for value in (0, -1, 2**40, 1.0, True, "2", None)] + [[1]])
+@pytest.mark.parametrize(
+    "environment", [{"cpu_threads": value} for value in (0, -1, 2**40, 1.0, True, "2", None)] + [[1]]
+)
 def test_a_recorded_number_that_is_none_is_damage(environment: Any) -> None:
     with pytest.raises(CheckpointError):
         recorded_threads(environment, Path("environment.json"))
 
 
-# Waiting ------------------------------------------------------------------------------------------------------------------------
+# Waiting --------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("given", "used"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
@@ -220,10 +231,15 @@ def test_the_program_lets_waiting_threads_sleep(monkeypatch: pytest.MonkeyPatch,
 
 def test_openmp_hears_it_before_pytorch_is_loaded() -> None:
     """OpenMP itself says how it waits; of the program, in another process, since it asks once."""
-    code = "from dora_cli.libraries import sleep_while_waiting; sleep_while_waiting(); import torch; torch.get_num_threads()"
+    code = (
+        "from dora_cli.libraries import sleep_while_waiting; sleep_while_waiting(); import torch; "
+        "torch.get_num_threads()"
+    )
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("OMP_", "KMP_", "GOMP_"))}
     environment |= {"OMP_DISPLAY_ENV": "TRUE", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300, check=True
+    )
     if "OMP_WAIT_POLICY" not in done.stderr:
         pytest.skip("this PyTorch computes without OpenMP")
     assert "OMP_WAIT_POLICY = 'PASSIVE'" in done.stderr or "OMP_WAIT_POLICY='PASSIVE'" in done.stderr, done.stderr

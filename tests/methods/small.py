@@ -48,7 +48,11 @@ class SmallEncoder(nn.Module):
 
 def linear_maps(model: nn.Module, within: str = "") -> dict[str, nn.Module]:
     """Full path -> linear map, of those whose path contains `within`."""
-    return {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D) and within in name}
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | Conv1D) and within in name
+    }
 
 
 def small_encoder(seed: int = 0, dtype: torch.dtype = torch.float64) -> SmallEncoder:
@@ -117,7 +121,11 @@ class Training:
         dora.attach(model, projections, self.schedule)
         self.head = [p.requires_grad_() for name, p in model.named_parameters() if name.startswith(head)]
         self.optimizer = make_optimizer(
-            [*dora.parameters(), *self.head], learning_rate=learning_rate, weight_decay=weight_decay, betas=(0.9, 0.999), eps=1e-8
+            [*dora.parameters(), *self.head],
+            learning_rate=learning_rate,
+            weight_decay=weight_decay,
+            betas=(0.9, 0.999),
+            eps=1e-8,
         )
         self.losses: list[float] = []
         self.norms: list[float] = []

@@ -80,7 +80,11 @@ def test_a_common_scale_changes_nothing(case: tuple[list[list[float]], int], exp
 def test_all_equal_falls_evenly_and_from_the_end() -> None:
     scores = torch.ones(3, 4)
     assert select(scores, 9).tolist() == [[True, True, True, False]] * 3
-    assert select(scores, 7).tolist() == [[True, True, False, False], [True, True, False, False], [True, True, True, False]]
+    assert select(scores, 7).tolist() == [
+        [True, True, False, False],
+        [True, True, False, False],
+        [True, True, True, False],
+    ]
 
 
 @pytest.mark.parametrize("budget", range(13))

@@ -104,7 +104,9 @@ def test_the_merged_weights_keep_their_mode_and_a_shared_module_is_merged_once()
 def test_plain_lora_is_the_change_that_merging_makes() -> None:
     model, dora = trained(25)
     factors = lora_of(model)
-    assert {name: factor.rank for name, factor in factors.items()} == {item.name: item.rank for item in dora.allocation() if item.rank}
+    assert {name: factor.rank for name, factor in factors.items()} == {
+        item.name: item.rank for item in dora.allocation() if item.rank
+    }
     bases = {name: model.get_submodule(name).base for name in factors}
     before = {name: base.weight.detach().clone() for name, base in bases.items()}
     merge(model)

@@ -29,13 +29,19 @@ def pair(dtype: torch.dtype, empty: bool) -> tuple[Training, Training]:
 
 
 @pytest.mark.parametrize("empty", [False, True], ids=["all projections live", "one projection at rank 0"])
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-11), (torch.float32, 1e-6)], ids=["float64", "float32"])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float64, 1e-11), (torch.float32, 1e-6)], ids=["float64", "float32"]
+)
 def test_fifty_steps_after_the_freeze_have_the_same_losses(dtype: torch.dtype, tolerance: float, empty: bool) -> None:
     compacted, masked = pair(dtype, empty)
     assert compacted.losses[:FREEZE] == masked.losses[:FREEZE]
-    assert sum(parameter.numel() for parameter in compacted.dora.parameters()) < 0.5 * sum(p.numel() for p in masked.dora.parameters())
+    assert sum(parameter.numel() for parameter in compacted.dora.parameters()) < 0.5 * sum(
+        p.numel() for p in masked.dora.parameters()
+    )
     # STEEP multiplies the task's loss, and its rounding, by 20.
-    torch.testing.assert_close([v / 20 for v in compacted.losses], [v / 20 for v in masked.losses], rtol=0, atol=tolerance)
+    torch.testing.assert_close(
+        [v / 20 for v in compacted.losses], [v / 20 for v in masked.losses], rtol=0, atol=tolerance
+    )
     torch.testing.assert_close(compacted.norms[FREEZE:], masked.norms[FREEZE:], rtol=100 * tolerance, atol=0)
     assert min(compacted.norms[FREEZE:]) > 1  # clipping is active in every step that is compared
     assert compacted.losses[-1] < compacted.losses[FREEZE]
@@ -48,9 +54,15 @@ def test_the_runs_end_at_the_same_weights(empty: bool) -> None:
     small, whole, keep = compacted.dora.state_dict(), masked.dora.state_dict(), masked.dora.state_dict()["keep"]
     for row, item in enumerate(masked.dora.allocation()):
         if item.rank:
-            torch.testing.assert_close(small[f"{item.name}.A"], whole[f"{item.name}.A"][keep[row]], rtol=1e-10, atol=1e-12)
-            torch.testing.assert_close(small[f"{item.name}.B"], whole[f"{item.name}.B"][:, keep[row]], rtol=1e-10, atol=1e-12)
-            torch.testing.assert_close(small[f"{item.name}.c"], whole[f"{item.name}.c"][keep[row]], rtol=1e-10, atol=1e-12)
+            torch.testing.assert_close(
+                small[f"{item.name}.A"], whole[f"{item.name}.A"][keep[row]], rtol=1e-10, atol=1e-12
+            )
+            torch.testing.assert_close(
+                small[f"{item.name}.B"], whole[f"{item.name}.B"][:, keep[row]], rtol=1e-10, atol=1e-12
+            )
+            torch.testing.assert_close(
+                small[f"{item.name}.c"], whole[f"{item.name}.c"][keep[row]], rtol=1e-10, atol=1e-12
+            )
         else:
             assert empty
             assert f"{item.name}.A" not in small
@@ -67,7 +79,10 @@ def test_moments_are_those_of_the_kept_indices(after: int) -> None:
     for row, item in enumerate(masked.dora.allocation()):
         small, whole = compacted.model.get_submodule(item.name), masked.model.get_submodule(item.name)
         for suffix in ("A", "B", "c"):
-            mine, theirs = compacted.optimizer.state[getattr(small, suffix)], masked.optimizer.state[getattr(whole, suffix)]
+            mine, theirs = (
+                compacted.optimizer.state[getattr(small, suffix)],
+                masked.optimizer.state[getattr(whole, suffix)],
+            )
             assert mine.keys() == theirs.keys() == {"step", "exp_avg", "exp_avg_sq"}
             assert float(mine["step"]) == float(theirs["step"]) == FREEZE + after
             for moment in ("exp_avg", "exp_avg_sq"):

@@ -10,10 +10,13 @@ from hypothesis import strategies as st
 from dora_cli.methods.dora.importance import EPS, add_variance_gradient, ema
 from tests.methods.small import component_scores
 
-SHAPES = [(1, 2, 2), (1, 7, 3), (2, 5, 5), (3, 4, 9), (6, 16, 24), (12, 33, 8), (9, 3, 4)]  # rank, d_out, d_in; ranks above min(d) too
+# rank, d_out, d_in; ranks above min(d) too
+SHAPES = [(1, 2, 2), (1, 7, 3), (2, 5, 5), (3, 4, 9), (6, 16, 24), (12, 33, 8), (9, 3, 4)]
 
 
-def factors(rank: int, d_out: int, d_in: int, seed: int = 0, *lead: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def factors(
+    rank: int, d_out: int, d_in: int, seed: int = 0, *lead: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     draw = lambda *shape: torch.randn(*lead, *shape, generator=generator, dtype=torch.float64)  # noqa: E731
     return draw(rank, d_in), draw(d_out, rank), draw(rank)
@@ -23,7 +26,9 @@ def explicit_scores(A: torch.Tensor, B: torch.Tensor, c: torch.Tensor, eps: floa
     """Equation 7 with every rank-1 matrix written out."""
     matrices = [c[i] * torch.outer(B[:, i], A[i]) for i in range(len(c))]
     whole = torch.stack(matrices).sum(0)
-    return torch.stack([torch.linalg.matrix_norm(matrix) for matrix in matrices]) / (torch.linalg.matrix_norm(whole) + eps)
+    return torch.stack([torch.linalg.matrix_norm(matrix) for matrix in matrices]) / (
+        torch.linalg.matrix_norm(whole) + eps
+    )
 
 
 def explicit_dem(A: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
@@ -37,7 +42,9 @@ def explicit_dem(A: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
 
 def variance_sum(A: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
     """Equation 10's sum over all leading dimensions."""
-    return sum((add_variance_gradient(torch.zeros_like(factor), factor, 1.0).sum() for factor in (A, B.mT)), torch.zeros(()))
+    return sum(
+        (add_variance_gradient(torch.zeros_like(factor), factor, 1.0).sum() for factor in (A, B.mT)), torch.zeros(())
+    )
 
 
 def variance_gradients(A: torch.Tensor, B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -70,7 +77,8 @@ def test_scores_equal_the_explicit_matrices_for_any_size(
     c = c * 10.0**magnitude
     c[[i for i in zeroed if i < rank]] = 0
     scores = component_scores(A, B, c)
-    # 1e-6 and not 1e-12: random components cancel, which the closed form feels (the bound is in the test of cancellation below).
+    # 1e-6 and not 1e-12: random components cancel, which the closed form feels (the bound is in the test of
+    # cancellation below).
     torch.testing.assert_close(scores, explicit_scores(A, B, c), rtol=1e-6, atol=0)
     assert bool((scores[[i for i in zeroed if i < rank]] == 0).all())
 
@@ -89,7 +97,9 @@ def test_all_gates_zero_score_zero() -> None:
 def test_one_component_scores_one() -> None:
     A, B, c = factors(1, 6, 5)
     norm = float(c.abs() * A.norm() * B.norm())
-    torch.testing.assert_close(component_scores(A, B, c), torch.tensor([norm / (norm + EPS)], dtype=torch.float64), rtol=1e-14, atol=0)
+    torch.testing.assert_close(
+        component_scores(A, B, c), torch.tensor([norm / (norm + EPS)], dtype=torch.float64), rtol=1e-14, atol=0
+    )
 
 
 def test_zero_factors_score_zero() -> None:
@@ -111,7 +121,10 @@ def test_equal_components_score_equally_and_to_one() -> None:
 def test_squares_of_orthogonal_components_sum_to_one() -> None:
     generator = torch.Generator().manual_seed(0)
     A = torch.linalg.qr(torch.randn(9, 4, generator=generator, dtype=torch.float64))[0].T
-    B, c = torch.randn(7, 4, generator=generator, dtype=torch.float64), torch.randn(4, generator=generator, dtype=torch.float64)
+    B, c = (
+        torch.randn(7, 4, generator=generator, dtype=torch.float64),
+        torch.randn(4, generator=generator, dtype=torch.float64),
+    )
     torch.testing.assert_close(component_scores(A, B, c, eps=0.0).square().sum().item(), 1.0, rtol=1e-12, atol=0)
 
 
@@ -155,7 +168,9 @@ def test_rescaling_a_component_changes_no_score(seed: int, k: list[float], m: li
 
 def test_a_common_factor_of_all_gates_changes_no_score_but_for_eps() -> None:
     A, B, c = factors(4, 9, 7)
-    torch.testing.assert_close(component_scores(A, B, 3 * c, eps=0.0), component_scores(A, B, c, eps=0.0), rtol=1e-12, atol=0)
+    torch.testing.assert_close(
+        component_scores(A, B, 3 * c, eps=0.0), component_scores(A, B, c, eps=0.0), rtol=1e-12, atol=0
+    )
     # With it, a whole update of norm eps scores half of what it would.
     tiny = c * (EPS / torch.linalg.matrix_norm(B @ torch.diag(c) @ A))
     torch.testing.assert_close(component_scores(A, B, tiny), component_scores(A, B, c, eps=0.0) / 2, rtol=1e-9, atol=0)
@@ -170,7 +185,9 @@ def test_batched_equals_one_by_one(lead: tuple[int, ...], shape: tuple[int, int,
     torch.testing.assert_close(component_scores(A, B, c), single, rtol=1e-12, atol=0)
     sums = torch.stack([variance_sum(a, b) for a, b in zip(flat[0], flat[1], strict=True)]).sum()
     torch.testing.assert_close(variance_sum(A, B), sums, rtol=1e-12, atol=0)
-    for whole, parts in zip(variance_gradients(A, B), zip(*map(variance_gradients, flat[0], flat[1]), strict=True), strict=True):
+    for whole, parts in zip(
+        variance_gradients(A, B), zip(*map(variance_gradients, flat[0], flat[1]), strict=True), strict=True
+    ):
         torch.testing.assert_close(whole, torch.stack(parts).reshape(whole.shape), rtol=1e-12, atol=1e-15)
 
 
@@ -189,7 +206,8 @@ def test_fp32_stays_close_to_fp64_at_the_published_size() -> None:
 
 
 def test_scores_make_no_large_tensor(monkeypatch: pytest.MonkeyPatch) -> None:
-    # The claim is r x r: the largest result of any operation may not exceed the inputs. An r x d_out x d_in tensor would be 64 times that.
+    # The claim is r x r: the largest result of any operation may not exceed the inputs. An r x d_out x d_in tensor
+    # would be 64 times that.
     from torch.utils._python_dispatch import TorchDispatchMode
 
     class Largest(TorchDispatchMode):

@@ -31,7 +31,12 @@ base_kinds = pytest.mark.parametrize("kind", BASES)
 
 
 def adapted(
-    kind: str = "linear", *, dtype: torch.dtype = torch.float64, rank: int = RANK, scaling: float = 0.75, dropout: float = 0.0
+    kind: str = "linear",
+    *,
+    dtype: torch.dtype = torch.float64,
+    rank: int = RANK,
+    scaling: float = 0.75,
+    dropout: float = 0.0,
 ) -> AdaptedProjection:
     """A layer whose gates are not zero."""
     torch.manual_seed(0)
@@ -70,9 +75,15 @@ def test_gradients_equal_the_explicit_matrix(kind: str) -> None:
     G = g.T @ x  # dL/dW
     with torch.no_grad():
         s, A, B, c = layer.scaling, layer.A, layer.B, layer.c
-        torch.testing.assert_close(layer.c.grad, s * torch.stack([B[:, i] @ G @ A[i] for i in range(RANK)]), rtol=1e-12, atol=1e-13)
-        torch.testing.assert_close(layer.A.grad, s * torch.stack([c[i] * B[:, i] @ G for i in range(RANK)]), rtol=1e-12, atol=1e-13)
-        torch.testing.assert_close(layer.B.grad, s * torch.stack([c[i] * G @ A[i] for i in range(RANK)], dim=1), rtol=1e-12, atol=1e-13)
+        torch.testing.assert_close(
+            layer.c.grad, s * torch.stack([B[:, i] @ G @ A[i] for i in range(RANK)]), rtol=1e-12, atol=1e-13
+        )
+        torch.testing.assert_close(
+            layer.A.grad, s * torch.stack([c[i] * B[:, i] @ G for i in range(RANK)]), rtol=1e-12, atol=1e-13
+        )
+        torch.testing.assert_close(
+            layer.B.grad, s * torch.stack([c[i] * G @ A[i] for i in range(RANK)], dim=1), rtol=1e-12, atol=1e-13
+        )
 
 
 @base_kinds
@@ -102,13 +113,16 @@ def test_only_the_gates_get_a_task_gradient_at_the_start() -> None:
 @pytest.mark.parametrize(("d_in", "d_out", "rank"), [(96, 400, 12), (400, 96, 6), (200, 200, 1)])
 def test_initial_bounds_and_variances(kind: str, d_in: int, d_out: int, rank: int) -> None:
     torch.manual_seed(2)
-    layer = AdaptedProjection((conv1d if kind == "conv1d" else linear)(d_in=d_in, d_out=d_out), rank=rank, scaling=1.0, dropout=0.0)
+    layer = AdaptedProjection(
+        (conv1d if kind == "conv1d" else linear)(d_in=d_in, d_out=d_out), rank=rank, scaling=1.0, dropout=0.0
+    )
     for factor, fan_in, shape in ((layer.A.detach(), d_in, (rank, d_in)), (layer.B.detach(), rank, (d_out, rank))):
         bound = math.sqrt(6 / fan_in)
         assert factor.shape == shape
         assert 0.9 * bound < float(factor.max()) <= bound
         assert -bound <= float(factor.min()) < -0.9 * bound
-        # Var U(+-b) = b^2/3 = 2/fan_in; the sample variance of n uniform values has relative deviation sqrt(0.8/n): six of them.
+        # Var U(+-b) = b^2/3 = 2/fan_in; the sample variance of n uniform values has relative deviation sqrt(0.8/n): six
+        # of them.
         assert abs(float(factor.var()) * fan_in / 2 - 1) < 6 * math.sqrt(0.8 / factor.numel())
 
 

@@ -52,7 +52,9 @@ def loss_of(name: str) -> Callable[[nn.Module], torch.Tensor]:
     ids = torch.randint(3, 40, (6, 9), generator=torch.Generator().manual_seed(2))
     mask = torch.ones_like(ids)
     mask[3:, 5:] = 0
-    return lambda model: nn.functional.cross_entropy(model(input_ids=ids, attention_mask=mask).logits, torch.arange(6) % 3)
+    return lambda model: nn.functional.cross_entropy(
+        model(input_ids=ids, attention_mask=mask).logits, torch.arange(6) % 3
+    )
 
 
 def gradients(dora: Dora) -> list[torch.Tensor]:
@@ -192,14 +194,17 @@ def test_one_copy_of_an_input_serves_all_that_read_it(monkeypatch: pytest.Monkey
         return plain(self, x, factor, drop)
 
     monkeypatch.setattr(TorchKernels, "down", down)
-    with torch.autocast("cpu", torch.bfloat16, cache_enabled=False), dora.training_pass():  # takes autocast's type by itself
+    # takes autocast's type by itself
+    with torch.autocast("cpu", torch.bfloat16, cache_enabled=False), dora.training_pass():
         loss_of("roberta")(model)
     query, key, value = copies[:3]
     assert query.data_ptr() == key.data_ptr() == value.data_ptr()
 
 
 def test_partial_sums_of_a_pass_that_failed_are_forgotten() -> None:
-    """Backward broke off between two projections, in memory for example; the next pass starts from cleared gradients."""
+    """Backward broke off between two projections, in memory for example; the next pass starts from
+    cleared gradients.
+    """
     model, dora = attached()
     with dora.training_pass():
         classification()(model).backward()
@@ -239,7 +244,10 @@ def test_base_weights_that_change_between_passes_count() -> None:
         return loss.detach()
 
     before = lean()
-    changed = {key: -2 * value if key.endswith(("base.weight", "base.bias")) else value for key, value in model.state_dict().items()}
+    changed = {
+        key: -2 * value if key.endswith(("base.weight", "base.bias")) else value
+        for key, value in model.state_dict().items()
+    }
     model.load_state_dict(changed)
     after = lean()
     with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
@@ -263,11 +271,17 @@ def test_a_base_that_trains_gets_its_gradient() -> None:
 
 @pytest.mark.parametrize("alike", [True, False])
 @pytest.mark.parametrize("reentrant", [True, False])
-def test_gradient_checkpointing_sees_the_same_dropout_twice(reentrant: bool, alike: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Against the same pass without it. Kernels that would draw another mask leave the pass to autograd, so there it is without them."""
+def test_gradient_checkpointing_sees_the_same_dropout_twice(
+    reentrant: bool, alike: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against the same pass without it.
+
+    Kernels that would draw another mask leave the pass to autograd, so there it is without them.
+    """
     monkeypatch.setattr(TorchKernels, "draws_alike", alike)
     model, dora = attached("roberta", dropout=0.3)
-    embeddings = model.get_input_embeddings().weight.requires_grad_(True)  # reentrant checkpoints need an input with a gradient
+    # reentrant checkpoints need an input with a gradient
+    embeddings = model.get_input_embeddings().weight.requires_grad_(True)
     torch.manual_seed(4)
     with dora.training_pass() if alike else nullcontext():
         loss_of("roberta")(model).backward()
@@ -380,7 +394,7 @@ def test_a_batch_of_nothing() -> None:
     assert not any(gradient.any() for gradient in gradients(dora))
 
 
-# -- dropout ----------------------------------------------------------------------------------------------------------------------
+# -- dropout -----------------------------------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -420,7 +434,9 @@ def test_gradients_under_dropout_are_those_of_the_masks_drawn(monkeypatch: pytes
         torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-12)
 
 
-def test_masks_differ_between_projections_and_passes_and_follow_the_random_state(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_masks_differ_between_projections_and_passes_and_follow_the_random_state(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     model, dora = attached(dropout=0.5)
     state = torch.get_rng_state()
     passes = []
@@ -455,15 +471,24 @@ def test_masks_keep_as_many_as_they_should(probability: float) -> None:
     for mask in (hashed, drawn):
         for means in (mask.float().mean(), mask.float().mean(0), mask.float().mean(1)):
             samples = mask.numel() // max(1, means.numel())
-            assert float((means - (1 - probability)).abs().max()) < 6 * (probability * (1 - probability) / samples) ** 0.5 + 2**-16
+            assert (
+                float((means - (1 - probability)).abs().max())
+                < 6 * (probability * (1 - probability) / samples) ** 0.5 + 2**-16
+            )
         shifted = (mask[:, 1:] == mask[:, :-1]).float().mean(), (mask[1:] == mask[:-1]).float().mean()
         same = probability**2 + (1 - probability) ** 2
-        assert all(abs(float(value) - same) < 6 * (same * (1 - same) / mask.numel()) ** 0.5 + 2**-15 for value in shifted)
+        assert all(
+            abs(float(value) - same) < 6 * (same * (1 - same) / mask.numel()) ** 0.5 + 2**-15 for value in shifted
+        )
 
 
 def test_hashed_masks_of_two_seeds_or_calls_are_independent() -> None:
     threshold = cut(0.5, HASH_BITS)
-    masks = [hashed_keep(256, 256, torch.tensor(seed), call, threshold) for seed in (7, 8, 7 + (1 << 32), 1 << 62) for call in (1, 2)]
+    masks = [
+        hashed_keep(256, 256, torch.tensor(seed), call, threshold)
+        for seed in (7, 8, 7 + (1 << 32), 1 << 62)
+        for call in (1, 2)
+    ]
     for index, one in enumerate(masks):
         for two in masks[:index]:
             assert abs(float((one == two).float().mean()) - 0.5) < 6 * 0.5 / 256

@@ -1,14 +1,15 @@
 """The published algorithm written a second time, plainly, and DoRA trained beside it in float64.
 
-The reference below shares no code with the package. It materialises every rank-1 matrix for the scores, adds DEM to the loss and
-lets autograd differentiate it, sorts Python lists, and follows the published order of a step. Three defects of the published
-code are corrected in it, as in ours: selection takes exactly k (ties do not overshoot), an event whose k is 0 zeroes no gate, and
-masked gates' gradients are zeroed before clipping. Where DEM goes on to the end it counts live components only after the freeze, over
-the same denominator 2 M r0: a masked component is gone, whether or not it still takes memory.
+The reference below shares no code with the package. It materialises every rank-1 matrix for the scores, adds DEM to the
+loss and lets autograd differentiate it, sorts Python lists, and follows the published order of a step. Three defects of
+the published code are corrected in it, as in ours: selection takes exactly k (ties do not overshoot), an event whose k
+is 0 zeroes no gate, and masked gates' gradients are zeroed before clipping. Where DEM goes on to the end it counts live
+components only after the freeze, over the same denominator 2 M r0: a masked component is gone, whether or not it still
+takes memory.
 
-The schedule is in integers. What the published floats make of it is derived at the end: their ``max(k, 1)`` zeroes a gate at every
-event whose target truncates to 0, their freeze is a step late for every T that is no multiple of 20 and a step early for some that
-are, and for some ranks their last target is one short.
+The schedule is in integers. What the published floats make of it is derived at the end: their ``max(k, 1)`` zeroes a
+gate at every event whose target truncates to 0, their freeze is a step late for every T that is no multiple of 20 and a
+step early for some that are, and for some ranks their last target is one short.
 """
 
 from __future__ import annotations
@@ -36,7 +37,10 @@ Until = Literal["freeze", "end"]
 
 def batches() -> list[tuple[torch.Tensor, torch.Tensor]]:
     generator = torch.Generator().manual_seed(17)
-    return [(torch.randint(3, 40, (8, 6), generator=generator), torch.randint(3, (8,), generator=generator)) for _ in range(24)]
+    return [
+        (torch.randint(3, 40, (8, 6), generator=generator), torch.randint(3, (8,), generator=generator))
+        for _ in range(24)
+    ]
 
 
 def task_loss(model: nn.Module, step: int, data: list[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
@@ -77,7 +81,9 @@ class LiteralProjection(nn.Module):
         return torch.stack([torch.var(self.A[i]) + torch.var(self.B[:, i]) for i in range(START_RANK)])
 
 
-def train_literally(model: nn.Module, start: dict[str, tuple[torch.Tensor, torch.Tensor]], interval: int, until: Until) -> Trace:
+def train_literally(
+    model: nn.Module, start: dict[str, tuple[torch.Tensor, torch.Tensor]], interval: int, until: Until
+) -> Trace:
     data, trace = batches(), Trace()
     layers: list[LiteralProjection] = []
     for name, (A, B) in start.items():
@@ -90,7 +96,9 @@ def train_literally(model: nn.Module, start: dict[str, tuple[torch.Tensor, torch
     trained = [*(parameter for layer in layers for parameter in (layer.A, layer.B, layer.c)), *head]
     for parameter in trained:
         parameter.requires_grad_(True)
-    adam = torch.optim.AdamW(trained, lr=0.0, betas=(0.9, 0.999), eps=1e-8, weight_decay=WEIGHT_DECAY, foreach=False, fused=False)
+    adam = torch.optim.AdamW(
+        trained, lr=0.0, betas=(0.9, 0.999), eps=1e-8, weight_decay=WEIGHT_DECAY, foreach=False, fused=False
+    )
 
     M = len(layers)
     average = torch.zeros(M, START_RANK, dtype=torch.float64)
@@ -111,7 +119,9 @@ def train_literally(model: nn.Module, start: dict[str, tuple[torch.Tensor, torch
         for parameter in trained:
             parameter.grad *= min(1.0, 1.0 / (float(norm) + 1e-6))
         done = t - 1
-        adam.param_groups[0]["lr"] = LEARNING_RATE * (done / LR_WARMUP if done < LR_WARMUP else (STEPS - done) / (STEPS - LR_WARMUP))
+        adam.param_groups[0]["lr"] = LEARNING_RATE * (
+            done / LR_WARMUP if done < LR_WARMUP else (STEPS - done) / (STEPS - LR_WARMUP)
+        )
         adam.step()
         trace.losses.append(float(task.detach()))
         trace.norms.append(float(norm))
@@ -135,7 +145,11 @@ def train_literally(model: nn.Module, start: dict[str, tuple[torch.Tensor, torch
                 trace.keeps[t] = keep.clone()
                 frozen = tau == PRUNING
     for row, (name, layer) in enumerate(zip(start, layers, strict=True)):
-        trace.live |= {f"{name}.A": layer.A[keep[row]], f"{name}.B": layer.B[:, keep[row]], f"{name}.c": layer.c[keep[row]]}
+        trace.live |= {
+            f"{name}.A": layer.A[keep[row]],
+            f"{name}.B": layer.B[:, keep[row]],
+            f"{name}.c": layer.c[keep[row]],
+        }
     trace.live = {name: value.detach() for name, value in trace.live.items()}
     trace.head = [parameter.detach() for parameter in head]
     return trace
@@ -170,13 +184,17 @@ def reference(interval: int, until: Until) -> Trace:
     state = ours(interval, until, compact=False).dora.state_dict()
     names = [key.removesuffix(".c") for key in state if key.endswith(".c")]
     return train_literally(
-        copy.deepcopy(tiny_roberta()), {name: (state[f"{name}.A"], state[f"{name}.B"]) for name in names}, interval, until
+        copy.deepcopy(tiny_roberta()),
+        {name: (state[f"{name}.A"], state[f"{name}.B"]) for name in names},
+        interval,
+        until,
     )
 
 
 @pytest.mark.parametrize("compact", [True, False], ids=["compacted", "masked"])
 @pytest.mark.parametrize("until", ["freeze", "end"])
-@pytest.mark.parametrize("interval", [10, 35], ids=["interval 10", "interval 35"])  # 105 is a multiple of the second only
+# 105 is a multiple of the second only
+@pytest.mark.parametrize("interval", [10, 35], ids=["interval 10", "interval 35"])
 def test_dora_equals_the_literal_algorithm(interval: int, until: Until, compact: bool) -> None:
     expected = reference(interval, until)
     run, data = ours(interval, until, compact), batches()
@@ -189,7 +207,11 @@ def test_dora_equals_the_literal_algorithm(interval: int, until: Until, compact:
             keeps[step] = run.dora.state_dict()["keep"].clone()
 
     # 12 projections from 5 to 2: 36 (tau / 105)^3 is below 1 up to tau 31
-    assert list(keeps) == list(expected.keeps) == sorted({*(t for t in range(WARMUP, FREEZE, interval) if t > WARMUP + 31), FREEZE})
+    assert (
+        list(keeps)
+        == list(expected.keeps)
+        == sorted({*(t for t in range(WARMUP, FREEZE, interval) if t > WARMUP + 31), FREEZE})
+    )
     for step, keep in keeps.items():
         assert torch.equal(keep, expected.keeps[step]), f"keep sets differ at step {step}"
     ranks = keeps[FREEZE].sum(1).tolist()
@@ -219,7 +241,9 @@ def test_dora_equals_the_literal_algorithm(interval: int, until: Until, compact:
 
 @pytest.mark.parametrize("until", ["freeze", "end"])
 def test_the_training_step_of_the_product_is_the_literal_algorithm(until: Until) -> None:
-    """The same comparison through `TrainingStep`: fused AdamW, losses summed over examples, two micro-batches a step."""
+    """The same comparison through `TrainingStep`: fused AdamW, losses summed over examples, two
+    micro-batches a step.
+    """
     from dora_cli.machine.devices import make_accelerator
     from dora_cli.training.step import TrainingStep
 
@@ -254,12 +278,14 @@ def test_the_training_step_of_the_product_is_the_literal_algorithm(until: Until)
         torch.testing.assert_close(found.detach(), wanted, rtol=0, atol=1e-9)
 
 
-# The published schedule, whose floats ours replaces ---------------------------------------------------------------------------------
+# The published schedule, whose floats ours replaces -------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class PublishedSchedule:
-    """The published code's events and targets, in its own float arithmetic, with its settings of 15 %, 50 % and half again the rank."""
+    """The published code's events and targets, in its own float arithmetic, with its settings of 15 %, 50 % and half
+    again the rank.
+    """
 
     T: int
     M: int = 72
@@ -315,10 +341,15 @@ def test_the_published_code_zeroes_a_gate_at_every_event_whose_target_truncates_
 
 
 def test_the_published_freeze_is_a_step_later_or_earlier_than_that_of_integers() -> None:
-    differences = {T: PublishedSchedule(T).events()[-1] - PublishedSchedule(T).ours().freeze_step for T in range(3, 701)}
-    assert {difference for T, difference in differences.items() if T % 20} == {1}  # t - 0.15 T is truncated to the same tau a step later
+    differences = {
+        T: PublishedSchedule(T).events()[-1] - PublishedSchedule(T).ours().freeze_step for T in range(3, 701)
+    }
+    # t - 0.15 T is truncated to the same tau a step later
+    assert {difference for T, difference in differences.items() if T % 20} == {1}
     multiples = {T: difference for T, difference in differences.items() if T % 20 == 0}
-    assert {T for T, difference in multiples.items() if difference} == {T for T in multiples if int(T * (1 - 0.15 - 0.5)) < T * 7 // 20}
+    assert {T for T, difference in multiples.items() if difference} == {
+        T for T in multiples if int(T * (1 - 0.15 - 0.5)) < T * 7 // 20
+    }
     assert set(multiples.values()) == {0, -1}
     assert (PublishedSchedule(180).events()[-1], PublishedSchedule(180).ours().freeze_step) == (89, 90)
 
@@ -329,5 +360,6 @@ def test_the_published_last_target_is_one_short_for_some_ranks() -> None:
         return published.target(published.events()[-1]), published.ours().pruned(published.ours().pruning_steps)
 
     assert last(13) == (503, 504)  # 72 projections from 20 to 13
-    assert all(last(rank) == (expected := 72 * (-(-3 * rank // 2) - rank), expected) for rank in (2, 4, 8, 16))  # the paper's ranks
+    # the paper's ranks
+    assert all(last(rank) == (expected := 72 * (-(-3 * rank // 2) - rank), expected) for rank in (2, 4, 8, 16))
     assert {target - exact for target, exact in map(last, range(1, 33))} == {0, -1}

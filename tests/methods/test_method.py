@@ -57,7 +57,7 @@ def uneven(run: Training) -> None:
     layer.c.requires_grad_(False)  # stays at 0: so do its scores, below all others
 
 
-# -- budgets --------------------------------------------------------------------------------------------------------------------
+# -- budgets -----------------------------------------------------------------------------------------------------------
 
 
 @both_ways
@@ -89,7 +89,9 @@ def test_before_the_first_event_everything_lives() -> None:
     assert [item.name for item in allocation] == list(gates(run.dora))
     assert {item.rank for item in allocation} == {item.start_rank for item in allocation} == {5}
     assert {item.name: item.shape for item in allocation} == {
-        f"blocks.{i}.{name}": shape for i in range(2) for name, shape in (("att", (10, 10)), ("up", (14, 10)), ("down", (10, 14)))
+        f"blocks.{i}.{name}": shape
+        for i in range(2)
+        for name, shape in (("att", (10, 10)), ("up", (14, 10)), ("down", (10, 14)))
     }
     assert all(item.scores is not None and len(item.scores) == 5 and min(item.scores) > 0 for item in allocation)
     assert not run.dora.frozen
@@ -106,10 +108,14 @@ def test_scores_in_the_allocation_are_the_ema_of_the_closed_form() -> None:
         run.optimizer.step()
         state = run.dora.state_dict()
         for name in expected:
-            expected[name] = ema(expected[name], component_scores(state[f"{name}.A"], state[f"{name}.B"], state[f"{name}.c"]), 0.9)
+            expected[name] = ema(
+                expected[name], component_scores(state[f"{name}.A"], state[f"{name}.B"], state[f"{name}.c"]), 0.9
+            )
         run.dora.after_step(step)
     for item in run.dora.allocation():
-        torch.testing.assert_close(torch.tensor(item.scores, dtype=torch.float64), expected[item.name], rtol=1e-12, atol=0)
+        torch.testing.assert_close(
+            torch.tensor(item.scores, dtype=torch.float64), expected[item.name], rtol=1e-12, atol=0
+        )
 
 
 @both_ways
@@ -125,7 +131,7 @@ def test_scores_rest_after_the_freeze(compact: bool) -> None:
     assert all(sum(score >= threshold for score in item.scores or ()) == item.rank for item in allocation)
 
 
-# -- soft pruning and the permanent mask ----------------------------------------------------------------------------------------
+# -- soft pruning and the permanent mask -------------------------------------------------------------------------------
 
 
 def test_a_zeroed_gate_grows_again_after_the_next_step() -> None:
@@ -168,7 +174,8 @@ def test_masked_gates_are_zero_in_every_forward_of_the_final_phase() -> None:
     assert torch.equal(run.dora.state_dict()["keep"], keep)
     # The optimiser alone would move them: their moments still hold the steps before.
     assert any(
-        run.optimizer.state[run.model.get_submodule(name).c]["exp_avg"].abs()[~keep[row]].any() for row, name in enumerate(gates(run.dora))
+        run.optimizer.state[run.model.get_submodule(name).c]["exp_avg"].abs()[~keep[row]].any()
+        for row, name in enumerate(gates(run.dora))
     )
 
 
@@ -181,10 +188,12 @@ def test_live_components_still_train_after_the_freeze(compact: bool) -> None:
         assert not torch.equal(factors.B, before[name])
 
 
-# -- what the regulariser adds --------------------------------------------------------------------------------------------------
+# -- what the regulariser adds -----------------------------------------------------------------------------------------
 
 
-def regulariser_by_autograd(dora: Dora, scale: str, *, rows: torch.Tensor | None = None) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+def regulariser_by_autograd(
+    dora: Dora, scale: str, *, rows: torch.Tensor | None = None
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """``eta R`` and its gradient by autograd of the formula; `rows` selects components."""
     total: Any = 0
     leaves: dict[str, torch.Tensor] = {}
@@ -203,7 +212,9 @@ def test_adjust_gradients_adds_dem_once(scale: str) -> None:
     run = training(until=3, dem_weight=0.3, dem_scale=scale)
     run.optimizer.zero_grad()
     LOSS(run.model).backward()
-    before = {name: parameter.grad.clone() for name, parameter in run.model.named_parameters() if parameter.grad is not None}
+    before = {
+        name: parameter.grad.clone() for name, parameter in run.model.named_parameters() if parameter.grad is not None
+    }
     expected, gradients = regulariser_by_autograd(run.dora, scale)
     value = run.dora.adjust_gradients(4)
     assert value is not None
@@ -261,7 +272,8 @@ def test_masked_gradients_are_cleared_before_clipping() -> None:
     LOSS(run.model).backward()
     names = list(gates(run.dora))
     raw = {name: run.model.get_submodule(name).c.grad.clone() for name in names}
-    assert any(bool(raw[name][~keep[row]].any()) for row, name in enumerate(names))  # what the published code would let into the norm
+    # what the published code would let into the norm
+    assert any(bool(raw[name][~keep[row]].any()) for row, name in enumerate(names))
     run.dora.adjust_gradients(21)
     for row, name in enumerate(names):
         layer = run.model.get_submodule(name)
@@ -271,7 +283,7 @@ def test_masked_gradients_are_cleared_before_clipping() -> None:
         assert torch.equal(layer.c.grad[keep[row]], raw[name][keep[row]])
 
 
-# -- skipped steps --------------------------------------------------------------------------------------------------------------
+# -- skipped steps -----------------------------------------------------------------------------------------------------
 
 
 def test_a_skipped_step_leaves_scores_and_gates_as_they_were() -> None:
@@ -306,7 +318,7 @@ def test_a_skipped_event_still_meets_the_budget_by_the_standing_scores(compact: 
     assert sum(live_ranks(run.dora).values()) == run.schedule.final_components
 
 
-# -- compaction -----------------------------------------------------------------------------------------------------------------
+# -- compaction --------------------------------------------------------------------------------------------------------
 
 
 def test_compaction_drops_what_the_mask_drops() -> None:
@@ -380,7 +392,10 @@ def test_a_shared_module_is_adapted_once_and_everywhere(compact: bool) -> None:
     x = torch.randn(8, 6, dtype=torch.float64)
     loss = lambda m: (m(x) - 1).square().mean()  # noqa: E731
     run = Training(
-        model, method(rank=1, start_rank=2, compact=compact), projections={"shared": model.shared, "other": model.other}, total_steps=STEPS
+        model,
+        method(rank=1, start_rank=2, compact=compact),
+        projections={"shared": model.shared, "other": model.other},
+        total_steps=STEPS,
     )
     assert model.shared is model.again[0] is model.again[1][0]
     assert isinstance(model.shared, AdaptedProjection)
@@ -393,7 +408,7 @@ def test_a_shared_module_is_adapted_once_and_everywhere(compact: bool) -> None:
     run.run(21, 24, loss)
 
 
-# -- exports --------------------------------------------------------------------------------------------------------------------
+# -- exports -----------------------------------------------------------------------------------------------------------
 
 
 def ready(run_until: int = 24, **changes: Any) -> Training:
@@ -476,7 +491,9 @@ def test_exported_adapter_equals_the_model_in_peft(kind: str, compact: bool) -> 
         ids = torch.randint(3, 40, (4, 7), generator=torch.Generator().manual_seed(0))
         call = lambda m: m(input_ids=ids).logits  # noqa: E731
     target = torch.tensor([0, 1, 2, 0] * (2 if kind == "home-made" else 1))
-    run = Training(model, method(compact=compact), projections=projections, total_steps=STEPS, head="no head trains here")
+    run = Training(
+        model, method(compact=compact), projections=projections, total_steps=STEPS, head="no head trains here"
+    )
     silent = next(iter(projections))
     run.model.get_submodule(silent).c.requires_grad_(False)
     run.run(1, 26, lambda m: nn.functional.cross_entropy(call(m), target))
@@ -499,7 +516,11 @@ def test_exported_adapter_equals_the_model_in_peft(kind: str, compact: bool) -> 
     with torch.no_grad():
         plain = call(base)
         wrapped = peft.get_peft_model(base, config).eval()
-        layers = {name.removeprefix("base_model.model."): module for name, module in wrapped.named_modules() if hasattr(module, "lora_A")}
+        layers = {
+            name.removeprefix("base_model.model."): module
+            for name, module in wrapped.named_modules()
+            if hasattr(module, "lora_A")
+        }
         assert layers.keys() == factors.keys()
         for name, factor in factors.items():
             layer = layers[name]
@@ -513,7 +534,7 @@ def test_exported_adapter_equals_the_model_in_peft(kind: str, compact: bool) -> 
         torch.testing.assert_close(call(wrapped.merge_and_unload()), ours, rtol=1e-5, atol=2e-5)
 
 
-# -- states ---------------------------------------------------------------------------------------------------------------------
+# -- states ------------------------------------------------------------------------------------------------------------
 
 
 PHASES = {"fresh": 0, "before events": 5, "after events": 13, "frozen": 20, "final": 24}
@@ -550,7 +571,8 @@ def test_a_state_comes_back(compact: bool, until: int, silent: bool) -> None:
     assert torch.equal(model.eval()(x), run.model.eval()(x))
     factors = dora.to_lora()
     assert all(
-        torch.equal(factor.A, factors[name].A) and torch.equal(factor.B, factors[name].B) for name, factor in run.dora.to_lora().items()
+        torch.equal(factor.A, factors[name].A) and torch.equal(factor.B, factors[name].B)
+        for name, factor in run.dora.to_lora().items()
     )
     assert {id(parameter) for parameter in dora.parameters()} <= {id(parameter) for parameter in model.parameters()}
 
@@ -608,7 +630,9 @@ def test_a_model_spread_over_devices_can_be_attached_and_folded() -> None:
 
 @pytest.mark.parametrize("trained", [False, True], ids=["start", "frozen"])
 def test_a_models_own_state_can_be_saved_by_others(trained: bool, tmp_path: Path) -> None:
-    """Factors share memory, `B` transposed: safetensors refuses that, and Accelerate would leave all but one of them out."""
+    """Factors share memory, `B` transposed: safetensors refuses that, and Accelerate would leave all but one of them
+    out.
+    """
     training = Training(small_encoder(), Dora(rank=2, dropout=0.0))
     if trained:
         training.run(1, training.schedule.freeze_step, classification())
@@ -624,7 +648,9 @@ def test_a_models_own_state_can_be_saved_by_others(trained: bool, tmp_path: Path
     assert all(torch.equal(parameter, kept[name]) for name, parameter in training.model.named_parameters())
 
 
-@pytest.mark.parametrize(("saved", "loaded"), [(True, False), (False, True)], ids=["compacted into masked", "masked into compacted"])
+@pytest.mark.parametrize(
+    ("saved", "loaded"), [(True, False), (False, True)], ids=["compacted into masked", "masked into compacted"]
+)
 def test_a_frozen_state_fits_either_setting_of_compact(saved: bool, loaded: bool) -> None:
     # `compact` changes memory, not a number: also not whether a state can be loaded and trained on.
     run = training(compact=saved, dem_until="end")
@@ -730,7 +756,7 @@ def test_a_dead_projections_factors_in_a_compacted_state_are_a_misfit() -> None:
         fresh().load_state_dict(state)
 
 
-# -- attaching ------------------------------------------------------------------------------------------------------------------
+# -- attaching ---------------------------------------------------------------------------------------------------------
 
 
 def test_attaching_changes_no_output_and_only_adapters_train() -> None:
@@ -741,7 +767,9 @@ def test_attaching_changes_no_output_and_only_adapters_train() -> None:
     projections = linear_maps(model, "blocks")
     dora.attach(model, projections)
     assert torch.equal(model(x), before)
-    assert [id(p) for p in dora.parameters()] == [id(getattr(model.get_submodule(n), k)) for n in projections for k in ("A", "B", "c")]
+    assert [id(p) for p in dora.parameters()] == [
+        id(getattr(model.get_submodule(n), k)) for n in projections for k in ("A", "B", "c")
+    ]
     assert all(parameter.requires_grad for parameter in dora.parameters())
 
 
@@ -750,7 +778,11 @@ def test_attaching_freezes_the_projections_own_weights() -> None:
     model = small_encoder()
     projections = linear_maps(model, "blocks")
     method().attach(model, projections)
-    assert not [name for name, module in projections.items() if any(parameter.requires_grad for parameter in module.parameters())]
+    assert not [
+        name
+        for name, module in projections.items()
+        if any(parameter.requires_grad for parameter in module.parameters())
+    ]
 
 
 def test_two_attachments_with_one_seed_are_equal() -> None:
@@ -797,7 +829,12 @@ def test_training_the_head_alone_adapts_nothing() -> None:
     schedule = head.plan(10, {})
     head.attach(model, {}, schedule)
     assert list(model.modules()) == modules
-    assert (schedule.total_steps, schedule.start_components, schedule.final_components, schedule.freeze_step) == (10, 0, 0, 0)
+    assert (schedule.total_steps, schedule.start_components, schedule.final_components, schedule.freeze_step) == (
+        10,
+        0,
+        0,
+        0,
+    )
     assert schedule.phases == (("training", 1, 10),)
     assert {schedule.phase(step) for step in range(1, 11)} == {"training"}
     assert head.parameters() == []
@@ -807,7 +844,13 @@ def test_training_the_head_alone_adapts_nothing() -> None:
     assert head.adjust_gradients(1) is None
     head.observe()
     report = head.advance(1)
-    assert (report.phase, report.budget, report.event, report.frozen, tuple(report.replaced)) == ("training", 0, False, False, ())
+    assert (report.phase, report.budget, report.event, report.frozen, tuple(report.replaced)) == (
+        "training",
+        0,
+        False,
+        False,
+        (),
+    )
     with head.folded():
         assert list(model.modules()) == modules
     with pytest.raises(BudgetError, match="0 optimiser steps"):

@@ -77,9 +77,12 @@ def test_every_call_draws_anew_and_torchs_generator_decides() -> None:
 
 
 @pytest.mark.parametrize(
-    ("module", "training"), [(nn.Dropout(0.0), True), (nn.Dropout(1.0), True), (nn.Dropout(P), False), (nn.Dropout(P, inplace=True), True)]
+    ("module", "training"),
+    [(nn.Dropout(0.0), True), (nn.Dropout(1.0), True), (nn.Dropout(P), False), (nn.Dropout(P, inplace=True), True)],
 )
-def test_whatever_is_no_plain_dropout_is_left_to_pytorch(module: nn.Dropout, training: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whatever_is_no_plain_dropout_is_left_to_pytorch(
+    module: nn.Dropout, training: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("dora_cli.methods.dora.dropout.draw_mask", None)
     module.train(training)
     dropouts = ModelDropouts(module)

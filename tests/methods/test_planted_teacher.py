@@ -1,14 +1,16 @@
 """Does the allocation find where the change is? A teacher with low-rank changes in a few known projections.
 
-The teacher is the student's base model plus a rank-6 change of three of its twelve projections; its outputs on random inputs are the
-data. The student starts with six components in every projection and may keep half of them. Learned well, the planted projections
-use all their components, and the rest, whose best update is none, keep only noise in their gates: some of those components are far
-smaller than their neighbours, and they are pruned first. (Scores are normalised within a projection, so a small update as such
-is no reason to be pruned, and a student far from converged shows no difference: the training here is long and its rate high.)
+The teacher is the student's base model plus a rank-6 change of three of its twelve projections; its outputs on random
+inputs are the data. The student starts with six components in every projection and may keep half of them. Learned well,
+the planted projections use all their components, and the rest, whose best update is none, keep only noise in their
+gates: some of those components are far smaller than their neighbours, and they are pruned first. (Scores are normalised
+within a projection, so a small update as such is no reason to be pruned, and a student far from converged shows no
+difference: the training here is long and its rate high.)
 
-Statistic: the total final rank of the planted projections over all seeds. Under the null hypothesis the labels "planted" are
-exchangeable within a seed, so the statistic is a sum of independent draws of three of twelve ranks without replacement; its exact
-distribution follows by enumeration of the 220 subsets of every seed and convolution over seeds.
+Statistic: the total final rank of the planted projections over all seeds. Under the null hypothesis the labels
+"planted" are exchangeable within a seed, so the statistic is a sum of independent draws of three of twelve ranks
+without replacement; its exact distribution follows by enumeration of the 220 subsets of every seed and convolution over
+seeds.
 """
 
 from __future__ import annotations
@@ -64,7 +66,15 @@ def final_ranks(seed: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
         y = teacher(x)
         at_start = float(nn.functional.mse_loss(student(x), y))
     dora = Dora(rank=3, start_rank=6, dropout=0.0)
-    run = Training(student, dora, projections=linear_maps(student), total_steps=STEPS, learning_rate=3e-2, head="no head", seed=seed)
+    run = Training(
+        student,
+        dora,
+        projections=linear_maps(student),
+        total_steps=STEPS,
+        learning_rate=3e-2,
+        head="no head",
+        seed=seed,
+    )
     scheduler = make_scheduler(run.optimizer, warmup_steps=42, total_steps=STEPS)
     for step in range(1, run.schedule.freeze_step + 1):
         batch = torch.randint(EXAMPLES, (BATCH,))

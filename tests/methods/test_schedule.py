@@ -38,7 +38,16 @@ class Plain:
     """The schedule written a second time: every step visited, every number a fraction."""
 
     def __init__(
-        self, *, total_steps: int, projections: int, start_rank: int, rank: int, warmup: str, final: str, interval: int, curve: str
+        self,
+        *,
+        total_steps: int,
+        projections: int,
+        start_rank: int,
+        rank: int,
+        warmup: str,
+        final: str,
+        interval: int,
+        curve: str,
     ) -> None:
         w, f = Fraction(warmup), Fraction(final)
         self.W = whole(w * total_steps)
@@ -103,7 +112,12 @@ def test_budget_falls_from_all_components_to_the_target(args: dict[str, Any]) ->
     schedule = DoraSchedule.plan(**args)
     budgets = [schedule.budget(step) for step in range(args["total_steps"] + 1)]
     assert all(before >= after for before, after in itertools.pairwise(budgets))
-    assert budgets[0] == budgets[schedule.warmup_steps] == args["projections"] * args["start_rank"] == schedule.start_components
+    assert (
+        budgets[0]
+        == budgets[schedule.warmup_steps]
+        == args["projections"] * args["start_rank"]
+        == schedule.start_components
+    )
     assert set(budgets[schedule.freeze_step :]) == {args["projections"] * args["rank"]} == {schedule.final_components}
 
 
@@ -113,7 +127,9 @@ def test_phases_tile_the_run(args: dict[str, Any]) -> None:
     schedule = DoraSchedule.plan(**args)
     covered = [(step, name) for name, first, last in schedule.phases for step in range(first, last + 1)]
     assert covered == [(step, schedule.phase(step)) for step in range(1, args["total_steps"] + 1)]
-    assert [name for name, _, _ in schedule.phases] == [name for name in ("warm-up", "pruning", "final") if name in {n for _, n in covered}]
+    assert [name for name, _, _ in schedule.phases] == [
+        name for name in ("warm-up", "pruning", "final") if name in {n for _, n in covered}
+    ]
     assert schedule.phase(schedule.freeze_step) == "pruning"
 
 
@@ -244,7 +260,14 @@ def test_all_problems_come_in_one_message() -> None:
     with pytest.raises(BudgetError) as caught:
         plan(rank=0, start_rank=-1, warmup_fraction=1.2, final_fraction=-0.1, interval=0, projections=0)
     message = str(caught.value)
-    keys = ("method.rank", "method.start_rank", "method.warmup_fraction", "method.final_fraction", "method.prune_interval", "no projection")
+    keys = (
+        "method.rank",
+        "method.start_rank",
+        "method.warmup_fraction",
+        "method.final_fraction",
+        "method.prune_interval",
+        "no projection",
+    )
     for key in keys:
         assert key in message
 

@@ -1,4 +1,5 @@
-"""The Triton kernels against plain tensor operations with the very same masks: on a GPU, or anywhere in Triton's interpreter.
+"""The Triton kernels against plain tensor operations with the very same masks: on a GPU, or anywhere in Triton's
+interpreter.
 
 The interpreter is asked for by ``TRITON_INTERPRET=1``; it checks the arithmetic, not the speed.
 """
@@ -19,9 +20,15 @@ if not INTERPRETED:
 DEVICE = "cpu" if INTERPRETED else "cuda"
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}
 
-BF16 = pytest.param(torch.bfloat16, id="bf16", marks=pytest.mark.skipif(INTERPRETED, reason="the interpreter's dot takes no bf16"))
-types = pytest.mark.parametrize("dtype", [pytest.param(torch.float32, id="fp32"), BF16, pytest.param(torch.float16, id="fp16")])
-shapes = pytest.mark.parametrize(("rows", "width", "rank"), [(40, 130, 3), (64, 256, 16), (17, 48, 40), (5, 16, 1), (40, 272, 128)])
+BF16 = pytest.param(
+    torch.bfloat16, id="bf16", marks=pytest.mark.skipif(INTERPRETED, reason="the interpreter's dot takes no bf16")
+)
+types = pytest.mark.parametrize(
+    "dtype", [pytest.param(torch.float32, id="fp32"), BF16, pytest.param(torch.float16, id="fp16")]
+)
+shapes = pytest.mark.parametrize(
+    ("rows", "width", "rank"), [(40, 130, 3), (64, 256, 16), (17, 48, 40), (5, 16, 1), (40, 272, 128)]
+)
 dropouts = pytest.mark.parametrize("probability", [0.0, 0.3])
 
 
@@ -36,7 +43,10 @@ def kernels(projections: int = 3):  # type: ignore[no-untyped-def]
 
 def operands(rows: int, width: int, rank: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(rows)
-    made = (torch.randn(*shape, generator=generator).to(DEVICE, dtype) for shape in ((rows, width), (rank, width), (rows, rank)))
+    made = (
+        torch.randn(*shape, generator=generator).to(DEVICE, dtype)
+        for shape in ((rows, width), (rank, width), (rows, rank))
+    )
     return tuple(made)  # type: ignore[return-value]
 
 
@@ -101,7 +111,8 @@ def test_collecting(rows: int, width: int, rank: int) -> None:
     generator = torch.Generator().manual_seed(width)
     width *= 9
     totals, B_t, c, grad_B_t, grad_c = (
-        torch.randn(*shape, generator=generator).to(DEVICE) for shape in ((3, rows, width), (rows, width), (rows,), (rows, width), (rows,))
+        torch.randn(*shape, generator=generator).to(DEVICE)
+        for shape in ((3, rows, width), (rows, width), (rows,), (rows, width), (rows,))
     )
     made = kernels()
     expected = grad_B_t + totals.sum(0)
@@ -110,7 +121,9 @@ def test_collecting(rows: int, width: int, rank: int) -> None:
     torch.testing.assert_close(gradient, expected, rtol=1e-5, atol=1e-5)
     assert not one.any()
     wanted = grad_B_t.double(), grad_c.double()
-    TorchKernels(torch.device(DEVICE)).collect_gated(totals.double().sum(0, keepdim=True), B_t.double(), c.double(), *wanted, 0.7)
+    TorchKernels(torch.device(DEVICE)).collect_gated(
+        totals.double().sum(0, keepdim=True), B_t.double(), c.double(), *wanted, 0.7
+    )
     made.collect_gated(totals, B_t, c, grad_B_t, grad_c, 0.7)
     torch.testing.assert_close(grad_B_t, wanted[0].float(), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(grad_c, wanted[1].float(), rtol=1e-4, atol=1e-3)
@@ -153,7 +166,9 @@ def test_variance_gradient(rows: int, width: int) -> None:
     factor, gradient = (torch.randn(rows, width, generator=generator).to(DEVICE) for _ in range(2))
     wanted = gradient.double()
     variance = importance.add_variance_gradient(wanted, factor.double(), 0.3)
-    torch.testing.assert_close(triton_importance.add_variance_gradient(gradient, factor, 0.3), variance.float(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        triton_importance.add_variance_gradient(gradient, factor, 0.3), variance.float(), rtol=1e-5, atol=1e-6
+    )
     torch.testing.assert_close(gradient, wanted.float(), rtol=1e-5, atol=1e-6)
 
 
@@ -196,7 +211,9 @@ def test_rows_that_do_not_follow_each_other_in_memory(case: str, monkeypatch: py
 @pytest.mark.parametrize("size", [2, 4], ids=["half", "fp32"])
 @pytest.mark.parametrize("block_r", [16, 32, 64, 128])
 def test_blocks_fit_into_the_memory_of_a_multiprocessor(memory: int, size: int, block_r: int) -> None:
-    """What Triton 3.6 says its compiled kernels need is what is reckoned with here; more of it than there is does not launch."""
+    """What Triton 3.6 says its compiled kernels need is what is reckoned with here; more of it than there is does not
+    launch.
+    """
     pytest.importorskip("triton")
     from dora_cli.methods.dora.triton_kernels import down_columns, outer_rows
 

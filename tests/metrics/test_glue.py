@@ -20,7 +20,10 @@ def test_accuracy_and_f1() -> None:
     predictions, labels = np.array([1, 1, 1, 0, 0]), np.array([1, 0, 1, 1, 0])
     assert compute_metrics("accuracy", predictions, labels) == {"accuracy": pytest.approx(3 / 5)}
     # True positives 2, false positives 1, false negatives 1: F1 = 2 * 2 / (2 * 2 + 1 + 1).
-    assert compute_metrics("accuracy_f1", predictions, labels) == {"accuracy": pytest.approx(3 / 5), "f1": pytest.approx(4 / 6)}
+    assert compute_metrics("accuracy_f1", predictions, labels) == {
+        "accuracy": pytest.approx(3 / 5),
+        "f1": pytest.approx(4 / 6),
+    }
 
 
 def test_f1_is_of_class_one() -> None:
@@ -30,7 +33,9 @@ def test_f1_is_of_class_one() -> None:
 
 def test_matthews() -> None:
     # TP 2, TN 1, FP 1, FN 1: (2 * 1 - 1 * 1) / sqrt((2 + 1)(2 + 1)(1 + 1)(1 + 1)) = 1 / 6.
-    assert compute_metrics("matthews", [1, 1, 1, 0, 0], [1, 0, 1, 1, 0]) == {"matthews_correlation": pytest.approx(1 / 6)}
+    assert compute_metrics("matthews", [1, 1, 1, 0, 0], [1, 0, 1, 1, 0]) == {
+        "matthews_correlation": pytest.approx(1 / 6)
+    }
 
 
 def test_pearson_and_spearman() -> None:
@@ -57,13 +62,17 @@ def test_correlations_are_computed_in_float64() -> None:
         ([1.0], [2.0]),
     ],
 )
-def test_an_undefined_correlation_is_zero(predictions: list[float], labels: list[float], recwarn: pytest.WarningsRecorder) -> None:
+def test_an_undefined_correlation_is_zero(
+    predictions: list[float], labels: list[float], recwarn: pytest.WarningsRecorder
+) -> None:
     assert compute_metrics("pearson_spearman", predictions, labels) == {"pearson": 0.0, "spearmanr": 0.0}
     assert not recwarn.list
 
 
 @pytest.mark.parametrize(("predictions", "labels"), [([1, 1, 1], [0, 1, 1]), ([0, 1, 1], [1, 1, 1]), ([0, 0], [0, 0])])
-def test_matthews_of_a_constant_is_zero(predictions: list[int], labels: list[int], recwarn: pytest.WarningsRecorder) -> None:
+def test_matthews_of_a_constant_is_zero(
+    predictions: list[int], labels: list[int], recwarn: pytest.WarningsRecorder
+) -> None:
     assert compute_metrics("matthews", predictions, labels) == {"matthews_correlation": 0.0}
     assert not recwarn.list
 
@@ -88,7 +97,9 @@ from dora_cli.metrics.glue import compute_metrics
 shift = int(sys.argv[1])
 print("ready", flush=True)
 sys.stdin.readline()
-values = [compute_metrics("pearson_spearman", [0.0, 1.0, 2.0 + i, 9.0 * shift], [0.0, 2.0, 1.0, 3.0])["spearmanr"] for i in range(20)]
+references = [0.0, 2.0, 1.0, 3.0]
+scores = [compute_metrics("pearson_spearman", [0.0, 1.0, 2.0 + i, 9.0 * shift], references) for i in range(20)]
+values = [score["spearmanr"] for score in scores]
 values.append(compute_metrics("accuracy", [shift] * 4, [1, 1, 1, 0])["accuracy"])
 print(json.dumps(values))
 """
@@ -109,7 +120,10 @@ def test_two_processes_at_once_without_a_writable_home() -> None:
     # A home below a device cannot be made or written, not even by root.
     place = "/dev/null/home"
     hidden = ("HF_", "XDG_CACHE_HOME", "TRANSFORMERS_CACHE")
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(hidden)} | {"HOME": place, "HF_HUB_OFFLINE": "1"}
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(hidden)} | {
+        "HOME": place,
+        "HF_HUB_OFFLINE": "1",
+    }
     root = Path(__file__).parents[2]
     processes = [
         subprocess.Popen(
@@ -135,9 +149,11 @@ def test_two_processes_at_once_without_a_writable_home() -> None:
         out, err = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0, err
         results.append(json.loads(out))
-    # Last prediction 0: ranks (1.5, 3, 4, 1.5) against (1, 3, 2, 4); centred, (-2, 1, 3, -2) / 2 and (-3, 1, -1, 3) / 2.
+    # Last prediction 0: ranks (1.5, 3, 4, 1.5) against (1, 3, 2, 4); centred, (-2, 1, 3, -2) / 2 and (-3, 1, -1, 3) /
+    # 2.
     tied = (6 + 1 - 3 - 6) / math.sqrt((4 + 1 + 9 + 4) * (9 + 1 + 1 + 9))
     assert results[0] == pytest.approx([tied] * 20 + [0.25])
-    # Last prediction 9: ranks (1, 2, 3, 4) as long as the third is below 9, i < 7: centred products (9 - 1 - 1 + 9) over 20.
+    # Last prediction 9: ranks (1, 2, 3, 4) as long as the third is below 9, i < 7: centred products (9 - 1 - 1 + 9)
+    # over 20.
     assert results[1][:7] == pytest.approx([0.8] * 7)
     assert results[1][-1] == 0.75

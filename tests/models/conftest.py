@@ -11,7 +11,15 @@ import torch
 from transformers import PreTrainedTokenizerFast
 from transformers.utils import logging
 
-VOCABULARY = ["<pad>", "<unk>", "<s>", "</s>", "<mask>", *"abcdefghijklmnopqrstuvwxyz", *(f"word{i}" for i in range(19))]
+VOCABULARY = [
+    "<pad>",
+    "<unk>",
+    "<s>",
+    "</s>",
+    "<mask>",
+    *"abcdefghijklmnopqrstuvwxyz",
+    *(f"word{i}" for i in range(19)),
+]
 SMALL: dict[str, Any] = {
     "hidden_size": 16,
     "num_hidden_layers": 2,

@@ -20,12 +20,15 @@ from tests.models.conftest import small_tokenizer
 Save = Callable[..., Path]
 START, END, MASK = 2, 3, 4
 SIZES = {
-    "vocab_size": 50, "d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2,
-    "encoder_ffn_dim": 32, "decoder_ffn_dim": 32, "max_position_embeddings": 40, "pad_token_id": 0, "bos_token_id": START,
+    "vocab_size": 50, "d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 32, "decoder_ffn_dim": 32, "max_position_embeddings": 40, "pad_token_id": 0,
+    "bos_token_id": START,
     "eos_token_id": END, "decoder_start_token_id": END, "forced_eos_token_id": END,
 }  # fmt: skip
 T5 = {
-    "vocab_size": 50, "d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2, "pad_token_id": 0, "eos_token_id": END,
+    "vocab_size": 50, "d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2, "pad_token_id": 0,
+    "eos_token_id": END,
     "decoder_start_token_id": 0,
 }  # fmt: skip
 MODELS: dict[str, tuple[Any, Any]] = {
@@ -35,7 +38,10 @@ MODELS: dict[str, tuple[Any, Any]] = {
     "bart": (tf.BartForConditionalGeneration, tf.BartConfig(**SIZES)),
     "mbart": (tf.MBartForConditionalGeneration, tf.MBartConfig(**SIZES)),
     "plbart": (tf.PLBartForConditionalGeneration, tf.PLBartConfig(**SIZES)),
-    "bigbird_pegasus": (tf.BigBirdPegasusForConditionalGeneration, tf.BigBirdPegasusConfig(**SIZES, attention_type="original_full")),
+    "bigbird_pegasus": (
+        tf.BigBirdPegasusForConditionalGeneration,
+        tf.BigBirdPegasusConfig(**SIZES, attention_type="original_full"),
+    ),
 }
 A, B, C = (5 + index for index in range(3))
 """The ids of the words a, b and c."""
@@ -45,7 +51,9 @@ def tokenizer_with(single: str | None, pair: str | None, **special: str) -> Any:
     tokenizer = small_tokenizer(**{"pad_token": "<pad>", **special})
     if single is not None:
         known = [("<s>", START), ("</s>", END), ("<mask>", MASK)]
-        tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(single=single, pair=pair, special_tokens=known)
+        tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+            single=single, pair=pair, special_tokens=known
+        )
     return tokenizer
 
 
@@ -69,7 +77,8 @@ def test_every_such_model_classifies(save: Save, name: str) -> None:
     [
         (None, None, [A, B, END], [A, B, C, END]),
         ("<s> $A", "<s> $A <s> $B:1", [START, A, B, END], [START, A, B, START, C, END]),
-        ("$A <mask>", "$A </s> $B <mask>", [A, B, MASK, END], [A, B, END, C, MASK, END]),  # an end between texts is not one behind them
+        # an end between texts is not one behind them
+        ("$A <mask>", "$A </s> $B <mask>", [A, B, MASK, END], [A, B, END, C, MASK, END]),
         # as they were: BART's, mBART's (a language behind the end) and T5's
         ("<s> $A </s>", "<s> $A </s> </s> $B </s>", [START, A, B, END], [START, A, B, END, END, C, END]),
         ("$A </s> <mask>", "$A $B </s> <mask>", [A, B, END, MASK], [A, B, C, END, MASK]),
@@ -87,7 +96,9 @@ def test_an_end_is_appended_once_and_the_rest_stays(
 
 
 def test_token_types_stay_as_well(save: Save) -> None:
-    loaded = load_model(str(save(*MODELS["bart"], tokenizer=tokenizer_with("<s>:1 $A", "<s>:1 $A <s>:1 $B:1"))), num_labels=2)
+    loaded = load_model(
+        str(save(*MODELS["bart"], tokenizer=tokenizer_with("<s>:1 $A", "<s>:1 $A <s>:1 $B:1"))), num_labels=2
+    )
     assert loaded.tokenizer("a", "b", return_token_type_ids=True)["token_type_ids"] == [1, 0, 1, 1, 1]
 
 
@@ -126,7 +137,9 @@ def test_padding_is_no_end(save: Save) -> None:
         (MASK, {}, "<mask>", MASK),  # what stands behind a text already is left alone
     ],
 )
-def test_which_token_is_the_end(save: Save, stated: int | None, special: dict[str, Any], appended: str | None, end: int) -> None:
+def test_which_token_is_the_end(
+    save: Save, stated: int | None, special: dict[str, Any], appended: str | None, end: int
+) -> None:
     config = tf.BartConfig(**{**SIZES, "forced_eos_token_id": None, "eos_token_id": stated})
     tokenizer = tokenizer_with(appended and f"$A {appended}", appended and f"$A $B {appended}", **special)
     loaded = load_model(str(save(tf.BartForConditionalGeneration, config, tokenizer=tokenizer)), num_labels=2)

@@ -1,4 +1,6 @@
-"""Loading for generation: which class, that every weight comes from the checkpoint, and one clear message for what does not generate."""
+"""Loading for generation: which class, that every weight comes from the checkpoint, and one clear message for what does
+not generate.
+"""
 
 from __future__ import annotations
 
@@ -21,10 +23,13 @@ LLAMA = tf.LlamaConfig(num_key_value_heads=2, bos_token_id=2, eos_token_id=3, ti
 TIED_LLAMA = tf.LlamaConfig(num_key_value_heads=2, bos_token_id=2, eos_token_id=3, tie_word_embeddings=True, **SMALL)
 BART = tf.BartConfig(
     d_model=16, encoder_layers=1, decoder_layers=1, encoder_ffn_dim=32, decoder_ffn_dim=32, encoder_attention_heads=2,
-    decoder_attention_heads=2, vocab_size=50, max_position_embeddings=40, pad_token_id=0, bos_token_id=2, eos_token_id=3,
+    decoder_attention_heads=2, vocab_size=50, max_position_embeddings=40, pad_token_id=0, bos_token_id=2,
+    eos_token_id=3,
     decoder_start_token_id=3, forced_eos_token_id=3,
 )  # fmt: skip
-T5 = tf.T5Config(d_model=16, d_kv=4, d_ff=32, num_layers=1, num_heads=4, vocab_size=50, eos_token_id=3, decoder_start_token_id=0)
+T5 = tf.T5Config(
+    d_model=16, d_kv=4, d_ff=32, num_layers=1, num_heads=4, vocab_size=50, eos_token_id=3, decoder_start_token_id=0
+)
 GENERATORS = [
     (tf.GPT2LMHeadModel, GPT2, None),
     (tf.LlamaForCausalLM, LLAMA, None),
@@ -44,10 +49,16 @@ def test_what_comes_back(save: Save, model_class: Any, config: Any, start: int |
     assert (loaded.decoder_start, loaded.fresh, loaded.source, loaded.commit) == (start, frozenset(), "local", None)
     assert not loaded.model.training
     assert loaded.model.config.use_cache is False
-    assert (loaded.tokenizer.pad_token_id, loaded.tokenizer.eos_token_id, loaded.tokenizer.padding_side) == (0, 3, "right")
+    assert (loaded.tokenizer.pad_token_id, loaded.tokenizer.eos_token_id, loaded.tokenizer.padding_side) == (
+        0,
+        3,
+        "right",
+    )
     assert head_parameters(loaded.model, loaded.fresh) == {}
     stored = dict(model_class.from_pretrained(folder).named_parameters())
-    assert {name: p.shape for name, p in loaded.model.named_parameters()} == {name: p.shape for name, p in stored.items()}
+    assert {name: p.shape for name, p in loaded.model.named_parameters()} == {
+        name: p.shape for name, p in stored.items()
+    }
     assert all(p.equal(stored[name]) for name, p in loaded.model.named_parameters())
 
 
@@ -58,7 +69,9 @@ def test_from_the_config_alone(tmp_path: Path, model_class: Any, config: Any, st
     assert type(model) is model_class
     assert {p.device.type for p in model.parameters()} == {"meta"}
     assert head_parameters(model) == {}
-    assert {n: p.shape for n, p in model.named_parameters()} == {n: p.shape for n, p in model_class(config).named_parameters()}
+    assert {n: p.shape for n, p in model.named_parameters()} == {
+        n: p.shape for n, p in model_class(config).named_parameters()
+    }
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
@@ -85,7 +98,10 @@ def test_the_start_token_of_a_decoder(save: Save) -> None:
     folder = save(tf.T5ForConditionalGeneration, T5)
     (folder / "generation_config.json").unlink()
     edit_config(folder, decoder_start_token_id=None)
-    with pytest.raises(ModelError, match="says with which token its decoder starts neither as decoder_start_token_id nor as bos_token_id"):
+    with pytest.raises(
+        ModelError,
+        match="says with which token its decoder starts neither as decoder_start_token_id nor as bos_token_id",
+    ):
         load_generator(str(folder))
     tf.GenerationConfig(bos_token_id=2).save_pretrained(folder)
     assert load_generator(str(folder)).decoder_start == 2
@@ -93,7 +109,7 @@ def test_the_start_token_of_a_decoder(save: Save) -> None:
     assert load_generator(str(folder)).decoder_start == 4
 
 
-# --- what can be wrong -----------------------------------------------------------------------------------------------------------
+# --- what can be wrong ------------------------------------------------------------------------------------------------
 
 
 def refused(folder: Path, match: str) -> None:
@@ -113,7 +129,10 @@ def refused(folder: Path, match: str) -> None:
 )
 def test_encoders_do_not_generate(save: Save, model_class: Any, config: Any, kind: str) -> None:
     folder = save(model_class, config)
-    match = rf"is of the model type '{kind}', which does not generate text from text; choose a decoder \(GPT-2, Llama, \.\.\.\)"
+    match = (
+        rf"is of the model type '{kind}', which does not generate text from text; choose a decoder \(GPT-2, "
+        r"Llama, \.\.\.\)"
+    )
     refused(folder, match)
     with pytest.raises(ModelError, match=match):
         config_generator(str(folder))
@@ -122,14 +141,24 @@ def test_encoders_do_not_generate(save: Save, model_class: Any, config: Any, kin
 def test_a_head_that_is_missing_is_not_drawn(save: Save) -> None:
     refused(
         save(tf.LlamaModel, LLAMA),
-        r"lacks weights of LlamaForCausalLM: lm_head\.weight; text cannot be generated with random ones: choose a checkpoint",
+        r"lacks weights of LlamaForCausalLM: lm_head\.weight; text cannot be generated with random ones: choose a "
+        r"checkpoint",
     )
     refused(save(tf.LlamaForSequenceClassification, LLAMA, "classifier"), r"lm_head\.weight")
 
 
 @pytest.mark.parametrize(
     ("dropped", "match"),
-    [("transformer.h.1.attn", r"lacks weights of the base model: transformer\.h\.1\.attn"), ("ln_f", r"ln_f\.bias \(and 1 more\)")],
+    [
+        (
+            "transformer.h.1.attn",
+            (
+                r"lacks weights of the base model: "
+                r"transformer\.h\.1\.attn"
+            ),
+        ),
+        ("ln_f", r"ln_f\.bias \(and 1 more\)"),
+    ],
 )
 def test_missing_weights(save: Save, dropped: str, match: str) -> None:
     folder = save(tf.GPT2LMHeadModel, GPT2)
@@ -147,7 +176,8 @@ def test_a_head_of_another_size(save: Save) -> None:
 def test_no_end_token(save: Save) -> None:
     tokenizer = tf.PreTrainedTokenizerFast(tokenizer_object=small_tokenizer().backend_tokenizer, pad_token="<pad>")
     refused(
-        save(tf.GPT2LMHeadModel, GPT2, tokenizer=tokenizer), "has no end-of-sequence token, which ends every reference; set its eos_token"
+        save(tf.GPT2LMHeadModel, GPT2, tokenizer=tokenizer),
+        "has no end-of-sequence token, which ends every reference; set its eos_token",
     )
 
 

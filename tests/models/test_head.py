@@ -24,7 +24,11 @@ DISTILBERT: dict[str, Any] = {"dim": 16, "hidden_dim": 32, "n_layers": 2, "n_hea
     [
         # DeBERTa's pooler lies outside the base model, so it is head whether or not the checkpoint has it
         (tf.DebertaV2ForMaskedLM, tf.DebertaV2Config(**SMALL), POOLER + CLASSIFIER),
-        (tf.DistilBertForMaskedLM, tf.DistilBertConfig(**DISTILBERT), ["pre_classifier.weight", "pre_classifier.bias", *CLASSIFIER]),
+        (
+            tf.DistilBertForMaskedLM,
+            tf.DistilBertConfig(**DISTILBERT),
+            ["pre_classifier.weight", "pre_classifier.bias", *CLASSIFIER],
+        ),
         # BERT's lies inside: fresh where the checkpoint is a masked language model, which has none
         (tf.BertForMaskedLM, tf.BertConfig(**SMALL), ["bert." + name for name in POOLER] + CLASSIFIER),
         (tf.BertModel, tf.BertConfig(**SMALL), CLASSIFIER),
@@ -66,7 +70,10 @@ def test_a_masked_language_model_s_tied_decoder_is_not_head() -> None:
     bert = tf.BertConfig(**SMALL)
     assert list(head_parameters(tf.BertForMaskedLM(bert))) == [
         "cls.predictions.bias",
-        *(f"cls.predictions.transform.{name}" for name in ("dense.weight", "dense.bias", "LayerNorm.weight", "LayerNorm.bias")),
+        *(
+            f"cls.predictions.transform.{name}"
+            for name in ("dense.weight", "dense.bias", "LayerNorm.weight", "LayerNorm.bias")
+        ),
     ]  # and not cls.predictions.decoder.weight, the word embeddings
 
 
@@ -74,7 +81,8 @@ def test_a_masked_language_model_s_tied_decoder_is_not_head() -> None:
 @pytest.mark.parametrize(
     ("model_class", "config"),
     [
-        (tf.GPT2LMHeadModel, tf.GPT2Config(n_embd=16, n_layer=1, n_head=2, vocab_size=50, bos_token_id=2, eos_token_id=3)),
+        (tf.GPT2LMHeadModel,
+        tf.GPT2Config(n_embd=16, n_layer=1, n_head=2, vocab_size=50, bos_token_id=2, eos_token_id=3)),
         (tf.LlamaForCausalLM, tf.LlamaConfig(**SMALL)),
         (
             tf.BartForConditionalGeneration,
@@ -83,7 +91,8 @@ def test_a_masked_language_model_s_tied_decoder_is_not_head() -> None:
                 encoder_attention_heads=2, decoder_attention_heads=2, vocab_size=50,
             ),
         ),
-        (tf.T5ForConditionalGeneration, tf.T5Config(d_model=16, d_kv=4, d_ff=32, num_layers=1, num_heads=4, vocab_size=50)),
+        (tf.T5ForConditionalGeneration,
+        tf.T5Config(d_model=16, d_kv=4, d_ff=32, num_layers=1, num_heads=4, vocab_size=50)),
     ],
 )  # fmt: skip
 def test_a_generator_has_no_head_to_train(model_class: Any, config: Any, tied: bool) -> None:

@@ -25,7 +25,8 @@ SIZES: dict[str, dict[str, Any]] = {
     "albert": SMALL,
     "bart": _BART,
     "bloom": {"hidden_size": 16, "n_layer": 2, "n_head": 4, "vocab_size": 50},
-    "deberta-v2": {**SMALL, "relative_attention": True, "pos_att_type": ["c2p", "p2c"], "share_att_key": True},  # as version 3 is published
+    # as version 3 is published
+    "deberta-v2": {**SMALL, "relative_attention": True, "pos_att_type": ["c2p", "p2c"], "share_att_key": True},
     "distilbert": {"dim": 16, "hidden_dim": 32, "n_layers": 2, "n_heads": 4, "vocab_size": 50},
     "gemma": {**SMALL, "num_key_value_heads": 2, "head_dim": 4},
     "gemma2": {**SMALL, "num_key_value_heads": 2, "head_dim": 4},
@@ -47,7 +48,10 @@ SIZES: dict[str, dict[str, Any]] = {
 
 def models(family: Family, model_type: str) -> list[nn.Module]:
     """The classifier, and the generator of a family that generates, without weights."""
-    sizes = SIZES.get(model_type, SMALL | ({"num_key_value_heads": 2} if family.kind == "decoder" and model_type != "gpt_neox" else {}))
+    sizes = SIZES.get(
+        model_type,
+        SMALL | ({"num_key_value_heads": 2} if family.kind == "decoder" and model_type != "gpt_neox" else {}),
+    )
     if model_type == "t5" and "wi_0" in family.ffn:
         sizes = sizes | {"feed_forward_proj": "gated-gelu"}
     config = tf.AutoConfig.for_model(model_type, **sizes, **_TOKENS)
@@ -58,7 +62,9 @@ def models(family: Family, model_type: str) -> list[nn.Module]:
         return [auto.from_config(config) for auto in (tf.AutoModelForSequenceClassification, *autos)]
 
 
-@pytest.mark.parametrize(("family", "model_type"), [(family, name) for family in FAMILIES for name in family.model_types])
+@pytest.mark.parametrize(
+    ("family", "model_type"), [(family, name) for family in FAMILIES for name in family.model_types]
+)
 def test_its_projections_are_those_listed(family: Family, model_type: str) -> None:
     for model in models(family, model_type):
         for group, listed in (("attention", family.attention), ("ffn", family.ffn)):

@@ -1,4 +1,6 @@
-"""Loading for classification: what comes back, that it is reproducible, and one clear message for everything that can be wrong."""
+"""Loading for classification: what comes back, that it is reproducible, and one clear message for everything that can
+be wrong.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,9 @@ def test_regression_has_one_output(save: Save) -> None:
     assert model.config.problem_type == "regression"
 
 
-@pytest.mark.parametrize(("dtype", "expected"), [("float32", torch.float32), ("bfloat16", torch.bfloat16), ("float16", torch.float16)])
+@pytest.mark.parametrize(
+    ("dtype", "expected"), [("float32", torch.float32), ("bfloat16", torch.bfloat16), ("float16", torch.float16)]
+)
 def test_dtype(save: Save, dtype: str, expected: torch.dtype) -> None:
     model = load_model(str(save(tf.BertForMaskedLM, BERT)), num_labels=2, dtype=dtype).model
     assert {p.dtype for p in model.parameters()} == {expected}
@@ -117,7 +121,9 @@ def test_decoder_without_pad_token(save: Save, saved_as: Any, config: Any) -> No
     both = loaded.tokenizer(["a b c", "a b c d e f g"], padding=True, return_tensors="pt")
     assert both["attention_mask"].sum(1).tolist() == [3, 7]
     with torch.no_grad():
-        alone = torch.cat([loaded.model(input_ids=x["input_ids"], attention_mask=x["attention_mask"]).logits for x in (short, long)])
+        alone = torch.cat(
+            [loaded.model(input_ids=x["input_ids"], attention_mask=x["attention_mask"]).logits for x in (short, long)]
+        )
         padded = loaded.model(input_ids=both["input_ids"], attention_mask=both["attention_mask"]).logits
     torch.testing.assert_close(padded, alone, rtol=1e-5, atol=1e-6)
 
@@ -125,7 +131,9 @@ def test_decoder_without_pad_token(save: Save, saved_as: Any, config: Any) -> No
 def test_sequence_to_sequence_checkpoints_fill_the_base(save: Save) -> None:
     t5 = tf.T5Config(d_model=16, d_kv=4, d_ff=32, num_layers=1, num_heads=4, vocab_size=50)
     loaded = load_model(str(save(tf.T5ForConditionalGeneration, t5)), num_labels=2)
-    head = {f"classification_head.{name}" for name in ("dense.weight", "dense.bias", "out_proj.weight", "out_proj.bias")}
+    head = {
+        f"classification_head.{name}" for name in ("dense.weight", "dense.bias", "out_proj.weight", "out_proj.bias")
+    }
     assert loaded.fresh == set(head_parameters(loaded.model, loaded.fresh)) == head
 
 
@@ -153,7 +161,7 @@ def test_loading_says_nothing(
     assert "classifier.weight" in caplog.text  # so there was something to silence, and it is heard again
 
 
-# --- from the config alone -------------------------------------------------------------------------------------------------------
+# --- from the config alone --------------------------------------------------------------------------------------------
 
 
 def test_config_model_needs_no_weights_and_no_tokenizer(tmp_path: Path) -> None:
@@ -173,7 +181,7 @@ def test_config_model_has_the_parameters_of_the_loaded_one(save: Save) -> None:
     assert {name: p.shape for name, p in config_model(folder, num_labels=2).named_parameters()} == shapes
 
 
-# --- what can be wrong -----------------------------------------------------------------------------------------------------------
+# --- what can be wrong ------------------------------------------------------------------------------------------------
 
 
 def edit_config(folder: Path, **changes: Any) -> None:
@@ -247,9 +255,15 @@ def test_no_weights(save: Save) -> None:
         ("{nope", "not a valid JSON file"),
         ("{}", "model_type"),
         ('{"model_type": "frobnicator"}', "frobnicator"),
-        ('{"model_type": "vit"}', "of the model type 'vit', for which .* no sequence-classification head; choose a text model"),
+        (
+            '{"model_type": "vit"}',
+            "of the model type 'vit', for which .* no sequence-classification head; choose a text model",
+        ),
         ('{"model_type": "bert", "quantization_config": {"quant_method": "bitsandbytes"}}', "quantised"),
-        ('{"model_type": "own", "auto_map": {"AutoConfig": "own.Config"}}', r"needs Python code .* set model\.trust_remote_code: true if"),
+        (
+            '{"model_type": "own", "auto_map": {"AutoConfig": "own.Config"}}',
+            r"needs Python code .* set model\.trust_remote_code: true if",
+        ),
     ],
 )
 def test_unusable_config(save: Save, config: str, match: str) -> None:
@@ -277,7 +291,10 @@ def test_damaged_tokenizer(save: Save) -> None:
 
 
 def test_tokenizer_of_another_model(save: Save) -> None:
-    refused(save(tf.BertForMaskedLM, tf.BertConfig(**{**SMALL, "vocab_size": 40})), "token ids up to 49 but the model only 40 embeddings")
+    refused(
+        save(tf.BertForMaskedLM, tf.BertConfig(**{**SMALL, "vocab_size": 40})),
+        "token ids up to 49 but the model only 40 embeddings",
+    )
 
 
 def test_neither_pad_nor_end_token(save: Save) -> None:
@@ -288,7 +305,9 @@ def test_neither_pad_nor_end_token(save: Save) -> None:
 
 
 def test_hub_model_from_the_cache_without_a_network(save: Save, tmp_path: Path) -> None:
-    """The commit is known from the cache, files of that commit are read, and nothing is said about the missing network."""
+    """The commit is known from the cache, files of that commit are read, and nothing is said about the
+    missing network.
+    """
     commit = "0123456789abcdef0123456789abcdef01234567"
     cache = tmp_path / "hf" / "hub" / "models--someone--small"
     (cache / "refs").mkdir(parents=True)
@@ -298,11 +317,14 @@ def test_hub_model_from_the_cache_without_a_network(save: Save, tmp_path: Path) 
     program = (
         "from dora_cli.models import load_model, config_model\n"
         "m = load_model('someone/small', num_labels=2)\n"
-        "print(m.source, m.commit, len(m.fresh), m.tokenizer.pad_token, type(config_model('someone/small', num_labels=2)).__name__)\n"
+        "print(m.source, m.commit, len(m.fresh), m.tokenizer.pad_token, type(config_model('someone/small', "
+        "num_labels=2)).__name__)\n"
     )
     environment = os.environ | {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     for stale in ("HF_HUB_CACHE", "TRANSFORMERS_CACHE", "HUGGINGFACE_HUB_CACHE"):
         environment.pop(stale, None)
     root = Path(__file__).parents[2]
-    done = subprocess.run([sys.executable, "-c", program], env=environment, cwd=root, capture_output=True, text=True, timeout=PATIENCE)
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, cwd=root, capture_output=True, text=True, timeout=PATIENCE
+    )
     assert (done.stdout.split(), done.stderr) == (["hub", commit, "4", "<pad>", "BertForSequenceClassification"], "")

@@ -79,7 +79,10 @@ def own(tiny_model: Path, tmp_path: Path, trace: Path, monkeypatch: pytest.Monke
     config |= {
         "model_type": "own",
         "architectures": ["OwnClassifier"],
-        "auto_map": {"AutoConfig": "modeling_own.OwnConfig", "AutoModelForSequenceClassification": "modeling_own.OwnClassifier"},
+        "auto_map": {
+            "AutoConfig": "modeling_own.OwnConfig",
+            "AutoModelForSequenceClassification": "modeling_own.OwnClassifier",
+        },
     }
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "modeling_own.py").write_text(CODE.format(trace=str(trace)))
@@ -109,7 +112,11 @@ def test_nothing_is_run_unasked(own: Path, trace: Path, tmp_path: Path) -> None:
         lambda: dry_run(recipe_of(own)),
         lambda: train(recipe_of(own), tmp_path / "run"),
     ):
-        with pytest.raises(ModelError, match=r"needs Python code from its own repository.*set model\.trust_remote_code: true"):
+        with pytest.raises(
+            ModelError,
+            match=r"needs Python code from its own repository.*set "
+            r"model\.trust_remote_code: true",
+        ):
             call()
     assert not trace.exists()
     assert not (tmp_path / "run").exists()
@@ -152,7 +159,11 @@ def test_a_run_without_code_stays_without(tiny_model: Path, own: Path, trace: Pa
         evaluate(tmp_path / "run", overrides=[f"model.name={own}"])
     (tmp_path / "run" / "metrics.json").unlink()
     stored = tmp_path / "run" / "recipe.yaml"
-    stored.write_text(stored.read_text().replace("trust_remote_code: false", "trust_remote_code: true").replace(str(tiny_model), str(own)))
+    stored.write_text(
+        stored.read_text()
+        .replace("trust_remote_code: false", "trust_remote_code: true")
+        .replace(str(tiny_model), str(own))
+    )
     with pytest.raises(ValueError, match=r"model\.trust_remote_code was True and is False"):
         train(recipe_of(own), tmp_path / "run", resume=True)
     assert not trace.exists()

@@ -1,4 +1,6 @@
-"""Which projections are found, by exact name and shape; the expected lists are written out from the published architectures."""
+"""Which projections are found, by exact name and shape; the expected lists are written out from the published
+architectures.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,11 @@ ENCODERS: dict[str, tuple[Any, str, Expected]] = {
             *BERT[3:],
         ],
     ),
-    "mpnet": (tf.MPNetConfig(**SMALL), "mpnet.encoder.layer", [*((f"attention.attn.{x}", (H, H)) for x in "qkvo"), *BERT[4:]]),
+    "mpnet": (
+        tf.MPNetConfig(**SMALL),
+        "mpnet.encoder.layer",
+        [*((f"attention.attn.{x}", (H, H)) for x in "qkvo"), *BERT[4:]],
+    ),
     "distilbert": (
         tf.DistilBertConfig(dim=H, hidden_dim=F, n_layers=2, n_heads=4, vocab_size=50),
         "distilbert.transformer.layer",
@@ -87,7 +93,11 @@ def test_one_stack(name: str) -> None:
     ]
     for p in projections:
         attention = "att" in p.projection
-        assert (p.stack, p.group, p.attention) == (stack, "attention" if attention else "ffn", "self" if attention else None)
+        assert (p.stack, p.group, p.attention) == (
+            stack,
+            "attention" if attention else "ffn",
+            "self" if attention else None,
+        )
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
@@ -98,7 +108,9 @@ def test_a_decoder_s_language_model_has_the_projections_of_its_classifier(name: 
         model = tf.AutoModelForCausalLM.from_config(config)
     assert isinstance(model.lm_head, nn.Linear)
     projections = find_projections(model)
-    assert [(p.name, p.shape) for p in projections] == [(f"{blocks}.{b}.{path}", shape) for b in range(2) for path, shape in expected]
+    assert [(p.name, p.shape) for p in projections] == [
+        (f"{blocks}.{b}.{path}", shape) for b in range(2) for path, shape in expected
+    ]
     assert {p.stack for p in projections} == {"decoder"}
 
 
@@ -114,7 +126,10 @@ def test_bart_generates_with_the_projections_it_classifies_with() -> None:
         model = tf.AutoModelForSeq2SeqLM.from_config(config)
     assert [(p.name, p.shape, p.stack, p.attention) for p in find_projections(model)] == [
         (f"model.{stack}.layers.{block}.{path}", shape, stack, kind)
-        for stack, kinds in (("encoder", [("self", own), (None, ffn)]), ("decoder", [("self", own), ("cross", cross), (None, ffn)]))
+        for stack, kinds in (
+            ("encoder", [("self", own), (None, ffn)]),
+            ("decoder", [("self", own), ("cross", cross), (None, ffn)]),
+        )
         for block in range(2)
         for kind, paths in kinds
         for path, shape in paths
@@ -137,7 +152,9 @@ def test_roberta_base_has_the_published_number_of_projections() -> None:
 
 def test_bart_base_has_the_published_number_of_projections() -> None:
     heads = {"encoder_attention_heads": 12, "decoder_attention_heads": 12}
-    config = tf.BartConfig(d_model=768, encoder_layers=6, decoder_layers=6, encoder_ffn_dim=3072, decoder_ffn_dim=3072, **heads)
+    config = tf.BartConfig(
+        d_model=768, encoder_layers=6, decoder_layers=6, encoder_ffn_dim=3072, decoder_ffn_dim=3072, **heads
+    )
     projections = find_projections(on_meta(config))
     assert len(projections) == 6 * 6 + 6 * 10 == 96
     assert sum(sum(p.shape) for p in projections) == 6 * (12 * 1536 + 4 * 3840) == 202_752
@@ -173,7 +190,9 @@ def test_t5(gated: str, inputs: list[str]) -> None:
             for path in paths
         ]
         assert all(p.stack == p.name.removeprefix(prefix).split(".")[0] for p in projections)
-        assert [p.attention for p in projections[-len(decoder) :]] == ["self"] * 4 + ["cross"] * 4 + [None] * len(ffn(2))
+        assert [p.attention for p in projections[-len(decoder) :]] == ["self"] * 4 + ["cross"] * 4 + [None] * len(
+            ffn(2)
+        )
     assert projections[-1].shape == (H, F)
 
 
@@ -188,7 +207,9 @@ def test_albert_adapts_shared_layers_once(groups: int, inner: int) -> None:
         for layer in range(inner)
         for path in sorted(paths, key=[p.projection for p in projections].index)
     ]
-    assert {p.projection: p.group for p in projections} == {path: "attention" if "att" in path else "ffn" for path in paths}
+    assert {p.projection: p.group for p in projections} == {
+        path: "attention" if "att" in path else "ffn" for path in paths
+    }
 
 
 def test_a_list_of_heads_does_not_make_blocks_of_mobilebert() -> None:
@@ -197,7 +218,9 @@ def test_a_list_of_heads_does_not_make_blocks_of_mobilebert() -> None:
         model = tf.MobileBertForSequenceClassification(tf.MobileBertConfig(num_hidden_layers=3, vocab_size=50))
     projections = find_projections(model)
     assert {p.block for p in projections} == {0, 1, 2}
-    assert {"ffn.0.intermediate.dense", "ffn.2.output.dense", "attention.self.query"} <= {p.projection for p in projections}
+    assert {"ffn.0.intermediate.dense", "ffn.2.output.dense", "attention.self.query"} <= {
+        p.projection for p in projections
+    }
 
 
 def test_two_lists_side_by_side() -> None:
@@ -205,11 +228,13 @@ def test_two_lists_side_by_side() -> None:
     with torch.device("meta"):
         model = tf.XLMForSequenceClassification(tf.XLMConfig(emb_dim=H, n_layers=2, n_heads=4, n_words=50))
     attention = find_projections(model, ["attention"])
-    assert [p.name for p in attention] == [f"transformer.attentions.{i}.{x}_lin" for i in range(2) for x in ("q", "k", "v", "out")]
+    assert [p.name for p in attention] == [
+        f"transformer.attentions.{i}.{x}_lin" for i in range(2) for x in ("q", "k", "v", "out")
+    ]
     assert [p.block for p in find_projections(model, ["ffn"])] == [0, 0, 1, 1]
 
 
-# --- home-made models: nothing of transformers, no known name -----------------------------------------------------------------
+# --- home-made models: nothing of transformers, no known name ---------------------------------------------------------
 
 
 class Look(nn.Module):
@@ -240,7 +265,10 @@ def test_home_made_encoder() -> None:
     paths = [f"attending.heads.{i}.{j}" for i in range(2) for j in range(2)] + ["attending.mix", "widen", "narrow"]
     projections = find_projections(House())
     assert [p.name for p in projections] == [f"storeys.{block}.{path}" for block in range(3) for path in paths]
-    assert {(p.stack, p.attention, p.group) for p in projections} == {("encoder", "self", "attention"), ("encoder", None, "ffn")}
+    assert {(p.stack, p.attention, p.group) for p in projections} == {
+        ("encoder", "self", "attention"),
+        ("encoder", None, "ffn"),
+    }
     assert [p.shape for p in projections[4:7]] == [(8, 8), (12, 8), (8, 12)]
 
 
@@ -267,7 +295,11 @@ def test_home_made_decoder_with_cross_attention() -> None:
 
     house = House()
     house.text_decoder = nn.ModuleDict({"layers": nn.ModuleList([Reader(), Reader()])})
-    found = [(p.projection, p.stack, p.block, p.attention) for p in find_projections(house) if p.name.startswith("text_decoder")]
+    found = [
+        (p.projection, p.stack, p.block, p.attention)
+        for p in find_projections(house)
+        if p.name.startswith("text_decoder")
+    ]
     assert found == [
         (path, "decoder", block, attention)
         for block in range(2)
@@ -275,13 +307,16 @@ def test_home_made_decoder_with_cross_attention() -> None:
     ]
 
 
-# --- targets -------------------------------------------------------------------------------------------------------------------
+# --- targets ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("targets", "paths"),
     [
-        (["attention"], ["attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"]),
+        (
+            ["attention"],
+            ["attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"],
+        ),
         (["ffn"], ["intermediate.dense", "output.dense"]),
         (["query", "value"], ["attention.self.query", "attention.self.value"]),  # last segment
         (["self.*"], ["attention.self.query", "attention.self.key", "attention.self.value"]),  # an end of the path
@@ -298,7 +333,9 @@ def test_patterns(targets: list[str], paths: list[str]) -> None:
 def test_a_pattern_may_name_full_paths() -> None:
     model = on_meta(ENCODERS["bert"][0])
     assert {p.block for p in find_projections(model, ["bert.encoder.layer.1.*"])} == {1}
-    assert [p.name for p in find_projections(model, ["layer.0.attention.self.key"])] == ["bert.encoder.layer.0.attention.self.key"]
+    assert [p.name for p in find_projections(model, ["layer.0.attention.self.key"])] == [
+        "bert.encoder.layer.0.attention.self.key"
+    ]
 
 
 @pytest.mark.parametrize("pattern", ["quarry", "classifier", "bert.pooler.dense", "Attention", "layer.2.*"])
@@ -328,13 +365,23 @@ def test_no_blocks() -> None:
 def test_blocks_of_several_classes_are_named(targets: list[str]) -> None:
     """Jamba's layers take turns; its experts alone could be found, and are refused where a target reaches them."""
     experts = {"expert_layer_period": 2, "expert_layer_offset": 1, "num_experts": 2}
-    mamba = {"attn_layer_period": 2, "attn_layer_offset": 1, "mamba_d_state": 4, "mamba_dt_rank": 4, "use_mamba_kernels": False}
+    mamba = {
+        "attn_layer_period": 2,
+        "attn_layer_offset": 1,
+        "mamba_d_state": 4,
+        "mamba_dt_rank": 4,
+        "use_mamba_kernels": False,
+    }
     model = on_meta(tf.JambaConfig(num_key_value_heads=2, pad_token_id=0, **experts, **mamba, **SMALL))
-    with pytest.raises(ProjectionError, match=r"JambaForSequenceClassification .* JambaAttentionDecoderLayer and JambaMambaDecoderLayer"):
+    with pytest.raises(
+        ProjectionError,
+        match=r"JambaForSequenceClassification .* JambaAttentionDecoderLayer and "
+        r"JambaMambaDecoderLayer",
+    ):
         find_projections(model, targets)
 
 
-# --- what is refused by name -----------------------------------------------------------------------------------------------------
+# --- what is refused by name ------------------------------------------------------------------------------------------
 
 MIXTURES = {
     "mixtral": tf.MixtralConfig(num_key_value_heads=2, num_local_experts=3, **SMALL),
@@ -380,24 +427,33 @@ def test_home_made_experts() -> None:
     assert len(find_projections(listed, ["attention"])) == 15
 
 
-# --- state-space mixers ----------------------------------------------------------------------------------------------------------
+# --- state-space mixers -----------------------------------------------------------------------------------------------
 
 _STATE: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 2, "vocab_size": 50}
-_HEADS: dict[str, Any] = {"intermediate_size": 32, "num_attention_heads": 2, "num_key_value_heads": 1, "vocab_size": 50, "hidden_size": 16}
+_HEADS: dict[str, Any] = {
+    "intermediate_size": 32,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "vocab_size": 50,
+    "hidden_size": 16,
+}
 STATE_SPACE: dict[str, tuple[Any, list[str]]] = {
     "mamba": (tf.MambaConfig(state_size=4, **_STATE), ["x_proj", "dt_proj", "out_proj"]),
     "falcon_mamba": (tf.FalconMambaConfig(state_size=4, **_STATE), ["x_proj", "dt_proj", "out_proj"]),
-    "mamba2": (tf.Mamba2Config(state_size=4, num_heads=4, head_dim=8, n_groups=1, chunk_size=8, **_STATE), ["out_proj"]),
+    "mamba2": (tf.Mamba2Config(state_size=4, num_heads=4, head_dim=8, n_groups=1, chunk_size=8, **_STATE),
+    ["out_proj"]),
     "falcon_h1": (
         tf.FalconH1Config(
-            num_hidden_layers=2, mamba_d_ssm=16, mamba_n_heads=4, mamba_d_head=4, mamba_d_state=4, mamba_n_groups=1, mamba_chunk_size=8,
+            num_hidden_layers=2, mamba_d_ssm=16, mamba_n_heads=4, mamba_d_head=4, mamba_d_state=4, mamba_n_groups=1,
+            mamba_chunk_size=8,
             **_HEADS,
         ),
         ["out_proj"],
     ),
     "nemotron_h": (
         tf.NemotronHConfig(
-            layers_block_type=["mamba", "attention"], head_dim=8, mamba_num_heads=4, mamba_head_dim=8, ssm_state_size=4, n_groups=1,
+            layers_block_type=["mamba", "attention"], head_dim=8, mamba_num_heads=4, mamba_head_dim=8, ssm_state_size=4,
+            n_groups=1,
             chunk_size=8, **_HEADS,
         ),
         ["out_proj"],
@@ -454,11 +510,15 @@ def test_a_projection_of_a_mixer_that_is_never_called_is_refused(name: str) -> N
         else:
             with pytest.raises(ProjectionError, match=rf"without calling the module.*{path}"):
                 find_projections(model, [path])
-    assert {path.rpartition(".")[2] for path in linear - called} == ({"dt_proj"} if name in ("mamba", "falcon_mamba") else set())
+    assert {path.rpartition(".")[2] for path in linear - called} == (
+        {"dt_proj"} if name in ("mamba", "falcon_mamba") else set()
+    )
 
 
 def test_weights_that_torch_reads_past_the_module_are_refused() -> None:
-    """An adapter put there would never be called: out_proj of torch's attention, and all of its encoder layer on the fast path."""
+    """An adapter put there would never be called: out_proj of torch's attention, and all of its encoder layer on the
+    fast path.
+    """
 
     class Modern(nn.Module):
         def __init__(self) -> None:

@@ -36,7 +36,9 @@ def hub_answers(monkeypatch: pytest.MonkeyPatch, answer: Any) -> None:
 
 
 def hub_error(kind: type[Exception]) -> Exception:
-    """The hub's own errors want an HTTP response of whatever client its version uses; the class is all that counts here."""
+    """The hub's own errors want an HTTP response of whatever client its version uses; the class is all that counts
+    here.
+    """
     return kind.__new__(kind)
 
 
@@ -58,7 +60,9 @@ def test_builtin(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         find_source(f"builtin:../{folder.parent.name}/{folder.name}")
 
 
-@pytest.mark.parametrize("name", ["./nothing", "/nothing/here", "~/no-such-folder-here", "a/b/c", "two words", "..", "org/"])
+@pytest.mark.parametrize(
+    "name", ["./nothing", "/nothing/here", "~/no-such-folder-here", "a/b/c", "two words", "..", "org/"]
+)
 def test_no_such_folder(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ModelError, match=r"no such folder|has no config\.json") as caught:
@@ -85,7 +89,12 @@ def test_other_wrong_names(folder: Path) -> None:
 def test_hub_commit(monkeypatch: pytest.MonkeyPatch) -> None:
     hub_answers(monkeypatch, SimpleNamespace(sha="abc123"))
     found = find_source("FacebookAI/roberta-base", "main")
-    assert (found.kind, found.location, found.commit, found.cached_only) == ("hub", "FacebookAI/roberta-base", "abc123", False)
+    assert (found.kind, found.location, found.commit, found.cached_only) == (
+        "hub",
+        "FacebookAI/roberta-base",
+        "abc123",
+        False,
+    )
 
 
 @pytest.mark.parametrize(
@@ -103,13 +112,24 @@ def test_hub_says_no(monkeypatch: pytest.MonkeyPatch, kind: type[Exception], mat
     assert not isinstance(caught.value, ModelUnreachableError)
 
 
-@pytest.mark.parametrize("error", [errors.OfflineModeIsEnabled("off"), ConnectionError("no route"), TimeoutError("slow")])
+@pytest.mark.parametrize(
+    "error", [errors.OfflineModeIsEnabled("off"), ConnectionError("no route"), TimeoutError("slow")]
+)
 def test_hub_out_of_reach(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     hub_answers(monkeypatch, error)
-    for ask in (find_source, lambda name: load_model(name, num_labels=2), lambda name: config_model(name, num_labels=2)):
+    for ask in (
+        find_source,
+        lambda name: load_model(name, num_labels=2),
+        lambda name: config_model(name, num_labels=2),
+    ):
         with pytest.raises(ModelUnreachableError) as caught:
             ask("nobody/nothing")
-        for part in ("'nobody/nothing'", "Set model.name to a local model folder", "hf download nobody/nothing", "HF_HUB_OFFLINE=1"):
+        for part in (
+            "'nobody/nothing'",
+            "Set model.name to a local model folder",
+            "hf download nobody/nothing",
+            "HF_HUB_OFFLINE=1",
+        ):
             assert part in str(caught.value)
 
 

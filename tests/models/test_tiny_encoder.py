@@ -61,7 +61,21 @@ def test_its_tokens_fit_its_embeddings(tokenizer, model) -> None:
 
 def test_pairs_are_written_as_roberta_expects(tokenizer) -> None:
     ids = tokenizer("the film is good .", "it is not .")["input_ids"]
-    assert tokenizer.convert_ids_to_tokens(ids) == ["<s>", "the", "film", "is", "good", ".", "</s>", "</s>", "it", "is", "not", ".", "</s>"]
+    assert tokenizer.convert_ids_to_tokens(ids) == [
+        "<s>",
+        "the",
+        "film",
+        "is",
+        "good",
+        ".",
+        "</s>",
+        "</s>",
+        "it",
+        "is",
+        "not",
+        ".",
+        "</s>",
+    ]
 
 
 def test_any_english_text_can_be_spelt(tokenizer) -> None:
@@ -77,7 +91,12 @@ def test_generated_data_need_no_unknown_token(name: str, tokenizer) -> None:
 
 def test_the_new_adjectives_of_the_demonstration_are_not_in_its_vocabulary(tokenizer) -> None:
     vocabulary = tokenizer.get_vocab()
-    assert {word for word in films.GOOD + films.BAD if word not in vocabulary} == {"gripping", "touching", "lifeless", "predictable"}
+    assert {word for word in films.GOOD + films.BAD if word not in vocabulary} == {
+        "gripping",
+        "touching",
+        "lifeless",
+        "predictable",
+    }
 
 
 @pytest.mark.parametrize(

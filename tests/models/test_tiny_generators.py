@@ -1,4 +1,6 @@
-"""The shipped tiny decoder and sequence-to-sequence model: small, complete, described truly, and pretrained on what their cards say."""
+"""The shipped tiny decoder and sequence-to-sequence model: small, complete, described truly, and pretrained on what
+their cards say.
+"""
 
 from __future__ import annotations
 
@@ -106,8 +108,12 @@ def generated(name: str, model, tokenizer, source: str) -> str:
         if name == "tiny-decoder"
         else {"decoder_input_ids": torch.tensor([[model.config.decoder_start_token_id, tokenizer.bos_token_id]])}
     )
-    output = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, num_beams=1, max_new_tokens=60, **given)
-    return tokenizer.decode(output[0, ids.shape[1] if name == "tiny-decoder" else 0 :], skip_special_tokens=True).strip()
+    output = model.generate(
+        input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, num_beams=1, max_new_tokens=60, **given
+    )
+    return tokenizer.decode(
+        output[0, ids.shape[1] if name == "tiny-decoder" else 0 :], skip_special_tokens=True
+    ).strip()
 
 
 @pytest.mark.parametrize("source", KNOWN)
@@ -118,7 +124,9 @@ def test_pretraining_taught_it_to_put_records_into_sentences(source, name, model
 
 
 def test_untuned_it_does_not_know_the_demonstration(name, model, tokenizer) -> None:
-    """A tuned model's BLEU is above 0.6 on this test set; the whole comparison is a test of the demonstration's recipe."""
+    """A tuned model's BLEU is above 0.6 on this test set; the whole comparison is a test of the
+    demonstration's recipe.
+    """
     from dora_cli.metrics.e2e.metric import Bleu
     from dora_cli.metrics.glue import compute
 
@@ -152,5 +160,10 @@ def test_the_demonstration_is_not_in_the_pretraining_text() -> None:
         assert texts.isdisjoint(generate("e2e", split).texts[1])
     # The words of the demonstration are known, though, but for one.
     words = {word for source, text in readings for word in re.findall(r"\w+", f"{source} {text}".lower())}
-    needed = {word for column in generate("e2e", "train").texts for text in column for word in re.findall(r"[a-z]+", text.lower())}
+    needed = {
+        word
+        for column in generate("e2e", "train").texts
+        for text in column
+        for word in re.findall(r"[a-z]+", text.lower())
+    }
     assert needed - words == {"allow"}

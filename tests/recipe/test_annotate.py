@@ -34,7 +34,11 @@ def test_it_looks_as_it_should() -> None:
     assert "\nmethod:                           # how weights adapt" in text
     assert "\n  name: head                      # which method: head trains the head alone\n\ntrain:" in text
     assert "\n  dtype: bfloat16                 # float32, bfloat16 or float16: of the frozen base weights." in text
-    assert re.search(r"\n  trust_remote_code: false        # whether .*\n {34}# \w", text), "a long comment goes on below"
+    assert re.search(
+        r"\n  trust_remote_code: false        # whether .*\n {34}# "
+        r"\w",
+        text,
+    ), "a long comment goes on below"
     assert "\ndecode:" not in text
 
 

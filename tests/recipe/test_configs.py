@@ -14,7 +14,8 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 ALL = sorted(CONFIGS.rglob("*.y*ml"))
 GLUE = CONFIGS / "glue"
 
-# Table 8 of the paper (Mao et al. 2024): learning rate, batch, epochs, eta, pruning interval. WNLI is not in it; ours are RTE's.
+# Table 8 of the paper (Mao et al. 2024): learning rate, batch, epochs, eta, pruning interval. WNLI is not in it; ours
+# are RTE's.
 TABLE_8 = {
     "rte": (2e-3, 16, 80, 0.5, 10),
     "mrpc": (2.5e-3, 16, 30, 0.3, 50),
@@ -57,7 +58,9 @@ def test_glue_has_the_published_settings(name):
     recipe = load_recipe(GLUE / f"{name}.yaml")
     train, method = recipe.train, recipe.method
     assert recipe.task == f"glue/{name}"
-    assert (train.learning_rate, train.batch_size, train.epochs, method.dem_weight, method.prune_interval) == SETTINGS[name]
+    assert (train.learning_rate, train.batch_size, train.epochs, method.dem_weight, method.prune_interval) == SETTINGS[
+        name
+    ]
     assert (recipe.model.name, recipe.model.dtype) == ("FacebookAI/roberta-base", "float32")
     assert (recipe.data.source, recipe.data.max_length, recipe.data.group_by_length) == ("hub", 128, False)
     assert (method.name, method.rank, method.start_rank, method.alpha, method.dropout) == ("dora", 8, None, 8.0, 0.1)

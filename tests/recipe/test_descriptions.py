@@ -13,7 +13,9 @@ SECTIONS = [Recipe, *filter(None, (section_keys(key, {}) for key in Recipe.model
 @pytest.mark.parametrize("section", dict.fromkeys(SECTIONS), ids=lambda section: section.__name__)
 def test_every_key_is_described(section: type[Section]) -> None:
     found = key_descriptions(section)
-    assert set(found) == set(section.model_fields), "add a line for the key under Attributes: of the section's docstring"
+    assert set(found) == set(section.model_fields), (
+        "add a line for the key under Attributes: of the section's docstring"
+    )
     assert summary(section)
     for text in (summary(section), *found.values()):
         assert len(text) > 5

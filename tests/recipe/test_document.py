@@ -163,7 +163,9 @@ def test_open_brackets_without_end_cost_nothing(monkeypatch):
     """PyYAML's scanner looks through all that are open at every token: no more are opened than a recipe may have."""
     levels = []
     plain = Scanner.fetch_flow_collection_start
-    monkeypatch.setattr(Scanner, "fetch_flow_collection_start", lambda self, token: levels.append(self.flow_level) or plain(self, token))
+    monkeypatch.setattr(
+        Scanner, "fetch_flow_collection_start", lambda self, token: levels.append(self.flow_level) or plain(self, token)
+    )
     for text in ("[" * 20_000, "{a: " * 20_000, "? " * 20_000, "- " * 20_000):
         document = read_document(text)
         assert document.fatal

@@ -13,7 +13,10 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_they_are_those_of_configs() -> None:
-    files = {path.relative_to(ROOT / "configs").with_suffix("").as_posix(): path for path in (ROOT / "configs").rglob("*.y*ml")}
+    files = {
+        path.relative_to(ROOT / "configs").with_suffix("").as_posix(): path
+        for path in (ROOT / "configs").rglob("*.y*ml")
+    }
     assert examples.shipped_recipes() == {name: load_recipe(path) for name, path in files.items()}
     assert len(files) >= 15
 

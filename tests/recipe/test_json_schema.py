@@ -103,7 +103,9 @@ def test_it_agrees_with_the_recipe(name: str) -> None:
     except RecipeError:
         taken = False
     assert VALIDATOR.is_valid(SAME[name]) == taken
-    assert taken == (list(SAME).index(name) <= list(SAME).index("no decoding")), "the list says which are good: the first ones"
+    assert taken == (list(SAME).index(name) <= list(SAME).index("no decoding")), (
+        "the list says which are good: the first ones"
+    )
 
 
 def test_the_error_of_a_misspelt_key_names_it() -> None:

@@ -32,7 +32,12 @@ def only_problem(text, *overrides):
 def test_defaults():
     recipe = parse_recipe(BASE)
     assert recipe.task == "glue/rte"
-    assert recipe.model.model_dump() == {"name": "some/model", "revision": None, "dtype": "float32", "trust_remote_code": False}
+    assert recipe.model.model_dump() == {
+        "name": "some/model",
+        "revision": None,
+        "dtype": "float32",
+        "trust_remote_code": False,
+    }
     assert recipe.data.model_dump() == {
         "source": "hub",
         "path": None,
@@ -164,7 +169,13 @@ def test_overrides_take_yaml_values(flag, get, value):
 
 
 def test_overrides_make_the_sections_they_need():
-    flags = ["data.source=files", "data.path=x", "data.columns.sentence=text", "data.columns.label=stars", "data.labels=['0', '1']"]
+    flags = [
+        "data.source=files",
+        "data.path=x",
+        "data.columns.sentence=text",
+        "data.columns.label=stars",
+        "data.labels=['0', '1']",
+    ]
     recipe = parse_recipe(BASE + "data: {columns: null}", overrides=flags)
     assert recipe.data.columns == {"sentence": "text", "label": "stars"}
     assert recipe.data.labels == ("0", "1")
@@ -224,13 +235,22 @@ def test_a_long_flag_is_cut():
         ("method: {start_rank: 0, rank: 1}", "method.start_rank: must be at least 1"),
         ("method: {start_rank: 7}", "method.start_rank: must be at least method.rank = 8, got 7"),
         ("method: {alpha: 0}", "method.alpha: must be above 0 and finite, got 0"),
-        ("method: {alpha: 1.0e+300}", "method.alpha: must be at most 1e+38, since the arithmetic's fp32 ends at 3.4e+38, got 1e+300"),
+        (
+            "method: {alpha: 1.0e+300}",
+            "method.alpha: must be at most 1e+38, since the arithmetic's fp32 ends at 3.4e+38, got 1e+300",
+        ),
         ("method: {dem_weight: 1.0e+39}", "method.dem_weight: must be at most 1e+38"),
-        ("train: {adam_eps: 1.0e-300}", "train.adam_eps: must be at least 1e-37, since the arithmetic's fp32 begins at 1.2e-38"),
+        (
+            "train: {adam_eps: 1.0e-300}",
+            "train.adam_eps: must be at least 1e-37, since the arithmetic's fp32 begins at 1.2e-38",
+        ),
         ("train: {learning_rate: 1.0e+300}", "train.learning_rate: must be at most 1e+38"),
         ("train: {weight_decay: 1.0e+300}", "train.weight_decay: must be at most 1e+38"),
         ("train: {max_grad_norm: 1.0e+300}", "train.max_grad_norm: must be at most 1e+38"),
-        ("method: {alpha: 786049}\ntrain: {precision: fp16}", "method.alpha: must be at most 65504 times the start rank of 12"),
+        (
+            "method: {alpha: 786049}\ntrain: {precision: fp16}",
+            "method.alpha: must be at most 65504 times the start rank of 12",
+        ),
         ("method: {dropout: 1}", "method.dropout: must be at least 0 and below 1, got 1"),
         ("method: {dropout: -0.1}", "method.dropout: must be at least 0 and below 1, got -0.1"),
         ("method: {targets: attention}", "method.targets: must be a list, such as [a, b], got the text 'attention'"),
@@ -239,7 +259,10 @@ def test_a_long_flag_is_cut():
         ("method: {targets: [ffn, 3]}", "method.targets[1]: must be text, got 3"),
         ("method: {targets: [ffn, '']}", "method.targets[1]: must be text that is not blank"),
         ("method: {ema_beta: 1.0}", "method.ema_beta: must be at least 0 and below 1"),
-        ("method: {warmup_fraction: 1.2, final_fraction: 0.1}", "method.warmup_fraction: must be at least 0 and below 1, got 1.2"),
+        (
+            "method: {warmup_fraction: 1.2, final_fraction: 0.1}",
+            "method.warmup_fraction: must be at least 0 and below 1, got 1.2",
+        ),
         ("method: {warmup_fraction: 0.5}", "must be below 1, got 0.5 + 0.5 = 1.0"),
         ("method: {warmup_fraction: 0.9, final_fraction: 0.1}", "must be below 1, got 0.1 + 0.9 = 1.0"),
         ("method: {prune_interval: 0}", "method.prune_interval: must be at least 1"),
@@ -268,24 +291,42 @@ def test_a_long_flag_is_cut():
         ("train: {learning_rate: .inf}", "train.learning_rate: must be above 0 and finite, got inf"),
         ("train: {learning_rate: .nan}", "train.learning_rate: must be above 0 and finite, got nan"),
         ("train: {learning_rate: 1e999}", "train.learning_rate: must be above 0 and finite, got inf"),
-        ("train: {learning_rate: '2e-3'}", "train.learning_rate: must be a number, got the text '2e-3'; remove the quotes"),
+        (
+            "train: {learning_rate: '2e-3'}",
+            "train.learning_rate: must be a number, got the text '2e-3'; remove the quotes",
+        ),
         ("train: {weight_decay: -0.01}", "train.weight_decay: must be at least 0 and finite"),
         ("train: {adam_betas: 0.9}", "train.adam_betas: must be a list of two numbers"),
-        ("train: {adam_betas: [0.9]}", "train.adam_betas: must be a list of two numbers, such as [0.9, 0.999], got the list [0.9]"),
+        (
+            "train: {adam_betas: [0.9]}",
+            "train.adam_betas: must be a list of two numbers, such as [0.9, 0.999], got the list [0.9]",
+        ),
         ("train: {adam_betas: [0.9, 0.99, 0.999]}", "train.adam_betas: must be a list of two numbers"),
         ("train: {adam_betas: [0.9, 1]}", "train.adam_betas[1]: must be at least 0 and below 1, got 1"),
         ("train: {adam_eps: 0}", "train.adam_eps: must be above 0"),
         ("train: {lr_warmup_fraction: 1.1}", "train.lr_warmup_fraction: must be at least 0 and at most 1, got 1.1"),
         ("train: {lr_warmup_steps: -1}", "train.lr_warmup_steps: must be at least 0, got -1"),
-        ("train: {lr_warmup_steps: 10, max_steps: 10}", "train.lr_warmup_steps: must be below train.max_steps = 10, got 10"),
+        (
+            "train: {lr_warmup_steps: 10, max_steps: 10}",
+            "train.lr_warmup_steps: must be below train.max_steps = 10, got 10",
+        ),
         ("train: {max_grad_norm: 0}", "train.max_grad_norm: must be above 0"),
-        ("train: {precision: FP16}", "train.precision: must be one of auto, fp32, bf16, fp16, got the text 'FP16'; did you mean fp16?"),
+        (
+            "train: {precision: FP16}",
+            "train.precision: must be one of auto, fp32, bf16, fp16, got the text 'FP16'; did you mean fp16?",
+        ),
         ("train: {precision: fp16, device: cpu}", "train.precision: fp16 needs a GPU"),
-        ("train: {device: gpu}", "train.device: must be auto, cpu, cuda or cuda:N, got the text 'gpu'; did you mean cuda?"),
+        (
+            "train: {device: gpu}",
+            "train.device: must be auto, cpu, cuda or cuda:N, got the text 'gpu'; did you mean cuda?",
+        ),
         ("train: {device: 1}", "train.device: must be text, got 1; did you mean cuda:1?"),
         (
             "data: {source: csv}",
-            "data.source: must be one of hub, glue-tsv, e2e-csv, files, builtin, got the text 'csv'; did you mean files?",
+            (
+                "data.source: must be one of hub, glue-tsv, e2e-csv, files, builtin, got the text 'csv'; did you mean "
+                "files?"
+            ),
         ),
         ("train: {device: 'cuda:'}", "train.device: must be auto, cpu, cuda or cuda:N"),
         ("train: {threads: 0}", "train.threads: must be auto or a whole number from 1 to 1024, got 0"),
@@ -293,7 +334,10 @@ def test_a_long_flag_is_cut():
         ("train: {threads: 2.0}", "train.threads: must be auto or a whole number from 1 to 1024, got 2.0"),
         ("train: {threads: true}", "train.threads: must be auto or a whole number from 1 to 1024, got true"),
         ("train: {threads: all}", "train.threads: must be auto or a whole number from 1 to 1024, got the text 'all'"),
-        ("train: {deterministic: 'true'}", "train.deterministic: must be true or false, got the text 'true'; write true"),
+        (
+            "train: {deterministic: 'true'}",
+            "train.deterministic: must be true or false, got the text 'true'; write true",
+        ),
         ("train: {log_every: 0}", "train.log_every: must be at least 1"),
         ("train: {seed: -1}", "train.seed: must be at least 0, got -1"),
         ("train: {seed: 4294967296}", "train.seed: must be at most 4294967295"),
@@ -325,7 +369,10 @@ def test_a_long_flag_is_cut():
         ("data: {source: files, path: x, columns: {sentence: 0}}", "data.columns.sentence: must be text, got 0"),
         ("data: {source: files, path: x, columns: [a]}", "data.columns: must be a mapping of names to names"),
         ("data: {source: files, path: x, columns: {}}", "data.columns: must be a mapping of one or more"),
-        ("data: {source: files, path: x, labels: [0, b]}", "data.labels[0]: must be text, got 0; if it is meant as text, put it in quotes"),
+        (
+            "data: {source: files, path: x, labels: [0, b]}",
+            "data.labels[0]: must be text, got 0; if it is meant as text, put it in quotes",
+        ),
         ("data: {source: files, path: x, labels: [a]}", "data.labels: must be a list of two or more"),
         ("data: {source: files, path: x, labels: [a, a]}", "data.labels: must be a list of two or more different"),
         ("data: {max_train_samples: 0}", "data.max_train_samples: must be at least 1"),
@@ -346,8 +393,14 @@ def test_one_wrong_key(section, words):
         ("model: {name: m}", "r.yaml: task: missing, and it has no default; add for example 'task: glue/rte'"),
         ("task: t", "r.yaml: model: missing"),
         ("task: t\nmodel: {revision: x}", "r.yaml:2: model.name: missing"),
-        ("task: t\nmodel: m", "r.yaml:2: model: must be a mapping of keys, such as 'model: {name: ...}', got the text 'm'"),
-        ("task: t\nmodel: {name: 3}", "r.yaml:2: model.name: must be text, got 3; if it is meant as text, put it in quotes"),
+        (
+            "task: t\nmodel: m",
+            "r.yaml:2: model: must be a mapping of keys, such as 'model: {name: ...}', got the text 'm'",
+        ),
+        (
+            "task: t\nmodel: {name: 3}",
+            "r.yaml:2: model.name: must be text, got 3; if it is meant as text, put it in quotes",
+        ),
         ("task: t\nmodel: {name: m, revision: 123456}", "r.yaml:2: model.revision: must be text, got 123456"),
         ("task: t\nmodel: {name: m, dtype: fp16}", "r.yaml:2: model.dtype: must be one of float32, bfloat16, float16"),
         ("task: null\nmodel: {name: m}", "r.yaml:1: task: must be text, got null"),
@@ -356,13 +409,22 @@ def test_one_wrong_key(section, words):
         ('task: "a\\0"\nmodel: {name: m}', "r.yaml:1: task: must be Unicode text without NUL characters"),
         (BASE + "task: again", "r.yaml:3: task: duplicate key, already given on line 1"),
         (BASE + "train:\n  seed: 1\n  seed: 2", "r.yaml:5: train.seed: duplicate key, already given on line 4"),
-        (BASE + "train: {seed: !!python/name:os.system ''}", "r.yaml:3: train.seed: the YAML tag !!python/name:os.system is not allowed"),
+        (
+            BASE + "train: {seed: !!python/name:os.system ''}",
+            "r.yaml:3: train.seed: the YAML tag !!python/name:os.system is not allowed",
+        ),
         (BASE + "3: x", "r.yaml:3: has a key that is not text (3)"),
         ("", "r.yaml: the recipe is empty"),
         ("# only a comment\n", "r.yaml: the recipe is empty"),
         ("- task", "r.yaml: the recipe must be a mapping of keys, such as 'task: glue/rte'; got the list ['task']"),
-        ("just text", "r.yaml: the recipe must be a mapping of keys, such as 'task: glue/rte'; got the text 'just text'"),
-        ("!!set {a}", "r.yaml: the recipe must be a mapping of keys, such as 'task: glue/rte'; the YAML tag !!set is not allowed"),
+        (
+            "just text",
+            "r.yaml: the recipe must be a mapping of keys, such as 'task: glue/rte'; got the text 'just text'",
+        ),
+        (
+            "!!set {a}",
+            "r.yaml: the recipe must be a mapping of keys, such as 'task: glue/rte'; the YAML tag !!set is not allowed",
+        ),
         ("task: [1", "r.yaml:1: is not valid YAML, column 9"),
         ("a: &a [*a]", "r.yaml: expands to more than"),
     ],
@@ -474,4 +536,6 @@ def test_files_that_cannot_be_recipes(tmp_path, monkeypatch):
 def test_a_lone_override_is_no_list_of_its_characters() -> None:
     with pytest.raises(RecipeError) as caught:
         parse_recipe("{task: glue/rte, model: {name: x}}", overrides="train.seed=2")
-    assert caught.value.problems == ("overrides: must be a list of key=value texts, got the text 'train.seed=2'; write ['train.seed=2']",)
+    assert caught.value.problems == (
+        "overrides: must be a list of key=value texts, got the text 'train.seed=2'; write ['train.seed=2']",
+    )

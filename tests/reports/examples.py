@@ -1,4 +1,6 @@
-"""Records of made-up runs with the projections of known architectures, written out by hand: reports never see a model."""
+"""Records of made-up runs with the projections of known architectures, written out by hand: reports
+never see a model.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ class FakeAllocation:
 
 Layout = Sequence[tuple[str, tuple[int, int]]]
 
-BERT: Layout = [(f"attention.{name}", (768, 768)) for name in ("self.query", "self.key", "self.value", "output.dense")] + [
+BERT: Layout = [
+    (f"attention.{name}", (768, 768)) for name in ("self.query", "self.key", "self.value", "output.dense")
+] + [
     ("intermediate.dense", (3072, 768)),
     ("output.dense", (768, 3072)),
 ]
@@ -40,9 +44,9 @@ LLAMA: Layout = [(f"self_attn.{name}_proj", (2048, 2048)) for name in "qkvo"] + 
     ("mlp.up_proj", (5632, 2048)),
     ("mlp.down_proj", (2048, 5632)),
 ]
-DEBERTA: Layout = [(f"attention.self.{name}_proj", (768, 768)) for name in ("query", "key", "value", "pos_key", "pos_query")] + list(
-    BERT[3:]
-)
+DEBERTA: Layout = [
+    (f"attention.self.{name}_proj", (768, 768)) for name in ("query", "key", "value", "pos_key", "pos_query")
+] + list(BERT[3:])
 BART_ENCODER: Layout = [(f"self_attn.{name}_proj", (768, 768)) for name in ("k", "v", "q", "out")] + [
     ("fc1", (3072, 768)),
     ("fc2", (768, 3072)),
@@ -54,14 +58,18 @@ BART_DECODER: Layout = [
 ]
 
 
-def stack(prefix: str, layout: Layout, blocks: int, *, decoder: bool = False) -> list[tuple[FakeProjection, tuple[int, int]]]:
+def stack(
+    prefix: str, layout: Layout, blocks: int, *, decoder: bool = False
+) -> list[tuple[FakeProjection, tuple[int, int]]]:
     result = []
     for block in range(blocks):
         for path, shape in layout:
             group = "attention" if "att" in path else "ffn"
             attention = None if group == "ffn" else "cross" if "encoder_attn" in path else "self"
             name = f"{prefix}.{block}.{path}"
-            result.append((FakeProjection(name, "decoder" if decoder else "encoder", block, attention, path, group), shape))
+            result.append(
+                (FakeProjection(name, "decoder" if decoder else "encoder", block, attention, path, group), shape)
+            )
     return result
 
 
@@ -74,7 +82,9 @@ def llama(blocks: int) -> list[tuple[FakeProjection, tuple[int, int]]]:
 
 
 def bart(blocks: int) -> list[tuple[FakeProjection, tuple[int, int]]]:
-    return stack("model.encoder.layers", BART_ENCODER, blocks) + stack("model.decoder.layers", BART_DECODER, blocks, decoder=True)
+    return stack("model.encoder.layers", BART_ENCODER, blocks) + stack(
+        "model.decoder.layers", BART_DECODER, blocks, decoder=True
+    )
 
 
 def ranks(
@@ -86,7 +96,9 @@ def ranks(
     while sum(live) > rank * len(projections):
         index = generator.randrange(len(projections))
         block = projections[index][0].block
-        if live[index] and generator.random() > 0.9 * block / (1 + max(projection.block for projection, _ in projections)):
+        if live[index] and generator.random() > 0.9 * block / (
+            1 + max(projection.block for projection, _ in projections)
+        ):
             live[index] -= 1
     allocations = [
         FakeAllocation(projection.name, shape, start_rank, count, tuple(float(i) for i in range(start_rank)))
@@ -96,7 +108,11 @@ def ranks(
 
 
 def exact(
-    projections: list[tuple[FakeProjection, tuple[int, int]]], allocations: list[FakeAllocation], *, rank: int, start_rank: int
+    projections: list[tuple[FakeProjection, tuple[int, int]]],
+    allocations: list[FakeAllocation],
+    *,
+    rank: int,
+    start_rank: int,
 ) -> dict[str, Any]:
     total = sum(allocation.rank for allocation in allocations)
     start = start_rank * len(projections)
@@ -109,13 +125,20 @@ def exact(
         live_components=total,
         phases=[("warm-up", 1, 117), ("pruning", 118, 390), ("final", 391, 780)],
         history=[
-            {"step": 254, "phase": "pruning", "budget": total + 7 * (start - total) // 8, "live": total + 7 * (start - total) // 8},
+            {
+                "step": 254,
+                "phase": "pruning",
+                "budget": total + 7 * (start - total) // 8,
+                "live": total + 7 * (start - total) // 8,
+            },
             {"step": 390, "phase": "pruning", "budget": total, "live": total},
         ],
     )
 
 
-def metrics(*, seed: int = 1, accuracy: float = 0.7978, last_accuracy: float = 0.7942, **changes: Any) -> dict[str, Any]:
+def metrics(
+    *, seed: int = 1, accuracy: float = 0.7978, last_accuracy: float = 0.7942, **changes: Any
+) -> dict[str, Any]:
     values: dict[str, Any] = {
         "task": "glue/mrpc",
         "model": "FacebookAI/roberta-base",
@@ -126,7 +149,13 @@ def metrics(*, seed: int = 1, accuracy: float = 0.7978, last_accuracy: float = 0
         "best_epoch": 62,
         "selection": "best-after-freeze",
         "epochs": [
-            {"epoch": 62, "step": 9672, "phase": "final", "train_loss": 0.1234, "metrics": {"accuracy": accuracy, "f1": accuracy + 0.05}}
+            {
+                "epoch": 62,
+                "step": 9672,
+                "phase": "final",
+                "train_loss": 0.1234,
+                "metrics": {"accuracy": accuracy, "f1": accuracy + 0.05},
+            }
         ],
         "budget": {
             "start_components": 864,
@@ -136,6 +165,11 @@ def metrics(*, seed: int = 1, accuracy: float = 0.7978, last_accuracy: float = 0
             "trainable_parameters_final": 1_904_690,
             "adapter_parameters_final": 1_312_512,
         },
-        "timing": {"train_seconds": 722.4, "samples_per_second": 276.6, "steps_per_second": 17.3, "peak_memory_bytes": 2_254_857_830},
+        "timing": {
+            "train_seconds": 722.4,
+            "samples_per_second": 276.6,
+            "steps_per_second": 17.3,
+            "peak_memory_bytes": 2_254_857_830,
+        },
     }
     return metrics_record(**{**values, **changes})

@@ -54,12 +54,17 @@ def older(record: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in record.items() if key != "phases"} | {"history": history}
 
 
-# Maps ---------------------------------------------------------------------------------------------------------------------------
+# Maps -----------------------------------------------------------------------------------------------------------------
 
 
 def test_a_map_has_a_row_for_each_projection_and_a_column_for_each_block():
     projections = bert(2)
-    record = exact(projections, [FakeAllocation(p.name, shape, 4, i % 5) for i, (p, shape) in enumerate(projections)], rank=2, start_rank=4)
+    record = exact(
+        projections,
+        [FakeAllocation(p.name, shape, 4, i % 5) for i, (p, shape) in enumerate(projections)],
+        rank=2,
+        start_rank=4,
+    )
     (found,) = rank_maps(record)
     assert found.title == "Encoder"
     assert found.blocks == (0, 1)
@@ -83,7 +88,9 @@ def test_encoder_decoder_and_cross_attention_are_maps_of_their_own():
 
 
 def test_a_projection_that_a_block_lacks_is_none():
-    projections = [pair for pair in stack("x", BART_ENCODER, 2) if not (pair[0].block == 1 and pair[0].projection == "fc2")]
+    projections = [
+        pair for pair in stack("x", BART_ENCODER, 2) if not (pair[0].block == 1 and pair[0].projection == "fc2")
+    ]
     record = exact(projections, [FakeAllocation(p.name, shape, 3, 2) for p, shape in projections], rank=2, start_rank=3)
     (found,) = rank_maps(record)
     assert found.cells[-1] == (2, None)
@@ -103,7 +110,7 @@ def test_a_method_without_projections_has_no_map_and_no_curve():
     assert budget_curve(NOTHING, None, [line(5, "training", live=0, loss=1.0) | {"budget": 0}]) is None
 
 
-# Phases and budget --------------------------------------------------------------------------------------------------------------
+# Phases and budget ----------------------------------------------------------------------------------------------------
 
 
 def test_phases_are_what_the_run_wrote_down_or_end_at_the_last_record_of_each():
@@ -138,16 +145,20 @@ def test_a_run_that_ends_at_its_freeze_is_frozen_and_one_stopped_before_is_not()
 
 
 def test_the_budget_of_a_run_that_goes_on_is_that_of_its_log():
-    curve = budget_curve(None, None, [line(2, "warm-up", live=24), {"type": "eval", "step": 3, "phase": "warm-up"}, line(4, "pruning")])
+    curve = budget_curve(
+        None, None, [line(2, "warm-up", live=24), {"type": "eval", "step": 3, "phase": "warm-up"}, line(4, "pruning")]
+    )
     assert curve is not None
     assert (curve.steps, curve.live, curve.events, curve.freeze) == ((2, 4), (24, 12), (), None)
 
 
-# Loss, metrics, scores ----------------------------------------------------------------------------------------------------------
+# Loss, metrics, scores ------------------------------------------------------------------------------------------------
 
 
 def test_losses_keep_their_gaps():
-    found = losses([line(5, loss=0.7), {"type": "eval", "step": 6, "phase": "final", "metrics": {}}, line(10, loss=None)])
+    found = losses(
+        [line(5, loss=0.7), {"type": "eval", "step": 6, "phase": "final", "metrics": {}}, line(10, loss=None)]
+    )
     assert (found.steps, found.values, found.known) == ((5, 10), (0.7, None), True)
     assert not losses([line(5, loss=None)]).known
 
@@ -175,7 +186,7 @@ def test_the_live_components_of_a_projection_are_its_best():
     assert all_scores(NOTHING) is None
 
 
-# The log ------------------------------------------------------------------------------------------------------------------------
+# The log --------------------------------------------------------------------------------------------------------------
 
 
 def test_a_log_cut_off_within_a_line_is_read_up_to_there(tmp_path: Path):
@@ -190,7 +201,8 @@ def test_a_log_cut_off_within_a_line_is_read_up_to_there(tmp_path: Path):
 
 @pytest.mark.parametrize(
     "damage",
-    ["[]", "7", '{"step": "5", "phase": "final"}', '{"type": "train", "step": 5, "phase": "final", "budget": null, "live": 2, "loss": 1}',
+    ["[]", "7", ('{"step": "5", "phase": '
+                '"final"}'), '{"type": "train", "step": 5, "phase": "final", "budget": null, "live": 2, "loss": 1}',
      '{"type": "train", "step": 5, "phase": "final", "budget": 1, "live": 2, "loss": "x"}',
      '{"type": "eval", "step": 5, "phase": "final", "metrics": {"accuracy": []}}'],
 )  # fmt: skip

@@ -18,7 +18,14 @@ FOUND: dict[str, Any] = {
         {"name": "rich", "version": None, "wanted": ">=13.7", "problem": "is not installed; pip install 'rich>=13.7'"},
     ],
     "devices": [
-        {"device": "cpu", "name": "8 cores", "memory_bytes": 16 << 30, "free_bytes": 4 << 30, "precisions": ["fp32", "bf16"], "note": None},
+        {
+            "device": "cpu",
+            "name": "8 cores",
+            "memory_bytes": 16 << 30,
+            "free_bytes": 4 << 30,
+            "precisions": ["fp32", "bf16"],
+            "note": None,
+        },
         {
             "device": "cuda:0",
             "name": "GPU",
@@ -39,7 +46,14 @@ FOUND: dict[str, Any] = {
     "caches": [
         {"name": "models", "path": "/a [b]", "needed": False, "exists": True, "free_bytes": 1 << 30, "problem": None},
         {"name": "data", "path": "/c", "needed": False, "exists": False, "free_bytes": 1 << 30, "problem": None},
-        {"name": "temporary", "path": None, "needed": True, "exists": False, "free_bytes": None, "problem": "No folder"},
+        {
+            "name": "temporary",
+            "path": None,
+            "needed": True,
+            "exists": False,
+            "free_bytes": None,
+            "problem": "No folder",
+        },
     ],
     "extras": [
         {"name": "plots", "missing": [], "install": "pip install 'dora-cli[plots]'"},
@@ -77,7 +91,8 @@ Threads
   PyTorch          4 threads
   auto             1 for a tiny model, 4 for RoBERTa-base, 4 at most (train.threads)
   OMP_NUM_THREADS  4
-  load             9.50, 1.25, 0.00 (averages of 1, 5 and 15 minutes); more than 8 cores can do, so everything takes longer
+  load             9.50, 1.25, 0.00 (averages of 1, 5 and 15 minutes); more than 8 cores can do, so everything takes \
+longer
 
 Folders
   models     /a [b]: writable, 1.0 GiB free
@@ -100,7 +115,12 @@ Network and Java
 
 
 def test_where_nothing_is_broken() -> None:
-    hub = {"endpoint": "https://example.org", "state": "offline", "detail": "not asked: HF_HUB_OFFLINE set", "seconds": None}
+    hub = {
+        "endpoint": "https://example.org",
+        "state": "offline",
+        "detail": "not asked: HF_HUB_OFFLINE set",
+        "seconds": None,
+    }
     java = {"path": "/usr/bin/java", "version": 'openjdk version "17"', "problem": None}
     text = shown({**FOUND, "problems": [], "devices": [], "hub": hub, "java": java})
     assert "Devices" not in text

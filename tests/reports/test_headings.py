@@ -11,7 +11,13 @@ from dora_cli.reports.headings import headings, stacked
     ("paths", "expected"),
     [
         (
-            ["attention.self.query", "attention.self.key", "attention.output.dense", "intermediate.dense", "output.dense"],
+            [
+                "attention.self.query",
+                "attention.self.key",
+                "attention.output.dense",
+                "intermediate.dense",
+                "output.dense",
+            ],
             ["query", "key", "attention.output.dense", "intermediate.dense", "output.dense"],
         ),
         (["attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"], ["c_attn", "attn.c_proj", "c_fc", "mlp.c_proj"]),

@@ -53,7 +53,9 @@ def test_a_difference_has_a_colour_of_its_own_for_each_sign():
 
 
 def test_text_can_be_read_on_every_shade():
-    backgrounds = [palette.shade(step / 100) for step in range(101)] + [palette.difference(step / 100) for step in range(-100, 101)]
+    backgrounds = [palette.shade(step / 100) for step in range(101)] + [
+        palette.difference(step / 100) for step in range(-100, 101)
+    ]
     assert min(contrast(palette.ink(colour), colour) for colour in backgrounds) >= 4.0
     assert contrast(palette.FAINT, palette.PAPER) >= 4.5
     assert palette.on(palette.RAMP[-1]) == f"{palette.PAPER} on {palette.RAMP[-1]}"

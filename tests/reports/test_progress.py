@@ -23,7 +23,13 @@ from tests.reports.live.runs import run_start, step_log
 ROOT = Path(__file__).parents[2]
 
 
-def drive(listener: Listener, *, finish: bool = True, start: RunStart | None = None, ranks_record: dict[str, Any] | None = None) -> None:
+def drive(
+    listener: Listener,
+    *,
+    finish: bool = True,
+    start: RunStart | None = None,
+    ranks_record: dict[str, Any] | None = None,
+) -> None:
     """A whole run of 100 steps with 5 events, the third evaluation the best."""
     listener.start(start or run_start())
     for step in range(1, 101):
@@ -34,7 +40,11 @@ def drive(listener: Listener, *, finish: bool = True, start: RunStart | None = N
             listener.logged(step_log(step, 864 - 5 * min(step, 50)))
         if step % 25 == 0:
             listener.evaluating("validation", 1, 2)
-            listener.evaluated(EvalLog(step // 25, step, "final", 0.5, {"f1": 0.8, "accuracy": 0.7 + step / 1000}, "accuracy", step == 75))
+            listener.evaluated(
+                EvalLog(
+                    step // 25, step, "final", 0.5, {"f1": 0.8, "accuracy": 0.7 + step / 1000}, "accuracy", step == 75
+                )
+            )
     if finish:
         listener.finish(metrics(), ranks_record or ranks(bert(2)), Path("runs/x"))
     listener.close()
@@ -42,10 +52,17 @@ def drive(listener: Listener, *, finish: bool = True, start: RunStart | None = N
 
 def consoles(width: int = 80) -> tuple[Console, io.StringIO, Console, io.StringIO]:
     progress, results = io.StringIO(), io.StringIO()
-    return Console(file=progress, width=width, highlight=False), progress, Console(file=results, width=width, highlight=False), results
+    return (
+        Console(file=progress, width=width, highlight=False),
+        progress,
+        Console(file=results, width=width, highlight=False),
+        results,
+    )
 
 
-@pytest.mark.parametrize(("device", "threads", "end"), [("cpu", 1, "fp32, 1 thread"), ("cpu", 4, "fp32, 4 threads"), ("GPU", 4, "fp32")])
+@pytest.mark.parametrize(
+    ("device", "threads", "end"), [("cpu", 1, "fp32, 1 thread"), ("cpu", 4, "fp32, 4 threads"), ("GPU", 4, "fp32")]
+)
 def test_the_first_line_says_how_many_threads_compute(device: str, threads: int, end: str):
     console, progress, results, _ = consoles()
     make_listener(console, results=results).start(dataclasses.replace(run_start(), device=device, threads=threads))
@@ -69,7 +86,8 @@ def test_plain_lines_tell_the_run_in_few_lines():
     steps = [line for line in lines if re.match(r"step \d+/", line)]
     assert len(steps) == 5
     assert re.fullmatch(
-        r"step 20/100 epoch 1/4 pruning budget 764 loss 0\.6912 regulariser 0\.0125 grad_norm 0\.914 lr 0\.0012 38\.2 steps/s eta [\d.]+s "
+        r"step 20/100 epoch 1/4 pruning budget 764 loss 0\.6912 regulariser 0\.0125 grad_norm 0\.914 lr 0\.0012 38\.2 "
+        r"steps/s eta [\d.]+s "
         r"memory 2\.1 GiB",
         steps[0],
     )
@@ -131,7 +149,14 @@ def test_a_long_rank_table_is_left_to_dora_ranks():
 
 def test_a_method_without_ranks():
     console, progress, results, out = consoles()
-    nothing = {**ranks(bert(1)), "layers": [], "live_components": 0, "start_rank": None, "target_rank": None, "history": []}
+    nothing = {
+        **ranks(bert(1)),
+        "layers": [],
+        "live_components": 0,
+        "start_rank": None,
+        "target_rank": None,
+        "history": [],
+    }
     listener = make_listener(console, results=results)
     listener.start(run_start([], method="head", schedule={"start_components": 0, "final_components": 0}))
     listener.tick(20, "training", 0)
@@ -252,10 +277,14 @@ def on_a_terminal(*arguments: str, **environment: str) -> tuple[str, int]:
     pty = pytest.importorskip("pty")
     main, other = pty.openpty()
     variables = {
-        key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "COLUMNS", "CI")
+        key: value
+        for key, value in os.environ.items()
+        if key not in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "COLUMNS", "CI")
     }
     variables.update({"TERM": "xterm-256color", "PYTHONPATH": str(ROOT), **environment})
-    process = subprocess.Popen([sys.executable, "-c", SCRIPT, *arguments], stdin=other, stdout=other, stderr=other, env=variables, cwd=ROOT)
+    process = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, *arguments], stdin=other, stdout=other, stderr=other, env=variables, cwd=ROOT
+    )
     os.close(other)
     output = b""
     while True:
@@ -306,7 +335,12 @@ def test_a_dumb_terminal_gets_lines():
 def test_in_a_pipe_there_is_not_one_escape():
     variables = {key: value for key, value in os.environ.items() if key not in ("FORCE_COLOR", "TTY_COMPATIBLE")}
     result = subprocess.run(
-        [sys.executable, "-c", SCRIPT], capture_output=True, text=True, cwd=ROOT, env={**variables, "PYTHONPATH": str(ROOT)}, check=True
+        [sys.executable, "-c", SCRIPT],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**variables, "PYTHONPATH": str(ROOT)},
+        check=True,
     )
     assert "\x1b" not in result.stdout + result.stderr
     assert "step 20/100" in result.stderr

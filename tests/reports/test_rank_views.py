@@ -62,7 +62,7 @@ ARCHITECTURES = {
 }
 
 
-# --by ---------------------------------------------------------------------------------------------------------------------------
+# --by -----------------------------------------------------------------------------------------------------------------
 
 
 def test_by_group_by_hand():
@@ -103,7 +103,8 @@ def test_by_group_of_an_encoder_decoder():
     shown = text(shares_table(ranks(bart(2)), "group"))
     labels = re.findall(r"^([a-zA-Z][a-zA-Z ]*?)  +\d", shown, re.MULTILINE)
     assert labels == [
-        "encoder self attention", "encoder FFN", "decoder self attention", "decoder cross attention", "decoder FFN", "all",
+        "encoder self attention", "encoder FFN", "decoder self attention", "decoder cross attention", "decoder FFN",
+        "all",
     ]  # fmt: skip
     assert [line for line in text(shares_table(ranks(bart(2)), "block")).splitlines() if re.match("[ED]", line)] == [
         "Encoder", "Decoder, self attention and FFN", "Decoder, cross attention",
@@ -132,7 +133,7 @@ def test_bars(share: float, shown: str, plain: str):
     assert bar(share, 4, ascii_only=True) == plain
 
 
-# --compare ----------------------------------------------------------------------------------------------------------------------
+# --compare ------------------------------------------------------------------------------------------------------------
 
 
 def test_a_difference_map_by_hand():
@@ -175,12 +176,21 @@ def test_a_run_compared_to_itself():
 
 
 def test_the_sign_has_a_colour_where_there_are_colours():
-    shown = text(difference_table(known({0: 4, 1: 0}), known({}), ("a", "b")), force_terminal=True, color_system="truecolor")
+    shown = text(
+        difference_table(known({0: 4, 1: 0}), known({}), ("a", "b")), force_terminal=True, color_system="truecolor"
+    )
     changed = "".join(line for line in shown.splitlines() if line.startswith(("query", "key")))
     assert len(set(re.findall(r"48;2;[\d;]+", changed))) == 2
     assert "fewer" in shown
-    assert "fewer " not in text(difference_table(known({0: 4, 1: 0}), known({}), ("a", "b"))).split("components")[0].splitlines()[-2]
-    plain = text(difference_table(known({0: 4, 1: 0}), known({}), ("a", "b")), force_terminal=True, color_system="standard")
+    assert (
+        "fewer "
+        not in text(difference_table(known({0: 4, 1: 0}), known({}), ("a", "b")))
+        .split("components")[0]
+        .splitlines()[-2]
+    )
+    plain = text(
+        difference_table(known({0: 4, 1: 0}), known({}), ("a", "b")), force_terminal=True, color_system="standard"
+    )
     assert re.search(r"\x1b\[30;46m", plain)
     assert re.search(r"\x1b\[30;43m", plain)
 
@@ -198,16 +208,20 @@ def test_compared_by_block():
 def test_runs_that_adapt_different_projections_are_not_compared():
     with pytest.raises(CheckpointError) as caught:
         differences(ranks(bert(1)), ranks(llama(1)), ("a", "b"))
-    assert "only a adapts bert.encoder.layer.0.attention.self.query, bert.encoder.layer.0.attention.self.key and 4 more" in str(
-        caught.value
-    )
+    assert (
+        "only a adapts bert.encoder.layer.0.attention.self.query, bert.encoder.layer.0.attention.self.key and 4 more"
+    ) in str(caught.value)
     assert "only b adapts model.layers.0.self_attn.q_proj" in str(caught.value)
     small = [(projection, (8, 8)) for projection, _ in bert(1)]
-    with pytest.raises(CheckpointError, match=r"query is 768 x 768 in a and 8 x 8 in b\. Compare runs of one base model"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"query is 768 x 768 in a and 8 x 8 in b\. Compare runs of one base "
+        r"model",
+    ):
         differences(ranks(bert(1)), ranks(small), ("a", "b"))
 
 
-# --history ----------------------------------------------------------------------------------------------------------------------
+# --history ------------------------------------------------------------------------------------------------------------
 
 
 CURVE = BudgetCurve(
@@ -260,14 +274,15 @@ def test_a_curve_of_one_point_is_drawn():
     assert "7 -> 7 components in 5 steps" in text(history(curve))
 
 
-# --scores -----------------------------------------------------------------------------------------------------------------------
+# --scores -------------------------------------------------------------------------------------------------------------
 
 
 def test_bins_are_round_and_hold_every_score():
     found = Scores(live=(0.31, 0.42, 0.55, 0.9), pruned=(0.05, 0.11, 0.3))
     bins = histogram(found, 12)
     assert [(round(one.low, 9), one.live, one.pruned) for one in bins] == [
-        (0.0, 0, 1), (0.1, 0, 1), (0.2, 0, 0), (0.3, 1, 1), (0.4, 1, 0), (0.5, 1, 0), (0.6, 0, 0), (0.7, 0, 0), (0.8, 0, 0), (0.9, 1, 0),
+        (0.0, 0, 1), (0.1, 0, 1), (0.2, 0, 0), (0.3, 1, 1), (0.4, 1, 0), (0.5, 1, 0), (0.6, 0, 0), (0.7, 0, 0),
+        (0.8, 0, 0), (0.9, 1, 0),
     ]  # fmt: skip
     for edge in (None, 0.31):
         bins = histogram(found, 40, edge)
@@ -278,7 +293,8 @@ def test_bins_are_round_and_hold_every_score():
 
 
 def test_bins_at_a_cut_begin_at_zero():
-    bins = histogram(Scores(live=(0.31, 0.9), pruned=(0.0, 0.01, 0.3)), 12, 0.31)  # wide 0.31 / 3, not 0.1: no score is below 0
+    # wide 0.31 / 3, not 0.1: no score is below 0
+    bins = histogram(Scores(live=(0.31, 0.9), pruned=(0.0, 0.01, 0.3)), 12, 0.31)
     assert [(round(one.low, 3), one.live, one.pruned) for one in bins if one.live or one.pruned] == [
         (0.0, 0, 2), (0.207, 0, 1), (0.31, 1, 0), (0.827, 1, 0),
     ]  # fmt: skip
@@ -291,7 +307,9 @@ def test_equal_scores_are_one_bin(values: tuple[float, ...]):
 
 def test_scores_by_hand():
     shown = text(score_tables(known({0: 4, 1: 0})))
-    assert "24 components live, the lowest with a score of 0.1000; 24 were pruned, the highest with 0.4000." in " ".join(shown.split())
+    assert (
+        "24 components live, the lowest with a score of 0.1000; 24 were pruned, the highest with 0.4000."
+    ) in " ".join(shown.split())
     assert re.search(r"^ +0  query +4 +0\.4000 +0\.1000  \u2588\u2586\u2585\u2583\| *$", shown, re.MULTILINE)
     assert re.search(r"^ +0  key +0 +0\.4000 +-  \|\u2588\u2586\u2585\u2583 *$", shown, re.MULTILINE)
     assert re.search(r"^ +1  output\.dense +2 +0\.4000 +0\.3000  \u2588\u2586\|\u2585\u2583 *$", shown, re.MULTILINE)
@@ -309,7 +327,9 @@ def test_an_ascii_terminal_gets_ascii():
     record = ranks(bart(1))
     curve = budget_curve(record)
     assert curve is not None
-    shown = ascii_text([*(score_tables(record) or ()), *shares_table(record, "block"), *difference_table(record, record, ("a", "a"))])
+    shown = ascii_text(
+        [*(score_tables(record) or ()), *shares_table(record, "block"), *difference_table(record, record, ("a", "a"))]
+    )
     assert "#" in shown + ascii_text(history(curve))
 
 

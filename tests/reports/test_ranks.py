@@ -11,7 +11,19 @@ from dora_cli.errors import CheckpointError
 from dora_cli.reports.grid import Cell, RankGrid, sections
 from dora_cli.reports.ranks import checked_cells, grid_lines, mean_ranks, ranks_table, render
 from dora_cli.runs.records import ranks_record
-from tests.reports.examples import BART_ENCODER, BERT, DEBERTA, FakeAllocation, FakeProjection, bart, bert, exact, llama, ranks, stack
+from tests.reports.examples import (
+    BART_ENCODER,
+    BERT,
+    DEBERTA,
+    FakeAllocation,
+    FakeProjection,
+    bart,
+    bert,
+    exact,
+    llama,
+    ranks,
+    stack,
+)
 
 
 def shown(record: dict[str, Any], width: int = 80, **options: Any) -> str:
@@ -228,7 +240,9 @@ def test_runs_of_different_recipes_have_no_mean():
 
 
 def test_sections_keep_model_order_within():
-    found = sections(Cell(p.name, p.stack, p.block, p.attention, p.projection, p.group, shape, 3, 2) for p, shape in bart(1)[::-1])
+    found = sections(
+        Cell(p.name, p.stack, p.block, p.attention, p.projection, p.group, shape, 3, 2) for p, shape in bart(1)[::-1]
+    )
     assert [title for title, _ in found] == ["Encoder", "Decoder, self attention and FFN", "Decoder, cross attention"]
     assert [cell.projection for cell in found[2][1]] == [f"encoder_attn.{name}_proj" for name in ("out", "q", "v", "k")]
 

@@ -32,7 +32,10 @@ def test_a_recipe_that_dora_did_not_write(text: str, said: str, tmp_path: Path) 
 
 
 def test_settings() -> None:
-    text = "task: glue/rte\nmethod: {name: dora, targets: [attention, ffn], start_rank: null}\ntrain: {learning_rate: 2.0e-3}\n"
+    text = (
+        "task: glue/rte\nmethod: {name: dora, targets: [attention, ffn], start_rank: null}\ntrain: {learning_rate: "
+        "2.0e-3}\n"
+    )
     assert settings(text, Path("recipe.yaml")) == {
         "task": "glue/rte",
         "method.name": "dora",

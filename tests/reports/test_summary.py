@@ -46,7 +46,13 @@ def test_the_summary_says_what_was_reached_and_where_it_is(tmp_path: Path):
 
 
 def test_head_only_training_has_no_components():
-    budget = {**metrics()["budget"], "start_components": 0, "final_components": 0, "live_components": 0, "adapter_parameters_final": 0}
+    budget = {
+        **metrics()["budget"],
+        "start_components": 0,
+        "final_components": 0,
+        "live_components": 0,
+        "adapter_parameters_final": 0,
+    }
     budget["trainable_parameters_final"] = budget["trainable_parameters_start"]
     timing = {"train_seconds": 3.21, "samples_per_second": None, "steps_per_second": 0.5, "peak_memory_bytes": None}
     out, file = console()
@@ -79,7 +85,9 @@ def test_an_undefined_metric_is_a_dash():
 
 def test_seeds_summary_by_hand():
     values, last = [0.71, 0.74, 0.69], [0.70, 0.72, 0.66]
-    summary = seeds_summary([metrics(seed=seed, accuracy=a, last_accuracy=b) for seed, a, b in zip((1, 2, 5), values, last, strict=True)])
+    summary = seeds_summary(
+        [metrics(seed=seed, accuracy=a, last_accuracy=b) for seed, a, b in zip((1, 2, 5), values, last, strict=True)]
+    )
     assert summary["seeds"] == [1, 2, 5]
     best, last_one = summary["metrics"]["accuracy"]["best"], summary["metrics"]["accuracy"]["last"]
     # mean 2.14 / 3; squares of the deviations over n - 1 = 2
@@ -116,7 +124,12 @@ def test_runs_that_do_not_belong_together_are_refused(change: dict[str, Any], me
 def test_the_tables_of_seeds(width: int, tmp_path: Path):
     (tmp_path / "summary.json").write_text("{}")
     out, file = console(width)
-    print_seeds(out, seeds_summary([metrics(seed=seed, accuracy=0.7 + seed / 100) for seed in (1, 2, 3)]), tmp_path, primary="accuracy")
+    print_seeds(
+        out,
+        seeds_summary([metrics(seed=seed, accuracy=0.7 + seed / 100) for seed in (1, 2, 3)]),
+        tmp_path,
+        primary="accuracy",
+    )
     text = file.getvalue()
     # 0.71, 0.72, 0.73: mean 0.72, sd 0.01
     assert "accuracy       0.7200   0.0100       0.7942   0.0000" in text

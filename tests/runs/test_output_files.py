@@ -54,7 +54,9 @@ def test_stdout(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
     assert not is_stdout("./-")
     assert not is_stdout(None)
     write_output(Path("-"), "caf\u00e9 \x1b[31m\n")
-    assert capsysbinary.readouterr().out == "caf\u00e9 \x1b[31m\n".encode(), "a file or program gets what was asked for, byte for byte"
+    assert capsysbinary.readouterr().out == "caf\u00e9 \x1b[31m\n".encode(), (
+        "a file or program gets what was asked for, byte for byte"
+    )
 
 
 def test_a_device_is_written_to_and_stays() -> None:

@@ -28,7 +28,16 @@ from tests.reports.examples import FakeAllocation, bert, metrics, ranks
 
 def test_ranks_record_has_the_keys_of_the_design_in_order():
     record = ranks(bert(2))
-    assert list(record) == ["schema_version", "unit", "start_rank", "target_rank", "live_components", "layers", "phases", "history"]
+    assert list(record) == [
+        "schema_version",
+        "unit",
+        "start_rank",
+        "target_rank",
+        "live_components",
+        "layers",
+        "phases",
+        "history",
+    ]
     assert list(record["layers"][0]) == [
         "name",
         "stack",
@@ -51,7 +60,8 @@ def test_ranks_record_has_the_keys_of_the_design_in_order():
 def test_metrics_record_has_the_keys_of_the_design_in_order():
     record = metrics()
     assert list(record) == [
-        "schema_version", "task", "model", "method", "seed", "metrics", "last", "best_epoch", "selection", "epochs", "budget", "timing",
+        "schema_version", "task", "model", "method", "seed", "metrics", "last", "best_epoch", "selection", "epochs",
+        "budget", "timing",
     ]  # fmt: skip
     assert list(record["epochs"][0]) == ["epoch", "step", "phase", "train_loss", "metrics"]
     assert set(record["budget"]) == {
@@ -108,7 +118,15 @@ def test_a_written_record_reads_back_equal(tmp_path: Path):
 
 def test_json_is_strict_and_holds_plain_values_only():
     text = to_json(
-        {"a": math.nan, "b": np.float32(0.5), "c": np.arange(3), "d": (1, math.inf), "e": Path("x"), "f": np.bool_(True), "g": "\u00e9"}
+        {
+            "a": math.nan,
+            "b": np.float32(0.5),
+            "c": np.arange(3),
+            "d": (1, math.inf),
+            "e": Path("x"),
+            "f": np.bool_(True),
+            "g": "\u00e9",
+        }
     )
     parsed = json.loads(text, parse_constant=lambda constant: pytest.fail(f"{constant} is not JSON"))
     assert parsed == {"a": None, "b": 0.5, "c": [0, 1, 2], "d": [1, None], "e": "x", "f": True, "g": "\u00e9"}
@@ -177,7 +195,10 @@ def test_log_lines_are_there_before_the_file_is_closed(tmp_path: Path):
     with LogFile(path) as log:
         log.write({"step": 1, "loss": np.float64(0.5)})
         log.write({"step": 2, "loss": math.nan})
-        assert [json.loads(line) for line in path.read_text().splitlines()] == [{"step": 1, "loss": 0.5}, {"step": 2, "loss": None}]
+        assert [json.loads(line) for line in path.read_text().splitlines()] == [
+            {"step": 1, "loss": 0.5},
+            {"step": 2, "loss": None},
+        ]
     with LogFile(path) as log:
         log.write({"step": 3})
     assert len(path.read_text().splitlines()) == 3
@@ -310,7 +331,9 @@ def test_a_record_has_no_end_of_metrics():
 
 
 def test_a_folder_of_any_name_can_be_recorded():
-    record = metrics_record(**{key: value for key, value in metrics().items() if key != "schema_version"} | {"model": "/a\nb/\x1b[2J"})
+    record = metrics_record(
+        **{key: value for key, value in metrics().items() if key != "schema_version"} | {"model": "/a\nb/\x1b[2J"}
+    )
     assert record["model"] == r"/a\nb/\x1b[2J"
 
 
@@ -364,7 +387,13 @@ def test_nested_without_end_is_one_message(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_writer_has_left_goes_with_the_next_writing(tmp_path):
-    for name in (".page.html.123.tmp", ".page.html.tmp", ".page.html.mine.tmp", ".another-page.html.123.tmp", ".pageXhtml.123.tmp"):
+    for name in (
+        ".page.html.123.tmp",
+        ".page.html.tmp",
+        ".page.html.mine.tmp",
+        ".another-page.html.123.tmp",
+        ".pageXhtml.123.tmp",
+    ):
         (tmp_path / name).write_text("half")
     write_text(tmp_path / "page.html", "whole")
     assert {path.name for path in tmp_path.iterdir()} == {

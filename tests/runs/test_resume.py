@@ -25,7 +25,13 @@ from tests.training.conftest import MakeRecipe
 from tests.training.test_run import largest_difference, lines, read, without_timing
 
 STEPS = 24  # 4 epochs of 6; warm-up to 3, events at 9 and 11, where ranks freeze
-SAVES = ("save.every_steps=1", "method.dropout=0.2", "train.batch_size=4", "train.gradient_accumulation=4", "method.dem_weight=0.1")
+SAVES = (
+    "save.every_steps=1",
+    "method.dropout=0.2",
+    "train.batch_size=4",
+    "train.gradient_accumulation=4",
+    "method.dem_weight=0.1",
+)
 
 
 class PowerCutError(Exception):
@@ -89,7 +95,9 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Recipe], Pat
 
 @pytest.mark.parametrize("step", [2, 3, 4, 6, 7, 9, 10, 11, 12, 13, 18, 19, STEPS])
 def test_cut_at_a_step(make_recipe: MakeRecipe, straight: Callable[[Recipe], Path], tmp_path: Path, step: int) -> None:
-    """In warm-up, while pruning, at an event, at the freeze, after compaction, at an epoch's edge; with accumulation and dropout."""
+    """In warm-up, while pruning, at an event, at the freeze, after compaction, at an epoch's edge; with accumulation
+    and dropout.
+    """
     recipe = make_recipe(*SAVES)
     cut(recipe, tmp_path / "run", step=step)
     train(recipe, tmp_path / "run", resume=True)
@@ -158,7 +166,9 @@ def test_the_base_models_own_dropout_goes_on_where_it_was(
 
 
 @pytest.mark.parametrize("evaluation", [1, 2, 4])
-def test_cut_in_an_evaluation(make_recipe: MakeRecipe, straight: Callable[[Recipe], Path], tmp_path: Path, evaluation: int) -> None:
+def test_cut_in_an_evaluation(
+    make_recipe: MakeRecipe, straight: Callable[[Recipe], Path], tmp_path: Path, evaluation: int
+) -> None:
     recipe = make_recipe("method.dropout=0.2")
     cut(recipe, tmp_path / "run", evaluation=evaluation)
     if evaluation == 1:  # nothing was saved yet
@@ -169,7 +179,9 @@ def test_cut_in_an_evaluation(make_recipe: MakeRecipe, straight: Callable[[Recip
     assert_equal_runs(straight(recipe), tmp_path / "run")
 
 
-def test_a_folder_that_was_moved_goes_on(make_recipe: MakeRecipe, straight: Callable[[Recipe], Path], tmp_path: Path) -> None:
+def test_a_folder_that_was_moved_goes_on(
+    make_recipe: MakeRecipe, straight: Callable[[Recipe], Path], tmp_path: Path
+) -> None:
     recipe = make_recipe(*SAVES)
     cut(recipe, tmp_path / "run", step=15)
     shutil.copytree(tmp_path / "run", tmp_path / "elsewhere" / "copy")
@@ -190,13 +202,22 @@ def _flip(path: Path) -> None:
         (lambda folder: (folder / "manifest.json").unlink(), "has no manifest.json"),
         (lambda folder: _flip(folder / "adapter.safetensors"), "does not match its manifest"),
         (lambda folder: _flip(folder / "random.safetensors"), "does not match its manifest"),
-        (lambda folder: (folder / "optimizer.safetensors").write_bytes((folder / "optimizer.safetensors").read_bytes()[:-7]), "manifest"),
+        (
+            lambda folder: (folder / "optimizer.safetensors").write_bytes(
+                (folder / "optimizer.safetensors").read_bytes()[:-7]
+            ),
+            "manifest",
+        ),
         (lambda folder: (folder / "progress.json").unlink(), "lacks progress.json"),
     ],
     ids=["no manifest", "a bit of the adapter", "a bit of the random state", "a cut optimiser", "no progress"],
 )
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
-    make_recipe: MakeRecipe, straight: Callable[[Recipe], Path], tmp_path: Path, damage: Callable[[Path], object], says: str
+    make_recipe: MakeRecipe,
+    straight: Callable[[Recipe], Path],
+    tmp_path: Path,
+    damage: Callable[[Path], object],
+    says: str,
 ) -> None:
     recipe = make_recipe(*SAVES)
     cut(recipe, tmp_path / "run", step=15)
@@ -226,14 +247,20 @@ def test_no_whole_checkpoint_is_an_error_that_names_them_all(make_recipe: MakeRe
 def test_another_recipe_is_refused_with_the_keys_that_differ(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     cut(make_recipe(*SAVES), tmp_path / "run", step=9)
     with pytest.raises(CheckpointError) as caught:
-        train(make_recipe(*SAVES, "train.learning_rate=1.0e-3", "method.rank=3", "train.log_every=7"), tmp_path / "run", resume=True)
+        train(
+            make_recipe(*SAVES, "train.learning_rate=1.0e-3", "method.rank=3", "train.log_every=7"),
+            tmp_path / "run",
+            resume=True,
+        )
     message = str(caught.value)
     assert "train.learning_rate was 0.005 and is 0.001" in message
     assert "method.rank was 2 and is 3" in message
     assert "log_every" not in message
 
 
-def test_when_to_log_and_to_save_may_change(make_recipe: MakeRecipe, straight: Callable[[Recipe], Path], tmp_path: Path) -> None:
+def test_when_to_log_and_to_save_may_change(
+    make_recipe: MakeRecipe, straight: Callable[[Recipe], Path], tmp_path: Path
+) -> None:
     recipe = make_recipe(*SAVES)
     cut(recipe, tmp_path / "run", step=9)
     train(make_recipe(*SAVES, "train.log_every=3", "save.every_steps=4", "save.keep=5"), tmp_path / "run", resume=True)
@@ -275,11 +302,20 @@ def test_the_newest_and_the_selected_checkpoints_are_kept(make_recipe: MakeRecip
     recipe = make_recipe(*SAVES, "train.learning_rate=1.0e-12", "save.keep=3")
     metrics = train(recipe, tmp_path / "run").metrics
     assert metrics["best_epoch"] == 2
-    assert [path.name for path in checkpoints_of(RunRecords(tmp_path / "run"))] == ["step-12", "step-22", "step-23", "step-24"]
+    assert [path.name for path in checkpoints_of(RunRecords(tmp_path / "run"))] == [
+        "step-12",
+        "step-22",
+        "step-23",
+        "step-24",
+    ]
 
 
-def test_the_adapter_of_a_later_epoch_is_put_back(make_recipe: MakeRecipe, straight: Callable[[Recipe], Path], tmp_path: Path) -> None:
-    """The newest checkpoint is damaged, so the run goes on from one that had selected an earlier epoch than adapter/ holds."""
+def test_the_adapter_of_a_later_epoch_is_put_back(
+    make_recipe: MakeRecipe, straight: Callable[[Recipe], Path], tmp_path: Path
+) -> None:
+    """The newest checkpoint is damaged, so the run goes on from one that had selected an earlier epoch than adapter/
+    holds.
+    """
     recipe = make_recipe("eval.select=last", "save.keep=4")
     cut(recipe, tmp_path / "run", step=20)
     assert read(tmp_path / "run" / "adapter" / "state.json")["step"] == 18
@@ -329,7 +365,9 @@ def test_a_checkpoint_of_another_recipe_is_refused(make_recipe: MakeRecipe, tmp_
         ("processes", 2, "the number of processes was 2 and is 1; start as many as before, with torchrun"),
     ],
 )
-def test_another_machine_is_refused(make_recipe: MakeRecipe, tmp_path: Path, key: str, value: object, says: str) -> None:
+def test_another_machine_is_refused(
+    make_recipe: MakeRecipe, tmp_path: Path, key: str, value: object, says: str
+) -> None:
     cut(make_recipe(*SAVES), tmp_path / "run", step=9)
     path = tmp_path / "run" / "environment.json"
     path.write_text(json.dumps({**read(path), key: value}))
@@ -375,7 +413,9 @@ def test_minutes_are_counted_from_the_last_checkpoint_in_every_process(monkeypat
     assert policy.due(8) is True
 
 
-def test_the_time_of_saving_is_not_training_time(make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_time_of_saving_is_not_training_time(
+    make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """On a clock that saving alone moves."""
     plain, now = folders.write_folder, [0.0]
 

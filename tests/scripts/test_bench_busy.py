@@ -11,13 +11,15 @@ import pytest
 def test_a_fair_share_of_the_cores() -> None:
     from bench_busy import compare
 
-    # One thread on two cores shares them with one other without loss; three make two thirds, five two fifths of a core each.
+    # One thread on two cores shares them with one other without loss; three make two thirds, five two fifths of a core
+    # each.
     rows = compare({0: 10.0, 1: 11.0, 2: 15.0, 4: 50.0}, cores=2, threads=1)
     assert [row["fair"] for row in rows] == [1.0, 1.0, 3 / 2, 5 / 2]
     assert [row["over"] for row in rows] == pytest.approx([1.0, 1.1, 1.0, 2.0])
     # Two threads on two cores have two thirds of them beside one other, half beside two.
     assert [row["fair"] for row in compare({0: 1.0, 1: 1.0, 2: 1.0}, cores=2, threads=2)] == [1.0, 3 / 2, 2.0]
-    assert compare({0: 1.0, 1: 1.0}, cores=2, threads=64)[1]["fair"] == 3 / 2  # more threads than cores are no more alone either
+    # more threads than cores are no more alone either
+    assert compare({0: 1.0, 1: 1.0}, cores=2, threads=64)[1]["fair"] == 3 / 2
 
 
 def test_busy_processes_end_with_what_they_are_beside(monkeypatch: pytest.MonkeyPatch) -> None:

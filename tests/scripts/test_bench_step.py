@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-TINY = ("--hidden", "32", "--layers", "2", "--heads", "2", "--vocab", "60", "--batch", "2", "--length", "8", "--start-rank", "3",
+TINY = ("--hidden", "32", "--layers", "2", "--heads", "2", "--vocab", "60", "--batch", "2", "--length", "8",
+"--start-rank", "3",
         "--rank", "2", "--rounds", "2", "--steps", "3", "--warmup", "1")  # fmt: skip
 PROJECTIONS, ADAPTER_ROWS = 12, 2 * (4 * (32 + 32) + 2 * (32 + 128))  # of two blocks; numbers per unit of rank
 HEAD = 32 * 32 + 32 + 2 * 32 + 2
@@ -20,7 +21,15 @@ def settings(**changes: Any) -> Any:
     from bench_models import Shapes
 
     shapes = Shapes(hidden=32, layers=2, heads=2, intermediate=128, vocab=60)
-    values = {"device": torch.device("cpu"), "precision": "fp32", "batch": 2, "length": 8, "start_rank": 3, "rank": 2, "shapes": shapes}
+    values = {
+        "device": torch.device("cpu"),
+        "precision": "fp32",
+        "batch": 2,
+        "length": 8,
+        "start_rank": 3,
+        "rank": 2,
+        "shapes": shapes,
+    }
     return Settings(**{**values, **changes})
 
 
@@ -80,7 +89,9 @@ def test_the_published_step_computes_what_ours_does(monkeypatch: pytest.MonkeyPa
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
     state = ours.method.state_dict()
-    layers = {name: layer for name, layer in published.model.named_modules() if type(layer).__name__ == "PublishedProjection"}
+    layers = {
+        name: layer for name, layer in published.model.named_modules() if type(layer).__name__ == "PublishedProjection"
+    }
     assert len(layers) == PROJECTIONS
     with torch.no_grad():
         for name, layer in layers.items():

@@ -27,11 +27,15 @@ def test_the_parts_of_a_run_add_up(recipe: Path, tmp_path: Path, capsys: pytest.
     from bench_train import main
 
     target = tmp_path / "record.json"
-    assert main([str(recipe), "--set", "train.batch_size=8", "--output", str(tmp_path / "run"), "--json", str(target)]) == 0
+    assert (
+        main([str(recipe), "--set", "train.batch_size=8", "--output", str(tmp_path / "run"), "--json", str(target)])
+        == 0
+    )
     record, metrics = json.loads(target.read_text()), json.loads((tmp_path / "run" / "metrics.json").read_text())
     seconds = record["seconds"]
     assert list(seconds) == [
-        "imports", "read", "load", "adapt", "encode", "in steps", "between", "evaluation", "decoding", "saving", "rest", "end",
+        "imports", "read", "load", "adapt", "encode", "in steps", "between", "evaluation", "decoding", "saving", "rest",
+        "end",
     ]  # fmt: skip
     assert sum(seconds.values()) == pytest.approx(record["wall_seconds"])
     assert all(value > 0 for part, value in seconds.items() if part != "decoding")
@@ -44,7 +48,9 @@ def test_the_parts_of_a_run_add_up(recipe: Path, tmp_path: Path, capsys: pytest.
     assert len(printed.splitlines()) == 2 + len(seconds)
 
 
-def test_a_run_that_fails_hands_its_exit_code_on(recipe: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_run_that_fails_hands_its_exit_code_on(
+    recipe: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     from bench_train import main
 
     assert main([str(recipe), "--set", "train.epochs=0", "--json", str(tmp_path / "record.json")]) == 2
@@ -77,7 +83,9 @@ def test_a_model_of_random_weights_can_be_trained_on(tmp_path: Path) -> None:
         (("--json", "nowhere/at/all.json"), "there is no folder"),
     ],
 )
-def test_bad_arguments(arguments: tuple[str, ...], message: str, recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_arguments(
+    arguments: tuple[str, ...], message: str, recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     from bench_train import main
 
     with pytest.raises(SystemExit) as stop:

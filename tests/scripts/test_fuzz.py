@@ -18,7 +18,18 @@ from tests.hostile.trial import _run, judge
 
 
 def test_some_hundred_inputs(scripts: Path, tmp_path: Path) -> None:
-    command = [sys.executable, scripts / "fuzz.py", "--inputs", "200", "--seed", "3", "--jobs", "1", "--failures", tmp_path / "failures"]
+    command = [
+        sys.executable,
+        scripts / "fuzz.py",
+        "--inputs",
+        "200",
+        "--seed",
+        "3",
+        "--jobs",
+        "1",
+        "--failures",
+        tmp_path / "failures",
+    ]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "200 inputs of seed 3" in done.stdout
@@ -63,7 +74,12 @@ def test_an_exception_is_a_fault_named_by_our_line(tmp_path: Path, monkeypatch: 
 
 
 def test_the_same_draws_make_the_same_inputs(tmp_path: Path) -> None:
-    content = {"recipe.yaml": b"task: glue/rte\nmodel: {name: a}\n", "a.json": b'{"a": [1, "b"]}', "a.csv": b"a,b\n1,2\n", "a.bin": b"abc"}
+    content = {
+        "recipe.yaml": b"task: glue/rte\nmodel: {name: a}\n",
+        "a.json": b'{"a": [1, "b"]}',
+        "a.csv": b"a,b\n1,2\n",
+        "a.bin": b"abc",
+    }
     for name, sound in content.items():
         one, two = ([change(Random(seed), name, sound) for seed in range(40)] for _ in range(2))
         assert one == two

@@ -103,7 +103,9 @@ def test_losses_and_predictions_of_a_regression() -> None:
 
 
 def test_mnli_is_the_mean_of_its_two_splits() -> None:
-    combined = get_task("glue/mnli").combine({"validation_matched": {"accuracy": 0.8}, "validation_mismatched": {"accuracy": 0.9}})
+    combined = get_task("glue/mnli").combine(
+        {"validation_matched": {"accuracy": 0.8}, "validation_mismatched": {"accuracy": 0.9}}
+    )
     assert combined == {"accuracy": pytest.approx(0.85), "accuracy_matched": 0.8, "accuracy_mismatched": 0.9}
 
 
@@ -113,7 +115,8 @@ def test_one_split_is_its_own_result() -> None:
 
 def test_the_benchmarks_files_of_predictions() -> None:
     assert {file for task in TASKS for file in task.tsv.submissions.values()} == {
-        "CoLA.tsv", "MNLI-m.tsv", "MNLI-mm.tsv", "MRPC.tsv", "QNLI.tsv", "QQP.tsv", "RTE.tsv", "SST-2.tsv", "STS-B.tsv", "WNLI.tsv",
+        "CoLA.tsv", "MNLI-m.tsv", "MNLI-mm.tsv", "MRPC.tsv", "QNLI.tsv", "QQP.tsv", "RTE.tsv", "SST-2.tsv", "STS-B.tsv",
+        "WNLI.tsv",
     }  # fmt: skip
     for task in TASKS:
         assert set(task.tsv.submissions) == {split for split in task.splits if split.startswith("test")}

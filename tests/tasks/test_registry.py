@@ -17,7 +17,13 @@ def test_the_tasks_that_are_there() -> None:
 
 @pytest.mark.parametrize(
     ("given", "nearest"),
-    [("rte", "glue/rte"), ("glue/sst-2", "glue/sst2"), ("glue/mrcp", "glue/mrpc"), ("GLUE/STS-B", "glue/stsb"), ("e2e-nlg", "e2e")],
+    [
+        ("rte", "glue/rte"),
+        ("glue/sst-2", "glue/sst2"),
+        ("glue/mrcp", "glue/mrpc"),
+        ("GLUE/STS-B", "glue/stsb"),
+        ("e2e-nlg", "e2e"),
+    ],
 )
 def test_an_unknown_task_names_the_nearest(given: str, nearest: str) -> None:
     with pytest.raises(RecipeError) as caught:
@@ -33,7 +39,8 @@ def test_nothing_is_suggested_where_nothing_is_near() -> None:
 
 def test_tasks_and_data_import_nothing_heavy() -> None:
     code = (
-        "import sys, dora_cli.tasks, dora_cli.data; print(*{'torch', 'transformers', 'datasets', 'pandas', 'evaluate'} & set(sys.modules))"
+        "import sys, dora_cli.tasks, dora_cli.data; print(*{'torch', 'transformers', 'datasets', 'pandas', "
+        "'evaluate'} & set(sys.modules))"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == ""

@@ -1,4 +1,7 @@
-"""One process of a distributed run; started by test_distributed through torch's launcher. Arguments: recipe, output folder."""
+"""One process of a distributed run; started by test_distributed through torch's launcher.
+
+Arguments: recipe, output folder.
+"""
 
 from __future__ import annotations
 

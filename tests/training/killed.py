@@ -1,7 +1,8 @@
-"""What is killed beyond a single run in a new folder: each kind of command that writes, and what may be there afterwards.
+"""What is killed beyond a single run in a new folder: each kind of command that writes, and what may be there
+afterwards.
 
-A `Case` says what is in the place before, how a user calls the command (again), what a kill may leave and what must be there at the end:
-what a command left alone has made, to the bit, the user's own files, and nothing besides.
+A `Case` says what is in the place before, how a user calls the command (again), what a kill may leave and what must be
+there at the end: what a command left alone has made, to the bit, the user's own files, and nothing besides.
 """
 
 from __future__ import annotations
@@ -75,7 +76,8 @@ class Case(ABC):
         return attempt
 
     def struck(self, folder: Path, strikes: Iterable[Strike]) -> Iterator[Attempt]:
-        """Calls the command in `folder`, again after each of `strikes`, until it has ended by itself; looks at all that comes out.
+        """Calls the command in `folder`, again after each of `strikes`, until it has ended by itself; looks at all that
+        comes out.
 
         Raises:
             AssertionError: something is not as it should be; after the attempt was given that left it so.
@@ -126,7 +128,13 @@ class Training(Case):
         return [place / f"seed-{seed}" for seed in self.seeds.split(",")] if self.seeds else [place]
 
     def arguments(self, place: Path) -> list[str]:
-        command = ["train", str(self.folder / "recipe.yaml"), "--output", str(place), *(["--seeds", self.seeds] if self.seeds else [])]
+        command = [
+            "train",
+            str(self.folder / "recipe.yaml"),
+            "--output",
+            str(place),
+            *(["--seeds", self.seeds] if self.seeds else []),
+        ]
         recipes = [run / "recipe.yaml" for run in self.runs(place)]
         begun = [path for path in recipes if path.is_file() and self._is_new(path)]
         if begun and not self.seeds:
@@ -134,7 +142,9 @@ class Training(Case):
             return [*command, "--resume" if saved else "--overwrite"]
         if begun or (self.seeds and self.before is None):
             return command
-        return [*command, "--overwrite"] if any(path.is_file() for path in recipes) or self.before is not None else command
+        return (
+            [*command, "--overwrite"] if any(path.is_file() for path in recipes) or self.before is not None else command
+        )
 
     def _is_new(self, recipe: Path) -> bool:
         """Whether a run of this case wrote it: what the earlier ones wrote is known."""
@@ -152,7 +162,9 @@ class Training(Case):
         for finished in place.glob("**/metrics.json"):
             name = finished.parent.relative_to(place)
             whole = content(self.before / name).items() <= content(place / name).items()
-            assert whole or self._is_new(finished.with_name("recipe.yaml")), f"{place / name} says that it is finished, and is in parts"
+            assert whole or self._is_new(finished.with_name("recipe.yaml")), (
+                f"{place / name} says that it is finished, and is in parts"
+            )
 
     def assert_equals(self, folder: Path) -> None:
         mine, theirs = self.folder / self.place, folder / self.place
@@ -166,7 +178,9 @@ class Training(Case):
 
 @dataclass
 class Result(Case):
-    """A command that makes one file or folder from a finished run: the place holds the old one, none, or the whole new one."""
+    """A command that makes one file or folder from a finished run: the place holds the old one, none, or the whole new
+    one.
+    """
 
     command: tuple[str, ...] = ()
     option: str = "--output"
@@ -177,7 +191,12 @@ class Result(Case):
         return self.name
 
     def arguments(self, place: Path) -> list[str]:
-        return [*self.command, self.option, str(place), *(["--overwrite"] if self.before is not None or place.exists() else [])]
+        return [
+            *self.command,
+            self.option,
+            str(place),
+            *(["--overwrite"] if self.before is not None or place.exists() else []),
+        ]
 
     def check(self, place: Path) -> None:
         allowed = [{}, content(self.folder / self.place), *([content(self.before)] if self.before is not None else [])]

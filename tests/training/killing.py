@@ -1,8 +1,8 @@
 """`dora train` as a process that is struck by signals, at chosen or at random moments, and goes on.
 
-Starting Python with torch takes seconds, so a warm process (multiprocessing's fork server) imports everything once and forks a process
-for each attempt, which runs the command line as `dora` does. That process says where it is (see `marks`) and waits where a signal is
-meant to fall, so that one can be sent into a moment of microseconds.
+Starting Python with torch takes seconds, so a warm process (multiprocessing's fork server) imports everything once and
+forks a process for each attempt, which runs the command line as `dora` does. That process says where it is (see
+`marks`) and waits where a signal is meant to fall, so that one can be sent into a moment of microseconds.
 """
 
 from __future__ import annotations
@@ -124,7 +124,9 @@ class Warm:
         common["ACCELERATE_USE_CPU"] = "true"
 
         def one(rank: int) -> Attempt:
-            return self.run(*arguments, strike=strikes[rank], environment={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)})
+            return self.run(
+                *arguments, strike=strikes[rank], environment={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+            )
 
         with ThreadPoolExecutor(len(strikes)) as pool:
             return list(pool.map(one, range(len(strikes))))
@@ -160,7 +162,11 @@ def _watch(process: int, connection: Connection, strike: Strike | None, began: f
                 return marks, struck
             marks.append(place)
             visits[place] += 1
-        if strike is None or struck or (place, visits[place or ""]) != (strike.place, strike.visit if strike.place else 0):
+        if (
+            strike is None
+            or struck
+            or (place, visits[place or ""]) != (strike.place, strike.visit if strike.place else 0)
+        ):
             continue
         for index, number in enumerate(strike.numbers):
             time.sleep(strike.gap if index else 0)
@@ -249,14 +255,19 @@ class Straight:
         return attempts
 
 
-def go_on(warm: Warm, recipe: Path, run: Path, strike: Strike | None, pauses: Mapping[str, float] | None = None) -> Attempt:
+def go_on(
+    warm: Warm, recipe: Path, run: Path, strike: Strike | None, pauses: Mapping[str, float] | None = None
+) -> Attempt:
     """One attempt, with the flags that a user would give who does what messages say.
 
     Raises:
-        AssertionError: the process ended otherwise than by success, by the strike, or by saying that there is nothing to go on from.
+        AssertionError: the process ended otherwise than by success, by the strike, or by saying that there is nothing
+            to go on from.
     """
     command = ("train", str(recipe), "--output", str(run))
-    attempt = warm.run(*command, *(["--resume"] if (run / "recipe.yaml").exists() else []), strike=strike, pauses=pauses)
+    attempt = warm.run(
+        *command, *(["--resume"] if (run / "recipe.yaml").exists() else []), strike=strike, pauses=pauses
+    )
     if attempt.code == 2 and "start it again with --overwrite" in attempt.output:
         attempt = warm.run(*command, "--overwrite", strike=strike, pauses=pauses)
     ends = {0} if strike is None else {0, -signal.SIGKILL}

@@ -1,7 +1,7 @@
 """Where a process of `dora` is: names of moments, and the hooks that report them.
 
-The hooks stand around the program's own functions. They change what is computed nowhere; they only split a writing into parts, so that a
-signal can fall between them.
+The hooks stand around the program's own functions. They change what is computed nowhere; they only split a writing into
+parts, so that a signal can fall between them.
 """
 
 from __future__ import annotations
@@ -110,7 +110,13 @@ def _around_folders(mark: Mark) -> None:
     from dora_cli.runs import folders, saving
     from dora_cli.training import checkpoint
 
-    write_folder, save_file, sync, rename, rmtree = folders.write_folder, folders.save_file, folders._sync, Path.rename, shutil.rmtree
+    write_folder, save_file, sync, rename, rmtree = (
+        folders.write_folder,
+        folders.save_file,
+        folders._sync,
+        Path.rename,
+        shutil.rmtree,
+    )
     remove_folder = saving.remove_folder
     phase = ""
 
@@ -198,7 +204,13 @@ def _around_removal(mark: Mark) -> None:
     from dora_cli.runs import place as output
     from dora_cli.training import run
 
-    make_output, remove_run, rmtree, touch, unlink = run.make_output, output.remove_run, shutil.rmtree, Path.touch, Path.unlink
+    make_output, remove_run, rmtree, touch, unlink = (
+        run.make_output,
+        output.remove_run,
+        shutil.rmtree,
+        Path.touch,
+        Path.unlink,
+    )
     removing = 0
 
     def marked_make(folder: Path) -> None:

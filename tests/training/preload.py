@@ -1,4 +1,6 @@
-"""What the warm process of `killing` does before it forks: imports, and what a library works out once for all models."""
+"""What the warm process of `killing` does before it forks: imports, and what a library works out once
+for all models.
+"""
 
 from __future__ import annotations
 

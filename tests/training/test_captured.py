@@ -26,13 +26,21 @@ class Run:
     """A small RoBERTa under `TrainingStep`, on batches of three widths with padding."""
 
     def __init__(
-        self, *, graph: bool, precision: str = "fp32", dropout: float = 0.0, steps: int = 200, rate: float = 1e-3, **options: float
+        self,
+        *,
+        graph: bool,
+        precision: str = "fp32",
+        dropout: float = 0.0,
+        steps: int = 200,
+        rate: float = 1e-3,
+        **options: float,
     ):
         self.device = torch.device("cuda")
         torch.manual_seed(0)
         config = RobertaConfig(
             vocab_size=100, hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=96,
-            max_position_embeddings=64, type_vocab_size=1, num_labels=2, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout,
+            max_position_embeddings=64, type_vocab_size=1, num_labels=2, hidden_dropout_prob=dropout,
+            attention_probs_dropout_prob=dropout,
         )  # fmt: skip
         self.model = RobertaForSequenceClassification(config).to(self.device).train()
         self.model.requires_grad_(False)
@@ -41,13 +49,17 @@ class Run:
         self.schedule = self.method.plan(steps, {p.name: p.shape for p in projections})
         self.method.attach(self.model, {p.name: p.module for p in projections}, self.schedule)
         head = list(self.model.classifier.requires_grad_(True).parameters())
-        optimizer = make_optimizer([*self.method.parameters(), *head], learning_rate=rate, weight_decay=0.01, betas=(0.9, 0.999), eps=1e-8)
+        optimizer = make_optimizer(
+            [*self.method.parameters(), *head], learning_rate=rate, weight_decay=0.01, betas=(0.9, 0.999), eps=1e-8
+        )
         self.poison = torch.ones((), device=self.device)
         self.step = TrainingStep(
             model=self.model, method=self.method,
-            loss=lambda logits, labels: nn.functional.cross_entropy(logits.float(), labels, reduction="none") * self.poison,
+            loss=lambda logits,
+            labels: nn.functional.cross_entropy(logits.float(), labels, reduction="none") * self.poison,
             optimizer=optimizer, scheduler=make_scheduler(optimizer, warmup_steps=5, total_steps=steps),
-            accelerator=make_accelerator(self.device, precision), max_grad_norm=1.0, cuda_graph=graph, **options,  # type: ignore[arg-type]
+            accelerator=make_accelerator(self.device, precision), max_grad_norm=1.0, cuda_graph=graph, **options,
+             # type: ignore[arg-type]
         )  # fmt: skip
         self.done = 0
         torch.cuda.manual_seed(7)
@@ -61,7 +73,10 @@ class Run:
             mask[row, width - row :] = 0
         ids = torch.where(mask.bool(), ids, 1)
         labels = (ids[:, 0] > 50).long()
-        return {name: tensor.to(self.device) for name, tensor in {"input_ids": ids, "attention_mask": mask, "labels": labels}.items()}
+        return {
+            name: tensor.to(self.device)
+            for name, tensor in {"input_ids": ids, "attention_mask": mask, "labels": labels}.items()
+        }
 
     def advance(self, steps: int, *, micro_batches: int = 2) -> list[float]:
         losses = []
@@ -85,7 +100,9 @@ def cleared() -> Iterator[None]:
 @PRECISIONS
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 def test_two_hundred_captured_steps_are_the_eager_ones(precision: str, dropout: float) -> None:
-    """Through all phases, pruning and compaction, with accumulation; with dropout the random numbers are the same ones too."""
+    """Through all phases, pruning and compaction, with accumulation; with dropout the random numbers are the same ones
+    too.
+    """
     eager, captured = (Run(graph=graph, precision=precision, dropout=dropout) for graph in (False, True))
     expected = eager.advance(200)
     torch.cuda.manual_seed(7)

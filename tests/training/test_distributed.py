@@ -1,4 +1,6 @@
-"""Two processes (gloo) against one at the same global batch: the same ranks and weights, through the freeze and compaction."""
+"""Two processes (gloo) against one at the same global batch: the same ranks and weights, through the freeze and
+compaction.
+"""
 
 from __future__ import annotations
 
@@ -30,13 +32,17 @@ def launcher(processes: int) -> list[str]:
 
 def launch(recipe: Path, output: Path, processes: int, environment: Mapping[str, str] = ENVIRONMENT) -> None:
     command = [*launcher(processes), str(Path(__file__).with_name("distributed_run.py")), str(recipe), str(output)]
-    done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    done = subprocess.run(
+        command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
     assert done.returncode == 0, done.stderr[-3000:]
 
 
 @pytest.mark.parametrize("compact", ["true", "false"])
 def test_two_processes_equal_one(make_recipe: MakeRecipe, tmp_path: Path, compact: str) -> None:
-    """Global batch 16 as 2 x 4 x 2 and as 1 x 16; 83 examples leave 3 for the last step of an epoch, so that one process has none."""
+    """Global batch 16 as 2 x 4 x 2 and as 1 x 16; 83 examples leave 3 for the last step of an epoch, so that one
+    process has none.
+    """
     common = ("data.max_train_samples=83", "method.dem_until=end", f"method.compact={compact}")
     assert 83 % 16 == 3
     train(make_recipe("train.batch_size=16", *common), tmp_path / "one")
@@ -61,7 +67,10 @@ def test_two_processes_equal_one(make_recipe: MakeRecipe, tmp_path: Path, compac
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
 @pytest.mark.parametrize("dropout", ["0.0", "0.1"])
 def test_two_captured_processes_equal_eager_ones(make_recipe: MakeRecipe, tmp_path: Path, dropout: str) -> None:
-    """Passes and updates are graphs on each device, the sum over processes is not. A process may have no work, as above."""
+    """Passes and updates are graphs on each device, the sum over processes is not.
+
+    A process may have no work, as above.
+    """
     common = (
         f"method.dropout={dropout}", "data.max_train_samples=83", "train.batch_size=4", "train.gradient_accumulation=2",
         "train.device=cuda", "train.precision=fp32", "train.deterministic=true",
@@ -88,33 +97,47 @@ def straights() -> dict[str, Straight]:
 
 
 @pytest.fixture
-def straight(warm: Warm, make_recipe: MakeRecipe, straights: dict[str, Straight], tmp_path_factory: pytest.TempPathFactory) -> Straight:
+def straight(
+    warm: Warm, make_recipe: MakeRecipe, straights: dict[str, Straight], tmp_path_factory: pytest.TempPathFactory
+) -> Straight:
     """A run of two processes without an interruption."""
     if not straights:
         folder = tmp_path_factory.mktemp("straight")
-        recipe = make_recipe("train.batch_size=4", "train.gradient_accumulation=2", "method.dropout=0.2", "save.every_steps=1")
+        recipe = make_recipe(
+            "train.batch_size=4", "train.gradient_accumulation=2", "method.dropout=0.2", "save.every_steps=1"
+        )
         (folder / "recipe.yaml").write_text(dump_recipe(recipe))
-        for attempt in warm.run_together("train", str(folder / "recipe.yaml"), "--output", str(folder / "run"), strikes=[None, None]):
+        for attempt in warm.run_together(
+            "train", str(folder / "recipe.yaml"), "--output", str(folder / "run"), strikes=[None, None]
+        ):
             assert attempt.code == 0, attempt.output
         straights["run"] = Straight(folder / "recipe.yaml", folder / "run", {}, 0.0)
     return straights["run"]
 
 
 def resume_together(warm: Warm, straight: Straight, run: Path) -> None:
-    for attempt in warm.run_together("train", str(straight.recipe), "--output", str(run), "--resume", strikes=[None, None]):
+    for attempt in warm.run_together(
+        "train", str(straight.recipe), "--output", str(run), "--resume", strikes=[None, None]
+    ):
         assert attempt.code == 0, attempt.output
     straight.assert_equals(run)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="processes cannot be forked")
 @pytest.mark.parametrize("struck", [0, 1])
-def test_a_signal_to_one_process_stops_both_at_one_step(warm: Warm, straight: Straight, tmp_path: Path, struck: int) -> None:
-    """In step 7: the processes agree next after step 10, in the pruning phase, and every process's random state is saved."""
+def test_a_signal_to_one_process_stops_both_at_one_step(
+    warm: Warm, straight: Straight, tmp_path: Path, struck: int
+) -> None:
+    """In step 7: the processes agree next after step 10, in the pruning phase, and every process's random state is
+    saved.
+    """
     run = tmp_path / "run"
     strikes = [Strike("pruning: step 7", numbers=(signal.SIGTERM,)) if rank == struck else None for rank in range(2)]
     attempts = warm.run_together("train", str(straight.recipe), "--output", str(run), strikes=strikes)
     assert [attempt.code for attempt in attempts] == [143, 143], [attempt.output for attempt in attempts]
-    assert "dora: stopped by SIGTERM after step 10; go on with: torchrun --nproc-per-node 2 -m dora_cli train" in attempts[0].output
+    assert (
+        "dora: stopped by SIGTERM after step 10; go on with: torchrun --nproc-per-node 2 -m dora_cli train"
+    ) in attempts[0].output
     assert attempts[1].output == ""
     assert [max(step_of(mark) for mark in attempt.marks) for attempt in attempts] == [10, 10]
     resume_together(warm, straight, run)
@@ -143,7 +166,9 @@ def test_the_launcher_passes_a_signal_on(warm: Warm, straight: Straight, tmp_pat
     finally:
         process.kill()
     (step,) = re.findall(
-        r"dora: stopped by SIGTERM after step (\d+); go on with: torchrun --nproc-per-node 2 -m dora_cli train", printed.read_text()
+        r"dora: stopped by SIGTERM after step (\d+); go on with: torchrun --nproc-per-node 2 -m dora_cli "
+        r"train",
+        printed.read_text(),
     )
     assert (run / "checkpoints" / f"step-{step}").is_dir()
     assert int(step) % 10 == 0 or int(step) % 6 == 0

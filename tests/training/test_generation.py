@@ -28,16 +28,22 @@ FIVE = {"bleu", "nist", "meteor", "rouge_l", "cider"}
 
 @pytest.fixture(scope="session")
 def tokenizer() -> PreTrainedTokenizerFast:
-    """Words and marks of the generated data, with BART's and GPT-2's special tokens at the ids that `MODELS` expects."""
+    """Words and marks of the generated data, with BART's and GPT-2's special tokens at the ids that
+    `MODELS` expects.
+    """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     texts = [text for column in generate("e2e", "train").texts for text in column]
     inner = Tokenizer(models.BPE())
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     inner.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(vocab_size=1200, special_tokens=["<pad>", "<unk>", "<s>", "</s>"], show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=1200, special_tokens=["<pad>", "<unk>", "<s>", "</s>"], show_progress=False
+    )
     inner.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="<pad>", unk_token="<unk>", bos_token="<s>", eos_token="</s>")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=inner, pad_token="<pad>", unk_token="<unk>", bos_token="<s>", eos_token="</s>"
+    )
 
 
 @pytest.fixture(scope="session")
@@ -54,7 +60,15 @@ def models(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokeni
         for key in ("n_positions", "max_position_embeddings"):
             if hasattr(config, key):
                 setattr(config, key, 160)
-        for key in ("embd_pdrop", "attn_pdrop", "resid_pdrop", "dropout", "attention_dropout", "activation_dropout", "dropout_rate"):
+        for key in (
+            "embd_pdrop",
+            "attn_pdrop",
+            "resid_pdrop",
+            "dropout",
+            "attention_dropout",
+            "activation_dropout",
+            "dropout_rate",
+        ):
             if hasattr(config, key):
                 setattr(config, key, 0.0)
         config.tie_word_embeddings = True
@@ -82,7 +96,9 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "bart", "t5"])
-def test_every_kind_of_generator_trains_decodes_and_is_reproduced(models: dict[str, Path], tmp_path: Path, name: str) -> None:
+def test_every_kind_of_generator_trains_decodes_and_is_reproduced(
+    models: dict[str, Path], tmp_path: Path, name: str
+) -> None:
     run = tmp_path / "run"
     result = train(recipe_of(models[name]), run)
     metrics = result.metrics["metrics"]
@@ -102,7 +118,10 @@ def test_every_kind_of_generator_trains_decodes_and_is_reproduced(models: dict[s
     again = evaluate(run)
     assert again["metrics"] == metrics
     assert again["identical"] is True
-    assert again["splits"] == {"validation": len(load_examples(get_task("e2e"), "builtin", "validation", max_samples=5)), "test": len(test)}
+    assert again["splits"] == {
+        "validation": len(load_examples(get_task("e2e"), "builtin", "validation", max_samples=5)),
+        "test": len(test),
+    }
     assert [record["output"] for record in predict_saved(run)] == [record["output"] for record in outputs]
 
 
@@ -116,16 +135,26 @@ def sorted_by_source(examples: Examples) -> list[str]:
 def test_a_seed_repeats_its_outputs_and_weights(models: dict[str, Path], tmp_path: Path) -> None:
     for name in ("one", "two"):
         train(recipe_of(models["gpt2"], "method.dropout=0.1"), tmp_path / name)
-    assert (tmp_path / "one" / "predictions.jsonl").read_bytes() == (tmp_path / "two" / "predictions.jsonl").read_bytes()
+    assert (tmp_path / "one" / "predictions.jsonl").read_bytes() == (
+        tmp_path / "two" / "predictions.jsonl"
+    ).read_bytes()
     first, second = (load_weights(tmp_path / name / "adapter").adapter for name in ("one", "two"))
     assert all(torch.equal(tensor, second[key]) for key, tensor in first.items())
 
 
 @pytest.mark.parametrize("name", ["gpt2", "bart"])
-def test_accumulated_batches_of_unequal_token_counts_equal_the_large_batch(models: dict[str, Path], tmp_path: Path, name: str) -> None:
-    """46 examples in groups of 16, 16 and 14, whose references differ in length: a mean of means would not give the same weights."""
+def test_accumulated_batches_of_unequal_token_counts_equal_the_large_batch(
+    models: dict[str, Path], tmp_path: Path, name: str
+) -> None:
+    """46 examples in groups of 16, 16 and 14, whose references differ in length: a mean of means would not give the
+    same weights.
+    """
     for batch, accumulation in ((16, 1), (4, 4), (2, 8)):
-        changes = (f"train.batch_size={batch}", f"train.gradient_accumulation={accumulation}", "train.learning_rate=1.0e-3")
+        changes = (
+            f"train.batch_size={batch}",
+            f"train.gradient_accumulation={accumulation}",
+            "train.learning_rate=1.0e-3",
+        )
         train(recipe_of(models[name], *changes, "decode.epoch_samples=0"), tmp_path / f"{batch}")
     weights = {batch: load_weights(tmp_path / str(batch) / "adapter").adapter for batch in (16, 4, 2)}
     for key, tensor in weights[16].items():
@@ -134,7 +163,9 @@ def test_accumulated_batches_of_unequal_token_counts_equal_the_large_batch(model
 
 
 def test_the_selected_epoch_is_decoded_even_if_it_is_not_the_last(models: dict[str, Path], tmp_path: Path) -> None:
-    recipe = recipe_of(models["gpt2"], "train.learning_rate=1.0", "eval.select=best", "train.epochs=4", "train.lr_warmup_steps=12")
+    recipe = recipe_of(
+        models["gpt2"], "train.learning_rate=1.0", "eval.select=best", "train.epochs=4", "train.lr_warmup_steps=12"
+    )
     result = train(recipe, tmp_path / "run")
     losses = [epoch["metrics"]["loss"] for epoch in result.metrics["epochs"]]
     best = losses.index(min(losses)) + 1
@@ -202,7 +233,10 @@ def test_no_clipping_is_a_bound_that_is_never_met(models: dict[str, Path], tmp_p
     for name, bound in (("none", "null"), ("far", "1.0e+9"), ("near", "1.0e-3")):
         train(recipe_of(models["gpt2"], f"train.max_grad_norm={bound}", "decode.epoch_samples=0"), tmp_path / name)
     weights = {name: load_weights(tmp_path / name / "adapter").adapter for name in ("none", "far", "near")}
-    norms = {name: [line["grad_norm"] for line in read_lines(tmp_path / name / "log.jsonl") if line["type"] == "train"] for name in weights}
+    norms = {
+        name: [line["grad_norm"] for line in read_lines(tmp_path / name / "log.jsonl") if line["type"] == "train"]
+        for name in weights
+    }
     assert norms["none"] == norms["far"]
     assert all(torch.equal(tensor, weights["far"][key]) for key, tensor in weights["none"].items())
     assert not all(torch.equal(tensor, weights["near"][key]) for key, tensor in weights["none"].items())

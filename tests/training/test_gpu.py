@@ -1,4 +1,6 @@
-"""The same runs on CUDA: precisions, repeatability, agreement with the CPU, and steps that never wait for the device."""
+"""The same runs on CUDA: precisions, repeatability, agreement with the CPU, and steps that never wait
+for the device.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ __all__ = ["models", "tokenizer"]  # fixtures
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("name", ["gpt2", "llama", "bart", "t5"])
-def test_generators_train_decode_and_are_reproduced(models: dict[str, Path], tmp_path: Path, name: str, precision: str) -> None:
+def test_generators_train_decode_and_are_reproduced(
+    models: dict[str, Path], tmp_path: Path, name: str, precision: str
+) -> None:
     overrides = ("train.device=cuda", f"train.precision={precision}", "method.dropout=0.1", "train.deterministic=true")
     for run in ("a", "b"):
         result = train(recipe_of(models[name], *overrides), tmp_path / run)
@@ -37,7 +41,9 @@ def test_generators_train_decode_and_are_reproduced(models: dict[str, Path], tmp
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "bart", "t5"])
 def test_generators_on_cuda_agree_with_the_cpu(models: dict[str, Path], tmp_path: Path, name: str) -> None:
-    """Without pruning: of components that score alike to rounding, two devices may keep different ones, and then they differ for good."""
+    """Without pruning: of components that score alike to rounding, two devices may keep different ones, and then they
+    differ for good.
+    """
     same = ("train.learning_rate=1.0e-3", "method.start_rank=2")
     train(recipe_of(models[name], *same), tmp_path / "cpu")
     train(recipe_of(models[name], *same, "train.device=cuda", "train.precision=fp32"), tmp_path / "cuda")
@@ -49,12 +55,15 @@ def test_generators_on_cuda_agree_with_the_cpu(models: dict[str, Path], tmp_path
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("dtype", ["float32", "half"])
-def test_every_precision_trains_and_is_reproduced_by_eval(make_recipe: MakeRecipe, tmp_path: Path, precision: str, dtype: str) -> None:
+def test_every_precision_trains_and_is_reproduced_by_eval(
+    make_recipe: MakeRecipe, tmp_path: Path, precision: str, dtype: str
+) -> None:
     if dtype == "half":
         if precision == "fp32":
             pytest.skip("a half-precision base needs half-precision arithmetic")
         dtype = {"bf16": "bfloat16", "fp16": "float16"}[precision]
-    overrides = ("train.device=cuda", f"train.precision={precision}", f"model.dtype={dtype}", "method.dem_weight=0", "train.epochs=40",
+    overrides = ("train.device=cuda", f"train.precision={precision}", f"model.dtype={dtype}", "method.dem_weight=0",
+    "train.epochs=40",
                  "train.learning_rate=2e-2", "data.max_train_samples=32", "method.dropout=0.1")  # fmt: skip
     metrics = train(make_recipe(*overrides), tmp_path / "run").metrics
     assert metrics["budget"]["live_components"] == 24
@@ -85,10 +94,16 @@ def test_cuda_agrees_with_the_cpu(make_recipe: MakeRecipe, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("step", [3, 11, 17])
-def test_a_run_that_was_cut_ends_with_the_same_bytes(make_recipe: MakeRecipe, tmp_path: Path, precision: str, step: int) -> None:
+def test_a_run_that_was_cut_ends_with_the_same_bytes(
+    make_recipe: MakeRecipe, tmp_path: Path, precision: str, step: int
+) -> None:
     """In warm-up, at the freeze and after compaction; with CUDA's own random state, and the scaler's under fp16."""
     recipe = make_recipe(
-        "train.device=cuda", f"train.precision={precision}", "train.deterministic=true", *SAVES, "data.group_by_length=true"
+        "train.device=cuda",
+        f"train.precision={precision}",
+        "train.deterministic=true",
+        *SAVES,
+        "data.group_by_length=true",
     )
     train(recipe, tmp_path / "straight")
     cut(recipe, tmp_path / "run", step=step)
@@ -121,9 +136,12 @@ def test_an_ordinary_step_never_waits_for_the_device(precision: str) -> None:
     head = list(model.head.parameters())
     for parameter in head:
         parameter.requires_grad_(True)
-    optimizer = make_optimizer([*method.parameters(), *head], learning_rate=1e-3, weight_decay=0.01, betas=(0.9, 0.999), eps=1e-8)
+    optimizer = make_optimizer(
+        [*method.parameters(), *head], learning_rate=1e-3, weight_decay=0.01, betas=(0.9, 0.999), eps=1e-8
+    )
     step_function = TrainingStep(
-        model=model, method=method, loss=lambda logits, labels: nn.functional.cross_entropy(logits.float(), labels, reduction="none"),
+        model=model, method=method, loss=lambda logits,
+        labels: nn.functional.cross_entropy(logits.float(), labels, reduction="none"),
         optimizer=optimizer, scheduler=make_scheduler(optimizer, warmup_steps=2, total_steps=40),
         accelerator=accelerator, max_grad_norm=1.0,
     )  # fmt: skip

@@ -87,8 +87,11 @@ WHILE_GENERATING = (
 
 
 def test_killed_while_texts_are_generated(warm: Warm, models: dict[str, Path], tmp_path: Path) -> None:  # noqa: F811
-    """A generator whose selected epoch is not the last, so that its weights are read again from adapter/ before they are scored."""
-    changes = ("train.batch_size=2", "train.gradient_accumulation=4", "method.dropout=0.1", "save.every_steps=2", "eval.select=best",
+    """A generator whose selected epoch is not the last, so that its weights are read again from adapter/ before they
+    are scored.
+    """
+    changes = ("train.batch_size=2", "train.gradient_accumulation=4", "method.dropout=0.1", "save.every_steps=2",
+    "eval.select=best",
                "train.learning_rate=0.1", "train.lr_warmup_steps=12", "train.epochs=4")  # fmt: skip
     straight = Straight.of(warm, recipe_of(models["gpt2"], *changes), tmp_path)
     attempts = straight.struck(warm, tmp_path / "struck", WHILE_GENERATING)
@@ -135,7 +138,9 @@ def test_several_seeds_killed_at_chosen_moments(warm: Warm, make_recipe: MakeRec
 
 @pytest.fixture(scope="module")
 def straight_runs(warm: Warm, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """What is there before: a run and the runs of three seeds, all of another recipe than the one that replaces them."""
+    """What is there before: a run and the runs of three seeds, all of another recipe than the one that
+    replaces them.
+    """
     folder = tmp_path_factory.mktemp("before")
     recipe = parse_recipe(
         f"""
@@ -154,7 +159,9 @@ def straight_runs(warm: Warm, tiny_model: Path, tmp_path_factory: pytest.TempPat
 def test_killed_while_an_earlier_run_is_replaced(
     warm: Warm, make_recipe: MakeRecipe, straight_runs: dict[str, Path], tmp_path: Path
 ) -> None:
-    """Called again with --overwrite until the new run has begun, then to go on; a user's files are there all the time."""
+    """Called again with --overwrite until the new run has begun, then to go on; a user's files are
+    there all the time.
+    """
     strike_at(
         Training(warm, tmp_path / "straight", straight_runs["run"], recipe=make_recipe(*SHORT)),
         tmp_path / "struck",
@@ -191,7 +198,9 @@ def test_killed_while_the_runs_of_several_seeds_are_replaced(
 
 
 @pytest.mark.parametrize("kind", ["peft", "merged"])
-def test_killed_while_an_export_is_written(warm: Warm, straight_runs: dict[str, Path], tmp_path: Path, kind: str) -> None:
+def test_killed_while_an_export_is_written(
+    warm: Warm, straight_runs: dict[str, Path], tmp_path: Path, kind: str
+) -> None:
     """Over an earlier one, by way of a process that removes it and one that fills its place."""
     command = ("export", "--checkpoint", str(straight_runs["run"]), "--format", kind)
     Result(warm, tmp_path / "before", command=(*command, "--dtype", "bfloat16"))
@@ -210,7 +219,9 @@ def test_killed_while_an_export_is_written(warm: Warm, straight_runs: dict[str, 
     )
 
 
-def test_killed_while_a_page_or_a_picture_is_written(warm: Warm, straight_runs: dict[str, Path], tmp_path: Path) -> None:
+def test_killed_while_a_page_or_a_picture_is_written(
+    warm: Warm, straight_runs: dict[str, Path], tmp_path: Path
+) -> None:
     run = str(straight_runs["run"])
     for name, option, command in (("page.html", "--output", ("report", run)), ("map.svg", "--plot", ("ranks", run))):
         if name == "map.svg" and find_spec("matplotlib") is None:

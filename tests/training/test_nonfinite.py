@@ -1,4 +1,6 @@
-"""Losses that are not finite, planted at known steps: nothing moves there, and the run ends at exactly the one too many."""
+"""Losses that are not finite, planted at known steps: nothing moves there, and the run ends at exactly the one too
+many.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ Moved = dict[int, bool]
 def state_of(step: TrainingStep) -> list[torch.Tensor]:
     """Weights, moments with their step counters, and scores."""
     parameters = [parameter for group in step.optimizer.param_groups for parameter in group["params"]]
-    moments = [value for parameter in parameters for _, value in sorted(step.optimizer.state.get(parameter, {}).items())]
+    moments = [
+        value for parameter in parameters for _, value in sorted(step.optimizer.state.get(parameter, {}).items())
+    ]
     scores = [step.method._scores] if isinstance(step.method, Dora) else []
     return [tensor.detach().clone() for tensor in (*parameters, *moments, *scores)]
 
@@ -59,8 +63,12 @@ def plant(monkeypatch: pytest.MonkeyPatch) -> Callable[[Mapping[int, float]], Mo
                 self.loss = loss
                 after = state_of(self)
                 # the optimiser makes its moments at the first step, and an event shrinks tensors
-                alike = len(before) == len(after) and all(one.shape == two.shape for one, two in zip(before, after, strict=True))
-                moved[step] = not alike or any(not torch.equal(one, two) for one, two in zip(before, after, strict=True))
+                alike = len(before) == len(after) and all(
+                    one.shape == two.shape for one, two in zip(before, after, strict=True)
+                )
+                moved[step] = not alike or any(
+                    not torch.equal(one, two) for one, two in zip(before, after, strict=True)
+                )
 
         monkeypatch.setattr(TrainingStep, "__call__", call)
         return moved
@@ -75,7 +83,8 @@ NAN, INF = float("nan"), float("inf")
 @pytest.mark.parametrize(
     ("step", "value", "where", "noticed", "saved"),
     [
-        # the flag is read at logged steps (5, 10, ...), before events (9, 11), at epochs' ends (6, 12, ...) and before saving
+        # the flag is read at logged steps (5, 10, ...), before events (9, 11), at epochs' ends (6, 12, ...) and before
+        # saving
         (2, NAN, r"epoch 1, batch 2 of 6", 5, None),
         (7, INF, r"epoch 2, batch 1 of 6", 9, 6),
         (14, NAN, r"epoch 3, batch 2 of 6", 15, 12),
@@ -98,7 +107,11 @@ def test_the_step_is_named_and_nothing_moves(
     recipe = make_recipe(*STEADY, f"train.device={device}")
     # 5e-3 from the second step on (one step of warm-up), falling to 0 over 23 steps
     rate = f"{5e-3 * (24 - (step - 1)) / 23:.3g}"
-    with pytest.raises(DivergedError, match=rf"step {step} \({where}\) was not finite, at learning rate {rate}; noticed at step {noticed}"):
+    with pytest.raises(
+        DivergedError,
+        match=rf"step {step} \({where}\) was not finite, at learning rate {rate}; "
+        rf"noticed at step {noticed}",
+    ):
         train(recipe, tmp_path / "run")
     assert [number for number, any_change in moved.items() if not any_change] == list(range(step, noticed + 1))
     if saved is None:
@@ -132,10 +145,14 @@ def test_a_run_in_which_no_step_learns_anything_is_no_result(
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_so_many_are_let_pass(make_recipe: MakeRecipe, plant: Callable[[Mapping[int, float]], Moved], tmp_path: Path, device: str) -> None:
+def test_so_many_are_let_pass(
+    make_recipe: MakeRecipe, plant: Callable[[Mapping[int, float]], Moved], tmp_path: Path, device: str
+) -> None:
     """Three, in warm-up, while pruning and at the end of an epoch after the freeze; means leave them out."""
     moved = plant({2: NAN, 8: INF, 18: NAN})
-    result = train(make_recipe(*STEADY, f"train.device={device}", "train.skip_nonfinite=3", "train.log_every=1"), tmp_path / "run")
+    result = train(
+        make_recipe(*STEADY, f"train.device={device}", "train.skip_nonfinite=3", "train.log_every=1"), tmp_path / "run"
+    )
     assert [step for step, any_change in moved.items() if not any_change] == [2, 8, 18]
     assert result.metrics["budget"]["live_components"] == 24
     assert all(entry["train_loss"] > 0 for entry in result.metrics["epochs"])
@@ -144,12 +161,18 @@ def test_so_many_are_let_pass(make_recipe: MakeRecipe, plant: Callable[[Mapping[
     assert [entry["step"] for entry in steps if entry["grad_norm"] is None] == [2, 8, 18]
     epoch = [entry["loss"] for entry in steps[:6] if entry["loss"] is not None]
     # the last batch of the epoch is smaller: 14 of 16 examples; step 2 and its 16 are left out
-    assert result.metrics["epochs"][0]["train_loss"] == pytest.approx((16 * sum(epoch[:4]) + 14 * epoch[4]) / 78, rel=1e-5)
+    assert result.metrics["epochs"][0]["train_loss"] == pytest.approx(
+        (16 * sum(epoch[:4]) + 14 * epoch[4]) / 78, rel=1e-5
+    )
 
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_one_more_ends_the_run_which_goes_on_from_before(
-    make_recipe: MakeRecipe, plant: Callable[[Mapping[int, float]], Moved], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str
+    make_recipe: MakeRecipe,
+    plant: Callable[[Mapping[int, float]], Moved],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    device: str,
 ) -> None:
     """Two are let pass and the third is not; what was counted is counted on after the interruption."""
     recipe = make_recipe(*STEADY, f"train.device={device}", "train.skip_nonfinite=2", "save.every_steps=1")
@@ -187,7 +210,9 @@ def test_one_more_ends_the_run_which_goes_on_from_before(
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_no_ranks_are_chosen_by_scores_that_are_not_finite(make_recipe: MakeRecipe, tmp_path: Path, device: str) -> None:
+def test_no_ranks_are_chosen_by_scores_that_are_not_finite(
+    make_recipe: MakeRecipe, tmp_path: Path, device: str
+) -> None:
     """A hopeless learning rate, and every step may pass: losses say nothing, scores do."""
     recipe = make_recipe(
         f"train.device={device}",
@@ -264,7 +289,11 @@ def _scaled_step(total: int) -> TrainingStep:
     schedule = method.plan(total, {"block": (8, 8)})
     method.attach(model, {"block": model.block}, schedule)
     optimizer = make_optimizer(
-        [*method.parameters(), *model.head.parameters()], learning_rate=1e-3, weight_decay=0.0, betas=(0.9, 0.999), eps=1e-8
+        [*method.parameters(), *model.head.parameters()],
+        learning_rate=1e-3,
+        weight_decay=0.0,
+        betas=(0.9, 0.999),
+        eps=1e-8,
     )
 
     class _Accelerator:

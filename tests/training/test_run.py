@@ -21,7 +21,8 @@ from dora_cli.training.listener import SilentListener
 from dora_cli.training.step import TrainingStep
 from tests.training.conftest import MakeRecipe
 
-STEPS, WARMUP, FREEZE = 24, 3, 11  # 94 examples / 16 -> 6 steps x 4 epochs; floor(0.15 * 24) = 3; 3 + floor(0.35 * 24) = 11
+# 94 examples / 16 -> 6 steps x 4 epochs; floor(0.15 * 24) = 3; 3 + floor(0.35 * 24) = 11
+STEPS, WARMUP, FREEZE = 24, 3, 11
 
 
 def read(path: Path) -> Any:
@@ -67,12 +68,15 @@ def test_run_folder_holds_everything_and_numbers_agree(make_recipe: MakeRecipe, 
         == 24
         == sum(layer["rank"] for layer in ranks["layers"])
     )
-    assert metrics["budget"]["adapter_parameters_final"] == sum(layer["rank"] * sum(layer["shape"]) for layer in ranks["layers"])
+    assert metrics["budget"]["adapter_parameters_final"] == sum(
+        layer["rank"] * sum(layer["shape"]) for layer in ranks["layers"]
+    )
     head = 16 * 16 + 16 + 2 * 16 + 2  # the fresh pooler and the classifier
     start = 3 * 2 * (4 * 32 + 2 * 48) + 36
     assert metrics["budget"]["trainable_parameters_start"] == start + head
     assert metrics["budget"]["trainable_parameters_final"] == metrics["budget"]["adapter_parameters_final"] + 24 + head
-    # events at W + 3j where something is pruned and at F, live by the published curve: 36 - floor(12 tau^3 / 8^3); 12 (3 / 8)^3 < 1
+    # events at W + 3j where something is pruned and at F, live by the published curve: 36 - floor(12 tau^3 / 8^3); 12
+    # (3 / 8)^3 < 1
     assert [(event["step"], event["live"]) for event in ranks["history"]] == [(9, 31), (11, 24)]
     assert ranks["phases"] == [
         {"name": "warm-up", "first": 1, "last": WARMUP},
@@ -89,7 +93,9 @@ def test_run_folder_holds_everything_and_numbers_agree(make_recipe: MakeRecipe, 
     # 5e-3, warm-up floor(0.06 * 24) = 1 step from zero: step t has (24 - (t - 1)) / 23 of it
     rates = [entry["learning_rate"] for entry in log if entry["type"] == "train"]
     assert rates == pytest.approx([5e-3 * (24 - (step - 1)) / 23 for step in (5, 10, 15, 20, 24)])
-    assert {entry["regulariser"] is None for entry in log if entry["type"] == "train" and entry["step"] > FREEZE} == {True}
+    assert {entry["regulariser"] is None for entry in log if entry["type"] == "train" and entry["step"] > FREEZE} == {
+        True
+    }
     assert read(run / "adapter" / "state.json")["epoch"] == best["epoch"]
     assert (run / "checkpoints" / f"step-{STEPS}" / "manifest.json").exists()
 
@@ -99,7 +105,9 @@ def test_training_learns(make_recipe: MakeRecipe, tmp_path: Path) -> None:
 
     DEM is off: its gradient falls with the width and the number of components, and at width 16 it outweighs the task's.
     """
-    recipe = make_recipe("train.epochs=60", "data.max_train_samples=32", "train.learning_rate=2e-2", "method.dem_weight=0")
+    recipe = make_recipe(
+        "train.epochs=60", "data.max_train_samples=32", "train.learning_rate=2e-2", "method.dem_weight=0"
+    )
     metrics = train(recipe, tmp_path / "run").metrics
     assert metrics["epochs"][-1]["train_loss"] < 0.5 < metrics["epochs"][0]["train_loss"]
 
@@ -118,10 +126,14 @@ def test_same_seed_gives_identical_records_and_weights(make_recipe: MakeRecipe, 
 
 
 def test_accumulation_equals_one_large_batch(make_recipe: MakeRecipe, tmp_path: Path) -> None:
-    """4 x 4 against 1 x 16 through all phases, DEM on, with a last group of 14 = 4 + 4 + 4 + 2 examples in each epoch."""
+    """4 x 4 against 1 x 16 through all phases, DEM on, with a last group of 14 = 4 + 4 + 4 + 2 examples
+    in each epoch.
+    """
     assert 94 % 16 == 14
     train(make_recipe("method.dem_until=end"), tmp_path / "large")
-    train(make_recipe("method.dem_until=end", "train.batch_size=4", "train.gradient_accumulation=4"), tmp_path / "small")
+    train(
+        make_recipe("method.dem_until=end", "train.batch_size=4", "train.gradient_accumulation=4"), tmp_path / "small"
+    )
     large, small = read(tmp_path / "large" / "ranks.json"), read(tmp_path / "small" / "ranks.json")
     assert [layer["rank"] for layer in large["layers"]] == [layer["rank"] for layer in small["layers"]]
     last = f"checkpoints/step-{STEPS}"
@@ -133,7 +145,8 @@ def test_accumulation_equals_one_large_batch(make_recipe: MakeRecipe, tmp_path: 
 
 
 @pytest.mark.parametrize(
-    "overrides", [(), ("method.compact=false",), ("method={name: head}",), ("eval.select=last",), ("data.group_by_length=true",)]
+    "overrides",
+    [(), ("method.compact=false",), ("method={name: head}",), ("eval.select=last",), ("data.group_by_length=true",)],
 )
 def test_eval_reproduces_the_run_exactly(make_recipe: MakeRecipe, tmp_path: Path, overrides: tuple[str, ...]) -> None:
     result = train(make_recipe(*overrides), tmp_path / "run")
@@ -156,7 +169,9 @@ def test_compaction_changes_no_number(make_recipe: MakeRecipe, tmp_path: Path) -
     assert read(tmp_path / "compact" / "ranks.json")["layers"] == read(tmp_path / "masked" / "ranks.json")["layers"]
 
 
-def test_the_environment_does_not_scale_gradients(make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_does_not_scale_gradients(
+    make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Accelerate reads this variable and would divide every loss by it."""
     train(make_recipe("train.max_steps=6"), tmp_path / "a")
     monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
@@ -177,7 +192,9 @@ def test_a_selection_from_before_the_freeze_is_said(make_recipe: MakeRecipe, tmp
     assert evaluate(tmp_path / "run")["identical"] is True
 
 
-def test_metrics_are_loaded_after_the_first_step(make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_metrics_are_loaded_after_the_first_step(
+    make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A broken library of theirs shows then, not after an epoch; and what is garbage is collected again."""
     steps, prepared = 0, []
     step_function = TrainingStep.__call__
@@ -208,7 +225,11 @@ def test_a_broken_metric_library_costs_no_run_and_leaves_none(
 
     with monkeypatch.context() as patch:
         patch.setattr(ClassificationEvaluator, "prepare", broken)
-        with pytest.raises(LibraryError, match=r"^what computes it cannot be loaded \(ValueError: numpy.dtype size changed\)"):
+        with pytest.raises(
+            LibraryError,
+            match=r"^what computes it cannot be loaded \(ValueError: numpy.dtype size "
+            r"changed\)",
+        ):
             train(make_recipe(), tmp_path / "run", overwrite=overwrite)
     assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
     train(make_recipe(), tmp_path / "run", overwrite=overwrite)  # no run that is unfinished stands in its way
@@ -228,7 +249,10 @@ def test_eval_says_why_it_cannot_be_compared(make_recipe: MakeRecipe, tmp_path: 
             said.append(message)
 
     train(make_recipe("train.max_steps=6"), tmp_path / "run")
-    reasons = {"data.max_length=64": "data.max_length is 64", "data.max_eval_samples=20": "examples of validation are others"}
+    reasons = {
+        "data.max_length=64": "data.max_length is 64",
+        "data.max_eval_samples=20": "examples of validation are others",
+    }
     for override, reason in reasons.items():
         found = evaluate(tmp_path / "run", overrides=[override], listener=Notes())
         assert "identical" not in found
@@ -245,7 +269,9 @@ def test_bf16_on_the_cpu(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     assert metrics["budget"]["live_components"] == 24
     weights = load_file(tmp_path / "run" / "adapter" / "adapter.safetensors")
     assert {tensor.dtype for name, tensor in weights.items() if name.endswith((".A", ".B", ".c"))} == {torch.float32}
-    assert {tensor.dtype for tensor in load_file(tmp_path / "run" / "adapter" / "head.safetensors").values()} == {torch.float32}
+    assert {tensor.dtype for tensor in load_file(tmp_path / "run" / "adapter" / "head.safetensors").values()} == {
+        torch.float32
+    }
     assert evaluate(tmp_path / "run")["identical"] is True
 
 
@@ -253,7 +279,9 @@ def test_seeds_make_a_summary_and_finished_ones_are_kept(make_recipe: MakeRecipe
     recipe = make_recipe("train.epochs=1", "data.max_train_samples=64", "train.batch_size=4")
     first = train_seeds(recipe, tmp_path / "runs", [1, 2])
     values = first["metrics"]["accuracy"]["best"]["values"]
-    assert values == [read(tmp_path / "runs" / f"seed-{seed}" / "metrics.json")["metrics"]["accuracy"] for seed in (1, 2)]
+    assert values == [
+        read(tmp_path / "runs" / f"seed-{seed}" / "metrics.json")["metrics"]["accuracy"] for seed in (1, 2)
+    ]
     assert read(tmp_path / "runs" / "summary.json") == json.loads(json.dumps(first))
     before = (tmp_path / "runs" / "seed-1" / "metrics.json").stat().st_mtime_ns
     (tmp_path / "runs" / "seed-2" / "metrics.json").unlink()  # an unfinished run starts again
@@ -281,14 +309,22 @@ def test_seeds_can_be_replaced(make_recipe: MakeRecipe, tmp_path: Path, seeds: l
 def test_seeds_of_other_data_or_another_base_are_refused_before_anything_is_trained(
     make_recipe: MakeRecipe, tiny_model: Path, tmp_path: Path, what: str, finished: bool
 ) -> None:
-    """The recipe is the same to the letter; what lies where it points has changed. A mean of both would be one of nothing."""
+    """The recipe is the same to the letter; what lies where it points has changed.
+
+    A mean of both would be one of nothing.
+    """
     data, model, runs = tmp_path / "data", tmp_path / "model", tmp_path / "runs"
     shutil.copytree(tiny_model, model)
     data.mkdir()
     for split in ("train", "validation"):
         rows = "".join(f"a good film {number},{number % 2}\n" for number in range(24))
         (data / f"{split}.csv").write_text(f"sentence,label\n{rows}")
-    recipe = make_recipe("data={source: files, path: " + str(data) + "}", f"model.name={model}", "train.max_steps=6", "train.batch_size=4")
+    recipe = make_recipe(
+        "data={source: files, path: " + str(data) + "}",
+        f"model.name={model}",
+        "train.max_steps=6",
+        "train.batch_size=4",
+    )
     train_seeds(recipe, runs, [1])
     if not finished:
         (runs / "seed-1" / "metrics.json").unlink()
@@ -305,7 +341,9 @@ def test_seeds_of_other_data_or_another_base_are_refused_before_anything_is_trai
     assert train_seeds(recipe, runs, [2], overwrite=True)["seeds"] == [2]
 
 
-def test_a_seed_without_a_checkpoint_begins_anew_on_what_is_there_now(make_recipe: MakeRecipe, tiny_model: Path, tmp_path: Path) -> None:
+def test_a_seed_without_a_checkpoint_begins_anew_on_what_is_there_now(
+    make_recipe: MakeRecipe, tiny_model: Path, tmp_path: Path
+) -> None:
     """It was stopped before anything was learned, so nothing of the former model is in it."""
     shutil.copytree(tiny_model, tmp_path / "model")
     recipe, run = make_recipe(f"model.name={tmp_path / 'model'}", "train.max_steps=6"), tmp_path / "runs" / "seed-1"
@@ -314,7 +352,11 @@ def test_a_seed_without_a_checkpoint_begins_anew_on_what_is_there_now(make_recip
     (run / "metrics.json").unlink()
     shutil.rmtree(run / "checkpoints")
     weights = load_file(tmp_path / "model" / "model.safetensors")
-    save_file({name: weight + 1 for name, weight in weights.items()}, tmp_path / "model" / "model.safetensors", metadata={"format": "pt"})
+    save_file(
+        {name: weight + 1 for name, weight in weights.items()},
+        tmp_path / "model" / "model.safetensors",
+        metadata={"format": "pt"},
+    )
     assert train_seeds(recipe, tmp_path / "runs", [1])["seeds"] == [1]
     assert read(run / "environment.json")["model"]["fingerprint"] != before
 
@@ -332,7 +374,9 @@ def test_seeds_whose_replacing_was_cut_short_begin_anew(make_recipe: MakeRecipe,
 
 
 @pytest.mark.parametrize("taken", ["seed-1", "seed-2"])
-def test_a_finished_seed_that_is_taken_away_is_no_silent_loss(make_recipe: MakeRecipe, tmp_path: Path, taken: str) -> None:
+def test_a_finished_seed_that_is_taken_away_is_no_silent_loss(
+    make_recipe: MakeRecipe, tmp_path: Path, taken: str
+) -> None:
     """As soon as the seed that follows it is done, or before: no summary of fewer seeds than were asked for."""
     runs = tmp_path / "runs"
 
@@ -455,7 +499,9 @@ def test_nothing_is_written_when_the_run_cannot_start(make_recipe: MakeRecipe, t
     assert not (tmp_path / "run").exists()
 
 
-def test_a_disk_that_refuses_the_weights_is_one_message(make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_refuses_the_weights_is_one_message(
+    make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Safetensors reports a full disk by an error of its own, not by the system's."""
     from safetensors import SafetensorError
 

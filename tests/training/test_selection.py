@@ -9,7 +9,8 @@ from dora_cli.training.selection import Selection
 
 def offer(selection: Selection, values: list[float | None], *, frozen_from: int = 0) -> list[bool]:
     return [
-        selection.offer(epoch=i + 1, step=10 * (i + 1), metrics={"m": value}, frozen=i >= frozen_from) for i, value in enumerate(values)
+        selection.offer(epoch=i + 1, step=10 * (i + 1), metrics={"m": value}, frozen=i >= frozen_from)
+        for i, value in enumerate(values)
     ]
 
 

@@ -15,7 +15,13 @@ from dora_cli import evaluate, parse_recipe, train
 from dora_cli.tasks import GenerationTask, get_task, task_names
 from tests.training.conftest import MakeRecipe
 
-SMALL = {"vocab_size": 1200, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 32}
+SMALL = {
+    "vocab_size": 1200,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 32,
+}
 MODELS: dict[str, Callable[[], Any]] = {
     "gpt2": lambda: transformers.GPT2LMHeadModel(
         transformers.GPT2Config(vocab_size=1200, n_positions=64, n_embd=16, n_layer=2, n_head=2)
@@ -23,8 +29,10 @@ MODELS: dict[str, Callable[[], Any]] = {
     "llama": lambda: transformers.LlamaForCausalLM(transformers.LlamaConfig(**SMALL, num_key_value_heads=2)),
     "bart": lambda: transformers.BartForConditionalGeneration(
         transformers.BartConfig(
-            vocab_size=1200, d_model=16, encoder_layers=2, decoder_layers=2, encoder_attention_heads=2, decoder_attention_heads=2,
-            encoder_ffn_dim=32, decoder_ffn_dim=32, max_position_embeddings=64, pad_token_id=0, bos_token_id=2, eos_token_id=3,
+            vocab_size=1200, d_model=16, encoder_layers=2, decoder_layers=2, encoder_attention_heads=2,
+            decoder_attention_heads=2,
+            encoder_ffn_dim=32, decoder_ffn_dim=32, max_position_embeddings=64, pad_token_id=0, bos_token_id=2,
+            eos_token_id=3,
             decoder_start_token_id=3, forced_eos_token_id=3,
         )
     ),
@@ -35,7 +43,8 @@ MODELS: dict[str, Callable[[], Any]] = {
         )
     ),
 }  # fmt: skip
-# blocks x projections: GPT-2 c_attn, c_proj, c_fc, c_proj; Llama q, k, v, o, gate, up, down; BART and T5 6 and 10 (encoder, decoder)
+# blocks x projections: GPT-2 c_attn, c_proj, c_fc, c_proj; Llama q, k, v, o, gate, up, down; BART and T5 6 and 10
+# (encoder, decoder)
 PROJECTIONS = {"gpt2": 2 * 4, "llama": 2 * 7, "bart": 2 * 6 + 2 * 10, "t5": 2 * 6 + 2 * 10}
 
 
@@ -78,8 +87,15 @@ def test_more_tokens_than_positions_is_one_message(tiny_model: Path, make_recipe
     """The small BERT has 64 positions; the tokenizer does not say so."""
     (tmp_path / "data").mkdir()
     for split in ("train", "validation"):
-        (tmp_path / "data" / f"{split}.csv").write_text("sentence,label\n" + f"{'film ' * 80},positive\nfilm,negative\n")
-    recipe = make_recipe("data.source=files", f"data.path={tmp_path / 'data'}", "data.max_train_samples=null", "data.max_eval_samples=null")
+        (tmp_path / "data" / f"{split}.csv").write_text(
+            "sentence,label\n" + f"{'film ' * 80},positive\nfilm,negative\n"
+        )
+    recipe = make_recipe(
+        "data.source=files",
+        f"data.path={tmp_path / 'data'}",
+        "data.max_train_samples=null",
+        "data.max_eval_samples=null",
+    )
     with pytest.raises(ValueError, match=r"data\.max_length.*64"):
         train(recipe, tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -32,10 +32,14 @@ def scalars(run: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def logged(run: Path, kind: str) -> list[dict[str, Any]]:
-    return [entry for line in (run / "log.jsonl").read_text().splitlines() if (entry := json.loads(line))["type"] == kind]
+    return [
+        entry for line in (run / "log.jsonl").read_text().splitlines() if (entry := json.loads(line))["type"] == kind
+    ]
 
 
-def test_trackers_have_what_the_program_left_out(make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trackers_have_what_the_program_left_out(
+    make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "torchvision", None)
     train(make_recipe("train.max_steps=8"), tmp_path / "without")
     assert sys.modules["torchvision"] is None
@@ -43,21 +47,30 @@ def test_trackers_have_what_the_program_left_out(make_recipe: MakeRecipe, tmp_pa
     assert sys.modules.get("torchvision", sys) is not None  # absent or loaded, but no longer left out
 
 
-# TensorBoard --------------------------------------------------------------------------------------------------------------------
+# TensorBoard ----------------------------------------------------------------------------------------------------------
 
 
 def test_tensorboard_holds_what_the_records_hold(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     result = train(make_recipe("train.log_with=tensorboard"), tmp_path / "run")
     found, steps = scalars(tmp_path / "run"), logged(tmp_path / "run", "train")
-    for tag, key in (("loss", "loss"), ("grad_norm", "grad_norm"), ("learning_rate", "learning_rate"), ("epoch", "epoch")):
+    for tag, key in (
+        ("loss", "loss"),
+        ("grad_norm", "grad_norm"),
+        ("learning_rate", "learning_rate"),
+        ("epoch", "epoch"),
+    ):
         assert found[f"train/{tag}"] == [(entry["step"], pytest.approx(entry[key], rel=1e-6)) for entry in steps]
     assert found["train/regulariser"] == [
-        (entry["step"], pytest.approx(entry["regulariser"], rel=1e-6)) for entry in steps if entry["regulariser"] is not None
+        (entry["step"], pytest.approx(entry["regulariser"], rel=1e-6))
+        for entry in steps
+        if entry["regulariser"] is not None
     ]
     assert found["budget/budget"] == [(entry["step"], entry["budget"]) for entry in steps]
     assert found["budget/live"] == [(0, 36.0), *((entry["step"], entry["live"]) for entry in steps)]
     evaluations = logged(tmp_path / "run", "eval")
-    assert found["eval/accuracy"] == [(entry["step"], pytest.approx(entry["metrics"]["accuracy"])) for entry in evaluations]
+    assert found["eval/accuracy"] == [
+        (entry["step"], pytest.approx(entry["metrics"]["accuracy"])) for entry in evaluations
+    ]
     assert found["final/accuracy"] == [(24, pytest.approx(result.metrics["metrics"]["accuracy"]))]
     for layer in result.ranks["layers"]:
         values = found[f"ranks/{layer['name']}"]
@@ -83,7 +96,9 @@ def test_a_resumed_run_goes_on_where_it_stopped(make_recipe: MakeRecipe, tmp_pat
     train(recipe, tmp_path / "straight")
     with pytest.raises(Killed):
         train(recipe, tmp_path / "run", listener=Cut())
-    assert max(step for step, _ in scalars(tmp_path / "run")["train/loss"]) == 15, "checkpoint after step 14, told up to 15"
+    assert max(step for step, _ in scalars(tmp_path / "run")["train/loss"]) == 15, (
+        "checkpoint after step 14, told up to 15"
+    )
     train(recipe, tmp_path / "run", resume=True)
     one, other = scalars(tmp_path / "straight"), scalars(tmp_path / "run")
     assert [step for step, _ in other["train/loss"]] == list(range(1, 25))
@@ -97,7 +112,9 @@ def test_a_replaced_run_leaves_no_curve_behind(make_recipe: MakeRecipe, tmp_path
     recipe = make_recipe("train.log_with=tensorboard", "train.max_steps=4")
     train(recipe, tmp_path / "run")
     train(recipe, tmp_path / "run", overwrite=True)
-    assert scalars(tmp_path / "run")["train/loss"] == [(4, pytest.approx(logged(tmp_path / "run", "train")[0]["loss"], rel=1e-6))]
+    assert scalars(tmp_path / "run")["train/loss"] == [
+        (4, pytest.approx(logged(tmp_path / "run", "train")[0]["loss"], rel=1e-6))
+    ]
     train(make_recipe("train.max_steps=4"), tmp_path / "run", overwrite=True)
     assert not (tmp_path / "run" / "trackers").exists()
 
@@ -119,7 +136,7 @@ def test_trackers_change_no_number_and_may_be_taken_when_resuming(make_recipe: M
     assert resumed.metrics["epochs"] == straight.metrics["epochs"]
 
 
-# Packages that are not there ----------------------------------------------------------------------------------------------------
+# Packages that are not there ------------------------------------------------------------------------------------------
 
 
 def test_a_missing_package_is_said_before_anything_is_written(
@@ -137,7 +154,12 @@ def test_a_missing_package_is_said_before_anything_is_written(
 
 @pytest.mark.parametrize(
     ("value", "means"),
-    [("null", None), ("wandb", ("wandb",)), ("[tensorboard]", ("tensorboard",)), ("[mlflow, wandb]", ("mlflow", "wandb"))],
+    [
+        ("null", None),
+        ("wandb", ("wandb",)),
+        ("[tensorboard]", ("tensorboard",)),
+        ("[mlflow, wandb]", ("mlflow", "wandb")),
+    ],
 )
 def test_the_key_takes_one_or_a_list(value: str, means: object) -> None:
     recipe = parse_recipe(SMALLEST, overrides=[f"train.log_with={value}"])
@@ -162,7 +184,7 @@ def test_other_values_of_the_key_are_refused(value: str, said: str) -> None:
     assert said in str(caught.value)
 
 
-# Weights & Biases and MLflow ----------------------------------------------------------------------------------------------------
+# Weights & Biases and MLflow ------------------------------------------------------------------------------------------
 
 WANDB = '''
 """Writes down what it is told; reaches for no network."""
@@ -296,7 +318,9 @@ def test_what_is_no_number_is_not_told() -> None:
     assert told == [(5, {"eval/loss": 0.5})]
 
 
-def test_mlflow_keeps_its_database_in_the_run_unless_told_otherwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mlflow_keeps_its_database_in_the_run_unless_told_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     package = type(sys)("mlflow")
     uris: list[str] = []
     package.set_tracking_uri = uris.append  # type: ignore[attr-defined]

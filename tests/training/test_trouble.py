@@ -38,7 +38,7 @@ __all__ = ["models", "straight", "tokenizer"]  # fixtures
 
 Straight = Callable[[Recipe], Path]
 
-# A full disk --------------------------------------------------------------------------------------------------------------------
+# A full disk ----------------------------------------------------------------------------------------------------------
 
 
 class Disk:
@@ -69,7 +69,9 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
     folder = tmp_path / "disk"
     folder.mkdir()
     try:
-        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(folder)], check=True, capture_output=True)
+        subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(folder)], check=True, capture_output=True
+        )
     except (OSError, subprocess.CalledProcessError):
         pytest.skip("file systems cannot be mounted here")
     yield Disk(folder)
@@ -86,7 +88,9 @@ def whole(run: Path) -> int:
     return int(found.snapshot.progress["at"]["step"])
 
 
-def test_a_disk_that_fills_up_with_checkpoints(make_recipe: MakeRecipe, disk: Disk, straight: Straight, tmp_path: Path) -> None:
+def test_a_disk_that_fills_up_with_checkpoints(
+    make_recipe: MakeRecipe, disk: Disk, straight: Straight, tmp_path: Path
+) -> None:
     """All are kept, so after some of them nothing more fits."""
     recipe = make_recipe(*SAVES, "save.keep=50")
     expected = straight(recipe)
@@ -132,7 +136,9 @@ def test_a_disk_that_is_full_at_once(make_recipe: MakeRecipe, disk: Disk, straig
 
 
 def test_a_log_that_finds_no_room(make_recipe: MakeRecipe, disk: Disk, straight: Straight) -> None:
-    """A line of the log is cut in two by the end of the disk: step 10 is saved, and the log is longer than a page before step 20 is."""
+    """A line of the log is cut in two by the end of the disk: step 10 is saved, and the log is longer than a page
+    before step 20 is.
+    """
     recipe = make_recipe("train.batch_size=4", "train.log_every=1", "save.every_steps=10", "train.epochs=2")
     run = disk.folder / "run"
     with pytest.raises(OutputError, match=r"cannot write .*log\.jsonl: No space left on device"):
@@ -145,7 +151,9 @@ def test_a_log_that_finds_no_room(make_recipe: MakeRecipe, disk: Disk, straight:
 
 
 class Trouble:
-    """Makes the system refuse to write one file of a run: ``sync`` it to the disk, or ``open`` it or make a folder at all."""
+    """Makes the system refuse to write one file of a run: ``sync`` it to the disk, or ``open`` it or make a folder at
+    all.
+    """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.monkeypatch = monkeypatch
@@ -185,7 +193,9 @@ def trouble() -> Iterator[Trouble]:
         ("metrics.json.tmp", 24),
     ],
 )
-def test_no_room_for_a_part(make_recipe: MakeRecipe, straight: Straight, trouble: Trouble, tmp_path: Path, part: str, step: int) -> None:
+def test_no_room_for_a_part(
+    make_recipe: MakeRecipe, straight: Straight, trouble: Trouble, tmp_path: Path, part: str, step: int
+) -> None:
     recipe, run = make_recipe(), tmp_path / "run"
     if part.endswith(".tmp"):
         part = f".{part.removesuffix('.tmp')}.{os.getpid()}.tmp"
@@ -241,25 +251,39 @@ def test_a_folder_that_becomes_read_only(
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "mkdir", refused)
-        with pytest.raises(OutputError, match=rf"step-15: {os.strerror(number)}; the last one that was written is whole.*--resume"):
+        with pytest.raises(
+            OutputError,
+            match=rf"step-15: {os.strerror(number)}; the last one that was written is "
+            r"whole.*--resume",
+        ):
             train(recipe, run)
     assert whole(run) == 14
     train(recipe, run, resume=True)
     assert_equal_runs(straight(recipe), run)
 
 
-def test_a_first_checkpoint_that_finds_no_room(make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_first_checkpoint_that_finds_no_room(
+    make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What the message says to do works."""
     recipe, run = make_recipe(), tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr("dora_cli.runs.folders.save_file", Mock(side_effect=OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
-        with pytest.raises(OutputError, match=r"step-6: No space left on device; none was written before.*train again with --overwrite$"):
+        patch.setattr(
+            "dora_cli.runs.folders.save_file", Mock(side_effect=OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+        )
+        with pytest.raises(
+            OutputError,
+            match=r"step-6: No space left on device; none was written before.*train again "
+            r"with --overwrite$",
+        ):
             train(recipe, run)
     train(recipe, run, overwrite=True)
 
 
 @pytest.mark.parametrize("how", ["new", "overwrite", "resume"])
-def test_a_place_that_takes_no_checkpoint(make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+def test_a_place_that_takes_no_checkpoint(
+    make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
     """Tried before anything is loaded where the folder is there already: nothing is trained, and nothing replaced."""
     run = tmp_path / "run"
     recipe = make_recipe("train.max_steps=6", "train.lr_warmup_fraction=0")
@@ -279,18 +303,25 @@ def test_a_place_that_takes_no_checkpoint(make_recipe: MakeRecipe, tmp_path: Pat
         patch.setattr(Path, "rename", refused)
         if how != "new":
             patch.setattr("dora_cli.training.run.load_split", Mock(side_effect=AssertionError("loaded")))
-        with pytest.raises(OutputError, match=r"cannot hold a save of the run: Operation not permitted in .*; free some space or change"):
+        with pytest.raises(
+            OutputError,
+            match=r"cannot hold a save of the run: Operation not permitted in .*; free "
+            r"some space or change",
+        ):
             train(recipe, run, overwrite=how == "overwrite", resume=how == "resume")
     assert contents(run) == before
     assert list(tmp_path.rglob(".*")) == []
     train(recipe, run, overwrite=how == "overwrite", resume=how == "resume")
 
 
-# Too little memory --------------------------------------------------------------------------------------------------------------
+# Too little memory ----------------------------------------------------------------------------------------------------
 
 SHORTAGES = (
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB."),
-    RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    RuntimeError(
+        "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried "
+        "to allocate 9 bytes"
+    ),
     RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
     MemoryError(),
 )
@@ -320,7 +351,9 @@ def test_no_memory_to_train(
         _fails(patch, error, training=True)
         done = dora("train", tmp_path / "recipe.yaml", "--output", run)
     assert done.code == 2
-    assert "out of memory in training with train.batch_size 16; set train.batch_size=8 and train.gradient_accumulation=2" in done.err
+    assert (
+        "out of memory in training with train.batch_size 16; set train.batch_size=8 and train.gradient_accumulation=2"
+    ) in done.err
     assert "Traceback" not in done.err
     assert whole(run) == 2
     train(recipe, run, resume=True)
@@ -330,7 +363,13 @@ def test_no_memory_to_train(
 @pytest.mark.parametrize(
     ("overrides", "says"),
     [
-        (("train.batch_size=5", "train.gradient_accumulation=3"), r"train\.batch_size=3 and train\.gradient_accumulation=6, or use"),
+        (
+            ("train.batch_size=5", "train.gradient_accumulation=3"),
+            (
+                r"train\.batch_size=3 and "
+                r"train\.gradient_accumulation=6, or use"
+            ),
+        ),
         (("train.batch_size=8",), r"train\.batch_size=4 and train\.gradient_accumulation=2 \(the same global batch"),
         (("train.batch_size=1",), r"train\.batch_size 1; lower data\.max_length \(now 128\) or method\.rank"),
     ],
@@ -346,11 +385,14 @@ def test_other_errors_are_no_shortage(make_recipe: MakeRecipe) -> None:
 
 
 @pytest.mark.parametrize("error", SHORTAGES[1:], ids=lambda error: f"{type(error).__name__} {str(error)[:12]}")
-def test_no_memory_to_evaluate(make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+def test_no_memory_to_evaluate(
+    make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
     """In the second evaluation of a run, which goes on with a smaller batch then; and in `dora eval`."""
     recipe, run = make_recipe(), tmp_path / "run"
     with monkeypatch.context() as patch:
-        _fails(patch, error, training=False, after=4 + 2)  # before it starts, two batches each of training and evaluation are tried
+        # before it starts, two batches each of training and evaluation are tried
+        _fails(patch, error, training=False, after=4 + 2)
         with pytest.raises(OutOfMemoryError, match=r"in an evaluation with eval\.batch_size 64; lower it"):
             train(recipe, run)
     assert whole(run) == 6
@@ -371,14 +413,21 @@ def test_no_memory_to_decode(models: dict[str, Path], tmp_path: Path, monkeypatc
     def short(*_: Any, **__: Any) -> None:
         raise MemoryError
 
-    recipe, run = recipe_of(models["gpt2"], "train.max_steps=6", "decode.epoch_samples=0", "decode.batch_size=3"), tmp_path / "run"
+    recipe, run = (
+        recipe_of(models["gpt2"], "train.max_steps=6", "decode.epoch_samples=0", "decode.batch_size=3"),
+        tmp_path / "run",
+    )
     says = r"in decoding with decode\.batch_size {} and decode\.beams"
     with monkeypatch.context() as patch:
         patch.setattr(generation, "decode", short)
         with pytest.raises(OutOfMemoryError, match=says.format(3)):
             train(recipe, run)
     assert whole(run) == 6
-    train(recipe_of(models["gpt2"], "train.max_steps=6", "decode.epoch_samples=0", "decode.batch_size=2"), run, resume=True)
+    train(
+        recipe_of(models["gpt2"], "train.max_steps=6", "decode.epoch_samples=0", "decode.batch_size=2"),
+        run,
+        resume=True,
+    )
     with monkeypatch.context() as patch:
         patch.setattr(generation, "decode", short)
         patch.setattr(dora_cli.library.prediction, "decode", short)
@@ -405,7 +454,7 @@ def test_no_memory_to_load(make_recipe: MakeRecipe, tmp_path: Path, monkeypatch:
         evaluate(tmp_path / "run")
 
 
-# Two runs in one folder ---------------------------------------------------------------------------------------------------------
+# Two runs in one folder -----------------------------------------------------------------------------------------------
 
 
 class _Takes(SilentListener):
@@ -429,7 +478,9 @@ class _Takes(SilentListener):
 
 
 MOMENTS = ("step 2", "step 6", "step 13", "evaluation", "epoch 1", "epoch 4")
-"""Before the first logged step, at an epoch's end, between two saves, and while evaluations run and after them, the last one included."""
+"""Before the first logged step, at an epoch's end, between two saves, and while evaluations run and after them, the
+last one included.
+"""
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
@@ -462,7 +513,9 @@ def test_a_run_folder_that_is_taken_away_ends_the_run_and_is_not_made_anew(
 
 @pytest.mark.parametrize("part", ["log.jsonl", "recipe.yaml", "environment.json", "adapter"])
 def test_a_part_of_a_run_that_is_taken_away_is_named(make_recipe: MakeRecipe, tmp_path: Path, part: str) -> None:
-    """After the last step of the last epoch but one the rest goes on as ever, up to the next time that the part would be needed."""
+    """After the last step of the last epoch but one the rest goes on as ever, up to the next time that the part would
+    be needed.
+    """
     run = tmp_path / "run"
 
     def take() -> None:
@@ -515,7 +568,9 @@ def test_a_second_run_is_refused_until_the_first_is_dead(
     other = hold(run)
     before = contents(run)
     for options in ({}, {"resume": True}, {"overwrite": True}):
-        with pytest.raises(OutputError, match="is in use by another run of dora; wait until it ends or choose another --output"):
+        with pytest.raises(
+            OutputError, match="is in use by another run of dora; wait until it ends or choose another --output"
+        ):
             train(recipe, run, **options)
         assert contents(run) == before
     other.send_signal(signal.SIGKILL)
@@ -539,7 +594,9 @@ def test_seeds_are_not_replaced_while_one_of_them_runs(
     assert train_seeds(recipe, runs, [3], overwrite=True)["seeds"] == [3]
 
 
-def test_the_lock_is_given_back(make_recipe: MakeRecipe, tmp_path: Path, hold: Callable[[Path], subprocess.Popen[str]]) -> None:
+def test_the_lock_is_given_back(
+    make_recipe: MakeRecipe, tmp_path: Path, hold: Callable[[Path], subprocess.Popen[str]]
+) -> None:
     """After success, after an error, and to a run that only finds its work done."""
     recipe, run = make_recipe("train.max_steps=6", "save.every_steps=1"), tmp_path / "run"
     with pytest.raises(PowerCutError):
@@ -552,11 +609,15 @@ def test_the_lock_is_given_back(make_recipe: MakeRecipe, tmp_path: Path, hold: C
     hold(run)
 
 
-# Clocks -------------------------------------------------------------------------------------------------------------------------
+# Clocks ---------------------------------------------------------------------------------------------------------------
 
 
-def test_a_clock_that_goes_back(make_recipe: MakeRecipe, straight: Straight, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every look at the clock shows an hour less, and the files of a copied run have the times of their copying, newest first."""
+def test_a_clock_that_goes_back(
+    make_recipe: MakeRecipe, straight: Straight, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every look at the clock shows an hour less, and the files of a copied run have the times of their copying, newest
+    first.
+    """
     recipe, run = make_recipe(*SAVES), tmp_path / "run"
     hours = itertools.count()
     now = time.time()
@@ -580,5 +641,6 @@ def test_minutes_between_checkpoints_are_not_the_clock_of_the_wall(
     monkeypatch.setattr(time, "monotonic", lambda: next(steady))
     monkeypatch.setattr(time, "time", lambda: 3e7 * (-1) ** next(years))
     cut(make_recipe("save.every_minutes=2", "save.keep=9"), tmp_path / "run", step=6)
-    # looks: at the start 0, then one a step; the fourth is 120 s after it. A look when saved starts the next two minutes
+    # looks: at the start 0, then one a step; the fourth is 120 s after it. A look when saved starts the next two
+    # minutes
     assert [path.name for path in checkpoints_of(RunRecords(tmp_path / "run"))] == ["step-4"]

@@ -1,4 +1,6 @@
-"""Run folders by strangers: whatever is in them, the answer is a result or one clear error, and nothing outside of them is touched."""
+"""Run folders by strangers: whatever is in them, the answer is a result or one clear error, and nothing outside of them
+is touched.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,14 @@ from tests.commands.conftest import dora
 from tests.hostile.edits import FRAGMENTS, change, change_bytes, sign
 from tests.runs.test_resume import cut
 
-PARTS = ("adapter.safetensors", "head.safetensors", "state.json", "optimizer.safetensors", "random.safetensors", "progress.json")
+PARTS = (
+    "adapter.safetensors",
+    "head.safetensors",
+    "state.json",
+    "optimizer.safetensors",
+    "random.safetensors",
+    "progress.json",
+)
 CUT = 7  # the newest checkpoint of the unfinished run; ranks freeze at step 4 of 9
 
 
@@ -63,7 +72,9 @@ class Yard:
         return {str(path): path.read_bytes() if path.is_file() else None for path in paths}
 
     def survives(self, call: Callable[[], object]) -> str | None:
-        """`call` returns or raises a DoraError, whose message is returned; either way it changes nothing outside of the run."""
+        """`call` returns or raises a DoraError, whose message is returned; either way it changes nothing outside of the
+        run.
+        """
         before, message = self.outside(), None
         try:
             call()
@@ -117,7 +128,7 @@ def finished(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Yard
 
 seeds = st.integers(0, 2**32)
 
-# Fuzzing ------------------------------------------------------------------------------------------------------------------------
+# Fuzzing --------------------------------------------------------------------------------------------------------------
 
 RECIPE = """\
 task: glue/rte
@@ -132,7 +143,11 @@ train: {epochs: 4, adam_betas: [0.9, 0.999], learning_rate: 2.0e-3, seed: 1}
 
 
 @fuzz(300)
-@given(at=st.lists(st.tuples(st.integers(0, len(RECIPE)), st.sampled_from(FRAGMENTS), st.integers(0, 12)), min_size=1, max_size=3))
+@given(
+    at=st.lists(
+        st.tuples(st.integers(0, len(RECIPE)), st.sampled_from(FRAGMENTS), st.integers(0, 12)), min_size=1, max_size=3
+    )
+)
 def test_recipes(at: list[tuple[int, str, int]]) -> None:
     text = RECIPE
     for where, fragment, dropped in at:
@@ -169,7 +184,8 @@ def test_reading_checkpoints(unfinished: Yard, seed: int, name: str, signed: boo
     unfinished.survives(lambda: load_weights(folder))
 
 
-RESUMED = (*(f"checkpoints/step-{CUT}/{part}" for part in PARTS), f"checkpoints/step-{CUT}/progress.json", "environment.json",
+RESUMED = (*(f"checkpoints/step-{CUT}/{part}" for part in PARTS), f"checkpoints/step-{CUT}/progress.json",
+"environment.json",
            "recipe.yaml", "log.jsonl", "adapter/state.json", "adapter/adapter.safetensors")  # fmt: skip
 
 
@@ -183,7 +199,8 @@ def test_going_on(unfinished: Yard, seed: int, name: str) -> None:
     unfinished.survives(lambda: train(unfinished.recipe, unfinished.run, resume=True))
 
 
-EVALUATED = ("adapter/adapter.safetensors", "adapter/head.safetensors", "adapter/state.json", "metrics.json", "environment.json",
+EVALUATED = ("adapter/adapter.safetensors", "adapter/head.safetensors", "adapter/state.json", "metrics.json",
+"environment.json",
              "recipe.yaml")  # fmt: skip
 
 
@@ -214,7 +231,7 @@ def test_rank_tables(finished: Yard, seed: int, name: str) -> None:
             assert done.err.startswith("dora: error:")
 
 
-# Plain cases --------------------------------------------------------------------------------------------------------------------
+# Plain cases ----------------------------------------------------------------------------------------------------------
 
 
 def _write_json(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
@@ -281,15 +298,44 @@ def _first(tensors: dict[str, torch.Tensor], ending: str) -> str:
     ("file", "change", "says"),
     [
         ("adapter", lambda t: t.update({_first(t, ".A"): t[_first(t, ".A")].double()}), r"\.A is torch\.float64"),
-        ("adapter", lambda t: t.update({_first(t, ".B"): t[_first(t, ".B")].T.contiguous()}), r"\.B is torch\.float32 \("),
-        ("adapter", lambda t: t.update({"../../escaped": torch.zeros(1)}), r"tensor \.\./\.\./escaped is in the checkpoint"),
+        (
+            "adapter",
+            lambda t: t.update({_first(t, ".B"): t[_first(t, ".B")].T.contiguous()}),
+            r"\.B is torch\.float32 \(",
+        ),
+        (
+            "adapter",
+            lambda t: t.update({"../../escaped": torch.zeros(1)}),
+            (
+                r"tensor \.\./\.\./escaped is in the "
+                r"checkpoint"
+            ),
+        ),
         ("adapter", lambda t: t.pop("keep"), "tensor keep is missing"),
-        ("adapter", lambda t: t.update(frozen=torch.tensor(False), compacted=torch.tensor(False)), r"tensor .* is torch\.float32"),
+        (
+            "adapter",
+            lambda t: t.update(frozen=torch.tensor(False), compacted=torch.tensor(False)),
+            r"tensor .* is torch\.float32",
+        ),
         ("head", lambda t: t.update({min(t): t[min(t)][:1].clone()}), "head tensor .* this model needs"),
         ("head", lambda t: t.pop(min(t)), "head tensor .* is missing from the checkpoint"),
-        ("optimizer", lambda t: t.update({"0.step": torch.tensor(-3.0)}), r"optimiser tensors 0\.\* hold values that no training leaves"),
+        (
+            "optimizer",
+            lambda t: t.update({"0.step": torch.tensor(-3.0)}),
+            (
+                r"optimiser tensors 0\.\* hold values that "
+                r"no training leaves"
+            ),
+        ),
         ("optimizer", lambda t: t.update({"0.exp_avg_sq": -torch.ones_like(t["0.exp_avg_sq"])}), "no training leaves"),
-        ("optimizer", lambda t: t.update({"99.step": torch.tensor(1.0)}), r"optimiser tensor 99\.step is in the checkpoint"),
+        (
+            "optimizer",
+            lambda t: t.update({"99.step": torch.tensor(1.0)}),
+            (
+                r"optimiser tensor 99\.step is in the "
+                r"checkpoint"
+            ),
+        ),
         ("random", lambda t: t["0.numpy"].index_fill_(0, torch.tensor([624]), 10**6), "random state is none"),
         ("random", lambda t: t["0.torch"].fill_(255), "random state is none"),
         ("random", lambda t: t["0.python"].fill_(-1), "random state is none"),
@@ -319,7 +365,9 @@ READERS: dict[str, Callable[[Path, Path, Path], object]] = {
     "eval": lambda run, base, out: evaluate(run),
     "predict": lambda run, base, out: predict(run, split="validation"),
     "export": lambda run, base, out: export_saved(run, out / "export", format="merged"),
-    "load_adapter": lambda run, base, out: load_adapter(run, AutoModelForSequenceClassification.from_pretrained(base, num_labels=2)),
+    "load_adapter": lambda run, base, out: load_adapter(
+        run, AutoModelForSequenceClassification.from_pretrained(base, num_labels=2)
+    ),
     "to_lora": lambda run, base, out: to_lora(run),
 }
 
@@ -334,7 +382,11 @@ def test_weights_that_are_not_finite_are_refused_by_name(
 ) -> None:
     run = finished.reset()
     name = _spoil(run / "adapter" / f"{file}.safetensors", ending, value)
-    with pytest.raises(CheckpointError, match=rf"{file}\.safetensors holds values that are not finite .* in {re.escape(name)};"):
+    with pytest.raises(
+        CheckpointError,
+        match=rf"{file}\.safetensors holds values that are not finite .* in "
+        rf"{re.escape(name)};",
+    ):
         READERS[reader](run, tiny_model, tmp_path)
     assert not list(tmp_path.iterdir()), "nothing is written"
 
@@ -348,11 +400,16 @@ def test_a_checkpoint_that_is_not_finite_is_not_gone_on_from(unfinished: Yard) -
 def test_a_few_of_many_tensors_that_are_not_finite_are_named() -> None:
     nan = torch.tensor([float("nan")])
     assert not_finite({f"t{index}": nan for index in range(9)}) == "t0, t1, t2, t3 and 5 more"
-    assert not_finite({"whole": torch.tensor([1]), "eight": torch.ones(2).to(torch.float8_e5m2), "none": torch.ones(0)}) == ""
+    assert (
+        not_finite({"whole": torch.tensor([1]), "eight": torch.ones(2).to(torch.float8_e5m2), "none": torch.ones(0)})
+        == ""
+    )
     assert not_finite({"eight": torch.tensor([float("inf")]).to(torch.float8_e5m2)}) == "eight"
 
 
-@pytest.mark.parametrize("name", ["../../escaped.safetensors", "/escaped.safetensors", "..\\escaped.safetensors", "a/../../../escaped"])
+@pytest.mark.parametrize(
+    "name", ["../../escaped.safetensors", "/escaped.safetensors", "..\\escaped.safetensors", "a/../../../escaped"]
+)
 def test_names_in_a_manifest_open_nothing(unfinished: Yard, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that a manifest lists beyond the known ones is not looked at, wherever it is said to be."""
     folder = unfinished.reset() / "checkpoints" / f"step-{CUT}"

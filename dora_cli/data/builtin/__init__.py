@@ -1,9 +1,10 @@
 """Data made from grammars: every task without a file or a network.
 
-``glue/sst2`` (`films`) and ``e2e`` (`stays`) are the demonstration sets: there labels follow from composition, here every meaning
-representation has several references that word and order it differently, so that adapting a model pays. The other tasks (`events`) have
-small sets for smoke runs. Every split comes from a seeded stream: the same sentences on every machine and Python version, and no
-example twice, neither in one split nor in two; no meaning representation is in two splits.
+``glue/sst2`` (`films`) and ``e2e`` (`stays`) are the demonstration sets: there labels follow from composition, here
+every meaning representation has several references that word and order it differently, so that adapting a model pays.
+The other tasks (`events`) have small sets for smoke runs. Every split comes from a seeded stream: the same sentences on
+every machine and Python version, and no example twice, neither in one split nor in two; no meaning representation is in
+two splits.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ class _Stream:
 
 @dataclass(frozen=True)
 class _Groups:
-    """One endless source of meaning representations with their references, and the splits cut from it, counted in the former."""
+    """One endless source of meaning representations with their references, and the splits cut from it, counted in the
+    former.
+    """
 
     group: Callable[[Draw], tuple[str, list[str]]]
     splits: tuple[tuple[str, int], ...]
@@ -74,13 +77,15 @@ def generate(task_name: str, split: str) -> Examples:
 
     Args:
         task_name: Such as ``glue/sst2`` or ``e2e``.
-        split: A split of the task, named as on the hub: ``train``, ``validation``, ``test``; MNLI has two of the latter, ``..._matched``
-            and ``..._mismatched``.
+        split: A split of the task, named as on the hub: ``train``, ``validation``, ``test``; MNLI has two of the
+            latter, ``..._matched`` and ``..._mismatched``.
 
     Returns:
-        GLUE: lower-case texts with spaces between words and punctuation, one list per text column of the task, and the labels of every
-        split (``test`` included): class numbers as in GLUE, or scores from 0 to 5 for STS-B. ``e2e``: meaning representations and
-        references in ordinary spelling, one row per reference, those of one meaning representation together; no labels.
+        GLUE: lower-case texts with spaces between words and punctuation, one list per text column of the task, and the
+            labels of every
+        split (``test`` included): class numbers as in GLUE, or scores from 0 to 5 for STS-B. ``e2e``: meaning
+        representations and references in ordinary spelling, one row per reference, those of one meaning representation
+        together; no labels.
 
     Raises:
         DataError: The task has no generated data, or no such split.
@@ -91,7 +96,10 @@ def generate(task_name: str, split: str) -> Examples:
     if task_name not in _STREAMS:
         near = difflib.get_close_matches(task_name, _STREAMS, n=1)
         hint = f" Did you mean {near[0]}?" if near else ""
-        raise DataError(f"data.source: builtin has no data for the task {task_name!r}.{hint} It has data for: {', '.join(_STREAMS)}.")
+        raise DataError(
+            f"data.source: builtin has no data for the task {task_name!r}.{hint} It has data for: "
+            f"{', '.join(_STREAMS)}."
+        )
     for stream in _STREAMS[task_name]:
         if any(name == split for name, _ in stream.splits):
             if isinstance(stream, _Groups):
@@ -106,7 +114,10 @@ def generate(task_name: str, split: str) -> Examples:
 
 @functools.cache
 def _cut(stream: _Stream, split: str) -> tuple[Row, ...]:
-    """The rows of one split: the stream without repeats, after the splits that come before. Kept for a process's further runs."""
+    """The rows of one split: the stream without repeats, after the splits that come before.
+
+    Kept for a process's further runs.
+    """
     draw = Draw(stream.seed)
     seen: set[tuple[str, ...]] = set()
     for name, size in stream.splits:
@@ -123,7 +134,9 @@ def _cut(stream: _Stream, split: str) -> tuple[Row, ...]:
 
 @functools.cache
 def _cut_groups(stream: _Groups, split: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Sources and references of one split, a row per reference: the stream without repeated sources, after the splits before. Kept."""
+    """Sources and references of one split, a row per reference: the stream without repeated sources, after the splits
+    before. Kept.
+    """
     draw = Draw(stream.seed)
     seen: set[str] = set()
     for name, size in stream.splits:

@@ -1,8 +1,8 @@
 """Small events in words, for the tasks about grammar, pairs of sentences and similarity.
 
-An event is who did what to what, where. Each task changes one thing about it and knows what the change does to the label. The sets are
-for smoke runs of every task without a network: they have the columns, the label values and the kind of reasoning of the real task, not
-its difficulty, so a metric on them says nothing about GLUE.
+An event is who did what to what, where. Each task changes one thing about it and knows what the change does to the
+label. The sets are for smoke runs of every task without a network: they have the columns, the label values and the kind
+of reasoning of the real task, not its difficulty, so a metric on them says nothing about GLUE.
 """
 
 from __future__ import annotations
@@ -27,7 +27,16 @@ class Lexicon:
 
 
 TOWN = Lexicon(
-    people=("the teacher", "the farmer", "the doctor", "the driver", "the painter", "the baker", "my sister", "my friend"),
+    people=(
+        "the teacher",
+        "the farmer",
+        "the doctor",
+        "the driver",
+        "the painter",
+        "the baker",
+        "my sister",
+        "my friend",
+    ),
     verbs=(
         ("sold", "sell"),
         ("cleaned", "clean"),
@@ -40,7 +49,14 @@ TOWN = Lexicon(
     ),
     colours=("red", "green", "blue", "black", "white", "yellow"),
     things=("chair", "lamp", "bag", "coat", "table", "clock", "bike", "box"),
-    places=("in the market", "at the station", "in the garden", "near the river", "in the kitchen", "behind the school"),
+    places=(
+        "in the market",
+        "at the station",
+        "in the garden",
+        "near the river",
+        "in the kitchen",
+        "behind the school",
+    ),
 )
 # The other genre of MNLI's mismatched split: no word in common but the function words.
 SEA = Lexicon(
@@ -86,7 +102,11 @@ PARTS = ("who", "verb", "colour", "thing", "place")
 
 def _event(draw: Draw, words: Lexicon = TOWN) -> Event:
     return Event(
-        draw.pick(words.people), draw.pick(words.verbs), draw.pick(words.colours), draw.pick(words.things), draw.pick(words.places)
+        draw.pick(words.people),
+        draw.pick(words.verbs),
+        draw.pick(words.colours),
+        draw.pick(words.things),
+        draw.pick(words.places),
     )
 
 
@@ -118,7 +138,9 @@ def entailment(draw: Draw, words: Lexicon = TOWN) -> tuple[str, str, int]:
     wrong = replace(event, who=_changed(draw, event, "who", words).who)
     return (
         event.active(),
-        draw.pick((event.denied(), wrong.cleft(), f"no one {event.verb[0]} the {event.colour} {event.thing} {event.place}")),
+        draw.pick(
+            (event.denied(), wrong.cleft(), f"no one {event.verb[0]} the {event.colour} {event.thing} {event.place}")
+        ),
         2,
     )
 

@@ -1,12 +1,12 @@
 """Film review sentences for ``glue/sst2``, from a grammar in which the label is computed along with the words.
 
-The words alone decide little. A quarter of the opinions are turned round (by "not", "far from", "i doubt that", ...), most sentences hold
-words of both polarities, and which of them counts follows from the construction: "but" and "although", strong against weak wording,
-whose opinion is reported, what was expected, what is compared with what. A classifier has to compose the meaning: counting words gets
-about 0.6 right (a test says so).
+The words alone decide little. A quarter of the opinions are turned round (by "not", "far from", "i doubt that", ...),
+most sentences hold words of both polarities, and which of them counts follows from the construction: "but" and
+"although", strong against weak wording, whose opinion is reported, what was expected, what is compared with what. A
+classifier has to compose the meaning: counting words gets about 0.6 right (a test says so).
 
-Every function takes the wanted sign (+1 the writer likes it, -1 the writer does not) and returns words whose meaning has that sign, so
-labels are balanced by construction.
+Every function takes the wanted sign (+1 the writer likes it, -1 the writer does not) and returns words whose meaning
+has that sign, so labels are balanced by construction.
 """
 
 from __future__ import annotations
@@ -17,26 +17,30 @@ from dora_cli.data.builtin.draw import Draw
 
 GOOD = (
     "good", "nice", "great", "fine", "lovely", "superb", "clever", "charming", "brilliant", "excellent", "wonderful",
-    "perfect", "solid", "pleasant", "beautiful", "impressive", "delightful", "fresh", "warm", "splendid", "gripping", "touching",
+    "perfect", "solid", "pleasant", "beautiful", "impressive", "delightful", "fresh", "warm", "splendid", "gripping",
+    "touching",
 )  # fmt: skip
 BAD = (
     "bad", "poor", "weak", "awful", "ugly", "dull", "clumsy", "cheap", "boring", "terrible", "tedious",
-    "useless", "unpleasant", "dreadful", "disappointing", "horrible", "slow", "stale", "cold", "mediocre", "lifeless", "predictable",
+    "useless", "unpleasant", "dreadful", "disappointing", "horrible", "slow", "stale", "cold", "mediocre", "lifeless",
+    "predictable",
 )  # fmt: skip
 
 # (words, plural)
 ASPECTS = (
-    ("the film", False), ("the movie", False), ("this film", False), ("this movie", False), ("the plot", False), ("the story", False),
+    ("the film", False), ("the movie", False), ("this film", False), ("this movie", False), ("the plot", False),
+    ("the story", False),
     ("the acting", False),
     ("the script", False), ("the dialogue", False), ("the music", False), ("the ending", False), ("the cast", False),
     ("the camera work", False),
-    ("the director 's work", False), ("the jokes", True), ("the actors", True), ("the songs", True), ("the characters", True),
+    ("the director 's work", False), ("the jokes", True), ("the actors", True), ("the songs", True),
+    ("the characters", True),
     ("the effects", True), ("the scenes", True),
 )  # fmt: skip
 WHOLES = ("film", "movie", "story", "comedy", "drama", "thriller")
 
-# How often an opinion is worded through the other polarity. At one half the words would say nothing at all, and a learner would find
-# no first foothold.
+# How often an opinion is worded through the other polarity. At one half the words would say nothing at all, and a
+# learner would find no first foothold.
 TURNED = 0.25
 
 # How an adjective is wrapped: by (is it turned round, how strongly is it meant).
@@ -59,7 +63,13 @@ ASSERTIONS = (
     "it is hard to deny that {}",
     "it is true that {}",
 )
-DENIALS = ("i doubt that {}", "i do not think {}", "no one would claim that {}", "it is hard to claim that {}", "it is not true that {}")
+DENIALS = (
+    "i doubt that {}",
+    "i do not think {}",
+    "no one would claim that {}",
+    "it is hard to claim that {}",
+    "it is not true that {}",
+)
 
 OTHERS = ("critics", "most people", "my friends", "the papers", "other viewers", "some fans")
 AGREEMENT = ("and i agree", "and they are right", "and i can only agree")
@@ -155,7 +165,9 @@ def _expected(draw: Draw, sign: int) -> str:
 
 def _compared(draw: Draw, sign: int) -> str:
     subject, plural = draw.pick(ASPECTS)
-    said = draw.pick(("more {yes} than {no}", "less {no} than {yes}", "not so much {no} as {yes}", "not {no} but {yes}"))
+    said = draw.pick(
+        ("more {yes} than {no}", "less {no} than {yes}", "not so much {no} as {yes}", "not {no} but {yes}")
+    )
     return f"{subject} {_be(plural)} {said.format(yes=adjective(draw, sign), no=adjective(draw, -sign))}"
 
 

@@ -4,10 +4,11 @@ A meaning representation looks like the challenge's own, with other attributes a
 
     name[Amber Fox], stayType[inn], priceRange[low], area[harbour], near[Mill Bridge], petFriendly[yes]
 
-A reference says all of it and nothing else. It is put together from choices that are made anew for every reference: how the text opens,
-which attributes describe the place in its first sentence, in which order the others follow, how many of them share a sentence, and how
-each is worded. A name has to be copied, other values have to be put into words ("low" is "cheap", "petFriendly[no]" is "does not allow
-pets"). In every list of wordings the first is drawn as often as all others together, as people have their habits, too.
+A reference says all of it and nothing else. It is put together from choices that are made anew for every reference: how
+the text opens, which attributes describe the place in its first sentence, in which order the others follow, how many of
+them share a sentence, and how each is worded. A name has to be copied, other values have to be put into words ("low" is
+"cheap", "petFriendly[no]" is "does not allow pets"). In every list of wordings the first is drawn as often as all
+others together, as people have their habits, too.
 """
 
 from __future__ import annotations
@@ -17,10 +18,26 @@ from dataclasses import dataclass
 from dora_cli.data.builtin.draw import Draw
 
 NAME_FIRST = (
-    "Amber", "Silver", "Golden", "Green", "Blue", "White", "Red", "Old", "Little", "Quiet", "Happy", "Lucky", "Winter", "Summer", "Stone",
+    "Amber", "Silver", "Golden", "Green", "Blue", "White", "Red", "Old", "Little", "Quiet", "Happy", "Lucky", "Winter",
+    "Summer", "Stone",
     "Wooden",
 )  # fmt: skip
-NAME_LAST = ("Fox", "Swan", "Lion", "Star", "Oak", "Rose", "Lamp", "Anchor", "Tower", "Garden", "Gate", "Bell", "Horse", "Crown")
+NAME_LAST = (
+    "Fox",
+    "Swan",
+    "Lion",
+    "Star",
+    "Oak",
+    "Rose",
+    "Lamp",
+    "Anchor",
+    "Tower",
+    "Garden",
+    "Gate",
+    "Bell",
+    "Horse",
+    "Crown",
+)
 LANDMARK_FIRST = ("Mill", "Castle", "Market", "King", "Queen", "Church")
 LANDMARK_LAST = ("Bridge", "Square", "Park", "Street")
 KINDS = ("guest house", "inn", "hostel", "cottage", "farmhouse", "hotel")
@@ -122,7 +139,9 @@ def _after(draw: Draw, key: str, value: str) -> str:
 
 
 def _clause(draw: Draw, key: str, value: str) -> str:
-    return _habit(draw, CLAUSES_COPIED[key]).format(value) if key in CLAUSES_COPIED else _habit(draw, CLAUSES[key, value])
+    return (
+        _habit(draw, CLAUSES_COPIED[key]).format(value) if key in CLAUSES_COPIED else _habit(draw, CLAUSES[key, value])
+    )
 
 
 def _with_article(words: str) -> str:
@@ -159,7 +178,9 @@ def reference(draw: Draw, place: Stay) -> str:
         fronted = take([key for key in left if key in ("area", "near")], 1)
         front = _after(draw, fronted[0], place.values[fronted[0]]) if fronted else ""
     before = take([key for key in left if (key, place.values[key]) in BEFORE], draw.weighted(((1, 4), (2, 1), (0, 1))))
-    after = take([key for key in left if key in ("area", "near", "view", "rating")], draw.weighted(((2, 3), (1, 2), (0, 1))))
+    after = take(
+        [key for key in left if key in ("area", "near", "view", "rating")], draw.weighted(((2, 3), (1, 2), (0, 1)))
+    )
     described = _with_article(" ".join((*(_before(draw, key, place.values[key]) for key in before), noun)))
     tail = _phrases([_after(draw, key, place.values[key]) for key in after])
     if opening == "there":
@@ -177,7 +198,8 @@ def reference(draw: Draw, place: Stay) -> str:
     sentences = [_sentence(first)]
     subjects = ["it", f"the {noun}" if "stayType" in place.values else "the place", place.name]
     while left:
-        # A subject serves once, as two sentences on end that open with "It" are nobody's habit, so the last one takes what is left.
+        # A subject serves once, as two sentences on end that open with "It" are nobody's habit, so the last one takes
+        # what is left.
         together = take(left, draw.weighted(((2, 4), (1, 1), (3, 2))) if len(subjects) > 1 else len(left))
         clauses = [_clause(draw, key, place.values[key]) for key in together]
         subject = subjects.pop(0 if draw.chance(0.6) else draw.below(len(subjects)))
@@ -186,10 +208,16 @@ def reference(draw: Draw, place: Stay) -> str:
 
 
 def _phrases(parts: list[str]) -> str:
-    """The phrases in a row, each after a space; two that start with "with" are one: "with sea views and a rating of 3 out of 5"."""
+    """The phrases in a row, each after a space; two that start with "with" are one: "with sea views and a rating of 3
+    out of 5".
+    """
     row = ""
     for before, part in zip(["", *parts], parts, strict=False):
-        row += f" and {part.removeprefix('with ')}" if before.startswith("with ") and part.startswith("with ") else f" {part}"
+        row += (
+            (f" and {part.removeprefix('with ')}")
+            if before.startswith("with ") and part.startswith("with ")
+            else f" {part}"
+        )
     return row
 
 
@@ -198,7 +226,9 @@ def _joined(parts: list[str]) -> str:
 
 
 def described_stay(draw: Draw) -> tuple[str, list[str]]:
-    """A meaning representation and three to seven different references of it (fewer of a place with little to say about)."""
+    """A meaning representation and three to seven different references of it (fewer of a place with little to say
+    about).
+    """
     place = stay(draw)
     wanted = draw.weighted(REFERENCES)
     texts: dict[str, None] = {}

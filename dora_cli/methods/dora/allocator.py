@@ -8,8 +8,9 @@ import torch
 def select(scores: torch.Tensor, budget: int) -> torch.Tensor:
     """Marks exactly `budget` components with the highest scores.
 
-    The published code prunes every score at or below a threshold, so ties overshoot the budget; here the count is exact. Ties fall
-    evenly over projections: of equal scores, the component that stands last in its projection is pruned first.
+    The published code prunes every score at or below a threshold, so ties overshoot the budget; here the count is
+    exact. Ties fall evenly over projections: of equal scores, the component that stands last in its projection is
+    pruned first.
 
     Args:
         scores: ``(projections, r0)``, finite.

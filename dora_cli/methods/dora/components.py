@@ -1,4 +1,6 @@
-"""Where the factors of many projections live: a row per component, so that one kernel works on all projections of a shape."""
+"""Where the factors of many projections live: a row per component, so that one kernel works on all projections of a
+shape.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +15,9 @@ from dora_cli.methods.dora.layer import AdaptedProjection
 class Components:
     """The components of all projections of one weight shape; row `i` of every tensor belongs to the same component.
 
-    The layers' parameters are views: of a layer whose components begin at row `f`, `A` is ``A[f : f + r]``, `B` is the transpose of
-    ``B_t[f : f + r]``, `c` is ``c[f : f + r]``. Their gradients are views of `grad_A`, `grad_B_t` and `grad_c` in the same way, once
-    `take_gradients` was called.
+    The layers' parameters are views: of a layer whose components begin at row `f`, `A` is ``A[f : f + r]``, `B` is the
+    transpose of ``B_t[f : f + r]``, `c` is ``c[f : f + r]``. Their gradients are views of `grad_A`, `grad_B_t` and
+    `grad_c` in the same way, once `take_gradients` was called.
 
     Attributes:
         layers: the projections, in the order of their rows; ranks may differ.
@@ -38,7 +40,9 @@ class Components:
         self._gradients: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
         self._gradient_views: list[tuple[nn.Parameter, torch.Tensor]] = []
 
-    def _views(self, A: torch.Tensor, B_t: torch.Tensor, c: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    def _views(
+        self, A: torch.Tensor, B_t: torch.Tensor, c: torch.Tensor
+    ) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
         slices = [slice(start, start + layer.rank) for start, layer in zip(self.starts, self.layers, strict=True)]
         return [(A[rows], B_t[rows].T, c[rows]) for rows in slices]
 

@@ -1,9 +1,9 @@
 """Dropout that is drawn fast: for the adapters' inputs and, on the CPU, wherever the base model drops out.
 
-Seeds come from torch's own generator of the device, so that a resumed run draws what the straight one drew. On the CPU a mask comes
-from a SFC64 stream, 16 bits an input; on the GPU a kernel hashes seed and position, 32 bits an input, and draws a mask again instead of
-storing it.
-Either way kept inputs are scaled by the inverse of the probability that the bits really give, so the expectation is exact.
+Seeds come from torch's own generator of the device, so that a resumed run draws what the straight one drew. On the CPU
+a mask comes from a SFC64 stream, 16 bits an input; on the GPU a kernel hashes seed and position, 32 bits an input, and
+draws a mask again instead of storing it. Either way kept inputs are scaled by the inverse of the probability that the
+bits really give, so the expectation is exact.
 """
 
 from __future__ import annotations
@@ -25,9 +25,11 @@ _MASK = 0xFFFFFFFF
 
 
 def draw_mask(shape: torch.Size, probability: float) -> tuple[torch.Tensor, float]:
-    """On the CPU: which inputs are kept, 0 or 1 in uint8 (which becomes a number faster than bool does), and the scale of what is.
+    """On the CPU: which inputs are kept, 0 or 1 in uint8 (which becomes a number faster than bool does), and the scale
+    of what is.
 
-    Every mask has a seed of its own from torch's generator: a checkpoint, which restores that one and computes again, sees the same.
+    Every mask has a seed of its own from torch's generator: a checkpoint, which restores that one and computes again,
+    sees the same.
     """
     bits = np.random.SFC64(int(torch.randint(2**63 - 1, ())))
     threshold = cut(probability, _BITS_CPU)
@@ -40,7 +42,8 @@ def draw_mask(shape: torch.Size, probability: float) -> tuple[torch.Tensor, floa
 
 
 class ModelDropouts:
-    """The base model's own `nn.Dropout` on the CPU, drawn as the adapters' are: PyTorch's own takes ten times as long there.
+    """The base model's own `nn.Dropout` on the CPU, drawn as the adapters' are: PyTorch's own takes ten times as long
+    there.
 
     Between `begin` and `end` the modules compute so, in training mode; before and after they are as they were.
     """

@@ -1,8 +1,8 @@
 """Importance of single-rank components and the regulariser DEM, in closed form. Pure functions of tensors.
 
 Shapes carry any number of leading dimensions (projections of one shape are stacked): `A` is ``(..., r, d_in)``, `B`
-``(..., d_out, r)``, `c` ``(..., r)``. No ``r x d_out x d_in`` tensor is ever made: everything follows from the Gram matrices
-``A A^T`` and ``B^T B`` (reference section 1.11).
+``(..., d_out, r)``, `c` ``(..., r)``. No ``r x d_out x d_in`` tensor is ever made: everything follows from the Gram
+matrices ``A A^T`` and ``B^T B`` (reference section 1.11).
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ def gram(A: torch.Tensor, B_t: torch.Tensor) -> torch.Tensor:
 def scores_of_gram(gram: torch.Tensor, c: torch.Tensor, eps: float = EPS) -> torch.Tensor:
     """Normalised Frobenius norm of each component (paper, equation 7), for projections of several shapes at once.
 
-    ``s_i = ||c_i b_i a_i^T||_F / (||sum_j c_j b_j a_j^T||_F + eps)`` with the numerator ``|c_i| ||a_i|| ||b_i||`` and the squared
-    denominator ``c^T K c``, where `K` is `gram`, ``(..., r, r)``. Cancellation can make ``c^T K c`` slightly negative, so it is clamped
-    at 0.
+    ``s_i = ||c_i b_i a_i^T||_F / (||sum_j c_j b_j a_j^T||_F + eps)`` with the numerator ``|c_i| ||a_i|| ||b_i||`` and
+    the squared denominator ``c^T K c``, where `K` is `gram`, ``(..., r, r)``. Cancellation can make ``c^T K c``
+    slightly negative, so it is clamped at 0.
 
     Returns:
         Scores of shape ``(..., r)`` in the type of `gram`, non-negative, not bounded by 1.
@@ -45,14 +45,18 @@ def scores_of_gram(gram: torch.Tensor, c: torch.Tensor, eps: float = EPS) -> tor
 
 
 def ema(average: torch.Tensor, value: torch.Tensor, beta: float) -> torch.Tensor:
-    """``beta * average + (1 - beta) * value`` (paper, equation 8). No bias correction: it would not change any ranking."""
+    """``beta * average + (1 - beta) * value`` (paper, equation 8).
+
+    No bias correction: it would not change any ranking.
+    """
     return beta * average + (1 - beta) * value
 
 
 def add_variance_gradient(gradient: torch.Tensor, factor: torch.Tensor, weight: float) -> torch.Tensor:
     """DEM of one factor (paper, equation 10).
 
-    Adds ``weight`` times the gradient of ``sum_i Var(row i of factor)``, which is ``2 (x_ij - mean_i) / (d - 1)``, to `gradient`.
+    Adds ``weight`` times the gradient of ``sum_i Var(row i of factor)``, which is ``2 (x_ij - mean_i) / (d - 1)``, to
+    `gradient`.
 
     Args:
         gradient, factor: ``(..., d)``; rows are the `a_i`, or the `b_i` of a transposed `B`.

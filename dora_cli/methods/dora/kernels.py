@@ -6,8 +6,8 @@ With `x` ``(N, d)``, a factor `F` of ``(r, d)`` and small activations `u` of ``(
     up:    out = base + drop'(u F)     drop' scales and zeroes what drop does: its backward
     outer: sum += u^T drop(x)      in as many partial sums as `splits` says, for `collect` to add up
 
-Forward is ``u = down(x, A)``, ``y = up(W0 x + b, u, s (B c)^T)``; backward is ``v = down(dy, s (B c)^T)``, ``dx = up(dy W0, v, A)`` and two
-outer products. `TorchKernels` runs everywhere; `kernels_for` prefers Triton's on a CUDA device.
+Forward is ``u = down(x, A)``, ``y = up(W0 x + b, u, s (B c)^T)``; backward is ``v = down(dy, s (B c)^T)``, ``dx = up(dy
+W0, v, A)`` and two outer products. `TorchKernels` runs everywhere; `kernels_for` prefers Triton's on a CUDA device.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ class Kernels(Protocol):
     """One way to compute; a training pass begins with `begin`. A dropout is whatever `drop` returned, None for none.
 
     Attributes:
-        draws_alike: whether a dropout that is drawn again under a restored generator of torch's, as checkpointing does, is the same.
+        draws_alike: whether a dropout that is drawn again under a restored generator of torch's, as checkpointing does,
+            is the same.
     """
 
     draws_alike: bool
@@ -48,7 +49,9 @@ class Kernels(Protocol):
 
     def down(self, x: torch.Tensor, factor: torch.Tensor, drop: object) -> torch.Tensor: ...
 
-    def up(self, base: torch.Tensor, u: torch.Tensor, factor: torch.Tensor, drop: object, dtype: torch.dtype) -> torch.Tensor:
+    def up(
+        self, base: torch.Tensor, u: torch.Tensor, factor: torch.Tensor, drop: object, dtype: torch.dtype
+    ) -> torch.Tensor:
         """The sum in `dtype`; `base` is given away and may be written into."""
 
     def splits(self, width: int) -> int:
@@ -61,13 +64,24 @@ class Kernels(Protocol):
         """Adds the sum of `totals`, ``(splits, R, d)``, to `gradient`, and clears them."""
 
     def collect_gated(
-        self, totals: torch.Tensor, B_t: torch.Tensor, c: torch.Tensor, grad_B_t: torch.Tensor, grad_c: torch.Tensor, scaling: float
+        self,
+        totals: torch.Tensor,
+        B_t: torch.Tensor,
+        c: torch.Tensor,
+        grad_B_t: torch.Tensor,
+        grad_c: torch.Tensor,
+        scaling: float,
     ) -> None:
-        """The gradient of ``s B diag(c)`` by rows is the sum of `totals`: adds those of `B_t` and `c`, and clears `totals`."""
+        """The gradient of ``s B diag(c)`` by rows is the sum of `totals`: adds those of `B_t` and `c`, and clears
+        `totals`.
+        """
 
 
 class TorchKernels:
-    """Plain tensor operations. A dropout stores its mask, a byte an input: drawing it again costs more than that on a CPU."""
+    """Plain tensor operations.
+
+    A dropout stores its mask, a byte an input: drawing it again costs more than that on a CPU.
+    """
 
     draws_alike = True
 
@@ -81,10 +95,14 @@ class TorchKernels:
     def drop(self, x: torch.Tensor, probability: float, index: int) -> Kept:
         if self._device.type == "cpu":
             return Kept(*draw_mask(x.shape, probability))
-        return Kept(torch.empty(x.shape, dtype=torch.uint8, device=x.device).bernoulli_(1 - probability), 1 / (1 - probability))
+        return Kept(
+            torch.empty(x.shape, dtype=torch.uint8, device=x.device).bernoulli_(1 - probability), 1 / (1 - probability)
+        )
 
     def _room(self, number: int, like: torch.Tensor) -> torch.Tensor:
-        """Memory for an intermediate result, which new memory would cost more than: the system clears large pieces page by page."""
+        """Memory for an intermediate result, which new memory would cost more than: the system clears large pieces page
+        by page.
+        """
         room = self._rooms.get((number, like.dtype))
         if room is None or len(room) < like.numel():
             room = self._rooms[number, like.dtype] = torch.empty(like.numel(), dtype=like.dtype, device=like.device)
@@ -102,7 +120,9 @@ class TorchKernels:
             return (x @ F.pad(factor, (0, 0, 0, -len(factor) % 16)).T)[:, : len(factor)]
         return x @ factor.T
 
-    def up(self, base: torch.Tensor, u: torch.Tensor, factor: torch.Tensor, drop: object, dtype: torch.dtype) -> torch.Tensor:
+    def up(
+        self, base: torch.Tensor, u: torch.Tensor, factor: torch.Tensor, drop: object, dtype: torch.dtype
+    ) -> torch.Tensor:
         if drop is None:
             return base.addmm_(u, factor).to(dtype)
         assert isinstance(drop, Kept)
@@ -127,7 +147,13 @@ class TorchKernels:
         totals.zero_()
 
     def collect_gated(
-        self, totals: torch.Tensor, B_t: torch.Tensor, c: torch.Tensor, grad_B_t: torch.Tensor, grad_c: torch.Tensor, scaling: float
+        self,
+        totals: torch.Tensor,
+        B_t: torch.Tensor,
+        c: torch.Tensor,
+        grad_B_t: torch.Tensor,
+        grad_c: torch.Tensor,
+        scaling: float,
     ) -> None:
         (total,) = totals
         grad_c.add_((total * B_t).sum(-1), alpha=scaling)

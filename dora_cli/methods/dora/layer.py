@@ -14,10 +14,12 @@ from dora_cli.methods.linear import shape_of, trained_type, weight_of
 
 
 class AdaptedProjection(nn.Module):
-    """``y = W0 x + b + s B (c * (A dropout(x)))`` around a frozen linear map (paper, equation 6; scale as in the published code).
+    """``y = W0 x + b + s B (c * (A dropout(x)))`` around a frozen linear map (paper, equation 6; scale as in the
+    published code).
 
-    Both factors start from Kaiming-uniform (fan-in, ``a = 0``): ``A ~ U(+-sqrt(6/d_in))``, ``B ~ U(+-sqrt(6/r0))``; the gates `c`
-    start at zero, so a fresh layer computes exactly what its base does. `A`, `B` and `c` are fp32 (float64 over a float64 base).
+    Both factors start from Kaiming-uniform (fan-in, ``a = 0``): ``A ~ U(+-sqrt(6/d_in))``, ``B ~ U(+-sqrt(6/r0))``; the
+    gates `c` start at zero, so a fresh layer computes exactly what its base does. `A`, `B` and `c` are fp32 (float64
+    over a float64 base).
 
     `forward` is the mathematics as it stands; while `lean` is set (`LeanPass`), the same is computed with less work.
 
@@ -76,7 +78,9 @@ class AdaptedProjection(nn.Module):
         return y + update.to(y.dtype)
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        """Factors and gates as tensors of their own: formats such as safetensors take no strided views of shared memory (`Components`)."""
+        """Factors and gates as tensors of their own: formats such as safetensors take no strided views of shared memory
+        (`Components`).
+        """
         super()._save_to_state_dict(destination, prefix, keep_vars)
         if not keep_vars:
             for name in ("A", "B", "c"):
@@ -96,7 +100,9 @@ class AdaptedProjection(nn.Module):
 
     @torch.no_grad()
     def merged(self) -> nn.Module:
-        """The base module with the update in its weight: a new parameter, because another module may share the old one."""
+        """The base module with the update in its weight: a new parameter, because another module may
+        share the old one.
+        """
         weight = weight_of(self.base)
         # The sum in float64, rounded once: into a half type a small update would otherwise be rounded twice.
         merged = weight.double() + (self.B.double() * (self.scaling * self.c.double())) @ self.A.double()

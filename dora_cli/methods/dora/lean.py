@@ -1,8 +1,9 @@
 """A training pass over a model with adapted projections, with as little work and memory as it takes.
 
-Per pass, not per projection: copies of all factors in the precision of the arithmetic, with gate and scale folded into one of them; the
-seeds of all dropouts; the gradients of all gates. Per projection: the frozen map and the products of `kernels`, in one autograd
-function that saves its input once (shared by the projections that read the same one) and adds gradients of the factors where they belong.
+Per pass, not per projection: copies of all factors in the precision of the arithmetic, with gate and scale folded into
+one of them; the seeds of all dropouts; the gradients of all gates. Per projection: the frozen map and the products of
+`kernels`, in one autograd function that saves its input once (shared by the projections that read the same one) and
+adds gradients of the factors where they belong.
 """
 
 from __future__ import annotations
@@ -76,7 +77,9 @@ class LeanPass:
 
 
 class _Inputs:
-    """Inputs in the precision of the arithmetic, one copy for all projections that read the same one after the other."""
+    """Inputs in the precision of the arithmetic, one copy for all projections that read the same one
+    after the other.
+    """
 
     def __init__(self, dtype: torch.dtype) -> None:
         self.dtype = dtype
@@ -123,7 +126,8 @@ class _Shared:
 class LeanProjection:
     """One projection within lean passes; called with `x`, ``(..., d_in)``, gives what the layer gives, up to rounding.
 
-    It knows nothing of the pass that it belongs to: a cycle would keep all of it in memory long after ranks have changed.
+    It knows nothing of the pass that it belongs to: a cycle would keep all of it in memory long after ranks have
+    changed.
 
     Attributes:
         A, B_t: rows of this projection, in the precision of the arithmetic, gate and scale in `B_t`.
@@ -146,10 +150,11 @@ class LeanProjection:
         self._base: list[tuple[int, int]] = []
 
     def follow_base(self) -> bool:
-        """Takes over the base's weights if they are others than before; False where they train, which only autograd's own way knows.
+        """Takes over the base's weights if they are others than before; False where they train, which only autograd's
+        own way knows.
 
-        A frozen base is copied once: its copy in the arithmetic's precision serves all passes. (As for autograd, writes through ``.data``
-        go unnoticed.)
+        A frozen base is copied once: its copy in the arithmetic's precision serves all passes. (As for autograd, writes
+        through ``.data`` go unnoticed.)
         """
         base = self.layer.base
         parameters = [parameter for parameter in (base.weight, base.bias) if isinstance(parameter, torch.Tensor)]
@@ -166,7 +171,8 @@ class LeanProjection:
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         layer = self.layer
         y: torch.Tensor = _Adapted.apply(x, layer.A, layer.B, layer.c, self)  # type: ignore[no-untyped-call]
-        # Shaped here, not in the function: autograd refuses in-place changes of a view that a function returns, and some models make them.
+        # Shaped here, not in the function: autograd refuses in-place changes of a view that a function returns, and
+        # some models make them.
         return y.view(*x.shape[:-1], y.shape[-1])
 
     def drop(self, x: torch.Tensor) -> object:
@@ -181,7 +187,9 @@ class _Adapted(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, A: torch.Tensor, B: torch.Tensor, c: torch.Tensor, lean: LeanProjection) -> torch.Tensor:
+    def forward(
+        ctx: Any, x: torch.Tensor, A: torch.Tensor, B: torch.Tensor, c: torch.Tensor, lean: LeanProjection
+    ) -> torch.Tensor:
         kernels = lean.kernels
         rows = lean.inputs.cast(x).reshape(-1, x.shape[-1]).contiguous()  # kernels read one row after the other
         drop = lean.drop(rows)
@@ -197,7 +205,9 @@ class _Adapted(torch.autograd.Function):
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, None, None, None, None]:
         lean: LeanProjection = ctx.lean
         if lean.layer.lean is not lean:
-            raise RuntimeError("backward came after the end of its training pass; call it within `with method.training_pass():`")
+            raise RuntimeError(
+                "backward came after the end of its training pass; call it within `with method.training_pass():`"
+            )
         kernels, drop = lean.kernels, ctx.drop
         rows, u = ctx.saved_tensors
         dy = gradient.to(rows.dtype).contiguous()

@@ -37,7 +37,8 @@ class Dora:
         prune_interval: steps between events.
         curve: see `DoraSchedule`.
         dem_weight: `eta`, weight of the regulariser; 0 turns it off.
-        dem_scale: ``"published"`` divides the sum of variances by ``2 M r0`` (the code), ``"paper"`` by ``M r0`` (equation 10).
+        dem_scale: ``"published"`` divides the sum of variances by ``2 M r0`` (the code), ``"paper"`` by ``M r0``
+            (equation 10).
         dem_until: ``"freeze"`` (the code) or ``"end"`` (the paper's algorithm 1).
         compact: whether tensors shrink at the freeze. It changes memory and speed, not a number.
     """
@@ -79,7 +80,7 @@ class Dora:
         self._frozen = False
         self._compacted = False
 
-    # -- planning and attaching -------------------------------------------------------------------------------------------------
+    # -- planning and attaching ----------------------------------------------------------------------------------------
 
     def plan(self, total_steps: int, shapes: Mapping[str, Shape]) -> DoraSchedule:
         """The schedule of a run of `total_steps` over projections of these `shapes`; raises BudgetError."""
@@ -95,17 +96,22 @@ class Dora:
         )
         thin = [f"{name} ({shape[0]} x {shape[1]})" for name, shape in shapes.items() if min(shape) < 2]
         if thin:
-            raise BudgetError(f"projections need at least 2 x 2 to be adapted; leave these out of method.targets: {', '.join(thin)}")
+            raise BudgetError(
+                f"projections need at least 2 x 2 to be adapted; leave these out of method.targets: {', '.join(thin)}"
+            )
         return schedule
 
     def attach(self, model: nn.Module, projections: Mapping[str, nn.Module], schedule: Schedule | None = None) -> None:
-        """Wraps every projection of `model`. Draws `A` and `B` from torch's global generator, in the order of `projections`."""
+        """Wraps every projection of `model`.
+
+        Draws `A` and `B` from torch's global generator, in the order of `projections`.
+        """
         assert projections, "nothing to adapt"
         devices = {str(parameter.device) for module in projections.values() for parameter in module.parameters()}
         if schedule is not None and len(devices) > 1:
             raise ProjectionError(
-                f"the projections are spread over {', '.join(sorted(devices))}, but ranks are chosen among all of them on one device; load "
-                "the model for training without a device_map"
+                f"the projections are spread over {', '.join(sorted(devices))}, but ranks are chosen among all of "
+                "them on one device; load the model for training without a device_map"
             )
         self._model = model
         self._schedule = schedule
@@ -142,7 +148,8 @@ class Dora:
             self._scores, self._keep = self._scores.to(device), self._keep.to(device)
         self._groups = [Components([self._layers[self._names[row]] for row in rows]) for rows in shapes.values()]
         order = [row for rows in shapes.values() for row in rows]
-        self._order = torch.tensor(order, device=self._scores.device)  # position among all projections of each grouped one
+        # position among all projections of each grouped one
+        self._order = torch.tensor(order, device=self._scores.device)
         self._lean: LeanPass | None = None
 
     def _grouped(self) -> list[Components]:
@@ -151,18 +158,20 @@ class Dora:
             self._regroup()
         return self._groups
 
-    # -- once per step ----------------------------------------------------------------------------------------------------------
+    # -- once per step -------------------------------------------------------------------------------------------------
 
     @contextmanager
     def training_pass(self, dtype: torch.dtype | None = None) -> Iterator[None]:
-        """One forward and backward pass with less work than autograd's own way, up to rounding the same (see `LeanPass`).
+        """One forward and backward pass with less work than autograd's own way, up to rounding the same (see
+        `LeanPass`).
 
-        The parameters' gradients are complete when it ends, not before: whoever sums them over processes does it afterwards, and
-        DistributedDataParallel, which sums within `backward`, needs the plain pass. Within it only `backward` gives gradients, not
-        `torch.autograd.grad`.
+        The parameters' gradients are complete when it ends, not before: whoever sums them over processes does it
+        afterwards, and DistributedDataParallel, which sums within `backward`, needs the plain pass. Within it only
+        `backward` gives gradients, not `torch.autograd.grad`.
 
         Args:
-            dtype: autocast's, where autocast is entered within; None means that of the autocast around it, or else the factors' own.
+            dtype: autocast's, where autocast is entered within; None means that of the autocast around it, or else the
+                factors' own.
         """
         groups = self._grouped()
         if not groups:  # every projection lost all its components
@@ -188,14 +197,18 @@ class Dora:
         lean.finish()
 
     def _computes_twice(self) -> bool:
-        """Whether gradient checkpointing computes forward passes again in the backward pass, as transformers notes it."""
+        """Whether gradient checkpointing computes forward passes again in the backward pass, as
+        transformers notes it.
+        """
         return any(module.__dict__.get("gradient_checkpointing") for module in self._model.modules())
 
     @torch.no_grad()
     def adjust_gradients(self, step: int) -> torch.Tensor | None:
-        """Adds the gradient of DEM, once and in closed form; after the freeze, clears the gradients of masked components.
+        """Adds the gradient of DEM, once and in closed form; after the freeze, clears the gradients of masked
+        components.
 
-        Clearing comes before clipping, and covers the factors as well as the gates, so that masked and compacted training clip alike.
+        Clearing comes before clipping, and covers the factors as well as the gates, so that masked and compacted
+        training clip alike.
 
         Returns:
             DEM's part of the loss, ``eta * R``, on the device; None while it is off.
@@ -228,7 +241,10 @@ class Dora:
 
     @torch.no_grad()
     def observe(self, skipped: torch.Tensor | None = None) -> None:
-        """Scores and their EMA; after the freeze the permanent mask. Where `skipped` is true, scores stay as they were."""
+        """Scores and their EMA; after the freeze the permanent mask.
+
+        Where `skipped` is true, scores stay as they were.
+        """
         if self._frozen:
             if not self._compacted:
                 self._apply_keep()
@@ -253,7 +269,8 @@ class Dora:
         live, finite = torch.stack([keep.sum(), self._scores.isfinite().all()]).tolist()
         if not finite:
             raise DivergedError(
-                f"training diverged: scores after step {step:,} are not finite, so no ranks can be chosen by them; lower the learning rate"
+                f"training diverged: scores after step {step:,} are not finite, so no ranks can be chosen by them; "
+                "lower the learning rate"
             )
         self._keep.copy_(keep)
         self._live = int(live)
@@ -276,8 +293,8 @@ class Dora:
         """Refuses a step out of turn: an event, even the freeze, could fall into a gap."""
         if self._last_step is not None and step != self._last_step + 1:
             raise BudgetError(
-                f"after_step({step}) came after {self._last_step} steps; give it the number of the optimiser step, counted from 1 without "
-                "gaps (not of the micro-batch or the epoch)"
+                f"after_step({step}) came after {self._last_step} steps; give it the number of the optimiser step, "
+                "counted from 1 without gaps (not of the micro-batch or the epoch)"
             )
 
     @property
@@ -294,7 +311,10 @@ class Dora:
     def scores(self) -> torch.Tensor:
         """Scores of the present weights, not averaged: ``(projections, r0)``. Only before the freeze."""
         groups, rank = self._grouped(), self.start_rank
-        grams = [importance.gram(*(rows.view(len(group.layers), rank, -1) for rows in (group.A, group.B_t))) for group in groups]
+        grams = [
+            importance.gram(*(rows.view(len(group.layers), rank, -1) for rows in (group.A, group.B_t)))
+            for group in groups
+        ]
         c = torch.cat([group.c for group in groups]).view(-1, rank)
         scores = torch.empty_like(self._scores)
         scores[self._order] = importance.scores_of_gram(torch.cat(grams), c)
@@ -304,10 +324,13 @@ class Dora:
         for group, mask in zip(self._grouped(), self._masks(), strict=True):
             group.c.mul_(mask)
 
-    # -- ranks that really shrink -----------------------------------------------------------------------------------------------
+    # -- ranks that really shrink --------------------------------------------------------------------------------------
 
     def _compact(self) -> list[Replacement]:
-        """Drops masked components from memory; a projection without any becomes its base module again. Waits for the device once."""
+        """Drops masked components from memory; a projection without any becomes its base module again.
+
+        Waits for the device once.
+        """
         replaced: list[Replacement] = []
         keep = self._keep.cpu()
         for name, row in zip(self._names, keep, strict=True):
@@ -333,7 +356,7 @@ class Dora:
             del self._layers[name]
         return replaced
 
-    # -- what came of it --------------------------------------------------------------------------------------------------------
+    # -- what came of it -----------------------------------------------------------------------------------------------
 
     @contextmanager
     def folded(self) -> Iterator[None]:
@@ -348,7 +371,9 @@ class Dora:
                 layer.unfold()
 
     def merge(self) -> None:
-        """Puts each base module, with the update in its weight, in the place of its adapter; in a half type the sum is rounded once."""
+        """Puts each base module, with the update in its weight, in the place of its adapter; in a half type the sum is
+        rounded once.
+        """
         swap_modules(self._model, {layer: layer.merged() for layer in self._layers.values()})
         self._lean = None  # with its copies of the base
 
@@ -366,7 +391,9 @@ class Dora:
         return self._frozen
 
     def to_lora(self) -> dict[str, LoraFactors]:
-        """``A`` and ``s B diag(c)`` of every projection that still has components; before the freeze, of all of them."""
+        """``A`` and ``s B diag(c)`` of every projection that still has components; before the freeze,
+        of all of them.
+        """
         factors = {}
         live = self._keep if self._frozen and not self._compacted else None  # masked components count as gone
         for row, name in enumerate(self._names):
@@ -378,22 +405,29 @@ class Dora:
                 A, B = A[live[row]], B[:, live[row]]
             if A.shape[0]:
                 # A copy: the factors must not follow the parameters when training goes on.
-                factors[name] = LoraFactors(A.to("cpu", torch.float32, copy=True).contiguous(), B.to("cpu", torch.float32).contiguous())
+                factors[name] = LoraFactors(
+                    A.to("cpu", torch.float32, copy=True).contiguous(), B.to("cpu", torch.float32).contiguous()
+                )
         return factors
 
-    # -- saving and loading -----------------------------------------------------------------------------------------------------
+    # -- saving and loading --------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """Factors and gates per projection (``NAME.A``, ``.B``, ``.c``), scores, the keep mask, and whether frozen and compacted."""
+        """Factors and gates per projection (``NAME.A``, ``.B``, ``.c``), scores, the keep mask, and whether frozen and
+        compacted.
+        """
         state = {
-            f"{name}.{key}": getattr(layer, key).detach().contiguous() for name, layer in self._layers.items() for key in ("A", "B", "c")
+            f"{name}.{key}": getattr(layer, key).detach().contiguous()
+            for name, layer in self._layers.items()
+            for key in ("A", "B", "c")
         }
         flags = {"frozen": torch.tensor(self._frozen), "compacted": torch.tensor(self._compacted)}
         return state | {"scores": self._scores, "keep": self._keep} | flags
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Restores `state_dict` into a freshly attached method, shrinking ranks first. Raises CheckpointError on the first misfit.
+        """Restores `state_dict` into a freshly attached method, shrinking ranks first. Raises CheckpointError on the
+        first misfit.
 
         A masked state is compacted on the way in where `compact` asks for it; a compacted one stays so.
         """
@@ -414,7 +448,8 @@ class Dora:
                 expected.add(f"{name}.{suffix}")
         if unknown := state.keys() - expected:
             raise CheckpointError(
-                f"tensor {shown(min(unknown))} is in the checkpoint, but this model, recipe and keep mask have no place for it"
+                f"tensor {shown(min(unknown))} is in the checkpoint, but this model, recipe and keep mask have no "
+                "place for it"
             )
         for name, row in zip(self._names, rows, strict=True):
             if compacted:
@@ -438,5 +473,6 @@ def _check(key: str, state: Mapping[str, torch.Tensor], shape: Sequence[int], dt
         raise CheckpointError(f"tensor {key} is missing from the checkpoint")
     if tuple(tensor.shape) != tuple(shape) or tensor.dtype != dtype:
         raise CheckpointError(
-            f"tensor {key} is {tensor.dtype} {tuple(tensor.shape)} in the checkpoint; this model and recipe need {dtype} {tuple(shape)}"
+            f"tensor {key} is {tensor.dtype} {tuple(tensor.shape)} in the checkpoint; this model and recipe need "
+            f"{dtype} {tuple(shape)}"
         )

@@ -1,7 +1,7 @@
 """When components are pruned: one schedule in integers, for training, dry run, reports and tests alike.
 
-Fractions are read as decimals (``Fraction(str(f))``), so that 0.15 of 100 steps is 15 and not 14. With `T` steps, warm-up fraction
-`w` and final fraction `f`::
+Fractions are read as decimals (``Fraction(str(f))``), so that 0.15 of 100 steps is 15 and not 14. With `T` steps,
+warm-up fraction `w` and final fraction `f`::
 
     W = floor(w T)             last warm-up step
     L = floor((1 - w - f) T)   steps of pruning
@@ -9,9 +9,9 @@ Fractions are read as decimals (``Fraction(str(f))``), so that 0.15 of 100 steps
     events at W + j * interval (j = 1, 2, ...) before F, from the first that prunes, and at F
     pruned at an event = floor(M (r0 - rT) tau^3 / L^3),   tau = t - W
 
-The curve is that of the published code (slow at first, fastest at the end), not of the paper's equation 9 as printed; the curve
-``adalora`` is AdaLoRA's ``(1 - u)^3`` (fastest at first). Python's integers make both exact. An event that would prune nothing is none:
-the freeze alone is one whatever it prunes, since ranks are final from there on.
+The curve is that of the published code (slow at first, fastest at the end), not of the paper's equation 9 as printed;
+the curve ``adalora`` is AdaLoRA's ``(1 - u)^3`` (fastest at first). Python's integers make both exact. An event that
+would prune nothing is none: the freeze alone is one whatever it prunes, since ranks are final from there on.
 """
 
 from __future__ import annotations
@@ -69,19 +69,22 @@ class DoraSchedule:
         """Validates every bound, reporting all that are broken in one BudgetError, and returns the schedule."""
         problems = []
         fractions = {"warmup_fraction": warmup_fraction, "final_fraction": final_fraction}
-        problems += [f"method.{key} is {value}; it must be in [0, 1)" for key, value in fractions.items() if not 0 <= value < 1]
+        problems += [
+            f"method.{key} is {value}; it must be in [0, 1)" for key, value in fractions.items() if not 0 <= value < 1
+        ]
         # nan and infinities have no decimal: such a fraction is reported above and counts as 0 in the other checks
         warmup, final = (Fraction(str(value)) if isfinite(value) else Fraction(0) for value in fractions.values())
         if rank < 1:
             problems.append(f"method.rank is {rank}; it must be at least 1")
         if start_rank < rank:
             problems.append(
-                f"method.start_rank is {start_rank}, below method.rank {rank}; pruning can only shrink: raise start_rank or lower rank"
+                f"method.start_rank is {start_rank}, below method.rank {rank}; pruning can only shrink: raise "
+                "start_rank or lower rank"
             )
         if warmup + final >= 1:
             problems.append(
-                f"method.warmup_fraction {float(warmup)} + method.final_fraction {float(final)} leave no time to prune; "
-                "their sum must stay below 1"
+                f"method.warmup_fraction {float(warmup)} + method.final_fraction {float(final)} leave no time to "
+                "prune; their sum must stay below 1"
             )
         if interval < 1:
             problems.append(f"method.prune_interval is {interval}; it must be at least 1 step")
@@ -92,8 +95,9 @@ class DoraSchedule:
             if floor(pruning * total_steps) < 1:
                 problems.append(
                     f"the run has {plural(total_steps, 'optimiser step')}, of which pruning gets "
-                    f"floor({float(pruning):g} x {total_steps}) = 0; it needs at least {plural(ceil(1 / pruning), 'step')}: "
-                    "raise train.epochs or train.max_steps, lower train.batch_size, or lower the fractions"
+                    f"floor({float(pruning):g} x {total_steps}) = 0; it needs at least "
+                    f"{plural(ceil(1 / pruning), 'step')}: raise train.epochs or train.max_steps, lower "
+                    "train.batch_size, or lower the fractions"
                 )
         if problems:
             raise BudgetError("\n".join(problems))
@@ -139,7 +143,9 @@ class DoraSchedule:
     def is_event(self, step: int) -> bool:
         """Whether a selection follows the optimiser step `step`."""
         tau = step - self.warmup_steps
-        return tau == self.pruning_steps or (0 < tau < self.pruning_steps and tau % self.interval == 0 and self.pruned(tau) > 0)
+        return tau == self.pruning_steps or (
+            0 < tau < self.pruning_steps and tau % self.interval == 0 and self.pruned(tau) > 0
+        )
 
     @property
     def first_event(self) -> int:

@@ -1,4 +1,6 @@
-"""What of `dora_cli.methods.dora.importance` one kernel does better than several passes; Gram matrices are no such thing."""
+"""What of `dora_cli.methods.dora.importance` one kernel does better than several passes; Gram matrices are no such
+thing.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ def _variance_gradient(gradient, factor, variance, width, weight, BLOCK: tl.cons
         d = start + tl.arange(0, BLOCK)
         away = tl.where(d < width, tl.load(factor + row + d, mask=d < width, other=0.0) - mean, 0.0)
         squares += away * away
-        tl.store(gradient + row + d, tl.load(gradient + row + d, mask=d < width, other=0.0) + scale * away, mask=d < width)
+        tl.store(
+            gradient + row + d, tl.load(gradient + row + d, mask=d < width, other=0.0) + scale * away, mask=d < width
+        )
     tl.store(variance + index, tl.sum(squares) / (width - 1))
 
 

@@ -1,4 +1,6 @@
-"""`dora_cli.methods.dora.kernels` in Triton: dropout, product and sum in one pass over the activations, masks drawn again from a seed."""
+"""`dora_cli.methods.dora.kernels` in Triton: dropout, product and sum in one pass over the activations, masks drawn
+again from a seed.
+"""
 
 from __future__ import annotations
 
@@ -47,9 +49,15 @@ def _down(
         part = tl.load(x + n[:, None].to(tl.int64) * width + d[None, :], mask=inside, other=0.0)
         if DROP:
             part = tl.where(_keep(n[:, None] * width + d[None, :], seed, call, THRESHOLD), part, 0.0)
-        weights = tl.load(factor + r[:, None] * width + d[None, :], mask=(r[:, None] < rank) & (d[None, :] < width), other=0.0)
+        weights = tl.load(
+            factor + r[:, None] * width + d[None, :], mask=(r[:, None] < rank) & (d[None, :] < width), other=0.0
+        )
         total = tl.dot(part, tl.trans(weights), total, input_precision=PRECISION)
-    tl.store(out + n[:, None] * rank + r[None, :], (total * scale).to(out.dtype.element_ty), mask=(n[:, None] < rows) & (r[None, :] < rank))
+    tl.store(
+        out + n[:, None] * rank + r[None, :],
+        (total * scale).to(out.dtype.element_ty),
+        mask=(n[:, None] < rows) & (r[None, :] < rank),
+    )
 
 
 @triton.jit(do_not_specialize=["call"])
@@ -62,7 +70,9 @@ def _up(
     d = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
     r = tl.arange(0, BLOCK_R)
     small = tl.load(u + n[:, None] * rank + r[None, :], mask=(n[:, None] < rows) & (r[None, :] < rank), other=0.0)
-    weights = tl.load(factor + r[:, None] * width + d[None, :], mask=(r[:, None] < rank) & (d[None, :] < width), other=0.0)
+    weights = tl.load(
+        factor + r[:, None] * width + d[None, :], mask=(r[:, None] < rank) & (d[None, :] < width), other=0.0
+    )
     update = tl.dot(small, weights, input_precision=PRECISION) * scale
     if DROP:
         update = tl.where(_keep(n[:, None] * width + d[None, :], tl.load(seeds), call, THRESHOLD), update, 0.0)
@@ -130,7 +140,9 @@ def _collect_gated(
 
 @dataclass(frozen=True)
 class Seeded:
-    """A dropout that is drawn where it is used: its seed on the device, which use of the seed, what is dropped and the scale."""
+    """A dropout that is drawn where it is used: its seed on the device, which use of the seed, what is dropped and the
+    scale.
+    """
 
     seed: torch.Tensor
     call: int
@@ -139,7 +151,9 @@ class Seeded:
 
 
 class TritonKernels:
-    """Seeds are drawn by one call per pass from the device's own generator, so captured graphs and resumed runs draw anew and alike."""
+    """Seeds are drawn by one call per pass from the device's own generator, so captured graphs and resumed runs draw
+    anew and alike.
+    """
 
     draws_alike = False
 
@@ -155,17 +169,23 @@ class TritonKernels:
     def drop(self, x: torch.Tensor, probability: float, index: int) -> Seeded | None:
         if torch._C._current_graph_task_id() != -1:
             raise ModelError(
-                "the model computes parts of its forward pass again within the backward pass (activation checkpointing) without saying "
-                "so, and the adapters would not drop the same inputs twice; turn that off in the model, or set method.dropout: 0"
+                "the model computes parts of its forward pass again within the backward pass (activation "
+                "checkpointing) without saying so, and the adapters would not drop the same inputs twice; turn that "
+                "off in the model, or set method.dropout: 0"
             )
         threshold = cut(probability, HASH_BITS)
         self._calls[index] += 1
-        return Seeded(self._seeds[index], self._calls[index], threshold, scale(threshold, HASH_BITS)) if threshold else None
+        return (
+            Seeded(self._seeds[index], self._calls[index], threshold, scale(threshold, HASH_BITS))
+            if threshold
+            else None
+        )
 
     def down(self, x: torch.Tensor, factor: torch.Tensor, drop: object) -> torch.Tensor:
         rows, width = x.shape
         out = torch.empty(rows, len(factor), dtype=x.dtype, device=x.device)
-        # Block sizes here and below are the fastest of a search on an H100, at 1,024 and 4,096 rows of 768 and 3,072 columns.
+        # Block sizes here and below are the fastest of a search on an H100, at 1,024 and 4,096 rows of 768 and 3,072
+        # columns.
         block, columns = (32, 128) if rows >= 4096 else (16, 256)
         columns = down_columns(block, columns, _block_r(len(factor)), x.element_size(), self._memory)
         _down[(triton.cdiv(rows, block),)](
@@ -174,7 +194,9 @@ class TritonKernels:
         )  # fmt: skip
         return out
 
-    def up(self, base: torch.Tensor, u: torch.Tensor, factor: torch.Tensor, drop: object, dtype: torch.dtype) -> torch.Tensor:
+    def up(
+        self, base: torch.Tensor, u: torch.Tensor, factor: torch.Tensor, drop: object, dtype: torch.dtype
+    ) -> torch.Tensor:
         rows, width = base.shape
         out = base if base.dtype == dtype else torch.empty(rows, width, dtype=dtype, device=base.device)
         columns = 64 if rows * width < 2**21 else 128
@@ -194,7 +216,8 @@ class TritonKernels:
         block = outer_rows(128, columns, _block_r(rank), x.element_size(), self._memory)
         splits = min(len(totals), triton.cdiv(rows, block))
         _outer[(triton.cdiv(width, columns), splits)](
-            totals, u, x, *_dropout(drop, x), rows, width, rank, _scale(drop), totals.stride(0), splits, **_settings(drop, x),
+            totals, u, x, *_dropout(drop, x), rows, width, rank, _scale(drop), totals.stride(0), splits,
+            **_settings(drop, x),
             BLOCK_N=block, BLOCK_R=_block_r(rank), BLOCK_D=columns, num_warps=4, num_stages=3,
         )  # fmt: skip
 
@@ -206,12 +229,19 @@ class TritonKernels:
         )  # fmt: skip
 
     def collect_gated(
-        self, totals: torch.Tensor, B_t: torch.Tensor, c: torch.Tensor, grad_B_t: torch.Tensor, grad_c: torch.Tensor, scaling: float
+        self,
+        totals: torch.Tensor,
+        B_t: torch.Tensor,
+        c: torch.Tensor,
+        grad_B_t: torch.Tensor,
+        grad_c: torch.Tensor,
+        scaling: float,
     ) -> None:
         rows, width = B_t.shape
         splits = triton.next_power_of_2(len(totals))
         _collect_gated[(rows,)](
-            totals, B_t, c, grad_B_t, grad_c, scaling, totals.stride(0), width, len(totals), SPLITS=splits, BLOCK=1024, num_warps=8
+            totals, B_t, c, grad_B_t, grad_c, scaling, totals.stride(0), width, len(totals), SPLITS=splits, BLOCK=1024,
+            num_warps=8
         )  # fmt: skip
 
 
@@ -237,18 +267,24 @@ def _shared_memory(device: torch.device) -> int:
     """Bytes that a block may have: 227 KiB on an H100, 99 KiB on cards for games."""
     if device.type != "cuda":  # Triton's interpreter
         return 1 << 20
-    return int(_device_properties(torch.cuda.current_device() if device.index is None else device.index)["max_shared_mem"])
+    return int(
+        _device_properties(torch.cuda.current_device() if device.index is None else device.index)["max_shared_mem"]
+    )
 
 
 def down_columns(block: int, columns: int, block_r: int, size: int, memory: int) -> int:
-    """`columns`, or as many as `_down` has `memory` for: three stages of both operands in flight, and one more of what is dropped."""
+    """`columns`, or as many as `_down` has `memory` for: three stages of both operands in flight, and one more of what
+    is dropped.
+    """
     while columns > 16 and size * columns * (3 * (block + block_r) + block) > memory:
         columns //= 2
     return columns
 
 
 def outer_rows(block: int, columns: int, block_r: int, size: int, memory: int) -> int:
-    """`block`, or as many rows as `_outer` has `memory` for: two stages of both operands, and one more of what is dropped."""
+    """`block`, or as many rows as `_outer` has `memory` for: two stages of both operands, and one more of what is
+    dropped.
+    """
     while block > 16 and size * block * (2 * (block_r + columns) + columns) > memory:
         block //= 2
     return block

@@ -10,16 +10,19 @@ from dora_cli.metrics.e2e.ngrams import Tokens, check, most_in_one, ngrams
 
 ORDER = 4
 TINY_HITS, TINY_LENGTH = 1e-15, 1e-9
-"""What stands for no match and for no n-gram at all: BLEU is never undefined, and without a match of an order it is nearly 0."""
+"""What stands for no match and for no n-gram at all: BLEU is never undefined, and without a match of an order it is
+nearly 0.
+"""
 
 
 def bleu(outputs: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -> float:
     """BLEU-4 over the whole set, as a fraction.
 
-    Geometric mean of the clipped n-gram precisions times the brevity penalty ``exp(1 - r / c)``, where c is the length of all outputs and r
-    that of the references nearest to them in length (the shorter of two equally near).
+    Geometric mean of the clipped n-gram precisions times the brevity penalty ``exp(1 - r / c)``, where c is the length
+    of all outputs and r that of the references nearest to them in length (the shorter of two equally near).
 
-    The script counts ``len(output) - n + 1`` n-grams for every output, a negative number for outputs shorter than n - 1; so do we.
+    The script counts ``len(output) - n + 1`` n-grams for every output, a negative number for outputs shorter than n -
+    1; so do we.
 
     Args:
         outputs: tokens, already in one case (`tokenisation.mteval_tokens`).

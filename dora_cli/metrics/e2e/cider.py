@@ -15,12 +15,14 @@ SIGMA = 6.0
 
 
 def cider(outputs: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -> float:
-    """Ten times the mean over outputs, their references and n = 1 to 4 of a similarity of tf-idf vectors; about 2.5 for good E2E outputs.
+    """Ten times the mean over outputs, their references and n = 1 to 4 of a similarity of tf-idf vectors; about 2.5 for
+    good E2E outputs.
 
-    The evaluation's "CIDEr" is the variant that the paper calls CIDEr-D, without stemming: an n-gram's weight in the output is clipped at
-    its weight in the reference, and each similarity is multiplied by ``exp(-d^2 / (2 sigma^2))``, d being the difference in the number of
-    bigrams. The weight is the n-gram's count times ``ln(number of outputs / number of outputs in whose references it occurs)``. With a
-    single output that is 0 for all of its references' n-grams, and so is CIDEr.
+    The evaluation's "CIDEr" is the variant that the paper calls CIDEr-D, without stemming: an n-gram's weight in the
+    output is clipped at its weight in the reference, and each similarity is multiplied by ``exp(-d^2 / (2 sigma^2))``,
+    d being the difference in the number of bigrams. The weight is the n-gram's count times ``ln(number of outputs /
+    number of outputs in whose references it occurs)``. With a single output that is 0 for all of its references'
+    n-grams, and so is CIDEr.
 
     Args:
         outputs: tokens (`tokenisation.treebank`).
@@ -63,7 +65,9 @@ def _vector(counts: Counter[tuple[str, ...]], idf: dict[tuple[str, ...], float],
 
 def _similarity(output: _Vector, reference: _Vector) -> float:
     # In the output's order, not a set's: the sum must be the same to the last bit in every process.
-    common = ((ngram, mine, reference.weights[ngram]) for ngram, mine in output.weights.items() if ngram in reference.weights)
+    common = (
+        (ngram, mine, reference.weights[ngram]) for ngram, mine in output.weights.items() if ngram in reference.weights
+    )
     products = _sums((len(ngram), min(mine, theirs) * theirs) for ngram, mine, theirs in common)
     scales = [mine * theirs for mine, theirs in zip(output.norms, reference.norms, strict=True)]
     cosines = [product / scale if scale else 0.0 for product, scale in zip(products, scales, strict=True)]

@@ -17,10 +17,11 @@ def read_pairs(predictions: Path, references: Path | None) -> tuple[list[str], l
     """Outputs, and for each its references.
 
     Args:
-        predictions: plain text, one output a line (a blank line is an empty output); or ``.jsonl``, an object with ``output`` a line.
-        references: plain text, for each output a block of references, one a line, with a blank line between blocks; without any blank line,
-            every line is the only reference of one output. Or ``.jsonl``, an object with ``references`` a line. None: those in
-            `predictions`, which must then be ``.jsonl``.
+        predictions: plain text, one output a line (a blank line is an empty output); or ``.jsonl``, an object with
+            ``output`` a line.
+        references: plain text, for each output a block of references, one a line, with a blank line between blocks;
+            without any blank line, every line is the only reference of one output. Or ``.jsonl``, an object with
+            ``references`` a line. None: those in `predictions`, which must then be ``.jsonl``.
 
     Raises:
         DataError: a file is absent, empty, not UTF-8 or malformed, or the two do not match.
@@ -28,7 +29,9 @@ def read_pairs(predictions: Path, references: Path | None) -> tuple[list[str], l
     outputs = _outputs(predictions)
     if references is None:
         if not _is_jsonl(predictions):
-            raise DataError(f"{predictions} holds outputs alone; give --references FILE, blocks of references parted by blank lines")
+            raise DataError(
+                f"{predictions} holds outputs alone; give --references FILE, blocks of references parted by blank lines"
+            )
         return outputs, _jsonl_references(predictions)
     wanted = _jsonl_references(references) if _is_jsonl(references) else _blocks(references, outputs=len(outputs))
     if len(outputs) != len(wanted):
@@ -50,7 +53,9 @@ def _outputs(path: Path) -> list[str]:
 
 
 def _blocks(path: Path, *, outputs: int) -> list[list[str]]:
-    """The blocks of a file, or its lines as blocks of one where it has no blank line and a single output does not ask for one block."""
+    """The blocks of a file, or its lines as blocks of one where it has no blank line and a single output does not ask
+    for one block.
+    """
     blocks: list[list[str]] = [[]]
     lines = _lines(path)
     if not any(line.strip() for line in lines):
@@ -63,7 +68,9 @@ def _blocks(path: Path, *, outputs: int) -> list[list[str]]:
         elif blocks[-1]:
             blocks.append([])
         else:
-            raise DataError(f"{path}, line {number}: an empty block of references; part blocks by one blank line, begin with none")
+            raise DataError(
+                f"{path}, line {number}: an empty block of references; part blocks by one blank line, begin with none"
+            )
     return [[line] for line in blocks[0]] if len(blocks) == 1 and outputs != 1 else blocks
 
 
@@ -121,7 +128,9 @@ def _jsonl_references(path: Path) -> list[list[str]]:
         wanted = record.get("references")
         if not isinstance(wanted, list) or not wanted:
             given = f"is {_short(wanted)}" if "references" in record else "is missing"
-            raise DataError(f"{where}: 'references' {given}; it must be a list of at least one text, or give --references FILE")
+            raise DataError(
+                f"{where}: 'references' {given}; it must be a list of at least one text, or give --references FILE"
+            )
         found.append([_text({"references": text}, "references", where) for text in wanted])
     return found
 
@@ -129,11 +138,15 @@ def _jsonl_references(path: Path) -> list[list[str]]:
 def _text(record: dict[str, Any], key: str, where: str) -> str:
     value = record.get(key)
     if not isinstance(value, str):
-        raise DataError(f"{where}: {key!r} {f'holds {_short(value)}' if key in record else 'is missing'}; it must be a text")
+        raise DataError(
+            f"{where}: {key!r} {f'holds {_short(value)}' if key in record else 'is missing'}; it must be a text"
+        )
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise DataError(f"{where}: {key!r} holds half of a surrogate pair (\\ud800 to \\udfff), which is no character") from None
+        raise DataError(
+            f"{where}: {key!r} holds half of a surrogate pair (\\ud800 to \\udfff), which is no character"
+        ) from None
     return value.strip()
 
 

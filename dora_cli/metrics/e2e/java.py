@@ -1,6 +1,8 @@
-"""The two Java programs of the MS-COCO evaluation, which the package `pycocoevalcap` carries: Stanford's PTBTokenizer and METEOR 1.5.
+"""The two Java programs of the MS-COCO evaluation, which the package `pycocoevalcap` carries: Stanford's PTBTokenizer
+and METEOR 1.5.
 
-They are called here rather than through that package: its wrappers write next to its own code and take the text's encoding from the locale.
+They are called here rather than through that package: its wrappers write next to its own code and take the text's
+encoding from the locale.
 """
 
 from __future__ import annotations
@@ -20,7 +22,10 @@ from dora_cli.wording import plural
 _TOKENIZER = Path("tokenizer", "stanford-corenlp-3.4.1.jar")
 _METEOR = Path("meteor", "meteor-1.5.jar")
 _GIGABYTES = 2
-"""Memory that METEOR's program may take. What it needs grows with a text's length, and faster where words are repeated."""
+"""Memory that METEOR's program may take.
+
+What it needs grows with a text's length, and faster where words are repeated.
+"""
 _THROWN = re.compile(r'^Exception in thread "[^"]*" (.*\S)', re.MULTILINE)
 _LAST_WORDS = 10.0
 """Seconds in which a program that has failed may say why."""
@@ -29,7 +34,10 @@ _UTF8 = ("-Dfile.encoding=UTF-8", "-Dstdout.encoding=UTF-8")
 
 
 class JavaError(RuntimeError):
-    """Java or the package is absent, or a program failed; the message says what to do. A reason to go without, never to stop."""
+    """Java or the package is absent, or a program failed; the message says what to do.
+
+    A reason to go without, never to stop.
+    """
 
 
 class _NoAnswerError(Exception):
@@ -54,7 +62,10 @@ def _command(jar: Path) -> tuple[str, Path]:
         raise JavaError(f"install {' and '.join(name for name, absent in wanted.items() if absent)}")
     found = next((place / jar for place in places if (place / jar).is_file()), None)
     if found is None:
-        raise JavaError(f"pycocoevalcap in {places[0]} has no {jar}: install it again (pip install --force-reinstall 'pycocoevalcap>=1.2')")
+        raise JavaError(
+            f"pycocoevalcap in {places[0]} has no {jar}: install it again (pip install --force-reinstall "
+            "'pycocoevalcap>=1.2')"
+        )
     return java, found.resolve()
 
 
@@ -67,8 +78,9 @@ def ptb_lines(texts: Sequence[str]) -> list[str]:
     """PTBTokenizer's line for each text: lower-cased tokens with spaces between them, punctuation included.
 
     Args:
-        texts: without line breaks. As in the original evaluation all go through one process, and the tokenizer looks beyond the end of a
-            line in one case: "a." at the end is one token or two depending on the word that begins the next text.
+        texts: without line breaks. As in the original evaluation all go through one process, and the tokenizer looks
+            beyond the end of a line in one case: "a." at the end is one token or two depending on the word that begins
+            the next text.
 
     Raises:
         JavaError: see there.
@@ -102,7 +114,13 @@ def meteor_score(outputs: Sequence[str], references: Sequence[Sequence[str]]) ->
         try:
             # The program finds its paraphrases beside the jar.
             process = subprocess.Popen(
-                command, cwd=jar.parent, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, encoding="utf-8", errors="replace"
+                command,
+                cwd=jar.parent,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=said,
+                encoding="utf-8",
+                errors="replace",
             )
         except OSError as error:
             raise JavaError(f"{java} cannot be run ({error})") from None
@@ -121,7 +139,11 @@ def meteor_score(outputs: Sequence[str], references: Sequence[Sequence[str]]) ->
                 words = said.read()
                 # Before the first answer a program without an exception has not begun, which is no output's fault.
                 begun = error.position or _THROWN.search(words)
-                place = f" on {_output(error.position, outputs, references)}" if begun and error.position is not None else ""
+                place = (
+                    (f" on {_output(error.position, outputs, references)}")
+                    if begun and error.position is not None
+                    else ""
+                )
                 raise JavaError(f"METEOR failed with {java}{place}: {_reason(words)}") from None
             finally:
                 process.kill()
@@ -130,7 +152,9 @@ def meteor_score(outputs: Sequence[str], references: Sequence[Sequence[str]]) ->
 
 
 def _converse(ask: IO[str], answer: IO[str], outputs: Sequence[str], references: Sequence[Sequence[str]]) -> float:
-    """Its protocol: a SCORE line is answered by the counts of one output, an EVAL line of all counts by a score each and one for all."""
+    """Its protocol: a SCORE line is answered by the counts of one output, an EVAL line of all counts by a score each
+    and one for all.
+    """
     counts: list[str] = []
     for position, (output, wanted) in enumerate(zip(outputs, references, strict=True)):
         with _answers(position):

@@ -1,4 +1,6 @@
-"""The five metrics as `evaluate` metrics: predictions are texts, references lists of texts, at least one for each prediction."""
+"""The five metrics as `evaluate` metrics: predictions are texts, references lists of texts, at least one for each
+prediction.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,11 @@ class Meteor(evaluate.Metric):  # type: ignore[misc]
     def _compute(self, predictions: Any, references: Any) -> dict[str, float | str | None]:
         tokens = treebank(predictions, references)
         try:
-            return {"meteor": meteor_score([*map(" ".join, tokens.outputs)], [[*map(" ".join, wanted)] for wanted in tokens.references])}
+            return {
+                "meteor": meteor_score(
+                    [*map(" ".join, tokens.outputs)], [[*map(" ".join, wanted)] for wanted in tokens.references]
+                )
+            }
         except JavaError as error:
             return {"meteor": None, "problem": str(error)}
 

@@ -16,10 +16,11 @@ BETA = math.log(2.0) / math.log(1.5) ** 2
 def nist(outputs: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -> float:
     """NIST-5 over the whole set; about 8 to 9 for good E2E outputs.
 
-    The sum over n of the information in the matched n-grams (clipped as in BLEU) divided by the number of n-grams in the outputs, times
-    ``exp(-BETA ln(min(1, c / r))^2)``, where c is the length of all outputs and r the sum of the references' mean lengths. An n-gram's
-    information is ``log2(count of its first n - 1 tokens / its own count)`` over all references; of one token, the first count is that of
-    all tokens. An order without any n-gram in the outputs adds nothing.
+    The sum over n of the information in the matched n-grams (clipped as in BLEU) divided by the number of n-grams in
+    the outputs, times ``exp(-BETA ln(min(1, c / r))^2)``, where c is the length of all outputs and r the sum of the
+    references' mean lengths. An n-gram's information is ``log2(count of its first n - 1 tokens / its own count)`` over
+    all references; of one token, the first count is that of all tokens. An order without any n-gram in the outputs adds
+    nothing.
 
     Args:
         outputs: tokens, already in one case (`tokenisation.mteval_tokens`).

@@ -13,8 +13,8 @@ BETA = 1.2
 def rouge_l(outputs: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -> float:
     """Mean over the outputs of the F-measure of the longest common subsequence, from 0 to 1.
 
-    Precision is the best over the references of ``lcs / len(output)``, recall the best of ``lcs / len(reference)``, which may be another
-    reference; ``F = (1 + b^2) P R / (R + b^2 P)``.
+    Precision is the best over the references of ``lcs / len(output)``, recall the best of ``lcs / len(reference)``,
+    which may be another reference; ``F = (1 + b^2) P R / (R + b^2 P)``.
 
     Args:
         outputs: tokens (`tokenisation.treebank`).
@@ -27,7 +27,10 @@ def rouge_l(outputs: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -
 def _best(output: Tokens, references: Sequence[Tokens]) -> float:
     # A text without tokens is one empty token there: two of them are alike.
     output = output or [""]
-    shared = [(longest_common_subsequence(output, wanted), len(wanted)) for wanted in (tokens or [""] for tokens in references)]
+    shared = [
+        (longest_common_subsequence(output, wanted), len(wanted))
+        for wanted in (tokens or [""] for tokens in references)
+    ]
     precision = max(length for length, _ in shared) / len(output)
     recall = max(length / size for length, size in shared)
     return (1 + BETA**2) * precision * recall / (recall + BETA**2 * precision) if precision else 0.0

@@ -16,8 +16,8 @@ class E2EScores:
     """What `score_e2e` found.
 
     Attributes:
-        metrics: ``bleu, nist, meteor, rouge_l, cider`` on the official script's scale (BLEU as a fraction); ``meteor`` is None where Java
-            or `pycocoevalcap` is absent.
+        metrics: ``bleu, nist, meteor, rouge_l, cider`` on the official script's scale (BLEU as a fraction); ``meteor``
+            is None where Java or `pycocoevalcap` is absent.
         notes: what differs from the official script on this machine, and what to install; empty where nothing does.
     """
 

@@ -1,4 +1,6 @@
-"""The two tokenisations of the E2E script: mteval-v13a for BLEU and NIST, Penn Treebank for METEOR, ROUGE-L and CIDEr."""
+"""The two tokenisations of the E2E script: mteval-v13a for BLEU and NIST, Penn Treebank for METEOR,
+ROUGE-L and CIDEr.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,10 @@ _v13a = Tokenizer13a()
 
 
 def mteval_tokens(text: str) -> list[str]:
-    """Tokens as mteval-v13a makes them, lower-cased: the official scores ignore case. An empty text is one empty token, as there."""
+    """Tokens as mteval-v13a makes them, lower-cased: the official scores ignore case.
+
+    An empty text is one empty token, as there.
+    """
     return [token.lower() for token in _v13a(text).split(" ")]
 
 
@@ -41,7 +46,8 @@ def mteval(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> Token
 
 
 def treebank(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> Tokenised:
-    """For METEOR, ROUGE-L and CIDEr: by Stanford's PTBTokenizer where Java and `pycocoevalcap` are, else in Python (`treebank_tokens`).
+    """For METEOR, ROUGE-L and CIDEr: by Stanford's PTBTokenizer where Java and `pycocoevalcap` are, else in Python
+    (`treebank_tokens`).
 
     The last result is kept: three metrics ask for the same one.
     """

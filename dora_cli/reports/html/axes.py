@@ -56,6 +56,8 @@ def labels(values: tuple[float, ...]) -> tuple[str, ...]:
     for decimals in range(8):
         written = [f"{value / unit:,.{decimals}f}" for value in values]
         pairs = zip(written, values, strict=True)
-        if all(math.isclose(float(one.replace(",", "")) * unit, value, rel_tol=1e-9, abs_tol=1e-12) for one, value in pairs):
+        if all(
+            math.isclose(float(one.replace(",", "")) * unit, value, rel_tol=1e-9, abs_tol=1e-12) for one, value in pairs
+        ):
             break
     return tuple(one + suffix if value else "0" for one, value in zip(written, values, strict=True))

@@ -128,10 +128,12 @@ def thinned(line: Line) -> Line:
 
 def _drawable(line: Line) -> Line:
     """Without values that no axis can hold: a damaged log may have any."""
-    return replace(line, values=[value if value is not None and abs(value) < LARGEST else None for value in line.values])
+    return replace(
+        line, values=[value if value is not None and abs(value) < LARGEST else None for value in line.values]
+    )
 
 
-# Axes ---------------------------------------------------------------------------------------------------------------------------
+# Axes -----------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -194,7 +196,8 @@ def _shades(frame: _Frame, phases: Sequence[Phase]) -> list[Markup]:
 def _phase_names(frame: _Frame, phases: Sequence[Phase]) -> list[Markup]:
     places = [(name, frame.x(first - 1) / 10, frame.x(end) / 10) for name, first, end in phases]
     return [
-        tag("span", tag("i", name), class_="phase", style=f"left:{_at(left)}%;width:{_at(right - left)}%") for name, left, right in places
+        tag("span", tag("i", name), class_="phase", style=f"left:{_at(left)}%;width:{_at(right - left)}%")
+        for name, left, right in places
     ]
 
 
@@ -211,11 +214,12 @@ def _labels(frame: _Frame) -> list[Markup]:
         return parts + [tag("span", f"{share} %", class_="x", style=f"left:{share}%") for share in (0, 25, 50, 75, 100)]
     marks = ticks(0, frame.last, X_TICKS, whole=True)
     return parts + [
-        tag("span", label, class_="x", style=f"left:{_at(frame.x(value) / 10)}%") for value, label in zip(marks, labels(marks), strict=True)
+        tag("span", label, class_="x", style=f"left:{_at(frame.x(value) / 10)}%")
+        for value, label in zip(marks, labels(marks), strict=True)
     ]
 
 
-# Lines --------------------------------------------------------------------------------------------------------------------------
+# Lines ----------------------------------------------------------------------------------------------------------------
 
 
 def _line(frame: _Frame, line: Line) -> list[Markup]:

@@ -1,4 +1,7 @@
-"""HTML elements as text. Whatever is not `Markup` is escaped, so that no name, path or recipe can become a part of the page."""
+"""HTML elements as text.
+
+Whatever is not `Markup` is escaped, so that no name, path or recipe can become a part of the page.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,9 @@ _EMPTY = frozenset({"br", "col", "link", "meta", "rect", "wbr"})
 CHARACTER, PAD, LONGEST = 8.0, 20, 26
 """Of a table, in pixels: width of a character, of a cell's margins; and characters after which a cell is broken."""
 _UNFIT = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
-"""Control characters, what turns the direction of text around, and what is no character: a page may not hold or should not obey them."""
+"""Control characters, what turns the direction of text around, and what is no character: a page may not hold or should
+not obey them.
+"""
 
 
 class Markup(str):
@@ -41,8 +46,8 @@ def tag(name: str, /, *children: object, **attributes: object) -> Markup:
     Args:
         name: of the element.
         children: content in order; None is left out.
-        attributes: ``class_`` is ``class``, ``data_tip`` is ``data-tip``, ``viewBox`` stays. None and False leave an attribute out, True
-            gives it without a value.
+        attributes: ``class_`` is ``class``, ``data_tip`` is ``data-tip``, ``viewBox`` stays. None and False leave an
+            attribute out, True gives it without a value.
     """
     written = [name]
     for key, value in attributes.items():
@@ -83,7 +88,10 @@ def table(
 
     def row(cells: Sequence[object]) -> Markup:
         first, *others = cells
-        named = [tag("td", cell, data_label=None if words else _plain(label)) for cell, label in zip(others, head[1:], strict=True)]
+        named = [
+            tag("td", cell, data_label=None if words else _plain(label))
+            for cell, label in zip(others, head[1:], strict=True)
+        ]
         return tag("tr", tag("th", first, scope="row", class_="short" if _length(first) <= LONGEST else None), *named)
 
     columns = tag("tr", *(tag("th", cell, scope="col") for cell in head))

@@ -32,7 +32,13 @@ def group_charts(group: Group) -> list[Markup]:
         series = [run.metric(name) for run in group.runs]
         lines = _lines(group.runs, series, look="metric", evaluations=True)
         circles = sum(line.selected is not None for line in lines)
-        note = "" if not circles else "The circle is the selected epoch." if circles == 1 else "Circles are the selected epochs."
+        note = (
+            ""
+            if not circles
+            else ("The circle is the selected epoch.")
+            if circles == 1
+            else "Circles are the selected epochs."
+        )
         charts.append(chart(f"Evaluation: {readable(name)}", lines, phases=phases, note=note))
     charts.append(_budget(group))
     return [one for one in charts if one is not None]
@@ -74,7 +80,8 @@ def mean_series(series: Sequence[Series]) -> Series:
 
 
 def _budget(group: Group) -> Markup | None:
-    run = (*group.finished, *sorted(group.runs, key=lambda run: -run.steps))[0]  # runs of one recipe share their schedule
+    # runs of one recipe share their schedule
+    run = (*group.finished, *sorted(group.runs, key=lambda run: -run.steps))[0]
     curve = budget_curve(run.curves.ranks, run.metrics, run.curves.log)
     if curve is None:
         return None
@@ -106,11 +113,21 @@ def comparison_charts(groups: Sequence[Group]) -> list[Markup]:
     def lines(series: Sequence[Series], *, stairs: bool = False, points: bool = False) -> list[Line]:
         made = []
         for index, (group, one, length) in enumerate(zip(groups, series, lengths, strict=True)):
-            name = group.name if not shares else f"{group.name}, {plural(length, 'step')}{'' if group.finished else ' so far'}"
-            made.append(Line(name, one.steps, one.values, *_style(index), width=1.8, stairs=stairs, points=points, length=length))
+            name = (
+                group.name
+                if not shares
+                else (f"{group.name}, {plural(length, 'step')}{'' if group.finished else ' so far'}")
+            )
+            made.append(
+                Line(
+                    name, one.steps, one.values, *_style(index), width=1.8, stairs=stairs, points=points, length=length
+                )
+            )
         return made
 
-    charts = [chart("Training loss", lines([_mean([run.loss for run in _counted(group)]) for group in groups]), shares=shares)]
+    charts = [
+        chart("Training loss", lines([_mean([run.loss for run in _counted(group)]) for group in groups]), shares=shares)
+    ]
     metric = next((group.metric_names[0] for group in groups if group.metric_names), None)
     if metric is not None:
         found = [_mean([run.metric(metric) for run in _counted(group)]) for group in groups]

@@ -21,7 +21,9 @@ WITHOUT_EFFECT = frozenset(
     {"train.seed", "train.log_every", "train.log_with", "eval.batch_size", "decode.batch_size"}
     | {"save.every_steps", "save.every_minutes", "save.keep"}
 )
-"""Keys in which runs of one group may differ: the seed, and those that change what is written down and nothing that is trained."""
+"""Keys in which runs of one group may differ: the seed, and those that change what is written down and nothing that is
+trained.
+"""
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,11 @@ class Group:
 
     @property
     def method(self) -> str:
-        return str(self.finished[0].metrics["method"]) if self.finished and self.finished[0].metrics else self.of("method.name")
+        return (
+            str(self.finished[0].metrics["method"])
+            if self.finished and self.finished[0].metrics
+            else self.of("method.name")
+        )
 
     @cached_property
     def metric_names(self) -> tuple[str, ...]:
@@ -151,8 +157,12 @@ class Group:
 
     @cached_property
     def result_names(self) -> tuple[str, ...]:
-        """Of the finished runs' results, which may be more than those of the evaluations; the one that selects first."""
-        names = dict.fromkeys(name for run in self.finished if run.metrics for kind in ("metrics", "last") for name in run.metrics[kind])
+        """Of the finished runs' results, which may be more than those of the evaluations; the one that
+        selects first.
+        """
+        names = dict.fromkeys(
+            name for run in self.finished if run.metrics for kind in ("metrics", "last") for name in run.metrics[kind]
+        )
         order = {name: index for index, name in enumerate(self.metric_names)}
         return tuple(sorted(names, key=lambda name: order.get(name, len(order))))
 
@@ -183,18 +193,22 @@ def differing(settings: Sequence[Mapping[str, str]]) -> tuple[str, ...]:
     return tuple(key for key in keys if len({one.get(key) for one in settings}) > 1)
 
 
-# Finding ------------------------------------------------------------------------------------------------------------------------
+# Finding --------------------------------------------------------------------------------------------------------------
 
 
 def find_groups(folders: Sequence[Path]) -> tuple[Group, ...]:
-    """The runs in `folders`, each a run folder or the parent folder of several seeds, by recipe. Raises CheckpointError."""
+    """The runs in `folders`, each a run folder or the parent folder of several seeds, by recipe.
+
+    Raises CheckpointError.
+    """
     found = [run for folder in folders for run in _runs(folder)]
     seen: dict[Path, Path] = {}
     for records in found:
         place = records.folder.resolve()
         if place in seen:
             raise CheckpointError(
-                f"{records.folder} is named twice (the first time as {seen[place]}): its numbers would count twice. Name it once."
+                f"{records.folder} is named twice (the first time as {seen[place]}): its numbers would count twice. "
+                "Name it once."
             )
         seen[place] = records.folder
     names = _unique([[records.folder] for records in found])
@@ -225,7 +239,9 @@ def _read(run: RunRecords, name: str) -> Run:
     recipe = read_text(run.recipe) if run.recipe.is_file() else None
     environment = read_json(run.environment) if run.environment.is_file() else None
     if environment is not None and not isinstance(environment, Mapping):
-        raise CheckpointError(f"{run.environment} is damaged: it holds no JSON object. Copy the run folder again, or train again.")
+        raise CheckpointError(
+            f"{run.environment} is damaged: it holds no JSON object. Copy the run folder again, or train again."
+        )
     return Run(run.folder, name, curves, recipe, settings(recipe or "", run.recipe), environment)
 
 
@@ -233,7 +249,9 @@ def _whole(entry: Mapping[str, Any]) -> bool:
     """Whether a line of the log, which anybody may have written, has counts that can be drawn and listed."""
     keys = {"train": ("step", "budget", "live"), "eval": ("step", "epoch")}.get(str(entry.get("type")), ("step",))
     loss = entry.get("train_loss")
-    return all(isinstance(entry.get(key), int) and 0 <= entry[key] < 2**53 for key in keys) and isinstance(loss, int | float | None)
+    return all(isinstance(entry.get(key), int) and 0 <= entry[key] < 2**53 for key in keys) and isinstance(
+        loss, int | float | None
+    )
 
 
 def _kind(run: Run) -> tuple[object, ...]:
@@ -244,10 +262,14 @@ def _kind(run: Run) -> tuple[object, ...]:
     splits = data if isinstance(data, Mapping) else {}
     fingerprints = [str(part.get("fingerprint")) for part in (model, *splits.values()) if isinstance(part, Mapping)]
     record = run.metrics
-    return kept, tuple(fingerprints), None if kept or not record else (record["task"], record["model"], record["method"])
+    return (
+        kept,
+        tuple(fingerprints),
+        None if kept or not record else (record["task"], record["model"], record["method"]),
+    )
 
 
-# Names --------------------------------------------------------------------------------------------------------------------------
+# Names ----------------------------------------------------------------------------------------------------------------
 
 
 def _label(folders: Sequence[Path]) -> list[Path]:

@@ -60,7 +60,8 @@ def page(groups: Sequence[Group]) -> str:
     digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
     # the browser itself is told to fetch nothing and to run this script alone
     policy = (
-        f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'"
+        f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; img-src data:; base-uri "
+        "'none'; form-action 'none'"
     )
     body = _body(groups)
     head = tag(
@@ -79,18 +80,32 @@ def page(groups: Sequence[Group]) -> str:
 
 def _body(groups: Sequence[Group]) -> Markup:
     several = len(groups) > 1
-    parts = [tag("header", tag("h1", _heading(groups)), tag("p", _facts(groups), class_="note"), _contents(groups) if several else None)]
+    parts = [
+        tag(
+            "header",
+            tag("h1", _heading(groups)),
+            tag("p", _facts(groups), class_="note"),
+            _contents(groups) if several else None,
+        )
+    ]
     if several:
         parts.append(_side_by_side(groups))
     parts += [_group(group, index, of=len(groups)) for index, group in enumerate(groups, start=1)]
     parts.append(
-        tag("footer", f"Made by dora {__version__} (DoRA, Dynamic Low-Rank Adaptation, arXiv 2405.17357) from the records of the runs.")
+        tag(
+            "footer",
+            f"Made by dora {__version__} (DoRA, Dynamic Low-Rank Adaptation, arXiv 2405.17357) from the "
+            "records of the runs.",
+        )
     )
     return tag("body", tag("main", *parts), Markup(f"<script>{SCRIPT}</script>"))
 
 
 def _heading(groups: Sequence[Group]) -> str:
-    tasks, models = (list(dict.fromkeys(found)) for found in zip(*((group.task, Path(group.model).name) for group in groups), strict=True))
+    tasks, models = (
+        list(dict.fromkeys(found))
+        for found in zip(*((group.task, Path(group.model).name) for group in groups), strict=True)
+    )
     return f"{', '.join(tasks)} with {', '.join(models)}"
 
 
@@ -98,11 +113,21 @@ def _facts(groups: Sequence[Group]) -> str:
     every = [run for group in groups for run in group.runs]
     done = sum(run.finished for run in every)
     text = plural(len(every), "run") + (f" of {plural(len(groups), 'recipe')}" if len(groups) > 1 else "")
-    return text + ("" if done == len(every) else f"; {plural(len(every) - done, 'run')} not finished: the page shows what there is so far")
+    return text + (
+        ""
+        if done == len(every)
+        else f"; {plural(len(every) - done, 'run')} not finished: the page shows what there is so far"
+    )
 
 
 def _contents(groups: Sequence[Group]) -> Markup:
-    return tag("nav", tag("ul", *(tag("li", tag("a", group.name, href=f"#group-{index}")) for index, group in enumerate(groups, start=1))))
+    return tag(
+        "nav",
+        tag(
+            "ul",
+            *(tag("li", tag("a", group.name, href=f"#group-{index}")) for index, group in enumerate(groups, start=1)),
+        ),
+    )
 
 
 def _side_by_side(groups: Sequence[Group]) -> Markup:
@@ -167,10 +192,18 @@ def _result(group: Group) -> str:
 def _unfinished(group: Group) -> str:
     done, every = len(group.finished), len(group.runs)
     if every == 1:
-        return "This run has not finished: its log is shown as far as it goes; ranks and results are written at the end."
+        return (
+            "This run has not finished: its log is shown as far as it goes; ranks and results are written at the end."
+        )
     if not done:
-        return "None of these runs has finished: their logs are shown as far as they go; ranks and results are written at the end."
-    return f"Finished: {done} of {every} runs. Results, ranks and sizes are of these alone; charts of loss and metrics show all."
+        return (
+            "None of these runs has finished: their logs are shown as far as they go; ranks and results are "
+            "written at the end."
+        )
+    return (
+        f"Finished: {done} of {every} runs. Results, ranks and sizes are of these alone; charts of loss and "
+        "metrics show all."
+    )
 
 
 def _cards(group: Group) -> Markup:
@@ -181,15 +214,24 @@ def _cards(group: Group) -> Markup:
         name = group.result_names[0] if group.result_names else None
         if name is not None:
             rule = str(records[0]["selection"])
-            cards.append((f"{readable(name)}, {rule}", mean_and_sd([record["metrics"].get(name) for record in records])))
+            cards.append(
+                (f"{readable(name)}, {rule}", mean_and_sd([record["metrics"].get(name) for record in records]))
+            )
         for name in group.final_names[:1]:
             scores = [record["metrics"].get(name) for record in records]
             cards.append((f"{readable(name)}, final outputs", mean_and_sd(scores)))
         budget = records[0]["budget"]
         if budget["start_components"]:
-            cards.append(("live components", f"{budget['start_components']:,} \u2192 {mean_of(group, 'budget', 'live_components'):,.0f}"))
+            cards.append(
+                (
+                    "live components",
+                    f"{budget['start_components']:,} \u2192 {mean_of(group, 'budget', 'live_components'):,.0f}",
+                )
+            )
             cards.append(("adapter parameters", f"{mean_of(group, 'budget', 'adapter_parameters_final'):,.0f}"))
-        cards.append(("training" if len(records) == 1 else "training, mean", duration(mean_of(group, "timing", "train_seconds"))))
+        cards.append(
+            ("training" if len(records) == 1 else "training, mean", duration(mean_of(group, "timing", "train_seconds")))
+        )
     places = f"--medium:{per_row(len(cards), 5)};--wide:{per_row(len(cards), 8)}"
     facts = (tag("div", tag("dt", label), tag("dd", value)) for label, value in cards)
     return tag("dl", *facts, class_="cards", style=places)
@@ -232,7 +274,11 @@ def _recipe(group: Group) -> Markup:
     text = next((run.recipe for run in group.runs if run.recipe), None)
     if text is None:
         return _folded("Recipe", tag("p", UNKNOWN))
-    note = tag("p", f"Of seed {group.runs[0].seed}; the runs differ in {', '.join(group.varied)}.", class_="note") if group.varied else None
+    note = (
+        tag("p", f"Of seed {group.runs[0].seed}; the runs differ in {', '.join(group.varied)}.", class_="note")
+        if group.varied
+        else None
+    )
     return _folded("Recipe", join(part for part in (note, tag("pre", shared_yaml(text))) if part is not None))
 
 

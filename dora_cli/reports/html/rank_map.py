@@ -60,7 +60,9 @@ class _Sizes:
         label, tight, cell, total = (
             max(map(len, texts)) * CHARACTER for texts in (found.headings, [*lines, "block"], written, [*sums, "sum"])
         )
-        return _Sizes(ceil(label) + 8, ceil(label if label <= NARROW else tight) + 8, ceil(cell) + PAD, ceil(total) + PAD)
+        return _Sizes(
+            ceil(label) + 8, ceil(label if label <= NARROW else tight) + 8, ceil(cell) + PAD, ceil(total) + PAD
+        )
 
     @property
     def blocks(self) -> int:
@@ -71,13 +73,20 @@ class _Sizes:
 def _picture(found: RankMap, layers: Mapping[str, Mapping[str, Any]], title: str) -> Picture:
     members = [cell for row in found.members for cell in row if cell is not None]
     show = formatter(members)
-    sums = [show(sum(cell.rank for cell in row if cell is not None)) for row in found.members] + [show(sum(cell.rank for cell in members))]
-    below = [show(sum(cell.rank for row in found.members if (cell := row[column]) is not None)) for column in range(len(found.blocks))]
+    sums = [show(sum(cell.rank for cell in row if cell is not None)) for row in found.members] + [
+        show(sum(cell.rank for cell in members))
+    ]
+    below = [
+        show(sum(cell.rank for row in found.members if (cell := row[column]) is not None))
+        for column in range(len(found.blocks))
+    ]
     sizes = _Sizes.of(found, [*(show(cell.rank) for cell in members), *map(str, found.blocks), *below], sums)
     need = sizes.label + sizes.cell * len(found.blocks) + sizes.sum
     columns, each = range(len(found.blocks)), ceil(len(found.blocks) / ceil(len(found.blocks) / sizes.blocks))
     parts = [columns[start : start + each] for start in range(0, len(columns), each)]
-    tables = [_part(found, part, layers, show, below, sums if part[-1] == columns[-1] else None, sizes) for part in parts]
+    tables = [
+        _part(found, part, layers, show, below, sums if part[-1] == columns[-1] else None, sizes) for part in parts
+    ]
     figure = tag(
         "figure",
         tag("figcaption", title),
@@ -105,7 +114,9 @@ def _part(
 ) -> Markup:
     """Some blocks of a map; the last part has the sums of the projections."""
     blocks = [tag("th", f"{found.blocks[column]}", scope="col") for column in columns]
-    head = tag("tr", tag("th", "block", scope="row"), *blocks, tag("th", "sum", scope="col", class_="sum") if sums else None)
+    head = tag(
+        "tr", tag("th", "block", scope="row"), *blocks, tag("th", "sum", scope="col", class_="sum") if sums else None
+    )
     width = len(columns) + bool(sums)  # not over the names too: parts without names would have a column too many
     bodies = []
     for group, members in groupby(range(len(found.projections)), key=lambda row: found.groups[row]):
@@ -114,7 +125,11 @@ def _part(
             line: list[object] = [tag("th", _breakable(found.headings[row]), scope="row", title=found.projections[row])]
             for column in columns:
                 cell = found.members[row][column]
-                line.append(tag("td", "\u2013", class_="none") if cell is None else _cell(cell, layers[cell.name], show(cell.rank)))
+                line.append(
+                    tag("td", "\u2013", class_="none")
+                    if cell is None
+                    else _cell(cell, layers[cell.name], show(cell.rank))
+                )
             rows.append(tag("tr", *line, tag("td", sums[row], class_="sum") if sums else None))
         bodies.append(tag("tbody", *rows))
     foot = tag(
@@ -177,7 +192,9 @@ def details(cell: Cell, layer: Mapping[str, Any]) -> list[str]:
 def _importance(found: Scores) -> str:
     parts = []
     if found.live:
-        parts.append(f"live {found.live[-1]:.3g} to {found.live[0]:.3g}" if len(found.live) > 1 else f"live {found.live[0]:.3g}")
+        parts.append(
+            f"live {found.live[-1]:.3g} to {found.live[0]:.3g}" if len(found.live) > 1 else f"live {found.live[0]:.3g}"
+        )
     if found.pruned:
         parts.append(f"pruned up to {found.pruned[0]:.3g}")
     return "scores: " + ", ".join(parts)

@@ -1,4 +1,7 @@
-"""The page's own script: details of the rank map's cells by mouse, finger and arrow keys. Without it the page only lacks these."""
+"""The page's own script: details of the rank map's cells by mouse, finger and arrow keys.
+
+Without it the page only lacks these.
+"""
 
 SCRIPT = """
 'use strict';

@@ -32,11 +32,16 @@ class Size:
 
 
 def model_size(environment: Mapping[str, Any] | None) -> Mapping[str, int | None]:
-    """``parameters, bytes, head_parameters`` of the base model; None what a run of an older version has not recorded."""
+    """``parameters, bytes, head_parameters`` of the base model; None what a run of an older version has
+    not recorded.
+    """
     model = (environment or {}).get("model")
     found = model if isinstance(model, Mapping) else {}
     numbers = {key: found.get(key) for key in ("parameters", "bytes", "head_parameters")}
-    return {key: value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None for key, value in numbers.items()}
+    return {
+        key: value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+        for key, value in numbers.items()
+    }
 
 
 def sizes(metrics: Mapping[str, Any], ranks: Mapping[str, Any], environment: Mapping[str, Any] | None) -> list[Size]:
@@ -62,5 +67,7 @@ def sizes(metrics: Mapping[str, Any], ranks: Mapping[str, Any], environment: Map
     return [
         *found,
         Size("this run, at its start", start, budget["trainable_parameters_start"]),
-        Size("this run, in the end", budget["adapter_parameters_final"], budget["trainable_parameters_final"], own=True),
+        Size(
+            "this run, in the end", budget["adapter_parameters_final"], budget["trainable_parameters_final"], own=True
+        ),
     ]

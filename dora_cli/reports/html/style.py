@@ -39,7 +39,8 @@ def _levels(shade: Callable[[float], str]) -> str:
     """Background and ink of every rank."""
     backgrounds = {level: shade(level / LEVELS) for level in range(LEVELS + 1)}
     return " ".join(
-        f".q{level} {{ background: {colour}; color: {palette.black_or_white(colour)}; }}" for level, colour in backgrounds.items()
+        f".q{level} {{ background: {colour}; color: {palette.black_or_white(colour)}; }}"
+        for level, colour in backgrounds.items()
     )
 
 

@@ -127,7 +127,10 @@ class Epochs:
 
 
 def epochs(group: Group) -> Epochs | None:
-    """Of the finished runs; of all that have come to an evaluation where none has finished. None where there is none."""
+    """Of the finished runs; of all that have come to an evaluation where none has finished.
+
+    None where there is none.
+    """
     pool = [run for run in (group.finished or group.runs) if run.evaluations]
     names = group.metric_names
     numbers = sorted({entry["epoch"] for run in pool for entry in run.evaluations})
@@ -139,7 +142,11 @@ def epochs(group: Group) -> Epochs | None:
     for epoch in numbers:
         found = [entry for run in pool for entry in run.evaluations if entry["epoch"] == epoch]
         selected = not several and pool[0].metrics is not None and pool[0].metrics["best_epoch"] == epoch
-        row: list[object] = [tag("b", f"{epoch} (selected)") if selected else f"{epoch}", f"{found[0]['step']:,}", found[0]["phase"]]
+        row: list[object] = [
+            tag("b", f"{epoch} (selected)") if selected else f"{epoch}",
+            f"{found[0]['step']:,}",
+            found[0]["phase"],
+        ]
         if several:
             row.append(f"{len(found)}")
         row.append(mean_and_sd([entry.get("train_loss") for entry in found]))
@@ -149,15 +156,27 @@ def epochs(group: Group) -> Epochs | None:
 
 def sizes_table(group: Group) -> Table | None:
     """What trains, beside full fine-tuning and LoRA of the same rank; the means of several runs."""
-    found = [sizes(run.metrics, run.curves.ranks, run.environment) for run in group.finished if run.metrics and run.curves.ranks]
+    found = [
+        sizes(run.metrics, run.curves.ranks, run.environment)
+        for run in group.finished
+        if run.metrics and run.curves.ranks
+    ]
     if not found:
         return None
     base = model_size(group.finished[0].environment)
     whole = base["parameters"]
     rows = []
     for same in zip(*found, strict=True):
-        one, adapter, trained = same[0], spread([each.adapter for each in same])["mean"], spread([each.trained for each in same])["mean"]
-        row = [one.name, NOTHING if adapter is None else f"{adapter:,.0f}", UNKNOWN if trained is None else f"{trained:,.0f}"]
+        one, adapter, trained = (
+            same[0],
+            spread([each.adapter for each in same])["mean"],
+            spread([each.trained for each in same])["mean"],
+        )
+        row = [
+            one.name,
+            NOTHING if adapter is None else f"{adapter:,.0f}",
+            UNKNOWN if trained is None else f"{trained:,.0f}",
+        ]
         row.append(NOTHING if trained is None else size(round(trained * BYTES)))
         if whole:
             row.append(NOTHING if trained is None else f"{100 * trained / whole:.2f} %")

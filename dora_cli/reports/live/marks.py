@@ -35,7 +35,16 @@ class Glyphs:
     levels: str
 
 
-UNICODE = Glyphs("\u2501", "\u2578", "\u2500", "\u253f", "\u253c", "\u2500", "\u2026", "\u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588")
+UNICODE = Glyphs(
+    "\u2501",
+    "\u2578",
+    "\u2500",
+    "\u253f",
+    "\u253c",
+    "\u2500",
+    "\u2026",
+    "\u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588",
+)
 ASCII = Glyphs("#", "#", "-", "|", "|", "-", "...", "")
 
 
@@ -53,7 +62,9 @@ def bar(width: int, share: float, glyphs: Glyphs, *, marks: Sequence[float] = ()
 
 
 def trend(values: Sequence[float | None], width: int, glyphs: Glyphs) -> str:
-    """The latest values as a row of small bars, from the lowest to the highest of them; a blank for what is no number."""
+    """The latest values as a row of small bars, from the lowest to the highest of them; a blank for
+    what is no number.
+    """
     shown = values[-width:] if width > 0 else ()
     known = [value for value in shown if value is not None and math.isfinite(value)]
     if len(known) < 2 or not glyphs.levels:

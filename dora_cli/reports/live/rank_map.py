@@ -1,9 +1,9 @@
 """The small map of live ranks: projections down, blocks across, folded until it fits.
 
-Of the ways to show it the first that fits is taken: a number for every projection, with blanks around it; numbers without blanks between
-them, where colours part them; a small bar for every projection; then means over attention and FFN of each block; then means over
-neighbouring blocks. Several stacks stand beside each other where the width allows. A background tells the rank as a share of the start
-rank, and the number or the height of the bar says it without colour.
+Of the ways to show it the first that fits is taken: a number for every projection, with blanks around it; numbers
+without blanks between them, where colours part them; a small bar for every projection; then means over attention and
+FFN of each block; then means over neighbouring blocks. Several stacks stand beside each other where the width allows. A
+background tells the rank as a share of the start rank, and the number or the height of the bar says it without colour.
 """
 
 from __future__ import annotations
@@ -23,12 +23,16 @@ from dora_cli.reports.live.marks import BOLD, DIM, PLAIN, Glyphs, Line, length
 GAP = 3
 """Blanks between two stacks."""
 SHORT = 14
-"""Cells of a row's label where there is no room for more; it loses its beginning, since endings tell projections apart."""
+"""Cells of a row's label where there is no room for more; it loses its beginning, since endings tell
+projections apart.
+"""
 
 
 @dataclass(frozen=True)
 class Table:
-    """What is shown of one stack: a value (rank, or mean rank) and its share of the start rank for each row and column."""
+    """What is shown of one stack: a value (rank, or mean rank) and its share of the start rank for each
+    row and column.
+    """
 
     title: str
     heading: str
@@ -41,7 +45,9 @@ Shade = Callable[[float], Style]
 """The style of a cell by its share of the start rank."""
 
 
-def rank_lines(maps: Sequence[RankMap], width: int, height: int, *, shade: Shade, glyphs: Glyphs, colours: bool = True) -> list[Line]:
+def rank_lines(
+    maps: Sequence[RankMap], width: int, height: int, *, shade: Shade, glyphs: Glyphs, colours: bool = True
+) -> list[Line]:
     """The maps in at most `width` x `height` cells; empty where nothing fits."""
     if not maps:
         return []
@@ -49,7 +55,9 @@ def rank_lines(maps: Sequence[RankMap], width: int, height: int, *, shade: Shade
     numbers = (digits + 3, digits + 1, digits) if colours else (digits + 1, *((1,) if digits == 1 else ()))
     bars = (1,) if glyphs.levels and digits > 1 else ()
     longest = max(len(found.blocks) for found in maps)
-    ways: list[tuple[list[Table], tuple[int, ...]]] = [([_whole(found, len(maps) > 1) for found in maps], (*numbers, *bars))]
+    ways: list[tuple[list[Table], tuple[int, ...]]] = [
+        ([_whole(found, len(maps) > 1) for found in maps], (*numbers, *bars))
+    ]
     for fold in range(1, max(longest // 3, 1) + 1):
         ways.append(([_folded(_by_group(maps), fold)], (*numbers, *bars) if fold == 1 else numbers))
     for shown, widths in ways:
@@ -60,12 +68,13 @@ def rank_lines(maps: Sequence[RankMap], width: int, height: int, *, shade: Shade
     return []
 
 
-# What is shown ------------------------------------------------------------------------------------------------------------------
+# What is shown --------------------------------------------------------------------------------------------------------
 
 
 def _whole(found: RankMap, titled: bool) -> Table:
     cells = tuple(
-        tuple(None if cell is None else (float(cell.rank), _share(cell.rank, cell.start_rank)) for cell in row) for row in found.members
+        tuple(None if cell is None else (float(cell.rank), _share(cell.rank, cell.start_rank)) for cell in row)
+        for row in found.members
     )
     cross = any(cell is not None and cell.attention == "cross" for row in found.members for cell in row)
     path = found.title.partition(":")[2]  # where two lists of blocks number them alike
@@ -108,7 +117,7 @@ def _folded(table: Table, fold: int) -> Table:
     return Table(table.title, f"{fold} blocks", table.rows, tuple(table.columns[start] for start in starts), cells)
 
 
-# How it is shown ----------------------------------------------------------------------------------------------------------------
+# How it is shown ------------------------------------------------------------------------------------------------------
 
 
 def _lines(table: Table, cell: int, digits: int, longest: int, shade: Shade, glyphs: Glyphs) -> list[Line]:
@@ -124,8 +133,12 @@ def _lines(table: Table, cell: int, digits: int, longest: int, shade: Shade, gly
     return lines
 
 
-def _cell(value: tuple[float, float] | None, width: int, digits: int, shade: Shade, glyphs: Glyphs) -> Iterator[Segment]:
-    """One cell of `width`: a blank, if there is room, and a number of `digits`, with blanks of its colour around it if there is more."""
+def _cell(
+    value: tuple[float, float] | None, width: int, digits: int, shade: Shade, glyphs: Glyphs
+) -> Iterator[Segment]:
+    """One cell of `width`: a blank, if there is room, and a number of `digits`, with blanks of its colour around it if
+    there is more.
+    """
     pad = " " * _pad(width, digits)
     if value is None:
         yield Segment("-".rjust(width - len(pad)) + pad, DIM)
@@ -161,7 +174,9 @@ def _merged(cells: Iterator[Iterator[Segment]]) -> Line:
 def _numbers(columns: Sequence[str], width: int, pad: int) -> str:
     """The blocks' numbers over their columns, every second, fifth, ... only where they would touch."""
     widest = max(map(len, columns))
-    every = next(step for step in (1, 2, 5, 10, 20, 50, 100, len(columns)) if step * width > widest or step >= len(columns))
+    every = next(
+        step for step in (1, 2, 5, 10, 20, 50, 100, len(columns)) if step * width > widest or step >= len(columns)
+    )
     line = ""
     for index in range(0, len(columns), every):
         # right over a number, whose last digit it stands above; left where one is wider than its column

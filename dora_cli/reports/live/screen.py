@@ -1,7 +1,7 @@
 """Lines that stay at the bottom of a terminal while others are printed above them.
 
-Not rich's `Live`: that one draws as often as it is told, whatever that costs, loses its place when the terminal gets narrower, and lets
-loggers that were set up before write into the picture.
+Not rich's `Live`: that one draws as often as it is told, whatever that costs, loses its place when the terminal gets
+narrower, and lets loggers that were set up before write into the picture.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ SHARE = 1 / 250
 class Screen:
     """Keeps the lines that `draw` makes below all other output, from `start` to `stop`.
 
-    What is written to stderr (and stdout, if it is this terminal too) meanwhile, by warnings, loggers and libraries, appears above them.
+    What is written to stderr (and stdout, if it is this terminal too) meanwhile, by warnings, loggers and libraries,
+    appears above them.
 
     Args:
         draw: makes the lines for a width and a height in cells; called in a thread of its own.
@@ -110,7 +111,7 @@ class Screen:
         up = ((ControlType.CURSOR_UP, 1), (ControlType.ERASE_IN_LINE, 2)) * (rows - 1)
         return Control(ControlType.CARRIAGE_RETURN, (ControlType.ERASE_IN_LINE, 2), *up)
 
-    # -- what others write ------------------------------------------------------------------------------------------------------
+    # -- what others write ---------------------------------------------------------------------------------------------
 
     def _redirect(self, name: str) -> None:
         """Takes over ``sys.stderr`` or ``sys.stdout``, also where loggers hold on to it."""
@@ -187,5 +188,7 @@ class _Above(io.TextIOBase):
 
 
 def _shown(line: str) -> Text:
-    """A line with its colours, but without what moves the cursor; of a bar that redraws itself only what it showed last."""
+    """A line with its colours, but without what moves the cursor; of a bar that redraws itself only what it showed
+    last.
+    """
     return Text.from_ansi(line.rstrip("\r").rsplit("\r", 1)[-1])

@@ -15,7 +15,9 @@ KEPT = 64
 
 
 class RunState:
-    """Filled by a listener, read by views, the live one in a thread of its own: every attribute is replaced as a whole, none is changed."""
+    """Filled by a listener, read by views, the live one in a thread of its own: every attribute is replaced as a whole,
+    none is changed.
+    """
 
     def __init__(self, run: RunStart) -> None:
         self.run = run

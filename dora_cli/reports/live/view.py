@@ -56,7 +56,9 @@ class LiveView:
         shade: the style of a rank by its share of the start rank; by default of a terminal with many colours.
     """
 
-    def __init__(self, state: RunState, glyphs: Glyphs, *, colours: bool = True, shade: Callable[[float], Style] | None = None) -> None:
+    def __init__(
+        self, state: RunState, glyphs: Glyphs, *, colours: bool = True, shade: Callable[[float], Style] | None = None
+    ) -> None:
         self.state = state
         self._glyphs = glyphs
         self._colours = colours
@@ -83,7 +85,13 @@ class LiveView:
             if self.state.next_event is None and self.state.step:
                 when = "frozen"
             start = max(one.start_rank for one in self._maps)
-            lines.append(cut([Segment("ranks".ljust(LABEL + 1), DIM), Segment(f"{when}, start rank {start}", PLAIN)], width, glyphs))
+            lines.append(
+                cut(
+                    [Segment("ranks".ljust(LABEL + 1), DIM), Segment(f"{when}, start rank {start}", PLAIN)],
+                    width,
+                    glyphs,
+                )
+            )
             lines += found
         return lines
 
@@ -95,10 +103,13 @@ class LiveView:
             if self._shown is not ranks:
                 layers = [{**layer, "rank": ranks.get(layer["name"], layer["rank"])} for layer in self.state.run.layers]
                 self._maps, self._shown = rank_maps({"layers": layers}), ranks
-            self._map = (key, rank_lines(self._maps, width, height, shade=self._shade, glyphs=self._glyphs, colours=self._colours))
+            self._map = (
+                key,
+                rank_lines(self._maps, width, height, shade=self._shade, glyphs=self._glyphs, colours=self._colours),
+            )
         return self._map[1]
 
-    # -- lines ------------------------------------------------------------------------------------------------------------------
+    # -- lines ---------------------------------------------------------------------------------------------------------
 
     def _title(self, width: int) -> Line:
         run, rule = self.state.run, self._glyphs.rule
@@ -113,7 +124,10 @@ class LiveView:
         """Rows with bars have them end in one place, if there is room for bars at all."""
         glyphs = self._glyphs
         wide = width >= WIDE
-        texts = max((len(row.text) + (2 + len(row.long) if wide and row.long else 0) for row in rows if row.bar is not None), default=0)
+        texts = max(
+            (len(row.text) + (2 + len(row.long) if wide and row.long else 0) for row in rows if row.bar is not None),
+            default=0,
+        )
         before, former = self._after_bars  # bars do not change their length with every digit
         self._after_bars = (max(texts, before) if width == former else texts, width)
         room = min(width - LABEL - 1 - 2 - self._after_bars[0], MAX_BAR)
@@ -133,7 +147,14 @@ class LiveView:
         return lines
 
     def _rows(self) -> list[_Row]:
-        rows = [self._run_row(), self._epoch_row(), self._phase_row(), self._live_row(), self._loss_row(), self._metric_row()]
+        rows = [
+            self._run_row(),
+            self._epoch_row(),
+            self._phase_row(),
+            self._live_row(),
+            self._loss_row(),
+            self._metric_row(),
+        ]
         return [row for row in (*rows, self._speed_row()) if row is not None]
 
     def _run_row(self) -> _Row:
@@ -141,7 +162,12 @@ class LiveView:
         marks = [first / run.total_steps for _, first, _ in run.phases[1:]]
         left = state.time_left
         text = f"{state.step:,}/{run.total_steps:,}" + (f"  {duration(left)} left" if left is not None else "")
-        return _Row(0, "run", text, bar=lambda width: bar(width, state.step / run.total_steps, self._glyphs, marks=marks, style=_RUN))
+        return _Row(
+            0,
+            "run",
+            text,
+            bar=lambda width: bar(width, state.step / run.total_steps, self._glyphs, marks=marks, style=_RUN),
+        )
 
     def _epoch_row(self) -> _Row:
         state, run = self.state, self.state.run
@@ -152,7 +178,12 @@ class LiveView:
         if state.evaluating is not None:
             split, done, total = state.evaluating
             text, share = f"{state.epoch}/{run.epochs}  {split} {done:,}/{total:,}", done / max(total, 1)
-        return _Row(4, "epoch" if state.evaluating is None else "eval", text, bar=lambda width: bar(width, share, self._glyphs, style=_RUN))
+        return _Row(
+            4,
+            "epoch" if state.evaluating is None else "eval",
+            text,
+            bar=lambda width: bar(width, share, self._glyphs, style=_RUN),
+        )
 
     def _phase_row(self) -> _Row:
         state = self.state
@@ -211,7 +242,9 @@ class LiveView:
         if log is None:
             return None
         text = f"{speed(log.steps_per_second)} steps/s, peak memory {size(log.memory_bytes)}"
-        return _Row(5, "speed", text, f"{speed(log.samples_per_second)} samples/s, {duration(self.state.elapsed)} so far")
+        return _Row(
+            5, "speed", text, f"{speed(log.samples_per_second)} samples/s, {duration(self.state.elapsed)} so far"
+        )
 
 
 @lru_cache(maxsize=256)

@@ -22,7 +22,9 @@ def budget_figure(curve: BudgetCurve, title: str, unit: str = "component") -> Fi
         canvas.shade_phases(axes, curve.phases)
         top = max(*curve.budget, *curve.live)
         # broad and light below, thin and dark above: both are seen where they are one, as they are in every run of DoRA
-        axes.step(curve.steps, curve.budget, where="post", color=palette.RAMP[2], linewidth=5, label="budget", zorder=2.5)
+        axes.step(
+            curve.steps, curve.budget, where="post", color=palette.RAMP[2], linewidth=5, label="budget", zorder=2.5
+        )
         axes.step(curve.steps, curve.live, where="post", color=palette.RAMP[7], linewidth=1.2, label="live", zorder=3)
         if curve.events:
             axes.vlines(
@@ -37,7 +39,8 @@ def budget_figure(curve: BudgetCurve, title: str, unit: str = "component") -> Fi
         axes.set_ylim(0, top * 1.08)
         if curve.freeze is not None:
             axes.annotate(
-                f"freeze after step {curve.freeze:,}: {at[curve.freeze]:,} live", (curve.freeze, at[curve.freeze]), xytext=(8, 10),
+                f"freeze after step {curve.freeze:,}: {at[curve.freeze]:,} "
+                "live", (curve.freeze, at[curve.freeze]), xytext=(8, 10),
                 textcoords="offset points", fontsize=8, ha="left" if curve.freeze < 0.65 * curve.steps[-1] else "right",
             )  # fmt: skip
         axes.set_xlabel("optimiser step")

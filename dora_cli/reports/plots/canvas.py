@@ -50,7 +50,9 @@ STYLE: dict[str, Any] = {
 
 
 def check(path: Path, *, overwrite: bool = False) -> None:
-    """Raises OutputError if `path` cannot be drawn: a file that is there already, an unknown format, or matplotlib is not installed."""
+    """Raises OutputError if `path` cannot be drawn: a file that is there already, an unknown format, or matplotlib is
+    not installed.
+    """
     check_no_stdout(path, "a picture's kind is the ending of its file", option="--plot")
     check_output_file(path, overwrite=overwrite, option="--plot", example="ranks.svg", endings=SUFFIXES)
     try:
@@ -93,7 +95,8 @@ def save(drawn: Figure, path: Path) -> None:
 def _show_as_it_is(text: Text) -> None:
     """Keeps out what no SVG may hold, and formulas: a name in a record may be anything."""
     words = escape(text.get_text())
-    if text.get_wrap():  # breaking lines looks for formulas whatever `text.parse_math` says, but knows a dollar that is none
+    # breaking lines looks for formulas whatever `text.parse_math` says, but knows a dollar that is none
+    if text.get_wrap():
         text.set_parse_math(True)
         words = words.replace("$", r"\$")
     text.set_text(words)

@@ -56,7 +56,10 @@ def draw_training(found: RunCurves, path: Path) -> None:
             "Wait for the first logged step (train.log_every) or the first evaluation."
         )
     known = phases(found.ranks, found.metrics, found.log)
-    canvas.save(training_figure(loss, metric, known, _title("Training", found.run), selected=_selected_step(found.metrics)), path)
+    canvas.save(
+        training_figure(loss, metric, known, _title("Training", found.run), selected=_selected_step(found.metrics)),
+        path,
+    )
 
 
 def draw_scores(found: FoundRanks, path: Path) -> None:
@@ -69,7 +72,9 @@ def draw_scores(found: FoundRanks, path: Path) -> None:
 
 def no_ranks(where: object) -> CheckpointError:
     """Said of a run whose method adapts no projection."""
-    return CheckpointError(f"no projection was adapted in {where}: its method has no ranks to show. Name a run of another method.")
+    return CheckpointError(
+        f"no projection was adapted in {where}: its method has no ranks to show. Name a run of another method."
+    )
 
 
 def no_budget(found: RunCurves) -> CheckpointError:
@@ -89,11 +94,14 @@ def no_scores(found: FoundRanks) -> CheckpointError:
     """Said of what has no scores: the mean of several runs, or a method that gives none."""
     if found.run is None and found.record["layers"]:
         return CheckpointError(
-            f"{found.title}: the components of different runs are not the same ones, so their scores have no mean. Name one of the runs."
+            f"{found.title}: the components of different runs are not the same ones, so their scores have no mean. "
+            "Name one of the runs."
         )
     if not found.record["layers"]:
         return no_ranks(found.title)
-    return CheckpointError(f"{found.title} has no scores: its ranks.json holds none, because its method gives none. Name another run.")
+    return CheckpointError(
+        f"{found.title} has no scores: its ranks.json holds none, because its method gives none. Name another run."
+    )
 
 
 def _selecting(found: RunCurves) -> str | None:
@@ -113,7 +121,9 @@ def _selected_step(metrics: Mapping[str, Any] | None) -> int | None:
 
 
 def _title(what: str, run: RunRecords | None, facts: Sequence[str] = ()) -> str:
-    """What is drawn, of what: task, model (of a local folder its name alone), method and seed, or which runs are averaged."""
+    """What is drawn, of what: task, model (of a local folder its name alone), method and seed, or which runs are
+    averaged.
+    """
     if run is None:
         return f"{what}: {facts[0]}" if facts else what
     if not run.metrics.is_file():

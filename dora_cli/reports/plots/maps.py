@@ -24,7 +24,9 @@ Show = Callable[[float], str]
 
 
 def rank_figure(maps: Sequence[RankMap], title: str) -> Figure:
-    """Projections down, blocks across; encoder, decoder, and cross-attention below each other; means at the right and below."""
+    """Projections down, blocks across; encoder, decoder, and cross-attention below each other; means at the right and
+    below.
+    """
     fractional = any(isinstance(value, float) for found in maps for row in found.cells for value in row)
     show: Show = (lambda value: f"{value:.1f}") if fractional else (lambda value: f"{value:,.0f}")
     starts = {cell.start_rank for found in maps for row in found.members for cell in row if cell is not None}
@@ -47,7 +49,9 @@ def rank_figure(maps: Sequence[RankMap], title: str) -> Figure:
 
 
 def difference_figure(maps: Sequence[RankMap], title: str) -> Figure:
-    """Like `rank_figure`, of the maps of `dora_cli.reports.difference.differences`: signed numbers, orange for fewer, blue for more."""
+    """Like `rank_figure`, of the maps of `dora_cli.reports.difference.differences`: signed numbers, orange for fewer,
+    blue for more.
+    """
     values = [value for found in maps for row in found.cells for value in row if value is not None]
     largest = max(map(abs, values), default=0)
     fractional = any(isinstance(value, float) for value in values)
@@ -60,7 +64,9 @@ def difference_figure(maps: Sequence[RankMap], title: str) -> Figure:
         return palette.difference(value / largest) if value else palette.EMPTY
 
     legend = [(palette.difference(share), show(share * largest)) for share in (-1.0, -0.5, 0.0, 0.5, 1.0)]
-    return _figure(maps, title, colour=colour, show=show, average=lambda value: f"{value:+.1f}", legend=("difference", legend))
+    return _figure(
+        maps, title, colour=colour, show=show, average=lambda value: f"{value:+.1f}", legend=("difference", legend)
+    )
 
 
 def _figure(
@@ -77,7 +83,8 @@ def _figure(
     columns = float(max(len(found.blocks) for found in maps))
     label = 0.075 * max(len(heading) for found in maps for heading in found.headings) + 0.3
     width = max(label + (columns + 2) * cell, NARROWEST)
-    columns = (width - label) / cell - 2  # in a figure of the least width cells stay as they are, and paper stays free beside them
+    # in a figure of the least width cells stay as they are, and paper stays free beside them
+    columns = (width - label) / cell - 2
     rows = [len(found.projections) for found in maps]
     heights = [count * CELL + 0.55 for count in rows]
     with canvas.style():
@@ -92,7 +99,9 @@ def _figure(
     return drawn
 
 
-def _draw(axes: Axes, found: RankMap, columns: float, colour: Callable[[RankMap, int, int], str], show: Show, average: Show) -> None:
+def _draw(
+    axes: Axes, found: RankMap, columns: float, colour: Callable[[RankMap, int, int], str], show: Show, average: Show
+) -> None:
     from matplotlib.patches import Rectangle
 
     height, width = len(found.projections), len(found.blocks)
@@ -102,7 +111,9 @@ def _draw(axes: Axes, found: RankMap, columns: float, colour: Callable[[RankMap,
                 axes.text(column, row, "\u2013", ha="center", va="center", fontsize=8, color=palette.FAINT)
                 continue
             background = colour(found, row, column)
-            axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=background, edgecolor=palette.GRID, linewidth=0.5))
+            axes.add_patch(
+                Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=background, edgecolor=palette.GRID, linewidth=0.5)
+            )
             text = palette.FAINT if background == palette.EMPTY else palette.ink(background)
             axes.text(column, row, show(value), ha="center", va="center", fontsize=8, color=text)
     margin: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 7.5, "color": palette.FAINT}
@@ -123,7 +134,8 @@ def _draw(axes: Axes, found: RankMap, columns: float, colour: Callable[[RankMap,
     axes.tick_params(length=0, top=False)
     axes.xaxis.set_ticks_position("top")
     axes.annotate(
-        "block", (0, 1), xycoords="axes fraction", xytext=(-4, 4), textcoords="offset points", ha="right", va="bottom", fontsize=8,
+        "block", (0, 1), xycoords="axes fraction", xytext=(-4, 4), textcoords="offset points", ha="right", va="bottom",
+        fontsize=8,
         fontstyle="italic", color=palette.FAINT,
     )  # fmt: skip
     for spine in axes.spines.values():

@@ -25,7 +25,8 @@ def scores_figure(found: Scores, title: str, unit: str = "component") -> Figure:
         drawn = canvas.figure(7.2, 3.4)
         axes = drawn.subplots()
         axes.bar(
-            places, pruned, width, align="edge", facecolor=palette.PRUNED, edgecolor="white", linewidth=0.4, hatch="////",
+            places, pruned, width, align="edge", facecolor=palette.PRUNED, edgecolor="white", linewidth=0.4,
+            hatch="////",
             label=f"pruned ({len(found.pruned):,})",
         )  # fmt: skip
         axes.bar(
@@ -35,7 +36,8 @@ def scores_figure(found: Scores, title: str, unit: str = "component") -> Figure:
         if cut is not None:
             axes.axvline(cut, color=palette.INK, linewidth=1, linestyle=(0, (4, 2)))
             axes.annotate(
-                f"lowest live: {cut:.4g}", (cut, 1), xycoords=("data", "axes fraction"), xytext=(0, 3), textcoords="offset points",
+                f"lowest live: {cut:.4g}", (cut, 1), xycoords=("data", "axes fraction"), xytext=(0, 3),
+                textcoords="offset points",
                 ha="center", va="bottom", fontsize=8,
             )  # fmt: skip
         axes.set_xlim(max(places[0], 0.0), places[-1] + width)  # no score is below 0

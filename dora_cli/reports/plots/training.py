@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def training_figure(loss: Series, metric: Series, phases: Sequence[Phase], title: str, *, selected: int | None = None) -> Figure:
+def training_figure(
+    loss: Series, metric: Series, phases: Sequence[Phase], title: str, *, selected: int | None = None
+) -> Figure:
     """One panel for each of the two that has values.
 
     Args:
@@ -52,15 +54,26 @@ def _line(axes: Axes, series: Series, colour: str, *, smooth: bool) -> None:
     values = [nan if value is None else value for value in series.values]
     marker = "o" if len(values) <= MANY else None
     if not smooth or len(values) <= MANY:
-        axes.plot(series.steps, values, color=colour, linewidth=1.4, marker=marker, markersize=3, clip_on=False, zorder=3)
+        axes.plot(
+            series.steps, values, color=colour, linewidth=1.4, marker=marker, markersize=3, clip_on=False, zorder=3
+        )
         return
     axes.plot(series.steps, values, color=colour, linewidth=0.6, alpha=0.35, zorder=2, label="as logged")
-    axes.plot(series.steps, running_mean(series.values, len(values) // 25), color=colour, linewidth=1.6, zorder=3, label="running mean")
+    axes.plot(
+        series.steps,
+        running_mean(series.values, len(values) // 25),
+        color=colour,
+        linewidth=1.6,
+        zorder=3,
+        label="running mean",
+    )
     axes.legend(loc="upper right", fontsize=8)
 
 
 def running_mean(values: Sequence[float | None], reach: int) -> list[float]:
-    """The mean of each value and of up to `reach` on either side, fewer at the ends so that it stays centred; None left out."""
+    """The mean of each value and of up to `reach` on either side, fewer at the ends so that it stays centred; None left
+    out.
+    """
     result = []
     for index in range(len(values)):
         near = min(reach, index, len(values) - 1 - index)
@@ -76,8 +89,11 @@ def _mark(axes: Axes, series: Series, index: int) -> None:
     step, right = series.steps[index], series.steps[index] > 0.7 * series.steps[-1]
     known = [other for other in series.values if other is not None]
     above = 2 * value >= min(known) + max(known)  # where the line is not
-    axes.scatter([step], [value], s=60, facecolors="none", edgecolors=palette.LIVE, linewidths=1.6, clip_on=False, zorder=4)
+    axes.scatter(
+        [step], [value], s=60, facecolors="none", edgecolors=palette.LIVE, linewidths=1.6, clip_on=False, zorder=4
+    )
     axes.annotate(
-        f"selected: {value:.4f}", (step, value), xytext=(-6 if right else 6, 7 if above else -14), textcoords="offset points",
+        f"selected: {value:.4f}", (step, value), xytext=(-6 if right else 6, 7 if above else -14),
+        textcoords="offset points",
         ha="right" if right else "left", fontsize=8,
     )  # fmt: skip

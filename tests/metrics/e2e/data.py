@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 DATA = Path(__file__).resolve().parents[4] / "shared" / "data" / "e2e"
-needs_data = pytest.mark.skipif(not (DATA / "testset_w_refs.csv").is_file(), reason="needs the official E2E files beside the checkout")
+needs_data = pytest.mark.skipif(
+    not (DATA / "testset_w_refs.csv").is_file(), reason="needs the official E2E files beside the checkout"
+)
 
 
 def texts(name: str) -> list[tuple[str, str]]:
@@ -18,7 +20,9 @@ def texts(name: str) -> list[tuple[str, str]]:
 
 
 def held_out() -> tuple[list[str], list[list[str]]]:
-    """The first reference of every meaning representation as the output, the others as its references, where there are others."""
+    """The first reference of every meaning representation as the output, the others as its references, where there are
+    others.
+    """
     grouped: dict[str, list[str]] = {}
     for mr, text in texts("testset_w_refs"):
         grouped.setdefault(mr, []).append(text)

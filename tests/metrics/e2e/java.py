@@ -8,5 +8,6 @@ import shutil
 import pytest
 
 needs_java = pytest.mark.skipif(
-    shutil.which("java") is None or importlib.util.find_spec("pycocoevalcap") is None, reason="needs Java and pycocoevalcap: .[e2e]"
+    shutil.which("java") is None or importlib.util.find_spec("pycocoevalcap") is None,
+    reason="needs Java and pycocoevalcap: .[e2e]",
 )

@@ -11,17 +11,23 @@ from dora_cli.metrics.e2e.tokenisation import mteval
 
 
 def score(*pairs: tuple[str, list[str]]) -> float:
-    return bleu([output.split() for output, _ in pairs], [[text.split() for text in references] for _, references in pairs])
+    return bleu(
+        [output.split() for output, _ in pairs], [[text.split() for text in references] for _, references in pairs]
+    )
 
 
 def test_by_hand() -> None:
-    # Of "a b c d e", 4 of 5 words, 3 of 4 pairs, 2 of 3 and 1 of 2 are in the reference, whose 6 words make the penalty exp(1 - 6/5).
-    assert score(("a b c d e", ["a b c d x y"])) == pytest.approx((4 / 5 * 3 / 4 * 2 / 3 * 1 / 2) ** (1 / 4) * math.exp(1 - 6 / 5))
+    # Of "a b c d e", 4 of 5 words, 3 of 4 pairs, 2 of 3 and 1 of 2 are in the reference, whose 6 words make the penalty
+    # exp(1 - 6/5).
+    assert score(("a b c d e", ["a b c d x y"])) == pytest.approx(
+        (4 / 5 * 3 / 4 * 2 / 3 * 1 / 2) ** (1 / 4) * math.exp(1 - 6 / 5)
+    )
     assert score(("a b c d", ["a b c d"])) == pytest.approx(1.0)
 
 
 def test_a_word_counts_as_often_as_the_reference_that_has_most_of_it() -> None:
-    # "a" thrice, but twice in one reference: 2 of 3 and not 3 of 3. Pairs: a a once of two. Then the script's 1e-15 stands for no match.
+    # "a" thrice, but twice in one reference: 2 of 3 and not 3 of 3. Pairs: a a once of two. Then the script's 1e-15
+    # stands for no match.
     low = 1e-15
     assert score(("a a a", ["a a", "a x x x"])) == pytest.approx((2 / 3 * 1 / 2 * low / 1 * low / 1e-9) ** (1 / 4))
 
@@ -42,13 +48,15 @@ def test_sums_are_over_the_set_not_means_of_outputs() -> None:
     ],
 )
 def test_the_nearest_length_counts(references: list[str], penalty: float) -> None:
-    # Words that every reference has are not enough for a precision of 1; a last reference of distant length brings them.
+    # Words that every reference has are not enough for a precision of 1; a last reference of distant length brings
+    # them.
     value = score(("a b c d e", [*references, "a b c d e " + 20 * "z "]))
     assert value == pytest.approx(penalty)
 
 
 def test_short_outputs_take_n_grams_away_as_in_the_script() -> None:
-    # n-grams: 1 + 5, 0 + 4, -1 + 3, -2 + 2. Hits: 6, 4, 3, 2. So 3 of 2, and 2 of "none", for which the script puts 1e-9.
+    # n-grams: 1 + 5, 0 + 4, -1 + 3, -2 + 2. Hits: 6, 4, 3, 2. So 3 of 2, and 2 of "none", for which the script puts
+    # 1e-9.
     value = score(("a", ["a b c d e"]), ("a b c d e", ["a b c d e"]))
     assert value == pytest.approx((6 / 6 * 4 / 4 * 3 / 2 * 2 / 1e-9) ** (1 / 4) * math.exp(1 - 10 / 6))
 

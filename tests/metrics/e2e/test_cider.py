@@ -13,7 +13,10 @@ from dora_cli.metrics.e2e.cider import cider
 
 
 def score(*pairs: tuple[str, list[str]]) -> float:
-    return cider([output.split(" ") for output, _ in pairs], [[text.split(" ") for text in references] for _, references in pairs])
+    return cider(
+        [output.split(" ") for output, _ in pairs],
+        [[text.split(" ") for text in references] for _, references in pairs],
+    )
 
 
 OTHER = ("x", ["y"])
@@ -27,14 +30,16 @@ def test_equal_texts() -> None:
 
 
 def test_by_hand() -> None:
-    # One of two words in common, weights ln 2 all (that of "b" too, which no reference has): cosine 1/2 for n = 1 alone.
+    # One of two words in common, weights ln 2 all (that of "b" too, which no reference has): cosine 1/2 for n = 1
+    # alone.
     assert score(("a b", ["a c"]), OTHER) == pytest.approx(10 * (1 / 2) / 4 / 2)
     # Mean over references: the same text again has cosine 1 for n = 1 and 2.
     assert score(("a b", ["a c", "a b"]), OTHER) == pytest.approx(10 * ((1 / 2) / 4 + 2 / 4) / 2 / 2)
 
 
 def test_what_all_references_have_weighs_nothing() -> None:
-    # "the" is in the references of both outputs: ln(2/2) = 0. Then "a" alone counts, cosine 1 for n = 1; the pairs are as rare as ever.
+    # "the" is in the references of both outputs: ln(2/2) = 0. Then "a" alone counts, cosine 1 for n = 1; the pairs are
+    # as rare as ever.
     assert score(("the a", ["the a"]), ("the", ["the"])) == pytest.approx(10 * 2 / 4 / 2)
     assert score(("the", ["the"]), ("the", ["the"])) == 0.0
 
@@ -77,7 +82,9 @@ def random_texts() -> list[tuple[str, list[str]]]:
 def test_the_original_agrees() -> None:
     original = pytest.importorskip("pycocoevalcap.cider.cider").Cider()
     pairs = random_texts()
-    value, _ = original.compute_score({i: refs for i, (_, refs) in enumerate(pairs)}, {i: [output] for i, (output, _) in enumerate(pairs)})
+    value, _ = original.compute_score(
+        {i: refs for i, (_, refs) in enumerate(pairs)}, {i: [output] for i, (output, _) in enumerate(pairs)}
+    )
     assert score(*pairs) == pytest.approx(value, abs=1e-12)
 
 
@@ -87,7 +94,11 @@ def test_it_is_the_same_to_the_last_bit_in_every_process() -> None:
     root = Path(__file__).parents[3]
     values = {
         subprocess.run(
-            [sys.executable, "-c", code], cwd=root, env=os.environ | {"PYTHONHASHSEED": str(seed)}, check=True, capture_output=True
+            [sys.executable, "-c", code],
+            cwd=root,
+            env=os.environ | {"PYTHONHASHSEED": str(seed)},
+            check=True,
+            capture_output=True,
         ).stdout
         for seed in (1, 2, 3)
     }

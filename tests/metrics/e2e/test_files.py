@@ -59,7 +59,9 @@ def test_line_separators_of_other_kinds_stay_in_their_line() -> None:
     assert (outputs, references) == (["x\u2028y\x0bz"], [["a\u0085b"]])
 
 
-RECORDS = jsonl({"mr": "name[X]", "output": " x ", "references": ["a", "b"]}, {"mr": "", "output": "", "references": ["é"]})
+RECORDS = jsonl(
+    {"mr": "name[X]", "output": " x ", "references": ["a", "b"]}, {"mr": "", "output": "", "references": ["é"]}
+)
 
 
 def test_json_lines() -> None:
@@ -85,7 +87,12 @@ GOOD = "a\n\nb\n"
         ("out.txt", "x\ny\nz\n", "a\nb\n", "out.txt has 3 outputs but ref.txt has references for 2"),
         ("out.jsonl", RECORDS, "a\n\nb\n\nc\n", "out.jsonl has 2 outputs but ref.txt has references for 3"),
         ("out.txt", "", GOOD, "out.txt: the file is empty; give plain text"),
-        ("out.txt", "x\ny\n", " \n\n", "ref.txt: holds blank lines alone; give a block of at least one reference for each output"),
+        (
+            "out.txt",
+            "x\ny\n",
+            " \n\n",
+            "ref.txt: holds blank lines alone; give a block of at least one reference for each output",
+        ),
         ("out.jsonl", "\n", GOOD, "out.jsonl: the file is empty; give an object a line"),
         ("out.txt", "x\ny\n", "\na\n\nb\n", "ref.txt, line 1: an empty block of references"),
         ("out.txt", "x\ny\n", "a\n\n\nb\n", "ref.txt, line 3: an empty block of references"),
@@ -100,10 +107,30 @@ GOOD = "a\n\nb\n"
         ("out.jsonl", jsonl({"output": None}), GOOD, "out.jsonl, line 1: 'output' holds null; it must be a text"),
         ("out.jsonl", '{"output": "\\ud83d"}', GOOD, "out.jsonl, line 1: 'output' holds half of a surrogate pair"),
         ("out.txt", "x\n", None, "out.txt holds outputs alone; give --references FILE"),
-        ("out.jsonl", jsonl({"output": "x"}), None, "out.jsonl, line 1: 'references' is missing; it must be a list of at least one text"),
-        ("out.jsonl", jsonl({"output": "x", "references": []}), None, "'references' is []; it must be a list of at least one text"),
-        ("out.jsonl", jsonl({"output": "x", "references": "ab"}), None, "'references' is \"ab\"; it must be a list of at least one text"),
-        ("out.jsonl", jsonl({"output": "x", "references": ["a", 3]}), None, "line 1: 'references' holds 3; it must be a text"),
+        (
+            "out.jsonl",
+            jsonl({"output": "x"}),
+            None,
+            "out.jsonl, line 1: 'references' is missing; it must be a list of at least one text",
+        ),
+        (
+            "out.jsonl",
+            jsonl({"output": "x", "references": []}),
+            None,
+            "'references' is []; it must be a list of at least one text",
+        ),
+        (
+            "out.jsonl",
+            jsonl({"output": "x", "references": "ab"}),
+            None,
+            "'references' is \"ab\"; it must be a list of at least one text",
+        ),
+        (
+            "out.jsonl",
+            jsonl({"output": "x", "references": ["a", 3]}),
+            None,
+            "line 1: 'references' holds 3; it must be a text",
+        ),
     ],
 )
 def test_errors(name: str, content: str | bytes, references: str | bytes | None, says: str) -> None:

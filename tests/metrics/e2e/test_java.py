@@ -39,7 +39,11 @@ def without(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_nothing_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     without(monkeypatch)
-    with pytest.raises(JavaError, match=r"^install the package pycocoevalcap \(pip install pycocoevalcap\) and Java \(on PATH\)$"):
+    with pytest.raises(
+        JavaError,
+        match=r"^install the package pycocoevalcap \(pip install pycocoevalcap\) and Java "
+        r"\(on PATH\)$",
+    ):
         ptb_lines(["a"])
 
 
@@ -66,7 +70,9 @@ def test_the_package_lacks_its_jars(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 @posix
 def test_java_says_why_it_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    install(tmp_path, monkeypatch, java="import sys; print('Error: no room for a heap\\n', file=sys.stderr); sys.exit(1)")
+    install(
+        tmp_path, monkeypatch, java="import sys; print('Error: no room for a heap\\n', file=sys.stderr); sys.exit(1)"
+    )
     with pytest.raises(JavaError, match=r"PTBTokenizer failed with .*java: Error: no room for a heap$"):
         ptb_lines(["a"])
     with pytest.raises(JavaError, match=r"METEOR failed with .*java: Error: no room for a heap$"):
@@ -77,7 +83,8 @@ STACK = """
 import sys
 for number, line in enumerate(sys.stdin, start=1):
     if number == 3 or not line.startswith("SCORE"):
-        print('Exception in thread "main" java.lang.{0}\\n\\tat A.b(Unknown Source)\\n\\tat Main.main(Unknown Source)', file=sys.stderr)
+        trace = "\\n\\tat A.b(Unknown Source)\\n\\tat Main.main(Unknown Source)"
+        print('Exception in thread "main" java.lang.{0}' + trace, file=sys.stderr)
         sys.exit(1)
     print("1", flush=True)
 """
@@ -125,7 +132,9 @@ def test_a_tokenizer_that_loses_lines(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 @posix
-@pytest.mark.parametrize("code", ["print('nonsense')", "import sys; [print('x', flush=True) for line in sys.stdin]", ""])
+@pytest.mark.parametrize(
+    "code", ["print('nonsense')", "import sys; [print('x', flush=True) for line in sys.stdin]", ""]
+)
 def test_a_meteor_that_answers_nonsense(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str) -> None:
     install(tmp_path, monkeypatch, java=code)
     with pytest.raises(JavaError, match=r"METEOR failed with .*: it said nothing"):
@@ -146,7 +155,9 @@ for line in sys.stdin:
 
 @posix
 def test_the_protocol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The stand-in's score of an output is 1 if it equals a reference: bars within texts must not part them, accents must arrive."""
+    """The stand-in's score of an output is 1 if it equals a reference: bars within texts must not part them, accents
+    must arrive.
+    """
     install(tmp_path, monkeypatch, java=SPEAKS)
     outputs = ["café x", "a", "a ||| b", ""]
     references = [["b", "café x"], ["b", "c"], ["a b"], ["x"]]

@@ -30,10 +30,12 @@ def test_each_is_an_evaluate_metric_of_several_references() -> None:
     for each in (Bleu, Nist, Meteor, RougeL, Cider):
         assert issubclass(each, evaluate.Metric)
         values |= compute(each, OUTPUTS, REFERENCES)
-    # 13a tokens: 7 + 3 in the outputs, all 7, 6, 5 and 4 n-grams of the first match; references nearest in length: 7 + 1.
+    # 13a tokens: 7 + 3 in the outputs, all 7, 6, 5 and 4 n-grams of the first match; references nearest in length: 7 +
+    # 1.
     assert values["bleu"] == pytest.approx((7 / 10 * 6 / 8 * 5 / 6 * 4 / 4) ** (1 / 4))
     assert values["rouge_l"] == pytest.approx(0.5)
-    # Six Treebank words equal the first reference's; of the second, 2 words, "a" and "pub" match: cosine 2 / sqrt(6 * 2), 5 bigrams to 1.
+    # Six Treebank words equal the first reference's; of the second, 2 words, "a" and "pub" match: cosine 2 / sqrt(6 *
+    # 2), 5 bigrams to 1.
     assert values["cider"] == pytest.approx(10 * (1 + 2 / 12**0.5 * 2.718281828459045 ** (-16 / 72) / 4) / 2 / 2)
     assert values["nist"] > 0.0
     assert (values["meteor"], values["problem"]) == (None, "install it")

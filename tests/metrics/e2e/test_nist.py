@@ -8,12 +8,14 @@ from dora_cli.metrics.e2e.nist import BETA, nist
 
 
 def score(*pairs: tuple[str, list[str]]) -> float:
-    return nist([output.split() for output, _ in pairs], [[text.split() for text in references] for _, references in pairs])
+    return nist(
+        [output.split() for output, _ in pairs], [[text.split() for text in references] for _, references in pairs]
+    )
 
 
 def test_by_hand() -> None:
-    # Four words in all references: a twice, b and c once. Information: a log2(4/2) = 1, b log2(4/1) = 2, "a b" log2(2/1) = 1.
-    # One output of two words: (1 + 2) / 2 + 1 / 1, and no longer n-grams.
+    # Four words in all references: a twice, b and c once. Information: a log2(4/2) = 1, b log2(4/1) = 2, "a b"
+    # log2(2/1) = 1. One output of two words: (1 + 2) / 2 + 1 / 1, and no longer n-grams.
     assert score(("a b", ["a b", "a c"])) == pytest.approx(2.5)
 
 
@@ -35,7 +37,8 @@ def test_the_penalty_is_a_half_at_two_thirds_of_the_length() -> None:
 
 
 def test_lengths_are_means_over_an_outputs_references() -> None:
-    # References of 2 and 6 words: mean 4 for an output of 2. Eight words, a and b twice each: log2(8/2) = 2; "a b": log2(2/2).
+    # References of 2 and 6 words: mean 4 for an output of 2. Eight words, a and b twice each: log2(8/2) = 2; "a b":
+    # log2(2/2).
     value = score(("a b", ["a b", "a b c d e f"]))
     assert value == pytest.approx(2.0 * math.exp(-BETA * math.log(2 / 4) ** 2))
 

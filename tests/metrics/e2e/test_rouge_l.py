@@ -30,7 +30,8 @@ def test_longer_than_a_machine_word() -> None:
 
 
 def test_by_hand() -> None:
-    # "a b" in common with the first: 2 of the output's 4 words; "c" is all of the second. P = 2/4, R = 1, beta^2 = 1.44.
+    # "a b" in common with the first: 2 of the output's 4 words; "c" is all of the second. P = 2/4, R = 1, beta^2 =
+    # 1.44.
     value = rouge_l([list("abcd")], [[list("abxyzw"), ["c"]]])
     assert value == pytest.approx(2.44 * 0.5 * 1.0 / (1.0 + 1.44 * 0.5))
 

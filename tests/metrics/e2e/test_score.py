@@ -46,11 +46,21 @@ def test_the_official_script_agrees_with_java() -> None:
 @pytest.mark.parametrize(
     ("tokenizer", "meteor", "notes"),
     [
-        ("install it", "install it", ["METEOR is not computed: install it", "agrees with the official one on E2E text"]),
-        ("it broke", "install it", ["METEOR is not computed: install it", "agrees with the official one on E2E text: it broke"]),
+        (
+            "install it",
+            "install it",
+            ["METEOR is not computed: install it", "agrees with the official one on E2E text"],
+        ),
+        (
+            "it broke",
+            "install it",
+            ["METEOR is not computed: install it", "agrees with the official one on E2E text: it broke"],
+        ),
     ],
 )
-def test_what_is_missing_is_said(monkeypatch: pytest.MonkeyPatch, tokenizer: str, meteor: str, notes: list[str]) -> None:
+def test_what_is_missing_is_said(
+    monkeypatch: pytest.MonkeyPatch, tokenizer: str, meteor: str, notes: list[str]
+) -> None:
     without_java(monkeypatch, tokenizer=tokenizer, meteor=meteor)
     scores = score_e2e(["A cheap pub.", "x"], [["A cheap pub."], ["y", "z"]])
     assert list(scores.metrics) == ["bleu", "nist", "meteor", "rouge_l", "cider"]

@@ -12,7 +12,8 @@ from tests.metrics.e2e.java import needs_java
 CASES = {
     "The Eagle is cheap, isn't it?": "the eagle is cheap is n't it",
     "It's £20-25; near £30, €5.": "it 's # 20-25 near # 30 $ 5",
-    "They'll serve what you can't cook: we cannot, I'm sure.": "they 'll serve what you ca n't cook we can not i 'm sure",
+    "They'll serve what you can't cook: we cannot, I'm "
+    "sure.": "they 'll serve what you ca n't cook we can not i 'm sure",
     "A family-friendly coffee/tea shop (rated 5-star).": "a family-friendly coffee/tea shop -lrb- rated 5-star -rrb-",
     'The "Punter" costs 1,000 or 10.50 at 10:30.': "the punter costs 1,000 or 10.50 at 10:30",
     "Rated 3/5 and 5out of 5.": "rated 3/5 and 5out of 5",
@@ -48,7 +49,9 @@ def test_every_reference_of_the_official_files(name: str, count: int, digest: st
 
 
 def original(lines: list[str]) -> list[str]:
-    return [" ".join(token for token in line.split(" ") if token and token not in PUNCTUATION) for line in ptb_lines(lines)]
+    return [
+        " ".join(token for token in line.split(" ") if token and token not in PUNCTUATION) for line in ptb_lines(lines)
+    ]
 
 
 @needs_java

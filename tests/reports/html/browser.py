@@ -1,4 +1,6 @@
-"""A real browser, spoken to through a pipe in its DevTools protocol: what a page logs, what it asks for, how it is laid out."""
+"""A real browser, spoken to through a pipe in its DevTools protocol: what a page logs, what it asks for, how it is laid
+out.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ from typing import Any
 
 from tests.patience import PATIENCE
 
-CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome", "chrome") if (path := shutil.which(name))), None)
+CHROMIUM = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome", "chrome") if (path := shutil.which(name))), None
+)
 
 
 class Browser:
@@ -31,7 +35,14 @@ class Browser:
             os.dup2(reading, 3)
             os.dup2(writing, 4)
 
-        flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-dev-shm-usage", "--hide-scrollbars"]
+        flags = [
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--no-first-run",
+            "--disable-dev-shm-usage",
+            "--hide-scrollbars",
+        ]
         self._process = subprocess.Popen(
             [CHROMIUM, *flags, f"--user-data-dir={profile}", "--remote-debugging-pipe", "about:blank"],
             pass_fds=(3, 4, commands_read, answers_write),
@@ -54,7 +65,9 @@ class Browser:
     def __enter__(self) -> Browser:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._process.terminate()
         self._process.wait(timeout=PATIENCE)
         os.close(self._write)
@@ -90,7 +103,9 @@ class Browser:
     def open(self, path: Path, *, width: int, height: int = 800, script: bool = True) -> None:
         """Loads a file into a window of that size and waits until it is there."""
         self.events.clear()
-        self.send("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600)
+        self.send(
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
+        )
         self.send("Emulation.setScriptExecutionDisabled", value=not script)
         self.send("Page.navigate", url=path.resolve().as_uri())
         while not self.told("Page.loadEventFired"):

@@ -17,7 +17,9 @@ HEAD = 1_538
 def recipe(model: str, seed: int, *, rank: int, extra: str = "") -> str:
     quoted = model.replace("'", "''")
     train = f"{{epochs: {EPOCHS}, seed: {seed}}}"
-    return f"task: glue/mrpc\nmodel: {{name: '{quoted}'}}\nmethod: {{name: dora, rank: {rank}}}\ntrain: {train}\n{extra}"
+    return (
+        f"task: glue/mrpc\nmodel: {{name: '{quoted}'}}\nmethod: {{name: dora, rank: {rank}}}\ntrain: {train}\n{extra}"
+    )
 
 
 def phase(step: int) -> str:
@@ -56,20 +58,36 @@ def write_run(
         budget = next((event["budget"] for event in reversed(history) if event["step"] <= step), start)
         if step % 4 == 0:
             log.append(
-                {"type": "train", "step": step, "epoch": 1 + (step - 1) * EPOCHS // STEPS, "phase": phase(step), "budget": budget}
+                {
+                    "type": "train",
+                    "step": step,
+                    "epoch": 1 + (step - 1) * EPOCHS // STEPS,
+                    "phase": phase(step),
+                    "budget": budget,
+                }
                 | {"live": budget, "loss": 0.7 * math.exp(-step / 90) + noise.gauss(0, 0.01), "regulariser": 0.1}
                 | {"grad_norm": 1.0, "learning_rate": 1e-3}
             )
         if step % (STEPS // EPOCHS) == 0:
             accuracy = 0.7 + step / 1600 + noise.gauss(0, 0.005)
-            entry = {"epoch": step * EPOCHS // STEPS, "step": step, "phase": phase(step), "train_loss": 0.7 * math.exp(-step / 90)}
+            entry = {
+                "epoch": step * EPOCHS // STEPS,
+                "step": step,
+                "phase": phase(step),
+                "train_loss": 0.7 * math.exp(-step / 90),
+            }
             epochs.append({**entry, "metrics": {"accuracy": accuracy, "f1": accuracy + 0.05}})
             log.append({"type": "eval", **epochs[-1]})
     write_text(folder / "recipe.yaml", recipe(model, seed, rank=rank, extra=extra))
     size = {} if parameters is None else {"parameters": parameters, "bytes": 4 * parameters, "head_parameters": HEAD}
     write_json(
         folder / "environment.json",
-        {"schema_version": 1, "dora": "0.1.0", "device": "cpu", "model": {"commit": None, "fingerprint": "ab12", **size}},
+        {
+            "schema_version": 1,
+            "dora": "0.1.0",
+            "device": "cpu",
+            "model": {"commit": None, "fingerprint": "ab12", **size},
+        },
     )
     write_jsonl(folder / "log.jsonl", [entry for entry in log if stop is None or entry["step"] <= stop])
     if stop is not None:

@@ -1,4 +1,6 @@
-"""The page in a real browser: quiet, alone, whole, and usable by mouse, finger and keys at any width, on paper, and without its script."""
+"""The page in a real browser: quiet, alone, whole, and usable by mouse, finger and keys at any width, on paper, and
+without its script.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,9 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.mark.parametrize(("width", "scheme"), [(400, "light"), (500, "dark"), (800, "dark"), (1400, "light")])
 @pytest.mark.parametrize("name", ["seeds", "deep", "pair", "stopped", "many"])
-def test_the_page_is_quiet_alone_and_fits(name: str, width: int, scheme: str, browser: Browser, reports: dict[str, Path]) -> None:
+def test_the_page_is_quiet_alone_and_fits(
+    name: str, width: int, scheme: str, browser: Browser, reports: dict[str, Path]
+) -> None:
     browser.prefer(scheme)
     browser.open(reports[name], width=width)
     browser.ask("document.querySelectorAll('details').forEach(part => { part.open = true })")
@@ -65,15 +69,17 @@ def test_the_page_is_quiet_alone_and_fits(name: str, width: int, scheme: str, br
     assert browser.ask("window.hurt") is None
     assert browser.ask("document.documentElement.scrollWidth") == width
     boxes = "[...document.querySelectorAll('.fit, .parts, figure, .panel')]"
-    assert browser.ask(f"{boxes}.filter(e => e.scrollWidth > e.clientWidth + 1).length") == 0, "nothing is scrolled sideways"
+    assert browser.ask(f"{boxes}.filter(e => e.scrollWidth > e.clientWidth + 1).length") == 0, (
+        "nothing is scrolled sideways"
+    )
     sizes = browser.ask("[...document.querySelectorAll('.area')].map(e => [e.clientWidth, e.clientHeight])")
     assert len(sizes) >= 3
     assert all(across >= 150 and down >= 150 for across, down in sizes)
     # the lines are there: drawn, with an extent, inside their picture
     lines = browser.ask(
-        "[...document.querySelectorAll('.area path.line')].map(e => { const a = e.getBoundingClientRect(), "
-        "b = e.ownerSVGElement.getBoundingClientRect(); return a.width > 20 && a.left >= b.left - 3 && a.right <= b.right + 3 "
-        "&& a.top >= b.top - 3 && a.bottom <= b.bottom + 3 })"
+        "[...document.querySelectorAll('.area path.line')].map(e => { const a = e.getBoundingClientRect(), b = "
+        "e.ownerSVGElement.getBoundingClientRect(); return a.width > 20 && a.left >= b.left - 3 && a.right <= b.right "
+        "+ 3 && a.top >= b.top - 3 && a.bottom <= b.bottom + 3 })"
     )
     assert lines
     assert all(lines)
@@ -104,7 +110,9 @@ def test_rows_of_pictures_are_full(name: str, width: int, browser: Browser, repo
         for figure in grid["figures"]:
             rows.setdefault(round(figure["y"]), []).append(figure)
         for row in rows.values():
-            assert sum(figure["width"] for figure in row) + 16 * (len(row) - 1) == pytest.approx(grid["box"]["width"], abs=2)
+            assert sum(figure["width"] for figure in row) + 16 * (len(row) - 1) == pytest.approx(
+                grid["box"]["width"], abs=2
+            )
             assert max(figure["bottom"] for figure in row) - min(figure["bottom"] for figure in row) < 1
             if charts > 1:
                 assert len(row) > 1 or not row[0]["chart"]
@@ -119,14 +127,18 @@ def test_the_page_is_dark_for_who_prefers_it_and_paper_is_not(browser: Browser, 
         seen[scheme] = sum(browser.ask(ground)[:3])
     assert seen["light"] > 600
     assert seen["dark"] < 120
-    browser.send("Emulation.setEmulatedMedia", media="print", features=[{"name": "prefers-color-scheme", "value": "dark"}])
+    browser.send(
+        "Emulation.setEmulatedMedia", media="print", features=[{"name": "prefers-color-scheme", "value": "dark"}]
+    )
     try:
         assert browser.ask("getComputedStyle(document.querySelector('h1')).color") == "rgb(26, 26, 26)"
     finally:
         browser.prefer("light")
 
 
-def test_a_map_is_whole_where_there_is_room_and_continued_below_where_there_is_not(browser: Browser, reports: dict[str, Path]) -> None:
+def test_a_map_is_whole_where_there_is_room_and_continued_below_where_there_is_not(
+    browser: Browser, reports: dict[str, Path]
+) -> None:
     tops = "[...document.querySelectorAll('.map')].map(e => Math.round(e.getBoundingClientRect().top))"
     heads = "[...document.querySelectorAll('.map tbody tr:nth-child(2) th')]"
     names = f"{heads}.filter(e => e.getBoundingClientRect().width > 0).length"
@@ -175,7 +187,9 @@ def test_details_by_mouse_finger_and_keys(browser: Browser, reports: dict[str, P
 def test_without_its_script_the_page_is_whole(browser: Browser, reports: dict[str, Path]) -> None:
     browser.open(reports["seeds"], width=800, script=False)
     assert browser.complaints == []
-    shown = browser.ask("[...document.querySelectorAll('.map td[title]')].filter(e => e.textContent && e.clientWidth).length")
+    shown = browser.ask(
+        "[...document.querySelectorAll('.map td[title]')].filter(e => e.textContent && e.clientWidth).length"
+    )
     assert shown == 36
     assert browser.ask("document.querySelector('output').clientHeight") == 0
     assert browser.ask("document.querySelectorAll('figure .area svg').length") == 4
@@ -187,7 +201,9 @@ def test_on_paper_everything_is_open(browser: Browser, reports: dict[str, Path])
     assert printed.startswith(b"%PDF")
     browser.send("Emulation.setEmulatedMedia", media="print")
     try:
-        assert browser.ask("[...document.querySelectorAll('details pre')].every(e => e.getBoundingClientRect().height > 30)")
+        assert browser.ask(
+            "[...document.querySelectorAll('details pre')].every(e => e.getBoundingClientRect().height > 30)"
+        )
         assert browser.ask("document.querySelector('output').clientHeight") == 0
     finally:
         browser.send("Emulation.setEmulatedMedia", media="")

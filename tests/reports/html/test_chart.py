@@ -27,7 +27,9 @@ def points(d: str) -> list[tuple[float, float]]:
 def axis(figure: ElementTree.Element, which: str) -> list[tuple[str, float]]:
     """Labels of an axis and where they stand, from 0 to `SIZE`."""
     found = [element for element in figure.iter("span") if element.get("class") == which]
-    return [(element.text or "", 10 * float(re.findall(r":([\d.-]+)%", element.get("style", ""))[0])) for element in found]
+    return [
+        (element.text or "", 10 * float(re.findall(r":([\d.-]+)%", element.get("style", ""))[0])) for element in found
+    ]
 
 
 def numbers(figure: ElementTree.Element, which: str) -> list[float]:
@@ -64,7 +66,9 @@ def test_one_value_is_no_chart() -> None:
     assert chart("Accuracy", [Line("", (125,), (0.7,), "metric", points=True)]) is None
     assert chart("Accuracy", [Line(str(seed), (125,), (0.7,), "metric", points=True) for seed in (1, 2)]) is None
     assert chart("Accuracy", [Line("", (1, 2, 3), (None, 0.7, None), "metric")]) is None
-    beside = drawn(Line("one", (125,), (0.7,), "s0", points=True), Line("many", (125, 250), (0.7, 0.8), "s1", points=True))
+    beside = drawn(
+        Line("one", (125,), (0.7,), "s0", points=True), Line("many", (125, 250), (0.7, 0.8), "s1", points=True)
+    )
     assert len([element for element in beside.iter("path") if "dot" in element.get("class", "")]) == 3
 
 
@@ -74,7 +78,11 @@ def test_a_short_run_is_as_wide_as_a_long_one_over_shares() -> None:
         Line("long", (500, 1000), (0.7, 0.1), "s1", length=1000),
     ]
     figure = drawn(*lines, shares=True)
-    ends = [points(element.attrib["d"])[-1][0] for element in figure.iter("path") if element.get("class") in ("line s0", "line s1")]
+    ends = [
+        points(element.attrib["d"])[-1][0]
+        for element in figure.iter("path")
+        if element.get("class") in ("line s0", "line s1")
+    ]
     assert ends[:2] == [SIZE, SIZE]
     assert [label for label, _ in axis(figure, "x")] == ["0 %", "25 %", "50 %", "75 %", "100 %"]
 

@@ -55,7 +55,8 @@ def test_a_table_knows_the_room_it_needs() -> None:
 
 
 @pytest.mark.parametrize(
-    "hostile", ['"><script>alert(1)</script>', "</title><img src=x onerror=alert(1)>", "' onload='alert(1)", "<!--", "]]>"]
+    "hostile",
+    ['"><script>alert(1)</script>', "</title><img src=x onerror=alert(1)>", "' onload='alert(1)", "<!--", "]]>"],
 )
 def test_hostile_text_stays_text(hostile: str) -> None:
     seen: list[tuple[str, str]] = []

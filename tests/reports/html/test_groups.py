@@ -35,7 +35,10 @@ def test_recipes_are_groups_of_their_own_whatever_the_folders(tmp_path: Path) ->
     b = write_run(tmp_path / "b", seed=2, extra="save: {keep: 5}\n")  # changes nothing that is trained
     c = write_run(tmp_path / "c", seed=1, rank=4)
     groups = find_groups([a, c, b])
-    assert [(group.name, [run.folder.name for run in group.runs]) for group in groups] == [("a, b", ["a", "b"]), ("c", ["c"])]
+    assert [(group.name, [run.folder.name for run in group.runs]) for group in groups] == [
+        ("a, b", ["a", "b"]),
+        ("c", ["c"]),
+    ]
 
 
 @pytest.mark.parametrize("other", [{"model": {"fingerprint": "cd34"}}, {"data": {"train": {"fingerprint": "ef56"}}}])
@@ -43,7 +46,10 @@ def test_runs_of_another_model_or_other_data_are_not_averaged(tmp_path: Path, ot
     """Their recipes are the same to the letter: what a folder held has changed."""
     for seed in (1, 2):
         write_run(tmp_path / "rte" / f"seed-{seed}", seed=seed)
-    write_json(tmp_path / "rte" / "seed-2" / "environment.json", {"schema_version": 1, "model": {"fingerprint": "ab12"}, **other})
+    write_json(
+        tmp_path / "rte" / "seed-2" / "environment.json",
+        {"schema_version": 1, "model": {"fingerprint": "ab12"}, **other},
+    )
     assert [[run.seed for run in group.runs] for group in find_groups([tmp_path / "rte"])] == [["1"], ["2"]]
 
 

@@ -77,8 +77,11 @@ def test_one_run(tmp_path: Path) -> None:
     reader = read(run)
     text = " ".join(reader.texts)
     assert reader.row("accuracy") == [f"{record[kind]['accuracy']:.4f}" for kind in ("metrics", "last")]
-    assert [row[:3] for row in reader.rows if row[0].removesuffix(" (selected)").isdigit() and row[2:3] == ["final"]] == [
-        [f"{epoch}" + (" (selected)" if epoch == record["best_epoch"] else ""), f"{20 * epoch}", "final"] for epoch in (5, 6, 7, 8)
+    assert [
+        row[:3] for row in reader.rows if row[0].removesuffix(" (selected)").isdigit() and row[2:3] == ["final"]
+    ] == [
+        [f"{epoch}" + (" (selected)" if epoch == record["best_epoch"] else ""), f"{20 * epoch}", "final"]
+        for epoch in (5, 6, 7, 8)
     ]
     by_block = [[layer["rank"] for layer in ranks["layers"] if layer["block"] == block] for block in (0, 1)]
     assert ["block", "0", "1", "sum"] in reader.rows
@@ -142,7 +145,9 @@ def test_groups_side_by_side(tmp_path: Path) -> None:
     heads = [row[0] for row in reader.rows]
     assert "train.seed" not in heads
     assert "task" not in heads  # the same in both
-    assert {("a", "href", "#group-1"), ("section", "id", "group-1"), ("section", "id", "group-2")} <= set(reader.attributes)
+    assert {("a", "href", "#group-1"), ("section", "id", "group-1"), ("section", "id", "group-2")} <= set(
+        reader.attributes
+    )
     assert reader.tags["figure"] == 3 + 2 * 5
 
 
@@ -193,7 +198,10 @@ def test_a_method_without_adapters(tmp_path: Path) -> None:
     run = RunRecords(write_run(tmp_path / "run"))
     metrics = run.read_metrics()
     metrics["method"] = "head"
-    metrics["budget"] = dict.fromkeys(metrics["budget"], 0) | {"trainable_parameters_start": HEAD, "trainable_parameters_final": HEAD}
+    metrics["budget"] = dict.fromkeys(metrics["budget"], 0) | {
+        "trainable_parameters_start": HEAD,
+        "trainable_parameters_final": HEAD,
+    }
     ranks = {
         "schema_version": 1,
         "unit": "component",
@@ -221,7 +229,16 @@ def test_hostile_names_stay_text(tmp_path: Path) -> None:
     for name in ("ranks.json", "metrics.json", "log.jsonl", "environment.json"):
         text = (folder / name).read_text(encoding="utf-8")
         escaped = HOSTILE.replace('"', '\\"')
-        for word in ("bert.encoder.layer", "self.query", 'component"', "accuracy", "best-after-freeze", "glue/mrpc", "pruning", "cpu"):
+        for word in (
+            "bert.encoder.layer",
+            "self.query",
+            'component"',
+            "accuracy",
+            "best-after-freeze",
+            "glue/mrpc",
+            "pruning",
+            "cpu",
+        ):
             text = text.replace(word, f"{escaped}{word}")
         (folder / name).write_text(text, encoding="utf-8")
     reader = read(folder)
@@ -329,7 +346,11 @@ def test_the_map_is_turned_as_in_the_terminal_and_in_plots(tmp_path: Path) -> No
 
 def test_nothing_comes_from_elsewhere(tmp_path: Path) -> None:
     html = page(find_groups([write_run(tmp_path / "run")]))
-    links = {(tag, name): value for tag, name, value in Reader(html).attributes if name in ("src", "href", "action", "data", "srcset")}
+    links = {
+        (tag, name): value
+        for tag, name, value in Reader(html).attributes
+        if name in ("src", "href", "action", "data", "srcset")
+    }
     assert links == {("link", "href"): "data:,"}
     assert html.count("<script>") == html.count(SCRIPT) == 1
     assert "url(" not in html

@@ -65,7 +65,9 @@ def test_no_text_of_the_page_has_a_path_of_the_machine(tmp_path: Path) -> None:
     home = tmp_path / "home of somebody"
     for seed in (1, 2):
         write_run(home / "runs" / "rte" / f"seed-{seed}", seed=seed, model=str(home / "models" / "my bert"))
-    other = write_run(home / "runs" / "small", rank=4, model=str(home / "models" / "bert"), extra=f"data: {{path: {home}/glue/RTE}}\n")
+    other = write_run(
+        home / "runs" / "small", rank=4, model=str(home / "models" / "bert"), extra=f"data: {{path: {home}/glue/RTE}}\n"
+    )
     stopped = write_run(home / "stopped", stop=60, model=str(home / "bert"))
     run = RunRecords(other)
     environment = {

@@ -41,6 +41,8 @@ def test_a_small_map_is_a_picture_among_others() -> None:
     assert [place.wide for place in spans([500], 4)] == [3, 3, 2, 2, 2]
 
 
-@pytest.mark.parametrize(("count", "most", "expected"), [(8, 8, 8), (9, 8, 5), (9, 5, 5), (8, 5, 4), (1, 5, 1), (0, 5, 0)])
+@pytest.mark.parametrize(
+    ("count", "most", "expected"), [(8, 8, 8), (9, 8, 5), (9, 5, 5), (8, 5, 4), (1, 5, 1), (0, 5, 0)]
+)
 def test_rows_are_about_equally_long(count: int, most: int, expected: int) -> None:
     assert per_row(count, most) == expected

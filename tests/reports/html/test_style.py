@@ -51,7 +51,9 @@ def test_ranks_can_be_read_and_told_apart(shade) -> None:  # type: ignore[no-unt
     levels = [shade(level / LEVELS) for level in range(LEVELS + 1)]
     assert all(palette.contrast(palette.black_or_white(colour), colour) >= 4.5 for colour in levels)
     greys = [palette.luminance(colour) for colour in levels]
-    assert greys == sorted(greys, reverse=shade is palette.shade), "steadily darker on a light page, lighter on a dark one"
+    assert greys == sorted(greys, reverse=shade is palette.shade), (
+        "steadily darker on a light page, lighter on a dark one"
+    )
     assert all(one != two for one, two in pairwise(greys))
 
 

@@ -35,8 +35,14 @@ def test_a_bar_says_what_the_number_would() -> None:
 
 def test_a_block_without_the_projection() -> None:
     made = ranks(bert(2))
-    made["layers"] = [layer for layer in made["layers"] if (layer["block"], layer["projection"]) != (1, "attention.self.query")]
-    (line,) = [line for line in rank_lines(rank_maps(made), 40, 9, shade=shade_of, glyphs=ASCII, colours=False) if "query" in line[0].text]
+    made["layers"] = [
+        layer for layer in made["layers"] if (layer["block"], layer["projection"]) != (1, "attention.self.query")
+    ]
+    (line,) = [
+        line
+        for line in rank_lines(rank_maps(made), 40, 9, shade=shade_of, glyphs=ASCII, colours=False)
+        if "query" in line[0].text
+    ]
     assert "".join(segment.text for segment in line).endswith("  -")
 
 

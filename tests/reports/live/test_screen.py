@@ -81,7 +81,9 @@ def screen(terminal: Terminal, picture: list[str]) -> Iterator[Screen]:
     def draw(width: int, height: int) -> list[Line]:
         return [[Segment(line)] for line in picture]
 
-    made = Screen(Console(file=terminal, force_terminal=True, color_system=None, width=20, height=10), draw, stdout=True)
+    made = Screen(
+        Console(file=terminal, force_terminal=True, color_system=None, width=20, height=10), draw, stdout=True
+    )
     yield made
     made.stop()
 
@@ -121,7 +123,9 @@ def test_it_draws_by_itself(screen: Screen, terminal: Terminal, picture: list[st
         (0.0, 2.0, 2.0),  # a slow line: no more than half of the time is spent waiting for it
     ],
 )
-def test_a_picture_that_takes_long_is_drawn_less_often(monkeypatch: pytest.MonkeyPatch, cpu: float, wall: float, pause: float) -> None:
+def test_a_picture_that_takes_long_is_drawn_less_often(
+    monkeypatch: pytest.MonkeyPatch, cpu: float, wall: float, pause: float
+) -> None:
     """On a clock of its own, which drawing alone moves."""
     now = {"cpu": 0.0, "wall": 0.0}
     clock = SimpleNamespace(perf_counter=lambda: now["wall"], thread_time=lambda: now["cpu"])

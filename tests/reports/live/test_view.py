@@ -22,7 +22,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def shown(state: RunState, width: int, height: int, glyphs: Glyphs = UNICODE, *, colours: bool = False) -> str:
-    return "\n".join(line.rstrip() for line in text(LiveView(state, glyphs, colours=colours).lines(width, height))) + "\n"
+    return (
+        "\n".join(line.rstrip() for line in text(LiveView(state, glyphs, colours=colours).lines(width, height))) + "\n"
+    )
 
 
 def test_eighty_columns_in_the_middle_of_pruning() -> None:
@@ -96,7 +98,10 @@ output.dense            12 12 12 12 12 12
 
 
 def test_few_lines_keep_what_matters_most() -> None:
-    labels = [[line.split()[0] for line in text(LiveView(state_at(60), UNICODE).lines(79, height))] for height in (1, 3, 4, 5, 7)]
+    labels = [
+        [line.split()[0] for line in text(LiveView(state_at(60), UNICODE).lines(79, height))]
+        for height in (1, 3, 4, 5, 7)
+    ]
     assert labels == [
         ["run"],
         ["run", "loss", "metric"],
@@ -136,11 +141,15 @@ def test_stacks_share_one_small_map_where_there_is_no_room_for_theirs() -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("projections", [bert(6), bert(12), llama(30), bert(48), bart(6), bart(12)], ids=lambda p: str(len(p)))
+@pytest.mark.parametrize(
+    "projections", [bert(6), bert(12), llama(30), bert(48), bart(6), bart(12)], ids=lambda p: str(len(p))
+)
 @pytest.mark.parametrize(("width", "height"), [(80, 24), (120, 24), (200, 50), (40, 12), (30, 8), (20, 3), (1, 1)])
 @pytest.mark.parametrize("glyphs", [UNICODE, ASCII], ids=["unicode", "ascii"])
 @pytest.mark.parametrize("step", [0, 40, 100])
-def test_no_line_is_too_long_and_no_picture_too_high(projections: list, width: int, height: int, glyphs: Glyphs, step: int) -> None:
+def test_no_line_is_too_long_and_no_picture_too_high(
+    projections: list, width: int, height: int, glyphs: Glyphs, step: int
+) -> None:
     for colours in (True, False):
         lines = LiveView(state_at(step, projections), glyphs, colours=colours).lines(width, height)
         assert 1 <= len(lines) <= height
@@ -165,7 +174,8 @@ def test_an_evaluation_shows_how_far_it_is() -> None:
 
 
 def test_a_method_without_ranks() -> None:
-    run = run_start(method="head", projections=[], schedule={"start_components": 0, "final_components": 0}, phases=(("training", 1, 100),),
+    run = run_start(method="head", projections=[], schedule={"start_components": 0, "final_components": 0},
+    phases=(("training", 1, 100),),
                     events=(), layers=())  # fmt: skip
     state = RunState(run)
     state.tick(1, "training", 0)
@@ -208,7 +218,9 @@ def test_the_map_changes_at_events_only(monkeypatch: pytest.MonkeyPatch) -> None
 
     made = []
     real = module.rank_lines
-    monkeypatch.setattr(module, "rank_lines", lambda *arguments, **options: made.append(1) or real(*arguments, **options))
+    monkeypatch.setattr(
+        module, "rank_lines", lambda *arguments, **options: made.append(1) or real(*arguments, **options)
+    )
     state = state_at(30)
     view = LiveView(state, UNICODE)
     for step in range(31, 35):

@@ -1,4 +1,6 @@
-"""Pictures are checked by what is in them: the texts of the SVG, colours, and that files are the same bytes every time."""
+"""Pictures are checked by what is in them: the texts of the SVG, colours, and that files are the same
+bytes every time.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,9 @@ def written(path: Path) -> list[str]:
     return re.findall(r"<text[^>]*>([^<]*)</text>", path.read_text(encoding="utf-8"))
 
 
-def make_run(folder: Path, record: dict[str, Any], *, finished: bool = True, log: list[dict[str, Any]] | None = None) -> Path:
+def make_run(
+    folder: Path, record: dict[str, Any], *, finished: bool = True, log: list[dict[str, Any]] | None = None
+) -> Path:
     run = RunRecords(folder)
     write_json(run.ranks, record)
     if finished:
@@ -60,10 +64,12 @@ def train(step: int, loss: float | None = 0.5) -> dict[str, Any]:
     return {"type": "train", "step": step, "phase": "final", "budget": 96, "live": 96, "loss": loss}
 
 
-# Maps ---------------------------------------------------------------------------------------------------------------------------
+# Maps -----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("projections", [bert(6), llama(30), bart(6), stack("x", BART_ENCODER, 48)], ids=["6", "30", "bart", "48"])
+@pytest.mark.parametrize(
+    "projections", [bert(6), llama(30), bart(6), stack("x", BART_ENCODER, 48)], ids=["6", "30", "bart", "48"]
+)
 def test_every_rank_stands_in_its_cell(projections: Any, tmp_path: Path):
     record = ranks(projections)
     maps = rank_maps(record)
@@ -103,21 +109,32 @@ def test_cells_are_coloured_by_rank_and_no_number_leaves_its_cell():
         assert inside.y1 < outside.y1
 
 
-@pytest.mark.parametrize(("start", "known"), [(3, "0 1 2 3"), (8, "0 1 2 3 4 5 6 7 8"), (9, "0 2 4 7 9"), (12, "0 3 6 9 12")])
+@pytest.mark.parametrize(
+    ("start", "known"), [(3, "0 1 2 3"), (8, "0 1 2 3 4 5 6 7 8"), (9, "0 2 4 7 9"), (12, "0 3 6 9 12")]
+)
 def test_the_legend_names_every_rank_while_they_are_few(start: int, known: str):
     (legend,) = rank_figure(rank_maps(ranks(bert(1), rank=1, start_rank=start)), "Ranks").legends
     assert " ".join(text.get_text() for text in legend.get_texts()) == known
 
 
 def test_means_absent_projections_and_different_start_ranks(tmp_path: Path):
-    projections = [pair for pair in stack("x", BART_ENCODER, 2) if not (pair[0].block == 1 and pair[0].projection == "fc2")]
-    record = exact(projections, [FakeAllocation(p.name, shape, 3 + p.block, 2 + p.block) for p, shape in projections], rank=2, start_rank=3)
+    projections = [
+        pair for pair in stack("x", BART_ENCODER, 2) if not (pair[0].block == 1 and pair[0].projection == "fc2")
+    ]
+    record = exact(
+        projections,
+        [FakeAllocation(p.name, shape, 3 + p.block, 2 + p.block) for p, shape in projections],
+        rank=2,
+        start_rank=3,
+    )
     shown = texts(rank_figure(rank_maps(record), "Ranks"), tmp_path)
     assert "\u2013" in shown
     assert shown.count("2.5") == 5  # the means of five rows with 2 and 3
     assert "share of each projection's start rank" in shown
     mean = mean_ranks({"seed-1": ranks(bert(1), seed=1), "seed-2": ranks(bert(1), seed=2)})
-    assert all(f"{layer['rank']:.1f}" in texts(rank_figure(rank_maps(mean), "Ranks"), tmp_path) for layer in mean["layers"])
+    assert all(
+        f"{layer['rank']:.1f}" in texts(rank_figure(rank_maps(mean), "Ranks"), tmp_path) for layer in mean["layers"]
+    )
 
 
 def test_a_difference_has_signs(tmp_path: Path):
@@ -133,7 +150,7 @@ def test_a_difference_has_signs(tmp_path: Path):
     assert "0" in texts(difference_figure(rank_maps(same), "a minus a"), tmp_path)
 
 
-# Curves -------------------------------------------------------------------------------------------------------------------------
+# Curves ---------------------------------------------------------------------------------------------------------------
 
 
 def test_the_budget_is_stairs_with_events_and_phases(tmp_path: Path):
@@ -147,7 +164,15 @@ def test_the_budget_is_stairs_with_events_and_phases(tmp_path: Path):
         assert tuple(line.get_xdata()) == curve.steps
         assert tuple(line.get_ydata()) == values
     shown = texts(drawn, tmp_path)
-    for words in ("warm-up", "pruning", "final", "freeze after step 390: 576 live", "2 events", "optimiser step", "components"):
+    for words in (
+        "warm-up",
+        "pruning",
+        "final",
+        "freeze after step 390: 576 live",
+        "2 events",
+        "optimiser step",
+        "components",
+    ):
         assert words in shown
 
 
@@ -205,7 +230,7 @@ def test_the_distribution_of_scores(tmp_path: Path):
     assert texts(scores_figure(Scores((0.5, 0.5), ()), "Scores"), tmp_path)
 
 
-# Files --------------------------------------------------------------------------------------------------------------------------
+# Files ----------------------------------------------------------------------------------------------------------------
 
 
 def test_the_same_picture_is_the_same_bytes_also_in_another_process(tmp_path: Path):
@@ -217,7 +242,11 @@ def test_the_same_picture_is_the_same_bytes_also_in_another_process(tmp_path: Pa
         "for name in sys.argv[3:]:\n"
         "    draw(View(pathlib.Path(sys.argv[1])), name.split('.')[0], pathlib.Path(sys.argv[2]) / name)\n"
     )
-    subprocess.run([sys.executable, "-c", code, str(folder), str(tmp_path / "one"), *names], check=True, cwd=Path(__file__).parents[3])
+    subprocess.run(
+        [sys.executable, "-c", code, str(folder), str(tmp_path / "one"), *names],
+        check=True,
+        cwd=Path(__file__).parents[3],
+    )
     for name in names:
         draw(View(folder), name.split(".")[0], tmp_path / "two" / name)
     one, two = (sorted((tmp_path / name).iterdir()) for name in ("one", "two"))
@@ -307,7 +336,12 @@ def test_training_of_a_method_without_ranks_is_drawn(tmp_path: Path):
 def test_the_metric_that_the_recipe_names_is_drawn(tmp_path: Path):
     folder = make_run(tmp_path / "run", ranks(bert(1)))
     path = tmp_path / "a.svg"
-    for recipe, shown in (("eval: {metric: f1}", "f1"), ("eval: {metric: null}", "accuracy"), ("eval: [", "accuracy"), ("7", "accuracy")):
+    for recipe, shown in (
+        ("eval: {metric: f1}", "f1"),
+        ("eval: {metric: null}", "accuracy"),
+        ("eval: [", "accuracy"),
+        ("7", "accuracy"),
+    ):
         (folder / "recipe.yaml").write_text(recipe)
         draw_training(find_curves(folder), path)
         assert f">evaluation: {shown}<" in path.read_text()
