@@ -15,6 +15,7 @@ from dora_cli.assembly.fingerprint import fingerprint_model
 from dora_cli.assembly.origin import RECORD, AdapterRecord, BaseRecord, Origin, make, with_targets
 from dora_cli.assembly.resolve import resolve
 from dora_cli.assembly.restore import SavedRun, hint_where, read_recipe
+from dora_cli.assembly.weights import Weights, load_weights
 from dora_cli.errors import CheckpointError, ProjectionError
 from dora_cli.library.own_loop import refuse_unsuitable
 from dora_cli.methods import Method
@@ -23,8 +24,7 @@ from dora_cli.methods.base import LoraFactors
 from dora_cli.models import find_projections, head_parameters
 from dora_cli.recipe import Recipe, load_recipe
 from dora_cli.recipe.schema import MethodSection
-from dora_cli.runs.records import RunRecords
-from dora_cli.training.checkpoint import Weights, load_weights
+from dora_cli.runs.run_folder import RunRecords
 
 _WHOSE = {False: "the run", True: "the adapter"}
 

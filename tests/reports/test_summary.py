@@ -11,8 +11,9 @@ import pytest
 from rich.console import Console
 
 from dora_cli.errors import CheckpointError
-from dora_cli.reports.summary import next_commands, places, print_run, print_seeds, seeds_summary, spread
-from dora_cli.runs.records import to_json
+from dora_cli.json_text import to_json
+from dora_cli.reports.summary import next_commands, places, print_run, print_seeds
+from dora_cli.runs.records.summary import seeds_summary, spread
 from tests.reports.examples import metrics
 
 
