@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dora_cli.assembly.build import base_fingerprint, load_base, note_on_code
+from dora_cli.assembly.data import load_split
 from dora_cli.assembly.evaluator import evaluated_splits
 from dora_cli.assembly.resolve import resolve
 from dora_cli.errors import CheckpointError, OutputError
@@ -15,13 +16,13 @@ from dora_cli.machine.memory import memory_advice
 from dora_cli.machine.processes import is_main
 from dora_cli.recipe import Recipe, dump_recipe, load_recipe, parse_recipe
 from dora_cli.recipe.anchor import anchored
-from dora_cli.reports.summary import seeds_summary
 from dora_cli.runs.place import check_output
 from dora_cli.runs.records import RunRecords, read_json, write_json
 from dora_cli.runs.resume import changed_keys, check_same_inputs, checkpoints_of
+from dora_cli.runs.seeds import seeds_summary
 from dora_cli.tasks import Task
 from dora_cli.training.listener import Listener, SilentListener
-from dora_cli.training.run import load_split, train
+from dora_cli.training.run import train
 
 
 def train_seeds(
