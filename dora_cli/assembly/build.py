@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -172,6 +172,21 @@ def base_from_config(recipe: Recipe, task: Task) -> nn.Module:
         )
 
 
+def put_on(
+    model: nn.Module,
+    method: Method,
+    projections: Sequence[Projection],
+    schedule: Schedule | None,
+    head: Mapping[str, nn.Parameter],
+) -> None:
+    """Attaches `method` to `projections` of `model` in place, so that exactly the adapters and `head` train."""
+    model.requires_grad_(False)
+    method.attach(model, {p.name: p.module for p in projections}, schedule)
+    for parameter in head.values():
+        parameter.data = parameter.data.to(trained_type(parameter.dtype))
+        parameter.requires_grad_(True)
+
+
 def adapt(
     recipe: Recipe, task: Task, base: LoadedModel, method: Method, device: torch.device, *, total_steps: int | None
 ) -> AdaptedModel:
@@ -187,15 +202,11 @@ def adapt(
     projections = find_projections(model, targets) if targets else []
     schedule = None if total_steps is None else method.plan(total_steps, {p.name: p.shape for p in projections})
     head = head_parameters(model, base.fresh)
-    model.requires_grad_(False)
     fingerprint = base_fingerprint(base)
     size = ModelSize.of(model, head.values())
     model.to(device)
     seed_everything(recipe.train.seed)  # the draw of A and B depends on the seed alone, not on how the base was loaded
-    method.attach(model, {p.name: p.module for p in projections}, schedule)
-    for parameter in head.values():
-        parameter.data = parameter.data.to(trained_type(parameter.dtype))
-        parameter.requires_grad_(True)
+    put_on(model, method, projections, schedule, head)
     layout = pair_layout(base.tokenizer, decoder_start=base.decoder_start) if isinstance(task, GenerationTask) else None
     return AdaptedModel(
         model, base.tokenizer, method, projections, head, layout, schedule, base.commit, fingerprint, size

@@ -85,7 +85,7 @@ def note_on_java(task: Task) -> str | None:
     """What the end of a run will lack without Java; None where nothing."""
     if not isinstance(task, GenerationTask) or "meteor" not in task.scores:
         return None
-    from dora_cli.doctor.java import look_for_java
+    from dora_cli.metrics.e2e.java import look_for_java
 
     problem = look_for_java()["problem"]
     return problem and (

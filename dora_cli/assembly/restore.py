@@ -11,27 +11,28 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from dora_cli.assembly.build import AdaptedModel, adapt, load_base, make_method, note_on_code
+from dora_cli.assembly.data import load_split
 from dora_cli.assembly.evaluator import evaluated_splits, make_evaluator
 from dora_cli.assembly.notes import notes_before_evaluation
 from dora_cli.assembly.resolve import resolve
 from dora_cli.assembly.weights import Weights, load_weights
+from dora_cli.assembly.work import decide_threads
 from dora_cli.collector import no_collection
 from dora_cli.data import Examples
 from dora_cli.errors import CheckpointError, DataError, ModelError, RecipeError
+from dora_cli.evaluation.base import Progress, silent
 from dora_cli.files import at_home
 from dora_cli.machine.devices import make_accelerator, resolve_device, resolve_precision
 from dora_cli.machine.environment import installed_version
 from dora_cli.machine.memory import memory_advice
 from dora_cli.machine.seeds import set_deterministic
-from dora_cli.machine.threads import decide, most_threads, own_threads, recorded_threads, set_threads
+from dora_cli.machine.threads import most_threads, own_threads, recorded_threads, set_threads
 from dora_cli.printable import shown
 from dora_cli.recipe import Recipe, load_recipe
 from dora_cli.runs.folders import MANIFEST
 from dora_cli.runs.reading import read_json
 from dora_cli.runs.run_folder import RunRecords
 from dora_cli.tasks import Task
-from dora_cli.training.listener import Listener, SilentListener
-from dora_cli.training.run import load_split
 from dora_cli.wording import plural
 
 if TYPE_CHECKING:
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
 
 CODE = "model.trust_remote_code"
 THREADS = "train.threads"
+
+Note = Callable[[str], None]
+"""Told what a reader should know, a line at a time."""
 
 CHANGEABLE = (
     "data.source",
@@ -63,6 +67,10 @@ CHANGEABLE = (
     "train.deterministic",
 )
 """Recipe keys that a finished run may be given anew: where data and base model are, how it decodes, and the machine."""
+
+
+def unheard(message: str) -> None:
+    """Notes that nobody reads."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +156,7 @@ def restore(
     checkpoint: str | Path,
     overrides: Sequence[str],
     splits: Callable[[Recipe, Task], Sequence[str]],
-    listener: Listener,
+    note: Note = unheard,
 ) -> Restored:
     """Rebuilds the model of a run at its final ranks, to compute with the run's number of threads; to be called within
     `own_threads`.
@@ -157,7 +165,7 @@ def restore(
         checkpoint: run folder, or one checkpoint of it.
         overrides: ``key=value`` changes, see `CHANGEABLE`.
         splits: which splits to load, before the model so that a missing file is said at once.
-        listener: told if code of the base model is run.
+        note: told if code of the base model is run.
 
     Raises:
         DoraError: what a user can mend.
@@ -174,11 +182,11 @@ def restore(
     accelerator = make_accelerator(device, precision)
     with hint_where(run, recipe):
         examples = {name: load_split(recipe, task, name, training=False) for name in names}
-        if note := note_on_code(recipe):
-            listener.note(note)
+        if of_code := note_on_code(recipe):
+            note(of_code)
         with memory_advice(recipe, "load"):
             base = load_base(recipe, task)
-    set_threads(decide(recipe, base.model, most).count if THREADS in _keys(overrides) else threads)
+    set_threads(decide_threads(recipe, base.model, most).count if THREADS in _keys(overrides) else threads)
     with memory_advice(recipe, "load"):
         adapted = adapt(recipe, task, base, make_method(recipe), accelerator.device, total_steps=None)
     expected = _section(environment, "model", RunRecords(run.folder).environment).get("fingerprint")
@@ -194,7 +202,12 @@ def restore(
 
 @own_threads()
 def evaluate_saved(
-    checkpoint: str | Path, *, split: str | None = None, overrides: Sequence[str] = (), listener: Listener | None = None
+    checkpoint: str | Path,
+    *,
+    split: str | None = None,
+    overrides: Sequence[str] = (),
+    note: Note = unheard,
+    progress: Progress = silent,
 ) -> dict[str, Any]:
     """Rebuilds the model of a run at its final ranks and evaluates it; a generator decodes and is scored again.
 
@@ -203,27 +216,20 @@ def evaluate_saved(
         split: another split than the recipe's.
         overrides: ``key=value`` changes to where data and model are found and how outputs are decoded, see
             `CHANGEABLE`.
+        note: told, a line at a time, what a reader of the numbers should know.
+        progress: told how far the evaluation is: a split, how many batches of it are done, and how many there are.
 
     Returns:
         ``task, model, method, checkpoint, step, epoch, splits, metrics``, and, where the data are those of the run,
         ``recorded`` (what the run wrote down for these weights) and ``identical``.
     """
-    listener = listener or SilentListener()
-    try:
-        return _evaluate_saved(checkpoint, split, overrides, listener)
-    finally:
-        listener.close()
 
-
-def _evaluate_saved(
-    checkpoint: str | Path, split: str | None, overrides: Sequence[str], listener: Listener
-) -> dict[str, Any]:
     def splits(recipe: Recipe, task: Task) -> Sequence[str]:
         if split is not None and split not in task.splits:
             raise RecipeError(f"--split {split}: {task.name} has {', '.join(task.splits)}")
         return evaluated_splits(recipe, task, split)
 
-    restored = restore(checkpoint, overrides, splits, listener)
+    restored = restore(checkpoint, overrides, splits, note)
     recipe, task, adapted, weights = restored.recipe, restored.task, restored.adapted, restored.weights
     evaluator = make_evaluator(
         recipe,
@@ -233,14 +239,14 @@ def _evaluate_saved(
         tokenizer=adapted.tokenizer,
         layout=adapted.layout,
         accelerator=restored.accelerator,
-        progress=listener.evaluating,
+        progress=progress,
         split=split,
     )
-    for note in notes_before_evaluation(recipe, task, restored.examples):
-        listener.note(note)
+    for odd in notes_before_evaluation(recipe, task, restored.examples):
+        note(odd)
     finished = evaluator.finish(adapted.model, adapted.method)
-    for note in finished.notes:
-        listener.note(note)
+    for said in finished.notes:
+        note(said)
     result: dict[str, Any] = {
         "schema_version": 1,
         "task": task.name,
@@ -255,7 +261,7 @@ def _evaluate_saved(
     if split is None:
         other_data, other_machine = _differences(restored)
         for difference in other_data:
-            listener.note(f"not comparable with the run's own evaluation: {difference}")
+            note(f"not comparable with the run's own evaluation: {difference}")
         if not other_data:
             # of finished weights the run may know more than of an epoch's, and an epoch more than is asked for here
             known = recorded_metrics(restored)
@@ -265,7 +271,7 @@ def _evaluate_saved(
             result["recorded"] = recorded
             result["identical"] = all(finished.metrics[name] == value for name, value in recorded.items())
             for difference in other_machine if not result["identical"] else ():
-                listener.note(f"digits may differ from the run's own evaluation: {difference}")
+                note(f"digits may differ from the run's own evaluation: {difference}")
     return result
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Annotated
 
@@ -62,7 +63,10 @@ def evaluate(
     check_overwrite(output, overwrite=overwrite)
     if output is not None:
         check_output_file(output, overwrite=overwrite)
-    result = evaluate_saved(checkpoint, split=split, overrides=set_ or [], listener=make_listener())
+    with contextlib.closing(make_listener()) as listener:
+        result = evaluate_saved(
+            checkpoint, split=split, overrides=set_ or [], note=listener.note, progress=listener.evaluating
+        )
     if not is_main():
         return
     print_evaluation(make_error_console() if is_stdout(output) else make_console(), result)

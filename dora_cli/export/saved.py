@@ -119,7 +119,7 @@ def export_saved(
         if (Path(checkpoint) / RECORD).is_file():
             subject = saved_subject(Path(checkpoint), overrides)
         else:
-            subject = _run_subject(restore(checkpoint, [*_HERE, *overrides], lambda recipe, task: (), listener))
+            subject = _run_subject(restore(checkpoint, [*_HERE, *overrides], lambda recipe, task: (), listener.note))
     finally:
         listener.close()
     if not subject.method.frozen and not allow_unfrozen:

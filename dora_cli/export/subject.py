@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from dora_cli.assembly.adapter import AdapterSource, load_onto
 from dora_cli.assembly.origin import AdapterRecord, BaseRecord
 from dora_cli.assembly.weights import load_weights
 from dora_cli.errors import ExportError, RecipeError
@@ -18,7 +19,6 @@ from dora_cli.export.card import adapter_card
 from dora_cli.export.factors import Factors
 from dora_cli.export.probe import probe_batch
 from dora_cli.files import at_home
-from dora_cli.library.adapter import load_adapter
 from dora_cli.methods import Method
 from dora_cli.models import Projection, find_projections
 from dora_cli.models.family import auto_class_of
@@ -101,7 +101,7 @@ def saved_subject(folder: Path, overrides: Sequence[str]) -> Subject:
         )
     targets = getattr(record.method, "targets", ())
     projections = find_projections(model, targets) if targets else []
-    method = load_adapter(folder, model, allow_unfrozen=True)  # whether it may be is asked elsewhere
+    method = load_onto(AdapterSource.saved(folder), model, allow_unfrozen=True)  # whether it may be is asked elsewhere
     parameters = dict(model.named_parameters())
     start = getattr(model.config, "decoder_start_token_id", None) if auto_class == "AutoModelForSeq2SeqLM" else None
     labels = int(model.config.num_labels) if auto_class == "AutoModelForSequenceClassification" else None  # type: ignore[union-attr, arg-type]

@@ -143,7 +143,7 @@ def _predict(
             own[str(file)] = read_file(task.fields, file, recipe.data.columns)
         return names
 
-    restored = restore(checkpoint, overrides, splits, listener)
+    restored = restore(checkpoint, overrides, splits, listener.note)
     parts = own or restored.examples
     several = len(parts) > 1
     for name, examples in parts.items():

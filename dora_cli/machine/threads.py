@@ -14,16 +14,12 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import torch
-from torch import nn
 
-from dora_cli.errors import CheckpointError, ProjectionError
-from dora_cli.models import find_projections
-from dora_cli.recipe import Recipe
+from dora_cli.errors import CheckpointError
 from dora_cli.recipe.schema import MAX_THREADS
 from dora_cli.wording import plural
 
@@ -70,37 +66,6 @@ def _cores_of_quota(path: Path) -> int | None:
     except (OSError, ValueError):  # no control groups, or "max"
         return None
     return max(1, allowed // period) if period > 0 else None
-
-
-def largest_product(model: nn.Module, tokens: int) -> int:
-    """Multiplications of the largest matrix product in a block of `model` for so many tokens."""
-    try:
-        sizes = [prod(projection.shape) for projection in find_projections(model, ("attention", "ffn"))]
-    except ProjectionError:  # a model whose head alone is trained need not have blocks
-        sizes = [parameter.numel() for parameter in model.parameters() if parameter.ndim == 2]
-    return tokens * max(sizes, default=0)
-
-
-@overload
-def decide(recipe: Recipe, model: nn.Module, most: int) -> Threads: ...
-@overload
-def decide(recipe: Recipe, model: nn.Module | None, most: int) -> Threads | None: ...
-def decide(recipe: Recipe, model: nn.Module | None, most: int) -> Threads | None:
-    """The number of a new run; None where it takes a model and there is none.
-
-    Args:
-        model: its shapes alone are looked at.
-        most: `most_threads`, asked before anything in this process has changed the number.
-    """
-    if isinstance(recipe.train.threads, int):
-        return Threads(recipe.train.threads, "train.threads")
-    if model is None:
-        return None
-    worth = worth_threads(largest_product(model, recipe.train.batch_size * recipe.data.max_length))
-    return Threads(
-        min(worth, most),
-        f"auto: the largest matrix product of a batch is worth {worth:,}, and this machine gives {most}",
-    )
 
 
 def worth_threads(work: int) -> int:

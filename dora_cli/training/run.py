@@ -20,15 +20,17 @@ from dora_cli.assembly.build import (
     note_on_rank,
     targets_of,
 )
+from dora_cli.assembly.data import load_split
 from dora_cli.assembly.evaluator import evaluated_splits, make_evaluator
 from dora_cli.assembly.length import RunLength
 from dora_cli.assembly.notes import notes_before_training
 from dora_cli.assembly.rehearsal import rehearse
 from dora_cli.assembly.resolve import resolve
 from dora_cli.assembly.weights import load_weights
+from dora_cli.assembly.work import decide_threads
 from dora_cli.atomic import write_json, write_jsonl, write_text
 from dora_cli.collector import no_collection
-from dora_cli.data import EncodedPairs, EncodedSplit, Examples, encode, encode_pairs, load_examples
+from dora_cli.data import EncodedPairs, EncodedSplit, encode, encode_pairs
 from dora_cli.errors import CheckpointError, LibraryError, OutputError, TrackerError
 from dora_cli.evaluation.base import Finished
 from dora_cli.machine.capture import check_capture, choose_capture
@@ -38,7 +40,7 @@ from dora_cli.machine.memory import memory_advice
 from dora_cli.machine.processes import gathered, on_main
 from dora_cli.machine.seeds import seed_everything, set_deterministic
 from dora_cli.machine.signals import StoppedNow, StopSignals
-from dora_cli.machine.threads import decide, most_threads, note_on_cores, own_threads, recorded_threads, set_threads
+from dora_cli.machine.threads import most_threads, note_on_cores, own_threads, recorded_threads, set_threads
 from dora_cli.methods import Method
 from dora_cli.methods.base import Schedule
 from dora_cli.models import left_out
@@ -60,7 +62,6 @@ from dora_cli.runs.place import (
 from dora_cli.runs.reading import read_json
 from dora_cli.runs.resume import check_log, check_no_links, check_resumable, check_same_ground, recipe_hash
 from dora_cli.runs.run_folder import RunRecords
-from dora_cli.tasks import Task
 from dora_cli.training.listener import Listener, Listeners, RunStart, SilentListener
 from dora_cli.training.loop import Loop, log_length
 from dora_cli.training.results import build_metrics, build_ranks, live_layers
@@ -76,21 +77,6 @@ class RunResult:
     folder: Path
     metrics: Mapping[str, Any]
     ranks: Mapping[str, Any]
-
-
-def load_split(recipe: Recipe, task: Task, split: str, *, training: bool) -> Examples:
-    """Examples of one split from the recipe's source, cut to the recipe's limit."""
-    data = recipe.data
-    return load_examples(
-        task.fields,
-        data.source,
-        split,
-        path=data.path,
-        columns=data.columns,
-        labels=data.labels,
-        max_samples=data.max_train_samples if training else data.max_eval_samples,
-        seed=0,  # which examples are kept must not depend on the seed of the run
-    )
 
 
 def train(
@@ -212,7 +198,7 @@ def _train(call: _Call, signals: StopSignals, stack: contextlib.ExitStack) -> Ru
     with memory_advice(recipe, "load"):
         base = load_base(recipe, task)
     if found is None:
-        threads = decide(recipe, base.model, most).count
+        threads = decide_threads(recipe, base.model, most).count
     else:
         threads = recorded_threads(read_json(records.environment), records.environment)
         if note := note_on_cores(threads, most):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dora_cli.assembly.build import base_fingerprint, load_base, note_on_code
+from dora_cli.assembly.data import load_split
 from dora_cli.assembly.evaluator import evaluated_splits
 from dora_cli.assembly.resolve import resolve
 from dora_cli.atomic import write_json
@@ -24,7 +25,7 @@ from dora_cli.runs.resume import changed_keys, check_same_inputs
 from dora_cli.runs.run_folder import RunRecords
 from dora_cli.tasks import Task
 from dora_cli.training.listener import Listener, SilentListener
-from dora_cli.training.run import load_split, train
+from dora_cli.training.run import train
 
 
 def train_seeds(

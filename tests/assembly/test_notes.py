@@ -74,7 +74,7 @@ def test_a_run_says_what_is_odd_about_its_data_once_before_it_starts(odd: Recipe
     assert all(ears.heard.count(note) == 1 for note in ODD)
 
     ears = Ears()
-    evaluate(tmp_path / "run", listener=ears)
+    evaluate(tmp_path / "run", note=ears.note)
     assert ears.heard[:2] == ODD[3:]
 
     (tmp_path / "own.txt").write_text("a film .\nb\0 .\n")

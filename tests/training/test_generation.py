@@ -22,8 +22,6 @@ from dora_cli.library.prediction import predict_saved
 from dora_cli.machine.devices import make_accelerator
 from dora_cli.recipe import Recipe
 from dora_cli.tasks import get_task
-from dora_cli.training.checkpoint import load_weights
-from dora_cli.tasks import IGNORED, get_task
 from tests.training.test_tasks_and_models import MODELS, PROJECTIONS
 
 FIVE = {"bleu", "nist", "meteor", "rouge_l", "cider"}
