@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from dora_cli.machine.devices import make_accelerator
 from dora_cli.methods import Dora
-from dora_cli.methods.dora.dropout import ModelDropouts
+from dora_cli.methods.low_rank.dropout import ModelDropouts
 from dora_cli.models import find_projections, head_parameters, load_model
 from dora_cli.training.optimizer import make_optimizer, make_scheduler
 from dora_cli.training.step import TrainingStep

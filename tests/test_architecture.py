@@ -135,13 +135,13 @@ def late():
 """
     assert imports(source, "dora_cli.methods.dora.method") == {
         "__future__", "os.path", "json", "dora_cli", "dora_cli.errors", "dora_cli.recipe",
-        "dora_cli.methods.dora.layer",
+        "dora_cli.methods.low_rank.layer",
         "dora_cli.methods.base", "other", "torch", "dora_cli.methods.dora.allocator",
     }  # fmt: skip
     inside = imports(
         "from . import layer\nfrom .. import base\nfrom .allocator import select", "dora_cli.methods.dora", package=True
     )
-    assert inside == {"dora_cli.methods.dora.layer", "dora_cli.methods.base", "dora_cli.methods.dora.allocator"}
+    assert inside == {"dora_cli.methods.low_rank.layer", "dora_cli.methods.base", "dora_cli.methods.dora.allocator"}
 
 
 def test_every_folder_is_a_room() -> None:

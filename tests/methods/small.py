@@ -12,8 +12,17 @@ from transformers.pytorch_utils import Conv1D
 from dora_cli.methods import Dora
 from dora_cli.methods.base import Method, StepReport
 from dora_cli.methods.dora import importance
-from dora_cli.methods.linear import shape_of
+from dora_cli.methods.dora.start import draw
+from dora_cli.methods.linear import shape_of, trained_type, weight_of
+from dora_cli.methods.low_rank.layer import AdaptedProjection
 from dora_cli.training.optimizer import make_optimizer, shrink
+
+
+def gated(base: nn.Module, *, rank: int, scaling: float, dropout: float) -> AdaptedProjection:
+    """A projection as DoRA adapts it, drawn from the global generator."""
+    dtype = trained_type(weight_of(base).dtype)
+    start = draw(*shape_of(base), rank, dtype, torch.default_generator)
+    return AdaptedProjection(base, *start, scaling=scaling, dropout=dropout)
 
 
 class Block(nn.Module):

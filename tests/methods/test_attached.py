@@ -13,7 +13,7 @@ from dora_cli.errors import ModelError
 from dora_cli.methods import Dora, HeadOnly
 from dora_cli.methods.attached import attached, lora_of, mark, merge
 from dora_cli.methods.dora import AdaptedProjection
-from tests.methods.small import SmallEncoder, Training, classification, small_encoder
+from tests.methods.small import SmallEncoder, Training, classification, gated, small_encoder
 
 LOSS = classification()
 
@@ -64,7 +64,7 @@ def test_merging_in_fp32_stays_within_rounding() -> None:
 def test_a_merged_half_weight_is_the_exact_sum_rounded_once() -> None:
     torch.manual_seed(0)
     base = nn.Linear(24, 16).to(torch.bfloat16)
-    layer = AdaptedProjection(base, rank=3, scaling=0.5, dropout=0.0)
+    layer = gated(base, rank=3, scaling=0.5, dropout=0.0)
     with torch.no_grad():
         layer.c.uniform_(-1e-2, 1e-2)
     exact = base.weight.double() + (layer.B.double() * (0.5 * layer.c.double())) @ layer.A.double()

@@ -15,12 +15,13 @@ from dora_cli.errors import BudgetError, CheckpointError, DivergedError, Project
 from dora_cli.methods.base import LoraFactors, ProjectionAllocation, Replacement, Schedule, Shape, StepReport
 from dora_cli.methods.dora import importance
 from dora_cli.methods.dora.allocator import select
-from dora_cli.methods.dora.components import Components
-from dora_cli.methods.dora.kernels import variance_gradient_for
-from dora_cli.methods.dora.layer import AdaptedProjection
-from dora_cli.methods.dora.lean import LeanPass
+from dora_cli.methods.dora.regulariser import variance_gradient_for
 from dora_cli.methods.dora.schedule import Curve, DoraSchedule
-from dora_cli.methods.linear import shape_of, swap_modules
+from dora_cli.methods.dora.start import draw
+from dora_cli.methods.linear import shape_of, swap_modules, trained_type, weight_of
+from dora_cli.methods.low_rank.components import Components
+from dora_cli.methods.low_rank.layer import AdaptedProjection
+from dora_cli.methods.low_rank.lean import LeanPass
 from dora_cli.printable import shown
 
 
@@ -118,13 +119,20 @@ class Dora:
         self._names = list(projections)
         self._shapes = {name: shape_of(module) for name, module in projections.items()}
         self._layers: dict[str, AdaptedProjection] = {
-            name: AdaptedProjection(module, rank=self.start_rank, scaling=self.scaling, dropout=self.dropout)
+            name: AdaptedProjection(
+                module,
+                *draw(
+                    *shape_of(module), self.start_rank, trained_type(weight_of(module).dtype), torch.default_generator
+                ),
+                scaling=self.scaling,
+                dropout=self.dropout,
+            )
             for name, module in projections.items()
         }
         for module in projections.values():
             module.requires_grad_(False)
         swap_modules(model, {layer.base: layer for layer in self._layers.values()})
-        first = self._layers[self._names[0]].c
+        first = self._layers[self._names[0]].gates
         self._scores = torch.zeros(len(projections), self.start_rank, dtype=first.dtype, device=first.device)
         self._keep = torch.ones_like(self._scores, dtype=torch.bool)
         self._live = self._keep.numel()
@@ -133,7 +141,7 @@ class Dora:
         self._regroup()
 
     def parameters(self) -> list[nn.Parameter]:
-        return [parameter for layer in self._layers.values() for parameter in (layer.A, layer.B, layer.c)]
+        return [parameter for layer in self._layers.values() for parameter in (layer.A, layer.B, layer.gates)]
 
     def _regroup(self) -> None:
         """Puts the components of all projections of a shape together; again after every change of ranks."""
@@ -141,10 +149,10 @@ class Dora:
         shapes: dict[tuple[Shape, torch.device, torch.dtype], list[int]] = defaultdict(list)
         for row, name in enumerate(self._names):
             if name in self._layers:
-                gates = self._layers[name].c
+                gates = self._layers[name].gates
                 shapes[self._shapes[name], gates.device, gates.dtype].append(row)
         if self._layers:
-            device = next(iter(self._layers.values())).c.device
+            device = next(iter(self._layers.values())).gates.device
             self._scores, self._keep = self._scores.to(device), self._keep.to(device)
         self._groups = [Components([self._layers[self._names[row]] for row in rows]) for rows in shapes.values()]
         order = [row for rows in shapes.values() for row in rows]
@@ -223,6 +231,7 @@ class Dora:
         add_variance_gradient = variance_gradient_for(self._scores.device, self._scores.dtype)
         for group, mask in zip(groups, self._masks() if masked else [None] * len(groups), strict=True):
             grad_A, grad_B_t, grad_c = group.take_gradients()
+            assert grad_c is not None
             if regularised:
                 for gradient, factor in ((grad_A, group.A), (grad_B_t, group.B_t)):
                     variance = add_variance_gradient(gradient, factor, weight)
@@ -236,8 +245,8 @@ class Dora:
         """Which rows of each group live, as numbers."""
         assert not self._compacted, "rows are those of the start"
         groups = self._grouped()
-        rows = self._keep[self._order].to(groups[0].c.dtype).view(-1)
-        return list(torch.split(rows, [len(group.c) for group in groups]))
+        rows = self._keep[self._order].to(groups[0].gates.dtype).view(-1)
+        return list(torch.split(rows, [len(group.A) for group in groups]))
 
     @torch.no_grad()
     def observe(self, skipped: torch.Tensor | None = None) -> None:
@@ -315,14 +324,14 @@ class Dora:
             importance.gram(*(rows.view(len(group.layers), rank, -1) for rows in (group.A, group.B_t)))
             for group in groups
         ]
-        c = torch.cat([group.c for group in groups]).view(-1, rank)
+        c = torch.cat([group.gates for group in groups]).view(-1, rank)
         scores = torch.empty_like(self._scores)
         scores[self._order] = importance.scores_of_gram(torch.cat(grams), c)
         return scores
 
     def _apply_keep(self) -> None:
         for group, mask in zip(self._grouped(), self._masks(), strict=True):
-            group.c.mul_(mask)
+            group.gates.mul_(mask)
 
     # -- ranks that really shrink --------------------------------------------------------------------------------------
 
@@ -343,7 +352,7 @@ class Dora:
         layer = self._layers[name]
         if len(kept) == layer.rank:
             return []
-        index = kept.to(layer.c.device)
+        index = kept.to(layer.A.device)
         replaced = []
         for attribute, dimension in (("A", 0), ("B", 1), ("c", 0)):
             old: nn.Parameter = getattr(layer, attribute)
@@ -400,7 +409,7 @@ class Dora:
             if name not in self._layers:
                 continue
             layer = self._layers[name]
-            A, B = layer.A.detach(), layer.B.detach() * (self.scaling * layer.c.detach())
+            A, B = layer.A.detach(), layer.factor().detach()
             if live is not None:
                 A, B = A[live[row]], B[:, live[row]]
             if A.shape[0]:
@@ -444,7 +453,7 @@ class Dora:
             rank = int(row.sum()) if compacted else self.start_rank
             d_out, d_in = self._shapes[name]
             for suffix, shape in (("A", (rank, d_in)), ("B", (d_out, rank)), ("c", (rank,))) if rank else ():
-                _check(f"{name}.{suffix}", state, shape, self._layers[name].c.dtype)
+                _check(f"{name}.{suffix}", state, shape, self._layers[name].gates.dtype)
                 expected.add(f"{name}.{suffix}")
         if unknown := state.keys() - expected:
             raise CheckpointError(

@@ -1,4 +1,4 @@
-"""`dora_cli.methods.dora.kernels` in Triton: dropout, product and sum in one pass over the activations, masks drawn
+"""`dora_cli.methods.low_rank.kernels` in Triton: dropout, product and sum in one pass over the activations, masks drawn
 again from a seed.
 """
 
@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 
 from dora_cli.errors import ModelError
-from dora_cli.methods.dora.dropout import HASH_BITS, HASH_CALL, HASH_FIRST, HASH_SECOND, cut, scale
+from dora_cli.methods.low_rank.dropout import HASH_BITS, HASH_CALL, HASH_FIRST, HASH_SECOND, cut, scale
 
 MAX_RANK = 128
 """Larger ranks would not fit the registers of a block."""
@@ -106,7 +106,7 @@ def _outer(
 
 
 @triton.jit
-def _collect(totals, gradient, stride, width, splits, SPLITS: tl.constexpr, BLOCK: tl.constexpr):
+def _collect(totals, gradient, scaling, stride, width, splits, SPLITS: tl.constexpr, BLOCK: tl.constexpr):
     s = tl.arange(0, SPLITS)[:, None]
     d = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     row = tl.program_id(0).to(tl.int64) * width
@@ -114,7 +114,9 @@ def _collect(totals, gradient, stride, width, splits, SPLITS: tl.constexpr, BLOC
     inside = (s < splits) & (d[None, :] < width)
     result = tl.sum(tl.load(place, mask=inside, other=0.0), axis=0)
     tl.store(place, tl.zeros((SPLITS, BLOCK), dtype=tl.float32), mask=inside)
-    tl.store(gradient + row + d, tl.load(gradient + row + d, mask=d < width, other=0.0) + result, mask=d < width)
+    tl.store(
+        gradient + row + d, tl.load(gradient + row + d, mask=d < width, other=0.0) + result * scaling, mask=d < width
+    )
 
 
 @triton.jit
@@ -221,11 +223,11 @@ class TritonKernels:
             BLOCK_N=block, BLOCK_R=_block_r(rank), BLOCK_D=columns, num_warps=4, num_stages=3,
         )  # fmt: skip
 
-    def collect(self, totals: torch.Tensor, gradient: torch.Tensor) -> None:
+    def collect(self, totals: torch.Tensor, gradient: torch.Tensor, scaling: float = 1.0) -> None:
         rows, width = gradient.shape
         splits = triton.next_power_of_2(len(totals))
         _collect[(rows, triton.cdiv(width, 512))](
-            totals, gradient, totals.stride(0), width, len(totals), SPLITS=splits, BLOCK=512, num_warps=4
+            totals, gradient, scaling, totals.stride(0), width, len(totals), SPLITS=splits, BLOCK=512, num_warps=4
         )  # fmt: skip
 
     def collect_gated(

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from dora_cli.methods.dora.layer import AdaptedProjection
 from dora_cli.methods.linear import shape_of, swap_modules, weight_of
+from dora_cli.methods.low_rank.layer import AdaptedProjection
+from tests.methods.small import gated
 
 D_IN, D_OUT, RANK = 5, 7, 3
 
@@ -40,7 +41,7 @@ def adapted(
 ) -> AdaptedProjection:
     """A layer whose gates are not zero."""
     torch.manual_seed(0)
-    layer = AdaptedProjection(BASES[kind]().to(dtype), rank=rank, scaling=scaling, dropout=dropout)
+    layer = gated(BASES[kind]().to(dtype), rank=rank, scaling=scaling, dropout=dropout)
     with torch.no_grad():
         layer.c.normal_()
     return layer
@@ -92,14 +93,14 @@ def test_a_fresh_layer_computes_its_base_bit_for_bit(kind: str) -> None:
     base = BASES[kind]()
     x = torch.randn(3, D_IN)
     before = base(x).detach().clone()
-    layer = AdaptedProjection(base, rank=RANK, scaling=2.0, dropout=0.5)
+    layer = gated(base, rank=RANK, scaling=2.0, dropout=0.5)
     assert torch.equal(layer(x), before)
     assert layer.c.tolist() == [0.0] * RANK
     assert not layer.delta().any()
 
 
 def test_only_the_gates_get_a_task_gradient_at_the_start() -> None:
-    layer = AdaptedProjection(linear(), rank=RANK, scaling=1.0, dropout=0.0)
+    layer = gated(linear(), rank=RANK, scaling=1.0, dropout=0.0)
     layer(torch.randn(4, D_IN)).square().sum().backward()
     assert layer.c.grad is not None
     assert bool((layer.c.grad != 0).all())
@@ -113,9 +114,7 @@ def test_only_the_gates_get_a_task_gradient_at_the_start() -> None:
 @pytest.mark.parametrize(("d_in", "d_out", "rank"), [(96, 400, 12), (400, 96, 6), (200, 200, 1)])
 def test_initial_bounds_and_variances(kind: str, d_in: int, d_out: int, rank: int) -> None:
     torch.manual_seed(2)
-    layer = AdaptedProjection(
-        (conv1d if kind == "conv1d" else linear)(d_in=d_in, d_out=d_out), rank=rank, scaling=1.0, dropout=0.0
-    )
+    layer = gated((conv1d if kind == "conv1d" else linear)(d_in=d_in, d_out=d_out), rank=rank, scaling=1.0, dropout=0.0)
     for factor, fan_in, shape in ((layer.A.detach(), d_in, (rank, d_in)), (layer.B.detach(), rank, (d_out, rank))):
         bound = math.sqrt(6 / fan_in)
         assert factor.shape == shape
@@ -128,7 +127,7 @@ def test_initial_bounds_and_variances(kind: str, d_in: int, d_out: int, rank: in
 
 def test_initial_draw_is_kaiming_uniform_of_torch() -> None:
     torch.manual_seed(3)
-    layer = AdaptedProjection(linear(), rank=RANK, scaling=1.0, dropout=0.0)
+    layer = gated(linear(), rank=RANK, scaling=1.0, dropout=0.0)
     torch.manual_seed(3)
     linear()
     A, B = torch.empty(RANK, D_IN), torch.empty(D_OUT, RANK)
@@ -159,7 +158,7 @@ def masks_of(layer: AdaptedProjection, x: torch.Tensor) -> torch.Tensor:
 def test_dropout_masks_are_independent_per_call_and_per_projection() -> None:
     layers = []
     for _ in range(2):
-        layer = AdaptedProjection(linear(d_in=8, d_out=8).double(), rank=8, scaling=1.0, dropout=0.5)
+        layer = gated(linear(d_in=8, d_out=8).double(), rank=8, scaling=1.0, dropout=0.5)
         with torch.no_grad():
             layer.A.copy_(torch.eye(8))
             layer.B.copy_(torch.eye(8))
@@ -252,8 +251,8 @@ def test_it_answers_what_models_ask_a_linear_map(kind: str) -> None:
 def test_a_fresh_layer_is_in_the_mode_of_its_base() -> None:
     # Loading a model leaves it in evaluation mode; adapting it must not switch dropout on behind the caller's back.
     base = linear().eval()
-    assert not AdaptedProjection(base, rank=RANK, scaling=1.0, dropout=0.5).training
-    assert AdaptedProjection(linear(), rank=RANK, scaling=1.0, dropout=0.5).training
+    assert not gated(base, rank=RANK, scaling=1.0, dropout=0.5).training
+    assert gated(linear(), rank=RANK, scaling=1.0, dropout=0.5).training
 
 
 @base_kinds

@@ -16,8 +16,8 @@ from torch import nn
 from dora_cli.errors import BudgetError, CheckpointError, ProjectionError
 from dora_cli.methods import METHODS, Dora, HeadOnly
 from dora_cli.methods.dora.importance import ema
-from dora_cli.methods.dora.layer import AdaptedProjection
 from dora_cli.methods.linear import shape_of
+from dora_cli.methods.low_rank.layer import AdaptedProjection
 from tests.methods.small import (
     SmallEncoder,
     Training,

@@ -13,10 +13,10 @@ import torch
 from torch import nn
 
 from dora_cli.methods import Dora
-from dora_cli.methods.dora.dropout import HASH_BITS, cut, draw_mask, hashed_keep, scale
-from dora_cli.methods.dora.kernels import Kept, TorchKernels
-from dora_cli.methods.dora.layer import AdaptedProjection
-from dora_cli.methods.dora.lean import LeanProjection
+from dora_cli.methods.low_rank.dropout import HASH_BITS, cut, draw_mask, hashed_keep, scale
+from dora_cli.methods.low_rank.kernels import Kept, TorchKernels
+from dora_cli.methods.low_rank.layer import AdaptedProjection
+from dora_cli.methods.low_rank.lean import LeanProjection
 from tests.methods.small import classification, linear_maps, small_encoder, tiny_gpt2, tiny_roberta
 
 MODELS: dict[str, tuple[Callable[[], nn.Module], str]] = {
@@ -426,7 +426,7 @@ def test_gradients_under_dropout_are_those_of_the_masks_drawn(monkeypatch: pytes
         kept = next(masks)
         return x * kept.mask.view(x.shape) * kept.scale
 
-    monkeypatch.setattr("dora_cli.methods.dora.layer.F.dropout", replayed)
+    monkeypatch.setattr("dora_cli.methods.low_rank.layer.F.dropout", replayed)
     plain = loss(model)
     plain.backward()
     torch.testing.assert_close(lean, plain, rtol=1e-12, atol=0)

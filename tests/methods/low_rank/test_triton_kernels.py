@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from dora_cli.errors import ModelError
-from dora_cli.methods.dora.dropout import HASH_BITS, cut, hashed_keep, scale
+from dora_cli.methods.low_rank.dropout import HASH_BITS, cut, hashed_keep, scale
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 if not INTERPRETED:
@@ -34,7 +34,7 @@ dropouts = pytest.mark.parametrize("probability", [0.0, 0.3])
 
 def kernels(projections: int = 3):  # type: ignore[no-untyped-def]
     pytest.importorskip("triton")
-    from dora_cli.methods.dora.triton_kernels import TritonKernels
+    from dora_cli.methods.low_rank.triton_kernels import TritonKernels
 
     made = TritonKernels(torch.device(DEVICE), projections)
     made.begin()
@@ -106,7 +106,7 @@ def test_outer(rows: int, width: int, rank: int, dtype: torch.dtype, probability
 @shapes
 def test_collecting(rows: int, width: int, rank: int) -> None:
     """Against the plain way, on widths that no block divides."""
-    from dora_cli.methods.dora.kernels import TorchKernels
+    from dora_cli.methods.low_rank.kernels import TorchKernels
 
     generator = torch.Generator().manual_seed(width)
     width *= 9
@@ -215,7 +215,7 @@ def test_blocks_fit_into_the_memory_of_a_multiprocessor(memory: int, size: int, 
     launch.
     """
     pytest.importorskip("triton")
-    from dora_cli.methods.dora.triton_kernels import down_columns, outer_rows
+    from dora_cli.methods.low_rank.triton_kernels import down_columns, outer_rows
 
     for block, wished in ((16, 256), (32, 128)):
         columns = down_columns(block, wished, block_r, size, memory)
@@ -232,8 +232,10 @@ def test_blocks_fit_into_the_memory_of_a_multiprocessor(memory: int, size: int, 
 def test_without_a_c_compiler_plain_operations_take_over(monkeypatch: pytest.MonkeyPatch) -> None:
     """Triton is there, but cannot build what launches its kernels."""
     pytest.importorskip("triton")
-    from dora_cli.methods.dora import importance, triton_importance, triton_kernels
-    from dora_cli.methods.dora import kernels as chosen
+    from dora_cli.methods.dora import importance, triton_importance
+    from dora_cli.methods.dora.regulariser import variance_gradient_for
+    from dora_cli.methods.low_rank import kernels as chosen
+    from dora_cli.methods.low_rank import triton_kernels
 
     def fail(index: int) -> None:
         raise RuntimeError("Failed to find C compiler. Please specify via CC environment variable.")
@@ -244,10 +246,10 @@ def test_without_a_c_compiler_plain_operations_take_over(monkeypatch: pytest.Mon
     triton_kernels.obstacle.cache_clear()
     assert chosen.triton_obstacle() == "Failed to find C compiler. Please specify via CC environment variable."
     assert isinstance(chosen.kernels_for(cuda, torch.float32, 1, 4), chosen.TorchKernels)
-    assert chosen.variance_gradient_for(cuda, torch.float32) is importance.add_variance_gradient
+    assert variance_gradient_for(cuda, torch.float32) is importance.add_variance_gradient
     monkeypatch.setattr(triton_kernels, "_device_properties", lambda index: {"max_shared_mem": 232448})
     triton_kernels.obstacle.cache_clear()
-    assert chosen.variance_gradient_for(cuda, torch.float32) is triton_importance.add_variance_gradient
+    assert variance_gradient_for(cuda, torch.float32) is triton_importance.add_variance_gradient
     other = torch.device("cuda", 1)  # not the current device, where Triton would launch
-    assert chosen.variance_gradient_for(other, torch.float32) is importance.add_variance_gradient
+    assert variance_gradient_for(other, torch.float32) is importance.add_variance_gradient
     triton_kernels.obstacle.cache_clear()

@@ -12,15 +12,13 @@ W0, v, A)`` and two outer products. `TorchKernels` runs everywhere; `kernels_for
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch.nn import functional as F
 
-from dora_cli.methods.dora import importance
-from dora_cli.methods.dora.dropout import draw_mask
+from dora_cli.methods.low_rank.dropout import draw_mask
 
 
 @dataclass(frozen=True)
@@ -60,8 +58,8 @@ class Kernels(Protocol):
     def outer(self, totals: torch.Tensor, u: torch.Tensor, x: torch.Tensor, drop: object) -> None:
         """Adds to `totals`, ``(splits, r, d)``, at least fp32."""
 
-    def collect(self, totals: torch.Tensor, gradient: torch.Tensor) -> None:
-        """Adds the sum of `totals`, ``(splits, R, d)``, to `gradient`, and clears them."""
+    def collect(self, totals: torch.Tensor, gradient: torch.Tensor, scaling: float = 1.0) -> None:
+        """Adds the sum of `totals`, ``(splits, R, d)``, times `scaling`, to `gradient`, and clears them."""
 
     def collect_gated(
         self,
@@ -142,8 +140,8 @@ class TorchKernels:
         else:
             total.add_(u.T @ x)
 
-    def collect(self, totals: torch.Tensor, gradient: torch.Tensor) -> None:
-        gradient.add_(totals.sum(0))
+    def collect(self, totals: torch.Tensor, gradient: torch.Tensor, scaling: float = 1.0) -> None:
+        gradient.add_(totals.sum(0), alpha=scaling)
         totals.zero_()
 
     def collect_gated(
@@ -163,15 +161,15 @@ class TorchKernels:
 
 def kernels_for(device: torch.device, dtype: torch.dtype, projections: int, rank: int) -> Kernels:
     """The fastest way to compute on `device` in `dtype`. Triton comes with PyTorch's CUDA builds on Linux."""
-    if dtype in (torch.float32, torch.bfloat16, torch.float16) and _takes_triton(device):
-        from dora_cli.methods.dora.triton_kernels import MAX_RANK, TritonKernels
+    if dtype in (torch.float32, torch.bfloat16, torch.float16) and takes_triton(device):
+        from dora_cli.methods.low_rank.triton_kernels import MAX_RANK, TritonKernels
 
         if rank <= MAX_RANK:
             return TritonKernels(device, projections)
     return TorchKernels(device)
 
 
-def _takes_triton(device: torch.device) -> bool:
+def takes_triton(device: torch.device) -> bool:
     """Triton launches on the current device, whatever its arguments are on."""
     return device.type == "cuda" and device.index in (None, torch.cuda.current_device()) and triton_obstacle() is None
 
@@ -179,19 +177,7 @@ def _takes_triton(device: torch.device) -> bool:
 def triton_obstacle() -> str | None:
     """Why Triton can launch nothing on the CUDA devices here; None where it can."""
     try:
-        from dora_cli.methods.dora.triton_kernels import obstacle
+        from dora_cli.methods.low_rank.triton_kernels import obstacle
     except ImportError:
         return "it is not installed"
     return obstacle()
-
-
-VarianceGradient = Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]
-
-
-def variance_gradient_for(device: torch.device, dtype: torch.dtype) -> VarianceGradient:
-    """`importance.add_variance_gradient`, or the same in Triton."""
-    if dtype == torch.float32 and _takes_triton(device):
-        from dora_cli.methods.dora import triton_importance
-
-        return triton_importance.add_variance_gradient
-    return importance.add_variance_gradient

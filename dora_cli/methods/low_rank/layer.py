@@ -1,8 +1,7 @@
-"""The adapted projection: a frozen linear map plus gated single-rank components."""
+"""The adapted projection: a frozen linear map plus single-rank components, with gates where the method has them."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -14,36 +13,41 @@ from dora_cli.methods.linear import shape_of, trained_type, weight_of
 
 
 class AdaptedProjection(nn.Module):
-    """``y = W0 x + b + s B (c * (A dropout(x)))`` around a frozen linear map (paper, equation 6; scale as in the
-    published code).
+    """``y = W0 x + b + s B (c * (A dropout(x)))`` around a frozen linear map; without gates, ``c = 1``.
 
-    Both factors start from Kaiming-uniform (fan-in, ``a = 0``): ``A ~ U(+-sqrt(6/d_in))``, ``B ~ U(+-sqrt(6/r0))``; the
-    gates `c` start at zero, so a fresh layer computes exactly what its base does. `A`, `B` and `c` are fp32 (float64
-    over a float64 base).
+    `A`, `B` and `c` are what trains, in fp32 (float64 over a float64 base), on the device of the base.
 
     `forward` is the mathematics as it stands; while `lean` is set (`LeanPass`), the same is computed with less work.
 
     Args:
         base: the frozen `nn.Linear` or `Conv1D`.
-        rank: components, at least 1.
+        A: ``(r, d_in)`` at the start, at least one row.
+        B: ``(d_out, r)`` at the start.
+        c: the gates at the start, ``(r,)``; None for a layer without gates.
         scaling: `s`; stays what it is when components are pruned.
         dropout: probability for the adapter's input, in ``[0, 1)``.
     """
 
-    def __init__(self, base: nn.Module, *, rank: int, scaling: float, dropout: float) -> None:
+    def __init__(
+        self,
+        base: nn.Module,
+        A: torch.Tensor,
+        B: torch.Tensor,
+        c: torch.Tensor | None = None,
+        *,
+        scaling: float,
+        dropout: float,
+    ) -> None:
         super().__init__()
         self.base = base
         self.out_features, self.in_features = shape_of(base)
+        assert len(A) and A.shape == (len(A), self.in_features) and B.shape == (self.out_features, len(A))
         self.scaling = scaling
         self.dropout = dropout
         weight = weight_of(base)
-        dtype = trained_type(weight.dtype)
-        # Drawn on the CPU: a seed gives the same factors whatever the device.
-        A, B = torch.empty(rank, self.in_features, dtype=dtype), torch.empty(self.out_features, rank, dtype=dtype)
-        nn.init.uniform_(A, -math.sqrt(6 / self.in_features), math.sqrt(6 / self.in_features))
-        nn.init.uniform_(B, -math.sqrt(6 / rank), math.sqrt(6 / rank))
-        self.A, self.B = nn.Parameter(A.to(weight.device)), nn.Parameter(B.to(weight.device))
-        self.c = nn.Parameter(torch.zeros(rank, dtype=dtype, device=weight.device))
+        device, dtype = weight.device, trained_type(weight.dtype)
+        self.A, self.B = nn.Parameter(A.to(device, dtype)), nn.Parameter(B.to(device, dtype))
+        self.c = None if c is None else nn.Parameter(c.to(device, dtype))
         self._folded: torch.Tensor | None = None
         self.lean: Callable[[torch.Tensor], torch.Tensor] | None = None
         self.train(base.training)
@@ -51,7 +55,13 @@ class AdaptedProjection(nn.Module):
     @property
     def rank(self) -> int:
         """Components held in memory."""
-        return int(self.c.shape[0])
+        return int(self.A.shape[0])
+
+    @property
+    def gates(self) -> nn.Parameter:
+        """The gates of a layer that has them."""
+        assert self.c is not None, "this layer has no gates"
+        return self.c
 
     @property
     def weight(self) -> torch.Tensor:
@@ -74,8 +84,13 @@ class AdaptedProjection(nn.Module):
         h = F.dropout(x, self.dropout, self.training)
         if h.dtype != self.A.dtype and not torch.is_autocast_enabled(x.device.type):
             h = h.to(self.A.dtype)  # a half-precision base outside autocast: the adapter stays in its own precision
-        update = F.linear(F.linear(h, self.A) * (self.scaling * self.c), self.B)
+        update = F.linear(F.linear(h, self.A) * self._scale, self.B)
         return y + update.to(y.dtype)
+
+    @property
+    def _scale(self) -> torch.Tensor | float:
+        """What multiplies each component: gate and scale, ``(r,)``, or the scale alone."""
+        return self.scaling if self.c is None else self.scaling * self.c
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         """Factors and gates as tensors of their own: formats such as safetensors take no strided views of shared memory
@@ -83,12 +98,16 @@ class AdaptedProjection(nn.Module):
         """
         super()._save_to_state_dict(destination, prefix, keep_vars)
         if not keep_vars:
-            for name in ("A", "B", "c"):
+            for name in ("A", "B") if self.c is None else ("A", "B", "c"):
                 destination[prefix + name] = destination[prefix + name].clone(memory_format=torch.contiguous_format)
 
     def delta(self) -> torch.Tensor:
         """The update of the weight, ``s B diag(c) A``, of shape ``(d_out, d_in)``, in the adapter's precision."""
-        return (self.B.detach() * (self.scaling * self.c.detach())) @ self.A.detach()
+        return self.factor().detach() @ self.A.detach()
+
+    def factor(self) -> torch.Tensor:
+        """``s B diag(c)``, ``(d_out, r)``: what multiplies `A` in the update."""
+        return self.B * self._scale
 
     def fold(self) -> None:
         """Computes with one merged weight until `unfold`; the base weight itself is not touched."""
@@ -105,7 +124,8 @@ class AdaptedProjection(nn.Module):
         """
         weight = weight_of(self.base)
         # The sum in float64, rounded once: into a half type a small update would otherwise be rounded twice.
-        merged = weight.double() + (self.B.double() * (self.scaling * self.c.double())) @ self.A.double()
+        scale = self.scaling if self.c is None else self.scaling * self.c.double()
+        merged = weight.double() + (self.B.double() * scale) @ self.A.double()
         stored = merged if weight is self.base.weight else merged.T
         self.base.weight = nn.Parameter(stored.to(weight.dtype).contiguous(), requires_grad=False)
         return self.base.train(self.training)

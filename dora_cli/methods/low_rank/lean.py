@@ -1,6 +1,6 @@
 """A training pass over a model with adapted projections, with as little work and memory as it takes.
 
-Per pass, not per projection: copies of all factors in the precision of the arithmetic, with gate and scale folded into
+Per pass, not per projection: copies of all factors in the precision of the arithmetic, with gates and scale folded into
 one of them; the seeds of all dropouts; the gradients of all gates. Per projection: the frozen map and the products of
 `kernels`, in one autograd function that saves its input once (shared by the projections that read the same one) and
 adds gradients of the factors where they belong.
@@ -15,11 +15,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from dora_cli.methods.dora.components import Components
-from dora_cli.methods.dora.dropout import ModelDropouts
-from dora_cli.methods.dora.kernels import Kernels, kernels_for
-from dora_cli.methods.dora.layer import AdaptedProjection
 from dora_cli.methods.linear import weight_of
+from dora_cli.methods.low_rank.components import Components
+from dora_cli.methods.low_rank.dropout import ModelDropouts
+from dora_cli.methods.low_rank.kernels import Kernels, kernels_for
+from dora_cli.methods.low_rank.layer import AdaptedProjection
 
 
 class LeanPass:
@@ -36,9 +36,9 @@ class LeanPass:
         self._groups, self._scaling, self.dtype = groups, scaling, dtype
         layers = [layer for group in groups for layer in group.layers]
         rank = max(layer.rank for layer in layers)
-        self.kernels: Kernels = kernels_for(layers[0].c.device, dtype, len(layers), rank)
+        self.kernels: Kernels = kernels_for(layers[0].A.device, dtype, len(layers), rank)
         self._inputs = _Inputs(dtype)
-        self._model_dropouts = ModelDropouts(model) if layers[0].c.device.type == "cpu" else None
+        self._model_dropouts = ModelDropouts(model) if layers[0].A.device.type == "cpu" else None
         self._drops = any(layer.dropout for layer in layers)
         self._shared = [_Shared(group, dtype, self.kernels) for group in groups]
         self._lean: list[tuple[AdaptedProjection, LeanProjection]] = []
@@ -71,7 +71,7 @@ class LeanPass:
 
     @torch.no_grad()
     def finish(self) -> None:
-        """After the backward pass: gradients of `B` and `c` from those of their product."""
+        """After the backward pass: gradients of `B`, and of the gates, from those of their product."""
         for shared in self._shared:
             shared.finish(self._scaling)
 
@@ -113,14 +113,18 @@ class _Shared:
         group = self.group
         if self.A is not group.A:
             self.A.copy_(group.A)
-        torch.mul(group.B_t, (group.c * scaling)[:, None], out=self.B_t)
+        scale = scaling if group.c is None else (group.c * scaling)[:, None]
+        torch.mul(group.B_t, scale, out=self.B_t)
 
     def finish(self, scaling: float) -> None:
         group = self.group
         grad_A, grad_B_t, grad_c = group.take_gradients()
         if len(self.grad_A) > 1:
             self.kernels.collect(self.grad_A, grad_A)
-        self.kernels.collect_gated(self.grad_up, group.B_t, group.c, grad_B_t, grad_c, scaling)
+        if group.c is None or grad_c is None:
+            self.kernels.collect(self.grad_up, grad_B_t, scaling)
+        else:
+            self.kernels.collect_gated(self.grad_up, group.B_t, group.c, grad_B_t, grad_c, scaling)
 
 
 class LeanProjection:
@@ -188,7 +192,7 @@ class _Adapted(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: torch.Tensor, A: torch.Tensor, B: torch.Tensor, c: torch.Tensor, lean: LeanProjection
+        ctx: Any, x: torch.Tensor, A: torch.Tensor, B: torch.Tensor, c: torch.Tensor | None, lean: LeanProjection
     ) -> torch.Tensor:
         kernels = lean.kernels
         rows = lean.inputs.cast(x).reshape(-1, x.shape[-1]).contiguous()  # kernels read one row after the other
