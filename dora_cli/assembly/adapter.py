@@ -13,13 +13,13 @@ from torch import nn
 from dora_cli.assembly.fingerprint import fingerprint_model
 from dora_cli.assembly.origin import AdapterRecord, BaseRecord, Origin, make, with_targets
 from dora_cli.assembly.restore import SavedRun
+from dora_cli.assembly.weights import Weights, load_weights
 from dora_cli.errors import CheckpointError, ModelError, ProjectionError
 from dora_cli.methods import Method
 from dora_cli.methods.attached import carried, mark
 from dora_cli.models import find_projections, head_parameters
 from dora_cli.recipe import Recipe
 from dora_cli.recipe.schema import MethodSection
-from dora_cli.training.checkpoint import Weights, load_weights
 
 _WHOSE = {False: "the run", True: "the adapter"}
 

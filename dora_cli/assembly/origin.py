@@ -15,7 +15,7 @@ from dora_cli.files import at_home
 from dora_cli.methods import METHODS, Method
 from dora_cli.recipe.schema import MethodSection
 from dora_cli.runs.folders import read_folder
-from dora_cli.runs.records import validated
+from dora_cli.runs.records.fields import validated
 
 RECORD = "adapter.json"
 """In a folder of `save_adapter`: the method with its settings, and the base model."""

@@ -15,6 +15,7 @@ from dora_cli.assembly.data import load_split
 from dora_cli.assembly.evaluator import evaluated_splits, make_evaluator
 from dora_cli.assembly.notes import notes_before_evaluation
 from dora_cli.assembly.resolve import resolve
+from dora_cli.assembly.weights import Weights, load_weights
 from dora_cli.assembly.work import decide_threads
 from dora_cli.collector import no_collection
 from dora_cli.data import Examples
@@ -29,9 +30,9 @@ from dora_cli.machine.threads import most_threads, own_threads, recorded_threads
 from dora_cli.printable import shown
 from dora_cli.recipe import Recipe, load_recipe
 from dora_cli.runs.folders import MANIFEST
-from dora_cli.runs.records import RunRecords, read_json
+from dora_cli.runs.reading import read_json
+from dora_cli.runs.run_folder import RunRecords
 from dora_cli.tasks import Task
-from dora_cli.training.checkpoint import Weights, load_weights
 from dora_cli.wording import plural
 
 if TYPE_CHECKING:

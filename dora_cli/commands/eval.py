@@ -53,12 +53,12 @@ def evaluate(
     """Evaluate a finished run: rebuild its model at the final ranks and score it."""
     with no_collection():
         from dora_cli.assembly.restore import evaluate_saved
+    from dora_cli.json_text import to_json
     from dora_cli.machine.processes import is_main
     from dora_cli.reports.console import make_console, make_error_console
     from dora_cli.reports.evaluation import print_evaluation
     from dora_cli.reports.progress import make_listener
     from dora_cli.runs.output_files import check_output_file, is_stdout, write_output
-    from dora_cli.runs.records import to_json
 
     check_overwrite(output, overwrite=overwrite)
     if output is not None:

@@ -15,10 +15,11 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
+from dora_cli.atomic import write_json
 from dora_cli.errors import CheckpointError, OutputError
 from dora_cli.runs.lock import RunLock
 from dora_cli.runs.output_files import check_no_stdout, check_place
-from dora_cli.runs.records import read_json, write_json
+from dora_cli.runs.reading import read_json
 
 RECORD = "dora_export.json"
 """Says what an export is and which files belong to it; written and moved last."""

@@ -14,6 +14,7 @@ from dora_cli import __version__
 from dora_cli.assembly.evaluator import decoding
 from dora_cli.assembly.origin import RECORD
 from dora_cli.assembly.restore import Restored, recorded_metrics, restore
+from dora_cli.atomic import write_text
 from dora_cli.errors import ExportError
 from dora_cli.export import peft
 from dora_cli.export.card import TASK_TYPES, Card, merged_card, peft_card
@@ -31,10 +32,10 @@ from dora_cli.export.probe import (
     with_factors,
 )
 from dora_cli.export.subject import Subject, place_of, saved_subject
+from dora_cli.json_text import to_json
 from dora_cli.machine.threads import own_threads
 from dora_cli.models.family import is_decoder_only
 from dora_cli.recipe import check_listed
-from dora_cli.runs.records import to_json, write_text
 from dora_cli.tasks import GenerationTask, Task
 from dora_cli.training.listener import Listener, SilentListener
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from dora_cli.assembly.adapter import AdapterSource, load_onto
 from dora_cli.assembly.origin import AdapterRecord, BaseRecord
+from dora_cli.assembly.weights import load_weights
 from dora_cli.errors import ExportError, RecipeError
 from dora_cli.export.card import adapter_card
 from dora_cli.export.factors import Factors
@@ -24,7 +25,6 @@ from dora_cli.models.family import auto_class_of
 from dora_cli.models.loading import DTYPES, load_checkpoint
 from dora_cli.models.source import BUILTIN_PREFIX, find_source
 from dora_cli.recipe.overrides import parse_override
-from dora_cli.training.checkpoint import load_weights
 
 _CHANGEABLE = ("model.name", "model.revision")
 

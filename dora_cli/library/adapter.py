@@ -16,7 +16,7 @@ from dora_cli.methods import Method
 from dora_cli.methods.attached import lora_of
 from dora_cli.methods.base import LoraFactors
 from dora_cli.recipe import load_recipe
-from dora_cli.runs.records import RunRecords
+from dora_cli.runs.run_folder import RunRecords
 
 
 def load_adapter(path: str | Path, model: nn.Module, *, allow_unfrozen: bool = False) -> Method:

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from dora_cli.assembly.origin import RECORD, Origin
+from dora_cli.assembly.weights import Weights, not_finite
 from dora_cli.errors import CheckpointError, ExportError, ModelError, OutputError
 from dora_cli.export import peft
 from dora_cli.export.card import TASK_TYPES
@@ -26,7 +27,6 @@ from dora_cli.methods.dora import AdaptedProjection
 from dora_cli.methods.linear import swap_modules
 from dora_cli.models.family import auto_class_of
 from dora_cli.runs.folders import MANIFEST, Part, recover, write_folder
-from dora_cli.training.checkpoint import Weights, not_finite
 
 
 def save_adapter(

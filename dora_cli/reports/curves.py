@@ -17,7 +17,7 @@ from dora_cli.files import parse_json
 from dora_cli.printable import is_plain
 from dora_cli.reports.grid import Cell, sections
 from dora_cli.reports.headings import headings
-from dora_cli.runs.records import read_lines
+from dora_cli.runs.reading import read_lines
 
 Record = Mapping[str, Any]
 Value = int | float | None

@@ -1,4 +1,4 @@
-"""What a run ends with: its summary, where things are, and what to type next; and the statistics over several seeds."""
+"""What a run ends with: its summary, where things are, and what to type next; and that of several seeds."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from dora_cli.reports.units import duration, number, size, speed
-from dora_cli.runs.layout import Metrics, MetricsRecord
-from dora_cli.runs.records import RunRecords, validate_metrics
+from dora_cli.runs.records.fields import Metrics
+from dora_cli.runs.records.metrics import MetricsRecord, validate_metrics
+from dora_cli.runs.run_folder import RunRecords
 from dora_cli.wording import plural
 
 # One run --------------------------------------------------------------------------------------------------------------

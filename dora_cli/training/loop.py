@@ -19,6 +19,7 @@ import torch
 from dora_cli.assembly.build import AdaptedModel
 from dora_cli.assembly.length import RunLength
 from dora_cli.assembly.resolve import selecting_metric
+from dora_cli.assembly.weights import Weights, load_weights, save_weights
 from dora_cli.data import EncodedPairs, EncodedSplit, Group, plan_epoch, to_device
 from dora_cli.errors import CheckpointError, OutputError
 from dora_cli.evaluation.base import Evaluator
@@ -30,15 +31,16 @@ from dora_cli.machine.signals import EvaluationInterruptedError, StopSignals, st
 from dora_cli.methods.base import StepReport
 from dora_cli.recipe import Recipe, dump_recipe
 from dora_cli.runs.lock import RunLock
+from dora_cli.runs.log import LogFile
 from dora_cli.runs.place import check_there
-from dora_cli.runs.records import LogFile, RunRecords
-from dora_cli.runs.resume import Position, recipe_hash
+from dora_cli.runs.resume import recipe_hash
+from dora_cli.runs.run_folder import RunRecords
 from dora_cli.runs.saving import SavePolicy
-from dora_cli.runs.state import check_fits, pruning_events
 from dora_cli.tasks import Task
-from dora_cli.training.checkpoint import Snapshot, Weights, load_weights, save_weights
+from dora_cli.training.checkpoint import Position, Snapshot
 from dora_cli.training.listener import EvalLog, Listener, StepLog
 from dora_cli.training.optimizer import make_optimizer, make_scheduler
+from dora_cli.training.resuming import check_fits, pruning_events
 from dora_cli.training.selection import Selection
 from dora_cli.training.step import TrainingStep
 

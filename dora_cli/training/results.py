@@ -1,4 +1,4 @@
-"""What a run writes down: the numbers of the loop in the layouts of `dora_cli.reports`."""
+"""What a run writes down: the numbers of the loop as the records of `dora_cli.runs.records`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from dora_cli.assembly.build import AdaptedModel
 from dora_cli.methods.base import Method
 from dora_cli.models import Projection
 from dora_cli.recipe import Recipe
-from dora_cli.runs.records import metrics_record, ranks_record
+from dora_cli.runs.records.metrics import metrics_record
+from dora_cli.runs.records.ranks import ranks_record
 from dora_cli.training.selection import Selection
 
 

@@ -26,7 +26,9 @@ from dora_cli.assembly.length import RunLength
 from dora_cli.assembly.notes import notes_before_training
 from dora_cli.assembly.rehearsal import rehearse
 from dora_cli.assembly.resolve import resolve
+from dora_cli.assembly.weights import load_weights
 from dora_cli.assembly.work import decide_threads
+from dora_cli.atomic import write_json, write_jsonl, write_text
 from dora_cli.collector import no_collection
 from dora_cli.data import EncodedPairs, EncodedSplit, encode, encode_pairs
 from dora_cli.errors import CheckpointError, LibraryError, OutputError, TrackerError
@@ -44,8 +46,10 @@ from dora_cli.methods.base import Schedule
 from dora_cli.models import left_out
 from dora_cli.recipe import Recipe, dump_recipe
 from dora_cli.recipe.anchor import anchored
+from dora_cli.runs.checkpoints import checkpoints_of
 from dora_cli.runs.folders import MANIFEST
 from dora_cli.runs.lock import RunLock
+from dora_cli.runs.log import LogFile
 from dora_cli.runs.place import (
     check_output,
     check_there,
@@ -55,21 +59,13 @@ from dora_cli.runs.place import (
     take_output,
     try_saving,
 )
-from dora_cli.runs.records import LogFile, RunRecords, read_json, write_json, write_jsonl, write_text
-from dora_cli.runs.resume import (
-    Found,
-    check_log,
-    check_no_links,
-    check_resumable,
-    check_same_ground,
-    checkpoints_of,
-    newest_checkpoint,
-    recipe_hash,
-)
-from dora_cli.training.checkpoint import load_weights
+from dora_cli.runs.reading import read_json
+from dora_cli.runs.resume import check_log, check_no_links, check_resumable, check_same_ground, recipe_hash
+from dora_cli.runs.run_folder import RunRecords
 from dora_cli.training.listener import Listener, Listeners, RunStart, SilentListener
 from dora_cli.training.loop import Loop, log_length
 from dora_cli.training.results import build_metrics, build_ranks, live_layers
+from dora_cli.training.resuming import Found, newest_checkpoint
 from dora_cli.training.trackers import Trackers, check_trackers, start_trackers
 from dora_cli.wording import plural
 

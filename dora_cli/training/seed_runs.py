@@ -11,15 +11,18 @@ from dora_cli.assembly.build import base_fingerprint, load_base, note_on_code
 from dora_cli.assembly.data import load_split
 from dora_cli.assembly.evaluator import evaluated_splits
 from dora_cli.assembly.resolve import resolve
+from dora_cli.atomic import write_json
 from dora_cli.errors import CheckpointError, OutputError
 from dora_cli.machine.memory import memory_advice
 from dora_cli.machine.processes import is_main
 from dora_cli.recipe import Recipe, dump_recipe, load_recipe, parse_recipe
 from dora_cli.recipe.anchor import anchored
+from dora_cli.runs.checkpoints import checkpoints_of
 from dora_cli.runs.place import check_output
-from dora_cli.runs.records import RunRecords, read_json, write_json
-from dora_cli.runs.resume import changed_keys, check_same_inputs, checkpoints_of
-from dora_cli.runs.seeds import seeds_summary
+from dora_cli.runs.reading import read_json
+from dora_cli.runs.records.summary import seeds_summary
+from dora_cli.runs.resume import changed_keys, check_same_inputs
+from dora_cli.runs.run_folder import RunRecords
 from dora_cli.tasks import Task
 from dora_cli.training.listener import Listener, SilentListener
 from dora_cli.training.run import train

@@ -11,9 +11,11 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from dora_cli.atomic import write_json
 from dora_cli.commands.ranks import ranks as command
 from dora_cli.errors import CheckpointError, OptionError, OutputError
-from dora_cli.runs.records import LogFile, RunRecords, write_json
+from dora_cli.runs.log import LogFile
+from dora_cli.runs.run_folder import RunRecords
 from tests.reports.examples import bert, metrics, ranks
 
 app = typer.Typer()

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dora_cli.runs.records import metrics_record, ranks_record
+from dora_cli.runs.records.metrics import metrics_record
+from dora_cli.runs.records.ranks import ranks_record
 
 
 @dataclass(frozen=True)

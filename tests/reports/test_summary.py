@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from dora_cli.reports.summary import next_commands, places, print_run, print_seeds
-from dora_cli.runs.seeds import seeds_summary
+from dora_cli.runs.records.summary import seeds_summary
 from tests.reports.examples import metrics
 
 

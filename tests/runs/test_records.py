@@ -9,20 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dora_cli.atomic import write_json, write_text
 from dora_cli.errors import CheckpointError, OutputError
+from dora_cli.json_text import to_json
 from dora_cli.reports.curves import read_log
-from dora_cli.runs.records import (
-    LogFile,
-    RunRecords,
-    metrics_record,
-    ranks_record,
-    read_json,
-    to_json,
-    validate_metrics,
-    validate_ranks,
-    write_json,
-    write_text,
-)
+from dora_cli.runs.log import LogFile
+from dora_cli.runs.reading import read_json
+from dora_cli.runs.records.metrics import metrics_record, validate_metrics
+from dora_cli.runs.records.ranks import ranks_record, validate_ranks
+from dora_cli.runs.run_folder import RunRecords
 from tests.reports.examples import FakeAllocation, bert, metrics, ranks
 
 

@@ -15,8 +15,8 @@ from dora_cli import evaluate, load_recipe, train
 from dora_cli.errors import CheckpointError, OutputError
 from dora_cli.recipe import Recipe, SaveSection
 from dora_cli.runs import folders
-from dora_cli.runs.records import RunRecords
-from dora_cli.runs.resume import checkpoints_of
+from dora_cli.runs.checkpoints import checkpoints_of
+from dora_cli.runs.run_folder import RunRecords
 from dora_cli.runs.saving import SavePolicy
 from dora_cli.training.checkpoint import Snapshot
 from dora_cli.training.listener import SilentListener
@@ -426,6 +426,7 @@ def test_the_time_of_saving_is_not_training_time(
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
 
     monkeypatch.setattr("dora_cli.training.checkpoint.write_folder", slow)
+    monkeypatch.setattr("dora_cli.assembly.weights.write_folder", slow)
     timing = train(make_recipe(*SAVES), tmp_path / "run").metrics["timing"]
     assert now[0] >= 24 * 0.25, "a checkpoint after each of the 24 steps"
     assert timing["saving_seconds"] == now[0]

@@ -107,6 +107,7 @@ def _around_loading(mark: Mark) -> None:
 
 def _around_folders(mark: Mark) -> None:
     """Checkpoints and adapter/: half a file, whole files, every rename, a half removed folder."""
+    from dora_cli.assembly import weights
     from dora_cli.runs import folders, saving
     from dora_cli.training import checkpoint
 
@@ -159,6 +160,7 @@ def _around_folders(mark: Mark) -> None:
         remove_folder(folder)
         phase = former
 
+    _change(weights, write_folder=marked_write)
     _change(checkpoint, write_folder=marked_write)
     _change(folders, save_file=halved_save, _sync=marked_sync, shutil=SimpleNamespace(rmtree=marked_rmtree))
     _change(saving, remove_folder=marked_remove)
@@ -174,10 +176,11 @@ class _Files:
 
 def _around_records(mark: Mark, files: _Files) -> None:
     """Records and other single files: written beside their place, in place; the log: half a line."""
+    from dora_cli import atomic
+    from dora_cli.runs import log
     from dora_cli.runs import output_files as outputs
-    from dora_cli.runs import records
 
-    replace, begin, write_bytes = os.replace, records.LogFile.__init__, records.write_bytes
+    replace, begin, write_bytes = os.replace, log.LogFile.__init__, atomic.write_bytes
 
     def marked_replace(source: Any, target: Any, **others: Any) -> None:
         name = Path(target).name
@@ -194,8 +197,8 @@ def _around_records(mark: Mark, files: _Files) -> None:
         begin(self, *arguments, **others)
         self._file = _Halves(self._file, mark)
 
-    _change(records, os=_Like(os, replace=marked_replace))
-    _change(records.LogFile, __init__=marked_begin)
+    _change(atomic, os=_Like(os, replace=marked_replace))
+    _change(log.LogFile, __init__=marked_begin)
     _change(outputs, write_bytes=marked_output)
 
 

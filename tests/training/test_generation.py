@@ -12,6 +12,7 @@ from torch.nn import functional
 from transformers import PreTrainedTokenizerFast
 
 from dora_cli import evaluate, parse_recipe, train
+from dora_cli.assembly.weights import load_weights
 from dora_cli.data import Examples, encode_pairs, load_examples, pair_layout
 from dora_cli.data.builtin import generate
 from dora_cli.errors import DataError
@@ -20,7 +21,6 @@ from dora_cli.library.prediction import predict_saved
 from dora_cli.machine.devices import make_accelerator
 from dora_cli.recipe import Recipe
 from dora_cli.tasks import IGNORED, get_task
-from dora_cli.training.checkpoint import load_weights
 from tests.training.test_tasks_and_models import MODELS, PROJECTIONS
 
 FIVE = {"bleu", "nist", "meteor", "rouge_l", "cider"}

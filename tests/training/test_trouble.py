@@ -20,14 +20,15 @@ import pytest
 import torch
 
 from dora_cli import evaluate, train, train_seeds
+from dora_cli.assembly.weights import load_weights
 from dora_cli.errors import OutOfMemoryError, OutputError
 from dora_cli.library.prediction import predict_saved
 from dora_cli.machine.memory import memory_advice
 from dora_cli.recipe import Recipe, dump_recipe
-from dora_cli.runs.records import RunRecords
-from dora_cli.runs.resume import checkpoints_of, newest_checkpoint
-from dora_cli.training.checkpoint import load_weights
+from dora_cli.runs.checkpoints import checkpoints_of
+from dora_cli.runs.run_folder import RunRecords
 from dora_cli.training.listener import EvalLog, SilentListener
+from dora_cli.training.resuming import newest_checkpoint
 from tests.commands.conftest import ROOT, contents, dora
 from tests.runs.test_resume import SAVES, Cut, PowerCutError, assert_equal_runs, cut, straight
 from tests.training.conftest import MakeRecipe

@@ -23,11 +23,12 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
 from dora_cli import evaluate, load_adapter, predict, to_lora, train
+from dora_cli.assembly.weights import load_weights, not_finite
 from dora_cli.errors import CheckpointError, DoraError, RecipeError
 from dora_cli.export.saved import export_saved
 from dora_cli.recipe import Recipe, load_recipe, parse_recipe
-from dora_cli.runs.records import RunRecords
-from dora_cli.training.checkpoint import Snapshot, load_weights, not_finite
+from dora_cli.runs.run_folder import RunRecords
+from dora_cli.training.checkpoint import Snapshot
 from tests.commands.conftest import dora
 from tests.hostile.edits import FRAGMENTS, change, change_bytes, sign
 from tests.runs.test_resume import cut

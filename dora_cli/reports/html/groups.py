@@ -15,7 +15,8 @@ from dora_cli.reports.html.paths import shared
 from dora_cli.reports.ranks import mean_ranks
 from dora_cli.reports.runs import RunCurves, find_curves, find_ranks
 from dora_cli.reports.settings import settings
-from dora_cli.runs.records import RunRecords, read_json, read_text
+from dora_cli.runs.reading import read_json, read_text
+from dora_cli.runs.run_folder import RunRecords
 
 WITHOUT_EFFECT = frozenset(
     {"train.seed", "train.log_every", "train.log_with", "eval.batch_size", "decode.batch_size"}

@@ -7,7 +7,7 @@ import random
 from pathlib import Path
 from typing import Any
 
-from dora_cli.runs.records import write_json, write_jsonl, write_text
+from dora_cli.atomic import write_json, write_jsonl, write_text
 from tests.reports import examples
 
 WARMUP, FREEZE, STEPS, EPOCHS = 24, 80, 160, 8

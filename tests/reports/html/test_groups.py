@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from dora_cli.atomic import write_json
 from dora_cli.errors import CheckpointError
 from dora_cli.reports.html.groups import find_groups
-from dora_cli.runs.records import write_json
 from tests.reports.html.folders import FREEZE, write_run
 
 

@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from dora_cli.atomic import write_json
 from dora_cli.reports.html.groups import find_groups
 from dora_cli.reports.html.page import page
 from dora_cli.reports.html.paths import shared, shared_yaml, without_places
-from dora_cli.runs.records import RunRecords, read_json, write_json
+from dora_cli.runs.reading import read_json
+from dora_cli.runs.run_folder import RunRecords
 from tests.reports.html.folders import write_run
 
 

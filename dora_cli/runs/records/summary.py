@@ -1,4 +1,4 @@
-"""The statistics over runs of one recipe that differ in their seed: summary.json."""
+"""summary.json: the statistics over runs of one recipe that differ in their seed."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from statistics import mean, stdev
 from typing import Any
 
 from dora_cli.errors import CheckpointError
-from dora_cli.runs.layout import SCHEMA_VERSION, MetricsRecord
-from dora_cli.runs.records import validate_metrics
+from dora_cli.runs.records.fields import SCHEMA_VERSION
+from dora_cli.runs.records.metrics import MetricsRecord, validate_metrics
 
 
 def seeds_summary(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from dora_cli.errors import CheckpointError
-from dora_cli.runs.records import to_json
-from dora_cli.runs.seeds import seeds_summary, spread
+from dora_cli.json_text import to_json
+from dora_cli.runs.records.summary import seeds_summary, spread
 from tests.reports.examples import metrics
 
 

@@ -1,121 +1,55 @@
-"""What state.json and progress.json of a checkpoint hold, checked: a run folder may have been written by anybody."""
+"""Going on with a run: its newest whole checkpoint, and whether the numbers in it can be those of the run."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from typing import Any
 
 from dora_cli.assembly.length import RunLength
 from dora_cli.errors import CheckpointError
 from dora_cli.methods.base import Schedule
-from dora_cli.runs.layout import Count, EpochRecord, HistoryRecord, Metrics, Name
-from dora_cli.runs.records import validated
-
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-Seconds = Annotated[float, Field(allow_inf_nan=False, ge=0)]
-
-
-class _Record(BaseModel):
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+from dora_cli.runs.checkpoints import checkpoints_of, step_of
+from dora_cli.runs.folders import recover
+from dora_cli.runs.records.checkpoint import ProgressRecord
+from dora_cli.runs.run_folder import RunRecords
+from dora_cli.training.checkpoint import Snapshot
 
 
-class StateRecord(_Record):
-    """state.json: where in the run the weights beside it were taken."""
+@dataclass(frozen=True)
+class Found:
+    """The checkpoint a run goes on from, and what was wrong with the newer ones."""
 
-    schema_version: Literal[1]
-    method: Name
-    step: Count
-    epoch: Count
-    phase: Name
-    frozen: bool
-    metrics: Metrics | None
+    folder: Path
+    snapshot: Snapshot
+    skipped: list[str] = field(default_factory=list)
 
 
-class PositionRecord(_Record):
-    """As `dora_cli.runs.resume.Position`."""
-
-    step: Annotated[Count, Field(ge=1)]
-    epoch: Annotated[Count, Field(ge=1)]
-    groups: Count
-    train_loss: float | None  # not a number where every step of the epoch was skipped
-
-
-class SelectionRecord(_Record):
-    """The evaluation selected so far."""
-
-    epoch: Count | None
-    step: Count | None
-    metrics: Metrics
-    frozen: bool
-
-    @model_validator(mode="after")
-    def _whole(self) -> SelectionRecord:
-        if (self.epoch is None) != (self.step is None):
-            raise ValueError("epoch and step must both be given or both be null")
-        return self
+def newest_checkpoint(records: RunRecords) -> Found:
+    """The newest checkpoint that is whole. Raises CheckpointError if there is none."""
+    if records.checkpoints.is_dir():
+        for path in records.checkpoints.iterdir():
+            if path.name.startswith(".step-") and path.name.endswith(".old"):
+                recover(path.with_name(path.name[1 : -len(".old")]))
+    skipped: list[str] = []
+    for folder in reversed(checkpoints_of(records)):
+        try:
+            snapshot = Snapshot.load(folder)
+            if snapshot.progress["at"]["step"] != step_of(folder):
+                raise CheckpointError(f"it holds the progress of step {snapshot.progress['at']['step']:,}")
+            return Found(folder, snapshot, skipped)
+        except CheckpointError as error:
+            skipped.append(f"{folder.name} is not used: {error}")
+    raise _nothing_saved(records, skipped)
 
 
-class ScalerRecord(_Record):
-    """Of fp16's loss scaling; PyTorch's own names."""
-
-    scale: Annotated[Finite, Field(gt=0)]
-    growth_factor: Annotated[Finite, Field(gt=0)]
-    backoff_factor: Annotated[Finite, Field(gt=0)]
-    growth_interval: Annotated[Finite, Field(ge=1)]
-    growth_tracker: Annotated[Finite, Field(ge=0, alias="_growth_tracker")]
-
-
-class CountersRecord(_Record):
-    """What a step keeps beside the optimiser's moments."""
-
-    scheduler: Count
-    scaler: ScalerRecord | None
-    halted: Literal[False]  # a diverged run is never saved
-    bad_steps: Count
-    first_bad: Annotated[int, Field(ge=-1, lt=2**53)]
-    loss_sum: Finite
-    steps: Count
-    epoch_loss: Finite
-    epoch_units: Count
-
-
-class SecondsRecord(_Record):
-    """Time spent so far."""
-
-    training: Seconds
-    evaluation: Seconds
-    saving: Seconds
-
-
-class ProgressRecord(_Record):
-    """progress.json: where the run was and what it had written down."""
-
-    schema_version: Literal[1]
-    at: PositionRecord
-    step_function: CountersRecord
-    selection: SelectionRecord
-    epochs: list[EpochRecord]
-    history: list[HistoryRecord]
-    seconds: SecondsRecord
-    examples: Count
-    last_log: Annotated[list[Seconds], Field(min_length=3, max_length=3)]  # step, examples, seconds
-    log_length: Count | None
-    recipe: str
-    recipe_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-    versions: dict[str, str | None]
-
-
-def check_state(state: Mapping[str, Any], source: Path) -> None:
-    """Raises CheckpointError if `state` is not what state.json holds."""
-    validated(StateRecord, state, source)
-
-
-def check_progress(progress: Mapping[str, Any], source: Path) -> None:
-    """Raises CheckpointError if `progress` is not what progress.json holds."""
-    validated(ProgressRecord, progress, source)
+def _nothing_saved(records: RunRecords, skipped: Sequence[str] = ()) -> CheckpointError:
+    reasons = "".join(f"\n{reason}" for reason in skipped)
+    return CheckpointError(
+        f"{records.folder} has no checkpoint that a run can go on from; start it again with --overwrite or another "
+        f"--output{reasons}"
+    )
 
 
 def pruning_events(history: Sequence[Mapping[str, Any]], schedule: Schedule) -> list[Mapping[str, Any]]:
