@@ -33,7 +33,7 @@ ENTRANCES = {"dora_cli": len(TIERS) - 1, "dora_cli.__main__": 0}
 
 FORBIDDEN = {
     "methods": {"recipe", "tasks", "data", "models"},  # how weights adapt is the same whatever is trained, and on what
-    "reports": {"models", "methods", "tasks", "data", "recipe"},  # reads records, never sees a model
+    "reports": {"models", "methods", "tasks", "data"},  # reads records, never sees a model
 }
 """Rooms that may not use what their tier could."""
 

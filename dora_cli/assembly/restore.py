@@ -26,6 +26,8 @@ from dora_cli.machine.seeds import set_deterministic
 from dora_cli.machine.threads import decide, most_threads, own_threads, recorded_threads, set_threads
 from dora_cli.printable import shown
 from dora_cli.recipe import Recipe, load_recipe
+from dora_cli.recipe.changes import keys_of
+from dora_cli.recipe.effects import Effect
 from dora_cli.runs.folders import MANIFEST
 from dora_cli.runs.reading import read_json
 from dora_cli.runs.run_folder import RunRecords
@@ -40,28 +42,7 @@ if TYPE_CHECKING:
 CODE = "model.trust_remote_code"
 THREADS = "train.threads"
 
-CHANGEABLE = (
-    "data.source",
-    "data.path",
-    "data.columns",
-    "data.labels",
-    "data.max_eval_samples",
-    "data.max_length",
-    "decode.batch_size",
-    "decode.beams",
-    "decode.length_penalty",
-    "decode.max_new_tokens",
-    "decode.no_repeat_ngram",
-    "decode.split",
-    "eval.batch_size",
-    "model.name",
-    "model.revision",
-    CODE,
-    "train.device",
-    "train.precision",
-    THREADS,
-    "train.deterministic",
-)
+CHANGEABLE = keys_of(Effect.PLACE, Effect.SOURCE, Effect.MACHINE, Effect.EVALUATION, Effect.BATCHING)
 """Recipe keys that a finished run may be given anew: where data and base model are, how it decodes, and the machine."""
 
 

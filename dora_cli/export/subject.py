@@ -24,9 +24,11 @@ from dora_cli.models import Projection, find_projections
 from dora_cli.models.family import auto_class_of
 from dora_cli.models.loading import DTYPES, load_checkpoint
 from dora_cli.models.source import BUILTIN_PREFIX, find_source
+from dora_cli.recipe.changes import keys_of
+from dora_cli.recipe.effects import Effect
 from dora_cli.recipe.overrides import parse_override
 
-_CHANGEABLE = ("model.name", "model.revision")
+_CHANGEABLE = tuple(key for key in keys_of(Effect.PLACE, Effect.SOURCE) if key.startswith("model."))
 
 
 @dataclass(frozen=True)

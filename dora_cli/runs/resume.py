@@ -11,16 +11,15 @@ from typing import Any
 from dora_cli.errors import CheckpointError, OutputError
 from dora_cli.printable import shown
 from dora_cli.recipe import Recipe, load_recipe
+from dora_cli.recipe.changes import keys_of
+from dora_cli.recipe.effects import Effect
 from dora_cli.runs.run_folder import RunRecords
 
-HARMLESS = (
-    *("save.every_steps", "save.every_minutes", "save.keep", "train.log_every", "train.log_with"),
-    *("train.cuda_graph", "eval.batch_size", "decode.batch_size"),
-)
+HARMLESS = keys_of(Effect.RECORDS, Effect.SPEED, Effect.BATCHING)
 """Recipe keys that change what is written down, or how fast, and nothing that is trained. Those of evaluation are what
 to lower where it ran out of memory: a run that has trained for days must be able to go on then."""
 
-LOCATIONS = ("model.name", "data.path")
+LOCATIONS = keys_of(Effect.PLACE)
 """Keys that may change because something was moved; fingerprints tell whether it is still the same."""
 
 ADDED = {"train.threads": "auto"}

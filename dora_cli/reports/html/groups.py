@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from dora_cli.errors import CheckpointError
+from dora_cli.recipe.changes import keys_of
+from dora_cli.recipe.effects import Effect
 from dora_cli.reports.curves import Phase, Series, losses, metric_curve, metric_names, phases
 from dora_cli.reports.html.paths import shared
 from dora_cli.reports.ranks import mean_ranks
@@ -18,10 +20,7 @@ from dora_cli.reports.settings import settings
 from dora_cli.runs.reading import read_json, read_text
 from dora_cli.runs.run_folder import RunRecords
 
-WITHOUT_EFFECT = frozenset(
-    {"train.seed", "train.log_every", "train.log_with", "eval.batch_size", "decode.batch_size"}
-    | {"save.every_steps", "save.every_minutes", "save.keep"}
-)
+WITHOUT_EFFECT = frozenset(keys_of(Effect.SEED, Effect.RECORDS, Effect.BATCHING))
 """Keys in which runs of one group may differ: the seed, and those that change what is written down and nothing that is
 trained.
 """
