@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dora_cli.assembly.origin import AdapterRecord, BaseRecord
+from dora_cli.assembly.origin import read_adapter_record
 from dora_cli.assembly.weights import load_weights
 from dora_cli.errors import ExportError, RecipeError
 from dora_cli.export.card import adapter_card
@@ -27,6 +27,7 @@ from dora_cli.models.source import BUILTIN_PREFIX, find_source
 from dora_cli.recipe.changes import keys_of
 from dora_cli.recipe.effects import Effect
 from dora_cli.recipe.overrides import parse_override
+from dora_cli.runs.records.adapter import BaseRecord
 
 _CHANGEABLE = tuple(key for key in keys_of(Effect.PLACE, Effect.SOURCE) if key.startswith("model."))
 
@@ -81,7 +82,7 @@ def saved_subject(folder: Path, overrides: Sequence[str]) -> Subject:
     Raises:
         DoraError: it is damaged, or its base model cannot be found or is another one.
     """
-    record, weights = AdapterRecord.read(folder), load_weights(folder)
+    record, weights = read_adapter_record(folder), load_weights(folder)
     base, changes = record.base, _changes(overrides)
     name = changes.get("model.name", base.name)
     revision = changes.get("model.revision", None if "model.name" in changes else base.revision)

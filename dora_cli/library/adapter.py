@@ -12,7 +12,7 @@ from torch import nn
 
 from dora_cli.assembly.build import load_base
 from dora_cli.assembly.fingerprint import fingerprint_model
-from dora_cli.assembly.origin import RECORD, AdapterRecord, BaseRecord, Origin, make, with_targets
+from dora_cli.assembly.origin import RECORD, Origin, base_record, make, read_adapter_record, with_targets
 from dora_cli.assembly.resolve import resolve
 from dora_cli.assembly.restore import SavedRun, hint_where, read_recipe
 from dora_cli.assembly.weights import Weights, load_weights
@@ -24,6 +24,7 @@ from dora_cli.methods.base import LoraFactors
 from dora_cli.models import find_projections, head_parameters
 from dora_cli.recipe import Recipe, load_recipe
 from dora_cli.recipe.schema import MethodSection
+from dora_cli.runs.records.adapter import BaseRecord
 from dora_cli.runs.run_folder import RunRecords
 
 _WHOSE = {False: "the run", True: "the adapter"}
@@ -118,12 +119,12 @@ class _Source:
             base.name,
             base.revision,
             base.dtype,
-            str(run.base_fingerprint()),
+            run.base_fingerprint(),
         )
 
     @classmethod
     def saved(cls, folder: Path) -> _Source:
-        record, weights = AdapterRecord.read(folder), load_weights(folder)
+        record, weights = read_adapter_record(folder), load_weights(folder)
         base = record.base
         return cls(folder, weights, record.method, True, base.name, base.revision, base.dtype, base.fingerprint)
 
@@ -136,7 +137,7 @@ class _Source:
 def _load(source: _Source, model: nn.Module, allow_unfrozen: bool) -> Method:
     refuse_unsuitable(model)
     weights, method = source.weights, make(source.settings)
-    base = BaseRecord.of(model, fingerprint_model(model, leave_out=frozenset(weights.head)))
+    base = base_record(model, fingerprint_model(model, leave_out=frozenset(weights.head)))
     head = _fitting_head(model, weights, whole=not source.exact)
     if base.dtype != source.dtype:
         whose = _WHOSE[source.exact]

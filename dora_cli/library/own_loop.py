@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from dora_cli.assembly.fingerprint import fingerprint_model
-from dora_cli.assembly.origin import BaseRecord, Origin, make, with_targets
+from dora_cli.assembly.origin import Origin, base_record, make, with_targets
 from dora_cli.errors import ModelError, RecipeError
 from dora_cli.library.watch import Watch
 from dora_cli.methods import Dora
@@ -83,7 +83,7 @@ def attach(
     if unknown:
         raise ModelError(f"fresh names {min(unknown)}, which is no parameter of this {type(model).__name__}")
     heads = head_parameters(model, fresh) if head else {}
-    base = BaseRecord.of(model, fingerprint_model(model, leave_out=frozenset(heads)))
+    base = base_record(model, fingerprint_model(model, leave_out=frozenset(heads)))
     model.requires_grad_(False)
     method.attach(model, {p.name: p.module for p in projections}, schedule)
     for parameter in heads.values():

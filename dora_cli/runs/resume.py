@@ -115,10 +115,6 @@ def _flat(recipe: Recipe) -> dict[str, Any]:
     return found
 
 
-def _damaged() -> CheckpointError:
-    return CheckpointError("environment.json of the run is damaged; restore it from a copy of the run")
-
-
 def check_same_inputs(environment: Mapping[str, Any], *, model: str, data: Mapping[str, str]) -> None:
     """Refuses to set a run beside others that have learned from other data, or on another base model.
 
@@ -130,11 +126,8 @@ def check_same_inputs(environment: Mapping[str, Any], *, model: str, data: Mappi
     Raises:
         CheckpointError: names what differs.
     """
-    try:
-        before = environment["model"]["fingerprint"]
-        parts = {name: part["fingerprint"] for name, part in environment["data"].items()}
-    except (KeyError, TypeError, AttributeError):
-        raise _damaged() from None
+    before = environment["model"]["fingerprint"]
+    parts = {name: part["fingerprint"] for name, part in environment["data"].items()}
     different = sorted(name for name in {*parts, *data} if parts.get(name) != data.get(name))
     if different:
         raise CheckpointError(f"its examples of {', '.join(different)} are others than today's (fingerprint)")
@@ -177,17 +170,12 @@ def check_same_ground(environment: Mapping[str, Any], now: Mapping[str, Any]) ->
         ("it computed in {before} and this is {now}", lambda e: e["precision"], "; set train.precision"),
     )
     for what, value, fix in checks:
-        try:
-            before = value(environment)
-        except (KeyError, TypeError, AttributeError):
-            raise _damaged() from None
+        before = value(environment)
         if before != value(now):
             raise CheckpointError(
                 f"the run cannot go on here: {what.format(before=shown(before), now=value(now))}{fix}"
             )
-    packages = environment.get("packages")
-    if not isinstance(packages, dict):
-        raise _damaged()
+    packages = environment["packages"]
     found = now["packages"].items()
     notes = [
         f"{name} was {shown(packages.get(name))} and is {version}"
