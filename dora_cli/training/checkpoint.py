@@ -17,7 +17,8 @@ from dora_cli.assembly.weights import Weights, weights_in
 from dora_cli.errors import CheckpointError
 from dora_cli.runs.checkpoints import ADAPTER, HEAD, OPTIMIZER, PROGRESS, RANDOM, STATE
 from dora_cli.runs.folders import read_folder, write_folder
-from dora_cli.runs.records.checkpoint import check_progress
+from dora_cli.runs.records.checkpoint import ProgressRecord, check_progress
+from dora_cli.runs.records.fields import written
 
 
 @dataclass
@@ -28,7 +29,8 @@ class Position:
         step: optimiser steps done.
         epoch: the epoch that goes on, counted from 1; one more than the last where all are done.
         groups: steps of it done.
-        train_loss: once its last step is done and its evaluation is not: its mean training loss.
+        train_loss: once its last step is done and its evaluation is not: its mean training loss, not a
+            number where every step was skipped.
     """
 
     step: int = 0
@@ -55,9 +57,8 @@ class Snapshot:
 
     def save(self, folder: Path) -> None:
         """Writes a checkpoint; raises OutputError."""
-        write_folder(
-            folder, {**self.weights.parts, OPTIMIZER: self.optimizer, RANDOM: self.random, PROGRESS: self.progress}
-        )
+        progress = written(ProgressRecord, self.progress)
+        write_folder(folder, {**self.weights.parts, OPTIMIZER: self.optimizer, RANDOM: self.random, PROGRESS: progress})
 
     @classmethod
     def load(cls, folder: Path) -> Snapshot:

@@ -40,7 +40,7 @@ from dora_cli.tasks import Task
 from dora_cli.training.checkpoint import Position, Snapshot
 from dora_cli.training.listener import EvalLog, Listener, StepLog
 from dora_cli.training.optimizer import make_optimizer, make_scheduler
-from dora_cli.training.resuming import check_fits, pruning_events
+from dora_cli.training.resuming import check_fits, position_in, pruning_events
 from dora_cli.training.selection import Selection
 from dora_cli.training.step import TrainingStep
 
@@ -410,7 +410,7 @@ class Loop:
             progress, length=self.length, schedule=self.schedule, frozen=self.method.frozen, metric=selection.primary
         )
         self.step_function.load_state_dict(snapshot.optimizer, progress["step_function"])
-        self.at = Position(**progress["at"])
+        self.at = position_in(progress, self.length)
         for key, value in progress["selection"].items():
             setattr(selection, key, value)
         outcome.epochs = list(progress["epochs"])

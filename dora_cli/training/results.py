@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dora_cli.assembly.build import AdaptedModel
+from dora_cli.evaluation.base import Finished
 from dora_cli.methods.base import Method
 from dora_cli.models import Projection
 from dora_cli.recipe import Recipe
@@ -59,36 +60,47 @@ def live_layers(projections: Sequence[Projection], method: Method) -> tuple[dict
     )
 
 
+def describe_budget(adapted: AdaptedModel, *, trainable_start: int) -> dict[str, int]:
+    """The section `budget` of metrics.json; `trainable_start`: parameters that trained at the start."""
+    schedule, method = adapted.schedule, adapted.method
+    assert schedule is not None
+    return {
+        "start_components": schedule.start_components,
+        "final_components": schedule.final_components,
+        "live_components": sum(allocation.rank for allocation in method.allocation()),
+        "trainable_parameters_start": trainable_start,
+        "trainable_parameters_final": sum(parameter.numel() for parameter in adapted.trainable),
+        "adapter_parameters_final": adapter_parameters(method),
+    }
+
+
 def build_metrics(
     recipe: Recipe,
-    adapted: AdaptedModel,
     *,
+    method: str,
     selection: Selection,
+    finished: Finished | None,
     epochs: Sequence[Mapping[str, Any]],
-    trainable_start: int,
+    budget: Mapping[str, int],
     timing: Mapping[str, float | int | None],
 ) -> dict[str, Any]:
-    """The content of metrics.json."""
-    schedule = adapted.schedule
-    assert schedule is not None and selection.epoch is not None
-    method = adapted.method
+    """The content of metrics.json.
+
+    Args:
+        method: its name.
+        finished: what the selected weights came to at the end; None where their epoch's evaluation says all.
+    """
+    assert selection.epoch is not None
     return metrics_record(
         task=recipe.task,
         model=recipe.model.name,
-        method=method.name,
+        method=method,
         seed=recipe.train.seed,
-        metrics=selection.metrics,
+        metrics=selection.metrics if finished is None else finished.metrics,
         last=epochs[-1]["metrics"],
         best_epoch=selection.epoch,
         selection=selection.rule,
         epochs=epochs,
-        budget={
-            "start_components": schedule.start_components,
-            "final_components": schedule.final_components,
-            "live_components": sum(allocation.rank for allocation in method.allocation()),
-            "trainable_parameters_start": trainable_start,
-            "trainable_parameters_final": sum(parameter.numel() for parameter in adapted.trainable),
-            "adapter_parameters_final": adapter_parameters(method),
-        },
+        budget=budget,
         timing=timing,
     )

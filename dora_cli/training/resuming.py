@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ from dora_cli.runs.checkpoints import checkpoints_of, step_of
 from dora_cli.runs.folders import recover
 from dora_cli.runs.records.checkpoint import ProgressRecord
 from dora_cli.runs.run_folder import RunRecords
-from dora_cli.training.checkpoint import Snapshot
+from dora_cli.training.checkpoint import Position, Snapshot
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,17 @@ def _nothing_saved(records: RunRecords, skipped: Sequence[str] = ()) -> Checkpoi
         f"{records.folder} has no checkpoint that a run can go on from; start it again with --overwrite or another "
         f"--output{reasons}"
     )
+
+
+def position_in(progress: Mapping[str, Any], length: RunLength) -> Position:
+    """Where the run was, from progress.json that `check_fits` has let through.
+
+    JSON has no NaN: at the end of an epoch the loss is null where every step of it was skipped.
+    """
+    at = Position(**progress["at"])
+    if at.train_loss is None and at.epoch <= length.epochs and at.groups == length.steps_in(at.epoch):
+        at.train_loss = math.nan
+    return at
 
 
 def pruning_events(history: Sequence[Mapping[str, Any]], schedule: Schedule) -> list[Mapping[str, Any]]:
@@ -90,7 +102,7 @@ def check_fits(
         ("at.epoch", at.epoch <= length.epochs + 1),
         ("at.groups", at.groups <= within),
         ("at.step", at.step == (steps[-1] if steps else 0) + at.groups),
-        ("at.train_loss", (at.train_loss is not None) == (0 < at.groups == within)),
+        ("at.train_loss", at.train_loss is None or 0 < at.groups == within),  # None: also that of steps all skipped
         ("step_function.scheduler", record.step_function.scheduler == at.step),
         ("step_function.first_bad", record.step_function.first_bad <= at.step),
         ("epochs", [(entry.epoch, entry.step) for entry in record.epochs] == list(enumerate(steps, start=1))),

@@ -28,7 +28,7 @@ from dora_cli.assembly.rehearsal import rehearse
 from dora_cli.assembly.resolve import resolve
 from dora_cli.assembly.weights import load_weights
 from dora_cli.assembly.work import decide_threads
-from dora_cli.atomic import write_json, write_jsonl, write_text
+from dora_cli.atomic import write_jsonl, write_text
 from dora_cli.collector import no_collection
 from dora_cli.data import EncodedPairs, EncodedSplit, encode, encode_pairs
 from dora_cli.errors import CheckpointError, LibraryError, OutputError, TrackerError
@@ -59,12 +59,11 @@ from dora_cli.runs.place import (
     take_output,
     try_saving,
 )
-from dora_cli.runs.reading import read_json
 from dora_cli.runs.resume import check_log, check_no_links, check_resumable, check_same_ground, recipe_hash
 from dora_cli.runs.run_folder import RunRecords
 from dora_cli.training.listener import Listener, Listeners, RunStart, SilentListener
 from dora_cli.training.loop import Loop, log_length
-from dora_cli.training.results import build_metrics, build_ranks, live_layers
+from dora_cli.training.results import build_metrics, build_ranks, describe_budget, live_layers
 from dora_cli.training.resuming import Found, newest_checkpoint
 from dora_cli.training.trackers import Trackers, check_trackers, start_trackers
 from dora_cli.wording import plural
@@ -200,7 +199,7 @@ def _train(call: _Call, signals: StopSignals, stack: contextlib.ExitStack) -> Ru
     if found is None:
         threads = decide_threads(recipe, base.model, most).count
     else:
-        threads = recorded_threads(read_json(records.environment), records.environment)
+        threads = recorded_threads(records.read_environment())
         if note := note_on_cores(threads, most):
             listener.note(note)
     set_threads(threads)
@@ -235,7 +234,7 @@ def _train(call: _Call, signals: StopSignals, stack: contextlib.ExitStack) -> Ru
         },
     )
     if found is not None:
-        for difference in check_same_ground(read_json(records.environment), environment):
+        for difference in check_same_ground(records.read_environment(), environment):
             listener.note(f"digits may differ from a run without the interruption: {difference}")
         found.snapshot.weights.restore(adapted)  # before the optimiser is made, since ranks may have shrunk
     encoded: EncodedSplit | EncodedPairs
@@ -335,21 +334,15 @@ def _train(call: _Call, signals: StopSignals, stack: contextlib.ExitStack) -> Ru
     peak_memory = peak_memory_bytes(accelerator.device)
     ranks = build_ranks(recipe, adapted.projections, adapted.method, adapted.schedule.phases, outcome.history)
     seconds = max(outcome.training.seconds, 1e-9)
-    metrics = build_metrics(
-        recipe,
-        adapted,
-        selection=outcome.selection,
-        epochs=outcome.epochs,
-        trainable_start=trainable,
-        timing={
-            "train_seconds": outcome.training.seconds,
-            "evaluation_seconds": outcome.evaluation.seconds,
-            "saving_seconds": outcome.saving.seconds,
-            "samples_per_second": outcome.examples / seconds,
-            "steps_per_second": length.total_steps / seconds,
-            "peak_memory_bytes": peak_memory,
-        },
-    )
+    budget = describe_budget(adapted, trainable_start=trainable)
+    timing = {
+        "train_seconds": outcome.training.seconds,
+        "evaluation_seconds": outcome.evaluation.seconds,
+        "saving_seconds": outcome.saving.seconds,
+        "samples_per_second": outcome.examples / seconds,
+        "steps_per_second": length.total_steps / seconds,
+        "peak_memory_bytes": peak_memory,
+    }
     finished: Finished | None = None
     if evaluator.generates:
         began = time.perf_counter()
@@ -364,8 +357,16 @@ def _train(call: _Call, signals: StopSignals, stack: contextlib.ExitStack) -> Ru
         finished = evaluator.finish(adapted.model, adapted.method)
         for note in finished.notes:
             listener.note(note)
-        metrics["metrics"] = finished.metrics
-        metrics["timing"]["decoding_seconds"] = time.perf_counter() - began
+        timing["decoding_seconds"] = time.perf_counter() - began
+    metrics = build_metrics(
+        recipe,
+        method=adapted.method.name,
+        selection=outcome.selection,
+        finished=finished,
+        epochs=outcome.epochs,
+        budget=budget,
+        timing=timing,
+    )
 
     def write_records() -> None:
         check_there(records, lock)
@@ -376,8 +377,8 @@ def _train(call: _Call, signals: StopSignals, stack: contextlib.ExitStack) -> Ru
             )
         if finished is not None:
             write_jsonl(records.predictions, finished.outputs or ())
-        write_json(records.ranks, ranks)
-        write_json(records.metrics, metrics)  # last: its presence says that the run is finished
+        records.write_ranks(ranks)
+        records.write_metrics(metrics)  # last: its presence says that the run is finished
 
     on_main(accelerator, write_records)
     accelerator.wait_for_everyone()  # a process that ends while others still talk to it takes them down
@@ -415,7 +416,7 @@ def _begin(
     records = RunRecords(call.output)
     try:
         write_text(records.recipe, dump_recipe(anchored(recipe)))
-        write_json(records.environment, environment)
+        records.write_environment(environment)
     except OutputError:  # no run has begun: nothing is left that would have to be overwritten
         records.environment.unlink(missing_ok=True)
         records.recipe.unlink(missing_ok=True)
