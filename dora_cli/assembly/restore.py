@@ -13,7 +13,7 @@ import torch
 from dora_cli.assembly.build import AdaptedModel, adapt, load_base, make_method, note_on_code
 from dora_cli.assembly.data import load_split
 from dora_cli.assembly.evaluator import evaluated_splits, make_evaluator
-from dora_cli.assembly.notes import notes_before_evaluation
+from dora_cli.assembly.notes import Note, notes_before_evaluation, unheard
 from dora_cli.assembly.resolve import resolve
 from dora_cli.assembly.weights import Weights, load_weights
 from dora_cli.assembly.work import decide_threads
@@ -22,11 +22,10 @@ from dora_cli.data import Examples
 from dora_cli.errors import CheckpointError, DataError, ModelError, RecipeError
 from dora_cli.evaluation.base import Progress, silent
 from dora_cli.files import at_home
-from dora_cli.machine.devices import make_accelerator, resolve_device, resolve_precision
 from dora_cli.machine.environment import installed_version
+from dora_cli.machine.ground import Ground, take_ground
 from dora_cli.machine.memory import memory_advice
-from dora_cli.machine.seeds import set_deterministic
-from dora_cli.machine.threads import most_threads, own_threads, recorded_threads, set_threads
+from dora_cli.machine.threads import own_threads, recorded_threads, set_threads
 from dora_cli.printable import shown
 from dora_cli.recipe import Recipe, load_recipe
 from dora_cli.recipe.changes import keys_of
@@ -39,20 +38,13 @@ from dora_cli.tasks import Task
 from dora_cli.wording import plural
 
 if TYPE_CHECKING:
-    from accelerate import Accelerator
+    pass
 
 CODE = "model.trust_remote_code"
 THREADS = "train.threads"
 
-Note = Callable[[str], None]
-"""Told what a reader should know, a line at a time."""
-
 CHANGEABLE = keys_of(Effect.PLACE, Effect.SOURCE, Effect.MACHINE, Effect.EVALUATION, Effect.BATCHING)
 """Recipe keys that a finished run may be given anew: where data and base model are, how it decodes, and the machine."""
-
-
-def unheard(message: str) -> None:
-    """Notes that nobody reads."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +110,7 @@ class Restored:
 
     Attributes:
         examples: of the splits that were asked for.
-        precision: in which this call computes.
+        ground: where this call computes.
     """
 
     run: SavedRun
@@ -127,8 +119,7 @@ class Restored:
     weights: Weights
     adapted: AdaptedModel
     examples: Mapping[str, Examples]
-    accelerator: Accelerator
-    precision: str
+    ground: Ground
     environment: Mapping[str, Any]
 
 
@@ -156,20 +147,19 @@ def restore(
     weights = run.read_weights()
     names = splits(recipe, task)
     environment = RunRecords(run.folder).read_environment()
-    device = resolve_device(recipe.train.device)
-    precision = resolve_precision(recipe.train.precision, device, recipe.model.dtype)
-    set_deterministic(recipe.train.deterministic)
-    threads, most = recorded_threads(environment), most_threads()
-    accelerator = make_accelerator(device, precision)
+    threads = recorded_threads(environment)
+    ground = take_ground(recipe)
     with hint_where(run, recipe):
         examples = {name: load_split(recipe, task, name, training=False) for name in names}
         if of_code := note_on_code(recipe):
             note(of_code)
         with memory_advice(recipe, "load"):
             base = load_base(recipe, task)
-    set_threads(decide_threads(recipe, base.model, most).count if THREADS in _keys(overrides) else threads)
+    if THREADS in _keys(overrides):
+        threads = decide_threads(recipe, base.model, ground.most_threads).count
+    set_threads(threads)
     with memory_advice(recipe, "load"):
-        adapted = adapt(recipe, task, base, make_method(recipe), accelerator.device, total_steps=None)
+        adapted = adapt(recipe, task, base, make_method(recipe), ground.device, total_steps=None)
     expected = environment["model"]["fingerprint"]
     if expected != adapted.fingerprint:
         raise CheckpointError(
@@ -178,7 +168,7 @@ def restore(
             "model.revision=... at that one"
         )
     weights.restore(adapted)
-    return Restored(run, recipe, task, weights, adapted, examples, accelerator, precision, environment)
+    return Restored(run, recipe, task, weights, adapted, examples, ground, environment)
 
 
 @own_threads()
@@ -219,7 +209,7 @@ def evaluate_saved(
         model=adapted.model,
         tokenizer=adapted.tokenizer,
         layout=adapted.layout,
-        accelerator=restored.accelerator,
+        accelerator=restored.ground.accelerator,
         progress=progress,
         split=split,
     )
@@ -284,8 +274,8 @@ def _differences(restored: Restored) -> tuple[list[str], list[str]]:
     if recipe.decode != trained.decode:
         data.append("outputs are decoded with other settings than the run's")
     machine = []
-    if restored.precision != environment["precision"]:
-        machine.append(f"it is in {restored.precision}, the run's in {shown(environment.get('precision'))}")
+    if restored.ground.precision != environment["precision"]:
+        machine.append(f"it is in {restored.ground.precision}, the run's in {shown(environment.get('precision'))}")
     if torch.get_num_threads() != (then := recorded_threads(environment)):
         machine.append(f"it computes with {plural(torch.get_num_threads(), 'thread')}, the run with {then}")
     packages = environment["packages"]

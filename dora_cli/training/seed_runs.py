@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dora_cli.assembly.build import base_fingerprint, load_base, note_on_code
-from dora_cli.assembly.data import load_split
-from dora_cli.assembly.evaluator import evaluated_splits
+from dora_cli.assembly.data import load_data
 from dora_cli.assembly.resolve import resolve
 from dora_cli.errors import CheckpointError, OutputError
 from dora_cli.machine.memory import memory_advice
@@ -114,8 +113,7 @@ def _check_inputs(parent: RunRecords, recipe: Recipe, task: Task, listener: List
         return
     if is_main() and (note := note_on_code(recipe)):
         listener.note(note)
-    splits = {"train": True} | dict.fromkeys(evaluated_splits(recipe, task), False)
-    data = {name: load_split(recipe, task, name, training=training).fingerprint() for name, training in splits.items()}
+    data = {name: part.fingerprint() for name, part in load_data(recipe, task).by_split.items()}
     with memory_advice(recipe, "load"):
         base = load_base(recipe, task)
     model = base_fingerprint(base)

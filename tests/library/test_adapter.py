@@ -177,7 +177,7 @@ def test_a_half_precision_model_computes_without_autocast(tiny_model: Path, tmp_
     load_adapter(tmp_path / "run", model)
     found = logits(model)
     restored = restore(tmp_path / "run", [], lambda recipe, task: ())
-    with restored.accelerator.autocast():
+    with restored.ground.accelerator.autocast():
         expected = logits(restored.adapted.model)
     torch.testing.assert_close(found, expected, atol=2e-2, rtol=2e-2)
     with pytest.raises(

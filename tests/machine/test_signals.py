@@ -19,9 +19,9 @@ from dora_cli.errors import DoraError, StoppedError
 from dora_cli.machine.signals import StopSignals
 from dora_cli.runs.checkpoints import checkpoints_of
 from dora_cli.runs.run_folder import RunRecords
+from dora_cli.training.checkpoint import newest_checkpoint
 from dora_cli.training.listener import SilentListener
 from dora_cli.training.loop import Loop
-from dora_cli.training.resuming import newest_checkpoint
 from tests.training.conftest import MakeRecipe
 from tests.training.killing import Attempt, Straight, Strike, Warm
 from tests.training.test_generation import models, recipe_of, tokenizer  # noqa: F401 - fixtures

@@ -27,8 +27,8 @@ from dora_cli.machine.memory import memory_advice
 from dora_cli.recipe import Recipe, dump_recipe
 from dora_cli.runs.checkpoints import checkpoints_of
 from dora_cli.runs.run_folder import RunRecords
+from dora_cli.training.checkpoint import newest_checkpoint
 from dora_cli.training.listener import EvalLog, SilentListener
-from dora_cli.training.resuming import newest_checkpoint
 from tests.commands.conftest import ROOT, contents, dora
 from tests.runs.test_resume import SAVES, Cut, PowerCutError, assert_equal_runs, cut, straight
 from tests.training.conftest import MakeRecipe
@@ -303,7 +303,7 @@ def test_a_place_that_takes_no_checkpoint(
     with monkeypatch.context() as patch:
         patch.setattr(Path, "rename", refused)
         if how != "new":
-            patch.setattr("dora_cli.training.run.load_split", Mock(side_effect=AssertionError("loaded")))
+            patch.setattr("dora_cli.training.run.load_data", Mock(side_effect=AssertionError("loaded")))
         with pytest.raises(
             OutputError,
             match=r"cannot hold a save of the run: Operation not permitted in .*; free "
