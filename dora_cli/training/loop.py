@@ -129,6 +129,8 @@ class Loop:
     ) -> None:
         assert adapted.schedule is not None
         self.recipe, self.adapted = recipe, adapted
+        # in every checkpoint: written down once
+        self._recipe_records = {"recipe": dump_recipe(recipe), "recipe_sha256": recipe_hash(recipe)}
         self.train, self.evaluator, self.length = train, evaluator, length
         self.accelerator, self.listener, self.records, self.lock, self.log = accelerator, listener, records, lock, log
         self.signals, self.how_to_resume = signals, how_to_resume
@@ -393,8 +395,7 @@ class Loop:
             "examples": outcome.examples,
             "last_log": self._last_log,
             "log_length": self.log.length() if self.log is not None else None,
-            "recipe": dump_recipe(self.recipe),
-            "recipe_sha256": recipe_hash(self.recipe),
+            **self._recipe_records,
             "versions": versions(),
         }
         states = {f"{rank}.{name}": tensor for rank, state in enumerate(random) for name, tensor in state.items()}
