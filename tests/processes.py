@@ -87,6 +87,12 @@ def end_of(process: BaseProcess) -> int:
         process.kill()
 
 
+def send(process: BaseProcess, number: int) -> None:
+    """Sends a signal."""
+    assert process.pid is not None
+    os.kill(process.pid, number)
+
+
 class _Stream:
     """A file descriptor that is handed to a process as it starts."""
 

@@ -560,7 +560,7 @@ def hold() -> Iterator[Callable[[Path], subprocess.Popen[str]]]:
 
 def test_a_second_run_is_refused_until_the_first_is_dead(
     make_recipe: MakeRecipe,
-    runs: Runs,  # noqa: F811
+    runs: Runs,
     tmp_path: Path,
     hold: Callable[[Path], subprocess.Popen[str]],
 ) -> None:
