@@ -71,6 +71,8 @@ class Loop:
         self.recipe, self.length, self.schedule = prepared.recipe, prepared.length, prepared.schedule
         self.adapted, self.method, self.evaluator = prepared.adapted, prepared.adapted.method, prepared.evaluator
         self.accelerator = prepared.ground.accelerator
+        # in every checkpoint: written down once
+        self._recipe_records = {"recipe": dump_recipe(self.recipe), "recipe_sha256": recipe_hash(self.recipe)}
         self.step_function = make_step(prepared)
         metric = selecting_metric(self.recipe, prepared.task)
         self.outcome = Outcome(Selection(self.recipe.eval.select, metric, prepared.task.lower_is_better(metric)))
@@ -275,8 +277,7 @@ class Loop:
             **self.outcome.state(),
             "last_log": self._last_log,
             "log_length": self.place.log_length(),
-            "recipe": dump_recipe(self.recipe),
-            "recipe_sha256": recipe_hash(self.recipe),
+            **self._recipe_records,
             "versions": versions(),
         }
         states = {f"{rank}.{name}": tensor for rank, state in enumerate(random) for name, tensor in state.items()}
