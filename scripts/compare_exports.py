@@ -23,8 +23,9 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelF
 
 from dora_cli.assembly.restore import Restored, restore
 from dora_cli.data import encode, encode_pairs
+from dora_cli.data.pairs import IGNORED
 from dora_cli.export.saved import export_saved
-from dora_cli.tasks import IGNORED, GenerationTask
+from dora_cli.tasks import GenerationTask
 
 
 def loader(restored: Restored) -> Callable[..., Any]:

@@ -36,7 +36,7 @@ def load_split(recipe: Recipe, task: Task, split: str, *, training: bool) -> Exa
     """Examples of one split from the recipe's source, cut to the recipe's limit."""
     data = recipe.data
     return load_examples(
-        task,
+        task.fields,
         data.source,
         split,
         path=data.path,

@@ -37,7 +37,7 @@ def notes_before_training(
     ):
         yield note
     yield from text_notes("split train", training)
-    yield from label_notes("split train", task, training, training=True)
+    yield from label_notes("split train", task.fields.labels, training, training=True)
     yield from notes_before_evaluation(recipe, task, evaluated)
 
 
@@ -56,7 +56,8 @@ def notes_before_evaluation(recipe: Recipe, task: Task, evaluated: Mapping[str, 
         ):
             yield note
         yield from text_notes(place, examples)
-        yield from label_notes(place, task, examples, training=False)
+        zero = () if isinstance(task, GenerationTask) else task.correlations
+        yield from label_notes(place, task.fields.labels, examples, training=False, zero=zero)
     if note := note_on_java(task):
         yield note
 

@@ -28,8 +28,11 @@ from dora_cli.machine.memory import memory_advice
 from dora_cli.machine.threads import own_threads, recorded_threads, set_threads
 from dora_cli.printable import shown
 from dora_cli.recipe import Recipe, load_recipe
+from dora_cli.recipe.changes import keys_of
+from dora_cli.recipe.effects import Effect
 from dora_cli.runs.folders import MANIFEST
-from dora_cli.runs.reading import read_json
+from dora_cli.runs.records.evaluation import EvaluationRecord
+from dora_cli.runs.records.fields import written
 from dora_cli.runs.run_folder import RunRecords
 from dora_cli.tasks import Task
 from dora_cli.wording import plural
@@ -40,28 +43,7 @@ if TYPE_CHECKING:
 CODE = "model.trust_remote_code"
 THREADS = "train.threads"
 
-CHANGEABLE = (
-    "data.source",
-    "data.path",
-    "data.columns",
-    "data.labels",
-    "data.max_eval_samples",
-    "data.max_length",
-    "decode.batch_size",
-    "decode.beams",
-    "decode.length_penalty",
-    "decode.max_new_tokens",
-    "decode.no_repeat_ngram",
-    "decode.split",
-    "eval.batch_size",
-    "model.name",
-    "model.revision",
-    CODE,
-    "train.device",
-    "train.precision",
-    THREADS,
-    "train.deterministic",
-)
+CHANGEABLE = keys_of(Effect.PLACE, Effect.SOURCE, Effect.MACHINE, Effect.EVALUATION, Effect.BATCHING)
 """Recipe keys that a finished run may be given anew: where data and base model are, how it decodes, and the machine."""
 
 
@@ -106,10 +88,9 @@ class SavedRun:
             )
         return load_weights(self.weights)
 
-    def base_fingerprint(self) -> str | None:
+    def base_fingerprint(self) -> str:
         """What `fingerprint_model` said of the base model of the run; raises CheckpointError."""
-        environment = RunRecords(self.folder).environment
-        return _section(read_json(environment), "model", environment).get("fingerprint")
+        return str(RunRecords(self.folder).read_environment()["model"]["fingerprint"])
 
     def read_recipe(self) -> Recipe:
         """The recipe of the run as it trained; raises CheckpointError if the file is no recipe."""
@@ -165,8 +146,8 @@ def restore(
     recipe, task = resolve(read_recipe(run, overrides))
     weights = run.read_weights()
     names = splits(recipe, task)
-    environment = read_json(RunRecords(run.folder).environment)
-    threads = recorded_threads(environment, RunRecords(run.folder).environment)
+    environment = RunRecords(run.folder).read_environment()
+    threads = recorded_threads(environment)
     ground = take_ground(recipe)
     with hint_where(run, recipe):
         examples = {name: load_split(recipe, task, name, training=False) for name in names}
@@ -179,7 +160,7 @@ def restore(
     set_threads(threads)
     with memory_advice(recipe, "load"):
         adapted = adapt(recipe, task, base, make_method(recipe), ground.device, total_steps=None)
-    expected = _section(environment, "model", RunRecords(run.folder).environment).get("fingerprint")
+    expected = environment["model"]["fingerprint"]
     if expected != adapted.fingerprint:
         raise CheckpointError(
             f"the base model {recipe.model.name} is not the one this run was trained on (fingerprint "
@@ -243,8 +224,8 @@ def evaluate_saved(
         "model": recipe.model.name,
         "method": adapted.method.name,
         "checkpoint": str(restored.run.weights),
-        "step": weights.state.get("step"),
-        "epoch": weights.state.get("epoch"),
+        "step": weights.state["step"],
+        "epoch": weights.state["epoch"],
         "splits": {name: len(part) for name, part in restored.examples.items()},
         "metrics": finished.metrics,
     }
@@ -256,20 +237,19 @@ def evaluate_saved(
             # of finished weights the run may know more than of an epoch's, and an epoch more than is asked for here
             known = recorded_metrics(restored)
             recorded = {name: known[name] for name in finished.metrics if name in known}
-            if not recorded:  # a checkpoint within an epoch
-                return result
-            result["recorded"] = recorded
-            result["identical"] = all(finished.metrics[name] == value for name, value in recorded.items())
-            for difference in other_machine if not result["identical"] else ():
-                note(f"digits may differ from the run's own evaluation: {difference}")
-    return result
+            if recorded:  # else a checkpoint within an epoch
+                result["recorded"] = recorded
+                result["identical"] = all(finished.metrics[name] == value for name, value in recorded.items())
+                for difference in other_machine if not result["identical"] else ():
+                    note(f"digits may differ from the run's own evaluation: {difference}")
+    return written(EvaluationRecord, result)
 
 
 def recorded_metrics(restored: Restored) -> Mapping[str, Any]:
     """What the run wrote down of the weights that were restored."""
     records = RunRecords(restored.run.folder)
     if restored.run.weights == records.adapter and records.metrics.is_file():
-        return _section(records.read_metrics(), "metrics", records.metrics)
+        return dict(records.read_metrics()["metrics"])
     return restored.weights.state.get("metrics") or {}
 
 
@@ -279,12 +259,11 @@ def _differences(restored: Restored) -> tuple[list[str], list[str]]:
     """
     recipe, environment = restored.recipe, restored.environment
     trained, _ = resolve(restored.run.read_recipe())
-    place = RunRecords(restored.run.folder).environment
-    recorded = _section(environment, "data", place)
+    recorded = environment["data"]
     data = [
         f"the examples of {name} are others than those of the run (fingerprint)"
         for name, part in restored.examples.items()
-        if _fingerprint(recorded.get(name)) != part.fingerprint()
+        if recorded.get(name, {}).get("fingerprint") != part.fingerprint()
     ]
     for key, now, then in (
         ("data.max_length", recipe.data.max_length, trained.data.max_length),
@@ -295,19 +274,15 @@ def _differences(restored: Restored) -> tuple[list[str], list[str]]:
     if recipe.decode != trained.decode:
         data.append("outputs are decoded with other settings than the run's")
     machine = []
-    if restored.ground.precision != environment.get("precision"):
+    if restored.ground.precision != environment["precision"]:
         machine.append(f"it is in {restored.ground.precision}, the run's in {shown(environment.get('precision'))}")
-    if torch.get_num_threads() != (then := recorded_threads(environment, place)):
+    if torch.get_num_threads() != (then := recorded_threads(environment)):
         machine.append(f"it computes with {plural(torch.get_num_threads(), 'thread')}, the run with {then}")
-    packages = _section(environment, "packages", place)
+    packages = environment["packages"]
     for name in ("torch", "transformers"):
         if installed_version(name) != packages.get(name):
             machine.append(f"{name} is {installed_version(name)} here and was {shown(packages.get(name))}")
     return data, machine
-
-
-def _fingerprint(part: Any) -> Any:
-    return part.get("fingerprint") if isinstance(part, Mapping) else None
 
 
 @contextmanager
@@ -355,13 +330,3 @@ def read_recipe(run: SavedRun, overrides: Sequence[str]) -> Recipe:
 
 def _keys(overrides: Sequence[str]) -> list[str]:
     return [override.partition("=")[0].strip() for override in overrides]
-
-
-def _section(record: Any, key: str, path: Path) -> Mapping[str, Any]:
-    """A part of the record that was read from `path`; raises CheckpointError if there is none."""
-    section = record.get(key) if isinstance(record, dict) else None
-    if not isinstance(section, dict):
-        raise CheckpointError(
-            f"{path} is damaged: it lacks its section {key!r}; restore the file from a copy of the run, or train again"
-        )
-    return section

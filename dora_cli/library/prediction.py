@@ -140,7 +140,7 @@ def _predict(
         names = () if file is not None else _splits(recipe, task, split)
         check(recipe, task, names)
         if file is not None:
-            own[str(file)] = read_file(task, file, recipe.data.columns)
+            own[str(file)] = read_file(task.fields, file, recipe.data.columns)
         return names
 
     restored = restore(checkpoint, overrides, splits, listener.note)

@@ -26,6 +26,7 @@ from dora_cli.methods.attached import attached, origin_of
 from dora_cli.methods.dora import AdaptedProjection
 from dora_cli.methods.linear import swap_modules
 from dora_cli.models.family import auto_class_of
+from dora_cli.runs.checkpoints import ADAPTER, HEAD, STATE
 from dora_cli.runs.folders import MANIFEST, Part, recover, write_folder
 
 
@@ -147,4 +148,4 @@ def _check_place(folder: Path, place: Path, *, overwrite: bool) -> None:
         )
 
 
-_FILES = (*Weights({}, {}, {}).parts, RECORD, peft.WEIGHTS, peft.CONFIG)
+_FILES = (ADAPTER, HEAD, STATE, RECORD, peft.WEIGHTS, peft.CONFIG)

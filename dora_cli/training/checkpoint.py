@@ -7,6 +7,7 @@ from.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,7 @@ from dora_cli.methods.base import Schedule
 from dora_cli.runs.checkpoints import ADAPTER, HEAD, OPTIMIZER, PROGRESS, RANDOM, STATE, checkpoints_of, step_of
 from dora_cli.runs.folders import read_folder, recover, write_folder
 from dora_cli.runs.records.checkpoint import ProgressRecord, check_progress
+from dora_cli.runs.records.fields import written
 from dora_cli.runs.run_folder import RunRecords
 
 
@@ -32,7 +34,8 @@ class Position:
         step: optimiser steps done.
         epoch: the epoch that goes on, counted from 1; one more than the last where all are done.
         groups: steps of it done.
-        train_loss: once its last step is done and its evaluation is not: its mean training loss.
+        train_loss: once its last step is done and its evaluation is not: its mean training loss, not a
+            number where every step was skipped.
     """
 
     step: int = 0
@@ -59,9 +62,8 @@ class Snapshot:
 
     def save(self, folder: Path) -> None:
         """Writes a checkpoint; raises OutputError."""
-        write_folder(
-            folder, {**self.weights.parts, OPTIMIZER: self.optimizer, RANDOM: self.random, PROGRESS: self.progress}
-        )
+        progress = written(ProgressRecord, self.progress)
+        write_folder(folder, {**self.weights.parts, OPTIMIZER: self.optimizer, RANDOM: self.random, PROGRESS: progress})
 
     @classmethod
     def load(cls, folder: Path) -> Snapshot:
@@ -126,6 +128,17 @@ def _nothing_saved(records: RunRecords, skipped: Sequence[str] = ()) -> Checkpoi
     )
 
 
+def position_in(progress: Mapping[str, Any], length: RunLength) -> Position:
+    """Where the run was, from progress.json that `check_fits` has let through.
+
+    JSON has no NaN: at the end of an epoch the loss is null where every step of it was skipped.
+    """
+    at = Position(**progress["at"])
+    if at.train_loss is None and at.epoch <= length.epochs and at.groups == length.steps_in(at.epoch):
+        at.train_loss = math.nan
+    return at
+
+
 def pruning_events(history: Sequence[Mapping[str, Any]], schedule: Schedule) -> list[Mapping[str, Any]]:
     """`history` without the events of older runs at which nothing is pruned: to the schedule these are none."""
     return [
@@ -164,7 +177,7 @@ def check_fits(
         ("at.epoch", at.epoch <= length.epochs + 1),
         ("at.groups", at.groups <= within),
         ("at.step", at.step == (steps[-1] if steps else 0) + at.groups),
-        ("at.train_loss", (at.train_loss is not None) == (0 < at.groups == within)),
+        ("at.train_loss", at.train_loss is None or 0 < at.groups == within),  # None: also that of steps all skipped
         ("step_function.scheduler", record.step_function.scheduler == at.step),
         ("step_function.first_bad", record.step_function.first_bad <= at.step),
         ("epochs", [(entry.epoch, entry.step) for entry in record.epochs] == list(enumerate(steps, start=1))),

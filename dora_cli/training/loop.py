@@ -30,7 +30,7 @@ from dora_cli.recipe import dump_recipe
 from dora_cli.runs.open_run import OpenRun
 from dora_cli.runs.resume import recipe_hash
 from dora_cli.runs.saving import SavePolicy
-from dora_cli.training.checkpoint import Position, Snapshot, check_fits, pruning_events
+from dora_cli.training.checkpoint import Position, Snapshot, check_fits, position_in, pruning_events
 from dora_cli.training.listener import EvalLog, Listener, StepLog
 from dora_cli.training.optimizer import make_optimizer, make_scheduler
 from dora_cli.training.results import Outcome, log_line
@@ -71,6 +71,8 @@ class Loop:
         self.recipe, self.length, self.schedule = prepared.recipe, prepared.length, prepared.schedule
         self.adapted, self.method, self.evaluator = prepared.adapted, prepared.adapted.method, prepared.evaluator
         self.accelerator = prepared.ground.accelerator
+        # in every checkpoint: written down once
+        self._recipe_records = {"recipe": dump_recipe(self.recipe), "recipe_sha256": recipe_hash(self.recipe)}
         self.step_function = make_step(prepared)
         metric = selecting_metric(self.recipe, prepared.task)
         self.outcome = Outcome(Selection(self.recipe.eval.select, metric, prepared.task.lower_is_better(metric)))
@@ -275,8 +277,7 @@ class Loop:
             **self.outcome.state(),
             "last_log": self._last_log,
             "log_length": self.place.log_length(),
-            "recipe": dump_recipe(self.recipe),
-            "recipe_sha256": recipe_hash(self.recipe),
+            **self._recipe_records,
             "versions": versions(),
         }
         states = {f"{rank}.{name}": tensor for rank, state in enumerate(random) for name, tensor in state.items()}
@@ -288,7 +289,7 @@ class Loop:
         metric = outcome.selection.primary
         check_fits(progress, length=self.length, schedule=self.schedule, frozen=self.method.frozen, metric=metric)
         self.step_function.load_state_dict(snapshot.optimizer, progress["step_function"])
-        self.at = Position(**progress["at"])
+        self.at = position_in(progress, self.length)
         outcome.load_state({**progress, "history": pruning_events(progress["history"], self.schedule)})
         step, examples, seconds = progress["last_log"]
         self._last_log = LastLog(int(step), int(examples), float(seconds))

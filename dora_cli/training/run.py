@@ -18,7 +18,7 @@ from dora_cli.assembly.notes import notes_before_training
 from dora_cli.assembly.prepare import Prepared, prepare, prepare_model
 from dora_cli.assembly.resolve import resolve
 from dora_cli.assembly.weights import load_weights
-from dora_cli.atomic import write_json, write_jsonl, write_text
+from dora_cli.atomic import write_jsonl, write_text
 from dora_cli.errors import CheckpointError, LibraryError, OutputError, TrackerError
 from dora_cli.evaluation.base import Evaluator, Finished
 from dora_cli.machine.capture import check_capture
@@ -34,7 +34,6 @@ from dora_cli.runs.checkpoints import checkpoints_of
 from dora_cli.runs.folders import MANIFEST
 from dora_cli.runs.open_run import OpenRun
 from dora_cli.runs.place import check_output, clear_leftovers, remove_run, take_output, try_saving
-from dora_cli.runs.reading import read_json
 from dora_cli.runs.resume import check_log, check_no_links, check_resumable, check_same_ground, recipe_hash
 from dora_cli.runs.run_folder import RunRecords
 from dora_cli.tasks import Task
@@ -225,7 +224,7 @@ def _begin(call: _Call, recipe: Recipe, environment: Mapping[str, Any], place: O
     records = place.records
     try:
         write_text(records.recipe, dump_recipe(anchored(recipe)))
-        write_json(records.environment, environment)
+        records.write_environment(environment)
     except OutputError:  # no run has begun: nothing is left that would have to be overwritten
         records.environment.unlink(missing_ok=True)
         records.recipe.unlink(missing_ok=True)
@@ -250,19 +249,19 @@ def _prepare(
     length = RunLength.of(recipe, len(data.training), ground.processes)
     for odd in notes_before_training(recipe, task, data.training, data.evaluated):
         listener.note(odd)
-    kept = place.records.environment if found is not None else None
+    kept = place.records.read_environment() if found is not None else None
     adapted, captured = prepare_model(
         recipe,
         task,
         call.new_method,
         ground,
         length,
-        threads=recorded_threads(read_json(kept), kept) if kept is not None else None,
+        threads=recorded_threads(kept) if kept is not None else None,
         note=listener.note,
     )
     environment = _environment(adapted, data, ground)
     if found is not None and kept is not None:
-        for difference in check_same_ground(read_json(kept), environment):
+        for difference in check_same_ground(kept, environment):
             listener.note(f"digits may differ from a run without the interruption: {difference}")
         found.snapshot.weights.restore(adapted)  # before the optimiser is made, since ranks may have shrunk
 
@@ -359,5 +358,5 @@ def _write_records(
         )
     if finished is not None:
         write_jsonl(records.predictions, finished.outputs or ())
-    write_json(records.ranks, ranks)
-    write_json(records.metrics, metrics)  # last: its presence says that the run is finished
+    records.write_ranks(ranks)
+    records.write_metrics(metrics)  # last: its presence says that the run is finished

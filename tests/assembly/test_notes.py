@@ -133,7 +133,7 @@ def test_generation_counts_sources_where_the_limit_does(
     make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dora_cli.assembly.notes.note_on_java", lambda task: None)
-    examples = load_examples(get_task("e2e"), "builtin", "validation")
+    examples = load_examples(get_task("e2e").fields, "builtin", "validation")
     sources = len(set(examples.texts[0]))
     assert sources < len(examples)
     for limit, noted in ((sources, 0), (sources + 1, 1)):

@@ -29,7 +29,10 @@ from tests.training.test_generation import models, recipe_of, tokenizer  # noqa:
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="processes cannot be forked")
 
 # No checkpoints but those after an epoch, and those that signals ask for.
-CHANGES = ("method.dropout=0.2", "train.batch_size=4", "train.gradient_accumulation=4", "eval.select=last")
+CHANGES = (
+    "data.max_train_samples=46", "data.max_eval_samples=16", "method.targets=['*.query', '*.value']",
+    "method.dropout=0.2", "train.batch_size=4", "train.gradient_accumulation=2", "eval.select=last",
+)  # fmt: skip
 CODES = {signal.SIGHUP: 129, signal.SIGINT: 130, signal.SIGTERM: 143}
 
 

@@ -190,7 +190,7 @@ RESUMED = (*(f"checkpoints/step-{CUT}/{part}" for part in PARTS), f"checkpoints/
            "recipe.yaml", "log.jsonl", "adapter/state.json", "adapter/adapter.safetensors")  # fmt: skip
 
 
-@fuzz(60)
+@fuzz(20)
 @given(seed=seeds, name=st.sampled_from(RESUMED))
 def test_going_on(unfinished: Yard, seed: int, name: str) -> None:
     path = unfinished.reset() / name
@@ -205,7 +205,7 @@ EVALUATED = ("adapter/adapter.safetensors", "adapter/head.safetensors", "adapter
              "recipe.yaml")  # fmt: skip
 
 
-@fuzz(80)
+@fuzz(30)
 @given(seed=seeds, name=st.sampled_from(EVALUATED))
 def test_evaluating(finished: Yard, seed: int, name: str) -> None:
     path = finished.reset() / name
@@ -215,7 +215,7 @@ def test_evaluating(finished: Yard, seed: int, name: str) -> None:
     finished.survives(lambda: evaluate(finished.run))
 
 
-@fuzz(120)
+@fuzz(40)
 @given(seed=seeds, name=st.sampled_from(["ranks.json", "ranks.json", "metrics.json"]))
 def test_rank_tables(finished: Yard, seed: int, name: str) -> None:
     folder = finished.root / "run"
