@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -63,7 +64,13 @@ SLOW = frozenset((
 """
 
 
+MEMORY, ENOUGH = Path("/dev/shm"), 4 << 30
+"""Where temporary folders go if so many bytes are free there: on a disk, runs wait at every checkpoint."""
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    if os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > ENOUGH:
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
     # of pytest-xdist, whose own order is by the number of tests in a file
     if hasattr(config.option, "loadscopereorder"):
         config.option.loadscopereorder = False
