@@ -16,6 +16,7 @@ import transformers.models.gpt2.modeling_gpt2
 import transformers.models.llama.modeling_llama
 import transformers.models.roberta.modeling_roberta
 import transformers.optimization
+from accelerate.state import AcceleratorState
 
 import dora_cli.commands
 import dora_cli.export.saved
@@ -47,6 +48,7 @@ def _train() -> None:
             """
         )
         dora_cli.training.run.train(recipe, Path(folder, "run"))
+    AcceleratorState._reset_state(reset_partial_state=True)  # else no process would find the others of its run
 
 
 _train()

@@ -19,7 +19,7 @@ from dora_cli.training import capture_probe, capture_trial
 from tests.commands.conftest import CONFIGS, ROOT, environment, process
 from tests.patience import PATIENCE
 
-SHORT = ("--set", "train.max_steps=8", "--set", "train.lr_warmup_fraction=0", "--output", "run")
+SHORT = ("--set", "train.max_steps=8", "--set", "train.lr_warmup_fraction=0")
 
 
 @pytest.fixture
@@ -98,27 +98,55 @@ def no_statistics(tmp_path: Path) -> str:
     return os.pathsep.join([str(tmp_path / "site"), str(ROOT)])
 
 
-def test_a_run_scored_by_accuracy_loads_none_of_them(tmp_path: Path, no_statistics: str) -> None:
-    done = process("train", CONFIGS / "demo" / "sst2.yaml", *SHORT, cwd=tmp_path, PYTHONPATH=no_statistics)
-    assert done.code == 0, done.err
-    assert "accuracy" in json.loads((tmp_path / "run" / "metrics.json").read_text())["metrics"]
+_SEVERAL = """
+import json, os, sys
+from dora_cli.libraries import leave_out, sleep_while_waiting
+sleep_while_waiting()
+leave_out()
+import dora_cli.reports.progress, dora_cli.training.run
+from dora_cli.__main__ import main
+codes = []
+for arguments in json.loads(sys.argv[1]):
+    if not (child := os.fork()):
+        main(arguments)
+    codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+print(json.dumps(codes))
+"""
+"""The program, loaded once, as it begins itself, for several commands one after the other."""
 
 
-def test_a_metric_that_needs_scipy_has_it(tmp_path: Path) -> None:
-    done = process("train", CONFIGS / "demo" / "sst2.yaml", *SHORT, "--set", "task=glue/stsb", cwd=tmp_path)
-    assert done.code == 0, done.err
-    assert "spearmanr" in json.loads((tmp_path / "run" / "metrics.json").read_text())["metrics"]
+def train_on(*tasks: str, cwd: Path, **changes: str) -> tuple[list[int], str]:
+    """Short runs; returns their exit codes, and what was said."""
+    shared = ["train", str(CONFIGS / "demo" / "sst2.yaml"), *SHORT]
+    commands = [[*shared, "--set", f"task=glue/{task}", "--output", task] for task in tasks]
+    done = subprocess.run(
+        [sys.executable, "-c", _SEVERAL, json.dumps(commands)], cwd=cwd, env=environment(**changes),
+        capture_output=True, text=True, timeout=PATIENCE,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout), done.stderr
 
 
-def test_one_that_needs_scikit_learn_has_it_or_says_so_and_leaves_nothing(tmp_path: Path, no_statistics: str) -> None:
-    cola = ("train", CONFIGS / "demo" / "sst2.yaml", *SHORT, "--set", "task=glue/cola")
-    said = (
+def metrics_of(run: Path) -> dict[str, float]:
+    return json.loads((run / "metrics.json").read_text())["metrics"]
+
+
+def test_what_needs_statistics_has_them(tmp_path: Path) -> None:
+    """Scipy and scikit-learn."""
+    assert train_on("stsb", "cola", cwd=tmp_path)[0] == [0, 0]
+    assert "spearmanr" in metrics_of(tmp_path / "stsb")
+    assert "matthews_correlation" in metrics_of(tmp_path / "cola")
+
+
+def test_what_needs_them_says_so_and_leaves_nothing_and_accuracy_does_without(
+    tmp_path: Path, no_statistics: str
+) -> None:
+    codes, said = train_on("sst2", "cola", cwd=tmp_path, PYTHONPATH=no_statistics)
+    assert codes == [0, 2]
+    assert "accuracy" in metrics_of(tmp_path / "sst2")
+    assert said.splitlines()[-1].startswith(
         "dora: error: what computes the metric matthews cannot be loaded (ValueError: numpy.dtype size changed); "
         "dora doctor says which"
     )
-    new = process(*cola, cwd=tmp_path, PYTHONPATH=no_statistics)
-    assert new.code == 2
-    assert new.err.splitlines()[-1].startswith(said)
-    assert "Traceback" not in new.err
-    assert process(*cola, cwd=tmp_path).code == 0, "nothing of the first is in the way"
-    assert "matthews_correlation" in json.loads((tmp_path / "run" / "metrics.json").read_text())["metrics"]
+    assert "Traceback" not in said
+    assert not any((tmp_path / "cola").rglob("*")), "something is in the way of the next"
