@@ -14,7 +14,6 @@ from dora_cli.assembly.build import AdaptedModel, adapt, load_base, make_method,
 from dora_cli.assembly.evaluator import evaluated_splits, make_evaluator
 from dora_cli.assembly.notes import notes_before_evaluation
 from dora_cli.assembly.resolve import resolve
-from dora_cli.collector import no_collection
 from dora_cli.data import Examples
 from dora_cli.errors import CheckpointError, DataError, ModelError, RecipeError
 from dora_cli.files import at_home
@@ -142,7 +141,6 @@ class Restored:
     environment: Mapping[str, Any]
 
 
-@no_collection()
 def restore(
     checkpoint: str | Path,
     overrides: Sequence[str],

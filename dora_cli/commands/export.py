@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from dora_cli.collector import no_collection
 from dora_cli.printable import say
 
 EPILOG = "Example:  dora export -c runs/demo-sst2 --format peft -o adapter"
@@ -91,8 +90,7 @@ def export(
     ] = None,
 ) -> None:
     """Export a finished run: an adapter that PEFT loads, or a merged model."""
-    with no_collection():
-        from dora_cli.export.saved import describe, export_saved
+    from dora_cli.export.saved import describe, export_saved
     from dora_cli.machine.processes import is_main
     from dora_cli.reports.progress import make_listener
     from dora_cli.reports.units import size

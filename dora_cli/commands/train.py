@@ -10,7 +10,6 @@ from typing import Annotated
 
 import typer
 
-from dora_cli.collector import no_collection
 from dora_cli.errors import RecipeError
 
 EPILOG = "Example:  dora train configs/demo/sst2.yaml --set train.seed=2 -o runs/two"
@@ -75,10 +74,9 @@ def train(
     ] = False,
 ) -> None:
     """Train a recipe: adapt the model, prune its ranks to the budget, write metrics and ranks."""
-    with no_collection():
-        from dora_cli.recipe import load_recipe
-        from dora_cli.runs.output_files import check_no_stdout
-        from dora_cli.runs.place import default_output
+    from dora_cli.recipe import load_recipe
+    from dora_cli.runs.output_files import check_no_stdout
+    from dora_cli.runs.place import default_output
 
     if resume and overwrite:
         raise RecipeError("--resume goes on with the run in DIR and --overwrite replaces it; give one of them")
@@ -92,20 +90,18 @@ def train(
     chosen = _seeds(seeds) if seeds is not None else None
     folder = output if output is not None else default_output(recipe)
     if dry_run:
-        with no_collection():
-            from dora_cli.assembly.dry_run import dry_run as look_ahead
-            from dora_cli.recipe import dump_recipe
-            from dora_cli.reports.console import make_console
-            from dora_cli.reports.dry_run import print_dry_run
+        from dora_cli.assembly.dry_run import dry_run as look_ahead
+        from dora_cli.recipe import dump_recipe
+        from dora_cli.reports.console import make_console
+        from dora_cli.reports.dry_run import print_dry_run
 
         ahead = look_ahead(resolved, folder, chosen or ())
         print_dry_run(make_console(), ahead, dump_recipe(ahead.recipe))
         return
     from functools import partial
 
-    with no_collection():
-        from dora_cli.reports.progress import make_listener
-        from dora_cli.training.run import train as run
+    from dora_cli.reports.progress import make_listener
+    from dora_cli.training.run import train as run
 
     watch = partial(make_listener, plain=plain or None, quiet=quiet)
     if chosen is None:

@@ -25,7 +25,6 @@ from dora_cli.assembly.length import RunLength
 from dora_cli.assembly.notes import notes_before_training
 from dora_cli.assembly.rehearsal import rehearse
 from dora_cli.assembly.resolve import resolve
-from dora_cli.collector import no_collection
 from dora_cli.data import EncodedPairs, EncodedSplit, Examples, encode, encode_pairs, load_examples
 from dora_cli.errors import CheckpointError, LibraryError, OutputError, TrackerError
 from dora_cli.evaluation.base import Finished
@@ -167,8 +166,6 @@ class _Call:
 
 def _train(call: _Call, signals: StopSignals, stack: contextlib.ExitStack) -> RunResult:
     """`stack` holds what is closed when the run ends: the lock on its folder, its log."""
-    setting_up = stack.enter_context(contextlib.ExitStack())
-    setting_up.enter_context(no_collection())  # libraries load libraries when they are first used
     recipe, task = resolve(call.recipe)
     check_trackers(recipe.train.log_with)
     records, listener = RunRecords(call.output), call.listener
@@ -342,7 +339,6 @@ def _train(call: _Call, signals: StopSignals, stack: contextlib.ExitStack) -> Ru
             layers=live_layers(adapted.projections, adapted.method),
         )
     )
-    setting_up.close()
     try:
         outcome = loop.run()
     except LibraryError:

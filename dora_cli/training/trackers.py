@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from dora_cli.errors import CheckpointError, TrackerError
-from dora_cli.libraries import bring_back
 from dora_cli.recipe import Recipe
 from dora_cli.runs.records import RunRecords, read_json, write_json
 from dora_cli.training.listener import EvalLog, RunStart, StepLog
@@ -49,7 +48,6 @@ def start_trackers(recipe: Recipe, records: RunRecords, note: Callable[[str], No
     Raises:
         TrackerError: one does not start (no login, no network); those already started are closed.
     """
-    bring_back()  # what they load is theirs to say
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
     names = recipe.train.log_with or ()

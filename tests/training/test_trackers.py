@@ -37,16 +37,6 @@ def logged(run: Path, kind: str) -> list[dict[str, Any]]:
     ]
 
 
-def test_trackers_have_what_the_program_left_out(
-    make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "torchvision", None)
-    train(make_recipe("train.max_steps=8"), tmp_path / "without")
-    assert sys.modules["torchvision"] is None
-    train(make_recipe("train.max_steps=8", "train.log_with=tensorboard"), tmp_path / "with")
-    assert sys.modules.get("torchvision", sys) is not None  # absent or loaded, but no longer left out
-
-
 # TensorBoard ----------------------------------------------------------------------------------------------------------
 
 
