@@ -49,7 +49,7 @@ HEAVY = {
     "scipy", "sklearn",
     "tokenizers", "torch", "transformers", "yaml",
 }  # fmt: skip
-"""Of what we depend on, all but typer, rich (typer's) and pydantic, which newer versions of typer load to read
+"""All that we depend on but typer, rich (typer's) and pydantic, which newer versions of typer load to read
 arguments.
 """
 

@@ -157,7 +157,7 @@ def restore(
         listener: told if code of the base model is run.
 
     Raises:
-        DoraError: what a user can mend.
+        DoraError: what a user can fix.
     """
     run = SavedRun.at(Path(checkpoint))
     recipe, task = resolve(read_recipe(run, overrides))

@@ -14,14 +14,14 @@ EPILOG = "Example:  dora export -c runs/demo-sst2 --format peft -o adapter"
 
 
 class Format(str, Enum):
-    """As `dora_cli.export.saved.FORMATS`."""
+    """The names in `dora_cli.export.saved.FORMATS`."""
 
     peft = "peft"
     merged = "merged"
 
 
 class Dtype(str, Enum):
-    """As `dora_cli.export.plain.DTYPES`."""
+    """The names in `dora_cli.export.plain.DTYPES`."""
 
     float32 = "float32"
     bfloat16 = "bfloat16"
@@ -29,7 +29,7 @@ class Dtype(str, Enum):
 
 
 class Padding(str, Enum):
-    """As `dora_cli.export.factors.PADDINGS`."""
+    """The names in `dora_cli.export.factors.PADDINGS`."""
 
     none = "none"
     power_of_two = "power-of-two"

@@ -140,7 +140,7 @@ def cannot_write(path: Path, error: OSError) -> OutputError:
     """What to say where the system refuses to write `path`."""
     reason = error.strerror or str(error)
     return OutputError(
-        f"cannot write {path}: {reason}. Free some space, mend the permissions, or name another place with --output."
+        f"cannot write {path}: {reason}. Free some space, fix the permissions, or name another place with --output."
     )
 
 
@@ -251,10 +251,10 @@ def _readable(path: Path) -> Iterator[None]:
             "Name the folder that dora train wrote (its --output)."
         ) from error
     except UnicodeDecodeError as error:
-        raise CheckpointError(f"{path} is damaged: byte {error.start} is not UTF-8 text. {_MEND}") from error
+        raise CheckpointError(f"{path} is damaged: byte {error.start} is not UTF-8 text. {_FIX}") from error
     except (files.NotRegularError, files.TooLargeError, IsADirectoryError) as error:
         reason = error.strerror or ""
-        raise CheckpointError(f"{path} is no record of dora: {reason[:1].lower() + reason[1:]}. {_MEND}") from error
+        raise CheckpointError(f"{path} is no record of dora: {reason[:1].lower() + reason[1:]}. {_FIX}") from error
     except OSError as error:
         raise CheckpointError(
             f"cannot read {path}: {error.strerror or error}. Fix its permissions or name another run folder."
@@ -267,9 +267,9 @@ def parse_json(text: str, path: Path) -> Any:
         return files.parse_json(text)
     except json.JSONDecodeError as error:
         where = "it is empty" if not text.strip() else f"line {error.lineno}, column {error.colno}: {error.msg}"
-        raise CheckpointError(f"{path} is damaged: {where}. {_MEND}") from error
+        raise CheckpointError(f"{path} is damaged: {where}. {_FIX}") from error
     except ValueError as error:  # a number of thousands of digits, or lists within lists without end
-        raise CheckpointError(f"{path} is damaged: {error}. {_MEND}") from error
+        raise CheckpointError(f"{path} is damaged: {error}. {_FIX}") from error
 
 
 def _last_byte(path: Path) -> bytes:
@@ -278,7 +278,7 @@ def _last_byte(path: Path) -> bytes:
         return file.read(1)
 
 
-_MEND = "Copy the run folder again if it was copied, or train again."
+_FIX = "Copy the run folder again if it was copied, or train again."
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -310,7 +310,7 @@ def validated(model: type[_Model], record: Any, source: Path | str) -> _Model:
     try:
         return model.model_validate(record)
     except ValidationError as error:
-        raise CheckpointError(f"{source} is damaged or was not written by dora: {_problems(error)}. {_MEND}") from error
+        raise CheckpointError(f"{source} is damaged or was not written by dora: {_problems(error)}. {_FIX}") from error
 
 
 def _problems(error: ValidationError, most: int = 3) -> str:
@@ -518,7 +518,7 @@ class RunRecords:
 
     @property
     def summary(self) -> Path:
-        """Of the parent folder of several seeds."""
+        """The record of several seeds, in their parent folder."""
         return self.folder / "summary.json"
 
     def read_metrics(self) -> dict[str, Any]:

@@ -35,7 +35,7 @@ class StateRecord(_Record):
 
 
 class PositionRecord(_Record):
-    """As `dora_cli.runs.resume.Position`."""
+    """The fields of `dora_cli.runs.resume.Position`."""
 
     step: Annotated[Count, Field(ge=1)]
     epoch: Annotated[Count, Field(ge=1)]
@@ -59,7 +59,7 @@ class SelectionRecord(_Record):
 
 
 class ScalerRecord(_Record):
-    """Of fp16's loss scaling; PyTorch's own names."""
+    """State of fp16's loss scaling, by PyTorch's own names."""
 
     scale: Annotated[Finite, Field(gt=0)]
     growth_factor: Annotated[Finite, Field(gt=0)]

@@ -434,7 +434,7 @@ class Loop:
         """
         selected = self.outcome.selection.step
 
-        def mend() -> None:
+        def fix() -> None:
             try:
                 there = load_weights(self.records.adapter).state.get("step")
             except CheckpointError:
@@ -442,7 +442,7 @@ class Loop:
             if selected is not None and there != selected:
                 save_weights(self.records.adapter, load_weights(self.records.checkpoints / f"step-{selected}"))
 
-        on_main(self.accelerator, mend)
+        on_main(self.accelerator, fix)
 
 
 def log_length(snapshot: Snapshot) -> int | None:

@@ -251,7 +251,7 @@ class TrainingStep:
         return bool(in_vain)
 
     def _learning_rate_of(self, step: int) -> float:
-        """Of step number `step`, by the schedule."""
+        """The schedule's learning rate at step number `step`."""
         schedule: Any = self.scheduler
         return float(schedule.base_lrs[0] * schedule.lr_lambdas[0](step - 1))
 

@@ -69,7 +69,7 @@ def start_trackers(recipe: Recipe, records: RunRecords, note: Callable[[str], No
                 tracker.finish()
             reason = " ".join(str(error).split()) or type(error).__name__
             raise TrackerError(
-                f"{name} does not start: {reason[:300]}. Mend that (a login, the network, its environment variables), "
+                f"{name} does not start: {reason[:300]}. Fix that (a login, the network, its environment variables), "
                 "or take it out of train.log_with"
             ) from error
     write_json(folder / _IDS, {name: _id_of(name, tracker) for name, tracker in started.items()})

@@ -1,4 +1,4 @@
-"""What a user gets for bad input: one message that says what, which value, which bound and how to mend it. Nothing is
+"""What a user gets for bad input: one message that says what, which value, which bound and how to fix it. Nothing is
 written or lost.
 
 What every refusal has in common (exit code 2, one message on stderr, no traceback, an untouched disk) is checked by

@@ -376,7 +376,7 @@ def test_seeds_whose_replacing_was_cut_short_begin_anew(make_recipe: MakeRecipe,
 def test_a_finished_seed_that_is_taken_away_is_no_silent_loss(
     make_recipe: MakeRecipe, tmp_path: Path, taken: str
 ) -> None:
-    """As soon as the seed that follows it is done, or before: no summary of fewer seeds than were asked for."""
+    """Seen as soon as the seed that follows it is done, or before: no summary of fewer seeds than were asked for."""
     runs = tmp_path / "runs"
 
     class Takes(SilentListener):

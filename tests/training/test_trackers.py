@@ -272,7 +272,7 @@ def test_a_tracker_that_does_not_start_ends_the_run_before_it_begins(
 ) -> None:
     monkeypatch.setenv("NO_LOGIN", "1")
     recipe = make_recipe("train.log_with=[tensorboard, wandb]", "train.max_steps=4")
-    with pytest.raises(TrackerError, match=r"^wandb does not start: no API key configured\. Mend that"):
+    with pytest.raises(TrackerError, match=r"^wandb does not start: no API key configured\. Fix that"):
         train(recipe, tmp_path / "run")
     assert list((tmp_path / "run").iterdir()) == [], "nothing has to be overwritten"
     monkeypatch.delenv("NO_LOGIN")
