@@ -308,7 +308,7 @@ def test_seeds_can_be_replaced(make_recipe: MakeRecipe, tmp_path: Path, seeds: l
 def test_seeds_of_other_data_or_another_base_are_refused_before_anything_is_trained(
     make_recipe: MakeRecipe, tiny_model: Path, tmp_path: Path, what: str, finished: bool
 ) -> None:
-    """The recipe is the same to the letter; what lies where it points has changed.
+    """The recipe is the same, key by key; what lies where it points has changed.
 
     A mean of both would be one of nothing.
     """
