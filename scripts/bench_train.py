@@ -247,14 +247,9 @@ class Stopwatch:
 def child(moments: Path, command: Sequence[str]) -> None:
     """``dora COMMAND`` with a stopwatch around the product's functions; what it showed goes to `moments`."""
     from dora_cli.__main__ import main as dora
-    from dora_cli.collector import no_collection
-    from dora_cli.libraries import leave_out
-
-    leave_out()
-    with no_collection():
-        from dora_cli.assembly import data, prepare
-        from dora_cli.training import run
-        from dora_cli.training.step import TrainingStep
+    from dora_cli.assembly import data, prepare
+    from dora_cli.training import run
+    from dora_cli.training.step import TrainingStep
 
     watch, train = Stopwatch(), run.train
     found: dict[str, Any] = {"notes": []}

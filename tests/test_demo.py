@@ -21,7 +21,7 @@ RECIPE = DEMO / "sst2.yaml"
 
 
 def test_dora_passes_080_in_a_quarter_of_the_steps_and_the_head_alone_stays_010_below(tmp_path: Path) -> None:
-    """As measured: 0.86 and 0.67."""
+    """Measured: 0.86 and 0.67."""
     dora = train(load_recipe(RECIPE, ["train.epochs=2"]), tmp_path / "dora").metrics
     assert dora["metrics"]["accuracy"] > 0.8
     assert dora["budget"]["live_components"] == dora["budget"]["final_components"] == 72
@@ -34,7 +34,7 @@ def test_dora_passes_080_in_a_quarter_of_the_steps_and_the_head_alone_stays_010_
 
 
 SOURCES = 20
-"""Of the test set: as many as are decoded."""
+"""How many sources of the test set are decoded."""
 
 
 def untuned_bleu(model: str, *, beams: int) -> float:

@@ -60,7 +60,7 @@ class Origin:
     phase: str = "start"
 
     def record(self) -> dict[str, Any]:
-        """As adapter.json holds it."""
+        """What adapter.json holds."""
         return AdapterRecord(schema_version=1, method=self.method, base=self.base).model_dump(mode="json")
 
 

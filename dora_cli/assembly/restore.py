@@ -17,7 +17,6 @@ from dora_cli.assembly.notes import Note, notes_before_evaluation, unheard
 from dora_cli.assembly.resolve import resolve
 from dora_cli.assembly.weights import Weights, load_weights
 from dora_cli.assembly.work import decide_threads
-from dora_cli.collector import no_collection
 from dora_cli.data import Examples
 from dora_cli.errors import CheckpointError, DataError, ModelError, RecipeError
 from dora_cli.evaluation.base import Progress, silent
@@ -123,7 +122,6 @@ class Restored:
     environment: Mapping[str, Any]
 
 
-@no_collection()
 def restore(
     checkpoint: str | Path,
     overrides: Sequence[str],
@@ -140,7 +138,7 @@ def restore(
         note: told if code of the base model is run.
 
     Raises:
-        DoraError: what a user can mend.
+        DoraError: what a user can fix.
     """
     run = SavedRun.at(Path(checkpoint))
     recipe, task = resolve(read_recipe(run, overrides))

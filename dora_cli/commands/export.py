@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dora_cli.collector import no_collection
 from dora_cli.printable import say
 
 if TYPE_CHECKING:
@@ -18,14 +17,14 @@ EPILOG = "Example:  dora export -c runs/demo-sst2 --format peft -o adapter"
 
 
 class Format(str, Enum):
-    """As `dora_cli.export.saved.FORMATS`."""
+    """The names in `dora_cli.export.saved.FORMATS`."""
 
     peft = "peft"
     merged = "merged"
 
 
 class Dtype(str, Enum):
-    """As `dora_cli.export.plain.DTYPES`."""
+    """The names in `dora_cli.export.plain.DTYPES`."""
 
     float32 = "float32"
     bfloat16 = "bfloat16"
@@ -33,7 +32,7 @@ class Dtype(str, Enum):
 
 
 class Padding(str, Enum):
-    """As `dora_cli.export.factors.PADDINGS`."""
+    """The names in `dora_cli.export.factors.PADDINGS`."""
 
     none = "none"
     power_of_two = "power-of-two"
@@ -94,8 +93,7 @@ def export(
     ] = None,
 ) -> None:
     """Export a finished run: an adapter that PEFT loads, or a merged model."""
-    with no_collection():
-        from dora_cli.export.saved import export_saved
+    from dora_cli.export.saved import export_saved
     from dora_cli.machine.processes import is_main
     from dora_cli.reports.progress import make_listener
 

@@ -104,7 +104,7 @@ def export_saved(
         overrides: ``key=value`` changes, as for `evaluate_saved`.
 
     Raises:
-        DoraError: what a user can mend.
+        DoraError: what a user can fix.
     """
     listener = listener or SilentListener()
     output = Path(output)

@@ -55,7 +55,7 @@ def predict_saved(
             known.
 
     Raises:
-        DoraError: what a user can mend.
+        DoraError: what a user can fix.
     """
     parts = _guarded(checkpoint, split, file, overrides, listener, lambda recipe, task, splits: None)
     return [record for part in parts for record in part.records]

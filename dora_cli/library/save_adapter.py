@@ -60,7 +60,7 @@ def save_adapter(
 
 
 def write_adapter(model: nn.Module, folder: Path, *, for_peft: bool, overwrite: bool) -> None:
-    """As `save_adapter`, in any phase; `for_peft` if PEFT is to load it as well."""
+    """Does what `save_adapter` does, in any phase; `for_peft` if PEFT is to load it as well."""
     method, origin = attached(model), origin_of(model)
     assert isinstance(origin, Origin), "attach and load_adapter say where a model comes from"
     parameters = dict(model.named_parameters())

@@ -249,7 +249,7 @@ class Scores:
 
 
 def scores(layer: Record) -> Scores | None:
-    """Of one entry of `layers` in ranks.json; None where the method has no scores."""
+    """Scores of one entry of `layers` in ranks.json; None where the method has no scores."""
     values = layer.get("scores")
     if values is None:
         return None
@@ -259,9 +259,7 @@ def scores(layer: Record) -> Scores | None:
 
 
 def all_scores(ranks: Record) -> Scores | None:
-    """Of every component of ranks.json; None where the method has no scores (or `ranks` is a mean of runs, which has
-    none either).
-    """
+    """Scores of every component of ranks.json; None where the method has none, or `ranks` is a mean of runs."""
     found = [found for layer in ranks["layers"] if (found := scores(layer)) is not None]
     if not found:
         return None

@@ -78,7 +78,7 @@ def write_folder(folder: Path, parts: Mapping[str, Part], *, then: str | None = 
         if not any(folder.parent.rglob(f"step-*/{MANIFEST}")):
             before, then = "none was written before", "train again with --overwrite"
         raise OutputError(
-            f"cannot write checkpoint {folder}: {reason}; {before}. Free some space or mend the folder's permissions, "
+            f"cannot write checkpoint {folder}: {reason}; {before}. Free some space or fix the folder's permissions, "
             f"then {then}"
         ) from error
 

@@ -79,7 +79,7 @@ def train(
         how_to_resume: what a user would type or call to go on; said when a signal stops the run.
 
     Raises:
-        DoraError: whatever a user can mend, before anything is written where it can be known before.
+        DoraError: whatever a user can fix, before anything is written where it can be known before.
         DivergedError: the loss or gradient became non-finite.
         StoppedError: by a signal.
     """

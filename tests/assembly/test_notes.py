@@ -48,7 +48,7 @@ def own_files(folder: Path, train: Sequence[tuple[str, str]], validation: Sequen
 
 @pytest.fixture
 def odd(make_recipe: MakeRecipe, tmp_path: Path) -> Recipe:
-    """Of 16 training rows two have an empty text and one a NUL; all of validation is of one class."""
+    """Two of 16 training rows have an empty text and one a NUL; all of validation is of one class."""
     sound = generate("glue/sst2", "train").texts[0]
     rows = [(text, str(index % 2)) for index, text in enumerate([*sound[:13], "", " ", f"{sound[0]}\0"])]
     return make_recipe(

@@ -219,19 +219,19 @@ def test_columns_and_labels_of_ones_own_file_need_no_other_key(run: Path, refuse
     """Whatever the run's own data came from: the words of the message are typed as they stand."""
     Path("own.csv").write_text("text,label\na fine film .,1\n")
     predict = ("predict", "-c", run, "-i", "own.csv", "-o", "a.jsonl")
-    mend = "--set 'data.columns={sentence: text}'"
-    refuses(*predict, says=["own.csv: no column 'sentence'; it has 'text', 'label'", mend])
-    done = dora(*predict, *shlex.split(mend))
+    fix = "--set 'data.columns={sentence: text}'"
+    refuses(*predict, says=["own.csv: no column 'sentence'; it has 'text', 'label'", fix])
+    done = dora(*predict, *shlex.split(fix))
     assert (done.code, done.out) == (0, "1 prediction written to a.jsonl\n"), done.err
     (plain,) = records("a.jsonl")
     assert plain["sentence"] == "a fine film ."
-    assert dora(*predict, *shlex.split(mend), "--set", "data.labels=[bad, good]", "--overwrite").code == 0
+    assert dora(*predict, *shlex.split(fix), "--set", "data.labels=[bad, good]", "--overwrite").code == 0
     (named,) = records("a.jsonl")
     assert list(named["probabilities"].values()) == list(plain["probabilities"].values())
     assert list(named["probabilities"]) == ["bad", "good"]
     refuses(
         *predict,
-        *shlex.split(mend),
+        *shlex.split(fix),
         "--set",
         "data.source=hub",
         says=["data.columns: is only read with data.source files, got data.source hub"],

@@ -210,7 +210,7 @@ def test_a_file_without_examples(extension: str, text: str, tmp_path: Path) -> N
             "train.csv",
             'sentence,label\na,1\n"open,0\n',
             (
-                "line 3: cannot be read as csv: unexpected end of data; mend the row that begins there: a quote that "
+                "line 3: cannot be read as csv: unexpected end of data; fix the row that begins there: a quote that "
                 "opens is closed"
             ),
         ),
@@ -218,17 +218,17 @@ def test_a_file_without_examples(extension: str, text: str, tmp_path: Path) -> N
         (
             "train.tsv",
             "sentence\tlabel\na\tb\t1\n",
-            "line 2: 3 fields, expected 2 (sentence, label); mend the line (a tsv is not quoted)",
+            "line 2: 3 fields, expected 2 (sentence, label); fix the line (a tsv is not quoted)",
         ),
         (
             "train.json",
             '[{"sentence": "a", "label": 1}',
-            "train.json, line 1: not JSON (Expecting ',' delimiter at column 31); mend the line",
+            "train.json, line 1: not JSON (Expecting ',' delimiter at column 31); fix the line",
         ),
         (
             "train.jsonl",
             '{"sentence": "a", "label": 1}\n{"sentence": \n',
-            "train.jsonl, line 2: not JSON (Expecting value at column 14); mend the line",
+            "train.jsonl, line 2: not JSON (Expecting value at column 14); fix the line",
         ),
         ("train.parquet", "not parquet", "cannot be read as parquet: "),
     ],

@@ -250,7 +250,7 @@ def test_a_signal_after_the_last_step_counts(
 
 
 def test_a_hangup_that_is_ignored_stays_so() -> None:
-    """As ``nohup dora train ...`` wants it."""
+    """``nohup dora train ...`` relies on it."""
     former = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with StopSignals() as signals:

@@ -167,10 +167,3 @@ def test_a_run_without_code_stays_without(tiny_model: Path, own: Path, trace: Pa
     with pytest.raises(ValueError, match=r"model\.trust_remote_code was True and is False"):
         train(recipe_of(own), tmp_path / "run", resume=True)
     assert not trace.exists()
-
-
-def test_its_code_has_what_the_program_leaves_out(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for load in (load_model, config_model):
-        monkeypatch.setitem(sys.modules, "torchvision", None)
-        load(str(own), num_labels=2, trust_remote_code=True)
-        assert sys.modules.get("torchvision", sys) is not None  # absent or loaded, but no longer left out

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import shutil
 from pathlib import Path
@@ -195,7 +194,7 @@ def test_a_selection_from_before_the_freeze_is_said(make_recipe: MakeRecipe, tmp
 def test_metrics_are_loaded_after_the_first_step(
     make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A broken library of theirs shows then, not after an epoch; and what is garbage is collected again."""
+    """A broken library of theirs shows then, not after an epoch."""
     steps, prepared = 0, []
     step_function = TrainingStep.__call__
 
@@ -205,9 +204,9 @@ def test_metrics_are_loaded_after_the_first_step(
         return step_function(self, *arguments, **others)
 
     monkeypatch.setattr(TrainingStep, "__call__", counted)
-    monkeypatch.setattr(ClassificationEvaluator, "prepare", lambda self: prepared.append((steps, gc.isenabled())))
+    monkeypatch.setattr(ClassificationEvaluator, "prepare", lambda self: prepared.append(steps))
     train(make_recipe(), tmp_path / "run")
-    assert prepared == [(1, True)]
+    assert prepared == [1]
     assert steps == STEPS
 
 
@@ -304,7 +303,7 @@ def test_seeds_can_be_replaced(make_recipe: MakeRecipe, tmp_path: Path, seeds: l
 def test_seeds_of_other_data_or_another_base_are_refused_before_anything_is_trained(
     make_recipe: MakeRecipe, tiny_model: Path, tmp_path: Path, what: str, finished: bool
 ) -> None:
-    """The recipe is the same to the letter; what lies where it points has changed.
+    """The recipe is the same, key by key; what lies where it points has changed.
 
     A mean of both would be one of nothing.
     """
@@ -372,7 +371,7 @@ def test_seeds_whose_replacing_was_cut_short_begin_anew(make_recipe: MakeRecipe,
 def test_a_finished_seed_that_is_taken_away_is_no_silent_loss(
     make_recipe: MakeRecipe, tmp_path: Path, taken: str
 ) -> None:
-    """As soon as the seed that follows it is done, or before: no summary of fewer seeds than were asked for."""
+    """Seen as soon as the seed that follows it is done, or before: no summary of fewer seeds than were asked for."""
     runs = tmp_path / "runs"
 
     class Takes(SilentListener):
@@ -435,23 +434,6 @@ def test_damaged_checkpoints_are_refused(make_recipe: MakeRecipe, tmp_path: Path
         evaluate(tmp_path / "run")
     with pytest.raises(CheckpointError, match="not a folder"):
         evaluate(tmp_path / "nowhere")
-
-
-def test_eval_refuses_another_base_model(make_recipe: MakeRecipe, tiny_model: Path, tmp_path: Path) -> None:
-    import shutil
-
-    from transformers import AutoModelForMaskedLM
-
-    train(make_recipe("train.max_steps=6"), tmp_path / "run")
-    other = shutil.copytree(tiny_model, tmp_path / "other")
-    model = AutoModelForMaskedLM.from_pretrained(other)
-    with torch.no_grad():
-        model.bert.encoder.layer[0].attention.self.query.weight[0, 0] += 1
-    model.save_pretrained(other)
-    with pytest.raises(CheckpointError, match="is not the one this run was trained on"):
-        evaluate(tmp_path / "run", overrides=[f"model.name={other}"])
-    moved = shutil.copytree(tiny_model, tmp_path / "moved")
-    assert evaluate(tmp_path / "run", overrides=[f"model.name={moved}"])["identical"] is True
 
 
 def test_local_paths_are_stored_so_that_any_folder_will_do(

@@ -567,7 +567,7 @@ def test_a_second_run_is_refused_until_the_first_is_dead(
 ) -> None:
     recipe, run = make_recipe(*SAVES), tmp_path / "run"
     runs.cut(recipe, run, step=9)
-    # a crash between the two renames of a save: mending it is for whoever holds the lock
+    # a crash between the two renames of a save: fixing it is for whoever holds the lock
     (run / "checkpoints" / "step-8").rename(run / "checkpoints" / ".step-8.old")
     other = hold(run)
     before = contents(run)

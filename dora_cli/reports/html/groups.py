@@ -134,7 +134,7 @@ class Group:
 
     @property
     def model(self) -> str:
-        """Of a local folder its name."""
+        """The base model; a local folder by its name."""
         record = self.finished[0].metrics if self.finished else None
         return shared(str(record["model"]) if record else self.of("model.name"))
 
@@ -148,7 +148,7 @@ class Group:
 
     @cached_property
     def metric_names(self) -> tuple[str, ...]:
-        """Of the evaluations, the one that selects first."""
+        """The evaluations' metrics, the one that selects first."""
         names: dict[str, None] = {}
         for run in self.runs:
             names.update(dict.fromkeys(metric_names(run.evaluations)))
@@ -157,7 +157,7 @@ class Group:
 
     @cached_property
     def result_names(self) -> tuple[str, ...]:
-        """Of the finished runs' results, which may be more than those of the evaluations; the one that
+        """The metrics of the finished runs, which may be more than those of the evaluations; the one that
         selects first.
         """
         names = dict.fromkeys(
@@ -168,7 +168,7 @@ class Group:
 
     @cached_property
     def final_names(self) -> tuple[str, ...]:
-        """Of the results, those of the outputs that were written at the end: no evaluation between epochs has them."""
+        """The metrics of outputs that were written at the end: no evaluation between epochs has them."""
         return tuple(name for name in self.result_names if name not in self.metric_names)
 
     @cached_property

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 BYTES = 4
-"""Of one parameter: what trains is float32."""
+"""Bytes of one parameter: what trains is float32."""
 
 
 @dataclass(frozen=True)

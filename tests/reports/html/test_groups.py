@@ -50,7 +50,7 @@ def test_recipes_are_groups_of_their_own_whatever_the_folders(tmp_path: Path) ->
     ],
 )
 def test_runs_of_another_model_or_other_data_are_not_averaged(tmp_path: Path, other: dict[str, object]) -> None:
-    """Their recipes are the same to the letter: what a folder held has changed."""
+    """Their recipes are the same, key by key: what a folder held has changed."""
     for seed in (1, 2):
         write_run(tmp_path / "rte" / f"seed-{seed}", seed=seed)
     write_json(tmp_path / "rte" / "seed-2" / "environment.json", {**environment(), **other})
