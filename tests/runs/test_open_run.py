@@ -9,7 +9,6 @@ import pytest
 from dora_cli.errors import OutputError
 from dora_cli.runs.open_run import OpenRun
 
-
 LINE = {"type": "eval", "epoch": 1, "step": 4, "phase": "final", "train_loss": 0.5, "metrics": {"accuracy": 0.75}}
 
 
