@@ -124,7 +124,7 @@ def train_on(*tasks: str, cwd: Path, **changes: str) -> tuple[list[int], str]:
         capture_output=True, text=True, timeout=PATIENCE,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout), done.stderr
+    return json.loads(done.stdout.splitlines()[-1]), done.stderr
 
 
 def metrics_of(run: Path) -> dict[str, float]:
