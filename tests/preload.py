@@ -7,6 +7,7 @@ from __future__ import annotations
 # ruff: noqa: F401
 import contextlib
 import gc
+import os
 import tempfile
 from pathlib import Path
 
@@ -34,6 +35,7 @@ with contextlib.suppress(ImportError):  # of the extra plots
     import matplotlib.figure
 
 torch.set_num_threads(1)  # threads do not live through a fork
+os.chdir(Path(__file__).parents[1])  # the current folder of the test that came first will be gone
 
 
 def _train() -> None:
