@@ -15,8 +15,8 @@ import tempfile
 from pathlib import Path
 
 from dora_cli import load_recipe, train
-from dora_cli.runs.records import RunRecords
-from dora_cli.runs.resume import checkpoints_of
+from dora_cli.runs.checkpoints import checkpoints_of
+from dora_cli.runs.run_folder import RunRecords
 from dora_cli.training.checkpoint import Snapshot
 
 

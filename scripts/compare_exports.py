@@ -23,9 +23,9 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelF
 
 from dora_cli.assembly.restore import Restored, restore
 from dora_cli.data import encode, encode_pairs
+from dora_cli.data.pairs import IGNORED
 from dora_cli.export.saved import export_saved
-from dora_cli.tasks import IGNORED, GenerationTask
-from dora_cli.training.listener import SilentListener
+from dora_cli.tasks import GenerationTask
 
 
 def loader(restored: Restored) -> Callable[..., Any]:
@@ -72,7 +72,7 @@ def main() -> None:
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     args = parser.parse_args()
     here = ["train.device=cpu", "train.precision=fp32", *args.overrides]
-    restored = restore(args.checkpoint, here, lambda recipe, task: task.eval_splits[:1], SilentListener())
+    restored = restore(args.checkpoint, here, lambda recipe, task: task.eval_splits[:1])
     own = logits(restored.adapted.model, restored, args.samples)
     print(f"{len(own):,} rows of logits, the largest {float(own.abs().max()):.3g}", flush=True)
     load, base = loader(restored), restored.recipe.model.name

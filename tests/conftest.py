@@ -15,6 +15,9 @@ import pytest
 import torch
 
 from dora_cli import hub
+from tests.training.conftest import make_recipe, tiny_model
+
+__all__ = ["make_recipe", "tiny_model"]
 
 LONGEST = (
     "test_resume.py",

@@ -1,4 +1,4 @@
-"""The house keeps its plan: imports point one way, methods know tensors alone, and ``dora --help`` loads nothing heavy.
+"""The house keeps its plan: imports point down, methods know tensors alone, and ``dora --help`` loads nothing heavy.
 
 Imports are read from the syntax tree of every module, those inside functions included: a late import is an arrow all
 the same. Imports under ``if TYPE_CHECKING:`` are left out: they name types in annotations, do not exist when the
@@ -11,6 +11,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -18,24 +19,17 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "dora_cli"
 
-TIERS = (
-    {"commands"},
-    {"training", "evaluation", "export", "reports"},
-    {"methods", "tasks", "data", "models"},
-    {"recipe", "encodings", "errors", "files", "hub", "wording", "printable", "collector", "libraries"},
-)
-"""From the street door down; a room may use its own tier and those below."""
+ORDER = (
+    "commands", "library", "export", "doctor", "reports", "training", "assembly", "evaluation", "tasks", "metrics",
+    "data", "models", "methods", "runs", "machine", "recipe",
+)  # fmt: skip
+"""The rooms from the street door down: one may use those after it, and the modules outside the rooms."""
 
-ENTRANCES = {"dora_cli": len(TIERS) - 1, "dora_cli.__main__": 0}
-"""Modules outside the rooms: the package itself (a version and names that load on first use) may be read by all,
-``__main__`` by none.
-"""
-
-FORBIDDEN = {
-    "methods": {"recipe", "tasks", "data", "models"},  # how weights adapt is the same whatever is trained, and on what
-    "reports": {"models", "methods", "tasks", "data", "recipe"},  # reads records, never sees a model
+STRANGERS = {
+    "methods": {"runs", "machine", "recipe"},  # how weights adapt is the same whatever is trained, and on what
+    "reports": {"models", "methods"},  # reads records, never sees a model
 }
-"""Rooms that may not use what their tier could."""
+"""Rooms below that are no business of a room's."""
 
 PURE = {
     "__future__", "abc", "bisect", "collections", "contextlib", "copy", "dataclasses", "enum", "fractions", "functools",
@@ -53,7 +47,7 @@ HEAVY = {
 arguments.
 """
 
-LIGHT = {"dora_cli.collector", "dora_cli.errors", "dora_cli.libraries", "dora_cli.printable"}
+LIGHT = {"dora_cli.errors", "dora_cli.libraries", "dora_cli.printable"}
 """What commands may load before they run, beside each other."""
 
 DOORS = {
@@ -103,19 +97,16 @@ def _running(node: ast.AST) -> Iterator[ast.AST]:
         yield from _running(child)
 
 
+@cache
 def imports_of(module: str) -> set[str]:
     path = MODULES[module]
     return imports(path.read_text(encoding="utf-8"), module, package=path.name == "__init__.py")
 
 
-def room(module: str) -> str:
-    return module.split(".")[1]
-
-
-def tier(module: str) -> int:
-    if module in ENTRANCES:
-        return ENTRANCES[module]
-    return next(index for index, rooms in enumerate(TIERS) if room(module) in rooms)
+def room(module: str) -> str | None:
+    """The room of a module of ours; None where it is in none: what every room may use, and the package's two doors."""
+    first = module.split(".")[1:2]
+    return first[0] if first and first[0] in ORDER else None
 
 
 def ours(module: str) -> bool:
@@ -153,22 +144,42 @@ def late():
     assert inside == {"dora_cli.methods.dora.layer", "dora_cli.methods.base", "dora_cli.methods.dora.allocator"}
 
 
-def test_every_module_is_in_a_known_room() -> None:
-    rooms = set().union(*TIERS)
-    assert {module for module in MODULES if module not in ENTRANCES and room(module) not in rooms} == set()
-    # Otherwise the tests below would pass on nothing.
-    assert {room(module) for module in MODULES if module not in ENTRANCES} >= rooms
+def test_every_folder_is_a_room() -> None:
+    assert {path.parent.name for path in PACKAGE.glob("*/__init__.py")} == set(ORDER)
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_imports_point_one_way(module: str) -> None:
-    for imported in filter(ours, imports_of(module)):
-        assert imported in MODULES, f"{module} imports {imported}, which is no module"
-        assert tier(imported) >= tier(module), (
-            f"{module} imports {imported}: commands -> training -> methods -> recipe, never back"
-        )
-        if module not in ENTRANCES and imported not in ENTRANCES:
-            assert room(imported) not in FORBIDDEN.get(room(module), set()), f"{module} must not know {imported}"
+def arrows() -> dict[tuple[str, str], str]:
+    """Every pair of modules of ours of which the first imports the second."""
+    return {
+        (module, imported): f"{module} imports {imported}"
+        for module in MODULES
+        for imported in imports_of(module) & set(MODULES)
+    }
+
+
+def test_imports_point_down() -> None:
+    """So that no two rooms import each other, and no step of the data's way goes back."""
+    place = {name: number for number, name in enumerate(ORDER)}
+    wrong = []
+    for (module, imported), arrow in arrows().items():
+        above, below = room(module), room(imported)
+        if above == below or below is None:
+            continue
+        if above is None:
+            if module != "dora_cli.__main__":
+                wrong.append(f"{arrow}, which is a room")
+        elif place[below] < place[above]:
+            wrong.append(f"{arrow}, which is above it")
+        elif below in STRANGERS.get(above, ()):
+            wrong.append(f"{arrow}, which is none of its business")
+    assert wrong == []
+    # Otherwise the test would pass on nothing.
+    assert {room(module) for module, _ in arrows()} >= set(ORDER)
+
+
+def test_what_is_imported_is_there() -> None:
+    unknown = {name for module in MODULES for name in imports_of(module) if ours(name) and name not in MODULES}
+    assert unknown == set()
 
 
 @pytest.mark.parametrize("module", [module for module in MODULES if module.startswith("dora_cli.methods")])
@@ -205,7 +216,10 @@ def test_the_mathematics_stands_alone(name: str, allowed: set[str]) -> None:
     assert found - PURE <= allowed
 
 
-@pytest.mark.parametrize("module", [module for module in MODULES if tier(module) == 0 or module == "dora_cli"])
+@pytest.mark.parametrize(
+    "module",
+    [module for module in MODULES if room(module) == "commands" or module in ("dora_cli", "dora_cli.__main__")],
+)
 def test_commands_load_nothing_heavy_before_they_run(module: str) -> None:
     """What stands outside of functions there is loaded by ``dora --help``: typer, the standard library, errors and each
     other.
@@ -217,38 +231,30 @@ def test_commands_load_nothing_heavy_before_they_run(module: str) -> None:
     for imported in imports(top, module, package=MODULES[module].name == "__init__.py"):
         if ours(imported):
             assert (
-                imported
-                in {"dora_cli", "dora_cli.collector", "dora_cli.errors", "dora_cli.libraries", "dora_cli.printable"}
+                imported in {"dora_cli", "dora_cli.errors", "dora_cli.libraries", "dora_cli.printable"}
                 or room(imported) == "commands"
             )
         else:
             assert imported.split(".")[0] in {"typer", *sys.stdlib_module_names}
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_text_goes_to_the_terminal_by_two_doors_alone(module: str) -> None:
+def test_text_goes_to_the_terminal_by_two_doors_alone() -> None:
     """Where control characters are made visible; see `dora_cli.printable`."""
-    tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
-    called = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
-    bases = {ast.unparse(base) for node in ast.walk(tree) if isinstance(node, ast.ClassDef) for base in node.bases}
-    ways = {
-        "print",
-        "Console",
-        "typer.echo",
-        "typer.secho",
-        "click.echo",
-        "rich.print",
-        "traceback.print_exc",
-        "Text.from_markup",
-    }
+    ways = {"print", "Console", "typer.echo", "typer.secho", "click.echo", "rich.print", "traceback.print_exc"}
+    ways |= {"Text.from_markup"}
     ways |= {
         f"sys.{name}.{verb}"
         for name in ("stdout", "stderr", "__stdout__", "__stderr__")
         for verb in ("write", "writelines")
     }
-    assert (called | bases) & ways <= DOORS.get(module, set()), (
-        "use dora_cli.printable.say or dora_cli.reports.console.make_console"
-    )
+    found = {}
+    for module, path in MODULES.items():
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        called = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+        bases = {ast.unparse(base) for node in ast.walk(tree) if isinstance(node, ast.ClassDef) for base in node.bases}
+        if used := (called | bases) & ways:
+            found[module] = used
+    assert found == DOORS, "use dora_cli.printable.say or dora_cli.reports.console.make_console"
 
 
 def test_help_loads_nothing_heavy() -> None:

@@ -36,7 +36,7 @@ def untuned_bleu(model: str, *, beams: int) -> float:
     """BLEU of a built-in model on the generated test set as it comes with the package."""
     loaded = load_generator(model)
     layout = pair_layout(loaded.tokenizer, decoder_start=loaded.decoder_start)
-    groups = group_references(load_examples(get_task("e2e"), "builtin", "test"))
+    groups = group_references(load_examples(get_task("e2e").fields, "builtin", "test"))
     sources = encode_sources(groups.sources, loaded.tokenizer, 128, layout)
     outputs = decode(
         loaded.model,

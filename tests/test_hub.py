@@ -109,7 +109,7 @@ def test_one_question_for_all_splits_and_the_model(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(datasets, "load_dataset", look)
     for split in ("train", "validation"):
         with pytest.raises(DataError, match="no route"):
-            load_examples(get_task("glue/rte"), "hub", split)
+            load_examples(get_task("glue/rte").fields, "hub", split)
     with pytest.raises(ModelError):
         find_source("nobody/nothing")
     assert (about_data.asked, about_models.asked) == (1, 0)
@@ -129,7 +129,7 @@ def test_where_the_hub_answers_the_library_may_ask_it(monkeypatch: pytest.Monkey
 
         monkeypatch.setattr(datasets, "load_dataset", look)
         with pytest.raises(DataError, match="what the library says"):
-            load_examples(get_task("glue/rte"), "hub", "train")
+            load_examples(get_task("glue/rte").fields, "hub", "train")
         assert looked == [False]
 
 

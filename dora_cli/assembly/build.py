@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -47,6 +47,7 @@ class AdaptedModel:
         schedule: None if built for evaluation only.
         fingerprint: of the base model's frozen tensors, before anything was attached.
         size: of the base model with its head, likewise.
+        start_parameters: entries of all that trained when the method was attached.
     """
 
     model: nn.Module
@@ -59,6 +60,7 @@ class AdaptedModel:
     commit: str | None
     fingerprint: str
     size: ModelSize
+    start_parameters: int
 
     @property
     def trainable(self) -> list[nn.Parameter]:
@@ -172,6 +174,21 @@ def base_from_config(recipe: Recipe, task: Task) -> nn.Module:
         )
 
 
+def put_on(
+    model: nn.Module,
+    method: Method,
+    projections: Sequence[Projection],
+    schedule: Schedule | None,
+    head: Mapping[str, nn.Parameter],
+) -> None:
+    """Attaches `method` to `projections` of `model` in place, so that exactly the adapters and `head` train."""
+    model.requires_grad_(False)
+    method.attach(model, {p.name: p.module for p in projections}, schedule)
+    for parameter in head.values():
+        parameter.data = parameter.data.to(trained_type(parameter.dtype))
+        parameter.requires_grad_(True)
+
+
 def adapt(
     recipe: Recipe, task: Task, base: LoadedModel, method: Method, device: torch.device, *, total_steps: int | None
 ) -> AdaptedModel:
@@ -187,16 +204,22 @@ def adapt(
     projections = find_projections(model, targets) if targets else []
     schedule = None if total_steps is None else method.plan(total_steps, {p.name: p.shape for p in projections})
     head = head_parameters(model, base.fresh)
-    model.requires_grad_(False)
     fingerprint = base_fingerprint(base)
     size = ModelSize.of(model, head.values())
     model.to(device)
     seed_everything(recipe.train.seed)  # the draw of A and B depends on the seed alone, not on how the base was loaded
-    method.attach(model, {p.name: p.module for p in projections}, schedule)
-    for parameter in head.values():
-        parameter.data = parameter.data.to(trained_type(parameter.dtype))
-        parameter.requires_grad_(True)
+    put_on(model, method, projections, schedule, head)
     layout = pair_layout(base.tokenizer, decoder_start=base.decoder_start) if isinstance(task, GenerationTask) else None
     return AdaptedModel(
-        model, base.tokenizer, method, projections, head, layout, schedule, base.commit, fingerprint, size
+        model,
+        base.tokenizer,
+        method,
+        projections,
+        head,
+        layout,
+        schedule,
+        base.commit,
+        fingerprint,
+        size,
+        start_parameters=sum(parameter.numel() for parameter in (*method.parameters(), *head.values())),
     )

@@ -12,17 +12,17 @@ import torch
 from torch import nn
 
 from dora_cli.assembly.build import base_from_config, make_method, note_on_code, note_on_rank, targets_of
-from dora_cli.assembly.evaluator import evaluated_splits
+from dora_cli.assembly.data import load_data
 from dora_cli.assembly.length import RunLength
 from dora_cli.assembly.notes import note_on_java, notes_before_training, notes_on_official_sizes, notes_on_settings
 from dora_cli.assembly.resolve import resolve
+from dora_cli.assembly.work import decide_threads
 from dora_cli.machine.capture import check_capture, choose_capture
 from dora_cli.machine.devices import resolve_device, resolve_precision
-from dora_cli.machine.threads import Threads, decide, most_threads
+from dora_cli.machine.threads import Threads, most_threads
 from dora_cli.models import ModelUnreachableError, Projection, find_projections, head_parameters, left_out
 from dora_cli.recipe import Recipe
 from dora_cli.tasks import Task
-from dora_cli.training.run import load_split
 from dora_cli.wording import plural
 
 _ANY_SHAPE = (2, 2)  # when phases begin and end does not depend on shapes
@@ -144,7 +144,7 @@ def dry_run(recipe: Recipe, output: Path | None = None, seeds: Sequence[int] = (
         phases=list(plan.phases),
         parameters=parameters,
         out_of_reach=reason,
-        threads=decide(recipe, model, most_threads()),
+        threads=decide_threads(recipe, model, most_threads()),
         rank_note=rank_note,
         left_out_note=left_out_note,
         cuda_graph=_cuda_graph(recipe.train.cuda_graph, model, device, precision),
@@ -173,9 +173,8 @@ def _data(recipe: Recipe, task: Task) -> tuple[int, list[str]]:
         size, limit = task.splits["train"], recipe.data.max_train_samples
         notes = [*notes_on_settings(recipe), *notes_on_official_sizes(recipe, task)]
         return size if limit is None else min(size, limit), [*notes, *filter(None, [note_on_java(task)])]
-    training = load_split(recipe, task, "train", training=True)
-    evaluated = {split: load_split(recipe, task, split, training=False) for split in evaluated_splits(recipe, task)}
-    return len(training), list(notes_before_training(recipe, task, training, evaluated))
+    data = load_data(recipe, task)
+    return len(data.training), list(notes_before_training(recipe, task, data.training, data.evaluated))
 
 
 def _parameters(projections: list[Projection], schedule: dict[str, Any], head: int) -> dict[str, int]:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from dora_cli.data import Examples
 from dora_cli.data.notes import label_notes, limit_note, text_notes
 from dora_cli.recipe import Recipe
 from dora_cli.tasks import GenerationTask, Task
 
+Note = Callable[[str], None]
+"""Told what a reader should know, a line at a time."""
+
 MOST = 0.1
 """A learning rate above it is noted. AdamW moves a weight by about the learning rate a step, whatever its gradient."""
+
+
+def unheard(message: str) -> None:
+    """Notes that nobody reads."""
 
 
 def notes_before_training(
@@ -30,7 +37,7 @@ def notes_before_training(
     ):
         yield note
     yield from text_notes("split train", training)
-    yield from label_notes("split train", task, training, training=True)
+    yield from label_notes("split train", task.fields.labels, training, training=True)
     yield from notes_before_evaluation(recipe, task, evaluated)
 
 
@@ -49,7 +56,8 @@ def notes_before_evaluation(recipe: Recipe, task: Task, evaluated: Mapping[str, 
         ):
             yield note
         yield from text_notes(place, examples)
-        yield from label_notes(place, task, examples, training=False)
+        zero = () if isinstance(task, GenerationTask) else task.correlations
+        yield from label_notes(place, task.fields.labels, examples, training=False, zero=zero)
     if note := note_on_java(task):
         yield note
 
@@ -84,7 +92,7 @@ def note_on_java(task: Task) -> str | None:
     """What the end of a run will lack without Java; None where nothing."""
     if not isinstance(task, GenerationTask) or "meteor" not in task.scores:
         return None
-    from dora_cli.doctor.java import look_for_java
+    from dora_cli.metrics.e2e.java import look_for_java
 
     problem = look_for_java()["problem"]
     return problem and (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Annotated
 
@@ -50,17 +51,20 @@ def evaluate(
 ) -> None:
     """Evaluate a finished run: rebuild its model at the final ranks and score it."""
     from dora_cli.assembly.restore import evaluate_saved
+    from dora_cli.json_text import to_json
     from dora_cli.machine.processes import is_main
     from dora_cli.reports.console import make_console, make_error_console
     from dora_cli.reports.evaluation import print_evaluation
     from dora_cli.reports.progress import make_listener
     from dora_cli.runs.output_files import check_output_file, is_stdout, write_output
-    from dora_cli.runs.records import to_json
 
     check_overwrite(output, overwrite=overwrite)
     if output is not None:
         check_output_file(output, overwrite=overwrite)
-    result = evaluate_saved(checkpoint, split=split, overrides=set_ or [], listener=make_listener())
+    with contextlib.closing(make_listener()) as listener:
+        result = evaluate_saved(
+            checkpoint, split=split, overrides=set_ or [], note=listener.note, progress=listener.evaluating
+        )
     if not is_main():
         return
     print_evaluation(make_error_console() if is_stdout(output) else make_console(), result)

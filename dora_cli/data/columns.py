@@ -8,16 +8,12 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from dora_cli.data.fields import Fields, Names
 from dora_cli.data.values import quoted
 from dora_cli.errors import DataError
-from dora_cli.tasks import ClassificationTask
 
 if TYPE_CHECKING:
     from dora_cli.data.tables import Table
-    from dora_cli.tasks import Task
-
-Names = tuple[str, ...]
-"""What we call one column: the task's own name first, then the general one, then that of the official files."""
 
 LABEL: Names = ("label",)
 _NUMBERS = {"", "id", "idx", "index"}
@@ -35,20 +31,20 @@ class Columns:
         DataError: a key of the user's ``data.columns`` is none of ours, or two are the same.
     """
 
-    def __init__(self, task: Task, columns: Mapping[str, str] | None) -> None:
-        """Takes the task, and the user's ``data.columns``."""
-        self.texts = _text_names(task)
-        self._task = task.name
-        self._all = [*self.texts, *([LABEL] if isinstance(task, ClassificationTask) else [])]
+    def __init__(self, fields: Fields, columns: Mapping[str, str] | None) -> None:
+        """Takes what the file has to give, and the user's ``data.columns``."""
+        self.texts = fields.texts
+        self._task = fields.task
+        self._all = [*self.texts, *([] if fields.labels is None else [LABEL])]
         self._mapped = dict(columns or {})
         known = [name for names in self._all for name in names]
         unknown = [key for key in self._mapped if key not in known]
         if unknown:
-            raise DataError(f"data.columns: {quoted(unknown)} is no column of {task.name}; columns: {quoted(known)}")
+            raise DataError(f"data.columns: {quoted(unknown)} is no column of {fields.task}; columns: {quoted(known)}")
         for names in self.texts:
             twice = [name for name in names if name in self._mapped]
             if len(twice) > 1:
-                raise DataError(f"data.columns: {quoted(twice)} name the same column of {task.name}; keep one")
+                raise DataError(f"data.columns: {quoted(twice)} name the same column of {fields.task}; keep one")
 
     def present(self, table: Table, ours: Names) -> str | None:
         """The file's name of one of our columns, or None if it has no such column."""
@@ -107,13 +103,6 @@ class Columns:
 
     def _key(self, ours: Names) -> str | None:
         return next((name for name in ours if name in self._mapped), None)
-
-
-def _text_names(task: Task) -> list[Names]:
-    if isinstance(task, ClassificationTask):
-        general = ("sentence",) if len(task.text_columns) == 1 else ("sentence1", "sentence2")
-        return [tuple(dict.fromkeys(names)) for names in zip(task.text_columns, general, task.tsv.texts, strict=True)]
-    return list(zip(task.text_columns, (task.csv.source, task.csv.target), strict=True))
 
 
 def _written(name: str) -> str:

@@ -18,10 +18,10 @@ from dora_cli.data.values import check_texts, quoted
 from dora_cli.errors import DataError
 
 if TYPE_CHECKING:
-    from dora_cli.tasks import GenerationTask
+    from dora_cli.data.fields import CsvLayout, Fields
 
 
-def read_e2e_csv(task: GenerationTask, folder: Path, split: str) -> Examples:
+def read_e2e_csv(fields: Fields, layout: CsvLayout, folder: Path, split: str) -> Examples:
     """Examples of `split` from the official files in `folder`; sources alone where a split that needs no references has
     none.
 
@@ -29,17 +29,16 @@ def read_e2e_csv(task: GenerationTask, folder: Path, split: str) -> Examples:
         DataError: a missing folder, file or column, a damaged row, an empty source or reference, bytes that are no
             UTF-8; names the file and the line.
     """
-    layout = task.csv
-    table = read_delimited(find_official(task.name, "e2e-csv", folder, layout.files, split))
+    table = read_delimited(find_official(fields.task, "e2e-csv", folder, layout.files, split))
     by_key = {name.lower(): name for name in table.columns}
-    wanted = [layout.source, layout.target] if task.labelled(split) or layout.target in by_key else [layout.source]
+    wanted = [layout.source, layout.target] if fields.complete(split) or layout.target in by_key else [layout.source]
     missing = [name for name in wanted if name not in by_key]
     if missing and table.fault is not None:
         raise DataError(table.fault)
     if missing:
         raise DataError(
             f"{table.name}: no column {quoted(missing)}; the header has {quoted(list(table.columns))}. Is this the "
-            f"release of {task.name}? For files of your own, set data.source: files"
+            f"release of {fields.task}? For files of your own, set data.source: files"
         )
     if not table.rows:
         raise no_examples(table.name)

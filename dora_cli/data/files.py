@@ -16,23 +16,22 @@ from dora_cli.data.tables import CANNOT_READ, Table, check_not_empty, no_example
 from dora_cli.data.values import check_not_wide, check_texts, label_ids, not_utf8, parse_labels, quoted, unlabelled
 from dora_cli.errors import DataError
 from dora_cli.files import WHOLE, check_depth, check_regular, text_lines
-from dora_cli.tasks import ClassificationTask
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from dora_cli.tasks import GenerationTask, Task
+    from dora_cli.data.fields import Fields
 
 _FORMATS = ("csv", "tsv", "json", "jsonl", "parquet")
 
 
 def read_files(
-    task: Task, folder: Path, split: str, columns: Mapping[str, str] | None, labels: Sequence[str] | None
+    fields: Fields, folder: Path, split: str, columns: Mapping[str, str] | None, labels: Sequence[str] | None
 ) -> Examples:
     """Examples of `split` from ``<split>.<format>`` in `folder`, or from parquet shards ``<split>-*.parquet``.
 
     Args:
-        task: the task.
+        fields: what the file has to give.
         folder: holds one file per split.
         split: the hub's name of the split, which is the file's name too.
         columns: our column names to the file's. Ours are the task's own, or sentence, sentence1, sentence2 (generation:
@@ -43,32 +42,32 @@ def read_files(
         DataError: no such folder or file, an unreadable or empty file, a missing column, one that is two of ours, a
             null text, an unknown label, an empty source or reference; names the file, the row and what is allowed.
     """
-    keys = Columns(task, columns)
-    ids = label_ids(task, labels) if isinstance(task, ClassificationTask) else None
-    table = _read(_find(task, folder, split))
+    keys = Columns(fields, columns)
+    ids = None if fields.labels is None else label_ids(fields, labels)
+    table = _read(_find(fields, folder, split))
     if not table.rows:
         raise no_examples(table.name)
-    keys.check_apart(table, [*keys.texts, *([LABEL] if isinstance(task, ClassificationTask) else [])])
-    if not isinstance(task, ClassificationTask):
-        return _pairs(task, split, table, keys)
+    keys.check_apart(table, [*keys.texts, *([] if fields.labels is None else [LABEL])])
+    if fields.labels is None:
+        return _pairs(fields, split, table, keys)
     examples = _texts(table, keys)
-    if not task.labelled(split):
+    if not fields.complete(split):
         given = keys.present(table, LABEL)
         if given is None or unlabelled(table.columns[given]):
             return examples
     values = table.columns[keys.column(table, LABEL)]
     remedy = (
-        f"fix the file, or set data.labels to the values that stand for {', '.join(task.label_names or ())}, in "
+        f"fix the file, or set data.labels to the values that stand for {', '.join(fields.labels.names or ())}, in "
         "this order"
     )
-    return Examples(examples.texts, parse_labels(task, values, ids, table.where, remedy))
+    return Examples(examples.texts, parse_labels(fields, values, ids, table.where, remedy))
 
 
-def read_file(task: Task, path: Path, columns: Mapping[str, str] | None) -> Examples:
+def read_file(fields: Fields, path: Path, columns: Mapping[str, str] | None) -> Examples:
     """Examples to predict from one file: labels are not read; a generation's references are, where there are any.
 
     Args:
-        task: the task.
+        fields: what the file has to give.
         path: a csv, tsv, json, jsonl or parquet file with the task's columns; where the task reads one text, any other
             is plain text, a text a line.
         columns: our column names to the file's, as for `read_files`.
@@ -79,19 +78,19 @@ def read_file(task: Task, path: Path, columns: Mapping[str, str] | None) -> Exam
     if not path.is_file():
         raise DataError(f"{path}: " + ("is a folder; give a file" if path.is_dir() else "there is no such file"))
     if path.suffix[1:] not in _FORMATS:
-        if isinstance(task, ClassificationTask) and len(task.text_columns) > 1:
+        if fields.labels is not None and len(fields.texts) > 1:
             raise DataError(
-                f"{path}: {task.name} reads pairs of texts, which plain text cannot hold; give a file that ends in "
-                f"{', '.join(_FORMATS)}, with the columns {quoted(task.text_columns)}"
+                f"{path}: {fields.task} reads pairs of texts, which plain text cannot hold; give a file that ends in "
+                f"{', '.join(_FORMATS)}, with the columns {quoted(fields.own_names)}"
             )
         check_not_empty(path)
         return Examples((_lines(path),), None)
     table = _read([path])
     if not table.rows:
         raise no_examples(table.name)
-    keys = Columns(task, columns)
+    keys = Columns(fields, columns)
     keys.check_apart(table, keys.texts)
-    return _texts(table, keys) if isinstance(task, ClassificationTask) else _pairs(task, None, table, keys)
+    return _pairs(fields, None, table, keys) if fields.labels is None else _texts(table, keys)
 
 
 def _texts(table: Table, keys: Columns) -> Examples:
@@ -113,18 +112,18 @@ def _lines(path: Path) -> list[str]:
     return texts
 
 
-def _pairs(task: GenerationTask, split: str | None, table: Table, keys: Columns) -> Examples:
+def _pairs(fields: Fields, split: str | None, table: Table, keys: Columns) -> Examples:
     source, target = keys.texts
     columns = [keys.column(table, source)]
     given = keys.present(table, target)
-    if (split is not None and task.labelled(split)) or (given is not None and any(table.columns[given])):
+    if (split is not None and fields.complete(split)) or (given is not None and any(table.columns[given])):
         columns.append(keys.column(table, target))
     return Examples(
         tuple(check_texts(table.columns[column], column, table.where, filled=True) for column in columns), None
     )
 
 
-def _find(task: Task, folder: Path, split: str) -> list[Path]:
+def _find(fields: Fields, folder: Path, split: str) -> list[Path]:
     names = f"{split}.{{{','.join(_FORMATS)}}}"
     if not folder.is_dir():
         what = "is a file, not a folder" if folder.exists() else "does not exist"
@@ -139,10 +138,10 @@ def _find(task: Task, folder: Path, split: str) -> list[Path]:
         raise DataError(f"data.path: {str(folder)!r} has {clash} for the split {split}; keep one of them")
     if not found and not shards:
         present = quoted(sorted(entry.name for entry in folder.iterdir())[:20])
-        splits = ", ".join(["train", *task.eval_splits])
+        splits = ", ".join(["train", *fields.evaluated])
         raise DataError(
             f"data.path: {str(folder)!r} has no file for the split {split}; looked for {names} and {split}-*.parquet, "
-            f"found {present}. {task.name} needs the splits {splits}"
+            f"found {present}. {fields.task} needs the splits {splits}"
         )
     return found or shards
 

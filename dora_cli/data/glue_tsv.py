@@ -19,19 +19,18 @@ from dora_cli.files import text_lines
 from dora_cli.wording import plural
 
 if TYPE_CHECKING:
-    from dora_cli.tasks import ClassificationTask
+    from dora_cli.data.fields import Fields, TsvLayout
 
 
-def read_glue_tsv(task: ClassificationTask, folder: Path, split: str) -> Examples:
+def read_glue_tsv(fields: Fields, layout: TsvLayout, folder: Path, split: str) -> Examples:
     """Examples of `split` from the official files in `folder`.
 
     Raises:
         DataError: a missing folder, file or column, a row with a wrong number of fields, an unknown label, bytes that
             are no UTF-8; names the file and the line.
     """
-    layout = task.tsv
     files = {name: (file,) for name, file in layout.files.items()}
-    path = find_official(task.name, "glue-tsv", folder, files, split, inner=layout.folder)
+    path = find_official(fields.task, "glue-tsv", folder, files, split, inner=layout.folder)
     lines = _lines(path)
     names = layout.headerless.get(split)
     if names is None:
@@ -41,7 +40,7 @@ def read_glue_tsv(task: ClassificationTask, folder: Path, split: str) -> Example
                 f"{path}: the file is empty; a header row was expected: take the file from the release again"
             )
         names = tuple(header[1])
-    wanted = [*layout.texts, layout.label] if task.labelled(split) or layout.label in names else [*layout.texts]
+    wanted = [*layout.texts, layout.label] if fields.complete(split) or layout.label in names else [*layout.texts]
     missing = [name for name in wanted if name not in names]
     if missing:
         raise DataError(
@@ -53,22 +52,22 @@ def read_glue_tsv(task: ClassificationTask, folder: Path, split: str) -> Example
     numbers: list[int] = []
     columns: list[list[str]] = [[] for _ in wanted]
     broken = 0
-    for number, fields in lines:
-        if len(fields) != len(names):
+    for number, row in lines:
+        if len(row) != len(names):
             broken += 1
             if broken > layout.broken_rows:
-                raise DataError(_wrong_fields(path, number, fields, names, layout.broken_rows))
+                raise DataError(_wrong_fields(path, number, row, names, layout.broken_rows))
             continue
         numbers.append(number)
         for column, position in zip(columns, positions, strict=True):
-            column.append(fields[position])
+            column.append(row[position])
     if not numbers:
         raise no_examples(str(path))
     texts = tuple(columns[: len(layout.texts)])
     if len(wanted) == len(layout.texts):
         return Examples(texts, None)
-    ids = None if layout.labels is None else label_ids(task, layout.labels)
-    return Examples(texts, parse_labels(task, columns[-1], ids, lambda i: f"{path}, line {numbers[i]}"))
+    ids = None if layout.labels is None else label_ids(fields, layout.labels)
+    return Examples(texts, parse_labels(fields, columns[-1], ids, lambda i: f"{path}, line {numbers[i]}"))
 
 
 def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
@@ -95,9 +94,9 @@ def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}; {CANNOT_READ}") from None
 
 
-def _wrong_fields(path: Path, number: int, fields: list[str], names: tuple[str, ...], tolerated: int) -> str:
+def _wrong_fields(path: Path, number: int, row: list[str], names: tuple[str, ...], tolerated: int) -> str:
     also = f" (and {plural(tolerated, 'row')} before it, more than the official file has)" if tolerated else ""
     return (
-        f"{path}, line {number}: {plural(len(fields), 'field')}{also}, expected {len(names)} ({', '.join(names)}), "
+        f"{path}, line {number}: {plural(len(row), 'field')}{also}, expected {len(names)} ({', '.join(names)}), "
         "separated by tabs, without quoting; fix or remove the line"
     )

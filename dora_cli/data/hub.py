@@ -8,52 +8,52 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dora_cli.data.examples import Examples
+from dora_cli.data.fields import TsvLayout
 from dora_cli.data.values import Where, check_texts, label_ids, parse_labels, quoted, unlabelled
 from dora_cli.errors import DataError
 from dora_cli.hub import ask, silent
-from dora_cli.tasks import ClassificationTask
 
 if TYPE_CHECKING:
-    from dora_cli.tasks import HubSource, Task
+    from dora_cli.data.fields import Fields, HubSource, Labels
 
 
-def read_hub(task: Task, split: str) -> Examples:
+def read_hub(fields: Fields, split: str) -> Examples:
     """Examples of `split` from the hub, or from the local cache of an earlier download.
 
     Raises:
         DataError: no network and no cached copy, or a copy that does not fit the task; says what to set instead.
     """
-    dataset = _load(task, split)
-    place = f"{task.hub.path} ({task.hub.config}), split {split}"
+    dataset = _load(fields, split)
+    place = f"{fields.hub.path} ({fields.hub.config}), split {split}"
 
     def where(position: int) -> str:
         return f"{place}, row {position + 1}"
 
-    if isinstance(task, ClassificationTask):
-        return _labelled(task, split, dataset, place, where)
+    if fields.labels is not None:
+        return _labelled(fields, fields.labels, split, dataset, place, where)
     wanted = list(
-        task.text_columns
-        if task.labelled(split) or task.text_columns[1] in dataset.column_names
-        else task.text_columns[:1]
+        fields.own_names
+        if fields.complete(split) or fields.own_names[1] in dataset.column_names
+        else fields.own_names[:1]
     )
     _check_columns(dataset, wanted, place)
     columns = dataset[:]
     return Examples(tuple(check_texts(columns[name], name, where, filled=True) for name in wanted), None)
 
 
-def _labelled(task: ClassificationTask, split: str, dataset: Any, place: str, where: Where) -> Examples:
-    _check_columns(dataset, [*task.text_columns, "label"] if task.labelled(split) else [*task.text_columns], place)
+def _labelled(fields: Fields, labels: Labels, split: str, dataset: Any, place: str, where: Where) -> Examples:
+    _check_columns(dataset, [*fields.own_names, "label"] if fields.complete(split) else [*fields.own_names], place)
     names = getattr(dataset.features.get("label"), "names", None)
-    if task.label_names is not None and names is not None and tuple(names) != task.label_names:
+    if labels.names is not None and names is not None and tuple(names) != labels.names:
         raise DataError(
-            f"{place}: its labels are {quoted(names)}, but {task.name} has {quoted(task.label_names)}, in this order"
+            f"{place}: its labels are {quoted(names)}, but {fields.task} has {quoted(labels.names)}, in this order"
         )
     columns = dataset[:]
-    texts = tuple(check_texts(columns[name], name, where) for name in task.text_columns)
+    texts = tuple(check_texts(columns[name], name, where) for name in fields.own_names)
     values = columns.get("label")
-    if values is None or (not task.labelled(split) and unlabelled(values)):
+    if values is None or (not fields.complete(split) and unlabelled(values)):
         return Examples(texts, None)
-    return Examples(texts, parse_labels(task, values, label_ids(task, None), where))
+    return Examples(texts, parse_labels(fields, values, label_ids(fields, None), where))
 
 
 def _check_columns(dataset: Any, wanted: list[str], place: str) -> None:
@@ -62,10 +62,10 @@ def _check_columns(dataset: Any, wanted: list[str], place: str) -> None:
         raise DataError(f"{place}: no column {quoted(missing)}; it has {quoted(dataset.column_names)}")
 
 
-def _load(task: Task, split: str) -> Any:
+def _load(fields: Fields, split: str) -> Any:
     import datasets
 
-    hub = task.hub
+    hub = fields.hub
     silence = None if Path(hub.path).is_dir() else _silence(hub)
     try:
         with nullcontext() if silence is None else _from_the_cache():
@@ -76,9 +76,9 @@ def _load(task: Task, split: str) -> Any:
         if silence is not None and isinstance(error, ConnectionError):  # not in the cache either
             error = silence
         reason = (str(error).strip().splitlines() or ["no reason given"])[0][:300]
-        official, files = _official(task)
+        official, files = _official(fields)
         raise DataError(
-            f"data.source hub: {task.hub.path} ({task.hub.config}), split {split}, could not be loaded: "
+            f"data.source hub: {fields.hub.path} ({fields.hub.config}), split {split}, could not be loaded: "
             f"{type(error).__name__}: {reason}\n"
             f"Without a network, set data.source: {official} and data.path to a folder with the official files "
             f"({', '.join(files)}), or load the data set once with a network: it is then found again in its cache "
@@ -113,8 +113,9 @@ def _from_the_cache() -> Iterator[None]:
         datasets.config.HF_HUB_OFFLINE = before
 
 
-def _official(task: Task) -> tuple[str, list[str]]:
+def _official(fields: Fields) -> tuple[str, list[str]]:
     """The source that reads the task's official files, and their names."""
-    if isinstance(task, ClassificationTask):
-        return "glue-tsv", list(task.tsv.files.values())
-    return "e2e-csv", [names[0] for names in task.csv.files.values()]
+    release = fields.release
+    if isinstance(release, TsvLayout):
+        return "glue-tsv", list(release.files.values())
+    return "e2e-csv", [names[0] for names in release.files.values()]

@@ -4,24 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from dora_cli.data.e2e_csv import read_e2e_csv
 from dora_cli.data.examples import Examples
+from dora_cli.data.fields import Fields, TsvLayout
 from dora_cli.data.files import read_files
 from dora_cli.data.glue_tsv import read_glue_tsv
 from dora_cli.data.hub import read_hub
 from dora_cli.data.values import quoted
 from dora_cli.errors import DataError
 from dora_cli.files import at_home
-from dora_cli.tasks import ClassificationTask, GenerationTask
-
-if TYPE_CHECKING:
-    from dora_cli.tasks import Task
 
 
 def load_examples(
-    task: Task,
+    fields: Fields,
     source: str,
     split: str,
     *,
@@ -34,7 +30,7 @@ def load_examples(
     """Examples of one split.
 
     Args:
-        task: the task.
+        fields: what the source has to give, a task's `fields`.
         source: ``"hub"``, ``"glue-tsv"`` or ``"e2e-csv"`` (official files), ``"files"`` (the user's own) or
             ``"builtin"`` (generated).
         split: ``"train"``, or another split of the task by the hub's name.
@@ -49,10 +45,10 @@ def load_examples(
         DataError: data that is absent, unreadable or does not fit the task, or an argument that the source or the task
             does not use.
     """
-    if source not in task.sources:
-        raise DataError(f"data.source: {source!r} is none of {quoted(task.sources)}, the sources of {task.name}")
-    if split not in task.splits:
-        raise DataError(f"split: {task.name} has no split {split!r}; splits: {quoted(list(task.splits))}")
+    if source not in fields.sources:
+        raise DataError(f"data.source: {source!r} is none of {quoted(fields.sources)}, the sources of {fields.task}")
+    if split not in fields.splits:
+        raise DataError(f"split: {fields.task} has no split {split!r}; splits: {quoted(list(fields.splits))}")
     if max_samples is not None and max_samples < 1:
         raise DataError(f"max_samples: {max_samples} is below 1; leave it out to use every example")
     needs_path = source not in ("hub", "builtin")
@@ -67,20 +63,21 @@ def load_examples(
             raise DataError(
                 f"data.{key}: not used by data.source {source}; remove it, or set data.source to one that uses it"
             )
-    if labels is not None and isinstance(task, GenerationTask):
+    if labels is not None and fields.labels is None:
         raise DataError(
-            f"data.labels: {quoted(labels)} were given, but {task.name} has references, not labels; remove data.labels"
+            f"data.labels: {quoted(labels)} were given, but {fields.task} has references, not labels; "
+            "remove data.labels"
         )
 
-    examples = _read(task, source, split, path, columns, labels)
+    examples = _read(fields, source, split, path, columns, labels)
     if max_samples is None:
         return examples
-    by_source = isinstance(task, GenerationTask) and split != "train"
+    by_source = fields.labels is None and split != "train"
     return examples.sample_sources(max_samples, seed) if by_source else examples.sample(max_samples, seed)
 
 
 def _read(
-    task: Task,
+    fields: Fields,
     source: str,
     split: str,
     path: str | Path | None,
@@ -90,14 +87,13 @@ def _read(
     if path is not None:
         folder = at_home(path)
         if source == "files":
-            return read_files(task, folder, split, columns, labels)
-        return (
-            read_glue_tsv(task, folder, split)
-            if isinstance(task, ClassificationTask)
-            else read_e2e_csv(task, folder, split)
-        )
+            return read_files(fields, folder, split, columns, labels)
+        release = fields.release
+        if isinstance(release, TsvLayout):
+            return read_glue_tsv(fields, release, folder, split)
+        return read_e2e_csv(fields, release, folder, split)
     if source == "hub":
-        return read_hub(task, split)
+        return read_hub(fields, split)
     from dora_cli.data.builtin import generate
 
-    return generate(task.name, split)
+    return generate(fields.task, split)

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from dora_cli.tasks import ClassificationTask
 from dora_cli.wording import plural
 
 if TYPE_CHECKING:
     from dora_cli.data.examples import Examples
-    from dora_cli.tasks import Task
-
-_CORRELATIONS = ("matthews_correlation", "pearson", "spearmanr")
-"""Scores that are undefined, and set to 0, where all labels are the same."""
+    from dora_cli.data.fields import Labels
 
 
 def text_notes(place: str, examples: Examples) -> Iterator[str]:
@@ -36,25 +32,27 @@ def _rows(examples: Examples, odd: Callable[[str], bool]) -> int:
     return sum(any(odd(text) for text in texts) for texts in zip(*examples.texts, strict=True))
 
 
-def label_notes(place: str, task: Task, examples: Examples, *, training: bool) -> Iterator[str]:
+def label_notes(
+    place: str, labels: Labels | None, examples: Examples, *, training: bool, zero: Sequence[str] = ()
+) -> Iterator[str]:
     """Labels that are all the same, and classes that are missing.
 
     Args:
         place: as for `text_notes`.
-        task: whose labels they are.
+        labels: what they may be; None for references.
         examples: as they are used.
         training: whether a model learns from them; else it is scored on them.
+        zero: the scores that are 0 where all labels are the same.
     """
-    if examples.labels is None or not isinstance(task, ClassificationTask):
+    if examples.labels is None or labels is None:
         return
     counts = Counter(examples.labels)
-    names = task.label_names
+    names = labels.names
     if len(counts) == 1:
         (label,) = counts
         shown = f"{label:g}" if names is None else repr(names[int(label)])
         rows = "the only row has" if len(examples) == 1 else f"all {len(examples):,} rows have"
         same = f"{place}: {rows} the label {shown}"
-        zero = [name for name in task.scores if name in _CORRELATIONS]
         if training:
             yield f"{same}; the model can learn nothing but to say that"
         else:

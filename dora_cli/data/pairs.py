@@ -18,11 +18,13 @@ from dora_cli.data.layout import PairLayout
 from dora_cli.data.ragged import Integers, Ragged, padded_width, row_numbers
 from dora_cli.data.tokens import check_model_limit, tokenise
 from dora_cli.errors import DataError
-from dora_cli.tasks import IGNORED
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
+
+IGNORED = -100
+"""The label of a position whose prediction does not count."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from dora_cli.files import WHOLE, lines, open_regular
 from dora_cli.wording import plural
 
 if TYPE_CHECKING:
-    from dora_cli.tasks import ClassificationTask
+    from dora_cli.data.fields import Fields, Labels
 
 Where = Callable[[int], str]
 """Says where the value at a position came from, such as ``"train.csv, line 7"``."""
@@ -34,33 +34,39 @@ def quoted(names: Sequence[str]) -> str:
     return ", ".join(repr(name) for name in names) if names else "none"
 
 
-def label_ids(task: ClassificationTask, written: Sequence[str] | None) -> Mapping[str, int] | None:
+def label_ids(fields: Fields, written: Sequence[str] | None) -> Mapping[str, int] | None:
     """The label id of every value that a file may hold, or None for a regression.
 
     Args:
-        task: the task.
+        fields: what the file has to give; with labels.
         written: the labels as the file writes them, in the task's order. None: the task's own names, or its label ids
             as digits.
 
     Raises:
         DataError: `written` does not fit the task.
     """
-    if task.label_names is None:
+    names = _labels(fields).names
+    if names is None:
         if written is not None:
             raise DataError(
-                f"data.labels: {quoted(written)} were given, but the label of {task.name} is a number; "
+                f"data.labels: {quoted(written)} were given, but the label of {fields.task} is a number; "
                 "remove data.labels"
             )
         return None
     if written is None:
-        return {key: index for index, name in enumerate(task.label_names) for key in (name, str(index))}
-    if len(written) != task.num_labels or len(set(written)) != len(written):
+        return {key: index for index, name in enumerate(names) for key in (name, str(index))}
+    if len(written) != len(names) or len(set(written)) != len(written):
         raise DataError(
-            f"data.labels: {quoted(written)} hold {plural(len(set(written)), 'different value')}, but {task.name} has "
-            f"{task.num_labels} labels; give the values that stand in the file for {', '.join(task.label_names)}, in "
-            "this order"
+            f"data.labels: {quoted(written)} hold {plural(len(set(written)), 'different value')}, but "
+            f"{fields.task} has {len(names)} labels; give the values that stand in the file for {', '.join(names)}, "
+            "in this order"
         )
     return {value: index for index, value in enumerate(written)}
+
+
+def _labels(fields: Fields) -> Labels:
+    assert fields.labels is not None, f"{fields.task} has references, not labels"
+    return fields.labels
 
 
 def as_text(value: Any) -> str:
@@ -69,7 +75,7 @@ def as_text(value: Any) -> str:
 
 
 def parse_labels(
-    task: ClassificationTask,
+    fields: Fields,
     values: Sequence[Any],
     ids: Mapping[str, int] | None,
     where: Where,
@@ -78,7 +84,7 @@ def parse_labels(
     """Labels of a column.
 
     Args:
-        task: the task.
+        fields: what the file has to give; with labels.
         values: one value per example; strings or numbers.
         ids: from `label_ids`.
         where: says where a value came from.
@@ -91,8 +97,8 @@ def parse_labels(
     labels: list[Any] = []
     for position, value in enumerate(values):
         label = _number(value) if ids is None else ids.get(as_text(value))
-        if label is None or (ids is None and not _within(task, label)):
-            raise DataError(f"{where(position)}: label {describe(value)} {_fault(task, value, ids, remedy)}")
+        if label is None or (ids is None and not _within(fields, label)):
+            raise DataError(f"{where(position)}: label {describe(value)} {_fault(fields, value, ids, remedy)}")
         labels.append(label)
     return labels
 
@@ -111,12 +117,18 @@ def _number(value: Any) -> float | None:
     return None if math.isnan(number) else number
 
 
-def _within(task: ClassificationTask, number: float) -> bool:
-    least, greatest = task.span
+def _span(fields: Fields) -> tuple[float, float]:
+    span = _labels(fields).span
+    assert span is not None, "a number has a span"
+    return span
+
+
+def _within(fields: Fields, number: float) -> bool:
+    least, greatest = _span(fields)
     return least <= number <= greatest
 
 
-def _fault(task: ClassificationTask, value: Any, ids: Mapping[str, int] | None, remedy: str) -> str:
+def _fault(fields: Fields, value: Any, ids: Mapping[str, int] | None, remedy: str) -> str:
     """What is wrong with a label and what to do about it, as it follows the label itself."""
     number = _number(value)
     mark = "is how GLUE marks a row without a label"
@@ -124,10 +136,10 @@ def _fault(task: ClassificationTask, value: Any, ids: Mapping[str, int] | None, 
         return f"is not one of {quoted(list(ids))}{f' ({_MARK} {mark})' if number == _MARK else ''}; {remedy}"
     if number == _MARK:
         return f"{mark}; give the row its number or remove it"
-    least, greatest = task.span
+    least, greatest = _span(fields)
     if number is None:
-        return f"is no plain decimal number such as {greatest / 2:g}, which {task.name} needs; fix the file"
-    return f"is outside {least:g} to {greatest:g}, the range of {task.name}; scale the column to it or fix the row"
+        return f"is no plain decimal number such as {greatest / 2:g}, which {fields.task} needs; fix the file"
+    return f"is outside {least:g} to {greatest:g}, the range of {fields.task}; scale the column to it or fix the row"
 
 
 def check_texts(values: Sequence[Any], column: str, where: Where, *, filled: bool = False) -> list[str]:

@@ -14,6 +14,7 @@ from dora_cli import __version__
 from dora_cli.assembly.evaluator import decoding
 from dora_cli.assembly.origin import RECORD
 from dora_cli.assembly.restore import Restored, recorded_metrics, restore
+from dora_cli.atomic import write_text
 from dora_cli.errors import ExportError
 from dora_cli.export import peft
 from dora_cli.export.card import TASK_TYPES, Card, merged_card, peft_card
@@ -31,10 +32,10 @@ from dora_cli.export.probe import (
     with_factors,
 )
 from dora_cli.export.subject import Subject, place_of, saved_subject
+from dora_cli.json_text import to_json
 from dora_cli.machine.threads import own_threads
 from dora_cli.models.family import is_decoder_only
 from dora_cli.recipe import check_listed
-from dora_cli.runs.records import to_json, write_text
 from dora_cli.tasks import GenerationTask, Task
 from dora_cli.training.listener import Listener, SilentListener
 
@@ -118,7 +119,7 @@ def export_saved(
         if (Path(checkpoint) / RECORD).is_file():
             subject = saved_subject(Path(checkpoint), overrides)
         else:
-            subject = _run_subject(restore(checkpoint, [*_HERE, *overrides], lambda recipe, task: (), listener))
+            subject = _run_subject(restore(checkpoint, [*_HERE, *overrides], lambda recipe, task: (), listener.note))
     finally:
         listener.close()
     if not subject.method.frozen and not allow_unfrozen:
@@ -155,7 +156,7 @@ def _run_subject(restored: Restored) -> Subject:
         dropout=float(getattr(recipe.method, "dropout", 0.0)),
         trust_remote_code=recipe.model.trust_remote_code,
         batch=probe_batch(adapted.model, adapted.tokenizer, () if adapted.layout is None else adapted.layout.start),
-        autocast=restored.accelerator.autocast,
+        autocast=restored.ground.accelerator.autocast,
         generation=_generation(restored),
         card=card,
     )

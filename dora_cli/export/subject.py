@@ -11,22 +11,25 @@ from typing import Any
 import torch
 from torch import nn
 
-from dora_cli.assembly.origin import AdapterRecord, BaseRecord
+from dora_cli.assembly.adapter import AdapterSource, load_onto
+from dora_cli.assembly.origin import read_adapter_record
+from dora_cli.assembly.weights import load_weights
 from dora_cli.errors import ExportError, RecipeError
 from dora_cli.export.card import adapter_card
 from dora_cli.export.factors import Factors
 from dora_cli.export.probe import probe_batch
 from dora_cli.files import at_home
-from dora_cli.library.adapter import load_adapter
 from dora_cli.methods import Method
 from dora_cli.models import Projection, find_projections
 from dora_cli.models.family import auto_class_of
 from dora_cli.models.loading import DTYPES, load_checkpoint
 from dora_cli.models.source import BUILTIN_PREFIX, find_source
+from dora_cli.recipe.changes import keys_of
+from dora_cli.recipe.effects import Effect
 from dora_cli.recipe.overrides import parse_override
-from dora_cli.training.checkpoint import load_weights
+from dora_cli.runs.records.adapter import BaseRecord
 
-_CHANGEABLE = ("model.name", "model.revision")
+_CHANGEABLE = tuple(key for key in keys_of(Effect.PLACE, Effect.SOURCE) if key.startswith("model."))
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,7 @@ def saved_subject(folder: Path, overrides: Sequence[str]) -> Subject:
     Raises:
         DoraError: it is damaged, or its base model cannot be found or is another one.
     """
-    record, weights = AdapterRecord.read(folder), load_weights(folder)
+    record, weights = read_adapter_record(folder), load_weights(folder)
     base, changes = record.base, _changes(overrides)
     name = changes.get("model.name", base.name)
     revision = changes.get("model.revision", None if "model.name" in changes else base.revision)
@@ -101,7 +104,7 @@ def saved_subject(folder: Path, overrides: Sequence[str]) -> Subject:
         )
     targets = getattr(record.method, "targets", ())
     projections = find_projections(model, targets) if targets else []
-    method = load_adapter(folder, model, allow_unfrozen=True)  # whether it may be is asked elsewhere
+    method = load_onto(AdapterSource.saved(folder), model, allow_unfrozen=True)  # whether it may be is asked elsewhere
     parameters = dict(model.named_parameters())
     start = getattr(model.config, "decoder_start_token_id", None) if auto_class == "AutoModelForSeq2SeqLM" else None
     labels = int(model.config.num_labels) if auto_class == "AutoModelForSequenceClassification" else None  # type: ignore[union-attr, arg-type]

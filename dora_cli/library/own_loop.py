@@ -10,14 +10,15 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
+from dora_cli.assembly.adapter import refuse_unsuitable
+from dora_cli.assembly.build import put_on
 from dora_cli.assembly.fingerprint import fingerprint_model
-from dora_cli.assembly.origin import BaseRecord, Origin, make, with_targets
+from dora_cli.assembly.origin import Origin, base_record, make, with_targets
 from dora_cli.errors import ModelError, RecipeError
 from dora_cli.library.watch import Watch
 from dora_cli.methods import Dora
-from dora_cli.methods.attached import carried, mark
+from dora_cli.methods.attached import mark
 from dora_cli.methods.base import StepReport
-from dora_cli.methods.linear import trained_type
 from dora_cli.models import find_projections, head_parameters, left_out
 from dora_cli.recipe.problems import dotted, error_path, explain
 from dora_cli.recipe.schema import DoraMethod
@@ -83,12 +84,8 @@ def attach(
     if unknown:
         raise ModelError(f"fresh names {min(unknown)}, which is no parameter of this {type(model).__name__}")
     heads = head_parameters(model, fresh) if head else {}
-    base = BaseRecord.of(model, fingerprint_model(model, leave_out=frozenset(heads)))
-    model.requires_grad_(False)
-    method.attach(model, {p.name: p.module for p in projections}, schedule)
-    for parameter in heads.values():
-        parameter.data = parameter.data.to(trained_type(parameter.dtype))
-        parameter.requires_grad_(True)
+    base = base_record(model, fingerprint_model(model, leave_out=frozenset(heads)))
+    put_on(model, method, projections, schedule, heads)
     mark(model, method, Origin(with_targets(section, [p.name for p in projections]), base, tuple(heads)))
     if note := left_out(model, targets):
         warnings.warn(note, stacklevel=2)
@@ -106,20 +103,6 @@ def shrink(optimizer: torch.optim.Optimizer, report: StepReport) -> None:
     """
     if report.replaced:
         optimizers.shrink(optimizer, report.replaced)
-
-
-def refuse_unsuitable(model: nn.Module) -> None:
-    """Raises ModelError for a model that is adapted already, or whose weights are quantised."""
-    if carried(model) is not None:
-        raise ModelError(
-            f"this {type(model).__name__} carries an adapter of dora already; dora_cli.merge it, or load "
-            "the base model anew"
-        )
-    if getattr(model, "is_quantized", False) or getattr(getattr(model, "config", None), "quantization_config", None):
-        raise ModelError(
-            f"this {type(model).__name__} holds quantised weights, which cannot be adapted; load it "
-            "without quantisation"
-        )
 
 
 def _section(rank: int, targets: Sequence[str], settings: dict[str, Any]) -> DoraMethod:

@@ -140,10 +140,10 @@ def _predict(
         names = () if file is not None else _splits(recipe, task, split)
         check(recipe, task, names)
         if file is not None:
-            own[str(file)] = read_file(task, file, recipe.data.columns)
+            own[str(file)] = read_file(task.fields, file, recipe.data.columns)
         return names
 
-    restored = restore(checkpoint, overrides, splits, listener)
+    restored = restore(checkpoint, overrides, splits, listener.note)
     parts = own or restored.examples
     several = len(parts) > 1
     for name, examples in parts.items():
@@ -195,7 +195,7 @@ def _decoded(
             sources,
             adapted.layout,
             decoding(recipe),
-            accelerator=restored.accelerator,
+            accelerator=restored.ground.accelerator,
             progress=lambda done, total: listener.evaluating(f"{name} (decoding)", done, total),
         )
     records = {
@@ -219,7 +219,7 @@ def _classified(
             adapted.model,
             encoded,
             batch_size=recipe.eval.batch_size,
-            accelerator=restored.accelerator,
+            accelerator=restored.ground.accelerator,
             progress=lambda done, total: listener.evaluating(name, done, total),
         )
     predictions = task.predictions(logits).tolist()

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from dora_cli.assembly.origin import RECORD, Origin
+from dora_cli.assembly.weights import Weights, not_finite
 from dora_cli.errors import CheckpointError, ExportError, ModelError, OutputError
 from dora_cli.export import peft
 from dora_cli.export.card import TASK_TYPES
@@ -25,8 +26,8 @@ from dora_cli.methods.attached import attached, origin_of
 from dora_cli.methods.dora import AdaptedProjection
 from dora_cli.methods.linear import swap_modules
 from dora_cli.models.family import auto_class_of
+from dora_cli.runs.checkpoints import ADAPTER, HEAD, STATE
 from dora_cli.runs.folders import MANIFEST, Part, recover, write_folder
-from dora_cli.training.checkpoint import Weights, not_finite
 
 
 def save_adapter(
@@ -147,4 +148,4 @@ def _check_place(folder: Path, place: Path, *, overwrite: bool) -> None:
         )
 
 
-_FILES = (*Weights({}, {}, {}).parts, RECORD, peft.WEIGHTS, peft.CONFIG)
+_FILES = (ADAPTER, HEAD, STATE, RECORD, peft.WEIGHTS, peft.CONFIG)

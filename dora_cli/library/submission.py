@@ -10,8 +10,8 @@ from typing import Any
 
 from dora_cli.errors import OutputError
 from dora_cli.files import real_path
+from dora_cli.json_text import to_jsonl
 from dora_cli.runs.output_files import check_output_file, is_stdout, write_output
-from dora_cli.runs.records import to_jsonl
 from dora_cli.tasks import ClassificationTask, Task
 from dora_cli.wording import plural
 

@@ -22,10 +22,10 @@ import torch
 from torch import nn
 
 import dora_cli
+from dora_cli.atomic import write_json
 from dora_cli.errors import DeviceError, OutputError
 from dora_cli.files import RECORD, parse_json, read_bytes
 from dora_cli.machine.environment import installed_version
-from dora_cli.runs.records import write_json
 
 TIME_LIMIT = 120
 """Seconds that a trial may take; most of them go into loading libraries."""

@@ -14,17 +14,11 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import torch
-from torch import nn
 
-from dora_cli.errors import CheckpointError, ProjectionError
-from dora_cli.models import find_projections
-from dora_cli.recipe import Recipe
-from dora_cli.recipe.schema import MAX_THREADS
 from dora_cli.wording import plural
 
 WORK_PER_THREAD = 2**27
@@ -72,57 +66,18 @@ def _cores_of_quota(path: Path) -> int | None:
     return max(1, allowed // period) if period > 0 else None
 
 
-def largest_product(model: nn.Module, tokens: int) -> int:
-    """Multiplications of the largest matrix product in a block of `model` for so many tokens."""
-    try:
-        sizes = [prod(projection.shape) for projection in find_projections(model, ("attention", "ffn"))]
-    except ProjectionError:  # a model whose head alone is trained need not have blocks
-        sizes = [parameter.numel() for parameter in model.parameters() if parameter.ndim == 2]
-    return tokens * max(sizes, default=0)
-
-
-@overload
-def decide(recipe: Recipe, model: nn.Module, most: int) -> Threads: ...
-@overload
-def decide(recipe: Recipe, model: nn.Module | None, most: int) -> Threads | None: ...
-def decide(recipe: Recipe, model: nn.Module | None, most: int) -> Threads | None:
-    """The number of a new run; None where it takes a model and there is none.
-
-    Args:
-        model: its shapes alone are looked at.
-        most: `most_threads`, asked before anything in this process has changed the number.
-    """
-    if isinstance(recipe.train.threads, int):
-        return Threads(recipe.train.threads, "train.threads")
-    if model is None:
-        return None
-    worth = worth_threads(largest_product(model, recipe.train.batch_size * recipe.data.max_length))
-    return Threads(
-        min(worth, most),
-        f"auto: the largest matrix product of a batch is worth {worth:,}, and this machine gives {most}",
-    )
-
-
 def worth_threads(work: int) -> int:
     """How many threads a largest product of `work` multiplications keeps busy."""
     return max(1, work // WORK_PER_THREAD)
 
 
-def recorded_threads(environment: Mapping[str, Any], place: Path) -> int:
-    """The number that a run wrote into environment.json, read from `place`.
+def recorded_threads(environment: Mapping[str, Any]) -> int:
+    """The number that a run wrote into environment.json.
 
     The oldest runs wrote none and took what PyTorch takes by itself; so do they still.
-
-    Raises:
-        CheckpointError: what stands there is no number of threads.
     """
-    count = environment.get("cpu_threads", torch.get_num_threads()) if isinstance(environment, Mapping) else None
-    if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= MAX_THREADS:
-        raise CheckpointError(
-            f"{place} is damaged: its cpu_threads must be a whole number from 1 to {MAX_THREADS:,}; restore the file "
-            "from a copy of the run"
-        )
-    return count
+    count = environment.get("cpu_threads")
+    return torch.get_num_threads() if count is None else int(count)
 
 
 def note_on_cores(count: int, most: int) -> str | None:

@@ -18,8 +18,7 @@ from dora_cli.errors import CheckpointError
 from dora_cli.reports.curves import cells as rank_cells
 from dora_cli.reports.grid import GROUPS, Cell, Legend, RankGrid, formatter, sections
 from dora_cli.reports.shares import groups
-from dora_cli.runs.layout import RanksRecord
-from dora_cli.runs.records import validate_ranks
+from dora_cli.runs.records.ranks import RanksRecord, validate_ranks
 from dora_cli.wording import plural
 
 

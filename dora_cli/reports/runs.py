@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from dora_cli.errors import CheckpointError
+from dora_cli.json_text import to_json
 from dora_cli.reports.curves import read_log
 from dora_cli.reports.ranks import mean_ranks
-from dora_cli.runs.records import RunRecords, parse_json, read_text, to_json, validate_ranks
+from dora_cli.runs.reading import parse_json, read_text
+from dora_cli.runs.records.ranks import validate_ranks
+from dora_cli.runs.run_folder import RunRecords
 from dora_cli.wording import plural
 
 

@@ -1,12 +1,10 @@
-"""What a run ends with: its summary, where things are, and what to type next; and the statistics over several seeds."""
+"""What a run ends with: its summary, where things are, and what to type next; and that of several seeds."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Mapping, Sequence
-from math import isfinite
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -14,10 +12,10 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from dora_cli.errors import CheckpointError
 from dora_cli.reports.units import duration, number, size, speed
-from dora_cli.runs.layout import SCHEMA_VERSION, Metrics, MetricsRecord
-from dora_cli.runs.records import RunRecords, validate_metrics
+from dora_cli.runs.records.fields import Metrics
+from dora_cli.runs.records.metrics import MetricsRecord, validate_metrics
+from dora_cli.runs.run_folder import RunRecords
 from dora_cli.wording import plural
 
 # One run --------------------------------------------------------------------------------------------------------------
@@ -128,84 +126,6 @@ def _print_lines(console: Console, title: str, lines: Sequence[str]) -> None:
 
 
 # Several seeds --------------------------------------------------------------------------------------------------------
-
-
-def seeds_summary(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The content of summary.json: statistics over runs of one recipe that differ in their seed.
-
-    Every statistic is ``mean``, ``sd`` (n - 1; None for one run) and ``values``, in the order of ``seeds``. A value
-    that is undefined in a run makes the mean undefined.
-
-    Args:
-        records: contents of metrics.json, in the order of the seeds; at least one.
-
-    Returns:
-        ``schema_version, task, model, method, seeds, selection``; ``metrics``: metric -> ``best`` (of the selected
-        epoch) and ``last``; ``best_epochs``; ``budget`` (``live_components, adapter_parameters_final``) and ``timing``.
-
-    Raises:
-        CheckpointError: a record is damaged, two share a seed, or they are not runs of one recipe.
-    """
-    assert records, "no run to summarise"
-    runs = [validate_metrics(record, f"metrics.json of run {index}") for index, record in enumerate(records, start=1)]
-    first = runs[0]
-    for run in runs[1:]:
-        for key in ("task", "model", "method", "selection"):
-            one, other = getattr(first, key), getattr(run, key)
-            if one != other:
-                raise CheckpointError(
-                    f"seeds {first.seed} and {run.seed} are not runs of one recipe: {key} is {one} in one and {other} "
-                    "in the other. Take a fresh --output, or --overwrite."
-                )
-        if set(run.metrics) != set(first.metrics) or set(run.last) != set(first.last):
-            raise CheckpointError(
-                f"seeds {first.seed} and {run.seed} report different metrics. Take a fresh --output, or --overwrite."
-            )
-    seeds = [run.seed for run in runs]
-    if len(set(seeds)) != len(seeds):
-        raise CheckpointError(
-            f"a seed occurs twice in {', '.join(map(str, seeds))}: their mean would count a run twice. Name each seed "
-            "once."
-        )
-
-    def over(value: Callable[[MetricsRecord], float | None]) -> dict[str, Any]:
-        return spread([value(run) for run in runs])
-
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "task": first.task,
-        "model": first.model,
-        "method": first.method,
-        "selection": first.selection,
-        "seeds": seeds,
-        "metrics": {
-            name: {
-                "best": spread([run.metrics[name] for run in runs]),
-                "last": spread([run.last.get(name) for run in runs]),
-            }
-            for name in first.metrics
-        },
-        "best_epochs": [run.best_epoch for run in runs],
-        "budget": {
-            "live_components": over(lambda run: run.budget.live_components),
-            "adapter_parameters_final": over(lambda run: run.budget.adapter_parameters_final),
-        },
-        "timing": {
-            "train_seconds": over(lambda run: run.timing.train_seconds),
-            "peak_memory_bytes": over(lambda run: run.timing.peak_memory_bytes),
-        },
-    }
-
-
-def spread(values: Sequence[float | None]) -> dict[str, Any]:
-    """``mean``, ``sd`` (sample standard deviation, n - 1) and ``values``; None where undefined."""
-    known = [float(value) for value in values if value is not None and isfinite(value)]
-    defined = bool(known) and len(known) == len(values)
-    return {
-        "mean": mean(known) if defined else None,
-        "sd": stdev(known) if defined and len(known) > 1 else None,
-        "values": list(values),
-    }
 
 
 def seeds_table(summary: Mapping[str, Any], *, primary: str | None = None) -> list[RenderableType]:

@@ -10,10 +10,11 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from dora_cli.atomic import cannot_write, write_bytes
 from dora_cli.errors import OutputError
 from dora_cli.files import real_path
 from dora_cli.printable import pour
-from dora_cli.runs.records import RunRecords, cannot_write, write_bytes
+from dora_cli.runs.run_folder import RunRecords
 
 STDOUT = "-"
 _ALIASES = (STDOUT, "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")

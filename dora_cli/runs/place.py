@@ -7,12 +7,13 @@ import os
 import shutil
 from pathlib import Path
 
+from dora_cli.atomic import clear_leftovers as clear_beside
+from dora_cli.atomic import write_text
 from dora_cli.errors import OutputError
 from dora_cli.runs.folders import LEFTOVERS
 from dora_cli.runs.lock import RunLock
 from dora_cli.runs.output_files import check_place, is_run
-from dora_cli.runs.records import RunRecords, write_text
-from dora_cli.runs.records import clear_leftovers as clear_beside
+from dora_cli.runs.run_folder import RunRecords
 
 _TRIALS = tuple(f".adapter.trial{number}{LEFTOVERS[0]}" for number in (1, 2))
 """What `try_saving` makes in a run folder, and removes."""

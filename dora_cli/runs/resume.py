@@ -1,108 +1,31 @@
-"""Going on with a run that was stopped: which checkpoint, and whether it is the same run."""
+"""Going on with a run that was stopped: whether it is the same run, on the same ground."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from dora_cli.errors import CheckpointError, OutputError
 from dora_cli.printable import shown
 from dora_cli.recipe import Recipe, load_recipe
-from dora_cli.runs.folders import recover
-from dora_cli.runs.records import RunRecords
-from dora_cli.training.checkpoint import Snapshot
+from dora_cli.recipe.changes import keys_of
+from dora_cli.recipe.effects import Effect
+from dora_cli.runs.run_folder import RunRecords
 
-HARMLESS = (
-    *("save.every_steps", "save.every_minutes", "save.keep", "train.log_every", "train.log_with"),
-    *("train.cuda_graph", "eval.batch_size", "decode.batch_size"),
-)
+HARMLESS = keys_of(Effect.RECORDS, Effect.SPEED, Effect.BATCHING)
 """Recipe keys that change what is written down, or how fast, and nothing that is trained. Those of evaluation are what
 to lower where it ran out of memory: a run that has trained for days must be able to go on then."""
 
-LOCATIONS = ("model.name", "data.path")
+LOCATIONS = keys_of(Effect.PLACE)
 """Keys that may change because something was moved; fingerprints tell whether it is still the same."""
 
 ADDED = {"train.threads": "auto"}
 """Keys that older runs do not know, with what stands for their absence: then they are left out of the hash, so that
 such runs go on.
 """
-
-_STEP = re.compile(r"step-([0-9]+)")
-
-
-@dataclass
-class Position:
-    """Where a run is.
-
-    Attributes:
-        step: optimiser steps done.
-        epoch: the epoch that goes on, counted from 1; one more than the last where all are done.
-        groups: steps of it done.
-        train_loss: once its last step is done and its evaluation is not: its mean training loss.
-    """
-
-    step: int = 0
-    epoch: int = 1
-    groups: int = 0
-    train_loss: float | None = None
-
-
-@dataclass(frozen=True)
-class Found:
-    """The checkpoint a run goes on from, and what was wrong with the newer ones."""
-
-    folder: Path
-    snapshot: Snapshot
-    skipped: list[str] = field(default_factory=list)
-
-
-def step_of(folder: Path) -> int | None:
-    """The step in the name of a checkpoint's folder; None if it has another name."""
-    match = _STEP.fullmatch(folder.name)
-    return int(match[1]) if match else None
-
-
-def checkpoints_of(records: RunRecords) -> list[Path]:
-    """The folders of a run's checkpoints, oldest first by their steps: clocks are not trusted."""
-    folder = records.checkpoints
-    found = [
-        (step, path)
-        for path in (folder.iterdir() if folder.is_dir() else ())
-        if (step := step_of(path)) is not None and path.is_dir()
-    ]
-    return [path for _, path in sorted(found)]
-
-
-def newest_checkpoint(records: RunRecords) -> Found:
-    """The newest checkpoint that is whole. Raises CheckpointError if there is none."""
-    if records.checkpoints.is_dir():
-        for path in records.checkpoints.iterdir():
-            if path.name.startswith(".step-") and path.name.endswith(".old"):
-                recover(path.with_name(path.name[1 : -len(".old")]))
-    skipped: list[str] = []
-    for folder in reversed(checkpoints_of(records)):
-        try:
-            snapshot = Snapshot.load(folder)
-            if snapshot.progress["at"]["step"] != step_of(folder):
-                raise CheckpointError(f"it holds the progress of step {snapshot.progress['at']['step']:,}")
-            return Found(folder, snapshot, skipped)
-        except CheckpointError as error:
-            skipped.append(f"{folder.name} is not used: {error}")
-    raise _nothing_saved(records, skipped)
-
-
-def _nothing_saved(records: RunRecords, skipped: Sequence[str] = ()) -> CheckpointError:
-    reasons = "".join(f"\n{reason}" for reason in skipped)
-    return CheckpointError(
-        f"{records.folder} has no checkpoint that a run can go on from; start it again with --overwrite or another "
-        f"--output{reasons}"
-    )
 
 
 def check_no_links(records: RunRecords) -> None:
@@ -192,10 +115,6 @@ def _flat(recipe: Recipe) -> dict[str, Any]:
     return found
 
 
-def _damaged() -> CheckpointError:
-    return CheckpointError("environment.json of the run is damaged; restore it from a copy of the run")
-
-
 def check_same_inputs(environment: Mapping[str, Any], *, model: str, data: Mapping[str, str]) -> None:
     """Refuses to set a run beside others that have learned from other data, or on another base model.
 
@@ -207,11 +126,8 @@ def check_same_inputs(environment: Mapping[str, Any], *, model: str, data: Mappi
     Raises:
         CheckpointError: names what differs.
     """
-    try:
-        before = environment["model"]["fingerprint"]
-        parts = {name: part["fingerprint"] for name, part in environment["data"].items()}
-    except (KeyError, TypeError, AttributeError):
-        raise _damaged() from None
+    before = environment["model"]["fingerprint"]
+    parts = {name: part["fingerprint"] for name, part in environment["data"].items()}
     different = sorted(name for name in {*parts, *data} if parts.get(name) != data.get(name))
     if different:
         raise CheckpointError(f"its examples of {', '.join(different)} are others than today's (fingerprint)")
@@ -254,17 +170,12 @@ def check_same_ground(environment: Mapping[str, Any], now: Mapping[str, Any]) ->
         ("it computed in {before} and this is {now}", lambda e: e["precision"], "; set train.precision"),
     )
     for what, value, fix in checks:
-        try:
-            before = value(environment)
-        except (KeyError, TypeError, AttributeError):
-            raise _damaged() from None
+        before = value(environment)
         if before != value(now):
             raise CheckpointError(
                 f"the run cannot go on here: {what.format(before=shown(before), now=value(now))}{fix}"
             )
-    packages = environment.get("packages")
-    if not isinstance(packages, dict):
-        raise _damaged()
+    packages = environment["packages"]
     found = now["packages"].items()
     notes = [
         f"{name} was {shown(packages.get(name))} and is {version}"

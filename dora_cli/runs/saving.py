@@ -7,10 +7,9 @@ from pathlib import Path
 
 from dora_cli.files import RECORD, parse_json, read_bytes
 from dora_cli.recipe import SaveSection
+from dora_cli.runs.checkpoints import PROGRESS, checkpoints_of, step_of
 from dora_cli.runs.folders import remove_folder
-from dora_cli.runs.records import RunRecords
-from dora_cli.runs.resume import checkpoints_of, step_of
-from dora_cli.training.checkpoint import PROGRESS
+from dora_cli.runs.run_folder import RunRecords
 
 
 class SavePolicy:

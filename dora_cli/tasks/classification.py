@@ -3,42 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dora_cli.tasks.source import HubSource
+from dora_cli.data.fields import Fields, HubSource, Labels, TsvLayout
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-
-@dataclass(frozen=True)
-class TsvLayout:
-    """How the official GLUE release stores a task: tab-separated files without quoting.
-
-    Attributes:
-        folder: name of the task's folder in the release.
-        files: file name of every split.
-        texts: columns that hold the texts, in the order of `Task.text_columns`.
-        label: column that holds the label; the test files have none.
-        labels: the labels as the files write them, in the task's order; None for a number.
-        headerless: column names of the splits whose file has no header row.
-        broken_rows: how many rows with a wrong number of fields the release is known to have, at most, in one file. Up
-            to this many are left out, as the hub's copy leaves them out; one more is an error.
-        submissions: the benchmark's name for the file of predictions of each test split; its labels are written as
-            `labels`.
-        span: the least and the greatest number that the benchmark takes; None for classes.
-    """
-
-    folder: str
-    files: Mapping[str, str]
-    texts: tuple[str, ...]
-    label: str
-    labels: tuple[str, ...] | None
-    headerless: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    broken_rows: int = 0
-    submissions: Mapping[str, str] = field(default_factory=dict)
-    span: tuple[float, float] | None = None
 
 
 _VALUES: Mapping[str, tuple[str, ...]] = {
@@ -48,6 +19,8 @@ _VALUES: Mapping[str, tuple[str, ...]] = {
     "pearson_spearman": ("pearson", "spearmanr"),
 }
 """What each metric computes on one split."""
+
+_CORRELATIONS = ("matthews_correlation", "pearson", "spearmanr")
 
 
 @dataclass(frozen=True)
@@ -92,6 +65,11 @@ class ClassificationTask:
         return _VALUES[self.metric]
 
     @property
+    def correlations(self) -> tuple[str, ...]:
+        """The scores that are undefined, and set to 0, where all labels are the same."""
+        return tuple(score for score in self.scores if score in _CORRELATIONS)
+
+    @property
     def regression(self) -> bool:
         """True if the label is a number, not a class."""
         return self.label_names is None
@@ -107,9 +85,21 @@ class ClassificationTask:
         assert self.tsv.span is not None, "a number has a span"
         return self.tsv.span
 
-    def labelled(self, split: str) -> bool:
-        """True if every example of `split` must have a label: the training split and those of the evaluation."""
-        return split == "train" or split in self.eval_splits
+    @property
+    def fields(self) -> Fields:
+        """What a source has to give."""
+        general = ("sentence",) if len(self.text_columns) == 1 else ("sentence1", "sentence2")
+        names = zip(self.text_columns, general, self.tsv.texts, strict=True)
+        return Fields(
+            self.name,
+            tuple(tuple(dict.fromkeys(each)) for each in names),
+            Labels(self.label_names, self.tsv.span),
+            tuple(self.splits),
+            self.eval_splits,
+            self.sources,
+            self.hub,
+            self.tsv,
+        )
 
     @property
     def epoch_metrics(self) -> tuple[str, ...]:

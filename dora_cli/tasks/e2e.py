@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from dora_cli.tasks.generation import CsvLayout, GenerationTask
-from dora_cli.tasks.source import HubSource
+from dora_cli.data.fields import CsvLayout, HubSource
+from dora_cli.tasks.generation import GenerationTask
 
 E2E: Final = GenerationTask(
     name="e2e",

@@ -6,28 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dora_cli.tasks.source import HubSource
+from dora_cli.data.fields import CsvLayout, Fields, HubSource
+from dora_cli.data.pairs import IGNORED
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-IGNORED = -100
-"""The label of a position whose prediction does not count."""
-
-
-@dataclass(frozen=True)
-class CsvLayout:
-    """How the official release stores a task: quoted CSV files.
-
-    Attributes:
-        files: names that a split's file may have, the first that exists is read.
-        source: column of the source text.
-        target: column of the reference.
-    """
-
-    files: Mapping[str, tuple[str, ...]]
-    source: str
-    target: str
 
 
 @dataclass(frozen=True)
@@ -81,9 +64,19 @@ class GenerationTask:
         """Whether a smaller value of `metric`, one of `epoch_metrics`, is the better one."""
         return metric in ("loss", "perplexity")
 
-    def labelled(self, split: str) -> bool:
-        """True if every example of `split` must have a reference: the training split and those of the evaluation."""
-        return split == "train" or split in self.eval_splits
+    @property
+    def fields(self) -> Fields:
+        """What a source has to give."""
+        return Fields(
+            self.name,
+            tuple(zip(self.text_columns, (self.csv.source, self.csv.target), strict=True)),
+            None,
+            tuple(self.splits),
+            self.eval_splits,
+            self.sources,
+            self.hub,
+            self.csv,
+        )
 
     def losses(self, logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
         """Loss of each target token.

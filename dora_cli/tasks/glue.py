@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from dora_cli.tasks.classification import ClassificationTask, TsvLayout
-from dora_cli.tasks.source import HubSource
+from dora_cli.data.fields import HubSource, TsvLayout
+from dora_cli.tasks.classification import ClassificationTask
 
 _HUB: Final = "nyu-mll/glue"
 _VALIDATION: Final = ("validation",)

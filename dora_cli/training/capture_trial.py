@@ -9,16 +9,20 @@ from typing import Any
 import torch
 from torch import nn
 
+from dora_cli.assembly.build import put_on
+from dora_cli.assembly.origin import make
 from dora_cli.errors import ProjectionError
-from dora_cli.library.own_loop import attach
 from dora_cli.machine.devices import make_accelerator
-from dora_cli.models import max_positions, vocabulary_rows
+from dora_cli.methods import Method
+from dora_cli.models import find_projections, head_parameters, max_positions, vocabulary_rows
+from dora_cli.recipe.schema import DoraMethod
 from dora_cli.training.optimizer import make_optimizer, make_scheduler
 from dora_cli.training.step import TrainingStep
 
 STEPS = 4
 """One runs eagerly, one is captured, and two are the graph's alone."""
 BATCH, LENGTH = 4, 16
+TOTAL_STEPS = 100
 
 _LAYERS = re.compile(r"(n|num)_((hidden|encoder|decoder)_)?layers?|(encoder|decoder)_layers")
 
@@ -28,9 +32,9 @@ def try_steps(question: Mapping[str, Any], device: torch.device, *, cuda_graph: 
     model = build(question).to(device)
     batch = make_batch(model, question["model_class"], device)
     try:
-        method = attach(model, rank=2, total_steps=100, warn_after=None)
+        method = adapted(model, ("attention", "ffn"))
     except ProjectionError:  # experts are not adapted
-        method = attach(model, rank=2, total_steps=100, warn_after=None, targets=("attention",))
+        method = adapted(model, ("attention",))
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = make_optimizer(trainable, learning_rate=1e-3, weight_decay=0.01, betas=(0.9, 0.999), eps=1e-8)
     step = TrainingStep(
@@ -38,7 +42,7 @@ def try_steps(question: Mapping[str, Any], device: torch.device, *, cuda_graph: 
         method=method,
         loss=lambda logits, labels: logits.float().square().flatten(1).mean(1),
         optimizer=optimizer,
-        scheduler=make_scheduler(optimizer, warmup_steps=0, total_steps=100),
+        scheduler=make_scheduler(optimizer, warmup_steps=0, total_steps=TOTAL_STEPS),
         accelerator=make_accelerator(device, question["precision"]),
         max_grad_norm=1.0,
         cuda_graph=cuda_graph,
@@ -46,6 +50,15 @@ def try_steps(question: Mapping[str, Any], device: torch.device, *, cuda_graph: 
     for number in range(1, STEPS + 1):
         step(number, [batch], BATCH, event=False)
     step.read(STEPS)
+
+
+def adapted(model: nn.Module, targets: tuple[str, ...]) -> Method:
+    """DoRA of a low rank on `targets` of `model`, in the phase in which a run begins."""
+    projections = find_projections(model, targets)
+    method = make(DoraMethod(name="dora", rank=2, targets=targets))
+    schedule = method.plan(TOTAL_STEPS, {p.name: p.shape for p in projections})
+    put_on(model, method, projections, schedule, head_parameters(model, frozenset()))
+    return method
 
 
 def build(question: Mapping[str, Any]) -> Any:

@@ -1,85 +1,47 @@
-"""What a run saves: the trained weights, and in a checkpoint everything else that a resumed run needs.
+"""What a checkpoint holds: the trained weights, and everything else that a resumed run needs; and the one a run goes on
+from.
 
-Weights are ``adapter.safetensors`` (the method's state), ``head.safetensors`` and ``state.json`` (where in the run they
-were taken). A checkpoint has ``optimizer.safetensors``, ``random.safetensors`` and ``progress.json`` beside them. Never
-the frozen base; nothing is ever unpickled.
+``optimizer.safetensors``, ``random.safetensors`` and ``progress.json`` lie beside the files of
+`dora_cli.assembly.weights`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from dora_cli.assembly.build import AdaptedModel
+from dora_cli.assembly.length import RunLength
+from dora_cli.assembly.weights import Weights, weights_in
 from dora_cli.errors import CheckpointError
-from dora_cli.methods import Method
-from dora_cli.printable import shown
-from dora_cli.runs.folders import Part, read_folder, write_folder
-from dora_cli.runs.state import check_progress, check_state
-
-ADAPTER, HEAD, STATE = "adapter.safetensors", "head.safetensors", "state.json"
-OPTIMIZER, RANDOM, PROGRESS = "optimizer.safetensors", "random.safetensors", "progress.json"
-_LISTED = 4  # how many tensors a message names before it counts the rest
+from dora_cli.methods.base import Schedule
+from dora_cli.runs.checkpoints import ADAPTER, HEAD, OPTIMIZER, PROGRESS, RANDOM, STATE, checkpoints_of, step_of
+from dora_cli.runs.folders import read_folder, recover, write_folder
+from dora_cli.runs.records.checkpoint import ProgressRecord, check_progress
+from dora_cli.runs.records.fields import written
+from dora_cli.runs.run_folder import RunRecords
 
 
-@dataclass(frozen=True)
-class Weights:
-    """A snapshot of what a run trained, on the CPU."""
+@dataclass
+class Position:
+    """Where a run is.
 
-    adapter: Mapping[str, torch.Tensor]
-    head: Mapping[str, torch.Tensor]
-    state: Mapping[str, Any]
+    Attributes:
+        step: optimiser steps done.
+        epoch: the epoch that goes on, counted from 1; one more than the last where all are done.
+        groups: steps of it done.
+        train_loss: once its last step is done and its evaluation is not: its mean training loss, not a
+            number where every step was skipped.
+    """
 
-    @classmethod
-    def of(
-        cls, adapter: Mapping[str, torch.Tensor], head: Mapping[str, torch.Tensor], state: Mapping[str, Any]
-    ) -> Weights:
-        """A copy of a method's state and of the head's parameters."""
-        return cls(_to_cpu(adapter), _to_cpu(head), dict(state))
-
-    @property
-    def parts(self) -> dict[str, Part]:
-        """By file name, as `write_folder` takes them."""
-        return {ADAPTER: self.adapter, HEAD: self.head, STATE: self.state}
-
-    def restore(self, adapted: AdaptedModel) -> None:
-        """Loads into a freshly built model; raises CheckpointError naming the first tensor that does not fit."""
-        self.restore_method(adapted.method)
-        for name in sorted(set(self.head) ^ set(adapted.head)):
-            place = (
-                ("is missing from the checkpoint")
-                if name in adapted.head
-                else "is in the checkpoint but not in this model's head"
-            )
-            raise CheckpointError(
-                f"head tensor {shown(name)} {place}; the base model or the task is not the one the run was trained with"
-            )
-        for name, parameter in adapted.head.items():
-            saved = self.head[name]
-            if saved.shape != parameter.shape or saved.dtype != parameter.dtype:
-                raise CheckpointError(
-                    f"head tensor {shown(name)} is {saved.dtype} {tuple(saved.shape)} in the checkpoint; this model "
-                    f"needs {parameter.dtype} {tuple(parameter.shape)}"
-                )
-            with torch.no_grad():
-                parameter.copy_(saved)
-
-    def restore_method(self, method: Method) -> None:
-        """Loads what is not the head's into a freshly attached method; raises CheckpointError."""
-        if self.state["method"] != method.name:
-            raise CheckpointError(
-                f"the checkpoint is of the method {self.state['method']!r}, the recipe of its run of {method.name!r}; "
-                "the two must come from one run"
-            )
-        method.load_state_dict(self.adapter)
-
-
-def _to_cpu(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+    step: int = 0
+    epoch: int = 1
+    groups: int = 0
+    train_loss: float | None = None
 
 
 @dataclass(frozen=True)
@@ -100,15 +62,14 @@ class Snapshot:
 
     def save(self, folder: Path) -> None:
         """Writes a checkpoint; raises OutputError."""
-        write_folder(
-            folder, {**self.weights.parts, OPTIMIZER: self.optimizer, RANDOM: self.random, PROGRESS: self.progress}
-        )
+        progress = written(ProgressRecord, self.progress)
+        write_folder(folder, {**self.weights.parts, OPTIMIZER: self.optimizer, RANDOM: self.random, PROGRESS: progress})
 
     @classmethod
     def load(cls, folder: Path) -> Snapshot:
         """Reads a checkpoint; raises CheckpointError."""
         parts = read_folder(folder, (ADAPTER, HEAD, STATE, OPTIMIZER, RANDOM, PROGRESS))
-        weights, progress = _weights(folder, parts), parts[PROGRESS]
+        weights, progress = weights_in(folder, parts), parts[PROGRESS]
         check_progress(progress, folder / PROGRESS)
         if progress["at"]["step"] != weights.state["step"]:
             raise CheckpointError(
@@ -117,45 +78,127 @@ class Snapshot:
             )
         return cls(weights, parts[OPTIMIZER], parts[RANDOM], progress)
 
+    @property
+    def log_length(self) -> int | None:
+        """How many bytes log.jsonl had."""
+        length: int | None = self.progress["log_length"]
+        return length
 
-def save_weights(folder: Path, weights: Weights) -> None:
-    """Writes the weights alone into `folder`; raises OutputError."""
-    write_folder(folder, weights.parts)
+    def random_of(self, rank: int) -> dict[str, torch.Tensor]:
+        """The random states of the process with this index."""
+        prefix = f"{rank}."
+        return {name.removeprefix(prefix): state for name, state in self.random.items() if name.startswith(prefix)}
 
 
-def load_weights(folder: Path) -> Weights:
-    """Reads the weights in `folder`, a checkpoint or what `save_weights` wrote.
+# Going on -------------------------------------------------------------------------------------------------------------
 
-    Every reader of weights comes through here or through `Snapshot.load`: weights that are not finite go no further.
+
+@dataclass(frozen=True)
+class Found:
+    """The checkpoint a run goes on from, and what was wrong with the newer ones."""
+
+    folder: Path
+    snapshot: Snapshot
+    skipped: list[str] = field(default_factory=list)
+
+
+def newest_checkpoint(records: RunRecords) -> Found:
+    """The newest checkpoint that is whole. Raises CheckpointError if there is none."""
+    if records.checkpoints.is_dir():
+        for path in records.checkpoints.iterdir():
+            if path.name.startswith(".step-") and path.name.endswith(".old"):
+                recover(path.with_name(path.name[1 : -len(".old")]))
+    skipped: list[str] = []
+    for folder in reversed(checkpoints_of(records)):
+        try:
+            snapshot = Snapshot.load(folder)
+            if snapshot.progress["at"]["step"] != step_of(folder):
+                raise CheckpointError(f"it holds the progress of step {snapshot.progress['at']['step']:,}")
+            return Found(folder, snapshot, skipped)
+        except CheckpointError as error:
+            skipped.append(f"{folder.name} is not used: {error}")
+    raise _nothing_saved(records, skipped)
+
+
+def _nothing_saved(records: RunRecords, skipped: Sequence[str] = ()) -> CheckpointError:
+    reasons = "".join(f"\n{reason}" for reason in skipped)
+    return CheckpointError(
+        f"{records.folder} has no checkpoint that a run can go on from; start it again with --overwrite or another "
+        f"--output{reasons}"
+    )
+
+
+def position_in(progress: Mapping[str, Any], length: RunLength) -> Position:
+    """Where the run was, from progress.json that `check_fits` has let through.
+
+    JSON has no NaN: at the end of an epoch the loss is null where every step of it was skipped.
+    """
+    at = Position(**progress["at"])
+    if at.train_loss is None and at.epoch <= length.epochs and at.groups == length.steps_in(at.epoch):
+        at.train_loss = math.nan
+    return at
+
+
+def pruning_events(history: Sequence[Mapping[str, Any]], schedule: Schedule) -> list[Mapping[str, Any]]:
+    """`history` without the events of older runs at which nothing is pruned: to the schedule these are none."""
+    return [
+        entry
+        for entry in history
+        if entry["budget"] < schedule.start_components or entry["step"] == schedule.freeze_step
+    ]
+
+
+def check_fits(
+    progress: Mapping[str, Any], *, length: RunLength, schedule: Schedule, frozen: bool, metric: str
+) -> None:
+    """Refuses a checkpoint whose numbers cannot be those of this run.
+
+    Args:
+        progress: as `check_progress` lets through.
+        frozen: whether the ranks of the weights beside it are final.
+        metric: what selects an epoch.
 
     Raises:
-        CheckpointError: a file is missing or damaged, or holds values that are not finite.
+        CheckpointError: names the first number that cannot be.
     """
-    return _weights(folder, read_folder(folder, (ADAPTER, HEAD, STATE)))
-
-
-def _weights(folder: Path, parts: Mapping[str, Part]) -> Weights:
-    check_state(parts[STATE], folder / STATE)
-    for name in (ADAPTER, HEAD):
-        if bad := not_finite(parts[name]):
-            raise CheckpointError(
-                f"{folder / name} holds values that are not finite (NaN or infinite), in {bad}; the training diverged "
-                "or the file is damaged: use another checkpoint of the run, or train again with a lower learning rate"
-            )
-    return Weights(parts[ADAPTER], parts[HEAD], parts[STATE])
-
-
-def not_finite(tensors: Mapping[str, torch.Tensor]) -> str:
-    """The names of the tensors that hold a value that is not finite, the first few and how many more; empty if none
-    does.
-    """
-    names = [
-        shown(name) for name, tensor in sorted(tensors.items()) if tensor.is_floating_point() and not _is_finite(tensor)
+    record = ProgressRecord.model_validate(progress)
+    at, selection = record.at, record.selection
+    done = at.epoch - 1  # epochs that are trained and evaluated
+    steps = [
+        min(epoch * length.steps_per_epoch, length.total_steps) for epoch in range(1, min(done, length.epochs) + 1)
     ]
-    more = f" and {len(names) - _LISTED:,} more" if len(names) > _LISTED else ""
-    return ", ".join(names[:_LISTED]) + more
-
-
-def _is_finite(tensor: torch.Tensor) -> bool:
-    values = tensor if tensor.element_size() > 1 else tensor.float()  # PyTorch does not ask types of 8 bits
-    return bool(values.isfinite().all())
+    within = length.steps_in(at.epoch) if at.epoch <= length.epochs else 0
+    evaluated = {entry.epoch: entry.step for entry in record.epochs}
+    events, event = [], schedule.next_event(0)
+    while event is not None and event <= at.step:
+        events.append(event)
+        event = schedule.next_event(event)
+    checks = (
+        ("at.epoch", at.epoch <= length.epochs + 1),
+        ("at.groups", at.groups <= within),
+        ("at.step", at.step == (steps[-1] if steps else 0) + at.groups),
+        ("at.train_loss", at.train_loss is None or 0 < at.groups == within),  # None: also that of steps all skipped
+        ("step_function.scheduler", record.step_function.scheduler == at.step),
+        ("step_function.first_bad", record.step_function.first_bad <= at.step),
+        ("epochs", [(entry.epoch, entry.step) for entry in record.epochs] == list(enumerate(steps, start=1))),
+        ("epochs", all(metric in entry.metrics for entry in record.epochs)),
+        (
+            "selection",
+            selection.epoch is None
+            or (evaluated.get(selection.epoch) == selection.step and metric in selection.metrics),
+        ),
+        ("history", [entry["step"] for entry in pruning_events(progress["history"], schedule)] == events),
+        ("last_log", record.last_log[0] <= at.step),
+    )
+    for key, holds in checks:
+        if not holds:
+            raise CheckpointError(
+                f"progress.json of the checkpoint is damaged: its {key} cannot be that of this run of "
+                f"{length.total_steps:,} steps in {length.epochs:,} epochs at step {at.step:,}; use another "
+                "checkpoint of the run"
+            )
+    if frozen != (at.step >= schedule.freeze_step):
+        raise CheckpointError(
+            f"the checkpoint's ranks are {'final' if frozen else 'not final'} at step {at.step:,}, but this run "
+            f"freezes them at step {schedule.freeze_step:,}; it is damaged, use another checkpoint of the run"
+        )

@@ -15,9 +15,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from dora_cli.atomic import write_json
 from dora_cli.errors import CheckpointError, TrackerError
 from dora_cli.recipe import Recipe
-from dora_cli.runs.records import RunRecords, read_json, write_json
+from dora_cli.runs.reading import read_json
+from dora_cli.runs.run_folder import RunRecords
 from dora_cli.training.listener import EvalLog, RunStart, StepLog
 
 PROJECT = "dora"

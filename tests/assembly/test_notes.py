@@ -74,7 +74,7 @@ def test_a_run_says_what_is_odd_about_its_data_once_before_it_starts(odd: Recipe
     assert all(ears.heard.count(note) == 1 for note in ODD)
 
     ears = Ears()
-    evaluate(tmp_path / "run", listener=ears)
+    evaluate(tmp_path / "run", note=ears.note)
     assert ears.heard[:2] == ODD[3:]
 
     (tmp_path / "own.txt").write_text("a film .\nb\0 .\n")
@@ -133,7 +133,7 @@ def test_generation_counts_sources_where_the_limit_does(
     make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dora_cli.assembly.notes.note_on_java", lambda task: None)
-    examples = load_examples(get_task("e2e"), "builtin", "validation")
+    examples = load_examples(get_task("e2e").fields, "builtin", "validation")
     sources = len(set(examples.texts[0]))
     assert sources < len(examples)
     for limit, noted in ((sources, 0), (sources + 1, 1)):

@@ -15,6 +15,7 @@ from transformers import AutoTokenizer, BertModel, GPT2LMHeadModel
 
 from dora_cli import train
 from dora_cli.assembly.build import adapt, load_base, make_method
+from dora_cli.assembly.data import load_split
 from dora_cli.assembly.evaluator import evaluated_splits, make_evaluator
 from dora_cli.assembly.rehearsal import rehearse
 from dora_cli.assembly.resolve import resolve
@@ -25,7 +26,6 @@ from dora_cli.machine.devices import make_accelerator
 from dora_cli.machine.random_state import random_state
 from dora_cli.recipe import Recipe
 from dora_cli.training.loop import Loop
-from dora_cli.training.run import load_split
 from tests.commands.conftest import contents
 from tests.training.conftest import MakeRecipe
 from tests.training.test_generation import models, recipe_of, tokenizer

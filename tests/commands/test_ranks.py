@@ -11,9 +11,11 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from dora_cli.atomic import write_json
 from dora_cli.commands.ranks import ranks as command
 from dora_cli.errors import CheckpointError, OptionError, OutputError
-from dora_cli.runs.records import LogFile, RunRecords, write_json
+from dora_cli.runs.log import LogFile
+from dora_cli.runs.run_folder import RunRecords
 from tests.reports.examples import bert, metrics, ranks
 
 app = typer.Typer()
@@ -57,9 +59,8 @@ def test_a_run_that_has_no_metrics_yet(tmp_path: Path):
 def test_json_is_the_file_as_it_is(tmp_path: Path):
     folder = make_run(tmp_path / "run")
     path = folder / "ranks.json"
-    path.write_text(
-        json.dumps({**json.loads(path.read_text()), "note": "\u00e9"}, indent=7, ensure_ascii=False), encoding="utf-8"
-    )
+    record = {**json.loads(path.read_text()), "unit": "\u00e9"}
+    path.write_text(json.dumps(record, indent=7, ensure_ascii=False), encoding="utf-8")
     assert run(str(folder), "--json") == path.read_text(encoding="utf-8")
 
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands.conftest import Refuse, Trained, dora, process
+from tests.commands.conftest import Refuse, Trained, dora, forked
 from tests.reports.html.folders import write_run
 
 
 def test_a_real_run(trained: Trained, tmp_path: Path) -> None:
     output = tmp_path / "report.html"
-    done = process("report", trained.folder, "--output", output, cwd=tmp_path)
+    done = forked("report", trained.folder, "--output", output, cwd=tmp_path)
     assert (done.code, done.err) == (0, "")
     assert done.out.splitlines()[-1] == f"report: {output}"
     assert "dora, 1 of 1 run finished" in done.out.splitlines()[0]

@@ -18,7 +18,7 @@ def load(
 ) -> Examples:
     row = ",".join("1" if name == "label" else f"the {name}" for name in header.split(","))
     (folder / f"{split}.csv").write_text(f"{header}\n{row}\n")
-    return load_examples(get_task(task), "files", split, path=folder, columns=columns)
+    return load_examples(get_task(task).fields, "files", split, path=folder, columns=columns)
 
 
 @pytest.mark.parametrize("split", ["train", "validation", "test"])
@@ -56,12 +56,12 @@ def test_labels_are_not_read_of_a_file_to_predict(tmp_path: Path) -> None:
     """There a label's column may hold the text: nothing else is read from it."""
     path = tmp_path / "own.csv"
     path.write_text("label\na fine film .\n")
-    assert read_file(get_task("glue/sst2"), path, {"sentence": "label"}) == Examples((["a fine film ."],), None)
+    assert read_file(get_task("glue/sst2").fields, path, {"sentence": "label"}) == Examples((["a fine film ."],), None)
     path.write_text("sentence1,sentence2\na,b\n")
     with pytest.raises(
         DataError, match="'sentence1' and 'sentence2' of glue/rte would both be read from the column 'sentence2'"
     ):
-        read_file(get_task("glue/rte"), path, {"sentence1": "sentence2"})
+        read_file(get_task("glue/rte").fields, path, {"sentence1": "sentence2"})
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ real = pytest.mark.skipif(not REAL.is_dir(), reason="the official files are not 
 
 
 def load(folder: Path, split: str = "train", **keys: Any) -> Examples:
-    return load_examples(E2E, "e2e-csv", split, path=folder, **keys)
+    return load_examples(E2E.fields, "e2e-csv", split, path=folder, **keys)
 
 
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])

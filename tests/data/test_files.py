@@ -14,7 +14,7 @@ from dora_cli.tasks import get_task
 
 
 def load(folder: Path, split: str = "train", task: str = "glue/sst2", **keys: Any) -> Examples:
-    return load_examples(get_task(task), "files", split, path=folder, **keys)
+    return load_examples(get_task(task).fields, "files", split, path=folder, **keys)
 
 
 def write(folder: Path, name: str, columns: dict[str, Sequence[Any]]) -> None:
@@ -292,14 +292,14 @@ def test_a_quoted_table_with_tabs_is_no_tsv(tmp_path: Path) -> None:
 
 def test_a_single_column_may_have_such_a_name(tmp_path: Path) -> None:
     (tmp_path / "own.csv").write_text("Text (DE; EN)\na film ; good\n")
-    assert read_file(get_task("glue/sst2"), tmp_path / "own.csv", {"sentence": "Text (DE; EN)"}).texts == (
+    assert read_file(get_task("glue/sst2").fields, tmp_path / "own.csv", {"sentence": "Text (DE; EN)"}).texts == (
         ["a film ; good"],
     )
 
 
 def test_the_folder_and_its_files(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"data\.path: missing; data\.source files needs the folder"):
-        load_examples(get_task("glue/sst2"), "files", "train")
+        load_examples(get_task("glue/sst2").fields, "files", "train")
     with pytest.raises(DataError, match=r"does not exist; data\.source files looks in a folder"):
         load(tmp_path / "absent")
     write(tmp_path, "other.csv", {"sentence": ["a"], "label": [1]})
@@ -395,10 +395,12 @@ def test_columns_that_do_not_fit_generation(tmp_path: Path) -> None:
 def test_one_file_to_predict_has_texts_and_its_labels_are_not_read(extension: str, tmp_path: Path) -> None:
     write(tmp_path, f"own.{extension}", {"premise": ["a", "b"], "sentence2": ["c", ""], "label": ["never", "seen"]})
     path = tmp_path / f"own.{extension}"
-    assert read_file(get_task("glue/mnli"), path, None) == Examples((["a", "b"], ["c", ""]), None)
-    assert read_file(get_task("glue/rte"), path, {"sentence1": "premise"}) == Examples((["a", "b"], ["c", ""]), None)
+    assert read_file(get_task("glue/mnli").fields, path, None) == Examples((["a", "b"], ["c", ""]), None)
+    assert read_file(get_task("glue/rte").fields, path, {"sentence1": "premise"}) == Examples(
+        (["a", "b"], ["c", ""]), None
+    )
     with pytest.raises(DataError, match=r"no column 'sentence'; it has 'premise', 'sentence2', 'label'"):
-        read_file(get_task("glue/sst2"), path, None)
+        read_file(get_task("glue/sst2").fields, path, None)
 
 
 def test_an_official_test_file_can_be_predicted_as_it_is(tmp_path: Path) -> None:
@@ -406,17 +408,17 @@ def test_an_official_test_file_can_be_predicted_as_it_is(tmp_path: Path) -> None
     path.write_text(
         '\ufeffindex\t#1 ID\t#2 ID\t#1 String\t#2 String\n0\t1\t2\tHe said "no.\tHe did .\n', encoding="utf-8"
     )
-    assert read_file(get_task("glue/mrpc"), path, None) == Examples((['He said "no.'], ["He did ."]), None)
+    assert read_file(get_task("glue/mrpc").fields, path, None) == Examples((['He said "no.'], ["He did ."]), None)
 
 
 def test_plain_text_to_predict_holds_one_text_a_line(tmp_path: Path) -> None:
     (tmp_path / "own.txt").write_text("a film .\nNA\n")
-    assert read_file(get_task("glue/cola"), tmp_path / "own.txt", None) == Examples((["a film .", "NA"],), None)
+    assert read_file(get_task("glue/cola").fields, tmp_path / "own.txt", None) == Examples((["a film .", "NA"],), None)
     with pytest.raises(DataError, match=r"own\.txt: glue/qqp reads pairs of texts.*'question1', 'question2'"):
-        read_file(get_task("glue/qqp"), tmp_path / "own.txt", None)
+        read_file(get_task("glue/qqp").fields, tmp_path / "own.txt", None)
     (tmp_path / "own.txt").write_text("a film .\n\na play .\n")
     with pytest.raises(DataError, match=r"own\.txt, line 2: the line is blank; write a text there or remove the line$"):
-        read_file(get_task("glue/cola"), tmp_path / "own.txt", None)
+        read_file(get_task("glue/cola").fields, tmp_path / "own.txt", None)
 
 
 def test_nothing_is_left_in_the_users_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ def write(folder: Path, name: str, *rows: str, bom: bool = False, end: str = "\n
 
 
 def load(task: str, folder: Path, split: str = "train"):
-    return load_examples(get_task(task), "glue-tsv", split, path=folder)
+    return load_examples(get_task(task).fields, "glue-tsv", split, path=folder)
 
 
 def test_cola_has_no_header_but_its_test_file_has(tmp_path: Path) -> None:
@@ -181,7 +181,7 @@ def test_a_wrong_folder_is_explained(tmp_path: Path) -> None:
 )
 def test_the_official_files(name: str, split: str, ones: int | None) -> None:
     task = get_task(f"glue/{name}")
-    examples = load_examples(task, "glue-tsv", split, path=REAL / task.tsv.folder)
+    examples = load_examples(task.fields, "glue-tsv", split, path=REAL / task.tsv.folder)
     assert len(examples) == task.splits[split]
     assert (None if examples.labels is None else sum(examples.labels)) == ones
     assert all(text.strip() for column in examples.texts for text in column)

@@ -17,7 +17,7 @@ GOOD = '{"sentence": "a", "label": 1}\n'
 def message(path: Path, text: str | bytes) -> str:
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(DataError) as caught:
-        load_examples(get_task("glue/sst2"), "files", "train", path=path.parent)
+        load_examples(get_task("glue/sst2").fields, "files", "train", path=path.parent)
     assert str(caught.value).startswith(str(path))
     return str(caught.value)[len(str(path)) :]
 
@@ -73,7 +73,7 @@ def test_values_of_two_kinds_name_both_places(tmp_path: Path) -> None:
     assert str(json_fault(path)) == fault
     # Whether the reader takes such a column is its own affair; a number is no text either way, and its place is told.
     with pytest.raises(DataError, match=r"own\.jsonl, line 4: column 'sentence' "):
-        read_file(get_task("glue/sst2"), path, None)
+        read_file(get_task("glue/sst2").fields, path, None)
     path.write_text('{"sentence": "a"}\n{"sentence": "b"}\n')
     assert json_fault(path) is None
     path.unlink()
@@ -107,7 +107,7 @@ def test_rows_that_are_no_objects(name: str, text: str, tmp_path: Path) -> None:
 
 def test_an_object_may_take_several_lines(tmp_path: Path) -> None:
     (tmp_path / "train.json").write_text('[\n {"sentence": "a",\n"label":\n1}\n]')
-    assert load_examples(get_task("glue/sst2"), "files", "train", path=tmp_path).texts == (["a"],)
+    assert load_examples(get_task("glue/sst2").fields, "files", "train", path=tmp_path).texts == (["a"],)
 
 
 def test_brackets_in_texts_are_text(tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_brackets_in_texts_are_text(tmp_path: Path) -> None:
     for name in ("train.json", "train.jsonl"):
         rows = [json.dumps({"sentence": text, "label": 1}) for text in texts]
         (tmp_path / name).write_text("\n".join(rows) if name == "train.jsonl" else f"[{', '.join(rows)}]")
-        assert load_examples(get_task("glue/sst2"), "files", "train", path=tmp_path).texts == (texts,)
+        assert load_examples(get_task("glue/sst2").fields, "files", "train", path=tmp_path).texts == (texts,)
         (tmp_path / name).unlink()
 
 
@@ -126,7 +126,7 @@ def test_a_line_without_an_end_is_not_read(name: str, tmp_path: Path) -> None:
     with path.open("wb") as file:
         file.truncate(3 << 30)
     with pytest.raises(DataError, match=r"line 1 has more than|3,221,225,472 bytes"):
-        load_examples(get_task("glue/sst2"), "files", "train", path=tmp_path)
+        load_examples(get_task("glue/sst2").fields, "files", "train", path=tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -146,4 +146,4 @@ def test_half_of_a_surrogate_pair_is_refused_with_its_line(key: str, half: str, 
 def test_other_escapes_are_what_json_says(whole: str, tmp_path: Path) -> None:
     for name, text in (("own.jsonl", f'{{"sentence": "{whole}"}}\n'), ("own.json", f'[{{"sentence": "{whole}"}}]')):
         (tmp_path / name).write_text(text)
-        assert read_file(get_task("glue/sst2"), tmp_path / name, None).texts == ([json.loads(f'"{whole}"')],)
+        assert read_file(get_task("glue/sst2").fields, tmp_path / name, None).texts == ([json.loads(f'"{whole}"')],)

@@ -10,8 +10,9 @@ import pytest
 from huggingface_hub import HfApi
 
 from dora_cli.data import Examples, load_examples
+from dora_cli.data.fields import HubSource
 from dora_cli.errors import DataError
-from dora_cli.tasks import HubSource, get_task
+from dora_cli.tasks import get_task
 
 
 @pytest.fixture
@@ -38,14 +39,14 @@ TEXT = datasets.Value("string")
 @pytest.mark.usefixtures("no_network")
 def test_the_hub_out_of_reach_says_what_to_set() -> None:
     with pytest.raises(DataError) as caught:
-        load_examples(get_task("glue/rte"), "hub", "train")
+        load_examples(get_task("glue/rte").fields, "hub", "train")
     message = str(caught.value)
     assert message.startswith("data.source hub: nyu-mll/glue (rte), split train, could not be loaded: ")
     assert "set data.source: glue-tsv and data.path" in message
     assert "train.tsv, dev.tsv, test.tsv" in message
     assert "HF_HOME" in message
     with pytest.raises(DataError) as caught:
-        load_examples(get_task("e2e"), "hub", "test")
+        load_examples(get_task("e2e").fields, "hub", "test")
     message = str(caught.value)
     assert message.startswith("data.source hub: tuetschek/e2e_nlg (default), split test, could not be loaded: ")
     assert "set data.source: e2e-csv and data.path" in message
@@ -63,7 +64,7 @@ def test_every_failure_of_the_hub_is_one_error(error: Exception, monkeypatch: py
     monkeypatch.setattr(HfApi, "dataset_info", lambda *_, **__: None)  # it answers, and then
     monkeypatch.setattr(datasets, "load_dataset", fail)
     with pytest.raises(DataError, match=rf"could not be loaded: {type(error).__name__}: "):
-        load_examples(get_task("glue/rte"), "hub", "validation")
+        load_examples(get_task("glue/rte").fields, "hub", "validation")
 
 
 @pytest.mark.usefixtures("no_network")
@@ -79,7 +80,7 @@ def test_the_hubs_layout(tmp_path: Path) -> None:
     local_hub(
         tmp_path / "hub", {"sentence1": ["a", "b"], "sentence2": ["c", "d"], "label": [1, 0], "idx": [0, 1]}, features
     )
-    assert load_examples(task, "hub", "train") == Examples((["a", "b"], ["c", "d"]), [1, 0])
+    assert load_examples(task.fields, "hub", "train") == Examples((["a", "b"], ["c", "d"]), [1, 0])
 
 
 @pytest.mark.usefixtures("no_network")
@@ -90,10 +91,10 @@ def test_the_hubs_test_splits_are_unlabelled(tmp_path: Path) -> None:
         {"sentence": ["a"], "label": [-1]},
         {"sentence": TEXT, "label": datasets.ClassLabel(names=["negative", "positive"])},
     )
-    assert load_examples(task, "hub", "test") == Examples((["a"],), None)
+    assert load_examples(task.fields, "hub", "test") == Examples((["a"],), None)
     # The same values where labels are needed are an error, not a silent class.
     with pytest.raises(DataError, match=r"split train, row 1: label '-1' \(a number\) is not one of"):
-        load_examples(task, "hub", "train")
+        load_examples(task.fields, "hub", "train")
 
 
 @pytest.mark.usefixtures("no_network")
@@ -109,7 +110,7 @@ def test_a_hub_copy_with_another_label_order_is_refused(tmp_path: Path) -> None:
         match=r"its labels are 'positive', 'negative', but glue/sst2 has 'negative', "
         r"'positive', in this order",
     ):
-        load_examples(task, "hub", "train")
+        load_examples(task.fields, "hub", "train")
 
 
 @pytest.mark.usefixtures("no_network")
@@ -117,7 +118,7 @@ def test_a_hub_copy_without_a_column_is_refused(tmp_path: Path) -> None:
     task = replace(get_task("glue/sst2"), hub=HubSource(str(tmp_path / "hub"), "default"))
     local_hub(tmp_path / "hub", {"text": ["a"], "label": [0]}, {"text": TEXT, "label": datasets.Value("int64")})
     with pytest.raises(DataError, match="no column 'sentence'; it has 'text', 'label'"):
-        load_examples(task, "hub", "train")
+        load_examples(task.fields, "hub", "train")
 
 
 @pytest.mark.usefixtures("no_network")
@@ -125,8 +126,8 @@ def test_references_from_the_hub(tmp_path: Path) -> None:
     task = replace(get_task("e2e"), hub=HubSource(str(tmp_path / "hub"), "default"))
     features = {"meaning_representation": TEXT, "human_reference": TEXT}
     local_hub(tmp_path / "hub", {"meaning_representation": ["m", "m"], "human_reference": ["r", "s\r\n t"]}, features)
-    assert load_examples(task, "hub", "train") == Examples((["m", "m"], ["r", "s\r\n t"]), None)
-    assert load_examples(task, "hub", "test") == Examples((["m", "m"], ["r", "s\r\n t"]), None)
+    assert load_examples(task.fields, "hub", "train") == Examples((["m", "m"], ["r", "s\r\n t"]), None)
+    assert load_examples(task.fields, "hub", "test") == Examples((["m", "m"], ["r", "s\r\n t"]), None)
 
 
 @pytest.mark.usefixtures("no_network")
@@ -134,9 +135,9 @@ def test_references_on_the_hub_may_be_absent_from_the_test_split_alone(tmp_path:
     task = replace(get_task("e2e"), hub=HubSource(str(tmp_path / "hub"), "default"))
     local_hub(tmp_path / "hub", {"meaning_representation": ["m", ""]}, {"meaning_representation": TEXT})
     with pytest.raises(DataError, match="split train: no column 'human_reference'; it has 'meaning_representation'"):
-        load_examples(task, "hub", "train")
+        load_examples(task.fields, "hub", "train")
     with pytest.raises(DataError, match="split test, row 2: column 'meaning_representation' is empty"):
-        load_examples(task, "hub", "test")
+        load_examples(task.fields, "hub", "test")
 
 
 def test_the_revision_of_the_hub_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,18 +148,18 @@ def test_the_revision_of_the_hub_is_asked_for(monkeypatch: pytest.MonkeyPatch) -
         return datasets.Dataset.from_dict({"meaning_representation": ["m"], "human_reference": ["r"]})
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    assert load_examples(get_task("e2e"), "hub", "validation") == Examples((["m"], ["r"]), None)
+    assert load_examples(get_task("e2e").fields, "hub", "validation") == Examples((["m"], ["r"]), None)
     assert asked == [("tuetschek/e2e_nlg", "default", {"split": "validation", "revision": "refs/convert/parquet"})]
 
 
 def test_max_samples_takes_a_fixed_subset_in_order() -> None:
     task = get_task("glue/sst2")
-    whole = load_examples(task, "builtin", "train")
-    part = load_examples(task, "builtin", "train", max_samples=20, seed=5)
-    assert part == whole.sample(20, 5) == load_examples(task, "builtin", "train", max_samples=20, seed=5)
+    whole = load_examples(task.fields, "builtin", "train")
+    part = load_examples(task.fields, "builtin", "train", max_samples=20, seed=5)
+    assert part == whole.sample(20, 5) == load_examples(task.fields, "builtin", "train", max_samples=20, seed=5)
     assert len(part) == 20
-    assert part != load_examples(task, "builtin", "train", max_samples=20, seed=6)
-    assert load_examples(task, "builtin", "train", max_samples=10**9) == whole
+    assert part != load_examples(task.fields, "builtin", "train", max_samples=20, seed=6)
+    assert load_examples(task.fields, "builtin", "train", max_samples=10**9) == whole
 
 
 def test_max_samples_of_references(tmp_path: Path) -> None:
@@ -198,7 +199,7 @@ def test_max_samples_of_references(tmp_path: Path) -> None:
 )
 def test_arguments_that_cannot_be_followed(keys: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
-        load_examples(get_task("glue/sst2"), **{"source": "hub", "split": "train", **keys})
+        load_examples(get_task("glue/sst2").fields, **{"source": "hub", "split": "train", **keys})
 
 
 @pytest.mark.parametrize(
@@ -234,4 +235,4 @@ def test_arguments_that_cannot_be_followed(keys: dict[str, Any], message: str) -
 )
 def test_arguments_that_generation_cannot_follow(keys: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
-        load_examples(get_task("e2e"), **{"split": "train", **keys})
+        load_examples(get_task("e2e").fields, **{"split": "train", **keys})

@@ -6,8 +6,9 @@ import pytest
 
 from dora_cli.data import Examples
 from dora_cli.data.builtin import generate
+from dora_cli.data.fields import Labels
 from dora_cli.data.notes import label_notes, limit_note, text_notes
-from dora_cli.tasks import get_task, task_names
+from dora_cli.tasks import ClassificationTask, get_task, task_names
 
 
 def texts(*columns: list[str]) -> list[str]:
@@ -16,7 +17,9 @@ def texts(*columns: list[str]) -> list[str]:
 
 def labels(task: str, *values: float, training: bool = True) -> list[str]:
     examples = Examples((["a"] * len(values),), list(values))
-    return list(label_notes("split train", get_task(task), examples, training=training))
+    found = get_task(task)
+    assert isinstance(found, ClassificationTask)
+    return list(label_notes("split train", found.fields.labels, examples, training=training, zero=found.correlations))
 
 
 @pytest.mark.parametrize("name", task_names())
@@ -24,7 +27,10 @@ def test_sound_examples_give_no_note(name: str) -> None:
     task = get_task(name)
     for split in task.splits:
         examples = generate(name, split)
-        assert [*text_notes(split, examples), *label_notes(split, task, examples, training=split == "train")] == []
+        assert [
+            *text_notes(split, examples),
+            *label_notes(split, task.fields.labels, examples, training=split == "train"),
+        ] == []
 
 
 def test_empty_texts_and_nul_characters_are_counted_by_rows() -> None:
@@ -79,8 +85,8 @@ def test_a_class_that_is_missing() -> None:
 
 
 def test_examples_without_labels_give_no_note() -> None:
-    assert list(label_notes("split test", get_task("glue/sst2"), Examples((["a"],), None), training=False)) == []
-    assert list(label_notes("split test", get_task("e2e"), Examples((["a"], ["b"]), None), training=False)) == []
+    assert list(label_notes("split test", Labels(("a", "b")), Examples((["a"],), None), training=False)) == []
+    assert list(label_notes("split test", None, Examples((["a"], ["b"]), None), training=False)) == []
 
 
 def test_a_limit_above_what_there_is() -> None:

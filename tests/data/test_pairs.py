@@ -19,8 +19,9 @@ from dora_cli.data import (
     pair_layout,
     plan_epoch,
 )
+from dora_cli.data.pairs import IGNORED
 from dora_cli.errors import DataError
-from dora_cli.tasks import IGNORED, get_task
+from dora_cli.tasks import get_task
 from tests.data import subwords
 
 SOURCES = [

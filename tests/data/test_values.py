@@ -22,7 +22,7 @@ def task(name: str) -> ClassificationTask:
 
 
 def numbers(*values: Any) -> list[Any]:
-    return list(parse_labels(task("glue/stsb"), values, None, lambda i: f"row {i + 1}"))
+    return list(parse_labels(task("glue/stsb").fields, values, None, lambda i: f"row {i + 1}"))
 
 
 @pytest.mark.parametrize(
@@ -78,12 +78,12 @@ def test_the_mark_for_no_label_is_refused_by_name(value: Any) -> None:
         numbers(value)
     classes = task("glue/rte")
     with pytest.raises(DataError, match=r"is not one of .* \(-1 is how GLUE marks a row without a label\); fix"):
-        parse_labels(classes, [value], label_ids(classes, None), str)
+        parse_labels(classes.fields, [value], label_ids(classes.fields, None), str)
 
 
 def test_minus_one_is_a_class_where_the_user_says_so() -> None:
     classes = task("glue/sst2")
-    assert parse_labels(classes, ["-1", 1], label_ids(classes, ["-1", "1"]), str) == [0, 1]
+    assert parse_labels(classes.fields, ["-1", 1], label_ids(classes.fields, ["-1", "1"]), str) == [0, 1]
 
 
 def test_a_column_of_marks_alone_says_nothing() -> None:
@@ -111,4 +111,4 @@ def test_values_are_shown_as_they_are_matched(value: Any, shown: str) -> None:
 def test_a_truth_value_and_a_word_are_told_apart() -> None:
     classes = task("glue/sst2")
     with pytest.raises(DataError, match=r"label 'false' \(a truth value\) is not one of 'False', 'True'"):
-        parse_labels(classes, [False], label_ids(classes, ["False", "True"]), str)
+        parse_labels(classes.fields, [False], label_ids(classes.fields, ["False", "True"]), str)

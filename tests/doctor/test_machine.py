@@ -13,7 +13,6 @@ import torch
 from dora_cli.doctor import caches, devices
 from dora_cli.doctor.caches import look_at_caches
 from dora_cli.doctor.devices import look_at_devices
-from dora_cli.doctor.java import look_for_java
 from dora_cli.doctor.threads import look_at_threads
 from dora_cli.machine.threads import most_threads
 from dora_cli.wording import plural
@@ -125,22 +124,3 @@ def test_folders_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monk
     assert models["problem"] == "cannot be written: Permission denied"
     assert data["problem"].startswith("is not known")
     assert temporary["problem"] == "No usable temporary directory found; set TMPDIR to a writable folder"
-
-
-def fake_java(folder: Path, text: str) -> None:
-    (folder / "java").write_text(f"#!/bin/sh\n{text}\n")
-    (folder / "java").chmod(0o755)
-
-
-def test_java(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    package = tmp_path / "pycocoevalcap" / "meteor"
-    package.mkdir(parents=True)
-    (package.parent / "__init__.py").touch()
-    (package / "meteor-1.5.jar").touch()
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert look_for_java() == {"path": None, "version": None, "problem": "install Java (on PATH)"}
-    fake_java(tmp_path, "echo 'openjdk version \"17\"' >&2; echo more >&2")
-    assert look_for_java() == {"path": str(tmp_path / "java"), "version": 'openjdk version "17"', "problem": None}
-    fake_java(tmp_path, "echo 'no libjvm' >&2; exit 1")
-    assert look_for_java()["problem"] == f"{tmp_path / 'java'} fails (no libjvm); install Java again"

@@ -20,7 +20,6 @@ from dora_cli import parse_recipe, train
 from dora_cli.assembly.restore import Restored, restore
 from dora_cli.methods import Dora
 from dora_cli.recipe import Recipe
-from dora_cli.training.listener import SilentListener
 from tests.training.conftest import tiny_model
 from tests.training.test_generation import models, tokenizer
 from tests.training.test_tasks_and_models import MODELS
@@ -172,7 +171,7 @@ def run_of(bases: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def restored(run: Path) -> Restored:
-    return restore(run, (), lambda recipe, task: (), SilentListener())
+    return restore(run, (), lambda recipe, task: ())
 
 
 def batch_for(model: nn.Module, tokenizer: Any, kind: Kind) -> dict[str, torch.Tensor]:

@@ -12,7 +12,6 @@ from dora_cli import parse_recipe, train
 from dora_cli.assembly.restore import restore
 from dora_cli.errors import ExportError, RecipeError
 from dora_cli.export.saved import export_saved
-from dora_cli.training.listener import SilentListener
 from tests.export.conftest import logits
 from tests.models.test_own_code import own, trace
 
@@ -41,5 +40,5 @@ def test_its_code_goes_with_a_merged_model_and_is_asked_for_again(own: Path, tmp
     assert "trust_remote_code=True" in (tmp_path / "merged" / "README.md").read_text()
     batch = {"input_ids": torch.arange(5, 13)[None], "attention_mask": torch.ones(1, 8, dtype=torch.long)}
     merged = AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged", trust_remote_code=True)
-    run = restore(tmp_path / "run", trust, lambda recipe, task: (), SilentListener())
+    run = restore(tmp_path / "run", trust, lambda recipe, task: ())
     torch.testing.assert_close(logits(merged, batch), logits(run.adapted.model, batch), atol=1e-5, rtol=0)

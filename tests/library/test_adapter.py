@@ -25,7 +25,6 @@ from dora_cli.assembly.restore import restore
 from dora_cli.errors import CheckpointError, ModelError, RecipeError
 from dora_cli.methods.attached import carried
 from dora_cli.models import load_generator
-from dora_cli.training.listener import SilentListener
 
 
 def recipe_of(model: Path | str, *overrides: str) -> Any:
@@ -64,7 +63,7 @@ def logits(model: nn.Module) -> torch.Tensor:
 
 
 def reference(checkpoint: Path) -> torch.Tensor:
-    return logits(restore(checkpoint, [], lambda recipe, task: (), SilentListener()).adapted.model)
+    return logits(restore(checkpoint, [], lambda recipe, task: ()).adapted.model)
 
 
 def state_of(model: nn.Module) -> tuple[list[str], list[bool], list[torch.Tensor]]:
@@ -163,7 +162,7 @@ def test_a_generator_loads(tmp_path: Path) -> None:
         decode: {beams: 1, max_new_tokens: 2, epoch_samples: 0}
     """)
     train(recipe, tmp_path / "run")
-    restored = restore(tmp_path / "run", [], lambda recipe, task: (), SilentListener()).adapted
+    restored = restore(tmp_path / "run", [], lambda recipe, task: ()).adapted
     model = load_generator("builtin:tiny-decoder").model
     load_adapter(tmp_path / "run", model)
     expected = logits(restored.model)
@@ -177,8 +176,8 @@ def test_a_half_precision_model_computes_without_autocast(tiny_model: Path, tmp_
     model = users(tiny_model, dtype=torch.bfloat16)
     load_adapter(tmp_path / "run", model)
     found = logits(model)
-    restored = restore(tmp_path / "run", [], lambda recipe, task: (), SilentListener())
-    with restored.accelerator.autocast():
+    restored = restore(tmp_path / "run", [], lambda recipe, task: ())
+    with restored.ground.accelerator.autocast():
         expected = logits(restored.adapted.model)
     torch.testing.assert_close(found, expected, atol=2e-2, rtol=2e-2)
     with pytest.raises(

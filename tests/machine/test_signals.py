@@ -17,8 +17,9 @@ import pytest
 from dora_cli import train
 from dora_cli.errors import DoraError, StoppedError
 from dora_cli.machine.signals import StopSignals
-from dora_cli.runs.records import RunRecords
-from dora_cli.runs.resume import checkpoints_of, newest_checkpoint
+from dora_cli.runs.checkpoints import checkpoints_of
+from dora_cli.runs.run_folder import RunRecords
+from dora_cli.training.checkpoint import newest_checkpoint
 from dora_cli.training.listener import SilentListener
 from dora_cli.training.loop import Loop
 from tests.training.conftest import MakeRecipe
@@ -28,7 +29,10 @@ from tests.training.test_generation import models, recipe_of, tokenizer  # noqa:
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="processes cannot be forked")
 
 # No checkpoints but those after an epoch, and those that signals ask for.
-CHANGES = ("method.dropout=0.2", "train.batch_size=4", "train.gradient_accumulation=4", "eval.select=last")
+CHANGES = (
+    "data.max_train_samples=46", "data.max_eval_samples=16", "method.targets=['*.query', '*.value']",
+    "method.dropout=0.2", "train.batch_size=4", "train.gradient_accumulation=2", "eval.select=last",
+)  # fmt: skip
 CODES = {signal.SIGHUP: 129, signal.SIGINT: 130, signal.SIGTERM: 143}
 
 

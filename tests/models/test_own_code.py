@@ -143,7 +143,7 @@ def test_when_trusted_it_is_run_and_said(own: Path, trace: Path, tmp_path: Path)
         evaluate(tmp_path / "run", overrides=["model.trust_remote_code=false"])
     assert not trace.exists()
     notes = Notes()
-    assert evaluate(tmp_path / "run", overrides=["model.trust_remote_code=true"], listener=notes)["identical"] is True
+    assert evaluate(tmp_path / "run", overrides=["model.trust_remote_code=true"], note=notes.note)["identical"] is True
     assert said in notes.said
     assert trace.exists()
 

@@ -18,7 +18,8 @@ from dora_cli.reports.curves import (
     scores,
 )
 from dora_cli.reports.ranks import mean_ranks
-from dora_cli.runs.records import LogFile, ranks_record
+from dora_cli.runs.log import LogFile
+from dora_cli.runs.records.ranks import ranks_record
 from tests.reports.examples import BART_ENCODER, FakeAllocation, bart, bert, exact, metrics, ranks, stack
 
 NOTHING = ranks_record([], [], unit="component", start_rank=None, target_rank=None, live_components=0, history=[])

@@ -10,7 +10,7 @@ from rich.console import Console
 from dora_cli.errors import CheckpointError
 from dora_cli.reports.grid import Cell, RankGrid, sections
 from dora_cli.reports.ranks import checked_cells, grid_lines, mean_ranks, ranks_table, render
-from dora_cli.runs.records import ranks_record
+from dora_cli.runs.records.ranks import ranks_record
 from tests.reports.examples import (
     BART_ENCODER,
     BERT,

@@ -9,20 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dora_cli.atomic import write_json, write_text
 from dora_cli.errors import CheckpointError, OutputError
+from dora_cli.json_text import to_json
 from dora_cli.reports.curves import read_log
-from dora_cli.runs.records import (
-    LogFile,
-    RunRecords,
-    metrics_record,
-    ranks_record,
-    read_json,
-    to_json,
-    validate_metrics,
-    validate_ranks,
-    write_json,
-    write_text,
-)
+from dora_cli.runs.log import LogFile
+from dora_cli.runs.reading import read_json
+from dora_cli.runs.records.metrics import metrics_record, validate_metrics
+from dora_cli.runs.records.ranks import ranks_record, validate_ranks
+from dora_cli.runs.run_folder import RunRecords
 from tests.reports.examples import FakeAllocation, bert, metrics, ranks
 
 
@@ -190,17 +185,18 @@ def test_written_files_have_the_permissions_of_ordinary_files(tmp_path: Path):
     assert stat.S_IMODE((tmp_path / "record").stat().st_mode) == stat.S_IMODE((tmp_path / "ordinary").stat().st_mode)
 
 
+def line(step: int, **more: object) -> dict[str, object]:
+    return {"type": "train", "step": step, "phase": "final", "budget": 2, "live": 2, **more}
+
+
 def test_log_lines_are_there_before_the_file_is_closed(tmp_path: Path):
     path = tmp_path / "run" / "log.jsonl"
     with LogFile(path) as log:
-        log.write({"step": 1, "loss": np.float64(0.5)})
-        log.write({"step": 2, "loss": math.nan})
-        assert [json.loads(line) for line in path.read_text().splitlines()] == [
-            {"step": 1, "loss": 0.5},
-            {"step": 2, "loss": None},
-        ]
+        log.write(line(1, loss=np.float64(0.5)))
+        log.write(line(2, loss=math.nan))
+        assert [json.loads(text) for text in path.read_text().splitlines()] == [line(1, loss=0.5), line(2, loss=None)]
     with LogFile(path) as log:
-        log.write({"step": 3})
+        log.write(line(3))
     assert len(path.read_text().splitlines()) == 3
 
 
@@ -208,8 +204,8 @@ def test_a_log_cut_off_within_a_line_goes_on_with_a_line_of_its_own(tmp_path: Pa
     path = tmp_path / "log.jsonl"
     path.write_text('{"step": 1}\n{"st')
     with LogFile(path) as log:
-        log.write({"step": 2})
-    assert path.read_text() == '{"step": 1}\n{"st\n{"step": 2}\n'
+        log.write(line(2))
+    assert path.read_text() == f'{{"step": 1}}\n{{"st\n{json.dumps(line(2))}\n'
 
 
 @pytest.mark.parametrize("kept", [0, 12])
@@ -218,9 +214,9 @@ def test_a_log_that_is_cut_back_goes_on_there(tmp_path: Path, kept: int):
     path.write_text('{"step": 1}\n{"step": 2}\n')
     with LogFile(path, length=kept) as log:
         assert log.length() == kept
-        log.write({"step": 3})
-        assert log.length() == path.stat().st_size == kept + 12
-    assert path.read_text() == '{"step": 1}\n{"step": 2}\n'[:kept] + '{"step": 3}\n'
+        log.write(line(3))
+        assert log.length() == path.stat().st_size == kept + len(json.dumps(line(3))) + 1
+    assert path.read_text() == '{"step": 1}\n{"step": 2}\n'[:kept] + json.dumps(line(3)) + "\n"
 
 
 @pytest.mark.parametrize(
@@ -288,8 +284,10 @@ def test_metrics_may_be_undefined_but_not_absent():
         validate_metrics(record, "m.json")
 
 
-def test_keys_of_a_later_version_are_let_through():
-    validate_metrics({**metrics(), "carbon": 1.0})
+def test_a_key_that_no_version_wrote_is_refused():
+    """A version that adds one raises schema_version."""
+    with pytest.raises(CheckpointError, match=r"m\.json .*: carbon is 1\.0: no key that this version of dora knows"):
+        validate_metrics({**metrics(), "carbon": 1.0}, "m.json")
 
 
 def test_seed_runs_are_ordered_by_seed(tmp_path: Path):
@@ -374,7 +372,7 @@ def test_a_log_of_one_endless_line_is_not_read(tmp_path: Path) -> None:
 
 
 def test_lines_of_a_log_that_are_no_json_are_passed_over(tmp_path: Path) -> None:
-    entry = '{"type": "eval", "step": 1, "phase": "warmup", "metrics": {}, "note": "a\u2028b"}'
+    entry = '{"type": "eval", "step": 1, "epoch": 1, "phase": "warmup", "metrics": {}, "note": "a\u2028b"}'
     (tmp_path / "log.jsonl").write_text(f"{'[' * 100_000}\n{'9' * 5000}\n{entry}\n{entry[:-1]}", encoding="utf-8")
     assert read_log(tmp_path / "log.jsonl") == [json.loads(entry)]
 

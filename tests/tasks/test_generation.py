@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from dora_cli.tasks import IGNORED, GenerationTask, get_task
+from dora_cli.data.pairs import IGNORED
+from dora_cli.tasks import GenerationTask, get_task
 
 
 @pytest.fixture
@@ -61,7 +62,7 @@ def test_losses_of_half_precision_are_fp32(e2e: GenerationTask) -> None:
 def test_the_task_e2e_fits_together(e2e: GenerationTask) -> None:
     assert e2e.text_columns == ("meaning_representation", "human_reference")
     assert e2e.splits == {"train": 42061, "validation": 4672, "test": 4693}
-    assert [split for split in e2e.splits if e2e.labelled(split)] == ["train", "validation"]
+    assert [split for split in e2e.splits if e2e.fields.complete(split)] == ["train", "validation"]
     assert e2e.decoded_split in e2e.splits
     assert set(e2e.csv.files) == set(e2e.splits)
     assert e2e.hub.revision == "refs/convert/parquet"

@@ -60,7 +60,7 @@ def test_a_task_fits_together(task) -> None:
     assert task.num_labels == (1 if task.regression else len(task.label_names))
     assert (None if task.tsv.labels is None else len(task.tsv.labels)) == (None if task.regression else task.num_labels)
     assert task.hub == ("nyu-mll/glue", task.name.removeprefix("glue/"), None)
-    assert [split for split in task.splits if task.labelled(split)] == ["train", *task.eval_splits]
+    assert [split for split in task.splits if task.fields.complete(split)] == ["train", *task.eval_splits]
     # The metric exists and yields the value that selects.
     assert task.metric in metric_names()
     values = compute_metrics(task.metric, [0, 1, 1], [0, 1, 0])

@@ -38,8 +38,13 @@ def launch(recipe: Path, output: Path, processes: int, environment: Mapping[str,
     assert done.returncode == 0, done.stderr[-3000:]
 
 
+@pytest.fixture(scope="module")
+def warm() -> Warm:
+    return Warm()
+
+
 @pytest.mark.parametrize("compact", ["true", "false"])
-def test_two_processes_equal_one(make_recipe: MakeRecipe, tmp_path: Path, compact: str) -> None:
+def test_two_processes_equal_one(warm: Warm, make_recipe: MakeRecipe, tmp_path: Path, compact: str) -> None:
     """Global batch 16 as 2 x 4 x 2 and as 1 x 16; 83 examples leave 3 for the last step of an epoch, so that one
     process has none.
     """
@@ -48,7 +53,9 @@ def test_two_processes_equal_one(make_recipe: MakeRecipe, tmp_path: Path, compac
     train(make_recipe("train.batch_size=16", *common), tmp_path / "one")
     two = make_recipe("train.batch_size=4", "train.gradient_accumulation=2", *common)
     (tmp_path / "two.yaml").write_text(dump_recipe(two))
-    launch(tmp_path / "two.yaml", tmp_path / "two", 2)
+    command = ("train", str(tmp_path / "two.yaml"), "--output", str(tmp_path / "two"))
+    for attempt in warm.run_together(*command, strikes=[None, None]):
+        assert attempt.code == 0, attempt.output
     ranks = [read(tmp_path / name / "ranks.json") for name in ("one", "two")]
     assert [layer["rank"] for layer in ranks[0]["layers"]] == [layer["rank"] for layer in ranks[1]["layers"]]
     assert ranks[0]["history"] == ranks[1]["history"]
@@ -84,11 +91,6 @@ def test_two_captured_processes_equal_eager_ones(make_recipe: MakeRecipe, tmp_pa
     if dropout == "0.0":  # else every process draws masks of its own
         train(make_recipe(*common, "train.batch_size=16", "train.gradient_accumulation=1"), tmp_path / "one")
         assert largest_difference(tmp_path / "on" / "adapter", tmp_path / "one" / "adapter") < 1e-5
-
-
-@pytest.fixture(scope="module")
-def warm() -> Warm:
-    return Warm()
 
 
 @pytest.fixture(scope="module")

@@ -12,15 +12,16 @@ from torch.nn import functional
 from transformers import PreTrainedTokenizerFast
 
 from dora_cli import evaluate, parse_recipe, train
+from dora_cli.assembly.weights import load_weights
 from dora_cli.data import Examples, encode_pairs, load_examples, pair_layout
 from dora_cli.data.builtin import generate
+from dora_cli.data.pairs import IGNORED
 from dora_cli.errors import DataError
 from dora_cli.evaluation.generation import target_loss
 from dora_cli.library.prediction import predict_saved
 from dora_cli.machine.devices import make_accelerator
 from dora_cli.recipe import Recipe
-from dora_cli.tasks import IGNORED, get_task
-from dora_cli.training.checkpoint import load_weights
+from dora_cli.tasks import get_task
 from tests.training.test_tasks_and_models import MODELS, PROJECTIONS
 
 FIVE = {"bleu", "nist", "meteor", "rouge_l", "cider"}
@@ -111,7 +112,7 @@ def test_every_kind_of_generator_trains_decodes_and_is_reproduced(
     assert result.metrics["epochs"][-1]["train_loss"] < result.metrics["epochs"][0]["train_loss"]
 
     outputs = read_lines(run / "predictions.jsonl")
-    test = load_examples(get_task("e2e"), "builtin", "test", max_samples=5)
+    test = load_examples(get_task("e2e").fields, "builtin", "test", max_samples=5)
     assert [record["meaning_representation"] for record in outputs] == list(dict.fromkeys(test.texts[0]))
     assert [text for record in outputs for text in record["references"]] == sorted_by_source(test)
 
@@ -119,7 +120,7 @@ def test_every_kind_of_generator_trains_decodes_and_is_reproduced(
     assert again["metrics"] == metrics
     assert again["identical"] is True
     assert again["splits"] == {
-        "validation": len(load_examples(get_task("e2e"), "builtin", "validation", max_samples=5)),
+        "validation": len(load_examples(get_task("e2e").fields, "builtin", "validation", max_samples=5)),
         "test": len(test),
     }
     assert [record["output"] for record in predict_saved(run)] == [record["output"] for record in outputs]
@@ -200,7 +201,7 @@ def test_the_dev_loss_is_the_mean_over_target_tokens_without_smoothing(models: d
 
     loaded = load_generator(str(models["bart"]))
     layout = pair_layout(loaded.tokenizer, decoder_start=loaded.decoder_start)
-    examples = load_examples(get_task("e2e"), "builtin", "validation", max_samples=3)
+    examples = load_examples(get_task("e2e").fields, "builtin", "validation", max_samples=3)
     split = encode_pairs(examples, loaded.tokenizer, 160, layout)
     total, count = 0.0, 0
     with torch.no_grad():

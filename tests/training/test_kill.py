@@ -112,7 +112,10 @@ def test_killed_at_random_moments(warm: Warm, make_recipe: MakeRecipe, tmp_path:
         kills += len(attempts) - 1
 
 
-SHORT = ("train.max_steps=6", "save.every_steps=2", "train.batch_size=4", "train.gradient_accumulation=4")
+SHORT = (
+    "data.max_train_samples=46", "data.max_eval_samples=16", "train.max_steps=6", "save.every_steps=2",
+    "train.batch_size=4", "train.gradient_accumulation=2",
+)  # fmt: skip
 
 
 def strike_at(case: Case, folder: Path, *places: Strike) -> None:

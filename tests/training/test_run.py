@@ -242,18 +242,13 @@ def test_lr_warmup_must_end_within_the_run(make_recipe: MakeRecipe, tmp_path: Pa
 
 def test_eval_says_why_it_cannot_be_compared(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     said: list[str] = []
-
-    class Notes(SilentListener):
-        def note(self, message: str) -> None:
-            said.append(message)
-
     train(make_recipe("train.max_steps=6"), tmp_path / "run")
     reasons = {
         "data.max_length=64": "data.max_length is 64",
         "data.max_eval_samples=20": "examples of validation are others",
     }
     for override, reason in reasons.items():
-        found = evaluate(tmp_path / "run", overrides=[override], listener=Notes())
+        found = evaluate(tmp_path / "run", overrides=[override], note=said.append)
         assert "identical" not in found
         assert reason in said[-1]
 

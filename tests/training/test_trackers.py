@@ -12,7 +12,7 @@ import pytest
 
 from dora_cli.errors import RecipeError, StoppedError, TrackerError
 from dora_cli.recipe import dump_recipe, parse_recipe
-from dora_cli.runs.records import RunRecords
+from dora_cli.runs.run_folder import RunRecords
 from dora_cli.training import trackers as module
 from dora_cli.training.listener import EvalLog, SilentListener
 from dora_cli.training.run import train

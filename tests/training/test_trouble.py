@@ -20,21 +20,22 @@ import pytest
 import torch
 
 from dora_cli import evaluate, train, train_seeds
+from dora_cli.assembly.weights import load_weights
 from dora_cli.errors import OutOfMemoryError, OutputError
 from dora_cli.library.prediction import predict_saved
 from dora_cli.machine.memory import memory_advice
 from dora_cli.recipe import Recipe, dump_recipe
-from dora_cli.runs.records import RunRecords
-from dora_cli.runs.resume import checkpoints_of, newest_checkpoint
-from dora_cli.training.checkpoint import load_weights
+from dora_cli.runs.checkpoints import checkpoints_of
+from dora_cli.runs.run_folder import RunRecords
+from dora_cli.training.checkpoint import newest_checkpoint
 from dora_cli.training.listener import EvalLog, SilentListener
 from tests.commands.conftest import ROOT, contents, dora
-from tests.runs.test_resume import SAVES, Cut, PowerCutError, assert_equal_runs, cut, straight
+from tests.runs.test_resume import SAVES, Cut, PowerCutError, Runs, assert_equal_runs, cut, runs, straight
 from tests.training.conftest import MakeRecipe
 from tests.training.test_generation import models, recipe_of, tokenizer
 from tests.training.test_run import largest_difference, read
 
-__all__ = ["models", "straight", "tokenizer"]  # fixtures
+__all__ = ["models", "runs", "straight", "tokenizer"]  # fixtures
 
 Straight = Callable[[Recipe], Path]
 
@@ -302,7 +303,7 @@ def test_a_place_that_takes_no_checkpoint(
     with monkeypatch.context() as patch:
         patch.setattr(Path, "rename", refused)
         if how != "new":
-            patch.setattr("dora_cli.training.run.load_split", Mock(side_effect=AssertionError("loaded")))
+            patch.setattr("dora_cli.training.run.load_data", Mock(side_effect=AssertionError("loaded")))
         with pytest.raises(
             OutputError,
             match=r"cannot hold a save of the run: Operation not permitted in .*; free "
@@ -345,7 +346,7 @@ def _fails(monkeypatch: pytest.MonkeyPatch, error: BaseException, *, training: b
 def test_no_memory_to_train(
     make_recipe: MakeRecipe, straight: Straight, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
-    recipe, run = make_recipe("save.every_steps=1"), tmp_path / "run"
+    recipe, run = make_recipe("save.every_steps=1", "train.max_steps=6", "train.lr_warmup_fraction=0"), tmp_path / "run"
     (tmp_path / "recipe.yaml").write_text(dump_recipe(recipe))
     with monkeypatch.context() as patch:
         _fails(patch, error, training=True)
@@ -559,10 +560,13 @@ def hold() -> Iterator[Callable[[Path], subprocess.Popen[str]]]:
 
 
 def test_a_second_run_is_refused_until_the_first_is_dead(
-    make_recipe: MakeRecipe, straight: Straight, tmp_path: Path, hold: Callable[[Path], subprocess.Popen[str]]
+    make_recipe: MakeRecipe,
+    runs: Runs,
+    tmp_path: Path,
+    hold: Callable[[Path], subprocess.Popen[str]],
 ) -> None:
     recipe, run = make_recipe(*SAVES), tmp_path / "run"
-    cut(recipe, run, step=9)
+    runs.cut(recipe, run, step=9)
     # a crash between the two renames of a save: fixing it is for whoever holds the lock
     (run / "checkpoints" / "step-8").rename(run / "checkpoints" / ".step-8.old")
     other = hold(run)
@@ -576,7 +580,7 @@ def test_a_second_run_is_refused_until_the_first_is_dead(
     other.send_signal(signal.SIGKILL)
     other.wait()
     train(recipe, run, resume=True)
-    assert_equal_runs(straight(recipe), run)
+    assert_equal_runs(runs.straight(recipe), run)
 
 
 def test_seeds_are_not_replaced_while_one_of_them_runs(

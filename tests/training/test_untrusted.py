@@ -23,11 +23,12 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
 from dora_cli import evaluate, load_adapter, predict, to_lora, train
+from dora_cli.assembly.weights import load_weights, not_finite
 from dora_cli.errors import CheckpointError, DoraError, RecipeError
 from dora_cli.export.saved import export_saved
 from dora_cli.recipe import Recipe, load_recipe, parse_recipe
-from dora_cli.runs.records import RunRecords
-from dora_cli.training.checkpoint import Snapshot, load_weights, not_finite
+from dora_cli.runs.run_folder import RunRecords
+from dora_cli.training.checkpoint import Snapshot
 from tests.commands.conftest import dora
 from tests.hostile.edits import FRAGMENTS, change, change_bytes, sign
 from tests.runs.test_resume import cut
@@ -189,7 +190,7 @@ RESUMED = (*(f"checkpoints/step-{CUT}/{part}" for part in PARTS), f"checkpoints/
            "recipe.yaml", "log.jsonl", "adapter/state.json", "adapter/adapter.safetensors")  # fmt: skip
 
 
-@fuzz(60)
+@fuzz(20)
 @given(seed=seeds, name=st.sampled_from(RESUMED))
 def test_going_on(unfinished: Yard, seed: int, name: str) -> None:
     path = unfinished.reset() / name
@@ -204,7 +205,7 @@ EVALUATED = ("adapter/adapter.safetensors", "adapter/head.safetensors", "adapter
              "recipe.yaml")  # fmt: skip
 
 
-@fuzz(80)
+@fuzz(30)
 @given(seed=seeds, name=st.sampled_from(EVALUATED))
 def test_evaluating(finished: Yard, seed: int, name: str) -> None:
     path = finished.reset() / name
@@ -214,7 +215,7 @@ def test_evaluating(finished: Yard, seed: int, name: str) -> None:
     finished.survives(lambda: evaluate(finished.run))
 
 
-@fuzz(120)
+@fuzz(40)
 @given(seed=seeds, name=st.sampled_from(["ranks.json", "ranks.json", "metrics.json"]))
 def test_rank_tables(finished: Yard, seed: int, name: str) -> None:
     folder = finished.root / "run"

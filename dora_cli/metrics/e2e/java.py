@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from dora_cli.wording import plural
 
@@ -29,6 +29,9 @@ What it needs grows with a text's length, and faster where words are repeated.
 _THROWN = re.compile(r'^Exception in thread "[^"]*" (.*\S)', re.MULTILINE)
 _LAST_WORDS = 10.0
 """Seconds in which a program that has failed may say why."""
+
+_VERSION_SECONDS = 20.0
+"""Seconds in which ``java -version`` must answer."""
 
 _UTF8 = ("-Dfile.encoding=UTF-8", "-Dstdout.encoding=UTF-8")
 
@@ -72,6 +75,28 @@ def _command(jar: Path) -> tuple[str, Path]:
 def find_java() -> str:
     """The path of ``java``, where METEOR's program is there too. Raises JavaError."""
     return _command(_METEOR)[0]
+
+
+def look_for_java() -> dict[str, Any]:
+    """``path, version, problem``; `problem` says what to install, None if METEOR can be computed."""
+    try:
+        path = find_java()
+    except JavaError as error:
+        return {"path": None, "version": None, "problem": str(error)}
+    try:
+        done = subprocess.run(
+            [path, "-version"], capture_output=True, encoding="utf-8", errors="replace", timeout=_VERSION_SECONDS
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return {"path": path, "version": None, "problem": f"{path} cannot be run ({error})"}
+    said = (done.stderr or done.stdout).strip().splitlines()
+    if done.returncode:
+        return {
+            "path": path,
+            "version": None,
+            "problem": f"{path} fails ({said[-1] if said else 'it said nothing'}); install Java again",
+        }
+    return {"path": path, "version": said[0] if said else None, "problem": None}
 
 
 def ptb_lines(texts: Sequence[str]) -> list[str]:

@@ -9,7 +9,7 @@ from dora_cli.reports.curves import Series, budget_curve
 from dora_cli.reports.html.chart import Line, chart
 from dora_cli.reports.html.elements import Markup
 from dora_cli.reports.html.groups import Group, Run
-from dora_cli.reports.summary import spread
+from dora_cli.runs.records.summary import spread
 from dora_cli.wording import plural
 
 METRICS = 6

@@ -11,8 +11,8 @@ from dora_cli.reports.html.figures import readable
 from dora_cli.reports.html.groups import WITHOUT_EFFECT, Group, Run, differing
 from dora_cli.reports.html.paths import shared
 from dora_cli.reports.html.sizes import BYTES, model_size, sizes
-from dora_cli.reports.summary import spread
 from dora_cli.reports.units import duration, number, size, speed
+from dora_cli.runs.records.summary import spread
 
 NOTHING = "\u2013"
 UNKNOWN = "not recorded"

@@ -16,7 +16,8 @@ from dora_cli.reports.plots.scores import scores_figure
 from dora_cli.reports.plots.training import training_figure
 from dora_cli.reports.runs import FoundRanks, RunCurves
 from dora_cli.reports.settings import settings
-from dora_cli.runs.records import RunRecords, read_text
+from dora_cli.runs.reading import read_text
+from dora_cli.runs.run_folder import RunRecords
 
 What = str
 """``map``, ``budget``, ``training`` or ``scores``; the command offers no other."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dora_cli.metrics.e2e.java import JavaError, meteor_score, ptb_lines
+from dora_cli.metrics.e2e.java import JavaError, look_for_java, meteor_score, ptb_lines
 from tests.metrics.e2e.java import needs_java
 
 posix = pytest.mark.skipif(os.name != "posix", reason="the stand-in for java is a script")
@@ -171,3 +171,23 @@ def test_the_real_ones_whatever_the_locale(monkeypatch: pytest.MonkeyPatch) -> N
     assert ptb_lines(["Café Rouge isn't £20.", "", "Yes"]) == ["café rouge is n't # 20 .", "", "yes"]
     same = "the eagle is a cheap pub near café rouge"
     assert meteor_score([same], [["café", same]]) == pytest.approx(1.0, abs=1e-3)
+
+
+def fake_java(folder: Path, text: str) -> None:
+    (folder / "java").write_text(f"#!/bin/sh\n{text}\n")
+    (folder / "java").chmod(0o755)
+
+
+@posix
+def test_what_is_found_of_java(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "pycocoevalcap" / "meteor"
+    package.mkdir(parents=True)
+    (package.parent / "__init__.py").touch()
+    (package / "meteor-1.5.jar").touch()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert look_for_java() == {"path": None, "version": None, "problem": "install Java (on PATH)"}
+    fake_java(tmp_path, "echo 'openjdk version \"17\"' >&2; echo more >&2")
+    assert look_for_java() == {"path": str(tmp_path / "java"), "version": 'openjdk version "17"', "problem": None}
+    fake_java(tmp_path, "echo 'no libjvm' >&2; exit 1")
+    assert look_for_java()["problem"] == f"{tmp_path / 'java'} fails (no libjvm); install Java again"

@@ -14,6 +14,7 @@ import pytest
 from rich.console import Console
 from rich.style import Style
 
+from dora_cli.atomic import write_json
 from dora_cli.errors import CheckpointError
 from dora_cli.reports.curves import rank_maps
 from dora_cli.reports.html.groups import find_groups
@@ -22,7 +23,7 @@ from dora_cli.reports.html.script import SCRIPT
 from dora_cli.reports.live.marks import ASCII
 from dora_cli.reports.live.rank_map import rank_lines
 from dora_cli.reports.ranks import render
-from dora_cli.runs.records import RunRecords, write_json
+from dora_cli.runs.run_folder import RunRecords
 from tests.reports import examples
 from tests.reports.html.folders import HEAD, write_run
 
@@ -237,7 +238,7 @@ def test_hostile_names_stay_text(tmp_path: Path) -> None:
             "best-after-freeze",
             "glue/mrpc",
             "pruning",
-            "cpu",
+            'cpu",',
         ):
             text = text.replace(word, f"{escaped}{word}")
         (folder / name).write_text(text, encoding="utf-8")

@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from dora_cli.atomic import write_json
 from dora_cli.reports.html.groups import find_groups
 from dora_cli.reports.html.page import page
 from dora_cli.reports.html.paths import shared, shared_yaml, without_places
-from dora_cli.runs.records import RunRecords, read_json, write_json
+from dora_cli.runs.reading import read_json
+from dora_cli.runs.run_folder import RunRecords
 from tests.reports.html.folders import write_run
 
 
@@ -72,8 +74,8 @@ def test_no_text_of_the_page_has_a_path_of_the_machine(tmp_path: Path) -> None:
     run = RunRecords(other)
     environment = {
         **read_json(run.environment),
-        "command": f"dora train {tmp_path}/x/y.yaml",
-        "cache": str(home / "cache"),
+        "platform": f"dora train {tmp_path}/x/y.yaml",
+        "device": str(home / "cache"),
     }
     write_json(run.environment, environment)
     for folders in ([home / "runs" / "rte"], [home / "runs" / "rte", other, stopped]):

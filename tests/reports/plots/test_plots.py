@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from dora_cli.atomic import write_json
 from dora_cli.errors import CheckpointError, OutputError
 from dora_cli.reports import palette
 from dora_cli.reports.curves import BudgetCurve, Scores, Series, budget_curve, rank_maps
@@ -27,7 +28,9 @@ from dora_cli.reports.plots.training import running_mean, training_figure
 from dora_cli.reports.ranks import mean_ranks
 from dora_cli.reports.runs import find_curves, find_ranks
 from dora_cli.reports.views import View, draw
-from dora_cli.runs.records import LogFile, RunRecords, ranks_record, write_json
+from dora_cli.runs.log import LogFile
+from dora_cli.runs.records.ranks import ranks_record
+from dora_cli.runs.run_folder import RunRecords
 from tests.reports.examples import BART_ENCODER, FakeAllocation, bart, bert, exact, llama, metrics, ranks, stack
 
 pytest.importorskip("matplotlib")
@@ -326,7 +329,7 @@ def test_runs_with_nothing_to_draw(tmp_path: Path):
 def test_training_of_a_method_without_ranks_is_drawn(tmp_path: Path):
     log = [
         train(5) | {"phase": "training", "budget": 0, "live": 0},
-        {"type": "eval", "step": 5, "phase": "training", "metrics": {"f1": 0.5}},
+        {"type": "eval", "step": 5, "epoch": 1, "phase": "training", "metrics": {"f1": 0.5}},
     ]
     path = tmp_path / "a.svg"
     draw_training(find_curves(make_run(tmp_path / "head", NOTHING, finished=False, log=log)), path)

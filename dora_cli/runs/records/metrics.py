@@ -1,0 +1,118 @@
+"""metrics.json: what a run came to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from dora_cli.printable import shown
+from dora_cli.runs.records.fields import (
+    SCHEMA_VERSION,
+    Count,
+    Metrics,
+    Name,
+    Place,
+    Record,
+    Seconds,
+    validated,
+    written,
+)
+
+
+class EpochRecord(Record):
+    """One evaluation. `step` is the optimiser step it followed."""
+
+    epoch: Count
+    step: Count
+    phase: Name
+    train_loss: float | None
+    metrics: Metrics
+
+
+class BudgetRecord(Record):
+    """Components and parameters.
+
+    Adapter parameters count the factors A and B of live components, without gates and head.
+    """
+
+    start_components: Count
+    final_components: Count
+    live_components: Count
+    trainable_parameters_start: Count
+    trainable_parameters_final: Count
+    adapter_parameters_final: Count
+
+
+class TimingRecord(Record):
+    """Speed of training, evaluations apart.
+
+    `peak_memory_bytes` is the device's on CUDA, the process's on the CPU; None if unknown. `decoding_seconds` is there
+    only where the finished model wrote outputs; older runs have neither `evaluation_seconds` nor `saving_seconds`.
+    """
+
+    train_seconds: Seconds
+    evaluation_seconds: Seconds | None = None
+    saving_seconds: Seconds | None = None
+    decoding_seconds: Seconds | None = None
+    samples_per_second: float | None
+    steps_per_second: float | None
+    peak_memory_bytes: Count | None
+
+
+class MetricsRecord(Record):
+    """metrics.json. `metrics` are of the selected epoch, `last` of the last one."""
+
+    FILE: ClassVar[str] = "metrics.json"
+
+    schema_version: Literal[1]
+    task: Name
+    model: Place
+    method: Name
+    seed: Count
+    metrics: Metrics
+    last: Metrics
+    best_epoch: Count | None
+    selection: Name
+    epochs: list[EpochRecord]
+    budget: BudgetRecord
+    timing: TimingRecord
+
+
+def validate_metrics(record: Any, source: Path | str = "metrics.json") -> MetricsRecord:
+    """The checked record. Raises CheckpointError naming `source`, the key, the value and what was expected."""
+    return validated(MetricsRecord, record, source)
+
+
+def metrics_record(
+    *,
+    task: str,
+    model: str,
+    method: str,
+    seed: int,
+    metrics: Mapping[str, float | None],
+    last: Mapping[str, float | None],
+    best_epoch: int | None,
+    selection: str,
+    epochs: Sequence[Mapping[str, Any]],
+    budget: Mapping[str, int],
+    timing: Mapping[str, float | int | None],
+) -> dict[str, Any]:
+    """The content of metrics.json. See `MetricsRecord` for the keys of `epochs`, `budget` and `timing`."""
+    return written(
+        MetricsRecord,
+        {
+            "schema_version": SCHEMA_VERSION,
+            "task": task,
+            "model": shown(model, 4096),  # a folder may be called anything
+            "method": method,
+            "seed": seed,
+            "metrics": metrics,
+            "last": last,
+            "best_epoch": best_epoch,
+            "selection": selection,
+            "epochs": epochs,
+            "budget": budget,
+            "timing": timing,
+        },
+    )
