@@ -109,7 +109,7 @@ def test_what_does_not_fit_is_said_before_anything_is_loaded(run: Path, refuses:
         "validation",
         says=["the benchmark's files of test; of validation it has none"],
     )
-    refuses(*predict, "-o", "a.jsonl", "--split", "dev", says=["--split dev: glue/sst2 has train, validation, test"])
+    refuses(*predict, "-o", "a.jsonl", "--split", "dev", says=["--split dev: ", "glue/sst2"])
     refuses(
         *predict,
         "-o",
@@ -129,10 +129,10 @@ def test_what_does_not_fit_is_said_before_anything_is_loaded(run: Path, refuses:
         Path("mine.jsonl").resolve(),
         says=["would replace the examples of --input mine.jsonl", "another"],
     )
-    refuses(*predict, "-o", "a.jsonl", "-i", "x.csv", says=["x.csv: there is no such file"])
-    refuses(*predict, "-o", "run/metrics.json/a.jsonl", says=["metrics.json is a file, not a folder"])
+    refuses(*predict, "-o", "a.jsonl", "-i", "x.csv", says=["x.csv: "])
+    refuses(*predict, "-o", "run/metrics.json/a.jsonl", says=["metrics.json is a file"])
     Path("x.csv").write_text("text\na film\n")
-    refuses(*predict, "-o", "a.jsonl", "-i", "x.csv", says=["x.csv: no column 'sentence'; it has 'text'"])
+    refuses(*predict, "-o", "a.jsonl", "-i", "x.csv", says=["x.csv: ", "'sentence'", "'text'"])
 
 
 @pytest.fixture(scope="module")
@@ -220,7 +220,7 @@ def test_columns_and_labels_of_ones_own_file_need_no_other_key(run: Path, refuse
     Path("own.csv").write_text("text,label\na fine film .,1\n")
     predict = ("predict", "-c", run, "-i", "own.csv", "-o", "a.jsonl")
     fix = "--set 'data.columns={sentence: text}'"
-    refuses(*predict, says=["own.csv: no column 'sentence'; it has 'text', 'label'", fix])
+    refuses(*predict, says=["own.csv: ", "'sentence'", "'text', 'label'", fix])
     done = dora(*predict, *shlex.split(fix))
     assert (done.code, done.out) == (0, "1 prediction written to a.jsonl\n"), done.err
     (plain,) = records("a.jsonl")
@@ -234,7 +234,7 @@ def test_columns_and_labels_of_ones_own_file_need_no_other_key(run: Path, refuse
         *shlex.split(fix),
         "--set",
         "data.source=hub",
-        says=["data.columns: is only read with data.source files, got data.source hub"],
+        says=["data.columns: ", "data.source hub"],
     )
 
 
@@ -247,7 +247,7 @@ def test_a_file_that_is_there_is_replaced_only_if_asked(run: Path, refuses: Refu
         refuses(*predict, "-o", output, says=["exists already", "--overwrite"])
     Path("link.jsonl").symlink_to("nowhere")
     refuses(*predict, "-o", "link.jsonl", says=["exists already"])
-    refuses(*predict, "-o", run / "predictions.jsonl", "--overwrite", says=["is a record of the run itself"])
+    refuses(*predict, "-o", run / "predictions.jsonl", "--overwrite", says=["predictions.jsonl", "record"])
     Path("one.csv").write_text("sentence\na fine film .\n")
     assert dora(*predict, "-i", "one.csv", "-o", "sub", "--overwrite").code == 0
     assert Path("sub/SST-2.tsv").read_text().startswith("index\tprediction\n0\t")
@@ -278,11 +278,11 @@ def test_through_pipes(run: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        (b"", ["standard input: the file is empty"]),
-        (b"a film\n\na play", ["standard input, line 2: the line is blank"]),
-        (b'{"text": "a film"}', ["standard input: no column 'sentence'"]),
+        (b"", ["standard input: ", "empty"]),
+        (b"a film\n\na play", ["standard input, line 2: ", "blank"]),
+        (b'{"text": "a film"}', ["standard input: ", "'sentence'"]),
         (b"caf\xe9", ["standard input", "UTF-8"]),
-        (b"x" * 100, ["standard input: has more than 64 bytes"]),
+        (b"x" * 100, ["standard input: ", "64 bytes"]),
     ],
 )
 def test_what_is_wrong_with_a_stream(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from dora_cli.errors import OutputError
-from dora_cli.runs.place import check_output, take_output
+from dora_cli.runs.place import check_output, take_output, try_saving
 
 REPLACE = "choose another --output, or pass --overwrite to replace it"
 
@@ -61,3 +62,16 @@ def test_of_two_that_take_a_place_one_is_told(tmp_path: Path) -> None:
     said = f"--output {tmp_path} was taken by another run just now; choose another --output"
     with pytest.raises(OutputError, match=f"^{re.escape(said)}$"):
         take_output(tmp_path, overwrite=False)
+
+
+def test_a_place_that_takes_no_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*arguments: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(Path, "rename", refused)
+    said = (
+        f"--output {tmp_path} cannot hold a save of the run: {os.strerror(errno.EPERM)} in {tmp_path}; free some space"
+    )
+    with pytest.raises(OutputError, match=f"^{re.escape(said)} or change the folder's permissions, or choose another"):
+        try_saving(tmp_path)
+    assert list(tmp_path.iterdir()) == []

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -224,11 +226,7 @@ def test_a_broken_metric_library_costs_no_run_and_leaves_none(
 
     with monkeypatch.context() as patch:
         patch.setattr(ClassificationEvaluator, "prepare", broken)
-        with pytest.raises(
-            LibraryError,
-            match=r"^what computes it cannot be loaded \(ValueError: numpy.dtype size "
-            r"changed\)",
-        ):
+        with pytest.raises(LibraryError, match=r"^what computes it .*numpy"):
             train(make_recipe(), tmp_path / "run", overwrite=overwrite)
     assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
     train(make_recipe(), tmp_path / "run", overwrite=overwrite)  # no run that is unfinished stands in its way
@@ -394,7 +392,7 @@ def test_a_run_is_never_overwritten_unasked(make_recipe: MakeRecipe, tmp_path: P
     train(recipe, tmp_path / "run", overwrite=True)
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "thesis.tex").write_text("years of work")
-    with pytest.raises(OutputError, match="holds no run"):
+    with pytest.raises(OutputError, match="precious"):
         train(recipe, tmp_path / "precious", overwrite=True)
     assert (tmp_path / "precious" / "thesis.tex").exists()
 
@@ -427,12 +425,12 @@ def test_damaged_checkpoints_are_refused(make_recipe: MakeRecipe, tmp_path: Path
     target = tmp_path / "run" / "adapter" / "adapter.safetensors"
     content = target.read_bytes()
     target.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    with pytest.raises(CheckpointError, match=r"adapter\.safetensors does not match its manifest"):
+    with pytest.raises(CheckpointError, match=r"adapter\.safetensors .*manifest"):
         evaluate(tmp_path / "run")
     target.unlink()
     with pytest.raises(CheckpointError, match=r"lacks adapter\.safetensors"):
         evaluate(tmp_path / "run")
-    with pytest.raises(CheckpointError, match="not a folder"):
+    with pytest.raises(CheckpointError, match="nowhere"):
         evaluate(tmp_path / "nowhere")
 
 
@@ -464,12 +462,12 @@ def test_eval_takes_another_split_and_source(make_recipe: MakeRecipe, tmp_path: 
         ],
     )
     assert found["splits"] == {"validation": 2}
-    with pytest.raises(RecipeError, match="belongs to the run"):
+    with pytest.raises(RecipeError, match=r"--set method\.rank: "):
         evaluate(tmp_path / "run", overrides=["method.rank=4"])
 
 
 def test_nothing_is_written_when_the_run_cannot_start(make_recipe: MakeRecipe, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="it needs at least"):
+    with pytest.raises(ValueError, match=r"pruning .* at least 100 steps"):
         train(make_recipe("method.warmup_fraction=0.49", "method.final_fraction=0.5"), tmp_path / "run")
     with pytest.raises(ValueError, match="no_such_layer"):
         train(make_recipe("method.targets=['*.no_such_layer']"), tmp_path / "run")
@@ -493,7 +491,7 @@ def test_a_disk_that_refuses_the_weights_is_one_message(
 
     with monkeypatch.context() as patch:
         patch.setattr(folders, "save_file", full)
-        with pytest.raises(OutputError, match=r"step-18: I/O error: No space left on device .*Free some space"):
+        with pytest.raises(OutputError, match=rf"step-18: .*{os.strerror(errno.ENOSPC)}"):
             train(make_recipe(), tmp_path / "run")
     assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir()) == ["step-12", "step-6"]
     assert evaluate(tmp_path / "run")["step"] == 12  # the selected weights are whole
