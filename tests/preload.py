@@ -7,6 +7,7 @@ from __future__ import annotations
 # ruff: noqa: F401
 import contextlib
 import gc
+import os
 import tempfile
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import transformers.models.gpt2.modeling_gpt2
 import transformers.models.llama.modeling_llama
 import transformers.models.roberta.modeling_roberta
 import transformers.optimization
+from accelerate.state import AcceleratorState
 
 import dora_cli.commands
 import dora_cli.export.saved
@@ -33,6 +35,7 @@ with contextlib.suppress(ImportError):  # of the extra plots
     import matplotlib.figure
 
 torch.set_num_threads(1)  # threads do not live through a fork
+os.chdir(Path(__file__).parents[1])  # the current folder of the test that came first will be gone
 
 
 def _train() -> None:
@@ -47,6 +50,7 @@ def _train() -> None:
             """
         )
         dora_cli.training.run.train(recipe, Path(folder, "run"))
+    AcceleratorState._reset_state(reset_partial_state=True)  # else no process would find the others of its run
 
 
 _train()

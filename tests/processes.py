@@ -131,7 +131,14 @@ def _dora(
     sys.argv = ["dora", *arguments]
     from dora_cli.__main__ import main
 
-    main(arguments)
+    try:
+        main(arguments)
+    finally:
+        for name in ("stdout", "stderr"):
+            try:
+                getattr(sys, name).flush()
+            except OSError:  # nobody reads any more; the process that forks would say so
+                setattr(sys, name, None)
 
 
 def begin(environment: Mapping[str, str]) -> None:

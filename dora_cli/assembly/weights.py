@@ -97,7 +97,7 @@ def load_weights(folder: Path) -> Weights:
 
 
 def weights_in(folder: Path, parts: Mapping[str, Part]) -> Weights:
-    """Those of `parts`, which were read from `folder`; raises CheckpointError."""
+    """The weights in `parts`, which were read from `folder`; raises CheckpointError."""
     check_state(parts[STATE], folder / STATE)
     for name in (ADAPTER, HEAD):
         if bad := not_finite(parts[name]):

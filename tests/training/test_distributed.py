@@ -106,7 +106,11 @@ def straight(
     if not straights:
         folder = tmp_path_factory.mktemp("straight")
         recipe = make_recipe(
-            "train.batch_size=4", "train.gradient_accumulation=2", "method.dropout=0.2", "save.every_steps=1"
+            "train.batch_size=4",
+            "train.gradient_accumulation=2",
+            "method.dropout=0.2",
+            "save.every_steps=1",
+            "method.targets=['*.query', '*.value']",
         )
         (folder / "recipe.yaml").write_text(dump_recipe(recipe))
         for attempt in warm.run_together(

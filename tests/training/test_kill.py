@@ -90,7 +90,7 @@ def test_killed_while_texts_are_generated(warm: Warm, models: dict[str, Path], t
     """A generator whose selected epoch is not the last, so that its weights are read again from adapter/ before they
     are scored.
     """
-    changes = ("train.batch_size=2", "train.gradient_accumulation=4", "method.dropout=0.1", "save.every_steps=2",
+    changes = ("train.batch_size=4", "train.gradient_accumulation=2", "method.dropout=0.1", "save.every_steps=2",
     "eval.select=best",
                "train.learning_rate=0.1", "train.lr_warmup_steps=12", "train.epochs=4")  # fmt: skip
     straight = Straight.of(warm, recipe_of(models["gpt2"], *changes), tmp_path)

@@ -385,7 +385,7 @@ def test_other_errors_are_no_shortage(make_recipe: MakeRecipe) -> None:
 
 @pytest.mark.parametrize("error", SHORTAGES[1:], ids=lambda error: f"{type(error).__name__} {str(error)[:12]}")
 def test_no_memory_to_evaluate(
-    make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+    make_recipe: MakeRecipe, straight: Straight, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
     """In the second evaluation of a run, which goes on with a smaller batch then; and in `dora eval`."""
     recipe, run = make_recipe(), tmp_path / "run"
@@ -396,8 +396,8 @@ def test_no_memory_to_evaluate(
             train(recipe, run)
     assert whole(run) == 6
     train(make_recipe("eval.batch_size=8"), run, resume=True)
-    train(recipe, tmp_path / "straight")
-    assert largest_difference(run / "checkpoints" / "step-24", tmp_path / "straight" / "checkpoints" / "step-24") == 0
+    last = "checkpoints/step-24"
+    assert largest_difference(run / last, straight(recipe) / last) == 0
     with monkeypatch.context() as patch:
         _fails(patch, error, training=False, after=1)
         with pytest.raises(OutOfMemoryError, match=r"eval\.batch_size 8; lower it"):
