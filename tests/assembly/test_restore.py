@@ -72,11 +72,7 @@ def test_a_lone_override_is_refused_everywhere(run: SavedRun, tmp_path: Path) ->
         lambda: predict_saved(run.folder, file=own, overrides="data.path=x"),
         lambda: export_saved(run.folder, tmp_path / "export", overrides="data.path=x"),
     ):
-        with pytest.raises(
-            RecipeError,
-            match=r"^overrides: must be a list of key=value texts, got the text "
-            r"'data\.path=x'",
-        ):
+        with pytest.raises(RecipeError, match=r"^overrides: .*'data\.path=x'"):
             call()
 
 

@@ -151,7 +151,7 @@ def test_an_unknown_label_names_its_place_and_what_is_allowed(extension: str, pl
     assert (
         f"train.{extension}, {place}: label 'perhaps' is not one of 'no', 'yes'; fix the file, or set data.labels"
     ) in str(caught.value)
-    with pytest.raises(DataError, match="label 'no' is not one of 'negative', '0', 'positive', '1'"):
+    with pytest.raises(DataError, match=r"label 'no' .*'negative', '0', 'positive', '1'"):
         load(tmp_path)
 
 
@@ -170,7 +170,7 @@ def test_null_texts_and_labels(extension: str, tmp_path: Path) -> None:
     ):
         load(tmp_path)
     write(tmp_path, f"train.{extension}", {"sentence": ["a", "b"], "label": ["positive", None]})
-    with pytest.raises(DataError, match=f"{place(extension)} 2: label null is not one of"):
+    with pytest.raises(DataError, match=f"{place(extension)} 2: label null "):
         load(tmp_path)
     write(tmp_path, f"train.{extension}", {"sentence": [1, 2], "label": [0, 1]})
     with pytest.raises(DataError, match=rf"{place(extension)} 1: column 'sentence' is '1' \(a number\), not text"):

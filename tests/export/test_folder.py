@@ -67,11 +67,11 @@ def test_an_export_is_replaced_only_when_asked_and_by_a_whole_one(tmp_path: Path
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_what_is_no_export_is_never_touched(tmp_path: Path, overwrite: bool) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match="is a file"):
+    with pytest.raises(OutputError, match="file"):
         check_export_folder(tmp_path / "file", overwrite=overwrite)
     with pytest.raises(OutputError, match="not empty and holds no export"):
         check_export_folder(tmp_path, overwrite=overwrite)
-    with pytest.raises(OutputError, match="file is a file, not a folder"):
+    with pytest.raises(OutputError, match="file is a file"):
         check_export_folder(tmp_path / "file" / "out", overwrite=overwrite)
     write(tmp_path / "out")
     (tmp_path / "out" / "notes.txt").write_text("mine")
@@ -174,7 +174,7 @@ def test_what_a_killed_export_has_left(tmp_path: Path, aside: bool) -> None:
 def test_of_two_exports_at_once_one_is_refused(tmp_path: Path) -> None:
     with export_folder(tmp_path / "out", overwrite=False) as folder:
         (folder / "weights").write_text("weights")
-        with pytest.raises(OutputError, match="in use by another"):
+        with pytest.raises(OutputError, match="in use"):
             write(tmp_path / "out")
         write_record(folder, EXPORT)
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"weights", RECORD}

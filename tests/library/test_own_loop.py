@@ -191,7 +191,7 @@ def test_what_trains_can_be_chosen() -> None:
 @pytest.mark.parametrize(
     ("changes", "error", "says"),
     [
-        ({"rank": 0}, RecipeError, r"method\.rank: must be at least 1, got 0"),
+        ({"rank": 0}, RecipeError, r"method\.rank: .*got 0"),
         ({"alpah": 8.0}, RecipeError, r"method\.alpah: .* method\.alpha\?"),
         ({"dropout": 1.0, "ema_beta": -1.0}, RecipeError, r"(?s)method\.dropout.*method\.ema_beta"),
         ({"start_rank": 1}, BudgetError, r"start_rank is 1, below method\.rank 2"),
