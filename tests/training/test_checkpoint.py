@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 
 import pytest
-from dora_cli.training.resuming import position_in
 
 from dora_cli.assembly.length import RunLength
+from dora_cli.training.checkpoint import position_in
 
 LENGTH = RunLength(examples=12, global_batch=4, steps_per_epoch=3, total_steps=8, epochs=3, lr_warmup=0)
 
