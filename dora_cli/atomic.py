@@ -66,5 +66,5 @@ def cannot_write(path: Path, error: OSError) -> OutputError:
     """What to say where the system refuses to write `path`."""
     reason = error.strerror or str(error)
     return OutputError(
-        f"cannot write {path}: {reason}. Free some space, mend the permissions, or name another place with --output."
+        f"cannot write {path}: {reason}. Free some space, fix the permissions, or name another place with --output."
     )

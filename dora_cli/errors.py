@@ -1,6 +1,6 @@
 """Errors that a user can cause.
 
-Each message says what was wrong, the value that was given, the bound it broke and how to mend it. Commands print the
+Each message says what was wrong, the value that was given, the bound it broke and how to fix it. Commands print the
 message to stderr and exit with `exit_code`; a traceback appears only with ``--debug``. Mistakes of our own are
 `assert`s, not these.
 """
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 
 class DoraError(ValueError):
-    """Base class of everything a user can mend. Exit code 2."""
+    """Base class of everything a user can fix. Exit code 2."""
 
     exit_code = 2
 

@@ -88,7 +88,7 @@ def read_bytes(path: str | os.PathLike[str], limit: int) -> bytes:
 
 
 def read_text(path: str | os.PathLike[str], limit: int) -> str:
-    """As `read_bytes`, decoded from UTF-8 with or without a byte-order mark. Raises UnicodeDecodeError too."""
+    """What `read_bytes` gives, decoded from UTF-8 with or without a byte-order mark. Raises UnicodeDecodeError too."""
     return read_bytes(path, limit).decode("utf-8-sig")
 
 
@@ -109,7 +109,7 @@ def lines(path: str | os.PathLike[str], *, limit: int = LINE) -> Iterator[bytes]
 
 
 def text_lines(path: str | os.PathLike[str], *, limit: int = LINE) -> Iterator[str]:
-    """As `lines`, decoded from UTF-8, without a byte-order mark before the first. Raises UnicodeDecodeError too."""
+    """The lines of `lines`, decoded from UTF-8, without a byte-order mark. Raises UnicodeDecodeError too."""
     encoding = "utf-8-sig"
     for line in lines(path, limit=limit):
         yield line.decode(encoding)

@@ -1,19 +1,17 @@
-"""Libraries that come late, and libraries that others would load and this program does without."""
+"""Libraries that are imported late: how they are started, and what is said of one that is broken."""
 
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module, metadata
+from importlib.util import find_spec
 
-from dora_cli.collector import no_collection
 from dora_cli.errors import DoraError, LibraryError
 
-LEFT_OUT = ("torchvision", "scipy", "sklearn")
-"""Transformers loads them, depending on its version, with every model where they are installed. A torchvision built for
-another PyTorch, a frequent mishap, fails by that; scipy and scikit-learn, for object detection and assisted generation,
-take a second, and a metric that needs them brings them back."""
+COMPANIONS = {"torchvision": "torchvision", "scipy": "scipy", "sklearn": "scikit-learn"}
+"""Modules that transformers imports with a model wherever they are installed, and their distributions."""
 
 
 def sleep_while_waiting() -> None:
@@ -24,27 +22,6 @@ def sleep_while_waiting() -> None:
     OpenMP, GNU's and LLVM's alike, reads this once, when PyTorch is loaded: for programs only, before that.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
-
-def leave_out() -> None:
-    """Makes the libraries of `LEFT_OUT` absent for this process; for programs only: in a user's own process they are
-    the user's.
-
-    Transformers looks for each once: where it is loaded already, nothing is changed.
-    """
-    if "transformers" not in sys.modules:
-        for name in LEFT_OUT:
-            sys.modules.setdefault(name, None)  # type: ignore[arg-type]  # by the import system's rules: not to be found
-
-
-def bring_back(*names: str) -> None:
-    """Undoes `leave_out` for these, or for all: for what needs them, and for code that is not ours and may need them.
-
-    They can be imported again; where transformers has looked for one already, it goes on without.
-    """
-    for name in names or LEFT_OUT:
-        if name in sys.modules and sys.modules[name] is None:
-            del sys.modules[name]
 
 
 def is_panic(error: BaseException) -> bool:
@@ -62,13 +39,49 @@ def loading(what: str) -> Iterator[None]:
         LibraryError: an installation is broken, whatever it raised; `what` begins the message.
     """
     try:
-        with no_collection():
-            yield
+        yield
     except DoraError:
         raise
     except Exception as error:
-        reason = next(iter(str(error).splitlines()), "")
         raise LibraryError(
-            f"{what} cannot be loaded ({type(error).__name__}: {reason[:200]}); dora doctor says which package is "
-            "broken: install it again"
+            f"{what} cannot be loaded ({_reason(error)}); dora doctor says which package is broken: install it again"
         ) from error
+
+
+def broken_companion() -> str | None:
+    """What is wrong with the first of `COMPANIONS` that is installed and cannot be imported, and the fix; None if
+    nothing is.
+
+    Transformers says of it only that one of its own modules cannot be imported.
+    """
+    for module, distribution in COMPANIONS.items():
+        if problem := import_problem(module):
+            return f"{distribution}{_version(distribution)} {problem}"
+    return None
+
+
+def import_problem(module: str) -> str | None:
+    """Why `module` cannot be imported, and the fix; None if it can, or is not installed."""
+    try:
+        if find_spec(module) is not None:
+            import_module(module)
+    except Exception as error:  # whatever a broken installation raises
+        if module == "torchvision":
+            return (
+                f"does not work with torch{_version('torch')} ({_reason(error)}), and transformers loads it with every "
+                "model; install the torchvision that is built for this torch, or pip uninstall torchvision, which dora "
+                "does not need"
+            )
+        return f"is installed but cannot be imported ({_reason(error)}); install it again"
+    return None
+
+
+def _reason(error: BaseException) -> str:
+    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')[:200]}"
+
+
+def _version(distribution: str) -> str:
+    try:
+        return f" {metadata.version(distribution)}"
+    except metadata.PackageNotFoundError:
+        return ""

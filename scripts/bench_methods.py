@@ -106,7 +106,7 @@ class Step(ABC):
 
     @abstractmethod
     def loss(self) -> float:
-        """Of the latest steps; waits for the device."""
+        """The loss of the latest steps; waits for the device."""
 
 
 class FrozenStep(Step):

@@ -26,7 +26,7 @@ class Shapes:
         return cls(**{"hidden": width, "heads": max(width // 64, 1), "intermediate": 4 * width, **others})
 
     def config(self, *, pad: int = 1) -> Any:
-        """As published otherwise: dropout 0.1, two classes."""
+        """A config of this size, otherwise as published: dropout 0.1, two classes."""
         from transformers import RobertaConfig
 
         return RobertaConfig(

@@ -45,11 +45,10 @@ WRAPPED = {
     "load_split": "read",
     "load_base": "load",
     "adapt": "adapt",
-    "encode": "encode",
-    "encode_pairs": "encode",
+    "encode_training": "encode",
     "make_evaluator": "encode",
 }
-"""Functions that `dora_cli.training.run` calls before the first step, and what they do."""
+"""Functions that `dora_cli.assembly.prepare` and ``data`` call before the first step, and what they do."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -248,18 +247,15 @@ class Stopwatch:
 def child(moments: Path, command: Sequence[str]) -> None:
     """``dora COMMAND`` with a stopwatch around the product's functions; what it showed goes to `moments`."""
     from dora_cli.__main__ import main as dora
-    from dora_cli.collector import no_collection
-    from dora_cli.libraries import leave_out
-
-    leave_out()
-    with no_collection():
-        from dora_cli.training import run
-        from dora_cli.training.step import TrainingStep
+    from dora_cli.assembly import data, prepare
+    from dora_cli.training import run
+    from dora_cli.training.step import TrainingStep
 
     watch, train = Stopwatch(), run.train
     found: dict[str, Any] = {"notes": []}
     for name, part in WRAPPED.items():
-        setattr(run, name, watch.around(part, getattr(run, name)))
+        place = prepare if hasattr(prepare, name) else data
+        setattr(place, name, watch.around(part, getattr(place, name)))
     TrainingStep.__call__ = watch.around_step(TrainingStep.__call__)  # type: ignore[method-assign]
 
     def watched(*args: Any, listener: Any = None, **kwargs: Any) -> Any:

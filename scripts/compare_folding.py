@@ -35,14 +35,12 @@ def compare(checkpoint: Path, precision: str, samples: int, overrides: list[str]
     sources = encode_sources(
         group_references(examples).sources, adapted.tokenizer, found.recipe.data.max_length, layout
     )
-    batch = {
-        key: value.to(found.accelerator.device) for key, value in sources.collate(range(min(8, len(sources)))).items()
-    }
+    batch = {key: value.to(found.ground.device) for key, value in sources.collate(range(min(8, len(sources)))).items()}
     outputs, logits, seconds = [], [], []
     for context in (adapted.method.folded(), nullcontext()):
         with context, torch.no_grad():
             adapted.model.eval()
-            with found.accelerator.autocast():
+            with found.ground.accelerator.autocast():
                 found_logits = adapted.model(**batch).logits.float()
                 logits.append(found_logits if layout.encoder_decoder else found_logits[batch["attention_mask"].bool()])
             began = time.perf_counter()
@@ -53,7 +51,7 @@ def compare(checkpoint: Path, precision: str, samples: int, overrides: list[str]
                     sources,
                     layout,
                     decoding(found.recipe),
-                    accelerator=found.accelerator,
+                    accelerator=found.ground.accelerator,
                 )
             )
             seconds.append(time.perf_counter() - began)

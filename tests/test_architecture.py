@@ -43,11 +43,11 @@ HEAVY = {
     "scipy", "sklearn",
     "tokenizers", "torch", "transformers", "yaml",
 }  # fmt: skip
-"""Of what we depend on, all but typer, rich (typer's) and pydantic, which newer versions of typer load to read
+"""All that we depend on but typer, rich (typer's) and pydantic, which newer versions of typer load to read
 arguments.
 """
 
-LIGHT = {"dora_cli.collector", "dora_cli.errors", "dora_cli.libraries", "dora_cli.printable"}
+LIGHT = {"dora_cli.errors", "dora_cli.libraries", "dora_cli.printable"}
 """What commands may load before they run, beside each other."""
 
 DOORS = {
@@ -230,11 +230,7 @@ def test_commands_load_nothing_heavy_before_they_run(module: str) -> None:
     )
     for imported in imports(top, module, package=MODULES[module].name == "__init__.py"):
         if ours(imported):
-            assert (
-                imported
-                in {"dora_cli", "dora_cli.collector", "dora_cli.errors", "dora_cli.libraries", "dora_cli.printable"}
-                or room(imported) == "commands"
-            )
+            assert imported in {"dora_cli", *LIGHT} or room(imported) == "commands"
         else:
             assert imported.split(".")[0] in {"typer", *sys.stdlib_module_names}
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from dora_cli.assembly.fingerprint import fingerprint_model
-from dora_cli.assembly.origin import AdapterRecord, BaseRecord, Origin, make, with_targets
+from dora_cli.assembly.origin import Origin, base_record, make, read_adapter_record, with_targets
 from dora_cli.assembly.restore import SavedRun
 from dora_cli.assembly.weights import Weights, load_weights
 from dora_cli.errors import CheckpointError, ModelError, ProjectionError
@@ -20,6 +20,7 @@ from dora_cli.methods.attached import carried, mark
 from dora_cli.models import find_projections, head_parameters
 from dora_cli.recipe import Recipe
 from dora_cli.recipe.schema import MethodSection
+from dora_cli.runs.records.adapter import BaseRecord
 
 _WHOSE = {False: "the run", True: "the adapter"}
 
@@ -56,12 +57,12 @@ class AdapterSource:
             base.name,
             base.revision,
             base.dtype,
-            str(run.base_fingerprint()),
+            run.base_fingerprint(),
         )
 
     @classmethod
     def saved(cls, folder: Path) -> AdapterSource:
-        record, weights = AdapterRecord.read(folder), load_weights(folder)
+        record, weights = read_adapter_record(folder), load_weights(folder)
         base = record.base
         return cls(folder, weights, record.method, True, base.name, base.revision, base.dtype, base.fingerprint)
 
@@ -85,7 +86,7 @@ def load_onto(source: AdapterSource, model: nn.Module, *, allow_unfrozen: bool) 
     """
     refuse_unsuitable(model)
     weights, method = source.weights, make(source.settings)
-    base = BaseRecord.of(model, fingerprint_model(model, leave_out=frozenset(weights.head)))
+    base = base_record(model, fingerprint_model(model, leave_out=frozenset(weights.head)))
     head = _fitting_head(model, weights, whole=not source.exact)
     if base.dtype != source.dtype:
         whose = _WHOSE[source.exact]

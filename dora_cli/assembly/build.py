@@ -47,6 +47,7 @@ class AdaptedModel:
         schedule: None if built for evaluation only.
         fingerprint: of the base model's frozen tensors, before anything was attached.
         size: of the base model with its head, likewise.
+        start_parameters: entries of all that trained when the method was attached.
     """
 
     model: nn.Module
@@ -59,6 +60,7 @@ class AdaptedModel:
     commit: str | None
     fingerprint: str
     size: ModelSize
+    start_parameters: int
 
     @property
     def trainable(self) -> list[nn.Parameter]:
@@ -209,5 +211,15 @@ def adapt(
     put_on(model, method, projections, schedule, head)
     layout = pair_layout(base.tokenizer, decoder_start=base.decoder_start) if isinstance(task, GenerationTask) else None
     return AdaptedModel(
-        model, base.tokenizer, method, projections, head, layout, schedule, base.commit, fingerprint, size
+        model,
+        base.tokenizer,
+        method,
+        projections,
+        head,
+        layout,
+        schedule,
+        base.commit,
+        fingerprint,
+        size,
+        start_parameters=sum(parameter.numel() for parameter in (*method.parameters(), *head.values())),
     )

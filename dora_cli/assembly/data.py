@@ -1,10 +1,35 @@
-"""The examples of a recipe."""
+"""The examples of a recipe: read, and encoded to learn from."""
 
 from __future__ import annotations
 
-from dora_cli.data import Examples, load_examples
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from dora_cli.assembly.build import AdaptedModel
+from dora_cli.assembly.evaluator import evaluated_splits
+from dora_cli.data import EncodedPairs, EncodedSplit, Examples, encode, encode_pairs, load_examples
 from dora_cli.recipe import Recipe
 from dora_cli.tasks import Task
+
+
+@dataclass(frozen=True)
+class RunData:
+    """The examples that a run learns from, and those of each split that it evaluates."""
+
+    training: Examples
+    evaluated: Mapping[str, Examples]
+
+    @property
+    def by_split(self) -> dict[str, Examples]:
+        """All of them, the training split first."""
+        return {"train": self.training, **self.evaluated}
+
+
+def load_data(recipe: Recipe, task: Task) -> RunData:
+    """All examples of a run of `recipe` (resolved)."""
+    training = load_split(recipe, task, "train", training=True)
+    evaluated = {split: load_split(recipe, task, split, training=False) for split in evaluated_splits(recipe, task)}
+    return RunData(training, evaluated)
 
 
 def load_split(recipe: Recipe, task: Task, split: str, *, training: bool) -> Examples:
@@ -20,3 +45,10 @@ def load_split(recipe: Recipe, task: Task, split: str, *, training: bool) -> Exa
         max_samples=data.max_train_samples if training else data.max_eval_samples,
         seed=0,  # which examples are kept must not depend on the seed of the run
     )
+
+
+def encode_training(recipe: Recipe, training: Examples, adapted: AdaptedModel) -> EncodedSplit | EncodedPairs:
+    """The training examples as `adapted` reads them."""
+    if adapted.layout is None:
+        return encode(training, adapted.tokenizer, recipe.data.max_length)
+    return encode_pairs(training, adapted.tokenizer, recipe.data.max_length, adapted.layout)

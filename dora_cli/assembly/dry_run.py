@@ -12,8 +12,7 @@ import torch
 from torch import nn
 
 from dora_cli.assembly.build import base_from_config, make_method, note_on_code, note_on_rank, targets_of
-from dora_cli.assembly.data import load_split
-from dora_cli.assembly.evaluator import evaluated_splits
+from dora_cli.assembly.data import load_data
 from dora_cli.assembly.length import RunLength
 from dora_cli.assembly.notes import note_on_java, notes_before_training, notes_on_official_sizes, notes_on_settings
 from dora_cli.assembly.resolve import resolve
@@ -174,9 +173,8 @@ def _data(recipe: Recipe, task: Task) -> tuple[int, list[str]]:
         size, limit = task.splits["train"], recipe.data.max_train_samples
         notes = [*notes_on_settings(recipe), *notes_on_official_sizes(recipe, task)]
         return size if limit is None else min(size, limit), [*notes, *filter(None, [note_on_java(task)])]
-    training = load_split(recipe, task, "train", training=True)
-    evaluated = {split: load_split(recipe, task, split, training=False) for split in evaluated_splits(recipe, task)}
-    return len(training), list(notes_before_training(recipe, task, training, evaluated))
+    data = load_data(recipe, task)
+    return len(data.training), list(notes_before_training(recipe, task, data.training, data.evaluated))
 
 
 def _parameters(projections: list[Projection], schedule: dict[str, Any], head: int) -> dict[str, int]:

@@ -12,7 +12,7 @@ from dora_cli.recipe.examples import shipped_recipes
 from dora_cli.tasks import Task, get_task
 
 _FIRST = "e2e/gpt2-medium"
-"""Of several recipes of a task, the one whose results can be compared with published ones."""
+"""The recipe that stands first among a task's: the one whose results can be compared with published ones."""
 
 
 @dataclass(frozen=True)

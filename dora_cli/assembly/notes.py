@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from dora_cli.data import Examples
 from dora_cli.data.notes import label_notes, limit_note, text_notes
 from dora_cli.recipe import Recipe
 from dora_cli.tasks import GenerationTask, Task
 
+Note = Callable[[str], None]
+"""Told what a reader should know, a line at a time."""
+
 MOST = 0.1
 """A learning rate above it is noted. AdamW moves a weight by about the learning rate a step, whatever its gradient."""
+
+
+def unheard(message: str) -> None:
+    """Notes that nobody reads."""
 
 
 def notes_before_training(

@@ -6,71 +6,39 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict
 from torch import nn
 
 from dora_cli.files import at_home
 from dora_cli.methods import METHODS, Method
 from dora_cli.recipe.schema import MethodSection
 from dora_cli.runs.folders import read_folder
+from dora_cli.runs.records.adapter import ADAPTER_RECORD, AdapterRecord, BaseRecord
 from dora_cli.runs.records.fields import validated
 
-RECORD = "adapter.json"
-"""In a folder of `save_adapter`: the method with its settings, and the base model."""
+RECORD = ADAPTER_RECORD
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+def base_record(model: nn.Module, fingerprint: str) -> BaseRecord:
+    """What there is to know again of the base model `model`, whose fingerprint was taken without its trained head."""
+    config = getattr(model, "config", None)
+    known = hasattr(config, "to_json_string")
+    name = getattr(config, "_name_or_path", None) or None
+    folder = at_home(name) if name else None
+    return BaseRecord(
+        name=str(folder.resolve()) if folder is not None and folder.is_dir() else name,
+        revision=getattr(config, "_commit_hash", None),
+        architecture=type(model).__name__,
+        dtype=dtype_of(model),
+        fingerprint=fingerprint,
+        config=json.loads(config.to_json_string(use_diff=False)) if known else None,  # type: ignore[union-attr]
+    )
 
 
-class BaseRecord(_Record):
-    """The base model an adapter belongs to.
-
-    Attributes:
-        name: hub id or folder it was loaded from; None if that is not known.
-        revision: commit of a hub model.
-        architecture: name of its class.
-        dtype: of its weights.
-        fingerprint: see `fingerprint_model`; of everything but the trained head.
-        config: its transformers configuration; None if it has none.
-    """
-
-    name: str | None
-    revision: str | None
-    architecture: str
-    dtype: str
-    fingerprint: str
-    config: dict[str, Any] | None
-
-    @classmethod
-    def of(cls, model: nn.Module, fingerprint: str) -> BaseRecord:
-        config = getattr(model, "config", None)
-        known = hasattr(config, "to_json_string")
-        name = getattr(config, "_name_or_path", None) or None
-        folder = at_home(name) if name else None
-        return cls(
-            name=str(folder.resolve()) if folder is not None and folder.is_dir() else name,
-            revision=getattr(config, "_commit_hash", None),
-            architecture=type(model).__name__,
-            dtype=dtype_of(model),
-            fingerprint=fingerprint,
-            config=json.loads(config.to_json_string(use_diff=False)) if known else None,  # type: ignore[union-attr]
-        )
-
-
-class AdapterRecord(_Record):
-    """adapter.json."""
-
-    schema_version: Literal[1]
-    method: MethodSection
-    base: BaseRecord
-
-    @classmethod
-    def read(cls, folder: Path) -> AdapterRecord:
-        """That of `folder`; raises CheckpointError."""
-        return validated(cls, read_folder(folder, (RECORD,))[RECORD], folder / RECORD)
+def read_adapter_record(folder: Path) -> AdapterRecord:
+    """adapter.json of `folder`; raises CheckpointError."""
+    return validated(AdapterRecord, read_folder(folder, (RECORD,))[RECORD], folder / RECORD)
 
 
 @dataclass(frozen=True)
@@ -92,7 +60,7 @@ class Origin:
     phase: str = "start"
 
     def record(self) -> dict[str, Any]:
-        """As adapter.json holds it."""
+        """What adapter.json holds."""
         return AdapterRecord(schema_version=1, method=self.method, base=self.base).model_dump(mode="json")
 
 

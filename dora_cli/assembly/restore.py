@@ -13,64 +13,37 @@ import torch
 from dora_cli.assembly.build import AdaptedModel, adapt, load_base, make_method, note_on_code
 from dora_cli.assembly.data import load_split
 from dora_cli.assembly.evaluator import evaluated_splits, make_evaluator
-from dora_cli.assembly.notes import notes_before_evaluation
+from dora_cli.assembly.notes import Note, notes_before_evaluation, unheard
 from dora_cli.assembly.resolve import resolve
 from dora_cli.assembly.weights import Weights, load_weights
 from dora_cli.assembly.work import decide_threads
-from dora_cli.collector import no_collection
 from dora_cli.data import Examples
 from dora_cli.errors import CheckpointError, DataError, ModelError, RecipeError
 from dora_cli.evaluation.base import Progress, silent
 from dora_cli.files import at_home
-from dora_cli.machine.devices import make_accelerator, resolve_device, resolve_precision
 from dora_cli.machine.environment import installed_version
+from dora_cli.machine.ground import Ground, take_ground
 from dora_cli.machine.memory import memory_advice
-from dora_cli.machine.seeds import set_deterministic
-from dora_cli.machine.threads import most_threads, own_threads, recorded_threads, set_threads
+from dora_cli.machine.threads import own_threads, recorded_threads, set_threads
 from dora_cli.printable import shown
 from dora_cli.recipe import Recipe, load_recipe
+from dora_cli.recipe.changes import keys_of
+from dora_cli.recipe.effects import Effect
 from dora_cli.runs.folders import MANIFEST
-from dora_cli.runs.reading import read_json
+from dora_cli.runs.records.evaluation import EvaluationRecord
+from dora_cli.runs.records.fields import written
 from dora_cli.runs.run_folder import RunRecords
 from dora_cli.tasks import Task
 from dora_cli.wording import plural
 
 if TYPE_CHECKING:
-    from accelerate import Accelerator
+    pass
 
 CODE = "model.trust_remote_code"
 THREADS = "train.threads"
 
-Note = Callable[[str], None]
-"""Told what a reader should know, a line at a time."""
-
-CHANGEABLE = (
-    "data.source",
-    "data.path",
-    "data.columns",
-    "data.labels",
-    "data.max_eval_samples",
-    "data.max_length",
-    "decode.batch_size",
-    "decode.beams",
-    "decode.length_penalty",
-    "decode.max_new_tokens",
-    "decode.no_repeat_ngram",
-    "decode.split",
-    "eval.batch_size",
-    "model.name",
-    "model.revision",
-    CODE,
-    "train.device",
-    "train.precision",
-    THREADS,
-    "train.deterministic",
-)
+CHANGEABLE = keys_of(Effect.PLACE, Effect.SOURCE, Effect.MACHINE, Effect.EVALUATION, Effect.BATCHING)
 """Recipe keys that a finished run may be given anew: where data and base model are, how it decodes, and the machine."""
-
-
-def unheard(message: str) -> None:
-    """Notes that nobody reads."""
 
 
 @dataclass(frozen=True)
@@ -114,10 +87,9 @@ class SavedRun:
             )
         return load_weights(self.weights)
 
-    def base_fingerprint(self) -> str | None:
+    def base_fingerprint(self) -> str:
         """What `fingerprint_model` said of the base model of the run; raises CheckpointError."""
-        environment = RunRecords(self.folder).environment
-        return _section(read_json(environment), "model", environment).get("fingerprint")
+        return str(RunRecords(self.folder).read_environment()["model"]["fingerprint"])
 
     def read_recipe(self) -> Recipe:
         """The recipe of the run as it trained; raises CheckpointError if the file is no recipe."""
@@ -137,7 +109,7 @@ class Restored:
 
     Attributes:
         examples: of the splits that were asked for.
-        precision: in which this call computes.
+        ground: where this call computes.
     """
 
     run: SavedRun
@@ -146,12 +118,10 @@ class Restored:
     weights: Weights
     adapted: AdaptedModel
     examples: Mapping[str, Examples]
-    accelerator: Accelerator
-    precision: str
+    ground: Ground
     environment: Mapping[str, Any]
 
 
-@no_collection()
 def restore(
     checkpoint: str | Path,
     overrides: Sequence[str],
@@ -168,28 +138,27 @@ def restore(
         note: told if code of the base model is run.
 
     Raises:
-        DoraError: what a user can mend.
+        DoraError: what a user can fix.
     """
     run = SavedRun.at(Path(checkpoint))
     recipe, task = resolve(read_recipe(run, overrides))
     weights = run.read_weights()
     names = splits(recipe, task)
-    environment = read_json(RunRecords(run.folder).environment)
-    device = resolve_device(recipe.train.device)
-    precision = resolve_precision(recipe.train.precision, device, recipe.model.dtype)
-    set_deterministic(recipe.train.deterministic)
-    threads, most = recorded_threads(environment, RunRecords(run.folder).environment), most_threads()
-    accelerator = make_accelerator(device, precision)
+    environment = RunRecords(run.folder).read_environment()
+    threads = recorded_threads(environment)
+    ground = take_ground(recipe)
     with hint_where(run, recipe):
         examples = {name: load_split(recipe, task, name, training=False) for name in names}
         if of_code := note_on_code(recipe):
             note(of_code)
         with memory_advice(recipe, "load"):
             base = load_base(recipe, task)
-    set_threads(decide_threads(recipe, base.model, most).count if THREADS in _keys(overrides) else threads)
+    if THREADS in _keys(overrides):
+        threads = decide_threads(recipe, base.model, ground.most_threads).count
+    set_threads(threads)
     with memory_advice(recipe, "load"):
-        adapted = adapt(recipe, task, base, make_method(recipe), accelerator.device, total_steps=None)
-    expected = _section(environment, "model", RunRecords(run.folder).environment).get("fingerprint")
+        adapted = adapt(recipe, task, base, make_method(recipe), ground.device, total_steps=None)
+    expected = environment["model"]["fingerprint"]
     if expected != adapted.fingerprint:
         raise CheckpointError(
             f"the base model {recipe.model.name} is not the one this run was trained on (fingerprint "
@@ -197,7 +166,7 @@ def restore(
             "model.revision=... at that one"
         )
     weights.restore(adapted)
-    return Restored(run, recipe, task, weights, adapted, examples, accelerator, precision, environment)
+    return Restored(run, recipe, task, weights, adapted, examples, ground, environment)
 
 
 @own_threads()
@@ -238,7 +207,7 @@ def evaluate_saved(
         model=adapted.model,
         tokenizer=adapted.tokenizer,
         layout=adapted.layout,
-        accelerator=restored.accelerator,
+        accelerator=restored.ground.accelerator,
         progress=progress,
         split=split,
     )
@@ -253,8 +222,8 @@ def evaluate_saved(
         "model": recipe.model.name,
         "method": adapted.method.name,
         "checkpoint": str(restored.run.weights),
-        "step": weights.state.get("step"),
-        "epoch": weights.state.get("epoch"),
+        "step": weights.state["step"],
+        "epoch": weights.state["epoch"],
         "splits": {name: len(part) for name, part in restored.examples.items()},
         "metrics": finished.metrics,
     }
@@ -266,20 +235,19 @@ def evaluate_saved(
             # of finished weights the run may know more than of an epoch's, and an epoch more than is asked for here
             known = recorded_metrics(restored)
             recorded = {name: known[name] for name in finished.metrics if name in known}
-            if not recorded:  # a checkpoint within an epoch
-                return result
-            result["recorded"] = recorded
-            result["identical"] = all(finished.metrics[name] == value for name, value in recorded.items())
-            for difference in other_machine if not result["identical"] else ():
-                note(f"digits may differ from the run's own evaluation: {difference}")
-    return result
+            if recorded:  # else a checkpoint within an epoch
+                result["recorded"] = recorded
+                result["identical"] = all(finished.metrics[name] == value for name, value in recorded.items())
+                for difference in other_machine if not result["identical"] else ():
+                    note(f"digits may differ from the run's own evaluation: {difference}")
+    return written(EvaluationRecord, result)
 
 
 def recorded_metrics(restored: Restored) -> Mapping[str, Any]:
     """What the run wrote down of the weights that were restored."""
     records = RunRecords(restored.run.folder)
     if restored.run.weights == records.adapter and records.metrics.is_file():
-        return _section(records.read_metrics(), "metrics", records.metrics)
+        return dict(records.read_metrics()["metrics"])
     return restored.weights.state.get("metrics") or {}
 
 
@@ -289,12 +257,11 @@ def _differences(restored: Restored) -> tuple[list[str], list[str]]:
     """
     recipe, environment = restored.recipe, restored.environment
     trained, _ = resolve(restored.run.read_recipe())
-    place = RunRecords(restored.run.folder).environment
-    recorded = _section(environment, "data", place)
+    recorded = environment["data"]
     data = [
         f"the examples of {name} are others than those of the run (fingerprint)"
         for name, part in restored.examples.items()
-        if _fingerprint(recorded.get(name)) != part.fingerprint()
+        if recorded.get(name, {}).get("fingerprint") != part.fingerprint()
     ]
     for key, now, then in (
         ("data.max_length", recipe.data.max_length, trained.data.max_length),
@@ -305,19 +272,15 @@ def _differences(restored: Restored) -> tuple[list[str], list[str]]:
     if recipe.decode != trained.decode:
         data.append("outputs are decoded with other settings than the run's")
     machine = []
-    if restored.precision != environment.get("precision"):
-        machine.append(f"it is in {restored.precision}, the run's in {shown(environment.get('precision'))}")
-    if torch.get_num_threads() != (then := recorded_threads(environment, place)):
+    if restored.ground.precision != environment["precision"]:
+        machine.append(f"it is in {restored.ground.precision}, the run's in {shown(environment.get('precision'))}")
+    if torch.get_num_threads() != (then := recorded_threads(environment)):
         machine.append(f"it computes with {plural(torch.get_num_threads(), 'thread')}, the run with {then}")
-    packages = _section(environment, "packages", place)
+    packages = environment["packages"]
     for name in ("torch", "transformers"):
         if installed_version(name) != packages.get(name):
             machine.append(f"{name} is {installed_version(name)} here and was {shown(packages.get(name))}")
     return data, machine
-
-
-def _fingerprint(part: Any) -> Any:
-    return part.get("fingerprint") if isinstance(part, Mapping) else None
 
 
 @contextmanager
@@ -365,13 +328,3 @@ def read_recipe(run: SavedRun, overrides: Sequence[str]) -> Recipe:
 
 def _keys(overrides: Sequence[str]) -> list[str]:
     return [override.partition("=")[0].strip() for override in overrides]
-
-
-def _section(record: Any, key: str, path: Path) -> Mapping[str, Any]:
-    """A part of the record that was read from `path`; raises CheckpointError if there is none."""
-    section = record.get(key) if isinstance(record, dict) else None
-    if not isinstance(section, dict):
-        raise CheckpointError(
-            f"{path} is damaged: it lacks its section {key!r}; restore the file from a copy of the run, or train again"
-        )
-    return section

@@ -18,7 +18,8 @@ from dora_cli.methods import Method
 from dora_cli.printable import shown
 from dora_cli.runs.checkpoints import ADAPTER, HEAD, STATE
 from dora_cli.runs.folders import Part, read_folder, write_folder
-from dora_cli.runs.records.checkpoint import check_state
+from dora_cli.runs.records.checkpoint import StateRecord, check_state
+from dora_cli.runs.records.fields import written
 
 _LISTED = 4  # how many tensors a message names before it counts the rest
 
@@ -41,7 +42,7 @@ class Weights:
     @property
     def parts(self) -> dict[str, Part]:
         """By file name, as `write_folder` takes them."""
-        return {ADAPTER: self.adapter, HEAD: self.head, STATE: self.state}
+        return {ADAPTER: self.adapter, HEAD: self.head, STATE: written(StateRecord, self.state)}
 
     def restore(self, adapted: AdaptedModel) -> None:
         """Loads into a freshly built model; raises CheckpointError naming the first tensor that does not fit."""
@@ -96,7 +97,7 @@ def load_weights(folder: Path) -> Weights:
 
 
 def weights_in(folder: Path, parts: Mapping[str, Part]) -> Weights:
-    """Those of `parts`, which were read from `folder`; raises CheckpointError."""
+    """The weights in `parts`, which were read from `folder`; raises CheckpointError."""
     check_state(parts[STATE], folder / STATE)
     for name in (ADAPTER, HEAD):
         if bad := not_finite(parts[name]):

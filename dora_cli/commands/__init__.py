@@ -27,7 +27,7 @@ from dora_cli.printable import indented, say
 
 
 class _Group(TyperGroup):
-    """Turns errors a user can mend into one message on stderr and their exit code."""
+    """Turns errors a user can fix into one message on stderr and their exit code."""
 
     def invoke(self, ctx: typer.Context) -> object:  # type: ignore[override]
         try:
@@ -48,7 +48,7 @@ class _Group(TyperGroup):
                     say(f"{what}\n  {message}" if "\n" in message else f"{what} {message}", err=True)
             raise typer.Exit(error.exit_code) from None
         except OSError as error:
-            # a full disk, a file that was taken away: whatever no room foresaw, it is the user's to mend
+            # a full disk, a file that was taken away: whatever no room foresaw, it is the user's to fix
             # whoever reads our output may stop reading: typer ends quietly
             if ctx.params.get("debug") or error.errno == errno.EPIPE:
                 raise

@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from dora_cli.collector import no_collection
 from dora_cli.commands.options import check_overwrite
 
 EPILOG = "Example:  dora eval --checkpoint runs/demo-sst2 --output result.json"
@@ -51,8 +50,7 @@ def evaluate(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE if it is there already.")] = False,
 ) -> None:
     """Evaluate a finished run: rebuild its model at the final ranks and score it."""
-    with no_collection():
-        from dora_cli.assembly.restore import evaluate_saved
+    from dora_cli.assembly.restore import evaluate_saved
     from dora_cli.json_text import to_json
     from dora_cli.machine.processes import is_main
     from dora_cli.reports.console import make_console, make_error_console

@@ -4,25 +4,27 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dora_cli.collector import no_collection
 from dora_cli.printable import say
+
+if TYPE_CHECKING:
+    from dora_cli.export.saved import Export
 
 EPILOG = "Example:  dora export -c runs/demo-sst2 --format peft -o adapter"
 
 
 class Format(str, Enum):
-    """As `dora_cli.export.saved.FORMATS`."""
+    """The names in `dora_cli.export.saved.FORMATS`."""
 
     peft = "peft"
     merged = "merged"
 
 
 class Dtype(str, Enum):
-    """As `dora_cli.export.plain.DTYPES`."""
+    """The names in `dora_cli.export.plain.DTYPES`."""
 
     float32 = "float32"
     bfloat16 = "bfloat16"
@@ -30,7 +32,7 @@ class Dtype(str, Enum):
 
 
 class Padding(str, Enum):
-    """As `dora_cli.export.factors.PADDINGS`."""
+    """The names in `dora_cli.export.factors.PADDINGS`."""
 
     none = "none"
     power_of_two = "power-of-two"
@@ -91,12 +93,9 @@ def export(
     ] = None,
 ) -> None:
     """Export a finished run: an adapter that PEFT loads, or a merged model."""
-    with no_collection():
-        from dora_cli.export.saved import describe, export_saved
+    from dora_cli.export.saved import export_saved
     from dora_cli.machine.processes import is_main
     from dora_cli.reports.progress import make_listener
-    from dora_cli.reports.units import size
-    from dora_cli.wording import plural
 
     done = export_saved(
         checkpoint,
@@ -109,8 +108,16 @@ def export(
         overrides=set_ or [],
         listener=make_listener(),
     )
-    if not is_main():
-        return
+    if is_main():
+        _say(done, pad)
+
+
+def _say(done: Export, pad: Padding) -> None:
+    """What was exported, and what it costs."""
+    from dora_cli.export.saved import describe
+    from dora_cli.reports.units import size
+    from dora_cli.wording import plural
+
     where = f"{done.live_projections:,} of {plural(done.projections, 'projection')}"
     adapters = f"{plural(done.exact.components, 'component')} in {where}, {plural(done.exact.parameters, 'parameter')}"
     head = f", and {plural(done.head_parameters, 'parameter')} of the head" if done.head_parameters else ""

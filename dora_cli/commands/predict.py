@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from dora_cli.collector import no_collection
 from dora_cli.commands.inputs import readable
 from dora_cli.printable import say
 
@@ -71,8 +70,7 @@ def predict(
     """Write what a finished run predicts: classes, numbers or texts, for a split of its data or for examples of your
     own.
     """
-    with no_collection():
-        from dora_cli.library.prediction import write_predictions
+    from dora_cli.library.prediction import write_predictions
     from dora_cli.reports.progress import make_listener
     from dora_cli.runs.output_files import is_stdout
     from dora_cli.wording import plural

@@ -6,79 +6,80 @@ import os
 import re
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dora_cli.collector import no_collection
 from dora_cli.errors import RecipeError
+
+if TYPE_CHECKING:
+    from dora_cli.recipe import Recipe
 
 EPILOG = "Example:  dora train configs/demo/sst2.yaml --set train.seed=2 -o runs/two"
 
 
+RecipeFile = Annotated[
+    Path, typer.Argument(metavar="RECIPE", help="A YAML recipe, such as configs/demo/sst2.yaml.", show_default=False)
+]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change one key of the recipe, e.g. train.seed=2. May be repeated.",
+        show_default=False,
+    ),
+]
+Output = Annotated[
+    Path | None,
+    typer.Option(
+        "--output", "-o", metavar="DIR", help="Run folder (default: runs/ and the recipe's name).", show_default=False
+    ),
+]
+Seeds = Annotated[
+    str | None,
+    typer.Option(
+        "--seeds",
+        metavar="1,2,3",
+        help="Train once per seed, into DIR/seed-N, and write summary.json.",
+        show_default=False,
+    ),
+]
+Resume = Annotated[
+    bool,
+    typer.Option("--resume", help="Go on with the run in DIR from its newest checkpoint; --seeds does so by itself."),
+]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace the run that DIR already holds; with --seeds all of its runs.")
+]
+Plain = Annotated[
+    bool,
+    typer.Option("--plain", help="Lines instead of the live view; so it is without a terminal and under CI anyway."),
+]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Print notes and errors alone; the run folder has the rest.")
+]
+DryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Print the resolved recipe, the schedule and the parameter budget; train nothing."),
+]
+
+
 def train(
-    recipe: Annotated[
-        Path,
-        typer.Argument(metavar="RECIPE", help="A YAML recipe, such as configs/demo/sst2.yaml.", show_default=False),
-    ],
-    set_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="Change one key of the recipe, e.g. train.seed=2. May be repeated.",
-            show_default=False,
-        ),
-    ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="DIR",
-            help="Run folder (default: runs/ and the recipe's name).",
-            show_default=False,
-        ),
-    ] = None,
-    seeds: Annotated[
-        str | None,
-        typer.Option(
-            "--seeds",
-            metavar="1,2,3",
-            help="Train once per seed, into DIR/seed-N, and write summary.json.",
-            show_default=False,
-        ),
-    ] = None,
-    resume: Annotated[
-        bool,
-        typer.Option(
-            "--resume", help="Go on with the run in DIR from its newest checkpoint; --seeds does so by itself."
-        ),
-    ] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the run that DIR already holds; with --seeds all of its runs.")
-    ] = False,
-    plain: Annotated[
-        bool,
-        typer.Option(
-            "--plain", help="Lines instead of the live view; so it is without a terminal and under CI anyway."
-        ),
-    ] = False,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="Print notes and errors alone; the run folder has the rest.")
-    ] = False,
-    dry_run: Annotated[
-        bool,
-        typer.Option(
-            "--dry-run", help="Print the resolved recipe, the schedule and the parameter budget; train nothing."
-        ),
-    ] = False,
+    recipe: RecipeFile,
+    set_: Changes = None,
+    output: Output = None,
+    seeds: Seeds = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    plain: Plain = False,
+    quiet: Quiet = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Train a recipe: adapt the model, prune its ranks to the budget, write metrics and ranks."""
-    with no_collection():
-        from dora_cli.recipe import load_recipe
-        from dora_cli.runs.output_files import check_no_stdout
-        from dora_cli.runs.place import default_output
+    from dora_cli.recipe import load_recipe
+    from dora_cli.runs.output_files import check_no_stdout
+    from dora_cli.runs.place import default_output
 
     if resume and overwrite:
         raise RecipeError("--resume goes on with the run in DIR and --overwrite replaces it; give one of them")
@@ -92,47 +93,50 @@ def train(
     chosen = _seeds(seeds) if seeds is not None else None
     folder = output if output is not None else default_output(recipe)
     if dry_run:
-        with no_collection():
-            from dora_cli.assembly.dry_run import dry_run as look_ahead
-            from dora_cli.recipe import dump_recipe
-            from dora_cli.reports.console import make_console
-            from dora_cli.reports.dry_run import print_dry_run
-
-        ahead = look_ahead(resolved, folder, chosen or ())
-        print_dry_run(make_console(), ahead, dump_recipe(ahead.recipe))
+        _look_ahead(resolved, folder, chosen)
         return
+    how = _go_on(recipe, set_, folder, seeds)
+    if chosen is None:
+        _train_one(resolved, folder, how, overwrite=overwrite, resume=resume, plain=plain, quiet=quiet)
+    else:
+        _train_seeds(resolved, folder, how, chosen, overwrite=overwrite, plain=plain, quiet=quiet)
+
+
+def _look_ahead(recipe: Recipe, folder: Path, seeds: list[int] | None) -> None:
+    from dora_cli.assembly.dry_run import dry_run
+    from dora_cli.recipe import dump_recipe
+    from dora_cli.reports.console import make_console
+    from dora_cli.reports.dry_run import print_dry_run
+
+    ahead = dry_run(recipe, folder, seeds or ())
+    print_dry_run(make_console(), ahead, dump_recipe(ahead.recipe))
+
+
+def _train_one(
+    recipe: Recipe, folder: Path, how: str, *, overwrite: bool, resume: bool, plain: bool, quiet: bool
+) -> None:
+    from dora_cli.reports.progress import make_listener
+    from dora_cli.training import run
+
+    listener = make_listener(plain=plain or None, quiet=quiet)
+    run.train(recipe, folder, overwrite=overwrite, resume=resume, listener=listener, how_to_resume=how)
+
+
+def _train_seeds(
+    recipe: Recipe, folder: Path, how: str, seeds: list[int], *, overwrite: bool, plain: bool, quiet: bool
+) -> None:
     from functools import partial
 
-    with no_collection():
-        from dora_cli.reports.progress import make_listener
-        from dora_cli.training.run import train as run
-
-    watch = partial(make_listener, plain=plain or None, quiet=quiet)
-    if chosen is None:
-        run(
-            resolved,
-            folder,
-            overwrite=overwrite,
-            resume=resume,
-            listener=watch(),
-            how_to_resume=_go_on(recipe, set_, folder, None),
-        )
-        return
     from dora_cli.assembly.resolve import resolve, selecting_metric
     from dora_cli.machine.processes import is_main
     from dora_cli.reports.console import make_console
+    from dora_cli.reports.progress import make_listener
     from dora_cli.reports.summary import print_seeds
     from dora_cli.training.seed_runs import train_seeds
 
-    primary = selecting_metric(*resolve(resolved))
-    summary = train_seeds(
-        resolved,
-        folder,
-        chosen,
-        overwrite=overwrite,
-        make_listener=partial(watch, brief=True),
-        how_to_resume=_go_on(recipe, set_, folder, seeds),
-    )
+    primary = selecting_metric(*resolve(recipe))
+    watch = partial(make_listener, plain=plain or None, quiet=quiet, brief=True)
+    summary = train_seeds(recipe, folder, seeds, overwrite=overwrite, make_listener=watch, how_to_resume=how)
     if is_main() and not quiet:
         print_seeds(make_console(), summary, folder, primary=primary)
 

@@ -165,12 +165,12 @@ def _check_lines(path: Path) -> None:
         unsafe = is_unsafe(path)
         check_characters(path)
     except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}; {_MEND['.jsonl']}") from None
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}; {_FIX['.jsonl']}") from None
     if unsafe and (fault := json_fault(path)) is not None:
         raise fault
 
 
-_MEND = {
+_FIX = {
     ".json": "give a list of objects, with one kind of value in each column",
     ".jsonl": "give an object a line, with one kind of value in each column",
     ".parquet": "write the file again, or copy it again if it was copied",
@@ -201,7 +201,7 @@ def _read_arrow(paths: list[Path], extension: str) -> Table:
                 raise fault from error
             # The reader behind `datasets` counts rows from 0, of one block of the file.
             reason = re.sub(r" in row \d+$", "", reason)
-            raise DataError(f"{name}: cannot be read as {extension[1:]}: {reason}; {_MEND[extension]}") from error
+            raise DataError(f"{name}: cannot be read as {extension[1:]}: {reason}; {_FIX[extension]}") from error
         for column, feature in features.items():
             # A class column stores ids; its names are what the task's labels are compared with. -1 means "no label".
             if isinstance(feature, datasets.ClassLabel):

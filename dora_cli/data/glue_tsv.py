@@ -98,5 +98,5 @@ def _wrong_fields(path: Path, number: int, row: list[str], names: tuple[str, ...
     also = f" (and {plural(tolerated, 'row')} before it, more than the official file has)" if tolerated else ""
     return (
         f"{path}, line {number}: {plural(len(row), 'field')}{also}, expected {len(names)} ({', '.join(names)}), "
-        "separated by tabs, without quoting; mend or remove the line"
+        "separated by tabs, without quoting; fix or remove the line"
     )

@@ -135,7 +135,7 @@ def _odd_row(path: Path, what: str, rows: Iterable[tuple[int, Any]]) -> DataErro
     for number, row in rows:
         if not isinstance(row, dict):
             return DataError(
-                f"{path}, {what} {number}: {json.dumps(row)[:40]} is no object, such as {_EXAMPLE}; mend the {what}"
+                f"{path}, {what} {number}: {json.dumps(row)[:40]} is no object, such as {_EXAMPLE}; fix the {what}"
             )
         for column, value in row.items():
             kind = None if value is None else kind_of(value)  # a null goes with everything
@@ -159,7 +159,7 @@ def _not_json(path: Path, error: ValueError, line: int) -> DataError:
         else str(error)
     )
     return DataError(
-        f"{path}, line {line}: not JSON ({reason}); mend the line" + (f": {_LINES}" if path.suffix == ".jsonl" else "")
+        f"{path}, line {line}: not JSON ({reason}); fix the line" + (f": {_LINES}" if path.suffix == ".jsonl" else "")
     )
 
 

@@ -52,9 +52,9 @@ def no_examples(name: str) -> DataError:
     return DataError(f"{name}: the file has no examples; write at least one into it, or copy it again if it was copied")
 
 
-_MEND = {
-    True: "mend the row that begins there: a quote that opens is closed, and a quote within a text is written twice",
-    False: "mend the line, or write the file again",
+_FIX = {
+    True: "fix the row that begins there: a quote that opens is closed, and a quote within a text is written twice",
+    False: "fix the line, or write the file again",
 }
 """What to do about a row that `csv` refuses, by whether quotes mean anything in the file."""
 
@@ -92,7 +92,7 @@ def read_delimited(path: Path) -> Table:
                 raise DataError(
                     fault
                     or f"{path}, line {start}: {plural(len(fields), 'field')}, expected {len(header)} "
-                    f"({shown(', '.join(header))}); mend the line ({rule})"
+                    f"({shown(', '.join(header))}); fix the line ({rule})"
                 )
             if fields:
                 rows.append(fields)
@@ -102,7 +102,7 @@ def read_delimited(path: Path) -> Table:
         raise not_utf8(path) from None
     except csv.Error as error:
         raise DataError(
-            fault or f"{path}, line {start}: cannot be read as {path.suffix[1:]}: {error}; {_MEND[quoting]}"
+            fault or f"{path}, line {start}: cannot be read as {path.suffix[1:]}: {error}; {_FIX[quoting]}"
         ) from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}; {CANNOT_READ}") from None

@@ -20,17 +20,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _CHUNK = 4096
-_COMPARED = 8
-"""Texts for which the library's ids are held against those of the tokenizer's own call."""
-_CALLED = (
-    "__call__",
-    "_call_one",
-    "_encode_plus",
-    "_batch_encode_plus",
-    "_convert_encoding",
-    "set_truncation_and_padding",
-)
-"""What transformers calls on the way from texts to ids, in its versions 4 and 5."""
 
 
 def tokenise(
@@ -57,7 +46,7 @@ def tokenise(
         **settings,
     )
     with _one_message(tokenizer):
-        return _tokenise(tokenizer, call, columns, names, settings.get("add_special_tokens", True))
+        return _tokenise(call, columns, names)
 
 
 @contextmanager
@@ -79,18 +68,13 @@ def _one_message(tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
 
 
 def _tokenise(
-    tokenizer: PreTrainedTokenizerBase,
-    call: Tokens,
-    columns: Sequence[Sequence[str]],
-    names: Sequence[str],
-    special: bool,
+    call: Callable[..., Mapping[str, Any]], columns: Sequence[Sequence[str]], names: Sequence[str]
 ) -> dict[str, Ragged]:
-    tokens = _quickly(tokenizer, call, columns, special) or call
     flat: dict[str, list[npt.NDArray[np.int32]]] = {name: [np.empty(0, dtype=np.int32)] for name in names}
     lengths: list[int] = []
     for start in range(0, len(columns[0]), _CHUNK):
         # In chunks, because lists of Python integers take many times the room of the arrays.
-        part = tokens(*(list(column[start : start + _CHUNK]) for column in columns))
+        part = call(*(list(column[start : start + _CHUNK]) for column in columns))
         lengths.extend(map(len, part["input_ids"]))
         for name in names:
             rows = part[name]
@@ -98,42 +82,6 @@ def _tokenise(
                 np.fromiter(itertools.chain.from_iterable(rows), dtype=np.int32, count=sum(map(len, rows)))
             )
     return {name: Ragged.of(np.concatenate(parts), lengths) for name, parts in flat.items()}
-
-
-Tokens = Callable[..., Mapping[str, Any]]
-"""Columns of texts to rows of ids, a list of them for each of the tokenizer's outputs."""
-
-
-def _quickly(
-    tokenizer: PreTrainedTokenizerBase, call: Tokens, columns: Sequence[Sequence[str]], special: bool
-) -> Tokens | None:
-    """What `call` gives, in half its time: straight from the `tokenizers` library, which does the work. None where that
-    is not so.
-
-    The rest of the time transformers makes masks, offsets and mappings that nobody asked for. Its own call on the first
-    texts sets the library's tokenizer up (truncation, special tokens), and shows that both agree. A class that changes
-    what is called is asked itself.
-    """
-    from transformers import PreTrainedTokenizerFast
-
-    if not isinstance(tokenizer, PreTrainedTokenizerFast):
-        return None
-    if any(
-        getattr(type(tokenizer), name, None) is not getattr(PreTrainedTokenizerFast, name, None) for name in _CALLED
-    ):
-        return None
-    library = tokenizer.backend_tokenizer
-
-    def quick(*texts: list[str]) -> Mapping[str, Any]:
-        inputs = texts[0] if len(texts) == 1 else list(zip(*texts, strict=True))
-        found = library.encode_batch_fast(inputs, add_special_tokens=special)
-        return {"input_ids": [row.ids for row in found], "token_type_ids": [row.type_ids for row in found]}
-
-    first = [list(column[:_COMPARED]) for column in columns]
-    if not first[0]:
-        return None
-    expected, found = call(*first), quick(*first)
-    return quick if all(expected[name] == found[name] for name in expected) else None
 
 
 def check_model_limit(longest: int, max_length: int, tokenizer: PreTrainedTokenizerBase) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import io
 import shlex
 import sys
@@ -14,10 +13,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from dora_cli.libraries import bring_back
+from dora_cli.libraries import import_problem
 
 _DISTRIBUTION = "dora-cli"
-_ROOT = Path(__file__).parents[3]
+_ROOT = Path(__file__).parents[2]
 _MODULES = {"pyyaml": "yaml", "scikit-learn": "sklearn"}
 """Modules that are not called like their distribution."""
 _SLOW = {"evaluate"}
@@ -26,12 +25,19 @@ statistics): what it needs is looked up instead."""
 
 
 def look_at_packages() -> list[dict[str, Any]]:
-    """``name, version, wanted, problem`` of every package that dora needs; imported, unless slow, as a broken one shows
-    only then.
+    """``name, version, wanted, problem`` of every package that dora needs, and of a broken torchvision; imported,
+    unless slow, as a broken one shows only then.
     """
-    bring_back("scipy", "sklearn")  # needed, though not by every command
     base, _ = _requirements()
-    return [_look_at(requirement) for requirement in base]
+    return [_look_at(requirement) for requirement in base] + _broken_torchvision()
+
+
+def _broken_torchvision() -> list[dict[str, Any]]:
+    """Not needed, but transformers loads it with every model where it is installed: one entry if that fails."""
+    problem = _import("torchvision")
+    if problem is None:
+        return []
+    return [{"name": "torchvision", "version": _version("torchvision"), "wanted": "", "problem": problem}]
 
 
 def _look_at(requirement: str) -> dict[str, Any]:
@@ -144,13 +150,8 @@ def _missing_below(name: str) -> str | None:
 
 def _import(module: str) -> str | None:
     """Why `module` cannot be imported; None if it can."""
-    try:
-        with _hushed():
-            importlib.import_module(module)
-    except Exception as error:  # whatever a broken installation raises
-        reason = next(iter(str(error).splitlines()), "")
-        return f"is installed but cannot be imported ({type(error).__name__}: {reason[:200]}); install it again"
-    return None
+    with _hushed():
+        return import_problem(module)
 
 
 @contextlib.contextmanager

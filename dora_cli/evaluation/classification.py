@@ -47,7 +47,7 @@ def compute_logits(
 
 
 def _logits(model: nn.Module, split: EncodedSplit, indices: Indices, accelerator: Accelerator) -> torch.Tensor:
-    """Of one batch, in fp32 on the device."""
+    """Logits of one batch, in fp32 on the device."""
     batch = to_device(split.collate(indices), accelerator.device)
     batch.pop("labels", None)
     with accelerator.autocast():

@@ -20,11 +20,11 @@ from dora_cli.errors import CheckpointError, OutputError
 from dora_cli.runs.lock import RunLock
 from dora_cli.runs.output_files import check_no_stdout, check_place
 from dora_cli.runs.reading import read_json
+from dora_cli.runs.records.export import ExportRecord, UnfinishedExportRecord
+from dora_cli.runs.records.fields import SCHEMA_VERSION, validated, written
 
-RECORD = "dora_export.json"
+RECORD = ExportRecord.FILE
 """Says what an export is and which files belong to it; written and moved last."""
-_UNFINISHED = "unfinished"
-"""Key of a record in whose folder files still come and go."""
 
 
 def check_export_folder(output: Path, *, overwrite: bool) -> None:
@@ -62,11 +62,16 @@ def check_export_folder(output: Path, *, overwrite: bool) -> None:
 def _files_of_export(folder: Path) -> tuple[set[str], bool]:
     """The names that belong to the export in `folder`, by its record, and whether it was written to its end."""
     try:
-        record = read_json(folder / RECORD)
-        files, whole = record.get("files"), not record.get(_UNFINISHED)
-    except (CheckpointError, AttributeError):
+        content = read_json(folder / RECORD)
+        unfinished = isinstance(content, dict) and "unfinished" in content
+        record: ExportRecord | UnfinishedExportRecord = (
+            validated(UnfinishedExportRecord, content, folder / RECORD)
+            if unfinished
+            else validated(ExportRecord, content, folder / RECORD)
+        )
+    except CheckpointError:
         return set(), True
-    return {str(name) for name in files} | {RECORD} if isinstance(files, dict) else set(), whole
+    return {*record.files, RECORD}, not unfinished
 
 
 @contextmanager
@@ -137,7 +142,8 @@ def _fill(place: Path, beside: Path) -> None:
     new = sorted(os.listdir(beside), key=lambda name: name == RECORD)
     known = {*os.listdir(place), *new} - {RECORD}
     unfinished = beside / f".{RECORD}"
-    write_json(unfinished, {"schema_version": 1, _UNFINISHED: True, "files": dict.fromkeys(sorted(known))})
+    stand_in = {"schema_version": SCHEMA_VERSION, "unfinished": True, "files": dict.fromkeys(sorted(known))}
+    write_json(unfinished, written(UnfinishedExportRecord, stand_in))
     unfinished.replace(place / RECORD)
     for name in known & {*os.listdir(place)}:
         (place / name).unlink()
@@ -154,7 +160,8 @@ def sizes(folder: Path) -> dict[str, int]:
 def write_record(folder: Path, record: dict[str, object]) -> None:
     """Completes an export in `folder`: its record, with its files."""
     files = sizes(folder)
-    write_json(folder / RECORD, {"schema_version": 1, **record, "files": files})
+    content = {"schema_version": SCHEMA_VERSION, **record, "files": files}
+    write_json(folder / RECORD, written(ExportRecord, content))
     mode = (folder / RECORD).stat().st_mode
     for name in files:
         (folder / name).chmod(mode)  # safetensors files are readable by their owner alone, and exports are for others

@@ -104,7 +104,7 @@ def export_saved(
         overrides: ``key=value`` changes, as for `evaluate_saved`.
 
     Raises:
-        DoraError: what a user can mend.
+        DoraError: what a user can fix.
     """
     listener = listener or SilentListener()
     output = Path(output)
@@ -156,7 +156,7 @@ def _run_subject(restored: Restored) -> Subject:
         dropout=float(getattr(recipe.method, "dropout", 0.0)),
         trust_remote_code=recipe.model.trust_remote_code,
         batch=probe_batch(adapted.model, adapted.tokenizer, () if adapted.layout is None else adapted.layout.start),
-        autocast=restored.accelerator.autocast,
+        autocast=restored.ground.accelerator.autocast,
         generation=_generation(restored),
         card=card,
     )

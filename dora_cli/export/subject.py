@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from dora_cli.assembly.adapter import AdapterSource, load_onto
-from dora_cli.assembly.origin import AdapterRecord, BaseRecord
+from dora_cli.assembly.origin import read_adapter_record
 from dora_cli.assembly.weights import load_weights
 from dora_cli.errors import ExportError, RecipeError
 from dora_cli.export.card import adapter_card
@@ -24,9 +24,12 @@ from dora_cli.models import Projection, find_projections
 from dora_cli.models.family import auto_class_of
 from dora_cli.models.loading import DTYPES, load_checkpoint
 from dora_cli.models.source import BUILTIN_PREFIX, find_source
+from dora_cli.recipe.changes import keys_of
+from dora_cli.recipe.effects import Effect
 from dora_cli.recipe.overrides import parse_override
+from dora_cli.runs.records.adapter import BaseRecord
 
-_CHANGEABLE = ("model.name", "model.revision")
+_CHANGEABLE = tuple(key for key in keys_of(Effect.PLACE, Effect.SOURCE) if key.startswith("model."))
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,7 @@ def saved_subject(folder: Path, overrides: Sequence[str]) -> Subject:
     Raises:
         DoraError: it is damaged, or its base model cannot be found or is another one.
     """
-    record, weights = AdapterRecord.read(folder), load_weights(folder)
+    record, weights = read_adapter_record(folder), load_weights(folder)
     base, changes = record.base, _changes(overrides)
     name = changes.get("model.name", base.name)
     revision = changes.get("model.revision", None if "model.name" in changes else base.revision)

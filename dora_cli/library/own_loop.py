@@ -13,7 +13,7 @@ from torch import nn
 from dora_cli.assembly.adapter import refuse_unsuitable
 from dora_cli.assembly.build import put_on
 from dora_cli.assembly.fingerprint import fingerprint_model
-from dora_cli.assembly.origin import BaseRecord, Origin, make, with_targets
+from dora_cli.assembly.origin import Origin, base_record, make, with_targets
 from dora_cli.errors import ModelError, RecipeError
 from dora_cli.library.watch import Watch
 from dora_cli.methods import Dora
@@ -84,7 +84,7 @@ def attach(
     if unknown:
         raise ModelError(f"fresh names {min(unknown)}, which is no parameter of this {type(model).__name__}")
     heads = head_parameters(model, fresh) if head else {}
-    base = BaseRecord.of(model, fingerprint_model(model, leave_out=frozenset(heads)))
+    base = base_record(model, fingerprint_model(model, leave_out=frozenset(heads)))
     put_on(model, method, projections, schedule, heads)
     mark(model, method, Origin(with_targets(section, [p.name for p in projections]), base, tuple(heads)))
     if note := left_out(model, targets):

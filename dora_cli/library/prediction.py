@@ -55,7 +55,7 @@ def predict_saved(
             known.
 
     Raises:
-        DoraError: what a user can mend.
+        DoraError: what a user can fix.
     """
     parts = _guarded(checkpoint, split, file, overrides, listener, lambda recipe, task, splits: None)
     return [record for part in parts for record in part.records]
@@ -195,7 +195,7 @@ def _decoded(
             sources,
             adapted.layout,
             decoding(recipe),
-            accelerator=restored.accelerator,
+            accelerator=restored.ground.accelerator,
             progress=lambda done, total: listener.evaluating(f"{name} (decoding)", done, total),
         )
     records = {
@@ -219,7 +219,7 @@ def _classified(
             adapted.model,
             encoded,
             batch_size=recipe.eval.batch_size,
-            accelerator=restored.accelerator,
+            accelerator=restored.ground.accelerator,
             progress=lambda done, total: listener.evaluating(name, done, total),
         )
     predictions = task.predictions(logits).tolist()

@@ -26,6 +26,7 @@ from dora_cli.methods.attached import attached, origin_of
 from dora_cli.methods.dora import AdaptedProjection
 from dora_cli.methods.linear import swap_modules
 from dora_cli.models.family import auto_class_of
+from dora_cli.runs.checkpoints import ADAPTER, HEAD, STATE
 from dora_cli.runs.folders import MANIFEST, Part, recover, write_folder
 
 
@@ -59,7 +60,7 @@ def save_adapter(
 
 
 def write_adapter(model: nn.Module, folder: Path, *, for_peft: bool, overwrite: bool) -> None:
-    """As `save_adapter`, in any phase; `for_peft` if PEFT is to load it as well."""
+    """Does what `save_adapter` does, in any phase; `for_peft` if PEFT is to load it as well."""
     method, origin = attached(model), origin_of(model)
     assert isinstance(origin, Origin), "attach and load_adapter say where a model comes from"
     parameters = dict(model.named_parameters())
@@ -147,4 +148,4 @@ def _check_place(folder: Path, place: Path, *, overwrite: bool) -> None:
         )
 
 
-_FILES = (*Weights({}, {}, {}).parts, RECORD, peft.WEIGHTS, peft.CONFIG)
+_FILES = (ADAPTER, HEAD, STATE, RECORD, peft.WEIGHTS, peft.CONFIG)

@@ -20,7 +20,7 @@ def is_main() -> bool:
 
 
 def on_main(accelerator: Accelerator, action: Callable[[], T]) -> T | None:
-    """Runs `action` on the main process; an error a user can mend is raised in every process, so that none waits for
+    """Runs `action` on the main process; an error a user can fix is raised in every process, so that none waits for
     the others.
     """
     result: T | None = None

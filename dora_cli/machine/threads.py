@@ -19,8 +19,6 @@ from typing import Any
 
 import torch
 
-from dora_cli.errors import CheckpointError
-from dora_cli.recipe.schema import MAX_THREADS
 from dora_cli.wording import plural
 
 WORK_PER_THREAD = 2**27
@@ -73,21 +71,13 @@ def worth_threads(work: int) -> int:
     return max(1, work // WORK_PER_THREAD)
 
 
-def recorded_threads(environment: Mapping[str, Any], place: Path) -> int:
-    """The number that a run wrote into environment.json, read from `place`.
+def recorded_threads(environment: Mapping[str, Any]) -> int:
+    """The number that a run wrote into environment.json.
 
     The oldest runs wrote none and took what PyTorch takes by itself; so do they still.
-
-    Raises:
-        CheckpointError: what stands there is no number of threads.
     """
-    count = environment.get("cpu_threads", torch.get_num_threads()) if isinstance(environment, Mapping) else None
-    if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= MAX_THREADS:
-        raise CheckpointError(
-            f"{place} is damaged: its cpu_threads must be a whole number from 1 to {MAX_THREADS:,}; restore the file "
-            "from a copy of the run"
-        )
-    return count
+    count = environment.get("cpu_threads")
+    return torch.get_num_threads() if count is None else int(count)
 
 
 def note_on_cores(count: int, most: int) -> str | None:

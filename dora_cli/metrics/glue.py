@@ -21,8 +21,6 @@ import evaluate
 import numpy as np
 import numpy.typing as npt
 
-from dora_cli.libraries import bring_back
-
 
 def metric_info(description: str, *, predictions: Any, references: Any, source: str) -> evaluate.MetricInfo:
     """What `evaluate` wants to know of a metric: the features of one prediction and of what it is compared with, and a
@@ -39,14 +37,12 @@ def _info(description: str, dtype: str, source: str) -> evaluate.MetricInfo:
 
 
 def _scipy() -> Any:
-    bring_back("scipy")
     from scipy import stats
 
     return stats
 
 
 def _sklearn() -> Any:
-    bring_back("scipy", "sklearn")
     from sklearn import metrics
 
     return metrics

@@ -11,9 +11,8 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from dora_cli.collector import no_collection
-from dora_cli.errors import ModelError
-from dora_cli.libraries import bring_back
+from dora_cli.errors import LibraryError, ModelError
+from dora_cli.libraries import broken_companion
 from dora_cli.models.agreement import fit_tokenizer, set_config
 from dora_cli.models.blocks import base_prefix, find_blocks
 from dora_cli.models.quiet import quiet_loading
@@ -71,8 +70,6 @@ def load_checkpoint(
     if dtype not in DTYPES:
         raise ModelError(f"model.dtype: {dtype!r} is unknown; choose one of {', '.join(DTYPES)}")
     source = replace(find_source(name, revision), trust_remote_code=trust_remote_code)
-    if trust_remote_code:
-        bring_back()
     with quiet_loading():
         auto_class, config = choose(source)
         tokenizer = _load_tokenizer(source)
@@ -82,7 +79,6 @@ def load_checkpoint(
     return LoadedModel(model, tokenizer, fresh, source.commit, source.kind)
 
 
-@no_collection()  # the first model imports half of transformers; what loads weights sees to it for all it sets up
 def build_from_config(
     name: str, *, revision: str | None, trust_remote_code: bool, choose: Choose, fit: Fit = fit_tokenizer
 ) -> nn.Module:
@@ -90,8 +86,6 @@ def build_from_config(
     tokenizer fits them.
     """
     source = replace(find_source(name, revision), trust_remote_code=trust_remote_code)
-    if trust_remote_code:
-        bring_back()
     with quiet_loading(), _seeded(0), torch.device("meta"):
         auto_class, config = choose(source)
         model: nn.Module = _attempt(
@@ -126,12 +120,17 @@ def _origin(source: Source) -> dict[str, Any]:
 
 
 def _attempt(source: Source, what: str, load: Callable[[], T], hint: str = "") -> T:
-    """Turns whatever the libraries raise on bad files into one clear error; `--debug` still shows the cause."""
+    """Turns whatever the libraries raise on bad files into one clear error; `--debug` still shows the cause.
+
+    Raises:
+        LibraryError: not the files are to blame but a package that transformers imports with the model.
+        ModelError: anything else.
+    """
     from safetensors import SafetensorError
 
     try:
         return load()
-    except MemoryError:
+    except (MemoryError, LibraryError):
         raise
     except SafetensorError as error:
         raise ModelError(
@@ -145,6 +144,8 @@ def _attempt(source: Source, what: str, load: Callable[[], T], hint: str = "") -
                 "read that code and set model.trust_remote_code: true if you trust it, or choose a model whose "
                 "architecture is part of transformers"
             ) from error
+        if problem := broken_companion():
+            raise LibraryError(problem) from error
         raise ModelError(f"model.name: {source.name!r} cannot be {what}: {_first_line(error)}{hint}") from error
 
 

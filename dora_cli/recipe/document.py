@@ -28,7 +28,7 @@ MAX_DEPTH = 20
 """Levels of nesting; also what ends an alias that contains itself."""
 
 MAX_BITS = 4096
-"""Of an integer; no key takes more than 64."""
+"""Longest integer; no key takes more than 64 bits."""
 
 _TAG = "tag:yaml.org,2002:"
 CORE_SCALARS: tuple[tuple[str, re.Pattern[str], list[str | None]], ...] = (

@@ -62,7 +62,7 @@ def parse_recipe(text: str, name: str = "<recipe>", overrides: Sequence[str] = (
     unsure: set[Path] = set()
     problems: list[tuple[tuple[bool, int], str]] = []
     for problem in document.problems:
-        # An override that replaced the value does not mend the file: the line is wrong whoever reads it next.
+        # An override that replaced the value does not fix the file: the line is wrong whoever reads it next.
         unsure.add(problem.path)
         key = f"{dotted(problem.path)}: " if problem.path else ""
         problems.append(((False, problem.line or 0), f"{name}:{problem.line}: {key}{problem.message}"))

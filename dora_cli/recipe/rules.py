@@ -17,7 +17,7 @@ class Rule:
 
     Attributes:
         keys: dotted keys whose values `check` takes; the first is the one to blame.
-        check: returns what is wrong and how to mend it, or None.
+        check: returns what is wrong and how to fix it, or None.
     """
 
     keys: tuple[str, ...]

@@ -1,8 +1,8 @@
 """The keys of a recipe, their types, bounds and defaults.
 
 Nothing is converted (a quoted number is text, 3.0 is no whole number), nothing unknown is let through, and a recipe
-never changes once made. Bounds of one key are written at the key; what holds between keys is in
-`dora_cli.recipe.rules`.
+never changes once made. Bounds of one key are written at the key, and so is what a change of it has an effect on (see
+`dora_cli.recipe.effects`); what holds between keys is in `dora_cli.recipe.rules`.
 """
 
 from __future__ import annotations
@@ -29,6 +29,17 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
+from dora_cli.recipe.effects import (
+    ForBatching,
+    ForEvaluation,
+    ForMachine,
+    ForPlace,
+    ForRecords,
+    ForRun,
+    ForSeed,
+    ForSource,
+    ForSpeed,
+)
 from dora_cli.recipe.rules import broken_rules
 
 MAX_COUNT = 2**31 - 1
@@ -160,6 +171,7 @@ Labels = Annotated[
 Columns = Annotated[
     dict[Text, Text], _Bound(lambda v: len(v) >= 1, "a mapping of one or more column names", minProperties=1)
 ]
+LengthPenalty = Annotated[float, _Bound(lambda v: -10 <= v <= 10, "from -10 to 10", minimum=-10, maximum=10)]
 TRACKERS = ("tensorboard", "wandb", "mlflow")
 Trackers = Annotated[
     tuple[Literal["tensorboard", "wandb", "mlflow"], ...],
@@ -200,10 +212,10 @@ class ModelSection(Section):
             trusted.
     """
 
-    name: Text
-    revision: Text | None = None
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    trust_remote_code: bool = False
+    name: ForPlace[Text]
+    revision: ForSource[Text | None] = None
+    dtype: ForRun[Literal["float32", "bfloat16", "float16"]] = "float32"
+    trust_remote_code: ForMachine[bool] = False
 
 
 class DataSection(Section):
@@ -222,14 +234,14 @@ class DataSection(Section):
         group_by_length: whether batches gather examples of similar length.
     """
 
-    source: Literal["hub", "glue-tsv", "e2e-csv", "files", "builtin"] = "hub"
-    path: Text | None = None
-    columns: Columns | None = None
-    labels: Labels | None = None
-    max_train_samples: Count | None = None
-    max_eval_samples: Count | None = None
-    max_length: Length = 128
-    group_by_length: bool = False
+    source: ForSource[Literal["hub", "glue-tsv", "e2e-csv", "files", "builtin"]] = "hub"
+    path: ForPlace[Text | None] = None
+    columns: ForSource[Columns | None] = None
+    labels: ForSource[Labels | None] = None
+    max_train_samples: ForRun[Count | None] = None
+    max_eval_samples: ForEvaluation[Count | None] = None
+    max_length: ForEvaluation[Length] = 128
+    group_by_length: ForRun[bool] = False
 
 
 class DoraMethod(Section):
@@ -254,21 +266,21 @@ class DoraMethod(Section):
         compact: whether pruned components leave memory at the freeze.
     """
 
-    name: Literal["dora"] = "dora"
-    rank: Count = 8
-    start_rank: Count | None = None
-    alpha: Positive = 8.0
-    dropout: FractionBelowOne = 0.1
-    targets: Targets = ("attention", "ffn")
-    ema_beta: FractionBelowOne = 0.9
-    warmup_fraction: FractionBelowOne = 0.15
-    final_fraction: FractionBelowOne = 0.5
-    prune_interval: Count = 10
-    curve: Literal["published", "adalora"] = "published"
-    dem_weight: NonNegative = 0.5
-    dem_scale: Literal["published", "paper"] = "published"
-    dem_until: Literal["freeze", "end"] = "freeze"
-    compact: bool = True
+    name: ForRun[Literal["dora"]] = "dora"
+    rank: ForRun[Count] = 8
+    start_rank: ForRun[Count | None] = None
+    alpha: ForRun[Positive] = 8.0
+    dropout: ForRun[FractionBelowOne] = 0.1
+    targets: ForRun[Targets] = ("attention", "ffn")
+    ema_beta: ForRun[FractionBelowOne] = 0.9
+    warmup_fraction: ForRun[FractionBelowOne] = 0.15
+    final_fraction: ForRun[FractionBelowOne] = 0.5
+    prune_interval: ForRun[Count] = 10
+    curve: ForRun[Literal["published", "adalora"]] = "published"
+    dem_weight: ForRun[NonNegative] = 0.5
+    dem_scale: ForRun[Literal["published", "paper"]] = "published"
+    dem_until: ForRun[Literal["freeze", "end"]] = "freeze"
+    compact: ForRun[bool] = True
 
 
 class HeadMethod(Section):
@@ -278,7 +290,7 @@ class HeadMethod(Section):
         name: which method: ``head`` trains the head alone.
     """
 
-    name: Literal["head"] = "head"
+    name: ForRun[Literal["head"]] = "head"
 
 
 METHODS: dict[str, type[Section]] = {"dora": DoraMethod, "head": HeadMethod}
@@ -332,27 +344,27 @@ class TrainSection(Section):
         seed: of data order, initialisation and dropout.
     """
 
-    epochs: Count = 80
-    max_steps: Count | None = None
-    batch_size: Count = 16
-    gradient_accumulation: Count = 1
-    learning_rate: Positive = 2e-3
-    weight_decay: NonNegative = 0.01
-    adam_betas: Betas = (0.9, 0.999)
-    adam_eps: Positive = 1e-8
-    lr_warmup_fraction: Fraction = 0.06
-    lr_warmup_steps: CountOrZero | None = None
-    max_grad_norm: Positive | None = 1.0
-    label_smoothing: FractionBelowOne = 0.0
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    device: Device = "auto"
-    threads: Threads = "auto"
-    deterministic: bool = False
-    cuda_graph: CudaGraph = "auto"
-    skip_nonfinite: CountOrZero = 0
-    log_every: Count = 50
-    log_with: Trackers | None = None
-    seed: Seed = 1
+    epochs: ForRun[Count] = 80
+    max_steps: ForRun[Count | None] = None
+    batch_size: ForRun[Count] = 16
+    gradient_accumulation: ForRun[Count] = 1
+    learning_rate: ForRun[Positive] = 2e-3
+    weight_decay: ForRun[NonNegative] = 0.01
+    adam_betas: ForRun[Betas] = (0.9, 0.999)
+    adam_eps: ForRun[Positive] = 1e-8
+    lr_warmup_fraction: ForRun[Fraction] = 0.06
+    lr_warmup_steps: ForRun[CountOrZero | None] = None
+    max_grad_norm: ForRun[Positive | None] = 1.0
+    label_smoothing: ForRun[FractionBelowOne] = 0.0
+    precision: ForMachine[Literal["auto", "fp32", "bf16", "fp16"]] = "auto"
+    device: ForMachine[Device] = "auto"
+    threads: ForMachine[Threads] = "auto"
+    deterministic: ForMachine[bool] = False
+    cuda_graph: ForSpeed[CudaGraph] = "auto"
+    skip_nonfinite: ForRun[CountOrZero] = 0
+    log_every: ForRecords[Count] = 50
+    log_with: ForRecords[Trackers | None] = None
+    seed: ForSeed[Seed] = 1
 
 
 class EvalSection(Section):
@@ -364,9 +376,9 @@ class EvalSection(Section):
         metric: what makes an epoch the best; None is the task's own choice.
     """
 
-    batch_size: Count = 64
-    select: Literal["best-after-freeze", "best", "last"] = "best-after-freeze"
-    metric: Text | None = None
+    batch_size: ForBatching[Count] = 64
+    select: ForRun[Literal["best-after-freeze", "best", "last"]] = "best-after-freeze"
+    metric: ForRun[Text | None] = None
 
 
 class DecodeSection(Section):
@@ -382,13 +394,13 @@ class DecodeSection(Section):
         epoch_samples: sources of the dev split that are decoded greedily after every epoch; 0 decodes none.
     """
 
-    split: Text | None = None
-    beams: Count = 10
-    length_penalty: Annotated[float, _Bound(lambda v: -10 <= v <= 10, "from -10 to 10", minimum=-10, maximum=10)] = 0.8
-    max_new_tokens: Count = 64
-    no_repeat_ngram: CountOrZero = 4
-    batch_size: Count = 16
-    epoch_samples: CountOrZero = 64
+    split: ForEvaluation[Text | None] = None
+    beams: ForEvaluation[Count] = 10
+    length_penalty: ForEvaluation[LengthPenalty] = 0.8
+    max_new_tokens: ForEvaluation[Count] = 64
+    no_repeat_ngram: ForEvaluation[CountOrZero] = 4
+    batch_size: ForBatching[Count] = 16
+    epoch_samples: ForRun[CountOrZero] = 64
 
 
 class SaveSection(Section):
@@ -400,9 +412,9 @@ class SaveSection(Section):
         keep: how many of the newest checkpoints are kept; the selected one always is.
     """
 
-    every_steps: Count | None = None
-    every_minutes: Positive | None = None
-    keep: Count = 2
+    every_steps: ForRecords[Count | None] = None
+    every_minutes: ForRecords[Positive | None] = None
+    keep: ForRecords[Count] = 2
 
 
 class Recipe(Section):
@@ -419,7 +431,7 @@ class Recipe(Section):
         decode: how outputs are generated; None where the task generates none.
     """
 
-    task: Text
+    task: ForRun[Text]
     model: ModelSection
     data: DataSection = Field(default_factory=DataSection)
     method: MethodSection = Field(default_factory=DoraMethod)

@@ -43,7 +43,7 @@ def _kind(task: Mapping[str, Any]) -> str:
 
 
 def _sizes(splits: Mapping[str, int], split: str) -> str:
-    """Of the split, or of all that begin with its name, each on a line."""
+    """Number of examples of the split, or of each that begins with its name, one a line."""
     return "\n".join(f"{count:,}" for name, count in splits.items() if name.startswith(split))
 
 

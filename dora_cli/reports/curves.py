@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from dora_cli.files import parse_json
-from dora_cli.printable import is_plain
 from dora_cli.reports.grid import Cell, sections
 from dora_cli.reports.headings import headings
 from dora_cli.runs.reading import read_lines
+from dora_cli.runs.records.log import is_line
 
 Record = Mapping[str, Any]
 Value = int | float | None
@@ -249,7 +249,7 @@ class Scores:
 
 
 def scores(layer: Record) -> Scores | None:
-    """Of one entry of `layers` in ranks.json; None where the method has no scores."""
+    """Scores of one entry of `layers` in ranks.json; None where the method has no scores."""
     values = layer.get("scores")
     if values is None:
         return None
@@ -259,9 +259,7 @@ def scores(layer: Record) -> Scores | None:
 
 
 def all_scores(ranks: Record) -> Scores | None:
-    """Of every component of ranks.json; None where the method has no scores (or `ranks` is a mean of runs, which has
-    none either).
-    """
+    """Scores of every component of ranks.json; None where the method has none, or `ranks` is a mean of runs."""
     found = [found for layer in ranks["layers"] if (found := scores(layer)) is not None]
     if not found:
         return None
@@ -285,28 +283,6 @@ def read_log(path: Path) -> list[dict[str, Any]]:
             entry = parse_json(line)
         except ValueError:
             continue
-        if isinstance(entry, dict) and _is_step(entry):
+        if is_line(entry):
             entries.append(entry)
     return entries
-
-
-_NUMBERS = ("loss", "regulariser", "grad_norm", "learning_rate")
-
-
-def _is_step(entry: Record) -> bool:
-    """Whether a line has the types that the functions above rely on."""
-
-    def number(value: object) -> bool:
-        return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
-
-    def name(value: object) -> bool:
-        return isinstance(value, str) and is_plain(value)
-
-    if not (isinstance(entry.get("step"), int) and name(entry.get("phase"))):
-        return False
-    if entry.get("type") == "train":
-        return all(isinstance(entry.get(key), int) for key in ("budget", "live")) and all(
-            number(entry.get(key)) for key in _NUMBERS
-        )
-    metrics = entry.get("metrics", {})
-    return isinstance(metrics, Mapping) and all(name(key) and number(value) for key, value in metrics.items())

@@ -38,7 +38,7 @@ def print_doctor(console: Console, found: Mapping[str, Any]) -> None:
     console.print(
         Text(
             f"{plural(len(problems), 'problem')}: dora cannot work before "
-            f"{'this is' if len(problems) == 1 else 'they are'} mended",
+            f"{'this is' if len(problems) == 1 else 'they are'} fixed",
             style=_BAD,
         )
     )

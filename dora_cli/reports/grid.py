@@ -48,7 +48,7 @@ class Cell:
 
     @property
     def parameters(self) -> float:
-        """Of the factors A and B."""
+        """How many numbers the factors A and B hold."""
         return self.rank * sum(self.shape)
 
     def level(self, levels: int) -> int:

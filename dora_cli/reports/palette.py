@@ -19,10 +19,10 @@ MORE = ("#f2f7fd", "#c6e1ff", "#91c3f6", "#5b9ddf", "#2a75ba", "#044f89")
 """Differences, from just beside 0 to the largest."""
 
 EMPTY = "#ffffff"
-"""Of rank 0 and of difference 0: nothing there."""
+"""Rank 0 and difference 0: nothing there."""
 INK, PAPER = "#1a1a1a", "#ffffff"
 FAINT = "#6b6b6b"
-"""Of secondary text and of a written 0: 5.3 : 1 on white."""
+"""Secondary text and a written 0: 5.3 : 1 on white."""
 GRID = "#d9d9d9"
 
 BUDGET, LIVE, LOSS, METRIC = "#0072b2", "#d55e00", "#404040", "#0072b2"
@@ -33,9 +33,9 @@ ALIVE, PRUNED = "#085599", "#f0b27f"
 PHASES = {"warm-up": "#f4ead5", "pruning": "#d5dce8", "final": "#f6f7f9"}
 """Shades behind curves, by phase; `phase_shade` knows the others."""
 SERIES = ("#0072b2", "#d55e00", "#00855f", "#8a4f7d", "#3a8fbf", "#8f6400", "#333333", "#c2478f")
-"""Of runs beside each other."""
+"""Colours of runs beside each other."""
 DASHES: tuple[tuple[int, ...], ...] = ((), (6, 3), (2, 3), (8, 3, 2, 3), (12, 4), (4, 2), (1, 3), (10, 3, 2, 3, 2, 3))
-"""Of runs beside each other: lengths of ink and gap."""
+"""Dashes of runs beside each other: lengths of ink and gap."""
 
 
 # The page -------------------------------------------------------------------------------------------------------------

@@ -202,7 +202,7 @@ class RunListener:
 
 
 def _shade(console: Console) -> Callable[[float], Style] | None:
-    """Of terminals with 16 colours, which have no row of blues; None elsewhere."""
+    """Shades for terminals with 16 colours, which have no row of blues; None elsewhere."""
     if console.color_system not in ("standard", "windows"):
         return None
     levels = [console.get_style(style) for style in heat(console)[1:]]

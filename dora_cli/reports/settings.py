@@ -12,7 +12,7 @@ from dora_cli.errors import CheckpointError
 MOST_TEXT = 1 << 18
 """Characters; no recipe is longer."""
 MOST_LEVELS = 20
-_MEND = "Copy the run folder again if it was copied, or train again."
+_FIX = "Copy the run folder again if it was copied, or train again."
 
 
 def settings(recipe: str, path: Path) -> dict[str, str]:
@@ -22,7 +22,7 @@ def settings(recipe: str, path: Path) -> dict[str, str]:
     """
     damaged = f"{path} is damaged or was not written by dora"
     if len(recipe) > MOST_TEXT:
-        raise CheckpointError(f"{damaged}: it has {len(recipe):,} characters, more than {MOST_TEXT:,}. {_MEND}")
+        raise CheckpointError(f"{damaged}: it has {len(recipe):,} characters, more than {MOST_TEXT:,}. {_FIX}")
     try:
         _check_plain(recipe)
         content = yaml.safe_load(recipe)
@@ -30,7 +30,7 @@ def settings(recipe: str, path: Path) -> dict[str, str]:
             raise ValueError("it holds no keys")
         return _flat(content or {})
     except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
-        raise CheckpointError(f"{damaged}: {' '.join(str(error).split())[:200]}. {_MEND}") from error
+        raise CheckpointError(f"{damaged}: {' '.join(str(error).split())[:200]}. {_FIX}") from error
 
 
 def _check_plain(recipe: str) -> None:

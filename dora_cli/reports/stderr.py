@@ -36,7 +36,7 @@ class LastingStderr:
         return len(text)
 
     def flush(self) -> None:
-        """Likewise."""
+        """Passes on what is buffered; drops it where nobody reads any more."""
         self._try(self._file.flush)
 
     def _try(self, action: Callable[[], object]) -> None:

@@ -18,9 +18,10 @@ from safetensors.torch import load_file, save_file
 from dora_cli.errors import CheckpointError, OutputError
 from dora_cli.files import RECORD, open_regular, parse_json, read_bytes
 from dora_cli.printable import shown
+from dora_cli.runs.records.fields import SCHEMA_VERSION, validated, written
+from dora_cli.runs.records.manifest import FileRecord, ManifestRecord
 
-MANIFEST = "manifest.json"
-SCHEMA_VERSION = 1
+MANIFEST = ManifestRecord.FILE
 LEFTOVERS = (".partial", ".old")
 """How names of folders end that a killed writer has left."""
 TENSORS = ".safetensors"
@@ -56,9 +57,8 @@ def write_folder(folder: Path, parts: Mapping[str, Part], *, then: str | None = 
         files = {name: _describe(beside / name) for name in parts}
         for name in files:
             _sync(beside / name)
-        (beside / MANIFEST).write_text(
-            json.dumps({"schema_version": SCHEMA_VERSION, "files": files}, indent=1) + "\n", encoding="utf-8"
-        )
+        manifest = written(ManifestRecord, {"schema_version": SCHEMA_VERSION, "files": files})
+        (beside / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
         _sync(beside / MANIFEST)
         _sync(beside)
         shutil.rmtree(old, ignore_errors=True)
@@ -78,7 +78,7 @@ def write_folder(folder: Path, parts: Mapping[str, Part], *, then: str | None = 
         if not any(folder.parent.rglob(f"step-*/{MANIFEST}")):
             before, then = "none was written before", "train again with --overwrite"
         raise OutputError(
-            f"cannot write checkpoint {folder}: {reason}; {before}. Free some space or mend the folder's permissions, "
+            f"cannot write checkpoint {folder}: {reason}; {before}. Free some space or fix the folder's permissions, "
             f"then {then}"
         ) from error
 
@@ -104,20 +104,14 @@ def read_folder(folder: Path, names: tuple[str, ...]) -> dict[str, Part]:
     Raises:
         CheckpointError: a file is missing, damaged or not what it should be.
     """
-    manifest = _read_json(folder / MANIFEST, folder)
-    files = manifest.get("files")
-    if manifest.get("schema_version") != SCHEMA_VERSION or not isinstance(files, dict):
-        raise CheckpointError(
-            f"{folder / MANIFEST} is not a manifest this version understands (schema_version "
-            f"{shown(manifest.get('schema_version'))}, not {SCHEMA_VERSION})"
-        )
+    manifest = validated(ManifestRecord, _read_json(folder / MANIFEST, folder), folder / MANIFEST)
     parts: dict[str, Part] = {}
     for name in names:
         path = folder / name
-        if name not in files or not path.is_file():
+        if name not in manifest.files or not path.is_file():
             raise CheckpointError(f"{folder} lacks {name}; the checkpoint is incomplete, use another one of the run")
         try:
-            fits = _fits(path, files[name])
+            fits = _fits(path, manifest.files[name])
         except OSError as error:
             raise CheckpointError(
                 f"{path} cannot be read ({error.strerror or error}); use another checkpoint of the run"
@@ -159,11 +153,9 @@ def _describe(path: Path) -> dict[str, Any]:
         return {"bytes": os.fstat(file.fileno()).st_size, "sha256": digest.hexdigest()}
 
 
-def _fits(path: Path, described: Any) -> bool:
+def _fits(path: Path, described: FileRecord) -> bool:
     """Whether a file is as the manifest describes it; its size first, which costs nothing."""
-    return (
-        isinstance(described, dict) and described.get("bytes") == path.stat().st_size and described == _describe(path)
-    )
+    return described.bytes == path.stat().st_size and described.model_dump() == _describe(path)
 
 
 def _sync(path: Path) -> None:

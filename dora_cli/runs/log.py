@@ -12,6 +12,7 @@ from dora_cli import files
 from dora_cli.atomic import cannot_write
 from dora_cli.errors import OutputError
 from dora_cli.json_text import to_line
+from dora_cli.runs.records.log import written_line
 
 
 class LogFile:
@@ -39,13 +40,13 @@ class LogFile:
             raise cannot_write(self.path, error) from error
 
     def write(self, entry: Mapping[str, Any]) -> None:
-        """Appends one line and flushes it.
+        """Appends one line, checked against the schema of its type, and flushes it.
 
         Raises OutputError, also where the file was removed meanwhile: nobody would read that line.
         """
         self._check_there()
         try:
-            self._file.write(to_line(entry).encode("utf-8"))
+            self._file.write(to_line(written_line(entry)).encode("utf-8"))
             self._file.flush()
         except OSError as error:
             raise cannot_write(self.path, error) from error

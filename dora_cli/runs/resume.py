@@ -11,16 +11,15 @@ from typing import Any
 from dora_cli.errors import CheckpointError, OutputError
 from dora_cli.printable import shown
 from dora_cli.recipe import Recipe, load_recipe
+from dora_cli.recipe.changes import keys_of
+from dora_cli.recipe.effects import Effect
 from dora_cli.runs.run_folder import RunRecords
 
-HARMLESS = (
-    *("save.every_steps", "save.every_minutes", "save.keep", "train.log_every", "train.log_with"),
-    *("train.cuda_graph", "eval.batch_size", "decode.batch_size"),
-)
+HARMLESS = keys_of(Effect.RECORDS, Effect.SPEED, Effect.BATCHING)
 """Recipe keys that change what is written down, or how fast, and nothing that is trained. Those of evaluation are what
 to lower where it ran out of memory: a run that has trained for days must be able to go on then."""
 
-LOCATIONS = ("model.name", "data.path")
+LOCATIONS = keys_of(Effect.PLACE)
 """Keys that may change because something was moved; fingerprints tell whether it is still the same."""
 
 ADDED = {"train.threads": "auto"}
@@ -116,10 +115,6 @@ def _flat(recipe: Recipe) -> dict[str, Any]:
     return found
 
 
-def _damaged() -> CheckpointError:
-    return CheckpointError("environment.json of the run is damaged; restore it from a copy of the run")
-
-
 def check_same_inputs(environment: Mapping[str, Any], *, model: str, data: Mapping[str, str]) -> None:
     """Refuses to set a run beside others that have learned from other data, or on another base model.
 
@@ -131,11 +126,8 @@ def check_same_inputs(environment: Mapping[str, Any], *, model: str, data: Mappi
     Raises:
         CheckpointError: names what differs.
     """
-    try:
-        before = environment["model"]["fingerprint"]
-        parts = {name: part["fingerprint"] for name, part in environment["data"].items()}
-    except (KeyError, TypeError, AttributeError):
-        raise _damaged() from None
+    before = environment["model"]["fingerprint"]
+    parts = {name: part["fingerprint"] for name, part in environment["data"].items()}
     different = sorted(name for name in {*parts, *data} if parts.get(name) != data.get(name))
     if different:
         raise CheckpointError(f"its examples of {', '.join(different)} are others than today's (fingerprint)")
@@ -178,17 +170,12 @@ def check_same_ground(environment: Mapping[str, Any], now: Mapping[str, Any]) ->
         ("it computed in {before} and this is {now}", lambda e: e["precision"], "; set train.precision"),
     )
     for what, value, fix in checks:
-        try:
-            before = value(environment)
-        except (KeyError, TypeError, AttributeError):
-            raise _damaged() from None
+        before = value(environment)
         if before != value(now):
             raise CheckpointError(
                 f"the run cannot go on here: {what.format(before=shown(before), now=value(now))}{fix}"
             )
-    packages = environment.get("packages")
-    if not isinstance(packages, dict):
-        raise _damaged()
+    packages = environment["packages"]
     found = now["packages"].items()
     notes = [
         f"{name} was {shown(packages.get(name))} and is {version}"

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dora_cli.atomic import write_json
 from dora_cli.runs.reading import read_json
-from dora_cli.runs.records.metrics import validate_metrics
-from dora_cli.runs.records.ranks import validate_ranks
+from dora_cli.runs.records.environment import EnvironmentRecord
+from dora_cli.runs.records.fields import Record, validated, written
+from dora_cli.runs.records.metrics import MetricsRecord
+from dora_cli.runs.records.ranks import RanksRecord
+from dora_cli.runs.records.summary import SummaryRecord
 
 
 @dataclass(frozen=True)
@@ -61,20 +66,40 @@ class RunRecords:
 
     @property
     def summary(self) -> Path:
-        """Of the parent folder of several seeds."""
+        """Only in the parent folder of several seeds."""
         return self.folder / "summary.json"
 
     def read_metrics(self) -> dict[str, Any]:
         """metrics.json, checked. Raises CheckpointError."""
-        record = read_json(self.metrics)
-        validate_metrics(record, self.metrics)
-        return dict(record)
+        return _read(MetricsRecord, self.metrics)
 
     def read_ranks(self) -> dict[str, Any]:
         """ranks.json, checked. Raises CheckpointError."""
-        record = read_json(self.ranks)
-        validate_ranks(record, self.ranks)
-        return dict(record)
+        return _read(RanksRecord, self.ranks)
+
+    def read_environment(self) -> dict[str, Any]:
+        """environment.json, checked. Raises CheckpointError."""
+        return _read(EnvironmentRecord, self.environment)
+
+    def read_summary(self) -> dict[str, Any]:
+        """summary.json, checked. Raises CheckpointError."""
+        return _read(SummaryRecord, self.summary)
+
+    def write_metrics(self, content: Mapping[str, Any]) -> None:
+        """Writes metrics.json, checked. Raises OutputError."""
+        write_json(self.metrics, written(MetricsRecord, content))
+
+    def write_ranks(self, content: Mapping[str, Any]) -> None:
+        """Writes ranks.json, checked. Raises OutputError."""
+        write_json(self.ranks, written(RanksRecord, content))
+
+    def write_environment(self, content: Mapping[str, Any]) -> None:
+        """Writes environment.json, checked. Raises OutputError."""
+        write_json(self.environment, written(EnvironmentRecord, content))
+
+    def write_summary(self, content: Mapping[str, Any]) -> None:
+        """Writes summary.json, checked. Raises OutputError."""
+        write_json(self.summary, written(SummaryRecord, content))
 
     def seed_runs(self) -> list[RunRecords]:
         """The runs of `dora train --seeds` in this folder, ``seed-*``, in order of their seeds; finished or not."""
@@ -83,3 +108,10 @@ class RunRecords:
             if re.fullmatch(r"seed-[0-9]+", folder.name) and folder.is_dir():
                 found.append((int(folder.name.removeprefix("seed-")), RunRecords(folder)))
         return [run for _, run in sorted(found, key=lambda pair: pair[0])]
+
+
+def _read(model: type[Record], path: Path) -> dict[str, Any]:
+    """The content of `path` as it stands there: a key that an older version did not write stays absent."""
+    content = read_json(path)
+    validated(model, content, path)
+    return dict(content)

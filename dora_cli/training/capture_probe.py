@@ -15,11 +15,9 @@ import sys
 from typing import Any
 
 from dora_cli.errors import DeviceError
-from dora_cli.libraries import leave_out
 
 
 def main() -> int:
-    leave_out()  # before the trial loads transformers, which looks for each once
     import torch
 
     from dora_cli.machine.devices import resolve_device

@@ -8,14 +8,15 @@ step.
 
 from __future__ import annotations
 
+import gc
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import torch
 from torch import nn
 
-from dora_cli.collector import no_collection
 from dora_cli.errors import DeviceError
 
 EAGER_FIRST = 1
@@ -72,9 +73,7 @@ class Graphs:
         static = {name: tensor.clone() for name, tensor in inputs.items()}
         graph = torch.cuda.CUDAGraph()
         try:
-            # Graphs and events of an earlier run, left in a cycle, must not be destroyed during a capture: that would
-            # end it.
-            with no_collection(), torch.cuda.graph(graph, pool=self._pool):
+            with _no_collection(), torch.cuda.graph(graph, pool=self._pool):
                 work(static)
         except torch.cuda.OutOfMemoryError:
             raise
@@ -84,6 +83,20 @@ class Graphs:
                 "set train.cuda_graph: off, and go on from the newest checkpoint or start again"
             ) from error
         return graph, static
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Keeps Python's garbage collector off during a capture, which ends when graphs and events of an earlier run, left
+    in a cycle, are destroyed meanwhile.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 class CapturedModel:

@@ -39,7 +39,7 @@ class RunStart:
     layers: Sequence[Mapping[str, Any]] = ()
     """Every adapted projection as in ranks.json, without its scores; `rank` is what lives now."""
     threads: int | None = None
-    """Of the CPU; None if it is not known."""
+    """Threads on the CPU; None if it is not known."""
 
 
 @dataclass(frozen=True)

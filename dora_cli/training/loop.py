@@ -1,51 +1,41 @@
 """The loop: epochs of optimiser steps, an evaluation and a checkpoint after each, and what is written on the way.
 
 It reads phases from the method's schedule and owns none. All that changes while it runs is in the model, the method,
-the optimiser, the random states, `Position` and `Outcome`: a checkpoint of these goes on as if nothing had happened.
+the optimiser, the random states, `Position`, `Outcome` and `LastLog`: a checkpoint of these goes on as if nothing had
+happened.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator
+from dataclasses import asdict
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import NamedTuple
 
 import torch
 
-from dora_cli.assembly.build import AdaptedModel
-from dora_cli.assembly.length import RunLength
+from dora_cli.assembly.prepare import Prepared
 from dora_cli.assembly.resolve import selecting_metric
 from dora_cli.assembly.weights import Weights, load_weights, save_weights
-from dora_cli.data import EncodedPairs, EncodedSplit, Group, plan_epoch, to_device
-from dora_cli.errors import CheckpointError, OutputError
-from dora_cli.evaluation.base import Evaluator
+from dora_cli.data import Group, plan_epoch, to_device
+from dora_cli.errors import CheckpointError
 from dora_cli.machine.environment import peak_memory_bytes, versions
 from dora_cli.machine.memory import memory_advice
 from dora_cli.machine.processes import any_process, gathered, on_main
 from dora_cli.machine.random_state import random_state, restore_random_state
 from dora_cli.machine.signals import EvaluationInterruptedError, StopSignals, stopped
 from dora_cli.methods.base import StepReport
-from dora_cli.recipe import Recipe, dump_recipe
-from dora_cli.runs.lock import RunLock
-from dora_cli.runs.log import LogFile
-from dora_cli.runs.place import check_there
+from dora_cli.recipe import dump_recipe
+from dora_cli.runs.open_run import OpenRun
 from dora_cli.runs.resume import recipe_hash
-from dora_cli.runs.run_folder import RunRecords
 from dora_cli.runs.saving import SavePolicy
-from dora_cli.tasks import Task
-from dora_cli.training.checkpoint import Position, Snapshot
+from dora_cli.training.checkpoint import Position, Snapshot, check_fits, position_in, pruning_events
 from dora_cli.training.listener import EvalLog, Listener, StepLog
 from dora_cli.training.optimizer import make_optimizer, make_scheduler
-from dora_cli.training.resuming import check_fits, pruning_events
+from dora_cli.training.results import Outcome, log_line
 from dora_cli.training.selection import Selection
 from dora_cli.training.step import TrainingStep
-
-if TYPE_CHECKING:
-    from accelerate import Accelerator
 
 AGREE_EVERY = 10
 """Optimiser steps after which several processes ask each other whether to stop or save.
@@ -54,115 +44,43 @@ Alone, a process looks after every step.
 """
 
 
-@dataclass
-class Stopwatch:
-    """Seconds while it runs, on a clock that is never set back."""
+class LastLog(NamedTuple):
+    """Where the run was when it last logged: speeds are over what came since."""
 
-    total: float = 0.0
-    _began: float | None = None
-
-    @property
-    def seconds(self) -> float:
-        return self.total + (0.0 if self._began is None else time.perf_counter() - self._began)
-
-    def __enter__(self) -> Stopwatch:
-        self._began = time.perf_counter()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.total, self._began = self.seconds, None
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Stands still within, if it runs."""
-        running = self._began is not None
-        self.total, self._began = self.seconds, None
-        try:
-            yield
-        finally:
-            self._began = time.perf_counter() if running else None
-
-
-@dataclass
-class Outcome:
-    """What the loop found."""
-
-    selection: Selection
-    epochs: list[dict[str, Any]] = field(default_factory=list)
-    history: list[dict[str, Any]] = field(default_factory=list)
-    training: Stopwatch = field(default_factory=Stopwatch)
-    evaluation: Stopwatch = field(default_factory=Stopwatch)
-    saving: Stopwatch = field(default_factory=Stopwatch)
+    step: int = 0
     examples: int = 0
-
-
-_STOPWATCHES = ("training", "evaluation", "saving")
+    seconds: float = 0.0
 
 
 class Loop:
-    """One run of one recipe over data already encoded.
+    """One run over what was prepared for it.
 
     Args:
-        records: the run folder; written on the main process only.
-        lock: watches over that folder.
-        log: open log.jsonl on the main process, None elsewhere.
+        prepared: model, data and evaluator.
+        place: the run folder; written on the main process only.
+        listener: told what happens.
         signals: asked after every step whether to stop.
         how_to_resume: said when a signal stops the run.
-        cuda_graph: whether steps are captured in CUDA graphs; only where that is known to work.
     """
 
     def __init__(
-        self,
-        *,
-        recipe: Recipe,
-        task: Task,
-        adapted: AdaptedModel,
-        train: EncodedSplit | EncodedPairs,
-        evaluator: Evaluator,
-        length: RunLength,
-        accelerator: Accelerator,
-        listener: Listener,
-        records: RunRecords,
-        lock: RunLock,
-        log: LogFile | None,
-        signals: StopSignals,
-        how_to_resume: str,
-        cuda_graph: bool,
+        self, prepared: Prepared, place: OpenRun, listener: Listener, signals: StopSignals, *, how_to_resume: str
     ) -> None:
-        assert adapted.schedule is not None
-        self.recipe, self.adapted = recipe, adapted
-        self.train, self.evaluator, self.length = train, evaluator, length
-        self.accelerator, self.listener, self.records, self.lock, self.log = accelerator, listener, records, lock, log
+        self.prepared, self.place, self.listener = prepared, place, listener
         self.signals, self.how_to_resume = signals, how_to_resume
-        self.schedule, self.method = adapted.schedule, adapted.method
-        settings = recipe.train
-        optimizer = make_optimizer(
-            adapted.trainable,
-            learning_rate=settings.learning_rate,
-            weight_decay=settings.weight_decay,
-            betas=settings.adam_betas,
-            eps=settings.adam_eps,
-        )
-        self.step_function = TrainingStep(
-            model=adapted.model,
-            method=adapted.method,
-            loss=partial(task.losses, label_smoothing=settings.label_smoothing),
-            optimizer=optimizer,
-            scheduler=make_scheduler(optimizer, warmup_steps=length.lr_warmup, total_steps=length.total_steps),
-            accelerator=accelerator,
-            max_grad_norm=settings.max_grad_norm,
-            skip_nonfinite=settings.skip_nonfinite,
-            locate=length.locate,
-            cuda_graph=cuda_graph,
-        )
-        metric = selecting_metric(recipe, task)
-        self.outcome = Outcome(Selection(recipe.eval.select, metric, task.lower_is_better(metric)))
+        self.recipe, self.length, self.schedule = prepared.recipe, prepared.length, prepared.schedule
+        self.adapted, self.method, self.evaluator = prepared.adapted, prepared.adapted.method, prepared.evaluator
+        self.accelerator = prepared.ground.accelerator
+        # in every checkpoint: written down once
+        self._recipe_records = {"recipe": dump_recipe(self.recipe), "recipe_sha256": recipe_hash(self.recipe)}
+        self.step_function = make_step(prepared)
+        metric = selecting_metric(self.recipe, prepared.task)
+        self.outcome = Outcome(Selection(self.recipe.eval.select, metric, prepared.task.lower_is_better(metric)))
         self.at = Position()
-        self.policy = SavePolicy(recipe.save)
+        self.policy = SavePolicy(self.recipe.save)
         self._evaluator_prepared = False
         self._next_event = self.schedule.next_event(0)
-        self._last_log = (0, 0, 0.0)  # step, examples, seconds of training
-        self._log_error: OutputError | None = None
+        self._last_log = LastLog()
 
     def run(self) -> Outcome:
         """Trains to the end; raises DivergedError, OutputError, OutOfMemoryError, StoppedError."""
@@ -186,7 +104,7 @@ class Loop:
     def _train_epoch(self) -> None:
         """The rest of the epoch's steps."""
         epoch, last = self.at.epoch, self.length.steps_in(self.at.epoch)
-        with memory_advice(self.recipe), self.outcome.training:
+        with memory_advice(self.recipe), self.outcome.clocks.training:
             for group in islice(self._groups(epoch), self.at.groups, last):
                 self.at.step += 1
                 self.at.groups += 1
@@ -200,19 +118,12 @@ class Loop:
         (self.step_function.check_learned if last_of_all else self.step_function.check)(self.at.step)
         self.at.train_loss = train_loss
 
-    def _prepare_evaluator(self) -> None:
-        """After the first step, which need not wait for it, and not after the first epoch: a broken library should show
-        now.
-        """
-        with self.outcome.evaluation, self.outcome.training.paused():
-            self.evaluator.prepare()
-        self._evaluator_prepared = True
-
     def _groups(self, epoch: int) -> Iterator[Group]:
-        settings = self.recipe.train
+        """The epoch's optimiser steps: which examples this process sees in each."""
+        settings, train = self.recipe.train, self.prepared.train
         return plan_epoch(
-            self.train.lengths,
-            self.train.units,
+            train.lengths,
+            train.units,
             seed=settings.seed,
             epoch=epoch,
             micro_batch=settings.batch_size,
@@ -223,27 +134,29 @@ class Loop:
         )
 
     def _step(self, step: int, epoch: int, group: Group) -> None:
-        batches = [to_device(self.train.collate(indices), self.accelerator.device) for indices in group.micro_batches]
+        """One optimiser step, and what is said of it."""
+        train, device = self.prepared.train, self.accelerator.device
+        batches = [to_device(train.collate(indices), device) for indices in group.micro_batches]
         report = self.step_function(step, batches, group.units, event=step == self._next_event)
         self.outcome.examples += group.examples
         if report.event:
-            self._next_event = self.schedule.next_event(step)
-            self.outcome.history.append(
-                {"step": step, "phase": report.phase, "budget": report.budget, "live": report.live}
-            )
-            # an event may wait for the device
-            ranks = {allocation.name: allocation.rank for allocation in self.method.allocation()}
-            self.listener.event(step, report.phase, report.live, report.frozen, ranks)
+            self._record_event(step, report)
         self.listener.tick(step, report.phase, report.budget)
         if step % self.recipe.train.log_every == 0 or step == self.length.total_steps:
             self._log_step(step, epoch, report)
 
+    def _record_event(self, step: int, report: StepReport) -> None:
+        """Which ranks an event has left; it may wait for the device."""
+        self._next_event = self.schedule.next_event(step)
+        self.outcome.history.append({"step": step, "phase": report.phase, "budget": report.budget, "live": report.live})
+        ranks = {allocation.name: allocation.rank for allocation in self.method.allocation()}
+        self.listener.event(step, report.phase, report.live, report.frozen, ranks)
+
     def _log_step(self, step: int, epoch: int, report: StepReport) -> None:
         reading = self.step_function.read(step)
-        seconds = self.outcome.training.seconds
-        steps, examples = step - self._last_log[0], self.outcome.examples - self._last_log[1]
-        elapsed = max(seconds - self._last_log[2], 1e-9)
-        self._last_log = (step, self.outcome.examples, seconds)
+        last, now = self._last_log, LastLog(step, self.outcome.examples, self.outcome.clocks.training.seconds)
+        elapsed = max(now.seconds - last.seconds, 1e-9)
+        self._last_log = now
         log = StepLog(
             step=step,
             epoch=epoch,
@@ -254,73 +167,53 @@ class Loop:
             regulariser=reading.regulariser,
             grad_norm=reading.grad_norm,
             learning_rate=self.step_function.learning_rate,
-            steps_per_second=steps / elapsed,
-            samples_per_second=examples / elapsed,
+            steps_per_second=(now.step - last.step) / elapsed,
+            samples_per_second=(now.examples - last.examples) / elapsed,
             memory_bytes=peak_memory_bytes(self.accelerator.device),
         )
         self.listener.logged(log)
-        self._write_log(
-            {
-                "type": "train",
-                "step": step,
-                "epoch": epoch,
-                "phase": report.phase,
-                "budget": report.budget,
-                "live": report.live,
-                "loss": log.loss,
-                "regulariser": log.regulariser,
-                "grad_norm": log.grad_norm,
-                "learning_rate": log.learning_rate,
-                "timing": {
-                    "seconds": seconds,
-                    "steps_per_second": log.steps_per_second,
-                    "samples_per_second": log.samples_per_second,
-                },
-            }
-        )
+        self.place.write_log(log_line(log, now.seconds))
+
+    def _prepare_evaluator(self) -> None:
+        """After the first step, which need not wait for it, and not after the first epoch: a broken library should show
+        now.
+        """
+        with self.outcome.clocks.evaluation, self.outcome.clocks.training.paused():
+            self.evaluator.prepare()
+        self._evaluator_prepared = True
 
     def _evaluate(self) -> None:
         """The evaluation after an epoch, and its checkpoint."""
         step, epoch, train_loss = self.at.step, self.at.epoch, self.at.train_loss
         assert train_loss is not None
         try:
-            with self.outcome.evaluation:
+            with self.outcome.clocks.evaluation:
                 model = self.adapted.model if self.evaluator.generates else self.step_function.evaluated_model
                 metrics = self.evaluator.epoch(model, self.method)
         except EvaluationInterruptedError:
             self._stop_if_asked()
             raise
-        phase = self.schedule.phase(step)
+        phase, selection = self.schedule.phase(step), self.outcome.selection
         entry = {"epoch": epoch, "step": step, "phase": phase, "train_loss": train_loss, "metrics": metrics}
         self.outcome.epochs.append(entry)
-        best = self.outcome.selection.offer(epoch=epoch, step=step, metrics=metrics, frozen=self.method.frozen)
-        self.listener.evaluated(EvalLog(epoch, step, phase, train_loss, metrics, self.outcome.selection.primary, best))
-        self._write_log({"type": "eval", **entry})
+        best = selection.offer(epoch=epoch, step=step, metrics=metrics, frozen=self.method.frozen)
+        self.listener.evaluated(EvalLog(epoch, step, phase, train_loss, metrics, selection.primary, best))
+        self.place.write_log({"type": "eval", **entry})
         self.at = Position(step, epoch + 1)
         self.save()
         if best:
-            with self.outcome.saving:
+            with self.outcome.clocks.saving:
                 on_main(self.accelerator, self._save_selected)
         self._stop_if_asked()
 
     def _save_selected(self) -> None:
-        check_there(self.records, self.lock)
-        save_weights(self.records.adapter, self._weights())
-
-    def _write_log(self, entry: Mapping[str, Any]) -> None:
-        if self.log is None:
-            return
-        try:
-            self.lock.check_there()
-            self.log.write(entry)
-        except OutputError as error:
-            if self.accelerator.num_processes == 1:
-                raise
-            self._log_error = error  # the others would wait for this process: it is raised in all when they next agree
+        self.place.check_there()
+        save_weights(self.place.records.adapter, self._weights())
 
     # -- saving and stopping -------------------------------------------------------------------------------------------
 
     def _stop_or_save(self) -> None:
+        """What may come between two steps of an epoch."""
         alone = self.accelerator.num_processes == 1
         if not alone and self.at.step % AGREE_EVERY:
             # a checkpoint every so many steps is known to all without asking
@@ -331,16 +224,6 @@ class Loop:
         if any_process(self.accelerator, self.policy.due(self.at.step)):
             self.save()
         self._stop_if_asked()
-
-    def _raise_log_error(self) -> None:
-        if self.accelerator.num_processes == 1:
-            return
-
-        def fail() -> None:
-            if self._log_error is not None:
-                raise self._log_error
-
-        on_main(self.accelerator, fail)
 
     def _stop_if_asked(self) -> None:
         """Saves and raises StoppedError if a signal came, to this process or to any other."""
@@ -355,17 +238,21 @@ class Loop:
         """Writes a checkpoint of this moment; raises DivergedError rather than save a diverged run, OutputError."""
         self._raise_log_error()
         self.step_function.check_weights(self.at.step)
-        folder = self.records.checkpoints / f"step-{self.at.step}"
+        records = self.place.records
         random = gathered(self.accelerator, random_state(self.accelerator.device))
 
         def write() -> None:
-            check_there(self.records, self.lock)
-            self._snapshot(random).save(folder)
-            self.policy.keep_newest(self.records, step=self.at.step)
+            self.place.check_there()
+            self._snapshot(random).save(records.checkpoints / f"step-{self.at.step}")
+            self.policy.keep_newest(records, step=self.at.step)
 
-        with self.outcome.saving, self.outcome.training.paused():
+        with self.outcome.clocks.saving, self.outcome.clocks.training.paused():
             on_main(self.accelerator, write)
         self.policy.saved(self.at.step)
+
+    def _raise_log_error(self) -> None:
+        if self.accelerator.num_processes > 1:
+            on_main(self.accelerator, self.place.raise_log_error)
 
     def _weights(self) -> Weights:
         last = self.outcome.epochs[-1] if self.outcome.epochs else None
@@ -379,24 +266,18 @@ class Loop:
             # a checkpoint within an epoch has not been evaluated
             "metrics": dict(last["metrics"]) if last is not None and last["step"] == self.at.step else None,
         }
-        return Weights.of(self.adapted.method.state_dict(), self.adapted.head, state)
+        return Weights.of(self.method.state_dict(), self.adapted.head, state)
 
     def _snapshot(self, random: list[dict[str, torch.Tensor]]) -> Snapshot:
         moments, counters = self.step_function.state_dict()
-        outcome = self.outcome
         progress = {
             "schema_version": 1,
             "at": asdict(self.at),
             "step_function": counters,
-            "selection": {key: getattr(outcome.selection, key) for key in ("epoch", "step", "metrics", "frozen")},
-            "epochs": outcome.epochs,
-            "history": outcome.history,
-            "seconds": {name: getattr(outcome, name).seconds for name in _STOPWATCHES},
-            "examples": outcome.examples,
+            **self.outcome.state(),
             "last_log": self._last_log,
-            "log_length": self.log.length() if self.log is not None else None,
-            "recipe": dump_recipe(self.recipe),
-            "recipe_sha256": recipe_hash(self.recipe),
+            "log_length": self.place.log_length(),
+            **self._recipe_records,
             "versions": versions(),
         }
         states = {f"{rank}.{name}": tensor for rank, state in enumerate(random) for name, tensor in state.items()}
@@ -405,49 +286,55 @@ class Loop:
     def restore(self, snapshot: Snapshot) -> None:
         """Goes back to the moment of `snapshot`; the method's state is there already. Raises CheckpointError."""
         progress, outcome = snapshot.progress, self.outcome
-        selection = outcome.selection
-        check_fits(
-            progress, length=self.length, schedule=self.schedule, frozen=self.method.frozen, metric=selection.primary
-        )
+        metric = outcome.selection.primary
+        check_fits(progress, length=self.length, schedule=self.schedule, frozen=self.method.frozen, metric=metric)
         self.step_function.load_state_dict(snapshot.optimizer, progress["step_function"])
-        self.at = Position(**progress["at"])
-        for key, value in progress["selection"].items():
-            setattr(selection, key, value)
-        outcome.epochs = list(progress["epochs"])
-        outcome.history = [dict(entry) for entry in pruning_events(progress["history"], self.schedule)]
-        for name in _STOPWATCHES:
-            getattr(outcome, name).total = float(progress["seconds"][name])
-        outcome.examples = progress["examples"]
+        self.at = position_in(progress, self.length)
+        outcome.load_state({**progress, "history": pruning_events(progress["history"], self.schedule)})
         step, examples, seconds = progress["last_log"]
-        self._last_log = (int(step), int(examples), float(seconds))
+        self._last_log = LastLog(int(step), int(examples), float(seconds))
         self._next_event = self.schedule.next_event(self.at.step)
-        prefix = f"{self.accelerator.process_index}."
-        state = {
-            name.removeprefix(prefix): tensor for name, tensor in snapshot.random.items() if name.startswith(prefix)
-        }
         self.policy.last_step = self.at.step
-        self._restore_adapter()
-        on_main(self.accelerator, lambda: self.policy.clear(self.records, step=self.at.step))
-        restore_random_state(state, self.accelerator.device)
+        self._restore_selected()
+        on_main(self.accelerator, lambda: self.policy.clear(self.place.records, step=self.at.step))
+        restore_random_state(snapshot.random_of(self.accelerator.process_index), self.accelerator.device)
 
-    def _restore_adapter(self) -> None:
+    def _restore_selected(self) -> None:
         """The selected weights as they were at this moment: a later epoch may have replaced them before the run was
         stopped.
         """
-        selected = self.outcome.selection.step
+        selected, records = self.outcome.selection.step, self.place.records
 
-        def mend() -> None:
+        def put_back() -> None:
             try:
-                there = load_weights(self.records.adapter).state.get("step")
+                there = load_weights(records.adapter).state.get("step")
             except CheckpointError:
                 there = None
             if selected is not None and there != selected:
-                save_weights(self.records.adapter, load_weights(self.records.checkpoints / f"step-{selected}"))
+                save_weights(records.adapter, load_weights(records.checkpoints / f"step-{selected}"))
 
-        on_main(self.accelerator, mend)
+        on_main(self.accelerator, put_back)
 
 
-def log_length(snapshot: Snapshot) -> int | None:
-    """How many bytes log.jsonl had at the moment of `snapshot`."""
-    length: int | None = snapshot.progress["log_length"]
-    return length
+def make_step(prepared: Prepared) -> TrainingStep:
+    """The optimiser step of a recipe on its model."""
+    settings, adapted, length = prepared.recipe.train, prepared.adapted, prepared.length
+    optimizer = make_optimizer(
+        adapted.trainable,
+        learning_rate=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        betas=settings.adam_betas,
+        eps=settings.adam_eps,
+    )
+    return TrainingStep(
+        model=adapted.model,
+        method=adapted.method,
+        loss=partial(prepared.task.losses, label_smoothing=settings.label_smoothing),
+        optimizer=optimizer,
+        scheduler=make_scheduler(optimizer, warmup_steps=length.lr_warmup, total_steps=length.total_steps),
+        accelerator=prepared.ground.accelerator,
+        max_grad_norm=settings.max_grad_norm,
+        skip_nonfinite=settings.skip_nonfinite,
+        locate=length.locate,
+        cuda_graph=prepared.captured,
+    )

@@ -1,15 +1,19 @@
-"""AdamW over the adapters and the head, and what happens to its moments when tensors shrink."""
+"""AdamW over the adapters and the head; what becomes of its moments when tensors shrink, and in checkpoints."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from dora_cli.errors import CheckpointError
 from dora_cli.methods.base import Replacement
+
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+"""What AdamW keeps of a parameter."""
 
 
 def make_optimizer(
@@ -39,6 +43,11 @@ def _linear(step: int, *, warmup_steps: int, total_steps: int) -> float:
     if step < warmup_steps:
         return step / warmup_steps
     return max(0.0, (total_steps - step) / max(1, total_steps - warmup_steps))
+
+
+def parameters_of(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    """All that `optimizer` trains, in its order."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def shrink(optimizer: torch.optim.Optimizer, replaced: Sequence[Replacement]) -> None:
@@ -72,3 +81,50 @@ def shrink(optimizer: torch.optim.Optimizer, replaced: Sequence[Replacement]) ->
                 }
                 optimizer.state[item.new] = {**state, **sliced}
         group["params"] = kept
+
+
+def moments_of(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """What `optimizer` keeps of its parameters, by ``INDEX.KEY``."""
+    return {
+        f"{index}.{key}": value
+        for index, parameter in enumerate(parameters_of(optimizer))
+        for key, value in optimizer.state.get(parameter, {}).items()
+    }
+
+
+def load_moments(optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Restores what `moments_of` gave, on parameters of the same shapes. Raises CheckpointError on the first misfit."""
+    parameters = parameters_of(optimizer)
+    known = [{key: f"{index}.{key}" for key in _MOMENTS} for index in range(len(parameters))]
+    if unknown := set(tensors) - {name for names in known for name in names.values()}:
+        raise CheckpointError(
+            f"optimiser tensor {min(unknown)} is in the checkpoint, but this model and recipe have no place for it"
+        )
+    for index, (parameter, names) in enumerate(zip(parameters, known, strict=True)):
+        if not any(name in tensors for name in names.values()):
+            continue  # a parameter that no gradient has reached yet
+        if missing := [name for name in names.values() if name not in tensors]:
+            raise CheckpointError(f"optimiser tensor {missing[0]} is missing from the checkpoint; it is damaged")
+        state = {key: tensors[name] for key, name in names.items()}
+        _check_moments(index, parameter, state)
+        optimizer.state[parameter] = {
+            # In the storage order of the parameter, which fused kernels take for granted.
+            key: value.to(parameter.device, copy=True) if key == "step" else torch.empty_like(parameter).copy_(value)
+            for key, value in state.items()
+        }
+
+
+def _check_moments(index: int, parameter: nn.Parameter, state: Mapping[str, torch.Tensor]) -> None:
+    for key, value in state.items():
+        shape = () if key == "step" else parameter.shape
+        if value.shape != shape or value.dtype != torch.float32:
+            raise CheckpointError(
+                f"optimiser tensor {index}.{key} is {value.dtype} {tuple(value.shape)} in the checkpoint; "
+                f"this model and recipe need torch.float32 {tuple(shape)}"
+            )
+    finite = all(bool(value.isfinite().all()) for value in state.values())
+    if not finite or float(state["step"]) < 0 or bool((state["exp_avg_sq"] < 0).any()):
+        raise CheckpointError(
+            f"optimiser tensors {index}.* hold values that no training leaves (not finite, or below 0); the "
+            "checkpoint is damaged, use another one of the run"
+        )

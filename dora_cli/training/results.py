@@ -1,46 +1,129 @@
-"""What a run writes down: the numbers of the loop as the records of `dora_cli.runs.records`."""
+"""What the loop finds, and what of it a run tells and writes down."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from dora_cli.assembly.build import AdaptedModel
-from dora_cli.methods.base import Method
+from dora_cli.assembly.length import RunLength
+from dora_cli.assembly.prepare import Prepared
+from dora_cli.machine.stopwatch import Stopwatch
+from dora_cli.methods.base import Method, Schedule
 from dora_cli.models import Projection
 from dora_cli.recipe import Recipe
 from dora_cli.runs.records.metrics import metrics_record
 from dora_cli.runs.records.ranks import ranks_record
+from dora_cli.training.listener import RunStart, StepLog
 from dora_cli.training.selection import Selection
 
+# What the loop finds --------------------------------------------------------------------------------------------------
 
-def adapter_parameters(method: Method) -> int:
-    """Entries of `A` and `B` of live components, without gates and head: what published sizes count (reference section
-    1.8).
+
+@dataclass
+class Clocks:
+    """How long a run has trained, evaluated and saved."""
+
+    training: Stopwatch = field(default_factory=Stopwatch)
+    evaluation: Stopwatch = field(default_factory=Stopwatch)
+    saving: Stopwatch = field(default_factory=Stopwatch)
+
+    def state(self) -> dict[str, float]:
+        """Seconds so far, as plain values."""
+        return {
+            "training": self.training.seconds,
+            "evaluation": self.evaluation.seconds,
+            "saving": self.saving.seconds,
+        }
+
+    def load_state(self, state: Mapping[str, float]) -> None:
+        """Goes on from what `state` gave."""
+        self.training.total = float(state["training"])
+        self.evaluation.total = float(state["evaluation"])
+        self.saving.total = float(state["saving"])
+
+
+@dataclass
+class Outcome:
+    """What the loop has found so far.
+
+    Attributes:
+        selection: the evaluation that counts.
+        epochs: one record per evaluation.
+        history: one record per event.
+        examples: seen in training.
     """
-    return sum(allocation.rank * sum(allocation.shape) for allocation in method.allocation())
+
+    selection: Selection
+    epochs: list[dict[str, Any]] = field(default_factory=list)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    clocks: Clocks = field(default_factory=Clocks)
+    examples: int = 0
+
+    def state(self) -> dict[str, Any]:
+        """All of it as plain values, as progress.json holds it."""
+        return {
+            "selection": self.selection.state(),
+            "epochs": self.epochs,
+            "history": self.history,
+            "seconds": self.clocks.state(),
+            "examples": self.examples,
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Goes back to what `state` gave."""
+        self.selection.load_state(state["selection"])
+        self.epochs = list(state["epochs"])
+        self.history = [dict(entry) for entry in state["history"]]
+        self.clocks.load_state(state["seconds"])
+        self.examples = state["examples"]
 
 
-def build_ranks(
-    recipe: Recipe,
-    projections: Sequence[Projection],
-    method: Method,
-    phases: Sequence[tuple[str, int, int]],
-    history: Sequence[Mapping[str, Any]],
-) -> dict[str, Any]:
-    """The content of ranks.json."""
-    allocations = method.allocation()
-    start = allocations[0].start_rank if allocations else None
-    return ranks_record(
-        projections if allocations else [],
-        allocations,
-        unit="component",
-        start_rank=start,
-        target_rank=getattr(recipe.method, "rank", None),
-        live_components=sum(allocation.rank for allocation in allocations),
-        phases=phases,
-        history=history,
+# What listeners are told ----------------------------------------------------------------------------------------------
+
+
+def run_start(prepared: Prepared, output: Path, environment: Mapping[str, Any], *, resumed_step: int) -> RunStart:
+    """What is said before the first step. Waits for the device.
+
+    Args:
+        prepared: what the loop was made of.
+        output: the run folder.
+        environment: the content of environment.json.
+        resumed_step: steps done already; 0 for a new run.
+    """
+    recipe, adapted, length, schedule = prepared.recipe, prepared.adapted, prepared.length, prepared.schedule
+    return RunStart(
+        task=prepared.task.name,
+        model=recipe.model.name,
+        method=adapted.method.name,
+        device=str(environment["device"]),
+        precision=prepared.ground.precision,
+        threads=environment["cpu_threads"],
+        seed=recipe.train.seed,
+        output=output,
+        total_steps=length.total_steps,
+        steps_per_epoch=length.steps_per_epoch,
+        epochs=length.epochs,
+        global_batch=length.global_batch,
+        projections=len(adapted.projections),
+        schedule=schedule.describe(),
+        trainable_parameters=adapted.start_parameters,
+        head_parameters=sum(parameter.numel() for parameter in adapted.head.values()),
+        resumed_step=resumed_step,
+        phases=tuple(schedule.phases),
+        events=tuple(_events(schedule)),
+        layers=live_layers(adapted.projections, adapted.method),
     )
+
+
+def _events(schedule: Schedule) -> Iterator[int]:
+    """The steps of all events, ascending."""
+    step = schedule.next_event(0)
+    while step is not None:
+        yield step
+        step = schedule.next_event(step)
 
 
 def live_layers(projections: Sequence[Projection], method: Method) -> tuple[dict[str, Any], ...]:
@@ -59,36 +142,110 @@ def live_layers(projections: Sequence[Projection], method: Method) -> tuple[dict
     )
 
 
-def build_metrics(
+# What is written down -------------------------------------------------------------------------------------------------
+
+
+def log_line(log: StepLog, seconds: float) -> dict[str, Any]:
+    """A logged step as log.jsonl holds it, after `seconds` of training."""
+    return {
+        "type": "train",
+        "step": log.step,
+        "epoch": log.epoch,
+        "phase": log.phase,
+        "budget": log.budget,
+        "live": log.live_components,
+        "loss": log.loss,
+        "regulariser": log.regulariser,
+        "grad_norm": log.grad_norm,
+        "learning_rate": log.learning_rate,
+        "timing": {
+            "seconds": seconds,
+            "steps_per_second": log.steps_per_second,
+            "samples_per_second": log.samples_per_second,
+        },
+    }
+
+
+def ranks_of(recipe: Recipe, adapted: AdaptedModel, history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The content of ranks.json."""
+    allocations = adapted.method.allocation()
+    assert adapted.schedule is not None
+    return ranks_record(
+        adapted.projections if allocations else [],
+        allocations,
+        unit="component",
+        start_rank=allocations[0].start_rank if allocations else None,
+        target_rank=getattr(recipe.method, "rank", None),
+        live_components=sum(allocation.rank for allocation in allocations),
+        phases=adapted.schedule.phases,
+        history=history,
+    )
+
+
+def budget_of(adapted: AdaptedModel) -> dict[str, int]:
+    """The components and parameters of a trained model, as metrics.json holds them."""
+    schedule, allocations = adapted.schedule, adapted.method.allocation()
+    assert schedule is not None
+    return {
+        "start_components": schedule.start_components,
+        "final_components": schedule.final_components,
+        "live_components": sum(allocation.rank for allocation in allocations),
+        "trainable_parameters_start": adapted.start_parameters,
+        "trainable_parameters_final": sum(parameter.numel() for parameter in adapted.trainable),
+        "adapter_parameters_final": adapter_parameters(adapted.method),
+    }
+
+
+def adapter_parameters(method: Method) -> int:
+    """Entries of `A` and `B` of live components, without gates and head: what published sizes count (reference section
+    1.8).
+    """
+    return sum(allocation.rank * sum(allocation.shape) for allocation in method.allocation())
+
+
+def timing_of(outcome: Outcome, length: RunLength, peak_memory: int | None) -> dict[str, float | int | None]:
+    """How fast a run was, as metrics.json holds it."""
+    clocks = outcome.clocks
+    seconds = max(clocks.training.seconds, 1e-9)
+    return {
+        "train_seconds": clocks.training.seconds,
+        "evaluation_seconds": clocks.evaluation.seconds,
+        "saving_seconds": clocks.saving.seconds,
+        "samples_per_second": outcome.examples / seconds,
+        "steps_per_second": length.total_steps / seconds,
+        "peak_memory_bytes": peak_memory,
+    }
+
+
+def metrics_of(
     recipe: Recipe,
-    adapted: AdaptedModel,
+    outcome: Outcome,
     *,
-    selection: Selection,
-    epochs: Sequence[Mapping[str, Any]],
-    trainable_start: int,
+    method: str,
+    metrics: Mapping[str, float | None],
+    budget: Mapping[str, int],
     timing: Mapping[str, float | int | None],
 ) -> dict[str, Any]:
-    """The content of metrics.json."""
-    schedule = adapted.schedule
-    assert schedule is not None and selection.epoch is not None
-    method = adapted.method
+    """The content of metrics.json.
+
+    Args:
+        method: the name of what adapted the model.
+        metrics: those of the selected weights.
+        budget: see `budget_of`.
+        timing: see `timing_of`.
+    """
+    selection = outcome.selection
+    assert selection.epoch is not None
     return metrics_record(
         task=recipe.task,
         model=recipe.model.name,
-        method=method.name,
+        method=method,
         seed=recipe.train.seed,
-        metrics=selection.metrics,
-        last=epochs[-1]["metrics"],
+        metrics=metrics,
+        last=outcome.epochs[-1]["metrics"],
         best_epoch=selection.epoch,
         selection=selection.rule,
-        epochs=epochs,
-        budget={
-            "start_components": schedule.start_components,
-            "final_components": schedule.final_components,
-            "live_components": sum(allocation.rank for allocation in method.allocation()),
-            "trainable_parameters_start": trainable_start,
-            "trainable_parameters_final": sum(parameter.numel() for parameter in adapted.trainable),
-            "adapter_parameters_final": adapter_parameters(method),
-        },
+        epochs=outcome.epochs,
+        budget=budget,
         timing=timing,
     )

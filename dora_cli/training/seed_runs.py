@@ -8,10 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from dora_cli.assembly.build import base_fingerprint, load_base, note_on_code
-from dora_cli.assembly.data import load_split
-from dora_cli.assembly.evaluator import evaluated_splits
+from dora_cli.assembly.data import load_data
 from dora_cli.assembly.resolve import resolve
-from dora_cli.atomic import write_json
 from dora_cli.errors import CheckpointError, OutputError
 from dora_cli.machine.memory import memory_advice
 from dora_cli.machine.processes import is_main
@@ -19,7 +17,6 @@ from dora_cli.recipe import Recipe, dump_recipe, load_recipe, parse_recipe
 from dora_cli.recipe.anchor import anchored
 from dora_cli.runs.checkpoints import checkpoints_of
 from dora_cli.runs.place import check_output
-from dora_cli.runs.reading import read_json
 from dora_cli.runs.records.summary import seeds_summary
 from dora_cli.runs.resume import changed_keys, check_same_inputs
 from dora_cli.runs.run_folder import RunRecords
@@ -80,7 +77,7 @@ def train_seeds(
     summary = seeds_summary([run.read_metrics() for run in parent.seed_runs() if run.metrics.exists()])
 
     if is_main():
-        write_json(parent.summary, summary)
+        parent.write_summary(summary)
     return summary
 
 
@@ -116,14 +113,13 @@ def _check_inputs(parent: RunRecords, recipe: Recipe, task: Task, listener: List
         return
     if is_main() and (note := note_on_code(recipe)):
         listener.note(note)
-    splits = {"train": True} | dict.fromkeys(evaluated_splits(recipe, task), False)
-    data = {name: load_split(recipe, task, name, training=training).fingerprint() for name, training in splits.items()}
+    data = {name: part.fingerprint() for name, part in load_data(recipe, task).by_split.items()}
     with memory_advice(recipe, "load"):
         base = load_base(recipe, task)
     model = base_fingerprint(base)
     for run in kept:
         try:
-            check_same_inputs(read_json(run.environment), model=model, data=data)
+            check_same_inputs(run.read_environment(), model=model, data=data)
         except CheckpointError as error:
             raise OutputError(
                 f"{run.folder} holds a run that cannot stand beside new ones: {error}; choose another --output, or "

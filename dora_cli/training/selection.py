@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 Rule = Literal["best-after-freeze", "best", "last"]
 
@@ -34,6 +34,15 @@ class Selection:
             return False
         self.epoch, self.step, self.metrics, self.frozen = epoch, step, dict(metrics), frozen
         return True
+
+    def state(self) -> dict[str, Any]:
+        """The evaluation selected so far, as plain values."""
+        return {"epoch": self.epoch, "step": self.step, "metrics": self.metrics, "frozen": self.frozen}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Goes back to what `state` gave."""
+        self.epoch, self.step = state["epoch"], state["step"]
+        self.metrics, self.frozen = state["metrics"], state["frozen"]
 
     def _value(self, metrics: Mapping[str, float | None]) -> float:
         """What the best evaluation has most of."""

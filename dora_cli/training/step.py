@@ -16,16 +16,13 @@ from dora_cli.errors import CheckpointError, DivergedError
 from dora_cli.methods.base import Method, StepReport
 from dora_cli.training.graphs import CapturedModel, Graphs, shapes
 from dora_cli.training.ledger import Ledger
-from dora_cli.training.optimizer import shrink
+from dora_cli.training.optimizer import load_moments, moments_of, parameters_of, shrink
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 Batch = Mapping[str, torch.Tensor]
 LossFunction = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-
-_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
-"""What AdamW keeps of a parameter."""
 
 _NO_CACHE = AutocastKwargs(cache_enabled=False)  # a cached copy would belong to one graph and be read by another
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -41,18 +38,30 @@ class StepReading:
 
 
 class TrainingStep:
-    """Forward, backward, all-reduce, unscale, `adjust_gradients`, clip, AdamW, `observe`, `advance`: in this order
-    (decision 5).
+    """One optimiser step, in the order in which it stands below: `__call__`, `_forward_backward`,
+    `_sum_over_processes`, `_update`.
 
     The loss of a group of micro-batches is the sum over its examples divided by the group's global count of loss units,
     so neither accumulation, nor a smaller last group, nor the number of processes changes it. Gradients of all
-    processes are summed in one flat buffer after the last micro-batch.
+    processes are summed in one flat buffer after the last micro-batch. Gradients are zero between steps.
 
-    A non-finite loss or gradient norm makes AdamW and the scores stand still, see `Ledger`; `check` reads its flag.
+    A non-finite loss or gradient norm makes the optimiser and the scores stand still, see `Ledger`; `check` reads its
+    flag.
 
-    With `cuda_graph`, a CUDA graph per shape of a batch does forward and backward, and one graph does all that follows
-    but the sum over processes and events: between two launches the host has nothing to do. What a graph changes is
-    changed in place. Gradients are zero between steps.
+    With `cuda_graph`, a CUDA graph per shape of a batch does forward and backward, and one graph does all of `_update`:
+    between two launches the host has nothing to do. What a graph changes is changed in place.
+
+    Args:
+        model: called with a micro-batch without its labels, gives an output with ``logits``.
+        method: what adapts the model.
+        loss: of each example, from logits and labels.
+        optimizer: over all that trains.
+        scheduler: asked for the learning rate of a step by its number, never stepped.
+        accelerator: device, processes and mixed precision.
+        max_grad_norm: of all gradients together; None not to clip.
+        skip_nonfinite: how many bad steps are let pass.
+        locate: where a step is in the run, in words, for messages.
+        cuda_graph: whether to capture; only where that is known to work.
     """
 
     def __init__(
@@ -93,10 +102,9 @@ class TrainingStep:
             self._rate = torch.zeros((), device=device)
             for group in optimizer.param_groups:
                 group.update(lr=self._rate, capturable=True)
-        self._parameters = self._trainable()
+        self._parameters = parameters_of(optimizer)
 
-    def _trainable(self) -> list[nn.Parameter]:
-        return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+    # -- the step ------------------------------------------------------------------------------------------------------
 
     def __call__(self, step: int, micro_batches: Sequence[Batch], units: int, *, event: bool) -> StepReport:
         """Runs step number `step` on this process's micro-batches; `units` counts the loss units of all processes.
@@ -108,37 +116,27 @@ class TrainingStep:
         self.ledger.begin(step, units)
         self._set_learning_rate(step)
         for batch in micro_batches:
-            self._run(shapes(batch), self._pass, batch)
+            self._run(shapes(batch), self._forward_backward, batch)
         if self.accelerator.num_processes > 1:
             self._sum_over_processes()
         self._run("update", partial(self._update, step), {})
         if event:
             self.check_learned(step)
         report = self.method.advance(step)
-        if report.replaced:
-            shrink(self.optimizer, report.replaced)
-            self._parameters = self._trainable()
-        if self._graphs is not None and (report.replaced or report.frozen):
-            self._graphs.forget()
+        self._follow(report)
         return report
-
-    def _run(self, key: Hashable, work: Callable[[Batch], None], batch: Batch) -> None:
-        if self._graphs is None:
-            work(batch)
-        else:
-            self._graphs.run(key, work, batch)
 
     def _set_learning_rate(self, step: int) -> None:
         self.learning_rate = self._learning_rate_of(step)
         self.scheduler.last_epoch = step
-        for group in self.optimizer.param_groups:
-            if self._graphs is None:
+        if self._graphs is None:
+            for group in self.optimizer.param_groups:
                 group["lr"] = self.learning_rate
-        if self._graphs is not None:
+        else:
             self._rate.fill_(self.learning_rate)
 
-    def _pass(self, batch: Batch) -> None:
-        """Forward and backward of one micro-batch."""
+    def _forward_backward(self, batch: Batch) -> None:
+        """Adds the gradients of one micro-batch."""
         accelerator, scaler = self.accelerator, self.accelerator.scaler
         inputs = {key: value for key, value in batch.items() if key != "labels"}
         with self.method.training_pass(self._dtype):
@@ -149,35 +147,8 @@ class TrainingStep:
             (part if scaler is None else scaler.scale(part)).backward()
         self.ledger.loss += part.detach()
 
-    def _update(self, step: int, _: Batch) -> None:
-        """All that follows the gradients, but events."""
-        scaler, ledger = self.accelerator.scaler, self.ledger
-        if scaler is not None:
-            scaler.unscale_(self.optimizer)
-        regulariser = self.method.adjust_gradients(step)
-        self._regularised = regulariser is not None
-        if regulariser is not None:
-            ledger.regulariser.copy_(regulariser)
-        ledger.grad_norm.copy_(self._clip())
-        skipped = ledger.judge()
-        self._found_inf.copy_(skipped)
-        self.optimizer.step()
-        if scaler is not None:
-            scaler.update()
-        ledger.book()
-        torch._foreach_zero_(self._gradients())
-        self.method.observe(skipped)
-
-    def _gradients(self) -> list[torch.Tensor]:
-        return [parameter.grad for parameter in self._parameters if parameter.grad is not None]
-
-    def _clip(self) -> torch.Tensor:
-        """Clips to `max_grad_norm`, if there is one; returns the norm before."""
-        if self.max_grad_norm is not None:
-            return nn.utils.clip_grad_norm_(self._parameters, self.max_grad_norm)
-        return nn.utils.get_total_norm(self._gradients())
-
     def _sum_over_processes(self) -> None:
+        """Sums gradients and loss, so that every process goes on with the same numbers."""
         import torch.distributed as dist
 
         for parameter in self._parameters:
@@ -194,8 +165,66 @@ class TrainingStep:
             offset += gradient.numel()
         self.ledger.loss.copy_(flat[-1])
 
+    def _update(self, step: int, _: Batch) -> None:
+        """From gradients to weights, on the device alone and the same work every step, so that a graph can repeat
+        it.
+        """
+        scaler, ledger = self.accelerator.scaler, self.ledger
+        if scaler is not None:
+            scaler.unscale_(self.optimizer)
+        regulariser = self.method.adjust_gradients(step)
+        self._regularised = regulariser is not None
+        if regulariser is not None:
+            ledger.regulariser.copy_(regulariser)
+        ledger.grad_norm.copy_(self._clip())
+        skipped = ledger.judge()
+        self._found_inf.copy_(skipped)  # the optimiser changes nothing where it is 1
+        self.optimizer.step()
+        if scaler is not None:
+            scaler.update()
+        ledger.book()
+        torch._foreach_zero_(self._gradients())
+        self.method.observe(skipped)
+
+    def _clip(self) -> torch.Tensor:
+        """Clips to `max_grad_norm`, if there is one; returns the norm before."""
+        if self.max_grad_norm is not None:
+            return nn.utils.clip_grad_norm_(self._parameters, self.max_grad_norm)
+        return nn.utils.get_total_norm(self._gradients())
+
+    def _follow(self, report: StepReport) -> None:
+        """Has the optimiser and the graphs follow what an event has changed."""
+        if report.replaced:
+            shrink(self.optimizer, report.replaced)
+            self._parameters = parameters_of(self.optimizer)
+        if self._graphs is not None and (report.replaced or report.frozen):
+            self._graphs.forget()
+
+    def _run(self, key: Hashable, work: Callable[[Batch], None], batch: Batch) -> None:
+        """Does ``work(batch)``, as a graph where steps are captured."""
+        if self._graphs is None:
+            work(batch)
+        else:
+            self._graphs.run(key, work, batch)
+
+    def _gradients(self) -> list[torch.Tensor]:
+        return [parameter.grad for parameter in self._parameters if parameter.grad is not None]
+
+    def _learning_rate_of(self, step: int) -> float:
+        """The schedule's, for step number `step`."""
+        schedule: Any = self.scheduler
+        return float(schedule.base_lrs[0] * schedule.lr_lambdas[0](step - 1))
+
+    # -- what the host reads: each waits for the device ----------------------------------------------------------------
+
+    def read(self, step: int) -> StepReading:
+        """Mean loss since the last reading, latest regulariser and gradient norm; raises DivergedError."""
+        self.check(step)
+        regulariser = float(self.ledger.regulariser) if self._regularised else None
+        return StepReading(self.ledger.take_loss(), regulariser, float(self.ledger.grad_norm))
+
     def check(self, step: int) -> None:
-        """Reads the flag; raises DivergedError naming the first bad step. Waits for the device."""
+        """Reads the flag; raises DivergedError naming the first bad step."""
         if not bool(self.ledger.halted):
             return
         first = int(self.ledger.first_bad)
@@ -214,9 +243,7 @@ class TrainingStep:
 
     def check_weights(self, step: int) -> None:
         """Like `check`, and the weights too, which `skip_nonfinite` may have let go on: nothing is chosen by them,
-        nothing of them saved.
-
-        Waits for the device once.
+        nothing of them saved. It waits once.
         """
         self._read_weights(step)
 
@@ -250,62 +277,24 @@ class TrainingStep:
             )
         return bool(in_vain)
 
-    def _learning_rate_of(self, step: int) -> float:
-        """Of step number `step`, by the schedule."""
-        schedule: Any = self.scheduler
-        return float(schedule.base_lrs[0] * schedule.lr_lambdas[0](step - 1))
+    # -- checkpoints ---------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         """Moments of the optimiser by ``INDEX.KEY``, and plain values of all the rest. Waits for the device."""
-        tensors = {
-            f"{index}.{key}": value
-            for index, parameter in enumerate(self._parameters)
-            for key, value in self.optimizer.state.get(parameter, {}).items()
-        }
         scaler = self.accelerator.scaler
         plain = {
             "scheduler": int(self.scheduler.last_epoch),
             "scaler": None if scaler is None else {key: float(value) for key, value in scaler.state_dict().items()},
             **self.ledger.state_dict(),
         }
-        return tensors, plain
+        return moments_of(self.optimizer), plain
 
     def load_state_dict(self, tensors: Mapping[str, torch.Tensor], plain: Mapping[str, Any]) -> None:
         """Restores what `state_dict` gave, on parameters of the same shapes.
 
         Raises CheckpointError on the first misfit.
         """
-        known = [{key: f"{index}.{key}" for key in _MOMENTS} for index in range(len(self._parameters))]
-        if unknown := set(tensors) - {name for names in known for name in names.values()}:
-            raise CheckpointError(
-                f"optimiser tensor {min(unknown)} is in the checkpoint, but this model and recipe have no place for it"
-            )
-        for index, (parameter, names) in enumerate(zip(self._parameters, known, strict=True)):
-            if not any(name in tensors for name in names.values()):
-                continue  # a parameter that no gradient has reached yet
-            if missing := [name for name in names.values() if name not in tensors]:
-                raise CheckpointError(f"optimiser tensor {missing[0]} is missing from the checkpoint; it is damaged")
-            state = {key: tensors[name] for key, name in names.items()}
-            for key, value in state.items():
-                shape = () if key == "step" else parameter.shape
-                if value.shape != shape or value.dtype != torch.float32:
-                    raise CheckpointError(
-                        f"optimiser tensor {index}.{key} is {value.dtype} {tuple(value.shape)} in the checkpoint; "
-                        f"this model and recipe need torch.float32 {tuple(shape)}"
-                    )
-            finite = all(bool(value.isfinite().all()) for value in state.values())
-            if not finite or float(state["step"]) < 0 or bool((state["exp_avg_sq"] < 0).any()):
-                raise CheckpointError(
-                    f"optimiser tensors {index}.* hold values that no training leaves (not finite, or below 0); the "
-                    "checkpoint is damaged, use another one of the run"
-                )
-            self.optimizer.state[parameter] = {
-                # In the storage order of the parameter, which fused kernels take for granted.
-                key: value.to(parameter.device, copy=True)
-                if key == "step"
-                else torch.empty_like(parameter).copy_(value)
-                for key, value in state.items()
-            }
+        load_moments(self.optimizer, tensors)
         try:
             self.scheduler.last_epoch = int(plain["scheduler"])
             scaler = self.accelerator.scaler
@@ -325,12 +314,3 @@ class TrainingStep:
             raise CheckpointError(
                 f"the checkpoint's progress.json is damaged ({error!r}); use another checkpoint of the run"
             ) from error
-
-    def read(self, step: int) -> StepReading:
-        """Mean loss since the last reading, latest regulariser and gradient norm; raises DivergedError.
-
-        Waits for the device.
-        """
-        self.check(step)
-        regulariser = float(self.ledger.regulariser) if self._regularised else None
-        return StepReading(self.ledger.take_loss(), regulariser, float(self.ledger.grad_norm))

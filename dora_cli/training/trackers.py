@@ -17,7 +17,6 @@ from typing import Any
 
 from dora_cli.atomic import write_json
 from dora_cli.errors import CheckpointError, TrackerError
-from dora_cli.libraries import bring_back
 from dora_cli.recipe import Recipe
 from dora_cli.runs.reading import read_json
 from dora_cli.runs.run_folder import RunRecords
@@ -51,7 +50,6 @@ def start_trackers(recipe: Recipe, records: RunRecords, note: Callable[[str], No
     Raises:
         TrackerError: one does not start (no login, no network); those already started are closed.
     """
-    bring_back()  # what they load is theirs to say
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
     names = recipe.train.log_with or ()
@@ -73,7 +71,7 @@ def start_trackers(recipe: Recipe, records: RunRecords, note: Callable[[str], No
                 tracker.finish()
             reason = " ".join(str(error).split()) or type(error).__name__
             raise TrackerError(
-                f"{name} does not start: {reason[:300]}. Mend that (a login, the network, its environment variables), "
+                f"{name} does not start: {reason[:300]}. Fix that (a login, the network, its environment variables), "
                 "or take it out of train.log_with"
             ) from error
     write_json(folder / _IDS, {name: _id_of(name, tracker) for name, tracker in started.items()})

@@ -48,7 +48,7 @@ def own_files(folder: Path, train: Sequence[tuple[str, str]], validation: Sequen
 
 @pytest.fixture
 def odd(make_recipe: MakeRecipe, tmp_path: Path) -> Recipe:
-    """Of 16 training rows two have an empty text and one a NUL; all of validation is of one class."""
+    """Two of 16 training rows have an empty text and one a NUL; all of validation is of one class."""
     sound = generate("glue/sst2", "train").texts[0]
     rows = [(text, str(index % 2)) for index, text in enumerate([*sound[:13], "", " ", f"{sound[0]}\0"])]
     return make_recipe(
@@ -95,7 +95,7 @@ def test_a_dry_run_reads_every_split_of_the_run(odd: Recipe, tmp_path: Path) -> 
     from dora_cli.errors import DataError
 
     (tmp_path / "validation.csv").unlink()
-    with pytest.raises(DataError, match="no file for the split validation"):
+    with pytest.raises(DataError, match=r"split validation"):
         dry_run(odd)
 
 

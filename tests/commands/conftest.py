@@ -16,7 +16,9 @@ from pathlib import Path
 import pytest
 
 from dora_cli.commands import app
+from tests import processes
 from tests.patience import PATIENCE
+from tests.processes import Done
 from tests.training.conftest import tiny_model
 
 __all__ = ["tiny_model"]
@@ -24,15 +26,6 @@ __all__ = ["tiny_model"]
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configs"
 STEPS = 24  # 94 examples / 16 -> 6 steps x 4 epochs; the freeze is after step floor(0.15 * 24) + floor(0.35 * 24) = 11
-
-
-@dataclass(frozen=True)
-class Done:
-    """What a command left: its exit code and what it wrote to stdout and stderr."""
-
-    code: int
-    out: str
-    err: str
 
 
 def dora(*arguments: object) -> Done:
@@ -77,6 +70,11 @@ def process(*arguments: object, cwd: Path, **changes: str) -> Done:
     return Done(done.returncode, done.stdout, done.stderr)
 
 
+def forked(*arguments: object, cwd: Path, **changes: str) -> Done:
+    """The same, but for the start and the end of the interpreter: see `tests.processes`."""
+    return processes.run(*arguments, cwd=cwd, environment=environment(**changes))
+
+
 @pytest.fixture(autouse=True)
 def plain_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in _TERMINAL:
@@ -117,7 +115,7 @@ def trained(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Train
     cwd = tmp_path_factory.mktemp("some place")
     (cwd / "recipes").mkdir()
     (cwd / "recipes" / "small.yaml").write_text(recipe_text(tiny_model))
-    done = process("train", "recipes/small.yaml", cwd=cwd)
+    done = forked("train", "recipes/small.yaml", cwd=cwd)
     assert done.code == 0, done.err
     return Trained(cwd, cwd / "runs" / "recipes-small", done)
 

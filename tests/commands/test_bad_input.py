@@ -1,5 +1,5 @@
-"""What a user gets for bad input: one message that says what, which value, which bound and how to mend it. Nothing is
-written or lost.
+"""What a user gets for bad input: one message that names the value or the key. Nothing is written or lost. How the
+messages are worded is tested beside the modules that write them.
 
 What every refusal has in common (exit code 2, one message on stderr, no traceback, an untouched disk) is checked by
 `refuses`.
@@ -18,22 +18,22 @@ from tests.commands.conftest import Refuse, dora
 
 
 def test_the_recipe_is_missing(recipe: Path, refuses: Refuse) -> None:
-    refuses("train", "smal.yaml", says=["smal.yaml: there is no such recipe file", "did you mean small.yaml?"])
+    refuses("train", "smal.yaml", says=["smal.yaml", "small.yaml"])
 
 
 def test_the_recipe_is_a_folder(recipe: Path, refuses: Refuse) -> None:
     Path("configs").mkdir()
-    refuses("train", "configs", says=["configs: is a folder", "give the path of a .yaml file"])
+    refuses("train", "configs", says=["configs: ", "folder"])
 
 
 @pytest.mark.parametrize(
     ("content", "says"),
     [
         (b"task: [glue/sst2\nmodel: x", ["small.yaml:"]),
-        (b"\x89PNG\r\n\x1a\n\xff\xfe", ["small.yaml:1: not UTF-8"]),
-        (b"", ["small.yaml: the recipe is empty", "'task' and 'model'"]),
-        (b"just words", ["small.yaml: the recipe must be a mapping of keys", "'just words'"]),
-        (b"- a\n- b", ["small.yaml: the recipe must be a mapping of keys", "the list"]),
+        (b"\x89PNG\r\n\x1a\n\xff\xfe", ["small.yaml:1: ", "UTF-8"]),
+        (b"", ["small.yaml: ", "empty", "'task' and 'model'"]),
+        (b"just words", ["small.yaml: ", "mapping", "'just words'"]),
+        (b"- a\n- b", ["small.yaml: ", "mapping", "list"]),
     ],
 )
 def test_the_recipe_is_no_yaml_mapping(recipe: Path, refuses: Refuse, content: bytes, says: list[str]) -> None:
@@ -43,22 +43,20 @@ def test_the_recipe_is_no_yaml_mapping(recipe: Path, refuses: Refuse, content: b
 
 def test_a_value_of_the_wrong_type(recipe: Path, refuses: Refuse) -> None:
     recipe.write_text(recipe.read_text().replace("rank: 2", "rank: two"))
-    refuses("train", recipe, says=["small.yaml:4: method.rank: must be a whole number, got the text 'two'"])
+    refuses("train", recipe, says=["small.yaml:4: method.rank: ", "'two'"])
 
 
 def test_an_unknown_key_names_the_nearest(recipe: Path, refuses: Refuse) -> None:
     recipe.write_text(recipe.read_text().replace("rank: 2", "rnak: 2"))
-    refuses("train", recipe, says=["small.yaml:4: method.rnak: unknown key; did you mean method.rank?"])
+    refuses("train", recipe, says=["small.yaml:4: method.rnak: ", "method.rank?"])
 
 
 def test_all_problems_at_once(recipe: Path, refuses: Refuse) -> None:
     recipe.write_text(recipe.read_text().replace("rank: 2", "rank: 0").replace("epochs: 4", "epochs: 4.5"))
     message = refuses(
         "train", recipe, "--set", "train.sede=2", "--set", "nonsense",
-        says=[("small.yaml:4: method.rank: must be at least 1, got "
-              "0"), "small.yaml:5: train.epochs: must be a whole number, got 4.5",
-              ("--set train.sede=2: train.sede: unknown key; did you mean "
-              "train.seed?"), "--set nonsense: expected KEY=VALUE"],
+        says=["small.yaml:4: method.rank: ", "got 0", "small.yaml:5: train.epochs: ", "got 4.5",
+              "--set train.sede=2: train.sede: ", "train.seed?", "--set nonsense: "],
     )  # fmt: skip
     assert len(message.splitlines()) == 5, "a heading and a line for each"
 
@@ -66,19 +64,19 @@ def test_all_problems_at_once(recipe: Path, refuses: Refuse) -> None:
 @pytest.mark.parametrize(
     ("override", "says"),
     [
-        ("method.start_rank=1", ["method.start_rank", "at least method.rank = 2, got 1"]),
+        ("method.start_rank=1", ["method.start_rank", "method.rank = 2", "got 1"]),
         ("method.warmup_fraction=1.5", ["method.warmup_fraction", "below 1, got 1.5"]),
         ("method.warmup_fraction=0.6", ["method.warmup_fraction", "0.5 + 0.6 = 1.1", "below 1"]),
         ("method.final_fraction=-0.1", ["method.final_fraction", "at least 0", "got -0.1"]),
         # 1 / 0.35
-        ("train.max_steps=2", ["2 optimiser steps", "needs at least 3 steps", "raise train.epochs or train.max_steps"]),
+        ("train.max_steps=2", ["2 optimiser steps", "3 steps", "train.epochs", "train.max_steps"]),
         ("method.alpha=.nan", ["method.alpha", "above 0 and finite"]),
         ("train.batch_size=0", ["train.batch_size", "at least 1, got 0"]),
-        ("train.device=gpu", ["train.device", "auto, cpu, cuda or cuda:N", "'gpu'"]),
+        ("train.device=gpu", ["train.device", "cuda:N", "'gpu'"]),
         ("train.precision=fp16", ["train.precision", "fp16", "GPU", "fp32 or bf16"]),
-        ("method.name=droa", ["method.name", "one of dora, head", "did you mean dora?"]),
-        ("train.seed=", ["--set train.seed=", "no value after '='"]),
-        ("=3", ["--set =3", "not a key"]),
+        ("method.name=droa", ["method.name", "dora, head", "dora?"]),
+        ("train.seed=", ["--set train.seed=", "no value"]),
+        ("=3", ["--set =3", "key"]),
         ("seed", ["--set seed", "expected KEY=VALUE"]),
     ],
 )  # fmt: skip
@@ -92,21 +90,21 @@ def test_a_task_that_does_not_exist(recipe: Path, refuses: Refuse) -> None:
         recipe,
         "--set",
         "task=glue/sst-2",
-        says=["task: there is no task 'glue/sst-2'", "nearest: glue/sst2", "glue/wnli"],
+        says=["task: ", "'glue/sst-2'", "nearest: glue/sst2", "glue/wnli"],
     )
 
 
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("./models/mine", ["model.name", "no such folder './models/mine'", "builtin:"]),
-        ("builtin:tiny", ["model.name", "no built-in model 'builtin:tiny'", "there are: "]),
+        ("./models/mine", ["model.name", "folder './models/mine'", "builtin:"]),
+        ("builtin:tiny", ["model.name", "'builtin:tiny'", "builtin:tiny-encoder"]),
         (
             "nobody/no-such-model",
-            ["model.name", "'nobody/no-such-model'", "cannot be reached", "local model folder", "HF_HUB_OFFLINE=1"],
+            ["model.name", "'nobody/no-such-model'", "HF_HUB_OFFLINE=1"],
         ),
-        ("small.yaml", ["model.name", "'small.yaml' is a file", "give the folder"]),
-        ("empty", ["model.name", "the folder 'empty' has no config.json", "save_pretrained"]),
+        ("small.yaml", ["model.name", "'small.yaml'", "file"]),
+        ("empty", ["model.name", "'empty'", "config.json"]),
     ],
 )
 def test_a_model_that_does_not_exist_or_is_out_of_reach(
@@ -128,7 +126,7 @@ def test_hub_data_out_of_reach(
         recipe,
         "--set",
         "data.source=hub",
-        says=["nyu-mll/glue (sst2), split train", "set data.source: glue-tsv and data.path"],
+        says=["nyu-mll/glue (sst2), split train", "glue-tsv", "data.path"],
     )
 
 
@@ -137,25 +135,26 @@ def test_hub_data_out_of_reach(
     [
         (
             "text,label\na film .,0\n",
-            ["own/train.csv: no column 'sentence'", "'text', 'label'", "--set 'data.columns={sentence: text}'"],
+            ["own/train.csv: ", "'sentence'", "'text', 'label'", "--set 'data.columns={sentence: text}'"],
         ),
         (
             "sentence,mood\na film .,0\n",
-            ["own/train.csv: no column 'label'", "'sentence', 'mood'", "--set 'data.columns={label: mood}'"],
+            ["own/train.csv: ", "'label'", "'sentence', 'mood'", "--set 'data.columns={label: mood}'"],
         ),
         (
             "sentence,label\na film .,0\na play .,7\n",
-            ["own/train.csv, line 3: label '7'", "'negative', '0', 'positive', '1'", "set data.labels"],
+            ["own/train.csv, line 3: label '7'", "'negative', '0', 'positive', '1'", "data.labels"],
         ),
-        ("", ["own/train.csv: the file is empty"]),
-        ("sentence,label\n", ["own/train.csv: the file has no examples"]),
-        ("sentence,label\na film, a play .,0\n", ["own/train.csv, line 2: 3 fields, expected 2", "quotes"]),
+        ("", ["own/train.csv: ", "empty"]),
+        ("sentence,label\n", ["own/train.csv: ", "no examples"]),
+        ("sentence,label\na film, a play .,0\n", ["own/train.csv, line 2: ", "3 fields"]),
         (
             None,
             [
-                "data.path: 'own' has no file for the split train",
+                "data.path: 'own'",
+                "split train",
                 "train.{csv,tsv,json,jsonl,parquet}",
-                "found 'validation.csv'",
+                "'validation.csv'",
             ],
         ),
     ],
@@ -169,7 +168,7 @@ def test_own_files_that_do_not_fit(recipe: Path, refuses: Refuse, train: str | N
 
 
 def test_own_files_without_their_folder(recipe: Path, refuses: Refuse) -> None:
-    refuses("train", recipe, "--set", "data.source=files", says=["data.path: is missing", "set it to the folder"])
+    refuses("train", recipe, "--set", "data.source=files", says=["data.path: ", "missing"])
     refuses(
         "train",
         recipe,
@@ -177,7 +176,7 @@ def test_own_files_without_their_folder(recipe: Path, refuses: Refuse) -> None:
         "data.source=files",
         "--set",
         "data.path=away",
-        says=["data.path: 'away' does not exist"],
+        says=["data.path: 'away'"],
     )
 
 
@@ -189,21 +188,21 @@ def test_an_output_that_is_taken(recipe: Path, refuses: Refuse) -> None:
         recipe,
         "-o",
         "thesis",
-        says=["--output thesis is not empty", "--overwrite does not touch it", "another --output"],
+        says=["--output thesis", "not empty"],
     )
-    refuses("train", recipe, "-o", "thesis", "--overwrite", says=["--output thesis is not empty", "another --output"])
-    refuses("train", recipe, "-o", "small.yaml", says=["--output small.yaml is a file", "name a folder"])
+    refuses("train", recipe, "-o", "thesis", "--overwrite", says=["--output thesis", "not empty"])
+    refuses("train", recipe, "-o", "small.yaml", says=["--output small.yaml", "file"])
 
 
 def test_an_output_that_holds_a_run(recipe: Path, refuses: Refuse) -> None:
-    flags = ["another --output", "--overwrite"]
+    flags = ["--overwrite"]
     assert dora("train", recipe, "--set", "train.max_steps=4").code == 0
-    refuses("train", recipe, says=["--output runs/small holds a finished run already", *flags])
-    refuses("train", recipe, "--seeds", "1,2", says=["--output runs/small holds a single run already", *flags])
+    refuses("train", recipe, says=["--output runs/small", "finished run", *flags])
+    refuses("train", recipe, "--seeds", "1,2", says=["--output runs/small", "single run", *flags])
     Path("runs/small/metrics.json").unlink()
-    refuses("train", recipe, says=["--output runs/small holds an unfinished run already", *flags])
+    refuses("train", recipe, says=["--output runs/small", "unfinished run", *flags])
     assert dora("train", recipe, "--set", "train.max_steps=4", "--seeds", "1", "-o", "several").code == 0
-    refuses("train", recipe, "-o", "several", says=["--output several holds runs of several seeds already", *flags])
+    refuses("train", recipe, "-o", "several", says=["--output several", "several seeds", *flags])
     refuses(
         "train",
         recipe,
@@ -211,7 +210,7 @@ def test_an_output_that_holds_a_run(recipe: Path, refuses: Refuse) -> None:
         "several",
         "--seeds",
         "1,2",
-        says=["several/seed-1 holds a run of another recipe", *flags],
+        says=["several/seed-1", "another recipe", *flags],
     )
 
 
@@ -221,16 +220,14 @@ def test_an_output_that_cannot_be_written(recipe: Path, refuses: Refuse) -> None
         recipe,
         "-o",
         "small.yaml/run",
-        says=["--output small.yaml/run cannot be written", "small.yaml is a file, not a folder"],
+        says=["--output small.yaml/run ", "small.yaml is a file"],
     )
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="an administrator may write anywhere")
 def test_an_output_without_permission(recipe: Path, refuses: Refuse) -> None:
     Path("locked").mkdir(mode=0o500)
-    refuses(
-        "train", recipe, "-o", "locked/run", says=["--output locked/run cannot be written", "no permission in locked"]
-    )
+    refuses("train", recipe, "-o", "locked/run", says=["--output locked/run ", "permission"])
 
 
 def test_a_pattern_that_adapts_nothing(recipe: Path, refuses: Refuse) -> None:
@@ -240,7 +237,7 @@ def test_a_pattern_that_adapts_nothing(recipe: Path, refuses: Refuse) -> None:
         recipe,
         "--set",
         "method.targets=[q_proj]",
-        says=["target 'q_proj' matches no projection", "could be matched", *could],
+        says=["'q_proj'", *could],
     )
 
 
@@ -248,7 +245,7 @@ def test_a_pattern_that_adapts_nothing(recipe: Path, refuses: Refuse) -> None:
 @pytest.mark.parametrize("device", ["cuda", "cuda:1"])
 @pytest.mark.parametrize("flags", [[], ["--dry-run"]])
 def test_cuda_asked_for_and_absent(recipe: Path, refuses: Refuse, device: str, flags: list[str]) -> None:
-    says = [f"train.device is {device}", "no CUDA device here", "set train.device: cpu or auto"]
+    says = [f"train.device is {device}", "no CUDA device"]
     refuses("train", recipe, "--set", f"train.device={device}", *flags, says=says)
 
 
@@ -275,8 +272,8 @@ def test_seeds_that_are_none(recipe: Path, refuses: Refuse, seeds: str, says: li
 @pytest.mark.parametrize(
     ("override", "says"),
     [
-        ("model.name=./models/mine", ["no such folder './models/mine'"]),
-        ("method.targets=[q_proj]", ["matches no projection"]),
+        ("model.name=./models/mine", ["folder './models/mine'"]),
+        ("method.targets=[q_proj]", ["'q_proj'", "attention.self.query"]),
         ("train.max_steps=2", ["2 optimiser steps"]),
         ("task=glue/sst-2", ["nearest: glue/sst2"]),
     ],
@@ -287,19 +284,19 @@ def test_a_dry_run_finds_it_too(recipe: Path, refuses: Refuse, override: str, sa
 
 def test_a_dry_run_finds_too_few_steps_without_the_models_configuration(recipe: Path, refuses: Refuse) -> None:
     short = ("--set", "train.max_steps=2", "--set", "model.name=nobody/no-such-model")
-    refuses("train", recipe, "--dry-run", *short, says=["2 optimiser steps", "needs at least 3"])
+    refuses("train", recipe, "--dry-run", *short, says=["2 optimiser steps", "3 steps"])
 
 
 def test_ranks_of_nothing(recipe: Path, refuses: Refuse) -> None:
-    refuses("ranks", says=["no run with a ranks.json under runs/", "dora ranks DIR"])
-    refuses("ranks", "away", says=["there is no folder away"])
+    refuses("ranks", says=["ranks.json", "runs/", "dora ranks DIR"])
+    refuses("ranks", "away", says=["folder away"])
 
 
 def test_debug_shows_the_traceback(recipe: Path) -> None:
     done = dora("--debug", "train", "away.yaml")
     assert done.code == 2
     assert done.err.startswith("Traceback (most recent call last):")
-    assert "there is no such recipe file" in done.err.splitlines()[-1]
+    assert done.err.splitlines()[-1].startswith("dora: error: away.yaml: ")
 
 
 def test_a_choice_that_is_none_is_said_in_our_words(recipe: Path) -> None:
@@ -330,9 +327,7 @@ def test_an_error_of_the_system_says_what_failed(
 
 
 def test_a_folder_does_not_fit_through_stdout(recipe: Path, refuses: Refuse) -> None:
-    refuses("train", recipe, "-o", "-", says=["--output - is stdout, but a run is a folder", "./-"])
-    refuses("train", recipe, "-o", "-", "--dry-run", says=["a run is a folder"])
-    refuses("train", recipe, "-o", "-", "--seeds", "1,2", says=["a run is a folder"])
-    refuses(
-        "export", "-c", "run", "--format", "peft", "-o", "-", says=["--output - is stdout, but an export is a folder"]
-    )
+    refuses("train", recipe, "-o", "-", says=["--output -", "stdout", "./-"])
+    refuses("train", recipe, "-o", "-", "--dry-run", says=["--output -", "stdout"])
+    refuses("train", recipe, "-o", "-", "--seeds", "1,2", says=["--output -", "stdout"])
+    refuses("export", "-c", "run", "--format", "peft", "-o", "-", says=["--output -", "stdout"])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dora_cli.models import model_catalogue
 from dora_cli.tasks import task_catalogue
-from tests.commands.conftest import ROOT, dora, process
+from tests.commands.conftest import ROOT, dora, forked, process
 
 
 def test_tasks() -> None:
@@ -25,7 +25,7 @@ def test_models() -> None:
 
 
 def test_doctor(tmp_path: Path) -> None:
-    done = process("doctor", "--json", cwd=tmp_path)
+    done = forked("doctor", "--json", cwd=tmp_path)
     assert (done.code, done.err) == (0, "")
     found = json.loads(done.out)
     assert found["problems"] == []

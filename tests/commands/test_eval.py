@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -50,7 +52,7 @@ def test_it_takes_another_split_and_the_users_own_files(run: Path) -> None:
     done = dora("eval", "-c", run, "--split", "test")
     assert done.code == 0, done.err
     assert ": test (40 examples)" in done.out
-    assert "recorded by the run" not in done.out
+    assert "recorded" not in done.out
     Path("own").mkdir()
     Path("own/validation.csv").write_text("sentence,label\na fine film .,positive\na dull film .,negative\n")
     done = dora("eval", "-c", run, "--set", "data.source=files", "--set", "data.path=own")
@@ -60,7 +62,6 @@ def test_it_takes_another_split_and_the_users_own_files(run: Path) -> None:
 
 def test_the_result_is_shown_even_if_it_cannot_be_written(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A disk that fills up meanwhile must not cost the evaluation."""
-    import os
 
     def full(*arguments: object) -> None:
         raise OSError(28, "No space left on device")
@@ -68,20 +69,19 @@ def test_the_result_is_shown_even_if_it_cannot_be_written(run: Path, monkeypatch
     monkeypatch.setattr(os, "replace", full)
     done = dora("eval", "-c", run, "-o", "result.json")
     assert done.code == 2
-    assert "identical to the run's record" in done.out
+    assert "identical" in done.out
     assert "result.json" in done.err
-    assert "No space left on device" in done.err
+    assert os.strerror(errno.ENOSPC) in done.err
     assert contents(Path()).keys() == {"copied run", *(f"copied run/{name}" for name in contents(run))}
 
 
 def test_what_is_no_run(run: Path, refuses: Refuse) -> None:
-    name = "name the run folder that dora train wrote"
-    refuses("eval", "-c", "nowhere", says=["--checkpoint nowhere is not a folder", name])
-    refuses("eval", "-c", run / "recipe.yaml", says=["recipe.yaml is not a folder", name])
+    refuses("eval", "-c", "nowhere", says=["--checkpoint nowhere "])
+    refuses("eval", "-c", run / "recipe.yaml", says=["recipe.yaml ", "not a folder"])
     Path("empty").mkdir()
-    refuses("eval", "-c", "empty", says=["--checkpoint empty holds no recipe.yaml", name])
+    refuses("eval", "-c", "empty", says=["--checkpoint empty ", "recipe.yaml"])
     shutil.copytree(run / "adapter", "alone")
-    refuses("eval", "-c", "alone", says=["--checkpoint alone lies outside a run folder", "recipe.yaml is missing"])
+    refuses("eval", "-c", "alone", says=["--checkpoint alone ", "recipe.yaml"])
 
 
 def test_the_parent_of_several_seeds_names_them(run: Path, refuses: Refuse) -> None:
@@ -91,36 +91,34 @@ def test_the_parent_of_several_seeds_names_them(run: Path, refuses: Refuse) -> N
         "eval",
         "-c",
         "parent",
-        says=["--checkpoint parent holds runs of several seeds", "name one of them: seed-1, seed-2"],
+        says=["--checkpoint parent ", "seed-1, seed-2"],
     )
 
 
 def test_a_split_that_the_task_does_not_have(run: Path, refuses: Refuse) -> None:
-    refuses("eval", "-c", run, "--split", "dev", says=["--split dev", "glue/sst2 has train, validation, test"])
+    refuses("eval", "-c", run, "--split", "dev", says=["--split dev: ", "glue/sst2"])
 
 
 def test_a_split_without_labels(run: Path, refuses: Refuse) -> None:
     Path("own").mkdir()
     Path("own/test.tsv").write_text("sentence\na fine film .\n")
     files = ("--set", "data.source=files", "--set", "data.path=own")
-    refuses("eval", "-c", run, "--split", "test", *files, says=["split test", "no labels", "cannot be scored"])
+    refuses("eval", "-c", run, "--split", "test", *files, says=["split test", "no labels"])
 
 
 def test_what_belongs_to_the_run_cannot_be_changed(run: Path, refuses: Refuse) -> None:
-    refuses("eval", "-c", run, "--set", "method.rank=3", says=["--set method.rank", "belongs to the run", "data.path"])
-    refuses(
-        "eval", "-c", run, "--set", "data.sorce=files", says=["data.sorce: unknown key", "did you mean data.source?"]
-    )
+    refuses("eval", "-c", run, "--set", "method.rank=3", says=["--set method.rank: ", "data.path"])
+    refuses("eval", "-c", run, "--set", "data.sorce=files", says=["data.sorce: ", "data.source?"])
 
 
 @pytest.mark.parametrize(
     ("output", "says"),
     [
-        ("copied run", ["is a folder", "result.json"]),
-        ("copied run/recipe.yaml/x.json", ["recipe.yaml is a file, not a folder"]),
-        ("copied run/metrics.json", ["is a record of the run itself"]),
-        ("copied run/../copied run/adapter/manifest.json", ["is a record of the run itself"]),
-        ("copied run/checkpoints/step-24/new.json", ["is a record of the run itself"]),
+        ("copied run", ["folder", "result.json"]),
+        ("copied run/recipe.yaml/x.json", ["recipe.yaml is a file"]),
+        ("copied run/metrics.json", ["record"]),
+        ("copied run/../copied run/adapter/manifest.json", ["record"]),
+        ("copied run/checkpoints/step-24/new.json", ["record"]),
     ],
 )
 def test_an_output_that_cannot_be_written_is_found_before_the_work(
@@ -169,17 +167,15 @@ def test_another_base_model(run: Path, tiny_model: Path, refuses: Refuse) -> Non
     weights = load_file("other/model.safetensors")
     changed = {name: value + 1 if name.endswith("query.weight") else value for name, value in weights.items()}
     save_file(changed, "other/model.safetensors", {"format": "pt"})
-    refuses(
-        "eval", "-c", run, "--set", "model.name=other", says=["base model other is not the one", "--set model.name="]
-    )
+    refuses("eval", "-c", run, "--set", "model.name=other", says=["base model other ", "--set model.name="])
 
 
 def test_a_file_that_is_there_is_replaced_only_if_asked(run: Path, refuses: Refuse) -> None:
     Path("mine.yaml").write_text("precious")
     (run / "adapter" / "adapter.safetensors").rename("weights")  # the refusals come before anything is loaded
-    refuses("eval", "-c", run, "-o", "mine.yaml", says=["--output mine.yaml exists already", "--overwrite"])
+    refuses("eval", "-c", run, "-o", "mine.yaml", says=["--output mine.yaml ", "--overwrite"])
     refuses("eval", "-c", run, "--overwrite", says=["--overwrite needs a file to replace"])
-    refuses("eval", "-c", run, "-o", run / "metrics.json", "--overwrite", says=["is a record of the run itself"])
+    refuses("eval", "-c", run, "-o", run / "metrics.json", "--overwrite", says=["record"])
     Path("weights").rename(run / "adapter" / "adapter.safetensors")
     assert dora("eval", "-c", run, "-o", "mine.yaml", "--overwrite").code == 0
     assert json.loads(Path("mine.yaml").read_text())["identical"] is True
@@ -189,4 +185,4 @@ def test_stdout_holds_the_result_alone(run: Path) -> None:
     done = dora("eval", "-c", run, "-o", "-")
     assert done.code == 0
     assert json.loads(done.out)["identical"] is True
-    assert "identical to the run's record" in done.err
+    assert "identical" in done.err

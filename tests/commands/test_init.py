@@ -79,21 +79,21 @@ def test_a_model_that_nobody_knows_is_taken_with_a_note() -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["glue/rt"], ["no task 'glue/rt' (nearest: glue/rte)"]),
+        (["glue/rt"], ["'glue/rt'", "nearest: glue/rte"]),
         (["sst-2"], ["nearest: glue/sst2"]),
         (
             ["e2e", "-m", "builtin:tiny-encoder"],
-            ["'builtin:tiny-encoder'", "does not generate text", "choose a decoder"],
+            ["'builtin:tiny-encoder'", "generate", "decoder"],
         ),
-        (["e2e", "-m", "FacebookAI/roberta-base"], ["does not generate text"]),
-        (["e2e", "-m", "builtin:tiny"], ["no built-in model 'builtin:tiny'", "builtin:tiny-decoder"]),
-        (["e2e", "-m", "./nowhere"], ["no such folder './nowhere'"]),
+        (["e2e", "-m", "FacebookAI/roberta-base"], ["'FacebookAI/roberta-base'", "generate"]),
+        (["e2e", "-m", "builtin:tiny"], ["'builtin:tiny'", "builtin:tiny-decoder"]),
+        (["e2e", "-m", "./nowhere"], ["folder './nowhere'"]),
         ([], ["which task?", "dora tasks"]),
         (["glue/rte", "--schema"], ["leave TASK and --model out"]),
         (["--schema", "-m", "x"], ["leave TASK and --model out"]),
-        (["glue/rte", "--overwrite"], ["--overwrite needs a file"]),
-        (["glue/rte", "-o", "."], ["is a folder"]),
-        (["glue/rte", "-o", "/dev/null/x.yaml"], ["cannot be written"]),
+        (["glue/rte", "--overwrite"], ["--overwrite needs"]),
+        (["glue/rte", "-o", "."], ["--output . ", "folder"]),
+        (["glue/rte", "-o", "/dev/null/x.yaml"], ["--output /dev/null/x.yaml "]),
     ],
 )
 def test_bad_input(arguments: list[str], says: list[str], refuses: Refuse) -> None:

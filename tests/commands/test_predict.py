@@ -7,8 +7,6 @@ import json
 import os
 import shlex
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ from dora_cli.library.prediction import write_predictions
 from dora_cli.library.submission import Destination, Part
 from dora_cli.tasks import get_task
 from tests.commands.conftest import Refuse, Trained, contents, dora, environment
+from tests.processes import end_of, start
 
 ALL = ("--set", "data.max_eval_samples=null")
 
@@ -110,7 +109,7 @@ def test_what_does_not_fit_is_said_before_anything_is_loaded(run: Path, refuses:
         "validation",
         says=["the benchmark's files of test; of validation it has none"],
     )
-    refuses(*predict, "-o", "a.jsonl", "--split", "dev", says=["--split dev: glue/sst2 has train, validation, test"])
+    refuses(*predict, "-o", "a.jsonl", "--split", "dev", says=["--split dev: ", "glue/sst2"])
     refuses(
         *predict,
         "-o",
@@ -130,10 +129,10 @@ def test_what_does_not_fit_is_said_before_anything_is_loaded(run: Path, refuses:
         Path("mine.jsonl").resolve(),
         says=["would replace the examples of --input mine.jsonl", "another"],
     )
-    refuses(*predict, "-o", "a.jsonl", "-i", "x.csv", says=["x.csv: there is no such file"])
-    refuses(*predict, "-o", "run/metrics.json/a.jsonl", says=["metrics.json is a file, not a folder"])
+    refuses(*predict, "-o", "a.jsonl", "-i", "x.csv", says=["x.csv: "])
+    refuses(*predict, "-o", "run/metrics.json/a.jsonl", says=["metrics.json is a file"])
     Path("x.csv").write_text("text\na film\n")
-    refuses(*predict, "-o", "a.jsonl", "-i", "x.csv", says=["x.csv: no column 'sentence'; it has 'text'"])
+    refuses(*predict, "-o", "a.jsonl", "-i", "x.csv", says=["x.csv: ", "'sentence'", "'text'"])
 
 
 @pytest.fixture(scope="module")
@@ -220,22 +219,22 @@ def test_columns_and_labels_of_ones_own_file_need_no_other_key(run: Path, refuse
     """Whatever the run's own data came from: the words of the message are typed as they stand."""
     Path("own.csv").write_text("text,label\na fine film .,1\n")
     predict = ("predict", "-c", run, "-i", "own.csv", "-o", "a.jsonl")
-    mend = "--set 'data.columns={sentence: text}'"
-    refuses(*predict, says=["own.csv: no column 'sentence'; it has 'text', 'label'", mend])
-    done = dora(*predict, *shlex.split(mend))
+    fix = "--set 'data.columns={sentence: text}'"
+    refuses(*predict, says=["own.csv: ", "'sentence'", "'text', 'label'", fix])
+    done = dora(*predict, *shlex.split(fix))
     assert (done.code, done.out) == (0, "1 prediction written to a.jsonl\n"), done.err
     (plain,) = records("a.jsonl")
     assert plain["sentence"] == "a fine film ."
-    assert dora(*predict, *shlex.split(mend), "--set", "data.labels=[bad, good]", "--overwrite").code == 0
+    assert dora(*predict, *shlex.split(fix), "--set", "data.labels=[bad, good]", "--overwrite").code == 0
     (named,) = records("a.jsonl")
     assert list(named["probabilities"].values()) == list(plain["probabilities"].values())
     assert list(named["probabilities"]) == ["bad", "good"]
     refuses(
         *predict,
-        *shlex.split(mend),
+        *shlex.split(fix),
         "--set",
         "data.source=hub",
-        says=["data.columns: is only read with data.source files, got data.source hub"],
+        says=["data.columns: ", "data.source hub"],
     )
 
 
@@ -248,7 +247,7 @@ def test_a_file_that_is_there_is_replaced_only_if_asked(run: Path, refuses: Refu
         refuses(*predict, "-o", output, says=["exists already", "--overwrite"])
     Path("link.jsonl").symlink_to("nowhere")
     refuses(*predict, "-o", "link.jsonl", says=["exists already"])
-    refuses(*predict, "-o", run / "predictions.jsonl", "--overwrite", says=["is a record of the run itself"])
+    refuses(*predict, "-o", run / "predictions.jsonl", "--overwrite", says=["predictions.jsonl", "record"])
     Path("one.csv").write_text("sentence\na fine film .\n")
     assert dora(*predict, "-i", "one.csv", "-o", "sub", "--overwrite").code == 0
     assert Path("sub/SST-2.tsv").read_text().startswith("index\tprediction\n0\t")
@@ -261,29 +260,29 @@ def test_through_pipes(run: Path, tmp_path: Path) -> None:
     assert dora("predict", "-c", run, "-i", "own.txt", "-o", "file.jsonl").code == 0
     plain = "\n".join(texts).encode()
     as_json = b"\xef\xbb\xbf\n" + b"".join(json.dumps({"sentence": text}).encode() + b"\n" for text in texts)
-    command = [sys.executable, "-m", "dora_cli", "predict", "-c", str(run)]
     for place, given in (("-", plain), ("/dev/stdin", as_json)):
-        done = subprocess.run(
-            [*command, "-i", place, "-o", "-"],
-            input=given,
-            cwd=tmp_path,
-            env=environment(),
-            capture_output=True,
-            timeout=120,
-        )
-        assert done.returncode == 0, done.stderr
-        assert done.stdout == Path("file.jsonl").read_bytes()
-        assert done.stderr == b"2 predictions written to stdout\n"
+        reader, writer = os.pipe()
+        os.write(writer, given)
+        os.close(writer)
+        with open("out", "wb") as out, open("err", "wb") as err:
+            process = start(
+                "predict", "-c", run, "-i", place, "-o", "-", cwd=tmp_path, environment=environment(),
+                stdin=reader, stdout=out.fileno(), stderr=err.fileno(),
+            )  # fmt: skip
+        os.close(reader)
+        assert end_of(process) == 0, Path("err").read_text()
+        assert Path("out").read_bytes() == Path("file.jsonl").read_bytes()
+        assert Path("err").read_bytes() == b"2 predictions written to stdout\n"
 
 
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        (b"", ["standard input: the file is empty"]),
-        (b"a film\n\na play", ["standard input, line 2: the line is blank"]),
-        (b'{"text": "a film"}', ["standard input: no column 'sentence'"]),
+        (b"", ["standard input: ", "empty"]),
+        (b"a film\n\na play", ["standard input, line 2: ", "blank"]),
+        (b'{"text": "a film"}', ["standard input: ", "'sentence'"]),
         (b"caf\xe9", ["standard input", "UTF-8"]),
-        (b"x" * 100, ["standard input: has more than 64 bytes"]),
+        (b"x" * 100, ["standard input: ", "64 bytes"]),
     ],
 )
 def test_what_is_wrong_with_a_stream(

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands.conftest import ROOT, Trained, contents, environment, process, recipe_text
+from tests.commands.conftest import ROOT, Trained, contents, environment, forked, process, recipe_text
 from tests.patience import PATIENCE
+from tests.processes import end_of, send, start
 
 posix = pytest.mark.skipif(os.name != "posix", reason="signals and devices of POSIX")
 
@@ -25,20 +26,20 @@ def test_ranks_takes_the_newest_run_of_the_current_folder(trained: Trained) -> N
     assert done.out.splitlines()[0] == "runs/recipes-small"
     assert "Live: 24 components of a budget of 24 (rank 2 x 12 projections)" in done.out
     assert "\x1b" not in done.out
-    assert done.out == process("ranks", "runs/recipes-small", cwd=trained.cwd).out
-    as_json = process("ranks", "--json", cwd=trained.cwd).out
+    assert done.out == forked("ranks", "runs/recipes-small", cwd=trained.cwd).out
+    as_json = forked("ranks", "--json", cwd=trained.cwd).out
     assert json.loads(as_json) == json.loads((trained.folder / "ranks.json").read_text())
 
 
 @pytest.mark.parametrize("columns", [40, 80, 200])
 def test_no_line_is_longer_than_the_terminal(trained: Trained, columns: int) -> None:
-    done = process("ranks", cwd=trained.cwd, COLUMNS=str(columns))
+    done = forked("ranks", cwd=trained.cwd, COLUMNS=str(columns))
     assert done.code == 0
     assert max(map(len, done.out.splitlines())) <= columns
 
 
 def test_colours_where_they_are_asked_for(trained: Trained) -> None:
-    assert "\x1b[" in process("ranks", cwd=trained.cwd, FORCE_COLOR="1").out
+    assert "\x1b[" in forked("ranks", cwd=trained.cwd, FORCE_COLOR="1").out
 
 
 def test_a_terminal_without_unicode(trained: Trained) -> None:
@@ -81,10 +82,10 @@ def test_results_onto_a_full_disk(trained: Trained) -> None:
 
 
 def test_debug_shows_the_traceback_and_nothing_else_does(tmp_path: Path) -> None:
-    plain = process("ranks", "away", cwd=tmp_path)
+    plain = forked("ranks", "away", cwd=tmp_path)
     assert (plain.code, plain.out) == (2, "")
     assert plain.err.startswith("dora: error: there is no folder away")
-    debug = process("--debug", "ranks", "away", cwd=tmp_path)
+    debug = forked("--debug", "ranks", "away", cwd=tmp_path)
     assert debug.code == 2
     assert debug.err.startswith("Traceback (most recent call last):")
     assert "CheckpointError: there is no folder away" in debug.err
@@ -94,22 +95,18 @@ def test_debug_shows_the_traceback_and_nothing_else_does(tmp_path: Path) -> None
 def test_an_interrupted_run(trained: Trained, tiny_model: Path, tmp_path: Path) -> None:
     """Ctrl-C: exit code 130 and one line that says how to go on; what it says can be copied."""
     (tmp_path / "long.yaml").write_text(recipe_text(tiny_model))
-    command = [sys.executable, "-m", "dora_cli", "train", "long.yaml", "--set", "train.epochs=100000"]
-    run = subprocess.Popen(
-        command, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        # a shell's background jobs ignore it
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    reader, writer = os.pipe()
+    run = start(
+        "train", "long.yaml", "--set", "train.epochs=100000",
+        cwd=tmp_path, environment=environment(), stdout=writer, stderr=writer,
     )  # fmt: skip
-    try:
-        assert run.stderr is not None
-        while not (line := run.stderr.readline()).startswith("step "):
+    os.close(writer)
+    with open(reader, encoding="utf-8") as printed:
+        while not (line := printed.readline()).startswith("step "):
             assert line, "the run ended by itself"
-        run.send_signal(signal.SIGINT)
-        out, err = run.communicate(timeout=PATIENCE)
-    finally:
-        run.kill()
-    assert run.returncode == 130
-    assert out == ""
+        send(run, signal.SIGINT)
+        err = printed.read()
+    assert end_of(run) == 130
     last = err.splitlines()[-1]
     assert re.fullmatch(
         r"dora: stopped by SIGINT after step [0-9,]+; go on with: "
@@ -133,12 +130,12 @@ def test_the_installed_program_is_the_module(trained: Trained) -> None:
         timeout=PATIENCE,
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.splitlines()[1:] == process("ranks", cwd=trained.cwd).out.splitlines()[1:]
+    assert done.stdout.splitlines()[1:] == forked("ranks", cwd=trained.cwd).out.splitlines()[1:]
 
 
 def test_reading_a_run_changes_nothing(trained: Trained) -> None:
     before = contents(trained.cwd)
-    process("ranks", cwd=trained.cwd)
+    forked("ranks", cwd=trained.cwd)
     assert contents(trained.cwd) == before
 
 
@@ -146,14 +143,12 @@ def test_reading_a_run_changes_nothing(trained: Trained) -> None:
 def test_a_run_outlives_whoever_reads_it(trained: Trained, tiny_model: Path, tmp_path: Path) -> None:
     """``dora train ... 2>&1 | head -1``: what is said later is lost, what is trained is not."""
     (tmp_path / "run.yaml").write_text(recipe_text(tiny_model))
-    command = [sys.executable, "-m", "dora_cli", "train", "run.yaml"]
-    run = subprocess.Popen(
-        command, cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
-    assert run.stderr is not None
-    assert run.stderr.readline()
-    run.stderr.close()
-    assert run.wait(timeout=PATIENCE) == 0
+    reader, writer = os.pipe()
+    run = start("train", "run.yaml", cwd=tmp_path, environment=environment(), stderr=writer)
+    os.close(writer)
+    assert os.read(reader, 1)
+    os.close(reader)
+    assert end_of(run) == 0
     assert (tmp_path / "runs" / "run" / "metrics.json").is_file()
 
 
@@ -163,11 +158,10 @@ def test_an_interrupted_run_on_a_terminal_leaves_it_clean(tiny_model: Path, tmp_
     import pty
 
     (tmp_path / "long.yaml").write_text(recipe_text(tiny_model))
-    command = [sys.executable, "-m", "dora_cli", "train", "long.yaml", "--set", "train.epochs=100000"]
     main, other = pty.openpty()
-    run = subprocess.Popen(
-        command, cwd=tmp_path, env=environment(TERM="xterm-256color", CI=""), stdin=other, stdout=other, stderr=other,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    run = start(
+        "train", "long.yaml", "--set", "train.epochs=100000", cwd=tmp_path,
+        environment=environment(TERM="xterm-256color", CI=""), stdin=other, stdout=other, stderr=other,
     )  # fmt: skip
     os.close(other)
     output, sent = b"", False
@@ -182,9 +176,9 @@ def test_an_interrupted_run_on_a_terminal_leaves_it_clean(tiny_model: Path, tmp_
             output += piece
             if not sent and b"phase" in output and b"warm-up" in output:
                 # once: a second one means "do not save", and the view goes on until the step ends
-                run.send_signal(signal.SIGINT)
+                send(run, signal.SIGINT)
                 sent = True
-        assert run.wait(timeout=PATIENCE) == 130
+        assert end_of(run) == 130
     finally:
         run.kill()
         os.close(main)
@@ -202,21 +196,14 @@ def test_an_interrupted_run_on_a_terminal_leaves_it_clean(tiny_model: Path, tmp_
 @posix
 def test_a_terminal_that_is_closed_costs_nothing(tiny_model: Path, tmp_path: Path) -> None:
     """A connection that drops hangs up: the run saves itself, though nobody can read what it says."""
-    import fcntl
     import pty
-    import termios
 
     (tmp_path / "long.yaml").write_text(recipe_text(tiny_model))
-    command = [sys.executable, "-m", "dora_cli", "train", "long.yaml", "--set", "train.epochs=100000"]
     main, other = pty.openpty()
-
-    def take_terminal() -> None:
-        signal.signal(signal.SIGHUP, signal.SIG_DFL)
-        fcntl.ioctl(other, termios.TIOCSCTTY, 0)
-
-    run = subprocess.Popen(
-        command, cwd=tmp_path, env=environment(TERM="xterm-256color", CI=""), stdin=other, stdout=other, stderr=other,
-        start_new_session=True, preexec_fn=take_terminal,
+    run = start(
+        "train", "long.yaml", "--set", "train.epochs=100000", cwd=tmp_path,
+        environment=environment(TERM="xterm-256color", CI=""), stdin=other, stdout=other, stderr=other,
+        takes_terminal=True,
     )  # fmt: skip
     os.close(other)
     output = b""
@@ -224,7 +211,7 @@ def test_a_terminal_that_is_closed_costs_nothing(tiny_model: Path, tmp_path: Pat
         while not (b"phase" in output and b"warm-up" in output):
             output += os.read(main, 65536)
         os.close(main)
-        assert run.wait(timeout=PATIENCE) == 129
+        assert end_of(run) == 129
     finally:
         run.kill()
     assert list((tmp_path / "runs" / "long" / "checkpoints").glob("step-*"))

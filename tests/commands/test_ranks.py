@@ -59,9 +59,8 @@ def test_a_run_that_has_no_metrics_yet(tmp_path: Path):
 def test_json_is_the_file_as_it_is(tmp_path: Path):
     folder = make_run(tmp_path / "run")
     path = folder / "ranks.json"
-    path.write_text(
-        json.dumps({**json.loads(path.read_text()), "note": "\u00e9"}, indent=7, ensure_ascii=False), encoding="utf-8"
-    )
+    record = {**json.loads(path.read_text()), "unit": "\u00e9"}
+    path.write_text(json.dumps(record, indent=7, ensure_ascii=False), encoding="utf-8")
     assert run(str(folder), "--json") == path.read_text(encoding="utf-8")
 
 
@@ -213,11 +212,11 @@ def test_options_that_do_not_go_together(tmp_path: Path, options: list[str], say
 
 def test_a_picture_that_cannot_be_drawn_prints_nothing(tmp_path: Path):
     folder = make_run(tmp_path / "run")
-    with pytest.raises(OutputError, match=r"name a file that ends in \.png or \.svg or \.pdf"):
+    with pytest.raises(OutputError, match=r"a\.gif .*\.svg"):
         CliRunner().invoke(app, [str(folder), "--plot", str(tmp_path / "a.gif")], catch_exceptions=False)
     (tmp_path / "file").write_text("")
     pytest.importorskip("matplotlib")
-    with pytest.raises(OutputError, match="cannot be written"):
+    with pytest.raises(OutputError, match=r"file.a\.svg "):
         CliRunner().invoke(app, [str(folder), "--plot", str(tmp_path / "file" / "a.svg")], catch_exceptions=False)
 
 
@@ -249,12 +248,12 @@ def test_a_picture_replaces_a_file_only_if_asked(tmp_path: Path):
     pytest.importorskip("matplotlib")
     folder, picture = make_run(tmp_path / "run"), tmp_path / "a.svg"
     picture.write_text("mine")
-    with pytest.raises(OutputError, match=r"--plot .*a\.svg exists already.* --overwrite"):
+    with pytest.raises(OutputError, match=r"--plot .*a\.svg .* --overwrite"):
         CliRunner().invoke(app, [str(folder), "--plot", str(picture)], catch_exceptions=False)
     assert picture.read_text() == "mine"
     CliRunner().invoke(app, [str(folder), "--plot", str(picture), "--overwrite"], catch_exceptions=False)
     assert "<svg" in picture.read_text(encoding="utf-8")
     with pytest.raises(OutputError, match="--plot - is stdout"):
         CliRunner().invoke(app, [str(folder), "--plot", "-"], catch_exceptions=False)
-    with pytest.raises(OptionError, match="--overwrite needs a file to replace"):
+    with pytest.raises(OptionError, match="--overwrite needs"):
         CliRunner().invoke(app, [str(folder), "--overwrite"], catch_exceptions=False)

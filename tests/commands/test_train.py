@@ -104,22 +104,20 @@ def test_seeds_take_the_place_of_a_run_and_refuse_what_is_not_theirs(
 ) -> None:
     few = ("--set", "train.max_steps=4")
     shutil.copytree(trained.folder, "runs/small")
-    refuses("train", recipe, *few, "--seeds", "1,2", says=["holds a single run", "--overwrite"])
+    refuses("train", recipe, *few, "--seeds", "1,2", says=["--output runs/small ", "single run", "--overwrite"])
     done = dora("train", recipe, *few, "--seeds", "1,2", "--overwrite")
     assert done.code == 0, done.err
     parent = Path("runs/small")
     assert {path.name for path in parent.iterdir()} == {"seed-1", "seed-2", "summary.json"}
     done = dora("train", recipe, *few, "--seeds", "3")
     assert json.loads((parent / "summary.json").read_text())["seeds"] == [1, 2, 3]
-    refuses(
-        "train", recipe, "--set", "train.max_steps=5", "--seeds", "4", says=["seed-1 holds a run of another recipe"]
-    )
+    refuses("train", recipe, "--set", "train.max_steps=5", "--seeds", "4", says=["seed-1 ", "another recipe"])
     Path("runs/small/seed-5").mkdir()
     Path("runs/small/seed-5/thesis.tex").write_text("years of work")
-    refuses("train", recipe, *few, "--seeds", "4,5", says=["seed-5 is not empty and holds no run"])
+    refuses("train", recipe, *few, "--seeds", "4,5", says=["seed-5 ", "not empty"])
     Path("junk").mkdir()
     Path("junk/a.txt").write_text("mine")
-    refuses("train", recipe, "-o", "junk", "--seeds", "1", says=["junk is not empty and holds no run"])
+    refuses("train", recipe, "-o", "junk", "--seeds", "1", says=["junk ", "not empty"])
 
 
 def test_overwrite_replaces_the_run_and_nothing_else(recipe: Path) -> None:
@@ -176,7 +174,7 @@ def test_of_two_runs_started_at_once_one_gets_the_folder(tmp_path: Path) -> None
         check_output(tmp_path / "run", overwrite=False)
     make_output(tmp_path / "run")
     take_output(tmp_path / "run", overwrite=False)
-    with pytest.raises(OutputError, match="taken by another run just now; choose another --output"):
+    with pytest.raises(OutputError, match=f"--output {tmp_path}/run "):
         take_output(tmp_path / "run", overwrite=False)
 
 
@@ -252,7 +250,7 @@ def test_plain_and_quiet(recipe: Path) -> None:
     assert Path("several/summary.json").is_file()
     done = dora(*few, "-q", "-o", "one")
     assert done.code == 2
-    assert done.err.startswith("dora: error: --output one holds a finished run already")
+    assert done.err.startswith("dora: error: --output one ")
 
 
 def test_quiet_beside_what_prints_is_refused(recipe: Path, refuses: Refuse) -> None:

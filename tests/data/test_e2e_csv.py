@@ -50,21 +50,18 @@ def test_the_first_name_that_exists_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", r"trainset\.csv: the file is empty"),
-        (b"mr,ref\n", r"trainset\.csv: the file has no examples"),
+        (b"", r"trainset\.csv: .*empty"),
+        (b"mr,ref\n", r"trainset\.csv: .*no examples"),
         (b"MR\nname[A]\n", r"trainset\.csv: no column 'ref'; the header has 'MR'\..*set data\.source: files"),
         (b"source,target\nx,y\n", r"no column 'mr', 'ref'; the header has 'source', 'target'"),
-        (b"mr;ref\nname[A];A.\n", r"trainset\.csv: its fields are separated by semicolons"),
+        (b"mr;ref\nname[A];A.\n", r"trainset\.csv: .*semicolons"),
         (
             b'mr,ref\nname[A],"two\nlines"\nname[B],\n',
-            (
-                r"trainset\.csv, line 4: column 'ref' is empty; fill it in or "
-                r"remove the row"
-            ),
+            (r"trainset\.csv, line 4: column 'ref' is empty"),
         ),
         (b"mr,ref\n \t,A.\n", r"trainset\.csv, line 2: column 'mr' is empty"),
         (b"mr,ref\nname[A],A.,x\n", r"trainset\.csv, line 2: 3 fields, expected 2 \(mr, ref\)"),
-        (b'mr,ref\nname[A],A.\nname[B],"open\n', r"trainset\.csv, line 3: cannot be read as csv"),
+        (b'mr,ref\nname[A],A.\nname[B],"open\n', r"trainset\.csv, line 3: .*csv"),
         (b"mr,ref\nname[A],A.\nname[B],caf\xe9\n", r"trainset\.csv, line 3: not UTF-8"),
     ],
 )

@@ -151,7 +151,7 @@ def test_an_unknown_label_names_its_place_and_what_is_allowed(extension: str, pl
     assert (
         f"train.{extension}, {place}: label 'perhaps' is not one of 'no', 'yes'; fix the file, or set data.labels"
     ) in str(caught.value)
-    with pytest.raises(DataError, match="label 'no' is not one of 'negative', '0', 'positive', '1'"):
+    with pytest.raises(DataError, match=r"label 'no' .*'negative', '0', 'positive', '1'"):
         load(tmp_path)
 
 
@@ -170,7 +170,7 @@ def test_null_texts_and_labels(extension: str, tmp_path: Path) -> None:
     ):
         load(tmp_path)
     write(tmp_path, f"train.{extension}", {"sentence": ["a", "b"], "label": ["positive", None]})
-    with pytest.raises(DataError, match=f"{place(extension)} 2: label null is not one of"):
+    with pytest.raises(DataError, match=f"{place(extension)} 2: label null "):
         load(tmp_path)
     write(tmp_path, f"train.{extension}", {"sentence": [1, 2], "label": [0, 1]})
     with pytest.raises(DataError, match=rf"{place(extension)} 1: column 'sentence' is '1' \(a number\), not text"):
@@ -210,7 +210,7 @@ def test_a_file_without_examples(extension: str, text: str, tmp_path: Path) -> N
             "train.csv",
             'sentence,label\na,1\n"open,0\n',
             (
-                "line 3: cannot be read as csv: unexpected end of data; mend the row that begins there: a quote that "
+                "line 3: cannot be read as csv: unexpected end of data; fix the row that begins there: a quote that "
                 "opens is closed"
             ),
         ),
@@ -218,17 +218,17 @@ def test_a_file_without_examples(extension: str, text: str, tmp_path: Path) -> N
         (
             "train.tsv",
             "sentence\tlabel\na\tb\t1\n",
-            "line 2: 3 fields, expected 2 (sentence, label); mend the line (a tsv is not quoted)",
+            "line 2: 3 fields, expected 2 (sentence, label); fix the line (a tsv is not quoted)",
         ),
         (
             "train.json",
             '[{"sentence": "a", "label": 1}',
-            "train.json, line 1: not JSON (Expecting ',' delimiter at column 31); mend the line",
+            "train.json, line 1: not JSON (Expecting ',' delimiter at column 31); fix the line",
         ),
         (
             "train.jsonl",
             '{"sentence": "a", "label": 1}\n{"sentence": \n',
-            "train.jsonl, line 2: not JSON (Expecting value at column 14); mend the line",
+            "train.jsonl, line 2: not JSON (Expecting value at column 14); fix the line",
         ),
         ("train.parquet", "not parquet", "cannot be read as parquet: "),
     ],

@@ -58,7 +58,7 @@ def test_stsb_scores_are_numbers(tmp_path: Path) -> None:
     assert examples.labels == [4.75, 0.0]
     assert all(type(label) is float for label in examples.labels)
     write(tmp_path, "dev.tsv", header, "0\tm\tf\t2012\t5\tn\tn\tone\ttwo\tnan")
-    with pytest.raises(DataError, match=r"dev\.tsv, line 2: label 'nan' is no plain decimal number"):
+    with pytest.raises(DataError, match=r"dev\.tsv, line 2: label 'nan' "):
         load("glue/stsb", tmp_path, "validation")
 
 
@@ -108,7 +108,7 @@ def test_errors_name_file_and_line(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="line 3: 5 fields, expected 4"):
         load("glue/rte", tmp_path)
     write(tmp_path, "train.tsv", header, "0\ta\tb\tentailment", "1\tc\td\tmaybe")
-    with pytest.raises(DataError, match="line 3: label 'maybe' is not one of 'entailment', 'not_entailment'"):
+    with pytest.raises(DataError, match=r"line 3: label 'maybe' .*'entailment', 'not_entailment'"):
         load("glue/rte", tmp_path)
     write(tmp_path, "train.tsv", header, "0\ta\tb\tentailment", "", "1\tc\td\tentailment")
     with pytest.raises(DataError, match="line 3: the line is blank; remove it"):
@@ -135,12 +135,12 @@ def test_blank_lines_at_the_end_are_harmless(tmp_path: Path) -> None:
 
 def test_files_without_examples(tmp_path: Path) -> None:
     write(tmp_path, "train.tsv")
-    with pytest.raises(DataError, match=r"train\.tsv: the file is empty"):
+    with pytest.raises(DataError, match=r"train\.tsv: .*empty"):
         load("glue/sst2", tmp_path)
-    with pytest.raises(DataError, match=r"train\.tsv: the file has no examples"):
+    with pytest.raises(DataError, match=r"train\.tsv: .*no examples"):
         load("glue/cola", tmp_path)
     write(tmp_path, "train.tsv", "sentence\tlabel")
-    with pytest.raises(DataError, match=r"train\.tsv: the file has no examples"):
+    with pytest.raises(DataError, match=r"train\.tsv: .*no examples"):
         load("glue/sst2", tmp_path)
 
 

@@ -28,13 +28,13 @@ def test_a_broken_line_and_a_bad_value_count_alike(name: str, before: str, tmp_p
     path = tmp_path / name
     if before.strip() or name == "train.jsonl":
         assert message(path, f'{before}{{"sentence": \n{GOOD}').startswith(
-            ", line 3: not JSON (Expecting value at column 14); mend the line"
+            ", line 3: not JSON (Expecting value at column 14); fix the line"
         )
     assert message(path, f'{before}{{"sentence": "b", "label": 7}}\n{GOOD}').startswith(
-        ", line 3: label '7' (a number) is not one of"
+        ", line 3: label '7' (a number)"
     )
     assert message(path, f'{before}{{"sentence": null, "label": 1}}\n{GOOD}').startswith(
-        ", line 3: column 'sentence' is null; fill it in"
+        ", line 3: column 'sentence' is null"
     )
 
 
@@ -52,10 +52,10 @@ def test_rows_of_a_list_are_counted_as_rows(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        (GOOD + "5\n", ', line 2: 5 is no object, such as {"column": "value"}; mend the line'),
+        (GOOD + "5\n", ', line 2: 5 is no object, such as {"column": "value"}; fix the line'),
         (
             GOOD + '{"sentence": "b\n',
-            ", line 2: not JSON (Unterminated string starting at column 14); mend the line: every line is an object",
+            ", line 2: not JSON (Unterminated string starting at column 14); fix the line: every line is an object",
         ),
         ("\n \n", ": holds blank lines alone; write the examples into it"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from dora_cli.doctor import packages
 from dora_cli.doctor.packages import install_command, look_at_extras, look_at_packages
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 METADATA = """\
 Metadata-Version: 2.4
 Name: dora-cli
@@ -74,6 +75,22 @@ def test_what_is_broken_is_found_by_importing(tmp_path: Path, installed: Path, m
     assert found["problem"] == (
         "is installed but cannot be imported (OSError: libfoo.so.1: cannot open); install it again"
     )
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_broken_torchvision_is_a_finding_though_nothing_needs_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packages, "_requirements", lambda: ((), {}))
+    monkeypatch.delitem(sys.modules, "torchvision", raising=False)
+    (tmp_path / "torchvision.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
+    (found,) = look_at_packages()
+    assert found["name"] == "torchvision"
+    assert "torchvision::nms" in found["problem"]
+    (tmp_path / "torchvision.py").write_text("")
+    importlib.invalidate_caches()
+    monkeypatch.delitem(sys.modules, "torchvision", raising=False)
+    assert look_at_packages() == []
 
 
 def test_what_is_slow_to_import_is_judged_by_what_it_needs(

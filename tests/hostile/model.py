@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
-
 from dora_cli.data.builtin import generate
 
 
 def make_model(folder: Path) -> Path:
     """A BERT of two blocks, width 16, without a pooler; no dropout, so that runs can be compared to rounding."""
+    import torch
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
     words = sorted({word for text in generate("glue/sst2", "train").texts[0] for word in text.split()})
     vocabulary = {word: index for index, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words])}

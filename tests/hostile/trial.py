@@ -263,7 +263,7 @@ class Pool:
         return self._run(((number, None) for number in numbers), self.jobs)
 
     def _run(self, tasks: Iterable[tuple[int, bytes | None]], jobs: int) -> Iterator[Outcome]:
-        """Of numbers, each with new content for its file or none; in order where there is one job."""
+        """Outcomes of numbers, each with new content for its file or none; in order where there is one job."""
         left = iter(tasks)
         busy: list[_Worker] = []
         try:

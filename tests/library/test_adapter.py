@@ -177,7 +177,7 @@ def test_a_half_precision_model_computes_without_autocast(tiny_model: Path, tmp_
     load_adapter(tmp_path / "run", model)
     found = logits(model)
     restored = restore(tmp_path / "run", [], lambda recipe, task: ())
-    with restored.accelerator.autocast():
+    with restored.ground.accelerator.autocast():
         expected = logits(restored.adapted.model)
     torch.testing.assert_close(found, expected, atol=2e-2, rtol=2e-2)
     with pytest.raises(
@@ -270,14 +270,14 @@ def test_targets_that_the_model_does_not_have_are_refused(run: Path, tiny_model:
 def test_an_adapter_is_loaded_once(run: Path, tiny_model: Path) -> None:
     model = users(tiny_model)
     load_adapter(run, model)
-    with pytest.raises(ModelError, match="carries an adapter of dora already"):
+    with pytest.raises(ModelError, match="an adapter of dora"):
         load_adapter(run, model)
-    with pytest.raises(ModelError, match="carries an adapter of dora already"):
+    with pytest.raises(ModelError, match="an adapter of dora"):
         dora_cli.attach(model, total_steps=10)
 
 
 def test_what_is_no_run_is_said_without_an_option_that_nobody_gave(tiny_model: Path, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"^\S*nowhere is not a folder"):
+    with pytest.raises(CheckpointError, match=r"^\S*nowhere "):
         load_adapter(tmp_path / "nowhere", users(tiny_model))
-    with pytest.raises(CheckpointError, match=r"holds no recipe\.yaml"):
+    with pytest.raises(CheckpointError, match=r"^\S+ .*recipe\.yaml"):
         load_adapter(tmp_path, users(tiny_model))

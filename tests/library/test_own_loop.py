@@ -191,12 +191,12 @@ def test_what_trains_can_be_chosen() -> None:
 @pytest.mark.parametrize(
     ("changes", "error", "says"),
     [
-        ({"rank": 0}, RecipeError, r"method\.rank: must be at least 1, got 0"),
-        ({"alpah": 8.0}, RecipeError, r"method\.alpah: unknown key; did you mean method\.alpha\?"),
+        ({"rank": 0}, RecipeError, r"method\.rank: .*got 0"),
+        ({"alpah": 8.0}, RecipeError, r"method\.alpah: .* method\.alpha\?"),
         ({"dropout": 1.0, "ema_beta": -1.0}, RecipeError, r"(?s)method\.dropout.*method\.ema_beta"),
         ({"start_rank": 1}, BudgetError, r"start_rank is 1, below method\.rank 2"),
         ({"total_steps": 2}, BudgetError, r"2 optimiser steps.*at least 3"),
-        ({"targets": ("*.nothing",)}, ProjectionError, r"'\*\.nothing' matches no projection"),
+        ({"targets": ("*.nothing",)}, ProjectionError, r"'\*\.nothing'.*attention\.self\.query"),
         ({"fresh": ["bert.poler.dense.weight"]}, ModelError, r"bert\.poler\.dense\.weight, which is no parameter"),
         ({"warn_after": 0}, RecipeError, r"warn_after is 0; it must be at least 1"),
     ],

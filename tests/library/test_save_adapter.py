@@ -87,8 +87,7 @@ def test_a_float64_model_is_saved_and_loaded_as_it_is(tmp_path: Path) -> None:
     assert torch.equal(logits(again), logits(model))
     with pytest.raises(
         CheckpointError,
-        match=r"^this model is float32, the adapter's base was float64; load it with "
-        r"dtype=torch\.float64",
+        match=r"float32, .*float64; .*dtype=torch\.float64",
     ):
         load_adapter(tmp_path / "saved", bert())
 
@@ -102,7 +101,7 @@ def test_before_the_freeze_it_must_be_asked_for(tmp_path: Path) -> None:
     state = json.loads((tmp_path / "saved" / "state.json").read_text())
     assert (state["step"], state["phase"], state["frozen"]) == (6, "pruning", False)
     again = bert()
-    with pytest.raises(CheckpointError, match=r"from before the freeze \(step 6\)"):
+    with pytest.raises(CheckpointError, match=r"\(step 6\).*allow_unfrozen=True"):
         load_adapter(tmp_path / "saved", again)
     load_adapter(tmp_path / "saved", again, allow_unfrozen=True)
     assert torch.equal(logits(again), logits(model))
@@ -131,7 +130,7 @@ def test_a_record_that_does_not_hold_is_refused(model: Any, tmp_path: Path) -> N
         with pytest.raises(CheckpointError, match=r"adapter\.json"):
             load_adapter(tmp_path / "saved", bert())
     record.write_text(pristine.replace('"rank": 2', '"rank": 3'))
-    with pytest.raises(CheckpointError, match="does not match its manifest"):
+    with pytest.raises(CheckpointError, match=r"adapter\.json .*manifest"):
         load_adapter(tmp_path / "saved", bert())
 
 
@@ -194,5 +193,5 @@ def test_what_peft_refuses_is_saved_for_us_alone(tmp_path: Path) -> None:
 
 def test_a_model_without_an_adapter_has_nothing_to_save(tmp_path: Path) -> None:
     for make in (bert, partial(lambda: merge(trained()))):
-        with pytest.raises(ModelError, match="carries no adapter"):
+        with pytest.raises(ModelError, match="no adapter"):
             save_adapter(make(), tmp_path / "saved")

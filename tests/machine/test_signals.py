@@ -19,9 +19,9 @@ from dora_cli.errors import DoraError, StoppedError
 from dora_cli.machine.signals import StopSignals
 from dora_cli.runs.checkpoints import checkpoints_of
 from dora_cli.runs.run_folder import RunRecords
+from dora_cli.training.checkpoint import newest_checkpoint
 from dora_cli.training.listener import SilentListener
 from dora_cli.training.loop import Loop
-from dora_cli.training.resuming import newest_checkpoint
 from tests.training.conftest import MakeRecipe
 from tests.training.killing import Attempt, Straight, Strike, Warm
 from tests.training.test_generation import models, recipe_of, tokenizer  # noqa: F401 - fixtures
@@ -29,7 +29,10 @@ from tests.training.test_generation import models, recipe_of, tokenizer  # noqa:
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="processes cannot be forked")
 
 # No checkpoints but those after an epoch, and those that signals ask for.
-CHANGES = ("method.dropout=0.2", "train.batch_size=4", "train.gradient_accumulation=4", "eval.select=last")
+CHANGES = (
+    "data.max_train_samples=46", "data.max_eval_samples=16", "method.targets=['*.query', '*.value']",
+    "method.dropout=0.2", "train.batch_size=4", "train.gradient_accumulation=2", "eval.select=last",
+)  # fmt: skip
 CODES = {signal.SIGHUP: 129, signal.SIGINT: 130, signal.SIGTERM: 143}
 
 
@@ -247,7 +250,7 @@ def test_a_signal_after_the_last_step_counts(
 
 
 def test_a_hangup_that_is_ignored_stays_so() -> None:
-    """As ``nohup dora train ...`` wants it."""
+    """``nohup dora train ...`` relies on it."""
     former = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with StopSignals() as signals:

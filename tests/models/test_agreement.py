@@ -158,7 +158,7 @@ POSITIONS = {  # 37 by the config; RoBERTa begins after its padding index, which
 
 @pytest.mark.parametrize("name", POSITIONS)
 def test_positions_end_where_the_model_s_do(save: Save, name: str) -> None:
-    """As many tokens as there are positions go through, in a batch that is padded no wider; one token
+    """Just as many tokens as there are positions go through, in a batch that is padded no wider; one token
     more is refused.
     """
     model_class, config_class, positions = POSITIONS[name]

@@ -70,5 +70,5 @@ def test_a_model_in_the_cache(tmp_path: Path) -> None:
     refs.mkdir()
     (refs / "main").write_text(commit)
     assert kind_if_suitable("someone/something", generates=False) == "encoder"
-    with pytest.raises(ModelError, match="'someone/something' is of the model type 'bert'"):
+    with pytest.raises(ModelError, match=r"'someone/something' .*'bert'"):
         kind_if_suitable("someone/something", generates=True)

@@ -42,7 +42,7 @@ def test_a_description_goes_on_over_lines() -> None:
 
 
 def test_without_docstrings_there_is_nothing_to_say() -> None:
-    """As under ``python -OO``."""
+    """``python -OO`` leaves them out."""
 
     class Example(Section):
         a: int = 1

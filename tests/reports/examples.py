@@ -174,3 +174,20 @@ def metrics(
         },
     }
     return metrics_record(**{**values, **changes})
+
+
+def environment() -> dict[str, Any]:
+    """environment.json of a run on the CPU, without the size of its base model, as older versions wrote it."""
+    return {
+        "schema_version": 1,
+        "dora": "0.1.0",
+        "python": "3.11.9",
+        "platform": "Linux-6.1-x86_64",
+        "packages": {"torch": "2.11.0", "datasets": None},
+        "device": "cpu",
+        "cpu_threads": 1,
+        "precision": "fp32",
+        "processes": 1,
+        "model": {"commit": None, "fingerprint": "ab12"},
+        "data": {"train": {"examples": 3668, "fingerprint": "cd34"}},
+    }

@@ -107,7 +107,7 @@ Network and Java
   hub     https://example.org: reachable in 0.2 s
   METEOR  cannot be computed: install Java (on PATH)
 
-2 problems: dora cannot work before they are mended
+2 problems: dora cannot work before they are fixed
   rich: is not installed; pip install 'rich>=13.7'
   temporary: No folder
 """

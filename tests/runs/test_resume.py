@@ -27,9 +27,12 @@ from tests.training.test_run import largest_difference, lines, read, without_tim
 STEPS = 24  # 4 epochs of 6; warm-up to 3, events at 9 and 11, where ranks freeze
 SAVES = (
     "save.every_steps=1",
+    "data.max_train_samples=46",
+    "data.max_eval_samples=16",
+    "method.targets=['*.query', '*.value']",
     "method.dropout=0.2",
     "train.batch_size=4",
-    "train.gradient_accumulation=4",
+    "train.gradient_accumulation=2",
     "method.dem_weight=0.1",
 )
 
@@ -78,37 +81,67 @@ def assert_equal_runs(one: Path, two: Path) -> None:
         assert all(mine[key].equal(theirs[key]) for key in mine)
 
 
-@pytest.fixture(scope="module")
-def straight(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Recipe], Path]:
-    """A run of a recipe without an interruption; made once for each recipe."""
-    made: dict[str, Path] = {}
+class Copies(SilentListener):
+    """Copies the run's folder at every step and evaluation: what a power cut there would leave."""
 
-    def run(recipe: Recipe) -> Path:
+    def __init__(self, run: Path, copies: Path) -> None:
+        self.run, self.copies, self.evaluated_splits = run, copies, 0
+
+    def tick(self, step: int, phase: str, budget: int) -> None:
+        shutil.copytree(self.run, self.copies / f"step-{step}")
+
+    def evaluating(self, split: str, done: int, total: int) -> None:
+        self.evaluated_splits += 1
+        shutil.copytree(self.run, self.copies / f"evaluation-{self.evaluated_splits}")
+
+
+class Runs:
+    """Runs without an interruption, and what power cuts would have left of them; a recipe is trained once."""
+
+    def __init__(self, factory: pytest.TempPathFactory) -> None:
+        self._factory, self._made = factory, dict[str, Path]()
+
+    def straight(self, recipe: Recipe) -> Path:
         key = recipe.model_dump_json()
-        if key not in made:
-            made[key] = tmp_path_factory.mktemp("straight") / "run"
-            train(recipe, made[key])
-        return made[key]
+        if key not in self._made:
+            folder = self._factory.mktemp("straight")
+            train(recipe, folder / "run", listener=Copies(folder / "run", folder))
+            self._made[key] = folder
+        return self._made[key] / "run"
 
-    return run
+    def cut(self, recipe: Recipe, run: Path, *, step: int | None = None, evaluation: int | None = None) -> None:
+        """Puts into `run` what the power cut has left."""
+        moment = f"step-{step}" if step is not None else f"evaluation-{evaluation}"
+        shutil.copytree(self.straight(recipe).with_name(moment), run)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    return Runs(tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def straight(runs: Runs) -> Callable[[Recipe], Path]:
+    """A run of a recipe without an interruption; made once for each recipe."""
+    return runs.straight
 
 
 @pytest.mark.parametrize("step", [2, 3, 4, 6, 7, 9, 10, 11, 12, 13, 18, 19, STEPS])
-def test_cut_at_a_step(make_recipe: MakeRecipe, straight: Callable[[Recipe], Path], tmp_path: Path, step: int) -> None:
+def test_cut_at_a_step(make_recipe: MakeRecipe, runs: Runs, tmp_path: Path, step: int) -> None:
     """In warm-up, while pruning, at an event, at the freeze, after compaction, at an epoch's edge; with accumulation
     and dropout.
     """
     recipe = make_recipe(*SAVES)
-    cut(recipe, tmp_path / "run", step=step)
+    runs.cut(recipe, tmp_path / "run", step=step)
     train(recipe, tmp_path / "run", resume=True)
-    assert_equal_runs(straight(recipe), tmp_path / "run")
+    assert_equal_runs(runs.straight(recipe), tmp_path / "run")
 
 
 def test_a_run_from_when_events_could_prune_nothing_goes_on(
-    make_recipe: MakeRecipe, straight: Callable[[Recipe], Path], tmp_path: Path
+    make_recipe: MakeRecipe, runs: Runs, tmp_path: Path
 ) -> None:
     recipe = make_recipe(*SAVES)
-    cut(recipe, tmp_path / "run", step=10)
+    runs.cut(recipe, tmp_path / "run", step=10)
     progress = tmp_path / "run" / "checkpoints" / "step-9" / "progress.json"
     content = read(progress)
     content["history"][:0] = [
@@ -118,7 +151,7 @@ def test_a_run_from_when_events_could_prune_nothing_goes_on(
     progress.write_text(json.dumps(content))
     sign(progress.parent)
     train(recipe, tmp_path / "run", resume=True)
-    assert_equal_runs(straight(recipe), tmp_path / "run")
+    assert_equal_runs(runs.straight(recipe), tmp_path / "run")
 
 
 @pytest.mark.parametrize(
@@ -139,55 +172,53 @@ def test_a_run_from_when_events_could_prune_nothing_goes_on(
     ids=" ".join,
 )
 def test_cut_twice_under_other_settings(
-    make_recipe: MakeRecipe, straight: Callable[[Recipe], Path], tmp_path: Path, changes: tuple[str, ...]
+    make_recipe: MakeRecipe, runs: Runs, tmp_path: Path, changes: tuple[str, ...]
 ) -> None:
     recipe = make_recipe(*SAVES, *changes)
-    cut(recipe, tmp_path / "run", step=8)
+    runs.cut(recipe, tmp_path / "run", step=8)
     with pytest.raises(PowerCutError):
         train(recipe, tmp_path / "run", resume=True, listener=Cut(step=20))
     train(recipe, tmp_path / "run", resume=True)
-    assert_equal_runs(straight(recipe), tmp_path / "run")
+    assert_equal_runs(runs.straight(recipe), tmp_path / "run")
 
 
 @pytest.mark.parametrize("step", [3, 9, 19])
 def test_the_base_models_own_dropout_goes_on_where_it_was(
-    make_recipe: MakeRecipe, straight: Callable[[Recipe], Path], tiny_model: Path, tmp_path: Path, step: int
+    make_recipe: MakeRecipe, runs: Runs, tiny_model: Path, tmp_path: Path, step: int
 ) -> None:
     """The other runs here have none: they are compared where it would hide what they look for."""
     model = shutil.copytree(tiny_model, tmp_path / "model")
     config = read(model / "config.json") | {"hidden_dropout_prob": 0.2, "attention_probs_dropout_prob": 0.2}
     (model / "config.json").write_text(json.dumps(config))
     recipe = make_recipe(*SAVES, f"model.name={model}")
-    cut(recipe, tmp_path / "run", step=step)
+    runs.cut(recipe, tmp_path / "run", step=step)
     train(recipe, tmp_path / "run", resume=True)
-    assert_equal_runs(straight(recipe), tmp_path / "run")
-    without, found = (read(run / "metrics.json")["epochs"] for run in (straight(make_recipe(*SAVES)), tmp_path / "run"))
+    assert_equal_runs(runs.straight(recipe), tmp_path / "run")
+    without, found = (
+        read(run / "metrics.json")["epochs"] for run in (runs.straight(make_recipe(*SAVES)), tmp_path / "run")
+    )
     assert all(one["train_loss"] != two["train_loss"] for one, two in zip(without, found, strict=True))
 
 
 @pytest.mark.parametrize("evaluation", [1, 2, 4])
-def test_cut_in_an_evaluation(
-    make_recipe: MakeRecipe, straight: Callable[[Recipe], Path], tmp_path: Path, evaluation: int
-) -> None:
+def test_cut_in_an_evaluation(make_recipe: MakeRecipe, runs: Runs, tmp_path: Path, evaluation: int) -> None:
     recipe = make_recipe("method.dropout=0.2")
-    cut(recipe, tmp_path / "run", evaluation=evaluation)
+    runs.cut(recipe, tmp_path / "run", evaluation=evaluation)
     if evaluation == 1:  # nothing was saved yet
         with pytest.raises(CheckpointError, match="no checkpoint"):
             train(recipe, tmp_path / "run", resume=True)
         return
     train(recipe, tmp_path / "run", resume=True)
-    assert_equal_runs(straight(recipe), tmp_path / "run")
+    assert_equal_runs(runs.straight(recipe), tmp_path / "run")
 
 
-def test_a_folder_that_was_moved_goes_on(
-    make_recipe: MakeRecipe, straight: Callable[[Recipe], Path], tmp_path: Path
-) -> None:
+def test_a_folder_that_was_moved_goes_on(make_recipe: MakeRecipe, runs: Runs, tmp_path: Path) -> None:
     recipe = make_recipe(*SAVES)
-    cut(recipe, tmp_path / "run", step=15)
+    runs.cut(recipe, tmp_path / "run", step=15)
     shutil.copytree(tmp_path / "run", tmp_path / "elsewhere" / "copy")
     shutil.rmtree(tmp_path / "run")
     train(recipe, tmp_path / "elsewhere" / "copy", resume=True)
-    assert_equal_runs(straight(recipe), tmp_path / "elsewhere" / "copy")
+    assert_equal_runs(runs.straight(recipe), tmp_path / "elsewhere" / "copy")
 
 
 def _flip(path: Path) -> None:
@@ -214,28 +245,30 @@ def _flip(path: Path) -> None:
 )
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
     make_recipe: MakeRecipe,
-    straight: Callable[[Recipe], Path],
+    runs: Runs,
     tmp_path: Path,
     damage: Callable[[Path], object],
     says: str,
 ) -> None:
     recipe = make_recipe(*SAVES)
-    cut(recipe, tmp_path / "run", step=15)
-    newest, before = tmp_path / "run" / "checkpoints" / "step-14", tmp_path / "run" / "checkpoints" / "step-13"
+    runs.cut(recipe, tmp_path / "run", step=21)
+    newest, before = tmp_path / "run" / "checkpoints" / "step-20", tmp_path / "run" / "checkpoints" / "step-19"
     assert newest.is_dir()
     assert before.is_dir()
     damage(newest)
     listener = Cut()
     train(recipe, tmp_path / "run", resume=True, listener=listener)
-    (note,) = [note for note in listener.notes if "step-14" in note]
+    (note,) = [note for note in listener.notes if "step-20" in note]
     assert "is not used" in note
     assert says in note
-    assert_equal_runs(straight(recipe), tmp_path / "run")
+    assert_equal_runs(runs.straight(recipe), tmp_path / "run")
 
 
-def test_no_whole_checkpoint_is_an_error_that_names_them_all(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+def test_no_whole_checkpoint_is_an_error_that_names_them_all(
+    make_recipe: MakeRecipe, runs: Runs, tmp_path: Path
+) -> None:
     recipe = make_recipe(*SAVES)
-    cut(recipe, tmp_path / "run", step=9)
+    runs.cut(recipe, tmp_path / "run", step=9)
     folders = checkpoints_of(RunRecords(tmp_path / "run"))
     for folder in folders:
         _flip(folder / "state.json")
@@ -244,8 +277,10 @@ def test_no_whole_checkpoint_is_an_error_that_names_them_all(make_recipe: MakeRe
     assert all(folder.name in str(caught.value) for folder in folders)
 
 
-def test_another_recipe_is_refused_with_the_keys_that_differ(make_recipe: MakeRecipe, tmp_path: Path) -> None:
-    cut(make_recipe(*SAVES), tmp_path / "run", step=9)
+def test_another_recipe_is_refused_with_the_keys_that_differ(
+    make_recipe: MakeRecipe, runs: Runs, tmp_path: Path
+) -> None:
+    runs.cut(make_recipe(*SAVES), tmp_path / "run", step=9)
     with pytest.raises(CheckpointError) as caught:
         train(
             make_recipe(*SAVES, "train.learning_rate=1.0e-3", "method.rank=3", "train.log_every=7"),
@@ -258,13 +293,11 @@ def test_another_recipe_is_refused_with_the_keys_that_differ(make_recipe: MakeRe
     assert "log_every" not in message
 
 
-def test_when_to_log_and_to_save_may_change(
-    make_recipe: MakeRecipe, straight: Callable[[Recipe], Path], tmp_path: Path
-) -> None:
+def test_when_to_log_and_to_save_may_change(make_recipe: MakeRecipe, runs: Runs, tmp_path: Path) -> None:
     recipe = make_recipe(*SAVES)
-    cut(recipe, tmp_path / "run", step=9)
+    runs.cut(recipe, tmp_path / "run", step=9)
     train(make_recipe(*SAVES, "train.log_every=3", "save.every_steps=4", "save.keep=5"), tmp_path / "run", resume=True)
-    assert largest_difference(straight(recipe) / "adapter", tmp_path / "run" / "adapter") == 0
+    assert largest_difference(runs.straight(recipe) / "adapter", tmp_path / "run" / "adapter") == 0
 
 
 def test_other_data_are_refused(make_recipe: MakeRecipe, tmp_path: Path) -> None:
@@ -274,13 +307,13 @@ def test_other_data_are_refused(make_recipe: MakeRecipe, tmp_path: Path) -> None
     for split in ("train", "validation"):
         (data / f"{split}.csv").write_text("sentence,label\n" + rows)
     recipe = make_recipe(*SAVES, "data.source=files", f"data.path={data}")
-    cut(recipe, tmp_path / "run", step=9)
+    cut(recipe, tmp_path / "run", step=2)
     (data / "train.csv").write_text("sentence,label\n" + rows.replace("fine", "poor"))
     with pytest.raises(CheckpointError, match="the examples are others"):
         train(recipe, tmp_path / "run", resume=True)
 
 
-def test_a_finished_run_says_so_and_stays(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+def test_a_finished_run_says_so_and_stays(make_recipe: MakeRecipe, runs: Runs, tmp_path: Path) -> None:
     recipe = make_recipe()
     result = train(recipe, tmp_path / "run")
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
@@ -291,13 +324,13 @@ def test_a_finished_run_says_so_and_stays(make_recipe: MakeRecipe, tmp_path: Pat
     assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
 
 
-def test_nothing_to_go_on_with(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+def test_nothing_to_go_on_with(make_recipe: MakeRecipe, runs: Runs, tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="holds no run to go on with; leave out --resume"):
         train(make_recipe(), tmp_path / "run", resume=True)
     assert not (tmp_path / "run").exists()
 
 
-def test_the_newest_and_the_selected_checkpoints_are_kept(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+def test_the_newest_and_the_selected_checkpoints_are_kept(make_recipe: MakeRecipe, runs: Runs, tmp_path: Path) -> None:
     """Step 12 is the first evaluation after the freeze; a learning rate of almost nothing keeps it the best."""
     recipe = make_recipe(*SAVES, "train.learning_rate=1.0e-12", "save.keep=3")
     metrics = train(recipe, tmp_path / "run").metrics
@@ -310,25 +343,23 @@ def test_the_newest_and_the_selected_checkpoints_are_kept(make_recipe: MakeRecip
     ]
 
 
-def test_the_adapter_of_a_later_epoch_is_put_back(
-    make_recipe: MakeRecipe, straight: Callable[[Recipe], Path], tmp_path: Path
-) -> None:
+def test_the_adapter_of_a_later_epoch_is_put_back(make_recipe: MakeRecipe, runs: Runs, tmp_path: Path) -> None:
     """The newest checkpoint is damaged, so the run goes on from one that had selected an earlier epoch than adapter/
     holds.
     """
     recipe = make_recipe("eval.select=last", "save.keep=4")
-    cut(recipe, tmp_path / "run", step=20)
+    runs.cut(recipe, tmp_path / "run", step=20)
     assert read(tmp_path / "run" / "adapter" / "state.json")["step"] == 18
     _flip(tmp_path / "run" / "checkpoints" / "step-18" / "state.json")
     with pytest.raises(PowerCutError):
         train(recipe, tmp_path / "run", resume=True, listener=Cut(step=13))
     assert read(tmp_path / "run" / "adapter" / "state.json")["step"] == 12
     train(recipe, tmp_path / "run", resume=True)
-    assert_equal_runs(straight(recipe), tmp_path / "run")
+    assert_equal_runs(runs.straight(recipe), tmp_path / "run")
 
 
 def test_the_one_before_can_be_used_even_if_the_damaged_one_was_selected(
-    make_recipe: MakeRecipe, straight: Callable[[Recipe], Path], tmp_path: Path
+    make_recipe: MakeRecipe, runs: Runs, tmp_path: Path
 ) -> None:
     """Step 24 is selected; the older one that is kept had selected step 18, which must still be there for it."""
     recipe = make_recipe(*SAVES, "eval.select=last")
@@ -337,20 +368,20 @@ def test_the_one_before_can_be_used_even_if_the_damaged_one_was_selected(
     assert [path.name for path in checkpoints_of(RunRecords(tmp_path / "run"))] == ["step-18", "step-23", "step-24"]
     _flip(tmp_path / "run" / "checkpoints" / "step-24" / "adapter.safetensors")
     train(recipe, tmp_path / "run", resume=True)
-    assert_equal_runs(straight(recipe), tmp_path / "run")
+    assert_equal_runs(runs.straight(recipe), tmp_path / "run")
 
 
-def test_what_changed_when_a_run_went_on_is_in_its_recipe(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+def test_what_changed_when_a_run_went_on_is_in_its_recipe(make_recipe: MakeRecipe, runs: Runs, tmp_path: Path) -> None:
     """So that an evaluation forms the batches that the run's own did."""
-    cut(make_recipe(*SAVES), tmp_path / "run", step=9)
+    runs.cut(make_recipe(*SAVES), tmp_path / "run", step=9)
     train(make_recipe(*SAVES, "eval.batch_size=7"), tmp_path / "run", resume=True)
     assert load_recipe(tmp_path / "run" / "recipe.yaml").eval.batch_size == 7
     assert evaluate(tmp_path / "run")["identical"] is True
 
 
-def test_a_checkpoint_of_another_recipe_is_refused(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_recipe_is_refused(make_recipe: MakeRecipe, runs: Runs, tmp_path: Path) -> None:
     """Changed by hand in recipe.yaml and on the command line alike; the checkpoint remembers."""
-    cut(make_recipe(*SAVES), tmp_path / "run", step=9)
+    runs.cut(make_recipe(*SAVES), tmp_path / "run", step=9)
     path = tmp_path / "run" / "recipe.yaml"
     path.write_text(path.read_text().replace("learning_rate: 0.005", "learning_rate: 0.5"))
     with pytest.raises(CheckpointError, match="written under another recipe"):
@@ -366,17 +397,17 @@ def test_a_checkpoint_of_another_recipe_is_refused(make_recipe: MakeRecipe, tmp_
     ],
 )
 def test_another_machine_is_refused(
-    make_recipe: MakeRecipe, tmp_path: Path, key: str, value: object, says: str
+    make_recipe: MakeRecipe, runs: Runs, tmp_path: Path, key: str, value: object, says: str
 ) -> None:
-    cut(make_recipe(*SAVES), tmp_path / "run", step=9)
+    runs.cut(make_recipe(*SAVES), tmp_path / "run", step=9)
     path = tmp_path / "run" / "environment.json"
     path.write_text(json.dumps({**read(path), key: value}))
     with pytest.raises(CheckpointError, match=says):
         train(make_recipe(*SAVES), tmp_path / "run", resume=True)
 
 
-def test_other_versions_are_said(make_recipe: MakeRecipe, tmp_path: Path) -> None:
-    cut(make_recipe(*SAVES), tmp_path / "run", step=9)
+def test_other_versions_are_said(make_recipe: MakeRecipe, runs: Runs, tmp_path: Path) -> None:
+    runs.cut(make_recipe(*SAVES), tmp_path / "run", step=9)
     path = tmp_path / "run" / "environment.json"
     environment = read(path)
     environment["packages"]["torch"] = "1.0"
@@ -387,15 +418,17 @@ def test_other_versions_are_said(make_recipe: MakeRecipe, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("left", [None, 100])
-def test_a_log_that_lost_lines_is_refused(make_recipe: MakeRecipe, tmp_path: Path, left: int | None) -> None:
-    cut(make_recipe(*SAVES, "train.log_every=1"), tmp_path / "run", step=9)
+def test_a_log_that_lost_lines_is_refused(
+    make_recipe: MakeRecipe, runs: Runs, tmp_path: Path, left: int | None
+) -> None:
+    runs.cut(make_recipe(*SAVES), tmp_path / "run", step=9)
     log = tmp_path / "run" / "log.jsonl"
     content = log.read_bytes()
     log.unlink()
     if left is not None:
         log.write_bytes(content[:left])
     with pytest.raises(CheckpointError, match=rf"log\.jsonl has {left or 0} bytes and had [0-9,]+ when"):
-        train(make_recipe(*SAVES, "train.log_every=1"), tmp_path / "run", resume=True)
+        train(make_recipe(*SAVES), tmp_path / "run", resume=True)
 
 
 def test_minutes_are_counted_from_the_last_checkpoint_in_every_process(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -414,7 +447,7 @@ def test_minutes_are_counted_from_the_last_checkpoint_in_every_process(monkeypat
 
 
 def test_the_time_of_saving_is_not_training_time(
-    make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_recipe: MakeRecipe, runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a clock that saving alone moves."""
     plain, now = folders.write_folder, [0.0]

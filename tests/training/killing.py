@@ -1,14 +1,12 @@
 """`dora train` as a process that is struck by signals, at chosen or at random moments, and goes on.
 
-Starting Python with torch takes seconds, so a warm process (multiprocessing's fork server) imports everything once and
-forks a process for each attempt, which runs the command line as `dora` does. That process says where it is (see
-`marks`) and waits where a signal is meant to fall, so that one can be sent into a moment of microseconds.
+A process is forked for each attempt (see `tests.processes`) and runs the command line as `dora` does. It says where
+it is (see `marks`) and waits where a signal is meant to fall, so that one can be sent into a moment of microseconds.
 """
 
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
 import signal
 import socket
@@ -25,6 +23,7 @@ from pathlib import Path
 
 from dora_cli.recipe import Recipe, dump_recipe
 from tests.patience import PATIENCE
+from tests.processes import CONTEXT, begin
 from tests.runs.test_resume import assert_equal_runs
 from tests.training.marks import install
 
@@ -73,8 +72,6 @@ class Warm:
     """Runs ``dora`` in processes forked from a warm one, which ends with this program."""
 
     def __init__(self) -> None:
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["tests.training.preload"])
         self.run("--version")  # starts it, so that no other run's seconds count its imports
 
     def run(
@@ -90,10 +87,10 @@ class Warm:
             pauses: seconds to rest at each mark, by phase.
             environment: variables to set.
         """
-        here, there = self._context.Pipe()
+        here, there = CONTEXT.Pipe()
         with tempfile.NamedTemporaryFile() as printed:
             settings = _Settings(arguments, printed.name, strike, dict(pauses or {}), dict(environment or {}))
-            process = self._context.Process(target=_dora, args=(there, settings), daemon=True)
+            process = CONTEXT.Process(target=_dora, args=(there, settings), daemon=True)
             began = time.monotonic()
             process.start()
             there.close()
@@ -182,17 +179,12 @@ def _watch(process: int, connection: Connection, strike: Strike | None, began: f
 
 def _dora(connection: Connection, settings: _Settings) -> None:
     """The process: `dora` with hooks."""
-    os.environ.update(settings.environment)
+    begin({**os.environ, **settings.environment})
     handle = os.open(settings.printed, os.O_WRONLY | os.O_APPEND)
     os.dup2(handle, 1)
     os.dup2(handle, 2)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    import torch
-
     from dora_cli.commands import app
 
-    torch.set_num_threads(1)
     strike = settings.strike
     visits: Counter[str] = Counter()
 

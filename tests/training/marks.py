@@ -42,9 +42,10 @@ def install(mark: Mark) -> None:
 
 
 def _around_the_loop(mark: Mark) -> None:
-    from dora_cli.training import loop, run
+    from dora_cli.assembly import prepare
+    from dora_cli.training import loop
 
-    step, evaluate, make_evaluator = loop.Loop._step, loop.Loop._evaluate, run.make_evaluator
+    step, evaluate, make_evaluator = loop.Loop._step, loop.Loop._evaluate, prepare.make_evaluator
     phase = "evaluation"
 
     def marked_step(self: Any, number: int, epoch: int, group: Any) -> None:
@@ -74,16 +75,17 @@ def _around_the_loop(mark: Mark) -> None:
         return evaluator
 
     _change(loop.Loop, _step=marked_step, _evaluate=marked_evaluate)
-    _change(run, make_evaluator=marked_evaluator)
+    _change(prepare, make_evaluator=marked_evaluator)
 
 
 def _around_loading(mark: Mark) -> None:
     """What is loaded at the start, or after training to be decoded with."""
     import dora_cli.recipe
+    from dora_cli.assembly import prepare
     from dora_cli.runs import folders
     from dora_cli.training import loop, run
 
-    load_recipe, load_base, load_file = dora_cli.recipe.load_recipe, run.load_base, folders.load_file
+    load_recipe, load_base, load_file = dora_cli.recipe.load_recipe, prepare.load_base, folders.load_file
     train, phase = loop.Loop.run, "loading"
 
     def marked_run(self: Any) -> Any:
@@ -100,7 +102,8 @@ def _around_loading(mark: Mark) -> None:
         return load_there
 
     _change(dora_cli.recipe, load_recipe=marked("recipe", load_recipe))
-    _change(run, load_base=marked("model", load_base))
+    for place in (prepare, run):
+        _change(place, load_base=marked("model", load_base))
     _change(loop.Loop, run=marked_run)
     _change(folders, load_file=marked("tensors", load_file))
 
@@ -204,11 +207,11 @@ def _around_records(mark: Mark, files: _Files) -> None:
 
 def _around_removal(mark: Mark) -> None:
     """A run's folder: made, taken; the run that was there: removed file by file, with half removed folders."""
+    from dora_cli.runs import open_run
     from dora_cli.runs import place as output
-    from dora_cli.training import run
 
     make_output, remove_run, rmtree, touch, unlink = (
-        run.make_output,
+        open_run.make_output,
         output.remove_run,
         shutil.rmtree,
         Path.touch,
@@ -245,7 +248,7 @@ def _around_removal(mark: Mark) -> None:
         mark(f"removal: {path.name} half removed")
         rmtree(path, ignore_errors=ignore_errors)
 
-    _change(run, make_output=marked_make)
+    _change(open_run, make_output=marked_make)
     _change(output, remove_run=marked_remove, shutil=SimpleNamespace(rmtree=marked_rmtree))
     _change(Path, touch=marked_touch, unlink=marked_unlink)
 

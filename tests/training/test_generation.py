@@ -92,6 +92,10 @@ def recipe_of(model: Path, *overrides: str) -> Recipe:
     return parse_recipe(text, overrides=overrides)
 
 
+QUICK = ("decode.epoch_samples=0", "decode.max_new_tokens=2", "decode.beams=1")
+"""Where no text that is written matters."""
+
+
 def read_lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
@@ -156,7 +160,7 @@ def test_accumulated_batches_of_unequal_token_counts_equal_the_large_batch(
             f"train.gradient_accumulation={accumulation}",
             "train.learning_rate=1.0e-3",
         )
-        train(recipe_of(models[name], *changes, "decode.epoch_samples=0"), tmp_path / f"{batch}")
+        train(recipe_of(models[name], *changes, "train.epochs=2", *QUICK), tmp_path / f"{batch}")
     weights = {batch: load_weights(tmp_path / str(batch) / "adapter").adapter for batch in (16, 4, 2)}
     for key, tensor in weights[16].items():
         for batch in (4, 2):
@@ -223,7 +227,7 @@ def test_the_dev_loss_is_the_mean_over_target_tokens_without_smoothing(models: d
 
 def test_label_smoothing_is_in_the_training_loss_alone(models: dict[str, Path], tmp_path: Path) -> None:
     """At a learning rate of almost nothing the model stays, so that the two losses of one run can be told apart."""
-    changes = ("train.learning_rate=1.0e-12", "train.batch_size=46", "decode.epoch_samples=0")
+    changes = ("train.learning_rate=1.0e-12", "train.batch_size=46", *QUICK)
     plain = train(recipe_of(models["gpt2"], *changes), tmp_path / "plain").metrics
     smooth = train(recipe_of(models["gpt2"], *changes, "train.label_smoothing=0.5"), tmp_path / "smooth").metrics
     assert smooth["epochs"][0]["metrics"] == plain["epochs"][0]["metrics"]
@@ -232,7 +236,7 @@ def test_label_smoothing_is_in_the_training_loss_alone(models: dict[str, Path], 
 
 def test_no_clipping_is_a_bound_that_is_never_met(models: dict[str, Path], tmp_path: Path) -> None:
     for name, bound in (("none", "null"), ("far", "1.0e+9"), ("near", "1.0e-3")):
-        train(recipe_of(models["gpt2"], f"train.max_grad_norm={bound}", "decode.epoch_samples=0"), tmp_path / name)
+        train(recipe_of(models["gpt2"], f"train.max_grad_norm={bound}", *QUICK), tmp_path / name)
     weights = {name: load_weights(tmp_path / name / "adapter").adapter for name in ("none", "far", "near")}
     norms = {
         name: [line["grad_norm"] for line in read_lines(tmp_path / name / "log.jsonl") if line["type"] == "train"]

@@ -90,7 +90,7 @@ def test_killed_while_texts_are_generated(warm: Warm, models: dict[str, Path], t
     """A generator whose selected epoch is not the last, so that its weights are read again from adapter/ before they
     are scored.
     """
-    changes = ("train.batch_size=2", "train.gradient_accumulation=4", "method.dropout=0.1", "save.every_steps=2",
+    changes = ("train.batch_size=4", "train.gradient_accumulation=2", "method.dropout=0.1", "save.every_steps=2",
     "eval.select=best",
                "train.learning_rate=0.1", "train.lr_warmup_steps=12", "train.epochs=4")  # fmt: skip
     straight = Straight.of(warm, recipe_of(models["gpt2"], *changes), tmp_path)
@@ -112,7 +112,10 @@ def test_killed_at_random_moments(warm: Warm, make_recipe: MakeRecipe, tmp_path:
         kills += len(attempts) - 1
 
 
-SHORT = ("train.max_steps=6", "save.every_steps=2", "train.batch_size=4", "train.gradient_accumulation=4")
+SHORT = (
+    "data.max_train_samples=46", "data.max_eval_samples=16", "train.max_steps=6", "save.every_steps=2",
+    "train.batch_size=4", "train.gradient_accumulation=2",
+)  # fmt: skip
 
 
 def strike_at(case: Case, folder: Path, *places: Strike) -> None:

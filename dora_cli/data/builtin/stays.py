@@ -108,7 +108,7 @@ class Stay:
     values: dict[str, str]
 
     def meaning(self) -> str:
-        """As ``name[...], stayType[...]`` and so on."""
+        """The source text: ``name[...], stayType[...]`` and so on."""
         return ", ".join(f"{key}[{value}]" for key, value in (("name", self.name), *self.values.items()))
 
 

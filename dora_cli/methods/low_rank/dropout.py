@@ -88,7 +88,7 @@ class _Dropped(torch.autograd.Function):
 
 
 def cut(probability: float, bits: int) -> int:
-    """Of ``2^bits`` values, how many drop an input: all below this. At least one keeps it."""
+    """How many of ``2^bits`` values drop an input: all below this. At least one keeps it."""
     return min(round(probability * (1 << bits)), (1 << bits) - 1)
 
 

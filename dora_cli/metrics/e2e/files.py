@@ -113,7 +113,7 @@ def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         except ValueError as error:
             raise DataError(f"{where}: not JSON ({error}); every line is an object such as {_EXAMPLE}") from None
         if not isinstance(record, dict):
-            raise DataError(f"{where}: {_short(record)} is no object such as {_EXAMPLE}; mend the line")
+            raise DataError(f"{where}: {_short(record)} is no object such as {_EXAMPLE}; fix the line")
         yield where, record
     if not found:
         raise DataError(f"{path}: the file is empty; give an object a line, such as {_EXAMPLE}")

@@ -15,7 +15,7 @@ from dora_cli.reports.html.style import room_for, wide_from
 
 _EMPTY = frozenset({"br", "col", "link", "meta", "rect", "wbr"})
 CHARACTER, PAD, LONGEST = 8.0, 20, 26
-"""Of a table, in pixels: width of a character, of a cell's margins; and characters after which a cell is broken."""
+"""Measures of a table: a character's width and a cell's margins in pixels; characters after which a cell is broken."""
 _UNFIT = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
 """Control characters, what turns the direction of text around, and what is no character: a page may not hold or should
 not obey them.

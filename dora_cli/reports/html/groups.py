@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 from dora_cli.errors import CheckpointError
+from dora_cli.recipe.changes import keys_of
+from dora_cli.recipe.effects import Effect
 from dora_cli.reports.curves import Phase, Series, losses, metric_curve, metric_names, phases
 from dora_cli.reports.html.paths import shared
 from dora_cli.reports.ranks import mean_ranks
 from dora_cli.reports.runs import RunCurves, find_curves, find_ranks
 from dora_cli.reports.settings import settings
-from dora_cli.runs.reading import read_json, read_text
+from dora_cli.runs.reading import read_text
 from dora_cli.runs.run_folder import RunRecords
 
-WITHOUT_EFFECT = frozenset(
-    {"train.seed", "train.log_every", "train.log_with", "eval.batch_size", "decode.batch_size"}
-    | {"save.every_steps", "save.every_minutes", "save.keep"}
-)
+WITHOUT_EFFECT = frozenset(keys_of(Effect.SEED, Effect.RECORDS, Effect.BATCHING))
 """Keys in which runs of one group may differ: the seed, and those that change what is written down and nothing that is
 trained.
 """
@@ -135,7 +134,7 @@ class Group:
 
     @property
     def model(self) -> str:
-        """Of a local folder its name."""
+        """The base model; a local folder by its name."""
         record = self.finished[0].metrics if self.finished else None
         return shared(str(record["model"]) if record else self.of("model.name"))
 
@@ -149,7 +148,7 @@ class Group:
 
     @cached_property
     def metric_names(self) -> tuple[str, ...]:
-        """Of the evaluations, the one that selects first."""
+        """The evaluations' metrics, the one that selects first."""
         names: dict[str, None] = {}
         for run in self.runs:
             names.update(dict.fromkeys(metric_names(run.evaluations)))
@@ -158,7 +157,7 @@ class Group:
 
     @cached_property
     def result_names(self) -> tuple[str, ...]:
-        """Of the finished runs' results, which may be more than those of the evaluations; the one that
+        """The metrics of the finished runs, which may be more than those of the evaluations; the one that
         selects first.
         """
         names = dict.fromkeys(
@@ -169,7 +168,7 @@ class Group:
 
     @cached_property
     def final_names(self) -> tuple[str, ...]:
-        """Of the results, those of the outputs that were written at the end: no evaluation between epochs has them."""
+        """The metrics of outputs that were written at the end: no evaluation between epochs has them."""
         return tuple(name for name in self.result_names if name not in self.metric_names)
 
     @cached_property
@@ -236,32 +235,16 @@ def _runs(folder: Path) -> list[RunRecords]:
 def _read(run: RunRecords, name: str) -> Run:
     begun = run.ranks.is_file() or run.log.is_file()
     curves = find_curves(run.folder) if begun else RunCurves(run, ("not begun",), None, None, ())
-    curves = replace(curves, log=tuple(entry for entry in curves.log if _whole(entry)))
     recipe = read_text(run.recipe) if run.recipe.is_file() else None
-    environment = read_json(run.environment) if run.environment.is_file() else None
-    if environment is not None and not isinstance(environment, Mapping):
-        raise CheckpointError(
-            f"{run.environment} is damaged: it holds no JSON object. Copy the run folder again, or train again."
-        )
+    environment = run.read_environment() if run.environment.is_file() else None
     return Run(run.folder, name, curves, recipe, settings(recipe or "", run.recipe), environment)
-
-
-def _whole(entry: Mapping[str, Any]) -> bool:
-    """Whether a line of the log, which anybody may have written, has counts that can be drawn and listed."""
-    keys = {"train": ("step", "budget", "live"), "eval": ("step", "epoch")}.get(str(entry.get("type")), ("step",))
-    loss = entry.get("train_loss")
-    return all(isinstance(entry.get(key), int) and 0 <= entry[key] < 2**53 for key in keys) and isinstance(
-        loss, int | float | None
-    )
 
 
 def _kind(run: Run) -> tuple[object, ...]:
     """What runs of one group have in common."""
     kept = tuple((key, value) for key, value in run.settings.items() if key not in WITHOUT_EFFECT)
-    environment = run.environment or {}
-    model, data = environment.get("model"), environment.get("data")
-    splits = data if isinstance(data, Mapping) else {}
-    fingerprints = [str(part.get("fingerprint")) for part in (model, *splits.values()) if isinstance(part, Mapping)]
+    known = run.environment
+    fingerprints = [part["fingerprint"] for part in (known["model"], *known["data"].values())] if known else []
     record = run.metrics
     return (
         kept,

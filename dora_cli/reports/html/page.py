@@ -35,7 +35,7 @@ SUFFIXES = (".html", ".htm")
 OPEN_ROWS = 12
 """A table of epochs of at most so many rows is open."""
 OPEN_GROUPS = 3
-"""Of at most so many groups each section is open."""
+"""Sections are open where there are at most so many groups."""
 BESIDE = 3
 """Results of at most so many metrics have the table of their one run beside them."""
 PANEL = 36

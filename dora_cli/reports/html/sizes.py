@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 BYTES = 4
-"""Of one parameter: what trains is float32."""
+"""Bytes of one parameter: what trains is float32."""
 
 
 @dataclass(frozen=True)
@@ -35,13 +35,8 @@ def model_size(environment: Mapping[str, Any] | None) -> Mapping[str, int | None
     """``parameters, bytes, head_parameters`` of the base model; None what a run of an older version has
     not recorded.
     """
-    model = (environment or {}).get("model")
-    found = model if isinstance(model, Mapping) else {}
-    numbers = {key: found.get(key) for key in ("parameters", "bytes", "head_parameters")}
-    return {
-        key: value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
-        for key, value in numbers.items()
-    }
+    model = environment["model"] if environment is not None else {}
+    return {key: model.get(key) for key in ("parameters", "bytes", "head_parameters")}
 
 
 def sizes(metrics: Mapping[str, Any], ranks: Mapping[str, Any], environment: Mapping[str, Any] | None) -> list[Size]:

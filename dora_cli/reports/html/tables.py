@@ -61,7 +61,7 @@ def results(group: Group) -> list[tuple[str, Table]]:
 
 
 def _written_title(group: Group) -> str:
-    """Of the table of final outputs: which split they are of, and how they were written."""
+    """Title of the table of final outputs: which split they are of, and how they were written."""
     split, beams = group.of("decode.split"), group.of("decode.beams")
     facts = [f"{split} split"] if split != "?" else []
     if beams.isdigit():
@@ -127,9 +127,8 @@ class Epochs:
 
 
 def epochs(group: Group) -> Epochs | None:
-    """Of the finished runs; of all that have come to an evaluation where none has finished.
-
-    None where there is none.
+    """The epochs of the finished runs, or of all that have come to an evaluation where none has finished; None where
+    there is none.
     """
     pool = [run for run in (group.finished or group.runs) if run.evaluations]
     names = group.metric_names

@@ -25,7 +25,7 @@ from dora_cli.reports.live.marks import Line, length
 PAUSE = 1 / 8
 """Seconds between two pictures at least."""
 SHARE = 1 / 250
-"""Of this process's time, what pictures may take at most: where one takes long, they are drawn less often."""
+"""Share of this process's time that pictures may take at most: where one takes long, they are drawn less often."""
 
 
 class Screen:

@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from dora_cli.runs.records.fields import Count, Metrics, Name, validated
+from dora_cli.runs.records.fields import Count, Digest, Metrics, Name, Record, Seconds, validated
 from dora_cli.runs.records.metrics import EpochRecord
 from dora_cli.runs.records.ranks import HistoryRecord
 
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-Seconds = Annotated[float, Field(allow_inf_nan=False, ge=0)]
+
+def _defined(value: Any) -> Any:
+    """What an older version wrote as NaN, a metric or loss that is undefined, as it is written today: null."""
+    if isinstance(value, dict):
+        return {key: _defined(inner) for key, inner in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-class Closed(BaseModel):
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+SavedMetrics = Annotated[Metrics, BeforeValidator(_defined)]
+SavedEpoch = Annotated[EpochRecord, BeforeValidator(_defined)]
 
 
-class StateRecord(Closed):
+class StateRecord(Record):
     """state.json: where in the run the weights beside it were taken."""
+
+    FILE: ClassVar[str] = "state.json"
 
     schema_version: Literal[1]
     method: Name
@@ -29,24 +36,24 @@ class StateRecord(Closed):
     epoch: Count
     phase: Name
     frozen: bool
-    metrics: Metrics | None
+    metrics: SavedMetrics | None
 
 
-class PositionRecord(Closed):
+class PositionRecord(Record):
     """Where a run is, see `dora_cli.training.checkpoint.Position`."""
 
     step: Annotated[Count, Field(ge=1)]
     epoch: Annotated[Count, Field(ge=1)]
     groups: Count
-    train_loss: float | None  # not a number where every step of the epoch was skipped
+    train_loss: Annotated[float | None, BeforeValidator(_defined)]  # undefined where every step was skipped
 
 
-class SelectionRecord(Closed):
+class SelectionRecord(Record):
     """The evaluation selected so far."""
 
     epoch: Count | None
     step: Count | None
-    metrics: Metrics
+    metrics: SavedMetrics
     frozen: bool
 
     @model_validator(mode="after")
@@ -56,17 +63,17 @@ class SelectionRecord(Closed):
         return self
 
 
-class ScalerRecord(Closed):
-    """Of fp16's loss scaling; PyTorch's own names."""
+class ScalerRecord(Record):
+    """The state of fp16's loss scaling, under PyTorch's own names."""
 
-    scale: Annotated[Finite, Field(gt=0)]
-    growth_factor: Annotated[Finite, Field(gt=0)]
-    backoff_factor: Annotated[Finite, Field(gt=0)]
-    growth_interval: Annotated[Finite, Field(ge=1)]
-    growth_tracker: Annotated[Finite, Field(ge=0, alias="_growth_tracker")]
+    scale: Annotated[float, Field(gt=0)]
+    growth_factor: Annotated[float, Field(gt=0)]
+    backoff_factor: Annotated[float, Field(gt=0)]
+    growth_interval: Annotated[float, Field(ge=1)]
+    growth_tracker: Annotated[float, Field(ge=0, alias="_growth_tracker")]
 
 
-class CountersRecord(Closed):
+class CountersRecord(Record):
     """What a step keeps beside the optimiser's moments."""
 
     scheduler: Count
@@ -74,13 +81,13 @@ class CountersRecord(Closed):
     halted: Literal[False]  # a diverged run is never saved
     bad_steps: Count
     first_bad: Annotated[int, Field(ge=-1, lt=2**53)]
-    loss_sum: Finite
+    loss_sum: float
     steps: Count
-    epoch_loss: Finite
+    epoch_loss: float
     epoch_units: Count
 
 
-class SecondsRecord(Closed):
+class SecondsRecord(Record):
     """Time spent so far."""
 
     training: Seconds
@@ -88,21 +95,23 @@ class SecondsRecord(Closed):
     saving: Seconds
 
 
-class ProgressRecord(Closed):
+class ProgressRecord(Record):
     """progress.json: where the run was and what it had written down."""
+
+    FILE: ClassVar[str] = "progress.json"
 
     schema_version: Literal[1]
     at: PositionRecord
     step_function: CountersRecord
     selection: SelectionRecord
-    epochs: list[EpochRecord]
+    epochs: list[SavedEpoch]
     history: list[HistoryRecord]
     seconds: SecondsRecord
     examples: Count
     last_log: Annotated[list[Seconds], Field(min_length=3, max_length=3)]  # step, examples, seconds
     log_length: Count | None
     recipe: str
-    recipe_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    recipe_sha256: Digest
     versions: dict[str, str | None]
 
 

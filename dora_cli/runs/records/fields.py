@@ -1,15 +1,20 @@
-"""What the fields of records have in common, and the check against a schema."""
+"""What all records have in common: the types of their fields, and the check at writing and at reading.
+
+A record is closed: a key that its schema does not know is refused, as is a number that is not finite. So a later
+version of dora that adds a key raises `schema_version`; what older ones did not write yet has a default in the schema.
+"""
 
 from __future__ import annotations
 
 import reprlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from dora_cli.errors import CheckpointError
+from dora_cli.json_text import plain
 from dora_cli.printable import is_plain, shown
 from dora_cli.runs.reading import COPY_AGAIN
 
@@ -35,11 +40,35 @@ Metrics = Annotated[dict[Name, float | None], Field(max_length=100)]
 """Metric name to value; None where a metric is undefined (JSON has no NaN)."""
 
 
+Fact = Annotated[str, Field(max_length=5000)]
+"""Text that is shown with its control characters made visible: the machine's own words, or a path."""
+Seconds = Annotated[float, Field(ge=0)]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+"""SHA-256 in hexadecimal."""
+
+
 class Record(BaseModel):
-    model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
+    """Base of all schemas. Nothing is converted; `FILE` is what a record is called in messages."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
+    FILE: ClassVar[str] = "a record"
 
 
-_Model = TypeVar("_Model", bound=BaseModel)
+_Model = TypeVar("_Model", bound=Record)
+
+
+def written(model: type[Record], content: Mapping[str, Any]) -> dict[str, Any]:
+    """`content` as plain JSON values, to be written; a value that is not finite is null.
+
+    Raises:
+        AssertionError: it does not keep to the schema, which is a mistake of ours.
+    """
+    record: dict[str, Any] = plain(content)
+    try:
+        model.model_validate(record)
+    except ValidationError as error:
+        raise AssertionError(f"{model.FILE} would break its own schema: {_problems(error)}") from error
+    return record
 
 
 def validated(model: type[_Model], record: Any, source: Path | str) -> _Model:
@@ -80,6 +109,8 @@ def _problems(error: ValidationError, most: int = 3) -> str:
         elif problem["type"] == "value_error":
             lines.append(f"{place}: {message}" if place else message)
         else:
+            if problem["type"] == "extra_forbidden":
+                message = "no key that this version of dora knows"
             value = reprlib.repr(problem["input"])  # what a stranger wrote may be nested without end
             value = value if len(value) <= 60 else value[:57] + "..."
             lines.append(f"{place or 'the whole'} is {value}: {message}")

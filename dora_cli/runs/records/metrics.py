@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from dora_cli.json_text import plain
 from dora_cli.printable import shown
-from dora_cli.runs.records.fields import SCHEMA_VERSION, Count, Metrics, Name, Place, Record, validated
+from dora_cli.runs.records.fields import (
+    SCHEMA_VERSION,
+    Count,
+    Metrics,
+    Name,
+    Place,
+    Record,
+    Seconds,
+    validated,
+    written,
+)
 
 
 class EpochRecord(Record):
@@ -38,10 +47,14 @@ class BudgetRecord(Record):
 class TimingRecord(Record):
     """Speed of training, evaluations apart.
 
-    `peak_memory_bytes` is the device's on CUDA, the process's on the CPU; None if unknown.
+    `peak_memory_bytes` is the device's on CUDA, the process's on the CPU; None if unknown. `decoding_seconds` is there
+    only where the finished model wrote outputs; older runs have neither `evaluation_seconds` nor `saving_seconds`.
     """
 
-    train_seconds: float
+    train_seconds: Seconds
+    evaluation_seconds: Seconds | None = None
+    saving_seconds: Seconds | None = None
+    decoding_seconds: Seconds | None = None
     samples_per_second: float | None
     steps_per_second: float | None
     peak_memory_bytes: Count | None
@@ -50,11 +63,13 @@ class TimingRecord(Record):
 class MetricsRecord(Record):
     """metrics.json. `metrics` are of the selected epoch, `last` of the last one."""
 
+    FILE: ClassVar[str] = "metrics.json"
+
     schema_version: Literal[1]
     task: Name
     model: Place
     method: Name
-    seed: int
+    seed: Count
     metrics: Metrics
     last: Metrics
     best_epoch: Count | None
@@ -84,7 +99,8 @@ def metrics_record(
     timing: Mapping[str, float | int | None],
 ) -> dict[str, Any]:
     """The content of metrics.json. See `MetricsRecord` for the keys of `epochs`, `budget` and `timing`."""
-    record = plain(
+    return written(
+        MetricsRecord,
         {
             "schema_version": SCHEMA_VERSION,
             "task": task,
@@ -98,7 +114,5 @@ def metrics_record(
             "epochs": epochs,
             "budget": budget,
             "timing": timing,
-        }
+        },
     )
-    MetricsRecord.model_validate(record)
-    return dict(record)

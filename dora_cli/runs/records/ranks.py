@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 from pydantic import Field, model_validator
 
-from dora_cli.json_text import plain
-from dora_cli.runs.records.fields import SCHEMA_VERSION, Count, Name, Record, validated
+from dora_cli.runs.records.fields import SCHEMA_VERSION, Count, Name, Record, validated, written
 
 
 class LayerRecord(Record):
@@ -58,6 +57,8 @@ class RanksRecord(Record):
 
     Older runs have no `phases`, and events in their `history` that prune nothing.
     """
+
+    FILE: ClassVar[str] = "ranks.json"
 
     schema_version: Literal[1]
     unit: Name
@@ -162,7 +163,8 @@ def ranks_record(
                 "scores": None if allocation.scores is None else list(allocation.scores),
             }
         )
-    record = plain(
+    return written(
+        RanksRecord,
         {
             "schema_version": SCHEMA_VERSION,
             "unit": unit,
@@ -172,7 +174,5 @@ def ranks_record(
             "layers": layers,
             "phases": [{"name": name, "first": first, "last": last} for name, first, last in phases],
             "history": [{key: entry[key] for key in ("step", "phase", "budget", "live")} for entry in history],
-        }
+        },
     )
-    RanksRecord.model_validate(record)  # our own mistake would raise here, before anything is written
-    return dict(record)

@@ -5,11 +5,71 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from math import isfinite
 from statistics import mean, stdev
-from typing import Any
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
 
 from dora_cli.errors import CheckpointError
-from dora_cli.runs.records.fields import SCHEMA_VERSION
+from dora_cli.runs.records.fields import SCHEMA_VERSION, Count, Name, Place, Record, written
 from dora_cli.runs.records.metrics import MetricsRecord, validate_metrics
+
+
+class SpreadRecord(Record):
+    """A number over several runs, in the order of the seeds; `sd` is the sample standard deviation (n - 1)."""
+
+    mean: float | None
+    sd: float | None
+    values: list[float | None]
+
+
+class MetricSpreadRecord(Record):
+    """A metric of the selected epochs and of the last ones."""
+
+    best: SpreadRecord
+    last: SpreadRecord
+
+
+class BudgetSpreadRecord(Record):
+    """Components and parameters."""
+
+    live_components: SpreadRecord
+    adapter_parameters_final: SpreadRecord
+
+
+class TimingSpreadRecord(Record):
+    """Time and memory."""
+
+    train_seconds: SpreadRecord
+    peak_memory_bytes: SpreadRecord
+
+
+class SummaryRecord(Record):
+    """summary.json: one entry of every list for each of `seeds`."""
+
+    FILE: ClassVar[str] = "summary.json"
+
+    schema_version: Literal[1]
+    task: Name
+    model: Place
+    method: Name
+    selection: Name
+    seeds: Annotated[list[Count], Field(min_length=1)]
+    metrics: Annotated[dict[Name, MetricSpreadRecord], Field(max_length=100)]
+    best_epochs: list[Count | None]
+    budget: BudgetSpreadRecord
+    timing: TimingSpreadRecord
+
+    @model_validator(mode="after")
+    def _one_for_each_seed(self) -> SummaryRecord:
+        spreads = [
+            *(spread for metric in self.metrics.values() for spread in (metric.best, metric.last)),
+            *(self.budget.live_components, self.budget.adapter_parameters_final),
+            *(self.timing.train_seconds, self.timing.peak_memory_bytes),
+        ]
+        lengths = {len(self.best_epochs), *(len(spread.values) for spread in spreads)}
+        if lengths != {len(self.seeds)}:
+            raise ValueError(f"there are {len(self.seeds)} seeds, but a list has not as many entries")
+        return self
 
 
 def seeds_summary(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -53,7 +113,7 @@ def seeds_summary(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     def over(value: Callable[[MetricsRecord], float | None]) -> dict[str, Any]:
         return spread([value(run) for run in runs])
 
-    return {
+    content = {
         "schema_version": SCHEMA_VERSION,
         "task": first.task,
         "model": first.model,
@@ -77,6 +137,7 @@ def seeds_summary(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             "peak_memory_bytes": over(lambda run: run.timing.peak_memory_bytes),
         },
     }
+    return written(SummaryRecord, content)
 
 
 def spread(values: Sequence[float | None]) -> dict[str, Any]:

@@ -80,15 +80,8 @@ def write_run(
             log.append({"type": "eval", **epochs[-1]})
     write_text(folder / "recipe.yaml", recipe(model, seed, rank=rank, extra=extra))
     size = {} if parameters is None else {"parameters": parameters, "bytes": 4 * parameters, "head_parameters": HEAD}
-    write_json(
-        folder / "environment.json",
-        {
-            "schema_version": 1,
-            "dora": "0.1.0",
-            "device": "cpu",
-            "model": {"commit": None, "fingerprint": "ab12", **size},
-        },
-    )
+    environment = examples.environment()
+    write_json(folder / "environment.json", {**environment, "model": {**environment["model"], **size}})
     write_jsonl(folder / "log.jsonl", [entry for entry in log if stop is None or entry["step"] <= stop])
     if stop is not None:
         return folder

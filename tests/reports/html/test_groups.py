@@ -10,6 +10,7 @@ import pytest
 from dora_cli.atomic import write_json
 from dora_cli.errors import CheckpointError
 from dora_cli.reports.html.groups import find_groups
+from tests.reports.examples import environment
 from tests.reports.html.folders import FREEZE, write_run
 
 
@@ -41,15 +42,18 @@ def test_recipes_are_groups_of_their_own_whatever_the_folders(tmp_path: Path) ->
     ]
 
 
-@pytest.mark.parametrize("other", [{"model": {"fingerprint": "cd34"}}, {"data": {"train": {"fingerprint": "ef56"}}}])
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"model": {"commit": None, "fingerprint": "cd34"}},
+        {"data": {"train": {"examples": 3668, "fingerprint": "ef56"}}},
+    ],
+)
 def test_runs_of_another_model_or_other_data_are_not_averaged(tmp_path: Path, other: dict[str, object]) -> None:
-    """Their recipes are the same to the letter: what a folder held has changed."""
+    """Their recipes are the same, key by key: what a folder held has changed."""
     for seed in (1, 2):
         write_run(tmp_path / "rte" / f"seed-{seed}", seed=seed)
-    write_json(
-        tmp_path / "rte" / "seed-2" / "environment.json",
-        {"schema_version": 1, "model": {"fingerprint": "ab12"}, **other},
-    )
+    write_json(tmp_path / "rte" / "seed-2" / "environment.json", {**environment(), **other})
     assert [[run.seed for run in group.runs] for group in find_groups([tmp_path / "rte"])] == [["1"], ["2"]]
 
 

@@ -238,7 +238,7 @@ def test_hostile_names_stay_text(tmp_path: Path) -> None:
             "best-after-freeze",
             "glue/mrpc",
             "pruning",
-            "cpu",
+            'cpu",',
         ):
             text = text.replace(word, f"{escaped}{word}")
         (folder / name).write_text(text, encoding="utf-8")

@@ -74,8 +74,8 @@ def test_no_text_of_the_page_has_a_path_of_the_machine(tmp_path: Path) -> None:
     run = RunRecords(other)
     environment = {
         **read_json(run.environment),
-        "command": f"dora train {tmp_path}/x/y.yaml",
-        "cache": str(home / "cache"),
+        "platform": f"dora train {tmp_path}/x/y.yaml",
+        "device": str(home / "cache"),
     }
     write_json(run.environment, environment)
     for folders in ([home / "runs" / "rte"], [home / "runs" / "rte", other, stopped]):

@@ -329,7 +329,7 @@ def test_runs_with_nothing_to_draw(tmp_path: Path):
 def test_training_of_a_method_without_ranks_is_drawn(tmp_path: Path):
     log = [
         train(5) | {"phase": "training", "budget": 0, "live": 0},
-        {"type": "eval", "step": 5, "phase": "training", "metrics": {"f1": 0.5}},
+        {"type": "eval", "step": 5, "epoch": 1, "phase": "training", "metrics": {"f1": 0.5}},
     ]
     path = tmp_path / "a.svg"
     draw_training(find_curves(make_run(tmp_path / "head", NOTHING, finished=False, log=log)), path)

@@ -1,0 +1,157 @@
+"""From a recipe and its examples to all that the loop needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from dora_cli.assembly.build import (
+    AdaptedModel,
+    adapt,
+    load_base,
+    note_on_code,
+    note_on_kernels,
+    note_on_rank,
+    targets_of,
+)
+from dora_cli.assembly.data import RunData, encode_training
+from dora_cli.assembly.evaluator import make_evaluator
+from dora_cli.assembly.length import RunLength
+from dora_cli.assembly.notes import Note
+from dora_cli.assembly.rehearsal import rehearse
+from dora_cli.assembly.work import decide_threads
+from dora_cli.data import EncodedPairs, EncodedSplit
+from dora_cli.evaluation.base import Evaluator, Progress
+from dora_cli.machine.capture import choose_capture
+from dora_cli.machine.ground import Ground
+from dora_cli.machine.memory import memory_advice
+from dora_cli.machine.processes import gathered, on_main
+from dora_cli.machine.seeds import seed_everything
+from dora_cli.machine.threads import note_on_cores, set_threads
+from dora_cli.methods import Method
+from dora_cli.methods.base import Schedule
+from dora_cli.models import LoadedModel, left_out
+from dora_cli.recipe import Recipe
+from dora_cli.tasks import Task
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What the loop needs.
+
+    Attributes:
+        recipe: resolved.
+        length: in optimiser steps.
+        adapted: the base model with its method, on its device.
+        train: the training examples, encoded.
+        evaluator: of the evaluated splits.
+        captured: whether steps are captured in CUDA graphs; only where that is known to work.
+    """
+
+    recipe: Recipe
+    task: Task
+    length: RunLength
+    adapted: AdaptedModel
+    train: EncodedSplit | EncodedPairs
+    evaluator: Evaluator
+    ground: Ground
+    captured: bool
+
+    @property
+    def schedule(self) -> Schedule:
+        assert self.adapted.schedule is not None
+        return self.adapted.schedule
+
+
+def prepare_model(
+    recipe: Recipe,
+    task: Task,
+    new_method: Callable[[], Method],
+    ground: Ground,
+    length: RunLength,
+    *,
+    threads: int | None,
+    note: Note,
+) -> tuple[AdaptedModel, bool]:
+    """The model that will be trained, and whether its steps are captured in CUDA graphs.
+
+    Args:
+        threads: of the CPU, which an earlier part of this run computed with; None to decide now.
+        note: told what is odd about the model on this machine.
+
+    Raises:
+        DoraError: the base model, the method and the length of the run do not go together.
+    """
+    if odd := note_on_code(recipe):
+        note(odd)
+    with memory_advice(recipe, "load"):
+        base = load_base(recipe, task)
+    _settle_threads(recipe, base, ground, threads, note)
+    captured = _settle_capture(recipe, base, ground, note)
+    if odd := note_on_kernels(recipe, ground.device):
+        note(odd)
+    with memory_advice(recipe, "load"):
+        adapted = adapt(recipe, task, base, new_method(), ground.device, total_steps=length.total_steps)
+    assert adapted.schedule is not None
+    if odd := note_on_rank(adapted.schedule.describe().get("start_rank", 0), adapted.projections):
+        note(odd)
+    if odd := left_out(adapted.model, targets_of(recipe)):
+        note(odd)
+    return adapted, captured
+
+
+def _settle_threads(recipe: Recipe, base: LoadedModel, ground: Ground, threads: int | None, note: Note) -> None:
+    if threads is None:
+        threads = decide_threads(recipe, base.model, ground.most_threads).count
+    elif odd := note_on_cores(threads, ground.most_threads):
+        note(odd)
+    set_threads(threads)
+
+
+def _settle_capture(recipe: Recipe, base: LoadedModel, ground: Ground, note: Note) -> bool:
+    """One process asks for all, before the model takes its place on the device: a trial needs some of it."""
+    accelerator = ground.accelerator
+    choice = on_main(
+        accelerator, lambda: choose_capture(recipe.train.cuda_graph, base.model, ground.device, ground.precision)
+    )
+    answer = gathered(accelerator, choice)[0]
+    assert answer is not None
+    if answer.reason is not None:
+        note(f"steps are not captured in CUDA graphs, which would be faster: {answer.reason}")
+    return answer.captured
+
+
+def prepare(
+    recipe: Recipe,
+    task: Task,
+    data: RunData,
+    length: RunLength,
+    adapted: AdaptedModel,
+    ground: Ground,
+    *,
+    captured: bool,
+    progress: Progress,
+) -> Prepared:
+    """All of it, tried on a few rows, with the seed set from which the loop starts.
+
+    Args:
+        captured: see `prepare_model`.
+        progress: told how far every evaluation is.
+
+    Raises:
+        DoraError: the model cannot be trained or evaluated on these data.
+    """
+    train = encode_training(recipe, data.training, adapted)
+    evaluator = make_evaluator(
+        recipe,
+        task,
+        data.evaluated,
+        model=adapted.model,
+        tokenizer=adapted.tokenizer,
+        layout=adapted.layout,
+        accelerator=ground.accelerator,
+        progress=progress,
+    )
+    on_main(ground.accelerator, lambda: rehearse(recipe, task, adapted, train, evaluator, ground.accelerator))
+    seed_everything(recipe.train.seed + ground.accelerator.process_index)  # dropout differs between processes
+    return Prepared(recipe, task, length, adapted, train, evaluator, ground, captured)

@@ -1,0 +1,54 @@
+"""dora_export.json: what an export is, and which files belong to it."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from dora_cli.runs.records.fields import Count, Fact, Name, Record
+
+FILES = 1000  # more than any model is cut into
+
+
+class ProbeRecord(Record):
+    """How far the export's logits are from the run's own on a few tokens, see `dora_cli.export.probe.Agreement`."""
+
+    difference: Annotated[float, Field(ge=0)]
+    largest: Annotated[float, Field(ge=0)]
+    tokens: Count
+    by: Fact | None
+
+
+class ExportRecord(Record):
+    """dora_export.json. `files` maps a name to its bytes; components and parameters are of the factors as exported
+    (padded) and live. `task` is None where that is not known.
+    """
+
+    FILE: ClassVar[str] = "dora_export.json"
+
+    schema_version: Literal[1]
+    dora: Fact
+    format: Literal["peft", "merged"]
+    dtype: Name
+    task: Name | None
+    method: Name
+    step: Count
+    frozen: bool
+    components: Count
+    live_components: Count
+    adapter_parameters: Count
+    live_parameters: Count
+    head_parameters: Count
+    probe: ProbeRecord
+    files: Annotated[dict[Fact, Count], Field(max_length=FILES)]
+
+
+class UnfinishedExportRecord(Record):
+    """Stands for it in a folder where files still come and go; their sizes are not known."""
+
+    FILE: ClassVar[str] = "dora_export.json"
+
+    schema_version: Literal[1]
+    unfinished: Literal[True]
+    files: Annotated[dict[Fact, None], Field(max_length=FILES)]

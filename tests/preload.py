@@ -1,0 +1,59 @@
+"""What the warm process of `tests.processes` does before it forks: imports, what a library works out once for all
+models, and a training, which loads what is only loaded when it is needed.
+"""
+
+from __future__ import annotations
+
+# ruff: noqa: F401
+import contextlib
+import gc
+import os
+import tempfile
+from pathlib import Path
+
+import torch
+import transformers.models.bert.modeling_bert
+import transformers.models.gpt2.modeling_gpt2
+import transformers.models.llama.modeling_llama
+import transformers.models.roberta.modeling_roberta
+import transformers.optimization
+from accelerate.state import AcceleratorState
+
+import dora_cli.commands
+import dora_cli.export.saved
+import dora_cli.reports.html.page
+import dora_cli.reports.progress
+import dora_cli.training.run
+from dora_cli.models import load_generator, load_model
+from dora_cli.recipe import parse_recipe
+from tests.hostile.model import make_model
+
+with contextlib.suppress(ImportError):  # asked before an export is placed
+    import peft
+with contextlib.suppress(ImportError):  # of the extra plots
+    import matplotlib.backends.backend_agg
+    import matplotlib.figure
+
+torch.set_num_threads(1)  # threads do not live through a fork
+os.chdir(Path(__file__).parents[1])  # the current folder of the test that came first will be gone
+
+
+def _train() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        recipe = parse_recipe(
+            f"""
+            task: glue/sst2
+            model: {{name: {make_model(Path(folder, "model"))}}}
+            data: {{source: builtin, max_train_samples: 32, max_eval_samples: 8}}
+            method: {{name: dora, rank: 2, prune_interval: 1}}
+            train: {{max_steps: 4, batch_size: 8, device: cpu}}
+            """
+        )
+        dora_cli.training.run.train(recipe, Path(folder, "run"))
+    AcceleratorState._reset_state(reset_partial_state=True)  # else no process would find the others of its run
+
+
+_train()
+load_generator("builtin:tiny-decoder")
+gc.collect()
+gc.freeze()  # or the first collection of every process would copy the pages of all that is loaded

@@ -1,0 +1,89 @@
+"""A broken library is one message that says which, and what to do."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from dora_cli.errors import LibraryError, RecipeError
+from dora_cli.evaluation.classification import _metric_function
+from dora_cli.libraries import broken_companion, import_problem, loading
+from tests.commands.conftest import CONFIGS, ROOT, process
+
+BUILT_FOR_ANOTHER = "operator torchvision::nms does not exist"
+
+
+def install(folder: Path, name: str, said: str) -> None:
+    """A package that fails when it is imported, as one does that was built for another version of its neighbour."""
+    (folder / name).mkdir()
+    (folder / name / "__init__.py").write_text(f"raise RuntimeError({said!r})\n")
+    notes = folder / f"{name}-0.1.dist-info"
+    notes.mkdir()
+    (notes / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 0.1\n")
+
+
+def test_what_fails_while_it_is_loaded_is_named_with_its_reason() -> None:
+    said = (
+        "what scores cannot be loaded (ValueError: numpy.dtype size changed); dora doctor says which package is "
+        "broken: install it again"
+    )
+    with pytest.raises(LibraryError, match=f"^{re.escape(said)}$"), loading("what scores"):
+        raise ValueError("numpy.dtype size changed\nand more")
+
+
+def test_an_error_of_the_users_passes_as_it_is() -> None:
+    with pytest.raises(RecipeError, match=r"^a key$"), loading("what scores"):
+        raise RecipeError("a key")
+
+
+def test_a_torchvision_for_another_torch_is_named_with_both_versions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    install(tmp_path, "torchvision", BUILT_FOR_ANOTHER)
+    monkeypatch.delitem(sys.modules, "torchvision", raising=False)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert broken_companion() == (
+        f"torchvision 0.1 does not work with torch {torch.__version__} (RuntimeError: {BUILT_FOR_ANOTHER}), and "
+        "transformers loads it with every model; install the torchvision that is built for this torch, or pip "
+        "uninstall torchvision, which dora does not need"
+    )
+
+
+def test_any_other_is_to_be_installed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(tmp_path, "broken_package", "no libfoo\nat all")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert import_problem("broken_package") == (
+        "is installed but cannot be imported (RuntimeError: no libfoo); install it again"
+    )
+    assert import_problem("no_such_package") is None
+    assert import_problem("json") is None
+
+
+@pytest.mark.parametrize("name", ["torchvision", "scipy"])
+def test_a_command_that_loads_a_model_says_what_is_broken(tmp_path: Path, name: str) -> None:
+    if name == "torchvision":
+        pytest.importorskip("PIL")  # without it transformers leaves torchvision alone
+    (tmp_path / "site").mkdir()
+    install(tmp_path / "site", name, BUILT_FOR_ANOTHER)
+    path = os.pathsep.join([str(tmp_path / "site"), str(ROOT)])
+    done = process("train", CONFIGS / "demo" / "sst2.yaml", "--output", "run", cwd=tmp_path, PYTHONPATH=path)
+    assert done.code == 2
+    (line,) = done.err.splitlines()
+    assert line.startswith(f"dora: error: {name} 0.1 ")
+    assert BUILT_FOR_ANOTHER in line
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("metric", "library"), [("matthews", "sklearn"), ("pearson_spearman", "scipy")])
+def test_a_metric_says_that_what_it_computes_with_is_broken(
+    metric: str, library: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(LibraryError, match=metric):
+        _metric_function(metric)
