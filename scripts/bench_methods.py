@@ -7,7 +7,7 @@ Before it is timed, each has its own copy of the model; all see the same batches
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -23,7 +23,7 @@ from dora_cli.machine.devices import make_accelerator
 from dora_cli.methods import Dora
 from dora_cli.methods.low_rank.dropout import ModelDropouts
 from dora_cli.models import find_projections, head_parameters, load_model
-from dora_cli.training.optimizer import make_optimizer, make_scheduler
+from dora_cli.training.optimizer import make_scheduler
 from dora_cli.training.step import TrainingStep
 
 TOTAL_STEPS = 1_000_000  # so long that whatever is timed stays in the phase it is meant for
@@ -258,11 +258,10 @@ class DoraStep(Step):
     def __init__(self, settings: Settings, *, graph: bool = False, compacted: bool = False) -> None:
         super().__init__(settings)
         self.graph, self.compacted = graph, compacted
-        head = head_parameters(self.model, self.fresh)
-        self.method, schedule = attach_dora(self.model, settings, pruning=PRELUDE if compacted else 0)
-        for parameter in head.values():
+        self._head = list(head_parameters(self.model, self.fresh).values())
+        self.method, schedule = attach_dora(self.model, settings, self._head, pruning=PRELUDE if compacted else 0)
+        for parameter in self._head:
             parameter.requires_grad_(True)
-        self._head = list(head.values())
         optimizer = new_optimizer([*self.method.parameters(), *self._head])
         self._step = TrainingStep(
             model=self.model,
@@ -286,7 +285,7 @@ class DoraStep(Step):
 
     def own_work(self) -> None:
         """The method's own part of an ordinary step alone: DEM's gradient, scores, their average, masks."""
-        self.method.adjust_gradients(self.count)
+        self.method.adjust_gradients()
         self.method.observe(self._not_skipped)
 
     @cached_property
@@ -300,7 +299,9 @@ class DoraStep(Step):
         return self._step.read(self.count).loss
 
 
-def attach_dora(model: nn.Module, settings: Settings, *, pruning: int) -> tuple[Dora, Any]:
+def attach_dora(
+    model: nn.Module, settings: Settings, head: Sequence[nn.Parameter], *, pruning: int
+) -> tuple[Dora, Any]:
     """Freezes `model` and attaches DoRA: for `pruning` steps, each with an event, until ranks are frozen; or, if 0,
     without any event.
     """
@@ -315,16 +316,16 @@ def attach_dora(model: nn.Module, settings: Settings, *, pruning: int) -> tuple[
         prune_interval=1,
     )
     projections = find_projections(model)
-    schedule = method.plan(TOTAL_STEPS, {projection.name: projection.shape for projection in projections})
+    schedule = method.plan(TOTAL_STEPS, projections)
     assert not pruning or schedule.freeze_step == pruning
     model.requires_grad_(False)
-    method.attach(model, {projection.name: projection.module for projection in projections}, schedule)
+    method.attach(model, projections, head, schedule)
     return method, schedule
 
 
 def new_optimizer(parameters: list[nn.Parameter]) -> torch.optim.AdamW:
     """The product's fused AdamW, for every method."""
-    return make_optimizer(parameters, learning_rate=LEARNING_RATE, weight_decay=0.01, betas=(0.9, 0.999), eps=1e-8)
+    return torch.optim.AdamW(parameters, lr=LEARNING_RATE, weight_decay=0.01, betas=(0.9, 0.999), eps=1e-8, fused=True)
 
 
 def captured(work: Callable[[], object], warmup: int = 3) -> torch.cuda.CUDAGraph:

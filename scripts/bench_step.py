@@ -303,7 +303,7 @@ def measure_events(settings: Settings) -> dict[str, float]:
     random: no training.
     """
     model, _ = settings.build()
-    method, _ = attach_dora(model, settings, pruning=EVENTS)
+    method, _ = attach_dora(model, settings, (), pruning=EVENTS)
     for parameter in method.parameters():
         if parameter.ndim == 1:
             parameter.normal_()

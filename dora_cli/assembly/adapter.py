@@ -17,6 +17,7 @@ from dora_cli.assembly.weights import Weights, load_weights
 from dora_cli.errors import CheckpointError, ModelError, ProjectionError
 from dora_cli.methods import Method
 from dora_cli.methods.attached import carried, mark
+from dora_cli.methods.base import Site
 from dora_cli.models import find_projections, head_parameters
 from dora_cli.recipe import Recipe
 from dora_cli.recipe.schema import MethodSection
@@ -96,8 +97,7 @@ def load_onto(source: AdapterSource, model: nn.Module, *, allow_unfrozen: bool) 
     with _unchanged_on_error(model):
         projections = _projections(model, source)
         model.requires_grad_(False)
-        with torch.random.fork_rng(devices=list({p.device for p in model.parameters() if p.device.type == "cuda"})):
-            method.attach(model, projections)  # draws factors, which the next line replaces
+        method.attach(model, projections, list(head.values()))  # draws factors, which the next line replaces
         weights.restore_method(method)
         if base.fingerprint != source.fingerprint:
             raise CheckpointError(_other_base(source, base))
@@ -110,20 +110,20 @@ def load_onto(source: AdapterSource, model: nn.Module, *, allow_unfrozen: bool) 
             with torch.no_grad():
                 parameter.copy_(weights.head[name])
             parameter.requires_grad_(True)
-    settings = with_targets(source.settings, list(projections))
+    settings = with_targets(source.settings, [site.name for site in projections])
     mark(model, method, Origin(settings, base, tuple(head), weights.state["step"], weights.state["phase"]))
     return method
 
 
-def _projections(model: nn.Module, source: AdapterSource) -> dict[str, nn.Module]:
-    """What is adapted in `model`, by full name; raises CheckpointError if it is not what was adapted."""
+def _projections(model: nn.Module, source: AdapterSource) -> list[Site]:
+    """What is adapted in `model`; raises CheckpointError if it is not what was adapted."""
     if not source.targets:
-        return {}
+        return []
     try:
-        found = {p.name: p.module for p in find_projections(model, source.targets)}
+        found = find_projections(model, source.targets)
     except ProjectionError as error:
         raise CheckpointError(f"this model is not the one {_WHOSE[source.exact]} adapted: {error}") from error
-    if source.exact and (other := sorted(found.keys() ^ set(source.targets))):
+    if source.exact and (other := sorted({site.name for site in found} ^ set(source.targets))):
         raise CheckpointError(
             f"this model is not the one {_WHOSE[True]} adapted: {other[0]} is a projection of one of them alone"
         )

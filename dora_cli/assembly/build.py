@@ -17,13 +17,11 @@ from dora_cli.errors import DoraError, ModelError
 from dora_cli.libraries import is_panic
 from dora_cli.machine.environment import ModelSize
 from dora_cli.machine.memory import is_out_of_memory
-from dora_cli.machine.seeds import seed_everything
 from dora_cli.methods import Method, triton_obstacle
-from dora_cli.methods.base import Schedule
+from dora_cli.methods.base import Schedule, Site
 from dora_cli.methods.linear import trained_type
 from dora_cli.models import (
     LoadedModel,
-    Projection,
     config_generator,
     config_model,
     find_projections,
@@ -53,7 +51,7 @@ class AdaptedModel:
     model: nn.Module
     tokenizer: Any
     method: Method
-    projections: Sequence[Projection]
+    projections: Sequence[Site]
     head: dict[str, nn.Parameter]
     layout: PairLayout | None
     schedule: Schedule | None
@@ -64,7 +62,7 @@ class AdaptedModel:
 
     @property
     def trainable(self) -> list[nn.Parameter]:
-        return [*self.method.parameters(), *self.head.values()]
+        return [parameter for group in self.method.groups() for parameter in group.parameters]
 
 
 def make_method(recipe: Recipe) -> Method:
@@ -140,7 +138,7 @@ def note_on_kernels(recipe: Recipe, device: torch.device) -> str | None:
     return obstacle and f"adapters are computed without Triton, which would be faster: {obstacle}"
 
 
-def note_on_rank(start_rank: int, projections: Sequence[Projection]) -> str | None:
+def note_on_rank(start_rank: int, projections: Sequence[Site]) -> str | None:
     """Which projections start with more components than can be independent; None where none does.
 
     Not an error: ranks grow where they count, and a model with a few narrow projections may be given more than those
@@ -177,16 +175,18 @@ def base_from_config(recipe: Recipe, task: Task) -> nn.Module:
 def put_on(
     model: nn.Module,
     method: Method,
-    projections: Sequence[Projection],
+    sites: Sequence[Site],
     schedule: Schedule | None,
     head: Mapping[str, nn.Parameter],
+    *,
+    seed: int,
 ) -> None:
-    """Attaches `method` to `projections` of `model` in place, so that exactly the adapters and `head` train."""
+    """Attaches `method` to `sites` of `model` in place, so that exactly the adapters and `head` train."""
     model.requires_grad_(False)
-    method.attach(model, {p.name: p.module for p in projections}, schedule)
     for parameter in head.values():
         parameter.data = parameter.data.to(trained_type(parameter.dtype))
         parameter.requires_grad_(True)
+    method.attach(model, sites, list(head.values()), schedule, seed=seed)
 
 
 def adapt(
@@ -202,13 +202,12 @@ def adapt(
     """
     model, targets = base.model, targets_of(recipe)
     projections = find_projections(model, targets) if targets else []
-    schedule = None if total_steps is None else method.plan(total_steps, {p.name: p.shape for p in projections})
+    schedule = None if total_steps is None else method.plan(total_steps, projections)
     head = head_parameters(model, base.fresh)
     fingerprint = base_fingerprint(base)
     size = ModelSize.of(model, head.values())
     model.to(device)
-    seed_everything(recipe.train.seed)  # the draw of A and B depends on the seed alone, not on how the base was loaded
-    put_on(model, method, projections, schedule, head)
+    put_on(model, method, projections, schedule, head, seed=recipe.train.seed)
     layout = pair_layout(base.tokenizer, decoder_start=base.decoder_start) if isinstance(task, GenerationTask) else None
     return AdaptedModel(
         model,

@@ -20,7 +20,8 @@ from dora_cli.assembly.work import decide_threads
 from dora_cli.machine.capture import check_capture, choose_capture
 from dora_cli.machine.devices import resolve_device, resolve_precision
 from dora_cli.machine.threads import Threads, most_threads
-from dora_cli.models import ModelUnreachableError, Projection, find_projections, head_parameters, left_out
+from dora_cli.methods.base import Site
+from dora_cli.models import ModelUnreachableError, find_projections, head_parameters, left_out
 from dora_cli.recipe import Recipe
 from dora_cli.tasks import Task
 from dora_cli.wording import plural
@@ -124,11 +125,11 @@ def dry_run(recipe: Recipe, output: Path | None = None, seeds: Sequence[int] = (
         model = base_from_config(recipe, task)
     except ModelUnreachableError as error:
         reason = str(error)
-        plan = method.plan(length.total_steps, {"unknown": _ANY_SHAPE} if targets else {})
+        plan = method.plan(length.total_steps, [Site("unknown", nn.Module(), _ANY_SHAPE)] if targets else [])
         schedule = {**plan.describe(), **dict.fromkeys(_OF_THE_MODEL)}
     else:
         projections = find_projections(model, targets) if targets else []
-        plan = method.plan(length.total_steps, {p.name: p.shape for p in projections})
+        plan = method.plan(length.total_steps, projections)
         schedule = dict(plan.describe())
         head = sum(parameter.numel() for parameter in head_parameters(model, frozenset()).values())
         parameters = _parameters(projections, schedule, head)
@@ -177,7 +178,7 @@ def _data(recipe: Recipe, task: Task) -> tuple[int, list[str]]:
     return len(data.training), list(notes_before_training(recipe, task, data.training, data.evaluated))
 
 
-def _parameters(projections: list[Projection], schedule: dict[str, Any], head: int) -> dict[str, int]:
+def _parameters(projections: list[Site], schedule: dict[str, Any], head: int) -> dict[str, int]:
     per_rank = sum(sum(projection.shape) for projection in projections)
     return {
         "projections": len(projections),

@@ -13,7 +13,7 @@ import yaml
 from dora_cli.data import PairLayout
 from dora_cli.export import markdown
 from dora_cli.files import at_home
-from dora_cli.models import Projection
+from dora_cli.methods.base import Site
 from dora_cli.models.source import BUILTIN_PREFIX
 from dora_cli.printable import escape, escape_json
 from dora_cli.recipe import Recipe, dump_recipe
@@ -69,7 +69,7 @@ class Card:
     generation: Mapping[str, Any]
     weights: str
     metrics: Mapping[str, float | None]
-    projections: Sequence[Projection]
+    projections: Sequence[Site]
     ranks: Mapping[str, int]
     probe: str
     dtype: str

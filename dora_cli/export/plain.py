@@ -8,13 +8,13 @@ import torch
 from torch import nn
 
 from dora_cli.errors import ExportError
+from dora_cli.methods.base import Site
 from dora_cli.methods.linear import swap_modules
-from dora_cli.models import Projection
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def make_plain(model: nn.Module, projections: Sequence[Projection]) -> nn.Module:
+def make_plain(model: nn.Module, projections: Sequence[Site]) -> nn.Module:
     """Puts the base's own projections back in place, under every name, and returns `model`; its weights are untouched.
 
     Afterwards its method is of no use but for what it was asked before.

@@ -20,7 +20,8 @@ from dora_cli.export.factors import Factors
 from dora_cli.export.probe import probe_batch
 from dora_cli.files import at_home
 from dora_cli.methods import Method
-from dora_cli.models import Projection, find_projections
+from dora_cli.methods.base import Site
+from dora_cli.models import find_projections
 from dora_cli.models.family import auto_class_of
 from dora_cli.models.loading import DTYPES, load_checkpoint
 from dora_cli.models.source import BUILTIN_PREFIX, find_source
@@ -55,7 +56,7 @@ class Subject:
     model: nn.Module
     tokenizer: Any
     method: Method
-    projections: Sequence[Projection]
+    projections: Sequence[Site]
     head: Mapping[str, nn.Parameter]
     place: str
     state: Mapping[str, Any]

@@ -39,19 +39,20 @@ def attach(
     head: bool = True,
     fresh: Collection[str] = (),
     warn_after: int | None = WARN_AFTER,
+    seed: int | None = None,
     **settings: Any,
 ) -> Dora:
     """Adapts `model` in place, so that exactly the adapters and the head train (``requires_grad``).
 
     After every backward pass of an optimiser step, `step` counting from 1::
 
-        method.adjust_gradients(step)        # before clipping
+        method.adjust_gradients()            # before clipping
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         dora_cli.shrink(optimizer, method.after_step(step))
         optimizer.zero_grad()
 
-    The factors are drawn from torch's global generator. What trains is fp32, or float64 in a float64 model: a
+    What trains is fp32, or float64 in a float64 model: a
     half-precision model needs `torch.autocast` around its forward pass.
 
     Args:
@@ -65,6 +66,7 @@ def attach(
             pooler's; their modules train with the head. ``from_pretrained(..., output_loading_info=True)`` lists them
             as ``missing_keys``.
         warn_after: training passes without a call of `after_step` after which a warning is given; None for never.
+        seed: what the factors are drawn from; None draws one from torch's global generator.
         settings: the other keys of a recipe's ``method`` section, such as `start_rank`, `alpha` and `dropout`.
 
     Raises:
@@ -79,13 +81,15 @@ def attach(
     refuse_unsuitable(model)
     projections = find_projections(model, targets)
     assert isinstance(method, Dora)
-    schedule = method.plan(total_steps, {p.name: p.shape for p in projections})
+    schedule = method.plan(total_steps, projections)
     unknown = set(fresh) - {name for name, _ in model.named_parameters()}
     if unknown:
         raise ModelError(f"fresh names {min(unknown)}, which is no parameter of this {type(model).__name__}")
     heads = head_parameters(model, fresh) if head else {}
     base = base_record(model, fingerprint_model(model, leave_out=frozenset(heads)))
-    put_on(model, method, projections, schedule, heads)
+    if seed is None:
+        seed = int(torch.randint(2**63 - 1, ()))
+    put_on(model, method, projections, schedule, heads, seed=seed)
     mark(model, method, Origin(with_targets(section, [p.name for p in projections]), base, tuple(heads)))
     if note := left_out(model, targets):
         warnings.warn(note, stacklevel=2)

@@ -105,7 +105,7 @@ class DoraCallback(TrainerCallback):
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """After backward and clipping."""
-        self.method.adjust_gradients(state.global_step + 1)
+        self.method.adjust_gradients()
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """After the optimiser, before the Trainer counts the step."""

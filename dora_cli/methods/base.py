@@ -1,30 +1,81 @@
 """The contract between a way of adapting weights and the rest of the program.
 
-A method owns everything that differs between ways of adapting weights, its phases included. The training loop calls it
-in a fixed order, once per optimiser step (`step` counts from 1)::
+A method owns everything that differs between ways of adapting weights, its phases included: `Method` is the base class,
+whose defaults do nothing, and a method overrides what it needs. The training loop calls it in a fixed order, once per
+optimiser step (`step` counts from 1)::
 
-    forward and backward of every micro-batch within training_pass() -> all-reduce -> unscale -> adjust_gradients(step)
-    -> clip
-        -> optimiser -> observe() -> advance(step)
+    begin_step(step)
+    forward and backward of every micro-batch, each within training_pass(dtype, mask)
+    sum over processes (gradients and statistics()), unscaling
+    adjust_gradients() -> clipping -> optimiser -> observe(skipped) -> gradients to zero
+    advance(step)
 
-`training_pass`, `adjust_gradients` and `observe` run on the device alone and do the same work at every step, so that a
-CUDA graph can repeat them; what they do may change only where `advance` reports `frozen`, or replaced parameters.
-`advance` is for the host. The loop knows nothing else about it. Methods know tensors and modules; never recipes, tasks,
-files or printing.
+What stands between `begin_step` and `advance` runs on the device alone and does the same work at every step, so that a
+CUDA graph can repeat it; what differs from step to step reaches it as tensors on the device that `begin_step` fills.
+Its work may change only where `advance` reports it. `begin_step` and `advance` are for the host. The loop knows nothing
+else about a method. Methods know tensors and modules; never recipes, tasks, files or printing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import nn
 
+from dora_cli.errors import BudgetError, CheckpointError
+from dora_cli.printable import shown
+
 Shape = tuple[int, int]
 """Shape of a projection's weight as ``(d_out, d_in)``, whatever the storage order of its module."""
+
+Role = Literal["query", "key", "value", "output", "up", "gate", "down", "fused", "other"]
+"""What a projection computes in its block; ``fused`` is several of them in one, ``other`` is not known."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """A place in a block that a method may adapt: a linear map.
+
+    Attributes:
+        name: full path in the model.
+        module: the `nn.Linear` or `Conv1D`.
+        shape: ``(d_out, d_in)``, whatever the storage order.
+        stack: ``"encoder"`` or ``"decoder"``.
+        block: number of the block in its stack, from 0.
+        attention: ``"self"`` or ``"cross"`` for attention projections, else None.
+        projection: path within the block.
+        group: ``"attention"`` or ``"ffn"``.
+        role: what it computes.
+    """
+
+    name: str
+    module: nn.Module
+    shape: Shape
+    stack: str = "encoder"
+    block: int = 0
+    attention: str | None = None
+    projection: str = ""
+    group: str = "ffn"
+    role: Role = "other"
+
+
+@dataclass(frozen=True)
+class Group:
+    """Parameters that train alike.
+
+    Attributes:
+        parameters: in a stable order.
+        rate: factor on the learning rate.
+        weight_decay: their own; None for the run's.
+    """
+
+    parameters: Sequence[nn.Parameter]
+    rate: float = 1.0
+    weight_decay: float | None = None
 
 
 @dataclass(frozen=True)
@@ -62,7 +113,7 @@ class StepReport:
 
 
 @dataclass(frozen=True)
-class ProjectionAllocation:
+class Allocation:
     """The rank of one projection.
 
     Attributes:
@@ -127,62 +178,197 @@ class Schedule(Protocol):
         """Plain values for records and the dry run."""
 
 
-class Method(Protocol):
-    """A way of adapting weights. See the module's docstring for the order of calls."""
+@dataclass(frozen=True)
+class PlainSchedule:
+    """One phase; components, where there are any, stay as many as they are."""
 
-    name: str
+    total_steps: int
+    components: int = 0
+    freeze_step: int = 0
+
+    PHASE: ClassVar[str] = "training"
+
+    @classmethod
+    def of(cls, total_steps: int, components: int = 0) -> PlainSchedule:
+        """Raises BudgetError where there is no step."""
+        if total_steps < 1:
+            raise BudgetError(
+                f"the run has {total_steps} optimiser steps; it needs at least 1: raise train.epochs or train.max_steps"
+            )
+        return cls(total_steps, components)
 
     @property
-    def frozen(self) -> bool:
-        """Whether the ranks are final."""
+    def start_components(self) -> int:
+        return self.components
 
-    def plan(self, total_steps: int, shapes: Mapping[str, Shape]) -> Schedule:
-        """Pure: validates the budget against `total_steps` and the projections' shapes; raises BudgetError."""
+    @property
+    def final_components(self) -> int:
+        return self.components
 
-    def attach(self, model: nn.Module, projections: Mapping[str, nn.Module], schedule: Schedule | None = None) -> None:
-        """Replaces or marks `projections` (full path -> module) of `model` and decides which of their parameters train.
+    @property
+    def phases(self) -> Sequence[tuple[str, int, int]]:
+        return ((self.PHASE, 1, self.total_steps),)
 
-        Without a schedule the method can only be loaded into and evaluated, not trained.
+    def phase(self, step: int) -> str:
+        return self.PHASE
+
+    def budget(self, step: int) -> int:
+        return self.components
+
+    def next_event(self, step: int) -> int | None:
+        return None
+
+    def describe(self) -> Mapping[str, Any]:
+        return {
+            "total_steps": self.total_steps,
+            "start_components": self.components,
+            "final_components": self.components,
+            "freeze_step": self.freeze_step,
+        }
+
+
+class Method:
+    """A way of adapting weights; the defaults are those of a method that adapts nothing.
+
+    See the module's docstring for the order of calls.
+    """
+
+    name: ClassVar[str]
+
+    # -- before the first step -----------------------------------------------------------------------------------------
+
+    def plan(self, total_steps: int, sites: Sequence[Site]) -> Schedule:
+        """When what happens in a run of `total_steps` over `sites`; pure, so that it works on the meta device.
+
+        Raises BudgetError where the settings, the steps and the sites do not go together.
         """
+        return PlainSchedule.of(total_steps)
+
+    def attach(
+        self,
+        model: nn.Module,
+        sites: Sequence[Site],
+        head: Sequence[nn.Parameter] = (),
+        schedule: Schedule | None = None,
+        *,
+        seed: int = 0,
+    ) -> None:
+        """Replaces or marks the modules of `sites` in `model`, whose parameters are frozen, and decides what trains.
+
+        Args:
+            model: changed in place.
+            sites: what is adapted, in the order of the model.
+            head: what trains outside the adapters.
+            schedule: what `plan` gave; without one the method can only be loaded into and evaluated, not trained.
+            seed: what a method draws comes from a generator of its own that is made of it.
+        """
+        self._sites, self._head, self._schedule = list(sites), list(head), schedule
 
     def parameters(self) -> list[nn.Parameter]:
-        """The parameters the method trains, in a stable order. The head is not among them."""
+        """The parameters of the adapters that train, in a stable order. The head is not among them."""
+        return []
 
-    def training_pass(self, dtype: torch.dtype | None = None) -> AbstractContextManager[None]:
-        """Around one forward and backward pass in training, under autocast to `dtype`, None without autocast."""
+    def groups(self) -> list[Group]:
+        """All that trains, the head included, by how it trains."""
+        return [Group([*self.parameters(), *self._head])]
 
-    def adjust_gradients(self, step: int) -> torch.Tensor | None:
-        """Edits gradients in place after all-reduce and unscaling, before clipping; returns a scalar for the log, on
-        the device.
+    def make_optimizer(self, groups: Sequence[Mapping[str, Any]]) -> torch.optim.Optimizer:
+        """The optimiser over `groups`, which say their learning rate, weight decay, betas and epsilon."""
+        return torch.optim.AdamW([dict(group) for group in groups], fused=True)
+
+    @property
+    def sites(self) -> Sequence[Site]:
+        """What it was attached to."""
+        return self._sites
+
+    # -- once per step -------------------------------------------------------------------------------------------------
+
+    def begin_step(self, step: int) -> None:
+        """On the host, before the step's first forward pass: fills what differs from step to step."""
+
+    def training_pass(
+        self, dtype: torch.dtype | None = None, mask: torch.Tensor | None = None
+    ) -> AbstractContextManager[None]:
+        """Around one forward and backward pass in training.
+
+        Args:
+            dtype: autocast's; None without autocast.
+            mask: which tokens are real, ``(B, T)``, for statistics taken on the way; None where all are.
         """
+        return nullcontext()
+
+    def statistics(self) -> list[torch.Tensor]:
+        """Tensors that are summed over processes, and unscaled, together with the gradients."""
+        return []
+
+    def adjust_gradients(self) -> torch.Tensor | None:
+        """Edits gradients in place before clipping, stages scores; returns a scalar for the log, on the device."""
+        return None
 
     def observe(self, skipped: torch.Tensor | None = None) -> None:
-        """After the optimiser's step.
+        """After the optimiser's step, gradients still there: commits what was staged, or edits weights.
 
-        `skipped` is a boolean scalar on the device: where true, the step changed nothing and scores stay.
+        `skipped` is a boolean scalar on the device: where true, the step changed nothing and nothing may change here.
         """
 
     def advance(self, step: int) -> StepReport:
-        """After `observe`: the phase, and what an event does. Only an event may wait for the device.
+        """On the host, after all of it: the phase, and what an event does. Only an event may wait for the device.
 
         Phases and events follow the steps attempted, so an event still selects, by the scores there are: counts stay
         exact.
         """
+        schedule = self._schedule
+        assert schedule is not None, "attach with a schedule before training"
+        return StepReport(schedule.phase(step), schedule.budget(step), schedule.final_components)
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the ranks are final."""
+        return True
+
+    # -- what came of it -----------------------------------------------------------------------------------------------
 
     def folded(self) -> AbstractContextManager[None]:
         """Inside, the adapters are part of the base weights; leaving it restores the saved base weights bit for bit."""
+        return nullcontext()
 
     def merge(self) -> None:
         """Puts plain modules with merged weights in place of the adapted ones, for good; the method is of no use
         afterwards.
         """
 
-    def allocation(self) -> list[ProjectionAllocation]: ...
+    def allocation(self) -> list[Allocation]:
+        """Ranks in the order of attachment; none where the method has none. May wait for the device."""
+        return []
 
     def to_lora(self) -> dict[str, LoraFactors]:
         """Plain factors per projection with at least one live component; exact up to the rounding of two products."""
+        return {}
 
-    def state_dict(self) -> dict[str, torch.Tensor]: ...
+    # -- saving and loading --------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """What a finished adapter is, and what a resumed run needs of it."""
+        return {}
 
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Restores ranks (shrinking tensors where the state has fewer components), values, scores and phase."""
+        """Restores ranks (shrinking tensors where the state has fewer components), values, scores and phase.
+
+        Raises CheckpointError on the first misfit.
+        """
+        if state:
+            raise CheckpointError(
+                f"tensor {shown(min(state))} is in the checkpoint, but the method {self.name} adapts nothing"
+            )
+
+
+def check_tensor(key: str, state: Mapping[str, torch.Tensor], shape: Sequence[int], dtype: torch.dtype) -> None:
+    """Raises CheckpointError unless `state` holds `key` in this shape and type."""
+    tensor = state.get(key)
+    if tensor is None:
+        raise CheckpointError(f"tensor {key} is missing from the checkpoint")
+    if tuple(tensor.shape) != tuple(shape) or tensor.dtype != dtype:
+        raise CheckpointError(
+            f"tensor {key} is {tensor.dtype} {tuple(tensor.shape)} in the checkpoint; this model and recipe need "
+            f"{dtype} {tuple(shape)}"
+        )

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from dora_cli.models.generator import config_generator, load_generator
     from dora_cli.models.head import head_parameters
     from dora_cli.models.loading import LoadedModel
-    from dora_cli.models.projections import Projection, find_projections, left_out
+    from dora_cli.models.projections import find_projections, left_out
     from dora_cli.models.source import ModelUnreachableError, builtin_names
     from dora_cli.models.suitability import kind_if_suitable
     from dora_cli.models.tables import max_positions, vocabulary_rows
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 _PLACES = {
     "LoadedModel": "loading",
     "ModelUnreachableError": "source",
-    "Projection": "projections",
     "builtin_names": "source",
     "config_generator": "generator",
     "config_model": "classifier",
@@ -36,7 +35,6 @@ _PLACES = {
 __all__ = [
     "LoadedModel",
     "ModelUnreachableError",
-    "Projection",
     "builtin_names",
     "config_generator",
     "config_model",

@@ -11,42 +11,18 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from dora_cli.errors import ProjectionError
-from dora_cli.methods.base import Shape
+from dora_cli.methods.base import Site
 from dora_cli.methods.linear import shape_of
 from dora_cli.models.blocks import base_model, find_blocks, linear_maps
 from dora_cli.models.family import is_decoder_only
 from dora_cli.models.mixers import never_called, read_past
+from dora_cli.models.roles import role_of
 
 GROUPS = ("attention", "ffn")
 _LISTED = 24  # how many names an error message lists before it counts the rest
 
 
-@dataclass(frozen=True)
-class Projection:
-    """A linear map inside a block.
-
-    Attributes:
-        name: full path in the model.
-        module: the `nn.Linear` or `Conv1D`.
-        stack: ``"encoder"`` or ``"decoder"``.
-        block: number of the block in its stack, from 0.
-        attention: ``"self"`` or ``"cross"`` for attention projections, else None.
-        projection: path within the block.
-        group: ``"attention"`` or ``"ffn"``.
-        shape: ``(d_out, d_in)``, whatever the storage order.
-    """
-
-    name: str
-    module: nn.Module
-    stack: str
-    block: int
-    attention: str | None
-    projection: str
-    group: str
-    shape: Shape
-
-
-def find_projections(model: nn.Module, targets: Sequence[str] = GROUPS) -> list[Projection]:
+def find_projections(model: nn.Module, targets: Sequence[str] = GROUPS) -> list[Site]:
     """Finds the projections that `targets` name, in model order; a shared module appears once.
 
     Args:
@@ -131,11 +107,11 @@ def _no_blocks(model: nn.Module) -> ProjectionError:
     )
 
 
-def _all_projections(model: nn.Module) -> list[Projection]:
+def _all_projections(model: nn.Module) -> list[Site]:
     decoder_only = is_decoder_only(getattr(model, "config", None))
-    found: list[Projection] = []
+    found: list[Site] = []
     seen: set[int] = set()
-    lists: dict[str, list[Projection]] = {}
+    lists: dict[str, list[Site]] = {}
     for block in find_blocks(model):
         stack = _stack(block.list_name, decoder_only)
         for name, module in linear_maps(block.module, block.name):
@@ -145,8 +121,16 @@ def _all_projections(model: nn.Module) -> list[Projection]:
             path = name[len(block.name) + 1 :]
             group = _group(path)
             lists.setdefault(block.list_name, []).append(
-                Projection(
-                    name, module, stack, block.index, _attention(path, stack, group), path, group, shape_of(module)
+                Site(
+                    name,
+                    module,
+                    shape_of(module),
+                    stack,
+                    block.index,
+                    _attention(path, stack, group),
+                    path,
+                    group,
+                    role_of(path, group, shape_of(module)),
                 )
             )
     for list_name, projections in lists.items():
@@ -154,13 +138,19 @@ def _all_projections(model: nn.Module) -> list[Projection]:
         if "att" in list_name.rpartition(".")[2].lower() and all(p.group == "ffn" for p in projections):
             stack = projections[0].stack
             projections = [
-                replace(p, group="attention", attention=_attention(list_name, stack, "attention")) for p in projections
+                replace(
+                    p,
+                    group="attention",
+                    attention=_attention(list_name, stack, "attention"),
+                    role=role_of(p.projection, "attention", p.shape),
+                )
+                for p in projections
             ]
         found += _renumbered(projections, found)
     return found
 
 
-def _renumbered(projections: list[Projection], before: list[Projection]) -> list[Projection]:
+def _renumbered(projections: list[Site], before: list[Site]) -> list[Site]:
     """Counts blocks on where two lists of one stack would claim the same projection of the same block."""
     taken = {(p.stack, p.block, p.projection) for p in before}
     if not any((p.stack, p.block, p.projection) in taken for p in projections):
@@ -276,7 +266,7 @@ def _listing(names: Sequence[str]) -> str:
     return ", ".join(names[:_LISTED]) + (f" and {rest} more" if rest > 0 else "")
 
 
-def _refuse_bypassed(model: nn.Module, projections: Sequence[Projection]) -> None:
+def _refuse_bypassed(model: nn.Module, projections: Sequence[Site]) -> None:
     """PyTorch's own attention reads its projection's weight, and its encoder layer has a fast path that reads all of
     them.
     """

@@ -35,8 +35,7 @@ def try_steps(question: Mapping[str, Any], device: torch.device, *, cuda_graph: 
         method = adapted(model, ("attention", "ffn"))
     except ProjectionError:  # experts are not adapted
         method = adapted(model, ("attention",))
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = make_optimizer(trainable, learning_rate=1e-3, weight_decay=0.01, betas=(0.9, 0.999), eps=1e-8)
+    optimizer = make_optimizer(method, learning_rate=1e-3, weight_decay=0.01, betas=(0.9, 0.999), eps=1e-8)
     step = TrainingStep(
         model=model.train(),
         method=method,
@@ -56,8 +55,8 @@ def adapted(model: nn.Module, targets: tuple[str, ...]) -> Method:
     """DoRA of a low rank on `targets` of `model`, in the phase in which a run begins."""
     projections = find_projections(model, targets)
     method = make(DoraMethod(name="dora", rank=2, targets=targets))
-    schedule = method.plan(TOTAL_STEPS, {p.name: p.shape for p in projections})
-    put_on(model, method, projections, schedule, head_parameters(model, frozenset()))
+    schedule = method.plan(TOTAL_STEPS, projections)
+    put_on(model, method, projections, schedule, head_parameters(model, frozenset()), seed=0)
     return method
 
 

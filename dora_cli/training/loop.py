@@ -320,7 +320,7 @@ def make_step(prepared: Prepared) -> TrainingStep:
     """The optimiser step of a recipe on its model."""
     settings, adapted, length = prepared.recipe.train, prepared.adapted, prepared.length
     optimizer = make_optimizer(
-        adapted.trainable,
+        adapted.method,
         learning_rate=settings.learning_rate,
         weight_decay=settings.weight_decay,
         betas=settings.adam_betas,

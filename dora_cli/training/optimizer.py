@@ -1,8 +1,8 @@
-"""AdamW over the adapters and the head; what becomes of its moments when tensors shrink, and in checkpoints."""
+"""The optimiser over the adapters and the head; what becomes of its moments when tensors shrink, and in checkpoints."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import torch
@@ -10,24 +10,35 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from dora_cli.errors import CheckpointError
-from dora_cli.methods.base import Replacement
+from dora_cli.methods.base import Method, Replacement
 
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 """What AdamW keeps of a parameter."""
 
 
+RATE = "rate"
+"""The key of a parameter group that holds its factor on the learning rate, which the step applies."""
+
+
 def make_optimizer(
-    parameters: Iterable[nn.Parameter],
-    *,
-    learning_rate: float,
-    weight_decay: float,
-    betas: tuple[float, float],
-    eps: float,
-) -> torch.optim.AdamW:
-    """Fused AdamW, one group: weight decay falls on every trainable tensor, gates included, as in the
-    published code.
+    method: Method, *, learning_rate: float, weight_decay: float, betas: tuple[float, float], eps: float
+) -> torch.optim.Optimizer:
+    """The method's optimiser over all that trains, the head included.
+
+    Weight decay falls on every tensor whose group does not say otherwise: on gates too, as in the published code.
     """
-    return torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=weight_decay, betas=betas, eps=eps, fused=True)
+    groups = [
+        {
+            "params": list(group.parameters),
+            "lr": learning_rate,
+            RATE: group.rate,
+            "weight_decay": weight_decay if group.weight_decay is None else group.weight_decay,
+            "betas": betas,
+            "eps": eps,
+        }
+        for group in method.groups()
+    ]
+    return method.make_optimizer(groups)
 
 
 def make_scheduler(optimizer: torch.optim.Optimizer, *, warmup_steps: int, total_steps: int) -> LambdaLR:

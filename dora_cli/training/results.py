@@ -11,8 +11,7 @@ from dora_cli.assembly.build import AdaptedModel
 from dora_cli.assembly.length import RunLength
 from dora_cli.assembly.prepare import Prepared
 from dora_cli.machine.stopwatch import Stopwatch
-from dora_cli.methods.base import Method, Schedule
-from dora_cli.models import Projection
+from dora_cli.methods.base import Method, Schedule, Site
 from dora_cli.recipe import Recipe
 from dora_cli.runs.records.metrics import metrics_record
 from dora_cli.runs.records.ranks import ranks_record
@@ -126,7 +125,7 @@ def _events(schedule: Schedule) -> Iterator[int]:
         step = schedule.next_event(step)
 
 
-def live_layers(projections: Sequence[Projection], method: Method) -> tuple[dict[str, Any], ...]:
+def live_layers(projections: Sequence[Site], method: Method) -> tuple[dict[str, Any], ...]:
     """Every adapted projection as in ranks.json, without its scores. Waits for the device."""
     allocations = {allocation.name: allocation for allocation in method.allocation()}
     keys = ("name", "stack", "block", "attention", "projection", "group")

@@ -16,7 +16,7 @@ from dora_cli.errors import CheckpointError, DivergedError
 from dora_cli.methods.base import Method, StepReport
 from dora_cli.training.graphs import CapturedModel, Graphs, shapes
 from dora_cli.training.ledger import Ledger
-from dora_cli.training.optimizer import load_moments, moments_of, parameters_of, shrink
+from dora_cli.training.optimizer import RATE, load_moments, moments_of, parameters_of, shrink
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -99,9 +99,8 @@ class TrainingStep:
         # What an evaluation of classes or numbers calls: the model, or what stands for it.
         self.evaluated_model: Any = model if self._graphs is None else CapturedModel(model, self._graphs)
         if cuda_graph:
-            self._rate = torch.zeros((), device=device)
-            for group in optimizer.param_groups:
-                group.update(lr=self._rate, capturable=True)
+            for group in optimizer.param_groups:  # rates on the device, which captured steps read
+                group.update(lr=torch.zeros((), device=device), capturable=True)
         self._parameters = parameters_of(optimizer)
 
     # -- the step ------------------------------------------------------------------------------------------------------
@@ -113,6 +112,7 @@ class TrainingStep:
             event: whether a selection follows this step; the flag is read first, so that no selection is made on bad
                 ground.
         """
+        self.method.begin_step(step)
         self.ledger.begin(step, units)
         self._set_learning_rate(step)
         for batch in micro_batches:
@@ -129,11 +129,12 @@ class TrainingStep:
     def _set_learning_rate(self, step: int) -> None:
         self.learning_rate = self._learning_rate_of(step)
         self.scheduler.last_epoch = step
-        if self._graphs is None:
-            for group in self.optimizer.param_groups:
-                group["lr"] = self.learning_rate
-        else:
-            self._rate.fill_(self.learning_rate)
+        for group in self.optimizer.param_groups:
+            rate = self.learning_rate * group.get(RATE, 1.0)
+            if self._graphs is None:
+                group["lr"] = rate
+            else:
+                group["lr"].fill_(rate)
 
     def _forward_backward(self, batch: Batch) -> None:
         """Adds the gradients of one micro-batch."""
@@ -172,7 +173,7 @@ class TrainingStep:
         scaler, ledger = self.accelerator.scaler, self.ledger
         if scaler is not None:
             scaler.unscale_(self.optimizer)
-        regulariser = self.method.adjust_gradients(step)
+        regulariser = self.method.adjust_gradients()
         self._regularised = regulariser is not None
         if regulariser is not None:
             ledger.regulariser.copy_(regulariser)

@@ -13,13 +13,13 @@ from dora_cli import train
 from dora_cli.assembly.build import note_on_rank
 from dora_cli.assembly.dry_run import dry_run
 from dora_cli.errors import ModelError
-from dora_cli.models import Projection
+from dora_cli.methods.base import Site
 from dora_cli.training.listener import SilentListener
 from tests.training.conftest import MakeRecipe
 
 
-def projection(name: str, d_out: int, d_in: int) -> Projection:
-    return Projection(name, nn.Identity(), "encoder", 0, None, name, "ffn", (d_out, d_in))
+def projection(name: str, d_out: int, d_in: int) -> Site:
+    return Site(name, nn.Identity(), (d_out, d_in), projection=name)
 
 
 PROJECTIONS = [

@@ -21,6 +21,7 @@ from dora_cli.errors import DataError
 from dora_cli.evaluation.decoding import Decoding, check_positions, decode
 from dora_cli.methods import Dora
 from dora_cli.models import find_projections
+from tests.methods.small import sites
 from tests.models.conftest import SMALL, small_tokenizer
 
 EOS = 3  # of the small tokenizer, as in `SMALL_IDS`
@@ -199,7 +200,7 @@ def test_folded_decodes_as_unfolded(name: str) -> None:
     plain = run()
     method = Dora(rank=2)
     torch.manual_seed(0)
-    method.attach(model, {p.name: p.module for p in find_projections(model)})
+    method.attach(model, sites({p.name: p.module for p in find_projections(model)}))
     assert run() == plain  # the gates start at zero
     with torch.no_grad():
         for parameter in method.parameters():

@@ -15,13 +15,13 @@ from torch import nn
 from dora_cli import load_recipe, parse_recipe
 from dora_cli.export.card import Card, merged_card, peft_card
 from dora_cli.export.saved import export_saved
-from dora_cli.models import Projection
+from dora_cli.methods.base import Site
 from dora_cli.tasks import get_task
 from tests.export.conftest import GetRun
 
 
-def projection(block: int, name: str) -> Projection:
-    return Projection(f"layers.{block}.{name}", nn.Linear(2, 2), "encoder", block, None, name, "ffn", (2, 2))
+def projection(block: int, name: str) -> Site:
+    return Site(f"layers.{block}.{name}", nn.Linear(2, 2), (2, 2), block=block, projection=name)
 
 
 RECIPE = parse_recipe(

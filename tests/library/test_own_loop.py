@@ -50,7 +50,7 @@ def run(model: Any, method: Dora, optimizer: torch.optim.Optimizer, steps: int =
     for step, batch in zip(range(1, steps + 1), batches(), strict=False):
         loss = model(**batch).loss
         loss.backward()
-        method.adjust_gradients(step)
+        method.adjust_gradients()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         shrink(optimizer, method.after_step(step))
@@ -129,7 +129,7 @@ def test_what_trains_is_fp32_or_wider_all_alike(dtype: torch.dtype, lean: bool) 
         ):
             loss = model(**batch).loss
             loss.backward()
-        method.adjust_gradients(step)
+        method.adjust_gradients()
         optimizer.step()
         shrink(optimizer, method.after_step(step))
         optimizer.zero_grad()

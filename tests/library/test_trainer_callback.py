@@ -74,7 +74,7 @@ def by_hand(model: Any, method: Any, accumulation: int) -> list[float]:
             (loss / accumulation).backward()
             total += float(loss.detach()) / accumulation
         torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
-        method.adjust_gradients(step)
+        method.adjust_gradients()
         optimizer.step()
         shrink(optimizer, method.after_step(step))
         model.zero_grad()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import nn
@@ -10,12 +10,17 @@ from transformers import GPT2Config, GPT2ForSequenceClassification, RobertaConfi
 from transformers.pytorch_utils import Conv1D
 
 from dora_cli.methods import Dora
-from dora_cli.methods.base import Method, StepReport
+from dora_cli.methods.base import Method, Site, StepReport
 from dora_cli.methods.dora import importance
 from dora_cli.methods.dora.start import draw
 from dora_cli.methods.linear import shape_of, trained_type, weight_of
 from dora_cli.methods.low_rank.layer import AdaptedProjection
 from dora_cli.training.optimizer import make_optimizer, shrink
+
+
+def sites(modules: Mapping[str, nn.Module]) -> list[Site]:
+    """Linear maps, by full path, as a method is given them."""
+    return [Site(name, module, shape_of(module)) for name, module in modules.items()]
 
 
 def gated(base: nn.Module, *, rank: int, scaling: float, dropout: float) -> AdaptedProjection:
@@ -125,12 +130,12 @@ class Training:
         self.model, self.dora, self.max_norm = model, dora, max_norm
         projections = linear_maps(model, "blocks") if projections is None else projections
         model.requires_grad_(False)
-        self.schedule = dora.plan(total_steps, {name: shape_of(module) for name, module in projections.items()})
+        self.schedule = dora.plan(total_steps, sites(projections))
         torch.manual_seed(seed)
-        dora.attach(model, projections, self.schedule)
         self.head = [p.requires_grad_() for name, p in model.named_parameters() if name.startswith(head)]
+        dora.attach(model, sites(projections), self.head, self.schedule, seed=seed)
         self.optimizer = make_optimizer(
-            [*dora.parameters(), *self.head],
+            dora,
             learning_rate=learning_rate,
             weight_decay=weight_decay,
             betas=(0.9, 0.999),
@@ -146,7 +151,7 @@ class Training:
         self.optimizer.zero_grad()
         value = loss(self.model)
         value.backward()
-        self.dora.adjust_gradients(step)
+        self.dora.adjust_gradients()
         self.norms.append(float(nn.utils.clip_grad_norm_(self.trainable(), self.max_norm)))
         self.optimizer.step()
         report = self.dora.after_step(step)

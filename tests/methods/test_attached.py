@@ -13,7 +13,7 @@ from dora_cli.errors import ModelError
 from dora_cli.methods import Dora, HeadOnly
 from dora_cli.methods.attached import attached, lora_of, mark, merge
 from dora_cli.methods.dora import AdaptedProjection
-from tests.methods.small import SmallEncoder, Training, classification, gated, small_encoder
+from tests.methods.small import SmallEncoder, Training, classification, gated, sites, small_encoder
 
 LOSS = classification()
 
@@ -79,7 +79,7 @@ def test_a_weight_that_others_share_is_not_written_to() -> None:
     shared = model.blocks[1].att.weight
     before = shared.clone()
     dora = Dora(rank=1, start_rank=2)
-    dora.attach(model, {"blocks.0.att": model.blocks[0].att})
+    dora.attach(model, sites({"blocks.0.att": model.blocks[0].att}))
     with torch.no_grad():
         dora.parameters()[2].fill_(1.0)
     mark(model, dora)
@@ -93,7 +93,7 @@ def test_the_merged_weights_keep_their_mode_and_a_shared_module_is_merged_once()
     model = small_encoder()
     model.again = model.blocks[0]
     dora = Dora(rank=1, start_rank=2)
-    dora.attach(model, {"blocks.0.att": model.blocks[0].att})
+    dora.attach(model, sites({"blocks.0.att": model.blocks[0].att}))
     mark(model.train(), dora)
     merge(model)
     assert model.again.att is model.blocks[0].att
@@ -137,7 +137,7 @@ def test_a_model_without_an_adapter_is_said() -> None:
 
 def test_a_method_that_adapts_nothing_merges_nothing() -> None:
     model, head = small_encoder(), HeadOnly()
-    head.attach(model, {})
+    head.attach(model, sites({}))
     mark(model, head)
     before = answers(model)
     assert torch.equal(answers(merge(model)), before)

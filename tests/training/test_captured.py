@@ -46,12 +46,10 @@ class Run:
         self.model.requires_grad_(False)
         self.method = Dora(rank=3, start_rank=5, dropout=dropout, prune_interval=7, dem_until="end")
         projections = find_projections(self.model, ["attention", "ffn"])
-        self.schedule = self.method.plan(steps, {p.name: p.shape for p in projections})
-        self.method.attach(self.model, {p.name: p.module for p in projections}, self.schedule)
+        self.schedule = self.method.plan(steps, projections)
         head = list(self.model.classifier.requires_grad_(True).parameters())
-        optimizer = make_optimizer(
-            [*self.method.parameters(), *head], learning_rate=rate, weight_decay=0.01, betas=(0.9, 0.999), eps=1e-8
-        )
+        self.method.attach(self.model, projections, head, self.schedule)
+        optimizer = make_optimizer(self.method, learning_rate=rate, weight_decay=0.01, betas=(0.9, 0.999), eps=1e-8)
         self.poison = torch.ones((), device=self.device)
         self.step = TrainingStep(
             model=self.model, method=self.method,

@@ -16,6 +16,7 @@ from dora_cli.machine.devices import make_accelerator
 from dora_cli.methods import Dora
 from dora_cli.training.optimizer import make_optimizer, make_scheduler
 from dora_cli.training.step import TrainingStep
+from tests.methods.small import sites
 from tests.runs.test_resume import SAVES, assert_equal_runs, cut
 from tests.training.conftest import MakeRecipe
 from tests.training.test_generation import models, read_lines, recipe_of, tokenizer
@@ -131,14 +132,10 @@ def test_an_ordinary_step_never_waits_for_the_device(precision: str) -> None:
     model.requires_grad_(False)
     method = Dora(rank=2, prune_interval=5)
     projections = {f"blocks.{index}": module for index, module in enumerate(model.blocks)}
-    schedule = method.plan(40, dict.fromkeys(projections, (32, 32)))
-    method.attach(model, projections, schedule)
-    head = list(model.head.parameters())
-    for parameter in head:
-        parameter.requires_grad_(True)
-    optimizer = make_optimizer(
-        [*method.parameters(), *head], learning_rate=1e-3, weight_decay=0.01, betas=(0.9, 0.999), eps=1e-8
-    )
+    schedule = method.plan(40, sites(projections))
+    head = list(model.head.requires_grad_(True).parameters())
+    method.attach(model, sites(projections), head, schedule)
+    optimizer = make_optimizer(method, learning_rate=1e-3, weight_decay=0.01, betas=(0.9, 0.999), eps=1e-8)
     step_function = TrainingStep(
         model=model, method=method, loss=lambda logits,
         labels: nn.functional.cross_entropy(logits.float(), labels, reduction="none"),

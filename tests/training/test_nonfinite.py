@@ -23,6 +23,7 @@ from dora_cli.training.ledger import MAX_SKIPPED_FP16
 from dora_cli.training.optimizer import make_optimizer, make_scheduler
 from dora_cli.training.step import TrainingStep
 from tests.commands.conftest import dora
+from tests.methods.small import sites
 from tests.runs.test_resume import assert_equal_runs
 from tests.training.conftest import MakeRecipe
 from tests.training.test_run import lines, read
@@ -286,15 +287,10 @@ def _scaled_step(total: int) -> TrainingStep:
     model = _Model()
     model.block.requires_grad_(False)
     method = Dora(rank=2, prune_interval=5, dropout=0.0)
-    schedule = method.plan(total, {"block": (8, 8)})
-    method.attach(model, {"block": model.block}, schedule)
-    optimizer = make_optimizer(
-        [*method.parameters(), *model.head.parameters()],
-        learning_rate=1e-3,
-        weight_decay=0.0,
-        betas=(0.9, 0.999),
-        eps=1e-8,
-    )
+    projections = sites({"block": model.block})
+    head = list(model.head.parameters())
+    method.attach(model, projections, head, method.plan(total, projections))
+    optimizer = make_optimizer(method, learning_rate=1e-3, weight_decay=0.0, betas=(0.9, 0.999), eps=1e-8)
 
     class _Accelerator:
         device, num_processes, mixed_precision = torch.device("cpu"), 1, "no"

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from math import ceil
 from typing import Literal
 
@@ -12,20 +11,29 @@ import torch
 from torch import nn
 
 from dora_cli.errors import BudgetError, CheckpointError, DivergedError, ProjectionError
-from dora_cli.methods.base import LoraFactors, ProjectionAllocation, Replacement, Schedule, Shape, StepReport
+from dora_cli.methods.base import (
+    Allocation,
+    LoraFactors,
+    Method,
+    Replacement,
+    Schedule,
+    Site,
+    StepReport,
+    check_tensor,
+)
 from dora_cli.methods.dora import importance
 from dora_cli.methods.dora.allocator import select
 from dora_cli.methods.dora.regulariser import variance_gradient_for
 from dora_cli.methods.dora.schedule import Curve, DoraSchedule
 from dora_cli.methods.dora.start import draw
-from dora_cli.methods.linear import shape_of, swap_modules, trained_type, weight_of
+from dora_cli.methods.linear import trained_type, weight_of
+from dora_cli.methods.low_rank.adapters import Adapters
 from dora_cli.methods.low_rank.components import Components
 from dora_cli.methods.low_rank.layer import AdaptedProjection
-from dora_cli.methods.low_rank.lean import LeanPass
 from dora_cli.printable import shown
 
 
-class Dora:
+class Dora(Method):
     """Dynamic Low-Rank Adaptation (Mao et al. 2024; reference section 1).
 
     Args:
@@ -76,18 +84,17 @@ class Dora:
         self.dem_divisor = 2 if dem_scale == "published" else 1
         self.dem_until = dem_until
         self.compact = compact
-        self._schedule: Schedule | None = None
         self._last_step: int | None = 0
         self._frozen = False
         self._compacted = False
 
     # -- planning and attaching ----------------------------------------------------------------------------------------
 
-    def plan(self, total_steps: int, shapes: Mapping[str, Shape]) -> DoraSchedule:
-        """The schedule of a run of `total_steps` over projections of these `shapes`; raises BudgetError."""
+    def plan(self, total_steps: int, sites: Sequence[Site]) -> DoraSchedule:
+        """The schedule of a run of `total_steps` over `sites`; raises BudgetError."""
         schedule = DoraSchedule.plan(
             total_steps=total_steps,
-            projections=len(shapes),
+            projections=len(sites),
             start_rank=self.start_rank,
             rank=self.rank,
             warmup_fraction=self.warmup_fraction,
@@ -95,123 +102,73 @@ class Dora:
             interval=self.prune_interval,
             curve=self.curve,
         )
-        thin = [f"{name} ({shape[0]} x {shape[1]})" for name, shape in shapes.items() if min(shape) < 2]
+        thin = [f"{site.name} ({site.shape[0]} x {site.shape[1]})" for site in sites if min(site.shape) < 2]
         if thin:
             raise BudgetError(
                 f"projections need at least 2 x 2 to be adapted; leave these out of method.targets: {', '.join(thin)}"
             )
         return schedule
 
-    def attach(self, model: nn.Module, projections: Mapping[str, nn.Module], schedule: Schedule | None = None) -> None:
-        """Wraps every projection of `model`.
-
-        Draws `A` and `B` from torch's global generator, in the order of `projections`.
-        """
-        assert projections, "nothing to adapt"
-        devices = {str(parameter.device) for module in projections.values() for parameter in module.parameters()}
+    def attach(
+        self,
+        model: nn.Module,
+        sites: Sequence[Site],
+        head: Sequence[nn.Parameter] = (),
+        schedule: Schedule | None = None,
+        *,
+        seed: int = 0,
+    ) -> None:
+        """Wraps every projection; `A` and `B` are drawn in the order of `sites`."""
+        assert sites, "nothing to adapt"
+        super().attach(model, sites, head, schedule, seed=seed)
+        devices = {str(parameter.device) for site in sites for parameter in site.module.parameters()}
         if schedule is not None and len(devices) > 1:
             raise ProjectionError(
                 f"the projections are spread over {', '.join(sorted(devices))}, but ranks are chosen among all of "
                 "them on one device; load the model for training without a device_map"
             )
-        self._model = model
-        self._schedule = schedule
-        self._names = list(projections)
-        self._shapes = {name: shape_of(module) for name, module in projections.items()}
-        self._layers: dict[str, AdaptedProjection] = {
-            name: AdaptedProjection(
-                module,
-                *draw(
-                    *shape_of(module), self.start_rank, trained_type(weight_of(module).dtype), torch.default_generator
-                ),
-                scaling=self.scaling,
-                dropout=self.dropout,
-            )
-            for name, module in projections.items()
-        }
-        for module in projections.values():
-            module.requires_grad_(False)
-        swap_modules(model, {layer.base: layer for layer in self._layers.values()})
-        first = self._layers[self._names[0]].gates
-        self._scores = torch.zeros(len(projections), self.start_rank, dtype=first.dtype, device=first.device)
+        self._names = [site.name for site in sites]
+        self._shapes = {site.name: site.shape for site in sites}
+        generator = torch.Generator().manual_seed(seed)
+        self._adapters = Adapters(model, {site.name: self._wrapped(site, generator) for site in sites})
+        first = self._adapters.layers[self._names[0]].gates
+        self._scores = torch.zeros(len(sites), self.start_rank, dtype=first.dtype, device=first.device)
         self._keep = torch.ones_like(self._scores, dtype=torch.bool)
         self._live = self._keep.numel()
         self._frozen = self._compacted = False
         self._last_step = 0
-        self._regroup()
+        self._grouped_as: list[Components] | None = None
+
+    def _wrapped(self, site: Site, generator: torch.Generator) -> AdaptedProjection:
+        dtype = trained_type(weight_of(site.module).dtype)
+        start = draw(*site.shape, self.start_rank, dtype, generator)
+        return AdaptedProjection(site.module, *start, scaling=self.scaling, dropout=self.dropout)
 
     def parameters(self) -> list[nn.Parameter]:
-        return [parameter for layer in self._layers.values() for parameter in (layer.A, layer.B, layer.gates)]
-
-    def _regroup(self) -> None:
-        """Puts the components of all projections of a shape together; again after every change of ranks."""
-        # By device and type too: a model for evaluation may be spread over several.
-        shapes: dict[tuple[Shape, torch.device, torch.dtype], list[int]] = defaultdict(list)
-        for row, name in enumerate(self._names):
-            if name in self._layers:
-                gates = self._layers[name].gates
-                shapes[self._shapes[name], gates.device, gates.dtype].append(row)
-        if self._layers:
-            device = next(iter(self._layers.values())).gates.device
-            self._scores, self._keep = self._scores.to(device), self._keep.to(device)
-        self._groups = [Components([self._layers[self._names[row]] for row in rows]) for rows in shapes.values()]
-        order = [row for rows in shapes.values() for row in rows]
-        # position among all projections of each grouped one
-        self._order = torch.tensor(order, device=self._scores.device)
-        self._lean: LeanPass | None = None
+        return self._adapters.parameters()
 
     def _grouped(self) -> list[Components]:
-        """All components by shape. The model may have been moved or copied since they were put together."""
-        if not all(group.holds for group in self._groups):
-            self._regroup()
-        return self._groups
+        """All components by shape; where they were put together anew, scores and mask follow them."""
+        groups = self._adapters.groups()
+        if groups and (self._grouped_as is not groups):
+            device = groups[0].A.device
+            self._scores, self._keep = self._scores.to(device), self._keep.to(device)
+            place = {name: row for row, name in enumerate(self._names)}
+            # position among all projections of each grouped one
+            self._order = torch.tensor([place[name] for name in self._adapters.order], device=device)
+            self._grouped_as = groups
+        return groups
 
     # -- once per step -------------------------------------------------------------------------------------------------
 
-    @contextmanager
-    def training_pass(self, dtype: torch.dtype | None = None) -> Iterator[None]:
-        """One forward and backward pass with less work than autograd's own way, up to rounding the same (see
-        `LeanPass`).
-
-        The parameters' gradients are complete when it ends, not before: whoever sums them over processes does it
-        afterwards, and DistributedDataParallel, which sums within `backward`, needs the plain pass. Within it only
-        `backward` gives gradients, not `torch.autograd.grad`.
-
-        Args:
-            dtype: autocast's, where autocast is entered within; None means that of the autocast around it, or else the
-                factors' own.
-        """
-        groups = self._grouped()
-        if not groups:  # every projection lost all its components
-            yield
-            return
-        if dtype is None:
-            device = groups[0].A.device.type
-            dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else groups[0].A.dtype
-        if self._lean is None or self._lean.dtype != dtype:
-            self._lean = LeanPass(self._model, groups, self.scaling, dtype)
-        lean = self._lean
-        if self.dropout and not lean.kernels.draws_alike and self._computes_twice():
-            yield
-            return
-        try:
-            lean.begin()
-            yield
-        except BaseException:
-            self._lean = None  # with the gradients that it had in part
-            raise
-        finally:
-            lean.end()
-        lean.finish()
-
-    def _computes_twice(self) -> bool:
-        """Whether gradient checkpointing computes forward passes again in the backward pass, as
-        transformers notes it.
-        """
-        return any(module.__dict__.get("gradient_checkpointing") for module in self._model.modules())
+    def training_pass(
+        self, dtype: torch.dtype | None = None, mask: torch.Tensor | None = None
+    ) -> AbstractContextManager[None]:
+        """See `Adapters.training_pass`."""
+        return self._adapters.training_pass(dtype)
 
     @torch.no_grad()
-    def adjust_gradients(self, step: int) -> torch.Tensor | None:
+    def adjust_gradients(self) -> torch.Tensor | None:
         """Adds the gradient of DEM, once and in closed form; after the freeze, clears the gradients of masked
         components.
 
@@ -343,54 +300,24 @@ class Dora:
         replaced: list[Replacement] = []
         keep = self._keep.cpu()
         for name, row in zip(self._names, keep, strict=True):
-            replaced.extend(self._shrink(name, row.nonzero().squeeze(1)))
+            replaced.extend(self._adapters.shrink(name, row.nonzero().squeeze(1)))
         self._compacted = True
-        self._regroup()
-        return replaced
-
-    def _shrink(self, name: str, kept: torch.Tensor) -> list[Replacement]:
-        layer = self._layers[name]
-        if len(kept) == layer.rank:
-            return []
-        index = kept.to(layer.A.device)
-        replaced = []
-        for attribute, dimension in (("A", 0), ("B", 1), ("c", 0)):
-            old: nn.Parameter = getattr(layer, attribute)
-            new = nn.Parameter(old.detach().index_select(dimension, index)) if len(kept) else None
-            if new is not None:
-                setattr(layer, attribute, new)
-            replaced.append(Replacement(old, new, dimension, index))
-        if not len(kept):
-            swap_modules(self._model, {layer: layer.base})
-            del self._layers[name]
+        self._adapters.regroup()
         return replaced
 
     # -- what came of it -----------------------------------------------------------------------------------------------
 
-    @contextmanager
-    def folded(self) -> Iterator[None]:
-        """Computes with merged weights inside; the base weights themselves are never touched."""
-        layers = list(self._layers.values())
-        try:
-            for layer in layers:
-                layer.fold()
-            yield
-        finally:
-            for layer in layers:
-                layer.unfold()
+    def folded(self) -> AbstractContextManager[None]:
+        return self._adapters.folded()
 
     def merge(self) -> None:
-        """Puts each base module, with the update in its weight, in the place of its adapter; in a half type the sum is
-        rounded once.
-        """
-        swap_modules(self._model, {layer: layer.merged() for layer in self._layers.values()})
-        self._lean = None  # with its copies of the base
+        self._adapters.merge()
 
-    def allocation(self) -> list[ProjectionAllocation]:
+    def allocation(self) -> list[Allocation]:
         """Ranks in the order of attachment. Waits for the device."""
         ranks, scores = self._keep.sum(1).tolist(), self._scores.tolist()
         return [
-            ProjectionAllocation(name, self._shapes[name], self.start_rank, rank, tuple(row))
+            Allocation(name, self._shapes[name], self.start_rank, rank, tuple(row))
             for name, rank, row in zip(self._names, ranks, scores, strict=True)
         ]
 
@@ -400,24 +327,10 @@ class Dora:
         return self._frozen
 
     def to_lora(self) -> dict[str, LoraFactors]:
-        """``A`` and ``s B diag(c)`` of every projection that still has components; before the freeze,
-        of all of them.
-        """
-        factors = {}
-        live = self._keep if self._frozen and not self._compacted else None  # masked components count as gone
-        for row, name in enumerate(self._names):
-            if name not in self._layers:
-                continue
-            layer = self._layers[name]
-            A, B = layer.A.detach(), layer.factor().detach()
-            if live is not None:
-                A, B = A[live[row]], B[:, live[row]]
-            if A.shape[0]:
-                # A copy: the factors must not follow the parameters when training goes on.
-                factors[name] = LoraFactors(
-                    A.to("cpu", torch.float32, copy=True).contiguous(), B.to("cpu", torch.float32).contiguous()
-                )
-        return factors
+        """``A`` and ``s B diag(c)`` of every projection that has components left; before the freeze, of all of them."""
+        masked = self._frozen and not self._compacted  # masked components count as gone
+        live = dict(zip(self._names, self._keep, strict=True)) if masked else None
+        return self._adapters.to_lora(live)
 
     # -- saving and loading --------------------------------------------------------------------------------------------
 
@@ -425,11 +338,7 @@ class Dora:
         """Factors and gates per projection (``NAME.A``, ``.B``, ``.c``), scores, the keep mask, and whether frozen and
         compacted.
         """
-        state = {
-            f"{name}.{key}": getattr(layer, key).detach().contiguous()
-            for name, layer in self._layers.items()
-            for key in ("A", "B", "c")
-        }
+        state = self._adapters.state_dict()
         flags = {"frozen": torch.tensor(self._frozen), "compacted": torch.tensor(self._compacted)}
         return state | {"scores": self._scores, "keep": self._keep} | flags
 
@@ -440,10 +349,11 @@ class Dora:
 
         A masked state is compacted on the way in where `compact` asks for it; a compacted one stays so.
         """
-        assert not self._frozen and len(self._layers) == len(self._names), "load into a freshly attached method"
+        fresh = not self._frozen and len(self._adapters.layers) == len(self._names)
+        assert fresh, "load into a freshly attached method"
         flag = torch.tensor(True)
         for key, like in (("scores", self._scores), ("keep", self._keep), ("frozen", flag), ("compacted", flag)):
-            _check(key, state, like.shape, like.dtype)
+            check_tensor(key, state, like.shape, like.dtype)
         frozen, compacted = bool(state["frozen"]), bool(state["compacted"])
         if compacted and not frozen:
             raise CheckpointError("the checkpoint calls itself compacted but not frozen; it is damaged")
@@ -453,7 +363,7 @@ class Dora:
             rank = int(row.sum()) if compacted else self.start_rank
             d_out, d_in = self._shapes[name]
             for suffix, shape in (("A", (rank, d_in)), ("B", (d_out, rank)), ("c", (rank,))) if rank else ():
-                _check(f"{name}.{suffix}", state, shape, self._layers[name].gates.dtype)
+                check_tensor(f"{name}.{suffix}", state, shape, self._adapters.layers[name].gates.dtype)
                 expected.add(f"{name}.{suffix}")
         if unknown := state.keys() - expected:
             raise CheckpointError(
@@ -462,26 +372,15 @@ class Dora:
             )
         for name, row in zip(self._names, rows, strict=True):
             if compacted:
-                self._shrink(name, row.nonzero().squeeze(1))
-            if name in self._layers:
+                self._adapters.shrink(name, row.nonzero().squeeze(1))
+            if name in self._adapters.layers:
                 for suffix in ("A", "B", "c"):
-                    getattr(self._layers[name], suffix).copy_(state[f"{name}.{suffix}"])
+                    getattr(self._adapters.layers[name], suffix).copy_(state[f"{name}.{suffix}"])
         self._scores.copy_(state["scores"])
         self._keep.copy_(state["keep"])
         self._live = int(rows.sum())
         self._last_step = None  # a state does not say where in its run it was taken
         self._frozen, self._compacted = frozen, compacted
-        self._regroup()
+        self._adapters.regroup()
         if frozen and self.compact and not compacted:
             self._compact()
-
-
-def _check(key: str, state: Mapping[str, torch.Tensor], shape: Sequence[int], dtype: torch.dtype) -> None:
-    tensor = state.get(key)
-    if tensor is None:
-        raise CheckpointError(f"tensor {key} is missing from the checkpoint")
-    if tuple(tensor.shape) != tuple(shape) or tensor.dtype != dtype:
-        raise CheckpointError(
-            f"tensor {key} is {tensor.dtype} {tuple(tensor.shape)} in the checkpoint; this model and recipe need "
-            f"{dtype} {tuple(shape)}"
-        )

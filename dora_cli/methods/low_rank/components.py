@@ -63,6 +63,12 @@ class Components:
         return self.c
 
     @property
+    def scaling(self) -> float:
+        """The scale `s` of all layers."""
+        (scaling,) = {layer.scaling for layer in self.layers}
+        return scaling
+
+    @property
     def rank(self) -> int:
         """Components of a projection, where all have the same number."""
         rank = self.layers[0].rank

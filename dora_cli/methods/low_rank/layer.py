@@ -57,6 +57,11 @@ class AdaptedProjection(nn.Module):
         """Components held in memory."""
         return int(self.A.shape[0])
 
+    def factors(self) -> dict[str, nn.Parameter]:
+        """What trains, by attribute."""
+        trained = {"A": self.A, "B": self.B}
+        return trained if self.c is None else {**trained, "c": self.c}
+
     @property
     def gates(self) -> nn.Parameter:
         """The gates of a layer that has them."""
@@ -98,7 +103,7 @@ class AdaptedProjection(nn.Module):
         """
         super()._save_to_state_dict(destination, prefix, keep_vars)
         if not keep_vars:
-            for name in ("A", "B") if self.c is None else ("A", "B", "c"):
+            for name in self.factors():
                 destination[prefix + name] = destination[prefix + name].clone(memory_format=torch.contiguous_format)
 
     def delta(self) -> torch.Tensor:

@@ -28,18 +28,17 @@ class LeanPass:
     Args:
         model: what they are attached to.
         groups: all components that are trained.
-        scaling: `s`.
         dtype: of the arithmetic: autocast's, or that of factors and activations where there is none.
     """
 
-    def __init__(self, model: nn.Module, groups: Sequence[Components], scaling: float, dtype: torch.dtype) -> None:
-        self._groups, self._scaling, self.dtype = groups, scaling, dtype
+    def __init__(self, model: nn.Module, groups: Sequence[Components], dtype: torch.dtype) -> None:
+        self._groups, self.dtype = groups, dtype
         layers = [layer for group in groups for layer in group.layers]
         rank = max(layer.rank for layer in layers)
         self.kernels: Kernels = kernels_for(layers[0].A.device, dtype, len(layers), rank)
         self._inputs = _Inputs(dtype)
         self._model_dropouts = ModelDropouts(model) if layers[0].A.device.type == "cpu" else None
-        self._drops = any(layer.dropout for layer in layers)
+        self.drops = any(layer.dropout for layer in layers)
         self._shared = [_Shared(group, dtype, self.kernels) for group in groups]
         self._lean: list[tuple[AdaptedProjection, LeanProjection]] = []
         for shared in self._shared:
@@ -53,8 +52,8 @@ class LeanPass:
         """Before a forward pass: takes over the present weights."""
         for shared in self._shared:
             shared.group.take_gradients()
-            shared.prepare(self._scaling)
-        if self._drops:
+            shared.prepare()
+        if self.drops:
             self.kernels.begin()
         if self._model_dropouts is not None:
             self._model_dropouts.begin()
@@ -73,7 +72,7 @@ class LeanPass:
     def finish(self) -> None:
         """After the backward pass: gradients of `B`, and of the gates, from those of their product."""
         for shared in self._shared:
-            shared.finish(self._scaling)
+            shared.finish()
 
 
 class _Inputs:
@@ -100,7 +99,7 @@ class _Shared:
     """Copies and gradients of one group: `A` and ``s B diag(c)`` (by rows) in the precision of the arithmetic."""
 
     def __init__(self, group: Components, dtype: torch.dtype, kernels: Kernels) -> None:
-        self.group, self.kernels = group, kernels
+        self.group, self.kernels, self.scaling = group, kernels, group.scaling
         self.A = group.A if group.A.dtype == dtype else torch.empty_like(group.A, dtype=dtype)
         self.B_t = torch.empty_like(group.B_t, dtype=dtype)
         splits = kernels.splits(group.A.shape[1])
@@ -109,22 +108,22 @@ class _Shared:
         # of what multiplies `u`, without gate and scale
         self.grad_up = group.B_t.new_zeros(kernels.splits(group.B_t.shape[1]), *group.B_t.shape)
 
-    def prepare(self, scaling: float) -> None:
+    def prepare(self) -> None:
         group = self.group
         if self.A is not group.A:
             self.A.copy_(group.A)
-        scale = scaling if group.c is None else (group.c * scaling)[:, None]
+        scale = self.scaling if group.c is None else (group.c * self.scaling)[:, None]
         torch.mul(group.B_t, scale, out=self.B_t)
 
-    def finish(self, scaling: float) -> None:
+    def finish(self) -> None:
         group = self.group
         grad_A, grad_B_t, grad_c = group.take_gradients()
         if len(self.grad_A) > 1:
             self.kernels.collect(self.grad_A, grad_A)
         if group.c is None or grad_c is None:
-            self.kernels.collect(self.grad_up, grad_B_t, scaling)
+            self.kernels.collect(self.grad_up, grad_B_t, self.scaling)
         else:
-            self.kernels.collect_gated(self.grad_up, group.B_t, group.c, grad_B_t, grad_c, scaling)
+            self.kernels.collect_gated(self.grad_up, group.B_t, group.c, grad_B_t, grad_c, self.scaling)
 
 
 class LeanProjection:

@@ -88,7 +88,7 @@ def validate_ranks(record: Any, source: Path | str = "ranks.json") -> RanksRecor
 
 
 class ProjectionLike(Protocol):
-    """What a rank record needs to know of a projection; `dora_cli.models.Projection` is one."""
+    """What a rank record needs to know of a projection; `dora_cli.methods.base.Site` is one."""
 
     @property
     def name(self) -> str: ...

@@ -16,7 +16,6 @@ from torch import nn
 from dora_cli.errors import BudgetError, CheckpointError, ProjectionError
 from dora_cli.methods import METHODS, Dora, HeadOnly
 from dora_cli.methods.dora.importance import ema
-from dora_cli.methods.linear import shape_of
 from dora_cli.methods.low_rank.layer import AdaptedProjection
 from tests.methods.small import (
     SmallEncoder,
@@ -25,6 +24,7 @@ from tests.methods.small import (
     component_scores,
     linear_maps,
     live_ranks,
+    sites,
     small_encoder,
     tiny_gpt2,
     tiny_roberta,
@@ -104,7 +104,7 @@ def test_scores_in_the_allocation_are_the_ema_of_the_closed_form() -> None:
     for step in range(1, 21):
         run.optimizer.zero_grad()
         LOSS(run.model).backward()
-        run.dora.adjust_gradients(step)
+        run.dora.adjust_gradients()
         run.optimizer.step()
         state = run.dora.state_dict()
         for name in expected:
@@ -216,7 +216,7 @@ def test_adjust_gradients_adds_dem_once(scale: str) -> None:
         name: parameter.grad.clone() for name, parameter in run.model.named_parameters() if parameter.grad is not None
     }
     expected, gradients = regulariser_by_autograd(run.dora, scale)
-    value = run.dora.adjust_gradients(4)
+    value = run.dora.adjust_gradients()
     assert value is not None
     torch.testing.assert_close(value, expected, rtol=1e-12, atol=0)
     assert float(value.detach()) > 0
@@ -228,7 +228,7 @@ def test_adjust_gradients_adds_dem_once(scale: str) -> None:
 def test_dem_reaches_a_projection_that_the_batch_did_not() -> None:
     run = training(dem_weight=0.3)
     expected, gradients = regulariser_by_autograd(run.dora, "published")
-    torch.testing.assert_close(run.dora.adjust_gradients(1), expected, rtol=1e-12, atol=0)
+    torch.testing.assert_close(run.dora.adjust_gradients(), expected, rtol=1e-12, atol=0)
     for name, gradient in gradients.items():
         torch.testing.assert_close(run.model.get_parameter(name).grad, gradient, rtol=1e-11, atol=1e-14)
 
@@ -237,11 +237,11 @@ def test_dem_reaches_a_projection_that_the_batch_did_not() -> None:
 @pytest.mark.parametrize("until", ["freeze", "end"])
 def test_how_long_dem_lasts(compact: bool, until: str) -> None:
     run = training(until=19, compact=compact, dem_until=until)
-    assert run.dora.adjust_gradients(20) is not None  # the freeze follows step 20, so DEM is still on in it
+    assert run.dora.adjust_gradients() is not None  # the freeze follows step 20, so DEM is still on in it
     run.step(20, LOSS)
     run.optimizer.zero_grad()
     LOSS(run.model).backward()
-    assert (run.dora.adjust_gradients(21) is not None) == (until == "end")
+    assert (run.dora.adjust_gradients() is not None) == (until == "end")
 
 
 @both_ways
@@ -254,14 +254,14 @@ def test_dem_after_the_freeze_counts_live_components_over_the_same_denominator(c
         pytest.fail("this seed leaves a projection empty; the row order below would be off")
     expected, gradients = regulariser_by_autograd(run.dora, scale, rows=rows)
     run.optimizer.zero_grad()
-    torch.testing.assert_close(run.dora.adjust_gradients(21), expected, rtol=1e-12, atol=0)
+    torch.testing.assert_close(run.dora.adjust_gradients(), expected, rtol=1e-12, atol=0)
     for name, gradient in gradients.items():
         torch.testing.assert_close(run.model.get_parameter(name).grad, gradient, rtol=1e-11, atol=1e-14)
 
 
 def test_no_dem_without_weight() -> None:
     run = training(dem_weight=0.0)
-    assert run.dora.adjust_gradients(1) is None
+    assert run.dora.adjust_gradients() is None
     assert all(parameter.grad is None for parameter in run.dora.parameters())
 
 
@@ -274,7 +274,7 @@ def test_masked_gradients_are_cleared_before_clipping() -> None:
     raw = {name: run.model.get_submodule(name).c.grad.clone() for name in names}
     # what the published code would let into the norm
     assert any(bool(raw[name][~keep[row]].any()) for row, name in enumerate(names))
-    run.dora.adjust_gradients(21)
+    run.dora.adjust_gradients()
     for row, name in enumerate(names):
         layer = run.model.get_submodule(name)
         assert not layer.c.grad[~keep[row]].any()
@@ -545,7 +545,7 @@ def revived(state: Mapping[str, torch.Tensor], run: Training, **changes: Any) ->
     torch.manual_seed(99)
     model, dora = small_encoder(), method(**changes)
     projections = linear_maps(model, "blocks")
-    dora.attach(model, projections, dora.plan(STEPS, {name: shape_of(module) for name, module in projections.items()}))
+    dora.attach(model, projections, dora.plan(STEPS, sites(projections)))
     dora.load_state_dict({key: value.clone() for key, value in state.items()})
     model.head.load_state_dict(run.model.head.state_dict())
     return model, dora
@@ -605,7 +605,7 @@ def test_a_state_comes_back_after_the_model_was_moved() -> None:
     """The meta device stands for a GPU: scores and masks must be where the factors are, or the next step fails."""
     model = small_encoder()
     dora = Dora(rank=2)
-    dora.attach(model, linear_maps(model, "blocks"))
+    dora.attach(model, sites(linear_maps(model, "blocks")))
     state = {key: value.clone() for key, value in dora.state_dict().items()}
     model.to("meta")
     dora.load_state_dict(state)
@@ -616,16 +616,16 @@ def test_a_model_spread_over_devices_can_be_attached_and_folded() -> None:
     model = small_encoder()
     model.blocks[1].to("meta")
     dora = Dora(rank=2)
-    dora.attach(model, linear_maps(model, "blocks"))
+    dora.attach(model, sites(linear_maps(model, "blocks")))
     assert [parameter.device.type for parameter in dora.parameters()] == ["cpu"] * 9 + ["meta"] * 9
     with dora.folded():
         assert model.blocks[0](torch.ones(3, 10, dtype=torch.float64)).shape == (3, 10)
     model = small_encoder()
     model.blocks[1].to("meta")
     projections = linear_maps(model, "blocks")
-    schedule = Dora(rank=2).plan(20, {name: tuple(module.weight.shape) for name, module in projections.items()})
+    schedule = Dora(rank=2).plan(20, sites(projections))
     with pytest.raises(ProjectionError, match=r"spread over cpu, meta, .* without a device_map$"):
-        Dora(rank=2).attach(model, projections, schedule)
+        Dora(rank=2).attach(model, sites(projections), schedule=schedule)
 
 
 @pytest.mark.parametrize("trained", [False, True], ids=["start", "frozen"])
@@ -663,7 +663,7 @@ def test_a_frozen_state_fits_either_setting_of_compact(saved: bool, loaded: bool
     }
     LOSS(model).backward()
     optimizer = torch.optim.AdamW(dora.parameters(), lr=1e-2)
-    dora.adjust_gradients(23)
+    dora.adjust_gradients()
     optimizer.step()
     dora.after_step(23)
     assert sum(int((gate != 0).sum()) for gate in gates(dora).values()) == 12
@@ -675,7 +675,7 @@ def state_of(until: int, **changes: Any) -> dict[str, torch.Tensor]:
 
 def fresh(**changes: Any) -> Dora:
     model, dora = small_encoder(), method(**changes)
-    dora.attach(model, linear_maps(model, "blocks"))
+    dora.attach(model, sites(linear_maps(model, "blocks")))
     return dora
 
 
@@ -765,7 +765,7 @@ def test_attaching_changes_no_output_and_only_adapters_train() -> None:
     before = model(x).detach().clone()
     dora = method(dropout=0.3)
     projections = linear_maps(model, "blocks")
-    dora.attach(model, projections)
+    dora.attach(model, sites(projections))
     assert torch.equal(model(x), before)
     assert [id(p) for p in dora.parameters()] == [
         id(getattr(model.get_submodule(n), k)) for n in projections for k in ("A", "B", "c")
@@ -777,7 +777,7 @@ def test_attaching_freezes_the_projections_own_weights() -> None:
     # The contract: attach "decides which of their parameters train"; the layer wraps "a frozen linear map".
     model = small_encoder()
     projections = linear_maps(model, "blocks")
-    method().attach(model, projections)
+    method().attach(model, sites(projections))
     assert not [
         name
         for name, module in projections.items()
@@ -791,7 +791,7 @@ def test_two_attachments_with_one_seed_are_equal() -> None:
         model = small_encoder()
         torch.manual_seed(11)
         dora = method()
-        dora.attach(model, linear_maps(model, "blocks"))
+        dora.attach(model, sites(linear_maps(model, "blocks")))
         states.append(dora.state_dict())
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
 
@@ -826,8 +826,8 @@ def test_both_methods_are_known_by_name() -> None:
 def test_training_the_head_alone_adapts_nothing() -> None:
     model, head = small_encoder(), HeadOnly()
     modules = list(model.modules())
-    schedule = head.plan(10, {})
-    head.attach(model, {}, schedule)
+    schedule = head.plan(10, [])
+    head.attach(model, sites({}), schedule=schedule)
     assert list(model.modules()) == modules
     assert (schedule.total_steps, schedule.start_components, schedule.final_components, schedule.freeze_step) == (
         10,
@@ -841,7 +841,7 @@ def test_training_the_head_alone_adapts_nothing() -> None:
     assert head.allocation() == []
     assert head.to_lora() == {}
     assert head.state_dict() == {}
-    assert head.adjust_gradients(1) is None
+    assert head.adjust_gradients() is None
     head.observe()
     report = head.advance(1)
     assert (report.phase, report.budget, report.event, report.frozen, tuple(report.replaced)) == (
@@ -854,4 +854,4 @@ def test_training_the_head_alone_adapts_nothing() -> None:
     with head.folded():
         assert list(model.modules()) == modules
     with pytest.raises(BudgetError, match="0 optimiser steps"):
-        head.plan(0, {})
+        head.plan(0, [])

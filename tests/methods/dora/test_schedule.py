@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from dora_cli.errors import BudgetError
 from dora_cli.methods import Dora
+from dora_cli.methods.base import Site
 from dora_cli.methods.dora.schedule import DoraSchedule
 
 GOOD: dict[str, Any] = {
@@ -23,6 +25,10 @@ GOOD: dict[str, Any] = {
     "final_fraction": 0.5,
     "interval": 10,
 }
+
+
+def site(name: str, d_out: int, d_in: int) -> Site:
+    return Site(name, nn.Identity(), (d_out, d_in))
 
 
 def plan(**changes: Any) -> DoraSchedule:
@@ -150,7 +156,7 @@ def test_adalora_curve_by_hand() -> None:
 
 @pytest.mark.parametrize(("rank", "start", "final"), [(8, 864, 576), (4, 432, 288), (2, 216, 144), (16, 1728, 1152)])
 def test_component_totals_of_the_paper(rank: int, start: int, final: int) -> None:
-    schedule = Dora(rank=rank).plan(12_480, {f"{i}": (768, 768) for i in range(72)})
+    schedule = Dora(rank=rank).plan(12_480, [site(f"{i}", 768, 768) for i in range(72)])
     assert (schedule.start_components, schedule.final_components) == (start, final)
 
 
@@ -291,9 +297,9 @@ def test_the_least_number_of_steps_that_is_named_is_enough(w: int, data: st.Data
 
 def test_a_projection_too_small_for_a_variance_is_refused_by_name() -> None:
     with pytest.raises(BudgetError, match=r"gate \(1 x 8\)"):
-        Dora(rank=1).plan(100, {"q": (8, 8), "gate": (1, 8)})
+        Dora(rank=1).plan(100, [site("q", 8, 8), site("gate", 1, 8)])
     with pytest.raises(BudgetError, match=r"gate \(8 x 1\)"):
-        Dora(rank=1).plan(100, {"gate": (8, 1)})
+        Dora(rank=1).plan(100, [site("gate", 8, 1)])
 
 
 @pytest.mark.parametrize(("rank", "start"), [(1, 2), (2, 3), (3, 5), (4, 6), (5, 8), (8, 12), (16, 24)])
@@ -303,4 +309,4 @@ def test_start_rank_is_half_again_rounded_up(rank: int, start: int) -> None:
 
 
 def test_a_given_start_rank_wins() -> None:
-    assert Dora(rank=2, start_rank=9).plan(100, {"q": (4, 4)}).start_components == 9
+    assert Dora(rank=2, start_rank=9).plan(100, [site("q", 4, 4)]).start_components == 9

@@ -17,7 +17,7 @@ from dora_cli.methods.low_rank.dropout import HASH_BITS, cut, draw_mask, hashed_
 from dora_cli.methods.low_rank.kernels import Kept, TorchKernels
 from dora_cli.methods.low_rank.layer import AdaptedProjection
 from dora_cli.methods.low_rank.lean import LeanProjection
-from tests.methods.small import classification, linear_maps, small_encoder, tiny_gpt2, tiny_roberta
+from tests.methods.small import classification, linear_maps, sites, small_encoder, tiny_gpt2, tiny_roberta
 
 MODELS: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "home-made": (small_encoder, "blocks"),
@@ -33,8 +33,8 @@ def attached(name: str = "home-made", *, dropout: float = 0.0, ranks: bool = Fal
     projections = linear_maps(model, within)
     dora = Dora(rank=2, start_rank=4, dropout=dropout)
     model.requires_grad_(False)
-    schedule = dora.plan(20, {key: tuple(module.weight.shape) for key, module in projections.items()})
-    dora.attach(model, projections, schedule)
+    schedule = dora.plan(20, sites(projections))
+    dora.attach(model, sites(projections), schedule=schedule)
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for parameter in dora.parameters():
@@ -125,7 +125,7 @@ def test_a_module_that_is_called_twice() -> None:
     model = Twice()
     model.requires_grad_(False)
     dora = Dora(rank=2, dropout=0.0)
-    dora.attach(model, {"map": model.map})
+    dora.attach(model, sites({"map": model.map}))
     nn.init.normal_(dora.parameters()[2])
     x = torch.randn(7, 5, dtype=torch.float64)
     model(x).square().sum().backward()
@@ -333,7 +333,7 @@ def test_a_model_may_change_a_projections_output_in_place(change: Callable[[torc
 
     torch.manual_seed(0)
     model, dora = Changing(), Dora(rank=2, dropout=0.0)
-    dora.attach(model, {"one": model.one, "two": model.two})
+    dora.attach(model, sites({"one": model.one, "two": model.two}))
     with torch.no_grad():
         for parameter in dora.parameters():
             parameter.copy_(torch.randn_like(parameter))
@@ -374,7 +374,7 @@ def test_a_half_precision_base_outside_autocast_answers_in_its_type() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 5), nn.LayerNorm(5)).bfloat16()
     dora = Dora(rank=2, dropout=0.0)
-    dora.attach(model, {"0": model[0]})
+    dora.attach(model, sites({"0": model[0]}))
     x = torch.randn(3, 6, dtype=torch.bfloat16)
     plain = model(x)
     with dora.training_pass():
@@ -385,7 +385,7 @@ def test_a_batch_of_nothing() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 5))
     dora = Dora(rank=2, dropout=0.5)
-    dora.attach(model, {"0": model[0]})
+    dora.attach(model, sites({"0": model[0]}))
     x = torch.zeros(0, 3, 6, requires_grad=True)
     with dora.training_pass():
         y = model.train()(x)

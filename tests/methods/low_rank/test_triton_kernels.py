@@ -13,6 +13,7 @@ import torch
 
 from dora_cli.errors import ModelError
 from dora_cli.methods.low_rank.dropout import HASH_BITS, cut, hashed_keep, scale
+from tests.methods.small import sites
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 if not INTERPRETED:
@@ -183,7 +184,7 @@ def test_rows_that_do_not_follow_each_other_in_memory(case: str, monkeypatch: py
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(24, 20)).to(DEVICE)
     dora = Dora(rank=2, dropout=0.0)
-    dora.attach(model, {"0": model[0]})
+    dora.attach(model, sites({"0": model[0]}))
     torch.nn.init.normal_(dora.parameters()[2])
     x = torch.randn(4, 7, 24, device=DEVICE)
     if case != "an expanded gradient":

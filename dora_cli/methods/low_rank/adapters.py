@@ -1,0 +1,167 @@
+"""The adapters of a method of two factors on a model: their layers, their components by shape, their training pass."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from dora_cli.methods.base import LoraFactors, Replacement, Shape
+from dora_cli.methods.linear import swap_modules
+from dora_cli.methods.low_rank.components import Components
+from dora_cli.methods.low_rank.layer import AdaptedProjection
+from dora_cli.methods.low_rank.lean import LeanPass
+
+
+class Adapters:
+    """Puts `layers` in the place of their bases in `model`, whose own parameters are frozen.
+
+    Attributes:
+        layers: by full path; those that lost all their components are gone.
+    """
+
+    def __init__(self, model: nn.Module, layers: Mapping[str, AdaptedProjection]) -> None:
+        self._model, self.layers = model, dict(layers)
+        for layer in self.layers.values():
+            layer.base.requires_grad_(False)
+        swap_modules(model, {layer.base: layer for layer in self.layers.values()})
+        self.regroup()
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Factors, and gates where there are any, layer by layer."""
+        return [parameter for layer in self.layers.values() for parameter in layer.factors().values()]
+
+    # -- components by shape -------------------------------------------------------------------------------------------
+
+    def regroup(self) -> None:
+        """Puts the components of all projections of a shape together; again after every change of ranks."""
+        # By device, type and scale too: a model for evaluation may be spread over several devices.
+        alike: dict[tuple[Shape, torch.device, torch.dtype, float], list[str]] = defaultdict(list)
+        for name, layer in self.layers.items():
+            shape = layer.out_features, layer.in_features
+            alike[shape, layer.A.device, layer.A.dtype, layer.scaling].append(name)
+        self._groups = [Components([self.layers[name] for name in names]) for names in alike.values()]
+        self.order = [name for names in alike.values() for name in names]
+        self._lean: LeanPass | None = None
+
+    def groups(self) -> list[Components]:
+        """All components by shape, their layers in the order of `order`.
+
+        The model may have been moved or copied since they were put together.
+        """
+        if not all(group.holds for group in self._groups):
+            self.regroup()
+        return self._groups
+
+    # -- training ------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def training_pass(self, dtype: torch.dtype | None = None) -> Iterator[None]:
+        """One forward and backward pass with less work than autograd's own way, up to rounding the same (see
+        `LeanPass`).
+
+        The parameters' gradients are complete when it ends, not before: whoever sums them over processes does it
+        afterwards, and DistributedDataParallel, which sums within `backward`, needs the plain pass. Within it only
+        `backward` gives gradients, not `torch.autograd.grad`.
+
+        Args:
+            dtype: autocast's, where autocast is entered within; None means that of the autocast around it, or else the
+                factors' own.
+        """
+        groups = self.groups()
+        if not groups:  # every projection lost all its components
+            yield
+            return
+        if dtype is None:
+            device = groups[0].A.device.type
+            dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else groups[0].A.dtype
+        if self._lean is None or self._lean.dtype != dtype:
+            self._lean = LeanPass(self._model, groups, dtype)
+        lean = self._lean
+        if lean.drops and not lean.kernels.draws_alike and self._computes_twice():
+            yield
+            return
+        try:
+            lean.begin()
+            yield
+        except BaseException:
+            self._lean = None  # with the gradients that it had in part
+            raise
+        finally:
+            lean.end()
+        lean.finish()
+
+    def _computes_twice(self) -> bool:
+        """Whether gradient checkpointing computes forward passes again in the backward pass, as
+        transformers notes it.
+        """
+        return any(module.__dict__.get("gradient_checkpointing") for module in self._model.modules())
+
+    # -- ranks that shrink ---------------------------------------------------------------------------------------------
+
+    def shrink(self, name: str, kept: torch.Tensor) -> list[Replacement]:
+        """Leaves a layer the components `kept`; without any, the base module takes its place again.
+
+        Call `regroup` when all are done.
+        """
+        layer = self.layers[name]
+        if len(kept) == layer.rank:
+            return []
+        index = kept.to(layer.A.device)
+        replaced = []
+        for attribute, old in layer.factors().items():
+            dimension = 1 if attribute == "B" else 0
+            new = nn.Parameter(old.detach().index_select(dimension, index)) if len(kept) else None
+            if new is not None:
+                setattr(layer, attribute, new)
+            replaced.append(Replacement(old, new, dimension, index))
+        if not len(kept):
+            swap_modules(self._model, {layer: layer.base})
+            del self.layers[name]
+        return replaced
+
+    # -- what came of it -----------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def folded(self) -> Iterator[None]:
+        """Computes with merged weights inside; the base weights themselves are never touched."""
+        layers = list(self.layers.values())
+        try:
+            for layer in layers:
+                layer.fold()
+            yield
+        finally:
+            for layer in layers:
+                layer.unfold()
+
+    def merge(self) -> None:
+        """Puts each base module, with the update in its weight, in the place of its adapter; in a half type the sum is
+        rounded once.
+        """
+        swap_modules(self._model, {layer: layer.merged() for layer in self.layers.values()})
+        self._lean = None  # with its copies of the base
+
+    def to_lora(self, live: Mapping[str, torch.Tensor] | None = None) -> dict[str, LoraFactors]:
+        """``A`` and ``s B diag(c)`` of every layer; of the components that `live` says (boolean, by name), or all."""
+        factors = {}
+        for name, layer in self.layers.items():
+            A, B = layer.A.detach(), layer.factor().detach()
+            if live is not None:
+                A, B = A[live[name]], B[:, live[name]]
+            if A.shape[0]:
+                # A copy: the factors must not follow the parameters when training goes on.
+                factors[name] = LoraFactors(
+                    A.to("cpu", torch.float32, copy=True).contiguous(), B.to("cpu", torch.float32).contiguous()
+                )
+        return factors
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Every factor, and gate, as ``NAME.A``, ``NAME.B``, ``NAME.c``."""
+        return {
+            f"{name}.{key}": value.detach().contiguous()
+            for name, layer in self.layers.items()
+            for key, value in layer.factors().items()
+        }
