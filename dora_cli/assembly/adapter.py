@@ -20,7 +20,7 @@ from dora_cli.methods.attached import carried, mark
 from dora_cli.methods.base import Site
 from dora_cli.models import find_projections, head_parameters
 from dora_cli.recipe import Recipe
-from dora_cli.recipe.schema import MethodSection
+from dora_cli.recipe.methods import MethodSection
 from dora_cli.runs.records.adapter import BaseRecord
 
 _WHOSE = {False: "the run", True: "the adapter"}

@@ -12,7 +12,7 @@ from torch import nn
 
 from dora_cli.files import at_home
 from dora_cli.methods import METHODS, Method
-from dora_cli.recipe.schema import MethodSection
+from dora_cli.recipe.methods import MethodSection
 from dora_cli.runs.folders import read_folder
 from dora_cli.runs.records.adapter import ADAPTER_RECORD, AdapterRecord, BaseRecord
 from dora_cli.runs.records.fields import validated

@@ -5,7 +5,9 @@ from __future__ import annotations
 import difflib
 
 from dora_cli.errors import RecipeError
-from dora_cli.recipe import DecodeSection, Recipe
+from dora_cli.files import at_home
+from dora_cli.recipe import DecodeSection, LoraMethod, Recipe
+from dora_cli.runs.run_folder import RunRecords
 from dora_cli.tasks import ClassificationTask, GenerationTask, Task, get_task
 
 
@@ -22,12 +24,30 @@ def resolve(recipe: Recipe) -> tuple[Recipe, Task]:
     ]
     if problems:
         raise RecipeError(problems)
+    recipe = with_ranks(recipe)
     if isinstance(task, GenerationTask):
         decode = recipe.decode or DecodeSection()
         recipe = recipe.model_copy(
             update={"decode": decode.model_copy(update={"split": decode.split or task.decoded_split})}
         )
     return recipe, task
+
+
+def with_ranks(recipe: Recipe) -> Recipe:
+    """The recipe with the ranks of the run that ``method.ranks_from`` names in ``method.ranks``, by full path.
+
+    Raises:
+        CheckpointError: there is no such run, or it has not finished.
+    """
+    method = recipe.method
+    if not isinstance(method, LoraMethod) or method.ranks_from is None:
+        return recipe
+    ranks = {
+        layer["name"]: round(layer["rank"]) for layer in RunRecords(at_home(method.ranks_from)).read_ranks()["layers"]
+    }
+    if not ranks:
+        raise RecipeError(f"method.ranks_from: the run in {method.ranks_from} has no ranks; name one of DoRA or LoRA")
+    return recipe.model_copy(update={"method": method.model_copy(update={"ranks": ranks, "ranks_from": None})})
 
 
 def selecting_metric(recipe: Recipe, task: Task) -> str:
@@ -71,7 +91,9 @@ def _generation(recipe: Recipe, task: GenerationTask) -> list[str]:
     if recipe.data.labels is not None:
         problems.append(f"data.labels: {task.name} has references, not labels; remove the key")
     if recipe.method.name == "head":
-        problems.append(f"method.name: head trains a head alone, and the model of {task.name} has none; choose dora")
+        problems.append(
+            f"method.name: head trains a head alone, and the model of {task.name} has none; choose dora or lora"
+        )
     if (recipe.eval.metric or "").startswith("greedy_") and not decode.epoch_samples:
         problems.append(
             f"eval.metric: {recipe.eval.metric} needs outputs after every epoch, but decode.epoch_samples "

@@ -153,7 +153,7 @@ def _go_on(recipe: Path, overrides: list[str] | None, folder: Path, seeds: str |
 
 
 def _seeds(text: str) -> list[int]:
-    from dora_cli.recipe.schema import MAX_SEED
+    from dora_cli.recipe.fields import MAX_SEED
 
     parts = [part.strip() for part in text.split(",")]
     # `int` takes more: 1_5, digits of other scripts

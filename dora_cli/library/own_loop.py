@@ -20,8 +20,8 @@ from dora_cli.methods import Dora
 from dora_cli.methods.attached import mark
 from dora_cli.methods.base import StepReport
 from dora_cli.models import find_projections, head_parameters, left_out
+from dora_cli.recipe.methods.dora import DoraMethod
 from dora_cli.recipe.problems import dotted, error_path, explain
-from dora_cli.recipe.schema import DoraMethod
 from dora_cli.training import optimizer as optimizers
 
 WARN_AFTER = 500

@@ -1,10 +1,22 @@
-"""How weights adapt. `base` is the contract; each other module or package is one method behind it."""
+"""How weights adapt. `base` is the contract; `low_rank` is what methods of two factors share; each other module or
+package is one method behind the contract.
+
+An installed package brings a method by an entry point of the group ``dora_cli.methods``, named like the method.
+"""
+
+from importlib.metadata import entry_points
 
 from dora_cli.methods.base import Method
 from dora_cli.methods.dora import Dora, triton_obstacle
 from dora_cli.methods.head import HeadOnly
+from dora_cli.methods.lora import Lora
 
-METHODS: dict[str, type[Method]] = {Dora.name: Dora, HeadOnly.name: HeadOnly}
+GROUP = "dora_cli.methods"
+"""The entry points of other packages' methods."""
+
+METHODS: dict[str, type[Method]] = {method.name: method for method in (Dora, Lora, HeadOnly)}
 """Methods by the name a recipe gives them."""
 
-__all__ = ["METHODS", "Dora", "HeadOnly", "Method", "triton_obstacle"]
+METHODS.update({entry.name: entry.load() for entry in entry_points(group=GROUP) if entry.name not in METHODS})
+
+__all__ = ["METHODS", "Dora", "HeadOnly", "Lora", "Method", "triton_obstacle"]

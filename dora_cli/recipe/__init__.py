@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dora_cli.recipe.dump import dump_recipe
 from dora_cli.recipe.load import load_recipe, parse_recipe
+from dora_cli.recipe.methods.dora import DoraMethod
+from dora_cli.recipe.methods.head import HeadMethod
+from dora_cli.recipe.methods.lora import LoraMethod
 from dora_cli.recipe.overrides import check_listed
 from dora_cli.recipe.schema import (
     DataSection,
     DecodeSection,
-    DoraMethod,
     EvalSection,
-    HeadMethod,
     ModelSection,
     Recipe,
     SaveSection,
@@ -23,6 +24,7 @@ __all__ = [
     "DoraMethod",
     "EvalSection",
     "HeadMethod",
+    "LoraMethod",
     "ModelSection",
     "Recipe",
     "SaveSection",

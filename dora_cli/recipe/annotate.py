@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 
 from dora_cli.recipe.descriptions import choices, key_descriptions
 from dora_cli.recipe.dump import dump_recipe
-from dora_cli.recipe.schema import Recipe, Section, section_keys
+from dora_cli.recipe.fields import Section
+from dora_cli.recipe.schema import Recipe, section_keys
 
 _COLUMN = 34  # where comments begin
 _WIDTH = 120

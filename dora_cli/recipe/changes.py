@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from dora_cli.recipe.effects import Effect
-from dora_cli.recipe.schema import METHODS, Recipe, Section, section_keys
+from dora_cli.recipe.fields import Section
+from dora_cli.recipe.methods import METHODS
+from dora_cli.recipe.schema import Recipe, section_keys
 
 
 def effect_of(section: type[Section], key: str) -> Effect:

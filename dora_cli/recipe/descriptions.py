@@ -11,7 +11,7 @@ import re
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from dora_cli.recipe.schema import Section
+from dora_cli.recipe.fields import Section
 
 _ATTRIBUTE = re.compile(r"    (\w+): (.*)")
 _CONTINUED = re.compile(r" {8}\s*(\S.*)")

@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from dora_cli.recipe.descriptions import key_descriptions, summary
-from dora_cli.recipe.schema import METHODS, Recipe, Section, section_keys
+from dora_cli.recipe.fields import Section
+from dora_cli.recipe.methods import METHODS
+from dora_cli.recipe.schema import Recipe, section_keys
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 

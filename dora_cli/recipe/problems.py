@@ -10,7 +10,8 @@ from pydantic_core import ErrorDetails
 
 from dora_cli.recipe.document import Path
 from dora_cli.recipe.hints import nearest, nearest_device
-from dora_cli.recipe.schema import METHODS, Recipe, method_name, section_keys
+from dora_cli.recipe.methods import METHODS, method_name
+from dora_cli.recipe.schema import Recipe, section_keys
 
 _KINDS = {
     "int_type": "a whole number",

@@ -5,9 +5,8 @@ What a single key takes is written at the key, in `dora_cli.recipe.schema`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Any
 
 
@@ -24,14 +23,14 @@ class Rule:
     check: Callable[..., str | None]
 
 
-def broken_rules(value: Callable[[str], Any]) -> Iterator[tuple[str, str]]:
-    """Yields ``(key, message)`` of every broken rule.
+def broken_rules(value: Callable[[str], Any], rules: Iterable[Rule] = ()) -> Iterator[tuple[str, str]]:
+    """Yields ``(key, message)`` of every broken rule: those below, and `rules` of the method.
 
     Args:
         value: gives the value of a dotted key; raises KeyError where the recipe has no such key or no usable value,
             which excuses the rules that need it.
     """
-    for rule in RULES:
+    for rule in (*RULES, *rules):
         try:
             values = [value(key) for key in rule.keys]
         except KeyError:
@@ -68,27 +67,6 @@ def _only_files(value: object, source: str) -> str | None:
     return None
 
 
-def _start_rank(start_rank: int | None, rank: int) -> str | None:
-    if start_rank is not None and start_rank < rank:
-        return (
-            f"must be at least method.rank = {rank}, got {start_rank}; raise it, lower the rank, or set null for "
-            "ceil(1.5 * rank)"
-        )
-    return None
-
-
-def _phases(final: float, warmup: float) -> str | None:
-    # Read as decimals, as the schedule does, so that 0.3 + 0.7 is 1 whatever its binary rounding.
-    total = Fraction(str(warmup)) + Fraction(str(final))
-    if total >= 1:
-        given = f"{final} + {warmup} = {float(total)}"
-        return (
-            f"its sum with method.warmup_fraction must be below 1, got {given}; lower one of them, pruning takes "
-            "the rest"
-        )
-    return None
-
-
 def _lr_warmup(warmup_steps: int | None, max_steps: int | None) -> str | None:
     if warmup_steps is not None and max_steps is not None and warmup_steps >= max_steps:
         return f"must be below train.max_steps = {max_steps}, got {warmup_steps}; lower it, or train for more steps"
@@ -104,26 +82,31 @@ def _fp16_on_cpu(precision: str, device: str) -> str | None:
 _FP16_MAX = 65504
 
 
-def _fp16_scale(alpha: float, rank: int, start_rank: int | None, precision: str, dtype: str) -> str | None:
+def fits_fp16(scale: float, alpha: str, over: str, formula: str, precision: str, dtype: str) -> str | None:
+    """What is wrong with a `scale` that the arithmetic of fp16 does not hold; None where it does, or is another.
+
+    Args:
+        scale: what updates are multiplied by.
+        alpha: the value of ``method.alpha`` that made it so large.
+        over: what alpha is divided by, in words.
+        formula: how the scale comes about.
+        precision: ``train.precision``.
+        dtype: ``model.dtype``.
+    """
     if precision != "fp16" and not (precision == "auto" and dtype == "float16"):
         return None
-    start = start_rank if start_rank is not None else -(-3 * rank // 2)
-    if alpha / start > _FP16_MAX:
-        return (
-            f"must be at most {_FP16_MAX} times the start rank of {start}, got {alpha:g}: updates are scaled by alpha "
-            f"/ start rank, and the arithmetic's fp16 ends at {_FP16_MAX}; lower it, or set train.precision to bf16 "
-            "or fp32"
-        )
-    return None
+    if scale <= _FP16_MAX:
+        return None
+    return (
+        f"must be at most {_FP16_MAX} times {over}, got {alpha}: updates are scaled by {formula}, and the "
+        f"arithmetic's fp16 ends at {_FP16_MAX}; lower it, or set train.precision to bf16 or fp32"
+    )
 
 
 RULES = (
     Rule(("data.path", "data.source"), _path),
     Rule(("data.columns", "data.source"), _only_files),
     Rule(("data.labels", "data.source"), _only_files),
-    Rule(("method.start_rank", "method.rank"), _start_rank),
-    Rule(("method.final_fraction", "method.warmup_fraction"), _phases),
     Rule(("train.lr_warmup_steps", "train.max_steps"), _lr_warmup),
     Rule(("train.precision", "train.device"), _fp16_on_cpu),
-    Rule(("method.alpha", "method.rank", "method.start_rank", "train.precision", "model.dtype"), _fp16_scale),
 )

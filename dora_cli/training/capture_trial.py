@@ -15,7 +15,7 @@ from dora_cli.errors import ProjectionError
 from dora_cli.machine.devices import make_accelerator
 from dora_cli.methods import Method
 from dora_cli.models import find_projections, head_parameters, max_positions, vocabulary_rows
-from dora_cli.recipe.schema import DoraMethod
+from dora_cli.recipe.methods.dora import DoraMethod
 from dora_cli.training.optimizer import make_optimizer, make_scheduler
 from dora_cli.training.step import TrainingStep
 

@@ -8,7 +8,9 @@ from dora_cli.assembly.restore import CHANGEABLE
 from dora_cli.export.subject import _CHANGEABLE
 from dora_cli.recipe.changes import effect_of, every_key, keys_of
 from dora_cli.recipe.effects import Effect
-from dora_cli.recipe.schema import METHODS, Recipe, Section
+from dora_cli.recipe.fields import Section
+from dora_cli.recipe.methods import METHODS
+from dora_cli.recipe.schema import Recipe
 from dora_cli.reports.html.groups import WITHOUT_EFFECT
 from dora_cli.runs.resume import HARMLESS, LOCATIONS
 from tests.recipe.test_descriptions import SECTIONS

@@ -5,7 +5,10 @@ from __future__ import annotations
 import pytest
 
 from dora_cli.recipe.descriptions import choices, key_descriptions, summary
-from dora_cli.recipe.schema import METHODS, DataSection, DoraMethod, Recipe, Section, TrainSection, section_keys
+from dora_cli.recipe.fields import Section
+from dora_cli.recipe.methods import METHODS
+from dora_cli.recipe.methods.dora import DoraMethod
+from dora_cli.recipe.schema import DataSection, Recipe, TrainSection, section_keys
 
 SECTIONS = [Recipe, *filter(None, (section_keys(key, {}) for key in Recipe.model_fields)), *METHODS.values()]
 

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dora_cli.recipe import dump_recipe, parse_recipe
-from dora_cli.recipe.schema import MAX_COUNT, MAX_NUMBER, MAX_SEED, MIN_POSITIVE, Recipe
+from dora_cli.recipe.fields import MAX_COUNT, MAX_NUMBER, MAX_SEED, MIN_POSITIVE
+from dora_cli.recipe.schema import Recipe
 
 text = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1).filter(str.strip)
 tricky = st.sampled_from(

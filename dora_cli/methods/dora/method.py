@@ -137,7 +137,8 @@ class Dora(Method):
         self._live = self._keep.numel()
         self._frozen = self._compacted = False
         self._last_step = 0
-        self._grouped_as: list[Components] | None = None
+        self._grouping = 0  # the latest that scores and mask follow
+        self._grouped()
 
     def _wrapped(self, site: Site, generator: torch.Generator) -> AdaptedProjection:
         dtype = trained_type(weight_of(site.module).dtype)
@@ -150,13 +151,13 @@ class Dora(Method):
     def _grouped(self) -> list[Components]:
         """All components by shape; where they were put together anew, scores and mask follow them."""
         groups = self._adapters.groups()
-        if groups and (self._grouped_as is not groups):
+        if groups and self._grouping != self._adapters.groupings:
             device = groups[0].A.device
             self._scores, self._keep = self._scores.to(device), self._keep.to(device)
             place = {name: row for row, name in enumerate(self._names)}
             # position among all projections of each grouped one
             self._order = torch.tensor([place[name] for name in self._adapters.order], device=device)
-            self._grouped_as = groups
+            self._grouping = self._adapters.groupings
         return groups
 
     # -- once per step -------------------------------------------------------------------------------------------------
@@ -382,5 +383,6 @@ class Dora(Method):
         self._last_step = None  # a state does not say where in its run it was taken
         self._frozen, self._compacted = frozen, compacted
         self._adapters.regroup()
+        self._grouped()
         if frozen and self.compact and not compacted:
             self._compact()

@@ -9,11 +9,13 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from dora_cli.methods.base import LoraFactors, Replacement, Shape
+from dora_cli.errors import CheckpointError
+from dora_cli.methods.base import LoraFactors, Replacement, Shape, check_tensor
 from dora_cli.methods.linear import swap_modules
 from dora_cli.methods.low_rank.components import Components
 from dora_cli.methods.low_rank.layer import AdaptedProjection
 from dora_cli.methods.low_rank.lean import LeanPass
+from dora_cli.printable import shown
 
 
 class Adapters:
@@ -21,10 +23,13 @@ class Adapters:
 
     Attributes:
         layers: by full path; those that lost all their components are gone.
+        groupings: how often components were put together.
+        order: the names of the layers of all groups, one group after the other.
     """
 
     def __init__(self, model: nn.Module, layers: Mapping[str, AdaptedProjection]) -> None:
         self._model, self.layers = model, dict(layers)
+        self.groupings = 0
         for layer in self.layers.values():
             layer.base.requires_grad_(False)
         swap_modules(model, {layer.base: layer for layer in self.layers.values()})
@@ -46,6 +51,7 @@ class Adapters:
         self._groups = [Components([self.layers[name] for name in names]) for names in alike.values()]
         self.order = [name for names in alike.values() for name in names]
         self._lean: LeanPass | None = None
+        self.groupings += 1
 
     def groups(self) -> list[Components]:
         """All components by shape, their layers in the order of `order`.
@@ -165,3 +171,18 @@ class Adapters:
             for name, layer in self.layers.items()
             for key, value in layer.factors().items()
         }
+
+    @torch.no_grad()
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Restores `state_dict` into layers of the same ranks. Raises CheckpointError on the first misfit."""
+        places = {
+            f"{name}.{key}": factor for name, layer in self.layers.items() for key, factor in layer.factors().items()
+        }
+        for key, factor in places.items():
+            check_tensor(key, state, factor.shape, factor.dtype)
+        if unknown := state.keys() - places.keys():
+            raise CheckpointError(
+                f"tensor {shown(min(unknown))} is in the checkpoint, but this model and recipe have no place for it"
+            )
+        for key, factor in places.items():
+            factor.copy_(state[key])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-from dora_cli.recipe.schema import MethodSection
+from dora_cli.recipe.methods import MethodSection
 from dora_cli.runs.records.fields import Fact, Record
 
 ADAPTER_RECORD = "adapter.json"

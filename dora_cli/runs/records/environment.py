@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from dora_cli.recipe.schema import MAX_THREADS
+from dora_cli.recipe.fields import MAX_THREADS
 from dora_cli.runs.records.fields import Count, Fact, Name, Record
 
 

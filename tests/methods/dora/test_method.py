@@ -545,7 +545,7 @@ def revived(state: Mapping[str, torch.Tensor], run: Training, **changes: Any) ->
     torch.manual_seed(99)
     model, dora = small_encoder(), method(**changes)
     projections = linear_maps(model, "blocks")
-    dora.attach(model, projections, dora.plan(STEPS, sites(projections)))
+    dora.attach(model, sites(projections), schedule=dora.plan(STEPS, sites(projections)), seed=99)
     dora.load_state_dict({key: value.clone() for key, value in state.items()})
     model.head.load_state_dict(run.model.head.state_dict())
     return model, dora

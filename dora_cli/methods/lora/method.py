@@ -1,0 +1,118 @@
+"""Plain LoRA behind the contract: ``W0 + s B A`` with ranks that stay as they are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Literal
+
+import torch
+from torch import nn
+
+from dora_cli.errors import BudgetError
+from dora_cli.methods.base import Allocation, Group, LoraFactors, Method, PlainSchedule, Schedule, Site
+from dora_cli.methods.linear import trained_type, weight_of
+from dora_cli.methods.lora.ranks import ranks_of
+from dora_cli.methods.low_rank.adapters import Adapters
+from dora_cli.methods.low_rank.layer import AdaptedProjection
+
+
+class Lora(Method):
+    """LoRA (Hu et al. 2021; reference section 2.2).
+
+    ``A ~ U(+-1/sqrt(d_in))`` and ``B = 0`` at the start, as in loralib and PEFT.
+
+    Args:
+        rank: of every projection that `ranks` does not name.
+        ranks: by glob pattern or full path, the first that fits; 0 leaves a projection as it is.
+        ranks_shuffle: a seed by which ranks are exchanged among projections of equal shape; None leaves them.
+        alpha: the update of a projection of rank r is scaled by ``alpha / r``.
+        scaling: ``"rank-stabilised"`` scales by ``alpha / sqrt(r)`` (Kalajdzievski 2023, arXiv 2312.03732).
+        learning_rate_ratio: learning rate of `B` over that of `A` (LoRA+, Hayou et al. 2024, arXiv 2402.12354).
+        dropout: probability for the adapters' input.
+    """
+
+    name = "lora"
+
+    def __init__(
+        self,
+        *,
+        rank: int,
+        alpha: float,
+        dropout: float,
+        ranks: Mapping[str, int] | None = None,
+        ranks_shuffle: int | None = None,
+        scaling: Literal["standard", "rank-stabilised"] = "standard",
+        learning_rate_ratio: float = 1.0,
+    ) -> None:
+        self.rank, self.ranks, self.ranks_shuffle = rank, ranks, ranks_shuffle
+        self.alpha, self.scaling, self.dropout = alpha, scaling, dropout
+        self.learning_rate_ratio = learning_rate_ratio
+
+    def plan(self, total_steps: int, sites: Sequence[Site]) -> PlainSchedule:
+        components = sum(self._ranks(sites).values())
+        if not components:
+            raise BudgetError("method.ranks leaves every projection at rank 0: nothing would be adapted; raise one")
+        return PlainSchedule.of(total_steps, components)
+
+    def attach(
+        self,
+        model: nn.Module,
+        sites: Sequence[Site],
+        head: Sequence[nn.Parameter] = (),
+        schedule: Schedule | None = None,
+        *,
+        seed: int = 0,
+    ) -> None:
+        super().attach(model, sites, head, schedule, seed=seed)
+        generator = torch.Generator().manual_seed(seed)
+        self._of = self._ranks(sites)
+        self._adapters = Adapters(
+            model, {site.name: self._wrapped(site, rank, generator) for site in sites if (rank := self._of[site.name])}
+        )
+
+    def _ranks(self, sites: Sequence[Site]) -> dict[str, int]:
+        return ranks_of(sites, self.rank, self.ranks, shuffle=self.ranks_shuffle)
+
+    def _wrapped(self, site: Site, rank: int, generator: torch.Generator) -> AdaptedProjection:
+        d_out, d_in = site.shape
+        dtype = trained_type(weight_of(site.module).dtype)
+        A = torch.empty(rank, d_in, dtype=dtype).uniform_(-(d_in**-0.5), d_in**-0.5, generator=generator)
+        scale = self.alpha / (math.sqrt(rank) if self.scaling == "rank-stabilised" else rank)
+        return AdaptedProjection(site.module, A, A.new_zeros(d_out, rank), scaling=scale, dropout=self.dropout)
+
+    def parameters(self) -> list[nn.Parameter]:
+        return self._adapters.parameters()
+
+    def groups(self) -> list[Group]:
+        if self.learning_rate_ratio == 1:
+            return super().groups()
+        layers = self._adapters.layers.values()
+        return [
+            Group([*(layer.A for layer in layers), *self._head]),
+            Group([layer.B for layer in layers], rate=self.learning_rate_ratio),
+        ]
+
+    def training_pass(
+        self, dtype: torch.dtype | None = None, mask: torch.Tensor | None = None
+    ) -> AbstractContextManager[None]:
+        return self._adapters.training_pass(dtype)
+
+    def folded(self) -> AbstractContextManager[None]:
+        return self._adapters.folded()
+
+    def merge(self) -> None:
+        self._adapters.merge()
+
+    def allocation(self) -> list[Allocation]:
+        return [Allocation(site.name, site.shape, self._of[site.name], self._of[site.name]) for site in self.sites]
+
+    def to_lora(self) -> dict[str, LoraFactors]:
+        return self._adapters.to_lora()
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        return self._adapters.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
+        self._adapters.load_state_dict(state)

@@ -1,0 +1,83 @@
+"""The keys of DoRA, what holds between them, and their defaults, which are the published ones."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Literal
+
+from dora_cli.recipe.effects import ForRun
+from dora_cli.recipe.fields import Count, FractionBelowOne, NonNegative, Positive, Section, Targets
+from dora_cli.recipe.rules import Rule, fits_fp16
+
+
+class DoraMethod(Section):
+    """DoRA, Dynamic Low-Rank Adaptation (Mao et al. 2024).
+
+    Attributes:
+        name: which method: ``dora`` adapts every projection and prunes ranks to the budget.
+        rank: average final rank per projection.
+        start_rank: rank of every projection at the start; None is ``ceil(1.5 * rank)``.
+        alpha: the update is scaled by ``alpha / start rank``.
+        dropout: on the adapters' input.
+        targets: ``attention``, ``ffn`` or glob patterns of projections; out_proj and the like of Mamba-type models only
+            by pattern.
+        ema_beta: decay of the moving average of the scores.
+        warmup_fraction: share of the steps before pruning starts.
+        final_fraction: share of the steps after the ranks are frozen.
+        prune_interval: optimiser steps between two pruning events.
+        curve: how the budget falls: slowly then fast (``published``), or fast then slowly (``adalora``).
+        dem_weight: weight of the regulariser (DEM); 0 turns it off.
+        dem_scale: ``published`` (as in the authors' code) or ``paper`` (twice that).
+        dem_until: whether the regulariser stops at the freeze or runs to the end.
+        compact: whether pruned components leave memory at the freeze.
+    """
+
+    name: ForRun[Literal["dora"]] = "dora"
+    rank: ForRun[Count] = 8
+    start_rank: ForRun[Count | None] = None
+    alpha: ForRun[Positive] = 8.0
+    dropout: ForRun[FractionBelowOne] = 0.1
+    targets: ForRun[Targets] = ("attention", "ffn")
+    ema_beta: ForRun[FractionBelowOne] = 0.9
+    warmup_fraction: ForRun[FractionBelowOne] = 0.15
+    final_fraction: ForRun[FractionBelowOne] = 0.5
+    prune_interval: ForRun[Count] = 10
+    curve: ForRun[Literal["published", "adalora"]] = "published"
+    dem_weight: ForRun[NonNegative] = 0.5
+    dem_scale: ForRun[Literal["published", "paper"]] = "published"
+    dem_until: ForRun[Literal["freeze", "end"]] = "freeze"
+    compact: ForRun[bool] = True
+
+
+def _start_rank(start_rank: int | None, rank: int) -> str | None:
+    if start_rank is not None and start_rank < rank:
+        return (
+            f"must be at least method.rank = {rank}, got {start_rank}; raise it, lower the rank, or set null for "
+            "ceil(1.5 * rank)"
+        )
+    return None
+
+
+def _phases(final: float, warmup: float) -> str | None:
+    # Read as decimals, as the schedule does, so that 0.3 + 0.7 is 1 whatever its binary rounding.
+    total = Fraction(str(warmup)) + Fraction(str(final))
+    if total >= 1:
+        given = f"{final} + {warmup} = {float(total)}"
+        return (
+            f"its sum with method.warmup_fraction must be below 1, got {given}; lower one of them, pruning takes "
+            "the rest"
+        )
+    return None
+
+
+def _fp16_scale(alpha: float, rank: int, start_rank: int | None, precision: str, dtype: str) -> str | None:
+    start = start_rank if start_rank is not None else -(-3 * rank // 2)
+    return fits_fp16(alpha / start, f"{alpha:g}", f"the start rank of {start}", "alpha / start rank", precision, dtype)
+
+
+SECTION = DoraMethod
+RULES = (
+    Rule(("method.start_rank", "method.rank"), _start_rank),
+    Rule(("method.final_fraction", "method.warmup_fraction"), _phases),
+    Rule(("method.alpha", "method.rank", "method.start_rank", "train.precision", "model.dtype"), _fp16_scale),
+)

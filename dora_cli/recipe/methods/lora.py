@@ -1,0 +1,62 @@
+"""The keys of plain LoRA, what holds between them, and their defaults."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from dora_cli.recipe.effects import ForRun
+from dora_cli.recipe.fields import Count, FractionBelowOne, Positive, Ranks, Section, Seed, Targets, Text
+from dora_cli.recipe.rules import Rule, fits_fp16
+
+
+class LoraMethod(Section):
+    """LoRA, Low-Rank Adaptation (Hu et al. 2021): two factors per projection, of a rank that stays as it is.
+
+    Attributes:
+        name: which method: ``lora`` adapts every projection with a fixed rank.
+        rank: of every projection that `ranks` does not name.
+        ranks: ranks of projections by glob patterns, matched like targets, the first that fits; 0 leaves one as it is.
+        ranks_shuffle: a seed by which ranks are exchanged among projections of equal shape; a control for `ranks`.
+        ranks_from: a run folder whose final ranks are taken, projection by projection.
+        alpha: the update is scaled by ``alpha / rank``, each projection by its own rank.
+        scaling: ``standard`` is that; ``rank-stabilised`` is ``alpha / sqrt(rank)``.
+        learning_rate_ratio: learning rate of `B` over that of `A`; above 1 is LoRA+.
+        dropout: on the adapters' input.
+        targets: ``attention``, ``ffn`` or glob patterns of projections; out_proj and the like of Mamba-type models only
+            by pattern.
+    """
+
+    name: ForRun[Literal["lora"]] = "lora"
+    rank: ForRun[Count] = 8
+    ranks: ForRun[Ranks | None] = None
+    ranks_shuffle: ForRun[Seed | None] = None
+    ranks_from: ForRun[Text | None] = None
+    alpha: ForRun[Positive] = 8.0
+    scaling: ForRun[Literal["standard", "rank-stabilised"]] = "standard"
+    learning_rate_ratio: ForRun[Positive] = 1.0
+    dropout: ForRun[FractionBelowOne] = 0.1
+    targets: ForRun[Targets] = ("attention", "ffn")
+
+
+def _one_source(ranks: dict[str, int] | None, ranks_from: str | None) -> str | None:
+    if ranks is not None and ranks_from is not None:
+        return "says ranks by pattern, and method.ranks_from takes them from a run; keep one of the two"
+    return None
+
+
+def _something_to_shuffle(shuffle: int | None, ranks: dict[str, int] | None, ranks_from: str | None) -> str | None:
+    if shuffle is not None and ranks is None and ranks_from is None:
+        return "exchanges ranks among projections, but all have method.rank; give method.ranks or ranks_from, or null"
+    return None
+
+
+def _fp16_scale(alpha: float, rank: int, precision: str, dtype: str) -> str | None:
+    return fits_fp16(alpha / rank, f"{alpha:g}", f"the rank of {rank}", "alpha / rank", precision, dtype)
+
+
+SECTION = LoraMethod
+RULES = (
+    Rule(("method.ranks", "method.ranks_from"), _one_source),
+    Rule(("method.ranks_shuffle", "method.ranks", "method.ranks_from"), _something_to_shuffle),
+    Rule(("method.alpha", "method.rank", "train.precision", "model.dtype"), _fp16_scale),
+)
