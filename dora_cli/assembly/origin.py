@@ -65,8 +65,9 @@ class Origin:
 
 
 def make(section: MethodSection) -> Method:
-    """The method of a recipe's section; its keys are the method's arguments."""
-    return METHODS[section.name](**section.model_dump(exclude={"name", "targets"}))
+    """The method of a recipe's section, whose keys are its arguments; `ranks_from` was answered by `resolve`."""
+    assert getattr(section, "ranks_from", None) is None, "resolve the recipe first"
+    return METHODS[section.name](**section.model_dump(exclude={"name", "targets", "ranks_from"}))
 
 
 def with_targets(section: MethodSection, names: Sequence[str]) -> MethodSection:

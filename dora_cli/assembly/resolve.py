@@ -42,9 +42,8 @@ def with_ranks(recipe: Recipe) -> Recipe:
     method = recipe.method
     if not isinstance(method, LoraMethod) or method.ranks_from is None:
         return recipe
-    ranks = {
-        layer["name"]: round(layer["rank"]) for layer in RunRecords(at_home(method.ranks_from)).read_ranks()["layers"]
-    }
+    record = RunRecords(at_home(method.ranks_from)).read_ranks()
+    ranks = {layer["name"]: layer["rank"] for layer in record["layers"]}
     if not ranks:
         raise RecipeError(f"method.ranks_from: the run in {method.ranks_from} has no ranks; name one of DoRA or LoRA")
     return recipe.model_copy(update={"method": method.model_copy(update={"ranks": ranks, "ranks_from": None})})

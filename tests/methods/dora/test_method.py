@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from dora_cli.errors import BudgetError, CheckpointError, ProjectionError
-from dora_cli.methods import METHODS, Dora, HeadOnly
+from dora_cli.methods import METHODS, Dora, HeadOnly, Lora
 from dora_cli.methods.dora.importance import ema
 from dora_cli.methods.low_rank.layer import AdaptedProjection
 from tests.methods.small import (
@@ -819,8 +819,8 @@ def test_training_without_a_schedule_is_our_own_mistake() -> None:
         fresh().after_step(1)
 
 
-def test_both_methods_are_known_by_name() -> None:
-    assert (METHODS["dora"], METHODS["head"], len(METHODS)) == (Dora, HeadOnly, 2)
+def test_methods_are_known_by_name() -> None:
+    assert {"dora": Dora, "lora": Lora, "head": HeadOnly} == METHODS
 
 
 def test_training_the_head_alone_adapts_nothing() -> None:
