@@ -1,4 +1,4 @@
-"""The house keeps its plan: imports point down, methods know tensors alone, commands load nothing heavy before they run.
+"""The house keeps its plan: imports point down, methods know tensors alone, commands load late.
 
 Imports are read from the syntax tree of every module, those inside functions included: a late import is an arrow all
 the same. Imports under ``if TYPE_CHECKING:`` are left out: they name types in annotations, do not exist when the
