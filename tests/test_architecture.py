@@ -1,4 +1,4 @@
-"""The house keeps its plan: imports point down, methods know tensors alone, and ``dora --help`` loads nothing heavy.
+"""The house keeps its plan: imports point down, methods know tensors alone, commands load late.
 
 Imports are read from the syntax tree of every module, those inside functions included: a late import is an arrow all
 the same. Imports under ``if TYPE_CHECKING:`` are left out: they name types in annotations, do not exist when the
@@ -8,7 +8,6 @@ program runs, and tie nothing together.
 from __future__ import annotations
 
 import ast
-import subprocess
 import sys
 from collections.abc import Iterator
 from functools import cache
@@ -38,14 +37,6 @@ PURE = {
 }  # fmt: skip
 """Standard modules that read no file, print nothing and start nothing."""
 
-HEAVY = {
-    "accelerate", "datasets", "evaluate", "huggingface_hub", "matplotlib", "numpy", "pandas", "pyarrow", "safetensors",
-    "scipy", "sklearn",
-    "tokenizers", "torch", "transformers", "yaml",
-}  # fmt: skip
-"""All that we depend on but typer, rich (typer's) and pydantic, which newer versions of typer load to read
-arguments.
-"""
 
 LIGHT = {"dora_cli.errors", "dora_cli.libraries", "dora_cli.printable"}
 """What commands may load before they run, beside each other."""
@@ -252,45 +243,3 @@ def test_text_goes_to_the_terminal_by_two_doors_alone() -> None:
         if used := (called | bases) & ways:
             found[module] = used
     assert found == DOORS, "use dora_cli.printable.say or dora_cli.reports.console.make_console"
-
-
-def test_help_loads_nothing_heavy() -> None:
-    """Counted, not timed: whatever the machine is doing, these take seconds."""
-    code = f"""
-import sys
-from dora_cli.commands import app
-for arguments in (["--help"], ["--version"], ["train", "--help"], ["eval", "--help"], ["ranks", "--help"]):
-    app(arguments, standalone_mode=False)
-loaded = set({sorted(HEAVY)!r}) & set(sys.modules)
-assert not loaded, loaded
-assert "typer" in sys.modules
-"""
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("Usage:") == 4
-
-
-def test_models_are_listed_without_loading_one() -> None:
-    code = """
-import sys
-from dora_cli.commands import app
-app(["models", "--json"], standalone_mode=False)
-loaded = {"torch", "transformers", "datasets"} & set(sys.modules)
-assert not loaded, loaded
-"""
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "builtin:tiny-encoder" in done.stdout
-
-
-def test_what_trains_is_imported_without_the_libraries_of_metrics() -> None:
-    """A run loads them once its first step is done."""
-    code = """
-import sys
-from dora_cli.training.run import train
-loaded = {"datasets", "evaluate", "pandas", "scipy.stats", "sklearn"} & set(sys.modules)
-assert not loaded, loaded
-assert "torch" in sys.modules
-"""
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr

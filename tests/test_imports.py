@@ -1,0 +1,60 @@
+"""What a command loads: ``dora --help`` nothing heavy, a list of models no library, a run no library of metrics."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+HEAVY = {
+    "accelerate", "datasets", "evaluate", "huggingface_hub", "matplotlib", "numpy", "pandas", "pyarrow", "safetensors",
+    "scipy", "sklearn",
+    "tokenizers", "torch", "transformers", "yaml",
+}  # fmt: skip
+"""All that we depend on but typer, rich (typer's) and pydantic, which newer versions of typer load to read
+arguments.
+"""
+
+
+def test_help_loads_nothing_heavy() -> None:
+    """Counted, not timed: whatever the machine is doing, these take seconds."""
+    code = f"""
+import sys
+from dora_cli.commands import app
+for arguments in (["--help"], ["--version"], ["train", "--help"], ["eval", "--help"], ["ranks", "--help"]):
+    app(arguments, standalone_mode=False)
+loaded = set({sorted(HEAVY)!r}) & set(sys.modules)
+assert not loaded, loaded
+assert "typer" in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Usage:") == 4
+
+
+def test_models_are_listed_without_loading_one() -> None:
+    code = """
+import sys
+from dora_cli.commands import app
+app(["models", "--json"], standalone_mode=False)
+loaded = {"torch", "transformers", "datasets"} & set(sys.modules)
+assert not loaded, loaded
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "builtin:tiny-encoder" in done.stdout
+
+
+def test_what_trains_is_imported_without_the_libraries_of_metrics() -> None:
+    """A run loads them once its first step is done."""
+    code = """
+import sys
+from dora_cli.training.run import train
+loaded = {"datasets", "evaluate", "pandas", "scipy.stats", "sklearn"} & set(sys.modules)
+assert not loaded, loaded
+assert "torch" in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
