@@ -33,7 +33,9 @@ def print_dry_run(console: Console, run: DryRunLike, recipe: str) -> None:
     _print_rows(console, "Run", run.rows)
     _print_rows(console, "Schedule", _schedule_rows(run.schedule, run.phases))
     if run.parameters is not None:
-        _print_rows(console, "Parameters", _parameter_rows(run.parameters, changing=bool(run.schedule.get("freeze_step"))))
+        _print_rows(
+            console, "Parameters", _parameter_rows(run.parameters, changing=bool(run.schedule.get("freeze_step")))
+        )
     if run.out_of_reach is not None:
         console.print()
         console.print(

@@ -26,7 +26,9 @@ def test_the_package_holds_them() -> None:
     inside = ROOT / "dora_cli" / "recipe" / "shipped"
     assert examples._PLACES[0] == inside
     assert inside.resolve() == ROOT / "configs"
-    assert '"dora_cli.recipe" = ["shipped/*/*.yaml", "shipped/*/*/*.yaml"]' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert '"dora_cli.recipe" = ["shipped/*/*.yaml", "shipped/*/*/*.yaml"]' in (ROOT / "pyproject.toml").read_text(
+        encoding="utf-8"
+    )
 
 
 @pytest.fixture
