@@ -90,7 +90,7 @@ def train(
         output=Path(output),
         overwrite=overwrite,
         resume=resume,
-        new_method=method or (lambda: make_method(recipe)),
+        new_method=method,
         replaces=replaces,
         how_to_resume=how_to_resume or f"go on with train(..., {str(output)!r}, resume=True)",
     )
@@ -114,7 +114,7 @@ class _Call:
     output: Path
     overwrite: bool
     resume: bool
-    new_method: Callable[[], Method]
+    new_method: Callable[[], Method] | None
     replaces: Path | None
     how_to_resume: str
 
@@ -149,7 +149,7 @@ def _train(
     # The training
     listener.start(run_start(prepared, call.output, environment, resumed_step=loop.at.step))
     outcome = _run(loop, fresh=found is None)
-    ranks, budget = ranks_of(recipe, prepared.adapted, outcome.history), budget_of(prepared.adapted)
+    ranks, budget = ranks_of(prepared.adapted, outcome.history), budget_of(prepared.adapted)
     timing = timing_of(outcome, prepared.length, peak_memory_bytes(ground.device))
     method, metrics, finished = prepared.adapted.method.name, outcome.selection.metrics, None
 
@@ -253,7 +253,7 @@ def _prepare(
     adapted, captured = prepare_model(
         recipe,
         task,
-        call.new_method,
+        call.new_method or (lambda: make_method(recipe)),
         ground,
         length,
         threads=recorded_threads(kept) if kept is not None else None,
