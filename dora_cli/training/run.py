@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,10 @@ class _Call:
     new_method: Callable[[], Method] | None
     replaces: Path | None
     how_to_resume: str
+
+    def make_method(self, recipe: Recipe) -> Method:
+        """A new method, where none was given that of the resolved `recipe`."""
+        return make_method(recipe) if self.new_method is None else self.new_method()
 
 
 def _train(
@@ -253,7 +258,7 @@ def _prepare(
     adapted, captured = prepare_model(
         recipe,
         task,
-        call.new_method or (lambda: make_method(recipe)),
+        partial(call.make_method, recipe),
         ground,
         length,
         threads=recorded_threads(kept) if kept is not None else None,
@@ -330,7 +335,7 @@ def _run(loop: Loop, *, fresh: bool) -> Outcome:
 def _load_selected(call: _Call, recipe: Recipe, task: Task, ground: Ground, place: OpenRun) -> AdaptedModel:
     """The base model with the selected weights, which are not the last ones."""
     base = load_base(recipe, task)
-    adapted = adapt(recipe, task, base, call.new_method(), ground.device, total_steps=None)
+    adapted = adapt(recipe, task, base, call.make_method(recipe), ground.device, total_steps=None)
     load_weights(place.records.adapter).restore(adapted)
     return adapted
 
