@@ -70,6 +70,19 @@ def test_two_processes_equal_one(warm: Warm, make_recipe: MakeRecipe, tmp_path: 
     assert evaluate(tmp_path / "two")["metrics"] == read(tmp_path / "two" / "metrics.json")["metrics"]
 
 
+def test_two_processes_equal_one_with_lora(warm: Warm, make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    """The same with a method of fixed ranks whose factors train at two rates."""
+    method = "method={name: lora, rank: 2, dropout: 0, ranks: {'*.query': 3, '*.key': 0}, learning_rate_ratio: 4}"
+    common = (method, "data.max_train_samples=51", "data.max_eval_samples=16", "train.epochs=2")
+    train(make_recipe("train.batch_size=16", *common), tmp_path / "one")
+    two = make_recipe("train.batch_size=4", "train.gradient_accumulation=2", *common)
+    (tmp_path / "two.yaml").write_text(dump_recipe(two))
+    command = ("train", str(tmp_path / "two.yaml"), "--output", str(tmp_path / "two"))
+    for attempt in warm.run_together(*command, strikes=[None, None]):
+        assert attempt.code == 0, attempt.output
+    assert largest_difference(tmp_path / "one" / "adapter", tmp_path / "two" / "adapter") < 2e-6
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
 @pytest.mark.parametrize("dropout", ["0.0", "0.1"])
