@@ -20,7 +20,7 @@ from dora_cli.assembly.work import decide_threads
 from dora_cli.machine.capture import check_capture, choose_capture
 from dora_cli.machine.devices import resolve_device, resolve_precision
 from dora_cli.machine.threads import Threads, most_threads
-from dora_cli.methods.base import Site
+from dora_cli.methods.base import Method, Site
 from dora_cli.models import ModelUnreachableError, find_projections, head_parameters, left_out
 from dora_cli.recipe import Recipe
 from dora_cli.tasks import Task
@@ -125,14 +125,14 @@ def dry_run(recipe: Recipe, output: Path | None = None, seeds: Sequence[int] = (
         model = base_from_config(recipe, task)
     except ModelUnreachableError as error:
         reason = str(error)
-        plan = method.plan(length.total_steps, [Site("unknown", nn.Module(), _ANY_SHAPE)] if targets else [])
+        plan = method.plan(length.total_steps, [Site("", nn.Module(), _ANY_SHAPE)] if targets else [])
         schedule = {**plan.describe(), **dict.fromkeys(_OF_THE_MODEL)}
     else:
         projections = find_projections(model, targets) if targets else []
         plan = method.plan(length.total_steps, projections)
         schedule = dict(plan.describe())
         head = sum(parameter.numel() for parameter in head_parameters(model, frozenset()).values())
-        parameters = _parameters(projections, schedule, head)
+        parameters = _parameters(method, projections, head)
         rank_note = note_on_rank(schedule.get("start_rank", 0), projections)
         left_out_note = left_out(model, targets)
     return DryRun(
@@ -178,12 +178,12 @@ def _data(recipe: Recipe, task: Task) -> tuple[int, list[str]]:
     return len(data.training), list(notes_before_training(recipe, task, data.training, data.evaluated))
 
 
-def _parameters(projections: list[Site], schedule: dict[str, Any], head: int) -> dict[str, int]:
-    per_rank = sum(sum(projection.shape) for projection in projections)
+def _parameters(method: Method, projections: list[Site], head: int) -> dict[str, int]:
+    start, final = method.planned_parameters(projections)
     return {
         "projections": len(projections),
-        "per_rank": per_rank,
-        "start": per_rank * schedule.get("start_rank", 0),
-        "final": per_rank * schedule.get("rank", 0),
+        "per_rank": sum(sum(projection.shape) for projection in projections),
+        "start": start,
+        "final": final,
         "head": head,
     }

@@ -184,18 +184,19 @@ class PlainSchedule:
 
     total_steps: int
     components: int = 0
+    projections: int = 0
     freeze_step: int = 0
 
     PHASE: ClassVar[str] = "training"
 
     @classmethod
-    def of(cls, total_steps: int, components: int = 0) -> PlainSchedule:
+    def of(cls, total_steps: int, components: int = 0, projections: int = 0) -> PlainSchedule:
         """Raises BudgetError where there is no step."""
         if total_steps < 1:
             raise BudgetError(
                 f"the run has {total_steps} optimiser steps; it needs at least 1: raise train.epochs or train.max_steps"
             )
-        return cls(total_steps, components)
+        return cls(total_steps, components, projections)
 
     @property
     def start_components(self) -> int:
@@ -221,6 +222,7 @@ class PlainSchedule:
     def describe(self) -> Mapping[str, Any]:
         return {
             "total_steps": self.total_steps,
+            "projections": self.projections,
             "start_components": self.components,
             "final_components": self.components,
             "freeze_step": self.freeze_step,
@@ -243,6 +245,13 @@ class Method:
         Raises BudgetError where the settings, the steps and the sites do not go together.
         """
         return PlainSchedule.of(total_steps)
+
+    def planned_parameters(self, sites: Sequence[Site]) -> tuple[int, int]:
+        """How many parameters the adapters of a run over `sites` have at its start and at its end, as far as is planned.
+
+        Gates are not counted: exported factors hold them.
+        """
+        return 0, 0
 
     def attach(
         self,
