@@ -247,7 +247,7 @@ class Method:
         return PlainSchedule.of(total_steps)
 
     def planned_parameters(self, sites: Sequence[Site]) -> tuple[int, int]:
-        """How many parameters the adapters of a run over `sites` have at its start and at its end, as far as is planned.
+        """How many parameters the adapters of a run over `sites` have at its start and at its end, as planned.
 
         Gates are not counted: exported factors hold them.
         """
