@@ -46,7 +46,7 @@ SLOW = frozenset((
     "methods/dora/test_allocator.py", "methods/dora/test_method.py", "commands/test_completion.py",
     "reports/test_progress.py",
     "assembly/test_notes.py", "models/test_projections.py", "methods/dora/test_compaction.py",
-    "methods/dora/test_literal_reference.py",
+    "methods/dora/test_literal_reference.py", "methods/lora/test_oracle.py", "training/test_lora.py",
     "methods/dora/test_planted_teacher.py", "models/test_loading.py", "models/test_tiny_generators.py",
     "reports/html/test_browser.py", "reports/html/test_page.py", "reports/live/test_view.py",
     "reports/plots/test_plots.py", "scripts/test_bench_step.py", "scripts/test_bench_train.py",

@@ -17,17 +17,18 @@ from dora_cli.assembly.length import RunLength
 from dora_cli.assembly.notes import note_on_java, notes_before_training, notes_on_official_sizes, notes_on_settings
 from dora_cli.assembly.resolve import resolve
 from dora_cli.assembly.work import decide_threads
+from dora_cli.errors import ProjectionError
 from dora_cli.machine.capture import check_capture, choose_capture
 from dora_cli.machine.devices import resolve_device, resolve_precision
 from dora_cli.machine.threads import Threads, most_threads
-from dora_cli.methods.base import Method, Site
+from dora_cli.methods.base import Method, Schedule, Site
 from dora_cli.models import ModelUnreachableError, find_projections, head_parameters, left_out
 from dora_cli.recipe import Recipe
 from dora_cli.tasks import Task
 from dora_cli.wording import plural
 
 _ANY_SHAPE = (2, 2)  # when phases begin and end does not depend on shapes
-_OF_THE_MODEL = ("projections", "start_components", "final_components", "events", "first_event")
+_OF_THE_MODEL = ("projections", "parameters", "start_components", "final_components", "events", "first_event")
 """What a schedule says that takes the number of projections: so does which events prune something."""
 
 
@@ -41,7 +42,7 @@ class DryRun:
         schedule: of the method; without what depends on the number of projections where the model's shapes are out of
             reach.
         parameters: ``projections, per_rank, start, final, head``; adapter sizes count `A` and `B`, `final` for a
-            uniform allocation.
+            uniform allocation where ranks change.
         out_of_reach: why the model's configuration could not be read; None if it could.
         threads: of the CPU, and why so many; None where that takes the model's configuration and this is out of reach.
         rank_note: what is to be said of the start rank; None where it is sound or the model's shapes are out of reach.
@@ -125,14 +126,14 @@ def dry_run(recipe: Recipe, output: Path | None = None, seeds: Sequence[int] = (
         model = base_from_config(recipe, task)
     except ModelUnreachableError as error:
         reason = str(error)
-        plan = method.plan(length.total_steps, [Site("", nn.Module(), _ANY_SHAPE)] if targets else [])
+        plan = _plan_of_any_model(method, length.total_steps, adapts=bool(targets))
         schedule = {**plan.describe(), **dict.fromkeys(_OF_THE_MODEL)}
     else:
         projections = find_projections(model, targets) if targets else []
         plan = method.plan(length.total_steps, projections)
         schedule = dict(plan.describe())
         head = sum(parameter.numel() for parameter in head_parameters(model, frozenset()).values())
-        parameters = _parameters(method, projections, head)
+        parameters = _parameters(projections, schedule, head)
         rank_note = note_on_rank(schedule.get("start_rank", 0), projections)
         left_out_note = left_out(model, targets)
     return DryRun(
@@ -153,6 +154,14 @@ def dry_run(recipe: Recipe, output: Path | None = None, seeds: Sequence[int] = (
         output=output,
         seeds=seeds,
     )
+
+
+def _plan_of_any_model(method: Method, steps: int, *, adapts: bool) -> Schedule:
+    """The phases, which do not depend on the model."""
+    try:
+        return method.plan(steps, [Site("unknown", nn.Module(), _ANY_SHAPE)] if adapts else [])
+    except ProjectionError:  # patterns of ranks, which only the model's own names can fit
+        return method.plan(steps, [])
 
 
 def _cuda_graph(setting: str, model: nn.Module | None, device: torch.device, precision: str) -> str | None:
@@ -178,12 +187,12 @@ def _data(recipe: Recipe, task: Task) -> tuple[int, list[str]]:
     return len(data.training), list(notes_before_training(recipe, task, data.training, data.evaluated))
 
 
-def _parameters(method: Method, projections: list[Site], head: int) -> dict[str, int]:
-    start, final = method.planned_parameters(projections)
+def _parameters(projections: list[Site], schedule: dict[str, Any], head: int) -> dict[str, int]:
+    per_rank = sum(sum(projection.shape) for projection in projections)
     return {
         "projections": len(projections),
-        "per_rank": sum(sum(projection.shape) for projection in projections),
-        "start": start,
-        "final": final,
+        "per_rank": per_rank,
+        "start": schedule.get("parameters", per_rank * schedule.get("start_rank", 0)),
+        "final": schedule.get("parameters", per_rank * schedule.get("rank", 0)),
         "head": head,
     }

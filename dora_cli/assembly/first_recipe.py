@@ -1,4 +1,4 @@
-"""A first recipe for a task, with the settings of the shipped recipe that is nearest to it."""
+"""A first recipe for a task, with the settings of the shipped recipe of DoRA that is nearest to it."""
 
 from __future__ import annotations
 
@@ -47,7 +47,11 @@ def first_recipe(task_name: str, model: str | None = None, *, file: str | None =
     """
     task = get_task(task_name)
     generates = task.kind == "generation"
-    recipes = {name: recipe for name, recipe in shipped_recipes().items() if recipe.task == task.name}
+    recipes = {
+        name: recipe
+        for name, recipe in shipped_recipes().items()
+        if recipe.task == task.name and recipe.method.name == "dora"
+    }
     kind = None if model is None else _kind(model, generates=generates)
     name = _nearest(recipes, model, kind, generates=generates)
     found = recipes[name]

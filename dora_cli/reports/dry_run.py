@@ -33,7 +33,9 @@ def print_dry_run(console: Console, run: DryRunLike, recipe: str) -> None:
     _print_rows(console, "Run", run.rows)
     _print_rows(console, "Schedule", _schedule_rows(run.schedule, run.phases))
     if run.parameters is not None:
-        _print_rows(console, "Parameters", _parameter_rows(run.parameters))
+        _print_rows(
+            console, "Parameters", _parameter_rows(run.parameters, changing=bool(run.schedule.get("freeze_step")))
+        )
     if run.out_of_reach is not None:
         console.print()
         console.print(
@@ -54,23 +56,25 @@ def _schedule_rows(schedule: Mapping[str, Any], phases: Sequence[tuple[str, int,
         rows.append(("freeze", f"after step {schedule['freeze_step']:,}"))
         rows.append(("mean rank", f"{schedule['start_rank']} -> {schedule['rank']}"))
     if schedule["start_components"]:
-        start, final = (f"{schedule[key]:,}" for key in ("start_components", "final_components"))
-        counts = start if start == final else f"{start} -> {final}"
-        rows.append(("components", f"{counts} in {plural(schedule['projections'], 'projection')}"))
+        components = f"{schedule['start_components']:,}"
+        if schedule.get("freeze_step"):
+            components += f" -> {schedule['final_components']:,}"
+        rows.append(("components", f"{components} in {plural(schedule['projections'], 'projection')}"))
     return rows
 
 
-def _parameter_rows(parameters: Mapping[str, int]) -> list[tuple[str, str]]:
+def _parameter_rows(parameters: Mapping[str, int], *, changing: bool) -> list[tuple[str, str]]:
+    """`changing`: whether ranks do."""
     rows = []
     if parameters["projections"]:
         rows.append(("projections", f"{parameters['projections']:,}"))
         rows.append(("per unit of rank", f"{parameters['per_rank']:,}"))
-        if parameters["start"] == parameters["final"]:
-            rows.append(("adapter", f"{parameters['final']:,}"))
-        else:
-            rows.append(("adapter, start", f"{parameters['start']:,}"))
+        if changing:
             uniform = "if ranks end up uniform; the budget counts components, not parameters"
+            rows.append(("adapter, start", f"{parameters['start']:,}"))
             rows.append(("adapter, final", f"{parameters['final']:,} {uniform}"))
+        else:
+            rows.append(("adapter", f"{parameters['start']:,}"))
     rows.append(("head", f"{parameters['head']:,} (and any module that the checkpoint turns out to lack)"))
     return rows
 

@@ -69,7 +69,7 @@ SAME: dict[str, dict[str, Any]] = {
     "no model name": {"task": "e2e", "model": {}},
     "blank": {"task": " ", "model": {"name": "m"}},
     "unknown section": good(trian={}),
-    "unknown method": good(method={"name": "lora"}),
+    "unknown method": good(method={"name": "lara"}),
     "key of another method": good(method={"name": "head", "rank": 4}),
     "misspelt key of the default method": good(method={"rnk": 4}),
     "text for a number": good(train={"epochs": "3"}),

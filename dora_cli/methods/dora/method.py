@@ -109,10 +109,6 @@ class Dora(Method):
             )
         return schedule
 
-    def planned_parameters(self, sites: Sequence[Site]) -> tuple[int, int]:
-        per_rank = sum(sum(site.shape) for site in sites)
-        return per_rank * self.start_rank, per_rank * self.rank
-
     def attach(
         self,
         model: nn.Module,

@@ -51,15 +51,10 @@ class Lora(Method):
         self.learning_rate_ratio = learning_rate_ratio
 
     def plan(self, total_steps: int, sites: Sequence[Site]) -> PlainSchedule:
-        ranks = list(self._ranks(sites).values())
-        if not any(ranks):
+        ranks = self._ranks(sites)
+        if sites and not any(ranks.values()):
             raise BudgetError("method.ranks leaves every projection at rank 0: nothing would be adapted; raise one")
-        return PlainSchedule.of(total_steps, sum(ranks), sum(rank > 0 for rank in ranks))
-
-    def planned_parameters(self, sites: Sequence[Site]) -> tuple[int, int]:
-        of = self._ranks(sites)
-        count = sum(of[site.name] * sum(site.shape) for site in sites)
-        return count, count
+        return PlainSchedule.of(total_steps, {site: ranks[site.name] for site in sites})
 
     def attach(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from dora_cli.recipe.effects import ForRun
@@ -50,13 +51,22 @@ def _something_to_shuffle(shuffle: int | None, ranks: dict[str, int] | None, ran
     return None
 
 
-def _fp16_scale(alpha: float, rank: int, precision: str, dtype: str) -> str | None:
-    return fits_fp16(alpha / rank, f"{alpha:g}", f"the rank of {rank}", "alpha / rank", precision, dtype)
+def _fp16_scale(
+    alpha: float, rank: int, ranks: dict[str, int] | None, scaling: str, precision: str, dtype: str
+) -> str | None:
+    least = min([rank, *filter(None, (ranks or {}).values())])  # its projections have the largest scale
+    if scaling == "rank-stabilised":
+        over, formula, scale = f"the square root of the rank of {least}", "alpha / sqrt(rank)", alpha / math.sqrt(least)
+    else:
+        over, formula, scale = f"the rank of {least}", "alpha / rank", alpha / least
+    return fits_fp16(scale, f"{alpha:g}", over, formula, precision, dtype)
 
 
 SECTION = LoraMethod
 RULES = (
     Rule(("method.ranks", "method.ranks_from"), _one_source),
     Rule(("method.ranks_shuffle", "method.ranks", "method.ranks_from"), _something_to_shuffle),
-    Rule(("method.alpha", "method.rank", "train.precision", "model.dtype"), _fp16_scale),
+    Rule(
+        ("method.alpha", "method.rank", "method.ranks", "method.scaling", "train.precision", "model.dtype"), _fp16_scale
+    ),
 )
