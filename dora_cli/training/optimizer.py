@@ -170,15 +170,15 @@ def load_moments(optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.T
     """
     adam = isinstance(optimizer, torch.optim.AdamW)
     states: dict[int, dict[str, torch.Tensor]] = {}
-    count = len(parameters_of(optimizer))
+    numbers = {str(index) for index in range(len(parameters_of(optimizer)))}
     for name, value in tensors.items():
-        index, _, key = name.partition(".")
+        number, _, key = name.partition(".")
         known = key in _MOMENTS if adam else key != ""
-        if not (known and index.isascii() and index.isdecimal() and str(int(index)) == index and int(index) < count):
+        if not known or number not in numbers:
             raise CheckpointError(
                 f"optimiser tensor {shown(name)} is in the checkpoint, but this model and recipe have no place for it"
             )
-        states.setdefault(int(index), {})[key] = value
+        states.setdefault(int(number), {})[key] = value
     places = [(parameter, group) for group in optimizer.param_groups for parameter in group["params"]]
     for index, (parameter, group) in enumerate(places):
         if (state := states.get(index)) is None:

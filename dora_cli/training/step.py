@@ -19,8 +19,8 @@ from dora_cli.training.ledger import Ledger
 from dora_cli.training.optimizer import (
     RATE,
     Unless,
-    make_capturable,
     load_moments,
+    make_capturable,
     moments_of,
     parameters_of,
     shrink,

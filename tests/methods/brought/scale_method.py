@@ -18,8 +18,9 @@ class Scaled(nn.Module):
     def __init__(self, base: nn.Module, d_out: int) -> None:
         super().__init__()
         weight = weight_of(base)
-        self.base, self.v = base, nn.Parameter(
-            torch.ones(d_out, dtype=trained_type(weight.dtype), device=weight.device)
+        self.base, self.v = (
+            base,
+            nn.Parameter(torch.ones(d_out, dtype=trained_type(weight.dtype), device=weight.device)),
         )
 
     @property
