@@ -33,14 +33,14 @@ TIME_LIMIT = 120
 KNOWN_GOOD = frozenset(
     {"albert", "bart", "bert", "distilbert", "electra", "gpt2", "llama", "mistral", "opt", "qwen2", "roberta", "t5"}
 )
-"""Model types whose steps are captured as they are, with the heads that `obstacle` does not name, under `_KNOWN_WITH` and
-with the methods of `_KNOWN_METHODS`.
+"""Model types whose steps are captured as they are, with the heads that `obstacle` does not name, under `_KNOWN_WITH`
+and with the methods of `_KNOWN_METHODS`.
 """
 
 _KNOWN_METHODS = frozenset({"dora", "lora", "head"})
 """Methods for which the table of models holds. It was tried with DoRA; LoRA runs the same layers and kernels (those of
-`methods/low_rank`, without gates and events) under the same optimiser, and the head alone runs less. What another method
-captures only a trial can tell.
+`methods/low_rank`, without gates and events) under the same optimiser, and the head alone runs less. What another
+method comes to only a trial can tell.
 """
 
 KNOWN_BAD = {

@@ -14,6 +14,7 @@ from dora_cli.errors import RecipeError
 from dora_cli.files import TooLargeError, read_bytes
 from dora_cli.recipe.document import Path, read_document
 from dora_cli.recipe.hints import nearest
+from dora_cli.recipe.methods import METHODS, method_name, rules_of
 from dora_cli.recipe.overrides import Override, apply_override, check_listed, parse_override
 from dora_cli.recipe.problems import Origins, dotted, error_path, explain, show
 from dora_cli.recipe.rules import broken_rules
@@ -78,7 +79,9 @@ def parse_recipe(text: str, name: str = "<recipe>", overrides: Sequence[str] = (
             if path not in unsure:
                 found_problems.append((path, explain(detail, tree)))
         unsure.update(path for path, _ in found_problems)
-    for key, message in broken_rules(lambda key: _raw_value(tree, key, unsure)):
+    chosen = method_name(tree.get("method", {}))
+    rules = rules_of(chosen) if chosen in METHODS else ()
+    for key, message in broken_rules(lambda key: _raw_value(tree, key, unsure), rules):
         found_problems.append((tuple(key.split(".")), message))
 
     for path, message in found_problems:
