@@ -40,6 +40,11 @@ _MIXED_REFUSED = ("conv1d", "out_proj")
 _MERGED = "export it with --format merged instead"
 
 
+def no_lora(method: str) -> ExportError:
+    """What is wrong where the update of `method` is no product of two factors."""
+    return ExportError(f"the update of method {method} is no plain LoRA, which PEFT would load; {_MERGED}")
+
+
 def head_modules(model: nn.Module, head: Iterable[str]) -> list[str]:
     """The modules that hold the head's parameters: children of the model outside its base, and owners of fresh
     parameters within it.

@@ -20,7 +20,7 @@ from dora_cli.export import peft
 from dora_cli.export.card import TASK_TYPES, Card, merged_card, peft_card
 from dora_cli.export.factors import PADDINGS, Factors, Size, balance, pad
 from dora_cli.export.folder import check_export_folder, export_folder, sizes, write_record
-from dora_cli.export.merged import generation_of, load_merged, merge, save_merged
+from dora_cli.export.merged import generation_of, load_merged, merge, merge_itself, save_merged
 from dora_cli.export.plain import DTYPES, check_finite, make_plain
 from dora_cli.export.probe import (
     Agreement,
@@ -173,7 +173,9 @@ def _peft(subject: Subject, output: Path, dtype: str, padding: str, *, overwrite
             f"method.name {subject.method.name} trains the head alone, and PEFT loads no adapter without a "
             "projection; export this run with --format merged"
         )
-    exact = {name: balance(one) for name, one in subject.method.to_lora().items()}
+    if (plain := subject.method.to_lora()) is None:
+        raise peft.no_lora(subject.method.name)
+    exact = {name: balance(one) for name, one in plain.items()}
     factors, batch = pad(exact, padding), subject.batch
     reference = logits_of(subject.model, batch, subject.autocast())
     model = make_plain(subject.model, subject.projections)
@@ -211,11 +213,15 @@ def _peft(subject: Subject, output: Path, dtype: str, padding: str, *, overwrite
 
 
 def _merged(subject: Subject, output: Path, dtype: str, *, overwrite: bool) -> Export:
-    factors, batch = subject.method.to_lora(), subject.batch
-    exact = Size.of(factors)
+    plain, batch = subject.method.to_lora(), subject.batch
+    factors = plain or {}
+    exact = Size(0, subject.method.size()) if plain is None else Size.of(factors)
     reference = logits_of(subject.model, batch, subject.autocast())
-    model = make_plain(subject.model, subject.projections)
-    merge(model, factors, dtype)
+    if plain is None:
+        model = merge_itself(subject.model, subject.method, dtype)
+    else:
+        model = make_plain(subject.model, subject.projections)
+        merge(model, factors, dtype)
     with export_folder(output, overwrite=overwrite) as folder:
         save_merged(model, subject.tokenizer, folder, generation=subject.generation)
         model.to("meta")  # the one that was written takes its place in memory

@@ -34,7 +34,7 @@ def ranks_table(record: Mapping[str, Any], *, grid: bool = True) -> list[Rendera
     """
     cells = checked_cells(record)
     if not cells:
-        return [Text("No projection was adapted in this run, so there are no ranks to show.")]
+        return [Text("This run has no ranks to show: its method adapts no projection, or gives none a rank.")]
     found = sections(cells)
     parts: list[RenderableType] = []
     if grid:

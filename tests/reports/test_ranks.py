@@ -166,7 +166,7 @@ def test_a_projection_that_only_some_blocks_have_is_a_dash():
 
 def test_a_method_without_adapted_projections():
     record = ranks_record([], [], unit="component", start_rank=None, target_rank=None, live_components=0, history=[])
-    assert "No projection was adapted" in shown(record)
+    assert "This run has no ranks to show" in shown(record)
 
 
 def test_all_ranks_zero():
