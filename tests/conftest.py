@@ -42,7 +42,7 @@ SLOW = frozenset((
     "commands/test_init.py", "test_libraries.py", "commands/test_predict.py", "commands/test_process.py",
     "commands/test_ranks.py", "commands/test_report.py", "commands/test_score.py", "commands/test_train.py",
     "metrics/e2e/test_score.py", "evaluation/test_decoding.py", "metrics/test_glue.py",
-    "export/test_agreement.py", "export/test_merged.py", "export/test_peft.py", "export/test_subject.py",
+    "export/test_agreement.py", "export/test_layouts.py", "export/test_merged.py", "export/test_peft.py", "export/test_subject.py",
     "methods/dora/test_allocator.py", "methods/dora/test_method.py", "commands/test_completion.py",
     "reports/test_progress.py",
     "assembly/test_notes.py", "models/test_projections.py", "methods/dora/test_compaction.py",
