@@ -27,7 +27,14 @@ from dora_cli.tasks import Task
 from dora_cli.wording import plural
 
 _ANY_SHAPE = (2, 2)  # when phases begin and end does not depend on shapes
-_OF_THE_MODEL = ("projections", "start_components", "final_components", "events", "first_event")
+_OF_THE_MODEL = (
+    "projections",
+    "start_components",
+    "final_components",
+    "adapter_parameters",
+    "events",
+    "first_event",
+)
 """What a schedule says that takes the number of projections: so does which events prune something."""
 
 
@@ -41,7 +48,7 @@ class DryRun:
         schedule: of the method; without what depends on the number of projections where the model's shapes are out of
             reach.
         parameters: ``projections, per_rank, start, final, head``; adapter sizes count `A` and `B`, `final` for a
-            uniform allocation.
+            uniform allocation where ranks change, and equal to `start` where they do not.
         out_of_reach: why the model's configuration could not be read; None if it could.
         threads: of the CPU, and why so many; None where that takes the model's configuration and this is out of reach.
         rank_note: what is to be said of the start rank; None where it is sound or the model's shapes are out of reach.
@@ -180,10 +187,11 @@ def _data(recipe: Recipe, task: Task) -> tuple[int, list[str]]:
 
 def _parameters(projections: list[Site], schedule: dict[str, Any], head: int) -> dict[str, int]:
     per_rank = sum(sum(projection.shape) for projection in projections)
+    fixed = schedule.get("adapter_parameters", 0)
     return {
         "projections": len(projections),
         "per_rank": per_rank,
-        "start": per_rank * schedule.get("start_rank", 0),
-        "final": per_rank * schedule.get("rank", 0),
+        "start": per_rank * schedule["start_rank"] if "start_rank" in schedule else fixed,
+        "final": per_rank * schedule["rank"] if "rank" in schedule else fixed,
         "head": head,
     }

@@ -180,22 +180,27 @@ class Schedule(Protocol):
 
 @dataclass(frozen=True)
 class PlainSchedule:
-    """One phase; components, where there are any, stay as many as they are."""
+    """One phase; components, where there are any, stay as many as they are.
+
+    Attributes:
+        parameters: of the adapters.
+    """
 
     total_steps: int
     components: int = 0
+    parameters: int = 0
     freeze_step: int = 0
 
     PHASE: ClassVar[str] = "training"
 
     @classmethod
-    def of(cls, total_steps: int, components: int = 0) -> PlainSchedule:
+    def of(cls, total_steps: int, components: int = 0, parameters: int = 0) -> PlainSchedule:
         """Raises BudgetError where there is no step."""
         if total_steps < 1:
             raise BudgetError(
                 f"the run has {total_steps} optimiser steps; it needs at least 1: raise train.epochs or train.max_steps"
             )
-        return cls(total_steps, components)
+        return cls(total_steps, components, parameters)
 
     @property
     def start_components(self) -> int:
@@ -223,6 +228,7 @@ class PlainSchedule:
             "total_steps": self.total_steps,
             "start_components": self.components,
             "final_components": self.components,
+            "adapter_parameters": self.parameters,
             "freeze_step": self.freeze_step,
         }
 

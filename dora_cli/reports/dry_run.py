@@ -55,7 +55,8 @@ def _schedule_rows(schedule: Mapping[str, Any], phases: Sequence[tuple[str, int,
         rows.append(("mean rank", f"{schedule['start_rank']} -> {schedule['rank']}"))
     if schedule["start_components"]:
         start, final = (f"{schedule[key]:,}" for key in ("start_components", "final_components"))
-        rows.append(("components", f"{start} -> {final} in {plural(schedule['projections'], 'projection')}"))
+        where = f" in {plural(schedule['projections'], 'projection')}" if "projections" in schedule else ""
+        rows.append(("components", f"{start} -> {final}{where}" if start != final else start + where))
     return rows
 
 
@@ -64,13 +65,12 @@ def _parameter_rows(parameters: Mapping[str, int]) -> list[tuple[str, str]]:
     if parameters["projections"]:
         rows.append(("projections", f"{parameters['projections']:,}"))
         rows.append(("per unit of rank", f"{parameters['per_rank']:,}"))
-        rows.append(("adapter, start", f"{parameters['start']:,}"))
-        rows.append(
-            (
-                "adapter, final",
-                f"{parameters['final']:,} if ranks end up uniform; the budget counts components, not parameters",
-            )
-        )
+        start, final = (f"{parameters[key]:,}" for key in ("start", "final"))
+        if start == final:
+            rows.append(("adapter", start))
+        else:
+            uniform = f"{final} if ranks end up uniform; the budget counts components, not parameters"
+            rows += [("adapter, start", start), ("adapter, final", uniform)]
     rows.append(("head", f"{parameters['head']:,} (and any module that the checkpoint turns out to lack)"))
     return rows
 

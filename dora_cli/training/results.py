@@ -167,14 +167,17 @@ def log_line(log: StepLog, seconds: float) -> dict[str, Any]:
 
 def ranks_of(recipe: Recipe, adapted: AdaptedModel, history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The content of ranks.json."""
-    allocations = adapted.method.allocation()
+    allocations, rank = adapted.method.allocation(), getattr(recipe.method, "rank", None)
     assert adapted.schedule is not None
+    if rank is not None and rank * len(allocations) != adapted.schedule.final_components:
+        rank = None  # ranks that were given one by one have no mean that was aimed at
+    starts = {allocation.start_rank for allocation in allocations}
     return ranks_record(
         adapted.projections if allocations else [],
         allocations,
         unit="component",
-        start_rank=allocations[0].start_rank if allocations else None,
-        target_rank=getattr(recipe.method, "rank", None),
+        start_rank=starts.pop() if len(starts) == 1 else None,
+        target_rank=rank,
         live_components=sum(allocation.rank for allocation in allocations),
         phases=adapted.schedule.phases,
         history=history,

@@ -51,10 +51,11 @@ class Lora(Method):
         self.learning_rate_ratio = learning_rate_ratio
 
     def plan(self, total_steps: int, sites: Sequence[Site]) -> PlainSchedule:
-        components = sum(self._ranks(sites).values())
+        ranks = self._ranks(sites)
+        components = sum(ranks.values())
         if not components:
             raise BudgetError("method.ranks leaves every projection at rank 0: nothing would be adapted; raise one")
-        return PlainSchedule.of(total_steps, components)
+        return PlainSchedule.of(total_steps, components, sum(ranks[site.name] * sum(site.shape) for site in sites))
 
     def attach(
         self,
