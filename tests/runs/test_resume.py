@@ -29,7 +29,7 @@ SAVES = (
     "save.every_steps=1",
     "data.max_train_samples=46",
     "data.max_eval_samples=16",
-    "method.targets=['*.query', '*.value']",
+    "method.targets=['*.self.*', '*.attention.output.dense']",
     "method.dropout=0.2",
     "train.batch_size=4",
     "train.gradient_accumulation=2",
@@ -145,8 +145,8 @@ def test_a_run_from_when_events_could_prune_nothing_goes_on(
     progress = tmp_path / "run" / "checkpoints" / "step-9" / "progress.json"
     content = read(progress)
     content["history"][:0] = [
-        {"step": 3, "phase": "warm-up", "budget": 36, "live": 36},
-        {"step": 6, "phase": "pruning", "budget": 36, "live": 36},
+        {"step": 3, "phase": "warm-up", "budget": 12, "live": 12},
+        {"step": 6, "phase": "pruning", "budget": 12, "live": 12},
     ]
     progress.write_text(json.dumps(content))
     sign(progress.parent)
