@@ -35,7 +35,8 @@ MODELS: dict[str, tuple[Any, Any, int | None]] = {
     ),
     "llama": (
         tf.LlamaForCausalLM,
-        tf.LlamaConfig(num_key_value_heads=2, tie_word_embeddings=False, initializer_range=0.4, **SMALL_IDS, **SMALL | {"num_hidden_layers": 1}),
+        tf.LlamaConfig(num_key_value_heads=2, tie_word_embeddings=False, initializer_range=0.4,
+        **SMALL_IDS, **SMALL | {"num_hidden_layers": 1}),
         None,
     ),
     "bart": (
