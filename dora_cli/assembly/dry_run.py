@@ -121,7 +121,7 @@ def dry_run(recipe: Recipe, output: Path | None = None, seeds: Sequence[int] = (
     examples, notes = _data(recipe, task)
     length = RunLength.of(recipe, examples, processes)
     method, targets = make_method(recipe), targets_of(recipe)
-    parameters, reason, model, rank_note, left_out_note = None, None, None, None, None
+    parameters, reason, model, head, rank_note, left_out_note = None, None, None, [], None, None
     try:
         model = base_from_config(recipe, task)
     except ModelUnreachableError as error:
@@ -131,11 +131,14 @@ def dry_run(recipe: Recipe, output: Path | None = None, seeds: Sequence[int] = (
     else:
         projections = find_projections(model, targets) if targets else []
         plan = method.plan(length.total_steps, projections)
-        schedule = dict(plan.describe())
-        head = sum(parameter.numel() for parameter in head_parameters(model, frozenset()).values())
-        parameters = _parameters(projections, schedule, head)
+        schedule = {**plan.describe(), "projections": len(projections)}
+        head = [*head_parameters(model, frozenset()).values()]
         rank_note = note_on_rank(schedule.get("start_rank", 0), projections)
         left_out_note = left_out(model, targets)
+    threads = decide_threads(recipe, model, most_threads())
+    cuda_graph = _cuda_graph(recipe, model, device, precision)
+    if model is not None:  # last: it may change the model
+        parameters = _parameters(model, method, projections, plan, head)
     return DryRun(
         recipe=recipe,
         length=length,
@@ -146,10 +149,10 @@ def dry_run(recipe: Recipe, output: Path | None = None, seeds: Sequence[int] = (
         phases=list(plan.phases),
         parameters=parameters,
         out_of_reach=reason,
-        threads=decide_threads(recipe, model, most_threads()),
+        threads=threads,
         rank_note=rank_note,
         left_out_note=left_out_note,
-        cuda_graph=_cuda_graph(recipe.train.cuda_graph, model, device, precision),
+        cuda_graph=cuda_graph,
         notes=notes,
         output=output,
         seeds=seeds,
@@ -164,11 +167,16 @@ def _plan_of_any_model(method: Method, steps: int, *, adapts: bool) -> Schedule:
         return method.plan(steps, [])
 
 
-def _cuda_graph(setting: str, model: nn.Module | None, device: torch.device, precision: str) -> str | None:
+def _cuda_graph(recipe: Recipe, model: nn.Module | None, device: torch.device, precision: str) -> str | None:
     """Nothing is tried here; what a run would refuse is refused."""
+    setting = recipe.train.cuda_graph
     if setting == "off" or device.type != "cuda":
         return None
-    answer = None if model is None else choose_capture(setting, model, device, precision, trial=False)
+    answer = (
+        None
+        if model is None
+        else choose_capture(setting, model, device, precision, recipe.method.model_dump(mode="json"), trial=False)
+    )
     if answer is None:
         return "if a trial at the beginning of the run shows that this model allows it"
     return "yes" if answer.captured else f"no: {answer.reason}"
@@ -187,12 +195,20 @@ def _data(recipe: Recipe, task: Task) -> tuple[int, list[str]]:
     return len(data.training), list(notes_before_training(recipe, task, data.training, data.evaluated))
 
 
-def _parameters(projections: list[Site], schedule: dict[str, Any], head: int) -> dict[str, int]:
-    per_rank = sum(sum(projection.shape) for projection in projections)
+def _parameters(
+    model: nn.Module, method: Method, projections: list[Site], plan: Schedule, head: list[nn.Parameter]
+) -> dict[str, int]:
+    """What adapters hold: by ranks where the schedule tells them, else by attaching the method, which has no phases."""
+    per_rank, schedule = sum(sum(projection.shape) for projection in projections), plan.describe()
+    if "start_rank" in schedule:
+        start, final = per_rank * schedule["start_rank"], per_rank * schedule["rank"]
+    else:
+        method.attach(model, projections, head, plan)
+        start = final = method.size()
     return {
         "projections": len(projections),
         "per_rank": per_rank,
-        "start": schedule.get("parameters", per_rank * schedule.get("start_rank", 0)),
-        "final": schedule.get("parameters", per_rank * schedule.get("rank", 0)),
-        "head": head,
+        "start": start,
+        "final": final,
+        "head": sum(parameter.numel() for parameter in head),
     }

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from dora_cli.recipe import Recipe, parse_recipe
 from dora_cli.recipe.annotate import annotated
-from dora_cli.recipe.examples import shipped_recipes
+from dora_cli.recipe.shipped_recipes import shipped_recipes
 from dora_cli.tasks import Task, get_task
 
 _FIRST = "e2e/gpt2-medium"

@@ -110,9 +110,10 @@ def _settle_threads(recipe: Recipe, base: LoadedModel, ground: Ground, threads: 
 
 def _settle_capture(recipe: Recipe, base: LoadedModel, ground: Ground, note: Note) -> bool:
     """One process asks for all, before the model takes its place on the device: a trial needs some of it."""
-    accelerator = ground.accelerator
+    accelerator, method = ground.accelerator, recipe.method.model_dump(mode="json")
     choice = on_main(
-        accelerator, lambda: choose_capture(recipe.train.cuda_graph, base.model, ground.device, ground.precision)
+        accelerator,
+        lambda: choose_capture(recipe.train.cuda_graph, base.model, ground.device, ground.precision, method),
     )
     answer = gathered(accelerator, choice)[0]
     assert answer is not None

@@ -14,6 +14,7 @@ from dora_cli.errors import ExportError
 from dora_cli.evaluation.decoding import Decoding, generation_config
 from dora_cli.export.factors import Factors
 from dora_cli.export.plain import DTYPES, check_finite
+from dora_cli.methods import Method
 from dora_cli.methods.linear import weight_of
 from dora_cli.models.quiet import quiet_loading
 
@@ -53,6 +54,20 @@ def merge(model: nn.Module, factors: Factors, dtype: str) -> None:
         modules[name].weight = nn.Parameter(merged.to(target).contiguous(), requires_grad=False)
     model.to(target)
     check_finite(model.state_dict(), dtype)
+
+
+@torch.no_grad()
+def merge_itself(model: nn.Module, method: Method, dtype: str) -> nn.Module:
+    """Has a method that knows no factors merge itself, and casts the whole model, in place; returns it.
+
+    Raises:
+        ExportError: a value that is not finite.
+    """
+    method.merge()
+    check_finite(model.state_dict(), "the run")
+    model.to(DTYPES[dtype])
+    check_finite(model.state_dict(), dtype)
+    return model
 
 
 def save_merged(model: Any, tokenizer: Any, folder: Path, *, generation: Any | None) -> None:

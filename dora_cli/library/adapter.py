@@ -13,7 +13,7 @@ from dora_cli.assembly.origin import RECORD
 from dora_cli.assembly.resolve import resolve
 from dora_cli.assembly.restore import SavedRun, hint_where, read_recipe
 from dora_cli.methods import Method
-from dora_cli.methods.attached import lora_of
+from dora_cli.methods.attached import lora_of, plain_factors
 from dora_cli.methods.base import LoraFactors
 from dora_cli.recipe import load_recipe
 from dora_cli.runs.run_folder import RunRecords
@@ -73,4 +73,4 @@ def to_lora(
     recipe, task = resolve(read_recipe(run, overrides))
     with hint_where(run, recipe):
         base = load_base(recipe, task)
-    return load_onto(AdapterSource.run(run, recipe), base.model, allow_unfrozen=allow_unfrozen).to_lora()
+    return plain_factors(load_onto(AdapterSource.run(run, recipe), base.model, allow_unfrozen=allow_unfrozen))

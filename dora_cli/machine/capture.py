@@ -12,7 +12,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -33,8 +33,14 @@ TIME_LIMIT = 120
 KNOWN_GOOD = frozenset(
     {"albert", "bart", "bert", "distilbert", "electra", "gpt2", "llama", "mistral", "opt", "qwen2", "roberta", "t5"}
 )
-"""Model types whose steps are captured as they are, with the heads that `obstacle` does not name and under
-`_KNOWN_WITH`.
+"""Model types whose steps are captured as they are, with the heads that `obstacle` does not name, under `_KNOWN_WITH`
+and with the methods of `_KNOWN_METHODS`.
+"""
+
+_KNOWN_METHODS = frozenset({"dora", "lora", "head"})
+"""Methods for which the table of models holds. It was tried with DoRA; LoRA runs the same layers and kernels (those of
+`methods/low_rank`, without gates and events) under the same optimiser, and the head alone runs less. What another
+method comes to only a trial can tell.
 """
 
 KNOWN_BAD = {
@@ -55,6 +61,8 @@ _NO_MATTER = frozenset(
      "transformers_version", "use_cache"}
 )  # fmt: skip
 """Keys of a config that say nothing of what is computed."""
+_NO_MATTER_OF_A_METHOD = frozenset({"rank", "start_rank", "ranks", "ranks_from", "ranks_shuffle", "targets"})
+"""Keys of a method's section that a trial sets itself: how much is adapted changes no kernel's kind."""
 
 
 @dataclass(frozen=True)
@@ -74,21 +82,36 @@ class Question:
     attention: str
     precision: str
     config: dict[str, Any]
+    method: dict[str, Any]
 
     @classmethod
-    def of(cls, model: nn.Module, precision: str) -> Question:
+    def of(cls, model: nn.Module, precision: str, method: Mapping[str, Any]) -> Question:
+        """`method` is the recipe's section, as plain values."""
         config: Any = model.config
         plain = json.loads(config.to_json_string(use_diff=False))
         plain = {key: value for key, value in plain.items() if key not in _NO_MATTER}
-        return cls(str(config.model_type), type(model).__name__, str(config._attn_implementation), precision, plain)
+        return cls(
+            str(config.model_type),
+            type(model).__name__,
+            str(config._attn_implementation),
+            precision,
+            plain,
+            {key: value for key, value in method.items() if key not in _NO_MATTER_OF_A_METHOD},
+        )
 
     @property
     def key(self) -> str:
         versions = [f"{name}-{installed_version(name)}" for name in _KNOWN_WITH]
-        digest = hashlib.sha256(json.dumps(self.config, sort_keys=True).encode()).hexdigest()[:16]
         return "/".join(
-            (self.model_class, self.attention, self.precision, *versions, f"dora-{dora_cli.__version__}", digest)
+            (
+                *(self.model_class, self.attention, self.precision, *versions, f"dora-{dora_cli.__version__}"),
+                *(_digest(self.config), str(self.method["name"]), _digest(self.method)),
+            )
         )
+
+
+def _digest(values: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def check_capture(setting: str, device: torch.device) -> None:
@@ -101,7 +124,13 @@ def check_capture(setting: str, device: torch.device) -> None:
 
 
 def choose_capture(
-    setting: str, model: nn.Module, device: torch.device, precision: str, *, trial: bool = True
+    setting: str,
+    model: nn.Module,
+    device: torch.device,
+    precision: str,
+    method: Mapping[str, Any],
+    *,
+    trial: bool = True,
 ) -> Answer | None:
     """What ``train.cuda_graph`` comes to for `model`; a reason is given only where ``auto`` would have wished
     otherwise.
@@ -111,6 +140,7 @@ def choose_capture(
         model: on the CPU, so that a trial has room on the device; without `trial` it may be on the meta device.
         device: where it will train.
         precision: the arithmetic of the run.
+        method: the recipe's section, as plain values.
         trial: whether what is not known is tried, which takes seconds; otherwise the answer is None there.
 
     Raises:
@@ -119,26 +149,27 @@ def choose_capture(
     check_capture(setting, device)
     if setting == "off" or device.type != "cuda":
         return Answer(False)
-    answer = known_answer(model, precision)
+    answer = known_answer(model, precision, method)
     if answer is None and trial:
-        answer = _try(Question.of(model, precision), device)
+        answer = _try(Question.of(model, precision, method), device)
     if setting == "on" and answer is not None and not answer.captured:
         raise DeviceError(f"train.cuda_graph is on, but {answer.reason}; set train.cuda_graph: auto or off")
     return answer
 
 
-def known_answer(model: nn.Module, precision: str) -> Answer | None:
+def known_answer(model: nn.Module, precision: str, method: Mapping[str, Any]) -> Answer | None:
     """What is known without a trial; None if nothing is."""
     if type(model).__module__.split(".")[0] != "transformers":
         return Answer(False, f"{type(model).__name__} is code that came with the model, which is not tried")
-    question = Question.of(model, precision)
+    question = Question.of(model, precision, method)
     if reason := obstacle(question):
         return Answer(False, reason)
     if any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
         return Answer(False, "gradient checkpointing is on, which restores random states on the host")
     rope = {value for key, value in _walk(question.config) if key in ("rope_type", "type")}
     usual = question.attention in ("eager", "sdpa") and not rope & {"dynamic", "longrope"}
-    if question.model_type in KNOWN_GOOD and usual and all(_at_least(*version) for version in _KNOWN_WITH.items()):
+    seen = question.model_type in KNOWN_GOOD and question.method["name"] in _KNOWN_METHODS
+    if seen and usual and all(_at_least(*version) for version in _KNOWN_WITH.items()):
         return Answer(True)
     return _remembered().get(question.key)
 
@@ -174,7 +205,7 @@ def _try(question: Question, device: torch.device) -> Answer:
     environment = {name: value for name, value in os.environ.items() if not _LAUNCHER.fullmatch(name)} | {
         "HF_HUB_OFFLINE": "1"
     }
-    trial = f"a trial of {question.model_class} in a process of its own"
+    trial = f"a trial of {question.model_class} with {question.method['name']} in a process of its own"
     try:
         done = subprocess.run(
             _COMMAND,

@@ -63,6 +63,14 @@ def lora_of(model: nn.Module) -> dict[str, LoraFactors]:
     """Plain LoRA of every adapted projection of `model` that has components: ``B @ A`` is the update of its weight.
 
     Raises:
-        ModelError: the model carries no adapter.
+        ModelError: the model carries no adapter, or one that is no plain LoRA.
     """
-    return attached(model).to_lora()
+    return plain_factors(attached(model))
+
+
+def plain_factors(method: Method) -> dict[str, LoraFactors]:
+    """`to_lora` of `method`. Raises ModelError where its update is no plain LoRA."""
+    factors = method.to_lora()
+    if factors is None:
+        raise ModelError(f"the update of method {method.name} is no plain LoRA; merge it instead")
+    return factors

@@ -288,7 +288,10 @@ class Method:
         return [Group([*self.parameters(), *self._head])]
 
     def make_optimizer(self, groups: Sequence[Mapping[str, Any]]) -> torch.optim.Optimizer:
-        """The optimiser over `groups`, which say their learning rate, weight decay, betas and epsilon."""
+        """The optimiser over `groups`, which say their learning rate, weight decay, betas and epsilon.
+
+        Its state is tensors, each a scalar or in the shape of its parameter, and zeros before the first step.
+        """
         return torch.optim.AdamW([dict(group) for group in groups], fused=True)
 
     @property
@@ -352,13 +355,20 @@ class Method:
         afterwards.
         """
 
+    def size(self) -> int:
+        """Entries of the tensors that a finished adapter stores, the head left out: what published sizes count."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
     def allocation(self) -> list[Allocation]:
         """Ranks in the order of attachment; none where the method has none. May wait for the device."""
         return []
 
-    def to_lora(self) -> dict[str, LoraFactors]:
-        """Plain factors per projection with at least one live component; exact up to the rounding of two products."""
-        return {}
+    def to_lora(self) -> dict[str, LoraFactors] | None:
+        """Plain factors per projection with at least one live component; exact up to the rounding of two products.
+
+        None where the update is no such product; `merge` is the only way out then.
+        """
+        return None
 
     # -- saving and loading --------------------------------------------------------------------------------------------
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dora_cli.methods.base import Method
+from dora_cli.methods.base import LoraFactors, Method
 
 
 class HeadOnly(Method):
     """Adapts nothing; only what the contract's `head` holds trains."""
 
     name = "head"
+
+    def to_lora(self) -> dict[str, LoraFactors]:
+        return {}

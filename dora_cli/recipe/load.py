@@ -79,8 +79,8 @@ def parse_recipe(text: str, name: str = "<recipe>", overrides: Sequence[str] = (
             if path not in unsure:
                 found_problems.append((path, explain(detail, tree)))
         unsure.update(path for path, _ in found_problems)
-    method = method_name(tree.get("method", {}))
-    rules = rules_of(method) if method in METHODS else ()
+    chosen = method_name(tree.get("method", {}))
+    rules = rules_of(chosen) if chosen in METHODS else ()
     for key, message in broken_rules(lambda key: _raw_value(tree, key, unsure), rules):
         found_problems.append((tuple(key.split(".")), message))
 

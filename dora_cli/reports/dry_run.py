@@ -56,10 +56,9 @@ def _schedule_rows(schedule: Mapping[str, Any], phases: Sequence[tuple[str, int,
         rows.append(("freeze", f"after step {schedule['freeze_step']:,}"))
         rows.append(("mean rank", f"{schedule['start_rank']} -> {schedule['rank']}"))
     if schedule["start_components"]:
-        components = f"{schedule['start_components']:,}"
-        if schedule.get("freeze_step"):
-            components += f" -> {schedule['final_components']:,}"
-        rows.append(("components", f"{components} in {plural(schedule['projections'], 'projection')}"))
+        start, final = schedule["start_components"], schedule["final_components"]
+        counts = f"{start:,}" if start == final else f"{start:,} -> {final:,}"
+        rows.append(("components", f"{counts} in {plural(schedule['projections'], 'projection')}"))
     return rows
 
 
@@ -68,13 +67,17 @@ def _parameter_rows(parameters: Mapping[str, int], *, changing: bool) -> list[tu
     rows = []
     if parameters["projections"]:
         rows.append(("projections", f"{parameters['projections']:,}"))
-        rows.append(("per unit of rank", f"{parameters['per_rank']:,}"))
-        if changing:
-            uniform = "if ranks end up uniform; the budget counts components, not parameters"
-            rows.append(("adapter, start", f"{parameters['start']:,}"))
-            rows.append(("adapter, final", f"{parameters['final']:,} {uniform}"))
+        if parameters["start"] == parameters["final"]:
+            rows.append(("adapter", f"{parameters['final']:,}"))
         else:
-            rows.append(("adapter", f"{parameters['start']:,}"))
+            rows.append(("per unit of rank", f"{parameters['per_rank']:,}"))
+            rows.append(("adapter, start", f"{parameters['start']:,}"))
+            rows.append(
+                (
+                    "adapter, final",
+                    f"{parameters['final']:,} if ranks end up uniform; the budget counts components, not parameters",
+                )
+            )
     rows.append(("head", f"{parameters['head']:,} (and any module that the checkpoint turns out to lack)"))
     return rows
 

@@ -15,14 +15,16 @@ from dora_cli.errors import ProjectionError
 from dora_cli.machine.devices import make_accelerator
 from dora_cli.methods import Method
 from dora_cli.models import find_projections, head_parameters, max_positions, vocabulary_rows
-from dora_cli.recipe.methods.dora import DoraMethod
+from dora_cli.recipe.methods import METHODS
 from dora_cli.training.optimizer import make_optimizer, make_scheduler
 from dora_cli.training.step import TrainingStep
 
 STEPS = 4
 """One runs eagerly, one is captured, and two are the graph's alone."""
 BATCH, LENGTH = 4, 16
-TOTAL_STEPS = 100
+TOTAL_STEPS = 100_000
+"""Many, so that settings made for a long run go with them."""
+LOW_RANK = 2
 
 _LAYERS = re.compile(r"(n|num)_((hidden|encoder|decoder)_)?layers?|(encoder|decoder)_layers")
 
@@ -32,9 +34,9 @@ def try_steps(question: Mapping[str, Any], device: torch.device, *, cuda_graph: 
     model = build(question).to(device)
     batch = make_batch(model, question["model_class"], device)
     try:
-        method = adapted(model, ("attention", "ffn"))
+        method = adapted(model, question["method"], ("attention", "ffn"))
     except ProjectionError:  # experts are not adapted
-        method = adapted(model, ("attention",))
+        method = adapted(model, question["method"], ("attention",))
     optimizer = make_optimizer(method, learning_rate=1e-3, weight_decay=0.01, betas=(0.9, 0.999), eps=1e-8)
     step = TrainingStep(
         model=model.train(),
@@ -51,10 +53,14 @@ def try_steps(question: Mapping[str, Any], device: torch.device, *, cuda_graph: 
     step.read(STEPS)
 
 
-def adapted(model: nn.Module, targets: tuple[str, ...]) -> Method:
-    """DoRA of a low rank on `targets` of `model`, in the phase in which a run begins."""
-    projections = find_projections(model, targets)
-    method = make(DoraMethod(name="dora", rank=2, targets=targets))
+def adapted(model: nn.Module, settings: Mapping[str, Any], targets: tuple[str, ...]) -> Method:
+    """The method of a recipe's section, of a low rank where it has one, on `targets` of `model`, as a run begins."""
+    keys = METHODS[settings["name"]]
+    changes: dict[str, Any] = {"targets": targets, "rank": LOW_RANK}
+    own = {key: value for key, value in changes.items() if key in keys.model_fields}
+    projections = find_projections(model, targets) if "targets" in own else []
+    section: Any = keys.model_validate({**settings, **own})
+    method = make(section)
     schedule = method.plan(TOTAL_STEPS, projections)
     put_on(model, method, projections, schedule, head_parameters(model, frozenset()), seed=0)
     return method

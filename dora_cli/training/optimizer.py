@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,6 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from dora_cli.errors import CheckpointError
 from dora_cli.methods.base import Method, Replacement
+from dora_cli.printable import shown
 
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 """What AdamW keeps of a parameter."""
@@ -94,38 +96,110 @@ def shrink(optimizer: torch.optim.Optimizer, replaced: Sequence[Replacement]) ->
         group["params"] = kept
 
 
+class Unless:
+    """Does the optimiser's step unless a flag on the device says otherwise: then neither weights nor state change.
+
+    Fused AdamW reads the flag itself. What any other optimiser changes is copied before and put back. State that its
+    first step makes is put back to zeros, from which these optimisers begin.
+
+    Args:
+        optimizer: whose step it is.
+        device: of the flag.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, device: torch.device) -> None:
+        self._optimizer = optimizer
+        self._reads_flag = isinstance(optimizer, torch.optim.AdamW) and all(
+            group.get("fused") for group in optimizer.param_groups
+        )
+        if self._reads_flag:
+            # These two attributes are read as GradScaler would set them: where found_inf is 1 nothing moves.
+            self._found_inf = torch.zeros((), device=device)
+            optimizer.found_inf, optimizer.grad_scale = self._found_inf, None  # type: ignore[attr-defined]
+
+    @torch.no_grad()
+    def __call__(self, skipped: torch.Tensor) -> None:
+        """One step; `skipped` is a boolean scalar."""
+        if self._reads_flag:
+            self._found_inf.copy_(skipped)
+            self._optimizer.step()
+            return
+        before = {key: tensor.detach().clone() for key, tensor in self._changing()}
+        self._optimizer.step()
+        for key, tensor in self._changing():
+            was = before[key] if key in before else torch.zeros_like(tensor)
+            tensor.copy_(torch.where(skipped.to(tensor.device), was, tensor))
+
+    def _changing(self) -> Iterator[tuple[Hashable, torch.Tensor]]:
+        for index, parameter in enumerate(parameters_of(self._optimizer)):
+            yield index, parameter
+            for key, value in _tensors(self._optimizer, parameter).items():
+                yield (index, key), value
+
+
+def make_capturable(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
+    """Puts learning rates on the device, which captured steps read."""
+    for group in optimizer.param_groups:
+        group["lr"] = torch.zeros((), device=device)
+        if "capturable" in group:
+            group["capturable"] = True
+
+
+def _tensors(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> dict[str, torch.Tensor]:
+    """What `optimizer` keeps of `parameter`; some keep None where there is nothing."""
+    return {key: value for key, value in optimizer.state.get(parameter, {}).items() if torch.is_tensor(value)}
+
+
+# In checkpoints -------------------------------------------------------------------------------------------------------
+
+
 def moments_of(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
     """What `optimizer` keeps of its parameters, by ``INDEX.KEY``."""
     return {
         f"{index}.{key}": value
         for index, parameter in enumerate(parameters_of(optimizer))
-        for key, value in optimizer.state.get(parameter, {}).items()
+        for key, value in _tensors(optimizer, parameter).items()
     }
 
 
 def load_moments(optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Restores what `moments_of` gave, on parameters of the same shapes. Raises CheckpointError on the first misfit."""
-    parameters = parameters_of(optimizer)
-    known = [{key: f"{index}.{key}" for key in _MOMENTS} for index in range(len(parameters))]
-    if unknown := set(tensors) - {name for names in known for name in names.values()}:
-        raise CheckpointError(
-            f"optimiser tensor {min(unknown)} is in the checkpoint, but this model and recipe have no place for it"
-        )
-    for index, (parameter, names) in enumerate(zip(parameters, known, strict=True)):
-        if not any(name in tensors for name in names.values()):
+    """Restores what `moments_of` gave, on parameters of the same shapes.
+
+    Of AdamW all is known that can be wrong with it. What another optimiser keeps must be finite, and a scalar or in the
+    parameter's shape. Raises CheckpointError on the first misfit.
+    """
+    adam = isinstance(optimizer, torch.optim.AdamW)
+    states: dict[int, dict[str, torch.Tensor]] = {}
+    numbers = {str(index) for index in range(len(parameters_of(optimizer)))}
+    for name, value in tensors.items():
+        number, _, key = name.partition(".")
+        known = key in _MOMENTS if adam else key != ""
+        if not known or number not in numbers:
+            raise CheckpointError(
+                f"optimiser tensor {shown(name)} is in the checkpoint, but this model and recipe have no place for it"
+            )
+        states.setdefault(int(number), {})[key] = value
+    places = [(parameter, group) for group in optimizer.param_groups for parameter in group["params"]]
+    for index, (parameter, group) in enumerate(places):
+        if (state := states.get(index)) is None:
             continue  # a parameter that no gradient has reached yet
-        if missing := [name for name in names.values() if name not in tensors]:
-            raise CheckpointError(f"optimiser tensor {missing[0]} is missing from the checkpoint; it is damaged")
-        state = {key: tensors[name] for key, name in names.items()}
-        _check_moments(index, parameter, state)
-        optimizer.state[parameter] = {
-            # In the storage order of the parameter, which fused kernels take for granted.
-            key: value.to(parameter.device, copy=True) if key == "step" else torch.empty_like(parameter).copy_(value)
-            for key, value in state.items()
-        }
+        (_check_adam if adam else _check_kept)(index, parameter, state)
+        optimizer.state[parameter] = {key: _placed(key, value, parameter, group) for key, value in state.items()}
 
 
-def _check_moments(index: int, parameter: nn.Parameter, state: Mapping[str, torch.Tensor]) -> None:
+def _placed(key: str, value: torch.Tensor, parameter: nn.Parameter, group: Mapping[str, Any]) -> torch.Tensor:
+    """A copy of `value` where the optimiser expects it."""
+    if value.shape == parameter.shape and key != "step":
+        # In the storage order of the parameter, which fused kernels take for granted.
+        return torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+    if key == "step" and not (group.get("fused") or group.get("capturable")):
+        return value.clone()  # PyTorch's own keep it on the CPU then
+    return value.to(parameter.device, copy=True)
+
+
+def _check_adam(index: int, parameter: nn.Parameter, state: Mapping[str, torch.Tensor]) -> None:
+    if missing := [key for key in _MOMENTS if key not in state]:
+        raise CheckpointError(f"optimiser tensor {index}.{missing[0]} is missing from the checkpoint; it is damaged")
     for key, value in state.items():
         shape = () if key == "step" else parameter.shape
         if value.shape != shape or value.dtype != torch.float32:
@@ -135,7 +209,22 @@ def _check_moments(index: int, parameter: nn.Parameter, state: Mapping[str, torc
             )
     finite = all(bool(value.isfinite().all()) for value in state.values())
     if not finite or float(state["step"]) < 0 or bool((state["exp_avg_sq"] < 0).any()):
-        raise CheckpointError(
-            f"optimiser tensors {index}.* hold values that no training leaves (not finite, or below 0); the "
-            "checkpoint is damaged, use another one of the run"
-        )
+        raise _impossible(index)
+
+
+def _check_kept(index: int, parameter: nn.Parameter, state: Mapping[str, torch.Tensor]) -> None:
+    for key, value in state.items():
+        if value.ndim and value.shape != parameter.shape:
+            raise CheckpointError(
+                f"optimiser tensor {index}.{shown(key)} is {tuple(value.shape)} in the checkpoint; this model and "
+                f"recipe need {tuple(parameter.shape)} or a scalar"
+            )
+    if not all(bool(value.isfinite().all()) for value in state.values()):
+        raise _impossible(index)
+
+
+def _impossible(index: int) -> CheckpointError:
+    return CheckpointError(
+        f"optimiser tensors {index}.* hold values that no training leaves (not finite, or below 0); the "
+        "checkpoint is damaged, use another one of the run"
+    )

@@ -193,15 +193,8 @@ def budget_of(adapted: AdaptedModel) -> dict[str, int]:
         "live_components": sum(allocation.rank for allocation in allocations),
         "trainable_parameters_start": adapted.start_parameters,
         "trainable_parameters_final": sum(parameter.numel() for parameter in adapted.trainable),
-        "adapter_parameters_final": adapter_parameters(adapted.method),
+        "adapter_parameters_final": adapted.method.size(),
     }
-
-
-def adapter_parameters(method: Method) -> int:
-    """Entries of `A` and `B` of live components, without gates and head: what published sizes count (reference section
-    1.8).
-    """
-    return sum(allocation.rank * sum(allocation.shape) for allocation in method.allocation())
 
 
 def timing_of(outcome: Outcome, length: RunLength, peak_memory: int | None) -> dict[str, float | int | None]:

@@ -16,7 +16,15 @@ from dora_cli.errors import CheckpointError, DivergedError
 from dora_cli.methods.base import Method, StepReport
 from dora_cli.training.graphs import CapturedModel, Graphs, shapes
 from dora_cli.training.ledger import Ledger
-from dora_cli.training.optimizer import RATE, load_moments, moments_of, parameters_of, shrink
+from dora_cli.training.optimizer import (
+    RATE,
+    Unless,
+    load_moments,
+    make_capturable,
+    moments_of,
+    parameters_of,
+    shrink,
+)
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -45,8 +53,8 @@ class TrainingStep:
     so neither accumulation, nor a smaller last group, nor the number of processes changes it. Gradients of all
     processes are summed in one flat buffer after the last micro-batch. Gradients are zero between steps.
 
-    A non-finite loss or gradient norm makes the optimiser and the scores stand still, see `Ledger`; `check` reads its
-    flag.
+    A non-finite loss or gradient norm makes the optimiser, whichever it is, and the scores stand still, see `Ledger`;
+    `check` reads its flag.
 
     With `cuda_graph`, a CUDA graph per shape of a batch does forward and backward, and one graph does all of `_update`:
     between two launches the host has nothing to do. What a graph changes is changed in place.
@@ -92,15 +100,12 @@ class TrainingStep:
         self.learning_rate = 0.0  # of the latest step
         self._dtype = _AUTOCAST.get(accelerator.mixed_precision)
         self._regularised = False
-        # Fused AdamW reads these two attributes as GradScaler would set them: where found_inf is 1 nothing moves.
-        self._found_inf = torch.zeros((), device=device)
-        optimizer.found_inf, optimizer.grad_scale = self._found_inf, None  # type: ignore[attr-defined]
+        self._step_unless = Unless(optimizer, device)
         self._graphs = Graphs() if cuda_graph else None
         # What an evaluation of classes or numbers calls: the model, or what stands for it.
         self.evaluated_model: Any = model if self._graphs is None else CapturedModel(model, self._graphs)
         if cuda_graph:
-            for group in optimizer.param_groups:  # rates on the device, which captured steps read
-                group.update(lr=torch.zeros((), device=device), capturable=True)
+            make_capturable(optimizer, device)
         self._parameters = parameters_of(optimizer)
 
     # -- the step ------------------------------------------------------------------------------------------------------
@@ -179,13 +184,12 @@ class TrainingStep:
             ledger.regulariser.copy_(regulariser)
         ledger.grad_norm.copy_(self._clip())
         skipped = ledger.judge()
-        self._found_inf.copy_(skipped)  # the optimiser changes nothing where it is 1
-        self.optimizer.step()
+        self._step_unless(skipped)
         if scaler is not None:
             scaler.update()
         ledger.book()
-        torch._foreach_zero_(self._gradients())
         self.method.observe(skipped)
+        torch._foreach_zero_(self._gradients())
 
     def _clip(self) -> torch.Tensor:
         """Clips to `max_grad_norm`, if there is one; returns the norm before."""

@@ -25,8 +25,10 @@ from dora_cli.assembly.dry_run import dry_run
 from dora_cli.errors import DeviceError, RecipeError
 from dora_cli.machine import capture
 from dora_cli.machine.capture import Answer, Question, cache_file, choose_capture, known_answer
+from dora_cli.methods import Method
 from dora_cli.recipe import dump_recipe, parse_recipe
 from dora_cli.recipe.json_schema import recipe_json_schema
+from dora_cli.recipe.methods import METHODS
 from dora_cli.runs.resume import changed_keys, recipe_hash
 from dora_cli.training import capture_trial
 from dora_cli.training import loop as loop_module
@@ -37,6 +39,7 @@ from tests.training.conftest import MakeRecipe
 from tests.training.test_run import largest_difference, read
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+DORA = {"name": "dora", "dropout": 0.1}
 SMALLEST = "task: glue/rte\nmodel: {name: m}\n"
 
 _USUAL = {
@@ -148,7 +151,7 @@ def test_it_may_change_when_a_run_goes_on() -> None:
 @pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.usefixtures("newest")
 def test_the_table(name: str) -> None:
-    answer, known = known_answer(make(name), "bf16"), FAMILIES[name][1]
+    answer, known = known_answer(make(name), "bf16", DORA), FAMILIES[name][1]
     assert (None if answer is None else answer.captured) == known
     assert answer is None or (answer.reason is None) == answer.captured
 
@@ -158,28 +161,30 @@ def test_reasons_against_a_model_of_a_good_family() -> None:
     class BertOfSomeone(BertForSequenceClassification):
         pass
 
-    custom = known_answer(BertOfSomeone(BertConfig(**_USUAL)), "bf16")
+    custom = known_answer(BertOfSomeone(BertConfig(**_USUAL)), "bf16", DORA)
     assert custom == Answer(False, "BertOfSomeone is code that came with the model, which is not tried")
 
     checkpointed = make("BertForSequenceClassification")
     checkpointed.bert.encoder.layer[1].gradient_checkpointing = True
-    assert "gradient checkpointing is on" in str(known_answer(checkpointed, "bf16"))
-    dropped = known_answer(make("BartForConditionalGeneration", encoder_layerdrop=0.1), "bf16")
+    assert "gradient checkpointing is on" in str(known_answer(checkpointed, "bf16", DORA))
+    dropped = known_answer(make("BartForConditionalGeneration", encoder_layerdrop=0.1), "bf16", DORA)
     assert dropped == Answer(False, "the host draws which blocks are left out (encoder_layerdrop: 0.1)")
-    assert "picks end tokens by a mask" in str(known_answer(make("BartForSequenceClassification", **_BART), "bf16"))
+    assert "picks end tokens by a mask" in str(
+        known_answer(make("BartForSequenceClassification", **_BART), "bf16", DORA)
+    )
 
 
 @pytest.mark.usefixtures("newest")
 def test_what_the_table_does_not_cover_is_for_a_trial() -> None:
     rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
     key = "rope_parameters" if hasattr(transformers.LlamaConfig(), "rope_parameters") else "rope_scaling"
-    assert known_answer(make("LlamaForCausalLM", **{key: rope}), "bf16") is None
+    assert known_answer(make("LlamaForCausalLM", **{key: rope}), "bf16", DORA) is None
     model = make("BertForSequenceClassification")
-    assert known_answer(model, "bf16") == Answer(True)
+    assert known_answer(model, "bf16", DORA) == Answer(True)
     model.config._attn_implementation = "eager"
-    assert known_answer(model, "bf16") == Answer(True)
+    assert known_answer(model, "bf16", DORA) == Answer(True)
     model.config._attn_implementation = "flash_attention_2"
-    assert known_answer(model, "bf16") is None
+    assert known_answer(model, "bf16", DORA) is None
 
 
 @pytest.mark.parametrize(
@@ -191,10 +196,10 @@ def test_other_versions_than_the_table_was_seen_with_are_tried(
     monkeypatch.setattr(
         capture, "installed_version", ({"torch": "3.0", "transformers": "10.0.dev0"} | {package: version}).get
     )
-    assert known_answer(make("BertForSequenceClassification"), "bf16") is None
-    assert not known_answer(make("MPNetForSequenceClassification"), "bf16").captured  # type: ignore[union-attr]
+    assert known_answer(make("BertForSequenceClassification"), "bf16", DORA) is None
+    assert not known_answer(make("MPNetForSequenceClassification"), "bf16", DORA).captured  # type: ignore[union-attr]
     monkeypatch.setattr(capture, "installed_version", {"torch": "3.0", "transformers": "10.0.dev0"}.get)
-    assert known_answer(make("BertForSequenceClassification"), "bf16") == Answer(True)
+    assert known_answer(make("BertForSequenceClassification"), "bf16", DORA) == Answer(True)
 
 
 # -- a trial -----------------------------------------------------------------------------------------------------------
@@ -224,22 +229,22 @@ def asked(folder: Path) -> int:
 
 
 YES, NO = 'print(json.dumps({"captured": True}))', 'print(json.dumps({"captured": False, "reason": "it waits"}))'
-TRIAL = "a trial of GPTNeoXForCausalLM in a process of its own"
+TRIAL = "a trial of GPTNeoXForCausalLM with dora in a process of its own"
 
 
 @pytest.mark.parametrize(("code", "answer"), [(YES, Answer(True)), (NO, Answer(False, f"{TRIAL} failed (it waits)"))])
 def test_an_answer_is_kept(stub: Stub, cache: Path, code: str, answer: Answer) -> None:
     folder = stub(f"print('noise of a library')\n{code}")
     model = make("GPTNeoXForCausalLM")
-    assert choose_capture("auto", model, CUDA, "bf16", trial=False) is None
-    assert [choose_capture("auto", model, CUDA, "bf16") for _ in range(2)] == [answer, answer]
-    assert known_answer(make("GPTNeoXForCausalLM"), "bf16") == answer
+    assert choose_capture("auto", model, CUDA, "bf16", DORA, trial=False) is None
+    assert [choose_capture("auto", model, CUDA, "bf16", DORA) for _ in range(2)] == [answer, answer]
+    assert known_answer(make("GPTNeoXForCausalLM"), "bf16", DORA) == answer
     assert asked(folder) == 1
     assert list(json.loads(cache.read_text()).values()) == [asdict(answer)]
     assert [path.name for path in cache.parent.iterdir()] == [cache.name]
 
-    choose_capture("auto", model, CUDA, "fp16")
-    choose_capture("auto", make("GPTNeoXForCausalLM", hidden_act="relu"), CUDA, "bf16")
+    choose_capture("auto", model, CUDA, "fp16", DORA)
+    choose_capture("auto", make("GPTNeoXForCausalLM", hidden_act="relu"), CUDA, "bf16", DORA)
     assert asked(folder) == 3
     assert len(json.loads(cache.read_text())) == 3
 
@@ -260,7 +265,7 @@ def test_an_answer_is_kept(stub: Stub, cache: Path, code: str, answer: Answer) -
 def test_what_may_be_otherwise_next_time_is_not_kept(stub: Stub, cache: Path, code: str, reason: str) -> None:
     folder = stub(code)
     for _ in range(2):
-        assert choose_capture("auto", make("GPTNeoXForCausalLM"), CUDA, "bf16") == Answer(False, reason)
+        assert choose_capture("auto", make("GPTNeoXForCausalLM"), CUDA, "bf16", DORA) == Answer(False, reason)
     assert asked(folder) == 2
     assert not cache.exists()
 
@@ -268,7 +273,7 @@ def test_what_may_be_otherwise_next_time_is_not_kept(stub: Stub, cache: Path, co
 def test_a_trial_that_does_not_end_is_not_waited_for(stub: Stub, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stub(f"time.sleep({2 * PATIENCE})")
     monkeypatch.setattr(capture, "TIME_LIMIT", 0.5)
-    assert choose_capture("auto", make("GPTNeoXForCausalLM"), CUDA, "bf16") == Answer(
+    assert choose_capture("auto", make("GPTNeoXForCausalLM"), CUDA, "bf16", DORA) == Answer(
         False, f"{TRIAL} took longer than 0.5 s"
     )
     assert not cache.exists()
@@ -276,7 +281,7 @@ def test_a_trial_that_does_not_end_is_not_waited_for(stub: Stub, cache: Path, mo
 
 def test_a_trial_that_does_not_start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(capture, "_COMMAND", (str(tmp_path / "python"),))
-    answer = choose_capture("auto", make("GPTNeoXForCausalLM"), CUDA, "bf16")
+    answer = choose_capture("auto", make("GPTNeoXForCausalLM"), CUDA, "bf16", DORA)
     assert answer == Answer(False, f"{TRIAL} did not start (No such file or directory)")
 
 
@@ -295,9 +300,9 @@ def test_what_a_trial_is_told(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> No
         f"json.dump([json.loads(question), dict(os.environ), os.getcwd()], open(folder + '/told', 'w'))\n{YES}"
     )
     model = make("GPTNeoXForCausalLM")
-    choose_capture("auto", model, torch.device("cuda:3"), "fp16")
+    choose_capture("auto", model, torch.device("cuda:3"), "fp16", DORA)
     question, environment, place = json.loads((folder / "told").read_text())
-    assert question == {**asdict(Question.of(model, "fp16")), "device": "cuda:3"}
+    assert question == {**asdict(Question.of(model, "fp16", DORA)), "device": "cuda:3"}
     assert question["config"]["hidden_size"] == 32
     assert not {
         name
@@ -314,7 +319,7 @@ def test_a_damaged_cache_is_made_anew(stub: Stub, cache: Path, content: bytes) -
     cache.parent.mkdir(parents=True)
     cache.write_bytes(content)
     for _ in range(2):
-        assert choose_capture("auto", make("GPTNeoXForCausalLM"), CUDA, "bf16") == Answer(True)
+        assert choose_capture("auto", make("GPTNeoXForCausalLM"), CUDA, "bf16", DORA) == Answer(True)
     assert asked(folder) == 1
     assert len(json.loads(cache.read_text())) == 1
 
@@ -326,7 +331,7 @@ def test_a_cache_that_cannot_be_written_only_costs_time(
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     for _ in range(2):
-        assert choose_capture("auto", make("GPTNeoXForCausalLM"), CUDA, "bf16") == Answer(True)
+        assert choose_capture("auto", make("GPTNeoXForCausalLM"), CUDA, "bf16", DORA) == Answer(True)
     assert asked(folder) == 2
 
 
@@ -339,18 +344,47 @@ def test_where_the_cache_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cac
 
 
 def test_a_key_says_what_an_answer_holds_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    question = Question.of(make("GPTNeoXForCausalLM"), "bf16")
+    question = Question.of(make("GPTNeoXForCausalLM"), "bf16", DORA)
     renamed = make("GPTNeoXForCausalLM", id2label={0: "a", 1: "b"}, use_cache=False, architectures=["GPTNeoXModel"])
-    assert Question.of(renamed, "bf16").key == question.key
+    assert Question.of(renamed, "bf16", DORA).key == question.key
     others = [
         replace(question, **change)
-        for change in ({"model_class": "X"}, {"attention": "eager"}, {"precision": "fp32"}, {"config": {}})
+        for change in (
+            {"model_class": "X"},
+            {"attention": "eager"},
+            {"precision": "fp32"},
+            {"config": {}},
+            {"method": {"name": "lora", "dropout": 0.1}},
+            {"method": {"name": "dora", "dropout": 0.0}},
+        )
     ]
     keys = {question.key, *(other.key for other in others)}
     for package in ("torch", "transformers"):
         monkeypatch.setattr(capture, "installed_version", lambda name, package=package: "9" if name == package else "1")
         keys.add(question.key)
-    assert len(keys) == 7
+    assert len(keys) == 9
+    assert Question.of(renamed, "bf16", {**DORA, "rank": 3, "targets": ["attention"]}).key == question.key
+
+
+@pytest.mark.usefixtures("newest")
+def test_the_table_is_of_methods_that_were_tried() -> None:
+    model = make("BertForSequenceClassification")
+    assert [known_answer(model, "bf16", {"name": name}) for name in ("dora", "lora", "head")] == [Answer(True)] * 3
+    assert known_answer(model, "bf16", {"name": "another"}) is None
+
+
+@pytest.mark.usefixtures("newest")
+def test_an_answer_is_of_one_method(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+    """What an older version kept, without a method in its key, counts for none."""
+    model = make("GPTNeoXForCausalLM")
+    question = Question.of(model, "bf16", DORA)
+    older = question.key.rsplit("/", 2)[0]
+    cache.parent.mkdir(parents=True)
+    cache.write_text(json.dumps({older: {"captured": True, "reason": None}}))
+    assert known_answer(model, "bf16", DORA) is None
+    capture._remember(question.key, Answer(True))
+    assert known_answer(model, "bf16", DORA) == Answer(True)
+    assert known_answer(model, "bf16", {"name": "lora", "dropout": 0.1}) is None
 
 
 # -- the trial itself --------------------------------------------------------------------------------------------------
@@ -363,7 +397,7 @@ def test_small_models_of_every_family_take_eager_steps(name: str) -> None:
     What cannot be done here would count as not captured.
     """
     model = make(name)
-    question = json.loads(json.dumps(asdict(Question.of(model, "fp32"))))
+    question = json.loads(json.dumps(asdict(Question.of(model, "fp32", DORA))))
     small = capture_trial.build(question)
     assert type(small) is type(model)
     assert small.config._attn_implementation == model.config._attn_implementation
@@ -371,6 +405,25 @@ def test_small_models_of_every_family_take_eager_steps(name: str) -> None:
     if name not in ("AlbertForSequenceClassification", "GPTNeoForCausalLM"):
         assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in model.parameters())
     capture_trial.try_steps(question, CPU, cuda_graph=False)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_trial_trains_the_method_that_was_asked_for(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[Method] = []
+    make_optimizer = capture_trial.make_optimizer
+
+    def noted(method: Method, **settings: Any) -> Any:
+        tried.append(method)
+        return make_optimizer(method, **settings)
+
+    monkeypatch.setattr(capture_trial, "make_optimizer", noted)
+    section = METHODS[name](**({"rank": 64, "alpha": 3.0} if name != "head" else {})).model_dump(mode="json")
+    question = json.loads(json.dumps(asdict(Question.of(make("RobertaForSequenceClassification"), "fp32", section))))
+    capture_trial.try_steps(question, CPU, cuda_graph=False)
+    (method,) = tried
+    assert method.name == name
+    if name != "head":
+        assert getattr(method, "rank") == capture_trial.LOW_RANK  # noqa: B009
 
 
 def test_two_layers() -> None:
@@ -386,7 +439,7 @@ def test_two_layers() -> None:
 
 def test_without_cuda_a_trial_says_so(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    answer = choose_capture("auto", make("GPTNeoXForCausalLM"), CUDA, "fp32")
+    answer = choose_capture("auto", make("GPTNeoXForCausalLM"), CUDA, "fp32", DORA)
     assert answer is not None
     assert not answer.captured
     assert "sees no CUDA device here" in str(answer.reason)
@@ -426,12 +479,12 @@ def test_on_needs_a_model_that_can() -> None:
         match=r"^train\.cuda_graph is on, but MPNet makes .*; set train\.cuda_graph: auto "
         r"or off$",
     ):
-        choose_capture("on", make("MPNetForSequenceClassification"), CUDA, "bf16")
+        choose_capture("on", make("MPNetForSequenceClassification"), CUDA, "bf16", DORA)
 
 
 def test_off_asks_nothing(stub: Stub) -> None:
     folder = stub(YES)
-    assert choose_capture("off", make("GPTNeoXForCausalLM"), CUDA, "bf16") == Answer(False)
+    assert choose_capture("off", make("GPTNeoXForCausalLM"), CUDA, "bf16", DORA) == Answer(False)
     assert asked(folder) == 0
 
 
@@ -497,12 +550,22 @@ def test_a_dry_run_says_what_would_be(make_recipe: MakeRecipe, monkeypatch: pyte
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("name", ["lora", "head"])
+def test_the_table_holds_for_the_methods_beside_dora(name: str) -> None:
+    section = METHODS[name]().model_dump(mode="json")
+    for model in ("RobertaForSequenceClassification", "GPT2LMHeadModel", "T5ForConditionalGeneration"):
+        if name == "head" and not model.endswith("ForSequenceClassification"):
+            continue  # a generator has none
+        assert capture._try(Question.of(make(model), "bf16", section), CUDA) == Answer(True)
+
+
+@pytest.mark.gpu
 @pytest.mark.parametrize("name", FAMILIES)
 def test_trials_agree_with_the_table(name: str, capsys: pytest.CaptureFixture[str], cache: Path) -> None:
     """What is not in the table is printed, so that it can be put there; and so is what is kept out of trials: it may
     depend on the size.
     """
-    question, known = Question.of(make(name), "bf16"), FAMILIES[name][1]
+    question, known = Question.of(make(name), "bf16", DORA), FAMILIES[name][1]
     answer = capture._try(question, CUDA)
     if not known:
         with capsys.disabled():
@@ -518,7 +581,7 @@ def test_a_failed_trial_leaves_random_states_alone() -> None:
     expected = [torch.rand(4, device=CUDA) for _ in range(3)]
     torch.cuda.manual_seed(3)
     found = [torch.rand(4, device=CUDA)]
-    assert not capture._try(Question.of(make("MPNetForSequenceClassification"), "bf16"), CUDA).captured
+    assert not capture._try(Question.of(make("MPNetForSequenceClassification"), "bf16", DORA), CUDA).captured
     found.append(torch.rand(4, device=CUDA))
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 
 from dora_cli.recipe import parse_recipe
 from dora_cli.recipe.annotate import annotated
-from dora_cli.recipe.examples import shipped_recipes
+from dora_cli.recipe.shipped_recipes import shipped_recipes
 from tests.recipe.test_dump import recipes
 
 

@@ -314,6 +314,10 @@ class Dora(Method):
     def merge(self) -> None:
         self._adapters.merge()
 
+    def size(self) -> int:
+        """Entries of `A` and `B` of live components, without gates (reference section 1.8). Waits for the device."""
+        return sum(allocation.rank * sum(allocation.shape) for allocation in self.allocation())
+
     def allocation(self) -> list[Allocation]:
         """Ranks in the order of attachment. Waits for the device."""
         ranks, scores = self._keep.sum(1).tolist(), self._scores.tolist()

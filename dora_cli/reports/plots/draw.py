@@ -74,7 +74,8 @@ def draw_scores(found: FoundRanks, path: Path) -> None:
 def no_ranks(where: object) -> CheckpointError:
     """Said of a run whose method adapts no projection."""
     return CheckpointError(
-        f"no projection was adapted in {where}: its method has no ranks to show. Name a run of another method."
+        f"the method of {where} adapts no projection, or gives none a rank: there is nothing to show. Name a run of "
+        "another method."
     )
 
 

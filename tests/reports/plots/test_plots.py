@@ -306,7 +306,7 @@ def test_runs_with_nothing_to_draw(tmp_path: Path):
     path = tmp_path / "a.svg"
     head = make_run(tmp_path / "head", NOTHING, finished=False)
     for drawing, found in ((draw_map, find_ranks), (draw_scores, find_ranks), (draw_budget, find_curves)):
-        with pytest.raises(CheckpointError, match=r"no projection was adapted in .*head: its method has no ranks"):
+        with pytest.raises(CheckpointError, match=r"the method of .*head adapts no projection, or gives none a rank"):
             drawing(found(head), path)  # type: ignore[operator]
     with pytest.raises(CheckpointError, match="neither a loss nor a metric"):
         draw_training(find_curves(head), path)

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from dora_cli.errors import RecipeError
-from dora_cli.recipe import examples, load_recipe
+from dora_cli.recipe import load_recipe
+from dora_cli.recipe import shipped_recipes as examples
 
 ROOT = Path(__file__).parents[2]
 
