@@ -33,9 +33,7 @@ def print_dry_run(console: Console, run: DryRunLike, recipe: str) -> None:
     _print_rows(console, "Run", run.rows)
     _print_rows(console, "Schedule", _schedule_rows(run.schedule, run.phases))
     if run.parameters is not None:
-        _print_rows(
-            console, "Parameters", _parameter_rows(run.parameters, changing=bool(run.schedule.get("freeze_step")))
-        )
+        _print_rows(console, "Parameters", _parameter_rows(run.parameters))
     if run.out_of_reach is not None:
         console.print()
         console.print(
@@ -62,8 +60,7 @@ def _schedule_rows(schedule: Mapping[str, Any], phases: Sequence[tuple[str, int,
     return rows
 
 
-def _parameter_rows(parameters: Mapping[str, int], *, changing: bool) -> list[tuple[str, str]]:
-    """`changing`: whether ranks do."""
+def _parameter_rows(parameters: Mapping[str, int]) -> list[tuple[str, str]]:
     rows = []
     if parameters["projections"]:
         rows.append(("projections", f"{parameters['projections']:,}"))

@@ -51,10 +51,10 @@ class Lora(Method):
         self.learning_rate_ratio = learning_rate_ratio
 
     def plan(self, total_steps: int, sites: Sequence[Site]) -> PlainSchedule:
-        ranks = self._ranks(sites)
-        if sites and not any(ranks.values()):
+        components = sum(self._ranks(sites).values())
+        if sites and not components:
             raise BudgetError("method.ranks leaves every projection at rank 0: nothing would be adapted; raise one")
-        return PlainSchedule.of(total_steps, {site: ranks[site.name] for site in sites})
+        return PlainSchedule.of(total_steps, components)
 
     def attach(
         self,
