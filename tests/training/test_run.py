@@ -408,9 +408,10 @@ def test_divergence_names_the_step_and_keeps_the_weights_before_it(
     plain = Dora.adjust_gradients
     seen: dict[int, list[torch.Tensor]] = {}
 
-    def poisoned(self: Dora, step: int) -> torch.Tensor | None:
+    def poisoned(self: Dora) -> torch.Tensor | None:
+        step = len(seen) + 1
         seen[step] = [parameter.detach().clone() for parameter in self.parameters()] + [self._scores.clone()]
-        value = plain(self, step)
+        value = plain(self)
         if step >= 8:
             self.parameters()[0].grad.fill_(float("nan"))  # type: ignore[union-attr]
         return value
