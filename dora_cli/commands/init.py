@@ -27,6 +27,19 @@ def _methods() -> list[str]:
     return list(METHODS)
 
 
+Method = Annotated[
+    str | None,
+    typer.Option(
+        "--method",
+        metavar="NAME",
+        help="By what weights adapt (default: dora): with its published settings where there are some, else with "
+        "its defaults.",
+        show_default=False,
+        autocompletion=_methods,
+    ),
+]
+
+
 def init(
     task: Annotated[
         str | None,
@@ -48,17 +61,7 @@ def init(
             show_default=False,
         ),
     ] = None,
-    method: Annotated[
-        str | None,
-        typer.Option(
-            "--method",
-            metavar="NAME",
-            help="By what weights adapt (default: dora): with its published settings where there are some, else with "
-            "its defaults.",
-            show_default=False,
-            autocompletion=_methods,
-        ),
-    ] = None,
+    method: Method = None,
     output: Annotated[
         Path | None,
         typer.Option(
