@@ -20,7 +20,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from dora_cli.machine.devices import make_accelerator
-from dora_cli.methods import Dora
+from dora_cli.methods import Dora, Lora, Method
 from dora_cli.methods.low_rank.dropout import ModelDropouts
 from dora_cli.models import find_projections, head_parameters, load_model
 from dora_cli.training.optimizer import make_scheduler
@@ -245,21 +245,27 @@ def published(step: PlainStep) -> None:
     step.after = lambda count: dora.after_step()
 
 
-class DoraStep(Step):
-    """Ours, through the classes of the product. Before the freeze it stays in the warm-up: scores and DEM in every
-    step, no event.
+class ProductStep(Step):
+    """A method of the product, trained by its own `TrainingStep`.
 
     Args:
+        attach: freezes a model and attaches a method to it.
         graph: whether `TrainingStep` may capture its work.
-        compacted: train on through a short pruning first, so that what is timed comes after the freeze, with tensors
-            that shrank.
     """
 
-    def __init__(self, settings: Settings, *, graph: bool = False, compacted: bool = False) -> None:
+    method: Method
+
+    def __init__(
+        self,
+        settings: Settings,
+        attach: Callable[[nn.Module, Settings, Sequence[nn.Parameter]], Method],
+        *,
+        graph: bool = False,
+    ) -> None:
         super().__init__(settings)
-        self.graph, self.compacted = graph, compacted
+        self.graph = graph
         self._head = list(head_parameters(self.model, self.fresh).values())
-        self.method, schedule = attach_dora(self.model, settings, self._head, pruning=PRELUDE if compacted else 0)
+        self.method = attach(self.model, settings, self._head)
         for parameter in self._head:
             parameter.requires_grad_(True)
         optimizer = new_optimizer([*self.method.parameters(), *self._head])
@@ -273,8 +279,6 @@ class DoraStep(Step):
             max_grad_norm=1.0,
             **({"cuda_graph": True} if graph else {}),  # type: ignore[arg-type]
         )
-        while compacted and not self.method.frozen:
-            self._run(event=schedule.is_event(self.count + 1))
 
     def _run(self, *, event: bool) -> None:
         batch = self.next_batch()
@@ -282,6 +286,32 @@ class DoraStep(Step):
 
     def __call__(self) -> None:
         self._run(event=False)
+
+    def trainable(self) -> int:
+        return sum(parameter.numel() for parameter in [*self.method.parameters(), *self._head])
+
+    def loss(self) -> float:
+        return self._step.read(self.count).loss
+
+
+class DoraStep(ProductStep):
+    """DoRA. Before the freeze it stays in the warm-up: scores and DEM in every step, no event.
+
+    Args:
+        settings: shared by all methods.
+        graph: whether `TrainingStep` may capture its work.
+        compacted: train on through a short pruning first, so that what is timed comes after the freeze, with tensors
+            that shrank.
+    """
+
+    method: Dora
+
+    def __init__(self, settings: Settings, *, graph: bool = False, compacted: bool = False) -> None:
+        pruning = PRELUDE if compacted else 0
+        super().__init__(settings, lambda *places: attach_dora(*places, pruning=pruning)[0], graph=graph)
+        self.compacted = compacted
+        while compacted and not self.method.frozen:
+            self._run(event=self.method.schedule.is_event(self.count + 1))
 
     def own_work(self) -> None:
         """The method's own part of an ordinary step alone: DEM's gradient, scores, their average, masks."""
@@ -292,11 +322,14 @@ class DoraStep(Step):
     def _not_skipped(self) -> torch.Tensor:
         return torch.zeros((), dtype=torch.bool, device=self.settings.device)
 
-    def trainable(self) -> int:
-        return sum(parameter.numel() for parameter in [*self.method.parameters(), *self._head])
 
-    def loss(self) -> float:
-        return self._step.read(self.count).loss
+def attach_lora(model: nn.Module, settings: Settings, head: Sequence[nn.Parameter]) -> Lora:
+    """Freezes `model` and attaches LoRA, of DoRA's start rank: what DoRA's steps add to those of LoRA."""
+    method = Lora(rank=settings.start_rank, alpha=ALPHA, dropout=DROPOUT)
+    sites = find_projections(model)
+    model.requires_grad_(False)
+    method.attach(model, sites, head, method.plan(TOTAL_STEPS, sites), seed=SEED)
+    return method
 
 
 def attach_dora(
@@ -350,6 +383,8 @@ METHODS: Mapping[str, Callable[[Settings], Step]] = {
     "dora-graph": partial(DoraStep, graph=True),
     "dora-compacted": partial(DoraStep, compacted=True),
     "dora-compacted-graph": partial(DoraStep, graph=True, compacted=True),
+    "lora": partial(ProductStep, attach=attach_lora),
+    "lora-graph": partial(ProductStep, attach=attach_lora, graph=True),
     "peft-lora": partial(PlainStep, prepare=peft_lora),
     "peft-adalora": partial(PlainStep, prepare=peft_adalora),
     "published": partial(PlainStep, prepare=published),

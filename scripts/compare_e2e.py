@@ -1,4 +1,4 @@
-"""DoRA beside PEFT's LoRA and the untuned model on E2E: same loop, data order, steps, targets, size and decoding.
+"""DoRA beside LoRA and the untuned model on E2E: same loop, data order, steps, targets, size and decoding.
 
     python scripts/compare_e2e.py --model MODEL --data E2E --output DIR [--ranks 4,8] [--seeds 1] [--epochs 2] [--batch
     32] [--jobs N]
@@ -19,20 +19,16 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from peft_lora import PeftLora
 from run_pool import Pool, finished, prepare, statistics
 from torch import nn
 
 from dora_cli import load_recipe, train
 from dora_cli.methods import Method
-from dora_cli.methods.base import ProjectionAllocation, Schedule, Shape, StepReport
-from dora_cli.methods.head import PlainSchedule
+from dora_cli.methods.base import Schedule, Site
 
 GRIDS = {"dora": (2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3), "lora": (2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3)}
 ALPHA, DROPOUT = 16, 0.1
@@ -41,17 +37,22 @@ METRICS = ("loss", "bleu", "nist", "meteor", "rouge_l", "cider")
 Cell = tuple[str, int]  # method, rank
 
 
-class Untuned:
+class Untuned(Method):
     """Trains one parameter that nothing depends on, so that the model stays as it came."""
 
     name = "untuned"
-    frozen = True
 
-    def plan(self, total_steps: int, shapes: Mapping[str, Shape]) -> PlainSchedule:
-        return PlainSchedule(total_steps)
-
-    def attach(self, model: nn.Module, projections: Mapping[str, nn.Module], schedule: Schedule | None = None) -> None:
-        first = next(iter(projections.values()))
+    def attach(
+        self,
+        model: nn.Module,
+        sites: Sequence[Site],
+        head: Sequence[nn.Parameter] = (),
+        schedule: Schedule | None = None,
+        *,
+        seed: int = 0,
+    ) -> None:
+        super().attach(model, sites, head, schedule, seed=seed)
+        first = sites[0].module
         self._shift = nn.Parameter(torch.zeros(1, device=next(first.parameters()).device))
         # the loss needs something to differentiate; times zero it changes nothing
         first.register_forward_hook(lambda module, inputs, output: output + 0.0 * self._shift)
@@ -59,31 +60,17 @@ class Untuned:
     def parameters(self) -> list[nn.Parameter]:
         return [self._shift]
 
-    def training_pass(self, dtype: torch.dtype | None = None) -> AbstractContextManager[None]:
-        return nullcontext()
-
-    def adjust_gradients(self, step: int) -> torch.Tensor | None:
-        return None
-
-    def observe(self, skipped: torch.Tensor | None = None) -> None:
-        pass
-
-    def advance(self, step: int) -> StepReport:
-        return StepReport("training", 0, 0)
-
-    @contextmanager
-    def folded(self) -> Iterator[None]:
-        yield
-
-    def allocation(self) -> list[ProjectionAllocation]:
-        return []
-
     def state_dict(self) -> dict[str, torch.Tensor]:
         return {"shift": self._shift.detach()}
 
 
 def recipe_text(model: str, data: Path, method: str, rank: int, rate: float, seed: int, train: str, decode: str) -> str:
-    section = f"{{name: dora, rank: {rank}, alpha: {ALPHA}, dropout: {DROPOUT}, prune_interval: 10, dem_weight: 0.1}}"
+    shared = f"rank: {rank}, alpha: {ALPHA}, dropout: {DROPOUT}"
+    section = (
+        f"{{name: lora, {shared}}}"
+        if method == "lora"
+        else f"{{name: dora, {shared}, prune_interval: 10, dem_weight: 0.1}}"
+    )
     return (
         f"task: e2e\nmodel: {{name: {json.dumps(model)}}}\n"
         f"data: {{source: e2e-csv, path: {json.dumps(str(data))}, max_length: 512}}\nmethod: {section}\n"
@@ -93,10 +80,10 @@ def recipe_text(model: str, data: Path, method: str, rank: int, rate: float, see
     )
 
 
-def one(folder: Path, method: str, rank: int, overrides: Sequence[str]) -> None:
+def one(folder: Path, method: str, overrides: Sequence[str]) -> None:
     """Trains the recipe that lies in `folder`; a separate process."""
-    kinds: dict[str, Callable[[], Method]] = {"lora": partial(PeftLora, rank, ALPHA, DROPOUT), "untuned": Untuned}
-    train(load_recipe(folder / "wanted.yaml", overrides), folder / "run", overwrite=True, method=kinds.get(method))
+    kind = Untuned if method == "untuned" else None
+    train(load_recipe(folder / "wanted.yaml", overrides), folder / "run", overwrite=True, method=kind)
 
 
 def main() -> None:
@@ -207,6 +194,6 @@ def record(folder: Path) -> dict:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--one"]:
-        one(Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]), sys.argv[5:])
+        one(Path(sys.argv[2]), sys.argv[3], sys.argv[5:])
     else:
         main()

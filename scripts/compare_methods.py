@@ -1,4 +1,4 @@
-"""DoRA beside PEFT's LoRA and head-only training: same loop, data order, steps, targets and head; learning rates chosen
+"""DoRA beside LoRA and head-only training: same loop, data order, steps, targets and head; learning rates chosen
 on held-out data.
 
     python scripts/compare_methods.py --model MODEL --data GLUE --output DIR [--tasks RTE,CoLA,SST-2] [--ranks 8,2]
@@ -31,13 +31,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft_lora import PeftLora
 from run_pool import Pool, finished, prepare, statistics
 from torch import nn
 
 from dora_cli import load_recipe, train
 from dora_cli.methods import Dora, Method
-from dora_cli.methods.base import Schedule
+from dora_cli.methods.base import Schedule, Site
+from dora_cli.methods.low_rank.layer import AdaptedProjection
 
 TASKS: dict[str, dict[str, Any]] = {
     "RTE": {"task": "glue/rte", "epochs": 20, "batch": 16, "dem": 0.5, "interval": 10, "metric": "accuracy"},
@@ -79,26 +79,30 @@ class ChangedDora(Dora):
         super().__init__(**settings)
         self.b_scale, self.lora_start = b_scale, lora_start
 
-    def attach(self, model: nn.Module, projections: Mapping[str, nn.Module], schedule: Schedule | None = None) -> None:
-        super().attach(model, projections, schedule)
+    def attach(
+        self,
+        model: nn.Module,
+        sites: Sequence[Site],
+        head: Sequence[nn.Parameter] = (),
+        schedule: Schedule | None = None,
+        *,
+        seed: int = 0,
+    ) -> None:
+        super().attach(model, sites, head, schedule, seed=seed)
         with torch.no_grad():
-            for layer in self._layers.values():
+            for layer in (model.get_submodule(site.name) for site in sites):
+                assert isinstance(layer, AdaptedProjection)
                 layer.B.mul_(0.0 if self.lora_start else self.b_scale)
-                layer.c.fill_(1.0 if self.lora_start else 0.0)
+                layer.gates.fill_(1.0 if self.lora_start else 0.0)
 
 
 def recipe_text(
     name: str, model: str, data: Path, method: str, rank: int, rate: float, seed: int, batch_factor: int = 1
 ) -> str:
     spec = TASKS[name]
-    section = (
-        "{name: head}"
-        if method == "head"
-        else (
-            f"{{name: dora, rank: {rank}, alpha: 8, dropout: 0.1, prune_interval: {spec['interval']}, dem_weight: "
-            f"{spec['dem']}}}"
-        )
-    )
+    shared = f"rank: {rank}, alpha: 8, dropout: 0.1"
+    dora = f"{{name: dora, {shared}, prune_interval: {spec['interval']}, dem_weight: {spec['dem']}}}"
+    section = {"head": "{name: head}", "lora": f"{{name: lora, {shared}}}"}.get(method, dora)
     train = (
         f"epochs: {spec['epochs']}, batch_size: {spec['batch']}, learning_rate: {rate}, seed: {seed}, precision: "
         "fp32, log_every: 200"
@@ -114,9 +118,7 @@ def one(folder: Path, method: str, rank: int, overrides: Sequence[str]) -> None:
     """Trains the recipe that lies in `folder`; a separate process."""
     recipe = load_recipe(folder / "wanted.yaml", overrides)
     changed: Callable[[], Method] | None = None
-    if method == "lora":
-        changed = partial(PeftLora, rank, 8, 0.1)
-    elif method in VARIANTS:
+    if method in VARIANTS:
         settings = recipe.method.model_dump(exclude={"name", "targets"}) | VARIANTS[method]
         settings["start_rank"] = rank if settings["start_rank"] == "rank" else settings["start_rank"]
         changed = partial(ChangedDora, **settings)

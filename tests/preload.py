@@ -27,6 +27,7 @@ import dora_cli.training.run
 from dora_cli.models import load_generator, load_model
 from dora_cli.recipe import parse_recipe
 from tests.hostile.model import make_model
+from tests.training import killing
 
 with contextlib.suppress(ImportError):  # asked before an export is placed
     import peft

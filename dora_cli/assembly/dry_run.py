@@ -17,18 +17,18 @@ from dora_cli.assembly.length import RunLength
 from dora_cli.assembly.notes import note_on_java, notes_before_training, notes_on_official_sizes, notes_on_settings
 from dora_cli.assembly.resolve import resolve
 from dora_cli.assembly.work import decide_threads
+from dora_cli.errors import ProjectionError
 from dora_cli.machine.capture import check_capture, choose_capture
 from dora_cli.machine.devices import resolve_device, resolve_precision
 from dora_cli.machine.threads import Threads, most_threads
-from dora_cli.methods import Method
-from dora_cli.methods.base import Schedule, Site
+from dora_cli.methods.base import Method, Schedule, Site
 from dora_cli.models import ModelUnreachableError, find_projections, head_parameters, left_out
 from dora_cli.recipe import Recipe
 from dora_cli.tasks import Task
 from dora_cli.wording import plural
 
 _ANY_SHAPE = (2, 2)  # when phases begin and end does not depend on shapes
-_OF_THE_MODEL = ("projections", "start_components", "final_components", "events", "first_event")
+_OF_THE_MODEL = ("projections", "parameters", "start_components", "final_components", "events", "first_event")
 """What a schedule says that takes the number of projections: so does which events prune something."""
 
 
@@ -42,7 +42,7 @@ class DryRun:
         schedule: of the method; without what depends on the number of projections where the model's shapes are out of
             reach.
         parameters: ``projections, per_rank, start, final, head``; adapter sizes count `A` and `B`, `final` for a
-            uniform allocation.
+            uniform allocation where ranks change.
         out_of_reach: why the model's configuration could not be read; None if it could.
         threads: of the CPU, and why so many; None where that takes the model's configuration and this is out of reach.
         rank_note: what is to be said of the start rank; None where it is sound or the model's shapes are out of reach.
@@ -126,7 +126,7 @@ def dry_run(recipe: Recipe, output: Path | None = None, seeds: Sequence[int] = (
         model = base_from_config(recipe, task)
     except ModelUnreachableError as error:
         reason = str(error)
-        plan = method.plan(length.total_steps, [Site("unknown", nn.Module(), _ANY_SHAPE)] if targets else [])
+        plan = _plan_of_any_model(method, length.total_steps, adapts=bool(targets))
         schedule = {**plan.describe(), **dict.fromkeys(_OF_THE_MODEL)}
     else:
         projections = find_projections(model, targets) if targets else []
@@ -157,6 +157,14 @@ def dry_run(recipe: Recipe, output: Path | None = None, seeds: Sequence[int] = (
         output=output,
         seeds=seeds,
     )
+
+
+def _plan_of_any_model(method: Method, steps: int, *, adapts: bool) -> Schedule:
+    """The phases, which do not depend on the model."""
+    try:
+        return method.plan(steps, [Site("unknown", nn.Module(), _ANY_SHAPE)] if adapts else [])
+    except ProjectionError:  # patterns of ranks, which only the model's own names can fit
+        return method.plan(steps, [])
 
 
 def _cuda_graph(recipe: Recipe, model: nn.Module | None, device: torch.device, precision: str) -> str | None:

@@ -1,4 +1,4 @@
-"""A first recipe for a task, with the settings of the shipped recipe that is nearest to it."""
+"""A first recipe for a task, with the settings of the shipped recipe of DoRA that is nearest to it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from dora_cli.assembly.resolve import resolve
 from dora_cli.errors import RecipeError
 from dora_cli.recipe import Recipe, parse_recipe
 from dora_cli.recipe.annotate import annotated
-from dora_cli.recipe.examples import shipped_recipes
 from dora_cli.recipe.hints import nearest
 from dora_cli.recipe.methods import METHODS
+from dora_cli.recipe.shipped_recipes import shipped_recipes
 from dora_cli.tasks import Task, get_task
 
 _FIRST = "e2e/gpt2-medium"

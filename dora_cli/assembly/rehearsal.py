@@ -13,7 +13,7 @@ from dora_cli.assembly.build import AdaptedModel
 from dora_cli.data import EncodedPairs, EncodedSplit, to_device
 from dora_cli.errors import DoraError, ModelError
 from dora_cli.evaluation.base import Evaluator, Trial
-from dora_cli.evaluation.batches import evaluation_mode, extremes
+from dora_cli.evaluation.passes import evaluation_mode, extremes
 from dora_cli.machine.memory import memory_advice
 from dora_cli.recipe import Recipe
 from dora_cli.tasks import Task

@@ -15,6 +15,7 @@ from dora_cli.commands import doctor as doctor_command
 from dora_cli.commands import eval as eval_command
 from dora_cli.commands import export as export_command
 from dora_cli.commands import init as init_command
+from dora_cli.commands import methods as methods_command
 from dora_cli.commands import models as models_command
 from dora_cli.commands import predict as predict_command
 from dora_cli.commands import ranks as ranks_command
@@ -100,4 +101,5 @@ app.command("score", epilog=score_command.EPILOG)(score_command.score)
 app.command("export", epilog=export_command.EPILOG)(export_command.export)
 app.command("tasks", epilog=tasks_command.EPILOG)(tasks_command.tasks)
 app.command("models", epilog=models_command.EPILOG)(models_command.models)
+app.command("methods", epilog=methods_command.EPILOG)(methods_command.methods)
 app.command("doctor", epilog=doctor_command.EPILOG)(doctor_command.doctor)

@@ -31,6 +31,14 @@ class Dtype(str, Enum):
     float16 = "float16"
 
 
+class Layout(str, Enum):
+    """The names in `dora_cli.export.factors.LAYOUTS`."""
+
+    patterns = "patterns"
+    constant_alpha = "constant-alpha"
+    uniform = "uniform"
+
+
 class Padding(str, Enum):
     """The names in `dora_cli.export.factors.PADDINGS`."""
 
@@ -67,14 +75,33 @@ def export(
             show_default=False,
         ),
     ] = None,
+    layout: Annotated[
+        Layout,
+        typer.Option(
+            "--layout",
+            help="peft: how ranks and scales are told. patterns: each projection with its own (PEFT, vLLM). "
+            "constant-alpha: own ranks, one alpha (llama.cpp, TensorRT-LLM). uniform: one rank for all (SGLang and any "
+            "other).",
+            show_default=True,
+        ),
+    ] = Layout.patterns,
     pad: Annotated[
         Padding,
         typer.Option(
             "--pad",
-            help="peft: add zero components for servers that want few distinct ranks, or one common rank.",
+            help="peft: add zero components for servers that want few distinct ranks. common is --layout uniform.",
             show_default=True,
         ),
     ] = Padding.none,
+    max_rank: Annotated[
+        int | None,
+        typer.Option(
+            "--max-rank",
+            metavar="N",
+            help="peft: refuse an adapter in which a projection needs a higher rank.",
+            show_default=False,
+        ),
+    ] = None,
     allow_unfrozen: Annotated[
         bool,
         typer.Option("--allow-unfrozen", help="Export a checkpoint from before the freeze, with all start components."),
@@ -102,17 +129,19 @@ def export(
         output,
         format=format_.value,
         dtype=dtype.value if dtype else None,
+        layout=layout.value,
         padding=pad.value,
+        max_rank=max_rank,
         allow_unfrozen=allow_unfrozen,
         overwrite=overwrite,
         overrides=set_ or [],
         listener=make_listener(),
     )
     if is_main():
-        _say(done, pad)
+        _say(done)
 
 
-def _say(done: Export, pad: Padding) -> None:
+def _say(done: Export) -> None:
     """What was exported, and what it costs."""
     from dora_cli.export.saved import describe
     from dora_cli.reports.units import size
@@ -120,11 +149,16 @@ def _say(done: Export, pad: Padding) -> None:
 
     where = f"{done.live_projections:,} of {plural(done.projections, 'projection')}"
     adapters = f"{plural(done.exact.components, 'component')} in {where}, {plural(done.exact.parameters, 'parameter')}"
+    if done.layout is not None:
+        adapters += f", largest rank {done.largest_rank}"
     head = f", and {plural(done.head_parameters, 'parameter')} of the head" if done.head_parameters else ""
     say(f"{done.format}, {done.dtype}: {adapters}{head}")
-    if pad is not Padding.none:
-        more = done.padded.components - done.exact.components
+    if done.layout == "uniform":
+        say(f"layout uniform: every one at rank {done.largest_rank}, alpha {done.largest_rank}")
+    elif done.layout == "constant-alpha":
+        say(f"layout constant-alpha: each at its own rank, alpha {done.largest_rank} for all")
+    if more := done.padded.components - done.exact.components:
         cost = plural(done.padded.parameters - done.exact.parameters, "parameter")
-        say(f"padding ({pad.value}): {plural(more, 'zero component')} more, {cost}, {size(done.padding_bytes)}")
+        say(f"padding: {plural(more, 'zero component')} more, {cost}, {size(done.padding_bytes)}")
     say(describe(done.agreement, done.dtype))
     say(f"{size(sum(done.files.values()))} written to {done.output}; README.md there has the lines that load it")

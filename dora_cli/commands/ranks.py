@@ -29,6 +29,10 @@ class What(str, Enum):
     scores = "scores"
 
 
+class As(str, Enum):
+    rank_pattern = "rank-pattern"
+
+
 def ranks(
     folder: Annotated[
         Path | None,
@@ -72,13 +76,22 @@ def ranks(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print ranks.json as it is (of several seeds: the mean ranks as JSON).")
     ] = False,
+    as_: Annotated[
+        As | None,
+        typer.Option(
+            "--as",
+            metavar="FORM",
+            help="Print the ranks for another tool. rank-pattern: arguments of PEFT's LoraConfig (r, lora_alpha, "
+            "rank_pattern, alpha_pattern, target_modules) as JSON, with the run's ranks and scale.",
+        ),
+    ] = None,
 ) -> None:
     """Show how the budget was distributed: the rank of every projection, projections down, blocks across."""
     from dora_cli.reports.console import make_console
     from dora_cli.reports.runs import newest_run
     from dora_cli.reports.views import View, draw, show
 
-    views = {"--by": by, "--scores": scores, "--history": history, "--compare": compare, "--json": as_json}
+    views = {"--by": by, "--scores": scores, "--history": history, "--compare": compare, "--json": as_json, "--as": as_}
     given = [name for name, value in views.items() if value]
     if len(given) > 1 and given != ["--by", "--compare"]:
         raise OptionError(
@@ -102,7 +115,9 @@ def ranks(
     picture = what.value if what is not None else view.picture
     if plot is not None:
         draw(view, picture, plot, overwrite=overwrite)
-    if as_json:
+    if as_ is not None:
+        pour(escape_json(view.rank_pattern))
+    elif as_json:
         pour(escape_json(view.json))
     else:
         show(view, make_console())

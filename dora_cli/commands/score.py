@@ -52,7 +52,7 @@ def score(
     """Score generated texts against references: BLEU, NIST, METEOR, ROUGE-L and CIDEr as the E2E challenge does."""
     import json
 
-    from dora_cli.metrics.e2e.files import read_pairs
+    from dora_cli.metrics.e2e.score_files import read_pairs
     from dora_cli.wording import plural
 
     with loading("what computes the metrics of e2e"):

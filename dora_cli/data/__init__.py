@@ -3,11 +3,11 @@
 from dora_cli.data.batches import Group, plan_epoch, steps_per_epoch
 from dora_cli.data.encoding import EncodedSplit, encode
 from dora_cli.data.examples import Examples
-from dora_cli.data.files import read_file
 from dora_cli.data.layout import PairLayout, pair_layout
-from dora_cli.data.load import load_examples
 from dora_cli.data.pairs import EncodedPairs, EncodedSources, encode_pairs, encode_sources
 from dora_cli.data.references import ReferenceGroups, group_references
+from dora_cli.data.sources.files import read_file
+from dora_cli.data.sources.load import load_examples
 from dora_cli.data.transfer import to_device
 
 __all__ = [

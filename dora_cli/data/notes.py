@@ -10,7 +10,7 @@ from dora_cli.wording import plural
 
 if TYPE_CHECKING:
     from dora_cli.data.examples import Examples
-    from dora_cli.data.fields import Labels
+    from dora_cli.data.sources.fields import Labels
 
 
 def text_notes(place: str, examples: Examples) -> Iterator[str]:

@@ -13,7 +13,7 @@ from torch import nn
 
 from dora_cli.data import EncodedSplit, to_device
 from dora_cli.evaluation.base import Finished, Metrics, Progress, Trial, silent
-from dora_cli.evaluation.batches import Indices, batches_by_length, evaluation_mode, extremes, in_order
+from dora_cli.evaluation.passes import Indices, batches_by_length, evaluation_mode, extremes, in_order
 from dora_cli.libraries import loading
 from dora_cli.machine.memory import enough_memory, evaluation_advice
 from dora_cli.methods import Method

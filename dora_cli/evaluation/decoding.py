@@ -12,8 +12,8 @@ from torch import nn
 
 from dora_cli.data import EncodedSources, PairLayout, to_device
 from dora_cli.errors import DataError
-from dora_cli.evaluation.batches import Indices, batches_by_length, evaluation_mode, extremes, in_order
 from dora_cli.evaluation.no_repeat import NoRepeatNgram
+from dora_cli.evaluation.passes import Indices, batches_by_length, evaluation_mode, extremes, in_order
 from dora_cli.models import max_positions
 
 if TYPE_CHECKING:

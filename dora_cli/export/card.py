@@ -12,12 +12,16 @@ import yaml
 
 from dora_cli.data import PairLayout
 from dora_cli.export import markdown
+from dora_cli.export.factors import Factors
 from dora_cli.files import at_home
 from dora_cli.methods.base import Site
 from dora_cli.models.source import BUILTIN_PREFIX
 from dora_cli.printable import escape, escape_json
 from dora_cli.recipe import Recipe, dump_recipe
+from dora_cli.recipe.fields import Section
+from dora_cli.recipe.methods import about, method_name
 from dora_cli.tasks import ClassificationTask, Task
+from dora_cli.wording import plural
 
 TASK_TYPES = {
     "AutoModelForSequenceClassification": ("SEQ_CLS", "AutoPeftModelForSequenceClassification"),
@@ -26,14 +30,46 @@ TASK_TYPES = {
 }
 """PEFT's task type, and its class that loads base and adapter at once, by the transformers class of the model."""
 
-_WHAT = """\
-Trained with **DoRA, Dynamic Low-Rank Adaptation** (Mao et al., ACL 2024, [arXiv 2405.17357](https://arxiv.org/abs/2405.17357)):
-every attention and FFN projection starts with more single-rank components than the budget allows, the least important
-are pruned while
-training goes on, then the ranks are frozen and the rest is fine-tuned.
+_VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""What vLLM's ``max_lora_rank`` may be; its default is 16."""
 
-This is *not* the weight-decomposed DoRA of Liu et al. (arXiv 2402.09353; PEFT's `use_dora`), an unrelated method of the
-same name."""
+_DIVIDERS = "llama.cpp and TensorRT-LLM (by their source as it was last read)"
+
+_LAYOUTS = {
+    "patterns": f"""\
+The layout is `patterns`: each projection's rank stands in `rank_pattern` and its alpha in `alpha_pattern`. The two are
+equal, so the scale is 1 everywhere, and `lora_alpha` equals `r`. PEFT and vLLM from 0.32.0 on read the patterns; vLLM
+up to 0.31.0 drops them and comes to the same scale. {_DIVIDERS} divide
+the one `lora_alpha` by a projection's own rank, which would be wrong here: export with `--layout constant-alpha` or
+`uniform` for them. SGLang 0.5.23 wants one rank for all: `--layout uniform`.""",
+    "constant-alpha": f"""\
+The layout is `constant-alpha`: one `lora_alpha` for all projections, each projection's rank in `rank_pattern`, and
+factors made for the scale `lora_alpha / rank` that follows. It suits readers that divide by a projection's own rank:
+PEFT, vLLM from 0.32.0 on, {_DIVIDERS}. vLLM up to 0.31.0 drops the ranks in silence
+and would scale wrongly, and SGLang 0.5.23 wants one rank for all: export with `--layout uniform` for them.""",
+    "uniform": f"""\
+The layout is `uniform`: one rank for every adapted projection, `lora_alpha` equal to it, no patterns, so the scale is 1
+for every reader: PEFT, any version of vLLM, SGLang 0.5.23, {_DIVIDERS}.""",
+}
+
+
+@dataclass(frozen=True)
+class Written:
+    """What an export writes.
+
+    Attributes:
+        format: ``"peft"`` or ``"merged"``.
+        layout: of an adapter, one of `dora_cli.export.factors.LAYOUTS`; None for a merged model.
+        factors: of the adapters, zero components included.
+        dtype: of the weights.
+        probe: how far the export is from the model that was trained, in words.
+    """
+
+    format: str
+    layout: str | None
+    factors: Factors
+    dtype: str
+    probe: str = ""
 
 
 @dataclass(frozen=True)
@@ -52,9 +88,7 @@ class Card:
         generation: settings of a generator's decoding.
         weights: what metrics are of, such as ``"epoch 3, step 120"``.
         metrics: as the run recorded them; empty if it recorded none.
-        ranks: rank of every projection as it is exported, by name; empty for a method that adapts none.
-        probe: how far the export is from the run's own model, in words.
-        dtype: of the exported weights.
+        written: what the export writes.
     """
 
     recipe: Recipe
@@ -70,20 +104,26 @@ class Card:
     weights: str
     metrics: Mapping[str, float | None]
     projections: Sequence[Site]
-    ranks: Mapping[str, int]
-    probe: str
-    dtype: str
+    written: Written
+
+    @property
+    def ranks(self) -> dict[str, int]:
+        """Rank of every projection as it is exported, by name; empty for a method that adapts none."""
+        factors = self.written.factors
+        return {site.name: factors[site.name].rank if site.name in factors else 0 for site in self.projections}
 
 
 def peft_card(card: Card) -> str:
     """The card of an adapter in the PEFT format."""
-    by_rank = card.ranks.values()
-    adapted = sum(rank > 0 for rank in by_rank)
-    about = f"""{_WHAT}
+    ranks = card.ranks.values()
+    adapted = sum(rank > 0 for rank in ranks)
+    left_out = "; those at rank 0 are left out" if adapted < len(ranks) else ""
+    what = f"""{_method(card.trained.method)}
 
-The adapter is plain LoRA: {sum(by_rank):,} components in {adapted} of {len(by_rank)} projections, each with a rank of
-its own; those at
-rank 0 are left out. Scales and gates are inside the factors, so `lora_alpha` equals the rank."""
+The adapter is plain LoRA: {plural(sum(ranks), "component")} in {adapted} of {plural(len(ranks), "projection")}, at most
+{max(ranks)} in one{left_out}. What scales the update is inside the factors.
+
+{_layout(card.written)}"""
     kind = TASK_TYPES[card.auto_class][1]
     auto = [
         f"from peft import {kind}",
@@ -94,7 +134,7 @@ rank 0 are left out. Scales and gates are inside the factors, so `lora_alpha` eq
         card,
         library="peft",
         title=f"{card.task.name}: low-rank adapter for {markdown.text(_short(card.base))}",
-        about=about,
+        what=what,
         code=[
             ('Load it with PEFT, from this folder (or put the folder\'s path or hub id for `"."`):', _peft_lines(card)),
             ("Or let PEFT load the base model too:", auto),
@@ -105,11 +145,9 @@ rank 0 are left out. Scales and gates are inside the factors, so `lora_alpha` eq
 
 def merged_card(card: Card) -> str:
     """The card of a merged model."""
-    about = (
-        f"{_WHAT}\n\nThe adapters are inside the weights: a plain transformers model, no other package is needed."
-        if card.ranks
-        else ("The head alone was trained; the base model is as it was.")
-    )
+    what = _method(card.trained.method)
+    if card.ranks:
+        what += "\n\nThe adapters are inside the weights: a plain transformers model, no other package is needed."
     code = [
         f"from transformers import {card.auto_class}, AutoTokenizer",
         "",
@@ -117,14 +155,14 @@ def merged_card(card: Card) -> str:
     ]
     code += _call(
         f"model = {card.auto_class}.from_pretrained",
-        ['"."', f"dtype={_literal(card.dtype)}", *_code_of_strangers(card)],
+        ['"."', f"dtype={_literal(card.written.dtype)}", *_code_of_strangers(card)],
     )
     code[-1] += ".eval()"
     return _page(
         card,
         library="transformers",
         title=f"{card.task.name}: {markdown.text(_short(card.base))}, fine-tuned",
-        about=about,
+        what=what,
         code=[
             ('Load it from this folder (or put the folder\'s path or hub id for `"."`):', code),
             ("Then:", _use(card, adapter=False)),
@@ -132,21 +170,20 @@ def merged_card(card: Card) -> str:
     )
 
 
-def adapter_card(format: str, base: str, architecture: str, num_labels: int | None, dtype: str, probe: str) -> str:
+def adapter_card(written: Written, method: Section, base: str, architecture: str, num_labels: int | None) -> str:
     """The card of an adapter that was trained in a loop of the user's own: how it is loaded, and no more, for more is
     not known.
 
     Args:
-        format: ``"peft"`` or ``"merged"``.
+        written: what the export writes.
+        method: its settings.
         base: hub id or folder of the base model.
         architecture: the base model's class.
         num_labels: of a classifier; None for a generator.
-        dtype: of the exported weights.
-        probe: how far the export is from the model that was trained, in words.
     """
     code = [f"from transformers import {architecture}", ""]
-    if format == "merged":
-        code += _call(f"model = {architecture}.from_pretrained", ['"."', f"dtype={_literal(dtype)}"])
+    if written.format == "merged":
+        code += _call(f"model = {architecture}.from_pretrained", ['"."', f"dtype={_literal(written.dtype)}"])
     else:
         labels = [] if num_labels is None else [f"num_labels={num_labels}", "ignore_mismatched_sizes=True"]
         code = [
@@ -157,15 +194,31 @@ def adapter_card(format: str, base: str, architecture: str, num_labels: int | No
         code.append('model = PeftModel.from_pretrained(base, ".")')
     code[-1] += ".eval()"
     title, use = f"# {markdown.text(_short(base))}, fine-tuned", markdown.block("python", code)
-    parts = [title, _WHAT, "## Use", use, "## Agreement with the model that was trained", probe]
+    what = [_method(method), *([_layout(written)] if written.layout else [])]
+    parts = [title, *what, "## Use", use, "## Agreement with the model that was trained", written.probe]
     return escape("\n\n".join(parts) + "\n")
 
 
-def _page(card: Card, *, library: str, title: str, about: str, code: Sequence[tuple[str, Sequence[str]]]) -> str:
+def _method(section: Section) -> str:
+    """How a method works, and which of its options were used."""
+    known = about(method_name(section) or "")
+    return " ".join([known.card, *known.notes(section)])
+
+
+def _layout(written: Written) -> str:
+    """Whom the layout suits, and what vLLM must be told. Patterns that say nothing are no layout of their own."""
+    ranks = {one.rank for one in written.factors.values()}
+    assert written.layout is not None
+    facts = _LAYOUTS["uniform" if len(ranks) == 1 else written.layout]
+    bound = next((bound for bound in _VLLM_RANKS if bound >= max(ranks)), None)
+    return facts if bound is None else f"{facts} vLLM needs `max_lora_rank` of {bound} or more (its default is 16)."
+
+
+def _page(card: Card, *, library: str, title: str, what: str, code: Sequence[tuple[str, Sequence[str]]]) -> str:
     parts = [
         f"---\n{yaml.safe_dump(_front(card, library), sort_keys=False, allow_unicode=True)}---",
         f"# {title}",
-        about,
+        what,
     ]
     parts.append("## Use")
     for words, lines in code:
@@ -178,7 +231,7 @@ def _page(card: Card, *, library: str, title: str, about: str, code: Sequence[tu
     ]
     if card.ranks:
         parts += ["## Ranks", *_rank_tables(card)]
-    parts += ["## Agreement with the run", card.probe]
+    parts += ["## Agreement with the run", card.written.probe]
     parts += ["## Recipe", markdown.block("yaml", dump_recipe(_without_places(card.trained)).strip().split("\n"))]
     return escape("\n\n".join(parts) + "\n")
 
@@ -190,11 +243,8 @@ def _front(card: Card, library: str) -> dict[str, Any]:
     found["pipeline_tag"] = "text-classification" if isinstance(card.task, ClassificationTask) else "text-generation"
     if card.recipe.data.source == "hub":
         found["datasets"] = [card.task.hub.path]
-    found["tags"] = [
-        *(["lora"] if library == "peft" else []),
-        *(["dynamic-low-rank-adaptation"] if card.ranks else []),
-        card.task.name,
-    ]
+    own = about(method_name(card.trained.method) or "").tags
+    found["tags"] = list(dict.fromkeys([*(["lora"] if library == "peft" else []), *own, card.task.name]))
     return found
 
 

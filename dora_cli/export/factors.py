@@ -1,20 +1,24 @@
-"""Plain LoRA factors made ready for a file: balanced magnitudes, and zero components where few distinct ranks are
-wanted.
+"""Plain LoRA factors made ready for a file: balanced magnitudes, the layout a reader needs, and zero components where
+few distinct ranks are wanted.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 
+from dora_cli.errors import ExportError
 from dora_cli.methods.base import LoraFactors
 
 Factors = Mapping[str, LoraFactors]
 """Factors by the full name of their projection."""
 
 PADDINGS = ("none", "power-of-two", "common")
+LAYOUTS = ("patterns", "constant-alpha", "uniform")
+"""How ranks and scales of projections are told: each with its own, one alpha for all, or one rank for all."""
 
 
 def balance(factors: LoraFactors) -> LoraFactors:
@@ -54,7 +58,7 @@ def pad(factors: Factors, padding: str) -> dict[str, LoraFactors]:
         padding: one of `PADDINGS`.
     """
     assert padding in PADDINGS, padding
-    largest = max((one.rank for one in factors.values()), default=0)
+    largest = largest_rank(factors)
     padded = {}
     for name, one in factors.items():
         more = padded_rank(one.rank, padding, largest) - one.rank
@@ -63,6 +67,56 @@ def pad(factors: Factors, padding: str) -> dict[str, LoraFactors]:
             torch.nn.functional.pad(one.B, (0, more)),
         )
     return padded
+
+
+def largest_rank(factors: Factors) -> int:
+    """The highest rank of all; 0 if there is none."""
+    return max((one.rank for one in factors.values()), default=0)
+
+
+def lay_out(factors: Factors, layout: str) -> dict[str, LoraFactors]:
+    """`factors` as a file in `layout` holds them; the update that a reader makes of them stays what it is.
+
+    Under ``"constant-alpha"`` a reader scales a projection of rank r by ``alpha / r`` with the largest rank as alpha:
+    the inverse of that goes into the factors, its square root into either, so that they stay balanced. ``"uniform"``
+    pads all to the largest rank. ``"patterns"`` changes nothing.
+
+    Args:
+        factors: such that the update is ``B @ A``.
+        layout: one of `LAYOUTS`.
+    """
+    assert layout in LAYOUTS, layout
+    if layout == "uniform":
+        return pad(factors, "common")
+    if layout == "patterns":
+        return dict(factors)
+    alpha = largest_rank(factors)
+    found = {}
+    for name, one in factors.items():
+        root = math.sqrt(one.rank / alpha)
+        found[name] = LoraFactors((one.A.double() * root).float(), (one.B.double() * root).float())
+    return found
+
+
+def check_rank(exact: Factors, written: Factors, bound: int | None) -> None:
+    """Refuses a layout that needs a higher rank than `bound`.
+
+    Args:
+        exact: without zero components.
+        written: with them.
+        bound: None allows any rank.
+
+    Raises:
+        ExportError: a projection has a higher rank.
+    """
+    if bound is None or (largest := largest_rank(written)) <= bound:
+        return
+    name = next(name for name, one in written.items() if one.rank == largest)
+    if largest_rank(exact) <= bound:
+        fix = "leave --pad power-of-two out"
+    else:
+        fix = f"raise it to {largest}, train with ranks of at most {bound}, or export with --format merged"
+    raise ExportError(f"--max-rank {bound}: {name} has rank {largest} in this layout, more than the bound; {fix}")
 
 
 @dataclass(frozen=True)

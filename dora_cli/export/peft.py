@@ -1,7 +1,7 @@
 """Plain LoRA as PEFT reads it: ``adapter_model.safetensors`` and ``adapter_config.json``.
 
-PEFT itself is not needed to write it. Scales and gates are inside the factors, so that the scale PEFT applies is
-exactly 1.
+PEFT itself is not needed to write it. Scales and gates are inside the factors, so that the scale a reader applies is
+exactly 1, or (in the layout ``constant-alpha``) one that the factors are made for.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from dora_cli.errors import ExportError
-from dora_cli.export.factors import Factors
+from dora_cli.export.factors import Factors, largest_rank
 from dora_cli.methods.linear import is_transposed
 from dora_cli.models.blocks import base_prefix
 
@@ -78,6 +78,7 @@ def adapter_config(
     base: str | None,
     revision: str | None,
     dropout: float,
+    layout: str = "patterns",
 ) -> dict[str, Any]:
     """What ``adapter_config.json`` holds.
 
@@ -90,6 +91,7 @@ def adapter_config(
         task_type: PEFT's word for the kind of model; None for none of its own.
         base: hub id or folder of the base model; None if it is not known.
         dropout: on the adapters' input, for whoever trains on.
+        layout: one of `dora_cli.export.factors.LAYOUTS`, in which `factors` are.
 
     Raises:
         ExportError: nothing is left to adapt, PEFT refuses a projection, or it could not tell the modules apart by
@@ -106,7 +108,7 @@ def adapter_config(
     _check_names(
         modules, list(factors), [*modules_to_save, *(_CLASSIFIERS if task_type == "SEQ_CLS" else ())], modules_to_save
     )
-    highest = max(one.rank for one in factors.values())
+    highest = largest_rank(factors)
     patterns = {re.escape(name): one.rank for name, one in factors.items() if one.rank != highest}
     return {
         "peft_type": "LORA",
@@ -117,7 +119,7 @@ def adapter_config(
         "r": highest,
         "lora_alpha": highest,
         "rank_pattern": patterns,
-        "alpha_pattern": dict(patterns),
+        "alpha_pattern": {} if layout == "constant-alpha" else dict(patterns),
         "target_modules": list(factors),
         "modules_to_save": list(modules_to_save) or None,
         "fan_in_fan_out": any(is_transposed(modules[name]) for name in factors),
@@ -169,13 +171,19 @@ def adapter_tensors(
 
 
 def factors_in(
-    tensors: Mapping[str, torch.Tensor], names: Iterable[str]
+    tensors: Mapping[str, torch.Tensor], config: Mapping[str, Any]
 ) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """``A`` and ``B`` of every projection in `names` as they stand in the file, in fp32."""
-    return {
-        name: (tensors[f"{_PREFIX}{name}.lora_A.weight"].float(), tensors[f"{_PREFIX}{name}.lora_B.weight"].float())
-        for name in names
-    }
+    """``A`` and ``B`` of every projection as they stand in the file, in fp32, the scale that `config` asks for inside
+    ``B``.
+    """
+    found = {}
+    for name in config["target_modules"]:
+        pattern = re.escape(name)
+        alpha = config["alpha_pattern"].get(pattern, config["lora_alpha"])
+        scale = alpha / config["rank_pattern"].get(pattern, config["r"])
+        A, B = (tensors[f"{_PREFIX}{name}.lora_{factor}.weight"].float() for factor in "AB")
+        found[name] = A, scale * B
+    return found
 
 
 def head_in(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

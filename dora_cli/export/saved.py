@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,8 @@ from dora_cli.assembly.restore import Restored, recorded_metrics, restore
 from dora_cli.atomic import write_text
 from dora_cli.errors import ExportError
 from dora_cli.export import peft
-from dora_cli.export.card import TASK_TYPES, Card, merged_card, peft_card
-from dora_cli.export.factors import PADDINGS, Factors, Size, balance, pad
+from dora_cli.export.card import TASK_TYPES, Card, Written, merged_card, peft_card
+from dora_cli.export.factors import LAYOUTS, PADDINGS, Size, balance, check_rank, largest_rank, lay_out, pad
 from dora_cli.export.folder import check_export_folder, export_folder, sizes, write_record
 from dora_cli.export.merged import generation_of, load_merged, merge, merge_itself, save_merged
 from dora_cli.export.plain import DTYPES, check_finite, make_plain
@@ -53,6 +53,8 @@ class Export:
     Attributes:
         projections: how many the run adapts.
         live_projections: how many of them have a component left.
+        layout: how an adapter tells ranks and scales; None for a merged model.
+        largest_rank: the highest rank of a projection as it is written.
         exact: components and parameters of the adapters.
         padded: the same with zero components; equal to `exact` without padding.
         head_parameters: of the trained head.
@@ -65,6 +67,8 @@ class Export:
     dtype: str
     projections: int
     live_projections: int
+    layout: str | None
+    largest_rank: int
     exact: Size
     padded: Size
     head_parameters: int
@@ -84,7 +88,9 @@ def export_saved(
     *,
     format: str = "peft",
     dtype: str | None = None,
+    layout: str = "patterns",
     padding: str = "none",
+    max_rank: int | None = None,
     allow_unfrozen: bool = False,
     overwrite: bool = False,
     overrides: Sequence[str] = (),
@@ -97,8 +103,11 @@ def export_saved(
         output: the folder to write.
         format: ``"peft"``, plain LoRA as PEFT reads it, or ``"merged"``, a plain transformers model.
         dtype: of the exported weights; None is fp32 for an adapter and the base's own for a merged model.
-        padding: ``"none"``; ``"power-of-two"`` or ``"common"`` add zero components to an adapter until few distinct
-            ranks are left.
+        layout: of an adapter. ``"patterns"``: each projection with its rank and alpha; ``"constant-alpha"``: with its
+            rank, one alpha for all; ``"uniform"``: one rank and one alpha for all, reached by zero components.
+        padding: ``"power-of-two"`` adds zero components to an adapter until few distinct ranks are left; ``"common"``
+            is the layout ``"uniform"`` by another name; ``"none"`` adds none.
+        max_rank: the highest rank an adapter may need; None allows any.
         allow_unfrozen: whether weights from before the freeze may be exported, with all start components.
         overwrite: whether an earlier export in `output` may be replaced.
         overrides: ``key=value`` changes, as for `evaluate_saved`.
@@ -111,9 +120,7 @@ def export_saved(
     check_listed(overrides)
     _check_choice("--format", format, FORMATS)
     _check_choice("--dtype", dtype, (None, *DTYPES))
-    _check_choice("--pad", padding, PADDINGS)
-    if padding != "none" and format == "merged":
-        raise ExportError(f"--pad {padding} is for --format peft: a merged model has no ranks; leave it out")
+    layout = _layout(format, layout, padding, max_rank)
     check_export_folder(output, overwrite=overwrite)
     try:
         if (Path(checkpoint) / RECORD).is_file():
@@ -129,7 +136,7 @@ def export_saved(
             "you want them all"
         )
     if format == "peft":
-        return _peft(subject, output, dtype or "float32", padding, overwrite=overwrite)
+        return _peft(subject, output, dtype or "float32", layout, padding, max_rank, overwrite=overwrite)
     return _merged(subject, output, dtype or subject.dtype, overwrite=overwrite)
 
 
@@ -137,8 +144,8 @@ def _run_subject(restored: Restored) -> Subject:
     """The weights of a run, on its base model."""
     adapted, recipe = restored.adapted, restored.recipe
 
-    def card(format: str, factors: Factors, dtype: str, probe: str) -> str:
-        return (peft_card if format == "peft" else merged_card)(_card(restored, factors, dtype, probe))
+    def card(written: Written) -> str:
+        return (peft_card if written.format == "peft" else merged_card)(_card(restored, written))
 
     return Subject(
         model=adapted.model,
@@ -162,12 +169,35 @@ def _run_subject(restored: Restored) -> Subject:
     )
 
 
+def _layout(format: str, layout: str, padding: str, max_rank: int | None) -> str:
+    """The layout to write. Raises ExportError where options do not go together."""
+    _check_choice("--layout", layout, LAYOUTS)
+    _check_choice("--pad", padding, PADDINGS)
+    if max_rank is not None and max_rank < 1:
+        raise ExportError(f"--max-rank {max_rank}: must be at least 1, a projection that is adapted has a rank")
+    if format == "merged":
+        given = [
+            *([f"--layout {layout}"] if layout != "patterns" else []),
+            *([f"--pad {padding}"] if padding != "none" else []),
+            *([f"--max-rank {max_rank}"] if max_rank is not None else []),
+        ]
+        if given:
+            raise ExportError(f"{given[0]} is for --format peft: a merged model has no ranks; leave it out")
+    if padding == "common" and layout == "constant-alpha":
+        raise ExportError(
+            "--pad common gives all projections one rank, --layout constant-alpha keeps theirs; leave one of them out"
+        )
+    return "uniform" if padding == "common" else layout
+
+
 def _check_choice(option: str, value: str | None, choices: Sequence[str | None]) -> None:
     if value not in choices:
         raise ExportError(f"{option} {value}: choose one of {', '.join(choice for choice in choices if choice)}")
 
 
-def _peft(subject: Subject, output: Path, dtype: str, padding: str, *, overwrite: bool) -> Export:
+def _peft(
+    subject: Subject, output: Path, dtype: str, layout: str, padding: str, max_rank: int | None, *, overwrite: bool
+) -> Export:
     if not subject.projections:
         raise ExportError(
             f"method.name {subject.method.name} trains the head alone, and PEFT loads no adapter without a "
@@ -176,7 +206,8 @@ def _peft(subject: Subject, output: Path, dtype: str, padding: str, *, overwrite
     if (plain := subject.method.to_lora()) is None:
         raise peft.no_lora(subject.method.name)
     exact = {name: balance(one) for name, one in plain.items()}
-    factors, batch = pad(exact, padding), subject.batch
+    factors, batch = lay_out(pad(exact, padding), layout), subject.batch
+    check_rank(exact, factors, max_rank)
     reference = logits_of(subject.model, batch, subject.autocast())
     model = make_plain(subject.model, subject.projections)
     saved = peft.head_modules(model, subject.head)
@@ -188,6 +219,7 @@ def _peft(subject: Subject, output: Path, dtype: str, padding: str, *, overwrite
         base=subject.base,
         revision=subject.revision,
         dropout=subject.dropout,
+        layout=layout,
     )
     check_finite(model.state_dict(), "the run")
     tensors = peft.adapter_tensors(model, factors, saved, DTYPES[dtype])
@@ -196,7 +228,7 @@ def _peft(subject: Subject, output: Path, dtype: str, padding: str, *, overwrite
         rounded = peft.head_in(tensors)
         for name, parameter in subject.head.items():
             parameter.copy_(rounded[name])
-    with with_factors(model, peft.factors_in(tensors, factors)):
+    with with_factors(model, peft.factors_in(tensors, config)):
         agreement = compare(reference, logits_of(model, batch, subject.autocast()), batch)
     _check_sound(agreement, dtype, subject.dtype)
     with export_folder(output, overwrite=overwrite) as folder:
@@ -206,10 +238,7 @@ def _peft(subject: Subject, output: Path, dtype: str, padding: str, *, overwrite
             theirs = load_with_peft(model, folder)
             agreement = compare(reference, logits_of(theirs, batch, subject.autocast()), batch, by=asked)
             _check_sound(agreement, dtype, subject.dtype)
-        write_text(folder / "README.md", subject.card("peft", factors, dtype, describe(agreement, dtype)))
-        return _finish(
-            subject, folder, output, "peft", dtype, Size.of(exact), Size.of(factors), len(factors), agreement
-        )
+        return _finish(subject, folder, output, Written("peft", layout, factors, dtype), Size.of(exact), agreement)
 
 
 def _merged(subject: Subject, output: Path, dtype: str, *, overwrite: bool) -> Export:
@@ -228,26 +257,21 @@ def _merged(subject: Subject, output: Path, dtype: str, *, overwrite: bool) -> E
         written = load_merged(folder, subject.auto_class, dtype, trust_remote_code=subject.trust_remote_code)
         agreement = compare(reference, logits_of(written, batch), batch)
         _check_sound(agreement, dtype, subject.dtype)
-        write_text(folder / "README.md", subject.card("merged", factors, dtype, describe(agreement, dtype)))
-        return _finish(subject, folder, output, "merged", dtype, exact, exact, len(factors), agreement)
+        return _finish(subject, folder, output, Written("merged", None, factors, dtype), exact, agreement)
 
 
 def _finish(
-    subject: Subject,
-    folder: Path,
-    output: Path,
-    format: str,
-    dtype: str,
-    exact: Size,
-    padded: Size,
-    live: int,
-    agreement: Agreement,
+    subject: Subject, folder: Path, output: Path, written: Written, exact: Size, agreement: Agreement
 ) -> Export:
+    """Writes the card and the record."""
+    dtype, padded = written.dtype, Size.of(written.factors)
+    write_text(folder / "README.md", subject.card(replace(written, probe=describe(agreement, dtype))))
     head = sum(parameter.numel() for parameter in subject.head.values())
     record = {
         "dora": __version__,
-        "format": format,
+        "format": written.format,
         "dtype": dtype,
+        "layout": written.layout,
         "task": subject.task,
         "method": subject.method.name,
         "step": subject.state["step"],
@@ -260,8 +284,20 @@ def _finish(
         "probe": asdict(agreement),
     }
     write_record(folder, record)
-    files = sizes(folder)
-    return Export(output, format, dtype, len(subject.projections), live, exact, padded, head, files, agreement)
+    return Export(
+        output=output,
+        format=written.format,
+        dtype=dtype,
+        projections=len(subject.projections),
+        live_projections=len(written.factors),
+        layout=written.layout,
+        largest_rank=largest_rank(written.factors),
+        exact=exact,
+        padded=padded,
+        head_parameters=head,
+        files=sizes(folder),
+        agreement=agreement,
+    )
 
 
 def _check_sound(agreement: Agreement, dtype: str, base: str) -> None:
@@ -290,7 +326,7 @@ def _generation(restored: Restored) -> Any | None:
     return None if layout is None else generation_of(layout, decoding(restored.recipe))
 
 
-def _card(restored: Restored, factors: Factors, dtype: str, probe: str) -> Card:
+def _card(restored: Restored, written: Written) -> Card:
     adapted, recipe, task, state = restored.adapted, restored.recipe, restored.task, restored.weights.state
     generation = _generation(restored)
     tokenizer, config = adapted.tokenizer, adapted.model.config
@@ -311,9 +347,7 @@ def _card(restored: Restored, factors: Factors, dtype: str, probe: str) -> Card:
         weights=f"{when}epoch {state.get('epoch')}, step {state['step']:,}",
         metrics=recorded_metrics(restored),
         projections=adapted.projections,
-        ranks={p.name: factors[p.name].rank if p.name in factors else 0 for p in adapted.projections},
-        probe=probe,
-        dtype=dtype,
+        written=written,
     )
 
 

@@ -15,8 +15,7 @@ from dora_cli.assembly.adapter import AdapterSource, load_onto
 from dora_cli.assembly.origin import read_adapter_record
 from dora_cli.assembly.weights import load_weights
 from dora_cli.errors import ExportError, RecipeError
-from dora_cli.export.card import adapter_card
-from dora_cli.export.factors import Factors
+from dora_cli.export.card import Written, adapter_card
 from dora_cli.export.probe import probe_batch
 from dora_cli.files import at_home
 from dora_cli.methods import Method
@@ -50,7 +49,7 @@ class Subject:
         batch: what the export is tried on.
         autocast: of the precision in which the model computes.
         generation: how an exported generator decodes; None for what the model has.
-        card: the model card, from the format, the exported factors, their type, and the agreement in words.
+        card: the model card, from what was written.
     """
 
     model: nn.Module
@@ -70,7 +69,7 @@ class Subject:
     batch: dict[str, torch.Tensor]
     autocast: Callable[[], AbstractContextManager[Any]]
     generation: Any | None
-    card: Callable[[str, Factors, str, str], str]
+    card: Callable[[Written], str]
 
 
 def saved_subject(folder: Path, overrides: Sequence[str]) -> Subject:
@@ -110,8 +109,8 @@ def saved_subject(folder: Path, overrides: Sequence[str]) -> Subject:
     start = getattr(model.config, "decoder_start_token_id", None) if auto_class == "AutoModelForSeq2SeqLM" else None
     labels = int(model.config.num_labels) if auto_class == "AutoModelForSequenceClassification" else None  # type: ignore[union-attr, arg-type]
 
-    def card(format: str, factors: Factors, dtype: str, probe: str) -> str:
-        return adapter_card(format, place_of(name), base.architecture, labels, dtype, probe)
+    def card(written: Written) -> str:
+        return adapter_card(written, record.method, place_of(name), base.architecture, labels)
 
     return Subject(
         model=model,

@@ -180,22 +180,35 @@ class Schedule(Protocol):
 
 @dataclass(frozen=True)
 class PlainSchedule:
-    """One phase; components, where there are any, stay as many as they are."""
+    """One phase; components, where there are any, stay as many as they are.
+
+    Attributes:
+        projections: those with a component.
+        parameters: of all components.
+    """
 
     total_steps: int
     components: int = 0
+    projections: int = 0
+    parameters: int = 0
     freeze_step: int = 0
 
     PHASE: ClassVar[str] = "training"
 
     @classmethod
-    def of(cls, total_steps: int, components: int = 0) -> PlainSchedule:
-        """Raises BudgetError where there is no step."""
+    def of(cls, total_steps: int, ranks: Mapping[Site, int] | None = None) -> PlainSchedule:
+        """That of a run over sites of these ranks. Raises BudgetError where there is no step."""
         if total_steps < 1:
             raise BudgetError(
                 f"the run has {total_steps} optimiser steps; it needs at least 1: raise train.epochs or train.max_steps"
             )
-        return cls(total_steps, components)
+        ranks = ranks or {}
+        return cls(
+            total_steps,
+            components=sum(ranks.values()),
+            projections=sum(1 for rank in ranks.values() if rank),
+            parameters=sum(rank * sum(site.shape) for site, rank in ranks.items()),
+        )
 
     @property
     def start_components(self) -> int:
@@ -223,6 +236,8 @@ class PlainSchedule:
             "total_steps": self.total_steps,
             "start_components": self.components,
             "final_components": self.components,
+            "projections": self.projections,
+            "parameters": self.parameters,
             "freeze_step": self.freeze_step,
         }
 

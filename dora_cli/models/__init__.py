@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dora_cli.models.catalogue import model_catalogue
     from dora_cli.models.classifier import config_model, load_model
+    from dora_cli.models.embeddings import max_positions, vocabulary_rows
     from dora_cli.models.generator import config_generator, load_generator
     from dora_cli.models.head import head_parameters
     from dora_cli.models.loading import LoadedModel
     from dora_cli.models.projections import find_projections, left_out
     from dora_cli.models.source import ModelUnreachableError, builtin_names
     from dora_cli.models.suitability import kind_if_suitable
-    from dora_cli.models.tables import max_positions, vocabulary_rows
 
 _PLACES = {
     "LoadedModel": "loading",
@@ -27,9 +27,9 @@ _PLACES = {
     "left_out": "projections",
     "load_generator": "generator",
     "load_model": "classifier",
-    "max_positions": "tables",
+    "max_positions": "embeddings",
     "model_catalogue": "catalogue",
-    "vocabulary_rows": "tables",
+    "vocabulary_rows": "embeddings",
 }
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""What ``dora tasks`` and ``dora models`` print."""
+"""What ``dora tasks``, ``dora models`` and ``dora methods`` print."""
 
 from __future__ import annotations
 
@@ -85,6 +85,33 @@ def print_models(console: Console, catalogue: Mapping[str, Any]) -> None:
     console.print(Text("Any other model needs", style="bold"))
     for need in catalogue["needs"]:
         _hanging(console, "  -", need)
+
+
+def print_methods(console: Console, methods: Sequence[Mapping[str, Any]]) -> None:
+    """Prints a paragraph per method; `methods` as `dora_cli.recipe.methods.method_catalogue` gives them."""
+    for method in methods:
+        name = Text(method["name"], style="bold")
+        if method["title"] != method["name"]:
+            name.append(f"  {method['title']}", style="not bold")
+        console.print(name)
+        for label, value in (
+            ("what", method["summary"]),
+            ("paper", method["paper"]),
+            ("adapts", method["adapts"]),
+            ("ranks", _RANKS.get(method["ranks"], "")),
+            ("merged", _YES.get(method["mergeable"], "")),
+            ("plain LoRA", _YES.get(method["lora"], "")),
+            ("keys", ", ".join(method["keys"])),
+        ):
+            if value:
+                _hanging(console, f"  {label:<11}", value, style="dim")
+        console.print()
+    default = next(method["name"] for method in methods if method["default"])
+    _line(console, f"A recipe whose method.name is left out gets {default}. merged: fits into the base weights.")
+
+
+_RANKS = {"pruned": "pruned while training goes on", "fixed": "fixed", "none": "none"}
+_YES = {True: "yes", False: "no"}
 
 
 def _family(console: Console, family: Mapping[str, Any]) -> None:

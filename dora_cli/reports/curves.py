@@ -53,16 +53,19 @@ class RankMap:
     start_rank: int
 
     def share(self, row: int, column: int) -> float | None:
-        """The rank of a cell as a share of its start rank, for `palette.shade`; None where there is no projection."""
+        """The rank of a cell as a share of the highest start rank, for `palette.shade`; None where there is no
+        projection.
+        """
         cell = self.members[row][column]
-        return None if cell is None else cell.rank / cell.start_rank if cell.start_rank else 0.0
+        return None if cell is None else cell.share
 
 
 def cells(ranks: Record) -> list[Cell]:
     """One cell for each projection of ranks.json, or of the mean of several; only `layers` is read."""
     keys = ("name", "stack", "block", "attention", "projection", "group", "start_rank", "rank")
+    full = max((layer["start_rank"] for layer in ranks["layers"]), default=0)
     return [
-        Cell(shape=(layer["shape"][0], layer["shape"][1]), **{key: layer[key] for key in keys})
+        Cell(shape=(layer["shape"][0], layer["shape"][1]), full=full, **{key: layer[key] for key in keys})
         for layer in ranks["layers"]
     ]
 
@@ -141,6 +144,11 @@ class BudgetCurve:
     events: tuple[int, ...]
     freeze: int | None
     phases: tuple[Phase, ...]
+
+    @property
+    def constant(self) -> bool:
+        """Whether budget and live components were one number all along."""
+        return len({*self.budget, *self.live}) == 1
 
 
 def budget_curve(ranks: Record | None, metrics: Record | None = None, log: Sequence[Record] = ()) -> BudgetCurve | None:

@@ -33,7 +33,9 @@ def print_dry_run(console: Console, run: DryRunLike, recipe: str) -> None:
     _print_rows(console, "Run", run.rows)
     _print_rows(console, "Schedule", _schedule_rows(run.schedule, run.phases))
     if run.parameters is not None:
-        _print_rows(console, "Parameters", _parameter_rows(run.parameters))
+        _print_rows(
+            console, "Parameters", _parameter_rows(run.parameters, changing=bool(run.schedule.get("freeze_step")))
+        )
     if run.out_of_reach is not None:
         console.print()
         console.print(
@@ -60,7 +62,8 @@ def _schedule_rows(schedule: Mapping[str, Any], phases: Sequence[tuple[str, int,
     return rows
 
 
-def _parameter_rows(parameters: Mapping[str, int]) -> list[tuple[str, str]]:
+def _parameter_rows(parameters: Mapping[str, int], *, changing: bool) -> list[tuple[str, str]]:
+    """`changing`: whether ranks do."""
     rows = []
     if parameters["projections"]:
         rows.append(("projections", f"{parameters['projections']:,}"))

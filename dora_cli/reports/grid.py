@@ -1,6 +1,6 @@
 """The grid of ranks: projections down, blocks across, coloured by rank, at any width.
 
-A cell's background tells its rank as a share of its start rank, in sixths; the number says it without colour.
+A cell's background tells its rank as a share of the highest start rank, in sixths; the number says it without colour.
 """
 
 from __future__ import annotations
@@ -34,7 +34,10 @@ _GAP = "  "
 
 @dataclass(frozen=True)
 class Cell:
-    """One projection of the table; `rank` is a float where it is a mean over runs."""
+    """One projection of the table; `rank` is a float where it is a mean over runs.
+
+    `full` is the rank that has the strongest colour: the highest start rank of all projections.
+    """
 
     name: str
     stack: str
@@ -45,6 +48,12 @@ class Cell:
     shape: tuple[int, int]
     start_rank: int
     rank: int | float
+    full: int
+
+    @property
+    def share(self) -> float:
+        """The rank as a share of the highest start rank, for a colour."""
+        return self.rank / self.full if self.full else 0.0
 
     @property
     def parameters(self) -> float:
@@ -52,8 +61,8 @@ class Cell:
         return self.rank * sum(self.shape)
 
     def level(self, levels: int) -> int:
-        """Which of `levels` equal shares of the start rank the rank falls into, from 1; 0 for rank 0."""
-        return min(ceil(self.rank / self.start_rank * levels), levels) if self.rank else 0
+        """Which of `levels` equal shares of the highest start rank the rank falls into, from 1; 0 for rank 0."""
+        return min(ceil(self.rank / self.full * levels), levels) if self.rank else 0
 
 
 def heat(console: Console) -> tuple[str, ...]:
@@ -252,7 +261,7 @@ class Legend:
 
     def __init__(self, cells: Sequence[Cell]) -> None:
         starts = {cell.start_rank for cell in cells}
-        self.start = f"start rank {starts.pop()}" if len(starts) == 1 else "each projection's start rank"
+        self.start = f"{'' if len(starts) == 1 else 'the highest '}start rank {max(starts, default=0)}"
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         if console.color_system is None or console.no_color:

@@ -31,6 +31,8 @@ def history(curve: BudgetCurve, unit: str = "component") -> list[RenderableType]
             line += f", freeze after step {curve.freeze:,}"
         parts.append(Text(line))
     numbers = f"{curve.live[0]:,} -> {curve.live[-1]:,} {unit}s in {plural(last, 'step')}"
+    if curve.constant:
+        numbers = f"{curve.live[0]:,} {unit}s through {plural(last, 'step')}"
     if curve.live[-1] != curve.budget[-1]:
         numbers += f"; the budget is {curve.budget[-1]:,}"
     return [*parts, Text(numbers)]

@@ -145,10 +145,19 @@ def _shares(cells: Sequence[Cell]) -> Table:
     return table
 
 
+def keeps_ranks(record: Mapping[str, Any]) -> bool:
+    """Whether the ranks of ranks.json, or of the mean of several, are those of the start, as they were meant to be."""
+    start, target = sum(layer["start_rank"] for layer in record["layers"]), record["target_rank"]
+    return record["live_components"] == start and target in (None, record["start_rank"])
+
+
 def _budget(record: Mapping[str, Any], cells: Sequence[Cell]) -> str:
     live, target = record["live_components"], record["target_rank"]
     show, many = formatter(cells), f" x {plural(len(cells), 'projection')}"
     unit = plural(2, str(record["unit"])).removeprefix("2 ")
+    if keeps_ranks(record):
+        each = "" if record["start_rank"] is None else f" (rank {record['start_rank']}{many})"
+        return f"{show(live)} {unit}{each}, from the start to the end"
     lines = [f"Live: {show(live)} {unit}"]
     if target is not None:
         lines[0] += f" of a budget of {target * len(cells):,} (rank {target}{many})"

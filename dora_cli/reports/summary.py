@@ -51,6 +51,8 @@ def _rows(record: MetricsRecord, primary: str | None) -> list[tuple[str, str]]:
     rows.append(("last", f"{_metrics(record.last, primary)}{final}"))
     if budget.start_components:
         live = f"{budget.start_components:,} -> {budget.live_components:,} live"
+        if budget.start_components == budget.live_components == budget.final_components:
+            live = f"{budget.live_components:,}"
         rows.append(
             (
                 "components",

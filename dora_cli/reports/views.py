@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rich.console import Console, RenderableType
 
+from dora_cli.json_text import to_json
 from dora_cli.reports.curves import budget_curve
 from dora_cli.reports.difference import difference_table
 from dora_cli.reports.history import history
@@ -24,6 +25,7 @@ from dora_cli.reports.plots.draw import (
     no_ranks,
     no_scores,
 )
+from dora_cli.reports.rank_pattern import rank_pattern
 from dora_cli.reports.ranks import header, ranks_table
 from dora_cli.reports.runs import FoundRanks, RunCurves, find_curves, find_ranks
 from dora_cli.reports.scores import score_tables
@@ -64,6 +66,11 @@ class View:
     @property
     def json(self) -> str:
         return self.found.json
+
+    @property
+    def rank_pattern(self) -> str:
+        """The ranks for PEFT, as JSON. Raises CheckpointError, RecipeError."""
+        return to_json(rank_pattern(self.found))
 
 
 def show(view: View, console: Console) -> None:

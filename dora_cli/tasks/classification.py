@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dora_cli.data.fields import Fields, HubSource, Labels, TsvLayout
+from dora_cli.data.sources.fields import Fields, HubSource, Labels, TsvLayout
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from dora_cli.data.fields import CsvLayout, HubSource
+from dora_cli.data.sources.fields import CsvLayout, HubSource
 from dora_cli.tasks.generation import GenerationTask
 
 E2E: Final = GenerationTask(

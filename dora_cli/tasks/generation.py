@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dora_cli.data.fields import CsvLayout, Fields, HubSource
 from dora_cli.data.pairs import IGNORED
+from dora_cli.data.sources.fields import CsvLayout, Fields, HubSource
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from dora_cli.data.fields import HubSource, TsvLayout
+from dora_cli.data.sources.fields import HubSource, TsvLayout
 from dora_cli.tasks.classification import ClassificationTask
 
 _HUB: Final = "nyu-mll/glue"

@@ -165,16 +165,18 @@ def log_line(log: StepLog, seconds: float) -> dict[str, Any]:
     }
 
 
-def ranks_of(recipe: Recipe, adapted: AdaptedModel, history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def ranks_of(adapted: AdaptedModel, history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The content of ranks.json."""
     allocations = adapted.method.allocation()
     assert adapted.schedule is not None
+    start_ranks = {allocation.start_rank for allocation in allocations}
+    uniform = len(start_ranks) == 1
     return ranks_record(
         adapted.projections if allocations else [],
         allocations,
         unit="component",
-        start_rank=allocations[0].start_rank if allocations else None,
-        target_rank=getattr(recipe.method, "rank", None),
+        start_rank=start_ranks.pop() if uniform else None,
+        target_rank=adapted.schedule.final_components // len(allocations) if uniform else None,
         live_components=sum(allocation.rank for allocation in allocations),
         phases=adapted.schedule.phases,
         history=history,

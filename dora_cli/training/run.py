@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,7 @@ def train(
         output=Path(output),
         overwrite=overwrite,
         resume=resume,
-        new_method=method or (lambda: make_method(recipe)),
+        new_method=method,
         replaces=replaces,
         how_to_resume=how_to_resume or f"go on with train(..., {str(output)!r}, resume=True)",
     )
@@ -114,9 +115,13 @@ class _Call:
     output: Path
     overwrite: bool
     resume: bool
-    new_method: Callable[[], Method]
+    new_method: Callable[[], Method] | None
     replaces: Path | None
     how_to_resume: str
+
+    def make_method(self, recipe: Recipe) -> Method:
+        """A new method, where none was given that of the resolved `recipe`."""
+        return make_method(recipe) if self.new_method is None else self.new_method()
 
 
 def _train(
@@ -149,7 +154,7 @@ def _train(
     # The training
     listener.start(run_start(prepared, call.output, environment, resumed_step=loop.at.step))
     outcome = _run(loop, fresh=found is None)
-    ranks, budget = ranks_of(recipe, prepared.adapted, outcome.history), budget_of(prepared.adapted)
+    ranks, budget = ranks_of(prepared.adapted, outcome.history), budget_of(prepared.adapted)
     timing = timing_of(outcome, prepared.length, peak_memory_bytes(ground.device))
     method, metrics, finished = prepared.adapted.method.name, outcome.selection.metrics, None
 
@@ -253,7 +258,7 @@ def _prepare(
     adapted, captured = prepare_model(
         recipe,
         task,
-        call.new_method,
+        partial(call.make_method, recipe),
         ground,
         length,
         threads=recorded_threads(kept) if kept is not None else None,
@@ -330,7 +335,7 @@ def _run(loop: Loop, *, fresh: bool) -> Outcome:
 def _load_selected(call: _Call, recipe: Recipe, task: Task, ground: Ground, place: OpenRun) -> AdaptedModel:
     """The base model with the selected weights, which are not the last ones."""
     base = load_base(recipe, task)
-    adapted = adapt(recipe, task, base, call.new_method(), ground.device, total_steps=None)
+    adapted = adapt(recipe, task, base, call.make_method(recipe), ground.device, total_steps=None)
     load_weights(place.records.adapter).restore(adapted)
     return adapted
 

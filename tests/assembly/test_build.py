@@ -54,7 +54,7 @@ def test_the_dry_run_and_the_run_say_so_once(make_recipe: MakeRecipe, tmp_path: 
     impossible = make_recipe("method.start_rank=17", "train.max_steps=9")  # the model is 16 wide
     note = dict(dry_run(impossible).rows)["rank"]
     assert (
-        "start with 17 components, more than min(d_in, d_out) of 12 of 12 (least: 16 of bert.encoder.layer.0."
+        "start with 17 components, more than min(d_in, d_out) of 6 of 6 (least: 16 of bert.encoder.layer.0."
     ) in note
     listener = Notes()
     train(impossible, tmp_path / "run", listener=listener)

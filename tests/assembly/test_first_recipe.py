@@ -9,7 +9,7 @@ import pytest
 from dora_cli.assembly.first_recipe import default_file, first_recipe
 from dora_cli.errors import ModelError, RecipeError
 from dora_cli.recipe import LoraMethod, parse_recipe
-from dora_cli.recipe.examples import shipped_recipes
+from dora_cli.recipe.shipped_recipes import shipped_recipes
 from dora_cli.tasks import task_names
 
 

@@ -33,6 +33,8 @@ def path(tmp_path: Path) -> str:
         ("dora in", ["init"]),
         ("dora init glue/r", ["glue/rte"]),
         ("dora export --format ", ["peft", "merged"]),
+        ("dora export --layout ", ["patterns", "constant-alpha", "uniform"]),
+        ("dora ranks --as ", ["rank-pattern"]),
         ("dora init --ov", ["--overwrite"]),
     ],
 )

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from dora_cli.commands.export import Dtype, Format, Padding
-from dora_cli.export.factors import PADDINGS
+from dora_cli.commands.export import Dtype, Format, Layout, Padding
+from dora_cli.export.factors import LAYOUTS, PADDINGS
 from dora_cli.export.plain import DTYPES
 from dora_cli.export.saved import FORMATS
 from dora_cli.reports.units import size
@@ -26,7 +26,7 @@ def run(trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 
 
 def test_the_choices_are_those_of_the_export() -> None:
-    for choices, known in ((Format, FORMATS), (Dtype, tuple(DTYPES)), (Padding, PADDINGS)):
+    for choices, known in ((Format, FORMATS), (Dtype, tuple(DTYPES)), (Layout, LAYOUTS), (Padding, PADDINGS)):
         assert tuple(choice.value for choice in choices) == known
 
 
@@ -41,7 +41,8 @@ def test_an_adapter_for_peft(run: Path) -> None:
     lines = done.out.splitlines()
     assert lines[0] == (
         f"peft, float32: {ranks['live_components']} components in {len(live)} of {len(ranks['layers'])} projections, "
-        f"{parameters:,} parameters, and {head} parameters of the head"
+        f"{parameters:,} parameters, largest rank {max(layer['rank'] for layer in live)}, and {head} parameters of the "
+        "head"
     )
     assert lines[1].startswith("On 96 random tokens the largest difference to the run's own logits is ")
     assert lines[2].endswith("written to new/adapter; README.md there has the lines that load it")
@@ -76,8 +77,30 @@ def test_padding_says_what_it_costs(run: Path) -> None:
     more = sum(highest - layer["rank"] for layer in layers)
     cost = sum((highest - layer["rank"]) * sum(layer["shape"]) for layer in layers)
     assert cost > 0
-    assert done.out.splitlines()[1] == (
-        f"padding (common): {more} zero components more, {cost:,} parameters, {size(2 * cost)}"
+    assert done.out.splitlines()[1:3] == [
+        f"layout uniform: every one at rank {highest}, alpha {highest}",
+        f"padding: {more} zero components more, {cost:,} parameters, {size(2 * cost)}",
+    ]
+
+
+def test_layouts(run: Path, refuses: Refuse) -> None:
+    highest = max(layer["rank"] for layer in json.loads((run / "ranks.json").read_text())["layers"])
+    said = {
+        "patterns": "On 96 random tokens ",
+        "constant-alpha": f"layout constant-alpha: each at its own rank, alpha {highest} for all",
+        "uniform": f"layout uniform: every one at rank {highest}, alpha {highest}",
+    }
+    for layout, line in said.items():
+        bound = ("--max-rank", str(highest))
+        done = dora("export", "-c", run, "--format", "peft", "-o", layout, "--layout", layout, *bound)
+        assert (done.code, done.err) == (0, "")
+        lines = done.out.splitlines()
+        assert f", largest rank {highest}, " in lines[0]
+        assert lines[1].startswith(line)
+        assert json.loads((Path(layout) / "dora_export.json").read_text())["layout"] == layout
+    bound = ("--max-rank", str(highest - 1))
+    refuses(
+        "export", "-c", run, "--format", "peft", "-o", "no", *bound, says=[" ".join(bound), f"raise it to {highest}"]
     )
 
 
@@ -166,7 +189,7 @@ def test_a_checkpoint_from_before_the_freeze(run: Path, refuses: Refuse) -> None
     )
     done = dora("export", "-c", early, "--format", "peft", "-o", "out", "--allow-unfrozen")
     assert done.code == 0, done.err
-    assert done.out.startswith("peft, float32: 36 components in 12 of 12 projections")
+    assert done.out.startswith("peft, float32: 18 components in 6 of 6 projections")
 
 
 @pytest.mark.parametrize("missing", ["--format", "--output", "--checkpoint"])

@@ -24,7 +24,7 @@ def test_ranks_takes_the_newest_run_of_the_current_folder(trained: Trained) -> N
     done = process("ranks", cwd=trained.cwd)
     assert (done.code, done.err) == (0, "")
     assert done.out.splitlines()[0] == "runs/recipes-small"
-    assert "Live: 24 components of a budget of 24 (rank 2 x 12 projections)" in done.out
+    assert "Live: 12 components of a budget of 12 (rank 2 x 6 projections)" in done.out
     assert "\x1b" not in done.out
     assert done.out == forked("ranks", "runs/recipes-small", cwd=trained.cwd).out
     as_json = forked("ranks", "--json", cwd=trained.cwd).out

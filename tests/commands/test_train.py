@@ -22,14 +22,14 @@ def test_a_run_in_the_default_folder(trained: Trained) -> None:
     }  # fmt: skip
     metrics = json.loads((trained.folder / "metrics.json").read_text())
     assert metrics["epochs"][-1]["step"] == STEPS
-    assert metrics["budget"]["live_components"] == metrics["budget"]["final_components"] == 24
+    assert metrics["budget"]["live_components"] == metrics["budget"]["final_components"] == 12
 
 
 def test_results_go_to_stdout_and_progress_to_stderr(trained: Trained) -> None:
     out, err = trained.done.out, trained.done.err
     metrics = json.loads((trained.folder / "metrics.json").read_text())
     assert f"accuracy {metrics['metrics']['accuracy']:.4f} (epoch {metrics['best_epoch']}, best-after-freeze)" in out
-    assert "Live: 24 components of a budget of 24 (rank 2 x 12 projections)" in out
+    assert "Live: 12 components of a budget of 12 (rank 2 x 6 projections)" in out
     assert "  metrics  runs/recipes-small/metrics.json\n" in out
     assert "  dora eval --checkpoint runs/recipes-small\n" in out
     assert "step 5/24" not in out
@@ -38,7 +38,7 @@ def test_results_go_to_stdout_and_progress_to_stderr(trained: Trained) -> None:
         f"{n}/24" for n in (5, 10, 15, 20, 24)
     ]
     assert len([line for line in lines if line.startswith("epoch ")]) == 4
-    assert "step 11: ranks frozen, 24 components live" in lines
+    assert "step 11: ranks frozen, 12 components live" in lines
     assert "Summary" not in err
 
 
@@ -213,16 +213,16 @@ def test_a_dry_run_says_what_would_happen_and_writes_nothing(recipe: Path, tiny_
     assert rows["warm-up"] == "steps 1 to 1 (1 step)"  # floor(0.15 * 12)
     assert rows["pruning"] == "steps 2 to 5 (4 steps)"  # floor(0.35 * 12)
     assert rows["final"] == "steps 6 to 12 (7 steps)"
-    assert rows["components"] == "36 -> 24 in 12 projections"
-    assert rows["per unit of rank"] == "448"  # 2 blocks x (4 x (16 + 16) + 2 x (16 + 32))
+    assert rows["components"] == "18 -> 12 in 6 projections"
+    assert rows["per unit of rank"] == "224"  # 4 x (16 + 16) + 2 x (16 + 32)
 
 
 def test_a_dry_run_agrees_with_the_run(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(trained.cwd)
     done = dora("train", "recipes/small.yaml", "--dry-run")
     (summary,) = [line for line in trained.done.err.splitlines() if "projections, " in line]
-    assert summary == "12 projections, 36 -> 24 components, ranks frozen after step 11"
-    assert "  components  36 -> 24 in 12 projections\n" in done.out
+    assert summary == "6 projections, 18 -> 12 components, ranks frozen after step 11"
+    assert "  components  18 -> 12 in 6 projections\n" in done.out
     assert "  freeze      after step 11\n" in done.out
 
 

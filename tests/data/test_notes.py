@@ -6,8 +6,8 @@ import pytest
 
 from dora_cli.data import Examples
 from dora_cli.data.builtin import generate
-from dora_cli.data.fields import Labels
 from dora_cli.data.notes import label_notes, limit_note, text_notes
+from dora_cli.data.sources.fields import Labels
 from dora_cli.tasks import ClassificationTask, get_task, task_names
 
 

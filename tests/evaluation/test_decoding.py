@@ -4,6 +4,7 @@ nothing leaking in.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
@@ -29,19 +30,20 @@ SMALL_IDS: dict[str, Any] = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id
 MODELS: dict[str, tuple[Any, Any, int | None]] = {
     "gpt2": (
         tf.GPT2LMHeadModel,
-        tf.GPT2Config(n_embd=16, n_layer=2, n_head=4, n_positions=64, vocab_size=50, initializer_range=0.4,
+        tf.GPT2Config(n_embd=16, n_layer=1, n_head=4, n_positions=64, vocab_size=50, initializer_range=0.4,
         **SMALL_IDS),
         None,
     ),
     "llama": (
         tf.LlamaForCausalLM,
-        tf.LlamaConfig(num_key_value_heads=2, tie_word_embeddings=False, initializer_range=0.4, **SMALL_IDS, **SMALL),
+        tf.LlamaConfig(num_key_value_heads=2, tie_word_embeddings=False, initializer_range=0.4,
+        **SMALL_IDS, **SMALL | {"num_hidden_layers": 1}),
         None,
     ),
     "bart": (
         tf.BartForConditionalGeneration,
         tf.BartConfig(
-            d_model=16, encoder_layers=2, decoder_layers=2, encoder_ffn_dim=32, decoder_ffn_dim=32,
+            d_model=16, encoder_layers=1, decoder_layers=1, encoder_ffn_dim=32, decoder_ffn_dim=32,
             encoder_attention_heads=4,
             decoder_attention_heads=4, vocab_size=50, max_position_embeddings=64, init_std=0.4,
             decoder_start_token_id=EOS, **SMALL_IDS,
@@ -51,7 +53,7 @@ MODELS: dict[str, tuple[Any, Any, int | None]] = {
     "t5": (
         tf.T5ForConditionalGeneration,
         tf.T5Config(
-            d_model=16, d_kv=4, d_ff=32, num_layers=2, num_heads=4, vocab_size=50, initializer_factor=3.0,
+            d_model=16, d_kv=4, d_ff=32, num_layers=1, num_heads=4, vocab_size=50, initializer_factor=3.0,
             tie_word_embeddings=False,
             decoder_start_token_id=0, pad_token_id=0, eos_token_id=EOS,
         ),
@@ -124,7 +126,7 @@ def rows(encoded: EncodedSources) -> list[list[int]]:
 def test_greedy_is_the_literal_loop(name: str, ngram: int) -> None:
     """Which knows no cache, padding or mask: so positions and masks of the padded batches are right."""
     model, (tokenizer, encoded, layout) = make(name), setting(name)
-    settings = Decoding(beams=1, max_new_tokens=16, no_repeat_ngram=ngram, batch_size=3)
+    settings = Decoding(beams=1, max_new_tokens=12, no_repeat_ngram=ngram, batch_size=3)
     expected = [
         tokenizer.decode(greedy(model, layout, source, settings), skip_special_tokens=True) for source in rows(encoded)
     ]
@@ -151,6 +153,15 @@ def test_batches_are_decoded_as_one_by_one(name: str, beams: int) -> None:
     assert len(set(outputs[0])) > 4
 
 
+@functools.cache
+def one_and_two_tokens() -> list[tuple[torch.Tensor, dict[int, torch.Tensor]]]:
+    """Log-probabilities of the first token of each source's output, and of the second after each first."""
+    model, (_, encoded, layout) = make("gpt2", seed=2), setting("gpt2", SOURCES[:4])
+    following, others = partial(next_log_probabilities, model, layout), set(range(model.config.vocab_size)) - {EOS}
+    with torch.no_grad():
+        return [(following(source, []), {t: following(source, [t]) for t in others}) for source in rows(encoded)]
+
+
 @pytest.mark.parametrize("penalty", [-4.0, 0.0, 0.8, 4.0])
 def test_a_beam_that_holds_everything_finds_the_best_of_all_hypotheses(penalty: float) -> None:
     """Score: the sum of log p over the generated tokens, the end token too, by their number to the power of the
@@ -159,16 +170,11 @@ def test_a_beam_that_holds_everything_finds_the_best_of_all_hypotheses(penalty: 
     model, (tokenizer, encoded, layout) = make("gpt2", seed=2), setting("gpt2", SOURCES[:4])
     vocabulary = model.config.vocab_size
     expected = []
-    with torch.no_grad():
-        for source in rows(encoded):
-            first = next_log_probabilities(model, layout, source, [])
-            scores = {(EOS,): float(first[EOS])}
-            second = {t: next_log_probabilities(model, layout, source, [t]) for t in range(vocabulary) if t != EOS}
-            scores |= {
-                (a, b): float(first[a] + second[a][b]) / 2**penalty for a, b in product(second, range(vocabulary))
-            }
-            best = max(scores, key=scores.__getitem__)
-            expected.append(tokenizer.decode([t for t in best if t != EOS], skip_special_tokens=True))
+    for first, second in one_and_two_tokens():
+        pairs = {a: ((first[a] + following) / 2**penalty).tolist() for a, following in second.items()}
+        scores = {(a, b): pairs[a][b] for a, b in product(pairs, range(vocabulary))} | {(EOS,): float(first[EOS])}
+        best = max(scores, key=scores.__getitem__)
+        expected.append(tokenizer.decode([t for t in best if t != EOS], skip_special_tokens=True))
     settings = Decoding(beams=vocabulary, length_penalty=penalty, max_new_tokens=2, no_repeat_ngram=0)
     assert decode(model, tokenizer, encoded, layout, settings, accelerator=ALONE) == expected
     # a strong penalty on length takes the empty output, which is the least of what the others find

@@ -8,20 +8,26 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from markdown_it import MarkdownIt
 from torch import nn
 
 from dora_cli import load_recipe, parse_recipe
-from dora_cli.export.card import Card, merged_card, peft_card
+from dora_cli.export.card import Card, Written, merged_card, peft_card
 from dora_cli.export.saved import export_saved
-from dora_cli.methods.base import Site
+from dora_cli.methods.base import LoraFactors, Site
 from dora_cli.tasks import get_task
 from tests.export.conftest import GetRun
 
 
 def projection(block: int, name: str) -> Site:
     return Site(f"layers.{block}.{name}", nn.Linear(2, 2), (2, 2), block=block, projection=name)
+
+
+def written(ranks: dict[str, int]) -> Written:
+    factors = {name: LoraFactors(torch.zeros(rank, 2), torch.zeros(2, rank)) for name, rank in ranks.items()}
+    return Written("peft", "patterns", factors, "float32", "They agree.")
 
 
 RECIPE = parse_recipe(
@@ -41,9 +47,7 @@ CARD = Card(
     weights="epoch 3, step 120",
     metrics={"accuracy": 0.875, "f1": None},
     projections=[projection(0, "up"), projection(0, "down"), projection(1, "up")],
-    ranks={"layers.0.up": 3, "layers.0.down": 0, "layers.1.up": 12},
-    probe="They agree.",
-    dtype="float32",
+    written=written({"layers.0.up": 3, "layers.1.up": 12}),
 )
 
 
@@ -74,6 +78,30 @@ def test_ranks_stand_in_blocks_by_projections() -> None:
     assert lines[lines.index("| metric | value |") + 2 :][:2] == ["| accuracy | 0.8750 |", "| f1 | - |"]
 
 
+def test_the_method_of_the_run_is_told() -> None:
+    for method, says, tags in (
+        ("dora", "Mao et al., ACL 2024", ["dynamic-low-rank-adaptation"]),
+        ("lora", "Hu et al., ICLR 2022", ["lora"]),
+    ):
+        recipe = parse_recipe(f"task: glue/mrpc\nmodel: {{name: a/b}}\nmethod: {{name: {method}}}\n")
+        card = merged_card(replace(CARD, recipe=recipe, trained=recipe))
+        assert says in card
+        assert ("use_dora" in card) == (method == "dora")
+        assert yaml.safe_load(card.split("---\n")[1])["tags"] == [*tags, "glue/mrpc"]
+    recipe = parse_recipe("task: glue/mrpc\nmodel: {name: a/b}\nmethod: {name: head}\n")
+    card = merged_card(replace(CARD, recipe=recipe, trained=recipe, projections=[], written=written({})))
+    assert "The head alone was trained" in card
+    assert "adapters" not in card
+    assert "## Ranks" not in card
+
+
+def test_what_vllm_must_be_told_is_one_of_its_own_ranks() -> None:
+    for rank, bound in ((1, "1"), (9, "16"), (65, "128"), (512, "512"), (513, None)):
+        card = peft_card(replace(CARD, written=written({"layers.0.up": rank})))
+        assert (f"`max_lora_rank` of {bound} or more" in card) == (bound is not None)
+        assert ("max_lora_rank" in card) == (bound is not None)
+
+
 EVIL = "x\n\n# h <b>b <!-- | `c` ``` [l](http://l) www.l.com &amp; \u202e\x1b[2J"
 
 
@@ -92,10 +120,10 @@ def test_names_by_strangers_are_text_and_nothing_else(make: Callable[[Card], str
         CARD, recipe=recipe, trained=recipe, base="/models/" + EVIL.replace("/", ""), revision=EVIL,
         metrics={EVIL: 0.5, "f1": None},
         projections=[projection(0, EVIL), projection(0, "down"), projection(1, EVIL)],
-        ranks={f"layers.0.{EVIL}": 3, "layers.0.down": 0, f"layers.1.{EVIL}": 12},
+        written=written({f"layers.0.{EVIL}": 3, f"layers.1.{EVIL}": 12}),
     )  # fmt: skip
     plain = replace(evil, base="/models/mine", revision="main", recipe=RECIPE, trained=RECIPE, metrics=CARD.metrics,
-                    projections=CARD.projections, ranks=CARD.ranks)  # fmt: skip
+                    projections=CARD.projections, written=CARD.written)  # fmt: skip
     page = make(evil)
     assert page.replace("\n", "").isprintable()
     reader = MarkdownIt("commonmark", {"html": True}).enable("table")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dora_cli.export.factors import Size, balance, pad, padded_rank
+from dora_cli.export.factors import Size, balance, lay_out, pad, padded_rank
 from dora_cli.methods.base import LoraFactors
 
 
@@ -76,3 +76,15 @@ def test_padding_adds_zero_components() -> None:
 
 def test_ranks_of_padding() -> None:
     assert [padded_rank(rank, "power-of-two", 99) for rank in (1, 2, 3, 4, 5, 8, 9)] == [1, 2, 4, 4, 8, 8, 16]
+
+
+def test_constant_alpha_leaves_the_update_and_the_balance() -> None:
+    before = {name: balance(factors(rank, seed=rank)) for name, rank in (("a", 1), ("b", 3), ("c", 5))}
+    after = lay_out(before, "constant-alpha")
+    for name, one in after.items():
+        assert one.rank == before[name].rank
+        torch.testing.assert_close(5 / one.rank * product(one), product(before[name]), rtol=1e-6, atol=1e-7)
+        torch.testing.assert_close(one.A.norm(dim=1), one.B.norm(dim=0), rtol=1e-6, atol=0)
+    assert lay_out(before, "patterns") == before
+    assert [one.rank for one in lay_out(before, "uniform").values()] == [5, 5, 5]
+    assert lay_out({}, "constant-alpha") == lay_out({}, "uniform") == {}

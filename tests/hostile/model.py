@@ -7,8 +7,8 @@ from pathlib import Path
 from dora_cli.data.builtin import generate
 
 
-def make_model(folder: Path) -> Path:
-    """A BERT of two blocks, width 16, without a pooler; no dropout, so that runs can be compared to rounding."""
+def make_model(folder: Path, blocks: int = 1) -> Path:
+    """A BERT of width 16, without a pooler; no dropout, so that runs can be compared to rounding."""
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
@@ -30,8 +30,8 @@ def make_model(folder: Path) -> Path:
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained(folder)
     torch.manual_seed(0)
     config = BertConfig(
-        vocab_size=len(vocabulary), hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
-        max_position_embeddings=64, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+        vocab_size=len(vocabulary), hidden_size=16, num_hidden_layers=blocks, num_attention_heads=2,
+        intermediate_size=32, max_position_embeddings=64, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
     )  # fmt: skip
     BertForMaskedLM(config).save_pretrained(folder)
     return folder

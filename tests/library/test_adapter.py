@@ -25,6 +25,7 @@ from dora_cli.assembly.restore import restore
 from dora_cli.errors import CheckpointError, ModelError, RecipeError
 from dora_cli.methods.attached import carried
 from dora_cli.models import load_generator
+from tests.hostile.model import make_model
 
 
 def recipe_of(model: Path | str, *overrides: str) -> Any:
@@ -36,6 +37,12 @@ def recipe_of(model: Path | str, *overrides: str) -> Any:
         train: {{epochs: 2, batch_size: 16, learning_rate: 0.1, log_every: 5, device: cpu}}
     """
     return parse_recipe(text, overrides=overrides)
+
+
+@pytest.fixture(scope="module")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two blocks, so that some projections keep no component."""
+    return make_model(tmp_path_factory.mktemp("model"), blocks=2)
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="processes canno
 
 # No checkpoints but those after an epoch, and those that signals ask for.
 CHANGES = (
-    "data.max_train_samples=46", "data.max_eval_samples=16", "method.targets=['*.query', '*.value']",
+    "data.max_train_samples=46", "data.max_eval_samples=16", "method.targets=['*.self.*', '*.attention.output.dense']",
     "method.dropout=0.2", "train.batch_size=4", "train.gradient_accumulation=2", "eval.select=last",
 )  # fmt: skip
 CODES = {signal.SIGHUP: 129, signal.SIGINT: 130, signal.SIGTERM: 143}

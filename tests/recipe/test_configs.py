@@ -29,6 +29,19 @@ TABLE_8 = {
 SETTINGS = {**TABLE_8, "wnli": TABLE_8["rte"]}
 
 
+# Table 9 of the LoRA paper (Hu et al. 2021), RoBERTa-base: learning rate, batch, epochs.
+LORA_TABLE_9 = {
+    "mnli": (5e-4, 16, 30),
+    "sst2": (5e-4, 16, 60),
+    "mrpc": (4e-4, 16, 30),
+    "cola": (4e-4, 32, 80),
+    "qnli": (4e-4, 32, 25),
+    "qqp": (5e-4, 16, 25),
+    "rte": (5e-4, 32, 80),
+    "stsb": (4e-4, 16, 40),
+}
+
+
 def commands(path):
     """The command lines a recipe shows in its opening comment."""
     return [shlex.split(line[1:]) for line in path.read_text().splitlines() if re.match(r"#\s+dora ", line)]
@@ -50,7 +63,8 @@ def test_the_commands_shown_name_the_file_and_their_overrides_load(path):
 
 
 def test_glue_is_whole():
-    assert {path.stem for path in GLUE.iterdir()} == set(SETTINGS)
+    assert {path.stem for path in GLUE.glob("*.yaml")} == set(SETTINGS)
+    assert {path.stem for path in (GLUE / "lora").iterdir()} == set(LORA_TABLE_9)
 
 
 @pytest.mark.parametrize("name", SETTINGS)
@@ -90,3 +104,29 @@ def test_the_small_budget_is_one_override(name):
     assert [word for word in small if word.startswith("method.")] == ["method.rank=2"]
     method = load_recipe(GLUE / f"{name}.yaml", ["method.rank=2"]).method
     assert (method.rank, method.start_rank, method.alpha) == (2, None, 8.0)  # null: ceil(1.5 * 2) = 3
+
+
+@pytest.mark.parametrize("name", LORA_TABLE_9)
+def test_lora_on_glue_has_the_published_settings(name):
+    path = GLUE / "lora" / f"{name}.yaml"
+    recipe = load_recipe(path)
+    train, method = recipe.train, recipe.method
+    assert (recipe.task, recipe.model.name) == (f"glue/{name}", "FacebookAI/roberta-base")
+    assert (train.learning_rate, train.batch_size, train.epochs) == LORA_TABLE_9[name]
+    assert (train.weight_decay, train.lr_warmup_fraction, recipe.data.max_length) == (0.1, 0.06, 512)
+    assert (method.name, method.rank, method.alpha, method.targets) == ("lora", 8, 8.0, ("*.query", "*.value"))
+    text = path.read_text()
+    assert ("starts this task from the LoRA weights" in text) == (name in ("mrpc", "rte", "stsb"))
+    for line in text.splitlines():
+        if re.match(r"  \w", line) and line.split() != ["name:", "lora"]:
+            assert re.search(r"# (paper|code|ours|Table 9)\b", line), line
+
+
+def test_lora_on_e2e_has_the_published_settings():
+    recipe = load_recipe(CONFIGS / "e2e" / "gpt2-medium-lora.yaml")
+    train, method, decode = recipe.train, recipe.method, recipe.decode
+    assert (method.name, method.rank, method.alpha, method.dropout) == ("lora", 4, 32.0, 0.1)
+    assert (train.epochs, train.batch_size, train.learning_rate, train.weight_decay) == (5, 8, 2e-4, 0.01)
+    assert (train.adam_betas, train.adam_eps, train.lr_warmup_steps) == ((0.9, 0.999), 1e-6, 500)
+    assert (train.max_grad_norm, train.label_smoothing, train.seed) == (None, 0.1, 110)
+    assert (decode.beams, decode.length_penalty, decode.max_new_tokens, decode.no_repeat_ngram) == (10, 0.8, 64, 4)

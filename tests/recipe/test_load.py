@@ -251,6 +251,23 @@ def test_a_long_flag_is_cut():
             "method: {alpha: 786049}\ntrain: {precision: fp16}",
             "method.alpha: must be at most 65504 times the start rank of 12",
         ),
+        (
+            "method: {name: lora, alpha: 524033}\ntrain: {precision: fp16}",
+            "method.alpha: must be at most 65504 times the rank of 8",
+        ),
+        (
+            "method: {name: lora, alpha: 131009, ranks: {'*.q': 2, '*.k': 0}}\ntrain: {precision: fp16}",
+            "method.alpha: must be at most 65504 times the rank of 2",
+        ),
+        (
+            "method: {name: lora, rank: 4, alpha: 131009, scaling: rank-stabilised}\ntrain: {precision: fp16}",
+            "method.alpha: must be at most 65504 times the square root of the rank of 4",
+        ),
+        ("method: {name: lora, ranks: {q: 2}, ranks_from: run}", "method.ranks: says ranks by pattern, and"),
+        ("method: {name: lora, ranks_shuffle: 1}", "method.ranks_shuffle: exchanges ranks among projections, but all"),
+        ("method: {name: lora, ranks: {q: -1}}", "method.ranks.q: must be at least 0, got -1"),
+        ("method: {name: lora, ranks: {}}", "method.ranks: must be a mapping of one or more patterns to ranks"),
+        ("method: {name: lora, learning_rate_ratio: 0}", "method.learning_rate_ratio: must be above 0"),
         ("method: {dropout: 1}", "method.dropout: must be at least 0 and below 1, got 1"),
         ("method: {dropout: -0.1}", "method.dropout: must be at least 0 and below 1, got -0.1"),
         ("method: {targets: attention}", "method.targets: must be a list, such as [a, b], got the text 'attention'"),

@@ -179,7 +179,7 @@ def test_all_ranks_zero():
 
 @pytest.mark.parametrize(("rank", "level"), [(0, 0), (1, 1), (2, 1), (3, 2), (11, 6), (12, 6)])
 def test_colour_levels_are_sixths_of_the_start_rank(rank: int, level: int):
-    cell = Cell("x.0.a", "encoder", 0, "self", "a", "attention", (4, 4), 12, rank)
+    cell = Cell("x.0.a", "encoder", 0, "self", "a", "attention", (4, 4), 12, rank, 12)
     assert cell.level(6) == level
 
 
@@ -241,7 +241,7 @@ def test_runs_of_different_recipes_have_no_mean():
 
 def test_sections_keep_model_order_within():
     found = sections(
-        Cell(p.name, p.stack, p.block, p.attention, p.projection, p.group, shape, 3, 2) for p, shape in bart(1)[::-1]
+        Cell(p.name, p.stack, p.block, p.attention, p.projection, p.group, shape, 3, 2, 3) for p, shape in bart(1)[::-1]
     )
     assert [title for title, _ in found] == ["Encoder", "Decoder, self attention and FFN", "Decoder, cross attention"]
     assert [cell.projection for cell in found[2][1]] == [f"encoder_attn.{name}_proj" for name in ("out", "q", "v", "k")]

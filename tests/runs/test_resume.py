@@ -29,7 +29,7 @@ SAVES = (
     "save.every_steps=1",
     "data.max_train_samples=46",
     "data.max_eval_samples=16",
-    "method.targets=['*.query', '*.value']",
+    "method.targets=['*.self.*', '*.attention.output.dense']",
     "method.dropout=0.2",
     "train.batch_size=4",
     "train.gradient_accumulation=2",
@@ -126,7 +126,7 @@ def straight(runs: Runs) -> Callable[[Recipe], Path]:
     return runs.straight
 
 
-@pytest.mark.parametrize("step", [2, 3, 4, 6, 7, 9, 10, 11, 12, 13, 18, 19, STEPS])
+@pytest.mark.parametrize("step", [2, 4, 7, 9, 10, 11, 12, 13, STEPS])
 def test_cut_at_a_step(make_recipe: MakeRecipe, runs: Runs, tmp_path: Path, step: int) -> None:
     """In warm-up, while pruning, at an event, at the freeze, after compaction, at an epoch's edge; with accumulation
     and dropout.
@@ -145,8 +145,8 @@ def test_a_run_from_when_events_could_prune_nothing_goes_on(
     progress = tmp_path / "run" / "checkpoints" / "step-9" / "progress.json"
     content = read(progress)
     content["history"][:0] = [
-        {"step": 3, "phase": "warm-up", "budget": 36, "live": 36},
-        {"step": 6, "phase": "pruning", "budget": 36, "live": 36},
+        {"step": 3, "phase": "warm-up", "budget": 12, "live": 12},
+        {"step": 6, "phase": "pruning", "budget": 12, "live": 12},
     ]
     progress.write_text(json.dumps(content))
     sign(progress.parent)
@@ -157,16 +157,11 @@ def test_a_run_from_when_events_could_prune_nothing_goes_on(
 @pytest.mark.parametrize(
     "changes",
     [
-        ("method.compact=false",),
-        ("method.dem_until=end",),
-        ("method={name: head}",),
-        ("eval.select=last",),
-        ("eval.select=best",),
-        ("data.group_by_length=true",),
-        ("train.max_steps=21",),
+        ("method.compact=false", "eval.select=last"),
+        ("method.dem_until=end", "data.group_by_length=true", "save.every_steps=5"),
+        ("method={name: head}", "eval.select=best"),
+        ("train.max_steps=21", "save.keep=1"),
         ("train.precision=bf16",),
-        ("save.every_steps=5",),
-        ("save.keep=1",),
         ("task=glue/stsb",),
     ],
     ids=" ".join,
@@ -182,7 +177,7 @@ def test_cut_twice_under_other_settings(
     assert_equal_runs(runs.straight(recipe), tmp_path / "run")
 
 
-@pytest.mark.parametrize("step", [3, 9, 19])
+@pytest.mark.parametrize("step", [9, 19])
 def test_the_base_models_own_dropout_goes_on_where_it_was(
     make_recipe: MakeRecipe, runs: Runs, tiny_model: Path, tmp_path: Path, step: int
 ) -> None:

@@ -43,7 +43,7 @@ def record_of(folder: Path, *arguments: str) -> dict[str, Any]:
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # PEFT's, under newer transformers
 def test_every_method_is_timed_in_one_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    names = ["frozen", "dora", "dora-compacted", "peft-lora", "peft-adalora", "published", "full"]
+    names = ["frozen", "dora", "dora-compacted", "lora", "peft-lora", "peft-adalora", "published", "full"]
     record = record_of(tmp_path, "--device", "cpu", "--methods", ",".join(names), "--no-memory")
     methods = record["methods"]
     assert list(methods) == names
@@ -61,6 +61,7 @@ def test_every_method_is_timed_in_one_run(tmp_path: Path, capsys: pytest.Capture
     trainable = {name: methods[name]["trainable"] for name in names}
     assert trainable["frozen"] == 0
     assert trainable["dora"] == trainable["published"] == 3 * (ADAPTER_ROWS + PROJECTIONS) + HEAD
+    assert trainable["lora"] == 3 * ADAPTER_ROWS + HEAD
     assert trainable["peft-lora"] == 2 * ADAPTER_ROWS + HEAD
     assert trainable["peft-adalora"] == 3 * (ADAPTER_ROWS + PROJECTIONS) + HEAD
     assert HEAD < trainable["dora-compacted"] < trainable["dora"]
@@ -145,7 +146,7 @@ def test_each_method_is_in_the_phase_it_is_timed_in() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--methods", "frozen,lora"), "names lora; there are frozen"),
+        (("--methods", "frozen,ora"), "names ora; there are frozen"),
         (("--methods", "dora-graph"), "dora-graph, which need --device cuda"),
         (("--heads", "5"), "hidden size 32 cannot be split into 5 heads"),
         (("--length", "513"), "the model has 512 positions"),
@@ -166,7 +167,7 @@ def test_bad_arguments(arguments: tuple[str, ...], message: str, capsys: pytest.
 
 @pytest.mark.gpu
 def test_captured_methods_are_timed_beside_eager_ones(tmp_path: Path) -> None:
-    names = ["frozen", "frozen-graph", "dora", "dora-graph", "dora-compacted-graph"]
+    names = ["frozen", "frozen-graph", "dora", "dora-graph", "dora-compacted-graph", "lora", "lora-graph"]
     methods = record_of(tmp_path, "--device", "cuda", "--methods", ",".join(names), "--warmup", "6")["methods"]
     for result in methods.values():
         assert result["ms"] > 0
@@ -174,5 +175,6 @@ def test_captured_methods_are_timed_beside_eager_ones(tmp_path: Path) -> None:
         assert result["loss"] == pytest.approx(0.69, abs=0.2)
     assert methods["frozen-graph"]["ms"] < methods["frozen"]["ms"]
     assert methods["dora-graph"]["ms"] < methods["dora"]["ms"]
+    assert methods["lora-graph"]["ms"] < methods["lora"]["ms"]
     assert methods["dora-graph"]["own_ms"] < methods["dora"]["own_ms"]
     assert methods["dora"]["to_floor"] == methods["dora"]["ms"] / methods["frozen-graph"]["ms"]

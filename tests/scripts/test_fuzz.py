@@ -22,7 +22,7 @@ def test_some_inputs(scripts: Path, tmp_path: Path) -> None:
         sys.executable,
         scripts / "fuzz.py",
         "--inputs",
-        "60",
+        "30",
         "--seed",
         "3",
         "--jobs",
@@ -32,7 +32,7 @@ def test_some_inputs(scripts: Path, tmp_path: Path) -> None:
     ]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "60 inputs of seed 3" in done.stdout
+    assert "30 inputs of seed 3" in done.stdout
     assert "0 faults of 0 kinds" in done.stdout
 
 

@@ -20,8 +20,8 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def make_recipe(tiny_model: Path) -> MakeRecipe:
-    """A recipe of 24 steps through all phases: warm-up to 3, pruning to 11, 36 components at the start,
-    24 at the end.
+    """A recipe of 24 steps through all phases: warm-up to 3, pruning to 11, 18 components at the start,
+    12 at the end.
     """
 
     def make(*overrides: str) -> Recipe:

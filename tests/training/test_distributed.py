@@ -110,7 +110,7 @@ def straight(
             "train.gradient_accumulation=2",
             "method.dropout=0.2",
             "save.every_steps=1",
-            "method.targets=['*.query', '*.value']",
+            "method.targets=['*.self.*', '*.attention.output.dense']",
         )
         (folder / "recipe.yaml").write_text(dump_recipe(recipe))
         for attempt in warm.run_together(

@@ -160,7 +160,7 @@ def test_accumulated_batches_of_unequal_token_counts_equal_the_large_batch(
             f"train.gradient_accumulation={accumulation}",
             "train.learning_rate=1.0e-3",
         )
-        train(recipe_of(models[name], *changes, "train.epochs=2", *QUICK), tmp_path / f"{batch}")
+        train(recipe_of(models[name], *changes, "train.epochs=1", *QUICK), tmp_path / f"{batch}")
     weights = {batch: load_weights(tmp_path / str(batch) / "adapter").adapter for batch in (16, 4, 2)}
     for key, tensor in weights[16].items():
         for batch in (4, 2):
@@ -236,7 +236,7 @@ def test_label_smoothing_is_in_the_training_loss_alone(models: dict[str, Path], 
 
 def test_no_clipping_is_a_bound_that_is_never_met(models: dict[str, Path], tmp_path: Path) -> None:
     for name, bound in (("none", "null"), ("far", "1.0e+9"), ("near", "1.0e-3")):
-        train(recipe_of(models["gpt2"], f"train.max_grad_norm={bound}", *QUICK), tmp_path / name)
+        train(recipe_of(models["gpt2"], f"train.max_grad_norm={bound}", "train.epochs=1", *QUICK), tmp_path / name)
     weights = {name: load_weights(tmp_path / name / "adapter").adapter for name in ("none", "far", "near")}
     norms = {
         name: [line["grad_norm"] for line in read_lines(tmp_path / name / "log.jsonl") if line["type"] == "train"]
@@ -248,7 +248,7 @@ def test_no_clipping_is_a_bound_that_is_never_met(models: dict[str, Path], tmp_p
 
 
 def test_predictions_for_sources_of_ones_own(models: dict[str, Path], tmp_path: Path) -> None:
-    train(recipe_of(models["llama"]), tmp_path / "run")
+    train(recipe_of(models["llama"], "train.epochs=1"), tmp_path / "run")
     sources = ["name[Blue Rose], view[sea]", "name[The Wooden Garden], rating[4 out of 5]"]
     (tmp_path / "mrs.txt").write_text("\n".join(sources) + "\n")
     (tmp_path / "mrs.csv").write_text("MR\n" + "".join(f'"{source}"\n' for source in sources))

@@ -67,7 +67,7 @@ def test_every_precision_trains_and_is_reproduced_by_eval(
     "train.epochs=40",
                  "train.learning_rate=2e-2", "data.max_train_samples=32", "method.dropout=0.1")  # fmt: skip
     metrics = train(make_recipe(*overrides), tmp_path / "run").metrics
-    assert metrics["budget"]["live_components"] == 24
+    assert metrics["budget"]["live_components"] == 12
     assert metrics["epochs"][-1]["train_loss"] < metrics["epochs"][0]["train_loss"] - 0.1
     assert metrics["timing"]["peak_memory_bytes"] > 0
     assert evaluate(tmp_path / "run")["identical"] is True
@@ -90,7 +90,7 @@ def test_cuda_agrees_with_the_cpu(make_recipe: MakeRecipe, tmp_path: Path) -> No
     for one, two in zip(lines(tmp_path / "cpu" / "log.jsonl"), lines(tmp_path / "cuda" / "log.jsonl"), strict=True):
         if one["type"] == "train":
             assert one["loss"] == pytest.approx(two["loss"], abs=1e-3)
-    assert read(tmp_path / "cuda" / "ranks.json")["live_components"] == 24
+    assert read(tmp_path / "cuda" / "ranks.json")["live_components"] == 12
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])

@@ -155,7 +155,7 @@ def test_so_many_are_let_pass(
         make_recipe(*STEADY, f"train.device={device}", "train.skip_nonfinite=3", "train.log_every=1"), tmp_path / "run"
     )
     assert [step for step, any_change in moved.items() if not any_change] == [2, 8, 18]
-    assert result.metrics["budget"]["live_components"] == 24
+    assert result.metrics["budget"]["live_components"] == 12
     assert all(entry["train_loss"] > 0 for entry in result.metrics["epochs"])
     steps = [entry for entry in lines(tmp_path / "run" / "log.jsonl") if entry["type"] == "train"]
     assert [entry["step"] for entry in steps if entry["loss"] is None] == [2, 8, 18], "there is no mean over no step"
@@ -207,7 +207,7 @@ def test_one_more_ends_the_run_which_goes_on_from_before(
         patch.setattr(TrainingStep, "__call__", call)
         train(recipe, tmp_path / "straight")
     assert_equal_runs(tmp_path / "straight", tmp_path / "run")
-    assert read(tmp_path / "run" / "metrics.json")["budget"]["live_components"] == 24
+    assert read(tmp_path / "run" / "metrics.json")["budget"]["live_components"] == 12
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -190,16 +190,16 @@ def trouble() -> Iterator[Trouble]:
         ("log.jsonl", 0),  # with the first checkpoint: nothing is saved yet
         (".step-12.partial/progress.json", 6),
         (".step-12.partial/manifest.json", 6),
-        (".adapter.partial/head.safetensors", 12),
-        (".adapter.partial/manifest.json", 12),
-        ("ranks.json.tmp", 24),
-        ("metrics.json.tmp", 24),
+        (".adapter.partial/head.safetensors", 6),
+        (".adapter.partial/manifest.json", 6),
+        ("ranks.json.tmp", 12),
+        ("metrics.json.tmp", 12),
     ],
 )
 def test_no_room_for_a_part(
     make_recipe: MakeRecipe, straight: Straight, trouble: Trouble, tmp_path: Path, part: str, step: int
 ) -> None:
-    recipe, run = make_recipe(), tmp_path / "run"
+    recipe, run = make_recipe("train.epochs=2"), tmp_path / "run"
     if part.endswith(".tmp"):
         part = f".{part.removesuffix('.tmp')}.{os.getpid()}.tmp"
     trouble.full(part)
@@ -269,7 +269,7 @@ def test_a_first_checkpoint_that_finds_no_room(
     make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the message says to do works."""
-    recipe, run = make_recipe(), tmp_path / "run"
+    recipe, run = make_recipe("train.epochs=2"), tmp_path / "run"
     with monkeypatch.context() as patch:
         patch.setattr(
             "dora_cli.runs.folders.save_file", Mock(side_effect=OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
@@ -388,15 +388,15 @@ def test_no_memory_to_evaluate(
     make_recipe: MakeRecipe, straight: Straight, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
     """In the second evaluation of a run, which goes on with a smaller batch then; and in `dora eval`."""
-    recipe, run = make_recipe(), tmp_path / "run"
+    recipe, run = make_recipe("train.epochs=2"), tmp_path / "run"
     with monkeypatch.context() as patch:
         # before it starts, two batches each of training and evaluation are tried
         _fails(patch, error, training=False, after=4 + 2)
         with pytest.raises(OutOfMemoryError, match=r"in an evaluation with eval\.batch_size 64; lower it"):
             train(recipe, run)
     assert whole(run) == 6
-    train(make_recipe("eval.batch_size=8"), run, resume=True)
-    last = "checkpoints/step-24"
+    train(make_recipe("train.epochs=2", "eval.batch_size=8"), run, resume=True)
+    last = "checkpoints/step-12"
     assert largest_difference(run / last, straight(recipe) / last) == 0
     with monkeypatch.context() as patch:
         _fails(patch, error, training=False, after=1)
@@ -476,7 +476,7 @@ class _Takes(SilentListener):
             self._take()
 
 
-MOMENTS = ("step 2", "step 6", "step 13", "evaluation", "epoch 1", "epoch 4")
+MOMENTS = ("step 2", "step 6", "step 9", "evaluation", "epoch 1", "epoch 2")
 """Before the first logged step, at an epoch's end, between two saves, and while evaluations run and after them, the
 last one included.
 """
@@ -501,7 +501,7 @@ def test_a_run_folder_that_is_taken_away_ends_the_run_and_is_not_made_anew(
             run.mkdir()
 
     with pytest.raises(OutputError) as raised:
-        train(make_recipe(), run, listener=_Takes(moment, take))
+        train(make_recipe("train.epochs=2"), run, listener=_Takes(moment, take))
     assert str(run) in str(raised.value)
     if how in ("removed", "moved"):
         assert not run.exists()
@@ -522,7 +522,7 @@ def test_a_part_of_a_run_that_is_taken_away_is_named(make_recipe: MakeRecipe, tm
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     with pytest.raises(OutputError, match=re.escape(part)):
-        train(make_recipe("eval.select=best"), run, listener=_Takes("epoch 4", take))
+        train(make_recipe("train.epochs=2", "eval.select=best"), run, listener=_Takes("epoch 2", take))
     assert not (run / part).exists()
     assert not (run / "metrics.json").exists()
 

@@ -51,10 +51,10 @@ class Lora(Method):
         self.learning_rate_ratio = learning_rate_ratio
 
     def plan(self, total_steps: int, sites: Sequence[Site]) -> PlainSchedule:
-        components = sum(self._ranks(sites).values())
-        if not components:
+        ranks = self._ranks(sites)
+        if sites and not any(ranks.values()):
             raise BudgetError("method.ranks leaves every projection at rank 0: nothing would be adapted; raise one")
-        return PlainSchedule.of(total_steps, components)
+        return PlainSchedule.of(total_steps, {site: ranks[site.name] for site in sites})
 
     def attach(
         self,

@@ -18,7 +18,7 @@ def ranks_of(
     """The rank of every site, by full path.
 
     Args:
-        sites: what is adapted.
+        sites: what is adapted; one without a name stands for a model out of reach, and no pattern is held against it.
         rank: of those that no pattern fits.
         patterns: glob patterns to ranks; one is matched against the full path, the path within the block and every
             other dotted end of the full path, and the first that fits counts.
@@ -35,7 +35,7 @@ def ranks_of(
                 unused.pop(pattern, None)
                 found[site.name] = wanted
                 break
-    if unused and sites:
+    if unused and any(site.name for site in sites):
         names = ", ".join(site.name for site in sites[:8])
         raise ProjectionError(
             f"method.ranks: {next(iter(unused))!r} fits none of the adapted projections, or only ones that an earlier "

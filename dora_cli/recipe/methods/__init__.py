@@ -1,4 +1,5 @@
-"""The keys of every method, a module each: ``SECTION``, its section, and ``RULES``, what must hold between its keys.
+"""The keys of every method, a module each: ``SECTION``, its section, ``RULES``, what must hold between its keys, and
+``ABOUT``, what is known of it.
 
 A method's defaults stand in its section and nowhere else. An installed package brings the keys of its method as such a
 module by an entry point of the group ``dora_cli.recipes``, named like the method.
@@ -11,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Union
 
 from pydantic import Discriminator, Tag
 
+from dora_cli.recipe.about import About
+from dora_cli.recipe.descriptions import summary
 from dora_cli.recipe.fields import Section
 from dora_cli.recipe.methods import dora, head, lora
 from dora_cli.recipe.rules import Rule
@@ -36,6 +39,45 @@ METHODS: dict[str, type[Section]] = {name: module.SECTION for name, module in _M
 def rules_of(name: str) -> tuple[Rule, ...]:
     """What must hold between the keys of a method."""
     return tuple(getattr(_MODULES[name], "RULES", ()))
+
+
+def about(name: str) -> About:
+    """What is known of a method; of one whose module says nothing, its section's summary."""
+    known = getattr(_MODULES[name], "ABOUT", None)
+    if isinstance(known, About):
+        return known
+    said = summary(METHODS[name]).rstrip(".")
+    card = f"Trained with the method `{name}`{f': {said}' if said else ''}."
+    return About(name, said, "", "", ranks=None, mergeable=None, lora=None, card=card)
+
+
+def method_catalogue() -> list[dict[str, Any]]:
+    """Every method as plain data, those of installed packages included, by name.
+
+    Returns:
+        For each: ``name, title, summary, paper, adapts``, ``ranks`` (``"pruned"``, ``"fixed"`` or ``"none"``),
+            ``mergeable``, ``lora`` (whether it can be exported as plain LoRA), ``default`` (whether a recipe that names
+            none gets it) and ``keys`` (of its section, without the name). None where a method does not say.
+    """
+    default = next(iter(METHODS))
+    found = []
+    for name, section in METHODS.items():
+        known = about(name)
+        found.append(
+            {
+                "name": name,
+                "title": known.title,
+                "summary": known.summary,
+                "paper": known.paper,
+                "adapts": known.adapts,
+                "ranks": known.ranks,
+                "mergeable": known.mergeable,
+                "lora": known.lora,
+                "default": name == default,
+                "keys": [key for key in section.model_fields if key != "name"],
+            }
+        )
+    return found
 
 
 def method_name(section: Any) -> str | None:

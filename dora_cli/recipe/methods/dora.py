@@ -5,6 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 from typing import Literal
 
+from dora_cli.recipe.about import About
 from dora_cli.recipe.effects import ForRun
 from dora_cli.recipe.fields import Count, FractionBelowOne, NonNegative, Positive, Section, Targets
 from dora_cli.recipe.rules import Rule, fits_fp16
@@ -80,4 +81,30 @@ RULES = (
     Rule(("method.start_rank", "method.rank"), _start_rank),
     Rule(("method.final_fraction", "method.warmup_fraction"), _phases),
     Rule(("method.alpha", "method.rank", "method.start_rank", "train.precision", "model.dtype"), _fp16_scale),
+)
+
+
+def _scale(section: DoraMethod, start_rank: int, rank: int) -> float:
+    """By the start rank, also of what is left at the end."""
+    return section.alpha / start_rank
+
+
+ABOUT = About(
+    title="DoRA, Dynamic Low-Rank Adaptation",
+    summary="prunes single-rank components by importance until a budget is met",
+    paper="Mao et al. 2024, arXiv 2405.17357",
+    adapts="attention and FFN projections",
+    ranks="pruned",
+    mergeable=True,
+    lora=True,
+    card="""\
+Trained with **DoRA, Dynamic Low-Rank Adaptation** (Mao et al., ACL 2024,
+[arXiv 2405.17357](https://arxiv.org/abs/2405.17357)): every adapted projection starts with more single-rank components
+than the budget allows, the least important are pruned while training goes on, then the ranks are frozen and the rest is
+fine-tuned.
+
+This is *not* the weight-decomposed DoRA of Liu et al. (arXiv 2402.09353; PEFT's `use_dora`), an unrelated method of the
+same name.""",
+    tags=("dynamic-low-rank-adaptation",),
+    scale=_scale,
 )

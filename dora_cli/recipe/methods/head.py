@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from dora_cli.recipe.about import About
 from dora_cli.recipe.effects import ForRun
 from dora_cli.recipe.fields import Section
 
@@ -19,3 +20,13 @@ class HeadMethod(Section):
 
 
 SECTION = HeadMethod
+ABOUT = About(
+    title="the head alone",
+    summary="trains the head on the frozen base; the floor other methods are compared with",
+    paper="",
+    adapts="no projection; the head alone trains",
+    ranks="none",
+    mergeable=True,
+    lora=False,
+    card="The head alone was trained; the base model is as it was.",
+)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
+from dora_cli.recipe.about import About
 from dora_cli.recipe.effects import ForRun
 from dora_cli.recipe.fields import Count, FractionBelowOne, Positive, Ranks, Section, Seed, Targets, Text
 from dora_cli.recipe.rules import Rule, fits_fp16
@@ -50,13 +52,65 @@ def _something_to_shuffle(shuffle: int | None, ranks: dict[str, int] | None, ran
     return None
 
 
-def _fp16_scale(alpha: float, rank: int, precision: str, dtype: str) -> str | None:
-    return fits_fp16(alpha / rank, f"{alpha:g}", f"the rank of {rank}", "alpha / rank", precision, dtype)
+def _fp16_scale(
+    alpha: float, rank: int, ranks: dict[str, int] | None, scaling: str, precision: str, dtype: str
+) -> str | None:
+    least = min([rank, *filter(None, (ranks or {}).values())])  # its projections have the largest scale
+    if scaling == "rank-stabilised":
+        over, formula, scale = f"the square root of the rank of {least}", "alpha / sqrt(rank)", alpha / math.sqrt(least)
+    else:
+        over, formula, scale = f"the rank of {least}", "alpha / rank", alpha / least
+    return fits_fp16(scale, f"{alpha:g}", over, formula, precision, dtype)
 
 
 SECTION = LoraMethod
 RULES = (
     Rule(("method.ranks", "method.ranks_from"), _one_source),
     Rule(("method.ranks_shuffle", "method.ranks", "method.ranks_from"), _something_to_shuffle),
-    Rule(("method.alpha", "method.rank", "train.precision", "model.dtype"), _fp16_scale),
+    Rule(
+        ("method.alpha", "method.rank", "method.ranks", "method.scaling", "train.precision", "model.dtype"), _fp16_scale
+    ),
+)
+
+
+def _notes(section: LoraMethod) -> list[str]:
+    found = []
+    if section.scaling == "rank-stabilised":
+        found.append(
+            "The update is scaled by `alpha / sqrt(rank)` (rank-stabilised; Kalajdzievski 2023, "
+            "[arXiv 2312.03732](https://arxiv.org/abs/2312.03732))."
+        )
+    if section.learning_rate_ratio != 1:
+        found.append(
+            f"`B` learned at {section.learning_rate_ratio:g} times the rate of `A` (LoRA+; Hayou et al. 2024, "
+            "[arXiv 2402.12354](https://arxiv.org/abs/2402.12354))."
+        )
+    if section.ranks_from is not None:
+        found.append("The ranks are the final ones of another run.")
+    elif section.ranks is not None:
+        found.append("The ranks were chosen by pattern.")
+    if section.ranks_shuffle is not None:
+        found.append("They were exchanged at random among projections of equal shape, as a control.")
+    return found
+
+
+def _scale(section: LoraMethod, start_rank: int, rank: int) -> float:
+    return section.alpha / (math.sqrt(rank) if section.scaling == "rank-stabilised" else rank)
+
+
+ABOUT = About(
+    title="LoRA, Low-Rank Adaptation",
+    summary="two factors per projection, of a rank that stays as it is",
+    paper="Hu et al. 2021, arXiv 2106.09685",
+    adapts="attention and FFN projections",
+    ranks="fixed",
+    mergeable=True,
+    lora=True,
+    card="""\
+Trained with **LoRA, Low-Rank Adaptation** (Hu et al., ICLR 2022,
+[arXiv 2106.09685](https://arxiv.org/abs/2106.09685)): the base model is frozen, and every adapted projection learns an
+update of two factors, of a rank that stays as it is.""",
+    tags=("lora",),
+    notes=_notes,
+    scale=_scale,
 )

@@ -83,7 +83,7 @@ def _budget(group: Group) -> Markup | None:
     # runs of one recipe share their schedule
     run = (*group.finished, *sorted(group.runs, key=lambda run: -run.steps))[0]
     curve = budget_curve(run.curves.ranks, run.metrics, run.curves.log)
-    if curve is None:
+    if curve is None or (curve.constant and run.finished):  # a level line says nothing that the tables do not
         return None
     unit = str((run.curves.ranks or {}).get("unit", "component"))
     note = f"{curve.live[0]:,} to {curve.live[-1]:,} {unit}s"

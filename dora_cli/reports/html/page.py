@@ -27,6 +27,7 @@ from dora_cli.reports.html.tables import (
     runs,
     sizes_table,
 )
+from dora_cli.reports.ranks import keeps_ranks
 from dora_cli.reports.units import duration
 from dora_cli.runs.output_files import check_output_file, write_output
 from dora_cli.wording import plural
@@ -169,7 +170,8 @@ def _group(group: Group, index: int, *, of: int) -> Markup:
     found, every = results(group), ("Runs" if len(group.runs) > 1 else "Run", runs(group))
     beside = len(group.runs) == 1 and len(found) < 2 and len(group.metric_names) <= BESIDE
     parts += [_tables([*found, *([every] if beside else [])]), _pictures(group)]
-    parts += [_tables([("Where the budget went", _shares(group)), ("Size", sizes_table(group))])]
+    where = "Where the budget went" if group.ranks is None or not keeps_ranks(group.ranks) else "Where the ranks are"
+    parts += [_tables([(where, _shares(group)), ("Size", sizes_table(group))])]
     parts += [None if beside else _tables([every]), _epochs(group), _recipe(group)]
     known = environment(group)
     parts.append(_folded("Environment", tag("p", UNKNOWN) if known is None else known))
@@ -222,12 +224,11 @@ def _cards(group: Group) -> Markup:
             cards.append((f"{readable(name)}, final outputs", mean_and_sd(scores)))
         budget = records[0]["budget"]
         if budget["start_components"]:
-            cards.append(
-                (
-                    "live components",
-                    f"{budget['start_components']:,} \u2192 {mean_of(group, 'budget', 'live_components'):,.0f}",
-                )
-            )
+            start, live = budget["start_components"], mean_of(group, "budget", "live_components")
+            if start == live == budget["final_components"]:
+                cards.append(("components", f"{start:,}"))
+            else:
+                cards.append(("live components", f"{start:,} \u2192 {live:,.0f}"))
             cards.append(("adapter parameters", f"{mean_of(group, 'budget', 'adapter_parameters_final'):,.0f}"))
         cards.append(
             ("training" if len(records) == 1 else "training, mean", duration(mean_of(group, "timing", "train_seconds")))
@@ -258,7 +259,8 @@ def _shares(group: Group) -> Table | None:
     if group.ranks is None or not group.ranks["layers"]:
         return None
     made = shares(group.ranks)
-    note = tag("p", "Of the live components; parameters are the entries of their A and B.", class_="note")
+    which = "all" if keeps_ranks(group.ranks) else "the live"
+    note = tag("p", f"Of {which} components; parameters are the entries of their A and B.", class_="note")
     return Table(join([made.markup, note]), made.need)
 
 

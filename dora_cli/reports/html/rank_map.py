@@ -160,12 +160,11 @@ def _breakable(heading: str) -> Markup:
 
 
 def _cell(cell: Cell, layer: Mapping[str, Any], written: str) -> Markup:
-    share = cell.rank / cell.start_rank if cell.start_rank else 0
-    return tag("td", written, class_=f"q{level(share)}", title="\n".join(details(cell, layer)), tabindex=-1)
+    return tag("td", written, class_=f"q{level(cell.share)}", title="\n".join(details(cell, layer)), tabindex=-1)
 
 
 def level(share: float) -> int:
-    """The colour of a rank that is `share` of its start rank: 0 for rank 0, else 1 to `LEVELS`."""
+    """The colour of a rank that is `share` of the highest start rank: 0 for rank 0, else 1 to `LEVELS`."""
     return min(max(round(share * LEVELS), 1), LEVELS) if share > 0 else 0
 
 

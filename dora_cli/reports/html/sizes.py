@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 BYTES = 4
@@ -42,6 +42,8 @@ def model_size(environment: Mapping[str, Any] | None) -> Mapping[str, int | None
 def sizes(metrics: Mapping[str, Any], ranks: Mapping[str, Any], environment: Mapping[str, Any] | None) -> list[Size]:
     """From the largest to the smallest in kind: full fine-tuning, LoRA of the run's rank, the run's start, its end.
 
+    Start and end are one where nothing shrank, and LoRA is left out where the run is just that.
+
     Args:
         metrics: metrics.json.
         ranks: ranks.json, not a mean.
@@ -57,12 +59,16 @@ def sizes(metrics: Mapping[str, Any], ranks: Mapping[str, Any], environment: Map
     head = base["head_parameters"]
     if head is None:  # what trains at the start is A, B, one gate for each component, and the head
         head = budget["trainable_parameters_start"] - start - budget["start_components"]
+    first = Size("this run, at its start", start, budget["trainable_parameters_start"])
+    last = Size(
+        "this run, in the end", budget["adapter_parameters_final"], budget["trainable_parameters_final"], own=True
+    )
+    if (first.adapter, first.trained) == (last.adapter, last.trained):
+        own = [replace(last, name="this run")]
+    else:
+        own = [first, last]
     if target is not None and head >= 0:
-        found.append(Size(f"LoRA, rank {target} everywhere", target * per_rank, target * per_rank + head))
-    return [
-        *found,
-        Size("this run, at its start", start, budget["trainable_parameters_start"]),
-        Size(
-            "this run, in the end", budget["adapter_parameters_final"], budget["trainable_parameters_final"], own=True
-        ),
-    ]
+        lora = Size(f"LoRA, rank {target} everywhere", target * per_rank, target * per_rank + head)
+        if (lora.adapter, lora.trained) != (own[0].adapter, own[0].trained):  # a run of LoRA itself
+            found.append(lora)
+    return [*found, *own]

@@ -73,17 +73,12 @@ def rank_lines(
 
 def _whole(found: RankMap, titled: bool) -> Table:
     cells = tuple(
-        tuple(None if cell is None else (float(cell.rank), _share(cell.rank, cell.start_rank)) for cell in row)
-        for row in found.members
+        tuple(None if cell is None else (float(cell.rank), cell.share) for cell in row) for row in found.members
     )
     cross = any(cell is not None and cell.attention == "cross" for row in found.members for cell in row)
     path = found.title.partition(":")[2]  # where two lists of blocks number them alike
     title = "Cross-attention" if cross else found.title.partition(",")[0].partition(":")[0]
     return Table(title + path if titled else "", "block", found.headings, tuple(map(str, found.blocks)), cells)
-
-
-def _share(rank: float, start: int) -> float:
-    return rank / start if start else 0.0
 
 
 def _by_group(maps: Sequence[RankMap]) -> Table:

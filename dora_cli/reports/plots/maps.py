@@ -36,7 +36,7 @@ def rank_figure(maps: Sequence[RankMap], title: str) -> Figure:
         known = range(start + 1) if start <= MANY else sorted({round(start * part / 4) for part in range(5)})
         legend = [(palette.shade(rank / max(start, 1)), f"{rank:,}") for rank in known]
     else:
-        heading = "share of each projection's start rank"
+        heading = f"share of the highest start rank, {max(starts, default=0)}"
         legend = [(palette.shade(part / 4), f"{part / 4:.0%}") for part in range(5)]
     return _figure(
         maps,

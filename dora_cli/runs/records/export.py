@@ -22,7 +22,8 @@ class ProbeRecord(Record):
 
 class ExportRecord(Record):
     """dora_export.json. `files` maps a name to its bytes; components and parameters are of the factors as exported
-    (padded) and live. `task` is None where that is not known.
+    (padded) and live. `task` is None where that is not known, `layout` where there is none or an older export does not
+    say.
     """
 
     FILE: ClassVar[str] = "dora_export.json"
@@ -31,6 +32,7 @@ class ExportRecord(Record):
     dora: Fact
     format: Literal["peft", "merged"]
     dtype: Name
+    layout: Name | None = None
     task: Name | None
     method: Name
     step: Count

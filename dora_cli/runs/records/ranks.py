@@ -53,7 +53,8 @@ class PhaseRecord(Record):
 
 
 class RanksRecord(Record):
-    """ranks.json. `start_rank` and `target_rank` are per projection on average; None for a method without ranks.
+    """ranks.json. `start_rank` and `target_rank` are per projection; None for a method without ranks, or where each
+    projection has one of its own.
 
     Older runs have no `phases`, and events in their `history` that prune nothing.
     """

@@ -10,7 +10,7 @@ import pytest
 from huggingface_hub import HfApi
 
 from dora_cli.data import Examples, load_examples
-from dora_cli.data.fields import HubSource
+from dora_cli.data.sources.fields import HubSource
 from dora_cli.errors import DataError
 from dora_cli.tasks import get_task
 

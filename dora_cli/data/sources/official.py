@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from dora_cli.data.values import quoted
+from dora_cli.data.sources.values import quoted
 from dora_cli.errors import DataError
 
 

@@ -10,7 +10,7 @@ from dora_cli.data import Examples, group_references, load_examples
 from dora_cli.errors import DataError
 from dora_cli.tasks import get_task
 
-REAL = Path(__file__).parents[3] / "shared" / "data" / "e2e"
+REAL = Path(__file__).parents[4] / "shared" / "data" / "e2e"
 E2E = get_task("e2e")
 real = pytest.mark.skipif(not REAL.is_dir(), reason="the official files are not here")
 

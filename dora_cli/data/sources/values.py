@@ -15,7 +15,7 @@ from dora_cli.files import WHOLE, lines, open_regular
 from dora_cli.wording import plural
 
 if TYPE_CHECKING:
-    from dora_cli.data.fields import Fields, Labels
+    from dora_cli.data.sources.fields import Fields, Labels
 
 Where = Callable[[int], str]
 """Says where the value at a position came from, such as ``"train.csv, line 7"``."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dora_cli.errors import DataError
-from dora_cli.metrics.e2e.files import read_pairs
+from dora_cli.metrics.e2e.score_files import read_pairs
 
 
 @pytest.fixture(autouse=True)

@@ -65,7 +65,7 @@ def test_other_faults(text: str, says: str, tmp_path: Path) -> None:
 
 
 def test_values_of_two_kinds_name_both_places(tmp_path: Path) -> None:
-    from dora_cli.data.json_lines import json_fault
+    from dora_cli.data.sources.json_lines import json_fault
 
     path = tmp_path / "own.jsonl"
     path.write_text('{"sentence": null}\n{"sentence": "a"}\n\n{"sentence": 3}\n')

@@ -27,5 +27,5 @@ def shipped_recipes() -> dict[str, Recipe]:
         raise RecipeError(f"the recipes that come with dora are not in {_PLACES[0]}; install dora-cli again")
     return {
         path.relative_to(folder).with_suffix("").as_posix(): load_recipe(path)
-        for path in sorted(folder.glob("*/*.yaml"))
+        for path in sorted(folder.rglob("*.yaml"))
     }

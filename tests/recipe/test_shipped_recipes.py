@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from dora_cli.errors import RecipeError
-from dora_cli.recipe import examples, load_recipe
+from dora_cli.recipe import load_recipe
+from dora_cli.recipe import shipped_recipes as examples
 
 ROOT = Path(__file__).parents[2]
 
@@ -18,7 +19,7 @@ def test_they_are_those_of_configs() -> None:
         for path in (ROOT / "configs").rglob("*.y*ml")
     }
     assert examples.shipped_recipes() == {name: load_recipe(path) for name, path in files.items()}
-    assert len(files) >= 15
+    assert len(files) >= 25
 
 
 def test_the_package_holds_them() -> None:
@@ -26,7 +27,9 @@ def test_the_package_holds_them() -> None:
     inside = ROOT / "dora_cli" / "recipe" / "shipped"
     assert examples._PLACES[0] == inside
     assert inside.resolve() == ROOT / "configs"
-    assert '"dora_cli.recipe" = ["shipped/*/*.yaml"]' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert '"dora_cli.recipe" = ["shipped/*/*.yaml", "shipped/*/*/*.yaml"]' in (ROOT / "pyproject.toml").read_text(
+        encoding="utf-8"
+    )
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from dora_cli.data import load_examples
 from dora_cli.errors import DataError
 from dora_cli.tasks import get_task
 
-REAL = Path(__file__).parents[3] / "shared" / "data" / "glue"
+REAL = Path(__file__).parents[4] / "shared" / "data" / "glue"
 
 
 def write(folder: Path, name: str, *rows: str, bom: bool = False, end: str = "\n") -> Path:

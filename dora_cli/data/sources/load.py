@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from dora_cli.data.e2e_csv import read_e2e_csv
 from dora_cli.data.examples import Examples
-from dora_cli.data.fields import Fields, TsvLayout
-from dora_cli.data.files import read_files
-from dora_cli.data.glue_tsv import read_glue_tsv
-from dora_cli.data.hub import read_hub
-from dora_cli.data.values import quoted
+from dora_cli.data.sources.e2e_csv import read_e2e_csv
+from dora_cli.data.sources.fields import Fields, TsvLayout
+from dora_cli.data.sources.files import read_files
+from dora_cli.data.sources.glue_tsv import read_glue_tsv
+from dora_cli.data.sources.hub import read_hub
+from dora_cli.data.sources.values import quoted
 from dora_cli.errors import DataError
 from dora_cli.files import at_home
 

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dora_cli.data.examples import Examples
-from dora_cli.data.official import find_official
-from dora_cli.data.tables import no_examples, read_delimited
-from dora_cli.data.values import check_texts, quoted
+from dora_cli.data.sources.official import find_official
+from dora_cli.data.sources.tables import no_examples, read_delimited
+from dora_cli.data.sources.values import check_texts, quoted
 from dora_cli.errors import DataError
 
 if TYPE_CHECKING:
-    from dora_cli.data.fields import CsvLayout, Fields
+    from dora_cli.data.sources.fields import CsvLayout, Fields
 
 
 def read_e2e_csv(fields: Fields, layout: CsvLayout, folder: Path, split: str) -> Examples:

@@ -9,18 +9,26 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dora_cli.data.columns import LABEL, Columns
 from dora_cli.data.examples import Examples
-from dora_cli.data.json_lines import check_characters, is_unsafe, json_fault, row_place
-from dora_cli.data.tables import CANNOT_READ, Table, check_not_empty, no_examples, read_delimited
-from dora_cli.data.values import check_not_wide, check_texts, label_ids, not_utf8, parse_labels, quoted, unlabelled
+from dora_cli.data.sources.columns import LABEL, Columns
+from dora_cli.data.sources.json_lines import check_characters, is_unsafe, json_fault, row_place
+from dora_cli.data.sources.tables import CANNOT_READ, Table, check_not_empty, no_examples, read_delimited
+from dora_cli.data.sources.values import (
+    check_not_wide,
+    check_texts,
+    label_ids,
+    not_utf8,
+    parse_labels,
+    quoted,
+    unlabelled,
+)
 from dora_cli.errors import DataError
 from dora_cli.files import WHOLE, check_depth, check_regular, text_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from dora_cli.data.fields import Fields
+    from dora_cli.data.sources.fields import Fields
 
 _FORMATS = ("csv", "tsv", "json", "jsonl", "parquet")
 

@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dora_cli.data.examples import Examples
-from dora_cli.data.official import find_official
-from dora_cli.data.tables import CANNOT_READ, no_examples
-from dora_cli.data.values import check_not_wide, label_ids, not_utf8, parse_labels, quoted
+from dora_cli.data.sources.official import find_official
+from dora_cli.data.sources.tables import CANNOT_READ, no_examples
+from dora_cli.data.sources.values import check_not_wide, label_ids, not_utf8, parse_labels, quoted
 from dora_cli.errors import DataError
 from dora_cli.files import text_lines
 from dora_cli.wording import plural
 
 if TYPE_CHECKING:
-    from dora_cli.data.fields import Fields, TsvLayout
+    from dora_cli.data.sources.fields import Fields, TsvLayout
 
 
 def read_glue_tsv(fields: Fields, layout: TsvLayout, folder: Path, split: str) -> Examples:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dora_cli.data.separators import separator_fault
-from dora_cli.data.values import Where, check_not_wide, not_utf8, quoted
+from dora_cli.data.sources.separators import separator_fault
+from dora_cli.data.sources.values import Where, check_not_wide, not_utf8, quoted
 from dora_cli.errors import DataError
 from dora_cli.files import LINE, check_regular, text_lines
 from dora_cli.printable import shown

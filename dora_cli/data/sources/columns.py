@@ -8,12 +8,12 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from dora_cli.data.fields import Fields, Names
-from dora_cli.data.values import quoted
+from dora_cli.data.sources.fields import Fields, Names
+from dora_cli.data.sources.values import quoted
 from dora_cli.errors import DataError
 
 if TYPE_CHECKING:
-    from dora_cli.data.tables import Table
+    from dora_cli.data.sources.tables import Table
 
 LABEL: Names = ("label",)
 _NUMBERS = {"", "id", "idx", "index"}

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dora_cli.data.values import describe, label_ids, parse_labels, unlabelled
+from dora_cli.data.sources.values import describe, label_ids, parse_labels, unlabelled
 from dora_cli.errors import DataError
 from dora_cli.tasks import ClassificationTask, get_task
 

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dora_cli.data.examples import Examples
-from dora_cli.data.fields import TsvLayout
-from dora_cli.data.values import Where, check_texts, label_ids, parse_labels, quoted, unlabelled
+from dora_cli.data.sources.fields import TsvLayout
+from dora_cli.data.sources.values import Where, check_texts, label_ids, parse_labels, quoted, unlabelled
 from dora_cli.errors import DataError
 from dora_cli.hub import ask, silent
 
 if TYPE_CHECKING:
-    from dora_cli.data.fields import Fields, HubSource, Labels
+    from dora_cli.data.sources.fields import Fields, HubSource, Labels
 
 
 def read_hub(fields: Fields, split: str) -> Examples:

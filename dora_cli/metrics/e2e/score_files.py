@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dora_cli.data.values import check_not_wide, not_utf8
+from dora_cli.data.sources.values import check_not_wide, not_utf8
 from dora_cli.errors import DataError
 from dora_cli.files import WHOLE, parse_json, read_text
 from dora_cli.wording import plural

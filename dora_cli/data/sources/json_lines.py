@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from dora_cli.data.tables import CANNOT_READ
-from dora_cli.data.values import Where, kind_of, not_utf8
+from dora_cli.data.sources.tables import CANNOT_READ
+from dora_cli.data.sources.values import Where, kind_of, not_utf8
 from dora_cli.errors import DataError
 from dora_cli.files import DEPTH, LINE, WHOLE, lines, parse_json, read_bytes, read_text, text_lines
 

@@ -1,0 +1,46 @@
+"""What is known of a method without running it: for lists of methods, model cards and tools that rebuild its ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+
+def _no_notes(section: Any) -> Sequence[str]:
+    return ()
+
+
+def _no_scale(section: Any, start_rank: int, rank: int) -> float:
+    return 1.0
+
+
+@dataclass(frozen=True)
+class About:
+    """Constant facts of one method; ``ABOUT`` of its module.
+
+    Attributes:
+        title: the method's name in full.
+        summary: what it does, in one line.
+        paper: authors, year and where it stands; empty for what needs no paper.
+        adapts: which weights it changes.
+        ranks: ``"pruned"`` while training, ``"fixed"`` from the start, or ``"none"``; None where that is not said.
+        mergeable: whether its updates fit into the base weights; None where that is not said.
+        lora: whether what it trains can be exported as plain LoRA, exactly; None where that is not said.
+        card: Markdown for a model card: how the method works, with its citation.
+        tags: what the hub may find such a model by.
+        notes: from the run's section, Markdown sentences on the options that differ from the method as published.
+        scale: from the run's section, a projection's start rank and its final rank, the factor on ``B A``.
+    """
+
+    title: str
+    summary: str
+    paper: str
+    adapts: str
+    ranks: Literal["pruned", "fixed", "none"] | None
+    mergeable: bool | None
+    lora: bool | None
+    card: str
+    tags: tuple[str, ...] = ()
+    notes: Callable[[Any], Sequence[str]] = _no_notes
+    scale: Callable[[Any, int, int], float] = _no_scale
