@@ -48,7 +48,7 @@ SLOW = frozenset((
     "reports/test_progress.py",
     "assembly/test_notes.py", "models/test_projections.py", "methods/dora/test_compaction.py",
     "methods/dora/test_literal_reference.py", "methods/lora/test_oracle.py", "training/test_lora.py",
-    "methods/dora/test_planted_teacher.py", "models/test_loading.py", "models/test_tiny_generators.py",
+    "methods/dora/test_planted_teacher.py", "methods/test_new_method.py", "models/test_loading.py", "models/test_tiny_generators.py",
     "reports/html/test_browser.py", "reports/html/test_page.py", "reports/live/test_view.py",
     "reports/plots/test_plots.py", "scripts/test_bench_step.py", "scripts/test_bench_train.py",
     "scripts/test_fuzz.py", "test_demo.py", "test_hub.py", "doctor/test_hub.py", "library/test_adapter.py",

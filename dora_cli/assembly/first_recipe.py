@@ -6,13 +6,19 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from dora_cli.assembly.resolve import resolve
+from dora_cli.errors import RecipeError
 from dora_cli.recipe import Recipe, parse_recipe
 from dora_cli.recipe.annotate import annotated
+from dora_cli.recipe.hints import nearest
+from dora_cli.recipe.methods import METHODS
 from dora_cli.recipe.shipped_recipes import shipped_recipes
 from dora_cli.tasks import Task, get_task
 
 _FIRST = "e2e/gpt2-medium"
 """The recipe that stands first among a task's: the one whose results can be compared with published ones."""
+
+_TITLES = {"dora": "DoRA (Dynamic Low-Rank Adaptation)", "lora": "LoRA (Low-Rank Adaptation)", "head": "The head alone"}
 
 
 @dataclass(frozen=True)
@@ -33,24 +39,27 @@ def default_file(task: str) -> str:
     return f"{get_task(task).name.rpartition('/')[2]}.yaml"
 
 
-def first_recipe(task_name: str, model: str | None = None, *, file: str | None = None) -> FirstRecipe:
+def first_recipe(
+    task_name: str, model: str | None = None, method: str | None = None, *, file: str | None = None
+) -> FirstRecipe:
     """Drafts a recipe; asks no network.
 
     Args:
         task_name: such as ``glue/rte``.
         model: what `model.name` becomes; None takes the model of the published settings.
+        method: by what weights adapt; None takes the first of all, which most of the settings are for.
         file: the name under which the heading speaks of the recipe.
 
     Raises:
-        RecipeError: no such task.
+        RecipeError: no such task or method, or a method that has nothing to train in the task.
         ModelError: a model that is not there or cannot do the task, as far as that can be known here.
     """
     task = get_task(task_name)
     generates = task.kind == "generation"
-    recipes = {
-        name: recipe
-        for name, recipe in shipped_recipes().items()
-        if recipe.task == task.name and recipe.method.name == "dora"
+    method = _known(method)
+    recipes = {name: recipe for name, recipe in shipped_recipes().items() if recipe.task == task.name}
+    recipes = {name: recipe for name, recipe in recipes.items() if recipe.method.name == method} or {
+        name: recipe for name, recipe in recipes.items() if recipe.method.name == _known(None)
     }
     kind = None if model is None else _kind(model, generates=generates)
     name = _nearest(recipes, model, kind, generates=generates)
@@ -58,9 +67,25 @@ def first_recipe(task_name: str, model: str | None = None, *, file: str | None =
     wanted = found
     if model is not None and model != found.model.name:
         wanted = found.model_copy(update={"model": found.model.model_copy(update={"name": model, "revision": None})})
+    if method != found.method.name:
+        wanted = wanted.model_copy(update={"method": METHODS[method]()})
+        resolve(wanted)  # whether it goes with the task
     text = annotated(wanted, _heading(wanted, task, name, found, file or default_file(task_name)))
     assert parse_recipe(text) == wanted, "a written recipe reads back"
     return FirstRecipe(text, unchecked=model if model is not None and kind is None else None)
+
+
+def _known(method: str | None) -> str:
+    """The name of a method, the first where there is none. Raises RecipeError."""
+    if method is None:
+        return next(iter(METHODS))
+    if method not in METHODS:
+        hint = nearest(method, METHODS)
+        raise RecipeError(
+            f"--method {method}: there is no such method; it must be one of {', '.join(METHODS)}"
+            + (f"; did you mean {hint}?" if hint else "")
+        )
+    return method
 
 
 def _nearest(recipes: Mapping[str, Recipe], model: str | None, kind: str | None, *, generates: bool) -> str:
@@ -86,12 +111,17 @@ def _heading(recipe: Recipe, task: Task, name: str, found: Recipe, file: str) ->
     model = recipe.model.name if recipe.model.name.isprintable() else repr(recipe.model.name)
     file = shlex.quote(file)
     values = [f"Values: those of configs/{name}.yaml, whose comments say more."]
+    if recipe.method.name != found.method.name:
+        values = [
+            f"Values: those of configs/{name}.yaml; of the method its defaults, since none are published for it here.",
+            f"They were found with {found.method.name}: try other values of train.learning_rate first.",
+        ]
     if recipe.model.name != found.model.name:
         values.append(
             f"They are for {found.model.name}: for another model, try other values of train.learning_rate first."
         )
     return [
-        f"DoRA (Dynamic Low-Rank Adaptation) on {task.name} with {model}",
+        f"{_TITLES.get(recipe.method.name, recipe.method.name)} on {task.name} with {model}",
         "",
         f"    dora train {file} --dry-run        # the schedule in steps and the parameter budget; trains nothing",
         f"    dora train {file} --seeds 1,2,3    # three runs, their means and standard deviations",

@@ -21,6 +21,25 @@ def _tasks() -> list[str]:
     return list(task_names())
 
 
+def _methods() -> list[str]:
+    from dora_cli.recipe.methods import METHODS
+
+    return list(METHODS)
+
+
+Method = Annotated[
+    str | None,
+    typer.Option(
+        "--method",
+        metavar="NAME",
+        help="By what weights adapt (default: dora): with its published settings where there are some, else with "
+        "its defaults.",
+        show_default=False,
+        autocompletion=_methods,
+    ),
+]
+
+
 def init(
     task: Annotated[
         str | None,
@@ -42,6 +61,7 @@ def init(
             show_default=False,
         ),
     ] = None,
+    method: Method = None,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -61,8 +81,10 @@ def init(
     ] = False,
 ) -> None:
     """Write a recipe to start from: the published settings of a task, every key with what it is for."""
-    if schema and (task is not None or model is not None):
-        raise OptionError("--schema is about recipes of every task and model; leave TASK and --model out")
+    if schema and (task is not None or model is not None or method is not None):
+        raise OptionError(
+            "--schema is about recipes of every task, model and method; leave TASK, --model and --method out"
+        )
     from dora_cli.runs.output_files import check_output_file, is_stdout, write_output
 
     check_overwrite(output, overwrite=overwrite)
@@ -77,7 +99,7 @@ def init(
     else:
         from dora_cli.assembly.first_recipe import default_file, first_recipe
 
-        made = first_recipe(task, model, file=str(output) if output is not None else None)
+        made = first_recipe(task, model, method, file=str(output) if output is not None else None)
         text, unchecked, then = made.text, made.unchecked, str(output or default_file(task))
     if output is not None:
         write_output(output, text)

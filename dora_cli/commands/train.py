@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dora_cli.errors import RecipeError
+from dora_cli.printable import say
 
 if TYPE_CHECKING:
     from dora_cli.recipe import Recipe
@@ -89,7 +90,7 @@ def train(
             f"{'--plain prints lines' if plain else '--dry-run prints a run'}; give one of them"
         )
     check_no_stdout(output, "a run is a folder")
-    resolved = load_recipe(recipe, set_ or [])
+    resolved = load_recipe(recipe, set_ or [], note=lambda message: say(f"dora: note: {message}", err=True))
     chosen = _seeds(seeds) if seeds is not None else None
     folder = output if output is not None else default_output(recipe)
     if dry_run:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -15,8 +15,16 @@ from dora_cli.files import TooLargeError, read_bytes
 from dora_cli.recipe.document import Path, read_document
 from dora_cli.recipe.hints import nearest
 from dora_cli.recipe.methods import METHODS, method_name, rules_of
-from dora_cli.recipe.overrides import Override, apply_override, check_listed, parse_override
-from dora_cli.recipe.problems import Origins, dotted, error_path, explain, show
+from dora_cli.recipe.overrides import Override, apply_overrides, check_listed, parse_override
+from dora_cli.recipe.problems import (
+    Origins,
+    dotted,
+    error_path,
+    explain,
+    explain_foreign,
+    foreign_keys,
+    show,
+)
 from dora_cli.recipe.rules import broken_rules
 from dora_cli.recipe.schema import Recipe, section_keys
 
@@ -24,21 +32,30 @@ MAX_BYTES = 1 << 18
 """A recipe is a page of text; anything larger than this is some other file."""
 
 
-def load_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(
+    path: str | os.PathLike[str], overrides: Sequence[str] = (), *, note: Callable[[str], None] | None = None
+) -> Recipe:
     """Reads the recipe in a file.
 
     Args:
         path: a UTF-8 YAML file.
         overrides: ``key.path=value`` texts, as given to ``--set``; later ones win over earlier ones and all over the
-            file.
+            file. Another ``method.name`` replaces the whole section of the method.
+        note: told what is odd about them.
 
     Raises:
         RecipeError: with every problem of the file and the overrides, each with file (or flag), line and key.
     """
-    return parse_recipe(_read_text(path), os.fspath(path), overrides)
+    return parse_recipe(_read_text(path), os.fspath(path), overrides, note=note)
 
 
-def parse_recipe(text: str, name: str = "<recipe>", overrides: Sequence[str] = ()) -> Recipe:
+def parse_recipe(
+    text: str,
+    name: str = "<recipe>",
+    overrides: Sequence[str] = (),
+    *,
+    note: Callable[[str], None] | None = None,
+) -> Recipe:
     """Reads a recipe from YAML text; `name` stands for the file in messages. Otherwise like `load_recipe`."""
     check_listed(overrides)
     parsed = [parse_override(override) for override in overrides]
@@ -58,7 +75,8 @@ def parse_recipe(text: str, name: str = "<recipe>", overrides: Sequence[str] = (
         )
 
     origins = Origins(name, document.lines)
-    flag_problems += _apply(tree, origins, [item for item in parsed if isinstance(item, Override)])
+    wanted = [item for item in parsed if isinstance(item, Override)]
+    flag_problems += apply_overrides(tree, origins, wanted, note or (lambda message: None))
     found_problems: list[tuple[Path, str]] = []
     unsure: set[Path] = set()
     problems: list[tuple[tuple[bool, int], str]] = []
@@ -72,12 +90,16 @@ def parse_recipe(text: str, name: str = "<recipe>", overrides: Sequence[str] = (
     try:
         recipe = Recipe.model_validate(tree)
     except ValidationError as error:
-        for detail in error.errors(include_url=False):
-            if detail["type"] == "rules":
-                continue  # said below, with the line of each key
+        # Broken rules are said below, with the line of each key.
+        details = [item for item in error.errors(include_url=False) if item["type"] != "rules"]
+        unknown = [error_path(item) for item in details if item["type"] == "extra_forbidden"]
+        foreign = [path for path in foreign_keys(unknown, tree) if not origins.order(path)[0] and path not in unsure]
+        for detail in details:
             path = error_path(detail)
-            if path not in unsure:
-                found_problems.append((path, explain(detail, tree)))
+            if path in unsure or path in foreign[1:]:
+                continue
+            one_line = explain_foreign([str(other[-1]) for other in foreign], tree) if path in foreign else None
+            found_problems.append((path, one_line or explain(detail, tree)))
         unsure.update(path for path, _ in found_problems)
     chosen = method_name(tree.get("method", {}))
     rules = rules_of(chosen) if chosen in METHODS else ()
@@ -93,11 +115,6 @@ def parse_recipe(text: str, name: str = "<recipe>", overrides: Sequence[str] = (
         raise RecipeError([*dict.fromkeys(ordered), *flag_problems])
     assert recipe is not None, "a recipe without problems validates"
     return recipe
-
-
-def _apply(tree: dict[str, Any], origins: Origins, overrides: Iterable[Override]) -> list[str]:
-    problems = [apply_override(tree, origins, override) for override in overrides]
-    return [problem for problem in problems if problem is not None]
 
 
 def _raw_value(tree: dict[str, Any], key: str, unsure: set[Path]) -> Any:

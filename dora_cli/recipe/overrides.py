@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from dora_cli.errors import RecipeError
 from dora_cli.recipe.document import Path, read_document
+from dora_cli.recipe.methods import METHODS, method_name
 from dora_cli.recipe.problems import Origins, shorten, show
 
 
@@ -43,6 +44,52 @@ def parse_override(text: str) -> Override | str:
         problem = document.problems[0]
         return f"{flag}: {key}: the value {problem.message}" if document.fatal else f"{flag}: {key}: {problem.message}"
     return Override(flag, tuple(parts), document.value)
+
+
+_NAME = ("method", "name")
+
+
+def apply_overrides(
+    tree: dict[str, Any], origins: Origins, overrides: Sequence[Override], note: Callable[[str], None]
+) -> list[str]:
+    """Sets all of `overrides` in `tree` (changed in place), later ones over earlier ones; returns what is wrong.
+
+    Another ``method.name`` replaces the section, whose keys are those of the method before; wherever it stands among
+    the flags, those for other keys of the section are for the new one. `note` is told which keys that drops.
+    """
+    ordered = list(overrides)
+    wholes = [index for index, override in enumerate(ordered) if override.path == _NAME[:1]]
+    names = [index for index, override in enumerate(ordered) if override.path == _NAME]
+    start = wholes[-1] + 1 if wholes else 0
+    if names and names[-1] >= start:
+        name = ordered[names[-1]]
+        ordered = [*ordered[:start], name, *(override for override in ordered[start:] if override.path != _NAME)]
+    elif wholes:  # what came before it is of a section that is gone
+        ordered = [other for index, other in enumerate(ordered) if index not in names]
+    problems = []
+    for override in ordered:
+        if override.path == _NAME:
+            _choose_method(tree, origins, override, note)
+        problems.append(apply_override(tree, origins, override))
+    return [problem for problem in problems if problem is not None]
+
+
+def _choose_method(tree: dict[str, Any], origins: Origins, override: Override, note: Callable[[str], None]) -> None:
+    """Empties the method's section where it is one of another method."""
+    section = tree.get("method")
+    if not isinstance(section, dict) or override.value not in list(METHODS):
+        return
+    before = method_name(section)
+    if before == override.value:
+        return
+    dropped = [str(key) for key in section if key != "name"]
+    tree["method"] = {}
+    origins.set(("method",), override.flag)
+    if dropped:
+        note(
+            f"{override.flag} replaces the method's section: {override.value} takes its defaults, and what was set for "
+            f"{before} is dropped ({', '.join(dropped)})"
+        )
 
 
 def apply_override(tree: dict[str, Any], origins: Origins, override: Override) -> str | None:

@@ -134,14 +134,8 @@ def unknown_key(path: Path, tree: Mapping[str, Any]) -> str:
     typed, above = str(path[-1]), path[:-1]
     section = section_keys(str(path[0]), tree.get(str(path[0]))) if above else Recipe
     known = list(section.model_fields) if section is not None else []
-    if above == ("method",):
-        chosen = method_name(tree.get("method"))
-        for name, other in METHODS.items():
-            if typed in other.model_fields:
-                return (
-                    f"unknown key: method {chosen} has no such key ({name} has); remove it, set method.name to {name}, "
-                    f"or replace the whole section with --set 'method={{name: {chosen}}}'"
-                )
+    if foreign_keys([path], tree):
+        return explain_foreign([typed], tree)
     prefix = dotted(above) + "." if above else ""
     hint = nearest(typed, known)
     if hint is not None:
@@ -156,6 +150,33 @@ def unknown_key(path: Path, tree: Mapping[str, Any]) -> str:
         if key == hint:
             return f"unknown key; did you mean {full}?"
     return f"unknown key; the keys here are {', '.join(known)}"
+
+
+def foreign_keys(paths: Sequence[Path], tree: Mapping[str, Any]) -> list[Path]:
+    """Those unknown keys of the method's section that another method has."""
+    return [
+        path
+        for path in paths
+        if path[:-1] == ("method",) and any(path[-1] in section.model_fields for section in METHODS.values())
+    ]
+
+
+def explain_foreign(keys: Sequence[str], tree: Mapping[str, Any]) -> str:
+    """Keys of another method in the section of the one that is chosen."""
+    chosen = method_name(tree.get("method", {}))
+    having = {name: sum(key in section.model_fields for key in keys) for name, section in METHODS.items()}
+    most = max(having.values())
+    owners = [name for name, count in having.items() if count == most]
+    all_of_them = "them all" if most == len(keys) else "most of them"
+    if len(keys) == 1:
+        what, has, remove = "unknown key: method {} has no such key", "", "it"
+    else:
+        what, has, remove = f"unknown keys: method {{}} has no {', '.join(keys)}", f" {all_of_them}", "them"
+    whose = f"{' and '.join(owners)} {'has' if len(owners) == 1 else 'have'}{has}"
+    return (
+        f"{what.format(chosen)} ({whose}); remove {remove}, set method.name to {owners[0]}, or replace the whole "
+        f"section with --set 'method={{name: {chosen}}}'"
+    )
 
 
 def _no_section(path: Path, given: Any) -> str:

@@ -8,7 +8,7 @@ import pytest
 
 from dora_cli.assembly.first_recipe import default_file, first_recipe
 from dora_cli.errors import ModelError, RecipeError
-from dora_cli.recipe import parse_recipe
+from dora_cli.recipe import LoraMethod, parse_recipe
 from dora_cli.recipe.shipped_recipes import shipped_recipes
 from dora_cli.tasks import task_names
 
@@ -79,3 +79,22 @@ def test_what_is_refused() -> None:
         first_recipe("glue/rt")
     with pytest.raises(ModelError, match="generate"):
         first_recipe("e2e", "builtin:tiny-encoder")
+
+
+@pytest.mark.parametrize("task", ["glue/rte", "e2e"])
+def test_another_method_takes_its_defaults(task: str) -> None:
+    made = first_recipe(task, method="lora")
+    recipe, published = parse_recipe(made.text), parse_recipe(first_recipe(task).text)
+    if recipe.method == LoraMethod():  # nothing is published
+        assert recipe.model_copy(update={"method": published.method}) == published
+        assert "of the method its defaults, since none are published for it here." in made.text
+        assert "found with dora: try other values of train.learning_rate first." in made.text
+    assert made.text.startswith(f"# LoRA (Low-Rank Adaptation) on {task} with ")
+    assert "learning rate of B over that of A" in " ".join(made.text.replace("#", "").split())
+
+
+def test_methods_that_are_none() -> None:
+    with pytest.raises(RecipeError, match=r"--method loar: there is no such method.*dora, lora.*did you mean lora"):
+        first_recipe("glue/rte", method="loar")
+    with pytest.raises(RecipeError, match="head trains a head alone"):
+        first_recipe("e2e", method="head")

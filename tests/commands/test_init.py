@@ -45,6 +45,12 @@ def test_with_a_model(task: str, model: str) -> None:
     assert "per unit of rank" in done.out
 
 
+def test_with_a_method() -> None:
+    done = dora("init", "glue/sst2", "-m", "builtin:tiny-encoder", "--method", "lora")
+    assert done.code == 0
+    assert parse_recipe(done.out).method.name == "lora"
+
+
 def test_without_a_file_it_goes_to_stdout_and_writes_nothing(tmp_path: Path) -> None:
     done = process("init", "glue/rte", cwd=tmp_path)
     assert (done.code, done.err) == (0, "")
@@ -89,8 +95,11 @@ def test_a_model_that_nobody_knows_is_taken_with_a_note() -> None:
         (["e2e", "-m", "builtin:tiny"], ["'builtin:tiny'", "builtin:tiny-decoder"]),
         (["e2e", "-m", "./nowhere"], ["folder './nowhere'"]),
         ([], ["which task?", "dora tasks"]),
-        (["glue/rte", "--schema"], ["leave TASK and --model out"]),
-        (["--schema", "-m", "x"], ["leave TASK and --model out"]),
+        (["glue/rte", "--schema"], ["leave TASK, --model and --method out"]),
+        (["--schema", "-m", "x"], ["leave TASK, --model and --method out"]),
+        (["--schema", "--method", "lora"], ["leave TASK, --model and --method out"]),
+        (["glue/rte", "--method", "loar"], ["--method loar: ", "did you mean lora?"]),
+        (["e2e", "--method", "head"], ["method.name: head trains a head alone"]),
         (["glue/rte", "--overwrite"], ["--overwrite needs"]),
         (["glue/rte", "-o", "."], ["--output . ", "folder"]),
         (["glue/rte", "-o", "/dev/null/x.yaml"], ["--output /dev/null/x.yaml "]),

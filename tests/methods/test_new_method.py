@@ -108,7 +108,7 @@ def test_from_training_to_export(installed: Command, recipe: Path, tmp_path: Pat
     assert "momentum: 0.9" in planned  # the section's default
     installed("train", recipe, "--output", run)
     metrics, ranks = read(run / "metrics.json"), read(run / "ranks.json")
-    entries = 2 * 4 * 16  # two blocks of four attention projections, a vector of the model's width each
+    entries = 4 * 16  # a block of four attention projections, a vector of the width of the model each
     assert metrics["budget"]["adapter_parameters_final"] == entries
     assert f"adapter {entries:,}" in " ".join(planned.split())
     assert (metrics["method"], ranks["layers"], ranks["start_rank"]) == ("scale", [], None)

@@ -8,7 +8,7 @@ import pydantic
 import pytest
 
 from dora_cli.errors import RecipeError
-from dora_cli.recipe import DoraMethod, HeadMethod, Recipe, load_recipe, parse_recipe
+from dora_cli.recipe import DoraMethod, HeadMethod, LoraMethod, Recipe, load_recipe, parse_recipe
 from dora_cli.recipe import load as load_module
 
 BASE = "task: glue/rte\nmodel: {name: some/model}\n"
@@ -289,10 +289,13 @@ def test_a_long_flag_is_cut():
         ("method: {dem_until: forever}", "method.dem_until: must be one of freeze, end"),
         ("method: {compact: yes}", "method.compact: must be true or false, got the text 'yes'; write true"),
         ("method: {compact: 1}", "method.compact: must be true or false, got 1"),
-        ("method: {name: lara}", "must be one of dora, lora, head, got the text 'lara'; did you mean lora?"),
+        (
+            "method: {name: loar}",
+            "method.name: must be one of dora, lora, head, got the text 'loar'; did you mean lora?",
+        ),
         ("method: {name: null}", "method.name: must be one of dora, lora, head, got null"),
         ("method: {name: [dora]}", "method.name: must be one of dora, lora, head, got the list"),
-        ("method: {name: head, rank: 2}", "method.rank: unknown key: method head has no such key (dora has)"),
+        ("method: {name: head, rank: 2}", "method.rank: unknown key: method head has no such key (dora and lora have)"),
         ("method: {name: head, x: 2}", "method.x: unknown key; the keys here are name"),
         ("method: {rnak: 2}", "method.rnak: unknown key; did you mean method.rank?"),
         ("method: {r: 2}", "method.r: unknown key"),
@@ -556,3 +559,57 @@ def test_a_lone_override_is_no_list_of_its_characters() -> None:
     assert caught.value.problems == (
         "overrides: must be a list of key=value texts, got the text 'train.seed=2'; write ['train.seed=2']",
     )
+
+
+# -- another method ----------------------------------------------------------------------------------------------------
+
+DORA_KEYS = "method: {name: dora, rank: 4, dem_weight: 0.1, prune_interval: 3}\n"
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["method.name=lora", "method.rank=3", "method.alpha=2"],
+        ["method.rank=3", "method.alpha=2", "method.name=lora"],
+        ["method.rank=3", "method.name=head", "method.name=lora", "method.alpha=2"],
+        ["method={name: lora, rank: 3}", "method.alpha=2"],
+        ["method.dem_weight=3", "method={name: head}", "method.rank=3", "method.name=lora", "method.alpha=2"],
+    ],
+)
+def test_another_method_by_a_flag_takes_its_own_defaults(flags: list[str]) -> None:
+    assert parse_recipe(BASE + DORA_KEYS, overrides=flags).method == LoraMethod(rank=3, alpha=2.0)
+
+
+def test_what_another_method_drops_is_said_once() -> None:
+    notes: list[str] = []
+    parse_recipe(BASE + DORA_KEYS, overrides=["method.rank=2", "method.name=lora"], note=notes.append)
+    assert notes == [
+        (
+            "--set method.name=lora replaces the method's section: lora takes its defaults, and what was set for dora "
+            "is dropped (rank, dem_weight, prune_interval)"
+        )
+    ]
+    for flag, text in (("dora", DORA_KEYS), ("lora", ""), ("lora", "method: {name: dora}\n")):
+        parse_recipe(BASE + text, overrides=[f"method.name={flag}"], note=notes.append)
+    assert len(notes) == 1
+
+
+def test_a_whole_section_after_a_name_wins() -> None:
+    flags = ["method.name=lora", "method={rank: 2}"]
+    assert parse_recipe(BASE + DORA_KEYS, overrides=flags).method == DoraMethod(rank=2)
+
+
+def test_keys_of_another_method_are_one_problem() -> None:
+    text = BASE + "method:\n  name: lora\n  dem_weight: 0.1\n  rank: 0\n  prune_interval: 3\n"
+    with pytest.raises(RecipeError) as caught:
+        parse_recipe(text, "r.yaml", overrides=["method.curve=adalora"])
+    first, second, third = str(caught.value).splitlines()[-3:]
+    assert "unknown keys: method lora has no dem_weight, prune_interval (dora has them all); remove them" in first
+    assert "method.rank: must be at least 1" in second
+    assert "--set method.curve=adalora: method.curve: unknown key: method lora has no such key (dora has)" in third
+
+
+def test_a_broken_rule_of_a_method_names_its_line() -> None:
+    text = BASE + "method:\n  name: lora\n  ranks_shuffle: 3\n"
+    with pytest.raises(RecipeError, match=r":\d+: method\.ranks_shuffle: exchanges ranks among projections"):
+        parse_recipe(text, "r.yaml")
