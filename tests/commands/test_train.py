@@ -239,7 +239,7 @@ def test_fixed_ranks_are_said_alike_by_a_dry_run_and_the_run(recipe: Path) -> No
     done = dora("train", recipe, *change, "--dry-run")
     assert (done.code, done.err) == (0, "")
     assert f"  components  {components}\n" in done.out
-    assert f"  adapter           {parameters}\n" in done.out
+    assert f"  adapter           {parameters:,}\n" in done.out
     done = dora("train", recipe, *change, "-o", "fixed")
     assert done.code == 0, done.err
     assert f"12 projections, {components} components\n" in done.err
