@@ -52,7 +52,7 @@ LayoutOption = Annotated[
     typer.Option(
         "--layout",
         help="peft: how ranks and scales are told. patterns: each projection with its own (PEFT, vLLM). "
-        "constant-alpha: own ranks, one alpha (llama.cpp, TensorRT-LLM). uniform: one rank for all (SGLang and any other).",
+        "constant-alpha: own ranks, one alpha (llama.cpp, TensorRT-LLM). uniform: one rank for all (SGLang, others).",
         show_default=True,
     ),
 ]
