@@ -47,6 +47,27 @@ class Padding(str, Enum):
     common = "common"
 
 
+LayoutOption = Annotated[
+    Layout,
+    typer.Option(
+        "--layout",
+        help="peft: how ranks and scales are told. patterns: each projection with its own (PEFT, vLLM). "
+        "constant-alpha: own ranks, one alpha (llama.cpp, TensorRT-LLM). uniform: one rank for all (SGLang, others).",
+        show_default=True,
+    ),
+]
+
+
+PadOption = Annotated[
+    Padding,
+    typer.Option(
+        "--pad",
+        help="peft: add zero components for servers that want few distinct ranks. common is --layout uniform.",
+        show_default=True,
+    ),
+]
+
+
 def export(
     checkpoint: Annotated[
         Path,
@@ -75,24 +96,8 @@ def export(
             show_default=False,
         ),
     ] = None,
-    layout: Annotated[
-        Layout,
-        typer.Option(
-            "--layout",
-            help="peft: how ranks and scales are told. patterns: each projection with its own (PEFT, vLLM). "
-            "constant-alpha: own ranks, one alpha (llama.cpp, TensorRT-LLM). uniform: one rank for all (SGLang and any "
-            "other).",
-            show_default=True,
-        ),
-    ] = Layout.patterns,
-    pad: Annotated[
-        Padding,
-        typer.Option(
-            "--pad",
-            help="peft: add zero components for servers that want few distinct ranks. common is --layout uniform.",
-            show_default=True,
-        ),
-    ] = Padding.none,
+    layout: LayoutOption = Layout.patterns,
+    pad: PadOption = Padding.none,
     max_rank: Annotated[
         int | None,
         typer.Option(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -31,6 +32,17 @@ class What(str, Enum):
 
 class As(str, Enum):
     rank_pattern = "rank-pattern"
+
+
+AsOption = Annotated[
+    As | None,
+    typer.Option(
+        "--as",
+        metavar="FORM",
+        help="Print the ranks for another tool. rank-pattern: arguments of PEFT's LoraConfig (r, lora_alpha, "
+        "rank_pattern, alpha_pattern, target_modules) as JSON, with the run's ranks and scale.",
+    ),
+]
 
 
 def ranks(
@@ -76,28 +88,16 @@ def ranks(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print ranks.json as it is (of several seeds: the mean ranks as JSON).")
     ] = False,
-    as_: Annotated[
-        As | None,
-        typer.Option(
-            "--as",
-            metavar="FORM",
-            help="Print the ranks for another tool. rank-pattern: arguments of PEFT's LoraConfig (r, lora_alpha, "
-            "rank_pattern, alpha_pattern, target_modules) as JSON, with the run's ranks and scale.",
-        ),
-    ] = None,
+    as_: AsOption = None,
 ) -> None:
     """Show how the budget was distributed: the rank of every projection, projections down, blocks across."""
     from dora_cli.reports.console import make_console
     from dora_cli.reports.runs import newest_run
     from dora_cli.reports.views import View, draw, show
 
-    views = {"--by": by, "--scores": scores, "--history": history, "--compare": compare, "--json": as_json, "--as": as_}
-    given = [name for name, value in views.items() if value]
-    if len(given) > 1 and given != ["--by", "--compare"]:
-        raise OptionError(
-            f"{' and '.join(given)} do not go together: each shows something else. Give one of them; only --by also "
-            "goes with --compare."
-        )
+    _check_one(
+        {"--by": by, "--scores": scores, "--history": history, "--compare": compare, "--json": as_json, "--as": as_}
+    )
     check_overwrite(plot, overwrite=overwrite, option="--plot")
     if what is not None and plot is None:
         raise OptionError(f"--what {what.value} says what --plot draws, but there is no --plot. Add --plot FILE.svg")
@@ -123,3 +123,13 @@ def ranks(
         show(view, make_console())
     if plot is not None:
         say(f"{'difference' if compare else picture}: {plot}", err=True)
+
+
+def _check_one(views: Mapping[str, object]) -> None:
+    """Refuses options that each show something else. Raises OptionError."""
+    given = [name for name, value in views.items() if value]
+    if len(given) > 1 and given != ["--by", "--compare"]:
+        raise OptionError(
+            f"{' and '.join(given)} do not go together: each shows something else. Give one of them; only --by also "
+            "goes with --compare."
+        )

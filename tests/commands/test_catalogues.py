@@ -1,4 +1,4 @@
-"""`dora tasks`, `dora models` and `dora doctor`."""
+"""`dora tasks`, `dora models`, `dora methods` and `dora doctor`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from dora_cli.models import model_catalogue
+from dora_cli.recipe.methods import method_catalogue
 from dora_cli.tasks import task_catalogue
 from tests.commands.conftest import ROOT, dora, forked, process
 
@@ -22,6 +23,13 @@ def test_models() -> None:
     assert (done.code, done.err) == (0, "")
     assert all(model["name"] in done.out for model in model_catalogue()["builtin"])
     assert json.loads(dora("models", "--json").out) == json.loads(json.dumps(model_catalogue()))
+
+
+def test_methods() -> None:
+    done = dora("methods")
+    assert (done.code, done.err) == (0, "")
+    assert all(method["title"] in done.out for method in method_catalogue())
+    assert json.loads(dora("methods", "--json").out) == {"methods": method_catalogue()}
 
 
 def test_doctor(tmp_path: Path) -> None:

@@ -257,3 +257,16 @@ def test_a_picture_replaces_a_file_only_if_asked(tmp_path: Path):
         CliRunner().invoke(app, [str(folder), "--plot", "-"], catch_exceptions=False)
     with pytest.raises(OptionError, match="--overwrite needs"):
         CliRunner().invoke(app, [str(folder), "--overwrite"], catch_exceptions=False)
+
+
+def test_ranks_for_another_tool(tmp_path: Path):
+    folder = make_run(tmp_path / "run")
+    RunRecords(folder).recipe.write_text("task: glue/mrpc\nmodel: {name: FacebookAI/roberta-base}\n")
+    found = json.loads(run(str(folder), "--as", "rank-pattern"))
+    assert list(found) == ["r", "lora_alpha", "rank_pattern", "alpha_pattern", "target_modules"]
+    live = {layer["name"]: layer["rank"] for layer in ranks(bert(2), seed=1)["layers"] if layer["rank"]}
+    assert found["r"] == max(live.values())
+    assert found["target_modules"] == list(live)
+    assert found["rank_pattern"] == {re.escape(name): rank for name, rank in live.items() if rank != found["r"]}
+    with pytest.raises(OptionError, match="--json and --as do not go together"):
+        CliRunner().invoke(app, [str(folder), "--json", "--as", "rank-pattern"], catch_exceptions=False)

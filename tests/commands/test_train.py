@@ -226,6 +226,31 @@ def test_a_dry_run_agrees_with_the_run(trained: Trained, monkeypatch: pytest.Mon
     assert "  freeze      after step 11\n" in done.out
 
 
+def test_fixed_ranks_are_said_alike_by_a_dry_run_and_the_run(recipe: Path) -> None:
+    """LoRA with ranks by pattern: 2 blocks of rank 3 for 3 projections of 16 x 16, 1 for one, 2 for FFN of 16 x 32."""
+    ranks = {"*.query": 3, "*.key": 3, "*.value": 3, "*.attention.output.dense": 1}
+    change = (
+        "--set",
+        f"method={json.dumps({'name': 'lora', 'rank': 2, 'ranks': ranks})}",
+        "--set",
+        "train.max_steps=4",
+    )
+    components, parameters = 2 * (3 * 3 + 1 + 2 * 2), 2 * ((3 * 3 + 1) * 32 + 2 * 2 * 48)
+    done = dora("train", recipe, *change, "--dry-run")
+    assert (done.code, done.err) == (0, "")
+    assert f"  components  {components}\n" in done.out
+    assert f"  adapter           {parameters:,}\n" in done.out
+    done = dora("train", recipe, *change, "-o", "fixed")
+    assert done.code == 0, done.err
+    assert f"12 projections, {components} components\n" in done.err
+    assert f"\n{components} components, from the start to the end\n" in done.out
+    record = json.loads(Path("fixed/ranks.json").read_text())
+    assert (record["start_rank"], record["target_rank"], record["live_components"]) == (None, None, components)
+    assert json.loads(Path("fixed/metrics.json").read_text())["budget"]["adapter_parameters_final"] == parameters
+    done = dora("ranks", "fixed", "--history")
+    assert f"\n{components} components through 4 steps\n" in done.out
+
+
 def test_paths_are_taken_from_the_current_folder(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,4 +1,4 @@
-"""The lists of tasks and models, at the widths of terminals."""
+"""The lists of tasks, models and methods, at the widths of terminals."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import pytest
 from rich.console import Console
 
 from dora_cli.models import model_catalogue
-from dora_cli.reports.catalogue import print_models, print_tasks
+from dora_cli.recipe.methods import method_catalogue
+from dora_cli.reports.catalogue import print_methods, print_models, print_tasks
 from dora_cli.tasks import task_catalogue
 
 
@@ -57,3 +58,21 @@ def test_families_at_80_columns() -> None:
     ]
     assert "Decoders, for glue/* and e2e, whose projections are tested" in lines
     assert "  builtin:tiny-encoder  encoder (roberta)          372,048  1.4 MiB" in lines
+
+
+@pytest.mark.parametrize("width", [40, 80, 120])
+def test_methods(width: int) -> None:
+    lines = [line.rstrip() for line in shown(print_methods, method_catalogue(), width).splitlines()]
+    assert max(map(len, lines[:-1])) <= width
+    assert lines[-1].startswith("A recipe whose method.name is left out gets dora.")
+    start = lines.index("lora  LoRA, Low-Rank Adaptation")
+    assert "  paper       Hu et al. 2021, arXiv 2106.09685" in lines[start:] or width < 80
+    assert "  ranks       pruned while training goes on" in lines[:start] or width < 80
+    assert lines[start:].count("  plain LoRA  no") == 1, "the head alone"
+
+
+def test_what_a_method_does_not_say_is_left_out() -> None:
+    silent = {**method_catalogue()[0], "title": "dora", "paper": "", "adapts": "", "ranks": None, "mergeable": None,
+              "lora": None}  # fmt: skip
+    lines = [line.split()[0] for line in shown(print_methods, [silent], 200).splitlines() if line]
+    assert lines == ["dora", "what", "keys", "A"]

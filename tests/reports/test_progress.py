@@ -168,6 +168,16 @@ def test_a_method_without_ranks():
     assert "Ranks" not in out.getvalue()
 
 
+def test_a_method_whose_ranks_stay():
+    console, progress, results, _ = consoles()
+    listener = make_listener(console, results=results)
+    listener.start(run_start(method="lora", schedule={"start_components": 144, "final_components": 144}))
+    listener.logged(step_log(20, 144, phase="training", regulariser=None))
+    listener.close()
+    assert "36 projections, 144 components\n" in progress.getvalue()
+    assert "step 20/100 epoch 1/4 training loss 0.6912 grad_norm" in progress.getvalue()
+
+
 def test_brief_ends_with_one_line():
     console, progress, results, out = consoles()
     drive(make_listener(console, results=results, brief=True))

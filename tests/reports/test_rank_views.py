@@ -271,7 +271,7 @@ def test_the_budget_is_drawn_where_it_is_not_what_lives():
 
 def test_a_curve_of_one_point_is_drawn():
     curve = BudgetCurve((5,), (7,), (7,), (), None, (("warm-up", 1, 5),))
-    assert "7 -> 7 components in 5 steps" in text(history(curve))
+    assert "7 components through 5 steps" in text(history(curve))
 
 
 # --scores -------------------------------------------------------------------------------------------------------------

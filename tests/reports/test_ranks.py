@@ -9,7 +9,7 @@ from rich.console import Console
 
 from dora_cli.errors import CheckpointError
 from dora_cli.reports.grid import Cell, RankGrid, sections
-from dora_cli.reports.ranks import checked_cells, grid_lines, mean_ranks, ranks_table, render
+from dora_cli.reports.ranks import checked_cells, grid_lines, keeps_ranks, mean_ranks, ranks_table, render
 from dora_cli.runs.records.ranks import ranks_record
 from tests.reports.examples import (
     BART_ENCODER,
@@ -78,6 +78,32 @@ def test_a_run_stopped_before_the_freeze_says_so():
     assert "Live: 28 components of a budget of 24 (rank 2 x 12 projections)\n" in text
     assert "stopped before its ranks were frozen" in text
     assert "stopped" not in shown(known({}))
+
+
+def test_ranks_that_stay_as_they_are():
+    record = ranks(bert(2), rank=4, start_rank=4)
+    text = shown(record)
+    assert "\n48 components (rank 4 x 12 projections), from the start to the end\n" in text
+    assert "budget" not in text
+    layers = [
+        {**layer, "rank": index % 4, "start_rank": index % 4, "scores": None}
+        for index, layer in enumerate(record["layers"])
+    ]
+    mixed = {**record, "layers": layers, "start_rank": None, "target_rank": None, "live_components": 18}
+    assert "\n18 components, from the start to the end\n" in shown(mixed)
+    assert keeps_ranks(mixed)
+    assert not keeps_ranks(known({}))
+    assert not keeps_ranks(known({0: 4, 1: 4})), "a run that was stopped before its freeze"
+
+
+def test_a_colour_is_a_share_of_the_highest_start_rank():
+    """Where each projection has a rank of its own from the start, the highest is the darkest."""
+    record = ranks(bert(1), rank=4, start_rank=4)
+    layers = [{**layer, "rank": rank, "start_rank": rank, "scores": None}
+              for layer, rank in zip(record["layers"], (0, 1, 2, 3, 4, 4), strict=True)]  # fmt: skip
+    cells = checked_cells({**record, "layers": layers, "start_rank": None, "target_rank": None, "live_components": 14})
+    assert [cell.share for cell in cells] == [0, 0.25, 0.5, 0.75, 1, 1]
+    assert [cell.level(4) for cell in cells] == [0, 1, 2, 3, 4, 4]
 
 
 @pytest.mark.parametrize("width", [80, 120])

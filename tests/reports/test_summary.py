@@ -41,6 +41,13 @@ def test_the_summary_says_what_was_reached_and_where_it_is(tmp_path: Path):
     assert f"ranks {tmp_path / 'ranks.json'}" not in text
 
 
+def test_components_that_stay_are_one_number():
+    budget = {**metrics()["budget"], "start_components": 72, "final_components": 72, "live_components": 72}
+    out, file = console()
+    print_run(out, metrics(budget=budget, method="lora"), Path("x"))
+    assert "components 72 adapter" in " ".join(file.getvalue().split())
+
+
 def test_head_only_training_has_no_components():
     budget = {
         **metrics()["budget"],

@@ -204,7 +204,9 @@ def _legend(found: RankMap) -> Markup:
     for step in range(0, LEVELS + 1, 2):
         label = {0: "0", LEVELS: str(found.start_rank)}.get(step, "")
         steps.append(tag("span", label, class_=f"q{step}"))
-    return tag("p", "rank ", tag("span", *steps, class_="ramp"), " start rank", class_="note")
+    starts = {cell.start_rank for row in found.members for cell in row if cell is not None}
+    end = " start rank" if len(starts) == 1 else " highest start rank"
+    return tag("p", "rank ", tag("span", *steps, class_="ramp"), end, class_="note")
 
 
 def shares(record: Mapping[str, Any]) -> Table:

@@ -84,10 +84,11 @@ class LiveView:
                 when = "as the run went on"
             if self.state.next_event is None and self.state.step:
                 when = "frozen"
-            start = max(one.start_rank for one in self._maps)
+            start = f"start rank {max(one.start_rank for one in self._maps)}"
+            said = "fixed" if self._fixed else f"{when}, {start}"
             lines.append(
                 cut(
-                    [Segment("ranks".ljust(LABEL + 1), DIM), Segment(f"{when}, start rank {start}", PLAIN)],
+                    [Segment("ranks".ljust(LABEL + 1), DIM), Segment(said, PLAIN)],
                     width,
                     glyphs,
                 )
@@ -198,12 +199,20 @@ class LiveView:
         text = f"{phase}, {which} event in {plural(event - state.step, 'step')}"
         return _Row(2, "phase", text, f"freeze in {last - state.step:,}")
 
+    @property
+    def _fixed(self) -> bool:
+        """Whether as many components live at the end as at the start."""
+        schedule = self.state.run.schedule
+        return bool(schedule.get("start_components")) and (schedule["start_components"] == schedule["final_components"])
+
     def _live_row(self) -> _Row | None:
         state = self.state
         start, final = state.run.schedule.get("start_components"), state.run.schedule.get("final_components")
         if not start or state.live is None:
             return None
         live = state.live
+        if self._fixed:
+            return _Row(3, "live", plural(live, "component"), "")
         return _Row(
             3,
             "live",

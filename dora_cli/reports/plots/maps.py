@@ -30,14 +30,10 @@ def rank_figure(maps: Sequence[RankMap], title: str) -> Figure:
     fractional = any(isinstance(value, float) for found in maps for row in found.cells for value in row)
     show: Show = (lambda value: f"{value:.1f}") if fractional else (lambda value: f"{value:,.0f}")
     starts = {cell.start_rank for found in maps for row in found.members for cell in row if cell is not None}
-    if len(starts) == 1:
-        start = starts.pop()
-        heading = f"rank, of start rank {start}"
-        known = range(start + 1) if start <= MANY else sorted({round(start * part / 4) for part in range(5)})
-        legend = [(palette.shade(rank / max(start, 1)), f"{rank:,}") for rank in known]
-    else:
-        heading = f"share of the highest start rank, {max(starts, default=0)}"
-        legend = [(palette.shade(part / 4), f"{part / 4:.0%}") for part in range(5)]
+    start = max(starts, default=0)
+    heading = f"rank, of {'start rank' if len(starts) == 1 else 'the highest start rank'} {start}"
+    known = range(start + 1) if start <= MANY else sorted({round(start * part / 4) for part in range(5)})
+    legend = [(palette.shade(rank / max(start, 1)), f"{rank:,}") for rank in known]
     return _figure(
         maps,
         title,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import shutil
 from collections import Counter
@@ -14,7 +15,7 @@ import pytest
 from rich.console import Console
 from rich.style import Style
 
-from dora_cli.atomic import write_json
+from dora_cli.atomic import write_json, write_jsonl
 from dora_cli.errors import CheckpointError
 from dora_cli.reports.curves import rank_maps
 from dora_cli.reports.html.groups import find_groups
@@ -217,6 +218,41 @@ def test_a_method_without_adapters(tmp_path: Path) -> None:
     reader = read(run.folder)
     assert "No projection is adapted, so there is no rank map." in reader.texts
     assert reader.row("this run")[1] == f"{HEAD:,}"
+
+
+def test_a_method_whose_ranks_stay(tmp_path: Path) -> None:
+    run = RunRecords(write_run(tmp_path / "run"))
+    metrics, ranks = run.read_metrics(), run.read_ranks()
+    ends = [index % 4 for index in range(len(ranks["layers"]))]
+    layers = [
+        {**layer, "rank": end, "start_rank": end, "scores": None}
+        for layer, end in zip(ranks["layers"], ends, strict=True)
+    ]
+    size = sum(layer["rank"] * sum(layer["shape"]) for layer in layers)
+    metrics["method"] = "lora"
+    metrics["budget"] = {
+        "start_components": sum(ends),
+        "final_components": sum(ends),
+        "live_components": sum(ends),
+        "trainable_parameters_start": size + HEAD,
+        "trainable_parameters_final": size + HEAD,
+        "adapter_parameters_final": size,
+    }
+    phases = [{"name": "training", "first": 1, "last": 160}]
+    ranks |= {"layers": layers, "start_rank": None, "target_rank": None, "live_components": sum(ends), "history": []}
+    write_json(run.metrics, metrics)
+    write_json(run.ranks, {**ranks, "phases": phases})
+    log = [json.loads(line) for line in run.log.read_text().splitlines()]
+    lines = [{**line, "budget": sum(ends), "live": sum(ends)} if line["type"] == "train" else line for line in log]
+    write_jsonl(run.log, lines)
+    reader = read(run.folder)
+    assert "components" in reader.texts
+    assert "live components" not in reader.texts[: reader.texts.index("Results")]
+    assert "Where the ranks are" in reader.texts
+    assert reader.row("this run")[1] == f"{size + HEAD:,}"
+    assert not any("Budget" in text for text in reader.texts)
+    assert any("highest start rank" in text for text in reader.texts)
+    assert reader.tags["figure"] == 1 + 3, "the map; loss, accuracy and f1"
 
 
 HOSTILE = "</script><script>alert(1)</script>\"'><img src=http://x.invalid/a.png onerror=alert(2)> & <!-- &amp;"

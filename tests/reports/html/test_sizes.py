@@ -41,3 +41,19 @@ def test_a_run_without_adapters(tmp_path: Path) -> None:
     assert run.curves.ranks is not None
     found = sizes(run.metrics, {**run.curves.ranks, "layers": []}, run.environment)
     assert [size.name for size in found] == ["full fine-tuning", "this run"]
+
+
+def test_a_run_whose_ranks_stay_is_one_line(tmp_path: Path) -> None:
+    """Of LoRA itself LoRA of its rank is not listed once more; of ranks of its own there is none to list."""
+    run = find_groups([write_run(tmp_path / "run")])[0].runs[0]
+    assert run.metrics is not None
+    assert run.curves.ranks is not None
+    layers = [{**layer, "start_rank": 8, "rank": 8} for layer in run.curves.ranks["layers"]]
+    size = 8 * PER_RANK
+    budget = {**run.metrics["budget"], "trainable_parameters_start": size + HEAD,
+              "trainable_parameters_final": size + HEAD, "adapter_parameters_final": size}  # fmt: skip
+    ranks = {**run.curves.ranks, "layers": layers, "start_rank": 8, "target_rank": 8}
+    for record in (ranks, {**ranks, "target_rank": None}):
+        found = sizes({**run.metrics, "budget": budget}, record, run.environment)
+        assert [one.name for one in found] == ["full fine-tuning", "this run"]
+        assert (found[1].adapter, found[1].trained, found[1].own) == (size, size + HEAD, True)

@@ -184,6 +184,17 @@ def test_a_method_without_ranks() -> None:
     assert "ranks" not in view
 
 
+def test_a_method_whose_ranks_stay() -> None:
+    run = run_start(method="lora", rank=4, start_rank=4, phases=(("training", 1, 100),), events=())
+    state = RunState(run)
+    state.tick(1, "training", 144)
+    view = shown(state, 79, 21)
+    assert "phase   training\n" in view
+    assert "live    144 components\n" in view
+    assert "ranks   fixed\n" in view
+    assert "frozen" not in view
+
+
 def test_a_resumed_run_starts_from_the_ranks_it_has() -> None:
     run = run_start()
     state = RunState(run_start(resumed_step=60, layers=[{**layer, "rank": 3} for layer in run.layers]))

@@ -133,7 +133,7 @@ def test_means_absent_projections_and_different_start_ranks(tmp_path: Path):
     shown = texts(rank_figure(rank_maps(record), "Ranks"), tmp_path)
     assert "\u2013" in shown
     assert shown.count("2.5") == 5  # the means of five rows with 2 and 3
-    assert "share of each projection's start rank" in shown
+    assert "rank, of the highest start rank 4" in shown
     mean = mean_ranks({"seed-1": ranks(bert(1), seed=1), "seed-2": ranks(bert(1), seed=2)})
     assert all(
         f"{layer['rank']:.1f}" in texts(rank_figure(rank_maps(mean), "Ranks"), tmp_path) for layer in mean["layers"]
