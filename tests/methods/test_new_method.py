@@ -75,7 +75,8 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: dora-scale\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(ENTRY_POINTS)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT), str(site))), "COLUMNS": "200"}
+    path = os.pathsep.join((str(ROOT), str(site), *filter(None, [os.environ.get("PYTHONPATH")])))
+    environment = {**os.environ, "PYTHONPATH": path, "COLUMNS": "200"}
     with subprocess.Popen(
         [sys.executable, "-c", SERVER], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as server:

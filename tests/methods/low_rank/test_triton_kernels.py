@@ -177,7 +177,7 @@ def test_variance_gradient(rows: int, width: int) -> None:
 def test_rows_that_do_not_follow_each_other_in_memory(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernels read row after row; what reaches a projection need not lie so."""
     from dora_cli.methods import Dora
-    from dora_cli.methods.dora import lean
+    from dora_cli.methods.low_rank import lean
 
     made = kernels(1)
     monkeypatch.setattr(lean, "kernels_for", lambda *_: made)
