@@ -74,7 +74,7 @@ def test_all_problems_at_once(recipe: Path, refuses: Refuse) -> None:
         ("train.batch_size=0", ["train.batch_size", "at least 1, got 0"]),
         ("train.device=gpu", ["train.device", "cuda:N", "'gpu'"]),
         ("train.precision=fp16", ["train.precision", "fp16", "GPU", "fp32 or bf16"]),
-        ("method.name=droa", ["method.name", "dora, head", "dora?"]),
+        ("method.name=droa", ["method.name", "dora, lora, head", "dora?"]),
         ("train.seed=", ["--set train.seed=", "no value"]),
         ("=3", ["--set =3", "key"]),
         ("seed", ["--set seed", "expected KEY=VALUE"]),
@@ -317,7 +317,7 @@ def test_a_choice_that_is_none_is_said_in_our_words(recipe: Path) -> None:
 def test_an_error_of_the_system_says_what_failed(
     recipe: Path, monkeypatch: pytest.MonkeyPatch, error: OSError, said: str
 ) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise error
 
     monkeypatch.setattr("dora_cli.recipe.load_recipe", fail)

@@ -227,7 +227,7 @@ def test_a_dry_run_agrees_with_the_run(trained: Trained, monkeypatch: pytest.Mon
 
 
 def test_fixed_ranks_are_said_alike_by_a_dry_run_and_the_run(recipe: Path) -> None:
-    """LoRA with ranks by pattern: 2 blocks of rank 3 for 3 projections of 16 x 16, 1 for one, 2 for FFN of 16 x 32."""
+    """LoRA with ranks by pattern: a block of rank 3 for 3 projections of 16 x 16, 1 for one, 2 for FFN of 16 x 32."""
     ranks = {"*.query": 3, "*.key": 3, "*.value": 3, "*.attention.output.dense": 1}
     change = (
         "--set",
@@ -235,11 +235,11 @@ def test_fixed_ranks_are_said_alike_by_a_dry_run_and_the_run(recipe: Path) -> No
         "--set",
         "train.max_steps=4",
     )
-    components, parameters = 2 * (3 * 3 + 1 + 2 * 2), 2 * ((3 * 3 + 1) * 32 + 2 * 2 * 48)
+    components, parameters = 3 * 3 + 1 + 2 * 2, (3 * 3 + 1) * 32 + 2 * 2 * 48
     done = dora("train", recipe, *change, "--dry-run")
     assert (done.code, done.err) == (0, "")
-    assert f"  components  {components}\n" in done.out
-    assert f"  adapter           {parameters:,}\n" in done.out
+    assert f"  components  {components} in 6 projections\n" in done.out
+    assert f"  adapter      {parameters:,}\n" in done.out
     done = dora("train", recipe, *change, "-o", "fixed")
     assert done.code == 0, done.err
     assert f"12 projections, {components} components\n" in done.err

@@ -23,7 +23,7 @@ METHODS = {
     "dora": None,  # of `run_of`: every third projection at rank 0
     "lora, one rank": "{name: lora, rank: 3, dropout: 0.0, alpha: 24}",
     "lora, ranks by pattern": (
-        "{name: lora, rank: 2, ranks: {'*query': 0, '*key': 5, 'layer.1.*.value': 1}, dropout: 0.0, alpha: 24, "
+        "{name: lora, rank: 2, ranks: {'*query': 0, '*key': 5, 'layer.0.*.value': 1}, dropout: 0.0, alpha: 24, "
         "scaling: rank-stabilised, learning_rate_ratio: 4}"
     ),
 }

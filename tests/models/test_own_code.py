@@ -128,7 +128,7 @@ def test_when_trusted_it_is_run_and_said(own: Path, trace: Path, tmp_path: Path)
     said = f"model.trust_remote_code is on: code of {own} is run"
     assert said in notes.said
     assert trace.exists()
-    assert result.metrics["budget"]["live_components"] == 24
+    assert result.metrics["budget"]["live_components"] == 12
     assert [row for row in dry_run(recipe).rows if row[0] == "code"] == [("code", said)]
     assert "code" not in dict(dry_run(recipe_of(own, "model.name=builtin:tiny-encoder")).rows)
 

@@ -44,7 +44,7 @@ def test_a_run_without_adapters(tmp_path: Path) -> None:
 
 
 def test_a_run_whose_ranks_stay_is_one_line(tmp_path: Path) -> None:
-    """Of LoRA itself LoRA of its rank is not listed once more; of ranks of its own there is none to list."""
+    """LoRA of its own rank is not listed beside LoRA itself, nor are ranks that it does not have."""
     run = find_groups([write_run(tmp_path / "run")])[0].runs[0]
     assert run.metrics is not None
     assert run.curves.ranks is not None
