@@ -242,7 +242,7 @@ def test_fixed_ranks_are_said_alike_by_a_dry_run_and_the_run(recipe: Path) -> No
     assert f"  adapter      {parameters:,}\n" in done.out
     done = dora("train", recipe, *change, "-o", "fixed")
     assert done.code == 0, done.err
-    assert f"12 projections, {components} components\n" in done.err
+    assert f"6 projections, {components} components\n" in done.err
     assert f"\n{components} components, from the start to the end\n" in done.out
     record = json.loads(Path("fixed/ranks.json").read_text())
     assert (record["start_rank"], record["target_rank"], record["live_components"]) == (None, None, components)
