@@ -17,6 +17,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from dora_cli.version import __version__
+
 if TYPE_CHECKING:
     from dora_cli.assembly.restore import evaluate_saved as evaluate
     from dora_cli.library.adapter import load_adapter, to_lora
@@ -28,8 +30,6 @@ if TYPE_CHECKING:
     from dora_cli.recipe import Recipe, dump_recipe, load_recipe, parse_recipe
     from dora_cli.training.run import RunResult, train
     from dora_cli.training.seed_runs import train_seeds
-
-__version__ = "0.1.0"
 
 _PLACES = {
     "DoraCallback": ("dora_cli.library.trainer_callback", "DoraCallback"),

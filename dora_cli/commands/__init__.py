@@ -10,7 +10,6 @@ from typing import Annotated
 import typer
 from typer.core import TyperGroup
 
-from dora_cli import __version__
 from dora_cli.commands import doctor as doctor_command
 from dora_cli.commands import eval as eval_command
 from dora_cli.commands import export as export_command
@@ -25,6 +24,7 @@ from dora_cli.commands import tasks as tasks_command
 from dora_cli.commands import train as train_command
 from dora_cli.errors import DoraError, StoppedError
 from dora_cli.printable import indented, say
+from dora_cli.version import __version__
 
 
 class _Group(TyperGroup):

@@ -10,13 +10,13 @@ import sys
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from dora_cli import __version__
 from dora_cli.doctor.caches import look_at_caches
 from dora_cli.doctor.devices import look_at_devices
 from dora_cli.doctor.hub import ask_the_hub
 from dora_cli.doctor.packages import look_at_extras, look_at_packages
 from dora_cli.doctor.threads import look_at_threads
 from dora_cli.metrics.e2e.java import look_for_java
+from dora_cli.version import __version__
 
 __all__ = ["examine"]
 

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from dora_cli import __version__
 from dora_cli.assembly.evaluator import decoding
 from dora_cli.assembly.origin import RECORD
 from dora_cli.assembly.restore import Restored, recorded_metrics, restore
@@ -38,6 +37,7 @@ from dora_cli.models.family import is_decoder_only
 from dora_cli.recipe import check_listed
 from dora_cli.tasks import GenerationTask, Task
 from dora_cli.training.listener import Listener, SilentListener
+from dora_cli.version import __version__
 
 FORMATS = ("peft", "merged")
 _HERE = ("train.device=cpu", "train.precision=auto")

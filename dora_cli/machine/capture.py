@@ -21,11 +21,11 @@ from typing import Any
 import torch
 from torch import nn
 
-import dora_cli
 from dora_cli.atomic import write_json
 from dora_cli.errors import DeviceError, OutputError
 from dora_cli.files import RECORD, parse_json, read_bytes
 from dora_cli.machine.environment import installed_version
+from dora_cli.version import __version__
 
 TIME_LIMIT = 120
 """Seconds that a trial may take; most of them go into loading libraries."""
@@ -104,7 +104,7 @@ class Question:
         versions = [f"{name}-{installed_version(name)}" for name in _KNOWN_WITH]
         return "/".join(
             (
-                *(self.model_class, self.attention, self.precision, *versions, f"dora-{dora_cli.__version__}"),
+                *(self.model_class, self.attention, self.precision, *versions, f"dora-{__version__}"),
                 *(_digest(self.config), str(self.method["name"]), _digest(self.method)),
             )
         )
@@ -215,7 +215,7 @@ def _try(question: Question, device: torch.device) -> Answer:
             errors="replace",
             timeout=TIME_LIMIT,
             env=environment,
-            cwd=Path(dora_cli.__file__).parents[1],  # python -m looks there first: not among the user's files
+            cwd=Path(__file__).parents[2],  # python -m looks there first: not among the user's files
             start_new_session=True,  # Ctrl-C is for this process, which then ends the trial
         )
     except subprocess.TimeoutExpired:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dora_cli import __version__
+from dora_cli.version import __version__
 
 _PACKAGES = (
     "torch",

@@ -12,7 +12,7 @@ from dora_cli.errors import CheckpointError
 from dora_cli.json_text import to_json
 from dora_cli.reports.curves import read_log
 from dora_cli.reports.ranks import mean_ranks
-from dora_cli.runs.reading import parse_json, read_text
+from dora_cli.runs.reading import parse_record, read_text
 from dora_cli.runs.records.ranks import validate_ranks
 from dora_cli.runs.run_folder import RunRecords
 from dora_cli.wording import plural
@@ -110,7 +110,7 @@ def newest_run(root: Path) -> Path | None:
 
 def _of_run(run: RunRecords) -> FoundRanks:
     text = read_text(run.ranks)
-    record = parse_json(text, run.ranks)
+    record = parse_record(text, run.ranks)
     validate_ranks(record, run.ranks)
     facts = [_facts(run)] if run.metrics.is_file() else []
     siblings = [sibling for sibling in RunRecords(run.folder.parent).seed_runs() if sibling.ranks.is_file()]

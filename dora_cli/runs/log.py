@@ -8,9 +8,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from dora_cli import files
 from dora_cli.atomic import cannot_write
 from dora_cli.errors import OutputError
+from dora_cli.files import open_regular
 from dora_cli.json_text import to_line
 from dora_cli.runs.records.log import written_line
 
@@ -88,6 +88,6 @@ class LogFile:
 
 
 def _last_byte(path: Path) -> bytes:
-    with files.open_regular(path) as file:
+    with open_regular(path) as file:
         file.seek(-1, os.SEEK_END)
         return file.read(1)

@@ -8,30 +8,30 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from dora_cli import files
 from dora_cli.errors import CheckpointError
+from dora_cli.files import LOG, RECORD, NotRegularError, TooLargeError, check_regular, lines, parse_json, read_bytes
 
 COPY_AGAIN = "Copy the run folder again if it was copied, or train again."
 
 
 def read_json(path: Path) -> Any:
     """The content of a JSON file. Raises CheckpointError if it is absent, unreadable or cut off."""
-    return parse_json(read_text(path), path)
+    return parse_record(read_text(path), path)
 
 
-def read_text(path: Path, limit: int = files.RECORD) -> str:
+def read_text(path: Path, limit: int = RECORD) -> str:
     """The content of a UTF-8 text file of at most `limit` bytes. Raises CheckpointError."""
     path = Path(path)
     with _readable(path):
-        return files.read_bytes(path, limit).decode("utf-8")
+        return read_bytes(path, limit).decode("utf-8")
 
 
 def read_lines(path: Path) -> Iterator[str]:
     """The lines of a log, one by one. Raises CheckpointError."""
     path = Path(path)
     with _readable(path):
-        files.check_regular(path, files.LOG)
-        for line in files.lines(path):
+        check_regular(path, LOG)
+        for line in lines(path):
             yield line.decode("utf-8")
 
 
@@ -47,7 +47,7 @@ def _readable(path: Path) -> Iterator[None]:
         ) from error
     except UnicodeDecodeError as error:
         raise CheckpointError(f"{path} is damaged: byte {error.start} is not UTF-8 text. {COPY_AGAIN}") from error
-    except (files.NotRegularError, files.TooLargeError, IsADirectoryError) as error:
+    except (NotRegularError, TooLargeError, IsADirectoryError) as error:
         reason = error.strerror or ""
         raise CheckpointError(
             f"{path} is no record of dora: {reason[:1].lower() + reason[1:]}. {COPY_AGAIN}"
@@ -58,10 +58,10 @@ def _readable(path: Path) -> Iterator[None]:
         ) from error
 
 
-def parse_json(text: str, path: Path) -> Any:
+def parse_record(text: str, path: Path) -> Any:
     """`text` as JSON; `path` is where it came from. Raises CheckpointError."""
     try:
-        return files.parse_json(text)
+        return parse_json(text)
     except json.JSONDecodeError as error:
         where = "it is empty" if not text.strip() else f"line {error.lineno}, column {error.colno}: {error.msg}"
         raise CheckpointError(f"{path} is damaged: {where}. {COPY_AGAIN}") from error

@@ -7,7 +7,6 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from dora_cli import __version__
 from dora_cli.reports.html.elements import Markup, Table, join, tag
 from dora_cli.reports.html.figures import APART, comparison_charts, group_charts, measured_once, readable
 from dora_cli.reports.html.groups import Group, find_groups
@@ -30,6 +29,7 @@ from dora_cli.reports.html.tables import (
 from dora_cli.reports.ranks import keeps_ranks
 from dora_cli.reports.units import duration
 from dora_cli.runs.output_files import check_output_file, write_output
+from dora_cli.version import __version__
 from dora_cli.wording import plural
 
 SUFFIXES = (".html", ".htm")
