@@ -11,14 +11,12 @@ from dora_cli.errors import RecipeError
 from dora_cli.recipe import Recipe, parse_recipe
 from dora_cli.recipe.annotate import annotated
 from dora_cli.recipe.hints import nearest
-from dora_cli.recipe.methods import METHODS
+from dora_cli.recipe.methods import METHODS, about
 from dora_cli.recipe.shipped_recipes import shipped_recipes
 from dora_cli.tasks import Task, get_task
 
 _FIRST = "e2e/gpt2-medium"
 """The recipe that stands first among a task's: the one whose results can be compared with published ones."""
-
-_TITLES = {"dora": "DoRA (Dynamic Low-Rank Adaptation)", "lora": "LoRA (Low-Rank Adaptation)", "head": "The head alone"}
 
 
 @dataclass(frozen=True)
@@ -121,7 +119,7 @@ def _heading(recipe: Recipe, task: Task, name: str, found: Recipe, file: str) ->
             f"They are for {found.model.name}: for another model, try other values of train.learning_rate first."
         )
     return [
-        f"{_TITLES.get(recipe.method.name, recipe.method.name)} on {task.name} with {model}",
+        f"{about(recipe.method.name).title} on {task.name} with {model}",
         "",
         f"    dora train {file} --dry-run        # the schedule in steps and the parameter budget; trains nothing",
         f"    dora train {file} --seeds 1,2,3    # three runs, their means and standard deviations",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 
-from dora_cli.errors import RecipeError
+from dora_cli.errors import CheckpointError, RecipeError
 from dora_cli.files import at_home
 from dora_cli.recipe import DecodeSection, LoraMethod, Recipe
 from dora_cli.runs.run_folder import RunRecords
@@ -42,7 +42,10 @@ def with_ranks(recipe: Recipe) -> Recipe:
     method = recipe.method
     if not isinstance(method, LoraMethod) or method.ranks_from is None:
         return recipe
-    record = RunRecords(at_home(method.ranks_from)).read_ranks()
+    try:
+        record = RunRecords(at_home(method.ranks_from)).read_ranks()
+    except CheckpointError as error:
+        raise CheckpointError(f"method.ranks_from: {error}") from error
     ranks = {layer["name"]: layer["rank"] for layer in record["layers"]}
     if not ranks:
         raise RecipeError(f"method.ranks_from: the run in {method.ranks_from} has no ranks; name one of DoRA or LoRA")

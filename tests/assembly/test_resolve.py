@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from dora_cli.assembly.resolve import resolve, selecting_metric
-from dora_cli.errors import RecipeError
+from dora_cli.errors import CheckpointError, RecipeError
 from dora_cli.recipe import dump_recipe, parse_recipe
 
 GLUE = "task: glue/mrpc\nmodel: {name: m}\n"
@@ -25,6 +27,12 @@ def test_a_task_that_generates_gets_its_decoding_and_the_recipe_reads_back() -> 
 def test_a_classification_is_left_as_it_is() -> None:
     recipe = parse_recipe(GLUE)
     assert resolve(recipe)[0] == recipe
+
+
+def test_ranks_of_a_run_that_is_not_there_are_said_at_their_key(tmp_path: Path) -> None:
+    recipe = parse_recipe(GLUE + f"method: {{name: lora, ranks_from: {tmp_path / 'gone'}}}")
+    with pytest.raises(CheckpointError, match=r"^method\.ranks_from: .*gone"):
+        resolve(recipe)
 
 
 def test_what_selects_an_epoch() -> None:

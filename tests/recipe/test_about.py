@@ -41,7 +41,12 @@ def test_options_of_a_run_are_told() -> None:
     told = " ".join(
         about("lora").notes(lora(scaling="rank-stabilised", learning_rate_ratio=16, ranks={"*": 2}, ranks_shuffle=1))  # type: ignore[call-arg]
     )
-    for words in ("2312.03732", "16 times the rate of `A` (LoRA+", "chosen by pattern", "exchanged at random"):
+    for words in (
+        "2312.03732",
+        "16 times the rate of `A` (LoRA+",
+        "given by pattern or by name",
+        "exchanged at random",
+    ):
         assert words in told
 
 

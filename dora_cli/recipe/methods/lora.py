@@ -85,10 +85,8 @@ def _notes(section: LoraMethod) -> list[str]:
             f"`B` learned at {section.learning_rate_ratio:g} times the rate of `A` (LoRA+; Hayou et al. 2024, "
             "[arXiv 2402.12354](https://arxiv.org/abs/2402.12354))."
         )
-    if section.ranks_from is not None:
-        found.append("The ranks are the final ones of another run.")
-    elif section.ranks is not None:
-        found.append("The ranks were chosen by pattern.")
+    if section.ranks is not None:  # those of another run stand there too, by name
+        found.append("The ranks were given by pattern or by name.")
     if section.ranks_shuffle is not None:
         found.append("They were exchanged at random among projections of equal shape, as a control.")
     return found
