@@ -96,8 +96,9 @@ def remove_folder(folder: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def read_folder(folder: Path, names: tuple[str, ...]) -> dict[str, Part]:
-    """The content of the files `names`, each checked against the manifest before it is parsed.
+def read_folder(folder: Path, names: tuple[str, ...], *, optional: tuple[str, ...] = ()) -> dict[str, Part]:
+    """The content of the files `names`, and of those of `optional` that the manifest lists, each checked against the
+    manifest before it is parsed.
 
     Names come from the caller alone: whatever a manifest lists, no other path is opened.
 
@@ -106,7 +107,7 @@ def read_folder(folder: Path, names: tuple[str, ...]) -> dict[str, Part]:
     """
     manifest = validated(ManifestRecord, _read_json(folder / MANIFEST, folder), folder / MANIFEST)
     parts: dict[str, Part] = {}
-    for name in names:
+    for name in (*names, *(name for name in optional if name in manifest.files)):
         path = folder / name
         if name not in manifest.files or not path.is_file():
             raise CheckpointError(f"{folder} lacks {name}; the checkpoint is incomplete, use another one of the run")

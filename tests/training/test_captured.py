@@ -11,11 +11,11 @@ from transformers import RobertaConfig, RobertaForSequenceClassification
 
 from dora_cli.errors import DeviceError, DivergedError
 from dora_cli.machine.devices import make_accelerator
-from dora_cli.methods import Dora
 from dora_cli.models import find_projections
 from dora_cli.training.graphs import EAGER_FIRST, Graphs
 from dora_cli.training.optimizer import make_optimizer, make_scheduler
 from dora_cli.training.step import TrainingStep
+from tests.methods.small import new_dora
 
 pytestmark = pytest.mark.gpu
 PRECISIONS = pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
@@ -44,7 +44,7 @@ class Run:
         )  # fmt: skip
         self.model = RobertaForSequenceClassification(config).to(self.device).train()
         self.model.requires_grad_(False)
-        self.method = Dora(rank=3, start_rank=5, dropout=dropout, prune_interval=7, dem_until="end")
+        self.method = new_dora(rank=3, start_rank=5, dropout=dropout, prune_interval=7, dem_until="end")
         projections = find_projections(self.model, ["attention", "ffn"])
         self.schedule = self.method.plan(steps, projections)
         head = list(self.model.classifier.requires_grad_(True).parameters())

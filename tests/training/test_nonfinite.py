@@ -23,7 +23,7 @@ from dora_cli.training.ledger import MAX_SKIPPED_FP16
 from dora_cli.training.optimizer import make_optimizer, make_scheduler
 from dora_cli.training.step import TrainingStep
 from tests.commands.conftest import dora
-from tests.methods.small import sites
+from tests.methods.small import new_dora, sites
 from tests.runs.test_resume import assert_equal_runs
 from tests.training.conftest import MakeRecipe
 from tests.training.test_run import lines, read
@@ -286,7 +286,7 @@ def _scaled_step(total: int) -> TrainingStep:
     """A step under a loss scaler, which PyTorch has for the CPU too; its arithmetic is fp32 here."""
     model = _Model()
     model.block.requires_grad_(False)
-    method = Dora(rank=2, prune_interval=5, dropout=0.0)
+    method = new_dora(rank=2, prune_interval=5, dropout=0.0)
     projections = sites({"block": model.block})
     head = list(model.head.parameters())
     method.attach(model, projections, head, method.plan(total, projections))

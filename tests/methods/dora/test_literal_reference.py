@@ -23,10 +23,9 @@ import pytest
 import torch
 from torch import nn
 
-from dora_cli.methods import Dora
 from dora_cli.methods.dora.schedule import DoraSchedule
 from dora_cli.training.optimizer import make_scheduler
-from tests.methods.small import Training, linear_maps, tiny_roberta
+from tests.methods.small import Training, linear_maps, new_dora, tiny_roberta
 
 STEPS, START_RANK, RANK, ALPHA, ETA, BETA = 80, 5, 2, 8.0, 0.5, 0.9
 LEARNING_RATE, WEIGHT_DECAY, LR_WARMUP = 1e-2, 0.01, 8
@@ -157,7 +156,7 @@ def train_literally(
 
 def ours(interval: int, until: Until, compact: bool) -> Training:
     model = tiny_roberta()
-    dora = Dora(
+    dora = new_dora(
         rank=RANK,
         start_rank=START_RANK,
         alpha=ALPHA,

@@ -18,13 +18,13 @@ from dora_cli.models import find_projections
 from dora_cli.training.graphs import EAGER_FIRST
 from dora_cli.training.optimizer import make_optimizer, make_scheduler
 from dora_cli.training.step import Batch, TrainingStep
-from tests.methods.small import linear_maps, sites, small_encoder, tiny_gpt2, tiny_roberta
+from tests.methods.small import linear_maps, new_lora, sites, small_encoder, tiny_gpt2, tiny_roberta
 
 NAMES = [f"blocks.{block}.{name}" for block in (0, 1) for name in ("att", "up", "down")]
 
 
 def lora(**changes: Any) -> Lora:
-    return Lora(**({"rank": 3, "alpha": 6.0, "dropout": 0.0} | changes))
+    return new_lora(**({"rank": 3, "alpha": 6.0, "dropout": 0.0} | changes))
 
 
 def attached(method: Lora, model: nn.Module | None = None, *, seed: int = 0) -> nn.Module:
@@ -53,7 +53,7 @@ def scramble(method: Lora) -> None:
 def test_the_start_is_that_of_loralib_and_peft() -> None:
     """Kaiming-uniform with a = sqrt(5): within 1/sqrt(d_in), of variance 1/(3 d_in); `B` is 0."""
     layer = nn.Linear(400, 30)
-    method = Lora(rank=50, alpha=8, dropout=0.0)
+    method = new_lora(rank=50, alpha=8, dropout=0.0)
     method.attach(nn.Sequential(layer), sites({"0": layer}))
     state = method.state_dict()
     A, B = state["0.A"], state["0.B"]
