@@ -237,7 +237,9 @@ def test_two_processes_see_the_same_statistics_as_one(
 
 
 def test_a_start_from_another_model(installed: Command, links: Path, tiny_model: Path, tmp_path: Path) -> None:
-    """Whose query differs along one direction: that is what the first link reads. An evaluation does not ask for it."""
+    """Whose query differs along one direction: that is what the first link reads there. An evaluation does not ask for
+    that model.
+    """
     other = tmp_path / "other"
     shutil.copytree(tiny_model, other)
     weights = load_file(other / "model.safetensors")

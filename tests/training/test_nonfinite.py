@@ -15,7 +15,8 @@ from torch import nn
 
 from dora_cli import train
 from dora_cli.errors import DivergedError
-from dora_cli.methods import Dora
+from dora_cli.methods import Dora, Method
+from dora_cli.methods.base import Statistic
 from dora_cli.recipe import dump_recipe
 from dora_cli.runs.run_folder import RunRecords
 from dora_cli.training.checkpoint import newest_checkpoint
@@ -282,11 +283,11 @@ class _Model(nn.Module):
         return SimpleNamespace(logits=self.head(self.block(x)))
 
 
-def _scaled_step(total: int) -> TrainingStep:
-    """A step under a loss scaler, which PyTorch has for the CPU too; its arithmetic is fp32 here."""
+def _scaled_step(total: int, *, method: Method | None = None, scale: float | None = 2.0**16) -> TrainingStep:
+    """A step under a loss scaler, which PyTorch has for the CPU too; its arithmetic is fp32 here. None scales not."""
     model = _Model()
     model.block.requires_grad_(False)
-    method = new_dora(rank=2, prune_interval=5, dropout=0.0)
+    method = new_dora(rank=2, prune_interval=5, dropout=0.0) if method is None else method
     projections = sites({"block": model.block})
     head = list(model.head.parameters())
     method.attach(model, projections, head, method.plan(total, projections))
@@ -294,7 +295,7 @@ def _scaled_step(total: int) -> TrainingStep:
 
     class _Accelerator:
         device, num_processes, mixed_precision = torch.device("cpu"), 1, "no"
-        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
+        scaler = None if scale is None else torch.amp.GradScaler("cpu", init_scale=scale)
 
         def autocast(self, handler: Any) -> Any:
             return torch.autocast("cpu", enabled=False)
@@ -337,3 +338,54 @@ def test_steps_that_the_fp16_scaler_skips_are_no_divergence() -> None:
         step_function(step, [bad], 4, event=False)
     with pytest.raises(DivergedError, match=rf"step {first} was not finite, .* noticed at step {step}"):
         step_function.check(step)
+
+
+class _Reading(Method):
+    """Sums what has nothing to do with gradients, is linear in them, and is their square; keeps what it is shown."""
+
+    name = "reading"
+
+    def place(self, model: nn.Module) -> None:
+        self.block, self.sums, self.shown = model.block, [torch.zeros(()) for _ in range(3)], []
+        self.scale = nn.Parameter(torch.ones(()))
+        model.register_parameter("scale", self.scale)
+        model.block.register_forward_hook(self._read)
+
+    def parameters(self) -> list[nn.Parameter]:
+        return [self.scale]
+
+    def _read(self, block: nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:
+        scaled = output * self.scale
+        self.sums[0] += inputs[0].detach().sum()
+        scaled.register_hook(self._read_gradient)
+        return scaled
+
+    def _read_gradient(self, gradient: torch.Tensor) -> None:
+        self.sums[1] += gradient.sum()
+        self.sums[2] += gradient.square().sum()
+
+    def statistics(self) -> list[Statistic]:
+        return [Statistic(tensor, power) for power, tensor in enumerate(self.sums)]
+
+    def adjust_gradients(self) -> torch.Tensor | None:
+        self.shown.append([float(tensor) for tensor in self.sums])
+        return None
+
+
+def _shown(scale: float | None) -> list[float]:
+    """What the method is shown of two micro-batches, the loss multiplied by `scale` meanwhile."""
+    torch.manual_seed(0)
+    step_function = _scaled_step(10, method=_Reading(), scale=scale)
+    generator = torch.Generator().manual_seed(1)
+    batches = [{"x": torch.randn(4, 8, generator=generator), "labels": torch.tensor([0, 1, 0, 1])} for _ in range(2)]
+    step_function(1, batches, 8, event=False)
+    method = step_function.method
+    assert isinstance(method, _Reading)
+    assert [float(tensor) for tensor in method.sums] == [0, 0, 0]  # after the step, as gradients are
+    return method.shown[0]
+
+
+def test_statistics_are_unscaled_as_often_as_the_gradient_is_a_factor_in_them() -> None:
+    plain = _shown(None)
+    assert all(plain)
+    assert _shown(2.0**12) == pytest.approx(plain, rel=1e-5)
