@@ -148,21 +148,22 @@ def note_on_kernels(recipe: Recipe, device: torch.device) -> str | None:
     return obstacle and f"adapters are computed without Triton, which would be faster: {obstacle}"
 
 
-def note_on_rank(start_rank: int, projections: Sequence[Site]) -> str | None:
+def note_on_rank(method: Method, projections: Sequence[Site]) -> str | None:
     """Which projections start with more components than can be independent; None where none does.
 
     Not an error: ranks grow where they count, and a model with a few narrow projections may be given more than those
     can use.
     """
-    narrow = [projection for projection in projections if min(projection.shape) < start_rank]
+    ranks = method.start_ranks(projections)
+    narrow = [projection for projection in projections if min(projection.shape) < ranks.get(projection.name, 0)]
     if not narrow:
         return None
     least = min(narrow, key=lambda projection: min(projection.shape))
     d_out, d_in = least.shape
     return (
-        f"projections start with {start_rank:,} components, more than min(d_in, d_out) of {len(narrow):,} of "
+        f"projections start with {ranks[least.name]:,} components, more than min(d_in, d_out) of {len(narrow):,} of "
         f"{len(projections):,} (least: {min(d_in, d_out):,} of {least.name}, {d_in:,} to {d_out:,}), where the rest "
-        "adds nothing; lower method.start_rank or method.rank"
+        "adds nothing; lower their start rank"
     )
 
 

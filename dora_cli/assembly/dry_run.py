@@ -137,14 +137,16 @@ def dry_run(recipe: Recipe, output: Path | None = None, seeds: Sequence[int] = (
     else:
         projections = find_projections(model, targets) if targets else []
         plan = method.plan(length.total_steps, projections)
-        schedule = {**plan.describe(), "projections": len(projections)}
+        ranks = method.start_ranks(projections)
+        adapted = sum(1 for rank in ranks.values() if rank) if ranks else len(projections)
+        schedule = {**plan.describe(), "projections": adapted}
         head = [*head_parameters(model, frozenset()).values()]
-        rank_note = note_on_rank(schedule.get("start_rank", 0), projections)
+        rank_note = note_on_rank(method, projections)
         left_out_note = left_out(model, targets)
     threads = decide_threads(recipe, model, most_threads())
     cuda_graph = _cuda_graph(recipe, model, device, precision)
     if model is not None:  # last: it may change the model
-        parameters = _parameters(model, method, projections, plan, head)
+        parameters = {"projections": adapted, **_parameters(model, method, projections, plan, head)}
     return DryRun(
         recipe=recipe,
         length=length,
@@ -210,7 +212,6 @@ def _parameters(
         size = method.size()
         start, final = size.trained, size.stored
     return {
-        "projections": len(projections),
         "per_rank": per_rank,
         "start": start,
         "final": final,

@@ -98,7 +98,7 @@ def prepare_model(
     with memory_advice(recipe, "load"):
         adapted = adapt(recipe, task, base, new_method(), ground.device, total_steps=length.total_steps, fresh=fresh)
     assert adapted.schedule is not None
-    if odd := note_on_rank(adapted.schedule.describe().get("start_rank", 0), adapted.projections):
+    if odd := note_on_rank(adapted.method, adapted.projections):
         note(odd)
     if odd := left_out(adapted.model, targets_of(recipe)):
         note(odd)

@@ -7,7 +7,7 @@ whose defaults do nothing, and a method overrides what it needs. Before the firs
 
 The training loop then calls it in a fixed order, once per optimiser step (`step` counts from 1)::
 
-    begin_step(step)
+    begin_step(step, learning_rate)
     forward and backward of every micro-batch, each within training_pass(dtype, masks)
     sum over processes (gradients and statistics()), unscaling
     adjust_gradients() -> clipping -> optimiser -> observe(skipped) -> gradients and statistics to zero
@@ -343,6 +343,12 @@ class Method:
         """
         return PlainSchedule.of(total_steps)
 
+    def start_ranks(self, sites: Sequence[Site]) -> dict[str, int]:
+        """How many components each site starts with, by name, 0 for one that stays as it is; pure, as `plan` is. Empty
+        where the method has none.
+        """
+        return {}
+
     def attach(
         self,
         model: nn.Module,
@@ -416,8 +422,11 @@ class Method:
 
     # -- once per step -------------------------------------------------------------------------------------------------
 
-    def begin_step(self, step: int) -> None:
-        """On the host, before the step's first forward pass: fills what differs from step to step."""
+    def begin_step(self, step: int, learning_rate: float) -> None:
+        """On the host, before the step's first forward pass: fills what differs from step to step.
+
+        `learning_rate` is the schedule's for this step, which the groups' factors multiply.
+        """
 
     def training_pass(
         self, dtype: torch.dtype | None = None, masks: Mapping[str, torch.Tensor] | None = None

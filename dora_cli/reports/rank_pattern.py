@@ -19,7 +19,8 @@ def rank_pattern(found: FoundRanks) -> dict[str, Any]:
 
     Returns:
         ``r`` and ``lora_alpha``, those of the highest rank; ``rank_pattern`` and ``alpha_pattern``, of the projections
-        that differ from them, by patterns that each match one; ``target_modules``, the projections with a rank.
+        that differ from them, by patterns that each match one; ``target_modules``, the projections with a rank; and
+        ``exclude_modules`` where PEFT, which finds targets by the end of a name, would find one without.
 
     Raises:
         CheckpointError: no single run, one without ranks, or a recipe that cannot be read.
@@ -41,12 +42,15 @@ def rank_pattern(found: FoundRanks) -> dict[str, Any]:
         for path, layer in layers.items()
     }
     highest = max(ranks, key=lambda path: ranks[path])
+    empty = [layer["name"] for layer in found.record["layers"] if not layer["rank"]]
+    caught = [path for path in empty if any(path.endswith(f".{target}") for target in layers)]
     return {
         "r": ranks[highest],
         "lora_alpha": alphas[highest],
         "rank_pattern": _patterns(ranks, ranks[highest]),
         "alpha_pattern": _patterns(alphas, alphas[highest]),
         "target_modules": list(layers),
+        **({"exclude_modules": caught} if caught else {}),
     }
 
 

@@ -121,9 +121,9 @@ class TrainingStep:
             event: whether a selection follows this step; the flag is read first, so that no selection is made on bad
                 ground.
         """
-        self.method.begin_step(step)
         self.ledger.begin(step, units)
         self._set_learning_rate(step)
+        self.method.begin_step(step, self.learning_rate)
         for batch in micro_batches:
             self._run(shapes(batch), self._forward_backward, batch)
         if self.accelerator.num_processes > 1:

@@ -11,11 +11,13 @@ from torch import nn
 
 from dora_cli import train
 from dora_cli.assembly.build import note_on_rank
+from dora_cli.methods import HeadOnly
 from dora_cli.assembly.dry_run import dry_run
 from dora_cli.errors import ModelError
 from dora_cli.methods.base import Site
 from dora_cli.training.listener import SilentListener
 from tests.training.conftest import MakeRecipe
+from tests.methods.small import new_dora, new_lora
 
 
 def projection(name: str, d_out: int, d_in: int) -> Site:
@@ -41,13 +43,15 @@ class Notes(SilentListener):
 
 
 def test_components_beyond_the_smaller_side_are_told() -> None:
-    assert note_on_rank(8, PROJECTIONS) is None
-    assert note_on_rank(0, []) is None
-    note = note_on_rank(9, PROJECTIONS)
+    assert note_on_rank(new_dora(start_rank=8), PROJECTIONS) is None
+    assert note_on_rank(HeadOnly(), PROJECTIONS) is None
+    note = note_on_rank(new_dora(start_rank=9), PROJECTIONS)
     assert note is not None
     assert "start with 9 components, more than min(d_in, d_out) of 1 of 4 (least: 8 of values, 16 to 8)" in note
-    assert note.endswith("lower method.start_rank or method.rank")
-    assert "of 3 of 4" in (note_on_rank(17, PROJECTIONS) or "")
+    assert note.endswith("lower their start rank")
+    assert "of 3 of 4" in (note_on_rank(new_dora(start_rank=17), PROJECTIONS) or "")
+    note = note_on_rank(new_lora(rank=8, ranks={"values": 12, "wide": 40}), PROJECTIONS)
+    assert "start with 12 components, more than min(d_in, d_out) of 2 of 4" in (note or "")
 
 
 def test_the_dry_run_and_the_run_say_so_once(make_recipe: MakeRecipe, tmp_path: Path) -> None:

@@ -266,7 +266,7 @@ def test_its_keys_are_checked_like_all_others(installed: Command, recipe: Path) 
     assert "method.momentum" in refused("method.momentum=1.0")
     assert "did you mean method.momentum?" in refused("method.momentums=0.5")
     assert "needs method.momentum above 0" in refused("method.nesterov=true", "method.momentum=0")
-    assert "must be one of dora, lora, head, scale, got the text 'scales'; did you mean scale?" in refused(
+    assert "must be one of dora, lora, head, scale, links, got the text 'scales'; did you mean scale?" in refused(
         "method={name: scales}"
     )
 

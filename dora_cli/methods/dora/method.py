@@ -109,6 +109,9 @@ class Dora(Method):
             )
         return schedule
 
+    def start_ranks(self, sites: Sequence[Site]) -> dict[str, int]:
+        return {site.name: self.start_rank for site in sites}
+
     def place(self, model: nn.Module) -> None:
         """Wraps every projection; `A` and `B` are drawn in the order of the sites."""
         sites = self.sites

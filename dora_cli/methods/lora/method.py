@@ -51,17 +51,17 @@ class Lora(Method):
         self.learning_rate_ratio = learning_rate_ratio
 
     def plan(self, total_steps: int, sites: Sequence[Site]) -> PlainSchedule:
-        components = sum(self._ranks(sites).values())
+        components = sum(self.start_ranks(sites).values())
         if sites and not components:
             raise BudgetError("method.ranks leaves every projection at rank 0: nothing would be adapted; raise one")
         return PlainSchedule.of(total_steps, components)
 
     def place(self, model: nn.Module) -> None:
-        self._of = self._ranks(self.sites)
+        self._of = self.start_ranks(self.sites)
         ranked = [(site, self._of[site.name]) for site in self.sites if self._of[site.name]]
         self._adapters = Adapters(model, {site.name: self._wrapped(site, rank) for site, rank in ranked})
 
-    def _ranks(self, sites: Sequence[Site]) -> dict[str, int]:
+    def start_ranks(self, sites: Sequence[Site]) -> dict[str, int]:
         return ranks_of(sites, self.rank, self.ranks, shuffle=self.ranks_shuffle)
 
     def _wrapped(self, site: Site, rank: int) -> AdaptedProjection:
