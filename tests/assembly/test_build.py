@@ -11,13 +11,13 @@ from torch import nn
 
 from dora_cli import train
 from dora_cli.assembly.build import note_on_rank
-from dora_cli.methods import HeadOnly
 from dora_cli.assembly.dry_run import dry_run
 from dora_cli.errors import ModelError
+from dora_cli.methods import HeadOnly
 from dora_cli.methods.base import Site
 from dora_cli.training.listener import SilentListener
-from tests.training.conftest import MakeRecipe
 from tests.methods.small import new_dora, new_lora
+from tests.training.conftest import MakeRecipe
 
 
 def projection(name: str, d_out: int, d_in: int) -> Site:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dora_cli.reports.rank_pattern import rank_pattern
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
@@ -13,7 +14,6 @@ from dora_cli import parse_recipe
 from dora_cli.atomic import write_json
 from dora_cli.errors import CheckpointError
 from dora_cli.recipe import dump_recipe
-from dora_cli.reports.rank_pattern import rank_pattern
 from dora_cli.reports.runs import find_ranks
 from dora_cli.runs.records.ranks import ranks_record
 from dora_cli.runs.run_folder import RunRecords
@@ -106,6 +106,15 @@ def test_doras_scale_is_by_the_start_rank(tmp_path: Path) -> None:
     layers = {name: what for name, what in peft_layers(found).items() if name != "b.a.fc"}
     assert {name: rank for name, (rank, _) in layers.items()} == {name: rank for name, rank in ends.items() if rank}
     assert [scale for _, scale in layers.values()] == pytest.approx([8 / 12] * 4)
+
+
+def test_a_projection_at_rank_0_whose_name_ends_like_another_is_left_out(tmp_path: Path) -> None:
+    """PEFT finds targets by the end of a name: ``a.fc`` would bring ``x.a.fc`` with it."""
+    alike = next(name for name in NAMES if any(name.endswith(f".{other}") for other in NAMES))
+    ranks = {name: (4, 0 if name == alike else 4) for name in NAMES}
+    found = given(run(tmp_path / "run", "{name: lora, alpha: 8}", ranks))
+    assert found["exclude_modules"] == [alike]
+    assert peft_layers(found) == {name: (4, 2.0) for name in NAMES if name != alike}
 
 
 def test_runs_without_ranks(tmp_path: Path) -> None:
