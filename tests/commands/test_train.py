@@ -287,3 +287,20 @@ def test_quiet_beside_what_prints_is_refused(recipe: Path, refuses: Refuse) -> N
         says=["--quiet prints nothing and --plain prints lines; give one of them"],
     )
     refuses("train", recipe, "-q", "--dry-run", says=["--quiet prints nothing and --dry-run prints a run"])
+
+
+def test_what_the_folder_holds_comes_before_what_is_out_of_reach(
+    recipe: Path, trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    hub = ("--set", "model.name=nobody/nothing")
+    (new := Path("mine")).mkdir()
+    (new / "notes.txt").touch()
+    done = dora("train", recipe, *hub, "--output", new)
+    assert (done.code, "nobody/nothing" in done.err) == (2, False)
+    assert "--output mine" in done.err
+    again = dora("train", trained.folder / "recipe.yaml", "--output", trained.folder, "--resume")
+    assert again.code == 0, again.err
+    missing = dora("train", recipe, *hub, "--output", "none", "--resume")
+    assert (missing.code, "nobody/nothing" in missing.err) == (2, False)
+    assert "nobody/nothing" in dora("train", recipe, *hub, "--output", "none").err
