@@ -53,6 +53,7 @@ SLOW = frozenset((
     "reports/html/test_browser.py", "reports/html/test_page.py", "reports/live/test_view.py",
     "reports/plots/test_plots.py", "scripts/test_bench_step.py", "scripts/test_bench_train.py",
     "scripts/test_fuzz.py", "test_demo.py", "test_hub.py", "doctor/test_hub.py", "library/test_adapter.py",
+    "doctor/test_imports.py", "doctor/test_packages.py",
     "machine/test_capture.py", "training/test_distributed.py", "training/test_generation.py",
     "training/test_kill.py", "training/test_nonfinite.py", "library/test_own_loop.py", "assembly/test_rehearsal.py",
     "runs/test_resume.py", "training/test_run.py", "library/test_save_adapter.py", "machine/test_seeds.py",

@@ -1,4 +1,4 @@
-"""What is looked up before PyTorch is loaded: a hub that does not answer is no obstacle where nothing is wanted of it."""
+"""What is looked up before PyTorch is loaded; a hub that does not answer is no obstacle where it is not needed."""
 
 from __future__ import annotations
 
