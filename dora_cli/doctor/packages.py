@@ -181,8 +181,10 @@ def _shortfall(requirement: str) -> str | None:
 
 def _needs(name: str) -> dict[str, str | None]:
     """What an installed package needs, and why what is installed of it does not do; None where it does."""
-    from packaging.requirements import Requirement
-
+    try:
+        from packaging.requirements import Requirement
+    except Exception:  # each of what is looked up needs it
+        return {"packaging": "is not installed or broken; pip install --force-reinstall packaging"}
     found: dict[str, str | None] = {}
     for text in metadata.requires(name) or ():
         requirement = Requirement(text)
