@@ -17,7 +17,7 @@ from dora_cli.reports.curves import (
     read_log,
     scores,
 )
-from dora_cli.reports.ranks import mean_ranks
+from dora_cli.reports.ranks.table import mean_ranks
 from dora_cli.runs.log import LogFile
 from dora_cli.runs.records.ranks import ranks_record
 from tests.reports.examples import BART_ENCODER, FakeAllocation, bart, bert, exact, metrics, ranks, stack

@@ -23,7 +23,7 @@ from dora_cli.reports.html.page import page
 from dora_cli.reports.html.script import SCRIPT
 from dora_cli.reports.live.marks import ASCII
 from dora_cli.reports.live.rank_map import rank_lines
-from dora_cli.reports.ranks import render
+from dora_cli.reports.ranks.table import render
 from dora_cli.runs.run_folder import RunRecords
 from tests.reports import examples
 from tests.reports.html.folders import HEAD, write_run

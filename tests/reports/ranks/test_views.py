@@ -13,12 +13,12 @@ from rich.console import Console
 
 from dora_cli.errors import CheckpointError
 from dora_cli.reports.curves import BudgetCurve, Scores, budget_curve
-from dora_cli.reports.difference import difference_table, differences
-from dora_cli.reports.history import history
-from dora_cli.reports.ranks import mean_ranks
-from dora_cli.reports.scores import Bin, histogram, score_tables
-from dora_cli.reports.shares import bar, shares_table
-from dora_cli.reports.views import View, show
+from dora_cli.reports.ranks.difference import difference_table, differences
+from dora_cli.reports.ranks.history import history
+from dora_cli.reports.ranks.scores import Bin, histogram, score_tables
+from dora_cli.reports.ranks.shares import bar, shares_table
+from dora_cli.reports.ranks.table import mean_ranks
+from dora_cli.reports.ranks.views import View, show
 from tests.reports.examples import FakeAllocation, bart, bert, exact, llama, ranks, stack
 
 

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from dora_cli.errors import CheckpointError
 from dora_cli.reports.grid import Cell, RankGrid, sections
-from dora_cli.reports.ranks import checked_cells, grid_lines, keeps_ranks, mean_ranks, ranks_table, render
+from dora_cli.reports.ranks.table import checked_cells, grid_lines, keeps_ranks, mean_ranks, ranks_table, render
 from dora_cli.runs.records.ranks import ranks_record
 from tests.reports.examples import (
     BART_ENCODER,
