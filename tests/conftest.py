@@ -46,7 +46,7 @@ SLOW = frozenset((
     "export/test_subject.py",
     "methods/dora/test_allocator.py", "methods/dora/test_method.py", "commands/test_completion.py",
     "reports/test_progress.py",
-    "assembly/test_notes.py", "models/test_projections.py", "methods/dora/test_compaction.py",
+    "assembly/test_notes.py", "models/structure/test_projections.py", "methods/dora/test_compaction.py",
     "methods/dora/test_literal_reference.py", "methods/lora/test_oracle.py", "training/test_lora.py",
     "methods/dora/test_planted_teacher.py", "methods/test_new_method.py", "models/test_loading.py",
     "models/test_tiny_generators.py",

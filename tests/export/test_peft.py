@@ -23,7 +23,7 @@ from dora_cli.export.saved import export_saved
 from dora_cli.methods.base import LoraFactors
 from tests.assembly.test_build import Notes
 from tests.export.conftest import KINDS, GetRun, config_of, text_of
-from tests.models.test_projections import STATE_SPACE, causal, peft_takes
+from tests.models.structure.test_projections import STATE_SPACE, causal, peft_takes
 
 
 def zeros(rank: int, d_in: int = 4, d_out: int = 4) -> LoraFactors:

@@ -21,7 +21,7 @@ from dora_cli.errors import BudgetError, ModelError, ProjectionError, RecipeErro
 from dora_cli.library.own_loop import WARN_AFTER, attach, shrink
 from dora_cli.methods import Dora
 from dora_cli.methods.dora import AdaptedProjection
-from tests.models.test_projections import causal
+from tests.models.structure.test_projections import causal
 
 T = 20  # the freeze is at floor(0.15 * 20) + floor(0.35 * 20) = 3 + 7 = 10
 PROJECTIONS = 2 * 6

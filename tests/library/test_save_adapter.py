@@ -18,7 +18,7 @@ from dora_cli.errors import CheckpointError, ModelError, OutputError
 from dora_cli.methods.attached import attached
 from tests.hostile.edits import sign
 from tests.library.test_own_loop import SETTINGS, T, batches, bert, run, trainable
-from tests.models.test_projections import causal
+from tests.models.structure.test_projections import causal
 
 FOR_PEFT = {"adapter_config.json", "adapter_model.safetensors"}
 OURS = {"adapter.json", "adapter.safetensors", "head.safetensors", "manifest.json", "state.json"}
