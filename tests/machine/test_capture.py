@@ -27,8 +27,8 @@ from dora_cli.machine import capture
 from dora_cli.machine.capture import Answer, Question, cache_file, choose_capture, known_answer
 from dora_cli.methods import Method
 from dora_cli.recipe import dump_recipe, parse_recipe
-from dora_cli.recipe.json_schema import recipe_json_schema
 from dora_cli.recipe.methods import METHODS
+from dora_cli.recipe.writing.json_schema import recipe_json_schema
 from dora_cli.runs.resume import changed_keys, recipe_hash
 from dora_cli.training import capture_trial
 from dora_cli.training import loop as loop_module

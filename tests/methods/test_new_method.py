@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from dora_cli.recipe import load_recipe
-from dora_cli.recipe.dump import dump_recipe
+from dora_cli.recipe.writing.dump import dump_recipe
 from tests.processes import Done
 from tests.runs.test_resume import assert_equal_runs
 from tests.training.conftest import MakeRecipe
