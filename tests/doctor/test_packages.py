@@ -127,6 +127,14 @@ def test_what_is_slow_to_import_is_judged_by_what_it_needs(slow: Path) -> None:
         assert found["problem"] == (said if missing else None)
 
 
+def test_without_the_library_that_reads_versions_that_is_the_finding(
+    slow: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(slow, "slow_package", "raise AssertionError('imported')", ["rich>=1.0"])
+    monkeypatch.setitem(sys.modules, "packaging.requirements", None)
+    assert "needs packaging" in look_at_packages()[0]["problem"]
+
+
 def test_what_it_needs_is_imported_where_it_is_compiled(slow: Path) -> None:
     install(slow, "slow_package", "raise AssertionError('imported')", ["fast-package"])
     for pure in (True, False):
