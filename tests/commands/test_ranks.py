@@ -120,7 +120,7 @@ def test_what_is_no_run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert " absent" in refusal("absent")
     (tmp_path / "empty").mkdir()
     assert "no ranks.json in empty" in refusal("empty")
-    (tmp_path / "file").write_text("")
+    (tmp_path / "plain.txt").write_text("")
     assert "plain.txt " in refusal("plain.txt")
 
 

@@ -160,11 +160,11 @@ def test_the_key_takes_one_or_a_list(value: str, means: object) -> None:
 @pytest.mark.parametrize(
     ("value", "said"),
     [
-        ("tensorbord", "did you mean tensorboard?"),
-        ("[tensorboard, comet]", "must be one of tensorboard, wandb, mlflow, got the text 'comet'"),
-        ("[]", "a list of different ones, or null, got the list []"),
-        ("[wandb, wandb]", "a list of different ones"),
-        ("true", "must be a list"),
+        ("tensorbord", "tensorboard?"),
+        ("[tensorboard, comet]", "'comet'"),
+        ("[]", "list []"),
+        ("[wandb, wandb]", "different"),
+        ("true", "a list"),
     ],
 )
 def test_other_values_of_the_key_are_refused(value: str, said: str) -> None:

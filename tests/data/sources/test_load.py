@@ -48,7 +48,7 @@ def test_the_hub_out_of_reach_says_what_to_set() -> None:
     with pytest.raises(DataError) as caught:
         load_examples(get_task("e2e").fields, "hub", "test")
     message = str(caught.value)
-    assert message.startswith("data.source hub: tuetschek/e2e_nlg (default), split test, could not be loaded: ")
+    assert message.startswith("data.source hub: tuetschek/e2e_nlg (default), split test, ")
     assert "set data.source: e2e-csv and data.path" in message
     assert "trainset.csv, devset.csv, testset_w_refs.csv" in message
 
@@ -63,7 +63,7 @@ def test_every_failure_of_the_hub_is_one_error(error: Exception, monkeypatch: py
 
     monkeypatch.setattr(HfApi, "dataset_info", lambda *_, **__: None)  # it answers, and then
     monkeypatch.setattr(datasets, "load_dataset", fail)
-    with pytest.raises(DataError, match=rf"could not be loaded: {type(error).__name__}: "):
+    with pytest.raises(DataError, match=rf"^data\.source hub: .*: {type(error).__name__}: "):
         load_examples(get_task("glue/rte").fields, "hub", "validation")
 
 
@@ -107,8 +107,7 @@ def test_a_hub_copy_with_another_label_order_is_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(
         DataError,
-        match=r"its labels are 'positive', 'negative', but glue/sst2 has 'negative', "
-        r"'positive', in this order",
+        match=r"'positive', 'negative', .*glue/sst2 .*'negative', 'positive', ",
     ):
         load_examples(task.fields, "hub", "train")
 
@@ -184,16 +183,13 @@ def test_max_samples_of_references(tmp_path: Path) -> None:
         ({"split": "dev"}, r"glue/sst2 has no split 'dev'; splits: 'train', 'validation', 'test'"),
         ({"max_samples": 0}, r"max_samples: 0 is below 1"),
         ({"path": "x"}, r"data\.path: not used by data\.source hub"),
-        ({"source": "builtin", "path": "x"}, r"data\.path: not used by data\.source builtin"),
+        ({"source": "builtin", "path": "x"}, r"^data\.path: .*data\.source builtin"),
         (
             {"source": "glue-tsv", "path": "x", "columns": {"label": "y"}},
-            (
-                r"data\.columns: not used by data\.source "
-                r"glue-tsv"
-            ),
+            r"^data\.columns: .*data\.source glue-tsv",
         ),
-        ({"source": "builtin", "labels": ["a", "b"]}, r"data\.labels: not used by data\.source builtin"),
-        ({"source": "e2e-csv", "path": "x"}, r"data\.source: 'e2e-csv' is none of .*, the sources of glue/sst2"),
+        ({"source": "builtin", "labels": ["a", "b"]}, r"^data\.labels: .*data\.source builtin"),
+        ({"source": "e2e-csv", "path": "x"}, r"^data\.source: 'e2e-csv' .*glue/sst2"),
         ({"source": "glue-tsv"}, r"data\.path: missing; data\.source glue-tsv needs the folder"),
     ],
 )
@@ -207,29 +203,20 @@ def test_arguments_that_cannot_be_followed(keys: dict[str, Any], message: str) -
     [
         (
             {"source": "glue-tsv", "path": "x"},
-            r"data\.source: 'glue-tsv' is none of 'hub', 'e2e-csv', 'files', 'builtin', the sources of e2e",
+            r"^data\.source: 'glue-tsv' .*'hub', 'e2e-csv', 'files', 'builtin', .*e2e",
         ),
-        ({"source": "e2e-csv"}, r"data\.path: missing; data\.source e2e-csv needs the folder"),
+        ({"source": "e2e-csv"}, r"^data\.path: missing; data\.source e2e-csv "),
         (
             {"source": "e2e-csv", "path": "x", "columns": {"mr": "y"}},
-            (
-                r"data\.columns: not used by data\.source "
-                r"e2e-csv"
-            ),
+            r"^data\.columns: .*data\.source e2e-csv",
         ),
         (
             {"source": "files", "path": "x", "labels": ["a"]},
-            (
-                r"data\.labels: 'a' were given, but e2e has references, "
-                r"not labels"
-            ),
+            r"^data\.labels: 'a' .*e2e",
         ),
         (
             {"source": "e2e-csv", "path": "x", "split": "dev"},
-            (
-                r"e2e has no split 'dev'; splits: 'train', 'validation', "
-                r"'test'"
-            ),
+            r"^split: e2e .*'dev'; .*'train', 'validation', 'test'",
         ),
     ],
 )
