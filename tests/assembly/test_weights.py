@@ -40,15 +40,15 @@ def built(**head: torch.Tensor) -> Any:
         (
             {},
             (
-                "head tensor bias is missing from the checkpoint; the base model or the task is not the one the run was "
-                "trained with"
+                "head tensor bias is missing from the checkpoint; the base model or the task is not the one the run "
+                "was trained with"
             ),
         ),
         (
             {"bias": torch.ones(2), "odd\n": torch.ones(1)},
             (
-                "head tensor odd\\n is in the checkpoint but not in this model's head; the base model or the task is not "
-                "the one the run was trained with"
+                "head tensor odd\\n is in the checkpoint but not in this model's head; the base model or the task is "
+                "not the one the run was trained with"
             ),
         ),
         (

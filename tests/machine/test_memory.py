@@ -35,8 +35,8 @@ RECIPE = "task: e2e\nmodel: {name: gpt2}\ndecode: {batch_size: 4, beams: 3}"
             "train",
             ("train.batch_size=1", "data.max_length=100"),
             (
-                "out of memory in training with train.batch_size 1; lower data.max_length (now 100) or method.rank, or use "
-                "model.dtype=bfloat16"
+                "out of memory in training with train.batch_size 1; lower data.max_length (now 100) or method.rank, or "
+                "use model.dtype=bfloat16"
             ),
         ),
         (
@@ -48,8 +48,8 @@ RECIPE = "task: e2e\nmodel: {name: gpt2}\ndecode: {batch_size: 4, beams: 3}"
             "decode",
             (),
             (
-                "out of memory in decoding with decode.batch_size 4 and decode.beams 3; lower the batch size: it changes "
-                "speed, not training"
+                "out of memory in decoding with decode.batch_size 4 and decode.beams 3; lower the batch size: it "
+                "changes speed, not training"
             ),
         ),
         (

@@ -43,9 +43,9 @@ def test_what_can_be_done(name: str, generates: bool, kind: str | None) -> None:
     ("name", "said"),
     [
         ("builtin:tiny-encoder", "does not generate text"),
-        ("FacebookAI/roberta-base", "does not generate text"),
-        ("builtin:tinny", "no built-in model"),
-        ("no/such/folder", "no such folder"),
+        ("FacebookAI/roberta-base", "encoder"),
+        ("builtin:tinny", "builtin:tinny"),
+        ("no/such/folder", "no/such/folder"),
         (" ", "is empty"),
     ],
 )

@@ -120,11 +120,11 @@ def test_a_place_that_cannot_be_a_folder(tmp_path: Path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "it is empty"),
+        (b"", "empty"),
         (b'{"schema_version": 1, "unit"', r"line 1, column 29"),
         (b"\xff\xfe", "byte 0 is not UTF-8"),
         (b"[1, 2]", r"the whole is \[1, 2\]"),
-        (b'{"schema_version": 2}', "schema_version 2; this dora reads 1"),
+        (b'{"schema_version": 2}', r"schema_version 2; .* 1\b"),
         (b'{"schema_version": 1, "foreign": true}', r"unit is missing; .*; and \d more"),
     ],
 )
@@ -178,7 +178,7 @@ def test_metrics_may_be_undefined_but_not_absent():
     assert record["metrics"] == {"pearson": None}
     validate_metrics(record)
     del record["last"]
-    with pytest.raises(CheckpointError, match=r"m\.json is damaged or was not written by dora: last is missing"):
+    with pytest.raises(CheckpointError, match=r"^m\.json is damaged .*: last is missing"):
         validate_metrics(record, "m.json")
 
 
@@ -252,12 +252,12 @@ def test_what_is_no_record_is_not_read(what: str, tmp_path: Path) -> None:
     for path in (run.metrics, run.ranks, run.log):
         put_in_place(path, what)
     for read in (run.read_metrics, run.read_ranks, lambda: read_json(run.metrics), lambda: read_log(run.log)):
-        with pytest.raises(CheckpointError, match=rf"{tmp_path}/.* is no record of dora: "):
+        with pytest.raises(CheckpointError, match=rf"^{tmp_path}/\S+ is no record "):
             read()
 
 
 def test_nested_without_end_is_one_message(tmp_path: Path) -> None:
     for text in ("[" * 100_000, '{"a":' * 900 + "1" + "}" * 900):
         (tmp_path / "metrics.json").write_text(text)
-        with pytest.raises(CheckpointError, match="is damaged: nested more than"):
+        with pytest.raises(CheckpointError, match=r"metrics\.json is damaged: nested "):
             RunRecords(tmp_path).read_metrics()

@@ -226,8 +226,8 @@ def _flip(path: Path) -> None:
     ("damage", "says"),
     [
         (lambda folder: (folder / "manifest.json").unlink(), "has no manifest.json"),
-        (lambda folder: _flip(folder / "adapter.safetensors"), "does not match its manifest"),
-        (lambda folder: _flip(folder / "random.safetensors"), "does not match its manifest"),
+        (lambda folder: _flip(folder / "adapter.safetensors"), "adapter.safetensors "),
+        (lambda folder: _flip(folder / "random.safetensors"), "random.safetensors "),
         (
             lambda folder: (folder / "optimizer.safetensors").write_bytes(
                 (folder / "optimizer.safetensors").read_bytes()[:-7]
@@ -254,7 +254,6 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
     listener = Cut()
     train(recipe, tmp_path / "run", resume=True, listener=listener)
     (note,) = [note for note in listener.notes if "step-20" in note]
-    assert "is not used" in note
     assert says in note
     assert_equal_runs(runs.straight(recipe), tmp_path / "run")
 
@@ -267,7 +266,7 @@ def test_no_whole_checkpoint_is_an_error_that_names_them_all(
     folders = checkpoints_of(RunRecords(tmp_path / "run"))
     for folder in folders:
         _flip(folder / "state.json")
-    with pytest.raises(CheckpointError, match="no checkpoint that a run can go on from") as caught:
+    with pytest.raises(CheckpointError, match="--overwrite") as caught:
         train(recipe, tmp_path / "run", resume=True)
     assert all(folder.name in str(caught.value) for folder in folders)
 
@@ -379,7 +378,7 @@ def test_a_checkpoint_of_another_recipe_is_refused(make_recipe: MakeRecipe, runs
     runs.cut(make_recipe(*SAVES), tmp_path / "run", step=9)
     path = tmp_path / "run" / "recipe.yaml"
     path.write_text(path.read_text().replace("learning_rate: 0.005", "learning_rate: 0.5"))
-    with pytest.raises(CheckpointError, match="written under another recipe"):
+    with pytest.raises(CheckpointError, match=r"another recipe than recipe\.yaml"):
         train(make_recipe(*SAVES, "train.learning_rate=0.5"), tmp_path / "run", resume=True)
 
 

@@ -27,8 +27,8 @@ from dora_cli.errors import DataError
             "a.csv",
             "sentence,label\na,b,1\n",
             (
-                ", line 2: 3 fields, expected 2 (sentence, label); fix the line (a text with a comma or a quote stands in "
-                "quotes)"
+                ", line 2: 3 fields, expected 2 (sentence, label); fix the line (a text with a comma or a quote stands "
+                "in quotes)"
             ),
         ),
         (
