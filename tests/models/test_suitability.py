@@ -42,7 +42,7 @@ def test_what_can_be_done(name: str, generates: bool, kind: str | None) -> None:
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("builtin:tiny-encoder", "does not generate text"),
+        ("builtin:tiny-encoder", "encoder"),
         ("FacebookAI/roberta-base", "encoder"),
         ("builtin:tinny", "builtin:tinny"),
         ("no/such/folder", "no/such/folder"),

@@ -37,7 +37,7 @@ def test_what_another_method_drops() -> None:
     parse_recipe(BASE + "method: {rank: 4, dem_weight: 0.1}", overrides=["method.name=lora"], note=notes.append)
     assert notes == [
         (
-            "--set method.name=lora replaces the method's section: lora takes its defaults, and what was set for dora is "
-            "dropped (rank, dem_weight)"
+            "--set method.name=lora replaces the method's section: lora takes its defaults, and what was set for dora "
+            "is dropped (rank, dem_weight)"
         )
     ]

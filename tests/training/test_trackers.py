@@ -134,7 +134,7 @@ def test_a_missing_package_is_said_before_anything_is_written(
 ) -> None:
     there = module.find_spec
     monkeypatch.setattr(module, "find_spec", lambda name: None if name in ("wandb", "mlflow") else there(name))
-    with pytest.raises(TrackerError, match=r"asks for wandb, which is not installed; pip install wandb "):
+    with pytest.raises(TrackerError, match=r"wandb, which .*; pip install wandb "):
         train(make_recipe("train.log_with=[tensorboard, wandb]"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
     with pytest.raises(TrackerError, match=r"wandb, mlflow, which are not installed; pip install wandb mlflow "):
