@@ -90,7 +90,8 @@ def test_another_method_takes_its_defaults(task: str) -> None:
         assert recipe.model_copy(update={"method": published.method}) == published
         assert "of the method its defaults, since none are published for it here." in made.text
         assert "found with dora: try other values of train.learning_rate first." in made.text
-    assert made.text.startswith("# LoRA, ") and f" on {task} with " in made.text.splitlines()[0]
+    assert made.text.startswith("# LoRA, ")
+    assert f" on {task} with " in made.text.splitlines()[0]
     assert "learning rate of B over that of A" in " ".join(made.text.replace("#", "").split())
 
 

@@ -85,7 +85,7 @@ def test_a_record_by_a_stranger_opens_nothing(tmp_path: Path, record: str) -> No
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / RECORD).write_text(record)
     (tmp_path / "out" / "more").write_text("more")
-    with pytest.raises(OutputError, match=r"holds more,"):
+    with pytest.raises(OutputError, match=r"holds dora_export\.json,"):
         write(tmp_path / "out", overwrite=True)
     assert (tmp_path / "file").read_text() == "mine"
     assert (tmp_path / "out" / "more").read_text() == "more"

@@ -246,17 +246,6 @@ def passes(model: Any, count: int) -> list[str]:
     return [str(warning.message) for warning in caught]
 
 
-def test_training_without_the_method_warns_once() -> None:
-    model = bert().train()
-    attach(model, warn_after=5, **SETTINGS)
-    assert passes(model, 4) == []
-    (said,) = passes(model, 40)
-    assert said.startswith("5 ")
-    assert "BertForSequenceClassification" in said
-    assert "method.after_step(step) after optimizer.step()" in said
-    assert "dora_cli.DoraCallback(method)" in said
-
-
 def test_evaluation_and_steps_in_time_do_not_warn() -> None:
     model = bert().train()
     method = attach(model, warn_after=5, **SETTINGS)

@@ -37,9 +37,9 @@ def test_what_is_no_run_stays(tmp_path: Path, overwrite: bool) -> None:
 @pytest.mark.parametrize(
     ("files", "held"),
     [
-        (["recipe.yaml"], "unfinished"),
+        (["recipe.yaml"], "an unfinished run"),
         (["recipe.yaml", "metrics.json"], "a finished run"),
-        (["seed-1/recipe.yaml"], "several seeds"),
+        (["seed-1/recipe.yaml"], "runs of several seeds"),
     ],
 )
 def test_a_run_is_replaced_only_when_asked(tmp_path: Path, files: list[str], held: str) -> None:
