@@ -51,8 +51,8 @@ def two_labels() -> Any:
         (
             lambda: bert().bert,
             (
-                r"^head tensor \S+ is in the checkpoint but not in this BertModel; load the base model of the run with the "
-                r"head for its task$"
+                r"^head tensor \S+ is in the checkpoint but not in this BertModel; load the base model of the run with "
+                r"the head for its task$"
             ),
         ),
         (

@@ -8,9 +8,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from torch import nn
 
 from dora_cli import train
+from dora_cli.assembly import build as build_module
 from dora_cli.assembly.build import note_on_rank
 from dora_cli.assembly.dry_run import dry_run
 from dora_cli.errors import ModelError
@@ -94,3 +96,14 @@ def test_whatever_the_files_of_a_model_hold_there_is_one_message(
     with pytest.raises(ModelError, match=r"^model\.name: "):
         train(recipe, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_without_triton_a_run_on_a_gpu_says_so(make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build_module, "triton_obstacle", lambda: "it is not installed")
+    recipe = make_recipe()
+    said = "adapters are computed without Triton, which would be faster: it is not installed"
+    assert build_module.note_on_kernels(recipe, torch.device("cuda")) == said
+    assert build_module.note_on_kernels(recipe, torch.device("cpu")) is None
+    assert build_module.note_on_kernels(make_recipe("method={name: head}"), torch.device("cuda")) is None
+    monkeypatch.setattr(build_module, "triton_obstacle", lambda: None)
+    assert build_module.note_on_kernels(recipe, torch.device("cuda")) is None

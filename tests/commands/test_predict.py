@@ -180,7 +180,7 @@ def test_mnli_does_not_fit_in_one_file(several: dict[str, Path], refuses: Refuse
         "a/",
         "-i",
         "x.csv",
-        says=["for a file of your own there is none among MNLI-m.tsv, MNLI-mm.tsv"],
+        says=["--output a/ ", "MNLI-m.tsv, MNLI-mm.tsv"],
     )
     refuses(
         "predict",

@@ -19,7 +19,6 @@ from torch import nn
 from transformers import BertConfig, BertForSequenceClassification
 
 from dora_cli import train
-from dora_cli.assembly import build as build_module
 from dora_cli.assembly import prepare as prepare_module
 from dora_cli.assembly.dry_run import dry_run
 from dora_cli.errors import DeviceError, RecipeError
@@ -515,17 +514,6 @@ def test_a_run_does_as_was_found(
     assert [arguments["cuda_graph"] for arguments in given] == [answer.captured]
     said = [note for note in listener.notes if "graph" in note]
     assert [note.partition(": ")[2] for note in said] == ([answer.reason] if answer.reason else [])
-
-
-def test_without_triton_a_run_on_a_gpu_says_so(make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build_module, "triton_obstacle", lambda: "it is not installed")
-    recipe = make_recipe()
-    said = "adapters are computed without Triton, which would be faster: it is not installed"
-    assert build_module.note_on_kernels(recipe, CUDA) == said
-    assert build_module.note_on_kernels(recipe, torch.device("cpu")) is None
-    assert build_module.note_on_kernels(make_recipe("method={name: head}"), CUDA) is None
-    monkeypatch.setattr(build_module, "triton_obstacle", lambda: None)
-    assert build_module.note_on_kernels(recipe, CUDA) is None
 
 
 @pytest.mark.usefixtures("newest")
