@@ -73,8 +73,7 @@ def test_what_is_broken_is_found_by_importing(tmp_path: Path, installed: Path, m
     (found,) = look_at_packages()
     assert found["version"] == "1.2"
     assert "(OSError: libfoo.so.1: cannot open)" in found["problem"]
-    assert "
-" not in found["problem"]
+    assert "\n" not in found["problem"]
 
 
 @pytest.mark.usefixtures("installed")

@@ -18,7 +18,7 @@ NAMES = [f"blocks.{block}.{name}" for block in (0, 1) for name in ("att", "up", 
 
 def ranks(patterns: dict[str, int] | None = None, *, shuffle: int | None = None) -> list[int]:
     found = ranks_of(SITES, 3, patterns, shuffle=shuffle)
-    assert list(found) == NAMES, "in the order of the model"
+    assert list(found) == NAMES, "in model order"
     return list(found.values())
 
 
