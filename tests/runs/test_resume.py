@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -16,6 +18,7 @@ from dora_cli.errors import CheckpointError, OutputError
 from dora_cli.recipe import Recipe, SaveSection
 from dora_cli.runs import folders
 from dora_cli.runs.checkpoints import checkpoints_of
+from dora_cli.runs.resume import check_no_links
 from dora_cli.runs.run_folder import RunRecords
 from dora_cli.runs.saving import SavePolicy
 from dora_cli.training.checkpoint import Snapshot
@@ -316,6 +319,23 @@ def test_a_finished_run_says_so_and_stays(make_recipe: MakeRecipe, runs: Runs, t
     assert any("is finished" in note for note in listener.notes)
     assert again.metrics == json.loads(json.dumps(result.metrics))
     assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
+
+
+def test_links_and_pipes_are_no_parts_of_a_run(tmp_path: Path) -> None:
+    records = RunRecords(tmp_path)
+    records.log.symlink_to("elsewhere")
+    says = f"{records.log} is a link to elsewhere; a run goes on in its own folder alone: put the real one there"
+    with pytest.raises(CheckpointError, match=f"^{re.escape(says)}$"):
+        check_no_links(records)
+    records.log.unlink()
+    os.mkfifo(records.log)
+    says = f"{records.log} is neither a file nor a folder; restore it from a copy of the run"
+    with pytest.raises(CheckpointError, match=f"^{re.escape(says)}$"):
+        check_no_links(records)
+    records.log.unlink()
+    records.log.mkdir()
+    with pytest.raises(CheckpointError, match="is a folder; restore the log "):
+        check_no_links(records)
 
 
 def test_nothing_to_go_on_with(make_recipe: MakeRecipe, runs: Runs, tmp_path: Path) -> None:
