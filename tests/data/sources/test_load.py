@@ -15,16 +15,6 @@ from dora_cli.errors import DataError
 from dora_cli.tasks import get_task
 
 
-@pytest.fixture
-def no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The hub's libraries in offline mode, with empty caches."""
-    import huggingface_hub.constants
-
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-
-
 def local_hub(folder: Path, columns: dict[str, Any], features: dict[str, Any]) -> None:
     folder.mkdir(exist_ok=True)
     for split in ("train", "test"):

@@ -91,7 +91,7 @@ def test_one_run(tmp_path: Path) -> None:
     for name, one, two in zip(names, *by_block, strict=True):
         assert reader.row(name) == [str(one), str(two), str(one + two)]
     assert reader.row("full fine-tuning") == ["–", "124,647,170", "475.5 MiB", "100.00 %"]
-    assert [f"{record['budget']['trainable_parameters_final']:,}"] in [row[1:2] for row in reader.rows]
+    assert [f"{record['budget']['trainable_parameters_final']:,}"] in [row[2:3] for row in reader.rows]
     assert reader.row("model.parameters") == ["124,647,170"]
     assert "task: glue/mrpc" in text
     assert "144 → 96" in text
@@ -322,7 +322,7 @@ def test_tasks_are_compared_apart(tmp_path: Path) -> None:
     reader = read(*runs)
     assert reader.row("bleu, final outputs") == ["0.7000"]
     (accuracy,) = [row for row in reader.rows if row[0].startswith("accuracy, ")]
-    assert len(accuracy) == 2
+    assert len(accuracy) == 1 + 2
     assert "The only recipe of this task." in reader.texts
 
 
