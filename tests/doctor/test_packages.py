@@ -90,9 +90,8 @@ def test_what_is_broken_is_found_by_importing(tmp_path: Path, installed: Path, m
     monkeypatch.setattr(packages, "_requirements", lambda: (("broken-package>=1",), {}))
     (found,) = look_at_packages()
     assert found["version"] == "1.2"
-    assert found["problem"] == (
-        "is installed but cannot be imported (OSError: libfoo.so.1: cannot open); install it again"
-    )
+    assert "(OSError: libfoo.so.1: cannot open)" in found["problem"]
+    assert "\n" not in found["problem"]
 
 
 @pytest.mark.usefixtures("installed")
