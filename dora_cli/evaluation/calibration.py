@@ -125,7 +125,7 @@ class Calibrator:
                 handle.remove()
 
     def _gradients(self, batches: Sequence[Indices]) -> dict[str, torch.Tensor]:
-        """Of the base weights, which the update is added to: the gradient of one is that of the other."""
+        """The gradients of the base weights: an update is added to them, so theirs are those of the whole weights."""
         weights = [weight for site in self.sites if isinstance(weight := site.module.weight, nn.Parameter)]
         assert len(weights) == len(self.sites)
         found = {site.name: torch.zeros(site.shape, device=weight_of(site.module).device) for site in self.sites}

@@ -33,7 +33,7 @@ def loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 
 def calibrator(model: nn.Module, *, train: list[int], held_out: list[int] | None = None) -> Calibrator:
-    """Of a model with LoRA in its place, whose factors are not zero."""
+    """One over a model with LoRA in its place, whose factors are not zero."""
     method, sites = new_lora(rank=2, dropout=0.5), find_projections(model)
     model.requires_grad_(False)
     method.attach(model, sites)

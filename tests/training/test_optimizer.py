@@ -180,7 +180,7 @@ def test_moments_start_anew_where_the_report_says_so() -> None:
 
 @pytest.mark.parametrize("captured", [False, True])
 def test_parameters_begin_and_cease_to_train_in_the_order_of_the_groups(captured: bool) -> None:
-    """As a new optimiser over the same groups would hold them, which is what a resumed run makes."""
+    """The order is that of a new optimiser over the same groups, which is what a resumed run makes."""
     one, two, three = (nn.Parameter(torch.zeros(2)) for _ in range(3))
     method = Parts(one, two)
     optimizer = stepped(method)

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dora_cli.reports.rank_pattern import rank_pattern
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
