@@ -32,10 +32,9 @@ scale = scale_keys
 """
 SERVER = """
 import json, os, signal, sys, tempfile
-import torch, dora_cli.commands, dora_cli.export.saved, dora_cli.reports.html.page, dora_cli.training.run
+import tests.preload
 from dora_cli.training.loop import Loop
 
-torch.set_num_threads(1)
 step = Loop._step
 for line in sys.stdin:
     arguments, killed_at = json.loads(line)
@@ -60,7 +59,9 @@ for line in sys.stdin:
         stream.seek(0)
     print(json.dumps([code, *(stream.read().decode() for stream in streams)]), flush=True)
 """
-"""Runs commands in processes forked from one in which the package is installed; one may be killed before a step."""
+"""Runs commands in processes forked from one in which the package is installed, and which is as warm as that of
+`tests.processes`; one may be killed before a step.
+"""
 
 Command = Callable[..., Done]
 
