@@ -20,12 +20,21 @@ from tests.training.conftest import make_recipe, tiny_model
 __all__ = ["make_recipe", "tiny_model"]
 
 LONGEST = (
-    "test_resume.py",
     "test_kill.py",
+    "test_resume.py",
     "test_demo.py",
+    "test_trouble.py",
     "test_signals.py",
     "test_distributed.py",
+    "test_new_method.py",
+    "test_agreement.py",
+    "test_generation.py",
+    "test_run.py",
     "test_process.py",
+    "test_literal_reference.py",
+    "test_fuzz.py",
+    "test_libraries.py",
+    "test_bench_train.py",
 )
 """Files that take half of the time; they come first, or one core would end with them alone."""
 
