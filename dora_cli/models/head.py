@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from torch import nn
 
-from dora_cli.models.blocks import base_prefix
+from dora_cli.models.structure.blocks import base_prefix
 
 
 def head_parameters(model: nn.Module, fresh: Collection[str] = ()) -> dict[str, nn.Parameter]:

@@ -9,17 +9,18 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
 from dora_cli.errors import CheckpointError, OutputError
 from dora_cli.files import RECORD, open_regular, parse_json, read_bytes
 from dora_cli.printable import shown
 from dora_cli.runs.records.fields import SCHEMA_VERSION, validated, written
 from dora_cli.runs.records.manifest import FileRecord, ManifestRecord
+
+if TYPE_CHECKING:
+    import torch
 
 MANIFEST = ManifestRecord.FILE
 LEFTOVERS = (".partial", ".old")
@@ -51,7 +52,7 @@ def write_folder(folder: Path, parts: Mapping[str, Part], *, then: str | None = 
         beside.mkdir(parents=True)
         for name, part in parts.items():
             if name.endswith(TENSORS):
-                save_file({key: tensor.detach().to("cpu").contiguous() for key, tensor in part.items()}, beside / name)
+                _write_tensors(beside / name, part)
             else:
                 (beside / name).write_text(json.dumps(part, indent=1) + "\n", encoding="utf-8")
         files = {name: _describe(beside / name) for name in parts}
@@ -125,7 +126,15 @@ def read_folder(folder: Path, names: tuple[str, ...]) -> dict[str, Part]:
     return parts
 
 
+def _write_tensors(path: Path, part: Part) -> None:
+    from safetensors.torch import save_file  # loads PyTorch, for which a look at a place need not wait
+
+    save_file({key: tensor.detach().to("cpu").contiguous() for key, tensor in part.items()}, path)
+
+
 def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
     try:
         return load_file(path)
     except MemoryError:

@@ -301,7 +301,7 @@ def test_computed_positions_end_where_the_model_says() -> None:
     (_, encoded, layout), (_, sources, family) = setting("llama"), setting("t5")
     room = make("llama").config.max_position_embeddings - int(encoded.lengths.max()) + 1
     check_positions(make("llama"), encoded, layout, Decoding(max_new_tokens=room))
-    with pytest.raises(DataError, match=rf"decode\.max_new_tokens: {room + 1} is too many: .* at most {room}"):
+    with pytest.raises(DataError, match=rf"^decode\.max_new_tokens: {room + 1} .* {room}\b"):
         check_positions(make("llama"), encoded, layout, Decoding(max_new_tokens=room + 1))
     check_positions(make("t5"), sources, family, Decoding(max_new_tokens=100_000))
 

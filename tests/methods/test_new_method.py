@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from dora_cli.recipe import load_recipe
-from dora_cli.recipe.dump import dump_recipe
+from dora_cli.recipe.writing.dump import dump_recipe
 from tests.processes import Done
 from tests.runs.test_resume import assert_equal_runs
 from tests.training.conftest import MakeRecipe
@@ -116,9 +116,9 @@ def test_from_training_to_export(installed: Command, recipe: Path, tmp_path: Pat
     assert (metrics["method"], ranks["layers"], ranks["start_rank"]) == ("scale", [], None)
 
     evaluated = installed("eval", "--checkpoint", run)
-    assert "identical to the run's record" in evaluated.out
-    assert "has no ranks to show" in installed("ranks", run).out
-    assert "none a rank" in installed("ranks", run, "--history", code=2).err
+    assert "\nidentical " in evaluated.out
+    assert "components" not in installed("ranks", run).out
+    assert f" {run} " in installed("ranks", run, "--history", code=2).err
     installed("report", run, "--output", tmp_path / "report.html")
     installed("predict", "--checkpoint", run, "--split", "validation", "--output", tmp_path / "out.jsonl")
 
@@ -127,7 +127,8 @@ def test_from_training_to_export(installed: Command, recipe: Path, tmp_path: Pat
     assert read(tmp_path / "merged" / "dora_export.json")["live_parameters"] == entries
     refused = installed("export", "--checkpoint", run, "--format", "peft", "--output", tmp_path / "peft", code=2)
     assert refused.err.count("\n") == 1
-    assert "method scale is no plain LoRA" in refused.err
+    assert " scale " in refused.err
+    assert "--format merged" in refused.err
     assert not (tmp_path / "peft").exists()
 
 
@@ -146,15 +147,14 @@ def test_its_keys_are_checked_like_all_others(installed: Command, recipe: Path) 
         return installed("train", recipe, "--dry-run", *flags, code=2).err
 
     assert "method.momentum" in refused("method.momentum=1.0")
-    assert "did you mean method.momentum?" in refused("method.momentums=0.5")
+    assert "method.momentum?" in refused("method.momentums=0.5")
     assert "needs method.momentum above 0" in refused("method.nesterov=true", "method.momentum=0")
-    assert "must be one of dora, lora, head, scale, got the text 'scales'; did you mean scale?" in refused(
-        "method={name: scales}"
-    )
+    said = refused("method={name: scales}")
+    assert all(part in said for part in ("method.name: ", "dora, lora, head, scale", "'scales'", "scale?"))
 
 
 def test_without_the_package_its_method_is_unknown(recipe: Path) -> None:
-    with pytest.raises(ValueError, match="must be one of dora, lora, head"):
+    with pytest.raises(ValueError, match=r"method\.name: .*dora, lora, head\b"):
         load_recipe(recipe)
 
 

@@ -156,7 +156,7 @@ def test_a_loss_that_is_not_finite_changes_nothing_under_capture(skip: int) -> N
         assert bool(run.step.ledger.halted) == (count >= skip)
     assert all(torch.equal(one, two) for one, two in zip(before, run.weights(), strict=True))
     assert torch.equal(scores, run.method._scores)
-    with pytest.raises(DivergedError, match=rf"step {21 + skip} was not finite"):
+    with pytest.raises(DivergedError, match=rf"\bstep {21 + skip}\b"):
         run.step.check(run.done)
 
 
@@ -199,5 +199,5 @@ def test_what_cannot_be_captured_is_named() -> None:
     graphs, x = Graphs(), torch.ones(3, device="cuda")
     for _ in range(EAGER_FIRST):
         graphs.run("sum", lambda inputs: float(inputs["x"].sum()), {"x": x})  # type: ignore[arg-type, return-value]
-    with pytest.raises(DeviceError, match=r"could not be captured.*train\.cuda_graph: off"):
+    with pytest.raises(DeviceError, match=r"CUDA graph .*train\.cuda_graph: off"):
         graphs.run("sum", lambda inputs: float(inputs["x"].sum()), {"x": x})  # type: ignore[arg-type, return-value]

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Union
 from pydantic import Discriminator, Tag
 
 from dora_cli.recipe.about import About
-from dora_cli.recipe.descriptions import summary
 from dora_cli.recipe.fields import Section
 from dora_cli.recipe.methods import dora, head, lora
 from dora_cli.recipe.rules import Rule
+from dora_cli.recipe.writing.descriptions import summary
 
 if TYPE_CHECKING:
     from types import ModuleType

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from dora_cli.recipe.descriptions import choices, key_descriptions, summary
 from dora_cli.recipe.fields import Section
 from dora_cli.recipe.methods import METHODS
 from dora_cli.recipe.methods.dora import DoraMethod
 from dora_cli.recipe.schema import DataSection, Recipe, TrainSection, section_keys
+from dora_cli.recipe.writing.descriptions import choices, key_descriptions, summary
 
 SECTIONS = [Recipe, *filter(None, (section_keys(key, {}) for key in Recipe.model_fields)), *METHODS.values()]
 

@@ -13,7 +13,7 @@ from dora_cli import parse_recipe
 from dora_cli.atomic import write_json
 from dora_cli.errors import CheckpointError
 from dora_cli.recipe import dump_recipe
-from dora_cli.reports.rank_pattern import rank_pattern
+from dora_cli.reports.ranks.rank_pattern import rank_pattern
 from dora_cli.reports.runs import find_ranks
 from dora_cli.runs.records.ranks import ranks_record
 from dora_cli.runs.run_folder import RunRecords

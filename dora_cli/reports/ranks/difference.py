@@ -14,7 +14,7 @@ from dora_cli.errors import CheckpointError
 from dora_cli.reports import palette
 from dora_cli.reports.curves import cells as rank_cells
 from dora_cli.reports.grid import Cell, Paint, RankGrid, formatter, sections
-from dora_cli.reports.shares import By, members
+from dora_cli.reports.ranks.shares import By, members
 
 LEVELS = 4
 _16 = {-1: "black on yellow", 1: "black on cyan"}

@@ -13,10 +13,10 @@ from torch.nn.modules.conv import _ConvNd
 from dora_cli.errors import ProjectionError
 from dora_cli.methods.base import Site
 from dora_cli.methods.linear import shape_of
-from dora_cli.models.blocks import base_model, find_blocks, linear_maps
 from dora_cli.models.family import is_decoder_only
-from dora_cli.models.mixers import never_called, read_past
-from dora_cli.models.roles import role_of
+from dora_cli.models.structure.blocks import base_model, find_blocks, linear_maps
+from dora_cli.models.structure.mixers import never_called, read_past
+from dora_cli.models.structure.roles import role_of
 
 GROUPS = ("attention", "ffn")
 _LISTED = 24  # how many names an error message lists before it counts the rest

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from dora_cli.recipe.descriptions import key_descriptions, summary
 from dora_cli.recipe.fields import Section
 from dora_cli.recipe.methods import METHODS
 from dora_cli.recipe.schema import Recipe, section_keys
+from dora_cli.recipe.writing.descriptions import key_descriptions, summary
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 

@@ -11,8 +11,6 @@ from rich.console import Console, RenderableType
 
 from dora_cli.json_text import to_json
 from dora_cli.reports.curves import budget_curve
-from dora_cli.reports.difference import difference_table
-from dora_cli.reports.history import history
 from dora_cli.reports.plots import canvas
 from dora_cli.reports.plots.draw import (
     What,
@@ -25,11 +23,13 @@ from dora_cli.reports.plots.draw import (
     no_ranks,
     no_scores,
 )
-from dora_cli.reports.rank_pattern import rank_pattern
-from dora_cli.reports.ranks import header, ranks_table
+from dora_cli.reports.ranks.difference import difference_table
+from dora_cli.reports.ranks.history import history
+from dora_cli.reports.ranks.rank_pattern import rank_pattern
+from dora_cli.reports.ranks.scores import score_tables
+from dora_cli.reports.ranks.shares import By, shares_table
+from dora_cli.reports.ranks.table import header, ranks_table
 from dora_cli.reports.runs import FoundRanks, RunCurves, find_curves, find_ranks
-from dora_cli.reports.scores import score_tables
-from dora_cli.reports.shares import By, shares_table
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from rich.text import Text
 from dora_cli.errors import CheckpointError
 from dora_cli.reports.curves import cells as rank_cells
 from dora_cli.reports.grid import GROUPS, Cell, Legend, RankGrid, formatter, sections
-from dora_cli.reports.shares import groups
+from dora_cli.reports.ranks.shares import groups
 from dora_cli.runs.records.ranks import RanksRecord, validate_ranks
 from dora_cli.wording import plural
 

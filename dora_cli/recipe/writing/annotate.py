@@ -6,10 +6,10 @@ import re
 import textwrap
 from collections.abc import Iterator, Sequence
 
-from dora_cli.recipe.descriptions import choices, key_descriptions
-from dora_cli.recipe.dump import dump_recipe
 from dora_cli.recipe.fields import Section
 from dora_cli.recipe.schema import Recipe, section_keys
+from dora_cli.recipe.writing.descriptions import choices, key_descriptions
+from dora_cli.recipe.writing.dump import dump_recipe
 
 _COLUMN = 34  # where comments begin
 _WIDTH = 120

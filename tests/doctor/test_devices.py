@@ -1,20 +1,15 @@
-"""Devices, folders, Java: what this machine has, and machines that lack something."""
+"""The CPU and GPUs of this machine, and machines that lack something."""
 
 from __future__ import annotations
 
 import os
-import tempfile
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from dora_cli.doctor import caches, devices
-from dora_cli.doctor.caches import look_at_caches
+from dora_cli.doctor import devices
 from dora_cli.doctor.devices import look_at_devices
-from dora_cli.doctor.threads import look_at_threads
-from dora_cli.machine.threads import most_threads
 from dora_cli.wording import plural
 
 
@@ -79,48 +74,3 @@ def test_gpus(monkeypatch: pytest.MonkeyPatch, obstacle: str | None) -> None:
         [],
         "cannot be used now: CUDA error: all CUDA-capable devices are busy",
     )
-
-
-def test_threads_and_load(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 6)
-    monkeypatch.setattr(os, "getloadavg", lambda: (3.14159, 2.0, 1.0))
-    for name in ("MKL_NUM_THREADS", "LOCAL_WORLD_SIZE", "OMP_WAIT_POLICY"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("OMP_NUM_THREADS", "6")
-    found = look_at_threads()
-    assert (found["cores"], found["torch"], found["load"]) == (len(os.sched_getaffinity(0)), 6, [3.14, 2.0, 1.0])
-    assert found["large"] == found["most"] == most_threads()  # RoBERTa-base takes what there is
-    assert found["environment"] == {"OMP_NUM_THREADS": "6"}
-    monkeypatch.delattr(os, "getloadavg")  # Windows
-    assert look_at_threads()["load"] is None
-
-
-def test_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "file").touch()
-    monkeypatch.setattr(caches, "_hub_cache", lambda: tmp_path / "not" / "yet")
-    monkeypatch.setattr(caches, "_datasets_cache", lambda: tmp_path / "file" / "cache")
-    models, data, here, temporary = look_at_caches()
-    assert (models["exists"], models["problem"]) == (False, None)
-    assert models["free_bytes"] > 0
-    assert data["problem"] == f"cannot be made: {tmp_path / 'file'} is a file"
-    assert (here["path"], here["exists"], here["problem"]) == (str(tmp_path), True, None)
-    assert (temporary["path"], temporary["needed"], temporary["problem"]) == (tempfile.gettempdir(), True, None)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["file"], "nothing is left behind"
-
-
-def test_folders_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(dir: Path) -> None:
-        raise PermissionError(13, "Permission denied")
-
-    def nowhere() -> str:
-        raise FileNotFoundError(2, "No usable temporary directory found")
-
-    monkeypatch.setattr(caches.tempfile, "TemporaryFile", refuse)
-    monkeypatch.setattr(caches.tempfile, "gettempdir", nowhere)
-    monkeypatch.setattr(caches, "_hub_cache", lambda: tmp_path)
-    monkeypatch.setattr(caches, "_datasets_cache", lambda: None)
-    models, data, _, temporary = look_at_caches()
-    assert models["problem"] == "cannot be written: Permission denied"
-    assert data["problem"].startswith("is not known")
-    assert temporary["problem"] == "No usable temporary directory found; set TMPDIR to a writable folder"

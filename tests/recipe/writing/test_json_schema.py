@@ -12,11 +12,11 @@ from jsonschema import Draft202012Validator
 
 from dora_cli.errors import RecipeError
 from dora_cli.recipe import dump_recipe, load_recipe, parse_recipe
-from dora_cli.recipe.json_schema import DIALECT, recipe_json_schema
 from dora_cli.recipe.methods import METHODS
 from dora_cli.recipe.schema import Recipe, section_keys
+from dora_cli.recipe.writing.json_schema import DIALECT, recipe_json_schema
 
-ALL = sorted((Path(__file__).parents[2] / "configs").rglob("*.yaml"))
+ALL = sorted((Path(__file__).parents[3] / "configs").rglob("*.yaml"))
 SCHEMA = recipe_json_schema(("e2e", "glue/rte"))
 VALIDATOR = Draft202012Validator(recipe_json_schema())
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 
 from dora_cli.recipe import parse_recipe
-from dora_cli.recipe.annotate import annotated
 from dora_cli.recipe.shipped_recipes import shipped_recipes
-from tests.recipe.test_dump import recipes
+from dora_cli.recipe.writing.annotate import annotated
+from tests.recipe.writing.test_dump import recipes
 
 
 @pytest.mark.parametrize("name", shipped_recipes())

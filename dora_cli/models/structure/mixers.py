@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from dora_cli.models.blocks import is_linear_map
+from dora_cli.models.structure.blocks import is_linear_map
 
 _STATE_SPACE = {"A_log", "D"}
 """A mixer's own parameters, as Mamba's authors and everybody after them call them."""
