@@ -45,7 +45,7 @@ def recipe(model: str = "builtin:tiny-encoder", **data: Any) -> Recipe:
 
 
 def cache_model(tmp_path: Path) -> None:
-    """As a download leaves it."""
+    """Leaves the model as a download would."""
     folder = tmp_path / "hub" / f"models--{MODEL.replace('/', '--')}"
     (folder / "refs").mkdir(parents=True)
     (folder / "refs" / "main").write_text(COMMIT)

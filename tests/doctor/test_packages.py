@@ -139,8 +139,11 @@ def test_what_it_needs_is_imported_where_it_is_compiled(slow: Path) -> None:
     for pure in (True, False):
         install(slow, "fast_package", "raise ValueError('numpy.dtype size changed')", pure=pure)
         (found,) = look_at_packages()
-        said = "needs fast-package, which is installed but cannot be imported (ValueError: numpy.dtype size changed)"
-        assert found["problem"] == (None if pure else f"{said}; install it again")
+        if pure:
+            assert found["problem"] is None
+        else:
+            assert "needs fast-package" in found["problem"]
+            assert "(ValueError: numpy.dtype size changed)" in found["problem"]
 
 
 def test_what_is_not_as_it_was_installed_is_imported_all_the_same(slow: Path) -> None:

@@ -163,7 +163,7 @@ def test_a_full_disk_leaves_the_earlier_adapter_whole(
     def full(*arguments: Any, **more: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("dora_cli.runs.folders.save_file", full)
+    monkeypatch.setattr("safetensors.torch.save_file", full)
     with pytest.raises(OutputError, match=r"No space left on device.*then save again"):
         save_adapter(model, place, overwrite=True)
     assert content(place) == before

@@ -22,13 +22,13 @@ FIX = "Free some space or fix the folder's permissions, then"
 def test_a_checkpoint_that_finds_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = tmp_path / "step-1", tmp_path / "step-2"
     with monkeypatch.context() as patch:
-        patch.setattr("dora_cli.runs.folders.save_file", Mock(side_effect=OSError(errno.ENOSPC, FULL)))
+        patch.setattr("safetensors.torch.save_file", Mock(side_effect=OSError(errno.ENOSPC, FULL)))
         says = f"cannot write checkpoint {first}: {FULL}; none was written before. {FIX} train again with --overwrite"
         with pytest.raises(OutputError, match=f"^{re.escape(says)}$"):
             write_folder(first, PARTS)
         assert list(tmp_path.iterdir()) == []
     write_folder(first, PARTS)
-    monkeypatch.setattr("dora_cli.runs.folders.save_file", Mock(side_effect=OSError(errno.ENOSPC, FULL)))
+    monkeypatch.setattr("safetensors.torch.save_file", Mock(side_effect=OSError(errno.ENOSPC, FULL)))
     says = (
         f"cannot write checkpoint {second}: {FULL}; the last one that was written is whole. {FIX} go on with --resume"
     )

@@ -272,7 +272,7 @@ def test_a_first_checkpoint_that_finds_no_room(
     recipe, run = make_recipe("train.epochs=2"), tmp_path / "run"
     with monkeypatch.context() as patch:
         patch.setattr(
-            "dora_cli.runs.folders.save_file", Mock(side_effect=OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+            "safetensors.torch.save_file", Mock(side_effect=OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
         )
         with pytest.raises(
             OutputError,
