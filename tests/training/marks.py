@@ -85,7 +85,7 @@ def _around_loading(mark: Mark) -> None:
     from dora_cli.runs import folders
     from dora_cli.training import loop, run
 
-    load_recipe, load_base, load_file = dora_cli.recipe.load_recipe, prepare.load_base, folders.load_file
+    load_recipe, load_base, tensors = dora_cli.recipe.load_recipe, prepare.load_base, folders._read_tensors
     train, phase = loop.Loop.run, "loading"
 
     def marked_run(self: Any) -> Any:
@@ -105,7 +105,7 @@ def _around_loading(mark: Mark) -> None:
     for place in (prepare, run):
         _change(place, load_base=marked("model", load_base))
     _change(loop.Loop, run=marked_run)
-    _change(folders, load_file=marked("tensors", load_file))
+    _change(folders, _read_tensors=marked("tensors", tensors))
 
 
 def _around_folders(mark: Mark) -> None:

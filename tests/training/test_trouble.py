@@ -271,9 +271,7 @@ def test_a_first_checkpoint_that_finds_no_room(
     """What the message says to do works."""
     recipe, run = make_recipe("train.epochs=2"), tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(
-            "safetensors.torch.save_file", Mock(side_effect=OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
-        )
+        patch.setattr("safetensors.torch.save_file", Mock(side_effect=OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
         with pytest.raises(
             OutputError,
             match=rf"step-6: {os.strerror(errno.ENOSPC)}; .*--overwrite$",
