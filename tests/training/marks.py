@@ -114,9 +114,9 @@ def _around_folders(mark: Mark) -> None:
     from dora_cli.runs import folders, saving
     from dora_cli.training import checkpoint
 
-    write_folder, save_file, sync, rename, rmtree = (
+    write_folder, write_tensors, sync, rename, rmtree = (
         folders.write_folder,
-        folders.save_file,
+        folders._write_tensors,
         folders._sync,
         Path.rename,
         shutil.rmtree,
@@ -132,8 +132,8 @@ def _around_folders(mark: Mark) -> None:
         mark(f"{phase} done")
         phase = ""
 
-    def halved_save(tensors: Any, path: Path) -> None:
-        save_file(tensors, path)
+    def halved_write(path: Path, part: Any) -> None:
+        write_tensors(path, part)
         whole = path.read_bytes()
         path.write_bytes(whole[: len(whole) // 2])
         mark(f"{phase} half of {path.name}")
@@ -165,7 +165,7 @@ def _around_folders(mark: Mark) -> None:
 
     _change(weights, write_folder=marked_write)
     _change(checkpoint, write_folder=marked_write)
-    _change(folders, save_file=halved_save, _sync=marked_sync, shutil=SimpleNamespace(rmtree=marked_rmtree))
+    _change(folders, _write_tensors=halved_write, _sync=marked_sync, shutil=SimpleNamespace(rmtree=marked_rmtree))
     _change(saving, remove_folder=marked_remove)
     _change(Path, rename=marked_rename)
 
