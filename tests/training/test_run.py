@@ -503,11 +503,10 @@ def test_a_disk_that_refuses_the_weights_is_one_message(
     make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Safetensors reports a full disk by an error of its own, not by the system's."""
+    import safetensors.torch
     from safetensors import SafetensorError
 
-    from dora_cli.runs import folders
-
-    plain = folders.save_file
+    plain = safetensors.torch.save_file
 
     def full(tensors: dict[str, torch.Tensor], path: Path) -> None:
         if "step-18" in str(path):
@@ -515,7 +514,7 @@ def test_a_disk_that_refuses_the_weights_is_one_message(
         plain(tensors, path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(folders, "save_file", full)
+        patch.setattr(safetensors.torch, "save_file", full)
         with pytest.raises(OutputError, match=rf"step-18: .*{os.strerror(errno.ENOSPC)}"):
             train(make_recipe(), tmp_path / "run")
     assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir()) == ["step-12", "step-6"]
