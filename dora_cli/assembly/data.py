@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dora_cli.assembly.build import AdaptedModel
-from dora_cli.assembly.evaluator import evaluated_splits
-from dora_cli.data import EncodedPairs, EncodedSplit, Examples, encode, encode_pairs, load_examples
+from dora_cli.data import Encoded, Examples, load_examples
 from dora_cli.recipe import Recipe
 from dora_cli.tasks import Task
 
@@ -28,7 +27,7 @@ class RunData:
 def load_data(recipe: Recipe, task: Task) -> RunData:
     """All examples of a run of `recipe` (resolved)."""
     training = load_split(recipe, task, "train", training=True)
-    evaluated = {split: load_split(recipe, task, split, training=False) for split in evaluated_splits(recipe, task)}
+    evaluated = {split: load_split(recipe, task, split, training=False) for split in task.evaluated_splits(recipe)}
     return RunData(training, evaluated)
 
 
@@ -47,8 +46,6 @@ def load_split(recipe: Recipe, task: Task, split: str, *, training: bool) -> Exa
     )
 
 
-def encode_training(recipe: Recipe, training: Examples, adapted: AdaptedModel) -> EncodedSplit | EncodedPairs:
+def encode_training(recipe: Recipe, task: Task, training: Examples, adapted: AdaptedModel) -> Encoded:
     """The training examples as `adapted` reads them."""
-    if adapted.layout is None:
-        return encode(training, adapted.tokenizer, recipe.data.max_length)
-    return encode_pairs(training, adapted.tokenizer, recipe.data.max_length, adapted.layout)
+    return task.encode(training, adapted.tokenizer, recipe.data.max_length, adapted.layout)

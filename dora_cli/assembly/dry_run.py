@@ -14,7 +14,7 @@ from torch import nn
 from dora_cli.assembly.build import base_from_config, make_method, note_on_code, note_on_rank, targets_of
 from dora_cli.assembly.data import load_data
 from dora_cli.assembly.length import RunLength
-from dora_cli.assembly.notes import note_on_java, notes_before_training, notes_on_official_sizes, notes_on_settings
+from dora_cli.assembly.notes import notes_before_training, notes_on_official_sizes, notes_on_settings
 from dora_cli.assembly.resolve import resolve
 from dora_cli.assembly.work import decide_threads
 from dora_cli.machine.capture import check_capture, choose_capture
@@ -181,7 +181,7 @@ def _data(recipe: Recipe, task: Task) -> tuple[int, list[str]]:
     if recipe.data.source == "hub":
         size, limit = task.splits["train"], recipe.data.max_train_samples
         notes = [*notes_on_settings(recipe), *notes_on_official_sizes(recipe, task)]
-        return size if limit is None else min(size, limit), [*notes, *filter(None, [note_on_java(task)])]
+        return size if limit is None else min(size, limit), [*notes, *filter(None, [task.lacks()])]
     data = load_data(recipe, task)
     return len(data.training), list(notes_before_training(recipe, task, data.training, data.evaluated))
 

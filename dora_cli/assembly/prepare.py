@@ -20,8 +20,9 @@ from dora_cli.assembly.length import RunLength
 from dora_cli.assembly.notes import Note
 from dora_cli.assembly.rehearsal import rehearse
 from dora_cli.assembly.work import decide_threads
-from dora_cli.data import EncodedPairs, EncodedSplit
-from dora_cli.evaluation.base import Evaluator, Progress
+from dora_cli.data import Encoded
+from dora_cli.evaluation.base import Progress
+from dora_cli.evaluation.measuring import Evaluator
 from dora_cli.machine.capture import choose_capture
 from dora_cli.machine.ground import Ground
 from dora_cli.machine.memory import memory_advice
@@ -52,7 +53,7 @@ class Prepared:
     task: Task
     length: RunLength
     adapted: AdaptedModel
-    train: EncodedSplit | EncodedPairs
+    train: Encoded
     evaluator: Evaluator
     ground: Ground
     captured: bool
@@ -142,7 +143,7 @@ def prepare(
     Raises:
         DoraError: the model cannot be trained or evaluated on these data.
     """
-    train = encode_training(recipe, data.training, adapted)
+    train = encode_training(recipe, task, data.training, adapted)
     evaluator = make_evaluator(
         recipe,
         task,

@@ -12,7 +12,7 @@ import torch
 
 from dora_cli.assembly.build import AdaptedModel, adapt, load_base, make_method, note_on_code
 from dora_cli.assembly.data import load_split
-from dora_cli.assembly.evaluator import evaluated_splits, make_evaluator
+from dora_cli.assembly.evaluator import make_evaluator
 from dora_cli.assembly.notes import Note, notes_before_evaluation, unheard
 from dora_cli.assembly.resolve import resolve
 from dora_cli.assembly.weights import Weights, load_weights
@@ -196,7 +196,7 @@ def evaluate_saved(
     def splits(recipe: Recipe, task: Task) -> Sequence[str]:
         if split is not None and split not in task.splits:
             raise RecipeError(f"--split {split}: {task.name} has {', '.join(task.splits)}")
-        return evaluated_splits(recipe, task, split)
+        return task.evaluated_splits(recipe) if split is None else (split,)
 
     restored = restore(checkpoint, overrides, splits, note)
     recipe, task, adapted, weights = restored.recipe, restored.task, restored.adapted, restored.weights

@@ -11,7 +11,6 @@ from rich.table import Table
 from rich.text import Text
 
 from dora_cli.reports.units import size
-from dora_cli.wording import plural
 
 
 def print_tasks(console: Console, tasks: Sequence[Mapping[str, Any]]) -> None:
@@ -24,7 +23,7 @@ def print_tasks(console: Console, tasks: Sequence[Mapping[str, Any]]) -> None:
         metrics.stylize("bold", 0, len(task["primary"]))
         table.add_row(
             task["name"],
-            _kind(task),
+            task["asks"],
             metrics,
             *(_sizes(task["splits"], split) for split in ("train", "validation", "test")),
         )
@@ -36,15 +35,9 @@ def print_tasks(console: Console, tasks: Sequence[Mapping[str, Any]]) -> None:
         _line(console, f"  {', '.join(names)}: {', '.join(sources)}")
 
 
-def _kind(task: Mapping[str, Any]) -> str:
-    if task["kind"] == "generation":
-        return "text to text"
-    return f"{plural(task['texts'], 'text')}, " + (f"{len(task['labels'])} labels" if task["labels"] else "a number")
-
-
 def _sizes(splits: Mapping[str, int], split: str) -> str:
     """Number of examples of the split, or of each that begins with its name, one a line."""
-    return "\n".join(f"{count:,}" for name, count in splits.items() if name.startswith(split))
+    return "\n".join(f"{count:,}" for name, count in splits.items() if name.startswith(split) and count)
 
 
 def _by_sources(tasks: Sequence[Mapping[str, Any]]) -> dict[tuple[str, ...], list[str]]:

@@ -8,7 +8,8 @@ from dora_cli.data import Examples
 from dora_cli.data.builtin import generate
 from dora_cli.data.notes import label_notes, limit_note, text_notes
 from dora_cli.data.sources.fields import Labels
-from dora_cli.tasks import ClassificationTask, get_task, task_names
+from dora_cli.tasks import get_task, task_names
+from dora_cli.tasks.label import LabelTask
 
 
 def texts(*columns: list[str]) -> list[str]:
@@ -18,7 +19,7 @@ def texts(*columns: list[str]) -> list[str]:
 def labels(task: str, *values: float, training: bool = True) -> list[str]:
     examples = Examples((["a"] * len(values),), list(values))
     found = get_task(task)
-    assert isinstance(found, ClassificationTask)
+    assert isinstance(found, LabelTask)
     return list(label_notes("split train", found.fields.labels, examples, training=training, zero=found.correlations))
 
 

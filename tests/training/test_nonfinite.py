@@ -56,7 +56,7 @@ def plant(monkeypatch: pytest.MonkeyPatch) -> Callable[[Mapping[int, float]], Mo
         def call(self: TrainingStep, step: int, micro_batches: Sequence[Any], units: int, *, event: bool) -> Any:
             loss = self.loss
             if step in values:
-                self.loss = lambda logits, labels: loss(logits, labels) * values[step]
+                self.loss = lambda outputs, batch: loss(outputs, batch) * values[step]
             before = state_of(self)
             try:
                 return plain(self, step, micro_batches, units, event=event)
@@ -198,7 +198,7 @@ def test_one_more_ends_the_run_which_goes_on_from_before(
         def call(self: TrainingStep, step: int, *arguments: Any, **options: Any) -> Any:
             loss = self.loss
             if step in (4, 10):
-                self.loss = lambda logits, labels: loss(logits, labels) * NAN
+                self.loss = lambda outputs, batch: loss(outputs, batch) * NAN
             try:
                 return plain(self, step, *arguments, **options)
             finally:
@@ -302,7 +302,7 @@ def _scaled_step(total: int) -> TrainingStep:
     return TrainingStep(
         model=model,
         method=method,
-        loss=lambda logits, labels: nn.functional.cross_entropy(logits, labels, reduction="none"),
+        loss=lambda outputs, batch: nn.functional.cross_entropy(outputs.logits, batch["labels"], reduction="none"),
         optimizer=optimizer,
         scheduler=make_scheduler(optimizer, warmup_steps=0, total_steps=total),
         accelerator=_Accelerator(),  # type: ignore[arg-type]

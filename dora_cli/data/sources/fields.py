@@ -104,6 +104,10 @@ class Fields:
         """The task's own name of each text column, which is the hub's."""
         return tuple(names[0] for names in self.texts)
 
+    def by_source(self, split: str) -> bool:
+        """Whether a limit on the examples of `split` counts different sources, with all their references."""
+        return self.labels is None and split != "train"
+
     def complete(self, split: str) -> bool:
         """Whether every example of `split` must have its label or reference."""
         return split == "train" or split in self.evaluated

@@ -72,8 +72,8 @@ def load_examples(
     examples = _read(fields, source, split, path, columns, labels)
     if max_samples is None:
         return examples
-    by_source = fields.labels is None and split != "train"
-    return examples.sample_sources(max_samples, seed) if by_source else examples.sample(max_samples, seed)
+    sample = examples.sample_sources if fields.by_source(split) else examples.sample
+    return sample(max_samples, seed)
 
 
 def _read(

@@ -1,0 +1,242 @@
+"""Classification and regression: one sentence or a pair of them, to a class or to a number."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dora_cli.data.notes import label_notes
+from dora_cli.data.sources.fields import Fields, HubSource, Labels, TsvLayout
+from dora_cli.libraries import loading
+from dora_cli.tasks.base import Answers, Task
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy.typing as npt
+    from torch import Tensor
+
+    from dora_cli.data.encoding import Encoded
+    from dora_cli.data.examples import Examples
+    from dora_cli.models import Head
+    from dora_cli.recipe import Recipe
+
+
+_VALUES: Mapping[str, tuple[str, ...]] = {
+    "accuracy": ("accuracy",),
+    "accuracy_f1": ("accuracy", "f1"),
+    "matthews": ("matthews_correlation",),
+    "pearson_spearman": ("pearson", "spearmanr"),
+}
+"""What each metric computes on one split."""
+
+_CORRELATIONS = ("matthews_correlation", "pearson", "spearmanr")
+
+
+@dataclass(frozen=True)
+class LabelTask(Task):
+    """One sentence or a pair of them, to a class or to a number.
+
+    Attributes:
+        label_names: names of the classes by label id, or None for a regression.
+        metric: name of the metric that the evaluation computes on one split.
+        hub: where the hub has it.
+        tsv: how the official files store it.
+    """
+
+    label_names: tuple[str, ...] | None
+    metric: str
+    hub: HubSource
+    tsv: TsvLayout
+
+    # -- what it is ----------------------------------------------------------------------------------------------------
+
+    @property
+    def kind(self) -> str:
+        return "regression" if self.label_names is None else "classification"
+
+    @property
+    def labels(self) -> tuple[str, ...] | None:
+        return self.label_names
+
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """Names of what is measured on one split."""
+        return _VALUES[self.metric]
+
+    @property
+    def regression(self) -> bool:
+        """True if the label is a number, not a class."""
+        return self.label_names is None
+
+    @property
+    def num_labels(self) -> int:
+        """Outputs of the head: the number of classes, or 1 for a regression."""
+        return 1 if self.label_names is None else len(self.label_names)
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """The least and the greatest number of a regression."""
+        assert self.tsv.span is not None, "a number has a span"
+        return self.tsv.span
+
+    @property
+    def fields(self) -> Fields:
+        general = ("sentence",) if len(self.text_columns) == 1 else ("sentence1", "sentence2")
+        names = zip(self.text_columns, general, self.tsv.texts, strict=True)
+        return Fields(
+            self.name,
+            tuple(tuple(dict.fromkeys(each)) for each in names),
+            Labels(self.label_names, self.tsv.span),
+            tuple(self.splits),
+            self.eval_splits,
+            ("hub", "glue-tsv", "files", "builtin"),
+            self.hub,
+            self.tsv,
+        )
+
+    @property
+    def epoch_metrics(self) -> tuple[str, ...]:
+        per_split = self.scores
+        splits = [split.removeprefix("validation_") for split in self.eval_splits] if len(self.eval_splits) > 1 else []
+        return (*per_split, *(f"{value}_{split}" for split in splits for value in per_split))
+
+    # -- a recipe ------------------------------------------------------------------------------------------------------
+
+    def problems(self, recipe: Recipe) -> list[str]:
+        found = super().problems(recipe)
+        if self.regression and recipe.train.label_smoothing:
+            found.append(
+                f"train.label_smoothing: is {recipe.train.label_smoothing}, but the label of {self.name} is a number, "
+                "not a class; set it to 0"
+            )
+        return found
+
+    def predicted_splits(self, recipe: Recipe, split: str | None) -> tuple[str, ...]:
+        """``test`` stands for all splits that the benchmark takes predictions of."""
+        return tuple(self.submissions) if split in (None, "test") else super().predicted_splits(recipe, split)
+
+    # -- from texts to losses ------------------------------------------------------------------------------------------
+
+    @property
+    def head(self) -> Head:
+        from dora_cli.models import ClassifierHead
+
+        return ClassifierHead(self.num_labels, self.label_names, self.regression)
+
+    def losses(self, outputs: Any, batch: Mapping[str, Tensor], *, label_smoothing: float = 0.0) -> Tensor:
+        """Loss of each example, not averaged.
+
+        Args:
+            outputs: with ``logits`` ``(B, num_labels)``, of any floating type.
+            batch: with ``labels`` ``(B,)``; class ids (int64), or numbers for a regression.
+            label_smoothing: share of the target spread evenly over all classes; 0 for a regression.
+
+        Returns:
+            ``(B,)`` in fp32: cross entropy in nats, or the squared error of a regression.
+        """
+        from torch.nn import functional
+
+        logits, labels = outputs.logits, batch["labels"]
+        if self.regression:
+            return functional.mse_loss(logits.squeeze(-1).float(), labels.float(), reduction="none")
+        return functional.cross_entropy(logits.float(), labels, reduction="none", label_smoothing=label_smoothing)
+
+    # -- from outputs to metrics and predictions -----------------------------------------------------------------------
+
+    def keep(self, outputs: Any, batch: Mapping[str, Tensor]) -> Tensor:
+        """The logits in fp32, ``(B, num_labels)``."""
+        return outputs.logits.float()
+
+    def predictions(self, logits: Tensor) -> Tensor:
+        """What the model says of each example.
+
+        Args:
+            logits: ``(B, num_labels)``.
+
+        Returns:
+            ``(B,)``: class ids (int64), or fp32 numbers for a regression.
+        """
+        return logits.squeeze(-1).float() if self.regression else logits.argmax(dim=-1)
+
+    def prepare(self) -> None:
+        two = np.array([0, 1], dtype=self._type)
+        with loading(f"what computes the metric {self.metric}"):
+            self._compute_metrics()(self.metric, two, two)
+
+    def measure(self, kept: Sequence[npt.NDArray[Any]], split: Encoded) -> dict[str, float]:
+        labels: Any = getattr(split, "labels", None)
+        assert labels is not None, "scorable"
+        predictions = self.predictions(_stacked(kept)).numpy().astype(self._type)
+        return self._compute_metrics()(self.metric, predictions, np.asarray(labels))
+
+    @property
+    def _type(self) -> type[np.float64 | np.int64]:
+        """Of labels and predictions."""
+        return np.float64 if self.regression else np.int64
+
+    def _compute_metrics(self) -> Callable[..., dict[str, float]]:
+        """The function of that name, whose libraries take a second to load when they are first needed."""
+        with loading(f"what computes the metric {self.metric}"):
+            from dora_cli.metrics.glue import compute_metrics, load_libraries
+
+            load_libraries(self.metric)
+        return compute_metrics
+
+    def answer(self, kept: Sequence[npt.NDArray[Any]], examples: Examples, recipe: Recipe) -> Answers:
+        """A record has the texts under their columns' names, ``prediction`` (name of the class, or a number) and, for
+        classes, ``probabilities`` by name; ``label`` where the examples have one.
+        """
+        import torch
+
+        logits = _stacked(kept)
+        predictions = self.predictions(logits).tolist()
+        names = recipe.data.labels or self.label_names  # as the user's own files write them
+        shares = torch.softmax(logits.double(), dim=-1).tolist()
+        records = []
+        for row, prediction in enumerate(predictions):
+            record: dict[str, Any] = {
+                column: texts[row] for column, texts in zip(self.text_columns, examples.texts, strict=True)
+            }
+            record["prediction"] = prediction if names is None else names[prediction]
+            if names is not None:
+                record["probabilities"] = dict(zip(names, shares[row], strict=True))
+            if examples.labels is not None:
+                label = examples.labels[row]
+                record["label"] = label if names is None else names[int(label)]
+            records.append(record)
+        return Answers(records, [self.submitted(prediction) for prediction in predictions])
+
+    # -- its words -----------------------------------------------------------------------------------------------------
+
+    @property
+    def submissions(self) -> Mapping[str, str]:
+        return self.tsv.submissions
+
+    def submitted(self, prediction: float) -> str:
+        """A prediction as the benchmark's file of predictions writes it: the official label, or a number within the
+        official span.
+        """
+        if self.tsv.labels is not None:
+            return self.tsv.labels[int(prediction)]
+        least, greatest = self.span
+        return f"{min(max(prediction, least), greatest):.6f}"
+
+    def notes(self, place: str, examples: Examples, *, training: bool) -> Iterator[str]:
+        # of scores that are undefined, and set to 0, where all labels are the same
+        zero = [score for score in self.scores if score in _CORRELATIONS]
+        return label_notes(place, self.fields.labels, examples, training=training, zero=zero)
+
+    @property
+    def printed(self) -> str:
+        return "logits[0, 0].item()" if self.regression else "model.config.id2label[logits[0].argmax().item()]"
+
+
+def _stacked(kept: Sequence[npt.NDArray[Any]]) -> Tensor:
+    """The logits of a whole split, ``(N, num_labels)``."""
+    import torch
+
+    return torch.from_numpy(np.stack(kept))
