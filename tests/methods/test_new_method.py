@@ -4,25 +4,20 @@ does with a method.
 
 from __future__ import annotations
 
-import json
-import os
 import signal
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from dora_cli.recipe import load_recipe
 from dora_cli.recipe.dump import dump_recipe
-from tests.processes import Done
+from tests.brought import Command, installed
 from tests.runs.test_resume import assert_equal_runs
 from tests.training.conftest import MakeRecipe
 from tests.training.test_run import read
 
 BROUGHT = Path(__file__).parent / "brought"
-ROOT = Path(__file__).parents[2]
 ENTRY_POINTS = """
 [dora_cli.methods]
 scale = scale_method:Scale
@@ -30,68 +25,14 @@ scale = scale_method:Scale
 [dora_cli.recipes]
 scale = scale_keys
 """
-SERVER = """
-import json, os, signal, sys, tempfile
-import torch, dora_cli.commands, dora_cli.export.saved, dora_cli.reports.html.page, dora_cli.training.run
-from dora_cli.training.loop import Loop
-
-torch.set_num_threads(1)
-step = Loop._step
-for line in sys.stdin:
-    arguments, killed_at = json.loads(line)
-    streams = [tempfile.TemporaryFile() for _ in range(2)]
-    child = os.fork()
-    if not child:
-        for number, stream in enumerate(streams, start=1):
-            os.dup2(stream.fileno(), number)
-
-        def killed(self, number, epoch, group):
-            if number == killed_at:
-                os.kill(os.getpid(), signal.SIGKILL)
-            step(self, number, epoch, group)
-
-        Loop._step = killed
-        from dora_cli.__main__ import main
-
-        main(arguments)
-        raise SystemExit
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    for stream in streams:
-        stream.seek(0)
-    print(json.dumps([code, *(stream.read().decode() for stream in streams)]), flush=True)
-"""
-"""Runs commands in processes forked from one in which the package is installed; one may be killed before a step."""
-
-Command = Callable[..., Done]
 
 
-@pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
+@pytest.fixture(scope="module", name="installed")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
     """`dora` in a process in which the package that brings the method is installed."""
-    site = tmp_path_factory.mktemp("site")
-    for name in ("scale_method.py", "scale_keys.py"):
-        (site / name).write_bytes((BROUGHT / name).read_bytes())
-    info = site / "dora_scale-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: dora-scale\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(ENTRY_POINTS)
-    path = os.pathsep.join((str(ROOT), str(site), *filter(None, [os.environ.get("PYTHONPATH")])))
-    environment = {**os.environ, "PYTHONPATH": path, "COLUMNS": "200"}
-    with subprocess.Popen(
-        [sys.executable, "-c", SERVER], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as server:
-        assert server.stdin is not None
-        assert server.stdout is not None
-        questions, answers = server.stdin, server.stdout
-
-        def run(*arguments: object, code: int = 0, killed_at: int | None = None) -> Done:
-            print(json.dumps([list(map(str, arguments)), killed_at]), file=questions, flush=True)
-            done = Done(*json.loads(answers.readline()))
-            assert done.code == code, done.out + done.err
-            return done
-
+    modules = [BROUGHT / name for name in ("scale_method.py", "scale_keys.py")]
+    with installed(tmp_path_factory.mktemp("site"), modules, ENTRY_POINTS) as run:
         yield run
-        questions.close()
 
 
 @pytest.fixture

@@ -86,8 +86,9 @@ class Fields:
         splits: every split, by the hub's names.
         evaluated: the splits that an evaluation covers.
         sources: what ``data.source`` may be.
-        hub: where the hub has it.
-        release: how the official files store it: `TsvLayout` with labels, `CsvLayout` with references.
+        hub: where the hub has it; None if ``hub`` is no source.
+        release: how the official files store it: `TsvLayout` with labels, `CsvLayout` with references; None if there
+            are none.
     """
 
     task: str
@@ -95,9 +96,9 @@ class Fields:
     labels: Labels | None
     splits: tuple[str, ...]
     evaluated: tuple[str, ...]
-    sources: tuple[str, ...]
-    hub: HubSource
-    release: TsvLayout | CsvLayout
+    sources: tuple[str, ...] = ("files",)
+    hub: HubSource | None = None
+    release: TsvLayout | CsvLayout | None = None
 
     @property
     def own_names(self) -> tuple[str, ...]:

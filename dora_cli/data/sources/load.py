@@ -91,6 +91,7 @@ def _read(
         release = fields.release
         if isinstance(release, TsvLayout):
             return read_glue_tsv(fields, release, folder, split)
+        assert release is not None, "official files are no source of other tasks"
         return read_e2e_csv(fields, release, folder, split)
     if source == "hub":
         return read_hub(fields, split)
