@@ -41,6 +41,8 @@ def load_split(recipe: Recipe, task: Task, split: str, *, training: bool) -> Exa
         path=data.path,
         columns=data.columns,
         labels=data.labels,
+        validation=data.validation,
+        skip=data.invalid == "skip",
         max_samples=data.max_train_samples if training else data.max_eval_samples,
         seed=0,  # which examples are kept must not depend on the seed of the run
     )

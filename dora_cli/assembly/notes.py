@@ -36,6 +36,7 @@ def notes_before_training(
         "split train", "data.max_train_samples", recipe.data.max_train_samples, len(training), "example"
     ):
         yield note
+    yield from training.notes
     yield from text_notes("split train", training)
     yield from task.notes("split train", training, training=True)
     yield from notes_before_evaluation(recipe, task, evaluated)
@@ -55,6 +56,7 @@ def notes_before_evaluation(recipe: Recipe, task: Task, evaluated: Mapping[str, 
             "different source" if by_source else "example",
         ):
             yield note
+        yield from examples.notes
         yield from text_notes(place, examples)
         yield from task.notes(place, examples, training=False)
     if note := task.lacks():

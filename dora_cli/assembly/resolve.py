@@ -21,7 +21,10 @@ def resolve(recipe: Recipe) -> tuple[Recipe, Task]:
     problems = [*_metric(recipe, task), *task.problems(recipe)]
     if problems:
         raise RecipeError(problems)
-    return task.settle(with_ranks(recipe))
+    recipe, task = task.settle(with_ranks(recipe))
+    if problems := _metric(recipe, task):  # data may have said that it is none of the task's
+        raise RecipeError(problems)
+    return recipe, task
 
 
 def with_ranks(recipe: Recipe) -> Recipe:

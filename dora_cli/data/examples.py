@@ -17,10 +17,12 @@ class Examples:
             references, a source once for each of its references; the sources alone where there are no references.
         labels: class ids, or floats for a regression; None where there are none, as in official test files and for
             generation.
+        notes: what is to be said of how they came about; no part of what they are.
     """
 
     texts: tuple[list[str], ...]
     labels: list[int] | list[float] | None
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         assert len(self.texts) in (1, 2), "one or two texts per example"
@@ -73,9 +75,34 @@ class Examples:
         kept = {sources[i] for i in _choice(len(sources), count, seed)}
         return self._rows([i for i, source in enumerate(self.texts[0]) if source in kept])
 
+    def held_out(self, share: float) -> tuple[Examples, Examples]:
+        """The examples in two parts, of which the second holds about `share` of them; each in the original order.
+
+        Of every class its share, and at least one example where it has two. What has references is parted by its
+        sources. The choice depends on labels or sources and `share` only.
+        """
+        if self.labels is None:
+            groups: dict[object, list[int]] = {}
+            for row, source in enumerate(self.texts[0]):
+                groups.setdefault(source, []).append(row)
+            strata = [list(groups.values())]
+        else:
+            by_label: dict[object, list[list[int]]] = {}
+            numbers = any(isinstance(label, float) for label in self.labels)
+            for row, label in enumerate(self.labels):
+                by_label.setdefault(None if numbers else label, []).append([row])
+            strata = list(by_label.values())
+        held: set[int] = set()
+        for members in strata:
+            count = min(max(round(share * len(members)), 1), len(members) - 1)
+            for chosen in _choice(len(members), count, seed=0) if count else ():
+                held.update(members[chosen])
+        parts = [[row for row in range(len(self)) if (row in held) is second] for second in (False, True)]
+        return self._rows(parts[0]), self._rows(parts[1])
+
     def _rows(self, kept: list[int]) -> Examples:
         labels = None if self.labels is None else [self.labels[i] for i in kept]
-        return Examples(tuple([column[i] for i in kept] for column in self.texts), labels)
+        return Examples(tuple([column[i] for i in kept] for column in self.texts), labels, self.notes)
 
 
 def _choice(total: int, count: int, seed: int) -> list[int]:

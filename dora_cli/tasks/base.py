@@ -137,6 +137,11 @@ class Task(ABC):
         """What it asks, in a few words."""
         return f"{plural(self.reads, 'text')}, " + (plural(len(self.labels), "label") if self.labels else "a number")
 
+    @property
+    def standardises(self) -> bool:
+        """Whether a model learns its labels, which are numbers, with mean 0 and standard deviation 1."""
+        return False
+
     def lower_is_better(self, metric: str) -> bool:
         """Whether a smaller value of `metric`, one of `epoch_metrics`, is the better one."""
         return False
@@ -145,7 +150,10 @@ class Task(ABC):
 
     def problems(self, recipe: Recipe) -> list[str]:
         """What in `recipe` means nothing to this task, a line each; before anything is loaded."""
-        return [] if recipe.decode is None else [f"decode: {self.name} generates no text; remove the section"]
+        found = [] if recipe.decode is None else [f"decode: {self.name} generates no text; remove the section"]
+        if recipe.data.scale is not None and not self.standardises:
+            found.append(f"data.scale: {self.name} has no numbers of your own to scale; remove the key")
+        return found
 
     def settle(self, recipe: Recipe) -> tuple[Recipe, Task]:
         """The recipe with what this task decides filled in, and the task with what this recipe decides.

@@ -111,7 +111,7 @@ class GenerateTask(Task):
     def problems(self, recipe: Recipe) -> list[str]:
         from dora_cli.recipe import DecodeSection
 
-        found = []
+        found = super().problems(recipe.model_copy(update={"decode": None}))
         decode = recipe.decode or DecodeSection()
         if decode.split is not None and decode.split not in self.splits:
             found.append(f"decode.split: {self.name} has no split {decode.split!r}; it has {', '.join(self.splits)}")

@@ -1,26 +1,30 @@
-"""Classification and regression: one sentence or a pair of them, to a class or to a number."""
+"""Classification and regression: one text or a pair of them, to a class or to a number."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dora_cli.data.encoding import encode
 from dora_cli.data.notes import label_notes
 from dora_cli.data.sources.fields import Fields, HubSource, Labels, TsvLayout
 from dora_cli.libraries import loading
 from dora_cli.tasks.base import Answers, Task
+from dora_cli.tasks.found import OWN_LABEL, OWN_SECOND, OWN_TEXT, find_columns, find_labels, find_scale
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import numpy.typing as npt
     from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
 
     from dora_cli.data.encoding import Encoded
     from dora_cli.data.examples import Examples
+    from dora_cli.data.layout import PairLayout
     from dora_cli.models import Head
     from dora_cli.recipe import Recipe
 
@@ -30,6 +34,8 @@ _VALUES: Mapping[str, tuple[str, ...]] = {
     "accuracy_f1": ("accuracy", "f1"),
     "matthews": ("matthews_correlation",),
     "pearson_spearman": ("pearson", "spearmanr"),
+    "classes": ("accuracy", "macro_f1", "micro_f1", "matthews_correlation"),
+    "numbers": ("pearson", "spearmanr", "rmse"),
 }
 """What each metric computes on one split."""
 
@@ -38,19 +44,22 @@ _CORRELATIONS = ("matthews_correlation", "pearson", "spearmanr")
 
 @dataclass(frozen=True)
 class LabelTask(Task):
-    """One sentence or a pair of them, to a class or to a number.
+    """One text or a pair of them, to a class or to a number.
 
     Attributes:
         label_names: names of the classes by label id, or None for a regression.
         metric: name of the metric that the evaluation computes on one split.
-        hub: where the hub has it.
-        tsv: how the official files store it.
+        hub: where the hub has it; None for a task of the user's own data.
+        tsv: how the official files store it; likewise.
+        scale: mean and standard deviation of the numbers of a regression, whose model learns them standardised; None
+            where it learns them as they are.
     """
 
     label_names: tuple[str, ...] | None
     metric: str
-    hub: HubSource
-    tsv: TsvLayout
+    hub: HubSource | None = None
+    tsv: TsvLayout | None = None
+    scale: tuple[float, float] | None = None
 
     # -- what it is ----------------------------------------------------------------------------------------------------
 
@@ -65,7 +74,17 @@ class LabelTask(Task):
     @property
     def scores(self) -> tuple[str, ...]:
         """Names of what is measured on one split."""
-        return _VALUES[self.metric]
+        binary = self.metric == "classes" and len(self.label_names or ()) in (0, 2)  # none: not yet looked for
+        return (*_VALUES[self.metric], *(("auroc",) if binary else ()))
+
+    @property
+    def own(self) -> bool:
+        """Whether it is a task of the user's own data, which say what its columns and labels are."""
+        return self.tsv is None
+
+    @property
+    def standardises(self) -> bool:
+        return self.own and self.regression
 
     @property
     def regression(self) -> bool:
@@ -78,13 +97,16 @@ class LabelTask(Task):
         return 1 if self.label_names is None else len(self.label_names)
 
     @property
-    def span(self) -> tuple[float, float]:
-        """The least and the greatest number of a regression."""
-        assert self.tsv.span is not None, "a number has a span"
-        return self.tsv.span
+    def asks(self) -> str:
+        if not self.own:
+            return super().asks
+        return "1 or 2 texts, " + ("a number" if self.regression else "labels of your own")
 
     @property
     def fields(self) -> Fields:
+        if self.tsv is None:
+            texts = (OWN_TEXT, OWN_SECOND)[: len(self.text_columns)]
+            return Fields(self.name, texts, Labels(self.label_names, own=True), tuple(self.splits), self.eval_splits)
         general = ("sentence",) if len(self.text_columns) == 1 else ("sentence1", "sentence2")
         names = zip(self.text_columns, general, self.tsv.texts, strict=True)
         return Fields(
@@ -98,6 +120,9 @@ class LabelTask(Task):
             self.tsv,
         )
 
+    def lower_is_better(self, metric: str) -> bool:
+        return metric == "rmse"
+
     @property
     def epoch_metrics(self) -> tuple[str, ...]:
         per_split = self.scores
@@ -108,6 +133,13 @@ class LabelTask(Task):
 
     def problems(self, recipe: Recipe) -> list[str]:
         found = super().problems(recipe)
+        if self.own and recipe.data.source != "files":
+            found.append(
+                f"data.source: is {recipe.data.source}, but {self.name} is of your own data; set it to files, and "
+                "data.path to their folder, or to the one file"
+            )
+        if self.own and self.regression and recipe.data.labels is not None:
+            found.append(f"data.labels: the label of {self.name} is a number; remove the key")
         if self.regression and recipe.train.label_smoothing:
             found.append(
                 f"train.label_smoothing: is {recipe.train.label_smoothing}, but the label of {self.name} is a number, "
@@ -115,9 +147,17 @@ class LabelTask(Task):
             )
         return found
 
+    def settle(self, recipe: Recipe) -> tuple[Recipe, Task]:
+        """A task of the user's own data is told by the recipe, or finds in the training split, which columns and labels
+        it has.
+        """
+        return settled(self, recipe) if self.own else (recipe, self)
+
     def predicted_splits(self, recipe: Recipe, split: str | None) -> tuple[str, ...]:
         """``test`` stands for all splits that the benchmark takes predictions of."""
-        return tuple(self.submissions) if split in (None, "test") else super().predicted_splits(recipe, split)
+        if self.submissions and split in (None, "test"):
+            return tuple(self.submissions)
+        return super().predicted_splits(recipe, split)
 
     # -- from texts to losses ------------------------------------------------------------------------------------------
 
@@ -126,6 +166,15 @@ class LabelTask(Task):
         from dora_cli.models import ClassifierHead
 
         return ClassifierHead(self.num_labels, self.label_names, self.regression)
+
+    def encode(
+        self, examples: Examples, tokenizer: PreTrainedTokenizerBase, max_length: int, layout: PairLayout | None
+    ) -> Encoded:
+        found = encode(examples, tokenizer, max_length)
+        if self.scale is None or found.labels is None:
+            return found
+        mean, deviation = self.scale
+        return replace(found, labels=(found.labels.astype(np.float64) - mean) / deviation)
 
     def losses(self, outputs: Any, batch: Mapping[str, Tensor], *, label_smoothing: float = 0.0) -> Tensor:
         """Loss of each example, not averaged.
@@ -165,13 +214,28 @@ class LabelTask(Task):
     def prepare(self) -> None:
         two = np.array([0, 1], dtype=self._type)
         with loading(f"what computes the metric {self.metric}"):
-            self._compute_metrics()(self.metric, two, two)
+            compute = self._compute_metrics()
+            if not self.own:
+                compute(self.metric, two, two)
+            elif self.regression:
+                compute(two, two)
+            else:
+                compute(np.eye(self.num_labels)[:2], two)
 
     def measure(self, kept: Sequence[npt.NDArray[Any]], split: Encoded) -> dict[str, float]:
         labels: Any = getattr(split, "labels", None)
         assert labels is not None, "scorable"
-        predictions = self.predictions(_stacked(kept)).numpy().astype(self._type)
-        return self._compute_metrics()(self.metric, predictions, np.asarray(labels))
+        logits, compute = _stacked(kept), self._compute_metrics()
+        predictions = self._in_units(self.predictions(logits).numpy().astype(self._type))
+        if not self.own:
+            return compute(self.metric, predictions, np.asarray(labels))
+        if self.regression:
+            return compute(predictions, self._in_units(labels))
+        return compute(logits.double().softmax(dim=-1).numpy(), labels)
+
+    def _in_units(self, numbers: Any) -> Any:
+        """Numbers of the model in those of the data."""
+        return numbers if self.scale is None else numbers * self.scale[1] + self.scale[0]
 
     @property
     def _type(self) -> type[np.float64 | np.int64]:
@@ -181,6 +245,10 @@ class LabelTask(Task):
     def _compute_metrics(self) -> Callable[..., dict[str, float]]:
         """The function of that name, whose libraries take a second to load when they are first needed."""
         with loading(f"what computes the metric {self.metric}"):
+            if self.own:
+                from dora_cli.metrics import labels
+
+                return labels.number_metrics if self.regression else labels.class_metrics
             from dora_cli.metrics.glue import compute_metrics, load_libraries
 
             load_libraries(self.metric)
@@ -193,7 +261,7 @@ class LabelTask(Task):
         import torch
 
         logits = _stacked(kept)
-        predictions = self.predictions(logits).tolist()
+        predictions = self._in_units(self.predictions(logits)).tolist()
         names = recipe.data.labels or self.label_names  # as the user's own files write them
         shares = torch.softmax(logits.double(), dim=-1).tolist()
         records = []
@@ -208,21 +276,23 @@ class LabelTask(Task):
                 label = examples.labels[row]
                 record["label"] = label if names is None else names[int(label)]
             records.append(record)
-        return Answers(records, [self.submitted(prediction) for prediction in predictions])
+        return Answers(records, None if self.own else [self.submitted(prediction) for prediction in predictions])
 
     # -- its words -----------------------------------------------------------------------------------------------------
 
     @property
     def submissions(self) -> Mapping[str, str]:
-        return self.tsv.submissions
+        return {} if self.tsv is None else self.tsv.submissions
 
     def submitted(self, prediction: float) -> str:
         """A prediction as the benchmark's file of predictions writes it: the official label, or a number within the
         official span.
         """
+        assert self.tsv is not None, "there is a benchmark"
         if self.tsv.labels is not None:
             return self.tsv.labels[int(prediction)]
-        least, greatest = self.span
+        assert self.tsv.span is not None, "a number has a span"
+        least, greatest = self.tsv.span
         return f"{min(max(prediction, least), greatest):.6f}"
 
     def notes(self, place: str, examples: Examples, *, training: bool) -> Iterator[str]:
@@ -232,7 +302,13 @@ class LabelTask(Task):
 
     @property
     def printed(self) -> str:
-        return "logits[0, 0].item()" if self.regression else "model.config.id2label[logits[0].argmax().item()]"
+        if not self.regression:
+            return "model.config.id2label[logits[0].argmax().item()]"
+        return (
+            "logits[0, 0].item()"
+            if self.scale is None
+            else f"logits[0, 0].item() * {self.scale[1]!r} + {self.scale[0]!r}"
+        )
 
 
 def _stacked(kept: Sequence[npt.NDArray[Any]]) -> Tensor:
@@ -240,3 +316,31 @@ def _stacked(kept: Sequence[npt.NDArray[Any]]) -> Tensor:
     import torch
 
     return torch.from_numpy(np.stack(kept))
+
+
+def settled(task: LabelTask, recipe: Recipe) -> tuple[Recipe, LabelTask]:
+    """The recipe with the columns and labels of its data named, and the task that has them.
+
+    A settled recipe is read no data for, so that a finished run can be evaluated without its training split.
+
+    Raises:
+        DataError: the training split cannot be read, or has no such columns, or no two classes.
+    """
+    data = recipe.data
+    told = data.scale if task.regression else data.labels
+    found: dict[str, Any] = {}
+    if data.columns is None or told is None or not set(OWN_TEXT) & set(data.columns):
+        columns, table = find_columns(task.name, recipe)
+        found["columns"] = columns
+        if told is None:
+            values = table.columns[columns[OWN_LABEL]]
+            found["scale" if task.regression else "labels"] = (
+                find_scale(table, values) if task.regression else find_labels(table, values)
+            )
+    recipe = recipe.model_copy(update={"data": data.model_copy(update=found)})
+    columns = recipe.data.columns or {}
+    texts = tuple(
+        next(name for name in names if name in columns) for names in (OWN_TEXT, OWN_SECOND) if set(names) & set(columns)
+    )
+    changes = {"scale": recipe.data.scale} if task.regression else {"label_names": recipe.data.labels}
+    return recipe, replace(task, text_columns=texts, **changes)

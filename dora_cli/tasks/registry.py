@@ -9,11 +9,12 @@ from dora_cli.errors import RecipeError
 from dora_cli.tasks.base import Task
 from dora_cli.tasks.e2e import E2E
 from dora_cli.tasks.glue import GLUE
+from dora_cli.tasks.own import CLASSIFICATION, REGRESSION
 
 GROUP = "dora_cli.tasks"
 """The entry points of other packages' tasks: each names a `Task`, and is called like it."""
 
-_TASKS: dict[str, Task] = {task.name: task for task in (*GLUE, E2E)}
+_TASKS: dict[str, Task] = {task.name: task for task in (*GLUE, E2E, CLASSIFICATION, REGRESSION)}
 _TASKS.update({entry.name: entry.load() for entry in entry_points(group=GROUP) if entry.name not in _TASKS})
 
 

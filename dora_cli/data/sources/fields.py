@@ -68,11 +68,13 @@ class Labels:
 
     Attributes:
         names: the classes by label id; None for numbers.
-        span: the least and the greatest number; None for classes.
+        span: the least and the greatest number; None for classes, and where any number may be.
+        own: whether the names are those of the user's files.
     """
 
     names: tuple[str, ...] | None
     span: tuple[float, float] | None = None
+    own: bool = False
 
 
 @dataclass(frozen=True)
