@@ -15,6 +15,8 @@ from dora_cli.recipe.methods import METHODS, about
 from dora_cli.recipe.shipped_recipes import shipped_recipes
 from dora_cli.tasks import Task, get_task
 
+_MODEL = "FacebookAI/roberta-base"
+"""What most shipped recipes adapt: for a task that none is shipped for."""
 _FIRST = "e2e/gpt2-medium"
 """The recipe that stands first among a task's: the one whose results can be compared with published ones."""
 
@@ -77,7 +79,7 @@ def first_recipe(
 def _plain(task: Task, model: str | None, kind: str | None, method: str, file: str) -> FirstRecipe:
     """A recipe of defaults, for a task that no recipe is shipped for."""
     if model is None:
-        raise RecipeError(f"--model: no recipe for {task.name} is shipped whose model could be taken; name one")
+        model, kind = _MODEL, task.head.kind_of(_MODEL)
     source = task.fields.sources[0]
     data = {"source": source, **({"path": "data"} if source not in ("hub", "builtin") else {})}
     wanted = Recipe.model_validate(
@@ -88,6 +90,7 @@ def _plain(task: Task, model: str | None, kind: str | None, method: str, file: s
         "",
         f"    dora train {shlex.quote(file)} --dry-run    # the schedule in steps and the parameter budget",
         "",
+        f"Data: your own, here in the folder {data['path']}, a file for each split." if "path" in data else "",
         "Values: defaults, which are published for other tasks: try other values of train.learning_rate first.",
     ]
     return FirstRecipe(annotated(wanted, heading), unchecked=model if kind is None else None)

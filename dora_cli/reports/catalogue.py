@@ -14,11 +14,18 @@ from dora_cli.reports.units import size
 
 
 def print_tasks(console: Console, tasks: Sequence[Mapping[str, Any]]) -> None:
-    """Prints one row per task; `tasks` as `dora_cli.tasks.task_catalogue` gives them."""
+    """Prints one row per task, those of the user's own data below.
+
+    Args:
+        console: where.
+        tasks: as `dora_cli.tasks.task_catalogue` gives them.
+    """
     table = _table("task", "kind", "metrics")
     for split in ("train", "validation", "test"):
         table.add_column(split, justify="right")
     for task in tasks:
+        if not any(task["splits"].values()):
+            continue
         metrics = Text(", ".join([task["primary"], *(name for name in task["metrics"] if name != task["primary"])]))
         metrics.stylize("bold", 0, len(task["primary"]))
         table.add_row(
@@ -29,6 +36,9 @@ def print_tasks(console: Console, tasks: Sequence[Mapping[str, Any]]) -> None:
         )
     console.print(table)
     console.print()
+    for task in tasks:
+        if not any(task["splits"].values()):
+            _line(console, f"{task['name']} of your own data: {task['asks']}; {', '.join(task['metrics'])}")
     _line(console, "The first metric selects the epoch that is kept, if eval.metric names no other.")
     _line(console, "data.source:")
     for sources, names in _by_sources(tasks).items():

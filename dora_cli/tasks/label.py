@@ -100,7 +100,7 @@ class LabelTask(Task):
     def asks(self) -> str:
         if not self.own:
             return super().asks
-        return "1 or 2 texts, " + ("a number" if self.regression else "labels of your own")
+        return "1 or 2 texts, a number" if self.regression else "1 or 2 texts, any labels"
 
     @property
     def fields(self) -> Fields:

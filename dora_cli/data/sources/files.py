@@ -104,7 +104,9 @@ def _read_split(
     table = read_table(fields, folder, split)
     notes: tuple[str, ...] = ()
     if skip:
-        wanted = [*keys.texts, *([LABEL] if fields.labels is not None and fields.complete(split) else [])]
+        wanted = [*keys.texts, *([] if fields.labels is None else [LABEL])]
+        if not fields.complete(split):  # then it may have no labels or references
+            wanted = wanted[:-1]
         table, notes = _without_gaps(table, [keys.column(table, ours) for ours in wanted])
     found = _examples(fields, table, split, keys, ids)
     return replace(found, notes=notes)
