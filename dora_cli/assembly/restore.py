@@ -190,7 +190,8 @@ def evaluate_saved(
 
     Returns:
         ``task, model, method, checkpoint, step, epoch, splits, metrics``, and, where the data are those of the run,
-        ``recorded`` (what the run wrote down for these weights) and ``identical``.
+        ``recorded`` (what the run wrote down for these weights) and ``identical``; of classes of the user's own also
+            ``confusion``.
     """
 
     def splits(recipe: Recipe, task: Task) -> Sequence[str]:
@@ -227,6 +228,8 @@ def evaluate_saved(
         "splits": {name: len(part) for name, part in restored.examples.items()},
         "metrics": finished.metrics,
     }
+    if evaluator.confusion is not None:
+        result["confusion"] = evaluator.confusion
     if split is None:
         other_data, other_machine = _differences(restored)
         for difference in other_data:

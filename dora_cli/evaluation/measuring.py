@@ -108,6 +108,8 @@ class Evaluator:
         progress: Progress = silent,
     ) -> None:
         self.task, self.splits, self.writing = task, splits, writing
+        self.confusion: Mapping[str, Any] | None = None
+        """Of the latest pass, where the task has one."""
         self._batch_size, self._accelerator, self._progress = batch_size, accelerator, progress
 
     @property
@@ -193,6 +195,7 @@ class Evaluator:
                     progress=partial(self._progress, name),
                 )
                 per_split[name] = self.task.measure(rows, split)
+                self.confusion = self.task.confusion(rows, split)
         return dict(self.task.combine(per_split))
 
     def _written(

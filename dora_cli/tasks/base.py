@@ -240,6 +240,12 @@ class Task(ABC):
             split: the rows, encoded.
         """
 
+    def confusion(self, kept: Sequence[npt.NDArray[Any]], split: Encoded) -> Mapping[str, Any] | None:
+        """How often a class of one split was taken for another, as a `ConfusionRecord` holds it; None where that is not
+        written down. Arguments as for `measure`.
+        """
+        return None
+
     def combine(self, per_split: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
         """Metrics of one evaluation from those of its splits.
 

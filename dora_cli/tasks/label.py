@@ -233,6 +233,14 @@ class LabelTask(Task):
             return compute(predictions, self._in_units(labels))
         return compute(logits.double().softmax(dim=-1).numpy(), labels)
 
+    def confusion(self, kept: Sequence[npt.NDArray[Any]], split: Encoded) -> Mapping[str, Any] | None:
+        if not self.own or self.label_names is None:
+            return None
+        labels: Any = getattr(split, "labels", None)
+        counts = np.zeros((self.num_labels, self.num_labels), dtype=np.int64)
+        np.add.at(counts, (labels, self.predictions(_stacked(kept)).numpy()), 1)
+        return {"labels": list(self.label_names), "counts": counts.tolist()}
+
     def _in_units(self, numbers: Any) -> Any:
         """Numbers of the model in those of the data."""
         return numbers if self.scale is None else numbers * self.scale[1] + self.scale[0]

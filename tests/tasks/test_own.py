@@ -18,6 +18,7 @@ from dora_cli.data.builtin import generate
 from dora_cli.errors import DataError, RecipeError
 from dora_cli.library.prediction import predict_saved, write_predictions
 from dora_cli.recipe import Recipe, dump_recipe, parse_recipe
+from dora_cli.reports.html.page import write_report
 from dora_cli.training.listener import SilentListener
 
 COLOURS = ("red", "green", "blue")
@@ -125,6 +126,15 @@ def test_three_classes_of_ones_own(own: Any, tmp_path: Path) -> None:
     found = evaluate(tmp_path / "run")
     assert found["identical"] is True
     assert found["splits"] == {"validation": 30}
+    confusion = result.metrics["confusion"]
+    assert found["confusion"] == confusion
+    assert confusion["labels"] == sorted(COLOURS)
+    assert [sum(row) for row in confusion["counts"]] == [10, 10, 10]
+    right = sum(confusion["counts"][index][index] for index in range(3))
+    assert right / 30 == pytest.approx(metrics["accuracy"])
+    write_report([tmp_path / "run"], tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert all(f">as {colour}<" in page for colour in COLOURS)
 
     records = predict_saved(tmp_path / "run", split="validation")
     assert sum(record["prediction"] == record["label"] for record in records) / 30 == pytest.approx(metrics["accuracy"])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import re
 import tempfile
+import zlib
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -25,7 +27,7 @@ from dora_cli.data.sources.values import (
     unlabelled,
 )
 from dora_cli.errors import DataError
-from dora_cli.files import WHOLE, check_depth, check_regular, text_lines
+from dora_cli.files import WHOLE, check_depth, check_regular, open_regular, text_lines
 from dora_cli.wording import plural
 
 if TYPE_CHECKING:
@@ -34,6 +36,9 @@ if TYPE_CHECKING:
     from dora_cli.data.sources.fields import Fields
 
 _FORMATS = ("csv", "tsv", "json", "jsonl", "parquet")
+_PACKED = ".gz"
+_ENDINGS = (*_FORMATS, *(f"{form}{_PACKED}" for form in _FORMATS if form != "parquet"))
+"""What a file may end in; parquet packs itself."""
 
 
 def read_files(
@@ -148,7 +153,7 @@ def _examples(fields: Fields, table: Table, split: str, keys: Columns, ids: Mapp
             return examples
     values = table.columns[keys.column(table, LABEL)]
     remedy = (
-        "fix the file, or name every class in data.labels"
+        "fix the file, or name every class in data.labels (data.invalid: skip leaves out rows without a label)"
         if fields.labels.own
         else f"fix the file, or set data.labels to the values that stand for {', '.join(fields.labels.names or ())}, "
         "in this order"
@@ -170,7 +175,7 @@ def read_file(fields: Fields, path: Path, columns: Mapping[str, str] | None) -> 
     """
     if not path.is_file():
         raise DataError(f"{path}: " + ("is a folder; give a file" if path.is_dir() else "there is no such file"))
-    if path.suffix[1:] not in _FORMATS:
+    if _format(path) is None:
         if fields.labels is not None and len(fields.texts) > 1:
             raise DataError(
                 f"{path}: {fields.task} reads pairs of texts, which plain text cannot hold; give a file that ends in "
@@ -218,7 +223,7 @@ def _pairs(fields: Fields, split: str | None, table: Table, keys: Columns) -> Ex
 
 def _find(fields: Fields, folder: Path, split: str) -> list[Path]:
     names = f"{split}.{{{','.join(_FORMATS)}}}"
-    if folder.is_file() and split == "train" and folder.suffix[1:] in _FORMATS:
+    if folder.is_file() and split == "train" and _format(folder) is not None:
         return [folder]
     if not folder.is_dir():
         what = "is a file, not a folder" if folder.exists() else "does not exist"
@@ -254,11 +259,18 @@ _ALSO = {"validation": ("dev", "val", "eval")}
 def _files(folder: Path, split: str) -> list[Path]:
     """The files of `split` in `folder`, those of shards last."""
     stems = (split, *_ALSO.get(split, ()))
-    found = [path for path in (folder / f"{stem}.{end}" for stem in stems for end in _FORMATS) if path.is_file()]
+    found = [path for path in (folder / f"{stem}.{end}" for stem in stems for end in _ENDINGS) if path.is_file()]
     return [*found, *(path for stem in stems for path in sorted(folder.glob(f"{stem}-*.parquet")))]
 
 
+def _format(path: Path) -> str | None:
+    """Which of `_FORMATS` a file has by its name; None for another."""
+    return next((end.removesuffix(_PACKED) for end in _ENDINGS if path.name.endswith(f".{end}")), None)
+
+
 def _read(paths: list[Path]) -> Table:
+    if paths[0].suffix == _PACKED:
+        return _read_packed(paths[0])
     if paths[0].suffix in (".csv", ".tsv"):
         return read_delimited(paths[0])
     for path in paths:
@@ -266,6 +278,36 @@ def _read(paths: list[Path]) -> Table:
         if path.suffix in (".json", ".jsonl"):
             _check_lines(path)
     return _read_arrow(paths, paths[0].suffix)
+
+
+def _read_packed(path: Path) -> Table:
+    """Reads what a .gz holds from a copy; messages name the .gz."""
+    check_not_empty(path)
+    with tempfile.TemporaryDirectory(prefix="dora-data-") as folder:
+        copy = Path(folder) / path.stem
+        _unpack(path, copy)
+        try:
+            table = _read([copy])
+        except DataError as error:
+            raise DataError(str(error).replace(str(copy), str(path))) from error
+    fault = table.fault and table.fault.replace(str(copy), str(path))
+    return replace(table, name=str(path), fault=fault, where=lambda row: table.where(row).replace(str(copy), str(path)))
+
+
+def _unpack(path: Path, copy: Path) -> None:
+    left = WHOLE
+    try:
+        with open_regular(path) as file, gzip.GzipFile(fileobj=file) as packed, copy.open("wb") as out:
+            while part := packed.read(1 << 20):
+                left -= len(part)
+                if left < 0:
+                    raise DataError(f"{path}: holds more than {WHOLE:,} bytes; unpack it, or give it as parquet")
+                out.write(part)
+    except (OSError, EOFError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(
+            f"{path}: cannot be unpacked: {reason}; pack it again, or copy it again if it was copied"
+        ) from None
 
 
 def _check_lines(path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import json
 import os
 from collections.abc import Sequence
@@ -481,3 +482,18 @@ def test_rows_with_gaps_are_left_out_and_counted(extension: str, tmp_path: Path)
     write(tmp_path, f"validation.{extension}", {"sentence": [""], "label": ["1"]})
     with pytest.raises(DataError, match="no row has all of 'sentence', 'label'"):
         load(tmp_path, "validation", skip=True)
+
+
+@pytest.mark.parametrize("extension", ["csv", "tsv", "json", "jsonl"])
+def test_packed_files(extension: str, tmp_path: Path) -> None:
+    write(tmp_path, f"train.{extension}", {"sentence": ["a", "b"], "label": ["1", "x"]})
+    packed = tmp_path / f"train.{extension}.gz"
+    packed.write_bytes(gzip.compress((tmp_path / f"train.{extension}").read_bytes()))
+    (tmp_path / f"train.{extension}").unlink()
+    with pytest.raises(DataError, match=rf"{packed}, (line|row) [23]: label 'x'"):
+        load(tmp_path)
+    assert load(tmp_path, labels=["x", "1"]) == Examples((["a", "b"],), [1, 0])
+    assert read_file(get_task("glue/sst2").fields, packed, None) == Examples((["a", "b"],), None)
+    packed.write_bytes(packed.read_bytes()[:-12])
+    with pytest.raises(DataError, match=rf"{packed}: cannot be unpacked"):
+        load(tmp_path)
