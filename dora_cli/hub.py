@@ -8,6 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -88,6 +89,15 @@ def silent(error: Exception) -> bool:
     from huggingface_hub.errors import HfHubHTTPError
 
     return not isinstance(error, HfHubHTTPError) and _status(error) is None
+
+
+def data_cache() -> Path:
+    """Where `datasets` keeps data sets, by the two variables that its documentation names: the package itself takes
+    seconds to load.
+    """
+    from huggingface_hub.constants import HF_HOME
+
+    return Path(os.environ.get("HF_DATASETS_CACHE", Path(HF_HOME) / "datasets"))
 
 
 def _status(error: Exception) -> Any:

@@ -19,10 +19,13 @@ from published_dora import PublishedDora
 from torch import nn
 from torch.nn import functional as F
 
+from dora_cli.assembly.origin import make
 from dora_cli.machine.devices import make_accelerator
 from dora_cli.methods import Dora, Lora, Method
 from dora_cli.methods.low_rank.dropout import ModelDropouts
 from dora_cli.models import find_projections, head_parameters, load_model
+from dora_cli.recipe import LoraMethod
+from dora_cli.recipe.methods.dora import DoraMethod
 from dora_cli.training.optimizer import make_scheduler
 from dora_cli.training.step import TrainingStep
 
@@ -325,7 +328,7 @@ class DoraStep(ProductStep):
 
 def attach_lora(model: nn.Module, settings: Settings, head: Sequence[nn.Parameter]) -> Lora:
     """Freezes `model` and attaches LoRA, of DoRA's start rank: what DoRA's steps add to those of LoRA."""
-    method = Lora(rank=settings.start_rank, alpha=ALPHA, dropout=DROPOUT)
+    method = make(LoraMethod(rank=settings.start_rank, alpha=ALPHA, dropout=DROPOUT))
     sites = find_projections(model)
     model.requires_grad_(False)
     method.attach(model, sites, head, method.plan(TOTAL_STEPS, sites), seed=SEED)
@@ -339,7 +342,7 @@ def attach_dora(
     without any event.
     """
     warmup, final = (0.0, (TOTAL_STEPS - pruning) / TOTAL_STEPS) if pruning else (0.5, 0.25)
-    method = Dora(
+    section = DoraMethod(
         rank=settings.rank,
         start_rank=settings.start_rank,
         alpha=ALPHA,
@@ -348,6 +351,7 @@ def attach_dora(
         final_fraction=final,
         prune_interval=1,
     )
+    method = make(section)
     projections = find_projections(model)
     schedule = method.plan(TOTAL_STEPS, projections)
     assert not pruning or schedule.freeze_step == pruning

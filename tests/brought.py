@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -15,18 +16,20 @@ from tests.processes import Done
 ROOT = Path(__file__).parents[1]
 SERVER = """
 import json, os, signal, sys, tempfile
-import torch, dora_cli.commands, dora_cli.export.saved, dora_cli.reports.html.page, dora_cli.training.run
+import tests.preload
 from dora_cli.training.loop import Loop
 
-torch.set_num_threads(1)
 step = Loop._step
 for line in sys.stdin:
-    arguments, killed_at = json.loads(line)
-    streams = [tempfile.TemporaryFile() for _ in range(2)]
-    child = os.fork()
-    if not child:
+    arguments, killed_at, environments = json.loads(line)
+    streams, children = [tempfile.TemporaryFile() for _ in range(2)], []
+    for environment in environments:
+        children.append(os.fork())
+        if children[-1]:
+            continue
         for number, stream in enumerate(streams, start=1):
             os.dup2(stream.fileno(), number)
+        os.environ.update(environment)
 
         def killed(self, number, epoch, group):
             if number == killed_at:
@@ -38,14 +41,29 @@ for line in sys.stdin:
 
         main(arguments)
         raise SystemExit
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    code = max((os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children), key=abs)
     for stream in streams:
         stream.seek(0)
     print(json.dumps([code, *(stream.read().decode() for stream in streams)]), flush=True)
 """
-"""Runs commands in processes forked from one in which the package is installed; one may be killed before a step."""
+"""Runs commands in processes forked from one in which the package is installed; one may be killed before a step, and
+several may train one model together.
+"""
 
 Command = Callable[..., Done]
+
+
+def together(processes: int) -> list[dict[str, str]]:
+    """What torch's launcher tells processes that train one model."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    size = str(processes)
+    common = {"WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "MASTER_ADDR": "localhost", "MASTER_PORT": port}
+    return [
+        {**common, "ACCELERATE_USE_CPU": "true", "RANK": str(rank), "LOCAL_RANK": str(rank)}
+        for rank in range(processes)
+    ]
 
 
 @contextmanager
@@ -66,8 +84,9 @@ def installed(site: Path, modules: Sequence[Path], entry_points: str) -> Iterato
         assert server.stdout is not None
         questions, answers = server.stdin, server.stdout
 
-        def run(*arguments: object, code: int = 0, killed_at: int | None = None) -> Done:
-            print(json.dumps([list(map(str, arguments)), killed_at]), file=questions, flush=True)
+        def run(*arguments: object, code: int = 0, killed_at: int | None = None, processes: int = 1) -> Done:
+            environments = [{}] if processes == 1 else together(processes)
+            print(json.dumps([list(map(str, arguments)), killed_at, environments]), file=questions, flush=True)
             done = Done(*json.loads(answers.readline()))
             assert done.code == code, done.out + done.err
             return done

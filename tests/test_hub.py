@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +23,7 @@ from dora_cli.errors import DataError, ModelError
 from dora_cli.hub import HOLDS, PATIENCE, ask, patience, silent, within
 from dora_cli.models.source import find_source
 from dora_cli.tasks import get_task
-from tests.commands.conftest import CONFIGS, process
+from tests.commands.conftest import CONFIGS, environment, process
 
 
 class Hub:
@@ -70,6 +72,18 @@ def test_the_patience_is_the_librarys_where_it_is_set(monkeypatch: pytest.Monkey
     assert patience() == 20
     monkeypatch.setenv("HF_HUB_ETAG_TIMEOUT", "long")
     assert patience() == PATIENCE
+
+
+@pytest.mark.parametrize("variable", [None, "HF_HOME", "HF_DATASETS_CACHE"])
+def test_data_are_kept_where_their_library_keeps_them(variable: str | None, tmp_path: Path) -> None:
+    """In a process of its own: the library reads the variables once."""
+    code = "from dora_cli.hub import data_cache; here = data_cache(); import datasets.config as c; "
+    code += "assert here == c.HF_DATASETS_CACHE, (here, c.HF_DATASETS_CACHE); print(here)"
+    kept = {name: value for name, value in environment().items() if name not in ("HF_HOME", "HF_DATASETS_CACHE")}
+    changes = {} if variable is None else {variable: str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=kept | changes, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(str(tmp_path)) == (variable is not None)
 
 
 def test_a_hub_that_did_not_answer_is_left_alone_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -45,6 +46,22 @@ assert not loaded, loaded
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "builtin:tiny-encoder" in done.stdout
+
+
+def test_what_is_out_of_reach_is_said_before_pytorch_is_loaded(tmp_path: Path) -> None:
+    code = f"""
+import sys
+from dora_cli.commands import app
+code = app(["train", "configs/glue/rte.yaml", "--output", {str(tmp_path / "run")!r}], standalone_mode=False)
+assert code == 2, code
+loaded = {{"torch", "transformers", "datasets"}} & set(sys.modules)
+assert not loaded, loaded
+"""
+    offline = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=offline, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "data.source" in done.stderr
+    assert "model.name" in done.stderr
 
 
 def test_what_trains_is_imported_without_the_libraries_of_metrics() -> None:

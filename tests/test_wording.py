@@ -1,4 +1,4 @@
-"""Plain words: what prose of ours does not say, and how no docstring begins."""
+"""Plain words: what prose of ours does not say, how no docstring begins, and which tests may ask for a sentence."""
 
 from __future__ import annotations
 
@@ -18,6 +18,9 @@ OPENINGS = re.compile(r"\s*(Of|As|Likewise)\b")
 FIX = re.compile(r"\b_?m" + r"end(s|ed|ing)?\b", re.IGNORECASE)
 """The word for it is "fix"."""
 
+IN_A_ROW = 5
+"""Words that follow each other in a sentence and hardly ever by chance."""
+
 
 def name(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
@@ -28,6 +31,39 @@ def docstrings(tree: ast.AST) -> Iterator[tuple[int, str]]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
             yield node.lineno, node.value.value
+
+
+def sentences(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Line and text of every `IN_A_ROW` words between two signs, in strings that are no docstrings."""
+    standing_alone = {line for line, _ in docstrings(tree)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.lineno not in standing_alone:
+            for part in re.split(r"[^a-z' \n]+", node.value.lower()):
+                words = part.split()
+                for start in range(len(words) - IN_A_ROW + 1):
+                    yield node.lineno, " ".join(words[start : start + IN_A_ROW])
+
+
+def room(path: Path, root: str) -> str:
+    """The folder of `path` right below `root`; empty for what lies in none."""
+    first, *rest = path.relative_to(ROOT / root).parts
+    return first if rest else ""
+
+
+def test_a_sentence_is_asked_for_in_the_room_that_says_it_alone() -> None:
+    """Other tests ask for the kind of error and what it names: who changes a message changes one room's tests."""
+    said: dict[str, set[str]] = {}
+    for path in (ROOT / "dora_cli").rglob("*.py"):
+        if not path.is_relative_to(ROOT / "dora_cli" / "data" / "builtin"):  # generated texts, which are data
+            for _, words in sentences(ast.parse(path.read_text(encoding="utf-8"))):
+                said.setdefault(words, set()).add(room(path, "dora_cli"))
+    found = {
+        f"{name(path)}:{line}: {words}"
+        for path in (ROOT / "tests").rglob("*.py")
+        for line, words in sentences(ast.parse(path.read_text(encoding="utf-8")))
+        if words in said and room(path, "tests") not in said[words]
+    }
+    assert sorted(found) == []
 
 
 def test_no_docstring_begins_with_a_fragment() -> None:
@@ -55,5 +91,9 @@ def test_the_rules_find_what_they_are_for() -> None:
     source = 'A = 1\n"""Of the letter."""\ndef f():\n    """As before."""\n'
     assert [line for line, text in docstrings(ast.parse(source)) if OPENINGS.match(text)] == [2, 4]
     assert not OPENINGS.match("Asks the hub.")
+    message = 'def f():\n    """Not a word of it is read."""\n    g("no, nothing is here to read; x")\n'
+    assert list(sentences(ast.parse(message))) == [(3, "nothing is here to read")]
+    assert room(Path(__file__), "tests") == ""
+    assert room(ROOT / "tests" / "data" / "sources" / "test_files.py", "tests") == "data"
     assert FIX.search("to be m" + "ended")
     assert not FIX.search("recommended")

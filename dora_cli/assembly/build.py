@@ -12,6 +12,7 @@ from torch import nn
 
 from dora_cli.assembly.fingerprint import fingerprint_model
 from dora_cli.assembly.origin import make
+from dora_cli.assembly.references import weights_at
 from dora_cli.data import PairLayout
 from dora_cli.errors import DoraError, ModelError
 from dora_cli.libraries import is_panic
@@ -37,7 +38,6 @@ class AdaptedModel:
         schedule: None if built for evaluation only.
         fingerprint: of the base model's frozen tensors, before anything was attached.
         size: of the base model with its head, likewise.
-        start_parameters: entries of all that trained when the method was attached.
     """
 
     model: nn.Module
@@ -50,7 +50,11 @@ class AdaptedModel:
     commit: str | None
     fingerprint: str
     size: ModelSize
-    start_parameters: int
+
+    @property
+    def start_parameters(self) -> int:
+        """Entries that train at once at the most, the head included. May wait for the device."""
+        return self.method.size().trained + sum(parameter.numel() for parameter in self.head.values())
 
     @property
     def trainable(self) -> list[nn.Parameter]:
@@ -78,6 +82,12 @@ def load_base(recipe: Recipe, task: Task) -> LoadedModel:
             seed=recipe.train.seed,
             trust_remote_code=model.trust_remote_code,
         )
+
+
+def _load_reference(recipe: Recipe, task: Task, name: str) -> LoadedModel:
+    """The model `name`, loaded as the base model of the recipe is."""
+    other = recipe.model.model_copy(update={"name": name, "revision": None})
+    return load_base(recipe.model_copy(update={"model": other}), task)
 
 
 @contextmanager
@@ -119,21 +129,22 @@ def note_on_kernels(recipe: Recipe, device: torch.device) -> str | None:
     return obstacle and f"adapters are computed without Triton, which would be faster: {obstacle}"
 
 
-def note_on_rank(start_rank: int, projections: Sequence[Site]) -> str | None:
+def note_on_rank(method: Method, projections: Sequence[Site]) -> str | None:
     """Which projections start with more components than can be independent; None where none does.
 
     Not an error: ranks grow where they count, and a model with a few narrow projections may be given more than those
     can use.
     """
-    narrow = [projection for projection in projections if min(projection.shape) < start_rank]
+    ranks = method.start_ranks(projections)
+    narrow = [projection for projection in projections if min(projection.shape) < ranks.get(projection.name, 0)]
     if not narrow:
         return None
     least = min(narrow, key=lambda projection: min(projection.shape))
     d_out, d_in = least.shape
     return (
-        f"projections start with {start_rank:,} components, more than min(d_in, d_out) of {len(narrow):,} of "
+        f"projections start with {ranks[least.name]:,} components, more than min(d_in, d_out) of {len(narrow):,} of "
         f"{len(projections):,} (least: {min(d_in, d_out):,} of {least.name}, {d_in:,} to {d_out:,}), where the rest "
-        "adds nothing; lower method.start_rank or method.rank"
+        "adds nothing; lower their start rank"
     )
 
 
@@ -152,22 +163,31 @@ def put_on(
     head: Mapping[str, nn.Parameter],
     *,
     seed: int,
+    references: Sequence[Mapping[str, torch.Tensor]] = (),
 ) -> None:
     """Attaches `method` to `sites` of `model` in place, so that exactly the adapters and `head` train."""
     model.requires_grad_(False)
     for parameter in head.values():
         parameter.data = parameter.data.to(trained_type(parameter.dtype))
         parameter.requires_grad_(True)
-    method.attach(model, sites, list(head.values()), schedule, seed=seed)
+    method.attach(model, sites, list(head.values()), schedule, seed=seed, references=references)
 
 
 def adapt(
-    recipe: Recipe, task: Task, base: LoadedModel, method: Method, device: torch.device, *, total_steps: int | None
+    recipe: Recipe,
+    task: Task,
+    base: LoadedModel,
+    method: Method,
+    device: torch.device,
+    *,
+    total_steps: int | None,
+    fresh: bool = False,
 ) -> AdaptedModel:
     """Attaches `method` to the recipe's targets in `base`, freezes the rest and moves everything to `device`.
 
     Args:
         total_steps: length of the run; None to build for evaluation only.
+        fresh: whether a training begins; else the method will be loaded into, and asks for no other models.
 
     Raises:
         BudgetError, ProjectionError: the method does not fit the model or the run's length.
@@ -178,8 +198,10 @@ def adapt(
     head = head_parameters(model, base.fresh)
     fingerprint = base_fingerprint(base)
     size = ModelSize.of(model, head.values())
+    names = method.reference_models if fresh else ()
+    references = [weights_at(projections, _load_reference(recipe, task, name).model, name) for name in names]
     model.to(device)
-    put_on(model, method, projections, schedule, head, seed=recipe.train.seed)
+    put_on(model, method, projections, schedule, head, seed=recipe.train.seed, references=references)
     return AdaptedModel(
         model,
         base.tokenizer,
@@ -191,5 +213,4 @@ def adapt(
         base.commit,
         fingerprint,
         size,
-        start_parameters=sum(parameter.numel() for parameter in (*method.parameters(), *head.values())),
     )

@@ -17,6 +17,7 @@ from dora_cli.assembly.length import RunLength
 from dora_cli.assembly.notes import notes_before_training, notes_on_official_sizes, notes_on_settings
 from dora_cli.assembly.resolve import resolve
 from dora_cli.assembly.work import decide_threads
+from dora_cli.data.examples import held_out_count
 from dora_cli.machine.capture import check_capture, choose_capture
 from dora_cli.machine.devices import resolve_device, resolve_precision
 from dora_cli.machine.threads import Threads, most_threads
@@ -50,6 +51,7 @@ class DryRun:
         notes: what a run would say of its settings and data before it starts.
         output: the run folder, or the parent folder of a run per seed; None if not decided.
         seeds: one run each; empty for a single run.
+        restarts: steps after which the learning rate's schedule starts anew.
     """
 
     recipe: Recipe
@@ -68,6 +70,11 @@ class DryRun:
     notes: Sequence[str] = ()
     output: Path | None = None
     seeds: Sequence[int] = ()
+    restarts: Sequence[int] = ()
+
+    @property
+    def _anew(self) -> str:
+        return f"; anew after steps {', '.join(f'{step:,}' for step in self.restarts)}" if self.restarts else ""
 
     @property
     def rows(self) -> list[tuple[str, str]]:
@@ -87,7 +94,7 @@ class DryRun:
                 "steps",
                 f"{length.total_steps:,} ({length.steps_per_epoch:,} an epoch, {plural(length.epochs, 'epoch')}{cut})",
             ),
-            ("learning rate", f"{train.learning_rate:g}, {warmup}, then linear decay to 0"),
+            ("learning rate", f"{train.learning_rate:g}, {warmup}, then linear decay to 0{self._anew}"),
             ("device", f"{self.device}, {self.precision}"),
             ("threads", "auto, which takes the model's configuration" if self.threads is None else str(self.threads)),
         ]
@@ -117,9 +124,9 @@ def dry_run(recipe: Recipe, output: Path | None = None, seeds: Sequence[int] = (
     precision = resolve_precision(recipe.train.precision, device, recipe.model.dtype)
     check_capture(recipe.train.cuda_graph, device)
     processes = int(os.environ.get("WORLD_SIZE", "1"))
-    examples, notes = _data(recipe, task)
-    length = RunLength.of(recipe, examples, processes)
     method, targets = make_method(recipe), targets_of(recipe)
+    examples, notes = _data(recipe, task, method.held_out)
+    length = RunLength.of(recipe, examples, processes)
     parameters, reason, model, head, rank_note, left_out_note = None, None, None, [], None, None
     try:
         model = base_from_config(recipe, task)
@@ -130,14 +137,16 @@ def dry_run(recipe: Recipe, output: Path | None = None, seeds: Sequence[int] = (
     else:
         projections = find_projections(model, targets) if targets else []
         plan = method.plan(length.total_steps, projections)
-        schedule = {**plan.describe(), "projections": len(projections)}
+        ranks = method.start_ranks(projections)
+        adapted = sum(1 for rank in ranks.values() if rank) if ranks else len(projections)
+        schedule = {**plan.describe(), "projections": adapted}
         head = [*head_parameters(model, frozenset()).values()]
-        rank_note = note_on_rank(schedule.get("start_rank", 0), projections)
+        rank_note = note_on_rank(method, projections)
         left_out_note = left_out(model, targets)
     threads = decide_threads(recipe, model, most_threads())
     cuda_graph = _cuda_graph(recipe, model, device, precision)
     if model is not None:  # last: it may change the model
-        parameters = _parameters(model, method, projections, plan, head)
+        parameters = {"projections": adapted, **_parameters(model, method, projections, plan, head)}
     return DryRun(
         recipe=recipe,
         length=length,
@@ -155,6 +164,7 @@ def dry_run(recipe: Recipe, output: Path | None = None, seeds: Sequence[int] = (
         notes=notes,
         output=output,
         seeds=seeds,
+        restarts=plan.restarts,
     )
 
 
@@ -173,17 +183,21 @@ def _cuda_graph(recipe: Recipe, model: nn.Module | None, device: torch.device, p
     return "yes" if answer.captured else f"no: {answer.reason}"
 
 
-def _data(recipe: Recipe, task: Task) -> tuple[int, list[str]]:
-    """The number of training examples, and what a run would say of settings and data.
+def _data(recipe: Recipe, task: Task, held_out: float) -> tuple[int, list[str]]:
+    """The number of examples to learn from, without the share `held_out`, and what a run would say of settings and
+    data.
 
     Official sizes for the hub, which is not asked; any other source is read, since it is at hand.
     """
     if recipe.data.source == "hub":
         size, limit = task.splits["train"], recipe.data.max_train_samples
         notes = [*notes_on_settings(recipe), *notes_on_official_sizes(recipe, task)]
-        return size if limit is None else min(size, limit), [*notes, *filter(None, [task.lacks()])]
-    data = load_data(recipe, task)
-    return len(data.training), list(notes_before_training(recipe, task, data.training, data.evaluated))
+        count = size if limit is None else min(size, limit)
+        count -= held_out_count(count, held_out)
+        return count, [*notes, *filter(None, [task.lacks()])]
+    data = load_data(recipe, task, held_out=held_out)
+    kept = 0 if data.held_out is None else len(data.held_out)
+    return len(data.training), list(notes_before_training(recipe, task, data.training, data.evaluated, held_out=kept))
 
 
 def _parameters(
@@ -195,9 +209,9 @@ def _parameters(
         start, final = per_rank * schedule["start_rank"], per_rank * schedule["rank"]
     else:
         method.attach(model, projections, head, plan)
-        start = final = method.size()
+        size = method.size()
+        start, final = size.trained, size.stored
     return {
-        "projections": len(projections),
         "per_rank": per_rank,
         "start": start,
         "final": final,

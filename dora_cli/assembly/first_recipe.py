@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from dora_cli.assembly.resolve import resolve
 from dora_cli.errors import RecipeError
 from dora_cli.recipe import Recipe, parse_recipe
-from dora_cli.recipe.annotate import annotated
 from dora_cli.recipe.hints import nearest
 from dora_cli.recipe.methods import METHODS, about
 from dora_cli.recipe.shipped_recipes import shipped_recipes
+from dora_cli.recipe.writing.annotate import annotated
 from dora_cli.tasks import Task, get_task
 
 _MODEL = "FacebookAI/roberta-base"

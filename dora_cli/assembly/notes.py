@@ -21,7 +21,7 @@ def unheard(message: str) -> None:
 
 
 def notes_before_training(
-    recipe: Recipe, task: Task, training: Examples, evaluated: Mapping[str, Examples]
+    recipe: Recipe, task: Task, training: Examples, evaluated: Mapping[str, Examples], *, held_out: int = 0
 ) -> Iterator[str]:
     """Everything that a run says before its first step, each note once.
 
@@ -30,10 +30,11 @@ def notes_before_training(
         task: its task.
         training: the training examples.
         evaluated: the examples of each evaluated split.
+        held_out: how many more examples of the training split are kept from it.
     """
     yield from notes_on_settings(recipe)
     if note := limit_note(
-        "split train", "data.max_train_samples", recipe.data.max_train_samples, len(training), "example"
+        "split train", "data.max_train_samples", recipe.data.max_train_samples, len(training) + held_out, "example"
     ):
         yield note
     yield from training.notes

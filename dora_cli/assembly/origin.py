@@ -12,7 +12,7 @@ from torch import nn
 
 from dora_cli.files import at_home
 from dora_cli.methods import METHODS, Method
-from dora_cli.recipe.methods import MethodSection
+from dora_cli.recipe.methods import MethodSection, arguments
 from dora_cli.runs.folders import read_folder
 from dora_cli.runs.records.adapter import ADAPTER_RECORD, AdapterRecord, BaseRecord
 from dora_cli.runs.records.fields import validated
@@ -65,9 +65,8 @@ class Origin:
 
 
 def make(section: MethodSection) -> Method:
-    """The method of a recipe's section, whose keys are its arguments; `ranks_from` was answered by `resolve`."""
-    assert getattr(section, "ranks_from", None) is None, "resolve the recipe first"
-    return METHODS[section.name](**section.model_dump(exclude={"name", "targets", "ranks_from"}))
+    """The method of a section of a resolved recipe."""
+    return METHODS[section.name](**arguments(section))
 
 
 def with_targets(section: MethodSection, names: Sequence[str]) -> MethodSection:

@@ -22,6 +22,7 @@ from dora_cli.assembly.rehearsal import rehearse
 from dora_cli.assembly.work import decide_threads
 from dora_cli.data import Encoded
 from dora_cli.evaluation.base import Progress
+from dora_cli.evaluation.calibration import Calibrator
 from dora_cli.evaluation.measuring import Evaluator
 from dora_cli.machine.capture import choose_capture
 from dora_cli.machine.ground import Ground
@@ -47,6 +48,7 @@ class Prepared:
         train: the training examples, encoded.
         evaluator: of the evaluated splits.
         captured: whether steps are captured in CUDA graphs; only where that is known to work.
+        calibrator: answers what the method wants measured.
     """
 
     recipe: Recipe
@@ -57,6 +59,7 @@ class Prepared:
     evaluator: Evaluator
     ground: Ground
     captured: bool
+    calibrator: Calibrator
 
     @property
     def schedule(self) -> Schedule:
@@ -71,12 +74,14 @@ def prepare_model(
     ground: Ground,
     length: RunLength,
     *,
+    fresh: bool,
     threads: int | None,
     note: Note,
 ) -> tuple[AdaptedModel, bool]:
     """The model that will be trained, and whether its steps are captured in CUDA graphs.
 
     Args:
+        fresh: whether the run begins; else a checkpoint will be loaded.
         threads: of the CPU, which an earlier part of this run computed with; None to decide now.
         note: told what is odd about the model on this machine.
 
@@ -92,9 +97,9 @@ def prepare_model(
     if odd := note_on_kernels(recipe, ground.device):
         note(odd)
     with memory_advice(recipe, "load"):
-        adapted = adapt(recipe, task, base, new_method(), ground.device, total_steps=length.total_steps)
+        adapted = adapt(recipe, task, base, new_method(), ground.device, total_steps=length.total_steps, fresh=fresh)
     assert adapted.schedule is not None
-    if odd := note_on_rank(adapted.schedule.describe().get("start_rank", 0), adapted.projections):
+    if odd := note_on_rank(adapted.method, adapted.projections):
         note(odd)
     if odd := left_out(adapted.model, targets_of(recipe)):
         note(odd)
@@ -131,19 +136,21 @@ def prepare(
     adapted: AdaptedModel,
     ground: Ground,
     *,
+    fresh: bool,
     captured: bool,
     progress: Progress,
 ) -> Prepared:
     """All of it, tried on a few rows, with the seed set from which the loop starts.
 
     Args:
-        captured: see `prepare_model`.
+        fresh, captured: see `prepare_model`.
         progress: told how far every evaluation is.
 
     Raises:
         DoraError: the model cannot be trained or evaluated on these data.
     """
     train = encode_training(recipe, task, data.training, adapted)
+    held_out = None if data.held_out is None else encode_training(recipe, task, data.held_out, adapted)
     evaluator = make_evaluator(
         recipe,
         task,
@@ -155,5 +162,18 @@ def prepare(
         progress=progress,
     )
     on_main(ground.accelerator, lambda: rehearse(recipe, task, adapted, train, evaluator, ground.accelerator))
+    calibrator = Calibrator(
+        adapted.model,
+        adapted.projections,
+        task.losses,
+        train,
+        held_out,
+        recipe.train.batch_size,
+        ground.accelerator,
+        recipe.train.seed,
+    )
+    if fresh and (wanted := adapted.method.calibration()) is not None:
+        with memory_advice(recipe):
+            adapted.method.calibrate(calibrator(wanted))
     seed_everything(recipe.train.seed + ground.accelerator.process_index)  # dropout differs between processes
-    return Prepared(recipe, task, length, adapted, train, evaluator, ground, captured)
+    return Prepared(recipe, task, length, adapted, train, evaluator, ground, captured, calibrator)

@@ -122,7 +122,7 @@ def init(
 def _schema() -> str:
     import json
 
-    from dora_cli.recipe.json_schema import recipe_json_schema
+    from dora_cli.recipe.writing.json_schema import recipe_json_schema
 
     return json.dumps(recipe_json_schema(_tasks()), indent=2, ensure_ascii=False) + "\n"
 

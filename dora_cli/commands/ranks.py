@@ -92,8 +92,8 @@ def ranks(
 ) -> None:
     """Show how the budget was distributed: the rank of every projection, projections down, blocks across."""
     from dora_cli.reports.console import make_console
+    from dora_cli.reports.ranks.views import View, draw, show
     from dora_cli.reports.runs import newest_run
-    from dora_cli.reports.views import View, draw, show
 
     _check_one(
         {"--by": by, "--scores": scores, "--history": history, "--compare": compare, "--json": as_json, "--as": as_}

@@ -96,6 +96,10 @@ def train(
     if dry_run:
         _look_ahead(resolved, folder, chosen)
         return
+    if overwrite or not (resume or folder.exists()):  # else what the folder holds comes first
+        from dora_cli.assembly.reach import check_reach
+
+        check_reach(resolved)
     how = _go_on(recipe, set_, folder, seeds)
     if chosen is None:
         _train_one(resolved, folder, how, overwrite=overwrite, resume=resume, plain=plain, quiet=quiet)

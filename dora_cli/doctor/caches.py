@@ -8,6 +8,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from dora_cli.hub import data_cache
+
 
 def look_at_caches() -> list[dict[str, Any]]:
     """``name, path, needed, exists, free_bytes, problem`` of every folder.
@@ -45,10 +47,9 @@ def _hub_cache() -> Path | None:
 
 def _datasets_cache() -> Path | None:
     try:
-        from datasets.config import HF_DATASETS_CACHE
+        return data_cache()
     except Exception:
         return None
-    return Path(HF_DATASETS_CACHE)
 
 
 def _look_at(name: str, path: Path | None, *, needed: bool = False) -> dict[str, Any]:

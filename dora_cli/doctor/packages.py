@@ -2,53 +2,97 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
+import os
 import shlex
 import sys
-import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from dora_cli.libraries import import_problem
-
 _DISTRIBUTION = "dora-cli"
 _ROOT = Path(__file__).parents[2]
+_TORCHVISION = "torchvision"
 _MODULES = {"pyyaml": "yaml", "scikit-learn": "sklearn"}
 """Modules that are not called like their distribution."""
-_SLOW = {"evaluate"}
-"""Written in Python alone, and takes longer to import than all others together (the pipelines of transformers,
-statistics): what it needs is looked up instead."""
+_LOOKED_UP = {"datasets", "evaluate", "transformers"}
+"""Written in Python alone, and slow to import: transformers reads the list of its contents, evaluate takes longer than
+all others together. Their files and the versions that they need are looked up instead, and what they need of compiled
+packages, which break in other ways, is imported; they themselves only where a file is not as it was installed."""
 
 
-def look_at_packages() -> list[dict[str, Any]]:
-    """``name, version, wanted, problem`` of every package that dora needs, and of a broken torchvision; imported,
-    unless slow, as a broken one shows only then.
+@dataclass(frozen=True)
+class Package:
+    """A package as its metadata tell of it.
+
+    Attributes:
+        version: None if it is not installed.
+        wanted: the versions that dora asks for.
+        problem: what is wrong with it, as far as is known.
+        imports: the modules that are imported to know more, and the package that each belongs to.
+    """
+
+    name: str
+    version: str | None
+    wanted: str
+    problem: str | None
+    imports: Mapping[str, str]
+
+
+def needed_packages() -> list[Package]:
+    """What dora cannot run without; and torchvision, which is not needed, but which transformers loads with every model
+    where it is installed.
     """
     base, _ = _requirements()
-    return [_look_at(requirement) for requirement in base] + _broken_torchvision()
+    other = Package(_TORCHVISION, _version(_TORCHVISION), "", None, {_TORCHVISION: _TORCHVISION})
+    return [*map(_look_at, base), other]
 
 
-def _broken_torchvision() -> list[dict[str, Any]]:
-    """Not needed, but transformers loads it with every model where it is installed: one entry if that fails."""
-    problem = _import("torchvision")
-    if problem is None:
-        return []
-    return [{"name": "torchvision", "version": _version("torchvision"), "wanted": "", "problem": problem}]
-
-
-def _look_at(requirement: str) -> dict[str, Any]:
+def _look_at(requirement: str) -> Package:
     name, wanted = _split(requirement)
-    version = _version(name)
     problem = _shortfall(requirement)
-    if problem is None and name in _SLOW:
-        problem = _missing_below(name)
-    elif problem is None:
-        problem = _import(_MODULES.get(name.lower(), name.replace("-", "_")))
-    return {"name": name, "version": version, "wanted": wanted, "problem": problem}
+    imports = {_module(name): name}
+    if problem is None and name in _LOOKED_UP:
+        below = _needs(name)
+        problem = next((f"needs {need}, which {short}" for need, short in below.items() if short), None)
+        imports = {_module(need): need for need, short in below.items() if short is None and _is_compiled(need)}
+    return Package(name, _version(name), wanted, problem, {} if problem else imports)
+
+
+def to_import(packages: Iterable[Package]) -> list[str]:
+    """The modules that must be imported to know whether `packages` work."""
+    return list(dict.fromkeys(module for package in packages for module in package.imports))
+
+
+def changed(packages: Iterable[Package]) -> list[str]:
+    """Those that must be imported too, as their package is not as it was installed."""
+    looked_up = [package.name for package in packages if package.name in _LOOKED_UP and package.problem is None]
+    return [_module(name) for name in looked_up if not _is_as_installed(name)]
+
+
+def judged(packages: Iterable[Package], imported: Mapping[str, str | None]) -> list[dict[str, Any]]:
+    """``name, version, wanted, problem`` of every package that dora needs, and of a torchvision that is broken.
+
+    Args:
+        imported: what importing the modules of `to_import` and `changed` came to; see `doctor.imports.answers`.
+    """
+    rows = []
+    for package in packages:
+        problem = package.problem or imported.get(_module(package.name)) or _problem_below(package, imported)
+        if problem or package.name != _TORCHVISION:
+            row = {"name": package.name, "version": package.version, "wanted": package.wanted, "problem": problem}
+            rows.append(row)
+    return rows
+
+
+def _problem_below(package: Package, imported: Mapping[str, str | None]) -> str | None:
+    for module, name in package.imports.items():
+        if problem := imported[module]:
+            return f"needs {name}, which {problem}"
+    return None
 
 
 def look_at_extras() -> list[dict[str, Any]]:
@@ -135,32 +179,39 @@ def _shortfall(requirement: str) -> str | None:
     return None
 
 
-def _missing_below(name: str) -> str | None:
-    """What an installed package needs and does not have; None if nothing."""
-    from packaging.requirements import Requirement
-
+def _needs(name: str) -> dict[str, str | None]:
+    """What an installed package needs, and why what is installed of it does not do; None where it does."""
+    try:
+        from packaging.requirements import Requirement
+    except Exception:  # each of what is looked up needs it
+        return {"packaging": "is not installed or broken; pip install --force-reinstall packaging"}
+    found: dict[str, str | None] = {}
     for text in metadata.requires(name) or ():
         requirement = Requirement(text)
-        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
-            continue
-        if problem := _shortfall(f"{requirement.name}{requirement.specifier}"):
-            return f"needs {requirement.name}, which {problem}"
-    return None
+        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+            found[requirement.name] = _shortfall(f"{requirement.name}{requirement.specifier}")
+    return found
 
 
-def _import(module: str) -> str | None:
-    """Why `module` cannot be imported; None if it can."""
-    with _hushed():
-        return import_problem(module)
+def _is_compiled(name: str) -> bool:
+    """Whether an installed package is more than code in Python, or does not say."""
+    return "Root-Is-Purelib: true" not in (metadata.distribution(name).read_text("WHEEL") or "")
 
 
-@contextlib.contextmanager
-def _hushed() -> Iterator[None]:
-    """Without what packages print and warn of while they are loaded."""
-    with (
-        warnings.catch_warnings(),
-        contextlib.redirect_stdout(io.StringIO()),
-        contextlib.redirect_stderr(io.StringIO()),
-    ):
-        warnings.simplefilter("ignore")
-        yield
+def _module(name: str) -> str:
+    return _MODULES.get(name.lower(), name.replace("-", "_"))
+
+
+def _is_as_installed(name: str) -> bool:
+    """Whether every file of Python code is where the package's list of files has it and as long as it says, and is what
+    an import would find; False where there is no such list.
+    """
+    found, spec = metadata.distribution(name), find_spec(_module(name))
+    files = [file for file in found.files or () if file.suffix == ".py" and file.size is not None]
+    place = str(found.locate_file(""))
+    try:
+        sizes = {os.path.join(place, file): os.stat(os.path.join(place, file)).st_size for file in files}
+    except OSError:
+        return False
+    listed = {os.path.join(place, file): file.size for file in files}
+    return listed == sizes and spec is not None and spec.origin in listed

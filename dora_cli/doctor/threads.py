@@ -20,19 +20,23 @@ def look_at_threads() -> dict[str, Any]:
     takes for RoBERTa-base; a tiny model takes one. `environment` holds the variables that are set, `load` the averages
     of 1, 5 and 15 minutes.
     """
-    found: dict[str, Any] = {"cores": usable_cores(), "torch": None, "most": None, "large": None, "load": _load()}
     try:
         import torch
 
         from dora_cli.machine.threads import most_threads, worth_threads
     except Exception:  # said among the packages
-        return found | {"environment": None}
-    found |= {
+        return threads_without_torch()
+    return threads_without_torch() | {
         "torch": torch.get_num_threads(),
         "most": most_threads(),
         "large": min(worth_threads(_LARGE), most_threads()),
+        "environment": {name: os.environ[name] for name in _VARIABLES if name in os.environ},
     }
-    return found | {"environment": {name: os.environ[name] for name in _VARIABLES if name in os.environ}}
+
+
+def threads_without_torch() -> dict[str, Any]:
+    """The same where PyTorch does not load."""
+    return {"cores": usable_cores(), "torch": None, "most": None, "large": None, "environment": None, "load": _load()}
 
 
 def _load() -> list[float] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,59 +13,41 @@ from torch import nn
 from dora_cli.data import PairLayout
 from dora_cli.errors import ExportError
 from dora_cli.evaluation.decoding import Decoding, generation_config
-from dora_cli.export.factors import Factors
 from dora_cli.export.plain import DTYPES, check_finite
 from dora_cli.methods import Method
-from dora_cli.methods.linear import weight_of
+from dora_cli.methods.base import Site
 from dora_cli.models.quiet import quiet_loading
 
 
 @torch.no_grad()
-def merge(model: nn.Module, factors: Factors, dtype: str) -> None:
-    """Adds every update to its weight and casts the whole model, in place.
+def merge(model: nn.Module, method: Method, changed: Sequence[Site], dtype: str) -> nn.Module:
+    """Has `method` merge its update into `model` and casts all of it, in place; returns it.
 
     Each sum is made in float64 and rounded once, into `dtype`: merging into an already rounded weight would lose what
     is small.
 
     Args:
-        model: the plain model.
+        changed: the projections whose weights change.
 
     Raises:
         ExportError: a weight that is used elsewhere too, or a value that is not finite.
+        ModelError: the method's update fits into no base weight.
     """
-    owners = defaultdict(set)
-    modules = dict(model.named_modules())
-    for path, module in modules.items():
+    owners: dict[nn.Parameter, dict[nn.Module, str]] = defaultdict(dict)
+    for path, module in model.named_modules():
         for parameter in module._parameters.values():
-            owners[id(parameter)].add(path)
-    for name in factors:
-        others = owners[id(modules[name].weight)] - {name}
+            if parameter is not None:
+                owners[parameter][module] = path
+    for site in changed:
+        weight: Any = site.module.weight
+        others = [path for module, path in owners[weight].items() if module is not site.module]
         if others:
             raise ExportError(
-                f"the weight of {name} is also that of {min(others)}, which is not adapted, so merging would change "
-                "both; export with --format peft"
+                f"the weight of {site.name} is also that of {min(others)}, which is not adapted, so merging would "
+                "change both; export with --format peft"
             )
     check_finite(model.state_dict(), "the run")
-    target = DTYPES[dtype]
-    for name, one in factors.items():
-        weight = weight_of(modules[name])
-        merged = weight.double() + (one.B.double() @ one.A.double()).to(weight.device)
-        if weight is not modules[name].weight:
-            merged = merged.T
-        modules[name].weight = nn.Parameter(merged.to(target).contiguous(), requires_grad=False)
-    model.to(target)
-    check_finite(model.state_dict(), dtype)
-
-
-@torch.no_grad()
-def merge_itself(model: nn.Module, method: Method, dtype: str) -> nn.Module:
-    """Has a method that knows no factors merge itself, and casts the whole model, in place; returns it.
-
-    Raises:
-        ExportError: a value that is not finite.
-    """
-    method.merge()
-    check_finite(model.state_dict(), "the run")
+    method.merge(DTYPES[dtype])
     model.to(DTYPES[dtype])
     check_finite(model.state_dict(), dtype)
     return model

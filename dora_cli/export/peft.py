@@ -17,7 +17,7 @@ from torch import nn
 from dora_cli.errors import ExportError
 from dora_cli.export.factors import Factors, largest_rank
 from dora_cli.methods.linear import is_transposed
-from dora_cli.models.blocks import base_prefix
+from dora_cli.models.structure.blocks import base_prefix
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 _PREFIX = "base_model.model."

@@ -19,7 +19,7 @@ from dora_cli.export import peft
 from dora_cli.export.card import TASK_TYPES, Card, Written, merged_card, peft_card
 from dora_cli.export.factors import LAYOUTS, PADDINGS, Size, balance, check_rank, largest_rank, lay_out, pad
 from dora_cli.export.folder import check_export_folder, export_folder, sizes, write_record
-from dora_cli.export.merged import generation_of, load_merged, merge, merge_itself, save_merged
+from dora_cli.export.merged import generation_of, load_merged, merge, save_merged
 from dora_cli.export.plain import DTYPES, check_finite, make_plain
 from dora_cli.export.probe import (
     Agreement,
@@ -244,13 +244,10 @@ def _peft(
 def _merged(subject: Subject, output: Path, dtype: str, *, overwrite: bool) -> Export:
     plain, batch = subject.method.to_lora(), subject.batch
     factors = plain or {}
-    exact = Size(0, subject.method.size()) if plain is None else Size.of(factors)
+    exact = Size(0, subject.method.size().stored) if plain is None else Size.of(factors)
     reference = logits_of(subject.model, batch, subject.autocast())
-    if plain is None:
-        model = merge_itself(subject.model, subject.method, dtype)
-    else:
-        model = make_plain(subject.model, subject.projections)
-        merge(model, factors, dtype)
+    changed = [site for site in subject.projections if plain is None or site.name in plain]
+    model = merge(subject.model, subject.method, changed, dtype)
     with export_folder(output, overwrite=overwrite) as folder:
         save_merged(model, subject.tokenizer, folder, generation=subject.generation)
         model.to("meta")  # the one that was written takes its place in memory

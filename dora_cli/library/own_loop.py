@@ -106,7 +106,7 @@ def shrink(optimizer: torch.optim.Optimizer, report: StepReport) -> None:
     wraps.
     """
     if report.replaced:
-        optimizers.shrink(optimizer, report.replaced)
+        optimizers.replace(optimizer, report.replaced)
 
 
 def _section(rank: int, targets: Sequence[str], settings: dict[str, Any]) -> DoraMethod:

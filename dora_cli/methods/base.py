@@ -1,14 +1,17 @@
 """The contract between a way of adapting weights and the rest of the program.
 
 A method owns everything that differs between ways of adapting weights, its phases included: `Method` is the base class,
-whose defaults do nothing, and a method overrides what it needs. The training loop calls it in a fixed order, once per
-optimiser step (`step` counts from 1)::
+whose defaults do nothing, and a method overrides what it needs. Before the first step::
 
-    begin_step(step)
-    forward and backward of every micro-batch, each within training_pass(dtype, mask)
+    plan(total_steps, sites) -> attach(model, sites, head, schedule) -> calibrate(measured), where calibration() asks
+
+The training loop then calls it in a fixed order, once per optimiser step (`step` counts from 1)::
+
+    begin_step(step, learning_rate)
+    forward and backward of every micro-batch, each within training_pass(dtype, masks)
     sum over processes (gradients and statistics()), unscaling
-    adjust_gradients() -> clipping -> optimiser -> observe(skipped) -> gradients to zero
-    advance(step)
+    adjust_gradients() -> clipping -> optimiser -> observe(skipped) -> gradients and statistics to zero
+    advance(step), again after calibrate(measured) as long as its report wants something measured
 
 What stands between `begin_step` and `advance` runs on the device alone and does the same work at every step, so that a
 CUDA graph can repeat it; what differs from step to step reaches it as tensors on the device that `begin_step` fills.
@@ -20,13 +23,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import nn
 
-from dora_cli.errors import BudgetError, CheckpointError
+from dora_cli.errors import BudgetError, CheckpointError, ModelError
 from dora_cli.printable import shown
 
 Shape = tuple[int, int]
@@ -62,6 +65,11 @@ class Site:
     group: str = "ffn"
     role: Role = "other"
 
+    @property
+    def reads(self) -> str:
+        """The stack whose tokens it reads: keys and values of cross-attention read the encoder's."""
+        return "encoder" if self.attention == "cross" and self.role in ("key", "value") else self.stack
+
 
 @dataclass(frozen=True)
 class Group:
@@ -80,15 +88,73 @@ class Group:
 
 @dataclass(frozen=True)
 class Replacement:
-    """A parameter that shrank: `new` holds the slices `kept` of `old` along `dimension`.
+    """A parameter that shrank or grew: `new` holds the slices `kept` of `old` along `dimension`, then what was added.
 
-    `new` is None if nothing is left; the optimiser then forgets the parameter. Its moments are sliced in the same way.
+    The optimiser's state is sliced in the same way; of what was added it begins at zero. `new` is None if nothing is
+    left; the optimiser then forgets the parameter.
     """
 
     old: nn.Parameter
     new: nn.Parameter | None
     dimension: int
     kept: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What a method asks to have measured, before its first step or at an event; dropout is off meanwhile.
+
+    Attributes:
+        kind: ``"inputs"``, the second moments of what each site reads; ``"gradients"``, the gradient of the loss for
+            each site's weight; ``"loss"``, the mean loss of the examples held out of the training split (`held_out`).
+        examples: how many of the training split, drawn by the run's seed; ``"loss"`` takes all that is held out.
+    """
+
+    kind: Literal["inputs", "gradients", "loss"]
+    examples: int = 256
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The answer to a `Calibration`, the same in every process, in fp32 on the sites' devices.
+
+    Attributes:
+        inputs: by site, ``E[x x^T]`` over real tokens, ``(d_in, d_in)``.
+        gradients: by site, ``dL/dW`` of the mean loss, ``(d_out, d_in)``.
+        loss: mean over loss units.
+    """
+
+    inputs: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    gradients: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    loss: float | None = None
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """What a method sums over the micro-batches of a step, from zero; afterwards it is the sum over all processes.
+
+    Attributes:
+        tensor: in the type of what trains; the step sets it to zero together with the gradients.
+        power: how often the loss's gradient is a factor in it: by it gradient scaling (fp16) is undone.
+    """
+
+    tensor: torch.Tensor
+    power: int = 0
+
+
+@dataclass(frozen=True)
+class Size:
+    """What adapters take up, the head left out.
+
+    Attributes:
+        stored: entries of the tensors that a finished adapter stores; what published sizes count.
+        trained: entries that trained at once, at the most.
+        bytes: of the tensors that a finished adapter stores, whatever they are for.
+    """
+
+    stored: int
+    trained: int
+    bytes: int
 
 
 @dataclass(frozen=True)
@@ -101,7 +167,12 @@ class StepReport:
         live: components selected at the latest event, all start components before the first.
         event: True if a selection took place at this step; the method may then have waited for the device.
         frozen: True at the one step after which ranks stay as they are.
-        replaced: the parameters that shrank at this step.
+        replaced: the parameters that shrank or grew at this step.
+        restarted: parameters whose optimiser state starts anew.
+        regrouped: whether `groups` gives other parameters than before: some began or ceased to train.
+        recapture: whether the device's work is another from here on, for a reason that the above does not say.
+        wanted: what `calibrate` must be given before `advance` is called again for this step; nothing else of such a
+            report counts.
     """
 
     phase: str
@@ -110,6 +181,15 @@ class StepReport:
     event: bool = False
     frozen: bool = False
     replaced: Sequence[Replacement] = ()
+    restarted: Sequence[nn.Parameter] = ()
+    regrouped: bool = False
+    recapture: bool = False
+    wanted: Calibration | None = None
+
+    @property
+    def changes_work(self) -> bool:
+        """Whether what was captured before this step is of no use after it."""
+        return bool(self.replaced or self.restarted or self.regrouped or self.frozen or self.recapture)
 
 
 @dataclass(frozen=True)
@@ -166,6 +246,10 @@ class Schedule(Protocol):
     def phases(self) -> Sequence[tuple[str, int, int]]:
         """``(name, first step, last step)`` of each phase that has a step, in order."""
 
+    @property
+    def restarts(self) -> Sequence[int]:
+        """Steps after which the learning rate's schedule starts anew, warm-up included; ascending."""
+
     def phase(self, step: int) -> str: ...
 
     def budget(self, step: int) -> int:
@@ -209,6 +293,10 @@ class PlainSchedule:
     def phases(self) -> Sequence[tuple[str, int, int]]:
         return ((self.PHASE, 1, self.total_steps),)
 
+    @property
+    def restarts(self) -> Sequence[int]:
+        return ()
+
     def phase(self, step: int) -> str:
         return self.PHASE
 
@@ -230,19 +318,36 @@ class PlainSchedule:
 class Method:
     """A way of adapting weights; the defaults are those of a method that adapts nothing.
 
-    See the module's docstring for the order of calls.
+    See the module's docstring for the order of calls. A method that replaces projections keeps the module of each site
+    and tells the update by `delta`; folding and merging follow from that.
+
+    Attributes:
+        name: what a recipe calls it.
+        cannot_merge: why its update fits into no base weight; empty where it does.
+        reference_models: names or folders of other base models whose weights `place` asks for, as `references`.
+        held_out: share of the training split that is kept from training, for `Calibration` of the loss.
     """
 
     name: ClassVar[str]
+    cannot_merge: ClassVar[str] = ""
+    reference_models: Sequence[str] = ()
+    held_out: float = 0.0
 
     # -- before the first step -----------------------------------------------------------------------------------------
 
     def plan(self, total_steps: int, sites: Sequence[Site]) -> Schedule:
         """When what happens in a run of `total_steps` over `sites`; pure, so that it works on the meta device.
 
-        Raises BudgetError where the settings, the steps and the sites do not go together.
+        What happens when is planned, what is chosen then is not. Raises BudgetError where the settings, the steps and
+        the sites do not go together.
         """
         return PlainSchedule.of(total_steps)
+
+    def start_ranks(self, sites: Sequence[Site]) -> dict[str, int]:
+        """How many components each site starts with, by name, 0 for one that stays as it is; pure, as `plan` is. Empty
+        where the method has none.
+        """
+        return {}
 
     def attach(
         self,
@@ -252,17 +357,53 @@ class Method:
         schedule: Schedule | None = None,
         *,
         seed: int = 0,
+        references: Sequence[Mapping[str, torch.Tensor]] = (),
     ) -> None:
-        """Replaces or marks the modules of `sites` in `model`, whose parameters are frozen, and decides what trains.
+        """Remembers what the method works on and has it take its `place`.
 
         Args:
-            model: changed in place.
+            model: changed in place; its parameters are frozen.
             sites: what is adapted, in the order of the model.
             head: what trains outside the adapters.
             schedule: what `plan` gave; without one the method can only be loaded into and evaluated, not trained.
             seed: what a method draws comes from a generator of its own that is made of it.
+            references: for each of `reference_models` its weights by site, ``(d_out, d_in)``; none where the method
+                will be loaded into.
         """
-        self._sites, self._head, self._schedule = list(sites), list(head), schedule
+        self._model, self._sites, self._head, self._schedule = model, list(sites), list(head), schedule
+        self._generator, self._references = torch.Generator().manual_seed(seed), list(references)
+        self.place(model)
+
+    def place(self, model: nn.Module) -> None:
+        """Replaces or marks the modules of `sites` in `model`, and decides what trains."""
+
+    @property
+    def sites(self) -> Sequence[Site]:
+        """What it was attached to."""
+        return self._sites
+
+    @property
+    def head(self) -> Sequence[nn.Parameter]:
+        """What trains outside the adapters."""
+        return self._head
+
+    @property
+    def generator(self) -> torch.Generator:
+        """On the CPU: whatever the method draws comes from it."""
+        return self._generator
+
+    @property
+    def references(self) -> Sequence[Mapping[str, torch.Tensor]]:
+        """For each of `reference_models` its weights by site; none in a method that was attached to be loaded into."""
+        return self._references
+
+    def calibration(self) -> Calibration | None:
+        """What the method must know of model and data before its first step; a resumed run has it in its state."""
+        return None
+
+    def calibrate(self, measured: Measured) -> None:
+        """Takes what was asked for by `calibration`, or by a report of `advance`. What trains may become another."""
+        raise AssertionError(f"the method {self.name} asks for nothing")
 
     def parameters(self) -> list[nn.Parameter]:
         """The parameters of the adapters that train, in a stable order. The head is not among them."""
@@ -279,30 +420,31 @@ class Method:
         """
         return torch.optim.AdamW([dict(group) for group in groups], fused=True)
 
-    @property
-    def sites(self) -> Sequence[Site]:
-        """What it was attached to."""
-        return self._sites
-
     # -- once per step -------------------------------------------------------------------------------------------------
 
-    def begin_step(self, step: int) -> None:
-        """On the host, before the step's first forward pass: fills what differs from step to step."""
+    def begin_step(self, step: int, learning_rate: float) -> None:
+        """On the host, before the step's first forward pass: fills what differs from step to step.
+
+        `learning_rate` is the schedule's for this step, which the groups' factors multiply.
+        """
 
     def training_pass(
-        self, dtype: torch.dtype | None = None, mask: torch.Tensor | None = None
+        self, dtype: torch.dtype | None = None, masks: Mapping[str, torch.Tensor] | None = None
     ) -> AbstractContextManager[None]:
         """Around one forward and backward pass in training.
 
         Args:
             dtype: autocast's; None without autocast.
-            mask: which tokens are real, ``(B, T)``, for statistics taken on the way; None where all are.
+            masks: which tokens are real, ``(B, T)`` by stack (see `Site.reads`), for statistics taken on the way; None
+                where all are.
         """
         return nullcontext()
 
-    def statistics(self) -> list[torch.Tensor]:
-        """Tensors that are summed over processes, and unscaled, together with the gradients."""
-        return []
+    def statistics(self) -> Sequence[Statistic]:
+        """What is summed over processes, and unscaled, together with the gradients; always as many of the same shapes
+        between two reports that change the work.
+        """
+        return ()
 
     def adjust_gradients(self) -> torch.Tensor | None:
         """Edits gradients in place before clipping, stages scores; returns a scalar for the log, on the device."""
@@ -318,7 +460,7 @@ class Method:
         """On the host, after all of it: the phase, and what an event does. Only an event may wait for the device.
 
         Phases and events follow the steps attempted, so an event still selects, by the scores there are: counts stay
-        exact.
+        exact. Called again for the same step once `calibrate` has had what its report wanted.
         """
         schedule = self._schedule
         assert schedule is not None, "attach with a schedule before training"
@@ -331,18 +473,58 @@ class Method:
 
     # -- what came of it -----------------------------------------------------------------------------------------------
 
-    def folded(self) -> AbstractContextManager[None]:
-        """Inside, the adapters are part of the base weights; leaving it restores the saved base weights bit for bit."""
-        return nullcontext()
+    def delta(self, site: Site, dtype: torch.dtype) -> torch.Tensor | None:
+        """The update of a site's weight, ``(d_out, d_in)``, computed in `dtype`; None where there is none."""
+        return None
 
-    def merge(self) -> None:
-        """Puts plain modules with merged weights in place of the adapted ones, for good; the method is of no use
-        afterwards.
+    def merged_tensors(self, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+        """The base tensors that the method changes, with the change in them, by full name, in their own layout and in
+        `dtype`: base plus `delta` of every site.
+
+        A method that trains base tensors gives those. One that inserts modules says `cannot_merge`.
         """
+        from dora_cli.methods.merging import with_deltas
 
-    def size(self) -> int:
-        """Entries of the tensors that a finished adapter stores, the head left out: what published sizes count."""
-        return sum(parameter.numel() for parameter in self.parameters())
+        return with_deltas(self.sites, lambda site: self.delta(site, dtype), dtype)
+
+    def folded(self) -> AbstractContextManager[None]:
+        """Inside, the model is plain and computes with `merged_tensors`, so an evaluation costs what the base model's
+        does; leaving it puts all back as it was. Nothing happens where a method `cannot_merge`.
+        """
+        from dora_cli.methods.merging import folded_in
+
+        return nullcontext() if self.cannot_merge else folded_in(self._model, self.sites, self.merged_tensors)
+
+    def merge(self, dtype: torch.dtype | None = None) -> None:
+        """Makes the model plain for good, with `merged_tensors` in it; the method is of no use afterwards.
+
+        The sums are made in float64 and rounded once.
+
+        Args:
+            dtype: what they are rounded to; None for the base's own.
+
+        Raises:
+            ModelError: the method `cannot_merge`.
+        """
+        if self.cannot_merge:
+            raise ModelError(
+                f"the method {self.name} {self.cannot_merge}, so there is no merged model; save its adapter instead"
+            )
+        from dora_cli.methods.merging import merge_into
+
+        merge_into(self._model, self.sites, self.merged_tensors(torch.float64), dtype)
+        self.release()
+
+    def release(self) -> None:
+        """Frees what only training passes need, such as copies of base weights; the next pass makes it anew."""
+
+    def size(self) -> Size:
+        """What the adapters take up. May wait for the device."""
+        entries = sum(parameter.numel() for parameter in self.parameters())
+        return Size(entries, entries, self._stored_bytes())
+
+    def _stored_bytes(self) -> int:
+        return sum(tensor.numel() * tensor.element_size() for tensor in self.state_dict().values())
 
     def allocation(self) -> list[Allocation]:
         """Ranks in the order of attachment; none where the method has none. May wait for the device."""
@@ -358,7 +540,7 @@ class Method:
     # -- saving and loading --------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """What a finished adapter is, and what a resumed run needs of it."""
+        """What a finished adapter is."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
@@ -369,6 +551,18 @@ class Method:
         if state:
             raise CheckpointError(
                 f"tensor {shown(min(state))} is in the checkpoint, but the method {self.name} adapts nothing"
+            )
+
+    def training_state(self) -> dict[str, torch.Tensor]:
+        """What only a resumed run needs, beside `state_dict` and the optimiser's state."""
+        return {}
+
+    def load_training_state(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Restores `training_state`, after `load_state_dict`. Raises CheckpointError on the first misfit."""
+        if state:
+            raise CheckpointError(
+                f"tensor {shown(min(state))} is in the checkpoint's training state, but the method {self.name} keeps "
+                "none"
             )
 
 

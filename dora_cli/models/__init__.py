@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dora_cli.models.catalogue import model_catalogue
     from dora_cli.models.classifier import ClassifierHead, config_model, load_model
-    from dora_cli.models.embeddings import max_positions, vocabulary_rows
     from dora_cli.models.generator import GeneratorHead, config_generator, load_generator
     from dora_cli.models.head import Head, head_parameters
     from dora_cli.models.loading import LoadedModel
-    from dora_cli.models.projections import find_projections, left_out
     from dora_cli.models.source import ModelUnreachableError, builtin_names
+    from dora_cli.models.structure.embeddings import max_positions, vocabulary_rows
+    from dora_cli.models.structure.projections import find_projections, left_out
 
 _PLACES = {
     "ClassifierHead": "classifier",
@@ -23,14 +23,14 @@ _PLACES = {
     "builtin_names": "source",
     "config_generator": "generator",
     "config_model": "classifier",
-    "find_projections": "projections",
+    "find_projections": "structure.projections",
     "head_parameters": "head",
-    "left_out": "projections",
+    "left_out": "structure.projections",
     "load_generator": "generator",
     "load_model": "classifier",
-    "max_positions": "embeddings",
+    "max_positions": "structure.embeddings",
     "model_catalogue": "catalogue",
-    "vocabulary_rows": "embeddings",
+    "vocabulary_rows": "structure.embeddings",
 }
 
 __all__ = [

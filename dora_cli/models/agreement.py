@@ -8,8 +8,8 @@ from typing import Any
 from torch import nn
 
 from dora_cli.errors import ModelError
-from dora_cli.models.embeddings import max_positions, vocabulary_rows
 from dora_cli.models.family import is_encoder_decoder
+from dora_cli.models.structure.embeddings import max_positions, vocabulary_rows
 
 
 def fit_tokenizer(name: str, model: nn.Module, tokenizer: Any) -> None:

@@ -9,8 +9,8 @@ from torch import nn
 
 from dora_cli.errors import ModelError
 from dora_cli.models.agreement import set_config
-from dora_cli.models.embeddings import vocabulary_rows
 from dora_cli.models.family import is_encoder_decoder
+from dora_cli.models.structure.embeddings import vocabulary_rows
 
 
 def append_end(name: str, model: nn.Module, tokenizer: Any) -> None:

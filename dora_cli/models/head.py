@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from torch import nn
 
-from dora_cli.models.blocks import base_prefix
+from dora_cli.models.structure.blocks import base_prefix
 
 if TYPE_CHECKING:
     from dora_cli.models.known import Kind

@@ -14,10 +14,10 @@ from torch import nn
 from dora_cli.errors import LibraryError, ModelError
 from dora_cli.libraries import broken_companion
 from dora_cli.models.agreement import fit_tokenizer, set_config
-from dora_cli.models.blocks import base_prefix, find_blocks
-from dora_cli.models.embeddings import word_embeddings
 from dora_cli.models.quiet import quiet_loading
 from dora_cli.models.source import Source, find_source
+from dora_cli.models.structure.blocks import base_prefix, find_blocks
+from dora_cli.models.structure.embeddings import word_embeddings
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 T = TypeVar("T")

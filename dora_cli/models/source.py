@@ -104,6 +104,14 @@ def find_source(name: str, revision: str | None = None, *, ask_hub: bool = True)
     return Source(name, kind, str(folder))
 
 
+def check_reach(name: str, revision: str | None = None) -> None:
+    """Raises what `find_source` would, and asks the hub for a model of which the cache holds nothing alone."""
+    try:
+        find_source(name, revision, ask_hub=False)
+    except ModelUnreachableError:
+        find_source(name, revision)
+
+
 def _check_files(folder: Path) -> None:
     """Refuses what transformers, which opens files by their names, would wait for or read without end."""
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dora_cli.recipe.dump import dump_recipe
 from dora_cli.recipe.load import load_recipe, parse_recipe
 from dora_cli.recipe.methods.dora import DoraMethod
 from dora_cli.recipe.methods.head import HeadMethod
@@ -17,6 +16,7 @@ from dora_cli.recipe.schema import (
     SaveSection,
     TrainSection,
 )
+from dora_cli.recipe.writing.dump import dump_recipe
 
 __all__ = [
     "DataSection",

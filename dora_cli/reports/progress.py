@@ -22,7 +22,7 @@ from dora_cli.reports.live.marks import ASCII, UNICODE
 from dora_cli.reports.live.screen import Screen
 from dora_cli.reports.live.state import RunState
 from dora_cli.reports.live.view import LiveView
-from dora_cli.reports.ranks import grid_lines, render
+from dora_cli.reports.ranks.table import grid_lines, render
 from dora_cli.reports.stderr import LastingStderr
 from dora_cli.reports.summary import print_run
 from dora_cli.reports.units import duration, number, size, speed

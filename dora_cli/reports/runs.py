@@ -11,7 +11,7 @@ from typing import Any
 from dora_cli.errors import CheckpointError
 from dora_cli.json_text import to_json
 from dora_cli.reports.curves import read_log
-from dora_cli.reports.ranks import mean_ranks
+from dora_cli.reports.ranks.table import mean_ranks
 from dora_cli.runs.reading import parse_record, read_text
 from dora_cli.runs.records.ranks import validate_ranks
 from dora_cli.runs.run_folder import RunRecords
@@ -25,7 +25,7 @@ class FoundRanks:
     Attributes:
         title: the folder, and what the table shows of it.
         facts: lines about the run or runs, for below the title.
-        record: for `dora_cli.reports.ranks.ranks_table`.
+        record: for `dora_cli.reports.ranks.table.ranks_table`.
         json: the text of ranks.json as it is, or the mean ranks as JSON.
         run: the run; None for the mean of several.
     """

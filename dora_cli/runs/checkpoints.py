@@ -11,6 +11,8 @@ ADAPTER, HEAD, STATE = "adapter.safetensors", "head.safetensors", "state.json"
 """Weights: the method's, the head's, and where in the run they were taken."""
 OPTIMIZER, RANDOM, PROGRESS = "optimizer.safetensors", "random.safetensors", "progress.json"
 """What only a resumed run needs beside them."""
+METHOD = "method.safetensors"
+"""The same of a method that keeps more than its weights and its optimiser's state."""
 
 _STEP = re.compile(r"step-([0-9]+)")
 

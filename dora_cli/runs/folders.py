@@ -9,17 +9,18 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
 from dora_cli.errors import CheckpointError, OutputError
 from dora_cli.files import RECORD, open_regular, parse_json, read_bytes
 from dora_cli.printable import shown
 from dora_cli.runs.records.fields import SCHEMA_VERSION, validated, written
 from dora_cli.runs.records.manifest import FileRecord, ManifestRecord
+
+if TYPE_CHECKING:
+    import torch
 
 MANIFEST = ManifestRecord.FILE
 LEFTOVERS = (".partial", ".old")
@@ -51,7 +52,7 @@ def write_folder(folder: Path, parts: Mapping[str, Part], *, then: str | None = 
         beside.mkdir(parents=True)
         for name, part in parts.items():
             if name.endswith(TENSORS):
-                save_file({key: tensor.detach().to("cpu").contiguous() for key, tensor in part.items()}, beside / name)
+                _write_tensors(beside / name, part)
             else:
                 (beside / name).write_text(json.dumps(part, indent=1) + "\n", encoding="utf-8")
         files = {name: _describe(beside / name) for name in parts}
@@ -96,8 +97,9 @@ def remove_folder(folder: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def read_folder(folder: Path, names: tuple[str, ...]) -> dict[str, Part]:
-    """The content of the files `names`, each checked against the manifest before it is parsed.
+def read_folder(folder: Path, names: tuple[str, ...], *, optional: tuple[str, ...] = ()) -> dict[str, Part]:
+    """The content of the files `names`, and of those of `optional` that the manifest lists, each checked against the
+    manifest before it is parsed.
 
     Names come from the caller alone: whatever a manifest lists, no other path is opened.
 
@@ -106,7 +108,7 @@ def read_folder(folder: Path, names: tuple[str, ...]) -> dict[str, Part]:
     """
     manifest = validated(ManifestRecord, _read_json(folder / MANIFEST, folder), folder / MANIFEST)
     parts: dict[str, Part] = {}
-    for name in names:
+    for name in (*names, *(name for name in optional if name in manifest.files)):
         path = folder / name
         if name not in manifest.files or not path.is_file():
             raise CheckpointError(f"{folder} lacks {name}; the checkpoint is incomplete, use another one of the run")
@@ -125,7 +127,15 @@ def read_folder(folder: Path, names: tuple[str, ...]) -> dict[str, Part]:
     return parts
 
 
+def _write_tensors(path: Path, part: Part) -> None:
+    from safetensors.torch import save_file  # loads PyTorch, for which a look at a place need not wait
+
+    save_file({key: tensor.detach().to("cpu").contiguous() for key, tensor in part.items()}, path)
+
+
 def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
     try:
         return load_file(path)
     except MemoryError:

@@ -2,7 +2,7 @@
 from.
 
 ``optimizer.safetensors``, ``random.safetensors`` and ``progress.json`` lie beside the files of
-`dora_cli.assembly.weights`.
+`dora_cli.assembly.weights`, and ``method.safetensors`` where the method keeps more than these.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dora_cli.assembly.length import RunLength
 from dora_cli.assembly.weights import Weights, weights_in
 from dora_cli.errors import CheckpointError
 from dora_cli.methods.base import Schedule
-from dora_cli.runs.checkpoints import ADAPTER, HEAD, OPTIMIZER, PROGRESS, RANDOM, STATE, checkpoints_of, step_of
+from dora_cli.runs.checkpoints import ADAPTER, HEAD, METHOD, OPTIMIZER, PROGRESS, RANDOM, STATE, checkpoints_of, step_of
 from dora_cli.runs.folders import read_folder, recover, write_folder
 from dora_cli.runs.records.checkpoint import ProgressRecord, check_progress
 from dora_cli.runs.records.fields import written
@@ -53,22 +53,25 @@ class Snapshot:
         optimizer: moments of every parameter, ``INDEX.KEY``, in the order of the optimiser.
         random: random states of every process, see `random_state`.
         progress: where the run was and what it had written down, plain values.
+        method: its `training_state`.
     """
 
     weights: Weights
     optimizer: Mapping[str, torch.Tensor]
     random: Mapping[str, torch.Tensor]
     progress: Mapping[str, Any]
+    method: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
     def save(self, folder: Path) -> None:
         """Writes a checkpoint; raises OutputError."""
         progress = written(ProgressRecord, self.progress)
-        write_folder(folder, {**self.weights.parts, OPTIMIZER: self.optimizer, RANDOM: self.random, PROGRESS: progress})
+        parts = {**self.weights.parts, OPTIMIZER: self.optimizer, RANDOM: self.random, PROGRESS: progress}
+        write_folder(folder, {**parts, METHOD: self.method} if self.method else parts)
 
     @classmethod
     def load(cls, folder: Path) -> Snapshot:
         """Reads a checkpoint; raises CheckpointError."""
-        parts = read_folder(folder, (ADAPTER, HEAD, STATE, OPTIMIZER, RANDOM, PROGRESS))
+        parts = read_folder(folder, (ADAPTER, HEAD, STATE, OPTIMIZER, RANDOM, PROGRESS), optional=(METHOD,))
         weights, progress = weights_in(folder, parts), parts[PROGRESS]
         check_progress(progress, folder / PROGRESS)
         if progress["at"]["step"] != weights.state["step"]:
@@ -76,7 +79,7 @@ class Snapshot:
                 f"{folder} holds weights of step {weights.state['step']:,} and the progress of step "
                 f"{progress['at']['step']:,}; it is damaged, use another checkpoint of the run"
             )
-        return cls(weights, parts[OPTIMIZER], parts[RANDOM], progress)
+        return cls(weights, parts[OPTIMIZER], parts[RANDOM], progress, parts.get(METHOD, {}))
 
     @property
     def log_length(self) -> int | None:
@@ -144,7 +147,7 @@ def pruning_events(history: Sequence[Mapping[str, Any]], schedule: Schedule) -> 
     return [
         entry
         for entry in history
-        if entry["budget"] < schedule.start_components or entry["step"] == schedule.freeze_step
+        if entry["budget"] < schedule.start_components or schedule.next_event(entry["step"] - 1) == entry["step"]
     ]
 
 

@@ -13,9 +13,6 @@ MAX_SKIPPED_FP16 = 25
 It starts at 2^16 and halves each time: after 25 the scale is far below 1.
 """
 
-_KEPT = ("halted", "bad_steps", "first_bad", "loss_sum", "steps", "epoch_loss", "epoch_units")
-"""What a resumed run goes on with."""
-
 
 class Ledger:
     """Sums and counters in tensors that are only ever changed in place, so that a CUDA graph can keep them.
@@ -96,13 +93,26 @@ class Ledger:
         return _taken_mean(self.epoch_loss, self.epoch_units)
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain values; waits for the device."""
-        return {name: getattr(self, name).item() for name in _KEPT}
+        """What a resumed run goes on with, as plain values; waits for the device."""
+        return {
+            "halted": bool(self.halted),
+            "bad_steps": int(self.bad_steps),
+            "first_bad": int(self.first_bad),
+            "loss_sum": float(self.loss_sum),
+            "steps": int(self.steps),
+            "epoch_loss": float(self.epoch_loss),
+            "epoch_units": int(self.epoch_units),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Raises KeyError, TypeError or an error of torch where `state` is none."""
-        for name in _KEPT:
-            getattr(self, name).fill_(state[name])
+        self.halted.fill_(state["halted"])
+        self.bad_steps.fill_(state["bad_steps"])
+        self.first_bad.fill_(state["first_bad"])
+        self.loss_sum.fill_(state["loss_sum"])
+        self.steps.fill_(state["steps"])
+        self.epoch_loss.fill_(state["epoch_loss"])
+        self.epoch_units.fill_(state["epoch_units"])
 
 
 def _taken_mean(total: torch.Tensor, count: torch.Tensor) -> float:

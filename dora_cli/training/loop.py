@@ -283,7 +283,7 @@ class Loop:
             "versions": versions(),
         }
         states = {f"{rank}.{name}": tensor for rank, state in enumerate(random) for name, tensor in state.items()}
-        return Snapshot(self._weights(), moments, states, progress)
+        return Snapshot(self._weights(), moments, states, progress, self.method.training_state())
 
     def restore(self, snapshot: Snapshot) -> None:
         """Goes back to the moment of `snapshot`; the method's state is there already. Raises CheckpointError."""
@@ -333,10 +333,16 @@ def make_step(prepared: Prepared) -> TrainingStep:
         method=adapted.method,
         loss=partial(prepared.task.losses, label_smoothing=settings.label_smoothing),
         optimizer=optimizer,
-        scheduler=make_scheduler(optimizer, warmup_steps=length.lr_warmup, total_steps=length.total_steps),
+        scheduler=make_scheduler(
+            optimizer,
+            warmup_steps=length.lr_warmup,
+            total_steps=length.total_steps,
+            restarts=prepared.schedule.restarts,
+        ),
         accelerator=prepared.ground.accelerator,
         max_grad_norm=settings.max_grad_norm,
         skip_nonfinite=settings.skip_nonfinite,
         locate=length.locate,
         cuda_graph=prepared.captured,
+        measure=prepared.calibrator,
     )

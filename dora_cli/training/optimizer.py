@@ -1,7 +1,10 @@
-"""The optimiser over the adapters and the head; what becomes of its moments when tensors shrink, and in checkpoints."""
+"""The optimiser over the adapters and the head; what becomes of its state when tensors shrink or grow, and in
+checkpoints.
+"""
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -11,15 +14,17 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from dora_cli.errors import CheckpointError
-from dora_cli.methods.base import Method, Replacement
+from dora_cli.methods.base import Method, Replacement, StepReport
 from dora_cli.printable import shown
 
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 """What AdamW keeps of a parameter."""
 
 
-RATE = "rate"
-"""The key of a parameter group that holds its factor on the learning rate, which the step applies."""
+RATE, DECAY = "rate", "run_weight_decay"
+"""Keys of a parameter group: its factor on the learning rate, which the step applies; the weight decay of groups that
+name none.
+"""
 
 
 def make_optimizer(
@@ -29,26 +34,44 @@ def make_optimizer(
 
     Weight decay falls on every tensor whose group does not say otherwise: on gates too, as in the published code.
     """
-    groups = [
+    common = {"lr": learning_rate, DECAY: weight_decay, "betas": betas, "eps": eps}
+    return method.make_optimizer([common | own for own in _own(method, weight_decay)])
+
+
+def _own(method: Method, weight_decay: float) -> list[dict[str, Any]]:
+    """What the groups of `method` say themselves, with `weight_decay` for those that name none."""
+    return [
         {
             "params": list(group.parameters),
-            "lr": learning_rate,
             RATE: group.rate,
             "weight_decay": weight_decay if group.weight_decay is None else group.weight_decay,
-            "betas": betas,
-            "eps": eps,
         }
         for group in method.groups()
     ]
-    return method.make_optimizer(groups)
 
 
-def make_scheduler(optimizer: torch.optim.Optimizer, *, warmup_steps: int, total_steps: int) -> LambdaLR:
+def make_scheduler(
+    optimizer: torch.optim.Optimizer, *, warmup_steps: int, total_steps: int, restarts: Sequence[int] = ()
+) -> LambdaLR:
     """Linear warm-up from zero, then linear decay to zero; stepped once per optimiser step.
 
     The same as transformers' ``get_linear_schedule_with_warmup``, which brings half of its Trainer, and PEFT, with it.
+
+    Args:
+        optimizer: whose learning rate it is.
+        warmup_steps: of all steps; a part of them has its share.
+        total_steps: of the run.
+        restarts: steps after which it starts anew, over the steps up to the next restart or the end.
     """
-    return LambdaLR(optimizer, partial(_linear, warmup_steps=warmup_steps, total_steps=total_steps))
+    bounds = [0, *restarts, total_steps]
+    return LambdaLR(optimizer, partial(_piecewise, bounds=bounds, warmup_steps=warmup_steps))
+
+
+def _piecewise(step: int, *, bounds: Sequence[int], warmup_steps: int) -> float:
+    """Share of the learning rate after `step` steps, of which those within `bounds` are one schedule."""
+    part = min(bisect_right(bounds, step), len(bounds) - 1)
+    first, last = bounds[part - 1], bounds[part]
+    return _linear(step - first, warmup_steps=warmup_steps * (last - first) // bounds[-1], total_steps=last - first)
 
 
 def _linear(step: int, *, warmup_steps: int, total_steps: int) -> float:
@@ -63,9 +86,9 @@ def parameters_of(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
-def shrink(optimizer: torch.optim.Optimizer, replaced: Sequence[Replacement]) -> None:
-    """Puts shrunken parameters in the place of the old ones and slices their moments alike; forgets parameters that are
-    gone.
+def replace(optimizer: torch.optim.Optimizer, replaced: Sequence[Replacement]) -> None:
+    """Puts parameters that shrank or grew in the place of the old ones and slices their state alike; forgets parameters
+    that are gone.
 
     What an optimiser keeps in another shape than the parameter's (Adafactor's rows and columns) cannot be sliced; it
     starts anew.
@@ -85,15 +108,42 @@ def shrink(optimizer: torch.optim.Optimizer, replaced: Sequence[Replacement]) ->
             # a step counter is a scalar
             tensors = {key: value for key, value in state.items() if torch.is_tensor(value) and value.ndim}
             if state and all(value.shape == parameter.shape for value in tensors.values()):
-                # In the storage order of the parameter, which fused kernels take for granted.
-                sliced = {
-                    key: torch.empty_like(item.new, dtype=value.dtype).copy_(
-                        value.index_select(item.dimension, item.kept)
-                    )
-                    for key, value in tensors.items()
-                }
+                sliced = {key: _sliced(value, item, item.new) for key, value in tensors.items()}
                 optimizer.state[item.new] = {**state, **sliced}
         group["params"] = kept
+
+
+def _sliced(value: torch.Tensor, item: Replacement, new: nn.Parameter) -> torch.Tensor:
+    """What is kept of a state in the shape of the old parameter, zeros for what was added."""
+    # In the storage order of the parameter, which fused kernels take for granted.
+    found = torch.zeros_like(new, dtype=value.dtype)
+    found.narrow(item.dimension, 0, len(item.kept)).copy_(value.index_select(item.dimension, item.kept))
+    return found
+
+
+def follow(optimizer: torch.optim.Optimizer, method: Method, report: StepReport) -> None:
+    """Has `optimizer` train what `method` trains after `report`, in the order of its groups.
+
+    State stays with its parameter; it is dropped where the report has it start anew, and where a parameter ceases to
+    train.
+    """
+    replace(optimizer, report.replaced)
+    for parameter in report.restarted:
+        optimizer.state.pop(parameter, None)
+    if not report.regrouped:
+        return
+    groups = optimizer.param_groups
+    first, present = dict(groups[0]), _own(method, groups[0][DECAY])
+    for group, own in zip(groups, present, strict=False):
+        group.update(own)
+    del groups[len(present) :]
+    for own in present[len(groups) :]:
+        # captured work reads the rate of each group by itself
+        rate = first["lr"].clone() if torch.is_tensor(first["lr"]) else first["lr"]
+        optimizer.add_param_group({**first, **own, "lr": rate})
+    training = {id(parameter) for parameter in parameters_of(optimizer)}
+    for gone in [kept for kept in optimizer.state if id(kept) not in training]:
+        del optimizer.state[gone]
 
 
 class Unless:

@@ -189,7 +189,7 @@ def ranks_of(adapted: AdaptedModel, history: Sequence[Mapping[str, Any]]) -> dic
 
 def budget_of(adapted: AdaptedModel) -> dict[str, int]:
     """The components and parameters of a trained model, as metrics.json holds them."""
-    schedule, allocations = adapted.schedule, adapted.method.allocation()
+    schedule, allocations, size = adapted.schedule, adapted.method.allocation(), adapted.method.size()
     assert schedule is not None
     return {
         "start_components": schedule.start_components,
@@ -197,7 +197,8 @@ def budget_of(adapted: AdaptedModel) -> dict[str, int]:
         "live_components": sum(allocation.rank for allocation in allocations),
         "trainable_parameters_start": adapted.start_parameters,
         "trainable_parameters_final": sum(parameter.numel() for parameter in adapted.trainable),
-        "adapter_parameters_final": adapted.method.size(),
+        "adapter_parameters_final": size.stored,
+        "adapter_bytes": size.bytes,
     }
 
 

@@ -251,9 +251,10 @@ def _prepare(
     signals: StopSignals,
 ) -> tuple[Prepared, dict[str, Any]]:
     """Data, model and evaluator, at the start or as `found` left them; and the content of environment.json."""
-    data = load_data(recipe, task)
+    data = load_data(recipe, task, held_out=call.make_method(recipe).held_out)
     length = RunLength.of(recipe, len(data.training), ground.processes)
-    for odd in notes_before_training(recipe, task, data.training, data.evaluated):
+    held_out = 0 if data.held_out is None else len(data.held_out)
+    for odd in notes_before_training(recipe, task, data.training, data.evaluated, held_out=held_out):
         listener.note(odd)
     kept = place.records.read_environment() if found is not None else None
     adapted, captured = prepare_model(
@@ -262,6 +263,7 @@ def _prepare(
         partial(call.make_method, recipe),
         ground,
         length,
+        fresh=found is None,
         threads=recorded_threads(kept) if kept is not None else None,
         note=listener.note,
     )
@@ -270,13 +272,15 @@ def _prepare(
         for difference in check_same_ground(kept, environment):
             listener.note(f"digits may differ from a run without the interruption: {difference}")
         found.snapshot.weights.restore(adapted)  # before the optimiser is made, since ranks may have shrunk
+        adapted.method.load_training_state(found.snapshot.method)
 
     def progress(split: str, done: int, total: int) -> None:
         listener.evaluating(split, done, total)
         if ground.processes == 1:  # several would have to agree between batches
             signals.interrupt()
 
-    prepared = prepare(recipe, task, data, length, adapted, ground, captured=captured, progress=progress)
+    fresh = found is None
+    prepared = prepare(recipe, task, data, length, adapted, ground, fresh=fresh, captured=captured, progress=progress)
     return prepared, environment
 
 

@@ -13,18 +13,19 @@ from accelerate.utils import AutocastKwargs
 from torch import nn
 
 from dora_cli.data import inputs_of
+from dora_cli.data.masks import real_tokens
 from dora_cli.errors import CheckpointError, DivergedError
-from dora_cli.methods.base import Method, StepReport
+from dora_cli.methods.base import Calibration, Measured, Method, StepReport
 from dora_cli.training.graphs import CapturedModel, Graphs, shapes
 from dora_cli.training.ledger import Ledger
 from dora_cli.training.optimizer import (
     RATE,
     Unless,
+    follow,
     load_moments,
     make_capturable,
     moments_of,
     parameters_of,
-    shrink,
 )
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ class TrainingStep:
         skip_nonfinite: how many bad steps are let pass.
         locate: where a step is in the run, in words, for messages.
         cuda_graph: whether to capture; only where that is known to work.
+        measure: answers what a method wants measured at an event.
     """
 
     def __init__(
@@ -86,6 +88,7 @@ class TrainingStep:
         skip_nonfinite: int = 0,
         locate: Callable[[int], str] | None = None,
         cuda_graph: bool = False,
+        measure: Callable[[Calibration], Measured] | None = None,
     ) -> None:
         self.model = model
         self.method = method
@@ -96,6 +99,7 @@ class TrainingStep:
         self.max_grad_norm = max_grad_norm
         self.skip_nonfinite = skip_nonfinite
         self.locate = locate
+        self.measure = measure
         device = accelerator.device
         self.ledger = Ledger(device, skip_nonfinite=skip_nonfinite, scaled=accelerator.scaler is not None)
         self.learning_rate = 0.0  # of the latest step
@@ -118,9 +122,9 @@ class TrainingStep:
             event: whether a selection follows this step; the flag is read first, so that no selection is made on bad
                 ground.
         """
-        self.method.begin_step(step)
         self.ledger.begin(step, units)
         self._set_learning_rate(step)
+        self.method.begin_step(step, self.learning_rate)
         for batch in micro_batches:
             self._run(shapes(batch), self._forward_backward, batch)
         if self.accelerator.num_processes > 1:
@@ -129,6 +133,10 @@ class TrainingStep:
         if event:
             self.check_learned(step)
         report = self.method.advance(step)
+        while report.wanted is not None:
+            assert self.measure is not None, "this method wants something measured"
+            self.method.calibrate(self.measure(report.wanted))
+            report = self.method.advance(step)
         self._follow(report)
         return report
 
@@ -145,7 +153,7 @@ class TrainingStep:
     def _forward_backward(self, batch: Batch) -> None:
         """Adds the gradients of one micro-batch."""
         accelerator, scaler = self.accelerator, self.accelerator.scaler
-        with self.method.training_pass(self._dtype):
+        with self.method.training_pass(self._dtype, real_tokens(batch)):
             with accelerator.autocast(_NO_CACHE):
                 outputs = self.model(**inputs_of(batch))
             part = self.loss(outputs, batch).sum() / self.ledger.units
@@ -154,22 +162,20 @@ class TrainingStep:
         self.ledger.loss += part.detach()
 
     def _sum_over_processes(self) -> None:
-        """Sums gradients and loss, so that every process goes on with the same numbers."""
+        """Sums gradients, the method's statistics and the loss, so that every process goes on with the same numbers."""
         import torch.distributed as dist
 
         for parameter in self._parameters:
             if parameter.grad is None:  # a process without work in its first step still takes part in the sum
                 parameter.grad = torch.zeros_like(parameter)
         gradients = self._gradients()
-        flat = torch.cat(
-            [*(gradient.reshape(-1) for gradient in gradients), self.ledger.loss.to(gradients[0].dtype).reshape(1)]
-        )
+        summed = [*gradients, *self._statistics(), self.ledger.loss]
+        flat = torch.cat([tensor.reshape(-1).to(gradients[0].dtype) for tensor in summed])
         dist.all_reduce(flat)
         offset = 0
-        for gradient in gradients:
-            gradient.copy_(flat[offset : offset + gradient.numel()].view(gradient.shape))
-            offset += gradient.numel()
-        self.ledger.loss.copy_(flat[-1])
+        for tensor in summed:
+            tensor.copy_(flat[offset : offset + tensor.numel()].view(tensor.shape))
+            offset += tensor.numel()
 
     def _update(self, step: int, _: Batch) -> None:
         """From gradients to weights, on the device alone and the same work every step, so that a graph can repeat
@@ -178,6 +184,7 @@ class TrainingStep:
         scaler, ledger = self.accelerator.scaler, self.ledger
         if scaler is not None:
             scaler.unscale_(self.optimizer)
+            self._unscale_statistics()
         regulariser = self.method.adjust_gradients()
         self._regularised = regulariser is not None
         if regulariser is not None:
@@ -189,7 +196,16 @@ class TrainingStep:
             scaler.update()
         ledger.book()
         self.method.observe(skipped)
-        torch._foreach_zero_(self._gradients())
+        torch._foreach_zero_([*self._gradients(), *self._statistics()])
+
+    def _unscale_statistics(self) -> None:
+        """Undoes the scaling of the loss as often as its gradient is a factor of a statistic."""
+        scaler = self.accelerator.scaler
+        assert scaler is not None
+        scale = scaler.scale(torch.ones((), device=self.accelerator.device))
+        for statistic in self.method.statistics():
+            if statistic.power:
+                statistic.tensor.div_(scale**statistic.power)
 
     def _clip(self) -> torch.Tensor:
         """Clips to `max_grad_norm`, if there is one; returns the norm before."""
@@ -199,11 +215,11 @@ class TrainingStep:
 
     def _follow(self, report: StepReport) -> None:
         """Has the optimiser and the graphs follow what an event has changed."""
-        if report.replaced:
-            shrink(self.optimizer, report.replaced)
+        follow(self.optimizer, self.method, report)
+        if report.changes_work:
             self._parameters = parameters_of(self.optimizer)
-        if self._graphs is not None and (report.replaced or report.frozen):
-            self._graphs.forget()
+            if self._graphs is not None:
+                self._graphs.forget()
 
     def _run(self, key: Hashable, work: Callable[[Batch], None], batch: Batch) -> None:
         """Does ``work(batch)``, as a graph where steps are captured."""
@@ -214,6 +230,9 @@ class TrainingStep:
 
     def _gradients(self) -> list[torch.Tensor]:
         return [parameter.grad for parameter in self._parameters if parameter.grad is not None]
+
+    def _statistics(self) -> list[torch.Tensor]:
+        return [statistic.tensor for statistic in self.method.statistics()]
 
     def _learning_rate_of(self, step: int) -> float:
         """The schedule's, for step number `step`."""

@@ -60,7 +60,8 @@ def test_a_task_of_own_data_gets_defaults(task: str) -> None:
 
 def test_the_heading() -> None:
     lines = first_recipe("glue/mnli", file="my recipes/mnli.yaml").text.splitlines()
-    assert lines[0] == "# DoRA, Dynamic Low-Rank Adaptation on glue/mnli with FacebookAI/roberta-base"
+    assert lines[0].startswith("# DoRA, ")
+    assert lines[0].endswith(" on glue/mnli with FacebookAI/roberta-base")
     assert lines[2].startswith("#     dora train 'my recipes/mnli.yaml' --dry-run ")
     assert (
         "# Data: 392,702 examples to train on, 9,815 (validation_matched) and 9,832 (validation_mismatched) to "
@@ -97,12 +98,13 @@ def test_another_method_takes_its_defaults(task: str) -> None:
         assert recipe.model_copy(update={"method": published.method}) == published
         assert "of the method its defaults, since none are published for it here." in made.text
         assert "found with dora: try other values of train.learning_rate first." in made.text
-    assert made.text.startswith(f"# LoRA, Low-Rank Adaptation on {task} with ")
+    assert made.text.startswith("# LoRA, ")
+    assert f" on {task} with " in made.text.splitlines()[0]
     assert "learning rate of B over that of A" in " ".join(made.text.replace("#", "").split())
 
 
 def test_methods_that_are_none() -> None:
     with pytest.raises(RecipeError, match=r"--method loar: there is no such method.*dora, lora.*did you mean lora"):
         first_recipe("glue/rte", method="loar")
-    with pytest.raises(RecipeError, match="head trains a head alone"):
+    with pytest.raises(RecipeError, match=r"^method\.name: head "):
         first_recipe("e2e", method="head")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -57,38 +58,42 @@ def odd(make_recipe: MakeRecipe, tmp_path: Path) -> Recipe:
 
 
 ODD = [
-    "split train: data.max_train_samples is 100, but there are 16 examples, so all are used",
-    "split train: 2 of 16 rows have an empty text",
-    "split train: 1 of 16 rows has a text with NUL characters (\\x00), such as a wrong encoding leaves in it",
-    "split validation: data.max_eval_samples is 3, but there are 2 examples, so all are used",
-    "split validation: all 2 rows have the label 'positive'; scores say nothing of other labels",
+    r"split train: data\.max_train_samples .*\b100\b.*\b16\b",
+    r"split train: 2 of 16 .* empty ",
+    r"split train: 1 of 16 .* NUL ",
+    r"split validation: data\.max_eval_samples .*\b3\b.*\b2\b",
+    r"split validation: .*\b2\b.*'positive'",
 ]
+"""What each note names, in their order."""
+
+
+def are_odd(notes: Sequence[str]) -> bool:
+    return len(notes) == len(ODD) and all(map(re.match, ODD, notes))
 
 
 def test_a_run_says_what_is_odd_about_its_data_once_before_it_starts(odd: Recipe, tmp_path: Path) -> None:
     ears = Ears()
     train(odd, tmp_path / "run", listener=ears)
-    assert ears.heard[: len(ODD)] == ODD
+    said = ears.heard[: len(ODD)]
+    assert are_odd(said), said
     assert ears.heard.index("start") >= len(ODD)
     assert ears.heard.count("evaluated") > 1
-    assert all(ears.heard.count(note) == 1 for note in ODD)
+    assert all(ears.heard.count(note) == 1 for note in said)
 
     ears = Ears()
     evaluate(tmp_path / "run", note=ears.note)
-    assert ears.heard[:2] == ODD[3:]
+    assert ears.heard[:2] == said[3:]
 
     (tmp_path / "own.txt").write_text("a film .\nb\0 .\n")
     ears = Ears()
     predict_saved(tmp_path / "run", file=tmp_path / "own.txt", listener=ears)
-    assert next(note for note in ears.heard if "NUL" in note).startswith(
-        f"{tmp_path / 'own.txt'}: 1 of 2 rows has a text with NUL"
-    )
+    assert next(note for note in ears.heard if "NUL" in note).startswith(f"{tmp_path / 'own.txt'}: 1 of 2 ")
 
 
 def test_a_dry_run_says_the_same(odd: Recipe) -> None:
     ahead = dry_run(odd)
-    assert list(ahead.notes) == ODD
-    assert [value for label, value in ahead.rows if label == "note"] == ODD
+    assert are_odd(ahead.notes), ahead.notes
+    assert [value for label, value in ahead.rows if label == "note"] == list(ahead.notes)
 
 
 def test_a_dry_run_reads_every_split_of_the_run(odd: Recipe, tmp_path: Path) -> None:
@@ -148,6 +153,6 @@ def test_java_that_is_missing_is_said_before_anything_is_trained(
     note = get_task("e2e").lacks()
     assert note is not None
     assert "METEOR will not be computed" in note
-    assert "Java (on PATH)" in note
+    assert "Java" in note
     assert get_task("glue/sst2").lacks() is None
     assert dry_run(make_recipe("task=e2e", "model.name=builtin:tiny-decoder", "data={source: builtin}")).notes == [note]

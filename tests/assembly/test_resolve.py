@@ -52,7 +52,10 @@ def test_what_selects_an_epoch() -> None:
             ["train.label_smoothing: is 0.1", "a number", "set it to 0"],
         ),
         (E2E + "decode: {split: tset}", ["decode.split", "'tset'", "train, validation, test"]),
-        (E2E + "method: {name: head}", ["method.name: head", "choose dora"]),
+        (
+            E2E + "method: {name: head}",
+            ["method.name: head trains a head alone, and the model of e2e has none; choose dora"],
+        ),
         (E2E + "data: {source: files, path: x, labels: [a, b]}", ["data.labels", "references"]),
         (
             E2E + "eval: {metric: greedy_bleu}\ndecode: {epoch_samples: 0}",

@@ -43,7 +43,7 @@ def test_with_a_model(task: str, model: str) -> None:
     assert load_recipe("new/mine.yaml").model.name == model
     done = dora("train", "new/mine.yaml", "--dry-run")
     assert (done.code, done.err) == (0, "")
-    assert "per unit of rank" in done.out
+    assert "\nParameters\n" in done.out
 
 
 def test_with_a_method() -> None:
@@ -63,9 +63,9 @@ def test_nothing_is_overwritten_unasked(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("precious")
     done = dora("init", "glue/rte", "-o", "mine.yaml")
     assert (done.code, done.out) == (2, "")
-    assert done.err == (
-        "dora: error: --output mine.yaml exists already; choose another name, or pass --overwrite to replace it\n"
-    )
+    assert done.err.startswith("dora: error: --output mine.yaml ")
+    assert "--overwrite" in done.err
+    assert done.err.count("\n") == 1
     assert (tmp_path / "mine.yaml").read_text() == "precious"
     assert dora("init", "--schema", "-o", "mine.yaml").code == 2
     assert (tmp_path / "mine.yaml").read_text() == "precious"
@@ -99,8 +99,8 @@ def test_a_model_that_nobody_knows_is_taken_with_a_note() -> None:
         (["glue/rte", "--schema"], ["leave TASK, --model and --method out"]),
         (["--schema", "-m", "x"], ["leave TASK, --model and --method out"]),
         (["--schema", "--method", "lora"], ["leave TASK, --model and --method out"]),
-        (["glue/rte", "--method", "loar"], ["--method loar: ", "did you mean lora?"]),
-        (["e2e", "--method", "head"], ["method.name: head trains a head alone"]),
+        (["glue/rte", "--method", "loar"], ["--method loar: ", "lora?"]),
+        (["e2e", "--method", "head"], ["method.name: head ", "e2e"]),
         (["glue/rte", "--overwrite"], ["--overwrite needs"]),
         (["glue/rte", "-o", "."], ["--output . ", "folder"]),
         (["glue/rte", "-o", "/dev/null/x.yaml"], ["--output /dev/null/x.yaml "]),

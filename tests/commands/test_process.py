@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -24,7 +25,7 @@ def test_ranks_takes_the_newest_run_of_the_current_folder(trained: Trained) -> N
     done = process("ranks", cwd=trained.cwd)
     assert (done.code, done.err) == (0, "")
     assert done.out.splitlines()[0] == "runs/recipes-small"
-    assert "Live: 12 components of a budget of 12 (rank 2 x 6 projections)" in done.out
+    assert re.search(r"^Live: 12 .* 12 \(rank 2 x 6 ", done.out, flags=re.MULTILINE)
     assert "\x1b" not in done.out
     assert done.out == forked("ranks", "runs/recipes-small", cwd=trained.cwd).out
     as_json = forked("ranks", "--json", cwd=trained.cwd).out
@@ -77,18 +78,19 @@ def test_results_onto_a_full_disk(trained: Trained) -> None:
             timeout=PATIENCE,
         )
     assert done.returncode == 2
-    assert done.stderr.startswith("dora: error: output cannot be written: No space left on device")
+    assert done.stderr.startswith("dora: error: output ")
+    assert os.strerror(errno.ENOSPC) in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 
 def test_debug_shows_the_traceback_and_nothing_else_does(tmp_path: Path) -> None:
     plain = forked("ranks", "away", cwd=tmp_path)
     assert (plain.code, plain.out) == (2, "")
-    assert plain.err.startswith("dora: error: there is no folder away")
+    assert re.match(r"dora: error: .*\baway\b", plain.err)
     debug = forked("--debug", "ranks", "away", cwd=tmp_path)
     assert debug.code == 2
     assert debug.err.startswith("Traceback (most recent call last):")
-    assert "CheckpointError: there is no folder away" in debug.err
+    assert re.search(r"^(\w+\.)*CheckpointError: .*\baway\b", debug.err, flags=re.MULTILINE)
 
 
 @posix
@@ -109,7 +111,7 @@ def test_an_interrupted_run(trained: Trained, tiny_model: Path, tmp_path: Path) 
     assert end_of(run) == 130
     last = err.splitlines()[-1]
     assert re.fullmatch(
-        r"dora: stopped by SIGINT after step [0-9,]+; go on with: "
+        r"dora: .* SIGINT .* [0-9,]+; .*: "
         r"dora train long\.yaml --output runs/long --set train\.epochs=100000 --resume",
         last,
     )
@@ -186,7 +188,7 @@ def test_an_interrupted_run_on_a_terminal_leaves_it_clean(tiny_model: Path, tmp_
     assert text.count("\x1b[?25l") == text.count("\x1b[?25h") == 1
     after = text[text.index("\x1b[?25h") :]
     assert re.fullmatch(
-        r"\x1b\[\?25h(\r\n)*dora: stopped by SIGINT after step [0-9,]+; go on with: dora train "
+        r"\x1b\[\?25h(\r\n)*dora: .* SIGINT .* [0-9,]+; .*: dora train "
         r".*--resume\r\n",
         after,
         re.DOTALL,

@@ -47,7 +47,7 @@ def make_run(folder: Path, *, seed: int = 1, blocks: int = 2, at: int | None = N
 def test_a_run_folder(tmp_path: Path):
     text = run(str(make_run(tmp_path / "run")), width=200)
     assert text.splitlines()[:2] == [str(tmp_path / "run"), "glue/mrpc, FacebookAI/roberta-base, dora, seed 1"]
-    assert "Live: 96 components of a budget of 96 (rank 8 x 12 projections)" in text
+    assert re.search(r"^Live: 96 .* 96 \(rank 8 x 12 ", text, flags=re.MULTILINE)
 
 
 def test_a_run_that_has_no_metrics_yet(tmp_path: Path):
@@ -78,7 +78,7 @@ def test_the_newest_run_may_be_one_of_several_seeds(tmp_path: Path, monkeypatch:
     make_run(Path("runs/x/seed-2"), seed=2, at=2_000)
     lines = run(width=200).splitlines()
     assert lines[0] == str(Path("runs/x/seed-2"))
-    assert lines[2] == f"one of 2 seeds; their mean ranks: dora ranks {Path('runs/x')}"
+    assert lines[2].endswith(f": dora ranks {Path('runs/x')}")
 
 
 def test_several_seeds_are_averaged_and_unfinished_ones_named(tmp_path: Path):
@@ -86,12 +86,11 @@ def test_several_seeds_are_averaged_and_unfinished_ones_named(tmp_path: Path):
         make_run(tmp_path / f"seed-{seed}", seed=seed)
     (tmp_path / "seed-3").mkdir()
     text = run(str(tmp_path), width=300)
-    assert text.splitlines()[:3] == [
-        f"{tmp_path}: mean ranks of 3 runs",
-        "mean of seed-1, seed-2, seed-10",
-        "without a ranks.json yet: seed-3",
-    ]
-    assert "Live: 96.0 components of a budget of 96" in text
+    lines = text.splitlines()
+    assert re.match(rf"{re.escape(str(tmp_path))}: .* 3 ", lines[0])
+    assert lines[1].endswith(" seed-1, seed-2, seed-10")
+    assert lines[2].endswith(": seed-3")
+    assert re.search(r"^Live: 96\.0 ", text, flags=re.MULTILINE)
     mean = json.loads(run(str(tmp_path), "--json"))
     single = [json.loads((tmp_path / f"seed-{seed}" / "ranks.json").read_text()) for seed in (1, 2, 10)]
     assert mean["runs"] == ["seed-1", "seed-2", "seed-10"]
@@ -102,23 +101,27 @@ def test_several_seeds_are_averaged_and_unfinished_ones_named(tmp_path: Path):
 
 def test_seeds_of_which_none_has_finished(tmp_path: Path):
     (tmp_path / "seed-1").mkdir()
-    assert "holds seed-1, but none of them has a ranks.json yet" in refusal(str(tmp_path))
+    said = refusal(str(tmp_path))
+    assert "seed-1" in said
+    assert "ranks.json" in said
 
 
 def test_a_folder_of_other_runs_names_the_newest(tmp_path: Path):
     make_run(tmp_path / "a", at=1_000)
     newest = make_run(tmp_path / "b", at=2_000)
-    assert f"the newest is {newest}" in refusal(str(tmp_path))
+    said = refusal(str(tmp_path))
+    assert str(newest) in said
+    assert str(newest.with_name("a")) not in said
 
 
 def test_what_is_no_run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     assert "no run with a ranks.json under runs/" in refusal()
-    assert "there is no folder absent" in refusal("absent")
+    assert " absent" in refusal("absent")
     (tmp_path / "empty").mkdir()
     assert "no ranks.json in empty" in refusal("empty")
-    (tmp_path / "file").write_text("")
-    assert "file is a file" in refusal("file")
+    (tmp_path / "plain.txt").write_text("")
+    assert "plain.txt " in refusal("plain.txt")
 
 
 @pytest.mark.parametrize("arguments", [[], ["--json"]])
@@ -137,8 +140,8 @@ def test_a_damaged_file_is_refused_in_both_forms(tmp_path: Path, arguments: list
         (["--by", "block"], r"block 1 +6 "),
         (["--by", "projection"], r"attention\.output\.dense +2 "),
         (["--by", "group"], r"FFN +4 "),
-        (["--scores"], r"96 components live, the lowest with a score"),
-        (["--history"], r"pruning  steps 118 to 390, 2 events, freeze after step 390"),
+        (["--scores"], r"\b96 .* live"),
+        (["--history"], r"pruning  .*\b118\b.*\b390\b"),
     ],
 )
 def test_views(tmp_path: Path, options: list[str], says: str):
@@ -162,8 +165,9 @@ def test_two_runs_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opti
 
 def test_runs_of_other_projections_are_not_compared(tmp_path: Path):
     one, two = make_run(tmp_path / "a", blocks=1), make_run(tmp_path / "b", blocks=2)
-    assert "do not adapt the same projections" in refusal(str(one), "--compare", str(two))
-    assert "there is no folder nowhere" in refusal(str(one), "--compare", "nowhere")
+    said = refusal(str(one), "--compare", str(two))
+    assert all(str(folder) in said for folder in (one, two))
+    assert " nowhere" in refusal(str(one), "--compare", "nowhere")
 
 
 @pytest.mark.parametrize(
@@ -172,11 +176,11 @@ def test_runs_of_other_projections_are_not_compared(tmp_path: Path):
         ([], "map", "query"),
         (["--json"], "map", "query"),
         (["--by", "block"], "map", "query"),
-        (["--scores"], "scores", "score at the freeze"),
-        (["--history"], "budget", "freeze after step 390"),
+        (["--scores"], "scores", "freeze"),
+        (["--history"], "budget", "390"),
         (["--what", "training"], "training", "evaluation: accuracy"),
-        (["--scores", "--what", "budget"], "budget", "freeze after step 390"),
-        (["--compare", "other"], "difference", "Ranks of run minus those of other"),
+        (["--scores", "--what", "budget"], "budget", "390"),
+        (["--compare", "other"], "difference", "minus"),
     ],
 )
 def test_a_picture_shows_what_is_shown_or_asked_for(
@@ -199,8 +203,8 @@ def test_a_picture_shows_what_is_shown_or_asked_for(
     ("options", "says"),
     [
         (["--by", "block", "--scores"], "--by and --scores do not go together"),
-        (["--json", "--history"], "--history and --json do not go together"),
-        (["--compare", "x", "--scores"], "--scores and --compare do not go together"),
+        (["--json", "--history"], "--history and --json "),
+        (["--compare", "x", "--scores"], "--scores and --compare "),
         (["--what", "map"], "there is no --plot"),
         (["--what", "map", "--plot", "a.svg", "--compare", "x"], "--what map and --compare do not go together"),
     ],
@@ -225,13 +229,13 @@ def test_a_run_that_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     with LogFile(Path("run/log.jsonl")) as log:
         for step, live in ((50, 144), (100, 140)):
             log.write({"type": "train", "step": step, "phase": "pruning", "budget": live, "live": live, "loss": 0.5})
-    assert "has not finished" in refusal("run")
+    assert "ranks.json" in refusal("run")
     assert "dora ranks run --history" in refusal("run", "--scores")
     text = run("run", "--history")
     assert "not finished" in text
     assert "144 -> 140 components in 100 steps" in text
     Path("run/log.jsonl").write_text("")
-    assert "has not logged a step yet" in refusal("run", "--history")
+    assert " logged " in refusal("run", "--history")
 
 
 def test_importing_the_command_is_cheap():
@@ -268,5 +272,5 @@ def test_ranks_for_another_tool(tmp_path: Path):
     assert found["r"] == max(live.values())
     assert found["target_modules"] == list(live)
     assert found["rank_pattern"] == {re.escape(name): rank for name, rank in live.items() if rank != found["r"]}
-    with pytest.raises(OptionError, match="--json and --as do not go together"):
+    with pytest.raises(OptionError, match="--json and --as "):
         CliRunner().invoke(app, [str(folder), "--json", "--as", "rank-pattern"], catch_exceptions=False)

@@ -153,8 +153,7 @@ def test_a_task_without_data_is_named_with_those_that_have_some() -> None:
 def test_a_split_that_does_not_exist_is_named_with_those_that_do() -> None:
     with pytest.raises(
         DataError,
-        match=r"glue/mnli has no split "
-        r"'validation'.*validation_matched.*validation_mismatched",
+        match=r"glue/mnli has no split 'validation'.*validation_matched.*validation_mismatched",
     ):
         generate("glue/mnli", "validation")
 

@@ -3,7 +3,10 @@ from __future__ import annotations
 import hashlib
 import struct
 
+import pytest
+
 from dora_cli.data import Examples
+from dora_cli.data.examples import held_out_count
 
 
 def test_the_fingerprint_sees_every_difference() -> None:
@@ -68,9 +71,9 @@ def test_a_sample_of_sources_keeps_all_their_rows() -> None:
     assert set(Examples(([f"s{i}" for i in range(10)],), None).sample_sources(4, seed=3).texts[0]) == kept
 
 
-def test_of_every_class_its_share_is_held_out() -> None:
+def test_of_every_class_its_share_is_parted() -> None:
     examples = Examples(([str(row) for row in range(103)],), [0] * 60 + [1] * 40 + [2] * 2 + [3])
-    learned, held = examples.held_out(0.1)
+    learned, held = examples.parted(0.1)
     assert [held.labels.count(label) for label in range(4)] == [6, 4, 1, 0]  # type: ignore[union-attr]
     assert [int(text) for text in held.texts[0]] == sorted(int(text) for text in held.texts[0])
     assert set(learned.texts[0]) | set(held.texts[0]) == set(examples.texts[0])
@@ -79,8 +82,33 @@ def test_of_every_class_its_share_is_held_out() -> None:
 
 def test_numbers_are_parted_at_random_and_references_by_their_sources() -> None:
     numbers = Examples(([str(row) for row in range(50)],), [float(row) for row in range(50)])
-    assert [len(part) for part in numbers.held_out(0.1)] == [45, 5]
+    assert [len(part) for part in numbers.parted(0.1)] == [45, 5]
     pairs = Examples(([f"s{row // 3}" for row in range(30)], [f"r{row}" for row in range(30)]), None)
-    learned, held = pairs.held_out(0.2)
+    learned, held = pairs.parted(0.2)
     assert (len(set(held.texts[0])), len(held)) == (2, 6)
     assert not set(learned.texts[0]) & set(held.texts[0])
+
+
+def test_what_is_held_out_is_a_fair_share_of_every_class_and_the_same_each_time() -> None:
+    labels = [0] * 70 + [1] * 30
+    examples = Examples(([str(i) for i in range(100)],), labels)
+    kept, held = examples.held_out(0.1)
+    assert (len(kept), len(held)) == (90, 10)
+    assert held.labels is not None
+    assert (held.labels.count(0), held.labels.count(1)) == (7, 3)
+    assert sorted([*kept.texts[0], *held.texts[0]], key=int) == examples.texts[0]
+    assert held.texts[0] == sorted(held.texts[0], key=int)
+    assert held.labels == [labels[int(text)] for text in held.texts[0]]
+    assert examples.held_out(0.1)[1] == held
+    assert held.texts[0] != [str(i) for i in range(0, 100, 10)]  # drawn, not every tenth
+
+
+@pytest.mark.parametrize(
+    ("total", "share", "count"), [(10, 0.1, 1), (11, 0.1, 2), (3, 0.5, 2), (1, 0.5, 1), (7, 0.0, 0)]
+)
+@pytest.mark.parametrize("labels", [None, 0.5])
+def test_a_share_is_rounded_up(total: int, share: float, count: int, labels: float | None) -> None:
+    examples = Examples(([str(i) for i in range(total)],), None if labels is None else [labels] * total)
+    kept, held = examples.held_out(share)
+    assert (len(kept), len(held)) == (total - count, count)
+    assert held_out_count(total, share) == count

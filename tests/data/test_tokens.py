@@ -10,6 +10,7 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from dora_cli.data import tokens
+from dora_cli.errors import DataError
 from dora_cli.models.source import builtin_names, find_source
 from tests.data import subwords
 from tests.data.words import word_tokenizer
@@ -88,3 +89,14 @@ def test_a_tokenizer_with_a_call_of_its_own_is_asked_itself() -> None:
 
 def test_no_texts_give_no_rows() -> None:
     assert rows(tokens.tokenise(subwords.bart(), [])["input_ids"]) == []
+
+
+def test_a_limit_of_the_model_is_an_error_where_an_example_is_longer() -> None:
+    tokenizer = word_tokenizer(model_max_length=6)
+    assert tokens.check_model_limit(6, 64, tokenizer) == 6
+    says = (
+        r"^data\.max_length: 64 is above 6, the longest input of the model, and the data has an example of 7 tokens; "
+        r"lower it to 6$"
+    )
+    with pytest.raises(DataError, match=says):
+        tokens.check_model_limit(7, 64, tokenizer)

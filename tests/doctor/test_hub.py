@@ -83,7 +83,8 @@ def test_a_mirror_without_the_model(tmp_path: Path) -> None:
 def test_another_server(tmp_path: Path, status: int) -> None:
     with server(status) as endpoint:
         found = ask(tmp_path, PATIENCE, HF_ENDPOINT=endpoint)
-    assert (found["state"], found["detail"]) == ("unreachable", f"{status} when asked for FacebookAI/roberta-base")
+    assert found["state"] == "unreachable"
+    assert found["detail"].startswith(f"{status} ")
 
 
 def test_nobody_answers(tmp_path: Path) -> None:

@@ -20,9 +20,8 @@ import transformers as tf
 from dora_cli.data import EncodedSources, PairLayout, encode_sources, pair_layout
 from dora_cli.errors import DataError
 from dora_cli.evaluation.decoding import Decoding, check_positions, decode
-from dora_cli.methods import Dora
 from dora_cli.models import find_projections
-from tests.methods.small import sites
+from tests.methods.small import new_dora, sites
 from tests.models.conftest import SMALL, small_tokenizer
 
 EOS = 3  # of the small tokenizer, as in `SMALL_IDS`
@@ -204,7 +203,7 @@ def test_folded_decodes_as_unfolded(name: str) -> None:
     model, (tokenizer, encoded, layout) = make(name, seed=1), setting(name)
     run = partial(decode, model, tokenizer, encoded, layout, Decoding(beams=3, max_new_tokens=12), accelerator=ALONE)
     plain = run()
-    method = Dora(rank=2)
+    method = new_dora(rank=2)
     torch.manual_seed(0)
     method.attach(model, sites({p.name: p.module for p in find_projections(model)}))
     assert run() == plain  # the gates start at zero
@@ -301,7 +300,7 @@ def test_computed_positions_end_where_the_model_says() -> None:
     (_, encoded, layout), (_, sources, family) = setting("llama"), setting("t5")
     room = make("llama").config.max_position_embeddings - int(encoded.lengths.max()) + 1
     check_positions(make("llama"), encoded, layout, Decoding(max_new_tokens=room))
-    with pytest.raises(DataError, match=rf"decode\.max_new_tokens: {room + 1} is too many: .* at most {room}"):
+    with pytest.raises(DataError, match=rf"^decode\.max_new_tokens: {room + 1} .* {room}\b"):
         check_positions(make("llama"), encoded, layout, Decoding(max_new_tokens=room + 1))
     check_positions(make("t5"), sources, family, Decoding(max_new_tokens=100_000))
 

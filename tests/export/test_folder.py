@@ -71,7 +71,7 @@ def test_what_is_no_export_is_never_touched(tmp_path: Path, overwrite: bool) -> 
         check_export_folder(tmp_path / "file", overwrite=overwrite)
     with pytest.raises(OutputError, match="not empty and holds no export"):
         check_export_folder(tmp_path, overwrite=overwrite)
-    with pytest.raises(OutputError, match="file is a file"):
+    with pytest.raises(OutputError, match="--output "):
         check_export_folder(tmp_path / "file" / "out", overwrite=overwrite)
     write(tmp_path / "out")
     (tmp_path / "out" / "notes.txt").write_text("mine")
@@ -85,7 +85,7 @@ def test_a_record_by_a_stranger_opens_nothing(tmp_path: Path, record: str) -> No
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / RECORD).write_text(record)
     (tmp_path / "out" / "more").write_text("more")
-    with pytest.raises(OutputError, match="which is no part of an export"):
+    with pytest.raises(OutputError, match=r"holds dora_export\.json,"):
         write(tmp_path / "out", overwrite=True)
     assert (tmp_path / "file").read_text() == "mine"
     assert (tmp_path / "out" / "more").read_text() == "more"
@@ -160,7 +160,7 @@ def test_what_a_killed_export_has_left(tmp_path: Path, aside: bool) -> None:
     write(out, "old")
     if aside:
         out.rename(tmp_path / ".out.dora.old")
-        with pytest.raises(OutputError, match="holds an export already"):
+        with pytest.raises(OutputError, match="--overwrite"):
             write(out, "new")
         assert [path.name for path in tmp_path.iterdir()] == ["out"]
     beside.mkdir()

@@ -16,8 +16,9 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 from dora_cli.errors import CheckpointError, ExportError, ModelError
 from dora_cli.export.merged import merge
 from dora_cli.export.saved import export_saved
-from dora_cli.methods.base import LoraFactors
+from dora_cli.methods.base import Method, Site
 from tests.export.conftest import GetRun, restored
+from tests.methods.small import sites
 
 FILES = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "README.md", "dora_export.json"}
 
@@ -60,41 +61,38 @@ def test_a_generator_decodes_as_its_run_does(run_of: GetRun, tmp_path: Path) -> 
     assert json.loads((tmp_path / "llama" / "config.json").read_text())["use_cache"] is True
 
 
+class Given(Method):
+    """A method whose updates are given."""
+
+    name = "given"
+
+    def __init__(self, model: nn.Module, **updates: torch.Tensor) -> None:
+        self.updates = {name.replace("_", ""): update for name, update in updates.items()}
+        model.requires_grad_(False)
+        self.attach(model, sites({name: model.get_submodule(name) for name in self.updates}))
+
+    def delta(self, site: Site, dtype: torch.dtype) -> torch.Tensor:
+        return self.updates[site.name].to(dtype)
+
+
 def test_each_sum_is_rounded_once() -> None:
     """Merging in bf16 would lose an update of 2^-9: 1 + 2^-9 + 2^-9 is 1 + 2^-8 rounded once, and 1 rounded at every
     step.
     """
     model = nn.Sequential(nn.Linear(1, 1, bias=False))
     nn.init.constant_(model[0].weight, 1 + 2**-9)
-    merge(model, {"0": LoraFactors(torch.tensor([[1.0]]), torch.tensor([[2**-8 * 1.5]]))}, "bfloat16")
+    method = Given(model, _0=torch.tensor([[2**-8 * 1.5]]))
+    merge(model, method, method.sites, "bfloat16")
     assert model[0].weight.dtype == torch.bfloat16
     assert float(model[0].weight) == 1 + 2**-7
-
-
-@pytest.mark.parametrize("value", [math.inf, math.nan])
-def test_values_that_are_not_finite_are_refused(value: float) -> None:
-    model = nn.Sequential(nn.Linear(2, 2))
-    nn.init.constant_(model[0].bias, value)
-    with pytest.raises(ExportError, match=r"0\.bias holds values that are not finite in the run"):
-        merge(model, {}, "float32")
-
-
-def test_numbers_that_a_type_cannot_hold_are_refused() -> None:
-    model = nn.Sequential(nn.Linear(2, 2))
-    update = LoraFactors(torch.full((1, 2), 300.0), torch.full((2, 1), 300.0))
-    with pytest.raises(
-        ExportError,
-        match=r"0\.weight holds values that are not finite in float16; choose --dtype "
-        r"bfloat16",
-    ):
-        merge(model, {"0": update}, "float16")
 
 
 def test_a_weight_that_is_used_elsewhere_is_refused() -> None:
     model = nn.ModuleDict({"a": nn.Linear(2, 2), "b": nn.Linear(2, 2)})
     model["b"].weight = model["a"].weight
+    method = Given(model, a=torch.ones(2, 2))
     with pytest.raises(ExportError, match=r"weight of a is also that of b.*--format peft"):
-        merge(model, {"a": LoraFactors(torch.ones(1, 2), torch.ones(2, 1))}, "float32")
+        merge(model, method, method.sites, "float32")
 
 
 def test_a_quantised_base_is_refused_with_a_reason(run_of: GetRun, bases: dict[str, Path], tmp_path: Path) -> None:

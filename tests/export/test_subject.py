@@ -102,7 +102,7 @@ def test_the_base_may_have_moved(saved: Path, bases: dict[str, Path], tmp_path: 
     weights = load_file(tmp_path / "elsewhere" / "model.safetensors")
     changed = {name: value + 1 if name.endswith("query.weight") else value for name, value in weights.items()}
     save_file(changed, tmp_path / "elsewhere" / "model.safetensors", {"format": "pt"})
-    with pytest.raises(CheckpointError, match="not the one the adapter was trained on"):
+    with pytest.raises(CheckpointError, match=r"\(fingerprint "):
         export_saved(saved, tmp_path / "other", overrides=[f"model.name={tmp_path / 'elsewhere'}"])
     with pytest.raises(ModelError, match="nowhere"):
         export_saved(saved, tmp_path / "other", overrides=[f"model.name={tmp_path / 'nowhere'}"])
@@ -113,7 +113,7 @@ def test_the_base_may_have_moved(saved: Path, bases: dict[str, Path], tmp_path: 
 
 def test_before_the_freeze_it_must_be_asked_for(bases: dict[str, Path], tmp_path: Path) -> None:
     save_adapter(trained(bases["bert"], CLASSIFIER, steps=5), tmp_path / "saved", allow_unfrozen=True)
-    with pytest.raises(ExportError, match=r"step 5, before the ranks were frozen.*--allow-unfrozen"):
+    with pytest.raises(ExportError, match=r"\bstep 5, .*--allow-unfrozen"):
         export_saved(tmp_path / "saved", tmp_path / "out")
     assert export_saved(tmp_path / "saved", tmp_path / "out", allow_unfrozen=True).exact.components == 6 * 3
 

@@ -189,8 +189,7 @@ def test_a_half_precision_model_computes_without_autocast(tiny_model: Path, tmp_
     torch.testing.assert_close(found, expected, atol=2e-2, rtol=2e-2)
     with pytest.raises(
         CheckpointError,
-        match=r"this model is float32, the run's base was bfloat16; load it with "
-        r"dtype=torch\.bfloat16",
+        match=r"float32, .*dtype=torch\.bfloat16",
     ):
         load_adapter(tmp_path / "run", users(tiny_model))
 
@@ -199,13 +198,13 @@ def test_weights_from_before_the_freeze_need_a_word(run: Path, tiny_model: Path)
     early = run / "checkpoints" / "step-3"
     model = users(tiny_model)
     before = state_of(model)
-    with pytest.raises(CheckpointError, match=r"before the freeze \(step 3\).*allow_unfrozen=True"):
+    with pytest.raises(CheckpointError, match=r"\(step 3\).*allow_unfrozen=True"):
         load_adapter(early, model)
     assert_untouched(model, before)
     method = load_adapter(early, model, allow_unfrozen=True)
     assert not method.frozen
     assert torch.equal(logits(model), reference(early))
-    with pytest.raises(CheckpointError, match="before the freeze"):
+    with pytest.raises(CheckpointError, match="allow_unfrozen=True"):
         to_lora(early)
     assert {factors.rank for factors in to_lora(early, allow_unfrozen=True).values()} == {4}
 
@@ -227,25 +226,23 @@ def other_size(tiny_model: Path, **changes: Any) -> Any:
 MISFITS = {
     "another head": (
         lambda folder: users(folder, num_labels=3),
-        r"head tensor classifier\.\w+ is \(2.* in the checkpoint and \(3.*num_labels",
+        r" classifier\.\w+ .*\(2.*\(3.*num_labels",
     ),
-    "no head": (AutoModel.from_pretrained, r"head tensor \S+ is in the checkpoint but not in this BertModel"),
-    "another task's head": (AutoModelForMaskedLM.from_pretrained, (r"head tensor bert\.pooler\.dense\.bias is in the "
-                                                                  r"checkpoint but not in")),
+    "no head": (AutoModel.from_pretrained, r"^head tensor \S+ .* BertModel"),
+    "another task's head": (AutoModelForMaskedLM.from_pretrained, r"^head tensor bert\.pooler\.dense\.bias "),
     "one more block": (
         lambda folder: other_size(folder, num_hidden_layers=3),
-        r"tensor (keep|scores) is .*\(12, 4\) in the checkpoint; .*\(18, 4\)",
+        r"^tensor (keep|scores) .*\(12, 4\).*\(18, 4\)",
     ),
     "wider blocks": (
         lambda folder: other_size(folder, intermediate_size=48),
         r"tensor bert\.encoder\.layer\.\d\.(intermediate|output)\.dense\.[AB] is ",
     ),
-    "other weights": (lambda folder: changed(users(folder)), (r"not the one the run was trained on \(fingerprint "
-                                                             r".*load .*, unchanged")),
+    "other weights": (lambda folder: changed(users(folder)), r"\(fingerprint .*unchanged"),
     "another architecture": (
         lambda folder: GPT2ForSequenceClassification(GPT2Config(vocab_size=40, n_embd=16, n_layer=2, n_head=2,
         n_positions=16)),
-        r"head tensor bert\.pooler\.dense\.bias is in the checkpoint but not in this GPT2ForSequenceClassification",
+        r"^head tensor bert\.pooler\.dense\.bias .* GPT2ForSequenceClassification",
     ),
 }  # fmt: skip
 
@@ -268,8 +265,7 @@ def test_targets_that_the_model_does_not_have_are_refused(run: Path, tiny_model:
     assert "c_attn" in recipe.read_text()
     with pytest.raises(
         CheckpointError,
-        match=r"not the one the run adapted: target '\*\.c_attn' matches no "
-        r"projection",
+        match=r"target '\*\.c_attn' ",
     ):
         load_adapter(copied, users(tiny_model))
 
@@ -277,9 +273,9 @@ def test_targets_that_the_model_does_not_have_are_refused(run: Path, tiny_model:
 def test_an_adapter_is_loaded_once(run: Path, tiny_model: Path) -> None:
     model = users(tiny_model)
     load_adapter(run, model)
-    with pytest.raises(ModelError, match="an adapter of dora"):
+    with pytest.raises(ModelError, match=r"^this \w+ carries "):
         load_adapter(run, model)
-    with pytest.raises(ModelError, match="an adapter of dora"):
+    with pytest.raises(ModelError, match=r"^this \w+ carries "):
         dora_cli.attach(model, total_steps=10)
 
 

@@ -200,7 +200,7 @@ REFUSED: list[tuple[dict[str, Any], type[DoraError], str]] = [
     ({"world_size": 2}, DeviceError, "2 processes.*compact=False"),
     ({"deepspeed": "zero3.json"}, DeviceError, "shards the model"),
     ({"fp16": True, "max_grad_norm": 0.0}, RecipeError, "still be scaled"),
-    ({"load_best_model_at_end": True}, RecipeError, "before the freeze"),
+    ({"load_best_model_at_end": True}, RecipeError, "load_best_model_at_end"),
 ]
 
 

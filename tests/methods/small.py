@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import nn
 from transformers import GPT2Config, GPT2ForSequenceClassification, RobertaConfig, RobertaForSequenceClassification
 from transformers.pytorch_utils import Conv1D
 
-from dora_cli.methods import Dora
+from dora_cli.methods import Dora, Lora
 from dora_cli.methods.base import Method, Site, StepReport
 from dora_cli.methods.dora import importance
 from dora_cli.methods.dora.start import draw
 from dora_cli.methods.linear import shape_of, trained_type, weight_of
 from dora_cli.methods.low_rank.layer import AdaptedProjection
-from dora_cli.training.optimizer import make_optimizer, shrink
+from dora_cli.recipe import LoraMethod
+from dora_cli.recipe.methods import arguments
+from dora_cli.recipe.methods.dora import DoraMethod
+from dora_cli.training.optimizer import make_optimizer, replace
+
+
+def new_dora(**settings: Any) -> Dora:
+    """DoRA with a recipe's defaults for what `settings` leave open."""
+    return Dora(**(arguments(DoraMethod()) | settings))
+
+
+def new_lora(**settings: Any) -> Lora:
+    """The same of LoRA."""
+    return Lora(**(arguments(LoraMethod()) | settings))
 
 
 def sites(modules: Mapping[str, nn.Module]) -> list[Site]:
@@ -155,7 +169,7 @@ class Training:
         self.norms.append(float(nn.utils.clip_grad_norm_(self.trainable(), self.max_norm)))
         self.optimizer.step()
         report = self.dora.after_step(step)
-        shrink(self.optimizer, report.replaced)
+        replace(self.optimizer, report.replaced)
         self.losses.append(float(value.detach()))
         return report
 

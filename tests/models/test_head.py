@@ -13,7 +13,7 @@ from torch import nn
 
 from dora_cli.models import head_parameters, load_model
 from tests.models.conftest import SMALL
-from tests.models.test_projections import House
+from tests.models.structure.test_projections import House
 
 POOLER, CLASSIFIER = ["pooler.dense.weight", "pooler.dense.bias"], ["classifier.weight", "classifier.bias"]
 DISTILBERT: dict[str, Any] = {"dim": 16, "hidden_dim": 32, "n_layers": 2, "n_heads": 4, "vocab_size": 50}

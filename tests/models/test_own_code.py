@@ -114,7 +114,7 @@ def test_nothing_is_run_unasked(own: Path, trace: Path, tmp_path: Path) -> None:
     ):
         with pytest.raises(
             ModelError,
-            match=r"needs Python code from its own repository.*set "
+            match=r"^model\.name: .*set "
             r"model\.trust_remote_code: true",
         ):
             call()

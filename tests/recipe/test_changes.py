@@ -13,7 +13,7 @@ from dora_cli.recipe.methods import METHODS
 from dora_cli.recipe.schema import Recipe
 from dora_cli.reports.html.groups import WITHOUT_EFFECT
 from dora_cli.runs.resume import HARMLESS, LOCATIONS
-from tests.recipe.test_descriptions import SECTIONS
+from tests.recipe.writing.test_descriptions import SECTIONS
 
 KEYS = [pytest.param(section, key, id=f"{place}{key}") for place, section, key in every_key()]
 

@@ -66,8 +66,8 @@ def test_methods(width: int) -> None:
     lines = [line.rstrip() for line in shown(print_methods, method_catalogue(), width).splitlines()]
     assert max(map(len, lines[:-1])) <= width
     assert lines[-1].startswith("A recipe whose method.name is left out gets dora.")
-    start = lines.index("lora  LoRA, Low-Rank Adaptation")
-    assert "  paper       Hu et al. 2021, arXiv 2106.09685" in lines[start:] or width < 80
+    (start,) = [number for number, line in enumerate(lines) if line.startswith("lora  ")]
+    assert any(line.endswith("arXiv 2106.09685") for line in lines[start:]) or width < 80
     assert "  ranks       pruned while training goes on" in lines[:start] or width < 80
     assert lines[start:].count("  plain LoRA  no") == 1, "the head alone"
 

@@ -106,7 +106,7 @@ def test_a_resumed_run_does_not_begin_to_prune_again():
         listener.start(dataclasses.replace(run_start(), events=events, resumed_step=resumed))
         progress.truncate(0)
         listener.event(35, "pruning", 600, False, {})
-        assert ("first pruning event" in progress.getvalue()) == said
+        assert (" event, " in progress.getvalue()) == said
 
 
 def test_progress_that_nobody_can_read_any_more_is_dropped(monkeypatch: pytest.MonkeyPatch):

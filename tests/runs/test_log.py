@@ -51,7 +51,7 @@ def test_a_log_that_is_cut_back_goes_on_there(tmp_path: Path, kept: int):
 def test_a_log_of_one_endless_line_is_not_read(tmp_path: Path) -> None:
     with (tmp_path / "log.jsonl").open("wb") as file:
         file.truncate(1 << 26)
-    with pytest.raises(CheckpointError, match="line 1 has more than"):
+    with pytest.raises(CheckpointError, match=r"line 1 .*bytes"):
         read_log(tmp_path / "log.jsonl")
 
 

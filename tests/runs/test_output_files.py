@@ -49,8 +49,8 @@ def test_stdout(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
     for name in ("-", "/dev/stdout"):
         assert is_stdout(name)
         check_output_file(Path(name), overwrite=False)
-        with pytest.raises(OutputError, match=r"is stdout, but a run is a folder; name one"):
-            check_no_stdout(name, "a run is a folder")
+        with pytest.raises(OutputError, match=r"is stdout, but this is none; name one"):
+            check_no_stdout(name, "this is none")
     assert not is_stdout("./-")
     assert not is_stdout(None)
     write_output(Path("-"), "caf\u00e9 \x1b[31m\n")

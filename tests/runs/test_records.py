@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from pathlib import Path
 
@@ -120,11 +119,11 @@ def test_a_place_that_cannot_be_a_folder(tmp_path: Path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "it is empty"),
+        (b"", "empty"),
         (b'{"schema_version": 1, "unit"', r"line 1, column 29"),
         (b"\xff\xfe", "byte 0 is not UTF-8"),
         (b"[1, 2]", r"the whole is \[1, 2\]"),
-        (b'{"schema_version": 2}', "schema_version 2; this dora reads 1"),
+        (b'{"schema_version": 2}', r"schema_version 2; .* 1\b"),
         (b'{"schema_version": 1, "foreign": true}', r"unit is missing; .*; and \d more"),
     ],
 )
@@ -139,53 +138,6 @@ def test_damaged_and_foreign_files_are_refused_with_the_place(tmp_path: Path, co
 def test_an_absent_record_says_which_folder_is_meant(tmp_path: Path):
     with pytest.raises(CheckpointError, match=r"no metrics\.json in .*not finished.*--output"):
         RunRecords(tmp_path).read_metrics()
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"rank": -1}, r"layers\[3\]\.rank is -1: .*greater than or equal to 0"),
-        ({"rank": 13}, r"layers\[3\]: rank 13 is above its start rank 12"),
-        ({"rank": 2.0}, r"layers\[3\]\.rank is 2\.0"),
-        ({"scores": [1.0]}, r"layers\[3\]: 1 scores for 12 components"),
-        ({"shape": [768]}, r"layers\[3\]\.shape is \[768\]"),
-        ({"stack": "middle"}, r"layers\[3\]\.stack is 'middle'"),
-        ({"name": "bert.encoder.layer.0.attention.self.query"}, "listed twice"),
-    ],
-)
-def test_every_layer_is_checked(change: dict[str, object], message: str):
-    record = ranks(bert(1))
-    record["layers"][3] = {**record["layers"][3], **change}
-    with pytest.raises(CheckpointError, match=message):
-        validate_ranks(record)
-
-
-def test_ranks_must_add_up_to_the_live_components():
-    record = ranks(bert(1))
-    record["live_components"] += 1
-    with pytest.raises(CheckpointError, match=r"live_components is 49, but the ranks of the layers add up to 48"):
-        validate_ranks(record)
-
-
-def test_metrics_may_be_undefined_but_not_absent():
-    record = metrics_record(
-        **{
-            **{key: value for key, value in metrics().items() if key != "schema_version"},
-            "metrics": {"pearson": math.nan},
-            "last": {"pearson": 0.5},
-        }
-    )
-    assert record["metrics"] == {"pearson": None}
-    validate_metrics(record)
-    del record["last"]
-    with pytest.raises(CheckpointError, match=r"m\.json is damaged or was not written by dora: last is missing"):
-        validate_metrics(record, "m.json")
-
-
-def test_a_key_that_no_version_wrote_is_refused():
-    """A version that adds one raises schema_version."""
-    with pytest.raises(CheckpointError, match=r"m\.json .*: carbon is 1\.0: no key that this version of dora knows"):
-        validate_metrics({**metrics(), "carbon": 1.0}, "m.json")
 
 
 def test_seed_runs_are_ordered_by_seed(tmp_path: Path):
@@ -252,12 +204,12 @@ def test_what_is_no_record_is_not_read(what: str, tmp_path: Path) -> None:
     for path in (run.metrics, run.ranks, run.log):
         put_in_place(path, what)
     for read in (run.read_metrics, run.read_ranks, lambda: read_json(run.metrics), lambda: read_log(run.log)):
-        with pytest.raises(CheckpointError, match=rf"{tmp_path}/.* is no record of dora: "):
+        with pytest.raises(CheckpointError, match=rf"^{tmp_path}/\S+ is no record "):
             read()
 
 
 def test_nested_without_end_is_one_message(tmp_path: Path) -> None:
     for text in ("[" * 100_000, '{"a":' * 900 + "1" + "}" * 900):
         (tmp_path / "metrics.json").write_text(text)
-        with pytest.raises(CheckpointError, match="is damaged: nested more than"):
+        with pytest.raises(CheckpointError, match=r"metrics\.json is damaged: nested "):
             RunRecords(tmp_path).read_metrics()

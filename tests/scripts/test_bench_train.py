@@ -71,7 +71,7 @@ def test_a_model_of_random_weights_can_be_trained_on(tmp_path: Path) -> None:
     assert not [name for name in loaded.fresh if not name.startswith("classifier")]
     assert [p.shape for p in find_projections(loaded.model)] == [(32, 32)] * 4 + [(64, 32), (32, 64)]
     assert loaded.model.config.pad_token_id == loaded.tokenizer.pad_token_id
-    with pytest.raises(ValueError, match="token ids up to"):
+    with pytest.raises(ValueError, match=r"token ids .* 20 "):
         save_random(tmp_path / "small", Shapes(hidden=32, layers=1, heads=2, intermediate=64, vocab=20), tokenizer)
 
 
@@ -79,8 +79,8 @@ def test_a_model_of_random_weights_can_be_trained_on(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (("--shapes", "roberta-base"), "--shapes and --tokenizer go together"),
-        (("--shapes", "roberta-base", "--tokenizer", "nowhere"), "--tokenizer nowhere cannot be used"),
-        (("--json", "nowhere/at/all.json"), "there is no folder"),
+        (("--shapes", "roberta-base", "--tokenizer", "nowhere"), "--tokenizer nowhere "),
+        (("--json", "nowhere/at/all.json"), "nowhere/at"),
     ],
 )
 def test_bad_arguments(

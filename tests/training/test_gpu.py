@@ -13,10 +13,9 @@ from torch import nn
 
 from dora_cli import evaluate, train
 from dora_cli.machine.devices import make_accelerator
-from dora_cli.methods import Dora
 from dora_cli.training.optimizer import make_optimizer, make_scheduler
 from dora_cli.training.step import TrainingStep
-from tests.methods.small import sites
+from tests.methods.small import new_dora, sites
 from tests.runs.test_resume import SAVES, assert_equal_runs, cut
 from tests.training.conftest import MakeRecipe
 from tests.training.test_generation import models, read_lines, recipe_of, tokenizer
@@ -130,7 +129,7 @@ def test_an_ordinary_step_never_waits_for_the_device(precision: str) -> None:
     accelerator = make_accelerator(device, precision)
     model = Model().to(device)
     model.requires_grad_(False)
-    method = Dora(rank=2, prune_interval=5)
+    method = new_dora(rank=2, prune_interval=5)
     projections = {f"blocks.{index}": module for index, module in enumerate(model.blocks)}
     schedule = method.plan(40, sites(projections))
     head = list(model.head.requires_grad_(True).parameters())

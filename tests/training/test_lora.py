@@ -124,7 +124,7 @@ def test_exports_agree_with_the_run(run: Path, tmp_path: Path, format: str) -> N
 def test_commands_that_read_a_run(run: Path, recipe: Recipe, tmp_path: Path) -> None:
     table = dora("ranks", run)
     assert (table.code, table.err) == (0, "")
-    assert f"\n{RANKS} components, from the start to the end\n" in table.out
+    assert f"\n{RANKS} components, " in table.out
     report = dora("report", run, "--output", tmp_path / "report.html")
     assert report.code == 0, report.err
     assert "lora" in (tmp_path / "report.html").read_text()

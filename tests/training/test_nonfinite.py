@@ -4,14 +4,13 @@ many.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 from dora_cli import train
 from dora_cli.errors import DivergedError
@@ -19,11 +18,8 @@ from dora_cli.methods import Dora
 from dora_cli.recipe import dump_recipe
 from dora_cli.runs.run_folder import RunRecords
 from dora_cli.training.checkpoint import newest_checkpoint
-from dora_cli.training.ledger import MAX_SKIPPED_FP16
-from dora_cli.training.optimizer import make_optimizer, make_scheduler
 from dora_cli.training.step import TrainingStep
 from tests.commands.conftest import dora
-from tests.methods.small import sites
 from tests.runs.test_resume import assert_equal_runs
 from tests.training.conftest import MakeRecipe
 from tests.training.test_run import lines, read
@@ -110,8 +106,7 @@ def test_the_step_is_named_and_nothing_moves(
     rate = f"{5e-3 * (24 - (step - 1)) / 23:.3g}"
     with pytest.raises(
         DivergedError,
-        match=rf"step {step} \({where}\) was not finite, at learning rate {rate}; "
-        rf"noticed at step {noticed}",
+        match=rf"step {step} \({where}\) .* {rate}; .* step {noticed}\b",
     ):
         train(recipe, tmp_path / "run")
     assert [number for number, any_change in moved.items() if not any_change] == list(range(step, noticed + 1))
@@ -140,7 +135,7 @@ def test_a_run_in_which_no_step_learns_anything_is_no_result(
     """However many steps may pass: found at the first event, or at the end where there is none."""
     plant(dict.fromkeys(range(1, 25), NAN))
     changes = ("method={name: head}",) if method == "head" else ()
-    with pytest.raises(DivergedError, match=f"every step up to {noticed} "):
+    with pytest.raises(DivergedError, match=f" {noticed} .*train.skip_nonfinite"):
         train(make_recipe(*STEADY, *changes, "train.device=cpu", "train.skip_nonfinite=1000"), tmp_path / "run")
     assert not (tmp_path / "run" / "metrics.json").exists()
 
@@ -182,8 +177,7 @@ def test_one_more_ends_the_run_which_goes_on_from_before(
     plant({4: NAN, 10: INF, 17: NAN})
     done = dora(*command)
     assert done.code == 3
-    assert "step 17 (epoch 3, batch 5 of 6) was not finite, after 2 that train.skip_nonfinite let pass" in done.err
-    assert "noticed at step 17" in done.err
+    assert re.search(r"step 17 \(epoch 3, batch 5 of 6\) .* 2 that train\.skip_nonfinite .* step 17\b", done.err)
     assert "Traceback" not in done.err
     assert newest_checkpoint(RunRecords(tmp_path / "run")).snapshot.progress["at"]["step"] == 16
     assert not (tmp_path / "run" / "metrics.json").exists()
@@ -254,86 +248,3 @@ def test_nothing_is_saved_of_weights_that_are_not_finite(
     with pytest.raises(DivergedError):
         train(recipe, tmp_path / "run")
     assert newest_checkpoint(RunRecords(tmp_path / "run")).snapshot.progress["at"]["step"] == 12
-
-
-def test_an_event_on_scores_that_are_not_finite_changes_nothing() -> None:
-    step_function = _scaled_step(20)
-    method = step_function.method
-    assert isinstance(method, Dora)
-    assert method.schedule is not None
-    method._scores[0, 1] = NAN
-    first = method.schedule.next_event(0)
-    assert first is not None
-    for step in range(1, first):
-        method.advance(step)
-    before = method._keep.clone()
-    with pytest.raises(DivergedError):
-        method.advance(first)
-    assert torch.equal(method._keep, before)
-
-
-class _Model(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.block, self.head = nn.Linear(8, 8), nn.Linear(8, 2)
-
-    def forward(self, x: torch.Tensor) -> SimpleNamespace:
-        return SimpleNamespace(logits=self.head(self.block(x)))
-
-
-def _scaled_step(total: int) -> TrainingStep:
-    """A step under a loss scaler, which PyTorch has for the CPU too; its arithmetic is fp32 here."""
-    model = _Model()
-    model.block.requires_grad_(False)
-    method = Dora(rank=2, prune_interval=5, dropout=0.0)
-    projections = sites({"block": model.block})
-    head = list(model.head.parameters())
-    method.attach(model, projections, head, method.plan(total, projections))
-    optimizer = make_optimizer(method, learning_rate=1e-3, weight_decay=0.0, betas=(0.9, 0.999), eps=1e-8)
-
-    class _Accelerator:
-        device, num_processes, mixed_precision = torch.device("cpu"), 1, "no"
-        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
-
-        def autocast(self, handler: Any) -> Any:
-            return torch.autocast("cpu", enabled=False)
-
-    return TrainingStep(
-        model=model,
-        method=method,
-        loss=lambda outputs, batch: nn.functional.cross_entropy(outputs.logits, batch["labels"], reduction="none"),
-        optimizer=optimizer,
-        scheduler=make_scheduler(optimizer, warmup_steps=0, total_steps=total),
-        accelerator=_Accelerator(),  # type: ignore[arg-type]
-        max_grad_norm=1.0,
-        skip_nonfinite=0,
-    )
-
-
-def test_steps_that_the_fp16_scaler_skips_are_no_divergence() -> None:
-    """25 in a row may be skipped, however often; the 26th in a row is the end, and the first of its row is named."""
-    total = 200
-    step_function = _scaled_step(total)
-    good = {"x": torch.randn(4, 8, generator=torch.Generator().manual_seed(1)), "labels": torch.tensor([0, 1, 0, 1])}
-    bad = {**good, "x": good["x"] * INF}
-    step = 1
-    step_function(step, [good], 4, event=False)  # makes the optimiser's moments
-    for count in (1, MAX_SKIPPED_FP16, MAX_SKIPPED_FP16):
-        for _ in range(count):
-            step += 1
-            before = state_of(step_function)
-            step_function(step, [bad], 4, event=False)
-            step_function.check(step)
-            assert all(torch.equal(one, two) for one, two in zip(before, state_of(step_function), strict=True))
-        step += 1
-        before = state_of(step_function)[0]
-        step_function(step, [good], 4, event=False)
-        step_function.check(step)
-        assert not torch.equal(before, state_of(step_function)[0])
-    first = step + 1
-    for _ in range(MAX_SKIPPED_FP16 + 1):
-        step += 1
-        step_function(step, [bad], 4, event=False)
-    with pytest.raises(DivergedError, match=rf"step {first} was not finite, .* noticed at step {step}"):
-        step_function.check(step)

@@ -193,7 +193,7 @@ def test_a_selection_from_before_the_freeze_is_said(make_recipe: MakeRecipe, tmp
 
     result = train(make_recipe("eval.select=best", "train.learning_rate=1e-30"), tmp_path / "run", listener=Notes())
     assert result.metrics["best_epoch"] == 1  # nothing changes, so the first of equals is kept
-    assert any("before the freeze" in message for message in said)
+    assert any("(epoch 1)" in message and "freeze" in message for message in said)
     assert evaluate(tmp_path / "run")["identical"] is True
 
 
@@ -237,7 +237,7 @@ def test_a_broken_metric_library_costs_no_run_and_leaves_none(
 
 
 def test_lr_warmup_must_end_within_the_run(make_recipe: MakeRecipe, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"lr_warmup_steps is 24, but the run has 24"):
+    with pytest.raises(ValueError, match=r"train\.lr_warmup_steps .*\b24\b.*\b24\b"):
         train(make_recipe("train.lr_warmup_steps=24"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -446,7 +446,7 @@ def test_local_paths_are_stored_so_that_any_folder_will_do(
     train(make_recipe("train.max_steps=6", f"model.name=./{tiny_model.name}"), tmp_path / "run")
     monkeypatch.chdir(tmp_path)
     assert evaluate("run")["identical"] is True
-    with pytest.raises(ValueError, match=r"say where they are now with .*--set model\.name"):
+    with pytest.raises(ValueError, match=r"model\.name: .*'\./gone'[\s\S]*--set model\.name"):
         evaluate("run", overrides=["model.name=./gone"])
 
 

@@ -257,14 +257,14 @@ def _only_checkpoint(yard: Yard) -> Path:
     [
         (lambda p: p["at"].update(step=-1), r"at\.step is -1"),
         (lambda p: p["at"].update(step=10**30), r"at\.step is 1000"),
-        (lambda p: p["at"].update(epoch=99), r"its at\.epoch cannot be that of this run of 9 steps in 3 epochs"),
+        (lambda p: p["at"].update(epoch=99), r"its at\.epoch .* 9 .* 3 "),
         (lambda p: p["at"].update(groups=2), r"its at\.step cannot be"),
         (lambda p: p["at"].update(groups=400), r"its at\.groups cannot be"),
         (lambda p: p["at"].update(train_loss=0.5), r"its at\.train_loss cannot be"),
         (lambda p: p["at"].update(more=1), r"at\.more"),
         (lambda p: p.pop("at"), "at is missing"),
         (lambda p: p["selection"].update(epoch=3, step=9), "its selection cannot be"),
-        (lambda p: p["selection"].update(step=None), "epoch and step must both be given"),
+        (lambda p: p["selection"].update(step=None), "selection"),
         (lambda p: p["selection"].update(metrics={}), "its selection cannot be"),
         (lambda p: p["step_function"].update(loss_sum=float("nan")), r"step_function\.loss_sum is nan"),
         (lambda p: p["step_function"].update(scheduler=3), r"its step_function\.scheduler cannot be"),
@@ -307,40 +307,35 @@ def _first(tensors: dict[str, torch.Tensor], ending: str) -> str:
         (
             "adapter",
             lambda t: t.update({"../../escaped": torch.zeros(1)}),
-            (
-                r"tensor \.\./\.\./escaped is in the "
-                r"checkpoint"
-            ),
+            r"^tensor \.\./\.\./escaped ",
         ),
-        ("adapter", lambda t: t.pop("keep"), "tensor keep is missing"),
+        ("adapter", lambda t: t.pop("keep"), "^tensor keep "),
         (
             "adapter",
             lambda t: t.update(frozen=torch.tensor(False), compacted=torch.tensor(False)),
             r"tensor .* is torch\.float32",
         ),
-        ("head", lambda t: t.update({min(t): t[min(t)][:1].clone()}), "head tensor .* this model needs"),
-        ("head", lambda t: t.pop(min(t)), "head tensor .* is missing from the checkpoint"),
+        ("head", lambda t: t.update({min(t): t[min(t)][:1].clone()}), r"^head tensor \S+ .*float32 \("),
+        ("head", lambda t: t.pop(min(t)), "^head tensor .* missing"),
         (
             "optimizer",
             lambda t: t.update({"0.step": torch.tensor(-3.0)}),
-            (
-                r"optimiser tensors 0\.\* hold values that "
-                r"no training leaves"
-            ),
+            r"^optimiser tensors 0\.\* ",
         ),
-        ("optimizer", lambda t: t.update({"0.exp_avg_sq": -torch.ones_like(t["0.exp_avg_sq"])}), "no training leaves"),
+        (
+            "optimizer",
+            lambda t: t.update({"0.exp_avg_sq": -torch.ones_like(t["0.exp_avg_sq"])}),
+            r"^optimiser tensors 0\.\* ",
+        ),
         (
             "optimizer",
             lambda t: t.update({"99.step": torch.tensor(1.0)}),
-            (
-                r"optimiser tensor 99\.step is in the "
-                r"checkpoint"
-            ),
+            r"^optimiser tensor 99\.step ",
         ),
-        ("random", lambda t: t["0.numpy"].index_fill_(0, torch.tensor([624]), 10**6), "random state is none"),
-        ("random", lambda t: t["0.torch"].fill_(255), "random state is none"),
-        ("random", lambda t: t["0.python"].fill_(-1), "random state is none"),
-        ("random", lambda t: t.pop("0.torch"), "no random state 'torch'"),
+        ("random", lambda t: t["0.numpy"].index_fill_(0, torch.tensor([624]), 10**6), r"random state .*damaged"),
+        ("random", lambda t: t["0.torch"].fill_(255), r"random state .*damaged"),
+        ("random", lambda t: t["0.python"].fill_(-1), r"random state .*damaged"),
+        ("random", lambda t: t.pop("0.torch"), "random state 'torch'"),
     ],
 )
 def test_tensors_that_do_not_fit(unfinished: Yard, file: str, change: Callable[[Any], object], says: str) -> None:
@@ -385,8 +380,7 @@ def test_weights_that_are_not_finite_are_refused_by_name(
     name = _spoil(run / "adapter" / f"{file}.safetensors", ending, value)
     with pytest.raises(
         CheckpointError,
-        match=rf"{file}\.safetensors holds values that are not finite .* in "
-        rf"{re.escape(name)};",
+        match=rf"{file}\.safetensors .*NaN.* {re.escape(name)};",
     ):
         READERS[reader](run, tiny_model, tmp_path)
     assert not list(tmp_path.iterdir()), "nothing is written"
@@ -439,7 +433,8 @@ def test_nothing_is_written_through_links(unfinished: Yard, part: str) -> None:
     (run / part).symlink_to(outside / part)
     message = unfinished.survives(lambda: train(unfinished.recipe, run, resume=True))
     assert message is not None
-    assert f"{part} is a link to" in message
+    assert f"{part} " in message
+    assert str(outside) in message
     shutil.rmtree(outside)
 
 
@@ -449,7 +444,7 @@ def test_nothing_is_written_into_a_pipe(unfinished: Yard, part: str) -> None:
     run = unfinished.reset()
     shutil.rmtree(run / part) if (run / part).is_dir() else (run / part).unlink()
     os.mkfifo(run / part)
-    with pytest.raises(CheckpointError, match="is neither a file nor a folder"):
+    with pytest.raises(CheckpointError, match=rf"{part} is neither "):
         train(unfinished.recipe, run, resume=True)
 
 
@@ -483,12 +478,12 @@ def test_a_folder_whose_name_is_almost_that_of_a_seed(finished: Yard) -> None:
 def test_a_checkpoint_under_another_name_is_not_used(unfinished: Yard) -> None:
     folder = _only_checkpoint(unfinished)
     folder.rename(folder.with_name("step-8"))
-    with pytest.raises(CheckpointError, match=r"step-8 is not used: .*it holds the progress of step 7"):
+    with pytest.raises(CheckpointError, match=r"step-8 .* step 7\b"):
         train(unfinished.recipe, unfinished.run, resume=True)
 
 
 def test_weights_of_another_method_are_refused(finished: Yard) -> None:
     run = finished.reset()
     _write_json(run / "adapter" / "state.json", lambda state: state.update(method="head"))
-    with pytest.raises(CheckpointError, match="is of the method 'head', the recipe of its run of 'dora'"):
+    with pytest.raises(CheckpointError, match=r"method 'head', .*'dora'"):
         evaluate(run)

@@ -81,7 +81,7 @@ def read_files(
             "the file"
         )
     whole = _read_split(fields, folder, "train", columns, labels, skip=skip)
-    learned, held = whole.held_out(validation)
+    learned, held = whole.parted(validation)
     if not len(held):
         raise DataError(
             f"data.validation: {plural(len(whole), 'example')} in {folder} cannot be parted into examples to learn "

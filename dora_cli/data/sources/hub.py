@@ -11,10 +11,45 @@ from dora_cli.data.examples import Examples
 from dora_cli.data.sources.fields import TsvLayout
 from dora_cli.data.sources.values import Where, check_texts, label_ids, parse_labels, quoted, unlabelled
 from dora_cli.errors import DataError
-from dora_cli.hub import ask, silent
+from dora_cli.hub import ask, data_cache, silent
 
 if TYPE_CHECKING:
     from dora_cli.data.sources.fields import Fields, HubSource, Labels
+
+
+def check_reach(fields: Fields, split: str) -> None:
+    """Refuses a data set of which no cache holds anything while the hub does not answer, without loading `datasets`.
+
+    A data set that a cache may hold is not asked for: whether all of it is there shows when it is read.
+
+    Raises:
+        DataError: as `read_hub` would.
+    """
+    hub = fields.hub
+    if hub is None or Path(hub.path).is_dir() or _may_be_cached(hub):
+        return
+    if silence := _silence(hub):
+        raise _not_loaded(fields, hub, split, silence) from silence
+
+
+def _may_be_cached(hub: HubSource) -> bool:
+    """Whether a cache holds something of the data set's name, however that is spelt there."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    name = _letters(hub.path.rpartition("/")[2])
+    try:
+        return any(
+            name in _letters(entry.name)
+            for cache in (Path(HF_HUB_CACHE), data_cache())
+            if cache.is_dir()
+            for entry in cache.iterdir()
+        )
+    except OSError:  # a folder that may not be listed: for the library to explain
+        return True
+
+
+def _letters(name: str) -> str:
+    return "".join(filter(str.isalnum, name)).casefold()
 
 
 def read_hub(fields: Fields, split: str) -> Examples:
@@ -75,15 +110,19 @@ def _load(fields: Fields, hub: HubSource, split: str) -> Any:
     except Exception as error:
         if silence is not None and isinstance(error, ConnectionError):  # not in the cache either
             error = silence
-        reason = (str(error).strip().splitlines() or ["no reason given"])[0][:300]
-        official, files = _official(fields)
-        raise DataError(
-            f"data.source hub: {hub.path} ({hub.config}), split {split}, could not be loaded: "
-            f"{type(error).__name__}: {reason}\n"
-            f"Without a network, set data.source: {official} and data.path to a folder with the official files "
-            f"({', '.join(files)}), or load the data set once with a network: it is then found again in its cache "
-            f"(HF_HOME, which must be writable; set HF_HUB_OFFLINE=1 to skip the look-up)"
-        ) from error
+        raise _not_loaded(fields, hub, split, error) from error
+
+
+def _not_loaded(fields: Fields, hub: HubSource, split: str, error: Exception) -> DataError:
+    reason = (str(error).strip().splitlines() or ["no reason given"])[0][:300]
+    official, files = _official(fields)
+    return DataError(
+        f"data.source hub: {hub.path} ({hub.config}), split {split}, could not be loaded: "
+        f"{type(error).__name__}: {reason}\n"
+        f"Without a network, set data.source: {official} and data.path to a folder with the official files "
+        f"({', '.join(files)}), or load the data set once with a network: it is then found again in its cache "
+        f"(HF_HOME, which must be writable; set HF_HUB_OFFLINE=1 to skip the look-up)"
+    )
 
 
 def _silence(hub: HubSource) -> Exception | None:

@@ -16,8 +16,8 @@ from dora_cli.methods.base import (
     LoraFactors,
     Method,
     Replacement,
-    Schedule,
     Site,
+    Size,
     StepReport,
     check_tensor,
 )
@@ -58,18 +58,18 @@ class Dora(Method):
         self,
         *,
         rank: int,
-        start_rank: int | None = None,
-        alpha: float = 8.0,
-        dropout: float = 0.1,
-        ema_beta: float = 0.9,
-        warmup_fraction: float = 0.15,
-        final_fraction: float = 0.5,
-        prune_interval: int = 10,
-        curve: Curve = "published",
-        dem_weight: float = 0.5,
-        dem_scale: Literal["published", "paper"] = "published",
-        dem_until: Literal["freeze", "end"] = "freeze",
-        compact: bool = True,
+        start_rank: int | None,
+        alpha: float,
+        dropout: float,
+        ema_beta: float,
+        warmup_fraction: float,
+        final_fraction: float,
+        prune_interval: int,
+        curve: Curve,
+        dem_weight: float,
+        dem_scale: Literal["published", "paper"],
+        dem_until: Literal["freeze", "end"],
+        compact: bool,
     ) -> None:
         self.rank = rank
         self.start_rank = ceil(1.5 * rank) if start_rank is None else start_rank
@@ -109,28 +109,22 @@ class Dora(Method):
             )
         return schedule
 
-    def attach(
-        self,
-        model: nn.Module,
-        sites: Sequence[Site],
-        head: Sequence[nn.Parameter] = (),
-        schedule: Schedule | None = None,
-        *,
-        seed: int = 0,
-    ) -> None:
-        """Wraps every projection; `A` and `B` are drawn in the order of `sites`."""
+    def start_ranks(self, sites: Sequence[Site]) -> dict[str, int]:
+        return {site.name: self.start_rank for site in sites}
+
+    def place(self, model: nn.Module) -> None:
+        """Wraps every projection; `A` and `B` are drawn in the order of the sites."""
+        sites = self.sites
         assert sites, "nothing to adapt"
-        super().attach(model, sites, head, schedule, seed=seed)
         devices = {str(parameter.device) for site in sites for parameter in site.module.parameters()}
-        if schedule is not None and len(devices) > 1:
+        if self.schedule is not None and len(devices) > 1:
             raise ProjectionError(
                 f"the projections are spread over {', '.join(sorted(devices))}, but ranks are chosen among all of "
                 "them on one device; load the model for training without a device_map"
             )
         self._names = [site.name for site in sites]
         self._shapes = {site.name: site.shape for site in sites}
-        generator = torch.Generator().manual_seed(seed)
-        self._adapters = Adapters(model, {site.name: self._wrapped(site, generator) for site in sites})
+        self._adapters = Adapters(model, {site.name: self._wrapped(site) for site in sites})
         first = self._adapters.layers[self._names[0]].gates
         self._scores = torch.zeros(len(sites), self.start_rank, dtype=first.dtype, device=first.device)
         self._keep = torch.ones_like(self._scores, dtype=torch.bool)
@@ -140,9 +134,9 @@ class Dora(Method):
         self._grouping = 0  # the latest that scores and mask follow
         self._grouped()
 
-    def _wrapped(self, site: Site, generator: torch.Generator) -> AdaptedProjection:
+    def _wrapped(self, site: Site) -> AdaptedProjection:
         dtype = trained_type(weight_of(site.module).dtype)
-        start = draw(*site.shape, self.start_rank, dtype, generator)
+        start = draw(*site.shape, self.start_rank, dtype, self.generator)
         return AdaptedProjection(site.module, *start, scaling=self.scaling, dropout=self.dropout)
 
     def parameters(self) -> list[nn.Parameter]:
@@ -163,7 +157,7 @@ class Dora(Method):
     # -- once per step -------------------------------------------------------------------------------------------------
 
     def training_pass(
-        self, dtype: torch.dtype | None = None, mask: torch.Tensor | None = None
+        self, dtype: torch.dtype | None = None, masks: Mapping[str, torch.Tensor] | None = None
     ) -> AbstractContextManager[None]:
         """See `Adapters.training_pass`."""
         return self._adapters.training_pass(dtype)
@@ -308,15 +302,17 @@ class Dora(Method):
 
     # -- what came of it -----------------------------------------------------------------------------------------------
 
-    def folded(self) -> AbstractContextManager[None]:
-        return self._adapters.folded()
+    def delta(self, site: Site, dtype: torch.dtype) -> torch.Tensor | None:
+        return self._adapters.delta(site.name, dtype)
 
-    def merge(self) -> None:
-        self._adapters.merge()
+    def release(self) -> None:
+        self._adapters.release()
 
-    def size(self) -> int:
-        """Entries of `A` and `B` of live components, without gates (reference section 1.8). Waits for the device."""
-        return sum(allocation.rank * sum(allocation.shape) for allocation in self.allocation())
+    def size(self) -> Size:
+        """Stored are `A` and `B` of live components, without gates (reference section 1.8); the gates train too."""
+        stored = sum(allocation.rank * sum(allocation.shape) for allocation in self.allocation())
+        trained = sum(self.start_rank * (sum(shape) + 1) for shape in self._shapes.values())
+        return Size(stored, trained, self._stored_bytes())
 
     def allocation(self) -> list[Allocation]:
         """Ranks in the order of attachment. Waits for the device."""

@@ -134,6 +134,10 @@ class DoraSchedule:
         )
         return tuple(phase for phase in bounds if phase[1] <= phase[2])
 
+    @property
+    def restarts(self) -> Sequence[int]:
+        return ()
+
     def phase(self, step: int) -> str:
         """Name of the phase that `step` belongs to; the freeze itself is the last step of pruning."""
         if step <= self.warmup_steps:

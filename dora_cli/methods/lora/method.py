@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from dora_cli.errors import BudgetError
-from dora_cli.methods.base import Allocation, Group, LoraFactors, Method, PlainSchedule, Schedule, Site
+from dora_cli.methods.base import Allocation, Group, LoraFactors, Method, PlainSchedule, Site
 from dora_cli.methods.linear import trained_type, weight_of
 from dora_cli.methods.lora.ranks import ranks_of
 from dora_cli.methods.low_rank.adapters import Adapters
@@ -39,46 +39,35 @@ class Lora(Method):
         self,
         *,
         rank: int,
+        ranks: Mapping[str, int] | None,
+        ranks_shuffle: int | None,
         alpha: float,
+        scaling: Literal["standard", "rank-stabilised"],
+        learning_rate_ratio: float,
         dropout: float,
-        ranks: Mapping[str, int] | None = None,
-        ranks_shuffle: int | None = None,
-        scaling: Literal["standard", "rank-stabilised"] = "standard",
-        learning_rate_ratio: float = 1.0,
     ) -> None:
         self.rank, self.ranks, self.ranks_shuffle = rank, ranks, ranks_shuffle
         self.alpha, self.scaling, self.dropout = alpha, scaling, dropout
         self.learning_rate_ratio = learning_rate_ratio
 
     def plan(self, total_steps: int, sites: Sequence[Site]) -> PlainSchedule:
-        components = sum(self._ranks(sites).values())
+        components = sum(self.start_ranks(sites).values())
         if sites and not components:
             raise BudgetError("method.ranks leaves every projection at rank 0: nothing would be adapted; raise one")
         return PlainSchedule.of(total_steps, components)
 
-    def attach(
-        self,
-        model: nn.Module,
-        sites: Sequence[Site],
-        head: Sequence[nn.Parameter] = (),
-        schedule: Schedule | None = None,
-        *,
-        seed: int = 0,
-    ) -> None:
-        super().attach(model, sites, head, schedule, seed=seed)
-        generator = torch.Generator().manual_seed(seed)
-        self._of = self._ranks(sites)
-        self._adapters = Adapters(
-            model, {site.name: self._wrapped(site, rank, generator) for site in sites if (rank := self._of[site.name])}
-        )
+    def place(self, model: nn.Module) -> None:
+        self._of = self.start_ranks(self.sites)
+        ranked = [(site, self._of[site.name]) for site in self.sites if self._of[site.name]]
+        self._adapters = Adapters(model, {site.name: self._wrapped(site, rank) for site, rank in ranked})
 
-    def _ranks(self, sites: Sequence[Site]) -> dict[str, int]:
+    def start_ranks(self, sites: Sequence[Site]) -> dict[str, int]:
         return ranks_of(sites, self.rank, self.ranks, shuffle=self.ranks_shuffle)
 
-    def _wrapped(self, site: Site, rank: int, generator: torch.Generator) -> AdaptedProjection:
+    def _wrapped(self, site: Site, rank: int) -> AdaptedProjection:
         d_out, d_in = site.shape
         dtype = trained_type(weight_of(site.module).dtype)
-        A = torch.empty(rank, d_in, dtype=dtype).uniform_(-(d_in**-0.5), d_in**-0.5, generator=generator)
+        A = torch.empty(rank, d_in, dtype=dtype).uniform_(-(d_in**-0.5), d_in**-0.5, generator=self.generator)
         scale = self.alpha / (math.sqrt(rank) if self.scaling == "rank-stabilised" else rank)
         return AdaptedProjection(site.module, A, A.new_zeros(d_out, rank), scaling=scale, dropout=self.dropout)
 
@@ -90,20 +79,20 @@ class Lora(Method):
             return super().groups()
         layers = self._adapters.layers.values()
         return [
-            Group([*(layer.A for layer in layers), *self._head]),
+            Group([*(layer.A for layer in layers), *self.head]),
             Group([layer.B for layer in layers], rate=self.learning_rate_ratio),
         ]
 
     def training_pass(
-        self, dtype: torch.dtype | None = None, mask: torch.Tensor | None = None
+        self, dtype: torch.dtype | None = None, masks: Mapping[str, torch.Tensor] | None = None
     ) -> AbstractContextManager[None]:
         return self._adapters.training_pass(dtype)
 
-    def folded(self) -> AbstractContextManager[None]:
-        return self._adapters.folded()
+    def delta(self, site: Site, dtype: torch.dtype) -> torch.Tensor | None:
+        return self._adapters.delta(site.name, dtype)
 
-    def merge(self) -> None:
-        self._adapters.merge()
+    def release(self) -> None:
+        self._adapters.release()
 
     def allocation(self) -> list[Allocation]:
         return [Allocation(site.name, site.shape, self._of[site.name], self._of[site.name]) for site in self.sites]

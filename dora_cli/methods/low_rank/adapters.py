@@ -131,24 +131,13 @@ class Adapters:
 
     # -- what came of it -----------------------------------------------------------------------------------------------
 
-    @contextmanager
-    def folded(self) -> Iterator[None]:
-        """Computes with merged weights inside; the base weights themselves are never touched."""
-        layers = list(self.layers.values())
-        try:
-            for layer in layers:
-                layer.fold()
-            yield
-        finally:
-            for layer in layers:
-                layer.unfold()
+    def delta(self, name: str, dtype: torch.dtype) -> torch.Tensor | None:
+        """The update of a layer's weight, ``(d_out, d_in)``, in `dtype`; None where no component is left."""
+        return self.layers[name].delta(dtype) if name in self.layers else None
 
-    def merge(self) -> None:
-        """Puts each base module, with the update in its weight, in the place of its adapter; in a half type the sum is
-        rounded once.
-        """
-        swap_modules(self._model, {layer: layer.merged() for layer in self.layers.values()})
-        self._lean = None  # with its copies of the base
+    def release(self) -> None:
+        """Frees the training pass's copies of base weights."""
+        self._lean = None
 
     def to_lora(self, live: Mapping[str, torch.Tensor] | None = None) -> dict[str, LoraFactors]:
         """``A`` and ``s B diag(c)`` of every layer; of the components that `live` says (boolean, by name), or all."""

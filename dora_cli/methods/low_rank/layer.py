@@ -48,7 +48,6 @@ class AdaptedProjection(nn.Module):
         device, dtype = weight.device, trained_type(weight.dtype)
         self.A, self.B = nn.Parameter(A.to(device, dtype)), nn.Parameter(B.to(device, dtype))
         self.c = None if c is None else nn.Parameter(c.to(device, dtype))
-        self._folded: torch.Tensor | None = None
         self.lean: Callable[[torch.Tensor], torch.Tensor] | None = None
         self.train(base.training)
 
@@ -70,10 +69,8 @@ class AdaptedProjection(nn.Module):
 
     @property
     def weight(self) -> torch.Tensor:
-        """The base weight in the base's own storage order, with the update inside `fold`."""
-        if self._folded is None:
-            return self.base.weight  # type: ignore[return-value]
-        return self._folded.T if weight_of(self.base) is not self.base.weight else self._folded
+        """The base weight, in the base's own storage order."""
+        return self.base.weight  # type: ignore[return-value]
 
     @property
     def bias(self) -> torch.Tensor | None:
@@ -81,8 +78,6 @@ class AdaptedProjection(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``(..., d_in) -> (..., d_out)``."""
-        if self._folded is not None:
-            return F.linear(x, self._folded, self.bias)
         if self.lean is not None:
             return self.lean(x)
         y: torch.Tensor = self.base(x)
@@ -106,34 +101,14 @@ class AdaptedProjection(nn.Module):
             for name in self.factors():
                 destination[prefix + name] = destination[prefix + name].clone(memory_format=torch.contiguous_format)
 
-    def delta(self) -> torch.Tensor:
-        """The update of the weight, ``s B diag(c) A``, of shape ``(d_out, d_in)``, in the adapter's precision."""
-        return self.factor().detach() @ self.A.detach()
+    def delta(self, dtype: torch.dtype) -> torch.Tensor:
+        """The update of the weight, ``s B diag(c) A``, of shape ``(d_out, d_in)``, computed in `dtype`."""
+        scale = self.scaling if self.c is None else self.scaling * self.c.detach().to(dtype)
+        return (self.B.detach().to(dtype) * scale) @ self.A.detach().to(dtype)
 
     def factor(self) -> torch.Tensor:
         """``s B diag(c)``, ``(d_out, r)``: what multiplies `A` in the update."""
         return self.B * self._scale
-
-    def fold(self) -> None:
-        """Computes with one merged weight until `unfold`; the base weight itself is not touched."""
-        base = weight_of(self.base).detach()
-        self._folded = (base.to(self.A.dtype) + self.delta()).to(base.dtype)
-
-    def unfold(self) -> None:
-        self._folded = None
-
-    @torch.no_grad()
-    def merged(self) -> nn.Module:
-        """The base module with the update in its weight: a new parameter, because another module may
-        share the old one.
-        """
-        weight = weight_of(self.base)
-        # The sum in float64, rounded once: into a half type a small update would otherwise be rounded twice.
-        scale = self.scaling if self.c is None else self.scaling * self.c.double()
-        merged = weight.double() + (self.B.double() * scale) @ self.A.double()
-        stored = merged if weight is self.base.weight else merged.T
-        self.base.weight = nn.Parameter(stored.to(weight.dtype).contiguous(), requires_grad=False)
-        return self.base.train(self.training)
 
     def extra_repr(self) -> str:
         sizes = f"in_features={self.in_features}, out_features={self.out_features}, rank={self.rank}"

@@ -1,5 +1,5 @@
-"""The keys of every method, a module each: ``SECTION``, its section, ``RULES``, what must hold between its keys, and
-``ABOUT``, what is known of it.
+"""The keys of every method, a module each: ``SECTION``, its section, ``RULES``, what must hold between its keys,
+``ABOUT``, what is known of it, and ``RESOLVED``, the keys that are answered before a method is made.
 
 A method's defaults stand in its section and nowhere else. An installed package brings the keys of its method as such a
 module by an entry point of the group ``dora_cli.recipes``, named like the method.
@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Union
 from pydantic import Discriminator, Tag
 
 from dora_cli.recipe.about import About
-from dora_cli.recipe.descriptions import summary
 from dora_cli.recipe.fields import Section
 from dora_cli.recipe.methods import dora, head, lora
 from dora_cli.recipe.rules import Rule
+from dora_cli.recipe.writing.descriptions import summary
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -39,6 +39,14 @@ METHODS: dict[str, type[Section]] = {name: module.SECTION for name, module in _M
 def rules_of(name: str) -> tuple[Rule, ...]:
     """What must hold between the keys of a method."""
     return tuple(getattr(_MODULES[name], "RULES", ()))
+
+
+def arguments(section: Section) -> dict[str, Any]:
+    """What a method is made with: the keys of its section, but for its name, its targets, and those that its module
+    calls ``RESOLVED``, which others answer before a method is made.
+    """
+    module = _MODULES[section.name]  # type: ignore[attr-defined]
+    return section.model_dump(exclude={"name", "targets", *getattr(module, "RESOLVED", ())})
 
 
 def about(name: str) -> About:

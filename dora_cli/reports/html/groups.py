@@ -14,7 +14,7 @@ from dora_cli.recipe.changes import keys_of
 from dora_cli.recipe.effects import Effect
 from dora_cli.reports.curves import Phase, Series, losses, metric_curve, metric_names, phases
 from dora_cli.reports.html.paths import shared
-from dora_cli.reports.ranks import mean_ranks
+from dora_cli.reports.ranks.table import mean_ranks
 from dora_cli.reports.runs import RunCurves, find_curves, find_ranks
 from dora_cli.reports.settings import settings
 from dora_cli.runs.reading import read_text

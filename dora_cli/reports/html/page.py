@@ -26,7 +26,7 @@ from dora_cli.reports.html.tables import (
     runs,
     sizes_table,
 )
-from dora_cli.reports.ranks import keeps_ranks
+from dora_cli.reports.ranks.table import keeps_ranks
 from dora_cli.reports.units import duration
 from dora_cli.runs.output_files import check_output_file, write_output
 from dora_cli.version import __version__

@@ -17,7 +17,7 @@ from dora_cli.reports.curves import RankMap, Scores, cells, rank_maps, scores
 from dora_cli.reports.grid import GROUPS, Cell, formatter
 from dora_cli.reports.html.elements import Markup, Table, join, table, tag
 from dora_cli.reports.html.style import LEVELS, wide_from
-from dora_cli.reports.shares import groups
+from dora_cli.reports.ranks.shares import groups
 from dora_cli.wording import plural
 
 PHONE = 330

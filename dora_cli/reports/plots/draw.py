@@ -8,12 +8,12 @@ from typing import Any
 
 from dora_cli.errors import CheckpointError
 from dora_cli.reports.curves import all_scores, budget_curve, losses, metric_curve, phases, rank_maps
-from dora_cli.reports.difference import differences
 from dora_cli.reports.plots import canvas
 from dora_cli.reports.plots.budget import budget_figure
 from dora_cli.reports.plots.maps import difference_figure, rank_figure
 from dora_cli.reports.plots.scores import scores_figure
 from dora_cli.reports.plots.training import training_figure
+from dora_cli.reports.ranks.difference import differences
 from dora_cli.reports.runs import FoundRanks, RunCurves
 from dora_cli.reports.settings import settings
 from dora_cli.runs.reading import read_text

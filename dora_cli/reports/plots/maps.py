@@ -45,8 +45,8 @@ def rank_figure(maps: Sequence[RankMap], title: str) -> Figure:
 
 
 def difference_figure(maps: Sequence[RankMap], title: str) -> Figure:
-    """Like `rank_figure`, of the maps of `dora_cli.reports.difference.differences`: signed numbers, orange for fewer,
-    blue for more.
+    """Like `rank_figure`, of the maps of `dora_cli.reports.ranks.difference.differences`: signed numbers, orange for
+    fewer, blue for more.
     """
     values = [value for found in maps for row in found.cells for value in row if value is not None]
     largest = max(map(abs, values), default=0)

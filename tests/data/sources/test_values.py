@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dora_cli.data.sources.values import describe, label_ids, parse_labels, unlabelled
+from dora_cli.data.sources.values import check_texts, describe, label_ids, parse_labels, unlabelled
 from dora_cli.errors import DataError
 from dora_cli.tasks import get_task
 from dora_cli.tasks.label import LabelTask
@@ -78,7 +78,7 @@ def test_the_mark_for_no_label_is_refused_by_name(value: Any) -> None:
     ):
         numbers(value)
     classes = task("glue/rte")
-    with pytest.raises(DataError, match=r"is not one of .* \(-1 is how GLUE marks a row without a label\); fix"):
+    with pytest.raises(DataError, match=r"^0: label .*'entailment'.*\(-1 "):
         parse_labels(classes.fields, [value], label_ids(classes.fields, None), str)
 
 
@@ -109,7 +109,26 @@ def test_values_are_shown_as_they_are_matched(value: Any, shown: str) -> None:
     assert describe(value) == shown
 
 
+def test_a_number_has_no_names() -> None:
+    says = r"^data\.labels: '0', '1' were given, but the label of glue/stsb is a number; remove data\.labels$"
+    with pytest.raises(DataError, match=says):
+        label_ids(task("glue/stsb").fields, ["0", "1"])
+
+
+@pytest.mark.parametrize(
+    ("value", "filled", "says"),
+    [
+        (None, False, "null"),
+        (1, False, r"'1' \(a number\), not text"),
+        (" ", True, "empty"),
+    ],
+)
+def test_texts_that_are_none(value: Any, filled: bool, says: str) -> None:
+    with pytest.raises(DataError, match=f"^row 2: column 'mr' is {says}; fill it in or remove the row$"):
+        check_texts(["a", value], "mr", lambda row: f"row {row + 1}", filled=filled)
+
+
 def test_a_truth_value_and_a_word_are_told_apart() -> None:
     classes = task("glue/sst2")
-    with pytest.raises(DataError, match=r"label 'false' \(a truth value\) is not one of 'False', 'True'"):
+    with pytest.raises(DataError, match=r"label 'false' \(a truth value\) is not one of 'False', 'True'; fix"):
         parse_labels(classes.fields, [False], label_ids(classes.fields, ["False", "True"]), str)

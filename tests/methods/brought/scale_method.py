@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from dora_cli.methods.base import Method, Schedule, Site, check_tensor
-from dora_cli.methods.linear import swap_modules, trained_type, weight_of
+from dora_cli.methods.base import Method, check_tensor
+from dora_cli.methods.linear import is_transposed, swap_modules, trained_type, weight_of
 
 
 class Scaled(nn.Module):
@@ -31,16 +31,6 @@ class Scaled(nn.Module):
         y: torch.Tensor = self.base(x)
         return y * self.v.to(y.dtype)
 
-    @torch.no_grad()
-    def merged(self) -> nn.Module:
-        base, weight = self.base, weight_of(self.base)
-        product = self.v[:, None] * weight
-        stored = product if weight is base.weight else product.T
-        base.weight = nn.Parameter(stored.to(weight.dtype).contiguous(), requires_grad=False)
-        if base.bias is not None:
-            base.bias = nn.Parameter((self.v * base.bias).to(weight.dtype), requires_grad=False)
-        return base
-
 
 class Scale(Method):
     name = "scale"
@@ -48,17 +38,8 @@ class Scale(Method):
     def __init__(self, *, momentum: float, nesterov: bool) -> None:
         self.momentum, self.nesterov = momentum, nesterov
 
-    def attach(
-        self,
-        model: nn.Module,
-        sites: Sequence[Site],
-        head: Sequence[nn.Parameter] = (),
-        schedule: Schedule | None = None,
-        *,
-        seed: int = 0,
-    ) -> None:
-        super().attach(model, sites, head, schedule, seed=seed)
-        self.model, self.layers = model, {site.name: Scaled(site.module, site.shape[0]) for site in sites}
+    def place(self, model: nn.Module) -> None:
+        self.layers = {site.name: Scaled(site.module, site.shape[0]) for site in self.sites}
         swap_modules(model, {layer.base: layer for layer in self.layers.values()})
 
     def parameters(self) -> list[nn.Parameter]:
@@ -69,8 +50,16 @@ class Scale(Method):
             [dict(group) for group in groups], momentum=self.momentum, nesterov=self.nesterov, fused=True
         )
 
-    def merge(self) -> None:
-        swap_modules(self.model, {layer: layer.merged() for layer in self.layers.values()})
+    @torch.no_grad()
+    def merged_tensors(self, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+        found = {}
+        for name, layer in self.layers.items():
+            v, bias = layer.v.to(dtype), layer.base.bias
+            product = v[:, None] * weight_of(layer.base).to(dtype)
+            found[f"{name}.weight"] = product.T if is_transposed(layer.base) else product
+            if isinstance(bias, torch.Tensor):
+                found[f"{name}.bias"] = v * bias.to(dtype)
+        return found
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         return {f"{name}.v": layer.v.detach() for name, layer in self.layers.items()}

@@ -7,15 +7,16 @@ from functools import lru_cache
 import pytest
 import torch
 
-from dora_cli.methods import Dora
-from tests.methods.small import Training, classification, small_encoder
+from tests.methods.small import Training, classification, new_dora, small_encoder
 
 STEPS, FREEZE = 100, 50
 STEEP = classification(scale=20.0)  # gradients far above the clipping norm, also late in training
 
 
 def trained(compact: bool, dtype: torch.dtype, until: int, *, empty: bool = False) -> Training:
-    dora = Dora(rank=2, start_rank=5, dropout=0.0, prune_interval=7, dem_weight=0.5, dem_until="end", compact=compact)
+    dora = new_dora(
+        rank=2, start_rank=5, dropout=0.0, prune_interval=7, dem_weight=0.5, dem_until="end", compact=compact
+    )
     run = Training(small_encoder(dtype=dtype), dora, total_steps=STEPS, learning_rate=3e-3)
     if empty:  # one projection keeps its gates at zero, and so loses every component
         run.model.get_submodule("blocks.1.up").c.requires_grad_(False)

@@ -23,10 +23,9 @@ import pytest
 import torch
 from torch import nn
 
-from dora_cli.methods import Dora
 from dora_cli.methods.dora.schedule import DoraSchedule
 from dora_cli.training.optimizer import make_scheduler
-from tests.methods.small import Training, linear_maps, tiny_roberta
+from tests.methods.small import Training, linear_maps, new_dora, tiny_roberta
 
 STEPS, START_RANK, RANK, ALPHA, ETA, BETA = 80, 5, 2, 8.0, 0.5, 0.9
 LEARNING_RATE, WEIGHT_DECAY, LR_WARMUP = 1e-2, 0.01, 8
@@ -157,7 +156,7 @@ def train_literally(
 
 def ours(interval: int, until: Until, compact: bool) -> Training:
     model = tiny_roberta()
-    dora = Dora(
+    dora = new_dora(
         rank=RANK,
         start_rank=START_RANK,
         alpha=ALPHA,
@@ -252,7 +251,7 @@ def test_the_training_step_of_the_product_is_the_literal_algorithm(until: Until)
     run_step = TrainingStep(
         model=run.model,
         method=run.dora,
-        loss=lambda logits, labels: nn.functional.cross_entropy(logits, labels, reduction="none"),
+        loss=lambda outputs, batch: nn.functional.cross_entropy(outputs.logits, batch["labels"], reduction="none"),
         optimizer=run.optimizer,
         scheduler=make_scheduler(run.optimizer, warmup_steps=LR_WARMUP, total_steps=STEPS),
         accelerator=make_accelerator(torch.device("cpu"), "fp32"),

@@ -24,6 +24,7 @@ from tests.methods.small import (
     component_scores,
     linear_maps,
     live_ranks,
+    new_dora,
     sites,
     small_encoder,
     tiny_gpt2,
@@ -36,7 +37,7 @@ both_ways = pytest.mark.parametrize("compact", [True, False])
 
 
 def method(**changes: Any) -> Dora:
-    return Dora(**({"rank": 2, "start_rank": 5, "dropout": 0.0, "prune_interval": 5} | changes))
+    return new_dora(**({"rank": 2, "start_rank": 5, "dropout": 0.0, "prune_interval": 5} | changes))
 
 
 def training(until: int = 0, *, seed: int = 0, **changes: Any) -> Training:
@@ -454,7 +455,9 @@ def test_plain_factors_give_the_same_weights(compact: bool, until: int) -> None:
         d_out, d_in = layer.out_features, layer.in_features
         assert (factor.A.shape, factor.B.shape) == ((factor.rank, d_in), (d_out, factor.rank))
         assert factor.A.dtype == factor.B.dtype == torch.float32
-        torch.testing.assert_close(factor.B.double() @ factor.A.double(), layer.delta(), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(
+            factor.B.double() @ factor.A.double(), layer.delta(layer.A.dtype), rtol=1e-5, atol=1e-6
+        )
 
 
 def test_plain_factors_do_not_change_when_training_goes_on() -> None:
@@ -604,7 +607,7 @@ def test_training_goes_on_from_a_state_as_if_nothing_had_happened(compact: bool,
 def test_a_state_comes_back_after_the_model_was_moved() -> None:
     """The meta device stands for a GPU: scores and masks must be where the factors are, or the next step fails."""
     model = small_encoder()
-    dora = Dora(rank=2)
+    dora = new_dora(rank=2)
     dora.attach(model, sites(linear_maps(model, "blocks")))
     state = {key: value.clone() for key, value in dora.state_dict().items()}
     model.to("meta")
@@ -615,7 +618,7 @@ def test_a_state_comes_back_after_the_model_was_moved() -> None:
 def test_a_model_spread_over_devices_can_be_attached_and_folded() -> None:
     model = small_encoder()
     model.blocks[1].to("meta")
-    dora = Dora(rank=2)
+    dora = new_dora(rank=2)
     dora.attach(model, sites(linear_maps(model, "blocks")))
     assert [parameter.device.type for parameter in dora.parameters()] == ["cpu"] * 9 + ["meta"] * 9
     with dora.folded():
@@ -623,9 +626,9 @@ def test_a_model_spread_over_devices_can_be_attached_and_folded() -> None:
     model = small_encoder()
     model.blocks[1].to("meta")
     projections = linear_maps(model, "blocks")
-    schedule = Dora(rank=2).plan(20, sites(projections))
+    schedule = new_dora(rank=2).plan(20, sites(projections))
     with pytest.raises(ProjectionError, match=r"spread over cpu, meta, .* without a device_map$"):
-        Dora(rank=2).attach(model, sites(projections), schedule=schedule)
+        new_dora(rank=2).attach(model, sites(projections), schedule=schedule)
 
 
 @pytest.mark.parametrize("trained", [False, True], ids=["start", "frozen"])
@@ -633,7 +636,7 @@ def test_a_models_own_state_can_be_saved_by_others(trained: bool, tmp_path: Path
     """Factors share memory, `B` transposed: safetensors refuses that, and Accelerate would leave all but one of them
     out.
     """
-    training = Training(small_encoder(), Dora(rank=2, dropout=0.0))
+    training = Training(small_encoder(), new_dora(rank=2, dropout=0.0))
     if trained:
         training.run(1, training.schedule.freeze_step, classification())
     state = training.model.state_dict()
@@ -752,7 +755,7 @@ def test_a_dead_projections_factors_in_a_compacted_state_are_a_misfit() -> None:
     state = {key: value.clone() for key, value in run.dora.state_dict().items()}
     assert "blocks.0.att.A" not in state
     state["blocks.0.att.A"] = torch.zeros(1, 10, dtype=torch.float64)
-    with pytest.raises(CheckpointError, match=r"blocks\.0\.att\.A is in the checkpoint"):
+    with pytest.raises(CheckpointError, match=r"^tensor blocks\.0\.att\.A "):
         fresh().load_state_dict(state)
 
 

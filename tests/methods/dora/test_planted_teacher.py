@@ -24,9 +24,8 @@ from itertools import combinations
 import torch
 from torch import nn
 
-from dora_cli.methods import Dora
 from dora_cli.training.optimizer import make_scheduler
-from tests.methods.small import Training, linear_maps
+from tests.methods.small import Training, linear_maps, new_dora
 
 SEEDS = (1, 2, 3)
 D, HIDDEN, BLOCKS, PLANTED, CHANGE = 32, 16, 6, 3, 6
@@ -65,7 +64,7 @@ def final_ranks(seed: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
         x = torch.randn(EXAMPLES, D)
         y = teacher(x)
         at_start = float(nn.functional.mse_loss(student(x), y))
-    dora = Dora(rank=3, start_rank=6, dropout=0.0)
+    dora = new_dora(rank=3, start_rank=6, dropout=0.0)
     run = Training(
         student,
         dora,

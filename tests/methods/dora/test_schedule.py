@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from dora_cli.errors import BudgetError
-from dora_cli.methods import Dora
 from dora_cli.methods.base import Site
 from dora_cli.methods.dora.schedule import DoraSchedule
+from tests.methods.small import new_dora
 
 GOOD: dict[str, Any] = {
     "total_steps": 100,
@@ -156,7 +156,7 @@ def test_adalora_curve_by_hand() -> None:
 
 @pytest.mark.parametrize(("rank", "start", "final"), [(8, 864, 576), (4, 432, 288), (2, 216, 144), (16, 1728, 1152)])
 def test_component_totals_of_the_paper(rank: int, start: int, final: int) -> None:
-    schedule = Dora(rank=rank).plan(12_480, [site(f"{i}", 768, 768) for i in range(72)])
+    schedule = new_dora(rank=rank).plan(12_480, [site(f"{i}", 768, 768) for i in range(72)])
     assert (schedule.start_components, schedule.final_components) == (start, final)
 
 
@@ -297,16 +297,16 @@ def test_the_least_number_of_steps_that_is_named_is_enough(w: int, data: st.Data
 
 def test_a_projection_too_small_for_a_variance_is_refused_by_name() -> None:
     with pytest.raises(BudgetError, match=r"gate \(1 x 8\)"):
-        Dora(rank=1).plan(100, [site("q", 8, 8), site("gate", 1, 8)])
+        new_dora(rank=1).plan(100, [site("q", 8, 8), site("gate", 1, 8)])
     with pytest.raises(BudgetError, match=r"gate \(8 x 1\)"):
-        Dora(rank=1).plan(100, [site("gate", 8, 1)])
+        new_dora(rank=1).plan(100, [site("gate", 8, 1)])
 
 
 @pytest.mark.parametrize(("rank", "start"), [(1, 2), (2, 3), (3, 5), (4, 6), (5, 8), (8, 12), (16, 24)])
 def test_start_rank_is_half_again_rounded_up(rank: int, start: int) -> None:
-    assert Dora(rank=rank).start_rank == start
-    assert Dora(rank=rank, alpha=8.0).scaling == 8.0 / start
+    assert new_dora(rank=rank).start_rank == start
+    assert new_dora(rank=rank, alpha=8.0).scaling == 8.0 / start
 
 
 def test_a_given_start_rank_wins() -> None:
-    assert Dora(rank=2, start_rank=9).plan(100, [site("q", 4, 4)]).start_components == 9
+    assert new_dora(rank=2, start_rank=9).plan(100, [site("q", 4, 4)]).start_components == 9

@@ -13,12 +13,12 @@ from torch.nn import functional as F
 from transformers import BartConfig, BartForConditionalGeneration
 
 from dora_cli.machine.devices import make_accelerator
-from dora_cli.methods import Lora, Method
+from dora_cli.methods import Method
 from dora_cli.methods.base import Schedule, Site
 from dora_cli.models import find_projections
 from dora_cli.training.optimizer import make_optimizer, make_scheduler
 from dora_cli.training.step import Batch, TrainingStep
-from tests.methods.small import tiny_gpt2, tiny_roberta
+from tests.methods.small import new_lora, tiny_gpt2, tiny_roberta
 
 STEPS = 50
 RANK, ALPHA = 3, 6.0
@@ -164,7 +164,7 @@ def test_ours_is_pefts(case: str) -> None:
     build, batch, head = CASES[case]
     names = [site.name for site in find_projections(build())]
     ranks = {names[0]: 1, names[-1]: 5}
-    ours = Run(build(), Lora(rank=RANK, alpha=ALPHA, dropout=0.0, ranks=ranks), batch, head)
+    ours = Run(build(), new_lora(rank=RANK, alpha=ALPHA, dropout=0.0, ranks=ranks), batch, head)
     peft = PeftLora(ranks)
     theirs = Run(build(), peft, batch, head)
     peft.start_like(ours.method.state_dict())

@@ -17,7 +17,7 @@ from dora_cli.methods.low_rank.dropout import HASH_BITS, cut, draw_mask, hashed_
 from dora_cli.methods.low_rank.kernels import Kept, TorchKernels
 from dora_cli.methods.low_rank.layer import AdaptedProjection
 from dora_cli.methods.low_rank.lean import LeanProjection
-from tests.methods.small import classification, linear_maps, sites, small_encoder, tiny_gpt2, tiny_roberta
+from tests.methods.small import classification, linear_maps, new_dora, sites, small_encoder, tiny_gpt2, tiny_roberta
 
 MODELS: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "home-made": (small_encoder, "blocks"),
@@ -31,7 +31,7 @@ def attached(name: str = "home-made", *, dropout: float = 0.0, ranks: bool = Fal
     make, within = MODELS[name]
     model = make()
     projections = linear_maps(model, within)
-    dora = Dora(rank=2, start_rank=4, dropout=dropout)
+    dora = new_dora(rank=2, start_rank=4, dropout=dropout)
     model.requires_grad_(False)
     schedule = dora.plan(20, sites(projections))
     dora.attach(model, sites(projections), schedule=schedule)
@@ -124,7 +124,7 @@ def test_a_module_that_is_called_twice() -> None:
     torch.manual_seed(0)
     model = Twice()
     model.requires_grad_(False)
-    dora = Dora(rank=2, dropout=0.0)
+    dora = new_dora(rank=2, dropout=0.0)
     dora.attach(model, sites({"map": model.map}))
     nn.init.normal_(dora.parameters()[2])
     x = torch.randn(7, 5, dtype=torch.float64)
@@ -332,7 +332,7 @@ def test_a_model_may_change_a_projections_output_in_place(change: Callable[[torc
             return y
 
     torch.manual_seed(0)
-    model, dora = Changing(), Dora(rank=2, dropout=0.0)
+    model, dora = Changing(), new_dora(rank=2, dropout=0.0)
     dora.attach(model, sites({"one": model.one, "two": model.two}))
     with torch.no_grad():
         for parameter in dora.parameters():
@@ -373,7 +373,7 @@ def test_a_pass_of_former_ranks_leaves_memory_at_once() -> None:
 def test_a_half_precision_base_outside_autocast_answers_in_its_type() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 5), nn.LayerNorm(5)).bfloat16()
-    dora = Dora(rank=2, dropout=0.0)
+    dora = new_dora(rank=2, dropout=0.0)
     dora.attach(model, sites({"0": model[0]}))
     x = torch.randn(3, 6, dtype=torch.bfloat16)
     plain = model(x)
@@ -384,7 +384,7 @@ def test_a_half_precision_base_outside_autocast_answers_in_its_type() -> None:
 def test_a_batch_of_nothing() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 5))
-    dora = Dora(rank=2, dropout=0.5)
+    dora = new_dora(rank=2, dropout=0.5)
     dora.attach(model, sites({"0": model[0]}))
     x = torch.zeros(0, 3, 6, requires_grad=True)
     with dora.training_pass():

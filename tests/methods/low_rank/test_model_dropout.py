@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from dora_cli.methods import Dora
 from dora_cli.methods.low_rank.dropout import ModelDropouts, cut, scale
-from tests.methods.small import sites
+from tests.methods.small import new_dora, sites
 
 P = 0.3
 SCALE = scale(cut(P, 16), 16)
@@ -39,7 +39,7 @@ class Block(nn.Module):
 
 def attached(*, twice: bool = False, dropout: float = 0.0) -> tuple[Block, Dora]:
     torch.manual_seed(0)
-    model, dora = Block(twice=twice), Dora(rank=2, dropout=dropout)
+    model, dora = Block(twice=twice), new_dora(rank=2, dropout=dropout)
     dora.attach(model, sites({"one": model.one, "two": model.two}))
     for parameter in dora.parameters():
         nn.init.normal_(parameter)

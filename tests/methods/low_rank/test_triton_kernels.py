@@ -13,7 +13,7 @@ import torch
 
 from dora_cli.errors import ModelError
 from dora_cli.methods.low_rank.dropout import HASH_BITS, cut, hashed_keep, scale
-from tests.methods.small import sites
+from tests.methods.small import new_dora, sites
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 if not INTERPRETED:
@@ -176,14 +176,13 @@ def test_variance_gradient(rows: int, width: int) -> None:
 @pytest.mark.parametrize("case", ["a column of tokens", "transposed", "an expanded gradient"])
 def test_rows_that_do_not_follow_each_other_in_memory(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernels read row after row; what reaches a projection need not lie so."""
-    from dora_cli.methods import Dora
     from dora_cli.methods.low_rank import lean
 
     made = kernels(1)
     monkeypatch.setattr(lean, "kernels_for", lambda *_: made)
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(24, 20)).to(DEVICE)
-    dora = Dora(rank=2, dropout=0.0)
+    dora = new_dora(rank=2, dropout=0.0)
     dora.attach(model, sites({"0": model[0]}))
     torch.nn.init.normal_(dora.parameters()[2])
     x = torch.randn(4, 7, 24, device=DEVICE)

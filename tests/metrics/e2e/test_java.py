@@ -57,7 +57,7 @@ def test_java_alone_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_the_package_alone_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install(tmp_path, monkeypatch, java="")
     without(monkeypatch)
-    with pytest.raises(JavaError, match=r"^install the package pycocoevalcap \(pip install pycocoevalcap\)$"):
+    with pytest.raises(JavaError, match=r"^install .* pycocoevalcap\)$"):
         meteor_score(["a"], [["a"]])
 
 
@@ -110,7 +110,7 @@ def test_a_text_that_is_too_much_is_named_and_javas_exception_too(
         meteor_score(["a", "b", "word " * 5000, "d"], [["a"], ["b"], ["c", "c c"], ["d"]])
     with pytest.raises(JavaError, match=rf"^METEOR failed with \S*java: {reason}$"):  # no output of its own
         meteor_score(["a"], [["a"]])
-    with pytest.raises(JavaError, match=rf"^Stanford's PTBTokenizer failed with \S*java: {reason}$"):
+    with pytest.raises(JavaError, match=rf"PTBTokenizer .*java: {reason}$"):
         ptb_lines(["a"])
 
 
@@ -137,7 +137,7 @@ def test_a_tokenizer_that_loses_lines(tmp_path: Path, monkeypatch: pytest.Monkey
 )
 def test_a_meteor_that_answers_nonsense(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str) -> None:
     install(tmp_path, monkeypatch, java=code)
-    with pytest.raises(JavaError, match=r"METEOR failed with .*: it said nothing"):
+    with pytest.raises(JavaError, match=r"METEOR .*: .* nothing$"):
         meteor_score(["a", "b"], [["a"], ["b"]])
 
 

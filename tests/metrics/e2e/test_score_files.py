@@ -155,7 +155,7 @@ def test_what_never_ends_is_not_read(name: str) -> None:
     """A pipe that nobody writes to, a device, and a file too large for memory that takes no place on the disk."""
     path = Path(name)
     path.symlink_to("/dev/zero")
-    with pytest.raises(DataError, match="it is a device, not a regular file"):
+    with pytest.raises(DataError, match="it is a device"):
         read_pairs(path, write("ref.txt", "a\n"))
     path.unlink()
     os.mkfifo(path)

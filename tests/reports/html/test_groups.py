@@ -87,9 +87,9 @@ def test_a_run_named_twice_is_refused(tmp_path: Path) -> None:
 
 
 def test_no_run(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="there is no folder"):
+    with pytest.raises(CheckpointError, match=f"{tmp_path / 'none'}"):
         find_groups([tmp_path / "none"])
-    with pytest.raises(CheckpointError, match=r"there is no ranks\.json"):
+    with pytest.raises(CheckpointError, match=r"ranks\.json"):
         find_groups([tmp_path])
     write_run(tmp_path / "inside")
     with pytest.raises(CheckpointError, match="holds runs"):

@@ -18,16 +18,16 @@ from dora_cli.atomic import write_json
 from dora_cli.errors import CheckpointError, OutputError
 from dora_cli.reports import palette
 from dora_cli.reports.curves import BudgetCurve, Scores, Series, budget_curve, rank_maps
-from dora_cli.reports.difference import differences
 from dora_cli.reports.plots import canvas
 from dora_cli.reports.plots.budget import budget_figure
 from dora_cli.reports.plots.draw import draw_budget, draw_map, draw_scores, draw_training
 from dora_cli.reports.plots.maps import difference_figure, rank_figure
 from dora_cli.reports.plots.scores import scores_figure
 from dora_cli.reports.plots.training import running_mean, training_figure
-from dora_cli.reports.ranks import mean_ranks
+from dora_cli.reports.ranks.difference import differences
+from dora_cli.reports.ranks.table import mean_ranks
+from dora_cli.reports.ranks.views import View, draw
 from dora_cli.reports.runs import find_curves, find_ranks
-from dora_cli.reports.views import View, draw
 from dora_cli.runs.log import LogFile
 from dora_cli.runs.records.ranks import ranks_record
 from dora_cli.runs.run_folder import RunRecords
@@ -133,7 +133,7 @@ def test_means_absent_projections_and_different_start_ranks(tmp_path: Path):
     shown = texts(rank_figure(rank_maps(record), "Ranks"), tmp_path)
     assert "\u2013" in shown
     assert shown.count("2.5") == 5  # the means of five rows with 2 and 3
-    assert "rank, of the highest start rank 4" in shown
+    assert any(label.startswith("rank, ") and label.endswith(" 4") for label in shown)
     mean = mean_ranks({"seed-1": ranks(bert(1), seed=1), "seed-2": ranks(bert(1), seed=2)})
     assert all(
         f"{layer['rank']:.1f}" in texts(rank_figure(rank_maps(mean), "Ranks"), tmp_path) for layer in mean["layers"]
@@ -241,7 +241,7 @@ def test_the_same_picture_is_the_same_bytes_also_in_another_process(tmp_path: Pa
     names = ("map.svg", "budget.svg", "training.svg", "scores.svg", "map.png", "map.pdf")
     code = (
         "import sys, pathlib\n"
-        "from dora_cli.reports.views import View, draw\n"
+        "from dora_cli.reports.ranks.views import View, draw\n"
         "for name in sys.argv[3:]:\n"
         "    draw(View(pathlib.Path(sys.argv[1])), name.split('.')[0], pathlib.Path(sys.argv[2]) / name)\n"
     )
@@ -266,9 +266,9 @@ def test_the_same_picture_is_the_same_bytes_also_in_another_process(tmp_path: Pa
 
 def test_what_cannot_be_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     for name, says in (("a.gif", "ends in .gif"), ("a", "has no ending")):
-        with pytest.raises(OutputError, match=rf"{says}; name a file that ends in \.png or \.svg or \.pdf"):
+        with pytest.raises(OutputError, match=rf"{says}; .*\.png or \.svg or \.pdf"):
             canvas.check(tmp_path / name)
-    with pytest.raises(OutputError, match="is a folder"):
+    with pytest.raises(OutputError, match=r"^--plot "):
         canvas.check(tmp_path)
     canvas.check(tmp_path / "a.SVG")
     monkeypatch.setitem(sys.modules, "matplotlib", None)

@@ -1,0 +1,1 @@
+"""A recipe written out: as YAML, with a comment at every key, as a JSON Schema."""

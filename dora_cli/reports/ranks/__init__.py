@@ -1,0 +1,1 @@
+"""What ``dora ranks`` shows: the table of ranks and the other views of a run's budget."""

@@ -1,0 +1,72 @@
+"""What is said where memory runs out: what was too large, and the key to lower."""
+
+from __future__ import annotations
+
+import pytest
+
+from dora_cli import parse_recipe
+from dora_cli.errors import OutOfMemoryError
+from dora_cli.machine.memory import memory_advice
+
+RECIPE = "task: e2e\nmodel: {name: gpt2}\ndecode: {batch_size: 4, beams: 3}"
+
+
+@pytest.mark.parametrize(
+    ("batch", "overrides", "says"),
+    [
+        (
+            "train",
+            ("train.batch_size=8",),
+            (
+                "out of memory in training with train.batch_size 8; set train.batch_size=4 and "
+                "train.gradient_accumulation=2 (the same global batch, in a run from the start), or use "
+                "model.dtype=bfloat16"
+            ),
+        ),
+        (
+            "train",
+            ("train.batch_size=5", "train.gradient_accumulation=3"),
+            (
+                "out of memory in training with train.batch_size 5; set train.batch_size=3 and "
+                "train.gradient_accumulation=6, or use model.dtype=bfloat16"
+            ),
+        ),
+        (
+            "train",
+            ("train.batch_size=1", "data.max_length=100"),
+            (
+                "out of memory in training with train.batch_size 1; lower data.max_length (now 100) or method.rank, or "
+                "use model.dtype=bfloat16"
+            ),
+        ),
+        (
+            "eval",
+            ("eval.batch_size=32",),
+            "out of memory in an evaluation with eval.batch_size 32; lower it: it changes speed, not training",
+        ),
+        (
+            "decode",
+            (),
+            (
+                "out of memory in decoding with decode.batch_size 4 and decode.beams 3; lower the batch size: it "
+                "changes speed, not training"
+            ),
+        ),
+        (
+            "load",
+            (),
+            "out of memory while loading gpt2; set model.dtype=bfloat16 (now float32) or choose a smaller model",
+        ),
+    ],
+)
+def test_the_advice_names_the_numbers(batch: str, overrides: tuple[str, ...], says: str) -> None:
+    with pytest.raises(OutOfMemoryError) as caught, memory_advice(parse_recipe(RECIPE, overrides=overrides), batch):
+        raise MemoryError
+    assert str(caught.value) == says
+
+
+def test_other_errors_are_no_shortage() -> None:
+    error = RuntimeError("mat1 and mat2")
+    with pytest.raises(RuntimeError) as caught, memory_advice(parse_recipe(RECIPE)):
+        raise error
+    assert caught.value is error
