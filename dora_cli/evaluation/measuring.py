@@ -109,7 +109,7 @@ class Evaluator:
     ) -> None:
         self.task, self.splits, self.writing = task, splits, writing
         self.confusion: Mapping[str, Any] | None = None
-        """Of the latest pass, where the task has one."""
+        """That of the latest pass, where the task has one."""
         self._batch_size, self._accelerator, self._progress = batch_size, accelerator, progress
 
     @property

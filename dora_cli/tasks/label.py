@@ -247,7 +247,7 @@ class LabelTask(Task):
 
     @property
     def _type(self) -> type[np.float64 | np.int64]:
-        """Of labels and predictions."""
+        """The type of labels and predictions."""
         return np.float64 if self.regression else np.int64
 
     def _compute_metrics(self) -> Callable[..., dict[str, float]]:

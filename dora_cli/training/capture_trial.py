@@ -55,7 +55,7 @@ def try_steps(question: Mapping[str, Any], device: torch.device, *, cuda_graph: 
 
 
 def _loss(outputs: Any, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """Of each row, whatever the head gives."""
+    """A loss of each row, whatever the head gives."""
     rows = [logits.float().square().flatten(1).mean(1) for logits in logits_in(outputs).values()]
     return torch.stack(rows).sum(0)
 

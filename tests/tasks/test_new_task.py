@@ -67,9 +67,9 @@ def test_from_training_to_export(dora: Command, recipe: Path, tmp_path: Path) ->
     assert metrics["metrics"]["mean_error"] == min(frozen)  # lower is better
     assert 0 <= min(errors) < 2
 
-    evaluated = dora("eval", "--checkpoint", run)
+    evaluated = dora("eval", "--checkpoint", run, "--output", tmp_path / "evaluated.json")
     assert "mean_error" in evaluated.out
-    assert "identical to the run's record" in evaluated.out
+    assert read(tmp_path / "evaluated.json")["identical"] is True
     dora("ranks", run)
     dora("report", run, "--output", tmp_path / "report.html")
     assert "mean error" in (tmp_path / "report.html").read_text()
@@ -83,7 +83,7 @@ def test_from_training_to_export(dora: Command, recipe: Path, tmp_path: Path) ->
     exact = sum(names[record["stars"]] == row["label"] for record, row in zip(records, rows, strict=True)) / len(rows)
     assert exact == pytest.approx(metrics["metrics"]["exact"])
     refused = dora("predict", "--checkpoint", run, "--output", f"{tmp_path}/", code=2)
-    assert "name a file in it" in refused.err
+    assert f"{tmp_path}" in refused.err
 
     for form in ("peft", "merged"):
         dora("export", "--checkpoint", run, "--format", form, "--output", tmp_path / form)
