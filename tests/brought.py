@@ -46,8 +46,8 @@ for line in sys.stdin:
         stream.seek(0)
     print(json.dumps([code, *(stream.read().decode() for stream in streams)]), flush=True)
 """
-"""Runs commands in processes forked from one in which the package is installed; one may be killed before a step, and
-several may train one model together.
+"""Runs commands in processes forked from one in which the package is installed, and which is as warm as that of
+`tests.processes`; one may be killed before a step, and several may train one model together.
 """
 
 Command = Callable[..., Done]

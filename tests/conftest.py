@@ -20,12 +20,21 @@ from tests.training.conftest import make_recipe, tiny_model
 __all__ = ["make_recipe", "tiny_model"]
 
 LONGEST = (
-    "test_resume.py",
     "test_kill.py",
+    "test_resume.py",
     "test_demo.py",
+    "test_trouble.py",
     "test_signals.py",
     "test_distributed.py",
+    "test_new_method.py",
+    "test_agreement.py",
+    "test_generation.py",
+    "test_run.py",
     "test_process.py",
+    "test_literal_reference.py",
+    "test_fuzz.py",
+    "test_libraries.py",
+    "test_bench_train.py",
 )
 """Files that take half of the time; they come first, or one core would end with them alone."""
 
@@ -41,9 +50,9 @@ SLOW = frozenset((
     "commands/test_escapes.py", "commands/test_eval.py", "commands/test_export.py", "commands/test_help.py",
     "commands/test_init.py", "test_libraries.py", "commands/test_predict.py", "commands/test_process.py",
     "commands/test_ranks.py", "commands/test_report.py", "commands/test_score.py", "commands/test_train.py",
-    "metrics/e2e/test_score.py", "evaluation/test_decoding.py", "metrics/test_glue.py",
-    "export/test_agreement.py", "export/test_layouts.py", "export/test_merged.py", "export/test_peft.py",
-    "export/test_subject.py",
+    "metrics/e2e/test_score.py", "metrics/test_without_a_home.py", "evaluation/test_decoding.py",
+    "metrics/test_glue.py", "export/test_agreement.py", "export/test_layouts.py", "export/test_merged.py",
+    "export/test_peft.py", "export/test_subject.py",
     "methods/dora/test_allocator.py", "methods/dora/test_method.py", "commands/test_completion.py",
     "reports/test_progress.py",
     "assembly/test_notes.py", "models/structure/test_projections.py", "methods/dora/test_compaction.py",
@@ -69,12 +78,13 @@ SLOW = frozenset((
 
 
 MEMORY, ENOUGH = Path("/dev/shm"), 4 << 30
-"""Where temporary folders go if so many bytes are free there: on a disk, runs wait at every checkpoint."""
+"""Where temporary folders and files go if so many bytes are free there: on a disk, runs wait at every checkpoint."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
     if os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > ENOUGH:
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
+        os.environ.setdefault("TMPDIR", str(MEMORY))  # every evaluation makes a folder for an instant
     # of pytest-xdist, whose own order is by the number of tests in a file
     if hasattr(config.option, "loadscopereorder"):
         config.option.loadscopereorder = False

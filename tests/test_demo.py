@@ -33,7 +33,7 @@ def test_dora_passes_080_in_a_quarter_of_the_steps_and_the_head_alone_stays_010_
     assert head["metrics"]["accuracy"] <= dora["metrics"]["accuracy"] - 0.1
 
 
-SOURCES = 20
+SOURCES = 12
 """How many sources of the test set are decoded."""
 
 
@@ -57,12 +57,12 @@ def untuned_bleu(model: str, *, beams: int) -> float:
 
 
 def test_dora_writes_20_points_of_bleu_better_than_the_untuned_decoder(tmp_path: Path) -> None:
-    """After a sixth of the steps; as measured, 0.39 to 0.06."""
+    """After a sixth of the steps; as measured, 0.42 to 0.07."""
     overrides = [
-        "train.epochs=1", "data.max_train_samples=800", f"data.max_eval_samples={SOURCES}", "decode.beams=4",
+        "train.epochs=1", "data.max_train_samples=800", f"data.max_eval_samples={SOURCES}", "decode.beams=2",
         "decode.epoch_samples=0",
     ]  # fmt: skip
     tuned = train(load_recipe(DEMO / "e2e.yaml", overrides), tmp_path / "run").metrics
-    for beams in (1, 4):  # whichever suits the untuned model better
+    for beams in (1, 2):  # whichever suits the untuned model better
         assert tuned["metrics"]["bleu"] >= untuned_bleu("builtin:tiny-decoder", beams=beams) + 0.2
     assert tuned["budget"]["live_components"] == tuned["budget"]["final_components"] == 224

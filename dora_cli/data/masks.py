@@ -11,13 +11,17 @@ from dora_cli.data.transfer import Batch
 def real_tokens(batch: Batch) -> dict[str, torch.Tensor] | None:
     """Boolean masks by stack, ``"encoder"`` and ``"decoder"``, true where a token is no padding, on the batch's device.
 
-    A model of one stack has the same mask under both names, ``(B, T)``. The decoder of an encoder-decoder reads up to
-    the token before its last label, so the labels tell its mask. None where the batch says nothing of padding.
+    A model of one stack has the same mask under both names, ``(B, T)``, and so has an encoder-decoder that classifies:
+    its decoder reads the same text. The decoder of one that generates reads up to the token before its last label, so
+    the labels tell its mask. None where the batch says nothing of padding.
     """
     if "attention_mask" not in batch:
         return None
     mask = batch["attention_mask"].bool()
-    if "decoder_input_ids" not in batch:
+    read = batch.get("decoder_input_ids")
+    if read is None:
         return {"encoder": mask, "decoder": mask}
+    if batch["labels"].shape != read.shape:  # no labels of tokens: all of them count
+        return {"encoder": mask, "decoder": torch.ones_like(read, dtype=torch.bool)}
     labels = batch["labels"] != IGNORED
     return {"encoder": mask, "decoder": labels.flip(1).cumsum(1).flip(1) > 0}

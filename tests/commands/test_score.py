@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from dora_cli.metrics.e2e import tokenisation
-from tests.commands.conftest import Refuse, dora, process
+from tests.commands.conftest import Refuse, dora
 from tests.metrics.e2e.java import needs_java
 
 OUTPUTS = "The Eagle is a cheap pub.\nCotto isn't family-friendly\n"
@@ -76,15 +76,6 @@ def test_with_java_nothing_is_missing() -> None:
     done = dora("score", "e2e", "-p", "out.txt", "-r", "ref.txt", "--json")
     assert (done.code, done.err) == (0, "")
     assert 0.0 < json.loads(done.out)["metrics"]["meteor"] < 1.0
-
-
-def test_as_a_process_without_a_home(tmp_path: Path) -> None:
-    """Standard output is JSON and nothing else, whatever libraries say on the way."""
-    done = process("score", "e2e", "-p", "out.txt", "-r", "ref.txt", "--json", cwd=tmp_path, HOME="/dev/null/home")
-    assert done.code == 0, done.err
-    assert json.loads(done.out)["metrics"]["rouge_l"] == pytest.approx(0.5)
-    assert all(line.startswith("dora: note: ") for line in done.err.splitlines())
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.txt", "ref.txt"]
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,8 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 from dora_cli.errors import CheckpointError, ExportError, ModelError
 from dora_cli.export.merged import merge
 from dora_cli.export.saved import export_saved
-from dora_cli.methods.base import Method, Site
 from tests.export.conftest import GetRun, restored
-from tests.methods.small import sites
+from tests.export.given import Given
 
 FILES = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "README.md", "dora_export.json"}
 
@@ -59,20 +58,6 @@ def test_a_generator_decodes_as_its_run_does(run_of: GetRun, tmp_path: Path) -> 
     assert not config.no_repeat_ngram_size, "it would forbid to copy from the prompt"
     assert "no 4-gram stands twice" in (tmp_path / "llama" / "README.md").read_text()
     assert json.loads((tmp_path / "llama" / "config.json").read_text())["use_cache"] is True
-
-
-class Given(Method):
-    """A method whose updates are given."""
-
-    name = "given"
-
-    def __init__(self, model: nn.Module, **updates: torch.Tensor) -> None:
-        self.updates = {name.replace("_", ""): update for name, update in updates.items()}
-        model.requires_grad_(False)
-        self.attach(model, sites({name: model.get_submodule(name) for name in self.updates}))
-
-    def delta(self, site: Site, dtype: torch.dtype) -> torch.Tensor:
-        return self.updates[site.name].to(dtype)
 
 
 def test_each_sum_is_rounded_once() -> None:

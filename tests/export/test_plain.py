@@ -10,7 +10,7 @@ from torch import nn
 
 from dora_cli.errors import ExportError
 from dora_cli.export.merged import merge
-from dora_cli.methods.base import LoraFactors
+from tests.export.given import Given
 
 
 @pytest.mark.parametrize("value", [math.inf, math.nan])
@@ -18,15 +18,15 @@ def test_values_that_are_not_finite_are_refused(value: float) -> None:
     model = nn.Sequential(nn.Linear(2, 2))
     nn.init.constant_(model[0].bias, value)
     with pytest.raises(ExportError, match=r"0\.bias holds values that are not finite in the run"):
-        merge(model, {}, "float32")
+        merge(model, Given(model), [], "float32")
 
 
 def test_numbers_that_a_type_cannot_hold_are_refused() -> None:
     model = nn.Sequential(nn.Linear(2, 2))
-    update = LoraFactors(torch.full((1, 2), 300.0), torch.full((2, 1), 300.0))
+    method = Given(model, _0=torch.full((2, 2), 9e4))
     with pytest.raises(
         ExportError,
         match=r"0\.weight holds values that are not finite in float16; choose --dtype "
         r"bfloat16",
     ):
-        merge(model, {"0": update}, "float16")
+        merge(model, method, method.sites, "float16")

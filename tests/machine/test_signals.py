@@ -56,9 +56,9 @@ def straight(
     return straights["run"]
 
 
-def stopped_at(warm: Warm, straight: Straight, run: Path, *arguments: str, strike: Strike) -> Attempt:
-    """A run that a signal ends: with its code, one message, and nothing else."""
-    attempt = warm.run("train", str(straight.recipe), "--output", str(run), *arguments, strike=strike)
+def stopped_by(warm: Warm, *command: str, strike: Strike) -> Attempt:
+    """A command that a signal ends: with its code, one message, and nothing else."""
+    attempt = warm.run(*command, strike=strike)
     assert attempt.struck
     assert attempt.code == CODES[signal.Signals(strike.numbers[-1])], attempt.output
     assert "Traceback" not in attempt.output
@@ -66,31 +66,40 @@ def stopped_at(warm: Warm, straight: Straight, run: Path, *arguments: str, strik
     return attempt
 
 
-def go_on_as_told(warm: Warm, attempt: Attempt, **others: Any) -> Attempt:
-    """Runs the command that the last line names."""
+def stopped_at(warm: Warm, straight: Straight, run: Path, *arguments: str, strike: Strike) -> Attempt:
+    """A run that a signal ends."""
+    return stopped_by(warm, "train", str(straight.recipe), "--output", str(run), *arguments, strike=strike)
+
+
+def told(attempt: Attempt) -> list[str]:
+    """The arguments of the command that the last line names."""
     program, *arguments = shlex.split(attempt.output.splitlines()[-1].split("go on with: ")[1])
     assert program == "dora"
-    return warm.run(*arguments, **others)
+    return arguments
 
 
-@pytest.mark.parametrize(
-    ("place", "step", "number"),
-    [
-        ("warm-up: step 2", 2, signal.SIGTERM),
-        ("event: step 9", 9, signal.SIGINT),
-        ("freeze: step 11", 11, signal.SIGTERM),
-        ("final: step 14", 14, signal.SIGTERM),
-        ("final: step 15", 15, signal.SIGHUP),
-    ],
+STOPS = (
+    ("warm-up: step 2", 2, signal.SIGTERM),
+    ("event: step 9", 9, signal.SIGINT),
+    ("freeze: step 11", 11, signal.SIGTERM),
+    ("final: step 14", 14, signal.SIGTERM),
+    ("final: step 15", 15, signal.SIGHUP),
 )
-def test_a_signal_finishes_the_step(
-    warm: Warm, straight: Straight, tmp_path: Path, place: str, step: int, number: int
-) -> None:
-    attempt = stopped_at(warm, straight, tmp_path / "run", strike=Strike(place, numbers=(number,)))
-    assert f"after step {step};" in attempt.output
-    assert newest_checkpoint(RunRecords(tmp_path / "run")).folder.name == f"step-{step}"
-    assert go_on_as_told(warm, attempt).code == 0
-    straight.assert_equals(tmp_path / "run")
+"""A mark within a step, the step, and the signal that comes there."""
+
+
+def test_a_signal_finishes_the_step(warm: Warm, straight: Straight, tmp_path: Path) -> None:
+    """In every phase; what each stop says is what the run goes on with, up to the next one."""
+    run = tmp_path / "run"
+    attempt = None
+    for place, step, number in STOPS:
+        command = ("train", str(straight.recipe), "--output", str(run)) if attempt is None else told(attempt)
+        attempt = stopped_by(warm, *command, strike=Strike(place, numbers=(number,)))
+        assert f"after step {step};" in attempt.output
+        assert newest_checkpoint(RunRecords(run)).folder.name == f"step-{step}"
+    assert attempt is not None
+    assert warm.run(*told(attempt)).code == 0
+    straight.assert_equals(run)
 
 
 def test_a_signal_in_an_evaluation(warm: Warm, straight: Straight, tmp_path: Path) -> None:
@@ -106,24 +115,26 @@ def test_a_signal_in_an_evaluation(warm: Warm, straight: Straight, tmp_path: Pat
     assert found.folder.name == "step-12"
     assert found.snapshot.progress["at"]["train_loss"] is not None
     assert [entry["step"] for entry in found.snapshot.progress["epochs"]] == [6]
-    attempt_again = go_on_as_told(warm, attempt, strike=Strike("checkpoint: step-12 old renamed"))
+    attempt_again = warm.run(*told(attempt), strike=Strike("checkpoint: step-12 old renamed"))
     assert attempt_again.code == -signal.SIGKILL
     assert not (tmp_path / "run" / "checkpoints" / "step-12").exists()
-    assert go_on_as_told(warm, attempt).code == 0
+    assert warm.run(*told(attempt)).code == 0
     straight.assert_equals(tmp_path / "run")
 
 
-@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
-def test_a_second_signal_does_not_wait(warm: Warm, straight: Straight, tmp_path: Path, second: int) -> None:
+def test_a_second_signal_does_not_wait(warm: Warm, straight: Straight, tmp_path: Path) -> None:
     """Both fall into a checkpoint that is being written: the one before is still whole, and named as what can be gone
     on from.
     """
-    strike = Strike("checkpoint: step-12 half of optimizer.safetensors", numbers=(signal.SIGTERM, second), gap=0.1)
-    attempt = stopped_at(warm, straight, tmp_path / "run", strike=strike)
-    assert attempt.marks[-1] == strike.place
-    assert "without saving again; " in attempt.output
-    assert newest_checkpoint(RunRecords(tmp_path / "run")).folder.name == "step-6"
-    assert go_on_as_told(warm, attempt).code == 0
+    command = ["train", str(straight.recipe), "--output", str(tmp_path / "run")]
+    for second in (signal.SIGTERM, signal.SIGINT):
+        strike = Strike("checkpoint: step-12 half of optimizer.safetensors", numbers=(signal.SIGTERM, second), gap=0.1)
+        attempt = stopped_by(warm, *command, strike=strike)
+        assert attempt.marks[-1] == strike.place
+        assert "without saving again; " in attempt.output
+        assert newest_checkpoint(RunRecords(tmp_path / "run")).folder.name == "step-6"
+        command = told(attempt)
+    assert warm.run(*command).code == 0
     straight.assert_equals(tmp_path / "run")
 
 
@@ -154,19 +165,19 @@ def test_a_signal_while_a_checkpoint_is_read(warm: Warm, straight: Straight, tmp
     )
     assert re.match(r"dora: .* SIGTERM; .*: dora train ", again.output.splitlines()[-1])
     assert "step-" not in again.output, "nothing is said of damaged checkpoints"
-    assert go_on_as_told(warm, attempt).code == 0
+    assert warm.run(*told(attempt)).code == 0
     straight.assert_equals(tmp_path / "run")
 
 
 def test_a_signal_while_finished_weights_are_decoded(warm: Warm, models: dict[str, Path], tmp_path: Path) -> None:  # noqa: F811
     straight = Straight.of(
-        warm, recipe_of(models["gpt2"], "method.dropout=0.1", "train.gradient_accumulation=2"), tmp_path
+        warm, recipe_of(models["gpt2"], "method.dropout=0.1", "train.epochs=1", "decode.epoch_samples=0"), tmp_path
     )
     attempt = stopped_at(
         warm, straight, tmp_path / "struck", strike=Strike("decoding: batch", numbers=(signal.SIGTERM,))
     )
     assert attempt.marks[-1] == "decoding: batch"
-    assert go_on_as_told(warm, attempt).code == 0
+    assert warm.run(*told(attempt)).code == 0
     straight.assert_equals(tmp_path / "struck")
 
 

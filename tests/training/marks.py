@@ -85,7 +85,7 @@ def _around_loading(mark: Mark) -> None:
     from dora_cli.runs import folders
     from dora_cli.training import loop, run
 
-    load_recipe, load_base, load_file = dora_cli.recipe.load_recipe, prepare.load_base, folders.load_file
+    load_recipe, load_base, tensors = dora_cli.recipe.load_recipe, prepare.load_base, folders._read_tensors
     train, phase = loop.Loop.run, "loading"
 
     def marked_run(self: Any) -> Any:
@@ -105,7 +105,7 @@ def _around_loading(mark: Mark) -> None:
     for place in (prepare, run):
         _change(place, load_base=marked("model", load_base))
     _change(loop.Loop, run=marked_run)
-    _change(folders, load_file=marked("tensors", load_file))
+    _change(folders, _read_tensors=marked("tensors", tensors))
 
 
 def _around_folders(mark: Mark) -> None:
@@ -114,9 +114,9 @@ def _around_folders(mark: Mark) -> None:
     from dora_cli.runs import folders, saving
     from dora_cli.training import checkpoint
 
-    write_folder, save_file, sync, rename, rmtree = (
+    write_folder, write_tensors, sync, rename, rmtree = (
         folders.write_folder,
-        folders.save_file,
+        folders._write_tensors,
         folders._sync,
         Path.rename,
         shutil.rmtree,
@@ -132,8 +132,8 @@ def _around_folders(mark: Mark) -> None:
         mark(f"{phase} done")
         phase = ""
 
-    def halved_save(tensors: Any, path: Path) -> None:
-        save_file(tensors, path)
+    def halved_write(path: Path, part: Any) -> None:
+        write_tensors(path, part)
         whole = path.read_bytes()
         path.write_bytes(whole[: len(whole) // 2])
         mark(f"{phase} half of {path.name}")
@@ -165,7 +165,7 @@ def _around_folders(mark: Mark) -> None:
 
     _change(weights, write_folder=marked_write)
     _change(checkpoint, write_folder=marked_write)
-    _change(folders, save_file=halved_save, _sync=marked_sync, shutil=SimpleNamespace(rmtree=marked_rmtree))
+    _change(folders, _write_tensors=halved_write, _sync=marked_sync, shutil=SimpleNamespace(rmtree=marked_rmtree))
     _change(saving, remove_folder=marked_remove)
     _change(Path, rename=marked_rename)
 

@@ -18,6 +18,7 @@ import torch
 
 from dora_cli import dump_recipe, evaluate, train
 from tests.patience import PATIENCE
+from tests.processes import CONTEXT, begin, send
 from tests.training.conftest import MakeRecipe
 from tests.training.killing import Straight, Strike, Warm
 from tests.training.test_run import STEPS, largest_difference, lines, read
@@ -143,22 +144,24 @@ def resume_together(warm: Warm, straight: Straight, run: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="processes cannot be forked")
-@pytest.mark.parametrize("struck", [0, 1])
-def test_a_signal_to_one_process_stops_both_at_one_step(
-    warm: Warm, straight: Straight, tmp_path: Path, struck: int
-) -> None:
-    """In step 7: the processes agree next after step 10, in the pruning phase, and every process's random state is
-    saved.
+def test_a_signal_to_one_process_stops_both_at_one_step(warm: Warm, straight: Straight, tmp_path: Path) -> None:
+    """To the first in step 7, while pruning, and to the second in step 14, after the freeze: the processes agree next
+    after step 10 and after an epoch, in step 18, and every process's random state is saved.
     """
     run = tmp_path / "run"
-    strikes = [Strike("pruning: step 7", numbers=(signal.SIGTERM,)) if rank == struck else None for rank in range(2)]
-    attempts = warm.run_together("train", str(straight.recipe), "--output", str(run), strikes=strikes)
-    assert [attempt.code for attempt in attempts] == [143, 143], [attempt.output for attempt in attempts]
-    assert re.search(
-        r"^dora: .* SIGTERM .* 10; .*: torchrun --nproc-per-node 2 -m dora_cli train ", attempts[0].output, re.MULTILINE
-    )
-    assert attempts[1].output == ""
-    assert [max(step_of(mark) for mark in attempt.marks) for attempt in attempts] == [10, 10]
+    command = ["train", str(straight.recipe), "--output", str(run)]
+    for struck, place, last in ((0, "pruning: step 7", 10), (1, "final: step 14", 18)):
+        strikes = [Strike(place, numbers=(signal.SIGTERM,)) if rank == struck else None for rank in range(2)]
+        attempts = warm.run_together(*command, strikes=strikes)
+        assert [attempt.code for attempt in attempts] == [143, 143], [attempt.output for attempt in attempts]
+        assert re.search(
+            rf"^dora: .* SIGTERM .* {last}; .*: torchrun --nproc-per-node 2 -m dora_cli train ",
+            attempts[0].output,
+            re.MULTILINE,
+        )
+        assert attempts[1].output == ""
+        assert [max(step_of(mark) for mark in attempt.marks) for attempt in attempts] == [last, last]
+        command = [*command[:4], "--resume"]
     resume_together(warm, straight, run)
 
 
@@ -167,21 +170,44 @@ def step_of(mark: str) -> int:
     return int(found[1]) if found else 0
 
 
+def _launcher(arguments: list[str], printed: str) -> None:
+    """A process: torch's launcher, whose workers are forked from it and have everything loaded."""
+    begin({**os.environ, **ENVIRONMENT})
+    handle = os.open(printed, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(handle, 1)
+    os.dup2(handle, 2)
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    config = LaunchConfig(
+        min_nodes=1, max_nodes=1, nproc_per_node=2, max_restarts=0, start_method="fork",
+        run_id="signals", rdzv_backend="c10d", rdzv_endpoint="localhost:0",
+    )  # fmt: skip
+    elastic_launch(config, _worker)(arguments)
+
+
+def _worker(arguments: list[str]) -> None:
+    begin(dict(os.environ))
+    from dora_cli.__main__ import main
+
+    sys.argv = ["dora", *arguments]
+    main(arguments)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="no such signals")
 def test_the_launcher_passes_a_signal_on(warm: Warm, straight: Straight, tmp_path: Path) -> None:
     """The launcher of torch, sent SIGTERM as a cluster does, sends it to its workers and waits for them."""
     run, printed = tmp_path / "run", tmp_path / "printed"
-    command = [*launcher(2), "-m", "dora_cli", "train", str(straight.recipe), "--output", str(run)]
-    with printed.open("w") as file:
-        process = subprocess.Popen(command, env=os.environ | ENVIRONMENT, stdout=file, stderr=file)
+    arguments = ["train", str(straight.recipe), "--output", str(run)]
+    process = CONTEXT.Process(target=_launcher, args=(arguments, str(printed)))
+    process.start()
     try:
         limit = time.monotonic() + PATIENCE
         while not (run / "checkpoints").is_dir():
-            assert process.poll() is None, printed.read_text()
+            assert process.is_alive(), printed.read_text()
             assert time.monotonic() < limit, printed.read_text()
             time.sleep(0.005)
-        process.terminate()
-        process.wait(PATIENCE)
+        send(process, signal.SIGTERM)
+        process.join(PATIENCE)
     finally:
         process.kill()
     (step,) = re.findall(

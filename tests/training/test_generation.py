@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from dora_cli.library.prediction import predict_saved
 from dora_cli.machine.devices import make_accelerator
 from dora_cli.recipe import Recipe
 from dora_cli.tasks import get_task
+from dora_cli.training.run import RunResult
 from tests.training.test_tasks_and_models import MODELS, PROJECTIONS
 
 FIVE = {"bleu", "nist", "meteor", "rouge_l", "cider"}
@@ -100,12 +102,26 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
+GetTrained = Callable[[str], tuple[RunResult, Path]]
+
+
+@pytest.fixture(scope="module")
+def trained(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> GetTrained:
+    """What training a kind of generator returns, and the run's folder; trained once, and nobody changes it."""
+    made: dict[str, tuple[RunResult, Path]] = {}
+
+    def get(name: str) -> tuple[RunResult, Path]:
+        if name not in made:
+            run = tmp_path_factory.mktemp("trained") / "run"
+            made[name] = train(recipe_of(models[name]), run), run
+        return made[name]
+
+    return get
+
+
 @pytest.mark.parametrize("name", ["gpt2", "llama", "bart", "t5"])
-def test_every_kind_of_generator_trains_decodes_and_is_reproduced(
-    models: dict[str, Path], tmp_path: Path, name: str
-) -> None:
-    run = tmp_path / "run"
-    result = train(recipe_of(models[name]), run)
+def test_every_kind_of_generator_trains_decodes_and_is_reproduced(trained: GetTrained, name: str) -> None:
+    result, run = trained(name)
     metrics = result.metrics["metrics"]
     assert set(metrics) == {"loss", "perplexity"} | FIVE
     assert metrics["perplexity"] == pytest.approx(2.718281828459045 ** metrics["loss"])
@@ -139,7 +155,7 @@ def sorted_by_source(examples: Examples) -> list[str]:
 
 def test_a_seed_repeats_its_outputs_and_weights(models: dict[str, Path], tmp_path: Path) -> None:
     for name in ("one", "two"):
-        train(recipe_of(models["gpt2"], "method.dropout=0.1"), tmp_path / name)
+        train(recipe_of(models["gpt2"], "method.dropout=0.1", "train.epochs=1"), tmp_path / name)
     assert (tmp_path / "one" / "predictions.jsonl").read_bytes() == (
         tmp_path / "two" / "predictions.jsonl"
     ).read_bytes()
@@ -154,17 +170,16 @@ def test_accumulated_batches_of_unequal_token_counts_equal_the_large_batch(
     """46 examples in groups of 16, 16 and 14, whose references differ in length: a mean of means would not give the
     same weights.
     """
-    for batch, accumulation in ((16, 1), (4, 4), (2, 8)):
+    for batch, accumulation in ((16, 1), (2, 8)):
         changes = (
             f"train.batch_size={batch}",
             f"train.gradient_accumulation={accumulation}",
             "train.learning_rate=1.0e-3",
         )
         train(recipe_of(models[name], *changes, "train.epochs=1", *QUICK), tmp_path / f"{batch}")
-    weights = {batch: load_weights(tmp_path / str(batch) / "adapter").adapter for batch in (16, 4, 2)}
-    for key, tensor in weights[16].items():
-        for batch in (4, 2):
-            torch.testing.assert_close(weights[batch][key].float(), tensor.float(), atol=2e-5, rtol=1e-4)
+    large, small = (load_weights(tmp_path / batch / "adapter").adapter for batch in ("16", "2"))
+    for key, tensor in large.items():
+        torch.testing.assert_close(small[key].float(), tensor.float(), atol=2e-5, rtol=1e-4)
 
 
 def test_the_selected_epoch_is_decoded_even_if_it_is_not_the_last(models: dict[str, Path], tmp_path: Path) -> None:
@@ -186,9 +201,8 @@ def test_the_selected_epoch_follows_the_metric_that_the_recipe_names(models: dic
     assert result.metrics["best_epoch"] == values.index(max(values)) + 1
 
 
-def test_other_decoding_settings_of_an_evaluation(models: dict[str, Path], tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    train(recipe_of(models["gpt2"]), run)
+def test_other_decoding_settings_of_an_evaluation(trained: GetTrained) -> None:
+    _, run = trained("gpt2")
     greedy = evaluate(run, overrides=["decode.beams=1", "decode.max_new_tokens=4"])
     assert "identical" not in greedy
     other = evaluate(run, split="validation")
@@ -247,20 +261,20 @@ def test_no_clipping_is_a_bound_that_is_never_met(models: dict[str, Path], tmp_p
     assert not all(torch.equal(tensor, weights["near"][key]) for key, tensor in weights["none"].items())
 
 
-def test_predictions_for_sources_of_ones_own(models: dict[str, Path], tmp_path: Path) -> None:
-    train(recipe_of(models["llama"], "train.epochs=1"), tmp_path / "run")
+def test_predictions_for_sources_of_ones_own(trained: GetTrained, tmp_path: Path) -> None:
+    _, run = trained("llama")
     sources = ["name[Blue Rose], view[sea]", "name[The Wooden Garden], rating[4 out of 5]"]
     (tmp_path / "mrs.txt").write_text("\n".join(sources) + "\n")
     (tmp_path / "mrs.csv").write_text("MR\n" + "".join(f'"{source}"\n' for source in sources))
     (tmp_path / "mrs.jsonl").write_text("".join(json.dumps({"mr": source, "ref": "a"}) + "\n" for source in sources))
-    found = {name: predict_saved(tmp_path / "run", file=tmp_path / f"mrs.{name}") for name in ("txt", "csv", "jsonl")}
+    found = {name: predict_saved(run, file=tmp_path / f"mrs.{name}") for name in ("txt", "csv", "jsonl")}
     assert [record["meaning_representation"] for record in found["txt"]] == sources
     assert found["csv"] == found["txt"]
     assert [record["output"] for record in found["jsonl"]] == [record["output"] for record in found["txt"]]
     assert [record["references"] for record in found["jsonl"]] == [["a"], ["a"]]
     assert all("references" not in record for record in found["txt"])
     (tmp_path / "twice.txt").write_text(f"{sources[1]}\n{sources[0]}\n{sources[1]}\n")
-    again = predict_saved(tmp_path / "run", file=tmp_path / "twice.txt")
+    again = predict_saved(run, file=tmp_path / "twice.txt")
     first, second = (record["output"] for record in found["txt"])
     assert [record["output"] for record in again] == [second, first, second], "one output a line"
 

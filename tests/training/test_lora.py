@@ -49,6 +49,7 @@ def test_the_records_say_what_was_trained(run: Path) -> None:
         "trainable_parameters_start": PARAMETERS + HEAD,
         "trainable_parameters_final": PARAMETERS + HEAD,
         "adapter_parameters_final": PARAMETERS,
+        "adapter_bytes": 4 * PARAMETERS,
     }
     assert {epoch["phase"] for epoch in metrics["epochs"]} == {"training"}
     assert [layer["rank"] for layer in ranks["layers"]] == [3, 0, 2, 2, 2, 2]
@@ -131,7 +132,7 @@ def test_commands_that_read_a_run(run: Path, recipe: Recipe, tmp_path: Path) -> 
     (tmp_path / "recipe.yaml").write_text(dump_recipe(recipe))
     ahead = dora("train", tmp_path / "recipe.yaml", "--dry-run")
     assert (ahead.code, ahead.err) == (0, "")
-    assert f"  components  {RANKS} in 6 projections\n" in ahead.out
+    assert f"  components  {RANKS} in 5 projections\n" in ahead.out
     assert f"  adapter      {PARAMETERS:,}\n" in ahead.out
     unknown = dora("train", tmp_path / "recipe.yaml", "--dry-run", "--set", "model.name=some/model")
     assert (unknown.code, unknown.err) == (0, ""), "patterns of ranks are no obstacle where the model is out of reach"

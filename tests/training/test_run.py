@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ from dora_cli.errors import CheckpointError, DivergedError, LibraryError, Output
 from dora_cli.evaluation.measuring import Evaluator
 from dora_cli.libraries import loading
 from dora_cli.methods import Dora
+from dora_cli.recipe import Recipe
 from dora_cli.training.listener import SilentListener
+from dora_cli.training.run import RunResult
 from dora_cli.training.step import TrainingStep
 from tests.training.conftest import MakeRecipe
 
@@ -49,10 +52,27 @@ def largest_difference(first: Path, second: Path) -> float:
     return largest
 
 
-def test_run_folder_holds_everything_and_numbers_agree(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+GetTrained = Callable[[Recipe], tuple[RunResult, Path]]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> GetTrained:
+    """What training a recipe returns, and the run's folder; trained once, and nobody changes it."""
+    made: dict[str, tuple[RunResult, Path]] = {}
+
+    def get(recipe: Recipe) -> tuple[RunResult, Path]:
+        key = recipe.model_dump_json()
+        if key not in made:
+            run = tmp_path_factory.mktemp("trained") / "run"
+            made[key] = train(recipe, run), run
+        return made[key]
+
+    return get
+
+
+def test_run_folder_holds_everything_and_numbers_agree(make_recipe: MakeRecipe, trained: GetTrained) -> None:
     recipe = make_recipe()
-    result = train(recipe, tmp_path / "run")
-    run = tmp_path / "run"
+    result, run = trained(recipe)
     assert {path.name for path in run.iterdir()} == {
         "recipe.yaml", "metrics.json", "log.jsonl", "ranks.json", "environment.json", "checkpoints", "adapter",
     }  # fmt: skip
@@ -126,20 +146,18 @@ def test_same_seed_gives_identical_records_and_weights(make_recipe: MakeRecipe, 
     assert lines(tmp_path / "a" / "log.jsonl")[0]["loss"] != lines(tmp_path / "c" / "log.jsonl")[0]["loss"]
 
 
-def test_accumulation_equals_one_large_batch(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+def test_accumulation_equals_one_large_batch(make_recipe: MakeRecipe, trained: GetTrained) -> None:
     """4 x 4 against 1 x 16 through all phases, DEM on, with a last group of 14 = 4 + 4 + 4 + 2 examples
     in each epoch.
     """
     assert 94 % 16 == 14
-    train(make_recipe("method.dem_until=end"), tmp_path / "large")
-    train(
-        make_recipe("method.dem_until=end", "train.batch_size=4", "train.gradient_accumulation=4"), tmp_path / "small"
-    )
-    large, small = read(tmp_path / "large" / "ranks.json"), read(tmp_path / "small" / "ranks.json")
-    assert [layer["rank"] for layer in large["layers"]] == [layer["rank"] for layer in small["layers"]]
+    _, large = trained(make_recipe("method.dem_until=end"))
+    _, small = trained(make_recipe("method.dem_until=end", "train.batch_size=4", "train.gradient_accumulation=4"))
+    ranks = [[layer["rank"] for layer in read(run / "ranks.json")["layers"]] for run in (large, small)]
+    assert ranks[0] == ranks[1]
     last = f"checkpoints/step-{STEPS}"
-    assert largest_difference(tmp_path / "large" / last, tmp_path / "small" / last) < 5e-6  # fp32 sums in another order
-    for one, two in zip(lines(tmp_path / "large" / "log.jsonl"), lines(tmp_path / "small" / "log.jsonl"), strict=True):
+    assert largest_difference(large / last, small / last) < 5e-6  # fp32 sums in another order
+    for one, two in zip(lines(large / "log.jsonl"), lines(small / "log.jsonl"), strict=True):
         if one["type"] == "train":
             assert one["loss"] == pytest.approx(two["loss"], abs=1e-5)
             assert one["regulariser"] == pytest.approx(two["regulariser"], abs=1e-6)
@@ -153,25 +171,27 @@ def test_accumulation_equals_one_large_batch(make_recipe: MakeRecipe, tmp_path: 
         ("method={name: head}", "data.group_by_length=true"),
     ],
 )
-def test_eval_reproduces_the_run_exactly(make_recipe: MakeRecipe, tmp_path: Path, overrides: tuple[str, ...]) -> None:
-    result = train(make_recipe(*overrides), tmp_path / "run")
-    found = evaluate(tmp_path / "run")
+def test_eval_reproduces_the_run_exactly(
+    make_recipe: MakeRecipe, trained: GetTrained, overrides: tuple[str, ...]
+) -> None:
+    result, run = trained(make_recipe(*overrides))
+    found = evaluate(run)
     assert found["metrics"] == result.metrics["metrics"] == found["recorded"]
     assert found["identical"] is True
-    last = evaluate(tmp_path / "run" / "checkpoints" / f"step-{STEPS}")
+    last = evaluate(run / "checkpoints" / f"step-{STEPS}")
     assert last["metrics"] == result.metrics["last"]
     assert last["step"] == STEPS
 
 
-def test_compaction_changes_no_number(make_recipe: MakeRecipe, tmp_path: Path) -> None:
-    for name, compact in (("compact", "true"), ("masked", "false")):
-        train(make_recipe(f"method.compact={compact}", "method.dem_until=end"), tmp_path / name)
-    compact, masked = lines(tmp_path / "compact" / "log.jsonl"), lines(tmp_path / "masked" / "log.jsonl")
-    for one, two in zip(compact, masked, strict=True):
+def test_compaction_changes_no_number(make_recipe: MakeRecipe, trained: GetTrained) -> None:
+    compact, masked = (
+        trained(make_recipe(f"method.compact={value}", "method.dem_until=end"))[1] for value in ("true", "false")
+    )
+    for one, two in zip(lines(compact / "log.jsonl"), lines(masked / "log.jsonl"), strict=True):
         if one["type"] == "train":
             assert one["loss"] == pytest.approx(two["loss"], abs=1e-5)
             assert one["grad_norm"] == pytest.approx(two["grad_norm"], rel=1e-3)
-    assert read(tmp_path / "compact" / "ranks.json")["layers"] == read(tmp_path / "masked" / "ranks.json")["layers"]
+    assert read(compact / "ranks.json")["layers"] == read(masked / "ranks.json")["layers"]
 
 
 def test_the_environment_does_not_scale_gradients(
@@ -483,11 +503,10 @@ def test_a_disk_that_refuses_the_weights_is_one_message(
     make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Safetensors reports a full disk by an error of its own, not by the system's."""
+    import safetensors.torch
     from safetensors import SafetensorError
 
-    from dora_cli.runs import folders
-
-    plain = folders.save_file
+    plain = safetensors.torch.save_file
 
     def full(tensors: dict[str, torch.Tensor], path: Path) -> None:
         if "step-18" in str(path):
@@ -495,7 +514,7 @@ def test_a_disk_that_refuses_the_weights_is_one_message(
         plain(tensors, path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(folders, "save_file", full)
+        patch.setattr(safetensors.torch, "save_file", full)
         with pytest.raises(OutputError, match=rf"step-18: .*{os.strerror(errno.ENOSPC)}"):
             train(make_recipe(), tmp_path / "run")
     assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir()) == ["step-12", "step-6"]

@@ -125,16 +125,17 @@ class At(SilentListener):
 
 
 @pytest.mark.parametrize("left", [0, 4096, 20_480])
-def test_a_disk_that_is_full_at_once(make_recipe: MakeRecipe, disk: Disk, straight: Straight, left: int) -> None:
+def test_a_disk_that_is_full_at_once(make_recipe: MakeRecipe, disk: Disk, runs: Runs, left: int) -> None:
     """With so many bytes left, one file or another of the next checkpoint does not fit."""
     recipe = make_recipe(*SAVES)
     run = disk.folder / "run"
+    runs.cut(recipe, run, step=10)
     with pytest.raises(OutputError, match=rf"{run}.*{FULL}"):
-        train(recipe, run, listener=At(10, lambda: disk.fill(left)))
+        train(recipe, run, resume=True, listener=At(10, lambda: disk.fill(left)))
     assert whole(run) in (9, 10)
     disk.clear()
     train(recipe, run, resume=True)
-    assert_equal_runs(straight(recipe), run)
+    assert_equal_runs(runs.straight(recipe), run)
 
 
 def test_a_log_that_finds_no_room(make_recipe: MakeRecipe, disk: Disk, straight: Straight) -> None:
@@ -241,9 +242,10 @@ def test_no_room_for_predictions(models: dict[str, Path], trouble: Trouble, tmp_
 
 @pytest.mark.parametrize("number", [errno.EROFS, errno.EIO])
 def test_a_folder_that_becomes_read_only(
-    make_recipe: MakeRecipe, straight: Straight, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+    make_recipe: MakeRecipe, runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     recipe, run = make_recipe(*SAVES), tmp_path / "run"
+    runs.cut(recipe, run, step=13)
     plain = Path.mkdir
 
     def refused(path: Path, *arguments: Any, **options: Any) -> None:
@@ -257,10 +259,10 @@ def test_a_folder_that_becomes_read_only(
             OutputError,
             match=rf"step-15: {os.strerror(number)}; .*--resume$",
         ):
-            train(recipe, run)
+            train(recipe, run, resume=True)
     assert whole(run) == 14
     train(recipe, run, resume=True)
-    assert_equal_runs(straight(recipe), run)
+    assert_equal_runs(runs.straight(recipe), run)
 
 
 def test_a_first_checkpoint_that_finds_no_room(

@@ -143,9 +143,13 @@ def test_stacks_share_one_small_map_where_there_is_no_room_for_theirs() -> None:
 
 
 @pytest.mark.parametrize(
-    "projections", [bert(6), bert(12), llama(30), bert(48), bart(6), bart(12)], ids=lambda p: str(len(p))
+    ("projections", "step"),
+    [
+        *((projections, 40) for projections in (bert(6), llama(30), bert(48), bart(6), bart(12))),
+        *((bert(12), step) for step in (0, 40, 100)),
+    ],
+    ids=lambda value: str(len(value) if isinstance(value, list) else value),
 )
-@pytest.mark.parametrize("step", [0, 40, 100])
 def test_no_line_is_too_long_and_no_picture_too_high(projections: list, step: int) -> None:
     state = state_at(step, projections)
     sizes = [(80, 24), (120, 24), (200, 50), (40, 12), (30, 8), (20, 3), (1, 1)]

@@ -1,0 +1,101 @@
+"""Metrics where there is no home to write to: in processes forked from one that has loaded what computes them."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.patience import PATIENCE
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="processes cannot be forked")
+
+_SCRIPT = """
+import json, os, sys
+from dora_cli.__main__ import main
+from dora_cli.metrics.e2e.score import score_e2e
+from dora_cli.metrics.glue import compute_metrics
+reads, writes = os.pipe()
+children = []
+for shift in (0, 1):
+    results, gives = os.pipe()
+    child = os.fork()
+    if not child:
+        os.close(writes)
+        os.read(reads, 1)
+        references = [0.0, 2.0, 1.0, 3.0]
+        scores = [compute_metrics("pearson_spearman", [0.0, 1.0, 2.0 + i, 9.0 * shift], references) for i in range(20)]
+        values = [score["spearmanr"] for score in scores]
+        values.append(compute_metrics("accuracy", [shift] * 4, [1, 1, 1, 0])["accuracy"])
+        os.write(gives, json.dumps(values).encode())
+        os._exit(0)
+    os.close(gives)
+    children.append((child, results))
+os.close(writes)
+values = []
+for child, results in children:
+    values.append(json.loads(os.read(results, 65536)))
+    assert os.waitpid(child, 0)[1] == 0
+child = os.fork()
+if not child:
+    for handle, name in ((1, "out"), (2, "err")):
+        os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT), handle)
+    os.mkdir("work")
+    os.chdir("work")
+    main(["score", "e2e", "-p", "../outputs.txt", "-r", "../references.txt", "--json"])
+code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+print(json.dumps({"metrics": values, "code": code}))
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("homeless")
+
+
+@pytest.fixture(scope="module")
+def found(folder: Path) -> dict[str, Any]:
+    """What the script has printed; what it had `dora score` do is in `folder`."""
+    # A home below a device cannot be made or written, not even by root.
+    hidden = ("HF_", "XDG_CACHE_HOME", "TRANSFORMERS_CACHE")
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(hidden)}
+    environment |= {
+        "HOME": "/dev/null/home",
+        "HF_HUB_OFFLINE": "1",
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+    }
+    (folder / "outputs.txt").write_text("The Eagle is a cheap pub.\nCotto isn't family-friendly\n")
+    (folder / "references.txt").write_text("The Eagle is a cheap pub.\nA pub\n\nZizzi\n")
+    done = subprocess.run(
+        [sys.executable, "-c", _SCRIPT], cwd=folder, env=environment, capture_output=True, text=True, timeout=PATIENCE
+    )
+    assert (done.returncode, done.stderr) == (0, ""), "what is loaded says nothing"
+    printed: dict[str, Any] = json.loads(done.stdout)
+    return printed
+
+
+def test_two_processes_at_once_have_their_own_values(found: dict[str, Any]) -> None:
+    results = found["metrics"]
+    # Last prediction 0: ranks (1.5, 3, 4, 1.5) against (1, 3, 2, 4); centred, (-2, 1, 3, -2) / 2 and (-3, 1, -1, 3) /
+    # 2.
+    tied = (6 + 1 - 3 - 6) / math.sqrt((4 + 1 + 9 + 4) * (9 + 1 + 1 + 9))
+    assert results[0] == pytest.approx([tied] * 20 + [0.25])
+    # Last prediction 9: ranks (1, 2, 3, 4) as long as the third is below 9, i < 7: centred products (9 - 1 - 1 + 9)
+    # over 20.
+    assert results[1][:7] == pytest.approx([0.8] * 7)
+    assert results[1][-1] == 0.75
+
+
+def test_scores_are_printed_as_json_and_nothing_else(found: dict[str, Any], folder: Path) -> None:
+    """Whatever libraries say on the way."""
+    said = (folder / "err").read_text()
+    assert found["code"] == 0, said
+    assert json.loads((folder / "out").read_text())["metrics"]["rouge_l"] == pytest.approx(0.5)
+    assert all(line.startswith("dora: note: ") for line in said.splitlines())
+    assert list((folder / "work").iterdir()) == []
