@@ -275,7 +275,7 @@ class ProductStep(Step):
         self._step = TrainingStep(
             model=self.model,
             method=self.method,
-            loss=lambda logits, labels: F.cross_entropy(logits.float(), labels, reduction="none"),
+            loss=lambda outputs, batch: F.cross_entropy(outputs.logits.float(), batch["labels"], reduction="none"),
             optimizer=optimizer,
             scheduler=make_scheduler(optimizer, warmup_steps=0, total_steps=TOTAL_STEPS),
             accelerator=settings.accelerator,

@@ -18,34 +18,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelForSequenceClassification
 
 from dora_cli.assembly.restore import Restored, restore
-from dora_cli.data import encode, encode_pairs
 from dora_cli.data.pairs import IGNORED
 from dora_cli.export.saved import export_saved
-from dora_cli.tasks import GenerationTask
 
 
 def loader(restored: Restored) -> Callable[..., Any]:
     """What a user would load the run's kind of model with."""
-    if not isinstance(restored.task, GenerationTask):
-        return AutoModelForSequenceClassification.from_pretrained
     layout = restored.adapted.layout
-    assert layout is not None
-    return (AutoModelForSeq2SeqLM if layout.encoder_decoder else AutoModelForCausalLM).from_pretrained
+    name = restored.task.head.auto_class(encoder_decoder=layout is not None and layout.encoder_decoder)
+    return getattr(transformers, name).from_pretrained
 
 
 @torch.no_grad()
 def logits(model: Any, restored: Restored, samples: int) -> torch.Tensor:
     examples = next(iter(restored.examples.values()))
     adapted, length = restored.adapted, restored.recipe.data.max_length
-    split: Any = (
-        encode(examples, adapted.tokenizer, length)
-        if adapted.layout is None
-        else encode_pairs(examples, adapted.tokenizer, length, adapted.layout)
-    )
+    split: Any = restored.task.encode(examples, adapted.tokenizer, length, adapted.layout)
     model.eval()
     found = []
     for start in range(0, min(samples, len(split)), 16):

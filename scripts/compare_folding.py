@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from dora_cli.assembly.evaluator import decoding, evaluated_splits
+from dora_cli.assembly.evaluator import decoding
 from dora_cli.assembly.restore import restore
 from dora_cli.data import encode_sources, group_references
 from dora_cli.evaluation.decoding import decode
@@ -27,7 +27,7 @@ def compare(checkpoint: Path, precision: str, samples: int, overrides: list[str]
     found = restore(
         checkpoint,
         [*overrides, f"train.precision={precision}", f"data.max_eval_samples={samples}"],
-        lambda recipe, task: evaluated_splits(recipe, task, recipe.decode.split if recipe.decode else None),
+        lambda recipe, task: [recipe.decode.split] if recipe.decode else task.evaluated_splits(recipe),
     )
     adapted, layout = found.adapted, found.adapted.layout
     assert layout is not None

@@ -170,6 +170,20 @@ def test_imports_point_down() -> None:
     assert {room(module) for module, _ in arrows()} >= set(ORDER)
 
 
+@pytest.mark.parametrize("module", [module for module in MODULES if room(module) != "tasks"])
+def test_nobody_asks_what_kind_of_task_it_is(module: str) -> None:
+    """Otherwise a new kind would have to touch every room: what differs between tasks is the task's to say."""
+    assert not [name for name in imports_of(module) if name.startswith("dora_cli.tasks.")], "kinds and single tasks"
+    for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("isinstance", "type"):
+            assert not ast.unparse(node.args[0]).endswith("task"), ast.unparse(node)
+        if isinstance(node, ast.Compare):
+            sides = [node.left, *node.comparators]
+            asked = {ast.unparse(side).rpartition(".")[2] for side in sides if "task." in ast.unparse(side)}
+            assert "kind" not in asked, ast.unparse(node)
+            assert "name" not in asked or not any(isinstance(side, ast.Constant) for side in sides), ast.unparse(node)
+
+
 def test_what_is_imported_is_there() -> None:
     unknown = {name for module in MODULES for name in imports_of(module) if ours(name) and name not in MODULES}
     assert unknown == set()

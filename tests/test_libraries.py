@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from dora_cli.errors import LibraryError, RecipeError
-from dora_cli.evaluation.classification import _metric_function
 from dora_cli.libraries import broken_companion, import_problem, loading
+from dora_cli.tasks import get_task, task_names
 from tests.commands.conftest import CONFIGS, environment
 from tests.patience import PATIENCE
 
@@ -111,5 +111,6 @@ def test_a_metric_says_that_what_it_computes_with_is_broken(
     metric: str, library: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, library, None)
+    task = next(task for task in map(get_task, task_names()) if getattr(task, "metric", None) == metric)
     with pytest.raises(LibraryError, match=metric):
-        _metric_function(metric)
+        task.prepare()

@@ -13,7 +13,7 @@ from torch import nn
 from dora_cli.assembly.fingerprint import fingerprint_model
 from dora_cli.assembly.origin import make
 from dora_cli.assembly.references import weights_at
-from dora_cli.data import PairLayout, pair_layout
+from dora_cli.data import PairLayout
 from dora_cli.errors import DoraError, ModelError
 from dora_cli.libraries import is_panic
 from dora_cli.machine.environment import ModelSize
@@ -21,17 +21,9 @@ from dora_cli.machine.memory import is_out_of_memory
 from dora_cli.methods import Method, triton_obstacle
 from dora_cli.methods.base import Schedule, Site
 from dora_cli.methods.linear import trained_type
-from dora_cli.models import (
-    LoadedModel,
-    config_generator,
-    config_model,
-    find_projections,
-    head_parameters,
-    load_generator,
-    load_model,
-)
+from dora_cli.models import LoadedModel, find_projections, head_parameters
 from dora_cli.recipe import Recipe
-from dora_cli.tasks import GenerationTask, Task
+from dora_cli.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -42,7 +34,7 @@ class AdaptedModel:
         model: on its device; frozen but for adapters and head.
         projections: what is adapted, in model order; empty for methods that adapt nothing.
         head: the trained parameters of the head by their full name (fp32).
-        layout: how texts become tokens for a generator; None for a classifier.
+        layout: how texts stand in its input, where the task has to know.
         schedule: None if built for evaluation only.
         fingerprint: of the base model's frozen tensors, before anything was attached.
         size: of the base model with its head, likewise.
@@ -80,25 +72,14 @@ def targets_of(recipe: Recipe) -> Sequence[str]:
 
 
 def load_base(recipe: Recipe, task: Task) -> LoadedModel:
-    """The base model of a recipe: with a head for `task`, or as the generator it is."""
-    model, seed = recipe.model, recipe.train.seed
+    """The base model of a recipe, with the head of `task`."""
+    model = recipe.model
     with _one_message(model.name):
-        if isinstance(task, GenerationTask):
-            return load_generator(
-                model.name,
-                revision=model.revision,
-                dtype=model.dtype,
-                seed=seed,
-                trust_remote_code=model.trust_remote_code,
-            )
-        return load_model(
+        return task.head.load(
             model.name,
             revision=model.revision,
             dtype=model.dtype,
-            num_labels=task.num_labels,
-            label_names=task.label_names,
-            regression=task.regression,
-            seed=seed,
+            seed=recipe.train.seed,
             trust_remote_code=model.trust_remote_code,
         )
 
@@ -171,16 +152,7 @@ def base_from_config(recipe: Recipe, task: Task) -> nn.Module:
     """The model of `load_base` on the meta device: shapes without weights. Raises ModelUnreachableError."""
     model = recipe.model
     with _one_message(model.name):
-        if isinstance(task, GenerationTask):
-            return config_generator(model.name, revision=model.revision, trust_remote_code=model.trust_remote_code)
-        return config_model(
-            model.name,
-            revision=model.revision,
-            num_labels=task.num_labels,
-            label_names=task.label_names,
-            regression=task.regression,
-            trust_remote_code=model.trust_remote_code,
-        )
+        return task.head.from_config(model.name, revision=model.revision, trust_remote_code=model.trust_remote_code)
 
 
 def put_on(
@@ -230,14 +202,13 @@ def adapt(
     references = [weights_at(projections, _load_reference(recipe, task, name).model, name) for name in names]
     model.to(device)
     put_on(model, method, projections, schedule, head, seed=recipe.train.seed, references=references)
-    layout = pair_layout(base.tokenizer, decoder_start=base.decoder_start) if isinstance(task, GenerationTask) else None
     return AdaptedModel(
         model,
         base.tokenizer,
         method,
         projections,
         head,
-        layout,
+        task.layout(base),
         schedule,
         base.commit,
         fingerprint,

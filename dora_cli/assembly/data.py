@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dora_cli.assembly.build import AdaptedModel
-from dora_cli.assembly.evaluator import evaluated_splits
-from dora_cli.data import EncodedPairs, EncodedSplit, Examples, encode, encode_pairs, load_examples
+from dora_cli.data import Encoded, Examples, load_examples
 from dora_cli.errors import DataError
 from dora_cli.recipe import Recipe
 from dora_cli.tasks import Task
@@ -42,7 +41,7 @@ def load_data(recipe: Recipe, task: Task, *, held_out: float = 0.0) -> RunData:
         held_out: share of the training split that is kept from it.
     """
     training = load_split(recipe, task, "train", training=True)
-    evaluated = {split: load_split(recipe, task, split, training=False) for split in evaluated_splits(recipe, task)}
+    evaluated = {split: load_split(recipe, task, split, training=False) for split in task.evaluated_splits(recipe)}
     if not held_out:
         return RunData(training, evaluated)
     kept, held = training.held_out(held_out)
@@ -64,13 +63,13 @@ def load_split(recipe: Recipe, task: Task, split: str, *, training: bool) -> Exa
         path=data.path,
         columns=data.columns,
         labels=data.labels,
+        validation=data.validation,
+        skip=data.invalid == "skip",
         max_samples=data.max_train_samples if training else data.max_eval_samples,
         seed=0,  # which examples are kept must not depend on the seed of the run
     )
 
 
-def encode_training(recipe: Recipe, training: Examples, adapted: AdaptedModel) -> EncodedSplit | EncodedPairs:
+def encode_training(recipe: Recipe, task: Task, training: Examples, adapted: AdaptedModel) -> Encoded:
     """The training examples as `adapted` reads them."""
-    if adapted.layout is None:
-        return encode(training, adapted.tokenizer, recipe.data.max_length)
-    return encode_pairs(training, adapted.tokenizer, recipe.data.max_length, adapted.layout)
+    return task.encode(training, adapted.tokenizer, recipe.data.max_length, adapted.layout)

@@ -14,7 +14,7 @@ from torch import nn
 from dora_cli.assembly.build import base_from_config, make_method, note_on_code, note_on_rank, targets_of
 from dora_cli.assembly.data import load_data
 from dora_cli.assembly.length import RunLength
-from dora_cli.assembly.notes import note_on_java, notes_before_training, notes_on_official_sizes, notes_on_settings
+from dora_cli.assembly.notes import notes_before_training, notes_on_official_sizes, notes_on_settings
 from dora_cli.assembly.resolve import resolve
 from dora_cli.assembly.work import decide_threads
 from dora_cli.data.examples import held_out_count
@@ -194,7 +194,7 @@ def _data(recipe: Recipe, task: Task, held_out: float) -> tuple[int, list[str]]:
         notes = [*notes_on_settings(recipe), *notes_on_official_sizes(recipe, task)]
         count = size if limit is None else min(size, limit)
         count -= held_out_count(count, held_out)
-        return count, [*notes, *filter(None, [note_on_java(task)])]
+        return count, [*notes, *filter(None, [task.lacks()])]
     data = load_data(recipe, task, held_out=held_out)
     kept = 0 if data.held_out is None else len(data.held_out)
     return len(data.training), list(notes_before_training(recipe, task, data.training, data.evaluated, held_out=kept))

@@ -15,6 +15,8 @@ from dora_cli.recipe.shipped_recipes import shipped_recipes
 from dora_cli.recipe.writing.annotate import annotated
 from dora_cli.tasks import Task, get_task
 
+_MODEL = "FacebookAI/roberta-base"
+"""What most shipped recipes adapt: for a task that none is shipped for."""
 _FIRST = "e2e/gpt2-medium"
 """The recipe that stands first among a task's: the one whose results can be compared with published ones."""
 
@@ -53,14 +55,15 @@ def first_recipe(
         ModelError: a model that is not there or cannot do the task, as far as that can be known here.
     """
     task = get_task(task_name)
-    generates = task.kind == "generation"
     method = _known(method)
     recipes = {name: recipe for name, recipe in shipped_recipes().items() if recipe.task == task.name}
     recipes = {name: recipe for name, recipe in recipes.items() if recipe.method.name == method} or {
         name: recipe for name, recipe in recipes.items() if recipe.method.name == _known(None)
     }
-    kind = None if model is None else _kind(model, generates=generates)
-    name = _nearest(recipes, model, kind, generates=generates)
+    kind = None if model is None else _kind(model, task)
+    if not recipes:
+        return _plain(task, model, kind, method, file or default_file(task_name))
+    name = _nearest(recipes, model, kind, task)
     found = recipes[name]
     wanted = found
     if model is not None and model != found.model.name:
@@ -71,6 +74,26 @@ def first_recipe(
     text = annotated(wanted, _heading(wanted, task, name, found, file or default_file(task_name)))
     assert parse_recipe(text) == wanted, "a written recipe reads back"
     return FirstRecipe(text, unchecked=model if model is not None and kind is None else None)
+
+
+def _plain(task: Task, model: str | None, kind: str | None, method: str, file: str) -> FirstRecipe:
+    """A recipe of defaults, for a task that no recipe is shipped for."""
+    if model is None:
+        model, kind = _MODEL, task.head.kind_of(_MODEL)
+    source = task.fields.sources[0]
+    data = {"source": source, **({"path": "data"} if source not in ("hub", "builtin") else {})}
+    wanted = Recipe.model_validate(
+        {"task": task.name, "model": {"name": model}, "data": data, "method": {"name": method}}
+    )
+    heading = [
+        f"{about(method).title} on {task.name} with {model if model.isprintable() else repr(model)}",
+        "",
+        f"    dora train {shlex.quote(file)} --dry-run    # the schedule in steps and the parameter budget",
+        "",
+        f"Data: your own, here in the folder {data['path']}, a file for each split." if "path" in data else "",
+        "Values: defaults, which are published for other tasks: try other values of train.learning_rate first.",
+    ]
+    return FirstRecipe(annotated(wanted, heading), unchecked=model if kind is None else None)
 
 
 def _known(method: str | None) -> str:
@@ -86,23 +109,21 @@ def _known(method: str | None) -> str:
     return method
 
 
-def _nearest(recipes: Mapping[str, Recipe], model: str | None, kind: str | None, *, generates: bool) -> str:
+def _nearest(recipes: Mapping[str, Recipe], model: str | None, kind: str | None, task: Task) -> str:
     """The recipe made for this model, else one for such a model: built in or not, encoder-decoder or not."""
 
     def likeness(name: str) -> tuple[bool, ...]:
         other = recipes[name].model.name
         builtin = (model or "").startswith("builtin:") == other.startswith("builtin:")
-        alike = kind is not None and kind == _kind(other, generates=generates)
+        alike = kind is not None and kind == _kind(other, task)
         return (other == model, builtin, alike, name == _FIRST)
 
     return max(recipes, key=likeness)
 
 
-def _kind(model: str, *, generates: bool) -> str | None:
+def _kind(model: str, task: Task) -> str | None:
     # loads PyTorch, which takes seconds: only where there is something to look at
-    from dora_cli.models import kind_if_suitable
-
-    return kind_if_suitable(model, generates=generates)
+    return task.head.kind_of(model)
 
 
 def _heading(recipe: Recipe, task: Task, name: str, found: Recipe, file: str) -> list[str]:

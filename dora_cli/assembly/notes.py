@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 
 from dora_cli.data import Examples
-from dora_cli.data.notes import label_notes, limit_note, text_notes
+from dora_cli.data.notes import limit_note, text_notes
 from dora_cli.recipe import Recipe
-from dora_cli.tasks import GenerationTask, Task
+from dora_cli.tasks import Task
 
 Note = Callable[[str], None]
 """Told what a reader should know, a line at a time."""
@@ -37,8 +37,9 @@ def notes_before_training(
         "split train", "data.max_train_samples", recipe.data.max_train_samples, len(training) + held_out, "example"
     ):
         yield note
+    yield from training.notes
     yield from text_notes("split train", training)
-    yield from label_notes("split train", task.fields.labels, training, training=True)
+    yield from task.notes("split train", training, training=True)
     yield from notes_before_evaluation(recipe, task, evaluated)
 
 
@@ -46,7 +47,7 @@ def notes_before_evaluation(recipe: Recipe, task: Task, evaluated: Mapping[str, 
     """The same for an evaluation alone."""
     for name, examples in evaluated.items():
         place = f"split {name}"
-        by_source = isinstance(task, GenerationTask) and name != "train"
+        by_source = task.fields.by_source(name)
         count = len(set(examples.texts[0])) if by_source else len(examples)
         if note := limit_note(
             place,
@@ -56,10 +57,10 @@ def notes_before_evaluation(recipe: Recipe, task: Task, evaluated: Mapping[str, 
             "different source" if by_source else "example",
         ):
             yield note
+        yield from examples.notes
         yield from text_notes(place, examples)
-        zero = () if isinstance(task, GenerationTask) else task.correlations
-        yield from label_notes(place, task.fields.labels, examples, training=False, zero=zero)
-    if note := note_on_java(task):
+        yield from task.notes(place, examples, training=False)
+    if note := task.lacks():
         yield note
 
 
@@ -82,20 +83,11 @@ def notes_on_official_sizes(recipe: Recipe, task: Task) -> Iterator[str]:
     """Limits above what the hub has, told by the official sizes: the hub itself is not asked."""
     data = recipe.data
     wanted = [("train", "data.max_train_samples", data.max_train_samples)]
-    if not isinstance(task, GenerationTask):  # of which evaluations count sources, and sizes count references
-        wanted += [(split, "data.max_eval_samples", data.max_eval_samples) for split in task.eval_splits]
+    wanted += [
+        (split, "data.max_eval_samples", data.max_eval_samples)
+        for split in task.eval_splits
+        if not task.fields.by_source(split)  # sizes count references
+    ]
     for split, key, limit in wanted:
         if note := limit_note(f"split {split}", key, limit, task.splits[split], "example"):
             yield note
-
-
-def note_on_java(task: Task) -> str | None:
-    """What the end of a run will lack without Java; None where nothing."""
-    if not isinstance(task, GenerationTask) or "meteor" not in task.scores:
-        return None
-    from dora_cli.metrics.e2e.java import look_for_java
-
-    problem = look_for_java()["problem"]
-    return problem and (
-        f"METEOR will not be computed at the end, and ROUGE-L and CIDEr will use a tokenisation in Python: {problem}"
-    )

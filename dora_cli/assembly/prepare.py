@@ -20,9 +20,10 @@ from dora_cli.assembly.length import RunLength
 from dora_cli.assembly.notes import Note
 from dora_cli.assembly.rehearsal import rehearse
 from dora_cli.assembly.work import decide_threads
-from dora_cli.data import EncodedPairs, EncodedSplit
-from dora_cli.evaluation.base import Evaluator, Progress
+from dora_cli.data import Encoded
+from dora_cli.evaluation.base import Progress
 from dora_cli.evaluation.calibration import Calibrator
+from dora_cli.evaluation.measuring import Evaluator
 from dora_cli.machine.capture import choose_capture
 from dora_cli.machine.ground import Ground
 from dora_cli.machine.memory import memory_advice
@@ -54,7 +55,7 @@ class Prepared:
     task: Task
     length: RunLength
     adapted: AdaptedModel
-    train: EncodedSplit | EncodedPairs
+    train: Encoded
     evaluator: Evaluator
     ground: Ground
     captured: bool
@@ -148,8 +149,8 @@ def prepare(
     Raises:
         DoraError: the model cannot be trained or evaluated on these data.
     """
-    train = encode_training(recipe, data.training, adapted)
-    held_out = None if data.held_out is None else encode_training(recipe, data.held_out, adapted)
+    train = encode_training(recipe, task, data.training, adapted)
+    held_out = None if data.held_out is None else encode_training(recipe, task, data.held_out, adapted)
     evaluator = make_evaluator(
         recipe,
         task,

@@ -10,9 +10,10 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from dora_cli.assembly.build import AdaptedModel
-from dora_cli.data import EncodedPairs, EncodedSplit, to_device
+from dora_cli.data import Encoded, inputs_of, to_device
 from dora_cli.errors import DoraError, ModelError
-from dora_cli.evaluation.base import Evaluator, Trial
+from dora_cli.evaluation.base import Trial
+from dora_cli.evaluation.measuring import Evaluator
 from dora_cli.evaluation.passes import evaluation_mode, extremes
 from dora_cli.machine.memory import memory_advice
 from dora_cli.recipe import Recipe
@@ -26,7 +27,7 @@ def rehearse(
     recipe: Recipe,
     task: Task,
     adapted: AdaptedModel,
-    train: EncodedSplit | EncodedPairs,
+    train: Encoded,
     evaluator: Evaluator,
     accelerator: Accelerator,
 ) -> None:
@@ -42,17 +43,14 @@ def rehearse(
             _attempt(trial, recipe, adapted)
 
 
-def _forward(
-    recipe: Recipe, task: Task, adapted: AdaptedModel, train: EncodedSplit | EncodedPairs, accelerator: Accelerator
-) -> None:
+def _forward(recipe: Recipe, task: Task, adapted: AdaptedModel, train: Encoded, accelerator: Accelerator) -> None:
     """The widest and the narrowest batch of the training data, to their losses."""
     for indices in extremes(train.lengths, recipe.train.batch_size):
         batch = to_device(train.collate(indices), accelerator.device)
-        labels = batch.pop("labels")
         with accelerator.autocast():
-            logits = adapted.model(**batch).logits
+            outputs = adapted.model(**inputs_of(batch))
         # waits for what the device has to say
-        task.losses(logits, labels, label_smoothing=recipe.train.label_smoothing).cpu()
+        task.losses(outputs, batch, label_smoothing=recipe.train.label_smoothing).cpu()
 
 
 def _attempt(trial: Trial, recipe: Recipe, adapted: AdaptedModel) -> None:

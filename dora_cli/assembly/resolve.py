@@ -6,9 +6,9 @@ import difflib
 
 from dora_cli.errors import CheckpointError, RecipeError
 from dora_cli.files import at_home
-from dora_cli.recipe import DecodeSection, LoraMethod, Recipe
+from dora_cli.recipe import LoraMethod, Recipe
 from dora_cli.runs.run_folder import RunRecords
-from dora_cli.tasks import ClassificationTask, GenerationTask, Task, get_task
+from dora_cli.tasks import Task, get_task
 
 
 def resolve(recipe: Recipe) -> tuple[Recipe, Task]:
@@ -18,18 +18,12 @@ def resolve(recipe: Recipe) -> tuple[Recipe, Task]:
         RecipeError: no such task, or keys that mean nothing to it; every problem at once.
     """
     task = get_task(recipe.task)
-    problems = [
-        *_metric(recipe, task),
-        *(_generation(recipe, task) if isinstance(task, GenerationTask) else _classification(recipe, task)),
-    ]
+    problems = [*_metric(recipe, task), *task.problems(recipe)]
     if problems:
         raise RecipeError(problems)
-    recipe = with_ranks(recipe)
-    if isinstance(task, GenerationTask):
-        decode = recipe.decode or DecodeSection()
-        recipe = recipe.model_copy(
-            update={"decode": decode.model_copy(update={"split": decode.split or task.decoded_split})}
-        )
+    recipe, task = task.settle(with_ranks(recipe))
+    if problems := _metric(recipe, task):  # data may have said that it is none of the task's
+        raise RecipeError(problems)
     return recipe, task
 
 
@@ -71,34 +65,3 @@ def _metric(recipe: Recipe, task: Task) -> list[str]:
             f"{', '.join(task.epoch_metrics)}{hint}"
         )
     ]
-
-
-def _classification(recipe: Recipe, task: ClassificationTask) -> list[str]:
-    problems = []
-    if recipe.decode is not None:
-        problems.append(f"decode: {task.name} generates no text; remove the section")
-    if task.regression and recipe.train.label_smoothing:
-        problems.append(
-            f"train.label_smoothing: is {recipe.train.label_smoothing}, but the label of {task.name} is a number, not "
-            "a class; set it to 0"
-        )
-    return problems
-
-
-def _generation(recipe: Recipe, task: GenerationTask) -> list[str]:
-    problems = []
-    decode = recipe.decode or DecodeSection()
-    if decode.split is not None and decode.split not in task.splits:
-        problems.append(f"decode.split: {task.name} has no split {decode.split!r}; it has {', '.join(task.splits)}")
-    if recipe.data.labels is not None:
-        problems.append(f"data.labels: {task.name} has references, not labels; remove the key")
-    if recipe.method.name == "head":
-        problems.append(
-            f"method.name: head trains a head alone, and the model of {task.name} has none; choose dora or lora"
-        )
-    if (recipe.eval.metric or "").startswith("greedy_") and not decode.epoch_samples:
-        problems.append(
-            f"eval.metric: {recipe.eval.metric} needs outputs after every epoch, but decode.epoch_samples "
-            "is 0; raise it"
-        )
-    return problems

@@ -12,7 +12,7 @@ import torch
 
 from dora_cli.assembly.build import AdaptedModel, adapt, load_base, make_method, note_on_code
 from dora_cli.assembly.data import load_split
-from dora_cli.assembly.evaluator import evaluated_splits, make_evaluator
+from dora_cli.assembly.evaluator import make_evaluator
 from dora_cli.assembly.notes import Note, notes_before_evaluation, unheard
 from dora_cli.assembly.resolve import resolve
 from dora_cli.assembly.weights import Weights, load_weights
@@ -190,13 +190,14 @@ def evaluate_saved(
 
     Returns:
         ``task, model, method, checkpoint, step, epoch, splits, metrics``, and, where the data are those of the run,
-        ``recorded`` (what the run wrote down for these weights) and ``identical``.
+        ``recorded`` (what the run wrote down for these weights) and ``identical``; of classes of the user's own also
+            ``confusion``.
     """
 
     def splits(recipe: Recipe, task: Task) -> Sequence[str]:
         if split is not None and split not in task.splits:
             raise RecipeError(f"--split {split}: {task.name} has {', '.join(task.splits)}")
-        return evaluated_splits(recipe, task, split)
+        return task.evaluated_splits(recipe) if split is None else (split,)
 
     restored = restore(checkpoint, overrides, splits, note)
     recipe, task, adapted, weights = restored.recipe, restored.task, restored.adapted, restored.weights
@@ -227,6 +228,8 @@ def evaluate_saved(
         "splits": {name: len(part) for name, part in restored.examples.items()},
         "metrics": finished.metrics,
     }
+    if evaluator.confusion is not None:
+        result["confusion"] = evaluator.confusion
     if split is None:
         other_data, other_machine = _differences(restored)
         for difference in other_data:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
@@ -10,21 +9,26 @@ import typer
 
 from dora_cli.commands.inputs import is_stdin, readable
 from dora_cli.errors import OptionError
-from dora_cli.libraries import loading
 from dora_cli.printable import say
 
 EPILOG = "Example:  dora score e2e --predictions out.txt --references ref.txt"
 
 
-class Scored(str, Enum):
-    """Tasks whose outputs can be scored without a model."""
+def _scored() -> list[str]:
+    from dora_cli.tasks import get_task, task_names
 
-    e2e = "e2e"
+    return [name for name in task_names() if get_task(name).decodes]
 
 
 def score(
     task: Annotated[
-        Scored, typer.Argument(metavar="TASK", help="What the outputs were generated for: e2e.", show_default=False)
+        str,
+        typer.Argument(
+            metavar="TASK",
+            help="What the outputs were generated for: e2e.",
+            show_default=False,
+            autocompletion=_scored,
+        ),
     ],
     predictions: Annotated[
         Path,
@@ -52,24 +56,24 @@ def score(
     """Score generated texts against references: BLEU, NIST, METEOR, ROUGE-L and CIDEr as the E2E challenge does."""
     import json
 
-    from dora_cli.metrics.e2e.score_files import read_pairs
+    from dora_cli.tasks import get_task
     from dora_cli.wording import plural
 
-    with loading("what computes the metrics of e2e"):
-        from dora_cli.metrics.e2e.score import score_e2e
-
+    found = get_task(task)
+    if not found.decodes:
+        raise OptionError(f"outputs of {task} are no texts; texts are those of {', '.join(_scored())}")
     if is_stdin(predictions) and is_stdin(references):
         raise OptionError(
             "--predictions and --references are both stdin, which can be read once; give one of them as a file"
         )
     with readable(predictions, "--predictions") as given, readable(references, "--references") as against:
         assert given is not None
-        outputs, wanted = read_pairs(given, against)
-    scores = score_e2e(outputs, wanted)
+        outputs, wanted = found.read_scored(given, against)
+    scores = found.score(outputs, wanted)
     if as_json:
-        say(json.dumps({"metrics": scores.metrics}, indent=2))
+        say(json.dumps({"metrics": dict(scores.metrics)}, indent=2))
     else:
-        say(f"{task.value}: {plural(len(outputs), 'output')}, {plural(sum(map(len, wanted)), 'reference')}")
+        say(f"{task}: {plural(len(outputs), 'output')}, {plural(sum(map(len, wanted)), 'reference')}")
         for name, value in scores.metrics.items():
             say(f"{name:8}{'-' if value is None else f'{value:.4f}':>8}")
     for note in scores.notes:

@@ -1,16 +1,17 @@
 """Where examples come from, how they are encoded, and in which order they are seen."""
 
 from dora_cli.data.batches import Group, plan_epoch, steps_per_epoch
-from dora_cli.data.encoding import EncodedSplit, encode
+from dora_cli.data.encoding import Encoded, EncodedSplit, encode
 from dora_cli.data.examples import Examples
 from dora_cli.data.layout import PairLayout, pair_layout
 from dora_cli.data.pairs import EncodedPairs, EncodedSources, encode_pairs, encode_sources
 from dora_cli.data.references import ReferenceGroups, group_references
 from dora_cli.data.sources.files import read_file
 from dora_cli.data.sources.load import load_examples
-from dora_cli.data.transfer import to_device
+from dora_cli.data.transfer import inputs_of, to_device
 
 __all__ = [
+    "Encoded",
     "EncodedPairs",
     "EncodedSources",
     "EncodedSplit",
@@ -22,6 +23,7 @@ __all__ = [
     "encode_pairs",
     "encode_sources",
     "group_references",
+    "inputs_of",
     "load_examples",
     "pair_layout",
     "plan_epoch",

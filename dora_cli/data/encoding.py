@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,24 @@ from dora_cli.errors import DataError
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
+
+
+class Encoded(Protocol):
+    """A split as a model reads it, held in memory. Rows need not be examples: a long text may take several."""
+
+    def __len__(self) -> int:
+        """How many rows."""
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """Tokens of each row, ``(N,)``."""
+
+    @property
+    def units(self) -> npt.NDArray[np.int64]:
+        """Loss units of each row, ``(N,)``: what the loss of a group of batches is divided by."""
+
+    def collate(self, indices: Sequence[int] | npt.NDArray[np.integer], pad_multiple: int = 8) -> dict[str, Tensor]:
+        """A padded batch of some rows. What the model does not read has a name that begins with ``labels``."""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from math import ceil
 
@@ -19,10 +19,12 @@ class Examples:
             references, a source once for each of its references; the sources alone where there are no references.
         labels: class ids, or floats for a regression; None where there are none, as in official test files and for
             generation.
+        notes: what is to be said of how they came about; no part of what they are.
     """
 
     texts: tuple[list[str], ...]
     labels: list[int] | list[float] | None
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         assert len(self.texts) in (1, 2), "one or two texts per example"
@@ -91,9 +93,34 @@ class Examples:
         held[by_class[places]] = True
         return self._rows(np.flatnonzero(~held).tolist()), self._rows(np.flatnonzero(held).tolist())
 
+    def parted(self, share: float) -> tuple[Examples, Examples]:
+        """The examples in two parts, of which the second holds about `share` of them; each in the original order.
+
+        Of every class its share, and at least one example where it has two. What has references is parted by its
+        sources. The choice depends on labels or sources and `share` only.
+        """
+        if self.labels is None:
+            groups: dict[object, list[int]] = {}
+            for row, source in enumerate(self.texts[0]):
+                groups.setdefault(source, []).append(row)
+            strata = [list(groups.values())]
+        else:
+            by_label: dict[object, list[list[int]]] = {}
+            numbers = any(isinstance(label, float) for label in self.labels)
+            for row, label in enumerate(self.labels):
+                by_label.setdefault(None if numbers else label, []).append([row])
+            strata = list(by_label.values())
+        held: set[int] = set()
+        for members in strata:
+            count = min(max(round(share * len(members)), 1), len(members) - 1)
+            for chosen in _choice(len(members), count, seed=0) if count else ():
+                held.update(members[chosen])
+        parts = [[row for row in range(len(self)) if (row in held) is second] for second in (False, True)]
+        return self._rows(parts[0]), self._rows(parts[1])
+
     def _rows(self, kept: list[int]) -> Examples:
         labels = None if self.labels is None else [self.labels[i] for i in kept]
-        return Examples(tuple([column[i] for i in kept] for column in self.texts), labels)
+        return Examples(tuple([column[i] for i in kept] for column in self.texts), labels, self.notes)
 
 
 def held_out_count(total: int, share: float) -> int:

@@ -14,6 +14,11 @@ _ALIGNMENT = 16
 Batch: TypeAlias = "Mapping[str, torch.Tensor]"
 
 
+def inputs_of(batch: Batch) -> dict[str, torch.Tensor]:
+    """What a model reads of a batch: all but its labels."""
+    return {name: tensor for name, tensor in batch.items() if not name.startswith("labels")}
+
+
 def to_device(batch: Batch, device: torch.device) -> dict[str, torch.Tensor]:
     """The tensors of `batch` on `device`; on CUDA by one copy of all of them, which the host does not wait for.
 

@@ -18,7 +18,7 @@ _ROOT = Path(__file__).parents[2]
 _TORCHVISION = "torchvision"
 _MODULES = {"pyyaml": "yaml", "scikit-learn": "sklearn"}
 """Modules that are not called like their distribution."""
-_LOOKED_UP = {"datasets", "evaluate", "transformers"}
+_LOOKED_UP = {"accelerate", "datasets", "evaluate", "transformers"}
 """Written in Python alone, and slow to import: transformers reads the list of its contents, evaluate takes longer than
 all others together. Their files and the versions that they need are looked up instead, and what they need of compiled
 packages, which break in other ways, is imported; they themselves only where a file is not as it was installed."""

@@ -1,14 +1,10 @@
-"""The contract of an evaluation: after every epoch, and of finished weights."""
+"""What an evaluation gives, and what is tried of it before a run."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
-
-from torch import nn
-
-from dora_cli.methods import Method
+from typing import Any
 
 Metrics = dict[str, float | None]
 """Values by name; None where one cannot be computed on this machine."""
@@ -52,32 +48,3 @@ class Trial:
     batch: str
     attempt: Callable[[], object]
     fix: str = "choose another model"
-
-
-class Evaluator(Protocol):
-    """Evaluates one model again and again on data that is encoded once.
-
-    Every process calls it; all get the whole result.
-    """
-
-    generates: bool
-    """Whether `finish` generates text, and so knows more than `epoch`."""
-
-    def prepare(self) -> None:
-        """Loads the libraries of the metrics, which the first evaluation would load otherwise, and has them score two
-        rows.
-
-        Raises:
-            LibraryError: one of them is broken.
-        """
-
-    def trials(self, model: nn.Module, method: Method) -> Sequence[Trial]:
-        """What `epoch` and `finish` do with the model, in an order in which the earlier tells more of why the later
-        fails.
-        """
-
-    def epoch(self, model: nn.Module, method: Method) -> Metrics:
-        """The metrics between epochs, as far as the task's `epoch_metrics`."""
-
-    def finish(self, model: nn.Module, method: Method) -> Finished:
-        """Everything about finished weights."""

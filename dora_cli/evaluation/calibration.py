@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from dora_cli.data import EncodedPairs, EncodedSplit, to_device
+from dora_cli.data import Encoded, inputs_of, to_device
 from dora_cli.data.masks import real_tokens
 from dora_cli.evaluation.passes import Indices, batches_by_length, evaluation_mode
 from dora_cli.methods.base import Calibration, Measured, Site
@@ -19,8 +19,7 @@ from dora_cli.methods.linear import is_transposed, weight_of
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-Encoded = EncodedSplit | EncodedPairs
-LossFunction = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+LossFunction = Callable[[Any, Mapping[str, torch.Tensor]], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class Calibrator:
     Attributes:
         model: with the method in its place, its dropout off meanwhile.
         sites: what the method adapts.
-        loss: of each loss unit, from logits and labels.
+        loss: of each loss unit, from what the model gave and the batch.
         train: the examples that are learned from.
         held_out: those that are kept from it; None where there are none.
         batch_size: of a micro-batch.
@@ -69,17 +68,15 @@ class Calibrator:
         for indices in batches:
             yield to_device(data.collate(indices), self.accelerator.device)
 
-    def _logits(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        inputs = {key: value for key, value in batch.items() if key != "labels"}
+    def _outputs(self, batch: Mapping[str, torch.Tensor]) -> Any:
         with self.accelerator.autocast():
-            logits: torch.Tensor = self.model(**inputs).logits
-        return logits
+            return self.model(**inputs_of(batch))
 
     def _mean_loss(self, data: Encoded, batches: Sequence[Indices]) -> float:
         total = torch.zeros(2, dtype=torch.float64, device=self.accelerator.device)
         with evaluation_mode(self.model):
             for indices, batch in zip(batches, self._batches(data, batches), strict=True):
-                total[0] += self.loss(self._logits(batch), batch["labels"]).sum()
+                total[0] += self.loss(self._outputs(batch), batch).sum()
                 total[1] += int(data.units[indices].sum())
         loss, units = self._summed([total])[0].tolist()
         return float(loss / units)
@@ -104,7 +101,7 @@ class Calibrator:
         with evaluation_mode(self.model), self._reading(read):
             for batch in self._batches(self.train, batches):
                 masks = real_tokens(batch) or {}
-                self._logits(batch)
+                self._outputs(batch)
         *summed, counts = self._summed([*moments.values(), rows])
         return {name: moment / count for name, moment, count in zip(moments, summed, counts, strict=True)}
 
@@ -138,7 +135,7 @@ class Calibrator:
             for weight in weights:
                 weight.requires_grad_(True)
             for indices, batch in zip(batches, self._batches(self.train, batches), strict=True):
-                self.loss(self._logits(batch), batch["labels"]).sum().backward()
+                self.loss(self._outputs(batch), batch).sum().backward()
                 units += int(self.train.units[indices].sum())
                 for site, weight in zip(self.sites, weights, strict=True):
                     if weight.grad is not None:

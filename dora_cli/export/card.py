@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +15,12 @@ from dora_cli.export.factors import Factors
 from dora_cli.files import at_home
 from dora_cli.methods.base import Site
 from dora_cli.models.source import BUILTIN_PREFIX
-from dora_cli.printable import escape, escape_json
+from dora_cli.printable import escape
+from dora_cli.python_text import call, literal
 from dora_cli.recipe import Recipe, dump_recipe
 from dora_cli.recipe.fields import Section
 from dora_cli.recipe.methods import about, method_name
-from dora_cli.tasks import ClassificationTask, Task
+from dora_cli.tasks import Task, Use
 from dora_cli.wording import plural
 
 TASK_TYPES = {
@@ -128,7 +128,7 @@ The adapter is plain LoRA: {plural(sum(ranks), "component")} in {adapted} of {pl
     auto = [
         f"from peft import {kind}",
         "",
-        *_call(f"model = {kind}.from_pretrained", ['"."', *_arguments(card)]),
+        *call(f"model = {kind}.from_pretrained", ['"."', *_arguments(card)]),
     ]
     return _page(
         card,
@@ -153,9 +153,9 @@ def merged_card(card: Card) -> str:
         "",
         'tokenizer = AutoTokenizer.from_pretrained(".")',
     ]
-    code += _call(
+    code += call(
         f"model = {card.auto_class}.from_pretrained",
-        ['"."', f"dtype={_literal(card.written.dtype)}", *_code_of_strangers(card)],
+        ['"."', f"dtype={literal(card.written.dtype)}", *_code_of_strangers(card)],
     )
     code[-1] += ".eval()"
     return _page(
@@ -183,13 +183,13 @@ def adapter_card(written: Written, method: Section, base: str, architecture: str
     """
     code = [f"from transformers import {architecture}", ""]
     if written.format == "merged":
-        code += _call(f"model = {architecture}.from_pretrained", ['"."', f"dtype={_literal(written.dtype)}"])
+        code += call(f"model = {architecture}.from_pretrained", ['"."', f"dtype={literal(written.dtype)}"])
     else:
         labels = [] if num_labels is None else [f"num_labels={num_labels}", "ignore_mismatched_sizes=True"]
         code = [
             "from peft import PeftModel",
             *code,
-            *_call(f"base = {architecture}.from_pretrained", [_literal(base), *labels]),
+            *call(f"base = {architecture}.from_pretrained", [literal(base), *labels]),
         ]
         code.append('model = PeftModel.from_pretrained(base, ".")')
     code[-1] += ".eval()"
@@ -240,9 +240,9 @@ def _front(card: Card, library: str) -> dict[str, Any]:
     found: dict[str, Any] = {"library_name": library}
     if not Path(card.base).is_absolute():  # the hub knows no folders
         found["base_model"] = card.base
-    found["pipeline_tag"] = "text-classification" if isinstance(card.task, ClassificationTask) else "text-generation"
-    if card.recipe.data.source == "hub":
-        found["datasets"] = [card.task.hub.path]
+    found["pipeline_tag"] = card.task.pipeline_tag
+    if card.recipe.data.source == "hub" and (hub := card.task.fields.hub) is not None:
+        found["datasets"] = [hub.path]
     own = about(method_name(card.trained.method) or "").tags
     found["tags"] = list(dict.fromkeys([*(["lora"] if library == "peft" else []), *own, card.task.name]))
     return found
@@ -253,16 +253,16 @@ def _front(card: Card, library: str) -> dict[str, Any]:
 
 def _peft_lines(card: Card) -> list[str]:
     lines = ["from peft import PeftModel", f"from transformers import {card.auto_class}, AutoTokenizer", ""]
-    place = [_literal(card.base), *_revision(card)]
-    lines += _call("tokenizer = AutoTokenizer.from_pretrained", [*place, *_code_of_strangers(card)])
-    lines += _call(
-        f"base = {card.auto_class}.from_pretrained", [_literal(card.base), *_revision(card), *_arguments(card)]
+    place = [literal(card.base), *_revision(card)]
+    lines += call("tokenizer = AutoTokenizer.from_pretrained", [*place, *_code_of_strangers(card)])
+    lines += call(
+        f"base = {card.auto_class}.from_pretrained", [literal(card.base), *_revision(card), *_arguments(card)]
     )
     return [*lines, 'model = PeftModel.from_pretrained(base, ".").eval()']
 
 
 def _revision(card: Card) -> list[str]:
-    return [f"revision={_literal(card.revision)}"] if card.revision else []
+    return [f"revision={literal(card.revision)}"] if card.revision else []
 
 
 def _code_of_strangers(card: Card) -> list[str]:
@@ -271,71 +271,18 @@ def _code_of_strangers(card: Card) -> list[str]:
 
 def _arguments(card: Card) -> list[str]:
     """What the base model must be told to be the one that was trained: its type, and the head's size and labels."""
-    found = [f"dtype={_literal(card.recipe.model.dtype)}"]
-    if isinstance(card.task, ClassificationTask):
-        found.append(f"num_labels={card.task.num_labels}")
-        if card.task.label_names is not None:
-            found.append(f"id2label={dict(enumerate(card.task.label_names))!r}")
-            found.append(f"label2id={ {label: index for index, label in enumerate(card.task.label_names)}!r}")
+    found = [f"dtype={literal(card.recipe.model.dtype)}"]
+    if own := card.task.head.arguments():
+        found += own
         if card.pad_token is not None:
             found.append(f"pad_token_id={card.pad_token}")
         found.append("ignore_mismatched_sizes=True")
     return found + _code_of_strangers(card)
 
 
-def _literal(text: str) -> str:
-    """`text` as Python source, in the quotes of the lines around it."""
-    return escape_json(json.dumps(text, ensure_ascii=False))
-
-
-def _call(function: str, arguments: Sequence[str]) -> list[str]:
-    line = f"{function}({', '.join(arguments)})"
-    return [line] if len(line) <= 120 else [f"{function}(", *(f"    {argument}," for argument in arguments), ")"]
-
-
 def _use(card: Card, *, adapter: bool) -> list[str]:
-    return _classify(card) if isinstance(card.task, ClassificationTask) else _generate(card, adapter=adapter)
-
-
-def _classify(card: Card) -> list[str]:
-    assert isinstance(card.task, ClassificationTask)
-    texts = ", ".join(_literal(f"the {column}") for column in card.task.text_columns)
-    lines = ["import torch", ""]
-    if card.pad_with_end:
-        lines.append("tokenizer.pad_token = tokenizer.eos_token")
-    lines += [
-        f'inputs = tokenizer({texts}, truncation=True, max_length={card.recipe.data.max_length}, return_tensors="pt")',
-        "with torch.no_grad():",
-        "    logits = model(**inputs).logits",
-    ]
-    if card.task.regression:
-        return [*lines, "print(logits[0, 0].item())"]
-    return [*lines, "print(model.config.id2label[logits[0].argmax().item()])"]
-
-
-def _generate(card: Card, *, adapter: bool) -> list[str]:
-    layout = card.layout
-    assert layout is not None
-    before, after = ([str(list(tokens))] if tokens else [] for tokens in (layout.before, layout.separator))
-    ids = " + ".join([*before, "tokenizer(source, add_special_tokens=False).input_ids", *after])
-    start = [f"decoder_input_ids=torch.tensor([{list(layout.start)}])"] if layout.encoder_decoder else []
-    prompt = str(len(layout.start)) if layout.encoder_decoder else "ids.shape[1]"
-    lines = ["import torch"]
-    if adapter:  # on the base itself, because what a caller leaves open comes from there: forced tokens, penalties
-        settings = [f"{key}={value!r}" for key, value in card.generation.items()]
-        lines += [
-            "from transformers import GenerationConfig",
-            "",
-            *_call("model.get_base_model().generation_config = GenerationConfig", settings),
-        ]
-    return [
-        *lines,
-        "",
-        'source = "name[Blue Spice], eatType[pub], area[riverside]"',
-        f"ids = torch.tensor([{ids}])",
-        *_call("written = model.generate", ["input_ids=ids", "attention_mask=torch.ones_like(ids)", *start]),
-        f"print(tokenizer.decode(written[0, {prompt}:], skip_special_tokens=True).strip())",
-    ]
+    length = card.recipe.data.max_length
+    return card.task.use(Use(length, card.pad_with_end, card.layout, card.generation, adapter))
 
 
 def _notes(card: Card) -> list[str]:

@@ -14,6 +14,7 @@ from torch import nn
 from dora_cli.errors import ExportError
 from dora_cli.models import max_positions
 from dora_cli.models.family import is_encoder_decoder
+from dora_cli.models.outputs import logits_in
 from dora_cli.models.quiet import quiet_loading
 
 ROWS, TOKENS = 4, 24
@@ -70,7 +71,8 @@ def logits_of(
     model.eval()
     device = next(model.parameters()).device
     with autocast or nullcontext():
-        return model(**{key: value.to(device) for key, value in batch.items()}).logits.double().cpu()
+        found = logits_in(model(**{key: value.to(device) for key, value in batch.items()}))
+        return torch.cat([logits.double() for logits in found.values()], dim=-1).cpu()
 
 
 def compare(

@@ -35,7 +35,7 @@ from dora_cli.json_text import to_json
 from dora_cli.machine.threads import own_threads
 from dora_cli.models.family import is_decoder_only
 from dora_cli.recipe import check_listed
-from dora_cli.tasks import GenerationTask, Task
+from dora_cli.tasks import Task
 from dora_cli.training.listener import Listener, SilentListener
 from dora_cli.version import __version__
 
@@ -311,11 +311,8 @@ def _check_sound(agreement: Agreement, dtype: str, base: str) -> None:
 
 
 def _auto_class(restored: Restored) -> str:
-    if not isinstance(restored.task, GenerationTask):
-        return "AutoModelForSequenceClassification"
     layout = restored.adapted.layout
-    assert layout is not None
-    return "AutoModelForSeq2SeqLM" if layout.encoder_decoder else "AutoModelForCausalLM"
+    return restored.task.head.auto_class(encoder_decoder=layout is not None and layout.encoder_decoder)
 
 
 def _generation(restored: Restored) -> Any | None:
@@ -350,7 +347,7 @@ def _card(restored: Restored, written: Written) -> Card:
 
 def _reads_last_token(task: Task, config: Any) -> bool:
     """Classifiers on a decoder take the last token that is no padding, so they must know which is."""
-    return not isinstance(task, GenerationTask) and is_decoder_only(config)
+    return task.head.reads_last_token and is_decoder_only(config)
 
 
 def describe(agreement: Agreement, dtype: str) -> str:

@@ -8,21 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from dora_cli.assembly.evaluator import decoding
 from dora_cli.assembly.restore import Restored, restore
-from dora_cli.data import Examples, encode, encode_sources, group_references, read_file
+from dora_cli.data import Examples, encode_sources, group_references, read_file
 from dora_cli.data.notes import text_notes
 from dora_cli.errors import RecipeError
-from dora_cli.evaluation.classification import compute_logits
 from dora_cli.evaluation.decoding import decode
+from dora_cli.evaluation.measuring import keep_rows
 from dora_cli.library.submission import Destination, Part
 from dora_cli.machine.memory import memory_advice
 from dora_cli.machine.processes import is_main
 from dora_cli.machine.threads import own_threads
 from dora_cli.recipe import Recipe, check_listed
-from dora_cli.tasks import ClassificationTask, GenerationTask, Task
+from dora_cli.tasks import Answers, Task
 from dora_cli.training.listener import Listener, SilentListener
 
 Check = Callable[[Recipe, Task, Sequence[str]], None]
@@ -137,7 +135,7 @@ def _predict(
     own: dict[str, Examples] = {}
 
     def splits(recipe: Recipe, task: Task) -> Sequence[str]:
-        names = () if file is not None else _splits(recipe, task, split)
+        names = () if file is not None else task.predicted_splits(recipe, split)
         check(recipe, task, names)
         if file is not None:
             own[str(file)] = read_file(task.fields, file, recipe.data.columns)
@@ -164,27 +162,16 @@ def _from_files(file: Path, overrides: Sequence[str]) -> Sequence[str]:
     return ["data.source=files", f"data.path={json.dumps(str(file.parent))}", *overrides]
 
 
-def _splits(recipe: Recipe, task: Task, split: str | None) -> Sequence[str]:
-    if isinstance(task, ClassificationTask) and split in (None, "test"):
-        return tuple(task.tsv.submissions)
-    if split is None:
-        assert recipe.decode is not None and recipe.decode.split is not None
-        return (recipe.decode.split,)
-    if split not in task.splits:
-        raise RecipeError(f"--split {split}: {task.name} has {', '.join(task.splits)}")
-    return (split,)
-
-
 def _part(restored: Restored, name: str, examples: Examples, listener: Listener, *, several: bool) -> Part:
-    if isinstance(restored.task, GenerationTask):
-        return Part(name, _decoded(restored, restored.task, name, examples, listener), None)
-    return _classified(restored, restored.task, name, examples, listener, several=several)
+    if restored.task.decodes:
+        return Part(name, _decoded(restored, name, examples, listener), None)
+    answers = _answered(restored, name, examples, listener)
+    records = [{"split": name, **record} for record in answers.records] if several else answers.records
+    return Part(name, records, answers.official)
 
 
-def _decoded(
-    restored: Restored, task: GenerationTask, name: str, examples: Examples, listener: Listener
-) -> list[dict[str, Any]]:
-    recipe, adapted = restored.recipe, restored.adapted
+def _decoded(restored: Restored, name: str, examples: Examples, listener: Listener) -> list[dict[str, Any]]:
+    recipe, adapted, task = restored.recipe, restored.adapted, restored.task
     assert adapted.layout is not None
     groups = group_references(examples)
     sources = encode_sources(groups.sources, adapted.tokenizer, recipe.data.max_length, adapted.layout)
@@ -208,32 +195,17 @@ def _decoded(
     return [records[source] for source in asked]
 
 
-def _classified(
-    restored: Restored, task: ClassificationTask, name: str, examples: Examples, listener: Listener, *, several: bool
-) -> Part:
-    recipe, adapted = restored.recipe, restored.adapted
-    encoded = encode(examples, adapted.tokenizer, recipe.data.max_length)
+def _answered(restored: Restored, name: str, examples: Examples, listener: Listener) -> Answers:
+    recipe, adapted, task = restored.recipe, restored.adapted, restored.task
+    encoded = task.encode(examples, adapted.tokenizer, recipe.data.max_length, adapted.layout)
     # in the batches of an evaluation, not folded: the numbers are those of dora eval
     with memory_advice(recipe, "eval"):
-        logits = compute_logits(
+        kept = keep_rows(
             adapted.model,
             encoded,
+            task,
             batch_size=recipe.eval.batch_size,
             accelerator=restored.ground.accelerator,
             progress=lambda done, total: listener.evaluating(name, done, total),
         )
-    predictions = task.predictions(logits).tolist()
-    names = recipe.data.labels or task.label_names  # as the user's own files write them
-    shares = torch.softmax(logits.double(), dim=-1).tolist()
-    records = []
-    for row, prediction in enumerate(predictions):
-        record: dict[str, Any] = {"split": name} if several else {}
-        record |= {column: texts[row] for column, texts in zip(task.text_columns, examples.texts, strict=True)}
-        record["prediction"] = prediction if names is None else names[prediction]
-        if names is not None:
-            record["probabilities"] = dict(zip(names, shares[row], strict=True))
-        if examples.labels is not None:
-            label = examples.labels[row]
-            record["label"] = label if names is None else names[int(label)]
-        records.append(record)
-    return Part(name, records, predictions)
+    return task.answer(kept, examples, recipe)

@@ -12,7 +12,7 @@ from dora_cli.errors import OutputError
 from dora_cli.files import real_path
 from dora_cli.json_text import to_jsonl
 from dora_cli.runs.output_files import check_output_file, is_stdout, write_output
-from dora_cli.tasks import ClassificationTask, Task
+from dora_cli.tasks import Task
 from dora_cli.wording import plural
 
 FORMS = (
@@ -28,12 +28,12 @@ class Part:
     Attributes:
         name: of the split, or the file's path.
         records: what JSON lines hold.
-        predictions: class ids, or numbers for a regression; None for texts.
+        official: the predictions as the benchmark writes them; None where there is none.
     """
 
     name: str
     records: list[dict[str, Any]]
-    predictions: Sequence[float] | None
+    official: Sequence[str] | None
 
 
 @dataclass(frozen=True)
@@ -70,14 +70,17 @@ class Destination:
         suffix = path.suffix.lower()
         if is_stdout(output):
             paths, official = [path], False
-        elif not isinstance(task, ClassificationTask):
-            if folder:
-                raise OutputError(f"--output {output} is a folder; name a file in it, such as {path / 'out.txt'}")
+        elif folder and not task.submissions:
+            name = "out.txt" if task.decodes else "out.jsonl"
+            raise OutputError(f"--output {output} is a folder; name a file in it, such as {path / name}")
+        elif task.decodes:
             paths, official = [path], False
         elif folder:
             paths, official = [path / name for name in _names(output, task, splits)], True
         elif suffix == ".jsonl":
             paths, official = [path], False
+        elif not task.submissions:
+            raise OutputError(f"--output {output}: predictions of {task.name} go to a .jsonl file, or to - (stdout)")
         elif suffix != ".tsv":
             raise OutputError(
                 f"--output {output}: predictions of {task.name} go to {FORMS}, which is there already or ends with /"
@@ -105,30 +108,29 @@ class Destination:
             note: told where a file is not what the benchmark expects.
         """
         if self.official:
-            assert isinstance(self.task, ClassificationTask)
             for path, part in zip(self.paths, parts, strict=True):
-                assert part.predictions is not None
+                assert part.official is not None
                 size = self.task.splits.get(part.name)
-                if size not in (None, len(part.predictions)):
+                if size not in (None, len(part.official)):
                     note(
-                        f"{path} has {plural(len(part.predictions), 'prediction')}; the benchmark's {part.name} has "
+                        f"{path} has {plural(len(part.official), 'prediction')}; the benchmark's {part.name} has "
                         f"{size:,} examples"
                     )
-                rows = (f"{row}\t{self.task.submitted(value)}\n" for row, value in enumerate(part.predictions))
+                rows = (f"{row}\t{prediction}\n" for row, prediction in enumerate(part.official))
                 write_output(path, "index\tprediction\n" + "".join(rows))
             return [(path, len(part.records)) for path, part in zip(self.paths, parts, strict=True)]
         records = [record for part in parts for record in part.records]
         (path,) = self.paths
-        as_text = path.suffix.lower() != ".jsonl" and not isinstance(self.task, ClassificationTask)
+        as_text = path.suffix.lower() != ".jsonl" and self.task.decodes
         write_output(path, "".join(f"{record['output']}\n" for record in records) if as_text else to_jsonl(records))
         return [(path, len(records))]
 
 
-def _names(output: str, task: ClassificationTask, splits: Sequence[str]) -> list[str]:
+def _names(output: str, task: Task, splits: Sequence[str]) -> list[str]:
     """The benchmark's names for the files of `splits`; for a file of the user's own that of the one test split, if
     there is but one.
     """
-    files = task.tsv.submissions
+    files = task.submissions
     wanted = splits or tuple(files)
     strangers = [split for split in wanted if split not in files]
     if strangers or (not splits and len(files) > 1):

@@ -6,16 +6,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dora_cli.models.catalogue import model_catalogue
-    from dora_cli.models.classifier import config_model, load_model
-    from dora_cli.models.generator import config_generator, load_generator
-    from dora_cli.models.head import head_parameters
+    from dora_cli.models.classifier import ClassifierHead, config_model, load_model
+    from dora_cli.models.generator import GeneratorHead, config_generator, load_generator
+    from dora_cli.models.head import Head, head_parameters
     from dora_cli.models.loading import LoadedModel
     from dora_cli.models.source import ModelUnreachableError, builtin_names
     from dora_cli.models.structure.embeddings import max_positions, vocabulary_rows
     from dora_cli.models.structure.projections import find_projections, left_out
-    from dora_cli.models.suitability import kind_if_suitable
 
 _PLACES = {
+    "ClassifierHead": "classifier",
+    "GeneratorHead": "generator",
+    "Head": "head",
     "LoadedModel": "loading",
     "ModelUnreachableError": "source",
     "builtin_names": "source",
@@ -23,7 +25,6 @@ _PLACES = {
     "config_model": "classifier",
     "find_projections": "structure.projections",
     "head_parameters": "head",
-    "kind_if_suitable": "suitability",
     "left_out": "structure.projections",
     "load_generator": "generator",
     "load_model": "classifier",
@@ -33,6 +34,9 @@ _PLACES = {
 }
 
 __all__ = [
+    "ClassifierHead",
+    "GeneratorHead",
+    "Head",
     "LoadedModel",
     "ModelUnreachableError",
     "builtin_names",
@@ -40,7 +44,6 @@ __all__ = [
     "config_model",
     "find_projections",
     "head_parameters",
-    "kind_if_suitable",
     "left_out",
     "load_generator",
     "load_model",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -12,6 +13,64 @@ from dora_cli.models.agreement import fit_tokenizer
 from dora_cli.models.end_token import append_end
 from dora_cli.models.loading import Choose, LoadedModel, brings, build_from_config, load_checkpoint, read_config
 from dora_cli.models.source import Source
+from dora_cli.models.suitability import kind_if_suitable
+
+if TYPE_CHECKING:
+    from dora_cli.models.known import Kind
+
+
+@dataclass(frozen=True)
+class ClassifierHead:
+    """A head that gives one row of numbers for each input. See `dora_cli.models.head.Head`.
+
+    Attributes:
+        num_labels: numbers of a row.
+        label_names: of the classes, kept in the model's config; None where the numbers stand for no classes.
+        regression: whether the one output is a number, not a class.
+    """
+
+    num_labels: int
+    label_names: tuple[str, ...] | None = None
+    regression: bool = False
+
+    def load(self, name: str, *, revision: str | None, dtype: str, seed: int, trust_remote_code: bool) -> LoadedModel:
+        return load_model(
+            name,
+            revision=revision,
+            dtype=dtype,
+            num_labels=self.num_labels,
+            label_names=self.label_names,
+            regression=self.regression,
+            seed=seed,
+            trust_remote_code=trust_remote_code,
+        )
+
+    def from_config(self, name: str, *, revision: str | None, trust_remote_code: bool) -> nn.Module:
+        return config_model(
+            name,
+            revision=revision,
+            num_labels=self.num_labels,
+            label_names=self.label_names,
+            regression=self.regression,
+            trust_remote_code=trust_remote_code,
+        )
+
+    def kind_of(self, name: str) -> Kind | None:
+        return kind_if_suitable(name, choose_classifier(2))  # how many it gives is all one
+
+    def auto_class(self, *, encoder_decoder: bool) -> str:
+        return "AutoModelForSequenceClassification"
+
+    def arguments(self) -> list[str]:
+        found = [f"num_labels={self.num_labels}"]
+        if self.label_names is not None:
+            found.append(f"id2label={dict(enumerate(self.label_names))!r}")
+            found.append(f"label2id={ {label: index for index, label in enumerate(self.label_names)}!r}")
+        return found
+
+    @property
+    def reads_last_token(self) -> bool:
+        return True
 
 
 def load_model(
@@ -77,7 +136,7 @@ def _fit(name: str, model: nn.Module, tokenizer: Any) -> None:
 
 def choose_classifier(num_labels: int, label_names: Sequence[str] | None = None, regression: bool = False) -> Choose:
     """Chooses the head for so many labels; raises ModelError for a model that has no such head."""
-    assert num_labels == 1 if regression else num_labels >= 2, (num_labels, regression)
+    assert num_labels == 1 if regression else num_labels >= 1, (num_labels, regression)
     assert label_names is None or len(label_names) == num_labels, (label_names, num_labels)
 
     def choose(source: Source) -> tuple[Any, Any]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -12,6 +12,38 @@ from dora_cli.models.agreement import fit_tokenizer
 from dora_cli.models.family import is_decoder_only, is_encoder_decoder
 from dora_cli.models.loading import LoadedModel, brings, build_from_config, load_checkpoint, read_config
 from dora_cli.models.source import Source
+from dora_cli.models.suitability import kind_if_suitable
+
+if TYPE_CHECKING:
+    from dora_cli.models.known import Kind
+
+
+@dataclass(frozen=True)
+class GeneratorHead:
+    """The language-modelling head that a checkpoint brings. See `dora_cli.models.head.Head`."""
+
+    def load(self, name: str, *, revision: str | None, dtype: str, seed: int, trust_remote_code: bool) -> LoadedModel:
+        return load_generator(name, revision=revision, dtype=dtype, seed=seed, trust_remote_code=trust_remote_code)
+
+    def from_config(self, name: str, *, revision: str | None, trust_remote_code: bool) -> nn.Module:
+        return config_generator(name, revision=revision, trust_remote_code=trust_remote_code)
+
+    def kind_of(self, name: str) -> Kind | None:
+        refused: dict[Kind, str] = {
+            "encoder": "does not generate text; choose a decoder (GPT-2, Llama, ...) or a sequence-to-sequence model "
+            "(BART, T5, ...)"
+        }
+        return kind_if_suitable(name, choose_generator, refused=refused)
+
+    def auto_class(self, *, encoder_decoder: bool) -> str:
+        return "AutoModelForSeq2SeqLM" if encoder_decoder else "AutoModelForCausalLM"
+
+    def arguments(self) -> list[str]:
+        return []
+
+    @property
+    def reads_last_token(self) -> bool:
+        return False
 
 
 def load_generator(

@@ -1,12 +1,49 @@
-"""The head rule: what trains besides the adapters."""
+"""Heads: what stands on a base model for a task, and the rule which of it trains besides the adapters."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import TYPE_CHECKING, Protocol
 
 from torch import nn
 
 from dora_cli.models.structure.blocks import base_prefix
+
+if TYPE_CHECKING:
+    from dora_cli.models.known import Kind
+    from dora_cli.models.loading import LoadedModel
+
+
+class Head(Protocol):
+    """What a task wants on a base model."""
+
+    def load(self, name: str, *, revision: str | None, dtype: str, seed: int, trust_remote_code: bool) -> LoadedModel:
+        """The base model `name` with this head; raises ModelError."""
+
+    def from_config(self, name: str, *, revision: str | None, trust_remote_code: bool) -> nn.Module:
+        """The model of `load` on the meta device: shapes without weights.
+
+        Raises:
+            ModelUnreachableError: a hub model whose config is not at hand.
+            ModelError: as `load`, as far as a config can tell.
+        """
+
+    def kind_of(self, name: str) -> Kind | None:
+        """What kind of model `name` is; None where that is not known without the hub.
+
+        Raises:
+            ModelError: there is no such model, or it cannot take this head.
+        """
+
+    def auto_class(self, *, encoder_decoder: bool) -> str:
+        """Name of the transformers class that loads a model with this head."""
+
+    def arguments(self) -> list[str]:
+        """What that class must be told of the head, as arguments in Python."""
+
+    @property
+    def reads_last_token(self) -> bool:
+        """Whether on a decoder it reads the last token that is no padding, so that it must know which is padding."""
 
 
 def head_parameters(model: nn.Module, fresh: Collection[str] = ()) -> dict[str, nn.Parameter]:

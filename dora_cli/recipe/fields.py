@@ -106,6 +106,7 @@ Fraction = Annotated[float, _Bound(lambda v: 0 <= v <= 1, "at least 0 and at mos
 FractionBelowOne = Annotated[
     float, _Bound(lambda v: 0 <= v < 1, "at least 0 and below 1", minimum=0, exclusiveMaximum=1)
 ]
+Share = Annotated[float, _Bound(lambda v: 0 < v < 1, "above 0 and below 1", exclusiveMinimum=0, exclusiveMaximum=1)]
 Text = Annotated[
     str,
     _Bound(lambda v: bool(v.strip()), "text that is not blank", pattern=r"\S"),
@@ -167,6 +168,11 @@ CudaGraph = Annotated[
     # YAML 1.1 reads these as booleans
     BeforeValidator(lambda value: ("on" if value else "off") if isinstance(value, bool) else value),
     WithJsonSchema({"enum": ["auto", "on", "off", True, False]}),
+]
+Scale = Annotated[
+    tuple[float, float],
+    BeforeValidator(_pair),
+    _Bound(lambda v: all(map(math.isfinite, v)) and v[1] > 0, "a mean, and a standard deviation above 0, both finite"),
 ]
 Betas = Annotated[tuple[FractionBelowOne, FractionBelowOne], BeforeValidator(_pair)]
 

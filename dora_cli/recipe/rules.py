@@ -107,6 +107,11 @@ RULES = (
     Rule(("data.path", "data.source"), _path),
     Rule(("data.columns", "data.source"), _only_files),
     Rule(("data.labels", "data.source"), _only_files),
+    Rule(("data.scale", "data.source"), _only_files),
+    Rule(("data.validation", "data.source"), _only_files),
+    Rule(
+        ("data.invalid", "data.source"), lambda value, source: _only_files(value if value != "error" else None, source)
+    ),
     Rule(("train.lr_warmup_steps", "train.max_steps"), _lr_warmup),
     Rule(("train.precision", "train.device"), _fp16_on_cpu),
 )

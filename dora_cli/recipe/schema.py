@@ -39,8 +39,10 @@ from dora_cli.recipe.fields import (
     LengthPenalty,
     NonNegative,
     Positive,
+    Scale,
     Section,
     Seed,
+    Share,
     Text,
     Threads,
     Trackers,
@@ -73,9 +75,15 @@ class DataSection(Section):
     Attributes:
         source: ``hub``, ``glue-tsv`` or ``e2e-csv`` (a folder of official files), ``files`` (own tables) or ``builtin``
             (generated).
-        path: folder of ``glue-tsv``, ``e2e-csv`` and ``files``; not given otherwise.
+        path: folder of ``glue-tsv``, ``e2e-csv`` and ``files`` (there also one file, of the training split); not given
+            otherwise.
         columns: the task's column names mapped to those of the own files; None where they agree.
-        labels: label names of the own files, in the order of the classes.
+        labels: label names of the own files, in the order of the classes; a task of your own classes finds them.
+        scale: mean and standard deviation of your own numbers in the training split; the task finds them.
+        validation: share of the training file that is held out to evaluate on, of every class its share; for own files
+            without one to evaluate on.
+        invalid: what rows of the own files without a text or a label are: an ``error``, or left out and counted,
+            ``skip``.
         max_train_samples: takes a fixed random subset of this size; None takes all.
         max_eval_samples: the same for every evaluated split; for a task that generates it counts sources, with all
             their references.
@@ -87,6 +95,9 @@ class DataSection(Section):
     path: ForPlace[Text | None] = None
     columns: ForSource[Columns | None] = None
     labels: ForSource[Labels | None] = None
+    scale: ForRun[Scale | None] = None
+    validation: ForRun[Share | None] = None
+    invalid: ForSource[Literal["error", "skip"]] = "error"
     max_train_samples: ForRun[Count | None] = None
     max_eval_samples: ForEvaluation[Count | None] = None
     max_length: ForEvaluation[Length] = 128

@@ -11,40 +11,43 @@ from rich.table import Table
 from rich.text import Text
 
 from dora_cli.reports.units import size
-from dora_cli.wording import plural
 
 
 def print_tasks(console: Console, tasks: Sequence[Mapping[str, Any]]) -> None:
-    """Prints one row per task; `tasks` as `dora_cli.tasks.task_catalogue` gives them."""
+    """Prints one row per task, those of the user's own data below.
+
+    Args:
+        console: where.
+        tasks: as `dora_cli.tasks.task_catalogue` gives them.
+    """
     table = _table("task", "kind", "metrics")
     for split in ("train", "validation", "test"):
         table.add_column(split, justify="right")
     for task in tasks:
+        if not any(task["splits"].values()):
+            continue
         metrics = Text(", ".join([task["primary"], *(name for name in task["metrics"] if name != task["primary"])]))
         metrics.stylize("bold", 0, len(task["primary"]))
         table.add_row(
             task["name"],
-            _kind(task),
+            task["asks"],
             metrics,
             *(_sizes(task["splits"], split) for split in ("train", "validation", "test")),
         )
     console.print(table)
     console.print()
+    for task in tasks:
+        if not any(task["splits"].values()):
+            _line(console, f"{task['name']} of your own data: {task['asks']}; {', '.join(task['metrics'])}")
     _line(console, "The first metric selects the epoch that is kept, if eval.metric names no other.")
     _line(console, "data.source:")
     for sources, names in _by_sources(tasks).items():
         _line(console, f"  {', '.join(names)}: {', '.join(sources)}")
 
 
-def _kind(task: Mapping[str, Any]) -> str:
-    if task["kind"] == "generation":
-        return "text to text"
-    return f"{plural(task['texts'], 'text')}, " + (f"{len(task['labels'])} labels" if task["labels"] else "a number")
-
-
 def _sizes(splits: Mapping[str, int], split: str) -> str:
     """Number of examples of the split, or of each that begins with its name, one a line."""
-    return "\n".join(f"{count:,}" for name, count in splits.items() if name.startswith(split))
+    return "\n".join(f"{count:,}" for name, count in splits.items() if name.startswith(split) and count)
 
 
 def _by_sources(tasks: Sequence[Mapping[str, Any]]) -> dict[tuple[str, ...], list[str]]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from dora_cli.data.sources.fields import HubSource, TsvLayout
-from dora_cli.tasks.classification import ClassificationTask
+from dora_cli.tasks.label import LabelTask
 
 _HUB: Final = "nyu-mll/glue"
 _VALIDATION: Final = ("validation",)
@@ -22,7 +22,7 @@ def _sizes(train: int, validation: int, test: int) -> Mapping[str, int]:
 
 _COLA_COLUMNS = ("source", "label", "mark", "sentence")
 
-COLA = ClassificationTask(
+COLA = LabelTask(
     name="glue/cola",
     text_columns=("sentence",),
     label_names=("unacceptable", "acceptable"),
@@ -42,7 +42,7 @@ COLA = ClassificationTask(
     ),
 )
 
-MNLI = ClassificationTask(
+MNLI = LabelTask(
     name="glue/mnli",
     text_columns=("premise", "hypothesis"),
     label_names=("entailment", "neutral", "contradiction"),
@@ -73,7 +73,7 @@ MNLI = ClassificationTask(
     ),
 )
 
-MRPC = ClassificationTask(
+MRPC = LabelTask(
     name="glue/mrpc",
     text_columns=_PAIR,
     label_names=("not_equivalent", "equivalent"),
@@ -85,7 +85,7 @@ MRPC = ClassificationTask(
     tsv=TsvLayout("MRPC", _FILES, ("#1 String", "#2 String"), "Quality", _DIGITS, submissions={"test": "MRPC.tsv"}),
 )
 
-QNLI = ClassificationTask(
+QNLI = LabelTask(
     name="glue/qnli",
     text_columns=("question", "sentence"),
     label_names=_ENTAILMENT,
@@ -97,7 +97,7 @@ QNLI = ClassificationTask(
     tsv=TsvLayout("QNLI", _FILES, ("question", "sentence"), "label", _ENTAILMENT, submissions={"test": "QNLI.tsv"}),
 )
 
-QQP = ClassificationTask(
+QQP = LabelTask(
     name="glue/qqp",
     text_columns=("question1", "question2"),
     label_names=("not_duplicate", "duplicate"),
@@ -119,7 +119,7 @@ QQP = ClassificationTask(
     ),
 )
 
-RTE = ClassificationTask(
+RTE = LabelTask(
     name="glue/rte",
     text_columns=_PAIR,
     label_names=_ENTAILMENT,
@@ -131,7 +131,7 @@ RTE = ClassificationTask(
     tsv=TsvLayout("RTE", _FILES, _PAIR, "label", _ENTAILMENT, submissions={"test": "RTE.tsv"}),
 )
 
-SST2 = ClassificationTask(
+SST2 = LabelTask(
     name="glue/sst2",
     text_columns=("sentence",),
     label_names=("negative", "positive"),
@@ -143,7 +143,7 @@ SST2 = ClassificationTask(
     tsv=TsvLayout("SST-2", _FILES, ("sentence",), "label", _DIGITS, submissions={"test": "SST-2.tsv"}),
 )
 
-STSB = ClassificationTask(
+STSB = LabelTask(
     name="glue/stsb",
     text_columns=_PAIR,
     label_names=None,
@@ -155,7 +155,7 @@ STSB = ClassificationTask(
     tsv=TsvLayout("STS-B", _FILES, _PAIR, "score", None, submissions={"test": "STS-B.tsv"}, span=(0.0, 5.0)),
 )
 
-WNLI = ClassificationTask(
+WNLI = LabelTask(
     name="glue/wnli",
     text_columns=_PAIR,
     label_names=("not_entailment", "entailment"),
@@ -167,4 +167,4 @@ WNLI = ClassificationTask(
     tsv=TsvLayout("WNLI", _FILES, _PAIR, "label", _DIGITS, submissions={"test": "WNLI.tsv"}),
 )
 
-GLUE: Final[tuple[ClassificationTask, ...]] = (COLA, MNLI, MRPC, QNLI, QQP, RTE, SST2, STSB, WNLI)
+GLUE: Final[tuple[LabelTask, ...]] = (COLA, MNLI, MRPC, QNLI, QQP, RTE, SST2, STSB, WNLI)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import difflib
+from importlib.metadata import entry_points
 
 from dora_cli.errors import RecipeError
-from dora_cli.tasks.classification import ClassificationTask
+from dora_cli.tasks.base import Task
 from dora_cli.tasks.e2e import E2E
-from dora_cli.tasks.generation import GenerationTask
 from dora_cli.tasks.glue import GLUE
+from dora_cli.tasks.own import CLASSIFICATION, REGRESSION
 
-Task = ClassificationTask | GenerationTask
+GROUP = "dora_cli.tasks"
+"""The entry points of other packages' tasks: each names a `Task`, and is called like it."""
 
-_ALL: tuple[Task, ...] = (*GLUE, E2E)
-_TASKS: dict[str, Task] = {task.name: task for task in _ALL}
+_TASKS: dict[str, Task] = {task.name: task for task in (*GLUE, E2E, CLASSIFICATION, REGRESSION)}
+_TASKS.update({entry.name: entry.load() for entry in entry_points(group=GROUP) if entry.name not in _TASKS})
 
 
 def task_names() -> tuple[str, ...]:

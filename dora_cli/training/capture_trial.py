@@ -15,6 +15,7 @@ from dora_cli.errors import ProjectionError
 from dora_cli.machine.devices import make_accelerator
 from dora_cli.methods import Method
 from dora_cli.models import find_projections, head_parameters, max_positions, vocabulary_rows
+from dora_cli.models.outputs import logits_in
 from dora_cli.recipe.methods import METHODS
 from dora_cli.training.optimizer import make_optimizer, make_scheduler
 from dora_cli.training.step import TrainingStep
@@ -41,7 +42,7 @@ def try_steps(question: Mapping[str, Any], device: torch.device, *, cuda_graph: 
     step = TrainingStep(
         model=model.train(),
         method=method,
-        loss=lambda logits, labels: logits.float().square().flatten(1).mean(1),
+        loss=_loss,
         optimizer=optimizer,
         scheduler=make_scheduler(optimizer, warmup_steps=0, total_steps=TOTAL_STEPS),
         accelerator=make_accelerator(device, question["precision"]),
@@ -51,6 +52,12 @@ def try_steps(question: Mapping[str, Any], device: torch.device, *, cuda_graph: 
     for number in range(1, STEPS + 1):
         step(number, [batch], BATCH, event=False)
     step.read(STEPS)
+
+
+def _loss(outputs: Any, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """A loss of each row, whatever the head gives."""
+    rows = [logits.float().square().flatten(1).mean(1) for logits in logits_in(outputs).values()]
+    return torch.stack(rows).sum(0)
 
 
 def adapted(model: nn.Module, settings: Mapping[str, Any], targets: tuple[str, ...]) -> Method:

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from dora_cli.errors import DeviceError
+from dora_cli.models.outputs import logits_in
 
 EAGER_FIRST = 1
 """How often work runs eagerly before it is captured: what is made at first use (moments, workspaces, compiled kernels)
@@ -100,16 +101,16 @@ def _no_collection() -> Iterator[None]:
 
 
 class CapturedModel:
-    """A classifier in evaluation whose passes are CUDA graphs; it answers what an evaluation asks of a model.
+    """A model in evaluation whose passes are CUDA graphs; it answers what an evaluation asks of a model.
 
     Args:
-        model: called with a batch, gives an output with ``logits``.
+        model: called with a batch.
         graphs: those of the training steps.
     """
 
     def __init__(self, model: nn.Module, graphs: Graphs) -> None:
         self._model, self._graphs = model, graphs
-        self._logits: dict[Hashable, torch.Tensor] = {}
+        self._logits: dict[Hashable, dict[str, torch.Tensor]] = {}
 
     @property
     def training(self) -> bool:
@@ -125,10 +126,11 @@ class CapturedModel:
         key = ("evaluation", shapes(batch))
 
         def work(inputs: Inputs) -> None:
-            logits = self._model(**inputs).logits
+            found = logits_in(self._model(**inputs))
             if key not in self._logits:  # made eagerly: outside the memory of graphs
-                self._logits[key] = torch.empty_like(logits)
-            self._logits[key].copy_(logits)
+                self._logits[key] = {name: torch.empty_like(logits) for name, logits in found.items()}
+            for name, logits in found.items():
+                self._logits[key][name].copy_(logits)
 
         self._graphs.run(key, work, batch, eager_first=EAGER_EVALUATIONS)
-        return SimpleNamespace(logits=self._logits[key].clone())
+        return SimpleNamespace(**{name: logits.clone() for name, logits in self._logits[key].items()})

@@ -197,6 +197,8 @@ class Loop:
         entry = {"epoch": epoch, "step": step, "phase": phase, "train_loss": train_loss, "metrics": metrics}
         self.outcome.epochs.append(entry)
         best = selection.offer(epoch=epoch, step=step, metrics=metrics, frozen=self.method.frozen)
+        if best:
+            self.outcome.confusion = self.evaluator.confusion
         self.listener.evaluated(EvalLog(epoch, step, phase, train_loss, metrics, selection.primary, best))
         self.place.write_log({"type": "eval", **entry})
         self.at = Position(step, epoch + 1)

@@ -53,6 +53,7 @@ class Outcome:
         epochs: one record per evaluation.
         history: one record per event.
         examples: seen in training.
+        confusion: of the selected evaluation, where the classes are the user's own.
     """
 
     selection: Selection
@@ -60,6 +61,7 @@ class Outcome:
     history: list[dict[str, Any]] = field(default_factory=list)
     clocks: Clocks = field(default_factory=Clocks)
     examples: int = 0
+    confusion: Mapping[str, Any] | None = None
 
     def state(self) -> dict[str, Any]:
         """All of it as plain values, as progress.json holds it."""
@@ -69,6 +71,7 @@ class Outcome:
             "history": self.history,
             "seconds": self.clocks.state(),
             "examples": self.examples,
+            **({} if self.confusion is None else {"confusion": self.confusion}),
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -78,6 +81,7 @@ class Outcome:
         self.history = [dict(entry) for entry in state["history"]]
         self.clocks.load_state(state["seconds"])
         self.examples = state["examples"]
+        self.confusion = state.get("confusion")
 
 
 # What listeners are told ----------------------------------------------------------------------------------------------
@@ -243,4 +247,5 @@ def metrics_of(
         epochs=outcome.epochs,
         budget=budget,
         timing=timing,
+        confusion=outcome.confusion,
     )

@@ -21,7 +21,8 @@ from dora_cli.assembly.resolve import resolve
 from dora_cli.assembly.weights import load_weights
 from dora_cli.atomic import write_jsonl, write_text
 from dora_cli.errors import CheckpointError, LibraryError, OutputError, TrackerError
-from dora_cli.evaluation.base import Evaluator, Finished
+from dora_cli.evaluation.base import Finished
+from dora_cli.evaluation.measuring import Evaluator
 from dora_cli.machine.capture import check_capture
 from dora_cli.machine.environment import describe_environment, peak_memory_bytes
 from dora_cli.machine.ground import Ground, take_ground

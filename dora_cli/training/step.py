@@ -12,6 +12,7 @@ import torch
 from accelerate.utils import AutocastKwargs
 from torch import nn
 
+from dora_cli.data import inputs_of
 from dora_cli.data.masks import real_tokens
 from dora_cli.errors import CheckpointError, DivergedError
 from dora_cli.methods.base import Calibration, Measured, Method, StepReport
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 Batch = Mapping[str, torch.Tensor]
-LossFunction = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+LossFunction = Callable[[Any, Batch], torch.Tensor]
 
 _NO_CACHE = AutocastKwargs(cache_enabled=False)  # a cached copy would belong to one graph and be read by another
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -61,9 +62,9 @@ class TrainingStep:
     between two launches the host has nothing to do. What a graph changes is changed in place.
 
     Args:
-        model: called with a micro-batch without its labels, gives an output with ``logits``.
+        model: called with a micro-batch without its labels.
         method: what adapts the model.
-        loss: of each example, from logits and labels.
+        loss: of each unit, from what the model gave and the micro-batch.
         optimizer: over all that trains.
         scheduler: asked for the learning rate of a step by its number, never stepped.
         accelerator: device, processes and mixed precision.
@@ -106,7 +107,7 @@ class TrainingStep:
         self._regularised = False
         self._step_unless = Unless(optimizer, device)
         self._graphs = Graphs() if cuda_graph else None
-        # What an evaluation of classes or numbers calls: the model, or what stands for it.
+        # What an evaluation without decoding calls: the model, or what stands for it.
         self.evaluated_model: Any = model if self._graphs is None else CapturedModel(model, self._graphs)
         if cuda_graph:
             make_capturable(optimizer, device)
@@ -152,11 +153,10 @@ class TrainingStep:
     def _forward_backward(self, batch: Batch) -> None:
         """Adds the gradients of one micro-batch."""
         accelerator, scaler = self.accelerator, self.accelerator.scaler
-        inputs = {key: value for key, value in batch.items() if key != "labels"}
         with self.method.training_pass(self._dtype, real_tokens(batch)):
             with accelerator.autocast(_NO_CACHE):
-                logits = self.model(**inputs).logits
-            part = self.loss(logits, batch["labels"]).sum() / self.ledger.units
+                outputs = self.model(**inputs_of(batch))
+            part = self.loss(outputs, batch).sum() / self.ledger.units
             # Not accelerator.backward: it divides by an accumulation count that the environment can set.
             (part if scaler is None else scaler.scale(part)).backward()
         self.ledger.loss += part.detach()

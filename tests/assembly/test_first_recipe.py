@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from dora_cli.assembly.first_recipe import default_file, first_recipe
+from dora_cli.data.builtin import builtin_tasks
 from dora_cli.errors import ModelError, RecipeError
 from dora_cli.recipe import LoraMethod, parse_recipe
 from dora_cli.recipe.shipped_recipes import shipped_recipes
-from dora_cli.tasks import task_names
 
 
-@pytest.mark.parametrize("task", task_names())
+@pytest.mark.parametrize("task", builtin_tasks())
 def test_without_a_model_it_is_the_published_recipe(task: str) -> None:
     made = first_recipe(task)
     name = task if task.startswith("glue/") else "e2e/gpt2-medium"
@@ -48,6 +48,14 @@ def test_the_nearest_settings(task: str, model: str, settings: str) -> None:
     assert f"configs/{settings}.yaml" in made.text
     assert (f"They are for {found.model.name}: for another model" in made.text) == (model != found.model.name)
     assert made.unchecked == ("nobody/nothing" if model == "nobody/nothing" else None)
+
+
+@pytest.mark.parametrize("task", ["classification", "regression"])
+def test_a_task_of_own_data_gets_defaults(task: str) -> None:
+    recipe = parse_recipe(first_recipe(task).text)
+    assert (recipe.task, recipe.data.source, recipe.data.path) == (task, "files", "data")
+    assert recipe.model.name == "FacebookAI/roberta-base"
+    assert parse_recipe(first_recipe(task, "builtin:tiny-encoder").text).model.name == "builtin:tiny-encoder"
 
 
 def test_the_heading() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from dora_cli import evaluate, train
 from dora_cli.assembly.dry_run import dry_run
-from dora_cli.assembly.notes import note_on_java, notes_before_evaluation, notes_on_settings
+from dora_cli.assembly.notes import notes_before_evaluation, notes_on_settings
 from dora_cli.assembly.resolve import resolve
 from dora_cli.data import load_examples
 from dora_cli.data.builtin import generate
@@ -137,7 +137,7 @@ def test_limits_above_the_official_sizes(make_recipe: MakeRecipe) -> None:
 def test_generation_counts_sources_where_the_limit_does(
     make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dora_cli.assembly.notes.note_on_java", lambda task: None)
+    monkeypatch.setattr("dora_cli.metrics.e2e.java.look_for_java", lambda: {"problem": None})
     examples = load_examples(get_task("e2e").fields, "builtin", "validation")
     sources = len(set(examples.texts[0]))
     assert sources < len(examples)
@@ -150,9 +150,9 @@ def test_java_that_is_missing_is_said_before_anything_is_trained(
     make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    note = note_on_java(get_task("e2e"))
+    note = get_task("e2e").lacks()
     assert note is not None
-    assert "METEOR will not be computed" in note
+    assert "METEOR" in note
     assert "Java" in note
-    assert note_on_java(get_task("glue/sst2")) is None
+    assert get_task("glue/sst2").lacks() is None
     assert dry_run(make_recipe("task=e2e", "model.name=builtin:tiny-decoder", "data={source: builtin}")).notes == [note]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from dora_cli.recipe import DoraMethod, LoraMethod, load_recipe
-from dora_cli.tasks import GenerationTask, get_task
+from dora_cli.tasks import get_task
 from tests.commands.conftest import CONFIGS, dora
 
 ALL = sorted(CONFIGS.rglob("*.y*ml"))
@@ -84,7 +84,7 @@ def size_of(path: Path, sizes: dict[str, Size]) -> Size:
     if (targets := getattr(recipe.method, "targets", ())) in LORA_TARGETS:
         projections, per_rank = LORA_TARGETS[targets]
         return Size(sizes[recipe.model.name].folder, projections, per_rank)
-    family = "facebook/bart-base" if isinstance(get_task(recipe.task), GenerationTask) else "FacebookAI/roberta-base"
+    family = "facebook/bart-base" if get_task(recipe.task).decodes else "FacebookAI/roberta-base"
     return sizes.get(recipe.model.name, sizes[family])
 
 

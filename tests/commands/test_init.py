@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from jsonschema import Draft202012Validator
 
+from dora_cli.data.builtin import builtin_tasks
 from dora_cli.recipe import dump_recipe, load_recipe, parse_recipe
 from dora_cli.tasks import task_names
 from tests.commands.conftest import Refuse, dora, process
@@ -21,7 +22,7 @@ def _empty_folder_and_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.mark.parametrize("task", task_names())
+@pytest.mark.parametrize("task", builtin_tasks())
 def test_the_recipe_of_every_task_loads_and_dry_runs(task: str) -> None:
     done = dora("init", task, "--output", "mine.yaml")
     assert (done.code, done.err) == (0, "")

@@ -71,6 +71,24 @@ def test_a_sample_of_sources_keeps_all_their_rows() -> None:
     assert set(Examples(([f"s{i}" for i in range(10)],), None).sample_sources(4, seed=3).texts[0]) == kept
 
 
+def test_of_every_class_its_share_is_parted() -> None:
+    examples = Examples(([str(row) for row in range(103)],), [0] * 60 + [1] * 40 + [2] * 2 + [3])
+    learned, held = examples.parted(0.1)
+    assert [held.labels.count(label) for label in range(4)] == [6, 4, 1, 0]  # type: ignore[union-attr]
+    assert [int(text) for text in held.texts[0]] == sorted(int(text) for text in held.texts[0])
+    assert set(learned.texts[0]) | set(held.texts[0]) == set(examples.texts[0])
+    assert not set(learned.texts[0]) & set(held.texts[0])
+
+
+def test_numbers_are_parted_at_random_and_references_by_their_sources() -> None:
+    numbers = Examples(([str(row) for row in range(50)],), [float(row) for row in range(50)])
+    assert [len(part) for part in numbers.parted(0.1)] == [45, 5]
+    pairs = Examples(([f"s{row // 3}" for row in range(30)], [f"r{row}" for row in range(30)]), None)
+    learned, held = pairs.parted(0.2)
+    assert (len(set(held.texts[0])), len(held)) == (2, 6)
+    assert not set(learned.texts[0]) & set(held.texts[0])
+
+
 def test_what_is_held_out_is_a_fair_share_of_every_class_and_the_same_each_time() -> None:
     labels = [0] * 70 + [1] * 30
     examples = Examples(([str(i) for i in range(100)],), labels)

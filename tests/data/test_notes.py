@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from dora_cli.data import Examples
-from dora_cli.data.builtin import generate
+from dora_cli.data.builtin import builtin_tasks, generate
 from dora_cli.data.notes import label_notes, limit_note, text_notes
 from dora_cli.data.sources.fields import Labels
-from dora_cli.tasks import ClassificationTask, get_task, task_names
+from dora_cli.tasks import get_task
 
 
 def texts(*columns: list[str]) -> list[str]:
@@ -17,12 +17,10 @@ def texts(*columns: list[str]) -> list[str]:
 
 def labels(task: str, *values: float, training: bool = True) -> list[str]:
     examples = Examples((["a"] * len(values),), list(values))
-    found = get_task(task)
-    assert isinstance(found, ClassificationTask)
-    return list(label_notes("split train", found.fields.labels, examples, training=training, zero=found.correlations))
+    return list(get_task(task).notes("split train", examples, training=training))
 
 
-@pytest.mark.parametrize("name", task_names())
+@pytest.mark.parametrize("name", builtin_tasks())
 def test_sound_examples_give_no_note(name: str) -> None:
     task = get_task(name)
     for split in task.splits:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -327,7 +328,8 @@ def test_accumulation_with_unequal_token_counts_equals_the_large_batch(kind: Kin
         """
         batch = split.collate(indices)
         logits = weight[batch["input_ids" if kind.decoder_start is None else "decoder_input_ids"]]
-        return task.losses(logits, batch["labels"], label_smoothing=0.1).sum(), int((batch["labels"] != IGNORED).sum())
+        losses = task.losses(SimpleNamespace(logits=logits), batch, label_smoothing=0.1)
+        return losses.sum(), int((batch["labels"] != IGNORED).sum())
 
     def step(micro: int, accumulation: int, processes: int) -> list[Group]:
         """The first step of the epoch, as each process sees it."""

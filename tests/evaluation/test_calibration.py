@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -28,8 +31,8 @@ def split(rows: list[int]) -> EncodedSplit:
     return EncodedSplit(tokens, None, np.array([LABELS[row] for row in rows]), max_length=8, pad_token_id=0)
 
 
-def loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    return F.cross_entropy(logits, labels, reduction="none")
+def loss(outputs: Any, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    return F.cross_entropy(outputs.logits, batch["labels"], reduction="none")
 
 
 def calibrator(model: nn.Module, *, train: list[int], held_out: list[int] | None = None) -> Calibrator:
@@ -45,13 +48,13 @@ def calibrator(model: nn.Module, *, train: list[int], held_out: list[int] | None
     return Calibrator(model.train(), sites, loss, split(train), held, 2, accelerator, seed=1)
 
 
-def one_by_one(model: nn.Module, rows: list[int]) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Logits and label of each example alone."""
+def one_by_one(model: nn.Module, rows: list[int]) -> list[tuple[Any, dict[str, torch.Tensor]]]:
+    """What the model gives for each example alone, and its batch."""
     found = []
     for row in rows:
         ids = torch.tensor([TEXTS[row]])
-        logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
-        found.append((logits, torch.tensor([LABELS[row]])))
+        outputs = model(input_ids=ids, attention_mask=torch.ones_like(ids))
+        found.append((outputs, {"labels": torch.tensor([LABELS[row]])}))
     return found
 
 
@@ -83,7 +86,7 @@ def test_gradients_are_those_of_the_mean_loss_for_the_whole_weight(name: str) ->
     assert all(parameter.grad is None for parameter in model.parameters())
     assert model.training
     weights = [site.module.weight.requires_grad_() for site in measure.sites]
-    losses = [loss(logits, label) for logits, label in one_by_one(model.eval(), [0, 1, 2, 3])]
+    losses = [loss(outputs, batch) for outputs, batch in one_by_one(model.eval(), [0, 1, 2, 3])]
     wanted = torch.autograd.grad(torch.cat(losses).mean(), weights)
     for site, gradient in zip(measure.sites, wanted, strict=True):
         assert found[site.name].shape == site.shape
@@ -96,7 +99,7 @@ def test_the_held_out_loss_is_the_mean_over_its_examples_alone() -> None:
     measure = calibrator(model, train=[0], held_out=[1, 2, 3])
     found = measure(Calibration("loss")).loss
     with torch.no_grad():
-        losses = [loss(logits, label) for logits, label in one_by_one(model.eval(), [1, 2, 3])]
+        losses = [loss(outputs, batch) for outputs, batch in one_by_one(model.eval(), [1, 2, 3])]
     assert found == pytest.approx(float(torch.cat(losses).mean()), rel=1e-9)
 
 

@@ -4,14 +4,9 @@ does with a method.
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
 import signal
-import socket
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,13 +15,12 @@ from safetensors.torch import load_file, save_file
 
 from dora_cli.recipe import load_recipe
 from dora_cli.recipe.writing.dump import dump_recipe
-from tests.processes import Done
+from tests.brought import Command, installed
 from tests.runs.test_resume import assert_equal_runs
 from tests.training.conftest import MakeRecipe
 from tests.training.test_run import lines, read
 
 BROUGHT = Path(__file__).parent / "brought"
-ROOT = Path(__file__).parents[2]
 ENTRY_POINTS = """
 [dora_cli.methods]
 scale = scale_method:Scale
@@ -36,86 +30,14 @@ links = links_method:Links
 scale = scale_keys
 links = links_keys
 """
-SERVER = """
-import json, os, signal, sys, tempfile
-import tests.preload
-from dora_cli.training.loop import Loop
-
-step = Loop._step
-for line in sys.stdin:
-    arguments, killed_at, environments = json.loads(line)
-    streams, children = [tempfile.TemporaryFile() for _ in range(2)], []
-    for environment in environments:
-        children.append(os.fork())
-        if children[-1]:
-            continue
-        for number, stream in enumerate(streams, start=1):
-            os.dup2(stream.fileno(), number)
-        os.environ.update(environment)
-
-        def killed(self, number, epoch, group):
-            if number == killed_at:
-                os.kill(os.getpid(), signal.SIGKILL)
-            step(self, number, epoch, group)
-
-        Loop._step = killed
-        from dora_cli.__main__ import main
-
-        main(arguments)
-        raise SystemExit
-    code = max((os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children), key=abs)
-    for stream in streams:
-        stream.seek(0)
-    print(json.dumps([code, *(stream.read().decode() for stream in streams)]), flush=True)
-"""
-"""Runs commands in processes forked from one in which the package is installed, and which is as warm as that of
-`tests.processes`; one may be killed before a step, and several may train one model together.
-"""
-
-Command = Callable[..., Done]
 
 
-def together(processes: int) -> list[dict[str, str]]:
-    """What torch's launcher tells processes that train one model."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = str(free.getsockname()[1])
-    size = str(processes)
-    common = {"WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "MASTER_ADDR": "localhost", "MASTER_PORT": port}
-    return [
-        {**common, "ACCELERATE_USE_CPU": "true", "RANK": str(rank), "LOCAL_RANK": str(rank)}
-        for rank in range(processes)
-    ]
-
-
-@pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
+@pytest.fixture(scope="module", name="installed")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
     """`dora` in a process in which the package that brings the method is installed."""
-    site = tmp_path_factory.mktemp("site")
-    for name in ("scale_method.py", "scale_keys.py", "links_method.py", "links_keys.py"):
-        (site / name).write_bytes((BROUGHT / name).read_bytes())
-    info = site / "dora_scale-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: dora-scale\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(ENTRY_POINTS)
-    path = os.pathsep.join((str(ROOT), str(site), *filter(None, [os.environ.get("PYTHONPATH")])))
-    environment = {**os.environ, "PYTHONPATH": path, "COLUMNS": "200"}
-    with subprocess.Popen(
-        [sys.executable, "-c", SERVER], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as server:
-        assert server.stdin is not None
-        assert server.stdout is not None
-        questions, answers = server.stdin, server.stdout
-
-        def run(*arguments: object, code: int = 0, killed_at: int | None = None, processes: int = 1) -> Done:
-            environments = [{}] if processes == 1 else together(processes)
-            print(json.dumps([list(map(str, arguments)), killed_at, environments]), file=questions, flush=True)
-            done = Done(*json.loads(answers.readline()))
-            assert done.code == code, done.out + done.err
-            return done
-
+    modules = [BROUGHT / name for name in ("scale_method.py", "scale_keys.py", "links_method.py", "links_keys.py")]
+    with installed(tmp_path_factory.mktemp("site"), modules, ENTRY_POINTS) as run:
         yield run
-        questions.close()
 
 
 @pytest.fixture(scope="module")
@@ -277,12 +199,16 @@ def test_without_the_package_its_method_is_unknown(recipe: Path) -> None:
 
 
 @pytest.mark.gpu
-def test_captured_on_a_gpu(installed: Command, recipe: Path, tmp_path: Path) -> None:
-    """The trial tries this method, its own optimiser included; captured steps give what eager ones do."""
+@pytest.mark.parametrize("name", ["scale", "links"])
+def test_captured_on_a_gpu(installed: Command, recipe: Path, links: Path, tmp_path: Path, name: str) -> None:
+    """The trial tries each method, an optimiser of its own included; captured steps give what eager ones do, also
+    where work is captured anew because tensors have grown.
+    """
+    file = {"scale": recipe, "links": links}[name]
     flags = ["--set", "train.device=cuda", "--set", "train.precision=fp32", "--set", "train.deterministic=true"]
-    for name, setting in (("captured", "on"), ("eager", "off")):
+    for setting in ("on", "off"):
         flag = f"train.cuda_graph={setting}"
-        installed("train", recipe, "--output", tmp_path / name, *flags, "--set", flag)
-    one, two = (read(tmp_path / name / "metrics.json") for name in ("captured", "eager"))
+        installed("train", file, "--output", tmp_path / setting, *flags, "--set", flag)
+    one, two = (read(tmp_path / setting / "metrics.json") for setting in ("on", "off"))
     losses = [[entry["train_loss"] for entry in metrics["epochs"]] for metrics in (one, two)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)

@@ -10,8 +10,10 @@ import pytest
 import transformers as tf
 
 from dora_cli.errors import ModelError
-from dora_cli.models import kind_if_suitable
+from dora_cli.models import ClassifierHead, GeneratorHead, Head
 from tests.models.conftest import SMALL
+
+CLASSES, TEXTS = ClassifierHead(2), GeneratorHead()
 
 
 @pytest.fixture(autouse=True)
@@ -24,19 +26,19 @@ def _nobody_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "generates", "kind"),
+    ("name", "head", "kind"),
     [
-        ("builtin:tiny-encoder", False, "encoder"),
-        ("builtin:tiny-decoder", False, "decoder"),
-        ("builtin:tiny-decoder", True, "decoder"),
-        ("builtin:tiny-seq2seq", True, "encoder-decoder"),
-        ("FacebookAI/roberta-base", False, "encoder"),  # not here, but a known example
-        ("openai-community/gpt2", True, "decoder"),
-        ("nobody/nothing", True, None),
+        ("builtin:tiny-encoder", CLASSES, "encoder"),
+        ("builtin:tiny-decoder", CLASSES, "decoder"),
+        ("builtin:tiny-decoder", TEXTS, "decoder"),
+        ("builtin:tiny-seq2seq", TEXTS, "encoder-decoder"),
+        ("FacebookAI/roberta-base", CLASSES, "encoder"),  # not here, but a known example
+        ("openai-community/gpt2", TEXTS, "decoder"),
+        ("nobody/nothing", TEXTS, None),
     ],
 )
-def test_what_can_be_done(name: str, generates: bool, kind: str | None) -> None:
-    assert kind_if_suitable(name, generates=generates) == kind
+def test_what_can_be_done(name: str, head: Head, kind: str | None) -> None:
+    assert head.kind_of(name) == kind
 
 
 @pytest.mark.parametrize(
@@ -51,14 +53,14 @@ def test_what_can_be_done(name: str, generates: bool, kind: str | None) -> None:
 )
 def test_what_cannot(name: str, said: str) -> None:
     with pytest.raises(ModelError, match=said):
-        kind_if_suitable(name, generates=True)
+        TEXTS.kind_of(name)
 
 
 def test_a_folder(save: Callable[..., Path]) -> None:
     folder = save(tf.BertForMaskedLM, tf.BertConfig(**SMALL))
-    assert kind_if_suitable(str(folder), generates=False) == "encoder"
+    assert CLASSES.kind_of(str(folder)) == "encoder"
     with pytest.raises(ModelError, match="'bert', which does not generate"):
-        kind_if_suitable(str(folder), generates=True)
+        TEXTS.kind_of(str(folder))
 
 
 def test_a_model_in_the_cache(tmp_path: Path) -> None:
@@ -69,6 +71,6 @@ def test_a_model_in_the_cache(tmp_path: Path) -> None:
     refs = snapshot.parents[1] / "refs"
     refs.mkdir()
     (refs / "main").write_text(commit)
-    assert kind_if_suitable("someone/something", generates=False) == "encoder"
+    assert CLASSES.kind_of("someone/something") == "encoder"
     with pytest.raises(ModelError, match=r"'someone/something' .*'bert'"):
-        kind_if_suitable("someone/something", generates=True)
+        TEXTS.kind_of("someone/something")

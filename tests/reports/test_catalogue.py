@@ -28,6 +28,7 @@ def test_tasks_at_80_columns() -> None:
     mnli = next(index for index, row in enumerate(rows) if row.startswith("glue/mnli"))
     assert rows[mnli].split() == ["glue/mnli", "2", "texts,", "3", "labels", "accuracy,", "392,702", "9,815", "9,796"]
     assert rows[mnli + 1].split() == ["accuracy_matched,", "9,832", "9,847"]
+    assert "regression of your own data: 1 or 2 texts, a number; pearson, spearmanr, rmse" in rows
     assert "  glue/*: hub, glue-tsv, files, builtin" in rows
     assert "  e2e: hub, e2e-csv, files, builtin" in rows
     assert max(map(len, rows[: rows.index("")])) == 80

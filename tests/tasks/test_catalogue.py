@@ -24,6 +24,7 @@ def test_what_is_said_of_some() -> None:
         "kind": "classification",
         "texts": 2,
         "labels": ["entailment", "not_entailment"],
+        "asks": "2 texts, 2 labels",
         "primary": "accuracy",
         "metrics": ["accuracy"],
         "splits": {"train": 2490, "validation": 277, "test": 3000},
@@ -31,6 +32,7 @@ def test_what_is_said_of_some() -> None:
         "sources": ["hub", "glue-tsv", "files", "builtin"],
     }
     assert (found["glue/stsb"]["kind"], found["glue/stsb"]["labels"]) == ("regression", None)
+    assert (found["glue/stsb"]["asks"], found["e2e"]["asks"]) == ("2 texts, a number", "text to text")
     assert found["glue/mnli"]["metrics"] == ["accuracy", "accuracy_matched", "accuracy_mismatched"]
     e2e = found["e2e"]
     assert (e2e["kind"], e2e["primary"], e2e["sources"][1]) == ("generation", "loss", "e2e-csv")

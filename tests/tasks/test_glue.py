@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from dora_cli.metrics.glue import compute_metrics, metric_names
-from dora_cli.tasks import ClassificationTask, get_task, task_names
+from dora_cli.tasks import get_task, task_names
+from dora_cli.tasks.label import LabelTask
 
-TASKS = [task for task in map(get_task, task_names()) if isinstance(task, ClassificationTask)]
+TASKS = [task for task in map(get_task, task_names()) if isinstance(task, LabelTask) and not task.own]
 
 
 def test_label_order_is_the_hubs() -> None:
@@ -52,6 +54,11 @@ def test_official_sizes() -> None:
     }
 
 
+def made(logits: torch.Tensor, labels: torch.Tensor) -> tuple[SimpleNamespace, dict[str, torch.Tensor]]:
+    """What a model gave, and the batch that it was made of."""
+    return SimpleNamespace(logits=logits), {"labels": labels}
+
+
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
 def test_a_task_fits_together(task) -> None:
     assert len(task.tsv.texts) == len(task.text_columns)
@@ -78,7 +85,9 @@ def test_the_metrics_of_an_epoch() -> None:
 
 def test_label_smoothing_spreads_a_share_over_all_classes() -> None:
     # Of log p = (log 3/4, log 1/4): 0.8 of the label's own, 0.1 of each.
-    losses = get_task("glue/rte").losses(torch.tensor([[math.log(3.0), 0.0]]), torch.tensor([1]), label_smoothing=0.2)
+    losses = get_task("glue/rte").losses(
+        *made(torch.tensor([[math.log(3.0), 0.0]]), torch.tensor([1])), label_smoothing=0.2
+    )
     assert losses.item() == pytest.approx(0.9 * math.log(4.0) + 0.1 * math.log(4.0 / 3.0), abs=1e-6)
 
 
@@ -86,20 +95,20 @@ def test_losses_and_predictions_of_classes() -> None:
     task = get_task("glue/rte")
     logits = torch.tensor([[0.0, 0.0], [math.log(3.0), 0.0]])
     # -log softmax: log 2 for equal logits; softmax(log 3, 0) = (3/4, 1/4), so log 4 for class 1.
-    losses = task.losses(logits, torch.tensor([0, 1]))
+    losses = task.losses(*made(logits, torch.tensor([0, 1])))
     torch.testing.assert_close(losses, torch.tensor([math.log(2.0), math.log(4.0)]))
     assert task.predictions(logits[1:]).tolist() == [0]
-    assert task.losses(logits.bfloat16(), torch.tensor([0, 1])).dtype == torch.float32
+    assert task.losses(*made(logits.bfloat16(), torch.tensor([0, 1]))).dtype == torch.float32
 
 
 def test_losses_and_predictions_of_a_regression() -> None:
     task = get_task("glue/stsb")
     logits = torch.tensor([[1.0], [4.5]])
-    torch.testing.assert_close(task.losses(logits, torch.tensor([3.0, 4.0])), torch.tensor([4.0, 0.25]))
+    torch.testing.assert_close(task.losses(*made(logits, torch.tensor([3.0, 4.0]))), torch.tensor([4.0, 0.25]))
     assert task.predictions(logits.bfloat16()).tolist() == [1.0, 4.5]
     assert task.predictions(logits).shape == (2,)
     # One example stays one: squeezing must not drop the batch.
-    assert task.losses(logits[:1], torch.tensor([3.0])).shape == (1,)
+    assert task.losses(*made(logits[:1], torch.tensor([3.0]))).shape == (1,)
 
 
 def test_mnli_is_the_mean_of_its_two_splits() -> None:
@@ -139,5 +148,5 @@ def test_predictions_as_the_benchmark_writes_them() -> None:
         "wnli": ["0", "1"],
     }
     stsb = get_task("glue/stsb")
-    assert isinstance(stsb, ClassificationTask)
+    assert isinstance(stsb, LabelTask)
     assert [stsb.submitted(value) for value in (-0.25, 2.3456789, 5.1)] == ["0.000000", "2.345679", "5.000000"]

@@ -11,7 +11,7 @@ from dora_cli.tasks import get_task, task_names
 
 def test_the_tasks_that_are_there() -> None:
     glue = ["cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2", "stsb", "wnli"]
-    assert list(task_names()) == ["e2e", *(f"glue/{name}" for name in glue)]
+    assert list(task_names()) == ["classification", "e2e", *(f"glue/{name}" for name in glue), "regression"]
     assert all(get_task(name).name == name for name in task_names())
 
 
@@ -33,7 +33,7 @@ def test_an_unknown_task_names_the_nearest(given: str, nearest: str) -> None:
 
 
 def test_nothing_is_suggested_where_nothing_is_near() -> None:
-    with pytest.raises(RecipeError, match="no task 'zzzzzz'; tasks: e2e, glue/cola"):
+    with pytest.raises(RecipeError, match="no task 'zzzzzz'; tasks: classification, e2e, glue/cola"):
         get_task("zzzzzz")
 
 

@@ -53,8 +53,8 @@ class Run:
         self.poison = torch.ones((), device=self.device)
         self.step = TrainingStep(
             model=self.model, method=self.method,
-            loss=lambda logits,
-            labels: nn.functional.cross_entropy(logits.float(), labels, reduction="none") * self.poison,
+            loss=lambda outputs,
+            batch: nn.functional.cross_entropy(outputs.logits.float(), batch["labels"], reduction="none") * self.poison,
             optimizer=optimizer, scheduler=make_scheduler(optimizer, warmup_steps=5, total_steps=steps),
             accelerator=make_accelerator(self.device, precision), max_grad_norm=1.0, cuda_graph=graph, **options,
              # type: ignore[arg-type]

@@ -18,7 +18,7 @@ from dora_cli.data import Examples, encode_pairs, load_examples, pair_layout
 from dora_cli.data.builtin import generate
 from dora_cli.data.pairs import IGNORED
 from dora_cli.errors import DataError
-from dora_cli.evaluation.generation import target_loss
+from dora_cli.evaluation.measuring import keep_rows
 from dora_cli.library.prediction import predict_saved
 from dora_cli.machine.devices import make_accelerator
 from dora_cli.recipe import Recipe
@@ -235,8 +235,8 @@ def test_the_dev_loss_is_the_mean_over_target_tokens_without_smoothing(models: d
     accelerator = make_accelerator(torch.device("cpu"), "fp32")
     task: Any = get_task("e2e")
     for batch_size in (1, 4, 100):
-        found = target_loss(loaded.model, split, task, batch_size=batch_size, accelerator=accelerator)
-        assert found == pytest.approx(total / count, rel=1e-5)
+        kept = keep_rows(loaded.model, split, task, batch_size=batch_size, accelerator=accelerator)
+        assert task.measure(kept, split) == {"loss": pytest.approx(total / count, rel=1e-5)}
 
 
 def test_label_smoothing_is_in_the_training_loss_alone(models: dict[str, Path], tmp_path: Path) -> None:

@@ -136,8 +136,8 @@ def test_an_ordinary_step_never_waits_for_the_device(precision: str) -> None:
     method.attach(model, sites(projections), head, schedule)
     optimizer = make_optimizer(method, learning_rate=1e-3, weight_decay=0.01, betas=(0.9, 0.999), eps=1e-8)
     step_function = TrainingStep(
-        model=model, method=method, loss=lambda logits,
-        labels: nn.functional.cross_entropy(logits.float(), labels, reduction="none"),
+        model=model, method=method, loss=lambda outputs,
+        batch: nn.functional.cross_entropy(outputs.logits.float(), batch["labels"], reduction="none"),
         optimizer=optimizer, scheduler=make_scheduler(optimizer, warmup_steps=2, total_steps=40),
         accelerator=accelerator, max_grad_norm=1.0,
     )  # fmt: skip

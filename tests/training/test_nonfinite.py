@@ -52,7 +52,7 @@ def plant(monkeypatch: pytest.MonkeyPatch) -> Callable[[Mapping[int, float]], Mo
         def call(self: TrainingStep, step: int, micro_batches: Sequence[Any], units: int, *, event: bool) -> Any:
             loss = self.loss
             if step in values:
-                self.loss = lambda logits, labels: loss(logits, labels) * values[step]
+                self.loss = lambda outputs, batch: loss(outputs, batch) * values[step]
             before = state_of(self)
             try:
                 return plain(self, step, micro_batches, units, event=event)
@@ -192,7 +192,7 @@ def test_one_more_ends_the_run_which_goes_on_from_before(
         def call(self: TrainingStep, step: int, *arguments: Any, **options: Any) -> Any:
             loss = self.loss
             if step in (4, 10):
-                self.loss = lambda logits, labels: loss(logits, labels) * NAN
+                self.loss = lambda outputs, batch: loss(outputs, batch) * NAN
             try:
                 return plain(self, step, *arguments, **options)
             finally:

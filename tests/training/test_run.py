@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from dora_cli import evaluate, load_recipe, train, train_seeds
 from dora_cli.errors import CheckpointError, DivergedError, LibraryError, OutputError, RecipeError
-from dora_cli.evaluation.classification import ClassificationEvaluator
+from dora_cli.evaluation.measuring import Evaluator
 from dora_cli.libraries import loading
 from dora_cli.methods import Dora
 from dora_cli.recipe import Recipe
@@ -230,7 +230,7 @@ def test_metrics_are_loaded_after_the_first_step(
         return step_function(self, *arguments, **others)
 
     monkeypatch.setattr(TrainingStep, "__call__", counted)
-    monkeypatch.setattr(ClassificationEvaluator, "prepare", lambda self: prepared.append(steps))
+    monkeypatch.setattr(Evaluator, "prepare", lambda self: prepared.append(steps))
     train(make_recipe(), tmp_path / "run")
     assert prepared == [1]
     assert steps == STEPS
@@ -244,12 +244,12 @@ def test_a_broken_metric_library_costs_no_run_and_leaves_none(
         train(make_recipe("train.epochs=1", "train.lr_warmup_fraction=0"), tmp_path / "run")
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
 
-    def broken(self: ClassificationEvaluator) -> None:
+    def broken(self: Evaluator) -> None:
         with loading("what computes it"):
             raise ValueError("numpy.dtype size changed")
 
     with monkeypatch.context() as patch:
-        patch.setattr(ClassificationEvaluator, "prepare", broken)
+        patch.setattr(Evaluator, "prepare", broken)
         with pytest.raises(LibraryError, match=r"^what computes it .*numpy"):
             train(make_recipe(), tmp_path / "run", overwrite=overwrite)
     assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before

@@ -75,7 +75,7 @@ def _scaled_step(total: int, *, method: Method | None = None, scale: float | Non
     return TrainingStep(
         model=model,
         method=method,
-        loss=lambda logits, labels: nn.functional.cross_entropy(logits, labels, reduction="none"),
+        loss=lambda outputs, batch: nn.functional.cross_entropy(outputs.logits, batch["labels"], reduction="none"),
         optimizer=optimizer,
         scheduler=make_scheduler(optimizer, warmup_steps=0, total_steps=total),
         accelerator=_Accelerator(),  # type: ignore[arg-type]

@@ -12,7 +12,8 @@ import transformers
 from transformers import AutoTokenizer
 
 from dora_cli import evaluate, parse_recipe, train
-from dora_cli.tasks import GenerationTask, get_task, task_names
+from dora_cli.data.builtin import builtin_tasks
+from dora_cli.tasks import get_task
 from tests.training.conftest import MakeRecipe
 
 SMALL = {
@@ -48,7 +49,7 @@ MODELS: dict[str, Callable[[], Any]] = {
 PROJECTIONS = {"gpt2": 2 * 4, "llama": 2 * 7, "bart": 2 * 6 + 2 * 10, "t5": 2 * 6 + 2 * 10}
 
 
-CLASSIFICATION = [name for name in task_names() if not isinstance(get_task(name), GenerationTask)]
+CLASSIFICATION = [name for name in builtin_tasks() if not get_task(name).decodes]
 
 
 @pytest.mark.parametrize("name", CLASSIFICATION)

@@ -380,7 +380,7 @@ def test_no_memory_to_evaluate(
 def test_no_memory_to_decode(models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At the very end of a run: what was trained is not lost."""
     import dora_cli.library.prediction
-    from dora_cli.evaluation import generation
+    from dora_cli.evaluation import measuring
 
     def short(*_: Any, **__: Any) -> None:
         raise MemoryError
@@ -391,7 +391,7 @@ def test_no_memory_to_decode(models: dict[str, Path], tmp_path: Path, monkeypatc
     )
     says = r"in decoding with decode\.batch_size {} and decode\.beams"
     with monkeypatch.context() as patch:
-        patch.setattr(generation, "decode", short)
+        patch.setattr(measuring, "decode", short)
         with pytest.raises(OutOfMemoryError, match=says.format(3)):
             train(recipe, run)
     assert whole(run) == 6
@@ -401,7 +401,7 @@ def test_no_memory_to_decode(models: dict[str, Path], tmp_path: Path, monkeypatc
         resume=True,
     )
     with monkeypatch.context() as patch:
-        patch.setattr(generation, "decode", short)
+        patch.setattr(measuring, "decode", short)
         patch.setattr(dora_cli.library.prediction, "decode", short)
         with pytest.raises(OutOfMemoryError, match=says.format(2)):
             evaluate(run)

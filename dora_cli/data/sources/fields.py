@@ -68,11 +68,13 @@ class Labels:
 
     Attributes:
         names: the classes by label id; None for numbers.
-        span: the least and the greatest number; None for classes.
+        span: the least and the greatest number; None for classes, and where any number may be.
+        own: whether the names are those of the user's files.
     """
 
     names: tuple[str, ...] | None
     span: tuple[float, float] | None = None
+    own: bool = False
 
 
 @dataclass(frozen=True)
@@ -86,8 +88,9 @@ class Fields:
         splits: every split, by the hub's names.
         evaluated: the splits that an evaluation covers.
         sources: what ``data.source`` may be.
-        hub: where the hub has it.
-        release: how the official files store it: `TsvLayout` with labels, `CsvLayout` with references.
+        hub: where the hub has it; None if ``hub`` is no source.
+        release: how the official files store it: `TsvLayout` with labels, `CsvLayout` with references; None if there
+            are none.
     """
 
     task: str
@@ -95,14 +98,18 @@ class Fields:
     labels: Labels | None
     splits: tuple[str, ...]
     evaluated: tuple[str, ...]
-    sources: tuple[str, ...]
-    hub: HubSource
-    release: TsvLayout | CsvLayout
+    sources: tuple[str, ...] = ("files",)
+    hub: HubSource | None = None
+    release: TsvLayout | CsvLayout | None = None
 
     @property
     def own_names(self) -> tuple[str, ...]:
         """The task's own name of each text column, which is the hub's."""
         return tuple(names[0] for names in self.texts)
+
+    def by_source(self, split: str) -> bool:
+        """Whether a limit on the examples of `split` counts different sources, with all their references."""
+        return self.labels is None and split != "train"
 
     def complete(self, split: str) -> bool:
         """Whether every example of `split` must have its label or reference."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import re
 import tempfile
+import zlib
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +19,7 @@ from dora_cli.data.sources.tables import CANNOT_READ, Table, check_not_empty, no
 from dora_cli.data.sources.values import (
     check_not_wide,
     check_texts,
+    is_missing,
     label_ids,
     not_utf8,
     parse_labels,
@@ -23,7 +27,8 @@ from dora_cli.data.sources.values import (
     unlabelled,
 )
 from dora_cli.errors import DataError
-from dora_cli.files import WHOLE, check_depth, check_regular, text_lines
+from dora_cli.files import WHOLE, check_depth, check_regular, open_regular, text_lines
+from dora_cli.wording import plural
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,30 +36,113 @@ if TYPE_CHECKING:
     from dora_cli.data.sources.fields import Fields
 
 _FORMATS = ("csv", "tsv", "json", "jsonl", "parquet")
+_PACKED = ".gz"
+_ENDINGS = (*_FORMATS, *(f"{form}{_PACKED}" for form in _FORMATS if form != "parquet"))
+"""What a file may end in; parquet packs itself."""
 
 
 def read_files(
-    fields: Fields, folder: Path, split: str, columns: Mapping[str, str] | None, labels: Sequence[str] | None
+    fields: Fields,
+    folder: Path,
+    split: str,
+    columns: Mapping[str, str] | None,
+    labels: Sequence[str] | None,
+    *,
+    validation: float | None = None,
+    skip: bool = False,
 ) -> Examples:
     """Examples of `split` from ``<split>.<format>`` in `folder`, or from parquet shards ``<split>-*.parquet``.
 
     Args:
         fields: what the file has to give.
-        folder: holds one file per split.
+        folder: holds one file per split; or the one file of the training split.
         split: the hub's name of the split, which is the file's name too.
         columns: our column names to the file's. Ours are the task's own, or sentence, sentence1, sentence2 (generation:
             those of the official files, such as mr and ref); label. None: the file uses ours.
         labels: the labels as the file writes them, in the task's order. None: the task's names or label ids.
+        validation: the share of the training file that becomes the evaluated split, which then has no file.
+        skip: whether rows without a text or a label are left out, and counted in a note; else they are an error.
 
     Raises:
         DataError: no such folder or file, an unreadable or empty file, a missing column, one that is two of ours, a
             null text, an unknown label, an empty source or reference; names the file, the row and what is allowed.
     """
+    if validation is None or split not in ("train", *fields.evaluated):
+        return _read_split(fields, folder, split, columns, labels, skip=skip)
+    if len(fields.evaluated) > 1:
+        raise DataError(
+            f"data.validation: {fields.task} is evaluated on {', '.join(fields.evaluated)}, which one file cannot "
+            "give; remove the key, and give a file for each"
+        )
+    (evaluated,) = fields.evaluated
+    if folder.is_dir() and (there := _files(folder, evaluated)):
+        raise DataError(
+            f"data.validation: is {validation:g}, but there is {there[0].name} in {folder} too; remove the key, or "
+            "the file"
+        )
+    whole = _read_split(fields, folder, "train", columns, labels, skip=skip)
+    learned, held = whole.parted(validation)
+    if not len(held):
+        raise DataError(
+            f"data.validation: {plural(len(whole), 'example')} in {folder} cannot be parted into examples to learn "
+            "from and others to evaluate on; give more, or a file of their own"
+        )
+    part = learned if split == "train" else held
+    how = "each class by its share" if whole.labels and isinstance(whole.labels[0], int) else "drawn at random"
+    note = (
+        f"split {split}: {len(part):,} of the {plural(len(whole), 'row')} of the training file, {how} (data.validation)"
+    )
+    return replace(part, notes=(*(whole.notes if split == "train" else ()), note))
+
+
+def _read_split(
+    fields: Fields,
+    folder: Path,
+    split: str,
+    columns: Mapping[str, str] | None,
+    labels: Sequence[str] | None,
+    *,
+    skip: bool,
+) -> Examples:
     keys = Columns(fields, columns)
     ids = None if fields.labels is None else label_ids(fields, labels)
+    table = read_table(fields, folder, split)
+    notes: tuple[str, ...] = ()
+    if skip:
+        wanted = [*keys.texts, *([] if fields.labels is None else [LABEL])]
+        if not fields.complete(split):  # then it may have no labels or references
+            wanted = wanted[:-1]
+        table, notes = _without_gaps(table, [keys.column(table, ours) for ours in wanted])
+    found = _examples(fields, table, split, keys, ids)
+    return replace(found, notes=notes)
+
+
+def read_table(fields: Fields, folder: Path, split: str) -> Table:
+    """The file of `split`, with at least one row; raises DataError."""
     table = _read(_find(fields, folder, split))
     if not table.rows:
         raise no_examples(table.name)
+    return table
+
+
+def _without_gaps(table: Table, columns: Sequence[str]) -> tuple[Table, tuple[str, ...]]:
+    """The rows that have all of `columns`, and what is said of the others."""
+    gaps = [i for i in range(table.rows) if any(is_missing(table.columns[name][i]) for name in columns)]
+    if not gaps:
+        return table, ()
+    left_out = set(gaps)
+    kept = [i for i in range(table.rows) if i not in left_out]
+    if not kept:
+        raise DataError(f"{table.name}: no row has all of {quoted(columns)}; fill them in")
+    first = "; ".join(table.where(i).removeprefix(f"{table.name}, ") for i in gaps[:3])
+    note = (
+        f"{table.name}: {len(gaps):,} of {plural(table.rows, 'row')} without {' or '.join(columns)} left out "
+        f"({first}{', ...' if len(gaps) > 3 else ''})"
+    )
+    return table.take(kept), (note,)
+
+
+def _examples(fields: Fields, table: Table, split: str, keys: Columns, ids: Mapping[str, int] | None) -> Examples:
     keys.check_apart(table, [*keys.texts, *([] if fields.labels is None else [LABEL])])
     if fields.labels is None:
         return _pairs(fields, split, table, keys)
@@ -65,8 +153,10 @@ def read_files(
             return examples
     values = table.columns[keys.column(table, LABEL)]
     remedy = (
-        f"fix the file, or set data.labels to the values that stand for {', '.join(fields.labels.names or ())}, in "
-        "this order"
+        "fix the file, or name every class in data.labels (data.invalid: skip leaves out rows without a label)"
+        if fields.labels.own
+        else f"fix the file, or set data.labels to the values that stand for {', '.join(fields.labels.names or ())}, "
+        "in this order"
     )
     return Examples(examples.texts, parse_labels(fields, values, ids, table.where, remedy))
 
@@ -85,7 +175,7 @@ def read_file(fields: Fields, path: Path, columns: Mapping[str, str] | None) -> 
     """
     if not path.is_file():
         raise DataError(f"{path}: " + ("is a folder; give a file" if path.is_dir() else "there is no such file"))
-    if path.suffix[1:] not in _FORMATS:
+    if _format(path) is None:
         if fields.labels is not None and len(fields.texts) > 1:
             raise DataError(
                 f"{path}: {fields.task} reads pairs of texts, which plain text cannot hold; give a file that ends in "
@@ -133,28 +223,54 @@ def _pairs(fields: Fields, split: str | None, table: Table, keys: Columns) -> Ex
 
 def _find(fields: Fields, folder: Path, split: str) -> list[Path]:
     names = f"{split}.{{{','.join(_FORMATS)}}}"
+    if folder.is_file() and split == "train" and _format(folder) is not None:
+        return [folder]
     if not folder.is_dir():
         what = "is a file, not a folder" if folder.exists() else "does not exist"
         raise DataError(
             f"data.path: {str(folder)!r} {what}; data.source files looks in a folder for one file per "
-            f"split, such as {names}"
+            f"split, such as {names}{_held_out(fields, split) if folder.exists() else ''}"
         )
-    found = [path for path in (folder / f"{split}.{extension}" for extension in _FORMATS) if path.is_file()]
-    shards = sorted(folder.glob(f"{split}-*.parquet"))
-    if len(found) + bool(shards) > 1:
-        clash = quoted([path.name for path in [*found, *shards]])
+    found = _files(folder, split)
+    if len({path.stem.partition("-")[0] if "-" in path.stem else path.name for path in found}) > 1:
+        clash = quoted([path.name for path in found])
         raise DataError(f"data.path: {str(folder)!r} has {clash} for the split {split}; keep one of them")
-    if not found and not shards:
+    if not found:
         present = quoted(sorted(entry.name for entry in folder.iterdir())[:20])
         splits = ", ".join(["train", *fields.evaluated])
         raise DataError(
             f"data.path: {str(folder)!r} has no file for the split {split}; looked for {names} and {split}-*.parquet, "
-            f"found {present}. {fields.task} needs the splits {splits}"
+            f"found {present}. {fields.task} needs the splits {splits}{_held_out(fields, split)}"
         )
-    return found or shards
+    return found
+
+
+def _held_out(fields: Fields, split: str) -> str:
+    """What else can be done about a missing split."""
+    if (split,) != fields.evaluated:
+        return ""
+    return "; data.validation: 0.1 holds out a tenth of the training file in its place"
+
+
+_ALSO = {"validation": ("dev", "val", "eval")}
+"""Other names under which people keep a split."""
+
+
+def _files(folder: Path, split: str) -> list[Path]:
+    """The files of `split` in `folder`, those of shards last."""
+    stems = (split, *_ALSO.get(split, ()))
+    found = [path for path in (folder / f"{stem}.{end}" for stem in stems for end in _ENDINGS) if path.is_file()]
+    return [*found, *(path for stem in stems for path in sorted(folder.glob(f"{stem}-*.parquet")))]
+
+
+def _format(path: Path) -> str | None:
+    """Which of `_FORMATS` a file has by its name; None for another."""
+    return next((end.removesuffix(_PACKED) for end in _ENDINGS if path.name.endswith(f".{end}")), None)
 
 
 def _read(paths: list[Path]) -> Table:
+    if paths[0].suffix == _PACKED:
+        return _read_packed(paths[0])
     if paths[0].suffix in (".csv", ".tsv"):
         return read_delimited(paths[0])
     for path in paths:
@@ -162,6 +278,36 @@ def _read(paths: list[Path]) -> Table:
         if path.suffix in (".json", ".jsonl"):
             _check_lines(path)
     return _read_arrow(paths, paths[0].suffix)
+
+
+def _read_packed(path: Path) -> Table:
+    """Reads what a .gz holds from a copy; messages name the .gz."""
+    check_not_empty(path)
+    with tempfile.TemporaryDirectory(prefix="dora-data-") as folder:
+        copy = Path(folder) / path.stem
+        _unpack(path, copy)
+        try:
+            table = _read([copy])
+        except DataError as error:
+            raise DataError(str(error).replace(str(copy), str(path))) from error
+    fault = table.fault and table.fault.replace(str(copy), str(path))
+    return replace(table, name=str(path), fault=fault, where=lambda row: table.where(row).replace(str(copy), str(path)))
+
+
+def _unpack(path: Path, copy: Path) -> None:
+    left = WHOLE
+    try:
+        with open_regular(path) as file, gzip.GzipFile(fileobj=file) as packed, copy.open("wb") as out:
+            while part := packed.read(1 << 20):
+                left -= len(part)
+                if left < 0:
+                    raise DataError(f"{path}: holds more than {WHOLE:,} bytes; unpack it, or give it as parquet")
+                out.write(part)
+    except (OSError, EOFError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(
+            f"{path}: cannot be unpacked: {reason}; pack it again, or copy it again if it was copied"
+        ) from None
 
 
 def _check_lines(path: Path) -> None:

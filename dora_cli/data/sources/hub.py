@@ -25,10 +25,11 @@ def check_reach(fields: Fields, split: str) -> None:
     Raises:
         DataError: as `read_hub` would.
     """
-    if Path(fields.hub.path).is_dir() or _may_be_cached(fields.hub):
+    hub = fields.hub
+    if hub is None or Path(hub.path).is_dir() or _may_be_cached(hub):
         return
-    if silence := _silence(fields.hub):
-        raise _not_loaded(fields, split, silence) from silence
+    if silence := _silence(hub):
+        raise _not_loaded(fields, hub, split, silence) from silence
 
 
 def _may_be_cached(hub: HubSource) -> bool:
@@ -57,7 +58,8 @@ def read_hub(fields: Fields, split: str) -> Examples:
     Raises:
         DataError: no network and no cached copy, or a copy that does not fit the task; says what to set instead.
     """
-    dataset = _load(fields, split)
+    assert fields.hub is not None, "the hub is no source of other tasks"
+    dataset = _load(fields, fields.hub, split)
     place = f"{fields.hub.path} ({fields.hub.config}), split {split}"
 
     def where(position: int) -> str:
@@ -96,10 +98,9 @@ def _check_columns(dataset: Any, wanted: list[str], place: str) -> None:
         raise DataError(f"{place}: no column {quoted(missing)}; it has {quoted(dataset.column_names)}")
 
 
-def _load(fields: Fields, split: str) -> Any:
+def _load(fields: Fields, hub: HubSource, split: str) -> Any:
     import datasets
 
-    hub = fields.hub
     silence = None if Path(hub.path).is_dir() else _silence(hub)
     try:
         with nullcontext() if silence is None else _from_the_cache():
@@ -109,14 +110,14 @@ def _load(fields: Fields, split: str) -> Any:
     except Exception as error:
         if silence is not None and isinstance(error, ConnectionError):  # not in the cache either
             error = silence
-        raise _not_loaded(fields, split, error) from error
+        raise _not_loaded(fields, hub, split, error) from error
 
 
-def _not_loaded(fields: Fields, split: str, error: Exception) -> DataError:
+def _not_loaded(fields: Fields, hub: HubSource, split: str, error: Exception) -> DataError:
     reason = (str(error).strip().splitlines() or ["no reason given"])[0][:300]
     official, files = _official(fields)
     return DataError(
-        f"data.source hub: {fields.hub.path} ({fields.hub.config}), split {split}, could not be loaded: "
+        f"data.source hub: {hub.path} ({hub.config}), split {split}, could not be loaded: "
         f"{type(error).__name__}: {reason}\n"
         f"Without a network, set data.source: {official} and data.path to a folder with the official files "
         f"({', '.join(files)}), or load the data set once with a network: it is then found again in its cache "
@@ -156,4 +157,5 @@ def _official(fields: Fields) -> tuple[str, list[str]]:
     release = fields.release
     if isinstance(release, TsvLayout):
         return "glue-tsv", list(release.files.values())
+    assert release is not None, "what the hub has was released before"
     return "e2e-csv", [names[0] for names in release.files.values()]

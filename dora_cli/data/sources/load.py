@@ -24,6 +24,8 @@ def load_examples(
     path: str | Path | None = None,
     columns: Mapping[str, str] | None = None,
     labels: Sequence[str] | None = None,
+    validation: float | None = None,
+    skip: bool = False,
     max_samples: int | None = None,
     seed: int = 0,
 ) -> Examples:
@@ -37,6 +39,8 @@ def load_examples(
         path: the folder of `glue-tsv`, `e2e-csv` and `files`.
         columns: of `files`: our column names to the file's.
         labels: of `files`: the labels as the file writes them, in the task's order; none for generation.
+        validation: of `files`: the share of the training file that becomes the evaluated split.
+        skip: of `files`: whether rows without a text or a label are left out; else they are an error.
         max_samples: keep a random subset of this size, in the original order; None keeps all. For generation it counts
             different sources, with all their references, but in the training split it counts examples.
         seed: chooses the subset.
@@ -58,6 +62,7 @@ def load_examples(
         ("path", path, needs_path),
         ("columns", columns, source == "files"),
         ("labels", labels, source == "files"),
+        ("validation", validation, source == "files"),
     ):
         if value is not None and not used:
             raise DataError(
@@ -69,11 +74,14 @@ def load_examples(
             "remove data.labels"
         )
 
-    examples = _read(fields, source, split, path, columns, labels)
+    if source == "files" and path is not None:
+        examples = read_files(fields, at_home(path), split, columns, labels, validation=validation, skip=skip)
+    else:
+        examples = _read(fields, source, split, path)
     if max_samples is None:
         return examples
-    by_source = fields.labels is None and split != "train"
-    return examples.sample_sources(max_samples, seed) if by_source else examples.sample(max_samples, seed)
+    sample = examples.sample_sources if fields.by_source(split) else examples.sample
+    return sample(max_samples, seed)
 
 
 def _read(
@@ -81,16 +89,13 @@ def _read(
     source: str,
     split: str,
     path: str | Path | None,
-    columns: Mapping[str, str] | None,
-    labels: Sequence[str] | None,
 ) -> Examples:
     if path is not None:
         folder = at_home(path)
-        if source == "files":
-            return read_files(fields, folder, split, columns, labels)
         release = fields.release
         if isinstance(release, TsvLayout):
             return read_glue_tsv(fields, release, folder, split)
+        assert release is not None, "official files are no source of other tasks"
         return read_e2e_csv(fields, release, folder, split)
     if source == "hub":
         return read_hub(fields, split)

@@ -6,7 +6,7 @@ import csv
 import io
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,11 @@ class Table:
     rows: int
     where: Where
     fault: str | None = None
+
+    def take(self, kept: Sequence[int]) -> Table:
+        """Some of its rows."""
+        columns = {name: [column[i] for i in kept] for name, column in self.columns.items()}
+        return replace(self, columns=columns, rows=len(kept), where=lambda i: self.where(kept[i]))
 
 
 def check_not_empty(path: Path) -> None:

@@ -23,6 +23,8 @@ Where = Callable[[int], str]
 _DECIMAL = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)")
 """What a text must be to be a number. `float` takes more, all of it misread or mistyped in a column of scores: ``1_5``,
 ``-7e3``, digits of other scripts, ``infinity``."""
+MOST = 1e30
+"""The largest number that a label may be: what is computed with in fp32, squared even after scaling, stays finite."""
 _MARK = -1
 """What stands for "no label" in GLUE's test splits on the hub."""
 _LONGEST = 60
@@ -74,6 +76,17 @@ def as_text(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
+def number_of(value: Any) -> float | None:
+    """The number that a label is; None where it is no plain decimal number, or too large for one."""
+    number = _number(value)
+    return None if number is None or abs(number) > MOST else number
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a value of a file says nothing: null, or white space alone."""
+    return value is None or (isinstance(value, str) and not value.strip())
+
+
 def parse_labels(
     fields: Fields,
     values: Sequence[Any],
@@ -117,14 +130,8 @@ def _number(value: Any) -> float | None:
     return None if math.isnan(number) else number
 
 
-def _span(fields: Fields) -> tuple[float, float]:
-    span = _labels(fields).span
-    assert span is not None, "a number has a span"
-    return span
-
-
 def _within(fields: Fields, number: float) -> bool:
-    least, greatest = _span(fields)
+    least, greatest = _labels(fields).span or (-MOST, MOST)
     return least <= number <= greatest
 
 
@@ -134,11 +141,12 @@ def _fault(fields: Fields, value: Any, ids: Mapping[str, int] | None, remedy: st
     mark = "is how GLUE marks a row without a label"
     if ids is not None:
         return f"is not one of {quoted(list(ids))}{f' ({_MARK} {mark})' if number == _MARK else ''}; {remedy}"
-    if number == _MARK:
+    if number == _MARK and _labels(fields).span:
         return f"{mark}; give the row its number or remove it"
-    least, greatest = _span(fields)
+    least, greatest = _labels(fields).span or (-MOST, MOST)
     if number is None:
-        return f"is no plain decimal number such as {greatest / 2:g}, which {fields.task} needs; fix the file"
+        example = greatest / 2 if _labels(fields).span else 2.5
+        return f"is no plain decimal number such as {example:g}, which {fields.task} needs; fix the file"
     return f"is outside {least:g} to {greatest:g}, the range of {fields.task}; scale the column to it or fix the row"
 
 

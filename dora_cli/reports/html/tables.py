@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dora_cli.reports.classes import MATRIX, class_results
 from dora_cli.reports.html.elements import Markup, Table, join, table, tag
 from dora_cli.reports.html.figures import readable
 from dora_cli.reports.html.groups import WITHOUT_EFFECT, Group, Run, differing
@@ -57,7 +58,24 @@ def results(group: Group) -> list[tuple[str, Table]]:
     if group.metric_names:
         title = "Between epochs" if final else "Results"
         found.append((title, _results(group, group.metric_names, {"metrics": "selected", "last": "last"})))
+    for run in group.finished:
+        if run.metrics and run.metrics.get("confusion"):
+            of = f", seed {run.seed}" if len(group.finished) > 1 else ""
+            found.append((f"Classes, selected weights{of}", _classes(run.metrics["confusion"])))
     return found
+
+
+def _classes(confusion: Mapping[str, Any]) -> Table:
+    """A row for each class, and of few classes how many of its rows were taken for which."""
+    found = list(class_results(confusion))
+    matrix = len(found) <= MATRIX
+    names = [f"as {one.label}" for one in found] if matrix else ["mostly taken for"]
+    rows = []
+    for one, counts in zip(found, confusion["counts"], strict=True):
+        wrong = NOTHING if one.taken_for is None else f"{one.taken_for[0]} ({one.taken_for[1]:,})"
+        cells = [f"{count:,}" for count in counts] if matrix else [wrong]
+        rows.append([one.label, f"{one.examples:,}", *map(value, (one.precision, one.recall, one.f1)), *cells])
+    return table(["class", "examples", "precision", "recall", "F1", *names], rows)
 
 
 def _written_title(group: Group) -> str:

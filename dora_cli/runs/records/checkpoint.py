@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from dora_cli.runs.records.confusion import ConfusionRecord
 from dora_cli.runs.records.fields import Count, Digest, Metrics, Name, Record, Seconds, validated
 from dora_cli.runs.records.metrics import EpochRecord
 from dora_cli.runs.records.ranks import HistoryRecord
@@ -106,6 +107,7 @@ class ProgressRecord(Record):
     selection: SelectionRecord
     epochs: list[SavedEpoch]
     history: list[HistoryRecord]
+    confusion: ConfusionRecord | None = None
     seconds: SecondsRecord
     examples: Count
     last_log: Annotated[list[Seconds], Field(min_length=3, max_length=3)]  # step, examples, seconds

@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from dora_cli.runs.records.confusion import ConfusionRecord
 from dora_cli.runs.records.fields import Count, Fact, Metrics, Name, Record
 
 
@@ -20,6 +21,7 @@ class EvaluationRecord(Record):
         splits: the number of examples of each split.
         recorded: what the run itself wrote down of these weights; absent where that cannot be compared.
         identical: whether `metrics` are the same; absent likewise.
+        confusion: where the classes are the user's own.
     """
 
     FILE: ClassVar[str] = "the record of an evaluation"
@@ -35,6 +37,7 @@ class EvaluationRecord(Record):
     metrics: Metrics
     recorded: Metrics | None = None
     identical: bool | None = None
+    confusion: ConfusionRecord | None = None
 
     @model_validator(mode="after")
     def _both_or_none(self) -> EvaluationRecord:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from dora_cli.printable import shown
+from dora_cli.runs.records.confusion import ConfusionRecord
 from dora_cli.runs.records.fields import (
     SCHEMA_VERSION,
     Count,
@@ -63,7 +64,10 @@ class TimingRecord(Record):
 
 
 class MetricsRecord(Record):
-    """metrics.json. `metrics` are of the selected epoch, `last` of the last one."""
+    """metrics.json. `metrics` are of the selected epoch, `last` of the last one.
+
+    `confusion` is of the selected epoch, where the classes are the user's own.
+    """
 
     FILE: ClassVar[str] = "metrics.json"
 
@@ -79,6 +83,7 @@ class MetricsRecord(Record):
     epochs: list[EpochRecord]
     budget: BudgetRecord
     timing: TimingRecord
+    confusion: ConfusionRecord | None = None
 
 
 def validate_metrics(record: Any, source: Path | str = "metrics.json") -> MetricsRecord:
@@ -99,6 +104,7 @@ def metrics_record(
     epochs: Sequence[Mapping[str, Any]],
     budget: Mapping[str, int],
     timing: Mapping[str, float | int | None],
+    confusion: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The content of metrics.json. See `MetricsRecord` for the keys of `epochs`, `budget` and `timing`."""
     return written(
@@ -116,5 +122,6 @@ def metrics_record(
             "epochs": epochs,
             "budget": budget,
             "timing": timing,
+            **({} if confusion is None else {"confusion": confusion}),
         },
     )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import json
 import os
 from collections.abc import Sequence
@@ -293,8 +294,9 @@ def test_the_folder_and_its_files(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"does not exist; data\.source files looks in a folder"):
         load(tmp_path / "absent")
     write(tmp_path, "other.csv", {"sentence": ["a"], "label": [1]})
-    with pytest.raises(DataError, match="is a file, not a folder"):
-        load(tmp_path / "other.csv")
+    with pytest.raises(DataError, match=r"is a file, not a folder.*data\.validation"):
+        load(tmp_path / "other.csv", "validation")
+    assert load(tmp_path / "other.csv") == Examples((["a"],), [1])  # all there is, to learn from
     with pytest.raises(DataError) as caught:
         load(tmp_path, "validation")
     assert "looked for validation.{csv,tsv,json,jsonl,parquet}" in str(caught.value)
@@ -417,3 +419,67 @@ def test_nothing_is_left_in_the_users_cache(tmp_path: Path, monkeypatch: pytest.
     assert len(load(tmp_path)) == 1
     assert not cache.exists() or not os.listdir(cache)
     assert datasets.are_progress_bars_disabled() == bars
+
+
+@pytest.mark.parametrize("name", ["dev", "val", "eval"])
+def test_other_names_of_the_validation_split(name: str, tmp_path: Path) -> None:
+    write(tmp_path, f"{name}.csv", {"sentence": ["a"], "label": [1]})
+    assert load(tmp_path, "validation") == Examples((["a"],), [1])
+    write(tmp_path, "validation.jsonl", {"sentence": ["a"], "label": [1]})
+    with pytest.raises(DataError, match=rf"'validation\.jsonl', '{name}\.csv' for the split validation; keep one"):
+        load(tmp_path, "validation")
+
+
+def test_a_part_of_the_training_file_is_held_out(tmp_path: Path) -> None:
+    write(tmp_path, "train.csv", {"sentence": [str(row) for row in range(40)], "label": [0] * 30 + [1] * 10})
+    learned, held = (load(tmp_path, split, validation=0.2) for split in ("train", "validation"))
+    assert (held.labels.count(0), held.labels.count(1)) == (6, 2)  # type: ignore[union-attr]
+    assert sorted([*learned.texts[0], *held.texts[0]], key=int) == [str(row) for row in range(40)]
+    assert load(tmp_path, "validation", validation=0.2) == held  # always the same
+    assert len(held.notes) == 1
+    assert "8 of the 40 rows of the training file" in held.notes[0]
+    write(tmp_path, "dev.csv", {"sentence": ["a"], "label": [1]})
+    with pytest.raises(DataError, match=r"data\.validation: is 0\.2, but there is dev\.csv"):
+        load(tmp_path, validation=0.2)
+    with pytest.raises(DataError, match=r"data\.validation: .*validation_matched, validation_mismatched"):
+        load(tmp_path, task="glue/mnli", validation=0.2)
+
+
+def test_a_file_of_one_class_with_one_example_is_not_parted(tmp_path: Path) -> None:
+    write(tmp_path, "train.csv", {"sentence": ["a", "b"], "label": [0, 1]})
+    with pytest.raises(DataError, match=r"2 examples in .* cannot be parted"):
+        load(tmp_path, "validation", validation=0.5)
+
+
+@pytest.mark.parametrize("extension", ["csv", "jsonl"])
+def test_rows_with_gaps_are_left_out_and_counted(extension: str, tmp_path: Path) -> None:
+    texts, labels = ["a", "", "c", "d", "e"], ["1", "0", "", "0", " "]
+    write(tmp_path, f"train.{extension}", {"sentence": texts, "label": labels})
+    with pytest.raises(DataError, match=r"line [34]: label ''"):
+        load(tmp_path)
+    examples = load(tmp_path, skip=True)
+    assert examples == Examples((["a", "d"],), [1, 0])
+    (note,) = examples.notes
+    assert "3 of 5 rows without sentence or label left out" in note
+    first = 3 if extension == "csv" else 2  # a csv has a header
+    assert f"(line {first}; line {first + 1}; line {first + 3})" in note
+    write(tmp_path, f"test.{extension}", {"sentence": ["a", ""], "label": ["", ""]})
+    assert load(tmp_path, "test", skip=True) == Examples((["a"],), None)
+    write(tmp_path, f"validation.{extension}", {"sentence": [""], "label": ["1"]})
+    with pytest.raises(DataError, match="no row has all of 'sentence', 'label'"):
+        load(tmp_path, "validation", skip=True)
+
+
+@pytest.mark.parametrize("extension", ["csv", "tsv", "json", "jsonl"])
+def test_packed_files(extension: str, tmp_path: Path) -> None:
+    write(tmp_path, f"train.{extension}", {"sentence": ["a", "b"], "label": ["1", "x"]})
+    packed = tmp_path / f"train.{extension}.gz"
+    packed.write_bytes(gzip.compress((tmp_path / f"train.{extension}").read_bytes()))
+    (tmp_path / f"train.{extension}").unlink()
+    with pytest.raises(DataError, match=rf"{packed}, (line|row) [23]: label 'x'"):
+        load(tmp_path)
+    assert load(tmp_path, labels=["x", "1"]) == Examples((["a", "b"],), [1, 0])
+    assert read_file(get_task("glue/sst2").fields, packed, None) == Examples((["a", "b"],), None)
+    packed.write_bytes(packed.read_bytes()[:-12])
+    with pytest.raises(DataError, match=rf"{packed}: cannot be unpacked"):
+        load(tmp_path)

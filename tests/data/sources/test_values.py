@@ -10,14 +10,15 @@ import pytest
 
 from dora_cli.data.sources.values import check_texts, describe, label_ids, parse_labels, unlabelled
 from dora_cli.errors import DataError
-from dora_cli.tasks import ClassificationTask, get_task
+from dora_cli.tasks import get_task
+from dora_cli.tasks.label import LabelTask
 
 MISREAD = ["1_5", "２.５", "٣", "-7e3", "1e0", "0x2", "nan", "inf", "2,5", "2 5", "\u30002", "", ".", "-"]
 
 
-def task(name: str) -> ClassificationTask:
+def task(name: str) -> LabelTask:
     found = get_task(name)
-    assert isinstance(found, ClassificationTask)
+    assert isinstance(found, LabelTask)
     return found
 
 

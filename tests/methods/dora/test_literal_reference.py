@@ -251,7 +251,7 @@ def test_the_training_step_of_the_product_is_the_literal_algorithm(until: Until)
     run_step = TrainingStep(
         model=run.model,
         method=run.dora,
-        loss=lambda logits, labels: nn.functional.cross_entropy(logits, labels, reduction="none"),
+        loss=lambda outputs, batch: nn.functional.cross_entropy(outputs.logits, batch["labels"], reduction="none"),
         optimizer=run.optimizer,
         scheduler=make_scheduler(run.optimizer, warmup_steps=LR_WARMUP, total_steps=STEPS),
         accelerator=make_accelerator(torch.device("cpu"), "fp32"),

@@ -133,7 +133,7 @@ class Steps:
         self.step = TrainingStep(
             model=model,
             method=self.method,
-            loss=lambda logits, labels: F.cross_entropy(logits.float(), labels, reduction="none"),
+            loss=lambda outputs, batch: F.cross_entropy(outputs.logits.float(), batch["labels"], reduction="none"),
             optimizer=optimizer,
             scheduler=make_scheduler(optimizer, warmup_steps=0, total_steps=100),
             accelerator=make_accelerator(self.device, "fp32"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,6 @@ from transformers import BartConfig, BartForConditionalGeneration
 
 from dora_cli.machine.devices import make_accelerator
 from dora_cli.methods import Method
-from dora_cli.methods.base import Schedule, Site
 from dora_cli.models import find_projections
 from dora_cli.training.optimizer import make_optimizer, make_scheduler
 from dora_cli.training.step import Batch, TrainingStep
@@ -33,32 +32,23 @@ class PeftLora(Method):
     def __init__(self, ranks: Mapping[str, int]) -> None:
         self.ranks = ranks
 
-    def attach(
-        self,
-        model: nn.Module,
-        sites: Sequence[Site],
-        head: Sequence[nn.Parameter] = (),
-        schedule: Schedule | None = None,
-        *,
-        seed: int = 0,
-    ) -> None:
+    def place(self, model: nn.Module) -> None:
         from peft import LoraConfig, inject_adapter_in_model
 
-        super().attach(model, sites, head, schedule, seed=seed)
         inject_adapter_in_model(
             LoraConfig(
                 r=RANK,
                 lora_alpha=ALPHA,
                 lora_dropout=0.0,
-                target_modules=[site.name for site in sites],
+                target_modules=[site.name for site in self.sites],
                 rank_pattern=dict(self.ranks),
             ),
             model,
         )
-        self.layers: dict[str, Any] = {site.name: model.get_submodule(site.name) for site in sites}
+        self.layers: dict[str, Any] = {site.name: model.get_submodule(site.name) for site in self.sites}
         for parameter in self.parameters():  # injected ones are fp32
             parameter.data = parameter.data.double()
-        for parameter in head:  # PEFT freezes it
+        for parameter in self.head:  # PEFT freezes it
             parameter.requires_grad_(True)
 
     def parameters(self) -> list[nn.Parameter]:
@@ -74,7 +64,7 @@ class PeftLora(Method):
                 layer.lora_A["default"].weight.copy_(state[f"{name}.A"])
                 layer.lora_B["default"].weight.copy_(state[f"{name}.B"])
 
-    def delta(self, name: str) -> torch.Tensor:
+    def update(self, name: str) -> torch.Tensor:
         """The update of the weight, in the base's storage order."""
         return self.layers[name].get_delta_weight("default")
 
@@ -106,8 +96,8 @@ class Run:
             max_grad_norm=0.5,
         )
 
-    def _loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        each = F.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="none")
+    def _loss(self, outputs: Any, batch: Batch) -> torch.Tensor:
+        each = F.cross_entropy(outputs.logits.flatten(0, -2), batch["labels"].flatten(), reduction="none")
         self.losses.append(float(each.detach().mean()))
         return each
 
@@ -188,7 +178,7 @@ def test_ours_is_pefts(case: str) -> None:
     ours.method.merge()
     torch.testing.assert_close(ours.answers(), expected, rtol=0, atol=1e-6)
     for name in names:
-        module, delta = ours.model.get_submodule(name), peft.delta(name)
+        module, delta = ours.model.get_submodule(name), peft.update(name)
         assert delta.abs().max() > 1e-2
         torch.testing.assert_close(module.weight - bases[name], delta, rtol=0, atol=1e-6)
         stored = updates[name] if isinstance(module, nn.Linear) else updates[name].T

@@ -2,19 +2,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from dora_cli.data.pairs import IGNORED
-from dora_cli.tasks import GenerationTask, get_task
+from dora_cli.tasks import get_task
+from dora_cli.tasks.generate import GenerateTask
 
 
 @pytest.fixture
-def e2e() -> GenerationTask:
+def e2e() -> GenerateTask:
     task = get_task("e2e")
-    assert isinstance(task, GenerationTask)
+    assert isinstance(task, GenerateTask)
     return task
+
+
+def losses_of(
+    task: GenerateTask, logits: torch.Tensor, labels: Sequence[Sequence[int]], smoothing: float = 0.0
+) -> torch.Tensor:
+    outputs, batch = SimpleNamespace(logits=logits), {"labels": torch.tensor(labels)}
+    return task.losses(outputs, batch, label_smoothing=smoothing)
 
 
 def literal_losses(logits: torch.Tensor, labels: Sequence[Sequence[int]], smoothing: float) -> list[list[float]]:
@@ -33,33 +42,33 @@ def literal_losses(logits: torch.Tensor, labels: Sequence[Sequence[int]], smooth
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_losses_against_a_literal_double_loop(smoothing: float, e2e: GenerationTask) -> None:
+def test_losses_against_a_literal_double_loop(smoothing: float, e2e: GenerateTask) -> None:
     logits = torch.randn(3, 5, 11, generator=torch.Generator().manual_seed(0)) * 3
     labels = [[IGNORED, IGNORED, 4, 0, 10], [IGNORED, 7, 7, IGNORED, IGNORED], [1, 2, 3, 4, 5]]
-    losses = e2e.losses(logits, torch.tensor(labels), label_smoothing=smoothing)
+    losses = losses_of(e2e, logits, labels, smoothing)
     assert losses.shape == (3, 5)
     torch.testing.assert_close(losses, torch.tensor(literal_losses(logits, labels, smoothing)))
     # Nothing of an ignored position reaches the sum, whatever its logits.
     assert losses[0, :2].tolist() == [0.0, 0.0]
 
 
-def test_ignored_positions_have_no_gradient(e2e: GenerationTask) -> None:
+def test_ignored_positions_have_no_gradient(e2e: GenerateTask) -> None:
     logits = torch.zeros(1, 3, 4, requires_grad=True)
-    e2e.losses(logits, torch.tensor([[IGNORED, 2, IGNORED]]), label_smoothing=0.1).sum().backward()
+    losses_of(e2e, logits, [[IGNORED, 2, IGNORED]], 0.1).sum().backward()
     assert logits.grad is not None
     assert logits.grad[0, [0, 2]].abs().max() == 0
     # d/ds of the smoothed loss at equal scores: p - ((1 - e) * onehot + e / V).
     torch.testing.assert_close(logits.grad[0, 1], torch.tensor([0.225, 0.225, -0.675, 0.225]))
 
 
-def test_losses_of_half_precision_are_fp32(e2e: GenerationTask) -> None:
+def test_losses_of_half_precision_are_fp32(e2e: GenerateTask) -> None:
     # 256 equal logits: log 256 exactly, which bf16 could not hold.
-    losses = e2e.losses(torch.full((1, 1, 256), 3.0, dtype=torch.bfloat16), torch.tensor([[0]]))
+    losses = losses_of(e2e, torch.full((1, 1, 256), 3.0, dtype=torch.bfloat16), [[0]])
     assert losses.dtype == torch.float32
     assert losses.item() == pytest.approx(math.log(256), abs=1e-6)
 
 
-def test_the_task_e2e_fits_together(e2e: GenerationTask) -> None:
+def test_the_task_e2e_fits_together(e2e: GenerateTask) -> None:
     assert e2e.text_columns == ("meaning_representation", "human_reference")
     assert e2e.splits == {"train": 42061, "validation": 4672, "test": 4693}
     assert [split for split in e2e.splits if e2e.fields.complete(split)] == ["train", "validation"]
@@ -69,5 +78,5 @@ def test_the_task_e2e_fits_together(e2e: GenerationTask) -> None:
     assert e2e.primary in e2e.epoch_metrics
 
 
-def test_which_metrics_are_better_lower(e2e: GenerationTask) -> None:
+def test_which_metrics_are_better_lower(e2e: GenerateTask) -> None:
     assert {name for name in e2e.epoch_metrics if e2e.lower_is_better(name)} == {"loss", "perplexity"}

@@ -1,0 +1,213 @@
+"""Evaluating a model for a task: its metrics over splits, and, where the model writes texts, the scores of these."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from dora_cli.data import Encoded, EncodedSources, PairLayout, ReferenceGroups, inputs_of, to_device
+from dora_cli.evaluation.base import Finished, Metrics, Progress, Trial, silent
+from dora_cli.evaluation.decoding import Decoding, decode, try_decoding
+from dora_cli.evaluation.passes import Indices, batches_by_length, evaluation_mode, extremes, in_order
+from dora_cli.machine.memory import decoding_advice, enough_memory, evaluation_advice
+from dora_cli.methods import Method
+from dora_cli.tasks import Task
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+def keep_rows(
+    model: nn.Module,
+    split: Encoded,
+    task: Task,
+    *,
+    batch_size: int,
+    accelerator: Accelerator,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[npt.NDArray[Any]]:
+    """What the task keeps of every row of `split`, in its order, on the CPU.
+
+    Processes share the batches and all return the whole.
+    """
+    mine = batches_by_length(split.lengths, batch_size, accelerator)
+    found: list[torch.Tensor] = []
+    with evaluation_mode(model):
+        for done, indices in enumerate(mine):
+            found.append(_kept(model, split, indices, task, accelerator))
+            if progress is not None:
+                progress(done + 1, len(mine))
+    rows = [row for batch in found for row in batch.cpu().numpy()]  # waits for the device once all is queued
+    return in_order(mine, rows, accelerator)
+
+
+def _kept(model: nn.Module, split: Encoded, indices: Indices, task: Task, accelerator: Accelerator) -> torch.Tensor:
+    """What the task keeps of one batch, on the device."""
+    batch = to_device(split.collate(indices), accelerator.device)
+    with accelerator.autocast():
+        outputs = model(**inputs_of(batch))
+    return task.keep(outputs, batch)
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What outputs are written about: the sources of a split with all their references, and the sources encoded."""
+
+    split: str
+    groups: ReferenceGroups
+    encoded: EncodedSources
+
+
+@dataclass(frozen=True)
+class Writing:
+    """What a model writes, and how.
+
+    Attributes:
+        tokenizer: the model's.
+        layout: how texts stand in its input.
+        settings: of the decoding at the end.
+        greedy: what is decoded after every epoch; None for nothing.
+        full: what is decoded at the end.
+    """
+
+    tokenizer: Any
+    layout: PairLayout
+    settings: Decoding
+    greedy: Sources | None
+    full: Sources
+
+
+class Evaluator:
+    """Evaluates one model again and again on data that is encoded once: the metrics of the task's splits, and of a
+    model that writes texts a few greedy ones after an epoch, all of them by beam search at the end.
+
+    Every process calls it; all get the whole result.
+
+    Args:
+        task: says what is kept of a model's outputs, and what is measured of it.
+        splits: what is measured, encoded.
+        writing: what is written beside; None for a task that writes no texts.
+        batch_size: rows at a time, in each process.
+        progress: told how far every pass is.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        splits: Mapping[str, Encoded],
+        writing: Writing | None = None,
+        *,
+        batch_size: int,
+        accelerator: Accelerator,
+        progress: Progress = silent,
+    ) -> None:
+        self.task, self.splits, self.writing = task, splits, writing
+        self.confusion: Mapping[str, Any] | None = None
+        """That of the latest pass, where the task has one."""
+        self._batch_size, self._accelerator, self._progress = batch_size, accelerator, progress
+
+    @property
+    def generates(self) -> bool:
+        """Whether `finish` writes texts, and so knows more than `epoch`."""
+        return self.writing is not None
+
+    def prepare(self) -> None:
+        """Loads the libraries of the metrics, which the first evaluation would load otherwise, and has them score two
+        rows.
+
+        Raises:
+            LibraryError: one of them is broken.
+        """
+        self.task.prepare()
+
+    def trials(self, model: nn.Module, method: Method) -> Sequence[Trial]:
+        """What `epoch` and `finish` do with the model, in an order in which the earlier tells more of why the later
+        fails.
+        """
+        found = [Trial("an evaluation", "eval", partial(self._try, model))]
+        if self.writing is None:
+            return found
+        settings = self.writing.settings
+        greedy = partial(self._try_writing, self.writing, model, method, replace(settings, beams=1))
+        found.append(Trial("decoding", "decode", greedy))
+        if settings.beams > 1:
+            searched = partial(self._try_writing, self.writing, model, method, settings)
+            fix = "set decode.beams: 1, which works"
+            found.append(Trial(f"decoding with decode.beams {settings.beams}", "decode", searched, fix))
+        return found
+
+    def _try(self, model: nn.Module) -> None:
+        for split in self.splits.values():
+            for indices in extremes(split.lengths, self._batch_size):
+                _kept(model, split, indices, self.task, self._accelerator).cpu()
+
+    def _try_writing(self, writing: Writing, model: nn.Module, method: Method, settings: Decoding) -> None:
+        with method.folded():
+            try_decoding(
+                model,
+                writing.tokenizer,
+                writing.full.encoded,
+                writing.layout,
+                settings,
+                accelerator=self._accelerator,
+            )
+
+    def epoch(self, model: nn.Module, method: Method) -> Metrics:
+        """The metrics between epochs, as far as the task's `epoch_metrics`."""
+        metrics = self._measured(model)
+        if self.writing is not None and (greedy := self.writing.greedy) is not None:
+            outputs = self._written(self.writing, model, method, greedy, replace(self.writing.settings, beams=1))
+            scores = self.task.score(outputs, greedy.groups.references, quick=True).metrics
+            metrics |= {f"greedy_{name}": value for name, value in scores.items()}
+        return metrics
+
+    def finish(self, model: nn.Module, method: Method) -> Finished:
+        """Everything about finished weights."""
+        metrics = self._measured(model)
+        if self.writing is None:
+            return Finished(metrics)
+        groups = self.writing.full.groups
+        outputs = self._written(self.writing, model, method, self.writing.full, self.writing.settings)
+        column = self.task.text_columns[0]
+        records = [
+            {column: source, "output": output, "references": references}
+            for source, output, references in zip(groups.sources, outputs, groups.references, strict=True)
+        ]
+        scores = self.task.score(outputs, groups.references)
+        return Finished({**metrics, **scores.metrics}, records, scores.notes)
+
+    def _measured(self, model: nn.Module) -> Metrics:
+        per_split = {}
+        with enough_memory(evaluation_advice(self._batch_size)):
+            for name, split in self.splits.items():
+                rows = keep_rows(
+                    model,
+                    split,
+                    self.task,
+                    batch_size=self._batch_size,
+                    accelerator=self._accelerator,
+                    progress=partial(self._progress, name),
+                )
+                per_split[name] = self.task.measure(rows, split)
+                self.confusion = self.task.confusion(rows, split)
+        return dict(self.task.combine(per_split))
+
+    def _written(
+        self, writing: Writing, model: nn.Module, method: Method, sources: Sources, settings: Decoding
+    ) -> list[str]:
+        with enough_memory(decoding_advice(settings.batch_size, settings.beams)), method.folded():
+            return decode(
+                model,
+                writing.tokenizer,
+                sources.encoded,
+                writing.layout,
+                settings,
+                accelerator=self._accelerator,
+                progress=partial(self._progress, f"{sources.split} (decoding)"),
+            )
