@@ -36,8 +36,10 @@ ELSEWHERE = {("doctor",): "tests/commands/test_catalogues.py"}
 FILES = {
     "films.txt": "the acting is nice .\nthe songs are not beautiful .\n",
     "films.csv": "sentence\nthe acting is nice .\n",
-    "reviews/train.csv": "text,mood\n" + "a nice film,good\na dull film,bad\n" * 32,
-    "reviews/validation.csv": "text,mood\n" + "a nice film,good\na dull film,bad\n" * 4,
+    "moods/train.csv": "text,mood\n" + "a nice film,good\na dull film,bad\n" * 32,
+    "moods/validation.csv": "text,mood\n" + "a nice film,good\na dull film,bad\n" * 4,
+    "mine.csv": "text,label\n" + "a nice film,good\na dull film,bad\n" * 10,
+    "reviews.csv": "review,stars\n" + "a dull film,1\na long film,3\na nice film,5\n" * 20,
     "mrs.txt": "name[Blue Rose], stayType[hostel], view[sea]\nname[Red Inn], stayType[hotel]\n",
     "outputs.txt": "Blue Rose is a hostel .\nRed Inn is a hotel .\n",
     "references.txt": "Blue Rose is a hostel by the sea .\nA hostel : Blue Rose .\n\nRed Inn is a hotel .\n",
