@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from dora_cli.methods import Method
 from dora_cli.recipe import dump_recipe, parse_recipe
 from tests.docs.pages import CONTRIBUTING, PAGES, ROOT, blocks, name
 from tests.methods.test_new_method import ENTRY_POINTS as METHODS
@@ -69,3 +70,15 @@ def test_the_entry_points_shown_are_those_of_the_tests() -> None:
 def test_the_rooms_are_those_of_the_house_in_their_order() -> None:
     listed = re.findall(r"^\| `(\w+)/` \|", CONTRIBUTING.read_text(encoding="utf-8"), flags=re.MULTILINE)
     assert tuple(listed) == ORDER
+
+
+GIVEN = {"attach", "sites", "head", "generator", "references", "folded", "merge", "release", "name"}
+"""What the base class does by itself, or gives."""
+
+
+def test_the_guide_lists_all_that_a_method_may_say() -> None:
+    page = (ROOT / "docs" / "guide" / "methods.md").read_text(encoding="utf-8")
+    rows = [row for row in page.splitlines() if row.startswith("| ")]
+    named = {word for row in rows for word in re.findall(r"`(?:self\.)?(\w+)[(`]", row)}
+    public = {word for word in vars(Method) if not word.startswith("_")}
+    assert public - GIVEN <= named
