@@ -16,21 +16,23 @@ from typer.main import get_command
 from dora_cli.commands import app
 from dora_cli.errors import DoraError
 from dora_cli.recipe import load_recipe
-from dora_cli.runs.place import default_output
 from tests import processes
 from tests.commands.conftest import environment
-from tests.docs.pages import CONTRIBUTING, GUIDE, PAGES, README, ROOT, Block, blocks, name
+from tests.docs.pages import GUIDE, PAGES, ROOT, Block, blocks, name
 
 COMMANDS: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]
 SETTINGS = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 SCRIPTS = "".join(file.read_text(encoding="utf-8") for file in (ROOT / "scripts").glob("*.py"))
-OURS = ("configs", "docs", "dora_cli", "scripts", "tests")
-"""Folders of the repository, into which no command writes."""
+OURS = {
+    ".ci", ".github", ".gitignore", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "README.md", "configs", "docs",
+    "dora_cli", "pyproject.toml", "scripts", "tests",
+}  # fmt: skip
+"""What the repository holds, where no command writes."""
 
 SHORT = ("train.max_steps=8", "data.max_train_samples=64", "data.max_eval_samples=8")
 """What the trainings of the pages are cut to here."""
-SEEDED = ("demo/sst2.yaml", "demo/sst2-lora.yaml", "demo/e2e.yaml")
-"""Recipes whose runs a page may count on."""
+BEGUN = ("dora train configs/demo/sst2.yaml", "dora train configs/demo/sst2.yaml --seeds 1,2,3 --output runs/seeds")
+"""What the reader of a page has done, as the guide's first page says."""
 ELSEWHERE = {("doctor",): "tests/commands/test_catalogues.py"}
 """Commands that take seconds and are run by another test."""
 FILES = {
@@ -146,8 +148,6 @@ class Folder:
             return
         if arguments[0] == "train":
             arguments += [word for setting in SHORT for word in ("--set", setting)]
-            if "--resume" not in arguments and not outputs(line) and "--dry-run" not in arguments:
-                shutil.rmtree(self.path / default_output(Path(arguments[1])), ignore_errors=True)
         stdin = None
         if before:
             ((program, file),) = before
@@ -171,11 +171,10 @@ class Folder:
 
 @pytest.fixture(scope="module")
 def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of one who has given the commands of the README's beginning."""
+    """The runs of one who begins with the guide."""
     folder = Folder(tmp_path_factory.mktemp("docs") / "begun")
-    for recipe in SEEDED:
-        folder.run(f"dora train configs/{recipe}")
-    folder.run("dora train configs/demo/sst2.yaml --seeds 1,2 --output runs/seeds")
+    for line in BEGUN:
+        folder.run(line)
     return folder.path / "runs"
 
 
@@ -183,7 +182,7 @@ def runnable(page: Path) -> list[Block]:
     return [block for block in blocks(page, "sh") if block.needs is None]
 
 
-@pytest.mark.parametrize("page", [page for page in (README, CONTRIBUTING, *GUIDE) if runnable(page)], ids=name)
+@pytest.mark.parametrize("page", [page for page in PAGES if runnable(page)], ids=name)
 def test_the_commands_of_a_page_run(page: Path, begun: Path, tmp_path: Path) -> None:
     folder = Folder(tmp_path / "folder")
     shutil.copytree(begun, folder.path / "runs")
@@ -192,7 +191,15 @@ def test_the_commands_of_a_page_run(page: Path, begun: Path, tmp_path: Path) -> 
             for output in outputs(line):
                 assert output.split("/")[0] not in OURS, f"{line}: would write among our own files"
             folder.run(line)
-    assert {path.name for path in folder.path.iterdir()} & {path.name for path in ROOT.iterdir()} <= {"configs", "runs"}
+    assert OURS & {path.name for path in folder.path.iterdir()} == {"configs"}
+
+
+def test_what_a_reader_has_done_is_what_the_guide_says() -> None:
+    (first,) = (page for page in GUIDE if page.name == "README.md")
+    said = " ".join(first.read_text(encoding="utf-8").split())
+    plain, seeds = BEGUN
+    assert f"`{plain}`" in said
+    assert f"`{seeds.removeprefix(plain).strip()}`" in said
 
 
 def check_line(line: str) -> None:
