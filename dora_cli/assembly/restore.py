@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -35,9 +35,6 @@ from dora_cli.runs.records.fields import written
 from dora_cli.runs.run_folder import RunRecords
 from dora_cli.tasks import Task
 from dora_cli.wording import plural
-
-if TYPE_CHECKING:
-    pass
 
 CODE = "model.trust_remote_code"
 THREADS = "train.threads"

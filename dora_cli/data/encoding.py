@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,10 @@ class Encoded(Protocol):
     @property
     def units(self) -> npt.NDArray[np.int64]:
         """Loss units of each row, ``(N,)``: what the loss of a group of batches is divided by."""
+
+    @property
+    def labels(self) -> npt.NDArray[Any] | None:
+        """Of each row, ``(N,)``; None where the data have none, or references in their place."""
 
     def collate(self, indices: Sequence[int] | npt.NDArray[np.integer], pad_multiple: int = 8) -> dict[str, Tensor]:
         """A padded batch of some rows. What the model does not read has a name that begins with ``labels``."""

@@ -58,6 +58,11 @@ class EncodedPairs:
         """Loss units of each example, ``(N,)``: its target tokens."""
         return self.targets.lengths
 
+    @property
+    def labels(self) -> None:
+        """None: the targets stand in their place."""
+        return None
+
     def collate(self, indices: Sequence[int] | npt.NDArray[np.integer], pad_multiple: int = 8) -> dict[str, Tensor]:
         """A padded batch to train on.
 

@@ -223,7 +223,7 @@ class LabelTask(Task):
                 compute(np.eye(self.num_labels)[:2], two)
 
     def measure(self, kept: Sequence[npt.NDArray[Any]], split: Encoded) -> dict[str, float]:
-        labels: Any = getattr(split, "labels", None)
+        labels = split.labels
         assert labels is not None, "scorable"
         logits, compute = _stacked(kept), self._compute_metrics()
         predictions = self._in_units(self.predictions(logits).numpy().astype(self._type))
@@ -236,7 +236,8 @@ class LabelTask(Task):
     def confusion(self, kept: Sequence[npt.NDArray[Any]], split: Encoded) -> Mapping[str, Any] | None:
         if not self.own or self.label_names is None:
             return None
-        labels: Any = getattr(split, "labels", None)
+        labels = split.labels
+        assert labels is not None, "scorable"
         counts = np.zeros((self.num_labels, self.num_labels), dtype=np.int64)
         np.add.at(counts, (labels, self.predictions(_stacked(kept)).numpy()), 1)
         return {"labels": list(self.label_names), "counts": counts.tolist()}

@@ -132,6 +132,7 @@ def test_units_are_the_labels_that_count(kind: Kind) -> None:
     rows = [kind.row(*texts) for texts in zip(SOURCES, TARGETS, strict=True)]
     assert len(split) == 4
     assert split.cut == 0
+    assert split.labels is None  # the targets stand in their place
     assert split.units.dtype == split.lengths.dtype == np.int64
     assert split.units.tolist() == [sum(label != IGNORED for label in row.labels) for row in rows]
     assert split.units.tolist() == (split.collate(range(4))["labels"] != IGNORED).sum(1).tolist()

@@ -59,7 +59,7 @@ class Stars(Task):
         return (outputs.logits > 0).sum(1)
 
     def measure(self, kept: Sequence[Any], split: Encoded) -> dict[str, float]:
-        wrong = np.abs(np.asarray(kept) - np.asarray(split.labels))  # type: ignore[attr-defined]
+        wrong = np.abs(np.asarray(kept) - np.asarray(split.labels))
         return {"mean_error": float(wrong.mean()), "exact": float((wrong == 0).mean())}
 
     def answer(self, kept: Sequence[Any], examples: Examples, recipe: Recipe) -> Answers:
