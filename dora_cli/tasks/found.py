@@ -31,7 +31,8 @@ MOST_CLASSES = 1000
 def find_columns(task: str, recipe: Recipe) -> tuple[dict[str, str], Table]:
     """The columns of the training split, by our names, and the split itself.
 
-    A second text is read where the recipe or the file names one.
+    Where the recipe names a column of texts, those that it names are all that are read; else the file may have a
+    second one.
 
     Raises:
         DataError: there is no such file or column.
@@ -40,10 +41,12 @@ def find_columns(task: str, recipe: Recipe) -> tuple[dict[str, str], Table]:
     fields = Fields(task, (OWN_TEXT, OWN_SECOND), Labels(None), ("train",), ())
     table = read_table(fields, at_home(recipe.data.path), "train")
     keys = Columns(fields, recipe.data.columns)
+    given = set(recipe.data.columns or {})
+    one_text = bool(given & set(OWN_TEXT)) and not given & set(OWN_SECOND)
     found = {}
     for ours in (OWN_TEXT, OWN_SECOND, (OWN_LABEL,)):
-        named = next((name for name in ours if name in (recipe.data.columns or {})), None)
-        if ours == OWN_SECOND and named is None and keys.present(table, ours) is None:
+        named = next((name for name in ours if name in given), None)
+        if ours == OWN_SECOND and (one_text or (named is None and keys.present(table, ours) is None)):
             continue
         found[named or ours[0]] = keys.column(table, ours)
     return found, table

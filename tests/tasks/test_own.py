@@ -90,6 +90,16 @@ def test_a_second_text_is_read_where_there_is_one(own: Any, tmp_path: Path) -> N
     assert recipe.data.scale == (2.5, 1.0)
 
 
+@pytest.mark.parametrize("labels", [(), ("data.labels=[a, b]",)])
+def test_columns_that_name_one_text_mean_one(own: Any, tmp_path: Path, labels: Sequence[str]) -> None:
+    """Whether or not the classes are listed too, which decides whether the file is looked at."""
+    write(tmp_path / "data" / "train.csv", ["review", "text2", "label"], [["a film", "b", "a"], ["a film", "b", "b"]])
+    _, task = resolve(own("classification", "data.columns={text: review}", *labels))
+    assert task.text_columns == ("text",)
+    _, task = resolve(own("classification", "data.columns={text: review, text2: text2}", *labels))
+    assert task.text_columns == ("text", "text2")
+
+
 @pytest.mark.parametrize(
     ("task", "change", "key"),
     [
