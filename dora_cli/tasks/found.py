@@ -13,6 +13,7 @@ from dora_cli.data.sources.files import read_table
 from dora_cli.data.sources.values import as_text, is_missing, number_of
 from dora_cli.errors import DataError
 from dora_cli.files import at_home
+from dora_cli.runs.records.confusion import LONGEST_LABEL, MOST_CLASSES
 from dora_cli.wording import plural
 
 if TYPE_CHECKING:
@@ -23,9 +24,6 @@ OWN_TEXT = ("text", "sentence", "sentence1")
 OWN_SECOND = ("text2", "sentence2")
 OWN_LABEL = "label"
 """What columns of the user's own data are called, the first name first."""
-
-MOST_CLASSES = 1000
-"""More different labels than a head is made for: numbers, or the wrong column."""
 
 
 def find_columns(task: str, recipe: Recipe) -> tuple[dict[str, str], Table]:
@@ -71,9 +69,27 @@ def find_labels(table: Table, values: Sequence[Any]) -> tuple[str, ...]:
             f"{table.name}: {len(names):,} different labels, more than {MOST_CLASSES:,}; for numbers set task: "
             "regression, else name the column of the labels with data.columns"
         )
+    if (longest := max(map(len, names))) > LONGEST_LABEL:
+        raise DataError(
+            f"{table.name}: a label of {longest:,} characters, more than {LONGEST_LABEL:,}; name the column of the "
+            "labels with data.columns"
+        )
     if all(number is not None for number in numbers.values()):
         return tuple(sorted(names, key=lambda name: (numbers[name], name)))
     return tuple(sorted(names))
+
+
+def listed_problems(labels: Sequence[str]) -> list[str]:
+    """What keeps the classes that ``data.labels`` lists from being a head's, a line each."""
+    found = []
+    if len(labels) > MOST_CLASSES:
+        found.append(
+            f"data.labels: {len(labels):,} labels, more than {MOST_CLASSES:,}; for numbers set task: regression, else "
+            "list fewer"
+        )
+    if (longest := max(map(len, labels), default=0)) > LONGEST_LABEL:
+        found.append(f"data.labels: a label of {longest:,} characters, more than {LONGEST_LABEL:,}; shorten it")
+    return found
 
 
 def find_scale(table: Table, values: Sequence[Any]) -> tuple[float, float]:

@@ -13,7 +13,15 @@ from dora_cli.data.notes import label_notes
 from dora_cli.data.sources.fields import Fields, HubSource, Labels, TsvLayout
 from dora_cli.libraries import loading
 from dora_cli.tasks.base import Answers, Task
-from dora_cli.tasks.found import OWN_LABEL, OWN_SECOND, OWN_TEXT, find_columns, find_labels, find_scale
+from dora_cli.tasks.found import (
+    OWN_LABEL,
+    OWN_SECOND,
+    OWN_TEXT,
+    find_columns,
+    find_labels,
+    find_scale,
+    listed_problems,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -140,6 +148,8 @@ class LabelTask(Task):
             )
         if self.own and self.regression and recipe.data.labels is not None:
             found.append(f"data.labels: the label of {self.name} is a number; remove the key")
+        if self.own and not self.regression:
+            found += listed_problems(recipe.data.labels or ())
         if self.regression and recipe.train.label_smoothing:
             found.append(
                 f"train.label_smoothing: is {recipe.train.label_smoothing}, but the label of {self.name} is a number, "

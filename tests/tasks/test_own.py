@@ -19,6 +19,7 @@ from dora_cli.errors import DataError, RecipeError
 from dora_cli.library.prediction import predict_saved, write_predictions
 from dora_cli.recipe import Recipe, dump_recipe, parse_recipe
 from dora_cli.reports.html.page import write_report
+from dora_cli.runs.records.confusion import LONGEST_LABEL, MOST_CLASSES, ConfusionRecord
 from dora_cli.training.listener import SilentListener
 
 COLOURS = ("red", "green", "blue")
@@ -71,7 +72,27 @@ def test_classes_are_found_in_a_stable_order(own: Any, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="all have the label 'red'"):
         labels(["red", "red"])
     with pytest.raises(DataError, match=r"1,001 different labels.*task: regression"):
-        labels([str(number) for number in range(1001)])
+        labels([str(number) for number in range(MOST_CLASSES + 1)])
+    with pytest.raises(DataError, match=r"label of 5,001 characters.*data\.columns"):
+        labels(["red", "r" * (LONGEST_LABEL + 1)])
+
+
+def test_listed_classes_have_the_bounds_of_those_that_are_found(own: Any, tmp_path: Path) -> None:
+    """Which are those of the record: a run of more would end in an error when its first epoch is saved."""
+
+    def resolved(labels: Sequence[str]) -> tuple[str, ...] | None:
+        recipe = own("classification")
+        data = recipe.data.model_copy(update={"labels": tuple(labels)})
+        return resolve(recipe.model_copy(update={"data": data}))[1].labels
+
+    write(tmp_path / "data" / "train.csv", ["text", "label"], [["a film", "0"], ["a film", "1"]])
+    most = [str(number) for number in range(MOST_CLASSES)]
+    ConfusionRecord(labels=list(resolved(most) or ()), counts=[[0] * MOST_CLASSES] * MOST_CLASSES)
+    with pytest.raises(RecipeError, match=r"data\.labels: 1,001 labels"):
+        resolved([*most, "one more"])
+    ConfusionRecord(labels=list(resolved(["0", "1" * LONGEST_LABEL]) or ()), counts=[[0, 0], [0, 0]])
+    with pytest.raises(RecipeError, match=r"data\.labels: a label of 5,001 characters"):
+        resolved(["0", "1" * (LONGEST_LABEL + 1)])
 
 
 def test_a_settled_recipe_needs_no_file(own: Any, tmp_path: Path) -> None:

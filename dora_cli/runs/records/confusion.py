@@ -6,7 +6,12 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from dora_cli.runs.records.fields import Count, Fact, Record
+from dora_cli.runs.records.fields import Count, Record
+
+MOST_CLASSES = 1000
+"""More different labels than a head is made for: numbers, or the wrong column."""
+LONGEST_LABEL = 5000
+"""Characters of a class's name: more are a text, from the wrong column."""
 
 
 class ConfusionRecord(Record):
@@ -17,7 +22,9 @@ class ConfusionRecord(Record):
         counts: ``counts[i][j]`` rows of class `i` were taken for class `j`.
     """
 
-    labels: Annotated[list[Fact], Field(min_length=2, max_length=1000)]
+    labels: Annotated[
+        list[Annotated[str, Field(max_length=LONGEST_LABEL)]], Field(min_length=2, max_length=MOST_CLASSES)
+    ]
     counts: list[list[Count]]
 
     @model_validator(mode="after")
