@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dora_cli.assembly.build import AdaptedModel
-from dora_cli.data import Encoded, Examples, load_examples
+from dora_cli.data import Encoded, Examples
 from dora_cli.errors import DataError
 from dora_cli.recipe import Recipe
-from dora_cli.tasks import Task
+from dora_cli.tasks import Task, read_split
 from dora_cli.wording import plural
 
 
@@ -55,19 +55,7 @@ def load_data(recipe: Recipe, task: Task, *, held_out: float = 0.0) -> RunData:
 
 def load_split(recipe: Recipe, task: Task, split: str, *, training: bool) -> Examples:
     """Examples of one split from the recipe's source, cut to the recipe's limit."""
-    data = recipe.data
-    return load_examples(
-        task.fields,
-        data.source,
-        split,
-        path=data.path,
-        columns=data.columns,
-        labels=data.labels,
-        validation=data.validation,
-        skip=data.invalid == "skip",
-        max_samples=data.max_train_samples if training else data.max_eval_samples,
-        seed=0,  # which examples are kept must not depend on the seed of the run
-    )
+    return read_split(recipe, task.fields, split, training=training)
 
 
 def encode_training(recipe: Recipe, task: Task, training: Examples, adapted: AdaptedModel) -> Encoded:

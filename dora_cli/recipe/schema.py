@@ -79,7 +79,7 @@ class DataSection(Section):
             otherwise.
         columns: the task's column names mapped to those of the own files; None where they agree.
         labels: label names of the own files, in the order of the classes; a task of your own classes finds them.
-        scale: mean and standard deviation of your own numbers in the training split; the task finds them.
+        scale: mean and standard deviation of your own numbers that are learned; the task finds them.
         validation: share of the training file that is held out to evaluate on, of every class its share; for own files
             without one to evaluate on.
         invalid: what rows of the own files without a text or a label are: an ``error``, or left out and counted,

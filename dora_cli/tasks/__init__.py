@@ -6,6 +6,7 @@ task by an entry point of the group ``dora_cli.tasks``.
 
 from dora_cli.tasks.base import Answers, Scores, Task, Use
 from dora_cli.tasks.catalogue import task_catalogue
+from dora_cli.tasks.reading import read_split
 from dora_cli.tasks.registry import get_task, task_names
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "Task",
     "Use",
     "get_task",
+    "read_split",
     "task_catalogue",
     "task_names",
 ]

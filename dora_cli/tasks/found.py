@@ -14,6 +14,7 @@ from dora_cli.data.sources.values import as_text, is_missing, number_of
 from dora_cli.errors import DataError
 from dora_cli.files import at_home
 from dora_cli.runs.records.confusion import LONGEST_LABEL, MOST_CLASSES
+from dora_cli.tasks.reading import read_split
 from dora_cli.wording import plural
 
 if TYPE_CHECKING:
@@ -92,18 +93,24 @@ def listed_problems(labels: Sequence[str]) -> list[str]:
     return found
 
 
-def find_scale(table: Table, values: Sequence[Any]) -> tuple[float, float]:
-    """Mean and standard deviation of the labels that are numbers; the latter 1 where all are the same.
-
-    What is no number is an error of the reading, with its line.
-
-    Raises:
-        DataError: there is no number.
+def check_numbers(table: Table, values: Sequence[Any]) -> None:
+    """Raises a DataError where no label is a number; a single one that is none is an error of the reading, with its
+    line.
     """
-    numbers = [number for value in values if (number := number_of(value)) is not None]
-    if not numbers:
+    if all(number_of(value) is None for value in values):
         raise DataError(
             f"{table.name}: of {plural(table.rows, 'label')} none is a plain decimal number, which a regression needs; "
             "for classes set task: classification, else name the column of the numbers with data.columns"
         )
+
+
+def find_scale(recipe: Recipe, fields: Fields) -> tuple[float, float]:
+    """Mean and standard deviation of the numbers that are learned, without what is held out, left out or cut off; the
+    latter 1 where all are the same.
+
+    Raises:
+        DataError: the examples cannot be read.
+    """
+    numbers = read_split(recipe, fields, "train", training=True).labels
+    assert numbers is not None, "the training split is complete"
     return float(np.mean(numbers)), float(np.std(numbers)) or 1.0

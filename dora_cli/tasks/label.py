@@ -17,6 +17,7 @@ from dora_cli.tasks.found import (
     OWN_LABEL,
     OWN_SECOND,
     OWN_TEXT,
+    check_numbers,
     find_columns,
     find_labels,
     find_scale,
@@ -353,13 +354,17 @@ def settled(task: LabelTask, recipe: Recipe) -> tuple[Recipe, LabelTask]:
         found["columns"] = columns
         if told is None:
             values = table.columns[columns[OWN_LABEL]]
-            found["scale" if task.regression else "labels"] = (
-                find_scale(table, values) if task.regression else find_labels(table, values)
-            )
+            if task.regression:
+                check_numbers(table, values)
+            else:
+                found["labels"] = find_labels(table, values)
     recipe = recipe.model_copy(update={"data": data.model_copy(update=found)})
     columns = recipe.data.columns or {}
     texts = tuple(
         next(name for name in names if name in columns) for names in (OWN_TEXT, OWN_SECOND) if set(names) & set(columns)
     )
+    if task.regression and told is None:
+        scale = find_scale(recipe, replace(task, text_columns=texts).fields)
+        recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"scale": scale})})
     changes = {"scale": recipe.data.scale} if task.regression else {"label_names": recipe.data.labels}
     return recipe, replace(task, text_columns=texts, **changes)

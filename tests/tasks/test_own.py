@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from dora_cli import evaluate, train
+from dora_cli.assembly.data import load_data
 from dora_cli.assembly.dry_run import dry_run
 from dora_cli.assembly.resolve import resolve
 from dora_cli.data.builtin import generate
@@ -109,6 +111,18 @@ def test_a_second_text_is_read_where_there_is_one(own: Any, tmp_path: Path) -> N
     recipe, task = resolve(own("regression"))
     assert task.reads == 2
     assert recipe.data.scale == (2.5, 1.0)
+
+
+def test_the_scale_is_that_of_the_numbers_that_are_learned(own: Any, tmp_path: Path) -> None:
+    """Rows that are held out, left out for a gap, or cut off, have no part in it."""
+    rows = [["a film", str(2**number)] for number in range(10)]
+    write(tmp_path / "data" / "train.csv", ["text", "label"], [*rows, ["", "1000000"]])
+    recipe, task = resolve(own("regression", "data.validation=0.3", "data.invalid=skip", "data.max_train_samples=5"))
+    data = load_data(recipe, task)
+    learned, held = (set(part.labels or ()) for part in (data.training, data.evaluated["validation"]))
+    assert (len(learned), len(held), learned & held) == (5, 3, set())
+    assert learned | held < {2.0**number for number in range(10)}
+    assert recipe.data.scale == pytest.approx((statistics.fmean(learned), statistics.pstdev(learned)))
 
 
 @pytest.mark.parametrize("labels", [(), ("data.labels=[a, b]",)])
