@@ -115,13 +115,11 @@ def _load(fields: Fields, hub: HubSource, split: str) -> Any:
 
 def _not_loaded(fields: Fields, hub: HubSource, split: str, error: Exception) -> DataError:
     reason = (str(error).strip().splitlines() or ["no reason given"])[0][:300]
-    official, files = _official(fields)
     return DataError(
         f"data.source hub: {hub.path} ({hub.config}), split {split}, could not be loaded: "
         f"{type(error).__name__}: {reason}\n"
-        f"Without a network, set data.source: {official} and data.path to a folder with the official files "
-        f"({', '.join(files)}), or load the data set once with a network: it is then found again in its cache "
-        f"(HF_HOME, which must be writable; set HF_HUB_OFFLINE=1 to skip the look-up)"
+        f"Without a network, {_official(fields)}load the data set once with a network: it is then found again in its "
+        f"cache (HF_HOME, which must be writable; set HF_HUB_OFFLINE=1 to skip the look-up)"
     )
 
 
@@ -152,10 +150,13 @@ def _from_the_cache() -> Iterator[None]:
         datasets.config.HF_HUB_OFFLINE = before
 
 
-def _official(fields: Fields) -> tuple[str, list[str]]:
-    """The source that reads the task's official files, and their names."""
+def _official(fields: Fields) -> str:
+    """How to read the task's official files instead; empty where there are none."""
     release = fields.release
+    if release is None:
+        return ""
     if isinstance(release, TsvLayout):
-        return "glue-tsv", list(release.files.values())
-    assert release is not None, "what the hub has was released before"
-    return "e2e-csv", [names[0] for names in release.files.values()]
+        source, files = "glue-tsv", list(release.files.values())
+    else:
+        source, files = "e2e-csv", [names[0] for names in release.files.values()]
+    return f"set data.source: {source} and data.path to a folder with the official files ({', '.join(files)}), or "
