@@ -1,7 +1,7 @@
 """Metrics of the user's own classes and numbers, by scikit-learn and scipy.
 
 Where a value is undefined it says what a model is worth that knows nothing: 0 for F1 and correlations, 0.5 for the area
-under the ROC curve.
+under the ROC curve; NaN where a probability is none.
 """
 
 from __future__ import annotations
@@ -37,7 +37,10 @@ def class_metrics(probabilities: npt.ArrayLike, labels: npt.ArrayLike) -> dict[s
     }
     if shares.shape[1] == 2:
         both = 0 < expected.sum() < len(expected)
-        found["auroc"] = metrics.roc_auc_score(expected, shares[:, 1]) if both else 0.5
+        if not np.isfinite(shares).all():
+            found["auroc"] = np.nan  # such a row stands nowhere in the order
+        else:
+            found["auroc"] = metrics.roc_auc_score(expected, shares[:, 1]) if both else 0.5
     return {name: float(value) for name, value in found.items()}
 
 

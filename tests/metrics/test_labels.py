@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
@@ -29,6 +31,12 @@ def test_auroc_counts_the_pairs_in_order() -> None:
 def test_one_class_alone_says_nothing() -> None:
     found = class_metrics(np.eye(2)[[0, 0]], [0, 0])
     assert (found["accuracy"], found["matthews_correlation"], found["auroc"]) == (1.0, 0.0, 0.5)
+
+
+def test_a_probability_that_is_none_has_no_place_in_an_order() -> None:
+    found = class_metrics([[0.2, 0.8], [np.nan, np.nan], [0.7, 0.3]], [1, 1, 0])
+    assert math.isnan(found["auroc"])
+    assert found["accuracy"] == pytest.approx(2 / 3)
 
 
 def test_numbers_by_hand() -> None:
