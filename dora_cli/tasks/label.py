@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -58,10 +59,11 @@ class LabelTask(Task):
     Attributes:
         label_names: names of the classes by label id, or None for a regression.
         metric: name of the metric that the evaluation computes on one split.
-        hub: where the hub has it; None for a task of the user's own data.
-        tsv: how the official files store it; likewise.
+        hub: where the hub has it; None if it is no source.
+        tsv: how the official files store it; None if there are none.
         scale: mean and standard deviation of the numbers of a regression, whose model learns them standardised; None
             where it learns them as they are.
+        own: whether it is a task of the user's own data, which say what its columns and labels are.
     """
 
     label_names: tuple[str, ...] | None
@@ -69,6 +71,7 @@ class LabelTask(Task):
     hub: HubSource | None = None
     tsv: TsvLayout | None = None
     scale: tuple[float, float] | None = None
+    own: bool = False
 
     # -- what it is ----------------------------------------------------------------------------------------------------
 
@@ -85,11 +88,6 @@ class LabelTask(Task):
         """Names of what is measured on one split."""
         binary = self.metric == "classes" and len(self.label_names or ()) in (0, 2)  # none: not yet looked for
         return (*_VALUES[self.metric], *(("auroc",) if binary else ()))
-
-    @property
-    def own(self) -> bool:
-        """Whether it is a task of the user's own data, which say what its columns and labels are."""
-        return self.tsv is None
 
     @property
     def standardises(self) -> bool:
@@ -113,18 +111,20 @@ class LabelTask(Task):
 
     @property
     def fields(self) -> Fields:
-        if self.tsv is None:
+        if self.own:
             texts = (OWN_TEXT, OWN_SECOND)[: len(self.text_columns)]
             return Fields(self.name, texts, Labels(self.label_names, own=True), tuple(self.splits), self.eval_splits)
         general = ("sentence",) if len(self.text_columns) == 1 else ("sentence1", "sentence2")
-        names = zip(self.text_columns, general, self.tsv.texts, strict=True)
+        official = self.text_columns if self.tsv is None else self.tsv.texts
+        names = zip(self.text_columns, general, official, strict=True)
+        sources = {"hub": self.hub, "glue-tsv": self.tsv, "files": True, "builtin": self.tsv}
         return Fields(
             self.name,
             tuple(tuple(dict.fromkeys(each)) for each in names),
-            Labels(self.label_names, self.tsv.span),
+            Labels(self.label_names, None if self.tsv is None else self.tsv.span),
             tuple(self.splits),
             self.eval_splits,
-            ("hub", "glue-tsv", "files", "builtin"),
+            tuple(source for source, there in sources.items() if there),
             self.hub,
             self.tsv,
         )
@@ -226,26 +226,18 @@ class LabelTask(Task):
         two = np.array([0, 1], dtype=self._type)
         with loading(f"what computes the metric {self.metric}"):
             compute = self._compute_metrics()
-            if not self.own:
-                compute(self.metric, two, two)
-            elif self.regression:
-                compute(two, two)
-            else:
-                compute(np.eye(self.num_labels)[:2], two)
+            compute(np.eye(self.num_labels)[:2] if self.metric == "classes" else two, two)
 
     def measure(self, kept: Sequence[npt.NDArray[Any]], split: Encoded) -> dict[str, float]:
         labels = split.labels
         assert labels is not None, "scorable"
         logits, compute = _stacked(kept), self._compute_metrics()
-        predictions = self._in_units(self.predictions(logits).numpy().astype(self._type))
-        if not self.own:
-            return compute(self.metric, predictions, np.asarray(labels))
-        if self.regression:
-            return compute(predictions, self._in_units(labels))
-        return compute(logits.double().softmax(dim=-1).numpy(), labels)
+        if self.metric == "classes":
+            return compute(logits.double().softmax(dim=-1).numpy(), labels)
+        return compute(self._in_units(self.predictions(logits).numpy().astype(self._type)), self._in_units(labels))
 
     def confusion(self, kept: Sequence[npt.NDArray[Any]], split: Encoded) -> Mapping[str, Any] | None:
-        if not self.own or self.label_names is None:
+        if self.metric != "classes" or self.label_names is None:
             return None
         labels = split.labels
         assert labels is not None, "scorable"
@@ -265,14 +257,14 @@ class LabelTask(Task):
     def _compute_metrics(self) -> Callable[..., dict[str, float]]:
         """The function of that name, whose libraries take a second to load when they are first needed."""
         with loading(f"what computes the metric {self.metric}"):
-            if self.own:
+            if self.metric in ("classes", "numbers"):
                 from dora_cli.metrics import labels
 
-                return labels.number_metrics if self.regression else labels.class_metrics
+                return labels.class_metrics if self.metric == "classes" else labels.number_metrics
             from dora_cli.metrics.glue import compute_metrics, load_libraries
 
             load_libraries(self.metric)
-        return compute_metrics
+        return partial(compute_metrics, self.metric)
 
     def answer(self, kept: Sequence[npt.NDArray[Any]], examples: Examples, recipe: Recipe) -> Answers:
         """A record has the texts under their columns' names, ``prediction`` (name of the class, or a number) and, for
@@ -296,7 +288,9 @@ class LabelTask(Task):
                 label = examples.labels[row]
                 record["label"] = label if names is None else names[int(label)]
             records.append(record)
-        return Answers(records, None if self.own else [self.submitted(prediction) for prediction in predictions])
+        return Answers(
+            records, None if self.tsv is None else [self.submitted(prediction) for prediction in predictions]
+        )
 
     # -- its words -----------------------------------------------------------------------------------------------------
 

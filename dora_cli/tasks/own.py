@@ -16,6 +16,7 @@ CLASSIFICATION: Final = LabelTask(
     primary="accuracy",
     label_names=(),
     metric="classes",
+    own=True,
 )
 
 REGRESSION: Final = LabelTask(
@@ -26,4 +27,5 @@ REGRESSION: Final = LabelTask(
     primary="pearson",
     label_names=None,
     metric="numbers",
+    own=True,
 )

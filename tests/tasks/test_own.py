@@ -7,6 +7,7 @@ import json
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,11 +18,13 @@ from dora_cli.assembly.data import load_data
 from dora_cli.assembly.dry_run import dry_run
 from dora_cli.assembly.resolve import resolve
 from dora_cli.data.builtin import generate
+from dora_cli.data.sources.fields import HubSource
 from dora_cli.errors import DataError, RecipeError
 from dora_cli.library.prediction import predict_saved, write_predictions
 from dora_cli.recipe import Recipe, dump_recipe, parse_recipe
 from dora_cli.reports.html.page import write_report
 from dora_cli.runs.records.confusion import LONGEST_LABEL, MOST_CLASSES, ConfusionRecord
+from dora_cli.tasks.label import LabelTask
 from dora_cli.training.listener import SilentListener
 
 COLOURS = ("red", "green", "blue")
@@ -123,6 +126,30 @@ def test_the_scale_is_that_of_the_numbers_that_are_learned(own: Any, tmp_path: P
     assert (len(learned), len(held), learned & held) == (5, 3, set())
     assert learned | held < {2.0**number for number in range(10)}
     assert recipe.data.scale == pytest.approx((statistics.fmean(learned), statistics.pstdev(learned)))
+
+
+def test_a_task_that_a_package_brings_keeps_its_own_source(own: Any) -> None:
+    """Also one without official files, which is no task of the user's own data for that."""
+    hub = HubSource("somebody/films", "default")
+    brought = LabelTask(
+        name="films",
+        text_columns=("review",),
+        splits={"train": 0, "validation": 0},
+        eval_splits=("validation",),
+        primary="macro_f1",
+        label_names=("bad", "good"),
+        metric="classes",
+        hub=hub,
+    )
+    assert (brought.fields.hub, brought.fields.sources) == (hub, ("hub", "files"))
+    assert brought.fields.texts == (("review", "sentence"),)
+    recipe = own("classification", "data={source: hub}")
+    assert not brought.problems(recipe)
+    assert brought.settle(recipe) == (recipe, brought)
+    split = SimpleNamespace(labels=np.array([0, 1]))
+    found = brought.measure([np.array([2.0, 0.0]), np.array([1.0, 0.0])], split)  # type: ignore[arg-type]
+    assert found.keys() == set(brought.scores)
+    assert found["accuracy"] == 0.5
 
 
 @pytest.mark.parametrize("labels", [(), ("data.labels=[a, b]",)])
