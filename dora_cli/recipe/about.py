@@ -31,6 +31,7 @@ class About:
         tags: what the hub may find such a model by.
         notes: from the run's section, Markdown sentences on the options that differ from the method as published.
         scale: from the run's section, a projection's start rank and its final rank, the factor on ``B A``.
+        head_only: whether nothing trains but the head, so that a model without one learns nothing.
     """
 
     title: str
@@ -44,3 +45,4 @@ class About:
     tags: tuple[str, ...] = ()
     notes: Callable[[Any], Sequence[str]] = _no_notes
     scale: Callable[[Any, int, int], float] = _no_scale
+    head_only: bool = False

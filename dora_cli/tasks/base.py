@@ -150,22 +150,37 @@ class Task(ABC):
 
     def problems(self, recipe: Recipe) -> list[str]:
         """What in `recipe` means nothing to this task, a line each; before anything is loaded."""
-        found = [] if recipe.decode is None else [f"decode: {self.name} generates no text; remove the section"]
+        found = []
+        if recipe.decode is not None and not self.decodes:
+            found.append(f"decode: {self.name} generates no text; remove the section")
+        elif recipe.decode is not None and recipe.decode.split not in (None, *self.splits):
+            found.append(
+                f"decode.split: {self.name} has no split {recipe.decode.split!r}; it has {', '.join(self.splits)}"
+            )
         if recipe.data.scale is not None and not self.standardises:
             found.append(f"data.scale: {self.name} has no numbers of your own to scale; remove the key")
         return found
 
     def settle(self, recipe: Recipe) -> tuple[Recipe, Task]:
-        """The recipe with what this task decides filled in, and the task with what this recipe decides.
+        """The recipe with what this task decides filled in, and the task with what this recipe decides. Of a task that
+        writes texts, how it does so (the section ``decode``) is filled in here.
 
         Raises:
             DataError: the data that decide it cannot be read.
         """
-        return recipe, self
+        if not self.decodes:
+            return recipe, self
+        from dora_cli.recipe import DecodeSection
+
+        decode = recipe.decode or DecodeSection()
+        decode = decode.model_copy(update={"split": decode.split or self.written_split})
+        return recipe.model_copy(update={"decode": decode}), self
 
     def evaluated_splits(self, recipe: Recipe) -> tuple[str, ...]:
         """The splits that an evaluation of `recipe` (settled) reads."""
-        return self.eval_splits
+        if not self.decodes:
+            return self.eval_splits
+        return tuple(dict.fromkeys((*self.eval_splits, decoded_split(recipe))))
 
     def predicted_splits(self, recipe: Recipe, split: str | None) -> tuple[str, ...]:
         """The splits that ``dora predict --split`` means; with None those that it takes by itself.
@@ -173,6 +188,8 @@ class Task(ABC):
         Raises:
             RecipeError: no such split.
         """
+        if split is None and self.decodes:
+            split = decoded_split(recipe)
         if split is None:
             split = "test" if "test" in self.splits else self.eval_splits[0]
         if split not in self.splits:
@@ -187,7 +204,7 @@ class Task(ABC):
         """What stands on the base model."""
 
     def layout(self, base: LoadedModel) -> PairLayout | None:
-        """How texts stand in the input of `base`, for a task that has to know."""
+        """How texts stand in the input of `base`, for a task that has to know: one that writes texts has."""
         return None
 
     # -- training ------------------------------------------------------------------------------------------------------
@@ -276,6 +293,11 @@ class Task(ABC):
         """
         return False
 
+    @property
+    def written_split(self) -> str:
+        """What the finished model writes about, unless the recipe names another split."""
+        return self.eval_splits[0]
+
     def score(self, outputs: Sequence[str], references: Sequence[Sequence[str]], *, quick: bool = False) -> Scores:
         """Metrics of texts that were written; `quick` leaves out what takes too long between epochs."""
         raise AssertionError(f"{self.name} writes no texts")
@@ -328,3 +350,10 @@ class Task(ABC):
             "    logits = model(**inputs).logits",
             f"print({self.printed})",
         ]
+
+
+def decoded_split(recipe: Recipe) -> str:
+    """The split that finished weights write about, of a recipe that is settled."""
+    assert recipe.decode is not None
+    assert recipe.decode.split is not None, "settled"
+    return recipe.decode.split

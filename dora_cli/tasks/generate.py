@@ -110,16 +110,17 @@ class GenerateTask(Task):
 
     def problems(self, recipe: Recipe) -> list[str]:
         from dora_cli.recipe import DecodeSection
+        from dora_cli.recipe.methods import METHODS, about
 
-        found = super().problems(recipe.model_copy(update={"decode": None}))
+        found = super().problems(recipe)
         decode = recipe.decode or DecodeSection()
-        if decode.split is not None and decode.split not in self.splits:
-            found.append(f"decode.split: {self.name} has no split {decode.split!r}; it has {', '.join(self.splits)}")
         if recipe.data.labels is not None:
             found.append(f"data.labels: {self.name} has references, not labels; remove the key")
-        if recipe.method.name == "head":
+        if about(recipe.method.name).head_only:
+            others = " or ".join(name for name in METHODS if not about(name).head_only)
             found.append(
-                f"method.name: head trains a head alone, and the model of {self.name} has none; choose dora or lora"
+                f"method.name: {recipe.method.name} trains a head alone, and the model of {self.name} has none; choose "
+                f"{others}"
             )
         if (recipe.eval.metric or "").startswith("greedy_") and not decode.epoch_samples:
             found.append(
@@ -127,19 +128,6 @@ class GenerateTask(Task):
                 "is 0; raise it"
             )
         return found
-
-    def settle(self, recipe: Recipe) -> tuple[Recipe, Task]:
-        from dora_cli.recipe import DecodeSection
-
-        decode = recipe.decode or DecodeSection()
-        decode = decode.model_copy(update={"split": decode.split or self.decoded_split})
-        return recipe.model_copy(update={"decode": decode}), self
-
-    def evaluated_splits(self, recipe: Recipe) -> tuple[str, ...]:
-        return tuple(dict.fromkeys((*self.eval_splits, _decoded_split(recipe))))
-
-    def predicted_splits(self, recipe: Recipe, split: str | None) -> tuple[str, ...]:
-        return super().predicted_splits(recipe, split or _decoded_split(recipe))
 
     # -- from texts to losses ------------------------------------------------------------------------------------------
 
@@ -216,6 +204,10 @@ class GenerateTask(Task):
     def decodes(self) -> bool:
         return True
 
+    @property
+    def written_split(self) -> str:
+        return self.decoded_split
+
     def score(self, outputs: Sequence[str], references: Sequence[Sequence[str]], *, quick: bool = False) -> Scores:
         return self.scorer(outputs, references, quick=quick)
 
@@ -257,9 +249,3 @@ class GenerateTask(Task):
             *call("written = model.generate", ["input_ids=ids", "attention_mask=torch.ones_like(ids)", *start]),
             f"print(tokenizer.decode(written[0, {prompt}:], skip_special_tokens=True).strip())",
         ]
-
-
-def _decoded_split(recipe: Recipe) -> str:
-    assert recipe.decode is not None
-    assert recipe.decode.split is not None, "settled"
-    return recipe.decode.split

@@ -2,14 +2,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from dora_cli.data.pairs import IGNORED
+from dora_cli.recipe import DecodeSection, parse_recipe
+from dora_cli.recipe.methods import lora
 from dora_cli.tasks import get_task
 from dora_cli.tasks.generate import GenerateTask
+from tests.tasks.brought.stars_task import STARS, Stars
 
 
 @pytest.fixture
@@ -80,3 +84,37 @@ def test_the_task_e2e_fits_together(e2e: GenerateTask) -> None:
 
 def test_which_metrics_are_better_lower(e2e: GenerateTask) -> None:
     assert {name for name in e2e.epoch_metrics if e2e.lower_is_better(name)} == {"loss", "perplexity"}
+
+
+def test_a_method_that_trains_a_head_alone_is_told_by_what_it_says_of_itself(
+    e2e: GenerateTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = parse_recipe("task: e2e\nmodel: {name: builtin:tiny-decoder}\nmethod: {name: lora}")
+    assert not e2e.problems(recipe)
+    monkeypatch.setattr(lora, "ABOUT", replace(lora.ABOUT, head_only=True))
+    (problem,) = e2e.problems(recipe)
+    assert problem.startswith("method.name: lora trains a head alone")
+    assert problem.endswith("choose dora")
+
+
+class Telling(Stars):
+    """A task of another package that writes texts, and leaves the recipe to the base class."""
+
+    decodes = True
+
+
+def test_a_task_that_writes_is_given_how() -> None:
+    task = Telling(**vars(STARS))
+    recipe = parse_recipe("task: film/stars\nmodel: {name: builtin:tiny-decoder}")
+    settled, same = task.settle(recipe)
+    assert same == task
+    assert settled.decode == DecodeSection(split="validation")
+    assert task.evaluated_splits(settled) == ("validation",)
+    asked = recipe.model_copy(update={"decode": DecodeSection(split="test", beams=3)})
+    assert not task.problems(asked)
+    settled, _ = task.settle(asked)
+    assert settled.decode == asked.decode
+    assert task.evaluated_splits(settled) == ("validation", "test")
+    assert task.predicted_splits(settled, None) == ("test",)
+    wrong = recipe.model_copy(update={"decode": DecodeSection(split="tset")})
+    assert ["decode.split" in problem for problem in task.problems(wrong)] == [True]

@@ -29,4 +29,5 @@ ABOUT = About(
     mergeable=True,
     lora=False,
     card="The head alone was trained; the base model is as it was.",
+    head_only=True,
 )
