@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from importlib import import_module, metadata
 from importlib.util import find_spec
+from typing import Any
 
 from dora_cli.errors import DoraError, LibraryError
 
@@ -22,6 +23,41 @@ def sleep_while_waiting() -> None:
     OpenMP, GNU's and LLVM's alike, reads this once, when PyTorch is loaded: for programs only, before that.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def brought(group: str, ours: Collection[str], name_of: Callable[[Any], object]) -> dict[str, Any]:
+    """What installed packages bring by the entry points of `group`, by name; `ours` are names that are taken.
+
+    Args:
+        name_of: the name that such an object gives itself; raises an error, or gives None, where it is no such object.
+
+    Raises:
+        LibraryError: one cannot be loaded, or is called otherwise than its entry point.
+    """
+    found = {}
+    for entry in metadata.entry_points(group=group):
+        if entry.name in ours:
+            continue
+        what = f"{entry.name!r}, which the package {_package(entry)} brings ({group}: {entry.value}),"
+        fix = "install a version of it that fits, or uninstall it"
+        try:
+            thing = entry.load()
+        except Exception as error:  # whatever a stranger's module does when it is imported
+            raise LibraryError(f"{what} cannot be loaded ({_reason(error)}); {fix}") from error
+        try:
+            name = name_of(thing)
+        except (AttributeError, KeyError, TypeError):
+            name = None
+        if name is None:
+            raise LibraryError(f"{what} is nothing that {group} takes; {fix}")
+        if name != entry.name:
+            raise LibraryError(f"{what} calls itself {name!r}; {fix}")
+        found[entry.name] = thing
+    return found
+
+
+def _package(entry: metadata.EntryPoint) -> str:
+    return "of an unknown name" if entry.dist is None else f"{entry.dist.name} {entry.dist.version}"
 
 
 def is_panic(error: BaseException) -> bool:

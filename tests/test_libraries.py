@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from dora_cli.errors import LibraryError, RecipeError
-from dora_cli.libraries import broken_companion, import_problem, loading
+from dora_cli.libraries import broken_companion, brought, import_problem, loading
 from dora_cli.tasks import get_task, task_names
-from tests.commands.conftest import CONFIGS, environment
+from tests.commands.conftest import CONFIGS, ROOT, environment
 from tests.patience import PATIENCE
 
 BUILT_FOR_ANOTHER = "operator torchvision::nms does not exist"
@@ -114,3 +114,62 @@ def test_a_metric_says_that_what_it_computes_with_is_broken(
     task = next(task for task in map(get_task, task_names()) if getattr(task, "metric", None) == metric)
     with pytest.raises(LibraryError, match=metric):
         task.prepare()
+
+
+BROUGHT = """
+class Fine:
+    name = "fine"
+
+fine = Fine()
+"""
+
+
+def bring(folder: Path, group: str, entry: str, source: str, module: str = "guest") -> None:
+    """A package of one module, with one entry point."""
+    (folder / f"{module}.py").write_text(source)
+    notes = folder / "dora_guest-0.1.dist-info"
+    notes.mkdir()
+    (notes / "METADATA").write_text("Metadata-Version: 2.1\nName: dora-guest\nVersion: 0.1\n")
+    (notes / "entry_points.txt").write_text(f"[{group}]\n{entry}\n")
+
+
+@pytest.mark.parametrize(
+    ("entry", "source", "said"),
+    [
+        ("fine = guest:fine", "import nowhere_at_all", "cannot be loaded (ModuleNotFoundError: No module named"),
+        ("fine = guest:gone", BROUGHT, "cannot be loaded (AttributeError: "),
+        ("other = guest:fine", BROUGHT, "calls itself 'fine'"),
+        ("fine = guest:Fine.__init__", BROUGHT, "is nothing that tests.guests takes"),
+    ],
+)
+def test_what_a_package_brings_is_loaded_or_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, entry: str, source: str, said: str
+) -> None:
+    module = f"guest_{tmp_path.name}"  # each is imported anew
+    entry = entry.replace("guest", module)
+    bring(tmp_path, "tests.guests", entry, source, module)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(LibraryError) as caught:
+        brought("tests.guests", (), lambda thing: thing.name)
+    message = str(caught.value)
+    name, _, value = entry.partition(" = ")
+    assert message.startswith(f"{name!r}, which the package dora-guest 0.1 brings (tests.guests: {value}), {said}")
+    assert message.endswith("; install a version of it that fits, or uninstall it")
+    assert brought("tests.guests", (name,), lambda thing: thing.name) == {}
+
+
+@pytest.mark.parametrize(
+    ("group", "command"), [("dora_cli.tasks", "tasks"), ("dora_cli.recipes", "methods"), ("dora_cli.methods", None)]
+)
+def test_a_broken_guest_is_one_message_of_every_room_that_has_guests(
+    tmp_path: Path, group: str, command: str | None
+) -> None:
+    bring(tmp_path, group, "fine = guest:fine", "raise RuntimeError('made for another version')")
+    code = "import dora_cli.methods" if command is None else f"from dora_cli.__main__ import main; main([{command!r}])"
+    given = environment(PYTHONPATH=f"{ROOT}:{tmp_path}")
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=given, capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+    assert all(part in done.stderr for part in ("dora-guest 0.1", "'fine'", f"{group}: guest:fine"))
+    if command is not None:
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)

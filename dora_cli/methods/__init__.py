@@ -4,8 +4,7 @@ package is one method behind the contract.
 An installed package brings a method by an entry point of the group ``dora_cli.methods``, named like the method.
 """
 
-from importlib.metadata import entry_points
-
+from dora_cli.libraries import brought
 from dora_cli.methods.base import Method
 from dora_cli.methods.dora import Dora, triton_obstacle
 from dora_cli.methods.head import HeadOnly
@@ -17,6 +16,6 @@ GROUP = "dora_cli.methods"
 METHODS: dict[str, type[Method]] = {method.name: method for method in (Dora, Lora, HeadOnly)}
 """Methods by the name a recipe gives them."""
 
-METHODS.update({entry.name: entry.load() for entry in entry_points(group=GROUP) if entry.name not in METHODS})
+METHODS.update(brought(GROUP, METHODS, lambda method: method.name if issubclass(method, Method) else None))
 
 __all__ = ["METHODS", "Dora", "HeadOnly", "Lora", "Method", "triton_obstacle"]

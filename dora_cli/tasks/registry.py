@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from importlib.metadata import entry_points
 
 from dora_cli.errors import RecipeError
+from dora_cli.libraries import brought
 from dora_cli.tasks.base import Task
 from dora_cli.tasks.e2e import E2E
 from dora_cli.tasks.glue import GLUE
@@ -15,7 +15,7 @@ GROUP = "dora_cli.tasks"
 """The entry points of other packages' tasks: each names a `Task`, and is called like it."""
 
 _TASKS: dict[str, Task] = {task.name: task for task in (*GLUE, E2E, CLASSIFICATION, REGRESSION)}
-_TASKS.update({entry.name: entry.load() for entry in entry_points(group=GROUP) if entry.name not in _TASKS})
+_TASKS.update(brought(GROUP, _TASKS, lambda task: task.name if isinstance(task, Task) else None))
 
 
 def task_names() -> tuple[str, ...]:

@@ -7,11 +7,11 @@ module by an entry point of the group ``dora_cli.recipes``, named like the metho
 
 from __future__ import annotations
 
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Annotated, Any, Union
 
 from pydantic import Discriminator, Tag
 
+from dora_cli.libraries import brought
 from dora_cli.recipe.about import About
 from dora_cli.recipe.fields import Section
 from dora_cli.recipe.methods import dora, head, lora
@@ -27,7 +27,7 @@ GROUP = "dora_cli.recipes"
 
 def _modules() -> dict[str, ModuleType]:
     own = {"dora": dora, "lora": lora, "head": head}
-    return own | {entry.name: entry.load() for entry in entry_points(group=GROUP) if entry.name not in own}
+    return own | brought(GROUP, own, lambda module: module.SECTION.model_fields["name"].default)
 
 
 _MODULES = _modules()
