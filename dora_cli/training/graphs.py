@@ -12,13 +12,13 @@ import gc
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
-from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch import nn
 
 from dora_cli.errors import DeviceError
-from dora_cli.models.outputs import logits_in
+from dora_cli.models.outputs import each_tensor, tensors_in
 
 EAGER_FIRST = 1
 """How often work runs eagerly before it is captured: what is made at first use (moments, workspaces, compiled kernels)
@@ -110,7 +110,7 @@ class CapturedModel:
 
     def __init__(self, model: nn.Module, graphs: Graphs) -> None:
         self._model, self._graphs = model, graphs
-        self._logits: dict[Hashable, dict[str, torch.Tensor]] = {}
+        self._outputs: dict[Hashable, Any] = {}
 
     @property
     def training(self) -> bool:
@@ -122,15 +122,16 @@ class CapturedModel:
     def train(self, mode: bool = True) -> None:
         self._model.train(mode)
 
-    def __call__(self, **batch: torch.Tensor) -> SimpleNamespace:
+    def __call__(self, **batch: torch.Tensor) -> Any:
+        """The whole output, but for a cache: what a task keeps of it is the task's to say."""
         key = ("evaluation", shapes(batch))
 
         def work(inputs: Inputs) -> None:
-            found = logits_in(self._model(**inputs))
-            if key not in self._logits:  # made eagerly: outside the memory of graphs
-                self._logits[key] = {name: torch.empty_like(logits) for name, logits in found.items()}
-            for name, logits in found.items():
-                self._logits[key][name].copy_(logits)
+            found = self._model(**inputs)
+            if key not in self._outputs:  # made eagerly: outside the memory of graphs
+                self._outputs[key] = each_tensor(found, torch.empty_like)
+            for kept, tensor in zip(tensors_in(self._outputs[key]), tensors_in(found), strict=True):
+                kept.copy_(tensor)
 
         self._graphs.run(key, work, batch, eager_first=EAGER_EVALUATIONS)
-        return SimpleNamespace(**{name: logits.clone() for name, logits in self._logits[key].items()})
+        return each_tensor(self._outputs[key], torch.clone)

@@ -201,3 +201,16 @@ def test_what_cannot_be_captured_is_named() -> None:
         graphs.run("sum", lambda inputs: float(inputs["x"].sum()), {"x": x})  # type: ignore[arg-type, return-value]
     with pytest.raises(DeviceError, match=r"CUDA graph .*train\.cuda_graph: off"):
         graphs.run("sum", lambda inputs: float(inputs["x"].sum()), {"x": x})  # type: ignore[arg-type, return-value]
+
+
+@torch.no_grad()
+def test_a_captured_evaluation_gives_all_that_the_model_gives() -> None:
+    run = Run(graph=True)
+    run.model.eval()
+    run.model.config.output_hidden_states = True
+    inputs = [{name: run.batch(3 * number)[name] for name in ("input_ids", "attention_mask")} for number in range(8)]
+    given = [run.step.evaluated_model(**batch) for batch in inputs]
+    for batch, found in zip(inputs, given, strict=True):
+        expected = run.model(**batch)
+        torch.testing.assert_close(found.logits, expected.logits)
+        torch.testing.assert_close(found.hidden_states, expected.hidden_states)
