@@ -44,8 +44,8 @@ def load_data(recipe: Recipe, task: Task, *, held_out: float = 0.0) -> RunData:
     evaluated = {split: load_split(recipe, task, split, training=False) for split in task.evaluated_splits(recipe)}
     if not held_out:
         return RunData(training, evaluated)
-    kept, held = training.held_out(held_out)
-    if not len(kept):
+    kept, held = training.parted(held_out)
+    if not len(held):
         raise DataError(
             f"split train: {plural(len(training), 'example')} are too few to hold {held_out:g} of them out, which "
             f"method {recipe.method.name} asks for; give more"

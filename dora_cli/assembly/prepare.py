@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from dora_cli.assembly.build import (
     AdaptedModel,
@@ -166,6 +167,7 @@ def prepare(
         adapted.model,
         adapted.projections,
         task.losses,
+        partial(task.losses, label_smoothing=recipe.train.label_smoothing),
         train,
         held_out,
         recipe.train.batch_size,

@@ -42,7 +42,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
 
 @pytest.fixture(scope="module")
 def links(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A recipe of 24 steps that names the method `links`: 94 examples, of which 10 are held out, leave 84."""
+    """A recipe of 24 steps that names the method `links`: 94 examples, of which 9 are held out, leave 85."""
     file = tmp_path_factory.mktemp("links") / "links.yaml"
     file.write_text(f"""
         task: glue/sst2
@@ -83,8 +83,10 @@ def test_from_training_to_export(installed: Command, recipe: Path, tmp_path: Pat
     installed("predict", "--checkpoint", run, "--split", "validation", "--output", tmp_path / "out.jsonl")
 
     merged = installed("export", "--checkpoint", run, "--format", "merged", "--output", tmp_path / "merged")
-    assert f"{entries:,} parameters" in merged.out
-    assert read(tmp_path / "merged" / "dora_export.json")["live_parameters"] == entries
+    assert f"{entries:,} parameters in 4 of 4 projections" in merged.out
+    record = read(tmp_path / "merged" / "dora_export.json")
+    assert record["live_parameters"] == record["adapter_parameters"] == entries
+    assert "## Ranks" not in (tmp_path / "merged" / "README.md").read_text()
     refused = installed("export", "--checkpoint", run, "--format", "peft", "--output", tmp_path / "peft", code=2)
     assert refused.err.count("\n") == 1
     assert " scale " in refused.err
@@ -127,12 +129,12 @@ def test_what_it_asks_for_is_planned_recorded_and_exported(
     installed: Command, links: Path, straight_links: Path, tmp_path: Path
 ) -> None:
     planned = " ".join(installed("train", links, "--dry-run").out.split())
-    assert "training examples 84" in planned
+    assert "training examples 85" in planned
     assert "anew after steps 8, 16" in planned
     environment, metrics = read(straight_links / "environment.json"), read(straight_links / "metrics.json")
     assert {name: part["examples"] for name, part in environment["data"].items()} == {
-        "train": 84,
-        "held_out": 10,
+        "train": 85,
+        "held_out": 9,
         "validation": 40,
     }
     log = lines(straight_links / "log.jsonl")
