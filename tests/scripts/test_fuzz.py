@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 from random import Random
@@ -15,25 +14,30 @@ from tests.commands.conftest import environment
 from tests.hostile.edits import change, edit_file
 from tests.hostile.inputs import Input
 from tests.hostile.trial import _run, judge
+from tests.processes import CONTEXT, begin, end_of
+
+
+def fuzz(scripts: Path, printed: Path, *arguments: str) -> None:
+    """The script, in a process whose workers are forked from the one that is warm already."""
+    begin(environment())
+    handle = os.open(printed, os.O_WRONLY | os.O_CREAT)
+    os.dup2(handle, 1)
+    os.dup2(handle, 2)
+    sys.path.insert(0, str(scripts))
+    sys.argv = ["fuzz.py", *arguments]
+    from fuzz import main
+
+    sys.exit(main())
 
 
 def test_some_inputs(scripts: Path, tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        scripts / "fuzz.py",
-        "--inputs",
-        "30",
-        "--seed",
-        "3",
-        "--jobs",
-        "1",
-        "--failures",
-        tmp_path / "failures",
-    ]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "30 inputs of seed 3" in done.stdout
-    assert "0 faults of 0 kinds" in done.stdout
+    arguments = ("--inputs", "30", "--seed", "3", "--jobs", "1", "--failures", str(tmp_path / "failures"))
+    process = CONTEXT.Process(target=fuzz, args=(scripts, tmp_path / "printed", *arguments))
+    process.start()
+    code, printed = end_of(process), (tmp_path / "printed").read_text()
+    assert code == 0, printed
+    assert "30 inputs of seed 3" in printed
+    assert "0 faults of 0 kinds" in printed
 
 
 @pytest.mark.parametrize(
