@@ -71,9 +71,7 @@ def train(step: int, loss: float | None = 0.5) -> dict[str, Any]:
 # Maps -----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "projections", [bert(6), llama(30), bart(6), stack("x", BART_ENCODER, 48)], ids=["6", "30", "bart", "48"]
-)
+@pytest.mark.parametrize("projections", [bert(6), bart(6), stack("x", BART_ENCODER, 48)], ids=["6", "bart", "48"])
 def test_every_rank_stands_in_its_cell(projections: Any, tmp_path: Path):
     record = ranks(projections)
     maps = rank_maps(record)
