@@ -20,21 +20,24 @@ from tests.training.conftest import make_recipe, tiny_model
 __all__ = ["make_recipe", "tiny_model"]
 
 LONGEST = (
-    "test_kill.py",
-    "test_resume.py",
-    "test_demo.py",
-    "test_trouble.py",
-    "test_signals.py",
-    "test_distributed.py",
     "test_new_packages.py",
-    "test_agreement.py",
+    "test_kill.py",
+    "test_trouble.py",
+    "test_resume.py",
     "test_generation.py",
+    "test_demo.py",
+    "test_agreement.py",
     "test_run.py",
+    "test_method.py",
+    "test_distributed.py",
+    "test_signals.py",
     "test_process.py",
-    "test_literal_reference.py",
-    "test_fuzz.py",
+    "test_without_a_home.py",
     "test_libraries.py",
-    "test_bench_train.py",
+    "test_literal_reference.py",
+    "test_plots.py",
+    "test_capture.py",
+    "test_escapes.py",
 )
 """Files that take half of the time; they come first, or one core would end with them alone."""
 

@@ -71,6 +71,7 @@ def _work(connection: Connection, ground: Ground, seed: int, scratch: Path) -> N
     _limit_memory()
     held = _peak()
     if not ground.root.exists():  # forked from a process that was warm before, for something else
+        os.environ["PATH"] = ""  # without Java, as in `tests.hostile.preload`
         Ground.make(ground.root)
     while (task := connection.recv()) is not None:
         number, content = task

@@ -10,31 +10,29 @@ from random import Random
 import pytest
 
 import dora_cli.commands
-from tests.commands.conftest import environment
 from tests.hostile.edits import change, edit_file
+from tests.hostile.ground import GROUND
 from tests.hostile.inputs import Input
 from tests.hostile.trial import _run, judge
-from tests.processes import CONTEXT, begin, end_of
+from tests.processes import CONTEXT, PRELOADED
+from tests.training.killing import Warm
 
 
-def fuzz(scripts: Path, printed: Path, *arguments: str) -> None:
-    """The script, in a process whose workers are forked from the one that is warm already."""
-    begin(environment())
-    handle = os.open(printed, os.O_WRONLY | os.O_CREAT)
-    os.dup2(handle, 1)
-    os.dup2(handle, 2)
-    sys.path.insert(0, str(scripts))
-    sys.argv = ["fuzz.py", *arguments]
+def test_some_inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Tried by workers forked from the process that is warm already, which has to be there before the script asks for
+    one of its own.
+    """
+    Warm()
+    arguments = ("--inputs", "30", "--seed", "3", "--jobs", "1", "--failures", str(tmp_path / "failures"))
+    monkeypatch.setattr(sys, "argv", ["fuzz.py", *arguments])
+    monkeypatch.setenv(GROUND, "")  # so that it is put back
     from fuzz import main
 
-    sys.exit(main())
-
-
-def test_some_inputs(scripts: Path, tmp_path: Path) -> None:
-    arguments = ("--inputs", "30", "--seed", "3", "--jobs", "1", "--failures", str(tmp_path / "failures"))
-    process = CONTEXT.Process(target=fuzz, args=(scripts, tmp_path / "printed", *arguments))
-    process.start()
-    code, printed = end_of(process), (tmp_path / "printed").read_text()
+    try:
+        code = main()
+    finally:
+        CONTEXT.set_forkserver_preload([PRELOADED])
+    printed = capsys.readouterr().out
     assert code == 0, printed
     assert "30 inputs of seed 3" in printed
     assert "0 faults of 0 kinds" in printed
