@@ -27,7 +27,7 @@ from tests.runs.test_resume import assert_equal_runs
 from tests.training.conftest import MakeRecipe
 from tests.training.test_run import lines, read
 
-BROUGHT = Path(__file__).parent / "brought_packages"
+BROUGHT = [Path(__file__).parent / room / "brought" for room in ("methods", "tasks")]
 ENTRY_POINTS = """
 [dora_cli.methods]
 scale = scale_method:Scale
@@ -45,7 +45,7 @@ film/stars = stars_task:STARS
 @pytest.fixture(scope="module", name="installed")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
     """`dora` in a process in which the package that brings the methods and the task is installed."""
-    modules = [file for file in BROUGHT.glob("*.py") if file.name != "__init__.py"]
+    modules = [file for room in BROUGHT for file in room.glob("*.py") if file.name != "__init__.py"]
     with installed(tmp_path_factory.mktemp("site"), modules, ENTRY_POINTS) as run:
         yield run
 
