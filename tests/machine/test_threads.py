@@ -128,7 +128,7 @@ def test_a_resumed_run_keeps_its_number_where_there_are_other_cores(
     """What ``auto`` chose on three cores is kept on one, and gives the bits of three."""
     monkeypatch.setattr(threads, "WORK_PER_THREAD", 1)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    recipe = make_recipe("save.every_steps=1")
+    recipe = make_recipe("train.epochs=2", "save.every_steps=1")
     torch.set_num_threads(3)
     train(recipe, tmp_path / "straight")
     with pytest.raises(KeyboardInterrupt):
@@ -142,7 +142,7 @@ def test_a_resumed_run_keeps_its_number_where_there_are_other_cores(
 
 
 def test_a_run_that_recorded_none_goes_on_with_what_pytorch_takes(make_recipe: MakeRecipe, tmp_path: Path) -> None:
-    recipe = make_recipe("save.every_steps=1")
+    recipe = make_recipe("train.epochs=2", "save.every_steps=1")
     with pytest.raises(KeyboardInterrupt):
         train(recipe, tmp_path / "run", listener=Watcher(cut=9))
     place = tmp_path / "run" / "environment.json"
