@@ -109,6 +109,7 @@ RULES = (
     Rule(("data.labels", "data.source"), _only_files),
     Rule(("data.scale", "data.source"), _only_files),
     Rule(("data.validation", "data.source"), _only_files),
+    Rule(("data.separator", "data.source"), _only_files),
     Rule(
         ("data.invalid", "data.source"), lambda value, source: _only_files(value if value != "error" else None, source)
     ),

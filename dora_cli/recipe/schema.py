@@ -84,6 +84,8 @@ class DataSection(Section):
             without one to evaluate on.
         invalid: what rows of the own files without a text or a label are: an ``error``, or left out and counted,
             ``skip``.
+        separator: what separates the fields of own csv and tsv files, ``comma``, ``semicolon``, ``tab`` or ``bar``, where
+            their name's ending says otherwise.
         max_train_samples: takes a fixed random subset of this size; None takes all.
         max_eval_samples: the same for every evaluated split; for a task that generates it counts sources, with all
             their references.
@@ -98,6 +100,7 @@ class DataSection(Section):
     scale: ForRun[Scale | None] = None
     validation: ForRun[Share | None] = None
     invalid: ForSource[Literal["error", "skip"]] = "error"
+    separator: ForSource[Literal["comma", "semicolon", "tab", "bar"] | None] = None
     max_train_samples: ForRun[Count | None] = None
     max_eval_samples: ForEvaluation[Count | None] = None
     max_length: ForEvaluation[Length] = 128

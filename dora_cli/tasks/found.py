@@ -38,7 +38,7 @@ def find_columns(task: str, recipe: Recipe) -> tuple[dict[str, str], Table]:
     """
     assert recipe.data.path is not None, "data.source files needs it"
     fields = Fields(task, (OWN_TEXT, OWN_SECOND), Labels(None), ("train",), ())
-    table = read_table(fields, at_home(recipe.data.path), "train")
+    table = read_table(fields, at_home(recipe.data.path), "train", recipe.data.separator)
     keys = Columns(fields, recipe.data.columns)
     found = {}
     for ours in (OWN_TEXT, OWN_SECOND, (OWN_LABEL,)):

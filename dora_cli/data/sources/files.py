@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dora_cli.data.examples import Examples
 from dora_cli.data.sources.columns import LABEL, Columns
@@ -50,6 +50,7 @@ def read_files(
     *,
     validation: float | None = None,
     skip: bool = False,
+    separator: str | None = None,
 ) -> Examples:
     """Examples of `split` from ``<split>.<format>`` in `folder`, or from parquet shards ``<split>-*.parquet``.
 
@@ -62,13 +63,14 @@ def read_files(
         labels: the labels as the file writes them, in the task's order. None: the task's names or label ids.
         validation: the share of the training file that becomes the evaluated split, which then has no file.
         skip: whether rows without a text or a label are left out, and counted in a note; else they are an error.
+        separator: as for `read_delimited`.
 
     Raises:
         DataError: no such folder or file, an unreadable or empty file, a missing column, one that is two of ours, a
             null text, an unknown label, an empty source or reference; names the file, the row and what is allowed.
     """
     if validation is None or split not in ("train", *fields.evaluated):
-        return _read_split(fields, folder, split, columns, labels, skip=skip)
+        return _read_split(fields, folder, split, columns, labels, skip=skip, separator=separator)
     if len(fields.evaluated) > 1:
         raise DataError(
             f"data.validation: {fields.task} is evaluated on {', '.join(fields.evaluated)}, which one file cannot "
@@ -80,7 +82,7 @@ def read_files(
             f"data.validation: is {validation:g}, but there is {there[0].name} in {folder} too; remove the key, or "
             "the file"
         )
-    whole = _read_split(fields, folder, "train", columns, labels, skip=skip)
+    whole = _read_split(fields, folder, "train", columns, labels, skip=skip, separator=separator)
     learned, held = whole.parted(validation)
     if not len(held):
         raise DataError(
@@ -103,10 +105,11 @@ def _read_split(
     labels: Sequence[str] | None,
     *,
     skip: bool,
+    separator: str | None,
 ) -> Examples:
     keys = Columns(fields, columns)
     ids = None if fields.labels is None else label_ids(fields, labels)
-    table = read_table(fields, folder, split)
+    table = read_table(fields, folder, split, separator)
     notes: tuple[str, ...] = ()
     if skip:
         wanted = [*keys.texts, *([] if fields.labels is None else [LABEL])]
@@ -117,12 +120,38 @@ def _read_split(
     return replace(found, notes=notes)
 
 
-def read_table(fields: Fields, folder: Path, split: str) -> Table:
-    """The file of `split`, with at least one row; raises DataError."""
-    table = _read(_find(fields, folder, split))
+_Key = tuple[Any, ...]
+_remembered: list[tuple[_Key, Table]] = []
+"""The table that was read last, until `forget_table`."""
+
+
+def read_table(fields: Fields, folder: Path, split: str, separator: str | None = None) -> Table:
+    """The file of `split`, with at least one row; raises DataError.
+
+    The training file is asked for several times before a run starts: for its columns and classes, for its examples, and
+    for those held out of them. It is kept until `forget_table`, or until another one is read, as long as it does not
+    change.
+    """
+    paths = _find(fields, folder, split)
+    key = (separator, *((path, status.st_size, status.st_mtime_ns) for path in paths for status in [path.stat()]))
+    if _remembered and _remembered[0][0] == key:
+        return _remembered[0][1]
+    table = _read(paths, separator)
     if not table.rows:
         raise no_examples(table.name)
+    if split == "train":
+        _remembered[:] = [(key, table)]
     return table
+
+
+def forget_table() -> None:
+    """Frees the memory of the table that `read_table` keeps: whoever has all examples needs it no more."""
+    _remembered.clear()
+
+
+def has_split(folder: Path, split: str) -> bool:
+    """Whether `folder` holds a file of `split`."""
+    return folder.is_dir() and bool(_files(folder, split))
 
 
 def _without_gaps(table: Table, columns: Sequence[str]) -> tuple[Table, tuple[str, ...]]:
@@ -161,7 +190,9 @@ def _examples(fields: Fields, table: Table, split: str, keys: Columns, ids: Mapp
     return Examples(examples.texts, parse_labels(fields, values, ids, table.where, remedy))
 
 
-def read_file(fields: Fields, path: Path, columns: Mapping[str, str] | None) -> Examples:
+def read_file(
+    fields: Fields, path: Path, columns: Mapping[str, str] | None, *, separator: str | None = None
+) -> Examples:
     """Examples to predict from one file: labels are not read; a generation's references are, where there are any.
 
     Args:
@@ -169,6 +200,7 @@ def read_file(fields: Fields, path: Path, columns: Mapping[str, str] | None) -> 
         path: a csv, tsv, json, jsonl or parquet file with the task's columns; where the task reads one text, any other
             is plain text, a text a line.
         columns: our column names to the file's, as for `read_files`.
+        separator: likewise.
 
     Raises:
         DataError: as `read_files`, or a blank line between texts.
@@ -183,7 +215,7 @@ def read_file(fields: Fields, path: Path, columns: Mapping[str, str] | None) -> 
             )
         check_not_empty(path)
         return Examples((_lines(path),), None)
-    table = _read([path])
+    table = _read([path], separator)
     if not table.rows:
         raise no_examples(table.name)
     keys = Columns(fields, columns)
@@ -268,11 +300,11 @@ def _format(path: Path) -> str | None:
     return next((end.removesuffix(_PACKED) for end in _ENDINGS if path.name.endswith(f".{end}")), None)
 
 
-def _read(paths: list[Path]) -> Table:
+def _read(paths: list[Path], separator: str | None = None) -> Table:
     if paths[0].suffix == _PACKED:
-        return _read_packed(paths[0])
+        return _read_packed(paths[0], separator)
     if paths[0].suffix in (".csv", ".tsv"):
-        return read_delimited(paths[0])
+        return read_delimited(paths[0], separator)
     for path in paths:
         check_not_empty(path)
         if path.suffix in (".json", ".jsonl"):
@@ -280,14 +312,14 @@ def _read(paths: list[Path]) -> Table:
     return _read_arrow(paths, paths[0].suffix)
 
 
-def _read_packed(path: Path) -> Table:
+def _read_packed(path: Path, separator: str | None) -> Table:
     """Reads what a .gz holds from a copy; messages name the .gz."""
     check_not_empty(path)
     with tempfile.TemporaryDirectory(prefix="dora-data-") as folder:
         copy = Path(folder) / path.stem
         _unpack(path, copy)
         try:
-            table = _read([copy])
+            table = _read([copy], separator)
         except DataError as error:
             raise DataError(str(error).replace(str(copy), str(path))) from error
     fault = table.fault and table.fault.replace(str(copy), str(path))

@@ -26,6 +26,7 @@ def load_examples(
     labels: Sequence[str] | None = None,
     validation: float | None = None,
     skip: bool = False,
+    separator: str | None = None,
     max_samples: int | None = None,
     seed: int = 0,
 ) -> Examples:
@@ -41,6 +42,7 @@ def load_examples(
         labels: of `files`: the labels as the file writes them, in the task's order; none for generation.
         validation: of `files`: the share of the training file that becomes the evaluated split.
         skip: of `files`: whether rows without a text or a label are left out; else they are an error.
+        separator: of `files`: what separates the fields of a csv or tsv, where its name says otherwise.
         max_samples: keep a random subset of this size, in the original order; None keeps all. For generation it counts
             different sources, with all their references, but in the training split it counts examples.
         seed: chooses the subset.
@@ -75,7 +77,9 @@ def load_examples(
         )
 
     if source == "files" and path is not None:
-        examples = read_files(fields, at_home(path), split, columns, labels, validation=validation, skip=skip)
+        examples = read_files(
+            fields, at_home(path), split, columns, labels, validation=validation, skip=skip, separator=separator
+        )
     else:
         examples = _read(fields, source, split, path)
     if max_samples is None:

@@ -12,16 +12,16 @@ from dora_cli.data.sources.separators import separator_fault
 @pytest.mark.parametrize(
     ("name", "header", "fix"),
     [
-        ("a.csv", "sentence;label", "semicolons, those of a .csv by commas; save it with commas"),
-        ("a.csv", "sentence|label", "bars, those of a .csv by commas; save it with commas"),
-        ("a.csv", "sentence\tlabel", "tabs, those of a .csv by commas; give its name the ending .tsv"),
+        ("a.csv", "sentence;label", "semicolons, those of a .csv by commas; set data.separator: semicolon, or save it with commas"),
+        ("a.csv", "sentence|label", "bars, those of a .csv by commas; set data.separator: bar, or save it with commas"),
+        ("a.csv", "sentence\tlabel", "tabs, those of a .csv by commas; set data.separator: tab, or give its name the ending .tsv"),
         (
             "a.csv",
             '"sentence"\t"label"',
-            "tabs, those of a .csv by commas; save it with commas",
+            "tabs, those of a .csv by commas; set data.separator: tab, or save it with commas",
         ),  # no tsv: it is quoted
-        ("a.tsv", "sentence,label", "commas, those of a .tsv by tabs; give its name the ending .csv"),
-        ("a.tsv", "sentence;label", "semicolons, those of a .tsv by tabs; save it with tabs"),
+        ("a.tsv", "sentence,label", "commas, those of a .tsv by tabs; set data.separator: comma, or give its name the ending .csv"),
+        ("a.tsv", "sentence;label", "semicolons, those of a .tsv by tabs; set data.separator: semicolon, or save it with tabs"),
     ],
 )
 def test_what_to_do_is_said(name: str, header: str, fix: str, tmp_path: Path) -> None:
