@@ -138,9 +138,7 @@ def _predict(
         names = () if file is not None else task.predicted_splits(recipe, split)
         check(recipe, task, names)
         if file is not None:
-            own[str(file)] = read_file(
-                task.fields, file, recipe.data.columns, separator=recipe.data.separator
-            )
+            own[str(file)] = read_file(task.fields, file, recipe.data.columns, separator=recipe.data.separator)
         return names
 
     restored = restore(checkpoint, overrides, splits, listener.note)

@@ -84,8 +84,8 @@ class DataSection(Section):
             without one to evaluate on.
         invalid: what rows of the own files without a text or a label are: an ``error``, or left out and counted,
             ``skip``.
-        separator: what separates the fields of own csv and tsv files, ``comma``, ``semicolon``, ``tab`` or ``bar``, where
-            their name's ending says otherwise.
+        separator: what separates the fields of own csv and tsv files where their name's ending says otherwise:
+            ``comma``, ``semicolon``, ``tab`` or ``bar``.
         max_train_samples: takes a fixed random subset of this size; None takes all.
         max_eval_samples: the same for every evaluated split; for a task that generates it counts sources, with all
             their references.

@@ -16,7 +16,7 @@ from tests.commands.conftest import dora, forked, process
 COMMANDS = get_command(app).commands  # type: ignore[attr-defined]
 
 OPTIONS = {
-    "init": ["task", "--model -m", "--method", "--output -o", "--overwrite", "--schema"],
+    "init": ["task", "--model -m", "--method", "--data", "--text", "--label", "--output -o", "--overwrite", "--schema"],
     "train": [
         "recipe",
         "--set",
