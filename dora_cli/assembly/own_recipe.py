@@ -86,7 +86,10 @@ def own_recipe(
         wanted["method"] = {"name": method, **_interval(method, wanted["train"], table.rows)}
         said.append(_on_lengths(lengths, wanted["data"]["max_length"]))
         recipe = Recipe.model_validate(wanted)
-        resolve(recipe)
+        settled, _ = resolve(recipe)
+        if len(settled.data.labels or ()) <= _LISTED:
+            data_section = recipe.data.model_copy(update={"labels": settled.data.labels})
+            recipe = recipe.model_copy(update={"data": data_section})
     finally:
         forget_table()
     text = annotated(recipe, _heading(recipe, file or default_file(task_name), said))
@@ -128,10 +131,6 @@ def _draft(
     if not numbers:
         counts = Counter(as_text(value) for value in values if not is_missing(value))
         said.append(_on_classes(counts))
-        if 2 <= len(counts) <= _LISTED:
-            from dora_cli.tasks.found import find_labels
-
-            data["labels"] = find_labels(table, values)
     if has_split(folder, task.eval_splits[0]):
         said.append(f"evaluated on the file of the split {task.eval_splits[0]} in {folder}")
     else:

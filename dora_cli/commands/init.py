@@ -119,8 +119,9 @@ def init(
         output = None
     if output is not None:
         check_output_file(output, overwrite=overwrite, example="recipe.schema.json" if schema else "recipe.yaml")
+    said: tuple[str, ...] = ()
     if schema:
-        written, then, unchecked, said = _schema(), None, None, ()
+        written, then, unchecked = _schema(), None, None
     elif task is None:
         raise OptionError("which task? Give one, such as: dora init glue/rte; dora tasks lists them")
     else:

@@ -4,7 +4,7 @@ from dora_cli.data.batches import Group, plan_epoch, steps_per_epoch
 from dora_cli.data.encoding import Encoded, EncodedSplit, encode
 from dora_cli.data.examples import Examples
 from dora_cli.data.layout import PairLayout, pair_layout
-from dora_cli.data.pairs import EncodedPairs, EncodedSources, encode_pairs, encode_sources
+from dora_cli.data.pairs import EncodedPairs, EncodedSources, encode_pairs, encode_sources, pair_lengths
 from dora_cli.data.references import ReferenceGroups, group_references
 from dora_cli.data.sources.files import forget_table, read_file
 from dora_cli.data.sources.load import load_examples
@@ -27,6 +27,7 @@ __all__ = [
     "inputs_of",
     "load_examples",
     "pair_layout",
+    "pair_lengths",
     "plan_epoch",
     "read_file",
     "steps_per_epoch",

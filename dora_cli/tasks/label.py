@@ -233,6 +233,22 @@ class LabelTask(Task):
             return compute(predictions, self._in_units(labels))
         return compute(logits.double().softmax(dim=-1).numpy(), labels)
 
+    def baseline(self, examples: Examples) -> Mapping[str, float]:
+        """What saying one class of all is worth, the one that is best for a metric; or the mean of numbers."""
+        if not examples.labels:
+            return {}
+        labels = np.asarray(examples.labels)
+        found = {"matthews_correlation": 0.0, "pearson": 0.0, "spearmanr": 0.0, "auroc": 0.5}
+        if self.regression:
+            found["rmse"] = float(labels.std())
+        else:
+            counts = np.bincount(labels)
+            share, positive = counts.max() / len(labels), float((labels == 1).mean())
+            f1 = 2 * share / (1 + share)  # of the class that is said; all others that are there have 0
+            found |= {"accuracy": float(share), "micro_f1": float(share), "macro_f1": float(f1 / (counts > 0).sum())}
+            found["f1"] = 2 * positive / (1 + positive)
+        return {name: found[name] for name in self.scores}
+
     def confusion(self, kept: Sequence[npt.NDArray[Any]], split: Encoded) -> Mapping[str, Any] | None:
         if not self.own or self.label_names is None:
             return None

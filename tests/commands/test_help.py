@@ -28,6 +28,7 @@ OPTIONS = {
         "--quiet -q",
         "--dry-run",
     ],
+    "data": ["recipe", "--set", "--json"],
     "eval": ["--checkpoint -c", "--split", "--set", "--output -o", "--overwrite"],
     "predict": ["--checkpoint -c", "--output -o", "--input -i", "--split", "--set", "--overwrite"],
     "ranks": [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,16 @@ import pytest
 from dora_cli import evaluate, train
 from dora_cli.assembly.dry_run import dry_run
 from dora_cli.assembly.resolve import resolve
+from dora_cli.data import Examples
 from dora_cli.data.builtin import generate
 from dora_cli.errors import DataError, RecipeError
 from dora_cli.library.prediction import predict_saved, write_predictions
+from dora_cli.metrics.glue import compute_metrics
+from dora_cli.metrics.labels import class_metrics, number_metrics
 from dora_cli.recipe import Recipe, dump_recipe, parse_recipe
 from dora_cli.reports.html.page import write_report
+from dora_cli.tasks import get_task
+from dora_cli.tasks.own import CLASSIFICATION, REGRESSION
 from dora_cli.training.listener import SilentListener
 
 COLOURS = ("red", "green", "blue")
@@ -123,6 +129,9 @@ def test_three_classes_of_ones_own(own: Any, tmp_path: Path) -> None:
     assert set(metrics) == {"accuracy", "macro_f1", "micro_f1", "matthews_correlation"}
     assert metrics["micro_f1"] == pytest.approx(metrics["accuracy"])
     assert sum("(data.validation)" in note for note in listener.notes) == 2
+    baseline = result.metrics["baseline"]
+    assert baseline["metrics"]["accuracy"] == pytest.approx(1 / 3)
+    assert baseline["beaten"] is (metrics["accuracy"] > 1 / 3)
     found = evaluate(tmp_path / "run")
     assert found["identical"] is True
     assert found["splits"] == {"validation": 30}
@@ -163,6 +172,29 @@ def test_numbers_are_learned_standardised_and_told_in_their_units(own: Any, tmp_
     assert np.sqrt(np.mean((predicted - expected) ** 2)) == pytest.approx(metrics["rmse"], rel=1e-5)
     assert abs(predicted - 5100).max() < 500
     assert evaluate(tmp_path / "run")["identical"] is True
+
+
+@pytest.mark.parametrize("labels", [[0, 1, 1, 0, 1], [0, 2, 2, 1, 2, 3], [1, 1], [0, 0, 0, 1]])
+def test_what_saying_one_class_of_all_is_worth(labels: list[int]) -> None:
+    """Against the metrics of each such model."""
+    names = tuple("abcd" if max(labels) > 1 else "ab")
+    found = replace(CLASSIFICATION, label_names=names).baseline(Examples((["text"] * len(labels),), labels))
+    said = [class_metrics(np.tile(row, (len(labels), 1)), labels) for row in np.eye(len(names))]
+    assert found == {name: pytest.approx(max(one[name] for one in said)) for name in said[0]}
+
+
+def test_what_saying_the_mean_of_all_is_worth() -> None:
+    labels = [1.0, 2.5, 4.0, 7.0]
+    found = REGRESSION.baseline(Examples((["text"] * 4,), labels))
+    assert found == pytest.approx(number_metrics([float(np.mean(labels))] * 4, labels))
+
+
+@pytest.mark.parametrize("labels", [[0, 1, 1], [1, 0, 0, 0], [0, 0]])
+def test_what_saying_one_class_of_a_benchmark_is_worth(labels: list[int]) -> None:
+    task = get_task("glue/mrpc")
+    said = [compute_metrics("accuracy_f1", np.full(len(labels), one), np.array(labels)) for one in (0, 1)]
+    found = task.baseline(Examples((["a"] * len(labels), ["b"] * len(labels)), labels))
+    assert found == {name: pytest.approx(max(one[name] for one in said)) for name in said[0]}
 
 
 def test_a_dry_run_finds_the_classes_too(own: Any, tmp_path: Path) -> None:

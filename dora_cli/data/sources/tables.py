@@ -92,8 +92,11 @@ def read_delimited(path: Path, separator: str | None = None) -> Table:
         sign = separator_for(path, separator)
         fault = None if separator is not None and sign == SEPARATORS[separator] else separator_fault(path)
         quoting = quoting or sign != "\t"
-        quotes = csv.QUOTE_MINIMAL if quoting else csv.QUOTE_NONE
-        reader = csv.reader(_lines(path), delimiter=sign, quoting=quotes, strict=quoting)
+        reader = (
+            csv.reader(_lines(path), delimiter=sign, strict=True)
+            if quoting
+            else csv.reader(_lines(path), delimiter=sign, quoting=csv.QUOTE_NONE)
+        )
         header = next(reader, [])
         start = reader.line_num + 1
         if len(set(header)) != len(header):
