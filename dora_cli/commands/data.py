@@ -23,8 +23,11 @@ def data(
     from dora_cli.assembly.look import look_at_data
     from dora_cli.json_text import to_json
     from dora_cli.recipe import load_recipe
+    from dora_cli.recipe.shipped_recipes import find_recipe
 
-    found = look_at_data(load_recipe(recipe, set_ or [], note=lambda message: say(f"dora: note: {message}", err=True)))
+    found = look_at_data(
+        load_recipe(find_recipe(recipe), set_ or [], note=lambda message: say(f"dora: note: {message}", err=True))
+    )
     if as_json:
         say(to_json(found), end="")
         return

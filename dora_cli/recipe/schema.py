@@ -75,6 +75,8 @@ class DataSection(Section):
     Attributes:
         source: ``hub``, ``glue-tsv`` or ``e2e-csv`` (a folder of official files), ``files`` (own tables) or ``builtin``
             (generated).
+        name: with ``hub`` and a task of your own data, the data set's id there, such as owner/name.
+        config: the data set's configuration, where it has several.
         path: folder of ``glue-tsv``, ``e2e-csv`` and ``files`` (there also one file, of the training split); not given
             otherwise.
         columns: the task's column names mapped to those of the own files; None where they agree.
@@ -94,6 +96,8 @@ class DataSection(Section):
     """
 
     source: ForSource[Literal["hub", "glue-tsv", "e2e-csv", "files", "builtin"]] = "hub"
+    name: ForSource[Text | None] = None
+    config: ForSource[Text | None] = None
     path: ForPlace[Text | None] = None
     columns: ForSource[Columns | None] = None
     labels: ForSource[Labels | None] = None

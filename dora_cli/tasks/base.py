@@ -152,6 +152,11 @@ class Task(ABC):
     def problems(self, recipe: Recipe) -> list[str]:
         """What in `recipe` means nothing to this task, a line each; before anything is loaded."""
         found = [] if recipe.decode is None else [f"decode: {self.name} generates no text; remove the section"]
+        if recipe.data.name is not None and not (self.fields.labels is not None and self.fields.labels.own):
+            found.append(
+                f"data.name: {self.name} has a data set of its own; remove the key, or set task to classification or "
+                "regression"
+            )
         if recipe.data.scale is not None and not self.standardises:
             found.append(f"data.scale: {self.name} has no numbers of your own to scale; remove the key")
         return found

@@ -106,7 +106,8 @@ class LabelTask(Task):
     def fields(self) -> Fields:
         if self.tsv is None:
             texts = (OWN_TEXT, OWN_SECOND)[: len(self.text_columns)]
-            return Fields(self.name, texts, Labels(self.label_names, own=True), tuple(self.splits), self.eval_splits)
+            labels = Labels(self.label_names, own=True)
+            return Fields(self.name, texts, labels, tuple(self.splits), self.eval_splits, ("files", "hub"), self.hub)
         general = ("sentence",) if len(self.text_columns) == 1 else ("sentence1", "sentence2")
         names = zip(self.text_columns, general, self.tsv.texts, strict=True)
         return Fields(
@@ -133,10 +134,10 @@ class LabelTask(Task):
 
     def problems(self, recipe: Recipe) -> list[str]:
         found = super().problems(recipe)
-        if self.own and recipe.data.source != "files":
+        if self.own and recipe.data.source != "files" and recipe.data.name is None:
             found.append(
                 f"data.source: is {recipe.data.source}, but {self.name} is of your own data; set it to files, and "
-                "data.path to their folder, or to the one file"
+                "data.path to their folder, or to the one file; or name a data set of the hub by data.name"
             )
         if self.own and self.regression and recipe.data.labels is not None:
             found.append(f"data.labels: the label of {self.name} is a number; remove the key")
@@ -366,5 +367,8 @@ def settled(task: LabelTask, recipe: Recipe) -> tuple[Recipe, LabelTask]:
     texts = tuple(
         next(name for name in names if name in columns) for names in (OWN_TEXT, OWN_SECOND) if set(names) & set(columns)
     )
-    changes = {"scale": recipe.data.scale} if task.regression else {"label_names": recipe.data.labels}
+    changes: dict[str, Any] = {"scale": recipe.data.scale} if task.regression else {"label_names": recipe.data.labels}
+    if recipe.data.source == "hub":
+        assert recipe.data.name is not None, "a problem of the recipe"
+        changes["hub"] = HubSource(recipe.data.name, recipe.data.config)
     return recipe, replace(task, text_columns=texts, **changes)

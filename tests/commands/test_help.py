@@ -30,7 +30,16 @@ OPTIONS = {
     ],
     "data": ["recipe", "--set", "--json"],
     "eval": ["--checkpoint -c", "--split", "--set", "--output -o", "--overwrite"],
-    "predict": ["--checkpoint -c", "--output -o", "--input -i", "--split", "--set", "--overwrite"],
+    "predict": [
+        "--checkpoint -c",
+        "--output -o",
+        "--text",
+        "--text-pair",
+        "--input -i",
+        "--split",
+        "--set",
+        "--overwrite",
+    ],
     "ranks": [
         "folder",
         "--by",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 from dora_cli import evaluate, train
+from dora_cli.assembly.data import load_data
 from dora_cli.assembly.dry_run import dry_run
 from dora_cli.assembly.resolve import resolve
 from dora_cli.data import Examples
@@ -26,6 +28,9 @@ from dora_cli.reports.html.page import write_report
 from dora_cli.tasks import get_task
 from dora_cli.tasks.own import CLASSIFICATION, REGRESSION
 from dora_cli.training.listener import SilentListener
+from tests.data.sources.conftest import no_network
+
+__all__ = ["no_network"]
 
 COLOURS = ("red", "green", "blue")
 
@@ -202,3 +207,47 @@ def test_a_dry_run_finds_the_classes_too(own: Any, tmp_path: Path) -> None:
     done = dry_run(own("classification", f"data.path={tmp_path / 'data.csv'}", "data.validation=0.2"))
     assert done.recipe.data.labels == tuple(sorted(COLOURS))
     assert done.length.examples == 24
+
+
+@pytest.mark.usefixtures("no_network")
+def test_a_data_set_of_the_hub(own: Any, tmp_path: Path) -> None:
+    """Read by the hub's library from a folder, as it lies on the hub: classes with names, splits under other names."""
+    import datasets
+
+    features = datasets.Features({"body": datasets.Value("string"), "topic": datasets.ClassLabel(names=["zoo", "art"])})
+    for name, topics in (("train", [0, 1, 1, -1]), ("dev", [1, 0])):
+        columns = {"body": [f"text {row}" for row in range(len(topics))], "topic": topics}
+        (tmp_path / "set").mkdir(exist_ok=True)
+        datasets.Dataset.from_dict(columns, features=features).to_parquet(tmp_path / "set" / f"{name}.parquet")
+    changes = (f"data={{source: hub, name: {tmp_path / 'set'}, columns: {{text: body, label: topic}}, invalid: skip}}",)
+    recipe, task = resolve(own("classification", *changes))
+    assert task.labels == ("art", "zoo")
+    data = load_data(recipe, task)
+    assert data.training == Examples((["text 0", "text 1", "text 2"],), [1, 0, 0])
+    assert data.evaluated["validation"] == Examples((["text 0", "text 1"],), [0, 1])
+    assert resolve(parse_recipe(dump_recipe(recipe))) == (recipe, task)
+    assert dry_run(own("classification", *changes)).length.examples == 3
+    with pytest.raises(DataError, match=r"data\.validation: .* a split validation"):
+        load_data(recipe.model_copy(update={"data": recipe.data.model_copy(update={"validation": 0.5})}), task)
+    (tmp_path / "set" / "dev.parquet").unlink()
+    with pytest.raises(DataError, match=r"data\.name: .* no split validation; it has 'train'; data\.validation"):
+        load_data(recipe, task)
+
+
+@pytest.mark.parametrize(
+    ("task", "change", "key"),
+    [
+        ("classification", "data={source: hub}", "data.source"),
+        ("glue/sst2", "data={source: hub, name: a/b}", "data.name"),
+        ("classification", "data.name=a/b", "data.name"),
+    ],
+)
+def test_a_data_set_that_nobody_reads(own: Any, task: str, change: str, key: str) -> None:
+    with pytest.raises(RecipeError, match=re.escape(key)):
+        resolve(own(task, change))
+
+
+@pytest.mark.usefixtures("no_network")
+def test_a_data_set_out_of_reach(own: Any) -> None:
+    with pytest.raises(DataError, match=r"data\.source hub: nobody/nothing, could not be loaded: .*"):
+        resolve(own("classification", "data={source: hub, name: nobody/nothing}"))

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from dora_cli.data.examples import Examples
 from dora_cli.data.sources.columns import LABEL, Columns
+from dora_cli.data.sources.fields import ALSO, HubSource
+from dora_cli.data.sources.hub import has_hub_split, read_hub_table
 from dora_cli.data.sources.json_lines import check_characters, is_unsafe, json_fault, row_place
 from dora_cli.data.sources.tables import CANNOT_READ, Table, check_not_empty, no_examples, read_delimited
 from dora_cli.data.sources.values import (
@@ -43,7 +45,7 @@ _ENDINGS = (*_FORMATS, *(f"{form}{_PACKED}" for form in _FORMATS if form != "par
 
 def read_files(
     fields: Fields,
-    folder: Path,
+    folder: Path | HubSource,
     split: str,
     columns: Mapping[str, str] | None,
     labels: Sequence[str] | None,
@@ -56,7 +58,7 @@ def read_files(
 
     Args:
         fields: what the file has to give.
-        folder: holds one file per split; or the one file of the training split.
+        folder: holds one file per split; or the one file of the training split; or a data set of the hub.
         split: the hub's name of the split, which is the file's name too.
         columns: our column names to the file's. Ours are the task's own, or sentence, sentence1, sentence2 (generation:
             those of the official files, such as mr and ref); label. None: the file uses ours.
@@ -77,17 +79,13 @@ def read_files(
             "give; remove the key, and give a file for each"
         )
     (evaluated,) = fields.evaluated
-    if folder.is_dir() and (there := _files(folder, evaluated)):
-        raise DataError(
-            f"data.validation: is {validation:g}, but there is {there[0].name} in {folder} too; remove the key, or "
-            "the file"
-        )
+    _check_no_other(fields, folder, evaluated, validation)
     whole = _read_split(fields, folder, "train", columns, labels, skip=skip, separator=separator)
     learned, held = whole.parted(validation)
     if not len(held):
         raise DataError(
-            f"data.validation: {plural(len(whole), 'example')} in {folder} cannot be parted into examples to learn "
-            "from and others to evaluate on; give more, or a file of their own"
+            f"data.validation: {plural(len(whole), 'example')} in {_place(folder)} cannot be parted into examples to "
+            "learn from and others to evaluate on; give more, or a file of their own"
         )
     part = learned if split == "train" else held
     how = "each class by its share" if whole.labels and isinstance(whole.labels[0], int) else "drawn at random"
@@ -97,9 +95,27 @@ def read_files(
     return replace(part, notes=(*(whole.notes if split == "train" else ()), note))
 
 
+def _check_no_other(fields: Fields, folder: Path | HubSource, evaluated: str, validation: float) -> None:
+    """Refuses to hold out a split that is there."""
+    if isinstance(folder, HubSource):
+        if has_hub_split(fields, folder, evaluated):
+            raise DataError(
+                f"data.validation: is {validation:g}, but {folder.path} has a split {evaluated}; remove the key"
+            )
+    elif folder.is_dir() and (there := _files(folder, evaluated)):
+        raise DataError(
+            f"data.validation: is {validation:g}, but there is {there[0].name} in {folder} too; remove the key, or "
+            "the file"
+        )
+
+
+def _place(folder: Path | HubSource) -> str:
+    return folder.path if isinstance(folder, HubSource) else str(folder)
+
+
 def _read_split(
     fields: Fields,
-    folder: Path,
+    folder: Path | HubSource,
     split: str,
     columns: Mapping[str, str] | None,
     labels: Sequence[str] | None,
@@ -125,13 +141,18 @@ _remembered: list[tuple[_Key, Table]] = []
 """The table that was read last, until `forget_table`."""
 
 
-def read_table(fields: Fields, folder: Path, split: str, separator: str | None = None) -> Table:
-    """The file of `split`, with at least one row; raises DataError.
+def read_table(fields: Fields, folder: Path | HubSource, split: str, separator: str | None = None) -> Table:
+    """The file of `split`, or the split of a data set of the hub, with at least one row; raises DataError.
 
     The training file is asked for several times before a run starts: for its columns and classes, for its examples, and
     for those held out of them. It is kept until `forget_table`, or until another one is read, as long as it does not
     change.
     """
+    if isinstance(folder, HubSource):  # kept by its library
+        table = read_hub_table(fields, folder, split)
+        if not table.rows:
+            raise no_examples(table.name)
+        return table
     paths = _find(fields, folder, split)
     key = (separator, *((path, status.st_size, status.st_mtime_ns) for path in paths for status in [path.stat()]))
     if _remembered and _remembered[0][0] == key:
@@ -193,6 +214,13 @@ def _examples(fields: Fields, table: Table, split: str, keys: Columns, ids: Mapp
 def read_file(
     fields: Fields, path: Path, columns: Mapping[str, str] | None, *, separator: str | None = None
 ) -> Examples:
+    """The examples of `read_input`."""
+    return read_input(fields, path, columns, separator=separator)[0]
+
+
+def read_input(
+    fields: Fields, path: Path, columns: Mapping[str, str] | None, *, separator: str | None = None
+) -> tuple[Examples, Mapping[str, Sequence[Any]] | None]:
     """Examples to predict from one file: labels are not read; a generation's references are, where there are any.
 
     Args:
@@ -201,6 +229,9 @@ def read_file(
             is plain text, a text a line.
         columns: our column names to the file's, as for `read_files`.
         separator: likewise.
+
+    Returns:
+        The examples, and all columns of their table, a row for each example; None of plain text.
 
     Raises:
         DataError: as `read_files`, or a blank line between texts.
@@ -214,13 +245,14 @@ def read_file(
                 f"{', '.join(_FORMATS)}, with the columns {quoted(fields.own_names)}"
             )
         check_not_empty(path)
-        return Examples((_lines(path),), None)
+        return Examples((_lines(path),), None), None
     table = _read([path], separator)
     if not table.rows:
         raise no_examples(table.name)
     keys = Columns(fields, columns)
     keys.check_apart(table, keys.texts)
-    return _pairs(fields, None, table, keys) if fields.labels is None else _texts(table, keys)
+    examples = _pairs(fields, None, table, keys) if fields.labels is None else _texts(table, keys)
+    return examples, table.columns
 
 
 def _texts(table: Table, keys: Columns) -> Examples:
@@ -284,13 +316,9 @@ def _held_out(fields: Fields, split: str) -> str:
     return "; data.validation: 0.1 holds out a tenth of the training file in its place"
 
 
-_ALSO = {"validation": ("dev", "val", "eval")}
-"""Other names under which people keep a split."""
-
-
 def _files(folder: Path, split: str) -> list[Path]:
     """The files of `split` in `folder`, those of shards last."""
-    stems = (split, *_ALSO.get(split, ()))
+    stems = (split, *ALSO.get(split, ()))
     found = [path for path in (folder / f"{stem}.{end}" for stem in stems for end in _ENDINGS) if path.is_file()]
     return [*found, *(path for stem in stems for path in sorted(folder.glob(f"{stem}-*.parquet")))]
 
