@@ -112,7 +112,7 @@ def write_predictions(
 
 @dataclass(frozen=True)
 class _Given:
-    """What the user wants predictions of: a split of the run's data, a file, or texts; the first where none is given."""
+    """What the user wants predictions of: a file, texts, or a split of the run's data."""
 
     split: str | None
     file: Path | None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dora_cli.data.encoding import encode
-from dora_cli.data.notes import label_notes
+from dora_cli.data.notes import alike_note, label_notes
 from dora_cli.data.sources.fields import Fields, HubSource, Labels, TsvLayout
 from dora_cli.libraries import loading
 from dora_cli.tasks.base import Answers, Task
@@ -323,7 +323,9 @@ class LabelTask(Task):
     def notes(self, place: str, examples: Examples, *, training: bool) -> Iterator[str]:
         # of scores that are undefined, and set to 0, where all labels are the same
         zero = [score for score in self.scores if score in _CORRELATIONS]
-        return label_notes(place, self.fields.labels, examples, training=training, zero=zero)
+        yield from label_notes(place, self.fields.labels, examples, training=training, zero=zero)
+        if self.own and training and (note := alike_note(place, self.label_names or ())):
+            yield note
 
     @property
     def printed(self) -> str:
