@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.patience import PATIENCE
 from tests.processes import Done
 
 ROOT = Path(__file__).parents[1]
@@ -84,10 +85,18 @@ def installed(site: Path, modules: Sequence[Path], entry_points: str) -> Iterato
         assert server.stdout is not None
         questions, answers = server.stdin, server.stdout
 
-        def run(*arguments: object, code: int = 0, killed_at: int | None = None, processes: int = 1) -> Done:
-            environments = [{}] if processes == 1 else together(processes)
-            print(json.dumps([list(map(str, arguments)), killed_at, environments]), file=questions, flush=True)
-            done = Done(*json.loads(answers.readline()))
+        def run(
+            *arguments: object, code: int = 0, killed_at: int | None = None, processes: int = 1, forked: bool = True
+        ) -> Done:
+            words = list(map(str, arguments))
+            if forked:
+                environments = [{}] if processes == 1 else together(processes)
+                print(json.dumps([words, killed_at, environments]), file=questions, flush=True)
+                done = Done(*json.loads(answers.readline()))
+            else:  # CUDA does not live through a fork
+                command = [sys.executable, "-m", "dora_cli", *words]
+                plain = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE)
+                done = Done(plain.returncode, plain.stdout, plain.stderr)
             assert done.code == code, done.out + done.err
             return done
 

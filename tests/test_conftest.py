@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.conftest import LONGEST, SLOW
-from tests.test_readme import ROOT
+from tests.docs.pages import ROOT
 
 
 def test_the_files_that_are_slow_exist() -> None:

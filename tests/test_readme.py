@@ -1,53 +1,45 @@
-"""The README says what the program does."""
+"""The README is short, and says of commands and methods what is so."""
 
 from __future__ import annotations
 
 import re
-import shlex
-from pathlib import Path
 
-import pytest
-from typer.main import get_command
+from dora_cli.recipe.methods import method_catalogue
+from tests.docs.pages import README, ROOT, blocks
 
-from dora_cli.commands import app
-from dora_cli.recipe import dump_recipe, parse_recipe
-
-ROOT = Path(__file__).resolve().parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+TEXT = README.read_text(encoding="utf-8")
+MOST = 12_000
+"""Bytes: what somebody reads who does not know yet whether to go on."""
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+def test_it_is_short() -> None:
+    assert len(README.read_bytes()) <= MOST
 
 
-def test_the_recipe_shown_lists_every_key_with_its_default() -> None:
-    shown, decode = blocks("yaml")
-    smallest = "task: glue/rte\nmodel: {name: FacebookAI/roberta-base}\n"
-    for text, like in ((shown, smallest), (smallest + decode, smallest + "decode: {}")):
-        assert parse_recipe(text) == parse_recipe(like)
-    assert _keys(shown + decode) == _keys(dump_recipe(parse_recipe(smallest + "decode: {}")))
+def test_its_first_two_commands_are_those_of_the_continuous_integration() -> None:
+    """Which installs the same, trains the same recipe and starts the same tests."""
+    first, second = (block for block in blocks(README, "sh")[:2])
+    checked = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    for word in ("dora train configs/demo/sst2.yaml", "pip install -e .", "python -m pytest -n auto --dist loadfile"):
+        shown = first.text + second.text
+        assert word in shown.replace("/bin/", " "), word
+    for word in ('/dora" train configs/demo/sst2.yaml', "-e '.[test]'", '/python" -m pytest -n auto --dist loadfile'):
+        assert word in checked, word
 
 
-def _keys(text: str) -> set[str]:
-    return set(re.findall(r"^ *(\w+):", text, flags=re.MULTILINE))
-
-
-@pytest.mark.parametrize(
-    "line", [line for block in blocks("sh") for line in block.replace("\\\n", " ").splitlines() if "dora " in line]
-)
-def test_the_commands_shown_parse(line: str) -> None:
-    """Every `dora` command line of the README is accepted by the parser, and the recipes it names exist."""
-    words = shlex.split(line, comments=True)
-    if "-m" in words and "dora_cli" in words:
-        words = words[words.index("dora_cli") + 1 :]
-    else:
-        words = words[next(index for index, word in enumerate(words) if word.split("/")[-1] == "dora") + 1 :]
-    command = get_command(app).commands[words[0]]  # type: ignore[attr-defined]
-    context = command.make_context(words[0], words[1:], resilient_parsing=False)
-    recipe = context.params.get("recipe")
-    assert recipe is None or (ROOT / recipe).is_file()
-
-
-def test_the_files_it_links_exist() -> None:
-    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
-        assert (ROOT / target).exists(), target
+def test_the_table_of_methods_is_that_of_the_program() -> None:
+    rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in TEXT.splitlines() if row.startswith("| `")]
+    shown = [(re.findall(r"`(\w+)`", row[0])[0], "default" in row[0], row[2], row[3], row[4]) for row in rows]
+    assert shown == [
+        (
+            known["name"],
+            known["default"],
+            known["ranks"],
+            "yes" if known["mergeable"] else "no",
+            "yes" if known["lora"] else "no",
+        )
+        for known in method_catalogue()
+    ]
+    for row, known in zip(rows, method_catalogue(), strict=True):
+        assert known["paper"] in row[1]
+        assert known["summary"].partition(" on the")[0] in row[1]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted(path for room in ("dora_cli", "scripts", "tests") for path in (ROOT / room).rglob("*.py"))
-PROSE = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+PROSE = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 DATA = {"dora_cli/data/builtin/events.py", "scripts/pretraining_text.py"}
 """Their sentences are data, which the built-in models have learned: their verbs stay."""
 

@@ -71,7 +71,7 @@ OPTIONS = {
     "methods": ["--json"],
     "doctor": ["--json"],
 }
-"""Every argument and option. One that is new belongs here, into the README and into a test of what it does."""
+"""Every argument and option. One that is new belongs here, into the guide and into a test of what it does."""
 
 
 def options(command: object) -> list[str]:

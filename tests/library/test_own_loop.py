@@ -45,7 +45,7 @@ def batches() -> Iterator[dict[str, torch.Tensor]]:
 
 
 def run(model: Any, method: Dora, optimizer: torch.optim.Optimizer, steps: int = T) -> list[float]:
-    """The loop of the README."""
+    """The loop of the guide."""
     losses = []
     for step, batch in zip(range(1, steps + 1), batches(), strict=False):
         loss = model(**batch).loss
@@ -283,8 +283,8 @@ def test_a_copy_is_watched_by_itself() -> None:
     assert len(passes(other, 6)) == 1
 
 
-def test_the_loop_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+def test_the_loop_of_the_guide_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "guide" / "python.md").read_text(encoding="utf-8")
     (code,) = [
         block for block in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL) if "adjust_gradients" in block
     ]

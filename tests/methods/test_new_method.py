@@ -208,7 +208,7 @@ def test_captured_on_a_gpu(installed: Command, recipe: Path, links: Path, tmp_pa
     flags = ["--set", "train.device=cuda", "--set", "train.precision=fp32", "--set", "train.deterministic=true"]
     for setting in ("on", "off"):
         flag = f"train.cuda_graph={setting}"
-        installed("train", file, "--output", tmp_path / setting, *flags, "--set", flag)
+        installed("train", file, "--output", tmp_path / setting, *flags, "--set", flag, forked=False)
     one, two = (read(tmp_path / setting / "metrics.json") for setting in ("on", "off"))
     losses = [[entry["train_loss"] for entry in metrics["epochs"]] for metrics in (one, two)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
