@@ -39,6 +39,51 @@ Method = Annotated[
     ),
 ]
 
+Data = Annotated[
+    Path | None,
+    typer.Option(
+        "--data",
+        metavar="FILE|DIR",
+        help="Your own examples, for classification and regression: csv, tsv, json, jsonl or parquet, or a folder "
+        "with a file for each split. Columns, labels and sizes are guessed from it, and said.",
+        show_default=False,
+    ),
+]
+TextColumns = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--text",
+        metavar="NAME",
+        help="With --data: the column of the text; twice for pairs of texts.",
+        show_default=False,
+    ),
+]
+LabelColumn = Annotated[
+    str | None,
+    typer.Option("--label", metavar="NAME", help="With --data: the column of the label.", show_default=False),
+]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="NAME",
+        help="Hub id, local folder or builtin:NAME (default: that of the published settings); dora models lists "
+        "what is known.",
+        show_default=False,
+    ),
+]
+Output = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="FILE",
+        help="Write to this new file (default, and -: to stdout).",
+        show_default=False,
+    ),
+]
+
 
 def init(
     task: Annotated[
@@ -50,51 +95,12 @@ def init(
             autocompletion=_tasks,
         ),
     ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model",
-            "-m",
-            metavar="NAME",
-            help="Hub id, local folder or builtin:NAME (default: that of the published settings); dora models lists "
-            "what is known.",
-            show_default=False,
-        ),
-    ] = None,
+    model: Model = None,
     method: Method = None,
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            "--data",
-            metavar="FILE|DIR",
-            help="Your own examples, for classification and regression: csv, tsv, json, jsonl or parquet, or a folder "
-            "with a file for each split. Columns, labels and sizes are guessed from it, and said.",
-            show_default=False,
-        ),
-    ] = None,
-    text: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--text",
-            metavar="NAME",
-            help="With --data: the column of the text; twice for pairs of texts.",
-            show_default=False,
-        ),
-    ] = None,
-    label: Annotated[
-        str | None,
-        typer.Option("--label", metavar="NAME", help="With --data: the column of the label.", show_default=False),
-    ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="FILE",
-            help="Write to this new file (default, and -: to stdout).",
-            show_default=False,
-        ),
-    ] = None,
+    data: Data = None,
+    text: TextColumns = None,
+    label: LabelColumn = None,
+    output: Output = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE if it is there already.")] = False,
     schema: Annotated[
         bool,
