@@ -36,13 +36,15 @@ def find_recipe(path: Path) -> Path:
     Raises:
         RecipeError: neither is there; names the nearest ones. A path that ends like a file's is left to the reader.
     """
-    if path.is_file() or path.suffix or path.is_absolute():
+    if path.suffix or path.is_absolute() or (path.exists() and not path.is_dir()):
         return path
     folder = _folder()
     name = path.as_posix()
     names = [found.relative_to(folder).with_suffix("").as_posix() for found in sorted(folder.rglob("*.yaml"))]
     if name in names:
         return folder / f"{name}.yaml"
+    if path.is_dir():  # which its reader refuses
+        return path
     near = difflib.get_close_matches(name, names, n=3) or [other for other in names if other.endswith(f"/{name}")]
     raise RecipeError(
         f"{name}: there is no such recipe file, and no recipe of this name comes with dora; "
