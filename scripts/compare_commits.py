@@ -17,6 +17,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +63,24 @@ def untimed(record: Any) -> Any:
 
 
 def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-    """Names of the files that differ, or that only one of the two has."""
-    return [name for name in sorted({*before, *after}) if before.get(name) != after.get(name)]
+    """Names of the files that differ, or that only one of the two has; of a record, the keys that differ too."""
+    found = []
+    for name in sorted({*before, *after}):
+        one, two = before.get(name), after.get(name)
+        if one != two:
+            keys = f" ({', '.join(_keys(one, two))})" if isinstance(one, dict) and isinstance(two, dict) else ""
+            found.append(f"{name}{keys}")
+    return found
+
+
+def _keys(one: dict[str, Any], two: dict[str, Any], above: str = "") -> Iterator[str]:
+    """Dotted keys of two records whose values differ."""
+    for key in sorted({*one, *two}):
+        mine, theirs = one.get(key), two.get(key)
+        if isinstance(mine, dict) and isinstance(theirs, dict):
+            yield from _keys(mine, theirs, f"{above}{key}.")
+        elif mine != theirs:
+            yield f"{above}{key}{'' if key in one else ' is new'}"
 
 
 def main() -> int:
