@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dora_cli.assembly.build import AdaptedModel
-from dora_cli.data import Encoded, Examples, load_examples
+from dora_cli.data import Encoded, Examples, forget_table, load_examples
 from dora_cli.errors import DataError
 from dora_cli.recipe import Recipe
 from dora_cli.tasks import Task
@@ -40,8 +40,11 @@ def load_data(recipe: Recipe, task: Task, *, held_out: float = 0.0) -> RunData:
     Args:
         held_out: share of the training split that is kept from it.
     """
-    training = load_split(recipe, task, "train", training=True)
-    evaluated = {split: load_split(recipe, task, split, training=False) for split in task.evaluated_splits(recipe)}
+    try:
+        training = load_split(recipe, task, "train", training=True)
+        evaluated = {split: load_split(recipe, task, split, training=False) for split in task.evaluated_splits(recipe)}
+    finally:
+        forget_table()
     if not held_out:
         return RunData(training, evaluated)
     kept, held = training.parted(held_out)
@@ -65,6 +68,7 @@ def load_split(recipe: Recipe, task: Task, split: str, *, training: bool) -> Exa
         labels=data.labels,
         validation=data.validation,
         skip=data.invalid == "skip",
+        separator=data.separator,
         max_samples=data.max_train_samples if training else data.max_eval_samples,
         seed=0,  # which examples are kept must not depend on the seed of the run
     )

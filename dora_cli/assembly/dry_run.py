@@ -189,7 +189,7 @@ def _data(recipe: Recipe, task: Task, held_out: float) -> tuple[int, list[str]]:
 
     Official sizes for the hub, which is not asked; any other source is read, since it is at hand.
     """
-    if recipe.data.source == "hub":
+    if recipe.data.source == "hub" and recipe.data.name is None:
         size, limit = task.splits["train"], recipe.data.max_train_samples
         notes = [*notes_on_settings(recipe), *notes_on_official_sizes(recipe, task)]
         count = size if limit is None else min(size, limit)

@@ -19,7 +19,7 @@ from tests.processes import Done
 COMMANDS = get_command(app).commands  # type: ignore[attr-defined]
 
 OPTIONS = {
-    "init": ["task", "--model -m", "--method", "--output -o", "--overwrite", "--schema"],
+    "init": ["task", "--model -m", "--method", "--data", "--text", "--label", "--output -o", "--overwrite", "--schema"],
     "train": [
         "recipe",
         "--set",
@@ -31,8 +31,18 @@ OPTIONS = {
         "--quiet -q",
         "--dry-run",
     ],
+    "data": ["recipe", "--set", "--json"],
     "eval": ["--checkpoint -c", "--split", "--set", "--output -o", "--overwrite"],
-    "predict": ["--checkpoint -c", "--output -o", "--input -i", "--split", "--set", "--overwrite"],
+    "predict": [
+        "--checkpoint -c",
+        "--output -o",
+        "--text",
+        "--text-pair",
+        "--input -i",
+        "--split",
+        "--set",
+        "--overwrite",
+    ],
     "ranks": [
         "folder",
         "--by",
