@@ -20,22 +20,25 @@ from tests.training.conftest import make_recipe, tiny_model
 __all__ = ["make_recipe", "tiny_model"]
 
 LONGEST = (
+    "test_new_packages.py",
     "test_kill.py",
-    "test_resume.py",
-    "test_demo.py",
     "test_trouble.py",
-    "test_signals.py",
-    "test_distributed.py",
-    "test_new_method.py",
-    "test_agreement.py",
+    "test_resume.py",
     "test_generation.py",
     "test_commands.py",
+    "test_demo.py",
+    "test_agreement.py",
     "test_run.py",
+    "test_method.py",
+    "test_distributed.py",
+    "test_signals.py",
     "test_process.py",
-    "test_literal_reference.py",
-    "test_fuzz.py",
+    "test_without_a_home.py",
     "test_libraries.py",
-    "test_bench_train.py",
+    "test_literal_reference.py",
+    "test_plots.py",
+    "test_capture.py",
+    "test_escapes.py",
 )
 """Files that take half of the time; they come first, or one core would end with them alone."""
 
@@ -58,7 +61,7 @@ SLOW = frozenset((
     "reports/test_progress.py",
     "assembly/test_notes.py", "models/structure/test_projections.py", "methods/dora/test_compaction.py",
     "methods/dora/test_literal_reference.py", "methods/lora/test_oracle.py", "training/test_lora.py",
-    "methods/dora/test_planted_teacher.py", "methods/test_new_method.py", "models/test_loading.py",
+    "methods/dora/test_planted_teacher.py", "test_new_packages.py", "models/test_loading.py",
     "models/test_tiny_generators.py",
     "reports/html/test_browser.py", "reports/html/test_page.py", "reports/live/test_view.py",
     "reports/plots/test_plots.py", "scripts/test_bench_step.py", "scripts/test_bench_train.py",

@@ -11,6 +11,7 @@ import os
 import tempfile
 from pathlib import Path
 
+import sacrebleu.metrics
 import torch
 import transformers.models.bert.modeling_bert
 import transformers.models.gpt2.modeling_gpt2

@@ -22,7 +22,8 @@ from typing import Any
 from tests.patience import PATIENCE
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["tests.preload"])
+PRELOADED = "tests.preload"
+CONTEXT.set_forkserver_preload([PRELOADED])
 
 
 @dataclass(frozen=True)

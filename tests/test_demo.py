@@ -20,20 +20,20 @@ DEMO = Path(__file__).parents[1] / "configs" / "demo"
 RECIPE = DEMO / "sst2.yaml"
 
 
-def test_dora_passes_080_in_a_quarter_of_the_steps_and_the_head_alone_stays_010_below(tmp_path: Path) -> None:
-    """Measured: 0.86 and 0.67."""
-    dora = train(load_recipe(RECIPE, ["train.epochs=2"]), tmp_path / "dora").metrics
-    assert dora["metrics"]["accuracy"] > 0.8
+def test_dora_passes_070_in_an_eighth_of_the_steps_and_the_head_alone_stays_005_below(tmp_path: Path) -> None:
+    """Measured: 0.74 and 0.64; and 0.86 and 0.67 in a quarter of them."""
+    dora = train(load_recipe(RECIPE, ["train.epochs=1"]), tmp_path / "dora").metrics
+    assert dora["metrics"]["accuracy"] > 0.7
     assert dora["budget"]["live_components"] == dora["budget"]["final_components"] == 72
 
     # As many steps, its best learning rate of a grid from 3e-4 to 1e-1, and its best epoch.
-    overrides = ["train.epochs=2", "method={name: head}", "train.learning_rate=1.0e-2", "eval.select=best"]
+    overrides = ["train.epochs=1", "method={name: head}", "train.learning_rate=1.0e-2", "eval.select=best"]
     head = train(load_recipe(RECIPE, overrides), tmp_path / "head").metrics
-    assert head["epochs"][-1]["step"] == dora["epochs"][-1]["step"] == 250
-    assert head["metrics"]["accuracy"] <= dora["metrics"]["accuracy"] - 0.1
+    assert head["epochs"][-1]["step"] == dora["epochs"][-1]["step"] == 125
+    assert head["metrics"]["accuracy"] <= dora["metrics"]["accuracy"] - 0.05
 
 
-SOURCES = 12
+SOURCES = 8
 """How many sources of the test set are decoded."""
 
 

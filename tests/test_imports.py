@@ -1,4 +1,4 @@
-"""What a command loads: ``dora --help`` nothing heavy, a list of models no library, a run no library of metrics."""
+"""What a command loads: ``dora --help`` nothing heavy, a list of models no library."""
 
 from __future__ import annotations
 
@@ -62,19 +62,3 @@ assert not loaded, loaded
     assert done.returncode == 0, done.stderr
     assert "data.source" in done.stderr
     assert "model.name" in done.stderr
-
-
-def test_what_trains_is_imported_without_the_libraries_of_metrics() -> None:
-    """A run loads them once its first step is done; and the compiler never, unless it is to be deterministic."""
-    code = """
-import sys
-from dora_cli.machine.seeds import set_deterministic
-set_deterministic(False)
-assert "torch" in sys.modules
-assert "torch._inductor" not in sys.modules
-from dora_cli.training.run import train
-loaded = {"datasets", "evaluate", "pandas", "scipy.stats", "sklearn"} & set(sys.modules)
-assert not loaded, loaded
-"""
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr

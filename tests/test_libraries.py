@@ -70,7 +70,7 @@ def test_any_other_is_to_be_installed_again(tmp_path: Path, monkeypatch: pytest.
 
 _SCRIPT = """
 import json, os, sys
-import torch, dora_cli.recipe
+import datasets, torch._dynamo, torch.distributed.tensor, transformers.core_model_loading, dora_cli.recipe
 from dora_cli.__main__ import main
 codes = {}
 for name in sys.argv[2:]:
@@ -83,7 +83,7 @@ for name in sys.argv[2:]:
     codes[name] = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 print(json.dumps(codes))
 """
-"""`dora train` in processes that have PyTorch loaded and nothing of what loads the broken libraries."""
+"""`dora train` in processes that have loaded what takes long, and nothing of what loads the broken libraries."""
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="processes cannot be forked")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -24,6 +25,11 @@ IN_A_ROW = 5
 
 def name(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
+
+
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
 
 
 def docstrings(tree: ast.AST) -> Iterator[tuple[int, str]]:
@@ -55,12 +61,12 @@ def test_a_sentence_is_asked_for_in_the_room_that_says_it_alone() -> None:
     said: dict[str, set[str]] = {}
     for path in (ROOT / "dora_cli").rglob("*.py"):
         if not path.is_relative_to(ROOT / "dora_cli" / "data" / "builtin"):  # generated texts, which are data
-            for _, words in sentences(ast.parse(path.read_text(encoding="utf-8"))):
+            for _, words in sentences(parsed(path)):
                 said.setdefault(words, set()).add(room(path, "dora_cli"))
     found = {
         f"{name(path)}:{line}: {words}"
         for path in (ROOT / "tests").rglob("*.py")
-        for line, words in sentences(ast.parse(path.read_text(encoding="utf-8")))
+        for line, words in sentences(parsed(path))
         if words in said and room(path, "tests") not in said[words]
     }
     assert sorted(found) == []
@@ -70,7 +76,7 @@ def test_no_docstring_begins_with_a_fragment() -> None:
     found = [
         f"{name(path)}:{line}: {text}"
         for path in SOURCES
-        for line, text in docstrings(ast.parse(path.read_text(encoding="utf-8")))
+        for line, text in docstrings(parsed(path))
         if OPENINGS.match(text)
     ]
     assert found == []

@@ -85,8 +85,8 @@ def load_base(recipe: Recipe, task: Task) -> LoadedModel:
 
 
 def _load_reference(recipe: Recipe, task: Task, name: str) -> LoadedModel:
-    """The model `name`, loaded as the base model of the recipe is."""
-    other = recipe.model.model_copy(update={"name": name, "revision": None})
+    """The model `name`, loaded as the base model of the recipe is, but never with code of its own."""
+    other = recipe.model.model_copy(update={"name": name, "revision": None, "trust_remote_code": False})
     return load_base(recipe.model_copy(update={"model": other}), task)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dora_cli.assembly.build import AdaptedModel
-from dora_cli.data import Encoded, Examples
+from dora_cli.data import Encoded, Examples, forget_table
 from dora_cli.errors import DataError
 from dora_cli.recipe import Recipe
 from dora_cli.tasks import Task, read_split
@@ -40,12 +40,15 @@ def load_data(recipe: Recipe, task: Task, *, held_out: float = 0.0) -> RunData:
     Args:
         held_out: share of the training split that is kept from it.
     """
-    training = load_split(recipe, task, "train", training=True)
-    evaluated = {split: load_split(recipe, task, split, training=False) for split in task.evaluated_splits(recipe)}
+    try:
+        training = load_split(recipe, task, "train", training=True)
+        evaluated = {split: load_split(recipe, task, split, training=False) for split in task.evaluated_splits(recipe)}
+    finally:
+        forget_table()
     if not held_out:
         return RunData(training, evaluated)
-    kept, held = training.held_out(held_out)
-    if not len(kept):
+    kept, held = training.parted(held_out)
+    if not len(held):
         raise DataError(
             f"split train: {plural(len(training), 'example')} are too few to hold {held_out:g} of them out, which "
             f"method {recipe.method.name} asks for; give more"

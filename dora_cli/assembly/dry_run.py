@@ -17,7 +17,7 @@ from dora_cli.assembly.length import RunLength
 from dora_cli.assembly.notes import notes_before_training, notes_on_official_sizes, notes_on_settings
 from dora_cli.assembly.resolve import resolve
 from dora_cli.assembly.work import decide_threads
-from dora_cli.data.examples import held_out_count
+from dora_cli.data.examples import parted_off
 from dora_cli.machine.capture import check_capture, choose_capture
 from dora_cli.machine.devices import resolve_device, resolve_precision
 from dora_cli.machine.threads import Threads, most_threads
@@ -189,11 +189,11 @@ def _data(recipe: Recipe, task: Task, held_out: float) -> tuple[int, list[str]]:
 
     Official sizes for the hub, which is not asked; any other source is read, since it is at hand.
     """
-    if recipe.data.source == "hub":
+    if recipe.data.source == "hub" and recipe.data.name is None:
         size, limit = task.splits["train"], recipe.data.max_train_samples
         notes = [*notes_on_settings(recipe), *notes_on_official_sizes(recipe, task)]
         count = size if limit is None else min(size, limit)
-        count -= held_out_count(count, held_out)
+        count -= parted_off(count, held_out)
         return count, [*notes, *filter(None, [task.lacks()])]
     data = load_data(recipe, task, held_out=held_out)
     kept = 0 if data.held_out is None else len(data.held_out)
@@ -203,10 +203,11 @@ def _data(recipe: Recipe, task: Task, held_out: float) -> tuple[int, list[str]]:
 def _parameters(
     model: nn.Module, method: Method, projections: list[Site], plan: Schedule, head: list[nn.Parameter]
 ) -> dict[str, int]:
-    """What adapters hold: by ranks where the schedule tells them, else by attaching the method, which has no phases."""
-    per_rank, schedule = sum(sum(projection.shape) for projection in projections), plan.describe()
-    if "start_rank" in schedule:
-        start, final = per_rank * schedule["start_rank"], per_rank * schedule["rank"]
+    """What adapters hold: by their ranks, those at the end spread evenly; a method without ranks is asked, attached."""
+    per_rank, ranks = sum(sum(projection.shape) for projection in projections), method.start_ranks(projections)
+    if ranks:
+        start = sum(ranks[projection.name] * sum(projection.shape) for projection in projections)
+        final = start * plan.final_components // max(plan.start_components, 1)
     else:
         method.attach(model, projections, head, plan)
         size = method.size()

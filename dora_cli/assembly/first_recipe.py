@@ -15,7 +15,7 @@ from dora_cli.recipe.shipped_recipes import shipped_recipes
 from dora_cli.recipe.writing.annotate import annotated
 from dora_cli.tasks import Task, get_task
 
-_MODEL = "FacebookAI/roberta-base"
+DEFAULT_MODEL = "FacebookAI/roberta-base"
 """What most shipped recipes adapt: for a task that none is shipped for."""
 _FIRST = "e2e/gpt2-medium"
 """The recipe that stands first among a task's: the one whose results can be compared with published ones."""
@@ -28,10 +28,12 @@ class FirstRecipe:
     Attributes:
         text: the recipe, a comment at every key.
         unchecked: the model, where it is not known here whether it exists and can do the task.
+        said: what was guessed of the user's own data, a line each.
     """
 
     text: str
     unchecked: str | None = None
+    said: tuple[str, ...] = ()
 
 
 def default_file(task: str) -> str:
@@ -55,10 +57,10 @@ def first_recipe(
         ModelError: a model that is not there or cannot do the task, as far as that can be known here.
     """
     task = get_task(task_name)
-    method = _known(method)
+    method = known_method(method)
     recipes = {name: recipe for name, recipe in shipped_recipes().items() if recipe.task == task.name}
     recipes = {name: recipe for name, recipe in recipes.items() if recipe.method.name == method} or {
-        name: recipe for name, recipe in recipes.items() if recipe.method.name == _known(None)
+        name: recipe for name, recipe in recipes.items() if recipe.method.name == known_method(None)
     }
     kind = None if model is None else _kind(model, task)
     if not recipes:
@@ -79,7 +81,7 @@ def first_recipe(
 def _plain(task: Task, model: str | None, kind: str | None, method: str, file: str) -> FirstRecipe:
     """A recipe of defaults, for a task that no recipe is shipped for."""
     if model is None:
-        model, kind = _MODEL, task.head.kind_of(_MODEL)
+        model, kind = DEFAULT_MODEL, task.head.kind_of(DEFAULT_MODEL)
     source = task.fields.sources[0]
     data = {"source": source, **({"path": "data"} if source not in ("hub", "builtin") else {})}
     wanted = Recipe.model_validate(
@@ -96,7 +98,7 @@ def _plain(task: Task, model: str | None, kind: str | None, method: str, file: s
     return FirstRecipe(annotated(wanted, heading), unchecked=model if kind is None else None)
 
 
-def _known(method: str | None) -> str:
+def known_method(method: str | None) -> str:
     """The name of a method, the first where there is none. Raises RecipeError."""
     if method is None:
         return next(iter(METHODS))

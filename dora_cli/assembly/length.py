@@ -32,7 +32,9 @@ class RunLength:
 
     @classmethod
     def of(cls, recipe: Recipe, examples: int, processes: int) -> RunLength:
-        """The length of `recipe` over `examples` training examples; raises BudgetError."""
+        """The length of `recipe` over `examples` training examples; raises BudgetError, also where there are none."""
+        if examples < 1:
+            raise BudgetError("split train has no example to learn from; give more, or raise data.max_train_samples")
         train = recipe.train
         global_batch = train.batch_size * train.gradient_accumulation * processes
         per_epoch = steps_per_epoch(examples, global_batch)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from dora_cli.assembly.build import (
     AdaptedModel,
@@ -49,6 +50,7 @@ class Prepared:
         evaluator: of the evaluated splits.
         captured: whether steps are captured in CUDA graphs; only where that is known to work.
         calibrator: answers what the method wants measured.
+        constant: metrics of saying the same of all examples that are evaluated; empty where that means nothing.
     """
 
     recipe: Recipe
@@ -60,6 +62,7 @@ class Prepared:
     ground: Ground
     captured: bool
     calibrator: Calibrator
+    constant: Mapping[str, float]
 
     @property
     def schedule(self) -> Schedule:
@@ -166,6 +169,7 @@ def prepare(
         adapted.model,
         adapted.projections,
         task.losses,
+        partial(task.losses, label_smoothing=recipe.train.label_smoothing),
         train,
         held_out,
         recipe.train.batch_size,
@@ -176,4 +180,6 @@ def prepare(
         with memory_advice(recipe):
             adapted.method.calibrate(calibrator(wanted))
     seed_everything(recipe.train.seed + ground.accelerator.process_index)  # dropout differs between processes
-    return Prepared(recipe, task, length, adapted, train, evaluator, ground, captured, calibrator)
+    same = {split: task.baseline(data.evaluated[split]) for split in task.eval_splits}
+    constant = task.combine(same) if all(same.values()) else {}
+    return Prepared(recipe, task, length, adapted, train, evaluator, ground, captured, calibrator, constant)

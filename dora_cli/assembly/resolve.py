@@ -6,7 +6,7 @@ import difflib
 
 from dora_cli.errors import CheckpointError, RecipeError
 from dora_cli.files import at_home
-from dora_cli.recipe import LoraMethod, Recipe
+from dora_cli.recipe import Recipe
 from dora_cli.runs.run_folder import RunRecords
 from dora_cli.tasks import Task, get_task
 
@@ -34,15 +34,16 @@ def with_ranks(recipe: Recipe) -> Recipe:
         CheckpointError: there is no such run, or it has not finished.
     """
     method = recipe.method
-    if not isinstance(method, LoraMethod) or method.ranks_from is None:
+    source = getattr(method, "ranks_from", None)
+    if source is None:
         return recipe
     try:
-        record = RunRecords(at_home(method.ranks_from)).read_ranks()
+        record = RunRecords(at_home(source)).read_ranks()
     except CheckpointError as error:
         raise CheckpointError(f"method.ranks_from: {error}") from error
     ranks = {layer["name"]: layer["rank"] for layer in record["layers"]}
     if not ranks:
-        raise RecipeError(f"method.ranks_from: the run in {method.ranks_from} has no ranks; name one of DoRA or LoRA")
+        raise RecipeError(f"method.ranks_from: the run in {source} has no ranks; name one of DoRA or LoRA")
     return recipe.model_copy(update={"method": method.model_copy(update={"ranks": ranks, "ranks_from": None})})
 
 

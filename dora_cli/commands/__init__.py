@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from typer.core import TyperGroup
 
+from dora_cli.commands import data as data_command
 from dora_cli.commands import doctor as doctor_command
 from dora_cli.commands import eval as eval_command
 from dora_cli.commands import export as export_command
@@ -92,6 +93,7 @@ def main(
 
 
 app.command("init", epilog=init_command.EPILOG)(init_command.init)
+app.command("data", epilog=data_command.EPILOG)(data_command.data)
 app.command("train", epilog=train_command.EPILOG)(train_command.train)
 app.command("eval", epilog=eval_command.EPILOG)(eval_command.evaluate)
 app.command("predict", epilog=predict_command.EPILOG)(predict_command.predict)

@@ -153,7 +153,11 @@ def _say(done: Export) -> None:
     from dora_cli.wording import plural
 
     where = f"{done.live_projections:,} of {plural(done.projections, 'projection')}"
-    adapters = f"{plural(done.exact.components, 'component')} in {where}, {plural(done.exact.parameters, 'parameter')}"
+    parameters = plural(done.exact.parameters, "parameter")
+    if done.exact.parameters and not done.exact.components:  # a method without ranks
+        adapters = f"{parameters} in {where}"
+    else:
+        adapters = f"{plural(done.exact.components, 'component')} in {where}, {parameters}"
     if done.layout is not None:
         adapters += f", largest rank {done.largest_rank}"
     head = f", and {plural(done.head_parameters, 'parameter')} of the head" if done.head_parameters else ""

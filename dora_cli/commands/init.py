@@ -12,7 +12,7 @@ from dora_cli.commands.options import check_overwrite
 from dora_cli.errors import OptionError
 from dora_cli.printable import pour, say
 
-EPILOG = "Example:  dora init glue/rte --model FacebookAI/roberta-base -o rte.yaml"
+EPILOG = "Example:  dora init classification --data reviews.csv -o reviews.yaml"
 
 
 def _tasks() -> list[str]:
@@ -39,6 +39,51 @@ Method = Annotated[
     ),
 ]
 
+Data = Annotated[
+    Path | None,
+    typer.Option(
+        "--data",
+        metavar="FILE|DIR",
+        help="Your own examples, for classification and regression: csv, tsv, json, jsonl or parquet, or a folder "
+        "with a file for each split. Columns, labels and sizes are guessed from it, and said.",
+        show_default=False,
+    ),
+]
+TextColumns = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--text",
+        metavar="NAME",
+        help="With --data: the column of the text; twice for pairs of texts.",
+        show_default=False,
+    ),
+]
+LabelColumn = Annotated[
+    str | None,
+    typer.Option("--label", metavar="NAME", help="With --data: the column of the label.", show_default=False),
+]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="NAME",
+        help="Hub id, local folder or builtin:NAME (default: that of the published settings); dora models lists "
+        "what is known.",
+        show_default=False,
+    ),
+]
+Output = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="FILE",
+        help="Write to this new file (default, and -: to stdout).",
+        show_default=False,
+    ),
+]
+
 
 def init(
     task: Annotated[
@@ -50,28 +95,12 @@ def init(
             autocompletion=_tasks,
         ),
     ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model",
-            "-m",
-            metavar="NAME",
-            help="Hub id, local folder or builtin:NAME (default: that of the published settings); dora models lists "
-            "what is known.",
-            show_default=False,
-        ),
-    ] = None,
+    model: Model = None,
     method: Method = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="FILE",
-            help="Write to this new file (default, and -: to stdout).",
-            show_default=False,
-        ),
-    ] = None,
+    data: Data = None,
+    text: TextColumns = None,
+    label: LabelColumn = None,
+    output: Output = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE if it is there already.")] = False,
     schema: Annotated[
         bool,
@@ -80,8 +109,12 @@ def init(
         ),
     ] = False,
 ) -> None:
-    """Write a recipe to start from: the published settings of a task, every key with what it is for."""
-    if schema and (task is not None or model is not None or method is not None):
+    """Write a recipe to start from: the published settings of a task, or numbers fit for data of your own (--data);
+    every key with what it is for.
+    """
+    if data is None and (text or label is not None):
+        raise OptionError("--text and --label name columns of the data; add --data FILE")
+    if schema and any(given is not None for given in (task, model, method, data)):
         raise OptionError(
             "--schema is about recipes of every task, model and method; leave TASK, --model and --method out"
         )
@@ -92,23 +125,32 @@ def init(
         output = None
     if output is not None:
         check_output_file(output, overwrite=overwrite, example="recipe.schema.json" if schema else "recipe.yaml")
+    said: tuple[str, ...] = ()
     if schema:
-        text, then, unchecked = _schema(), None, None
+        written, then, unchecked = _schema(), None, None
     elif task is None:
         raise OptionError("which task? Give one, such as: dora init glue/rte; dora tasks lists them")
     else:
         from dora_cli.assembly.first_recipe import default_file, first_recipe
 
-        made = first_recipe(task, model, method, file=str(output) if output is not None else None)
-        text, unchecked, then = made.text, made.unchecked, str(output or default_file(task))
+        file = str(output) if output is not None else None
+        if data is None:
+            made = first_recipe(task, model, method, file=file)
+        else:
+            from dora_cli.assembly.own_recipe import own_recipe
+
+            made = own_recipe(task, data, model, method, texts=text or (), label=label, file=file)
+        written, unchecked, said, then = made.text, made.unchecked, made.said, str(output or default_file(task))
+    for line in said:
+        say(f"dora: note: {line}", err=True)
     if output is not None:
-        write_output(output, text)
+        write_output(output, written)
         say(
             f"{output} written"
             + ("" if schema else f"; see what it would do:  dora train {_quoted(str(output))} --dry-run")
         )
     else:
-        pour(text)
+        pour(written)
         if then is not None and sys.stdout.isatty():
             say(f"dora: note: to keep it, add: --output {then}", err=True)
     if unchecked is not None:

@@ -8,9 +8,44 @@ from typing import Annotated
 import typer
 
 from dora_cli.commands.inputs import readable
+from dora_cli.errors import OptionError
 from dora_cli.printable import say
 
 EPILOG = "Example:  dora predict -c runs/glue-rte --output submission/"
+
+Text = Annotated[
+    list[str] | None,
+    typer.Option("--text", metavar="TEXT", help="A text to predict for. May be repeated.", show_default=False),
+]
+TextPair = Annotated[
+    list[str] | None,
+    typer.Option("--text-pair", metavar="TEXT", help="The second text of a pair, for each --text.", show_default=False),
+]
+Output = Annotated[
+    str | None,  # not a Path, which would lose the / that a folder ends with
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="FILE|DIR/",
+        help="Where to write, a new file. FILE.jsonl: everything, one object a line. FILE.csv: the columns of "
+        "--input FILE, and prediction and probabilities beside them. GLUE: DIR/ for the "
+        "benchmark's submission files, or FILE.tsv for one. e2e: any other FILE, plain text, one output a "
+        "line. -: stdout (GLUE: JSON lines, e2e: plain text), which --text takes by "
+        "itself.",
+        show_default=False,
+    ),
+]
+Input = Annotated[
+    Path | None,
+    typer.Option(
+        "--input",
+        "-i",
+        metavar="FILE",
+        help="Examples of your own: csv, tsv, json, jsonl or parquet with the task's columns (e2e: mr); or plain "
+        "text, one a line, where the task reads one text. -: stdin, JSON lines or plain text.",
+        show_default=False,
+    ),
+]
 
 
 def predict(
@@ -24,29 +59,10 @@ def predict(
             show_default=False,
         ),
     ],
-    output: Annotated[
-        str,  # not a Path, which would lose the / that a folder ends with
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="FILE|DIR/",
-            help="Where to write, a new file. FILE.jsonl: everything, one object a line. GLUE: DIR/ for the "
-            "benchmark's submission files, or FILE.tsv for one. e2e: any other FILE, plain text, one output a "
-            "line. -: stdout (GLUE: JSON lines, e2e: plain text).",
-            show_default=False,
-        ),
-    ],
-    file: Annotated[
-        Path | None,
-        typer.Option(
-            "--input",
-            "-i",
-            metavar="FILE",
-            help="Examples of your own: csv, tsv, json, jsonl or parquet with the task's columns (e2e: mr); or plain "
-            "text, one a line, where the task reads one text. -: stdin, JSON lines or plain text.",
-            show_default=False,
-        ),
-    ] = None,
+    output: Output = None,
+    text: Text = None,
+    text_pair: TextPair = None,
+    file: Input = None,
     split: Annotated[
         str | None,
         typer.Option(
@@ -75,12 +91,19 @@ def predict(
     from dora_cli.runs.output_files import is_stdout
     from dora_cli.wording import plural
 
+    if text_pair and not text:
+        raise OptionError("--text-pair is the second text of a pair; give the first by --text")
+    if output is None:
+        if not text:
+            raise OptionError("--output is missing; name a new file, or - for stdout")
+        output = "-"
     with readable(file, "--input") as examples:
         done = write_predictions(
             checkpoint,
             output,
             split=split,
             file=examples,
+            texts=(text, text_pair) if text and text_pair else (text,) if text else None,
             overrides=set_ or [],
             overwrite=overwrite,
             listener=make_listener(),

@@ -20,7 +20,12 @@ EPILOG = "Example:  dora train configs/demo/sst2.yaml --set train.seed=2 -o runs
 
 
 RecipeFile = Annotated[
-    Path, typer.Argument(metavar="RECIPE", help="A YAML recipe, such as configs/demo/sst2.yaml.", show_default=False)
+    Path,
+    typer.Argument(
+        metavar="RECIPE",
+        help="A YAML recipe, such as configs/demo/sst2.yaml, or the name of one that comes with dora: demo/sst2.",
+        show_default=False,
+    ),
 ]
 Changes = Annotated[
     list[str] | None,
@@ -79,6 +84,7 @@ def train(
 ) -> None:
     """Train a recipe: adapt the model, prune its ranks to the budget, write metrics and ranks."""
     from dora_cli.recipe import load_recipe
+    from dora_cli.recipe.shipped_recipes import find_recipe
     from dora_cli.runs.output_files import check_no_stdout
     from dora_cli.runs.place import default_output
 
@@ -90,7 +96,9 @@ def train(
             f"{'--plain prints lines' if plain else '--dry-run prints a run'}; give one of them"
         )
     check_no_stdout(output, "a run is a folder")
-    resolved = load_recipe(recipe, set_ or [], note=lambda message: say(f"dora: note: {message}", err=True))
+    resolved = load_recipe(
+        find_recipe(recipe), set_ or [], note=lambda message: say(f"dora: note: {message}", err=True)
+    )
     chosen = _seeds(seeds) if seeds is not None else None
     folder = output if output is not None else default_output(recipe)
     if dry_run:

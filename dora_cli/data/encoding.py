@@ -103,6 +103,11 @@ class EncodedSplit:
         return batch
 
 
+def pair_tokens(examples: Examples, tokenizer: PreTrainedTokenizerBase) -> npt.NDArray[np.int64]:
+    """Tokens of each example, special ones included, before anything is cut, ``(N,)``."""
+    return tokenise(tokenizer, *examples.texts)["input_ids"].lengths
+
+
 def encode(examples: Examples, tokenizer: PreTrainedTokenizerBase, max_length: int) -> EncodedSplit:
     """Token ids of every example, special tokens included.
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
-from fractions import Fraction
-from math import ceil
 
 import numpy as np
 
@@ -77,22 +75,6 @@ class Examples:
         kept = {sources[i] for i in _choice(len(sources), count, seed)}
         return self._rows([i for i, source in enumerate(self.texts[0]) if source in kept])
 
-    def held_out(self, share: float) -> tuple[Examples, Examples]:
-        """All examples but a random share of them, and that share: ``ceil(share * N)``, each class in proportion as far
-        as whole examples go; both in their original order.
-
-        The choice depends on labels, their order and `share` only, so every run on these data makes the same.
-        """
-        count = held_out_count(len(self), share)
-        classes = self.labels if self.labels and not isinstance(self.labels[0], float) else [0] * len(self)
-        order = np.random.default_rng(0).permutation(len(self))
-        # A stable sort by class keeps the random order within a class; every k-th row of it is then a fair share.
-        by_class = order[np.argsort(np.array(classes)[order], kind="stable")]
-        places = (np.arange(count) * len(self) + len(self) // 2) // max(count, 1)
-        held = np.zeros(len(self), dtype=bool)
-        held[by_class[places]] = True
-        return self._rows(np.flatnonzero(~held).tolist()), self._rows(np.flatnonzero(held).tolist())
-
     def parted(self, share: float) -> tuple[Examples, Examples]:
         """The examples in two parts, of which the second holds about `share` of them; each in the original order.
 
@@ -123,9 +105,9 @@ class Examples:
         return Examples(tuple([column[i] for i in kept] for column in self.texts), labels, self.notes)
 
 
-def held_out_count(total: int, share: float) -> int:
-    """How many of `total` examples `Examples.held_out` takes, the share read as a decimal."""
-    return ceil(Fraction(str(share)) * total)
+def parted_off(total: int, share: float) -> int:
+    """How many of `total` examples `Examples.parted` holds out, as far as that is known without classes and sources."""
+    return min(max(round(share * total), 1), total - 1) if share else 0
 
 
 def _choice(total: int, count: int, seed: int) -> list[int]:

@@ -21,7 +21,7 @@ def real_tokens(batch: Batch) -> dict[str, torch.Tensor] | None:
     read = batch.get("decoder_input_ids")
     if read is None:
         return {"encoder": mask, "decoder": mask}
-    if batch["labels"].shape != read.shape:  # no labels of tokens: all of them count
+    labels = batch.get("labels")
+    if labels is None or labels.shape != read.shape:  # no labels of tokens: all of them count
         return {"encoder": mask, "decoder": torch.ones_like(read, dtype=torch.bool)}
-    labels = batch["labels"] != IGNORED
-    return {"encoder": mask, "decoder": labels.flip(1).cumsum(1).flip(1) > 0}
+    return {"encoder": mask, "decoder": (labels != IGNORED).flip(1).cumsum(1).flip(1) > 0}

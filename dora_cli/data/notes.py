@@ -63,6 +63,19 @@ def label_notes(
         yield f"{place}: none of {len(examples):,} rows has the label {missing} ({there})"
 
 
+def alike_note(place: str, names: Sequence[str]) -> str | None:
+    """What to say of classes whose names differ in white space or capitals alone; None where there are none."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(" ".join(name.casefold().split()), []).append(name)
+    alike = [", ".join(map(repr, group)) for group in groups.values() if len(group) > 1]
+    if not alike:
+        return None
+    return (
+        f"{place}: the labels {'; '.join(alike[:5])} differ in white space or capitals alone, and are different classes"
+    )
+
+
 def limit_note(place: str, key: str, limit: int | None, count: int, what: str) -> str | None:
     """What to say of a `limit` that is above the `count` of what there is; None where it is not.
 

@@ -176,6 +176,21 @@ def encode_pairs(
     return EncodedPairs(sources, targets, int((targets.lengths < whole.lengths).sum()), layout, widest)
 
 
+def pair_lengths(examples: Examples, tokenizer: PreTrainedTokenizerBase, layout: PairLayout) -> npt.NDArray[np.int64]:
+    """Tokens of each source and its target before anything is cut, ``(N,)``; of an encoder-decoder those of the longer
+    one. Where there are no targets, those of the sources.
+    """
+    sources = tokenise(tokenizer, examples.texts[0], add_special_tokens=False)["input_ids"].lengths
+    sources = sources + (len(layout.before) + len(layout.separator))
+    if len(examples.texts) == 1:
+        return sources
+    texts = [layout.lead + text for text in examples.texts[1]]
+    targets = tokenise(tokenizer, texts, add_special_tokens=False)["input_ids"].lengths + 1
+    if layout.encoder_decoder:
+        return np.maximum(sources, targets + len(layout.start) - 1)
+    return sources + targets
+
+
 def encode_sources(
     sources: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int, layout: PairLayout
 ) -> EncodedSources:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,8 @@ class Calibrator:
     Attributes:
         model: with the method in its place, its dropout off meanwhile.
         sites: what the method adapts.
-        loss: of each loss unit, from what the model gave and the batch.
+        loss: of each loss unit, from what the model gave and the batch; what is held out is judged by it.
+        trained_loss: the same as it is trained on, with smoothed labels; what gradients are of.
         train: the examples that are learned from.
         held_out: those that are kept from it; None where there are none.
         batch_size: of a micro-batch.
@@ -39,6 +40,7 @@ class Calibrator:
     model: nn.Module
     sites: Sequence[Site]
     loss: LossFunction
+    trained_loss: LossFunction
     train: Encoded
     held_out: Encoded | None
     batch_size: int
@@ -69,7 +71,9 @@ class Calibrator:
             yield to_device(data.collate(indices), self.accelerator.device)
 
     def _outputs(self, batch: Mapping[str, torch.Tensor]) -> Any:
-        with self.accelerator.autocast():
+        # fp16 would lose gradients that nobody scales, and an event is too rare for its speed to matter
+        plain = self.accelerator.mixed_precision == "fp16"
+        with nullcontext() if plain else self.accelerator.autocast():
             return self.model(**inputs_of(batch))
 
     def _mean_loss(self, data: Encoded, batches: Sequence[Indices]) -> float:
@@ -90,9 +94,9 @@ class Calibrator:
         masks: dict[str, torch.Tensor] = {}
 
         def read(index: int, site: Site, x: torch.Tensor) -> None:
-            mask = masks[site.reads]
+            mask = masks.get(site.reads)
             real = x.reshape(-1, x.shape[-1])
-            if mask.numel() == len(real):  # else it reads no tokens, such as one vector per text
+            if mask is not None and mask.numel() == len(real):  # else it reads no tokens, such as one vector per text
                 real = real[mask.reshape(-1)]
             real = real.float()
             moments[site.name].addmm_(real.T, real)
@@ -125,6 +129,7 @@ class Calibrator:
         """The gradients of the base weights: an update is added to them, so theirs are those of the whole weights."""
         weights = [weight for site in self.sites if isinstance(weight := site.module.weight, nn.Parameter)]
         assert len(weights) == len(self.sites)
+        kept = [weight.grad for weight in weights]  # of those that train: captured work writes there
         found = {site.name: torch.zeros(site.shape, device=weight_of(site.module).device) for site in self.sites}
         units = torch.zeros((), dtype=torch.float64, device=self.accelerator.device)
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
@@ -134,8 +139,9 @@ class Calibrator:
             self.model.requires_grad_(False)
             for weight in weights:
                 weight.requires_grad_(True)
+                weight.grad = None
             for indices, batch in zip(batches, self._batches(self.train, batches), strict=True):
-                self.loss(self._outputs(batch), batch).sum().backward()
+                self.trained_loss(self._outputs(batch), batch).sum().backward()
                 units += int(self.train.units[indices].sum())
                 for site, weight in zip(self.sites, weights, strict=True):
                     if weight.grad is not None:
@@ -143,8 +149,9 @@ class Calibrator:
                         found[site.name] += stored.T if is_transposed(site.module) else stored
                         weight.grad = None
         finally:
-            for weight in weights:
+            for weight, gradient in zip(weights, kept, strict=True):
                 weight.requires_grad_(False)
+                weight.grad = gradient
             for parameter in trained:
                 parameter.requires_grad_(True)
             self.model.train(training)

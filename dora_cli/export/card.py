@@ -108,8 +108,10 @@ class Card:
 
     @property
     def ranks(self) -> dict[str, int]:
-        """Rank of every projection as it is exported, by name; empty for a method that adapts none."""
+        """Rank of every projection as it is exported, by name; empty for a method without ranks."""
         factors = self.written.factors
+        if not factors and about(method_name(self.trained.method) or "").ranks in (None, "none"):
+            return {}
         return {site.name: factors[site.name].rank if site.name in factors else 0 for site in self.projections}
 
 
@@ -146,7 +148,7 @@ The adapter is plain LoRA: {plural(sum(ranks), "component")} in {adapted} of {pl
 def merged_card(card: Card) -> str:
     """The card of a merged model."""
     what = _method(card.trained.method)
-    if card.ranks:
+    if card.projections:
         what += "\n\nThe adapters are inside the weights: a plain transformers model, no other package is needed."
     code = [
         f"from transformers import {card.auto_class}, AutoTokenizer",

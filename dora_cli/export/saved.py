@@ -198,13 +198,13 @@ def _check_choice(option: str, value: str | None, choices: Sequence[str | None])
 def _peft(
     subject: Subject, output: Path, dtype: str, layout: str, padding: str, max_rank: int | None, *, overwrite: bool
 ) -> Export:
-    if not subject.projections:
-        raise ExportError(
-            f"method.name {subject.method.name} trains the head alone, and PEFT loads no adapter without a "
-            "projection; export this run with --format merged"
-        )
     if (plain := subject.method.to_lora()) is None:
         raise peft.no_lora(subject.method.name)
+    if not subject.projections:
+        raise ExportError(
+            f"method.name {subject.method.name} adapts no projection, and PEFT loads no adapter without one; export "
+            "this run with --format merged"
+        )
     exact = {name: balance(one) for name, one in plain.items()}
     factors, batch = lay_out(pad(exact, padding), layout), subject.batch
     check_rank(exact, factors, max_rank)
@@ -244,7 +244,7 @@ def _peft(
 def _merged(subject: Subject, output: Path, dtype: str, *, overwrite: bool) -> Export:
     plain, batch = subject.method.to_lora(), subject.batch
     factors = plain or {}
-    exact = Size(0, subject.method.size().stored) if plain is None else Size.of(factors)
+    exact = Size(0, subject.method.size().stored) if plain is None else Size.of(factors)  # without ranks: no components
     reference = logits_of(subject.model, batch, subject.autocast())
     changed = [site for site in subject.projections if plain is None or site.name in plain]
     model = merge(subject.model, subject.method, changed, dtype)
@@ -261,7 +261,9 @@ def _finish(
     subject: Subject, folder: Path, output: Path, written: Written, exact: Size, agreement: Agreement
 ) -> Export:
     """Writes the card and the record."""
-    dtype, padded = written.dtype, Size.of(written.factors)
+    dtype, factors = written.dtype, written.factors
+    whole = not factors and exact.parameters > 0  # a method without ranks, whose update went into the weights
+    padded = exact if whole else Size.of(factors)
     write_text(folder / "README.md", subject.card(replace(written, probe=describe(agreement, dtype))))
     head = sum(parameter.numel() for parameter in subject.head.values())
     record = {
@@ -286,7 +288,7 @@ def _finish(
         format=written.format,
         dtype=dtype,
         projections=len(subject.projections),
-        live_projections=len(written.factors),
+        live_projections=len(subject.projections) if whole else len(factors),
         layout=written.layout,
         largest_rank=largest_rank(written.factors),
         exact=exact,

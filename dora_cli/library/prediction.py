@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from dora_cli.assembly.evaluator import decoding
 from dora_cli.assembly.restore import Restored, restore
-from dora_cli.data import Examples, encode_sources, group_references, read_file
+from dora_cli.data import Examples, encode_sources, group_references, read_input
 from dora_cli.data.notes import text_notes
 from dora_cli.errors import RecipeError
 from dora_cli.evaluation.decoding import decode
@@ -23,6 +23,8 @@ from dora_cli.recipe import Recipe, check_listed
 from dora_cli.tasks import Answers, Task
 from dora_cli.training.listener import Listener, SilentListener
 
+Texts = tuple[Sequence[str], ...]
+"""Texts to predict for: one list, or two of pairs."""
 Check = Callable[[Recipe, Task, Sequence[str]], None]
 """Told the resolved recipe, its task and the splits that will be read (none for a file), before anything is loaded."""
 
@@ -32,6 +34,7 @@ def predict_saved(
     *,
     split: str | None = None,
     file: Path | None = None,
+    texts: Texts | None = None,
     overrides: Sequence[str] = (),
     listener: Listener | None = None,
 ) -> list[dict[str, Any]]:
@@ -42,6 +45,7 @@ def predict_saved(
         split: of the run's data; ``"test"`` stands for all test splits. If neither this nor `file` is given: the test
             splits, a generator's ``decode.split``.
         file: examples of the user's own, in a table with the task's columns, or one a line in plain text.
+        texts: examples of the user's own: a list of texts, or two of pairs.
         overrides: ``key=value`` changes, as for `evaluate_saved`.
 
     Returns:
@@ -55,7 +59,8 @@ def predict_saved(
     Raises:
         DoraError: what a user can fix.
     """
-    parts = _guarded(checkpoint, split, file, overrides, listener, lambda recipe, task, splits: None)
+    given = _Given(split, file, texts)
+    parts = _guarded(checkpoint, given, overrides, listener, lambda recipe, task, splits: None)
     return [record for part in parts for record in part.records]
 
 
@@ -73,6 +78,7 @@ def write_predictions(
     *,
     split: str | None = None,
     file: Path | None = None,
+    texts: Texts | None = None,
     overrides: Sequence[str] = (),
     overwrite: bool = False,
     listener: Listener | None = None,
@@ -98,47 +104,88 @@ def write_predictions(
                 "lines (.jsonl)"
             )
 
-    parts = _guarded(checkpoint, split, file, overrides, listener, check)
+    parts = _guarded(checkpoint, _Given(split, file, texts), overrides, listener, check)
     if not is_main():
         return []
     return [Written(path, count) for path, count in destinations[0].write(parts, listener.note)]
 
 
+@dataclass(frozen=True)
+class _Given:
+    """What the user wants predictions of: a file, texts, or a split of the run's data."""
+
+    split: str | None
+    file: Path | None
+    texts: Texts | None
+
+    @property
+    def from_run(self) -> bool:
+        return self.file is None and self.texts is None
+
+    def check(self) -> None:
+        names = [f"--split {self.split}"] if self.split is not None else []
+        names += [f"--input {self.file}"] if self.file is not None else []
+        names += ["--text"] if self.texts is not None else []
+        if len(names) > 1:
+            raise RecipeError(
+                f"{' and '.join(names)} are {'all' if len(names) > 2 else 'both'} given; name one of them"
+            )
+
+    def examples(self, task: Task) -> Examples:
+        """The texts as `task` reads them; raises RecipeError where it reads another number."""
+        assert self.texts is not None
+        if len(self.texts) != task.reads:
+            pair = task.reads == 2
+            raise RecipeError(
+                f"{task.name} reads {'pairs of texts' if pair else 'one text'}; "
+                + ("give the second one by --text-pair" if pair else "leave --text-pair out")
+            )
+        counts = [len(column) for column in self.texts]
+        if len(set(counts)) > 1:
+            raise RecipeError(
+                f"--text is given {counts[0]} times and --text-pair {counts[1]} times; give as many of each"
+            )
+        return Examples(tuple(list(column) for column in self.texts), None)
+
+
 @own_threads()
 def _guarded(
     checkpoint: str | Path,
-    split: str | None,
-    file: Path | None,
+    given: _Given,
     overrides: Sequence[str],
     listener: Listener | None,
     check: Check,
 ) -> list[Part]:
     listener = listener or SilentListener()
     try:
-        return _predict(checkpoint, split, file, overrides, listener, check)
+        return _predict(checkpoint, given, overrides, listener, check)
     finally:
         listener.close()
 
 
 def _predict(
     checkpoint: str | Path,
-    split: str | None,
-    file: Path | None,
+    given: _Given,
     overrides: Sequence[str],
     listener: Listener,
     check: Check,
 ) -> list[Part]:
-    if split is not None and file is not None:
-        raise RecipeError(f"--split {split} and --input {file} are both given; name one of them")
+    split, file = given.split, given.file
+    given.check()
     if file is not None:
         overrides = _from_files(file, overrides)
     own: dict[str, Examples] = {}
+    tables: dict[str, Mapping[str, Sequence[Any]] | None] = {}
 
     def splits(recipe: Recipe, task: Task) -> Sequence[str]:
-        names = () if file is not None else task.predicted_splits(recipe, split)
+        names = task.predicted_splits(recipe, split) if given.from_run else ()
         check(recipe, task, names)
         if file is not None:
-            own[str(file)] = read_file(task.fields, file, recipe.data.columns)
+            own[str(file)], tables[str(file)] = read_input(
+                task.fields, file, recipe.data.columns, separator=recipe.data.separator
+            )
+        elif given.texts is not None:
+            own["--text"] = given.examples(task)
         return names
 
     restored = restore(checkpoint, overrides, splits, listener.note)
@@ -147,7 +194,8 @@ def _predict(
     for name, examples in parts.items():
         for note in text_notes(name if own else f"split {name}", examples):
             listener.note(note)
-    return [_part(restored, name, examples, listener, several=several) for name, examples in parts.items()]
+    found = [_part(restored, name, examples, listener, several=several) for name, examples in parts.items()]
+    return [replace(part, table=tables.get(part.name)) for part in found]
 
 
 def _from_files(file: Path, overrides: Sequence[str]) -> Sequence[str]:
@@ -159,7 +207,8 @@ def _from_files(file: Path, overrides: Sequence[str]) -> Sequence[str]:
     check_listed(overrides)
     if any(override.partition("=")[0].strip() == "data.source" for override in overrides):
         return overrides
-    return ["data.source=files", f"data.path={json.dumps(str(file.parent))}", *overrides]
+    own = ["data.source=files", "data.name=null", "data.config=null"]  # whatever set the run learned from
+    return [*own, f"data.path={json.dumps(str(file.parent))}", *overrides]
 
 
 def _part(restored: Restored, name: str, examples: Examples, listener: Listener, *, several: bool) -> Part:

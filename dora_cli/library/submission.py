@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +18,8 @@ from dora_cli.tasks import Task
 from dora_cli.wording import plural
 
 FORMS = (
-    "a .jsonl file (texts, prediction, probabilities), - (the same on stdout), a .tsv file as the benchmark takes it, "
-    "or a folder for the benchmark's files"
+    "a .jsonl or .csv file (texts, prediction, probabilities), - (the same on stdout), a .tsv file as the benchmark "
+    "takes it, or a folder for the benchmark's files"
 )
 
 
@@ -29,11 +31,13 @@ class Part:
         name: of the split, or the file's path.
         records: what JSON lines hold.
         official: the predictions as the benchmark writes them; None where there is none.
+        table: all columns of the user's own file, a row for each record; None of another source.
     """
 
     name: str
     records: list[dict[str, Any]]
     official: Sequence[str] | None
+    table: Mapping[str, Sequence[Any]] | None = None
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,8 @@ class Destination:
 
     A file that ends in ``.jsonl`` gets every record. Texts go to any other file, one a line. Classes and numbers go to
     a ``.tsv`` file as the benchmark takes them, or, if the output is a folder (it is there, or ends with ``/``), to
-    files in it with the benchmark's names. ``-`` is stdout: texts, one a line; of classes and numbers every record, as
+    files in it with the benchmark's names; to a ``.csv`` file with all columns of the user's own table, and what is
+    predicted beside them. ``-`` is stdout: texts, one a line; of classes and numbers every record, as
     JSON lines.
 
     Attributes:
@@ -77,10 +82,12 @@ class Destination:
             paths, official = [path], False
         elif folder:
             paths, official = [path / name for name in _names(output, task, splits)], True
-        elif suffix == ".jsonl":
+        elif suffix in (".jsonl", ".csv"):
             paths, official = [path], False
         elif not task.submissions:
-            raise OutputError(f"--output {output}: predictions of {task.name} go to a .jsonl file, or to - (stdout)")
+            raise OutputError(
+                f"--output {output}: predictions of {task.name} go to a .jsonl or .csv file, or to - (stdout)"
+            )
         elif suffix != ".tsv":
             raise OutputError(
                 f"--output {output}: predictions of {task.name} go to {FORMS}, which is there already or ends with /"
@@ -121,9 +128,43 @@ class Destination:
             return [(path, len(part.records)) for path, part in zip(self.paths, parts, strict=True)]
         records = [record for part in parts for record in part.records]
         (path,) = self.paths
+        if path.suffix.lower() == ".csv" and not self.task.decodes:
+            write_output(path, as_csv(parts))
+            return [(path, len(records))]
         as_text = path.suffix.lower() != ".jsonl" and self.task.decodes
         write_output(path, "".join(f"{record['output']}\n" for record in records) if as_text else to_jsonl(records))
         return [(path, len(records))]
+
+
+def as_csv(parts: Sequence[Part]) -> str:
+    """A row for each record: the columns of the user's own table, else the record's texts and label; then
+    ``prediction``, and ``probability_NAME`` of each class.
+
+    Raises:
+        OutputError: the table has a column of such a name already.
+    """
+    rows = [row for part in parts for row in _rows(part)]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]) if rows else ["prediction"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _rows(part: Part) -> Iterator[dict[str, Any]]:
+    for index, record in enumerate(part.records):
+        answer = {"prediction": record["prediction"]} if "prediction" in record else {}
+        answer |= {f"probability_{name}": share for name, share in record.get("probabilities", {}).items()}
+        if part.table is None:
+            given = {key: value for key, value in record.items() if key not in ("prediction", "probabilities")}
+        else:
+            given = {name: column[index] for name, column in part.table.items()}
+        if twice := given.keys() & answer.keys():
+            raise OutputError(
+                f"{part.name}: has a column {sorted(twice)[0]!r} already, which the predictions are written to; rename "
+                "it, or write JSON lines (.jsonl)"
+            )
+        yield {**given, **answer}
 
 
 def _names(output: str, task: Task, splits: Sequence[str]) -> list[str]:

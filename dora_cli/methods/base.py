@@ -21,7 +21,7 @@ else about a method. Methods know tensors and modules; never recipes, tasks, fil
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol
@@ -367,12 +367,13 @@ class Method:
             head: what trains outside the adapters.
             schedule: what `plan` gave; without one the method can only be loaded into and evaluated, not trained.
             seed: what a method draws comes from a generator of its own that is made of it.
-            references: for each of `reference_models` its weights by site, ``(d_out, d_in)``; none where the method
-                will be loaded into.
+            references: for each of `reference_models` its weights by site, ``(d_out, d_in)``, while `place` is at
+                work; none where the method will be loaded into.
         """
         self._model, self._sites, self._head, self._schedule = model, list(sites), list(head), schedule
         self._generator, self._references = torch.Generator().manual_seed(seed), list(references)
         self.place(model)
+        self._references = []  # whole models
 
     def place(self, model: nn.Module) -> None:
         """Replaces or marks the modules of `sites` in `model`, and decides what trains."""
@@ -389,12 +390,14 @@ class Method:
 
     @property
     def generator(self) -> torch.Generator:
-        """On the CPU: whatever the method draws comes from it."""
+        """On the CPU: whatever the method draws comes from it. Its state is part of every checkpoint."""
         return self._generator
 
     @property
     def references(self) -> Sequence[Mapping[str, torch.Tensor]]:
-        """For each of `reference_models` its weights by site; none in a method that was attached to be loaded into."""
+        """For each of `reference_models` its weights by site, within `place`; none where the method will be loaded
+        into.
+        """
         return self._references
 
     def calibration(self) -> Calibration | None:
@@ -477,9 +480,9 @@ class Method:
         """The update of a site's weight, ``(d_out, d_in)``, computed in `dtype`; None where there is none."""
         return None
 
-    def merged_tensors(self, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-        """The base tensors that the method changes, with the change in them, by full name, in their own layout and in
-        `dtype`: base plus `delta` of every site.
+    def merged_tensors(self, dtype: torch.dtype) -> Iterator[tuple[str, torch.Tensor]]:
+        """The base tensors that the method changes, with the change in them, one after the other: full name, and value
+        in its own layout and in `dtype`. Base plus `delta` of every site.
 
         A method that trains base tensors gives those. One that inserts modules says `cannot_merge`.
         """
@@ -519,7 +522,9 @@ class Method:
         """Frees what only training passes need, such as copies of base weights; the next pass makes it anew."""
 
     def size(self) -> Size:
-        """What the adapters take up. May wait for the device."""
+        """What the adapters take up. May wait for the device, but for a method without `start_ranks`: of that it is
+        asked before training too, on the meta device.
+        """
         entries = sum(parameter.numel() for parameter in self.parameters())
         return Size(entries, entries, self._stored_bytes())
 

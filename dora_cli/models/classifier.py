@@ -11,7 +11,15 @@ from torch import nn
 from dora_cli.errors import ModelError
 from dora_cli.models.agreement import fit_tokenizer
 from dora_cli.models.end_token import append_end
-from dora_cli.models.loading import Choose, LoadedModel, brings, build_from_config, load_checkpoint, read_config
+from dora_cli.models.loading import (
+    Choose,
+    LoadedModel,
+    brings,
+    build_from_config,
+    load_checkpoint,
+    load_outline,
+    read_config,
+)
 from dora_cli.models.source import Source
 from dora_cli.models.suitability import kind_if_suitable
 
@@ -53,6 +61,16 @@ class ClassifierHead:
             label_names=self.label_names,
             regression=self.regression,
             trust_remote_code=trust_remote_code,
+        )
+
+    def outline(self, name: str, *, revision: str | None, trust_remote_code: bool, ask_hub: bool = True) -> LoadedModel:
+        return load_outline(
+            name,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+            choose=choose_classifier(self.num_labels, self.label_names, self.regression),
+            fit=_fit,
+            ask_hub=ask_hub,
         )
 
     def kind_of(self, name: str) -> Kind | None:

@@ -10,7 +10,7 @@ from torch import nn
 from dora_cli.errors import ModelError
 from dora_cli.models.agreement import fit_tokenizer
 from dora_cli.models.family import is_decoder_only, is_encoder_decoder
-from dora_cli.models.loading import LoadedModel, brings, build_from_config, load_checkpoint, read_config
+from dora_cli.models.loading import LoadedModel, brings, build_from_config, load_checkpoint, load_outline, read_config
 from dora_cli.models.source import Source
 from dora_cli.models.suitability import kind_if_suitable
 
@@ -27,6 +27,17 @@ class GeneratorHead:
 
     def from_config(self, name: str, *, revision: str | None, trust_remote_code: bool) -> nn.Module:
         return config_generator(name, revision=revision, trust_remote_code=trust_remote_code)
+
+    def outline(self, name: str, *, revision: str | None, trust_remote_code: bool, ask_hub: bool = True) -> LoadedModel:
+        found = load_outline(
+            name,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+            choose=choose_generator,
+            fit=_fit,
+            ask_hub=ask_hub,
+        )
+        return replace(found, decoder_start=_decoder_start(name, found.model))
 
     def kind_of(self, name: str) -> Kind | None:
         refused: dict[Kind, str] = {

@@ -28,6 +28,14 @@ class Head(Protocol):
             ModelError: as `load`, as far as a config can tell.
         """
 
+    def outline(self, name: str, *, revision: str | None, trust_remote_code: bool, ask_hub: bool = True) -> LoadedModel:
+        """The model of `from_config` with its tokenizer: all that encoding takes. Without `ask_hub` nothing is fetched.
+
+        Raises:
+            ModelUnreachableError: a hub model whose config or tokenizer is not at hand.
+            ModelError: as `load`, as far as they can tell.
+        """
+
     def kind_of(self, name: str) -> Kind | None:
         """What kind of model `name` is; None where that is not known without the hub.
 

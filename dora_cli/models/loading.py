@@ -15,7 +15,7 @@ from dora_cli.errors import LibraryError, ModelError
 from dora_cli.libraries import broken_companion
 from dora_cli.models.agreement import fit_tokenizer, set_config
 from dora_cli.models.quiet import quiet_loading
-from dora_cli.models.source import Source, find_source
+from dora_cli.models.source import ModelUnreachableError, Source, find_source
 from dora_cli.models.structure.blocks import base_prefix, find_blocks
 from dora_cli.models.structure.embeddings import word_embeddings
 
@@ -86,6 +86,43 @@ def build_from_config(
     tokenizer fits them.
     """
     source = replace(find_source(name, revision), trust_remote_code=trust_remote_code)
+    model = _without_weights(source, choose)
+    with quiet_loading():
+        tokenizer = _tokenizer_at_hand(source)
+    if tokenizer is not None:
+        fit(name, model, tokenizer)
+    return model
+
+
+def load_outline(
+    name: str,
+    *,
+    revision: str | None,
+    trust_remote_code: bool,
+    choose: Choose,
+    fit: Fit = fit_tokenizer,
+    ask_hub: bool = True,
+) -> LoadedModel:
+    """The model of `load_checkpoint` on the meta device, with its tokenizer: all that encoding examples takes.
+
+    Args:
+        ask_hub: whether what is not at hand is fetched.
+
+    Raises:
+        ModelUnreachableError: config or tokenizer of a hub model are not at hand.
+        ModelError: as `load_checkpoint`, as far as config and tokenizer can tell.
+    """
+    source = replace(find_source(name, revision, ask_hub=ask_hub), trust_remote_code=trust_remote_code)
+    model = _without_weights(source, choose)
+    with quiet_loading():
+        tokenizer = _load_tokenizer(source) if ask_hub or source.kind != "hub" else _tokenizer_at_hand(source)
+    if tokenizer is None:
+        raise ModelUnreachableError(f"model.name: the tokenizer of {name!r} is not in the local cache")
+    fit(name, model, tokenizer)
+    return LoadedModel(model, tokenizer, frozenset(), source.commit, source.kind)
+
+
+def _without_weights(source: Source, choose: Choose) -> nn.Module:
     with quiet_loading(), _seeded(0), torch.device("meta"):
         auto_class, config = choose(source)
         model: nn.Module = _attempt(
@@ -93,10 +130,6 @@ def build_from_config(
             "built from its config",
             lambda: auto_class.from_config(config, trust_remote_code=source.trust_remote_code),
         )
-    with quiet_loading():
-        tokenizer = _tokenizer_at_hand(source)
-    if tokenizer is not None:
-        fit(name, model, tokenizer)
     return model
 
 

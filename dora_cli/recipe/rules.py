@@ -67,6 +67,18 @@ def _only_files(value: object, source: str) -> str | None:
     return None
 
 
+def _only_own(value: object, source: str, name: str | None) -> str | None:
+    return None if source == "hub" and name is not None else _only_files(value, source)
+
+
+def _only_hub(value: object, source: str) -> str | None:
+    if value is not None and source != "hub":
+        return (
+            f"is only read with data.source hub, got data.source {source}; set data.source to hub, or remove this key"
+        )
+    return None
+
+
 def _lr_warmup(warmup_steps: int | None, max_steps: int | None) -> str | None:
     if warmup_steps is not None and max_steps is not None and warmup_steps >= max_steps:
         return f"must be below train.max_steps = {max_steps}, got {warmup_steps}; lower it, or train for more steps"
@@ -105,12 +117,16 @@ def fits_fp16(scale: float, alpha: str, over: str, formula: str, precision: str,
 
 RULES = (
     Rule(("data.path", "data.source"), _path),
-    Rule(("data.columns", "data.source"), _only_files),
-    Rule(("data.labels", "data.source"), _only_files),
-    Rule(("data.scale", "data.source"), _only_files),
-    Rule(("data.validation", "data.source"), _only_files),
+    Rule(("data.name", "data.source"), _only_hub),
+    Rule(("data.config", "data.source"), _only_hub),
+    Rule(("data.columns", "data.source", "data.name"), _only_own),
+    Rule(("data.labels", "data.source", "data.name"), _only_own),
+    Rule(("data.scale", "data.source", "data.name"), _only_own),
+    Rule(("data.validation", "data.source", "data.name"), _only_own),
+    Rule(("data.separator", "data.source"), _only_files),
     Rule(
-        ("data.invalid", "data.source"), lambda value, source: _only_files(value if value != "error" else None, source)
+        ("data.invalid", "data.source", "data.name"),
+        lambda value, source, name: _only_own(value if value != "error" else None, source, name),
     ),
     Rule(("train.lr_warmup_steps", "train.max_steps"), _lr_warmup),
     Rule(("train.precision", "train.device"), _fp16_on_cpu),

@@ -75,6 +75,8 @@ class DataSection(Section):
     Attributes:
         source: ``hub``, ``glue-tsv`` or ``e2e-csv`` (a folder of official files), ``files`` (own tables) or ``builtin``
             (generated).
+        name: with ``hub`` and a task of your own data, the data set's id there, such as owner/name.
+        config: the data set's configuration, where it has several.
         path: folder of ``glue-tsv``, ``e2e-csv`` and ``files`` (there also one file, of the training split); not given
             otherwise.
         columns: the task's column names mapped to those of the own files; None where they agree.
@@ -84,6 +86,8 @@ class DataSection(Section):
             without one to evaluate on.
         invalid: what rows of the own files without a text or a label are: an ``error``, or left out and counted,
             ``skip``.
+        separator: what separates the fields of own csv and tsv files where their name's ending says otherwise:
+            ``comma``, ``semicolon``, ``tab`` or ``bar``.
         max_train_samples: takes a fixed random subset of this size; None takes all.
         max_eval_samples: the same for every evaluated split; for a task that generates it counts sources, with all
             their references.
@@ -92,12 +96,15 @@ class DataSection(Section):
     """
 
     source: ForSource[Literal["hub", "glue-tsv", "e2e-csv", "files", "builtin"]] = "hub"
+    name: ForSource[Text | None] = None
+    config: ForSource[Text | None] = None
     path: ForPlace[Text | None] = None
     columns: ForSource[Columns | None] = None
     labels: ForSource[Labels | None] = None
     scale: ForRun[Scale | None] = None
     validation: ForRun[Share | None] = None
     invalid: ForSource[Literal["error", "skip"]] = "error"
+    separator: ForSource[Literal["comma", "semicolon", "tab", "bar"] | None] = None
     max_train_samples: ForRun[Count | None] = None
     max_eval_samples: ForEvaluation[Count | None] = None
     max_length: ForEvaluation[Length] = 128

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from functools import lru_cache
 from pathlib import Path
 
@@ -22,10 +23,37 @@ def shipped_recipes() -> dict[str, Recipe]:
     Raises:
         RecipeError: they are not there.
     """
-    folder = next((place for place in _PLACES if place.is_dir()), None)
-    if folder is None:
-        raise RecipeError(f"the recipes that come with dora are not in {_PLACES[0]}; install dora-cli again")
+    folder = _folder()
     return {
         path.relative_to(folder).with_suffix("").as_posix(): load_recipe(path)
         for path in sorted(folder.rglob("*.yaml"))
     }
+
+
+def find_recipe(path: Path) -> Path:
+    """The file of a recipe: `path` itself where there is one, else that of the shipped recipe of this name.
+
+    Raises:
+        RecipeError: neither is there; names the nearest ones. A path that ends like a file's is left to the reader.
+    """
+    if path.suffix or path.is_absolute() or (path.exists() and not path.is_dir()):
+        return path
+    folder = _folder()
+    name = path.as_posix()
+    names = [found.relative_to(folder).with_suffix("").as_posix() for found in sorted(folder.rglob("*.yaml"))]
+    if name in names:
+        return folder / f"{name}.yaml"
+    if path.is_dir():  # which its reader refuses
+        return path
+    near = difflib.get_close_matches(name, names, n=3) or [other for other in names if other.endswith(f"/{name}")]
+    raise RecipeError(
+        f"{name}: there is no such recipe file, and no recipe of this name comes with dora; "
+        + (f"nearest: {', '.join(near)}" if near else f"there are {', '.join(names)}")
+    )
+
+
+def _folder() -> Path:
+    folder = next((place for place in _PLACES if place.is_dir()), None)
+    if folder is None:
+        raise RecipeError(f"the recipes that come with dora are not in {_PLACES[0]}; install dora-cli again")
+    return folder

@@ -16,6 +16,7 @@ from rich.style import Style
 from rich.text import Text
 
 from dora_cli.printable import indented
+from dora_cli.reports.baseline import baseline_note
 from dora_cli.reports.console import make_console
 from dora_cli.reports.grid import heat
 from dora_cli.reports.live.marks import ASCII, UNICODE
@@ -97,7 +98,9 @@ class QuietListener:
 
     def evaluated(self, log: EvalLog) -> None: ...
 
-    def finish(self, metrics: Mapping[str, Any], ranks: Mapping[str, Any], output: Path) -> None: ...
+    def finish(self, metrics: Mapping[str, Any], ranks: Mapping[str, Any], output: Path) -> None:
+        if odd := baseline_note(metrics):
+            self.note(odd)
 
     def close(self) -> None: ...
 
@@ -173,6 +176,8 @@ class RunListener:
     def finish(self, metrics: Mapping[str, Any], ranks: Mapping[str, Any], output: Path) -> None:
         """Takes the view away and prints the results."""
         self.close()
+        if odd := baseline_note(metrics):
+            self.note(odd)
         primary = self._primary
         if self._brief:
             name = primary if primary in metrics["metrics"] else next(iter(metrics["metrics"]))

@@ -81,7 +81,9 @@ def try_saving(output: Path) -> None:
             continue
         made, renamed = (place.with_name(f"{place.name}{number}{LEFTOVERS[0]}") for number in (1, 2))
         try:
-            made.mkdir(exist_ok=True)
+            for folder in (made, renamed):  # of a trial that was killed
+                shutil.rmtree(folder, ignore_errors=True)
+            made.mkdir()
             with (made / "file").open("w", encoding="utf-8") as file:
                 file.write("\n")
                 file.flush()

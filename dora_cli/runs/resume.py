@@ -22,7 +22,15 @@ to lower where it ran out of memory: a run that has trained for days must be abl
 LOCATIONS = keys_of(Effect.PLACE)
 """Keys that may change because something was moved; fingerprints tell whether it is still the same."""
 
-ADDED = {"train.threads": "auto", "data.scale": None, "data.validation": None, "data.invalid": "error"}
+ADDED = {
+    "train.threads": "auto",
+    "data.scale": None,
+    "data.validation": None,
+    "data.invalid": "error",
+    "data.separator": None,
+    "data.name": None,
+    "data.config": None,
+}
 """Keys that older runs do not know, with what stands for their absence: then they are left out of the hash, so that
 such runs go on.
 """

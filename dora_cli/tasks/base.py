@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dora_cli.data.encoding import encode
+from dora_cli.data.encoding import encode, pair_tokens
 from dora_cli.data.notes import label_notes
 from dora_cli.errors import DataError, RecipeError
 from dora_cli.python_text import literal
@@ -25,6 +25,7 @@ from dora_cli.wording import plural
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import numpy as np
     import numpy.typing as npt
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
@@ -157,6 +158,11 @@ class Task(ABC):
             found.append(
                 f"decode.split: {self.name} has no split {recipe.decode.split!r}; it has {', '.join(self.splits)}"
             )
+        if recipe.data.name is not None and not (self.fields.labels is not None and self.fields.labels.own):
+            found.append(
+                f"data.name: {self.name} has a data set of its own; remove the key, or set task to classification or "
+                "regression"
+            )
         if recipe.data.scale is not None and not self.standardises:
             found.append(f"data.scale: {self.name} has no numbers of your own to scale; remove the key")
         return found
@@ -219,6 +225,12 @@ class Task(ABC):
         """
         return encode(examples, tokenizer, max_length)
 
+    def token_counts(
+        self, examples: Examples, tokenizer: PreTrainedTokenizerBase, layout: PairLayout | None
+    ) -> npt.NDArray[np.int64]:
+        """Tokens of each example before anything is cut, ``(N,)``: what ``data.max_length`` is compared with."""
+        return pair_tokens(examples, tokenizer)
+
     @abstractmethod
     def losses(self, outputs: Any, batch: Mapping[str, Tensor], *, label_smoothing: float = 0.0) -> Tensor:
         """Loss of each unit of a batch, not averaged, in fp32; units are counted by the encoded split.
@@ -256,6 +268,12 @@ class Task(ABC):
             kept: what `keep` gave of each row, in the order of `split`.
             split: the rows, encoded.
         """
+
+    def baseline(self, examples: Examples) -> Mapping[str, float]:
+        """Metrics, of those that `measure` gives, of a model that says the same of all `examples`, whatever is best:
+        who is no better has learned nothing. Empty where that means nothing.
+        """
+        return {}
 
     def confusion(self, kept: Sequence[npt.NDArray[Any]], split: Encoded) -> Mapping[str, Any] | None:
         """How often a class of one split was taken for another, as a `ConfusionRecord` holds it; None where that is not

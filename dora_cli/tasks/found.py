@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dora_cli.data.sources.columns import Columns
-from dora_cli.data.sources.fields import Fields, Labels
+from dora_cli.data.sources.fields import Fields, HubSource, Labels
 from dora_cli.data.sources.files import read_table
 from dora_cli.data.sources.values import as_text, is_missing, number_of
 from dora_cli.errors import DataError
@@ -18,6 +18,8 @@ from dora_cli.tasks.reading import read_split
 from dora_cli.wording import plural
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from dora_cli.data.sources.tables import Table
     from dora_cli.recipe import Recipe
 
@@ -36,9 +38,16 @@ def find_columns(task: str, recipe: Recipe) -> tuple[dict[str, str], Table]:
     Raises:
         DataError: there is no such file or column.
     """
-    assert recipe.data.path is not None, "data.source files needs it"
+    data = recipe.data
+    place: Path | HubSource
+    if data.source == "hub":
+        assert data.name is not None, "a problem of the recipe"
+        place = HubSource(data.name, data.config)
+    else:
+        assert data.path is not None, "data.source files needs it"
+        place = at_home(data.path)
     fields = Fields(task, (OWN_TEXT, OWN_SECOND), Labels(None), ("train",), ())
-    table = read_table(fields, at_home(recipe.data.path), "train")
+    table = read_table(fields, place, "train", data.separator)
     keys = Columns(fields, recipe.data.columns)
     given = set(recipe.data.columns or {})
     one_text = bool(given & set(OWN_TEXT)) and not given & set(OWN_SECOND)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dora_cli.data.pairs import IGNORED, encode_pairs
+from dora_cli.data.pairs import IGNORED, encode_pairs, pair_lengths
 from dora_cli.data.sources.fields import CsvLayout, Fields, HubSource
 from dora_cli.errors import DataError
 from dora_cli.libraries import loading
@@ -147,6 +147,12 @@ class GenerateTask(Task):
     ) -> Encoded:
         assert layout is not None
         return encode_pairs(examples, tokenizer, max_length, layout)
+
+    def token_counts(
+        self, examples: Examples, tokenizer: PreTrainedTokenizerBase, layout: PairLayout | None
+    ) -> npt.NDArray[np.int64]:
+        assert layout is not None
+        return pair_lengths(examples, tokenizer, layout)
 
     def losses(self, outputs: Any, batch: Mapping[str, Tensor], *, label_smoothing: float = 0.0) -> Tensor:
         """Loss of each target token.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dora_cli.data.encoding import encode
-from dora_cli.data.notes import label_notes
+from dora_cli.data.notes import alike_note, label_notes
 from dora_cli.data.sources.fields import Fields, HubSource, Labels, TsvLayout
 from dora_cli.libraries import loading
 from dora_cli.tasks.base import Answers, Task
@@ -113,7 +113,8 @@ class LabelTask(Task):
     def fields(self) -> Fields:
         if self.own:
             texts = (OWN_TEXT, OWN_SECOND)[: len(self.text_columns)]
-            return Fields(self.name, texts, Labels(self.label_names, own=True), tuple(self.splits), self.eval_splits)
+            labels = Labels(self.label_names, own=True)
+            return Fields(self.name, texts, labels, tuple(self.splits), self.eval_splits, ("files", "hub"), self.hub)
         general = ("sentence",) if len(self.text_columns) == 1 else ("sentence1", "sentence2")
         official = self.text_columns if self.tsv is None else self.tsv.texts
         names = zip(self.text_columns, general, official, strict=True)
@@ -142,10 +143,10 @@ class LabelTask(Task):
 
     def problems(self, recipe: Recipe) -> list[str]:
         found = super().problems(recipe)
-        if self.own and recipe.data.source != "files":
+        if self.own and recipe.data.source != "files" and recipe.data.name is None:
             found.append(
                 f"data.source: is {recipe.data.source}, but {self.name} is of your own data; set it to files, and "
-                "data.path to their folder, or to the one file"
+                "data.path to their folder, or to the one file; or name a data set of the hub by data.name"
             )
         if self.own and self.regression and recipe.data.labels is not None:
             found.append(f"data.labels: the label of {self.name} is a number; remove the key")
@@ -236,6 +237,22 @@ class LabelTask(Task):
             return compute(logits.double().softmax(dim=-1).numpy(), labels)
         return compute(self._in_units(self.predictions(logits).numpy().astype(self._type)), self._in_units(labels))
 
+    def baseline(self, examples: Examples) -> Mapping[str, float]:
+        """What saying one class of all is worth, the one that is best for a metric; or the mean of numbers."""
+        if not examples.labels:
+            return {}
+        labels = np.asarray(examples.labels)
+        found = {"matthews_correlation": 0.0, "pearson": 0.0, "spearmanr": 0.0, "auroc": 0.5}
+        if self.regression:
+            found["rmse"] = float(labels.std())
+        else:
+            counts = np.bincount(labels)
+            share, positive = counts.max() / len(labels), float((labels == 1).mean())
+            f1 = 2 * share / (1 + share)  # of the class that is said; all others that are there have 0
+            found |= {"accuracy": float(share), "micro_f1": float(share), "macro_f1": float(f1 / (counts > 0).sum())}
+            found["f1"] = 2 * positive / (1 + positive)
+        return {name: found[name] for name in self.scores}
+
     def confusion(self, kept: Sequence[npt.NDArray[Any]], split: Encoded) -> Mapping[str, Any] | None:
         if self.metric != "classes" or self.label_names is None:
             return None
@@ -312,7 +329,9 @@ class LabelTask(Task):
     def notes(self, place: str, examples: Examples, *, training: bool) -> Iterator[str]:
         # of scores that are undefined, and set to 0, where all labels are the same
         zero = [score for score in self.scores if score in _CORRELATIONS]
-        return label_notes(place, self.fields.labels, examples, training=training, zero=zero)
+        yield from label_notes(place, self.fields.labels, examples, training=training, zero=zero)
+        if self.own and training and (note := alike_note(place, self.label_names or ())):
+            yield note
 
     @property
     def printed(self) -> str:
@@ -357,8 +376,12 @@ def settled(task: LabelTask, recipe: Recipe) -> tuple[Recipe, LabelTask]:
     texts = tuple(
         next(name for name in names if name in columns) for names in (OWN_TEXT, OWN_SECOND) if set(names) & set(columns)
     )
-    if task.regression and told is None:
-        scale = find_scale(recipe, replace(task, text_columns=texts).fields)
-        recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"scale": scale})})
-    changes = {"scale": recipe.data.scale} if task.regression else {"label_names": recipe.data.labels}
-    return recipe, replace(task, text_columns=texts, **changes)
+    task = replace(task, text_columns=texts)
+    if recipe.data.source == "hub":
+        assert recipe.data.name is not None, "a problem of the recipe"
+        task = replace(task, hub=HubSource(recipe.data.name, recipe.data.config))
+    if not task.regression:
+        return recipe, replace(task, label_names=recipe.data.labels)
+    scale = find_scale(recipe, task.fields) if told is None else recipe.data.scale
+    recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"scale": scale})})
+    return recipe, replace(task, scale=scale)

@@ -24,6 +24,7 @@ def read_split(recipe: Recipe, fields: Fields, split: str, *, training: bool) ->
         labels=data.labels,
         validation=data.validation,
         skip=data.invalid == "skip",
+        separator=data.separator,
         max_samples=data.max_train_samples if training else data.max_eval_samples,
         seed=0,  # which examples are kept must not depend on the seed of the run
     )

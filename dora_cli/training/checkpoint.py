@@ -25,6 +25,9 @@ from dora_cli.runs.records.checkpoint import ProgressRecord, check_progress
 from dora_cli.runs.records.fields import written
 from dora_cli.runs.run_folder import RunRecords
 
+METHOD_STATE = "method"
+"""The name of the state of the method's own generator, beside those of the processes."""
+
 
 @dataclass
 class Position:
@@ -51,7 +54,7 @@ class Snapshot:
     Attributes:
         weights: what was trained.
         optimizer: moments of every parameter, ``INDEX.KEY``, in the order of the optimiser.
-        random: random states of every process, see `random_state`.
+        random: random states of every process, see `random_state`, and of the method's generator.
         progress: where the run was and what it had written down, plain values.
         method: its `training_state`.
     """
@@ -86,6 +89,23 @@ class Snapshot:
         """How many bytes log.jsonl had."""
         length: int | None = self.progress["log_length"]
         return length
+
+    def restore_generator(self, generator: torch.Generator) -> None:
+        """Brings the method's generator to its state at this moment; older runs do not hold it, nor draw from it again.
+
+        Raises:
+            CheckpointError: what is stored is no such state.
+        """
+        state = self.random.get(METHOD_STATE)
+        if state is None:
+            return
+        try:
+            generator.set_state(state)
+        except (RuntimeError, TypeError) as error:
+            raise CheckpointError(
+                f"{RANDOM} of the checkpoint holds no state of a generator for the method; it is damaged, use another "
+                "checkpoint of the run"
+            ) from error
 
     def random_of(self, rank: int) -> dict[str, torch.Tensor]:
         """The random states of the process with this index."""

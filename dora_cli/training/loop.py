@@ -30,7 +30,7 @@ from dora_cli.recipe import dump_recipe
 from dora_cli.runs.open_run import OpenRun
 from dora_cli.runs.resume import recipe_hash
 from dora_cli.runs.saving import SavePolicy
-from dora_cli.training.checkpoint import Position, Snapshot, check_fits, position_in, pruning_events
+from dora_cli.training.checkpoint import METHOD_STATE, Position, Snapshot, check_fits, position_in, pruning_events
 from dora_cli.training.listener import EvalLog, Listener, StepLog
 from dora_cli.training.optimizer import make_optimizer, make_scheduler
 from dora_cli.training.results import Outcome, log_line
@@ -283,6 +283,7 @@ class Loop:
             "versions": versions(),
         }
         states = {f"{rank}.{name}": tensor for rank, state in enumerate(random) for name, tensor in state.items()}
+        states[METHOD_STATE] = self.method.generator.get_state()
         return Snapshot(self._weights(), moments, states, progress, self.method.training_state())
 
     def restore(self, snapshot: Snapshot) -> None:
@@ -299,6 +300,7 @@ class Loop:
         self.policy.last_step = self.at.step
         self._restore_selected()
         on_main(self.accelerator, lambda: self.policy.clear(self.place.records, step=self.at.step))
+        snapshot.restore_generator(self.method.generator)
         restore_random_state(snapshot.random_of(self.accelerator.process_index), self.accelerator.device)
 
     def _restore_selected(self) -> None:

@@ -18,7 +18,8 @@ from dora_cli.methods.base import Method, Replacement, StepReport
 from dora_cli.printable import shown
 
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
-"""What AdamW keeps of a parameter."""
+_LARGEST = "max_exp_avg_sq"
+"""What AdamW keeps of a parameter; the last where it is told to (amsgrad)."""
 
 
 RATE, DECAY = "rate", "run_weight_decay"
@@ -166,6 +167,10 @@ class Unless:
             # These two attributes are read as GradScaler would set them: where found_inf is 1 nothing moves.
             self._found_inf = torch.zeros((), device=device)
             optimizer.found_inf, optimizer.grad_scale = self._found_inf, None  # type: ignore[attr-defined]
+        elif device.type == "cuda":  # else counters of steps are on the CPU, and the flag would have to come there
+            for group in optimizer.param_groups:
+                if "capturable" in group:
+                    group["capturable"] = True
 
     @torch.no_grad()
     def __call__(self, skipped: torch.Tensor) -> None:
@@ -223,7 +228,7 @@ def load_moments(optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.T
     numbers = {str(index) for index in range(len(parameters_of(optimizer)))}
     for name, value in tensors.items():
         number, _, key = name.partition(".")
-        known = key in _MOMENTS if adam else key != ""
+        known = key in (*_MOMENTS, _LARGEST) if adam else key != ""
         if not known or number not in numbers:
             raise CheckpointError(
                 f"optimiser tensor {shown(name)} is in the checkpoint, but this model and recipe have no place for it"
@@ -233,7 +238,10 @@ def load_moments(optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.T
     for index, (parameter, group) in enumerate(places):
         if (state := states.get(index)) is None:
             continue  # a parameter that no gradient has reached yet
-        (_check_adam if adam else _check_kept)(index, parameter, state)
+        if adam:
+            _check_adam(index, parameter, state, (*_MOMENTS, *([_LARGEST] if group.get("amsgrad") else [])))
+        else:
+            _check_kept(index, parameter, state)
         optimizer.state[parameter] = {key: _placed(key, value, parameter, group) for key, value in state.items()}
 
 
@@ -247,15 +255,16 @@ def _placed(key: str, value: torch.Tensor, parameter: nn.Parameter, group: Mappi
     return value.to(parameter.device, copy=True)
 
 
-def _check_adam(index: int, parameter: nn.Parameter, state: Mapping[str, torch.Tensor]) -> None:
-    if missing := [key for key in _MOMENTS if key not in state]:
-        raise CheckpointError(f"optimiser tensor {index}.{missing[0]} is missing from the checkpoint; it is damaged")
+def _check_adam(index: int, parameter: nn.Parameter, state: Mapping[str, torch.Tensor], wanted: Sequence[str]) -> None:
+    if odd := set(state) ^ set(wanted):
+        said = "is missing from the checkpoint" if min(odd) in wanted else "is in the checkpoint, but not kept here"
+        raise CheckpointError(f"optimiser tensor {index}.{min(odd)} {said}; it is damaged")
     for key, value in state.items():
-        shape = () if key == "step" else parameter.shape
-        if value.shape != shape or value.dtype != torch.float32:
+        shape, dtype = ((), torch.float32) if key == "step" else (parameter.shape, parameter.dtype)
+        if value.shape != shape or value.dtype != dtype:
             raise CheckpointError(
                 f"optimiser tensor {index}.{key} is {value.dtype} {tuple(value.shape)} in the checkpoint; "
-                f"this model and recipe need torch.float32 {tuple(shape)}"
+                f"this model and recipe need {dtype} {tuple(shape)}"
             )
     finite = all(bool(value.isfinite().all()) for value in state.values())
     if not finite or float(state["step"]) < 0 or bool((state["exp_avg_sq"] < 0).any()):

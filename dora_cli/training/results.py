@@ -10,11 +10,13 @@ from typing import Any
 from dora_cli.assembly.build import AdaptedModel
 from dora_cli.assembly.length import RunLength
 from dora_cli.assembly.prepare import Prepared
+from dora_cli.assembly.resolve import selecting_metric
 from dora_cli.machine.stopwatch import Stopwatch
 from dora_cli.methods.base import Method, Schedule, Site
 from dora_cli.recipe import Recipe
 from dora_cli.runs.records.metrics import metrics_record
 from dora_cli.runs.records.ranks import ranks_record
+from dora_cli.tasks import Task
 from dora_cli.training.listener import RunStart, StepLog
 from dora_cli.training.selection import Selection
 
@@ -224,6 +226,7 @@ def metrics_of(
     metrics: Mapping[str, float | None],
     budget: Mapping[str, int],
     timing: Mapping[str, float | int | None],
+    baseline: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The content of metrics.json.
 
@@ -232,6 +235,7 @@ def metrics_of(
         metrics: those of the selected weights.
         budget: see `budget_of`.
         timing: see `timing_of`.
+        baseline: see `baseline_of`.
     """
     selection = outcome.selection
     assert selection.epoch is not None
@@ -248,4 +252,19 @@ def metrics_of(
         budget=budget,
         timing=timing,
         confusion=outcome.confusion,
+        baseline=baseline,
     )
+
+
+def baseline_of(recipe: Recipe, task: Task, constant: Mapping[str, float], outcome: Outcome) -> dict[str, Any] | None:
+    """Whether a run has learned more than to say the same of every example, as metrics.json holds it.
+
+    Args:
+        constant: what that is worth, of the evaluated splits; empty where it means nothing.
+    """
+    metric = selecting_metric(recipe, task)
+    found = outcome.selection.metrics.get(metric)
+    if metric not in constant or found is None:
+        return None
+    better = found < constant[metric] if task.lower_is_better(metric) else found > constant[metric]
+    return {"metrics": dict(constant), "metric": metric, "beaten": bool(better)}

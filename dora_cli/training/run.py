@@ -42,7 +42,7 @@ from dora_cli.tasks import Task
 from dora_cli.training.checkpoint import Found, newest_checkpoint
 from dora_cli.training.listener import Listener, Listeners, SilentListener
 from dora_cli.training.loop import Loop
-from dora_cli.training.results import Outcome, budget_of, metrics_of, ranks_of, run_start, timing_of
+from dora_cli.training.results import Outcome, baseline_of, budget_of, metrics_of, ranks_of, run_start, timing_of
 from dora_cli.training.trackers import Trackers, check_trackers, start_trackers
 from dora_cli.wording import plural
 
@@ -158,6 +158,7 @@ def _train(
     ranks, budget = ranks_of(prepared.adapted, outcome.history), budget_of(prepared.adapted)
     timing = timing_of(outcome, prepared.length, peak_memory_bytes(ground.device))
     method, metrics, finished = prepared.adapted.method.name, outcome.selection.metrics, None
+    baseline = baseline_of(recipe, task, prepared.constant, outcome)
 
     # What is known of the selected weights only once the training is done
     if prepared.evaluator.generates:
@@ -171,7 +172,9 @@ def _train(
         timing["decoding_seconds"] = time.perf_counter() - began
 
     # What is written down
-    record = metrics_of(recipe, outcome, method=method, metrics=metrics, budget=budget, timing=timing)
+    record = metrics_of(
+        recipe, outcome, method=method, metrics=metrics, budget=budget, timing=timing, baseline=baseline
+    )
     on_main(ground.accelerator, lambda: _write_records(place, record, ranks, finished))
     ground.accelerator.wait_for_everyone()  # a process that ends while others still talk to it takes them down
     listener.finish(record, ranks, call.output)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -129,7 +128,7 @@ class TrainingStep:
             self._run(shapes(batch), self._forward_backward, batch)
         if self.accelerator.num_processes > 1:
             self._sum_over_processes()
-        self._run("update", partial(self._update, step), {})
+        self._run("update", self._update, {})
         if event:
             self.check_learned(step)
         report = self.method.advance(step)
@@ -177,7 +176,7 @@ class TrainingStep:
             tensor.copy_(flat[offset : offset + tensor.numel()].view(tensor.shape))
             offset += tensor.numel()
 
-    def _update(self, step: int, _: Batch) -> None:
+    def _update(self, _: Batch) -> None:
         """From gradients to weights, on the device alone and the same work every step, so that a graph can repeat
         it.
         """
@@ -279,8 +278,8 @@ class TrainingStep:
         if self._read_weights(step) and self.accelerator.scaler is None:
             raise DivergedError(
                 f"training diverged: the loss or gradient norm of every step up to {step:,} was not finite, and "
-                "train.skip_nonfinite let all of them pass: nothing was learned. Lower train.learning_rate, "
-                "method.alpha or method.dem_weight, or set train.precision: fp32"
+                "train.skip_nonfinite let all of them pass: nothing was learned. Lower train.learning_rate or what "
+                "scales the method's update, or set train.precision: fp32"
             )
 
     def _read_weights(self, step: int) -> bool:

@@ -7,10 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from dora_cli import doctor
+from dora_cli.doctor.packages import needed_packages
 from dora_cli.models import model_catalogue
 from dora_cli.recipe.methods import method_catalogue
 from dora_cli.tasks import task_catalogue
-from tests.commands.conftest import ROOT, dora, environment, forked, process
+from tests.commands.conftest import ROOT, dora, environment, process
 from tests.patience import PATIENCE
 
 
@@ -36,9 +40,19 @@ def test_methods() -> None:
 
 
 def test_doctor(tmp_path: Path) -> None:
-    done = forked("doctor", "--json", cwd=tmp_path)
-    assert (done.code, done.err) == (0, "")
-    found = json.loads(done.out)
+    """It loads no library that may be broken: what it imports is imported side by side, by other processes."""
+    code = """
+import sys
+from dora_cli.commands import app
+assert not app(["doctor", "--json"], standalone_mode=False)
+loaded = {"torch", "transformers", "datasets", "accelerate", "sklearn", "scipy", "pandas"} & set(sys.modules)
+assert not loaded, loaded
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=PATIENCE
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    found = json.loads(done.stdout)
     assert found["problems"] == []
     assert [package["problem"] for package in found["packages"]] == [None] * len(found["packages"])
     assert {"torch", "transformers", "pydantic"} <= {package["name"] for package in found["packages"]}
@@ -58,27 +72,15 @@ def test_the_doctor_works_where_pytorch_does_not(tmp_path: Path) -> None:
     assert "Devices" not in done.out
 
 
-def test_the_doctor_works_where_pytorch_ends_the_process(tmp_path: Path) -> None:
+def test_the_doctor_works_where_pytorch_ends_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked for PyTorch alone, which the test before has imported beside all others."""
     (tmp_path / "torch").mkdir()
     (tmp_path / "torch" / "__init__.py").write_text("import os\nos.abort()")
-    done = process("doctor", "--json", cwd=tmp_path, PYTHONPATH=f"{tmp_path}:{ROOT}")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(doctor, "needed_packages", lambda: [one for one in needed_packages() if one.name == "torch"])
+    done = dora("doctor", "--json")
     assert (done.code, done.err) == (2, "")
     found = json.loads(done.out)
     assert any(problem.startswith("torch: ") and "signal" in problem for problem in found["problems"])
     assert (found["devices"], found["threads"]["torch"]) == ([], None)
     assert found["threads"]["cores"] >= 1
-
-
-def test_the_doctor_itself_loads_no_library_that_may_be_broken(tmp_path: Path) -> None:
-    """Counted, not timed: what it imports is imported side by side, by other processes."""
-    code = """
-import sys
-from dora_cli.doctor import examine
-assert examine()["problems"] == []
-loaded = {"torch", "transformers", "datasets", "accelerate", "sklearn", "scipy", "pandas"} & set(sys.modules)
-assert not loaded, loaded
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=PATIENCE
-    )
-    assert done.returncode == 0, done.stderr

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands.conftest import environment, process
+from tests.commands.conftest import environment, forked
 from tests.patience import PATIENCE
 
 
@@ -39,7 +39,7 @@ def path(tmp_path: Path) -> str:
     ],
 )
 def test_what_is_offered(words: str, expected: list[str], tmp_path: Path) -> None:
-    done = process(cwd=tmp_path, COMP_WORDS=words, COMP_CWORD=str(words.count(" ")), _DORA_COMPLETE="complete_bash")
+    done = forked(cwd=tmp_path, COMP_WORDS=words, COMP_CWORD=str(words.count(" ")), _DORA_COMPLETE="complete_bash")
     assert (done.out.split(), done.err) == (expected, "")
 
 

@@ -128,7 +128,11 @@ def test_every_recipe_dry_runs_on_a_model_of_which_only_the_configuration_is_the
     assert f"  output             runs/{path.parent.name}-{path.stem}\n" in done.out
 
 
-@pytest.mark.parametrize("path", ON_THE_HUB, ids=name)
+KINDS = {(recipe.model.name, recipe.method.name): path for path in ON_THE_HUB for recipe in [load_recipe(path)]}
+"""A recipe of each model and method."""
+
+
+@pytest.mark.parametrize("path", KINDS.values(), ids=name)
 def test_a_model_out_of_reach_costs_the_parameter_counts_alone(path: Path, sizes: dict[str, Size]) -> None:
     size = size_of(path, sizes)
     folder = size.folder

@@ -96,6 +96,9 @@ def test_a_model_that_nobody_knows_is_taken_with_a_note() -> None:
         (["e2e", "-m", "builtin:tiny"], ["'builtin:tiny'", "builtin:tiny-decoder"]),
         (["e2e", "-m", "./nowhere"], ["folder './nowhere'"]),
         ([], ["which task?", "dora tasks"]),
+        (["glue/rte", "--data", "x.csv"], ["--data", "glue/rte"]),
+        (["classification", "--label", "x"], ["--data FILE"]),
+        (["classification", "--data", "x.csv"], ["'x.csv'"]),
         (["glue/rte", "--schema"], ["leave TASK, --model and --method out"]),
         (["--schema", "-m", "x"], ["leave TASK, --model and --method out"]),
         (["--schema", "--method", "lora"], ["leave TASK, --model and --method out"]),
@@ -132,3 +135,20 @@ def test_a_dash_is_stdout(tmp_path: Path) -> None:
     done = dora("init", "glue/rte", "--output", "-")
     assert (done.code, done.err, list(tmp_path.iterdir())) == (0, "", [])
     assert parse_recipe(done.out).task == "glue/rte"
+
+
+def test_data_of_ones_own(tmp_path: Path) -> None:
+    """Semicolons, a gap, an id and a column too many: the recipe trains without a word of correction."""
+    rows = "".join(f"{row};film {row};{'good' if row % 2 else 'bad'};{row % 5}\n" for row in range(1, 40))
+    (tmp_path / "own.csv").write_text(f"id;review;verdict;stars\n{rows}40;;good;1\n")
+    done = dora("init", "classification", "--data", "own.csv", "--label", "verdict", "-m", "builtin:tiny-encoder",
+                "-o", "mine.yaml")  # fmt: skip
+    assert done.code == 0, done.err
+    assert all(line.startswith("dora: note: ") for line in done.err.splitlines())
+    data = load_recipe("mine.yaml").data
+    assert data.columns == {"text": "review", "label": "verdict"}
+    assert (data.labels, data.separator, data.invalid, data.validation) == (("bad", "good"), "semicolon", "skip", 0.2)
+    done = dora("train", "mine.yaml", "--dry-run")
+    assert (done.code, done.err) == (0, "")
+    done = dora("init", "regression", "--data", "own.csv", "-m", "builtin:tiny-encoder")
+    assert parse_recipe(done.out).data.columns == {"text": "review", "label": "stars"}

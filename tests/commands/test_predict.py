@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import os
@@ -91,6 +92,46 @@ def test_examples_of_ones_own(run: Path) -> None:
     assert lines[0] == "index\tprediction"
     assert len(lines) == 4
     assert Path("sub/SST-2.tsv").read_text() == Path("one.tsv").read_text()
+
+
+def test_a_table_keeps_its_columns(run: Path) -> None:
+    Path("own.csv").write_text('id,note,sentence\n7,"a, b",a fine film\n9,,a bad film\n')
+    assert dora("predict", "-c", run, "--input", "own.csv", "-o", "out.csv").code == 0
+    assert dora("predict", "-c", run, "--input", "own.csv", "-o", "out.jsonl").code == 0
+    with Path("out.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["id"], row["note"], row["sentence"]) for row in rows] == [
+        ("7", "a, b", "a fine film"),
+        ("9", "", "a bad film"),
+    ]
+    for row, record in zip(rows, records("out.jsonl"), strict=True):
+        assert row["prediction"] == record["prediction"]
+        assert {name: float(row[f"probability_{name}"]) for name in record["probabilities"]} == record["probabilities"]
+    done = dora("predict", "-c", run, "--split", "validation", "-o", "dev.csv")
+    assert done.code == 0
+    with Path("dev.csv").open(newline="") as file:
+        assert list(next(csv.DictReader(file)))[:3] == ["sentence", "label", "prediction"]
+
+
+def test_texts_of_the_command_line(run: Path, refuses: Refuse) -> None:
+    done = dora("predict", "-c", run, "--text", "a fine film", "--text", "a bad film")
+    assert done.code == 0, done.err
+    found = [json.loads(line) for line in done.out.splitlines()]
+    assert [record["sentence"] for record in found] == ["a fine film", "a bad film"]
+    assert found == predict(run, texts=(["a fine film", "a bad film"],))
+    one = ("predict", "-c", run)
+    refuses(*one, "--text", "a", "--text-pair", "b", says=["--text-pair", "glue/sst2"])
+    refuses(*one, "--text-pair", "b", says=["--text-pair", "--text"])
+    refuses(*one, "--text", "a", "--split", "test", says=["--split test and --text"])
+    refuses(*one, says=["--output"])
+
+
+def test_a_column_of_a_predictions_name(run: Path) -> None:
+    Path("own.csv").write_text("prediction,sentence\nold,a fine film\n")
+    done = dora("predict", "-c", run, "--input", "own.csv", "-o", "out.csv")
+    assert done.code == 2
+    assert "'prediction'" in done.err
+    assert not Path("out.csv").exists()
 
 
 def test_what_does_not_fit_is_said_before_anything_is_loaded(run: Path, refuses: Refuse) -> None:

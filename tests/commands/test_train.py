@@ -271,7 +271,8 @@ def test_plain_and_quiet(recipe: Path) -> None:
     assert [line for line in dora(*few, "--plain", "-o", "plain").err.splitlines() if line.startswith("step 5/5 ")]
     for name, options in (("one", ()), ("several", ("--seeds", "1,2"))):
         done = dora(*few, "--quiet", "-o", name, *options)
-        assert (done.code, done.out, done.err) == (0, "", "")
+        assert (done.code, done.out) == (0, "")
+        assert all(line.startswith("note: ") for line in done.err.splitlines()), done.err
     assert Path("one/metrics.json").is_file()
     assert Path("several/summary.json").is_file()
     done = dora(*few, "-q", "-o", "one")

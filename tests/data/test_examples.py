@@ -6,7 +6,7 @@ import struct
 import pytest
 
 from dora_cli.data import Examples
-from dora_cli.data.examples import held_out_count
+from dora_cli.data.examples import parted_off
 
 
 def test_the_fingerprint_sees_every_difference() -> None:
@@ -89,26 +89,11 @@ def test_numbers_are_parted_at_random_and_references_by_their_sources() -> None:
     assert not set(learned.texts[0]) & set(held.texts[0])
 
 
-def test_what_is_held_out_is_a_fair_share_of_every_class_and_the_same_each_time() -> None:
-    labels = [0] * 70 + [1] * 30
-    examples = Examples(([str(i) for i in range(100)],), labels)
-    kept, held = examples.held_out(0.1)
-    assert (len(kept), len(held)) == (90, 10)
-    assert held.labels is not None
-    assert (held.labels.count(0), held.labels.count(1)) == (7, 3)
-    assert sorted([*kept.texts[0], *held.texts[0]], key=int) == examples.texts[0]
-    assert held.texts[0] == sorted(held.texts[0], key=int)
-    assert held.labels == [labels[int(text)] for text in held.texts[0]]
-    assert examples.held_out(0.1)[1] == held
-    assert held.texts[0] != [str(i) for i in range(0, 100, 10)]  # drawn, not every tenth
-
-
 @pytest.mark.parametrize(
-    ("total", "share", "count"), [(10, 0.1, 1), (11, 0.1, 2), (3, 0.5, 2), (1, 0.5, 1), (7, 0.0, 0)]
+    ("total", "share", "count"), [(10, 0.1, 1), (16, 0.1, 2), (4, 0.9, 3), (2, 0.1, 1), (1, 0.5, 0)]
 )
-@pytest.mark.parametrize("labels", [None, 0.5])
-def test_a_share_is_rounded_up(total: int, share: float, count: int, labels: float | None) -> None:
-    examples = Examples(([str(i) for i in range(total)],), None if labels is None else [labels] * total)
-    kept, held = examples.held_out(share)
-    assert (len(kept), len(held)) == (total - count, count)
-    assert held_out_count(total, share) == count
+def test_without_classes_it_is_known_how_many_are_parted_off(total: int, share: float, count: int) -> None:
+    examples = Examples(([str(row) for row in range(total)],), [0.5] * total)
+    assert [len(part) for part in examples.parted(share)] == [total - count, count]
+    assert parted_off(total, share) == count
+    assert parted_off(total, 0.0) == 0

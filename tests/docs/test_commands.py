@@ -16,6 +16,7 @@ from typer.main import get_command
 from dora_cli.commands import app
 from dora_cli.errors import DoraError
 from dora_cli.recipe import load_recipe
+from dora_cli.recipe.shipped_recipes import find_recipe
 from tests import processes
 from tests.commands.conftest import environment
 from tests.docs.pages import GUIDE, PAGES, ROOT, Block, blocks, name
@@ -84,7 +85,10 @@ def check(words: Sequence[str], made: Sequence[str] = ()) -> None:
             raise AssertionError(f"{words}: {error}") from error
         recipe = context.params.get("recipe")
         if recipe is not None and str(recipe) not in made:
-            load_recipe(ROOT / recipe, [arguments[at + 1] for at, word in enumerate(arguments) if word == "--set"])
+            load_recipe(
+                ROOT / find_recipe(Path(recipe)),
+                [arguments[at + 1] for at, word in enumerate(arguments) if word == "--set"],
+            )
     elif words[1:3] == ["-m", "pytest"] or program == "pytest":
         for word in words[words.index("pytest") + 1 :] if "pytest" in words else words[1:]:
             assert "/" not in word or (ROOT / word).exists(), word

@@ -10,9 +10,8 @@ import pytest
 from dora_cli.methods import Method
 from dora_cli.recipe import dump_recipe, parse_recipe
 from tests.docs.pages import CONTRIBUTING, PAGES, ROOT, blocks, name
-from tests.methods.test_new_method import ENTRY_POINTS as METHODS
-from tests.tasks.test_new_task import ENTRY_POINTS as TASKS
 from tests.test_architecture import ORDER
+from tests.test_new_packages import ENTRY_POINTS
 
 RECIPES = ROOT / "docs" / "guide" / "recipes.md"
 
@@ -64,7 +63,7 @@ def test_the_entry_points_shown_are_those_of_the_tests() -> None:
     for block in blocks(CONTRIBUTING, "toml"):
         for group, entries in groups(block.text).items():
             assert entries
-            assert entries.items() <= groups(METHODS + TASKS)[group].items()
+            assert entries.items() <= groups(ENTRY_POINTS)[group].items()
 
 
 def test_the_rooms_are_those_of_the_house_in_their_order() -> None:

@@ -35,6 +35,10 @@ def loss(outputs: Any, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
     return F.cross_entropy(outputs.logits, batch["labels"], reduction="none")
 
 
+def smoothed(outputs: Any, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    return F.cross_entropy(outputs.logits, batch["labels"], reduction="none", label_smoothing=0.2)
+
+
 def calibrator(model: nn.Module, *, train: list[int], held_out: list[int] | None = None) -> Calibrator:
     """One over a model with LoRA in its place, whose factors are not zero."""
     method, sites = new_lora(rank=2, dropout=0.5), find_projections(model)
@@ -45,7 +49,7 @@ def calibrator(model: nn.Module, *, train: list[int], held_out: list[int] | None
             parameter.normal_(std=0.1)
     held = None if held_out is None else split(held_out)
     accelerator = make_accelerator(torch.device("cpu"), "fp32")
-    return Calibrator(model.train(), sites, loss, split(train), held, 2, accelerator, seed=1)
+    return Calibrator(model.train(), sites, loss, smoothed, split(train), held, 2, accelerator, seed=1)
 
 
 def one_by_one(model: nn.Module, rows: list[int]) -> list[tuple[Any, dict[str, torch.Tensor]]]:
@@ -86,7 +90,7 @@ def test_gradients_are_those_of_the_mean_loss_for_the_whole_weight(name: str) ->
     assert all(parameter.grad is None for parameter in model.parameters())
     assert model.training
     weights = [site.module.weight.requires_grad_() for site in measure.sites]
-    losses = [loss(outputs, batch) for outputs, batch in one_by_one(model.eval(), [0, 1, 2, 3])]
+    losses = [smoothed(outputs, batch) for outputs, batch in one_by_one(model.eval(), [0, 1, 2, 3])]
     wanted = torch.autograd.grad(torch.cat(losses).mean(), weights)
     for site, gradient in zip(measure.sites, wanted, strict=True):
         assert found[site.name].shape == site.shape
@@ -105,7 +109,7 @@ def test_the_held_out_loss_is_the_mean_over_its_examples_alone() -> None:
 
 def test_as_many_examples_as_are_asked_for_are_drawn_whatever_the_size_of_a_batch() -> None:
     one = calibrator(tiny_roberta(), train=[0, 1, 2, 3])
-    two = Calibrator(one.model, one.sites, loss, one.train, None, 3, one.accelerator, seed=1)
+    two = Calibrator(one.model, one.sites, loss, smoothed, one.train, None, 3, one.accelerator, seed=1)
     name = one.sites[0].name
     asked = Calibration("inputs", examples=3)
     torch.testing.assert_close(one(asked).inputs[name], two(asked).inputs[name])

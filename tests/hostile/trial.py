@@ -70,6 +70,9 @@ def _work(connection: Connection, ground: Ground, seed: int, scratch: Path) -> N
     faulthandler.register(signal.SIGUSR1, stacks)
     _limit_memory()
     held = _peak()
+    if not ground.root.exists():  # forked from a process that was warm before, for something else
+        os.environ["PATH"] = ""  # without Java, as in `tests.hostile.preload`
+        Ground.make(ground.root)
     while (task := connection.recv()) is not None:
         number, content = task
         place = scratch / str(number)

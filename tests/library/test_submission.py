@@ -20,8 +20,8 @@ from dora_cli.tasks import get_task
             "out.txt",
             ("test",),
             (
-                r"^--output out\.txt: predictions of glue/sst2 go to a \.jsonl file .*, which is there already or ends "
-                r"with /$"
+                r"^--output out\.txt: predictions of glue/sst2 go to a \.jsonl or \.csv file .*, "
+                r"which is there already or ends with /$"
             ),
         ),
         (

@@ -82,7 +82,6 @@ STOPS = (
     ("warm-up: step 2", 2, signal.SIGTERM),
     ("event: step 9", 9, signal.SIGINT),
     ("freeze: step 11", 11, signal.SIGTERM),
-    ("final: step 14", 14, signal.SIGTERM),
     ("final: step 15", 15, signal.SIGHUP),
 )
 """A mark within a step, the step, and the signal that comes there."""

@@ -25,7 +25,7 @@ from dora_cli.machine.threads import (
     recorded_threads,
 )
 from dora_cli.recipe import Recipe, parse_recipe
-from dora_cli.runs.resume import HARMLESS, LOCATIONS, recipe_hash
+from dora_cli.runs.resume import ADDED, HARMLESS, LOCATIONS, recipe_hash
 from dora_cli.training.listener import RunStart, SilentListener
 from tests.commands.conftest import ROOT
 from tests.training.conftest import MakeRecipe
@@ -128,7 +128,7 @@ def test_a_resumed_run_keeps_its_number_where_there_are_other_cores(
     """What ``auto`` chose on three cores is kept on one, and gives the bits of three."""
     monkeypatch.setattr(threads, "WORK_PER_THREAD", 1)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    recipe = make_recipe("save.every_steps=1")
+    recipe = make_recipe("train.epochs=2", "save.every_steps=1")
     torch.set_num_threads(3)
     train(recipe, tmp_path / "straight")
     with pytest.raises(KeyboardInterrupt):
@@ -142,7 +142,7 @@ def test_a_resumed_run_keeps_its_number_where_there_are_other_cores(
 
 
 def test_a_run_that_recorded_none_goes_on_with_what_pytorch_takes(make_recipe: MakeRecipe, tmp_path: Path) -> None:
-    recipe = make_recipe("save.every_steps=1")
+    recipe = make_recipe("train.epochs=2", "save.every_steps=1")
     with pytest.raises(KeyboardInterrupt):
         train(recipe, tmp_path / "run", listener=Watcher(cut=9))
     place = tmp_path / "run" / "environment.json"
@@ -165,7 +165,7 @@ def test_recipes_from_before_the_key_have_the_hash_that_they_had() -> None:
                 walk(f"{prefix}{key}.", inner) if isinstance(inner, dict) else kept.update({f"{prefix}{key}": inner})
 
         walk("", recipe.model_dump())
-        kept = {key: value for key, value in kept.items() if key not in (*HARMLESS, *LOCATIONS, "train.threads")}
+        kept = {key: value for key, value in kept.items() if key not in (*HARMLESS, *LOCATIONS, *ADDED)}
         return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
     assert recipe_hash(recipe_of()) == before(recipe_of())

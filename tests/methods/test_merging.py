@@ -77,6 +77,22 @@ def test_an_error_inside_puts_all_back_too() -> None:
     assert model[0] is layer
 
 
+def test_an_error_while_folding_puts_all_back_too() -> None:
+    """Halfway: one weight is replaced already, and no module."""
+    model = small_encoder()
+    bases = linear_maps(model, "blocks")
+    lora = new_lora(rank=2)
+    lora.attach(model, sites(bases))
+    weights, layers = {name: base.weight for name, base in bases.items()}, linear_maps(model, "blocks")
+    last = lora.sites[-1].name
+    lora._adapters.layers[last].B.data = torch.zeros(1, 1)
+    with pytest.raises(RuntimeError), lora.folded():
+        pass
+    assert all(bases[name].weight is weight for name, weight in weights.items())
+    assert linear_maps(model, "blocks") == layers
+    assert all(model.get_submodule(name) is lora._adapters.layers[name] for name in bases)
+
+
 def test_the_mode_follows_the_model_in_and_out() -> None:
     model = model_of("linear", torch.float32)
     dora, layer = adapted(model), model[0]
@@ -107,7 +123,7 @@ def test_a_projection_of_rank_0_stays_as_it_is() -> None:
     weight = bases["blocks.0.att"].weight
     lora = new_lora(rank=2, ranks={"blocks.0.att": 0})
     lora.attach(model, sites(bases))
-    assert len(lora.merged_tensors(torch.float64)) == len(bases) - 1
+    assert len(list(lora.merged_tensors(torch.float64))) == len(bases) - 1
     with lora.folded():
         assert model.blocks[0].att.weight is weight
 

@@ -1,4 +1,6 @@
-"""Metrics where there is no home to write to: in processes forked from one that has loaded what computes them."""
+"""What trains, and then metrics, loaded where there is no home to write to; they compute in processes forked from that
+one.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +21,12 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="processes canno
 _SCRIPT = """
 import json, os, sys
 from dora_cli.__main__ import main
+from dora_cli.machine.seeds import set_deterministic
+set_deterministic(False)
+assert "torch" in sys.modules
+early = sorted({"torch._inductor"} & set(sys.modules))
+from dora_cli.training.run import train
+early += sorted({"datasets", "evaluate", "pandas", "scipy.stats", "sklearn"} & set(sys.modules))
 from dora_cli.metrics.e2e.score import score_e2e
 from dora_cli.metrics.glue import compute_metrics
 reads, writes = os.pipe()
@@ -50,7 +58,7 @@ if not child:
     os.chdir("work")
     main(["score", "e2e", "-p", "../outputs.txt", "-r", "../references.txt", "--json"])
 code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-print(json.dumps({"metrics": values, "code": code}))
+print(json.dumps({"early": early, "metrics": values, "code": code}))
 """
 
 
@@ -78,6 +86,11 @@ def found(folder: Path) -> dict[str, Any]:
     assert (done.returncode, done.stderr) == (0, ""), "what is loaded says nothing"
     printed: dict[str, Any] = json.loads(done.stdout)
     return printed
+
+
+def test_what_trains_is_imported_without_the_libraries_of_metrics(found: dict[str, Any]) -> None:
+    """A run loads them once its first step is done; and the compiler never, unless it is to be deterministic."""
+    assert found["early"] == []
 
 
 def test_two_processes_at_once_have_their_own_values(found: dict[str, Any]) -> None:

@@ -47,9 +47,10 @@ def test_the_lists_that_follow() -> None:
     assert records | batching | {"train.seed"} == WITHOUT_EFFECT
     assert _CHANGEABLE == ("model.name", "model.revision")
     assert set(CHANGEABLE) == batching | {
-        "model.name", "model.revision", "model.trust_remote_code", "data.source", "data.path", "data.columns",
-        "data.labels", "data.invalid", "data.max_eval_samples", "data.max_length", "train.device", "train.precision",
-        "train.threads",
+        "model.name", "model.revision", "model.trust_remote_code", "data.source", "data.name", "data.config",
+        "data.path", "data.columns",
+        "data.labels", "data.invalid", "data.separator", "data.max_eval_samples", "data.max_length", "train.device",
+        "train.precision", "train.threads",
         "train.deterministic", "decode.split", "decode.beams", "decode.length_penalty", "decode.max_new_tokens",
         "decode.no_repeat_ngram",
     }  # fmt: skip

@@ -41,12 +41,15 @@ def test_defaults():
     }
     assert recipe.data.model_dump() == {
         "source": "hub",
+        "name": None,
+        "config": None,
         "path": None,
         "columns": None,
         "labels": None,
         "scale": None,
         "validation": None,
         "invalid": "error",
+        "separator": None,
         "max_train_samples": None,
         "max_eval_samples": None,
         "max_length": 128,

@@ -9,6 +9,7 @@ import pytest
 from dora_cli.errors import RecipeError
 from dora_cli.recipe import load_recipe
 from dora_cli.recipe import shipped_recipes as examples
+from dora_cli.recipe.shipped_recipes import find_recipe, shipped_recipes
 
 ROOT = Path(__file__).parents[2]
 
@@ -51,3 +52,19 @@ def test_a_damaged_installation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(examples, "_PLACES", (tmp_path / "shipped",))
     with pytest.raises(RecipeError, match="install dora-cli again"):
         examples.shipped_recipes()
+
+
+def test_a_recipe_is_found_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load_recipe(find_recipe(Path("glue/rte"))) == shipped_recipes()["glue/rte"]
+    with pytest.raises(RecipeError, match=r"^glue/rt: .*; nearest: glue/rte"):
+        find_recipe(Path("glue/rt"))
+    with pytest.raises(RecipeError, match=r"; there are .*glue/rte"):
+        find_recipe(Path("zzz"))
+    with pytest.raises(RecipeError, match=r"; nearest: .*glue/rte"):
+        find_recipe(Path("rte"))
+    assert find_recipe(Path("nowhere.yaml")) == Path("nowhere.yaml")
+    (tmp_path / "glue").mkdir()
+    assert find_recipe(Path("glue/rte")) != Path("glue/rte")
+    (tmp_path / "glue" / "rte").write_text("task: glue/rte")
+    assert find_recipe(Path("glue/rte")) == Path("glue/rte")

@@ -75,3 +75,12 @@ def test_a_place_that_takes_no_save(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(OutputError, match=f"^{re.escape(said)} or change the folder's permissions, or choose another"):
         try_saving(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_trial_that_was_killed_is_in_nobodys_way(tmp_path: Path, number: int) -> None:
+    """After its file was written, and after its folder was renamed."""
+    (tmp_path / f".adapter.trial{number}.partial").mkdir()
+    (tmp_path / f".adapter.trial{number}.partial" / "file").write_text("\n")
+    try_saving(tmp_path)
+    assert list(tmp_path.iterdir()) == []

@@ -129,7 +129,7 @@ def straight(runs: Runs) -> Callable[[Recipe], Path]:
     return runs.straight
 
 
-@pytest.mark.parametrize("step", [2, 4, 7, 9, 10, 11, 12, 13, STEPS])
+@pytest.mark.parametrize("step", [2, 7, 9, 11, 12, STEPS])
 def test_cut_at_a_step(make_recipe: MakeRecipe, runs: Runs, tmp_path: Path, step: int) -> None:
     """In warm-up, while pruning, at an event, at the freeze, after compaction, at an epoch's edge; with accumulation
     and dropout.
@@ -160,12 +160,9 @@ def test_a_run_from_when_events_could_prune_nothing_goes_on(
 @pytest.mark.parametrize(
     "changes",
     [
-        ("method.compact=false", "eval.select=last"),
-        ("method.dem_until=end", "data.group_by_length=true", "save.every_steps=5"),
-        ("method={name: head}", "eval.select=best"),
-        ("train.max_steps=21", "save.keep=1"),
-        ("train.precision=bf16",),
-        ("task=glue/stsb",),
+        ("method.compact=false", "eval.select=last", "train.precision=bf16"),
+        ("method.dem_until=end", "data.group_by_length=true", "save.every_steps=5", "task=glue/stsb"),
+        ("method={name: head}", "eval.select=best", "train.max_steps=21", "save.keep=1"),
     ],
     ids=" ".join,
 )
@@ -180,16 +177,15 @@ def test_cut_twice_under_other_settings(
     assert_equal_runs(runs.straight(recipe), tmp_path / "run")
 
 
-@pytest.mark.parametrize("step", [9, 19])
 def test_the_base_models_own_dropout_goes_on_where_it_was(
-    make_recipe: MakeRecipe, runs: Runs, tiny_model: Path, tmp_path: Path, step: int
+    make_recipe: MakeRecipe, runs: Runs, tiny_model: Path, tmp_path: Path
 ) -> None:
     """The other runs here have none: they are compared where it would hide what they look for."""
     model = shutil.copytree(tiny_model, tmp_path / "model")
     config = read(model / "config.json") | {"hidden_dropout_prob": 0.2, "attention_probs_dropout_prob": 0.2}
     (model / "config.json").write_text(json.dumps(config))
     recipe = make_recipe(*SAVES, f"model.name={model}")
-    runs.cut(recipe, tmp_path / "run", step=step)
+    runs.cut(recipe, tmp_path / "run", step=9)
     train(recipe, tmp_path / "run", resume=True)
     assert_equal_runs(runs.straight(recipe), tmp_path / "run")
     without, found = (

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+
+from tests.commands.conftest import environment
+from tests.processes import CONTEXT, begin, end_of
 
 TINY = ("--hidden", "32", "--layers", "2", "--heads", "2", "--vocab", "60", "--batch", "2", "--length", "8",
 "--start-rank", "3",
@@ -74,7 +80,27 @@ def test_every_method_is_timed_in_one_run(tmp_path: Path, capsys: pytest.Capture
     assert [line.split()[0] for line in printed[1:]] == ["method", *names]
 
 
-def test_memory_is_measured_in_a_process_of_its_own(tmp_path: Path) -> None:
+def _measure(script: str, arguments: list[str], printed: Path) -> None:
+    begin(environment())
+    sys.path.insert(0, str(Path(script).parent))
+    os.dup2(os.open(printed, os.O_WRONLY | os.O_CREAT), 1)
+    from bench_step import main
+
+    sys.exit(main(arguments))
+
+
+def test_memory_is_measured_in_a_process_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here in one that has loaded everything, which takes seconds."""
+    import bench_step
+
+    def forked(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        python, script, *arguments = command
+        assert python == sys.executable
+        process = CONTEXT.Process(target=_measure, args=(script, arguments, tmp_path / "printed"))
+        process.start()
+        return subprocess.CompletedProcess(command, end_of(process), (tmp_path / "printed").read_text(), "")
+
+    monkeypatch.setattr(bench_step.subprocess, "run", forked)
     record = record_of(tmp_path, "--device", "cpu", "--methods", "frozen")
     assert 100 < record["methods"]["frozen"]["peak_mb"] < 2000
 

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from tests.commands.conftest import environment
+from tests.processes import CONTEXT, begin, end_of
 
 RECIPE = """
 task: glue/sst2
@@ -23,8 +30,33 @@ def recipe(tmp_path: Path) -> Path:
     return path
 
 
-def test_the_parts_of_a_run_add_up(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def _child(script: str, arguments: list[str]) -> None:
+    begin(environment())
+    sys.path.insert(0, str(Path(script).parent))
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    from bench_train import child
+
+    assert arguments.pop(0) == "--child"
+    child(Path(arguments.pop(0)), arguments)
+
+
+def forked(command: list[str], **_: object) -> subprocess.CompletedProcess[Any]:
+    """What `subprocess.run` does with the command, in a process that has loaded everything."""
+    python, script, *arguments = command
+    assert python == sys.executable
+    process = CONTEXT.Process(target=_child, args=(script, arguments))
+    process.start()
+    return subprocess.CompletedProcess(command, end_of(process))
+
+
+def test_the_parts_of_a_run_add_up(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The process itself is not forked in the test after this one."""
+    import bench_train
     from bench_train import main
+
+    monkeypatch.setattr(bench_train.subprocess, "run", forked)
 
     target = tmp_path / "record.json"
     assert (

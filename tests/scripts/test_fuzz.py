@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 from random import Random
@@ -11,29 +10,32 @@ from random import Random
 import pytest
 
 import dora_cli.commands
-from tests.commands.conftest import environment
 from tests.hostile.edits import change, edit_file
+from tests.hostile.ground import GROUND
 from tests.hostile.inputs import Input
 from tests.hostile.trial import _run, judge
+from tests.processes import CONTEXT, PRELOADED
+from tests.training.killing import Warm
 
 
-def test_some_inputs(scripts: Path, tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        scripts / "fuzz.py",
-        "--inputs",
-        "30",
-        "--seed",
-        "3",
-        "--jobs",
-        "1",
-        "--failures",
-        tmp_path / "failures",
-    ]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "30 inputs of seed 3" in done.stdout
-    assert "0 faults of 0 kinds" in done.stdout
+def test_some_inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Tried by workers forked from the process that is warm already, which has to be there before the script asks for
+    one of its own.
+    """
+    Warm()
+    arguments = ("--inputs", "30", "--seed", "3", "--jobs", "1", "--failures", str(tmp_path / "failures"))
+    monkeypatch.setattr(sys, "argv", ["fuzz.py", *arguments])
+    monkeypatch.setenv(GROUND, "")  # so that it is put back
+    from fuzz import main
+
+    try:
+        code = main()
+    finally:
+        CONTEXT.set_forkserver_preload([PRELOADED])
+    printed = capsys.readouterr().out
+    assert code == 0, printed
+    assert "30 inputs of seed 3" in printed
+    assert "0 faults of 0 kinds" in printed
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import statistics
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,15 +19,23 @@ from dora_cli import evaluate, train
 from dora_cli.assembly.data import load_data
 from dora_cli.assembly.dry_run import dry_run
 from dora_cli.assembly.resolve import resolve
+from dora_cli.data import Examples
 from dora_cli.data.builtin import generate
 from dora_cli.data.sources.fields import HubSource
 from dora_cli.errors import DataError, RecipeError
 from dora_cli.library.prediction import predict_saved, write_predictions
+from dora_cli.metrics.glue import compute_metrics
+from dora_cli.metrics.labels import class_metrics, number_metrics
 from dora_cli.recipe import Recipe, dump_recipe, parse_recipe
 from dora_cli.reports.html.page import write_report
 from dora_cli.runs.records.confusion import LONGEST_LABEL, MOST_CLASSES, ConfusionRecord
+from dora_cli.tasks import get_task
 from dora_cli.tasks.label import LabelTask
+from dora_cli.tasks.own import CLASSIFICATION, REGRESSION
 from dora_cli.training.listener import SilentListener
+from tests.data.sources.conftest import no_network
+
+__all__ = ["no_network"]
 
 COLOURS = ("red", "green", "blue")
 
@@ -195,6 +205,9 @@ def test_three_classes_of_ones_own(own: Any, tmp_path: Path) -> None:
     assert set(metrics) == {"accuracy", "macro_f1", "micro_f1", "matthews_correlation"}
     assert metrics["micro_f1"] == pytest.approx(metrics["accuracy"])
     assert sum("(data.validation)" in note for note in listener.notes) == 2
+    baseline = result.metrics["baseline"]
+    assert baseline["metrics"]["accuracy"] == pytest.approx(1 / 3)
+    assert baseline["beaten"] is (metrics["accuracy"] > 1 / 3)
     found = evaluate(tmp_path / "run")
     assert found["identical"] is True
     assert found["splits"] == {"validation": 30}
@@ -237,8 +250,75 @@ def test_numbers_are_learned_standardised_and_told_in_their_units(own: Any, tmp_
     assert evaluate(tmp_path / "run")["identical"] is True
 
 
+@pytest.mark.parametrize("labels", [[0, 1, 1, 0, 1], [0, 2, 2, 1, 2, 3], [1, 1], [0, 0, 0, 1]])
+def test_what_saying_one_class_of_all_is_worth(labels: list[int]) -> None:
+    """Against the metrics of each such model."""
+    names = tuple("abcd" if max(labels) > 1 else "ab")
+    found = replace(CLASSIFICATION, label_names=names).baseline(Examples((["text"] * len(labels),), labels))
+    said = [class_metrics(np.tile(row, (len(labels), 1)), labels) for row in np.eye(len(names))]
+    assert found == {name: pytest.approx(max(one[name] for one in said)) for name in said[0]}
+
+
+def test_what_saying_the_mean_of_all_is_worth() -> None:
+    labels = [1.0, 2.5, 4.0, 7.0]
+    found = REGRESSION.baseline(Examples((["text"] * 4,), labels))
+    assert found == pytest.approx(number_metrics([float(np.mean(labels))] * 4, labels))
+
+
+@pytest.mark.parametrize("labels", [[0, 1, 1], [1, 0, 0, 0], [0, 0]])
+def test_what_saying_one_class_of_a_benchmark_is_worth(labels: list[int]) -> None:
+    task = get_task("glue/mrpc")
+    said = [compute_metrics("accuracy_f1", np.full(len(labels), one), np.array(labels)) for one in (0, 1)]
+    found = task.baseline(Examples((["a"] * len(labels), ["b"] * len(labels)), labels))
+    assert found == {name: pytest.approx(max(one[name] for one in said)) for name in said[0]}
+
+
 def test_a_dry_run_finds_the_classes_too(own: Any, tmp_path: Path) -> None:
     write(tmp_path / "data.csv", ["text", "label"], [["a film", name] for name in COLOURS * 10])
     done = dry_run(own("classification", f"data.path={tmp_path / 'data.csv'}", "data.validation=0.2"))
     assert done.recipe.data.labels == tuple(sorted(COLOURS))
     assert done.length.examples == 24
+
+
+@pytest.mark.usefixtures("no_network")
+def test_a_data_set_of_the_hub(own: Any, tmp_path: Path) -> None:
+    """Read by the hub's library from a folder, as it lies on the hub: classes with names, splits under other names."""
+    import datasets
+
+    features = datasets.Features({"body": datasets.Value("string"), "topic": datasets.ClassLabel(names=["zoo", "art"])})
+    for name, topics in (("train", [0, 1, 1, -1]), ("dev", [1, 0])):
+        columns = {"body": [f"text {row}" for row in range(len(topics))], "topic": topics}
+        (tmp_path / "set").mkdir(exist_ok=True)
+        datasets.Dataset.from_dict(columns, features=features).to_parquet(tmp_path / "set" / f"{name}.parquet")
+    changes = (f"data={{source: hub, name: {tmp_path / 'set'}, columns: {{text: body, label: topic}}, invalid: skip}}",)
+    recipe, task = resolve(own("classification", *changes))
+    assert task.labels == ("art", "zoo")
+    data = load_data(recipe, task)
+    assert data.training == Examples((["text 0", "text 1", "text 2"],), [1, 0, 0])
+    assert data.evaluated["validation"] == Examples((["text 0", "text 1"],), [0, 1])
+    assert resolve(parse_recipe(dump_recipe(recipe))) == (recipe, task)
+    assert dry_run(own("classification", *changes)).length.examples == 3
+    with pytest.raises(DataError, match=r"data\.validation: .* a split validation"):
+        load_data(recipe.model_copy(update={"data": recipe.data.model_copy(update={"validation": 0.5})}), task)
+    (tmp_path / "set" / "dev.parquet").unlink()
+    with pytest.raises(DataError, match=r"data\.name: .* no split validation; it has 'train'; data\.validation"):
+        load_data(recipe, task)
+
+
+@pytest.mark.parametrize(
+    ("task", "change", "key"),
+    [
+        ("classification", "data={source: hub}", "data.source"),
+        ("glue/sst2", "data={source: hub, name: a/b}", "data.name"),
+        ("classification", "data.name=a/b", "data.name"),
+    ],
+)
+def test_a_data_set_that_nobody_reads(own: Any, task: str, change: str, key: str) -> None:
+    with pytest.raises(RecipeError, match=re.escape(key)):
+        resolve(own(task, change))
+
+
+@pytest.mark.usefixtures("no_network")
+def test_a_data_set_out_of_reach(own: Any) -> None:
+    with pytest.raises(DataError, match=r"data\.source hub: nobody/nothing, could not be loaded: .*"):
+        resolve(own("classification", "data={source: hub, name: nobody/nothing}"))

@@ -32,45 +32,37 @@ def kill(place: str, visit: int = 1) -> Strike:
 
 # In the order in which a run of 24 steps comes there; `visit` counts from the start of an attempt.
 THROUGH_A_RUN = (
-    kill("loading"),
     kill("records: recipe.yaml beside"),  # the folder is taken, the recipe not yet written
     kill("warm-up: step 1"),
     kill("checkpoint: step-1 half of adapter.safetensors"),  # there is none yet to go on from
     kill("checkpoint: step-2 manifest.json synced"),  # whole, but not in its place
     kill("pruning: step 5"),
     kill("log: half a line"),  # of step 5
-    kill("log: half a line", 2),  # of the evaluation after step 6
     kill("evaluation: batch"),
-    kill("checkpoint: step-6 half of random.safetensors"),  # the epoch's
     kill("event: step 9"),
     kill("clearing: step-7 half removed"),
     kill("freeze: step 11"),  # tensors shrink
-    kill("checkpoint: step-11 new renamed"),
-    kill("adapter: half of head.safetensors"),  # step 12's evaluation; its weights are in a checkpoint already
     kill("adapter: old renamed"),  # there is no adapter/ between two renames
-    kill("adapter: new renamed"),  # the former one is still beside it
     kill("final: step 24"),
-    kill("records: metrics.json beside"),
     kill("records: metrics.json in place"),
 )
 
 
 def test_killed_at_chosen_moments(warm: Warm, make_recipe: MakeRecipe, tmp_path: Path) -> None:
-    """In every phase of a run without generation, and within every kind of writing: 20 kills in one run."""
+    """In every phase of a run without generation, and within every kind of writing: 13 kills in one run, and more in
+    scripts/kill_campaign.py.
+    """
     straight = Straight.of(warm, make_recipe(*EVERY_STEP, "eval.select=last"), tmp_path)
     attempts = straight.struck(warm, tmp_path / "struck", THROUGH_A_RUN)
     assert [attempt.marks[-1] for attempt in attempts[:-1]] == [strike.place for strike in THROUGH_A_RUN]
-    assert {attempt.phase for attempt in attempts[:-1]} == {*PHASES} - {"decoding"}
+    assert {attempt.phase for attempt in attempts[:-1]} >= {*PHASES} - {"loading", "decoding"}
     straight.assert_equals(tmp_path / "struck")
 
 
 WHILE_GENERATING = (
     kill("evaluation: batch", 3),
-    kill("checkpoint: step-6 random.safetensors synced"),
-    kill("adapter: old renamed"),
     kill("decoding: batch"),
     kill("records: predictions.jsonl beside"),
-    kill("records: predictions.jsonl in place"),
     kill("records: ranks.json in place"),
 )
 
@@ -97,7 +89,7 @@ def test_killed_at_random_moments(warm: Warm, make_recipe: MakeRecipe, tmp_path:
     straight = Straight.of(warm, make_recipe(*EVERY_STEP), tmp_path, dict.fromkeys(SAVES, 0.001))
     draw = random.Random(4)
     kills = 0
-    while kills < 4:
+    while kills < 2:
         run = tmp_path / f"struck-{kills}"
         attempts = straight.struck(warm, run, iter(lambda: Strike(after=draw.uniform(0, straight.seconds)), None))
         straight.assert_equals(run)
@@ -121,12 +113,8 @@ def test_several_seeds_killed_at_chosen_moments(warm: Warm, make_recipe: MakeRec
         Training(warm, tmp_path / "straight", recipe=make_recipe(*SHORT), seeds="1,2"),
         tmp_path / "struck",
         kill("claim: folder made"),
-        kill("claim: recipe.yaml touched"),
-        kill("checkpoint: step-2 done"),
         kill("log: half a line"),
         kill("claim: recipe.yaml touched"),
-        kill("checkpoint: step-4 manifest.json synced"),
-        kill("records: metrics.json in place"),
         kill("records: summary.json beside"),
     )
 
@@ -160,14 +148,9 @@ def test_killed_while_an_earlier_run_is_replaced(
     strike_at(
         Training(warm, tmp_path / "straight", straight_runs["run"], recipe=make_recipe(*SHORT)),
         tmp_path / "struck",
-        kill("removal: place begun"),
         kill("records: recipe.yaml in place"),  # emptied
         kill("removal: checkpoints half removed"),
-        kill("removal: place done"),
-        kill("records: recipe.yaml beside", 2),
         kill("records: recipe.yaml in place", 2),
-        kill("checkpoint: step-2 done"),
-        kill("records: metrics.json beside"),
     )
 
 
@@ -177,11 +160,8 @@ def test_killed_while_the_runs_of_several_seeds_are_replaced(
     strike_at(
         Training(warm, tmp_path / "straight", straight_runs["seeds"], recipe=make_recipe(*SHORT), seeds="2,4"),
         tmp_path / "struck",
-        kill("removal: summary.json removed"),
         kill("removal: seed-1 begun"),
         kill("removal: metrics.json removed"),
-        kill("removal: recipe.yaml removed"),
-        kill("removal: seed-2 done"),
         kill("removal: place done"),
         kill("claim: folder made"),
         kill("claim: recipe.yaml touched"),
@@ -196,18 +176,15 @@ def test_killed_while_an_export_is_written(
     command = ("export", "--checkpoint", str(straight_runs["run"]), "--format", kind)
     Result(warm, tmp_path / "before", command=(*command, "--dtype", "bfloat16"))
     weights = {"peft": "adapter_model", "merged": "model"}[kind]
-    strike_at(
-        Result(warm, tmp_path / "straight", tmp_path / "before" / "place", command=command),
-        tmp_path / "struck",
-        kill("export: begun"),
-        kill(f"export: half of {weights}.safetensors"),
+    half = kill(f"export: half of {weights}.safetensors")
+    places = (
         kill("export: README.md beside"),
-        kill("export: written"),
         kill("export: folder renamed"),  # the earlier one is beside its place, and is put back
         kill("export: folder renamed", 2),  # its place being empty, by the process that puts it back, then aside again
-        kill("export: folder renamed", 2),
         kill("export: half removed"),
     )
+    case = Result(warm, tmp_path / "straight", tmp_path / "before" / "place", command=command)
+    strike_at(case, tmp_path / "struck", half, *(places if kind == "peft" else ()))  # both are placed by the same code
 
 
 def test_killed_while_a_page_or_a_picture_is_written(

@@ -84,7 +84,6 @@ NAN, INF = float("nan"), float("inf")
         # saving
         (2, NAN, r"epoch 1, batch 2 of 6", 5, None),
         (7, INF, r"epoch 2, batch 1 of 6", 9, 6),
-        (14, NAN, r"epoch 3, batch 2 of 6", 15, 12),
         (16, -INF, r"epoch 3, batch 4 of 6", 18, 12),
         (24, NAN, r"epoch 4, batch 6 of 6", 24, 18),
     ],
@@ -226,8 +225,7 @@ def test_no_ranks_are_chosen_by_scores_that_are_not_finite(
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("value", [NAN, INF])
-@pytest.mark.parametrize("where", ["adapters", "head"])
+@pytest.mark.parametrize(("where", "value"), [("adapters", NAN), ("head", INF)])
 def test_nothing_is_saved_of_weights_that_are_not_finite(
     make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str, value: float, where: str
 ) -> None:

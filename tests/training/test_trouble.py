@@ -124,7 +124,7 @@ class At(SilentListener):
             self.action()
 
 
-@pytest.mark.parametrize("left", [0, 4096, 20_480])
+@pytest.mark.parametrize("left", [0, 20_480])
 def test_a_disk_that_is_full_at_once(make_recipe: MakeRecipe, disk: Disk, runs: Runs, left: int) -> None:
     """With so many bytes left, one file or another of the next checkpoint does not fit."""
     recipe = make_recipe(*SAVES)
@@ -188,9 +188,7 @@ def trouble() -> Iterator[Trouble]:
     ("part", "step"),
     [
         ("log.jsonl", 0),  # with the first checkpoint: nothing is saved yet
-        (".step-12.partial/progress.json", 6),
         (".step-12.partial/manifest.json", 6),
-        (".adapter.partial/head.safetensors", 6),
         (".adapter.partial/manifest.json", 6),
         ("ranks.json.tmp", 12),
         ("metrics.json.tmp", 12),
@@ -240,9 +238,8 @@ def test_no_room_for_predictions(models: dict[str, Path], trouble: Trouble, tmp_
         assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "straight" / name).read_bytes()
 
 
-@pytest.mark.parametrize("number", [errno.EROFS, errno.EIO])
 def test_a_folder_that_becomes_read_only(
-    make_recipe: MakeRecipe, runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+    make_recipe: MakeRecipe, runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe, run = make_recipe(*SAVES), tmp_path / "run"
     runs.cut(recipe, run, step=13)
@@ -250,14 +247,14 @@ def test_a_folder_that_becomes_read_only(
 
     def refused(path: Path, *arguments: Any, **options: Any) -> None:
         if path.name == ".step-15.partial":
-            raise OSError(number, os.strerror(number), str(path))
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
         plain(path, *arguments, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "mkdir", refused)
         with pytest.raises(
             OutputError,
-            match=rf"step-15: {os.strerror(number)}; .*--resume$",
+            match=rf"step-15: {os.strerror(errno.EROFS)}; .*--resume$",
         ):
             train(recipe, run, resume=True)
     assert whole(run) == 14
@@ -356,12 +353,11 @@ def test_no_memory_to_train(
     assert_equal_runs(straight(recipe), run)
 
 
-@pytest.mark.parametrize("error", SHORTAGES[1:], ids=lambda error: f"{type(error).__name__} {str(error)[:12]}")
 def test_no_memory_to_evaluate(
-    make_recipe: MakeRecipe, straight: Straight, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+    make_recipe: MakeRecipe, straight: Straight, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In the second evaluation of a run, which goes on with a smaller batch then; and in `dora eval`."""
-    recipe, run = make_recipe("train.epochs=2"), tmp_path / "run"
+    recipe, run, error = make_recipe("train.epochs=2"), tmp_path / "run", MemoryError()
     with monkeypatch.context() as patch:
         # before it starts, two batches each of training and evaluation are tried
         _fails(patch, error, training=False, after=4 + 2)
@@ -454,8 +450,10 @@ last one included.
 """
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
-@pytest.mark.parametrize("how", ["removed", "moved", "replaced", "emptied"])
+@pytest.mark.parametrize(
+    ("moment", "how"),
+    [*((moment, "removed") for moment in MOMENTS), *(("step 9", how) for how in ("moved", "replaced", "emptied"))],
+)
 def test_a_run_folder_that_is_taken_away_ends_the_run_and_is_not_made_anew(
     make_recipe: MakeRecipe, tmp_path: Path, moment: str, how: str
 ) -> None:

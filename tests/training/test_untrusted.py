@@ -143,7 +143,7 @@ train: {epochs: 4, adam_betas: [0.9, 0.999], learning_rate: 2.0e-3, seed: 1}
 """
 
 
-@fuzz(150)
+@fuzz(100)
 @given(
     at=st.lists(
         st.tuples(st.integers(0, len(RECIPE)), st.sampled_from(FRAGMENTS), st.integers(0, 12)), min_size=1, max_size=3
@@ -174,7 +174,7 @@ def test_an_alias_bomb_is_refused() -> None:
         parse_recipe(bomb)
 
 
-@fuzz(80)
+@fuzz(40)
 @given(seed=seeds, name=st.sampled_from((*PARTS, "manifest.json")), signed=st.booleans())
 def test_reading_checkpoints(unfinished: Yard, seed: int, name: str, signed: bool) -> None:
     folder = unfinished.reset() / "checkpoints" / f"step-{CUT}"
@@ -190,7 +190,7 @@ RESUMED = (*(f"checkpoints/step-{CUT}/{part}" for part in PARTS), f"checkpoints/
            "recipe.yaml", "log.jsonl", "adapter/state.json", "adapter/adapter.safetensors")  # fmt: skip
 
 
-@fuzz(12)
+@fuzz(8)
 @given(seed=seeds, name=st.sampled_from(RESUMED))
 def test_going_on(unfinished: Yard, seed: int, name: str) -> None:
     path = unfinished.reset() / name
@@ -205,7 +205,7 @@ EVALUATED = ("adapter/adapter.safetensors", "adapter/head.safetensors", "adapter
              "recipe.yaml")  # fmt: skip
 
 
-@fuzz(20)
+@fuzz(12)
 @given(seed=seeds, name=st.sampled_from(EVALUATED))
 def test_evaluating(finished: Yard, seed: int, name: str) -> None:
     path = finished.reset() / name
@@ -215,7 +215,7 @@ def test_evaluating(finished: Yard, seed: int, name: str) -> None:
     finished.survives(lambda: evaluate(finished.run))
 
 
-@fuzz(40)
+@fuzz(20)
 @given(seed=seeds, name=st.sampled_from(["ranks.json", "ranks.json", "metrics.json"]))
 def test_rank_tables(finished: Yard, seed: int, name: str) -> None:
     folder = finished.root / "run"

@@ -10,11 +10,15 @@ Names = tuple[str, ...]
 """What we call one column: the task's own name first, then the general one, then that of the official files."""
 
 
+ALSO = {"validation": ("dev", "val", "eval")}
+"""Other names under which people keep a split."""
+
+
 class HubSource(NamedTuple):
     """A data set on the hub: its repository, its configuration, and the revision to take (None: the latest)."""
 
     path: str
-    config: str
+    config: str | None
     revision: str | None = None
 
 

@@ -10,10 +10,12 @@ from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dora_cli.data.examples import Examples
 from dora_cli.data.sources.columns import LABEL, Columns
+from dora_cli.data.sources.fields import ALSO, HubSource
+from dora_cli.data.sources.hub import has_hub_split, read_hub_table
 from dora_cli.data.sources.json_lines import check_characters, is_unsafe, json_fault, row_place
 from dora_cli.data.sources.tables import CANNOT_READ, Table, check_not_empty, no_examples, read_delimited
 from dora_cli.data.sources.values import (
@@ -43,49 +45,47 @@ _ENDINGS = (*_FORMATS, *(f"{form}{_PACKED}" for form in _FORMATS if form != "par
 
 def read_files(
     fields: Fields,
-    folder: Path,
+    folder: Path | HubSource,
     split: str,
     columns: Mapping[str, str] | None,
     labels: Sequence[str] | None,
     *,
     validation: float | None = None,
     skip: bool = False,
+    separator: str | None = None,
 ) -> Examples:
     """Examples of `split` from ``<split>.<format>`` in `folder`, or from parquet shards ``<split>-*.parquet``.
 
     Args:
         fields: what the file has to give.
-        folder: holds one file per split; or the one file of the training split.
+        folder: holds one file per split; or the one file of the training split; or a data set of the hub.
         split: the hub's name of the split, which is the file's name too.
         columns: our column names to the file's. Ours are the task's own, or sentence, sentence1, sentence2 (generation:
             those of the official files, such as mr and ref); label. None: the file uses ours.
         labels: the labels as the file writes them, in the task's order. None: the task's names or label ids.
         validation: the share of the training file that becomes the evaluated split, which then has no file.
         skip: whether rows without a text or a label are left out, and counted in a note; else they are an error.
+        separator: as for `read_delimited`.
 
     Raises:
         DataError: no such folder or file, an unreadable or empty file, a missing column, one that is two of ours, a
             null text, an unknown label, an empty source or reference; names the file, the row and what is allowed.
     """
     if validation is None or split not in ("train", *fields.evaluated):
-        return _read_split(fields, folder, split, columns, labels, skip=skip)
+        return _read_split(fields, folder, split, columns, labels, skip=skip, separator=separator)
     if len(fields.evaluated) > 1:
         raise DataError(
             f"data.validation: {fields.task} is evaluated on {', '.join(fields.evaluated)}, which one file cannot "
             "give; remove the key, and give a file for each"
         )
     (evaluated,) = fields.evaluated
-    if folder.is_dir() and (there := _files(folder, evaluated)):
-        raise DataError(
-            f"data.validation: is {validation:g}, but there is {there[0].name} in {folder} too; remove the key, or "
-            "the file"
-        )
-    whole = _read_split(fields, folder, "train", columns, labels, skip=skip)
+    _check_no_other(fields, folder, evaluated, validation)
+    whole = _read_split(fields, folder, "train", columns, labels, skip=skip, separator=separator)
     learned, held = whole.parted(validation)
     if not len(held):
         raise DataError(
-            f"data.validation: {plural(len(whole), 'example')} in {folder} cannot be parted into examples to learn "
-            "from and others to evaluate on; give more, or a file of their own"
+            f"data.validation: {plural(len(whole), 'example')} in {_place(folder)} cannot be parted into examples to "
+            "learn from and others to evaluate on; give more, or a file of their own"
         )
     part = learned if split == "train" else held
     how = "each class by its share" if whole.labels and isinstance(whole.labels[0], int) else "drawn at random"
@@ -95,18 +95,37 @@ def read_files(
     return replace(part, notes=(*(whole.notes if split == "train" else ()), note))
 
 
+def _check_no_other(fields: Fields, folder: Path | HubSource, evaluated: str, validation: float) -> None:
+    """Refuses to hold out a split that is there."""
+    if isinstance(folder, HubSource):
+        if has_hub_split(fields, folder, evaluated):
+            raise DataError(
+                f"data.validation: is {validation:g}, but {folder.path} has a split {evaluated}; remove the key"
+            )
+    elif folder.is_dir() and (there := _files(folder, evaluated)):
+        raise DataError(
+            f"data.validation: is {validation:g}, but there is {there[0].name} in {folder} too; remove the key, or "
+            "the file"
+        )
+
+
+def _place(folder: Path | HubSource) -> str:
+    return folder.path if isinstance(folder, HubSource) else str(folder)
+
+
 def _read_split(
     fields: Fields,
-    folder: Path,
+    folder: Path | HubSource,
     split: str,
     columns: Mapping[str, str] | None,
     labels: Sequence[str] | None,
     *,
     skip: bool,
+    separator: str | None,
 ) -> Examples:
     keys = Columns(fields, columns)
     ids = None if fields.labels is None else label_ids(fields, labels)
-    table = read_table(fields, folder, split)
+    table = read_table(fields, folder, split, separator)
     notes: tuple[str, ...] = ()
     if skip:
         wanted = [*keys.texts, *([] if fields.labels is None else [LABEL])]
@@ -117,12 +136,43 @@ def _read_split(
     return replace(found, notes=notes)
 
 
-def read_table(fields: Fields, folder: Path, split: str) -> Table:
-    """The file of `split`, with at least one row; raises DataError."""
-    table = _read(_find(fields, folder, split))
+_Key = tuple[Any, ...]
+_remembered: list[tuple[_Key, Table]] = []
+"""The table that was read last, until `forget_table`."""
+
+
+def read_table(fields: Fields, folder: Path | HubSource, split: str, separator: str | None = None) -> Table:
+    """The file of `split`, or the split of a data set of the hub, with at least one row; raises DataError.
+
+    The training file is asked for several times before a run starts: for its columns and classes, for its examples, and
+    for those held out of them. It is kept until `forget_table`, or until another one is read, as long as it does not
+    change.
+    """
+    if isinstance(folder, HubSource):  # kept by its library
+        table = read_hub_table(fields, folder, split)
+        if not table.rows:
+            raise no_examples(table.name)
+        return table
+    paths = _find(fields, folder, split)
+    key = (separator, *((path, status.st_size, status.st_mtime_ns) for path in paths for status in [path.stat()]))
+    if _remembered and _remembered[0][0] == key:
+        return _remembered[0][1]
+    table = _read(paths, separator)
     if not table.rows:
         raise no_examples(table.name)
+    if split == "train":
+        _remembered[:] = [(key, table)]
     return table
+
+
+def forget_table() -> None:
+    """Frees the memory of the table that `read_table` keeps: whoever has all examples needs it no more."""
+    _remembered.clear()
+
+
+def has_split(folder: Path, split: str) -> bool:
+    """Whether `folder` holds a file of `split`."""
+    return folder.is_dir() and bool(_files(folder, split))
 
 
 def _without_gaps(table: Table, columns: Sequence[str]) -> tuple[Table, tuple[str, ...]]:
@@ -161,7 +211,16 @@ def _examples(fields: Fields, table: Table, split: str, keys: Columns, ids: Mapp
     return Examples(examples.texts, parse_labels(fields, values, ids, table.where, remedy))
 
 
-def read_file(fields: Fields, path: Path, columns: Mapping[str, str] | None) -> Examples:
+def read_file(
+    fields: Fields, path: Path, columns: Mapping[str, str] | None, *, separator: str | None = None
+) -> Examples:
+    """The examples of `read_input`."""
+    return read_input(fields, path, columns, separator=separator)[0]
+
+
+def read_input(
+    fields: Fields, path: Path, columns: Mapping[str, str] | None, *, separator: str | None = None
+) -> tuple[Examples, Mapping[str, Sequence[Any]] | None]:
     """Examples to predict from one file: labels are not read; a generation's references are, where there are any.
 
     Args:
@@ -169,6 +228,10 @@ def read_file(fields: Fields, path: Path, columns: Mapping[str, str] | None) -> 
         path: a csv, tsv, json, jsonl or parquet file with the task's columns; where the task reads one text, any other
             is plain text, a text a line.
         columns: our column names to the file's, as for `read_files`.
+        separator: likewise.
+
+    Returns:
+        The examples, and all columns of their table, a row for each example; None of plain text.
 
     Raises:
         DataError: as `read_files`, or a blank line between texts.
@@ -182,13 +245,14 @@ def read_file(fields: Fields, path: Path, columns: Mapping[str, str] | None) -> 
                 f"{', '.join(_FORMATS)}, with the columns {quoted(fields.own_names)}"
             )
         check_not_empty(path)
-        return Examples((_lines(path),), None)
-    table = _read([path])
+        return Examples((_lines(path),), None), None
+    table = _read([path], separator)
     if not table.rows:
         raise no_examples(table.name)
     keys = Columns(fields, columns)
     keys.check_apart(table, keys.texts)
-    return _pairs(fields, None, table, keys) if fields.labels is None else _texts(table, keys)
+    examples = _pairs(fields, None, table, keys) if fields.labels is None else _texts(table, keys)
+    return examples, table.columns
 
 
 def _texts(table: Table, keys: Columns) -> Examples:
@@ -252,13 +316,9 @@ def _held_out(fields: Fields, split: str) -> str:
     return "; data.validation: 0.1 holds out a tenth of the training file in its place"
 
 
-_ALSO = {"validation": ("dev", "val", "eval")}
-"""Other names under which people keep a split."""
-
-
 def _files(folder: Path, split: str) -> list[Path]:
     """The files of `split` in `folder`, those of shards last."""
-    stems = (split, *_ALSO.get(split, ()))
+    stems = (split, *ALSO.get(split, ()))
     found = [path for path in (folder / f"{stem}.{end}" for stem in stems for end in _ENDINGS) if path.is_file()]
     return [*found, *(path for stem in stems for path in sorted(folder.glob(f"{stem}-*.parquet")))]
 
@@ -268,11 +328,11 @@ def _format(path: Path) -> str | None:
     return next((end.removesuffix(_PACKED) for end in _ENDINGS if path.name.endswith(f".{end}")), None)
 
 
-def _read(paths: list[Path]) -> Table:
+def _read(paths: list[Path], separator: str | None = None) -> Table:
     if paths[0].suffix == _PACKED:
-        return _read_packed(paths[0])
+        return _read_packed(paths[0], separator)
     if paths[0].suffix in (".csv", ".tsv"):
-        return read_delimited(paths[0])
+        return read_delimited(paths[0], separator)
     for path in paths:
         check_not_empty(path)
         if path.suffix in (".json", ".jsonl"):
@@ -280,14 +340,14 @@ def _read(paths: list[Path]) -> Table:
     return _read_arrow(paths, paths[0].suffix)
 
 
-def _read_packed(path: Path) -> Table:
+def _read_packed(path: Path, separator: str | None) -> Table:
     """Reads what a .gz holds from a copy; messages name the .gz."""
     check_not_empty(path)
     with tempfile.TemporaryDirectory(prefix="dora-data-") as folder:
         copy = Path(folder) / path.stem
         _unpack(path, copy)
         try:
-            table = _read([copy])
+            table = _read([copy], separator)
         except DataError as error:
             raise DataError(str(error).replace(str(copy), str(path))) from error
     fault = table.fault and table.fault.replace(str(copy), str(path))

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dora_cli.data.examples import Examples
-from dora_cli.data.sources.fields import TsvLayout
+from dora_cli.data.sources.fields import ALSO, TsvLayout
+from dora_cli.data.sources.tables import Table
 from dora_cli.data.sources.values import Where, check_texts, label_ids, parse_labels, quoted, unlabelled
 from dora_cli.errors import DataError
 from dora_cli.hub import ask, data_cache, silent
@@ -50,6 +51,41 @@ def _may_be_cached(hub: HubSource) -> bool:
 
 def _letters(name: str) -> str:
     return "".join(filter(str.isalnum, name)).casefold()
+
+
+def read_hub_table(fields: Fields, hub: HubSource, split: str) -> Table:
+    """All columns of `split` of a data set of the user's choice; raises DataError."""
+    import datasets
+
+    found = _load(fields, hub, None)
+    name = next((name for name in (split, *ALSO.get(split, ())) if name in found), None)
+    if name is None:
+        raise DataError(
+            f"data.name: {hub.path} has no split {split}; it has {quoted(list(found))}"
+            + (
+                "; data.validation: 0.1 holds out a tenth of the training split in its place"
+                if (split,) == fields.evaluated
+                else ""
+            )
+        )
+    dataset = found[name]
+    place = f"{_title(hub)}, split {name}"
+    columns = dict(dataset[:])
+    for column, feature in dataset.features.items():
+        # A class column stores ids; -1 means "no label".
+        if isinstance(feature, datasets.ClassLabel):
+            columns[column] = [None if i is None or i < 0 else feature.int2str(i) for i in columns[column]]
+    return Table(place, columns, len(dataset), lambda row: f"{place}, row {row + 1}")
+
+
+def has_hub_split(fields: Fields, hub: HubSource, split: str) -> bool:
+    """Whether the data set has `split`, under any of its names; raises DataError where it cannot be loaded."""
+    found = _load(fields, hub, None)
+    return any(name in found for name in (split, *ALSO.get(split, ())))
+
+
+def _title(hub: HubSource) -> str:
+    return hub.path if hub.config is None else f"{hub.path} ({hub.config})"
 
 
 def read_hub(fields: Fields, split: str) -> Examples:
@@ -98,7 +134,7 @@ def _check_columns(dataset: Any, wanted: list[str], place: str) -> None:
         raise DataError(f"{place}: no column {quoted(missing)}; it has {quoted(dataset.column_names)}")
 
 
-def _load(fields: Fields, hub: HubSource, split: str) -> Any:
+def _load(fields: Fields, hub: HubSource, split: str | None) -> Any:
     import datasets
 
     silence = None if Path(hub.path).is_dir() else _silence(hub)
@@ -113,10 +149,10 @@ def _load(fields: Fields, hub: HubSource, split: str) -> Any:
         raise _not_loaded(fields, hub, split, error) from error
 
 
-def _not_loaded(fields: Fields, hub: HubSource, split: str, error: Exception) -> DataError:
+def _not_loaded(fields: Fields, hub: HubSource, split: str | None, error: Exception) -> DataError:
     reason = (str(error).strip().splitlines() or ["no reason given"])[0][:300]
     return DataError(
-        f"data.source hub: {hub.path} ({hub.config}), split {split}, could not be loaded: "
+        f"data.source hub: {_title(hub)}{f', split {split}' if split else ''}, could not be loaded: "
         f"{type(error).__name__}: {reason}\n"
         f"Without a network, {_official(fields)}load the data set once with a network: it is then found again in its "
         f"cache (HF_HOME, which must be writable; set HF_HUB_OFFLINE=1 to skip the look-up)"
@@ -151,12 +187,14 @@ def _from_the_cache() -> Iterator[None]:
 
 
 def _official(fields: Fields) -> str:
-    """How to read the task's official files instead; empty where there are none."""
-    release = fields.release
-    if release is None:
-        return ""
+    """How to read the task's official files instead, or the user's own; empty where there is no such source."""
+    release, which = fields.release, "official files"
     if isinstance(release, TsvLayout):
         source, files = "glue-tsv", list(release.files.values())
-    else:
+    elif release is not None:
         source, files = "e2e-csv", [names[0] for names in release.files.values()]
-    return f"set data.source: {source} and data.path to a folder with the official files ({', '.join(files)}), or "
+    elif "files" in fields.sources:
+        source, which, files = "files", "files", [f"{split}.csv" for split in ("train", *fields.evaluated)]
+    else:
+        return ""
+    return f"set data.source: {source} and data.path to a folder with the {which} ({', '.join(files)}), or "

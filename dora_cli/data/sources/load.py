@@ -26,6 +26,7 @@ def load_examples(
     labels: Sequence[str] | None = None,
     validation: float | None = None,
     skip: bool = False,
+    separator: str | None = None,
     max_samples: int | None = None,
     seed: int = 0,
 ) -> Examples:
@@ -41,6 +42,7 @@ def load_examples(
         labels: of `files`: the labels as the file writes them, in the task's order; none for generation.
         validation: of `files`: the share of the training file that becomes the evaluated split.
         skip: of `files`: whether rows without a text or a label are left out; else they are an error.
+        separator: of `files`: what separates the fields of a csv or tsv, where its name says otherwise.
         max_samples: keep a random subset of this size, in the original order; None keeps all. For generation it counts
             different sources, with all their references, but in the training split it counts examples.
         seed: chooses the subset.
@@ -55,14 +57,16 @@ def load_examples(
         raise DataError(f"split: {fields.task} has no split {split!r}; splits: {quoted(list(fields.splits))}")
     if max_samples is not None and max_samples < 1:
         raise DataError(f"max_samples: {max_samples} is below 1; leave it out to use every example")
+    chosen = fields.hub if source == "hub" and fields.labels is not None and fields.labels.own else None
+    own = source == "files" or chosen is not None
     needs_path = source not in ("hub", "builtin")
     if needs_path and path is None:
         raise DataError(f"data.path: missing; data.source {source} needs the folder that holds the files")
     for key, value, used in (
         ("path", path, needs_path),
-        ("columns", columns, source == "files"),
-        ("labels", labels, source == "files"),
-        ("validation", validation, source == "files"),
+        ("columns", columns, own),
+        ("labels", labels, own),
+        ("validation", validation, own),
     ):
         if value is not None and not used:
             raise DataError(
@@ -74,8 +78,11 @@ def load_examples(
             "remove data.labels"
         )
 
-    if source == "files" and path is not None:
-        examples = read_files(fields, at_home(path), split, columns, labels, validation=validation, skip=skip)
+    place = chosen if path is None or source != "files" else at_home(path)
+    if place is not None:
+        examples = read_files(
+            fields, place, split, columns, labels, validation=validation, skip=skip, separator=separator
+        )
     else:
         examples = _read(fields, source, split, path)
     if max_samples is None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from dora_cli.data.sources.separators import separator_fault
+from dora_cli.data.sources.separators import SEPARATORS, separator_fault, separator_for
 from dora_cli.data.sources.values import Where, check_not_wide, not_utf8, quoted
 from dora_cli.errors import DataError
 from dora_cli.files import LINE, check_regular, text_lines
@@ -64,18 +64,24 @@ _FIX = {
 """What to do about a row that `csv` refuses, by whether quotes mean anything in the file."""
 
 
-def read_delimited(path: Path) -> Table:
+def read_delimited(path: Path, separator: str | None = None) -> Table:
     """Reads csv and tsv by the standard library; every value is text, line breaks in quoted fields stay as they are.
 
     The readers behind `datasets` guess: a text "NA" becomes null, rows that are one field longer than the header shift
     every column, and missing fields are filled in. Here every value is text, and a row that does not fit is an error
     with its line. A csv is quoted as RFC 4180 says; a tsv is not quoted, as everywhere in this field.
 
+    Args:
+        path: the file.
+        separator: a name of `SEPARATORS`, for a file whose name says another; one that its header does not have is
+            passed over. Fields that tabs do not separate are quoted as in a csv.
+
     Raises:
         DataError: an unreadable or damaged file; names the line.
     """
     check_not_empty(path)
     quoting = path.suffix == ".csv"
+    sign = ","
     rows: list[list[str]] = []
     numbers: list[int] = []
     csv.field_size_limit(LINE)  # a quote that never closes would take the rest of the file
@@ -83,9 +89,14 @@ def read_delimited(path: Path) -> Table:
     fault: str | None = None
     try:
         check_not_wide(path)
-        fault = separator_fault(path)
-        file = _lines(path)
-        reader = csv.reader(file, strict=True) if quoting else csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+        sign = separator_for(path, separator)
+        fault = None if separator is not None and sign == SEPARATORS[separator] else separator_fault(path)
+        quoting = quoting or sign != "\t"
+        reader = (
+            csv.reader(_lines(path), delimiter=sign, strict=True)
+            if quoting
+            else csv.reader(_lines(path), delimiter=sign, quoting=csv.QUOTE_NONE)
+        )
         header = next(reader, [])
         start = reader.line_num + 1
         if len(set(header)) != len(header):
@@ -93,7 +104,8 @@ def read_delimited(path: Path) -> Table:
             raise DataError(f"{path}: the header names {quoted(twice)} more than once; rename one")
         for fields in reader:
             if fields and len(fields) != len(header):
-                rule = "a text with a comma or a quote stands in quotes" if quoting else "a tsv is not quoted"
+                what = "comma" if sign == "," else repr(sign)
+                rule = f"a text with a {what} or a quote stands in quotes" if quoting else "a tsv is not quoted"
                 raise DataError(
                     fault
                     or f"{path}, line {start}: {plural(len(fields), 'field')}, expected {len(header)} "

@@ -31,7 +31,7 @@ def ranks_of(
     unused = dict.fromkeys(patterns or ())
     for site in sites:
         for pattern, wanted in (patterns or {}).items():
-            if _fits(site.name, pattern):
+            if site.name and _fits(site.name, pattern):
                 unused.pop(pattern, None)
                 found[site.name] = wanted
                 break

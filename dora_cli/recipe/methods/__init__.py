@@ -1,5 +1,5 @@
-"""The keys of every method, a module each: ``SECTION``, its section, ``RULES``, what must hold between its keys,
-``ABOUT``, what is known of it, and ``RESOLVED``, the keys that are answered before a method is made.
+"""The keys of every method, a module each: ``SECTION``, its section, ``RULES``, what must hold between its keys, and
+``ABOUT``, what is known of it.
 
 A method's defaults stand in its section and nowhere else. An installed package brings the keys of its method as such a
 module by an entry point of the group ``dora_cli.recipes``, named like the method.
@@ -42,11 +42,11 @@ def rules_of(name: str) -> tuple[Rule, ...]:
 
 
 def arguments(section: Section) -> dict[str, Any]:
-    """What a method is made with: the keys of its section, but for its name, its targets, and those that its module
-    calls ``RESOLVED``, which others answer before a method is made.
+    """What a method is made with: the keys of its section of a resolved recipe, but for its name and its targets, and
+    for `ranks_from`, which has been answered by `ranks`.
     """
-    module = _MODULES[section.name]  # type: ignore[attr-defined]
-    return section.model_dump(exclude={"name", "targets", *getattr(module, "RESOLVED", ())})
+    assert getattr(section, "ranks_from", None) is None, "resolve the recipe first"
+    return section.model_dump(exclude={"name", "targets", "ranks_from"})
 
 
 def about(name: str) -> About:

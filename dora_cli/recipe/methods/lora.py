@@ -64,7 +64,6 @@ def _fp16_scale(
 
 
 SECTION = LoraMethod
-RESOLVED = ("ranks_from",)  # by the ranks of that run, as `ranks`
 RULES = (
     Rule(("method.ranks", "method.ranks_from"), _one_source),
     Rule(("method.ranks_shuffle", "method.ranks", "method.ranks_from"), _something_to_shuffle),

@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
+from dora_cli.reports.baseline import baseline_note
 from dora_cli.reports.html.elements import Markup, Table, join, tag
 from dora_cli.reports.html.figures import APART, comparison_charts, group_charts, measured_once, readable
 from dora_cli.reports.html.groups import Group, find_groups
@@ -167,6 +168,7 @@ def _group(group: Group, index: int, *, of: int) -> Markup:
     parts: list[Markup | None] = [_cards(group)]
     if len(group.finished) < len(group.runs):
         parts.append(tag("p", _unfinished(group), class_="warning"))
+    parts += [tag("p", note, class_="warning") for run in group.finished if (note := baseline_note(run.metrics or {}))]
     found, every = results(group), ("Runs" if len(group.runs) > 1 else "Run", runs(group))
     beside = len(group.runs) == 1 and len(found) < 2 and len(group.metric_names) <= BESIDE
     parts += [_tables([*found, *([every] if beside else [])]), _pictures(group)]

@@ -88,16 +88,24 @@ def _written_title(group: Group) -> str:
 
 
 def _results(group: Group, names: Sequence[str], kinds: Mapping[str, str]) -> Table:
-    """A row for each metric, a column for each kind of `Run.result`; of several runs then the first kind of each."""
+    """A row for each metric, a column for each kind of `Run.result`; of several runs then the first kind of each;
+    and what saying the same of all examples gets, where that means something.
+    """
     several, first = len(group.finished) > 1, next(iter(kinds))
     head = ["metric", *(f"{label}: mean \u00b1 sd" if several else label for label in kinds.values())]
     if several:
         head += [f"seed {run.seed}" for run in group.finished]
+    baselines = [found for run in group.finished if run.metrics and (found := run.metrics.get("baseline"))]
+    constant: Mapping[str, float | None] = baselines[0]["metrics"] if baselines else {}
+    known = [name for name in names if name in constant]
+    if known:
+        head.append("same for all")
     rows = []
     for name in names:
         cells = [mean_and_sd([run.result(name, kind) for run in group.finished]) for kind in kinds]
         own = [value(run.result(name, first)) for run in group.finished] if several else []
-        rows.append([readable(name), tag("b", cells[0]), *cells[1:], *own])
+        same = [value(constant.get(name))] if known else []
+        rows.append([readable(name), tag("b", cells[0]), *cells[1:], *own, *same])
     return table(head, rows)
 
 

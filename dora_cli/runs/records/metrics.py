@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from dora_cli.printable import shown
+from dora_cli.runs.records.baseline import BaselineRecord
 from dora_cli.runs.records.confusion import ConfusionRecord
 from dora_cli.runs.records.fields import (
     SCHEMA_VERSION,
@@ -66,7 +67,8 @@ class TimingRecord(Record):
 class MetricsRecord(Record):
     """metrics.json. `metrics` are of the selected epoch, `last` of the last one.
 
-    `confusion` is of the selected epoch, where the classes are the user's own.
+    `confusion` is of the selected epoch, where the classes are the user's own; `baseline` is there where saying the
+    same of every example means something.
     """
 
     FILE: ClassVar[str] = "metrics.json"
@@ -84,6 +86,7 @@ class MetricsRecord(Record):
     budget: BudgetRecord
     timing: TimingRecord
     confusion: ConfusionRecord | None = None
+    baseline: BaselineRecord | None = None
 
 
 def validate_metrics(record: Any, source: Path | str = "metrics.json") -> MetricsRecord:
@@ -105,6 +108,7 @@ def metrics_record(
     budget: Mapping[str, int],
     timing: Mapping[str, float | int | None],
     confusion: Mapping[str, Any] | None = None,
+    baseline: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The content of metrics.json. See `MetricsRecord` for the keys of `epochs`, `budget` and `timing`."""
     return written(
@@ -123,5 +127,6 @@ def metrics_record(
             "budget": budget,
             "timing": timing,
             **({} if confusion is None else {"confusion": confusion}),
+            **({} if baseline is None else {"baseline": baseline}),
         },
     )

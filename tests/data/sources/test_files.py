@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from dora_cli.data import Examples, load_examples, read_file
+from dora_cli.data.sources import files
+from dora_cli.data.sources.tables import read_delimited
 from dora_cli.errors import DataError
 from dora_cli.tasks import get_task
 
@@ -483,3 +485,31 @@ def test_packed_files(extension: str, tmp_path: Path) -> None:
     packed.write_bytes(packed.read_bytes()[:-12])
     with pytest.raises(DataError, match=rf"{packed}: cannot be unpacked"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "text"),
+    [
+        ("train.csv", "semicolon", 'sentence;label\n"a; ""b"",\nc";positive\n'),
+        ("train.tsv", "comma", 'sentence,label\n"a; ""b"",\nc",positive\n'),
+        ("train.csv", "semicolon", 'sentence,label\n"a; ""b"",\nc",positive\n'),  # not in the header: passed over
+    ],
+)
+def test_a_separator_of_ones_own(name: str, key: str, text: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(text)
+    assert load(tmp_path, separator=key).texts == (['a; "b",\nc'],)
+
+
+def test_the_training_file_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Path] = []
+    monkeypatch.setattr(files, "read_delimited", lambda path, sign: (read.append(path), read_delimited(path, sign))[1])
+    (tmp_path / "train.csv").write_text("sentence,label\na,0\nb,1\nc,1\nd,0\n")
+    assert len(load(tmp_path, validation=0.5)) == 2
+    assert len(load(tmp_path, "validation", validation=0.5)) == 2
+    assert len(read) == 1
+    (tmp_path / "train.csv").write_text("sentence,label\na,0\n")
+    assert len(load(tmp_path)) == 1
+    assert len(read) == 2
+    files.forget_table()
+    load(tmp_path)
+    assert len(read) == 3

@@ -31,7 +31,7 @@ def test_the_hub_out_of_reach_says_what_to_set() -> None:
     assert "set data.source: e2e-csv and data.path" in message
     assert "trainset.csv, devset.csv, testset_w_refs.csv" in message
     with pytest.raises(DataError) as caught:
-        load_examples(replace(get_task("glue/rte").fields, release=None), "hub", "train")
+        load_examples(replace(get_task("glue/rte").fields, release=None, sources=("hub",)), "hub", "train")
     message = str(caught.value)
     assert "Without a network, load the data set once" in message
     assert "official" not in message

@@ -12,22 +12,40 @@ from dora_cli.data.sources.separators import separator_fault
 @pytest.mark.parametrize(
     ("name", "header", "fix"),
     [
-        ("a.csv", "sentence;label", "semicolons, those of a .csv by commas; save it with commas"),
-        ("a.csv", "sentence|label", "bars, those of a .csv by commas; save it with commas"),
-        ("a.csv", "sentence\tlabel", "tabs, those of a .csv by commas; give its name the ending .tsv"),
+        (
+            "a.csv",
+            "sentence;label",
+            "semicolons, those of a .csv by commas; semicolon; save it with commas",
+        ),
+        ("a.csv", "sentence|label", "bars, those of a .csv by commas; bar; save it with commas"),
+        (
+            "a.csv",
+            "sentence\tlabel",
+            "tabs, those of a .csv by commas; tab; give its name the ending .tsv",
+        ),
         (
             "a.csv",
             '"sentence"\t"label"',
-            "tabs, those of a .csv by commas; save it with commas",
+            "tabs, those of a .csv by commas; tab; save it with commas",
         ),  # no tsv: it is quoted
-        ("a.tsv", "sentence,label", "commas, those of a .tsv by tabs; give its name the ending .csv"),
-        ("a.tsv", "sentence;label", "semicolons, those of a .tsv by tabs; save it with tabs"),
+        (
+            "a.tsv",
+            "sentence,label",
+            "commas, those of a .tsv by tabs; comma; give its name the ending .csv",
+        ),
+        (
+            "a.tsv",
+            "sentence;label",
+            "semicolons, those of a .tsv by tabs; semicolon; save it with tabs",
+        ),
     ],
 )
 def test_what_to_do_is_said(name: str, header: str, fix: str, tmp_path: Path) -> None:
     path = tmp_path / name
     path.write_text(f"{header}\n")
-    assert separator_fault(path) == f"{path}: its fields are separated by {fix}"
+    fault, key, rest = fix.split("; ")
+    said = f"{path}: its fields are separated by {fault}; set data.separator: {key}, or {rest}"
+    assert separator_fault(path) == said
 
 
 @pytest.mark.parametrize(

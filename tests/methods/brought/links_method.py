@@ -100,7 +100,7 @@ class Links(Method):
         self.chains[site.name].A[0].copy_(rows / rows.norm(dim=1, keepdim=True).clamp_min(1e-12))
 
     def calibration(self) -> Calibration | None:
-        return None if self.references else Calibration("gradients", examples=32)
+        return None if self.reference_models else Calibration("gradients", examples=32)
 
     def calibrate(self, measured: Measured) -> None:
         if measured.loss is not None:
@@ -186,11 +186,9 @@ class Links(Method):
 
     def training_state(self) -> dict[str, torch.Tensor]:
         scales = {f"{name}.scale": chain.scale for name, chain in self.chains.items()}
-        losses = torch.tensor(self.losses, dtype=torch.float64)
-        return {"generator": self.generator.get_state(), "losses": losses, **scales}
+        return {"losses": torch.tensor(self.losses, dtype=torch.float64), **scales}
 
     def load_training_state(self, state: Mapping[str, torch.Tensor]) -> None:
-        self.generator.set_state(state["generator"])
         self.losses = state["losses"].tolist()
         for name, chain in self.chains.items():
             chain.scale.copy_(state[f"{name}.scale"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -51,15 +51,13 @@ class Scale(Method):
         )
 
     @torch.no_grad()
-    def merged_tensors(self, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-        found = {}
+    def merged_tensors(self, dtype: torch.dtype) -> Iterator[tuple[str, torch.Tensor]]:
         for name, layer in self.layers.items():
             v, bias = layer.v.to(dtype), layer.base.bias
             product = v[:, None] * weight_of(layer.base).to(dtype)
-            found[f"{name}.weight"] = product.T if is_transposed(layer.base) else product
+            yield f"{name}.weight", product.T if is_transposed(layer.base) else product
             if isinstance(bias, torch.Tensor):
-                found[f"{name}.bias"] = v * bias.to(dtype)
-        return found
+                yield f"{name}.bias", v * bias.to(dtype)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         return {f"{name}.v": layer.v.detach() for name, layer in self.layers.items()}

@@ -27,7 +27,7 @@ from torch import nn
 from dora_cli.training.optimizer import make_scheduler
 from tests.methods.small import Training, linear_maps, new_dora
 
-SEEDS = (1, 2, 3)
+SEEDS = (1, 2)
 D, HIDDEN, BLOCKS, PLANTED, CHANGE = 32, 16, 6, 3, 6
 STEPS, EXAMPLES, BATCH = 700, 512, 64
 

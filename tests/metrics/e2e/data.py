@@ -40,8 +40,7 @@ def worn(outputs: list[str]) -> list[str]:
     return found
 
 
-OFFICIAL = {
-    "held out": {"bleu": 0.6045619, "nist": 8.8988314, "meteor": 0.4563093, "rouge_l": 0.6381129, "cider": 1.8572241},
-    "worn": {"bleu": 0.3187028, "nist": 5.8971692, "meteor": 0.3401347, "rouge_l": 0.5370206, "cider": 1.0230434},
-}
-"""From measure_scores.py of tuetschek/e2e-metrics (commit 1b9c4d8) with -p, printed with more digits."""
+OFFICIAL = {"bleu": 0.3187028, "nist": 5.8971692, "meteor": 0.3401347, "rouge_l": 0.5370206, "cider": 1.0230434}
+"""For `worn` outputs, from measure_scores.py of tuetschek/e2e-metrics (commit 1b9c4d8) with -p, printed with more
+digits.
+"""

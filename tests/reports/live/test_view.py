@@ -145,7 +145,7 @@ def test_stacks_share_one_small_map_where_there_is_no_room_for_theirs() -> None:
 @pytest.mark.parametrize(
     ("projections", "step"),
     [
-        *((projections, 40) for projections in (bert(6), llama(30), bert(48), bart(6), bart(12))),
+        *((projections, 40) for projections in (bert(6), llama(30), bart(12))),
         *((bert(12), step) for step in (0, 40, 100)),
     ],
     ids=lambda value: str(len(value) if isinstance(value, list) else value),

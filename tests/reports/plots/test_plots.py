@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import math
 import re
-import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -31,6 +31,7 @@ from dora_cli.reports.runs import find_curves, find_ranks
 from dora_cli.runs.log import LogFile
 from dora_cli.runs.records.ranks import ranks_record
 from dora_cli.runs.run_folder import RunRecords
+from tests.processes import CONTEXT, end_of
 from tests.reports.examples import BART_ENCODER, FakeAllocation, bart, bert, exact, llama, metrics, ranks, stack
 
 pytest.importorskip("matplotlib")
@@ -70,9 +71,7 @@ def train(step: int, loss: float | None = 0.5) -> dict[str, Any]:
 # Maps -----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "projections", [bert(6), llama(30), bart(6), stack("x", BART_ENCODER, 48)], ids=["6", "30", "bart", "48"]
-)
+@pytest.mark.parametrize("projections", [bert(6), bart(6), stack("x", BART_ENCODER, 48)], ids=["6", "bart", "48"])
 def test_every_rank_stands_in_its_cell(projections: Any, tmp_path: Path):
     record = ranks(projections)
     maps = rank_maps(record)
@@ -236,22 +235,18 @@ def test_the_distribution_of_scores(tmp_path: Path):
 # Files ----------------------------------------------------------------------------------------------------------------
 
 
+def draw_all(folder: Path, target: Path, names: Iterable[str]) -> None:
+    for name in names:
+        draw(View(folder), name.split(".")[0], target / name)
+
+
 def test_the_same_picture_is_the_same_bytes_also_in_another_process(tmp_path: Path):
     folder = make_run(tmp_path / "run", ranks(bert(2)), log=[train(500), train(9672)])
     names = ("map.svg", "budget.svg", "training.svg", "scores.svg", "map.png", "map.pdf")
-    code = (
-        "import sys, pathlib\n"
-        "from dora_cli.reports.ranks.views import View, draw\n"
-        "for name in sys.argv[3:]:\n"
-        "    draw(View(pathlib.Path(sys.argv[1])), name.split('.')[0], pathlib.Path(sys.argv[2]) / name)\n"
-    )
-    subprocess.run(
-        [sys.executable, "-c", code, str(folder), str(tmp_path / "one"), *names],
-        check=True,
-        cwd=Path(__file__).parents[3],
-    )
-    for name in names:
-        draw(View(folder), name.split(".")[0], tmp_path / "two" / name)
+    process = CONTEXT.Process(target=draw_all, args=(folder, tmp_path / "one", names))  # strings are hashed otherwise
+    process.start()
+    assert end_of(process) == 0
+    draw_all(folder, tmp_path / "two", names)
     one, two = (sorted((tmp_path / name).iterdir()) for name in ("one", "two"))
     assert [path.name for path in one] == [path.name for path in two]
     assert len(one) == len(names)

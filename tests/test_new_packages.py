@@ -1,9 +1,13 @@
 """A method that another package brings, in one module and a section of keys, goes through everything that the product
-does with a method.
+does with a method, and a task, in one module, through everything that it does with a task.
+
+They are installed together, in one warm process: each of its own would take as long to start as some of the tests here.
 """
 
 from __future__ import annotations
 
+import csv
+import json
 import shutil
 import signal
 from collections.abc import Iterator
@@ -13,14 +17,17 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from dora_cli.data.builtin import generate
+from dora_cli.errors import RecipeError
 from dora_cli.recipe import load_recipe
 from dora_cli.recipe.writing.dump import dump_recipe
+from dora_cli.tasks import get_task
 from tests.brought import Command, installed
 from tests.runs.test_resume import assert_equal_runs
 from tests.training.conftest import MakeRecipe
 from tests.training.test_run import lines, read
 
-BROUGHT = Path(__file__).parent / "brought"
+BROUGHT = [Path(__file__).parent / room / "brought" for room in ("methods", "tasks")]
 ENTRY_POINTS = """
 [dora_cli.methods]
 scale = scale_method:Scale
@@ -29,20 +36,23 @@ links = links_method:Links
 [dora_cli.recipes]
 scale = scale_keys
 links = links_keys
+
+[dora_cli.tasks]
+film/stars = stars_task:STARS
 """
 
 
 @pytest.fixture(scope="module", name="installed")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
-    """`dora` in a process in which the package that brings the method is installed."""
-    modules = [BROUGHT / name for name in ("scale_method.py", "scale_keys.py", "links_method.py", "links_keys.py")]
+    """`dora` in a process in which the package that brings the methods and the task is installed."""
+    modules = [file for room in BROUGHT for file in room.glob("*.py") if file.name != "__init__.py"]
     with installed(tmp_path_factory.mktemp("site"), modules, ENTRY_POINTS) as run:
         yield run
 
 
 @pytest.fixture(scope="module")
 def links(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A recipe of 24 steps that names the method `links`: 94 examples, of which 10 are held out, leave 84."""
+    """A recipe of 24 steps that names the method `links`: 94 examples, of which 9 are held out, leave 85."""
     file = tmp_path_factory.mktemp("links") / "links.yaml"
     file.write_text(f"""
         task: glue/sst2
@@ -83,8 +93,10 @@ def test_from_training_to_export(installed: Command, recipe: Path, tmp_path: Pat
     installed("predict", "--checkpoint", run, "--split", "validation", "--output", tmp_path / "out.jsonl")
 
     merged = installed("export", "--checkpoint", run, "--format", "merged", "--output", tmp_path / "merged")
-    assert f"{entries:,} parameters" in merged.out
-    assert read(tmp_path / "merged" / "dora_export.json")["live_parameters"] == entries
+    assert f"{entries:,} parameters in 4 of 4 projections" in merged.out
+    record = read(tmp_path / "merged" / "dora_export.json")
+    assert record["live_parameters"] == record["adapter_parameters"] == entries
+    assert "## Ranks" not in (tmp_path / "merged" / "README.md").read_text()
     refused = installed("export", "--checkpoint", run, "--format", "peft", "--output", tmp_path / "peft", code=2)
     assert refused.err.count("\n") == 1
     assert " scale " in refused.err
@@ -127,12 +139,12 @@ def test_what_it_asks_for_is_planned_recorded_and_exported(
     installed: Command, links: Path, straight_links: Path, tmp_path: Path
 ) -> None:
     planned = " ".join(installed("train", links, "--dry-run").out.split())
-    assert "training examples 84" in planned
+    assert "training examples 85" in planned
     assert "anew after steps 8, 16" in planned
     environment, metrics = read(straight_links / "environment.json"), read(straight_links / "metrics.json")
     assert {name: part["examples"] for name, part in environment["data"].items()} == {
-        "train": 84,
-        "held_out": 10,
+        "train": 85,
+        "held_out": 9,
         "validation": 40,
     }
     log = lines(straight_links / "log.jsonl")
@@ -196,6 +208,102 @@ def test_its_keys_are_checked_like_all_others(installed: Command, recipe: Path) 
 def test_without_the_package_its_method_is_unknown(recipe: Path) -> None:
     with pytest.raises(ValueError, match=r"method\.name: .*dora, lora, head\b"):
         load_recipe(recipe)
+
+
+# A task --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def film_recipe(tiny_model: Path, tmp_path: Path) -> Path:
+    """A recipe of 24 steps; a film is fine where its review is short."""
+    (tmp_path / "data").mkdir()
+    for split, size in (("train", 96), ("validation", 40), ("test", 12)):
+        found = generate("glue/sst2", split)
+        assert found.labels is not None
+        with (tmp_path / "data" / f"{split}.csv").open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["review", "label"])
+            for text, label in list(zip(found.texts[0], found.labels, strict=True))[:size]:
+                writer.writerow([text, "fine" if len(text.split()) < 8 else ("bad", "good")[int(label)]])
+    file = tmp_path / "recipe.yaml"
+    file.write_text(f"""
+task: film/stars
+model: {{name: {tiny_model}}}
+data: {{source: files, path: {tmp_path / "data"}}}
+method: {{name: dora, rank: 2, prune_interval: 3}}
+train: {{epochs: 4, batch_size: 16, learning_rate: 5.0e-3, log_every: 5, device: cpu}}
+save: {{every_steps: 4}}
+""")
+    return file
+
+
+def test_a_task_from_training_to_export(installed: Command, film_recipe: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert "training examples  96" in installed("train", film_recipe, "--dry-run").out.replace("|", "")
+    installed("train", film_recipe, "--output", run)
+    metrics = read(run / "metrics.json")
+    errors = [epoch["metrics"]["mean_error"] for epoch in metrics["epochs"]]
+    assert metrics["task"] == "film/stars"
+    assert set(metrics["metrics"]) == {"mean_error", "exact"}
+    frozen = [epoch["metrics"]["mean_error"] for epoch in metrics["epochs"] if epoch["phase"] == "final"]
+    assert metrics["metrics"]["mean_error"] == min(frozen)  # lower is better
+    assert 0 <= min(errors) < 2
+
+    evaluated = installed("eval", "--checkpoint", run, "--output", tmp_path / "evaluated.json")
+    assert "mean_error" in evaluated.out
+    assert read(tmp_path / "evaluated.json")["identical"] is True
+    installed("ranks", run)
+    installed("report", run, "--output", tmp_path / "report.html")
+    assert "mean error" in (tmp_path / "report.html").read_text()
+
+    installed("predict", "--checkpoint", run, "--split", "validation", "--output", tmp_path / "out.jsonl")
+    records = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    with (tmp_path / "data" / "validation.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    names = {1: "bad", 2: "fine", 3: "good"}
+    assert [record["review"] for record in records] == [row["review"] for row in rows]
+    exact = sum(names[record["stars"]] == row["label"] for record, row in zip(records, rows, strict=True)) / len(rows)
+    assert exact == pytest.approx(metrics["metrics"]["exact"])
+    refused = installed("predict", "--checkpoint", run, "--output", f"{tmp_path}/", code=2)
+    assert f"{tmp_path}" in refused.err
+
+    for form in ("peft", "merged"):
+        installed("export", "--checkpoint", run, "--format", form, "--output", tmp_path / form)
+        card = (tmp_path / form / "README.md").read_text()
+        assert "print(logits[0].tolist())" in card
+    assert "num_labels=2" in (tmp_path / "peft" / "README.md").read_text()
+
+
+def test_a_run_of_the_task_is_killed_and_resumed_bit_for_bit(
+    installed: Command, film_recipe: Path, tmp_path: Path
+) -> None:
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    installed("train", film_recipe, "--output", straight)
+    installed("train", film_recipe, "--output", killed, code=-signal.SIGKILL, killed_at=11)
+    assert not (killed / "metrics.json").exists()
+    installed("train", film_recipe, "--output", killed, "--resume")
+    assert_equal_runs(straight, killed)
+
+
+def test_the_task_is_listed_and_its_recipes_are_checked_like_all_others(installed: Command, film_recipe: Path) -> None:
+    listed = next(
+        task for task in json.loads(installed("tasks", "--json").out)["tasks"] if task["name"] == "film/stars"
+    )
+    assert (listed["asks"], listed["primary"]) == ("1 text, 3 labels", "mean_error")
+    assert "film/stars" in installed("tasks").out
+    made = installed("init", "film/stars", "--model", "builtin:tiny-encoder").out
+    assert "\ntask: film/stars" in made
+    assert "decode" in installed("train", film_recipe, "--dry-run", "--set", "decode.beams=2", code=2).err
+    assert (
+        "film/stars has no metric"
+        in installed("train", film_recipe, "--dry-run", "--set", "eval.metric=f1", code=2).err
+    )
+    assert "are no texts" in installed("score", "film/stars", "--predictions", film_recipe, code=2).err
+
+
+def test_without_the_package_the_task_is_unknown() -> None:
+    with pytest.raises(RecipeError, match="no task 'film/stars'"):
+        get_task("film/stars")
 
 
 @pytest.mark.gpu

@@ -1,0 +1,115 @@
+"""What the model of a recipe will see of its data: counts, labels, lengths in tokens, oddities, a few examples."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from dora_cli.assembly.data import load_data
+from dora_cli.assembly.notes import notes_before_training
+from dora_cli.assembly.resolve import resolve
+from dora_cli.data import Examples, PairLayout
+from dora_cli.recipe import Recipe
+from dora_cli.tasks import Task
+
+_SHOWN = 3
+"""Examples that are shown as tokens."""
+_PERCENTILES = (50, 90, 95, 99)
+
+
+def look_at_data(recipe: Recipe) -> dict[str, Any]:
+    """All of it as plain values; needs the model's tokenizer, and none of its weights.
+
+    Returns:
+        ``task``, ``model``, ``source``, ``max_length``; ``notes``, what a run would say of its data; ``splits``, of
+            each its ``examples``, ``labels`` (counts by name, or ``mean``, ``deviation``, ``least`` and ``greatest``;
+            None where it has none), ``baseline`` (metrics of saying the same of all), ``tokens`` (percentiles by name,
+            ``longest``), how many examples are ``cut``, ``empty``, ``duplicates`` of an earlier one and
+            ``contradictions`` (the same texts with another label), and how many are ``in_train`` too; and ``shown``, a
+            few of the training split with their ``texts``, ``label`` and ``tokens``.
+
+    Raises:
+        DoraError: as a run of `recipe` would, before it loads weights.
+    """
+    recipe, task = resolve(recipe)
+    base = task.head.outline(
+        recipe.model.name, revision=recipe.model.revision, trust_remote_code=recipe.model.trust_remote_code
+    )
+    layout = task.layout(base)
+    data = load_data(recipe, task)
+    parts = data.by_split
+    learned = set(_questions(task, data.training))
+    splits = {}
+    for name, examples in parts.items():
+        splits[name] = _split(recipe, task, examples, base.tokenizer, layout)
+        if name != "train":
+            splits[name]["in_train"] = sum(question in learned for question in _questions(task, examples))
+    return {
+        "task": task.name,
+        "model": recipe.model.name,
+        "source": recipe.data.source,
+        "max_length": recipe.data.max_length,
+        "notes": list(notes_before_training(recipe, task, data.training, data.evaluated)),
+        "splits": splits,
+        "shown": _shown(recipe, task, data.training, base.tokenizer, layout),
+    }
+
+
+def _questions(task: Task, examples: Examples) -> list[tuple[str, ...]]:
+    """What is asked: all texts, or the source alone of what has references."""
+    return list(zip(*(examples.texts if task.fields.labels is not None else examples.texts[:1]), strict=True))
+
+
+def _split(recipe: Recipe, task: Task, examples: Examples, tokenizer: Any, layout: PairLayout | None) -> dict[str, Any]:
+    counts = task.token_counts(examples, tokenizer, layout)
+    rows = list(zip(*examples.texts, strict=True))
+    distinct = set(rows)
+    labelled = distinct if examples.labels is None else set(zip(*examples.texts, examples.labels, strict=True))
+    return {
+        "examples": len(examples),
+        "labels": _labels(task, examples),
+        "baseline": dict(task.baseline(examples)),
+        "tokens": {
+            **{f"p{share}": round(float(np.percentile(counts, share))) for share in _PERCENTILES},
+            "longest": int(counts.max()),
+        },
+        "cut": int((counts > recipe.data.max_length).sum()),
+        "empty": sum(any(not text.strip() for text in texts) for texts in rows),
+        "duplicates": len(rows) - len(distinct),
+        "contradictions": len(labelled) - len(distinct),
+    }
+
+
+def _labels(task: Task, examples: Examples) -> Mapping[str, Any] | None:
+    if examples.labels is None:
+        return None
+    if task.labels is None:
+        numbers = np.array(examples.labels, dtype=np.float64)
+        found = {"mean": numbers.mean(), "deviation": numbers.std(), "least": numbers.min(), "greatest": numbers.max()}
+        return {name: float(value) for name, value in found.items()}
+    counts = Counter(examples.labels)
+    return {name: counts[index] for index, name in enumerate(task.labels)}
+
+
+def _shown(
+    recipe: Recipe, task: Task, training: Examples, tokenizer: Any, layout: PairLayout | None
+) -> list[dict[str, Any]]:
+    labels = None if training.labels is None else training.labels[:_SHOWN]
+    first = Examples(tuple(column[:_SHOWN] for column in training.texts), labels)
+    encoded = task.encode(first, tokenizer, recipe.data.max_length, layout)
+    shown = []
+    for row in range(len(encoded)):
+        batch = encoded.collate([row], 1)
+        ids = batch["input_ids"][0][batch["attention_mask"][0].bool()].tolist()
+        label: Any = None if labels is None else labels[row]
+        if label is not None and task.labels is not None:
+            label = task.labels[int(label)]
+        one: dict[str, Any] = {"texts": [column[row] for column in first.texts], "label": label}
+        one["tokens"] = tokenizer.convert_ids_to_tokens(ids)
+        if "decoder_input_ids" in batch:
+            one["decoder_tokens"] = tokenizer.convert_ids_to_tokens(batch["decoder_input_ids"][0].tolist())
+        shown.append(one)
+    return shown

@@ -1,0 +1,61 @@
+"""What the model will see of the data, counted by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dora_cli.assembly.look import look_at_data
+from dora_cli.recipe import parse_recipe
+
+
+def test_counts_of_ones_own_files(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text(
+        "text,label\na good film and a bad film,yes\na good film and a bad film,no\na bad film,no\na bad film,no\n"
+    )
+    (tmp_path / "dev.csv").write_text("text,label\na bad film,no\nnew,yes\n,no\n")
+    found = look_at_data(
+        parse_recipe(
+            f"""
+            task: classification
+            model: {{name: "builtin:tiny-encoder"}}
+            data: {{source: files, path: {tmp_path}, max_length: 8}}
+            method: {{name: lora}}
+            """
+        )
+    )
+    train, dev = found["splits"]["train"], found["splits"]["validation"]
+    assert train["labels"] == {"no": 3, "yes": 1}
+    assert dev["labels"] == {"no": 2, "yes": 1}
+    assert train["baseline"]["accuracy"] == 0.75
+    assert (train["duplicates"], train["contradictions"], train["empty"]) == (2, 1, 0)
+    assert (dev["in_train"], dev["empty"], dev["duplicates"]) == (1, 1, 0)
+    assert train["tokens"] == {"p50": 7, "p90": 9, "p95": 9, "p99": 9, "longest": 9}
+    assert (train["cut"], dev["cut"]) == (2, 0)
+    first = found["shown"][0]
+    assert (first["texts"], first["label"]) == (["a good film and a bad film"], "yes")
+    assert first["tokens"] == ["<s>", "a", "good", "film", "and", "a", "bad", "</s>"]
+
+
+@pytest.mark.parametrize("model", ["tiny-decoder", "tiny-seq2seq"])
+def test_a_generators_tokens_are_those_it_is_trained_on(model: str) -> None:
+    """What is said to be cut at a length is what the encoding cuts."""
+    recipe = parse_recipe(
+        f"""
+        task: e2e
+        model: {{name: "builtin:{model}"}}
+        data: {{source: builtin, max_train_samples: 40, max_eval_samples: 5, max_length: 62}}
+        method: {{name: lora}}
+        """
+    )
+    from dora_cli.assembly.data import load_data
+    from dora_cli.assembly.resolve import resolve
+
+    found = look_at_data(recipe)
+    recipe, task = resolve(recipe)
+    base = task.head.outline(recipe.model.name, revision=None, trust_remote_code=False)
+    encoded = task.encode(load_data(recipe, task).training, base.tokenizer, 62, task.layout(base))
+    assert found["splits"]["train"]["cut"] == encoded.cut  # type: ignore[attr-defined]
+    assert found["splits"]["train"]["baseline"] == {}
+    assert ("decoder_tokens" in found["shown"][0]) is (model == "tiny-seq2seq")
