@@ -35,7 +35,7 @@ class Encoded(Protocol):
 
     @property
     def labels(self) -> npt.NDArray[Any] | None:
-        """Of each row, ``(N,)``; None where the data have none, or references in their place."""
+        """One for each row, ``(N,)``; None where the data have none, or references in their place."""
 
     def collate(self, indices: Sequence[int] | npt.NDArray[np.integer], pad_multiple: int = 8) -> dict[str, Tensor]:
         """A padded batch of some rows. What the model does not read has a name that begins with ``labels``."""
