@@ -73,9 +73,11 @@ SLOW = frozenset((
     "machine/test_signals.py", "training/test_tasks_and_models.py", "machine/test_threads.py",
     "training/test_trackers.py", "library/test_trainer_callback.py", "training/test_trouble.py",
     "training/test_untrusted.py", "runs/test_stored.py", "data/test_tokens.py", "models/test_end_token.py",
-    "test_imports.py",
+    "test_imports.py", "test_architecture.py", "test_printable.py", "test_style.py", "test_wording.py",
+    "tasks/test_own.py", "recipe/writing/test_annotate.py", "data/sources/test_files.py", "recipe/test_document.py",
 ))  # fmt: skip
-"""Files that train whole runs, start processes or open browsers: all but a tenth of the suite's time.
+"""Files that train whole runs, start processes, open browsers or read all of the source: all but a tenth of the suite's
+time.
 
 ``-m "not slow"`` leaves them out.
 """
