@@ -28,7 +28,6 @@ from torch import nn
 
 from dora_cli import load_recipe, train
 from dora_cli.methods import Method
-from dora_cli.methods.base import Schedule, Site
 
 GRIDS = {"dora": (2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3), "lora": (2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3)}
 ALPHA, DROPOUT = 16, 0.1
@@ -42,17 +41,8 @@ class Untuned(Method):
 
     name = "untuned"
 
-    def attach(
-        self,
-        model: nn.Module,
-        sites: Sequence[Site],
-        head: Sequence[nn.Parameter] = (),
-        schedule: Schedule | None = None,
-        *,
-        seed: int = 0,
-    ) -> None:
-        super().attach(model, sites, head, schedule, seed=seed)
-        first = sites[0].module
+    def place(self, model: nn.Module) -> None:
+        first = self.sites[0].module
         self._shift = nn.Parameter(torch.zeros(1, device=next(first.parameters()).device))
         # the loss needs something to differentiate; times zero it changes nothing
         first.register_forward_hook(lambda module, inputs, output: output + 0.0 * self._shift)

@@ -36,7 +36,6 @@ from torch import nn
 
 from dora_cli import load_recipe, train
 from dora_cli.methods import Dora, Method
-from dora_cli.methods.base import Schedule, Site
 from dora_cli.methods.low_rank.layer import AdaptedProjection
 
 TASKS: dict[str, dict[str, Any]] = {
@@ -79,18 +78,10 @@ class ChangedDora(Dora):
         super().__init__(**settings)
         self.b_scale, self.lora_start = b_scale, lora_start
 
-    def attach(
-        self,
-        model: nn.Module,
-        sites: Sequence[Site],
-        head: Sequence[nn.Parameter] = (),
-        schedule: Schedule | None = None,
-        *,
-        seed: int = 0,
-    ) -> None:
-        super().attach(model, sites, head, schedule, seed=seed)
+    def place(self, model: nn.Module) -> None:
+        super().place(model)
         with torch.no_grad():
-            for layer in (model.get_submodule(site.name) for site in sites):
+            for layer in (model.get_submodule(site.name) for site in self.sites):
                 assert isinstance(layer, AdaptedProjection)
                 layer.B.mul_(0.0 if self.lora_start else self.b_scale)
                 layer.gates.fill_(1.0 if self.lora_start else 0.0)

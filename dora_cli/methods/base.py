@@ -486,9 +486,9 @@ class Method:
 
         A method that trains base tensors gives those. One that inserts modules says `cannot_merge`.
         """
-        from dora_cli.methods.merging import with_deltas
+        from dora_cli.methods.merging import with_updates
 
-        return with_deltas(self.sites, lambda site: self.delta(site, dtype), dtype)
+        return with_updates(((site.name, site.module, self.delta(site, dtype)) for site in self.sites), dtype)
 
     def folded(self) -> AbstractContextManager[None]:
         """Inside, the model is plain and computes with `merged_tensors`, so an evaluation costs what the base model's
@@ -496,7 +496,7 @@ class Method:
         """
         from dora_cli.methods.merging import folded_in
 
-        return nullcontext() if self.cannot_merge else folded_in(self._model, self.sites, self.merged_tensors)
+        return nullcontext() if self.cannot_merge else folded_in(self._model, self._bases, self.merged_tensors)
 
     def merge(self, dtype: torch.dtype | None = None) -> None:
         """Makes the model plain for good, with `merged_tensors` in it; the method is of no use afterwards.
@@ -515,8 +515,12 @@ class Method:
             )
         from dora_cli.methods.merging import merge_into
 
-        merge_into(self._model, self.sites, self.merged_tensors(torch.float64), dtype)
+        merge_into(self._model, self._bases, self.merged_tensors(torch.float64), dtype)
         self.release()
+
+    @property
+    def _bases(self) -> dict[str, nn.Module]:
+        return {site.name: site.module for site in self.sites}
 
     def release(self) -> None:
         """Frees what only training passes need, such as copies of base weights; the next pass makes it anew."""

@@ -8,8 +8,6 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from dora_cli.methods.base import Shape
-
 
 def is_transposed(module: nn.Module) -> bool:
     """Whether `module` stores its weight as ``(d_in, d_out)``."""
@@ -23,7 +21,7 @@ def weight_of(module: nn.Module) -> torch.Tensor:
     return weight.T if is_transposed(module) else weight
 
 
-def shape_of(module: nn.Module) -> Shape:
+def shape_of(module: nn.Module) -> tuple[int, int]:
     """``(d_out, d_in)`` of a linear map."""
     d_out, d_in = weight_of(module).shape
     return int(d_out), int(d_in)

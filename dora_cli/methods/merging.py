@@ -5,13 +5,12 @@ Base tensors are never written to: a module is given new parameters, since anoth
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
 from torch import nn
 
-from dora_cli.methods.base import Site
 from dora_cli.methods.linear import is_transposed, swap_modules, trained_type, weight_of
 
 Merged = Iterator[tuple[str, torch.Tensor]]
@@ -19,44 +18,47 @@ Merged = Iterator[tuple[str, torch.Tensor]]
 
 
 @torch.no_grad()
-def with_deltas(sites: Sequence[Site], delta: Callable[[Site], torch.Tensor | None], dtype: torch.dtype) -> Merged:
-    """Base plus update of every site that has one, by the weight's full name and in its own layout, in `dtype`."""
-    for site in sites:
-        update = delta(site)
+def with_updates(updates: Iterable[tuple[str, nn.Module, torch.Tensor | None]], dtype: torch.dtype) -> Merged:
+    """Base plus update of every linear map that has one, by the weight's full name and in its own layout, in `dtype`.
+
+    Args:
+        updates: the map's full name, the map, and its update, ``(d_out, d_in)``.
+    """
+    for name, base, update in updates:
         if update is not None:
-            merged = weight_of(site.module).detach().to(dtype) + update
-            yield f"{site.name}.weight", merged.T if is_transposed(site.module) else merged
+            merged = weight_of(base).detach().to(dtype) + update
+            yield f"{name}.weight", merged.T if is_transposed(base) else merged
 
 
 @contextmanager
-def folded_in(model: nn.Module, sites: Sequence[Site], merged: Callable[[torch.dtype], Merged]) -> Iterator[None]:
-    """Within it, `model` is plain and computes with `merged`; afterwards it is as it was, to the bit."""
-    dtype = trained_type(weight_of(sites[0].module).dtype) if sites else torch.float32
-    plain = _Plain(model, sites)
+def folded_in(
+    model: nn.Module, bases: Mapping[str, nn.Module], merged: Callable[[torch.dtype], Merged]
+) -> Iterator[None]:
+    """Within it, `model` is plain and computes with `merged`; afterwards it is as it was, to the bit.
+
+    Args:
+        bases: by full name, the base modules in whose places a method may have put others.
+    """
+    weights = [weight_of(base) for base in bases.values()]
+    plain = _Plain(model, bases)
     try:
-        plain.put(merged(dtype))
+        plain.put(merged(trained_type(weights[0].dtype) if weights else torch.float32))
         yield
     finally:
         plain.take_back()
 
 
-def merge_into(model: nn.Module, sites: Sequence[Site], tensors: Merged, dtype: torch.dtype | None) -> None:
+def merge_into(model: nn.Module, bases: Mapping[str, nn.Module], tensors: Merged, dtype: torch.dtype | None) -> None:
     """Makes `model` plain for good, `tensors` in it, rounded to `dtype`; None for the type of what they replace."""
-    _Plain(model, sites).put(tensors, dtype)
+    _Plain(model, bases).put(tensors, dtype)
 
 
 class _Plain:
-    """Base modules with other parameters, in the places of what a method has put there.
+    """Base modules with other parameters, in the places of what a method has put there; see `folded_in`."""
 
-    Args:
-        model: changed in place.
-        sites: whose modules a method may have replaced.
-    """
-
-    def __init__(self, model: nn.Module, sites: Sequence[Site]) -> None:
-        self._model = model
-        self._bases = {site.name: site.module for site in sites}
-        self._places = {name: model.get_submodule(name) for name in self._bases}
+    def __init__(self, model: nn.Module, bases: Mapping[str, nn.Module]) -> None:
+        self._model, self._bases = model, bases
+        self._places = {name: model.get_submodule(name) for name in bases}
         self._old: list[tuple[nn.Module, str, nn.Parameter]] = []
         self._swapped = False
 
