@@ -50,9 +50,6 @@ class Untuned(Method):
     def parameters(self) -> list[nn.Parameter]:
         return [self._shift]
 
-    def state_dict(self) -> dict[str, torch.Tensor]:
-        return {"shift": self._shift.detach()}
-
 
 def recipe_text(model: str, data: Path, method: str, rank: int, rate: float, seed: int, train: str, decode: str) -> str:
     shared = f"rank: {rank}, alpha: {ALPHA}, dropout: {DROPOUT}"
