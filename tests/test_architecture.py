@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "dora_cli"
 
 ORDER = (
-    "commands", "library", "export", "doctor", "reports", "training", "assembly", "evaluation", "tasks", "metrics",
+    "commands", "compare", "library", "export", "doctor", "reports", "training", "assembly", "evaluation", "tasks", "metrics",
     "data", "models", "methods", "runs", "machine", "recipe",
 )  # fmt: skip
 """The rooms from the street door down: one may use those after it, and the modules outside the rooms."""
