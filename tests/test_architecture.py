@@ -19,8 +19,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "dora_cli"
 
 ORDER = (
-    "commands", "compare", "library", "export", "doctor", "reports", "training", "assembly", "evaluation", "tasks", "metrics",
-    "data", "models", "methods", "runs", "machine", "recipe",
+    "commands", "compare", "library", "export", "doctor", "reports", "training", "assembly", "evaluation", "tasks",
+    "metrics", "data", "models", "methods", "runs", "machine", "recipe",
 )  # fmt: skip
 """The rooms from the street door down: one may use those after it, and the modules outside the rooms."""
 

@@ -102,8 +102,8 @@ class MeasuredRunRecord(Record):
 
     Attributes:
         score: of the task's metric; of a diverged run see `Outcome`.
-        best_on_dev: the best epoch's score, which the dev split has selected; only where epochs were evaluated, and never
-            tested.
+        best_on_dev: the best epoch's score, which the dev split has selected; only where epochs were evaluated, and
+            never tested.
         stored_parameters: what the finished adapter stores beside the head.
         most_trained: most parameters that trained at once, the head included.
         seconds: of training, evaluation and saving; with several runs at once on a device, of that.
@@ -139,8 +139,8 @@ class TestedRecord(Record):
 
     Attributes:
         seeds: how many pairs there are.
-        low: the lower end of the 95 % interval; None, like whatever cannot be computed, where there are too few pairs or
-            all differences are equal.
+        low: the lower end of the 95 % interval; None, like whatever cannot be computed, where there are too few pairs
+            or all differences are equal.
         p: two-sided, of no difference, by paired t.
     """
 
@@ -174,7 +174,7 @@ class ComparisonOfRecord(TestedRecord):
         margin: in the metric's units; None where there is none.
         detectable: the smallest difference that is found with 80 % power, in the metric's units.
         power_equivalent: the chance to show equivalence within the margin if nothing differs.
-        seeds_needed: pairs it takes to reach what is asked; None where the present ones do, or where no number is known.
+        seeds_needed: pairs it takes to reach what is asked; None where the present ones do, or where none is known.
         bootstrap: the 95 % interval by bootstrap-t.
         size_ratio: stored parameters of the method over the baseline's, means over runs and tasks.
         by_task: the same on each task.
