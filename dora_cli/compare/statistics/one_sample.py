@@ -97,10 +97,12 @@ def _studentised_resamples(sample: Array, resamples: int) -> Array:
     variance = (centred**2 @ counts.T / size - mean**2) * size / (size - 1)
     variance[variance < 1e-12] = 0.0  # rounding, with values of at most 1
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.nan_to_num(mean / np.sqrt(variance / size), nan=0.0, posinf=np.inf, neginf=-np.inf)
+        t: Array = mean / np.sqrt(variance / size)
+    return np.nan_to_num(t, nan=0.0, posinf=np.inf, neginf=-np.inf)
 
 
 @lru_cache(maxsize=16)
 def _counts(size: int, resamples: int) -> Array:
     generator = np.random.default_rng(RESAMPLING_SEED)
-    return generator.multinomial(size, np.full(size, 1 / size), size=resamples).astype(np.float64)
+    drawn: Array = generator.multinomial(size, np.full(size, 1 / size), size=resamples).astype(np.float64)
+    return drawn

@@ -14,10 +14,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import integrate, optimize, stats
+from scipy import integrate, optimize, special, stats
+
+from dora_cli.compare.statistics.one_sample import Array
 
 MOST_SEEDS = 100_000
 """Where the search for the seeds needed ends."""
+NODES = 256
+"""Of the Gauss-Legendre quadrature of a smooth integrand over at most 14 of its standard deviations."""
 
 
 def planning_level(comparisons: int, alpha: float = 0.05) -> float:
@@ -69,13 +73,13 @@ def power_of_equivalence(seeds: int, margin: float, effect: float = 0.0, alpha: 
     critical = float(stats.t.ppf(1 - alpha, degrees))
     spread = stats.chi(degrees, scale=1 / math.sqrt(degrees))
 
-    def density(s: float) -> float:
-        upper = stats.norm.cdf(root * (margin - effect) - critical * s)
-        lower = stats.norm.cdf(critical * s - root * (margin + effect))
-        return float((upper - lower) * spread.pdf(s))
+    def density(s: Array) -> Array:
+        upper = special.ndtr(root * (margin - effect) - critical * s)
+        found: Array = (upper - special.ndtr(critical * s - root * (margin + effect))) * spread.pdf(s)
+        return found
 
-    low, high = spread.ppf(1e-12), min(float(spread.isf(1e-12)), root * margin / critical)
-    return float(integrate.quad(density, low, high, limit=200)[0]) if high > low else 0.0
+    low, high = float(spread.ppf(1e-12)), min(float(spread.isf(1e-12)), root * margin / critical)
+    return float(integrate.fixed_quad(density, low, high, n=NODES)[0]) if high > low else 0.0
 
 
 def detectable_difference(seeds: int, power: float = 0.8, alpha: float = 0.05) -> float:
