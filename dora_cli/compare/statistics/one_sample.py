@@ -89,7 +89,7 @@ def _studentised_resamples(sample: Array, resamples: int) -> Array:
     same size is resampled in the same way.
     """
     size = sample.shape[-1]
-    counts = _counts(size, resamples)
+    counts = resample_counts(size, resamples)
     centred = sample - sample.mean(axis=-1, keepdims=True)
     scale = np.abs(centred).max(axis=-1, keepdims=True)
     centred = centred / np.where(scale == 0, 1.0, scale)
@@ -102,7 +102,8 @@ def _studentised_resamples(sample: Array, resamples: int) -> Array:
 
 
 @lru_cache(maxsize=16)
-def _counts(size: int, resamples: int) -> Array:
+def resample_counts(size: int, resamples: int) -> Array:
+    """How often each of `size` values is in each of `resamples` resamples: shape (resamples, size)."""
     generator = np.random.default_rng(RESAMPLING_SEED)
     drawn: Array = generator.multinomial(size, np.full(size, 1 / size), size=resamples).astype(np.float64)
     return drawn

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from scipy import integrate, optimize, special, stats
@@ -71,14 +72,16 @@ def power_of_equivalence(seeds: int, margin: float, effect: float = 0.0, alpha: 
         return 0.0
     root, degrees = math.sqrt(seeds), seeds - 1
     critical = float(stats.t.ppf(1 - alpha, degrees))
-    spread = stats.chi(degrees, scale=1 / math.sqrt(degrees))
+    scale = 1 / math.sqrt(degrees)  # s is a chi of that scale
 
     def density(s: Array) -> Array:
         upper = special.ndtr(root * (margin - effect) - critical * s)
-        found: Array = (upper - special.ndtr(critical * s - root * (margin + effect))) * spread.pdf(s)
+        lower = special.ndtr(critical * s - root * (margin + effect))
+        found: Array = (upper - lower) * stats.chi.pdf(s, degrees, scale=scale)
         return found
 
-    low, high = float(spread.ppf(1e-12)), min(float(spread.isf(1e-12)), root * margin / critical)
+    low, high = stats.chi.ppf(1e-12, degrees, scale=scale), stats.chi.isf(1e-12, degrees, scale=scale)
+    high = min(high, root * margin / critical)
     return float(integrate.fixed_quad(density, low, high, n=NODES)[0]) if high > low else 0.0
 
 
@@ -172,6 +175,7 @@ class Reach:
         return max(self.seeds_for_difference, self.seeds_for_equivalence)
 
 
+@lru_cache(maxsize=256)
 def reach(
     seeds: int,
     *,
@@ -182,6 +186,8 @@ def reach(
     power: float = 0.8,
 ) -> Reach:
     """What `seeds` can show: in standard deviations as it is, in the metric's units with a `difference_sd`.
+
+    Kept, since every comparison that was planned with the pilot's spread asks the same.
 
     Args:
         difference_sd: above 0.
