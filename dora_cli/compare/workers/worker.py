@@ -9,7 +9,9 @@ import threading
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 from dora_cli.compare.jobs import Ended, Job, run_job
 
@@ -38,10 +40,13 @@ Make = Callable[[Job], tuple[Ended, Used | None]]
 
 def ready() -> Make:
     """Loads what runs need."""
+    from dora_cli.assembly.warm import Warm
     from dora_cli.training.run import train
 
+    make_run = partial(train, warm=Warm())
+
     def make(job: Job) -> tuple[Ended, Used | None]:
-        return run_job(job, train), _used()
+        return run_job(job, make_run), _used()
 
     return make
 
@@ -74,7 +79,7 @@ def serve(connection: Connection, visible: str | None, load: Callable[[], Make])
     threading.Thread(target=_listen, args=(connection, jobs), daemon=True).start()
     make = load()
     while True:
-        ended, used = _made(make, jobs.get())
+        ended, used = made(make, jobs.get())
         try:
             connection.send((ended, used))
         except OSError:  # nobody is there any more
@@ -93,10 +98,14 @@ def _listen(connection: Connection, jobs: queue.SimpleQueue[Job]) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _made(make: Make, job: Job) -> tuple[Ended, Used | None]:
+def made(make: Make, job: Job) -> tuple[Ended, Used | None]:
+    """Makes the run; a mistake of ours is told as its end, and must not take the other runs with it."""
     try:
         return make(job)
-    except Exception as error:  # a mistake of ours, which must not take the other runs with it
-        traceback.print_exc()
-        message = f"{job.folder}: {type(error).__name__}: {error}; this is a mistake in dora, please report it"
+    except Exception as error:
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        message = (
+            f"{job.folder}: {type(error).__name__}: {error} ({Path(frame.filename).name}, line {frame.lineno}); this is "
+            "a mistake in dora, please report it"
+        )
         return Ended("failed", message, exit_code=1), None
