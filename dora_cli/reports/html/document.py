@@ -17,8 +17,8 @@ PANEL = 36
 """Pixels around a table."""
 
 
-def document(title: str, *parts: Markup) -> str:
-    """The whole page, which holds `parts` one below the other and needs nothing else."""
+def document(title: str, *parts: Markup, rules: str = "") -> str:
+    """The whole page, which holds `parts` one below the other and needs nothing else; `rules` add to its style."""
     digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
     # the browser itself is told to fetch nothing and to run this script alone
     policy = (
@@ -39,7 +39,7 @@ def document(title: str, *parts: Markup) -> str:
         tag("meta", name="generator", content=f"dora {__version__}"),
         tag("link", rel="icon", href="data:,"),
         tag("title", title),
-        Markup(f"<style>{style(body)}</style>"),
+        Markup(f"<style>{style(body)}{rules}</style>"),
     )
     return f"<!doctype html>\n{tag('html', head, body, lang='en')}\n"
 

@@ -46,28 +46,32 @@ def of(**options: Any) -> ComparisonRecord:
         (
             {},
             (
-                "dora is better than lora: difference +0.0123, 95 % interval +0.0020 to +0.0226, over 10 seeds, adjusted "
+                "dora is better than lora: difference +0.0123, 95 % interval +0.0020 to +0.0226, over 10 seeds, "
+                "adjusted "
                 "p = 0.034."
             ),
         ),
         (
             {"verdict": "worse", "mean": -0.0123, "low": -0.0226, "high": -0.002, "p_holm": 0.00001},
             (
-                "dora is worse than lora: difference -0.0123, 95 % interval -0.0226 to -0.0020, over 10 seeds, adjusted "
+                "dora is worse than lora: difference -0.0123, 95 % interval -0.0226 to -0.0020, over 10 seeds, "
+                "adjusted "
                 "p < 0.0001."
             ),
         ),
         (
             {"verdict": "equivalent", "mean": 0.001, "low": -0.003, "high": 0.005},
             (
-                "dora and lora are equivalent within a margin of +/-0.0100: difference +0.0010, 95 % interval -0.0030 to "
+                "dora and lora are equivalent within a margin of +/-0.0100: difference +0.0010, 95 % interval "
+                "-0.0030 to "
                 "+0.0050, over 10 seeds, adjusted p of equivalence = 0.0030."
             ),
         ),
         (
             {"verdict": "non-inferior", "mean": 0.001, "low": -0.003, "high": 0.02},
             (
-                "dora is not worse than lora by the margin of 0.0100 or more: difference +0.0010, 95 % interval -0.0030 to "
+                "dora is not worse than lora by the margin of 0.0100 or more: difference +0.0010, 95 % interval "
+                "-0.0030 to "
                 "+0.0200, over 10 seeds, adjusted p of non-inferiority = 0.0004."
             ),
         ),
@@ -81,28 +85,32 @@ def of(**options: Any) -> ComparisonRecord:
         (
             {"verdict": "undecided", "margin": None, "mean": 0.0, "low": -0.03, "high": 0.02, "p_holm": None},
             (
-                "Undecided: dora beside lora shows no difference, nor that there is none: difference 0.0000, 95 % interval "
+                "Undecided: dora beside lora shows no difference, nor that there is none: difference 0.0000, 95 "
+                "% interval "
                 "-0.0300 to +0.0200, over 10 seeds."
             ),
         ),
         (
             {"verdict": "withheld", "seeds": 3, "seeds_needed": 14},
             (
-                "Withheld: 3 seeds cannot show what is asked of dora beside lora; it takes 14 seeds. So far: difference "
+                "Withheld: 3 seeds cannot show what is asked of dora beside lora; it takes 14 seeds. So far: "
+                "difference "
                 "+0.0123, 95 % interval +0.0020 to +0.0226, over 3 seeds."
             ),
         ),
         (
             {"verdict": "withheld", "seeds": 1, "low": None, "high": None, "sd": None},
             (
-                "Withheld: 1 seed cannot show what is asked of dora beside lora. So far: difference +0.0123, without an "
+                "Withheld: 1 seed cannot show what is asked of dora beside lora. So far: difference +0.0123, "
+                "without an "
                 "interval, over 1 seed."
             ),
         ),
         (
             {"verdict": "withheld", "seeds": 0, "mean": None, "low": None, "high": None, "seeds_needed": 5},
             (
-                "Withheld: no seed has a run on both sides, so nothing shows what is asked of dora beside lora; it takes 5 "
+                "Withheld: no seed has a run on both sides, so nothing shows what is asked of dora beside lora; "
+                "it takes 5 "
                 "seeds."
             ),
         ),
