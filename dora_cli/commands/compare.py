@@ -12,6 +12,9 @@ from dora_cli.errors import OptionError
 from dora_cli.printable import say
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from dora_cli.compare.cells import Cell
     from dora_cli.compare.jobs import Pool
     from dora_cli.compare.plan import Plan
 
@@ -60,7 +63,7 @@ def compare(
     ] = False,
     plain: Annotated[
         bool,
-        typer.Option("--plain", help="Lines instead of the live view; so it is without a terminal and under CI anyway."),
+        typer.Option("--plain", help="Lines instead of the live view; so it is without a terminal and under CI."),
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print notes, errors and the result alone.")] = False,
 ) -> None:
@@ -83,7 +86,6 @@ def compare(
         _look_ahead(plan, folder, jobs)
         return
     from dora_cli.compare.run import compare as make
-    from dora_cli.runs.records.comparison import validate_comparison
 
     progress = make_compare_progress(plain=plain or None, quiet=quiet)
     record = make(
@@ -94,11 +96,10 @@ def compare(
         resume=resume,
         how_to_resume=_go_on(experiment, folder, jobs, ray),
     )
-    print_comparison(make_console(), validate_comparison(record))
-    say(f"\n  record  {folder / 'comparison.json'}\n  dora report {folder} --output {folder / 'report.html'}")
+    print_comparison(make_console(), record, folder)
 
 
-def _pool(plan: Plan, jobs: int | None, ray: str | None, note: object) -> Pool:
+def _pool(plan: Plan, jobs: int | None, ray: str | None, note: Callable[[str], None]) -> Pool:
     device = plan.cells[0].recipe.train.device
     if ray is not None:
         from dora_cli.compare.workers.ray import RayPool
@@ -112,12 +113,44 @@ def _pool(plan: Plan, jobs: int | None, ray: str | None, note: object) -> Pool:
 def _look_ahead(plan: Plan, folder: Path, jobs: int | None) -> None:
     from dora_cli.compare.plan import forecast
     from dora_cli.compare.run import what_seeds_show
-    from dora_cli.reports.compare.plan import print_plan
+    from dora_cli.compare.workers.local import LocalPool
+    from dora_cli.reports.compare.plan import PlannedCell, print_plan
     from dora_cli.reports.console import make_console
     from dora_cli.training.run import train
 
+    pool = LocalPool(plan.cells[0].recipe.train.device, jobs)
     ahead = forecast(plan, train, lambda message: say(message, err=True))
-    print_plan(make_console(), plan_of(plan, ahead, folder, jobs), what_seeds_show(plan))
+    cells = [
+        PlannedCell(
+            cell.task.name,
+            cell.variant.name,
+            plan.tuning_runs(),
+            len(plan.experiment.seeds),
+            None if cell.variant.emerges or cell.variant.sized_as or cell.variant.ranks_of else cell.planned,
+            _size(cell),
+            ahead.seconds[cell.name],
+        )
+        for cell in plan.cells
+    ]
+    facts = [
+        ("compared", "; ".join(f"{pair.variant.name} with {pair.baseline.name}" for pair in plan.design.pairs)),
+        ("seeds", what_seeds_show(plan)),
+        *(("note", note) for note in plan.design.notes),
+        ("output", str(folder)),
+    ]
+    print_plan(make_console(), cells, facts, jobs=pool.at_once, total=ahead.total, least=ahead.least)
+
+
+def _size(cell: Cell) -> str:
+    """What the size of a cell is that is no number yet."""
+    variant = cell.variant
+    if variant.sized_as is not None:
+        return f"as {variant.sized_as.name}"
+    if variant.ranks_of is not None:
+        return f"of {variant.ranks_of.name}"
+    if not variant.emerges or cell.planned is None:
+        return "unknown"
+    return f"about {cell.planned:,}"
 
 
 def _go_on(experiment: Path, folder: Path, jobs: int | None, ray: str | None) -> str:

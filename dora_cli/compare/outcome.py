@@ -346,10 +346,9 @@ def _sizes(pair: Pair, tasks: Sequence[ComparedTask], done: Mapping[str, CellRes
     """How many parameters the method stores, over those of its baseline; and where that is not the same."""
     sizes = []
     for task in tasks:
-        one, other = (done[_name(task, variant)] for variant in (pair.variant, pair.baseline))
-        stored = one.stored(), other.stored()
-        component = max([*one.cell.costs.values(), *other.cell.costs.values()], default=0)
-        sizes.append((task, stored, component))
+        results = [done[_name(task, variant)] for variant in (pair.variant, pair.baseline)]
+        component = max((cost for result in results for cost in result.cell.costs.values()), default=0)
+        sizes.append((task, (results[0].stored(), results[1].stored()), component))
     known = [stored for _, stored, _ in sizes if None not in stored and stored[1]]
     if len(known) < len(sizes):
         return None, []

@@ -95,6 +95,7 @@ def forecast(plan: Plan, train: Callable[..., object], note: Callable[[str], Non
     """
     seconds: dict[str, float] = {}
     by_kind: dict[tuple[str, str], float] = {}
+    _trial(plan.cells[0], train)  # loads libraries, which no worker does twice
     for cell in plan.cells:
         kind = cell.task.name, cell.variant.method
         if kind not in by_kind:

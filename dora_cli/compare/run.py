@@ -106,9 +106,7 @@ def check_experiment(output: Path, *, resume: bool) -> None:
             f"--output {output} holds an experiment already; go on with it by --resume, or choose another --output"
         )
     if not there and output.is_dir() and any(output.iterdir()):
-        raise OutputError(
-            f"--output {output} is not empty and holds no experiment of dora; choose another --output"
-        )
+        raise OutputError(f"--output {output} is not empty and holds no experiment of dora; choose another --output")
     if resume and not there:
         raise OutputError(f"--output {output} holds no experiment to go on with; leave out --resume to start one there")
     check_place(output)
@@ -129,4 +127,3 @@ def what_seeds_show(plan: Plan) -> str:
     return (
         f"{seeds} seeds find a difference of {found:.2g} standard deviations of the paired difference with 80 % power"
     )
-
