@@ -13,11 +13,13 @@ from hypothesis import strategies as st
 from dora_cli.compare.statistics import (
     RatePoint,
     beats_majority,
+    cells_near_best,
     choose_rate,
     collapsed_share,
     expected_best,
     grow_grid,
     lagging_neighbours,
+    pilot_spread,
     rate_grid,
     surviving_rates,
 )
@@ -69,6 +71,18 @@ def test_a_collapsed_run_widens_no_band() -> None:
     assert choose_rate(collapsed).band == (4e-4, 4e-4)
     blind = [*points[:3], RatePoint(8e-4, (0.5, 0.98)), *points[4:]]
     assert choose_rate(blind).standard_error == pytest.approx(math.sqrt((0.005 + 0.1152 + 0.005) / 3 / 2))
+
+
+def test_the_pilots_cells_are_those_near_the_best() -> None:
+    points = curve(0.5, 0.6, 0.7, 0.6, 0.5)
+    assert cells_near_best(points) == [point.scores for point in points[1:4]]
+    assert cells_near_best(flipped(points), lower_is_better=True) == [point.scores for point in flipped(points)[1:4]]
+    points[1] = RatePoint(2e-4, (0.6,))
+    points[3] = RatePoint(8e-4, (0.1, 0.6), collapsed=1)
+    assert cells_near_best(points) == [points[2].scores]
+    assert cells_near_best([RatePoint(1e-4, (0.5, 0.5), collapsed=2)]) == []
+    margin = pilot_spread({"rte": cells_near_best(curve(0.5, 0.6, 0.7, 0.6, 0.5))})
+    assert (margin.sd, margin.degrees) == (pytest.approx(0.1 / math.sqrt(2)), pytest.approx(3))
 
 
 def test_one_seed_has_no_band() -> None:
