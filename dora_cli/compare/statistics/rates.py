@@ -25,8 +25,8 @@ class RatePoint:
 
     @property
     def mean(self) -> float:
-        """Over the seeds so far."""
-        return math.fsum(self.scores) / len(self.scores)
+        """Over the seeds so far, to twelve digits: shares of some hundred examples are often equal, but for
+        rounding.""" return float(f"{math.fsum(self.scores) / len(self.scores):.12g}")
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def choose_rate(points: Sequence[RatePoint], *, lower_is_better: bool = False) -
     error = _standard_error(cells_near_best(grid, lower_is_better=lower_is_better), len(grid[best].scores))
     band = None
     if error is not None:
-        limit = error + 1e-12 * abs(grid[best].mean)
+        limit = error + 1e-11 * abs(grid[best].mean)  # means have twelve digits
         inside = [
             abs(point.mean - grid[best].mean) <= limit or _better(point, grid[best], lower_is_better) for point in grid
         ]
@@ -227,8 +227,7 @@ def _best(grid: Sequence[RatePoint], lower_is_better: bool) -> int:
 
 
 def _better(one: RatePoint, other: RatePoint, lower_is_better: bool) -> bool:
-    gain = other.mean - one.mean if lower_is_better else one.mean - other.mean
-    return gain > 1e-12 * abs(other.mean)
+    return one.mean < other.mean if lower_is_better else one.mean > other.mean
 
 
 def _standard_error(cells: Sequence[Sequence[float]], seeds: int) -> float | None:

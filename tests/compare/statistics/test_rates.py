@@ -96,11 +96,25 @@ def test_a_rate_with_fewer_seeds_cannot_win() -> None:
 
 
 def test_equal_rates_give_the_lowest() -> None:
-    """Accuracies of some hundred examples are often equal, if summed in another order."""
-    points = [RatePoint(4e-4, (0.1, 0.2, 0.3)), RatePoint(2e-4, (0.3, 0.2, 0.1)), RatePoint(1e-4, (0.1, 0.1, 0.1))]
+    """Accuracies of some hundred examples are often equal, but for rounding: 0.1 + 0.7 is less than 0.3 + 0.5."""
+    assert 0.1 + 0.7 < 0.3 + 0.5
+    points = [RatePoint(4e-4, (0.3, 0.5)), RatePoint(2e-4, (0.1, 0.7)), RatePoint(1e-4, (0.1, 0.1))]
     assert choose_rate(points).rate == 2e-4
     assert choose_rate(flipped(points), lower_is_better=True).rate == 2e-4
     assert choose_rate(points, lower_is_better=True).rate == 1e-4
+    pairs = [RatePoint(rate, (0.1, 0.7) if rate < 1e-3 else (0.3, 0.5)) for rate in GRID]
+    assert surviving_rates(pairs) == GRID[:4]
+
+
+def test_a_band_reaches_over_a_rate_that_one_seed_found_better() -> None:
+    points = [
+        *curve(0.7, 0.8, 0.79),
+        RatePoint(8e-4, (0.99,)),
+        RatePoint(1.6e-3, (0.78, 0.78)),
+        RatePoint(3.2e-3, (0.6,)),
+    ]
+    assert choose_rate(points).rate == 2e-4
+    assert choose_rate(points).band == (2e-4, 1.6e-3)
 
 
 @pytest.mark.parametrize(
