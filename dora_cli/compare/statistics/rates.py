@@ -25,8 +25,8 @@ class RatePoint:
 
     @property
     def mean(self) -> float:
-        """Over the seeds so far, to twelve digits: shares of some hundred examples are often equal, but for
-        rounding.""" return float(f"{math.fsum(self.scores) / len(self.scores):.12g}")
+        """Over the seeds so far, to twelve digits: scores of some hundred examples are often equal but for rounding."""
+        return float(f"{math.fsum(self.scores) / len(self.scores):.12g}")
 
 
 @dataclass(frozen=True)
