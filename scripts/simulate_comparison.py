@@ -236,10 +236,9 @@ def promises_table(promises: list[Promise]) -> str:
 
 
 def misses_table(misses: list[Miss]) -> str:
-    """Markdown: total share outside, in brackets below and above, and the median width in standard deviations."""
+    """Markdown: how often the truth is outside the interval, in brackets above and below it, and the median width."""
     lines = [
-        "| scores (same mean) | seeds | truth outside, by t (above + below the interval) | by bootstrap-t "
-        "| width in sd, by t | by bootstrap-t |",
+        "| scores (same mean) | seeds | truth outside (above + below), t | bootstrap-t | width in sd, t | bootstrap-t |",
         "|---|---:|---:|---:|---:|---:|",
     ]
     for t, bootstrap in zip(misses[::2], misses[1::2], strict=True):
