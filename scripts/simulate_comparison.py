@@ -238,7 +238,7 @@ def promises_table(promises: list[Promise]) -> str:
 def misses_table(misses: list[Miss]) -> str:
     """Markdown: how often the truth is outside the interval, in brackets above and below it, and the median width."""
     lines = [
-        "| scores (same mean) | seeds | truth outside (above + below), t | bootstrap-t | width in sd, t | bootstrap-t |",
+        "| scores (same mean) | seeds | truth outside (above + below): t | bootstrap-t | width, sd: t | bootstrap-t |",
         "|---|---:|---:|---:|---:|---:|",
     ]
     for t, bootstrap in zip(misses[::2], misses[1::2], strict=True):
