@@ -27,7 +27,10 @@ class Progress(Protocol):
         """A run begins."""
 
     def finished(self, run_name: str, outcome: str, score: float | None, seconds: float) -> None:
-        """A run has ended, or was found finished."""
+        """A run has ended."""
+
+    def kept(self, runs: int) -> None:
+        """So many runs were found finished."""
 
     def total(self, runs: int) -> None:
         """There will be as many runs, as far as is known now."""
@@ -86,7 +89,6 @@ class Conductor:
         self._going: dict[str, _Going] = {}
         self._queue: deque[tuple[str, Job]] = deque()
         self._running: dict[str, str] = {}
-        self._finished_runs = 0
 
     def run(self) -> Mapping[str, CellResult]:
         """To the end; results by the cell's name.
@@ -157,19 +159,10 @@ class Conductor:
             self._progress.stage(going.cell.name, "is done")
             return
         going.runs += len(going.batch)
-        going.scores = {}
-        for job in going.batch:
-            known = found(job)
-            if known is None:
-                self._queue.append((going.cell.name, job))
-            else:
-                self._take(going, job, 0.0)
-
-    def _take(self, going: _Going, job: Job, seconds: float) -> None:
-        score = read_score(job, going.cell)
-        going.scores[job.name] = score
-        self._finished_runs += 1
-        self._progress.finished(job.name, score.outcome, score.value, seconds)
+        going.scores = {job.name: read_score(job, going.cell) for job in going.batch if found(job) is not None}
+        self._queue.extend((going.cell.name, job) for job in going.batch if job.name not in going.scores)
+        if going.scores:
+            self._progress.kept(len(going.scores))
 
     def _total(self) -> int:
         going = sum(max(going.runs, self._expected(going.cell)) for going in self._going.values())
@@ -189,7 +182,9 @@ class Conductor:
         """What a run that has ended means: its score, or why the experiment cannot go on."""
         cell = self._running.pop(job.name)
         if ended.outcome in ("finished", "diverged"):
-            self._take(self._going[cell], job, ended.seconds)
+            going = self._going[cell]
+            score = going.scores[job.name] = read_score(job, going.cell)
+            self._progress.finished(job.name, score.outcome, score.value, ended.seconds)
             return None
         if ended.outcome == "stopped":
             return StoppedError(

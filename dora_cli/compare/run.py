@@ -51,7 +51,6 @@ def compare(
     output = output.resolve()
     check_experiment(output, resume=resume)
     make_output(output)
-    results: Mapping[str, CellResult] = {}
     with RunLock(output):
         write_text(output / EXPERIMENT, plan.file.read_text(encoding="utf-8-sig"))
         pool = new_pool()
@@ -67,29 +66,25 @@ def compare(
             progress.planned(plan.runs, what_seeds_show(plan))
             for note in plan.design.notes:
                 progress.note(note)
-            results = conductor.run()
+            conductor.run()
         finally:
             try:
                 pool.close()
             finally:
                 progress.close()
-                record = _write(plan, output, conductor.results)
-    assert results is conductor.results
-    assert record is not None
-    return record
+                _write(plan, output, conductor.results)
+    return RunRecords(output).read_comparison()
 
 
 def _course(plan: Plan, output: Path, cell: Cell, done: Mapping[str, CellResult]) -> Course:
     return course(cell, plan.experiment, output, done)
 
 
-def _write(plan: Plan, output: Path, results: Mapping[str, CellResult]) -> dict[str, Any] | None:
+def _write(plan: Plan, output: Path, results: Mapping[str, CellResult]) -> None:
     """comparison.json of what is there; none before a cell is done."""
-    if not results:
-        return None
-    record = comparison_record(plan.experiment, plan.file, plan.design, plan.cells, results, output)
-    RunRecords(output).write_comparison(record)
-    return record
+    if results:
+        record = comparison_record(plan.experiment, plan.file, plan.design, plan.cells, results, output)
+        RunRecords(output).write_comparison(record)
 
 
 def check_experiment(output: Path, *, resume: bool) -> None:
