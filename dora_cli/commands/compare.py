@@ -51,7 +51,7 @@ def compare(
         typer.Option(
             "--ray",
             metavar="ADDRESS",
-            help="Make the runs on a Ray cluster: its address, auto, or local. The folder must be on a disk they share.",
+            help="Make the runs on a Ray cluster: its address, auto, or local. DIR must be on a disk they share.",
             show_default=False,
         ),
     ] = None,

@@ -89,6 +89,7 @@ class Conductor:
         self._going: dict[str, _Going] = {}
         self._queue: deque[tuple[str, Job]] = deque()
         self._running: dict[str, str] = {}
+        self._found = 0
 
     def run(self) -> Mapping[str, CellResult]:
         """To the end; results by the cell's name.
@@ -140,6 +141,9 @@ class Conductor:
                 if all(job.name in going.scores for job in going.batch):
                     self._advance(going, [going.scores[job.name] for job in going.batch])
                     moved = True
+        if self._found:
+            self._progress.kept(self._found)
+            self._found = 0
         self._progress.total(self._total())
 
     def _of_task(self, cell: Cell) -> dict[str, CellResult]:
@@ -161,8 +165,7 @@ class Conductor:
         going.runs += len(going.batch)
         going.scores = {job.name: read_score(job, going.cell) for job in going.batch if found(job) is not None}
         self._queue.extend((going.cell.name, job) for job in going.batch if job.name not in going.scores)
-        if going.scores:
-            self._progress.kept(len(going.scores))
+        self._found += len(going.scores)
 
     def _total(self) -> int:
         going = sum(max(going.runs, self._expected(going.cell)) for going in self._going.values())

@@ -14,8 +14,6 @@ from pydantic import Field
 
 from dora_cli.runs.records.fields import Count, Metrics, Name, Place, Record, Seconds, validated
 
-Ends = Annotated[list[float], Field(min_length=2, max_length=2)]
-"""The lower and the upper end of something."""
 Value = str | int | float | bool | None
 Outcome = Literal["finished", "diverged", "missing"]
 """How a run ended; a diverged one counts, with the score of a model that says the same of every example where the task
