@@ -106,7 +106,9 @@ def test_a_worker_that_dies_twice(new_job: NewJob) -> None:
 def test_a_mistake_of_ours_ends_one_run(new_job: NewJob) -> None:
     with pool(makers.mistaken, Place(None, 1, 1)) as workers:
         ended = run_all(workers, [new_job("one"), new_job("two")])
-    assert [(end.outcome, end.exit_code, name in end.message) for name, end in ended.items()] == [("failed", 1, True)] * 2
+    assert [(end.outcome, end.exit_code, name in end.message) for name, end in ended.items()] == [
+        ("failed", 1, True)
+    ] * 2
 
 
 def test_memory_that_runs_out_shrinks_the_pool(new_job: NewJob) -> None:
@@ -144,3 +146,13 @@ def test_a_worker_that_dies_with_nothing_to_do_is_replaced(new_job: NewJob) -> N
         with contextlib.suppress(ChildProcessError):
             os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
         assert run_all(workers, [new_job("second")])["second"] == Ended("finished")
+
+
+def test_runs_that_are_deterministic_and_others_do_not_share_a_worker(tmp_path: Path, make_recipe: MakeRecipe) -> None:
+    strict, free = make_recipe("train.deterministic=true"), make_recipe()
+    names = {"a": free, "b": free, "c": strict, "d": free}
+    with pool(makers.quick, Place(None, 1, 1)) as workers:
+        run_all(workers, [Job(name, tmp_path / name, recipe) for name, recipe in names.items()])
+    pids = [tries(tmp_path / name)[0] for name in names]
+    assert pids[0] == pids[1]
+    assert len(set(pids)) == 3
