@@ -90,7 +90,7 @@ header + section > h2 {{ margin-top: 8px; }}
 .texts th, .texts td {{ text-align: left; }}
 .flat {{ color: var(--warned-ink); font-weight: 600; }}
 details > .pictures, details > .tables {{ margin: 0 16px 14px; }}
-.numbers .place {{ max-width: 400px; text-align: left; }}
+.numbers .place {{ max-width: 208px; text-align: left; }}
 .repeat pre {{ margin: 0 0 10px; }}
 .taskname {{ margin: 20px 0 8px; }}
 """
