@@ -30,6 +30,7 @@ class FakeScreen:
 
     def __init__(self, console: Console, draw: Callable[[int, int], list[Line]], *, stdout: bool) -> None:
         self.draw, self.said, self.stops = draw, [], 0  # type: ignore[var-annotated]
+        assert not stdout, "it is none here: what others print there is not taken"
         self.made.append(self)
 
     def start(self) -> None: ...

@@ -53,7 +53,7 @@ from dora_cli.wording import plural
 NAMED = 4
 """Methods that the heading names."""
 OPEN_TASKS = 2
-"""Tables of each task are open where there are at most so many."""
+"""Tables and rank maps of each task are open where there are at most so many."""
 OPEN_CHARTS = 12
 """Charts of tuning are open where there are at most so many; of more, those of the first task."""
 
@@ -228,9 +228,10 @@ def _maps(results: Results, folder: Path) -> Markup | None:
     parts: list[Markup] = []
     for task in results.tasks:
         found = rank_maps_of(results, task, folder)
-        if found.pictures:
-            title = tag("h3", task.name, class_="taskname") if len(results.tasks) > 1 else None
-            parts += [title] if title is not None else []
+        if found.pictures and len(results.tasks) > OPEN_TASKS:
+            parts.append(folded(task.name, arranged(found.pictures, []), opened=task is results.tasks[0]))
+        elif found.pictures:
+            parts += [tag("h3", task.name, class_="taskname")] if len(results.tasks) > 1 else []
             parts.append(arranged(found.pictures, []))
         if found.uniform:
             where = f"{task.name}: " if len(results.tasks) > 1 else ""

@@ -12,6 +12,8 @@ from dora_cli.runs.records.comparison import ComparedMethodRecord, ComparedTaskR
 
 LEAST = 0.2
 """Share of the middle size that the axis of sizes spans at least: methods of matched size stand close together."""
+SHIFT = 3
+"""Dashes that a second line of one colour is away from the first."""
 WIDTH = 1.8
 
 
@@ -19,6 +21,12 @@ def look(results: Results, method: ComparedMethodRecord) -> tuple[str, str]:
     """The class of a method's colour, and of its mark: round, and square where colours come again."""
     index = results.methods.index(method)
     return f"s{index % APART}", "dot big" if index < APART else "square"
+
+
+def dashes(results: Results, method: ComparedMethodRecord) -> str | None:
+    """Of a method's line: others where colours come again."""
+    index = results.methods.index(method)
+    return " ".join(map(str, palette.DASHES[(index + SHIFT * (index // APART)) % APART])) or None
 
 
 def size_chart(results: Results, task: ComparedTaskRecord) -> Markup | None:
@@ -86,9 +94,16 @@ def best_of_chart(results: Results, task: ComparedTaskRecord) -> Markup | None:
     parts = []
     for method, known in lines:
         colour, _ = look(results, method)
-        dashes = " ".join(map(str, palette.DASHES[results.methods.index(method) % APART])) or None
         places = "L".join(f"{at(x.across(k))} {at(y.down(value))}" for k, value in known)
-        parts.append(tag("path", d=f"M{places}", class_=f"line {colour}", stroke_width=WIDTH, stroke_dasharray=dashes))
+        parts.append(
+            tag(
+                "path",
+                d=f"M{places}",
+                class_=f"line {colour}",
+                stroke_width=WIDTH,
+                stroke_dasharray=dashes(results, method),
+            )
+        )
         parts += [
             dot(x.across(k), y.down(value), f"dot {colour}", f"{method.name}: {number(value)} of the best of {k}")
             for k, value in known
@@ -115,7 +130,14 @@ def _legend(results: Results, methods: list[ComparedMethodRecord], *, lines: boo
         colour, mark = look(results, method)
         parts = [dot(13, 6, f"{mark} {colour}")]
         if lines:
-            dashes = " ".join(map(str, palette.DASHES[results.methods.index(method) % APART])) or None
-            parts = [tag("path", d="M1 6H25", class_=f"line {colour}", stroke_width=WIDTH, stroke_dasharray=dashes)]
+            parts = [
+                tag(
+                    "path",
+                    d="M1 6H25",
+                    class_=f"line {colour}",
+                    stroke_width=WIDTH,
+                    stroke_dasharray=dashes(results, method),
+                )
+            ]
         items.append(tag("li", tag("svg", *parts, width=26, height=12, aria_hidden="true"), method.name))
     return tag("ul", *items, class_="legend")

@@ -211,6 +211,14 @@ def test_one_method_or_none_with_a_size_has_no_chart_of_sizes() -> None:
     assert size_chart(results, results.tasks[0]) is None
 
 
+def test_lines_of_ten_methods_are_told_apart() -> None:
+    results = Results.of(experiment(1, 10, 3))
+    figure = tree(best_of_chart(results, results.tasks[0]))
+    legend = next(element for element in figure.iter("ul"))
+    looks = {(path.get("class"), path.get("stroke-dasharray")) for path in legend.iter("path")}
+    assert len(looks) == 10
+
+
 def test_the_best_of_so_many_tries() -> None:
     record = experiment(1, 3, 3)
     results = Results.of(record)
