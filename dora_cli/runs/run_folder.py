@@ -11,6 +11,7 @@ from typing import Any
 from dora_cli.atomic import write_json
 from dora_cli.runs.reading import read_json
 from dora_cli.runs.records.comparison import ComparisonRecord
+from dora_cli.runs.records.diverged import DivergedRecord
 from dora_cli.runs.records.environment import EnvironmentRecord
 from dora_cli.runs.records.fields import Record, validated, written
 from dora_cli.runs.records.metrics import MetricsRecord
@@ -71,6 +72,11 @@ class RunRecords:
         return self.folder / "summary.json"
 
     @property
+    def diverged(self) -> Path:
+        """Only of a run of an experiment that diverged."""
+        return self.folder / "diverged.json"
+
+    @property
     def comparison(self) -> Path:
         """Only in the folder of an experiment of many runs."""
         return self.folder / "comparison.json"
@@ -110,6 +116,10 @@ class RunRecords:
     def write_summary(self, content: Mapping[str, Any]) -> None:
         """Writes summary.json, checked. Raises OutputError."""
         write_json(self.summary, written(SummaryRecord, content))
+
+    def write_diverged(self, content: Mapping[str, Any]) -> None:
+        """Writes diverged.json, checked. Raises OutputError."""
+        write_json(self.diverged, written(DivergedRecord, content))
 
     def write_comparison(self, content: Mapping[str, Any]) -> None:
         """Writes comparison.json, checked. Raises OutputError."""

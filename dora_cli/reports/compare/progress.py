@@ -157,6 +157,12 @@ class CompareProgress:
             return
         self._say(_ended_line(state, run_name, outcome, score, seconds, left), "yellow" if outcome != WELL else "")
 
+    def kept(self, runs: int) -> None:
+        """So many runs of an earlier start are taken as they are."""
+        self._update(lambda state: replace(state, done=state.done + runs))
+        if not self._live:
+            self._say(f"{plural(runs, 'finished run')} found")
+
     def total(self, runs: int) -> None:
         """How many runs there are now: a grid has grown, or halving has dropped some."""
         before = self._state.total
