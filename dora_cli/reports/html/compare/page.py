@@ -42,10 +42,11 @@ from dora_cli.reports.html.compare.tables import (
 )
 from dora_cli.reports.html.document import arranged, document, folded, tables
 from dora_cli.reports.html.elements import Markup, Table, table, tag
-from dora_cli.reports.html.paths import shared
+from dora_cli.reports.html.paths import shared, shared_yaml
 from dora_cli.reports.html.rows import per_row
 from dora_cli.reports.html.tables import flat
 from dora_cli.reports.units import number
+from dora_cli.runs.reading import read_text
 from dora_cli.runs.records.comparison import ComparedTaskRecord, ComparisonOfRecord
 from dora_cli.runs.run_folder import RunRecords
 from dora_cli.wording import plural
@@ -196,7 +197,7 @@ def _sizes(results: Results) -> Markup | None:
     charts = [chart for task in results.tasks if (chart := size_chart(results, task)) is not None]
     if not charts:
         return None
-    note = "Means over seeds; lines are one standard deviation either way."
+    note = "Means over seeds; lines are one standard deviation either way. Methods of the same size stand side by side."
     return tag("section", tag("h2", "Size against score"), tag("p", note, class_="note"), arranged([], charts))
 
 
@@ -276,8 +277,15 @@ def _how(results: Results, folder: Path) -> Markup:
             tag("pre", "dora train RUN/recipe.yaml --output FOLDER"),
             class_="panel repeat",
         ),
+        _file(folder),
         None if environment is None else folded("Environment of the first run", environment),
     )
+
+
+def _file(folder: Path) -> Markup | None:
+    """The experiment's own file, which its folder keeps."""
+    path = RunRecords(folder).experiment
+    return folded("Experiment file", tag("pre", shared_yaml(read_text(path)))) if path.is_file() else None
 
 
 def _environment(results: Results, folder: Path) -> Markup | None:
