@@ -91,6 +91,14 @@ def test_quiet_is_notes_alone() -> None:
     assert file.getvalue().splitlines() == ["note: a grid has grown", "  by one value"]
 
 
+def test_runs_of_an_earlier_start_count_as_done() -> None:
+    progress, file = plain()
+    progress.planned(9)
+    progress.kept(4)
+    progress.finished("a", "finished", None, 10.0)
+    assert file.getvalue().splitlines()[-1] == "5/9 a: finished in 10s, about 40s left"
+
+
 def test_fewer_runs_are_said_once() -> None:
     progress, file = plain()
     progress.planned(9)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,11 +25,18 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
         yield started
 
 
+def verdicts(record: dict[str, Any]) -> dict[str, Any]:
+    """With the longest badge, and with all that may be said of a comparison."""
+    record["comparisons"][0]["verdict"] = "non-inferior"
+    record["comparisons"][1] |= {"verdict": "withheld", "seeds_needed": 14, "dropped": [13], "notes": ["Mind this."]}
+    return record
+
+
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("experiments")
     records = {
-        "few": (experiment(2, 4, 10), ["dora", "sora"]),
+        "few": (verdicts(experiment(2, 4, 10)), ["dora", "sora"]),
         "many": (experiment(5, 10, 30), ["dora"]),
         "bare": (experiment(1, 1, 1, tune=False, margin=False), []),
         "odd": (experiment(2, 3, 3, names=[HOSTILE, LONG, "dora"], task_names=[HOSTILE, LONG]), []),
@@ -41,7 +49,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return made
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(400, "light"), (800, "dark"), (1400, "light")])
+@pytest.mark.parametrize(("width", "scheme"), [(400, "light"), (800, "dark"), (900, "light"), (1400, "light")])
 @pytest.mark.parametrize("name", ["few", "many", "bare", "odd"])
 def test_the_page_is_quiet_alone_and_fits(
     name: str, width: int, scheme: str, browser: Browser, pages: dict[str, Path]
