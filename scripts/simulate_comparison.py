@@ -236,9 +236,9 @@ def promises_table(promises: list[Promise]) -> str:
 
 
 def misses_table(misses: list[Miss]) -> str:
-    """Markdown: total share outside, in brackets below and above, and the median width in standard deviations."""
+    """Markdown: how often the truth is outside the interval, in brackets above and below it, and the median width."""
     lines = [
-        "| scores (same mean) | seeds | outside by t | by bootstrap-t | width by t | by bootstrap-t |",
+        "| scores (same mean) | seeds | truth outside (above + below): t | bootstrap-t | width, sd: t | bootstrap-t |",
         "|---|---:|---:|---:|---:|---:|",
     ]
     for t, bootstrap in zip(misses[::2], misses[1::2], strict=True):
@@ -258,7 +258,9 @@ def main() -> int:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     promises = [promise for seeds in SEEDS for promise in normal_promises(args.experiments, seeds)]
-    print(f"{args.experiments} experiments a line.\n\n{promises_table(promises)}", flush=True)
+    error = 200 * math.sqrt(ALPHA * (1 - ALPHA) / args.experiments)
+    print(f"{args.experiments} experiments a line: a share of 5 % is found within {error:.1f} points.")
+    print(f"\n{promises_table(promises)}", flush=True)
     misses = [] if args.normal else [miss for seeds in SEEDS for miss in skewed_misses(args.experiments, seeds)]
     if misses:
         print(f"\n{misses_table(misses)}")

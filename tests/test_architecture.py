@@ -224,6 +224,22 @@ def test_the_mathematics_stands_alone(name: str, allowed: set[str]) -> None:
     assert found - PURE <= allowed
 
 
+STATISTICS = "dora_cli.compare.statistics"
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if module.startswith(STATISTICS)])
+def test_the_statistics_of_a_comparison_know_numbers_alone(module: str) -> None:
+    """Arrays in, numbers and a word out: no runs, no recipes, no files."""
+    found = {imported if ours(imported) else imported.split(".")[0] for imported in imports_of(module)}
+    assert {name for name in found if not name.startswith(STATISTICS)} <= {"numpy", "scipy", *PURE}
+    names = {
+        node.id
+        for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8")))
+        if isinstance(node, ast.Name)
+    }
+    assert names.isdisjoint({"print", "open", "input", "exec", "eval", "__import__"})
+
+
 @pytest.mark.parametrize(
     "module",
     [module for module in MODULES if room(module) == "commands" or module in ("dora_cli", "dora_cli.__main__")],

@@ -17,17 +17,19 @@ from dora_cli.encodings import find_misfit
 from dora_cli.errors import ExperimentError
 from dora_cli.files import TooLargeError, read_bytes
 from dora_cli.recipe.document import Path, read_document
-from dora_cli.recipe.fields import MAX_SEED, Count, CountOrZero, Positive, Section, Seed, Share, Text
+from dora_cli.recipe.fields import CountOrZero, Positive, Section, Seed, Share, Text
 from dora_cli.recipe.hints import nearest
+from dora_cli.recipe.methods import METHODS
 from dora_cli.recipe.problems import Origins, dotted, explain, show
 
 MAX_BYTES = 1 << 18
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,39}")
 """What an entry may be called: it names folders."""
+_GRID = "{from: 1.0e-4, to: 1.0e-2, points: 8}"
 OPTIONS = ("held_out", "seeds", "keep", "extend")
 """Keys of the section ``tune`` beside the tuned one."""
 FIRST_TUNING_SEED = 1_000_001
-"""Seeds of the tuning runs count from here, so that those of the measured ones are fresh, however many there will be."""
+"""Seeds of the tuning runs count from here: those of the measured ones are fresh, however many there will be."""
 
 
 def _to_tuple(value: Any) -> Any:
@@ -161,20 +163,11 @@ def _tuning(tree: Mapping[str, Any]) -> tuple[dict[str, Any], list[tuple[Path, s
         if key in grids:
             continue
         hint = nearest(str(key), OPTIONS)
-        what = (
-            f"unknown key; did you mean {hint}?"
-            if hint
-            else "must be a grid, such as {from: 1.0e-4, to: 1.0e-2, points: 8}"
-        )
+        what = f"unknown key; did you mean {hint}?" if hint else f"must be a grid, such as {_GRID}"
         problems.append((("tune", str(key)), f"{what} (got {show(tree[key])})"))
     if len(grids) != 1:
         said = "names no key to tune" if not grids else f"tunes {', '.join(map(str, grids))}"
-        problems.append(
-            (
-                ("tune",),
-                f"{said}; give one key of the recipe its grid: train.learning_rate: {{from: 1.0e-4, to: 1.0e-2, points: 8}}",
-            )
-        )
+        problems.append((("tune",), f"{said}; give one key of the recipe its grid: train.learning_rate: {_GRID}"))
         return {**options, "key": "?", "grid": {"from": 1.0, "to": 2.0, "points": 3}}, problems
     return {**options, "key": str(grids[0]), "grid": tree[grids[0]]}, problems
 
@@ -235,24 +228,8 @@ def _broken(experiment: Experiment) -> list[tuple[Path, str]]:
         found.append((("tasks",), "names a recipe twice; each counts once"))
     if len(set(experiment.seeds)) < len(experiment.seeds):
         found.append((("seeds",), "names a seed twice; each is one run"))
-    tune = experiment.tune
-    if tune is not None:
-        if tune.grid.low >= tune.grid.high:
-            found.append(
-                (("tune", tune.key), f"goes from {tune.grid.low:g} to {tune.grid.high:g}; the second must be larger")
-            )
-        if set(tune.seed_list) & set(experiment.seeds):
-            found.append(
-                (
-                    ("seeds",),
-                    f"holds seeds of the tuning ({FIRST_TUNING_SEED} and on), which chose the settings; take others, up to {MAX_SEED}",
-                )
-            )
-        for name, entry in experiment.methods.items():
-            if tune.key in entry:
-                found.append((("methods", name, tune.key), "is tuned; leave it out here, or take it out of tune"))
-        if tune.key in experiment.set:
-            found.append((("set", tune.key), "is tuned; leave it out here, or take it out of tune"))
+    if experiment.tune is not None:
+        found += _of_tuning(experiment.tune, experiment)
     elif experiment.margin == "pilot" and "margin" in experiment.model_fields_set:
         found.append(
             (("margin",), "is taken from the runs of the tuning, of which there are none; give a number, or tune")
@@ -262,8 +239,27 @@ def _broken(experiment: Experiment) -> list[tuple[Path, str]]:
     return found
 
 
+def _of_tuning(tune: Tuning, experiment: Experiment) -> list[tuple[Path, str]]:
+    found: list[tuple[Path, str]] = []
+    low, high = tune.grid.low, tune.grid.high
+    if low >= high:
+        found.append((("tune", tune.key), f"goes from {low:g} to {high:g}; the second must be larger"))
+    if set(tune.seed_list) & set(experiment.seeds):
+        said = f"holds seeds of the tuning ({FIRST_TUNING_SEED} and on), which chose the settings; take others"
+        found.append((("seeds",), said))
+    places: list[Path] = [
+        ("methods", name, tune.key) for name, entry in experiment.methods.items() if tune.key in entry
+    ]
+    places += [("set", tune.key)] if tune.key in experiment.set else []
+    return [*found, *((place, "is tuned; leave it out here, or take it out of tune") for place in places)]
+
+
 def _of_entry(name: str, entry: Mapping[str, Any], experiment: Experiment) -> list[tuple[Path, str]]:
-    source = entry.get("ranks_from")
+    method, source = entry.get("method.name"), entry.get("ranks_from")
+    if method not in list(METHODS):
+        hint = nearest(method, METHODS) if isinstance(method, str) else None
+        said = f"must be one of {', '.join(METHODS)}, got {show(method)}" + (f"; did you mean {hint}?" if hint else "")
+        return [(("methods", name, "method.name"), said)]
     if source is None:
         return []
     path: Path = ("methods", name, "ranks_from")

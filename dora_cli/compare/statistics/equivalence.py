@@ -88,23 +88,25 @@ def pilot_spread(cells: Mapping[str, Sequence[Sequence[float]]]) -> PilotSpread:
     """The margin of equivalence made of the tuning runs: what changing nothing but the seed does to one run.
 
     `cells` holds, by task, the scores of each cell: runs that differ in their seed alone, so those of one (task,
-    method, rate). Take the cells at each method's chosen rate and its two neighbours, and leave out cells with a
-    collapsed run: their spread is the distance between two kinds of run, and would widen the margin. Cells of one seed
-    say nothing and are passed over. Within a task the variances are pooled, each with its degrees of freedom,
+    method, rate). Take those at each method's chosen rate and beside it, without a collapsed run (`cells_near_best`).
+    Cells of one seed say nothing and are passed over. Within a task the variances are pooled, each with its degrees of
+    freedom,
 
         s_t^2 = sum_cells sum_s (y_s - mean)^2 / sum_cells (n - 1),
 
-    and the experiment averages a seed over its T tasks, whose runs are independent draws, so that
+    and the experiment averages a seed over its T tasks, whose runs are taken as independent, so that
 
         margin = sqrt(sum_t s_t^2) / T,    degrees = (sum_t s_t^2)^2 / sum_t (s_t^4 / df_t)      (Satterthwaite, 1946).
 
     Why this stands: the margin comes from other runs (other seeds, a held-out part of the training split) than the test
     does, and is fixed before any of them is made. Variances within cells are independent of the means that chose the
-    rates (normal scores), so that choosing does not bias them. It is in the metric's own units and means something:
-    a mean difference below it is smaller than what a user sees by running the *same* method with another seed. It is
-    neither a bound on the paired difference's own standard deviation, which is not known before measuring
-    (``margin * sqrt(2 (1 - rho))`` at a correlation of rho between the two methods' runs of one seed), nor does it say
-    that smaller differences matter to nobody: where something is known about that, a given number is better.
+    rates (normal scores), so that choosing does not bias them; halving, which gives a second seed to rates whose first
+    did well, does by some 3 % where all rates are equally good, and less elsewhere. The margin is in the metric's own
+    units and means something: a mean difference below it is smaller than what a user typically sees by running the
+    *same* method with another seed. It is neither a bound on the paired difference's own standard deviation, which is
+    not known before measuring (``margin * sqrt(2 (1 - rho))`` at a correlation of rho between the two methods' runs of
+    one seed), nor does it say that smaller differences matter to nobody: where something is known about that, a given
+    number is better.
 
     What it must be read with: few degrees of freedom make it uncertain, which `low` and `high` show; a noisy method
     widens the margin for all (pass the baseline's cells alone to prevent that, at the price of degrees of freedom); and

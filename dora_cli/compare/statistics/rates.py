@@ -25,8 +25,8 @@ class RatePoint:
 
     @property
     def mean(self) -> float:
-        """Over the seeds so far."""
-        return math.fsum(self.scores) / len(self.scores)
+        """Over the seeds so far, to twelve digits: scores of some hundred examples are often equal but for rounding."""
+        return float(f"{math.fsum(self.scores) / len(self.scores):.12g}")
 
 
 @dataclass(frozen=True)
@@ -71,10 +71,10 @@ def choose_rate(points: Sequence[RatePoint], *, lower_is_better: bool = False) -
     """
     grid = _ascending(points)
     best = _best(grid, lower_is_better)
-    error = _standard_error(grid, best)
+    error = _standard_error(cells_near_best(grid, lower_is_better=lower_is_better), len(grid[best].scores))
     band = None
     if error is not None:
-        limit = error + 1e-12 * abs(grid[best].mean)
+        limit = error + 1e-11 * abs(grid[best].mean)  # means have twelve digits
         inside = [
             abs(point.mean - grid[best].mean) <= limit or _better(point, grid[best], lower_is_better) for point in grid
         ]
@@ -112,6 +112,17 @@ def lagging_neighbours(points: Sequence[RatePoint], *, lower_is_better: bool = F
     best = _best(grid, lower_is_better)
     near = [index for index in (best - 1, best + 1) if 0 <= index < len(grid)]
     return tuple(grid[index].rate for index in near if len(grid[index].scores) < len(grid[best].scores))
+
+
+def cells_near_best(points: Sequence[RatePoint], *, lower_is_better: bool = False) -> list[tuple[float, ...]]:
+    """The scores of the best rate and of its two neighbours, a tuple each: what `pilot_spread` takes of one method on
+    one task. Without rates of one seed, which know no spread, and without those where a run collapsed, whose spread is
+    the distance between two kinds of run. None may be left.
+    """
+    grid = _ascending(points)
+    best = _best(grid, lower_is_better)
+    near = grid[max(0, best - 1) : best + 2]
+    return [point.scores for point in near if len(point.scores) > 1 and not point.collapsed]
 
 
 @dataclass(frozen=True)
@@ -216,17 +227,15 @@ def _best(grid: Sequence[RatePoint], lower_is_better: bool) -> int:
 
 
 def _better(one: RatePoint, other: RatePoint, lower_is_better: bool) -> bool:
-    gain = other.mean - one.mean if lower_is_better else one.mean - other.mean
-    return gain > 1e-12 * abs(other.mean)
+    return one.mean < other.mean if lower_is_better else one.mean > other.mean
 
 
-def _standard_error(grid: Sequence[RatePoint], best: int) -> float | None:
-    near = [point for point in grid[max(0, best - 1) : best + 2] if len(point.scores) > 1 and (not point.collapsed)]
-    degrees = sum(len(point.scores) - 1 for point in near)
+def _standard_error(cells: Sequence[Sequence[float]], seeds: int) -> float | None:
+    degrees = sum(len(cell) - 1 for cell in cells)
     if not degrees:
         return None
-    squares = math.fsum((score - point.mean) ** 2 for point in near for score in point.scores)
-    return math.sqrt(squares / degrees / len(grid[best].scores))
+    squares = math.fsum((score - math.fsum(cell) / len(cell)) ** 2 for cell in cells for score in cell)
+    return math.sqrt(squares / degrees / seeds)
 
 
 def _rounded(rate: float) -> float:

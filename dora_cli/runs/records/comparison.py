@@ -18,6 +18,8 @@ Value = str | int | float | bool | None
 Outcome = Literal["finished", "diverged", "missing"]
 """How a run ended; a diverged one counts, with the score of a model that says the same of every example where the task
 knows it. A missing one was never made, or is of an experiment that was stopped."""
+Ends = Annotated[list[float], Field(min_length=2, max_length=2)]
+"""Low, high: a list, since that is what JSON has."""
 Verdict = Literal["better", "worse", "equivalent", "non-inferior", "undecided", "withheld"]
 
 
@@ -92,7 +94,7 @@ class TunedRecord(Record):
     tried: list[TriedRecord]
     chosen: float
     interior: bool
-    band: tuple[float, float] | None
+    band: Ends | None
     collapsed: float
     expected_best: list[float | None]
 
@@ -193,7 +195,7 @@ class ComparisonOfRecord(TestedRecord):
     detectable: float | None
     power_equivalent: float | None
     seeds_needed: Count | None
-    bootstrap: tuple[float, float] | None
+    bootstrap: Ends | None
     verdict: Verdict
     size_ratio: float | None
     by_task: list[TaskDifferenceRecord]

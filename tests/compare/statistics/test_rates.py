@@ -13,11 +13,13 @@ from hypothesis import strategies as st
 from dora_cli.compare.statistics import (
     RatePoint,
     beats_majority,
+    cells_near_best,
     choose_rate,
     collapsed_share,
     expected_best,
     grow_grid,
     lagging_neighbours,
+    pilot_spread,
     rate_grid,
     surviving_rates,
 )
@@ -71,6 +73,18 @@ def test_a_collapsed_run_widens_no_band() -> None:
     assert choose_rate(blind).standard_error == pytest.approx(math.sqrt((0.005 + 0.1152 + 0.005) / 3 / 2))
 
 
+def test_the_pilots_cells_are_those_near_the_best() -> None:
+    points = curve(0.5, 0.6, 0.7, 0.6, 0.5)
+    assert cells_near_best(points) == [point.scores for point in points[1:4]]
+    assert cells_near_best(flipped(points), lower_is_better=True) == [point.scores for point in flipped(points)[1:4]]
+    points[1] = RatePoint(2e-4, (0.6,))
+    points[3] = RatePoint(8e-4, (0.1, 0.6), collapsed=1)
+    assert cells_near_best(points) == [points[2].scores]
+    assert cells_near_best([RatePoint(1e-4, (0.5, 0.5), collapsed=2)]) == []
+    margin = pilot_spread({"rte": cells_near_best(curve(0.5, 0.6, 0.7, 0.6, 0.5))})
+    assert (margin.sd, margin.degrees) == (pytest.approx(0.1 / math.sqrt(2)), pytest.approx(3))
+
+
 def test_one_seed_has_no_band() -> None:
     found = choose_rate([RatePoint(1e-4, (0.5,)), RatePoint(2e-4, (0.6,))])
     assert (found.rate, found.standard_error, found.band, found.band_ratio) == (2e-4, None, None, None)
@@ -82,11 +96,25 @@ def test_a_rate_with_fewer_seeds_cannot_win() -> None:
 
 
 def test_equal_rates_give_the_lowest() -> None:
-    """Accuracies of some hundred examples are often equal, if summed in another order."""
-    points = [RatePoint(4e-4, (0.1, 0.2, 0.3)), RatePoint(2e-4, (0.3, 0.2, 0.1)), RatePoint(1e-4, (0.1, 0.1, 0.1))]
+    """Accuracies of some hundred examples are often equal, but for rounding: 0.1 + 0.7 is less than 0.3 + 0.5."""
+    assert 0.1 + 0.7 < 0.3 + 0.5
+    points = [RatePoint(4e-4, (0.3, 0.5)), RatePoint(2e-4, (0.1, 0.7)), RatePoint(1e-4, (0.1, 0.1))]
     assert choose_rate(points).rate == 2e-4
     assert choose_rate(flipped(points), lower_is_better=True).rate == 2e-4
     assert choose_rate(points, lower_is_better=True).rate == 1e-4
+    pairs = [RatePoint(rate, (0.1, 0.7) if rate < 1e-3 else (0.3, 0.5)) for rate in GRID]
+    assert surviving_rates(pairs) == GRID[:4]
+
+
+def test_a_band_reaches_over_a_rate_that_one_seed_found_better() -> None:
+    points = [
+        *curve(0.7, 0.8, 0.79),
+        RatePoint(8e-4, (0.99,)),
+        RatePoint(1.6e-3, (0.78, 0.78)),
+        RatePoint(3.2e-3, (0.6,)),
+    ]
+    assert choose_rate(points).rate == 2e-4
+    assert choose_rate(points).band == (2e-4, 1.6e-3)
 
 
 @pytest.mark.parametrize(
