@@ -24,20 +24,8 @@ def test_runs_and_their_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     from bench_compare import PARTS, main
 
     target = tmp_path / "found.json"
-    options = [
-        "--runs",
-        "3",
-        "--steps",
-        "8",
-        "--task",
-        "sst2",
-        "--device",
-        "cpu",
-        "--jobs",
-        "1",
-        "--set",
-        "data.max_train_samples=64",
-    ]
+    options = ["--runs", "3", "--steps", "8", "--task", "sst2", "--device", "cpu", "--jobs", "1"]
+    options += ["--set", "data.max_train_samples=64"]
     options += ["--set", "data.max_eval_samples=32", "--output", str(tmp_path / "runs"), "--json", str(target)]
     assert main(options) == 0
     assert "3 runs of 8 steps" in capsys.readouterr().out

@@ -30,13 +30,13 @@ _OPTIONS: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERR
 class RayPool:
     """See `dora_cli.compare.jobs.Pool`: each slot is an actor of Ray, which makes one run after another.
 
-    All nodes must see the experiment's folder under the same path. A file in it, as long as the pool is open, shows
-    that they do; where it is gone, runs stop and save themselves. A run whose actor dies is made again by another one,
-    once; one that runs out of memory beside others with one actor fewer.
+    All nodes must see the folder of the runs under the same path. A file above the first of them, as long as the pool
+    is open, shows that they do; where it is gone, runs stop and save themselves. A run whose actor dies is made again
+    by another one, once; one that runs out of memory beside others with one actor fewer.
 
     Args:
-        folder: of the experiment; it is there.
-        address: of a running cluster, ``auto`` for the one that the environment names; None starts Ray on this machine.
+        address: of a running cluster, ``auto`` for the one that the environment names; ``local`` starts Ray on this
+            machine.
         device: ``train.device`` of the runs: for ``cpu`` no GPU is asked for.
         jobs: runs at once; None for one a CPU, or where there are GPUs `A_DEVICE` for each of them.
         note: told what changes on the way.
@@ -45,13 +45,12 @@ class RayPool:
     Raises:
         LibraryError: Ray is not installed.
         DeviceError: the cluster cannot be reached, or has nothing to compute on.
-        OutputError: a node does not see `folder`; raised by `wait`.
+        OutputError: a node does not see the folder; raised by `wait`.
     """
 
     def __init__(
         self,
-        folder: Path,
-        address: str | None = None,
+        address: str = "local",
         device: str = "auto",
         jobs: int | None = None,
         *,
@@ -59,16 +58,15 @@ class RayPool:
         load: Callable[[], Make] = ready,
     ) -> None:
         self._ray, self._ours = _connected(address)
-        self._folder, self._note, self._load = folder, note, load
+        self._note, self._load = note, load
         self._actors: list[Any] = []
         self._idle: list[Any] = []
         self._running: dict[Any, tuple[Any, Job]] = {}  # by the answer that is awaited: who makes what
         self._again: list[Job] = []
         self._deaths: dict[str, int] = {}
-        self._marker = folder / f".dora-{secrets.token_hex(8)}"
+        self._marker: Path | None = None
         try:
             self._slots, self._share = share(self._ray.cluster_resources(), device, jobs)
-            self._marker.touch()
         except BaseException:
             self.close()
             raise
@@ -84,6 +82,10 @@ class RayPool:
 
     def submit(self, job: Job) -> None:
         assert self.free, "no actor is free"
+        if self._marker is None:
+            there = next(folder for folder in job.folder.parents if folder.is_dir())
+            self._marker = there / f".dora-{secrets.token_hex(8)}"
+            self._marker.touch()
         self._start(job)
 
     def wait(self) -> list[tuple[Job, Ended]]:
@@ -98,7 +100,8 @@ class RayPool:
         return ended
 
     def close(self) -> None:
-        self._marker.unlink(missing_ok=True)
+        if self._marker is not None:
+            self._marker.unlink(missing_ok=True)
         actors, self._actors, self._idle, self._again = self._actors, [], [], []
         running, self._running = list(self._running), {}
         try:
@@ -116,6 +119,7 @@ class RayPool:
         if self._idle:
             actor = self._idle.pop(0)
         else:
+            assert self._marker is not None
             actor = self._ray.remote(**self._share)(_Actor).remote(self._load, os.fspath(self._marker))
             self._actors.append(actor)
         self._running[actor.make.remote(job)] = (actor, job)
@@ -141,8 +145,8 @@ class RayPool:
             return []
         if ended is None:
             raise OutputError(
-                f"a node of the Ray cluster does not see {self._folder}; put the experiment on a file system that all "
-                "nodes share under the same path, or leave out the cluster's address"
+                f"a node of the Ray cluster does not see what is above {job.folder}; put the experiment on a file system "
+                "that all nodes share under the same path, or leave out the cluster's address"
             )
         if ended.out_of_memory and self._slots > 1:
             self._drop(actor)  # and what it still holds of the device
@@ -191,7 +195,7 @@ def _part(whole: int, number: int) -> float:
     return min(10_000, 10_000 * whole // number) / 10_000
 
 
-def _connected(address: str | None) -> tuple[Any, bool]:
+def _connected(address: str) -> tuple[Any, bool]:
     """Ray, and whether it is ours to shut down."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # of which it would warn
@@ -202,13 +206,13 @@ def _connected(address: str | None) -> tuple[Any, bool]:
     if ray.is_initialized():  # by the program that called us
         return ray, False
     try:
-        if address is None:
-            ray.init(address="local", include_dashboard=False, **_OPTIONS)
+        if address == "local":
+            ray.init(address=address, include_dashboard=False, **_OPTIONS)
         else:
             ray.init(address=address, **_OPTIONS)
     except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason given")
-        where = "on this machine cannot be started" if address is None else f"at {address} cannot be reached"
+        where = "on this machine cannot be started" if address == "local" else f"at {address} cannot be reached"
         raise DeviceError(f"Ray {where} ({reason[:300]}); start one by ray start --head, or leave Ray out") from error
     return ray, True
 
