@@ -145,8 +145,8 @@ class RayPool:
             return []
         if ended is None:
             raise OutputError(
-                f"a node of the Ray cluster does not see what is above {job.folder}; put the experiment on a file system "
-                "that all nodes share under the same path, or leave out the cluster's address"
+                f"a node of the Ray cluster does not see what is above {job.folder}; put it on a file system that "
+                "all nodes share under the same path, or leave out the cluster's address"
             )
         if ended.out_of_memory and self._slots > 1:
             self._drop(actor)  # and what it still holds of the device
