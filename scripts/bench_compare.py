@@ -59,8 +59,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.json and not args.json.absolute().parent.is_dir():
         parser.error(f"--json {args.json}: there is no folder {args.json.absolute().parent}")
+    from dora_cli.errors import StoppedError
+
     with tempfile.TemporaryDirectory(prefix="dora-bench-") as folder:
-        record = bench(args, (args.output or Path(folder)).absolute())
+        try:
+            record = bench(args, (args.output or Path(folder)).absolute())
+        except StoppedError as error:
+            print(error, file=sys.stderr)
+            return error.exit_code
     print_table(record)
     if args.json:
         args.json.write_text(json.dumps(record, indent=1) + "\n")
@@ -70,13 +76,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 def bench(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Makes the runs; raises what ends one of them."""
     from dora_cli.compare.workers.local import LocalPool
+    from dora_cli.compare.workers.stopping import closing
 
     left = jobs(args, folder)
     found: list[dict[str, Any]] = []
     notes: list[str] = []
     began, under_way, most = time.perf_counter(), 0, 0
-    pool = LocalPool(args.device, args.jobs, runs=len(left), note=notes.append, load=timed)
-    try:
+    new = LocalPool(args.device, args.jobs, runs=len(left), note=notes.append, load=timed)
+    with closing(new, "start it again") as pool:
         while left or under_way:
             while left and pool.free:
                 pool.submit(left.pop(0))
@@ -90,8 +97,6 @@ def bench(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
                     {"name": job.name, "ended_at": time.perf_counter() - began, "outcome": ended.outcome}
                     | json.loads(phases_of(job.folder).read_text())
                 )
-    finally:
-        pool.close()
     wall = time.perf_counter() - began
     return {
         "model": args.model,
