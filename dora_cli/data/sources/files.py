@@ -149,16 +149,14 @@ def read_table(fields: Fields, folder: Path | HubSource, split: str, separator: 
     for those held out of them. It is kept until `forget_table`, or until another one is read, as long as it does not
     change.
     """
-    if isinstance(folder, HubSource):  # kept by its library
-        table = read_hub_table(fields, folder, split)
-        if not table.rows:
-            raise no_examples(table.name)
-        return table
-    paths = _find(fields, folder, split)
-    key = (separator, *((path, status.st_size, status.st_mtime_ns) for path in paths for status in [path.stat()]))
+    if isinstance(folder, HubSource):
+        key: _Key = (folder, split)
+    else:
+        paths = _find(fields, folder, split)
+        key = (separator, *((path, status.st_size, status.st_mtime_ns) for path in paths for status in [path.stat()]))
     if _remembered and _remembered[0][0] == key:
         return _remembered[0][1]
-    table = _read(paths, separator)
+    table = read_hub_table(fields, folder, split) if isinstance(folder, HubSource) else _read(paths, separator)
     if not table.rows:
         raise no_examples(table.name)
     if split == "train":
@@ -203,6 +201,11 @@ def _examples(fields: Fields, table: Table, split: str, keys: Columns, ids: Mapp
         if given is None or unlabelled(table.columns[given]):
             return examples
     values = table.columns[keys.column(table, LABEL)]
+    if fields.labels.own and unlabelled(values):
+        raise DataError(
+            f"{table.name}: none of {plural(table.rows, 'row')} has a label in the column "
+            f"{keys.column(table, LABEL)!r}; fill them in, or name another column with data.columns"
+        )
     remedy = (
         "fix the file, or name every class in data.labels (data.invalid: skip leaves out rows without a label)"
         if fields.labels.own
