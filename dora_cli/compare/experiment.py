@@ -360,7 +360,9 @@ def _of_methods(experiment: Experiment) -> list[tuple[Path, str]]:
 def _of_entry(name: str, entry: Mapping[str, Any], experiment: Experiment) -> list[tuple[Path, str]]:
     found: list[tuple[Path, str]] = []
     method = entry.get("method.name")
-    if method not in list(METHODS):
+    if "method" in entry and "method.name" not in entry:
+        method = None  # which is said of that key
+    elif method not in list(METHODS):
         hint = nearest(method, METHODS) if isinstance(method, str) else None
         got = f"got {show(method)}" if "method.name" in entry else "and is not given"
         said = f"must be one of {', '.join(METHODS)}, {got}" + (f"; did you mean {hint}?" if hint else "")

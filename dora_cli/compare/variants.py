@@ -132,9 +132,9 @@ def _said(value: Any) -> str:
 
 
 def _of_a_folder(text: str) -> str:
-    """`text` in characters that every disk takes; what is lost by that is told apart by a checksum."""
+    """`text` in characters that every disk takes and tells apart; what is lost by that stands in a checksum."""
     plain = re.sub(r"[^A-Za-z0-9_.+=-]+", "-", text)
-    return plain if plain == text else f"{plain}-{zlib.crc32(text.encode()):08x}"
+    return plain if plain == text == text.casefold() else f"{plain}-{zlib.crc32(text.encode()):08x}"
 
 
 def override(key: str, value: Any) -> str:

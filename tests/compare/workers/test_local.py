@@ -106,7 +106,9 @@ def test_a_worker_that_dies_twice(new_job: NewJob) -> None:
 def test_a_mistake_of_ours_ends_one_run(new_job: NewJob) -> None:
     with pool(makers.mistaken, Place(None, 1, 1)) as workers:
         ended = run_all(workers, [new_job("one"), new_job("two")])
-    assert [(end.outcome, end.exit_code, name in end.message) for name, end in ended.items()] == [("failed", 1, True)] * 2
+    assert [(end.outcome, end.exit_code, name in end.message) for name, end in ended.items()] == [
+        ("failed", 1, True)
+    ] * 2
 
 
 def test_memory_that_runs_out_shrinks_the_pool(new_job: NewJob) -> None:
