@@ -69,12 +69,12 @@ def test_a_list_sweeps_a_key_that_takes_one_value_and_is_the_value_of_one_that_t
     found = load(
         tmp_path,
         "tasks: [demo/sst2]\nbaseline: lora\nmethods:\n"
-        "  lora: {method.name: lora, method.rank: [2, 8], method.targets: [attention, ffn], train.adam_betas: [0.9, 1]}\n"
+        "  lora: {method.name: lora, method.rank: [2, 8], method.targets: [attention], train.adam_betas: [0.9, 1]}\n"
         "  dora: {method.name: dora, method.rank: [8, 2]}\n",
     )
     ran = {variant.name: variant for variant in design(found).variants}
     assert {"dora rank=8", "dora rank=2", "lora rank=2", "lora rank=8"} == set(ran)
-    assert ran["lora rank=2"].keys["method.targets"] == ["attention", "ffn"]
+    assert ran["lora rank=2"].keys["method.targets"] == ["attention"]
     assert ran["lora rank=2"].keys["train.adam_betas"] == [0.9, 1]
 
 
@@ -210,8 +210,8 @@ def test_one_problem_of_an_entry(tmp_path: Path, entry: str, key: str, words: st
 
 
 def test_ranks_of_what_has_none(tmp_path: Path) -> None:
-    text = f"tasks: [a]\n{METHODS}  head: {{method.name: head}}\n  other: {{method.name: lora, ranks_from: {{method: head}}}}\n"
-    (found,) = problems(tmp_path, text + "baseline: lora\n")
+    more = "  head: {method.name: head}\n  other: {method.name: lora, ranks_from: {method: head}}\n"
+    (found,) = problems(tmp_path, f"tasks: [a]\n{METHODS}{more}baseline: lora\n")
     assert found.startswith("6: methods.other.ranks_from: ")
     assert "no ranks" in found
 
