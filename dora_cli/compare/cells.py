@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from dora_cli.assembly.build import base_from_config, targets_of
@@ -91,7 +92,7 @@ class Cell:
     def takes(self, key: str, value: float) -> bool:
         """Whether its recipe may have that value."""
         try:
-            parse_recipe(dump_recipe(self.recipe), overrides=[override(key, value)])
+            parse_recipe(self._text, overrides=[override(key, value)])
         except RecipeError:
             return False
         return True
@@ -102,8 +103,12 @@ class Cell:
         place = Path("runs", self.task.name, self.variant.slug, f"seed-{seed}")
         return self._job(output, place, [*changes, *more], seed)
 
+    @cached_property
+    def _text(self) -> str:
+        return dump_recipe(self.recipe)
+
     def _job(self, output: Path, place: Path, changes: Sequence[str], seed: int) -> Job:
-        recipe = parse_recipe(dump_recipe(self.recipe), overrides=[*changes, override("train.seed", seed)])
+        recipe = parse_recipe(self._text, overrides=[*changes, override("train.seed", seed)])
         return Job(str(place), output / place, with_ranks(recipe))
 
     def sized(self, target: float) -> list[str]:
