@@ -81,6 +81,11 @@ class RunRecords:
         """Only in the folder of an experiment of many runs."""
         return self.folder / "comparison.json"
 
+    @property
+    def experiment(self) -> Path:
+        """The file that says what is compared; only in the folder of an experiment."""
+        return self.folder / "experiment.yaml"
+
     def read_metrics(self) -> dict[str, Any]:
         """metrics.json, checked. Raises CheckpointError."""
         return _read(MetricsRecord, self.metrics)

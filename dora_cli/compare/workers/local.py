@@ -28,12 +28,17 @@ class _Task:
 
 @dataclass
 class _Worker:
-    """A process and what it does."""
+    """A process and what it does.
+
+    Attributes:
+        deterministic: ``train.deterministic`` of all its runs, for cuBLAS asks for it once; None before the first.
+    """
 
     process: BaseProcess
     connection: Connection
     place: Place
     task: _Task | None = None
+    deterministic: bool | None = None
 
 
 class LocalPool:
@@ -119,16 +124,19 @@ class LocalPool:
 
     def _start(self, task: _Task) -> None:
         """Gives the run to a worker of the place with the most room."""
-        place = max(self._places, key=self._room)
+        place, deterministic = max(self._places, key=self._room), task.job.recipe.train.deterministic
         while True:
             idle = [worker for worker in self._at(place) if worker.task is None]
-            worker = idle[0] if idle else self._new_worker(place)
+            fitting = [worker for worker in idle if worker.deterministic in (deterministic, None)]
+            if idle and not fitting:
+                self._remove(idle[0])
+            worker = fitting[0] if fitting else self._new_worker(place)
             try:
                 worker.connection.send(task.job)
             except OSError:  # it died while it had nothing to do
                 self._remove(worker)
                 continue
-            worker.task, task.beside = task, False
+            worker.task, worker.deterministic, task.beside = task, deterministic, False
             break
         under_way = [other.task for other in self._at(place) if other.task is not None]
         if len(under_way) > 1:
@@ -191,8 +199,8 @@ class LocalPool:
         message = f"the worker of {task.job.folder} {how}, twice; see what the system says of it"
         if code == -signal.SIGKILL:
             message = (
-                f"the worker of {task.job.folder} {how}, twice, as systems do that run out of memory; give fewer --jobs "
-                f"(now {self.at_once:,})"
+                f"the worker of {task.job.folder} {how}, twice, as systems do that run out of memory; give fewer "
+                f"--jobs (now {self.at_once:,})"
             )
         return [(task.job, Ended("failed", message, exit_code=2))]
 

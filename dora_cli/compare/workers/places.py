@@ -11,8 +11,8 @@ from dora_cli.machine.devices import resolve_device
 from dora_cli.machine.threads import most_threads
 
 MOST = 8
-"""Runs at once on one CUDA device, if nobody says how many: a short run's kernels fill a fraction of it, and more than so
-many processes mostly wait for each other.
+"""Runs at once on one CUDA device, if nobody says how many: a short run's kernels fill a fraction of it, and more
+processes than so mostly wait for each other.
 """
 _MARGIN = 0.9  # of the free memory: runs differ, and so do the allocator's gaps
 

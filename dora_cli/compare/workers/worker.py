@@ -14,8 +14,8 @@ from multiprocessing.connection import Connection
 from dora_cli.compare.jobs import Ended, Job, run_job
 
 _CONTEXT = 1 << 30
-"""Bytes that a process takes on a CUDA device beside what PyTorch's allocator knows of: its context, its kernels and its
-graphs.
+"""Bytes that a process takes on a CUDA device beside what PyTorch's allocator knows of: its context, its kernels and
+its graphs.
 """
 
 
@@ -66,7 +66,7 @@ def serve(connection: Connection, visible: str | None, load: Callable[[], Make])
         load: called once; what it gives makes the runs.
     """
     if hasattr(os, "setsid"):
-        os.setsid()  # Ctrl-C and the end of the terminal are for the process at the other end, which then stops this one
+        os.setsid()  # Ctrl-C and a terminal's end are for the process at the other end, which then stops this one
     if visible is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = visible
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its neighbours use the other cores

@@ -37,7 +37,7 @@ _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~$&])")
 
 
 def markdown(results: Results) -> str:
-    """The tables, each with its caption: all that was compared, then each task alone."""
+    """The tables, each with its caption: all that was compared, then each task alone; then verdicts and notes."""
     parts = [_caption(results), _table(*_main(results)), *_footnotes(results)]
     if len(results.tasks) > 1 and any(found.by_task for found in results.record.comparisons):
         secondary = (
@@ -47,6 +47,8 @@ def markdown(results: Results) -> str:
         parts += [_titled("Table 2.", secondary), _table(*_by_task(results))]
     if results.record.comparisons:
         parts.append("\n".join(f"- {escaped(typeset(_said(found)))}" for found in results.record.comparisons))
+    if results.record.notes:
+        parts.append("\n".join(f"- {escaped(note)}" for note in results.record.notes))
     return "\n\n".join(parts) + "\n"
 
 

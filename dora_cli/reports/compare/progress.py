@@ -115,7 +115,8 @@ class CompareProgress:
         if self._live and self._screen is None:
             glyphs = UNICODE if self._console.encoding.startswith("utf") else ASCII
             view = _View(lambda: self._state, glyphs, self._clock)
-            self._screen = Screen(self._console, view.lines, stdout=self._console.is_terminal)
+            # what others print to stdout belongs above the view, but must not be taken out of a pipe
+            self._screen = Screen(self._console, view.lines, stdout=make_console().is_terminal)
             self._screen.start()
 
     def stage(self, cell_name: str, what: str) -> None:

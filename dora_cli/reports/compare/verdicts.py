@@ -118,10 +118,12 @@ def _p(p: float | None, of: str = "") -> str:
 def warnings(found: ComparisonOfRecord) -> list[str]:
     """What must be known before the verdict is believed, a sentence each."""
     said = []
-    if found.dropped:
-        which, verb = ("Seed", "lacks") if len(found.dropped) == 1 else ("Seeds", "lack")
-        are = "is" if len(found.dropped) == 1 else "are"
-        said.append(f"{which} {listed(found.dropped)} {verb} a run on one side and {are} left out.")
+    # a note may say it together with the place
+    dropped = [seed for seed in found.dropped if not any(note.startswith(f"seed {seed} ") for note in found.notes)]
+    if dropped:
+        which, verb = ("Seed", "lacks") if len(dropped) == 1 else ("Seeds", "lack")
+        are = "is" if len(dropped) == 1 else "are"
+        said.append(f"{which} {listed(dropped)} {verb} a run on one side and {are} left out.")
     if found.seeds_needed is not None and found.verdict != "withheld":
         said.append(f"To reach what is asked takes {plural(found.seeds_needed, 'seed')}.")
     return [*said, *found.notes]

@@ -35,7 +35,8 @@ def ticks(low: float, high: float, most: int, *, whole: bool = False) -> tuple[f
 def log_ticks(low: float, high: float, most: int = MOST_LOG) -> tuple[float, ...]:
     """Round numbers from `low` to `high`, both positive, for a logarithmic axis.
 
-    As many of 1, 2 and 5 in each decade as are no more than `most`, or some of the decades; none where the range holds none.
+    As many of 1, 2 and 5 in each decade as are no more than `most`, or some of the decades; none where the range holds
+    none.
     """
     assert 0 < low < high
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)

@@ -52,7 +52,8 @@ def deadly() -> Make:
 
     def make(job: Job) -> tuple[Ended, Used | None]:
         how, _, name = job.name.partition("-")
-        if attempt(job) == 1 and how == "once" or how == "always":
+        first = attempt(job) == 1
+        if how == "always" or (how == "once" and first):
             os.kill(os.getpid(), getattr(signal, name))
         return Ended("finished"), None
 

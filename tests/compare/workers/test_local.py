@@ -146,3 +146,13 @@ def test_a_worker_that_dies_with_nothing_to_do_is_replaced(new_job: NewJob) -> N
         with contextlib.suppress(ChildProcessError):
             os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
         assert run_all(workers, [new_job("second")])["second"] == Ended("finished")
+
+
+def test_runs_that_are_deterministic_and_others_do_not_share_a_worker(tmp_path: Path, make_recipe: MakeRecipe) -> None:
+    strict, free = make_recipe("train.deterministic=true"), make_recipe()
+    names = {"a": free, "b": free, "c": strict, "d": free}
+    with pool(makers.quick, Place(None, 1, 1)) as workers:
+        run_all(workers, [Job(name, tmp_path / name, recipe) for name, recipe in names.items()])
+    pids = [tries(tmp_path / name)[0] for name in names]
+    assert pids[0] == pids[1]
+    assert len(set(pids)) == 3

@@ -79,6 +79,7 @@ def test_the_caption_says_what_the_numbers_rest_on() -> None:
     for sentence in (estimand(checked), inference(checked), tuning(checked), unfinished(checked)):
         assert escaped(typeset(sentence)) in caption
     assert "10 seeds (11-20)" in caption
+    assert escaped(record["notes"][0]) in made(record)
     assert "0.5271" in caption, "the majority class"
 
 

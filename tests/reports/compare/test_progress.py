@@ -30,6 +30,7 @@ class FakeScreen:
 
     def __init__(self, console: Console, draw: Callable[[int, int], list[Line]], *, stdout: bool) -> None:
         self.draw, self.said, self.stops = draw, [], 0  # type: ignore[var-annotated]
+        assert not stdout, "it is none here: what others print there is not taken"
         self.made.append(self)
 
     def start(self) -> None: ...
@@ -88,6 +89,14 @@ def test_quiet_is_notes_alone() -> None:
     progress, file = plain(clock, quiet=True)
     drive(progress, clock)
     assert file.getvalue().splitlines() == ["note: a grid has grown", "  by one value"]
+
+
+def test_runs_of_an_earlier_start_count_as_done() -> None:
+    progress, file = plain()
+    progress.planned(9)
+    progress.kept(4)
+    progress.finished("a", "finished", None, 10.0)
+    assert file.getvalue().splitlines()[-1] == "5/9 a: finished in 10s, about 40s left"
 
 
 def test_fewer_runs_are_said_once() -> None:

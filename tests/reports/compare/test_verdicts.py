@@ -133,6 +133,10 @@ def test_what_must_be_known_with_it() -> None:
         "Mind this.",
     ]
     assert warnings(compared(verdict="withheld", seeds_needed=20)) == [], "the verdict says it"
+    assert warnings(compared(dropped=[1, 11], notes=["seed 11 is left out: a run is missing on rte"])) == [
+        "Seed 1 lacks a run on one side and is left out.",
+        "seed 11 is left out: a run is missing on rte",
+    ], "once each"
 
 
 def test_what_else_is_known() -> None:

@@ -42,10 +42,11 @@ from dora_cli.reports.html.compare.tables import (
 )
 from dora_cli.reports.html.document import arranged, document, folded, tables
 from dora_cli.reports.html.elements import Markup, Table, table, tag
-from dora_cli.reports.html.paths import shared
+from dora_cli.reports.html.paths import shared, shared_yaml
 from dora_cli.reports.html.rows import per_row
 from dora_cli.reports.html.tables import flat
 from dora_cli.reports.units import number
+from dora_cli.runs.reading import read_text
 from dora_cli.runs.records.comparison import ComparedTaskRecord, ComparisonOfRecord
 from dora_cli.runs.run_folder import RunRecords
 from dora_cli.wording import plural
@@ -53,7 +54,7 @@ from dora_cli.wording import plural
 NAMED = 4
 """Methods that the heading names."""
 OPEN_TASKS = 2
-"""Tables of each task are open where there are at most so many."""
+"""Tables and rank maps of each task are open where there are at most so many."""
 OPEN_CHARTS = 12
 """Charts of tuning are open where there are at most so many; of more, those of the first task."""
 
@@ -196,7 +197,7 @@ def _sizes(results: Results) -> Markup | None:
     charts = [chart for task in results.tasks if (chart := size_chart(results, task)) is not None]
     if not charts:
         return None
-    note = "Means over seeds; lines are one standard deviation either way."
+    note = "Means over seeds; lines are one standard deviation either way. Methods of the same size stand side by side."
     return tag("section", tag("h2", "Size against score"), tag("p", note, class_="note"), arranged([], charts))
 
 
@@ -228,9 +229,10 @@ def _maps(results: Results, folder: Path) -> Markup | None:
     parts: list[Markup] = []
     for task in results.tasks:
         found = rank_maps_of(results, task, folder)
-        if found.pictures:
-            title = tag("h3", task.name, class_="taskname") if len(results.tasks) > 1 else None
-            parts += [title] if title is not None else []
+        if found.pictures and len(results.tasks) > OPEN_TASKS:
+            parts.append(folded(task.name, arranged(found.pictures, []), opened=task is results.tasks[0]))
+        elif found.pictures:
+            parts += [tag("h3", task.name, class_="taskname")] if len(results.tasks) > 1 else []
             parts.append(arranged(found.pictures, []))
         if found.uniform:
             where = f"{task.name}: " if len(results.tasks) > 1 else ""
@@ -275,8 +277,15 @@ def _how(results: Results, folder: Path) -> Markup:
             tag("pre", "dora train RUN/recipe.yaml --output FOLDER"),
             class_="panel repeat",
         ),
+        _file(folder),
         None if environment is None else folded("Environment of the first run", environment),
     )
+
+
+def _file(folder: Path) -> Markup | None:
+    """The experiment's own file, which its folder keeps."""
+    path = RunRecords(folder).experiment
+    return folded("Experiment file", tag("pre", shared_yaml(read_text(path)))) if path.is_file() else None
 
 
 def _environment(results: Results, folder: Path) -> Markup | None:

@@ -11,6 +11,8 @@ from dora_cli.reports.html.plane import SIZE, Axis, Label, at, dot, drawable, pl
 from dora_cli.reports.units import number
 from dora_cli.runs.records.comparison import ComparedTaskRecord, TriedRecord, TunedRecord
 
+BELOW = 0.1
+"""Share of the range of scores that is left free for the crosses below them."""
 WIDE = 10
 """Losses of which one is this many times another stand on a logarithmic axis: a diverged run would flatten the rest."""
 
@@ -24,6 +26,8 @@ def rate_charts(results: Results, task: ComparedTaskRecord) -> list[Markup]:
     if not scores or results.record.tuning is None:
         return []
     wide = task.lower_is_better and min(scores) > 0 and max(scores) >= WIDE * min(scores)
+    if any(one.collapsed for _, each in tuned for one in each.tried) and not wide:
+        scores.append(min(scores) - BELOW * (max(scores) - min(scores)))
     x, y = Axis.around(values, log=True), Axis.around(scores, log=wide)
     key = results.record.tuning.key.rpartition(".")[2].replace("_", " ")
     return [_chart(cell, each, x, y, key, named=len(results.tasks) > 1) for cell, each in tuned]

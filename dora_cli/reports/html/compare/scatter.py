@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from dora_cli.reports import palette
 from dora_cli.reports.compare.results import Results
 from dora_cli.reports.html.elements import Markup, tag
@@ -12,13 +14,23 @@ from dora_cli.runs.records.comparison import ComparedMethodRecord, ComparedTaskR
 
 LEAST = 0.2
 """Share of the middle size that the axis of sizes spans at least: methods of matched size stand close together."""
+SHIFT = 3
+"""Dashes that a second line of one colour is away from the first."""
 WIDTH = 1.8
+GAP = 16
+"""Of the 1000 that the axis of sizes is wide: points that are closer would hide each other."""
 
 
 def look(results: Results, method: ComparedMethodRecord) -> tuple[str, str]:
     """The class of a method's colour, and of its mark: round, and square where colours come again."""
     index = results.methods.index(method)
     return f"s{index % APART}", "dot big" if index < APART else "square"
+
+
+def dashes(results: Results, method: ComparedMethodRecord) -> str | None:
+    """Of a method's line: others where colours come again."""
+    index = results.methods.index(method)
+    return " ".join(map(str, palette.DASHES[(index + SHIFT * (index // APART)) % APART])) or None
 
 
 def size_chart(results: Results, task: ComparedTaskRecord) -> Markup | None:
@@ -34,16 +46,16 @@ def size_chart(results: Results, task: ComparedTaskRecord) -> Markup | None:
     sizes = [stored for _, stored, _, _ in known]
     x = Axis.around(sizes, log=min(sizes) > 0 and max(sizes) >= FLAT * min(sizes), least=LEAST)
     y = Axis.around([mean + sign * sd for _, _, mean, sd in known for sign in (-1, 1)])
+    lefts = apart([x.across(stored) for stored in sizes])
     parts = _sweeps(results, known, x, y)
-    for method, stored, mean, sd in known:
+    for (method, _, mean, sd), left in zip(known, lefts, strict=True):
         colour, _ = look(results, method)
-        left = x.across(stored)
         if sd:
             parts.append(stroke(left, y.down(mean - sd), left, y.down(mean + sd), f"line {colour}", width=WIDTH))
-    for method, stored, mean, sd in known:
+    for (method, stored, mean, sd), left in zip(known, lefts, strict=True):
         colour, mark = look(results, method)
         told = f"{method.name}: {number(mean)} \u00b1 {number(sd)}, {stored:,.0f} stored parameters"
-        parts.append(dot(x.across(stored), y.down(mean), f"{mark} {colour}", told))
+        parts.append(dot(left, y.down(mean), f"{mark} {colour}", told))
     said = "; ".join(f"{method.name} {number(mean)} with {stored:,.0f}" for method, stored, mean, _ in known)
     return plane(
         task.name,
@@ -54,6 +66,26 @@ def size_chart(results: Results, task: ComparedTaskRecord) -> Markup | None:
         said=f"{readable(task.metric)} over stored parameters: {said}",
         legend=_legend(results, [method for method, *_ in known]),
     )
+
+
+def apart(places: Sequence[float]) -> list[float]:
+    """Places of which none hides another: those that are closer than `GAP` stand beside each other about their middle.
+
+    Methods of matched size all have one place otherwise.
+    """
+    order = sorted(range(len(places)), key=lambda index: places[index])
+    clusters: list[list[int]] = []
+    for index in order:
+        if clusters and places[index] - places[clusters[-1][-1]] < GAP:
+            clusters[-1].append(index)
+        else:
+            clusters.append([index])
+    found = list(places)
+    for cluster in clusters:
+        middle = sum(places[index] for index in cluster) / len(cluster)
+        for rank, index in enumerate(cluster):
+            found[index] = middle + (rank - (len(cluster) - 1) / 2) * GAP
+    return found
 
 
 def _sweeps(
@@ -86,9 +118,16 @@ def best_of_chart(results: Results, task: ComparedTaskRecord) -> Markup | None:
     parts = []
     for method, known in lines:
         colour, _ = look(results, method)
-        dashes = " ".join(map(str, palette.DASHES[results.methods.index(method) % APART])) or None
         places = "L".join(f"{at(x.across(k))} {at(y.down(value))}" for k, value in known)
-        parts.append(tag("path", d=f"M{places}", class_=f"line {colour}", stroke_width=WIDTH, stroke_dasharray=dashes))
+        parts.append(
+            tag(
+                "path",
+                d=f"M{places}",
+                class_=f"line {colour}",
+                stroke_width=WIDTH,
+                stroke_dasharray=dashes(results, method),
+            )
+        )
         parts += [
             dot(x.across(k), y.down(value), f"dot {colour}", f"{method.name}: {number(value)} of the best of {k}")
             for k, value in known
@@ -115,7 +154,14 @@ def _legend(results: Results, methods: list[ComparedMethodRecord], *, lines: boo
         colour, mark = look(results, method)
         parts = [dot(13, 6, f"{mark} {colour}")]
         if lines:
-            dashes = " ".join(map(str, palette.DASHES[results.methods.index(method) % APART])) or None
-            parts = [tag("path", d="M1 6H25", class_=f"line {colour}", stroke_width=WIDTH, stroke_dasharray=dashes)]
+            parts = [
+                tag(
+                    "path",
+                    d="M1 6H25",
+                    class_=f"line {colour}",
+                    stroke_width=WIDTH,
+                    stroke_dasharray=dashes(results, method),
+                )
+            ]
         items.append(tag("li", tag("svg", *parts, width=26, height=12, aria_hidden="true"), method.name))
     return tag("ul", *items, class_="legend")

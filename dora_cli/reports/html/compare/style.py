@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-NARROW = 720
+NARROW = 820
 """Pixels of its own width below which the forest plot has its numbers above each line, not beside it."""
 
 RULES = f"""
@@ -29,7 +29,7 @@ header + section > h2 {{ margin-top: 8px; }}
 .forest .rows {{ table-layout: auto; }}
 .forest .rows tbody > tr > * {{ border: 0; padding-top: 4px; padding-bottom: 4px; white-space: nowrap; }}
 .forest .rows td, .forest .rows tbody th {{ vertical-align: middle; }}
-.forest .rows tbody th {{ white-space: normal; overflow-wrap: anywhere; }}
+.forest .rows tbody th {{ white-space: normal; overflow-wrap: anywhere; min-width: 110px; }}
 .forest .rows .all > * {{ padding-top: 6px; padding-bottom: 6px; font-weight: 600; }}
 .forest .rows tbody + tbody > .all > * {{ border-top: 1px solid var(--grid); }}
 .forest .rows .each-task > th {{ padding-left: 14px; color: var(--faint); }}
@@ -63,7 +63,7 @@ header + section > h2 {{ margin-top: 8px; }}
     padding: 0; border: 0;
   }}
   .forest .rows tr > th {{ flex: 1 1 auto; order: 0; padding: 0; }}
-  .forest .rows .all > th {{ flex-basis: 60%; }}
+  .forest .rows .all > th {{ flex-basis: calc(100% - 9rem); }}
   .forest .rows .each-task > th {{ flex-basis: 100%; padding: 0; }}
   .forest .rows .all {{ padding-top: 8px; }}
   .forest .rows tbody + tbody > .all {{ border-top: 1px solid var(--grid); margin-top: 10px; }}
@@ -90,7 +90,7 @@ header + section > h2 {{ margin-top: 8px; }}
 .texts th, .texts td {{ text-align: left; }}
 .flat {{ color: var(--warned-ink); font-weight: 600; }}
 details > .pictures, details > .tables {{ margin: 0 16px 14px; }}
-.numbers .place {{ max-width: 400px; text-align: left; }}
+.numbers .place {{ max-width: 208px; text-align: left; }}
 .repeat pre {{ margin: 0 0 10px; }}
 .taskname {{ margin: 20px 0 8px; }}
 """

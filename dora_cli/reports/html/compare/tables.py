@@ -10,7 +10,8 @@ from dora_cli.reports.html.axes import short
 from dora_cli.reports.html.compare.rates import band_ratio
 from dora_cli.reports.html.elements import Markup, Table, join, table, tag
 from dora_cli.reports.html.figures import readable
-from dora_cli.reports.html.tables import NOTHING, dashed, value
+from dora_cli.reports.html.paths import shared
+from dora_cli.reports.html.tables import NOTHING, dashed, narrowed, value
 from dora_cli.reports.units import duration, size
 from dora_cli.runs.records.comparison import ComparedTaskRecord, ComparisonOfRecord, MeasuredRunRecord, TestedRecord
 
@@ -20,8 +21,15 @@ BEST_OF = (1, 2, 4)
 FLAT = "no better than saying the same of every example"
 DIGITS = 6
 """Of a tried value, which may be taken over into a recipe."""
-WORDS = 40
-"""Pixels that words need more than digits do."""
+
+
+def _table(head: Sequence[object], rows: Sequence[Sequence[object]]) -> Table:
+    """A table in which long names may be broken into lines."""
+
+    def narrow(cells: Sequence[object]) -> list[object]:
+        return [narrowed(cell) if isinstance(cell, str) and not isinstance(cell, Markup) else cell for cell in cells]
+
+    return table(narrow(head), map(narrow, rows))
 
 
 def written(found: Spread) -> str:
@@ -46,7 +54,8 @@ def _bytes(mean: float) -> str:
 
 def overview(results: Results) -> Table:
     """A row for each method, a column for each task: what a paper's table has."""
-    head = ["method", *(f"{task.name}: {readable(task.metric)}" for task in results.tasks), "stored parameters"]
+    scores = (f"{task.name}: {readable(task.metric)}" for task in results.tasks)
+    head: list[object] = ["method", *scores, "stored parameters"]
     compared = bool(results.record.comparisons)
     head += ["difference", "verdict"] if compared else []
     rows = []
@@ -59,7 +68,7 @@ def overview(results: Results) -> Table:
         elif compared:
             row += [NOTHING, "baseline" if method.baseline else NOTHING]
         rows.append(row)
-    return _with_note(table(head, rows), [cell for method in results.methods for cell in results.of_method(method)])
+    return _with_note(_table(head, rows), [cell for method in results.methods for cell in results.of_method(method)])
 
 
 def _marked(cell: Cell) -> Markup:
@@ -81,7 +90,7 @@ def results_table(results: Results, task: ComparedTaskRecord) -> Table:
     others = list(dict.fromkeys(name for cell in cells for name in cell.metrics))
     on_dev = any(run.best_on_dev is not None for cell in cells for run in cell.runs)
     less = ", less is better" if task.lower_is_better else ""
-    head = [
+    head: list[object] = [
         "method",
         f"{readable(task.metric)}: mean \u00b1 sd{less}",
         *(f"{readable(name)}: mean \u00b1 sd" for name in others),
@@ -99,7 +108,7 @@ def results_table(results: Results, task: ComparedTaskRecord) -> Table:
         row += [written(cell.over(lambda run: run.best_on_dev))] if on_dev else []
         row += [value(task.majority)] if task.majority is not None else []
         rows.append([*row, f"{cell.collapsed} of {len(cell.runs)}"])
-    return _with_note(table(head, rows), cells)
+    return _with_note(_table(head, rows), cells)
 
 
 def cost_table(results: Results, task: ComparedTaskRecord) -> Table:
@@ -126,7 +135,7 @@ def cost_table(results: Results, task: ComparedTaskRecord) -> Table:
             _mean(cell, lambda run: run.seconds, duration),
             _mean(cell, lambda run: run.peak_memory_bytes, _bytes),
         ])  # fmt: skip
-    return table(head, rows)
+    return _table(head, rows)
 
 
 def tuning_table(results: Results, task: ComparedTaskRecord) -> Table | None:
@@ -160,7 +169,7 @@ def tuning_table(results: Results, task: ComparedTaskRecord) -> Table | None:
             f"{100 * each.collapsed:.0f} %",
             *(value(best[count - 1] if count <= len(best) else None) for count in counts),
         ])  # fmt: skip
-    return table(head, rows)
+    return _table(head, rows)
 
 
 # Tests ----------------------------------------------------------------------------------------------------------------
@@ -173,7 +182,7 @@ def tests_table(results: Results) -> Table:
         "p, equivalence", "p, non-inferiority", "margin", "found with 80 % power", "power of equivalence",
         "seeds needed", "verdict",
     ]  # fmt: skip
-    return table(head, [_tests(found) for found in results.record.comparisons])
+    return _table(head, [_tests(found) for found in results.record.comparisons])
 
 
 def _tests(found: ComparisonOfRecord) -> list[object]:
@@ -203,11 +212,18 @@ def by_task_table(results: Results) -> Table | None:
     """The differences on each task alone; None where there is one task."""
     head = ["method", "baseline", "task", "seeds", "difference", "sd", "95 % interval", "p", "adjusted p"]
     rows = [
-        [found.method, found.baseline, one.task, f"{one.seeds}", *_numbers(one), _sign(p_value(one.p_holm))]
+        [
+            found.method,
+            found.baseline,
+            one.task,
+            f"{one.seeds}",
+            *_numbers(one),
+            _sign(p_value(one.p_holm)),
+        ]
         for found in results.record.comparisons
         for one in found.by_task
     ]
-    return table(head, rows) if len(results.tasks) > 1 and rows else None
+    return _table(head, rows) if len(results.tasks) > 1 and rows else None
 
 
 def _numbers(tested: TestedRecord) -> list[str]:
@@ -227,7 +243,7 @@ def by_seed_table(results: Results) -> Table | None:
         return None
     known = [dict(zip(found.of_seeds, found.differences, strict=False)) for found in comparisons]
     head = ["seed", *(f"{found.method} \u2212 {found.baseline}" for found in comparisons)]
-    return table(head, [[f"{seed}", *(_sign(signed(each.get(seed))) for each in known)] for seed in seeds])
+    return _table(head, [[f"{seed}", *(_sign(signed(each.get(seed))) for each in known)] for seed in seeds])
 
 
 def _sign(text: str) -> str:
@@ -239,7 +255,7 @@ def _sign(text: str) -> str:
 
 def _texts(made: Table) -> Table:
     """With words, which begin at the left."""
-    return Table(tag("div", made.markup, class_="texts"), made.need + WORDS)
+    return Table(tag("div", made.markup, class_="texts"), made.need)
 
 
 def methods_table(results: Results) -> Table:
@@ -251,21 +267,20 @@ def methods_table(results: Results) -> Table:
         swept = ", ".join(f"{key} {found}" for key, found in method.swept.items())
         own = "its own" if matched else NOTHING
         size_of = own if method.matched_to is None else f"matched to {method.matched_to}"
-        rows.append(
-            [method.name, method.entry, method.method, swept or NOTHING, size_of, "yes" if method.baseline else ""]
-        )
-    return _texts(table(head, rows))
+        facts = (method.entry, method.method, swept or NOTHING, size_of, "yes" if method.baseline else "")
+        rows.append([method.name, *facts])
+    return _texts(_table(head, rows))
 
 
 def tasks_table(results: Results) -> Table:
     """What they were compared on."""
     head = ["name", "task", "model", "metric", "better is", "same for all", "recipe"]
     rows = [
-        [task.name, task.task, task.model, readable(task.metric), "lower" if task.lower_is_better else "higher",
-         value(task.majority), task.recipe]
+        [task.name, task.task, shared(task.model), readable(task.metric),
+         "lower" if task.lower_is_better else "higher", value(task.majority), shared(task.recipe)]
         for task in results.tasks
     ]  # fmt: skip
-    return _texts(table(head, rows))
+    return _texts(_table(head, rows))
 
 
 def runs_table(results: Results, task: ComparedTaskRecord) -> Table:
@@ -275,7 +290,7 @@ def runs_table(results: Results, task: ComparedTaskRecord) -> Table:
         "method", "seed", "outcome", readable(task.metric), "best epoch on dev", "stored parameters",
         "most trained", "seconds", "memory", "folder",
     ]  # fmt: skip
-    return table(head, [_run(cell, run) for cell in cells for run in cell.runs])
+    return _table(head, [_run(cell, run) for cell in cells for run in cell.runs])
 
 
 def _run(cell: Cell, run: MeasuredRunRecord) -> Sequence[object]:
@@ -317,7 +332,7 @@ def tried_table(results: Results, task: ComparedTaskRecord) -> Table | None:
         for one in cell.record.tuned.tried
     ]
     head = ["method", "value", "mean", "each seed", "seeds", "collapsed", "added", "folders"]
-    return table(head, rows) if rows else None
+    return _table(head, rows) if rows else None
 
 
 def _folders(runs: Sequence[str]) -> Markup:

@@ -13,7 +13,7 @@ import pytest
 from dora_cli.reports.compare.results import Results
 from dora_cli.reports.html.axes import short
 from dora_cli.reports.html.compare.rates import rate_charts
-from dora_cli.reports.html.compare.scatter import best_of_chart, size_chart
+from dora_cli.reports.html.compare.scatter import GAP, apart, best_of_chart, size_chart
 from dora_cli.reports.html.plane import Axis
 from tests.reports.compare.examples import experiment
 
@@ -188,19 +188,32 @@ def test_matched_sizes_do_not_look_far_apart() -> None:
     assert max(lefts) - min(lefts) < 60, "half a percent apart"
 
 
+def test_methods_of_one_size_stand_side_by_side() -> None:
+    record = experiment(1, 3, 5)
+    for cell in record["cells"]:
+        for run in cell["runs"]:
+            run["stored_parameters"] = 36_864
+    results = Results.of(record)
+    figure = tree(size_chart(results, results.tasks[0]))
+    lefts = [places(figure, f"dot big s{index}")[0][0] for index in range(3)]
+    assert lefts == [500 - GAP, 500, 500 + GAP]
+    assert apart([0.0, 100.0, 100.0 + GAP / 2, 300.0]) == [0.0, 100 - GAP / 4, 100 + 3 * GAP / 4, 300.0]
+    assert apart([]) == []
+
+
 def test_sizes_of_one_entry_are_joined_and_far_ones_stand_on_a_logarithmic_axis() -> None:
     record = experiment(1, 4, 5, names=["lora r=2", "lora r=8", "dora r=2", "dora r=8"])
     for method in record["methods"]:
         method["entry"] = method["name"].split()[0]
     for cell in record["cells"]:
         for run in cell["runs"]:
-            run["stored_parameters"] = 18_432 * int(cell["method"][-1])
+            run["stored_parameters"] = (18_432 if "lora" in cell["method"] else 24_576) * int(cell["method"][-1])
     results = Results.of(record)
     figure = tree(size_chart(results, results.tasks[0]))
     joined = [path for path in figure.iter("path") if (path.get("class") or "").startswith("line thin")]
     assert [path.attrib["d"].count("L") for path in joined] == [1, 1]
     x = across(figure, log=True)
-    assert places(figure, "dot big s3")[0][0] == pytest.approx(x(8 * 18_432), abs=1.5)
+    assert places(figure, "dot big s3")[0][0] == pytest.approx(x(8 * 24_576), abs=1.5)
 
 
 def test_one_method_or_none_with_a_size_has_no_chart_of_sizes() -> None:
@@ -209,6 +222,14 @@ def test_one_method_or_none_with_a_size_has_no_chart_of_sizes() -> None:
         run["stored_parameters"] = None
     results = Results.of(record)
     assert size_chart(results, results.tasks[0]) is None
+
+
+def test_lines_of_ten_methods_are_told_apart() -> None:
+    results = Results.of(experiment(1, 10, 3))
+    figure = tree(best_of_chart(results, results.tasks[0]))
+    legend = next(element for element in figure.iter("ul"))
+    looks = {(path.get("class"), path.get("stroke-dasharray")) for path in legend.iter("path")}
+    assert len(looks) == 10
 
 
 def test_the_best_of_so_many_tries() -> None:

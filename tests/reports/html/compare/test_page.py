@@ -268,6 +268,15 @@ def test_only_runs_of_the_experiment_are_read(tmp_path: Path) -> None:
     assert 'class="ranks"' not in made(record, tmp_path / "own")
 
 
+def test_the_file_that_says_what_was_compared_is_on_the_page(tmp_path: Path) -> None:
+    record = experiment(1, 2, 2)
+    folder = write_experiment(tmp_path, record)
+    assert "Experiment file" not in shown(record, folder)
+    (folder / "experiment.yaml").write_text("tasks: [/home/me/secret/rte.yaml]  # <b>\n")
+    assert "tasks: [\u2026/rte.yaml]  # <b>" in shown(record, folder).replace('"', "")
+    assert "secret" not in made(record, folder)
+
+
 def test_the_environment_is_that_of_the_first_run(tmp_path: Path) -> None:
     record = experiment(1, 2, 2)
     folder = write_experiment(tmp_path, record, with_ranks=["dora"])
