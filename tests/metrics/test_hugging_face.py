@@ -1,3 +1,5 @@
+"""The same numbers by way of `evaluate`, which leaves nothing behind."""
+
 from __future__ import annotations
 
 import tempfile
@@ -6,10 +8,22 @@ from pathlib import Path
 import evaluate
 import pytest
 
-from dora_cli.metrics.e2e import metric, tokenisation
+from dora_cli.metrics.e2e import measures, tokenisation
 from dora_cli.metrics.e2e.java import JavaError
-from dora_cli.metrics.e2e.metric import Bleu, Cider, Meteor, Nist, RougeL
-from dora_cli.metrics.glue import compute
+from dora_cli.metrics.e2e.score import score_e2e
+from dora_cli.metrics.glue import compute_metrics, metric_names
+from dora_cli.metrics.hugging_face import (
+    Accuracy,
+    AccuracyF1,
+    Bleu,
+    Cider,
+    Matthews,
+    Meteor,
+    Nist,
+    PearsonSpearman,
+    RougeL,
+    compute,
+)
 
 OUTPUTS = ["The Eagle is a cheap pub.", "Cotto isn't family-friendly"]
 REFERENCES = [["The Eagle is a cheap pub.", "A pub"], ["Zizzi"]]
@@ -21,7 +35,7 @@ def no_java(monkeypatch: pytest.MonkeyPatch) -> None:
         raise JavaError("install it")
 
     monkeypatch.setattr(tokenisation, "ptb_lines", absent)
-    monkeypatch.setattr(metric, "meteor_score", absent)
+    monkeypatch.setattr(measures, "meteor_score", absent)
 
 
 @pytest.mark.usefixtures("no_java")
@@ -38,7 +52,16 @@ def test_each_is_an_evaluate_metric_of_several_references() -> None:
     # 2), 5 bigrams to 1.
     assert values["cider"] == pytest.approx(10 * (1 + 2 / 12**0.5 * 2.718281828459045 ** (-16 / 72) / 4) / 2 / 2)
     assert values["nist"] > 0.0
-    assert (values["meteor"], values["problem"]) == (None, "install it")
+    assert (values.pop("meteor"), values.pop("problem")) == (None, "install it")
+    assert values == score_e2e(OUTPUTS, REFERENCES, meteor=False).metrics
+
+
+def test_those_of_glue_are_what_a_run_computes() -> None:
+    predictions, references = [1.0, 1.0, 0.0, 1.0, 0.0], [1.0, 0.0, 0.0, 1.0, 1.0]
+    found = {name: compute_metrics(name, predictions, references) for name in metric_names()}
+    for name, each in zip(found, (Accuracy, AccuracyF1, Matthews, PearsonSpearman), strict=True):
+        assert issubclass(each, evaluate.Metric)
+        assert compute(each, predictions, references) == found[name]
 
 
 @pytest.mark.usefixtures("no_java")
@@ -59,5 +82,5 @@ def test_meteor_gets_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
         assert references == [["the eagle is a cheap pub", "a pub"], ["zizzi"]]
         return 0.25
 
-    monkeypatch.setattr(metric, "meteor_score", score)
+    monkeypatch.setattr(measures, "meteor_score", score)
     assert compute(Meteor, OUTPUTS, REFERENCES) == {"meteor": 0.25}
