@@ -1,5 +1,5 @@
-"""What is loaded when, in one process that begins with nothing loaded, where there is no home to write to; what a broken
-library says and what metrics compute there, in processes forked from that one.
+"""What is loaded when, in one process that begins with nothing loaded, where there is no home to write to; what a
+broken library says and what metrics compute there, in processes forked from that one.
 """
 
 from __future__ import annotations
