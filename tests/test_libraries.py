@@ -129,7 +129,7 @@ def assert_names_the_guest(said: str, group: str) -> None:
 
 @pytest.mark.parametrize(("group", "command"), [("dora_cli.tasks", "tasks"), ("dora_cli.recipes", "methods")])
 def test_a_broken_guest_is_one_message_of_every_room_that_has_guests(tmp_path: Path, group: str, command: str) -> None:
-    """Of the methods' room: `tests/test_cold_start.py`."""
+    """That of the methods' room takes seconds to load: `tests/test_cold_start.py`."""
     bring_broken(tmp_path, group)
     code = f"from dora_cli.__main__ import main; main([{command!r}])"
     given = environment(PYTHONPATH=f"{ROOT}:{tmp_path}")

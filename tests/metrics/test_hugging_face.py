@@ -4,29 +4,25 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from types import ModuleType
 
-import evaluate
 import pytest
 
 from dora_cli.metrics.e2e import measures, tokenisation
 from dora_cli.metrics.e2e.java import JavaError
 from dora_cli.metrics.e2e.score import score_e2e
 from dora_cli.metrics.glue import compute_metrics, metric_names
-from dora_cli.metrics.hugging_face import (
-    Accuracy,
-    AccuracyF1,
-    Bleu,
-    Cider,
-    Matthews,
-    Meteor,
-    Nist,
-    PearsonSpearman,
-    RougeL,
-    compute,
-)
 
 OUTPUTS = ["The Eagle is a cheap pub.", "Cotto isn't family-friendly"]
 REFERENCES = [["The Eagle is a cheap pub.", "A pub"], ["Zizzi"]]
+
+
+@pytest.fixture(scope="module")
+def ours() -> ModuleType:
+    """Imported here, since it loads `evaluate`, which takes seconds."""
+    from dora_cli.metrics import hugging_face
+
+    return hugging_face
 
 
 @pytest.fixture
@@ -39,11 +35,11 @@ def no_java(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("no_java")
-def test_each_is_an_evaluate_metric_of_several_references() -> None:
+def test_each_of_e2e_is_an_evaluate_metric_of_several_references(ours: ModuleType) -> None:
     values = {}
-    for each in (Bleu, Nist, Meteor, RougeL, Cider):
-        assert issubclass(each, evaluate.Metric)
-        values |= compute(each, OUTPUTS, REFERENCES)
+    for each in (ours.Bleu, ours.Nist, ours.Meteor, ours.RougeL, ours.Cider):
+        assert issubclass(each, ours.evaluate.Metric)
+        values |= ours.compute(each, OUTPUTS, REFERENCES)
     # 13a tokens: 7 + 3 in the outputs, all 7, 6, 5 and 4 n-grams of the first match; references nearest in length: 7 +
     # 1.
     assert values["bleu"] == pytest.approx((7 / 10 * 6 / 8 * 5 / 6 * 4 / 4) ** (1 / 4))
@@ -56,31 +52,33 @@ def test_each_is_an_evaluate_metric_of_several_references() -> None:
     assert values == score_e2e(OUTPUTS, REFERENCES, meteor=False).metrics
 
 
-def test_those_of_glue_are_what_a_run_computes() -> None:
+def test_those_of_glue_are_what_a_run_computes(ours: ModuleType) -> None:
     predictions, references = [1.0, 1.0, 0.0, 1.0, 0.0], [1.0, 0.0, 0.0, 1.0, 1.0]
-    found = {name: compute_metrics(name, predictions, references) for name in metric_names()}
-    for name, each in zip(found, (Accuracy, AccuracyF1, Matthews, PearsonSpearman), strict=True):
-        assert issubclass(each, evaluate.Metric)
-        assert compute(each, predictions, references) == found[name]
+    classes = (ours.Accuracy, ours.AccuracyF1, ours.Matthews, ours.PearsonSpearman)
+    for name, each in zip(metric_names(), classes, strict=True):
+        assert issubclass(each, ours.evaluate.Metric)
+        assert ours.compute(each, predictions, references) == compute_metrics(name, predictions, references)
 
 
 @pytest.mark.usefixtures("no_java")
-def test_nothing_is_written_to_the_shared_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_written_to_the_shared_cache(
+    ours: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shared, private = tmp_path / "shared", tmp_path / "private"
     private.mkdir()
-    monkeypatch.setattr(evaluate.config, "HF_METRICS_CACHE", shared)
+    monkeypatch.setattr(ours.evaluate.config, "HF_METRICS_CACHE", shared)
     monkeypatch.setattr(tempfile, "tempdir", str(private))
-    compute(RougeL, OUTPUTS, REFERENCES)
+    ours.compute(ours.RougeL, OUTPUTS, REFERENCES)
+    ours.compute(ours.Accuracy, [0, 1], [1, 1])
     assert not shared.exists()
     assert not list(private.iterdir())
 
 
-@pytest.mark.usefixtures("no_java")
-def test_meteor_gets_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_meteor_gets_tokens(monkeypatch: pytest.MonkeyPatch, no_java: None) -> None:
     def score(outputs: list[str], references: list[list[str]]) -> float:
         assert outputs == ["the eagle is a cheap pub", "cotto is n't family-friendly"]
         assert references == [["the eagle is a cheap pub", "a pub"], ["zizzi"]]
         return 0.25
 
     monkeypatch.setattr(measures, "meteor_score", score)
-    assert compute(Meteor, OUTPUTS, REFERENCES) == {"meteor": 0.25}
+    assert measures.meteor(OUTPUTS, REFERENCES) == {"meteor": 0.25}
