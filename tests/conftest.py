@@ -20,24 +20,28 @@ from tests.training.conftest import make_recipe, tiny_model
 __all__ = ["make_recipe", "tiny_model"]
 
 LONGEST = (
-    "test_new_packages.py",
+    "test_commands.py",
     "test_kill.py",
+    "test_new_packages.py",
+    "test_cold_start.py",
     "test_trouble.py",
     "test_resume.py",
-    "test_generation.py",
-    "test_commands.py",
     "test_demo.py",
     "test_agreement.py",
     "test_run.py",
     "test_method.py",
+    "test_plots.py",
+    "test_generation.py",
     "test_distributed.py",
     "test_signals.py",
-    "test_process.py",
-    "test_cold_start.py",
-    "test_literal_reference.py",
-    "test_plots.py",
     "test_capture.py",
+    "test_browser.py",
+    "test_process.py",
+    "test_trainer_callback.py",
     "test_escapes.py",
+    "test_untrusted.py",
+    "test_decoding.py",
+    "test_literal_reference.py",
 )
 """Files that take half of the time; they come first, or one core would end with them alone."""
 

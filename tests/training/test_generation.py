@@ -289,7 +289,7 @@ def test_a_test_split_without_references_is_said_before_training(models: dict[st
     (folder / "testset.csv").write_text('"MR"\n"name[A], view[sea]"\n')
     overrides = ("data.source=e2e-csv", f"data.path={folder}")
     with pytest.raises(DataError, match=r"split test: e2e has no references .*decode\.split"):
-        train(recipe_of(models["gpt2"], *overrides), tmp_path / "run")
+        train(recipe_of(models["gpt2"], "train.epochs=3", *overrides), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

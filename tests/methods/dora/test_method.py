@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -673,7 +674,12 @@ def test_a_frozen_state_fits_either_setting_of_compact(saved: bool, loaded: bool
 
 
 def state_of(until: int, **changes: Any) -> dict[str, torch.Tensor]:
-    return {key: value.clone() for key, value in training(until=until, **changes).dora.state_dict().items()}
+    return {key: value.clone() for key, value in _trained_state(until, **changes).items()}
+
+
+@cache
+def _trained_state(until: int, **changes: Any) -> Mapping[str, torch.Tensor]:
+    return training(until=until, **changes).dora.state_dict()
 
 
 def fresh(**changes: Any) -> Dora:
