@@ -31,6 +31,10 @@ class RecipeError(DoraError):
         super().__init__("\n".join(self.problems))
 
 
+class ExperimentError(RecipeError):
+    """The file of an experiment is missing, malformed or asks for something impossible; carries every problem."""
+
+
 class BudgetError(DoraError):
     """A rank budget or schedule that cannot be carried out."""
 

@@ -19,8 +19,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "dora_cli"
 
 ORDER = (
-    "commands", "library", "export", "doctor", "reports", "training", "assembly", "evaluation", "tasks", "metrics",
-    "data", "models", "methods", "runs", "machine", "recipe",
+    "commands", "compare", "library", "export", "doctor", "reports", "training", "assembly", "evaluation", "tasks",
+    "metrics", "data", "models", "methods", "runs", "machine", "recipe",
 )  # fmt: skip
 """The rooms from the street door down: one may use those after it, and the modules outside the rooms."""
 
@@ -248,6 +248,22 @@ def test_the_mathematics_stands_alone(name: str, allowed: set[str]) -> None:
         for imported in imports_of(f"dora_cli.methods.dora.{name}")
     }
     assert found - PURE <= allowed
+
+
+STATISTICS = "dora_cli.compare.statistics"
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if module.startswith(STATISTICS)])
+def test_the_statistics_of_a_comparison_know_numbers_alone(module: str) -> None:
+    """Arrays in, numbers and a word out: no runs, no recipes, no files."""
+    found = {imported if ours(imported) else imported.split(".")[0] for imported in imports_of(module)}
+    assert {name for name in found if not name.startswith(STATISTICS)} <= {"numpy", "scipy", *PURE}
+    names = {
+        node.id
+        for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8")))
+        if isinstance(node, ast.Name)
+    }
+    assert names.isdisjoint({"print", "open", "input", "exec", "eval", "__import__"})
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dora_cli.assembly.build import AdaptedModel
 from dora_cli.data import Encoded, Examples, forget_table
@@ -11,6 +11,9 @@ from dora_cli.errors import DataError
 from dora_cli.recipe import Recipe
 from dora_cli.tasks import Task, read_split
 from dora_cli.wording import plural
+
+HELD_OUT = "train-held-out"
+"""Name of the part of the training split that ``eval.held_out`` keeps from training, beside the names of splits."""
 
 
 @dataclass(frozen=True)
@@ -21,11 +24,13 @@ class RunData:
         training: what it learns from.
         evaluated: those of each split that it evaluates.
         held_out: what is kept from the training split for the method; None where it asks for none.
+        read: how many examples of the training split there were before any were kept from it.
     """
 
     training: Examples
     evaluated: Mapping[str, Examples]
-    held_out: Examples | None = None
+    held_out: Examples | None
+    read: int
 
     @property
     def by_split(self) -> dict[str, Examples]:
@@ -38,22 +43,58 @@ def load_data(recipe: Recipe, task: Task, *, held_out: float = 0.0) -> RunData:
     """All examples of a run of `recipe` (resolved).
 
     Args:
-        held_out: share of the training split that is kept from it.
+        held_out: share of the training split that is kept from it for the method.
     """
     try:
-        training = load_split(recipe, task, "train", training=True)
-        evaluated = {split: load_split(recipe, task, split, training=False) for split in task.evaluated_splits(recipe)}
+        training, held = _training(recipe, task)
+        evaluated = {name: _evaluated(recipe, task, name, held) for name in evaluated_splits(recipe, task)}
     finally:
         forget_table()
+    read = len(training) + (0 if held is None else len(held))
     if not held_out:
-        return RunData(training, evaluated)
-    kept, held = training.parted(held_out)
+        return RunData(training, evaluated, None, read)
+    kept, for_method = _parted(training, held_out, f"method {recipe.method.name} asks for")
+    return RunData(kept, evaluated, for_method, read)
+
+
+def _training(recipe: Recipe, task: Task) -> tuple[Examples, Examples | None]:
+    """What there is to learn from, and what ``eval.held_out`` keeps from it."""
+    training = load_split(recipe, task, "train", training=True)
+    if recipe.eval.held_out is None:
+        return training, None
+    return _parted(training, recipe.eval.held_out, "eval.held_out says")
+
+
+def _evaluated(recipe: Recipe, task: Task, split: str, held: Examples | None) -> Examples:
+    """The examples of one split that are evaluated, at most as many as ``data.max_eval_samples`` says."""
+    if split != HELD_OUT:
+        return load_split(recipe, task, split, training=False)
+    assert held is not None, "eval.held_out is set"
+    held, limit = replace(held, notes=()), recipe.data.max_eval_samples  # the training split says them
+    if limit is None:
+        return held
+    return (held.sample_sources if task.fields.by_source(HELD_OUT) else held.sample)(limit, seed=0)
+
+
+def evaluated_splits(recipe: Recipe, task: Task) -> tuple[str, ...]:
+    """What an evaluation of `recipe` (resolved) reads."""
+    return task.evaluated_splits(recipe) if recipe.eval.held_out is None else (HELD_OUT,)
+
+
+def load_evaluated(recipe: Recipe, task: Task, split: str) -> Examples:
+    """The examples of one split that are evaluated; `HELD_OUT` is what ``eval.held_out`` keeps from training."""
+    held = _training(recipe, task)[1] if split == HELD_OUT else None
+    return _evaluated(recipe, task, split, held)
+
+
+def _parted(training: Examples, share: float, who: str) -> tuple[Examples, Examples]:
+    kept, held = training.parted(share)
     if not len(held):
         raise DataError(
-            f"split train: {plural(len(training), 'example')} are too few to hold {held_out:g} of them out, which "
-            f"method {recipe.method.name} asks for; give more"
+            f"split train: {plural(len(training), 'example')} are too few to hold {share:g} of them out, which {who}; "
+            "give more"
         )
-    return RunData(kept, evaluated, held)
+    return kept, held
 
 
 def load_split(recipe: Recipe, task: Task, split: str, *, training: bool) -> Examples:

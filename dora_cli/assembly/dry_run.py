@@ -193,11 +193,11 @@ def _data(recipe: Recipe, task: Task, held_out: float) -> tuple[int, list[str]]:
         size, limit = task.splits["train"], recipe.data.max_train_samples
         notes = [*notes_on_settings(recipe), *notes_on_official_sizes(recipe, task)]
         count = size if limit is None else min(size, limit)
-        count -= parted_off(count, held_out)
+        for share in (recipe.eval.held_out or 0.0, held_out):
+            count -= parted_off(count, share)
         return count, [*notes, *filter(None, [task.lacks()])]
     data = load_data(recipe, task, held_out=held_out)
-    kept = 0 if data.held_out is None else len(data.held_out)
-    return len(data.training), list(notes_before_training(recipe, task, data.training, data.evaluated, held_out=kept))
+    return len(data.training), list(notes_before_training(recipe, task, data.training, data.evaluated, read=data.read))
 
 
 def _parameters(

@@ -52,7 +52,7 @@ def look_at_data(recipe: Recipe) -> dict[str, Any]:
         "model": recipe.model.name,
         "source": recipe.data.source,
         "max_length": recipe.data.max_length,
-        "notes": list(notes_before_training(recipe, task, data.training, data.evaluated)),
+        "notes": list(notes_before_training(recipe, task, data.training, data.evaluated, read=data.read)),
         "splits": splits,
         "shown": _shown(recipe, task, data.training, base.tokenizer, layout),
     }

@@ -21,7 +21,7 @@ def unheard(message: str) -> None:
 
 
 def notes_before_training(
-    recipe: Recipe, task: Task, training: Examples, evaluated: Mapping[str, Examples], *, held_out: int = 0
+    recipe: Recipe, task: Task, training: Examples, evaluated: Mapping[str, Examples], *, read: int
 ) -> Iterator[str]:
     """Everything that a run says before its first step, each note once.
 
@@ -30,12 +30,10 @@ def notes_before_training(
         task: its task.
         training: the training examples.
         evaluated: the examples of each evaluated split.
-        held_out: how many more examples of the training split are kept from it.
+        read: how many examples of the training split there were before any were kept from it.
     """
     yield from notes_on_settings(recipe)
-    if note := limit_note(
-        "split train", "data.max_train_samples", recipe.data.max_train_samples, len(training) + held_out, "example"
-    ):
+    if note := limit_note("split train", "data.max_train_samples", recipe.data.max_train_samples, read, "example"):
         yield note
     yield from training.notes
     yield from text_notes("split train", training)

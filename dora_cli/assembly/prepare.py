@@ -15,7 +15,7 @@ from dora_cli.assembly.build import (
     note_on_rank,
     targets_of,
 )
-from dora_cli.assembly.data import RunData, encode_training
+from dora_cli.assembly.data import HELD_OUT, RunData, encode_training
 from dora_cli.assembly.evaluator import make_evaluator
 from dora_cli.assembly.length import RunLength
 from dora_cli.assembly.notes import Note
@@ -163,6 +163,7 @@ def prepare(
         layout=adapted.layout,
         accelerator=ground.accelerator,
         progress=progress,
+        split=None if recipe.eval.held_out is None else HELD_OUT,
     )
     on_main(ground.accelerator, lambda: rehearse(recipe, task, adapted, train, evaluator, ground.accelerator))
     calibrator = Calibrator(
@@ -180,6 +181,6 @@ def prepare(
         with memory_advice(recipe):
             adapted.method.calibrate(calibrator(wanted))
     seed_everything(recipe.train.seed + ground.accelerator.process_index)  # dropout differs between processes
-    same = {split: task.baseline(data.evaluated[split]) for split in task.eval_splits}
+    same = {split: task.baseline(data.evaluated[split]) for split in evaluator.splits}
     constant = task.combine(same) if all(same.values()) else {}
     return Prepared(recipe, task, length, adapted, train, evaluator, ground, captured, calibrator, constant)

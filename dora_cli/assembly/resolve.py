@@ -54,15 +54,9 @@ def selecting_metric(recipe: Recipe, task: Task) -> str:
 
 def _metric(recipe: Recipe, task: Task) -> list[str]:
     metric = recipe.eval.metric
-    if metric is None or metric in task.epoch_metrics:
+    known = task.epoch_metrics if recipe.eval.held_out is None else task.held_out_metrics
+    if metric is None or metric in known:
         return []
-    near = difflib.get_close_matches(metric, task.epoch_metrics, n=1) or [
-        name for name in task.epoch_metrics if name.endswith(metric)
-    ]
+    near = difflib.get_close_matches(metric, known, n=1) or [name for name in known if name.endswith(metric)]
     hint = f"; did you mean {near[0]}?" if near else "; name one of them, or remove the key"
-    return [
-        (
-            f"eval.metric: {task.name} has no metric {metric!r} between epochs; it has "
-            f"{', '.join(task.epoch_metrics)}{hint}"
-        )
-    ]
+    return [(f"eval.metric: {task.name} has no metric {metric!r} between epochs; it has {', '.join(known)}{hint}")]

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from dora_cli.assembly.build import AdaptedModel, adapt, load_base, make_method, note_on_code
-from dora_cli.assembly.data import load_split
+from dora_cli.assembly.data import HELD_OUT, evaluated_splits, load_evaluated
 from dora_cli.assembly.evaluator import make_evaluator
 from dora_cli.assembly.notes import Note, notes_before_evaluation, unheard
 from dora_cli.assembly.resolve import resolve
@@ -145,7 +145,7 @@ def restore(
     threads = recorded_threads(environment)
     ground = take_ground(recipe)
     with hint_where(run, recipe):
-        examples = {name: load_split(recipe, task, name, training=False) for name in names}
+        examples = {name: load_evaluated(recipe, task, name) for name in names}
         if of_code := note_on_code(recipe):
             note(of_code)
         with memory_advice(recipe, "load"):
@@ -194,7 +194,7 @@ def evaluate_saved(
     def splits(recipe: Recipe, task: Task) -> Sequence[str]:
         if split is not None and split not in task.splits:
             raise RecipeError(f"--split {split}: {task.name} has {', '.join(task.splits)}")
-        return task.evaluated_splits(recipe) if split is None else (split,)
+        return evaluated_splits(recipe, task) if split is None else (split,)
 
     restored = restore(checkpoint, overrides, splits, note)
     recipe, task, adapted, weights = restored.recipe, restored.task, restored.adapted, restored.weights
@@ -207,7 +207,7 @@ def evaluate_saved(
         layout=adapted.layout,
         accelerator=restored.ground.accelerator,
         progress=progress,
-        split=split,
+        split=HELD_OUT if split is None and recipe.eval.held_out is not None else split,
     )
     for odd in notes_before_evaluation(recipe, task, restored.examples):
         note(odd)

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from typer.core import TyperGroup
 
+from dora_cli.commands import compare as compare_command
 from dora_cli.commands import data as data_command
 from dora_cli.commands import doctor as doctor_command
 from dora_cli.commands import eval as eval_command
@@ -96,6 +97,7 @@ app.command("init", epilog=init_command.EPILOG)(init_command.init)
 app.command("data", epilog=data_command.EPILOG)(data_command.data)
 app.command("train", epilog=train_command.EPILOG)(train_command.train)
 app.command("eval", epilog=eval_command.EPILOG)(eval_command.evaluate)
+app.command("compare", epilog=compare_command.EPILOG)(compare_command.compare)
 app.command("predict", epilog=predict_command.EPILOG)(predict_command.predict)
 app.command("ranks", epilog=ranks_command.EPILOG)(ranks_command.ranks)
 app.command("report", epilog=report_command.EPILOG)(report_command.report)

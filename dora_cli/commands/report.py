@@ -1,4 +1,4 @@
-"""`dora report`: runs as one page."""
+"""`dora report`: runs, or an experiment of many, as one page or as a table for a paper."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ def report(
         list[Path],
         typer.Argument(
             metavar="RUN...",
-            help="Folders of runs, finished or not, or parents of runs with --seeds. Seeds of one recipe are averaged.",
+            help=(
+                "Folders of runs, finished or not, or parents of runs with --seeds. Seeds of one recipe are averaged. "
+                "Or, alone, the folder of an experiment that dora compare made."
+            ),
             show_default=False,
         ),
     ],
@@ -27,21 +30,20 @@ def report(
             "--output",
             "-o",
             metavar="FILE",
-            help="The page to write: a new file that ends in .html, or - for stdout.",
+            help=(
+                "What to write: a new file that ends in .html for a page, or of an experiment in .md for tables as a "
+                "paper wants them; - is the page on stdout."
+            ),
             show_default=False,
         ),
     ],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE if it is there already.")] = False,
 ) -> None:
     """Write one self-contained HTML page about runs: results, rank maps, charts, sizes, recipes, environment."""
-    from dora_cli.reports.html.page import check_output, write_report
+    from dora_cli.reports.outputs import write
     from dora_cli.runs.output_files import is_stdout
-    from dora_cli.wording import plural
 
-    check_output(output, overwrite=overwrite)
     to_stdout = is_stdout(output)
-    groups = write_report(runs, output)
-    for group in groups:
-        done = f"{len(group.finished)} of {plural(len(group.runs), 'run')} finished"
-        say(f"{group.name}: {group.task}, {group.model}, {group.method}, {done}", err=to_stdout)
+    for line in write(runs, output, overwrite=overwrite):
+        say(line, err=to_stdout)
     say(f"report: {'stdout' if to_stdout else output}", err=to_stdout)

@@ -172,11 +172,16 @@ class EvalSection(Section):
         batch_size: examples per process and batch.
         select: ``best-after-freeze`` (best epoch evaluated once the ranks are frozen), ``best`` of all, or ``last``.
         metric: what makes an epoch the best; None is the task's own choice.
+        every: ``epoch``, or only once, at the ``end`` of the training.
+        held_out: share of the training split that is kept out of the training and evaluated in the place of the dev
+            split, of every class its share and the same one in every run; to choose settings by.
     """
 
     batch_size: ForBatching[Count] = 64
     select: ForRun[Literal["best-after-freeze", "best", "last"]] = "best-after-freeze"
     metric: ForRun[Text | None] = None
+    every: ForRun[Literal["epoch", "end"]] = "epoch"
+    held_out: ForRun[Share | None] = None
 
 
 class DecodeSection(Section):

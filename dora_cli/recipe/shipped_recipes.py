@@ -10,6 +10,8 @@ from dora_cli.errors import RecipeError
 from dora_cli.recipe.load import load_recipe
 from dora_cli.recipe.schema import Recipe
 
+EXPERIMENTS = "compare"
+"""The folder of the experiments that come with the program."""
 _PLACES = (
     Path(__file__).parent / "shipped",  # a link to configs/ in the repository, a copy of it in an installed package
     Path(__file__).parents[2] / "configs",  # a checkout on a system without links
@@ -24,10 +26,7 @@ def shipped_recipes() -> dict[str, Recipe]:
         RecipeError: they are not there.
     """
     folder = _folder()
-    return {
-        path.relative_to(folder).with_suffix("").as_posix(): load_recipe(path)
-        for path in sorted(folder.rglob("*.yaml"))
-    }
+    return {path.relative_to(folder).with_suffix("").as_posix(): load_recipe(path) for path in _recipes_in(folder)}
 
 
 def find_recipe(path: Path) -> Path:
@@ -40,7 +39,7 @@ def find_recipe(path: Path) -> Path:
         return path
     folder = _folder()
     name = path.as_posix()
-    names = [found.relative_to(folder).with_suffix("").as_posix() for found in sorted(folder.rglob("*.yaml"))]
+    names = [found.relative_to(folder).with_suffix("").as_posix() for found in _recipes_in(folder)]
     if name in names:
         return folder / f"{name}.yaml"
     if path.is_dir():  # which its reader refuses
@@ -50,6 +49,11 @@ def find_recipe(path: Path) -> Path:
         f"{name}: there is no such recipe file, and no recipe of this name comes with dora; "
         + (f"nearest: {', '.join(near)}" if near else f"there are {', '.join(names)}")
     )
+
+
+def _recipes_in(folder: Path) -> list[Path]:
+    """Their files; those of `EXPERIMENTS` are no recipes."""
+    return [path for path in sorted(folder.rglob("*.yaml")) if path.parent.name != EXPERIMENTS]
 
 
 def _folder() -> Path:

@@ -26,7 +26,7 @@ def print_tasks(console: Console, tasks: Sequence[Mapping[str, Any]]) -> None:
     for task in tasks:
         if not any(task["splits"].values()):
             continue
-        metrics = Text(", ".join([task["primary"], *(name for name in task["metrics"] if name != task["primary"])]))
+        metrics = Text(", ".join([task["primary"], *_others(task)]))
         metrics.stylize("bold", 0, len(task["primary"]))
         table.add_row(
             task["name"],
@@ -38,11 +38,17 @@ def print_tasks(console: Console, tasks: Sequence[Mapping[str, Any]]) -> None:
     console.print()
     for task in tasks:
         if not any(task["splits"].values()):
-            _line(console, f"{task['name']} of your own data: {task['asks']}; {', '.join(task['metrics'])}")
-    _line(console, "The first metric selects the epoch that is kept, if eval.metric names no other.")
+            named = ", ".join([task["primary"], *_others(task)])
+            _line(console, f"{task['name']} of your own data: {task['asks']}; {named}")
+    _line(console, "The first metric selects the epoch that is kept, if eval.metric names no other; all have the loss.")
     _line(console, "data.source:")
     for sources, names in _by_sources(tasks).items():
         _line(console, f"  {', '.join(names)}: {', '.join(sources)}")
+
+
+def _others(task: Mapping[str, Any]) -> list[str]:
+    """The metrics beside the primary one, without the loss, which all tasks have."""
+    return [name for name in task["metrics"] if name != task["primary"] and not name.startswith("loss")]
 
 
 def _sizes(splits: Mapping[str, int], split: str) -> str:

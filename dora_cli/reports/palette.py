@@ -44,6 +44,7 @@ LIGHT = {
     "page": "#f3f5f7", "paper": PAPER, "raised": "#f3f5f7", "ink": INK, "faint": "#5f6670", "grid": GRID,
     "edge": "#e1e5ea", "accent": "#0b5fa5", "warning": FEWER[0], "warned": FEWER[3], **PHASES,
     "loss": LOSS, "metric": METRIC, "budget": RAMP[2], "live": RAMP[7], "mean": INK, "each": "#8a929c",
+    "margin": "#e6eef7", "warned-ink": "#9a4a00",
     **{f"s{index}": colour for index, colour in enumerate(SERIES)},
 }  # fmt: skip
 """Colours of the HTML report by what they are for: `s0`, `s1`, ... are runs beside each other."""
@@ -51,7 +52,8 @@ DARK = {
     "page": "#0f1318", "paper": "#171c23", "raised": "#222932", "ink": "#e8eaed", "faint": "#a3abb6",
     "grid": "#3a424d", "edge": "#2a313b", "accent": "#7db8f0", "warning": "#33261a", "warned": "#dd7b2b",
     "warm-up": "#2f2a1c", "pruning": "#1f2c40", "final": "#1c2129", "loss": "#d5d9de", "metric": "#56b4e9",
-    "budget": "#2f6f9c", "live": "#d6eef7", "mean": "#f4f5f7", "each": "#7e8793",
+    "budget": "#2f6f9c", "live": "#d6eef7", "mean": "#f4f5f7", "each": "#7e8793", "margin": "#1e3148",
+    "warned-ink": "#ffab70",
     "s0": "#56b4e9", "s1": "#ff9057", "s2": "#3fcf9f", "s3": "#cfa0dc",
     "s4": "#a9dcff", "s5": "#e3c04f", "s6": "#e4e6e9", "s7": "#ff8fc4",
 }  # fmt: skip

@@ -57,8 +57,13 @@ def make_listener(
     if quiet:
         return QuietListener(console)
     if plain is None:
-        plain = _under_ci() or console.legacy_windows or not (console.is_interactive and _is_a_tty(console))
+        plain = not redraws(console)
     return RunListener(console, results or make_console(), live=not plain, brief=brief)
+
+
+def redraws(console: Console) -> bool:
+    """Whether `console` is a terminal that can redraw, with somebody before it: not under CI."""
+    return not (_under_ci() or console.legacy_windows) and console.is_interactive and _is_a_tty(console)
 
 
 def _is_a_tty(console: Console) -> bool:

@@ -30,6 +30,8 @@ ADDED = {
     "data.separator": None,
     "data.name": None,
     "data.config": None,
+    "eval.every": "epoch",
+    "eval.held_out": None,
 }
 """Keys that older runs do not know, with what stands for their absence: then they are left out of the hash, so that
 such runs go on.

@@ -10,6 +10,8 @@ from typing import Any
 
 from dora_cli.atomic import write_json
 from dora_cli.runs.reading import read_json
+from dora_cli.runs.records.comparison import ComparisonRecord
+from dora_cli.runs.records.diverged import DivergedRecord
 from dora_cli.runs.records.environment import EnvironmentRecord
 from dora_cli.runs.records.fields import Record, validated, written
 from dora_cli.runs.records.metrics import MetricsRecord
@@ -69,6 +71,21 @@ class RunRecords:
         """Only in the parent folder of several seeds."""
         return self.folder / "summary.json"
 
+    @property
+    def diverged(self) -> Path:
+        """Only of a run of an experiment that diverged."""
+        return self.folder / "diverged.json"
+
+    @property
+    def comparison(self) -> Path:
+        """Only in the folder of an experiment of many runs."""
+        return self.folder / "comparison.json"
+
+    @property
+    def experiment(self) -> Path:
+        """The file that says what is compared; only in the folder of an experiment."""
+        return self.folder / "experiment.yaml"
+
     def read_metrics(self) -> dict[str, Any]:
         """metrics.json, checked. Raises CheckpointError."""
         return _read(MetricsRecord, self.metrics)
@@ -85,6 +102,10 @@ class RunRecords:
         """summary.json, checked. Raises CheckpointError."""
         return _read(SummaryRecord, self.summary)
 
+    def read_comparison(self) -> dict[str, Any]:
+        """comparison.json, checked. Raises CheckpointError."""
+        return _read(ComparisonRecord, self.comparison)
+
     def write_metrics(self, content: Mapping[str, Any]) -> None:
         """Writes metrics.json, checked. Raises OutputError."""
         write_json(self.metrics, written(MetricsRecord, content))
@@ -100,6 +121,14 @@ class RunRecords:
     def write_summary(self, content: Mapping[str, Any]) -> None:
         """Writes summary.json, checked. Raises OutputError."""
         write_json(self.summary, written(SummaryRecord, content))
+
+    def write_diverged(self, content: Mapping[str, Any]) -> None:
+        """Writes diverged.json, checked. Raises OutputError."""
+        write_json(self.diverged, written(DivergedRecord, content))
+
+    def write_comparison(self, content: Mapping[str, Any]) -> None:
+        """Writes comparison.json, checked. Raises OutputError."""
+        write_json(self.comparison, written(ComparisonRecord, content))
 
     def seed_runs(self) -> list[RunRecords]:
         """The runs of `dora train --seeds` in this folder, ``seed-*``, in order of their seeds; finished or not."""

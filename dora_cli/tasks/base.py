@@ -119,6 +119,11 @@ class Task(ABC):
         """Names of what an evaluation between epochs gives."""
 
     @property
+    def held_out_metrics(self) -> tuple[str, ...]:
+        """The same where a part of the training split is evaluated, which is one split."""
+        return self.epoch_metrics
+
+    @property
     def metrics(self) -> tuple[str, ...]:
         """Names of all that is measured, also once the training is done."""
         return self.epoch_metrics

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -49,6 +50,9 @@ _VALUES: Mapping[str, tuple[str, ...]] = {
 }
 """What each metric computes on one split."""
 
+LOSS = "loss"
+"""Mean of what is minimised, without label smoothing: less noisy than what counts right answers."""
+
 _CORRELATIONS = ("matthews_correlation", "pearson", "spearmanr")
 
 
@@ -87,7 +91,7 @@ class LabelTask(Task):
     def scores(self) -> tuple[str, ...]:
         """Names of what is measured on one split."""
         binary = self.metric == "classes" and len(self.label_names or ()) in (0, 2)  # none: not yet looked for
-        return (*_VALUES[self.metric], *(("auroc",) if binary else ()))
+        return (*_VALUES[self.metric], *(("auroc",) if binary else ()), LOSS)
 
     @property
     def standardises(self) -> bool:
@@ -131,13 +135,17 @@ class LabelTask(Task):
         )
 
     def lower_is_better(self, metric: str) -> bool:
-        return metric == "rmse"
+        return metric == "rmse" or metric.startswith(LOSS)
 
     @property
     def epoch_metrics(self) -> tuple[str, ...]:
         per_split = self.scores
         splits = [split.removeprefix("validation_") for split in self.eval_splits] if len(self.eval_splits) > 1 else []
         return (*per_split, *(f"{value}_{split}" for split in splits for value in per_split))
+
+    @property
+    def held_out_metrics(self) -> tuple[str, ...]:
+        return self.scores
 
     # -- a recipe ------------------------------------------------------------------------------------------------------
 
@@ -234,8 +242,18 @@ class LabelTask(Task):
         assert labels is not None, "scorable"
         logits, compute = _stacked(kept), self._compute_metrics()
         if self.metric == "classes":
-            return compute(logits.double().softmax(dim=-1).numpy(), labels)
-        return compute(self._in_units(self.predictions(logits).numpy().astype(self._type)), self._in_units(labels))
+            found = compute(logits.double().softmax(dim=-1).numpy(), labels)
+        else:
+            predictions = self.predictions(logits).numpy().astype(self._type)
+            found = compute(self._in_units(predictions), self._in_units(labels))
+        return {**found, LOSS: self._mean_loss(logits, labels)}
+
+    def _mean_loss(self, logits: Tensor, labels: npt.NDArray[Any]) -> float:
+        """The mean of `losses` over a split, without label smoothing; of numbers that are standardised, as learned."""
+        import torch
+
+        losses = self.losses(SimpleNamespace(logits=logits), {"labels": torch.from_numpy(labels)})
+        return float(losses.numpy().mean(dtype=np.float64))
 
     def baseline(self, examples: Examples) -> Mapping[str, float]:
         """What saying one class of all is worth, the one that is best for a metric; or the mean of numbers."""
@@ -245,8 +263,11 @@ class LabelTask(Task):
         found = {"matthews_correlation": 0.0, "pearson": 0.0, "spearmanr": 0.0, "auroc": 0.5}
         if self.regression:
             found["rmse"] = float(labels.std())
+            found[LOSS] = float(labels.var()) / (1.0 if self.scale is None else self.scale[1] ** 2)
         else:
             counts = np.bincount(labels)
+            shares = counts[counts > 0] / len(labels)
+            found[LOSS] = abs(float((shares * np.log(shares)).sum()))
             share, positive = counts.max() / len(labels), float((labels == 1).mean())
             f1 = 2 * share / (1 + share)  # of the class that is said; all others that are there have 0
             found |= {"accuracy": float(share), "micro_f1": float(share), "macro_f1": float(f1 / (counts > 0).sum())}

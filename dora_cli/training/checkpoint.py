@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -172,7 +172,13 @@ def pruning_events(history: Sequence[Mapping[str, Any]], schedule: Schedule) -> 
 
 
 def check_fits(
-    progress: Mapping[str, Any], *, length: RunLength, schedule: Schedule, frozen: bool, metric: str
+    progress: Mapping[str, Any],
+    *,
+    length: RunLength,
+    schedule: Schedule,
+    frozen: bool,
+    metric: str,
+    every: Literal["epoch", "end"],
 ) -> None:
     """Refuses a checkpoint whose numbers cannot be those of this run.
 
@@ -180,17 +186,21 @@ def check_fits(
         progress: as `check_progress` lets through.
         frozen: whether the ranks of the weights beside it are final.
         metric: what selects an epoch.
+        every: ``eval.every``.
 
     Raises:
         CheckpointError: names the first number that cannot be.
     """
     record = ProgressRecord.model_validate(progress)
     at, selection = record.at, record.selection
-    done = at.epoch - 1  # epochs that are trained and evaluated
+    done = at.epoch - 1  # epochs that are trained, and evaluated where their turn is
     steps = [
         min(epoch * length.steps_per_epoch, length.total_steps) for epoch in range(1, min(done, length.epochs) + 1)
     ]
     within = length.steps_in(at.epoch) if at.epoch <= length.epochs else 0
+    expected = list(enumerate(steps, start=1))
+    if every == "end":
+        expected = expected[length.epochs - 1 :]
     evaluated = {entry.epoch: entry.step for entry in record.epochs}
     events, event = [], schedule.next_event(0)
     while event is not None and event <= at.step:
@@ -203,7 +213,7 @@ def check_fits(
         ("at.train_loss", at.train_loss is None or 0 < at.groups == within),  # None: also that of steps all skipped
         ("step_function.scheduler", record.step_function.scheduler == at.step),
         ("step_function.first_bad", record.step_function.first_bad <= at.step),
-        ("epochs", [(entry.epoch, entry.step) for entry in record.epochs] == list(enumerate(steps, start=1))),
+        ("epochs", [(entry.epoch, entry.step) for entry in record.epochs] == expected),
         ("epochs", all(metric in entry.metrics for entry in record.epochs)),
         (
             "selection",

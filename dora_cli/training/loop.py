@@ -89,7 +89,10 @@ class Loop:
         while self.at.epoch <= self.length.epochs:
             if self.at.train_loss is None:
                 self._train_epoch()
-            self._evaluate()
+            if self.recipe.eval.every == "epoch" or self.at.epoch == self.length.epochs:
+                self._evaluate()
+            else:
+                self._end_epoch()
         self.signals.patient = False
         self._stop_if_asked()  # a signal may have come after the last one asked
         if not self.outcome.selection.frozen:
@@ -201,9 +204,13 @@ class Loop:
             self.outcome.confusion = self.evaluator.confusion
         self.listener.evaluated(EvalLog(epoch, step, phase, train_loss, metrics, selection.primary, best))
         self.place.write_log({"type": "eval", **entry})
-        self.at = Position(step, epoch + 1)
+        self._end_epoch(selected=best)
+
+    def _end_epoch(self, *, selected: bool = False) -> None:
+        """The checkpoint after an epoch, and where its evaluation was the best one so far the selected weights."""
+        self.at = Position(self.at.step, self.at.epoch + 1)
         self.save()
-        if best:
+        if selected:
             with self.outcome.clocks.saving:
                 on_main(self.accelerator, self._save_selected)
         self._stop_if_asked()
@@ -290,7 +297,14 @@ class Loop:
         """Goes back to the moment of `snapshot`; the method's state is there already. Raises CheckpointError."""
         progress, outcome = snapshot.progress, self.outcome
         metric = outcome.selection.primary
-        check_fits(progress, length=self.length, schedule=self.schedule, frozen=self.method.frozen, metric=metric)
+        check_fits(
+            progress,
+            length=self.length,
+            schedule=self.schedule,
+            frozen=self.method.frozen,
+            metric=metric,
+            every=self.recipe.eval.every,
+        )
         self.step_function.load_state_dict(snapshot.optimizer, progress["step_function"])
         self.at = position_in(progress, self.length)
         outcome.load_state({**progress, "history": pruning_events(progress["history"], self.schedule)})

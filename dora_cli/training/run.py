@@ -256,8 +256,7 @@ def _prepare(
     """Data, model and evaluator, at the start or as `found` left them; and the content of environment.json."""
     data = load_data(recipe, task, held_out=call.make_method(recipe).held_out)
     length = RunLength.of(recipe, len(data.training), ground.processes)
-    held_out = 0 if data.held_out is None else len(data.held_out)
-    for odd in notes_before_training(recipe, task, data.training, data.evaluated, held_out=held_out):
+    for odd in notes_before_training(recipe, task, data.training, data.evaluated, read=data.read):
         listener.note(odd)
     kept = place.records.read_environment() if found is not None else None
     adapted, captured = prepare_model(

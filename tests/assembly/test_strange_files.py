@@ -79,7 +79,7 @@ def test_what_can_be_trained_on(
     settled, task = resolve(recipe(tmp_path, "builtin:tiny-encoder", *changes))
     data = load_data(settled, task)
     assert task.labels == labels
-    said = [line for line in notes_before_training(settled, task, data.training, data.evaluated)
+    said = [line for line in notes_before_training(settled, task, data.training, data.evaluated, read=data.read)
             if "data.validation" not in line]  # fmt: skip
     if note is None:
         assert said == []

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.commands.conftest import Refuse, Trained, dora, forked
+from tests.reports.compare.examples import experiment, write_experiment
 from tests.reports.html.folders import write_run
 
 
@@ -74,3 +75,36 @@ def test_a_dash_is_stdout(tmp_path: Path) -> None:
     assert done.out.startswith("<!doctype html>")
     assert done.out.endswith("</html>\n")
     assert done.err.endswith("report: stdout\n")
+
+
+def test_an_experiment_is_a_page_or_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    record = experiment(2, 3, 4)
+    write_experiment(Path("many"), record, with_ranks=["dora"])
+    page = dora("report", "many", "-o", "page.html")
+    assert page.code == 0, page.err
+    lines = page.out.splitlines()
+    assert len(lines) == len(record["comparisons"]) + 1, "a sentence for each comparison"
+    assert lines[-1] == "report: page.html"
+    assert Path("page.html").read_text(encoding="utf-8").startswith("<!doctype html>")
+    for name in ("table.md", "table.MARKDOWN"):
+        assert dora("report", "many", "-o", name).code == 0
+    assert "| method |" in Path("table.md").read_text(encoding="utf-8")
+    assert Path("table.md").read_bytes() == Path("table.MARKDOWN").read_bytes()
+    out = dora("report", "many", "-o", "-")
+    assert out.out == Path("page.html").read_text(encoding="utf-8")
+    assert out.err.splitlines() == [*lines[:-1], "report: stdout"]
+
+
+def test_what_it_refuses_of_experiments(refuses: Refuse, tmp_path: Path) -> None:
+    many = write_experiment(tmp_path / "many", experiment(1, 2, 2))
+    run = write_run(tmp_path / "run")
+    new = tmp_path / "new.html"
+    refuses("report", many, run, "-o", new, says=["many is an experiment", "alone"])
+    refuses("report", many, many, "-o", new, says=["many is an experiment", "alone"])
+    refuses("report", many, "-o", tmp_path / "table.tex", says=["ends in .tex", ".md"])
+    refuses("report", run, "-o", tmp_path / "table.md", says=["ends in .md", ".html"])
+    (tmp_path / "old.md").write_text("mine")
+    refuses("report", many, "-o", tmp_path / "old.md", says=["exists already", "--overwrite"])
+    (many / "comparison.json").write_text("{}")
+    refuses("report", many, "-o", new, says=["comparison.json ", "damaged"])

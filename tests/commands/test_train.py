@@ -29,7 +29,8 @@ def test_a_run_in_the_default_folder(trained: Trained) -> None:
 def test_results_go_to_stdout_and_progress_to_stderr(trained: Trained) -> None:
     out, err = trained.done.out, trained.done.err
     metrics = json.loads((trained.folder / "metrics.json").read_text())
-    assert f"accuracy {metrics['metrics']['accuracy']:.4f} (epoch {metrics['best_epoch']}, best-after-freeze)" in out
+    accuracy, loss = (metrics["metrics"][name] for name in ("accuracy", "loss"))
+    assert f"accuracy {accuracy:.4f}, loss {loss:.4f} (epoch {metrics['best_epoch']}, best-after-freeze)" in out
     assert re.search(r"^Live: 12 .* 12 \(rank 2 x 6 ", out, flags=re.MULTILINE)
     assert "  metrics  runs/recipes-small/metrics.json\n" in out
     assert "  dora eval --checkpoint runs/recipes-small\n" in out

@@ -95,7 +95,9 @@ def test_defaults():
         "log_with": None,
         "seed": 1,
     }
-    assert recipe.eval.model_dump() == {"batch_size": 64, "select": "best-after-freeze", "metric": None}
+    assert recipe.eval.model_dump() == {
+        "batch_size": 64, "select": "best-after-freeze", "metric": None, "every": "epoch", "held_out": None,
+    }  # fmt: skip
     assert recipe.save.model_dump() == {"every_steps": None, "every_minutes": None, "keep": 2}
     assert recipe.decode is None
     assert parse_recipe(BASE + "decode: {}").decode.model_dump() == {

@@ -71,6 +71,8 @@ def test_an_interrupted_run_goes_on(stored: Path) -> None:
     assert resumed["history"] == straight["history"]
     mine, theirs = run.read_metrics(), whole.read_metrics()
     assert mine["budget"].pop("adapter_bytes") > 0  # which the version before did not count
+    for metrics in (mine["metrics"], mine["last"]):
+        assert metrics.pop("loss") > 0  # which it did not measure
     assert (mine["metrics"], mine["last"], mine["budget"]) == (theirs["metrics"], theirs["last"], theirs["budget"])
     for name in ("adapter.safetensors", "head.safetensors"):
         torch.testing.assert_close(

@@ -26,14 +26,16 @@ def test_what_is_said_of_some() -> None:
         "labels": ["entailment", "not_entailment"],
         "asks": "2 texts, 2 labels",
         "primary": "accuracy",
-        "metrics": ["accuracy"],
+        "metrics": ["accuracy", "loss"],
         "splits": {"train": 2490, "validation": 277, "test": 3000},
         "evaluated": ["validation"],
         "sources": ["hub", "glue-tsv", "files", "builtin"],
     }
     assert (found["glue/stsb"]["kind"], found["glue/stsb"]["labels"]) == ("regression", None)
     assert (found["glue/stsb"]["asks"], found["e2e"]["asks"]) == ("2 texts, a number", "text to text")
-    assert found["glue/mnli"]["metrics"] == ["accuracy", "accuracy_matched", "accuracy_mismatched"]
+    assert found["glue/mnli"]["metrics"] == [
+        *("accuracy", "loss", "accuracy_matched", "loss_matched", "accuracy_mismatched", "loss_mismatched"),
+    ]
     e2e = found["e2e"]
     assert (e2e["kind"], e2e["primary"], e2e["sources"][1]) == ("generation", "loss", "e2e-csv")
 

@@ -70,17 +70,19 @@ def test_a_task_fits_together(task) -> None:
     assert [split for split in task.splits if task.fields.complete(split)] == ["train", *task.eval_splits]
     # The metric exists and yields the value that selects.
     assert task.metric in metric_names()
-    values = compute_metrics(task.metric, [0, 1, 1], [0, 1, 0])
+    values = compute_metrics(task.metric, [0, 1, 1], [0, 1, 0]) | {"loss": 0.5}
     combined = task.combine(dict.fromkeys(task.eval_splits, values))
     assert task.primary in combined
     assert task.epoch_metrics == tuple(combined)
-    assert not any(task.lower_is_better(name) for name in combined)
+    assert [name for name in combined if task.lower_is_better(name)] == [name for name in combined if "loss" in name]
 
 
 def test_the_metrics_of_an_epoch() -> None:
-    assert get_task("glue/mnli").epoch_metrics == ("accuracy", "accuracy_matched", "accuracy_mismatched")
-    assert get_task("glue/mrpc").epoch_metrics == ("accuracy", "f1")
-    assert get_task("glue/stsb").epoch_metrics == ("pearson", "spearmanr")
+    assert get_task("glue/mnli").epoch_metrics == (
+        *("accuracy", "loss", "accuracy_matched", "loss_matched", "accuracy_mismatched", "loss_mismatched"),
+    )
+    assert get_task("glue/mrpc").epoch_metrics == ("accuracy", "f1", "loss")
+    assert get_task("glue/stsb").epoch_metrics == ("pearson", "spearmanr", "loss")
 
 
 def test_label_smoothing_spreads_a_share_over_all_classes() -> None:

@@ -202,7 +202,7 @@ def test_three_classes_of_ones_own(own: Any, tmp_path: Path) -> None:
     listener = Ears()
     result = train(own("classification", "data.validation=0.2"), tmp_path / "run", listener=listener)
     metrics = result.metrics["metrics"]
-    assert set(metrics) == {"accuracy", "macro_f1", "micro_f1", "matthews_correlation"}
+    assert set(metrics) == {"accuracy", "macro_f1", "micro_f1", "matthews_correlation", "loss"}
     assert metrics["micro_f1"] == pytest.approx(metrics["accuracy"])
     assert sum("(data.validation)" in note for note in listener.notes) == 2
     baseline = result.metrics["baseline"]
@@ -240,7 +240,7 @@ def test_numbers_are_learned_standardised_and_told_in_their_units(own: Any, tmp_
     write(tmp_path / "data" / "dev.csv", ["text", "label"], rows[90:])
     result = train(own("regression"), tmp_path / "run")
     metrics = result.metrics["metrics"]
-    assert set(metrics) == {"pearson", "spearmanr", "rmse"}
+    assert set(metrics) == {"pearson", "spearmanr", "rmse", "loss"}
     assert result.metrics["epochs"][0]["train_loss"] < 3  # in standard deviations, squared
     records = predict_saved(tmp_path / "run", split="validation")
     predicted, expected = (np.array([record[key] for record in records]) for key in ("prediction", "label"))
@@ -256,13 +256,19 @@ def test_what_saying_one_class_of_all_is_worth(labels: list[int]) -> None:
     names = tuple("abcd" if max(labels) > 1 else "ab")
     found = replace(CLASSIFICATION, label_names=names).baseline(Examples((["text"] * len(labels),), labels))
     said = [class_metrics(np.tile(row, (len(labels), 1)), labels) for row in np.eye(len(names))]
-    assert found == {name: pytest.approx(max(one[name] for one in said)) for name in said[0]}
+    best = {name: pytest.approx(max(one[name] for one in said)) for name in said[0]}
+    # of all that say the same share of each class, the one with the data's shares has the least loss
+    shares = np.bincount(labels)[labels] / len(labels)
+    assert found == best | {"loss": pytest.approx(-np.log(shares).mean(), abs=1e-12)}
 
 
 def test_what_saying_the_mean_of_all_is_worth() -> None:
     labels = [1.0, 2.5, 4.0, 7.0]
     found = REGRESSION.baseline(Examples((["text"] * 4,), labels))
-    assert found == pytest.approx(number_metrics([float(np.mean(labels))] * 4, labels))
+    loss = {"loss": float(np.var(labels))}
+    assert found == pytest.approx(number_metrics([float(np.mean(labels))] * 4, labels) | loss)
+    scaled = replace(REGRESSION, scale=(1.0, 2.0)).baseline(Examples((["text"] * 4,), labels))
+    assert scaled["loss"] == pytest.approx(loss["loss"] / 4)
 
 
 @pytest.mark.parametrize("labels", [[0, 1, 1], [1, 0, 0, 0], [0, 0]])
@@ -270,7 +276,8 @@ def test_what_saying_one_class_of_a_benchmark_is_worth(labels: list[int]) -> Non
     task = get_task("glue/mrpc")
     said = [compute_metrics("accuracy_f1", np.full(len(labels), one), np.array(labels)) for one in (0, 1)]
     found = task.baseline(Examples((["a"] * len(labels), ["b"] * len(labels)), labels))
-    assert found == {name: pytest.approx(max(one[name] for one in said)) for name in said[0]}
+    best = {name: pytest.approx(max(one[name] for one in said)) for name in said[0]}
+    assert {name: found[name] for name in best} == best
 
 
 def test_a_dry_run_finds_the_classes_too(own: Any, tmp_path: Path) -> None:

@@ -32,19 +32,20 @@ def ticks(low: float, high: float, most: int, *, whole: bool = False) -> tuple[f
     return (0.0,)  # whole numbers of an axis shorter than one
 
 
-def log_ticks(low: float, high: float) -> tuple[float, ...]:
+def log_ticks(low: float, high: float, most: int = MOST_LOG) -> tuple[float, ...]:
     """Round numbers from `low` to `high`, both positive, for a logarithmic axis.
 
-    As many of 1, 2 and 5 in each decade as have room; none where the range holds none.
+    As many of 1, 2 and 5 in each decade as are no more than `most`, or some of the decades; none where the range holds
+    none.
     """
     assert 0 < low < high
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for factors in ((1, 2, 5), (1, 5), (1,)):
         found = [factor * 10.0**decade for decade in decades for factor in factors]
         found = [value for value in found if low * (1 - 1e-9) <= value <= high * (1 + 1e-9)]
-        if len(found) <= MOST_LOG:
+        if len(found) <= most:
             break
-    return tuple(found)
+    return tuple(found[:: -(-len(found) // most) or 1])
 
 
 def labels(values: tuple[float, ...]) -> tuple[str, ...]:
@@ -61,3 +62,11 @@ def labels(values: tuple[float, ...]) -> tuple[str, ...]:
         ):
             break
     return tuple(one + suffix if value else "0" for one, value in zip(written, values, strict=True))
+
+
+def short(value: float, digits: int = 3) -> str:
+    """A number of any size as people write learning rates, with so many digits: ``1e-4``, ``5.62e-4``, ``0.02``."""
+    if value == 0 or 0.01 <= abs(value) < 10_000:
+        return f"{value:.{digits}g}" if abs(value) < 1000 else f"{value:g}"
+    mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
+    return f"{float(mantissa):g}e{int(exponent)}"

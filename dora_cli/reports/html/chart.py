@@ -12,20 +12,13 @@ from dataclasses import dataclass, replace
 from dora_cli.reports.curves import Phase
 from dora_cli.reports.html.axes import labels, log_ticks, ticks
 from dora_cli.reports.html.elements import Markup, tag
+from dora_cli.reports.html.plane import CHARACTER, ROOM, SIZE, X_TICKS, Y_TICKS, at, drawable
 from dora_cli.reports.units import number
 
-SIZE = 1000
-"""The picture's own coordinates go from 0 to this in both directions."""
-CHARACTER = 6.6
-"""Width of a digit of the axes' labels, in pixels."""
 MARKED = 40
 """A line of at most so many points shows each of them."""
-LARGEST = 1e15
 POINTS = 240
 """A line of more is drawn through means of neighbours."""
-ROOM = 0.08
-"""Share of the range of values that is left free above and below."""
-Y_TICKS, X_TICKS = 6, 5
 PHASES = ("warm-up", "pruning", "final")
 """Those with a shade of their own."""
 
@@ -128,9 +121,7 @@ def thinned(line: Line) -> Line:
 
 def _drawable(line: Line) -> Line:
     """Without values that no axis can hold: a damaged log may have any."""
-    return replace(
-        line, values=[value if value is not None and abs(value) < LARGEST else None for value in line.values]
-    )
+    return replace(line, values=[value if drawable(value) else None for value in line.values])
 
 
 # Axes -----------------------------------------------------------------------------------------------------------------
@@ -183,9 +174,9 @@ def _shades(frame: _Frame, phases: Sequence[Phase]) -> list[Markup]:
     return [
         tag(
             "rect",
-            x=_at(frame.x(first - 1)),
+            x=at(frame.x(first - 1)),
             y=0,
-            width=_at(frame.x(end) - frame.x(first - 1)),
+            width=at(frame.x(end) - frame.x(first - 1)),
             height=SIZE,
             class_=f"shade-{name if name in PHASES else PHASES[-1]}",
         )
@@ -196,25 +187,25 @@ def _shades(frame: _Frame, phases: Sequence[Phase]) -> list[Markup]:
 def _phase_names(frame: _Frame, phases: Sequence[Phase]) -> list[Markup]:
     places = [(name, frame.x(first - 1) / 10, frame.x(end) / 10) for name, first, end in phases]
     return [
-        tag("span", tag("i", name), class_="phase", style=f"left:{_at(left)}%;width:{_at(right - left)}%")
+        tag("span", tag("i", name), class_="phase", style=f"left:{at(left)}%;width:{at(right - left)}%")
         for name, left, right in places
     ]
 
 
 def _grid(frame: _Frame) -> list[Markup]:
-    return [tag("path", d=f"M0 {_at(frame.y(value))}H{SIZE}", class_="grid") for value in frame.marks]
+    return [tag("path", d=f"M0 {at(frame.y(value))}H{SIZE}", class_="grid") for value in frame.marks]
 
 
 def _labels(frame: _Frame) -> list[Markup]:
     parts = [
-        tag("span", label, class_="y", style=f"top:{_at(frame.y(value) / 10)}%")
+        tag("span", label, class_="y", style=f"top:{at(frame.y(value) / 10)}%")
         for value, label in zip(frame.marks, labels(frame.marks), strict=True)
     ]
     if frame.shares:
         return parts + [tag("span", f"{share} %", class_="x", style=f"left:{share}%") for share in (0, 25, 50, 75, 100)]
     marks = ticks(0, frame.last, X_TICKS, whole=True)
     return parts + [
-        tag("span", label, class_="x", style=f"left:{_at(frame.x(value) / 10)}%")
+        tag("span", label, class_="x", style=f"left:{at(frame.x(value) / 10)}%")
         for value, label in zip(marks, labels(marks), strict=True)
     ]
 
@@ -224,7 +215,7 @@ def _labels(frame: _Frame) -> list[Markup]:
 
 def _line(frame: _Frame, line: Line) -> list[Markup]:
     places = [
-        (_at(frame.x(step, line.length)), None if value is None else _at(frame.y(value)))
+        (at(frame.x(step, line.length)), None if value is None else at(frame.y(value)))
         for step, value in zip(line.steps, line.values, strict=True)
     ]
     parts = [
@@ -282,8 +273,3 @@ def _sample(line: Line) -> Markup:
 def _spoken(line: Line) -> str:
     (first, begin), (last, end) = line.known[0], line.known[-1]
     return f"{line.name + ' ' if line.name else ''}{number(begin)} at step {first:,}, {number(end)} at step {last:,}"
-
-
-def _at(place: float) -> str:
-    """A coordinate to a tenth, without what it does not need."""
-    return f"{place:.1f}".removesuffix(".0")

@@ -14,8 +14,10 @@ from dora_cli.reports.html.paths import without_places
 from dora_cli.reports.html.style import room_for, wide_from
 
 _EMPTY = frozenset({"br", "col", "link", "meta", "rect", "wbr"})
-CHARACTER, PAD, LONGEST = 8.0, 20, 26
-"""Measures of a table: a character's width and a cell's margins in pixels; characters after which a cell is broken."""
+CHARACTER, BOLD, PAD, LONGEST = 8.0, 9.4, 20, 26
+"""Measures of a table: the width of a character, of one in a head and a cell's margins in pixels; characters after
+which a cell is broken.
+"""
 _UNFIT = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
 """Control characters, what turns the direction of text around, and what is no character: a page may not hold or should
 not obey them.
@@ -106,9 +108,9 @@ def needed(head: Sequence[object], rows: Sequence[Sequence[object]]) -> int:
     """About how many pixels a table of numbers needs: heads of columns are broken between words, cells are not."""
     total = -float(PAD)  # the table's own sides have none
     for index, title in enumerate(head):
-        cells = [_length(row[index]) for row in rows]
-        words = [len(word) for word in _plain(title).split()]
-        total += min(max([*cells, *words, 1]), LONGEST) * CHARACTER + PAD
+        cells = [min(_length(row[index]), LONGEST) * CHARACTER for row in rows]
+        words = [min(len(word), LONGEST) * BOLD for word in _plain(title).split()]
+        total += max([*cells, *words, CHARACTER]) + PAD
     return round(total)
 
 

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
 from dora_cli.reports.baseline import baseline_note
+from dora_cli.reports.html.document import arranged, document, folded, tables
 from dora_cli.reports.html.elements import Markup, Table, join, tag
 from dora_cli.reports.html.figures import APART, comparison_charts, group_charts, measured_once, readable
 from dora_cli.reports.html.groups import Group, find_groups
 from dora_cli.reports.html.paths import shared_yaml
-from dora_cli.reports.html.rank_map import Picture, pictures, shares
-from dora_cli.reports.html.rows import per_row, spans
-from dora_cli.reports.html.script import SCRIPT
-from dora_cli.reports.html.style import style
+from dora_cli.reports.html.rank_map import pictures, shares
+from dora_cli.reports.html.rows import per_row
 from dora_cli.reports.html.tables import (
     UNKNOWN,
     comparison,
@@ -29,24 +26,15 @@ from dora_cli.reports.html.tables import (
 )
 from dora_cli.reports.ranks.table import keeps_ranks
 from dora_cli.reports.units import duration
-from dora_cli.runs.output_files import check_output_file, write_output
-from dora_cli.version import __version__
+from dora_cli.runs.output_files import write_output
 from dora_cli.wording import plural
 
-SUFFIXES = (".html", ".htm")
 OPEN_ROWS = 12
 """A table of epochs of at most so many rows is open."""
 OPEN_GROUPS = 3
 """Sections are open where there are at most so many groups."""
 BESIDE = 3
 """Results of at most so many metrics have the table of their one run beside them."""
-PANEL = 36
-"""Pixels around a table."""
-
-
-def check_output(path: Path, *, overwrite: bool) -> None:
-    """Refuses a file that must not or cannot be written, before anything is read. Raises OutputError."""
-    check_output_file(path, overwrite=overwrite, example="report.html", endings=SUFFIXES)
 
 
 def write_report(folders: Sequence[Path], path: Path) -> tuple[Group, ...]:
@@ -58,29 +46,10 @@ def write_report(folders: Sequence[Path], path: Path) -> tuple[Group, ...]:
 
 def page(groups: Sequence[Group]) -> str:
     """The whole page. The same runs give the same bytes, whenever it is made."""
-    title = "Report: " + ", ".join(group.name for group in groups)
-    digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
-    # the browser itself is told to fetch nothing and to run this script alone
-    policy = (
-        f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; img-src data:; base-uri "
-        "'none'; form-action 'none'"
-    )
-    body = _body(groups)
-    head = tag(
-        "head",
-        tag("meta", charset="utf-8"),
-        tag("meta", http_equiv="Content-Security-Policy", content=policy),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("meta", name="color-scheme", content="light dark"),
-        tag("meta", name="generator", content=f"dora {__version__}"),
-        tag("link", rel="icon", href="data:,"),
-        tag("title", title),
-        Markup(f"<style>{style(body)}</style>"),
-    )
-    return f"<!doctype html>\n{tag('html', head, body, lang='en')}\n"
+    return document("Report: " + ", ".join(group.name for group in groups), *_parts(groups))
 
 
-def _body(groups: Sequence[Group]) -> Markup:
+def _parts(groups: Sequence[Group]) -> list[Markup]:
     several = len(groups) > 1
     parts = [
         tag(
@@ -92,15 +61,7 @@ def _body(groups: Sequence[Group]) -> Markup:
     ]
     if several:
         parts.append(_side_by_side(groups))
-    parts += [_group(group, index, of=len(groups)) for index, group in enumerate(groups, start=1)]
-    parts.append(
-        tag(
-            "footer",
-            f"Made by dora {__version__} (DoRA, Dynamic Low-Rank Adaptation, arXiv 2405.17357) from the "
-            "records of the runs.",
-        )
-    )
-    return tag("body", tag("main", *parts), Markup(f"<script>{SCRIPT}</script>"))
+    return parts + [_group(group, index, of=len(groups)) for index, group in enumerate(groups, start=1)]
 
 
 def _heading(groups: Sequence[Group]) -> str:
@@ -141,7 +102,7 @@ def _side_by_side(groups: Sequence[Group]) -> Markup:
         note = tag("p", _explained(same), class_="note")
         parts.append(tag("div", tag("h3", task) if len(tasks) > 1 else None, comparison(same), note, class_="panel"))
         charts = comparison_charts(same)
-        parts.append(_arranged([], charts) if charts else None)
+        parts.append(arranged([], charts) if charts else None)
     return tag("section", *(part for part in parts if part is not None))
 
 
@@ -156,13 +117,6 @@ def _explained(groups: Sequence[Group]) -> str:
     return text
 
 
-def _arranged(maps: Sequence[Picture], charts: Sequence[Markup]) -> Markup:
-    """Rank maps and charts in full rows."""
-    places = spans([one.need for one in maps], len(charts))
-    placed = zip([*(one.markup for one in maps), *charts], places, strict=True)
-    return tag("div", *(tag("div", figure, class_=place.classes) for figure, place in placed), class_="pictures")
-
-
 def _group(group: Group, index: int, *, of: int) -> Markup:
     """A section about one group. Of many groups each is folded: the comparison above them is what is read first."""
     parts: list[Markup | None] = [_cards(group)]
@@ -171,12 +125,12 @@ def _group(group: Group, index: int, *, of: int) -> Markup:
     parts += [tag("p", note, class_="warning") for run in group.finished if (note := baseline_note(run.metrics or {}))]
     found, every = results(group), ("Runs" if len(group.runs) > 1 else "Run", runs(group))
     beside = len(group.runs) == 1 and len(found) < 2 and len(group.metric_names) <= BESIDE
-    parts += [_tables([*found, *([every] if beside else [])]), _pictures(group)]
+    parts += [tables([*found, *([every] if beside else [])]), _pictures(group)]
     where = "Where the budget went" if group.ranks is None or not keeps_ranks(group.ranks) else "Where the ranks are"
-    parts += [_tables([(where, _shares(group)), ("Size", sizes_table(group))])]
-    parts += [None if beside else _tables([every]), _epochs(group), _recipe(group)]
+    parts += [tables([(where, _shares(group)), ("Size", sizes_table(group))])]
+    parts += [None if beside else tables([every]), _epochs(group), _recipe(group)]
     known = environment(group)
-    parts.append(_folded("Environment", tag("p", UNKNOWN) if known is None else known))
+    parts.append(folded("Environment", tag("p", UNKNOWN) if known is None else known))
     content = [part for part in parts if part is not None]
     if of > OPEN_GROUPS:
         said = f"{group.method}, {_result(group)}" if group.finished else f"{group.method}, not finished"
@@ -254,7 +208,7 @@ def _pictures(group: Group) -> Markup:
     if measured_once(group):
         notes.append("The metrics were measured once, so they have no curves: the tables have them.")
     said = [tag("p", " ".join(notes), class_="note")] if notes else []
-    return tag("div", *said, _arranged(maps, charts)) if maps or charts else join(said)
+    return tag("div", *said, arranged(maps, charts)) if maps or charts else join(said)
 
 
 def _shares(group: Group) -> Table | None:
@@ -271,30 +225,16 @@ def _epochs(group: Group) -> Markup | None:
     if found is None:
         return None
     several = " (mean \u00b1 standard deviation)" if found.runs > 1 else ""
-    return _folded(f"Metrics per epoch{several}", found.table.markup, opened=found.rows <= OPEN_ROWS)
+    return folded(f"Metrics per epoch{several}", found.table.markup, opened=found.rows <= OPEN_ROWS)
 
 
 def _recipe(group: Group) -> Markup:
     text = next((run.recipe for run in group.runs if run.recipe), None)
     if text is None:
-        return _folded("Recipe", tag("p", UNKNOWN))
+        return folded("Recipe", tag("p", UNKNOWN))
     note = (
         tag("p", f"Of seed {group.runs[0].seed}; the runs differ in {', '.join(group.varied)}.", class_="note")
         if group.varied
         else None
     )
-    return _folded("Recipe", join(part for part in (note, tag("pre", shared_yaml(text))) if part is not None))
-
-
-def _tables(titled: Sequence[tuple[str, Table | None]]) -> Markup | None:
-    """Tables beside each other, as far as there is room for each."""
-    panels = [
-        tag("div", tag("h3", title), found.markup, class_="panel", style=f"flex:{found.need} 1 {found.need + PANEL}px")
-        for title, found in titled
-        if found is not None
-    ]
-    return tag("div", *panels, class_="tables") if panels else None
-
-
-def _folded(title: str, content: Markup, *, opened: bool = False) -> Markup:
-    return tag("details", tag("summary", title), content, open=opened)
+    return folded("Recipe", join(part for part in (note, tag("pre", shared_yaml(text))) if part is not None))

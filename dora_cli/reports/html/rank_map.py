@@ -37,11 +37,12 @@ class Picture:
     need: int
 
 
-def pictures(record: Mapping[str, Any]) -> list[Picture]:
-    """The maps of ranks.json or of the mean of several; none where nothing was adapted."""
+def pictures(record: Mapping[str, Any], name: str | None = None) -> list[Picture]:
+    """The maps of ranks.json or of the mean of several; none where nothing was adapted. `name` is said above them."""
     maps = rank_maps(record)
     layers = {layer["name"]: layer for layer in record["layers"]}
     title = f"Mean rank over {plural(len(record['runs']), 'seed')}" if "runs" in record else "Rank of each projection"
+    title = name or title
     return [_picture(found, layers, title if len(maps) == 1 else f"{title}: {found.title}") for found in maps]
 
 

@@ -252,7 +252,7 @@ def comparison(groups: Sequence[Group]) -> Markup:
 
     def add(label: str, cells: Sequence[str], *, always: bool = True, bold: bool = False) -> None:
         if always or len(set(cells)) > 1:
-            rows.append([label, *(tag("b", cell) if bold else _narrowed(cell) for cell in cells)])
+            rows.append([label, *(tag("b", cell) if bold else narrowed(cell) for cell in cells)])
 
     for name in dict.fromkeys(name for group in groups for name in group.final_names):
         add(f"{readable(name)}, final outputs", [_result(group, name, "metrics") for group in groups], bold=True)
@@ -278,10 +278,10 @@ def comparison(groups: Sequence[Group]) -> Markup:
     add("steps/s", [dashed(speed(mean_of(group, "timing", "steps_per_second"))) for group in groups])
     memory = [mean_of(group, "timing", "peak_memory_bytes") for group in groups]
     add("peak memory", [dashed(size(None if value is None else round(value))) for value in memory])
-    return table(["", *(_narrowed(group.name) for group in groups)], rows).markup
+    return table(["", *(narrowed(group.name) for group in groups)], rows).markup
 
 
-def _narrowed(cell: str) -> object:
+def narrowed(cell: str) -> object:
     """A long value may be broken into lines anywhere."""
     return tag("span", cell, class_="long") if len(cell) > LONG else cell
 

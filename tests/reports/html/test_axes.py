@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from dora_cli.reports.html.axes import MOST_LOG, labels, log_ticks, ticks
+from dora_cli.reports.html.axes import MOST_LOG, labels, log_ticks, short, ticks
 
 
 @pytest.mark.parametrize(
@@ -67,3 +67,15 @@ def test_labels() -> None:
     assert labels((0, 500, 1000)) == ("0", "500", "1,000")
     assert labels((0, 500_000, 1_000_000, 1_500_000)) == ("0", "0.5M", "1.0M", "1.5M")
     assert labels((0, 1e-5, 2e-5)) == ("0", "1e-05", "2e-05")
+
+
+def test_many_decades_are_thinned() -> None:
+    found = log_ticks(0.5, 2e9, 5)
+    assert found == (1, 100, 1e4, 1e6, 1e8)
+    assert log_ticks(0.09, 11, 3) == (0.1, 1, 10), "none is left out where all have room"
+
+
+def test_numbers_are_written_as_people_write_learning_rates() -> None:
+    written = [short(value) for value in (1e-4, 5.6234e-4, 1.78e-3, 0.01, 0.025, 1.0, 32.0, 0.0, 20_000.0, 1e-10)]
+    assert written == ["1e-4", "5.62e-4", "1.78e-3", "0.01", "0.025", "1", "32", "0", "2e4", "1e-10"]
+    assert [short(value, 6) for value in (5.62341e-4, 0.0177828)] == ["5.62341e-4", "0.0177828"]

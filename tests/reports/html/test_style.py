@@ -21,6 +21,8 @@ def test_text_contrasts_with_what_it_stands_on(theme: str) -> None:
         "ink": ("page", "paper", "raised", "warning"),
         "faint": ("page", "paper", "raised"),
         "accent": ("page", "paper"),
+        "warned-ink": ("page", "paper"),
+        "paper": ("s0",),
     }.items():
         for ground in grounds:
             assert palette.contrast(colours[ink], colours[ground]) >= 4.5, (ink, ground)
@@ -33,7 +35,7 @@ def test_lines_contrast_with_what_is_behind_them(theme: str) -> None:
     for index in range(len(palette.SERIES)):
         assert palette.contrast(colours[f"s{index}"], colours["paper"]) >= 3
     for name in ("loss", "metric", "live", "mean"):
-        for ground in ("paper", *palette.PHASES):
+        for ground in ("paper", "margin", *palette.PHASES):
             assert palette.contrast(colours[name], colours[ground]) >= 3, (name, ground)
 
 

@@ -1,0 +1,386 @@
+"""What an experiment came to, as comparison.json holds it: scores, choices, differences, verdicts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import isfinite
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from dora_cli.compare.cells import Cell, ComparedTask
+from dora_cli.compare.courses import CellResult
+from dora_cli.compare.experiment import Experiment
+from dora_cli.compare.scores import Score, with_constants
+from dora_cli.compare.sizes import alike
+from dora_cli.compare.statistics import (
+    Comparison,
+    Differences,
+    PairedTest,
+    PilotSpread,
+    choose_rate,
+    collapsed_share,
+    difference_sd,
+    expected_best,
+    judge,
+    paired_differences,
+    paired_test,
+    pilot_spread,
+    rate_grid,
+    reach,
+)
+from dora_cli.compare.variants import Design, Pair, Variant
+from dora_cli.wording import plural
+
+
+@dataclass(frozen=True)
+class Margin:
+    """Below which a difference does not count.
+
+    Attributes:
+        value: in the metric's units; None where there is none.
+        source: ``pilot``, ``given`` or ``none``.
+        planned_sd: the paired difference's standard deviation as the pilot lets it be planned.
+        note: what is to be said of it.
+    """
+
+    value: float | None
+    source: str
+    planned_sd: float | None
+    note: str | None = None
+
+
+def comparison_record(
+    experiment: Experiment,
+    file: Path,
+    plan: Design,
+    cells: Sequence[Cell],
+    results: Mapping[str, CellResult],
+    output: Path,
+) -> dict[str, Any]:
+    """The content of comparison.json; of an experiment that is not done, of what is there.
+
+    Args:
+        file: of the experiment.
+        cells: all of them.
+        results: of those that are done, by name.
+        output: the experiment's folder; runs are named relative to it.
+    """
+    tasks = list({cell.task.name: cell.task for cell in cells}.values())
+    done = {name: _with_constants(result, results.values()) for name, result in results.items()}
+    margin = find_margin(experiment, done.values())
+    pairs = [pair for pair in plan.pairs if _complete(pair, tasks, done)]
+    tested = _tests(experiment, pairs, tasks, done, margin)
+    notes = [*plan.notes, *filter(None, [margin.note]), *_notes_on_metrics(tasks), *_notes_on_grids(done.values())]
+    reached = reach(len(experiment.seeds), comparisons=len(plan.pairs))
+    return {
+        "schema_version": 1,
+        "experiment": str(file),
+        "baseline": experiment.baseline,
+        "match": experiment.match,
+        "margin": margin.value,
+        "margin_source": margin.source,
+        "seeds": list(experiment.seeds),
+        "tuning": _plan_of_tuning(experiment),
+        "power": {
+            "seeds": len(experiment.seeds),
+            "comparisons": len(plan.pairs),
+            "detectable": reached.detectable,
+        },
+        "tasks": [_task(task, cells, done.values()) for task in tasks],
+        "methods": [_method(variant, experiment) for variant in plan.variants],
+        "cells": [_cell(done[cell.name], output) for cell in cells if cell.name in done],
+        "comparisons": [_comparison(pair, tested[_key(pair)], tasks, done) for pair in pairs],
+        "complete": len(done) == len(cells),
+        "notes": notes,
+    }
+
+
+# The margin -----------------------------------------------------------------------------------------------------------
+
+
+def find_margin(experiment: Experiment, results: Iterable[CellResult]) -> Margin:
+    """The margin that the experiment names, or the one that its tuning runs make; see `pilot_spread`."""
+    pilot, why = _pilot(results)
+    sd = None if pilot is None else difference_sd(pilot.sd)
+    if isinstance(experiment.margin, float | int):
+        return Margin(float(experiment.margin), "given", sd)
+    if experiment.margin == "none" or experiment.tune is None:
+        return Margin(None, "none", sd)
+    if pilot is None or not pilot.sd:
+        return Margin(None, "none", None, f"no margin can be made of the tuning: {why or 'its runs have no spread'}")
+    said = (
+        f"the margin is the spread of one run over seeds in the tuning, {pilot.sd:.4g} (95 % interval {pilot.low:.4g} "
+        f"to {pilot.high:.4g}, {pilot.degrees:.1f} degrees of freedom)"
+    )
+    return Margin(pilot.sd, "pilot", sd, said)
+
+
+def _pilot(results: Iterable[CellResult]) -> tuple[PilotSpread | None, str | None]:
+    """The spread of runs that differ in their seed alone: at each chosen value and its two neighbours, where no run
+    collapsed.
+    """
+    cells: dict[str, list[list[float]]] = {}
+    for result in results:
+        if result.choice is None:
+            continue
+        groups = cells.setdefault(result.cell.task.name, [])
+        values = [tried.value for tried in result.choice.tried]
+        at = values.index(result.choice.value)
+        for tried in result.choice.tried[max(0, at - 1) : at + 2]:
+            scores = [score.value for score in tried.scores if score.value is not None]
+            if len(scores) == len(tried.scores) and not any(score.collapsed for score in tried.scores):
+                groups.append(scores)
+    try:
+        return pilot_spread(cells), None
+    except ValueError as error:
+        return None, str(error)
+
+
+# Scores and tests -----------------------------------------------------------------------------------------------------
+
+
+def _with_constants(result: CellResult, others: Iterable[CellResult]) -> CellResult:
+    """Diverged runs with the score of a model that says the same of every example, as any run on the task knows it."""
+    same = [score for other in others if other.cell.task.name == result.cell.task.name for score in other.scores]
+    return CellResult(result.cell, result.choice, tuple(with_constants(result.scores, same)))
+
+
+def _name(task: ComparedTask, variant: Variant) -> str:
+    return f"{task.name} / {variant.name}"
+
+
+def _complete(pair: Pair, tasks: Sequence[ComparedTask], done: Mapping[str, CellResult]) -> bool:
+    return all(_name(task, variant) in done for task in tasks for variant in (pair.variant, pair.baseline))
+
+
+def _key(pair: Pair) -> str:
+    return f"{pair.variant.name} | {pair.baseline.name}"
+
+
+def _tests(
+    experiment: Experiment,
+    pairs: Sequence[Pair],
+    tasks: Sequence[ComparedTask],
+    done: Mapping[str, CellResult],
+    margin: Margin,
+) -> dict[str, Comparison]:
+    """A verdict for every pair; all of them are one family."""
+
+    def scores(variant: Variant) -> dict[str, dict[int, float]]:
+        return {
+            task.name: {
+                score.seed: score.value for score in done[_name(task, variant)].scores if score.value is not None
+            }
+            for task in tasks
+        }
+
+    differences: dict[str, Differences] = {
+        _key(pair): paired_differences(
+            scores(pair.variant),
+            scores(pair.baseline),
+            tasks=[task.name for task in tasks],
+            seeds=experiment.seeds,
+            lower_is_better={task.name: task.lower_is_better for task in tasks},
+        )
+        for pair in pairs
+    }
+    return judge(differences, margin=margin.value, planned_sd=margin.planned_sd)
+
+
+# Its parts ------------------------------------------------------------------------------------------------------------
+
+
+def _plan_of_tuning(experiment: Experiment) -> dict[str, Any] | None:
+    tune = experiment.tune
+    if tune is None:
+        return None
+    return {
+        "key": tune.key,
+        "grid": list(rate_grid(tune.grid.low, tune.grid.high, tune.grid.points)),
+        "held_out": tune.held_out,
+        "seeds": tune.seed_list,
+        "keep": tune.keep,
+    }
+
+
+def _task(task: ComparedTask, cells: Sequence[Cell], results: Iterable[CellResult]) -> dict[str, Any]:
+    known = [
+        score.constant
+        for result in results
+        if result.cell.task.name == task.name
+        for score in result.scores
+        if score.constant is not None
+    ]
+    recipe = next(cell.recipe for cell in cells if cell.task.name == task.name)
+    return {
+        "name": task.name,
+        "recipe": str(task.file),
+        "task": task.task.name,
+        "model": recipe.model.name,
+        "metric": task.metric,
+        "lower_is_better": task.lower_is_better,
+        "majority": known[0] if known else None,
+    }
+
+
+def _method(variant: Variant, experiment: Experiment) -> dict[str, Any]:
+    return {
+        "name": variant.name,
+        "entry": variant.entry,
+        "method": variant.method,
+        "swept": dict(variant.swept),
+        "matched_to": None if variant.sized_as is None else variant.sized_as.name,
+        "baseline": variant.entry == experiment.baseline,
+    }
+
+
+def _cell(result: CellResult, output: Path) -> dict[str, Any]:
+    cell = result.cell
+    return {
+        "task": cell.task.name,
+        "method": cell.variant.name,
+        "tuned": _tuned(result, output),
+        "runs": [_run(score, cell, output) for score in result.scores],
+    }
+
+
+def _tuned(result: CellResult, output: Path) -> dict[str, Any] | None:
+    choice, lower = result.choice, result.cell.task.lower_is_better
+    if choice is None:
+        return None
+    points = choice.points(lower_is_better=lower)
+    chosen = choose_rate(points, lower_is_better=lower)
+    means = [point.mean for point in points]
+    return {
+        "tried": [
+            {
+                "value": tried.value,
+                "seeds": [score.seed for score in tried.scores],
+                "scores": [score.value for score in tried.scores],
+                "collapsed": sum(score.collapsed for score in tried.scores),
+                "runs": [_place(score, output) for score in tried.scores],
+                "added": tried.added,
+            }
+            for tried in choice.tried
+        ],
+        "chosen": choice.value,
+        "interior": chosen.interior,
+        "band": chosen.band,
+        "collapsed": collapsed_share(points),
+        "expected_best": list(expected_best(means, means, lower_is_better=lower)),
+    }
+
+
+def _run(score: Score, cell: Cell, output: Path) -> dict[str, Any]:
+    record = score.record
+    best = None
+    if record is not None and len(record["epochs"]) > 1:
+        values = [epoch["metrics"].get(cell.task.metric) for epoch in record["epochs"]]
+        known = [value for value in values if value is not None]
+        best = (min if cell.task.lower_is_better else max)(known) if known else None
+    budget = {} if record is None else record["budget"]
+    timing = {} if record is None else record["timing"]
+    clocks = ("train_seconds", "evaluation_seconds", "saving_seconds", "decoding_seconds")
+    return {
+        "seed": score.seed,
+        "outcome": score.outcome,
+        "folder": _place(score, output),
+        "score": score.value,
+        "metrics": {} if record is None else record["metrics"],
+        "best_on_dev": best,
+        "stored_parameters": score.stored,
+        "most_trained": budget.get("trainable_parameters_start"),
+        "adapter_bytes": budget.get("adapter_bytes"),
+        "seconds": None if record is None else sum(timing.get(clock) or 0.0 for clock in clocks),
+        "peak_memory_bytes": timing.get("peak_memory_bytes"),
+        "collapsed": score.collapsed,
+    }
+
+
+def _place(score: Score, output: Path) -> str:
+    return score.job.folder.relative_to(output).as_posix()
+
+
+def _tested(test: PairedTest) -> dict[str, Any]:
+    return {"seeds": test.seeds, "mean": test.mean, "sd": test.sd, "low": test.low, "high": test.high, "p": test.p}
+
+
+def _comparison(
+    pair: Pair, found: Comparison, tasks: Sequence[ComparedTask], done: Mapping[str, CellResult]
+) -> dict[str, Any]:
+    differences, reached = found.differences, found.reach
+    bootstrap = paired_test(differences.values, test="bootstrap-t", resolution=differences.resolution)
+    ends = (bootstrap.low, bootstrap.high)
+    ratio, notes = _sizes(pair, tasks, done)
+    for seed, where in differences.dropped.items():
+        notes.append(f"seed {seed} is left out: a run is missing on {', '.join(where)}"[:300])
+    if found.within_margin:
+        notes.append("the difference is there, and smaller than the margin")
+    return {
+        **_tested(found.difference),
+        "method": pair.variant.name,
+        "baseline": pair.baseline.name,
+        "differences": list(differences.values),
+        "of_seeds": list(differences.seeds),
+        "dropped": list(differences.dropped),
+        "p_holm": found.p_holm,
+        "p_equivalent": found.p_equivalent,
+        "p_non_inferior": found.p_non_inferior,
+        "margin": None if found.equivalence is None else found.equivalence.margin,
+        "detectable": None if reached is None else reached.detectable,
+        "power_equivalent": None if reached is None else reached.power_of_equivalence,
+        "seeds_needed": None if reached is None or reached.reached else reached.seeds_needed,
+        "bootstrap": None if None in ends or not all(isfinite(end) for end in ends if end is not None) else ends,
+        "verdict": found.verdict.value,
+        "size_ratio": ratio,
+        "by_task": [
+            {**_tested(test), "task": name, "p_holm": found.p_by_task[name]} for name, test in found.by_task.items()
+        ],
+        "notes": notes,
+    }
+
+
+def _sizes(pair: Pair, tasks: Sequence[ComparedTask], done: Mapping[str, CellResult]) -> tuple[float | None, list[str]]:
+    """How many parameters the method stores, over those of its baseline; and where that is not the same."""
+    sizes = []
+    for task in tasks:
+        results = [done[_name(task, variant)] for variant in (pair.variant, pair.baseline)]
+        component = max((cost for result in results for cost in result.cell.costs.values()), default=0)
+        sizes.append((task, (results[0].stored(), results[1].stored()), component))
+    known = [stored for _, stored, _ in sizes if None not in stored and stored[1]]
+    if len(known) < len(sizes):
+        return None, []
+    ratio = fmean(one or 0.0 for one, _ in known) / fmean(other or 0.0 for _, other in known)
+    notes = []
+    if pair.variant.has_size:
+        for task, (one, other), component in sizes:
+            assert one is not None
+            assert other is not None
+            if not alike(one, other, component):
+                notes.append(f"on {task.name} it stores {one:,.0f} parameters, its baseline {other:,.0f}")
+    return ratio, notes
+
+
+# What is said beside --------------------------------------------------------------------------------------------------
+
+
+def _notes_on_metrics(tasks: Sequence[ComparedTask]) -> list[str]:
+    found = dict.fromkeys((task.metric, task.lower_is_better) for task in tasks)
+    if len({lower for _, lower in found}) < 2:
+        return []
+    names = ", ".join(metric for metric, _ in found)
+    return [f"the tasks are measured in different units ({names}), of which a mean says little; see each task"]
+
+
+def _notes_on_grids(results: Iterable[CellResult]) -> list[str]:
+    found = []
+    for result in results:
+        choice = result.choice
+        if choice is not None and choice.exhausted:
+            found.append(
+                f"{result.cell.name}: the best value, {choice.value:g}, lies at the edge of the grid, which grew by "
+                f"{plural(sum(tried.added for tried in choice.tried), 'value')} and may not grow further (tune: extend)"
+            )
+    return found

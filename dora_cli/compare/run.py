@@ -1,0 +1,124 @@
+"""An experiment from its file to its record: every run, every choice, and what they come to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from dora_cli.atomic import write_text
+from dora_cli.compare.cells import Cell
+from dora_cli.compare.conductor import Conductor, Progress
+from dora_cli.compare.courses import CellResult, Course, course
+from dora_cli.compare.jobs import Pool
+from dora_cli.compare.outcome import comparison_record
+from dora_cli.compare.plan import Plan
+from dora_cli.compare.statistics import reach
+from dora_cli.errors import OutputError
+from dora_cli.runs.lock import RunLock
+from dora_cli.runs.output_files import check_place
+from dora_cli.runs.place import make_output
+from dora_cli.runs.run_folder import RunRecords
+
+EXPERIMENT = "experiment.yaml"
+"""The copy of the experiment's file in its folder; its presence says what the folder is."""
+
+
+def compare(
+    plan: Plan,
+    output: Path,
+    new_pool: Callable[[], Pool],
+    progress: Progress,
+    *,
+    resume: bool = False,
+    how_to_resume: str = "go on with --resume",
+) -> dict[str, Any]:
+    """Makes an experiment and writes everything into `output`: every run a run folder, and comparison.json.
+
+    What is there after a kill is what it goes on from: nothing is kept but the runs themselves, and every choice is
+    made anew from them.
+
+    Args:
+        new_pool: makes what the runs are made by; closed at the end.
+        resume: whether `output` may hold an experiment, whose runs of the same recipes are taken as they are.
+
+    Returns:
+        The content of comparison.json.
+
+    Raises:
+        DoraError: see `Conductor.run`; what is known by then is in comparison.json.
+    """
+    output = output.resolve()
+    check_experiment(output, resume=resume)
+    make_output(output)
+    with RunLock(output):
+        write_text(output / EXPERIMENT, plan.file.read_text(encoding="utf-8-sig"))
+        pool = new_pool()
+        conductor = Conductor(
+            plan.cells,
+            lambda cell, done: _course(plan, output, cell, done),
+            pool,
+            progress,
+            expected=plan.runs_of,
+            how_to_resume=how_to_resume,
+        )
+        try:
+            progress.planned(plan.runs, what_seeds_show(plan))
+            for note in plan.design.notes:
+                progress.note(note)
+            conductor.run()
+        finally:
+            try:
+                pool.close()
+            finally:
+                progress.close()
+                _write(plan, output, conductor.results)
+    return RunRecords(output).read_comparison()
+
+
+def _course(plan: Plan, output: Path, cell: Cell, done: Mapping[str, CellResult]) -> Course:
+    return course(cell, plan.experiment, output, done)
+
+
+def _write(plan: Plan, output: Path, results: Mapping[str, CellResult]) -> None:
+    """comparison.json of what is there; none before a cell is done."""
+    if results:
+        record = comparison_record(plan.experiment, plan.file, plan.design, plan.cells, results, output)
+        RunRecords(output).write_comparison(record)
+
+
+def check_experiment(output: Path, *, resume: bool) -> None:
+    """Refuses a folder that holds something else, or an experiment that nobody asked to go on with. Writes nothing.
+
+    Raises:
+        OutputError: what it says.
+    """
+    if output.exists() and not output.is_dir():
+        raise OutputError(f"--output {output} is a file; name a folder")
+    there = (output / EXPERIMENT).is_file()
+    if there and not resume:
+        raise OutputError(
+            f"--output {output} holds an experiment already; go on with it by --resume, or choose another --output"
+        )
+    if not there and output.is_dir() and any(output.iterdir()):
+        raise OutputError(f"--output {output} is not empty and holds no experiment of dora; choose another --output")
+    if resume and not there:
+        raise OutputError(f"--output {output} holds no experiment to go on with; leave out --resume to start one there")
+    check_place(output)
+
+
+def default_output(file: Path) -> Path:
+    """``runs/compare-rte`` for ``compare/rte.yaml``: after the file's folder and name."""
+    parent = file.parent.name
+    return Path("runs") / (file.stem if parent in ("", ".", "..") else f"{parent}-{file.stem}")
+
+
+def what_seeds_show(plan: Plan) -> str:
+    """What the seeds can show, known before the tuning: in standard deviations of the paired difference."""
+    seeds, pairs = len(plan.experiment.seeds), len(plan.design.pairs)
+    found = reach(seeds, comparisons=pairs).detectable
+    if found is None:
+        return f"with {seeds} seed no difference can be tested"
+    return (
+        f"{seeds} seeds find a difference of {found:.2g} standard deviations of the paired difference with 80 % power"
+    )

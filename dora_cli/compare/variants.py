@@ -1,0 +1,234 @@
+"""What an experiment compares: every method's entry at every value that it sweeps, and who is compared with whom.
+
+A variant is one entry at one value of each swept key. A list for a key that takes one value sweeps it; a list for a key
+that takes lists (targets, betas) is its value.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, get_args
+
+from dora_cli.compare.experiment import Experiment
+from dora_cli.errors import ExperimentError
+from dora_cli.recipe.methods import METHODS, about
+from dora_cli.recipe.schema import section_keys
+
+RANKS_FROM = "ranks_from"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One entry at one value of each key that it sweeps.
+
+    Attributes:
+        entry: its name in the experiment.
+        method: the recipe's name of its method.
+        keys: what it changes in a recipe.
+        swept: those of them that are swept here.
+        ranks_of: the variant whose final ranks it takes, run by run.
+        sized_as: the variant whose stored size it is given.
+        alone: whether the entry has no other variant of its size; then its name does not say whose that is.
+    """
+
+    entry: str
+    method: str
+    keys: Mapping[str, Any]
+    swept: Mapping[str, Any]
+    ranks_of: Variant | None = None
+    sized_as: Variant | None = None
+    alone: bool = True
+
+    def __hash__(self) -> int:
+        return hash(self.name)
+
+    @property
+    def name(self) -> str:
+        """Such as ``lora rank=2``."""
+        swept = self.swept if self.ranks_of is None else {**self.ranks_of.swept, **self.swept}
+        words = [self.entry, *(f"{key.rpartition('.')[2]}={value}" for key, value in swept.items())]
+        if self.sized_as is not None and not self.alone:
+            words.append(f"sized as {self.sized_as.name}")
+        return " ".join(words)
+
+    @property
+    def slug(self) -> str:
+        """Its name as that of a folder."""
+        return re.sub(r"[^A-Za-z0-9_.+=-]+", "-", self.name)
+
+    @property
+    def emerges(self) -> bool:
+        """Whether only a run shows how much it stores: ranks differ between layers, and layers in what a rank costs."""
+        return self.ranks_of is None and about(self.method).ranks == "pruned"
+
+    @property
+    def has_size(self) -> bool:
+        """Whether it adapts anything that a size could be matched to."""
+        return about(self.method).ranks != "none"
+
+    @property
+    def can_be_sized(self) -> bool:
+        """Whether ranks can be given to it, projection by projection."""
+        return "ranks" in METHODS[self.method].model_fields
+
+    def overrides(self) -> list[str]:
+        """What it changes, as ``--set`` takes it."""
+        return [override(key, value) for key, value in self.keys.items()]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A comparison: a method beside its baseline."""
+
+    variant: Variant
+    baseline: Variant
+
+
+@dataclass(frozen=True)
+class Design:
+    """All that is compared.
+
+    Attributes:
+        variants: what is run; one comes after those that it waits for.
+        pairs: what is compared.
+        notes: what a reader should know of it.
+    """
+
+    variants: tuple[Variant, ...]
+    pairs: tuple[Pair, ...]
+    notes: tuple[str, ...] = field(default=())
+
+
+def override(key: str, value: Any) -> str:
+    """``key=value`` with the value in JSON, which is YAML."""
+    return f"{key}={json.dumps(value)}"
+
+
+def design(experiment: Experiment) -> Design:
+    """Who is compared with whom.
+
+    A variant is compared with the baseline's variant that has the same values of the keys that both sweep; where they
+    share none, with each of the baseline's. Under ``match: stored-parameters`` the baseline is sized as every other
+    method that it is compared with; where that size emerges from runs, they come first.
+
+    Raises:
+        ExperimentError: a swept key leaves a variant without a baseline.
+    """
+    own = {name: _variants(name, entry) for name, entry in experiment.methods.items() if RANKS_FROM not in entry}
+    for name, entry in experiment.methods.items():
+        if RANKS_FROM in entry:
+            sources = own[entry[RANKS_FROM]["method"]]
+            own[name] = [variant for source in sources for variant in _variants(name, entry, ranks_of=source)]
+    bases = own[experiment.baseline]
+    partners: list[tuple[Variant, Variant]] = []
+    for name in experiment.methods:
+        if name != experiment.baseline:
+            partners += [(variant, base) for variant in own[name] for base in _beside(variant, bases)]
+    matched = experiment.match == "stored-parameters"
+    pairs = _sized(partners) if matched else [Pair(*both) for both in partners]
+    notes = []
+    if matched and not bases[0].can_be_sized:
+        notes.append(f"{bases[0].entry} cannot be given a size, so stored parameters are as they come; see the ratios")
+    if matched and any(not pair.variant.has_size for pair in pairs):
+        names = ", ".join(dict.fromkeys(pair.variant.name for pair in pairs if not pair.variant.has_size))
+        notes.append(f"{names}: nothing is adapted that a size could be matched to")
+    return Design(_in_order(pairs), tuple(pairs), tuple(notes))
+
+
+def _variants(name: str, entry: Mapping[str, Any], *, ranks_of: Variant | None = None) -> list[Variant]:
+    keys = {key: value for key, value in entry.items() if key != RANKS_FROM}
+    method = keys["method.name"]
+    swept = [key for key, value in keys.items() if isinstance(value, list) and not takes_list(key, method)]
+    found = []
+    for values in itertools.product(*(keys[key] for key in swept)):
+        chosen = dict(zip(swept, values, strict=True))
+        found.append(Variant(name, method, {**keys, **chosen}, chosen, ranks_of))
+    if not found or len({variant.name for variant in found}) < len(found):
+        raise ExperimentError(f"methods.{name}: a swept key has no values, or one of them twice; give each once")
+    return found
+
+
+def takes_list(key: str, method: str | None) -> bool:
+    """Whether the recipe's key takes a list as its one value."""
+    section, _, name = key.partition(".")
+    model = section_keys(section, {"name": method} if section == "method" and method else {})
+    if model is None or name not in model.model_fields:
+        return False
+    return _holds_tuple(model.model_fields[name].annotation)
+
+
+def _holds_tuple(annotation: Any) -> bool:
+    return getattr(annotation, "__origin__", None) is tuple or any(map(_holds_tuple, get_args(annotation)))
+
+
+def _beside(variant: Variant, bases: Sequence[Variant]) -> list[Variant]:
+    """Those of the baseline's variants that `variant` is compared with."""
+    swept = variant.swept if variant.ranks_of is None else {**variant.ranks_of.swept, **variant.swept}
+    shared = [key for key in swept if key in bases[0].swept]
+    found = [base for base in bases if all(base.swept[key] == swept[key] for key in shared)]
+    if not found:
+        values = ", ".join(f"{key}={swept[key]}" for key in shared)
+        raise ExperimentError(
+            f"methods.{variant.entry}: {variant.name} has no baseline: {bases[0].entry} is not run with {values}; "
+            "sweep the same values in both, or leave the key of one unswept"
+        )
+    return found
+
+
+def _sized(partners: Sequence[tuple[Variant, Variant]]) -> list[Pair]:
+    """Pairs in which the baseline has the size of the other method that it is compared with."""
+    sources: dict[str, list[Variant | None]] = {}
+    sized = []
+    for variant, base in partners:
+        source = _size_of(variant, base)
+        sized.append((variant, base, source))
+        if variant.has_size and source not in sources.setdefault(base.name, []):
+            sources[base.name].append(source)
+    pairs = []
+    for variant, base, source in sized:
+        if source is None:
+            pairs.append(Pair(variant, base))
+        else:
+            alone = len(sources[base.name]) == 1
+            pairs.append(Pair(variant, replace(base, sized_as=source, alone=alone)))
+    return [Pair(pair.variant, _with_the_only_size(pair, pairs)) for pair in pairs]
+
+
+def _size_of(variant: Variant, base: Variant) -> Variant | None:
+    """Whose size the baseline `base` is given to be compared with `variant`; None where it keeps its own."""
+    source = variant if variant.ranks_of is None else variant.ranks_of
+    if not (source.has_size and base.can_be_sized) or source.method == base.method:
+        return None
+    return source
+
+
+def _with_the_only_size(pair: Pair, pairs: Sequence[Pair]) -> Variant:
+    """What has no size is compared with the baseline as it is run anyway, sized as another where that is so."""
+    if pair.variant.has_size:
+        return pair.baseline
+    sized = [
+        other.baseline
+        for other in pairs
+        if other.baseline.sized_as is not None and other.baseline.swept == pair.baseline.swept
+    ]
+    return sized[0] if sized else pair.baseline
+
+
+def _in_order(pairs: Iterable[Pair]) -> tuple[Variant, ...]:
+    """Every variant once; before it those that it waits for."""
+    found: dict[str, Variant] = {}
+
+    def add(variant: Variant) -> None:
+        for needed in (variant.ranks_of, variant.sized_as):
+            if needed is not None:
+                add(needed)
+        found.setdefault(variant.name, variant)
+
+    for pair in pairs:
+        add(pair.variant)
+        add(pair.baseline)
+    return tuple(found.values())

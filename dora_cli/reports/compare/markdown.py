@@ -1,0 +1,168 @@
+"""The results of an experiment as Markdown tables, to be pasted into a paper: with their caption, which says what they
+rest on.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from dora_cli.reports.compare.results import Cell, Results, Spread
+from dora_cli.reports.compare.verdicts import (
+    SHORT,
+    estimand,
+    inference,
+    interval,
+    listed,
+    p_value,
+    scoring,
+    signed,
+    sizing,
+    tuning,
+    typeset,
+    unfinished,
+    verdict,
+    warnings,
+)
+from dora_cli.reports.units import number
+from dora_cli.runs.records.comparison import ComparedMethodRecord, ComparisonOfRecord
+from dora_cli.wording import plural
+
+NOTHING = "\u2013"
+FEWER, FLAT = "\u2020", "\u2021"
+"""Marks: of a mean over fewer runs than there are seeds, and of one that is no better than the majority class."""
+TEXTS = ("method", "baseline", "task", "verdict")
+"""Columns that hold no numbers."""
+_SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~$&])")
+
+
+def markdown(results: Results) -> str:
+    """The tables, each with its caption: all that was compared, then each task alone; then verdicts and notes."""
+    parts = [_caption(results), _table(*_main(results)), *_footnotes(results)]
+    if len(results.tasks) > 1 and any(found.by_task for found in results.record.comparisons):
+        secondary = (
+            "The same differences on each task alone (secondary): mean paired difference over seeds, with its 95 % "
+            "interval; p by paired t, adjusted by Holm over the tasks of each comparison."
+        )
+        parts += [_titled("Table 2.", secondary), _table(*_by_task(results))]
+    if results.record.comparisons:
+        parts.append("\n".join(f"- {escaped(typeset(_said(found)))}" for found in results.record.comparisons))
+    if results.record.notes:
+        parts.append("\n".join(f"- {escaped(note)}" for note in results.record.notes))
+    return "\n\n".join(parts) + "\n"
+
+
+def _said(found: ComparisonOfRecord) -> str:
+    return " ".join([verdict(found), *warnings(found)])
+
+
+def escaped(text: str) -> str:
+    """`text` on one line, in which Markdown finds nothing to obey, and HTML neither."""
+    return _SPECIAL.sub(r"\\\1", " ".join(text.split()))
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table; cells are escaped here."""
+    rules = (":---" if title in TEXTS else "---:" for title in head)
+    lines = ["| " + " | ".join(map(escaped, head)) + " |", "|" + "|".join(rules) + "|"]
+    return "\n".join([*lines, *("| " + " | ".join(map(escaped, row)) + " |" for row in rows)])
+
+
+def _caption(results: Results) -> str:
+    record = results.record
+    sentences = [
+        f"Mean \u00b1 standard deviation (n \u2212 1) over {plural(len(record.seeds), 'seed')}"
+        + (f" ({listed(record.seeds)})." if record.seeds else "."),
+        scoring(record),
+        estimand(record),
+        inference(record),
+        tuning(record),
+        sizing(record),
+        "Parameters: what the finished adapter stores beside the head, mean over runs and tasks.",
+    ]
+    same = [f"{task.name} {number(task.majority)}" for task in results.tasks if task.majority is not None]
+    if same:
+        sentences.append(f"Saying the same of every example scores: {', '.join(same)}.")
+    if odd := unfinished(record):
+        sentences.append(odd)
+    return _titled("Table 1.", typeset(" ".join(sentences)))
+
+
+def _titled(title: str, caption: str) -> str:
+    return f"**{title}** {escaped(caption)}"
+
+
+def _main(results: Results) -> tuple[list[str], list[list[str]]]:
+    scores = [
+        f"{task.name} ({task.metric.replace('_', ' ')}{', less is better' if task.lower_is_better else ''})"
+        for task in results.tasks
+    ]
+    tested = list(_tested(results))
+    head = ["method", *scores, "parameters", *tested, *(["verdict"] if tested else [])]
+    return head, [_row(results, method) for method in results.methods]
+
+
+def _row(results: Results, method: ComparedMethodRecord) -> list[str]:
+    stored = results.over(method, lambda run: run.stored_parameters)
+    row = [
+        method.name,
+        *(_score(cell.score) + _marks(cell) for cell in results.of_method(method)),
+        NOTHING if stored is None else f"{stored:,.0f}",
+    ]
+    tested = _tested(results)
+    if not tested:
+        return row
+    found = results.comparison(method)
+    if found is None:
+        return [*row, *[NOTHING] * len(tested), "baseline" if method.baseline else NOTHING]
+    return [*row, *(_dashed(show(found)) for show in tested.values()), SHORT[found.verdict]]
+
+
+def _tested(results: Results) -> Mapping[str, Callable[[ComparisonOfRecord], str]]:
+    """Columns of numbers about a comparison; none where nothing is compared."""
+    if not results.record.comparisons:
+        return {}
+    columns: dict[str, Callable[[ComparisonOfRecord], str]] = {
+        "difference": lambda found: signed(found.mean),
+        "95 % interval": interval,
+        "adjusted p": lambda found: p_value(found.p_holm),
+    }
+    if results.record.margin is not None:
+        columns["adjusted p (equivalence)"] = lambda found: p_value(found.p_equivalent)
+    return columns
+
+
+def _by_task(results: Results) -> tuple[list[str], list[list[str]]]:
+    head = ["method", "baseline", "task", "seeds", "difference", "95 % interval", "adjusted p"]
+    rows = []
+    for found in results.record.comparisons:
+        for one in found.by_task:
+            numbers = (signed(one.mean), interval(one), p_value(one.p_holm))
+            rows.append([found.method, found.baseline, one.task, f"{one.seeds}", *map(_dashed, numbers)])
+    return head, rows
+
+
+def _score(found: Spread) -> str:
+    if found.mean is None:
+        return NOTHING
+    return number(found.mean) + (f" \u00b1 {number(found.sd)}" if found.sd is not None else "")
+
+
+def _dashed(written: str) -> str:
+    return NOTHING if written == "-" else typeset(written)
+
+
+def _marks(cell: Cell) -> str:
+    return (FEWER if 0 < cell.score.known < cell.score.of else "") + (FLAT if cell.flat else "")
+
+
+def _footnotes(results: Results) -> list[str]:
+    cells = [cell for method in results.methods for cell in results.of_method(method)]
+    lines = []
+    few = [cell for cell in cells if 0 < cell.score.known < cell.score.of]
+    if few:
+        each = (f"{cell.method.name} on {cell.task.name}: {cell.score.known} of {cell.score.of} runs" for cell in few)
+        lines.append(escaped(f"{FEWER} Over the runs that have a score: {'; '.join(each)}."))
+    if any(cell.flat for cell in cells):
+        lines.append(f"{FLAT} No better than saying the same of every example.")
+    return lines

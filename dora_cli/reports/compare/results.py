@@ -1,0 +1,149 @@
+"""What an experiment came to, by task and method: means and spreads of the runs in comparison.json."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from dora_cli.runs.records.comparison import (
+    CellRecord,
+    ComparedMethodRecord,
+    ComparedTaskRecord,
+    ComparisonOfRecord,
+    ComparisonRecord,
+    MeasuredRunRecord,
+    TriedRecord,
+    validate_comparison,
+)
+from dora_cli.runs.records.summary import spread
+from dora_cli.runs.run_folder import RunRecords
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A number over runs, of which only `known` of `of` have one; `sd` is the sample standard deviation (n - 1)."""
+
+    mean: float | None
+    sd: float | None
+    known: int
+    of: int
+
+    @staticmethod
+    def over(values: Iterable[float | None]) -> Spread:
+        every = list(values)
+        known = [value for value in every if value is not None]
+        found = spread(known) if known else {"mean": None, "sd": None}
+        return Spread(found["mean"], found["sd"], len(known), len(every))
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One method on one task; `record` is None where the experiment was stopped before it came to it."""
+
+    task: ComparedTaskRecord
+    method: ComparedMethodRecord
+    record: CellRecord | None
+
+    @property
+    def runs(self) -> Sequence[MeasuredRunRecord]:
+        return [] if self.record is None else self.record.runs
+
+    def over(self, value: Callable[[MeasuredRunRecord], float | None]) -> Spread:
+        """A number over the runs that measure."""
+        return Spread.over(value(run) for run in self.runs)
+
+    @cached_property
+    def score(self) -> Spread:
+        return self.over(lambda run: run.score)
+
+    @property
+    def metrics(self) -> dict[str, Spread]:
+        """Every metric of its runs but the one that scores."""
+        names = dict.fromkeys(name for run in self.runs for name in run.metrics if name != self.task.metric)
+        return {name: self.over(lambda run, name=name: run.metrics.get(name)) for name in names}  # type: ignore[misc]
+
+    @property
+    def held_out(self) -> Spread | None:
+        """Scores of the chosen value on the held-out part of the training split; None where nothing was tuned."""
+        if self.record is None or self.record.tuned is None:
+            return None
+        tuned = self.record.tuned
+        return next((Spread.over(tried.scores) for tried in tuned.tried if tried.value == tuned.chosen), None)
+
+    @property
+    def collapsed(self) -> int:
+        return sum(run.collapsed for run in self.runs)
+
+    @property
+    def flat(self) -> bool:
+        """Whether its mean is no better than saying the same of every example."""
+        mean, same = self.score.mean, self.task.majority
+        return mean is not None and same is not None and (mean >= same if self.task.lower_is_better else mean <= same)
+
+
+def mean_score(tried: TriedRecord) -> float | None:
+    """Of one tried value; None where one of its runs has no score."""
+    known = [score for score in tried.scores if score is not None]
+    return sum(known) / len(known) if known and len(known) == len(tried.scores) else None
+
+
+@dataclass(frozen=True)
+class Results:
+    """comparison.json, and what it says of each task and method."""
+
+    record: ComparisonRecord
+
+    @staticmethod
+    def of(record: Mapping[str, Any]) -> Results:
+        """Of the content of comparison.json. Raises CheckpointError."""
+        return Results(validate_comparison(record))
+
+    @staticmethod
+    def read(folder: Path) -> Results:
+        """Of an experiment's folder. Raises CheckpointError."""
+        return Results.of(RunRecords(folder).read_comparison())
+
+    @property
+    def tasks(self) -> Sequence[ComparedTaskRecord]:
+        return self.record.tasks
+
+    @property
+    def methods(self) -> Sequence[ComparedMethodRecord]:
+        return self.record.methods
+
+    @cached_property
+    def _cells(self) -> Mapping[tuple[str, str], CellRecord]:
+        return {(cell.task, cell.method): cell for cell in self.record.cells}
+
+    def cell(self, task: ComparedTaskRecord, method: ComparedMethodRecord) -> Cell:
+        return Cell(task, method, self._cells.get((task.name, method.name)))
+
+    def of_method(self, method: ComparedMethodRecord) -> list[Cell]:
+        """Its cells, in the order of the tasks."""
+        return [self.cell(task, method) for task in self.tasks]
+
+    def over(self, method: ComparedMethodRecord, value: Callable[[MeasuredRunRecord], float | None]) -> float | None:
+        """The mean over the tasks of a method's means over runs, of those tasks that have one."""
+        means = [mean for cell in self.of_method(method) if (mean := cell.over(value).mean) is not None]
+        return sum(means) / len(means) if means else None
+
+    def comparison(self, method: ComparedMethodRecord) -> ComparisonOfRecord | None:
+        """With its baseline; None of a baseline."""
+        return next((found for found in self.record.comparisons if found.method == method.name), None)
+
+    def task(self, name: str) -> ComparedTaskRecord | None:
+        return next((task for task in self.tasks if task.name == name), None)
+
+    @property
+    def made(self) -> int:
+        """Runs that measure and have ended, however."""
+        return sum(run.outcome != "missing" for cell in self.record.cells for run in cell.runs)
+
+    @property
+    def tried(self) -> int:
+        """Runs that served to choose a value."""
+        tuned = (cell.tuned for cell in self.record.cells if cell.tuned is not None)
+        return sum(len(one.scores) for each in tuned for one in each.tried)
