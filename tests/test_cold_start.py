@@ -28,6 +28,7 @@ from dora_cli.machine.seeds import set_deterministic
 set_deterministic(False)
 assert "torch" in sys.modules
 early = sorted({"torch._inductor"} & set(sys.modules))
+import transformers.pytorch_utils  # which the methods load; they themselves are not there yet
 child = os.fork()
 if not child:
     os.dup2(os.open("guest/err", os.O_WRONLY | os.O_CREAT), 2)
