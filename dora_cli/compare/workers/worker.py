@@ -45,7 +45,6 @@ _LIBRARIES = (
     "accelerate",
     "transformers.modeling_utils",
     "transformers.models.auto.modeling_auto",
-    "evaluate",
     "sklearn.metrics",
     "scipy.stats",
 )
