@@ -20,8 +20,8 @@ seconds of a run in its worker:
     evaluation, saving
     rest         checks, records and whatever else
 
-The runs of one worker follow each other, so the workers' seconds add up to more than those of the clock. `first` are the
-runs that a worker began with, which load libraries and compile kernels; `warm` all others. FILE holds all of it.
+The runs of one worker follow each other, so the workers' seconds add up to more than those of the clock. `first` are
+the runs that a worker began with, which load libraries and compile kernels; `warm` all others. FILE holds all of it.
 """
 
 from __future__ import annotations
@@ -192,14 +192,14 @@ class Clock:
 
 def timed() -> Callable[[Any], Any]:
     """What `dora_cli.compare.workers.worker.ready` gives, with a clock around the product's functions."""
-    from dora_cli.assembly import data, prepare
+    from dora_cli.assembly import data, prepare, warm
     from dora_cli.compare.workers.worker import ready
     from dora_cli.training.graphs import Graphs
 
     began = time.perf_counter()
     clock, make = Clock(), ready()
     for name, part in (WRAPPED | {"rehearse": "rehearse"}).items():
-        place: Any = prepare if hasattr(prepare, name) else data
+        place: Any = next(module for module in (prepare, warm, data) if hasattr(module, name))
         setattr(place, name, clock.around(part, getattr(place, name)))
     Graphs._capture = clock.around("capture", Graphs._capture)  # type: ignore[method-assign]
     loading = [time.perf_counter() - began]

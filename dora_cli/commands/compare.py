@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from dora_cli.compare.jobs import Pool
     from dora_cli.compare.plan import Plan
 
-EPILOG = "Example:  dora compare configs/compare/demo.yaml --dry-run"
+EPILOG = "Example:  dora compare compare/demo --dry-run"
 
 
 def compare(
@@ -26,7 +26,7 @@ def compare(
         Path,
         typer.Argument(
             metavar="EXPERIMENT",
-            help="A YAML file that says what is compared, such as configs/compare/demo.yaml.",
+            help="A YAML file that says what is compared, or compare/demo, which comes with dora.",
             show_default=False,
         ),
     ],
@@ -70,6 +70,7 @@ def compare(
     """Compare methods on your tasks: tuned alike, of one size, over many seeds, with statistics that stand."""
     from dora_cli.compare.plan import Plan
     from dora_cli.compare.run import check_experiment, default_output
+    from dora_cli.recipe.shipped_recipes import find_experiment
     from dora_cli.reports.compare.progress import make_compare_progress
     from dora_cli.reports.compare.terminal import print_comparison
     from dora_cli.reports.console import make_console
@@ -78,6 +79,7 @@ def compare(
     if quiet and (plain or dry_run):
         raise OptionError("--quiet prints the result alone; leave out --plain and --dry-run, or --quiet")
     check_no_stdout(output, "an experiment is a folder")
+    experiment = find_experiment(experiment)
     folder = output if output is not None else default_output(experiment)
     if not dry_run:
         check_experiment(folder, resume=resume)

@@ -5,26 +5,31 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from dora_cli.assembly.build import base_from_config, targets_of
 from dora_cli.assembly.dry_run import DryRun, dry_run
 from dora_cli.assembly.resolve import resolve, selecting_metric, with_ranks
-from dora_cli.compare.experiment import Experiment
+from dora_cli.compare.experiment import Experiment, Tuning
 from dora_cli.compare.jobs import Job
 from dora_cli.compare.sizes import ranks_of_size
 from dora_cli.compare.variants import Design, Variant, override
-from dora_cli.errors import ExperimentError, RecipeError
+from dora_cli.errors import DoraError, ExperimentError, RecipeError
 from dora_cli.models import find_projections
 from dora_cli.recipe import Recipe, dump_recipe, load_recipe, parse_recipe
 from dora_cli.recipe.anchor import anchored
 from dora_cli.recipe.shipped_recipes import find_recipe
 from dora_cli.tasks import Task
 
-FIRST = ("eval.every=end",)
-"""What the recipes of an experiment have unless they or the experiment say otherwise: the dev split is read once."""
-LAST = ("eval.select=last",)
-"""What they have in any case: an epoch that the dev split has chosen is no result."""
+FIRST = ("eval.every=end", "save.every_epoch=false", "save.every_minutes=1", "save.keep=1")
+"""What the recipes of an experiment have unless it says otherwise in ``set``: the dev split is read once, and a kill costs
+a minute of a run."""
+LAST = ("eval.select=last", "eval.held_out=null")
+"""What they have in any case: an epoch that the dev split has chosen is no result, and all of the training split is
+learned from where nothing is chosen."""
+LONGEST = 60
+"""Characters of a task's name."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,7 @@ class Cell:
         recipe: resolved, with local paths made absolute; a run has its own seed, tuned value, ranks and share held out.
         ahead: what is known of it before anything is trained.
         costs: parameters of one component by projection; empty where the model's shapes are out of reach.
+        in_tuning: what the recipes of tuning runs have beside that, as overrides.
     """
 
     task: ComparedTask
@@ -61,6 +67,7 @@ class Cell:
     recipe: Recipe
     ahead: DryRun
     costs: Mapping[str, int]
+    in_tuning: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -76,12 +83,20 @@ class Cell:
         self, output: Path, key: str, value: float, seed: int, held_out: float, more: Sequence[str] = ()
     ) -> Job:
         """A run that scores `value` on the held-out part of the training split."""
-        changes = [override(key, value), override("eval.held_out", held_out), "eval.every=end"]
+        changes = [override(key, value), override("eval.held_out", held_out), "eval.every=end", *self.in_tuning]
         metric = self.recipe.eval.metric
         if metric is not None and metric not in self.task.task.held_out_metrics:
             changes.append(override("eval.metric", None))  # of one of several dev splits
         place = Path("tuning", self.task.name, self.variant.slug, f"{value:g}", f"seed-{seed}")
         return self._job(output, place, [*changes, *more], seed)
+
+    def takes(self, key: str, value: float) -> bool:
+        """Whether its recipe may have that value."""
+        try:
+            parse_recipe(self._text, overrides=[override(key, value)])
+        except RecipeError:
+            return False
+        return True
 
     def measuring_job(self, output: Path, key: str | None, value: float | None, seed: int, more: Sequence[str]) -> Job:
         """A run on the whole training split, scored on the dev split."""
@@ -89,8 +104,12 @@ class Cell:
         place = Path("runs", self.task.name, self.variant.slug, f"seed-{seed}")
         return self._job(output, place, [*changes, *more], seed)
 
+    @cached_property
+    def _text(self) -> str:
+        return dump_recipe(self.recipe)
+
     def _job(self, output: Path, place: Path, changes: Sequence[str], seed: int) -> Job:
-        recipe = parse_recipe(dump_recipe(self.recipe), overrides=[*changes, override("train.seed", seed)])
+        recipe = parse_recipe(self._text, overrides=[*changes, override("train.seed", seed)])
         return Job(str(place), output / place, with_ranks(recipe))
 
     def sized(self, target: float) -> list[str]:
@@ -104,67 +123,117 @@ class Cell:
 
 
 def find_tasks(experiment: Experiment) -> list[tuple[str, Path]]:
-    """Names and files of the recipes; two of one name are told apart by a number."""
-    found: list[tuple[str, Path]] = []
+    """Names and files of the recipes; two of one name are told apart by a number.
+
+    Raises:
+        ExperimentError: a recipe that is not there, or is named twice; all of them.
+    """
+    found: dict[str, Path] = {}
+    problems: list[str] = []
     for given in experiment.tasks:
         path = Path(given)
-        name = re.sub(r"[^A-Za-z0-9_.+-]+", "-", "-".join(path.with_suffix("").parts[-2:])).strip("-") or "task"
-        same = sum(other == name or other.startswith(f"{name}-x") for other, _ in found)
-        found.append((f"{name}-x{same + 1}" if same else name, find_recipe(path)))
-    return found
+        try:
+            file = find_recipe(path)
+        except RecipeError as error:
+            problems += [f"tasks: {problem}" for problem in error.problems]
+            continue
+        if file.resolve() in {other.resolve() for other in found.values()}:
+            problems.append(f"tasks: {given} is a recipe that another one of them names too; each counts once")
+        plain = re.sub(r"[^A-Za-z0-9_.+-]+", "-", "-".join(path.with_suffix("").parts[-2:])).strip("-.")[:LONGEST]
+        name, number = plain or "task", 1
+        while name.casefold() in {other.casefold() for other in found}:
+            number += 1
+            name = f"{plain or 'task'}-x{number}"
+        found[name] = file
+    if problems:
+        raise ExperimentError(problems)
+    return list(found.items())
 
 
 def make_cells(experiment: Experiment, plan: Design) -> list[Cell]:
     """Every variant on every task, checked as a dry run checks a recipe.
 
     Raises:
-        ExperimentError: every problem of the recipes, once.
-        DoraError: data or model cannot be used.
+        ExperimentError: every problem of the recipes, of data and of models, once.
     """
-    tasks, problems = find_tasks(experiment), list[str]()
+    problems: list[str] = []
     recipes: list[tuple[str, Path, Variant, Recipe]] = []
-    for name, file in tasks:
+    shared = [override(key, value) for key, value in experiment.set.items()]
+    for name, file in find_tasks(experiment):
         for variant in plan.variants:
-            shared = [override(key, value) for key, value in experiment.set.items()]
+            changes = [*FIRST, *shared, *variant.overrides(), *LAST]
             try:
-                recipe = load_recipe(file, [*FIRST, *shared, *variant.overrides(), *LAST])
+                recipe = load_recipe(file, changes)
+                if variant.ranks_of is not None:
+                    load_recipe(file, [*changes, *variant.rank_overrides("a run that is to be made")])
+                if experiment.tune is not None:
+                    for value in (experiment.tune.grid.low, experiment.tune.grid.high):
+                        load_recipe(file, [*changes, override(experiment.tune.key, value)])
             except RecipeError as error:
-                problems += _explained(error.problems, name, variant)
+                problems += _explained(error.problems, name, variant, experiment.tune)
             else:
                 recipes.append((name, file, variant, recipe))
     if problems:
         raise ExperimentError(list(dict.fromkeys(problems)))
-    return list(_checked(recipes))
+    return _checked(recipes, experiment)
 
 
-def _explained(problems: Sequence[str], task: str, variant: Variant) -> Iterator[str]:
+def _explained(problems: Sequence[str], task: str, variant: Variant, tune: Tuning | None) -> Iterator[str]:
     """Problems of a recipe, in which what the experiment changed stands as a flag."""
     for problem in problems:
-        key = problem.removeprefix("--set ").partition("=")[0]
-        if not problem.startswith("--set "):
+        flag = problem.removeprefix("--set ")
+        key = flag.partition("=")[0]
+        _, _, message = flag.partition(f": {key}: ")
+        said = f"{key}: {message}" if message else flag
+        if flag == problem:
             yield problem
+        elif tune is not None and key == tune.key:
+            yield f"tune.{said} (task {task}, {variant.name})"
         elif key in variant.keys:
-            yield f"methods.{variant.entry}: {problem.removeprefix('--set ')} (task {task})"
+            yield f"methods.{variant.entry}.{said} (task {task})"
         else:
-            yield f"set: {problem.removeprefix('--set ')} (task {task})"
+            yield f"set.{said} (task {task}, {variant.name})"
 
 
-def _checked(recipes: Sequence[tuple[str, Path, Variant, Recipe]]) -> Iterator[Cell]:
+def _checked(recipes: Sequence[tuple[str, Path, Variant, Recipe]], experiment: Experiment) -> list[Cell]:
+    """The cells of recipes that are well-formed, each looked at as a dry run does."""
     settled: dict[str, tuple[Recipe, Task]] = {}
+    found: list[Cell] = []
+    problems: dict[tuple[str, str], str] = {}
     for name, file, variant, recipe in recipes:
-        key = f"{name} {recipe.data.model_dump_json()}"
-        if key not in settled:  # data of one's own are looked at once
-            settled[key] = resolve(recipe)
-        known, _ = settled[key]
-        recipe, task = resolve(recipe.model_copy(update={"data": known.data}))
-        recipe = anchored(recipe)
-        if recipe.train.threads == "auto":  # else digits would depend on how many runs are made at once
-            recipe = parse_recipe(dump_recipe(recipe), overrides=["train.threads=1"])
-        metric = selecting_metric(recipe, task)
-        compared = ComparedTask(name, file, task, metric, task.lower_is_better(metric))
-        ahead = dry_run(recipe)
-        costs: dict[str, int] = {}
-        if ahead.parameters is not None and variant.can_be_sized:
-            projections = find_projections(base_from_config(recipe, task), targets_of(recipe))
-            costs = {projection.name: sum(projection.shape) for projection in projections}
-        yield Cell(compared, variant, recipe, ahead, costs)
+        try:
+            key = f"{name} {recipe.data.model_dump_json()}"
+            if key not in settled:  # data of one's own are looked at once
+                settled[key] = resolve(recipe)
+            found.append(
+                _cell(name, file, variant, recipe.model_copy(update={"data": settled[key][0].data}), experiment)
+            )
+        except DoraError as error:
+            for problem in error.problems if isinstance(error, RecipeError) else (str(error),):
+                problems.setdefault((name, problem), f"{name} / {variant.name}: {problem}")
+    devices = dict.fromkeys(cell.recipe.train.device for cell in found)
+    if len(devices) > 1:
+        problems["", "train.device"] = (
+            f"the recipes compute on {' and '.join(devices)}; all runs of an experiment need one device: "
+            "set: {train.device: ...}"
+        )
+    if problems:
+        raise ExperimentError(list(problems.values()))
+    return found
+
+
+def _cell(name: str, file: Path, variant: Variant, recipe: Recipe, experiment: Experiment) -> Cell:
+    recipe, task = resolve(recipe)
+    recipe = anchored(recipe)
+    if recipe.train.threads == "auto":  # else digits would depend on how many runs are made at once
+        recipe = parse_recipe(dump_recipe(recipe), overrides=["train.threads=1"])
+    metric = selecting_metric(recipe, task)
+    compared = ComparedTask(name, file, task, metric, task.lower_is_better(metric))
+    ahead = dry_run(recipe)
+    costs: dict[str, int] = {}
+    if ahead.parameters is not None and variant.can_be_sized:
+        projections = find_projections(base_from_config(recipe, task), targets_of(recipe))
+        costs = {projection.name: sum(projection.shape) for projection in projections}
+    # a finished run writes texts, which nothing is chosen by: by loss, or by what is written greedily after an epoch
+    greedy = recipe.decode is not None and "decode.beams" not in experiment.set
+    return Cell(compared, variant, recipe, ahead, costs, ("decode.beams=1",) if greedy else ())

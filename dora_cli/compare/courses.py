@@ -23,7 +23,6 @@ from dora_cli.compare.statistics import (
     rate_grid,
     surviving_rates,
 )
-from dora_cli.compare.variants import override
 from dora_cli.errors import DivergedError
 
 Course = Generator[Sequence[Job], Sequence[Score], "CellResult"]
@@ -78,7 +77,8 @@ def course(cell: Cell, experiment: Experiment, output: Path, done: Mapping[str, 
         done: results of other cells on the same task, by variant; those that this one waits for are there.
 
     Raises:
-        DivergedError: every value of the grid makes every run diverge, or all runs that another's size would come from.
+        DivergedError: every value of the grid makes every run diverge, or so did all runs that it takes its size or its
+            ranks from.
     """
     size = _size(cell, done)
     choice = None
@@ -107,17 +107,19 @@ def _size(cell: Cell, done: Mapping[str, CellResult]) -> list[str]:
     if source is None:
         return []
     result = done[source.name]
-    target = result.stored() if source.emerges else result.cell.planned
-    if target is None:
+    target = result.stored() or (None if source.emerges else result.cell.planned)
+    if not target:
         raise DivergedError(
             f"{cell.name}: it is to store as much as {source.name}, all of whose runs diverged; lower the values of "
             "the tuned key, or set match: none"
         )
-    return cell.sized(target) if target else []
+    return cell.sized(target)
 
 
 def _ranks(cell: Cell, done: Mapping[str, CellResult], seed: int, *, tuning: bool) -> list[str]:
-    """Whose final ranks a run takes, as overrides: those of the same seed, chosen and measured as it is itself."""
+    """Whose final ranks a run takes, as overrides: those of the same seed, chosen and measured as it is itself; where
+    that one diverged, those of the first seed that did not.
+    """
     source = cell.variant.ranks_of
     if source is None:
         return []
@@ -125,12 +127,19 @@ def _ranks(cell: Cell, done: Mapping[str, CellResult], seed: int, *, tuning: boo
     scores: Sequence[Score] = result.scores
     if tuning and result.choice is not None:
         scores = result.choice.scores_at(result.choice.value)
-    found = next((score for score in scores if score.seed == seed), scores[0])
-    if found.record is None:
+    found = rank_source(scores, seed)
+    if found is None:
         raise DivergedError(
-            f"{cell.name}: it takes its ranks from {found.job.name}, which diverged; lower the values of the tuned key"
+            f"{cell.name}: it takes its ranks from {source.name}, all of whose runs diverged; lower the values of the "
+            "tuned key"
         )
-    return [override("method.ranks_from", str(found.job.folder))]
+    return cell.variant.rank_overrides(str(found.job.folder))
+
+
+def rank_source(scores: Sequence[Score], seed: int) -> Score | None:
+    """The run whose ranks one of `seed` takes; None where all diverged."""
+    finished = [score for score in scores if score.record is not None]
+    return next((score for score in finished if score.seed == seed), finished[0] if finished else None)
 
 
 # Tuning ---------------------------------------------------------------------------------------------------------------
@@ -140,7 +149,7 @@ def _tune(
     cell: Cell, tune: Tuning, output: Path, size: Sequence[str], done: Mapping[str, CellResult]
 ) -> Generator[Sequence[Job], Sequence[Score], Choice]:
     """Tries the values of the grid, the promising ones with more seeds, until the best one is inside of it."""
-    lower = cell.task.lower_is_better
+    lower, refused = cell.task.lower_is_better, False
     grid, added = rate_grid(tune.grid.low, tune.grid.high, tune.grid.points), list[float]()
     tried: dict[float, list[Score]] = {value: [] for value in grid}
 
@@ -177,6 +186,8 @@ def _tune(
         lagging = lagging_neighbours(points, lower_is_better=lower)
         growth = grow_grid(points, grown=len(added), most=tune.extend, lower_is_better=lower)
         more = lagging or growth.rates
+        if not lagging and more and not cell.takes(tune.key, more[0]):
+            more, refused = (), True  # a share of 1, say, beyond which there is none
         if not more:
             break
         for value in more:
@@ -186,20 +197,23 @@ def _tune(
         yield from run({value: missing(value) for value in more})
     chosen = choose_rate(points, lower_is_better=lower)
     known = [score for scores in tried.values() for score in scores]
-    found = tuple(Tried(value, tuple(with_constants(tried[value], known)), value in added) for value in sorted(tried))
-    return Choice(found, chosen.rate, growth.exhausted)
+    found = tuple(
+        Tried(value, tuple(with_constants(tried[value], known, lower_is_better=lower)), value in added)
+        for value in sorted(tried)
+    )
+    return Choice(found, chosen.rate, growth.exhausted or refused)
 
 
 def points_of(tried: Mapping[float, Sequence[Score]], *, lower_is_better: bool) -> list[RatePoint]:
-    """Every value with its scores, for the statistics. A diverged run has the score of a model that says the same of
-    every example; where the task knows none, the worst one that any value has.
+    """Every value with its scores, for the statistics; those of diverged runs by `with_constants`. At least one run has
+    a score.
     """
     known = [score for scores in tried.values() for score in scores]
-    values = [score.value for score in with_constants(known) if score.value is not None]
-    worst = (max if lower_is_better else min)(values)
     points = []
     for value, scores in sorted(tried.items()):
         if scores:
-            numbers = [worst if score.value is None else score.value for score in with_constants(scores, known)]
-            points.append(RatePoint(value, tuple(numbers), sum(score.collapsed for score in scores)))
+            whole = with_constants(scores, known, lower_is_better=lower_is_better)
+            numbers = tuple(score.value for score in whole if score.value is not None)
+            assert len(numbers) == len(scores), "one of them has a score"
+            points.append(RatePoint(value, numbers, sum(score.collapsed for score in scores)))
     return points

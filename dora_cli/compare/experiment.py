@@ -7,9 +7,9 @@ recipe is checked against the recipes themselves when the plan is made (`dora_cl
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path as FilePath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field, ValidationError
 
@@ -19,8 +19,9 @@ from dora_cli.files import TooLargeError, read_bytes
 from dora_cli.recipe.document import Path, read_document
 from dora_cli.recipe.fields import CountOrZero, Positive, Section, Seed, Share, Text
 from dora_cli.recipe.hints import nearest
-from dora_cli.recipe.methods import METHODS
+from dora_cli.recipe.methods import METHODS, about
 from dora_cli.recipe.problems import Origins, dotted, explain, show
+from dora_cli.recipe.schema import Recipe, section_keys
 
 MAX_BYTES = 1 << 18
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,39}")
@@ -28,6 +29,18 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,39}")
 _GRID = "{from: 1.0e-4, to: 1.0e-2, points: 8}"
 OPTIONS = ("held_out", "seeds", "keep", "extend")
 """Keys of the section ``tune`` beside the tuned one."""
+RANKS_FROM = "ranks_from"
+"""Key of an entry that is none of a recipe: whose ranks it takes."""
+DECIDED = {
+    "train.seed": "runs get their seeds from the key seeds",
+    "eval.held_out": "it is set for the runs that choose settings; give its share as held_out in tune",
+    "eval.select": "the last weights of a run are measured, since an epoch that the dev split has chosen is no result",
+}
+"""Keys of a recipe that an experiment decides itself, and how."""
+OF_METHODS = ("method", "train", "save")
+"""Sections that may differ between entries, and be tuned; on what they are compared is the same for all."""
+LONGEST_VALUE = 40
+"""Characters of a swept text: it is part of a name."""
 FIRST_TUNING_SEED = 1_000_001
 """Seeds of the tuning runs count from here: those of the measured ones are fresh, however many there will be."""
 
@@ -114,43 +127,65 @@ def load_experiment(path: FilePath) -> Experiment:
     Raises:
         ExperimentError: with every problem, each with file, line and key.
     """
-    text = _read_text(path)
-    document = read_document(text)
+    document = read_document(_read_text(path))
     name, tree = str(path), document.value
-    if document.problems:
-        raise ExperimentError(
-            [
-                f"{name}:{problem.line or 1}: {dotted(problem.path) + ': ' if problem.path else ''}{problem.message}"
-                for problem in document.problems
-            ]
-        )
+    if document.fatal:
+        problem = document.problems[0]
+        raise ExperimentError(f"{name}:{problem.line or 1}: {problem.message}")
     if not isinstance(tree, dict):
         raise ExperimentError(
             f"{name}: an experiment is a mapping with the keys tasks, methods and baseline, got {show(tree)}"
         )
+    if "methods" not in tree and ("task" in tree or "model" in tree):
+        raise ExperimentError(
+            f"{name}: is a recipe, not an experiment; train it with `dora train`, or name it in an experiment: "
+            f"tasks: [{name}]"
+        )
     origins = Origins(name, document.lines)
-    found: list[tuple[Path, str]] = []
-    plain = dict(tree)
+    odd = {problem.path for problem in document.problems}
+    found = [(problem.line or 1, problem.path, problem.message) for problem in document.problems]
+    experiment, problems = _validated(tree)
+    found += [(origins.order(path)[1], path, message) for path, message in problems if path not in odd]
+    if found:
+        raise ExperimentError(
+            [
+                f"{name}:{line or 1}: {dotted(path) + ': ' if path else ''}{message}"
+                for line, path, message in sorted(dict.fromkeys(found), key=lambda item: item[0])
+            ]
+        )
+    assert experiment is not None, "an experiment without problems is valid"
+    return experiment
+
+
+_STAND_INS = {
+    "tasks": ["-"],
+    "methods": {"-": {"method.name": "head"}, "--": {"method.name": "head"}},
+    "baseline": "-",
+}
+"""What stands for a key that has none or a bad value, so that the other keys are looked at beside each other."""
+
+
+def _validated(tree: Mapping[str, Any]) -> tuple[Experiment | None, list[tuple[Path, str]]]:
+    """The experiment, and everything that is wrong with it."""
+    plain, found = dict(tree), list[tuple[Path, str]]()
     if isinstance(tree.get("tune"), dict):
-        plain["tune"], problems = _tuning(tree["tune"])
-        found += problems
+        plain["tune"], found = _tuning(tree["tune"])
     try:
         experiment = Experiment.model_validate(plain)
     except ValidationError as error:
-        known = {path for path, _ in found}
-        found += [
-            (path, message)
-            for path, message in (_explained(detail, plain) for detail in error.errors(include_url=False))
-            if path not in known
-        ]
-    else:
-        found += _broken(experiment)
-    if found:
-        ordered = sorted(found, key=lambda item: origins.order(item[0]))
-        raise ExperimentError(
-            [f"{origins.where(path)}: {dotted(path) + ': ' if path else ''}{message}" for path, message in ordered]
-        )
-    return experiment
+        said = {path for path, _ in found}
+        details = [_explained(detail, plain) for detail in error.errors(include_url=False)]
+        found += [(path, message) for path, message in details if path not in said]
+        bad = {str(path[0]) for path, _ in found}
+        try:
+            rest = Experiment.model_validate(
+                {key: value for key, value in plain.items() if key not in bad}
+                | {key: value for key, value in _STAND_INS.items() if key in bad}
+            )
+        except ValidationError:
+            return None, found  # its keys are no texts
+        return None, found + [(path, message) for path, message in _broken(rest, bad) if path[0] not in bad]
+    return experiment, found + _broken(experiment, {"tune"} if found else set())
 
 
 def _tuning(tree: Mapping[str, Any]) -> tuple[dict[str, Any], list[tuple[Path, str]]]:
@@ -161,15 +196,30 @@ def _tuning(tree: Mapping[str, Any]) -> tuple[dict[str, Any], list[tuple[Path, s
     problems: list[tuple[Path, str]] = []
     for key in keys:
         if key in grids:
+            if key in Recipe.model_fields:
+                problems.append((("tune", key), _no_key(key) or "is no key of a method"))
             continue
         hint = nearest(str(key), OPTIONS)
         what = f"unknown key; did you mean {hint}?" if hint else f"must be a grid, such as {_GRID}"
         problems.append((("tune", str(key)), f"{what} (got {show(tree[key])})"))
+    if problems:
+        return {**options, "key": "?", "grid": {"from": 1.0, "to": 2.0, "points": 3}}, problems
     if len(grids) != 1:
         said = "names no key to tune" if not grids else f"tunes {', '.join(map(str, grids))}"
         problems.append((("tune",), f"{said}; give one key of the recipe its grid: train.learning_rate: {_GRID}"))
         return {**options, "key": "?", "grid": {"from": 1.0, "to": 2.0, "points": 3}}, problems
     return {**options, "key": str(grids[0]), "grid": tree[grids[0]]}, problems
+
+
+_WANTED = {
+    "tasks": "a list of 1 to 100 recipes, such as [configs/glue/rte.yaml]",
+    "set": "a mapping of a recipe's keys, such as {train.epochs: 10}",
+    "methods": "a mapping of names to what they change, such as lora: {method.name: lora, method.rank: 2}",
+    "tune": f"a mapping with one key's grid, such as {{train.learning_rate: {_GRID}}}",
+    "seeds": "how many (1 to 1000), or a list of as many different whole numbers",
+    "margin": "pilot, none or a number above 0",
+}
+"""What keys take whose values are no single words."""
 
 
 def _explained(detail: Any, tree: Mapping[str, Any]) -> tuple[Path, str]:
@@ -178,11 +228,11 @@ def _explained(detail: Any, tree: Mapping[str, Any]) -> tuple[Path, str]:
     path = path[:-1] if path[-1:] == ("[key]",) else path
     if path[:2] == ("tune", "grid"):
         path = ("tune", str(tree["tune"]["key"]), *path[2:])
-    if path[:1] == ("margin",):
-        return ("margin",), f"must be pilot, none or a number above 0, got {show(tree['margin'])}"
-    kind = detail["type"]
+    kind, key = detail["type"], str(path[0])
     if kind == "missing":
-        return path, "missing, and it has no default"
+        return path, "missing, and it has no default" + (
+            f"; give {_WANTED[key]}" if key in _WANTED and path[1:] == () else ""
+        )
     if kind == "extra_forbidden":
         known = ("from", "to", "points") if len(path) == 3 else tuple(Experiment.model_fields)
         hint = nearest(str(path[-1]), known)
@@ -190,23 +240,29 @@ def _explained(detail: Any, tree: Mapping[str, Any]) -> tuple[Path, str]:
             path,
             f"unknown key; did you mean {hint}?" if hint else f"unknown key; the keys here are {', '.join(known)}",
         )
+    if key in ("seeds", "margin"):
+        return (key,), f"must be {_WANTED[key]}, got {show(tree[key])}"
     if kind in ("greater_than_equal", "less_than_equal"):
-        message = detail["msg"].removeprefix("Input should be ")
-        return path, f"must be {message}, got {show(detail['input'])}"
-    if kind in ("too_short", "too_long") and path[:1] == ("methods",):
+        at = "at least" if kind == "greater_than_equal" else "at most"
+        return path, f"must be {at} {detail['ctx']['ge' if at == 'at least' else 'le']}, got {show(detail['input'])}"
+    if kind in ("too_short", "too_long") and key == "methods":
         return path, f"names {len(tree['methods'])}; a comparison takes from 2 to 50, one of them the baseline"
-    if kind in ("too_short", "too_long"):
-        return path, f"is a list of {len(detail['input'])}; give from 1 to 100"
-    if path[:1] == ("seeds",) and kind in ("tuple_type", "int_type", "bound"):
-        given = tree["seeds"]
-        return ("seeds",), f"must be how many (1 to 1000), or a list of whole numbers, got {show(given)}"
+    if len(path) == 1 and key in _WANTED:
+        return path, f"must be {_WANTED[key]}, got {show(detail['input'])}"
+    if key == "methods" and len(path) == 2:
+        return path, f"must be a mapping of a recipe's keys, such as {{method.name: lora}}, got {show(detail['input'])}"
+    if len(path) == 3 and kind in ("model_type", "dict_type"):
+        return path, f"must be a grid, such as {_GRID}, got {show(detail['input'])}"
     return path, explain(detail, tree)
 
 
-def _broken(experiment: Experiment) -> list[tuple[Path, str]]:
-    """What does not go together."""
+# What must hold between keys ------------------------------------------------------------------------------------------
+
+
+def _broken(experiment: Experiment, bad: Container[str]) -> list[tuple[Path, str]]:
+    """What does not go together; what `bad` keys say is not looked at."""
     found: list[tuple[Path, str]] = []
-    if experiment.baseline not in experiment.methods:
+    if experiment.baseline not in experiment.methods and "methods" not in bad:
         hint = nearest(experiment.baseline, experiment.methods)
         names = ", ".join(experiment.methods)
         found.append(
@@ -216,26 +272,21 @@ def _broken(experiment: Experiment) -> list[tuple[Path, str]]:
                 + (f"; did you mean {hint}?" if hint else ""),
             )
         )
-    for name in experiment.methods:
-        if not NAME.fullmatch(name):
-            found.append(
-                (
-                    ("methods", name),
-                    "is no name for a folder; use up to 40 letters, digits and _ . + -, a letter or digit first",
-                )
-            )
     if len(set(experiment.tasks)) < len(experiment.tasks):
         found.append((("tasks",), "names a recipe twice; each counts once"))
     if len(set(experiment.seeds)) < len(experiment.seeds):
         found.append((("seeds",), "names a seed twice; each is one run"))
-    if experiment.tune is not None:
+    if experiment.tune is not None and "tune" not in bad:
         found += _of_tuning(experiment.tune, experiment)
-    elif experiment.margin == "pilot" and "margin" in experiment.model_fields_set:
+    elif experiment.tune is None and experiment.margin == "pilot" and "margin" in experiment.model_fields_set:
         found.append(
             (("margin",), "is taken from the runs of the tuning, of which there are none; give a number, or tune")
         )
-    for name, entry in experiment.methods.items():
-        found += _of_entry(name, entry, experiment)
+    for key in experiment.set:
+        if said := _no_shared_key(key):
+            found.append((("set", key), said))
+    if "methods" not in bad:
+        found += _of_methods(experiment)
     return found
 
 
@@ -244,6 +295,8 @@ def _of_tuning(tune: Tuning, experiment: Experiment) -> list[tuple[Path, str]]:
     low, high = tune.grid.low, tune.grid.high
     if low >= high:
         found.append((("tune", tune.key), f"goes from {low:g} to {high:g}; the second must be larger"))
+    if said := _no_key_of_methods(tune.key):
+        found.append((("tune", tune.key), said))
     if set(tune.seed_list) & set(experiment.seeds):
         said = f"holds seeds of the tuning ({FIRST_TUNING_SEED} and on), which chose the settings; take others"
         found.append((("seeds",), said))
@@ -254,25 +307,184 @@ def _of_tuning(tune: Tuning, experiment: Experiment) -> list[tuple[Path, str]]:
     return [*found, *((place, "is tuned; leave it out here, or take it out of tune") for place in places)]
 
 
+def _no_shared_key(key: str) -> str | None:
+    """Why `key` cannot be set for all recipes; None where it can."""
+    if key == "task":
+        return "the recipes in tasks say what is learned"
+    if key == "method.name":
+        return "the entries of methods say that"
+    return _no_key(key)
+
+
+def _no_key_of_methods(key: str) -> str | None:
+    """Why methods cannot differ in `key`; None where they can."""
+    section = key.partition(".")[0]
+    if section in Recipe.model_fields and section not in OF_METHODS and key not in DECIDED:
+        return (
+            "is the same for all that is compared: a method may change what stands in "
+            f"{', '.join(OF_METHODS[:-1])} and {OF_METHODS[-1]}; what holds for all of them goes into set"
+        )
+    return _no_key(key)
+
+
+def _no_key(key: str) -> str | None:
+    if key in DECIDED:
+        return f"is decided by the experiment: {DECIDED[key]}; leave it out"
+    if "." not in key and key in Recipe.model_fields and key != "task":
+        return f"is a section; join the names of section and key by a dot, such as {key}.{_first_key(key)}"
+    return None
+
+
+def _first_key(section: str) -> str:
+    model = section_keys(section, {})
+    assert model is not None, "every section has keys"
+    return next(iter(model.model_fields))
+
+
+def _of_methods(experiment: Experiment) -> list[tuple[Path, str]]:
+    found: list[tuple[Path, str]] = []
+    folded: dict[str, str] = {}
+    for name in experiment.methods:
+        if not NAME.fullmatch(name):
+            said = "is no name for a folder; use up to 40 letters, digits and _ . + -, a letter or digit first"
+            found.append((("methods", name), said))
+        if other := folded.get(name.casefold()):
+            said = f"differs from {other} in capitals alone, and some disks take both for one folder; rename one"
+            found.append((("methods", name), said))
+        folded.setdefault(name.casefold(), name)
+    for name, entry in experiment.methods.items():
+        found += _of_entry(name, entry, experiment)
+    return found or _beside_the_baseline(experiment)
+
+
 def _of_entry(name: str, entry: Mapping[str, Any], experiment: Experiment) -> list[tuple[Path, str]]:
-    method, source = entry.get("method.name"), entry.get("ranks_from")
-    if method not in list(METHODS):
+    found: list[tuple[Path, str]] = []
+    method = entry.get("method.name")
+    if "method" in entry and "method.name" not in entry:
+        method = None  # which is said of that key
+    elif method not in list(METHODS):
         hint = nearest(method, METHODS) if isinstance(method, str) else None
-        said = f"must be one of {', '.join(METHODS)}, got {show(method)}" + (f"; did you mean {hint}?" if hint else "")
-        return [(("methods", name, "method.name"), said)]
-    if source is None:
-        return []
-    path: Path = ("methods", name, "ranks_from")
+        got = f"got {show(method)}" if "method.name" in entry else "and is not given"
+        said = f"must be one of {', '.join(METHODS)}, {got}" + (f"; did you mean {hint}?" if hint else "")
+        found.append((("methods", name, "method.name"), said))
+        method = None
+    for key, value in entry.items():
+        if key == RANKS_FROM:
+            wrong = _no_source(name, value, experiment)
+        elif key == f"method.{RANKS_FROM}":
+            wrong = f"names one run for all seeds; write {RANKS_FROM}: {{method: NAME}} for another entry's runs"
+        else:
+            wrong = _no_key_of_methods(key) or (_no_sweep(value) if is_swept(key, value, method) else None)
+        if wrong:
+            found.append((("methods", name, key), wrong))
+    return found
+
+
+def is_swept(key: str, value: Any, method: str | None) -> bool:
+    """Whether an entry's value is a list for a key that takes one value."""
+    return isinstance(value, list) and not _takes_list(key, method)
+
+
+def _takes_list(key: str, method: str | None) -> bool:
+    """Whether the recipe's key takes a list as its one value."""
+    section, _, name = key.partition(".")
+    model = section_keys(section, {"name": method} if section == "method" and method else {})
+    if model is None or name not in model.model_fields:
+        return False
+    return _holds_tuple(model.model_fields[name].annotation)
+
+
+def _holds_tuple(annotation: Any) -> bool:
+    return getattr(annotation, "__origin__", None) is tuple or any(map(_holds_tuple, get_args(annotation)))
+
+
+def _no_sweep(values: list[Any]) -> str | None:
+    """Why the key cannot be swept over `values`; None where it can."""
+    if not values:
+        return "sweeps no values; give at least one, or leave the key out"
+    odd = [
+        value for value in values if not isinstance(value, str | int | float | None) or len(str(value)) > LONGEST_VALUE
+    ]
+    if odd:
+        return f"sweeps numbers and words of up to {LONGEST_VALUE} characters, got {show(odd[0])}"
+    if len({str(value) for value in values}) < len(values):
+        return f"sweeps a value twice, got {show(values)}; give each once"
+    return None
+
+
+def _no_source(name: str, source: Any, experiment: Experiment) -> str | None:
+    """Why an entry cannot take its ranks from `source`; None where it can."""
     if not (isinstance(source, dict) and list(source) == ["method"] and isinstance(source["method"], str)):
-        return [(path, f"must be {{method: NAME}} of another entry, got {show(source)}")]
-    other = source["method"]
+        return f"must be {{method: NAME}} of another entry, got {show(source)}"
+    other, entry = source["method"], experiment.methods[name]
     if other == name or other not in experiment.methods:
-        return [(path, f"must name another entry of methods, got {show(other)}")]
-    if "ranks_from" in experiment.methods[other]:
-        return [(path, f"{other} takes its ranks from another entry itself; name that one")]
+        return f"must name another entry of methods, got {show(other)}"
+    if RANKS_FROM in experiment.methods[other]:
+        return f"{other} takes its ranks from another entry itself; name that one"
     if name == experiment.baseline:
-        return [(path, "the baseline waits for nobody; compare with an entry whose ranks are its own")]
-    return []
+        return "the baseline waits for nobody; compare with an entry whose ranks are its own"
+    method, theirs = entry.get("method.name"), experiment.methods[other].get("method.name")
+    if method in list(METHODS) and RANKS_FROM not in METHODS[method].model_fields:
+        return f"{method} takes no ranks of another run; {_names('ranks_from')} does"
+    if theirs in list(METHODS) and about(theirs).ranks == "none":
+        return f"{other} is {theirs}, which has no ranks"
+    if "method.ranks" in entry:
+        return "takes ranks from another entry, and method.ranks gives them; keep one of the two"
+    return None
+
+
+def _names(key: str) -> str:
+    return " or ".join(name for name, section in METHODS.items() if key in section.model_fields)
+
+
+def _beside_the_baseline(experiment: Experiment) -> list[tuple[Path, str]]:
+    """Swept values that leave an entry, or the baseline, without another to be compared with."""
+    if experiment.baseline not in experiment.methods:
+        return []
+    found: list[tuple[Path, str]] = []
+    base = experiment.methods[experiment.baseline]
+    swept = _swept(base)
+    for name, entry in experiment.methods.items():
+        if name == experiment.baseline:
+            continue
+        whole = (
+            {**_swept(experiment.methods[entry[RANKS_FROM]["method"]]), **_swept(entry)}
+            if RANKS_FROM in entry
+            else _swept(entry)
+        )
+        for key, values in whole.items():
+            alone = [value for value in values if key in swept and value not in swept[key]]
+            if alone:
+                place = name if key in entry else entry[RANKS_FROM]["method"]
+                said = (
+                    f"is {', '.join(map(str, alone))} where {experiment.baseline}, the baseline, is not run with that "
+                    f"({', '.join(map(str, swept[key]))}); sweep the same values in both, or leave one unswept"
+                )
+                found.append((("methods", place, key), said))
+        if _is_sized_by(entry, base, experiment) and "method.rank" in swept and "method.rank" not in whole:
+            said = (
+                f"sweeps sizes, but beside {name} the baseline stores as much as {name} does; sweep method.rank in "
+                f"{name} too, leave it unswept here, or set match: none"
+            )
+            found.append((("methods", experiment.baseline, "method.rank"), said))
+    return found
+
+
+def _is_sized_by(entry: Mapping[str, Any], base: Mapping[str, Any], experiment: Experiment) -> bool:
+    method, its = entry["method.name"], base["method.name"]
+    return (
+        experiment.match == "stored-parameters"
+        and RANKS_FROM not in entry
+        and method != its
+        and about(method).ranks != "none"
+        and "ranks" in METHODS[its].model_fields
+    )
+
+
+def _swept(entry: Mapping[str, Any]) -> dict[str, list[Any]]:
+    return {
+        key: value for key, value in entry.items() if key != RANKS_FROM and is_swept(key, value, entry["method.name"])
+    }
 
 
 def _read_text(path: FilePath) -> str:

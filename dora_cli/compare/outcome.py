@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from dora_cli.compare.cells import Cell, ComparedTask
-from dora_cli.compare.courses import CellResult
+from dora_cli.compare.courses import CellResult, rank_source
 from dora_cli.compare.experiment import Experiment
 from dora_cli.compare.scores import Score, with_constants
 from dora_cli.compare.sizes import alike
@@ -31,7 +31,11 @@ from dora_cli.compare.statistics import (
     reach,
 )
 from dora_cli.compare.variants import Design, Pair, Variant
+from dora_cli.recipe.problems import shorten
 from dora_cli.wording import plural
+
+LONGEST_NOTE = 300
+"""Characters of a comparison's note, as its record has them."""
 
 
 @dataclass(frozen=True)
@@ -69,10 +73,11 @@ def comparison_record(
     """
     tasks = list({cell.task.name: cell.task for cell in cells}.values())
     done = {name: _with_constants(result, results.values()) for name, result in results.items()}
+    notes = [*plan.notes, *_notes_on_ranks(results.values())]
     margin = find_margin(experiment, done.values())
     pairs = [pair for pair in plan.pairs if _complete(pair, tasks, done)]
-    tested = _tests(experiment, pairs, tasks, done, margin)
-    notes = [*plan.notes, *filter(None, [margin.note]), *_notes_on_metrics(tasks), *_notes_on_grids(done.values())]
+    tested = _tests(experiment, plan.pairs, tasks, done, margin)
+    notes += [*filter(None, [margin.note]), *_notes_on_metrics(tasks), *_notes_on_grids(done.values())]
     reached = reach(len(experiment.seeds), comparisons=len(plan.pairs))
     return {
         "schema_version": 1,
@@ -142,9 +147,11 @@ def _pilot(results: Iterable[CellResult]) -> tuple[PilotSpread | None, str | Non
 
 
 def _with_constants(result: CellResult, others: Iterable[CellResult]) -> CellResult:
-    """Diverged runs with the score of a model that says the same of every example, as any run on the task knows it."""
-    same = [score for other in others if other.cell.task.name == result.cell.task.name for score in other.scores]
-    return CellResult(result.cell, result.choice, tuple(with_constants(result.scores, same)))
+    """Its diverged runs with what stands for their score, as any run on the task knows it."""
+    task = result.cell.task
+    same = [score for other in others if other.cell.task.name == task.name for score in other.scores]
+    scores = with_constants(result.scores, same, lower_is_better=task.lower_is_better)
+    return CellResult(result.cell, result.choice, tuple(scores))
 
 
 def _name(task: ComparedTask, variant: Variant) -> str:
@@ -166,14 +173,14 @@ def _tests(
     done: Mapping[str, CellResult],
     margin: Margin,
 ) -> dict[str, Comparison]:
-    """A verdict for every pair; all of them are one family."""
+    """A verdict for every pair. All that were declared are one family; one whose runs are not there yet has no test."""
 
     def scores(variant: Variant) -> dict[str, dict[int, float]]:
+        results = {task.name: done.get(_name(task, variant)) for task in tasks}
         return {
-            task.name: {
-                score.seed: score.value for score in done[_name(task, variant)].scores if score.value is not None
-            }
-            for task in tasks
+            name: {score.seed: score.value for score in result.scores if score.value is not None}
+            for name, result in results.items()
+            if result is not None
         }
 
     differences: dict[str, Differences] = {
@@ -315,9 +322,10 @@ def _comparison(
     ends = (bootstrap.low, bootstrap.high)
     ratio, notes = _sizes(pair, tasks, done)
     for seed, where in differences.dropped.items():
-        notes.append(f"seed {seed} is left out: a run is missing on {', '.join(where)}"[:300])
+        notes.append(f"seed {seed} is left out: it has no score on {', '.join(where)}")
     if found.within_margin:
         notes.append("the difference is there, and smaller than the margin")
+    notes += _notes_on_collapse(pair, tasks, done)
     return {
         **_tested(found.difference),
         "method": pair.variant.name,
@@ -338,7 +346,7 @@ def _comparison(
         "by_task": [
             {**_tested(test), "task": name, "p_holm": found.p_by_task[name]} for name, test in found.by_task.items()
         ],
-        "notes": notes,
+        "notes": [shorten(note, LONGEST_NOTE) for note in notes],
     }
 
 
@@ -367,11 +375,44 @@ def _sizes(pair: Pair, tasks: Sequence[ComparedTask], done: Mapping[str, CellRes
 
 
 def _notes_on_metrics(tasks: Sequence[ComparedTask]) -> list[str]:
-    found = dict.fromkeys((task.metric, task.lower_is_better) for task in tasks)
-    if len({lower for _, lower in found}) < 2:
+    found = dict.fromkeys(task.metric for task in tasks)
+    if len(found) < 2:
         return []
-    names = ", ".join(metric for metric, _ in found)
-    return [f"the tasks are measured in different units ({names}), of which a mean says little; see each task"]
+    return [
+        f"the tasks are measured in different units ({', '.join(found)}), of which a mean says little; see each task"
+    ]
+
+
+def _notes_on_collapse(pair: Pair, tasks: Sequence[ComparedTask], done: Mapping[str, CellResult]) -> list[str]:
+    """Where one side collapses more often than the other, the mean is one of two kinds of run."""
+    found = []
+    for task in tasks:
+        runs, theirs = (done[_name(task, variant)].scores for variant in (pair.variant, pair.baseline))
+        one, other = (sum(score.collapsed for score in scores) for scores in (runs, theirs))
+        if one != other:
+            found.append(
+                f"on {task.name} {one} of {plural(len(runs), 'run')} collapsed, {other} of {len(theirs)} of the "
+                "baseline: few seeds tell little of how often that happens, and the mean hangs on it"
+            )
+    return found
+
+
+def _notes_on_ranks(results: Iterable[CellResult]) -> list[str]:
+    """Runs whose ranks are not those of their own seed."""
+    of, found = {result.cell.name: result for result in results}, []
+    for result in of.values():
+        source = result.cell.variant.ranks_of
+        if source is None:
+            continue
+        scores = of[_name(result.cell.task, source)].scores
+        for score in scores:
+            taken = rank_source(scores, score.seed)
+            if score.record is None and taken is not None:
+                found.append(
+                    f"{result.cell.name}: the run of seed {score.seed} has the ranks of seed {taken.seed}, since "
+                    f"{source.name} diverged"
+                )
+    return found
 
 
 def _notes_on_grids(results: Iterable[CellResult]) -> list[str]:

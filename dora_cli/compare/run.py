@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from dora_cli.atomic import write_text
-from dora_cli.compare.cells import Cell
 from dora_cli.compare.conductor import Conductor, Progress
-from dora_cli.compare.courses import CellResult, Course, course
+from dora_cli.compare.courses import CellResult, course
+from dora_cli.compare.experiment import Experiment, load_experiment
 from dora_cli.compare.jobs import Pool
 from dora_cli.compare.outcome import comparison_record
 from dora_cli.compare.plan import Plan
 from dora_cli.compare.statistics import reach
-from dora_cli.errors import OutputError
+from dora_cli.compare.workers.stopping import closing
+from dora_cli.errors import DoraError, OutputError
+from dora_cli.recipe.problems import shorten
 from dora_cli.runs.lock import RunLock
 from dora_cli.runs.output_files import check_place
 from dora_cli.runs.place import make_output
@@ -46,38 +50,40 @@ def compare(
         The content of comparison.json.
 
     Raises:
+        StoppedError: by a signal, once the runs under way are saved.
         DoraError: see `Conductor.run`; what is known by then is in comparison.json.
     """
     output = output.resolve()
     check_experiment(output, resume=resume)
     make_output(output)
     with RunLock(output):
+        if resume:
+            check_unchanged(load_experiment(output / EXPERIMENT), plan.experiment, output)
         write_text(output / EXPERIMENT, plan.file.read_text(encoding="utf-8-sig"))
-        pool = new_pool()
-        conductor = Conductor(
-            plan.cells,
-            lambda cell, done: _course(plan, output, cell, done),
-            pool,
-            progress,
-            expected=plan.runs_of,
-            how_to_resume=how_to_resume,
-        )
+        results: dict[str, CellResult] = {}
         try:
-            progress.planned(plan.runs, what_seeds_show(plan))
-            for note in plan.design.notes:
-                progress.note(note)
-            conductor.run()
+            with closing(new_pool(), how_to_resume) as pool:
+                progress.planned(plan.runs, what_seeds_show(plan))
+                for note in plan.design.notes:
+                    progress.note(note)
+                conductor = Conductor(
+                    plan.cells,
+                    lambda cell, done: course(cell, plan.experiment, output, done),
+                    pool,
+                    progress,
+                    expected=plan.runs_of,
+                    how_to_resume=how_to_resume,
+                )
+                results = conductor.results
+                conductor.run()
+        except BaseException:
+            with contextlib.suppress(DoraError):  # why it ended is what is told
+                _write(plan, output, results)
+            raise
         finally:
-            try:
-                pool.close()
-            finally:
-                progress.close()
-                _write(plan, output, conductor.results)
+            progress.close()
+        _write(plan, output, results)
     return RunRecords(output).read_comparison()
-
-
-def _course(plan: Plan, output: Path, cell: Cell, done: Mapping[str, CellResult]) -> Course:
-    return course(cell, plan.experiment, output, done)
 
 
 def _write(plan: Plan, output: Path, results: Mapping[str, CellResult]) -> None:
@@ -105,6 +111,47 @@ def check_experiment(output: Path, *, resume: bool) -> None:
     if resume and not there:
         raise OutputError(f"--output {output} holds no experiment to go on with; leave out --resume to start one there")
     check_place(output)
+
+
+def check_unchanged(before: Experiment, now: Experiment, output: Path) -> None:
+    """Refuses to go on with an experiment whose runs were made by other settings. Its seeds, margin and baseline may
+    change, tasks and methods may be added or taken out: all runs that are there stay what they were.
+
+    Raises:
+        OutputError: names every changed key.
+    """
+    changed = [
+        *_changes("set.", before.set, now.set),
+        *_changes("tune.", _flat(before), _flat(now)),
+        *_changes("", {"match": before.match}, {"match": now.match}),
+    ]
+    for name in before.methods:
+        if name in now.methods:
+            changed += _changes(f"methods.{name}.", before.methods[name], now.methods[name])
+    if changed:
+        raise OutputError(
+            f"--output {output} holds an experiment of other settings, so it cannot go on; give them as they were, or "
+            "choose another --output\n" + "\n".join(changed)
+        )
+
+
+def _flat(experiment: Experiment) -> dict[str, Any]:
+    tune = experiment.tune
+    if tune is None:
+        return {}
+    grid = {"from": tune.grid.low, "to": tune.grid.high, "points": tune.grid.points}
+    return {tune.key: grid, **tune.model_dump(exclude={"key", "grid"})}
+
+
+def _changes(place: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    def said(settings: Mapping[str, Any], key: str) -> str:
+        return shorten(json.dumps(settings[key])) if key in settings else "not given"
+
+    return [
+        f"{place}{key} was {said(before, key)} and is {said(now, key)}"
+        for key in dict.fromkeys([*before, *now])
+        if said(before, key) != said(now, key)
+    ]
 
 
 def default_output(file: Path) -> Path:

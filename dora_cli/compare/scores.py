@@ -17,10 +17,12 @@ class Score:
 
     Attributes:
         seed: of the run.
-        value: of the metric that is compared; None where the run diverged and nothing stands for that.
+        value: of the metric that is compared; None where the run diverged or the metric is undefined, and nothing
+            stands for that.
         constant: what a model is worth that says the same of every example of the same split; None where that means
             nothing, or where the run did not get so far as to say it.
         record: metrics.json; None where the run diverged.
+        undefined: whether the metric has no value, as a correlation with outputs that are all the same.
     """
 
     job: Job
@@ -29,11 +31,12 @@ class Score:
     value: float | None
     constant: float | None
     record: Mapping[str, Any] | None
+    undefined: bool = False
 
     @property
     def collapsed(self) -> bool:
         """Whether it is no better than a model that says the same of every example, or has diverged."""
-        if self.record is None:
+        if self.record is None or self.undefined:
             return True
         baseline = self.record.get("baseline")
         return baseline is not None and not baseline["beaten"]
@@ -53,7 +56,11 @@ def read_score(job: Job, cell: Cell) -> Score:
     baseline = record.get("baseline")
     constant = None if baseline is None else baseline["metrics"].get(metric)
     value = record["metrics"].get(metric)
-    return Score(job, seed, "finished", value, constant, record)
+    if (
+        metric not in record["metrics"] and record["epochs"]
+    ):  # of texts that were written greedily, after the last epoch
+        value = record["epochs"][-1]["metrics"].get(metric)
+    return Score(job, seed, "finished", value, constant, record, value is None)
 
 
 def _metric(job: Job, cell: Cell) -> str:
@@ -63,11 +70,15 @@ def _metric(job: Job, cell: Cell) -> str:
     return cell.task.metric
 
 
-def with_constants(scores: Sequence[Score], others: Iterable[Score] = ()) -> list[Score]:
-    """The scores, those of diverged runs replaced by that of a model that says the same of every example, as another
-    run on the same split knows it.
+def with_constants(scores: Sequence[Score], others: Iterable[Score] = (), *, lower_is_better: bool) -> list[Score]:
+    """The scores, those without a value given that of a model that says the same of every example, as another run on
+    the same split knows it. Where the task knows none, they get the worst that any of the runs has: to leave them out
+    would flatter their method.
     """
-    known = [score.constant for score in (*scores, *others) if score.constant is not None]
-    if not known:
+    known = [*scores, *others]
+    constants = [score.constant for score in known if score.constant is not None]
+    values = [score.value for score in known if score.value is not None]
+    if not (constants or values):
         return list(scores)
-    return [replace(score, value=known[0]) if score.value is None else score for score in scores]
+    stand_in = constants[0] if constants else (max if lower_is_better else min)(values)
+    return [replace(score, value=stand_in) if score.value is None else score for score in scores]

@@ -11,8 +11,8 @@ _GOLDEN = 0.6180339887498949
 
 
 def ranks_of_size(costs: Mapping[str, int], target: float) -> dict[str, int]:
-    """A rank for every projection, as even as can be, whose components store `target` parameters together, as nearly as
-    components allow: the rest is less than the smallest component.
+    """A rank for every projection, as even as can be, whose components store `target` parameters together: the rest is
+    at most half of the largest component, and no component more is nearer. Below one component there is one.
 
     Every projection gets the same rank; what is left of the target goes to single ones, spread over the model by steps
     of the golden ratio, so that neither the first blocks nor one kind of projection gets them all.

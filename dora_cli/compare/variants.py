@@ -9,16 +9,15 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, get_args
+from typing import Any
 
-from dora_cli.compare.experiment import Experiment
-from dora_cli.errors import ExperimentError
+from dora_cli.compare.experiment import RANKS_FROM, Experiment, is_swept
 from dora_cli.recipe.methods import METHODS, about
-from dora_cli.recipe.schema import section_keys
 
-RANKS_FROM = "ranks_from"
+_SHUFFLE = "method.ranks_shuffle"
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class Variant:
     entry: str
     method: str
     keys: Mapping[str, Any]
-    swept: Mapping[str, Any]
+    swept: Mapping[str, Any] = field(default_factory=dict)
     ranks_of: Variant | None = None
     sized_as: Variant | None = None
     alone: bool = True
@@ -49,16 +48,30 @@ class Variant:
     @property
     def name(self) -> str:
         """Such as ``lora rank=2``."""
-        swept = self.swept if self.ranks_of is None else {**self.ranks_of.swept, **self.swept}
-        words = [self.entry, *(f"{key.rpartition('.')[2]}={value}" for key, value in swept.items())]
+        words = [self.entry, *self._values]
         if self.sized_as is not None and not self.alone:
             words.append(f"sized as {self.sized_as.name}")
         return " ".join(words)
 
     @property
     def slug(self) -> str:
-        """Its name as that of a folder."""
-        return re.sub(r"[^A-Za-z0-9_.+=-]+", "-", self.name)
+        """Its name as that of a folder; no two share one."""
+        words = [self.entry, *map(_of_a_folder, self._values)]
+        if self.sized_as is not None and not self.alone:
+            words.append(f"sized={self.sized_as.slug}")
+        return "-".join(words)
+
+    @property
+    def whole_sweep(self) -> Mapping[str, Any]:
+        """What is swept here and in the entry whose ranks it takes."""
+        return self.swept if self.ranks_of is None else {**self.ranks_of.swept, **self.swept}
+
+    @property
+    def _values(self) -> list[str]:
+        swept = self.whole_sweep
+        short = [key.rpartition(".")[2] for key in swept]
+        names = [name if short.count(name) == 1 else key for name, key in zip(short, swept, strict=True)]
+        return [f"{name}={_said(value)}" for name, value in zip(names, swept.values(), strict=True)]
 
     @property
     def emerges(self) -> bool:
@@ -76,8 +89,18 @@ class Variant:
         return "ranks" in METHODS[self.method].model_fields
 
     def overrides(self) -> list[str]:
-        """What it changes, as ``--set`` takes it."""
-        return [override(key, value) for key, value in self.keys.items()]
+        """What it changes, as ``--set`` takes it, but for what takes another run's ranks."""
+        return [override(key, value) for key, value in self.keys.items() if not self._waits(key)]
+
+    def rank_overrides(self, folder: str) -> list[str]:
+        """What gives a run the ranks of the one in `folder`, and changes them; of a variant with `ranks_of`."""
+        return [
+            override(f"method.{RANKS_FROM}", folder),
+            *(override(key, value) for key, value in self.keys.items() if self._waits(key)),
+        ]
+
+    def _waits(self, key: str) -> bool:
+        return self.ranks_of is not None and key == _SHUFFLE
 
 
 @dataclass(frozen=True)
@@ -103,6 +126,16 @@ class Design:
     notes: tuple[str, ...] = field(default=())
 
 
+def _said(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _of_a_folder(text: str) -> str:
+    """`text` in characters that every disk takes and tells apart; what is lost by that stands in a checksum."""
+    plain = re.sub(r"[^A-Za-z0-9_.+=-]+", "-", text)
+    return plain if plain == text == text.casefold() else f"{plain}-{zlib.crc32(text.encode()):08x}"
+
+
 def override(key: str, value: Any) -> str:
     """``key=value`` with the value in JSON, which is YAML."""
     return f"{key}={json.dumps(value)}"
@@ -114,9 +147,6 @@ def design(experiment: Experiment) -> Design:
     A variant is compared with the baseline's variant that has the same values of the keys that both sweep; where they
     share none, with each of the baseline's. Under ``match: stored-parameters`` the baseline is sized as every other
     method that it is compared with; where that size emerges from runs, they come first.
-
-    Raises:
-        ExperimentError: a swept key leaves a variant without a baseline.
     """
     own = {name: _variants(name, entry) for name, entry in experiment.methods.items() if RANKS_FROM not in entry}
     for name, entry in experiment.methods.items():
@@ -142,40 +172,20 @@ def design(experiment: Experiment) -> Design:
 def _variants(name: str, entry: Mapping[str, Any], *, ranks_of: Variant | None = None) -> list[Variant]:
     keys = {key: value for key, value in entry.items() if key != RANKS_FROM}
     method = keys["method.name"]
-    swept = [key for key, value in keys.items() if isinstance(value, list) and not takes_list(key, method)]
+    swept = [key for key, value in keys.items() if is_swept(key, value, method)]
     found = []
     for values in itertools.product(*(keys[key] for key in swept)):
         chosen = dict(zip(swept, values, strict=True))
         found.append(Variant(name, method, {**keys, **chosen}, chosen, ranks_of))
-    if not found or len({variant.name for variant in found}) < len(found):
-        raise ExperimentError(f"methods.{name}: a swept key has no values, or one of them twice; give each once")
     return found
-
-
-def takes_list(key: str, method: str | None) -> bool:
-    """Whether the recipe's key takes a list as its one value."""
-    section, _, name = key.partition(".")
-    model = section_keys(section, {"name": method} if section == "method" and method else {})
-    if model is None or name not in model.model_fields:
-        return False
-    return _holds_tuple(model.model_fields[name].annotation)
-
-
-def _holds_tuple(annotation: Any) -> bool:
-    return getattr(annotation, "__origin__", None) is tuple or any(map(_holds_tuple, get_args(annotation)))
 
 
 def _beside(variant: Variant, bases: Sequence[Variant]) -> list[Variant]:
     """Those of the baseline's variants that `variant` is compared with."""
-    swept = variant.swept if variant.ranks_of is None else {**variant.ranks_of.swept, **variant.swept}
+    swept = variant.whole_sweep
     shared = [key for key in swept if key in bases[0].swept]
     found = [base for base in bases if all(base.swept[key] == swept[key] for key in shared)]
-    if not found:
-        values = ", ".join(f"{key}={swept[key]}" for key in shared)
-        raise ExperimentError(
-            f"methods.{variant.entry}: {variant.name} has no baseline: {bases[0].entry} is not run with {values}; "
-            "sweep the same values in both, or leave the key of one unswept"
-        )
+    assert found, "the experiment was checked"
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path as FilePath
 from typing import Any
@@ -72,6 +73,10 @@ def parse_recipe(
         found = document.problems[0].message if document.problems else f"got {show(tree)}"
         raise RecipeError(
             [f"{name}: the recipe must be a mapping of keys, such as 'task: glue/rte'; {found}", *flag_problems]
+        )
+    if "methods" in tree and "tasks" in tree and "task" not in tree:
+        raise RecipeError(
+            f"{name}: is an experiment of many runs, not a recipe; make it with: dora compare {shlex.quote(name)}"
         )
 
     origins = Origins(name, document.lines)

@@ -51,6 +51,16 @@ def find_recipe(path: Path) -> Path:
     )
 
 
+def find_experiment(path: Path) -> Path:
+    """The file of an experiment: `path` itself, or that of the one that comes with the program under this name, such as
+    ``demo`` or ``compare/demo``; a name that none has is left to the reader.
+    """
+    if path.suffix or path.is_absolute() or path.exists():
+        return path
+    known = _folder() / EXPERIMENTS / f"{path.name}.yaml"
+    return known if path.parent in (Path(), Path(EXPERIMENTS)) and known.is_file() else path
+
+
 def _recipes_in(folder: Path) -> list[Path]:
     """Their files; those of `EXPERIMENTS` are no recipes."""
     return [path for path in sorted(folder.rglob("*.yaml")) if path.parent.name != EXPERIMENTS]

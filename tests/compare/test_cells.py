@@ -1,0 +1,213 @@
+"""Recipes of an experiment, checked before anything is trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dora_cli.assembly.resolve import resolve
+from dora_cli.compare.plan import Plan
+from dora_cli.compare.scores import read_score
+from dora_cli.errors import ExperimentError
+from dora_cli.recipe import load_recipe
+from tests.compare.fakes import Trainer, costs_of, plan_of, recipe_file
+
+TWO = "methods:\n  lora: {method.name: lora}\n  dora: {method.name: dora}\nbaseline: lora\n"
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, tiny_model: Path) -> Path:
+    return recipe_file(tmp_path, tiny_model)
+
+
+def wrong(folder: Path, text: str) -> list[str]:
+    with pytest.raises(ExperimentError) as found:
+        plan_of(folder, text)
+    return list(found.value.problems)
+
+
+def test_what_an_experiment_decides_stands_in_every_recipe(tmp_path: Path, recipe: Path) -> None:
+    recipe.write_text(recipe.read_text() + "eval: {every: epoch, select: best, held_out: 0.5, metric: loss}\n")
+    plan = plan_of(tmp_path, f"tasks: [{recipe}]\n{TWO}tune: {{train.learning_rate: {{from: 1, to: 4, points: 3}}}}\n")
+    cell = plan.cells[0]
+    measured = cell.measuring_job(tmp_path, "train.learning_rate", 2.0, 7, []).recipe
+    assert (measured.eval.every, measured.eval.select, measured.eval.held_out) == ("end", "last", None)
+    assert (measured.train.seed, measured.train.learning_rate, measured.train.threads) == (7, 2.0, 1)
+    tuned = cell.tuning_job(tmp_path, "train.learning_rate", 2.0, 7, 0.25)
+    assert (tuned.recipe.eval.held_out, tuned.recipe.eval.metric) == (0.25, "loss")
+    assert tuned.folder == tmp_path / "tuning" / cell.task.name / "dora" / "2" / "seed-7"
+    assert (cell.task.metric, cell.task.lower_is_better) == ("loss", True)
+
+
+def test_epochs_are_evaluated_where_the_experiment_says_so(tmp_path: Path, recipe: Path) -> None:
+    plan = plan_of(tmp_path, f"tasks: [{recipe}]\n{TWO}set: {{eval.every: epoch}}\n")
+    assert {cell.recipe.eval.every for cell in plan.cells} == {"epoch"}
+    assert plan.cells[0].tuning_job(tmp_path, "train.learning_rate", 1.0, 1, 0.1).recipe.eval.every == "end"
+
+
+def test_every_problem_of_every_recipe_is_said_by_the_key_that_makes_it(tmp_path: Path, recipe: Path) -> None:
+    text = f"""\
+tasks: [{recipe}]
+set: {{train.epochs: x, model.nam: y}}
+methods:
+  lora: {{method.name: lora, method.rnk: 2}}
+  head: {{method.name: head, method.rank: [2, 4]}}
+baseline: lora
+"""
+    found = wrong(tmp_path, text)
+    starts = ["set.train.epochs: ", "set.model.nam: ", "methods.lora.method.rnk: ", "methods.head.method.rank: "]
+    for start in starts:
+        assert any(problem.startswith(start) for problem in found), (start, found)
+    assert all(problem.startswith(tuple(starts)) for problem in found)
+    assert "head" in next(problem for problem in found if problem.startswith("methods.head"))
+
+
+def test_problems_of_the_recipes_themselves_are_said_once(tmp_path: Path, recipe: Path) -> None:
+    recipe.write_text(recipe.read_text().replace("epochs: 4", "epochs: 0"))
+    (found,) = wrong(tmp_path, f"tasks: [{recipe}]\n{TWO}")
+    assert found.startswith(f"{recipe}:5: train.epochs: ")
+
+
+@pytest.mark.parametrize(
+    ("grid", "key"),
+    [
+        ("train.epochs: {from: 1, to: 8, points: 3}", "train.epochs"),  # 2.83 of them
+        ("method.dropout: {from: 0.5, to: 2, points: 3}", "method.dropout"),
+        ("method.dem_weight: {from: 0.5, to: 2, points: 3}", "method.dem_weight"),  # of one method alone
+        ("train.learning_rat: {from: 0.5, to: 2, points: 3}", "train.learning_rat"),
+    ],
+)  # fmt: skip
+def test_what_is_tuned_is_tried_in_every_recipe(tmp_path: Path, recipe: Path, grid: str, key: str) -> None:
+    found = wrong(tmp_path, f"tasks: [{recipe}]\n{TWO}tune: {{{grid}}}\n")
+    assert found
+    assert all(problem.startswith(f"tune.{key}: ") for problem in found)
+
+
+def test_ranks_that_will_be_another_runs_are_checked_ahead(tmp_path: Path, recipe: Path) -> None:
+    more = "  other: {method.name: lora, ranks_from: {method: dora}, method.ranks_shuffle: %s}\nbaseline"
+    (found,) = wrong(tmp_path, f"tasks: [{recipe}]\n{TWO.replace('baseline', more % 'x')}")
+    assert found.startswith("methods.other.method.ranks_shuffle: ")
+    plan_of(tmp_path, f"tasks: [{recipe}]\n{TWO.replace('baseline', more % '1')}")
+
+
+def test_data_that_are_missing_are_named_with_the_task(tmp_path: Path, tiny_model: Path) -> None:
+    away = recipe_file(tmp_path, tiny_model, "away")
+    away.write_text(away.read_text().replace("builtin", f"files, path: {tmp_path / 'nothing'}"))
+    good = recipe_file(tmp_path, tiny_model, "good")
+    (found,) = wrong(tmp_path, f"tasks: [{good}, {away}]\n{TWO}")
+    assert "away" in found.split(": ")[0]
+    assert str(tmp_path / "nothing") in found
+
+
+def test_own_data_without_a_dev_split(tmp_path: Path, tiny_model: Path) -> None:
+    """A share of the training file stands for it; what chooses is held out of what is left."""
+    table = tmp_path / "own.csv"
+    table.write_text("text,label\n" + "".join(f"the film is {word},{word}\n" for word in ["good", "bad"] * 40))
+    own = tmp_path / "own.yaml"
+    own.write_text(
+        f"task: classification\nmodel: {{name: {tiny_model}}}\ndata: {{source: files, path: {table}}}\n"
+        "method: {name: dora, rank: 2}\ntrain: {epochs: 4, device: cpu}\n"
+    )
+    found = wrong(tmp_path, f"tasks: [{own}]\n{TWO}")
+    assert any("data.validation" in problem for problem in found)
+    plan = plan_of(tmp_path, f"tasks: [{own}]\nset: {{data.validation: 0.25}}\n{TWO}")
+    assert plan.cells[0].ahead.length.examples == 60
+    job = plan.cells[0].tuning_job(tmp_path, "train.learning_rate", 1.0, 1, 0.2)
+    from dora_cli.assembly.data import load_data
+
+    data = load_data(*resolve(job.recipe))
+    assert [len(data.training), *(len(part) for part in data.evaluated.values())] == [48, 12]
+
+
+def test_one_device_for_all(tmp_path: Path, tiny_model: Path) -> None:
+    one, other = recipe_file(tmp_path, tiny_model, "one"), recipe_file(tmp_path, tiny_model, "other")
+    other.write_text(other.read_text().replace("device: cpu", "device: auto"))
+    (found,) = wrong(tmp_path, f"tasks: [{one}, {other}]\n{TWO}")
+    assert "train.device" in found
+    plan_of(tmp_path, f"tasks: [{one}, {other}]\nset: {{train.device: cpu}}\n{TWO}")
+
+
+def test_the_same_recipe_twice_with_other_settings_is_two_tasks(tmp_path: Path, tiny_model: Path) -> None:
+    files = [recipe_file(tmp_path, tiny_model, name, max_length=length) for name, length in (("a", 16), ("b", 32))]
+    plan = plan_of(tmp_path, f"tasks: [{files[0]}, {files[1]}]\n{TWO}")
+    assert len({cell.task.name for cell in plan.cells}) == 2
+    assert {cell.recipe.data.max_length for cell in plan.cells} == {16, 32}
+
+
+def test_a_task_of_two_dev_splits_is_tuned_by_the_metric_of_one(tmp_path: Path, tiny_model: Path) -> None:
+    mnli = tmp_path / "mnli.yaml"
+    mnli.write_text(
+        f"task: glue/mnli\nmodel: {{name: {tiny_model}}}\ndata: {{source: hub, max_train_samples: 90}}\n"
+        "method: {name: dora, rank: 2}\ntrain: {epochs: 4, device: cpu}\neval: {metric: accuracy_matched}\n"
+    )
+    plan = plan_of(tmp_path, f"tasks: [{mnli}]\n{TWO}tune: {{train.learning_rate: {{from: 1, to: 4, points: 3}}}}\n")
+    cell = plan.cells[0]
+    assert cell.task.metric == "accuracy_matched"
+    job = cell.tuning_job(tmp_path, "train.learning_rate", 1.0, 1, 0.1)
+    assert job.recipe.eval.metric is None
+    resolve(job.recipe)  # which has that metric
+    costs = costs_of(plan)
+    Trainer(lambda recipe: 0.7, costs)(job.recipe, job.folder)
+    assert read_score(job, cell).value == 0.7
+    measured = cell.measuring_job(tmp_path, None, None, 1, [])
+    assert measured.recipe.eval.metric == "accuracy_matched"
+    Trainer(lambda recipe: 0.8, costs, metric="accuracy_matched")(measured.recipe, measured.folder)
+    assert read_score(measured, cell).value == 0.8
+
+
+E2E = """\
+task: e2e
+model: {name: builtin:tiny-decoder}
+data: {source: builtin, max_train_samples: 46, max_eval_samples: 5}
+method: {name: dora, rank: 2, prune_interval: 2}
+train: {epochs: 3, batch_size: 8, device: cpu}
+decode: {beams: 4, max_new_tokens: 12, epoch_samples: 2}
+"""
+
+
+def generation(folder: Path, metric: str | None, more: str = "") -> Plan:
+    (folder / "e2e.yaml").write_text(E2E + (f"eval: {{metric: {metric}}}\n" if metric else ""))
+    return plan_of(folder, f"tasks: [{folder / 'e2e.yaml'}]\n{TWO}{more}")
+
+
+@pytest.mark.parametrize(("metric", "lower"), [(None, True), ("greedy_bleu", False)])
+def test_texts_are_compared_by_loss_or_by_what_is_written_greedily(
+    tmp_path: Path, metric: str | None, lower: bool
+) -> None:
+    plan = generation(tmp_path, metric)
+    cell = plan.cells[0]
+    assert (cell.task.metric, cell.task.lower_is_better) == (metric or "loss", lower)
+
+
+def test_what_is_measured_of_finished_texts_alone_chooses_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ExperimentError, match=r"eval\.metric: e2e has no metric 'bleu' between epochs"):
+        generation(tmp_path, "bleu")
+
+
+def test_tuning_runs_write_greedily_unless_they_are_told_otherwise(tmp_path: Path) -> None:
+    def beams(plan: Plan) -> tuple[int, int]:
+        cell = plan.cells[0]
+        tuned = cell.tuning_job(tmp_path, "train.learning_rate", 1.0, 1, 0.1).recipe.decode
+        measured = cell.measuring_job(tmp_path, None, None, 1, []).recipe.decode
+        assert tuned is not None
+        assert measured is not None
+        return tuned.beams, measured.beams
+
+    assert beams(generation(tmp_path, None)) == (1, 4)
+    assert beams(generation(tmp_path, None, "set: {decode.beams: 3}\n")) == (3, 3)
+
+
+def test_a_head_has_nothing_to_train_where_texts_are_written(tmp_path: Path) -> None:
+    (tmp_path / "e2e.yaml").write_text(E2E)
+    methods = TWO.replace("baseline", "  head: {method.name: head}\nbaseline")
+    (found,) = wrong(tmp_path, f"tasks: [{tmp_path / 'e2e.yaml'}]\n{methods}")
+    assert "method.name: head" in found
+
+
+def test_the_recipe_of_a_job_is_read_back_as_it_was(tmp_path: Path, recipe: Path) -> None:
+    """What an experiment that goes on compares with."""
+    plan = plan_of(tmp_path, f"tasks: [{recipe}]\n{TWO}")
+    job = plan.cells[0].measuring_job(tmp_path, "train.learning_rate", 1e-5, 3, [])
+    Trainer(lambda recipe: 0.7, costs_of(plan))(job.recipe, job.folder)
+    assert load_recipe(job.folder / "recipe.yaml") == job.recipe

@@ -1,0 +1,282 @@
+"""comparison.json against the same numbers worked out by scipy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from dora_cli.compare.courses import CellResult
+from dora_cli.compare.outcome import comparison_record
+from dora_cli.compare.plan import Plan
+from dora_cli.compare.statistics import difference_sd, pilot_spread, reach
+from dora_cli.errors import StoppedError
+from dora_cli.recipe import Recipe
+from dora_cli.runs.run_folder import RunRecords
+from tests.compare.fakes import CONSTANT, FakePool, Trainer, conduct, costs_of, plan_of, recipe_file
+
+SEEDS = 6
+GAIN = {"lora": 0.0, "dora": 0.01, "head": -0.05}
+
+
+def truth(recipe: Recipe) -> float:
+    """By task, method and seed; the seed's part is the same for all methods. The best rate is the middle one."""
+    task, seed, method = recipe.data.max_length, recipe.train.seed, recipe.method.name
+    noise = np.random.default_rng([task, seed]).normal(0, 0.02)
+    own = np.random.default_rng([task, seed, len(method), ord(method[0])]).normal(0, 0.01)
+    worse = 0.05 * abs(math.log10(recipe.train.learning_rate / 1e-2))
+    return 0.8 + GAIN[method] * (1 + task / 64) + float(noise + own) - worse
+
+
+def planned(folder: Path, model: Path, *, tasks: int = 2, more: str = "", tail: str = "") -> Plan:
+    files = [recipe_file(folder, model, "ab"[place], max_length=16 * (1 + place)) for place in range(tasks)]
+    for file in files:
+        file.write_text(file.read_text() + tail)
+    return plan_of(
+        folder,
+        f"tasks: [{', '.join(map(str, files))}]\nbaseline: lora\nseeds: {SEEDS}\n"
+        "methods: {lora: {method.name: lora}, dora: {method.name: dora}, head: {method.name: head}}\n"
+        "tune: {train.learning_rate: {from: 1.0e-3, to: 1.0e-1, points: 3}}\n" + more,
+    )
+
+
+def recorded(
+    plan: Plan, output: Path, truth: Callable[[Recipe], float | None] = truth, **options: object
+) -> dict[str, Any]:
+    train = Trainer(truth, costs_of(plan), **options)  # type: ignore[arg-type]
+    found = conduct(plan, output, FakePool(train, 4))
+    results = {cell.name: found[cell.name] for cell in plan.cells}
+    return written(plan, results, output)
+
+
+def written(plan: Plan, results: Mapping[str, CellResult], output: Path) -> dict[str, Any]:
+    """The record as it is read back from its file."""
+    record = comparison_record(plan.experiment, plan.file, plan.design, plan.cells, results, output)
+    RunRecords(output).write_comparison(record)
+    return dict(RunRecords(output).read_comparison())
+
+
+def scores(record: Mapping[str, Any], method: str) -> np.ndarray[Any, Any]:
+    """Tasks by seeds."""
+    cells = {cell["task"]: cell for cell in record["cells"] if cell["method"] == method}
+    return np.array([[run["score"] for run in cells[task["name"]]["runs"]] for task in record["tasks"]])
+
+
+def beside(record: Mapping[str, Any], method: str) -> Mapping[str, Any]:
+    (found,) = (each for each in record["comparisons"] if each["method"] == method)
+    return found
+
+
+def holm(values: Mapping[str, float]) -> dict[str, float]:
+    """Straight from the definition."""
+    found, worst = {}, 0.0
+    for place, (name, p) in enumerate(sorted(values.items(), key=lambda item: item[1])):
+        worst = max(worst, min(1.0, (len(values) - place) * p))
+        found[name] = worst
+    return found
+
+
+def test_differences_and_tests_are_those_of_scipy(tmp_path: Path, tiny_model: Path) -> None:
+    record = recorded(planned(tmp_path, tiny_model), tmp_path / "out")
+    assert record["complete"]
+    base = scores(record, "lora").mean(axis=0)
+    p, p_equivalent, p_non_inferior = {}, {}, {}
+    margin = record["margin"]
+    for method in ("dora", "head"):
+        found = beside(record, method)
+        ours = scores(record, method).mean(axis=0)
+        test = stats.ttest_rel(ours, base)
+        interval = test.confidence_interval(0.95)
+        assert found["differences"] == pytest.approx(ours - base)
+        assert found["mean"] == pytest.approx(fmean(ours - base))
+        assert found["sd"] == pytest.approx(stdev(ours - base))
+        assert (found["p"], found["low"], found["high"]) == pytest.approx((test.pvalue, *interval))
+        assert (found["of_seeds"], found["dropped"]) == (list(range(1, SEEDS + 1)), [])
+        p[method] = test.pvalue
+        p_non_inferior[method] = stats.ttest_1samp(ours - base, -margin, alternative="greater").pvalue
+        p_equivalent[method] = max(
+            p_non_inferior[method], stats.ttest_1samp(ours - base, margin, alternative="less").pvalue
+        )
+        for row, (one, other) in zip(
+            found["by_task"], zip(scores(record, method), scores(record, "lora"), strict=True), strict=True
+        ):
+            assert row["p"] == pytest.approx(stats.ttest_rel(one, other).pvalue)
+        by_task = holm({row["task"]: row["p"] for row in found["by_task"]})
+        assert {row["task"]: row["p_holm"] for row in found["by_task"]} == pytest.approx(by_task)
+    for key, values in (("p_holm", p), ("p_equivalent", p_equivalent), ("p_non_inferior", p_non_inferior)):
+        assert {method: beside(record, method)[key] for method in p} == pytest.approx(holm(values))
+    assert beside(record, "head")["verdict"] == "worse"
+    assert len(record["notes"]) == 2  # of the head, of the margin
+
+
+def test_the_margin_is_the_pilots(tmp_path: Path, tiny_model: Path) -> None:
+    record = recorded(planned(tmp_path, tiny_model), tmp_path / "out")
+    groups: dict[str, list[list[float]]] = {task["name"]: [] for task in record["tasks"]}
+    for cell in record["cells"]:
+        assert cell["tuned"]["chosen"] == 1e-2
+        groups[cell["task"]] += [tried["scores"] for tried in cell["tuned"]["tried"]]  # the best and both beside it
+    spread = pilot_spread(groups)
+    assert (record["margin"], record["margin_source"]) == (pytest.approx(spread.sd), "pilot")
+    planned_reach = reach(SEEDS, difference_sd=difference_sd(spread.sd), margin=spread.sd, comparisons=2)
+    found = beside(record, "dora")
+    assert found["detectable"] == pytest.approx(planned_reach.detectable)
+    assert found["power_equivalent"] == pytest.approx(planned_reach.power_of_equivalence)
+    assert found["seeds_needed"] == planned_reach.seeds_needed
+    assert record["power"]["detectable"] == pytest.approx(reach(SEEDS, comparisons=2).detectable)
+    assert record["margin"] == pytest.approx(float(record["notes"][-1].split("tuning, ")[1].split(" ")[0]), rel=1e-3)
+
+
+@pytest.mark.parametrize(("said", "margin", "source"), [("0.5", 0.5, "given"), ("none", None, "none")])
+def test_another_margin(tmp_path: Path, tiny_model: Path, said: str, margin: float | None, source: str) -> None:
+    record = recorded(planned(tmp_path, tiny_model, tasks=1, more=f"margin: {said}\n"), tmp_path / "out")
+    assert (record["margin"], record["margin_source"]) == (margin, source)
+    found = beside(record, "dora")
+    assert found["margin"] == margin
+    assert (found["p_equivalent"] is None) == (margin is None)
+    if margin is not None:
+        assert found["verdict"] == "equivalent"
+
+
+def test_a_pilot_without_spread_makes_no_margin(tmp_path: Path, tiny_model: Path) -> None:
+    record = recorded(planned(tmp_path, tiny_model, tasks=1), tmp_path / "out", lambda recipe: 0.8)
+    assert (record["margin"], record["margin_source"]) == (None, "none")
+    assert any("no margin" in note for note in record["notes"])
+    assert beside(record, "dora")["verdict"] == "withheld"
+
+
+def test_of_a_loss_the_lower_is_the_better(tmp_path: Path, tiny_model: Path) -> None:
+    plan = planned(tmp_path, tiny_model, tasks=1, tail="eval: {metric: loss}\n")
+    record = recorded(plan, tmp_path / "out", lambda recipe: 1 - truth(recipe), metric="loss")
+    assert record["tasks"][0]["lower_is_better"]
+    found = beside(record, "head")
+    assert found["verdict"] == "worse"
+    assert found["mean"] == pytest.approx(float((scores(record, "lora") - scores(record, "head")).mean()))
+    assert found["mean"] < 0
+    assert {cell["tuned"]["chosen"] for cell in record["cells"]} == {1e-2}
+
+
+def test_a_diverged_run_counts_as_one_that_says_the_same_of_every_example(tmp_path: Path, tiny_model: Path) -> None:
+    def diverging(recipe: Recipe) -> float | None:
+        return None if (recipe.method.name, recipe.train.seed) == ("dora", 2) else truth(recipe)
+
+    record = recorded(planned(tmp_path, tiny_model, tasks=1), tmp_path / "out", diverging)
+    (run,) = (run for cell in record["cells"] for run in cell["runs"] if run["outcome"] == "diverged")
+    assert (run["score"], run["collapsed"], run["stored_parameters"]) == (CONSTANT, True, None)
+    found = beside(record, "dora")
+    assert found["differences"][1] == pytest.approx(CONSTANT - scores(record, "lora")[0][1])
+    assert found["dropped"] == []
+    (note,) = found["notes"]
+    assert f"1 of {SEEDS} runs collapsed, 0 of {SEEDS} of the baseline" in note
+    assert beside(record, "head")["notes"] == []
+
+
+def test_where_nothing_is_known_of_that_a_diverged_run_is_the_worst_one(tmp_path: Path, tiny_model: Path) -> None:
+    def diverging(recipe: Recipe) -> float | None:
+        return None if (recipe.method.name, recipe.train.seed) == ("dora", 2) else truth(recipe)
+
+    record = recorded(planned(tmp_path, tiny_model, tasks=1), tmp_path / "out", diverging, constant=None)
+    worst = min(run["score"] for cell in record["cells"] for run in cell["runs"] if run["outcome"] == "finished")
+    assert scores(record, "dora")[0][1] == worst
+    assert beside(record, "dora")["seeds"] == SEEDS
+    assert record["tasks"][0]["majority"] is None
+
+
+def test_collapse_that_both_sides_share_is_no_note(tmp_path: Path, tiny_model: Path) -> None:
+    def collapsing(recipe: Recipe) -> float:
+        return CONSTANT if recipe.train.seed == 3 else truth(recipe)
+
+    record = recorded(planned(tmp_path, tiny_model, tasks=1), tmp_path / "out", collapsing)
+    assert [beside(record, method)["notes"] for method in ("dora", "head")] == [[], []]
+    assert [run["collapsed"] for run in record["cells"][0]["runs"]] == [seed == 3 for seed in range(1, SEEDS + 1)]
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "loss"])
+def test_means_over_units_that_differ(tmp_path: Path, tiny_model: Path, metric: str) -> None:
+    """Another metric of the other task, as good or bad the other way or not."""
+    plan = planned(tmp_path, tiny_model)
+    other = Path(plan.experiment.tasks[1])
+    other.write_text(other.read_text() + f"eval: {{metric: {metric}}}\n")
+    plan = Plan.of(plan.file)
+
+    class Both(Trainer):
+        def record(self, recipe: Recipe, score: float, stored: int) -> dict[str, Any]:
+            self.metric = recipe.eval.metric or "accuracy"
+            return super().record(recipe, score, stored)
+
+    found = conduct(plan, tmp_path / "out", FakePool(Both(truth, costs_of(plan))))
+    results = {cell.name: found[cell.name] for cell in plan.cells}
+    record = written(plan, results, tmp_path / "out")
+    assert any("different units" in note for note in record["notes"]) == (metric == "loss")
+
+
+def test_sizes(tmp_path: Path, tiny_model: Path) -> None:
+    record = recorded(planned(tmp_path, tiny_model, tasks=1), tmp_path / "out")
+    stored = {cell["method"]: {run["stored_parameters"] for run in cell["runs"]} for cell in record["cells"]}
+    (dora,), (lora,) = stored["dora"], stored["lora"]
+    assert beside(record, "dora")["size_ratio"] == pytest.approx(dora / lora)
+    assert beside(record, "dora")["notes"] == []
+    assert beside(record, "head")["size_ratio"] == 0
+    matched = {method["name"]: method["matched_to"] for method in record["methods"]}
+    assert matched == {"dora": None, "lora": "dora", "head": None}
+    unmatched = recorded(planned(tmp_path, tiny_model, tasks=1, more="match: none\n"), tmp_path / "free")
+    (note,) = beside(unmatched, "dora")["notes"]
+    assert f"{dora:,} parameters" in note
+
+
+def test_a_grid_that_ends_too_early_is_a_note(tmp_path: Path, tiny_model: Path) -> None:
+    plan = planned(tmp_path, tiny_model, tasks=1)
+    text = plan.file.read_text().replace("points: 3}", "points: 3}, extend: 1")
+    plan.file.write_text(text)
+    plan = Plan.of(plan.file)
+    record = recorded(plan, tmp_path / "out", lambda recipe: truth(recipe) + recipe.train.learning_rate)
+    (note,) = (note for note in record["notes"] if "edge" in note and "head" in note.split(":")[0])
+    assert "grew by 1 value" in note
+    tuned = next(cell["tuned"] for cell in record["cells"] if cell["method"] == "head")
+    assert (tuned["interior"], tuned["tried"][-1]["added"]) == (False, True)
+
+
+def test_an_experiment_that_was_stopped_says_what_is_there(tmp_path: Path, tiny_model: Path) -> None:
+    """A comparison that is done is tested as one of all that were declared."""
+    plan, output = planned(tmp_path, tiny_model, tasks=1), tmp_path / "out"
+    whole = recorded(plan, output)
+    found = conduct(plan, output, FakePool(Trainer(_never, costs_of(plan))))
+    results = {cell.name: found[cell.name] for cell in plan.cells if cell.variant.name != "head"}
+    record = written(plan, results, output)
+    assert not record["complete"]
+    assert [each["method"] for each in record["comparisons"]] == ["dora"]
+    assert beside(record, "dora")["p_holm"] == pytest.approx(min(1.0, 2 * beside(whole, "dora")["p"]))
+
+
+def _never(recipe: Recipe) -> float:
+    raise StoppedError("no run is made again", 2)
+
+
+def test_folders_are_named_relative_to_the_experiments(tmp_path: Path, tiny_model: Path) -> None:
+    record = recorded(planned(tmp_path, tiny_model, tasks=1), tmp_path / "out")
+    (tmp_path / "out").rename(tmp_path / "elsewhere")
+    runs = [run["folder"] for cell in record["cells"] for run in cell["runs"]]
+    runs += [run for cell in record["cells"] for tried in cell["tuned"]["tried"] for run in tried["runs"]]
+    assert runs
+    assert all((tmp_path / "elsewhere" / run / "metrics.json").is_file() for run in runs)
+
+
+def test_ranks_of_another_seed_are_a_note(tmp_path: Path, tiny_model: Path) -> None:
+    recipe = recipe_file(tmp_path, tiny_model)
+    plan = plan_of(
+        tmp_path,
+        f"tasks: [{recipe}]\nbaseline: lora\nseeds: 3\nmethods: {{lora: {{method.name: lora}}, dora: {{method.name: "
+        "dora}, same: {method.name: lora, ranks_from: {method: dora}}}\n",
+    )
+
+    def diverging(recipe: Recipe) -> float | None:
+        return None if (recipe.method.name, recipe.train.seed) == ("dora", 2) else 0.8 + recipe.train.seed / 100
+
+    record = recorded(plan, tmp_path / "out", diverging)
+    (note,) = (note for note in record["notes"] if "same" in note)
+    assert "seed 2 has the ranks of seed 1" in note

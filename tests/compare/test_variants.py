@@ -1,0 +1,170 @@
+"""Who is compared with whom, and what has to wait."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dora_cli.compare.cells import find_tasks
+from dora_cli.compare.experiment import load_experiment
+from dora_cli.compare.variants import Design, design, override
+from dora_cli.errors import ExperimentError
+from dora_cli.recipe.overrides import Override, parse_override
+
+ROOT = Path(__file__).parents[2]
+LORA, DORA, HEAD = "{method.name: lora%s}", "{method.name: dora%s}", "{method.name: head}"
+
+
+def designed(folder: Path, methods: dict[str, str], more: str = "") -> Design:
+    lines = "".join(f"  {name}: {entry}\n" for name, entry in methods.items())
+    (folder / "x.yaml").write_text(f"tasks: [a]\nmethods:\n{lines}baseline: {next(iter(methods))}\n{more}")
+    found = design(load_experiment(folder / "x.yaml"))
+    names = [variant.name for variant in found.variants]
+    assert len(names) == len(set(names)) == len({variant.slug.casefold() for variant in found.variants})
+    for place, variant in enumerate(found.variants):
+        for needed in (variant.ranks_of, variant.sized_as):
+            assert needed is None or needed in found.variants[:place], "what it waits for comes first"
+    return found
+
+
+def pairs(found: Design) -> list[tuple[str, str]]:
+    return [(pair.variant.name, pair.baseline.name) for pair in found.pairs]
+
+
+def sizes(found: Design) -> dict[str, str | None]:
+    return {variant.name: variant.sized_as and variant.sized_as.name for variant in found.variants}
+
+
+def test_a_baseline_is_given_the_size_that_emerges(tmp_path: Path) -> None:
+    found = designed(tmp_path, {"lora": LORA % "", "dora": DORA % ""})
+    assert [variant.name for variant in found.variants] == ["dora", "lora"]
+    assert pairs(found) == [("dora", "lora")]
+    assert sizes(found) == {"dora": None, "lora": "dora"}
+
+
+def test_without_matching_nobody_waits(tmp_path: Path) -> None:
+    found = designed(tmp_path, {"lora": LORA % "", "dora": DORA % ""}, "match: none\n")
+    assert sizes(found) == {"dora": None, "lora": None}
+
+
+def test_what_both_sweep_is_compared_at_equal_values(tmp_path: Path) -> None:
+    found = designed(tmp_path, {"lora": LORA % ", method.rank: [2, 8]", "dora": DORA % ", method.rank: [8, 2]"})
+    assert pairs(found) == [("dora rank=8", "lora rank=8"), ("dora rank=2", "lora rank=2")]
+    assert sizes(found)["lora rank=8"] == "dora rank=8"
+
+
+def test_what_one_sweeps_alone_is_compared_with_all(tmp_path: Path) -> None:
+    methods = {"lora": LORA % ", train.weight_decay: [0, 0.1]", "dora": DORA % ", method.prune_interval: [1, 5]"}
+    found = designed(tmp_path, methods, "match: none\n")
+    assert pairs(found) == [
+        (f"dora prune_interval={one}", f"lora weight_decay={other}") for one in (1, 5) for other in ("0", "0.1")
+    ]
+
+
+def test_a_baseline_beside_several_sizes_that_emerge_is_run_at_each(tmp_path: Path) -> None:
+    methods = {"lora": LORA % "", "small": DORA % ", method.rank: 2", "large": DORA % ", method.rank: 8", "head": HEAD}
+    found = designed(tmp_path, methods)
+    assert pairs(found) == [
+        ("small", "lora sized as small"),
+        ("large", "lora sized as large"),
+        ("head", "lora sized as small"),
+    ]
+    assert [variant.slug for variant in found.variants if variant.entry == "lora"] == [
+        "lora-sized=small",
+        "lora-sized=large",
+    ]
+    (note,) = found.notes
+    assert "head" in note
+
+
+def test_the_head_alone_leaves_the_baseline_its_own_size(tmp_path: Path) -> None:
+    found = designed(tmp_path, {"lora": LORA % "", "head": HEAD})
+    assert pairs(found) == [("head", "lora")]
+    assert sizes(found) == {"head": None, "lora": None}
+
+
+def test_a_baseline_that_cannot_be_given_a_size(tmp_path: Path) -> None:
+    found = designed(tmp_path, {"dora": DORA % "", "lora": LORA % "", "head": HEAD})
+    assert sizes(found) == {"lora": None, "dora": None, "head": None}
+    assert "dora cannot be given a size" in found.notes[0]
+
+
+def test_entries_of_one_method_keep_their_sizes(tmp_path: Path) -> None:
+    found = designed(tmp_path, {"lora": LORA % "", "plus": LORA % ", method.learning_rate_ratio: [4, 16]"})
+    assert pairs(found) == [("plus learning_rate_ratio=4", "lora"), ("plus learning_rate_ratio=16", "lora")]
+    assert set(sizes(found).values()) == {None}
+
+
+def test_ranks_of_another_are_compared_at_its_size(tmp_path: Path) -> None:
+    methods = {
+        "lora": LORA % ", method.rank: [2, 8]",
+        "dora": DORA % ", method.rank: [2, 8]",
+        "same": LORA % ", ranks_from: {method: dora}",
+        "shuffled": LORA % ", ranks_from: {method: dora}, method.ranks_shuffle: [1, 2]",
+    }
+    found = designed(tmp_path, methods)
+    assert pairs(found)[2:] == [
+        ("same rank=2", "lora rank=2"),
+        ("same rank=8", "lora rank=8"),
+        ("shuffled rank=2 ranks_shuffle=1", "lora rank=2"),
+        ("shuffled rank=2 ranks_shuffle=2", "lora rank=2"),
+        ("shuffled rank=8 ranks_shuffle=1", "lora rank=8"),
+        ("shuffled rank=8 ranks_shuffle=2", "lora rank=8"),
+    ]
+    by_name = {variant.name: variant for variant in found.variants}
+    shuffled = by_name["shuffled rank=8 ranks_shuffle=2"]
+    assert shuffled.ranks_of is by_name["dora rank=8"]
+    assert shuffled.overrides() == ['method.name="lora"']
+    assert shuffled.rank_overrides("a/b") == ['method.ranks_from="a/b"', "method.ranks_shuffle=2"]
+
+
+def test_keys_of_one_last_name_are_told_apart(tmp_path: Path) -> None:
+    more = ", train.batch_size: [1, 2], method.batch_size: [1, 2]"  # the second is none: that is for the recipe to say
+    found = designed(tmp_path, {"lora": LORA % "", "other": LORA % more})
+    assert found.variants[0].name == "other train.batch_size=1 method.batch_size=1"
+
+
+def test_names_of_folders_are_unique_though_disks_take_few_characters(tmp_path: Path) -> None:
+    words = ["a/b", "a-b", "a b", "A-b"]
+    found = designed(tmp_path, {"lora": LORA % "", "other": LORA % f", method.scaling: {words}"})
+    assert len({variant.slug.casefold() for variant in found.variants}) >= 4
+    assert all(set("/ ").isdisjoint(variant.slug) for variant in found.variants)
+
+
+@pytest.mark.parametrize("value", [1e-5, 0.1, 3, True, None, "null", "1e-5", "a: b", [1, "x"], {"a": None}, ""])
+def test_a_value_is_set_as_it_is(value: object) -> None:
+    found = parse_override(override("a.b", value))
+    assert isinstance(found, Override)
+    assert (found.value, type(found.value)) == (value, type(value))
+
+
+# -- tasks -------------------------------------------------------------------------------------------------------------
+
+
+def tasks(folder: Path, *names: str) -> dict[str, Path]:
+    listed = ", ".join(map(str, names))
+    (folder / "x.yaml").write_text(
+        f"tasks: [{listed}]\nmethods: {{a: {LORA % ''}, b: {DORA % ''}}}\nbaseline: a\n"
+    )  # fmt: skip
+    return dict(find_tasks(load_experiment(folder / "x.yaml")))
+
+
+def test_tasks_by_name_and_by_path(tmp_path: Path) -> None:
+    file = ROOT / "configs" / "glue" / "cola.yaml"
+    found = tasks(tmp_path, "glue/rte", str(file))
+    assert list(found) == ["glue-rte", "glue-cola"]
+    assert found["glue-rte"].samefile(ROOT / "configs" / "glue" / "rte.yaml")
+
+
+def test_tasks_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    found = tasks(tmp_path, "one/glue/rte.yaml", "two/glue/rte.yaml", "glue/rte-x2.yaml", "Glue/RTE.yaml")
+    assert list(found) == ["glue-rte", "glue-rte-x2", "glue-rte-x2-x2", "Glue-RTE-x3"]
+
+
+def test_tasks_that_are_none(tmp_path: Path) -> None:
+    with pytest.raises(ExperimentError) as found:
+        tasks(tmp_path, "glue/rtee", "glue/rte", str(ROOT / "configs" / "glue" / "rte.yaml"), "glue/colaa")
+    assert len(found.value.problems) == 3
+    assert "glue/rte" in found.value.problems[0]
+    assert "another one" in found.value.problems[1]
