@@ -167,5 +167,5 @@ def what_seeds_show(plan: Plan) -> str:
     if found is None:
         return f"with {seeds} seed no difference can be tested"
     return (
-        f"{seeds} seeds find a difference of {found:.2g} standard deviations of the paired difference with 80 % power"
+        f"{seeds} seeds show a true difference of {found:.2g} standard deviations of a pair with 80 % power"
     )

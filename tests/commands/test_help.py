@@ -43,6 +43,7 @@ OPTIONS = {
         "--format -f",
         "--split",
         "--set",
+        "--json",
         "--overwrite",
     ],
     "ranks": [

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from dora_cli import train
 from dora_cli.compare.jobs import Job
 from dora_cli.compare.workers.local import LocalPool
 from dora_cli.compare.workers.places import Place
@@ -44,9 +45,11 @@ def made(tmp_path: Path, folder: str, names: list[str], found: dict[str, Recipe]
 
 def test_runs_do_not_depend_on_those_before_them(tmp_path: Path, make_recipe: MakeRecipe) -> None:
     found = recipes(make_recipe)
-    dora, lora, _, dora_again, lora_again = made(tmp_path, "a", ["dora", "lora", "other", "dora", "lora"], found)
-    lora_first, dora_second = made(tmp_path, "b", ["lora", "dora"], found)
-    for one in (dora_again, dora_second):
-        assert_equal_runs(one, dora)
+    dora, lora, other, dora_again, lora_again = made(tmp_path, "a", ["dora", "lora", "other", "dora", "lora"], found)
+    for name in ("other", "lora", "dora"):  # in another order, in another process
+        train(found[name], tmp_path / name)
+    for one in (dora, dora_again):
+        assert_equal_runs(one, tmp_path / "dora")
     for one in (lora, lora_again):
-        assert_equal_runs(one, lora_first)
+        assert_equal_runs(one, tmp_path / "lora")
+    assert_equal_runs(other, tmp_path / "other")

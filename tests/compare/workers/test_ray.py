@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from dora_cli import train
 from dora_cli.compare.jobs import Ended, Job
-from dora_cli.compare.workers.local import LocalPool
-from dora_cli.compare.workers.places import Place
 from dora_cli.compare.workers.ray import RayPool, share
 from dora_cli.errors import DeviceError, LibraryError, OutputError
 from dora_cli.runs.checkpoints import checkpoints_of
@@ -47,22 +46,20 @@ def cluster() -> Iterator[None]:
         ray.shutdown()
 
 
-def test_runs_equal_those_of_local_workers(cluster: None, tmp_path: Path, make_recipe: MakeRecipe) -> None:
-    found = recipes(make_recipe)
-    places = {}
-    for kind in ("ray", "local"):
-        folder = tmp_path / kind
-        folder.mkdir()
-        pool = RayPool(device="cpu", jobs=2) if kind == "ray" else LocalPool(places=[Place(None, 2, 2)])
-        try:
-            ended = run_all(pool, [Job(name, folder / name, recipe) for name, recipe in found.items()])
-        finally:
-            pool.close()
-        assert {end.outcome for end in ended.values()} == {"finished"}, [end.message for end in ended.values()]
-        places[kind] = folder
-    for name in found:
-        assert_equal_runs(places["ray"] / name, places["local"] / name)
-    assert sorted(path.name for path in places["ray"].iterdir()) == sorted(found)  # the marker is gone
+def test_runs_equal_those_of_this_process(cluster: None, tmp_path: Path, make_recipe: MakeRecipe) -> None:
+    """So do those of local workers, see test_equal.py."""
+    found, folder = recipes(make_recipe), tmp_path / "ray"
+    folder.mkdir()
+    pool = RayPool(device="cpu", jobs=2)
+    try:
+        ended = run_all(pool, [Job(name, folder / name, recipe) for name, recipe in found.items()])
+    finally:
+        pool.close()
+    assert {end.outcome for end in ended.values()} == {"finished"}, [end.message for end in ended.values()]
+    for name, recipe in found.items():
+        train(recipe, tmp_path / name)
+        assert_equal_runs(folder / name, tmp_path / name)
+    assert sorted(path.name for path in folder.iterdir()) == sorted(found)  # the marker is gone
 
 
 def test_closing_saves_the_runs_under_way(cluster: None, tmp_path: Path, make_recipe: MakeRecipe) -> None:
