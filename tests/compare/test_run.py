@@ -9,6 +9,8 @@ import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,16 +23,15 @@ from dora_cli.errors import CheckpointError
 from dora_cli.recipe import Recipe
 from dora_cli.runs.lock import RunLock
 from dora_cli.runs.run_folder import RunRecords
-from dora_cli.training.listener import SilentListener
 from dora_cli.training.run import train
 from tests.commands.conftest import contents, dora, environment, forked
 from tests.compare.fakes import FakePool, Told
-from tests.processes import CONTEXT, begin, end_of, send, start
+from tests.patience import PATIENCE
+from tests.processes import end_of, send, start
 from tests.runs.test_resume import assert_equal_runs
 
 compare_command = importlib.import_module("dora_cli.commands.compare")
 posix = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
-KILLED = -signal.SIGKILL
 
 
 def write(folder: Path, model: Path) -> None:
@@ -153,51 +154,25 @@ def test_a_finished_experiment_is_made_once(here: Path, straight: Path, tmp_path
     assert_equal(copied, straight)
 
 
-class _Dies(SilentListener):
-    """Kills its process at a logged step."""
-
-    def __init__(self, step: int) -> None:
-        self._step = step
-
-    def tick(self, step: int, phase: str, budget: int) -> None:
-        if step >= self._step:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-
-def _killed(file: str, output: str, run: int, step: int, resume: bool) -> None:
-    """A process that is killed in its run number `run`: at `step`, before it (0) or after its end (-1)."""
-    count = 0
-
-    def dies(recipe: Recipe, folder: Path, **how: bool) -> None:
-        nonlocal count
-        count += 1
-        listener = _Dies(step) if count == run and step > 0 else None
-        if count == run and step == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        train(recipe, folder, listener=listener, **how)
-        if count == run:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    begin(environment())
-    os.chdir(Path(file).parent)
-    made(Path(Path(file).name), Path(output), dies, resume=resume)
-
-
 @posix
 def test_one_that_was_killed_again_and_again_equals_the_straight_one(
     here: Path, straight: Path, tmp_path: Path
 ) -> None:
-    """In the first run, within a run after a checkpoint, after a run nobody has counted, before one, in the last."""
+    """Within a run after its checkpoint, after one that nobody has counted, before one."""
     output = tmp_path / "killed"
-    moments = [(1, 2), (3, 4), (2, -1), (3, 0), (4, 4), (len(runs(straight)) - 9, 2)]
-    for number, (run, step) in enumerate(moments):
-        resume = (output / EXPERIMENT).is_file()
-        assert resume == (number > 0)
-        arguments = (str(here / "small-compare.yaml"), str(output), run, step, resume)
-        process = CONTEXT.Process(target=_killed, args=arguments, daemon=True)
-        process.start()
-        assert end_of(process) == KILLED, (run, step)
-    assert len(runs(output)) >= 8
+    for number, (run, step) in enumerate([(3, 4), (2, -1), (4, 0)]):
+        assert (output / EXPERIMENT).is_file() == (number > 0)
+        command = [sys.executable, "-m", "tests.compare.killed", "small-compare.yaml", output, run, step]
+        done = subprocess.run(
+            [*map(str, command), *(["resume"] if number else [])],
+            cwd=here,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+        )
+        assert done.returncode == -signal.SIGKILL, done.stderr
+    assert len(runs(output)) == 2 + 2 + 3
     assert made(Path("small-compare.yaml"), output, resume=True).submitted
     assert_equal(output, straight)
 
@@ -310,7 +285,8 @@ def test_a_dry_run_writes_nothing(here: Path, tmp_path: Path, monkeypatch: pytes
     assert done.code == 0, done.err
     assert contents(here) == kept
     assert list(scratch.iterdir()) == []
-    assert f"{Plan.of(Path('small-compare.yaml')).runs} runs" in done.out
+    assert re.search(rf"^runs +{Plan.of(Path('small-compare.yaml')).runs};", done.out, flags=re.MULTILINE)
+    assert "6 trial steps" in done.err
 
 
 def test_an_experiment_says_how_its_keys_are_wrong(here: Path, tmp_path: Path) -> None:
