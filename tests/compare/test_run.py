@@ -35,7 +35,7 @@ posix = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 
 
 def write(folder: Path, model: Path) -> None:
-    """The demonstration's experiment in small: 6 steps, two methods, three rates, two seeds."""
+    """The demonstration's experiment in small: 8 steps, two methods, three rates, two seeds."""
     (folder / "small.yaml").write_text(
         f'task: glue/sst2\nmodel: {{name: "{model}"}}\n'
         "data: {source: builtin, max_train_samples: 60, max_eval_samples: 20}\n"
@@ -286,7 +286,7 @@ def test_a_dry_run_writes_nothing(here: Path, tmp_path: Path, monkeypatch: pytes
     assert contents(here) == kept
     assert list(scratch.iterdir()) == []
     assert re.search(rf"^runs +{Plan.of(Path('small-compare.yaml')).runs};", done.out, flags=re.MULTILINE)
-    assert "6 trial steps" in done.err
+    assert "8 trial steps" in done.err
 
 
 def test_an_experiment_says_how_its_keys_are_wrong(here: Path, tmp_path: Path) -> None:
