@@ -20,8 +20,8 @@ seconds of a run in its worker:
     evaluation, saving
     rest         checks, records and whatever else
 
-The runs of one worker follow each other, so the workers' seconds add up to more than those of the clock. `first` are the
-runs that a worker began with, which load libraries and compile kernels; `warm` all others. FILE holds all of it.
+The runs of one worker follow each other, so the workers' seconds add up to more than those of the clock. `first` are
+the runs that a worker began with, which load libraries and compile kernels; `warm` all others. FILE holds all of it.
 """
 
 from __future__ import annotations
@@ -59,8 +59,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.json and not args.json.absolute().parent.is_dir():
         parser.error(f"--json {args.json}: there is no folder {args.json.absolute().parent}")
+    from dora_cli.errors import StoppedError
+
     with tempfile.TemporaryDirectory(prefix="dora-bench-") as folder:
-        record = bench(args, (args.output or Path(folder)).absolute())
+        try:
+            record = bench(args, (args.output or Path(folder)).absolute())
+        except StoppedError as error:
+            print(error, file=sys.stderr)
+            return error.exit_code
     print_table(record)
     if args.json:
         args.json.write_text(json.dumps(record, indent=1) + "\n")
@@ -70,13 +76,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 def bench(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Makes the runs; raises what ends one of them."""
     from dora_cli.compare.workers.local import LocalPool
+    from dora_cli.compare.workers.stopping import closing
 
     left = jobs(args, folder)
     found: list[dict[str, Any]] = []
     notes: list[str] = []
     began, under_way, most = time.perf_counter(), 0, 0
-    pool = LocalPool(args.device, args.jobs, runs=len(left), note=notes.append, load=timed)
-    try:
+    new = LocalPool(args.device, args.jobs, runs=len(left), note=notes.append, load=timed)
+    with closing(new, "start it again") as pool:
         while left or under_way:
             while left and pool.free:
                 pool.submit(left.pop(0))
@@ -90,8 +97,6 @@ def bench(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
                     {"name": job.name, "ended_at": time.perf_counter() - began, "outcome": ended.outcome}
                     | json.loads(phases_of(job.folder).read_text())
                 )
-    finally:
-        pool.close()
     wall = time.perf_counter() - began
     return {
         "model": args.model,
@@ -192,14 +197,14 @@ class Clock:
 
 def timed() -> Callable[[Any], Any]:
     """What `dora_cli.compare.workers.worker.ready` gives, with a clock around the product's functions."""
-    from dora_cli.assembly import data, prepare
+    from dora_cli.assembly import data, prepare, warm
     from dora_cli.compare.workers.worker import ready
     from dora_cli.training.graphs import Graphs
 
     began = time.perf_counter()
     clock, make = Clock(), ready()
     for name, part in (WRAPPED | {"rehearse": "rehearse"}).items():
-        place: Any = prepare if hasattr(prepare, name) else data
+        place: Any = next(module for module in (prepare, warm, data) if hasattr(module, name))
         setattr(place, name, clock.around(part, getattr(place, name)))
     Graphs._capture = clock.around("capture", Graphs._capture)  # type: ignore[method-assign]
     loading = [time.perf_counter() - began]

@@ -45,10 +45,9 @@ WRAPPED = {
     "load_split": "read",
     "load_base": "load",
     "adapt": "adapt",
-    "encode_training": "encode",
-    "make_evaluator": "encode",
+    "encode_split": "encode",
 }
-"""Functions that `dora_cli.assembly.prepare` and ``data`` call before the first step, and what they do."""
+"""Functions that `dora_cli.assembly.prepare`, ``warm`` and ``data`` call before the first step, and what they do."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -247,14 +246,14 @@ class Stopwatch:
 def child(moments: Path, command: Sequence[str]) -> None:
     """``dora COMMAND`` with a stopwatch around the product's functions; what it showed goes to `moments`."""
     from dora_cli.__main__ import main as dora
-    from dora_cli.assembly import data, prepare
+    from dora_cli.assembly import data, prepare, warm
     from dora_cli.training import run
     from dora_cli.training.step import TrainingStep
 
     watch, train = Stopwatch(), run.train
     found: dict[str, Any] = {"notes": []}
     for name, part in WRAPPED.items():
-        place = prepare if hasattr(prepare, name) else data
+        place = next(module for module in (prepare, warm, data) if hasattr(module, name))
         setattr(place, name, watch.around(part, getattr(place, name)))
     TrainingStep.__call__ = watch.around_step(TrainingStep.__call__)  # type: ignore[method-assign]
 

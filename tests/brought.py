@@ -40,8 +40,14 @@ for line in sys.stdin:
         Loop._step = killed
         from dora_cli.__main__ import main
 
-        main(arguments)
-        raise SystemExit
+        code = 0
+        try:
+            main(arguments)
+        except SystemExit as end:
+            code = end.code or 0
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)  # as those of multiprocessing do: tearing down what is loaded takes as long as a command
     code = max((os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children), key=abs)
     for stream in streams:
         stream.seek(0)

@@ -74,16 +74,31 @@ def test_the_patience_is_the_librarys_where_it_is_set(monkeypatch: pytest.Monkey
     assert patience() == PATIENCE
 
 
-@pytest.mark.parametrize("variable", [None, "HF_HOME", "HF_DATASETS_CACHE"])
-def test_data_are_kept_where_their_library_keeps_them(variable: str | None, tmp_path: Path) -> None:
-    """In a process of its own: the library reads the variables once."""
-    code = "from dora_cli.hub import data_cache; here = data_cache(); import datasets.config as c; "
-    code += "assert here == c.HF_DATASETS_CACHE, (here, c.HF_DATASETS_CACHE); print(here)"
+_CACHES = """
+import os, sys
+import pandas, pyarrow  # take long, and read none of the variables
+for variable in ("", "HF_HOME", "HF_DATASETS_CACHE"):
+    if not os.fork():
+        if variable:
+            os.environ[variable] = sys.argv[1]
+        from dora_cli.hub import data_cache
+        here = data_cache()
+        import datasets.config
+        print(here, datasets.config.HF_DATASETS_CACHE, sep="\\n", flush=True)
+        os._exit(0)
+    os.wait()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="processes cannot be forked")
+def test_data_are_kept_where_their_library_keeps_them(tmp_path: Path) -> None:
+    """In processes of their own: the library reads the variables once."""
     kept = {name: value for name, value in environment().items() if name not in ("HF_HOME", "HF_DATASETS_CACHE")}
-    changes = {} if variable is None else {variable: str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", code], env=kept | changes, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(str(tmp_path)) == (variable is not None)
+    command = [sys.executable, "-c", _CACHES, str(tmp_path)]
+    done = subprocess.run(command, env=kept, capture_output=True, text=True, timeout=600)
+    ours, theirs = done.stdout.splitlines()[::2], done.stdout.splitlines()[1::2]
+    assert ours == theirs, done.stderr
+    assert [here.startswith(str(tmp_path)) for here in ours] == [False, True, True]
 
 
 def test_a_hub_that_did_not_answer_is_left_alone_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:

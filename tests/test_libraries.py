@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -14,7 +12,7 @@ import pytest
 from dora_cli.errors import LibraryError, RecipeError
 from dora_cli.libraries import broken_companion, brought, import_problem, loading
 from dora_cli.tasks import get_task, task_names
-from tests.commands.conftest import CONFIGS, ROOT, environment
+from tests.commands.conftest import ROOT, environment
 from tests.patience import PATIENCE
 
 BUILT_FOR_ANOTHER = "operator torchvision::nms does not exist"
@@ -66,44 +64,6 @@ def test_any_other_is_to_be_installed_again(tmp_path: Path, monkeypatch: pytest.
     )
     assert import_problem("no_such_package") is None
     assert import_problem("json") is None
-
-
-_SCRIPT = """
-import json, os, sys
-import datasets, torch._dynamo, torch.distributed.tensor, transformers.core_model_loading, dora_cli.recipe
-from dora_cli.__main__ import main
-codes = {}
-for name in sys.argv[2:]:
-    child = os.fork()
-    if not child:
-        os.chdir(name)
-        sys.path.insert(0, os.path.abspath("site"))
-        os.dup2(os.open("err", os.O_WRONLY | os.O_CREAT), 2)
-        main(["train", sys.argv[1], "--output", "run"])
-    codes[name] = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-print(json.dumps(codes))
-"""
-"""`dora train` in processes that have loaded what takes long, and nothing of what loads the broken libraries."""
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="processes cannot be forked")
-def test_a_command_that_loads_a_model_says_what_is_broken(tmp_path: Path) -> None:
-    names = ["scipy"]
-    if find_spec("PIL") is not None:  # without it transformers leaves torchvision alone
-        names.append("torchvision")
-    for name in names:
-        (tmp_path / name / "site").mkdir(parents=True)
-        install(tmp_path / name / "site", name, BUILT_FOR_ANOTHER)
-    command = [sys.executable, "-c", _SCRIPT, str(CONFIGS / "demo" / "sst2.yaml"), *names]
-    done = subprocess.run(
-        command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=PATIENCE, check=False
-    )
-    assert json.loads(done.stdout) == dict.fromkeys(names, 2), done.stderr
-    for name in names:
-        (line,) = (tmp_path / name / "err").read_text().splitlines()
-        assert line.startswith(f"dora: error: {name} 0.1 ")
-        assert BUILT_FOR_ANOTHER in line
-        assert not (tmp_path / name / "run").exists()
 
 
 @pytest.mark.parametrize(("metric", "library"), [("matthews", "sklearn"), ("pearson_spearman", "scipy")])
@@ -158,18 +118,23 @@ def test_what_a_package_brings_is_loaded_or_named(
     assert brought("tests.guests", (name,), lambda thing: thing.name) == {}
 
 
-@pytest.mark.parametrize(
-    ("group", "command"), [("dora_cli.tasks", "tasks"), ("dora_cli.recipes", "methods"), ("dora_cli.methods", None)]
-)
-def test_a_broken_guest_is_one_message_of_every_room_that_has_guests(
-    tmp_path: Path, group: str, command: str | None
-) -> None:
-    bring(tmp_path, group, "fine = guest:fine", "raise RuntimeError('made for another version')")
-    code = "import dora_cli.methods" if command is None else f"from dora_cli.__main__ import main; main([{command!r}])"
+def bring_broken(folder: Path, group: str) -> None:
+    """A package whose module fails when it is loaded."""
+    bring(folder, group, "fine = guest:fine", "raise RuntimeError('made for another version')")
+
+
+def assert_names_the_guest(said: str, group: str) -> None:
+    assert all(part in said for part in ("dora-guest 0.1", "'fine'", f"{group}: guest:fine"))
+
+
+@pytest.mark.parametrize(("group", "command"), [("dora_cli.tasks", "tasks"), ("dora_cli.recipes", "methods")])
+def test_a_broken_guest_is_one_message_of_every_room_that_has_guests(tmp_path: Path, group: str, command: str) -> None:
+    """That of the methods' room takes seconds to load: `tests/test_cold_start.py`."""
+    bring_broken(tmp_path, group)
+    code = f"from dora_cli.__main__ import main; main([{command!r}])"
     given = environment(PYTHONPATH=f"{ROOT}:{tmp_path}")
     done = subprocess.run(
         [sys.executable, "-c", code], env=given, capture_output=True, text=True, timeout=PATIENCE, check=False
     )
-    assert all(part in done.stderr for part in ("dora-guest 0.1", "'fine'", f"{group}: guest:fine"))
-    if command is not None:
-        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert_names_the_guest(done.stderr, group)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)

@@ -20,11 +20,9 @@ from safetensors.torch import load_file, save_file
 from dora_cli.data.builtin import generate
 from dora_cli.errors import RecipeError
 from dora_cli.recipe import load_recipe
-from dora_cli.recipe.writing.dump import dump_recipe
 from dora_cli.tasks import get_task
 from tests.brought import Command, installed
 from tests.runs.test_resume import assert_equal_runs
-from tests.training.conftest import MakeRecipe
 from tests.training.test_run import lines, read
 
 BROUGHT = [Path(__file__).parent / room / "brought" for room in ("methods", "tasks")]
@@ -65,20 +63,36 @@ def links(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-@pytest.fixture
-def recipe(make_recipe: MakeRecipe, tmp_path: Path) -> Path:
-    """A recipe of 24 steps that names the method."""
-    text = dump_recipe(make_recipe("method={name: head}", "train.learning_rate=0.1", "save.every_steps=4"))
-    file = tmp_path / "recipe.yaml"
-    file.write_text(text.replace("name: head\n", "name: scale\n  targets: [attention]\n", 1))
+@pytest.fixture(scope="module")
+def recipe(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recipe of 24 steps that names the method `scale`."""
+    file = tmp_path_factory.mktemp("scale") / "scale.yaml"
+    file.write_text(f"""
+        task: glue/sst2
+        model: {{name: {tiny_model}}}
+        data: {{source: builtin, max_train_samples: 94, max_eval_samples: 40}}
+        method: {{name: scale, targets: [attention]}}
+        train: {{epochs: 4, batch_size: 16, learning_rate: 0.1, log_every: 5, device: cpu}}
+        save: {{every_steps: 4}}
+    """)
     return file
 
 
-def test_from_training_to_export(installed: Command, recipe: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
+def straight(installed: Command, recipe: Path, folder: Path) -> Path:
+    """A run of a recipe without an interruption."""
+    installed("train", recipe, "--output", folder / "run")
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def straight_scale(installed: Command, recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return straight(installed, recipe, tmp_path_factory.mktemp("straight"))
+
+
+def test_from_training_to_export(installed: Command, recipe: Path, straight_scale: Path, tmp_path: Path) -> None:
+    run = straight_scale
     planned = installed("train", recipe, "--dry-run").out
     assert "momentum: 0.9" in planned  # the section's default
-    installed("train", recipe, "--output", run)
     metrics, ranks = read(run / "metrics.json"), read(run / "ranks.json")
     entries = 4 * 16  # a block of four attention projections, a vector of the width of the model each
     assert metrics["budget"]["adapter_parameters_final"] == entries
@@ -106,31 +120,27 @@ def test_from_training_to_export(installed: Command, recipe: Path, tmp_path: Pat
 
 @pytest.fixture(scope="module")
 def straight_links(installed: Command, links: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of the recipe `links` without an interruption."""
-    run = tmp_path_factory.mktemp("straight") / "run"
-    installed("train", links, "--output", run)
-    return run
+    return straight(installed, links, tmp_path_factory.mktemp("straight"))
 
 
-def test_killed_and_resumed_bit_for_bit(installed: Command, recipe: Path, tmp_path: Path) -> None:
-    straight, killed = tmp_path / "straight", tmp_path / "killed"
-    installed("train", recipe, "--output", straight)
+def test_killed_and_resumed_bit_for_bit(installed: Command, recipe: Path, straight_scale: Path, tmp_path: Path) -> None:
+    killed = tmp_path / "killed"
     installed("train", recipe, "--output", killed, code=-signal.SIGKILL, killed_at=11)
     assert not (killed / "metrics.json").exists()
     installed("train", recipe, "--output", killed, "--resume")
-    assert_equal_runs(straight, killed)
+    assert_equal_runs(straight_scale, killed)
 
 
-@pytest.mark.parametrize("killed_at", [11, 15])
 def test_one_that_grows_is_resumed_bit_for_bit(
-    installed: Command, links: Path, straight_links: Path, tmp_path: Path, killed_at: int
+    installed: Command, links: Path, straight_links: Path, tmp_path: Path
 ) -> None:
-    """From a checkpoint just after an event, and from one within the second link; past the next event."""
-    killed = tmp_path / "killed"
-    installed("train", links, "--output", killed, code=-signal.SIGKILL, killed_at=killed_at)
-    newest = (killed_at - 1) // 4 * 4
-    assert (killed / "checkpoints" / f"step-{newest}" / "method.safetensors").is_file()
-    assert not (killed / "checkpoints" / f"step-{newest + 4}").exists()
+    """From a checkpoint just after an event, then from one within the second link; past the next event."""
+    killed, flags = tmp_path / "killed", list[str]()
+    for killed_at, newest in ((11, 8), (15, 12)):
+        installed("train", links, "--output", killed, *flags, code=-signal.SIGKILL, killed_at=killed_at)
+        assert (killed / "checkpoints" / f"step-{newest}" / "method.safetensors").is_file()
+        assert not (killed / "checkpoints" / f"step-{newest + 4}").exists()
+        flags = ["--resume"]
     installed("train", links, "--output", killed, "--resume")
     assert_equal_runs(straight_links, killed)
 
@@ -213,9 +223,10 @@ def test_without_the_package_its_method_is_unknown(recipe: Path) -> None:
 # A task --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def film_recipe(tiny_model: Path, tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def film_recipe(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A recipe of 24 steps; a film is fine where its review is short."""
+    tmp_path = tmp_path_factory.mktemp("films")
     (tmp_path / "data").mkdir()
     for split, size in (("train", 96), ("validation", 40), ("test", 12)):
         found = generate("glue/sst2", split)
@@ -237,10 +248,16 @@ save: {{every_steps: 4}}
     return file
 
 
-def test_a_task_from_training_to_export(installed: Command, film_recipe: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
+@pytest.fixture(scope="module")
+def straight_film(installed: Command, film_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return straight(installed, film_recipe, tmp_path_factory.mktemp("straight"))
+
+
+def test_a_task_from_training_to_export(
+    installed: Command, film_recipe: Path, straight_film: Path, tmp_path: Path
+) -> None:
+    run = straight_film
     assert "training examples  96" in installed("train", film_recipe, "--dry-run").out.replace("|", "")
-    installed("train", film_recipe, "--output", run)
     metrics = read(run / "metrics.json")
     errors = [epoch["metrics"]["mean_error"] for epoch in metrics["epochs"]]
     assert metrics["task"] == "film/stars"
@@ -258,7 +275,7 @@ def test_a_task_from_training_to_export(installed: Command, film_recipe: Path, t
 
     installed("predict", "--checkpoint", run, "--split", "validation", "--output", tmp_path / "out.jsonl")
     records = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
-    with (tmp_path / "data" / "validation.csv").open(newline="") as file:
+    with (film_recipe.parent / "data" / "validation.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     names = {1: "bad", 2: "fine", 3: "good"}
     assert [record["review"] for record in records] == [row["review"] for row in rows]
@@ -275,14 +292,13 @@ def test_a_task_from_training_to_export(installed: Command, film_recipe: Path, t
 
 
 def test_a_run_of_the_task_is_killed_and_resumed_bit_for_bit(
-    installed: Command, film_recipe: Path, tmp_path: Path
+    installed: Command, film_recipe: Path, straight_film: Path, tmp_path: Path
 ) -> None:
-    straight, killed = tmp_path / "straight", tmp_path / "killed"
-    installed("train", film_recipe, "--output", straight)
+    killed = tmp_path / "killed"
     installed("train", film_recipe, "--output", killed, code=-signal.SIGKILL, killed_at=11)
     assert not (killed / "metrics.json").exists()
     installed("train", film_recipe, "--output", killed, "--resume")
-    assert_equal_runs(straight, killed)
+    assert_equal_runs(straight_film, killed)
 
 
 def test_the_task_is_listed_and_its_recipes_are_checked_like_all_others(installed: Command, film_recipe: Path) -> None:

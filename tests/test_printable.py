@@ -21,14 +21,14 @@ OBEYED = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("character", OBEYED)
-def test_what_is_obeyed_becomes_text(character: str) -> None:
-    assert not is_plain(f"a{character}b")
-    out = escape(f"a{character}b", keep="")
-    assert out.isprintable()
-    assert out.encode()
-    assert out.encode().decode("unicode_escape") == f"a{character}b", "it says which character stood there"
-    assert escape(out, keep="") == out
+def test_what_is_obeyed_becomes_text() -> None:
+    for character in OBEYED:
+        assert not is_plain(f"a{character}b")
+        out = escape(f"a{character}b", keep="")
+        assert out.isprintable(), ascii(character)
+        assert out.encode()
+        assert out.encode().decode("unicode_escape") == f"a{character}b", "it says which character stood there"
+        assert escape(out, keep="") == out
 
 
 def test_what_is_written_stays() -> None:
@@ -49,13 +49,13 @@ def test_a_value_in_a_message_is_one_short_line() -> None:
     assert shown(None) == "None"
 
 
-@pytest.mark.parametrize("character", [character for character in OBEYED if character not in "\n\t\r"])
-def test_json_says_the_same(character: str) -> None:
-    record = {f"k{character}": [f"v{character}", "\u00e9\U0001f600"]}
-    text = escape_json(json.dumps(record, ensure_ascii=False))
-    assert text.isprintable()
-    assert "\u00e9\U0001f600" in text
-    assert json.loads(text) == record
+def test_json_says_the_same() -> None:
+    for character in set(OBEYED) - set("\n\t\r"):
+        record = {f"k{character}": [f"v{character}", "\u00e9\U0001f600"]}
+        text = escape_json(json.dumps(record, ensure_ascii=False))
+        assert text.isprintable(), ascii(character)
+        assert "\u00e9\U0001f600" in text
+        assert json.loads(text) == record
 
 
 def test_json_of_another_system_keeps_its_lines() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
@@ -27,27 +28,41 @@ def name(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
-@cache
-def parsed(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"))
+@dataclass
+class Strings:
+    """The strings of a source, each with its line: those that stand alone (of modules, classes, functions and
+    attributes), and all others.
+    """
+
+    alone: list[tuple[int, str]] = field(default_factory=list)
+    others: list[tuple[int, str]] = field(default_factory=list)
 
 
-def docstrings(tree: ast.AST) -> Iterator[tuple[int, str]]:
-    """Line and text of every string that stands alone: of modules, classes, functions and attributes."""
-    for node in ast.walk(tree):
+def strings(source: str) -> Strings:
+    found, standing_alone = Strings(), set[int]()
+    for node in ast.walk(ast.parse(source)):  # an expression comes before what it consists of
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
-            yield node.lineno, node.value.value
+            found.alone.append((node.lineno, node.value.value))
+            standing_alone.add(node.lineno)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.lineno not in standing_alone:
+            found.others.append((node.lineno, node.value))
+    return found
 
 
-def sentences(tree: ast.AST) -> Iterator[tuple[int, str]]:
-    """Line and text of every `IN_A_ROW` words between two signs, in strings that are no docstrings."""
-    standing_alone = {line for line, _ in docstrings(tree)}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.lineno not in standing_alone:
-            for part in re.split(r"[^a-z' \n]+", node.value.lower()):
-                words = part.split()
-                for start in range(len(words) - IN_A_ROW + 1):
-                    yield node.lineno, " ".join(words[start : start + IN_A_ROW])
+@cache
+def strings_of(path: Path) -> Strings:
+    return strings(path.read_text(encoding="utf-8"))
+
+
+def sentences(found: Strings) -> Iterator[tuple[int, str]]:
+    """Line and text of every `IN_A_ROW` words between two signs, in strings that do not stand alone."""
+    for line, text in found.others:
+        if text.count(" ") + text.count("\n") < IN_A_ROW - 1:
+            continue
+        for part in re.split(r"[^a-z' \n]+", text.lower()):
+            words = part.split()
+            for start in range(len(words) - IN_A_ROW + 1):
+                yield line, " ".join(words[start : start + IN_A_ROW])
 
 
 def room(path: Path, root: str) -> str:
@@ -61,12 +76,12 @@ def test_a_sentence_is_asked_for_in_the_room_that_says_it_alone() -> None:
     said: dict[str, set[str]] = {}
     for path in (ROOT / "dora_cli").rglob("*.py"):
         if not path.is_relative_to(ROOT / "dora_cli" / "data" / "builtin"):  # generated texts, which are data
-            for _, words in sentences(parsed(path)):
+            for _, words in sentences(strings_of(path)):
                 said.setdefault(words, set()).add(room(path, "dora_cli"))
     found = {
         f"{name(path)}:{line}: {words}"
         for path in (ROOT / "tests").rglob("*.py")
-        for line, words in sentences(parsed(path))
+        for line, words in sentences(strings_of(path))
         if words in said and room(path, "tests") not in said[words]
     }
     assert sorted(found) == []
@@ -76,7 +91,7 @@ def test_no_docstring_begins_with_a_fragment() -> None:
     found = [
         f"{name(path)}:{line}: {text}"
         for path in SOURCES
-        for line, text in docstrings(parsed(path))
+        for line, text in strings_of(path).alone
         if OPENINGS.match(text)
     ]
     assert found == []
@@ -95,10 +110,10 @@ def test_what_is_broken_is_fixed() -> None:
 
 def test_the_rules_find_what_they_are_for() -> None:
     source = 'A = 1\n"""Of the letter."""\ndef f():\n    """As before."""\n'
-    assert [line for line, text in docstrings(ast.parse(source)) if OPENINGS.match(text)] == [2, 4]
+    assert [line for line, text in strings(source).alone if OPENINGS.match(text)] == [2, 4]
     assert not OPENINGS.match("Asks the hub.")
     message = 'def f():\n    """Not a word of it is read."""\n    g("no, nothing is here to read; x")\n'
-    assert list(sentences(ast.parse(message))) == [(3, "nothing is here to read")]
+    assert list(sentences(strings(message))) == [(3, "nothing is here to read")]
     assert room(Path(__file__), "tests") == ""
     assert room(ROOT / "tests" / "data" / "sources" / "test_files.py", "tests") == "data"
     assert FIX.search("to be m" + "ended")

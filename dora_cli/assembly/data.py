@@ -102,6 +102,6 @@ def load_split(recipe: Recipe, task: Task, split: str, *, training: bool) -> Exa
     return read_split(recipe, task.fields, split, training=training)
 
 
-def encode_training(recipe: Recipe, task: Task, training: Examples, adapted: AdaptedModel) -> Encoded:
-    """The training examples as `adapted` reads them."""
-    return task.encode(training, adapted.tokenizer, recipe.data.max_length, adapted.layout)
+def encode_split(recipe: Recipe, task: Task, examples: Examples, adapted: AdaptedModel) -> Encoded:
+    """Examples with what is learned or scored, as `adapted` reads them."""
+    return task.encode(examples, adapted.tokenizer, recipe.data.max_length, adapted.layout)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from dora_cli.data import Examples, PairLayout, encode_sources, group_references
+from dora_cli.data import Encoded, Examples, PairLayout, encode_sources, group_references
 from dora_cli.evaluation.base import Progress, silent
 from dora_cli.evaluation.decoding import Decoding, check_positions
 from dora_cli.evaluation.measuring import Evaluator, Sources, Writing
@@ -29,6 +29,7 @@ def make_evaluator(
     accelerator: Accelerator,
     progress: Progress = silent,
     split: str | None = None,
+    encode: Callable[[Examples], Encoded] | None = None,
 ) -> Evaluator:
     """An evaluator over `examples`, which holds the task's `evaluated_splits`.
 
@@ -36,6 +37,7 @@ def make_evaluator(
         model: what will be evaluated; asked now whether it can write as much as the recipe lets it.
         layout: how texts stand in its input.
         split: the one split to evaluate, if not those of the recipe.
+        encode: makes tokens of examples, in place of the task.
 
     Raises:
         DataError: a split without labels or references, or outputs that would be longer than the model allows.
@@ -44,10 +46,10 @@ def make_evaluator(
         task.check_scorable(name, part, recipe.data.source)
     measured = task.eval_splits if split is None else (split,)
     writing = _writing(recipe, measured[0], examples, model, tokenizer, layout, split) if task.decodes else None
-    max_length = recipe.data.max_length
+    encode = encode or (lambda part: task.encode(part, tokenizer, recipe.data.max_length, layout))
     return Evaluator(
         task,
-        {name: task.encode(examples[name], tokenizer, max_length, layout) for name in measured},
+        {name: encode(examples[name]) for name in measured},
         writing,
         batch_size=recipe.eval.batch_size,
         accelerator=accelerator,

@@ -15,11 +15,12 @@ from dora_cli.assembly.build import (
     note_on_rank,
     targets_of,
 )
-from dora_cli.assembly.data import HELD_OUT, RunData, encode_training
+from dora_cli.assembly.data import HELD_OUT, RunData
 from dora_cli.assembly.evaluator import make_evaluator
 from dora_cli.assembly.length import RunLength
 from dora_cli.assembly.notes import Note
 from dora_cli.assembly.rehearsal import rehearse
+from dora_cli.assembly.warm import Warm
 from dora_cli.assembly.work import decide_threads
 from dora_cli.data import Encoded
 from dora_cli.evaluation.base import Progress
@@ -142,18 +143,20 @@ def prepare(
     fresh: bool,
     captured: bool,
     progress: Progress,
+    warm: Warm,
 ) -> Prepared:
     """All of it, tried on a few rows, with the seed set from which the loop starts.
 
     Args:
         fresh, captured: see `prepare_model`.
         progress: told how far every evaluation is.
+        warm: what earlier runs have left.
 
     Raises:
         DoraError: the model cannot be trained or evaluated on these data.
     """
-    train = encode_training(recipe, task, data.training, adapted)
-    held_out = None if data.held_out is None else encode_training(recipe, task, data.held_out, adapted)
+    train = warm.encode(recipe, task, data.training, adapted)
+    held_out = None if data.held_out is None else warm.encode(recipe, task, data.held_out, adapted)
     evaluator = make_evaluator(
         recipe,
         task,
@@ -164,6 +167,7 @@ def prepare(
         accelerator=ground.accelerator,
         progress=progress,
         split=None if recipe.eval.held_out is None else HELD_OUT,
+        encode=lambda examples: warm.encode(recipe, task, examples, adapted),
     )
     on_main(ground.accelerator, lambda: rehearse(recipe, task, adapted, train, evaluator, ground.accelerator))
     calibrator = Calibrator(

@@ -25,6 +25,11 @@ def is_stdin(path: Path | None) -> bool:
     return path is not None and str(path) in _ALIASES
 
 
+def name_of(path: Path) -> str:
+    """What messages call it."""
+    return "standard input" if is_stdin(path) else str(path)
+
+
 @contextmanager
 def readable(path: Path | None, option: str) -> Iterator[Path | None]:
     """A file to read `path` from: itself, or, of a stream, a copy of all it has to say, which is removed afterwards.
@@ -45,7 +50,7 @@ def readable(path: Path | None, option: str) -> Iterator[Path | None]:
         return
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise OptionError(f"{option} {path} is a stream, which only one of several processes could read; give a file")
-    name = "standard input" if is_stdin(path) else str(path)
+    name = name_of(path)
     with tempfile.TemporaryDirectory(prefix="dora-input-") as folder:
         copy = _copied(path, Path(folder), name)
         try:

@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
-from dora_cli.commands.inputs import readable
+from dora_cli.commands.inputs import name_of, readable
 from dora_cli.errors import OptionError
 from dora_cli.printable import say
 
+_FORMATS = ("csv", "tsv", "json", "jsonl", "text")
 EPILOG = "Example:  dora predict -c runs/glue-rte --output submission/"
 
 Text = Annotated[
@@ -28,10 +29,10 @@ Output = Annotated[
         "-o",
         metavar="FILE|DIR/",
         help="Where to write, a new file. FILE.jsonl: everything, one object a line. FILE.csv: the columns of "
-        "--input FILE, and prediction and probabilities beside them. GLUE: DIR/ for the "
-        "benchmark's submission files, or FILE.tsv for one. e2e: any other FILE, plain text, one output a "
-        "line. -: stdout (GLUE: JSON lines, e2e: plain text), which --text takes by "
-        "itself.",
+        "--input, and prediction and probabilities beside them. GLUE: DIR/ for the "
+        "benchmark's submission files, or FILE.tsv for one; other classes and numbers: FILE.tsv as FILE.csv. e2e: any "
+        "other FILE, plain text, one output a line. -: stdout (a table if --input is a csv or tsv, else JSON lines; "
+        "e2e: plain text), which --text takes by itself.",
         show_default=False,
     ),
 ]
@@ -42,8 +43,20 @@ Input = Annotated[
         "-i",
         metavar="FILE",
         help="Examples of your own: csv, tsv, json, jsonl or parquet with the task's columns (e2e: mr); or plain "
-        "text, one a line, where the task reads one text. -: stdin, JSON lines or plain text.",
+        "text, one a line, where the task reads one text. -: stdin, of any of these but parquet.",
         show_default=False,
+    ),
+]
+Written = Annotated[
+    str | None,
+    typer.Option(
+        "--format",
+        "-f",
+        metavar="FORMAT",
+        help="What --input holds: csv, tsv, json, jsonl or text. Default: what the name of the file says, else what "
+        "the content looks like: a first line with the task's columns is the header of a table.",
+        show_default=False,
+        autocompletion=lambda: list(_FORMATS),
     ),
 ]
 
@@ -63,6 +76,7 @@ def predict(
     text: Text = None,
     text_pair: TextPair = None,
     file: Input = None,
+    form: Written = None,
     split: Annotated[
         str | None,
         typer.Option(
@@ -81,6 +95,9 @@ def predict(
             show_default=False,
         ),
     ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="JSON lines on stdout, whatever --input is; e2e: with the inputs.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are there already.")] = False,
 ) -> None:
     """Write what a finished run predicts: classes, numbers or texts, for a split of its data or for examples of your
@@ -94,7 +111,7 @@ def predict(
     if text_pair and not text:
         raise OptionError("--text-pair is the second text of a pair; give the first by --text")
     if output is None:
-        if not text:
+        if not text and not as_json:
             raise OptionError("--output is missing; name a new file, or - for stdout")
         output = "-"
     with readable(file, "--input") as examples:
@@ -103,9 +120,12 @@ def predict(
             output,
             split=split,
             file=examples,
+            called=None if file is None else name_of(file),
+            form=form,
             texts=(text, text_pair) if text and text_pair else (text,) if text else None,
             overrides=set_ or [],
             overwrite=overwrite,
+            as_json=as_json,
             listener=make_listener(),
         )
     to_stdout = is_stdout(output)

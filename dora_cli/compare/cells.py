@@ -22,8 +22,9 @@ from dora_cli.recipe.anchor import anchored
 from dora_cli.recipe.shipped_recipes import find_recipe
 from dora_cli.tasks import Task
 
-FIRST = ("eval.every=end",)
-"""What the recipes of an experiment have unless it says otherwise in ``set``: the dev split is read once."""
+FIRST = ("eval.every=end", "save.every_epoch=false", "save.every_minutes=1", "save.keep=1")
+"""What the recipes of an experiment have unless it says otherwise in ``set``: the dev split is read once, and a kill costs
+a minute of a run."""
 LAST = ("eval.select=last", "eval.held_out=null")
 """What they have in any case: an epoch that the dev split has chosen is no result, and all of the training split is
 learned from where nothing is chosen."""

@@ -17,7 +17,6 @@ from typing import Any
 from dora_cli.compare.experiment import RANKS_FROM, Experiment, is_swept
 from dora_cli.recipe.methods import METHODS, about
 
-
 _SHUFFLE = "method.ranks_shuffle"
 
 

@@ -6,7 +6,7 @@ from dora_cli.data.examples import Examples
 from dora_cli.data.layout import PairLayout, pair_layout
 from dora_cli.data.pairs import EncodedPairs, EncodedSources, encode_pairs, encode_sources, pair_lengths
 from dora_cli.data.references import ReferenceGroups, group_references
-from dora_cli.data.sources.files import forget_table, read_file, read_input
+from dora_cli.data.sources.files import Input, forget_table, read_file, read_input
 from dora_cli.data.sources.load import load_examples
 from dora_cli.data.transfer import inputs_of, to_device
 
@@ -17,6 +17,7 @@ __all__ = [
     "EncodedSplit",
     "Examples",
     "Group",
+    "Input",
     "PairLayout",
     "ReferenceGroups",
     "encode",

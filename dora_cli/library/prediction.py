@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from dora_cli.assembly.evaluator import decoding
 from dora_cli.assembly.restore import Restored, restore
-from dora_cli.data import Examples, encode_sources, group_references, read_input
+from dora_cli.data import Examples, Input, encode_sources, group_references, read_input
 from dora_cli.data.notes import text_notes
-from dora_cli.errors import RecipeError
+from dora_cli.data.sources.forms import FORMS
+from dora_cli.errors import OptionError, RecipeError
 from dora_cli.evaluation.decoding import decode
 from dora_cli.evaluation.measuring import keep_rows
 from dora_cli.library.submission import Destination, Part
@@ -34,6 +35,7 @@ def predict_saved(
     *,
     split: str | None = None,
     file: Path | None = None,
+    form: str | None = None,
     texts: Texts | None = None,
     overrides: Sequence[str] = (),
     listener: Listener | None = None,
@@ -45,6 +47,8 @@ def predict_saved(
         split: of the run's data; ``"test"`` stands for all test splits. If neither this nor `file` is given: the test
             splits, a generator's ``decode.split``.
         file: examples of the user's own, in a table with the task's columns, or one a line in plain text.
+        form: what `file` holds: ``"csv"``, ``"tsv"``, ``"json"``, ``"jsonl"`` or ``"text"``; None: what its name says,
+            or its content.
         texts: examples of the user's own: a list of texts, or two of pairs.
         overrides: ``key=value`` changes, as for `evaluate_saved`.
 
@@ -59,7 +63,7 @@ def predict_saved(
     Raises:
         DoraError: what a user can fix.
     """
-    given = _Given(split, file, texts)
+    given = _Given(split, file, texts, form)
     parts = _guarded(checkpoint, given, overrides, listener, lambda recipe, task, splits: None)
     return [record for part in parts for record in part.records]
 
@@ -78,15 +82,19 @@ def write_predictions(
     *,
     split: str | None = None,
     file: Path | None = None,
+    called: str | None = None,
+    form: str | None = None,
     texts: Texts | None = None,
     overrides: Sequence[str] = (),
     overwrite: bool = False,
+    as_json: bool = False,
     listener: Listener | None = None,
 ) -> list[Written]:
     """`predict_saved` into files; see `Destination` for what `output` may be. Other processes than the main one write
     nothing.
 
-    Files that are there are replaced only with `overwrite`.
+    Files that are there are replaced only with `overwrite`. On stdout a table follows a table, unless `as_json` asks
+    for JSON lines. Notes speak of `file` as what it is `called`.
 
     Raises:
         OutputError: `output` cannot be written or does not fit the task; said before anything is loaded, where that can
@@ -96,7 +104,7 @@ def write_predictions(
     destinations: list[Destination] = []
 
     def check(recipe: Recipe, task: Task, splits: Sequence[str]) -> None:
-        destinations.append(Destination.plan(output, task, splits, overwrite=overwrite, source=file))
+        destinations.append(Destination.plan(output, task, splits, overwrite=overwrite, as_json=as_json, source=file))
         if destinations[0].official and splits and recipe.data.max_eval_samples is not None:
             raise RecipeError(
                 f"data.max_eval_samples is {recipe.data.max_eval_samples} in the recipe of this run, but the "
@@ -104,7 +112,7 @@ def write_predictions(
                 "lines (.jsonl)"
             )
 
-    parts = _guarded(checkpoint, _Given(split, file, texts), overrides, listener, check)
+    parts = _guarded(checkpoint, _Given(split, file, texts, form, called), overrides, listener, check)
     if not is_main():
         return []
     return [Written(path, count) for path, count in destinations[0].write(parts, listener.note)]
@@ -117,6 +125,8 @@ class _Given:
     split: str | None
     file: Path | None
     texts: Texts | None
+    form: str | None = None
+    called: str | None = None
 
     @property
     def from_run(self) -> bool:
@@ -130,6 +140,12 @@ class _Given:
             raise RecipeError(
                 f"{' and '.join(names)} are {'all' if len(names) > 2 else 'both'} given; name one of them"
             )
+        if self.form is None:
+            return
+        if self.form not in FORMS:
+            raise OptionError(f"--format {self.form}: is none of {', '.join(FORMS)}; name one, or leave it out")
+        if self.file is None:
+            raise OptionError(f"--format {self.form} says what --input holds, which is missing; add --input FILE")
 
     def examples(self, task: Task) -> Examples:
         """The texts as `task` reads them; raises RecipeError where it reads another number."""
@@ -175,15 +191,14 @@ def _predict(
     if file is not None:
         overrides = _from_files(file, overrides)
     own: dict[str, Examples] = {}
-    tables: dict[str, Mapping[str, Sequence[Any]] | None] = {}
+    read: dict[str, Input] = {}
 
     def splits(recipe: Recipe, task: Task) -> Sequence[str]:
         names = task.predicted_splits(recipe, split) if given.from_run else ()
         check(recipe, task, names)
         if file is not None:
-            own[str(file)], tables[str(file)] = read_input(
-                task.fields, file, recipe.data.columns, separator=recipe.data.separator
-            )
+            found = read_input(task.fields, file, recipe.data.columns, separator=recipe.data.separator, form=given.form)
+            own[str(file)], read[str(file)] = found.examples, found
         elif given.texts is not None:
             own["--text"] = given.examples(task)
         return names
@@ -192,10 +207,11 @@ def _predict(
     parts = own or restored.examples
     several = len(parts) > 1
     for name, examples in parts.items():
-        for note in text_notes(name if own else f"split {name}", examples):
+        place = f"split {name}" if not own else given.called or name
+        for note in text_notes(place, examples):
             listener.note(note)
     found = [_part(restored, name, examples, listener, several=several) for name, examples in parts.items()]
-    return [replace(part, table=tables.get(part.name)) for part in found]
+    return [replace(part, source=read.get(part.name)) for part in found]
 
 
 def _from_files(file: Path, overrides: Sequence[str]) -> Sequence[str]:

@@ -10,10 +10,11 @@ from dora_cli.recipe import Recipe, dump_recipe, parse_recipe
 
 def anchored(recipe: Recipe) -> Recipe:
     """The recipe with local paths made absolute, so that its run can be evaluated from any folder."""
-    found = []
+    found = {}
     model = at_home(recipe.model.name)
     if not recipe.model.name.startswith("builtin:") and model.is_dir():
-        found.append(f"model.name={json.dumps(str(model.resolve()))}")
+        found["model.name"] = (recipe.model.name, str(model.resolve()))
     if recipe.data.path is not None:
-        found.append(f"data.path={json.dumps(str(real_path(at_home(recipe.data.path))))}")
-    return parse_recipe(dump_recipe(recipe), overrides=found) if found else recipe
+        found["data.path"] = (recipe.data.path, str(real_path(at_home(recipe.data.path))))
+    changes = [f"{key}={json.dumps(path)}" for key, (given, path) in found.items() if path != given]
+    return parse_recipe(dump_recipe(recipe), overrides=changes) if changes else recipe

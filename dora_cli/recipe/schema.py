@@ -207,14 +207,17 @@ class DecodeSection(Section):
 
 
 class SaveSection(Section):
-    """When checkpoints are written that a run can be resumed from; one is written after every epoch in any case.
+    """When checkpoints are written that a run can be resumed from; one is written after the last step in any case, and
+    after an epoch that is the best one so far.
 
     Attributes:
+        every_epoch: whether one follows every epoch.
         every_steps: optimiser steps between two checkpoints within an epoch; null for none.
         every_minutes: minutes between two checkpoints; null for none.
         keep: how many of the newest checkpoints are kept; the selected one always is.
     """
 
+    every_epoch: ForRecords[bool] = True
     every_steps: ForRecords[Count | None] = None
     every_minutes: ForRecords[Positive | None] = None
     keep: ForRecords[Count] = 2

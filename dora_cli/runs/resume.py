@@ -32,6 +32,7 @@ ADDED = {
     "data.config": None,
     "eval.every": "epoch",
     "eval.held_out": None,
+    "save.every_epoch": True,
 }
 """Keys that older runs do not know, with what stands for their absence: then they are left out of the hash, so that
 such runs go on.

@@ -10,7 +10,7 @@ import numpy as np
 from dora_cli.data.sources.columns import Columns
 from dora_cli.data.sources.fields import Fields, HubSource, Labels
 from dora_cli.data.sources.files import read_table
-from dora_cli.data.sources.values import as_text, is_missing, number_of
+from dora_cli.data.sources.values import as_text, describe, is_missing, number_of
 from dora_cli.errors import DataError
 from dora_cli.files import at_home
 from dora_cli.runs.records.confusion import LONGEST_LABEL, MOST_CLASSES
@@ -46,7 +46,7 @@ def find_columns(task: str, recipe: Recipe) -> tuple[dict[str, str], Table]:
     else:
         assert data.path is not None, "data.source files needs it"
         place = at_home(data.path)
-    fields = Fields(task, (OWN_TEXT, OWN_SECOND), Labels(None), ("train",), ())
+    fields = Fields(task, (OWN_TEXT, OWN_SECOND), Labels(None, own=True), ("train",), ())
     table = read_table(fields, place, "train", data.separator)
     keys = Columns(fields, recipe.data.columns)
     given = set(recipe.data.columns or {})
@@ -64,8 +64,14 @@ def find_labels(table: Table, values: Sequence[Any]) -> tuple[str, ...]:
     """The different labels in the order of numbers, where all are numbers, else in that of their letters.
 
     Raises:
-        DataError: there are not two, or too many.
+        DataError: there are not two, or too many; or one is a list or an object.
     """
+    for row, value in enumerate(values):
+        if isinstance(value, list | dict):
+            raise DataError(
+                f"{table.where(row)}: label {describe(value)}, but an example has one label, a text or a number; name "
+                "another column with data.columns, or write one label a row"
+            )
     names = {as_text(value) for value in values if not is_missing(value)}
     numbers = {name: number_of(name) for name in names}
     if len(names) < 2:

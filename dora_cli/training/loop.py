@@ -207,13 +207,22 @@ class Loop:
         self._end_epoch(selected=best)
 
     def _end_epoch(self, *, selected: bool = False) -> None:
-        """The checkpoint after an epoch, and where its evaluation was the best one so far the selected weights."""
+        """The checkpoint after an epoch, where one is due, and where its evaluation was the best one so far the
+        selected weights.
+        """
         self.at = Position(self.at.step, self.at.epoch + 1)
-        self.save()
+        if self._epoch_due(selected=selected):
+            self.save()
         if selected:
             with self.outcome.clocks.saving:
                 on_main(self.accelerator, self._save_selected)
         self._stop_if_asked()
+
+    def _epoch_due(self, *, selected: bool) -> bool:
+        """Whether a checkpoint follows the epoch that has ended; what is selected is never without one."""
+        if self.recipe.save.every_epoch or selected or self.at.epoch > self.length.epochs:
+            return True
+        return bool(any_process(self.accelerator, self.policy.due(self.at.step)))
 
     def _save_selected(self) -> None:
         self.place.check_there()

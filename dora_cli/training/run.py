@@ -13,11 +13,12 @@ from typing import Any
 import torch
 
 from dora_cli.assembly.build import AdaptedModel, adapt, load_base, make_method
-from dora_cli.assembly.data import RunData, load_data
+from dora_cli.assembly.data import RunData
 from dora_cli.assembly.length import RunLength
 from dora_cli.assembly.notes import notes_before_training
 from dora_cli.assembly.prepare import Prepared, prepare, prepare_model
 from dora_cli.assembly.resolve import resolve
+from dora_cli.assembly.warm import Warm
 from dora_cli.assembly.weights import load_weights
 from dora_cli.atomic import write_jsonl, write_text
 from dora_cli.errors import CheckpointError, LibraryError, OutputError, TrackerError
@@ -66,6 +67,7 @@ def train(
     method: Callable[[], Method] | None = None,
     replaces: Path | None = None,
     how_to_resume: str | None = None,
+    warm: Warm | None = None,
 ) -> RunResult:
     """Trains `recipe` and writes everything into the folder `output`.
 
@@ -79,6 +81,7 @@ def train(
             under the same loop, data order and records. ``dora eval`` knows only the recipe's methods.
         replaces: another folder whose runs are removed once this one can start.
         how_to_resume: what a user would type or call to go on; said when a signal stops the run.
+        warm: what earlier runs of this process have left, of which this one takes what it needs; it adds its own.
 
     Raises:
         DoraError: whatever a user can fix, before anything is written where it can be known before.
@@ -95,6 +98,7 @@ def train(
         new_method=method,
         replaces=replaces,
         how_to_resume=how_to_resume or f"go on with train(..., {str(output)!r}, resume=True)",
+        warm=warm or Warm(most=0),
     )
     try:
         with StopSignals() as signals, own_threads(), OpenRun(call.output) as place, contextlib.ExitStack() as stack:
@@ -119,6 +123,7 @@ class _Call:
     new_method: Callable[[], Method] | None
     replaces: Path | None
     how_to_resume: str
+    warm: Warm
 
     def make_method(self, recipe: Recipe) -> Method:
         """A new method, where none was given that of the resolved `recipe`."""
@@ -254,7 +259,7 @@ def _prepare(
     signals: StopSignals,
 ) -> tuple[Prepared, dict[str, Any]]:
     """Data, model and evaluator, at the start or as `found` left them; and the content of environment.json."""
-    data = load_data(recipe, task, held_out=call.make_method(recipe).held_out)
+    data = call.warm.load_data(recipe, task, held_out=call.make_method(recipe).held_out)
     length = RunLength.of(recipe, len(data.training), ground.processes)
     for odd in notes_before_training(recipe, task, data.training, data.evaluated, read=data.read):
         listener.note(odd)
@@ -282,7 +287,18 @@ def _prepare(
             signals.interrupt()
 
     fresh = found is None
-    prepared = prepare(recipe, task, data, length, adapted, ground, fresh=fresh, captured=captured, progress=progress)
+    prepared = prepare(
+        recipe,
+        task,
+        data,
+        length,
+        adapted,
+        ground,
+        fresh=fresh,
+        captured=captured,
+        progress=progress,
+        warm=call.warm,
+    )
     return prepared, environment
 
 

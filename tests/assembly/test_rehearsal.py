@@ -215,15 +215,16 @@ def test_a_metric_that_fails_on_two_rows_leaves_no_run(
     make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str
 ) -> None:
     """It loads but does not compute: said after the first step, not after the first epoch."""
-    import dora_cli.metrics.glue
+    from dora_cli.metrics import glue
 
     seen = []
 
-    def broken(metric: Any, predictions: Any, references: Any) -> None:
+    def broken(predictions: Any, references: Any) -> None:
         seen.append((predictions.tolist(), predictions.dtype.kind))
         raise RuntimeError("this build computes nothing")
 
-    monkeypatch.setattr(dora_cli.metrics.glue, "compute", broken)
+    for name in glue.metric_names():
+        monkeypatch.setitem(glue._METRICS, name, broken)
     with pytest.raises(LibraryError, match="RuntimeError: this build computes nothing"):
         train(make_recipe(f"task={task}"), tmp_path / "run")
     assert seen == [([0, 1], "f" if task == "glue/stsb" else "i")]

@@ -14,7 +14,7 @@ from dora_cli.doctor.packages import needed_packages
 from dora_cli.models import model_catalogue
 from dora_cli.recipe.methods import method_catalogue
 from dora_cli.tasks import task_catalogue
-from tests.commands.conftest import ROOT, dora, environment, process
+from tests.commands.conftest import dora, environment
 from tests.patience import PATIENCE
 
 
@@ -62,22 +62,29 @@ assert not loaded, loaded
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_doctor_works_where_pytorch_does_not(tmp_path: Path) -> None:
+@pytest.fixture
+def asked_for_pytorch_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`test_doctor` has it import all others."""
+    monkeypatch.setattr(doctor, "needed_packages", lambda: [one for one in needed_packages() if one.name == "torch"])
+
+
+@pytest.mark.usefixtures("asked_for_pytorch_alone")
+def test_the_doctor_works_where_pytorch_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "torch").mkdir()
     (tmp_path / "torch" / "__init__.py").write_text("raise OSError('libcudart.so.1: cannot open shared object file')")
-    done = process("doctor", cwd=tmp_path, PYTHONPATH=f"{tmp_path}:{ROOT}")
+    monkeypatch.syspath_prepend(tmp_path)
+    done = dora("doctor")
     assert (done.code, done.err) == (2, "")
     assert "\n  torch: " in done.out
     assert "(OSError: libcudart.so.1: " in done.out
     assert "Devices" not in done.out
 
 
+@pytest.mark.usefixtures("asked_for_pytorch_alone")
 def test_the_doctor_works_where_pytorch_ends_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Asked for PyTorch alone, which the test before has imported beside all others."""
     (tmp_path / "torch").mkdir()
     (tmp_path / "torch" / "__init__.py").write_text("import os\nos.abort()")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(doctor, "needed_packages", lambda: [one for one in needed_packages() if one.name == "torch"])
     done = dora("doctor", "--json")
     assert (done.code, done.err) == (2, "")
     found = json.loads(done.out)

@@ -321,6 +321,9 @@ def test_through_pipes(run: Path, tmp_path: Path) -> None:
         (b"a film\n\na play", ["standard input, line 2: ", "blank"]),
         (b'{"text": "a film"}', ["standard input: ", "'sentence'"]),
         (b"caf\xe9", ["standard input", "UTF-8"]),
+        (b"id,text\n1,a film", ["standard input: ", "'sentence'", "'id', 'text'", "--format text"]),
+        (b"sentence,id\na film", ["standard input, line 2: "]),
+        (b"sentence\n", ["standard input: ", "no examples"]),
         (b"x" * 100, ["standard input: ", "64 bytes"]),
     ],
 )
@@ -330,6 +333,49 @@ def test_what_is_wrong_with_a_stream(
     monkeypatch.setattr(inputs, "LIMIT", 64)
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(given)))
     refuses("predict", "-c", run, "-i", "-", "-o", "-", says=says)
+
+
+def test_a_table_through_pipes(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a csv tool writes goes in, and what one reads comes out."""
+    table = '\ufeffid;sentence\r\n7;"a fine\nfilm; good"\r\n9;\r\n'
+
+    def through(*arguments: str) -> str:
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(table.encode())))
+        done = dora("predict", "-c", run, "-i", "-", *arguments)
+        assert done.code == 0, done.err
+        assert "note: standard input: 1 of 2 rows has an empty text" in done.err
+        return done.out
+
+    rows = list(csv.DictReader(io.StringIO(through("-o", "-"), newline=""), delimiter=";"))
+    assert list(rows[0]) == ["id", "sentence", "prediction", "probability_negative", "probability_positive"]
+    assert [(row["id"], row["sentence"]) for row in rows] == [("7", "a fine\nfilm; good"), ("9", "")]
+    found = [json.loads(line) for line in through("--json").splitlines()]
+    assert [record["prediction"] for record in found] == [row["prediction"] for row in rows]
+    assert [record["sentence"] for record in found] == [row["sentence"] for row in rows]
+    through("-o", "out.csv", "--format", "csv")
+    with Path("out.csv").open(newline="") as file:
+        assert list(csv.DictReader(file, delimiter=";")) == rows
+
+
+def test_what_is_said_of_an_input_that_is_not_there(run: Path, refuses: Refuse) -> None:
+    predict = ("predict", "-c", run, "-o", "-")
+    refuses(*predict, "--format", "csv", says=["--format csv", "--input"])
+    refuses(*predict, "--format", "xlsx", "-i", "x.csv", says=["--format xlsx", "csv, tsv, json, jsonl, text"])
+
+
+def test_a_reader_that_goes_away_is_left_alone(run: Path, tmp_path: Path) -> None:
+    """As ``head -1`` goes when it has its line; here at once, whatever a pipe of this system holds."""
+    Path("own.csv").write_text("id,sentence\n7,a film\n")
+    reads, writes = os.pipe()
+    with open("own.csv", "rb") as given, open("err", "wb") as err:
+        process = start(
+            "predict", "-c", run, "-i", "-", "-o", "-", cwd=tmp_path, environment=environment(),
+            stdin=given.fileno(), stdout=writes, stderr=err.fileno(),
+        )  # fmt: skip
+    os.close(writes)
+    os.close(reads)
+    assert end_of(process) == 1  # what typer makes of a closed pipe
+    assert Path("err").read_bytes() == b""
 
 
 @pytest.mark.skipif(not Path("/dev/fd").is_dir(), reason="needs /dev/fd")

@@ -30,8 +30,10 @@ OURS = {
 }  # fmt: skip
 """What the repository holds, where no command writes."""
 
-SHORT = ("train.max_steps=8", "data.max_train_samples=64", "data.max_eval_samples=8")
-"""What the trainings of the pages are cut to here."""
+SHORT = ("train.max_steps=4", "train.batch_size=8", "data.max_train_samples=64", "data.max_eval_samples=8")
+"""What the trainings of the pages are cut to here, to one epoch."""
+SHORT_TEXTS = ("decode.max_new_tokens=8",)
+"""The same of those that generate."""
 BEGUN = ("dora train configs/demo/sst2.yaml", "dora train configs/demo/sst2.yaml --seeds 1,2,3 --output runs/seeds")
 """What the reader of a page has done, as the guide's first page says."""
 ELSEWHERE = {("doctor",): "tests/commands/test_catalogues.py"}
@@ -151,7 +153,8 @@ class Folder:
             assert f'"{arguments[0]}"' in (ROOT / ELSEWHERE[tuple(arguments)]).read_text(encoding="utf-8")
             return
         if arguments[0] == "train":
-            arguments += [word for setting in SHORT for word in ("--set", setting)]
+            short = SHORT + (SHORT_TEXTS if "e2e" in arguments[1] else ())
+            arguments += [word for setting in short for word in ("--set", setting)]
         stdin = None
         if before:
             ((program, file),) = before

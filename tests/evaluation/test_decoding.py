@@ -125,7 +125,7 @@ def rows(encoded: EncodedSources) -> list[list[int]]:
 def test_greedy_is_the_literal_loop(name: str, ngram: int) -> None:
     """Which knows no cache, padding or mask: so positions and masks of the padded batches are right."""
     model, (tokenizer, encoded, layout) = make(name), setting(name)
-    settings = Decoding(beams=1, max_new_tokens=12, no_repeat_ngram=ngram, batch_size=3)
+    settings = Decoding(beams=1, max_new_tokens=8, no_repeat_ngram=ngram, batch_size=3)
     expected = [
         tokenizer.decode(greedy(model, layout, source, settings), skip_special_tokens=True) for source in rows(encoded)
     ]
@@ -143,7 +143,7 @@ def test_batches_are_decoded_as_one_by_one(name: str, beams: int) -> None:
             tokenizer,
             encoded,
             layout,
-            Decoding(beams=beams, max_new_tokens=12, batch_size=size),
+            Decoding(beams=beams, max_new_tokens=8, batch_size=size),
             accelerator=ALONE,
         )
         for size in (3, 1)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 from pathlib import Path
 
 import pytest
 
+from dora_cli.data import Examples, Input
+from dora_cli.data.sources.forms import Form
 from dora_cli.errors import OutputError
-from dora_cli.library.submission import Destination, Part
+from dora_cli.library.submission import Destination, Part, as_table
 from dora_cli.tasks import get_task
 
 
@@ -85,3 +90,55 @@ def test_texts_go_to_stdout_one_a_line(capsysbinary: pytest.CaptureFixture[bytes
     )
     assert destination.write([part], pytest.fail) == [(Path("-"), 2)]
     assert capsysbinary.readouterr().out == "Zizzi is a caf\u00e9 .\n\n".encode()
+
+
+def answered(form: Form, **columns: list[str]) -> Part:
+    """Predictions of a table of the user's own."""
+    count = len(next(iter(columns.values())))
+    records = [{"text": "", "prediction": "so", "probabilities": {"so": 0.75, "not": 0.25}}] * count
+    return Part("mine", records, None, Input(Examples(([""] * count,), None), form, columns))
+
+
+@pytest.mark.parametrize(("name", "sign"), [("semicolon", ";"), ("tab", "\t"), ("bar", "|"), (None, ",")])
+def test_a_table_on_stdout_is_written_as_it_was_read(
+    name: str | None, sign: str, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    part = answered(Form("csv", name), text=[f'a{sign}b\n"c"', "d\re"], id=["1", ""])
+    task = get_task("classification")
+    for output in ("-", "/dev/stdout"):
+        Destination.plan(output, task, (), overwrite=False).write([part], pytest.fail)
+        rows = list(csv.reader(io.StringIO(capsysbinary.readouterr().out.decode(), newline=""), delimiter=sign))
+        assert rows == [
+            ["text", "id", "prediction", "probability_so", "probability_not"],
+            [f'a{sign}b\n"c"', "1", "so", "0.75", "0.25"],
+            ["d\re", "", "so", "0.75", "0.25"],
+        ]
+    Destination.plan("-", task, (), overwrite=False, as_json=True).write([part], pytest.fail)
+    lines = capsysbinary.readouterr().out.decode().splitlines()
+    assert [json.loads(line) for line in lines] == part.records
+
+
+def test_a_tsv_is_not_quoted(tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    part = answered(Form("tsv"), text=['say "hi"'])
+    expected = 'text\tprediction\tprobability_so\tprobability_not\nsay "hi"\tso\t0.75\t0.25\n'
+    task = get_task("classification")
+    Destination.plan("-", task, (), overwrite=False).write([part], pytest.fail)
+    assert capsysbinary.readouterr().out.decode() == expected
+    Destination.plan(str(tmp_path / "a.tsv"), task, (), overwrite=False).write([part], pytest.fail)
+    assert (tmp_path / "a.tsv").read_text() == expected
+    Destination.plan(str(tmp_path / "a.csv"), task, (), overwrite=False).write([part], pytest.fail)
+    assert (tmp_path / "a.csv").read_text().startswith('text,prediction,probability_so,probability_not\n"say ""hi""",')
+    with pytest.raises(OutputError, match=r"^'a\\\\tb' holds a tab or a line break, which no tsv can; write a \.csv "):
+        as_table([answered(Form("csv"), text=["a\tb"])], Form("tsv"))
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "json", "parquet", "text"])
+def test_what_is_no_csv_becomes_json_lines_on_stdout(kind: str, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    part = answered(Form(kind), text=["a"])
+    Destination.plan("-", get_task("glue/sst2"), (), overwrite=False).write([part], pytest.fail)
+    assert json.loads(capsysbinary.readouterr().out) == part.records[0]
+
+
+def test_json_lines_are_asked_for_on_stdout_alone() -> None:
+    with pytest.raises(OutputError, match=r"^--json is for stdout, but --output is a\.csv; leave one out, or name a "):
+        Destination.plan("a.csv", get_task("glue/sst2"), (), overwrite=False, as_json=True)

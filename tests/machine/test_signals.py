@@ -170,7 +170,11 @@ def test_a_signal_while_a_checkpoint_is_read(warm: Warm, straight: Straight, tmp
 
 def test_a_signal_while_finished_weights_are_decoded(warm: Warm, models: dict[str, Path], tmp_path: Path) -> None:  # noqa: F811
     straight = Straight.of(
-        warm, recipe_of(models["gpt2"], "method.dropout=0.1", "train.epochs=1", "decode.epoch_samples=0"), tmp_path
+        warm,
+        recipe_of(
+            models["gpt2"], "method.dropout=0.1", "train.epochs=1", "decode.epoch_samples=0", "decode.max_new_tokens=3"
+        ),
+        tmp_path,
     )
     attempt = stopped_at(
         warm, straight, tmp_path / "struck", strike=Strike("decoding: batch", numbers=(signal.SIGTERM,))

@@ -2,10 +2,7 @@ from __future__ import annotations
 
 import json
 import math
-import tempfile
-from pathlib import Path
 
-import evaluate
 import numpy as np
 import pytest
 
@@ -85,13 +82,3 @@ def test_values_are_plain_floats_and_the_random_state_is_left_alone() -> None:
         assert all(type(value) is float for value in values.values())
         json.dumps(values, allow_nan=False)
     assert (np.random.get_state()[1] == before).all()
-
-
-def test_nothing_is_written_to_the_shared_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shared, private = tmp_path / "shared", tmp_path / "private"
-    private.mkdir()
-    monkeypatch.setattr(evaluate.config, "HF_METRICS_CACHE", shared)
-    monkeypatch.setattr(tempfile, "tempdir", str(private))
-    compute_metrics("accuracy", [0, 1], [1, 1])
-    assert not shared.exists()
-    assert not list(private.iterdir())

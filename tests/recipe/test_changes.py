@@ -40,7 +40,8 @@ def test_a_key_that_says_nothing_belongs_to_the_run() -> None:
 
 def test_the_lists_that_follow() -> None:
     """The lists that were kept by hand before."""
-    records = {"save.every_steps", "save.every_minutes", "save.keep", "train.log_every", "train.log_with"}
+    records = {"save.every_epoch", "save.every_steps", "save.every_minutes", "save.keep"}
+    records |= {"train.log_every", "train.log_with"}
     batching = {"eval.batch_size", "decode.batch_size"}
     assert set(HARMLESS) == records | batching | {"train.cuda_graph"}
     assert set(LOCATIONS) == {"model.name", "data.path"}

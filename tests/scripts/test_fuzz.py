@@ -23,7 +23,7 @@ def test_some_inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     one of its own.
     """
     Warm()
-    arguments = ("--inputs", "30", "--seed", "3", "--jobs", "1", "--failures", str(tmp_path / "failures"))
+    arguments = ("--inputs", "15", "--seed", "3", "--jobs", "1", "--failures", str(tmp_path / "failures"))
     monkeypatch.setattr(sys, "argv", ["fuzz.py", *arguments])
     monkeypatch.setenv(GROUND, "")  # so that it is put back
     from fuzz import main
@@ -34,7 +34,7 @@ def test_some_inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
         CONTEXT.set_forkserver_preload([PRELOADED])
     printed = capsys.readouterr().out
     assert code == 0, printed
-    assert "30 inputs of seed 3" in printed
+    assert "15 inputs of seed 3" in printed
     assert "0 faults of 0 kinds" in printed
 
 

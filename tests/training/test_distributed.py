@@ -123,7 +123,7 @@ def straight(
             "train.batch_size=4",
             "train.gradient_accumulation=2",
             "method.dropout=0.2",
-            "save.every_steps=1",
+            "save.every_steps=5",
             "method.targets=['*.self.*', '*.attention.output.dense']",
         )
         (folder / "recipe.yaml").write_text(dump_recipe(recipe))

@@ -87,9 +87,9 @@ def recipe_of(model: Path, *overrides: str) -> Recipe:
         model: {{name: {model}}}
         data: {{source: builtin, max_train_samples: 46, max_eval_samples: 5, max_length: 160}}
         method: {{name: dora, rank: 2, prune_interval: 1, dropout: 0.0, dem_weight: 0.0, alpha: 64}}
-        train: {{epochs: 3, batch_size: 8, learning_rate: 2.0e-2, log_every: 2, device: cpu, max_grad_norm: null}}
+        train: {{epochs: 2, batch_size: 8, learning_rate: 2.0e-2, log_every: 2, device: cpu, max_grad_norm: null}}
         eval: {{batch_size: 4}}
-        decode: {{beams: 2, max_new_tokens: 12, batch_size: 3, epoch_samples: 2}}
+        decode: {{beams: 2, max_new_tokens: 6, batch_size: 3, epoch_samples: 2}}
     """
     return parse_recipe(text, overrides=overrides)
 
@@ -175,6 +175,7 @@ def test_accumulated_batches_of_unequal_token_counts_equal_the_large_batch(
             f"train.batch_size={batch}",
             f"train.gradient_accumulation={accumulation}",
             "train.learning_rate=1.0e-3",
+            "data.max_eval_samples=2",
         )
         train(recipe_of(models[name], *changes, "train.epochs=1", *QUICK), tmp_path / f"{batch}")
     large, small = (load_weights(tmp_path / batch / "adapter").adapter for batch in ("16", "2"))
@@ -241,7 +242,7 @@ def test_the_dev_loss_is_the_mean_over_target_tokens_without_smoothing(models: d
 
 def test_label_smoothing_is_in_the_training_loss_alone(models: dict[str, Path], tmp_path: Path) -> None:
     """At a learning rate of almost nothing the model stays, so that the two losses of one run can be told apart."""
-    changes = ("train.learning_rate=1.0e-12", "train.batch_size=46", *QUICK)
+    changes = ("train.learning_rate=1.0e-12", "train.batch_size=23", *QUICK)
     plain = train(recipe_of(models["gpt2"], *changes), tmp_path / "plain").metrics
     smooth = train(recipe_of(models["gpt2"], *changes, "train.label_smoothing=0.5"), tmp_path / "smooth").metrics
     assert smooth["epochs"][0]["metrics"] == plain["epochs"][0]["metrics"]
@@ -288,7 +289,7 @@ def test_a_test_split_without_references_is_said_before_training(models: dict[st
     (folder / "testset.csv").write_text('"MR"\n"name[A], view[sea]"\n')
     overrides = ("data.source=e2e-csv", f"data.path={folder}")
     with pytest.raises(DataError, match=r"split test: e2e has no references .*decode\.split"):
-        train(recipe_of(models["gpt2"], *overrides), tmp_path / "run")
+        train(recipe_of(models["gpt2"], "train.epochs=3", *overrides), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

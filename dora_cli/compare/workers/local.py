@@ -17,7 +17,7 @@ from dora_cli.wording import plural
 _SPAWN = multiprocessing.get_context("spawn")  # CUDA and threads survive no fork
 
 
-@dataclass
+@dataclass(eq=False)
 class _Task:
     """A run, how many workers died of it, and whether another one was under way at its place meanwhile."""
 
@@ -26,7 +26,7 @@ class _Task:
     beside: bool = False
 
 
-@dataclass
+@dataclass(eq=False)
 class _Worker:
     """A process and what it does.
 
@@ -94,7 +94,9 @@ class LocalPool:
             assert self._again or any(worker.task for worker in self._workers), "no run is under way"
             for connection in wait(list(by_connection)):
                 assert isinstance(connection, Connection)
-                ended += self._heard(by_connection[connection])
+                worker = by_connection[connection]
+                if worker in self._workers:  # what another has told may have ended it
+                    ended += self._heard(worker)
             while self._again and any(self._room(place) for place in self._places):
                 self._start(self._again.pop(0))
         return ended

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import gc
+import importlib
 import os
 import queue
 import signal
 import threading
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 from dora_cli.compare.jobs import Ended, Job, run_job
 
@@ -36,23 +41,43 @@ Make = Callable[[Job], tuple[Ended, Used | None]]
 """Makes a run; the second is None where it took no CUDA device."""
 
 
+_LIBRARIES = (
+    "accelerate",
+    "transformers.modeling_utils",
+    "transformers.models.auto.modeling_auto",
+    "sklearn.metrics",
+    "scipy.stats",
+)
+"""What the first run would wait for."""
+
+
 def ready() -> Make:
     """Loads what runs need."""
+    from dora_cli.assembly.warm import Warm
     from dora_cli.training.run import train
 
+    for name in _LIBRARIES:
+        with suppress(Exception):  # a run that needs it says what is wrong
+            importlib.import_module(name)
+    make_run = partial(train, warm=Warm())
+
     def make(job: Job) -> tuple[Ended, Used | None]:
-        return run_job(job, train), _used()
+        return run_job(job, make_run), _cleared()
 
     return make
 
 
-def _used() -> Used | None:
+def _cleared() -> Used | None:
+    """Frees what the run has left, models above all, which hang in cycles; and what it had taken of a CUDA device."""
     import torch
 
-    if not torch.cuda.is_initialized():
+    peak = torch.cuda.max_memory_reserved() if torch.cuda.is_initialized() else None
+    gc.collect()
+    if peak is None:
         return None
+    torch.cuda.empty_cache()
     free, _ = torch.cuda.mem_get_info()
-    return Used(torch.cuda.max_memory_reserved() + _CONTEXT, free)
+    return Used(peak + _CONTEXT, free + torch.cuda.memory_reserved() - peak)
 
 
 def serve(connection: Connection, visible: str | None, load: Callable[[], Make]) -> None:
@@ -74,7 +99,7 @@ def serve(connection: Connection, visible: str | None, load: Callable[[], Make])
     threading.Thread(target=_listen, args=(connection, jobs), daemon=True).start()
     make = load()
     while True:
-        ended, used = _made(make, jobs.get())
+        ended, used = made(make, jobs.get())
         try:
             connection.send((ended, used))
         except OSError:  # nobody is there any more
@@ -93,10 +118,14 @@ def _listen(connection: Connection, jobs: queue.SimpleQueue[Job]) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _made(make: Make, job: Job) -> tuple[Ended, Used | None]:
+def made(make: Make, job: Job) -> tuple[Ended, Used | None]:
+    """Makes the run; a mistake of ours is told as its end, and must not take the other runs with it."""
     try:
         return make(job)
-    except Exception as error:  # a mistake of ours, which must not take the other runs with it
-        traceback.print_exc()
-        message = f"{job.folder}: {type(error).__name__}: {error}; this is a mistake in dora, please report it"
+    except Exception as error:
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        message = (
+            f"{job.folder}: {type(error).__name__}: {error} ({Path(frame.filename).name}, line {frame.lineno}); this "
+            "is a mistake in dora, please report it"
+        )
         return Ended("failed", message, exit_code=1), None

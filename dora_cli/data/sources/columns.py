@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from dora_cli.data.sources.fields import Fields, Names
@@ -46,13 +46,20 @@ class Columns:
             if len(twice) > 1:
                 raise DataError(f"data.columns: {quoted(twice)} name the same column of {fields.task}; keep one")
 
+    def has(self, names: Collection[str], wanted: Sequence[Names]) -> bool:
+        """Whether a file with the columns `names` has all of ours that are `wanted`."""
+        return all(self._found(names, ours) is not None for ours in wanted)
+
     def present(self, table: Table, ours: Names) -> str | None:
         """The file's name of one of our columns, or None if it has no such column."""
+        return self._found(table.columns, ours)
+
+    def _found(self, names: Collection[str], ours: Names) -> str | None:
         key = self._key(ours)
         candidates = ours if key is None else (self._mapped[key],)
         # One of the E2E challenge's own files writes its column in capitals.
         capitals = candidates if key is not None else (*candidates, *(name.upper() for name in candidates))
-        return next((name for name in capitals if name in table.columns), None)
+        return next((name for name in capitals if name in names), None)
 
     def column(self, table: Table, ours: Names) -> str:
         """The file's name of one of our columns; raises a DataError if it has no such column."""

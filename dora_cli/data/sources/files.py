@@ -8,13 +8,14 @@ import tempfile
 import zlib
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dora_cli.data.examples import Examples
 from dora_cli.data.sources.columns import LABEL, Columns
 from dora_cli.data.sources.fields import ALSO, HubSource
+from dora_cli.data.sources.forms import TEXT, Form, named_separator, recognise, widest_separator
 from dora_cli.data.sources.hub import has_hub_split, read_hub_table
 from dora_cli.data.sources.json_lines import check_characters, is_unsafe, json_fault, row_place
 from dora_cli.data.sources.tables import CANNOT_READ, Table, check_not_empty, no_examples, read_delimited
@@ -35,7 +36,7 @@ from dora_cli.wording import plural
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from dora_cli.data.sources.fields import Fields
+    from dora_cli.data.sources.fields import Fields, Names
 
 _FORMATS = ("csv", "tsv", "json", "jsonl", "parquet")
 _PACKED = ".gz"
@@ -148,16 +149,14 @@ def read_table(fields: Fields, folder: Path | HubSource, split: str, separator: 
     for those held out of them. It is kept until `forget_table`, or until another one is read, as long as it does not
     change.
     """
-    if isinstance(folder, HubSource):  # kept by its library
-        table = read_hub_table(fields, folder, split)
-        if not table.rows:
-            raise no_examples(table.name)
-        return table
-    paths = _find(fields, folder, split)
-    key = (separator, *((path, status.st_size, status.st_mtime_ns) for path in paths for status in [path.stat()]))
+    if isinstance(folder, HubSource):
+        key: _Key = (folder, split)
+    else:
+        paths = _find(fields, folder, split)
+        key = (separator, *((path, status.st_size, status.st_mtime_ns) for path in paths for status in [path.stat()]))
     if _remembered and _remembered[0][0] == key:
         return _remembered[0][1]
-    table = _read(paths, separator)
+    table = read_hub_table(fields, folder, split) if isinstance(folder, HubSource) else _read(paths, separator)
     if not table.rows:
         raise no_examples(table.name)
     if split == "train":
@@ -202,6 +201,11 @@ def _examples(fields: Fields, table: Table, split: str, keys: Columns, ids: Mapp
         if given is None or unlabelled(table.columns[given]):
             return examples
     values = table.columns[keys.column(table, LABEL)]
+    if fields.labels.own and unlabelled(values):
+        raise DataError(
+            f"{table.name}: none of {plural(table.rows, 'row')} has a label in the column "
+            f"{keys.column(table, LABEL)!r}; fill them in, or name another column with data.columns"
+        )
     remedy = (
         "fix the file, or name every class in data.labels (data.invalid: skip leaves out rows without a label)"
         if fields.labels.own
@@ -211,48 +215,105 @@ def _examples(fields: Fields, table: Table, split: str, keys: Columns, ids: Mapp
     return Examples(examples.texts, parse_labels(fields, values, ids, table.where, remedy))
 
 
+@dataclass(frozen=True)
+class Input:
+    """Examples to predict from.
+
+    Attributes:
+        examples: without labels.
+        form: what they are written in.
+        columns: all columns of their table, a row for each example; None of plain text.
+    """
+
+    examples: Examples
+    form: Form
+    columns: Mapping[str, Sequence[Any]] | None
+
+
 def read_file(
     fields: Fields, path: Path, columns: Mapping[str, str] | None, *, separator: str | None = None
 ) -> Examples:
     """The examples of `read_input`."""
-    return read_input(fields, path, columns, separator=separator)[0]
+    return read_input(fields, path, columns, separator=separator).examples
 
 
 def read_input(
-    fields: Fields, path: Path, columns: Mapping[str, str] | None, *, separator: str | None = None
-) -> tuple[Examples, Mapping[str, Sequence[Any]] | None]:
+    fields: Fields,
+    path: Path,
+    columns: Mapping[str, str] | None,
+    *,
+    separator: str | None = None,
+    form: str | None = None,
+) -> Input:
     """Examples to predict from one file: labels are not read; a generation's references are, where there are any.
 
     Args:
         fields: what the file has to give.
-        path: a csv, tsv, json, jsonl or parquet file with the task's columns; where the task reads one text, any other
-            is plain text, a text a line.
+        path: a csv, tsv, json, jsonl or parquet file with the task's columns. What a file of another name holds is
+            recognised by its content; where the task reads one text it may be plain text, a text a line.
         columns: our column names to the file's, as for `read_files`.
-        separator: likewise.
-
-    Returns:
-        The examples, and all columns of their table, a row for each example; None of plain text.
+        separator: likewise; of a table without one, that by which its header has the task's columns.
+        form: one of `FORMS`, whatever name and content say.
 
     Raises:
         DataError: as `read_files`, or a blank line between texts.
     """
     if not path.is_file():
         raise DataError(f"{path}: " + ("is a folder; give a file" if path.is_dir() else "there is no such file"))
-    if _format(path) is None:
-        if fields.labels is not None and len(fields.texts) > 1:
-            raise DataError(
-                f"{path}: {fields.task} reads pairs of texts, which plain text cannot hold; give a file that ends in "
-                f"{', '.join(_FORMATS)}, with the columns {quoted(fields.own_names)}"
-            )
-        check_not_empty(path)
-        return Examples((_lines(path),), None), None
-    table = _read([path], separator)
-    if not table.rows:
-        raise no_examples(table.name)
     keys = Columns(fields, columns)
-    keys.check_apart(table, keys.texts)
-    examples = _pairs(fields, None, table, keys) if fields.labels is None else _texts(table, keys)
-    return examples, table.columns
+    needed = keys.texts[:1] if fields.labels is None else keys.texts
+    found = _form(path, keys, needed, separator, form)
+    if found.kind == TEXT:
+        if len(needed) > 1:
+            raise DataError(
+                f"{path}: {fields.task} reads pairs of texts, which plain text cannot hold; give a table "
+                f"({', '.join(_FORMATS)}) with the columns {quoted(fields.own_names)}"
+            )
+        return Input(Examples((_lines(path),), None), found, None)
+    with _doubted(may_be_text=len(needed) == 1 and not found.sure):
+        table = _read_as(path, found)
+        if not table.rows:
+            raise no_examples(table.name)
+        keys.check_apart(table, keys.texts)
+        examples = _pairs(fields, None, table, keys) if fields.labels is None else _texts(table, keys)
+    return Input(examples, found, table.columns)
+
+
+def _form(path: Path, keys: Columns, needed: Sequence[Names], separator: str | None, form: str | None) -> Form:
+    """What `path` holds, as the user says, by its name, or by its content."""
+    kind = form or _format(path)
+    if kind not in (None, "csv", "tsv") or path.suffix == _PACKED:
+        return Form(str(kind), separator)
+    check_not_empty(path)
+    try:
+        check_not_wide(path)
+        if kind is None:
+            return recognise(path, keys, needed, plain=len(needed) == 1)
+        own = (*([separator] if separator else []), "tab" if kind == "tsv" else "comma")
+        return Form(kind, named_separator(path, keys, needed, own) or separator or widest_separator(path, own[-1]))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}; {CANNOT_READ}") from None
+
+
+@contextmanager
+def _doubted(*, may_be_text: bool) -> Iterator[None]:
+    """Adds to what is wrong with a table that it may be none."""
+    try:
+        yield
+    except DataError as error:
+        if not may_be_text:
+            raise
+        raise DataError(f"{error}; if these are no columns but plain texts, one a line: --format text") from error
+
+
+def _read_as(path: Path, form: Form) -> Table:
+    """Reads `path` as what `form` says, whatever its name."""
+    if form.kind == _format(path):
+        return _read([path], form.separator)
+    with tempfile.TemporaryDirectory(prefix="dora-data-") as folder:
+        named = Path(folder) / f"examples.{form.kind}"
+        named.symlink_to(path.resolve())
+        return _renamed(named, path, form.separator)
 
 
 def _texts(table: Table, keys: Columns) -> Examples:
@@ -346,10 +407,15 @@ def _read_packed(path: Path, separator: str | None) -> Table:
     with tempfile.TemporaryDirectory(prefix="dora-data-") as folder:
         copy = Path(folder) / path.stem
         _unpack(path, copy)
-        try:
-            table = _read([copy], separator)
-        except DataError as error:
-            raise DataError(str(error).replace(str(copy), str(path))) from error
+        return _renamed(copy, path, separator)
+
+
+def _renamed(copy: Path, path: Path, separator: str | None) -> Table:
+    """Reads `copy`, for which messages say `path`."""
+    try:
+        table = _read([copy], separator)
+    except DataError as error:
+        raise DataError(str(error).replace(str(copy), str(path))) from error
     fault = table.fault and table.fault.replace(str(copy), str(path))
     return replace(table, name=str(path), fault=fault, where=lambda row: table.where(row).replace(str(copy), str(path)))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -17,6 +18,9 @@ from dora_cli.hub import ask, data_cache, silent
 if TYPE_CHECKING:
     from dora_cli.data.sources.fields import Fields, HubSource, Labels
 
+_ID = re.compile(r"[\w-][\w.-]*(?:/[\w-][\w.-]*)?")
+"""What the hub calls a data set."""
+
 
 def check_reach(fields: Fields, split: str) -> None:
     """Refuses a data set of which no cache holds anything while the hub does not answer, without loading `datasets`.
@@ -27,6 +31,8 @@ def check_reach(fields: Fields, split: str) -> None:
         DataError: as `read_hub` would.
     """
     hub = fields.hub
+    if hub is not None:
+        _check_name(fields, hub)
     if hub is None or Path(hub.path).is_dir() or _may_be_cached(hub):
         return
     if silence := _silence(hub):
@@ -68,8 +74,10 @@ def read_hub_table(fields: Fields, hub: HubSource, split: str) -> Table:
                 else ""
             )
         )
-    dataset = found[name]
     place = f"{_title(hub)}, split {name}"
+    # pictures and sounds are no texts, and what decodes them may not be installed
+    plain = [column for column, feature in found[name].features.items() if not hasattr(feature, "decode_example")]
+    dataset = found[name].select_columns(plain)
     columns = dict(dataset[:])
     for column, feature in dataset.features.items():
         # A class column stores ids; -1 means "no label".
@@ -137,9 +145,11 @@ def _check_columns(dataset: Any, wanted: list[str], place: str) -> None:
 def _load(fields: Fields, hub: HubSource, split: str | None) -> Any:
     import datasets
 
-    silence = None if Path(hub.path).is_dir() else _silence(hub)
+    _check_name(fields, hub)
+    here = Path(hub.path).is_dir()
+    silence = None if here else _silence(hub)
     try:
-        with nullcontext() if silence is None else _from_the_cache():
+        with _unlogged() if here else nullcontext() if silence is None else _from_the_cache():
             return datasets.load_dataset(hub.path, hub.config, split=split, revision=hub.revision)
     # A download can fail with errors of four libraries and of the operating system; what the user can do is the same
     # for all of them.
@@ -150,13 +160,52 @@ def _load(fields: Fields, hub: HubSource, split: str | None) -> Any:
 
 
 def _not_loaded(fields: Fields, hub: HubSource, split: str | None, error: Exception) -> DataError:
+    configs = _configs(hub) if isinstance(error, ValueError) else []
+    if hub.config not in configs and len(configs) > (hub.config is None):
+        given = "is missing" if hub.config is None else f"is {hub.config!r}"
+        return DataError(f"data.config: {given}, but {hub.path} has {quoted(configs)}; set it to one of them")
     reason = (str(error).strip().splitlines() or ["no reason given"])[0][:300]
-    return DataError(
+    said = (
         f"data.source hub: {_title(hub)}{f', split {split}' if split else ''}, could not be loaded: "
         f"{type(error).__name__}: {reason}\n"
-        f"Without a network, {_official(fields)}load the data set once with a network: it is then found again in its "
-        f"cache (HF_HOME, which must be writable; set HF_HUB_OFFLINE=1 to skip the look-up)"
     )
+    if Path(hub.path).is_dir():
+        return DataError(
+            f"{said}{hub.path} is a folder on this machine: {_official(fields)}lay it out as on the hub, with files "
+            "named by their splits (train.csv, data/train-00000-of-00001.parquet) or listed in a README.md"
+        )
+    if _is_own(fields):
+        said = said.replace("\n", "; no folder of this name is here either\n")
+    return DataError(
+        f"{said}Without a network, {_official(fields)}load the data set once with a network: it is then found again in "
+        "its cache (HF_HOME, which must be writable; set HF_HUB_OFFLINE=1 to skip the look-up)"
+    )
+
+
+def _is_own(fields: Fields) -> bool:
+    """Whether the user named the data set."""
+    return fields.labels is not None and fields.labels.own
+
+
+def _check_name(fields: Fields, hub: HubSource) -> None:
+    """Refuses a name of the user's that is neither a folder nor can be an id."""
+    if not _is_own(fields) or _ID.fullmatch(hub.path) or Path(hub.path).is_dir():
+        return
+    what = "is a file, not a folder" if Path(hub.path).exists() else "is no folder on this machine"
+    raise DataError(
+        f"data.name: {hub.path!r} {what}, and no id of a data set on the hub, such as owner/name; for files of your "
+        "own set data.source: files and data.path"
+    )
+
+
+def _configs(hub: HubSource) -> list[str]:
+    """The configurations of a data set; none where they cannot be told."""
+    import datasets
+
+    try:
+        return list(datasets.get_dataset_config_names(hub.path, revision=hub.revision))
+    except Exception:  # whatever kept it from being loaded
+        return []
 
 
 def _silence(hub: HubSource) -> Exception | None:
@@ -171,6 +220,19 @@ def _silence(hub: HubSource) -> Exception | None:
     except Exception as error:
         return error if silent(error) else None
     return None
+
+
+@contextmanager
+def _unlogged() -> Iterator[None]:
+    """Without log lines of the library: what it has to say of a broken folder is in our message."""
+    from datasets.utils import logging
+
+    level = logging.get_verbosity()
+    logging.set_verbosity(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
 
 
 @contextmanager

@@ -165,10 +165,13 @@ def check_texts(values: Sequence[Any], column: str, where: Where, *, filled: boo
     for position, value in enumerate(values):
         if isinstance(value, str) and (value.strip() or not filled):
             continue
-        what = (
-            "is empty" if isinstance(value, str) else f"is {describe(value)}" + ("" if value is None else ", not text")
+        if value is None or isinstance(value, str):
+            what = "is empty" if isinstance(value, str) else "is null"
+            raise DataError(f"{where(position)}: column {column!r} {what}; fill it in or remove the row")
+        raise DataError(
+            f"{where(position)}: column {column!r} is {describe(value)}, not text; write texts into it, or name a "
+            "column of texts with data.columns"
         )
-        raise DataError(f"{where(position)}: column {column!r} {what}; fill it in or remove the row")
     return list(values)
 
 

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dora_cli.metrics.e2e.metric import Bleu, Cider, Meteor, Nist, RougeL
+from dora_cli.metrics.e2e import measures
 from dora_cli.metrics.e2e.tokenisation import treebank
-from dora_cli.metrics.glue import compute
 
 
 @dataclass(frozen=True)
@@ -37,8 +36,9 @@ def score_e2e(outputs: Sequence[str], references: Sequence[Sequence[str]], *, me
     assert outputs, "there is at least one output"
     assert all(references), "every output has at least one reference"
     metrics: dict[str, Any] = {}
-    for metric in (Bleu, Nist, *((Meteor,) if meteor else ()), RougeL, Cider):
-        metrics |= compute(metric, outputs, references)
+    asked = (measures.bleu, measures.nist, *((measures.meteor,) if meteor else ()), measures.rouge_l, measures.cider)
+    for measure in asked:
+        metrics |= measure(outputs, references)
     notes = []
     if (problem := metrics.pop("problem", None)) is not None:
         notes.append(f"METEOR is not computed: {problem}")

@@ -118,13 +118,13 @@ def test_a_number_has_no_names() -> None:
 @pytest.mark.parametrize(
     ("value", "filled", "says"),
     [
-        (None, False, "null"),
-        (1, False, r"'1' \(a number\), not text"),
-        (" ", True, "empty"),
+        (None, False, "null; fill it in or remove the row"),
+        (" ", True, "empty; fill it in or remove the row"),
+        (1, False, r"'1' \(a number\), not text; write texts into it, or name a column of texts with data\.columns"),
     ],
 )
 def test_texts_that_are_none(value: Any, filled: bool, says: str) -> None:
-    with pytest.raises(DataError, match=f"^row 2: column 'mr' is {says}; fill it in or remove the row$"):
+    with pytest.raises(DataError, match=f"^row 2: column 'mr' is {says}$"):
         check_texts(["a", value], "mr", lambda row: f"row {row + 1}", filled=filled)
 
 

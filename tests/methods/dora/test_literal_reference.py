@@ -27,9 +27,9 @@ from dora_cli.methods.dora.schedule import DoraSchedule
 from dora_cli.training.optimizer import make_scheduler
 from tests.methods.small import Training, linear_maps, new_dora, tiny_roberta
 
-STEPS, START_RANK, RANK, ALPHA, ETA, BETA = 80, 5, 2, 8.0, 0.5, 0.9
-LEARNING_RATE, WEIGHT_DECAY, LR_WARMUP = 1e-2, 0.01, 8
-WARMUP, PRUNING = 12, 28  # 15 % and 35 % of 80: the freeze is step 40
+STEPS, START_RANK, RANK, ALPHA, ETA, BETA = 40, 5, 2, 8.0, 0.5, 0.9
+LEARNING_RATE, WEIGHT_DECAY, LR_WARMUP = 1e-2, 0.01, 4
+WARMUP, PRUNING = 6, 14  # 15 % and 35 % of 40: the freeze is step 20
 FREEZE = WARMUP + PRUNING
 Until = Literal["freeze", "end"]
 
@@ -190,8 +190,8 @@ def reference(interval: int, until: Until) -> Trace:
     )
 
 
-BOTH: list[tuple[int, Until]] = [(10, "freeze"), (7, "end")]
-"""Intervals, of which 28 is a multiple of the second only, and how long DEM goes on: neither asks for the other."""
+BOTH: list[tuple[int, Until]] = [(4, "freeze"), (7, "end")]
+"""Intervals, of which 14 is a multiple of the second only, and how long DEM goes on: neither asks for the other."""
 
 
 @pytest.mark.parametrize("compact", [True, False], ids=["compacted", "masked"])
@@ -207,11 +207,11 @@ def test_dora_equals_the_literal_algorithm(interval: int, until: Until, compact:
         if report.event:
             keeps[step] = run.dora.state_dict()["keep"].clone()
 
-    # 12 projections from 5 to 2: 36 (tau / 28)^3 is below 1 up to tau 8
+    # 12 projections from 5 to 2: 36 (tau / 14)^3 is below 1 up to tau 4
     assert (
         list(keeps)
         == list(expected.keeps)
-        == sorted({*(t for t in range(WARMUP, FREEZE, interval) if t > WARMUP + 8), FREEZE})
+        == sorted({*(t for t in range(WARMUP, FREEZE, interval) if t > WARMUP + 4), FREEZE})
     )
     for step, keep in keeps.items():
         assert torch.equal(keep, expected.keeps[step]), f"keep sets differ at step {step}"
@@ -221,9 +221,9 @@ def test_dora_equals_the_literal_algorithm(interval: int, until: Until, compact:
 
     torch.testing.assert_close(run.losses, expected.losses, rtol=0, atol=1e-9)
     torch.testing.assert_close(run.norms, expected.norms, rtol=0, atol=1e-9)
-    assert sum(norm > 1 for norm in expected.norms[:FREEZE]) > 20
-    assert sum(norm > 1 for norm in expected.norms[FREEZE:]) > 10  # where masked gates would change the norm
-    assert sum(run.losses[-24:]) < 0.96 * sum(run.losses[:24])
+    assert sum(norm > 1 for norm in expected.norms[:FREEZE]) > 10
+    assert sum(norm > 1 for norm in expected.norms[FREEZE:]) > 5  # where masked gates would change the norm
+    assert sum(run.losses[24:]) < 0.98 * sum(run.losses[:16])  # the same batches
     state = run.dora.state_dict()
     for row, name in enumerate(key.removesuffix(".A") for key in expected.live if key.endswith(".A")):
         for suffix in ("A", "B", "c"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -61,9 +62,13 @@ def uneven(run: Training) -> None:
 # -- budgets -----------------------------------------------------------------------------------------------------------
 
 
-@both_ways
-@pytest.mark.parametrize("curve", ["published", "adalora"])
-@pytest.mark.parametrize("interval", [1, 5, 100])
+@pytest.mark.parametrize(
+    ("compact", "curve", "interval"),
+    [
+        (True, "published", 1), (False, "published", 5), (True, "published", 100),
+        (False, "adalora", 1), (True, "adalora", 5), (False, "adalora", 100),
+    ],
+)  # fmt: skip
 def test_live_components_equal_the_budget_after_every_step(compact: bool, curve: str, interval: int) -> None:
     run = training(compact=compact, curve=curve, prune_interval=interval)
     events, M, r0, rT, W, L = [], 6, 5, 2, 6, 14
@@ -673,7 +678,12 @@ def test_a_frozen_state_fits_either_setting_of_compact(saved: bool, loaded: bool
 
 
 def state_of(until: int, **changes: Any) -> dict[str, torch.Tensor]:
-    return {key: value.clone() for key, value in training(until=until, **changes).dora.state_dict().items()}
+    return {key: value.clone() for key, value in _trained_state(until, **changes).items()}
+
+
+@cache
+def _trained_state(until: int, **changes: Any) -> Mapping[str, torch.Tensor]:
+    return training(until=until, **changes).dora.state_dict()
 
 
 def fresh(**changes: Any) -> Dora:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from dora_cli.metrics.e2e import metric, tokenisation
+from dora_cli.metrics.e2e import measures, tokenisation
 from dora_cli.metrics.e2e.java import JavaError
 from dora_cli.metrics.e2e.score import score_e2e
 from tests.metrics.e2e.data import OFFICIAL, held_out, needs_data, worn
@@ -21,7 +21,7 @@ def without_java(monkeypatch: pytest.MonkeyPatch, *, tokenizer: str | None, mete
     if tokenizer is not None:
         monkeypatch.setattr(tokenisation, "ptb_lines", fails(tokenizer))
     if meteor is not None:
-        monkeypatch.setattr(metric, "meteor_score", fails(meteor))
+        monkeypatch.setattr(measures, "meteor_score", fails(meteor))
 
 
 @needs_data

@@ -1,5 +1,5 @@
-"""What trains, and then metrics, loaded where there is no home to write to; they compute in processes forked from that
-one.
+"""What is loaded when, in one process that begins with nothing loaded, where there is no home to write to; what a
+broken library says and what metrics compute there, in processes forked from that one.
 """
 
 from __future__ import annotations
@@ -9,12 +9,15 @@ import math
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.commands.conftest import CONFIGS, ROOT
 from tests.patience import PATIENCE
+from tests.test_libraries import BUILT_FOR_ANOTHER, assert_names_the_guest, bring_broken, install
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="processes cannot be forked")
 
@@ -25,10 +28,28 @@ from dora_cli.machine.seeds import set_deterministic
 set_deterministic(False)
 assert "torch" in sys.modules
 early = sorted({"torch._inductor"} & set(sys.modules))
+import transformers.pytorch_utils  # which the methods load; they themselves are not there yet
+child = os.fork()
+if not child:
+    os.dup2(os.open("guest/err", os.O_WRONLY | os.O_CREAT), 2)
+    sys.path.insert(0, os.path.abspath("guest"))
+    import dora_cli.methods
+os.waitpid(child, 0)
 from dora_cli.training.run import train
 early += sorted({"datasets", "evaluate", "pandas", "scipy.stats", "sklearn"} & set(sys.modules))
+import torch._dynamo, torch.distributed.tensor, transformers.core_model_loading
+early += sorted({"scipy", "torchvision"} & set(sys.modules))
+codes = {}
+for name in sys.argv[2:]:
+    child = os.fork()
+    if not child:
+        os.chdir(name)
+        sys.path.insert(0, os.path.abspath("site"))
+        os.dup2(os.open("err", os.O_WRONLY | os.O_CREAT), 2)
+        main(["train", sys.argv[1], "--output", "run"])
+    codes[name] = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 from dora_cli.metrics.e2e.score import score_e2e
-from dora_cli.metrics.glue import compute_metrics
+from dora_cli.metrics.hugging_face import Accuracy, PearsonSpearman, compute
 reads, writes = os.pipe()
 children = []
 for shift in (0, 1):
@@ -38,9 +59,9 @@ for shift in (0, 1):
         os.close(writes)
         os.read(reads, 1)
         references = [0.0, 2.0, 1.0, 3.0]
-        scores = [compute_metrics("pearson_spearman", [0.0, 1.0, 2.0 + i, 9.0 * shift], references) for i in range(20)]
+        scores = [compute(PearsonSpearman, [0.0, 1.0, 2.0 + i, 9.0 * shift], references) for i in range(20)]
         values = [score["spearmanr"] for score in scores]
-        values.append(compute_metrics("accuracy", [shift] * 4, [1, 1, 1, 0])["accuracy"])
+        values.append(compute(Accuracy, [shift] * 4, [1, 1, 1, 0])["accuracy"])
         os.write(gives, json.dumps(values).encode())
         os._exit(0)
     os.close(gives)
@@ -58,8 +79,12 @@ if not child:
     os.chdir("work")
     main(["score", "e2e", "-p", "../outputs.txt", "-r", "../references.txt", "--json"])
 code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-print(json.dumps({"early": early, "metrics": values, "code": code}))
+print(json.dumps({"early": early, "metrics": values, "code": code, "broken": codes}))
 """
+
+
+BROKEN = ["scipy", *(["torchvision"] if find_spec("PIL") is not None else [])]
+"""Libraries that are broken there; without PIL transformers leaves torchvision alone."""
 
 
 @pytest.fixture(scope="module")
@@ -76,13 +101,17 @@ def found(folder: Path) -> dict[str, Any]:
     environment |= {
         "HOME": "/dev/null/home",
         "HF_HUB_OFFLINE": "1",
-        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "PYTHONPATH": str(ROOT),
     }
     (folder / "outputs.txt").write_text("The Eagle is a cheap pub.\nCotto isn't family-friendly\n")
     (folder / "references.txt").write_text("The Eagle is a cheap pub.\nA pub\n\nZizzi\n")
-    done = subprocess.run(
-        [sys.executable, "-c", _SCRIPT], cwd=folder, env=environment, capture_output=True, text=True, timeout=PATIENCE
-    )
+    (folder / "guest").mkdir()
+    bring_broken(folder / "guest", "dora_cli.methods")
+    for name in BROKEN:
+        (folder / name / "site").mkdir(parents=True)
+        install(folder / name / "site", name, BUILT_FOR_ANOTHER)
+    command = [sys.executable, "-c", _SCRIPT, str(CONFIGS / "demo" / "sst2.yaml"), *BROKEN]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=PATIENCE)
     assert (done.returncode, done.stderr) == (0, ""), "what is loaded says nothing"
     printed: dict[str, Any] = json.loads(done.stdout)
     return printed
@@ -91,6 +120,20 @@ def found(folder: Path) -> dict[str, Any]:
 def test_what_trains_is_imported_without_the_libraries_of_metrics(found: dict[str, Any]) -> None:
     """A run loads them once its first step is done; and the compiler never, unless it is to be deterministic."""
     assert found["early"] == []
+
+
+def test_a_command_that_loads_a_model_says_what_is_broken(found: dict[str, Any], folder: Path) -> None:
+    assert found["broken"] == dict.fromkeys(BROKEN, 2)
+    for name in BROKEN:
+        (line,) = (folder / name / "err").read_text().splitlines()
+        assert line.startswith(f"dora: error: {name} 0.1 ")
+        assert BUILT_FOR_ANOTHER in line
+        assert not (folder / name / "run").exists()
+
+
+@pytest.mark.usefixtures("found")
+def test_a_broken_guest_of_the_methods_is_one_message(folder: Path) -> None:
+    assert_names_the_guest((folder / "guest" / "err").read_text(), "dora_cli.methods")
 
 
 def test_two_processes_at_once_have_their_own_values(found: dict[str, Any]) -> None:
