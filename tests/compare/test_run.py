@@ -24,10 +24,9 @@ from dora_cli.recipe import Recipe
 from dora_cli.runs.lock import RunLock
 from dora_cli.runs.run_folder import RunRecords
 from dora_cli.training.run import train
-from tests.commands.conftest import contents, dora, environment, forked
+from tests.commands.conftest import contents, dora, environment, process
 from tests.compare.fakes import FakePool, Told
 from tests.patience import PATIENCE
-from tests.processes import end_of, send, start
 from tests.runs.test_resume import assert_equal_runs
 
 compare_command = importlib.import_module("dora_cli.commands.compare")
@@ -301,23 +300,27 @@ def test_an_experiment_says_how_its_keys_are_wrong(here: Path, tmp_path: Path) -
 def test_ctrl_c_saves_and_says_how_to_go_on(here: Path, straight: Path, tmp_path: Path) -> None:
     """The true command with a true worker; what it says goes on, and comes to the same."""
     output = tmp_path / "stopped"
-    reader, writer = os.pipe()
-    process = start(
-        "compare", "small-compare.yaml", "--output", output, "--jobs", "1", "--plain",
-        cwd=here, environment=environment(), stdout=writer, stderr=writer,
-    )  # fmt: skip
-    os.close(writer)
-    with open(reader, encoding="utf-8") as printed:
-        while not re.match(r"2/\d+ ", line := printed.readline()):
-            assert line, "it ended by itself"
-        send(process, signal.SIGINT)
-        rest = printed.read()
-    assert end_of(process) == 130
-    last = rest.splitlines()[-1]
+    words = ["compare", "small-compare.yaml", "--output", str(output), "--jobs", "1", "--plain"]
+    running = subprocess.Popen(
+        [sys.executable, "-m", "dora_cli", *words],
+        cwd=here,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert running.stderr is not None
+    said: list[str] = []
+    while not re.match(r"2/\d+ ", line := running.stderr.readline()):
+        said.append(line)
+        assert line, said
+    running.send_signal(signal.SIGINT)
+    _, rest = running.communicate(timeout=PATIENCE)
+    assert running.returncode == 130, rest
     command = f"dora compare small-compare.yaml --output {output} --resume --jobs 1"
-    assert re.fullmatch(rf"dora: .*SIGINT.*go on with: {re.escape(command)}", last), rest
+    assert re.fullmatch(rf"dora: .*SIGINT.*go on with: {re.escape(command)}", rest.splitlines()[-1]), rest
     assert "Traceback" not in rest
-    done = forked(*command.split()[1:], "--quiet", cwd=here)
+    done = process(*command.split()[1:], "--quiet", cwd=here)
     assert done.code == 0, done.err
     assert_equal(output, straight)
 
