@@ -53,7 +53,8 @@ def _a_hub_that_was_never_asked(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 SLOW = frozenset((
-    "compare/test_run.py", "compare/test_conductor.py", "commands/test_bad_input.py", "commands/test_catalogues.py", "commands/test_configs.py",
+    "compare/test_run.py", "compare/test_conductor.py",
+    "commands/test_bad_input.py", "commands/test_catalogues.py", "commands/test_configs.py",
     "commands/test_escapes.py", "commands/test_eval.py", "commands/test_export.py", "commands/test_help.py",
     "commands/test_init.py", "test_libraries.py", "commands/test_predict.py", "commands/test_process.py",
     "commands/test_ranks.py", "commands/test_report.py", "commands/test_score.py", "commands/test_train.py",
