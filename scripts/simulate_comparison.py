@@ -40,9 +40,9 @@ Bound = Literal["", "at most", "at least"]
 SEEDS = (5, 10)
 ALPHA = 0.05
 SHARED_SD = math.sqrt(2)
-"""Of the difference of two runs with a standard deviation of 1."""
+"""Standard deviation of the difference of two runs with a standard deviation of 1."""
 RESAMPLES = 999
-"""Of each bootstrap here, where one of tens of thousands of experiments is not looked at."""
+"""Resamples of each bootstrap here, where one of tens of thousands of experiments is not looked at."""
 CHUNK = 2000
 """Experiments bootstrapped at once, for memory."""
 

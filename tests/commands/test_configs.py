@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from dora_cli.recipe import DoraMethod, LoraMethod, load_recipe
+from dora_cli.recipe.shipped_recipes import EXPERIMENTS
 from dora_cli.tasks import get_task
 from tests.commands.conftest import CONFIGS, dora
 
-ALL = sorted(CONFIGS.rglob("*.y*ml"))
+ALL = sorted(path for path in CONFIGS.rglob("*.y*ml") if path.parent.name != EXPERIMENTS)
 ON_THE_HUB = [path for path in ALL if not load_recipe(path).model.name.startswith("builtin:")]
 
 

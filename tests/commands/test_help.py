@@ -31,6 +31,7 @@ OPTIONS = {
         "--quiet -q",
         "--dry-run",
     ],
+    "compare": ["experiment", "--output -o", "--jobs", "--ray", "--resume", "--dry-run", "--plain", "--quiet -q"],
     "data": ["recipe", "--set", "--json"],
     "eval": ["--checkpoint -c", "--split", "--set", "--output -o", "--overwrite"],
     "predict": [
@@ -39,6 +40,7 @@ OPTIONS = {
         "--text",
         "--text-pair",
         "--input -i",
+        "--format -f",
         "--split",
         "--set",
         "--overwrite",

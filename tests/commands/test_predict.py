@@ -364,7 +364,7 @@ def test_what_is_said_of_an_input_that_is_not_there(run: Path, refuses: Refuse) 
 
 
 def test_a_reader_that_goes_away_is_left_alone(run: Path, tmp_path: Path) -> None:
-    """As ``head -1`` goes when it has its line; here at once, whatever a pipe of this system holds."""
+    """It goes like ``head -1`` when it has its line; here at once, whatever a pipe of this system holds."""
     Path("own.csv").write_text("id,sentence\n7,a film\n")
     reads, writes = os.pipe()
     with open("own.csv", "rb") as given, open("err", "wb") as err:

@@ -204,7 +204,7 @@ class Told:
 
 
 def costs_of(plan: Plan) -> Mapping[str, int]:
-    """Of the plan's model."""
+    """The plan's model."""
     return next(cell.costs for cell in plan.cells if cell.costs)
 
 

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from dora_cli.recipe import dump_recipe, load_recipe, parse_recipe
+from dora_cli.recipe.shipped_recipes import EXPERIMENTS
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-ALL = sorted(CONFIGS.rglob("*.y*ml"))
+ALL = sorted(path for path in CONFIGS.rglob("*.y*ml") if path.parent.name != EXPERIMENTS)
 GLUE = CONFIGS / "glue"
 
 # Table 8 of the paper (Mao et al. 2024): learning rate, batch, epochs, eta, pruning interval. WNLI is not in it; ours

@@ -24,9 +24,9 @@ Alternative = Literal["two-sided", "greater", "less"]
 Test = Literal["t", "bootstrap-t"]
 
 RESAMPLES = 9999
-"""Of the bootstrap: ``(RESAMPLES + 1) a / 2`` is a whole number for the usual levels, so that interval and p agree."""
+"""Resamples of the bootstrap: ``(RESAMPLES + 1) a / 2`` is whole for the usual levels, so that interval and p agree."""
 RESAMPLING_SEED = 20240527
-"""Of the bootstrap's own generator: equal values give equal numbers, whatever else draws."""
+"""Seed of the bootstrap's own generator: equal values give equal numbers, whatever else draws."""
 
 
 def probability(

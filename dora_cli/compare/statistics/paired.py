@@ -32,7 +32,7 @@ Scores = Mapping[str, Mapping[int, float]]
 """Scores of one method: by task, then by seed. A run that is not there has no entry."""
 
 ROUNDING = 1e-12
-"""Of a score: differences of differences smaller than this share of the largest score are rounding, not spread."""
+"""A share of the largest score: differences of differences smaller than it are rounding, not spread."""
 
 
 class NoTest(str, Enum):

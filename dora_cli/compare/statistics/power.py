@@ -22,7 +22,7 @@ from dora_cli.compare.statistics.one_sample import Array
 MOST_SEEDS = 100_000
 """Where the search for the seeds needed ends."""
 NODES = 256
-"""Of the Gauss-Legendre quadrature of a smooth integrand over at most 14 of its standard deviations."""
+"""Points of the Gauss-Legendre quadrature of a smooth integrand over at most 14 of its standard deviations."""
 
 
 def planning_level(comparisons: int, alpha: float = 0.05) -> float:

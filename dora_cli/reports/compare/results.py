@@ -85,7 +85,7 @@ class Cell:
 
 
 def mean_score(tried: TriedRecord) -> float | None:
-    """Of one tried value; None where one of its runs has no score."""
+    """The mean of one tried value; None where one of its runs has no score."""
     known = [score for score in tried.scores if score is not None]
     return sum(known) / len(known) if known and len(known) == len(tried.scores) else None
 
@@ -98,12 +98,12 @@ class Results:
 
     @staticmethod
     def of(record: Mapping[str, Any]) -> Results:
-        """Of the content of comparison.json. Raises CheckpointError."""
+        """From the content of comparison.json. Raises CheckpointError."""
         return Results(validate_comparison(record))
 
     @staticmethod
     def read(folder: Path) -> Results:
-        """Of an experiment's folder. Raises CheckpointError."""
+        """From an experiment's folder. Raises CheckpointError."""
         return Results.of(RunRecords(folder).read_comparison())
 
     @property

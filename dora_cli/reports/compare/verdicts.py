@@ -219,7 +219,7 @@ def foreseen(record: ComparisonRecord) -> str | None:
 
 
 def unfinished(record: ComparisonRecord) -> str | None:
-    """Of an experiment that is not over."""
+    """What is said of an experiment that is not over."""
     if record.complete:
         return None
     return "The experiment is not finished: this is what there is so far, and verdicts may change."

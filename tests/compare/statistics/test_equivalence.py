@@ -76,7 +76,7 @@ def test_equal_tasks_pool_like_one_variance() -> None:
 
 
 def test_the_margin_is_the_spread_of_a_seeds_mean_over_tasks() -> None:
-    """Of 800 pilots of two seeds, three cells, unlike tasks: its square is unbiased, its interval covers."""
+    """With 800 pilots of two seeds, three cells, unlike tasks: its square is unbiased, its interval covers."""
     random = np.random.default_rng(8)
     spreads = {"a": 1.0, "b": 3.0, "c": 0.5}
     truth = math.sqrt(sum(sd**2 for sd in spreads.values())) / 3

@@ -75,7 +75,7 @@ def test_a_difference_may_be_real_and_within_the_margin() -> None:
 
 
 def test_each_family_is_corrected_by_holm() -> None:
-    """Of differences that are each significant alone, and equivalent alone, the family of four keeps some."""
+    """Differences that are each significant alone, and equivalent alone, lose some in a family of four."""
     declared = {"a": pairs(0.72), "b": pairs(0.95), "c": pairs(-0.75), "d": pairs(1.2)}
     found = judge(declared, margin=2.0)
     alone = {name: judge({name: differences}, margin=2.0)[name] for name, differences in declared.items()}
@@ -111,7 +111,7 @@ def test_without_a_test_the_verdict_is_withheld(values: list[float], margin: flo
 
 
 def test_few_seeds_withhold_what_they_cannot_reach_and_name_how_many_can() -> None:
-    """As planned, before anything was measured: whatever spread is found."""
+    """Planned before anything was measured: whatever spread is found."""
     found = judge({"a": pairs(0.3, sd=0.5, size=3)}, margin=0.5, planned_sd=1.0)["a"]
     assert found.verdict is Verdict.WITHHELD
     assert found.reach is not None

@@ -14,9 +14,11 @@ from dora_cli.errors import RecipeError
 from dora_cli.recipe import dump_recipe, load_recipe, parse_recipe
 from dora_cli.recipe.methods import METHODS
 from dora_cli.recipe.schema import Recipe, section_keys
+from dora_cli.recipe.shipped_recipes import EXPERIMENTS
 from dora_cli.recipe.writing.json_schema import DIALECT, recipe_json_schema
 
-ALL = sorted((Path(__file__).parents[3] / "configs").rglob("*.yaml"))
+CONFIGS = Path(__file__).parents[3] / "configs"
+ALL = sorted(path for path in CONFIGS.rglob("*.yaml") if path.parent.name != EXPERIMENTS)
 SCHEMA = recipe_json_schema(("e2e", "glue/rte"))
 VALIDATOR = Draft202012Validator(recipe_json_schema())
 

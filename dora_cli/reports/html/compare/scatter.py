@@ -18,7 +18,7 @@ SHIFT = 3
 """Dashes that a second line of one colour is away from the first."""
 WIDTH = 1.8
 GAP = 16
-"""Of the 1000 that the axis of sizes is wide: points that are closer would hide each other."""
+"""Units of the 1000 that the axis of sizes is wide: points that are closer would hide each other."""
 
 
 def look(results: Results, method: ComparedMethodRecord) -> tuple[str, str]:
@@ -28,7 +28,7 @@ def look(results: Results, method: ComparedMethodRecord) -> tuple[str, str]:
 
 
 def dashes(results: Results, method: ComparedMethodRecord) -> str | None:
-    """Of a method's line: others where colours come again."""
+    """Dashes of a method's line: others where colours come again."""
     index = results.methods.index(method)
     return " ".join(map(str, palette.DASHES[(index + SHIFT * (index // APART)) % APART])) or None
 

@@ -20,7 +20,7 @@ BEST_OF = (1, 2, 4)
 
 FLAT = "no better than saying the same of every example"
 DIGITS = 6
-"""Of a tried value, which may be taken over into a recipe."""
+"""Digits of a tried value, which may be taken over into a recipe."""
 
 
 def _table(head: Sequence[object], rows: Sequence[Sequence[object]]) -> Table:
