@@ -53,6 +53,7 @@ def _a_hub_that_was_never_asked(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 SLOW = frozenset((
+    "compare/test_run.py", "compare/test_conductor.py",
     "commands/test_bad_input.py", "commands/test_catalogues.py", "commands/test_configs.py",
     "commands/test_escapes.py", "commands/test_eval.py", "commands/test_export.py", "commands/test_help.py",
     "commands/test_init.py", "test_libraries.py", "commands/test_predict.py", "commands/test_process.py",

@@ -157,7 +157,7 @@ def make_cells(experiment: Experiment, plan: Design) -> list[Cell]:
     Raises:
         ExperimentError: every problem of the recipes, of data and of models, once.
     """
-    problems: list[str] = []
+    problems: dict[str, str] = {}  # where each was met first
     recipes: list[tuple[str, Path, Variant, Recipe]] = []
     shared = [override(key, value) for key, value in experiment.set.items()]
     for name, file in find_tasks(experiment):
@@ -171,29 +171,30 @@ def make_cells(experiment: Experiment, plan: Design) -> list[Cell]:
                     for value in (experiment.tune.grid.low, experiment.tune.grid.high):
                         load_recipe(file, [*changes, override(experiment.tune.key, value)])
             except RecipeError as error:
-                problems += _explained(error.problems, name, variant, experiment.tune)
+                for said, where in _explained(error.problems, name, variant, experiment.tune):
+                    problems.setdefault(said, where)
             else:
                 recipes.append((name, file, variant, recipe))
     if problems:
-        raise ExperimentError(list(dict.fromkeys(problems)))
+        raise ExperimentError([f"{said}{where}" for said, where in problems.items()])
     return _checked(recipes, experiment)
 
 
-def _explained(problems: Sequence[str], task: str, variant: Variant, tune: Tuning | None) -> Iterator[str]:
-    """Problems of a recipe, in which what the experiment changed stands as a flag."""
+def _explained(problems: Sequence[str], task: str, variant: Variant, tune: Tuning | None) -> Iterator[tuple[str, str]]:
+    """Problems of a recipe, in which what the experiment changed stands as a flag, and where each was met."""
     for problem in problems:
         flag = problem.removeprefix("--set ")
         key = flag.partition("=")[0]
         _, _, message = flag.partition(f": {key}: ")
         said = f"{key}: {message}" if message else flag
         if flag == problem:
-            yield problem
+            yield problem, ""
         elif tune is not None and key == tune.key:
-            yield f"tune.{said} (task {task}, {variant.name})"
+            yield f"tune.{said}", f" (task {task}, {variant.name})"
         elif key in variant.keys:
-            yield f"methods.{variant.entry}.{said} (task {task})"
+            yield f"methods.{variant.entry}.{said}", f" (task {task})"
         else:
-            yield f"set.{said} (task {task}, {variant.name})"
+            yield f"set.{said}", f" (task {task}, {variant.name})"
 
 
 def _checked(recipes: Sequence[tuple[str, Path, Variant, Recipe]], experiment: Experiment) -> list[Cell]:

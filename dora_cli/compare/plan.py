@@ -99,7 +99,7 @@ def forecast(plan: Plan, train: Callable[..., object], note: Callable[[str], Non
     for cell in plan.cells:
         kind = cell.task.name, cell.variant.method
         if kind not in by_kind:
-            note(f"{cell.name}: {TRIAL_STEPS} trial steps")
+            note(f"{cell.name}: {min(TRIAL_STEPS, cell.ahead.length.total_steps)} trial steps")
             by_kind[kind] = _trial(cell, train)
         seconds[cell.name] = by_kind[kind]
     total = sum(seconds[cell.name] * plan.runs_of(cell) for cell in plan.cells)

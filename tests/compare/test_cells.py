@@ -60,6 +60,7 @@ baseline: lora
     for start in starts:
         assert any(problem.startswith(start) for problem in found), (start, found)
     assert all(problem.startswith(tuple(starts)) for problem in found)
+    assert len([problem for problem in found if problem.startswith("set.")]) == 2, "each is said once"
     assert "head" in next(problem for problem in found if problem.startswith("methods.head"))
 
 

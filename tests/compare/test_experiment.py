@@ -322,3 +322,8 @@ def test_an_experiment_is_no_recipe() -> None:
     assert len(found.value.problems) == 1
     with pytest.raises(RecipeError):
         parse_recipe("task: glue/sst2\nmethods: {}\ntasks: []\n")
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "configs" / "compare").glob("*.yaml")), ids=lambda file: file.stem)
+def test_the_shipped_ones_are_well_formed(file: Path) -> None:
+    assert design(load_experiment(file)).pairs

@@ -1,0 +1,357 @@
+"""Whole experiments on a tiny model: twice the same, killed, gone on with, and refused."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dora_cli.compare.plan import Plan
+from dora_cli.compare.run import EXPERIMENT, compare
+from dora_cli.errors import CheckpointError
+from dora_cli.recipe import Recipe
+from dora_cli.runs.lock import RunLock
+from dora_cli.runs.run_folder import RunRecords
+from dora_cli.training.run import train
+from tests.commands.conftest import contents, dora, environment, process
+from tests.compare.fakes import FakePool, Told
+from tests.patience import PATIENCE
+from tests.runs.test_resume import assert_equal_runs
+
+compare_command = importlib.import_module("dora_cli.commands.compare")
+posix = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+
+
+def write(folder: Path, model: Path) -> None:
+    """The demonstration's experiment in small: 8 steps, two methods, three rates, two seeds."""
+    (folder / "small.yaml").write_text(
+        f'task: glue/sst2\nmodel: {{name: "{model}"}}\n'
+        "data: {source: builtin, max_train_samples: 60, max_eval_samples: 20}\n"
+        "method: {name: dora, rank: 2, prune_interval: 1, dropout: 0.1}\n"
+        "train: {epochs: 2, batch_size: 16, log_every: 2, device: cpu}\nsave: {every_steps: 2}\n"
+    )
+    (folder / "small-compare.yaml").write_text("""\
+tasks: [small.yaml]
+set: {train.epochs: 2}
+methods:
+  lora: {method.name: lora, method.rank: 2}
+  dora: {method.name: dora, method.rank: 2}
+tune: {train.learning_rate: {from: 1.0e-3, to: 9.0e-3, points: 3}, extend: 1}
+seeds: 2
+baseline: lora
+""")
+
+
+Trained = Callable[[Recipe, Path], object]
+
+
+def made(file: Path, output: Path, train: Trained = train, *, resume: bool = False) -> FakePool:
+    """Makes the experiment in this process."""
+    pool = FakePool(train, 2)
+    compare(Plan.of(file), output, lambda: pool, Told(), resume=resume)
+    return pool
+
+
+def timeless(folder: Path) -> dict[str, Any]:
+    """comparison.json but for what a clock or the system's memory says."""
+    record = copy.deepcopy(dict(RunRecords(folder).read_comparison()))
+    for cell in record["cells"]:
+        for run in cell["runs"]:
+            run["seconds"] = run["peak_memory_bytes"] = None
+    return record
+
+
+def runs(folder: Path) -> list[str]:
+    return sorted(path.parent.relative_to(folder).as_posix() for path in folder.rglob("metrics.json"))
+
+
+def assert_equal(one: Path, other: Path) -> None:
+    assert timeless(one) == timeless(other)
+    assert runs(one) == runs(other)
+    for run in runs(one):
+        assert_equal_runs(one / run, other / run)
+    assert (one / EXPERIMENT).read_bytes() == (other / EXPERIMENT).read_bytes()
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("experiment")
+
+
+@pytest.fixture(scope="module")
+def straight(place: Path, tiny_model: Path) -> Path:
+    """An experiment that nobody disturbed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        write(place, tiny_model)
+        made(Path("small-compare.yaml"), place / "straight")
+    return place / "straight"
+
+
+@pytest.fixture
+def here(straight: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of the recipe and the experiment, which is the current one."""
+    monkeypatch.chdir(straight.parent)
+    return straight.parent
+
+
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> list[FakePool]:
+    """The command makes its runs here: its workers load libraries for seconds."""
+    pools: list[FakePool] = []
+
+    def pool(*_: object) -> FakePool:
+        pools.append(FakePool(train, 2))
+        return pools[-1]
+
+    monkeypatch.setattr(compare_command, "_pool", pool)
+    return pools
+
+
+def test_what_an_experiment_leaves(straight: Path) -> None:
+    record = RunRecords(straight).read_comparison()
+    assert record["complete"]
+    assert [method["name"] for method in record["methods"]] == ["dora", "lora"]
+    measured = [run for cell in record["cells"] for run in cell["runs"]]
+    tuned = [run for cell in record["cells"] for tried in cell["tuned"]["tried"] for run in tried["runs"]]
+    assert sorted([*tuned, *(run["folder"] for run in measured)]) == runs(straight)
+    for run in measured:
+        metrics = RunRecords(straight / run["folder"]).read_metrics()
+        assert run["score"] == metrics["metrics"]["accuracy"]
+        assert run["stored_parameters"] == metrics["budget"]["adapter_parameters_final"]
+        assert metrics["seed"] == run["seed"]
+    sizes = {run["stored_parameters"] for cell in record["cells"] for run in cell["runs"]}
+    assert max(sizes) - min(sizes) <= 48, "one component of the tiny model's largest projection"
+
+
+def test_the_same_again(here: Path, straight: Path, tmp_path: Path, in_this_process: list[FakePool]) -> None:
+    """By the command, which prints what it came to."""
+    done = dora("compare", "small-compare.yaml", "--output", tmp_path / "again", "--plain")
+    assert done.code == 0, done.err
+    assert "dora" in done.out
+    assert "lora" in done.out
+    assert_equal(tmp_path / "again", straight)
+    assert len(runs(straight)) == len(in_this_process[0].submitted)
+    assert "runs/small/dora/seed-1: finished" in done.err
+
+
+def test_a_finished_experiment_is_made_once(here: Path, straight: Path, tmp_path: Path) -> None:
+    copied = tmp_path / "copy"
+    shutil.copytree(straight, copied)
+    assert made(Path("small-compare.yaml"), copied, resume=True).submitted == []
+    assert_equal(copied, straight)
+
+
+@posix
+def test_one_that_was_killed_again_and_again_equals_the_straight_one(
+    here: Path, straight: Path, tmp_path: Path
+) -> None:
+    """Within a run after its checkpoint, after one that nobody has counted, before one."""
+    output = tmp_path / "killed"
+    for number, (run, step) in enumerate([(3, 4), (2, -1), (4, 0)]):
+        assert (output / EXPERIMENT).is_file() == (number > 0)
+        command = [sys.executable, "-m", "tests.compare.killed", "small-compare.yaml", output, run, step]
+        done = subprocess.run(
+            [*map(str, command), *(["resume"] if number else [])],
+            cwd=here,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+        )
+        assert done.returncode == -signal.SIGKILL, done.stderr
+    assert len(runs(output)) == 2 + 2 + 3
+    assert made(Path("small-compare.yaml"), output, resume=True).submitted
+    assert_equal(output, straight)
+
+
+def test_more_seeds_make_only_their_own_runs(here: Path, straight: Path, tmp_path: Path) -> None:
+    output = tmp_path / "more"
+    shutil.copytree(straight, output)
+    before = {run: (output / run / "metrics.json").read_bytes() for run in runs(output)}
+    file = tmp_path / "small-compare.yaml"
+    file.write_text(Path("small-compare.yaml").read_text().replace("seeds: 2", "seeds: 3"))
+    found = made(file, output, resume=True)
+    # LoRA has the mean size of DoRA's runs, which a third seed may change: here all prune to one size
+    assert sorted(found.submitted) == ["runs/small/dora/seed-3", "runs/small/lora/seed-3"]
+    assert {run: (output / run / "metrics.json").read_bytes() for run in before} == before
+    assert RunRecords(output).read_comparison()["seeds"] == [1, 2, 3]
+    assert (output / EXPERIMENT).read_text() == file.read_text()
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "words"),
+    [
+        ("train.epochs: 2", "train.epochs: 3", ["set.train.epochs was 2 and is 3"]),
+        ("method.name: lora, method.rank: 2", "method.name: lora", ["methods.lora.method.rank was 2 and is not given"]),
+        ("points: 3}", "points: 4}", ["tune.train.learning_rate was", '"points": 3', '"points": 4']),
+        ("extend: 1", "extend: 2, held_out: 0.2", ["tune.extend was 1 and is 2", "tune.held_out was 0.1 and is 0.2"]),
+        ("baseline: lora", "baseline: lora\nmatch: none", ['match was "stored-parameters" and is "none"']),
+    ],
+)  # fmt: skip
+def test_other_settings_are_refused_by_name(
+    here: Path,
+    straight: Path,
+    tmp_path: Path,
+    before: str,
+    after: str,
+    words: list[str],
+    in_this_process: list[FakePool],
+) -> None:
+    file = tmp_path / "small-compare.yaml"
+    text = Path("small-compare.yaml").read_text()
+    assert before in text
+    file.write_text(text.replace(before, after))
+    kept = contents(straight)
+    done = dora("compare", file, "--output", straight, "--resume")
+    assert done.code == 2
+    for word in words:
+        assert word in done.err
+    assert contents(straight) == kept
+
+
+def test_a_recipe_that_was_changed_is_refused_by_name(here: Path, straight: Path, tmp_path: Path) -> None:
+    output = tmp_path / "copy"
+    shutil.copytree(straight, output)
+    recipe = tmp_path / "small.yaml"
+    recipe.write_text(Path("small.yaml").read_text().replace("batch_size: 16", "batch_size: 8"))
+    file = tmp_path / "small-compare.yaml"
+    file.write_text(Path("small-compare.yaml").read_text())
+    os.chdir(tmp_path)  # `here` comes back from it
+    with pytest.raises(CheckpointError, match=r"train\.batch_size was 16 and is 8"):
+        made(file, output, resume=True)
+    assert runs(output) == runs(straight)
+    assert RunRecords(output).read_comparison()["complete"], "what was known stays"
+
+
+def test_places_that_are_none(here: Path, straight: Path, tmp_path: Path, in_this_process: list[FakePool]) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "thesis.tex").write_text("")
+    for output, options, words in (
+        (straight, [], "--resume"),
+        (other, [], "holds no experiment"),
+        (other, ["--resume"], "holds no experiment"),
+        (tmp_path / "new", ["--resume"], "leave out --resume"),
+        (other / "thesis.tex", [], "is a file"),
+        (other / "thesis.tex" / "x", [], "thesis.tex"),
+        ("-", [], "folder"),
+    ):
+        done = dora("compare", "small-compare.yaml", "--output", output, *options)
+        assert done.code == 2
+        assert words in done.err
+    assert in_this_process == []
+    assert [path.name for path in tmp_path.iterdir()] == ["other"]
+    assert [path.name for path in other.iterdir()] == ["thesis.tex"]
+
+
+@posix
+def test_a_folder_that_another_one_works_in(here: Path, straight: Path, in_this_process: list[FakePool]) -> None:
+    with RunLock(straight):
+        done = dora("compare", "small-compare.yaml", "--output", straight, "--resume")
+    assert (done.code, in_this_process) == (2, [])
+    assert "in use by another run" in done.err
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="who may write anywhere is refused nothing")
+def test_a_folder_that_may_not_be_written_to(here: Path, tmp_path: Path, in_this_process: list[FakePool]) -> None:
+    tmp_path.chmod(0o500)
+    try:
+        done = dora("compare", "small-compare.yaml", "--output", tmp_path / "new")
+    finally:
+        tmp_path.chmod(0o700)
+    assert (done.code, in_this_process) == (2, [])
+    assert str(tmp_path / "new") in done.err
+
+
+def test_a_dry_run_writes_nothing(here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(scratch))
+    kept = contents(here)
+    done = dora("compare", "small-compare.yaml", "--dry-run", "--jobs", "2")
+    assert done.code == 0, done.err
+    assert contents(here) == kept
+    assert list(scratch.iterdir()) == []
+    assert re.search(rf"^runs +{Plan.of(Path('small-compare.yaml')).runs};", done.out, flags=re.MULTILINE)
+    assert "8 trial steps" in done.err
+
+
+def test_an_experiment_says_how_its_keys_are_wrong(here: Path, tmp_path: Path) -> None:
+    file = tmp_path / "wrong.yaml"
+    file.write_text("tasks: [small.yaml]\n")
+    done = dora("compare", file)
+    assert (done.code, done.out) == (2, "")
+    assert done.err.count(str(file)) == 2
+
+
+@posix
+def test_ctrl_c_saves_and_says_how_to_go_on(here: Path, straight: Path, tmp_path: Path) -> None:
+    """The true command with a true worker; what it says goes on, and comes to the same."""
+    output = tmp_path / "stopped"
+    words = ["compare", "small-compare.yaml", "--output", str(output), "--jobs", "1", "--plain"]
+    running = subprocess.Popen(
+        [sys.executable, "-m", "dora_cli", *words],
+        cwd=here,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert running.stderr is not None
+    said: list[str] = []
+    while not re.match(r"2/\d+ ", line := running.stderr.readline()):
+        said.append(line)
+        assert line, said
+    running.send_signal(signal.SIGINT)
+    _, rest = running.communicate(timeout=PATIENCE)
+    assert running.returncode == 130, rest
+    command = f"dora compare small-compare.yaml --output {output} --resume --jobs 1"
+    assert re.fullmatch(rf"dora: .*SIGINT.*go on with: {re.escape(command)}", rest.splitlines()[-1]), rest
+    assert "Traceback" not in rest
+    done = process(*command.split()[1:], "--quiet", cwd=here)
+    assert done.code == 0, done.err
+    assert_equal(output, straight)
+
+
+def test_runs_of_one_seed_begin_with_one_head_and_see_one_order(here: Path, tmp_path: Path) -> None:
+    """What pairs the differences: without dropout, and at a rate that changes nothing, the losses of all methods are
+    those of the head's start on the batches of the seed.
+    """
+    file = tmp_path / "paired.yaml"
+    file.write_text(
+        "tasks: [small.yaml]\nbaseline: head\nmatch: none\nseeds: 2\n"
+        "set: {train.learning_rate: 1.0e-30, train.log_every: 1, method.dropout: 0.0}\n"
+        "methods:\n  head: {method.name: head}\n  lora: {method.name: lora}\n  dora: {method.name: dora}\n"
+    )
+    text = file.read_text().replace(", method.dropout: 0.0", "")
+    for name in ("lora", "dora"):
+        text = text.replace(f"name: {name}}}", f"name: {name}, method.dropout: 0.0}}")
+    file.write_text(text)
+    made(file, tmp_path / "out")
+    losses = {
+        (method, seed): _losses(tmp_path / "out" / "runs" / "small" / method / f"seed-{seed}")
+        for method in ("head", "lora", "dora")
+        for seed in (1, 2)
+    }
+    for seed in (1, 2):
+        assert len(losses["head", seed]) == 8
+        for method in ("lora", "dora"):
+            assert losses[method, seed] == pytest.approx(losses["head", seed], rel=1e-6)
+    assert losses["head", 1] != pytest.approx(losses["head", 2], rel=1e-3)
+
+
+def _losses(run: Path) -> list[float]:
+    lines: list[Mapping[str, Any]] = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return [line["loss"] for line in lines if "loss" in line]
