@@ -166,6 +166,4 @@ def what_seeds_show(plan: Plan) -> str:
     found = reach(seeds, comparisons=pairs).detectable
     if found is None:
         return f"with {seeds} seed no difference can be tested"
-    return (
-        f"{seeds} seeds show a true difference of {found:.2g} standard deviations of a pair with 80 % power"
-    )
+    return f"{seeds} seeds show a true difference of {found:.2g} standard deviations of a pair with 80 % power"
