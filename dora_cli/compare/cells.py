@@ -113,6 +113,16 @@ class Cell:
         recipe = parse_recipe(self._text, overrides=[*changes, override("train.seed", seed)])
         return Job(str(place), output / place, with_ranks(recipe))
 
+    def earlier_ranks(self, output: Path) -> dict[str, int] | None:
+        """The ranks of any run of the cell that is there, by projection; None where there is none, or of other ones."""
+        for stage in ("tuning", "runs"):
+            for path in sorted((output / stage / self.task.name / self.variant.slug).rglob("recipe.yaml")):
+                if not path.stat().st_size:  # of a run that was killed before it began
+                    continue
+                ranks = getattr(load_recipe(path).method, "ranks", None)
+                return ranks if ranks is not None and set(ranks) == set(self.costs) else None
+        return None
+
     def sized(self, target: float) -> list[str]:
         """The ranks by which it stores `target` parameters, as overrides."""
         if not self.costs:

@@ -15,6 +15,7 @@ from dora_cli.compare.cells import Cell
 from dora_cli.compare.experiment import Experiment, Tuning
 from dora_cli.compare.jobs import Job
 from dora_cli.compare.scores import Score, with_constants
+from dora_cli.compare.sizes import alike, stored
 from dora_cli.compare.statistics import (
     RatePoint,
     choose_rate,
@@ -23,6 +24,7 @@ from dora_cli.compare.statistics import (
     rate_grid,
     surviving_rates,
 )
+from dora_cli.compare.variants import override
 from dora_cli.errors import DivergedError
 
 Course = Generator[Sequence[Job], Sequence[Score], "CellResult"]
@@ -80,7 +82,7 @@ def course(cell: Cell, experiment: Experiment, output: Path, done: Mapping[str, 
         DivergedError: every value of the grid makes every run diverge, or so did all runs that it takes its size or its
             ranks from.
     """
-    size = _size(cell, done)
+    size = _size(cell, output, done)
     choice = None
     if experiment.tune is not None:
         choice = yield from _tune(cell, experiment.tune, output, size, done)
@@ -101,8 +103,12 @@ def _key(experiment: Experiment) -> str:
 # What it takes from others --------------------------------------------------------------------------------------------
 
 
-def _size(cell: Cell, done: Mapping[str, CellResult]) -> list[str]:
-    """The ranks that give the cell the size of another, as overrides."""
+def _size(cell: Cell, output: Path, done: Mapping[str, CellResult]) -> list[str]:
+    """The ranks that give the cell the size of another, as overrides.
+
+    More seeds move the mean size of the other a little: runs that are there keep their ranks as long as these are of
+    its size.
+    """
     source = cell.variant.sized_as
     if source is None:
         return []
@@ -113,6 +119,10 @@ def _size(cell: Cell, done: Mapping[str, CellResult]) -> list[str]:
             f"{cell.name}: it is to store as much as {source.name}, all of whose runs diverged; lower the values of "
             "the tuned key, or set match: none"
         )
+    earlier = cell.earlier_ranks(output)
+    component = max(cell.costs.values(), default=0)
+    if earlier is not None and alike(stored(cell.costs, earlier), target, component):
+        return [override("method.ranks", earlier)]
     return cell.sized(target)
 
 
