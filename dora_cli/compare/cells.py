@@ -29,6 +29,7 @@ costs a minute of a run.
 LAST = ("eval.select=last", "eval.held_out=null")
 """What they have in any case: an epoch that the dev split has chosen is no result, and all of the training split is
 learned from where nothing is chosen."""
+_REPLACED = re.compile(r", (set method\.name to \S+), or replace the whole section with --set '.*?'")
 LONGEST = 60
 """Characters of a task's name."""
 
@@ -194,6 +195,7 @@ def _explained(problems: Sequence[str], task: str, variant: Variant, tune: Tunin
     """Problems of a recipe, in which what the experiment changed stands as a flag, and where each was met."""
     for problem in problems:
         flag = problem.removeprefix("--set ")
+        flag = _REPLACED.sub(r", or \1", flag)  # an entry replaces the section anyway
         key = flag.partition("=")[0]
         _, _, message = flag.partition(f": {key}: ")
         said = f"{key}: {message}" if message else flag

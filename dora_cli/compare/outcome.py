@@ -324,7 +324,7 @@ def _comparison(
     for seed, where in differences.dropped.items():
         notes.append(f"seed {seed} is left out: it has no score on {', '.join(where)}")
     if found.within_margin:
-        notes.append("the difference is there, and smaller than the margin")
+        notes.append("The difference is there, and smaller than the margin.")
     notes += _notes_on_collapse(pair, tasks, done)
     return {
         **_tested(found.difference),
@@ -367,7 +367,7 @@ def _sizes(pair: Pair, tasks: Sequence[ComparedTask], done: Mapping[str, CellRes
             assert one is not None
             assert other is not None
             if not alike(one, other, component):
-                notes.append(f"on {task.name} it stores {one:,.0f} parameters, its baseline {other:,.0f}")
+                notes.append(f"On {task.name} it stores {one:,.0f} parameters, its baseline {other:,.0f}.")
     return ratio, notes
 
 
@@ -391,8 +391,8 @@ def _notes_on_collapse(pair: Pair, tasks: Sequence[ComparedTask], done: Mapping[
         one, other = (sum(score.collapsed for score in scores) for scores in (runs, theirs))
         if one != other:
             found.append(
-                f"on {task.name} {one} of {plural(len(runs), 'run')} collapsed, {other} of {len(theirs)} of the "
-                "baseline: few seeds tell little of how often that happens, and the mean hangs on it"
+                f"On {task.name} {one} of {plural(len(runs), 'run')} collapsed, {other} of {len(theirs)} of the "
+                "baseline: few seeds tell little of how often that happens, and the mean hangs on it."
             )
     return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +13,7 @@ from pathlib import Path
 from dora_cli.compare.cells import Cell, make_cells
 from dora_cli.compare.experiment import Experiment, load_experiment
 from dora_cli.compare.variants import Design, design, override
+from dora_cli.errors import StoppedError
 from dora_cli.recipe import Recipe, dump_recipe, parse_recipe
 from dora_cli.runs.run_folder import RunRecords
 
@@ -126,7 +128,11 @@ def _trial(cell: Cell, train: Callable[..., object]) -> float:
     recipe = _short(cell.recipe, min(TRIAL_STEPS, steps))
     with tempfile.TemporaryDirectory(prefix="dora-trial-") as folder:
         began = time.perf_counter()
-        train(recipe, Path(folder) / "run")
+        try:
+            train(recipe, Path(folder) / "run")
+        except StoppedError as stop:  # which would say how to go on with it
+            number = stop.exit_code - 128
+            raise StoppedError(f"stopped by {signal.Signals(number).name}; nothing is kept of trials", number) from None
         whole = time.perf_counter() - began
         timing = RunRecords(Path(folder) / "run").read_metrics()["timing"]
     per_step = timing["train_seconds"] / min(TRIAL_STEPS, steps)
