@@ -3,8 +3,8 @@
     python scripts/kill_compare.py [EXPERIMENT] [--kills 5] [--seed 0] [--jobs N] [--output DIR]
 
 EXPERIMENT (configs/compare/demo.yaml) is made twice: straight, and killed at KILLS moments drawn at random over the
-time that the straight one took, gone on with each time. Every second kill takes the workers too, as a power cut does; the
-others take the process alone, whose workers then save what they are at.
+time that the straight one took, gone on with each time. Every second kill takes the workers too, as a power cut does;
+the others take the process alone, whose workers then save what they are at.
 
 Compared are comparison.json and every run's metrics.json, but for times and memory, and the bytes of every adapter. The
 exit code is 1 if anything differs. Both folders stay in DIR if it is given.

@@ -78,6 +78,8 @@ def compare(
 
     if quiet and (plain or dry_run):
         raise OptionError("--quiet prints the result alone; leave out --plain and --dry-run, or --quiet")
+    if dry_run and ray is not None:
+        raise OptionError("--dry-run times a few steps on this machine; leave out --ray, or --dry-run")
     check_no_stdout(output, "an experiment is a folder")
     experiment = find_experiment(experiment)
     folder = output if output is not None else default_output(experiment)

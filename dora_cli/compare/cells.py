@@ -191,6 +191,27 @@ def make_cells(experiment: Experiment, plan: Design) -> list[Cell]:
     return _checked(recipes, experiment)
 
 
+def inherited(experiment: Experiment, plan: Design) -> list[str]:
+    """What entries keep of a recipe that is of their method already: another method's has its defaults instead."""
+    found: dict[str, None] = {}
+    shared = [override(key, value) for key, value in experiment.set.items()]
+    for name, file in find_tasks(experiment):
+        section = load_recipe(file, shared).method
+        for variant in plan.variants:
+            if section.name != variant.method:
+                continue
+            kept = [
+                f"{key}={getattr(section, key)}"
+                for key, field in type(section).model_fields.items()
+                if f"method.{key}" not in variant.keys and getattr(section, key) != field.default
+            ]
+            if kept:
+                found[f"{variant.entry} keeps what the recipe of {name} says of {section.name}: {', '.join(kept)}"] = (
+                    None
+                )
+    return list(found)
+
+
 def _explained(problems: Sequence[str], task: str, variant: Variant, tune: Tuning | None) -> Iterator[tuple[str, str]]:
     """Problems of a recipe, in which what the experiment changed stands as a flag, and where each was met."""
     for problem in problems:

@@ -69,6 +69,7 @@ class Conductor:
         progress: told what happens.
         expected: how many runs a cell will want, before it is known.
         how_to_resume: said when a signal or an error ends the experiment.
+        cell_done: told when `results` has grown.
     """
 
     def __init__(
@@ -80,12 +81,13 @@ class Conductor:
         *,
         expected: Callable[[Cell], int],
         how_to_resume: str,
+        cell_done: Callable[[], None] = lambda: None,
     ) -> None:
         self.results: dict[str, CellResult] = {}
         """By the cell's name; also those that are there when an error ends the experiment."""
         self._waiting = list(cells)
         self._begin, self._pool, self._progress, self._expected = begin, pool, progress, expected
-        self._how_to_resume = how_to_resume
+        self._how_to_resume, self._cell_done = how_to_resume, cell_done
         self._going: dict[str, _Going] = {}
         self._queue: deque[tuple[str, Job]] = deque()
         self._running: dict[str, str] = {}
@@ -161,6 +163,7 @@ class Conductor:
             self.results[going.cell.name] = end.value
             del self._going[going.cell.name]
             self._progress.stage(going.cell.name, "is done")
+            self._cell_done()
             return
         going.runs += len(going.batch)
         going.scores = {job.name: read_score(job, going.cell) for job in going.batch if found(job) is not None}

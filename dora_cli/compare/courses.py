@@ -175,10 +175,20 @@ def _tune(
         scores = yield jobs
         for (value, _), score in zip(places, scores, strict=True):
             tried[value].append(score)
-        if all(score.value is None for scores in tried.values() for score in scores):
+
+    def lost() -> bool:
+        return all(score.value is None for scores in tried.values() for score in scores)
+
+    def rescue() -> Generator[Sequence[Job], Sequence[Score], None]:
+        """Lower values, where every run has diverged so far."""
+        while lost() and len(added) < tune.extend and cell.takes(tune.key, below := _below(grid, min(tried))):
+            added.append(below)
+            tried[below] = []
+            yield from run({below: tune.seed_list})
+        if lost():
             raise DivergedError(
-                f"{cell.name}: every run diverged, with {tune.key} from {min(tried):g} to {max(tried):g}; lower the "
-                "grid of tune"
+                f"{cell.name}: no run has a score, with {tune.key} from {min(tried):g} to {max(tried):g}; they "
+                "diverged, or the metric is undefined; lower the grid of tune"
             )
 
     def missing(value: float) -> list[int]:
@@ -186,10 +196,12 @@ def _tune(
 
     if tune.keep == "all":
         yield from run(dict.fromkeys(grid, tune.seed_list))
+        yield from rescue()
     else:
         kept: Sequence[float] = grid
         for seed in tune.seed_list:
-            yield from run({value: [seed] for value in kept})
+            yield from run({value: [seed] for value in kept if seed in missing(value)})
+            yield from rescue()
             kept = surviving_rates(points_of(tried, lower_is_better=lower), lower_is_better=lower)
     while True:
         points = points_of(tried, lower_is_better=lower)
@@ -212,6 +224,11 @@ def _tune(
         for value in sorted(tried)
     )
     return Choice(found, chosen.rate, growth.exhausted or refused)
+
+
+def _below(grid: Sequence[float], lowest: float) -> float:
+    """The next value under `lowest`, by the factor of the grid."""
+    return float(f"{lowest * grid[0] / grid[1]:.6g}")
 
 
 def points_of(tried: Mapping[float, Sequence[Score]], *, lower_is_better: bool) -> list[RatePoint]:

@@ -295,8 +295,11 @@ def _of_tuning(tune: Tuning, experiment: Experiment) -> list[tuple[Path, str]]:
     low, high = tune.grid.low, tune.grid.high
     if low >= high:
         found.append((("tune", tune.key), f"goes from {low:g} to {high:g}; the second must be larger"))
-    if said := _no_key_of_methods(tune.key):
+    if said := _no_key_of_methods(tune.key) or _no_number(tune.key):
         found.append((("tune", tune.key), said))
+    if tune.seeds == 1 and experiment.margin == "pilot" and "margin" in experiment.model_fields_set:
+        said = "is made of runs that differ in their seed alone, and tune.seeds is 1; raise it, or give a number"
+        found.append((("margin",), said))
     if set(tune.seed_list) & set(experiment.seeds):
         said = f"holds seeds of the tuning ({FIRST_TUNING_SEED} and on), which chose the settings; take others"
         found.append((("seeds",), said))
@@ -305,6 +308,20 @@ def _of_tuning(tune: Tuning, experiment: Experiment) -> list[tuple[Path, str]]:
     ]
     places += [("set", tune.key)] if tune.key in experiment.set else []
     return [*found, *((place, "is tuned; leave it out here, or take it out of tune") for place in places)]
+
+
+def _no_number(key: str) -> str | None:
+    """Why the values of `key` cannot go by equal factors; None where they can."""
+    section, _, name = key.partition(".")
+    models = list(METHODS.values()) if section == "method" else [section_keys(section)]
+    fields = [model.model_fields[name] for model in models if model is not None and name in model.model_fields]
+    if not fields or any(_has_float(field.annotation) for field in fields):
+        return None
+    return "takes no fractions, so it has no grid of equal factors; sweep it in the entries of methods: [2, 8]"
+
+
+def _has_float(annotation: Any) -> bool:
+    return annotation is float or any(map(_has_float, get_args(annotation)))
 
 
 def _no_shared_key(key: str) -> str | None:

@@ -8,12 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-from dora_cli.errors import CheckpointError, DivergedError, DoraError, StoppedError
+from dora_cli.errors import CheckpointError, DivergedError, DoraError, OutputError, StoppedError
 from dora_cli.recipe import Recipe, load_recipe
 from dora_cli.runs.checkpoints import checkpoints_of
+from dora_cli.runs.lock import RunLock
 from dora_cli.runs.records.diverged import DivergedRecord
 from dora_cli.runs.resume import changed_keys
 from dora_cli.runs.run_folder import RunRecords
+
+PATIENCE = 30.0
+"""Seconds to wait for a run's folder that another process still holds."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,8 @@ def found(job: Job) -> Literal["finished", "diverged"] | None:
     records = RunRecords(job.folder)
     if not records.recipe.is_file() or not records.recipe.stat().st_size:
         return None
-    if changes := changed_keys(load_recipe(records.recipe), job.recipe):
+    before = load_recipe(records.recipe)
+    if changes := changed_keys(before, job.recipe) + _moved(before, job.recipe):
         raise CheckpointError(
             f"{job.folder} holds a run of another recipe than the experiment asks for now; take another --output, or "
             f"remove that folder{changes}"
@@ -86,6 +91,28 @@ def found(job: Job) -> Literal["finished", "diverged"] | None:
     return "diverged" if records.diverged.is_file() else None
 
 
+def _moved(before: Recipe, now: Recipe) -> str:
+    """Which base model and which data, a line each where another one is named: a run of it is another run."""
+    one, two = ((recipe.model.name, recipe.data.path) for recipe in (before, now))
+    keys = ("model.name", "data.path")
+    return "".join(
+        f"\n{key} was {then!r} and is {today!r}"
+        for key, then, today in zip(keys, one, two, strict=True)
+        if then != today
+    )
+
+
+def _await_end(folder: Path) -> None:
+    """Waits for the worker of an experiment that was killed, which may still be saving the run."""
+    until = time.monotonic() + PATIENCE
+    while folder.is_dir() and time.monotonic() < until:
+        try:
+            with RunLock(folder):
+                return
+        except OutputError:
+            time.sleep(0.2)
+
+
 def run_job(job: Job, train: Callable[..., object]) -> Ended:
     """Makes the run, or goes on with it from its newest checkpoint.
 
@@ -93,6 +120,7 @@ def run_job(job: Job, train: Callable[..., object]) -> Ended:
         train: `dora_cli.training.run.train`, or what stands for it.
     """
     records, began = RunRecords(job.folder), time.perf_counter()
+    _await_end(job.folder)
     begun = records.recipe.is_file()
     resume = begun and records.recipe.stat().st_size > 0 and bool(checkpoints_of(records))
 

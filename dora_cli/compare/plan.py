@@ -7,10 +7,10 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from dora_cli.compare.cells import Cell, make_cells
+from dora_cli.compare.cells import Cell, inherited, make_cells
 from dora_cli.compare.experiment import Experiment, load_experiment
 from dora_cli.compare.variants import Design, design, override
 from dora_cli.errors import StoppedError
@@ -46,7 +46,9 @@ class Plan:
         """
         experiment = load_experiment(file)
         plan = design(experiment)
-        return cls(file, experiment, plan, tuple(make_cells(experiment, plan)))
+        cells = tuple(make_cells(experiment, plan))
+        notes = (*plan.notes, *inherited(experiment, plan))
+        return cls(file, experiment, replace(plan, notes=notes), cells)
 
     def tuning_runs(self) -> int:
         """Runs that one cell's tuning takes, unless its grid grows: the better half of the values gets another seed,
@@ -89,7 +91,7 @@ class Forecast:
 
 
 def forecast(plan: Plan, train: Callable[..., object], note: Callable[[str], None] = lambda _: None) -> Forecast:
-    """Times a few steps of each method on each task, in a folder that is removed again.
+    """Times a few steps of each entry on each task, in a folder that is removed again.
 
     Args:
         train: `dora_cli.training.run.train`.
@@ -99,7 +101,7 @@ def forecast(plan: Plan, train: Callable[..., object], note: Callable[[str], Non
     by_kind: dict[tuple[str, str], float] = {}
     _trial(plan.cells[0], train)  # loads libraries, which no worker does twice
     for cell in plan.cells:
-        kind = cell.task.name, cell.variant.method
+        kind = cell.task.name, cell.variant.entry
         if kind not in by_kind:
             note(f"{cell.name}: {min(TRIAL_STEPS, cell.ahead.length.total_steps)} trial steps")
             by_kind[kind] = _trial(cell, train)

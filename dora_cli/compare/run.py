@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,16 @@ from dora_cli.compare.outcome import comparison_record
 from dora_cli.compare.plan import Plan
 from dora_cli.compare.statistics import reach
 from dora_cli.compare.workers.stopping import closing
-from dora_cli.errors import DoraError, OutputError
+from dora_cli.errors import OutputError
 from dora_cli.recipe.problems import shorten
 from dora_cli.runs.lock import RunLock
 from dora_cli.runs.output_files import check_place
 from dora_cli.runs.place import make_output
 from dora_cli.runs.run_folder import RunRecords
+from dora_cli.wording import plural
 
+LOOK = "An earlier look"
+"""How a note on one begins; those of before are kept."""
 EXPERIMENT = "experiment.yaml"
 """The copy of the experiment's file in its folder; its presence says what the folder is."""
 
@@ -61,6 +64,7 @@ def compare(
             check_unchanged(load_experiment(output / EXPERIMENT), plan.experiment, output)
         write_text(output / EXPERIMENT, plan.file.read_text(encoding="utf-8-sig"))
         results: dict[str, CellResult] = {}
+        looks = earlier_looks(output, plan)
         try:
             with closing(new_pool(), how_to_resume) as pool:
                 progress.planned(plan.runs, what_seeds_show(plan))
@@ -73,23 +77,44 @@ def compare(
                     progress,
                     expected=plan.runs_of,
                     how_to_resume=how_to_resume,
+                    cell_done=lambda: _write(plan, output, results, looks),
                 )
                 results = conductor.results
                 conductor.run()
         except BaseException:
-            with contextlib.suppress(DoraError):  # why it ended is what is told
-                _write(plan, output, results)
+            with contextlib.suppress(Exception):  # why it ended is what is told
+                _write(plan, output, results, looks)
             raise
         finally:
             progress.close()
-        _write(plan, output, results)
+        _write(plan, output, results, looks)
     return RunRecords(output).read_comparison()
 
 
-def _write(plan: Plan, output: Path, results: Mapping[str, CellResult]) -> None:
+def earlier_looks(output: Path, plan: Plan) -> list[str]:
+    """What was seen of the experiment before, where it was another one then: what is tested again with more seeds until
+    it shows something shows it too often.
+    """
+    records = RunRecords(output)
+    if not records.comparison.is_file():
+        return []
+    before = records.read_comparison()
+    looks = [note for note in before["notes"] if note.startswith(LOOK)]
+    seeds, pairs = len(before["seeds"]), before["power"]["comparisons"]
+    now = len(plan.experiment.seeds), len(plan.design.pairs)
+    if before["complete"] and (seeds, pairs) != now:
+        looks.append(
+            f"{LOOK}: {plural(seeds, 'seed')} and {plural(pairs, 'comparison')} were seen before. Intervals and p are "
+            "those of a single look, and promise less after several"
+        )
+    return looks
+
+
+def _write(plan: Plan, output: Path, results: Mapping[str, CellResult], looks: Sequence[str]) -> None:
     """comparison.json of what is there; none before a cell is done."""
     if results:
         record = comparison_record(plan.experiment, plan.file, plan.design, plan.cells, results, output)
+        record["notes"] = [*record["notes"], *looks]
         RunRecords(output).write_comparison(record)
 
 
@@ -106,7 +131,7 @@ def check_experiment(output: Path, *, resume: bool) -> None:
         raise OutputError(
             f"--output {output} holds an experiment already; go on with it by --resume, or choose another --output"
         )
-    if not there and output.is_dir() and any(output.iterdir()):
+    if not there and output.is_dir() and any(not path.name.startswith(".") for path in output.iterdir()):
         raise OutputError(f"--output {output} is not empty and holds no experiment of dora; choose another --output")
     if resume and not there:
         raise OutputError(f"--output {output} holds no experiment to go on with; leave out --resume to start one there")
@@ -114,15 +139,15 @@ def check_experiment(output: Path, *, resume: bool) -> None:
 
 
 def check_unchanged(before: Experiment, now: Experiment, output: Path) -> None:
-    """Refuses to go on with an experiment whose runs were made by other settings. Its seeds, margin and baseline may
-    change, tasks and methods may be added or taken out: all runs that are there stay what they were.
+    """Refuses to go on with an experiment whose runs were made by other settings. Its seeds, grid, margin and baseline
+    may change, tasks and methods may be added or taken out: all runs that are there stay what they were.
 
     Raises:
         OutputError: names every changed key.
     """
     changed = [
         *_changes("set.", before.set, now.set),
-        *_changes("tune.", _flat(before), _flat(now)),
+        *_changes("tune.", _chosen_by(before), _chosen_by(now)),
         *_changes("", {"match": before.match}, {"match": now.match}),
     ]
     for name in before.methods:
@@ -135,12 +160,10 @@ def check_unchanged(before: Experiment, now: Experiment, output: Path) -> None:
         )
 
 
-def _flat(experiment: Experiment) -> dict[str, Any]:
+def _chosen_by(experiment: Experiment) -> dict[str, Any]:
+    """What all tuning runs have in common; which values and seeds they have may change."""
     tune = experiment.tune
-    if tune is None:
-        return {}
-    grid = {"from": tune.grid.low, "to": tune.grid.high, "points": tune.grid.points}
-    return {tune.key: grid, **tune.model_dump(exclude={"key", "grid"})}
+    return {} if tune is None else {"key": tune.key, "held_out": tune.held_out}
 
 
 def _changes(place: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -55,9 +55,11 @@ class Variant:
 
     @property
     def slug(self) -> str:
-        """Its name as that of a folder; no two share one."""
+        """Its name as that of a folder; no two share one. It says whose size it has in any case: what else is compared
+        has no say in it.
+        """
         words = [self.entry, *map(_of_a_folder, self._values)]
-        if self.sized_as is not None and not self.alone:
+        if self.sized_as is not None:
             words.append(f"sized={self.sized_as.slug}")
         return "-".join(words)
 

@@ -175,7 +175,7 @@ def test_a_checkpoint_that_is_passed_over(run: Path) -> None:
 def test_tables(run: Path, text: str) -> None:
     Path("own.csv").write_text(text, encoding="utf-8")
     harmless(dora("predict", "-c", run, "-i", "own.csv", "-o", "a.jsonl"))
-    if (done := dora("predict", "-c", run, "-i", "own.csv", "-o", "-")).code == 0:
+    if (done := dora("predict", "-c", run, "-i", "own.csv", "-o", "-", "--json")).code == 0:
         harmless(done)
         assert json.loads(done.out)["sentence"] == text.split("\n")[1]
 

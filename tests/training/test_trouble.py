@@ -299,7 +299,7 @@ def test_a_place_that_takes_no_checkpoint(
     with monkeypatch.context() as patch:
         patch.setattr(Path, "rename", refused)
         if how != "new":
-            patch.setattr("dora_cli.training.run.load_data", Mock(side_effect=AssertionError("loaded")))
+            patch.setattr("dora_cli.assembly.warm.Warm.load_data", Mock(side_effect=AssertionError("loaded")))
         with pytest.raises(OutputError, match=rf"--output {run} .*{os.strerror(errno.EPERM)}"):
             train(recipe, run, overwrite=how == "overwrite", resume=how == "resume")
     assert contents(run) == before

@@ -99,7 +99,7 @@ def pilot_spread(cells: Mapping[str, Sequence[Sequence[float]]]) -> PilotSpread:
         margin = sqrt(sum_t s_t^2) / T,    degrees = (sum_t s_t^2)^2 / sum_t (s_t^4 / df_t)      (Satterthwaite, 1946).
 
     Why this stands: the margin comes from other runs (other seeds, a held-out part of the training split) than the test
-    does, and is fixed before any of them is made. Variances within cells are independent of the means that chose the
+    does. Variances within cells are independent of the means that chose the
     rates (normal scores), so that choosing does not bias them; halving, which gives a second seed to rates whose first
     did well, does by some 3 % where all rates are equally good, and less elsewhere. The margin is in the metric's own
     units and means something: a mean difference below it is smaller than what a user typically sees by running the

@@ -99,8 +99,8 @@ def judge(
         alpha: family-wise level of each family; intervals are at ``1 - alpha``, those of equivalence at ``1 - 2
             alpha``.
         power: that `Reach.reached` asks for.
-        planned_sd: the paired difference's standard deviation as planned, `difference_sd` of the pilot's spread; None
-            for each comparison's own, measured.
+        planned_sd: the paired difference's standard deviation as planned, `difference_sd` of the pilot's spread; for a
+            comparison that has none of its own, measured.
         test: of all families.
     """
     differences = {
@@ -122,7 +122,7 @@ def judge(
             task: paired_test(values, level=1 - alpha, test=test, resolution=pairs.resolution)
             for task, values in pairs.by_task.items()
         }
-        sd = planned_sd or differences[name].sd
+        sd = differences[name].sd or planned_sd
         reached = None
         if sd:
             reached = reach(

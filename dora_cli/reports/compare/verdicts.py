@@ -173,7 +173,7 @@ def scoring(record: ComparisonRecord) -> str:
 
 def inference(record: ComparisonRecord) -> str:
     """How differences are tested, the correction and the margin."""
-    count = len(record.comparisons)
+    count = record.power.comparisons
     over = f"adjusted by Holm over {plural(count, 'comparison')}" if count != 1 else "of the one comparison"
     text = f"Intervals (95 %) and p by paired t over seeds; p {over}."
     if record.margin is None:

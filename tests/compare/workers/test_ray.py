@@ -46,32 +46,27 @@ def cluster() -> Iterator[None]:
         ray.shutdown()
 
 
-def test_runs_equal_those_of_this_process(cluster: None, tmp_path: Path, make_recipe: MakeRecipe) -> None:
+def test_runs_equal_those_of_this_process_and_are_saved_when_it_ends(
+    cluster: None, tmp_path: Path, make_recipe: MakeRecipe
+) -> None:
     """So do those of local workers, see test_equal.py."""
     found, folder = recipes(make_recipe), tmp_path / "ray"
     folder.mkdir()
     pool = RayPool(device="cpu", jobs=2)
     try:
         ended = run_all(pool, [Job(name, folder / name, recipe) for name, recipe in found.items()])
+        long = folder / "long"
+        pool.submit(Job("long", long, make_recipe("train.epochs=1", "train.max_steps=4000", "train.threads=1")))
+        await_(lambda: (long / "log.jsonl").exists() and bool((long / "log.jsonl").read_text()))
     finally:
         pool.close()
+    assert checkpoints_of(RunRecords(long))  # stopped, and saved
+    assert not RunRecords(long).metrics.exists()
     assert {end.outcome for end in ended.values()} == {"finished"}, [end.message for end in ended.values()]
     for name, recipe in found.items():
         train(recipe, tmp_path / name)
         assert_equal_runs(folder / name, tmp_path / name)
-    assert sorted(path.name for path in folder.iterdir()) == sorted(found)  # the marker is gone
-
-
-def test_closing_saves_the_runs_under_way(cluster: None, tmp_path: Path, make_recipe: MakeRecipe) -> None:
-    run = tmp_path / "run"
-    pool = RayPool(device="cpu", jobs=1)
-    pool.submit(Job("run", run, make_recipe("train.epochs=1", "train.max_steps=4000", "train.threads=1")))
-    try:
-        await_(lambda: (run / "log.jsonl").exists() and bool((run / "log.jsonl").read_text()))
-    finally:
-        pool.close()
-    assert checkpoints_of(RunRecords(run))
-    assert not RunRecords(run).metrics.exists()
+    assert sorted(path.name for path in folder.iterdir()) == sorted([*found, "long"])  # the marker is gone
 
 
 def test_an_actor_that_dies(cluster: None, tmp_path: Path, make_recipe: MakeRecipe) -> None:
