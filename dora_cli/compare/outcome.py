@@ -32,7 +32,6 @@ from dora_cli.compare.statistics import (
 )
 from dora_cli.compare.variants import Design, Pair, Variant
 from dora_cli.recipe.problems import shorten
-from dora_cli.runs.run_folder import RunRecords
 from dora_cli.wording import plural
 
 LONGEST_NOTE = 300
@@ -304,14 +303,9 @@ def _run(score: Score, cell: Cell, output: Path) -> dict[str, Any]:
         "most_trained": budget.get("trainable_parameters_start"),
         "adapter_bytes": budget.get("adapter_bytes"),
         "seconds": None if record is None else sum(timing.get(clock) or 0.0 for clock in clocks),
-        "peak_memory_bytes": timing.get("peak_memory_bytes") if _alone(score) else None,
+        "peak_memory_bytes": timing.get("peak_memory_bytes") if cell.ahead.device.startswith("cuda") else None,
         "collapsed": score.collapsed,
     }
-
-
-def _alone(score: Score) -> bool:
-    """Whether the memory that a run took is its own: on the CPU it is that of a worker's largest run so far."""
-    return score.record is not None and RunRecords(score.job.folder).read_environment()["device"] != "cpu"
 
 
 def _place(score: Score, output: Path) -> str:

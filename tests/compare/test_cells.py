@@ -73,7 +73,6 @@ def test_problems_of_the_recipes_themselves_are_said_once(tmp_path: Path, recipe
 @pytest.mark.parametrize(
     ("grid", "key"),
     [
-        ("train.epochs: {from: 1, to: 8, points: 3}", "train.epochs"),  # 2.83 of them
         ("method.dropout: {from: 0.5, to: 2, points: 3}", "method.dropout"),
         ("method.dem_weight: {from: 0.5, to: 2, points: 3}", "method.dem_weight"),  # of one method alone
         ("train.learning_rat: {from: 0.5, to: 2, points: 3}", "train.learning_rat"),

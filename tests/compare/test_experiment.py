@@ -151,6 +151,7 @@ def test_no_mapping(tmp_path: Path, text: str) -> None:
         ("tune: {train.learning_rate: {from: 0, to: 1, points: 3}}", "tune.train.learning_rate.from", "above 0"),
         ("tune: {train.learning_rate: {from: 1, to: .inf, points: 3}}", "tune.train.learning_rate.to", "finite"),
         ("tune: {train.learning_rate: {from: 1, to: 2, points: 2}}", "tune.train.learning_rate.points", "at least 3"),
+        ("tune: {train.epochs: {from: 1, to: 8, points: 3}}", "tune.train.epochs", "no fractions"),
         ("tune: {data.max_length: {from: 1, to: 2, points: 3}}", "tune.data.max_length", "same for all"),
         ("tune: {train.seed: {from: 1, to: 2, points: 3}}", "tune.train.seed", "decided by the experiment"),
         ("seeds: 0", "seeds", "got 0"),

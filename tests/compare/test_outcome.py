@@ -15,7 +15,7 @@ from scipy import stats
 from dora_cli.compare.courses import CellResult
 from dora_cli.compare.outcome import comparison_record
 from dora_cli.compare.plan import Plan
-from dora_cli.compare.statistics import difference_sd, pilot_spread, reach
+from dora_cli.compare.statistics import pilot_spread, reach
 from dora_cli.errors import StoppedError
 from dora_cli.recipe import Recipe
 from dora_cli.runs.run_folder import RunRecords
@@ -112,7 +112,7 @@ def test_differences_and_tests_are_those_of_scipy(tmp_path: Path, tiny_model: Pa
     for key, values in (("p_holm", p), ("p_equivalent", p_equivalent), ("p_non_inferior", p_non_inferior)):
         assert {method: beside(record, method)[key] for method in p} == pytest.approx(holm(values))
     assert beside(record, "head")["verdict"] == "worse"
-    assert len(record["notes"]) == 2  # of the head, of the margin
+    assert len(record["notes"]) == 4  # of the head, of the margin, of what dora keeps of two recipes
 
 
 def test_the_margin_is_the_pilots(tmp_path: Path, tiny_model: Path) -> None:
@@ -123,8 +123,8 @@ def test_the_margin_is_the_pilots(tmp_path: Path, tiny_model: Path) -> None:
         groups[cell["task"]] += [tried["scores"] for tried in cell["tuned"]["tried"]]  # the best and both beside it
     spread = pilot_spread(groups)
     assert (record["margin"], record["margin_source"]) == (pytest.approx(spread.sd), "pilot")
-    planned_reach = reach(SEEDS, difference_sd=difference_sd(spread.sd), margin=spread.sd, comparisons=2)
     found = beside(record, "dora")
+    planned_reach = reach(SEEDS, difference_sd=found["sd"], margin=spread.sd, comparisons=2)
     assert found["detectable"] == pytest.approx(planned_reach.detectable)
     assert found["power_equivalent"] == pytest.approx(planned_reach.power_of_equivalence)
     assert found["seeds_needed"] == planned_reach.seeds_needed

@@ -111,16 +111,15 @@ def test_without_a_test_the_verdict_is_withheld(values: list[float], margin: flo
 
 
 def test_few_seeds_withhold_what_they_cannot_reach_and_name_how_many_can() -> None:
-    """Planned before anything was measured: whatever spread is found."""
-    found = judge({"a": pairs(0.3, sd=0.5, size=3)}, margin=0.5, planned_sd=1.0)["a"]
-    assert found.verdict is Verdict.WITHHELD
-    assert found.reach is not None
-    assert found.reach == reach(3, difference_sd=1.0, margin=0.5)
-    assert found.reach.seeds_needed == reach(36, margin=0.5).seeds_needed == 36
-    measured = judge({"a": pairs(0.3, sd=0.5, size=3)}, margin=0.5)["a"]
+    """By the spread that is found; where none is, as planned."""
+    measured = judge({"a": pairs(0.3, sd=0.5, size=3)}, margin=0.5, planned_sd=1.0)["a"]
+    assert measured.verdict is Verdict.WITHHELD
     assert measured.reach is not None
     assert measured.reach.difference_sd == pytest.approx(0.5)
     assert measured.reach.seeds_needed == reach(3, margin=1.0).seeds_needed == 11
+    found = judge({"a": of(np.array([0.3]))}, margin=0.5, planned_sd=1.0)["a"]
+    assert found.reach == reach(1, difference_sd=1.0, margin=0.5)
+    assert found.reach.seeds_needed == reach(36, margin=0.5).seeds_needed == 36
 
 
 def test_a_rejection_stands_with_few_seeds() -> None:
