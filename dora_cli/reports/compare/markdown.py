@@ -7,7 +7,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from dora_cli.reports.compare.results import Cell, Results, Spread
+from dora_cli.reports.compare.results import Cell, Results, Row, Spread
 from dora_cli.reports.compare.verdicts import (
     SHORT,
     estimand,
@@ -25,7 +25,7 @@ from dora_cli.reports.compare.verdicts import (
     warnings,
 )
 from dora_cli.reports.units import number
-from dora_cli.runs.records.comparison import ComparedMethodRecord, ComparisonOfRecord
+from dora_cli.runs.records.comparison import ComparisonOfRecord
 from dora_cli.wording import plural
 
 NOTHING = "\u2013"
@@ -99,20 +99,20 @@ def _main(results: Results) -> tuple[list[str], list[list[str]]]:
     ]
     tested = list(_tested(results))
     head = ["method", *scores, "parameters", *tested, *(["verdict"] if tested else [])]
-    return head, [_row(results, method) for method in results.methods]
+    return head, [_row(results, row) for row in results.rows]
 
 
-def _row(results: Results, method: ComparedMethodRecord) -> list[str]:
+def _row(results: Results, of: Row) -> list[str]:
+    method, found = of.method, of.comparison
     stored = results.over(method, lambda run: run.stored_parameters)
     row = [
-        method.name,
+        of.name,
         *(_score(cell.score) + _marks(cell) for cell in results.of_method(method)),
         NOTHING if stored is None else f"{stored:,.0f}",
     ]
     tested = _tested(results)
     if not tested:
         return row
-    found = results.comparison(method)
     if found is None:
         return [*row, *[NOTHING] * len(tested), "baseline" if method.baseline else NOTHING]
     return [*row, *(_dashed(show(found)) for show in tested.values()), SHORT[found.verdict]]

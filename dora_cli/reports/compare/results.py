@@ -91,6 +91,15 @@ def mean_score(tried: TriedRecord) -> float | None:
 
 
 @dataclass(frozen=True)
+class Row:
+    """A method in a table of differences; `comparison` is None of a baseline. Several rows of a method name theirs."""
+
+    name: str
+    method: ComparedMethodRecord
+    comparison: ComparisonOfRecord | None
+
+
+@dataclass(frozen=True)
 class Results:
     """comparison.json, and what it says of each task and method."""
 
@@ -130,9 +139,18 @@ class Results:
         means = [mean for cell in self.of_method(method) if (mean := cell.over(value).mean) is not None]
         return sum(means) / len(means) if means else None
 
-    def comparison(self, method: ComparedMethodRecord) -> ComparisonOfRecord | None:
-        """With its baseline; None of a baseline."""
-        return next((found for found in self.record.comparisons if found.method == method.name), None)
+    @property
+    def rows(self) -> list[Row]:
+        """Of a table that shows differences: one for each comparison, and one for each method that is in none."""
+        found = []
+        for method in self.methods:
+            mine = [comparison for comparison in self.record.comparisons if comparison.method == method.name]
+            for comparison in mine:
+                name = method.name if len(mine) == 1 else f"{method.name} beside {comparison.baseline}"
+                found.append(Row(name, method, comparison))
+            if not mine:
+                found.append(Row(method.name, method, None))
+        return found
 
     def task(self, name: str) -> ComparedTaskRecord | None:
         return next((task for task in self.tasks if task.name == name), None)

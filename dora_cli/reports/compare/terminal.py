@@ -14,7 +14,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from dora_cli.reports.compare.results import Cell, Results, Spread
+from dora_cli.reports.compare.results import Cell, Results, Row, Spread
 from dora_cli.reports.compare.verdicts import (
     SHORT,
     estimand,
@@ -100,20 +100,23 @@ def _print_tables(console: Console, results: Results) -> None:
     Numbers that are broken over lines could not be read any more.
     """
     sign = "\u00b1" if console.encoding.startswith("utf") else "+/-"
-    scores = [_score_row(results, method, sign) for method in results.methods]
-    differences = [_difference_row(results, method) for method in results.methods]
+    scores = {method.name: _score_row(results, method, sign) for method in results.methods}
+    differences = [_difference_row(row) for row in results.rows]
     score_head, difference_head = _score_head(results), ["", "difference", "95 % interval", "p (Holm)", "verdict"]
     if not results.record.comparisons:
-        _print_table(console, score_head, scores)
+        _print_table(console, score_head, list(scores.values()))
         return
     whole = _table(
         [*score_head, *difference_head[1:]],
-        [[*one, *other[1:]] for one, other in zip(scores, differences, strict=True)],
+        [
+            [row.name, *scores[row.method.name][1:], *other[1:]]
+            for row, other in zip(results.rows, differences, strict=True)
+        ],
     )
     if _fits(console, whole):
         console.print(whole)
         return
-    _print_table(console, score_head, scores)
+    _print_table(console, score_head, list(scores.values()))
     console.print()
     _print_table(console, difference_head, differences)
 
@@ -166,11 +169,11 @@ def _score_row(results: Results, method: ComparedMethodRecord, sign: str) -> lis
     ]
 
 
-def _difference_row(results: Results, method: ComparedMethodRecord) -> list[str]:
-    found = results.comparison(method)
+def _difference_row(row: Row) -> list[str]:
+    found = row.comparison
     if found is None:
-        return [method.name, "", "", "", "baseline" if method.baseline else ""]
-    return [method.name, signed(found.mean), interval(found), p_value(found.p_holm), SHORT[found.verdict]]
+        return [row.name, "", "", "", "baseline" if row.method.baseline else ""]
+    return [row.name, signed(found.mean), interval(found), p_value(found.p_holm), SHORT[found.verdict]]
 
 
 def score(found: Spread, sign: str) -> str:

@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from dora_cli.errors import CheckpointError
+from dora_cli.reports.compare.markdown import markdown
 from dora_cli.reports.compare.results import Results
 from dora_cli.reports.compare.terminal import next_commands, print_comparison
 from dora_cli.reports.compare.verdicts import unfinished, verdict, warnings
@@ -57,6 +58,21 @@ def test_the_row_of_a_method_has_its_numbers() -> None:
     assert dora[4:6] == ["37,376", f"{seconds}s"]
     assert dora[6] == f"{found['mean']:+.4f}"
     assert dora[-1] == found["verdict"]
+
+
+@pytest.mark.parametrize("width", [80, 240])
+def test_each_comparison_of_a_method_has_a_row(width: int) -> None:
+    """The head alone, say, is compared with LoRA of every rank."""
+    record = experiment(1, 3, 3)
+    first, other = record["comparisons"][0], record["methods"][2]["name"]
+    record["comparisons"].append({**first, "baseline": other, "mean": 0.2468})
+    name = first["method"]
+    text, table = shown(record, width), markdown(Results.of(record))
+    for baseline, mean_of in ((first["baseline"], first["mean"]), (other, 0.2468)):
+        row = next(line for line in text.splitlines() if line.startswith(f"{name} beside {baseline} "))
+        assert f"{mean_of:+.4f}" in row
+        row = next(line for line in table.splitlines() if line.startswith(f"| {name} beside {baseline} |"))
+        assert f"{abs(mean_of):.4f}" in row
 
 
 def test_a_terminal_without_signs_and_a_file() -> None:

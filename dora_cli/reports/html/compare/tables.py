@@ -59,9 +59,10 @@ def overview(results: Results) -> Table:
     compared = bool(results.record.comparisons)
     head += ["difference", "verdict"] if compared else []
     rows = []
-    for method in results.methods:
-        stored, found = results.over(method, lambda run: run.stored_parameters), results.comparison(method)
-        row: list[object] = [method.name, *(_marked(cell) for cell in results.of_method(method))]
+    for of in results.rows:
+        method, found = of.method, of.comparison
+        stored = results.over(method, lambda run: run.stored_parameters)
+        row: list[object] = [of.name, *(_marked(cell) for cell in results.of_method(method))]
         row.append(NOTHING if stored is None else _count(stored))
         if compared and found is not None:
             row += [_sign(signed(found.mean)), SHORT[found.verdict]]
@@ -123,11 +124,12 @@ def cost_table(results: Results, task: ComparedTaskRecord) -> Table:
         "peak memory",
     ]
     rows = []
-    for method in results.methods:
-        cell, found = results.cell(task, method), results.comparison(method)
+    for of in results.rows:
+        method, found = of.method, of.comparison
+        cell = results.cell(task, method)
         ratio = None if found is None else found.size_ratio
         rows.append([
-            method.name,
+            of.name,
             _mean(cell, lambda run: run.stored_parameters, _count),
             NOTHING if ratio is None else f"{ratio:.3f} \u00d7",
             _mean(cell, lambda run: run.most_trained, _count),
