@@ -59,7 +59,7 @@ def test_every_cell_is_the_records(tasks: int, methods: int, seeds: int) -> None
         assert row[tasks + 4] == p_value(found["p_holm"]).replace("-", "\u2013")
         assert row[-1] == found["verdict"]
         assert escaped(
-            typeset(verdict(Results.of(record).comparison(Results.of(record).methods[rows.index(row)])))
+            typeset(verdict(Results.of(record).rows[rows.index(row)].comparison))
         ) in made(record)
     if tasks > 1:
         (each,) = others
