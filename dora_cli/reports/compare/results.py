@@ -141,7 +141,7 @@ class Results:
 
     @property
     def rows(self) -> list[Row]:
-        """Of a table that shows differences: one for each comparison, and one for each method that is in none."""
+        """Rows of a table of differences: one for each comparison, and one for each method that is in none."""
         found = []
         for method in self.methods:
             mine = [comparison for comparison in self.record.comparisons if comparison.method == method.name]

@@ -58,9 +58,7 @@ def test_every_cell_is_the_records(tasks: int, methods: int, seeds: int) -> None
         assert row[tasks + 2] == signs
         assert row[tasks + 4] == p_value(found["p_holm"]).replace("-", "\u2013")
         assert row[-1] == found["verdict"]
-        assert escaped(
-            typeset(verdict(Results.of(record).rows[rows.index(row)].comparison))
-        ) in made(record)
+        assert escaped(typeset(verdict(Results.of(record).rows[rows.index(row)].comparison))) in made(record)
     if tasks > 1:
         (each,) = others
         assert len(each) == 1 + tasks * (methods - 1)
