@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-from dora_cli.errors import CheckpointError, DivergedError, DoraError, OutputError, StoppedError
+from dora_cli.errors import CheckpointError, DivergedError, DoraError, OutOfMemoryError, OutputError, StoppedError
 from dora_cli.recipe import Recipe, load_recipe
 from dora_cli.runs.checkpoints import checkpoints_of
 from dora_cli.runs.lock import RunLock
@@ -130,7 +130,7 @@ def run_job(job: Job, train: Callable[..., object]) -> Ended:
             "" if error is None else str(error),
             0 if error is None else error.exit_code,
             time.perf_counter() - began,
-            type(error).__name__ == "OutOfMemoryError",
+            isinstance(error, OutOfMemoryError),
         )
 
     try:

@@ -19,6 +19,7 @@ from dora_cli.compare.statistics import (
     Differences,
     PairedTest,
     PilotSpread,
+    cells_near_best,
     choose_rate,
     collapsed_share,
     difference_sd,
@@ -128,17 +129,13 @@ def _pilot(results: Iterable[CellResult]) -> tuple[PilotSpread | None, str | Non
     """The spread of runs that differ in their seed alone: at each chosen value and its two neighbours, where no run
     collapsed.
     """
-    cells: dict[str, list[list[float]]] = {}
+    cells: dict[str, list[tuple[float, ...]]] = {}
     for result in results:
         if result.choice is None:
             continue
+        lower = result.cell.task.lower_is_better
         groups = cells.setdefault(result.cell.task.name, [])
-        values = [tried.value for tried in result.choice.tried]
-        at = values.index(result.choice.value)
-        for tried in result.choice.tried[max(0, at - 1) : at + 2]:
-            scores = [score.value for score in tried.scores if score.value is not None]
-            if len(scores) == len(tried.scores) and not any(score.collapsed for score in tried.scores):
-                groups.append(scores)
+        groups += cells_near_best(result.choice.points(lower_is_better=lower), lower_is_better=lower)
     try:
         return pilot_spread(cells), None
     except ValueError as error:

@@ -27,8 +27,6 @@ from dora_cli.wording import plural
 
 LOOK = "An earlier look"
 """How a note on one begins; those of before are kept."""
-EXPERIMENT = "experiment.yaml"
-"""The copy of the experiment's file in its folder; its presence says what the folder is."""
 
 
 def compare(
@@ -61,8 +59,8 @@ def compare(
     make_output(output)
     with RunLock(output):
         if resume:
-            check_unchanged(load_experiment(output / EXPERIMENT), plan.experiment, output)
-        write_text(output / EXPERIMENT, plan.file.read_text(encoding="utf-8-sig"))
+            check_unchanged(load_experiment(RunRecords(output).experiment), plan.experiment, output)
+        write_text(RunRecords(output).experiment, plan.file.read_text(encoding="utf-8-sig"))
         results: dict[str, CellResult] = {}
         looks = earlier_looks(output, plan)
         try:
@@ -126,7 +124,7 @@ def check_experiment(output: Path, *, resume: bool) -> None:
     """
     if output.exists() and not output.is_dir():
         raise OutputError(f"--output {output} is a file; name a folder")
-    there = (output / EXPERIMENT).is_file()
+    there = (RunRecords(output).experiment).is_file()
     if there and not resume:
         raise OutputError(
             f"--output {output} holds an experiment already; go on with it by --resume, or choose another --output"

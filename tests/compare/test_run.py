@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from dora_cli.compare.plan import Plan
-from dora_cli.compare.run import EXPERIMENT, compare
+from dora_cli.compare.run import compare
 from dora_cli.errors import CheckpointError
 from dora_cli.recipe import Recipe
 from dora_cli.runs.lock import RunLock
@@ -81,7 +81,7 @@ def assert_equal(one: Path, other: Path) -> None:
     assert runs(one) == runs(other)
     for run in runs(one):
         assert_equal_runs(one / run, other / run)
-    assert (one / EXPERIMENT).read_bytes() == (other / EXPERIMENT).read_bytes()
+    assert RunRecords(one).experiment.read_bytes() == RunRecords(other).experiment.read_bytes()
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +160,7 @@ def test_one_that_was_killed_again_and_again_equals_the_straight_one(
     """Within a run after its checkpoint, and after one that nobody has counted."""
     output = tmp_path / "killed"
     for number, (run, step) in enumerate([(3, 4), (4, -1)]):
-        assert (output / EXPERIMENT).is_file() == (number > 0)
+        assert RunRecords(output).experiment.is_file() == (number > 0)
         command = [sys.executable, "-m", "tests.compare.killed", "small-compare.yaml", output, run, step]
         done = subprocess.run(
             [*map(str, command), *(["resume"] if number else [])],
@@ -187,7 +187,7 @@ def test_more_seeds_make_only_their_own_runs(here: Path, straight: Path, tmp_pat
     assert sorted(found.submitted) == ["runs/small/dora/seed-3", "runs/small/lora-sized=dora/seed-3"]
     assert {run: (output / run / "metrics.json").read_bytes() for run in before} == before
     assert RunRecords(output).read_comparison()["seeds"] == [1, 2, 3]
-    assert (output / EXPERIMENT).read_text() == file.read_text()
+    assert RunRecords(output).experiment.read_text() == file.read_text()
 
 
 @pytest.mark.parametrize(

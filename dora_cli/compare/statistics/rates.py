@@ -48,11 +48,6 @@ class ChosenRate:
     standard_error: float | None
     band: tuple[float, float] | None
 
-    @property
-    def band_ratio(self) -> float | None:
-        """Highest over lowest rate of the band, 1 where only the best is in it; None without one."""
-        return None if self.band is None else self.band[1] / self.band[0]
-
 
 def rate_grid(low: float, high: float, points: int) -> tuple[float, ...]:
     """`points` rates from `low` to `high` by equal factors, to six digits; a single one is `low`."""
@@ -195,15 +190,6 @@ def expected_best(
     draws = np.arange(1, (most or len(chosen)) + 1)[:, None]
     weights = above**draws - (above - sizes / len(chosen)).clip(min=0.0) ** draws
     return tuple((weights @ means).tolist())
-
-
-def beats_majority(scores: Sequence[float], majority: float, *, lower_is_better: bool = False) -> bool:
-    """Whether the mean score is better than `majority`, that of a model that says the same of every example.
-
-    Where it is not, nothing has been learnt that the metric shows, and no comparison with it means anything.
-    """
-    gain = math.fsum(scores) / len(scores) - majority
-    return (-gain if lower_is_better else gain) > 1e-12 * max(1.0, abs(majority))
 
 
 def _ascending(points: Sequence[RatePoint]) -> list[RatePoint]:

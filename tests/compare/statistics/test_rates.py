@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from dora_cli.compare.statistics import (
     RatePoint,
-    beats_majority,
     cells_near_best,
     choose_rate,
     collapsed_share,
@@ -52,7 +51,6 @@ def test_the_best_and_its_band_by_hand() -> None:
     assert found.mean == pytest.approx(0.80)
     assert found.standard_error == pytest.approx(0.05)
     assert found.band == (2e-4, 1.6e-3), "0.79 at the far end is within reach, and beyond a valley"
-    assert found.band_ratio == pytest.approx(8)
 
 
 def test_a_loss_is_chosen_by_its_least() -> None:
@@ -87,7 +85,7 @@ def test_the_pilots_cells_are_those_near_the_best() -> None:
 
 def test_one_seed_has_no_band() -> None:
     found = choose_rate([RatePoint(1e-4, (0.5,)), RatePoint(2e-4, (0.6,))])
-    assert (found.rate, found.standard_error, found.band, found.band_ratio) == (2e-4, None, None, None)
+    assert (found.rate, found.standard_error, found.band) == (2e-4, None, None)
 
 
 def test_a_rate_with_fewer_seeds_cannot_win() -> None:
@@ -224,20 +222,6 @@ def test_many_trials_find_the_best() -> None:
     assert found[-1] == pytest.approx(0.6), "the reported score of the selected rate, which is not the highest"
     with pytest.raises(ValueError, match="each rate"):
         expected_best([0.1], [0.1, 0.2])
-
-
-@pytest.mark.parametrize(
-    ("scores", "majority", "beats"),
-    [
-        ([0.70, 0.72], 0.691, True),
-        ([0.691, 0.691], 0.691, False),
-        ([0.60, 0.75], 0.691, False),
-        ([0.1 + 0.2], 0.3, False),
-    ],
-)
-def test_a_metric_is_held_against_the_majority_class(scores: list[float], majority: float, beats: bool) -> None:
-    assert beats_majority(scores, majority) is beats
-    assert beats_majority([-score for score in scores], -majority, lower_is_better=True) is beats
 
 
 @pytest.mark.parametrize(
