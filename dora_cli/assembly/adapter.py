@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,14 +11,14 @@ import torch
 from torch import nn
 
 from dora_cli.assembly.fingerprint import fingerprint_model
-from dora_cli.assembly.origin import Origin, base_record, make, read_adapter_record, with_targets
+from dora_cli.assembly.origin import Origin, base_record, make, read_adapter_record, sites_of, with_targets
 from dora_cli.assembly.restore import SavedRun
 from dora_cli.assembly.weights import Weights, load_weights
 from dora_cli.errors import CheckpointError, ModelError, ProjectionError
 from dora_cli.methods import Method
 from dora_cli.methods.attached import carried, mark
 from dora_cli.methods.base import Site
-from dora_cli.models import find_projections, head_parameters
+from dora_cli.models import head_parameters
 from dora_cli.recipe import Recipe
 from dora_cli.recipe.methods import MethodSection
 from dora_cli.runs.records.adapter import BaseRecord
@@ -67,11 +67,6 @@ class AdapterSource:
         base = record.base
         return cls(folder, weights, record.method, True, base.name, base.revision, base.dtype, base.fingerprint)
 
-    @property
-    def targets(self) -> Sequence[str]:
-        """None for a method that adapts nothing."""
-        return getattr(self.settings, "targets", ())
-
 
 def load_onto(source: AdapterSource, model: nn.Module, *, allow_unfrozen: bool) -> Method:
     """Puts the adapter of `source` on `model`, in place; the model is as it was if anything is refused.
@@ -95,7 +90,7 @@ def load_onto(source: AdapterSource, model: nn.Module, *, allow_unfrozen: bool) 
             f"this model is {base.dtype}, {whose}'s base was {source.dtype}; load it with dtype=torch.{source.dtype}"
         )
     with _unchanged_on_error(model):
-        projections = _projections(model, source)
+        projections = _projections(model, source, method)
         model.requires_grad_(False)
         method.attach(model, projections, list(head.values()))  # draws factors, which the next line replaces
         weights.restore_method(method)
@@ -115,15 +110,14 @@ def load_onto(source: AdapterSource, model: nn.Module, *, allow_unfrozen: bool) 
     return method
 
 
-def _projections(model: nn.Module, source: AdapterSource) -> list[Site]:
+def _projections(model: nn.Module, source: AdapterSource, method: Method) -> list[Site]:
     """What is adapted in `model`; raises CheckpointError if it is not what was adapted."""
-    if not source.targets:
-        return []
     try:
-        found = find_projections(model, source.targets)
+        found = sites_of(model, source.settings, method)
     except ProjectionError as error:
         raise CheckpointError(f"this model is not the one {_WHOSE[source.exact]} adapted: {error}") from error
-    if source.exact and (other := sorted({site.name for site in found} ^ set(source.targets))):
+    targets = getattr(source.settings, "targets", ())
+    if source.exact and (other := sorted({site.name for site in found} ^ set(targets))):
         raise CheckpointError(
             f"this model is not the one {_WHOSE[True]} adapted: {other[0]} is a projection of one of them alone"
         )

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from dora_cli.assembly.fingerprint import fingerprint_model
-from dora_cli.assembly.origin import make
+from dora_cli.assembly.origin import make, sites_of
 from dora_cli.assembly.references import weights_at
 from dora_cli.data import PairLayout
 from dora_cli.errors import DoraError, ModelError
@@ -21,7 +21,7 @@ from dora_cli.machine.memory import is_out_of_memory
 from dora_cli.methods import Method, triton_obstacle
 from dora_cli.methods.base import Schedule, Site
 from dora_cli.methods.linear import trained_type
-from dora_cli.models import LoadedModel, find_projections, head_parameters
+from dora_cli.models import LoadedModel, head_parameters
 from dora_cli.recipe import Recipe
 from dora_cli.tasks import Task
 
@@ -192,8 +192,8 @@ def adapt(
     Raises:
         BudgetError, ProjectionError: the method does not fit the model or the run's length.
     """
-    model, targets = base.model, targets_of(recipe)
-    projections = find_projections(model, targets) if targets else []
+    model = base.model
+    projections = sites_of(model, recipe.method, method)
     schedule = None if total_steps is None else method.plan(total_steps, projections)
     head = head_parameters(model, base.fresh)
     fingerprint = base_fingerprint(base)

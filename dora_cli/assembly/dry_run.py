@@ -15,6 +15,7 @@ from dora_cli.assembly.build import base_from_config, make_method, note_on_code,
 from dora_cli.assembly.data import load_data
 from dora_cli.assembly.length import RunLength
 from dora_cli.assembly.notes import notes_before_training, notes_on_official_sizes, notes_on_settings
+from dora_cli.assembly.origin import sites_of
 from dora_cli.assembly.resolve import resolve
 from dora_cli.assembly.work import decide_threads
 from dora_cli.data.examples import parted_off
@@ -22,7 +23,7 @@ from dora_cli.machine.capture import check_capture, choose_capture
 from dora_cli.machine.devices import resolve_device, resolve_precision
 from dora_cli.machine.threads import Threads, most_threads
 from dora_cli.methods.base import Method, Schedule, Site
-from dora_cli.models import ModelUnreachableError, find_projections, head_parameters, left_out
+from dora_cli.models import ModelUnreachableError, head_parameters, left_out
 from dora_cli.recipe import Recipe
 from dora_cli.tasks import Task
 from dora_cli.wording import plural
@@ -135,7 +136,7 @@ def dry_run(recipe: Recipe, output: Path | None = None, seeds: Sequence[int] = (
         plan = method.plan(length.total_steps, [Site("", nn.Module(), _ANY_SHAPE)] if targets else [])
         schedule = {**plan.describe(), **dict.fromkeys(_OF_THE_MODEL)}
     else:
-        projections = find_projections(model, targets) if targets else []
+        projections = sites_of(model, recipe.method, method)
         plan = method.plan(length.total_steps, projections)
         ranks = method.start_ranks(projections)
         adapted = sum(1 for rank in ranks.values() if rank) if ranks else len(projections)

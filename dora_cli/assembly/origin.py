@@ -12,6 +12,8 @@ from torch import nn
 
 from dora_cli.files import at_home
 from dora_cli.methods import METHODS, Method
+from dora_cli.methods.base import Site
+from dora_cli.models import find_projections
 from dora_cli.recipe.methods import MethodSection, arguments
 from dora_cli.runs.folders import read_folder
 from dora_cli.runs.records.adapter import ADAPTER_RECORD, AdapterRecord, BaseRecord
@@ -67,6 +69,16 @@ class Origin:
 def make(section: MethodSection) -> Method:
     """The method of a section of a resolved recipe."""
     return METHODS[section.name](**arguments(section))
+
+
+def sites_of(model: nn.Module, section: MethodSection, method: Method) -> list[Site]:
+    """What `method`, made of `section`, adapts in `model`; nothing for a method without targets.
+
+    Raises:
+        ProjectionError: the targets do not go with the model or the method.
+    """
+    targets: Sequence[str] = getattr(section, "targets", ())
+    return find_projections(model, targets, method.takes) if targets else []
 
 
 def with_targets(section: MethodSection, names: Sequence[str]) -> MethodSection:

@@ -20,7 +20,6 @@ from dora_cli.export.probe import probe_batch
 from dora_cli.files import at_home
 from dora_cli.methods import Method
 from dora_cli.methods.base import Site
-from dora_cli.models import find_projections
 from dora_cli.models.family import auto_class_of
 from dora_cli.models.loading import DTYPES, load_checkpoint
 from dora_cli.models.source import BUILTIN_PREFIX, find_source
@@ -102,8 +101,6 @@ def saved_subject(folder: Path, overrides: Sequence[str]) -> Subject:
             f"{folder} belongs to a {base.architecture}, which neither classifies texts nor generates them; in Python "
             "dora_cli.load_adapter puts it on that model and dora_cli.merge makes it plain"
         )
-    targets = getattr(record.method, "targets", ())
-    projections = find_projections(model, targets) if targets else []
     method = load_onto(AdapterSource.saved(folder), model, allow_unfrozen=True)  # whether it may be is asked elsewhere
     parameters = dict(model.named_parameters())
     start = getattr(model.config, "decoder_start_token_id", None) if auto_class == "AutoModelForSeq2SeqLM" else None
@@ -116,7 +113,7 @@ def saved_subject(folder: Path, overrides: Sequence[str]) -> Subject:
         model=model,
         tokenizer=loaded.tokenizer,
         method=method,
-        projections=projections,
+        projections=method.sites,
         head={head: parameters[head] for head in weights.head},
         place=str(folder),
         state=weights.state,

@@ -79,7 +79,7 @@ def attach(
     if warn_after is not None and warn_after < 1:
         raise RecipeError(f"warn_after is {warn_after}; it must be at least 1, or None for no warning")
     refuse_unsuitable(model)
-    projections = find_projections(model, targets)
+    projections = find_projections(model, targets, method.takes)
     assert isinstance(method, Dora)
     schedule = method.plan(total_steps, projections)
     unknown = set(fresh) - {name for name, _ in model.named_parameters()}

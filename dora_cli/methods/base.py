@@ -333,6 +333,12 @@ class Method:
     reference_models: Sequence[str] = ()
     held_out: float = 0.0
 
+    def takes(self, site: Site) -> bool:
+        """Whether it can adapt `site`. The groups of `targets` leave out the others; a pattern that matches nothing
+        else is refused.
+        """
+        return True
+
     # -- before the first step -----------------------------------------------------------------------------------------
 
     def plan(self, total_steps: int, sites: Sequence[Site]) -> Schedule:

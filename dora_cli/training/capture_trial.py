@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from dora_cli.assembly.build import put_on
-from dora_cli.assembly.origin import make
+from dora_cli.assembly.origin import make, sites_of
 from dora_cli.errors import ProjectionError
 from dora_cli.machine.devices import make_accelerator
 from dora_cli.methods import Method
-from dora_cli.models import find_projections, head_parameters, max_positions, vocabulary_rows
+from dora_cli.models import head_parameters, max_positions, vocabulary_rows
 from dora_cli.models.outputs import logits_in
 from dora_cli.recipe.methods import METHODS
 from dora_cli.training.optimizer import make_optimizer, make_scheduler
@@ -65,9 +65,9 @@ def adapted(model: nn.Module, settings: Mapping[str, Any], targets: tuple[str, .
     keys = METHODS[settings["name"]]
     changes: dict[str, Any] = {"targets": targets, "rank": LOW_RANK}
     own = {key: value for key, value in changes.items() if key in keys.model_fields}
-    projections = find_projections(model, targets) if "targets" in own else []
     section: Any = keys.model_validate({**settings, **own})
     method = make(section)
+    projections = sites_of(model, section, method)
     schedule = method.plan(TOTAL_STEPS, projections)
     put_on(model, method, projections, schedule, head_parameters(model, frozenset()), seed=0)
     return method

@@ -147,7 +147,7 @@ def test_a_loss_that_is_not_finite_changes_nothing_under_capture(skip: int) -> N
     run = Run(graph=True, skip_nonfinite=skip)
     run.advance(20)
     before = [weight.clone() for weight in run.weights()]
-    scores = run.method._scores.clone()
+    scores = run.method._selection.scores.clone()
     run.poison.fill_(float("inf"))
     for count in range(3):
         run.done += 1
@@ -155,7 +155,7 @@ def test_a_loss_that_is_not_finite_changes_nothing_under_capture(skip: int) -> N
         run.step(run.done, batches, 16, event=False)
         assert bool(run.step.ledger.halted) == (count >= skip)
     assert all(torch.equal(one, two) for one, two in zip(before, run.weights(), strict=True))
-    assert torch.equal(scores, run.method._scores)
+    assert torch.equal(scores, run.method._selection.scores)
     with pytest.raises(DivergedError, match=rf"\bstep {21 + skip}\b"):
         run.step.check(run.done)
 

@@ -37,7 +37,7 @@ def state_of(step: TrainingStep) -> list[torch.Tensor]:
     moments = [
         value for parameter in parameters for _, value in sorted(step.optimizer.state.get(parameter, {}).items())
     ]
-    scores = [step.method._scores] if isinstance(step.method, Dora) else []
+    scores = [step.method._selection.scores] if isinstance(step.method, Dora) else []
     return [tensor.detach().clone() for tensor in (*parameters, *moments, *scores)]
 
 

@@ -429,7 +429,7 @@ def test_divergence_names_the_step_and_keeps_the_weights_before_it(
 
     def poisoned(self: Dora) -> torch.Tensor | None:
         step = len(seen) + 1
-        seen[step] = [parameter.detach().clone() for parameter in self.parameters()] + [self._scores.clone()]
+        seen[step] = [parameter.detach().clone() for parameter in self.parameters()] + [self._selection.scores.clone()]
         value = plain(self)
         if step >= 8:
             self.parameters()[0].grad.fill_(float("nan"))  # type: ignore[union-attr]

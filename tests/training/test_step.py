@@ -25,7 +25,7 @@ def state_of(step: TrainingStep) -> list[torch.Tensor]:
     moments = [
         value for parameter in parameters for _, value in sorted(step.optimizer.state.get(parameter, {}).items())
     ]
-    scores = [step.method._scores] if isinstance(step.method, Dora) else []
+    scores = [step.method._selection.scores] if isinstance(step.method, Dora) else []
     return [tensor.detach().clone() for tensor in (*parameters, *moments, *scores)]
 
 
@@ -34,15 +34,15 @@ def test_an_event_on_scores_that_are_not_finite_changes_nothing() -> None:
     method = step_function.method
     assert isinstance(method, Dora)
     assert method.schedule is not None
-    method._scores[0, 1] = math.nan
+    method._selection.scores[0, 1] = math.nan
     first = method.schedule.next_event(0)
     assert first is not None
     for step in range(1, first):
         method.advance(step)
-    before = method._keep.clone()
+    before = method._selection.keep.clone()
     with pytest.raises(DivergedError):
         method.advance(first)
-    assert torch.equal(method._keep, before)
+    assert torch.equal(method._selection.keep, before)
 
 
 class _Model(nn.Module):

@@ -1,11 +1,7 @@
 """When components are pruned: one schedule in integers, for training, dry run, reports and tests alike.
 
-Fractions are read as decimals (``Fraction(str(f))``), so that 0.15 of 100 steps is 15 and not 14. With `T` steps,
-warm-up fraction `w` and final fraction `f`::
+With `W`, `L` and `F` of `dora_cli.methods.low_rank.schedule`::
 
-    W = floor(w T)             last warm-up step
-    L = floor((1 - w - f) T)   steps of pruning
-    F = W + L                  the freeze: the last event
     events at W + j * interval (j = 1, 2, ...) before F, from the first that prunes, and at F
     pruned at an event = floor(M (r0 - rT) tau^3 / L^3),   tau = t - W
 
@@ -17,132 +13,24 @@ would prune nothing is none: the freeze alone is one whatever it prunes, since r
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from fractions import Fraction
-from math import ceil, floor, isfinite
 from typing import Any, Literal
 
-from dora_cli.errors import BudgetError
-from dora_cli.wording import plural
+from dora_cli.methods.low_rank.schedule import PruningSchedule
 
 Curve = Literal["published", "adalora"]
 
 
 @dataclass(frozen=True)
-class DoraSchedule:
-    """The budget of every step. Steps count from 1; build it with `plan`, which validates.
+class DoraSchedule(PruningSchedule):
+    """DoRA's budget of every step.
 
     Attributes:
-        total_steps: `T`, attempted optimiser steps.
-        projections: `M`, how many projections are adapted.
-        start_rank: `r0`, components a projection starts with.
-        rank: `rT`, the mean final rank of a projection.
-        warmup_steps: `W`, the last step of the warm-up.
-        pruning_steps: `L`, how many steps pruning lasts.
-        interval: steps between events.
         curve: ``"published"`` or ``"adalora"``.
     """
 
-    total_steps: int
-    projections: int
-    start_rank: int
-    rank: int
-    warmup_steps: int
-    pruning_steps: int
-    interval: int
     curve: Curve = "published"
-
-    @classmethod
-    def plan(
-        cls,
-        *,
-        total_steps: int,
-        projections: int,
-        start_rank: int,
-        rank: int,
-        warmup_fraction: float,
-        final_fraction: float,
-        interval: int,
-        curve: Curve = "published",
-    ) -> DoraSchedule:
-        """Validates every bound, reporting all that are broken in one BudgetError, and returns the schedule."""
-        problems = []
-        fractions = {"warmup_fraction": warmup_fraction, "final_fraction": final_fraction}
-        problems += [
-            f"method.{key} is {value}; it must be in [0, 1)" for key, value in fractions.items() if not 0 <= value < 1
-        ]
-        # nan and infinities have no decimal: such a fraction is reported above and counts as 0 in the other checks
-        warmup, final = (Fraction(str(value)) if isfinite(value) else Fraction(0) for value in fractions.values())
-        if rank < 1:
-            problems.append(f"method.rank is {rank}; it must be at least 1")
-        if start_rank < rank:
-            problems.append(
-                f"method.start_rank is {start_rank}, below method.rank {rank}; pruning can only shrink: raise "
-                "start_rank or lower rank"
-            )
-        if warmup + final >= 1:
-            problems.append(
-                f"method.warmup_fraction {float(warmup)} + method.final_fraction {float(final)} leave no time to "
-                "prune; their sum must stay below 1"
-            )
-        if interval < 1:
-            problems.append(f"method.prune_interval is {interval}; it must be at least 1 step")
-        if projections < 1:
-            problems.append("no projection is adapted, so there is nothing to allocate; check method.targets")
-        if not problems:
-            pruning = 1 - warmup - final
-            if floor(pruning * total_steps) < 1:
-                problems.append(
-                    f"the run has {plural(total_steps, 'optimiser step')}, of which pruning gets "
-                    f"floor({float(pruning):g} x {total_steps}) = 0; it needs at least "
-                    f"{plural(ceil(1 / pruning), 'step')}: raise train.epochs or train.max_steps, lower "
-                    "train.batch_size, or lower the fractions"
-                )
-        if problems:
-            raise BudgetError("\n".join(problems))
-        return cls(
-            total_steps=total_steps,
-            projections=projections,
-            start_rank=start_rank,
-            rank=rank,
-            warmup_steps=floor(warmup * total_steps),
-            pruning_steps=floor((1 - warmup - final) * total_steps),
-            interval=interval,
-            curve=curve,
-        )
-
-    @property
-    def start_components(self) -> int:
-        return self.projections * self.start_rank
-
-    @property
-    def final_components(self) -> int:
-        return self.projections * self.rank
-
-    @property
-    def freeze_step(self) -> int:
-        return self.warmup_steps + self.pruning_steps
-
-    @property
-    def phases(self) -> Sequence[tuple[str, int, int]]:
-        """``(name, first step, last step)`` of the phases that have steps, in order."""
-        bounds = (
-            ("warm-up", 1, self.warmup_steps),
-            ("pruning", self.warmup_steps + 1, self.freeze_step),
-            ("final", self.freeze_step + 1, self.total_steps),
-        )
-        return tuple(phase for phase in bounds if phase[1] <= phase[2])
-
-    @property
-    def restarts(self) -> Sequence[int]:
-        return ()
-
-    def phase(self, step: int) -> str:
-        """Name of the phase that `step` belongs to; the freeze itself is the last step of pruning."""
-        if step <= self.warmup_steps:
-            return "warm-up"
-        return "pruning" if step <= self.freeze_step else "final"
 
     def is_event(self, step: int) -> bool:
         """Whether a selection follows the optimiser step `step`."""
@@ -189,20 +77,4 @@ class DoraSchedule:
         return self.start_components - self.pruned(tau)
 
     def describe(self) -> Mapping[str, Any]:
-        """Plain values for records and the dry run."""
-        return {
-            "total_steps": self.total_steps,
-            "warmup_steps": self.warmup_steps,
-            "pruning_steps": self.pruning_steps,
-            "freeze_step": self.freeze_step,
-            "final_steps": self.total_steps - self.freeze_step,
-            "events": sum(1 for _ in self.events()),
-            "first_event": self.first_event,
-            "interval": self.interval,
-            "curve": self.curve,
-            "projections": self.projections,
-            "start_rank": self.start_rank,
-            "rank": self.rank,
-            "start_components": self.start_components,
-            "final_components": self.final_components,
-        }
+        return {**super().describe(), "curve": self.curve}

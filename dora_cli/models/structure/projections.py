@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
@@ -22,7 +22,9 @@ GROUPS = ("attention", "ffn")
 _LISTED = 24  # how many names an error message lists before it counts the rest
 
 
-def find_projections(model: nn.Module, targets: Sequence[str] = GROUPS) -> list[Site]:
+def find_projections(
+    model: nn.Module, targets: Sequence[str] = GROUPS, takes: Callable[[Site], bool] | None = None
+) -> list[Site]:
     """Finds the projections that `targets` name, in model order; a shared module appears once.
 
     Args:
@@ -31,10 +33,12 @@ def find_projections(model: nn.Module, targets: Sequence[str] = GROUPS) -> list[
             within the block and every other dotted end of the full path (``query``, ``*.output.dense``,
             ``layer.11.*``). Nothing outside blocks is ever adapted. ``"attention"`` and ``"ffn"`` leave out what
             `left_out` tells of; patterns reach it.
+        takes: whether the method can adapt a projection; None for one that can adapt all. What it cannot is left out.
 
     Raises:
-        ProjectionError: no blocks; no or unmatched targets; or targets that reach a mixture of experts or a linear map
-            whose weight its parent reads directly, where an adapter would have no effect.
+        ProjectionError: no blocks; no or unmatched targets; targets of which the method can adapt nothing; or targets
+            that reach a mixture of experts or a linear map whose weight its parent reads directly, where an adapter
+            would have no effect.
     """
     if not targets:
         raise ProjectionError(
@@ -59,7 +63,7 @@ def find_projections(model: nn.Module, targets: Sequence[str] = GROUPS) -> list[
                 f"target {target!r} matches no projection of {type(model).__name__}; what could be matched, by path "
                 "within a block: " + _listing([f"{path} (x{count})" for path, count in counts.items()])
             )
-        chosen |= matched
+        chosen |= matched if takes is None else _taken(target, matched, available, takes)
     projections = [p for p in available if p.name in chosen]
     _refuse_bypassed(model, projections)
     if unused := [p.name for p in projections if p.name in past and never_called(p.name)]:
@@ -68,6 +72,18 @@ def find_projections(model: nn.Module, targets: Sequence[str] = GROUPS) -> list[
             f"effect on {_listing(unused)}; choose targets that leave them out"
         )
     return projections
+
+
+def _taken(target: str, matched: set[str], available: Sequence[Site], takes: Callable[[Site], bool]) -> set[str]:
+    """Those of `matched` that the method can adapt. Raises ProjectionError where there are none."""
+    fit = [p for p in available if takes(p)]
+    if not (found := matched & {p.name for p in fit}):
+        counts = Counter(p.projection for p in fit)
+        raise ProjectionError(
+            f"target {target!r} matches no projection that this method can adapt; those are, by path within a block: "
+            + (_listing([f"{path} (x{count})" for path, count in counts.items()]) or "none of this model")
+        )
+    return found
 
 
 def left_out(model: nn.Module, targets: Sequence[str]) -> str | None:

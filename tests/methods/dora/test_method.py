@@ -617,7 +617,8 @@ def test_a_state_comes_back_after_the_model_was_moved() -> None:
     state = {key: value.clone() for key, value in dora.state_dict().items()}
     model.to("meta")
     dora.load_state_dict(state)
-    assert {tensor.device.type for tensor in (dora._scores, dora._keep, dora._order)} == {"meta"}
+    chosen = dora._selection
+    assert {tensor.device.type for tensor in (chosen.scores, chosen.keep, chosen.order)} == {"meta"}
 
 
 def test_a_model_spread_over_devices_can_be_attached_and_folded() -> None:

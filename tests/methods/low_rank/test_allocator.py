@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dora_cli.methods.dora.allocator import select
+from dora_cli.methods.low_rank.allocator import select
 
 
 def by_hand(scores: list[list[float]], budget: int) -> list[list[bool]]:
