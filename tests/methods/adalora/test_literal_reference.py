@@ -1,9 +1,9 @@
 """The published algorithm written a second time, plainly, and AdaLoRA trained beside it in float64 for 200 steps.
 
 The reference below shares no code with the package: it adds the penalty to the loss and lets autograd differentiate it,
-keeps importance entry by entry, sorts Python lists, steps AdamW written out, and follows the order of the authors' code.
-Two things are as in ours: selection takes exactly as many as the budget says (ties do not overshoot), and the freeze
-masks at its own step, where the authors' code waits for the next one unless the interval divides it.
+keeps importance entry by entry, sorts Python lists, steps AdamW written out, and follows the order of the authors'
+code. Two things are as in ours: selection takes exactly as many as the budget says (ties do not overshoot), and the
+freeze masks at its own step, where the authors' code waits for the next one unless the interval divides it.
 
 With masked triplets in memory to the end (`compact: false`) this is the published algorithm through all 200 steps. Its
 penalty couples masked and kept vectors, so with tensors that shrink the reference goes on after the freeze over the
@@ -13,6 +13,7 @@ kept triplets alone.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Literal
 
 import pytest
@@ -23,7 +24,9 @@ from tests.methods.adalora.running import Run, new_adalora, token_batches
 from tests.methods.small import tiny_roberta
 
 STEPS, START_RANK, RANK, ALPHA, BETA1, BETA2 = 200, 5, 2, 8.0, 0.85, 0.9
-LEARNING_RATE, WEIGHT_DECAY, LR_WARMUP = 1e-2, 0.01, 4
+# So slow that the vectors are not yet orthonormal at the end: there a norm's gradient turns at every step, and rounding
+# decides which way.
+LEARNING_RATE, WEIGHT_DECAY, LR_WARMUP = 2e-3, 0.01, 4
 WARMUP, FREEZE = 30, 100  # 15 % and 50 % of 200
 Scale = Literal["published", "paper"]
 
@@ -205,16 +208,14 @@ def test_adalora_equals_the_literal_algorithm(interval: int, weight: float, scal
     ranks = run.keeps[FREEZE].sum(1).tolist()
     assert sum(ranks) == 12 * RANK
     assert len(set(ranks)) > 1
-    # triplets come back between events
-    before, after = (run.keeps[step] for step in events[-3:-1])
-    assert int(run.keeps[events[0]].sum()) > int(after.sum())
-    assert bool((after & ~before).any()) or interval == 1
+    pairs = [(run.keeps[one], run.keeps[two]) for one, two in pairwise(events)]
+    assert any(bool((after & ~before).any()) for before, after in pairs)  # triplets come back
 
     torch.testing.assert_close(run.losses, expected.losses, rtol=0, atol=1e-9)
     torch.testing.assert_close(run.penalties, expected.penalties, rtol=0, atol=1e-9)
     torch.testing.assert_close(run.norms, expected.norms, rtol=0, atol=1e-9)
     assert sum(norm > 1 for norm in expected.norms[:FREEZE]) > 10  # clipped, as importance sees it
-    assert sum(run.losses[-24:]) < 0.9 * sum(run.losses[:24])  # the same batches
+    assert sum(run.losses[-24:]) < 0.97 * sum(run.losses[:24])  # the same batches
     state = run.method.state_dict()
     for name, wanted in expected.end.items():
         if name in state:
