@@ -21,10 +21,11 @@ from torch.nn import functional as F
 
 from dora_cli.assembly.origin import make
 from dora_cli.machine.devices import make_accelerator
-from dora_cli.methods import Dora, Lora, Method
+from dora_cli.methods import AdaLora, Dora, Lora, Method
 from dora_cli.methods.low_rank.dropout import ModelDropouts
 from dora_cli.models import find_projections, head_parameters, load_model
 from dora_cli.recipe import LoraMethod
+from dora_cli.recipe.methods.adalora import AdaLoraMethod
 from dora_cli.recipe.methods.dora import DoraMethod
 from dora_cli.training.optimizer import make_scheduler
 from dora_cli.training.step import TrainingStep
@@ -335,6 +336,37 @@ def attach_lora(model: nn.Module, settings: Settings, head: Sequence[nn.Paramete
     return method
 
 
+def attach_adalora(
+    model: nn.Module, settings: Settings, head: Sequence[nn.Parameter], *, masking: bool = False
+) -> AdaLora:
+    """Freezes `model` and attaches AdaLoRA: before the first mask, or with a mask after every step."""
+    section = AdaLoraMethod(
+        rank=settings.rank,
+        start_rank=settings.start_rank,
+        alpha=ALPHA,
+        dropout=DROPOUT,
+        warmup_fraction=0.0 if masking else 0.5,
+        final_fraction=0.25,
+        prune_interval=1,
+    )
+    method = make(section)
+    assert isinstance(method, AdaLora)
+    sites = find_projections(model)
+    model.requires_grad_(False)
+    method.attach(model, sites, head, method.plan(TOTAL_STEPS, sites), seed=SEED)
+    return method
+
+
+class MaskingStep(ProductStep):
+    """AdaLoRA with a selection after every step."""
+
+    def __init__(self, settings: Settings, *, graph: bool = False) -> None:
+        super().__init__(settings, partial(attach_adalora, masking=True), graph=graph)
+
+    def __call__(self) -> None:
+        self._run(event=True)
+
+
 def attach_dora(
     model: nn.Module, settings: Settings, head: Sequence[nn.Parameter], *, pruning: int
 ) -> tuple[Dora, Any]:
@@ -389,6 +421,10 @@ METHODS: Mapping[str, Callable[[Settings], Step]] = {
     "dora-compacted-graph": partial(DoraStep, graph=True, compacted=True),
     "lora": partial(ProductStep, attach=attach_lora),
     "lora-graph": partial(ProductStep, attach=attach_lora, graph=True),
+    "adalora": partial(ProductStep, attach=attach_adalora),
+    "adalora-graph": partial(ProductStep, attach=attach_adalora, graph=True),
+    "adalora-masking": MaskingStep,
+    "adalora-masking-graph": partial(MaskingStep, graph=True),
     "peft-lora": partial(PlainStep, prepare=peft_lora),
     "peft-adalora": partial(PlainStep, prepare=peft_adalora),
     "published": partial(PlainStep, prepare=published),

@@ -19,6 +19,8 @@ in RoBERTa-base). The methods:
     dora-graph      the same, captured by the product's own training step
     dora-compacted  ours after the freeze, tensors shrunk (also dora-compacted-graph)
     lora            our LoRA at DoRA's start rank, by the same training step (also lora-graph, captured)
+    adalora         our AdaLoRA at that rank: the penalty and every entry's importance, before the first mask (also
+        adalora-graph); adalora-masking: a selection after every step (also adalora-masking-graph)
     peft-lora       PEFT's LoRA at the final rank
     peft-adalora    PEFT's AdaLoRA amid its pruning: importance in every step, a selection every 10, its orthogonal loss
     published       DoRA in the manner of the published code: our transcription, see published_dora.py

@@ -6,7 +6,8 @@ With `W`, `L` and `F` of `dora_cli.methods.low_rank.schedule`, `M` projections, 
     budget of an event = M rT + floor(M (r0 - rT) (L - tau)^3 / L^3),   tau = t - W
 
 so the budget falls fast at first. Multiples are those of the step's own number, not of the steps since the warm-up, as
-in the authors' code. There the cube is a float; Python's integers are exact, and come to the same for the published settings. Where nothing is to be pruned, the freeze alone is an event.
+in the authors' code. There the cube is a float; Python's integers are exact, and come to the same for the published
+settings. Where nothing is to be pruned, the freeze alone is an event.
 """
 
 from __future__ import annotations
