@@ -5,7 +5,7 @@ An installed package brings a method by an entry point of the group ``dora_cli.m
 """
 
 from dora_cli.libraries import brought
-from dora_cli.methods.adalora import AdaLora
+from dora_cli.methods.adalora import Adalora
 from dora_cli.methods.base import Method
 from dora_cli.methods.dora import Dora, triton_obstacle
 from dora_cli.methods.head import HeadOnly
@@ -14,9 +14,9 @@ from dora_cli.methods.lora import Lora
 GROUP = "dora_cli.methods"
 """The entry points of other packages' methods."""
 
-METHODS: dict[str, type[Method]] = {method.name: method for method in (Dora, Lora, AdaLora, HeadOnly)}
+METHODS: dict[str, type[Method]] = {method.name: method for method in (Dora, Lora, Adalora, HeadOnly)}
 """Methods by the name a recipe gives them."""
 
 METHODS.update(brought(GROUP, METHODS, lambda method: method.name if issubclass(method, Method) else None))
 
-__all__ = ["METHODS", "AdaLora", "Dora", "HeadOnly", "Lora", "Method", "triton_obstacle"]
+__all__ = ["METHODS", "Adalora", "Dora", "HeadOnly", "Lora", "Method", "triton_obstacle"]

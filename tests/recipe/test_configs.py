@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dora_cli.methods import AdaLora
+from dora_cli.methods import Adalora
 from dora_cli.recipe import dump_recipe, load_recipe, parse_recipe
 from dora_cli.recipe.methods import arguments
 from dora_cli.recipe.shipped_recipes import EXPERIMENTS
@@ -156,7 +156,7 @@ def test_adalora_on_glue_has_the_published_settings(name):
     assert (method.sensitivity_beta, method.uncertainty_beta) == (0.85, 0.85)
     # the shares of the steps are those that give the published numbers of steps, to the step
     size = get_task(recipe.task).splits["train"]
-    plan = AdaLora(**arguments(method)).plan(-(-size // 32) * epochs, [None] * 72)
+    plan = Adalora(**arguments(method)).plan(-(-size // 32) * epochs, [None] * 72)
     assert (plan.warmup_steps, plan.total_steps - plan.freeze_step) == (t_i, t_f)
     assert (plan.start_components, plan.final_components) == (864, 576)
     for line in path.read_text().splitlines():

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from dora_cli.methods.adalora.orthogonality import Stack
-from dora_cli.methods.adalora.schedule import AdaLoraSchedule
+from dora_cli.methods.adalora.schedule import AdaloraSchedule
 from dora_cli.methods.adalora.sensitivity import Sensitivity
 from dora_cli.methods.base import Allocation, LoraFactors, Method, Site, Size, StepReport
 from dora_cli.methods.linear import trained_type, weight_of
@@ -25,7 +25,7 @@ _EPS = 1e-5
 """What the authors' code adds to the start rank that the update is divided by."""
 
 
-class AdaLora(Method):
+class Adalora(Method):
     """AdaLoRA (Zhang et al. 2023; reference section 2.3): ``W0 + s B diag(c) A``, kept near a singular value
     decomposition by a penalty, of which the triplets of the least importance are masked.
 
@@ -75,9 +75,9 @@ class AdaLora(Method):
 
     # -- planning and attaching ----------------------------------------------------------------------------------------
 
-    def plan(self, total_steps: int, sites: Sequence[Site]) -> AdaLoraSchedule:
+    def plan(self, total_steps: int, sites: Sequence[Site]) -> AdaloraSchedule:
         """The schedule of a run of `total_steps` over `sites`; raises BudgetError."""
-        return AdaLoraSchedule.plan(
+        return AdaloraSchedule.plan(
             total_steps=total_steps,
             projections=len(sites),
             start_rank=self.start_rank,
@@ -115,9 +115,9 @@ class AdaLora(Method):
         return self._adapters.parameters()
 
     @property
-    def schedule(self) -> AdaLoraSchedule | None:
+    def schedule(self) -> AdaloraSchedule | None:
         """That of the training it was attached for; None if it was attached for evaluation only."""
-        assert self._schedule is None or isinstance(self._schedule, AdaLoraSchedule)
+        assert self._schedule is None or isinstance(self._schedule, AdaloraSchedule)
         return self._schedule
 
     # -- once per step -------------------------------------------------------------------------------------------------

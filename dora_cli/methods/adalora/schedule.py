@@ -20,7 +20,7 @@ from dora_cli.methods.low_rank.schedule import PruningSchedule
 
 
 @dataclass(frozen=True)
-class AdaLoraSchedule(PruningSchedule):
+class AdaloraSchedule(PruningSchedule):
     """AdaLoRA's budget of every step."""
 
     def is_event(self, step: int) -> bool:

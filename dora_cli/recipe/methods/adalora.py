@@ -10,7 +10,7 @@ from dora_cli.recipe.fields import Count, FractionBelowOne, NonNegative, Positiv
 from dora_cli.recipe.rules import PRUNING
 
 
-class AdaLoraMethod(Section):
+class AdaloraMethod(Section):
     """AdaLoRA (Zhang et al. 2023): triplets of an approximate singular value decomposition, masked by importance.
 
     Attributes:
@@ -49,11 +49,11 @@ class AdaLoraMethod(Section):
     compact: ForRun[bool] = True
 
 
-SECTION = AdaLoraMethod
+SECTION = AdaloraMethod
 RULES = PRUNING
 
 
-def _scale(section: AdaLoraMethod, start_rank: int, rank: int) -> float:
+def _scale(section: AdaloraMethod, start_rank: int, rank: int) -> float:
     """By the start rank, also of what is left at the end."""
     return section.alpha / (start_rank + 1e-5)
 

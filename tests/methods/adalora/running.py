@@ -10,10 +10,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from dora_cli.machine.devices import make_accelerator
-from dora_cli.methods import AdaLora
+from dora_cli.methods import Adalora
 from dora_cli.methods.base import StepReport
 from dora_cli.recipe.methods import arguments
-from dora_cli.recipe.methods.adalora import AdaLoraMethod
+from dora_cli.recipe.methods.adalora import AdaloraMethod
 from dora_cli.training.optimizer import make_optimizer, make_scheduler
 from dora_cli.training.step import TrainingStep
 from tests.methods.small import linear_maps, sites
@@ -21,9 +21,9 @@ from tests.methods.small import linear_maps, sites
 Batch = dict[str, torch.Tensor]
 
 
-def new_adalora(**settings: Any) -> AdaLora:
+def new_adalora(**settings: Any) -> Adalora:
     """AdaLoRA with a recipe's defaults for what `settings` leave open."""
-    return AdaLora(**(arguments(AdaLoraMethod()) | settings))
+    return Adalora(**(arguments(AdaloraMethod()) | settings))
 
 
 def token_batches(count: int = 24, seed: int = 17) -> list[Batch]:
@@ -49,7 +49,7 @@ class Run:
     def __init__(
         self,
         model: nn.Module,
-        method: AdaLora,
+        method: Adalora,
         *,
         total_steps: int,
         batches: list[Batch],

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from dora_cli.errors import CheckpointError, DivergedError
-from dora_cli.methods import AdaLora
+from dora_cli.methods import Adalora
 from dora_cli.methods.low_rank.layer import AdaptedProjection
 from dora_cli.recipe import parse_recipe
 from tests.methods.adalora.running import Batch, Run, new_adalora
@@ -42,7 +42,7 @@ def batches(seed: int = 3) -> list[Batch]:
     ]
 
 
-def method(**changes: Any) -> AdaLora:
+def method(**changes: Any) -> Adalora:
     return new_adalora(**({"rank": 2, "start_rank": 5, "prune_interval": 5} | changes))
 
 

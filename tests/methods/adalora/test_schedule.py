@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dora_cli.errors import BudgetError
-from dora_cli.methods.adalora import AdaLoraSchedule
+from dora_cli.methods.adalora import AdaloraSchedule
 from tests.methods.adalora.running import new_adalora
 
 GOOD: dict[str, Any] = {
@@ -26,8 +26,8 @@ GOOD: dict[str, Any] = {
 }
 
 
-def plan(**changes: Any) -> AdaLoraSchedule:
-    return AdaLoraSchedule.plan(**(GOOD | changes))
+def plan(**changes: Any) -> AdaloraSchedule:
+    return AdaloraSchedule.plan(**(GOOD | changes))
 
 
 @st.composite
@@ -134,7 +134,7 @@ TABLE_8 = {  # examples, epochs, t_i, Delta_T, t_f; the batch is 32 everywhere
 }
 
 
-def floating(schedule: AdaLoraSchedule, step: int) -> int:
+def floating(schedule: AdaloraSchedule, step: int) -> int:
     """The budget of `step` as the authors' code computes it."""
     start, target = schedule.start_components, schedule.final_components
     share = 1 - (step - schedule.warmup_steps) / (schedule.freeze_step - schedule.warmup_steps)
@@ -146,5 +146,5 @@ def test_published_settings_have_the_authors_budgets(task: str) -> None:
     examples, epochs, t_i, interval, t_f = TABLE_8[task]
     T = ceil(examples / 32) * epochs
     for start_rank, rank in ((12, 8), (6, 4), (3, 2)):
-        schedule = AdaLoraSchedule(T, 72, start_rank, rank, t_i, T - t_i - t_f, interval)
+        schedule = AdaloraSchedule(T, 72, start_rank, rank, t_i, T - t_i - t_f, interval)
         assert all(schedule.budget(event) == floating(schedule, event) for event in schedule.events())
