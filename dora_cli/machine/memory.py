@@ -70,7 +70,9 @@ def _advice(recipe: Recipe, batch: str) -> str:
         else:
             rank = " or method.rank" if hasattr(recipe.method, "rank") else ""
             fix = f"lower data.max_length (now {recipe.data.max_length}){rank}"
-        half = "train.precision=bf16, or a method of few parameters such as lora" if in_place else "model.dtype=bfloat16"
+        half = (
+            "train.precision=bf16, or a method of few parameters such as lora" if in_place else "model.dtype=bfloat16"
+        )
         return f"out of memory in training with train.batch_size {size}; {fix}, or use {half}"
     if batch == "eval":
         return evaluation_advice(recipe.eval.batch_size)

@@ -115,7 +115,6 @@ def fits_fp16(scale: float, alpha: str, over: str, formula: str, precision: str,
     )
 
 
-
 def trains_fp32(dtype: str, name: str) -> str | None:
     """What is wrong with a half ``model.dtype`` under a method, of this name, that trains the base's own tensors."""
     if dtype == "float32":
