@@ -59,8 +59,8 @@ def _advice(recipe: Recipe, batch: str) -> str:
     in_place = about(recipe.method.name).in_place
     if batch == "load":
         model = recipe.model
-        smaller = "" if in_place else f"set model.dtype=bfloat16 (now {model.dtype}) or "
-        return f"out of memory while loading {model.name}; {smaller}choose a smaller model"
+        half = "" if in_place else f"set model.dtype=bfloat16 (now {model.dtype}) or "
+        return f"out of memory while loading {model.name}; {half}choose a smaller model"
     if batch == "train":
         size, accumulation = recipe.train.batch_size, recipe.train.gradient_accumulation
         if size > 1:

@@ -3,7 +3,8 @@
 A method owns everything that differs between ways of adapting weights, its phases included: `Method` is the base class,
 whose defaults do nothing, and a method overrides what it needs. Before the first step::
 
-    check(model, head) -> plan(total_steps, sites) -> attach(model, sites, head, schedule) -> calibrate(measured), where calibration() asks
+    check(model, head) -> plan(total_steps, sites) -> attach(model, sites, head, schedule)
+        -> calibrate(measured), where calibration() asks
 
 The training loop then calls it in a fixed order, once per optimiser step (`step` counts from 1)::
 

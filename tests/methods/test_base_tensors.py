@@ -10,19 +10,19 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from transformers import AutoModelForSequenceClassification as Classifier
 from transformers import (
     BartConfig,
     BartForConditionalGeneration,
     BertConfig,
     DebertaV2Config,
     GPT2Config,
+    GPT2LMHeadModel,
     LlamaConfig,
     PreTrainedModel,
     RobertaConfig,
     Trainer,
 )
-from transformers import AutoModelForSequenceClassification as Classifier
-from transformers import GPT2LMHeadModel
 
 from dora_cli.errors import CheckpointError
 from dora_cli.machine.devices import make_accelerator
@@ -222,7 +222,7 @@ def test_a_tied_tensor_trains_once_and_stays_tied_through_merging(name: str) -> 
 def test_nothing_is_folded_and_what_is_merged_is_what_was_trained(name: str) -> None:
     model = tiny_roberta()
     method = attached(name, model)
-    objects = {path: parameter for path, parameter in model.named_parameters()}
+    objects = dict(model.named_parameters())
     with torch.no_grad():
         for parameter in method.parameters():
             parameter.add_(0.01)
