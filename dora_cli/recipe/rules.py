@@ -116,6 +116,16 @@ def fits_fp16(scale: float, alpha: str, over: str, formula: str, precision: str,
     )
 
 
+def trains_fp32(dtype: str, name: str) -> str | None:
+    """What is wrong with a half ``model.dtype`` under a method, of this name, that trains the base's own tensors."""
+    if dtype == "float32":
+        return None
+    return (
+        f"must be float32 with method {name}, got {dtype}: the base's own tensors train, and half types lose small "
+        "updates; set it to float32, and train.precision: bf16 to compute in half"
+    )
+
+
 RULES = (
     Rule(("data.path", "data.source"), _path),
     Rule(("data.name", "data.source"), _only_hub),

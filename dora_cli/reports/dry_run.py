@@ -75,6 +75,8 @@ def _parameter_rows(parameters: Mapping[str, int]) -> list[tuple[str, str]]:
                     f"{parameters['final']:,} if ranks end up uniform; the budget counts components, not parameters",
                 )
             )
+    elif parameters["final"]:
+        rows.append(("of the base", f"{parameters['final']:,} train"))
     rows.append(("head", f"{parameters['head']:,} (and any module that the checkpoint turns out to lack)"))
     return rows
 

@@ -60,6 +60,14 @@ ADALORA_TABLE_8 = {
 }
 
 
+# SoRA's scripts (github.com/TsinghuaC3I/SoRA) for DeBERTaV3-base on MNLI: learning rate, batch, epochs, weight decay,
+# clipping, warm-up, length. Nothing is published for RTE.
+IN_PLACE = {
+    "full": (5e-5, 80, 10, 0.1, 0.1, 0.06, 256),
+    "bitfit": (8e-4, 100, 10, 0.1, 0.1, 0.06, 256),
+}
+
+
 def commands(path):
     """The command lines a recipe shows in its opening comment."""
     return [shlex.split(line[1:]) for line in path.read_text().splitlines() if re.match(r"#\s+dora ", line)]
@@ -84,6 +92,8 @@ def test_glue_is_whole():
     assert {path.stem for path in GLUE.glob("*.yaml")} == set(SETTINGS)
     assert {path.stem for path in (GLUE / "lora").iterdir()} == set(LORA_TABLE_9)
     assert {path.stem for path in (GLUE / "adalora").iterdir()} == set(ADALORA_TABLE_8)
+    for method in IN_PLACE:
+        assert {path.stem for path in (GLUE / method).iterdir()} == {"mnli", "rte"}
 
 
 @pytest.mark.parametrize("name", SETTINGS)
@@ -162,6 +172,19 @@ def test_adalora_on_glue_has_the_published_settings(name):
     for line in path.read_text().splitlines():
         if re.match(r"  \w", line):
             assert re.search(r"# (paper|code|ours|Table 8)\b", line), line
+@pytest.mark.parametrize("name", IN_PLACE)
+def test_methods_that_train_the_base_have_the_published_settings_on_mnli_and_ours_on_rte(name):
+    recipe = load_recipe(GLUE / name / "mnli.yaml")
+    train, data = recipe.train, recipe.data
+    assert (recipe.task, recipe.model.name, recipe.method.name) == ("glue/mnli", "microsoft/deberta-v3-base", name)
+    assert (
+        train.learning_rate, train.batch_size, train.epochs, train.weight_decay, train.max_grad_norm,
+        train.lr_warmup_fraction, data.max_length,
+    ) == IN_PLACE[name]  # fmt: skip
+    for task, sources in (("mnli", "code|ours"), ("rte", "ours")):
+        for line in (GLUE / name / f"{task}.yaml").read_text().splitlines():
+            if re.match(r"  \w", line) and line.split() != ["name:", name]:
+                assert re.search(rf"# ({sources})\b", line), line
 
 
 def test_lora_on_e2e_has_the_published_settings():
