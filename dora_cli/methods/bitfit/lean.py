@@ -29,9 +29,9 @@ def maps_of(model: nn.Module, biases: Collection[nn.Parameter]) -> list[Place]:
     return [
         (parent, name, child)
         for parent in model.modules()
-        for name, child in parent.named_children()
+        for name, child in parent._modules.items()  # `named_children` would leave out one that stands there twice
         # Not of subclasses: these may read their weight in another way.
-        if type(child) in (nn.Linear, Conv1D) and id(child.bias) in wanted
+        if isinstance(child, nn.Module) and type(child) in (nn.Linear, Conv1D) and id(child.bias) in wanted
     ]
 
 
@@ -70,8 +70,8 @@ class LeanPass:
     def holds(self) -> bool:
         """Whether the maps still have the biases it was made for, where they were."""
         return all(
-            map_.base.bias is self.biases[map_.index] and map_.base.bias.device == self._gradients[0].device
-            for map_ in self._maps.values()
+            map_.bias is self.biases[map_.index] and (map_.bias.device, map_.bias.dtype) == (like.device, like.dtype)
+            for map_, like in zip(self._maps.values(), self._gradients, strict=True)
         )
 
     @contextmanager
