@@ -19,13 +19,16 @@ from published_dora import PublishedDora
 from torch import nn
 from torch.nn import functional as F
 
-from dora_cli.assembly.origin import make
+from dora_cli.assembly.origin import make, sites_of
 from dora_cli.machine.devices import make_accelerator
 from dora_cli.methods import Dora, Lora, Method
 from dora_cli.methods.low_rank.dropout import ModelDropouts
 from dora_cli.models import find_projections, head_parameters, load_model
 from dora_cli.recipe import LoraMethod
+from dora_cli.recipe.methods import MethodSection
 from dora_cli.recipe.methods.dora import DoraMethod
+from dora_cli.recipe.methods.houlsby import HoulsbyMethod
+from dora_cli.recipe.methods.pfeiffer import PfeifferMethod
 from dora_cli.training.optimizer import make_scheduler
 from dora_cli.training.step import TrainingStep
 
@@ -335,6 +338,17 @@ def attach_lora(model: nn.Module, settings: Settings, head: Sequence[nn.Paramete
     return method
 
 
+def attach_fixed(
+    model: nn.Module, settings: Settings, head: Sequence[nn.Parameter], *, section: MethodSection
+) -> Method:
+    """Freezes `model` and attaches the method of `section` to its own targets."""
+    method = make(section)
+    sites = sites_of(model, section, method)
+    model.requires_grad_(False)
+    method.attach(model, sites, head, method.plan(TOTAL_STEPS, sites), seed=SEED)
+    return method
+
+
 def attach_dora(
     model: nn.Module, settings: Settings, head: Sequence[nn.Parameter], *, pruning: int
 ) -> tuple[Dora, Any]:
@@ -389,6 +403,12 @@ METHODS: Mapping[str, Callable[[Settings], Step]] = {
     "dora-compacted-graph": partial(DoraStep, graph=True, compacted=True),
     "lora": partial(ProductStep, attach=attach_lora),
     "lora-graph": partial(ProductStep, attach=attach_lora, graph=True),
+    "houlsby": partial(ProductStep, attach=partial(attach_fixed, section=HoulsbyMethod(bottleneck=32))),
+    "houlsby-graph": partial(ProductStep, attach=partial(attach_fixed, section=HoulsbyMethod(bottleneck=32)), graph=True),
+    "pfeiffer": partial(ProductStep, attach=partial(attach_fixed, section=PfeifferMethod(bottleneck=64))),
+    "pfeiffer-graph": partial(
+        ProductStep, attach=partial(attach_fixed, section=PfeifferMethod(bottleneck=64)), graph=True
+    ),
     "peft-lora": partial(PlainStep, prepare=peft_lora),
     "peft-adalora": partial(PlainStep, prepare=peft_adalora),
     "published": partial(PlainStep, prepare=published),

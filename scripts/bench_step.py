@@ -19,6 +19,8 @@ in RoBERTa-base). The methods:
     dora-graph      the same, captured by the product's own training step
     dora-compacted  ours after the freeze, tensors shrunk (also dora-compacted-graph)
     lora            our LoRA at DoRA's start rank, by the same training step (also lora-graph, captured)
+    houlsby         two adapters of width 32 per block, by the same training step (also houlsby-graph)
+    pfeiffer        one adapter of width 64 per block, likewise (also pfeiffer-graph)
     peft-lora       PEFT's LoRA at the final rank
     peft-adalora    PEFT's AdaLoRA amid its pruning: importance in every step, a selection every 10, its orthogonal loss
     published       DoRA in the manner of the published code: our transcription, see published_dora.py
