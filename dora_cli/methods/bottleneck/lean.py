@@ -13,16 +13,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
-from dora_cli.methods.bottleneck.layer import ACTIVATIONS, Activation, Bottleneck
-
-
-class Tensors:
-    """The four tensors of an adapter, or their gradients."""
-
-    def __init__(self, W_down: torch.Tensor, b_down: torch.Tensor, W_up: torch.Tensor, b_up: torch.Tensor) -> None:
-        self.W_down, self.b_down, self.W_up, self.b_up = W_down, b_down, W_up, b_up
+from dora_cli.methods.bottleneck.kernels import Kernels, Tensors, TorchKernels, kernels_for
+from dora_cli.methods.bottleneck.layer import Activation, Bottleneck
 
 
 class LeanPass:
@@ -37,10 +30,13 @@ class LeanPass:
         self.layers, self.dtype = layers, dtype
         self.parameters: list[nn.Parameter] = [tensor for layer in layers for tensor in layer.tensors().values()]
         first = self.parameters[0]
+        bottleneck, width = layers[0].W_down.shape
+        self.kernels: Kernels = kernels_for(first.device, dtype, width, bottleneck)
         self._own = first.dtype == dtype
-        length = 0 if self._own else sum(parameter.numel() for parameter in self.parameters)
-        self._flat, self._sums = first.new_empty(length), first.new_empty(length)
-        self._copies, self._gradients = self._flat.to(dtype), self._sums.to(dtype)
+        length = sum(parameter.numel() for parameter in self.parameters)
+        self._flat = first.new_empty(0 if self._own else length)
+        self._copies = self._flat.to(dtype)
+        self._sums = first.new_empty(self.kernels.splits, length, dtype=None if self.kernels.exact else dtype)
 
     @property
     def holds(self) -> bool:
@@ -63,30 +59,26 @@ class LeanPass:
             self._finish()
 
     def _begin(self) -> None:
-        for parameter in self.parameters:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
         if self._own:
             copies: Sequence[torch.Tensor] = [parameter.detach() for parameter in self.parameters]
-            gradients: Sequence[torch.Tensor] = self._present_gradients()
         else:
             torch.cat([parameter.detach().reshape(-1) for parameter in self.parameters], out=self._flat)
             self._copies.copy_(self._flat)
-            self._gradients.zero_()
-            copies, gradients = self._views(self._copies), self._views(self._gradients)
+            copies = self._shaped(self._copies)
+        self._sums.zero_()
+        sums = self._sums.split([parameter.numel() for parameter in self.parameters], dim=1)
         for index, layer in enumerate(self.layers):
             part = slice(4 * index, 4 * index + 4)
-            layer.lean = LeanAdapter(layer, Tensors(*copies[part]), Tensors(*gradients[part]))
+            layer.lean = LeanAdapter(self.kernels, layer, Tensors(*copies[part]), Tensors(*sums[part]))
 
     def _finish(self) -> None:
-        if not self._own:
-            self._sums.copy_(self._gradients)
-            torch._foreach_add_(self._present_gradients(), self._views(self._sums))
+        total = self._sums.sum(0, dtype=self._flat.dtype)
+        for parameter in self.parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        torch._foreach_add_([parameter.grad for parameter in self.parameters], self._shaped(total))
 
-    def _present_gradients(self) -> list[torch.Tensor]:
-        return [parameter.grad for parameter in self.parameters if parameter.grad is not None]
-
-    def _views(self, flat: torch.Tensor) -> list[torch.Tensor]:
+    def _shaped(self, flat: torch.Tensor) -> list[torch.Tensor]:
         parts = flat.split([parameter.numel() for parameter in self.parameters])
         return [part.view(parameter.shape) for part, parameter in zip(parts, self.parameters, strict=True)]
 
@@ -96,11 +88,11 @@ class LeanAdapter:
 
     Attributes:
         copies: its tensors in the precision of the arithmetic.
-        gradients: where theirs are added.
+        sums: where their gradients are added.
     """
 
-    def __init__(self, layer: Bottleneck, copies: Tensors, gradients: Tensors) -> None:
-        self.layer, self.copies, self.gradients = layer, copies, gradients
+    def __init__(self, kernels: Kernels, layer: Bottleneck, copies: Tensors, sums: Tensors) -> None:
+        self.kernels, self.layer, self.copies, self.sums = kernels, layer, copies, sums
 
     def __call__(self, y: torch.Tensor) -> torch.Tensor:
         layer = self.layer
@@ -130,15 +122,14 @@ class Inserted(torch.autograd.Function):
         lean: LeanAdapter | None,
     ) -> torch.Tensor:
         own = Tensors(W_down, b_down, W_up, b_up) if lean is None else lean.copies
-        given = y.reshape(-1, y.shape[-1])
+        kernels = TorchKernels() if lean is None else lean.kernels
+        given = y.reshape(-1, y.shape[-1]).contiguous()  # kernels read one row after the other
         rows = given.to(own.W_down.dtype)
         with torch.autocast(y.device.type, enabled=False):
-            z = F.linear(rows, own.W_down, own.b_down)
-            u = ACTIVATIONS[activation](z)
-            out = F.linear(u, own.W_up, own.b_up)
-        out = out.add_(given) if out.dtype == given.dtype else (given + out).to(given.dtype)
+            z, u = kernels.enter(rows, own, activation)
+            out = kernels.leave(given, u, own)
         ctx.save_for_backward(rows, z, u, own.W_down, own.W_up)
-        ctx.activation, ctx.lean, ctx.shape = activation, lean, y.shape
+        ctx.activation, ctx.lean, ctx.kernels, ctx.shape = activation, lean, kernels, y.shape
         return out
 
     @staticmethod
@@ -148,27 +139,14 @@ class Inserted(torch.autograd.Function):
             raise RuntimeError(
                 "backward came after the end of its training pass; call it within `with method.training_pass():`"
             )
+        kernels: Kernels = ctx.kernels
         rows, z, u, W_down, W_up = ctx.saved_tensors
-        given = gradient.reshape(-1, gradient.shape[-1])
+        given = gradient.contiguous()
         with torch.autocast(gradient.device.type, enabled=False):
             dy = given.to(rows.dtype)
-            dz = _through(ctx.activation, dy @ W_up, z)
-            dx = None
-            if ctx.needs_input_grad[0]:
-                dx = torch.addmm(dy, dz, W_down) if dy is given else given + dz @ W_down
-                dx = dx.to(given.dtype).view(ctx.shape)
+            dz = kernels.back_in(dy, z, W_up, ctx.activation)
+            dx = kernels.back_out(given, dz, W_down).view(ctx.shape) if ctx.needs_input_grad[0] else None
             if lean is None:
                 return dx, dz.T @ rows, dz.sum(0), dy.T @ u, dy.sum(0), None, None
-            sums = lean.gradients
-            sums.W_down.addmm_(dz.T, rows)
-            sums.b_down.add_(dz.sum(0))
-            sums.W_up.addmm_(dy.T, u)
-            sums.b_up.add_(dy.sum(0))
+            kernels.collect(lean.sums, rows, u, dy, dz)
         return dx, None, None, None, None, None, None
-
-
-def _through(activation: Activation, gradient: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
-    """The gradient for `z` of that for ``f(z)``."""
-    if activation == "relu":
-        return torch.ops.aten.threshold_backward(gradient, z, 0)
-    return torch.ops.aten.gelu_backward(gradient, z, approximate="tanh")
