@@ -404,7 +404,9 @@ METHODS: Mapping[str, Callable[[Settings], Step]] = {
     "lora": partial(ProductStep, attach=attach_lora),
     "lora-graph": partial(ProductStep, attach=attach_lora, graph=True),
     "houlsby": partial(ProductStep, attach=partial(attach_fixed, section=HoulsbyMethod(bottleneck=32))),
-    "houlsby-graph": partial(ProductStep, attach=partial(attach_fixed, section=HoulsbyMethod(bottleneck=32)), graph=True),
+    "houlsby-graph": partial(
+        ProductStep, attach=partial(attach_fixed, section=HoulsbyMethod(bottleneck=32)), graph=True
+    ),
     "pfeiffer": partial(ProductStep, attach=partial(attach_fixed, section=PfeifferMethod(bottleneck=64))),
     "pfeiffer-graph": partial(
         ProductStep, attach=partial(attach_fixed, section=PfeifferMethod(bottleneck=64)), graph=True

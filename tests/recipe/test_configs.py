@@ -43,8 +43,9 @@ LORA_TABLE_9 = {
 }
 
 
-# Bottleneck adapters: model, bottleneck, learning rate, batch, epochs, weight decay, warm-up, clipping, norms train. MRPC
-# is the example of Houlsby et al.'s code, MNLI a script of the LoRA paper's, CoLA one of the SoRA paper's; RTE is ours.
+# Bottleneck adapters: model, bottleneck, learning rate, batch, epochs, weight decay, warm-up, clipping, norms train.
+# MRPC is the example of Houlsby et al.'s code, MNLI a script of the LoRA paper's, CoLA one of the SoRA paper's; RTE is
+# ours.
 ADAPTERS = {
     "houlsby": {
         "mnli": ("FacebookAI/roberta-large", 8, 3e-4, 32, 5, 0.0, 0.1, 1.0, False),

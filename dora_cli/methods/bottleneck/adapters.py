@@ -26,8 +26,8 @@ def check_width(sites: Sequence[Site], bottleneck: int) -> None:
     if narrow:
         least = min(narrow, key=lambda site: site.shape[0])
         raise BudgetError(
-            f"method.bottleneck is {bottleneck:,}, wider than the {least.shape[0]:,} that {least.name} gives; set it to "
-            f"at most {least.shape[0]:,}"
+            f"method.bottleneck is {bottleneck:,}, wider than the {least.shape[0]:,} that {least.name} gives; set it "
+            f"to at most {least.shape[0]:,}"
         )
 
 

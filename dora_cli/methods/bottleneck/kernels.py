@@ -73,9 +73,12 @@ class TorchKernels:
 
     def back_in(self, dy: torch.Tensor, z: torch.Tensor, W_up: torch.Tensor, activation: Activation) -> torch.Tensor:
         du = dy @ W_up
-        if activation == "relu":
-            return torch.ops.aten.threshold_backward(du, z, 0)
-        return torch.ops.aten.gelu_backward(du, z, approximate="tanh")
+        dz: torch.Tensor = (
+            torch.ops.aten.threshold_backward(du, z, 0)
+            if activation == "relu"
+            else torch.ops.aten.gelu_backward(du, z, approximate="tanh")
+        )
+        return dz
 
     def back_out(self, dy: torch.Tensor, dz: torch.Tensor, W_down: torch.Tensor) -> torch.Tensor:
         if dy.dtype == dz.dtype:

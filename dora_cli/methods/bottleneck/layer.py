@@ -61,7 +61,9 @@ class Bottleneck(nn.Module):
             return self.lean(y)
         h = y
         if h.dtype != self.W_down.dtype and not torch.is_autocast_enabled(y.device.type):
-            h = h.to(self.W_down.dtype)  # a half-precision base outside autocast: the adapter stays in its own precision
+            h = h.to(
+                self.W_down.dtype
+            )  # a half-precision base outside autocast: the adapter stays in its own precision
         u = ACTIVATIONS[self.activation](F.linear(h, self.W_down, self.b_down))
         return y + F.linear(u, self.W_up, self.b_up).to(y.dtype)
 

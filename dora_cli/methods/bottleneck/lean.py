@@ -33,7 +33,8 @@ class LeanPass:
         bottleneck, width = layers[0].W_down.shape
         self.kernels: Kernels = kernels_for(first.device, dtype, width, bottleneck)
         self._own = first.dtype == dtype
-        length = sum(parameter.numel() for parameter in self.parameters)
+        self._sizes = [parameter.numel() for parameter in self.parameters]
+        length = sum(self._sizes)
         self._flat = first.new_empty(0 if self._own else length)
         self._copies = self._flat.to(dtype)
         self._sums = first.new_empty(self.kernels.splits, length, dtype=None if self.kernels.exact else dtype)
@@ -66,20 +67,22 @@ class LeanPass:
             self._copies.copy_(self._flat)
             copies = self._shaped(self._copies)
         self._sums.zero_()
-        sums = self._sums.split([parameter.numel() for parameter in self.parameters], dim=1)
+        sums = torch.split(self._sums, self._sizes, dim=1)
         for index, layer in enumerate(self.layers):
             part = slice(4 * index, 4 * index + 4)
             layer.lean = LeanAdapter(self.kernels, layer, Tensors(*copies[part]), Tensors(*sums[part]))
 
     def _finish(self) -> None:
         total = self._sums.sum(0, dtype=self._flat.dtype)
+        gradients = []
         for parameter in self.parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-        torch._foreach_add_([parameter.grad for parameter in self.parameters], self._shaped(total))
+            gradients.append(parameter.grad)
+        torch._foreach_add_(gradients, self._shaped(total))
 
     def _shaped(self, flat: torch.Tensor) -> list[torch.Tensor]:
-        parts = flat.split([parameter.numel() for parameter in self.parameters])
+        parts = torch.split(flat, self._sizes)
         return [part.view(parameter.shape) for part, parameter in zip(parts, self.parameters, strict=True)]
 
 

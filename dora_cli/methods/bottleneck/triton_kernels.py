@@ -40,7 +40,9 @@ def _into(
             )
         else:
             weights = tl.trans(
-                tl.load(factor + r[:, None] * width + d[None, :], mask=(r[:, None] < m) & (d[None, :] < width), other=0.0)
+                tl.load(
+                    factor + r[:, None] * width + d[None, :], mask=(r[:, None] < m) & (d[None, :] < width), other=0.0
+                )
             )
         total = tl.dot(part, weights, total, input_precision=PRECISION)
     place = n[:, None] * m + r[None, :]
@@ -74,7 +76,9 @@ def _out_of(
     r = tl.arange(0, BLOCK_M)
     part = tl.load(small + n[:, None] * m + r[None, :], mask=(n[:, None] < rows) & (r[None, :] < m), other=0.0)
     if BACK:
-        weights = tl.load(factor + r[:, None] * width + d[None, :], mask=(r[:, None] < m) & (d[None, :] < width), other=0.0)
+        weights = tl.load(
+            factor + r[:, None] * width + d[None, :], mask=(r[:, None] < m) & (d[None, :] < width), other=0.0
+        )
     else:
         weights = tl.trans(
             tl.load(factor + d[:, None] * m + r[None, :], mask=(d[:, None] < width) & (r[None, :] < m), other=0.0)

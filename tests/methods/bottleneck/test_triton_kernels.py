@@ -30,7 +30,9 @@ types = pytest.mark.parametrize(
 @types
 @pytest.mark.parametrize("wider", [False, True], ids=["as arithmetic", "fp32 around"])
 @pytest.mark.parametrize("activation", ["gelu", "relu"])
-@pytest.mark.parametrize(("rows", "width", "m"), [(40, 130, 3), (64, 256, 16), (17, 48, 40), (5, 16, 1), (150, 272, 128)])
+@pytest.mark.parametrize(
+    ("rows", "width", "m"), [(40, 130, 3), (64, 256, 16), (17, 48, 40), (5, 16, 1), (150, 272, 128)]
+)
 def test_they_compute_what_tensor_operations_do(
     rows: int, width: int, m: int, activation: Any, wider: bool, dtype: torch.dtype
 ) -> None:

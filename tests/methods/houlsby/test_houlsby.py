@@ -56,7 +56,9 @@ def test_two_per_block_after_the_dropout_where_that_is_a_module_beside_the_proje
 def test_else_after_the_projection() -> None:
     model = tiny_gpt2()
     attached(model, houlsby())
-    assert places(model) == [f"transformer.h.{block}.{path}" for block in (0, 1) for path in ("attn.c_proj", "mlp.c_proj")]
+    assert places(model) == [
+        f"transformer.h.{block}.{path}" for block in (0, 1) for path in ("attn.c_proj", "mlp.c_proj")
+    ]
 
 
 def test_a_dropout_that_serves_two_places_is_no_place() -> None:
@@ -91,7 +93,7 @@ def test_other_projections_are_refused() -> None:
     model = tiny_roberta()
     assert len(find_projections(model, ["layer.1.*"], houlsby().takes)) == 2  # of the six, those it can take
     for pattern in ("*.query", "*.intermediate.dense"):
-        with pytest.raises(ProjectionError, match="attention.output.dense"):
+        with pytest.raises(ProjectionError, match=r"attention\.output\.dense"):
             find_projections(model, [pattern], houlsby().takes)
 
 

@@ -13,17 +13,17 @@ from torch import nn
 from dora_cli.models import find_projections
 from tests.methods.small import tiny_gpt2, tiny_roberta
 
-BERT: dict[str, Any] = dict(
-    hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24, vocab_size=50,
-    max_position_embeddings=32,
-)  # fmt: skip
-BART: dict[str, Any] = dict(
-    d_model=16, encoder_layers=2, decoder_layers=2, encoder_ffn_dim=24, decoder_ffn_dim=24, encoder_attention_heads=2,
-    decoder_attention_heads=2, vocab_size=50, max_position_embeddings=32, pad_token_id=0, bos_token_id=1,
-    eos_token_id=2, decoder_start_token_id=2,
-)  # fmt: skip
+BERT: dict[str, Any] = {
+    "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24, "vocab_size": 50,
+    "max_position_embeddings": 32,
+}  # fmt: skip
+BART: dict[str, Any] = {
+    "d_model": 16, "encoder_layers": 2, "decoder_layers": 2, "encoder_ffn_dim": 24, "decoder_ffn_dim": 24,
+    "encoder_attention_heads": 2, "decoder_attention_heads": 2, "vocab_size": 50, "max_position_embeddings": 32,
+    "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2,
+}  # fmt: skip
 
-# type of model -> configuration, by projection of attention and FFN: the norm of the residual sum; "" in pre-norm blocks
+# type of model -> configuration, by projection of attention and FFN: the norm of the residual sum; "" in pre-norm ones
 CASES: dict[str, tuple[Callable[[], Any], dict[str, str]]] = {
     **{
         name: (
@@ -98,7 +98,8 @@ CASES: dict[str, tuple[Callable[[], Any], dict[str, str]]] = {
     "megatron-bert": (lambda: tf.MegatronBertConfig(**BERT), {"attention.output.dense": "", "output.dense": ""}),
     "llama": (lambda: tf.LlamaConfig(**BERT), {"self_attn.o_proj": "", "mlp.down_proj": ""}),
     "gemma2": (  # normalises what attention and FFN give, before the sum
-        lambda: tf.Gemma2Config(head_dim=8, num_key_value_heads=2, **BERT), {"self_attn.o_proj": "", "mlp.down_proj": ""}
+        lambda: tf.Gemma2Config(head_dim=8, num_key_value_heads=2, **BERT),
+        {"self_attn.o_proj": "", "mlp.down_proj": ""},
     ),
     "t5": (
         lambda: tf.T5Config(d_model=16, d_ff=24, d_kv=8, num_layers=2, num_heads=2, vocab_size=50),
