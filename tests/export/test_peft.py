@@ -175,7 +175,7 @@ def test_a_method_that_can_neither_be_merged_is_sent_to_neither() -> None:
         name = "turned"
 
     assert str(no_lora(Turned())).endswith("which PEFT would load; export it with --format merged instead")
-    inserted = str(no_lora(Houlsby(bottleneck=2, activation="relu", train_norms=False)))
+    inserted = str(no_lora(Houlsby(bottleneck=2, activation="relu", start_std=0.1, train_norms=False)))
     assert "method houlsby inserts modules" in inserted
     assert "load_adapter" in inserted
     assert "--format merged" not in inserted

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import nn
@@ -13,12 +13,9 @@ from dora_cli.methods.base import Group, Site, check_tensor
 from dora_cli.methods.bottleneck.layer import Activation, Bottleneck
 from dora_cli.methods.bottleneck.lean import LeanPass
 from dora_cli.methods.bottleneck.norms import trained_norms
+from dora_cli.methods.frozen import FrozenMaps
 from dora_cli.methods.linear import swap_modules, trained_type, weight_of
 from dora_cli.printable import shown
-
-START = 1e-3
-"""Standard deviation of both weights at the start, as in Houlsby et al.'s code."""
-
 
 def check_width(sites: Sequence[Site], bottleneck: int) -> None:
     """Raises BudgetError where a bottleneck is wider than what a site gives; sites out of reach have no name."""
@@ -36,8 +33,9 @@ class Adapters:
 
     Args:
         places: for each site the full path of the module whose output is adapted.
-        generator: what the start is drawn from: both weights from a normal distribution around 0 that is cut off at two
-            standard deviations of `START`; the biases are 0.
+        start_std: both weights start from a normal distribution around 0 of this standard deviation, cut off at two of
+            them; the biases from 0.
+        generator: what the start is drawn from.
         train_norms: whether the norms of the sites' blocks train, too.
     """
 
@@ -48,6 +46,7 @@ class Adapters:
         *,
         bottleneck: int,
         activation: Activation,
+        start_std: float,
         generator: torch.Generator,
         train_norms: bool,
     ) -> None:
@@ -60,7 +59,7 @@ class Adapters:
             dtype, d = trained_type(weight.dtype), site.shape[0]
             down, up = torch.empty(bottleneck, d, dtype=dtype), torch.empty(d, bottleneck, dtype=dtype)
             for start in (down, up):
-                nn.init.trunc_normal_(start, std=START, a=-2 * START, b=2 * START, generator=generator)
+                nn.init.trunc_normal_(start, std=start_std, a=-2 * start_std, b=2 * start_std, generator=generator)
             self.layers[site.name] = Bottleneck(
                 base.requires_grad_(False), down.to(weight.device), up.to(weight.device), activation
             )
@@ -68,6 +67,7 @@ class Adapters:
             norm.requires_grad_(True)
         swap_modules(model, {layer.base: layer for layer in self.layers.values()})
         self._lean: LeanPass | None = None
+        self._frozen = FrozenMaps(model)
 
     # -- training ------------------------------------------------------------------------------------------------------
 
@@ -82,7 +82,8 @@ class Adapters:
         rest = [tensor for tensor in adapted if tensor.ndim == 1]
         return [Group([*weights, *head]), Group([*rest, *self._norms().values()], weight_decay=0.0)]
 
-    def training_pass(self, dtype: torch.dtype | None = None) -> AbstractContextManager[None]:
+    @contextmanager
+    def training_pass(self, dtype: torch.dtype | None = None) -> Iterator[None]:
         """One forward and backward pass with less work than autograd's own way, up to rounding the same.
 
         The adapters' gradients are complete when it ends, not before; within it only `backward` gives them, not
@@ -92,13 +93,17 @@ class Adapters:
             dtype: autocast's, where autocast is entered within; None means that of the autocast around it, or else the
                 adapters' own.
         """
+        first = next(iter(self.layers.values())).W_down
+        device = first.device.type
+        if dtype is None and torch.is_autocast_enabled(device):
+            dtype = torch.get_autocast_dtype(device)
+        with self._frozen.cast(dtype), self._adapters_pass(dtype or first.dtype):
+            yield
+
+    def _adapters_pass(self, dtype: torch.dtype) -> AbstractContextManager[None]:
         layers = list(self.layers.values())
-        first = layers[0].W_down
-        if any(tensor.device != first.device or tensor.dtype != first.dtype for tensor in self._adapted()):
+        if len({(layer.W_down.device, layer.W_down.dtype) for layer in layers}) > 1:
             return nullcontext()  # a model that is spread over devices
-        if dtype is None:
-            device = first.device.type
-            dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else first.dtype
         if self._lean is None or self._lean.dtype != dtype or not self._lean.holds:
             self._lean = LeanPass(layers, dtype)
         return self._lean.around()
@@ -106,6 +111,7 @@ class Adapters:
     def release(self) -> None:
         """Frees what only training passes need."""
         self._lean = None
+        self._frozen.release()
 
     # -- saving and loading --------------------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ MAX_BOTTLENECK = 128
 """Wider ones would not fit the registers of a block."""
 
 _SLOPE, _CUBE = tl.constexpr(2 * 0.7978845608028654), tl.constexpr(0.044715)
-"""Of gelu's approximation by tanh, written as ``z sigmoid(2 sqrt(2 / pi) (z + 0.044715 z^3))``."""
+"""Gelu's approximation by tanh is ``z sigmoid(2 sqrt(2 / pi) (z + 0.044715 z^3))``."""
 
 
 @triton.jit

@@ -22,14 +22,16 @@ class Pfeiffer(Method):
     Args:
         bottleneck: width of the adapters, `m`.
         activation: `f`.
+        start_std: standard deviation of the weights at the start.
         train_norms: whether the norms of adapted blocks train, too.
     """
 
     name = "pfeiffer"
     cannot_merge = "inserts modules that are not linear"
 
-    def __init__(self, *, bottleneck: int, activation: Activation, train_norms: bool) -> None:
-        self.bottleneck, self.activation, self.train_norms = bottleneck, activation, train_norms
+    def __init__(self, *, bottleneck: int, activation: Activation, start_std: float, train_norms: bool) -> None:
+        self.bottleneck, self.activation = bottleneck, activation
+        self.start_std, self.train_norms = start_std, train_norms
 
     def takes(self, site: Site) -> bool:
         return site.role == "down"
@@ -45,6 +47,7 @@ class Pfeiffer(Method):
             places,
             bottleneck=self.bottleneck,
             activation=self.activation,
+            start_std=self.start_std,
             generator=self.generator,
             train_norms=self.train_norms,
         )

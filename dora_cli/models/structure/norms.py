@@ -74,7 +74,7 @@ def _holds_norm(block: nn.Module, path: str) -> bool:
 
 
 def _beside(parent: nn.Module, name: str, projection: str) -> tuple[str, str]:
-    """Of a module that is projection, dropout and norm of the residual sum, as BERT's output modules are."""
+    """Dropout and norm of a module that is a projection and these, as BERT's output modules are."""
     others = {path: child for path, child in parent.named_children() if path != projection}
     norms = [path for path, child in others.items() if is_norm(child)]
     dropouts = [path for path, child in others.items() if "dropout" in type(child).__name__.lower()]

@@ -6,7 +6,7 @@ from typing import Literal
 
 from dora_cli.recipe.about import About
 from dora_cli.recipe.effects import ForRun
-from dora_cli.recipe.fields import Count, Section, Targets
+from dora_cli.recipe.fields import Count, Positive, Section, Targets
 
 
 class HoulsbyMethod(Section):
@@ -16,6 +16,7 @@ class HoulsbyMethod(Section):
         name: which method: ``houlsby`` inserts adapters after attention and FFN.
         bottleneck: width of every adapter.
         activation: what stands between its two maps; ``gelu`` is the approximation by tanh, as published.
+        start_std: standard deviation of the adapters' weights at the start, cut off at two of them; as published.
         train_norms: whether the norms of adapted blocks train too, as published; not counted in published sizes.
         targets: ``attention`` (adapters after its output projection), ``ffn`` (after its second projection) or glob
             patterns of such projections.
@@ -24,6 +25,7 @@ class HoulsbyMethod(Section):
     name: ForRun[Literal["houlsby"]] = "houlsby"
     bottleneck: ForRun[Count] = 64
     activation: ForRun[Literal["gelu", "relu"]] = "gelu"
+    start_std: ForRun[Positive] = 1e-3
     train_norms: ForRun[bool] = False
     targets: ForRun[Targets] = ("attention", "ffn")
 

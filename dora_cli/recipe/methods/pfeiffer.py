@@ -6,7 +6,7 @@ from typing import Literal
 
 from dora_cli.recipe.about import About
 from dora_cli.recipe.effects import ForRun
-from dora_cli.recipe.fields import Count, Section, Targets
+from dora_cli.recipe.fields import Count, Positive, Section, Targets
 
 
 class PfeifferMethod(Section):
@@ -16,6 +16,7 @@ class PfeifferMethod(Section):
         name: which method: ``pfeiffer`` inserts an adapter at the end of every block.
         bottleneck: width of every adapter.
         activation: what stands between its two maps; ``relu`` as published, ``gelu`` is the approximation by tanh.
+        start_std: standard deviation of the adapters' weights at the start, cut off at two of them.
         train_norms: whether the norms of adapted blocks train, too.
         targets: ``ffn`` or glob patterns of an FFN's second projections.
     """
@@ -23,6 +24,7 @@ class PfeifferMethod(Section):
     name: ForRun[Literal["pfeiffer"]] = "pfeiffer"
     bottleneck: ForRun[Count] = 64
     activation: ForRun[Literal["gelu", "relu"]] = "relu"
+    start_std: ForRun[Positive] = 0.02
     train_norms: ForRun[bool] = False
     targets: ForRun[Targets] = ("ffn",)
 

@@ -23,7 +23,7 @@ def adapted(
 ) -> tuple[nn.Module, Method]:
     """A model with adapters that do something."""
     model = build(dtype=dtype).requires_grad_(False)
-    method = kind(**({"bottleneck": 5, "activation": "gelu", "train_norms": False} | settings))
+    method = kind(**({"bottleneck": 5, "activation": "gelu", "start_std": 1e-3, "train_norms": False} | settings))
     sites = find_projections(model, ["ffn"] if kind is Pfeiffer else ["attention", "ffn"], method.takes)
     method.attach(model, sites)
     generator = torch.Generator().manual_seed(3)

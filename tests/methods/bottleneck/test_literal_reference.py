@@ -122,7 +122,7 @@ def test_200_steps_are_those_of_the_literal_adapters(case: str, activation: Any,
     build, head_name, *_ = CASES[case]
     kind = Houlsby if case.startswith("houlsby") else Pfeiffer
     model = dropping(build)
-    method = kind(bottleneck=WIDTH, activation=activation, train_norms=norms)
+    method = kind(bottleneck=WIDTH, activation=activation, start_std=1e-3, train_norms=norms)
     sites = find_projections(model, ["attention", "ffn"] if kind is Houlsby else ["ffn"], method.takes)
     head = [p.requires_grad_() for name, p in model.named_parameters() if name.startswith(head_name)]
     method.attach(model, sites, head, method.plan(STEPS, sites), seed=5)
