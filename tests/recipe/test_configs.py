@@ -68,6 +68,23 @@ IN_PLACE = {
 }
 
 
+# Bottleneck adapters: model, bottleneck, learning rate, batch, epochs, weight decay, warm-up, clipping, norms train.
+# MRPC is the example of Houlsby et al.'s code, MNLI a script of the LoRA paper's, CoLA one of the SoRA paper's; RTE is
+# ours.
+ADAPTERS = {
+    "houlsby": {
+        "mnli": ("FacebookAI/roberta-large", 8, 3e-4, 32, 5, 0.0, 0.1, 1.0, False),
+        "mrpc": ("google-bert/bert-base-uncased", 64, 3e-4, 32, 5, 0.01, 0.1, 1.0, True),
+        "cola": ("microsoft/deberta-v3-base", 16, 8e-4, 8, 20, 0.1, 0.06, 0.1, True),
+        "rte": ("FacebookAI/roberta-base", 32, 5e-4, 32, 40, 0.01, 0.06, 1.0, False),
+    },
+    "pfeiffer": {
+        "mnli": ("FacebookAI/roberta-large", 16, 3e-4, 32, 5, 0.0, 0.1, 1.0, False),
+        "rte": ("FacebookAI/roberta-base", 64, 5e-4, 32, 40, 0.01, 0.06, 1.0, False),
+    },
+}
+
+
 def commands(path):
     """The command lines a recipe shows in its opening comment."""
     return [shlex.split(line[1:]) for line in path.read_text().splitlines() if re.match(r"#\s+dora ", line)]
@@ -94,6 +111,8 @@ def test_glue_is_whole():
     assert {path.stem for path in (GLUE / "adalora").iterdir()} == set(ADALORA_TABLE_8)
     for method in IN_PLACE:
         assert {path.stem for path in (GLUE / method).iterdir()} == {"mnli", "rte"}
+    for method, settings in ADAPTERS.items():
+        assert {path.stem for path in (GLUE / method).iterdir()} == set(settings)
 
 
 @pytest.mark.parametrize("name", SETTINGS)
@@ -185,6 +204,22 @@ def test_methods_that_train_the_base_have_the_published_settings_on_mnli_and_our
         for line in (GLUE / name / f"{task}.yaml").read_text().splitlines():
             if re.match(r"  \w", line) and line.split() != ["name:", name]:
                 assert re.search(rf"# ({sources})\b", line), line
+@pytest.mark.parametrize(("method", "name"), [(method, name) for method in ADAPTERS for name in ADAPTERS[method]])
+def test_adapters_on_glue_have_the_published_settings(method, name):
+    path = GLUE / method / f"{name}.yaml"
+    recipe = load_recipe(path)
+    train, own = recipe.train, recipe.method
+    assert (recipe.task, own.name, recipe.data.max_length) == (f"glue/{name}", method, 128)
+    assert (
+        recipe.model.name, own.bottleneck, train.learning_rate, train.batch_size, train.epochs, train.weight_decay,
+        train.lr_warmup_fraction, train.max_grad_norm, own.train_norms,
+    ) == ADAPTERS[method][name]  # fmt: skip
+    assert own.targets == (("attention", "ffn") if method == "houlsby" else ("ffn",))
+    assert own.activation == ("gelu" if method == "houlsby" else "relu")
+    assert train.adam_eps == (1e-6 if name == "mrpc" else 1e-8)
+    for line in path.read_text().splitlines():
+        if re.match(r"  \w", line) and line.split() != ["name:", method]:
+            assert re.search(r"# ours\b" if name == "rte" else r"# (code|ours)\b", line), line
 
 
 def test_lora_on_e2e_has_the_published_settings():
