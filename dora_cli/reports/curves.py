@@ -134,7 +134,7 @@ class BudgetCurve:
         budget: how many components may live after each step.
         live: how many live.
         events: the steps of pruning events; empty if they are not known.
-        freeze: the step of the last event; None if the run had not come to it.
+        freeze: the step of the last event; None if the run had not come to it, or the method has no budget.
         phases: as `phases` gives them.
     """
 
@@ -179,9 +179,11 @@ def budget_curve(ranks: Record | None, metrics: Record | None = None, log: Seque
 
 def _events(ranks: Record) -> Sequence[Record]:
     """The history without what older runs call an event although nothing is pruned at it; the last one may be the
-    freeze, and stays.
+    freeze, and stays. Where there is no budget, every one counts.
     """
     history = ranks["history"]
+    if ranks["target_rank"] is None:
+        return list(history)
     start = sum(layer["start_rank"] for layer in ranks["layers"])
     return [entry for entry in history[:-1] if entry["budget"] < start] + history[-1:]
 
