@@ -142,9 +142,9 @@ class Sora(Method):
         Returns:
             The penalty, ``lambda mean |g|``, on the device; None where there is none.
         """
-        if not self.gate_penalty:
-            return None
         groups = self._adapters.groups()
+        if not self.gate_penalty or not groups:
+            return None
         weight = self.gate_penalty / self._keep.numel()
         for group in groups:
             _, _, gradient = group.take_gradients()

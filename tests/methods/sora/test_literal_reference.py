@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import pairwise
 
 import pytest
 import torch
@@ -226,7 +227,7 @@ def test_sora_is_the_literal_algorithm(threshold: str, staged: bool) -> None:
     assert 4 < live[STEPS] < 18
     came_back = sum(
         was and not now
-        for before, after in zip(EVENTS, EVENTS[1:], strict=False)
+        for before, after in pairwise(EVENTS)
         for name in names
         for was, now in zip(expected.zeros[before][name], expected.zeros[after][name], strict=True)
     )
