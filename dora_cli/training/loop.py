@@ -103,7 +103,7 @@ class Loop:
             )
         elif selection.step is not None and self.schedule.next_event(selection.step) is not None:
             self.listener.note(
-                f"the selected weights (epoch {selection.epoch}) have other ranks than the last weights, which ranks and "
+                f"the selected weights (epoch {selection.epoch}) have other ranks than the last ones, which ranks and "
                 "sizes describe; eval.select: last selects those"
             )
         return self.outcome

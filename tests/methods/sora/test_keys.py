@@ -48,9 +48,8 @@ def test_a_bad_value_is_named_with_its_bound(text: str, named: list[str]) -> Non
 
 
 def test_fp16_holds_the_scale() -> None:
-    text = "task: glue/sst2\nmodel: {name: builtin:tiny-encoder}\nmethod: {name: sora, rank: 2, alpha: 200000}\ntrain: {precision: fp16, device: cuda}\n"
     with pytest.raises(RecipeError, match=r"method\.alpha.*rank of 2"):
-        parse_recipe(text)
+        method("rank: 2, alpha: 200000}\ntrain: {precision: fp16, device: cuda")
 
 
 def test_the_card_says_which_options_were_taken() -> None:
