@@ -169,7 +169,8 @@ class StepReport:
 
     Attributes:
         phase: name of the phase this step belongs to, such as ``"pruning"``.
-        budget: how many components may live after this step (0 for methods without ranks).
+        budget: how many components may live after this step (0 for methods without ranks); of a method without a
+            budget, as many as live.
         live: components selected at the latest event, all start components before the first.
         event: True if a selection took place at this step; the method may then have waited for the device.
         frozen: True at the one step after which ranks stay as they are.
@@ -242,11 +243,12 @@ class Schedule(Protocol):
     def start_components(self) -> int: ...
 
     @property
-    def final_components(self) -> int: ...
+    def final_components(self) -> int | None:
+        """The budget; None where how many are left is not planned, but emerges."""
 
     @property
     def freeze_step(self) -> int:
-        """The step after which ranks stay; 0 for methods whose ranks never change."""
+        """The step after which ranks stay; 0 for methods whose ranks never change, or may change until the end."""
 
     @property
     def phases(self) -> Sequence[tuple[str, int, int]]:
@@ -485,7 +487,7 @@ class Method:
         """
         schedule = self._schedule
         assert schedule is not None, "attach with a schedule before training"
-        return StepReport(schedule.phase(step), schedule.budget(step), schedule.final_components)
+        return StepReport(schedule.phase(step), schedule.budget(step), schedule.final_components or 0)
 
     @property
     def frozen(self) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from dora_cli.methods import Adalora
+from dora_cli.methods.sora import SoraSchedule
 from dora_cli.recipe import dump_recipe, load_recipe, parse_recipe
 from dora_cli.recipe.methods import arguments
 from dora_cli.recipe.shipped_recipes import EXPERIMENTS
@@ -82,6 +83,11 @@ ADAPTERS = {
         "mnli": ("FacebookAI/roberta-large", 16, 3e-4, 32, 5, 0.0, 0.1, 1.0, False),
         "rte": ("FacebookAI/roberta-base", 64, 5e-4, 32, 40, 0.01, 0.06, 1.0, False),
     },
+# The published scripts of SoRA (Ding et al. 2023), DeBERTaV3-base: learning rate, batch, epochs, length, weight of the
+# penalty, first and last threshold.
+SORA_SCRIPTS = {
+    "rte": (1.2e-3, 32, 50 + 6 * 15, 320, 0.001, 0.0, 7e-4),
+    "stsb": (8e-4, 8, 20, 128, 10.0, 3e-4, None),
 }
 
 
@@ -113,6 +119,7 @@ def test_glue_is_whole():
         assert {path.stem for path in (GLUE / method).iterdir()} == {"mnli", "rte"}
     for method, settings in ADAPTERS.items():
         assert {path.stem for path in (GLUE / method).iterdir()} == set(settings)
+    assert {path.stem for path in (GLUE / "sora").iterdir()} == set(SORA_SCRIPTS)
 
 
 @pytest.mark.parametrize("name", SETTINGS)
@@ -220,6 +227,39 @@ def test_adapters_on_glue_have_the_published_settings(method, name):
     for line in path.read_text().splitlines():
         if re.match(r"  \w", line) and line.split() != ["name:", method]:
             assert re.search(r"# ours\b" if name == "rte" else r"# (code|ours)\b", line), line
+@pytest.mark.parametrize("name", SORA_SCRIPTS)
+def test_sora_on_glue_has_the_published_settings(name):
+    path = GLUE / "sora" / f"{name}.yaml"
+    recipe = load_recipe(path)
+    train, method = recipe.train, recipe.method
+    assert (recipe.task, recipe.model.name) == (f"glue/{name}", "microsoft/deberta-v3-base")
+    assert (
+        *(train.learning_rate, train.batch_size, train.epochs, recipe.data.max_length),
+        *(method.gate_penalty, method.gate_threshold, method.max_gate_threshold),
+    ) == SORA_SCRIPTS[name]
+    assert (train.weight_decay, train.lr_warmup_fraction, train.max_grad_norm) == (0.1, 0.06, 0.1)
+    assert (method.name, method.rank, method.alpha, method.threshold) == ("sora", 8, 16.0, "official")
+    assert (method.targets, method.gate_learning_rate_ratio) == (("attention", "ffn"), 1.0)
+    for line in path.read_text().splitlines():
+        if re.match(r"  \w", line) and line.split() != ["name:", "sora"]:
+            assert re.search(r"# (code|ours)\b", line), line
+
+
+def test_sora_s_stages_on_rte_are_those_of_the_script():
+    """50 epochs and six times 15, of 78 steps."""
+    recipe = load_recipe(GLUE / "sora" / "rte.yaml")
+    method = recipe.method
+    steps = -(-2490 // recipe.train.batch_size)
+    schedule = SoraSchedule.plan(
+        total_steps=steps * recipe.train.epochs,
+        projections=72,
+        rank=method.rank,
+        threshold=method.gate_threshold,
+        max_threshold=method.max_gate_threshold,
+        stages=method.threshold_stages,
+        first_fraction=method.first_stage_fraction,
+    )
+    assert schedule.ends == tuple(steps * epochs for epochs in (50, 65, 80, 95, 110, 125, 140))
 
 
 def test_lora_on_e2e_has_the_published_settings():

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dora_cli.reports import palette
-from dora_cli.reports.curves import Scores, all_scores, cells, scores
+from dora_cli.reports.curves import Scores, all_scores, cells, planned, scores
 from dora_cli.reports.grid import sections
 from dora_cli.reports.headings import headings
 
@@ -77,7 +77,7 @@ def score_tables(record: Mapping[str, Any]) -> list[RenderableType] | None:
     if found is None or not (found.live or found.pruned):
         return None
     parts: list[RenderableType] = [
-        Text("Scores of all components at the freeze", style="bold"),
+        Text(f"Scores of all components {'at the freeze' if planned(record) else 'in the end'}", style="bold"),
         _Histogram(histogram(found)),
         Text(""),
     ]
