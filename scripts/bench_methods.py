@@ -7,7 +7,7 @@ Before it is timed, each has its own copy of the model; all see the same batches
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -19,14 +19,23 @@ from published_dora import PublishedDora
 from torch import nn
 from torch.nn import functional as F
 
-from dora_cli.assembly.origin import make
+from dora_cli.assembly.build import put_on
+from dora_cli.assembly.origin import make, sites_of
 from dora_cli.machine.devices import make_accelerator
-from dora_cli.methods import Dora, Lora, Method
+from dora_cli.methods import Method
+from dora_cli.methods.base import Schedule
 from dora_cli.methods.low_rank.dropout import ModelDropouts
 from dora_cli.models import find_projections, head_parameters, load_model
 from dora_cli.recipe import LoraMethod
+from dora_cli.recipe.methods import MethodSection
+from dora_cli.recipe.methods.adalora import AdaloraMethod
+from dora_cli.recipe.methods.bitfit import BitfitMethod
 from dora_cli.recipe.methods.dora import DoraMethod
-from dora_cli.training.optimizer import make_scheduler
+from dora_cli.recipe.methods.full import FullMethod
+from dora_cli.recipe.methods.houlsby import HoulsbyMethod
+from dora_cli.recipe.methods.pfeiffer import PfeifferMethod
+from dora_cli.recipe.methods.sora import SoraMethod
+from dora_cli.training.optimizer import make_optimizer, make_scheduler
 from dora_cli.training.step import TrainingStep
 
 TOTAL_STEPS = 1_000_000  # so long that whatever is timed stays in the phase it is meant for
@@ -248,30 +257,26 @@ def published(step: PlainStep) -> None:
     step.after = lambda count: dora.after_step()
 
 
+Section = Callable[[Settings], MethodSection]
+
+
 class ProductStep(Step):
     """A method of the product, trained by its own `TrainingStep`.
 
     Args:
-        attach: freezes a model and attaches a method to it.
+        settings: shared by all methods.
+        section: the method's keys.
         graph: whether `TrainingStep` may capture its work.
     """
 
-    method: Method
-
-    def __init__(
-        self,
-        settings: Settings,
-        attach: Callable[[nn.Module, Settings, Sequence[nn.Parameter]], Method],
-        *,
-        graph: bool = False,
-    ) -> None:
+    def __init__(self, settings: Settings, section: Section, *, graph: bool = False) -> None:
         super().__init__(settings)
         self.graph = graph
-        self._head = list(head_parameters(self.model, self.fresh).values())
-        self.method = attach(self.model, settings, self._head)
-        for parameter in self._head:
-            parameter.requires_grad_(True)
-        optimizer = new_optimizer([*self.method.parameters(), *self._head])
+        head = head_parameters(self.model, self.fresh)
+        self.method, self.schedule = attach(self.model, section(settings), head)
+        optimizer = make_optimizer(
+            self.method, learning_rate=LEARNING_RATE, weight_decay=0.01, betas=(0.9, 0.999), eps=1e-8
+        )
         self._step = TrainingStep(
             model=self.model,
             method=self.method,
@@ -280,18 +285,16 @@ class ProductStep(Step):
             scheduler=make_scheduler(optimizer, warmup_steps=0, total_steps=TOTAL_STEPS),
             accelerator=settings.accelerator,
             max_grad_norm=1.0,
-            **({"cuda_graph": True} if graph else {}),  # type: ignore[arg-type]
+            cuda_graph=graph,
         )
 
-    def _run(self, *, event: bool) -> None:
+    def __call__(self) -> None:
         batch = self.next_batch()
+        event = self.schedule.next_event(self.count - 1) == self.count
         self._step(self.count, [batch], self.settings.batch, event=event)
 
-    def __call__(self) -> None:
-        self._run(event=False)
-
     def trainable(self) -> int:
-        return sum(parameter.numel() for parameter in [*self.method.parameters(), *self._head])
+        return sum(parameter.numel() for group in self.method.groups() for parameter in group.parameters)
 
     def loss(self) -> float:
         return self._step.read(self.count).loss
@@ -307,14 +310,11 @@ class DoraStep(ProductStep):
             that shrank.
     """
 
-    method: Dora
-
     def __init__(self, settings: Settings, *, graph: bool = False, compacted: bool = False) -> None:
-        pruning = PRELUDE if compacted else 0
-        super().__init__(settings, lambda *places: attach_dora(*places, pruning=pruning)[0], graph=graph)
+        super().__init__(settings, partial(dora, pruning=PRELUDE if compacted else 0), graph=graph)
         self.compacted = compacted
         while compacted and not self.method.frozen:
-            self._run(event=self.method.schedule.is_event(self.count + 1))
+            self()
 
     def own_work(self) -> None:
         """The method's own part of an ordinary step alone: DEM's gradient, scores, their average, masks."""
@@ -326,23 +326,21 @@ class DoraStep(ProductStep):
         return torch.zeros((), dtype=torch.bool, device=self.settings.device)
 
 
-def attach_lora(model: nn.Module, settings: Settings, head: Sequence[nn.Parameter]) -> Lora:
-    """Freezes `model` and attaches LoRA, of DoRA's start rank: what DoRA's steps add to those of LoRA."""
-    method = make(LoraMethod(rank=settings.start_rank, alpha=ALPHA, dropout=DROPOUT))
-    sites = find_projections(model)
-    model.requires_grad_(False)
-    method.attach(model, sites, head, method.plan(TOTAL_STEPS, sites), seed=SEED)
-    return method
+def attach(
+    model: nn.Module, section: MethodSection, head: Mapping[str, nn.Parameter] | None = None
+) -> tuple[Method, Schedule]:
+    """Puts the method of `section` on `model`, so that it and `head` train, for a run of `TOTAL_STEPS`."""
+    method = make(section)
+    sites = sites_of(model, section, method)
+    schedule = method.plan(TOTAL_STEPS, sites)
+    put_on(model, method, sites, schedule, head or {}, seed=SEED)
+    return method, schedule
 
 
-def attach_dora(
-    model: nn.Module, settings: Settings, head: Sequence[nn.Parameter], *, pruning: int
-) -> tuple[Dora, Any]:
-    """Freezes `model` and attaches DoRA: for `pruning` steps, each with an event, until ranks are frozen; or, if 0,
-    without any event.
-    """
+def dora(settings: Settings, *, pruning: int) -> MethodSection:
+    """DoRA: for `pruning` steps, each with an event, until ranks are frozen; or, if 0, without any event."""
     warmup, final = (0.0, (TOTAL_STEPS - pruning) / TOTAL_STEPS) if pruning else (0.5, 0.25)
-    section = DoraMethod(
+    return DoraMethod(
         rank=settings.rank,
         start_rank=settings.start_rank,
         alpha=ALPHA,
@@ -351,13 +349,29 @@ def attach_dora(
         final_fraction=final,
         prune_interval=1,
     )
-    method = make(section)
-    projections = find_projections(model)
-    schedule = method.plan(TOTAL_STEPS, projections)
-    assert not pruning or schedule.freeze_step == pruning
-    model.requires_grad_(False)
-    method.attach(model, projections, head, schedule)
-    return method, schedule
+
+
+def lora(settings: Settings) -> MethodSection:
+    """LoRA of DoRA's start rank: what other methods' steps add to those of LoRA."""
+    return LoraMethod(rank=settings.start_rank, alpha=ALPHA, dropout=DROPOUT)
+
+
+def adalora(settings: Settings) -> MethodSection:
+    """AdaLoRA amid its pruning: importance in every step, a selection every `PRUNE_INTERVAL`."""
+    return AdaloraMethod(
+        rank=settings.rank,
+        start_rank=settings.start_rank,
+        alpha=ALPHA,
+        dropout=DROPOUT,
+        warmup_fraction=0.0,
+        final_fraction=0.25,
+        prune_interval=PRUNE_INTERVAL,
+    )
+
+
+def sora(settings: Settings) -> MethodSection:
+    """SoRA of DoRA's start rank."""
+    return SoraMethod(rank=settings.start_rank, alpha=ALPHA, dropout=DROPOUT)
 
 
 def new_optimizer(parameters: list[nn.Parameter]) -> torch.optim.AdamW:
@@ -379,6 +393,17 @@ def captured(work: Callable[[], object], warmup: int = 3) -> torch.cuda.CUDAGrap
     return graph
 
 
+PRODUCT: Mapping[str, Section] = {
+    "lora": lora,
+    "adalora": adalora,
+    "sora": sora,
+    "bitfit": lambda settings: BitfitMethod(),
+    "houlsby": lambda settings: HoulsbyMethod(bottleneck=32),  # 1.2 million parameters each in RoBERTa-base
+    "pfeiffer": lambda settings: PfeifferMethod(bottleneck=64),
+    "full": lambda settings: FullMethod(),
+}
+"""The product's methods but DoRA by name."""
+
 METHODS: Mapping[str, Callable[[Settings], Step]] = {
     "frozen": FrozenStep,
     "frozen-graph": partial(FrozenStep, graph=True),
@@ -387,11 +412,11 @@ METHODS: Mapping[str, Callable[[Settings], Step]] = {
     "dora-graph": partial(DoraStep, graph=True),
     "dora-compacted": partial(DoraStep, compacted=True),
     "dora-compacted-graph": partial(DoraStep, graph=True, compacted=True),
-    "lora": partial(ProductStep, attach=attach_lora),
-    "lora-graph": partial(ProductStep, attach=attach_lora, graph=True),
+    **{name: partial(ProductStep, section=section) for name, section in PRODUCT.items()},
+    **{f"{name}-graph": partial(ProductStep, section=section, graph=True) for name, section in PRODUCT.items()},
     "peft-lora": partial(PlainStep, prepare=peft_lora),
     "peft-adalora": partial(PlainStep, prepare=peft_adalora),
     "published": partial(PlainStep, prepare=published),
-    "full": partial(PlainStep, prepare=full),
+    "torch-full": partial(PlainStep, prepare=full),
 }
 """By the names that `bench_step --methods` takes; those that end in ``-graph`` need CUDA."""

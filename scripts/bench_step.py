@@ -18,11 +18,16 @@ in RoBERTa-base). The methods:
         start rank
     dora-graph      the same, captured by the product's own training step
     dora-compacted  ours after the freeze, tensors shrunk (also dora-compacted-graph)
-    lora            our LoRA at DoRA's start rank, by the same training step (also lora-graph, captured)
+    lora            our LoRA at DoRA's start rank, by the same training step
+    adalora         our AdaLoRA amid its pruning, at the same start rank: importance in every step, a selection every 10
+    sora            our SoRA at the same start rank
+    bitfit, houlsby, pfeiffer, full    ours: biases; bottlenecks of 32 and of 64, 1.2 million parameters; all weights
     peft-lora       PEFT's LoRA at the final rank
     peft-adalora    PEFT's AdaLoRA amid its pruning: importance in every step, a selection every 10, its orthogonal loss
     published       DoRA in the manner of the published code: our transcription, see published_dora.py
-    full            full fine-tuning
+    torch-full      full fine-tuning in plain PyTorch
+
+Those of ours are captured in CUDA graphs by the product's own training step under their name with -graph.
 
 Methods take turns in rounds of a few steps, each round beginning with another one; the first step of each turn is not
 counted. `ms` is the median over all counted steps, `mean_ms` their mean (AdaLoRA's selections show there), `low_ms` and
@@ -60,15 +65,15 @@ from statistics import fmean, median, quantiles
 from typing import Any
 
 import torch
-from bench_methods import METHODS, DoraStep, Settings, Step, attach_dora, captured
+from bench_methods import METHODS, DoraStep, Settings, Step, attach, captured, dora
 from bench_models import Shapes
 
 from dora_cli.machine.devices import resolve_device, resolve_precision
 from dora_cli.machine.environment import installed_version, peak_memory_bytes
 
 DEFAULT = {
-    "cpu": "frozen,dora,peft-lora,peft-adalora,full",
-    "cuda": "frozen,frozen-graph,dora,dora-graph,peft-lora,peft-adalora,full",
+    "cpu": "frozen,dora,peft-lora,peft-adalora,torch-full",
+    "cuda": "frozen,frozen-graph,dora,dora-graph,peft-lora,peft-adalora,torch-full",
 }
 LENGTHS = {"cpu": (5, 2, 1), "cuda": (10, 10, 10)}  # rounds, steps, warm-up
 EVENTS = 30  # of the pruning in which events are timed; the last one freezes
@@ -304,7 +309,7 @@ def measure_events(settings: Settings) -> dict[str, float]:
     random: no training.
     """
     model, _ = settings.build()
-    method, _ = attach_dora(model, settings, (), pruning=EVENTS)
+    method, _ = attach(model, dora(settings, pruning=EVENTS))
     for parameter in method.parameters():
         if parameter.ndim == 1:
             parameter.normal_()

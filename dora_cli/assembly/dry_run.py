@@ -43,7 +43,8 @@ class DryRun:
         schedule: of the method; without what depends on the number of projections where the model's shapes are out of
             reach.
         parameters: ``projections, per_rank, start, final, head``; adapter sizes count `A` and `B`, `final` for a
-            uniform allocation where ranks change, None where what is left emerges.
+            uniform allocation where ranks change, None where what is left emerges; without projections they are those of
+            the base's tensors that train.
         out_of_reach: why the model's configuration could not be read; None if it could.
         threads: of the CPU, and why so many; None where that takes the model's configuration and this is out of reach.
         rank_note: what is to be said of the start rank; None where it is sound or the model's shapes are out of reach.
@@ -136,12 +137,13 @@ def dry_run(recipe: Recipe, output: Path | None = None, seeds: Sequence[int] = (
         plan = method.plan(length.total_steps, [Site("", nn.Module(), _ANY_SHAPE)] if targets else [])
         schedule = {**plan.describe(), **dict.fromkeys(_OF_THE_MODEL)}
     else:
+        head = [*head_parameters(model).values()]
+        method.check(model, head)
         projections = sites_of(model, recipe.method, method)
         plan = method.plan(length.total_steps, projections)
         ranks = method.start_ranks(projections)
         adapted = sum(1 for rank in ranks.values() if rank) if ranks else len(projections)
         schedule = {**plan.describe(), "projections": adapted}
-        head = [*head_parameters(model, frozenset()).values()]
         rank_note = note_on_rank(method, projections)
         left_out_note = left_out(model, targets)
     threads = decide_threads(recipe, model, most_threads())

@@ -3,7 +3,8 @@
 A method owns everything that differs between ways of adapting weights, its phases included: `Method` is the base class,
 whose defaults do nothing, and a method overrides what it needs. Before the first step::
 
-    plan(total_steps, sites) -> attach(model, sites, head, schedule) -> calibrate(measured), where calibration() asks
+    check(model, head) -> plan(total_steps, sites) -> attach(model, sites, head, schedule)
+        -> calibrate(measured), where calibration() asks
 
 The training loop then calls it in a fixed order, once per optimiser step (`step` counts from 1)::
 
@@ -350,6 +351,12 @@ class Method:
         the sites do not go together.
         """
         return PlainSchedule.of(total_steps)
+
+    def check(self, model: nn.Module, head: Sequence[nn.Parameter]) -> None:
+        """Raises ModelError where there is nothing in `model` that the method could train; pure, as `plan` is.
+
+        It is asked of a model on the meta device before a weight is loaded.
+        """
 
     def start_ranks(self, sites: Sequence[Site]) -> dict[str, int]:
         """How many components each site starts with, by name, 0 for one that stays as it is; pure, as `plan` is. Empty

@@ -80,6 +80,8 @@ def _parameter_rows(parameters: Mapping[str, int | None]) -> list[tuple[str, str
             if parameters["final"] is not None:
                 final = f"{parameters['final']:,} if ranks end up uniform; the budget counts components, not parameters"
             rows.append(("adapter, final", final))
+    elif parameters["final"]:
+        rows.append(("of the base", f"{parameters['final']:,} train"))
     rows.append(("head", f"{parameters['head']:,} (and any module that the checkpoint turns out to lack)"))
     return rows
 

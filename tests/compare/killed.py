@@ -1,14 +1,9 @@
-"""An experiment that is killed in one of its runs: ``python -m tests.compare.killed FILE OUTPUT RUN STEP [resume]``.
-
-RUN counts from 1 the runs that this process makes; STEP is the optimiser step after which it is killed, 0 before the
-run, -1 after its end, before anybody has been told.
-"""
+"""An experiment that is killed in one of its runs, in a process of its own."""
 
 from __future__ import annotations
 
 import os
 import signal
-import sys
 from pathlib import Path
 
 from dora_cli.compare.plan import Plan
@@ -16,7 +11,9 @@ from dora_cli.compare.run import compare
 from dora_cli.recipe import Recipe
 from dora_cli.training.listener import SilentListener
 from dora_cli.training.run import train
+from tests.commands.conftest import environment
 from tests.compare.fakes import FakePool, Told
+from tests.processes import begin
 
 
 class _Dies(SilentListener):
@@ -28,8 +25,16 @@ class _Dies(SilentListener):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def main() -> None:
-    file, output, run, step = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+def make_until_killed(folder: Path, file: str, output: Path, run: int, step: int, *, resume: bool) -> None:
+    """Makes the experiment in `file`, a path from `folder`, in this process, which was just forked for it.
+
+    Args:
+        run: counts from 1 the runs that this process makes.
+        step: the optimiser step after which it is killed, 0 before the run, -1 after its end, before anybody has been
+            told.
+    """
+    begin(environment())
+    os.chdir(folder)
     count = 0
 
     def dies(recipe: Recipe, folder: Path, *, resume: bool, overwrite: bool) -> None:
@@ -42,8 +47,4 @@ def main() -> None:
         if count == run:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    compare(Plan.of(file), output, lambda: FakePool(dies, 2), Told(), resume="resume" in sys.argv)
-
-
-if __name__ == "__main__":
-    main()
+    compare(Plan.of(Path(file)), output, lambda: FakePool(dies, 2), Told(), resume=resume)

@@ -26,7 +26,9 @@ from dora_cli.runs.run_folder import RunRecords
 from dora_cli.training.run import train
 from tests.commands.conftest import contents, dora, environment
 from tests.compare.fakes import FakePool, Told
+from tests.compare.killed import make_until_killed
 from tests.patience import PATIENCE
+from tests.processes import CONTEXT, end_of
 from tests.runs.test_resume import assert_equal_runs
 
 compare_command = importlib.import_module("dora_cli.commands.compare")
@@ -161,16 +163,10 @@ def test_one_that_was_killed_again_and_again_equals_the_straight_one(
     output = tmp_path / "killed"
     for number, (run, step) in enumerate([(3, 4), (4, -1)]):
         assert RunRecords(output).experiment.is_file() == (number > 0)
-        command = [sys.executable, "-m", "tests.compare.killed", "small-compare.yaml", output, run, step]
-        done = subprocess.run(
-            [*map(str, command), *(["resume"] if number else [])],
-            cwd=here,
-            env=environment(),
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-        )
-        assert done.returncode == -signal.SIGKILL, done.stderr
+        words = (here, "small-compare.yaml", output, run, step)
+        process = CONTEXT.Process(target=make_until_killed, args=words, kwargs={"resume": number > 0}, daemon=True)
+        process.start()
+        assert end_of(process) == -signal.SIGKILL
     assert len(runs(output)) == 2 + 4
     assert made(Path("small-compare.yaml"), output, resume=True).submitted
     assert_equal(output, straight)

@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from dora_cli.methods import Adalora
 from dora_cli.methods.sora import SoraSchedule
 from dora_cli.recipe import dump_recipe, load_recipe, parse_recipe
+from dora_cli.recipe.methods import arguments
 from dora_cli.recipe.shipped_recipes import EXPERIMENTS
+from dora_cli.tasks import get_task
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 ALL = sorted(path for path in CONFIGS.rglob("*.y*ml") if path.parent.name != EXPERIMENTS)
@@ -50,6 +53,28 @@ SORA_SCRIPTS = {
     "stsb": (8e-4, 8, 20, 128, 10.0, 3e-4, None),
 }
 
+# Table 8 of the AdaLoRA paper (Zhang et al. 2023), DeBERTaV3-base: learning rate, epochs, gamma, t_i, Delta_T, t_f in
+# steps; the batch is 32 everywhere. Behind it from the authors' scripts: length, alpha, warm-up of the learning rate in
+# steps (MRPC: a tenth), weight decay.
+ADALORA_TABLE_8 = {
+    "mnli": (5e-4, 7, 0.1, 8000, 100, 50000, 256, 16, 1000, 0.0),
+    "rte": (1.2e-3, 50, 0.3, 600, 1, 1800, 320, 32, 200, 0.01),
+    "qnli": (1.2e-3, 5, 0.1, 2000, 100, 8000, 512, 32, 500, 0.01),
+    "mrpc": (1e-3, 30, 0.1, 600, 1, 1800, 320, 32, None, 0.01),
+    "qqp": (5e-4, 5, 0.1, 8000, 100, 25000, 320, 16, 2000, 0.01),
+    "sst2": (8e-4, 24, 0.1, 6000, 100, 22000, 128, 16, 1000, 0.01),
+    "cola": (5e-4, 25, 0.5, 800, 10, 3500, 64, 32, 100, 0.0),
+    "stsb": (2.2e-3, 25, 0.1, 800, 10, 2000, 128, 32, 100, 0.1),
+}
+
+
+# SoRA's scripts (github.com/TsinghuaC3I/SoRA) for DeBERTaV3-base on MNLI: learning rate, batch, epochs, weight decay,
+# clipping, warm-up, length. Nothing is published for RTE.
+IN_PLACE = {
+    "full": (5e-5, 80, 10, 0.1, 0.1, 0.06, 256),
+    "bitfit": (8e-4, 100, 10, 0.1, 0.1, 0.06, 256),
+}
+
 
 def commands(path):
     """The command lines a recipe shows in its opening comment."""
@@ -75,6 +100,9 @@ def test_glue_is_whole():
     assert {path.stem for path in GLUE.glob("*.yaml")} == set(SETTINGS)
     assert {path.stem for path in (GLUE / "lora").iterdir()} == set(LORA_TABLE_9)
     assert {path.stem for path in (GLUE / "sora").iterdir()} == set(SORA_SCRIPTS)
+    assert {path.stem for path in (GLUE / "adalora").iterdir()} == set(ADALORA_TABLE_8)
+    for method in IN_PLACE:
+        assert {path.stem for path in (GLUE / method).iterdir()} == {"mnli", "rte"}
 
 
 @pytest.mark.parametrize("name", SETTINGS)
@@ -165,6 +193,44 @@ def test_sora_s_stages_on_rte_are_those_of_the_script():
         first_fraction=method.first_stage_fraction,
     )
     assert schedule.ends == tuple(steps * epochs for epochs in (50, 65, 80, 95, 110, 125, 140))
+
+
+@pytest.mark.parametrize("name", ADALORA_TABLE_8)
+def test_adalora_on_glue_has_the_published_settings(name):
+    rate, epochs, gamma, t_i, interval, t_f, length, alpha, lr_warmup, decay = ADALORA_TABLE_8[name]
+    path = GLUE / "adalora" / f"{name}.yaml"
+    recipe = load_recipe(path)
+    train, method = recipe.train, recipe.method
+    assert (recipe.task, recipe.model.name) == (f"glue/{name}", "microsoft/deberta-v3-base")
+    assert (train.learning_rate, train.batch_size, train.epochs) == (rate, 32, epochs)
+    assert (train.weight_decay, train.lr_warmup_steps, recipe.data.max_length) == (decay, lr_warmup, length)
+    assert train.lr_warmup_fraction == 0.1 or lr_warmup is not None
+    assert (method.name, method.rank, method.start_rank, method.alpha, method.dropout) == ("adalora", 8, None, alpha, 0)
+    assert (method.orthogonality_weight, method.prune_interval) == (gamma, interval)
+    assert (method.sensitivity_beta, method.uncertainty_beta) == (0.85, 0.85)
+    # the shares of the steps are those that give the published numbers of steps, to the step
+    size = get_task(recipe.task).splits["train"]
+    plan = Adalora(**arguments(method)).plan(-(-size // 32) * epochs, [None] * 72)
+    assert (plan.warmup_steps, plan.total_steps - plan.freeze_step) == (t_i, t_f)
+    assert (plan.start_components, plan.final_components) == (864, 576)
+    for line in path.read_text().splitlines():
+        if re.match(r"  \w", line):
+            assert re.search(r"# (paper|code|ours|Table 8)\b", line), line
+
+
+@pytest.mark.parametrize("name", IN_PLACE)
+def test_methods_that_train_the_base_have_the_published_settings_on_mnli_and_ours_on_rte(name):
+    recipe = load_recipe(GLUE / name / "mnli.yaml")
+    train, data = recipe.train, recipe.data
+    assert (recipe.task, recipe.model.name, recipe.method.name) == ("glue/mnli", "microsoft/deberta-v3-base", name)
+    assert (
+        train.learning_rate, train.batch_size, train.epochs, train.weight_decay, train.max_grad_norm,
+        train.lr_warmup_fraction, data.max_length,
+    ) == IN_PLACE[name]  # fmt: skip
+    for task, sources in (("mnli", "code|ours"), ("rte", "ours")):
+        for line in (GLUE / name / f"{task}.yaml").read_text().splitlines():
+            if re.match(r"  \w", line) and line.split() != ["name:", name]:
+                assert re.search(rf"# ({sources})\b", line), line
 
 
 def test_lora_on_e2e_has_the_published_settings():
