@@ -43,8 +43,8 @@ class DryRun:
         schedule: of the method; without what depends on the number of projections where the model's shapes are out of
             reach.
         parameters: ``projections, per_rank, start, final, head``; adapter sizes count `A` and `B`, `final` for a
-            uniform allocation where ranks change, None where what is left emerges; without projections they are those of
-            the base's tensors that train.
+            uniform allocation where ranks change, None where what is left emerges; without projections they are those
+            of the base's tensors that train.
         out_of_reach: why the model's configuration could not be read; None if it could.
         threads: of the CPU, and why so many; None where that takes the model's configuration and this is out of reach.
         rank_note: what is to be said of the start rank; None where it is sound or the model's shapes are out of reach.

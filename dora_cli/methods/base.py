@@ -54,6 +54,9 @@ class Site:
         projection: path within the block.
         group: ``"attention"`` or ``"ffn"``.
         role: what it computes.
+        dropout: full path of the model's own dropout of what it gives, before the residual sum; empty where that is no
+            module, or none that can be told.
+        norm: full path of the norm that the block applies to the residual sum after it; empty in pre-norm blocks.
     """
 
     name: str
@@ -65,6 +68,8 @@ class Site:
     projection: str = ""
     group: str = "ffn"
     role: Role = "other"
+    dropout: str = ""
+    norm: str = ""
 
     @property
     def reads(self) -> str:
