@@ -11,6 +11,7 @@ from torch import nn
 from dora_cli.errors import ModelError
 from dora_cli.methods.base import Group, Method
 from dora_cli.methods.base_tensors import BaseTensors, tensors_outside
+from dora_cli.methods.frozen import FrozenMaps
 
 
 class BitFit(Method):
@@ -27,12 +28,18 @@ class BitFit(Method):
 
     def place(self, model: nn.Module) -> None:
         self._tensors = BaseTensors(tensors_outside(model, self.head, _is_bias))
+        self._frozen = FrozenMaps(model)
 
     def parameters(self) -> list[nn.Parameter]:
         return self._tensors.parameters()
 
     def groups(self) -> list[Group]:
         return self._tensors.groups(self.head)
+
+    def training_pass(
+        self, dtype: torch.dtype | None = None, masks: Mapping[str, torch.Tensor] | None = None
+    ) -> AbstractContextManager[None]:
+        return self._frozen.cast(dtype)
 
     def merged_tensors(self, dtype: torch.dtype) -> Iterator[tuple[str, torch.Tensor]]:
         return self._tensors.merged(dtype)
@@ -41,7 +48,11 @@ class BitFit(Method):
         return nullcontext()
 
     def merge(self, dtype: torch.dtype | None = None) -> None:
+        self.release()
         self._tensors.settle(dtype)
+
+    def release(self) -> None:
+        self._frozen.release()
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         return self._tensors.state_dict()
