@@ -100,7 +100,7 @@ def method_name(section: Any) -> str | None:
 
 
 if TYPE_CHECKING:
-    MethodSection = dora.DoraMethod | lora.LoraMethod | full.FullMethod | bitfit.BitFitMethod | head.HeadMethod
+    MethodSection = dora.DoraMethod | lora.LoraMethod | full.FullMethod | bitfit.BitfitMethod | head.HeadMethod
 else:
     MethodSection = Annotated[
         Union[tuple(Annotated[section, Tag(name)] for name, section in METHODS.items())],  # noqa: UP007
