@@ -16,6 +16,7 @@ from torch import nn
 
 from dora_cli.errors import ExportError
 from dora_cli.export.factors import Factors, largest_rank
+from dora_cli.methods.base import Method
 from dora_cli.methods.linear import is_transposed
 from dora_cli.models.structure.blocks import base_prefix
 
@@ -40,9 +41,14 @@ _MIXED_REFUSED = ("conv1d", "out_proj")
 _MERGED = "export it with --format merged instead"
 
 
-def no_lora(method: str) -> ExportError:
+def no_lora(method: Method) -> ExportError:
     """What is wrong where the update of `method` is no product of two factors."""
-    return ExportError(f"the update of method {method} is no plain LoRA, which PEFT would load; {_MERGED}")
+    if method.cannot_merge:
+        return ExportError(
+            f"the method {method.name} {method.cannot_merge}: it is no plain LoRA, which PEFT would load, and there is "
+            "no merged model; load the run's adapter folder with dora_cli.load_adapter"
+        )
+    return ExportError(f"the update of method {method.name} is no plain LoRA, which PEFT would load; {_MERGED}")
 
 
 def head_modules(model: nn.Module, head: Iterable[str]) -> list[str]:

@@ -199,7 +199,7 @@ def _peft(
     subject: Subject, output: Path, dtype: str, layout: str, padding: str, max_rank: int | None, *, overwrite: bool
 ) -> Export:
     if (plain := subject.method.to_lora()) is None:
-        raise peft.no_lora(subject.method.name)
+        raise peft.no_lora(subject.method)
     if not subject.projections:
         raise ExportError(
             f"method.name {subject.method.name} adapts no projection, and PEFT loads no adapter without one; export "

@@ -99,7 +99,7 @@ def _state(method: Method, origin: Origin) -> dict[str, object]:
 def _for_peft(model: nn.Module, method: Method, origin: Origin) -> dict[str, Part]:
     """The files PEFT reads; raises ExportError where it could not."""
     if (plain := method.to_lora()) is None:
-        raise peft.no_lora(method.name)
+        raise peft.no_lora(method)
     factors = {name: balance(one) for name, one in plain.items()}
     auto_class = auto_class_of(model)
     kind = TASK_TYPES[auto_class][0] if auto_class else None

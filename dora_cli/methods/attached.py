@@ -72,5 +72,6 @@ def plain_factors(method: Method) -> dict[str, LoraFactors]:
     """`to_lora` of `method`. Raises ModelError where its update is no plain LoRA."""
     factors = method.to_lora()
     if factors is None:
-        raise ModelError(f"the update of method {method.name} is no plain LoRA; merge it instead")
+        way = f"it {method.cannot_merge}; save its adapter instead" if method.cannot_merge else "merge it instead"
+        raise ModelError(f"the update of method {method.name} is no plain LoRA; {way}")
     return factors

@@ -54,6 +54,9 @@ class Site:
         projection: path within the block.
         group: ``"attention"`` or ``"ffn"``.
         role: what it computes.
+        dropout: full path of the model's own dropout of what it gives, before the residual sum; empty where that is no
+            module, or none that can be told.
+        norm: full path of the norm that the block applies to the residual sum after it; empty in pre-norm blocks.
     """
 
     name: str
@@ -65,6 +68,8 @@ class Site:
     projection: str = ""
     group: str = "ffn"
     role: Role = "other"
+    dropout: str = ""
+    norm: str = ""
 
     @property
     def reads(self) -> str:
@@ -164,7 +169,8 @@ class StepReport:
 
     Attributes:
         phase: name of the phase this step belongs to, such as ``"pruning"``.
-        budget: how many components may live after this step (0 for methods without ranks).
+        budget: how many components may live after this step (0 for methods without ranks); of a method without a
+            budget, as many as live.
         live: components selected at the latest event, all start components before the first.
         event: True if a selection took place at this step; the method may then have waited for the device.
         frozen: True at the one step after which ranks stay as they are.
@@ -237,11 +243,12 @@ class Schedule(Protocol):
     def start_components(self) -> int: ...
 
     @property
-    def final_components(self) -> int: ...
+    def final_components(self) -> int | None:
+        """The budget; None where how many are left is not planned, but emerges."""
 
     @property
     def freeze_step(self) -> int:
-        """The step after which ranks stay; 0 for methods whose ranks never change."""
+        """The step after which ranks stay; 0 for methods whose ranks never change, or may change until the end."""
 
     @property
     def phases(self) -> Sequence[tuple[str, int, int]]:
@@ -480,7 +487,7 @@ class Method:
         """
         schedule = self._schedule
         assert schedule is not None, "attach with a schedule before training"
-        return StepReport(schedule.phase(step), schedule.budget(step), schedule.final_components)
+        return StepReport(schedule.phase(step), schedule.budget(step), schedule.final_components or 0)
 
     @property
     def frozen(self) -> bool:

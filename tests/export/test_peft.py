@@ -18,9 +18,10 @@ from torch import nn
 from dora_cli import parse_recipe, train
 from dora_cli.assembly.dry_run import dry_run
 from dora_cli.errors import ExportError
-from dora_cli.export.peft import adapter_config, adapter_tensors, head_modules
+from dora_cli.export.peft import adapter_config, adapter_tensors, head_modules, no_lora
 from dora_cli.export.saved import export_saved
-from dora_cli.methods.base import LoraFactors
+from dora_cli.methods import Houlsby
+from dora_cli.methods.base import LoraFactors, Method
 from tests.assembly.test_build import Notes
 from tests.export.conftest import KINDS, GetRun, config_of, text_of
 from tests.models.structure.test_projections import STATE_SPACE, causal, peft_takes
@@ -167,6 +168,17 @@ def test_a_run_of_the_head_alone_is_merged_only(bases: dict[str, Path], tmp_path
     assert found.agreement.difference < 1e-6
     assert found.exact.components == 0
     assert transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged").config.num_labels == 3
+
+
+def test_a_method_that_can_neither_be_merged_is_sent_to_neither() -> None:
+    class Turned(Method):
+        name = "turned"
+
+    assert str(no_lora(Turned())).endswith("which PEFT would load; export it with --format merged instead")
+    inserted = str(no_lora(Houlsby(bottleneck=2, activation="relu", start_std=0.1, train_norms=False)))
+    assert "method houlsby inserts modules" in inserted
+    assert "load_adapter" in inserted
+    assert "--format merged" not in inserted
 
 
 def test_a_checkpoint_from_before_the_freeze(run_of: GetRun, bases: dict[str, Path], tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ def test_every_method_is_known() -> None:
     found = {method["name"]: method for method in method_catalogue()}
     assert found.keys() == METHODS.keys() == CLASSES.keys()
     assert [name for name, method in found.items() if method["default"]] == ["dora"]
-    for name in ("dora", "lora", "head"):
+    for name in ("dora", "lora", "houlsby", "pfeiffer", "head"):
         known = about(name)
         assert known.title
         assert known.summary

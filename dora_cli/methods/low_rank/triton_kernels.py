@@ -160,7 +160,7 @@ class TritonKernels:
     draws_alike = False
 
     def __init__(self, device: torch.device, projections: int) -> None:
-        self._memory = _shared_memory(device)
+        self._memory = shared_memory(device)
         self._seeds = torch.zeros(projections, dtype=torch.int64, device=device)
         self._calls = [0] * projections
 
@@ -265,7 +265,7 @@ def _device_properties(index: int) -> dict[str, Any]:
     return found
 
 
-def _shared_memory(device: torch.device) -> int:
+def shared_memory(device: torch.device) -> int:
     """Bytes that a block may have: 227 KiB on an H100, 99 KiB on cards for games."""
     if device.type != "cuda":  # Triton's interpreter
         return 1 << 20

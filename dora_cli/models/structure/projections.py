@@ -16,6 +16,7 @@ from dora_cli.methods.linear import shape_of
 from dora_cli.models.family import is_decoder_only
 from dora_cli.models.structure.blocks import base_model, find_blocks, linear_maps
 from dora_cli.models.structure.mixers import never_called, read_past
+from dora_cli.models.structure.norms import after_projection
 from dora_cli.models.structure.roles import role_of
 
 GROUPS = ("attention", "ffn")
@@ -124,7 +125,8 @@ def _no_blocks(model: nn.Module) -> ProjectionError:
 
 
 def _all_projections(model: nn.Module) -> list[Site]:
-    decoder_only = is_decoder_only(getattr(model, "config", None))
+    config = getattr(model, "config", None)
+    decoder_only = is_decoder_only(config)
     found: list[Site] = []
     seen: set[int] = set()
     lists: dict[str, list[Site]] = {}
@@ -136,6 +138,9 @@ def _all_projections(model: nn.Module) -> list[Site]:
             seen.add(id(module))
             path = name[len(block.name) + 1 :]
             group = _group(path)
+            role = role_of(path, group, shape_of(module))
+            ends = role in ("output", "down")  # a residual branch
+            dropout, norm = after_projection(config, block.module, block.name, path) if ends else ("", "")
             lists.setdefault(block.list_name, []).append(
                 Site(
                     name,
@@ -146,7 +151,9 @@ def _all_projections(model: nn.Module) -> list[Site]:
                     _attention(path, stack, group),
                     path,
                     group,
-                    role_of(path, group, shape_of(module)),
+                    role,
+                    dropout,
+                    norm,
                 )
             )
     for list_name, projections in lists.items():

@@ -5,11 +5,16 @@ from __future__ import annotations
 from dora_cli.methods.base import Role, Shape
 
 _ATTENTION: tuple[tuple[Role, frozenset[str]], ...] = (
-    ("query", frozenset({"q", "query", "q_proj", "q_lin", "query_proj", "wq", "to_q"})),
-    ("key", frozenset({"k", "key", "k_proj", "k_lin", "key_proj", "wk", "to_k"})),
-    ("value", frozenset({"v", "value", "v_proj", "v_lin", "value_proj", "wv", "to_v"})),
+    ("query", frozenset({"q", "query", "q_proj", "q_lin", "query_proj", "wq", "to_q", "q_head"})),
+    ("key", frozenset({"k", "key", "k_proj", "k_lin", "key_proj", "wk", "to_k", "k_head"})),
+    ("value", frozenset({"v", "value", "v_proj", "v_lin", "value_proj", "wv", "to_v", "v_head"})),
     ("fused", frozenset({"qkv", "query_key_value", "qkv_proj", "c_attn", "wqkv", "in_proj", "att_proj"})),
-    ("output", frozenset({"o", "o_proj", "out_proj", "out_lin", "c_proj", "wo", "to_out", "dense", "out"})),
+    (
+        "output",
+        frozenset(
+            {"o", "o_proj", "out_proj", "out_lin", "c_proj", "wo", "to_out", "dense", "out", "output", "post_proj"}
+        ),
+    ),
 )
 _FFN: tuple[tuple[Role, frozenset[str]], ...] = (
     ("gate", frozenset({"gate_proj", "wi_0", "w1_gate", "gate"})),
@@ -20,6 +25,10 @@ _FFN: tuple[tuple[Role, frozenset[str]], ...] = (
         frozenset({"down_proj", "fc2", "fc_out", "c_proj", "lin2", "wo", "dense_4h_to_h", "ffn_output"}),
     ),
 )
+
+
+_ASIDE = ("bottleneck", "adapter_modules")
+"""Parts of a block beside attention and FFN that have linear maps of their own: MobileBERT's, X-MOD's."""
 
 
 def role_of(path: str, group: str, shape: Shape) -> Role:
@@ -33,7 +42,9 @@ def role_of(path: str, group: str, shape: Shape) -> Role:
     Returns:
         ``"other"`` where neither names nor shape tell.
     """
-    name = path.rpartition(".")[2].lower()
+    *within, name = path.lower().split(".")
+    if any(segment in _ASIDE for segment in within):
+        return "other"
     for role, names in _ATTENTION if group == "attention" else _FFN:
         if name in names:
             return role

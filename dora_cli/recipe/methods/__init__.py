@@ -14,7 +14,7 @@ from pydantic import Discriminator, Tag
 from dora_cli.libraries import brought
 from dora_cli.recipe.about import About
 from dora_cli.recipe.fields import Section
-from dora_cli.recipe.methods import bitfit, dora, full, head, lora
+from dora_cli.recipe.methods import adalora, bitfit, dora, full, head, houlsby, lora, pfeiffer, sora
 from dora_cli.recipe.rules import Rule
 from dora_cli.recipe.writing.descriptions import summary
 
@@ -26,7 +26,17 @@ GROUP = "dora_cli.recipes"
 
 
 def _modules() -> dict[str, ModuleType]:
-    own = {"dora": dora, "lora": lora, "full": full, "bitfit": bitfit, "head": head}
+    own = {
+        "dora": dora,
+        "lora": lora,
+        "adalora": adalora,
+        "sora": sora,
+        "full": full,
+        "bitfit": bitfit,
+        "houlsby": houlsby,
+        "pfeiffer": pfeiffer,
+        "head": head,
+    }
     return own | brought(GROUP, own, lambda module: module.SECTION.model_fields["name"].default)
 
 
@@ -100,7 +110,17 @@ def method_name(section: Any) -> str | None:
 
 
 if TYPE_CHECKING:
-    MethodSection = dora.DoraMethod | lora.LoraMethod | full.FullMethod | bitfit.BitfitMethod | head.HeadMethod
+    MethodSection = (
+        dora.DoraMethod
+        | lora.LoraMethod
+        | adalora.AdaloraMethod
+        | sora.SoraMethod
+        | full.FullMethod
+        | bitfit.BitFitMethod
+        | houlsby.HoulsbyMethod
+        | pfeiffer.PfeifferMethod
+        | head.HeadMethod
+    )
 else:
     MethodSection = Annotated[
         Union[tuple(Annotated[section, Tag(name)] for name, section in METHODS.items())],  # noqa: UP007
