@@ -90,9 +90,11 @@ def load_onto(source: AdapterSource, model: nn.Module, *, allow_unfrozen: bool) 
             f"this model is {base.dtype}, {whose}'s base was {source.dtype}; load it with dtype=torch.{source.dtype}"
         )
     with _unchanged_on_error(model):
-        projections = _projections(model, source, method)
+        projections, own = _projections(model, source, method), list(model.parameters())
         model.requires_grad_(False)
-        method.attach(model, projections, list(head.values()))  # draws factors, which the next line replaces
+        method.attach(model, projections, list(head.values()))  # draws factors, which loading replaces
+        if base.fingerprint != source.fingerprint and any(parameter.requires_grad for parameter in own):
+            raise CheckpointError(_other_base(source, base))  # loading would write into the model itself
         weights.restore_method(method)
         if base.fingerprint != source.fingerprint:
             raise CheckpointError(_other_base(source, base))

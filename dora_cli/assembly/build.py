@@ -31,12 +31,12 @@ class AdaptedModel:
     """A base model with a method attached.
 
     Attributes:
-        model: on its device; frozen but for adapters and head.
+        model: on its device; frozen but for what the method trains and the head.
         projections: what is adapted, in model order; empty for methods that adapt nothing.
         head: the trained parameters of the head by their full name (fp32).
         layout: how texts stand in its input, where the task has to know.
         schedule: None if built for evaluation only.
-        fingerprint: of the base model's frozen tensors, before anything was attached.
+        fingerprint: of the base model's tensors, before anything was attached.
         size: of the base model with its head, likewise.
     """
 
@@ -110,7 +110,7 @@ def _one_message(name: str) -> Iterator[None]:
 
 
 def base_fingerprint(base: LoadedModel) -> str:
-    """The identity of a base model's frozen tensors; of a head that a seed has drawn it says nothing."""
+    """The identity of a base model's tensors before a training; of a head that a seed has drawn it says nothing."""
     return fingerprint_model(base.model, leave_out=frozenset(head_parameters(base.model, base.fresh)))
 
 
@@ -155,6 +155,16 @@ def base_from_config(recipe: Recipe, task: Task) -> nn.Module:
         return task.head.from_config(model.name, revision=model.revision, trust_remote_code=model.trust_remote_code)
 
 
+def check_early(recipe: Recipe, task: Task, method: Method, total_steps: int) -> None:
+    """Raises what `adapt` would, before a weight is loaded; silent where the model's shapes are out of reach."""
+    try:
+        model = base_from_config(recipe, task)
+    except ModelError:
+        return  # whoever loads it says what is wrong
+    method.check(model, list(head_parameters(model).values()))
+    method.plan(total_steps, sites_of(model, recipe.method, method))
+
+
 def put_on(
     model: nn.Module,
     method: Method,
@@ -165,7 +175,7 @@ def put_on(
     seed: int,
     references: Sequence[Mapping[str, torch.Tensor]] = (),
 ) -> None:
-    """Attaches `method` to `sites` of `model` in place, so that exactly the adapters and `head` train."""
+    """Attaches `method` to `sites` of `model` in place, so that exactly what is the method's and `head` train."""
     model.requires_grad_(False)
     for parameter in head.values():
         parameter.data = parameter.data.to(trained_type(parameter.dtype))
@@ -190,12 +200,13 @@ def adapt(
         fresh: whether a training begins; else the method will be loaded into, and asks for no other models.
 
     Raises:
-        BudgetError, ProjectionError: the method does not fit the model or the run's length.
+        ModelError, BudgetError, ProjectionError: the method does not fit the model or the run's length.
     """
     model = base.model
+    head = head_parameters(model, base.fresh)
+    method.check(model, list(head.values()))
     projections = sites_of(model, recipe.method, method)
     schedule = None if total_steps is None else method.plan(total_steps, projections)
-    head = head_parameters(model, base.fresh)
     fingerprint = base_fingerprint(base)
     size = ModelSize.of(model, head.values())
     names = method.reference_models if fresh else ()

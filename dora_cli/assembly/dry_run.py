@@ -43,7 +43,8 @@ class DryRun:
         schedule: of the method; without what depends on the number of projections where the model's shapes are out of
             reach.
         parameters: ``projections, per_rank, start, final, head``; adapter sizes count `A` and `B`, `final` for a
-            uniform allocation where ranks change.
+            uniform allocation where ranks change, None where what is left emerges; without projections they are those
+            of the base's tensors that train.
         out_of_reach: why the model's configuration could not be read; None if it could.
         threads: of the CPU, and why so many; None where that takes the model's configuration and this is out of reach.
         rank_note: what is to be said of the start rank; None where it is sound or the model's shapes are out of reach.
@@ -62,7 +63,7 @@ class DryRun:
     precision: str
     schedule: dict[str, Any]
     phases: list[tuple[str, int, int]]
-    parameters: dict[str, int] | None
+    parameters: dict[str, int | None] | None
     out_of_reach: str | None
     threads: Threads | None = None
     rank_note: str | None = None
@@ -136,12 +137,13 @@ def dry_run(recipe: Recipe, output: Path | None = None, seeds: Sequence[int] = (
         plan = method.plan(length.total_steps, [Site("", nn.Module(), _ANY_SHAPE)] if targets else [])
         schedule = {**plan.describe(), **dict.fromkeys(_OF_THE_MODEL)}
     else:
+        head = [*head_parameters(model).values()]
+        method.check(model, head)
         projections = sites_of(model, recipe.method, method)
         plan = method.plan(length.total_steps, projections)
         ranks = method.start_ranks(projections)
         adapted = sum(1 for rank in ranks.values() if rank) if ranks else len(projections)
         schedule = {**plan.describe(), "projections": adapted}
-        head = [*head_parameters(model, frozenset()).values()]
         rank_note = note_on_rank(method, projections)
         left_out_note = left_out(model, targets)
     threads = decide_threads(recipe, model, most_threads())
@@ -203,12 +205,14 @@ def _data(recipe: Recipe, task: Task, held_out: float) -> tuple[int, list[str]]:
 
 def _parameters(
     model: nn.Module, method: Method, projections: list[Site], plan: Schedule, head: list[nn.Parameter]
-) -> dict[str, int]:
+) -> dict[str, int | None]:
     """What adapters hold: by their ranks, those at the end spread evenly; a method without ranks is asked, attached."""
+    final: int | None
     per_rank, ranks = sum(sum(projection.shape) for projection in projections), method.start_ranks(projections)
     if ranks:
         start = sum(ranks[projection.name] * sum(projection.shape) for projection in projections)
-        final = start * plan.final_components // max(plan.start_components, 1)
+        budget = plan.final_components
+        final = None if budget is None else start * budget // max(plan.start_components, 1)
     else:
         method.attach(model, projections, head, plan)
         size = method.size()

@@ -9,6 +9,7 @@ from functools import partial
 from dora_cli.assembly.build import (
     AdaptedModel,
     adapt,
+    check_early,
     load_base,
     note_on_code,
     note_on_kernels,
@@ -94,6 +95,8 @@ def prepare_model(
     """
     if odd := note_on_code(recipe):
         note(odd)
+    method = new_method()
+    check_early(recipe, task, method, length.total_steps)
     with memory_advice(recipe, "load"):
         base = load_base(recipe, task)
     _settle_threads(recipe, base, ground, threads, note)
@@ -101,7 +104,7 @@ def prepare_model(
     if odd := note_on_kernels(recipe, ground.device):
         note(odd)
     with memory_advice(recipe, "load"):
-        adapted = adapt(recipe, task, base, new_method(), ground.device, total_steps=length.total_steps, fresh=fresh)
+        adapted = adapt(recipe, task, base, method, ground.device, total_steps=length.total_steps, fresh=fresh)
     assert adapted.schedule is not None
     if odd := note_on_rank(adapted.method, adapted.projections):
         note(odd)

@@ -152,6 +152,8 @@ def _size(cell: Cell) -> str:
         return f"as {variant.sized_as.name}"
     if variant.ranks_of is not None:
         return f"of {variant.ranks_of.name}"
+    if variant.emerges and cell.planned is None and cell.ahead.parameters is not None:
+        return "what it comes to"
     if not variant.emerges or cell.planned is None:
         return "unknown"
     return f"about {cell.planned:,}"

@@ -155,7 +155,7 @@ def _say(done: Export) -> None:
     where = f"{done.live_projections:,} of {plural(done.projections, 'projection')}"
     parameters = plural(done.exact.parameters, "parameter")
     if done.exact.parameters and not done.exact.components:  # a method without ranks
-        adapters = f"{parameters} in {where}"
+        adapters = f"{parameters} {f'in {where}' if done.projections else 'of the base'}"
     else:
         adapters = f"{plural(done.exact.components, 'component')} in {where}, {parameters}"
     if done.layout is not None:

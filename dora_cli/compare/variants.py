@@ -167,7 +167,7 @@ def design(experiment: Experiment) -> Design:
         notes.append(f"{bases[0].entry} cannot be given a size, so stored parameters are as they come; see the ratios")
     if matched and any(not pair.variant.has_size for pair in pairs):
         names = ", ".join(dict.fromkeys(pair.variant.name for pair in pairs if not pair.variant.has_size))
-        notes.append(f"{names}: nothing is adapted that a size could be matched to")
+        notes.append(f"{names}: without ranks, so no size is matched to theirs")
     return Design(_in_order(pairs), tuple(pairs), tuple(notes))
 
 

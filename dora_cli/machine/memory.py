@@ -9,6 +9,7 @@ import torch
 
 from dora_cli.errors import OutOfMemoryError
 from dora_cli.recipe import Recipe
+from dora_cli.recipe.methods import about
 
 # PyTorch's CPU allocator has no error class of its own, nor have the libraries that allocate on the GPU beside PyTorch.
 _WORDS = ("can't allocate memory", "not enough memory", "CUDA error: out of memory", "STATUS_ALLOC_FAILED")
@@ -55,12 +56,11 @@ def decoding_advice(batch_size: int, beams: int) -> str:
 
 
 def _advice(recipe: Recipe, batch: str) -> str:
+    in_place = about(recipe.method.name).in_place
     if batch == "load":
         model = recipe.model
-        return (
-            f"out of memory while loading {model.name}; set model.dtype=bfloat16 (now {model.dtype}) or choose a "
-            "smaller model"
-        )
+        half = "" if in_place else f"set model.dtype=bfloat16 (now {model.dtype}) or "
+        return f"out of memory while loading {model.name}; {half}choose a smaller model"
     if batch == "train":
         size, accumulation = recipe.train.batch_size, recipe.train.gradient_accumulation
         if size > 1:
@@ -68,8 +68,12 @@ def _advice(recipe: Recipe, batch: str) -> str:
             same = " (the same global batch, in a run from the start)" if size % 2 == 0 else ""
             fix = f"set train.batch_size={smaller} and train.gradient_accumulation={2 * accumulation}{same}"
         else:
-            fix = f"lower data.max_length (now {recipe.data.max_length}) or method.rank"
-        return f"out of memory in training with train.batch_size {size}; {fix}, or use model.dtype=bfloat16"
+            rank = " or method.rank" if hasattr(recipe.method, "rank") else ""
+            fix = f"lower data.max_length (now {recipe.data.max_length}){rank}"
+        half = (
+            "train.precision=bf16, or a method of few parameters such as lora" if in_place else "model.dtype=bfloat16"
+        )
+        return f"out of memory in training with train.batch_size {size}; {fix}, or use {half}"
     if batch == "eval":
         return evaluation_advice(recipe.eval.batch_size)
     assert recipe.decode is not None

@@ -3,7 +3,8 @@
 A method owns everything that differs between ways of adapting weights, its phases included: `Method` is the base class,
 whose defaults do nothing, and a method overrides what it needs. Before the first step::
 
-    plan(total_steps, sites) -> attach(model, sites, head, schedule) -> calibrate(measured), where calibration() asks
+    check(model, head) -> plan(total_steps, sites) -> attach(model, sites, head, schedule)
+        -> calibrate(measured), where calibration() asks
 
 The training loop then calls it in a fixed order, once per optimiser step (`step` counts from 1)::
 
@@ -168,7 +169,8 @@ class StepReport:
 
     Attributes:
         phase: name of the phase this step belongs to, such as ``"pruning"``.
-        budget: how many components may live after this step (0 for methods without ranks).
+        budget: how many components may live after this step (0 for methods without ranks); of a method without a
+            budget, as many as live.
         live: components selected at the latest event, all start components before the first.
         event: True if a selection took place at this step; the method may then have waited for the device.
         frozen: True at the one step after which ranks stay as they are.
@@ -241,11 +243,12 @@ class Schedule(Protocol):
     def start_components(self) -> int: ...
 
     @property
-    def final_components(self) -> int: ...
+    def final_components(self) -> int | None:
+        """The budget; None where how many are left is not planned, but emerges."""
 
     @property
     def freeze_step(self) -> int:
-        """The step after which ranks stay; 0 for methods whose ranks never change."""
+        """The step after which ranks stay; 0 for methods whose ranks never change, or may change until the end."""
 
     @property
     def phases(self) -> Sequence[tuple[str, int, int]]:
@@ -353,6 +356,12 @@ class Method:
         the sites do not go together.
         """
         return PlainSchedule.of(total_steps)
+
+    def check(self, model: nn.Module, head: Sequence[nn.Parameter]) -> None:
+        """Raises ModelError where there is nothing in `model` that the method could train; pure, as `plan` is.
+
+        It is asked of a model on the meta device before a weight is loaded.
+        """
 
     def start_ranks(self, sites: Sequence[Site]) -> dict[str, int]:
         """How many components each site starts with, by name, 0 for one that stays as it is; pure, as `plan` is. Empty
@@ -478,7 +487,7 @@ class Method:
         """
         schedule = self._schedule
         assert schedule is not None, "attach with a schedule before training"
-        return StepReport(schedule.phase(step), schedule.budget(step), schedule.final_components)
+        return StepReport(schedule.phase(step), schedule.budget(step), schedule.final_components or 0)
 
     @property
     def frozen(self) -> bool:

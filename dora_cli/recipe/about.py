@@ -32,6 +32,7 @@ class About:
         notes: from the run's section, Markdown sentences on the options that differ from the method as published.
         scale: from the run's section, a projection's start rank and its final rank, the factor on ``B A``.
         head_only: whether nothing trains but the head, so that a model without one learns nothing.
+        in_place: whether it trains the base's own tensors, which must be fp32 for that.
     """
 
     title: str
@@ -46,3 +47,4 @@ class About:
     notes: Callable[[Any], Sequence[str]] = _no_notes
     scale: Callable[[Any, int, int], float] = _no_scale
     head_only: bool = False
+    in_place: bool = False

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 
@@ -115,6 +116,16 @@ def fits_fp16(scale: float, alpha: str, over: str, formula: str, precision: str,
     )
 
 
+def trains_fp32(dtype: str, name: str) -> str | None:
+    """What is wrong with a half ``model.dtype`` under a method, of this name, that trains the base's own tensors."""
+    if dtype == "float32":
+        return None
+    return (
+        f"must be float32 with method {name}, got {dtype}: the base's own tensors train, and half types lose small "
+        "updates; set it to float32, and train.precision: bf16 to compute in half"
+    )
+
+
 RULES = (
     Rule(("data.path", "data.source"), _path),
     Rule(("data.name", "data.source"), _only_hub),
@@ -131,3 +142,40 @@ RULES = (
     Rule(("train.lr_warmup_steps", "train.max_steps"), _lr_warmup),
     Rule(("train.precision", "train.device"), _fp16_on_cpu),
 )
+
+
+# Methods that prune to a budget ---------------------------------------------------------------------------------------
+
+
+def _start_rank(start_rank: int | None, rank: int) -> str | None:
+    if start_rank is not None and start_rank < rank:
+        return (
+            f"must be at least method.rank = {rank}, got {start_rank}; raise it, lower the rank, or set null for "
+            "ceil(1.5 * rank)"
+        )
+    return None
+
+
+def _phases(final: float, warmup: float) -> str | None:
+    # Read as decimals, as the schedule does, so that 0.3 + 0.7 is 1 whatever its binary rounding.
+    total = Fraction(str(warmup)) + Fraction(str(final))
+    if total >= 1:
+        given = f"{final} + {warmup} = {float(total)}"
+        return (
+            f"its sum with method.warmup_fraction must be below 1, got {given}; lower one of them, pruning takes "
+            "the rest"
+        )
+    return None
+
+
+def _scale_by_start_rank(alpha: float, rank: int, start_rank: int | None, precision: str, dtype: str) -> str | None:
+    start = start_rank if start_rank is not None else -(-3 * rank // 2)
+    return fits_fp16(alpha / start, f"{alpha:g}", f"the start rank of {start}", "alpha / start rank", precision, dtype)
+
+
+PRUNING = (
+    Rule(("method.start_rank", "method.rank"), _start_rank),
+    Rule(("method.final_fraction", "method.warmup_fraction"), _phases),
+    Rule(("method.alpha", "method.rank", "method.start_rank", "train.precision", "model.dtype"), _scale_by_start_rank),
+)
+"""Of a method with a start rank, three phases, and updates scaled by alpha over the start rank."""

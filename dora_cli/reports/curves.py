@@ -134,8 +134,9 @@ class BudgetCurve:
         budget: how many components may live after each step.
         live: how many live.
         events: the steps of pruning events; empty if they are not known.
-        freeze: the step of the last event; None if the run had not come to it.
+        freeze: the step of the last event; None if the run had not come to it, or the method has no budget.
         phases: as `phases` gives them.
+        planned: whether there is a budget at all; where there is none, `budget` is what lives.
     """
 
     steps: tuple[int, ...]
@@ -144,6 +145,7 @@ class BudgetCurve:
     events: tuple[int, ...]
     freeze: int | None
     phases: tuple[Phase, ...]
+    planned: bool = True
 
     @property
     def constant(self) -> bool:
@@ -174,14 +176,21 @@ def budget_curve(ranks: Record | None, metrics: Record | None = None, log: Seque
     if not any(budget or live for _, budget, live in points):
         return None
     steps, budget, live = (tuple(column) for column in zip(*points, strict=True))
-    return BudgetCurve(steps, budget, live, events, events[-1] if frozen else None, known)
+    return BudgetCurve(steps, budget, live, events, events[-1] if frozen else None, known, planned=planned(ranks))
+
+
+def planned(ranks: Record | None) -> bool:
+    """Whether what a run prunes follows a budget: where it has none, how many components are left emerges."""
+    return ranks is None or ranks["target_rank"] is not None or not ranks.get("history")
 
 
 def _events(ranks: Record) -> Sequence[Record]:
     """The history without what older runs call an event although nothing is pruned at it; the last one may be the
-    freeze, and stays.
+    freeze, and stays. Where there is no budget, every one counts.
     """
     history = ranks["history"]
+    if not planned(ranks):
+        return history  # type: ignore[no-any-return]
     start = sum(layer["start_rank"] for layer in ranks["layers"])
     return [entry for entry in history[:-1] if entry["budget"] < start] + history[-1:]
 

@@ -10,6 +10,9 @@ from rich.text import Text
 
 from dora_cli.wording import plural
 
+EMERGES = "what the run comes to"
+"""How much is left of a method without a budget."""
+
 
 class DryRunLike(Protocol):
     """What is printed of a dry run; `dora_cli.assembly.dry_run.DryRun` is one."""
@@ -21,7 +24,7 @@ class DryRunLike(Protocol):
     @property
     def phases(self) -> Sequence[tuple[str, int, int]]: ...
     @property
-    def parameters(self) -> Mapping[str, int] | None: ...
+    def parameters(self) -> Mapping[str, int | None] | None: ...
     @property
     def out_of_reach(self) -> str | None: ...
 
@@ -53,14 +56,18 @@ def _schedule_rows(schedule: Mapping[str, Any], phases: Sequence[tuple[str, int,
         rows.append(("events", events))
         rows.append(("freeze", f"after step {schedule['freeze_step']:,}"))
         rows.append(("mean rank", f"{schedule['start_rank']} -> {schedule['rank']}"))
+    elif schedule.get("events"):
+        rows.append(
+            ("events", f"{schedule['events']:,}, every {plural(schedule['interval'], 'step')}: ranks are counted")
+        )
     if schedule["start_components"]:
         start, final = schedule["start_components"], schedule["final_components"]
-        counts = f"{start:,}" if start == final else f"{start:,} -> {final:,}"
+        counts = f"{start:,}" if start == final else f"{start:,} -> {EMERGES if final is None else f'{final:,}'}"
         rows.append(("components", f"{counts} in {plural(schedule['projections'], 'projection')}"))
     return rows
 
 
-def _parameter_rows(parameters: Mapping[str, int]) -> list[tuple[str, str]]:
+def _parameter_rows(parameters: Mapping[str, int | None]) -> list[tuple[str, str]]:
     rows = []
     if parameters["projections"]:
         rows.append(("projections", f"{parameters['projections']:,}"))
@@ -69,12 +76,12 @@ def _parameter_rows(parameters: Mapping[str, int]) -> list[tuple[str, str]]:
         else:
             rows.append(("per unit of rank", f"{parameters['per_rank']:,}"))
             rows.append(("adapter, start", f"{parameters['start']:,}"))
-            rows.append(
-                (
-                    "adapter, final",
-                    f"{parameters['final']:,} if ranks end up uniform; the budget counts components, not parameters",
-                )
-            )
+            final = EMERGES
+            if parameters["final"] is not None:
+                final = f"{parameters['final']:,} if ranks end up uniform; the budget counts components, not parameters"
+            rows.append(("adapter, final", final))
+    elif parameters["final"]:
+        rows.append(("of the base", f"{parameters['final']:,} train"))
     rows.append(("head", f"{parameters['head']:,} (and any module that the checkpoint turns out to lack)"))
     return rows
 

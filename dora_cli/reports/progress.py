@@ -233,7 +233,7 @@ def _start_lines(start: RunStart) -> list[str]:
     ]
     begin, final = start.schedule.get("start_components"), start.schedule.get("final_components")
     if begin:
-        components = f"{begin:,} -> {final:,} components" if begin != final else plural(begin, "component")
+        components = f"{begin:,} -> {final:,} components" if final not in (begin, None) else plural(begin, "component")
         adapted = f"{plural(start.projections, 'projection')}, {components}"
         freeze = start.schedule.get("freeze_step")
         lines.append(adapted + (f", ranks frozen after step {freeze:,}" if freeze else ""))
@@ -249,7 +249,10 @@ def _step_line(state: RunState, log: StepLog) -> str:
     run = state.run
     parts = [f"step {log.step}/{run.total_steps}", f"epoch {log.epoch}/{run.epochs}", log.phase]
     # ranks that stay as they are would be the same words in every line
-    if run.schedule.get("start_components") != run.schedule.get("final_components"):
+    start, final = run.schedule.get("start_components"), run.schedule.get("final_components")
+    if final is None and start:
+        parts.append(f"live {log.live_components}")
+    elif start != final:
         parts.append(
             f"budget {log.budget}" + (f" live {log.live_components}" if log.live_components != log.budget else "")
         )

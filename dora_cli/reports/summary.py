@@ -58,7 +58,9 @@ def _rows(record: MetricsRecord, primary: str | None) -> list[tuple[str, str]]:
                 "components",
                 live
                 + (
-                    f", budget {budget.final_components:,}" if budget.live_components != budget.final_components else ""
+                    f", budget {budget.final_components:,}"
+                    if budget.final_components not in (None, budget.live_components)
+                    else ""
                 ),
             )
         )

@@ -95,10 +95,16 @@ class Loop:
                 self._end_epoch()
         self.signals.patient = False
         self._stop_if_asked()  # a signal may have come after the last one asked
-        if not self.outcome.selection.frozen:
+        selection = self.outcome.selection
+        if not selection.frozen:
             self.listener.note(
-                f"the selected weights (epoch {self.outcome.selection.epoch}) are from before the freeze and hold all "
+                f"the selected weights (epoch {selection.epoch}) are from before the freeze and hold all "
                 "start components; ranks and budget describe the last weights"
+            )
+        elif selection.step is not None and self.schedule.next_event(selection.step) is not None:
+            self.listener.note(
+                f"the selected weights (epoch {selection.epoch}) have other ranks than the last ones, which ranks and "
+                "sizes describe; eval.select: last selects those"
             )
         return self.outcome
 

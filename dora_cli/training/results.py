@@ -176,20 +176,20 @@ def ranks_of(adapted: AdaptedModel, history: Sequence[Mapping[str, Any]]) -> dic
     allocations = adapted.method.allocation()
     assert adapted.schedule is not None
     start_ranks = {allocation.start_rank for allocation in allocations}
-    uniform = len(start_ranks) == 1
+    uniform, budget = len(start_ranks) == 1, adapted.schedule.final_components
     return ranks_record(
         adapted.projections if allocations else [],
         allocations,
         unit="component",
         start_rank=start_ranks.pop() if uniform else None,
-        target_rank=adapted.schedule.final_components // len(allocations) if uniform else None,
+        target_rank=budget // len(allocations) if uniform and budget is not None else None,
         live_components=sum(allocation.rank for allocation in allocations),
         phases=adapted.schedule.phases,
         history=history,
     )
 
 
-def budget_of(adapted: AdaptedModel) -> dict[str, int]:
+def budget_of(adapted: AdaptedModel) -> dict[str, int | None]:
     """The components and parameters of a trained model, as metrics.json holds them."""
     schedule, allocations, size = adapted.schedule, adapted.method.allocation(), adapted.method.size()
     assert schedule is not None
@@ -224,7 +224,7 @@ def metrics_of(
     *,
     method: str,
     metrics: Mapping[str, float | None],
-    budget: Mapping[str, int],
+    budget: Mapping[str, int | None],
     timing: Mapping[str, float | int | None],
     baseline: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,7 @@ Batch = Mapping[str, torch.Tensor]
 LossFunction = Callable[[Any, Batch], torch.Tensor]
 
 _NO_CACHE = AutocastKwargs(cache_enabled=False)  # a cached copy would belong to one graph and be read by another
+_PIECE = 2**24  # entries that are summed over processes at once: all of an adapter, a part of a whole model
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -52,7 +53,8 @@ class TrainingStep:
 
     The loss of a group of micro-batches is the sum over its examples divided by the group's global count of loss units,
     so neither accumulation, nor a smaller last group, nor the number of processes changes it. Gradients of all
-    processes are summed in one flat buffer after the last micro-batch. Gradients are zero between steps.
+    processes are summed after the last micro-batch, in one flat buffer unless they are many. Gradients are zero between
+    steps.
 
     A non-finite loss or gradient norm makes the optimiser, whichever it is, and the scores stand still, see `Ledger`;
     `check` reads its flag.
@@ -111,6 +113,7 @@ class TrainingStep:
         if cuda_graph:
             make_capturable(optimizer, device)
         self._parameters = parameters_of(optimizer)
+        self._reached: set[nn.Parameter] = set()  # those that have a gradient in every process
 
     # -- the step ------------------------------------------------------------------------------------------------------
 
@@ -164,17 +167,36 @@ class TrainingStep:
         """Sums gradients, the method's statistics and the loss, so that every process goes on with the same numbers."""
         import torch.distributed as dist
 
-        for parameter in self._parameters:
-            if parameter.grad is None:  # a process without work in its first step still takes part in the sum
-                parameter.grad = torch.zeros_like(parameter)
+        if len(self._reached) < len(self._parameters):
+            self._agree_on_gradients()
         gradients = self._gradients()
         summed = [*gradients, *self._statistics(), self.ledger.loss]
-        flat = torch.cat([tensor.reshape(-1).to(gradients[0].dtype) for tensor in summed])
-        dist.all_reduce(flat)
-        offset = 0
-        for tensor in summed:
-            tensor.copy_(flat[offset : offset + tensor.numel()].view(tensor.shape))
-            offset += tensor.numel()
+        for tensors in _pieces(summed):
+            flat = torch.cat([tensor.reshape(-1).to(gradients[0].dtype) for tensor in tensors])
+            dist.all_reduce(flat)
+            offset = 0
+            for tensor in tensors:
+                tensor.copy_(flat[offset : offset + tensor.numel()].view(tensor.shape))
+                offset += tensor.numel()
+
+    def _agree_on_gradients(self) -> None:
+        """Gives zeros to each parameter that other processes have a gradient for: of layers that were left out here,
+        or of all where there was no work. What no process has reached yet (a pooler that no head reads) has none in any
+        of them, so that it stays as it is, as in a run of one process.
+
+        It waits for the device: in the first step, and as long as there are such parameters.
+        """
+        import torch.distributed as dist
+
+        waiting = [parameter for parameter in self._parameters if parameter not in self._reached]
+        found = torch.tensor([parameter.grad is not None for parameter in waiting], dtype=torch.int32)
+        found = found.to(self.accelerator.device)
+        dist.all_reduce(found)
+        for parameter, processes in zip(waiting, found.tolist(), strict=True):
+            if processes:
+                self._reached.add(parameter)
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
 
     def _update(self, _: Batch) -> None:
         """From gradients to weights, on the device alone and the same work every step, so that a graph can repeat
@@ -217,6 +239,7 @@ class TrainingStep:
         follow(self.optimizer, self.method, report)
         if report.changes_work:
             self._parameters = parameters_of(self.optimizer)
+            self._reached.clear()
             if self._graphs is not None:
                 self._graphs.forget()
 
@@ -318,6 +341,9 @@ class TrainingStep:
         Raises CheckpointError on the first misfit.
         """
         load_moments(self.optimizer, tensors)
+        for parameter in self._parameters:
+            if parameter in self.optimizer.state:  # it had a gradient: in the next step too, if only of zeros
+                parameter.grad = torch.zeros_like(parameter)
         try:
             self.scheduler.last_epoch = int(plain["scheduler"])
             scaler = self.accelerator.scaler
@@ -337,3 +363,16 @@ class TrainingStep:
             raise CheckpointError(
                 f"the checkpoint's progress.json is damaged ({error!r}); use another checkpoint of the run"
             ) from error
+
+
+def _pieces(tensors: Sequence[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
+    """`tensors` in order, so many at once as hold `_PIECE` entries, and at least one."""
+    piece: list[torch.Tensor] = []
+    entries = 0
+    for tensor in tensors:
+        if piece and entries + tensor.numel() > _PIECE:
+            yield piece
+            piece, entries = [], 0
+        piece.append(tensor)
+        entries += tensor.numel()
+    yield piece

@@ -40,6 +40,15 @@ RECIPE = "task: e2e\nmodel: {name: gpt2}\ndecode: {batch_size: 4, beams: 3}"
             ),
         ),
         (
+            "train",
+            ("train.batch_size=1", "data.max_length=100", "method={name: full}"),
+            (
+                "out of memory in training with train.batch_size 1; lower data.max_length (now 100), or use "
+                "train.precision=bf16, or a method of few parameters such as lora"
+            ),
+        ),
+        ("load", ("method={name: full}",), "out of memory while loading gpt2; choose a smaller model"),
+        (
             "eval",
             ("eval.batch_size=32",),
             "out of memory in an evaluation with eval.batch_size 32; lower it: it changes speed, not training",

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import GPT2Config, GPT2ForSequenceClassification, RobertaConfig, RobertaForSequenceClassification
 from transformers.pytorch_utils import Conv1D
 
-from dora_cli.methods import Dora, Lora
+from dora_cli.methods import Dora, Lora, Sora
 from dora_cli.methods.base import Method, Site, StepReport
 from dora_cli.methods.dora import importance
 from dora_cli.methods.dora.start import draw
@@ -19,6 +19,7 @@ from dora_cli.methods.low_rank.layer import AdaptedProjection
 from dora_cli.recipe import LoraMethod
 from dora_cli.recipe.methods import arguments
 from dora_cli.recipe.methods.dora import DoraMethod
+from dora_cli.recipe.methods.sora import SoraMethod
 from dora_cli.training.optimizer import make_optimizer, replace
 
 
@@ -30,6 +31,11 @@ def new_dora(**settings: Any) -> Dora:
 def new_lora(**settings: Any) -> Lora:
     """The same of LoRA."""
     return Lora(**(arguments(LoraMethod()) | settings))
+
+
+def new_sora(**settings: Any) -> Sora:
+    """The same of SoRA."""
+    return Sora(**(arguments(SoraMethod()) | settings))
 
 
 def sites(modules: Mapping[str, nn.Module]) -> list[Site]:

@@ -8,8 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from dora_cli.methods import Adalora
+from dora_cli.methods.sora import SoraSchedule
 from dora_cli.recipe import dump_recipe, load_recipe, parse_recipe
+from dora_cli.recipe.methods import arguments
 from dora_cli.recipe.shipped_recipes import EXPERIMENTS
+from dora_cli.tasks import get_task
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 ALL = sorted(path for path in CONFIGS.rglob("*.y*ml") if path.parent.name != EXPERIMENTS)
@@ -42,6 +46,28 @@ LORA_TABLE_9 = {
     "stsb": (4e-4, 16, 40),
 }
 
+# Table 8 of the AdaLoRA paper (Zhang et al. 2023), DeBERTaV3-base: learning rate, epochs, gamma, t_i, Delta_T, t_f in
+# steps; the batch is 32 everywhere. Behind it from the authors' scripts: length, alpha, warm-up of the learning rate in
+# steps (MRPC: a tenth), weight decay.
+ADALORA_TABLE_8 = {
+    "mnli": (5e-4, 7, 0.1, 8000, 100, 50000, 256, 16, 1000, 0.0),
+    "rte": (1.2e-3, 50, 0.3, 600, 1, 1800, 320, 32, 200, 0.01),
+    "qnli": (1.2e-3, 5, 0.1, 2000, 100, 8000, 512, 32, 500, 0.01),
+    "mrpc": (1e-3, 30, 0.1, 600, 1, 1800, 320, 32, None, 0.01),
+    "qqp": (5e-4, 5, 0.1, 8000, 100, 25000, 320, 16, 2000, 0.01),
+    "sst2": (8e-4, 24, 0.1, 6000, 100, 22000, 128, 16, 1000, 0.01),
+    "cola": (5e-4, 25, 0.5, 800, 10, 3500, 64, 32, 100, 0.0),
+    "stsb": (2.2e-3, 25, 0.1, 800, 10, 2000, 128, 32, 100, 0.1),
+}
+
+
+# SoRA's scripts (github.com/TsinghuaC3I/SoRA) for DeBERTaV3-base on MNLI: learning rate, batch, epochs, weight decay,
+# clipping, warm-up, length. Nothing is published for RTE.
+IN_PLACE = {
+    "full": (5e-5, 80, 10, 0.1, 0.1, 0.06, 256),
+    "bitfit": (8e-4, 100, 10, 0.1, 0.1, 0.06, 256),
+}
+
 
 # Bottleneck adapters: model, bottleneck, learning rate, batch, epochs, weight decay, warm-up, clipping, norms train.
 # MRPC is the example of Houlsby et al.'s code, MNLI a script of the LoRA paper's, CoLA one of the SoRA paper's; RTE is
@@ -57,6 +83,11 @@ ADAPTERS = {
         "mnli": ("FacebookAI/roberta-large", 16, 3e-4, 32, 5, 0.0, 0.1, 1.0, False),
         "rte": ("FacebookAI/roberta-base", 64, 5e-4, 32, 40, 0.01, 0.06, 1.0, False),
     },
+# The published scripts of SoRA (Ding et al. 2023), DeBERTaV3-base: learning rate, batch, epochs, length, weight of the
+# penalty, first and last threshold.
+SORA_SCRIPTS = {
+    "rte": (1.2e-3, 32, 50 + 6 * 15, 320, 0.001, 0.0, 7e-4),
+    "stsb": (8e-4, 8, 20, 128, 10.0, 3e-4, None),
 }
 
 
@@ -83,8 +114,12 @@ def test_the_commands_shown_name_the_file_and_their_overrides_load(path):
 def test_glue_is_whole():
     assert {path.stem for path in GLUE.glob("*.yaml")} == set(SETTINGS)
     assert {path.stem for path in (GLUE / "lora").iterdir()} == set(LORA_TABLE_9)
+    assert {path.stem for path in (GLUE / "adalora").iterdir()} == set(ADALORA_TABLE_8)
+    for method in IN_PLACE:
+        assert {path.stem for path in (GLUE / method).iterdir()} == {"mnli", "rte"}
     for method, settings in ADAPTERS.items():
         assert {path.stem for path in (GLUE / method).iterdir()} == set(settings)
+    assert {path.stem for path in (GLUE / "sora").iterdir()} == set(SORA_SCRIPTS)
 
 
 @pytest.mark.parametrize("name", SETTINGS)
@@ -142,6 +177,40 @@ def test_lora_on_glue_has_the_published_settings(name):
             assert re.search(r"# (paper|code|ours|Table 9)\b", line), line
 
 
+@pytest.mark.parametrize("name", ADALORA_TABLE_8)
+def test_adalora_on_glue_has_the_published_settings(name):
+    rate, epochs, gamma, t_i, interval, t_f, length, alpha, lr_warmup, decay = ADALORA_TABLE_8[name]
+    path = GLUE / "adalora" / f"{name}.yaml"
+    recipe = load_recipe(path)
+    train, method = recipe.train, recipe.method
+    assert (recipe.task, recipe.model.name) == (f"glue/{name}", "microsoft/deberta-v3-base")
+    assert (train.learning_rate, train.batch_size, train.epochs) == (rate, 32, epochs)
+    assert (train.weight_decay, train.lr_warmup_steps, recipe.data.max_length) == (decay, lr_warmup, length)
+    assert train.lr_warmup_fraction == 0.1 or lr_warmup is not None
+    assert (method.name, method.rank, method.start_rank, method.alpha, method.dropout) == ("adalora", 8, None, alpha, 0)
+    assert (method.orthogonality_weight, method.prune_interval) == (gamma, interval)
+    assert (method.sensitivity_beta, method.uncertainty_beta) == (0.85, 0.85)
+    # the shares of the steps are those that give the published numbers of steps, to the step
+    size = get_task(recipe.task).splits["train"]
+    plan = Adalora(**arguments(method)).plan(-(-size // 32) * epochs, [None] * 72)
+    assert (plan.warmup_steps, plan.total_steps - plan.freeze_step) == (t_i, t_f)
+    assert (plan.start_components, plan.final_components) == (864, 576)
+    for line in path.read_text().splitlines():
+        if re.match(r"  \w", line):
+            assert re.search(r"# (paper|code|ours|Table 8)\b", line), line
+@pytest.mark.parametrize("name", IN_PLACE)
+def test_methods_that_train_the_base_have_the_published_settings_on_mnli_and_ours_on_rte(name):
+    recipe = load_recipe(GLUE / name / "mnli.yaml")
+    train, data = recipe.train, recipe.data
+    assert (recipe.task, recipe.model.name, recipe.method.name) == ("glue/mnli", "microsoft/deberta-v3-base", name)
+    assert (
+        train.learning_rate, train.batch_size, train.epochs, train.weight_decay, train.max_grad_norm,
+        train.lr_warmup_fraction, data.max_length,
+    ) == IN_PLACE[name]  # fmt: skip
+    for task, sources in (("mnli", "code|ours"), ("rte", "ours")):
+        for line in (GLUE / name / f"{task}.yaml").read_text().splitlines():
+            if re.match(r"  \w", line) and line.split() != ["name:", name]:
+                assert re.search(rf"# ({sources})\b", line), line
 @pytest.mark.parametrize(("method", "name"), [(method, name) for method in ADAPTERS for name in ADAPTERS[method]])
 def test_adapters_on_glue_have_the_published_settings(method, name):
     path = GLUE / method / f"{name}.yaml"
@@ -158,6 +227,39 @@ def test_adapters_on_glue_have_the_published_settings(method, name):
     for line in path.read_text().splitlines():
         if re.match(r"  \w", line) and line.split() != ["name:", method]:
             assert re.search(r"# ours\b" if name == "rte" else r"# (code|ours)\b", line), line
+@pytest.mark.parametrize("name", SORA_SCRIPTS)
+def test_sora_on_glue_has_the_published_settings(name):
+    path = GLUE / "sora" / f"{name}.yaml"
+    recipe = load_recipe(path)
+    train, method = recipe.train, recipe.method
+    assert (recipe.task, recipe.model.name) == (f"glue/{name}", "microsoft/deberta-v3-base")
+    assert (
+        *(train.learning_rate, train.batch_size, train.epochs, recipe.data.max_length),
+        *(method.gate_penalty, method.gate_threshold, method.max_gate_threshold),
+    ) == SORA_SCRIPTS[name]
+    assert (train.weight_decay, train.lr_warmup_fraction, train.max_grad_norm) == (0.1, 0.06, 0.1)
+    assert (method.name, method.rank, method.alpha, method.threshold) == ("sora", 8, 16.0, "official")
+    assert (method.targets, method.gate_learning_rate_ratio) == (("attention", "ffn"), 1.0)
+    for line in path.read_text().splitlines():
+        if re.match(r"  \w", line) and line.split() != ["name:", "sora"]:
+            assert re.search(r"# (code|ours)\b", line), line
+
+
+def test_sora_s_stages_on_rte_are_those_of_the_script():
+    """50 epochs and six times 15, of 78 steps."""
+    recipe = load_recipe(GLUE / "sora" / "rte.yaml")
+    method = recipe.method
+    steps = -(-2490 // recipe.train.batch_size)
+    schedule = SoraSchedule.plan(
+        total_steps=steps * recipe.train.epochs,
+        projections=72,
+        rank=method.rank,
+        threshold=method.gate_threshold,
+        max_threshold=method.max_gate_threshold,
+        stages=method.threshold_stages,
+        first_fraction=method.first_stage_fraction,
+    )
+    assert schedule.ends == tuple(steps * epochs for epochs in (50, 65, 80, 95, 110, 125, 140))
 
 
 def test_lora_on_e2e_has_the_published_settings():

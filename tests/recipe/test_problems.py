@@ -6,6 +6,7 @@ import pytest
 
 from dora_cli.errors import RecipeError
 from dora_cli.recipe import parse_recipe
+from dora_cli.recipe.methods import METHODS
 
 
 @pytest.mark.parametrize(
@@ -20,7 +21,7 @@ from dora_cli.recipe import parse_recipe
         ("method: {compact: yes}", "method.compact: must be true or false, got the text 'yes'; write true"),
         (
             "method: {name: loar}",
-            "method.name: must be one of dora, lora, head, got the text 'loar'; did you mean lora?",
+            f"method.name: must be one of {', '.join(METHODS)}, got the text 'loar'; did you mean lora?",
         ),
         ("method: {name: head, rank: 2}", "method.rank: unknown key: method head has no such key (dora and lora have)"),
         ("method: {name: head, x: 2}", "method.x: unknown key; the keys here are name"),

@@ -55,6 +55,24 @@ def older(record: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in record.items() if key != "phases"} | {"history": history}
 
 
+def emerged() -> dict[str, Any]:
+    """12 projections of rank 2 without a budget; one gate came back between the second count and the third."""
+    history = [
+        {"step": step, "phase": "training", "budget": live, "live": live} for step, live in ((2, 24), (4, 15), (6, 16))
+    ]
+    projections = bert(2)
+    return ranks_record(
+        [projection for projection, _ in projections],
+        [FakeAllocation(p.name, shape, 2, 1 + (i < 4), (0.5, 0.1)) for i, (p, shape) in enumerate(projections)],
+        unit="component",
+        start_rank=2,
+        target_rank=None,
+        live_components=16,
+        history=history,
+        phases=[("training", 1, 6)],
+    )
+
+
 # Maps -----------------------------------------------------------------------------------------------------------------
 
 
@@ -216,3 +234,12 @@ def test_lines_that_are_no_records_are_passed_over(tmp_path: Path, damage: str):
 def test_no_log(tmp_path: Path):
     with pytest.raises(CheckpointError, match=r"no log\.jsonl"):
         read_log(tmp_path / "log.jsonl")
+
+
+def test_without_a_budget_every_count_is_an_event_and_nothing_freezes():
+    curve = budget_curve(emerged())
+    assert curve is not None
+    assert (curve.planned, curve.freeze, curve.constant) == (False, None, False)
+    assert (curve.steps, curve.events) == ((0, 2, 4, 6), (2, 4, 6))
+    assert curve.live == curve.budget == (24, 24, 15, 16)
+    assert budget_curve(pruned()).planned

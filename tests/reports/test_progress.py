@@ -178,6 +178,17 @@ def test_a_method_whose_ranks_stay():
     assert "step 20/100 epoch 1/4 training loss 0.6912 grad_norm" in progress.getvalue()
 
 
+def test_a_method_whose_ranks_emerge():
+    console, progress, results, _ = consoles()
+    listener = make_listener(console, results=results)
+    listener.start(run_start(method="sora", schedule={"start_components": 144, "final_components": None}))
+    listener.logged(step_log(20, 101, phase="stage 2"))
+    listener.close()
+    assert "36 projections, 144 components\n" in progress.getvalue()
+    assert "step 20/100 epoch 1/4 stage 2 live 101 loss 0.6912" in progress.getvalue()
+    assert "budget" not in progress.getvalue()
+
+
 def test_brief_ends_with_one_line():
     console, progress, results, out = consoles()
     drive(make_listener(console, results=results, brief=True))

@@ -48,6 +48,13 @@ def test_components_that_stay_are_one_number():
     assert "components 72 adapter" in " ".join(file.getvalue().split())
 
 
+def test_components_that_emerge_have_no_budget():
+    budget = {**metrics()["budget"], "start_components": 72, "final_components": None, "live_components": 31}
+    out, file = console()
+    print_run(out, metrics(budget=budget, method="sora"), Path("x"))
+    assert "components 72 -> 31 live adapter" in " ".join(file.getvalue().split())
+
+
 def test_head_only_training_has_no_components():
     budget = {
         **metrics()["budget"],

@@ -119,7 +119,7 @@ class Adapters:
         index = kept.to(layer.A.device)
         replaced = []
         for attribute, old in layer.factors().items():
-            dimension = 1 if attribute == "B" else 0
+            dimension = _across(attribute)
             new = nn.Parameter(old.detach().index_select(dimension, index)) if len(kept) else None
             if new is not None:
                 setattr(layer, attribute, new)
@@ -162,16 +162,37 @@ class Adapters:
         }
 
     @torch.no_grad()
-    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Restores `state_dict` into layers of the same ranks. Raises CheckpointError on the first misfit."""
-        places = {
-            f"{name}.{key}": factor for name, layer in self.layers.items() for key, factor in layer.factors().items()
-        }
-        for key, factor in places.items():
-            check_tensor(key, state, factor.shape, factor.dtype)
-        if unknown := state.keys() - places.keys():
+    def load_state_dict(
+        self, state: Mapping[str, torch.Tensor], kept: Mapping[str, torch.Tensor] | None = None
+    ) -> None:
+        """Restores `state_dict`. Raises CheckpointError on the first misfit, before anything is changed.
+
+        Args:
+            state: of layers of the same ranks.
+            kept: of every layer, by name, the components that `state` holds, where these are not all: it shrinks to
+                them first.
+        """
+        expected = set()
+        for name, layer in self.layers.items():
+            rank = layer.rank if kept is None else len(kept[name])
+            for key, factor in layer.factors().items() if rank else ():
+                shape = list(factor.shape)
+                shape[_across(key)] = rank
+                check_tensor(f"{name}.{key}", state, shape, factor.dtype)
+                expected.add(f"{name}.{key}")
+        if unknown := state.keys() - expected:
             raise CheckpointError(
                 f"tensor {shown(min(unknown))} is in the checkpoint, but this model and recipe have no place for it"
             )
-        for key, factor in places.items():
-            factor.copy_(state[key])
+        if kept is not None:
+            for name in list(self.layers):
+                self.shrink(name, kept[name])
+            self.regroup()
+        for name, layer in self.layers.items():
+            for key, factor in layer.factors().items():
+                factor.copy_(state[f"{name}.{key}"])
+
+
+def _across(factor: str) -> int:
+    """The dimension of `A`, `B` or `c` along which components lie."""
+    return 1 if factor == "B" else 0

@@ -12,7 +12,6 @@ from dora_cli.methods.low_rank.adapters import Adapters
 from dora_cli.methods.low_rank.allocator import select
 from dora_cli.methods.low_rank.components import Components
 from dora_cli.methods.low_rank.schedule import PruningSchedule
-from dora_cli.printable import shown
 
 
 class Selection:
@@ -169,29 +168,13 @@ class Selection:
         if compacted and not frozen:
             raise CheckpointError("the checkpoint calls itself compacted but not frozen; it is damaged")
         rows = state["keep"].cpu()
-        expected = {"scores", "keep", "frozen", "compacted"}
-        for name, row in zip(self._names, rows, strict=True):
-            rank = int(row.sum()) if compacted else self.start_rank
-            d_out, d_in = self._shapes[name]
-            for suffix, shape in (("A", (rank, d_in)), ("B", (d_out, rank)), ("c", (rank,))) if rank else ():
-                check_tensor(f"{name}.{suffix}", state, shape, self.adapters.layers[name].gates.dtype)
-                expected.add(f"{name}.{suffix}")
-        if unknown := state.keys() - expected:
-            raise CheckpointError(
-                f"tensor {shown(min(unknown))} is in the checkpoint, but this model, recipe and keep mask have no "
-                "place for it"
-            )
-        for name, row in zip(self._names, rows, strict=True):
-            if compacted:
-                self.adapters.shrink(name, row.nonzero().squeeze(1))
-            if name in self.adapters.layers:
-                for suffix in ("A", "B", "c"):
-                    getattr(self.adapters.layers[name], suffix).copy_(state[f"{name}.{suffix}"])
+        factors = {key: value for key, value in state.items() if key not in ("scores", "keep", "frozen", "compacted")}
+        kept = {name: row.nonzero().squeeze(1) for name, row in zip(self._names, rows, strict=True)}
+        self.adapters.load_state_dict(factors, kept if compacted else None)
         self.scores.copy_(state["scores"])
         self.keep.copy_(state["keep"])
         self.live = int(rows.sum())
         self.frozen, self.compacted = frozen, compacted
-        self.adapters.regroup()
         self.groups()
         if frozen and self.compact and not compacted:
             self._compact()

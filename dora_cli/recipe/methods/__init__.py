@@ -14,7 +14,7 @@ from pydantic import Discriminator, Tag
 from dora_cli.libraries import brought
 from dora_cli.recipe.about import About
 from dora_cli.recipe.fields import Section
-from dora_cli.recipe.methods import dora, head, houlsby, lora, pfeiffer
+from dora_cli.recipe.methods import adalora, bitfit, dora, full, head, houlsby, lora, pfeiffer, sora
 from dora_cli.recipe.rules import Rule
 from dora_cli.recipe.writing.descriptions import summary
 
@@ -26,7 +26,17 @@ GROUP = "dora_cli.recipes"
 
 
 def _modules() -> dict[str, ModuleType]:
-    own = {"dora": dora, "lora": lora, "houlsby": houlsby, "pfeiffer": pfeiffer, "head": head}
+    own = {
+        "dora": dora,
+        "lora": lora,
+        "adalora": adalora,
+        "sora": sora,
+        "full": full,
+        "bitfit": bitfit,
+        "houlsby": houlsby,
+        "pfeiffer": pfeiffer,
+        "head": head,
+    }
     return own | brought(GROUP, own, lambda module: module.SECTION.model_fields["name"].default)
 
 
@@ -101,7 +111,15 @@ def method_name(section: Any) -> str | None:
 
 if TYPE_CHECKING:
     MethodSection = (
-        dora.DoraMethod | lora.LoraMethod | houlsby.HoulsbyMethod | pfeiffer.PfeifferMethod | head.HeadMethod
+        dora.DoraMethod
+        | lora.LoraMethod
+        | adalora.AdaloraMethod
+        | sora.SoraMethod
+        | full.FullMethod
+        | bitfit.BitFitMethod
+        | houlsby.HoulsbyMethod
+        | pfeiffer.PfeifferMethod
+        | head.HeadMethod
     )
 else:
     MethodSection = Annotated[

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
 from typing import Literal
 
 from dora_cli.recipe.about import About
 from dora_cli.recipe.effects import ForRun
 from dora_cli.recipe.fields import Count, FractionBelowOne, NonNegative, Positive, Section, Targets
-from dora_cli.recipe.rules import Rule, fits_fp16
+from dora_cli.recipe.rules import PRUNING
 
 
 class DoraMethod(Section):
@@ -50,38 +49,8 @@ class DoraMethod(Section):
     compact: ForRun[bool] = True
 
 
-def _start_rank(start_rank: int | None, rank: int) -> str | None:
-    if start_rank is not None and start_rank < rank:
-        return (
-            f"must be at least method.rank = {rank}, got {start_rank}; raise it, lower the rank, or set null for "
-            "ceil(1.5 * rank)"
-        )
-    return None
-
-
-def _phases(final: float, warmup: float) -> str | None:
-    # Read as decimals, as the schedule does, so that 0.3 + 0.7 is 1 whatever its binary rounding.
-    total = Fraction(str(warmup)) + Fraction(str(final))
-    if total >= 1:
-        given = f"{final} + {warmup} = {float(total)}"
-        return (
-            f"its sum with method.warmup_fraction must be below 1, got {given}; lower one of them, pruning takes "
-            "the rest"
-        )
-    return None
-
-
-def _fp16_scale(alpha: float, rank: int, start_rank: int | None, precision: str, dtype: str) -> str | None:
-    start = start_rank if start_rank is not None else -(-3 * rank // 2)
-    return fits_fp16(alpha / start, f"{alpha:g}", f"the start rank of {start}", "alpha / start rank", precision, dtype)
-
-
 SECTION = DoraMethod
-RULES = (
-    Rule(("method.start_rank", "method.rank"), _start_rank),
-    Rule(("method.final_fraction", "method.warmup_fraction"), _phases),
-    Rule(("method.alpha", "method.rank", "method.start_rank", "train.precision", "model.dtype"), _fp16_scale),
-)
+RULES = PRUNING
 
 
 def _scale(section: DoraMethod, start_rank: int, rank: int) -> float:

@@ -91,12 +91,16 @@ def _budget(group: Group) -> Markup | None:
         note += f" in {plural(len(curve.events), 'event')}"
     if curve.freeze is not None:
         note += f"; the ranks are frozen after step {curve.freeze:,}"
-    lines = [
-        # broad and light below, thin and dark above: both are seen where they are one, as they are in every run of DoRA
-        Line("budget", curve.steps, curve.budget, "budget", width=5, stairs=True),
-        Line("live", curve.steps, curve.live, "live", width=1.5, stairs=True),
-    ]
-    return chart(f"Budget and live {unit}s", lines, phases=curve.phases, from_zero=True, note=note + ".")
+    # broad and light below, thin and dark above: both are seen where they are one, as they are in every run of DoRA
+    budget = [Line("budget", curve.steps, curve.budget, "budget", width=5, stairs=True)] if curve.planned else []
+    lines = [*budget, Line("live", curve.steps, curve.live, "live", width=1.5, stairs=True)]
+    return chart(
+        f"Budget and live {unit}s" if budget else f"Live {unit}s",
+        lines,
+        phases=curve.phases,
+        from_zero=True,
+        note=note + ".",
+    )
 
 
 def comparison_charts(groups: Sequence[Group]) -> list[Markup]:

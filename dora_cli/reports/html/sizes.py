@@ -53,7 +53,8 @@ def sizes(metrics: Mapping[str, Any], ranks: Mapping[str, Any], environment: Map
     layers, target = ranks["layers"], ranks["target_rank"]
     found = [Size("full fine-tuning", None, base["parameters"])]
     if not layers:
-        return [*found, Size("this run", None, budget["trainable_parameters_final"], own=True)]
+        this = Size("this run", None, budget["trainable_parameters_final"], own=True)
+        return [this] if this.trained == base["parameters"] else [*found, this]  # full fine-tuning itself
     per_rank = sum(sum(layer["shape"]) for layer in layers)
     start = sum(layer["start_rank"] * sum(layer["shape"]) for layer in layers)
     head = base["head_parameters"]

@@ -82,7 +82,7 @@ class LiveView:
             when = f"after the event at step {event:,}" if event is not None else "before the first event"
             if event is None and self.state.run.resumed_step:
                 when = "as the run went on"
-            if self.state.next_event is None and self.state.step:
+            if self.state.next_event is None and self.state.step and not self._emerges:
                 when = "frozen"
             start = f"start rank {max(one.start_rank for one in self._maps)}"
             said = "fixed" if self._fixed else f"{when}, {start}"
@@ -189,6 +189,9 @@ class LiveView:
     def _phase_row(self) -> _Row:
         state = self.state
         phase, event = state.phase or "starting", state.next_event
+        if self._emerges:
+            text = phase if event is None else f"{phase}, ranks counted in {plural(event - state.step, 'step')}"
+            return _Row(2, "phase", text)
         if event is None:
             frozen = bool(state.run.events) and state.step > 0
             return _Row(2, "phase", phase, f"ranks frozen since step {state.run.events[-1]:,}" if frozen else "")
@@ -205,6 +208,12 @@ class LiveView:
         schedule = self.state.run.schedule
         return bool(schedule.get("start_components")) and (schedule["start_components"] == schedule["final_components"])
 
+    @property
+    def _emerges(self) -> bool:
+        """Whether how many components live at the end is not planned: there is no budget, and no freeze."""
+        schedule = self.state.run.schedule
+        return bool(schedule.get("start_components")) and schedule.get("final_components") is None
+
     def _live_row(self) -> _Row | None:
         state = self.state
         start, final = state.run.schedule.get("start_components"), state.run.schedule.get("final_components")
@@ -213,6 +222,14 @@ class LiveView:
         live = state.live
         if self._fixed:
             return _Row(3, "live", plural(live, "component"), "")
+        if self._emerges:
+            return _Row(
+                3,
+                "live",
+                plural(live, "component"),
+                f"from {start:,}",
+                bar=lambda width: bar(width, live / start, self._glyphs, style=_LIVE),
+            )
         return _Row(
             3,
             "live",

@@ -22,9 +22,10 @@ def budget_figure(curve: BudgetCurve, title: str, unit: str = "component") -> Fi
         canvas.shade_phases(axes, curve.phases)
         top = max(*curve.budget, *curve.live)
         # broad and light below, thin and dark above: both are seen where they are one, as they are in every run of DoRA
-        axes.step(
-            curve.steps, curve.budget, where="post", color=palette.RAMP[2], linewidth=5, label="budget", zorder=2.5
-        )
+        if curve.planned:
+            axes.step(
+                curve.steps, curve.budget, where="post", color=palette.RAMP[2], linewidth=5, label="budget", zorder=2.5
+            )
         axes.step(curve.steps, curve.live, where="post", color=palette.RAMP[7], linewidth=1.2, label="live", zorder=3)
         if curve.events:
             axes.vlines(

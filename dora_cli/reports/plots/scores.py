@@ -42,7 +42,7 @@ def scores_figure(found: Scores, title: str, unit: str = "component") -> Figure:
             )  # fmt: skip
         axes.set_xlim(max(places[0], 0.0), places[-1] + width)  # no score is below 0
         axes.set_ylim(0, 1.08 * max(one.live + one.pruned for one in bins))
-        axes.set_xlabel("score at the freeze")
+        axes.set_xlabel("score")
         axes.set_ylabel(f"{unit}s")
         canvas.whole_numbers(axes, "y")
         axes.grid(axis="y", zorder=0.5)

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dora_cli.reports import palette
-from dora_cli.reports.curves import Scores, all_scores, cells, scores
+from dora_cli.reports.curves import Scores, all_scores, cells, planned, scores
 from dora_cli.reports.grid import sections
 from dora_cli.reports.headings import headings
 
@@ -77,7 +77,7 @@ def score_tables(record: Mapping[str, Any]) -> list[RenderableType] | None:
     if found is None or not (found.live or found.pruned):
         return None
     parts: list[RenderableType] = [
-        Text("Scores of all components at the freeze", style="bold"),
+        Text(f"Scores of all components {'at the freeze' if planned(record) else 'in the end'}", style="bold"),
         _Histogram(histogram(found)),
         Text(""),
     ]
@@ -123,6 +123,11 @@ def _number(value: float) -> str:
     return f"{value:.4f}" if value >= 0.00095 or value == 0 else f"{value:.0e}"
 
 
+def _edge(value: float) -> str:
+    """A number of two digits where it is small: bins are so narrow that one digit does not tell their edges apart."""
+    return _number(value) if value >= 0.00095 or value == 0 else f"{value:.1e}"
+
+
 class _Histogram:
     def __init__(self, bins: Sequence[Bin]) -> None:
         self.bins = bins
@@ -138,7 +143,7 @@ class _Histogram:
         for one in self.bins:
             both = _cells(one.live + one.pruned, most, width)
             alive = min(_cells(one.live, most, width), both - 1 if one.pruned else both)
-            line = Text(f"{_number(one.low):>7} to {_number(one.high):>7} ", no_wrap=True)
+            line = Text(f"{_edge(one.low):>7} to {_edge(one.high):>7} ", no_wrap=True)
             line.append(live * alive, palette.RAMP[4]).append(pruned * (both - alive), palette.LIVE)
             counts = [f"{one.live:,} live" if one.live else "", f"{one.pruned:,} pruned" if one.pruned else ""]
             line.append(("  " if both else "") + ", ".join(filter(None, counts)), "dim")

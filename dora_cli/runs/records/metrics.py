@@ -36,11 +36,12 @@ class BudgetRecord(Record):
     """Components and parameters.
 
     Adapter parameters count the factors A and B of live components, without gates and head; `adapter_bytes` is all that
-    a finished adapter stores beside the head, which older runs did not count.
+    a finished adapter stores beside the head, which older runs did not count. `final_components` is the budget, None
+    for a method that has none.
     """
 
     start_components: Count
-    final_components: Count
+    final_components: Count | None
     live_components: Count
     trainable_parameters_start: Count
     trainable_parameters_final: Count
@@ -105,7 +106,7 @@ def metrics_record(
     best_epoch: int | None,
     selection: str,
     epochs: Sequence[Mapping[str, Any]],
-    budget: Mapping[str, int],
+    budget: Mapping[str, int | None],
     timing: Mapping[str, float | int | None],
     confusion: Mapping[str, Any] | None = None,
     baseline: Mapping[str, Any] | None = None,

@@ -54,7 +54,7 @@ class PhaseRecord(Record):
 
 class RanksRecord(Record):
     """ranks.json. `start_rank` and `target_rank` are per projection; None for a method without ranks, or where each
-    projection has one of its own.
+    projection has one of its own. `target_rank` is None too where how many components are left emerges.
 
     Older runs have no `phases`, and events in their `history` that prune nothing.
     """

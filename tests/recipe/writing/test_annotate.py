@@ -25,7 +25,12 @@ def test_every_line_is_commented_and_short(name: str) -> None:
     assert all(line == line.rstrip() for line in lines)
     assert text.endswith("\n")
     assert not text.endswith("\n\n")
-    ends = {"dora": "ranks to the budget\n", "lora": "with a fixed rank\n"}[recipe.method.name]
+    ends = {
+        "dora": "ranks to the budget\n",
+        "lora": "with a fixed rank\n",
+        "full": "trains the whole model\n",
+        "bitfit": "trains biases alone\n",
+    }[recipe.method.name]
     assert ends in text, "a comment ends without a full stop"
 
 

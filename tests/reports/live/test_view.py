@@ -188,6 +188,28 @@ def test_a_method_without_ranks() -> None:
     assert "ranks" not in view
 
 
+def test_a_method_whose_ranks_emerge() -> None:
+    run = run_start(
+        method="sora",
+        schedule={"start_components": 432, "final_components": None, "freeze_step": 0},
+        phases=(("stage 1", 1, 60), ("stage 2", 61, 100)),
+        events=(30, 60, 100),
+    )
+    state = RunState(run)
+    state.tick(1, "stage 1", 432)
+    view = shown(state, 79, 21)
+    assert "phase   stage 1, ranks counted in 29 steps\n" in view
+    assert "432 components\n" in view
+    left = {layer["name"]: 3 for layer in run.layers}
+    state.selected(100, 108, left)
+    state.tick(100, "stage 2", 108)
+    view = shown(state, 79, 21)
+    assert "phase   stage 2\n" in view
+    assert "108 components\n" in view
+    assert "ranks   after the event at step 100, start rank 12\n" in view
+    assert not any(word in view for word in ("frozen", "freeze", "budget"))
+
+
 def test_a_method_whose_ranks_stay() -> None:
     run = run_start(method="lora", rank=4, start_rank=4, phases=(("training", 1, 100),), events=())
     state = RunState(run)

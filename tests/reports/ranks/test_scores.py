@@ -44,6 +44,16 @@ def test_equal_scores_are_one_bin(values: tuple[float, ...]):
     assert histogram(Scores(values, ())) == [Bin(min(values), max(values), len(values), 0)]
 
 
+def test_edges_of_small_scores_differ():
+    record = known({0: 4, 1: 0})
+    for layer in record["layers"]:
+        layer["scores"] = [value * 1e-9 for value in layer["scores"]]
+    shown = text(score_tables(record))
+    edges = re.findall(r"^ *(\S+) to +(\S+) ", shown, re.MULTILINE)
+    assert len(edges) > 3
+    assert all(low != high for low, high in edges)
+
+
 def test_scores_by_hand():
     shown = text(score_tables(known({0: 4, 1: 0})))
     assert (

@@ -1,0 +1,81 @@
+"""What methods share that train tensors of the base model itself, where these stand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import torch
+from torch import nn
+
+from dora_cli.errors import CheckpointError
+from dora_cli.methods.base import Group, check_tensor
+from dora_cli.printable import shown
+
+
+def tensors_outside(
+    model: nn.Module, head: Sequence[nn.Parameter], wanted: Callable[[str], bool] = lambda name: True
+) -> dict[str, nn.Parameter]:
+    """The parameters of `model` whose full name is `wanted`, those of `head` left out, in model order.
+
+    One that several modules share (an embedding tied to a language-modelling head) stands there once, by its first
+    name.
+    """
+    left_out = {id(parameter) for parameter in head}
+    return {
+        name: parameter
+        for name, parameter in model.named_parameters()
+        if id(parameter) not in left_out and parameter.is_floating_point() and wanted(name)
+    }
+
+
+class BaseTensors:
+    """Parameters of a base model that train, by full name.
+
+    The model holds them already, so nothing is folded, and merging only settles their type. They stay the objects they
+    are: modules that share one go on sharing it.
+    """
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        self._parameters = dict(parameters)
+        for parameter in self._parameters.values():
+            parameter.requires_grad_(True)
+
+    def parameters(self) -> list[nn.Parameter]:
+        return list(self._parameters.values())
+
+    def groups(self, head: Sequence[nn.Parameter]) -> list[Group]:
+        """These and `head`: weight decay falls on matrices; vectors (biases, the weights of normalisations) are spared,
+        as transformers' Trainer spares them.
+        """
+        everything = [*self.parameters(), *head]
+        matrices = [parameter for parameter in everything if parameter.ndim > 1]
+        vectors = [parameter for parameter in everything if parameter.ndim <= 1]
+        groups = [Group(matrices), Group(vectors, weight_decay=0.0)]
+        return [group for group in groups if group.parameters]
+
+    def merged(self, dtype: torch.dtype) -> Iterator[tuple[str, torch.Tensor]]:
+        """Full name and value in `dtype`."""
+        for name, parameter in self._parameters.items():
+            yield name, parameter.detach().to(dtype)
+
+    def settle(self, dtype: torch.dtype | None) -> None:
+        """They cease to train, and are rounded to `dtype`; None leaves their type."""
+        for parameter in self._parameters.values():
+            parameter.requires_grad_(False)
+            if dtype is not None:
+                parameter.data = parameter.data.to(dtype)
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        return {name: parameter.detach() for name, parameter in self._parameters.items()}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Every tensor is checked before the first is written. Raises CheckpointError."""
+        for name, parameter in self._parameters.items():
+            check_tensor(name, state, parameter.shape, parameter.dtype)
+        if unknown := state.keys() - self._parameters.keys():
+            raise CheckpointError(
+                f"tensor {shown(min(unknown))} is in the checkpoint, but is none that trains in this model"
+            )
+        for name, parameter in self._parameters.items():
+            parameter.copy_(state[name])
