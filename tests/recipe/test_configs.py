@@ -83,6 +83,9 @@ ADAPTERS = {
         "mnli": ("FacebookAI/roberta-large", 16, 3e-4, 32, 5, 0.0, 0.1, 1.0, False),
         "rte": ("FacebookAI/roberta-base", 64, 5e-4, 32, 40, 0.01, 0.06, 1.0, False),
     },
+}
+
+
 # The published scripts of SoRA (Ding et al. 2023), DeBERTaV3-base: learning rate, batch, epochs, length, weight of the
 # penalty, first and last threshold.
 SORA_SCRIPTS = {
@@ -198,6 +201,8 @@ def test_adalora_on_glue_has_the_published_settings(name):
     for line in path.read_text().splitlines():
         if re.match(r"  \w", line):
             assert re.search(r"# (paper|code|ours|Table 8)\b", line), line
+
+
 @pytest.mark.parametrize("name", IN_PLACE)
 def test_methods_that_train_the_base_have_the_published_settings_on_mnli_and_ours_on_rte(name):
     recipe = load_recipe(GLUE / name / "mnli.yaml")
@@ -211,6 +216,8 @@ def test_methods_that_train_the_base_have_the_published_settings_on_mnli_and_our
         for line in (GLUE / name / f"{task}.yaml").read_text().splitlines():
             if re.match(r"  \w", line) and line.split() != ["name:", name]:
                 assert re.search(rf"# ({sources})\b", line), line
+
+
 @pytest.mark.parametrize(("method", "name"), [(method, name) for method in ADAPTERS for name in ADAPTERS[method]])
 def test_adapters_on_glue_have_the_published_settings(method, name):
     path = GLUE / method / f"{name}.yaml"
@@ -227,6 +234,8 @@ def test_adapters_on_glue_have_the_published_settings(method, name):
     for line in path.read_text().splitlines():
         if re.match(r"  \w", line) and line.split() != ["name:", method]:
             assert re.search(r"# ours\b" if name == "rte" else r"# (code|ours)\b", line), line
+
+
 @pytest.mark.parametrize("name", SORA_SCRIPTS)
 def test_sora_on_glue_has_the_published_settings(name):
     path = GLUE / "sora" / f"{name}.yaml"

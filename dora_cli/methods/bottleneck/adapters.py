@@ -17,6 +17,7 @@ from dora_cli.methods.frozen import FrozenMaps
 from dora_cli.methods.linear import swap_modules, trained_type, weight_of
 from dora_cli.printable import shown
 
+
 def check_width(sites: Sequence[Site], bottleneck: int) -> None:
     """Raises BudgetError where a bottleneck is wider than what a site gives; sites out of reach have no name."""
     narrow = [site for site in sites if site.name and site.shape[0] < bottleneck]
