@@ -212,11 +212,11 @@ def test_its_keys_are_checked_like_all_others(installed: Command, recipe: Path) 
     assert "method.momentum?" in refused("method.momentums=0.5")
     assert "needs method.momentum above 0" in refused("method.nesterov=true", "method.momentum=0")
     said = refused("method={name: scales}")
-    assert all(part in said for part in ("method.name: ", "dora, lora, head, scale, links", "'scales'", "scale?"))
+    assert all(part in said for part in ("method.name: ", "dora, lora, ", "head, scale, links", "'scales'", "scale?"))
 
 
 def test_without_the_package_its_method_is_unknown(recipe: Path) -> None:
-    with pytest.raises(ValueError, match=r"method\.name: .*dora, lora, head\b"):
+    with pytest.raises(ValueError, match=r"method\.name: .*dora, lora, .*head\b"):
         load_recipe(recipe)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from dora_cli.recipe.methods import METHODS
 from tests.commands.conftest import Refuse, dora
 
 
@@ -74,7 +75,7 @@ def test_all_problems_at_once(recipe: Path, refuses: Refuse) -> None:
         ("train.batch_size=0", ["train.batch_size", "at least 1, got 0"]),
         ("train.device=gpu", ["train.device", "cuda:N", "'gpu'"]),
         ("train.precision=fp16", ["train.precision", "fp16", "GPU", "fp32 or bf16"]),
-        ("method.name=droa", ["method.name", "dora, lora, head", "dora?"]),
+        ("method.name=droa", ["method.name", ", ".join(METHODS), "dora?"]),
         ("train.seed=", ["--set train.seed=", "no value"]),
         ("=3", ["--set =3", "key"]),
         ("seed", ["--set seed", "expected KEY=VALUE"]),

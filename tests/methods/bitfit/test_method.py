@@ -24,6 +24,7 @@ from transformers import (
 
 from dora_cli.errors import ModelError
 from dora_cli.methods import BitFit
+from tests.methods.small import tiny_roberta
 from tests.methods.test_base_tensors import attached
 
 D, FFN = 768, 3072
@@ -65,6 +66,22 @@ def test_a_bias_is_one_by_its_own_name() -> None:
     assert names(on_meta(Qwen2ForCausalLM, Qwen2Config(num_hidden_layers=1))) == {
         f"model.layers.0.self_attn.{part}_proj.bias" for part in "qkv"
     }
+
+
+def test_what_is_frozen_is_cast_once_for_a_pass_in_half() -> None:
+    model: Any = tiny_roberta(dtype=torch.float32)
+    method = attached("bitfit", model)
+    dense = model.roberta.encoder.layer[0].output.dense
+    weight, bias = dense.weight, dense.bias
+    held = []
+    for _ in range(2):
+        with method.training_pass(torch.bfloat16):
+            held.append(dense.weight)
+            assert dense.weight.dtype == torch.bfloat16
+            assert dense.bias is bias
+    assert held[0] is held[1]
+    with method.training_pass():
+        assert dense.weight is weight
 
 
 @pytest.mark.parametrize(

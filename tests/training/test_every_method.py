@@ -1,0 +1,221 @@
+"""Every method through everything that the product does with a method: what holds for one must hold for the next.
+
+DoRA and LoRA have tests of their own for most of this, as has a method that a package brings.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification
+
+import dora_cli
+from dora_cli import dump_recipe, evaluate, load_adapter, load_recipe, train, train_seeds
+from dora_cli.assembly.dry_run import dry_run
+from dora_cli.assembly.restore import restore
+from dora_cli.errors import ExportError, ModelError
+from dora_cli.export.saved import export_saved
+from dora_cli.methods import METHODS
+from dora_cli.recipe import Recipe
+from dora_cli.recipe.methods import about
+from tests.commands.conftest import dora
+from tests.runs.test_resume import Runs, assert_equal_runs
+from tests.training.conftest import MakeRecipe
+from tests.training.killing import Strike, Warm
+from tests.training.test_run import largest_difference, read
+
+SETTINGS = {
+    "adalora": "rank: 2, dropout: 0.2, prune_interval: 3, targets: [attention]",
+    "sora": "rank: 3, gate_threshold: 0.02, targets: [attention]",
+    "full": "",
+    "bitfit": "",
+    "houlsby": "bottleneck: 3",
+    "pfeiffer": "bottleneck: 3",
+}
+"""What a run of 24 steps needs, beside the defaults of the section."""
+OF_THEIR_OWN = {"dora", "lora", "head"}
+SMALL = (
+    "data.max_train_samples=46",
+    "data.max_eval_samples=16",
+    "train.batch_size=4",
+    "train.gradient_accumulation=2",
+    "save.every_steps=1",
+)
+EVERY = pytest.mark.parametrize("name", SETTINGS)
+
+
+def test_every_method_is_here() -> None:
+    assert SETTINGS.keys() | OF_THEIR_OWN == METHODS.keys()
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    return Runs(tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def warm() -> Warm:
+    return Warm()
+
+
+def recipe_of(make_recipe: MakeRecipe, name: str, *overrides: str) -> Recipe:
+    settings = ", ".join(filter(None, (f"name: {name}", SETTINGS[name])))
+    return make_recipe(f"method={{{settings}}}", *SMALL, *overrides)
+
+
+@EVERY
+def test_planned_trained_and_evaluated(make_recipe: MakeRecipe, runs: Runs, name: str) -> None:
+    """The dry run promises the phases and the size of what is trained; an evaluation finds the run's own numbers."""
+    recipe = recipe_of(make_recipe, name)
+    ahead, run = dry_run(recipe), runs.straight(recipe)
+    metrics, ranks = read(run / "metrics.json"), read(run / "ranks.json")
+    assert metrics["method"] == name
+    assert [(phase["name"], phase["first"], phase["last"]) for phase in ranks["phases"]] == list(ahead.phases)
+    assert ahead.parameters is not None
+    budget = metrics["budget"]
+    assert budget["trainable_parameters_start"] >= ahead.parameters["start"] + ahead.parameters["head"]
+    if about(name).ranks == "none":
+        # the pooler is not in the checkpoint, so it trains with the head: what a dry run cannot know
+        pooler = budget["trainable_parameters_final"] - budget["adapter_parameters_final"] - ahead.parameters["head"]
+        of_the_pooler = ahead.parameters["final"] - budget["adapter_parameters_final"]
+        assert 0 <= of_the_pooler <= (0 if ahead.parameters["projections"] else pooler)
+        assert ranks["layers"] == []
+    else:
+        assert sum(layer["rank"] for layer in ranks["layers"]) == budget["live_components"]
+    epochs = metrics["epochs"]
+    assert epochs[-1]["train_loss"] < epochs[0]["train_loss"]
+    assert evaluate(run)["identical"] is True
+
+
+@EVERY
+def test_cut_in_each_phase_and_gone_on_with(make_recipe: MakeRecipe, runs: Runs, tmp_path: Path, name: str) -> None:
+    recipe = recipe_of(make_recipe, name)
+    for phase, first, last in dry_run(recipe).phases:
+        step = (max(first, 2) + last) // 2
+        run = tmp_path / phase.replace(" ", "-")
+        runs.cut(recipe, run, step=step)
+        train(recipe, run, resume=True)
+        assert_equal_runs(runs.straight(recipe), run)
+
+
+@EVERY
+def test_killed_and_gone_on_with(warm: Warm, make_recipe: MakeRecipe, runs: Runs, tmp_path: Path, name: str) -> None:
+    """A true SIGKILL, half a checkpoint written."""
+    recipe = recipe_of(make_recipe, name)
+    (tmp_path / "recipe.yaml").write_text(dump_recipe(recipe))
+    command = ("train", str(tmp_path / "recipe.yaml"), "--output", str(tmp_path / "run"))
+    assert warm.run(*command, strike=Strike("checkpoint: step-13 half of adapter.safetensors")).code < 0
+    done = warm.run(*command, "--resume")
+    assert done.code == 0, done.output
+    assert_equal_runs(runs.straight(recipe), tmp_path / "run")
+
+
+@EVERY
+def test_two_processes_train_what_one_trains(warm: Warm, make_recipe: MakeRecipe, tmp_path: Path, name: str) -> None:
+    """Up to the order of sums; the last group of an epoch is smaller, and leaves one process without work."""
+    without = () if "dropout" not in SETTINGS[name] else ("method.dropout=0",)
+    common = ("data.max_train_samples=51", "train.epochs=2", "save.every_steps=null", *without)
+    train(recipe_of(make_recipe, name, *common, "train.batch_size=16", "train.gradient_accumulation=1"), tmp_path / "1")
+    (tmp_path / "two.yaml").write_text(dump_recipe(recipe_of(make_recipe, name, *common)))
+    command = ("train", str(tmp_path / "two.yaml"), "--output", str(tmp_path / "2"))
+    for attempt in warm.run_together(*command, strikes=[None, None]):
+        assert attempt.code == 0, attempt.output
+    assert largest_difference(tmp_path / "1" / "adapter", tmp_path / "2" / "adapter") < 1e-5
+    assert read(tmp_path / "1" / "ranks.json")["history"] == read(tmp_path / "2" / "ranks.json")["history"]
+
+
+@EVERY
+def test_a_seed_decides_everything(make_recipe: MakeRecipe, runs: Runs, tmp_path: Path, name: str) -> None:
+    recipe = recipe_of(make_recipe, name)
+    train_seeds(recipe, tmp_path / "runs", [recipe.train.seed, recipe.train.seed + 1])
+    first, second = sorted((tmp_path / "runs").glob("seed-*"))
+    assert largest_difference(runs.straight(recipe) / "adapter", first / "adapter") == 0
+    assert read(first / "metrics.json")["epochs"] != read(second / "metrics.json")["epochs"]
+
+
+@EVERY
+def test_shown_and_predicted(
+    make_recipe: MakeRecipe, runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    run = runs.straight(recipe_of(make_recipe, name))
+    shown = dora("ranks", run)
+    assert shown.code == 0
+    has_ranks = about(name).ranks != "none"
+    assert ("components" in shown.out) == has_ranks
+    assert dora("ranks", run, "--history").code == (2 if about(name).ranks == "none" else 0)
+    assert dora("report", run, "--output", tmp_path / "report.html").code == 0
+    assert name in (tmp_path / "report.html").read_text()
+    assert dora("predict", "--checkpoint", run, "--split", "validation", "--output", tmp_path / "out.jsonl").code == 0
+    assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 16
+
+
+@EVERY
+def test_folded_loaded_and_merged_give_the_same_answers(make_recipe: MakeRecipe, runs: Runs, name: str) -> None:
+    """A model of the user's own with the adapter on it computes what the run's does, folded or not, and merged where
+    that can be.
+    """
+    run = runs.straight(recipe_of(make_recipe, name))
+    trained = restore(run, (), lambda recipe, task: ()).adapted
+    torch.manual_seed(0)
+    batch = {"input_ids": torch.randint(5, 40, (4, 9)), "attention_mask": torch.ones(4, 9, dtype=torch.long)}
+
+    def answers(model: torch.nn.Module) -> torch.Tensor:
+        with torch.no_grad():
+            return model.eval()(**batch).logits
+
+    expected = answers(trained.model)
+    with trained.method.folded():
+        torch.testing.assert_close(answers(trained.model), expected, rtol=1e-5, atol=1e-6)
+    assert torch.equal(answers(trained.model), expected)
+    base = load_recipe(run / "recipe.yaml").model.name
+    own = AutoModelForSequenceClassification.from_pretrained(base, num_labels=2)
+    before = answers(own)
+    load_adapter(run, own)
+    assert torch.equal(answers(own), expected)
+    assert not torch.allclose(before, expected)
+    if about(name).mergeable:
+        torch.testing.assert_close(answers(dora_cli.merge(own)), expected, rtol=1e-5, atol=1e-6)
+    else:
+        with pytest.raises(ModelError, match=name):
+            dora_cli.merge(own)
+
+
+@EVERY
+@pytest.mark.parametrize("format", ["peft", "merged"])
+def test_exported_where_that_can_be(
+    make_recipe: MakeRecipe, runs: Runs, tmp_path: Path, name: str, format: str
+) -> None:
+    run = runs.straight(recipe_of(make_recipe, name))
+    if about(name).lora if format == "peft" else about(name).mergeable:
+        found = export_saved(run, tmp_path / format, format=format)
+        assert found.agreement.difference < 1e-5
+        assert about(name).card.splitlines()[0] in (tmp_path / format / "README.md").read_text()
+    else:
+        with pytest.raises((ExportError, ModelError), match=name):
+            export_saved(run, tmp_path / format, format=format)
+        assert not (tmp_path / format).exists()
+
+
+@EVERY
+def test_the_keys_of_its_section_are_told(name: str) -> None:
+    listed = json.loads(dora("methods", "--json").out)["methods"]
+    found = next(method for method in listed if method["name"] == name)
+    assert found["title"]
+    assert found["summary"]
+    assert found["mergeable"] is (METHODS[name].cannot_merge == "")
+
+
+@pytest.mark.gpu
+@EVERY
+def test_captured_steps_give_what_eager_ones_do(make_recipe: MakeRecipe, tmp_path: Path, name: str) -> None:
+    """Through its phases, and where tensors shrink."""
+    flags = ("train.device=cuda", "train.precision=fp32", "train.deterministic=true", "save.every_steps=null")
+    for setting in ("on", "off"):
+        train(recipe_of(make_recipe, name, *flags, f"train.cuda_graph={setting}"), tmp_path / setting)
+    one, two = (read(tmp_path / setting / "metrics.json") for setting in ("on", "off"))
+    losses = [[epoch["train_loss"] for epoch in metrics["epochs"]] for metrics in (one, two)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert read(tmp_path / "on" / "ranks.json")["history"] == read(tmp_path / "off" / "ranks.json")["history"]
