@@ -29,7 +29,7 @@ from dora_cli.models import find_projections, head_parameters, load_model
 from dora_cli.recipe import LoraMethod
 from dora_cli.recipe.methods import MethodSection
 from dora_cli.recipe.methods.adalora import AdaloraMethod
-from dora_cli.recipe.methods.bitfit import BitFitMethod
+from dora_cli.recipe.methods.bitfit import BitfitMethod
 from dora_cli.recipe.methods.dora import DoraMethod
 from dora_cli.recipe.methods.full import FullMethod
 from dora_cli.recipe.methods.houlsby import HoulsbyMethod
@@ -397,7 +397,7 @@ PRODUCT: Mapping[str, Section] = {
     "lora": lora,
     "adalora": adalora,
     "sora": sora,
-    "bitfit": lambda settings: BitFitMethod(),
+    "bitfit": lambda settings: BitfitMethod(),
     "houlsby": lambda settings: HoulsbyMethod(bottleneck=32),  # 1.2 million parameters each in RoBERTa-base
     "pfeiffer": lambda settings: PfeifferMethod(bottleneck=64),
     "full": lambda settings: FullMethod(),

@@ -34,10 +34,7 @@ def try_steps(question: Mapping[str, Any], device: torch.device, *, cuda_graph: 
     """Makes such a model with random weights, adapts it and trains it for `STEPS` steps; raises whatever happens."""
     model = build(question).to(device)
     batch = make_batch(model, question["model_class"], device)
-    try:
-        method = adapted(model, question["method"], ("attention", "ffn"))
-    except ProjectionError:  # experts are not adapted
-        method = adapted(model, question["method"], ("attention",))
+    method = _with_any_targets(model, question["method"])
     optimizer = make_optimizer(method, learning_rate=1e-3, weight_decay=0.01, betas=(0.9, 0.999), eps=1e-8)
     step = TrainingStep(
         model=model.train(),
@@ -52,6 +49,16 @@ def try_steps(question: Mapping[str, Any], device: torch.device, *, cuda_graph: 
     for number in range(1, STEPS + 1):
         step(number, [batch], BATCH, event=False)
     step.read(STEPS)
+
+
+def _with_any_targets(model: nn.Module, settings: Mapping[str, Any]) -> Method:
+    """`adapted` at as much of `model` as can be: experts are not adapted, and some methods take one group alone."""
+    for targets in (("attention", "ffn"), ("attention",)):
+        try:
+            return adapted(model, settings, targets)
+        except ProjectionError:
+            continue
+    return adapted(model, settings, ("ffn",))
 
 
 def _loss(outputs: Any, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:

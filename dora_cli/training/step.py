@@ -310,9 +310,9 @@ class TrainingStep:
         bad one.
         """
         ledger, largest = self.ledger, nn.utils.get_total_norm(self._parameters, math.inf)
-        halted, finite, in_vain = torch.stack(
-            [ledger.halted, largest.isfinite(), ledger.bad_steps >= ledger.number]
-        ).tolist()
+        # where nothing is left to train, as all gates may end at zero, the norm is on the CPU
+        finite_there = largest.isfinite().to(ledger.halted.device)
+        halted, finite, in_vain = torch.stack([ledger.halted, finite_there, ledger.bad_steps >= ledger.number]).tolist()
         if halted:
             self.check(step)
         if not finite:

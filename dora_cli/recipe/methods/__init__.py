@@ -116,7 +116,7 @@ if TYPE_CHECKING:
         | adalora.AdaloraMethod
         | sora.SoraMethod
         | full.FullMethod
-        | bitfit.BitFitMethod
+        | bitfit.BitfitMethod
         | houlsby.HoulsbyMethod
         | pfeiffer.PfeifferMethod
         | head.HeadMethod

@@ -256,7 +256,7 @@ def test_averages_follow_a_model_that_is_moved() -> None:
 
 
 @both_ways
-@pytest.mark.parametrize("at", [3, 10, 19, 20, 30])
+@pytest.mark.parametrize("at", [10, 19, 20])
 def test_a_loaded_state_trains_on_to_the_bit(at: int, compact: bool) -> None:
     straight, resumed = training(until=at, compact=compact), training(compact=compact)
     resumed.method.load_state_dict({key: value.clone() for key, value in straight.method.state_dict().items()})
