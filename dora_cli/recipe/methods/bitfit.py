@@ -10,7 +10,7 @@ from dora_cli.recipe.fields import Section
 from dora_cli.recipe.rules import Rule, trains_fp32
 
 
-class BitFitMethod(Section):
+class BitfitMethod(Section):
     """BitFit (Ben Zaken et al. 2022): the biases of the base model train, those of LayerNorm included.
 
     Attributes:
@@ -20,7 +20,7 @@ class BitFitMethod(Section):
     name: ForRun[Literal["bitfit"]] = "bitfit"
 
 
-SECTION = BitFitMethod
+SECTION = BitfitMethod
 RULES = (Rule(("model.dtype", "method.name"), trains_fp32),)
 ABOUT = About(
     title="BitFit",
