@@ -23,7 +23,7 @@ from dora_cli.recipe.methods import METHODS
             "method: {name: loar}",
             f"method.name: must be one of {', '.join(METHODS)}, got the text 'loar'; did you mean lora?",
         ),
-        ("method: {name: head, rank: 2}", "method.rank: unknown key: method head has no such key (dora and lora have)"),
+        ("method: {name: head, rank: 2}", "method.rank: unknown key: method head has no such key (dora and lora and "),
         ("method: {name: head, x: 2}", "method.x: unknown key; the keys here are name"),
         ("method: {rnak: 2}", "method.rnak: unknown key; did you mean method.rank?"),
         ("train:", "train: has no keys below it"),
