@@ -371,7 +371,7 @@ def adalora(settings: Settings) -> MethodSection:
 
 def sora(settings: Settings) -> MethodSection:
     """SoRA of DoRA's start rank."""
-    return SoraMethod(rank=settings.start_rank, alpha=ALPHA)
+    return SoraMethod(rank=settings.start_rank, alpha=ALPHA, dropout=DROPOUT)
 
 
 def new_optimizer(parameters: list[nn.Parameter]) -> torch.optim.AdamW:

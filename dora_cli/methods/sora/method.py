@@ -38,6 +38,7 @@ class Sora(Method):
     Args:
         rank: `r`, components of every projection at the start.
         alpha: the update is scaled by ``alpha / rank``, for good.
+        dropout: probability for the adapters' input.
         threshold: ``"soft"`` (the paper) or ``"official"`` (the published code), see `dora_cli.methods.sora.threshold`.
         gate_penalty: `lambda`.
         gate_threshold: `xi`.
@@ -54,6 +55,7 @@ class Sora(Method):
         *,
         rank: int,
         alpha: float,
+        dropout: float,
         threshold: Threshold,
         gate_penalty: float,
         gate_threshold: float,
@@ -62,7 +64,7 @@ class Sora(Method):
         threshold_stages: int,
         first_stage_fraction: float,
     ) -> None:
-        self.rank = rank
+        self.rank, self.dropout = rank, dropout
         self.scaling = alpha / rank if rank > 0 else 0.0  # `plan` refuses such a rank
         self.gate_penalty, self.gate_learning_rate_ratio = gate_penalty, gate_learning_rate_ratio
         self.gate_threshold, self.max_gate_threshold = gate_threshold, max_gate_threshold
@@ -103,7 +105,7 @@ class Sora(Method):
         A = torch.empty(self.rank, d_in, dtype=dtype).uniform_(-(d_in**-0.5), d_in**-0.5, generator=self.generator)
         gates = torch.empty(self.rank, dtype=dtype).normal_(generator=self.generator)
         B = A.new_zeros(d_out, self.rank)
-        return AdaptedProjection(site.module, A, B, gates, scaling=self.scaling, dropout=0.0)
+        return AdaptedProjection(site.module, A, B, gates, scaling=self.scaling, dropout=self.dropout)
 
     @property
     def schedule(self) -> SoraSchedule | None:

@@ -8,7 +8,7 @@ from typing import Literal
 
 from dora_cli.recipe.about import About
 from dora_cli.recipe.effects import ForRun
-from dora_cli.recipe.fields import Count, NonNegative, Positive, Section, Share, Targets
+from dora_cli.recipe.fields import Count, FractionBelowOne, NonNegative, Positive, Section, Share, Targets
 from dora_cli.recipe.rules import Rule, fits_fp16
 
 
@@ -19,6 +19,7 @@ class SoraMethod(Section):
         name: which method: ``sora`` lets ranks emerge from gates that become zero.
         rank: of every projection at the start; what is left of it emerges.
         alpha: the update is scaled by ``alpha / rank``, for good.
+        dropout: on the adapters' input.
         targets: ``attention``, ``ffn`` or glob patterns of projections; out_proj and the like of Mamba-type models only
             by pattern.
         threshold: ``soft`` (the paper): sign(g) max(abs(g) - gate_threshold, 0); ``official`` (the authors' code) sets
@@ -34,6 +35,7 @@ class SoraMethod(Section):
     name: ForRun[Literal["sora"]] = "sora"
     rank: ForRun[Count] = 8
     alpha: ForRun[Positive] = 16.0
+    dropout: ForRun[FractionBelowOne] = 0.0
     targets: ForRun[Targets] = ("attention", "ffn")
     threshold: ForRun[Literal["soft", "official"]] = "soft"
     gate_penalty: ForRun[NonNegative] = 10.0

@@ -37,7 +37,7 @@ def test_every_key_is_an_argument_of_the_method() -> None:
         ("first_stage_fraction: 1", ["method.first_stage_fraction"]),
         ("max_gate_threshold: 3.0e-4", ["method.max_gate_threshold", "method.gate_threshold = 0.0003", "got 0.0003"]),
         ("max_gate_threshold: 1.0e-3, threshold_stages: 1", ["method.threshold_stages", "at least 2", "got 1"]),
-        ("dropout: 0.1", ["method.dropout"]),
+        ("dropout: 1.0", ["method.dropout"]),
     ],
 )
 def test_a_bad_value_is_named_with_its_bound(text: str, named: list[str]) -> None:
