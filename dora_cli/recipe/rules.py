@@ -178,4 +178,4 @@ PRUNING = (
     Rule(("method.final_fraction", "method.warmup_fraction"), _phases),
     Rule(("method.alpha", "method.rank", "method.start_rank", "train.precision", "model.dtype"), _scale_by_start_rank),
 )
-"""Of a method with a start rank, three phases, and updates scaled by alpha over the start rank."""
+"""For a method with a start rank, three phases, and updates scaled by alpha over the start rank."""

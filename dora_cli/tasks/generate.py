@@ -117,10 +117,10 @@ class GenerateTask(Task):
         if recipe.data.labels is not None:
             found.append(f"data.labels: {self.name} has references, not labels; remove the key")
         if about(recipe.method.name).head_only:
-            others = " or ".join(name for name in METHODS if not about(name).head_only)
+            other = next(name for name in METHODS if not about(name).head_only)
             found.append(
                 f"method.name: {recipe.method.name} trains a head alone, and the model of {self.name} has none; choose "
-                f"{others}"
+                f"another, such as {other}"
             )
         if (recipe.eval.metric or "").startswith("greedy_") and not decode.epoch_samples:
             found.append(

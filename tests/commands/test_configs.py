@@ -7,11 +7,14 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from dora_cli.recipe import DoraMethod, LoraMethod, load_recipe
+from dora_cli.recipe import load_recipe
+from dora_cli.recipe.methods import about
 from dora_cli.recipe.shipped_recipes import EXPERIMENTS
+from dora_cli.reports.dry_run import EMERGES
 from dora_cli.tasks import get_task
 from tests.commands.conftest import CONFIGS, dora
 
@@ -89,6 +92,38 @@ def size_of(path: Path, sizes: dict[str, Size]) -> Size:
     return sizes.get(recipe.model.name, sizes[family])
 
 
+def parameters_of(method: Any, size: Size) -> list[str]:
+    """What is said of a method's size, without the margin."""
+    if method.name == "bitfit":  # of a block: 4 of 768, 3,072 and 768, two norms; and the norm of the embeddings
+        return [f"of the base  {12 * (4 * 768 + 3072 + 768 + 2 * 768) + 768:,} train"]
+    if method.name == "full":  # the same and matrices, weights of norms, words, 512 positions and 2 types
+        block = 4 * 769 * 768 + 769 * 3072 + 3073 * 768 + 4 * 768
+        return [f"of the base  {(50_265 + 512 + 2 + 2) * 768 + 12 * block:,} train"]
+    if method.name in ("houlsby", "pfeiffer"):
+        places, (d, m) = {"houlsby": 24, "pfeiffer": 12}[method.name], (768, method.bottleneck)
+        norms = 24 * 2 * d if method.train_norms else 0
+        return [f"projections  {places}", f"adapter      {places * (2 * d * m + m + d) + norms:,}"]
+    rank, per_rank, count = method.rank, size.per_rank, size.projections
+    if about(method.name).ranks == "fixed":
+        return [
+            f"projections  {count}",
+            f"adapter      {per_rank * rank:,}",
+            f"components  {count * rank:,} in {count} projections",
+        ]
+    assert method.targets == ("attention", "ffn")
+    sizes = [f"projections       {count}", f"per unit of rank  {per_rank:,}"]
+    if method.name == "sora":
+        ends = [f"adapter, final    {EMERGES}", f"components  {count * rank:,} -> {EMERGES} in {count} projections"]
+        return [*sizes, f"adapter, start    {per_rank * rank:,}", *ends]
+    start = method.start_rank or -(-3 * rank // 2)
+    return [
+        *sizes,
+        f"adapter, start    {per_rank * start:,}",
+        f"adapter, final    {per_rank * rank:,} if ",
+        f"components  {count * start:,} -> {count * rank:,} in {count} projections",
+    ]
+
+
 @pytest.fixture(autouse=True)
 def _no_network_and_empty_caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import huggingface_hub.constants
@@ -111,21 +146,9 @@ def test_every_recipe_dry_runs_on_a_model_of_which_only_the_configuration_is_the
     done = dora("train", path, "--dry-run", "--set", f"model.name={size.folder}")
     assert (done.code, done.err) == (0, "")
     assert list(tmp_path.iterdir()) == []
-    method = load_recipe(path).method
-    if isinstance(method, LoraMethod):
-        components = f"{size.projections * method.rank:,}"
-        assert f"  projections  {size.projections}\n" in done.out
-        assert f"  adapter      {size.per_rank * method.rank:,}\n" in done.out
-    else:
-        assert f"  projections       {size.projections}\n" in done.out
-        assert f" {size.per_rank:,}\n" in done.out
-        assert isinstance(method, DoraMethod)
-        rank, start = method.rank, method.start_rank or -(-3 * method.rank // 2)
-        assert method.targets == ("attention", "ffn")
-        assert f"  adapter, start    {size.per_rank * start:,}\n" in done.out
-        assert f"  adapter, final    {size.per_rank * rank:,} if " in done.out
-        components = f"{size.projections * start:,} -> {size.projections * rank:,}"
-    assert f"  components  {components} in {size.projections} projections\n" in done.out
+    lines = done.out.splitlines()
+    for line in parameters_of(load_recipe(path).method, size):
+        assert any(printed.startswith(f"  {line}") for printed in lines), line
     assert f"  output             runs/{path.parent.name}-{path.stem}\n" in done.out
 
 
@@ -145,8 +168,9 @@ def test_a_model_out_of_reach_costs_the_parameter_counts_alone(path: Path, sizes
     assert "configuration" in done.out
     assert f" {size.per_rank:,}\n" not in done.out
     lost = set(words(known.partition("\nParameters\n")[0].replace(str(folder), model))) - set(words(done.out))
-    events = {"events"} if load_recipe(path).method.name == "dora" else set()
-    assert {line[0] for line in lost} == {"components", "threads"} | events, (
+    of_ranks = {"pruned": {"components", "events"}, "fixed": {"components"}, "none": set()}
+    ranks = about(load_recipe(path).method.name).ranks
+    assert {line[0] for line in lost} == {"threads"} | of_ranks[ranks or "none"], (
         "all that does not depend on the model is still said"
     )
 
@@ -155,7 +179,7 @@ def test_a_model_out_of_reach_costs_the_parameter_counts_alone(path: Path, sizes
 def test_a_built_in_model_dry_runs_as_it_is(path: Path) -> None:
     done = dora("train", path, "--dry-run")
     assert (done.code, done.err) == (0, "")
-    assert ("pruning" in done.out) == (load_recipe(path).method.name == "dora")
+    assert ("pruning" in done.out) == (load_recipe(path).method.name in ("dora", "adalora"))
     assert re.search(r"^  threads +1 \(auto: ", done.out, re.MULTILINE), "a tiny model takes one thread"
     chosen = dora("train", path, "--dry-run", "--set", "train.threads=7")
     assert re.search(r"^  threads +7 \(train\.threads\)$", chosen.out, re.MULTILINE)

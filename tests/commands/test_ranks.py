@@ -176,7 +176,7 @@ def test_runs_of_other_projections_are_not_compared(tmp_path: Path):
         ([], "map", "query"),
         (["--json"], "map", "query"),
         (["--by", "block"], "map", "query"),
-        (["--scores"], "scores", "freeze"),
+        (["--scores"], "scores", "lowest live"),
         (["--history"], "budget", "390"),
         (["--what", "training"], "training", "evaluation: accuracy"),
         (["--scores", "--what", "budget"], "budget", "390"),

@@ -55,7 +55,7 @@ def batch(rows: int) -> Batch:
 
 
 ROWS = ((2, 2), (3, 2), (2, 2), (2, 3), (2, 2))
-"""Of each step's micro-batches, one for each of two processes: wide ones reach the second layer."""
+"""The micro-batches of each step, one for each of two processes: wide ones reach the second layer."""
 
 
 def train_in_two(rank: int, folder: str) -> None:

@@ -13,7 +13,7 @@ BATCH = {"input_ids": torch.arange(3, 15).view(2, 6)}
 
 
 def gradients(model: nn.Module) -> list[torch.Tensor]:
-    """Of one pass under autocast in bfloat16, the loss first."""
+    """The loss of one pass under autocast in bfloat16, then its gradients."""
     model.zero_grad()
     with torch.autocast("cpu", torch.bfloat16):
         loss = model(**BATCH).logits.float().square().mean()

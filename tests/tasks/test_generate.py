@@ -94,7 +94,7 @@ def test_a_method_that_trains_a_head_alone_is_told_by_what_it_says_of_itself(
     monkeypatch.setattr(lora, "ABOUT", replace(lora.ABOUT, head_only=True))
     (problem,) = e2e.problems(recipe)
     assert problem.startswith("method.name: lora trains a head alone")
-    assert problem.endswith("choose dora")
+    assert problem.endswith("such as dora")
 
 
 class Telling(Stars):

@@ -103,7 +103,7 @@ def test_two_processes_equal_one_with_full_fine_tuning(warm: Warm, make_recipe: 
 
 
 def test_what_one_of_two_processes_reaches_trains_in_both_and_what_none_reaches_stays(tmp_path: Path) -> None:
-    """As in one process with the micro-batches of both."""
+    """The same as in one process with the micro-batches of both."""
     pair = [CONTEXT.Process(target=train_in_two, args=(rank, str(tmp_path)), daemon=True) for rank in (0, 1)]
     for process in pair:
         process.start()

@@ -25,7 +25,7 @@ from tests.training.test_run import STEPS, read
 
 D, FFN = 16, 32
 BIASES = 7 * D + FFN + D
-"""Of the one block, see `tests.methods.test_bitfit`, and of the embeddings' LayerNorm."""
+"""Those of the one block, see `tests.methods.bitfit`, and of the embeddings' LayerNorm."""
 HEAD = D * D + D + 2 * D + 2
 SHORT = ("data.max_train_samples=46", "data.max_eval_samples=16", "train.batch_size=4", "train.gradient_accumulation=2")
 NAMES = ("full", "bitfit")
@@ -108,7 +108,7 @@ def test_a_users_model_becomes_that_of_the_run_and_goes_through_a_folder(
     assert not torch.equal(logits(model), expected)
     load_adapter(run, model)
     assert torch.equal(logits(model), expected)
-    with pytest.warns(UserWarning, match="is not written for PEFT"):
+    with pytest.warns(UserWarning, match="PEFT"):
         save_adapter(model, tmp_path / "saved")
     load_adapter(tmp_path / "saved", again)
     assert torch.equal(logits(again), expected)
@@ -172,8 +172,7 @@ def test_another_base_model_is_refused_by_an_evaluation(
 def test_a_half_base_is_refused(make_recipe: MakeRecipe, name: str, dtype: str) -> None:
     with pytest.raises(
         RecipeError,
-        match=rf"model\.dtype: must be float32 with method {name}, got {dtype}: the base's own tensors train, and half "
-        r"types lose small updates; set it to float32, and train\.precision: bf16 to compute in half",
+        match=rf"model\.dtype: must be float32 with method {name}, got {dtype}.* train\.precision: bf16",
     ):
         make_recipe(f"method={{name: {name}}}", f"model.dtype={dtype}")
 
@@ -201,7 +200,7 @@ def test_a_model_without_biases_is_refused_before_a_weight_is_loaded(
     (tmp_path / "llama" / "model.safetensors").write_bytes(b"none")
     recipe = make_recipe("method={name: bitfit}", f"model.name={tmp_path / 'llama'}")
     for refused in (lambda: dry_run(recipe), lambda: train(recipe, tmp_path / "run")):
-        with pytest.raises(ModelError, match="has no bias outside its head"):
+        with pytest.raises(ModelError, match=r"model\.name: LlamaForSequenceClassification .*bitfit"):
             refused()
     assert not (tmp_path / "run").exists()
 

@@ -125,7 +125,7 @@ class Sensitivity:
                 change(rows, gradient, *pair, self._beta1, self._beta2, skipped)
 
     def scores(self) -> torch.Tensor:
-        """Of every triplet, one group after the other: ``(components,)``."""
+        """The score of every triplet, one group after the other: ``(components,)``."""
         found = []
         for _, (A, B_t, c) in self._groups():
             vectors = [torch.linalg.vecdot(*pair) / pair.sensitivity.shape[1] for pair in (A, B_t)]

@@ -106,7 +106,7 @@ class Run:
         return self.method.state_dict()[key].clone()
 
     def names(self) -> list[str]:
-        """Of the projections that have triplets in memory."""
+        """Those of the projections that have triplets in memory."""
         return [key.removesuffix(".c") for key in self.method.state_dict() if key.endswith(".c")]
 
 

@@ -24,7 +24,7 @@ def attached(make: Make, dtype: torch.dtype) -> tuple[nn.Module, BitFit]:
 
 
 def gradients(model: nn.Module, method: BitFit, *, half: bool, lean: bool) -> list[torch.Tensor]:
-    """Of two passes, of batches of two sizes."""
+    """From two passes, of batches of two sizes."""
     model.zero_grad()
     for ids in BATCHES:
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
