@@ -16,6 +16,11 @@ MODELS = pytest.mark.parametrize("make", [tiny_roberta, tiny_gpt2])
 Make = Callable[..., nn.Module]
 
 
+@pytest.fixture(autouse=True)
+def _as_on_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(BitFit, "_lean_on", ("cpu", "cuda"))
+
+
 def attached(make: Make, dtype: torch.dtype) -> tuple[nn.Module, BitFit]:
     model, method = make(dtype=dtype).eval(), BitFit()
     model.requires_grad_(False)
