@@ -158,14 +158,15 @@ def _other_base(source: AdapterSource, found: BaseRecord) -> str:
 
 @contextmanager
 def _unchanged_on_error(model: nn.Module) -> Iterator[None]:
-    """Puts every module of `model` back, and what trains, if something fails inside."""
-    modules = {module: dict(module._modules) for module in model.modules()}
+    """Puts every module of `model` back, with its parameters, and what trains, if something fails inside."""
+    modules = {module: (dict(module._modules), dict(module._parameters)) for module in model.modules()}
     training = {parameter: parameter.requires_grad for parameter in model.parameters()}
     try:
         yield
     except BaseException:
-        for module, children in modules.items():
+        for module, (children, own) in modules.items():
             module._modules.update(children)
+            module._parameters.update(own)  # norms that train are given copies
         for parameter, trains in training.items():
             parameter.requires_grad_(trains)
         raise

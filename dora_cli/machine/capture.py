@@ -38,9 +38,9 @@ and with the methods of `_KNOWN_METHODS`.
 """
 
 _KNOWN_METHODS = frozenset({"dora", "lora", "adalora", "sora", "head"})
-"""Methods for which the table of models holds. It was tried with DoRA; LoRA runs the same layers and kernels (those of
-`methods/low_rank`, without gates and events) under the same optimiser, and the head alone runs less. What another
-method comes to only a trial can tell.
+"""Methods for which the table of models holds. It was tried with DoRA; LoRA, AdaLoRA and SoRA run the same layers and
+kernels (those of `methods/low_rank`) under the same optimiser, and the head alone runs less. What another method comes
+to only a trial can tell.
 """
 
 KNOWN_BAD = {

@@ -28,6 +28,14 @@ def tensors_outside(
     }
 
 
+def is_bias(name: str) -> bool:
+    """Whether a parameter is a bias: by its own name, not by that of its module, as ``relative_attention_bias.weight``
+    (T5) is an embedding. It need be no vector: XLNet keeps some by head.
+    """
+    own = name.rpartition(".")[2]
+    return own == "bias" or own.endswith("_bias")  # the latter in DeBERTa's first version: q_bias, v_bias
+
+
 class BaseTensors:
     """Parameters of a base model that train, by full name.
 
@@ -44,13 +52,15 @@ class BaseTensors:
         return list(self._parameters.values())
 
     def groups(self, head: Sequence[nn.Parameter]) -> list[Group]:
-        """These and `head`: weight decay falls on matrices; vectors (biases, the weights of normalisations) are spared,
-        as transformers' Trainer spares them.
+        """These and `head`: weight decay falls on matrices; vectors and all biases are spared, as transformers' Trainer
+        spares biases and the weights of normalisations.
         """
+        biases = {id(parameter) for name, parameter in self._parameters.items() if is_bias(name)}
         everything = [*self.parameters(), *head]
-        matrices = [parameter for parameter in everything if parameter.ndim > 1]
-        vectors = [parameter for parameter in everything if parameter.ndim <= 1]
-        groups = [Group(matrices), Group(vectors, weight_decay=0.0)]
+        matrices = [parameter for parameter in everything if parameter.ndim > 1 and id(parameter) not in biases]
+        decaying = {id(parameter) for parameter in matrices}
+        spared = [parameter for parameter in everything if id(parameter) not in decaying]
+        groups = [Group(matrices), Group(spared, weight_decay=0.0)]
         return [group for group in groups if group.parameters]
 
     def merged(self, dtype: torch.dtype) -> Iterator[tuple[str, torch.Tensor]]:

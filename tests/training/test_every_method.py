@@ -20,6 +20,7 @@ from dora_cli.errors import ExportError, ModelError
 from dora_cli.export.saved import export_saved
 from dora_cli.methods import METHODS
 from dora_cli.recipe import Recipe
+from dora_cli.recipe.methods import METHODS as METHOD_SECTIONS
 from dora_cli.recipe.methods import about
 from tests.commands.conftest import dora
 from tests.runs.test_resume import Runs, assert_equal_runs
@@ -205,6 +206,7 @@ def test_the_keys_of_its_section_are_told(name: str) -> None:
     found = next(method for method in listed if method["name"] == name)
     assert found["title"]
     assert found["summary"]
+    assert {"name", *found["keys"]} == METHOD_SECTIONS[name].model_fields.keys()
     assert found["mergeable"] is (METHODS[name].cannot_merge == "")
 
 

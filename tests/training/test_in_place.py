@@ -156,6 +156,20 @@ def test_a_model_that_does_not_fit_is_left_as_it_was(
     assert carried(model) is None
 
 
+def test_norms_are_the_users_own_again_where_an_adapter_is_refused(
+    make_recipe: MakeRecipe, tiny_model: Path, tmp_path: Path
+) -> None:
+    """Where they train, copies are put in their places, which loading writes to."""
+    method = "method={name: houlsby, bottleneck: 3, train_norms: true}"
+    train(make_recipe(method, *SHORT, "train.max_steps=4"), tmp_path / "run")
+    model = changed(users(tiny_model))
+    expected, before = logits(model), dict(model.named_parameters())
+    with pytest.raises(CheckpointError, match="fingerprint"):
+        load_adapter(tmp_path / "run", model)
+    assert all(parameter is before[path] for path, parameter in model.named_parameters())
+    assert torch.equal(logits(model), expected)
+
+
 @methods
 def test_another_base_model_is_refused_by_an_evaluation(
     make_recipe: MakeRecipe, runs: Runs, tiny_model: Path, tmp_path: Path, name: str

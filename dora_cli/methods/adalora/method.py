@@ -200,7 +200,9 @@ class Adalora(Method):
         """
         if self._scores_are_old:
             assert self._sensitivity is not None
-            self._selection.scores.copy_(self._selection.in_order(self._sensitivity.scores()))
+            scores = self._sensitivity.scores()
+            self._selection.groups()  # follows a model that was moved since
+            self._selection.scores.copy_(self._selection.in_order(scores))
             self._scores_are_old = False
 
     # -- what came of it -----------------------------------------------------------------------------------------------

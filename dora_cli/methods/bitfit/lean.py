@@ -54,7 +54,7 @@ class LeanPass:
             of_width[len(bias)].append(index)
         self._sums: list[tuple[torch.Tensor, torch.Tensor]] = []
         self._gradients = [first.detach()] * len(bases)
-        self._maps: dict[int, _Map] = {}
+        self._maps: dict[nn.Module, _Map] = {}  # by the module, which a copy of all of it carries along
         ones: dict[int, torch.Tensor] = {}
         for width, indices in of_width.items():
             totals = first.new_zeros(kernels.splits(width), len(indices), width)
@@ -63,7 +63,7 @@ class LeanPass:
             for row, index in enumerate(indices):
                 self._gradients[index] = gradient[row]
                 base = bases[index]
-                self._maps[id(base)] = _Map(base, index, kernels, totals[:, row : row + 1], dtype, ones)
+                self._maps[base] = _Map(base, index, kernels, totals[:, row : row + 1], dtype, ones)
         self._kernels = kernels
 
     @property
@@ -84,7 +84,7 @@ class LeanPass:
             map_.copy = copies[map_.index]
         try:
             for parent, name, base in self._places:
-                setattr(parent, name, self._maps[id(base)])
+                setattr(parent, name, self._maps[base])
             yield
         finally:
             for parent, name, base in self._places:

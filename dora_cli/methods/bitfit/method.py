@@ -11,7 +11,7 @@ from torch import nn
 
 from dora_cli.errors import ModelError
 from dora_cli.methods.base import Group, Method
-from dora_cli.methods.base_tensors import BaseTensors, tensors_outside
+from dora_cli.methods.base_tensors import BaseTensors, is_bias, tensors_outside
 from dora_cli.methods.bitfit.lean import LeanPass, maps_of
 from dora_cli.methods.frozen import FrozenMaps
 
@@ -22,17 +22,17 @@ class BitFit(Method):
     name = "bitfit"
 
     _lean_on: ClassVar[tuple[str, ...]] = ("cuda",)
-    """Devices on which a pass without autograd's sums is faster: a CPU computes a small model as fast as Python calls."""
+    """Devices on which a pass without autograd's sums is faster: of a small model a CPU waits for Python's calls."""
 
     def check(self, model: nn.Module, head: Sequence[nn.Parameter]) -> None:
-        if not tensors_outside(model, head, _is_bias):
+        if not tensors_outside(model, head, is_bias):
             raise ModelError(
                 f"model.name: {type(model).__name__} has no bias outside its head, and method.name bitfit trains "
                 "nothing else; choose a model with biases (RoBERTa, BERT, GPT-2, BART), or another method, such as lora"
             )
 
     def place(self, model: nn.Module) -> None:
-        self._tensors = BaseTensors(tensors_outside(model, self.head, _is_bias))
+        self._tensors = BaseTensors(tensors_outside(model, self.head, is_bias))
         self._maps = maps_of(model, self._tensors.parameters())
         self._frozen = FrozenMaps(model)
         self._lean: LeanPass | None = None
@@ -60,8 +60,12 @@ class BitFit(Method):
             ((_, own),) = places
             if self._lean is None or self._lean.dtype != (dtype or own) or not self._lean.holds:
                 self._lean = LeanPass(self._maps, dtype or own)
-            with self._lean.around():
-                yield
+            try:
+                with self._lean.around():
+                    yield
+            except BaseException:
+                self._lean = None  # with the sums that it had in part
+                raise
 
     def release(self) -> None:
         self._frozen.release()
@@ -82,9 +86,3 @@ class BitFit(Method):
 
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
         self._tensors.load_state_dict(state)
-
-
-def _is_bias(name: str) -> bool:
-    """By its own name, not by that of its module: ``relative_attention_bias.weight`` (T5) is an embedding."""
-    own = name.rpartition(".")[2]
-    return own == "bias" or own.endswith("_bias")  # the latter in DeBERTa's first version: q_bias, v_bias

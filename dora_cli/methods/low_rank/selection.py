@@ -50,7 +50,7 @@ class Selection:
         groups = self.adapters.groups()
         if groups and self._grouping != self.adapters.groupings:
             device = groups[0].A.device
-            self.scores, self.keep = self.scores.to(device), self.keep.to(device)
+            self.scores, self.keep = self.scores.to(groups[0].A), self.keep.to(device)
             place = {name: row for row, name in enumerate(self._names)}
             # position among all projections of each grouped one
             self.order = torch.tensor([place[name] for name in self.adapters.order], device=device)

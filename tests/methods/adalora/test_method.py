@@ -250,6 +250,7 @@ def test_averages_follow_a_model_that_is_moved() -> None:
     for key, value in after.items():
         assert value.dtype == torch.float32
         assert torch.equal(value, before[key].float())
+    assert run.state("scores").dtype == torch.float32  # still to be computed when the model was moved
 
 
 # -- states that come back ---------------------------------------------------------------------------------------------

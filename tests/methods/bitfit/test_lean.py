@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -95,3 +96,28 @@ def test_a_pass_follows_a_model_that_changes_its_type() -> None:
     expected = gradients(model, method, half=False, lean=False)
     for one, two in zip(found, expected, strict=True):
         torch.testing.assert_close(one, two, rtol=1e-10, atol=1e-12)
+
+
+def test_what_a_failed_pass_has_summed_is_forgotten() -> None:
+    model, method = attached(tiny_roberta, torch.float64)
+    expected = [gradient.clone() for gradient in gradients(model, method, half=False, lean=True)]
+
+    def fail() -> None:
+        with method.training_pass():
+            model(input_ids=BATCHES[0]).logits.square().mean().backward()
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    for one, two in zip(gradients(model, method, half=False, lean=True), expected, strict=True):
+        assert torch.equal(one, two)
+
+
+def test_a_copy_trains_on_its_own() -> None:
+    model, method = attached(tiny_roberta, torch.float64)
+    expected = gradients(model, method, half=False, lean=True)
+    other_model, other = copy.deepcopy((model, method))
+    model.zero_grad()
+    for one, two in zip(gradients(other_model, other, half=False, lean=True), expected, strict=True):
+        assert torch.equal(one, two)
+    assert all(parameter.grad is None for parameter in method.parameters())

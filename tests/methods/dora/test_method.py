@@ -834,7 +834,8 @@ def test_training_without_a_schedule_is_our_own_mistake() -> None:
 
 
 def test_methods_are_known_by_name() -> None:
-    assert {"dora": Dora, "lora": Lora, "head": HeadOnly} == METHODS
+    assert (METHODS["dora"], METHODS["lora"], METHODS["head"]) == (Dora, Lora, HeadOnly)
+    assert all(method.name == name for name, method in METHODS.items())
 
 
 def test_training_the_head_alone_adapts_nothing() -> None:
