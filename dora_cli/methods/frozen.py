@@ -9,13 +9,15 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+_CAST = (torch.float32, torch.bfloat16, torch.float16)
+
 
 class FrozenMaps:
     """The weights and biases of the linear maps of `model` that do not train.
 
     Autocast casts them in every pass, though they are the same every time. Within `cast` the maps hold copies in its
-    precision, so that they compute the same to the bit with nothing to cast. (As for autograd, writes through ``.data``
-    go unnoticed.)
+    precision: what calls them computes the same to the bit, with nothing to cast. (As for autograd, writes through
+    ``.data`` go unnoticed. Code that reads a bias past its map gets it rounded.)
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -51,5 +53,6 @@ class FrozenMaps:
             (module, name, parameter)
             for module in maps
             for name, parameter in module.named_parameters(recurse=False)
-            if not parameter.requires_grad and parameter.is_floating_point() and parameter.dtype != dtype
+            # autocast leaves float64 alone
+            if not parameter.requires_grad and parameter.dtype in _CAST and parameter.dtype != dtype
         ]

@@ -97,14 +97,13 @@ class Loop:
         self._stop_if_asked()  # a signal may have come after the last one asked
         selection = self.outcome.selection
         if not selection.frozen:
-            self.listener.note(
-                f"the selected weights (epoch {selection.epoch}) are from before the freeze and hold all "
-                "start components; ranks and budget describe the last weights"
+            held = (
+                "are from before the freeze and hold all start components"
+                if self.schedule.freeze_step
+                else "have other ranks than the last ones"
             )
-        elif selection.step is not None and self.schedule.next_event(selection.step) is not None:
             self.listener.note(
-                f"the selected weights (epoch {selection.epoch}) have other ranks than the last ones, which ranks and "
-                "sizes describe; eval.select: last selects those"
+                f"the selected weights (epoch {selection.epoch}) {held}; ranks and budget describe the last weights"
             )
         return self.outcome
 
@@ -205,7 +204,9 @@ class Loop:
         phase, selection = self.schedule.phase(step), self.outcome.selection
         entry = {"epoch": epoch, "step": step, "phase": phase, "train_loss": train_loss, "metrics": metrics}
         self.outcome.epochs.append(entry)
-        best = selection.offer(epoch=epoch, step=step, metrics=metrics, frozen=self.method.frozen)
+        # of a method that may be evaluated with ranks that change later these are not final yet
+        final = self.method.frozen and self.schedule.next_event(step) is None
+        best = selection.offer(epoch=epoch, step=step, metrics=metrics, frozen=final)
         if best:
             self.outcome.confusion = self.evaluator.confusion
         self.listener.evaluated(EvalLog(epoch, step, phase, train_loss, metrics, selection.primary, best))

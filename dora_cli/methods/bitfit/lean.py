@@ -46,32 +46,37 @@ class LeanPass:
     def __init__(self, places: Sequence[Place], dtype: torch.dtype) -> None:
         self.dtype, self._places = dtype, list(places)
         bases = list({id(base): base for _, _, base in places}.values())
-        self.biases: list[nn.Parameter] = [base.bias for base in bases]  # type: ignore[misc]
+        owned: list[nn.Parameter] = [base.bias for base in bases]  # type: ignore[misc]
+        self.biases = list({id(bias): bias for bias in owned}.values())  # two maps may share one
         first = self.biases[0]
         kernels = kernels_for(first.device, dtype, len(bases), rank=1)
         of_width: dict[int, list[int]] = defaultdict(list)
         for index, bias in enumerate(self.biases):
             of_width[len(bias)].append(index)
         self._sums: list[tuple[torch.Tensor, torch.Tensor]] = []
-        self._gradients = [first.detach()] * len(bases)
+        self._gradients = [first.detach()] * len(self.biases)
         self._maps: dict[nn.Module, _Map] = {}  # by the module, which a copy of all of it carries along
         ones: dict[int, torch.Tensor] = {}
+        rows: dict[int, tuple[int, torch.Tensor]] = {}
         for width, indices in of_width.items():
             totals = first.new_zeros(kernels.splits(width), len(indices), width)
             gradient = first.new_zeros(len(indices), width)
             self._sums.append((totals, gradient))
             for row, index in enumerate(indices):
                 self._gradients[index] = gradient[row]
-                base = bases[index]
-                self._maps[base] = _Map(base, index, kernels, totals[:, row : row + 1], dtype, ones)
+                rows[id(self.biases[index])] = index, totals[:, row : row + 1]
+        for base, bias in zip(bases, owned, strict=True):
+            index, total = rows[id(bias)]
+            self._maps[base] = _Map(base, index, kernels, total, dtype, ones)
         self._kernels = kernels
 
     @property
     def holds(self) -> bool:
         """Whether the maps still have the biases it was made for, where they were."""
         return all(
-            map_.bias is self.biases[map_.index] and (map_.bias.device, map_.bias.dtype) == (like.device, like.dtype)
-            for map_, like in zip(self._maps.values(), self._gradients, strict=True)
+            map_.bias is self.biases[map_.index]
+            and (map_.bias.device, map_.bias.dtype) == (self._gradients[0].device, self._gradients[0].dtype)
+            for map_ in self._maps.values()
         )
 
     @contextmanager

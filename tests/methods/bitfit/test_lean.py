@@ -80,6 +80,20 @@ def test_a_map_that_is_used_twice() -> None:
     torch.testing.assert_close(model[0].bias.grad, expected)
 
 
+def test_two_maps_that_share_a_bias() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4))
+    model[2].bias = model[0].bias
+    model.double().requires_grad_(False)
+    method, x = BitFit(), torch.randn(5, 4, dtype=torch.float64)
+    method.attach(model, [])
+    model(x).square().sum().backward()
+    expected = model[0].bias.grad.clone()
+    model.zero_grad()
+    with method.training_pass():
+        model(x).square().sum().backward()
+    torch.testing.assert_close(model[0].bias.grad, expected)
+
+
 def test_backward_after_the_pass_is_refused() -> None:
     model, method = attached(tiny_roberta, torch.float64)
     with method.training_pass():
