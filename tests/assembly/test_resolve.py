@@ -54,7 +54,7 @@ def test_what_selects_an_epoch() -> None:
         (E2E + "decode: {split: tset}", ["decode.split", "'tset'", "train, validation, test"]),
         (
             E2E + "method: {name: head}",
-            ["method.name: head", "model of e2e", "dora or lora"],
+            ["method.name: head", "model of e2e", "dora"],
         ),
         (E2E + "data: {source: files, path: x, labels: [a, b]}", ["data.labels", "references"]),
         (
