@@ -417,7 +417,8 @@ def test_a_trial_trains_the_method_that_was_asked_for(name: str, monkeypatch: py
 
     monkeypatch.setattr(capture_trial, "make_optimizer", noted)
     ranked = "rank" in METHODS[name].model_fields
-    section = METHODS[name](**({"rank": 64, "alpha": 3.0} if ranked else {})).model_dump(mode="json")
+    narrow = {"bottleneck": 8} if "bottleneck" in METHODS[name].model_fields else {}
+    section = METHODS[name](**({"rank": 64, "alpha": 3.0} if ranked else narrow)).model_dump(mode="json")
     question = json.loads(json.dumps(asdict(Question.of(make("RobertaForSequenceClassification"), "fp32", section))))
     capture_trial.try_steps(question, CPU, cuda_graph=False)
     (method,) = tried
