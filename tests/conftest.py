@@ -22,6 +22,7 @@ __all__ = ["make_recipe", "tiny_model"]
 LONGEST = (
     "test_commands.py",
     "test_kill.py",
+    "test_every_method.py",
     "test_new_packages.py",
     "test_cold_start.py",
     "test_trouble.py",
@@ -65,6 +66,9 @@ SLOW = frozenset((
     "reports/test_progress.py",
     "assembly/test_notes.py", "models/structure/test_projections.py", "methods/dora/test_compaction.py",
     "methods/dora/test_literal_reference.py", "methods/lora/test_oracle.py", "training/test_lora.py",
+    "methods/adalora/test_literal_reference.py", "methods/sora/test_literal_reference.py",
+    "methods/bottleneck/test_literal_reference.py", "methods/test_base_tensors.py", "training/test_in_place.py",
+    "training/test_every_method.py",
     "methods/dora/test_planted_teacher.py", "test_new_packages.py", "models/test_loading.py",
     "models/test_tiny_generators.py",
     "reports/html/test_browser.py", "reports/html/test_page.py", "reports/live/test_view.py",
