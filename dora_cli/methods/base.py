@@ -605,3 +605,16 @@ def check_tensor(key: str, state: Mapping[str, torch.Tensor], shape: Sequence[in
             f"tensor {key} is {tensor.dtype} {tuple(tensor.shape)} in the checkpoint; this model and recipe need "
             f"{dtype} {tuple(shape)}"
         )
+
+
+@torch.no_grad()
+def load_tensors(places: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]) -> None:
+    """Copies `state` into `places`, by key. Raises CheckpointError on the first misfit, before anything is written."""
+    for key, tensor in places.items():
+        check_tensor(key, state, tensor.shape, tensor.dtype)
+    if unknown := state.keys() - places.keys():
+        raise CheckpointError(
+            f"tensor {shown(min(unknown))} is in the checkpoint, but this model and recipe have no place for it"
+        )
+    for key, tensor in places.items():
+        tensor.copy_(state[key])

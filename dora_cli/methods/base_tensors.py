@@ -7,9 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 from torch import nn
 
-from dora_cli.errors import CheckpointError
-from dora_cli.methods.base import Group, check_tensor
-from dora_cli.printable import shown
+from dora_cli.methods.base import Group, load_tensors
 
 
 def tensors_outside(
@@ -78,14 +76,6 @@ class BaseTensors:
     def state_dict(self) -> dict[str, torch.Tensor]:
         return {name: parameter.detach() for name, parameter in self._parameters.items()}
 
-    @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Every tensor is checked before the first is written. Raises CheckpointError."""
-        for name, parameter in self._parameters.items():
-            check_tensor(name, state, parameter.shape, parameter.dtype)
-        if unknown := state.keys() - self._parameters.keys():
-            raise CheckpointError(
-                f"tensor {shown(min(unknown))} is in the checkpoint, but is none that trains in this model"
-            )
-        for name, parameter in self._parameters.items():
-            parameter.copy_(state[name])
+        """Restores `state_dict`; every tensor is checked before the first is written. Raises CheckpointError."""
+        load_tensors(self._parameters, state)

@@ -8,14 +8,13 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import torch
 from torch import nn
 
-from dora_cli.errors import BudgetError, CheckpointError
-from dora_cli.methods.base import Group, Site, check_tensor
+from dora_cli.errors import BudgetError
+from dora_cli.methods.base import Group, Site, load_tensors
 from dora_cli.methods.bottleneck.layer import Activation, Bottleneck
 from dora_cli.methods.bottleneck.lean import LeanPass
 from dora_cli.methods.bottleneck.norms import trained_norms
 from dora_cli.methods.frozen import FrozenMaps
 from dora_cli.methods.linear import swap_modules, trained_type, weight_of
-from dora_cli.printable import shown
 
 
 def check_width(sites: Sequence[Site], bottleneck: int) -> None:
@@ -122,18 +121,9 @@ class Adapters:
         """
         return {name: tensor.detach().contiguous() for name, tensor in self._places().items()}
 
-    @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
         """Restores `state_dict`. Raises CheckpointError on the first misfit."""
-        places = self._places()
-        for key, tensor in places.items():
-            check_tensor(key, state, tensor.shape, tensor.dtype)
-        if unknown := state.keys() - places.keys():
-            raise CheckpointError(
-                f"tensor {shown(min(unknown))} is in the checkpoint, but this model and recipe have no place for it"
-            )
-        for key, tensor in places.items():
-            tensor.copy_(state[key])
+        load_tensors(self._places(), state)
 
     def _places(self) -> dict[str, nn.Parameter]:
         adapted = {

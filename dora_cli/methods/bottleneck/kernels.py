@@ -11,24 +11,13 @@ With rows `y`, ``(N, d)``, and small activations ``(N, m)``::
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch.nn import functional as F
 
-from dora_cli.methods.bottleneck.layer import ACTIVATIONS, Activation
+from dora_cli.methods.bottleneck.layer import ACTIVATIONS, Activation, Tensors
 from dora_cli.methods.low_rank.kernels import takes_triton
-
-
-@dataclass(frozen=True)
-class Tensors:
-    """The four tensors of an adapter, or sums of their gradients, each ``(splits, entries)``."""
-
-    W_down: torch.Tensor
-    b_down: torch.Tensor
-    W_up: torch.Tensor
-    b_up: torch.Tensor
 
 
 class Kernels(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -16,6 +17,16 @@ ACTIVATIONS: dict[Activation, Callable[[torch.Tensor], torch.Tensor]] = {
     "gelu": lambda z: F.gelu(z, approximate="tanh"),
     "relu": F.relu,
 }
+
+
+@dataclass(frozen=True)
+class Tensors:
+    """The four tensors of an adapter, or sums of their gradients, each ``(splits, entries)``."""
+
+    W_down: torch.Tensor
+    b_down: torch.Tensor
+    W_up: torch.Tensor
+    b_up: torch.Tensor
 
 
 class Bottleneck(nn.Module):

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from dora_cli.methods.bottleneck.kernels import Kernels, Tensors, TorchKernels, kernels_for
-from dora_cli.methods.bottleneck.layer import Activation, Bottleneck
+from dora_cli.methods.bottleneck.kernels import Kernels, TorchKernels, kernels_for
+from dora_cli.methods.bottleneck.layer import Activation, Bottleneck, Tensors
 
 
 class LeanPass:

@@ -8,8 +8,7 @@ import torch
 import triton
 import triton.language as tl
 
-from dora_cli.methods.bottleneck.kernels import Tensors
-from dora_cli.methods.bottleneck.layer import Activation
+from dora_cli.methods.bottleneck.layer import Activation, Tensors
 from dora_cli.methods.low_rank.triton_kernels import down_columns, outer_rows, shared_memory
 
 MAX_BOTTLENECK = 128

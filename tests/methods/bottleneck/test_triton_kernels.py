@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from dora_cli.methods.bottleneck.kernels import Tensors, TorchKernels
+from dora_cli.methods.bottleneck.kernels import TorchKernels
+from dora_cli.methods.bottleneck.layer import Tensors
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 if not INTERPRETED:
