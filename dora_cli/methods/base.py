@@ -209,6 +209,8 @@ class Allocation:
         start_rank: components it started with.
         rank: components selected at the latest event (all of them before the first).
         scores: importance of every start component, by its original position; None where the method has no scores.
+        parameters: entries that a finished adapter stores for it alone; None where that is a row of `A` and a column of
+            `B` a component, ``rank (d_in + d_out)``.
     """
 
     name: str
@@ -216,6 +218,7 @@ class Allocation:
     start_rank: int
     rank: int
     scores: tuple[float, ...] | None = None
+    parameters: int | None = None
 
 
 @dataclass(frozen=True)
@@ -368,6 +371,17 @@ class Method:
         where the method has none.
         """
         return {}
+
+    def planned_size(self, sites: Sequence[Site], schedule: Schedule) -> tuple[int, int | None]:
+        """Entries that train at once at the start and entries that the finished adapter stores; pure, as `plan` is, and
+        asked of a method with `start_ranks` alone.
+
+        By default a component is a row of `A` and a column of `B`, and what is left is spread evenly; stored is None
+        where what is left emerges.
+        """
+        ranks, budget = self.start_ranks(sites), schedule.final_components
+        start = sum(ranks[site.name] * sum(site.shape) for site in sites)
+        return start, None if budget is None else start * budget // max(schedule.start_components, 1)
 
     def attach(
         self,
