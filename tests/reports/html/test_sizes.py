@@ -59,7 +59,7 @@ def test_a_run_whose_ranks_stay_is_one_line(tmp_path: Path) -> None:
         assert (found[1].adapter, found[1].trained, found[1].own) == (size, size + HEAD, True)
 
 
-def test_a_run_that_stores_other_numbers_than_its_rank_says_is_one_line_beside_lora_of_that_rank(
+def test_a_run_that_stores_other_numbers_than_its_rank_says_stands_beside_lora_of_that_rank(
     tmp_path: Path,
 ) -> None:
     """Half of what LoRA of its rank stores, and a frozen part that does not train."""

@@ -259,7 +259,7 @@ def test_mean_ranks_by_hand():
 
 
 def test_parameters_that_rank_and_shape_do_not_tell_are_those_of_the_record():
-    """Of six components in each projection of 768 to 768 a quarter of their numbers; of the others what A and B hold."""
+    """A quarter of the numbers of six components in projections of 768 to 768; in the others what A and B hold."""
     places = bert(1)
     own = [6 * 1536 // 4 if shape == (768, 768) else None for _, shape in places]
     given = [FakeAllocation(p.name, shape, 6, 6, None, many) for (p, shape), many in zip(places, own, strict=True)]
