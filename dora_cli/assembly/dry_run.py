@@ -11,7 +11,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from dora_cli.assembly.build import base_from_config, make_method, note_on_code, note_on_rank, targets_of
+from dora_cli.assembly.build import (
+    base_from_config,
+    check_references,
+    make_method,
+    note_on_code,
+    note_on_rank,
+    targets_of,
+)
 from dora_cli.assembly.data import load_data
 from dora_cli.assembly.length import RunLength
 from dora_cli.assembly.notes import notes_before_training, notes_on_official_sizes, notes_on_settings
@@ -141,6 +148,7 @@ def dry_run(recipe: Recipe, output: Path | None = None, seeds: Sequence[int] = (
         method.check(model, head)
         projections = sites_of(model, recipe.method, method)
         plan = method.plan(length.total_steps, projections)
+        check_references(recipe, task, method, projections, here=True)
         ranks = method.start_ranks(projections)
         adapted = sum(1 for rank in ranks.values() if rank) if ranks else len(projections)
         schedule = {**plan.describe(), "projections": adapted}

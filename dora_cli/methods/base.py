@@ -392,6 +392,7 @@ class Method:
         *,
         seed: int = 0,
         references: Sequence[Mapping[str, torch.Tensor]] = (),
+        fresh: bool = True,
     ) -> None:
         """Remembers what the method works on and has it take its `place`.
 
@@ -403,7 +404,10 @@ class Method:
             seed: what a method draws comes from a generator of its own that is made of it.
             references: for each of `reference_models` its weights by site, ``(d_out, d_in)``, while `place` is at
                 work; none where the method will be loaded into.
+            fresh: whether a training begins; else the method will be loaded into, and a start that takes long to
+                compute need not be.
         """
+        self._fresh = fresh
         self._model, self._sites, self._head, self._schedule = model, list(sites), list(head), schedule
         self._generator, self._references = torch.Generator().manual_seed(seed), list(references)
         self.place(model)
@@ -433,6 +437,11 @@ class Method:
         into.
         """
         return self._references
+
+    @property
+    def fresh(self) -> bool:
+        """Whether a training begins; else the method will be loaded into."""
+        return self._fresh
 
     def calibration(self) -> Calibration | None:
         """What the method must know of model and data before its first step; a resumed run has it in its state."""

@@ -14,7 +14,7 @@ from pydantic import Discriminator, Tag
 from dora_cli.libraries import brought
 from dora_cli.recipe.about import About
 from dora_cli.recipe.fields import Section
-from dora_cli.recipe.methods import adalora, bitfit, dora, full, head, houlsby, lora, melora, pfeiffer, sora
+from dora_cli.recipe.methods import adalora, bitfit, cora, dora, full, head, houlsby, lora, melora, pfeiffer, sora
 from dora_cli.recipe.rules import Rule
 from dora_cli.recipe.writing.descriptions import summary
 
@@ -32,6 +32,7 @@ def _modules() -> dict[str, ModuleType]:
         "adalora": adalora,
         "sora": sora,
         "melora": melora,
+        "cora": cora,
         "full": full,
         "bitfit": bitfit,
         "houlsby": houlsby,
@@ -117,6 +118,7 @@ if TYPE_CHECKING:
         | adalora.AdaloraMethod
         | sora.SoraMethod
         | melora.MeloraMethod
+        | cora.CoraMethod
         | full.FullMethod
         | bitfit.BitfitMethod
         | houlsby.HoulsbyMethod
