@@ -156,9 +156,7 @@ class Cora(Method):
             own = weight_of(site.module).detach()
             others = [weights[site.name].to(own.device) for weights in self.references]
             if not all(bool(one.isfinite().all()) for one in (own, *others)):
-                raise ModelError(
-                    f"{site.name} has weights that are not finite, in the base model or one of its references"
-                )
+                raise ModelError(f"{site.name} has weights that are not finite, in the base model or in another one")
             if self.aggregate == "weights":
                 for weight in (own, *others):
                     yield weight, rounding_of(weight)
@@ -204,19 +202,17 @@ class Cora(Method):
         """`A` per projection (``NAME.A``) and `B`: of every projection (``NAME.B``) where it trains, else of every
         group (``basis.GROUP``).
         """
-        state = {
-            f"{name}.{key}": value.detach()
-            for name, layer in self._adapters.layers.items()
-            for key, value in layer.factors().items()
-        }
-        return {key: value.contiguous() for key, value in (state | self._frozen()).items()}
+        return self._adapters.state_dict() | self._frozen()
 
     def _frozen(self) -> dict[str, torch.Tensor]:
         """The frozen bases by their keys."""
         if self.train_basis:
             return {}
         layers = self._adapters.layers
-        return {f"{BASIS}.{label}": layers[members[0].name].B.detach() for label, members in self._members.items()}
+        return {
+            f"{BASIS}.{label}": layers[members[0].name].B.detach().contiguous()
+            for label, members in self._members.items()
+        }
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
