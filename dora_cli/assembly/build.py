@@ -174,13 +174,14 @@ def put_on(
     *,
     seed: int,
     references: Sequence[Mapping[str, torch.Tensor]] = (),
+    fresh: bool = True,
 ) -> None:
     """Attaches `method` to `sites` of `model` in place, so that exactly what is the method's and `head` train."""
     model.requires_grad_(False)
     for parameter in head.values():
         parameter.data = parameter.data.to(trained_type(parameter.dtype))
         parameter.requires_grad_(True)
-    method.attach(model, sites, list(head.values()), schedule, seed=seed, references=references)
+    method.attach(model, sites, list(head.values()), schedule, seed=seed, references=references, fresh=fresh)
 
 
 def adapt(
@@ -212,7 +213,7 @@ def adapt(
     names = method.reference_models if fresh else ()
     references = [weights_at(projections, _load_reference(recipe, task, name).model, name) for name in names]
     model.to(device)
-    put_on(model, method, projections, schedule, head, seed=recipe.train.seed, references=references)
+    put_on(model, method, projections, schedule, head, seed=recipe.train.seed, references=references, fresh=fresh)
     return AdaptedModel(
         model,
         base.tokenizer,

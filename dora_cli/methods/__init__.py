@@ -14,6 +14,7 @@ from dora_cli.methods.full import Full
 from dora_cli.methods.head import HeadOnly
 from dora_cli.methods.houlsby import Houlsby
 from dora_cli.methods.lora import Lora
+from dora_cli.methods.nora import Nora
 from dora_cli.methods.pfeiffer import Pfeiffer
 from dora_cli.methods.sora import Sora
 
@@ -21,7 +22,7 @@ GROUP = "dora_cli.methods"
 """The entry points of other packages' methods."""
 
 METHODS: dict[str, type[Method]] = {
-    method.name: method for method in (Dora, Lora, Adalora, Sora, Full, BitFit, Houlsby, Pfeiffer, HeadOnly)
+    method.name: method for method in (Dora, Lora, Adalora, Sora, Nora, Full, BitFit, Houlsby, Pfeiffer, HeadOnly)
 }
 """Methods by the name a recipe gives them."""
 
@@ -37,6 +38,7 @@ __all__ = [
     "Houlsby",
     "Lora",
     "Method",
+    "Nora",
     "Pfeiffer",
     "Sora",
     "triton_obstacle",

@@ -378,6 +378,7 @@ class Method:
         *,
         seed: int = 0,
         references: Sequence[Mapping[str, torch.Tensor]] = (),
+        fresh: bool = True,
     ) -> None:
         """Remembers what the method works on and has it take its `place`.
 
@@ -389,9 +390,11 @@ class Method:
             seed: what a method draws comes from a generator of its own that is made of it.
             references: for each of `reference_models` its weights by site, ``(d_out, d_in)``, while `place` is at
                 work; none where the method will be loaded into.
+            fresh: whether it begins from here; else it will be loaded into, and a start that takes long is not needed.
         """
         self._model, self._sites, self._head, self._schedule = model, list(sites), list(head), schedule
         self._generator, self._references = torch.Generator().manual_seed(seed), list(references)
+        self._fresh = fresh
         self.place(model)
         self._references = []  # whole models
 
@@ -420,6 +423,11 @@ class Method:
         """
         return self._references
 
+    @property
+    def fresh(self) -> bool:
+        """Whether it begins from where it was attached; else it will be loaded into."""
+        return self._fresh
+
     def calibration(self) -> Calibration | None:
         """What the method must know of model and data before its first step; a resumed run has it in its state."""
         return None
@@ -427,6 +435,12 @@ class Method:
     def calibrate(self, measured: Measured) -> None:
         """Takes what was asked for by `calibration`, or by a report of `advance`. What trains may become another."""
         raise AssertionError(f"the method {self.name} asks for nothing")
+
+    def computed_start(self) -> Sequence[torch.Tensor]:
+        """What does not train, and was computed of weights or data rather than drawn: all processes take those of the
+        first, since such a computation may differ between two devices.
+        """
+        return ()
 
     def parameters(self) -> list[nn.Parameter]:
         """The parameters of the adapters that train, in a stable order. The head is not among them."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -27,9 +28,10 @@ class Adapters:
         order: the names of the layers of all groups, one group after the other.
     """
 
-    def __init__(self, model: nn.Module, layers: Mapping[str, AdaptedProjection]) -> None:
+    def __init__(self, model: nn.Module, layers: Mapping[str, AdaptedProjection], components: Callable[[list[Any]], Any] = Components) -> None:
         self._model, self.layers = model, dict(layers)
         self.groupings = 0
+        self._components = components
         for layer in self.layers.values():
             layer.base.requires_grad_(False)
         swap_modules(model, {layer.base: layer for layer in self.layers.values()})
@@ -48,7 +50,7 @@ class Adapters:
         for name, layer in self.layers.items():
             shape = layer.out_features, layer.in_features
             alike[shape, layer.A.device, layer.A.dtype, layer.scaling].append(name)
-        self._groups = [Components([self.layers[name] for name in names]) for names in alike.values()]
+        self._groups = [self._components([self.layers[name] for name in names]) for names in alike.values()]
         self.order = [name for names in alike.values() for name in names]
         self._lean: LeanPass | None = None
         self.groupings += 1

@@ -5,6 +5,7 @@ shape.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -13,6 +14,44 @@ from dora_cli.methods.low_rank.layer import AdaptedProjection
 
 Rows = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]
 """`A`, the transpose of `B`, and the gates, a row a component."""
+
+
+class Group(Protocol):
+    """Projections of one weight shape, as training passes take them: a LoRA each, a row a component.
+
+    `Components` is one; others compute these factors from what they train, when a pass begins, and the gradients of
+    that when it ends.
+
+    Attributes:
+        layers: the projections, in the order of their rows.
+        starts: the first row of each.
+        A, B_t, c: the factors, the one of the outputs transposed, and the gates; None without.
+    """
+
+    @property
+    def layers(self) -> Sequence[Any]: ...
+    @property
+    def starts(self) -> Sequence[int]: ...
+    @property
+    def A(self) -> torch.Tensor: ...
+    @property
+    def B_t(self) -> torch.Tensor: ...
+    @property
+    def c(self) -> torch.Tensor | None: ...
+    @property
+    def scaling(self) -> float: ...
+    @property
+    def holds(self) -> bool:
+        """Whether the layers' parameters are still where it put them; moving or copying the model parts them."""
+
+    def take_gradients(self) -> Rows:
+        """Where a pass adds the gradients of `A`, `B_t` and `c`, the same tensors every time."""
+
+    def begin_pass(self) -> None:
+        """Before a forward pass: computes `A`, `B_t` and `c`."""
+
+    def end_pass(self) -> None:
+        """After the backward pass: gives what trains its gradients."""
 
 
 class Components:
@@ -89,6 +128,12 @@ class Components:
             layer.A.data_ptr() == at_A + start * width_A and layer.B.data_ptr() == at_B + start * width_B
             for start, layer in zip(self.starts, self.layers, strict=True)
         )
+
+    def begin_pass(self) -> None:
+        """Nothing: what the pass computes with is what trains."""
+
+    def end_pass(self) -> None:
+        """Nothing, likewise."""
 
     @torch.no_grad()
     def take_gradients(self) -> Rows:

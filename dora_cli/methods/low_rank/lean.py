@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from dora_cli.methods.linear import weight_of
-from dora_cli.methods.low_rank.components import Components
+from dora_cli.methods.low_rank.components import Group
 from dora_cli.methods.low_rank.dropout import ModelDropouts
 from dora_cli.methods.low_rank.kernels import Kernels, kernels_for
 from dora_cli.methods.low_rank.layer import AdaptedProjection
@@ -31,7 +31,7 @@ class LeanPass:
         dtype: of the arithmetic: autocast's, or that of factors and activations where there is none.
     """
 
-    def __init__(self, model: nn.Module, groups: Sequence[Components], dtype: torch.dtype) -> None:
+    def __init__(self, model: nn.Module, groups: Sequence[Group], dtype: torch.dtype) -> None:
         self._groups, self.dtype = groups, dtype
         layers = [layer for group in groups for layer in group.layers]
         rank = max(layer.rank for layer in layers)
@@ -52,6 +52,7 @@ class LeanPass:
         """Before a forward pass: takes over the present weights."""
         for shared in self._shared:
             shared.group.take_gradients()
+            shared.group.begin_pass()
             shared.prepare()
         if self.drops:
             self.kernels.begin()
@@ -73,6 +74,7 @@ class LeanPass:
         """After the backward pass: gradients of `B`, and of the gates, from those of their product."""
         for shared in self._shared:
             shared.finish()
+            shared.group.end_pass()
 
 
 class _Inputs:
@@ -98,7 +100,7 @@ class _Inputs:
 class _Shared:
     """Copies and gradients of one group: `A` and ``s B diag(c)`` (by rows) in the precision of the arithmetic."""
 
-    def __init__(self, group: Components, dtype: torch.dtype, kernels: Kernels) -> None:
+    def __init__(self, group: Group, dtype: torch.dtype, kernels: Kernels) -> None:
         self.group, self.kernels, self.scaling = group, kernels, group.scaling
         self.A = group.A if group.A.dtype == dtype else torch.empty_like(group.A, dtype=dtype)
         self.B_t = torch.empty_like(group.B_t, dtype=dtype)
