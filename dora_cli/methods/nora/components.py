@@ -1,15 +1,60 @@
-"""Nested projections of one shape as a training pass takes them: LoRAs of rank `r'`, folded at its begin, whose
-gradients go back to the inner factors at its end.
+"""Nested projections of a model, those of one shape together, as training passes take them: LoRAs of rank `r'`, folded
+when a pass begins, whose gradients go back to the inner factors when it ends.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Hashable, Mapping, Sequence
+from contextlib import AbstractContextManager
 
 import torch
+from torch import nn
 
+from dora_cli.methods.linear import swap_modules
 from dora_cli.methods.low_rank.components import Components, Rows
+from dora_cli.methods.low_rank.lean import Passes
 from dora_cli.methods.nora.layer import NestedProjection
+
+
+class NestedAdapters:
+    """Puts `layers` in the place of their bases in `model`, whose own parameters are frozen.
+
+    Attributes:
+        layers: by full path.
+    """
+
+    def __init__(self, model: nn.Module, layers: Mapping[str, NestedProjection]) -> None:
+        self.layers, self._passes = dict(layers), Passes(model)
+        for layer in self.layers.values():
+            layer.base.requires_grad_(False)
+        swap_modules(model, {layer.base: layer for layer in self.layers.values()})
+        self._groups = self._by_shape()
+
+    def _by_shape(self) -> list[NestedComponents]:
+        alike: dict[Hashable, list[NestedProjection]] = defaultdict(list)
+        for layer in self.layers.values():  # by device and type too: a model may be spread over several devices
+            alike[layer.out_features, layer.in_features, layer.A.dtype, layer.A.device].append(layer)
+        return [NestedComponents(layers) for layers in alike.values()]
+
+    def groups(self) -> list[NestedComponents]:
+        """All projections by shape; the model may have been moved or copied since they were put together."""
+        if not all(group.holds for group in self._groups):
+            self._groups = self._by_shape()
+            self._passes.forget()
+        return self._groups
+
+    def parameters(self) -> list[nn.Parameter]:
+        """The inner factors, layer by layer."""
+        return [parameter for layer in self.layers.values() for parameter in layer.factors().values()]
+
+    def training_pass(self, dtype: torch.dtype | None) -> AbstractContextManager[None]:
+        """See `Passes.around`."""
+        return self._passes.around(self.groups(), dtype)
+
+    def release(self) -> None:
+        """Frees the training pass's copies of base weights."""
+        self._passes.forget()
 
 
 class NestedComponents:

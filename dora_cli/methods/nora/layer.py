@@ -35,9 +35,7 @@ class NestedProjection(nn.Module):
     A_o: torch.Tensor
     B_o: torch.Tensor
 
-    def __init__(
-        self, base: nn.Module, A: torch.Tensor, B: torch.Tensor, *, scaling: float, dropout: float
-    ) -> None:
+    def __init__(self, base: nn.Module, A: torch.Tensor, B: torch.Tensor, *, scaling: float, dropout: float) -> None:
         super().__init__()
         self.base = base
         self.out_features, self.in_features = shape_of(base)
@@ -49,7 +47,9 @@ class NestedProjection(nn.Module):
         self.A, self.B = nn.Parameter(A.to(device, dtype)), nn.Parameter(B.to(device, dtype))
         self.register_buffer("A_o", torch.zeros(self.outer_rank, self.in_features, dtype=dtype, device=device))
         self.register_buffer("B_o", torch.zeros(self.out_features, self.outer_rank, dtype=dtype, device=device))
-        self.c: None = None  # no gates
+        # what else a training pass asks for, of which a nested projection has nothing
+        self.c: nn.Parameter | None = None
+        self.chunks, self.tied, self.frozen = 1, 0, frozenset[str]()
         self.lean: Callable[[torch.Tensor], torch.Tensor] | None = None
         self.train(base.training)
 
@@ -66,6 +66,10 @@ class NestedProjection(nn.Module):
     def factors(self) -> dict[str, nn.Parameter]:
         """What trains, by attribute."""
         return {"A": self.A, "B": self.B}
+
+    def tied_factors(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Those of earlier links, of which there are none."""
+        return self.A_o[:0], self.B_o[:, :0]
 
     @property
     def weight(self) -> torch.Tensor:

@@ -22,8 +22,7 @@ from dora_cli.methods.base import (
     check_tensor,
 )
 from dora_cli.methods.linear import trained_type, weight_of
-from dora_cli.methods.low_rank.adapters import Adapters
-from dora_cli.methods.nora.components import NestedComponents
+from dora_cli.methods.nora.components import NestedAdapters
 from dora_cli.methods.nora.layer import NestedProjection
 from dora_cli.methods.nora.outer import (
     WIDTH,
@@ -102,12 +101,9 @@ class Nora(Method):
     def place(self, model: nn.Module) -> None:
         """Wraps every projection; where a training begins, the plain SVD is taken now, the other by `calibrate`."""
         layers = {site.name: self._wrapped(site) for site in self.sites}
-        self._layers = layers
         # what scaled the inputs, by site; empty for a plain SVD
-        self._scales = {
-            name: layer.A_o.new_ones(layer.in_features) for name, layer in layers.items() if self.aware
-        }
-        self._adapters = Adapters(model, layers, NestedComponents)
+        self._scales = {name: layer.A_o.new_ones(layer.in_features) for name, layer in layers.items() if self.aware}
+        self._adapters = NestedAdapters(model, layers)
         if self.fresh and not self.aware and not any(layer.A_o.is_meta for layer in layers.values()):
             self._start()
 
@@ -128,7 +124,7 @@ class Nora(Method):
     @torch.no_grad()
     def _start(self) -> None:
         for name, outer in self._computed():
-            layer = self._layers[name]
+            layer = self._adapters.layers[name]
             layer.A_o.copy_(outer.A)
             layer.B_o.copy_(outer.B)
 
@@ -152,7 +148,7 @@ class Nora(Method):
             yield from ((name, outer[index]) for index, name in enumerate(names))
 
     def computed_start(self) -> Sequence[torch.Tensor]:
-        outer = [factor for layer in self._layers.values() for factor in (layer.A_o, layer.B_o)]
+        outer = [factor for layer in self._adapters.layers.values() for factor in (layer.A_o, layer.B_o)]
         return [*outer, *self._scales.values()]
 
     # -- training ------------------------------------------------------------------------------------------------------
@@ -168,7 +164,7 @@ class Nora(Method):
     # -- what came of it -----------------------------------------------------------------------------------------------
 
     def delta(self, site: Site, dtype: torch.dtype) -> torch.Tensor | None:
-        return self._layers[site.name].delta(dtype)
+        return self._adapters.layers[site.name].delta(dtype)
 
     def release(self) -> None:
         self._adapters.release()
@@ -185,7 +181,7 @@ class Nora(Method):
     def to_lora(self) -> dict[str, LoraFactors]:
         """``A A_o`` and ``s B_o B``, of rank `r'`."""
         found = {}
-        for name, layer in self._layers.items():
+        for name, layer in self._adapters.layers.items():
             A, B = (factor.to("cpu", torch.float32).contiguous() for factor in layer.plain(torch.float64))
             found[name] = LoraFactors(A, B)
         return found
@@ -198,10 +194,10 @@ class Nora(Method):
         """
         state = {
             f"{name}.{key}": value.detach().contiguous()
-            for name, layer in self._layers.items()
+            for name, layer in self._adapters.layers.items()
             for key, value in layer.factors().items()
         }
-        for name, layer in self._layers.items():
+        for name, layer in self._adapters.layers.items():
             if self.stored:
                 state |= {f"{name}.A_o": layer.A_o.contiguous(), f"{name}.B_o": layer.B_o.contiguous()}
                 continue
@@ -225,7 +221,7 @@ class Nora(Method):
         for name, scales in self._scales.items() if not self.stored else ():
             scales.copy_(state[f"{name}.scales"])
         again = {} if self.stored else self._recomputed(state)
-        for name, layer in self._layers.items():
+        for name, layer in self._adapters.layers.items():
             layer.A.copy_(state[f"{name}.A"])
             layer.B.copy_(state[f"{name}.B"])
             layer.A_o.copy_(state[f"{name}.A_o"] if self.stored else again[name].A)
@@ -234,7 +230,7 @@ class Nora(Method):
     def _expected(self) -> list[tuple[str, tuple[int, ...], torch.dtype]]:
         """Key, shape and type of every tensor of a state."""
         found: list[tuple[str, tuple[int, ...], torch.dtype]] = []
-        for name, layer in self._layers.items():
+        for name, layer in self._adapters.layers.items():
             r, inner, dtype = self.outer_rank, self.rank, layer.A.dtype
             shapes: dict[str, tuple[int, ...]] = {"A": (inner, r), "B": (r, inner)}
             if self.stored:
@@ -258,5 +254,5 @@ class Nora(Method):
                     f"than {TOLERANCE:g}: the base model is another one, or this machine tells equal singular values "
                     "apart in another way; load the base model of the run, or train with method.stored: true"
                 )
-            found[name] = outer.to(self._layers[name].A.dtype)
+            found[name] = outer.to(self._adapters.layers[name].A.dtype)
         return found

@@ -3,10 +3,11 @@
 Of a weight `W`, ``(d_out, d_in)``, and scales `S` of its inputs (ones in the plain case)::
 
     W S = U Sigma V^T,  the leading r components
-    B_o = U Sigma,  A_o = V^T S^-1          so that B_o A_o is the best approximation of rank r, in the norm of its outputs
+    B_o = U Sigma,  A_o = V^T S^-1
 
-All of it in float64, batched over projections of one shape. Singular vectors come from the Gram matrix of the shorter
-side, which takes a third of the time of a whole SVD; where that squares away what is asked for, from the SVD itself.
+so that of all factors of rank r, ``B_o A_o`` changes what the map gives least, as far as `S` tells its inputs. All of
+it in float64, batched over projections of one shape. Singular vectors come from the Gram matrix of the shorter side,
+which takes a third of the time of a whole SVD; where that squares away what is asked for, from the SVD itself.
 
 An SVD is not the same on every machine: vectors may change their signs, and turn where singular values are equal. So
 factors that are not stored are told by a `Sketch`: computed again, they are turned to where they were, and refused if

@@ -19,7 +19,9 @@ def method(text: str) -> NoraMethod:
 
 
 def test_every_key_is_an_argument_of_the_method() -> None:
-    section = method("rank: 4, outer_rank: 32, alpha: 16, outer: activation-aware, singular_values: both, stored: false")
+    section = method(
+        "rank: 4, outer_rank: 32, alpha: 16, outer: activation-aware, singular_values: both, stored: false"
+    )
     made = Nora(**arguments(section))
     assert (made.scaling, made.outer_rank, made.aware, made.sharing, made.stored) == (4.0, 32, True, "both", False)
 

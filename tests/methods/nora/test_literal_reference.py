@@ -115,7 +115,7 @@ def train_literally(start: dict[str, torch.Tensor], aware: bool, both: bool) -> 
 
 @pytest.mark.parametrize(
     ("outer", "singular_values"),
-    [("plain", "output"), ("activation-aware", "output"), ("activation-aware", "both")],
+    [("plain", "output"), ("activation-aware", "both")],
 )
 def test_nora_is_the_literal_algorithm(outer: Any, singular_values: Any) -> None:
     """Under the product's own step, by the lean pass; two micro-batches a step."""

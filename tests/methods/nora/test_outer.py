@@ -22,9 +22,11 @@ def orthonormal(rows: int, columns: int, seed: int) -> torch.Tensor:
 
 def with_values(values: list[float], seed: int = 0) -> torch.Tensor:
     """A weight, 20 to 24, of these singular values."""
-    return orthonormal(24, len(values), seed) @ torch.diag(torch.tensor(values).double()) @ orthonormal(
-        20, len(values), seed + 1
-    ).T
+    return (
+        orthonormal(24, len(values), seed)
+        @ torch.diag(torch.tensor(values).double())
+        @ orthonormal(20, len(values), seed + 1).T
+    )
 
 
 @pytest.mark.parametrize("sharing", ["output", "both"])
