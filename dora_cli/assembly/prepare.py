@@ -96,7 +96,7 @@ def prepare_model(
     if odd := note_on_code(recipe):
         note(odd)
     method = new_method()
-    check_early(recipe, task, method, length.total_steps)
+    check_early(recipe, task, method, length.total_steps, fresh=fresh)
     with memory_advice(recipe, "load"):
         base = load_base(recipe, task)
     _settle_threads(recipe, base, ground, threads, note)

@@ -209,6 +209,8 @@ class Allocation:
         start_rank: components it started with.
         rank: components selected at the latest event (all of them before the first).
         scores: importance of every start component, by its original position; None where the method has no scores.
+        parameters: entries that a finished adapter stores for it alone; None where that is a row of `A` and a column of
+            `B` a component, ``rank (d_in + d_out)``.
     """
 
     name: str
@@ -216,6 +218,7 @@ class Allocation:
     start_rank: int
     rank: int
     scores: tuple[float, ...] | None = None
+    parameters: int | None = None
 
 
 @dataclass(frozen=True)
@@ -369,6 +372,17 @@ class Method:
         """
         return {}
 
+    def planned_size(self, sites: Sequence[Site], schedule: Schedule) -> tuple[int, int | None]:
+        """Entries that train at once at the start and entries that the finished adapter stores; pure, as `plan` is, and
+        asked of a method with `start_ranks` alone.
+
+        By default a component is a row of `A` and a column of `B`, and what is left is spread evenly; stored is None
+        where what is left emerges.
+        """
+        ranks, budget = self.start_ranks(sites), schedule.final_components
+        start = sum(ranks[site.name] * sum(site.shape) for site in sites)
+        return start, None if budget is None else start * budget // max(schedule.start_components, 1)
+
     def attach(
         self,
         model: nn.Module,
@@ -390,11 +404,12 @@ class Method:
             seed: what a method draws comes from a generator of its own that is made of it.
             references: for each of `reference_models` its weights by site, ``(d_out, d_in)``, while `place` is at
                 work; none where the method will be loaded into.
-            fresh: whether it begins from here; else it will be loaded into, and a start that takes long is not needed.
+            fresh: whether a training begins; else the method will be loaded into, and a start that takes long to
+                compute need not be.
         """
+        self._fresh = fresh
         self._model, self._sites, self._head, self._schedule = model, list(sites), list(head), schedule
         self._generator, self._references = torch.Generator().manual_seed(seed), list(references)
-        self._fresh = fresh
         self.place(model)
         self._references = []  # whole models
 
@@ -425,7 +440,7 @@ class Method:
 
     @property
     def fresh(self) -> bool:
-        """Whether it begins from where it was attached; else it will be loaded into."""
+        """Whether a training begins; else the method will be loaded into."""
         return self._fresh
 
     def calibration(self) -> Calibration | None:

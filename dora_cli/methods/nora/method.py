@@ -17,6 +17,8 @@ from dora_cli.methods.base import (
     Measured,
     Method,
     PlainSchedule,
+    Schedule,
+    Shape,
     Site,
     Size,
     check_tensor,
@@ -98,6 +100,16 @@ class Nora(Method):
     def start_ranks(self, sites: Sequence[Site]) -> dict[str, int]:
         return dict.fromkeys((site.name for site in sites), self.rank)
 
+    def planned_size(self, sites: Sequence[Site], schedule: Schedule) -> tuple[int, int | None]:
+        return 2 * self.rank * self.outer_rank * len(sites), sum(self._stored(site.shape) for site in sites)
+
+    def _stored(self, shape: Shape) -> int:
+        """Entries that a finished adapter stores for one projection."""
+        inner, (d_out, d_in) = 2 * self.rank * self.outer_rank, shape
+        if self.stored:
+            return inner + self.outer_rank * (d_in + d_out)
+        return inner + 2 * self.outer_rank * WIDTH + (d_in if self.aware else 0)
+
     def place(self, model: nn.Module) -> None:
         """Wraps every projection; where a training begins, the plain SVD is taken now, the other by `calibrate`."""
         layers = {site.name: self._wrapped(site) for site in self.sites}
@@ -171,12 +183,14 @@ class Nora(Method):
 
     def size(self) -> Size:
         """Trained is what the inner LoRA holds; stored are the outer factors too, or what stands for them."""
-        state = self.state_dict().values()
         trained = sum(parameter.numel() for parameter in self.parameters())
-        return Size(sum(tensor.numel() for tensor in state), trained, self._stored_bytes())
+        return Size(sum(self._stored(site.shape) for site in self.sites), trained, self._stored_bytes())
 
     def allocation(self) -> list[Allocation]:
-        return [Allocation(site.name, site.shape, self.rank, self.rank) for site in self.sites]
+        return [
+            Allocation(site.name, site.shape, self.rank, self.rank, parameters=self._stored(site.shape))
+            for site in self.sites
+        ]
 
     def to_lora(self) -> dict[str, LoraFactors]:
         """``A A_o`` and ``s B_o B``, of rank `r'`."""

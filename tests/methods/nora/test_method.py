@@ -94,6 +94,9 @@ def test_sizes_tell_what_trains_from_what_is_stored(settings: dict[str, Any], of
     trained = 6 * (2 * 2 * 6)
     assert method.size() == Size(trained + 2 * of_outer, trained, 8 * (trained + 2 * of_outer))
     assert sum(parameter.numel() for parameter in method.parameters()) == trained
+    assert sum(tensor.numel() for tensor in method.state_dict().values()) == method.size().stored
+    assert sum(item.parameters or 0 for item in method.allocation()) == method.size().stored
+    assert method.planned_size(method.sites, method.plan(5, method.sites)) == (trained, method.size().stored)
     assert [(item.name, item.start_rank, item.rank) for item in method.allocation()] == [(n, 2, 2) for n in NAMES]
 
 
