@@ -33,6 +33,7 @@ SETTINGS = {
     "sora": "rank: 3, dropout: 0.2, gate_threshold: 0.02, targets: [attention]",
     "melora": "rank: 2, minis: 2, dropout: 0.2, targets: [attention]",
     "cora": "rank: 2, dropout: 0.2, targets: [attention]",
+    "nora": "rank: 2, outer_rank: 4, dropout: 0.2, outer: activation-aware, calibration_examples: 8",
     "full": "",
     "bitfit": "",
     "houlsby": "bottleneck: 3",
