@@ -14,7 +14,7 @@ from pydantic import Discriminator, Tag
 from dora_cli.libraries import brought
 from dora_cli.recipe.about import About
 from dora_cli.recipe.fields import Section
-from dora_cli.recipe.methods import adalora, bitfit, dora, full, head, houlsby, lora, pfeiffer, sora
+from dora_cli.recipe.methods import adalora, bitfit, cora, dora, full, head, houlsby, lora, melora, nora, pfeiffer, sora
 from dora_cli.recipe.rules import Rule
 from dora_cli.recipe.writing.descriptions import summary
 
@@ -31,6 +31,9 @@ def _modules() -> dict[str, ModuleType]:
         "lora": lora,
         "adalora": adalora,
         "sora": sora,
+        "melora": melora,
+        "nora": nora,
+        "cora": cora,
         "full": full,
         "bitfit": bitfit,
         "houlsby": houlsby,
@@ -115,6 +118,9 @@ if TYPE_CHECKING:
         | lora.LoraMethod
         | adalora.AdaloraMethod
         | sora.SoraMethod
+        | melora.MeloraMethod
+        | nora.NoraMethod
+        | cora.CoraMethod
         | full.FullMethod
         | bitfit.BitfitMethod
         | houlsby.HoulsbyMethod

@@ -13,7 +13,11 @@ from dora_cli.runs.records.fields import SCHEMA_VERSION, Count, Name, Record, va
 
 
 class LayerRecord(Record):
-    """One projection in ranks.json. `scores` are by original component, one for each of `start_rank`, or None."""
+    """One projection in ranks.json. `scores` are by original component, one for each of `start_rank`, or None.
+
+    `parameters` are entries that the adapter stores for this projection alone; None, and missing from older runs, where
+    they follow from rank and shape.
+    """
 
     name: Name
     stack: Literal["encoder", "decoder"]
@@ -25,6 +29,7 @@ class LayerRecord(Record):
     start_rank: Count
     rank: Count
     scores: list[float | None] | None
+    parameters: Count | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> LayerRecord:
@@ -106,7 +111,7 @@ class ProjectionLike(Protocol):
 
 
 class AllocationLike(Protocol):
-    """The rank of one projection; `dora_cli.methods.base.ProjectionAllocation` is one."""
+    """The rank of one projection; `dora_cli.methods.base.Allocation` is one."""
 
     @property
     def name(self) -> str: ...
@@ -118,6 +123,8 @@ class AllocationLike(Protocol):
     def rank(self) -> int: ...
     @property
     def scores(self) -> Sequence[float] | None: ...
+    @property
+    def parameters(self) -> int | None: ...
 
 
 def ranks_record(
@@ -162,6 +169,7 @@ def ranks_record(
                 "start_rank": allocation.start_rank,
                 "rank": allocation.rank,
                 "scores": None if allocation.scores is None else list(allocation.scores),
+                **({} if allocation.parameters is None else {"parameters": allocation.parameters}),
             }
         )
     return written(
