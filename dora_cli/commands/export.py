@@ -119,7 +119,7 @@ def export(
     ] = None,
     allow_unfrozen: Annotated[
         bool,
-        typer.Option("--allow-unfrozen", help="Export a checkpoint from before the freeze, with all start components."),
+        typer.Option("--allow-unfrozen", help="Export a checkpoint from before the freeze, with all its components."),
     ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an earlier export in the output folder.")

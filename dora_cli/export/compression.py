@@ -52,7 +52,7 @@ def compress(factors: Factors, rank: int) -> tuple[dict[str, LoraFactors], Compr
         norm, missing = float(S.norm()), 0.0
         found[name] = one
         if one.rank > rank:
-            kept = max(1, min(rank, int((S > S[0] * one.rank * torch.finfo(S.dtype).eps).sum())))
+            kept = max(1, min(rank, int((S[0] * one.rank * torch.finfo(S.dtype).eps < S).sum())))
             missing, root = float(S[kept:].norm()), S[:kept].sqrt()
             B, A = outer.Q @ (U[:, :kept] * root), (Vh[:kept] * root[:, None]) @ inner.Q.T
             found[name] = LoraFactors(A.float().contiguous(), B.float().contiguous())

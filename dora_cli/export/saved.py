@@ -37,6 +37,7 @@ from dora_cli.json_text import to_json
 from dora_cli.machine.threads import own_threads
 from dora_cli.models.family import is_decoder_only
 from dora_cli.recipe import check_listed
+from dora_cli.recipe.methods import about
 from dora_cli.tasks import Task
 from dora_cli.training.listener import Listener, SilentListener
 from dora_cli.version import __version__
@@ -115,7 +116,7 @@ def export_saved(
         max_rank: the highest rank an adapter may need; None allows any.
         compress: the rank that no projection of an adapter may have more of: the update of one that has is replaced by
             its best approximation; None keeps all as they are.
-        allow_unfrozen: whether weights from before the freeze may be exported, with all start components.
+        allow_unfrozen: whether weights from before the freeze may be exported, with all components they have.
         overwrite: whether an earlier export in `output` may be replaced.
         overrides: ``key=value`` changes, as for `evaluate_saved`.
 
@@ -137,10 +138,12 @@ def export_saved(
     finally:
         listener.close()
     if not subject.method.frozen and not allow_unfrozen:
+        grown = about(subject.method.name).ranks == "grown"
+        what = "only what was learned so far" if grown else "every start component"
         raise ExportError(
-            f"{subject.place} is of step {subject.state['step']:,}, before the ranks were frozen: every start "
-            "component would be exported, more than the budget; name a later checkpoint, or pass --allow-unfrozen if "
-            "you want them all"
+            f"{subject.place} is of step {subject.state['step']:,}, before the ranks were frozen: {what} would be "
+            f"exported, {'less' if grown else 'more'} than the budget; name a later checkpoint, or pass "
+            f"--allow-unfrozen if you want {'just that' if grown else 'them all'}"
         )
     if format == "peft":
         return _peft(subject, output, dtype or "float32", layout, padding, max_rank, compress, overwrite=overwrite)

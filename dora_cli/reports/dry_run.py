@@ -49,7 +49,11 @@ def print_dry_run(console: Console, run: DryRunLike, recipe: str) -> None:
 
 def _schedule_rows(schedule: Mapping[str, Any], phases: Sequence[tuple[str, int, int]]) -> list[tuple[str, str]]:
     rows = [(name, f"steps {first:,} to {last:,} ({plural(last - first + 1, 'step')})") for name, first, last in phases]
-    if schedule.get("freeze_step"):
+    if schedule.get("links"):
+        if schedule["events"]:
+            rows.append(("events", f"{schedule['events']:,}: a link is tied, the next one begins"))
+            rows.append(("freeze", f"after step {schedule['freeze_step']:,}: no more components come"))
+    elif schedule.get("freeze_step"):
         events = f"every {plural(schedule['interval'], 'step')}, {schedule['curve']} curve"
         if schedule["events"] is not None:
             events = f"{schedule['events']:,}, first after step {schedule['first_event']:,}, {events}"
@@ -78,7 +82,9 @@ def _parameter_rows(parameters: Mapping[str, int | None]) -> list[tuple[str, str
             rows.append(("adapter, start", f"{parameters['start']:,}"))
             final = EMERGES
             if parameters["final"] is not None:
-                final = f"{parameters['final']:,} if ranks end up uniform; the budget counts components, not parameters"
+                final = f"{parameters['final']:,}"
+                if parameters["final"] < (parameters["start"] or 0):
+                    final += " if ranks end up uniform; the budget counts components, not parameters"
             rows.append(("adapter, final", final))
     elif parameters["final"]:
         rows.append(("of the base", f"{parameters['final']:,} train"))
