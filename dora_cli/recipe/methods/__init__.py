@@ -76,8 +76,8 @@ def method_catalogue() -> list[dict[str, Any]]:
     Returns:
         For each: ``name, title, summary, paper, adapts``, ``ranks`` (``"pruned"``, ``"grown"``, ``"fixed"`` or
             ``"none"``), ``mergeable``, ``lora`` (whether it can be exported as plain LoRA), ``default`` (whether a
-            recipe that names none gets it) and ``keys`` (of its section, without the name). None where a method does not
-            say.
+            recipe that names none gets it) and ``keys`` (of its section, without the name). None where a method does
+            not say.
     """
     default = next(iter(METHODS))
     found = []
