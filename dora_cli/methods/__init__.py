@@ -9,6 +9,7 @@ from dora_cli.libraries import brought
 from dora_cli.methods.adalora import Adalora
 from dora_cli.methods.base import Method
 from dora_cli.methods.bitfit import BitFit
+from dora_cli.methods.cola import Cola
 from dora_cli.methods.cora import Cora
 from dora_cli.methods.dora import Dora, triton_obstacle
 from dora_cli.methods.full import Full
@@ -25,7 +26,21 @@ GROUP = "dora_cli.methods"
 
 METHODS: dict[str, type[Method]] = {
     method.name: method
-    for method in (Dora, Lora, Adalora, Sora, Melora, Nora, Cora, Full, BitFit, Houlsby, Pfeiffer, HeadOnly)
+    for method in (
+        Dora,
+        Lora,
+        Adalora,
+        Sora,
+        Melora,
+        Cola,
+        Nora,
+        Cora,
+        Full,
+        BitFit,
+        Houlsby,
+        Pfeiffer,
+        HeadOnly,
+    )
 }
 """Methods by the name a recipe gives them."""
 
@@ -35,6 +50,7 @@ __all__ = [
     "METHODS",
     "Adalora",
     "BitFit",
+    "Cola",
     "Cora",
     "Dora",
     "Full",
