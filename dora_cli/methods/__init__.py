@@ -9,6 +9,7 @@ from dora_cli.libraries import brought
 from dora_cli.methods.adalora import Adalora
 from dora_cli.methods.base import Method
 from dora_cli.methods.bitfit import BitFit
+from dora_cli.methods.cola import Cola
 from dora_cli.methods.cora import Cora
 from dora_cli.methods.dora import Dora, triton_obstacle
 from dora_cli.methods.full import Full
@@ -16,6 +17,7 @@ from dora_cli.methods.head import HeadOnly
 from dora_cli.methods.houlsby import Houlsby
 from dora_cli.methods.lora import Lora
 from dora_cli.methods.melora import Melora
+from dora_cli.methods.nora import Nora
 from dora_cli.methods.pfeiffer import Pfeiffer
 from dora_cli.methods.sora import Sora
 
@@ -24,7 +26,21 @@ GROUP = "dora_cli.methods"
 
 METHODS: dict[str, type[Method]] = {
     method.name: method
-    for method in (Dora, Lora, Adalora, Sora, Melora, Cora, Full, BitFit, Houlsby, Pfeiffer, HeadOnly)
+    for method in (
+        Dora,
+        Lora,
+        Adalora,
+        Sora,
+        Melora,
+        Cola,
+        Nora,
+        Cora,
+        Full,
+        BitFit,
+        Houlsby,
+        Pfeiffer,
+        HeadOnly,
+    )
 }
 """Methods by the name a recipe gives them."""
 
@@ -34,6 +50,7 @@ __all__ = [
     "METHODS",
     "Adalora",
     "BitFit",
+    "Cola",
     "Cora",
     "Dora",
     "Full",
@@ -42,6 +59,7 @@ __all__ = [
     "Lora",
     "Melora",
     "Method",
+    "Nora",
     "Pfeiffer",
     "Sora",
     "triton_obstacle",

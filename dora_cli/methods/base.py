@@ -451,6 +451,12 @@ class Method:
         """Takes what was asked for by `calibration`, or by a report of `advance`. What trains may become another."""
         raise AssertionError(f"the method {self.name} asks for nothing")
 
+    def computed_start(self) -> Sequence[torch.Tensor]:
+        """What does not train, and was computed of weights or data rather than drawn: all processes take those of the
+        first, since such a computation may differ between two devices.
+        """
+        return ()
+
     def parameters(self) -> list[nn.Parameter]:
         """The parameters of the adapters that train, in a stable order. The head is not among them."""
         return []

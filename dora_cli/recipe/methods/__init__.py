@@ -14,7 +14,21 @@ from pydantic import Discriminator, Tag
 from dora_cli.libraries import brought
 from dora_cli.recipe.about import About
 from dora_cli.recipe.fields import Section
-from dora_cli.recipe.methods import adalora, bitfit, cora, dora, full, head, houlsby, lora, melora, pfeiffer, sora
+from dora_cli.recipe.methods import (
+    adalora,
+    bitfit,
+    cola,
+    cora,
+    dora,
+    full,
+    head,
+    houlsby,
+    lora,
+    melora,
+    nora,
+    pfeiffer,
+    sora,
+)
 from dora_cli.recipe.rules import Rule
 from dora_cli.recipe.writing.descriptions import summary
 
@@ -32,6 +46,8 @@ def _modules() -> dict[str, ModuleType]:
         "adalora": adalora,
         "sora": sora,
         "melora": melora,
+        "cola": cola,
+        "nora": nora,
         "cora": cora,
         "full": full,
         "bitfit": bitfit,
@@ -75,9 +91,10 @@ def method_catalogue() -> list[dict[str, Any]]:
     """Every method as plain data, those of installed packages included, by name.
 
     Returns:
-        For each: ``name, title, summary, paper, adapts``, ``ranks`` (``"pruned"``, ``"fixed"`` or ``"none"``),
-            ``mergeable``, ``lora`` (whether it can be exported as plain LoRA), ``default`` (whether a recipe that names
-            none gets it) and ``keys`` (of its section, without the name). None where a method does not say.
+        For each: ``name, title, summary, paper, adapts``, ``ranks`` (``"pruned"``, ``"grown"``, ``"fixed"`` or
+            ``"none"``), ``mergeable``, ``lora`` (whether it can be exported as plain LoRA), ``default`` (whether a
+            recipe that names none gets it) and ``keys`` (of its section, without the name). None where a method does
+            not say.
     """
     default = next(iter(METHODS))
     found = []
@@ -118,6 +135,8 @@ if TYPE_CHECKING:
         | adalora.AdaloraMethod
         | sora.SoraMethod
         | melora.MeloraMethod
+        | cola.ColaMethod
+        | nora.NoraMethod
         | cora.CoraMethod
         | full.FullMethod
         | bitfit.BitfitMethod

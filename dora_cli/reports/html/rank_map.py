@@ -165,7 +165,7 @@ def _cell(cell: Cell, layer: Mapping[str, Any], written: str) -> Markup:
 
 
 def level(share: float) -> int:
-    """The colour of a rank that is `share` of the highest start rank: 0 for rank 0, else 1 to `LEVELS`."""
+    """The colour of a rank that is `share` of the strongest colour's: 0 for rank 0, else 1 to `LEVELS`."""
     return min(max(round(share * LEVELS), 1), LEVELS) if share > 0 else 0
 
 
@@ -203,11 +203,9 @@ def _importance(found: Scores) -> str:
 def _legend(found: RankMap) -> Markup:
     steps = []
     for step in range(0, LEVELS + 1, 2):
-        label = {0: "0", LEVELS: str(found.start_rank)}.get(step, "")
+        label = {0: "0", LEVELS: str(found.full)}.get(step, "")
         steps.append(tag("span", label, class_=f"q{step}"))
-    starts = {cell.start_rank for row in found.members for cell in row if cell is not None}
-    end = " start rank" if len(starts) == 1 else " highest start rank"
-    return tag("p", "rank ", tag("span", *steps, class_="ramp"), end, class_="note")
+    return tag("p", "rank ", tag("span", *steps, class_="ramp"), f" {found.full_name}", class_="note")
 
 
 def shares(record: Mapping[str, Any]) -> Table:

@@ -84,8 +84,8 @@ class LiveView:
                 when = "as the run went on"
             if self.state.next_event is None and self.state.step and not self._emerges:
                 when = "frozen"
-            start = f"start rank {max(one.start_rank for one in self._maps)}"
-            said = "fixed" if self._fixed else f"{when}, {start}"
+            full = f"{self._maps[0].full_name} {self._maps[0].full}"
+            said = "fixed" if self._fixed else f"{when}, {full}"
             lines.append(
                 cut(
                     [Segment("ranks".ljust(LABEL + 1), DIM), Segment(said, PLAIN)],

@@ -14,6 +14,7 @@ from dora_cli.runs.records.fields import SCHEMA_VERSION, Count, Name, Record, va
 
 class LayerRecord(Record):
     """One projection in ranks.json. `scores` are by original component, one for each of `start_rank`, or None.
+    Without scores a rank may have grown.
 
     `parameters` are entries that the adapter stores for this projection alone; None, and missing from older runs, where
     they follow from rank and shape.
@@ -33,7 +34,7 @@ class LayerRecord(Record):
 
     @model_validator(mode="after")
     def _consistent(self) -> LayerRecord:
-        if self.rank > self.start_rank:
+        if self.scores is not None and self.rank > self.start_rank:
             raise ValueError(f"rank {self.rank} is above its start rank {self.start_rank}")
         if self.scores is not None and len(self.scores) != self.start_rank:
             raise ValueError(f"{len(self.scores)} scores for {self.start_rank} components")
