@@ -137,6 +137,7 @@ def test_glue_is_whole():
         assert {path.stem for path in (GLUE / method).iterdir()} == set(settings)
     assert {path.stem for path in (GLUE / "sora").iterdir()} == set(SORA_SCRIPTS)
     assert {path.stem for path in (GLUE / "melora").iterdir()} == set(MELORA_SCRIPTS)
+    assert {path.stem for path in (GLUE / "cora").iterdir()} == {"rte"}
     assert {path.stem for path in (GLUE / "cola").iterdir()} == {"rte"}
 
 
@@ -318,6 +319,16 @@ def test_a_chain_on_rte_is_ours_and_each_link_is_lora_s():
     assert recipe.eval.select == "best-after-freeze"
     for line in path.read_text().splitlines():
         if re.match(r"  \w", line) and line.split() != ["name:", "cola"]:
+            assert re.search(r"# ours\b", line), line
+
+
+def test_cora_on_rte_says_that_every_value_is_ours():
+    path = GLUE / "cora" / "rte.yaml"
+    recipe, lora = load_recipe(path), load_recipe(GLUE / "lora" / "rte.yaml")
+    assert (recipe.task, recipe.model, recipe.data, recipe.train) == (lora.task, lora.model, lora.data, lora.train)
+    assert (recipe.method.name, recipe.method.rank, recipe.method.targets) == ("cora", 8, ("*.query", "*.value"))
+    for line in path.read_text().splitlines():
+        if re.match(r"  \w", line) and line.split() != ["name:", "cora"]:
             assert re.search(r"# ours\b", line), line
 
 
