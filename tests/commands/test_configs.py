@@ -118,6 +118,13 @@ def parameters_of(method: Any, size: Size) -> list[str]:
             f"adapter      {per_rank * rank:,}",
             f"components  {count * rank * method.minis:,} in {count} projections",
         ]
+    if method.name == "nora":
+        inner, outer = count * 2 * rank * method.outer_rank, per_rank * method.outer_rank
+        return [
+            f"projections  {count}",
+            f"adapter      {inner + outer:,} stored, of which {inner:,} train at once",
+            f"components  {count * rank:,} in {count} projections",
+        ]
     if about(method.name).ranks == "fixed":
         return [
             f"projections  {count}",
