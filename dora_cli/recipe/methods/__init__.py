@@ -14,7 +14,21 @@ from pydantic import Discriminator, Tag
 from dora_cli.libraries import brought
 from dora_cli.recipe.about import About
 from dora_cli.recipe.fields import Section
-from dora_cli.recipe.methods import adalora, bitfit, cola, dora, full, head, houlsby, lora, pfeiffer, sora
+from dora_cli.recipe.methods import (
+    adalora,
+    bitfit,
+    cola,
+    cora,
+    dora,
+    full,
+    head,
+    houlsby,
+    lora,
+    melora,
+    nora,
+    pfeiffer,
+    sora,
+)
 from dora_cli.recipe.rules import Rule
 from dora_cli.recipe.writing.descriptions import summary
 
@@ -31,7 +45,10 @@ def _modules() -> dict[str, ModuleType]:
         "lora": lora,
         "adalora": adalora,
         "sora": sora,
+        "melora": melora,
         "cola": cola,
+        "nora": nora,
+        "cora": cora,
         "full": full,
         "bitfit": bitfit,
         "houlsby": houlsby,
@@ -117,7 +134,10 @@ if TYPE_CHECKING:
         | lora.LoraMethod
         | adalora.AdaloraMethod
         | sora.SoraMethod
+        | melora.MeloraMethod
         | cola.ColaMethod
+        | nora.NoraMethod
+        | cora.CoraMethod
         | full.FullMethod
         | bitfit.BitfitMethod
         | houlsby.HoulsbyMethod

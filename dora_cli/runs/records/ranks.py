@@ -13,8 +13,11 @@ from dora_cli.runs.records.fields import SCHEMA_VERSION, Count, Name, Record, va
 
 
 class LayerRecord(Record):
-    """One projection in ranks.json. `scores` are by original component, one for each of `start_rank`, or None. Without
-    scores a rank may have grown.
+    """One projection in ranks.json. `scores` are by original component, one for each of `start_rank`, or None.
+    Without scores a rank may have grown.
+
+    `parameters` are entries that the adapter stores for this projection alone; None, and missing from older runs, where
+    they follow from rank and shape.
     """
 
     name: Name
@@ -27,6 +30,7 @@ class LayerRecord(Record):
     start_rank: Count
     rank: Count
     scores: list[float | None] | None
+    parameters: Count | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> LayerRecord:
@@ -108,7 +112,7 @@ class ProjectionLike(Protocol):
 
 
 class AllocationLike(Protocol):
-    """The rank of one projection; `dora_cli.methods.base.ProjectionAllocation` is one."""
+    """The rank of one projection; `dora_cli.methods.base.Allocation` is one."""
 
     @property
     def name(self) -> str: ...
@@ -120,6 +124,8 @@ class AllocationLike(Protocol):
     def rank(self) -> int: ...
     @property
     def scores(self) -> Sequence[float] | None: ...
+    @property
+    def parameters(self) -> int | None: ...
 
 
 def ranks_record(
@@ -164,6 +170,7 @@ def ranks_record(
                 "start_rank": allocation.start_rank,
                 "rank": allocation.rank,
                 "scores": None if allocation.scores is None else list(allocation.scores),
+                **({} if allocation.parameters is None else {"parameters": allocation.parameters}),
             }
         )
     return written(
