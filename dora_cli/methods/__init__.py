@@ -16,12 +16,13 @@ from dora_cli.methods.houlsby import Houlsby
 from dora_cli.methods.lora import Lora
 from dora_cli.methods.pfeiffer import Pfeiffer
 from dora_cli.methods.sora import Sora
+from dora_cli.methods.xgblora import Xgblora
 
 GROUP = "dora_cli.methods"
 """The entry points of other packages' methods."""
 
 METHODS: dict[str, type[Method]] = {
-    method.name: method for method in (Dora, Lora, Adalora, Sora, Full, BitFit, Houlsby, Pfeiffer, HeadOnly)
+    method.name: method for method in (Dora, Lora, Adalora, Sora, Xgblora, Full, BitFit, Houlsby, Pfeiffer, HeadOnly)
 }
 """Methods by the name a recipe gives them."""
 
@@ -39,5 +40,6 @@ __all__ = [
     "Method",
     "Pfeiffer",
     "Sora",
+    "Xgblora",
     "triton_obstacle",
 ]
