@@ -41,10 +41,10 @@ class DryRun:
         length: steps, epochs and global batch.
         processes: as set by ``accelerate launch``, else 1.
         schedule: of the method; without what depends on the number of projections where the model's shapes are out of
-            reach.
+            reach, or without all of it where all does.
         parameters: ``projections, per_rank, start, final, head``; adapter sizes count `A` and `B`, `final` for a
             uniform allocation where ranks change, None where what is left emerges; without projections they are those
-            of the base's tensors that train.
+            of the base's tensors that train. There is no `per_rank` where the method itself knows what it will store.
         out_of_reach: why the model's configuration could not be read; None if it could.
         threads: of the CPU, and why so many; None where that takes the model's configuration and this is out of reach.
         rank_note: what is to be said of the start rank; None where it is sound or the model's shapes are out of reach.
@@ -134,8 +134,10 @@ def dry_run(recipe: Recipe, output: Path | None = None, seeds: Sequence[int] = (
         model = base_from_config(recipe, task)
     except ModelUnreachableError as error:
         reason = str(error)
-        plan = method.plan(length.total_steps, [Site("", nn.Module(), _ANY_SHAPE)] if targets else [])
-        schedule = {**plan.describe(), **dict.fromkeys(_OF_THE_MODEL)}
+        plan = None
+        if not method.plans_by_blocks:
+            plan = method.plan(length.total_steps, [Site("", nn.Module(), _ANY_SHAPE)] if targets else [])
+        schedule = {**({} if plan is None else plan.describe()), **dict.fromkeys(_OF_THE_MODEL)}
     else:
         head = [*head_parameters(model).values()]
         method.check(model, head)
@@ -148,7 +150,7 @@ def dry_run(recipe: Recipe, output: Path | None = None, seeds: Sequence[int] = (
         left_out_note = left_out(model, targets)
     threads = decide_threads(recipe, model, most_threads())
     cuda_graph = _cuda_graph(recipe, model, device, precision)
-    if model is not None:  # last: it may change the model
+    if model is not None and plan is not None:  # last: it may change the model
         parameters = {"projections": adapted, **_parameters(model, method, projections, plan, head)}
     return DryRun(
         recipe=recipe,
@@ -157,7 +159,7 @@ def dry_run(recipe: Recipe, output: Path | None = None, seeds: Sequence[int] = (
         device=str(device),
         precision=precision,
         schedule=schedule,
-        phases=list(plan.phases),
+        phases=[] if plan is None else list(plan.phases),
         parameters=parameters,
         out_of_reach=reason,
         threads=threads,
@@ -167,7 +169,7 @@ def dry_run(recipe: Recipe, output: Path | None = None, seeds: Sequence[int] = (
         notes=notes,
         output=output,
         seeds=seeds,
-        restarts=plan.restarts,
+        restarts=() if plan is None else plan.restarts,
     )
 
 
@@ -218,7 +220,7 @@ def _parameters(
         size = method.size()
         start, final = size.trained, size.stored
     return {
-        "per_rank": per_rank,
+        **({"per_rank": per_rank} if ranks or not projections else {}),
         "start": start,
         "final": final,
         "head": sum(parameter.numel() for parameter in head),

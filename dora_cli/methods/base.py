@@ -209,6 +209,8 @@ class Allocation:
         start_rank: components it started with.
         rank: components selected at the latest event (all of them before the first).
         scores: importance of every start component, by its original position; None where the method has no scores.
+        links: of a method that learns one link after another, the number of the link, from 1, that each component came
+            with; only there `rank` may be above `start_rank`.
     """
 
     name: str
@@ -216,6 +218,7 @@ class Allocation:
     start_rank: int
     rank: int
     scores: tuple[float, ...] | None = None
+    links: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -332,12 +335,14 @@ class Method:
     Attributes:
         name: what a recipe calls it.
         cannot_merge: why its update fits into no base weight; empty where it does.
+        plans_by_blocks: whether its plan follows from the blocks of the model: without a model there is none.
         reference_models: names or folders of other base models whose weights `place` asks for, as `references`.
         held_out: share of the training split that is kept from training, for `Calibration` of the loss.
     """
 
     name: ClassVar[str]
     cannot_merge: ClassVar[str] = ""
+    plans_by_blocks: ClassVar[bool] = False
     reference_models: Sequence[str] = ()
     held_out: float = 0.0
 

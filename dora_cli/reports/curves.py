@@ -40,7 +40,8 @@ class RankMap:
         cells: a rank for each row and column; a float where it is a mean over runs, None where a block lacks the
             projection.
         members: for each cell all that is known of its projection, or None.
-        start_rank: the highest start rank of the whole record, so that colours compare over its maps.
+        start_rank: the highest start rank of the whole record, so that colours compare over its maps; where ranks grow,
+            the highest rank.
     """
 
     title: str
@@ -63,7 +64,7 @@ class RankMap:
 def cells(ranks: Record) -> list[Cell]:
     """One cell for each projection of ranks.json, or of the mean of several; only `layers` is read."""
     keys = ("name", "stack", "block", "attention", "projection", "group", "start_rank", "rank")
-    full = max((layer["start_rank"] for layer in ranks["layers"]), default=0)
+    full = max((max(layer["start_rank"], layer["rank"]) for layer in ranks["layers"]), default=0)
     return [
         Cell(shape=(layer["shape"][0], layer["shape"][1]), full=full, **{key: layer[key] for key in keys})
         for layer in ranks["layers"]
@@ -78,7 +79,7 @@ def rank_maps(ranks: Record) -> tuple[RankMap, ...]:
     projection.
     """
     found = cells(ranks)
-    highest = max((cell.start_rank for cell in found), default=0)
+    highest = max((cell.full for cell in found), default=0)
     return tuple(_map(title, members, highest) for title, members in sections(found))
 
 
@@ -164,7 +165,7 @@ def budget_curve(ranks: Record | None, metrics: Record | None = None, log: Seque
     known = phases(ranks, metrics, log)
     if ranks is not None and ranks.get("history"):
         history = _events(ranks)
-        start = sum(layer["start_rank"] for layer in ranks["layers"])
+        start = _start(ranks)
         points = [(0, start, start), *((entry["step"], entry["budget"], entry["live"]) for entry in history)]
         if known[-1][2] > points[-1][0]:
             points.append((known[-1][2], *points[-1][1:]))
@@ -186,13 +187,20 @@ def planned(ranks: Record | None) -> bool:
 
 def _events(ranks: Record) -> Sequence[Record]:
     """The history without what older runs call an event although nothing is pruned at it; the last one may be the
-    freeze, and stays. Where there is no budget, every one counts.
+    freeze, and stays. Where there is no budget, or it grows, every one counts.
     """
     history = ranks["history"]
     if not planned(ranks):
         return history  # type: ignore[no-any-return]
-    start = sum(layer["start_rank"] for layer in ranks["layers"])
-    return [entry for entry in history[:-1] if entry["budget"] < start] + history[-1:]
+    start = _start(ranks)
+    return [entry for entry in history[:-1] if entry["budget"] != start] + history[-1:]
+
+
+def _start(ranks: Record) -> int:
+    """Components at the start; of ranks that grow those of the first link."""
+    return sum(
+        layer["start_rank"] if layer.get("links") is None else layer["links"].count(1) for layer in ranks["layers"]
+    )
 
 
 def _final_budget(ranks: Record) -> int | None:

@@ -34,7 +34,8 @@ def print_dry_run(console: Console, run: DryRunLike, recipe: str) -> None:
     console.print(Text("Recipe", style="bold"))
     console.print(Text(recipe.rstrip()), soft_wrap=True)
     _print_rows(console, "Run", run.rows)
-    _print_rows(console, "Schedule", _schedule_rows(run.schedule, run.phases))
+    if rows := _schedule_rows(run.schedule, run.phases):
+        _print_rows(console, "Schedule", rows)
     if run.parameters is not None:
         _print_rows(console, "Parameters", _parameter_rows(run.parameters))
     if run.out_of_reach is not None:
@@ -49,7 +50,9 @@ def print_dry_run(console: Console, run: DryRunLike, recipe: str) -> None:
 
 def _schedule_rows(schedule: Mapping[str, Any], phases: Sequence[tuple[str, int, int]]) -> list[tuple[str, str]]:
     rows = [(name, f"steps {first:,} to {last:,} ({plural(last - first + 1, 'step')})") for name, first, last in phases]
-    if schedule.get("freeze_step"):
+    if schedule.get("links"):
+        rows.append((f"{schedule['link']}s", _links(schedule)))
+    elif schedule.get("freeze_step"):
         events = f"every {plural(schedule['interval'], 'step')}, {schedule['curve']} curve"
         if schedule["events"] is not None:
             events = f"{schedule['events']:,}, first after step {schedule['first_event']:,}, {events}"
@@ -67,12 +70,23 @@ def _schedule_rows(schedule: Mapping[str, Any], phases: Sequence[tuple[str, int,
     return rows
 
 
+def _links(schedule: Mapping[str, Any]) -> str:
+    """Of how many steps the links are that follow one another."""
+    least, more = divmod(schedule["total_steps"], schedule["links"])
+    steps = f"{least:,} or {least + 1:,} steps" if more else plural(least, "step")
+    where = f", of {plural(schedule['layers'], 'random block')} each" if schedule.get("layers") else ""
+    return f"{schedule['links']:,}, one after the other, {steps} each{where}"
+
+
 def _parameter_rows(parameters: Mapping[str, int | None]) -> list[tuple[str, str]]:
     rows = []
     if parameters["projections"]:
         rows.append(("projections", f"{parameters['projections']:,}"))
         if parameters["start"] == parameters["final"]:
             rows.append(("adapter", f"{parameters['final']:,}"))
+        elif "per_rank" not in parameters:
+            rows.append(("adapter, at once", f"{parameters['start']:,} train"))
+            rows.append(("adapter, final", f"{parameters['final']:,}"))
         else:
             rows.append(("per unit of rank", f"{parameters['per_rank']:,}"))
             rows.append(("adapter, start", f"{parameters['start']:,}"))

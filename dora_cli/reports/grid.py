@@ -36,7 +36,8 @@ _GAP = "  "
 class Cell:
     """One projection of the table; `rank` is a float where it is a mean over runs.
 
-    `full` is the rank that has the strongest colour: the highest start rank of all projections.
+    `full` is the rank that has the strongest colour: the highest start rank of all projections, or where ranks grow the
+    highest rank.
     """
 
     name: str
@@ -52,7 +53,7 @@ class Cell:
 
     @property
     def share(self) -> float:
-        """The rank as a share of the highest start rank, for a colour."""
+        """The rank as a share of `full`, for a colour."""
         return self.rank / self.full if self.full else 0.0
 
     @property
@@ -61,7 +62,7 @@ class Cell:
         return self.rank * sum(self.shape)
 
     def level(self, levels: int) -> int:
-        """Which of `levels` equal shares of the highest start rank the rank falls into, from 1; 0 for rank 0."""
+        """Which of `levels` equal shares of `full` the rank falls into, from 1; 0 for rank 0."""
         return min(ceil(self.rank / self.full * levels), levels) if self.rank else 0
 
 
@@ -256,12 +257,19 @@ def formatter(cells: Sequence[Cell]) -> Callable[[float], str]:
     return (lambda value: f"{value:,.1f}") if mean else (lambda value: f"{value:,}")
 
 
+def strongest(cells: Sequence[Cell]) -> str:
+    """What the strongest colour stands for, in words."""
+    full, starts = max((cell.full for cell in cells), default=0), {cell.start_rank for cell in cells}
+    if full > max(starts, default=0):  # ranks grow
+        return f"the highest rank {full}"
+    return f"{'' if len(starts) == 1 else 'the highest '}start rank {full}"
+
+
 class Legend:
     """What the colours mean; nothing where there are none."""
 
     def __init__(self, cells: Sequence[Cell]) -> None:
-        starts = {cell.start_rank for cell in cells}
-        self.start = f"{'' if len(starts) == 1 else 'the highest '}start rank {max(starts, default=0)}"
+        self.start = strongest(cells)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         if console.color_system is None or console.no_color:

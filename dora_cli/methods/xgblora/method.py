@@ -36,6 +36,7 @@ class Xgblora(Method):
     """
 
     name = "xgblora"
+    plans_by_blocks = True
 
     def __init__(
         self,
@@ -169,12 +170,13 @@ class Xgblora(Method):
         return Size(stored, trained, self._stored_bytes())
 
     def allocation(self) -> list[Allocation]:
-        """Ranks are the boosters that have a projection, the one that trains included; at the start it is the first."""
+        """Ranks are the boosters that have a projection, the one that trains included. Start ranks are 0: which
+        projections the first one has differs between seeds.
+        """
         found = []
         for site, block in zip(self.sites, self._blocks, strict=True):
-            mine = self._subsets[:, block]
-            begun = mine[: self._tied + 1]
-            found.append(Allocation(site.name, site.shape, int(mine[:1].sum()), int(begun.sum())))
+            links = tuple((self._subsets[: self._tied + 1, block].nonzero().flatten() + 1).tolist())
+            found.append(Allocation(site.name, site.shape, 0, len(links), links=links))
         return found
 
     def to_lora(self) -> dict[str, LoraFactors]:

@@ -99,4 +99,4 @@ class BoostingSchedule(LinkSchedule):
     def describe(self) -> Mapping[str, Any]:
         """Plain values for records and the dry run."""
         projections = sum(len(kind.blocks) * len(kind.shapes) for kind in self.kinds)
-        return {**super().describe(), "layers": self.layers, "projections": projections}
+        return {**super().describe(), "link": "booster", "layers": self.layers, "projections": projections}

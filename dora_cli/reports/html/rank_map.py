@@ -14,7 +14,7 @@ from math import ceil
 from typing import Any
 
 from dora_cli.reports.curves import RankMap, Scores, cells, rank_maps, scores
-from dora_cli.reports.grid import GROUPS, Cell, formatter
+from dora_cli.reports.grid import GROUPS, Cell, formatter, strongest
 from dora_cli.reports.html.elements import Markup, Table, join, table, tag
 from dora_cli.reports.html.style import LEVELS, wide_from
 from dora_cli.reports.ranks.shares import groups
@@ -181,12 +181,17 @@ def details(cell: Cell, layer: Mapping[str, Any]) -> list[str]:
     lines = [cell.name, f"rank {cell.rank:.2f}" if mean else f"rank {cell.rank}"]
     if layer.get("sd") is not None:
         lines[-1] += f" \u00b1 {layer['sd']:.2f} (seeds: {', '.join(map(str, layer['ranks']))})"
-    lines[-1] += f" of {cell.start_rank} at the start"
+    lines[-1] += f" of {cell.start_rank} at the start" if cell.rank <= cell.start_rank else _grown(cell, layer)
     lines.append(f"{rows:,} x {columns:,}, {cell.parameters:,.0f} parameters")
     found = scores(layer)
     if found is not None:
         lines.append(_importance(found))
     return lines
+
+
+def _grown(cell: Cell, layer: Mapping[str, Any]) -> str:
+    links = layer.get("links")  # a mean of runs has none
+    return f", of links {', '.join(map(str, links))}" if links else ""
 
 
 def _importance(found: Scores) -> str:
@@ -205,8 +210,8 @@ def _legend(found: RankMap) -> Markup:
     for step in range(0, LEVELS + 1, 2):
         label = {0: "0", LEVELS: str(found.start_rank)}.get(step, "")
         steps.append(tag("span", label, class_=f"q{step}"))
-    starts = {cell.start_rank for row in found.members for cell in row if cell is not None}
-    end = " start rank" if len(starts) == 1 else " highest start rank"
+    members = [cell for row in found.members for cell in row if cell is not None]
+    end = f" {strongest(members).removeprefix('the ').rpartition(' ')[0]}"
     return tag("p", "rank ", tag("span", *steps, class_="ramp"), end, class_="note")
 
 

@@ -64,7 +64,7 @@ def sizes(metrics: Mapping[str, Any], ranks: Mapping[str, Any], environment: Map
     last = Size(
         "this run, in the end", budget["adapter_parameters_final"], budget["trainable_parameters_final"], own=True
     )
-    if (first.adapter, first.trained) == (last.adapter, last.trained):
+    if (first.adapter, first.trained) == (last.adapter, last.trained) or not start:  # one that grows starts from none
         own = [replace(last, name="this run")]
     else:
         own = [first, last]

@@ -13,6 +13,7 @@ from rich.style import Style
 
 from dora_cli.reports import palette
 from dora_cli.reports.curves import RankMap, rank_maps
+from dora_cli.reports.grid import strongest
 from dora_cli.reports.live.marks import BOLD, DIM, PLAIN, Glyphs, Line, bar, cut, length, trend
 from dora_cli.reports.live.rank_map import rank_lines
 from dora_cli.reports.live.state import RunState
@@ -84,8 +85,8 @@ class LiveView:
                 when = "as the run went on"
             if self.state.next_event is None and self.state.step and not self._emerges:
                 when = "frozen"
-            start = f"start rank {max(one.start_rank for one in self._maps)}"
-            said = "fixed" if self._fixed else f"{when}, {start}"
+            cells = [cell for one in self._maps for row in one.members for cell in row if cell is not None]
+            said = "fixed" if self._fixed else f"{when}, {strongest(cells)}"
             lines.append(
                 cut(
                     [Segment("ranks".ljust(LABEL + 1), DIM), Segment(said, PLAIN)],
@@ -230,12 +231,13 @@ class LiveView:
                 f"from {start:,}",
                 bar=lambda width: bar(width, live / start, self._glyphs, style=_LIVE),
             )
+        most = max(start, final)  # of ranks that grow the end
         return _Row(
             3,
             "live",
             f"{live:,}, budget {state.budget:,}",
             f"from {start:,} to {final:,}",
-            bar=lambda width: bar(width, live / start, self._glyphs, marks=[final / start], style=_LIVE),
+            bar=lambda width: bar(width, live / most, self._glyphs, marks=[min(start, final) / most], style=_LIVE),
         )
 
     def _loss_row(self) -> _Row | None:

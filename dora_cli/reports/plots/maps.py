@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dora_cli.reports import palette
 from dora_cli.reports.curves import RankMap
+from dora_cli.reports.grid import strongest
 from dora_cli.reports.plots import canvas
 
 if TYPE_CHECKING:
@@ -29,9 +30,9 @@ def rank_figure(maps: Sequence[RankMap], title: str) -> Figure:
     """
     fractional = any(isinstance(value, float) for found in maps for row in found.cells for value in row)
     show: Show = (lambda value: f"{value:.1f}") if fractional else (lambda value: f"{value:,.0f}")
-    starts = {cell.start_rank for found in maps for row in found.members for cell in row if cell is not None}
-    start = max(starts, default=0)
-    heading = f"rank, of {'start rank' if len(starts) == 1 else 'the highest start rank'} {start}"
+    members = [cell for found in maps for row in found.members for cell in row if cell is not None]
+    start = max((cell.full for cell in members), default=0)
+    heading = f"rank, of {strongest(members)}"
     known = range(start + 1) if start <= MANY else sorted({round(start * part / 4) for part in range(5)})
     legend = [(palette.shade(rank / max(start, 1)), f"{rank:,}") for rank in known]
     return _figure(

@@ -93,7 +93,7 @@ def mean_ranks(records: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         ranks = [record.layers[index].rank for record in checked.values()]
         sd = stdev(ranks) if len(ranks) > 1 else None
         layers.append(
-            {**layer.model_dump(exclude={"scores", "rank"}), "rank": float(mean(ranks)), "sd": sd, "ranks": ranks}
+            {**layer.model_dump(exclude={"scores", "rank", "links"}), "rank": float(mean(ranks)), "sd": sd, "ranks": ranks}
         )
     return {
         "schema_version": first.schema_version,
@@ -161,6 +161,9 @@ def _budget(record: Mapping[str, Any], cells: Sequence[Cell]) -> str:
     lines = [f"Live: {show(live)} {unit}"]
     if target is not None:
         lines[0] += f" of a budget of {target * len(cells):,} (rank {target}{many})"
+    if links := [link for layer in record["layers"] for link in layer.get("links") or ()]:
+        lines.append(f"Grown in {plural(max(links), 'link')}, one after the other")
+        return "\n".join(lines)
     lines.append(f"Start: {sum(cell.start_rank for cell in cells):,} {unit}")
     if record["start_rank"] is not None and all(cell.start_rank == record["start_rank"] for cell in cells):
         lines[1] += f" (rank {record['start_rank']}{many})"

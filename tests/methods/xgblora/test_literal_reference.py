@@ -25,9 +25,9 @@ from tests.methods.small import SmallEncoder, new_xgblora
 from tests.methods.xgblora.small import block_sites
 
 BLOCKS, LAYERS, RANK = 4, 2, 2
-STEPS, ROUNDS = 122, 4
-ENDS = (30, 61, 91, 122)
-"""floor(122 j / 4)."""
+STEPS, ROUNDS = 62, 4
+ENDS = (15, 31, 46, 62)
+"""floor(62 j / 4)."""
 ALPHA, PENALTY = 2.0, 3e-3
 RATE, DECAY, WARMUP, CLIP, BETAS, EPS = 2e-2, 0.1, 12, 0.2, (0.9, 0.999), 1e-8
 
@@ -195,6 +195,6 @@ def test_xgblora_is_the_literal_algorithm(step_size: float, anew: bool, cuts: li
     # What the comparison rests on: four rounds of two blocks, not always the same; the norm was clipped, weights moved.
     assert [len(round_.rows) for round_ in rounds] == [3 * LAYERS] * ROUNDS
     assert len({frozenset(round_.rows) for round_ in rounds}) > 1
-    assert sum(norm > CLIP for norm in expected.norms) > 20
+    assert sum(norm > CLIP for norm in expected.norms) > 10
     moved = [(expected.weights[f"{name}.weight"] - base[f"{name}.weight"]).norm() for name in rounds[-1].rows]
     assert min(moved) > 0.1
