@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
 from torch import nn
 
 from dora_cli.errors import CheckpointError
-from dora_cli.methods.base import LoraFactors, Replacement, Shape, check_tensor
+from dora_cli.methods.base import LoraFactors, Replacement, check_tensor
 from dora_cli.methods.linear import swap_modules
 from dora_cli.methods.low_rank.components import Components
 from dora_cli.methods.low_rank.layer import AdaptedProjection
@@ -44,10 +44,11 @@ class Adapters:
     def regroup(self) -> None:
         """Puts the components of all projections of a shape together; again after every change of ranks."""
         # By device, type and scale too: a model for evaluation may be spread over several devices.
-        alike: dict[tuple[Shape, torch.device, torch.dtype, float], list[str]] = defaultdict(list)
+        alike: dict[Hashable, list[str]] = defaultdict(list)
         for name, layer in self.layers.items():
             shape = layer.out_features, layer.in_features
-            alike[shape, layer.A.device, layer.A.dtype, layer.scaling].append(name)
+            kind = shape, layer.chunks, layer.frozen, layer.scaling, layer.A.dtype, layer.A.device
+            alike[kind].append(name)
         self._groups = [Components([self.layers[name] for name in names]) for names in alike.values()]
         self.order = [name for names in alike.values() for name in names]
         self._lean: LeanPass | None = None
@@ -129,6 +130,27 @@ class Adapters:
             del self.layers[name]
         return replaced
 
+    # -- links that follow one another ---------------------------------------------------------------------------------
+
+    def tie(self, fresh: Mapping[str, tuple[torch.Tensor, torch.Tensor]], *, factor: float = 1.0) -> None:
+        """What all layers have learned stays as it is from here on; what trains are others.
+
+        Args:
+            fresh: `A` and `B` of each layer that trains on, by name; nothing trains in the others.
+            factor: of the updates that are tied.
+        """
+        for name, layer in self.layers.items():
+            none = layer.A.new_empty(0, layer.in_features), layer.A.new_empty(layer.out_features, 0)
+            layer.tie(*fresh.get(name, none), factor=factor)
+        self.regroup()
+
+    def resize(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Gives every layer as many components as `state` holds of it, tied and trained, to load them."""
+        for name, layer in self.layers.items():
+            tied, trained = (len(state[key]) if key in state else 0 for key in (f"{name}.tied_A", f"{name}.A"))
+            layer.resize(tied, trained)
+        self.regroup()
+
     # -- what came of it -----------------------------------------------------------------------------------------------
 
     def delta(self, name: str, dtype: torch.dtype) -> torch.Tensor | None:
@@ -140,10 +162,12 @@ class Adapters:
         self._lean = None
 
     def to_lora(self, live: Mapping[str, torch.Tensor] | None = None) -> dict[str, LoraFactors]:
-        """``A`` and ``s B diag(c)`` of every layer; of the components that `live` says (boolean, by name), or all."""
+        """``A`` and ``s B diag(c)`` of every layer, tied components first; of those that `live` says (by name),
+        or all.
+        """
         factors = {}
         for name, layer in self.layers.items():
-            A, B = layer.A.detach(), layer.factor().detach()
+            A, B = layer.whole()
             if live is not None:
                 A, B = A[live[name]], B[:, live[name]]
             if A.shape[0]:
@@ -154,11 +178,13 @@ class Adapters:
         return factors
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """Every factor, and gate, as ``NAME.A``, ``NAME.B``, ``NAME.c``."""
+        """Every factor that trains, and gate, as ``NAME.A``, ``NAME.B``, ``NAME.c``; what is tied as ``NAME.tied_A``
+        and ``NAME.tied_B``.
+        """
         return {
             f"{name}.{key}": value.detach().contiguous()
             for name, layer in self.layers.items()
-            for key, value in layer.factors().items()
+            for key, value in _stored(layer).items()
         }
 
     @torch.no_grad()
@@ -168,16 +194,17 @@ class Adapters:
         """Restores `state_dict`. Raises CheckpointError on the first misfit, before anything is changed.
 
         Args:
-            state: of layers of the same ranks.
+            state: of layers of the same ranks, which `resize` can give them.
             kept: of every layer, by name, the components that `state` holds, where these are not all: it shrinks to
                 them first.
         """
         expected = set()
         for name, layer in self.layers.items():
             rank = layer.rank if kept is None else len(kept[name])
-            for key, factor in layer.factors().items() if rank else ():
+            for key, factor in _stored(layer).items() if rank or layer.tied else ():
                 shape = list(factor.shape)
-                shape[_across(key)] = rank
+                if kept is not None:
+                    shape[_across(key)] = rank
                 check_tensor(f"{name}.{key}", state, shape, factor.dtype)
                 expected.add(f"{name}.{key}")
         if unknown := state.keys() - expected:
@@ -189,10 +216,16 @@ class Adapters:
                 self.shrink(name, kept[name])
             self.regroup()
         for name, layer in self.layers.items():
-            for key, factor in layer.factors().items():
+            for key, factor in _stored(layer).items():
                 factor.copy_(state[f"{name}.{key}"])
 
 
 def _across(factor: str) -> int:
     """The dimension of `A`, `B` or `c` along which components lie."""
     return 1 if factor == "B" else 0
+
+
+def _stored(layer: AdaptedProjection) -> dict[str, torch.Tensor]:
+    """What a finished adapter stores of a layer, by attribute."""
+    tied = dict(zip(("tied_A", "tied_B"), layer.tied_factors(), strict=True)) if layer.tied else {}
+    return {**tied, **layer.factors()}

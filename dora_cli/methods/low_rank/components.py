@@ -20,12 +20,13 @@ class Components:
 
     The layers' parameters are views: of a layer whose components begin at row `f`, `A` is ``A[f : f + r]``, `B` is the
     transpose of ``B_t[f : f + r]``, `c` is ``c[f : f + r]``. Their gradients are views of `grad_A`, `grad_B_t` and
-    `grad_c` in the same way, once `take_gradients` was called. Either all layers have gates or none has.
+    `grad_c` in the same way, once `take_gradients` was called; what is frozen has none. Either all layers have gates or
+    none has. Tied components are not among the rows.
 
     Attributes:
         layers: the projections, in the order of their rows; ranks may differ.
         starts: the first row of each.
-        A: ``(R, d_in)``.
+        A: ``(R, d_in)``; of layers in chunks ``(R, d_in / chunks)``, and `B_t` likewise.
         B_t: ``(R, d_out)``.
         c: ``(R,)``; None without gates.
     """
@@ -51,7 +52,8 @@ class Components:
         views = []
         for start, layer in zip(self.starts, self.layers, strict=True):
             part = slice(start, start + layer.rank)
-            views += [(layer.A, A[part]), (layer.B, B_t[part].T)]
+            if layer.rank:
+                views += [(layer.A, A[part]), (layer.B, B_t[part].T)]
             if c is not None:
                 views.append((layer.gates, c[part]))
         return views
@@ -88,6 +90,7 @@ class Components:
         return gates_hold and all(
             layer.A.data_ptr() == at_A + start * width_A and layer.B.data_ptr() == at_B + start * width_B
             for start, layer in zip(self.starts, self.layers, strict=True)
+            if layer.rank
         )
 
     @torch.no_grad()
@@ -99,7 +102,8 @@ class Components:
         if self._gradients is None:
             c = None if self.c is None else torch.zeros_like(self.c)
             self._gradients = torch.zeros_like(self.A), torch.zeros_like(self.B_t), c
-            self._gradient_views = self._views(self._gradients)
+            views = self._views(self._gradients)
+            self._gradient_views = [(parameter, view) for parameter, view in views if parameter.requires_grad]
         elsewhere = [(parameter, view) for parameter, view in self._gradient_views if parameter.grad is not view]
         given = [(view, parameter.grad) for parameter, view in elsewhere if parameter.grad is not None]
         missing = [view for parameter, view in elsewhere if parameter.grad is None]

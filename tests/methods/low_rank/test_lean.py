@@ -189,9 +189,9 @@ def test_one_copy_of_an_input_serves_all_that_read_it(monkeypatch: pytest.Monkey
     copies: list[torch.Tensor] = []
     plain = TorchKernels.down
 
-    def down(self: TorchKernels, x: torch.Tensor, factor: torch.Tensor, drop: object) -> torch.Tensor:
+    def down(self: TorchKernels, x: torch.Tensor, *others: Any, **settings: Any) -> torch.Tensor:
         copies.append(x)
-        return plain(self, x, factor, drop)
+        return plain(self, x, *others, **settings)
 
     monkeypatch.setattr(TorchKernels, "down", down)
     # takes autocast's type by itself
