@@ -15,6 +15,7 @@ from dora_cli.methods.low_rank.adapters import Adapters
 from dora_cli.methods.low_rank.layer import AdaptedProjection
 from dora_cli.methods.xgblora.schedule import BoostingSchedule
 from dora_cli.methods.xgblora.subsets import blocks_of, draw
+from dora_cli.printable import shown
 
 
 class Xgblora(Method):
@@ -210,12 +211,16 @@ class Xgblora(Method):
 
     def _check(self, state: Mapping[str, torch.Tensor], subsets: torch.Tensor, tied: int) -> None:
         """Raises CheckpointError unless every projection has the components that `subsets` says it has by now."""
+        expected = set()
         for site, block in zip(self.sites, self._blocks, strict=True):
-            d_out, d_in = site.shape
-            mine, dtype = subsets[:, block], trained_type(weight_of(site.module).dtype)
-            kept, trains = int(mine[:tied].sum()), int(mine[tied : tied + 1].sum())
+            (d_out, d_in), dtype = site.shape, trained_type(weight_of(site.module).dtype)
+            kept, trains = int(subsets[:tied, block].sum()), int(subsets[tied : tied + 1, block].sum())
             for prefix, rank in (("tied_", kept), ("", trains)):
-                for factor, shape in (("A", (rank, d_in)), ("B", (d_out, rank))):
-                    key = f"{site.name}.{prefix}{factor}"
-                    if rank or key in state:
-                        check_tensor(key, state, shape, dtype)
+                for factor, shape in (("A", (rank, d_in)), ("B", (d_out, rank))) if rank else ():
+                    check_tensor(f"{site.name}.{prefix}{factor}", state, shape, dtype)
+                    expected.add(f"{site.name}.{prefix}{factor}")
+        if unknown := state.keys() - expected:
+            raise CheckpointError(
+                f"tensor {shown(min(unknown))} is in the checkpoint, but by {tied} of {len(subsets)} boosters it has no "
+                "place there"
+            )

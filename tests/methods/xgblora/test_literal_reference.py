@@ -197,4 +197,4 @@ def test_xgblora_is_the_literal_algorithm(step_size: float, anew: bool, cuts: li
     assert len({frozenset(round_.rows) for round_ in rounds}) > 1
     assert sum(norm > CLIP for norm in expected.norms) > 10
     moved = [(expected.weights[f"{name}.weight"] - base[f"{name}.weight"]).norm() for name in rounds[-1].rows]
-    assert min(moved) > 0.1
+    assert min(moved) > 0.05
