@@ -9,6 +9,7 @@ from dora_cli.libraries import brought
 from dora_cli.methods.adalora import Adalora
 from dora_cli.methods.base import Method
 from dora_cli.methods.bitfit import BitFit
+from dora_cli.methods.cola import Cola
 from dora_cli.methods.dora import Dora, triton_obstacle
 from dora_cli.methods.full import Full
 from dora_cli.methods.head import HeadOnly
@@ -22,7 +23,8 @@ GROUP = "dora_cli.methods"
 """The entry points of other packages' methods."""
 
 METHODS: dict[str, type[Method]] = {
-    method.name: method for method in (Dora, Lora, Adalora, Sora, Xgblora, Full, BitFit, Houlsby, Pfeiffer, HeadOnly)
+    method.name: method
+    for method in (Dora, Lora, Adalora, Sora, Cola, Xgblora, Full, BitFit, Houlsby, Pfeiffer, HeadOnly)
 }
 """Methods by the name a recipe gives them."""
 
@@ -32,6 +34,7 @@ __all__ = [
     "METHODS",
     "Adalora",
     "BitFit",
+    "Cola",
     "Dora",
     "Full",
     "HeadOnly",

@@ -148,6 +148,11 @@ Ranks = Annotated[
     dict[Text, CountOrZero],
     _Bound(lambda v: len(v) >= 1, "a mapping of one or more patterns to ranks", minProperties=1),
 ]
+RankList = Annotated[
+    tuple[Count, ...],
+    BeforeValidator(_list_to_tuple),
+    _Bound(lambda v: len(v) >= 1, "a list of one or more ranks, such as [8, 4, 2]", minItems=1),
+]
 LengthPenalty = Annotated[float, _Bound(lambda v: -10 <= v <= 10, "from -10 to 10", minimum=-10, maximum=10)]
 TRACKERS = ("tensorboard", "wandb", "mlflow")
 Trackers = Annotated[

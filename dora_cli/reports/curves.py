@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dora_cli.files import parse_json
-from dora_cli.reports.grid import Cell, sections
+from dora_cli.reports.grid import Cell, full_rank, sections
 from dora_cli.reports.headings import headings
 from dora_cli.runs.reading import read_lines
 from dora_cli.runs.records.log import is_line
@@ -40,8 +40,8 @@ class RankMap:
         cells: a rank for each row and column; a float where it is a mean over runs, None where a block lacks the
             projection.
         members: for each cell all that is known of its projection, or None.
-        start_rank: the highest start rank of the whole record, so that colours compare over its maps; where ranks grow,
-            the highest rank.
+        full: the rank of the strongest colour, that of the whole record, so that colours compare over its maps.
+        full_name: which one it is, in words, see `dora_cli.reports.grid.full_rank`.
     """
 
     title: str
@@ -51,10 +51,11 @@ class RankMap:
     blocks: tuple[int, ...]
     cells: tuple[tuple[Value, ...], ...]
     members: tuple[tuple[Cell | None, ...], ...]
-    start_rank: int
+    full: int
+    full_name: str
 
     def share(self, row: int, column: int) -> float | None:
-        """The rank of a cell as a share of the highest start rank, for `palette.shade`; None where there is no
+        """The rank of a cell as a share of the strongest colour's, for `palette.shade`; None where there is no
         projection.
         """
         cell = self.members[row][column]
@@ -64,7 +65,7 @@ class RankMap:
 def cells(ranks: Record) -> list[Cell]:
     """One cell for each projection of ranks.json, or of the mean of several; only `layers` is read."""
     keys = ("name", "stack", "block", "attention", "projection", "group", "start_rank", "rank")
-    full = max((max(layer["start_rank"], layer["rank"]) for layer in ranks["layers"]), default=0)
+    full, _ = full_rank((layer["start_rank"], layer["rank"]) for layer in ranks["layers"])
     return [
         Cell(shape=(layer["shape"][0], layer["shape"][1]), full=full, **{key: layer[key] for key in keys})
         for layer in ranks["layers"]
@@ -79,11 +80,11 @@ def rank_maps(ranks: Record) -> tuple[RankMap, ...]:
     projection.
     """
     found = cells(ranks)
-    highest = max((cell.full for cell in found), default=0)
-    return tuple(_map(title, members, highest) for title, members in sections(found))
+    full = full_rank((cell.start_rank, cell.rank) for cell in found)
+    return tuple(_map(title, members, *full) for title, members in sections(found))
 
 
-def _map(title: str, members: Sequence[Cell], highest: int) -> RankMap:
+def _map(title: str, members: Sequence[Cell], full: int, full_name: str) -> RankMap:
     blocks = sorted({cell.block for cell in members})
     rows: dict[str, dict[int, Cell]] = {}
     for cell in members:
@@ -97,7 +98,8 @@ def _map(title: str, members: Sequence[Cell], highest: int) -> RankMap:
         blocks=tuple(blocks),
         cells=tuple(tuple(None if cell is None else cell.rank for cell in row) for row in table),
         members=table,
-        start_rank=highest,
+        full=full,
+        full_name=full_name,
     )
 
 
@@ -186,8 +188,8 @@ def planned(ranks: Record | None) -> bool:
 
 
 def _events(ranks: Record) -> Sequence[Record]:
-    """The history without what older runs call an event although nothing is pruned at it; the last one may be the
-    freeze, and stays. Where there is no budget, or it grows, every one counts.
+    """The history without what older runs call an event although nothing changes at it; the last one may be the
+    freeze, and stays. Where there is no budget, every one counts.
     """
     history = ranks["history"]
     if not planned(ranks):

@@ -92,7 +92,9 @@ def _parameter_rows(parameters: Mapping[str, int | None]) -> list[tuple[str, str
             rows.append(("adapter, start", f"{parameters['start']:,}"))
             final = EMERGES
             if parameters["final"] is not None:
-                final = f"{parameters['final']:,} if ranks end up uniform; the budget counts components, not parameters"
+                final = f"{parameters['final']:,}"
+                if parameters["final"] < (parameters["start"] or 0):
+                    final += " if ranks end up uniform; the budget counts components, not parameters"
             rows.append(("adapter, final", final))
     elif parameters["final"]:
         rows.append(("of the base", f"{parameters['final']:,} train"))

@@ -36,8 +36,7 @@ _GAP = "  "
 class Cell:
     """One projection of the table; `rank` is a float where it is a mean over runs.
 
-    `full` is the rank that has the strongest colour: the highest start rank of all projections, or where ranks grow the
-    highest rank.
+    `full` is the rank that has the strongest colour, see `full_rank`.
     """
 
     name: str
@@ -53,7 +52,7 @@ class Cell:
 
     @property
     def share(self) -> float:
-        """The rank as a share of `full`, for a colour."""
+        """The rank as a share of the strongest colour's."""
         return self.rank / self.full if self.full else 0.0
 
     @property
@@ -62,8 +61,22 @@ class Cell:
         return self.rank * sum(self.shape)
 
     def level(self, levels: int) -> int:
-        """Which of `levels` equal shares of `full` the rank falls into, from 1; 0 for rank 0."""
+        """Which of `levels` equal shares of the strongest colour's rank it falls into, from 1; 0 for rank 0."""
         return min(ceil(self.rank / self.full * levels), levels) if self.rank else 0
+
+
+def full_rank(ranks: Iterable[tuple[int, float]]) -> tuple[int, str]:
+    """The rank that has the strongest colour, and which one it is, in words: what projections started with, or the
+    highest where ranks have grown.
+
+    Args:
+        ranks: start rank and rank of every projection.
+    """
+    pairs = list(ranks)
+    starts, highest = {start for start, _ in pairs}, ceil(max((rank for _, rank in pairs), default=0))
+    if highest > max(starts, default=0):
+        return highest, "highest rank"
+    return max(starts, default=0), "start rank" if len(starts) == 1 else "highest start rank"
 
 
 def heat(console: Console) -> tuple[str, ...]:
@@ -257,19 +270,12 @@ def formatter(cells: Sequence[Cell]) -> Callable[[float], str]:
     return (lambda value: f"{value:,.1f}") if mean else (lambda value: f"{value:,}")
 
 
-def strongest(cells: Sequence[Cell]) -> str:
-    """What the strongest colour stands for, in words."""
-    full, starts = max((cell.full for cell in cells), default=0), {cell.start_rank for cell in cells}
-    if full > max(starts, default=0):  # ranks grow
-        return f"the highest rank {full}"
-    return f"{'' if len(starts) == 1 else 'the highest '}start rank {full}"
-
-
 class Legend:
     """What the colours mean; nothing where there are none."""
 
     def __init__(self, cells: Sequence[Cell]) -> None:
-        self.start = strongest(cells)
+        full, words = full_rank((cell.start_rank, cell.rank) for cell in cells)
+        self.full = f"{'the ' if words.startswith('highest') else ''}{words} {full}"
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         if console.color_system is None or console.no_color:
@@ -278,5 +284,5 @@ class Legend:
         styles = heat(console)[1:]
         for level, style in enumerate(styles, start=1):
             line.append(f" {level}/{len(styles)} ", style)
-        yield line.append(f" of {self.start}")
+        yield line.append(f" of {self.full}")
         yield Text("")

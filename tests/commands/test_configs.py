@@ -110,6 +110,14 @@ def parameters_of(method: Any, size: Size) -> list[str]:
             f"adapter      {per_rank * rank:,}",
             f"components  {count * rank:,} in {count} projections",
         ]
+    if method.name == "cola":
+        first, last = method.rank, method.rank * method.links
+        return [
+            f"projections       {count}",
+            f"adapter, start    {per_rank * first:,}",
+            f"adapter, final    {per_rank * last:,}",
+            f"components  {count * first:,} -> {count * last:,} in {count} projections",
+        ]
     assert method.targets == ("attention", "ffn")
     sizes = [f"projections       {count}", f"per unit of rank  {per_rank:,}"]
     if method.name == "sora":
@@ -168,7 +176,7 @@ def test_a_model_out_of_reach_costs_the_parameter_counts_alone(path: Path, sizes
     assert "configuration" in done.out
     assert f" {size.per_rank:,}\n" not in done.out
     lost = set(words(known.partition("\nParameters\n")[0].replace(str(folder), model))) - set(words(done.out))
-    of_ranks = {"pruned": {"components", "events"}, "fixed": {"components"}, "none": set()}
+    of_ranks = {"pruned": {"components", "events"}, "grown": {"components"}, "fixed": {"components"}, "none": set()}
     ranks = about(load_recipe(path).method.name).ranks
     assert {line[0] for line in lost} == {"threads"} | of_ranks[ranks or "none"], (
         "all that does not depend on the model is still said"

@@ -123,6 +123,7 @@ def test_glue_is_whole():
     for method, settings in ADAPTERS.items():
         assert {path.stem for path in (GLUE / method).iterdir()} == set(settings)
     assert {path.stem for path in (GLUE / "sora").iterdir()} == set(SORA_SCRIPTS)
+    assert {path.stem for path in (GLUE / "cola").iterdir()} == {"rte"}
 
 
 @pytest.mark.parametrize("name", SETTINGS)
@@ -269,6 +270,22 @@ def test_sora_s_stages_on_rte_are_those_of_the_script():
         first_fraction=method.first_stage_fraction,
     )
     assert schedule.ends == tuple(steps * epochs for epochs in (50, 65, 80, 95, 110, 125, 140))
+
+
+def test_a_chain_on_rte_is_ours_and_each_link_is_lora_s():
+    path = GLUE / "cola" / "rte.yaml"
+    recipe, lora = load_recipe(path), load_recipe(GLUE / "lora" / "rte.yaml")
+    method, alone = recipe.method, lora.method
+    assert (method.name, method.links, method.ranks, method.restart_learning_rate) == ("cola", 3, None, True)
+    assert (method.rank, method.alpha, method.dropout, method.targets) == (
+        alone.rank, alone.alpha, alone.dropout, alone.targets,
+    )  # fmt: skip
+    assert recipe.train == lora.train.model_copy(update={"epochs": 90})
+    assert (recipe.task, recipe.model, recipe.data) == (lora.task, lora.model, lora.data)
+    assert recipe.eval.select == "best-after-freeze"
+    for line in path.read_text().splitlines():
+        if re.match(r"  \w", line) and line.split() != ["name:", "cola"]:
+            assert re.search(r"# ours\b", line), line
 
 
 def test_lora_on_e2e_has_the_published_settings():

@@ -13,7 +13,6 @@ from rich.style import Style
 
 from dora_cli.reports import palette
 from dora_cli.reports.curves import RankMap, rank_maps
-from dora_cli.reports.grid import strongest
 from dora_cli.reports.live.marks import BOLD, DIM, PLAIN, Glyphs, Line, bar, cut, length, trend
 from dora_cli.reports.live.rank_map import rank_lines
 from dora_cli.reports.live.state import RunState
@@ -85,8 +84,8 @@ class LiveView:
                 when = "as the run went on"
             if self.state.next_event is None and self.state.step and not self._emerges:
                 when = "frozen"
-            cells = [cell for one in self._maps for row in one.members for cell in row if cell is not None]
-            said = "fixed" if self._fixed else f"{when}, {strongest(cells)}"
+            full = f"{self._maps[0].full_name} {self._maps[0].full}"
+            said = "fixed" if self._fixed else f"{when}, {full}"
             lines.append(
                 cut(
                     [Segment("ranks".ljust(LABEL + 1), DIM), Segment(said, PLAIN)],
