@@ -33,6 +33,7 @@ from dora_cli.recipe.methods.bitfit import BitfitMethod
 from dora_cli.recipe.methods.dora import DoraMethod
 from dora_cli.recipe.methods.full import FullMethod
 from dora_cli.recipe.methods.houlsby import HoulsbyMethod
+from dora_cli.recipe.methods.nora import NoraMethod
 from dora_cli.recipe.methods.pfeiffer import PfeifferMethod
 from dora_cli.recipe.methods.sora import SoraMethod
 from dora_cli.training.optimizer import make_optimizer, make_scheduler
@@ -374,6 +375,11 @@ def sora(settings: Settings) -> MethodSection:
     return SoraMethod(rank=settings.start_rank, alpha=ALPHA, dropout=DROPOUT)
 
 
+def nora(settings: Settings) -> MethodSection:
+    """NoRA whose inner rank is DoRA's start rank."""
+    return NoraMethod(rank=settings.start_rank, alpha=ALPHA, dropout=DROPOUT)
+
+
 def new_optimizer(parameters: list[nn.Parameter]) -> torch.optim.AdamW:
     """The product's fused AdamW, for every method."""
     return torch.optim.AdamW(parameters, lr=LEARNING_RATE, weight_decay=0.01, betas=(0.9, 0.999), eps=1e-8, fused=True)
@@ -397,6 +403,7 @@ PRODUCT: Mapping[str, Section] = {
     "lora": lora,
     "adalora": adalora,
     "sora": sora,
+    "nora": nora,
     "bitfit": lambda settings: BitfitMethod(),
     "houlsby": lambda settings: HoulsbyMethod(bottleneck=32),  # 1.2 million parameters each in RoBERTa-base
     "pfeiffer": lambda settings: PfeifferMethod(bottleneck=64),

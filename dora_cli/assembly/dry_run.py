@@ -11,7 +11,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from dora_cli.assembly.build import base_from_config, make_method, note_on_code, note_on_rank, targets_of
+from dora_cli.assembly.build import (
+    base_from_config,
+    check_references,
+    make_method,
+    note_on_code,
+    note_on_rank,
+    targets_of,
+)
 from dora_cli.assembly.data import load_data
 from dora_cli.assembly.length import RunLength
 from dora_cli.assembly.notes import notes_before_training, notes_on_official_sizes, notes_on_settings
@@ -42,9 +49,9 @@ class DryRun:
         processes: as set by ``accelerate launch``, else 1.
         schedule: of the method; without what depends on the number of projections where the model's shapes are out of
             reach, or without all of it where all does.
-        parameters: ``projections, per_rank, start, final, head``; adapter sizes count `A` and `B`, `final` for a
-            uniform allocation where ranks change, None where what is left emerges; without projections they are those
-            of the base's tensors that train. There is no `per_rank` where the method itself knows what it will store.
+        parameters: ``projections, per_rank, start, final, head``; `start` is what trains of the adapters at the start,
+            `final` what they store in the end (see `Method.planned_size`); without projections they are those of the
+            base's tensors that train.
         out_of_reach: why the model's configuration could not be read; None if it could.
         threads: of the CPU, and why so many; None where that takes the model's configuration and this is out of reach.
         rank_note: what is to be said of the start rank; None where it is sound or the model's shapes are out of reach.
@@ -143,6 +150,7 @@ def dry_run(recipe: Recipe, output: Path | None = None, seeds: Sequence[int] = (
         method.check(model, head)
         projections = sites_of(model, recipe.method, method)
         plan = method.plan(length.total_steps, projections)
+        check_references(recipe, task, method, projections, here=True)
         ranks = method.start_ranks(projections)
         adapted = sum(1 for rank in ranks.values() if rank) if ranks else len(projections)
         schedule = {**plan.describe(), "projections": adapted}
@@ -208,13 +216,11 @@ def _data(recipe: Recipe, task: Task, held_out: float) -> tuple[int, list[str]]:
 def _parameters(
     model: nn.Module, method: Method, projections: list[Site], plan: Schedule, head: list[nn.Parameter]
 ) -> dict[str, int | None]:
-    """What adapters hold: by their ranks, those at the end spread evenly; a method without ranks is asked, attached."""
+    """What adapters hold, as the method plans it; one without ranks is asked, attached."""
     final: int | None
-    per_rank, ranks = sum(sum(projection.shape) for projection in projections), method.start_ranks(projections)
-    if ranks:
-        start = sum(ranks[projection.name] * sum(projection.shape) for projection in projections)
-        budget = plan.final_components
-        final = None if budget is None else start * budget // max(plan.start_components, 1)
+    per_rank = sum(sum(projection.shape) for projection in projections)
+    if method.start_ranks(projections):
+        start, final = method.planned_size(projections, plan)
     else:
         method.attach(model, projections, head, plan)
         size = method.size()

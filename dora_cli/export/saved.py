@@ -276,7 +276,7 @@ def _peft(
 def _merged(subject: Subject, output: Path, dtype: str, *, overwrite: bool) -> Export:
     plain, batch = subject.method.to_lora(), subject.batch
     factors = plain or {}
-    exact = Size(0, subject.method.size().stored) if plain is None else Size.of(factors)  # without ranks: no components
+    exact = Size(Size.of(factors).components, subject.method.size().stored)  # what it was, not what LoRA would take
     reference = logits_of(subject.model, batch, subject.autocast())
     changed = [site for site in subject.projections if plain is None or site.name in plain]
     model = merge(subject.model, subject.method, changed, dtype)
@@ -295,7 +295,7 @@ def _finish(
     """Writes the card and the record."""
     dtype, factors = written.dtype, written.factors
     whole = not factors and exact.parameters > 0  # a method without ranks, whose update went into the weights
-    padded = exact if whole else Size.of(factors)
+    padded = exact if written.format == "merged" else Size.of(factors)
     write_text(folder / "README.md", subject.card(replace(written, probe=describe(agreement, dtype))))
     head = sum(parameter.numel() for parameter in subject.head.values())
     record = {

@@ -10,11 +10,14 @@ from dora_cli.methods.adalora import Adalora
 from dora_cli.methods.base import Method
 from dora_cli.methods.bitfit import BitFit
 from dora_cli.methods.cola import Cola
+from dora_cli.methods.cora import Cora
 from dora_cli.methods.dora import Dora, triton_obstacle
 from dora_cli.methods.full import Full
 from dora_cli.methods.head import HeadOnly
 from dora_cli.methods.houlsby import Houlsby
 from dora_cli.methods.lora import Lora
+from dora_cli.methods.melora import Melora
+from dora_cli.methods.nora import Nora
 from dora_cli.methods.pfeiffer import Pfeiffer
 from dora_cli.methods.sora import Sora
 from dora_cli.methods.xgblora import Xgblora
@@ -24,7 +27,22 @@ GROUP = "dora_cli.methods"
 
 METHODS: dict[str, type[Method]] = {
     method.name: method
-    for method in (Dora, Lora, Adalora, Sora, Cola, Xgblora, Full, BitFit, Houlsby, Pfeiffer, HeadOnly)
+    for method in (
+        Dora,
+        Lora,
+        Adalora,
+        Sora,
+        Melora,
+        Cola,
+        Nora,
+        Cora,
+        Xgblora,
+        Full,
+        BitFit,
+        Houlsby,
+        Pfeiffer,
+        HeadOnly,
+    )
 }
 """Methods by the name a recipe gives them."""
 
@@ -35,12 +53,15 @@ __all__ = [
     "Adalora",
     "BitFit",
     "Cola",
+    "Cora",
     "Dora",
     "Full",
     "HeadOnly",
     "Houlsby",
     "Lora",
+    "Melora",
     "Method",
+    "Nora",
     "Pfeiffer",
     "Sora",
     "Xgblora",

@@ -131,6 +131,16 @@ Targets = Annotated[
         uniqueItems=True,
     ),
 ]
+Models = Annotated[
+    tuple[Text, ...],
+    BeforeValidator(_list_to_tuple),
+    _Bound(
+        lambda v: len(v) >= 1 and _distinct(v),
+        "a list of one or more different models: hub ids, local folders or builtin:NAME",
+        minItems=1,
+        uniqueItems=True,
+    ),
+]
 Labels = Annotated[
     tuple[Text, ...],
     BeforeValidator(_list_to_tuple),

@@ -67,7 +67,12 @@ def cells(ranks: Record) -> list[Cell]:
     keys = ("name", "stack", "block", "attention", "projection", "group", "start_rank", "rank")
     full, _ = full_rank((layer["start_rank"], layer["rank"]) for layer in ranks["layers"])
     return [
-        Cell(shape=(layer["shape"][0], layer["shape"][1]), full=full, **{key: layer[key] for key in keys})
+        Cell(
+            shape=(layer["shape"][0], layer["shape"][1]),
+            full=full,
+            stored=layer.get("parameters"),
+            **{key: layer[key] for key in keys},
+        )
         for layer in ranks["layers"]
     ]
 

@@ -82,20 +82,18 @@ def _parameter_rows(parameters: Mapping[str, int | None]) -> list[tuple[str, str
     rows = []
     if parameters["projections"]:
         rows.append(("projections", f"{parameters['projections']:,}"))
-        if parameters["start"] == parameters["final"]:
-            rows.append(("adapter", f"{parameters['final']:,}"))
-        elif "per_rank" not in parameters:
-            rows.append(("adapter, at once", f"{parameters['start']:,} train"))
-            rows.append(("adapter, final", f"{parameters['final']:,}"))
+        start, final = parameters["start"], parameters["final"]
+        if start == final:
+            rows.append(("adapter", f"{final:,}"))
+        elif start is not None and final is not None and start < final:  # part is frozen, or trains after the rest
+            rows.append(("adapter", f"{final:,} stored, of which {start:,} train at once"))
         else:
             rows.append(("per unit of rank", f"{parameters['per_rank']:,}"))
-            rows.append(("adapter, start", f"{parameters['start']:,}"))
-            final = EMERGES
-            if parameters["final"] is not None:
-                final = f"{parameters['final']:,}"
-                if parameters["final"] < (parameters["start"] or 0):
-                    final += " if ranks end up uniform; the budget counts components, not parameters"
-            rows.append(("adapter, final", final))
+            rows.append(("adapter, start", f"{start:,}"))
+            left = EMERGES
+            if final is not None:
+                left = f"{final:,} if ranks end up uniform; the budget counts components, not parameters"
+            rows.append(("adapter, final", left))
     elif parameters["final"]:
         rows.append(("of the base", f"{parameters['final']:,} train"))
     rows.append(("head", f"{parameters['head']:,} (and any module that the checkpoint turns out to lack)"))

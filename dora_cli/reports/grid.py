@@ -36,7 +36,8 @@ _GAP = "  "
 class Cell:
     """One projection of the table; `rank` is a float where it is a mean over runs.
 
-    `full` is the rank that has the strongest colour, see `full_rank`.
+    `full` is the rank that has the strongest colour, see `full_rank`. `stored` are the parameters that the record gives
+    it, None where they follow from rank and shape.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Cell:
     start_rank: int
     rank: int | float
     full: int
+    stored: float | None = None
 
     @property
     def share(self) -> float:
@@ -57,8 +59,8 @@ class Cell:
 
     @property
     def parameters(self) -> float:
-        """How many numbers the factors A and B hold."""
-        return self.rank * sum(self.shape)
+        """How many numbers the adapter stores for it alone: the entries of A and B, where the record says no other."""
+        return self.rank * sum(self.shape) if self.stored is None else self.stored
 
     def level(self, levels: int) -> int:
         """Which of `levels` equal shares of the strongest colour's rank it falls into, from 1; 0 for rank 0."""

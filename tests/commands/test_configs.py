@@ -104,6 +104,12 @@ def parameters_of(method: Any, size: Size) -> list[str]:
         norms = 24 * 2 * d if method.train_norms else 0
         return [f"projections  {places}", f"adapter      {places * (2 * d * m + m + d) + norms:,}"]
     rank, per_rank, count = method.rank, size.per_rank, size.projections
+    if method.name == "melora":
+        return [
+            f"projections  {count}",
+            f"adapter      {per_rank * rank:,}",
+            f"components  {count * rank * method.minis:,} in {count} projections",
+        ]
     if about(method.name).ranks == "fixed":
         return [
             f"projections  {count}",

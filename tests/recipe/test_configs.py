@@ -94,6 +94,19 @@ SORA_SCRIPTS = {
 }
 
 
+# The published scripts of MELoRA (Ren et al. 2024), RoBERTa-base: learning rate, batch, epochs, length.
+MELORA_SCRIPTS = {
+    "mnli": (5e-4, 128, 30, 256),
+    "sst2": (5e-4, 128, 60, 256),
+    "mrpc": (4e-4, 128, 30, 256),
+    "cola": (4e-4, 64, 8, 256),
+    "qnli": (4e-4, 128, 25, 256),
+    "qqp": (4e-4, 128, 25, 256),
+    "rte": (4e-4, 128, 80, 512),
+    "stsb": (4e-4, 128, 40, 256),
+}
+
+
 def commands(path):
     """The command lines a recipe shows in its opening comment."""
     return [shlex.split(line[1:]) for line in path.read_text().splitlines() if re.match(r"#\s+dora ", line)]
@@ -123,6 +136,7 @@ def test_glue_is_whole():
     for method, settings in ADAPTERS.items():
         assert {path.stem for path in (GLUE / method).iterdir()} == set(settings)
     assert {path.stem for path in (GLUE / "sora").iterdir()} == set(SORA_SCRIPTS)
+    assert {path.stem for path in (GLUE / "melora").iterdir()} == set(MELORA_SCRIPTS)
     assert {path.stem for path in (GLUE / "cola").iterdir()} == {"rte"}
 
 
@@ -270,6 +284,25 @@ def test_sora_s_stages_on_rte_are_those_of_the_script():
         first_fraction=method.first_stage_fraction,
     )
     assert schedule.ends == tuple(steps * epochs for epochs in (50, 65, 80, 95, 110, 125, 140))
+
+
+@pytest.mark.parametrize("name", MELORA_SCRIPTS)
+def test_melora_on_glue_has_the_published_settings(name):
+    path = GLUE / "melora" / f"{name}.yaml"
+    recipe = load_recipe(path)
+    train, method = recipe.train, recipe.method
+    assert (recipe.task, recipe.model.name) == (f"glue/{name}", "FacebookAI/roberta-base")
+    found = (train.learning_rate, train.batch_size, train.epochs, recipe.data.max_length)
+    assert found == MELORA_SCRIPTS[name]
+    assert (train.weight_decay, train.lr_warmup_fraction) == (0.1, 0.06)
+    assert (method.name, method.rank, method.minis, method.alpha, method.dropout) == ("melora", 8, 2, 16.0, 0.05)
+    assert method.targets == ("*.query", "*.value")
+    steps = -(-get_task(recipe.task).splits["train"] // train.batch_size) * train.epochs
+    text = path.read_text()
+    assert f" {steps:,} optimiser steps" in text
+    for line in text.splitlines():
+        if re.match(r"  \w", line) and line.split() != ["name:", "melora"]:
+            assert re.search(r"# (code|ours)\b", line), line
 
 
 def test_a_chain_on_rte_is_ours_and_each_link_is_lora_s():

@@ -31,6 +31,7 @@ class FakeAllocation:
     rank: int
     scores: tuple[float, ...] | None = None
     links: tuple[int, ...] | None = None
+    parameters: int | None = None
 
 
 Layout = Sequence[tuple[str, tuple[int, int]]]

@@ -73,9 +73,9 @@ class Cola(Method):
         self._adapters = Adapters(model, {site.name: self._wrapped(site) for site in self.sites})
 
     def _wrapped(self, site: Site) -> AdaptedProjection:
-        return AdaptedProjection(site.module, *self._fresh(site), scaling=self._scaling, dropout=self.dropout)
+        return AdaptedProjection(site.module, *self._begun_with(site), scaling=self._scaling, dropout=self.dropout)
 
-    def _fresh(self, site: Site) -> tuple[torch.Tensor, torch.Tensor]:
+    def _begun_with(self, site: Site) -> tuple[torch.Tensor, torch.Tensor]:
         """`A` and `B` with which the present link starts."""
         (d_out, d_in), rank = site.shape, self.ranks[self._link - 1]
         dtype = trained_type(weight_of(site.module).dtype)
@@ -110,7 +110,7 @@ class Cola(Method):
         event = schedule.is_event(step)
         if event:
             self._link += 1
-            self._adapters.tie({site.name: self._fresh(site) for site in self.sites})
+            self._adapters.tie({site.name: self._begun_with(site) for site in self.sites})
             self._scale()
         live = schedule.budget(step)
         return StepReport(

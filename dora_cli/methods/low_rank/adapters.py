@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Hashable, Mapping
+from contextlib import AbstractContextManager
 
 import torch
 from torch import nn
@@ -14,7 +14,7 @@ from dora_cli.methods.base import LoraFactors, Replacement, check_tensor
 from dora_cli.methods.linear import swap_modules
 from dora_cli.methods.low_rank.components import Components
 from dora_cli.methods.low_rank.layer import AdaptedProjection
-from dora_cli.methods.low_rank.lean import LeanPass
+from dora_cli.methods.low_rank.lean import Passes
 from dora_cli.printable import shown
 
 
@@ -30,6 +30,7 @@ class Adapters:
     def __init__(self, model: nn.Module, layers: Mapping[str, AdaptedProjection]) -> None:
         self._model, self.layers = model, dict(layers)
         self.groupings = 0
+        self._passes = Passes(model)
         for layer in self.layers.values():
             layer.base.requires_grad_(False)
         swap_modules(model, {layer.base: layer for layer in self.layers.values()})
@@ -51,7 +52,7 @@ class Adapters:
             alike[kind].append(name)
         self._groups = [Components([self.layers[name] for name in names]) for names in alike.values()]
         self.order = [name for names in alike.values() for name in names]
-        self._lean: LeanPass | None = None
+        self._passes.forget()
         self.groupings += 1
 
     def groups(self) -> list[Components]:
@@ -65,47 +66,9 @@ class Adapters:
 
     # -- training ------------------------------------------------------------------------------------------------------
 
-    @contextmanager
-    def training_pass(self, dtype: torch.dtype | None = None) -> Iterator[None]:
-        """One forward and backward pass with less work than autograd's own way, up to rounding the same (see
-        `LeanPass`).
-
-        The parameters' gradients are complete when it ends, not before: whoever sums them over processes does it
-        afterwards, and DistributedDataParallel, which sums within `backward`, needs the plain pass. Within it only
-        `backward` gives gradients, not `torch.autograd.grad`.
-
-        Args:
-            dtype: autocast's, where autocast is entered within; None means that of the autocast around it, or else the
-                factors' own.
-        """
-        groups = self.groups()
-        if not groups:  # every projection lost all its components
-            yield
-            return
-        if dtype is None:
-            device = groups[0].A.device.type
-            dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else groups[0].A.dtype
-        if self._lean is None or self._lean.dtype != dtype:
-            self._lean = LeanPass(self._model, groups, dtype)
-        lean = self._lean
-        if lean.drops and not lean.kernels.draws_alike and self._computes_twice():
-            yield
-            return
-        try:
-            lean.begin()
-            yield
-        except BaseException:
-            self._lean = None  # with the gradients that it had in part
-            raise
-        finally:
-            lean.end()
-        lean.finish()
-
-    def _computes_twice(self) -> bool:
-        """Whether gradient checkpointing computes forward passes again in the backward pass, as
-        transformers notes it.
-        """
-        return any(module.__dict__.get("gradient_checkpointing") for module in self._model.modules())
+    def training_pass(self, dtype: torch.dtype | None = None) -> AbstractContextManager[None]:
+        """One forward and backward pass with less work than autograd's own way, see `Passes.around`."""
+        return self._passes.around(self.groups(), dtype)
 
     # -- ranks that shrink ---------------------------------------------------------------------------------------------
 
@@ -159,7 +122,7 @@ class Adapters:
 
     def release(self) -> None:
         """Frees the training pass's copies of base weights."""
-        self._lean = None
+        self._passes.forget()
 
     def to_lora(self, live: Mapping[str, torch.Tensor] | None = None) -> dict[str, LoraFactors]:
         """``A`` and ``s B diag(c)`` of every layer, tied components first; of those that `live` says (by name),

@@ -9,6 +9,7 @@ adds gradients of the factors where they belong.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -16,10 +17,62 @@ from torch import nn
 from torch.nn import functional as F
 
 from dora_cli.methods.linear import weight_of
-from dora_cli.methods.low_rank.components import Components
+from dora_cli.methods.low_rank.components import Group, Layer
 from dora_cli.methods.low_rank.dropout import ModelDropouts
 from dora_cli.methods.low_rank.kernels import Kernels, kernels_for
-from dora_cli.methods.low_rank.layer import AdaptedProjection
+
+
+class Passes:
+    """The training passes over a model, one after the other: each with what the first of its kind has prepared."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._lean: LeanPass | None = None
+
+    def forget(self) -> None:
+        """What is prepared is of no use any more, or takes up memory that is needed."""
+        self._lean = None
+
+    @contextmanager
+    def around(self, groups: Sequence[Group], dtype: torch.dtype | None) -> Iterator[None]:
+        """One forward and backward pass with less work than autograd's own way, up to rounding the same.
+
+        The parameters' gradients are complete when it ends, not before: whoever sums them over processes does it
+        afterwards, and DistributedDataParallel, which sums within `backward`, needs the plain pass. Within it only
+        `backward` gives gradients, not `torch.autograd.grad`.
+
+        Args:
+            groups: of all projections; others only after `forget`.
+            dtype: autocast's, where autocast is entered within; None means that of the autocast around it, or else the
+                factors' own.
+        """
+        if not groups:  # every projection lost all its components
+            yield
+            return
+        if dtype is None:
+            device = groups[0].A.device.type
+            dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else groups[0].A.dtype
+        if self._lean is None or self._lean.dtype != dtype:
+            self._lean = LeanPass(self._model, groups, dtype)
+        lean = self._lean
+        if lean.drops and not lean.kernels.draws_alike and self._computes_twice():
+            yield
+            return
+        try:
+            lean.begin()
+            yield
+        except BaseException:
+            self._lean = None  # with the gradients that it had in part
+            raise
+        finally:
+            lean.end()
+        lean.finish()
+
+    def _computes_twice(self) -> bool:
+        """Whether gradient checkpointing computes forward passes again in the backward pass, as
+        transformers notes it.
+        """
+        return any(module.__dict__.get("gradient_checkpointing") for module in self._model.modules())
 
 
 class LeanPass:
@@ -31,7 +84,7 @@ class LeanPass:
         dtype: of the arithmetic: autocast's, or that of factors and activations where there is none.
     """
 
-    def __init__(self, model: nn.Module, groups: Sequence[Components], dtype: torch.dtype) -> None:
+    def __init__(self, model: nn.Module, groups: Sequence[Group], dtype: torch.dtype) -> None:
         self._groups, self.dtype = groups, dtype
         layers = [layer for group in groups for layer in group.layers]
         rank = max((layer.tied + layer.rank) // layer.chunks for layer in layers)
@@ -40,7 +93,7 @@ class LeanPass:
         self._model_dropouts = ModelDropouts(model) if layers[0].A.device.type == "cpu" else None
         self.drops = any(layer.dropout for layer in layers)
         self._shared = [_Shared(group, dtype, self.kernels) for group in groups]
-        self._lean: list[tuple[AdaptedProjection, LeanProjection]] = []
+        self._lean: list[tuple[Layer, LeanProjection]] = []
         for shared in self._shared:
             for layer, rows in zip(shared.group.layers, shared.rows(), strict=True):
                 self._lean.append((layer, LeanProjection(self.kernels, self._inputs, len(self._lean), layer, rows)))
@@ -50,6 +103,7 @@ class LeanPass:
         """Before a forward pass: takes over the present weights."""
         for shared in self._shared:
             shared.group.take_gradients()
+            shared.group.begin_pass()
             shared.prepare()
         if self.drops:
             self.kernels.begin()
@@ -71,6 +125,7 @@ class LeanPass:
         """After the backward pass: gradients of `B`, and of the gates, from those of their product."""
         for shared in self._shared:
             shared.finish()
+            shared.group.end_pass()
 
 
 class _Inputs:
@@ -112,7 +167,7 @@ class _Shared:
     projection's tied components before those that train.
     """
 
-    def __init__(self, group: Components, dtype: torch.dtype, kernels: Kernels) -> None:
+    def __init__(self, group: Group, dtype: torch.dtype, kernels: Kernels) -> None:
         self.group, self.kernels, self.scaling = group, kernels, group.scaling
         tied, trained = self._places()
         self._trained = torch.tensor(trained, dtype=torch.int64, device=group.A.device) if tied else None
@@ -192,7 +247,7 @@ class LeanProjection:
     changed.
     """
 
-    def __init__(self, kernels: Kernels, inputs: _Inputs, index: int, layer: AdaptedProjection, rows: Rows) -> None:
+    def __init__(self, kernels: Kernels, inputs: _Inputs, index: int, layer: Layer, rows: Rows) -> None:
         self.kernels, self.inputs, self.index, self.layer = kernels, inputs, index, layer
         self.A, self.B_t, self.grad_A, self.grad_up = rows
         self.chunks, self.tied = layer.chunks, layer.tied

@@ -14,7 +14,22 @@ from pydantic import Discriminator, Tag
 from dora_cli.libraries import brought
 from dora_cli.recipe.about import About
 from dora_cli.recipe.fields import Section
-from dora_cli.recipe.methods import adalora, bitfit, cola, dora, full, head, houlsby, lora, pfeiffer, sora, xgblora
+from dora_cli.recipe.methods import (
+    adalora,
+    bitfit,
+    cola,
+    cora,
+    dora,
+    full,
+    head,
+    houlsby,
+    lora,
+    melora,
+    nora,
+    pfeiffer,
+    sora,
+    xgblora,
+)
 from dora_cli.recipe.rules import Rule
 from dora_cli.recipe.writing.descriptions import summary
 
@@ -31,7 +46,10 @@ def _modules() -> dict[str, ModuleType]:
         "lora": lora,
         "adalora": adalora,
         "sora": sora,
+        "melora": melora,
         "cola": cola,
+        "nora": nora,
+        "cora": cora,
         "xgblora": xgblora,
         "full": full,
         "bitfit": bitfit,
@@ -118,7 +136,10 @@ if TYPE_CHECKING:
         | lora.LoraMethod
         | adalora.AdaloraMethod
         | sora.SoraMethod
+        | melora.MeloraMethod
         | cola.ColaMethod
+        | nora.NoraMethod
+        | cora.CoraMethod
         | xgblora.XgbloraMethod
         | full.FullMethod
         | bitfit.BitfitMethod

@@ -75,7 +75,8 @@ def mean_ranks(records: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     Returns:
         ``schema_version, runs`` (names), ``unit, start_rank, target_rank, live_components`` (mean) and ``layers``, in
         which ``rank`` is the mean, ``sd`` the standard deviation (n - 1; None for one run) and ``ranks`` the rank in
-        each run. Scores, whose components are not the same ones in different runs, and the history are left out.
+        each run; ``parameters``, where the runs have them, is a mean, too. Scores, whose components are not the same
+        ones in different runs, and the history are left out.
 
     Raises:
         CheckpointError: a record is damaged, or the runs do not adapt the same projections with the same start ranks.
@@ -91,9 +92,16 @@ def mean_ranks(records: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     layers = []
     for index, layer in enumerate(first.layers):
         ranks = [record.layers[index].rank for record in checked.values()]
-        sd = stdev(ranks) if len(ranks) > 1 else None
+        stored = [record.layers[index].parameters for record in checked.values()]
+        known = [one for one in stored if one is not None]
         layers.append(
-            {**layer.model_dump(exclude={"scores", "rank", "links"}), "rank": float(mean(ranks)), "sd": sd, "ranks": ranks}
+            {
+                **layer.model_dump(exclude={"scores", "rank", "links", "parameters"}),
+                "rank": float(mean(ranks)),
+                "sd": stdev(ranks) if len(ranks) > 1 else None,
+                "ranks": ranks,
+                **({"parameters": float(mean(known))} if len(known) == len(stored) else {}),
+            }
         )
     return {
         "schema_version": first.schema_version,

@@ -14,7 +14,10 @@ from dora_cli.runs.records.fields import SCHEMA_VERSION, Count, Name, Record, va
 
 class LayerRecord(Record):
     """One projection in ranks.json. `scores` are by original component, one for each of `start_rank`, or None. Where
-    ranks grow, `links` says which link, from 1, each component came with.
+    ranks grow, `links` says which link, from 1, each component came with; it is missing elsewhere.
+
+    `parameters` are entries that the adapter stores for this projection alone; None, and missing from older runs, where
+    they follow from rank and shape.
     """
 
     name: Name
@@ -28,6 +31,7 @@ class LayerRecord(Record):
     rank: Count
     scores: list[float | None] | None
     links: list[Annotated[Count, Field(ge=1)]] | None = None
+    parameters: Count | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> LayerRecord:
@@ -111,7 +115,7 @@ class ProjectionLike(Protocol):
 
 
 class AllocationLike(Protocol):
-    """The rank of one projection; `dora_cli.methods.base.ProjectionAllocation` is one."""
+    """The rank of one projection; `dora_cli.methods.base.Allocation` is one."""
 
     @property
     def name(self) -> str: ...
@@ -125,6 +129,8 @@ class AllocationLike(Protocol):
     def scores(self) -> Sequence[float] | None: ...
     @property
     def links(self) -> Sequence[int] | None: ...
+    @property
+    def parameters(self) -> int | None: ...
 
 
 def ranks_record(
@@ -170,6 +176,7 @@ def ranks_record(
                 "rank": allocation.rank,
                 "scores": None if allocation.scores is None else list(allocation.scores),
                 **({} if allocation.links is None else {"links": list(allocation.links)}),
+                **({} if allocation.parameters is None else {"parameters": allocation.parameters}),
             }
         )
     return written(

@@ -357,13 +357,13 @@ def test_a_pass_of_former_ranks_leaves_memory_at_once() -> None:
         for step in range(1, schedule.freeze_step + 1):
             with dora.training_pass():
                 classification()(model).backward()
-            former = weakref.ref(dora._adapters._lean)
+            former = weakref.ref(dora._adapters._passes._lean)
             dora.after_step(step)
         assert dora.frozen
         assert former() is None
         with dora.training_pass():
             classification()(model).backward()
-        former = weakref.ref(dora._adapters._lean)
+        former = weakref.ref(dora._adapters._passes._lean)
         dora.merge()
         assert former() is None
     finally:
