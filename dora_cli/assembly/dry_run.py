@@ -226,7 +226,7 @@ def _parameters(
         size = method.size()
         start, final = size.trained, size.stored
     return {
-        **({"per_rank": per_rank} if ranks or not projections else {}),
+        "per_rank": per_rank,
         "start": start,
         "final": final,
         "head": sum(parameter.numel() for parameter in head),

@@ -209,10 +209,10 @@ class Allocation:
         start_rank: components it started with.
         rank: components selected at the latest event (all of them before the first).
         scores: importance of every start component, by its original position; None where the method has no scores.
-        links: of a method that learns one link after another, the number of the link, from 1, that each component came
-            with; only there `rank` may be above `start_rank`.
         parameters: entries that a finished adapter stores for it alone; None where that is a row of `A` and a column of
             `B` a component, ``rank (d_in + d_out)``.
+        links: of a method that learns one link after another, the number of the link, from 1, that each component came
+            with; only there `rank` may be above `start_rank`.
     """
 
     name: str
@@ -220,8 +220,8 @@ class Allocation:
     start_rank: int
     rank: int
     scores: tuple[float, ...] | None = None
-    links: tuple[int, ...] | None = None
     parameters: int | None = None
+    links: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)

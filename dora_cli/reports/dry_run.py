@@ -51,7 +51,11 @@ def print_dry_run(console: Console, run: DryRunLike, recipe: str) -> None:
 def _schedule_rows(schedule: Mapping[str, Any], phases: Sequence[tuple[str, int, int]]) -> list[tuple[str, str]]:
     rows = [(name, f"steps {first:,} to {last:,} ({plural(last - first + 1, 'step')})") for name, first, last in phases]
     if schedule.get("links"):
-        rows.append((f"{schedule['link']}s", _links(schedule)))
+        if schedule.get("link"):  # they are too many to be phases
+            rows.append((f"{schedule['link']}s", _links(schedule)))
+        elif schedule["freeze_step"]:
+            rows.append(("events", "what a link has learned is tied where the next one begins"))
+            rows.append(("freeze", f"after step {schedule['freeze_step']:,}: no more components come"))
     elif schedule.get("freeze_step"):
         events = f"every {plural(schedule['interval'], 'step')}, {schedule['curve']} curve"
         if schedule["events"] is not None:

@@ -34,6 +34,7 @@ SETTINGS = {
     "melora": "rank: 2, minis: 2, dropout: 0.2, targets: [attention]",
     "cola": "links: 3, ranks: [3, 2, 1], dropout: 0.2, targets: [attention]",
     "cora": "rank: 2, dropout: 0.2, targets: [attention]",
+    "xgblora": "rank: 2, layers: 1, dropout: 0.2, targets: [attention]",
     "nora": "rank: 2, outer_rank: 4, dropout: 0.2, outer: activation-aware, calibration_examples: 8",
     "full": "",
     "bitfit": "",

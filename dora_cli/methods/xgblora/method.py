@@ -73,7 +73,7 @@ class Xgblora(Method):
         if schedule is not None:
             self._subsets = draw(schedule.kinds, schedule.planned, self.generator)
         self._tied = 0  # boosters
-        fresh = self._fresh() if schedule is not None else {}
+        fresh = self._next_booster() if schedule is not None else {}
         layers = {site.name: self._wrapped(site, fresh.get(site.name)) for site in self.sites}
         self._adapters = Adapters(model, layers)
 
@@ -81,7 +81,7 @@ class Xgblora(Method):
         A, B = (torch.empty(0, site.shape[1]), torch.empty(site.shape[0], 0)) if factors is None else factors
         return AdaptedProjection(site.module, A, B, scaling=self.scaling, dropout=self.dropout)
 
-    def _fresh(self) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    def _next_booster(self) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
         """`A` and `B` of the booster after those that are tied, drawn in the order of the sites; none after the
         last.
         """
@@ -143,10 +143,8 @@ class Xgblora(Method):
         if self.frozen or not schedule.is_event(step):
             return StepReport(phase, budget, budget)
         self._tied += 1
-        self._adapters.tie(self._fresh(), factor=self.step_size)
-        return StepReport(
-            phase, budget, budget, event=True, frozen=self.frozen, restarted=self.head, regrouped=True
-        )
+        self._adapters.tie(self._next_booster(), factor=self.step_size)
+        return StepReport(phase, budget, budget, event=True, frozen=self.frozen, restarted=self.head, regrouped=True)
 
     @property
     def frozen(self) -> bool:
@@ -200,9 +198,7 @@ class Xgblora(Method):
         check_tensor("subsets", state, shape, torch.bool)
         tied = int(state["tied"])
         if not 0 <= tied <= len(subsets):
-            raise CheckpointError(
-                f"the checkpoint says that {tied} of {len(subsets)} boosters are tied; it is damaged"
-            )
+            raise CheckpointError(f"the checkpoint says that {tied} of {len(subsets)} boosters are tied; it is damaged")
         own = {key: value for key, value in state.items() if key not in ("subsets", "tied")}
         self._check(own, subsets, tied)
         self._adapters.resize(own)
@@ -221,6 +217,6 @@ class Xgblora(Method):
                     expected.add(f"{site.name}.{prefix}{factor}")
         if unknown := state.keys() - expected:
             raise CheckpointError(
-                f"tensor {shown(min(unknown))} is in the checkpoint, but by {tied} of {len(subsets)} boosters it has no "
-                "place there"
+                f"tensor {shown(min(unknown))} is in the checkpoint, but with {tied} of {len(subsets)} boosters tied "
+                "there is no place for it"
             )

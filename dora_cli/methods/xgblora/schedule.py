@@ -51,8 +51,8 @@ class BoostingSchedule(LinkSchedule):
         chosen = ceil(blocks / SHARE) if layers is None else layers
         if not 1 <= chosen <= blocks:
             raise BudgetError(
-                f"method.layers is {chosen}, but the targets are in {plural(blocks, 'block')}; a booster trains at least "
-                "1 and at most all of them: lower it, or set null for a third"
+                f"method.layers is {chosen}, but the targets are in {plural(blocks, 'block')}; a booster trains at "
+                "least 1 and at most all of them: lower it, or set null for a third"
             )
         budget, components, planned = rank * len(sites), list[int](), list[tuple[int, ...]]()
         for counts in shares(kinds, chosen):
@@ -61,16 +61,16 @@ class BoostingSchedule(LinkSchedule):
                 break
             if len(components) == max(total_steps, 0):
                 raise BudgetError(
-                    f"the run has {plural(total_steps, 'optimiser step')}, and method.rank {rank} pays for more boosters; "
-                    "each needs at least one step: raise train.epochs or train.max_steps, lower method.rank, or raise "
-                    "method.layers"
+                    f"the run has {plural(total_steps, 'optimiser step')}, and method.rank {rank} pays for more "
+                    "boosters; each needs at least one step: raise train.epochs or train.max_steps, lower method.rank, "
+                    "or raise method.layers"
                 )
             components.append(size)
             planned.append(counts)
         if not planned:
             raise BudgetError(
-                f"method.rank {rank} leaves {plural(budget, 'component')} for {plural(len(sites), 'projection')}, fewer "
-                f"than a booster's {size:,}; raise method.rank, or lower method.layers"
+                f"method.rank {rank} leaves {plural(budget, 'component')} for {plural(len(sites), 'projection')}, "
+                f"fewer than a booster's {size:,}; raise method.rank, or lower method.layers"
             )
         return cls(
             total_steps=total_steps,

@@ -72,9 +72,9 @@ ABOUT = About(
     lora=True,
     card="""\
 Trained with **XGBLoRA, eXtreme Gradient Boosting LoRA** (Zhang et al. 2024,
-[arXiv 2410.19694](https://arxiv.org/abs/2410.19694)): one booster after the other adapts the projections of some randomly
-drawn blocks with a single component each, on top of what the boosters before it have learned. A projection's rank is the
-number of boosters that have adapted it.""",
+[arXiv 2410.19694](https://arxiv.org/abs/2410.19694)): one booster after the other adapts the projections of some
+randomly drawn blocks with a single component each, on top of what the boosters before it have learned. A projection's
+rank is the number of boosters that have adapted it.""",
     tags=("xgblora",),
     notes=_notes,
     scale=_scale,

@@ -2,8 +2,8 @@
 
 The reference below shares no code with the package: the weights are dense matrices, the one that trains is ``W + s b
 a^T``, the penalty is in the loss and differentiated by autograd, Adam is written out, and at the end of a round ``W``
-itself changes and all of Adam's averages begin at zero. Which blocks a round has, and which `a` it begins with, are taken
-from the product, which draws them.
+itself changes and all of Adam's averages begin at zero. Which blocks a round has, and which `a` it begins with, are
+taken from the product, which draws them.
 """
 
 from __future__ import annotations
@@ -83,9 +83,7 @@ def train_literally(rounds: list[Round], step_size: float, anew: bool) -> Trace:
     for round_, end in enumerate(ENDS):
         first = ENDS[round_ - 1] + 1 if round_ else 1
         a = {name: row.clone() for name, row in rounds[round_].rows.items()}
-        b = {
-            name: torch.zeros(10 if name.endswith(("att", "down")) else 14, dtype=torch.float64) for name in a
-        }
+        b = {name: torch.zeros(10 if name.endswith(("att", "down")) else 14, dtype=torch.float64) for name in a}
         trained = [*a.values(), *b.values(), *head.values()]
         m, v = [torch.zeros_like(x) for x in trained], [torch.zeros_like(x) for x in trained]
 

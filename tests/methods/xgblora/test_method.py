@@ -108,26 +108,31 @@ def test_a_fresh_model_computes_what_its_base_does_and_draws_from_its_seed_alone
 # -- what trains -------------------------------------------------------------------------------------------------------
 
 
+def needs_gradient(run: Run) -> list[bool]:
+    """Of what each block gives in a training pass, whether its gradient is asked for."""
+    seen: list[bool] = []
+    hooks = [
+        block.register_forward_hook(lambda _, __, out: seen.append(out.requires_grad)) for block in run.model.blocks
+    ]
+    with run.method.training_pass():
+        run.model(inputs()).sum().backward()
+    for hook in hooks:
+        hook.remove()
+    return seen
+
+
 def test_nothing_trains_beside_the_booster_and_no_gradient_goes_below_it() -> None:
     """Also once the blocks below have tied components."""
     run = Run(seed=1)
     for end in range(0, STEPS, 5):
         subsets, state = run.method.state_dict()["subsets"], run.method.state_dict()
         booster = end // 5
-        trained = {f"blocks.{block}.{name}" for block in subsets[booster].nonzero().flatten().tolist() for name in COSTS}
+        blocks = subsets[booster].nonzero().flatten().tolist()
+        trained = {f"blocks.{block}.{name}" for block in blocks for name in COSTS}
         assert {key.removesuffix(".A") for key in state if key.endswith(".A")} == trained
         assert len(run.method.parameters()) == 2 * len(trained) == 2 * 3 * LAYERS
         lowest = min(int(name.split(".")[1]) for name in trained)
-        seen: dict[int, bool] = {}
-        hooks = [
-            block.register_forward_hook(lambda _, __, out, number=number: seen.update({number: out.requires_grad}))
-            for number, block in enumerate(run.model.blocks)
-        ]
-        with run.method.training_pass():
-            run.model(inputs()).sum().backward()
-        for hook in hooks:
-            hook.remove()
-        assert seen == {block: block >= lowest for block in range(BLOCKS)}
+        assert needs_gradient(run) == [block >= lowest for block in range(BLOCKS)]
         run.run(end + 1, end + 5)
     assert run.method.parameters() == []
     assert [len(group["params"]) for group in run.optimizer.param_groups] == [2], "the head"
