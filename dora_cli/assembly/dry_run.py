@@ -60,7 +60,7 @@ class DryRun:
         notes: what a run would say of its settings and data before it starts.
         output: the run folder, or the parent folder of a run per seed; None if not decided.
         seeds: one run each; empty for a single run.
-        restarts: steps after which the learning rate's schedule starts anew.
+        restarts: steps after which the learning rate's schedule starts anew; None where that takes the model's blocks.
     """
 
     recipe: Recipe
@@ -79,10 +79,12 @@ class DryRun:
     notes: Sequence[str] = ()
     output: Path | None = None
     seeds: Sequence[int] = ()
-    restarts: Sequence[int] = ()
+    restarts: Sequence[int] | None = ()
 
     @property
     def _anew(self) -> str:
+        if self.restarts is None:
+            return "; where it may start anew follows from the model's blocks"
         return f"; anew after steps {', '.join(f'{step:,}' for step in self.restarts)}" if self.restarts else ""
 
     @property
@@ -177,7 +179,7 @@ def dry_run(recipe: Recipe, output: Path | None = None, seeds: Sequence[int] = (
         notes=notes,
         output=output,
         seeds=seeds,
-        restarts=() if plan is None else plan.restarts,
+        restarts=None if plan is None else plan.restarts,
     )
 
 
