@@ -48,7 +48,7 @@ SMALL = (
     "data.max_eval_samples=16",
     "train.batch_size=4",
     "train.gradient_accumulation=2",
-    "save.every_steps=1",
+    "save.every_steps=2",
 )
 EVERY = pytest.mark.parametrize("name", SETTINGS)
 
@@ -113,7 +113,7 @@ def test_killed_and_gone_on_with(warm: Warm, make_recipe: MakeRecipe, runs: Runs
     recipe = recipe_of(make_recipe, name)
     (tmp_path / "recipe.yaml").write_text(dump_recipe(recipe))
     command = ("train", str(tmp_path / "recipe.yaml"), "--output", str(tmp_path / "run"))
-    assert warm.run(*command, strike=Strike("checkpoint: step-13 half of adapter.safetensors")).code < 0
+    assert warm.run(*command, strike=Strike("checkpoint: step-14 half of adapter.safetensors")).code < 0
     done = warm.run(*command, "--resume")
     assert done.code == 0, done.output
     assert_equal_runs(runs.straight(recipe), tmp_path / "run")
