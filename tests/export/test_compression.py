@@ -131,8 +131,8 @@ def test_an_export_holds_it_and_says_how_far_it_is(run_of: GetRun, tmp_path: Pat
     }
     assert record["probe"]["approximated"] == done.agreement.approximated
     card = (tmp_path / "out" / "README.md").read_text()
-    assert f"{found.error:.3g} of the norm" in card
-    assert str(found.worst_projection) in card
+    assert f"{found.error:.3g} over all updates" in card
+    assert f"`{found.worst_projection}`" in card
     assert "before they were approximated" in card
 
 
