@@ -65,7 +65,9 @@ def test_the_method_cola_and_the_task_glue_cola_are_told_apart(tmp_path: Path, m
     assert find_recipe(Path("glue/cola")).resolve() == ROOT / "configs" / "glue" / "cola.yaml"
     monkeypatch.chdir(ROOT)
     folder = find_recipe(Path("configs/glue/cola"))
-    with pytest.raises(RecipeError, match=r"is a folder, .* in it, or configs/glue/cola\.yaml, which stands beside it$"):
+    with pytest.raises(
+        RecipeError, match=r"is a folder, .* in it, or configs/glue/cola\.yaml, which stands beside it$"
+    ):
         load_recipe(folder)
 
 
