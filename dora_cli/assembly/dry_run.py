@@ -48,7 +48,7 @@ class DryRun:
         length: steps, epochs and global batch.
         processes: as set by ``accelerate launch``, else 1.
         schedule: of the method; without what depends on the number of projections where the model's shapes are out of
-            reach.
+            reach, or without all of it where all does.
         parameters: ``projections, per_rank, start, final, head``; `start` is what trains of the adapters at the start,
             `final` what they store in the end (see `Method.planned_size`); without projections they are those of the
             base's tensors that train.
@@ -60,7 +60,7 @@ class DryRun:
         notes: what a run would say of its settings and data before it starts.
         output: the run folder, or the parent folder of a run per seed; None if not decided.
         seeds: one run each; empty for a single run.
-        restarts: steps after which the learning rate's schedule starts anew.
+        restarts: steps after which the learning rate's schedule starts anew; None where that takes the model's blocks.
     """
 
     recipe: Recipe
@@ -79,10 +79,12 @@ class DryRun:
     notes: Sequence[str] = ()
     output: Path | None = None
     seeds: Sequence[int] = ()
-    restarts: Sequence[int] = ()
+    restarts: Sequence[int] | None = ()
 
     @property
     def _anew(self) -> str:
+        if self.restarts is None:
+            return "; where it may start anew follows from the model's blocks"
         return f"; anew after steps {', '.join(f'{step:,}' for step in self.restarts)}" if self.restarts else ""
 
     @property
@@ -141,8 +143,10 @@ def dry_run(recipe: Recipe, output: Path | None = None, seeds: Sequence[int] = (
         model = base_from_config(recipe, task)
     except ModelUnreachableError as error:
         reason = str(error)
-        plan = method.plan(length.total_steps, [Site("", nn.Module(), _ANY_SHAPE)] if targets else [])
-        schedule = {**plan.describe(), **dict.fromkeys(_OF_THE_MODEL)}
+        plan = None
+        if not method.plans_by_blocks:
+            plan = method.plan(length.total_steps, [Site("", nn.Module(), _ANY_SHAPE)] if targets else [])
+        schedule = {**({} if plan is None else plan.describe()), **dict.fromkeys(_OF_THE_MODEL)}
     else:
         head = [*head_parameters(model).values()]
         method.check(model, head)
@@ -156,7 +160,7 @@ def dry_run(recipe: Recipe, output: Path | None = None, seeds: Sequence[int] = (
         left_out_note = left_out(model, targets)
     threads = decide_threads(recipe, model, most_threads())
     cuda_graph = _cuda_graph(recipe, model, device, precision)
-    if model is not None:  # last: it may change the model
+    if model is not None and plan is not None:  # last: it may change the model
         parameters = {"projections": adapted, **_parameters(model, method, projections, plan, head)}
     return DryRun(
         recipe=recipe,
@@ -165,7 +169,7 @@ def dry_run(recipe: Recipe, output: Path | None = None, seeds: Sequence[int] = (
         device=str(device),
         precision=precision,
         schedule=schedule,
-        phases=list(plan.phases),
+        phases=[] if plan is None else list(plan.phases),
         parameters=parameters,
         out_of_reach=reason,
         threads=threads,
@@ -175,7 +179,7 @@ def dry_run(recipe: Recipe, output: Path | None = None, seeds: Sequence[int] = (
         notes=notes,
         output=output,
         seeds=seeds,
-        restarts=plan.restarts,
+        restarts=None if plan is None else plan.restarts,
     )
 
 

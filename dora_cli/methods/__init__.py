@@ -20,6 +20,7 @@ from dora_cli.methods.melora import Melora
 from dora_cli.methods.nora import Nora
 from dora_cli.methods.pfeiffer import Pfeiffer
 from dora_cli.methods.sora import Sora
+from dora_cli.methods.xgblora import Xgblora
 
 GROUP = "dora_cli.methods"
 """The entry points of other packages' methods."""
@@ -35,6 +36,7 @@ METHODS: dict[str, type[Method]] = {
         Cola,
         Nora,
         Cora,
+        Xgblora,
         Full,
         BitFit,
         Houlsby,
@@ -62,5 +64,6 @@ __all__ = [
     "Nora",
     "Pfeiffer",
     "Sora",
+    "Xgblora",
     "triton_obstacle",
 ]

@@ -211,6 +211,8 @@ class Allocation:
         scores: importance of every start component, by its original position; None where the method has no scores.
         parameters: entries that a finished adapter stores for it alone; None where that is a row of `A` and a column of
             `B` a component, ``rank (d_in + d_out)``.
+        links: of a method that learns one link after another, the number of the link, from 1, that each component came
+            with; only there `rank` may be above `start_rank`.
     """
 
     name: str
@@ -219,6 +221,7 @@ class Allocation:
     rank: int
     scores: tuple[float, ...] | None = None
     parameters: int | None = None
+    links: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -335,12 +338,14 @@ class Method:
     Attributes:
         name: what a recipe calls it.
         cannot_merge: why its update fits into no base weight; empty where it does.
+        plans_by_blocks: whether its plan follows from the blocks of the model: without a model there is none.
         reference_models: names or folders of other base models whose weights `place` asks for, as `references`.
         held_out: share of the training split that is kept from training, for `Calibration` of the loss.
     """
 
     name: ClassVar[str]
     cannot_merge: ClassVar[str] = ""
+    plans_by_blocks: ClassVar[bool] = False
     reference_models: Sequence[str] = ()
     held_out: float = 0.0
 

@@ -172,7 +172,7 @@ def budget_curve(ranks: Record | None, metrics: Record | None = None, log: Seque
     known = phases(ranks, metrics, log)
     if ranks is not None and ranks.get("history"):
         history = _events(ranks)
-        start = sum(layer["start_rank"] for layer in ranks["layers"])
+        start = _start(ranks)
         points = [(0, start, start), *((entry["step"], entry["budget"], entry["live"]) for entry in history)]
         if known[-1][2] > points[-1][0]:
             points.append((known[-1][2], *points[-1][1:]))
@@ -199,8 +199,15 @@ def _events(ranks: Record) -> Sequence[Record]:
     history = ranks["history"]
     if not planned(ranks):
         return history  # type: ignore[no-any-return]
-    start = sum(layer["start_rank"] for layer in ranks["layers"])
+    start = _start(ranks)
     return [entry for entry in history[:-1] if entry["budget"] != start] + history[-1:]
+
+
+def _start(ranks: Record) -> int:
+    """Components at the start; of ranks that grow those of the first link."""
+    return sum(
+        layer["start_rank"] if layer.get("links") is None else layer["links"].count(1) for layer in ranks["layers"]
+    )
 
 
 def _final_budget(ranks: Record) -> int | None:

@@ -34,7 +34,8 @@ def print_dry_run(console: Console, run: DryRunLike, recipe: str) -> None:
     console.print(Text("Recipe", style="bold"))
     console.print(Text(recipe.rstrip()), soft_wrap=True)
     _print_rows(console, "Run", run.rows)
-    _print_rows(console, "Schedule", _schedule_rows(run.schedule, run.phases))
+    if rows := _schedule_rows(run.schedule, run.phases):
+        _print_rows(console, "Schedule", rows)
     if run.parameters is not None:
         _print_rows(console, "Parameters", _parameter_rows(run.parameters))
     if run.out_of_reach is not None:
@@ -50,7 +51,9 @@ def print_dry_run(console: Console, run: DryRunLike, recipe: str) -> None:
 def _schedule_rows(schedule: Mapping[str, Any], phases: Sequence[tuple[str, int, int]]) -> list[tuple[str, str]]:
     rows = [(name, f"steps {first:,} to {last:,} ({plural(last - first + 1, 'step')})") for name, first, last in phases]
     if schedule.get("links"):
-        if schedule["freeze_step"]:
+        if schedule.get("link"):  # they are too many to be phases
+            rows.append((f"{schedule['link']}s", _links(schedule)))
+        elif schedule["freeze_step"]:
             rows.append(("events", "what a link has learned is tied where the next one begins"))
             rows.append(("freeze", f"after step {schedule['freeze_step']:,}: no more components come"))
     elif schedule.get("freeze_step"):
@@ -69,6 +72,14 @@ def _schedule_rows(schedule: Mapping[str, Any], phases: Sequence[tuple[str, int,
         counts = f"{start:,}" if start == final else f"{start:,} -> {EMERGES if final is None else f'{final:,}'}"
         rows.append(("components", f"{counts} in {plural(schedule['projections'], 'projection')}"))
     return rows
+
+
+def _links(schedule: Mapping[str, Any]) -> str:
+    """Of how many steps the links are that follow one another."""
+    least, more = divmod(schedule["total_steps"], schedule["links"])
+    steps = f"{least:,} or {least + 1:,} steps" if more else plural(least, "step")
+    where = f", of {plural(schedule['layers'], 'random block')} each" if schedule.get("layers") else ""
+    return f"{schedule['links']:,}, one after the other, {steps} each{where}"
 
 
 def _parameter_rows(parameters: Mapping[str, int | None]) -> list[tuple[str, str]]:

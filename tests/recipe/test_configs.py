@@ -137,7 +137,8 @@ def test_glue_is_whole():
         assert {path.stem for path in (GLUE / method).iterdir()} == set(settings)
     assert {path.stem for path in (GLUE / "sora").iterdir()} == set(SORA_SCRIPTS)
     assert {path.stem for path in (GLUE / "melora").iterdir()} == set(MELORA_SCRIPTS)
-    assert {path.stem for path in (GLUE / "cola").iterdir()} == {"rte"}
+    for method in ("cola", "cora", "nora", "xgblora"):
+        assert {path.stem for path in (GLUE / method).iterdir()} == {"rte"}
 
 
 @pytest.mark.parametrize("name", SETTINGS)
@@ -319,6 +320,45 @@ def test_a_chain_on_rte_is_ours_and_each_link_is_lora_s():
     for line in path.read_text().splitlines():
         if re.match(r"  \w", line) and line.split() != ["name:", "cola"]:
             assert re.search(r"# ours\b", line), line
+
+
+def test_cora_on_rte_says_that_every_value_is_ours():
+    path = GLUE / "cora" / "rte.yaml"
+    recipe, lora = load_recipe(path), load_recipe(GLUE / "lora" / "rte.yaml")
+    assert (recipe.task, recipe.model, recipe.data, recipe.train) == (lora.task, lora.model, lora.data, lora.train)
+    assert (recipe.method.name, recipe.method.rank, recipe.method.targets) == ("cora", 8, ("*.query", "*.value"))
+    for line in path.read_text().splitlines():
+        if re.match(r"  \w", line) and line.split() != ["name:", "cora"]:
+            assert re.search(r"# ours\b", line), line
+
+
+def test_nora_on_rte_is_ours_and_trained_as_lora_is():
+    path = GLUE / "nora" / "rte.yaml"
+    recipe, lora = load_recipe(path), load_recipe(GLUE / "lora" / "rte.yaml")
+    method, alone = recipe.method, lora.method
+    assert (method.name, method.outer_rank, method.outer, method.singular_values) == ("nora", 64, "plain", "output")
+    assert (method.rank, method.alpha, method.dropout, method.stored) == (alone.rank, alone.alpha, alone.dropout, True)
+    assert recipe.train == lora.train.model_copy(update={"learning_rate": 1.5e-3})
+    assert (recipe.task, recipe.model, recipe.data, recipe.eval) == (lora.task, lora.model, lora.data, lora.eval)
+    for line in path.read_text().splitlines():
+        if re.match(r"  \w", line) and line.split() != ["name:", "nora"]:
+            assert re.search(r"# ours\b", line), line
+
+
+def test_boosters_on_rte_have_lora_s_budget_and_steps():
+    path = GLUE / "xgblora" / "rte.yaml"
+    recipe, lora = load_recipe(path), load_recipe(GLUE / "lora" / "rte.yaml")
+    method, alone = recipe.method, lora.method
+    assert (method.name, method.layers, method.step_size, method.norm_penalty) == ("xgblora", 4, 1.0, 1e-4)
+    assert (method.rank, method.alpha, method.dropout, method.targets) == (
+        alone.rank, alone.alpha / alone.rank, alone.dropout, alone.targets,
+    )  # fmt: skip
+    assert method.restart_learning_rate
+    assert (recipe.task, recipe.model, recipe.data, recipe.train) == (lora.task, lora.model, lora.data, lora.train)
+    assert recipe.eval.select == "last"
+    for line in path.read_text().splitlines():
+        if re.match(r"  \w", line) and line.split() != ["name:", "xgblora"]:
+            assert re.search(r"# (paper|ours)\b", line), line
 
 
 def test_lora_on_e2e_has_the_published_settings():

@@ -30,6 +30,7 @@ class FakeAllocation:
     start_rank: int
     rank: int
     scores: tuple[float, ...] | None = None
+    links: tuple[int, ...] | None = None
     parameters: int | None = None
 
 

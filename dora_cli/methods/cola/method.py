@@ -149,8 +149,8 @@ class Cola(Method):
 
     def allocation(self) -> list[Allocation]:
         """Ranks count the links that have begun."""
-        rank = sum(self.ranks[: self._link])
-        return [Allocation(site.name, site.shape, self.ranks[0], rank) for site in self.sites]
+        links = tuple(link for link, rank in enumerate(self.ranks[: self._link], start=1) for _ in range(rank))
+        return [Allocation(site.name, site.shape, self.ranks[0], len(links), links=links) for site in self.sites]
 
     def to_lora(self) -> dict[str, LoraFactors]:
         """All links, one after the other."""

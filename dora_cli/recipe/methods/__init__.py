@@ -28,6 +28,7 @@ from dora_cli.recipe.methods import (
     nora,
     pfeiffer,
     sora,
+    xgblora,
 )
 from dora_cli.recipe.rules import Rule
 from dora_cli.recipe.writing.descriptions import summary
@@ -49,6 +50,7 @@ def _modules() -> dict[str, ModuleType]:
         "cola": cola,
         "nora": nora,
         "cora": cora,
+        "xgblora": xgblora,
         "full": full,
         "bitfit": bitfit,
         "houlsby": houlsby,
@@ -138,6 +140,7 @@ if TYPE_CHECKING:
         | cola.ColaMethod
         | nora.NoraMethod
         | cora.CoraMethod
+        | xgblora.XgbloraMethod
         | full.FullMethod
         | bitfit.BitfitMethod
         | houlsby.HoulsbyMethod

@@ -181,12 +181,18 @@ def details(cell: Cell, layer: Mapping[str, Any]) -> list[str]:
     lines = [cell.name, f"rank {cell.rank:.2f}" if mean else f"rank {cell.rank}"]
     if layer.get("sd") is not None:
         lines[-1] += f" \u00b1 {layer['sd']:.2f} (seeds: {', '.join(map(str, layer['ranks']))})"
-    lines[-1] += f" of {cell.start_rank} at the start"
+    lines[-1] += f" of {cell.start_rank} at the start" if cell.rank <= cell.start_rank else _grown(layer)
     lines.append(f"{rows:,} x {columns:,}, {cell.parameters:,.0f} parameters")
     found = scores(layer)
     if found is not None:
         lines.append(_importance(found))
     return lines
+
+
+def _grown(layer: Mapping[str, Any]) -> str:
+    """Which links a projection's components came with; of a mean of runs that is not known."""
+    links = layer.get("links")
+    return f", of links {', '.join(map(str, links))}" if links else ""
 
 
 def _importance(found: Scores) -> str:

@@ -230,12 +230,13 @@ class LiveView:
                 f"from {start:,}",
                 bar=lambda width: bar(width, live / start, self._glyphs, style=_LIVE),
             )
+        most = max(start, final)  # of ranks that grow the end
         return _Row(
             3,
             "live",
             f"{live:,}, budget {state.budget:,}",
             f"from {start:,} to {final:,}",
-            bar=lambda width: bar(width, live / start, self._glyphs, marks=[final / start], style=_LIVE),
+            bar=lambda width: bar(width, live / most, self._glyphs, marks=[min(start, final) / most], style=_LIVE),
         )
 
     def _loss_row(self) -> _Row | None:

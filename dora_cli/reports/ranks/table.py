@@ -96,7 +96,7 @@ def mean_ranks(records: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         known = [one for one in stored if one is not None]
         layers.append(
             {
-                **layer.model_dump(exclude={"scores", "rank", "parameters"}),
+                **layer.model_dump(exclude={"scores", "rank", "links", "parameters"}),
                 "rank": float(mean(ranks)),
                 "sd": stdev(ranks) if len(ranks) > 1 else None,
                 "ranks": ranks,
@@ -169,6 +169,9 @@ def _budget(record: Mapping[str, Any], cells: Sequence[Cell]) -> str:
     lines = [f"Live: {show(live)} {unit}"]
     if target is not None:
         lines[0] += f" of a budget of {target * len(cells):,} (rank {target}{many})"
+    if links := [link for layer in record["layers"] for link in layer.get("links") or ()]:
+        lines.append(f"Grown in {plural(max(links), 'link')}, one after the other")
+        return "\n".join(lines)
     lines.append(f"Start: {sum(cell.start_rank for cell in cells):,} {unit}")
     if record["start_rank"] is not None and all(cell.start_rank == record["start_rank"] for cell in cells):
         lines[1] += f" (rank {record['start_rank']}{many})"
