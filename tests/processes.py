@@ -57,12 +57,14 @@ def start(
     stdout: int | None = None,
     stderr: int | None = None,
     takes_terminal: bool = False,
+    has_children: bool = False,
 ) -> BaseProcess:
-    """Starts ``dora ARGUMENTS``; it is killed with this program at the latest.
+    """Starts ``dora ARGUMENTS``; it is killed with this program at the latest, unless it has children.
 
     Args:
         stdin, stdout, stderr: file descriptors; None for the null device.
         takes_terminal: whether it begins a session, and stdin is the terminal that hangs it up.
+        has_children: whether it starts processes itself.
     """
     null = os.open(os.devnull, os.O_RDWR)
     streams = [_Stream(null if stream is None else stream) for stream in (stdin, stdout, stderr)]
@@ -70,7 +72,7 @@ def start(
         process = CONTEXT.Process(
             target=_dora,
             args=([str(argument) for argument in arguments], str(cwd), dict(environment), streams, takes_terminal),
-            daemon=True,
+            daemon=not has_children,
         )
         process.start()
     finally:

@@ -50,6 +50,7 @@ for name in sys.argv[2:]:
     codes[name] = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 from dora_cli.metrics.e2e.score import score_e2e
 from dora_cli.metrics.hugging_face import Accuracy, PearsonSpearman, compute
+import datasets, evaluate, scipy.stats, sklearn.metrics  # once for both
 reads, writes = os.pipe()
 children = []
 for shift in (0, 1):

@@ -7,8 +7,10 @@ true, false and null.
 
 from __future__ import annotations
 
+import copy
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 import yaml
@@ -104,6 +106,13 @@ class _TooLargeError(Exception):
 
 def read_document(text: str) -> Document:
     """Reads one YAML document; never raises on bad text."""
+    read = _read(text)
+    return replace(read, value=copy.deepcopy(read.value), lines=dict(read.lines), problems=list(read.problems))
+
+
+@lru_cache(maxsize=32)
+def _read(text: str) -> Document:
+    """An experiment reads one recipe again for each of its runs, with other overrides."""
     document = Document()
     try:
         composer = _CoreComposer(text)

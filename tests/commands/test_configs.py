@@ -104,11 +104,26 @@ def parameters_of(method: Any, size: Size) -> list[str]:
         norms = 24 * 2 * d if method.train_norms else 0
         return [f"projections  {places}", f"adapter      {places * (2 * d * m + m + d) + norms:,}"]
     rank, per_rank, count = method.rank, size.per_rank, size.projections
+    if method.name == "cora":  # half train; stored are as many bases as kinds of projections, too
+        outputs = 2 * 768 if len(method.targets) == 2 and method.targets != ("attention", "ffn") else 5 * 768 + 3072
+        read = per_rank // 2 * rank
+        return [
+            f"projections  {count}",
+            f"adapter      {read + outputs * rank:,} stored, of which {read:,} train at once",
+            f"components  {count * rank:,} in {count} projections",
+        ]
     if method.name == "melora":
         return [
             f"projections  {count}",
             f"adapter      {per_rank * rank:,}",
             f"components  {count * rank * method.minis:,} in {count} projections",
+        ]
+    if method.name == "nora":
+        inner, outer = count * 2 * rank * method.outer_rank, per_rank * method.outer_rank
+        return [
+            f"projections  {count}",
+            f"adapter      {inner + outer:,} stored, of which {inner:,} train at once",
+            f"components  {count * rank:,} in {count} projections",
         ]
     if about(method.name).ranks == "fixed":
         return [

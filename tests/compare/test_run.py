@@ -1,4 +1,4 @@
-"""Whole experiments on a tiny model: twice the same, killed, gone on with, and refused."""
+"""Whole experiments on a tiny model: made, killed and made again to the same end, gone on with, and refused."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,11 +22,11 @@ from dora_cli.recipe import Recipe
 from dora_cli.runs.lock import RunLock
 from dora_cli.runs.run_folder import RunRecords
 from dora_cli.training.run import train
+from tests import processes
 from tests.commands.conftest import contents, dora, environment
 from tests.compare.fakes import FakePool, Told
 from tests.compare.killed import make_until_killed
-from tests.patience import PATIENCE
-from tests.processes import CONTEXT, end_of
+from tests.processes import CONTEXT, Done, end_of
 from tests.runs.test_resume import assert_equal_runs
 
 compare_command = importlib.import_module("dora_cli.commands.compare")
@@ -92,12 +90,21 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def straight(place: Path, tiny_model: Path) -> Path:
-    """An experiment that nobody disturbed."""
+def by_command(place: Path, tiny_model: Path) -> tuple[Done, list[str]]:
+    """What the command has said, which nobody disturbed, and the runs that it made in this process."""
+    pool = FakePool(train, 2)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
         write(place, tiny_model)
-        made(Path("small-compare.yaml"), place / "straight")
+        patch.setattr(compare_command, "_pool", lambda *_: pool)
+        done = dora("compare", "small-compare.yaml", "--output", place / "straight", "--plain")
+    assert done.code == 0, done.err
+    return done, pool.submitted
+
+
+@pytest.fixture(scope="module")
+def straight(place: Path, by_command: object) -> Path:
+    """An experiment that nobody disturbed."""
     return place / "straight"
 
 
@@ -137,14 +144,11 @@ def test_what_an_experiment_leaves(straight: Path) -> None:
     assert max(sizes) - min(sizes) <= 48, "one component of the tiny model's largest projection"
 
 
-def test_the_same_again(here: Path, straight: Path, tmp_path: Path, in_this_process: list[FakePool]) -> None:
-    """By the command, which prints what it came to."""
-    done = dora("compare", "small-compare.yaml", "--output", tmp_path / "again", "--plain")
-    assert done.code == 0, done.err
+def test_the_command_prints_what_it_came_to(straight: Path, by_command: tuple[Done, list[str]]) -> None:
+    done, submitted = by_command
     assert "dora" in done.out
     assert "lora" in done.out
-    assert_equal(tmp_path / "again", straight)
-    assert len(runs(straight)) == len(in_this_process[0].submitted)
+    assert sorted(submitted) == runs(straight)
     assert "runs/small/dora/seed-1: finished" in done.err
 
 
@@ -293,25 +297,20 @@ def test_an_experiment_says_how_its_keys_are_wrong(here: Path, tmp_path: Path) -
 
 @posix
 def test_ctrl_c_saves_and_says_how_to_go_on(here: Path, straight: Path, tmp_path: Path) -> None:
-    """The true command with a true worker; what goes on from there comes to the same."""
+    """The true command, with a worker that loads everything for itself; what goes on from there comes to the same."""
     output = tmp_path / "stopped"
     words = ["compare", "small-compare.yaml", "--output", str(output), "--jobs", "1", "--plain"]
-    running = subprocess.Popen(
-        [sys.executable, "-m", "dora_cli", *words],
-        cwd=here,
-        env=environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert running.stderr is not None
+    reads, writes = os.pipe()
+    running = processes.start(*words, cwd=here, environment=environment(), stderr=writes, has_children=True)
+    os.close(writes)
     said: list[str] = []
-    while not re.match(r"2/\d+ ", line := running.stderr.readline()):
-        said.append(line)
-        assert line, said
-    running.send_signal(signal.SIGINT)
-    _, rest = running.communicate(timeout=PATIENCE)
-    assert running.returncode == 130, rest
+    with open(reads) as told:
+        while not re.match(r"2/\d+ ", line := told.readline()):
+            said.append(line)
+            assert line, said
+        processes.send(running, signal.SIGINT)
+        rest = told.read()
+    assert processes.end_of(running) == 130, rest
     command = f"dora compare small-compare.yaml --output {output} --resume --jobs 1"
     assert re.fullmatch(rf"dora: .*SIGINT.*go on with: {re.escape(command)}", rest.splitlines()[-1]), rest
     assert "Traceback" not in rest

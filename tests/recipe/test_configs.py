@@ -137,7 +137,7 @@ def test_glue_is_whole():
         assert {path.stem for path in (GLUE / method).iterdir()} == set(settings)
     assert {path.stem for path in (GLUE / "sora").iterdir()} == set(SORA_SCRIPTS)
     assert {path.stem for path in (GLUE / "melora").iterdir()} == set(MELORA_SCRIPTS)
-    for method in ("cola", "xgblora"):
+    for method in ("cola", "cora", "nora", "xgblora"):
         assert {path.stem for path in (GLUE / method).iterdir()} == {"rte"}
 
 
@@ -319,6 +319,29 @@ def test_a_chain_on_rte_is_ours_and_each_link_is_lora_s():
     assert recipe.eval.select == "best-after-freeze"
     for line in path.read_text().splitlines():
         if re.match(r"  \w", line) and line.split() != ["name:", "cola"]:
+            assert re.search(r"# ours\b", line), line
+
+
+def test_cora_on_rte_says_that_every_value_is_ours():
+    path = GLUE / "cora" / "rte.yaml"
+    recipe, lora = load_recipe(path), load_recipe(GLUE / "lora" / "rte.yaml")
+    assert (recipe.task, recipe.model, recipe.data, recipe.train) == (lora.task, lora.model, lora.data, lora.train)
+    assert (recipe.method.name, recipe.method.rank, recipe.method.targets) == ("cora", 8, ("*.query", "*.value"))
+    for line in path.read_text().splitlines():
+        if re.match(r"  \w", line) and line.split() != ["name:", "cora"]:
+            assert re.search(r"# ours\b", line), line
+
+
+def test_nora_on_rte_is_ours_and_trained_as_lora_is():
+    path = GLUE / "nora" / "rte.yaml"
+    recipe, lora = load_recipe(path), load_recipe(GLUE / "lora" / "rte.yaml")
+    method, alone = recipe.method, lora.method
+    assert (method.name, method.outer_rank, method.outer, method.singular_values) == ("nora", 64, "plain", "output")
+    assert (method.rank, method.alpha, method.dropout, method.stored) == (alone.rank, alone.alpha, alone.dropout, True)
+    assert recipe.train == lora.train.model_copy(update={"learning_rate": 1.5e-3})
+    assert (recipe.task, recipe.model, recipe.data, recipe.eval) == (lora.task, lora.model, lora.data, lora.eval)
+    for line in path.read_text().splitlines():
+        if re.match(r"  \w", line) and line.split() != ["name:", "nora"]:
             assert re.search(r"# ours\b", line), line
 
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
+
+from dora_cli.compare.workers import local
+from tests.processes import CONTEXT
 
 
 def test_means_of_the_parts() -> None:
@@ -20,9 +24,12 @@ def test_means_of_the_parts() -> None:
 
 
 @pytest.mark.slow
-def test_runs_and_their_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_runs_and_their_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     from bench_compare import PARTS, main
 
+    monkeypatch.setattr(local, "LocalPool", partial(local.LocalPool, context=CONTEXT))
     target = tmp_path / "found.json"
     options = ["--runs", "3", "--steps", "8", "--task", "sst2", "--device", "cpu", "--jobs", "1"]
     options += ["--set", "data.max_train_samples=64"]

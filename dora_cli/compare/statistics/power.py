@@ -85,6 +85,7 @@ def power_of_equivalence(seeds: int, margin: float, effect: float = 0.0, alpha: 
     return float(integrate.fixed_quad(density, low, high, n=NODES)[0]) if high > low else 0.0
 
 
+@lru_cache(maxsize=256)
 def detectable_difference(seeds: int, power: float = 0.8, alpha: float = 0.05) -> float:
     """The true difference, in standard deviations, that the two-sided paired test at `alpha` finds with `power`;
     infinite for fewer than two seeds.

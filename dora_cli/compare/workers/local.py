@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
 
 from dora_cli.compare.jobs import Ended, Job
@@ -54,6 +55,7 @@ class LocalPool:
         note: told what changes on the way.
         load: called in every worker once; what it gives makes the runs.
         places: where workers compute, in place of `device` and `jobs`.
+        context: how worker processes start.
 
     Raises:
         DeviceError: this machine does not have the device.
@@ -68,9 +70,10 @@ class LocalPool:
         note: Callable[[str], None] = lambda _: None,
         load: Callable[[], Make] = ready,
         places: Sequence[Place] | None = None,
+        context: SpawnContext | ForkServerContext = _SPAWN,
     ) -> None:
         self._places = find_places(device, jobs) if places is None else list(places)
-        self._runs, self._note, self._load = runs, note, load
+        self._runs, self._note, self._load, self._context = runs, note, load, context
         self._workers: list[_Worker] = []
         self._again: list[_Task] = []  # to be made again, before anything else
 
@@ -150,8 +153,8 @@ class LocalPool:
                 self._new_worker(place)
 
     def _new_worker(self, place: Place) -> _Worker:
-        ours, theirs = _SPAWN.Pipe()
-        process = _SPAWN.Process(target=serve, args=(theirs, place.visible, self._load), daemon=True)
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(target=serve, args=(theirs, place.visible, self._load), daemon=True)
         process.start()
         theirs.close()  # so that the end of that process is the end of the connection
         worker = _Worker(process, ours, place)

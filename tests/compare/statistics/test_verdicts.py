@@ -166,10 +166,10 @@ def test_false_verdicts_are_at_most_one_experiment_in_twenty() -> None:
     """Three methods that share a baseline: the first two like it, the third worse by exactly the margin.
 
     "better" or "worse" is false of the first two; "equivalent" and "non-inferior" of the third. Each family errs in at
-    most 5 % of 160 experiments, within three standard errors, and all three families err sometimes.
+    most 5 % of 80 experiments, within three standard errors, and all three families err sometimes.
     """
     random = np.random.default_rng(17)
-    experiments, margin = 160, 1.5 * math.sqrt(2)
+    experiments, margin = 80, 1.5 * math.sqrt(2)
     false = {"difference": 0, "equivalence": 0, "non-inferiority": 0}
     for _ in range(experiments):
         runs = random.normal(size=(4, 6))

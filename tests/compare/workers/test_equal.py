@@ -12,6 +12,7 @@ from dora_cli.compare.workers.local import LocalPool
 from dora_cli.compare.workers.places import Place
 from dora_cli.recipe import Recipe
 from tests.compare.workers.test_local import run_all
+from tests.processes import CONTEXT
 from tests.runs.test_resume import assert_equal_runs
 from tests.training.conftest import MakeRecipe
 
@@ -34,7 +35,7 @@ def made(tmp_path: Path, folder: str, names: list[str], found: dict[str, Recipe]
     jobs = [
         Job(f"{place}-{name}", tmp_path / folder / f"{place}-{name}", found[name]) for place, name in enumerate(names)
     ]
-    pool = LocalPool(places=[Place(None, 1, 1)])
+    pool = LocalPool(places=[Place(None, 1, 1)], context=CONTEXT)
     try:
         ended = run_all(pool, jobs)
     finally:

@@ -17,6 +17,7 @@ from dora_cli.compare.workers.places import Place
 from dora_cli.compare.workers.worker import Make
 from tests.compare.workers import makers
 from tests.compare.workers.makers import tries
+from tests.processes import CONTEXT
 from tests.training.conftest import MakeRecipe
 
 NewJob = Callable[[str], Job]
@@ -29,7 +30,7 @@ def new_job(tmp_path: Path, make_recipe: MakeRecipe) -> NewJob:
 
 @contextmanager
 def pool(load: Callable[[], Make], *places: Place, notes: list[str] | None = None) -> Iterator[LocalPool]:
-    found = LocalPool(load=load, places=places, note=(notes if notes is not None else []).append)
+    found = LocalPool(load=load, places=places, note=(notes if notes is not None else []).append, context=CONTEXT)
     try:
         yield found
     finally:

@@ -52,7 +52,7 @@ def test_runs_equal_those_of_this_process_and_are_saved_when_it_ends(
     """So do those of local workers, see test_equal.py."""
     found, folder = recipes(make_recipe), tmp_path / "ray"
     folder.mkdir()
-    pool = RayPool(device="cpu", jobs=2)
+    pool = RayPool(device="cpu", jobs=1)  # every actor loads the libraries anew
     try:
         ended = run_all(pool, [Job(name, folder / name, recipe) for name, recipe in found.items()])
         long = folder / "long"

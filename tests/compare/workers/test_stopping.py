@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
 
-from dora_cli.recipe import dump_recipe
+from dora_cli.compare.jobs import Job
 from dora_cli.runs.checkpoints import checkpoints_of
 from dora_cli.runs.run_folder import RunRecords
+from tests.compare.workers.driver import make_all
 from tests.patience import PATIENCE
+from tests.processes import CONTEXT, end_of
 from tests.training.conftest import MakeRecipe
 
 pytestmark = pytest.mark.slow
-ROOT = Path(__file__).parents[3]
 
 
 def await_(what: Callable[[], bool]) -> None:
@@ -27,12 +27,7 @@ def await_(what: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-def start(recipe: Path, runs: list[Path]) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "tests.compare.workers.driver", recipe, *runs]
-    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
-
-
-def workers_of(process: subprocess.Popen[str]) -> list[int]:
+def workers_of(process: BaseProcess) -> list[int]:
     """Its workers."""
     found = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     if not found.exists():
@@ -48,18 +43,16 @@ def alive(pid: int) -> bool:
         return False
 
 
-def test_workers_whose_parent_is_gone_save_what_they_are_at(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+def test_a_worker_whose_parent_is_gone_saves_what_it_is_at(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     """A signal to the whole is in tests/compare/test_run.py."""
     recipe = make_recipe("train.epochs=1", "train.max_steps=2000", "data.max_train_samples=94", "train.threads=1")
-    path, runs = tmp_path / "recipe.yaml", [tmp_path / "one", tmp_path / "two"]
-    path.write_text(dump_recipe(recipe))
-    process = start(path, runs)
-    await_(lambda: all((run / "log.jsonl").exists() and (run / "log.jsonl").read_text() for run in runs))
-    workers = workers_of(process)
-    assert len(workers) == 2
+    run = tmp_path / "run"
+    process = CONTEXT.Process(target=make_all, args=([Job("run", run, recipe)],))
+    process.start()
+    await_(lambda: (run / "log.jsonl").exists() and bool((run / "log.jsonl").read_text()))
+    (worker,) = workers_of(process)
     process.kill()
-    process.communicate(timeout=PATIENCE)
-    await_(lambda: not any(alive(pid) for pid in workers))
-    for run in runs:
-        assert checkpoints_of(RunRecords(run))
-        assert not RunRecords(run).metrics.exists()  # it came early enough
+    end_of(process)
+    await_(lambda: not alive(worker))
+    assert checkpoints_of(RunRecords(run))
+    assert not RunRecords(run).metrics.exists()  # it came early enough

@@ -42,6 +42,11 @@ class Browser:
             "--no-first-run",
             "--disable-dev-shm-usage",
             "--hide-scrollbars",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-default-apps",
+            "--disable-extensions",
+            "--disable-sync",
         ]
         self._process = subprocess.Popen(
             [CHROMIUM, *flags, f"--user-data-dir={profile}", "--remote-debugging-pipe", "about:blank"],

@@ -37,7 +37,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("experiments")
     records = {
         "few": (verdicts(experiment(2, 4, 10)), ["dora", "sora"]),
-        "many": (experiment(5, 10, 30), ["dora"]),
+        "many": (experiment(5, 8, 12), ["dora"]),
         "bare": (experiment(1, 1, 1, tune=False, margin=False), []),
         "odd": (experiment(2, 3, 3, names=[HOSTILE, LONG, "dora"], task_names=[HOSTILE, LONG]), []),
     }
