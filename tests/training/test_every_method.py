@@ -93,6 +93,9 @@ def test_planned_trained_and_evaluated(make_recipe: MakeRecipe, runs: Runs, name
         assert ranks["layers"] == []
     else:
         assert sum(layer["rank"] for layer in ranks["layers"]) == budget["live_components"]
+    if about(name).ranks == "grown":
+        assert ahead.schedule["final_components"] == budget["live_components"]
+        assert ahead.parameters["final"] == budget["adapter_parameters_final"]
     epochs = metrics["epochs"]
     assert epochs[-1]["train_loss"] < epochs[0]["train_loss"]
     assert evaluate(run)["identical"] is True
@@ -107,6 +110,15 @@ def test_cut_in_each_phase_and_gone_on_with(make_recipe: MakeRecipe, runs: Runs,
         runs.cut(recipe, run, step=step)
         train(recipe, run, resume=True)
         assert_equal_runs(runs.straight(recipe), run)
+
+
+@pytest.mark.parametrize("name", [name for name in SETTINGS if about(name).ranks == "grown"])
+def test_cut_where_one_link_follows_another(make_recipe: MakeRecipe, runs: Runs, tmp_path: Path, name: str) -> None:
+    recipe = recipe_of(make_recipe, name)
+    history = read(runs.straight(recipe) / "ranks.json")["history"]
+    runs.cut(recipe, tmp_path / "run", step=history[1]["step"])
+    train(recipe, tmp_path / "run", resume=True)
+    assert_equal_runs(runs.straight(recipe), tmp_path / "run")
 
 
 @EVERY
