@@ -25,14 +25,19 @@ from dora_cli.machine.devices import make_accelerator
 from dora_cli.methods import Method
 from dora_cli.methods.base import Schedule
 from dora_cli.methods.low_rank.dropout import ModelDropouts
+from dora_cli.methods.low_rank.links import LinkSchedule
 from dora_cli.models import find_projections, head_parameters, load_model
 from dora_cli.recipe import LoraMethod
 from dora_cli.recipe.methods import MethodSection
 from dora_cli.recipe.methods.adalora import AdaloraMethod
 from dora_cli.recipe.methods.bitfit import BitfitMethod
+from dora_cli.recipe.methods.cola import ColaMethod
+from dora_cli.recipe.methods.cora import CoraMethod
 from dora_cli.recipe.methods.dora import DoraMethod
 from dora_cli.recipe.methods.full import FullMethod
 from dora_cli.recipe.methods.houlsby import HoulsbyMethod
+from dora_cli.recipe.methods.melora import MeloraMethod
+from dora_cli.recipe.methods.nora import NoraMethod
 from dora_cli.recipe.methods.pfeiffer import PfeifferMethod
 from dora_cli.recipe.methods.sora import SoraMethod
 from dora_cli.training.optimizer import make_optimizer, make_scheduler
@@ -44,6 +49,7 @@ PRELUDE = 3  # steps of training after which ranks are frozen, where what is tim
 ALPHA, DROPOUT = 8.0, 0.1
 LEARNING_RATE = 1e-4
 SEED = 1
+LINKS = 3  # of a chain, which is timed in the last
 BATCHES = 4  # take turns, so that no step sees the data of the one before
 
 Batch = dict[str, torch.Tensor]
@@ -261,7 +267,8 @@ Section = Callable[[Settings], MethodSection]
 
 
 class ProductStep(Step):
-    """A method of the product, trained by its own `TrainingStep`.
+    """A method of the product, trained by its own `TrainingStep`; one that learns link after link amid the last one,
+    all others tied.
 
     Args:
         settings: shared by all methods.
@@ -274,6 +281,10 @@ class ProductStep(Step):
         self.graph = graph
         head = head_parameters(self.model, self.fresh)
         self.method, self.schedule = attach(self.model, section(settings), head)
+        if isinstance(self.schedule, LinkSchedule):
+            for event in self.schedule.events():
+                if event < TOTAL_STEPS:
+                    self.method.advance(event)
         optimizer = make_optimizer(
             self.method, learning_rate=LEARNING_RATE, weight_decay=0.01, betas=(0.9, 0.999), eps=1e-8
         )
@@ -374,6 +385,32 @@ def sora(settings: Settings) -> MethodSection:
     return SoraMethod(rank=settings.start_rank, alpha=ALPHA, dropout=DROPOUT)
 
 
+def nora(settings: Settings) -> MethodSection:
+    """NoRA whose inner rank is DoRA's start rank."""
+    return NoraMethod(rank=settings.start_rank, alpha=ALPHA, dropout=DROPOUT)
+
+
+def melora(settings: Settings) -> MethodSection:
+    """MELoRA as large as LoRA, of twice its rank."""
+    return MeloraMethod(rank=settings.start_rank, minis=2, alpha=ALPHA, dropout=DROPOUT)
+
+
+def cola(settings: Settings) -> MethodSection:
+    """A chain whose links come to DoRA's start rank."""
+    ranks = tuple(settings.start_rank // LINKS + (link < settings.start_rank % LINKS) for link in range(LINKS))
+    return ColaMethod(links=LINKS, ranks=ranks, alpha=ALPHA, dropout=DROPOUT)
+
+
+def cora(settings: Settings) -> MethodSection:
+    """CoRA of DoRA's start rank, with a basis that stays."""
+    return CoraMethod(rank=settings.start_rank, alpha=ALPHA, dropout=DROPOUT)
+
+
+def cora_trained(settings: Settings) -> MethodSection:
+    """CoRA whose basis trains."""
+    return CoraMethod(rank=settings.start_rank, alpha=ALPHA, dropout=DROPOUT, train_basis=True)
+
+
 def new_optimizer(parameters: list[nn.Parameter]) -> torch.optim.AdamW:
     """The product's fused AdamW, for every method."""
     return torch.optim.AdamW(parameters, lr=LEARNING_RATE, weight_decay=0.01, betas=(0.9, 0.999), eps=1e-8, fused=True)
@@ -397,6 +434,11 @@ PRODUCT: Mapping[str, Section] = {
     "lora": lora,
     "adalora": adalora,
     "sora": sora,
+    "melora": melora,
+    "cola": cola,
+    "nora": nora,
+    "cora": cora,
+    "cora-trained": cora_trained,
     "bitfit": lambda settings: BitfitMethod(),
     "houlsby": lambda settings: HoulsbyMethod(bottleneck=32),  # 1.2 million parameters each in RoBERTa-base
     "pfeiffer": lambda settings: PfeifferMethod(bottleneck=64),

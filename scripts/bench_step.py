@@ -21,6 +21,10 @@ in RoBERTa-base). The methods:
     lora            our LoRA at DoRA's start rank, by the same training step
     adalora         our AdaLoRA amid its pruning, at the same start rank: importance in every step, a selection every 10
     sora            our SoRA at the same start rank
+    melora          our MELoRA of two minis of that rank: as large as LoRA, of twice its rank
+    cola            our Chain of LoRA in its third link, with that rank in all
+    nora            our NoRA of that inner rank, between outer factors of rank 64
+    cora            our CoRA at the same rank, its basis frozen (also cora-trained, whose basis trains)
     bitfit, houlsby, pfeiffer, full    ours: biases; bottlenecks of 32 and of 64, 1.2 million parameters; all weights
     peft-lora       PEFT's LoRA at the final rank
     peft-adalora    PEFT's AdaLoRA amid its pruning: importance in every step, a selection every 10, its orthogonal loss

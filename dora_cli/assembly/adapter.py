@@ -92,7 +92,7 @@ def load_onto(source: AdapterSource, model: nn.Module, *, allow_unfrozen: bool) 
     with _unchanged_on_error(model):
         projections, own = _projections(model, source, method), list(model.parameters())
         model.requires_grad_(False)
-        method.attach(model, projections, list(head.values()))  # draws factors, which loading replaces
+        method.attach(model, projections, list(head.values()), fresh=False)
         if base.fingerprint != source.fingerprint and any(parameter.requires_grad for parameter in own):
             raise CheckpointError(_other_base(source, base))  # loading would write into the model itself
         weights.restore_method(method)

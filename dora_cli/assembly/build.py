@@ -12,7 +12,7 @@ from torch import nn
 
 from dora_cli.assembly.fingerprint import fingerprint_model
 from dora_cli.assembly.origin import make, sites_of
-from dora_cli.assembly.references import weights_at
+from dora_cli.assembly.references import of_reference, weights_at
 from dora_cli.data import PairLayout
 from dora_cli.errors import DoraError, ModelError
 from dora_cli.libraries import is_panic
@@ -21,7 +21,7 @@ from dora_cli.machine.memory import is_out_of_memory
 from dora_cli.methods import Method, triton_obstacle
 from dora_cli.methods.base import Schedule, Site
 from dora_cli.methods.linear import trained_type
-from dora_cli.models import LoadedModel, head_parameters
+from dora_cli.models import LoadedModel, ModelUnreachableError, head_parameters
 from dora_cli.recipe import Recipe
 from dora_cli.tasks import Task
 
@@ -84,10 +84,35 @@ def load_base(recipe: Recipe, task: Task) -> LoadedModel:
         )
 
 
-def _load_reference(recipe: Recipe, task: Task, name: str) -> LoadedModel:
-    """The model `name`, loaded as the base model of the recipe is, but never with code of its own."""
+def _beside(recipe: Recipe, name: str) -> Recipe:
+    """The recipe with another base model, which is loaded as its own is, but never with code of its own."""
     other = recipe.model.model_copy(update={"name": name, "revision": None, "trust_remote_code": False})
-    return load_base(recipe.model_copy(update={"model": other}), task)
+    return recipe.model_copy(update={"model": other})
+
+
+def _reference_weights(recipe: Recipe, task: Task, sites: Sequence[Site], name: str) -> Mapping[str, torch.Tensor]:
+    with of_reference(name):
+        return weights_at(sites, load_base(_beside(recipe, name), task).model, name)
+
+
+def check_references(recipe: Recipe, task: Task, method: Method, sites: Sequence[Site], *, here: bool = False) -> None:
+    """Raises ModelError where other base models that the method names are not there or have other shapes, all in one
+    message; from their configurations, before a weight is loaded.
+
+    Args:
+        here: pass over those that are out of reach.
+    """
+    problems = []
+    for name in method.reference_models:
+        try:
+            with of_reference(name):
+                weights_at(sites, base_from_config(_beside(recipe, name), task), name)
+        except ModelUnreachableError as error:
+            problems += [] if here else [str(error)]
+        except ModelError as error:
+            problems.append(str(error))
+    if problems:
+        raise ModelError("\n".join(problems))
 
 
 @contextmanager
@@ -155,14 +180,17 @@ def base_from_config(recipe: Recipe, task: Task) -> nn.Module:
         return task.head.from_config(model.name, revision=model.revision, trust_remote_code=model.trust_remote_code)
 
 
-def check_early(recipe: Recipe, task: Task, method: Method, total_steps: int) -> None:
+def check_early(recipe: Recipe, task: Task, method: Method, total_steps: int, *, fresh: bool) -> None:
     """Raises what `adapt` would, before a weight is loaded; silent where the model's shapes are out of reach."""
     try:
         model = base_from_config(recipe, task)
     except ModelError:
         return  # whoever loads it says what is wrong
     method.check(model, list(head_parameters(model).values()))
-    method.plan(total_steps, sites_of(model, recipe.method, method))
+    sites = sites_of(model, recipe.method, method)
+    method.plan(total_steps, sites)
+    if fresh:
+        check_references(recipe, task, method, sites)
 
 
 def put_on(
@@ -174,13 +202,14 @@ def put_on(
     *,
     seed: int,
     references: Sequence[Mapping[str, torch.Tensor]] = (),
+    fresh: bool = True,
 ) -> None:
     """Attaches `method` to `sites` of `model` in place, so that exactly what is the method's and `head` train."""
     model.requires_grad_(False)
     for parameter in head.values():
         parameter.data = parameter.data.to(trained_type(parameter.dtype))
         parameter.requires_grad_(True)
-    method.attach(model, sites, list(head.values()), schedule, seed=seed, references=references)
+    method.attach(model, sites, list(head.values()), schedule, seed=seed, references=references, fresh=fresh)
 
 
 def adapt(
@@ -210,9 +239,9 @@ def adapt(
     fingerprint = base_fingerprint(base)
     size = ModelSize.of(model, head.values())
     names = method.reference_models if fresh else ()
-    references = [weights_at(projections, _load_reference(recipe, task, name).model, name) for name in names]
+    references = [_reference_weights(recipe, task, projections, name) for name in names]
     model.to(device)
-    put_on(model, method, projections, schedule, head, seed=recipe.train.seed, references=references)
+    put_on(model, method, projections, schedule, head, seed=recipe.train.seed, references=references, fresh=fresh)
     return AdaptedModel(
         model,
         base.tokenizer,

@@ -11,7 +11,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from dora_cli.assembly.build import base_from_config, make_method, note_on_code, note_on_rank, targets_of
+from dora_cli.assembly.build import (
+    base_from_config,
+    check_references,
+    make_method,
+    note_on_code,
+    note_on_rank,
+    targets_of,
+)
 from dora_cli.assembly.data import load_data
 from dora_cli.assembly.length import RunLength
 from dora_cli.assembly.notes import notes_before_training, notes_on_official_sizes, notes_on_settings
@@ -41,10 +48,10 @@ class DryRun:
         length: steps, epochs and global batch.
         processes: as set by ``accelerate launch``, else 1.
         schedule: of the method; without what depends on the number of projections where the model's shapes are out of
-            reach.
-        parameters: ``projections, per_rank, start, final, head``; adapter sizes count `A` and `B`, `final` for a
-            uniform allocation where ranks change, None where what is left emerges; without projections they are those
-            of the base's tensors that train.
+            reach, or without all of it where all does.
+        parameters: ``projections, per_rank, start, final, head``; `start` is what trains of the adapters at the start,
+            `final` what they store in the end (see `Method.planned_size`); without projections they are those of the
+            base's tensors that train.
         out_of_reach: why the model's configuration could not be read; None if it could.
         threads: of the CPU, and why so many; None where that takes the model's configuration and this is out of reach.
         rank_note: what is to be said of the start rank; None where it is sound or the model's shapes are out of reach.
@@ -53,7 +60,7 @@ class DryRun:
         notes: what a run would say of its settings and data before it starts.
         output: the run folder, or the parent folder of a run per seed; None if not decided.
         seeds: one run each; empty for a single run.
-        restarts: steps after which the learning rate's schedule starts anew.
+        restarts: steps after which the learning rate's schedule starts anew; None where that takes the model's blocks.
     """
 
     recipe: Recipe
@@ -72,10 +79,12 @@ class DryRun:
     notes: Sequence[str] = ()
     output: Path | None = None
     seeds: Sequence[int] = ()
-    restarts: Sequence[int] = ()
+    restarts: Sequence[int] | None = ()
 
     @property
     def _anew(self) -> str:
+        if self.restarts is None:
+            return "; where it may start anew follows from the model's blocks"
         return f"; anew after steps {', '.join(f'{step:,}' for step in self.restarts)}" if self.restarts else ""
 
     @property
@@ -134,13 +143,16 @@ def dry_run(recipe: Recipe, output: Path | None = None, seeds: Sequence[int] = (
         model = base_from_config(recipe, task)
     except ModelUnreachableError as error:
         reason = str(error)
-        plan = method.plan(length.total_steps, [Site("", nn.Module(), _ANY_SHAPE)] if targets else [])
-        schedule = {**plan.describe(), **dict.fromkeys(_OF_THE_MODEL)}
+        plan = None
+        if not method.plans_by_blocks:
+            plan = method.plan(length.total_steps, [Site("", nn.Module(), _ANY_SHAPE)] if targets else [])
+        schedule = {**({} if plan is None else plan.describe()), **dict.fromkeys(_OF_THE_MODEL)}
     else:
         head = [*head_parameters(model).values()]
         method.check(model, head)
         projections = sites_of(model, recipe.method, method)
         plan = method.plan(length.total_steps, projections)
+        check_references(recipe, task, method, projections, here=True)
         ranks = method.start_ranks(projections)
         adapted = sum(1 for rank in ranks.values() if rank) if ranks else len(projections)
         schedule = {**plan.describe(), "projections": adapted}
@@ -148,7 +160,7 @@ def dry_run(recipe: Recipe, output: Path | None = None, seeds: Sequence[int] = (
         left_out_note = left_out(model, targets)
     threads = decide_threads(recipe, model, most_threads())
     cuda_graph = _cuda_graph(recipe, model, device, precision)
-    if model is not None:  # last: it may change the model
+    if model is not None and plan is not None:  # last: it may change the model
         parameters = {"projections": adapted, **_parameters(model, method, projections, plan, head)}
     return DryRun(
         recipe=recipe,
@@ -157,7 +169,7 @@ def dry_run(recipe: Recipe, output: Path | None = None, seeds: Sequence[int] = (
         device=str(device),
         precision=precision,
         schedule=schedule,
-        phases=list(plan.phases),
+        phases=[] if plan is None else list(plan.phases),
         parameters=parameters,
         out_of_reach=reason,
         threads=threads,
@@ -167,7 +179,7 @@ def dry_run(recipe: Recipe, output: Path | None = None, seeds: Sequence[int] = (
         notes=notes,
         output=output,
         seeds=seeds,
-        restarts=plan.restarts,
+        restarts=None if plan is None else plan.restarts,
     )
 
 
@@ -206,13 +218,11 @@ def _data(recipe: Recipe, task: Task, held_out: float) -> tuple[int, list[str]]:
 def _parameters(
     model: nn.Module, method: Method, projections: list[Site], plan: Schedule, head: list[nn.Parameter]
 ) -> dict[str, int | None]:
-    """What adapters hold: by their ranks, those at the end spread evenly; a method without ranks is asked, attached."""
+    """What adapters hold, as the method plans it; one without ranks is asked, attached."""
     final: int | None
-    per_rank, ranks = sum(sum(projection.shape) for projection in projections), method.start_ranks(projections)
-    if ranks:
-        start = sum(ranks[projection.name] * sum(projection.shape) for projection in projections)
-        budget = plan.final_components
-        final = None if budget is None else start * budget // max(plan.start_components, 1)
+    per_rank = sum(sum(projection.shape) for projection in projections)
+    if method.start_ranks(projections):
+        start, final = method.planned_size(projections, plan)
     else:
         method.attach(model, projections, head, plan)
         size = method.size()

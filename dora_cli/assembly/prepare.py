@@ -30,7 +30,7 @@ from dora_cli.evaluation.measuring import Evaluator
 from dora_cli.machine.capture import choose_capture
 from dora_cli.machine.ground import Ground
 from dora_cli.machine.memory import memory_advice
-from dora_cli.machine.processes import gathered, on_main
+from dora_cli.machine.processes import gathered, on_main, take_those_of_main
 from dora_cli.machine.seeds import seed_everything
 from dora_cli.machine.threads import note_on_cores, set_threads
 from dora_cli.methods import Method
@@ -96,7 +96,7 @@ def prepare_model(
     if odd := note_on_code(recipe):
         note(odd)
     method = new_method()
-    check_early(recipe, task, method, length.total_steps)
+    check_early(recipe, task, method, length.total_steps, fresh=fresh)
     with memory_advice(recipe, "load"):
         base = load_base(recipe, task)
     _settle_threads(recipe, base, ground, threads, note)
@@ -187,6 +187,7 @@ def prepare(
     if fresh and (wanted := adapted.method.calibration()) is not None:
         with memory_advice(recipe):
             adapted.method.calibrate(calibrator(wanted))
+    take_those_of_main(ground.accelerator, adapted.method.computed_start())
     seed_everything(recipe.train.seed + ground.accelerator.process_index)  # dropout differs between processes
     same = {split: task.baseline(data.evaluated[split]) for split in evaluator.splits}
     constant = task.combine(same) if all(same.values()) else {}

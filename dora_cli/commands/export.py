@@ -107,9 +107,19 @@ def export(
             show_default=False,
         ),
     ] = None,
+    compress: Annotated[
+        int | None,
+        typer.Option(
+            "--compress",
+            metavar="R",
+            help="peft: bring every projection down to rank R, by the best approximation of its update; how far it is "
+            "from it is said.",
+            show_default=False,
+        ),
+    ] = None,
     allow_unfrozen: Annotated[
         bool,
-        typer.Option("--allow-unfrozen", help="Export a checkpoint from before the freeze, with all start components."),
+        typer.Option("--allow-unfrozen", help="Export a checkpoint from before the freeze, with all its components."),
     ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an earlier export in the output folder.")
@@ -137,6 +147,7 @@ def export(
         layout=layout.value,
         padding=pad.value,
         max_rank=max_rank,
+        compress=compress,
         allow_unfrozen=allow_unfrozen,
         overwrite=overwrite,
         overrides=set_ or [],
@@ -148,6 +159,7 @@ def export(
 
 def _say(done: Export) -> None:
     """What was exported, and what it costs."""
+    from dora_cli.export.compression import describe_compression
     from dora_cli.export.saved import describe
     from dora_cli.reports.units import size
     from dora_cli.wording import plural
@@ -162,6 +174,8 @@ def _say(done: Export) -> None:
         adapters += f", largest rank {done.largest_rank}"
     head = f", and {plural(done.head_parameters, 'parameter')} of the head" if done.head_parameters else ""
     say(f"{done.format}, {done.dtype}: {adapters}{head}")
+    if done.compression is not None:
+        say(describe_compression(done.compression))
     if done.layout == "uniform":
         say(f"layout uniform: every one at rank {done.largest_rank}, alpha {done.largest_rank}")
     elif done.layout == "constant-alpha":

@@ -494,7 +494,7 @@ def _is_sized_by(entry: Mapping[str, Any], base: Mapping[str, Any], experiment: 
         and RANKS_FROM not in entry
         and method != its
         and about(method).ranks != "none"
-        and "ranks" in METHODS[its].model_fields
+        and RANKS_FROM in METHODS[its].model_fields
     )
 
 

@@ -88,7 +88,7 @@ class Variant:
     @property
     def can_be_sized(self) -> bool:
         """Whether ranks can be given to it, projection by projection."""
-        return "ranks" in METHODS[self.method].model_fields
+        return RANKS_FROM in METHODS[self.method].model_fields  # `ranks` alone may be of links
 
     def overrides(self) -> list[str]:
         """What it changes, as ``--set`` takes it, but for what takes another run's ranks."""

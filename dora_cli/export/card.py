@@ -11,6 +11,7 @@ import yaml
 
 from dora_cli.data import PairLayout
 from dora_cli.export import markdown
+from dora_cli.export.compression import Compression, describe_compression
 from dora_cli.export.factors import Factors
 from dora_cli.files import at_home
 from dora_cli.methods.base import Site
@@ -63,6 +64,7 @@ class Written:
         factors: of the adapters, zero components included.
         dtype: of the weights.
         probe: how far the export is from the model that was trained, in words.
+        compression: what an approximation of bounded rank has left out; None where none was asked for.
     """
 
     format: str
@@ -70,6 +72,14 @@ class Written:
     factors: Factors
     dtype: str
     probe: str = ""
+    compression: Compression | None = None
+
+    @property
+    def approximation(self) -> str:
+        """What was approximated, in words; empty where nothing was."""
+        if self.compression is None or not self.compression.cut:
+            return ""
+        return f" {describe_compression(self.compression)}"
 
 
 @dataclass(frozen=True)
@@ -123,7 +133,7 @@ def peft_card(card: Card) -> str:
     what = f"""{_method(card.trained.method)}
 
 The adapter is plain LoRA: {plural(sum(ranks), "component")} in {adapted} of {plural(len(ranks), "projection")}, at most
-{max(ranks)} in one{left_out}. What scales the update is inside the factors.
+{max(ranks)} in one{left_out}. What scales the update is inside the factors.{card.written.approximation}
 
 {_layout(card.written)}"""
     kind = TASK_TYPES[card.auto_class][1]
@@ -196,7 +206,7 @@ def adapter_card(written: Written, method: Section, base: str, architecture: str
         code.append('model = PeftModel.from_pretrained(base, ".")')
     code[-1] += ".eval()"
     title, use = f"# {markdown.text(_short(base))}, fine-tuned", markdown.block("python", code)
-    what = [_method(method), *([_layout(written)] if written.layout else [])]
+    what = [_method(method) + written.approximation, *([_layout(written)] if written.layout else [])]
     parts = [title, *what, "## Use", use, "## Agreement with the model that was trained", written.probe]
     return escape("\n\n".join(parts) + "\n")
 
@@ -228,7 +238,8 @@ def _page(card: Card, *, library: str, title: str, what: str, code: Sequence[tup
     parts += _notes(card)
     parts += [
         "## Metrics",
-        f"Of the weights of {card.weights}, as the run recorded them on its evaluation splits:",
+        f"Of the weights of {card.weights}, as the run recorded them on its evaluation splits"
+        + (", before they were approximated:" if card.written.approximation else ":"),
         _metrics(card.metrics),
     ]
     if card.ranks:

@@ -115,7 +115,10 @@ def check_rank(exact: Factors, written: Factors, bound: int | None) -> None:
     if largest_rank(exact) <= bound:
         fix = "leave --pad power-of-two out"
     else:
-        fix = f"raise it to {largest}, train with ranks of at most {bound}, or export with --format merged"
+        fix = (
+            f"raise it to {largest}, add --compress {bound} (an approximation), train with ranks of at most {bound}, "
+            "or export with --format merged"
+        )
     raise ExportError(f"--max-rank {bound}: {name} has rank {largest} in this layout, more than the bound; {fix}")
 
 

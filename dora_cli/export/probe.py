@@ -29,12 +29,20 @@ class Agreement:
         largest: the largest absolute logit of the run's own model, for scale.
         tokens: of the batch.
         by: what computed the export's logits, such as ``"PEFT 0.21.2"``; None for the model itself.
+        approximated: of an update that was approximated, the largest absolute difference to a model that computes with
+            the approximation: what is left is rounding. None where nothing was.
     """
 
     difference: float
     largest: float
     tokens: int
     by: str | None = None
+    approximated: float | None = None
+
+    @property
+    def rounding(self) -> float:
+        """The difference that only rounding may explain."""
+        return self.difference if self.approximated is None else self.approximated
 
 
 def probe_batch(model: nn.Module, tokenizer: Any, start: Sequence[int] = ()) -> dict[str, torch.Tensor]:
@@ -76,12 +84,28 @@ def logits_of(
 
 
 def compare(
-    reference: torch.Tensor, found: torch.Tensor, batch: dict[str, torch.Tensor], *, by: str | None = None
+    reference: torch.Tensor,
+    found: torch.Tensor,
+    batch: dict[str, torch.Tensor],
+    *,
+    by: str | None = None,
+    approximated: torch.Tensor | None = None,
 ) -> Agreement:
-    """The largest difference; a value that is not finite makes it infinite. `by` is told of, no more."""
-    difference = (reference - found).abs()
-    largest = float(difference.max()) if bool(difference.isfinite().all()) else float("inf")
-    return Agreement(largest, float(reference.abs().max()), batch["input_ids"].numel(), by)
+    """The largest differences; a value that is not finite makes them infinite.
+
+    Args:
+        reference: logits of the run's own model.
+        found: those of the export.
+        by: what computed them; told of, no more.
+        approximated: those of the run's model with an approximation of its update, where the export holds that.
+    """
+    rest = None if approximated is None else _largest(approximated - found)
+    largest = float(reference.abs().max())
+    return Agreement(_largest(reference - found), largest, batch["input_ids"].numel(), by, rest)
+
+
+def _largest(difference: torch.Tensor) -> float:
+    return float(difference.abs().max()) if bool(difference.isfinite().all()) else float("inf")
 
 
 def installed_peft() -> str | None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from dora_cli.assembly.evaluator import decoding
 from dora_cli.assembly.origin import RECORD
@@ -17,6 +18,7 @@ from dora_cli.atomic import write_text
 from dora_cli.errors import ExportError
 from dora_cli.export import peft
 from dora_cli.export.card import TASK_TYPES, Card, Written, merged_card, peft_card
+from dora_cli.export.compression import Compression, compress
 from dora_cli.export.factors import LAYOUTS, PADDINGS, Size, balance, check_rank, largest_rank, lay_out, pad
 from dora_cli.export.folder import check_export_folder, export_folder, sizes, write_record
 from dora_cli.export.merged import generation_of, load_merged, merge, save_merged
@@ -35,6 +37,7 @@ from dora_cli.json_text import to_json
 from dora_cli.machine.threads import own_threads
 from dora_cli.models.family import is_decoder_only
 from dora_cli.recipe import check_listed
+from dora_cli.recipe.methods import about
 from dora_cli.tasks import Task
 from dora_cli.training.listener import Listener, SilentListener
 from dora_cli.version import __version__
@@ -58,6 +61,7 @@ class Export:
         exact: components and parameters of the adapters.
         padded: the same with zero components; equal to `exact` without padding.
         head_parameters: of the trained head.
+        compression: what an approximation of bounded rank has left out; None where none was asked for.
         files: bytes of every file, by name; the export's own record aside.
         agreement: with the run's own model, on the probe batch.
     """
@@ -72,6 +76,7 @@ class Export:
     exact: Size
     padded: Size
     head_parameters: int
+    compression: Compression | None
     files: Mapping[str, int]
     agreement: Agreement
 
@@ -91,6 +96,7 @@ def export_saved(
     layout: str = "patterns",
     padding: str = "none",
     max_rank: int | None = None,
+    compress: int | None = None,
     allow_unfrozen: bool = False,
     overwrite: bool = False,
     overrides: Sequence[str] = (),
@@ -108,7 +114,9 @@ def export_saved(
         padding: ``"power-of-two"`` adds zero components to an adapter until few distinct ranks are left; ``"common"``
             is the layout ``"uniform"`` by another name; ``"none"`` adds none.
         max_rank: the highest rank an adapter may need; None allows any.
-        allow_unfrozen: whether weights from before the freeze may be exported, with all start components.
+        compress: the rank that no projection of an adapter may have more of: the update of one that has is replaced by
+            its best approximation; None keeps all as they are.
+        allow_unfrozen: whether weights from before the freeze may be exported, with all components they have.
         overwrite: whether an earlier export in `output` may be replaced.
         overrides: ``key=value`` changes, as for `evaluate_saved`.
 
@@ -120,7 +128,7 @@ def export_saved(
     check_listed(overrides)
     _check_choice("--format", format, FORMATS)
     _check_choice("--dtype", dtype, (None, *DTYPES))
-    layout = _layout(format, layout, padding, max_rank)
+    layout = _layout(format, layout, padding, max_rank, compress)
     check_export_folder(output, overwrite=overwrite)
     try:
         if (Path(checkpoint) / RECORD).is_file():
@@ -130,13 +138,15 @@ def export_saved(
     finally:
         listener.close()
     if not subject.method.frozen and not allow_unfrozen:
+        grown = about(subject.method.name).ranks == "grown"
+        what = "only what was learned so far" if grown else "every start component"
         raise ExportError(
-            f"{subject.place} is of step {subject.state['step']:,}, before the ranks were frozen: every start "
-            "component would be exported, more than the budget; name a later checkpoint, or pass --allow-unfrozen if "
-            "you want them all"
+            f"{subject.place} is of step {subject.state['step']:,}, before the ranks were frozen: {what} would be "
+            f"exported, {'less' if grown else 'more'} than the budget; name a later checkpoint, or pass "
+            f"--allow-unfrozen if you want {'just that' if grown else 'them all'}"
         )
     if format == "peft":
-        return _peft(subject, output, dtype or "float32", layout, padding, max_rank, overwrite=overwrite)
+        return _peft(subject, output, dtype or "float32", layout, padding, max_rank, compress, overwrite=overwrite)
     return _merged(subject, output, dtype or subject.dtype, overwrite=overwrite)
 
 
@@ -169,17 +179,19 @@ def _run_subject(restored: Restored) -> Subject:
     )
 
 
-def _layout(format: str, layout: str, padding: str, max_rank: int | None) -> str:
+def _layout(format: str, layout: str, padding: str, max_rank: int | None, compress: int | None) -> str:
     """The layout to write. Raises ExportError where options do not go together."""
     _check_choice("--layout", layout, LAYOUTS)
     _check_choice("--pad", padding, PADDINGS)
-    if max_rank is not None and max_rank < 1:
-        raise ExportError(f"--max-rank {max_rank}: must be at least 1, a projection that is adapted has a rank")
+    for option, rank in (("--max-rank", max_rank), ("--compress", compress)):
+        if rank is not None and rank < 1:
+            raise ExportError(f"{option} {rank}: must be at least 1, a projection that is adapted has a rank")
     if format == "merged":
         given = [
             *([f"--layout {layout}"] if layout != "patterns" else []),
             *([f"--pad {padding}"] if padding != "none" else []),
             *([f"--max-rank {max_rank}"] if max_rank is not None else []),
+            *([f"--compress {compress}"] if compress is not None else []),
         ]
         if given:
             raise ExportError(f"{given[0]} is for --format peft: a merged model has no ranks; leave it out")
@@ -196,7 +208,15 @@ def _check_choice(option: str, value: str | None, choices: Sequence[str | None])
 
 
 def _peft(
-    subject: Subject, output: Path, dtype: str, layout: str, padding: str, max_rank: int | None, *, overwrite: bool
+    subject: Subject,
+    output: Path,
+    dtype: str,
+    layout: str,
+    padding: str,
+    max_rank: int | None,
+    rank: int | None,
+    *,
+    overwrite: bool,
 ) -> Export:
     if (plain := subject.method.to_lora()) is None:
         raise peft.no_lora(subject.method)
@@ -205,11 +225,18 @@ def _peft(
             f"method.name {subject.method.name} adapts no projection, and PEFT loads no adapter without one; export "
             "this run with --format merged"
         )
-    exact = {name: balance(one) for name, one in plain.items()}
+    kept, compression = (plain, None) if rank is None else compress(plain, rank)
+    exact = {name: balance(one) for name, one in kept.items()}
     factors, batch = lay_out(pad(exact, padding), layout), subject.batch
     check_rank(exact, factors, max_rank)
-    reference = logits_of(subject.model, batch, subject.autocast())
+    reference, approximated = logits_of(subject.model, batch, subject.autocast()), None
     model = make_plain(subject.model, subject.projections)
+    if compression is not None and compression.cut:
+        # what was trained can be told by factors at all, and so can what is left of it
+        with with_factors(model, {name: (one.A, one.B) for name, one in plain.items()}):
+            _check_sound(compare(reference, logits_of(model, batch, subject.autocast()), batch), dtype, subject.dtype)
+        with with_factors(model, {name: (one.A, one.B) for name, one in kept.items()}):
+            approximated = logits_of(model, batch, subject.autocast())
     saved = peft.head_modules(model, subject.head)
     config = peft.adapter_config(
         model,
@@ -228,23 +255,28 @@ def _peft(
         rounded = peft.head_in(tensors)
         for name, parameter in subject.head.items():
             parameter.copy_(rounded[name])
+
+    def agree(exported: nn.Module, by: str | None = None) -> Agreement:
+        logits = logits_of(exported, batch, subject.autocast())
+        found = compare(reference, logits, batch, by=by, approximated=approximated)
+        _check_sound(found, dtype, subject.dtype)
+        return found
+
     with with_factors(model, peft.factors_in(tensors, config)):
-        agreement = compare(reference, logits_of(model, batch, subject.autocast()), batch)
-    _check_sound(agreement, dtype, subject.dtype)
+        agreement = agree(model)
     with export_folder(output, overwrite=overwrite) as folder:
         save_file(tensors, folder / peft.WEIGHTS, {"format": "pt"})
         write_text(folder / peft.CONFIG, to_json(config))
         if asked := installed_peft():
-            theirs = load_with_peft(model, folder)
-            agreement = compare(reference, logits_of(theirs, batch, subject.autocast()), batch, by=asked)
-            _check_sound(agreement, dtype, subject.dtype)
-        return _finish(subject, folder, output, Written("peft", layout, factors, dtype), Size.of(exact), agreement)
+            agreement = agree(load_with_peft(model, folder), asked)
+        what = Written("peft", layout, factors, dtype, compression=compression)
+        return _finish(subject, folder, output, what, Size.of(exact), agreement)
 
 
 def _merged(subject: Subject, output: Path, dtype: str, *, overwrite: bool) -> Export:
     plain, batch = subject.method.to_lora(), subject.batch
     factors = plain or {}
-    exact = Size(0, subject.method.size().stored) if plain is None else Size.of(factors)  # without ranks: no components
+    exact = Size(Size.of(factors).components, subject.method.size().stored)  # what it was, not what LoRA would take
     reference = logits_of(subject.model, batch, subject.autocast())
     changed = [site for site in subject.projections if plain is None or site.name in plain]
     model = merge(subject.model, subject.method, changed, dtype)
@@ -263,7 +295,7 @@ def _finish(
     """Writes the card and the record."""
     dtype, factors = written.dtype, written.factors
     whole = not factors and exact.parameters > 0  # a method without ranks, whose update went into the weights
-    padded = exact if whole else Size.of(factors)
+    padded = exact if written.format == "merged" else Size.of(factors)
     write_text(folder / "README.md", subject.card(replace(written, probe=describe(agreement, dtype))))
     head = sum(parameter.numel() for parameter in subject.head.values())
     record = {
@@ -280,6 +312,7 @@ def _finish(
         "adapter_parameters": padded.parameters,
         "live_parameters": exact.parameters,
         "head_parameters": head,
+        "compression": None if written.compression is None else _compression(written.compression),
         "probe": asdict(agreement),
     }
     write_record(folder, record)
@@ -294,9 +327,17 @@ def _finish(
         exact=exact,
         padded=padded,
         head_parameters=head,
+        compression=written.compression,
         files=sizes(folder),
         agreement=agreement,
     )
+
+
+def _compression(found: Compression) -> dict[str, object]:
+    """As the record holds it: what there was before beside it."""
+    plain = asdict(found)
+    before = plain.pop("before")
+    return {**plain, **before}
 
 
 def _check_sound(agreement: Agreement, dtype: str, base: str) -> None:
@@ -304,10 +345,10 @@ def _check_sound(agreement: Agreement, dtype: str, base: str) -> None:
         raise ExportError(
             f"in {dtype} the exported model gives logits that are not finite; choose --dtype bfloat16 or float32"
         )
-    if dtype == base == "float32" and agreement.difference > _SOUND * max(1.0, agreement.largest):
+    if dtype == base == "float32" and agreement.rounding > _SOUND * max(1.0, agreement.largest):
         raise ExportError(
             "the exported model does not compute what the run's own does: logits differ by "
-            f"{agreement.difference:.2g} (largest {agreement.largest:.2g}), more than rounding explains. The model's "
+            f"{agreement.rounding:.2g} (largest {agreement.largest:.2g}), more than rounding explains. The model's "
             "class does something with its weights that an export cannot express; nothing was written"
         )
 
@@ -357,5 +398,13 @@ def describe(agreement: Agreement, dtype: str) -> str:
     return (
         f"On {agreement.tokens} random tokens the largest difference to the run's own logits is "
         f"{agreement.difference:.2g} in {dtype} (the largest logit is "
-        f"{agreement.largest:.3g}){f', as {agreement.by} computes it' if agreement.by else ''}."
+        f"{agreement.largest:.3g}){f', as {agreement.by} computes it' if agreement.by else ''}"
+        f"{_by_approximation(agreement)}."
     )
+
+
+def _by_approximation(agreement: Agreement) -> str:
+    """How much of it is no rounding."""
+    if agreement.approximated is None:
+        return ""
+    return f"; to those of the approximated update it is {agreement.approximated:.2g}"

@@ -61,7 +61,7 @@ _NO_MATTER = frozenset(
      "transformers_version", "use_cache"}
 )  # fmt: skip
 """Keys of a config that say nothing of what is computed."""
-_NO_MATTER_OF_A_METHOD = frozenset({"rank", "start_rank", "ranks", "ranks_from", "ranks_shuffle", "targets"})
+_NO_MATTER_OF_A_METHOD = frozenset({"rank", "start_rank", "ranks", "ranks_from", "ranks_shuffle", "layers", "targets"})
 """Keys of a method's section that a trial sets itself: how much is adapted changes no kernel's kind."""
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from dora_cli.errors import DoraError
 
 if TYPE_CHECKING:
+    import torch
     from accelerate import Accelerator
 
 T = TypeVar("T")
@@ -51,6 +52,19 @@ def any_process(accelerator: Accelerator, value: int) -> int:
     largest = torch.tensor(int(value), device=accelerator.device)
     torch.distributed.all_reduce(largest, op=torch.distributed.ReduceOp.MAX)
     return int(largest)
+
+
+def take_those_of_main(accelerator: Accelerator, tensors: Sequence[torch.Tensor]) -> None:
+    """Writes the main process's values into `tensors`, as many of the same shapes in every process."""
+    if accelerator.num_processes == 1:
+        return
+    import torch
+
+    for tensor in tensors:
+        shared = tensor.detach().contiguous()
+        torch.distributed.broadcast(shared, 0)
+        with torch.no_grad():
+            tensor.copy_(shared)
 
 
 def gathered(accelerator: Accelerator, value: T) -> list[T]:

@@ -9,19 +9,40 @@ from dora_cli.libraries import brought
 from dora_cli.methods.adalora import Adalora
 from dora_cli.methods.base import Method
 from dora_cli.methods.bitfit import BitFit
+from dora_cli.methods.cola import Cola
+from dora_cli.methods.cora import Cora
 from dora_cli.methods.dora import Dora, triton_obstacle
 from dora_cli.methods.full import Full
 from dora_cli.methods.head import HeadOnly
 from dora_cli.methods.houlsby import Houlsby
 from dora_cli.methods.lora import Lora
+from dora_cli.methods.melora import Melora
+from dora_cli.methods.nora import Nora
 from dora_cli.methods.pfeiffer import Pfeiffer
 from dora_cli.methods.sora import Sora
+from dora_cli.methods.xgblora import Xgblora
 
 GROUP = "dora_cli.methods"
 """The entry points of other packages' methods."""
 
 METHODS: dict[str, type[Method]] = {
-    method.name: method for method in (Dora, Lora, Adalora, Sora, Full, BitFit, Houlsby, Pfeiffer, HeadOnly)
+    method.name: method
+    for method in (
+        Dora,
+        Lora,
+        Adalora,
+        Sora,
+        Melora,
+        Cola,
+        Nora,
+        Cora,
+        Xgblora,
+        Full,
+        BitFit,
+        Houlsby,
+        Pfeiffer,
+        HeadOnly,
+    )
 }
 """Methods by the name a recipe gives them."""
 
@@ -31,13 +52,18 @@ __all__ = [
     "METHODS",
     "Adalora",
     "BitFit",
+    "Cola",
+    "Cora",
     "Dora",
     "Full",
     "HeadOnly",
     "Houlsby",
     "Lora",
+    "Melora",
     "Method",
+    "Nora",
     "Pfeiffer",
     "Sora",
+    "Xgblora",
     "triton_obstacle",
 ]

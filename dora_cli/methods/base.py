@@ -209,6 +209,10 @@ class Allocation:
         start_rank: components it started with.
         rank: components selected at the latest event (all of them before the first).
         scores: importance of every start component, by its original position; None where the method has no scores.
+        parameters: entries that a finished adapter stores for it alone; None where that is a row of `A` and a column of
+            `B` a component, ``rank (d_in + d_out)``.
+        links: of a method that learns one link after another, the number of the link, from 1, that each component came
+            with; only there `rank` may be above `start_rank`.
     """
 
     name: str
@@ -216,6 +220,8 @@ class Allocation:
     start_rank: int
     rank: int
     scores: tuple[float, ...] | None = None
+    parameters: int | None = None
+    links: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -332,12 +338,14 @@ class Method:
     Attributes:
         name: what a recipe calls it.
         cannot_merge: why its update fits into no base weight; empty where it does.
+        plans_by_blocks: whether its plan follows from the blocks of the model: without a model there is none.
         reference_models: names or folders of other base models whose weights `place` asks for, as `references`.
         held_out: share of the training split that is kept from training, for `Calibration` of the loss.
     """
 
     name: ClassVar[str]
     cannot_merge: ClassVar[str] = ""
+    plans_by_blocks: ClassVar[bool] = False
     reference_models: Sequence[str] = ()
     held_out: float = 0.0
 
@@ -369,6 +377,17 @@ class Method:
         """
         return {}
 
+    def planned_size(self, sites: Sequence[Site], schedule: Schedule) -> tuple[int, int | None]:
+        """Entries that train at once at the start and entries that the finished adapter stores; pure, as `plan` is, and
+        asked of a method with `start_ranks` alone.
+
+        By default a component is a row of `A` and a column of `B`, and what is left is spread evenly; stored is None
+        where what is left emerges.
+        """
+        ranks, budget = self.start_ranks(sites), schedule.final_components
+        start = sum(ranks[site.name] * sum(site.shape) for site in sites)
+        return start, None if budget is None else start * budget // max(schedule.start_components, 1)
+
     def attach(
         self,
         model: nn.Module,
@@ -378,6 +397,7 @@ class Method:
         *,
         seed: int = 0,
         references: Sequence[Mapping[str, torch.Tensor]] = (),
+        fresh: bool = True,
     ) -> None:
         """Remembers what the method works on and has it take its `place`.
 
@@ -389,7 +409,10 @@ class Method:
             seed: what a method draws comes from a generator of its own that is made of it.
             references: for each of `reference_models` its weights by site, ``(d_out, d_in)``, while `place` is at
                 work; none where the method will be loaded into.
+            fresh: whether a training begins; else the method will be loaded into, and a start that takes long to
+                compute need not be.
         """
+        self._fresh = fresh
         self._model, self._sites, self._head, self._schedule = model, list(sites), list(head), schedule
         self._generator, self._references = torch.Generator().manual_seed(seed), list(references)
         self.place(model)
@@ -420,6 +443,11 @@ class Method:
         """
         return self._references
 
+    @property
+    def fresh(self) -> bool:
+        """Whether a training begins; else the method will be loaded into."""
+        return self._fresh
+
     def calibration(self) -> Calibration | None:
         """What the method must know of model and data before its first step; a resumed run has it in its state."""
         return None
@@ -427,6 +455,12 @@ class Method:
     def calibrate(self, measured: Measured) -> None:
         """Takes what was asked for by `calibration`, or by a report of `advance`. What trains may become another."""
         raise AssertionError(f"the method {self.name} asks for nothing")
+
+    def computed_start(self) -> Sequence[torch.Tensor]:
+        """What does not train, and was computed of weights or data rather than drawn: all processes take those of the
+        first, since such a computation may differ between two devices.
+        """
+        return ()
 
     def parameters(self) -> list[nn.Parameter]:
         """The parameters of the adapters that train, in a stable order. The head is not among them."""

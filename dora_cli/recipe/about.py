@@ -24,7 +24,8 @@ class About:
         summary: what it does, in one line.
         paper: authors, year and where it stands; empty for what needs no paper.
         adapts: which weights it changes.
-        ranks: ``"pruned"`` while training, ``"fixed"`` from the start, or ``"none"``; None where that is not said.
+        ranks: ``"pruned"`` or ``"grown"`` while training, ``"fixed"`` from the start, or ``"none"``; None where that is
+            not said.
         mergeable: whether its updates fit into the base weights; None where that is not said.
         lora: whether what it trains can be exported as plain LoRA, exactly; None where that is not said.
         card: Markdown for a model card: how the method works, with its citation.
@@ -39,7 +40,7 @@ class About:
     summary: str
     paper: str
     adapts: str
-    ranks: Literal["pruned", "fixed", "none"] | None
+    ranks: Literal["pruned", "fixed", "grown", "none"] | None
     mergeable: bool | None
     lora: bool | None
     card: str

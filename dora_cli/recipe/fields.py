@@ -131,6 +131,16 @@ Targets = Annotated[
         uniqueItems=True,
     ),
 ]
+Models = Annotated[
+    tuple[Text, ...],
+    BeforeValidator(_list_to_tuple),
+    _Bound(
+        lambda v: len(v) >= 1 and _distinct(v),
+        "a list of one or more different models: hub ids, local folders or builtin:NAME",
+        minItems=1,
+        uniqueItems=True,
+    ),
+]
 Labels = Annotated[
     tuple[Text, ...],
     BeforeValidator(_list_to_tuple),
@@ -147,6 +157,11 @@ Columns = Annotated[
 Ranks = Annotated[
     dict[Text, CountOrZero],
     _Bound(lambda v: len(v) >= 1, "a mapping of one or more patterns to ranks", minProperties=1),
+]
+RankList = Annotated[
+    tuple[Count, ...],
+    BeforeValidator(_list_to_tuple),
+    _Bound(lambda v: len(v) >= 1, "a list of one or more ranks, such as [8, 4, 2]", minItems=1),
 ]
 LengthPenalty = Annotated[float, _Bound(lambda v: -10 <= v <= 10, "from -10 to 10", minimum=-10, maximum=10)]
 TRACKERS = ("tensorboard", "wandb", "mlflow")

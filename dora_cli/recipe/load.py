@@ -146,7 +146,11 @@ def _read_text(path: str | os.PathLike[str]) -> str:
             f"{name}: there is no such recipe file; " + (f"did you mean {hint}?" if hint else "check the path")
         ) from None
     except IsADirectoryError:
-        raise RecipeError(f"{name}: is a folder, not a recipe file; give the path of a .yaml file in it") from None
+        beside = FilePath(f"{name.rstrip(os.sep)}.yaml") if name else None  # of a task, say, and this of a method
+        also = f", or {beside}, which stands beside it" if beside is not None and beside.is_file() else ""
+        raise RecipeError(
+            f"{name}: is a folder, not a recipe file; give the path of a .yaml file in it{also}"
+        ) from None
     except TooLargeError:
         raise RecipeError(
             f"{name}: is larger than {MAX_BYTES} bytes, so it is no recipe; give the path of a .yaml file"

@@ -119,7 +119,12 @@ def print_methods(console: Console, methods: Sequence[Mapping[str, Any]]) -> Non
     _line(console, f"A recipe whose method.name is left out gets {default}. merged: fits into the base weights.")
 
 
-_RANKS = {"pruned": "pruned while training goes on", "fixed": "fixed", "none": "none"}
+_RANKS = {
+    "pruned": "pruned while training goes on",
+    "grown": "grow while training goes on",
+    "fixed": "fixed",
+    "none": "none",
+}
 _YES = {True: "yes", False: "no"}
 
 

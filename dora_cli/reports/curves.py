@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dora_cli.files import parse_json
-from dora_cli.reports.grid import Cell, sections
+from dora_cli.reports.grid import Cell, full_rank, sections
 from dora_cli.reports.headings import headings
 from dora_cli.runs.reading import read_lines
 from dora_cli.runs.records.log import is_line
@@ -40,7 +40,8 @@ class RankMap:
         cells: a rank for each row and column; a float where it is a mean over runs, None where a block lacks the
             projection.
         members: for each cell all that is known of its projection, or None.
-        start_rank: the highest start rank of the whole record, so that colours compare over its maps.
+        full: the rank of the strongest colour, that of the whole record, so that colours compare over its maps.
+        full_name: which one it is, in words, see `dora_cli.reports.grid.full_rank`.
     """
 
     title: str
@@ -50,10 +51,11 @@ class RankMap:
     blocks: tuple[int, ...]
     cells: tuple[tuple[Value, ...], ...]
     members: tuple[tuple[Cell | None, ...], ...]
-    start_rank: int
+    full: int
+    full_name: str
 
     def share(self, row: int, column: int) -> float | None:
-        """The rank of a cell as a share of the highest start rank, for `palette.shade`; None where there is no
+        """The rank of a cell as a share of the strongest colour's, for `palette.shade`; None where there is no
         projection.
         """
         cell = self.members[row][column]
@@ -63,9 +65,14 @@ class RankMap:
 def cells(ranks: Record) -> list[Cell]:
     """One cell for each projection of ranks.json, or of the mean of several; only `layers` is read."""
     keys = ("name", "stack", "block", "attention", "projection", "group", "start_rank", "rank")
-    full = max((layer["start_rank"] for layer in ranks["layers"]), default=0)
+    full, _ = full_rank((layer["start_rank"], layer["rank"]) for layer in ranks["layers"])
     return [
-        Cell(shape=(layer["shape"][0], layer["shape"][1]), full=full, **{key: layer[key] for key in keys})
+        Cell(
+            shape=(layer["shape"][0], layer["shape"][1]),
+            full=full,
+            stored=layer.get("parameters"),
+            **{key: layer[key] for key in keys},
+        )
         for layer in ranks["layers"]
     ]
 
@@ -78,11 +85,11 @@ def rank_maps(ranks: Record) -> tuple[RankMap, ...]:
     projection.
     """
     found = cells(ranks)
-    highest = max((cell.start_rank for cell in found), default=0)
-    return tuple(_map(title, members, highest) for title, members in sections(found))
+    full = full_rank((cell.start_rank, cell.rank) for cell in found)
+    return tuple(_map(title, members, *full) for title, members in sections(found))
 
 
-def _map(title: str, members: Sequence[Cell], highest: int) -> RankMap:
+def _map(title: str, members: Sequence[Cell], full: int, full_name: str) -> RankMap:
     blocks = sorted({cell.block for cell in members})
     rows: dict[str, dict[int, Cell]] = {}
     for cell in members:
@@ -96,7 +103,8 @@ def _map(title: str, members: Sequence[Cell], highest: int) -> RankMap:
         blocks=tuple(blocks),
         cells=tuple(tuple(None if cell is None else cell.rank for cell in row) for row in table),
         members=table,
-        start_rank=highest,
+        full=full,
+        full_name=full_name,
     )
 
 
@@ -164,7 +172,7 @@ def budget_curve(ranks: Record | None, metrics: Record | None = None, log: Seque
     known = phases(ranks, metrics, log)
     if ranks is not None and ranks.get("history"):
         history = _events(ranks)
-        start = sum(layer["start_rank"] for layer in ranks["layers"])
+        start = _start(ranks)
         points = [(0, start, start), *((entry["step"], entry["budget"], entry["live"]) for entry in history)]
         if known[-1][2] > points[-1][0]:
             points.append((known[-1][2], *points[-1][1:]))
@@ -185,14 +193,21 @@ def planned(ranks: Record | None) -> bool:
 
 
 def _events(ranks: Record) -> Sequence[Record]:
-    """The history without what older runs call an event although nothing is pruned at it; the last one may be the
+    """The history without what older runs call an event although nothing changes at it; the last one may be the
     freeze, and stays. Where there is no budget, every one counts.
     """
     history = ranks["history"]
     if not planned(ranks):
         return history  # type: ignore[no-any-return]
-    start = sum(layer["start_rank"] for layer in ranks["layers"])
-    return [entry for entry in history[:-1] if entry["budget"] < start] + history[-1:]
+    start = _start(ranks)
+    return [entry for entry in history[:-1] if entry["budget"] != start] + history[-1:]
+
+
+def _start(ranks: Record) -> int:
+    """Components at the start; of ranks that grow those of the first link."""
+    return sum(
+        layer["start_rank"] if layer.get("links") is None else layer["links"].count(1) for layer in ranks["layers"]
+    )
 
 
 def _final_budget(ranks: Record) -> int | None:

@@ -34,7 +34,8 @@ def print_dry_run(console: Console, run: DryRunLike, recipe: str) -> None:
     console.print(Text("Recipe", style="bold"))
     console.print(Text(recipe.rstrip()), soft_wrap=True)
     _print_rows(console, "Run", run.rows)
-    _print_rows(console, "Schedule", _schedule_rows(run.schedule, run.phases))
+    if rows := _schedule_rows(run.schedule, run.phases):
+        _print_rows(console, "Schedule", rows)
     if run.parameters is not None:
         _print_rows(console, "Parameters", _parameter_rows(run.parameters))
     if run.out_of_reach is not None:
@@ -49,7 +50,13 @@ def print_dry_run(console: Console, run: DryRunLike, recipe: str) -> None:
 
 def _schedule_rows(schedule: Mapping[str, Any], phases: Sequence[tuple[str, int, int]]) -> list[tuple[str, str]]:
     rows = [(name, f"steps {first:,} to {last:,} ({plural(last - first + 1, 'step')})") for name, first, last in phases]
-    if schedule.get("freeze_step"):
+    if schedule.get("links"):
+        if schedule.get("link"):  # they are too many to be phases
+            rows.append((f"{schedule['link']}s", _links(schedule)))
+        elif schedule["freeze_step"]:
+            rows.append(("events", "what a link has learned is tied where the next one begins"))
+            rows.append(("freeze", f"after step {schedule['freeze_step']:,}: no more components come"))
+    elif schedule.get("freeze_step"):
         events = f"every {plural(schedule['interval'], 'step')}, {schedule['curve']} curve"
         if schedule["events"] is not None:
             events = f"{schedule['events']:,}, first after step {schedule['first_event']:,}, {events}"
@@ -67,19 +74,30 @@ def _schedule_rows(schedule: Mapping[str, Any], phases: Sequence[tuple[str, int,
     return rows
 
 
+def _links(schedule: Mapping[str, Any]) -> str:
+    """Of how many steps the links are that follow one another."""
+    least, more = divmod(schedule["total_steps"], schedule["links"])
+    steps = f"{least:,} or {least + 1:,} steps" if more else plural(least, "step")
+    where = f", of {plural(schedule['layers'], 'random block')} each" if schedule.get("layers") else ""
+    return f"{schedule['links']:,}, one after the other, {steps} each{where}"
+
+
 def _parameter_rows(parameters: Mapping[str, int | None]) -> list[tuple[str, str]]:
     rows = []
     if parameters["projections"]:
         rows.append(("projections", f"{parameters['projections']:,}"))
-        if parameters["start"] == parameters["final"]:
-            rows.append(("adapter", f"{parameters['final']:,}"))
+        start, final = parameters["start"], parameters["final"]
+        if start == final:
+            rows.append(("adapter", f"{final:,}"))
+        elif start is not None and final is not None and start < final:  # part is frozen, or trains after the rest
+            rows.append(("adapter", f"{final:,} stored, of which {start:,} train at once"))
         else:
             rows.append(("per unit of rank", f"{parameters['per_rank']:,}"))
-            rows.append(("adapter, start", f"{parameters['start']:,}"))
-            final = EMERGES
-            if parameters["final"] is not None:
-                final = f"{parameters['final']:,} if ranks end up uniform; the budget counts components, not parameters"
-            rows.append(("adapter, final", final))
+            rows.append(("adapter, start", f"{start:,}"))
+            left = EMERGES
+            if final is not None:
+                left = f"{final:,} if ranks end up uniform; the budget counts components, not parameters"
+            rows.append(("adapter, final", left))
     elif parameters["final"]:
         rows.append(("of the base", f"{parameters['final']:,} train"))
     rows.append(("head", f"{parameters['head']:,} (and any module that the checkpoint turns out to lack)"))

@@ -36,7 +36,8 @@ _GAP = "  "
 class Cell:
     """One projection of the table; `rank` is a float where it is a mean over runs.
 
-    `full` is the rank that has the strongest colour: the highest start rank of all projections.
+    `full` is the rank that has the strongest colour, see `full_rank`. `stored` are the parameters that the record gives
+    it, None where they follow from rank and shape.
     """
 
     name: str
@@ -49,20 +50,35 @@ class Cell:
     start_rank: int
     rank: int | float
     full: int
+    stored: float | None = None
 
     @property
     def share(self) -> float:
-        """The rank as a share of the highest start rank, for a colour."""
+        """The rank as a share of the strongest colour's."""
         return self.rank / self.full if self.full else 0.0
 
     @property
     def parameters(self) -> float:
-        """How many numbers the factors A and B hold."""
-        return self.rank * sum(self.shape)
+        """How many numbers the adapter stores for it alone: the entries of A and B, where the record says no other."""
+        return self.rank * sum(self.shape) if self.stored is None else self.stored
 
     def level(self, levels: int) -> int:
-        """Which of `levels` equal shares of the highest start rank the rank falls into, from 1; 0 for rank 0."""
+        """Which of `levels` equal shares of the strongest colour's rank it falls into, from 1; 0 for rank 0."""
         return min(ceil(self.rank / self.full * levels), levels) if self.rank else 0
+
+
+def full_rank(ranks: Iterable[tuple[int, float]]) -> tuple[int, str]:
+    """The rank that has the strongest colour, and which one it is, in words: what projections started with, or the
+    highest where ranks have grown.
+
+    Args:
+        ranks: start rank and rank of every projection.
+    """
+    pairs = list(ranks)
+    starts, highest = {start for start, _ in pairs}, ceil(max((rank for _, rank in pairs), default=0))
+    if highest > max(starts, default=0):
+        return highest, "highest rank"
+    return max(starts, default=0), "start rank" if len(starts) == 1 else "highest start rank"
 
 
 def heat(console: Console) -> tuple[str, ...]:
@@ -260,8 +276,8 @@ class Legend:
     """What the colours mean; nothing where there are none."""
 
     def __init__(self, cells: Sequence[Cell]) -> None:
-        starts = {cell.start_rank for cell in cells}
-        self.start = f"{'' if len(starts) == 1 else 'the highest '}start rank {max(starts, default=0)}"
+        full, words = full_rank((cell.start_rank, cell.rank) for cell in cells)
+        self.full = f"{'the ' if words.startswith('highest') else ''}{words} {full}"
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         if console.color_system is None or console.no_color:
@@ -270,5 +286,5 @@ class Legend:
         styles = heat(console)[1:]
         for level, style in enumerate(styles, start=1):
             line.append(f" {level}/{len(styles)} ", style)
-        yield line.append(f" of {self.start}")
+        yield line.append(f" of {self.full}")
         yield Text("")

@@ -26,6 +26,8 @@ BATCH, LENGTH = 4, 16
 TOTAL_STEPS = 100_000
 """Many, so that settings made for a long run go with them."""
 LOW_RANK = 2
+FEW_LAYERS = 1
+"""Blocks that a method adapts at a time, where it has a key for that: the likeness has two."""
 
 _LAYERS = re.compile(r"(n|num)_((hidden|encoder|decoder)_)?layers?|(encoder|decoder)_layers")
 
@@ -70,7 +72,7 @@ def _loss(outputs: Any, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
 def adapted(model: nn.Module, settings: Mapping[str, Any], targets: tuple[str, ...]) -> Method:
     """The method of a recipe's section, of a low rank where it has one, on `targets` of `model`, as a run begins."""
     keys = METHODS[settings["name"]]
-    changes: dict[str, Any] = {"targets": targets, "rank": LOW_RANK}
+    changes: dict[str, Any] = {"targets": targets, "rank": LOW_RANK, "layers": FEW_LAYERS}
     own = {key: value for key, value in changes.items() if key in keys.model_fields}
     section: Any = keys.model_validate({**settings, **own})
     method = make(section)

@@ -97,8 +97,9 @@ class Loop:
         self._stop_if_asked()  # a signal may have come after the last one asked
         selection = self.outcome.selection
         if not selection.frozen:
+            grows = (self.schedule.final_components or 0) > self.schedule.start_components
             held = (
-                "are from before the freeze and hold all start components"
+                f"are from before the freeze and hold {'fewer' if grows else 'all start'} components"
                 if self.schedule.freeze_step
                 else "have other ranks than the last ones"
             )

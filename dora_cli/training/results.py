@@ -182,23 +182,31 @@ def ranks_of(adapted: AdaptedModel, history: Sequence[Mapping[str, Any]]) -> dic
         allocations,
         unit="component",
         start_rank=start_ranks.pop() if uniform else None,
-        target_rank=budget // len(allocations) if uniform and budget is not None else None,
+        target_rank=_mean_rank(budget, len(allocations)) if uniform else None,
         live_components=sum(allocation.rank for allocation in allocations),
         phases=adapted.schedule.phases,
         history=history,
     )
 
 
+def _mean_rank(budget: int | None, projections: int) -> int | None:
+    """None where it is no whole number, as where links that differ in size add up to the budget."""
+    return None if budget is None or budget % projections else budget // projections
+
+
 def budget_of(adapted: AdaptedModel) -> dict[str, int | None]:
     """The components and parameters of a trained model, as metrics.json holds them."""
     schedule, allocations, size = adapted.schedule, adapted.method.allocation(), adapted.method.size()
     assert schedule is not None
+    trained, final = sum(parameter.numel() for parameter in adapted.trainable), schedule.final_components
+    if final is not None and final > schedule.start_components:  # a link after the other: in the end none may train
+        trained = adapted.start_parameters
     return {
         "start_components": schedule.start_components,
-        "final_components": schedule.final_components,
+        "final_components": final,
         "live_components": sum(allocation.rank for allocation in allocations),
         "trainable_parameters_start": adapted.start_parameters,
-        "trainable_parameters_final": sum(parameter.numel() for parameter in adapted.trainable),
+        "trainable_parameters_final": trained,
         "adapter_parameters_final": size.stored,
         "adapter_bytes": size.bytes,
     }

@@ -104,11 +104,49 @@ def parameters_of(method: Any, size: Size) -> list[str]:
         norms = 24 * 2 * d if method.train_norms else 0
         return [f"projections  {places}", f"adapter      {places * (2 * d * m + m + d) + norms:,}"]
     rank, per_rank, count = method.rank, size.per_rank, size.projections
+    if method.name == "cora":  # half train; stored are as many bases as kinds of projections, too
+        outputs = 2 * 768 if len(method.targets) == 2 and method.targets != ("attention", "ffn") else 5 * 768 + 3072
+        read = per_rank // 2 * rank
+        return [
+            f"projections  {count}",
+            f"adapter      {read + outputs * rank:,} stored, of which {read:,} train at once",
+            f"components  {count * rank:,} in {count} projections",
+        ]
+    if method.name == "melora":
+        return [
+            f"projections  {count}",
+            f"adapter      {per_rank * rank:,}",
+            f"components  {count * rank * method.minis:,} in {count} projections",
+        ]
+    if method.name == "nora":
+        inner, outer = count * 2 * rank * method.outer_rank, per_rank * method.outer_rank
+        return [
+            f"projections  {count}",
+            f"adapter      {inner + outer:,} stored, of which {inner:,} train at once",
+            f"components  {count * rank:,} in {count} projections",
+        ]
     if about(method.name).ranks == "fixed":
         return [
             f"projections  {count}",
             f"adapter      {per_rank * rank:,}",
             f"components  {count * rank:,} in {count} projections",
+        ]
+    if method.name == "xgblora":  # of 12 blocks, or 3
+        each = count * (method.layers or 4) // 12
+        final, at_once = per_rank * rank, per_rank * (method.layers or 4) // 12
+        return [
+            f"projections  {count}",
+            f"adapter      {final:,} stored, of which {at_once:,} train at once",
+            f"components  {each:,} -> {count * rank:,} in {count} projections",
+            f"boosters    {count * rank // each}, one after the other",
+        ]
+    if method.name == "cola":
+        first, last = method.rank, method.rank * method.links
+        return [
+            f"projections       {count}",
+            f"adapter, start    {per_rank * first:,}",
+            f"adapter, final    {per_rank * last:,}",
+            f"components  {count * first:,} -> {count * last:,} in {count} projections",
         ]
     assert method.targets == ("attention", "ffn")
     sizes = [f"projections       {count}", f"per unit of rank  {per_rank:,}"]
@@ -172,9 +210,11 @@ def test_a_model_out_of_reach_costs_the_parameter_counts_alone(path: Path, sizes
     assert "configuration" in done.out
     assert f" {size.per_rank:,}\n" not in done.out
     lost = set(words(known.partition("\nParameters\n")[0].replace(str(folder), model))) - set(words(done.out))
-    of_ranks = {"pruned": {"components", "events"}, "fixed": {"components"}, "none": set()}
-    ranks = about(load_recipe(path).method.name).ranks
-    assert {line[0] for line in lost} == {"threads"} | of_ranks[ranks or "none"], (
+    of_ranks = {"pruned": {"components", "events"}, "grown": {"components"}, "fixed": {"components"}, "none": set()}
+    name = load_recipe(path).method.name
+    # how many boosters there are, and with it the learning rate's schedule, follows from the blocks
+    of_blocks = {"Schedule", "boosting", "boosters", "learning"} if name == "xgblora" else set()
+    assert {line[0] for line in lost} == {"threads"} | of_blocks | of_ranks[about(name).ranks or "none"], (
         "all that does not depend on the model is still said"
     )
 

@@ -67,6 +67,7 @@ OPTIONS = {
         "--layout",
         "--pad",
         "--max-rank",
+        "--compress",
         "--allow-unfrozen",
         "--overwrite",
         "--set",

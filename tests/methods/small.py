@@ -10,7 +10,7 @@ from torch import nn
 from transformers import GPT2Config, GPT2ForSequenceClassification, RobertaConfig, RobertaForSequenceClassification
 from transformers.pytorch_utils import Conv1D
 
-from dora_cli.methods import Dora, Lora, Sora
+from dora_cli.methods import Cola, Dora, Lora, Sora, Xgblora
 from dora_cli.methods.base import Method, Site, StepReport
 from dora_cli.methods.dora import importance
 from dora_cli.methods.dora.start import draw
@@ -18,8 +18,10 @@ from dora_cli.methods.linear import shape_of, trained_type, weight_of
 from dora_cli.methods.low_rank.layer import AdaptedProjection
 from dora_cli.recipe import LoraMethod
 from dora_cli.recipe.methods import arguments
+from dora_cli.recipe.methods.cola import ColaMethod
 from dora_cli.recipe.methods.dora import DoraMethod
 from dora_cli.recipe.methods.sora import SoraMethod
+from dora_cli.recipe.methods.xgblora import XgbloraMethod
 from dora_cli.training.optimizer import make_optimizer, replace
 
 
@@ -36,6 +38,16 @@ def new_lora(**settings: Any) -> Lora:
 def new_sora(**settings: Any) -> Sora:
     """The same of SoRA."""
     return Sora(**(arguments(SoraMethod()) | settings))
+
+
+def new_cola(**settings: Any) -> Cola:
+    """The same of Chain of LoRA."""
+    return Cola(**(arguments(ColaMethod()) | settings))
+
+
+def new_xgblora(**settings: Any) -> Xgblora:
+    """The same of XGBLoRA."""
+    return Xgblora(**(arguments(XgbloraMethod()) | settings))
 
 
 def sites(modules: Mapping[str, nn.Module]) -> list[Site]:

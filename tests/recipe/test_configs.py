@@ -94,6 +94,19 @@ SORA_SCRIPTS = {
 }
 
 
+# The published scripts of MELoRA (Ren et al. 2024), RoBERTa-base: learning rate, batch, epochs, length.
+MELORA_SCRIPTS = {
+    "mnli": (5e-4, 128, 30, 256),
+    "sst2": (5e-4, 128, 60, 256),
+    "mrpc": (4e-4, 128, 30, 256),
+    "cola": (4e-4, 64, 8, 256),
+    "qnli": (4e-4, 128, 25, 256),
+    "qqp": (4e-4, 128, 25, 256),
+    "rte": (4e-4, 128, 80, 512),
+    "stsb": (4e-4, 128, 40, 256),
+}
+
+
 def commands(path):
     """The command lines a recipe shows in its opening comment."""
     return [shlex.split(line[1:]) for line in path.read_text().splitlines() if re.match(r"#\s+dora ", line)]
@@ -123,6 +136,9 @@ def test_glue_is_whole():
     for method, settings in ADAPTERS.items():
         assert {path.stem for path in (GLUE / method).iterdir()} == set(settings)
     assert {path.stem for path in (GLUE / "sora").iterdir()} == set(SORA_SCRIPTS)
+    assert {path.stem for path in (GLUE / "melora").iterdir()} == set(MELORA_SCRIPTS)
+    for method in ("cola", "cora", "nora", "xgblora"):
+        assert {path.stem for path in (GLUE / method).iterdir()} == {"rte"}
 
 
 @pytest.mark.parametrize("name", SETTINGS)
@@ -269,6 +285,80 @@ def test_sora_s_stages_on_rte_are_those_of_the_script():
         first_fraction=method.first_stage_fraction,
     )
     assert schedule.ends == tuple(steps * epochs for epochs in (50, 65, 80, 95, 110, 125, 140))
+
+
+@pytest.mark.parametrize("name", MELORA_SCRIPTS)
+def test_melora_on_glue_has_the_published_settings(name):
+    path = GLUE / "melora" / f"{name}.yaml"
+    recipe = load_recipe(path)
+    train, method = recipe.train, recipe.method
+    assert (recipe.task, recipe.model.name) == (f"glue/{name}", "FacebookAI/roberta-base")
+    found = (train.learning_rate, train.batch_size, train.epochs, recipe.data.max_length)
+    assert found == MELORA_SCRIPTS[name]
+    assert (train.weight_decay, train.lr_warmup_fraction) == (0.1, 0.06)
+    assert (method.name, method.rank, method.minis, method.alpha, method.dropout) == ("melora", 8, 2, 16.0, 0.05)
+    assert method.targets == ("*.query", "*.value")
+    steps = -(-get_task(recipe.task).splits["train"] // train.batch_size) * train.epochs
+    text = path.read_text()
+    assert f" {steps:,} optimiser steps" in text
+    for line in text.splitlines():
+        if re.match(r"  \w", line) and line.split() != ["name:", "melora"]:
+            assert re.search(r"# (code|ours)\b", line), line
+
+
+def test_a_chain_on_rte_is_ours_and_each_link_is_lora_s():
+    path = GLUE / "cola" / "rte.yaml"
+    recipe, lora = load_recipe(path), load_recipe(GLUE / "lora" / "rte.yaml")
+    method, alone = recipe.method, lora.method
+    assert (method.name, method.links, method.ranks, method.restart_learning_rate) == ("cola", 3, None, True)
+    assert (method.rank, method.alpha, method.dropout, method.targets) == (
+        alone.rank, alone.alpha, alone.dropout, alone.targets,
+    )  # fmt: skip
+    assert recipe.train == lora.train.model_copy(update={"epochs": 90})
+    assert (recipe.task, recipe.model, recipe.data) == (lora.task, lora.model, lora.data)
+    assert recipe.eval.select == "best-after-freeze"
+    for line in path.read_text().splitlines():
+        if re.match(r"  \w", line) and line.split() != ["name:", "cola"]:
+            assert re.search(r"# ours\b", line), line
+
+
+def test_cora_on_rte_says_that_every_value_is_ours():
+    path = GLUE / "cora" / "rte.yaml"
+    recipe, lora = load_recipe(path), load_recipe(GLUE / "lora" / "rte.yaml")
+    assert (recipe.task, recipe.model, recipe.data, recipe.train) == (lora.task, lora.model, lora.data, lora.train)
+    assert (recipe.method.name, recipe.method.rank, recipe.method.targets) == ("cora", 8, ("*.query", "*.value"))
+    for line in path.read_text().splitlines():
+        if re.match(r"  \w", line) and line.split() != ["name:", "cora"]:
+            assert re.search(r"# ours\b", line), line
+
+
+def test_nora_on_rte_is_ours_and_trained_as_lora_is():
+    path = GLUE / "nora" / "rte.yaml"
+    recipe, lora = load_recipe(path), load_recipe(GLUE / "lora" / "rte.yaml")
+    method, alone = recipe.method, lora.method
+    assert (method.name, method.outer_rank, method.outer, method.singular_values) == ("nora", 64, "plain", "output")
+    assert (method.rank, method.alpha, method.dropout, method.stored) == (alone.rank, alone.alpha, alone.dropout, True)
+    assert recipe.train == lora.train.model_copy(update={"learning_rate": 1.5e-3})
+    assert (recipe.task, recipe.model, recipe.data, recipe.eval) == (lora.task, lora.model, lora.data, lora.eval)
+    for line in path.read_text().splitlines():
+        if re.match(r"  \w", line) and line.split() != ["name:", "nora"]:
+            assert re.search(r"# ours\b", line), line
+
+
+def test_boosters_on_rte_have_lora_s_budget_and_steps():
+    path = GLUE / "xgblora" / "rte.yaml"
+    recipe, lora = load_recipe(path), load_recipe(GLUE / "lora" / "rte.yaml")
+    method, alone = recipe.method, lora.method
+    assert (method.name, method.layers, method.step_size, method.norm_penalty) == ("xgblora", 4, 1.0, 1e-4)
+    assert (method.rank, method.alpha, method.dropout, method.targets) == (
+        alone.rank, alone.alpha / alone.rank, alone.dropout, alone.targets,
+    )  # fmt: skip
+    assert method.restart_learning_rate
+    assert (recipe.task, recipe.model, recipe.data, recipe.train) == (lora.task, lora.model, lora.data, lora.train)
+    assert recipe.eval.select == "last"
+    for line in path.read_text().splitlines():
+        if re.match(r"  \w", line) and line.split() != ["name:", "xgblora"]:
+            assert re.search(r"# (paper|ours)\b", line), line
 
 
 def test_lora_on_e2e_has_the_published_settings():

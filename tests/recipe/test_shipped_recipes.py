@@ -55,6 +55,22 @@ def test_a_damaged_installation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         examples.shipped_recipes()
 
 
+def test_the_method_cola_and_the_task_glue_cola_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`glue/cola` is the task's recipe, `glue/cola/rte` that of the method; a folder is never taken for the file."""
+    monkeypatch.chdir(tmp_path)
+    task, method = (load_recipe(find_recipe(Path(name))) for name in ("glue/cola", "glue/cola/rte"))
+    assert (task.task, task.method.name) == ("glue/cola", "dora")
+    assert (method.task, method.method.name) == ("glue/rte", "cola")
+    monkeypatch.chdir(ROOT / "configs")  # where a folder has the name of the task's recipe
+    assert find_recipe(Path("glue/cola")).resolve() == ROOT / "configs" / "glue" / "cola.yaml"
+    monkeypatch.chdir(ROOT)
+    folder = find_recipe(Path("configs/glue/cola"))
+    with pytest.raises(
+        RecipeError, match=r"is a folder, .* in it, or configs/glue/cola\.yaml, which stands beside it$"
+    ):
+        load_recipe(folder)
+
+
 def test_a_recipe_is_found_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert load_recipe(find_recipe(Path("glue/rte"))) == shipped_recipes()["glue/rte"]

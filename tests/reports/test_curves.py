@@ -91,7 +91,7 @@ def test_a_map_has_a_row_for_each_projection_and_a_column_for_each_block():
     assert found.projections[0] == "attention.self.query"
     assert found.groups == ("attention",) * 4 + ("ffn",) * 2
     assert found.cells == ((0, 1), (1, 2), (2, 3), (3, 4), (4, 0), (0, 1))
-    assert found.start_rank == 4
+    assert (found.full, found.full_name) == (4, "start rank")
     assert [found.share(row, 1) for row in range(6)] == [0.25, 0.5, 0.75, 1, 0, 0.25]
     member = found.members[4][0]
     assert member is not None

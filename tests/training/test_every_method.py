@@ -31,6 +31,11 @@ from tests.training.test_run import largest_difference, read
 SETTINGS = {
     "adalora": "rank: 2, dropout: 0.2, prune_interval: 3, targets: [attention]",
     "sora": "rank: 3, dropout: 0.2, gate_threshold: 0.02, targets: [attention]",
+    "melora": "rank: 2, minis: 2, dropout: 0.2, targets: [attention]",
+    "cola": "links: 3, ranks: [3, 2, 1], dropout: 0.2, targets: [attention]",
+    "cora": "rank: 2, dropout: 0.2, targets: [attention]",
+    "nora": "rank: 2, outer_rank: 4, dropout: 0.2, outer: activation-aware, stored: false",
+    "xgblora": "rank: 2, layers: 1, dropout: 0.2, targets: [attention]",
     "full": "",
     "bitfit": "",
     "houlsby": "bottleneck: 3",

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Hashable, Mapping
+from contextlib import AbstractContextManager
 
 import torch
 from torch import nn
 
 from dora_cli.errors import CheckpointError
-from dora_cli.methods.base import LoraFactors, Replacement, Shape, check_tensor
+from dora_cli.methods.base import LoraFactors, Replacement, check_tensor
 from dora_cli.methods.linear import swap_modules
 from dora_cli.methods.low_rank.components import Components
 from dora_cli.methods.low_rank.layer import AdaptedProjection
-from dora_cli.methods.low_rank.lean import LeanPass
+from dora_cli.methods.low_rank.lean import Passes
 from dora_cli.printable import shown
 
 
@@ -30,6 +30,7 @@ class Adapters:
     def __init__(self, model: nn.Module, layers: Mapping[str, AdaptedProjection]) -> None:
         self._model, self.layers = model, dict(layers)
         self.groupings = 0
+        self._passes = Passes(model)
         for layer in self.layers.values():
             layer.base.requires_grad_(False)
         swap_modules(model, {layer.base: layer for layer in self.layers.values()})
@@ -44,13 +45,14 @@ class Adapters:
     def regroup(self) -> None:
         """Puts the components of all projections of a shape together; again after every change of ranks."""
         # By device, type and scale too: a model for evaluation may be spread over several devices.
-        alike: dict[tuple[Shape, torch.device, torch.dtype, float], list[str]] = defaultdict(list)
+        alike: dict[Hashable, list[str]] = defaultdict(list)
         for name, layer in self.layers.items():
             shape = layer.out_features, layer.in_features
-            alike[shape, layer.A.device, layer.A.dtype, layer.scaling].append(name)
+            kind = shape, layer.chunks, layer.frozen, layer.scaling, layer.A.dtype, layer.A.device
+            alike[kind].append(name)
         self._groups = [Components([self.layers[name] for name in names]) for names in alike.values()]
         self.order = [name for names in alike.values() for name in names]
-        self._lean: LeanPass | None = None
+        self._passes.forget()
         self.groupings += 1
 
     def groups(self) -> list[Components]:
@@ -64,47 +66,9 @@ class Adapters:
 
     # -- training ------------------------------------------------------------------------------------------------------
 
-    @contextmanager
-    def training_pass(self, dtype: torch.dtype | None = None) -> Iterator[None]:
-        """One forward and backward pass with less work than autograd's own way, up to rounding the same (see
-        `LeanPass`).
-
-        The parameters' gradients are complete when it ends, not before: whoever sums them over processes does it
-        afterwards, and DistributedDataParallel, which sums within `backward`, needs the plain pass. Within it only
-        `backward` gives gradients, not `torch.autograd.grad`.
-
-        Args:
-            dtype: autocast's, where autocast is entered within; None means that of the autocast around it, or else the
-                factors' own.
-        """
-        groups = self.groups()
-        if not groups:  # every projection lost all its components
-            yield
-            return
-        if dtype is None:
-            device = groups[0].A.device.type
-            dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else groups[0].A.dtype
-        if self._lean is None or self._lean.dtype != dtype:
-            self._lean = LeanPass(self._model, groups, dtype)
-        lean = self._lean
-        if lean.drops and not lean.kernels.draws_alike and self._computes_twice():
-            yield
-            return
-        try:
-            lean.begin()
-            yield
-        except BaseException:
-            self._lean = None  # with the gradients that it had in part
-            raise
-        finally:
-            lean.end()
-        lean.finish()
-
-    def _computes_twice(self) -> bool:
-        """Whether gradient checkpointing computes forward passes again in the backward pass, as
-        transformers notes it.
-        """
-        return any(module.__dict__.get("gradient_checkpointing") for module in self._model.modules())
+    def training_pass(self, dtype: torch.dtype | None = None) -> AbstractContextManager[None]:
+        """One forward and backward pass with less work than autograd's own way, see `Passes.around`."""
+        return self._passes.around(self.groups(), dtype)
 
     # -- ranks that shrink ---------------------------------------------------------------------------------------------
 
@@ -129,6 +93,27 @@ class Adapters:
             del self.layers[name]
         return replaced
 
+    # -- links that follow one another ---------------------------------------------------------------------------------
+
+    def tie(self, fresh: Mapping[str, tuple[torch.Tensor, torch.Tensor]], *, factor: float = 1.0) -> None:
+        """What all layers have learned stays as it is from here on; what trains are others.
+
+        Args:
+            fresh: `A` and `B` of each layer that trains on, by name; nothing trains in the others.
+            factor: of the updates that are tied.
+        """
+        for name, layer in self.layers.items():
+            none = layer.A.new_empty(0, layer.in_features), layer.A.new_empty(layer.out_features, 0)
+            layer.tie(*fresh.get(name, none), factor=factor)
+        self.regroup()
+
+    def resize(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Gives every layer as many components as `state` holds of it, tied and trained, to load them."""
+        for name, layer in self.layers.items():
+            tied, trained = (len(state[key]) if key in state else 0 for key in (f"{name}.tied_A", f"{name}.A"))
+            layer.resize(tied, trained)
+        self.regroup()
+
     # -- what came of it -----------------------------------------------------------------------------------------------
 
     def delta(self, name: str, dtype: torch.dtype) -> torch.Tensor | None:
@@ -137,13 +122,15 @@ class Adapters:
 
     def release(self) -> None:
         """Frees the training pass's copies of base weights."""
-        self._lean = None
+        self._passes.forget()
 
     def to_lora(self, live: Mapping[str, torch.Tensor] | None = None) -> dict[str, LoraFactors]:
-        """``A`` and ``s B diag(c)`` of every layer; of the components that `live` says (boolean, by name), or all."""
+        """``A`` and ``s B diag(c)`` of every layer, tied components first; of those that `live` says (by name),
+        or all.
+        """
         factors = {}
         for name, layer in self.layers.items():
-            A, B = layer.A.detach(), layer.factor().detach()
+            A, B = layer.whole()
             if live is not None:
                 A, B = A[live[name]], B[:, live[name]]
             if A.shape[0]:
@@ -154,11 +141,13 @@ class Adapters:
         return factors
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """Every factor, and gate, as ``NAME.A``, ``NAME.B``, ``NAME.c``."""
+        """Every factor that trains, and gate, as ``NAME.A``, ``NAME.B``, ``NAME.c``; what is tied as ``NAME.tied_A``
+        and ``NAME.tied_B``.
+        """
         return {
             f"{name}.{key}": value.detach().contiguous()
             for name, layer in self.layers.items()
-            for key, value in layer.factors().items()
+            for key, value in _stored(layer).items()
         }
 
     @torch.no_grad()
@@ -168,16 +157,17 @@ class Adapters:
         """Restores `state_dict`. Raises CheckpointError on the first misfit, before anything is changed.
 
         Args:
-            state: of layers of the same ranks.
+            state: of layers of the same ranks, which `resize` can give them.
             kept: of every layer, by name, the components that `state` holds, where these are not all: it shrinks to
                 them first.
         """
         expected = set()
         for name, layer in self.layers.items():
             rank = layer.rank if kept is None else len(kept[name])
-            for key, factor in layer.factors().items() if rank else ():
+            for key, factor in _stored(layer).items() if rank or layer.tied else ():
                 shape = list(factor.shape)
-                shape[_across(key)] = rank
+                if kept is not None:
+                    shape[_across(key)] = rank
                 check_tensor(f"{name}.{key}", state, shape, factor.dtype)
                 expected.add(f"{name}.{key}")
         if unknown := state.keys() - expected:
@@ -189,10 +179,16 @@ class Adapters:
                 self.shrink(name, kept[name])
             self.regroup()
         for name, layer in self.layers.items():
-            for key, factor in layer.factors().items():
+            for key, factor in _stored(layer).items():
                 factor.copy_(state[f"{name}.{key}"])
 
 
 def _across(factor: str) -> int:
     """The dimension of `A`, `B` or `c` along which components lie."""
     return 1 if factor == "B" else 0
+
+
+def _stored(layer: AdaptedProjection) -> dict[str, torch.Tensor]:
+    """What a finished adapter stores of a layer, by attribute."""
+    tied = dict(zip(("tied_A", "tied_B"), layer.tied_factors(), strict=True)) if layer.tied else {}
+    return {**tied, **layer.factors()}

@@ -4,15 +4,72 @@ shape.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import torch
 from torch import nn
 
-from dora_cli.methods.low_rank.layer import AdaptedProjection
-
 Rows = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]
 """`A`, the transpose of `B`, and the gates, a row a component."""
+
+
+class Layer(Protocol):
+    """A projection as training passes take it. `AdaptedProjection` is one, whose attributes these are."""
+
+    base: nn.Module
+    A: nn.Parameter
+    B: nn.Parameter
+    scaling: float
+    dropout: float
+    training: bool
+    chunks: int
+    frozen: frozenset[str]
+    lean: Callable[[torch.Tensor], torch.Tensor] | None
+
+    @property
+    def c(self) -> nn.Parameter | None: ...
+    @property
+    def rank(self) -> int: ...
+    @property
+    def tied(self) -> int: ...
+    @property
+    def bias(self) -> torch.Tensor | None: ...
+    def tied_factors(self) -> tuple[torch.Tensor, torch.Tensor]: ...
+
+
+class Group(Protocol):
+    """Projections of one weight shape, as training passes take them: a LoRA each, a row a component.
+
+    `Components` is one; another may compute these factors from what it trains, when a pass begins, and the gradients of
+    that when it ends.
+
+    Attributes:
+        layers: the projections, in the order of their rows.
+        starts: the first row of each.
+        A, B_t, c: the factors, the one of the outputs transposed, and the gates; None without.
+    """
+
+    @property
+    def layers(self) -> Sequence[Layer]: ...
+    @property
+    def starts(self) -> Sequence[int]: ...
+    @property
+    def A(self) -> torch.Tensor: ...
+    @property
+    def B_t(self) -> torch.Tensor: ...
+    @property
+    def c(self) -> torch.Tensor | None: ...
+    @property
+    def scaling(self) -> float: ...
+    def take_gradients(self) -> Rows:
+        """Where a pass adds the gradients of `A`, `B_t` and `c`, the same tensors every time."""
+
+    def begin_pass(self) -> None:
+        """Before a forward pass: computes `A`, `B_t` and `c`."""
+
+    def end_pass(self) -> None:
+        """After the backward pass: gives what trains its gradients."""
 
 
 class Components:
@@ -20,17 +77,18 @@ class Components:
 
     The layers' parameters are views: of a layer whose components begin at row `f`, `A` is ``A[f : f + r]``, `B` is the
     transpose of ``B_t[f : f + r]``, `c` is ``c[f : f + r]``. Their gradients are views of `grad_A`, `grad_B_t` and
-    `grad_c` in the same way, once `take_gradients` was called. Either all layers have gates or none has.
+    `grad_c` in the same way, once `take_gradients` was called; what is frozen has none. Either all layers have gates or
+    none has. Tied components are not among the rows.
 
     Attributes:
         layers: the projections, in the order of their rows; ranks may differ.
         starts: the first row of each.
-        A: ``(R, d_in)``.
+        A: ``(R, d_in)``; of layers in chunks ``(R, d_in / chunks)``, and `B_t` likewise.
         B_t: ``(R, d_out)``.
         c: ``(R,)``; None without gates.
     """
 
-    def __init__(self, layers: Sequence[AdaptedProjection]) -> None:
+    def __init__(self, layers: Sequence[Layer]) -> None:
         self.layers = list(layers)
         ranks = [layer.rank for layer in layers]
         self.starts = [sum(ranks[:index]) for index in range(len(ranks))]
@@ -39,7 +97,7 @@ class Components:
         with torch.no_grad():
             self.A = torch.cat([layer.A for layer in layers])
             self.B_t = torch.cat([layer.B.T for layer in layers])
-            self.c = torch.cat([layer.gates for layer in layers]) if gated else None
+            self.c = torch.cat([_gates(layer) for layer in layers]) if gated else None
         for parameter, view in self._views((self.A, self.B_t, self.c)):
             parameter.data = view
         self._gradients: Rows | None = None
@@ -51,9 +109,10 @@ class Components:
         views = []
         for start, layer in zip(self.starts, self.layers, strict=True):
             part = slice(start, start + layer.rank)
-            views += [(layer.A, A[part]), (layer.B, B_t[part].T)]
+            if layer.rank:
+                views += [(layer.A, A[part]), (layer.B, B_t[part].T)]
             if c is not None:
-                views.append((layer.gates, c[part]))
+                views.append((_gates(layer), c[part]))
         return views
 
     @property
@@ -82,13 +141,20 @@ class Components:
         places = [(tensor.data_ptr(), tensor.stride(0) * tensor.element_size()) for tensor in (self.A, self.B_t)]
         (at_A, width_A), (at_B, width_B) = places
         gates_hold = self.c is None or all(
-            layer.gates.data_ptr() == self.c.data_ptr() + start * self.c.element_size()
+            _gates(layer).data_ptr() == self.c.data_ptr() + start * self.c.element_size()
             for start, layer in zip(self.starts, self.layers, strict=True)
         )
         return gates_hold and all(
             layer.A.data_ptr() == at_A + start * width_A and layer.B.data_ptr() == at_B + start * width_B
             for start, layer in zip(self.starts, self.layers, strict=True)
+            if layer.rank
         )
+
+    def begin_pass(self) -> None:
+        """Nothing: what the pass computes with is what trains."""
+
+    def end_pass(self) -> None:
+        """Nothing, likewise."""
 
     @torch.no_grad()
     def take_gradients(self) -> Rows:
@@ -99,7 +165,8 @@ class Components:
         if self._gradients is None:
             c = None if self.c is None else torch.zeros_like(self.c)
             self._gradients = torch.zeros_like(self.A), torch.zeros_like(self.B_t), c
-            self._gradient_views = self._views(self._gradients)
+            views = self._views(self._gradients)
+            self._gradient_views = [(parameter, view) for parameter, view in views if parameter.requires_grad]
         elsewhere = [(parameter, view) for parameter, view in self._gradient_views if parameter.grad is not view]
         given = [(view, parameter.grad) for parameter, view in elsewhere if parameter.grad is not None]
         missing = [view for parameter, view in elsewhere if parameter.grad is None]
@@ -110,3 +177,8 @@ class Components:
         for parameter, view in elsewhere:
             parameter.grad = view
         return self._gradients
+
+
+def _gates(layer: Layer) -> nn.Parameter:
+    assert layer.c is not None
+    return layer.c

@@ -8,18 +8,71 @@ adds gradients of the factors where they belong.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from dora_cli.methods.linear import weight_of
-from dora_cli.methods.low_rank.components import Components
+from dora_cli.methods.low_rank.components import Group, Layer
 from dora_cli.methods.low_rank.dropout import ModelDropouts
 from dora_cli.methods.low_rank.kernels import Kernels, kernels_for
-from dora_cli.methods.low_rank.layer import AdaptedProjection
+
+
+class Passes:
+    """The training passes over a model, one after the other: each with what the first of its kind has prepared."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._lean: LeanPass | None = None
+
+    def forget(self) -> None:
+        """What is prepared is of no use any more, or takes up memory that is needed."""
+        self._lean = None
+
+    @contextmanager
+    def around(self, groups: Sequence[Group], dtype: torch.dtype | None) -> Iterator[None]:
+        """One forward and backward pass with less work than autograd's own way, up to rounding the same.
+
+        The parameters' gradients are complete when it ends, not before: whoever sums them over processes does it
+        afterwards, and DistributedDataParallel, which sums within `backward`, needs the plain pass. Within it only
+        `backward` gives gradients, not `torch.autograd.grad`.
+
+        Args:
+            groups: of all projections; others only after `forget`.
+            dtype: autocast's, where autocast is entered within; None means that of the autocast around it, or else the
+                factors' own.
+        """
+        if not groups:  # every projection lost all its components
+            yield
+            return
+        if dtype is None:
+            device = groups[0].A.device.type
+            dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else groups[0].A.dtype
+        if self._lean is None or self._lean.dtype != dtype:
+            self._lean = LeanPass(self._model, groups, dtype)
+        lean = self._lean
+        if lean.drops and not lean.kernels.draws_alike and self._computes_twice():
+            yield
+            return
+        try:
+            lean.begin()
+            yield
+        except BaseException:
+            self._lean = None  # with the gradients that it had in part
+            raise
+        finally:
+            lean.end()
+        lean.finish()
+
+    def _computes_twice(self) -> bool:
+        """Whether gradient checkpointing computes forward passes again in the backward pass, as
+        transformers notes it.
+        """
+        return any(module.__dict__.get("gradient_checkpointing") for module in self._model.modules())
 
 
 class LeanPass:
@@ -31,27 +84,26 @@ class LeanPass:
         dtype: of the arithmetic: autocast's, or that of factors and activations where there is none.
     """
 
-    def __init__(self, model: nn.Module, groups: Sequence[Components], dtype: torch.dtype) -> None:
+    def __init__(self, model: nn.Module, groups: Sequence[Group], dtype: torch.dtype) -> None:
         self._groups, self.dtype = groups, dtype
         layers = [layer for group in groups for layer in group.layers]
-        rank = max(layer.rank for layer in layers)
+        rank = max((layer.tied + layer.rank) // layer.chunks for layer in layers)
         self.kernels: Kernels = kernels_for(layers[0].A.device, dtype, len(layers), rank)
         self._inputs = _Inputs(dtype)
         self._model_dropouts = ModelDropouts(model) if layers[0].A.device.type == "cpu" else None
         self.drops = any(layer.dropout for layer in layers)
         self._shared = [_Shared(group, dtype, self.kernels) for group in groups]
-        self._lean: list[tuple[AdaptedProjection, LeanProjection]] = []
+        self._lean: list[tuple[Layer, LeanProjection]] = []
         for shared in self._shared:
-            for start, layer in zip(shared.group.starts, shared.group.layers, strict=True):
-                rows = slice(start, start + layer.rank)
-                parts = shared.A[rows], shared.B_t[rows], shared.grad_A[:, rows], shared.grad_up[:, rows]
-                self._lean.append((layer, LeanProjection(self.kernels, self._inputs, len(self._lean), layer, *parts)))
+            for layer, rows in zip(shared.group.layers, shared.rows(), strict=True):
+                self._lean.append((layer, LeanProjection(self.kernels, self._inputs, len(self._lean), layer, rows)))
 
     @torch.no_grad()
     def begin(self) -> None:
         """Before a forward pass: takes over the present weights."""
         for shared in self._shared:
             shared.group.take_gradients()
+            shared.group.begin_pass()
             shared.prepare()
         if self.drops:
             self.kernels.begin()
@@ -73,6 +125,7 @@ class LeanPass:
         """After the backward pass: gradients of `B`, and of the gates, from those of their product."""
         for shared in self._shared:
             shared.finish()
+            shared.group.end_pass()
 
 
 class _Inputs:
@@ -95,31 +148,92 @@ class _Inputs:
         self._cast = None
 
 
-class _Shared:
-    """Copies and gradients of one group: `A` and ``s B diag(c)`` (by rows) in the precision of the arithmetic."""
+class Rows(NamedTuple):
+    """One projection's part of what its group shares.
 
-    def __init__(self, group: Components, dtype: torch.dtype, kernels: Kernels) -> None:
+    Attributes:
+        A, B_t: in the precision of the arithmetic, tied components first, gate and scale in `B_t`.
+        grad_A, grad_up: partial sums of gradients, ``(splits, r, d)``; None for what does not train.
+    """
+
+    A: torch.Tensor
+    B_t: torch.Tensor
+    grad_A: torch.Tensor | None
+    grad_up: torch.Tensor | None
+
+
+class _Shared:
+    """Copies and gradients of one group: `A` and ``s B diag(c)`` (by rows) in the precision of the arithmetic, each
+    projection's tied components before those that train.
+    """
+
+    def __init__(self, group: Group, dtype: torch.dtype, kernels: Kernels) -> None:
         self.group, self.kernels, self.scaling = group, kernels, group.scaling
-        self.A = group.A if group.A.dtype == dtype else torch.empty_like(group.A, dtype=dtype)
-        self.B_t = torch.empty_like(group.B_t, dtype=dtype)
-        splits = kernels.splits(group.A.shape[1])
-        gradient, _, _ = group.take_gradients()
-        self.grad_A = gradient[None] if splits == 1 else gradient.new_zeros(splits, *gradient.shape)
+        tied, trained = self._places()
+        self._trained = torch.tensor(trained, dtype=torch.int64, device=group.A.device) if tied else None
+        length = len(tied) + len(trained)
+        own = group.A.dtype == dtype and not tied
+        self.A = group.A if own else group.A.new_empty(length, group.A.shape[1], dtype=dtype)
+        self.B_t = group.B_t.new_empty(length, group.B_t.shape[1], dtype=dtype)
+        if tied:
+            index = torch.tensor(tied, device=group.A.device)
+            factors = [layer.tied_factors() for layer in group.layers]
+            self.A.index_copy_(0, index, torch.cat([A for A, _ in factors]).to(dtype))
+            self.B_t.index_copy_(0, index, torch.cat([B.T for _, B in factors]).to(dtype))
+        frozen = group.layers[0].frozen
+        self.grad_A = None if "A" in frozen else self._sums(group.take_gradients()[0])
         # of what multiplies `u`, without gate and scale
-        self.grad_up = group.B_t.new_zeros(kernels.splits(group.B_t.shape[1]), *group.B_t.shape)
+        splits = kernels.splits(group.B_t.shape[1])
+        needed = "B" not in frozen or group.c is not None
+        self.grad_up = group.B_t.new_zeros(splits, *group.B_t.shape) if needed else None
+
+    def _sums(self, gradient: torch.Tensor) -> torch.Tensor:
+        """Where the gradient of `A` is added up: the gradient itself, unless in several sums."""
+        splits = self.kernels.splits(gradient.shape[1])
+        return gradient[None] if splits == 1 else gradient.new_zeros(splits, *gradient.shape)
+
+    def _places(self) -> tuple[list[int], list[int]]:
+        """Rows of tied components, and of those that train."""
+        tied: list[int] = []
+        trained: list[int] = []
+        for layer in self.group.layers:
+            for places, count in ((tied, layer.tied), (trained, layer.rank)):
+                first = len(tied) + len(trained)
+                places.extend(range(first, first + count))
+        return tied, trained
+
+    def rows(self) -> Iterator[Rows]:
+        """Each projection's, in the order of the group."""
+        first = 0
+        for start, layer in zip(self.group.starts, self.group.layers, strict=True):
+            all_rows, trained = slice(first, first + layer.tied + layer.rank), slice(start, start + layer.rank)
+            sums = (None if total is None or not layer.rank else total[:, trained] for total in self._totals())
+            yield Rows(self.A[all_rows], self.B_t[all_rows], *sums)
+            first = all_rows.stop
+
+    def _totals(self) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        return self.grad_A, self.grad_up
 
     def prepare(self) -> None:
         group = self.group
+        scale = self.scaling if group.c is None else (group.c * self.scaling)[:, None]
+        if self._trained is not None:
+            self.A.index_copy_(0, self._trained, group.A.to(self.A.dtype))
+            self.B_t.index_copy_(0, self._trained, (group.B_t * scale).to(self.B_t.dtype))
+            return
         if self.A is not group.A:
             self.A.copy_(group.A)
-        scale = self.scaling if group.c is None else (group.c * self.scaling)[:, None]
         torch.mul(group.B_t, scale, out=self.B_t)
 
     def finish(self) -> None:
         group = self.group
         grad_A, grad_B_t, grad_c = group.take_gradients()
-        if len(self.grad_A) > 1:
+        if not len(group.A):  # nothing of it trains
+            return
+        if self.grad_A is not None and len(self.grad_A) > 1:
             self.kernels.collect(self.grad_A, grad_A)
+        if self.grad_up is None:
+            return
         if group.c is None or grad_c is None:
             self.kernels.collect(self.grad_up, grad_B_t, self.scaling)
         else:
@@ -131,25 +245,12 @@ class LeanProjection:
 
     It knows nothing of the pass that it belongs to: a cycle would keep all of it in memory long after ranks have
     changed.
-
-    Attributes:
-        A, B_t: rows of this projection, in the precision of the arithmetic, gate and scale in `B_t`.
-        grad_A, grad_up: partial sums of gradients, ``(splits, r, d)``.
     """
 
-    def __init__(
-        self,
-        kernels: Kernels,
-        inputs: _Inputs,
-        index: int,
-        layer: AdaptedProjection,
-        A: torch.Tensor,
-        B_t: torch.Tensor,
-        grad_A: torch.Tensor,
-        grad_up: torch.Tensor,
-    ) -> None:
+    def __init__(self, kernels: Kernels, inputs: _Inputs, index: int, layer: Layer, rows: Rows) -> None:
         self.kernels, self.inputs, self.index, self.layer = kernels, inputs, index, layer
-        self.A, self.B_t, self.grad_A, self.grad_up = A, B_t, grad_A, grad_up
+        self.A, self.B_t, self.grad_A, self.grad_up = rows
+        self.chunks, self.tied = layer.chunks, layer.tied
         self._base: list[tuple[int, int]] = []
 
     def follow_base(self) -> bool:
@@ -180,7 +281,8 @@ class LeanProjection:
 
     def drop(self, x: torch.Tensor) -> object:
         layer = self.layer
-        return self.kernels.drop(x, layer.dropout, self.index) if layer.dropout and layer.training else None
+        drops = layer.dropout and layer.training and layer.rank
+        return self.kernels.drop(x, layer.dropout, self.index) if drops else None
 
 
 class _Adapted(torch.autograd.Function):
@@ -196,11 +298,14 @@ class _Adapted(torch.autograd.Function):
         kernels = lean.kernels
         rows = lean.inputs.cast(x).reshape(-1, x.shape[-1]).contiguous()  # kernels read one row after the other
         drop = lean.drop(rows)
-        u = kernels.down(rows, lean.A, drop)
         # Outside autocast a layer answers in the type of its input, whatever the factors are in.
         dtype = rows.dtype if torch.is_autocast_enabled(x.device.type) else x.dtype
-        y = kernels.up(F.linear(rows, lean.weight, lean.bias), u, lean.B_t, None, dtype)
-        ctx.save_for_backward(rows, u)
+        y = F.linear(rows, lean.weight, lean.bias)
+        u = None
+        if len(lean.A):
+            u = kernels.down(rows, lean.A, drop, chunks=lean.chunks, tied=lean.tied)
+            y = kernels.up(y, u, lean.B_t, None, dtype, chunks=lean.chunks)
+        ctx.save_for_backward(None if lean.grad_A is None else rows, None if lean.grad_up is None else u)
         ctx.lean, ctx.drop, ctx.shape, ctx.dtype = lean, drop, x.shape, x.dtype
         return y
 
@@ -212,12 +317,18 @@ class _Adapted(torch.autograd.Function):
                 "backward came after the end of its training pass; call it within `with method.training_pass():`"
             )
         kernels, drop = lean.kernels, ctx.drop
+        chunks, tied = lean.chunks, lean.tied
         rows, u = ctx.saved_tensors
-        dy = gradient.to(rows.dtype).contiguous()
-        v = kernels.down(dy, lean.B_t, None)
-        kernels.outer(lean.grad_up, u, dy, None)
-        kernels.outer(lean.grad_A, v, rows, drop)
+        dy = gradient.to(lean.weight.dtype).contiguous()
+        v = kernels.down(dy, lean.B_t, None, chunks=chunks) if len(lean.B_t) else None
+        if lean.grad_up is not None:
+            kernels.outer(lean.grad_up, u[:, tied:], dy, None, chunks=chunks)
+        if lean.grad_A is not None and v is not None:
+            kernels.outer(lean.grad_A, v[:, tied:], rows, drop, chunks=chunks)
         dx = None
         if ctx.needs_input_grad[0]:
-            dx = kernels.up(dy @ lean.weight, v, lean.A, drop, ctx.dtype).view(ctx.shape)
+            dx = dy @ lean.weight
+            if v is not None:
+                dx = kernels.up(dx, v, lean.A, drop, ctx.dtype, chunks=chunks, tied=tied)
+            dx = dx.to(ctx.dtype).view(ctx.shape)
         return dx, None, None, None, None

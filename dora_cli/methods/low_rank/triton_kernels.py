@@ -33,74 +33,109 @@ def _keep(index, seed, call, threshold: tl.constexpr):
     return value >= threshold
 
 
-@triton.jit(do_not_specialize=["call"])
+# Each kernel works on chunk `program_id(2)`: on `width` columns out of `stride`, and on `rank` of the small
+# activations.
+
+
+@triton.jit(do_not_specialize=["call", "tied"])
 def _down(
-    x, factor, out, seeds, call, rows, width, rank, scale,
-    DROP: tl.constexpr, THRESHOLD: tl.constexpr, PRECISION: tl.constexpr,
+    x, factor, out, seeds, call, rows, width, rank, scale, stride, tied,
+    DROP: tl.constexpr, THRESHOLD: tl.constexpr, PRECISION: tl.constexpr, TIED: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
+    chunk, chunks = tl.program_id(2), tl.num_programs(2)
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     r = tl.arange(0, BLOCK_R)
     seed = tl.load(seeds) if DROP else 0
     total = tl.zeros((BLOCK_N, BLOCK_R), dtype=tl.float32)
     for start in range(0, width, BLOCK_D):
         d = start + tl.arange(0, BLOCK_D)
+        column = chunk * width + d
         inside = (n[:, None] < rows) & (d[None, :] < width)
-        part = tl.load(x + n[:, None].to(tl.int64) * width + d[None, :], mask=inside, other=0.0)
-        if DROP:
-            part = tl.where(_keep(n[:, None] * width + d[None, :], seed, call, THRESHOLD), part, 0.0)
+        part = tl.load(x + n[:, None].to(tl.int64) * stride + column[None, :], mask=inside, other=0.0)
         weights = tl.load(
-            factor + r[:, None] * width + d[None, :], mask=(r[:, None] < rank) & (d[None, :] < width), other=0.0
+            factor + (chunk * rank + r[:, None]) * width + d[None, :],
+            mask=(r[:, None] < rank) & (d[None, :] < width),
+            other=0.0,
         )
+        if TIED:
+            undropped = tl.where(r[:, None] < tied, weights, 0.0).to(weights.dtype)
+            total = tl.dot(part, tl.trans(undropped), total, input_precision=PRECISION)
+            weights = tl.where(r[:, None] < tied, 0.0, weights).to(weights.dtype)
+        if DROP:
+            part = tl.where(_keep(n[:, None] * stride + column[None, :], seed, call, THRESHOLD), part, 0.0)
         total = tl.dot(part, tl.trans(weights), total, input_precision=PRECISION)
+    if TIED:
+        total = tl.where(r[None, :] < tied, total, total * scale)
+    else:
+        total = total * scale
     tl.store(
-        out + n[:, None] * rank + r[None, :],
-        (total * scale).to(out.dtype.element_ty),
+        out + n[:, None] * (chunks * rank) + chunk * rank + r[None, :],
+        total.to(out.dtype.element_ty),
         mask=(n[:, None] < rows) & (r[None, :] < rank),
     )
 
 
-@triton.jit(do_not_specialize=["call"])
+@triton.jit(do_not_specialize=["call", "tied"])
 def _up(
-    base, u, factor, out, seeds, call, rows, width, rank, scale,
-    DROP: tl.constexpr, THRESHOLD: tl.constexpr, PRECISION: tl.constexpr,
+    base, u, factor, out, seeds, call, rows, width, rank, scale, stride, tied,
+    DROP: tl.constexpr, THRESHOLD: tl.constexpr, PRECISION: tl.constexpr, TIED: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
+    chunk, chunks = tl.program_id(2), tl.num_programs(2)
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     d = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
     r = tl.arange(0, BLOCK_R)
-    small = tl.load(u + n[:, None] * rank + r[None, :], mask=(n[:, None] < rows) & (r[None, :] < rank), other=0.0)
-    weights = tl.load(
-        factor + r[:, None] * width + d[None, :], mask=(r[:, None] < rank) & (d[None, :] < width), other=0.0
+    column = chunk * width + d
+    small = tl.load(
+        u + n[:, None] * (chunks * rank) + chunk * rank + r[None, :],
+        mask=(n[:, None] < rows) & (r[None, :] < rank),
+        other=0.0,
     )
+    weights = tl.load(
+        factor + (chunk * rank + r[:, None]) * width + d[None, :],
+        mask=(r[:, None] < rank) & (d[None, :] < width),
+        other=0.0,
+    )
+    if TIED:
+        undropped = tl.where(r[None, :] < tied, small, 0.0).to(small.dtype)
+        small = tl.where(r[None, :] < tied, 0.0, small).to(small.dtype)
     update = tl.dot(small, weights, input_precision=PRECISION) * scale
     if DROP:
-        update = tl.where(_keep(n[:, None] * width + d[None, :], tl.load(seeds), call, THRESHOLD), update, 0.0)
+        update = tl.where(_keep(n[:, None] * stride + column[None, :], tl.load(seeds), call, THRESHOLD), update, 0.0)
+    if TIED:
+        update += tl.dot(undropped, weights, input_precision=PRECISION)
     inside = (n[:, None] < rows) & (d[None, :] < width)
-    place = n[:, None].to(tl.int64) * width + d[None, :]
+    place = n[:, None].to(tl.int64) * stride + column[None, :]
     given = tl.load(base + place, mask=inside, other=0.0).to(tl.float32)
     tl.store(out + place, (given + update).to(out.dtype.element_ty), mask=inside)
 
 
 @triton.jit(do_not_specialize=["call"])
 def _outer(
-    totals, u, x, seeds, call, rows, width, rank, scale, stride, splits,
+    totals, u, x, seeds, call, rows, width, rank, scale, stride, stride_u, stride_totals, splits,
     DROP: tl.constexpr, THRESHOLD: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
+    chunk = tl.program_id(2)
     d = tl.program_id(0) * BLOCK_D + tl.arange(0, BLOCK_D)
     r = tl.arange(0, BLOCK_R)
+    column = chunk * width + d
     seed = tl.load(seeds) if DROP else 0
     result = tl.zeros((BLOCK_R, BLOCK_D), dtype=tl.float32)
     for start in range(tl.program_id(1) * BLOCK_N, rows, splits * BLOCK_N):
         n = start + tl.arange(0, BLOCK_N)
-        small = tl.load(u + n[:, None] * rank + r[None, :], mask=(n[:, None] < rows) & (r[None, :] < rank), other=0.0)
+        small = tl.load(
+            u + n[:, None] * stride_u + chunk * rank + r[None, :],
+            mask=(n[:, None] < rows) & (r[None, :] < rank),
+            other=0.0,
+        )
         inside = (n[:, None] < rows) & (d[None, :] < width)
-        part = tl.load(x + n[:, None].to(tl.int64) * width + d[None, :], mask=inside, other=0.0)
+        part = tl.load(x + n[:, None].to(tl.int64) * stride + column[None, :], mask=inside, other=0.0)
         if DROP:
-            part = tl.where(_keep(n[:, None] * width + d[None, :], seed, call, THRESHOLD), part, 0.0)
+            part = tl.where(_keep(n[:, None] * stride + column[None, :], seed, call, THRESHOLD), part, 0.0)
         result = tl.dot(tl.trans(small), part, result, input_precision=PRECISION)
-    place = totals + tl.program_id(1) * stride + r[:, None] * width + d[None, :]
+    place = totals + tl.program_id(1) * stride_totals + (chunk * rank + r[:, None]) * width + d[None, :]
     inside = (r[:, None] < rank) & (d[None, :] < width)
     tl.store(place, tl.load(place, mask=inside, other=0.0) + result * scale, mask=inside)
 
@@ -183,28 +218,42 @@ class TritonKernels:
             else None
         )
 
-    def down(self, x: torch.Tensor, factor: torch.Tensor, drop: object) -> torch.Tensor:
-        rows, width = x.shape
+    def down(
+        self, x: torch.Tensor, factor: torch.Tensor, drop: object, *, chunks: int = 1, tied: int = 0
+    ) -> torch.Tensor:
+        rows, stride = x.shape
+        rank, width = len(factor) // chunks, stride // chunks
         out = torch.empty(rows, len(factor), dtype=x.dtype, device=x.device)
         # Block sizes here and below are the fastest of a search on an H100, at 1,024 and 4,096 rows of 768 and 3,072
         # columns.
         block, columns = (32, 128) if rows >= 4096 else (16, 256)
-        columns = down_columns(block, columns, _block_r(len(factor)), x.element_size(), self._memory)
-        _down[(triton.cdiv(rows, block),)](
-            x, factor, out, *_dropout(drop, x), rows, width, len(factor), _scale(drop), **_settings(drop, x),
-            BLOCK_N=block, BLOCK_R=_block_r(len(factor)), BLOCK_D=columns, num_warps=4, num_stages=4,
+        columns = down_columns(block, columns, _block_r(rank), x.element_size(), self._memory)
+        _down[(triton.cdiv(rows, block), 1, chunks)](
+            x, factor, out, *_dropout(drop, x), rows, width, rank, _scale(drop), stride, tied,
+            **_settings(drop, x), TIED=_keeps(tied, drop),
+            BLOCK_N=block, BLOCK_R=_block_r(rank), BLOCK_D=columns, num_warps=4, num_stages=4,
         )  # fmt: skip
         return out
 
     def up(
-        self, base: torch.Tensor, u: torch.Tensor, factor: torch.Tensor, drop: object, dtype: torch.dtype
+        self,
+        base: torch.Tensor,
+        u: torch.Tensor,
+        factor: torch.Tensor,
+        drop: object,
+        dtype: torch.dtype,
+        *,
+        chunks: int = 1,
+        tied: int = 0,
     ) -> torch.Tensor:
-        rows, width = base.shape
-        out = base if base.dtype == dtype else torch.empty(rows, width, dtype=dtype, device=base.device)
-        columns = 64 if rows * width < 2**21 else 128
-        _up[(triton.cdiv(rows, 32), triton.cdiv(width, columns))](
-            base, u, factor, out, *_dropout(drop, base), rows, width, len(factor), _scale(drop), **_settings(drop, u),
-            BLOCK_N=32, BLOCK_R=_block_r(len(factor)), BLOCK_D=columns, num_warps=4,
+        rows, stride = base.shape
+        rank, width = len(factor) // chunks, stride // chunks
+        out = base if base.dtype == dtype else torch.empty(rows, stride, dtype=dtype, device=base.device)
+        columns = 64 if rows * stride < 2**21 else 128
+        _up[(triton.cdiv(rows, 32), triton.cdiv(width, columns), chunks)](
+            base, u, factor, out, *_dropout(drop, base), rows, width, rank, _scale(drop), stride, tied,
+            **_settings(drop, u), TIED=_keeps(tied, drop),
+            BLOCK_N=32, BLOCK_R=_block_r(rank), BLOCK_D=columns, num_warps=4,
         )  # fmt: skip
         return out
 
@@ -212,14 +261,15 @@ class TritonKernels:
         """Enough blocks for all of a GPU's multiprocessors where a factor has few columns."""
         return max(1, min(8, 12288 // width))
 
-    def outer(self, totals: torch.Tensor, u: torch.Tensor, x: torch.Tensor, drop: object) -> None:
-        rows, width = x.shape
-        rank, columns = totals.shape[1], 32 if width <= 1024 else 64
+    def outer(self, totals: torch.Tensor, u: torch.Tensor, x: torch.Tensor, drop: object, *, chunks: int = 1) -> None:
+        rows, stride = x.shape
+        rank, width = totals.shape[1] // chunks, stride // chunks
+        columns = 32 if width <= 1024 else 64
         block = outer_rows(128, columns, _block_r(rank), x.element_size(), self._memory)
         splits = min(len(totals), triton.cdiv(rows, block))
-        _outer[(triton.cdiv(width, columns), splits)](
-            totals, u, x, *_dropout(drop, x), rows, width, rank, _scale(drop), totals.stride(0), splits,
-            **_settings(drop, x),
+        _outer[(triton.cdiv(width, columns), splits, chunks)](
+            totals, u, x, *_dropout(drop, x), rows, width, rank, _scale(drop), stride, u.stride(0), totals.stride(0),
+            splits, **_settings(drop, x),
             BLOCK_N=block, BLOCK_R=_block_r(rank), BLOCK_D=columns, num_warps=4, num_stages=3,
         )  # fmt: skip
 
@@ -298,6 +348,11 @@ def _block_r(rank: int) -> int:
 
 def _dropout(drop: object, like: torch.Tensor) -> tuple[torch.Tensor, int]:
     return (drop.seed, drop.call) if isinstance(drop, Seeded) else (like, 0)
+
+
+def _keeps(tied: int, drop: object) -> bool:
+    """Whether some rows read what the others have dropped."""
+    return tied > 0 and isinstance(drop, Seeded)
 
 
 def _scale(drop: object) -> float:

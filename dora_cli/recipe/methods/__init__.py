@@ -14,7 +14,22 @@ from pydantic import Discriminator, Tag
 from dora_cli.libraries import brought
 from dora_cli.recipe.about import About
 from dora_cli.recipe.fields import Section
-from dora_cli.recipe.methods import adalora, bitfit, dora, full, head, houlsby, lora, pfeiffer, sora
+from dora_cli.recipe.methods import (
+    adalora,
+    bitfit,
+    cola,
+    cora,
+    dora,
+    full,
+    head,
+    houlsby,
+    lora,
+    melora,
+    nora,
+    pfeiffer,
+    sora,
+    xgblora,
+)
 from dora_cli.recipe.rules import Rule
 from dora_cli.recipe.writing.descriptions import summary
 
@@ -31,6 +46,11 @@ def _modules() -> dict[str, ModuleType]:
         "lora": lora,
         "adalora": adalora,
         "sora": sora,
+        "melora": melora,
+        "cola": cola,
+        "nora": nora,
+        "cora": cora,
+        "xgblora": xgblora,
         "full": full,
         "bitfit": bitfit,
         "houlsby": houlsby,
@@ -73,9 +93,10 @@ def method_catalogue() -> list[dict[str, Any]]:
     """Every method as plain data, those of installed packages included, by name.
 
     Returns:
-        For each: ``name, title, summary, paper, adapts``, ``ranks`` (``"pruned"``, ``"fixed"`` or ``"none"``),
-            ``mergeable``, ``lora`` (whether it can be exported as plain LoRA), ``default`` (whether a recipe that names
-            none gets it) and ``keys`` (of its section, without the name). None where a method does not say.
+        For each: ``name, title, summary, paper, adapts``, ``ranks`` (``"pruned"``, ``"grown"``, ``"fixed"`` or
+            ``"none"``), ``mergeable``, ``lora`` (whether it can be exported as plain LoRA), ``default`` (whether a
+            recipe that names none gets it) and ``keys`` (of its section, without the name). None where a method does
+            not say.
     """
     default = next(iter(METHODS))
     found = []
@@ -115,6 +136,11 @@ if TYPE_CHECKING:
         | lora.LoraMethod
         | adalora.AdaloraMethod
         | sora.SoraMethod
+        | melora.MeloraMethod
+        | cola.ColaMethod
+        | nora.NoraMethod
+        | cora.CoraMethod
+        | xgblora.XgbloraMethod
         | full.FullMethod
         | bitfit.BitfitMethod
         | houlsby.HoulsbyMethod

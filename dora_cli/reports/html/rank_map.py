@@ -165,7 +165,7 @@ def _cell(cell: Cell, layer: Mapping[str, Any], written: str) -> Markup:
 
 
 def level(share: float) -> int:
-    """The colour of a rank that is `share` of the highest start rank: 0 for rank 0, else 1 to `LEVELS`."""
+    """The colour of a rank that is `share` of the strongest colour's: 0 for rank 0, else 1 to `LEVELS`."""
     return min(max(round(share * LEVELS), 1), LEVELS) if share > 0 else 0
 
 
@@ -181,12 +181,18 @@ def details(cell: Cell, layer: Mapping[str, Any]) -> list[str]:
     lines = [cell.name, f"rank {cell.rank:.2f}" if mean else f"rank {cell.rank}"]
     if layer.get("sd") is not None:
         lines[-1] += f" \u00b1 {layer['sd']:.2f} (seeds: {', '.join(map(str, layer['ranks']))})"
-    lines[-1] += f" of {cell.start_rank} at the start"
+    lines[-1] += f" of {cell.start_rank} at the start" if cell.rank <= cell.start_rank else _grown(layer)
     lines.append(f"{rows:,} x {columns:,}, {cell.parameters:,.0f} parameters")
     found = scores(layer)
     if found is not None:
         lines.append(_importance(found))
     return lines
+
+
+def _grown(layer: Mapping[str, Any]) -> str:
+    """Which links a projection's components came with; of a mean of runs that is not known."""
+    links = layer.get("links")
+    return f", of links {', '.join(map(str, links))}" if links else ""
 
 
 def _importance(found: Scores) -> str:
@@ -203,11 +209,9 @@ def _importance(found: Scores) -> str:
 def _legend(found: RankMap) -> Markup:
     steps = []
     for step in range(0, LEVELS + 1, 2):
-        label = {0: "0", LEVELS: str(found.start_rank)}.get(step, "")
+        label = {0: "0", LEVELS: str(found.full)}.get(step, "")
         steps.append(tag("span", label, class_=f"q{step}"))
-    starts = {cell.start_rank for row in found.members for cell in row if cell is not None}
-    end = " start rank" if len(starts) == 1 else " highest start rank"
-    return tag("p", "rank ", tag("span", *steps, class_="ramp"), end, class_="note")
+    return tag("p", "rank ", tag("span", *steps, class_="ramp"), f" {found.full_name}", class_="note")
 
 
 def shares(record: Mapping[str, Any]) -> Table:

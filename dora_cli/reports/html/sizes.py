@@ -64,7 +64,9 @@ def sizes(metrics: Mapping[str, Any], ranks: Mapping[str, Any], environment: Map
     last = Size(
         "this run, in the end", budget["adapter_parameters_final"], budget["trainable_parameters_final"], own=True
     )
-    if (first.adapter, first.trained) == (last.adapter, last.trained):
+    stays = all(layer.get("parameters") is not None for layer in layers)  # no factors whose rank falls
+    # one that grows may start from none
+    if stays or not start or (first.adapter, first.trained) == (last.adapter, last.trained):
         own = [replace(last, name="this run")]
     else:
         own = [first, last]

@@ -51,7 +51,7 @@ def rank_lines(
     """The maps in at most `width` x `height` cells; empty where nothing fits."""
     if not maps:
         return []
-    digits = len(str(max(found.start_rank for found in maps)))
+    digits = len(str(max(found.full for found in maps)))
     numbers = (digits + 3, digits + 1, digits) if colours else (digits + 1, *((1,) if digits == 1 else ()))
     bars = (1,) if glyphs.levels and digits > 1 else ()
     longest = max(len(found.blocks) for found in maps)

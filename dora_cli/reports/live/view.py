@@ -84,8 +84,8 @@ class LiveView:
                 when = "as the run went on"
             if self.state.next_event is None and self.state.step and not self._emerges:
                 when = "frozen"
-            start = f"start rank {max(one.start_rank for one in self._maps)}"
-            said = "fixed" if self._fixed else f"{when}, {start}"
+            full = f"{self._maps[0].full_name} {self._maps[0].full}"
+            said = "fixed" if self._fixed else f"{when}, {full}"
             lines.append(
                 cut(
                     [Segment("ranks".ljust(LABEL + 1), DIM), Segment(said, PLAIN)],
@@ -230,12 +230,13 @@ class LiveView:
                 f"from {start:,}",
                 bar=lambda width: bar(width, live / start, self._glyphs, style=_LIVE),
             )
+        most = max(start, final)  # of ranks that grow the end
         return _Row(
             3,
             "live",
             f"{live:,}, budget {state.budget:,}",
             f"from {start:,} to {final:,}",
-            bar=lambda width: bar(width, live / start, self._glyphs, marks=[final / start], style=_LIVE),
+            bar=lambda width: bar(width, live / most, self._glyphs, marks=[min(start, final) / most], style=_LIVE),
         )
 
     def _loss_row(self) -> _Row | None:

@@ -19,7 +19,7 @@ CELL = 0.33
 NARROWEST = 4.2
 """Inches that the title needs."""
 MANY = 8
-"""The highest start rank of which every rank has its patch in the legend."""
+"""The highest rank of the strongest colour of which every rank has its patch in the legend."""
 Show = Callable[[float], str]
 
 
@@ -29,11 +29,10 @@ def rank_figure(maps: Sequence[RankMap], title: str) -> Figure:
     """
     fractional = any(isinstance(value, float) for found in maps for row in found.cells for value in row)
     show: Show = (lambda value: f"{value:.1f}") if fractional else (lambda value: f"{value:,.0f}")
-    starts = {cell.start_rank for found in maps for row in found.members for cell in row if cell is not None}
-    start = max(starts, default=0)
-    heading = f"rank, of {'start rank' if len(starts) == 1 else 'the highest start rank'} {start}"
-    known = range(start + 1) if start <= MANY else sorted({round(start * part / 4) for part in range(5)})
-    legend = [(palette.shade(rank / max(start, 1)), f"{rank:,}") for rank in known]
+    full, words = maps[0].full, maps[0].full_name
+    heading = f"rank, of {'the ' if words.startswith('highest') else ''}{words} {full}"
+    known = range(full + 1) if full <= MANY else sorted({round(full * part / 4) for part in range(5)})
+    legend = [(palette.shade(rank / max(full, 1)), f"{rank:,}") for rank in known]
     return _figure(
         maps,
         title,

@@ -64,7 +64,8 @@ def shares_table(record: Mapping[str, Any], by: By) -> list[RenderableType]:
     tables = members(record, by)
     every = [cell for _, rows in tables for _, row in rows for cell in row]
     total = sum(cell.rank for cell in every)
-    show, most = formatter(every), max(cell.start_rank for cell in every)
+    show, most = formatter(every), every[0].full
+    grown = most > max(cell.start_rank for cell in every)
     parts: list[RenderableType] = []
     label_width = max(len(label) for _, rows in tables for label, _ in [*rows, ("all", [])])
     for title, rows in tables:
@@ -85,7 +86,7 @@ def shares_table(record: Mapping[str, Any], by: By) -> list[RenderableType]:
                 f"{show(min(ranks))}-{show(max(ranks))}",
                 show(rank),
                 f"{100 * rank / total:.1f}%" if total else "-",
-                Bar(sum(cell.rank for cell in row) / max(sum(cell.start_rank for cell in row), 1)),
+                Bar(rank / max(most * len(row) if grown else sum(cell.start_rank for cell in row), 1)),
                 style="bold" if label == "all" else "",
             )
         parts += [table, Text("")]

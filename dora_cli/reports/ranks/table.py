@@ -75,7 +75,8 @@ def mean_ranks(records: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     Returns:
         ``schema_version, runs`` (names), ``unit, start_rank, target_rank, live_components`` (mean) and ``layers``, in
         which ``rank`` is the mean, ``sd`` the standard deviation (n - 1; None for one run) and ``ranks`` the rank in
-        each run. Scores, whose components are not the same ones in different runs, and the history are left out.
+        each run; ``parameters``, where the runs have them, is a mean, too. Scores, whose components are not the same
+        ones in different runs, and the history are left out.
 
     Raises:
         CheckpointError: a record is damaged, or the runs do not adapt the same projections with the same start ranks.
@@ -91,9 +92,16 @@ def mean_ranks(records: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     layers = []
     for index, layer in enumerate(first.layers):
         ranks = [record.layers[index].rank for record in checked.values()]
-        sd = stdev(ranks) if len(ranks) > 1 else None
+        stored = [record.layers[index].parameters for record in checked.values()]
+        known = [one for one in stored if one is not None]
         layers.append(
-            {**layer.model_dump(exclude={"scores", "rank"}), "rank": float(mean(ranks)), "sd": sd, "ranks": ranks}
+            {
+                **layer.model_dump(exclude={"scores", "rank", "links", "parameters"}),
+                "rank": float(mean(ranks)),
+                "sd": stdev(ranks) if len(ranks) > 1 else None,
+                "ranks": ranks,
+                **({"parameters": float(mean(known))} if len(known) == len(stored) else {}),
+            }
         )
     return {
         "schema_version": first.schema_version,
@@ -161,6 +169,9 @@ def _budget(record: Mapping[str, Any], cells: Sequence[Cell]) -> str:
     lines = [f"Live: {show(live)} {unit}"]
     if target is not None:
         lines[0] += f" of a budget of {target * len(cells):,} (rank {target}{many})"
+    if links := [link for layer in record["layers"] for link in layer.get("links") or ()]:
+        lines.append(f"Grown in {plural(max(links), 'link')}, one after the other")
+        return "\n".join(lines)
     lines.append(f"Start: {sum(cell.start_rank for cell in cells):,} {unit}")
     if record["start_rank"] is not None and all(cell.start_rank == record["start_rank"] for cell in cells):
         lines[1] += f" (rank {record['start_rank']}{many})"

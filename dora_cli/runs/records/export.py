@@ -18,12 +18,25 @@ class ProbeRecord(Record):
     largest: Annotated[float, Field(ge=0)]
     tokens: Count
     by: Fact | None
+    approximated: Annotated[float, Field(ge=0)] | None = None
+
+
+class CompressionRecord(Record):
+    """What an approximation of bounded rank has left out, see `dora_cli.export.compression.Compression`."""
+
+    rank: Annotated[Count, Field(ge=1)]
+    cut: Count
+    error: Annotated[float, Field(ge=0)]
+    worst: Annotated[float, Field(ge=0)]
+    worst_projection: Fact | None
+    components: Count
+    parameters: Count
 
 
 class ExportRecord(Record):
     """dora_export.json. `files` maps a name to its bytes; components and parameters are of the factors as exported
     (padded) and live. `task` is None where that is not known, `layout` where there is none or an older export does not
-    say.
+    say, `compression` where none was asked for; the components and parameters in it are those before.
     """
 
     FILE: ClassVar[str] = "dora_export.json"
@@ -42,6 +55,7 @@ class ExportRecord(Record):
     adapter_parameters: Count
     live_parameters: Count
     head_parameters: Count
+    compression: CompressionRecord | None = None
     probe: ProbeRecord
     files: Annotated[dict[Fact, Count], Field(max_length=FILES)]
 

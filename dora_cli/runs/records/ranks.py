@@ -13,7 +13,12 @@ from dora_cli.runs.records.fields import SCHEMA_VERSION, Count, Name, Record, va
 
 
 class LayerRecord(Record):
-    """One projection in ranks.json. `scores` are by original component, one for each of `start_rank`, or None."""
+    """One projection in ranks.json. `scores` are by original component, one for each of `start_rank`, or None. Where
+    ranks grow, `links` says which link, from 1, each component came with; it is missing elsewhere.
+
+    `parameters` are entries that the adapter stores for this projection alone; None, and missing from older runs, where
+    they follow from rank and shape.
+    """
 
     name: Name
     stack: Literal["encoder", "decoder"]
@@ -25,10 +30,14 @@ class LayerRecord(Record):
     start_rank: Count
     rank: Count
     scores: list[float | None] | None
+    links: list[Annotated[Count, Field(ge=1)]] | None = None
+    parameters: Count | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> LayerRecord:
-        if self.rank > self.start_rank:
+        if self.links is not None and len(self.links) != self.rank:
+            raise ValueError(f"{len(self.links)} links for rank {self.rank}")
+        if self.links is None and self.rank > self.start_rank:
             raise ValueError(f"rank {self.rank} is above its start rank {self.start_rank}")
         if self.scores is not None and len(self.scores) != self.start_rank:
             raise ValueError(f"{len(self.scores)} scores for {self.start_rank} components")
@@ -106,7 +115,7 @@ class ProjectionLike(Protocol):
 
 
 class AllocationLike(Protocol):
-    """The rank of one projection; `dora_cli.methods.base.ProjectionAllocation` is one."""
+    """The rank of one projection; `dora_cli.methods.base.Allocation` is one."""
 
     @property
     def name(self) -> str: ...
@@ -118,6 +127,10 @@ class AllocationLike(Protocol):
     def rank(self) -> int: ...
     @property
     def scores(self) -> Sequence[float] | None: ...
+    @property
+    def links(self) -> Sequence[int] | None: ...
+    @property
+    def parameters(self) -> int | None: ...
 
 
 def ranks_record(
@@ -162,6 +175,8 @@ def ranks_record(
                 "start_rank": allocation.start_rank,
                 "rank": allocation.rank,
                 "scores": None if allocation.scores is None else list(allocation.scores),
+                **({} if allocation.links is None else {"links": list(allocation.links)}),
+                **({} if allocation.parameters is None else {"parameters": allocation.parameters}),
             }
         )
     return written(

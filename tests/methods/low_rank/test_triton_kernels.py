@@ -104,6 +104,49 @@ def test_outer(rows: int, width: int, rank: int, dtype: torch.dtype, probability
     close(totals.sum(0), exact, dtype)
 
 
+def whole(factor: torch.Tensor, chunks: int) -> torch.Tensor:
+    """The block-diagonal matrix that a factor in chunks stands for, ``(r, d)``."""
+    return torch.block_diag(*factor.double().tensor_split(chunks))
+
+
+@types
+@dropouts
+@pytest.mark.parametrize(("rows", "width", "rank", "chunks"), [(40, 96, 6, 2), (17, 132, 44, 4)])
+def test_in_chunks(rows: int, width: int, rank: int, chunks: int, dtype: torch.dtype, probability: float) -> None:
+    x, _, u = operands(rows, width, rank, dtype)
+    factor = operands(rows, width // chunks, rank, dtype)[1]
+    made, totals = kernels(), torch.randn(2, rank, width // chunks, device=DEVICE)
+    drop = made.drop(x, probability, 1) if probability else None
+    kept, exact = dropped(x, drop, probability), whole(factor, chunks)
+    close(made.down(x, factor, drop, chunks=chunks), kept @ exact.T, dtype)
+    products = (u.double().T @ kept).view(chunks, rank // chunks, chunks, -1)
+    sums = totals.double().sum(0) + torch.cat([products[chunk, :, chunk] for chunk in range(chunks)])
+    made.outer(totals, u, x, drop, chunks=chunks)
+    close(totals.sum(0), sums, dtype)
+    expected = x.double() + dropped(u.double() @ exact, drop, probability)
+    close(made.up(x, u, factor, drop, dtype, chunks=chunks), expected, dtype)
+
+
+@types
+@dropouts
+@pytest.mark.parametrize(("rows", "width", "rank", "tied"), [(40, 130, 5, 2), (64, 256, 40, 33), (9, 48, 3, 3)])
+def test_tied_rows_see_no_dropout(
+    rows: int, width: int, rank: int, tied: int, dtype: torch.dtype, probability: float
+) -> None:
+    x, factor, u = operands(rows, width, rank, dtype)
+    made, totals = kernels(), torch.zeros(1, rank - tied, width, device=DEVICE)
+    drop = made.drop(x, probability, 1) if probability else None
+    kept, exact = dropped(x, drop, probability), factor.double()
+    down = torch.cat([x.double() @ exact[:tied].T, kept @ exact[tied:].T], 1)
+    close(made.down(x, factor, drop, tied=tied), down, dtype)
+    if tied < rank:
+        made.outer(totals, u[:, tied:], x, drop)
+        close(totals.sum(0), u[:, tied:].double().T @ kept, dtype)
+    update = dropped(u[:, tied:].double() @ exact[tied:], drop, probability)
+    expected = x.double() + u[:, :tied].double() @ exact[:tied] + update
+    close(made.up(x, u, factor, drop, dtype, tied=tied), expected, dtype)
+
+
 @shapes
 def test_collecting(rows: int, width: int, rank: int) -> None:
     """Against the plain way, on widths that no block divides."""

@@ -57,3 +57,26 @@ def test_a_run_whose_ranks_stay_is_one_line(tmp_path: Path) -> None:
         found = sizes({**run.metrics, "budget": budget}, record, run.environment)
         assert [one.name for one in found] == ["full fine-tuning", "this run"]
         assert (found[1].adapter, found[1].trained, found[1].own) == (size, size + HEAD, True)
+
+
+def test_a_run_that_stores_other_numbers_than_its_rank_says_stands_beside_lora_of_that_rank(
+    tmp_path: Path,
+) -> None:
+    """Half of what LoRA of its rank stores, and a frozen part that does not train."""
+    run = find_groups([write_run(tmp_path / "run")])[0].runs[0]
+    assert run.metrics is not None
+    assert run.curves.ranks is not None
+    layers = [
+        {**layer, "start_rank": 8, "rank": 8, "parameters": 4 * sum(layer["shape"])}
+        for layer in run.curves.ranks["layers"]
+    ]
+    size = 4 * PER_RANK
+    budget = {**run.metrics["budget"], "trainable_parameters_start": size - 100 + HEAD,
+              "trainable_parameters_final": size - 100 + HEAD, "adapter_parameters_final": size}  # fmt: skip
+    ranks = {**run.curves.ranks, "layers": layers, "start_rank": 8, "target_rank": 8}
+    found = sizes({**run.metrics, "budget": budget}, ranks, run.environment)
+    assert [one.name for one in found] == ["full fine-tuning", "LoRA, rank 8 everywhere", "this run"]
+    assert [(one.adapter, one.trained) for one in found[1:]] == [
+        (8 * PER_RANK, 8 * PER_RANK + HEAD),
+        (size, size - 100 + HEAD),
+    ]

@@ -258,6 +258,18 @@ def test_mean_ranks_by_hand():
     assert "Live: 24.0 components " in text
 
 
+def test_parameters_that_rank_and_shape_do_not_tell_are_those_of_the_record():
+    """A quarter of the numbers of six components in projections of 768 to 768; in the others what A and B hold."""
+    places = bert(1)
+    own = [6 * 1536 // 4 if shape == (768, 768) else None for _, shape in places]
+    given = [FakeAllocation(p.name, shape, 6, 6, None, many) for (p, shape), many in zip(places, own, strict=True)]
+    record = exact(places, given, rank=6, start_rank=6)
+    mean = mean_ranks({"seed-1": record, "seed-2": record})
+    for one in (record, mean):
+        assert [cell.parameters for cell in checked_cells(one)] == [2304] * 4 + [6 * 3840] * 2
+        assert f" {4 * 2304 + 2 * 6 * 3840:,}\n" in shown(one)
+
+
 def test_mean_of_one_run_has_no_deviation():
     assert mean_ranks({"seed-1": known({})})["layers"][0]["sd"] is None
 
