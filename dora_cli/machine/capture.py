@@ -37,10 +37,10 @@ KNOWN_GOOD = frozenset(
 and with the methods of `_KNOWN_METHODS`.
 """
 
-_KNOWN_METHODS = frozenset({"dora", "lora", "adalora", "sora", "head"})
-"""Methods for which the table of models holds. It was tried with DoRA; LoRA, AdaLoRA and SoRA run the same layers and
-kernels (those of `methods/low_rank`) under the same optimiser, and the head alone runs less. What another method comes
-to only a trial can tell.
+_KNOWN_METHODS = frozenset({"dora", "lora", "adalora", "sora", "melora", "cola", "nora", "cora", "xgblora", "head"})
+"""Methods for which the table of models holds. It was tried with DoRA; the others with factors run the same kernels
+(those of `methods/low_rank`) within the same passes, under the same optimiser, and the head alone runs less. What
+another method comes to only a trial can tell.
 """
 
 KNOWN_BAD = {
