@@ -143,9 +143,8 @@ def parameters_of(method: Any, size: Size) -> list[str]:
     if method.name == "cola":
         first, last = method.rank, method.rank * method.links
         return [
-            f"projections       {count}",
-            f"adapter, start    {per_rank * first:,}",
-            f"adapter, final    {per_rank * last:,}",
+            f"projections  {count}",
+            f"adapter      {per_rank * last:,} stored, of which {per_rank * first:,} train at once",
             f"components  {count * first:,} -> {count * last:,} in {count} projections",
         ]
     assert method.targets == ("attention", "ffn")
