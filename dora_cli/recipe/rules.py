@@ -116,6 +116,14 @@ def fits_fp16(scale: float, alpha: str, over: str, formula: str, precision: str,
     )
 
 
+def _alpha_over_rank_fits_fp16(alpha: float, rank: int, precision: str, dtype: str) -> str | None:
+    return fits_fp16(alpha / rank, f"{alpha:g}", f"the rank of {rank}", "alpha / rank", precision, dtype)
+
+
+SCALE_FITS_FP16 = Rule(("method.alpha", "method.rank", "train.precision", "model.dtype"), _alpha_over_rank_fits_fp16)
+"""The rule of a method that scales all its updates by ``alpha / rank``."""
+
+
 def trains_fp32(dtype: str, name: str) -> str | None:
     """What is wrong with a half ``model.dtype`` under a method, of this name, that trains the base's own tensors."""
     if dtype == "float32":

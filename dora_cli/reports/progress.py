@@ -157,8 +157,9 @@ class RunListener:
         if frozen:
             self._say(f"step {step}: ranks frozen, {plural(live, 'component')} live")
         elif not self._seen_event:
-            grown = self._state is not None and self._state.run.schedule.get("links")
-            what = "first link tied, the next begins" if grown else "first pruning event"
+            schedule = {} if self._state is None else self._state.run.schedule
+            part = schedule.get("link", "link")
+            what = f"first {part} tied, the next begins" if schedule.get("links") else "first pruning event"
             self._say(f"step {step}: {what}, {plural(live, 'component')} live")
         self._seen_event = True
 

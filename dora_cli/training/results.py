@@ -199,8 +199,8 @@ def budget_of(adapted: AdaptedModel) -> dict[str, int | None]:
     schedule, allocations, size = adapted.schedule, adapted.method.allocation(), adapted.method.size()
     assert schedule is not None
     trained, final = sum(parameter.numel() for parameter in adapted.trainable), schedule.final_components
-    if final is not None and final > schedule.start_components:  # a link after the other: in the end none may train
-        trained = adapted.start_parameters
+    if final is not None and final > schedule.start_components and not adapted.method.parameters():
+        trained = adapted.start_parameters  # the last link is tied, too: what trained was another
     return {
         "start_components": schedule.start_components,
         "final_components": final,

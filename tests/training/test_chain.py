@@ -110,7 +110,7 @@ def test_what_is_shown_of_ranks_that_have_grown(recipe: Recipe, runs: Runs, tmp_
     assert re.search(rf"^  adapter +{6 * each:,} stored, of which {3 * each:,} train at once$", ahead, re.MULTILINE)
     shown = dora("ranks", run)
     assert f"Live: {6 * count} components of a budget of {6 * count} (rank 6 x {count} projections)" in shown.out
-    assert "Grown in 3 links" in shown.out
+    assert "Grown in 3 rounds" in shown.out
     history = dora("ranks", run, "--history")
     assert history.code == 0
     assert "link 2" in history.out

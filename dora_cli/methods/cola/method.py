@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from dora_cli.errors import BudgetError, CheckpointError
-from dora_cli.methods.base import Allocation, LoraFactors, Method, Site, Size, StepReport
+from dora_cli.methods.base import Allocation, LoraFactors, Method, Schedule, Site, Size, StepReport
 from dora_cli.methods.linear import trained_type, weight_of
 from dora_cli.methods.low_rank.adapters import Adapters
 from dora_cli.methods.low_rank.layer import AdaptedProjection
@@ -67,6 +67,11 @@ class Cola(Method):
 
     def start_ranks(self, sites: Sequence[Site]) -> dict[str, int]:
         return {site.name: self.ranks[0] for site in sites}
+
+    def planned_size(self, sites: Sequence[Site], schedule: Schedule) -> tuple[int, int | None]:
+        """The link of the highest rank, and all of them."""
+        each = sum(sum(site.shape) for site in sites)
+        return each * max(self.ranks), each * sum(self.ranks)
 
     def place(self, model: nn.Module) -> None:
         self._link = 1

@@ -48,13 +48,20 @@ def leading(
         gram -= torch.outer(total, total) / columns
     values, vectors = torch.linalg.eigh(gram)
     values, vectors = values.flip(0), vectors.flip(1)
+    # The largest singular value of noise, squared, is (sqrt(d) + sqrt(n))^2 of its variance (Marchenko, Pastur).
+    edge = rounding * (len(gram) ** -0.5 + columns**-0.5) ** 2
     # squares in float64 hide what is smaller than its rounding
-    floor = max(rounding, len(gram) * torch.finfo(torch.float64).eps * max(float(values[0]), 0.0))
+    floor = max(edge, len(gram) * torch.finfo(torch.float64).eps * max(float(values[0]), 0.0))
     found = vectors[:, :rank]
     largest = found.abs().argmax(0, keepdim=True)
     return found * found.gather(0, largest).sign(), int((values > floor).sum())
 
 
 def rounding_of(*weights: torch.Tensor) -> float:
-    """The norm that rounding to their type may have in matrices, or in their difference."""
-    return math.hypot(*(torch.finfo(one.dtype).eps * float(torch.linalg.matrix_norm(one.double())) for one in weights))
+    """The norm that rounding to their type has in matrices, or in their difference, at the most.
+
+    Every entry is off by a value that is uniform within half a unit of its last place: by ``eps / sqrt(12)`` of its
+    size, in the root mean square, or less.
+    """
+    units = (torch.finfo(one.dtype).eps * float(torch.linalg.matrix_norm(one.double())) for one in weights)
+    return math.hypot(*units) / math.sqrt(12)

@@ -140,6 +140,8 @@ class Components:
         # By addresses: making the views anew would take longer than all else that a step does on the host.
         places = [(tensor.data_ptr(), tensor.stride(0) * tensor.element_size()) for tensor in (self.A, self.B_t)]
         (at_A, width_A), (at_B, width_B) = places
+        if any(layer.A.device != self.A.device or layer.A.dtype != self.A.dtype for layer in self.layers):
+            return False  # also where no row trains, which has no address
         gates_hold = self.c is None or all(
             _gates(layer).data_ptr() == self.c.data_ptr() + start * self.c.element_size()
             for start, layer in zip(self.starts, self.layers, strict=True)

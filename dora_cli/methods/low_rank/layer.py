@@ -176,12 +176,12 @@ class AdaptedProjection(nn.Module):
         return self.scaling if self.c is None else self.scaling * self.c
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        """Factors and gates as tensors of their own: formats such as safetensors take no strided views of shared memory
-        (`Components`).
+        """Factors and gates as tensors of their own, those that stay too: formats such as safetensors take no strided
+        views of shared memory (`Components`).
         """
         super()._save_to_state_dict(destination, prefix, keep_vars)
         if not keep_vars:
-            for name in self.factors():
+            for name, _ in self.named_parameters(recurse=False):
                 destination[prefix + name] = destination[prefix + name].clone(memory_format=torch.contiguous_format)
 
     def delta(self, dtype: torch.dtype) -> torch.Tensor:

@@ -175,11 +175,8 @@ class _Shared:
         own = group.A.dtype == dtype and not tied
         self.A = group.A if own else group.A.new_empty(length, group.A.shape[1], dtype=dtype)
         self.B_t = group.B_t.new_empty(length, group.B_t.shape[1], dtype=dtype)
-        if tied:
-            index = torch.tensor(tied, device=group.A.device)
-            factors = [layer.tied_factors() for layer in group.layers]
-            self.A.index_copy_(0, index, torch.cat([A for A, _ in factors]).to(dtype))
-            self.B_t.index_copy_(0, index, torch.cat([B.T for _, B in factors]).to(dtype))
+        self._tied = torch.tensor(tied, device=group.A.device) if tied else None
+        self._copied: list[tuple[int, int]] = []  # where the tied components that were copied stand, and their version
         frozen = group.layers[0].frozen
         self.grad_A = None if "A" in frozen else self._sums(group.take_gradients()[0])
         # of what multiplies `u`, without gate and scale
@@ -217,6 +214,8 @@ class _Shared:
     def prepare(self) -> None:
         group = self.group
         scale = self.scaling if group.c is None else (group.c * self.scaling)[:, None]
+        if self._tied is not None:
+            self._follow_tied(self._tied)
         if self._trained is not None:
             self.A.index_copy_(0, self._trained, group.A.to(self.A.dtype))
             self.B_t.index_copy_(0, self._trained, (group.B_t * scale).to(self.B_t.dtype))
@@ -224,6 +223,15 @@ class _Shared:
         if self.A is not group.A:
             self.A.copy_(group.A)
         torch.mul(group.B_t, scale, out=self.B_t)
+
+    def _follow_tied(self, index: torch.Tensor) -> None:
+        """Takes over tied components where they are others than before."""
+        factors = [layer.tied_factors() for layer in self.group.layers]
+        present = [(factor.data_ptr(), factor._version) for both in factors for factor in both]
+        if present != self._copied:
+            self.A.index_copy_(0, index, torch.cat([A for A, _ in factors]).to(self.A.dtype))
+            self.B_t.index_copy_(0, index, torch.cat([B.T for _, B in factors]).to(self.B_t.dtype))
+            self._copied = present
 
     def finish(self) -> None:
         group = self.group

@@ -99,12 +99,14 @@ class NestedComponents:
         )
 
     def take_gradients(self) -> Rows:
-        """Those of the products, zeros before a pass; the inner parameters' own are there, too."""
+        """Those of the products; the inner parameters' own are there, too."""
         self._inner.take_gradients()
         return self._gradients
 
     def begin_pass(self) -> None:
-        """Folds."""
+        """Folds, and forgets the gradients of a pass that failed."""
+        for gradient in self._gradients[:2]:
+            gradient.zero_()
         torch.bmm(self._by_layer(self._inner.A), self._A_o, out=self._by_layer(self.A))
         torch.bmm(self._by_layer(self._inner.B_t), self._B_o_t, out=self._by_layer(self.B_t))
 
@@ -116,8 +118,6 @@ class NestedComponents:
         of_A, of_B_t, _ = self._gradients
         self._by_layer(grad_A).baddbmm_(self._by_layer(of_A), self._A_o.mT)
         self._by_layer(grad_B_t).baddbmm_(self._by_layer(of_B_t), self._B_o_t.mT)
-        of_A.zero_()
-        of_B_t.zero_()
 
     def _by_layer(self, rows: torch.Tensor) -> torch.Tensor:
         """``(R, d)`` as ``(n, r', d)``."""

@@ -125,8 +125,12 @@ def _leading(weights: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tens
 
 @torch.no_grad()
 def sketch_of(outer: Outer) -> Sketch:
-    """What tells the outer factors of one projection, ``A``, ``(r, d_in)``, and ``B``, ``(d_out, r)``."""
-    return Sketch(outer.A @ _signs(outer.A.shape[1], outer.A), outer.B.T @ _signs(outer.B.shape[0], outer.B))
+    """What tells the outer factors of one projection, ``A``, ``(r, d_in)``, and ``B``, ``(d_out, r)``, in their type.
+
+    The sums are made in float64, whatever precision the user has matrices multiplied in.
+    """
+    A, B = outer.A.double(), outer.B.T.double()
+    return Sketch((A @ _signs(A.shape[1], A)).to(outer.A), (B @ _signs(B.shape[1], B)).to(outer.B))
 
 
 def _signs(size: int, like: torch.Tensor) -> torch.Tensor:

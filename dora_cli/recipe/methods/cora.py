@@ -7,7 +7,7 @@ from typing import Literal
 from dora_cli.recipe.about import About
 from dora_cli.recipe.effects import ForRun
 from dora_cli.recipe.fields import Count, FractionBelowOne, Models, Positive, Section, Targets
-from dora_cli.recipe.rules import Rule, fits_fp16
+from dora_cli.recipe.rules import SCALE_FITS_FP16, Rule
 
 
 class CoraMethod(Section):
@@ -43,10 +43,6 @@ class CoraMethod(Section):
     center: ForRun[bool] = False
 
 
-def _fp16_scale(alpha: float, rank: int, precision: str, dtype: str) -> str | None:
-    return fits_fp16(alpha / rank, f"{alpha:g}", f"the rank of {rank}", "alpha / rank", precision, dtype)
-
-
 def _something_to_differ(aggregate: str, models: tuple[str, ...] | None) -> str | None:
     if aggregate == "differences" and models is None:
         return "are those of other models to the recipe's own, and method.models names none; name some, or set weights"
@@ -55,7 +51,7 @@ def _something_to_differ(aggregate: str, models: tuple[str, ...] | None) -> str 
 
 SECTION = CoraMethod
 RULES = (
-    Rule(("method.alpha", "method.rank", "train.precision", "model.dtype"), _fp16_scale),
+    SCALE_FITS_FP16,
     Rule(("method.aggregate", "method.models"), _something_to_differ),
 )
 

@@ -7,7 +7,7 @@ from typing import Literal
 from dora_cli.recipe.about import About
 from dora_cli.recipe.effects import ForRun
 from dora_cli.recipe.fields import Count, FractionBelowOne, Positive, Section, Targets
-from dora_cli.recipe.rules import Rule, fits_fp16
+from dora_cli.recipe.rules import SCALE_FITS_FP16
 
 
 class MeloraMethod(Section):
@@ -31,12 +31,8 @@ class MeloraMethod(Section):
     targets: ForRun[Targets] = ("attention", "ffn")
 
 
-def _fp16_scale(alpha: float, rank: int, precision: str, dtype: str) -> str | None:
-    return fits_fp16(alpha / rank, f"{alpha:g}", f"the rank of {rank}", "alpha / rank", precision, dtype)
-
-
 SECTION = MeloraMethod
-RULES = (Rule(("method.alpha", "method.rank", "train.precision", "model.dtype"), _fp16_scale),)
+RULES = (SCALE_FITS_FP16,)
 
 
 def _scale(section: MeloraMethod, start_rank: int, rank: int) -> float:

@@ -7,7 +7,7 @@ from typing import Literal
 from dora_cli.recipe.about import About
 from dora_cli.recipe.effects import ForRun
 from dora_cli.recipe.fields import Count, Fraction, FractionBelowOne, Positive, Section, Targets
-from dora_cli.recipe.rules import Rule, fits_fp16
+from dora_cli.recipe.rules import SCALE_FITS_FP16, Rule
 
 
 class NoraMethod(Section):
@@ -52,14 +52,10 @@ def _fits_between(rank: int, outer_rank: int) -> str | None:
     return None
 
 
-def _fp16_scale(alpha: float, rank: int, precision: str, dtype: str) -> str | None:
-    return fits_fp16(alpha / rank, f"{alpha:g}", f"the rank of {rank}", "alpha / rank", precision, dtype)
-
-
 SECTION = NoraMethod
 RULES = (
     Rule(("method.rank", "method.outer_rank"), _fits_between),
-    Rule(("method.alpha", "method.rank", "train.precision", "model.dtype"), _fp16_scale),
+    SCALE_FITS_FP16,
 )
 
 

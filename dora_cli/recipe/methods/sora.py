@@ -9,7 +9,7 @@ from typing import Literal
 from dora_cli.recipe.about import About
 from dora_cli.recipe.effects import ForRun
 from dora_cli.recipe.fields import Count, FractionBelowOne, NonNegative, Positive, Section, Share, Targets
-from dora_cli.recipe.rules import Rule, fits_fp16
+from dora_cli.recipe.rules import SCALE_FITS_FP16, Rule
 
 
 class SoraMethod(Section):
@@ -64,15 +64,11 @@ def _stages(stages: int, highest: float | None) -> str | None:
     return None
 
 
-def _fp16_scale(alpha: float, rank: int, precision: str, dtype: str) -> str | None:
-    return fits_fp16(alpha / rank, f"{alpha:g}", f"the rank of {rank}", "alpha / rank", precision, dtype)
-
-
 SECTION = SoraMethod
 RULES = (
     Rule(("method.max_gate_threshold", "method.gate_threshold"), _rises),
     Rule(("method.threshold_stages", "method.max_gate_threshold"), _stages),
-    Rule(("method.alpha", "method.rank", "train.precision", "model.dtype"), _fp16_scale),
+    SCALE_FITS_FP16,
 )
 
 

@@ -65,8 +65,8 @@ def sizes(metrics: Mapping[str, Any], ranks: Mapping[str, Any], environment: Map
         "this run, in the end", budget["adapter_parameters_final"], budget["trainable_parameters_final"], own=True
     )
     stays = all(layer.get("parameters") is not None for layer in layers)  # no factors whose rank falls
-    # one that grows may start from none
-    if stays or not start or (first.adapter, first.trained) == (last.adapter, last.trained):
+    grows = any(layer.get("links") for layer in layers)  # a part after the other: nothing is large at the start
+    if stays or grows or (first.adapter, first.trained) == (last.adapter, last.trained):
         own = [replace(last, name="this run")]
     else:
         own = [first, last]

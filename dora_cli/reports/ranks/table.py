@@ -170,7 +170,7 @@ def _budget(record: Mapping[str, Any], cells: Sequence[Cell]) -> str:
     if target is not None:
         lines[0] += f" of a budget of {target * len(cells):,} (rank {target}{many})"
     if links := [link for layer in record["layers"] for link in layer.get("links") or ()]:
-        lines.append(f"Grown in {plural(max(links), 'link')}, one after the other")
+        lines.append(f"Grown in {plural(max(links), 'round')}, one after the other")
         return "\n".join(lines)
     if live and not any(cell.start_rank for cell in cells):  # they grow from none
         return lines[0]

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from dora_cli.errors import BudgetError, CheckpointError, ModelError, RecipeError
 from dora_cli.methods import Cora
 from dora_cli.methods.base import Site
+from dora_cli.methods.cora.subspace import leading, rounding_of
 from dora_cli.models import find_projections
 from dora_cli.recipe import parse_recipe
 from dora_cli.recipe.methods import about
@@ -177,6 +178,22 @@ def test_rounding_is_no_direction() -> None:
         attached(cora(rank=3, **options), copy.deepcopy(base).float(), other)
         with pytest.raises(BudgetError, match=r"3 \(query.10\)"):
             attached(cora(rank=4, **options), copy.deepcopy(base).float(), other)
+
+
+@pytest.mark.parametrize(("dtype", "size"), [(torch.bfloat16, 0.01), (torch.float16, 0.003)])
+def test_small_differences_of_half_precision_are_directions(dtype: torch.dtype, size: float) -> None:
+    """16 directions that are a hundredth of a weight stand out of what rounding brings."""
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(128, 128, generator=generator)
+    change = torch.randn(128, 16, generator=generator) @ torch.randn(16, 128, generator=generator)
+    one, other = weight.to(dtype), (weight + size * weight.norm() / change.norm() * change).to(dtype)
+    difference = other.double() - one.double()
+    basis, directions = leading([(difference, rounding_of(one, other))], 8, normalise=True, center=False)
+    assert directions >= 8
+    true, _ = torch.linalg.qr(change.double()[:, :16])
+    assert float((true.T @ basis).norm()) > 0.99 * 8**0.5
+    alike = weight.to(dtype).double() - weight.double()
+    assert leading([(alike, rounding_of(one))], 8, normalise=True, center=False)[1] == 0
 
 
 def test_weights_that_are_not_finite_are_refused() -> None:

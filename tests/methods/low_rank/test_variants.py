@@ -5,9 +5,11 @@ way give the same.
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from dora_cli.methods.linear import weight_of
@@ -174,3 +176,29 @@ def test_links_of_other_ranks_in_one_group() -> None:
         model(x).square().sum().backward()
     for parameter, wanted in zip(adapters.parameters(), expected, strict=True):
         torch.testing.assert_close(parameter.grad, wanted, rtol=1e-10, atol=1e-10)
+
+
+@every_kind
+def test_saved_as_tensors_of_their_own(kind: str, tmp_path: Path) -> None:
+    """Formats such as safetensors refuse views of shared memory."""
+    model, _ = adapted(kind)
+    save_file(model.state_dict(), tmp_path / "model.safetensors")
+
+
+@pytest.mark.parametrize("kind", ["tied", "only_tied"])
+def test_tied_components_that_are_loaded_count_in_the_next_pass(kind: str) -> None:
+    model, adapters = adapted(kind)
+    x = drawn(8, 3, 5, WIDTH)
+    with adapters.training_pass():
+        model(x)
+    model.load_state_dict({key: value * 1.1 for key, value in model.state_dict().items()})
+    with adapters.training_pass():
+        lean = model(x)
+    torch.testing.assert_close(lean, model(x), rtol=1e-12, atol=1e-12)
+
+
+@every_kind
+def test_a_model_that_is_moved_takes_its_components_along(kind: str) -> None:
+    model, adapters = adapted(kind)
+    model.float()
+    assert {group.A.dtype for group in adapters.groups()} == {torch.float32}

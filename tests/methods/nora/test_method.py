@@ -201,6 +201,27 @@ def test_a_training_pass_gives_autograd_s_own_gradients(singular_values: Any) ->
         torch.testing.assert_close(found, wanted, rtol=0, atol=1e-4)
 
 
+def test_a_pass_that_failed_leaves_no_gradients() -> None:
+    method = new_nora(dropout=0.0)
+    model = attached(method)
+    scramble(method)
+    loss = classification()
+
+    def gradients() -> list[torch.Tensor]:
+        for parameter in method.parameters():
+            parameter.grad = None
+        with method.training_pass():
+            loss(model).backward()
+        return [parameter.grad.clone() for parameter in method.parameters()]
+
+    expected = gradients()
+    with pytest.raises(MemoryError), method.training_pass():
+        loss(model).backward()
+        raise MemoryError
+    for found, wanted in zip(gradients(), expected, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-12, atol=0)
+
+
 def test_a_training_pass_costs_the_products_of_a_lora_of_the_inner_rank() -> None:
     """What the pass computes with is of rank r', whatever r is; outer factors meet only the inner ones, once a pass."""
     method, lora = new_nora(outer_rank=9, dropout=0.0), new_lora(rank=2, dropout=0.0)
