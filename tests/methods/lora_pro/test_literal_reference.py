@@ -166,7 +166,7 @@ def attached(mode: Mode) -> tuple[nn.Module, Lora]:
 
 @MODES
 def test_training_is_the_literal_algorithm(mode: Mode) -> None:
-    """Under the product's own step, two micro-batches a step, projections of two ranks and one left as it is."""
+    """Under the product's own step, projections of two ranks and one left as it is."""
     model, method = attached(mode)
     optimizer = make_optimizer(method, learning_rate=RATE, weight_decay=DECAY, betas=BETAS, eps=EPS)
     run_step = TrainingStep(
@@ -182,8 +182,7 @@ def test_training_is_the_literal_algorithm(mode: Mode) -> None:
     data, readings = batches(), []
     for step in range(1, STEPS + 1):
         x, labels = data[step % len(data)]
-        parts = [{"x": x[part], "labels": labels[part]} for part in (slice(0, 5), slice(5, 8))]
-        run_step(step, parts, 8, event=False)
+        run_step(step, [{"x": x, "labels": labels}], 8, event=False)
         readings.append(run_step.read(step))
     expected = train_literally(mode, start)
 
