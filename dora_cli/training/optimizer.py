@@ -150,8 +150,8 @@ def follow(optimizer: torch.optim.Optimizer, method: Method, report: StepReport)
 class Unless:
     """Does the optimiser's step unless a flag on the device says otherwise: then neither weights nor state change.
 
-    Fused AdamW reads the flag itself, and so does one that has `found_inf`. What any other optimiser changes is copied before and put back. State that its
-    first step makes is put back to zeros, from which these optimisers begin.
+    Fused AdamW reads the flag itself, and so does an optimiser with an attribute `found_inf`. What any other changes is
+    copied before and put back. State that its first step makes is put back to zeros, from which these optimisers begin.
 
     Args:
         optimizer: whose step it is.

@@ -596,7 +596,8 @@ def test_a_captured_run_is_the_eager_run(make_recipe: MakeRecipe, tmp_path: Path
 def test_resuming_with_another_choice(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     from tests.runs.test_resume import SAVES, cut
 
-    same = ("train.device=cuda", "train.precision=fp32", *SAVES)
+    accumulated = ("train.batch_size=4", "train.gradient_accumulation=2")
+    same = ("train.device=cuda", "train.precision=fp32", *SAVES, *accumulated)
     train(make_recipe(*same, "train.cuda_graph=off"), tmp_path / "straight")
     cut(make_recipe(*same, "train.cuda_graph=on"), tmp_path / "run", step=5)
     train(make_recipe(*same, "train.cuda_graph=off"), tmp_path / "run", resume=True)

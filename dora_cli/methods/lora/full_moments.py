@@ -76,9 +76,7 @@ class FullMoments(torch.optim.Optimizer):
         # nothing of a bad step may come near the moments, not even times zero
         gradients = [_unless(skipped, group.take_gradients()[:2]) for group in groups]
         equivalents = adjusted(groups, gradients, equivalent, self._damping)
-        directions = [
-            self._directions(*parts, skipped) for parts in zip(groups, self._kept, equivalents, strict=True)
-        ]
+        directions = [self._directions(*parts, skipped) for parts in zip(groups, self._kept, equivalents, strict=True)]
         for group, pair in zip(groups, adjusted(groups, directions, closest, self._damping), strict=True):
             for factor, gradient in zip((group.A, group.B_t), pair, strict=True):
                 new = factor * (1 - own["lr"] * own["weight_decay"]) - own["lr"] * gradient

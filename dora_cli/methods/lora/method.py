@@ -96,10 +96,11 @@ class Lora(Method):
         adapted = [site for site in sites if ranks[site.name]]
         entries = sum(2 * d_out * d_in for d_out, d_in in (site.shape for site in adapted))
         width = sum(trained_type(weight_of(site.module).dtype).itemsize for site in adapted) // max(len(adapted), 1)
-        return [
+        said = (
             f"method.moments full keeps two moments of every weight that is adapted, {entries * width:,} bytes beside "
             "the model, and every checkpoint holds them; low-rank keeps those of the factors"
-        ]
+        )
+        return [said]
 
     def groups(self) -> list[Group]:
         if self.full_moments:

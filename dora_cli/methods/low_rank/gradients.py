@@ -1,8 +1,8 @@
 """Gradients of two factors that follow the full gradient of the weight better than their own do.
 
-With the update ``s B A``, a step along `gA` and `gB` moves the weight along the equivalent gradient ``s (B gA + gB A)``.
-`closest` (LoRA-Pro, Wang et al. 2024, arXiv 2407.18242; reference section 3.3) makes that as near to the weight's own
-gradient `g` as two factors allow. Of what autograd gives, ``hA = s B^T g`` and ``hB = s g A^T``::
+With the update ``s B A``, a step along `gA` and `gB` moves the weight along the equivalent gradient
+``s (B gA + gB A)``. `closest` (LoRA-Pro, Wang et al. 2024, arXiv 2407.18242; reference section 3.3) makes that as near
+to the weight's own gradient `g` as two factors allow. Of what autograd gives, ``hA = s B^T g``, ``hB = s g A^T``::
 
     gA = H_B^-1 hA / s^2 + X A
     gB = (I - B H_B^-1 B^T) hB H_A^-1 / s^2 - B X
@@ -11,8 +11,8 @@ gradient `g` as two factors allow. Of what autograd gives, ``hA = s B^T g`` and 
 Any `X` gives the same equivalent gradient; this one keeps the two nearest to what autograd gives. Where `B` is 0, as at
 the start, `hA` is 0 too, and what is left is ``gA = 0``, ``gB = hB H_A^-1 / s^2``.
 
-`scaled` (Zhang and Pilanci 2024, arXiv 2402.02347) is ``gA = H_B^-1 hA``, ``gB = hB H_A^-1``, a step of gradient descent
-in a Riemannian metric.
+`scaled` (Zhang and Pilanci 2024, arXiv 2402.02347) is ``gA = H_B^-1 hA``, ``gB = hB H_A^-1``: gradients in a
+Riemannian metric.
 
 All projections of a shape are one batch, and those of a rank share their small matrices' decomposition. It is computed
 in float64: Gram matrices square the condition of the factors.
@@ -103,7 +103,7 @@ def adjusted(groups: Sequence[Components], gradients: Sequence[Pair], rule: Rule
         rows = [_stacked(groups[index], gradients[index], rule) for index in indices]
         A, B = _small(rows, damping)
         counts = [len(of_A) for of_A, _ in rows]
-        shares = zip(*(share.split(counts) for share in rule(A, B)), strict=True)
+        shares = zip(*(torch.split(share, counts) for share in rule(A, B)), strict=True)
         for index, (of_A, of_B), (share_A, share_B) in zip(indices, rows, shares, strict=True):
             found[index] = (share_A @ of_A).flatten(0, 1), (share_B @ of_B).flatten(0, 1)
     return [found[index] for index in range(len(groups))]
@@ -130,7 +130,5 @@ def _small(rows: Sequence[Pair], damping: float) -> tuple[Small, Small]:
     values, vectors = eigen(torch.cat(grams))
     values = values.clamp_min(0) + damping  # rounding may leave them below 0
     inverses = (vectors / values[:, None]) @ vectors.mT
-    A, B = (
-        Small(*parts) for parts in zip(crosses, values.chunk(2), vectors.chunk(2), inverses.chunk(2), strict=True)
-    )
+    A, B = (Small(*parts) for parts in zip(crosses, values.chunk(2), vectors.chunk(2), inverses.chunk(2), strict=True))
     return A, B

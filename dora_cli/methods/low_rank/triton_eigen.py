@@ -1,4 +1,4 @@
-"""`dora_cli.methods.low_rank.eigen.jacobi` in one kernel, a block of threads for each matrix, which stays in registers."""
+"""`dora_cli.methods.low_rank.eigen.jacobi` in one kernel, a block of threads for each matrix, kept in registers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import triton
 import triton.language as tl
 
 from dora_cli.methods.low_rank.eigen import Eigen, rows_for, sweeps_for
-
 
 _LEAST = 16  # rows of a tile
 

@@ -73,15 +73,15 @@ def _fp16_scale(
 def _one_rate(ratio: float, gradients: str) -> str | None:
     if ratio != 1 and gradients == "pro":
         return (
-            f"must be 1 with method.gradients pro, got {ratio:g}: the gradients of both factors are made to be followed "
-            "together; remove it, or take gradients plain or riemannian"
+            f"must be 1 with method.gradients pro, got {ratio:g}: the gradients of both factors are made for one rate; "
+            "remove it, or take gradients plain or riemannian"
         )
     return None
 
 
 def _moments_of_pro(moments: str, gradients: str) -> str | None:
     if moments == "full" and gradients != "pro":
-        return f"is full, which method.gradients pro alone has, not {gradients}; set gradients to pro, or remove moments"
+        return f"is full, which method.gradients pro alone has, not {gradients}; set gradients: pro, or remove moments"
     return None
 
 
@@ -146,10 +146,11 @@ def note_on_pro(section: Any) -> list[str]:
         "low-rank": "with AdamW on the factors, which is not as published",
         "full": "with Adam's moments of the whole weights, as published",
     }
-    return [
+    said = (
         "The factors' gradients were adjusted so that a step follows that of the whole weight (LoRA-Pro; Wang et al. "
         f"2024, [arXiv 2407.18242](https://arxiv.org/abs/2407.18242)), {moments[section.moments]}."
-    ]
+    )
+    return [said]
 
 
 def scale_of(section: Any, start_rank: int, rank: int) -> float:

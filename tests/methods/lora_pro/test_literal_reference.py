@@ -1,5 +1,6 @@
-"""The algorithm written a second time, plainly, and LoRA-Pro trained beside it in float64, in both modes; the Riemannian
-gradients too.
+"""The algorithm written a second time, plainly, and LoRA-Pro trained beside it in float64, in both modes.
+
+The Riemannian gradients too.
 
 The reference below shares no code with the package: one projection at a time, explicit matrices, inverses and
 Kronecker products, AdamW by its formulas.
@@ -60,7 +61,8 @@ class LiteralProjection(nn.Module):
 def sylvester(G: torch.Tensor, H: torch.Tensor, Q: torch.Tensor) -> torch.Tensor:
     """``G X + X H = Q``, as one linear system."""
     identity = torch.eye(len(G), dtype=G.dtype)
-    return torch.linalg.solve(torch.kron(G, identity) + torch.kron(identity, H.T.contiguous()), Q.flatten()).reshape(Q.shape)
+    system = torch.kron(G, identity) + torch.kron(identity, H.T.contiguous())
+    return torch.linalg.solve(system, Q.flatten()).reshape(Q.shape)
 
 
 def adjusted(

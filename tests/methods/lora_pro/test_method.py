@@ -80,8 +80,7 @@ def batch_of(seed: int = 5, scale: float = 1.0) -> dict[str, torch.Tensor]:
 def test_it_is_a_name_for_lora_with_its_gradients(moments: Any) -> None:
     settings = {"rank": 3, "alpha": 6.0, "dropout": 0.0, "moments": moments, "damping": 1e-6}
     named, plain = (
-        Run(method, small_encoder())
-        for method in (new_lora_pro(**settings), new_lora(gradients="pro", **settings))
+        Run(method, small_encoder()) for method in (new_lora_pro(**settings), new_lora(gradients="pro", **settings))
     )
     for run in (named, plain):
         for seed in range(4):
@@ -182,8 +181,8 @@ def test_keys_that_do_not_go_together(keys: str, blamed: str, tmp_path: Any) -> 
 
 
 def test_riemannian_gradients_go_with_a_ratio_of_rates(tmp_path: Any) -> None:
-    path = tmp_path / "recipe.yaml"
-    path.write_text("task: glue/rte\nmodel: {name: builtin:tiny-encoder}\nmethod: {name: lora, gradients: riemannian, learning_rate_ratio: 4}\n")
+    path, method = tmp_path / "recipe.yaml", "{name: lora, gradients: riemannian, learning_rate_ratio: 4}"
+    path.write_text(f"task: glue/rte\nmodel: {{name: builtin:tiny-encoder}}\nmethod: {method}\n")
     assert isinstance(load_recipe(path), Recipe)
 
 

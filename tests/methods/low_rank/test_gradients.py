@@ -35,9 +35,7 @@ class Case:
             if change == "both 0":
                 A.zero_(), B.zero_()
         self.g = [drawn(d_out, d_in, seed=21 + i) for i, (d_out, d_in, _) in enumerate(SHAPES)]
-        self.h = [
-            (SCALE * B.T @ g, SCALE * g @ A.T) for A, B, g in zip(self.A, self.B, self.g, strict=True)
-        ]
+        self.h = [(SCALE * B.T @ g, SCALE * g @ A.T) for A, B, g in zip(self.A, self.B, self.g, strict=True)]
         layers = []
         for (d_out, d_in, _), A, B in zip(SHAPES, self.A, self.B, strict=True):
             base = nn.Linear(d_in, d_out, dtype=torch.float64)
@@ -56,9 +54,7 @@ class Case:
 
     def moved(self, pairs: Sequence[Pair]) -> list[torch.Tensor]:
         """The equivalent gradient of each projection."""
-        return [
-            SCALE * (B @ gA + gB @ A) for A, B, (gA, gB) in zip(self.A, self.B, pairs, strict=True)
-        ]
+        return [SCALE * (B @ gA + gB @ A) for A, B, (gA, gB) in zip(self.A, self.B, pairs, strict=True)]
 
 
 def close(found: Sequence[torch.Tensor], expected: Sequence[torch.Tensor]) -> None:
