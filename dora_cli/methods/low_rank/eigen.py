@@ -20,7 +20,7 @@ Eigen = tuple[torch.Tensor, torch.Tensor]
 
 
 def eigen(grams: torch.Tensor) -> Eigen:
-    """Of symmetric `grams`, ``(n, r, r)``, in float64; what is not finite comes to what is not finite."""
+    """Decomposes symmetric `grams`, ``(n, r, r)``, in float64; what is not finite comes to what is not finite."""
     if grams.device.type == "cpu":
         finite = grams.isfinite().all()
         values, vectors = torch.linalg.eigh(grams.nan_to_num(0.0, 0.0, 0.0))  # it raises otherwise

@@ -124,7 +124,7 @@ def _stacked(group: Components, gradients: Pair, rule: Rule) -> Pair:
 
 
 def _small(rows: Sequence[Pair], damping: float) -> tuple[Small, Small]:
-    """Of the factors of some groups of equal rank, as `_stacked` gives them; decomposed all at once."""
+    """What is small of the factors of groups of equal rank, as `_stacked` gives them; decomposed all at once."""
     products = [torch.cat([of @ of.chunk(2, 1)[1].mT for of in factor]) for factor in zip(*rows, strict=True)]
     crosses, grams = zip(*(product.chunk(2, 1) for product in products), strict=True)
     values, vectors = eigen(torch.cat(grams))
