@@ -93,7 +93,7 @@ class FullMoments(torch.optim.Optimizer):
         shares, corrections = [], []
         for beta in own["betas"]:
             shares.append(torch.where(skipped, 0.0, torch.full_like(A[0, 0, 0], 1 - beta)))
-            corrections.append((1 - beta ** kept["step"].to(A.dtype))[:, None, None])
+            corrections.append((1 - torch.pow(beta, kept["step"].to(A.dtype)))[:, None, None])
         found_A, found_B_t = torch.empty_like(A), torch.empty_like(B_t)
         at_once = max(1, _AT_ONCE // (B_t.shape[2] * A.shape[2]))
         for start in range(0, len(A), at_once):

@@ -10,9 +10,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from dora_cli.assembly.dry_run import dry_run
 from dora_cli.errors import CheckpointError, RecipeError
 from dora_cli.machine.devices import make_accelerator
 from dora_cli.methods import LoraPro
+from dora_cli.methods.lora import full_moments
 from dora_cli.models import find_projections
 from dora_cli.recipe import Recipe, load_recipe
 from dora_cli.recipe.methods import arguments
@@ -144,6 +146,30 @@ def test_full_moments_are_loaded_where_they_lie() -> None:
         run(batch_of(9))
     for name, tensor in straight.everything().items():
         assert torch.equal(other.everything()[name], tensor), name
+
+
+def test_how_many_weights_are_worked_on_at_once_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = []
+    for at_once in (full_moments._AT_ONCE, 1):
+        monkeypatch.setattr(full_moments, "_AT_ONCE", at_once)
+        runs.append(Run(new_lora_pro(rank=3, moments="full"), small_encoder()))
+        for seed in range(3):
+            runs[-1](batch_of(seed))
+    together, alone = (run.everything() for run in runs)
+    for name, tensor in together.items():
+        torch.testing.assert_close(alone[name], tensor, rtol=1e-9, atol=1e-12)
+
+
+def test_a_dry_run_says_what_full_moments_take(tmp_path: Any) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(
+        "task: glue/sst2\nmodel: {name: builtin:tiny-encoder}\ndata: {source: builtin}\nmethod: {name: lora-pro}\n"
+    )
+    ahead = [dry_run(load_recipe(path, [f"method.moments={moments}"])) for moments in ("low-rank", "full")]
+    low_rank, full = ("\n".join(text for _, text in found.rows) for found in ahead)
+    # three blocks of four projections of 96 to 96, one of 96 to 288 and one back
+    assert f"{2 * 4 * 3 * (4 * 96 * 96 + 2 * 96 * 288):,} bytes" in full
+    assert "bytes" not in low_rank
 
 
 @pytest.mark.parametrize("damage", ["shape", "missing", "not finite"])
