@@ -418,9 +418,10 @@ def test_a_trial_trains_the_method_that_was_asked_for(name: str, monkeypatch: py
         return make_optimizer(method, **settings)
 
     monkeypatch.setattr(capture_trial, "make_optimizer", noted)
-    ranked = "rank" in METHODS[name].model_fields
-    narrow = {"bottleneck": 8} if "bottleneck" in METHODS[name].model_fields else {}
-    section = METHODS[name](**({"rank": 64, "alpha": 3.0} if ranked else narrow)).model_dump(mode="json")
+    keys = METHODS[name].model_fields
+    ranked = "rank" in keys
+    fitting = {"rank": 16, "alpha": 3.0, "outer_rank": 16, "bottleneck": 8}  # a model that is 32 wide
+    section = METHODS[name](**{key: value for key, value in fitting.items() if key in keys}).model_dump(mode="json")
     question = json.loads(json.dumps(asdict(Question.of(make("RobertaForSequenceClassification"), "fp32", section))))
     capture_trial.try_steps(question, CPU, cuda_graph=False)
     (method,) = tried
