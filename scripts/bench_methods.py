@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from bench_models import Shapes, random_classifier
@@ -36,6 +36,7 @@ from dora_cli.recipe.methods.cora import CoraMethod
 from dora_cli.recipe.methods.dora import DoraMethod
 from dora_cli.recipe.methods.full import FullMethod
 from dora_cli.recipe.methods.houlsby import HoulsbyMethod
+from dora_cli.recipe.methods.lora_pro import LoraProMethod
 from dora_cli.recipe.methods.melora import MeloraMethod
 from dora_cli.recipe.methods.nora import NoraMethod
 from dora_cli.recipe.methods.pfeiffer import PfeifferMethod
@@ -368,6 +369,16 @@ def lora(settings: Settings) -> MethodSection:
     return LoraMethod(rank=settings.start_rank, alpha=ALPHA, dropout=DROPOUT)
 
 
+def lora_pro(settings: Settings, moments: Literal["low-rank", "full"] = "low-rank") -> MethodSection:
+    """LoRA-Pro of DoRA's start rank."""
+    return LoraProMethod(rank=settings.start_rank, alpha=ALPHA, dropout=DROPOUT, moments=moments)
+
+
+def riemannian(settings: Settings) -> MethodSection:
+    """LoRA of DoRA's start rank with Riemannian gradients."""
+    return LoraMethod(rank=settings.start_rank, alpha=ALPHA, dropout=DROPOUT, gradients="riemannian")
+
+
 def adalora(settings: Settings) -> MethodSection:
     """AdaLoRA amid its pruning: importance in every step, a selection every `PRUNE_INTERVAL`."""
     return AdaloraMethod(
@@ -438,6 +449,9 @@ def captured(work: Callable[[], object], warmup: int = 3) -> torch.cuda.CUDAGrap
 
 PRODUCT: Mapping[str, Section] = {
     "lora": lora,
+    "lora-pro": lora_pro,
+    "lora-pro-full": partial(lora_pro, moments="full"),
+    "riemannian": riemannian,
     "adalora": adalora,
     "sora": sora,
     "melora": melora,

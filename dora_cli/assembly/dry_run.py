@@ -157,6 +157,7 @@ def dry_run(recipe: Recipe, output: Path | None = None, seeds: Sequence[int] = (
         adapted = sum(1 for rank in ranks.values() if rank) if ranks else len(projections)
         schedule = {**plan.describe(), "projections": adapted}
         rank_note = note_on_rank(method, projections)
+        notes = [*notes, *method.remarks(projections)]
         left_out_note = left_out(model, targets)
     threads = decide_threads(recipe, model, most_threads())
     cuda_graph = _cuda_graph(recipe, model, device, precision)

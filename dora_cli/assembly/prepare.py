@@ -108,6 +108,8 @@ def prepare_model(
     assert adapted.schedule is not None
     if odd := note_on_rank(adapted.method, adapted.projections):
         note(odd)
+    for remark in adapted.method.remarks(adapted.projections):
+        note(remark)
     if odd := left_out(adapted.model, targets_of(recipe)):
         note(odd)
     return adapted, captured

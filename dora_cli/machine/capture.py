@@ -170,7 +170,8 @@ def known_answer(model: nn.Module, precision: str, method: Mapping[str, Any]) ->
         return Answer(False, "gradient checkpointing is on, which restores random states on the host")
     rope = {value for key, value in _walk(question.config) if key in ("rope_type", "type")}
     usual = question.attention in ("eager", "sdpa") and not rope & {"dynamic", "longrope"}
-    seen = question.model_type in KNOWN_GOOD and question.method["name"] in _KNOWN_METHODS
+    plain = question.method.get("gradients", "plain") == "plain"  # else the update is another, maybe its optimiser too
+    seen = question.model_type in KNOWN_GOOD and question.method["name"] in _KNOWN_METHODS and plain
     if seen and usual and all(_at_least(*version) for version in _KNOWN_WITH.items()):
         return Answer(True)
     return _remembered().get(question.key)

@@ -16,6 +16,7 @@ from dora_cli.methods.full import Full
 from dora_cli.methods.head import HeadOnly
 from dora_cli.methods.houlsby import Houlsby
 from dora_cli.methods.lora import Lora
+from dora_cli.methods.lora_pro import LoraPro
 from dora_cli.methods.melora import Melora
 from dora_cli.methods.nora import Nora
 from dora_cli.methods.pfeiffer import Pfeiffer
@@ -37,6 +38,7 @@ METHODS: dict[str, type[Method]] = {
         Nora,
         Cora,
         Xgblora,
+        LoraPro,
         Full,
         BitFit,
         Houlsby,
@@ -59,6 +61,7 @@ __all__ = [
     "HeadOnly",
     "Houlsby",
     "Lora",
+    "LoraPro",
     "Melora",
     "Method",
     "Nora",

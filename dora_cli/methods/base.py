@@ -371,6 +371,12 @@ class Method:
         It is asked of a model on the meta device before a weight is loaded.
         """
 
+    def remarks(self, sites: Sequence[Site]) -> list[str]:
+        """What is to be said of a training over `sites` before it starts, such as what it takes up; pure, as `plan`
+        is.
+        """
+        return []
+
     def start_ranks(self, sites: Sequence[Site]) -> dict[str, int]:
         """How many components each site starts with, by name, 0 for one that stays as it is; pure, as `plan` is. Empty
         where the method has none.
@@ -473,7 +479,10 @@ class Method:
     def make_optimizer(self, groups: Sequence[Mapping[str, Any]]) -> torch.optim.Optimizer:
         """The optimiser over `groups`, which say their learning rate, weight decay, betas and epsilon.
 
-        Its state is tensors, each a scalar or in the shape of its parameter, and zeros before the first step.
+        Its state is tensors, and zeros before the first step. What is in the shape of its parameter is sliced where
+        that shrinks; what is neither that nor a scalar (moments of a whole weight) must be there from the beginning,
+        and is loaded in place. One that has an attribute `found_inf` reads there, as fused AdamW does, whether its step
+        is to change nothing; what any other changes is copied first and put back.
         """
         return torch.optim.AdamW([dict(group) for group in groups], fused=True)
 

@@ -150,8 +150,8 @@ def follow(optimizer: torch.optim.Optimizer, method: Method, report: StepReport)
 class Unless:
     """Does the optimiser's step unless a flag on the device says otherwise: then neither weights nor state change.
 
-    Fused AdamW reads the flag itself. What any other optimiser changes is copied before and put back. State that its
-    first step makes is put back to zeros, from which these optimisers begin.
+    Fused AdamW reads the flag itself, and so does an optimiser with an attribute `found_inf`. What any other changes is
+    copied before and put back. State that its first step makes is put back to zeros, from which these optimisers begin.
 
     Args:
         optimizer: whose step it is.
@@ -160,9 +160,8 @@ class Unless:
 
     def __init__(self, optimizer: torch.optim.Optimizer, device: torch.device) -> None:
         self._optimizer = optimizer
-        self._reads_flag = isinstance(optimizer, torch.optim.AdamW) and all(
-            group.get("fused") for group in optimizer.param_groups
-        )
+        fused = isinstance(optimizer, torch.optim.AdamW) and all(group.get("fused") for group in optimizer.param_groups)
+        self._reads_flag = fused or hasattr(optimizer, "found_inf")
         if self._reads_flag:
             # These two attributes are read as GradScaler would set them: where found_inf is 1 nothing moves.
             self._found_inf = torch.zeros((), device=device)
@@ -220,8 +219,8 @@ def moments_of(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
 def load_moments(optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor]) -> None:
     """Restores what `moments_of` gave, on parameters of the same shapes.
 
-    Of AdamW all is known that can be wrong with it. What another optimiser keeps must be finite, and a scalar or in the
-    parameter's shape. Raises CheckpointError on the first misfit.
+    Of AdamW all is known that can be wrong with it. What another optimiser keeps must be finite, and a scalar, in the
+    parameter's shape, or in that of what is there from the beginning. Raises CheckpointError on the first misfit.
     """
     adam = isinstance(optimizer, torch.optim.AdamW)
     states: dict[int, dict[str, torch.Tensor]] = {}
@@ -241,8 +240,13 @@ def load_moments(optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.T
         if adam:
             _check_adam(index, parameter, state, (*_MOMENTS, *([_LARGEST] if group.get("amsgrad") else [])))
         else:
-            _check_kept(index, parameter, state)
-        optimizer.state[parameter] = {key: _placed(key, value, parameter, group) for key, value in state.items()}
+            _check_kept(index, parameter, state, _tensors(optimizer, parameter))
+        # what is there already may be a part of something larger
+        there = {} if adam else _tensors(optimizer, parameter)
+        optimizer.state[parameter] = {
+            key: there[key].copy_(value) if key in there else _placed(key, value, parameter, group)
+            for key, value in state.items()
+        }
 
 
 def _placed(key: str, value: torch.Tensor, parameter: nn.Parameter, group: Mapping[str, Any]) -> torch.Tensor:
@@ -271,12 +275,17 @@ def _check_adam(index: int, parameter: nn.Parameter, state: Mapping[str, torch.T
         raise _impossible(index)
 
 
-def _check_kept(index: int, parameter: nn.Parameter, state: Mapping[str, torch.Tensor]) -> None:
+def _check_kept(
+    index: int, parameter: nn.Parameter, state: Mapping[str, torch.Tensor], there: Mapping[str, torch.Tensor]
+) -> None:
+    if missing := there.keys() - state.keys():
+        raise CheckpointError(f"optimiser tensor {index}.{min(missing)} is missing from the checkpoint; it is damaged")
     for key, value in state.items():
-        if value.ndim and value.shape != parameter.shape:
+        wanted = there[key].shape if key in there else parameter.shape
+        if value.shape != wanted and (value.ndim or key in there):
             raise CheckpointError(
                 f"optimiser tensor {index}.{shown(key)} is {tuple(value.shape)} in the checkpoint; this model and "
-                f"recipe need {tuple(parameter.shape)} or a scalar"
+                f"recipe need {tuple(wanted)}{'' if key in there else ' or a scalar'}"
             )
     if not all(bool(value.isfinite().all()) for value in state.values()):
         raise _impossible(index)

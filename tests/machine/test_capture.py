@@ -369,6 +369,8 @@ def test_a_key_says_what_an_answer_holds_for(monkeypatch: pytest.MonkeyPatch) ->
 def test_the_table_is_of_methods_that_were_tried() -> None:
     model = make("BertForSequenceClassification")
     assert [known_answer(model, "bf16", {"name": name}) for name in ("dora", "lora", "head")] == [Answer(True)] * 3
+    assert known_answer(model, "bf16", {"name": "lora", "gradients": "plain"}) == Answer(True)
+    assert known_answer(model, "bf16", {"name": "lora", "gradients": "pro"}) is None
     assert known_answer(model, "bf16", {"name": "another"}) is None
 
 

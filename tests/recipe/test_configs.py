@@ -345,6 +345,20 @@ def test_nora_on_rte_is_ours_and_trained_as_lora_is():
             assert re.search(r"# ours\b", line), line
 
 
+def test_lora_pro_on_rte_has_the_code_s_settings():
+    path = GLUE / "lora-pro" / "rte.yaml"
+    recipe, lora = load_recipe(path), load_recipe(GLUE / "lora" / "rte.yaml")
+    method, train = recipe.method, recipe.train
+    assert (method.name, method.rank, method.alpha, method.dropout) == ("lora-pro", 8, 16.0, 0.0)
+    assert (method.moments, method.damping, method.targets) == ("full", 1e-8, lora.method.targets)
+    theirs = {"learning_rate": 2e-5, "weight_decay": 0.0, "lr_warmup_fraction": 0.03}
+    assert train == lora.train.model_copy(update=theirs)
+    assert (recipe.task, recipe.model, recipe.data, recipe.eval) == (lora.task, lora.model, lora.data, lora.eval)
+    for line in path.read_text().splitlines():
+        if re.match(r"  \w", line) and line.split() != ["name:", "lora-pro"]:
+            assert re.search(r"# (code|ours)\b", line), line
+
+
 def test_boosters_on_rte_have_lora_s_budget_and_steps():
     path = GLUE / "xgblora" / "rte.yaml"
     recipe, lora = load_recipe(path), load_recipe(GLUE / "lora" / "rte.yaml")

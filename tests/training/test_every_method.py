@@ -38,6 +38,7 @@ SETTINGS = {
     "cora": "rank: 2, dropout: 0.2, targets: [attention]",
     "nora": "rank: 2, outer_rank: 4, dropout: 0.2, outer: activation-aware, stored: false",
     "xgblora": "rank: 2, layers: 1, dropout: 0.2, targets: [attention]",
+    "lora-pro": "rank: 2, dropout: 0.2, moments: full, damping: 1.0e-4, targets: [attention]",
     "full": "",
     "bitfit": "",
     "houlsby": "bottleneck: 3",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -13,9 +13,14 @@ from torch import nn
 from dora_cli.errors import BudgetError
 from dora_cli.methods.base import Allocation, Group, LoraFactors, Method, PlainSchedule, Site
 from dora_cli.methods.linear import trained_type, weight_of
+from dora_cli.methods.lora.full_moments import FullMoments
 from dora_cli.methods.lora.ranks import ranks_of
 from dora_cli.methods.low_rank.adapters import Adapters
+from dora_cli.methods.low_rank.gradients import adjust, closest, scaled
 from dora_cli.methods.low_rank.layer import AdaptedProjection
+
+DAMPING = {"plain": 0.0, "pro": 1e-8, "riemannian": 1e-2}
+"""What is added to Gram matrices where nothing else is said: as LoRA-Pro's code has it, and as PEFT has it."""
 
 
 class Lora(Method):
@@ -31,6 +36,11 @@ class Lora(Method):
         scaling: ``"rank-stabilised"`` scales by ``alpha / sqrt(r)`` (Kalajdzievski 2023, arXiv 2312.03732).
         learning_rate_ratio: learning rate of `B` over that of `A` (LoRA+, Hayou et al. 2024, arXiv 2402.12354).
         dropout: probability for the adapters' input.
+        gradients: what the optimiser is given: ``"plain"``, autograd's; ``"pro"``, LoRA-Pro's; ``"riemannian"`` (see
+            `low_rank.gradients`).
+        moments: of ``"pro"``: ``"low-rank"``, AdamW on the factors; ``"full"``, Adam on the equivalent gradient of the
+            weight, as published (`FullMoments`).
+        damping: of the Gram matrices of ``"pro"`` and ``"riemannian"``; None takes `DAMPING`.
     """
 
     name = "lora"
@@ -45,10 +55,15 @@ class Lora(Method):
         scaling: Literal["standard", "rank-stabilised"],
         learning_rate_ratio: float,
         dropout: float,
+        gradients: Literal["plain", "pro", "riemannian"],
+        moments: Literal["low-rank", "full"],
+        damping: float | None,
     ) -> None:
         self.rank, self.ranks, self.ranks_shuffle = rank, ranks, ranks_shuffle
         self.alpha, self.scaling, self.dropout = alpha, scaling, dropout
         self.learning_rate_ratio = learning_rate_ratio
+        self.gradients, self.full_moments = gradients, moments == "full"
+        self.damping = DAMPING[gradients] if damping is None else damping
 
     def plan(self, total_steps: int, sites: Sequence[Site]) -> PlainSchedule:
         components = sum(self.start_ranks(sites).values())
@@ -74,7 +89,22 @@ class Lora(Method):
     def parameters(self) -> list[nn.Parameter]:
         return self._adapters.parameters()
 
+    def remarks(self, sites: Sequence[Site]) -> list[str]:
+        if not self.full_moments:
+            return []
+        ranks = self.start_ranks(sites)
+        adapted = [site for site in sites if ranks[site.name]]
+        entries = sum(2 * d_out * d_in for d_out, d_in in (site.shape for site in adapted))
+        width = sum(trained_type(weight_of(site.module).dtype).itemsize for site in adapted) // max(len(adapted), 1)
+        said = (
+            f"method.moments full keeps two moments of every weight that is adapted, {entries * width:,} bytes beside "
+            "the model, and every checkpoint holds them; low-rank keeps those of the factors"
+        )
+        return [said]
+
     def groups(self) -> list[Group]:
+        if self.full_moments:
+            return [Group(self.parameters()), *([Group(self.head)] if self.head else [])]
         if self.learning_rate_ratio == 1:
             return super().groups()
         layers = self._adapters.layers.values()
@@ -83,10 +113,21 @@ class Lora(Method):
             Group([layer.B for layer in layers], rate=self.learning_rate_ratio),
         ]
 
+    def make_optimizer(self, groups: Sequence[Mapping[str, Any]]) -> torch.optim.Optimizer:
+        if self.full_moments:
+            return FullMoments(self._adapters, groups, damping=self.damping)
+        return super().make_optimizer(groups)
+
     def training_pass(
         self, dtype: torch.dtype | None = None, masks: Mapping[str, torch.Tensor] | None = None
     ) -> AbstractContextManager[None]:
         return self._adapters.training_pass(dtype)
+
+    def adjust_gradients(self) -> None:
+        """What full moments follow is made of the clipped gradients, by their optimiser."""
+        if self.gradients != "plain" and not self.full_moments:
+            rule = closest if self.gradients == "pro" else scaled
+            adjust(self._adapters.groups(), rule, self.damping)
 
     def delta(self, site: Site, dtype: torch.dtype) -> torch.Tensor | None:
         return self._adapters.delta(site.name, dtype)

@@ -24,6 +24,7 @@ from dora_cli.recipe.methods import (
     head,
     houlsby,
     lora,
+    lora_pro,
     melora,
     nora,
     pfeiffer,
@@ -51,6 +52,7 @@ def _modules() -> dict[str, ModuleType]:
         "nora": nora,
         "cora": cora,
         "xgblora": xgblora,
+        "lora-pro": lora_pro,
         "full": full,
         "bitfit": bitfit,
         "houlsby": houlsby,
@@ -141,6 +143,7 @@ if TYPE_CHECKING:
         | nora.NoraMethod
         | cora.CoraMethod
         | xgblora.XgbloraMethod
+        | lora_pro.LoraProMethod
         | full.FullMethod
         | bitfit.BitfitMethod
         | houlsby.HoulsbyMethod

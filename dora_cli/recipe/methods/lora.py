@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 from dora_cli.recipe.about import About
 from dora_cli.recipe.effects import ForRun
@@ -24,6 +24,10 @@ class LoraMethod(Section):
         scaling: ``standard`` is that; ``rank-stabilised`` is ``alpha / sqrt(rank)``.
         learning_rate_ratio: learning rate of `B` over that of `A`; above 1 is LoRA+.
         dropout: on the adapters' input.
+        gradients: what the optimiser is given of the factors: ``plain``; ``pro`` (LoRA-Pro), adjusted so that a step
+            follows the gradient of the whole weight; ``riemannian``, scaled by the other factor.
+        moments: of ``pro``: ``low-rank``, AdamW's own; ``full``, of every weight that is adapted, as published.
+        damping: added to the factors' Gram matrices for ``pro`` and ``riemannian``; None is 1e-8 and 1e-2.
         targets: ``attention``, ``ffn`` or glob patterns of projections; out_proj and the like of Mamba-type models only
             by pattern.
     """
@@ -37,6 +41,9 @@ class LoraMethod(Section):
     scaling: ForRun[Literal["standard", "rank-stabilised"]] = "standard"
     learning_rate_ratio: ForRun[Positive] = 1.0
     dropout: ForRun[FractionBelowOne] = 0.1
+    gradients: ForRun[Literal["plain", "pro", "riemannian"]] = "plain"
+    moments: ForRun[Literal["low-rank", "full"]] = "low-rank"
+    damping: ForRun[Positive | None] = None
     targets: ForRun[Targets] = ("attention", "ffn")
 
 
@@ -63,27 +70,51 @@ def _fp16_scale(
     return fits_fp16(scale, f"{alpha:g}", over, formula, precision, dtype)
 
 
+def _one_rate(ratio: float, gradients: str) -> str | None:
+    if ratio != 1 and gradients == "pro":
+        return (
+            f"must be 1 with method.gradients pro, got {ratio:g}: the gradients of both factors are made for one rate; "
+            "remove it, or take gradients plain or riemannian"
+        )
+    return None
+
+
+def _moments_of_pro(moments: str, gradients: str) -> str | None:
+    if moments == "full" and gradients != "pro":
+        return f"is full, which method.gradients pro alone has, not {gradients}; set gradients: pro, or remove moments"
+    return None
+
+
+def _something_to_damp(damping: float | None, gradients: str) -> str | None:
+    if damping is not None and gradients == "plain":
+        return "is for method.gradients pro and riemannian, and plain gradients are taken; remove it, or set gradients"
+    return None
+
+
 SECTION = LoraMethod
-RULES = (
+OF_RANKS = (
     Rule(("method.ranks", "method.ranks_from"), _one_source),
     Rule(("method.ranks_shuffle", "method.ranks", "method.ranks_from"), _something_to_shuffle),
     Rule(
         ("method.alpha", "method.rank", "method.ranks", "method.scaling", "train.precision", "model.dtype"), _fp16_scale
     ),
 )
+"""What must hold between a rank, ranks by pattern and their scale."""
+RULES = (
+    *OF_RANKS,
+    Rule(("method.learning_rate_ratio", "method.gradients"), _one_rate),
+    Rule(("method.moments", "method.gradients"), _moments_of_pro),
+    Rule(("method.damping", "method.gradients"), _something_to_damp),
+)
 
 
-def _notes(section: LoraMethod) -> list[str]:
+def notes_on_ranks(section: Any) -> list[str]:
+    """Sentences for a model card on scale and ranks."""
     found = []
     if section.scaling == "rank-stabilised":
         found.append(
             "The update is scaled by `alpha / sqrt(rank)` (rank-stabilised; Kalajdzievski 2023, "
             "[arXiv 2312.03732](https://arxiv.org/abs/2312.03732))."
-        )
-    if section.learning_rate_ratio != 1:
-        found.append(
-            f"`B` learned at {section.learning_rate_ratio:g} times the rate of `A` (LoRA+; Hayou et al. 2024, "
-            "[arXiv 2402.12354](https://arxiv.org/abs/2402.12354))."
         )
     if section.ranks is not None:  # those of another run stand there too, by name
         found.append("The ranks were given by pattern or by name.")
@@ -92,8 +123,39 @@ def _notes(section: LoraMethod) -> list[str]:
     return found
 
 
-def _scale(section: LoraMethod, start_rank: int, rank: int) -> float:
-    return section.alpha / (math.sqrt(rank) if section.scaling == "rank-stabilised" else rank)
+def _notes(section: LoraMethod) -> list[str]:
+    found = notes_on_ranks(section)
+    if section.learning_rate_ratio != 1:
+        found.append(
+            f"`B` learned at {section.learning_rate_ratio:g} times the rate of `A` (LoRA+; Hayou et al. 2024, "
+            "[arXiv 2402.12354](https://arxiv.org/abs/2402.12354))."
+        )
+    if section.gradients == "pro":
+        found += note_on_pro(section)
+    if section.gradients == "riemannian":
+        found.append(
+            "Each factor's gradient was scaled by the other factor (Riemannian; Zhang and Pilanci 2024, "
+            "[arXiv 2402.02347](https://arxiv.org/abs/2402.02347))."
+        )
+    return found
+
+
+def note_on_pro(section: Any) -> list[str]:
+    """A sentence for a model card on LoRA-Pro's gradients."""
+    moments = {
+        "low-rank": "with AdamW on the factors, which is not as published",
+        "full": "with Adam's moments of the whole weights, as published",
+    }
+    said = (
+        "The factors' gradients were adjusted so that a step follows that of the whole weight (LoRA-Pro; Wang et al. "
+        f"2024, [arXiv 2407.18242](https://arxiv.org/abs/2407.18242)), {moments[section.moments]}."
+    )
+    return [said]
+
+
+def scale_of(section: Any, start_rank: int, rank: int) -> float:
+    """The factor on ``B A`` of a projection of this rank."""
+    return float(section.alpha / (math.sqrt(rank) if section.scaling == "rank-stabilised" else rank))
 
 
 ABOUT = About(
@@ -110,5 +172,5 @@ Trained with **LoRA, Low-Rank Adaptation** (Hu et al., ICLR 2022,
 update of two factors, of a rank that stays as it is.""",
     tags=("lora",),
     notes=_notes,
-    scale=_scale,
+    scale=scale_of,
 )
