@@ -15,6 +15,7 @@ from dora_cli.methods.base import Allocation, Group, LoraFactors, Method, PlainS
 from dora_cli.methods.linear import trained_type, weight_of
 from dora_cli.methods.lora.ranks import ranks_of
 from dora_cli.methods.low_rank.adapters import Adapters
+from dora_cli.methods.low_rank.flatness import noise_on
 from dora_cli.methods.low_rank.layer import AdaptedProjection
 
 
@@ -31,6 +32,7 @@ class Lora(Method):
         scaling: ``"rank-stabilised"`` scales by ``alpha / sqrt(r)`` (Kalajdzievski 2023, arXiv 2312.03732).
         learning_rate_ratio: learning rate of `B` over that of `A` (LoRA+, Hayou et al. 2024, arXiv 2402.12354).
         dropout: probability for the adapters' input.
+        flatness: sigma of the noise on the adapted weights in training (`low_rank.flatness`); 0 for none.
     """
 
     name = "lora"
@@ -45,7 +47,9 @@ class Lora(Method):
         scaling: Literal["standard", "rank-stabilised"],
         learning_rate_ratio: float,
         dropout: float,
+        flatness: float,
     ) -> None:
+        self.flatness = flatness
         self.rank, self.ranks, self.ranks_shuffle = rank, ranks, ranks_shuffle
         self.alpha, self.scaling, self.dropout = alpha, scaling, dropout
         self.learning_rate_ratio = learning_rate_ratio
@@ -60,6 +64,13 @@ class Lora(Method):
         self._of = self.start_ranks(self.sites)
         ranked = [(site, self._of[site.name]) for site in self.sites if self._of[site.name]]
         self._adapters = Adapters(model, {site.name: self._wrapped(site, rank) for site, rank in ranked})
+        self._noise = noise_on(
+            self._adapters.layers,
+            self.sites,
+            self._schedule,
+            sigma=self.flatness,
+            seed=self.generator.initial_seed(),
+        )
 
     def start_ranks(self, sites: Sequence[Site]) -> dict[str, int]:
         return ranks_of(sites, self.rank, self.ranks, shuffle=self.ranks_shuffle)
@@ -82,6 +93,10 @@ class Lora(Method):
             Group([*(layer.A for layer in layers), *self.head]),
             Group([layer.B for layer in layers], rate=self.learning_rate_ratio),
         ]
+
+    def begin_step(self, step: int, learning_rate: float) -> None:
+        if self._noise is not None:
+            self._noise.begin_step(step)
 
     def training_pass(
         self, dtype: torch.dtype | None = None, masks: Mapping[str, torch.Tensor] | None = None

@@ -20,6 +20,7 @@ from dora_cli.recipe.methods import (
     cola,
     cora,
     dora,
+    flat_lora,
     full,
     head,
     houlsby,
@@ -51,6 +52,7 @@ def _modules() -> dict[str, ModuleType]:
         "nora": nora,
         "cora": cora,
         "xgblora": xgblora,
+        "flat-lora": flat_lora,
         "full": full,
         "bitfit": bitfit,
         "houlsby": houlsby,
@@ -141,6 +143,7 @@ if TYPE_CHECKING:
         | nora.NoraMethod
         | cora.CoraMethod
         | xgblora.XgbloraMethod
+        | flat_lora.FlatLoraMethod
         | full.FullMethod
         | bitfit.BitfitMethod
         | houlsby.HoulsbyMethod

@@ -30,6 +30,7 @@ class DoraMethod(Section):
         dem_scale: ``published`` (as in the authors' code) or ``paper`` (twice that).
         dem_until: whether the regulariser stops at the freeze or runs to the end.
         compact: whether pruned components leave memory at the freeze.
+        flatness: sigma of the noise on the adapted weights in training (Flat-LoRA); 0 is none.
     """
 
     name: ForRun[Literal["dora"]] = "dora"
@@ -47,6 +48,7 @@ class DoraMethod(Section):
     dem_scale: ForRun[Literal["published", "paper"]] = "published"
     dem_until: ForRun[Literal["freeze", "end"]] = "freeze"
     compact: ForRun[bool] = True
+    flatness: ForRun[NonNegative] = 0.0
 
 
 SECTION = DoraMethod

@@ -7,7 +7,7 @@ from typing import Literal
 
 from dora_cli.recipe.about import About
 from dora_cli.recipe.effects import ForRun
-from dora_cli.recipe.fields import Count, FractionBelowOne, Positive, Ranks, Section, Seed, Targets, Text
+from dora_cli.recipe.fields import Count, FractionBelowOne, NonNegative, Positive, Ranks, Section, Seed, Targets, Text
 from dora_cli.recipe.rules import Rule, fits_fp16
 
 
@@ -24,6 +24,7 @@ class LoraMethod(Section):
         scaling: ``standard`` is that; ``rank-stabilised`` is ``alpha / sqrt(rank)``.
         learning_rate_ratio: learning rate of `B` over that of `A`; above 1 is LoRA+.
         dropout: on the adapters' input.
+        flatness: sigma of the noise on the adapted weights in training (Flat-LoRA); 0 is none.
         targets: ``attention``, ``ffn`` or glob patterns of projections; out_proj and the like of Mamba-type models only
             by pattern.
     """
@@ -37,6 +38,7 @@ class LoraMethod(Section):
     scaling: ForRun[Literal["standard", "rank-stabilised"]] = "standard"
     learning_rate_ratio: ForRun[Positive] = 1.0
     dropout: ForRun[FractionBelowOne] = 0.1
+    flatness: ForRun[NonNegative] = 0.0
     targets: ForRun[Targets] = ("attention", "ffn")
 
 
