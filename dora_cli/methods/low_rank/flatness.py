@@ -86,7 +86,7 @@ def hashed_normals(
     index = torch.arange(rows.start * half, rows.stop * half, device=device)
     uniform, turn = _hashed(index, first, second).to(dtype), _hashed(index, second, first).to(dtype)
     radius = (uniform * 2.0**-32 + 2.0**-33).log().mul_(-2).sqrt_()
-    angle = turn * (2.0**-31 * math.pi)
+    angle = turn * (2.0**-31 * math.pi) - math.pi / 4
     pairs = radius * angle.cos(), radius * angle.sin()
     return torch.cat([part.view(len(rows), half) for part in pairs], 1)[:, :d_in]
 

@@ -17,7 +17,7 @@ from dora_cli.methods.low_rank.components import Layer
 from dora_cli.methods.low_rank.dropout import HASH_FIRST, HASH_SECOND
 
 _FIRST, _SECOND = tl.constexpr(HASH_FIRST), tl.constexpr(HASH_SECOND)
-_UNIT, _HALF, _TURN = tl.constexpr(2.0**-32), tl.constexpr(2.0**-33), tl.constexpr(math.pi * 2.0**-31)
+_UNIT, _HALF, _QUARTER = tl.constexpr(2.0**-32), tl.constexpr(2.0**-33), tl.constexpr(math.pi * 2.0**-31)
 
 _TYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 _ROWS, _COLUMNS = 8, 128  # of a block's tile, twice, when noise is drawn
@@ -50,33 +50,46 @@ def _hashed(index, first, second):
 
 
 @triton.jit
+def _direction(word):
+    """Cosine and sine of the angle that `flatness.hashed_normals` makes of a word: its first two bits say which quarter
+    of the circle, the others where within 45 degrees of the middle of it, where short series will do.
+    """
+    a = ((word & 0x3FFFFFFF).to(tl.int32) - 0x20000000).to(tl.float32) * _QUARTER
+    square = a * a
+    series = 0.16666667 - square * (0.0083333333 - square * (0.00019841270 - square * 2.7557319e-6))
+    sine = a - a * square * series
+    series = 0.5 - square * (0.041666667 - square * (0.0013888889 - square * 2.4801587e-5))
+    cosine = 1.0 - square * series
+    quarter = word >> 30
+    turned = (quarter & 1) == 1
+    first, second = tl.where(turned, sine, cosine), tl.where(turned, cosine, sine)
+    first = tl.where((quarter == 1) | (quarter == 2), -first, first)
+    return first, tl.where(quarter >= 2, -second, second)
+
+
+@triton.jit
 def _perturb_tile(
-    weight, out, deviations, clock, number, d_out, d_in, row, column, out_row, out_column,
+    weight, out, deviations, clock, number, d_out, d_in, half, row, column, out_row, out_column,
     BLOCK_I: tl.constexpr, BLOCK_J: tl.constexpr,
 ):  # fmt: skip
     """A tile of the first half of the rows' columns, and the one of the second half whose normals come in pairs with
     it.
     """
-    half = (d_in + 1) // 2
     i = tl.program_id(0) * BLOCK_I + tl.arange(0, BLOCK_I)
     j = tl.program_id(1) * BLOCK_J + tl.arange(0, BLOCK_J)
     index = (i[:, None] * half + j[None, :]).to(tl.uint32)
     first, second = _word(clock, 0, number), _word(clock, 1, number)
     uniform = _hashed(index, first, second).to(tl.float32) * _UNIT + _HALF
-    angle = _hashed(index, second, first).to(tl.float32) * _TURN
+    cosine, sine = _direction(_hashed(index, second, first))
     radius = tl.sqrt(-2.0 * tl.log(uniform)) * tl.load(deviations + i, mask=i < d_out, other=0.0)[:, None]
     i64, j64 = i[:, None].to(tl.int64), j[None, :].to(tl.int64)
     inside = (i[:, None] < d_out) & (j[None, :] < half)
     given = tl.load(weight + i64 * row + j64 * column, mask=inside, other=0.0).to(tl.float32)
-    tl.store(
-        out + i64 * out_row + j64 * out_column, (given + radius * tl.cos(angle)).to(out.dtype.element_ty), mask=inside
-    )
-    j64 += half
-    inside = (i[:, None] < d_out) & (j64 < d_in)
+    tl.store(out + i64 * out_row + j64 * out_column, (given + radius * cosine).to(out.dtype.element_ty), mask=inside)
+    j64 = (j + half)[None, :].to(tl.int64)
+    inside = (i[:, None] < d_out) & ((j + half)[None, :] < d_in)
     given = tl.load(weight + i64 * row + j64 * column, mask=inside, other=0.0).to(tl.float32)
-    tl.store(
-        out + i64 * out_row + j64 * out_column, (given + radius * tl.sin(angle)).to(out.dtype.element_ty), mask=inside
-    )
+    tl.store(out + i64 * out_row + j64 * out_column, (given + radius * sine).to(out.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -111,11 +124,11 @@ def _deviation_tile(
 
 @triton.jit(do_not_specialize=["number"])
 def _perturb(
-    weight, out, deviations, clock, number, d_out, d_in, row, column, out_row, out_column,
+    weight, out, deviations, clock, number, d_out, d_in, half, row, column, out_row, out_column,
     BLOCK_I: tl.constexpr, BLOCK_J: tl.constexpr,
 ):  # fmt: skip
     _perturb_tile(
-        weight, out, deviations, clock, number, d_out, d_in, row, column, out_row, out_column, BLOCK_I, BLOCK_J
+        weight, out, deviations, clock, number, d_out, d_in, half, row, column, out_row, out_column, BLOCK_I, BLOCK_J
     )
 
 
@@ -143,13 +156,13 @@ def _pointer(table, field: tl.constexpr, TYPE: tl.constexpr, ALIGNED: tl.constex
 
 @triton.jit
 def _perturb_many(
-    table, deviations, clock, d_out, d_in, row, column, out_row, out_column,
+    table, deviations, clock, d_out, d_in, half, row, column, out_row, out_column,
     TYPE: tl.constexpr, OUT_TYPE: tl.constexpr, ALIGNED: tl.constexpr, BLOCK_I: tl.constexpr, BLOCK_J: tl.constexpr,
 ):  # fmt: skip
     place = tl.program_id(2)
     _perturb_tile(
         _pointer(table, 0, TYPE, ALIGNED), _pointer(table, 1, OUT_TYPE, ALIGNED), deviations + place * d_out, clock,
-        tl.load(table + place * 7 + 6), d_out, d_in, row, column, out_row, out_column, BLOCK_I, BLOCK_J,
+        tl.load(table + place * 7 + 6), d_out, d_in, half, row, column, out_row, out_column, BLOCK_I, BLOCK_J,
     )  # fmt: skip
 
 
@@ -173,7 +186,7 @@ def perturb(
     """See `flatness.Noise.perturb`."""
     d_out, d_in = weight.shape
     _perturb[_tiles(d_out, d_in)](
-        weight, out, deviations, clock, number, d_out, d_in, *weight.stride(), *out.stride(),
+        weight, out, deviations, clock, number, d_out, d_in, (d_in + 1) // 2, *weight.stride(), *out.stride(),
         BLOCK_I=_ROWS, BLOCK_J=_COLUMNS, num_warps=4,
     )  # fmt: skip
     return out
@@ -268,7 +281,7 @@ class _Batch:
         if copy is not None:
             grid = *_tiles(d_out, d_in), many
             _perturb_many[grid](
-                self._table, self.deviations, self._flatness.clock(device), d_out, d_in, *weight.stride(),
-                *copy.stride(), TYPE=_TYPES[weight.dtype], OUT_TYPE=_TYPES[copy.dtype], ALIGNED=self._aligned,
-                BLOCK_I=_ROWS, BLOCK_J=_COLUMNS, num_warps=4,
+                self._table, self.deviations, self._flatness.clock(device), d_out, d_in, (d_in + 1) // 2,
+                *weight.stride(), *copy.stride(), TYPE=_TYPES[weight.dtype], OUT_TYPE=_TYPES[copy.dtype],
+                ALIGNED=self._aligned, BLOCK_I=_ROWS, BLOCK_J=_COLUMNS, num_warps=4,
             )  # fmt: skip
