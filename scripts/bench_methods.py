@@ -40,6 +40,7 @@ from dora_cli.recipe.methods.melora import MeloraMethod
 from dora_cli.recipe.methods.nora import NoraMethod
 from dora_cli.recipe.methods.pfeiffer import PfeifferMethod
 from dora_cli.recipe.methods.sora import SoraMethod
+from dora_cli.recipe.methods.xgblora import XgbloraMethod
 from dora_cli.training.optimizer import make_optimizer, make_scheduler
 from dora_cli.training.step import TrainingStep
 
@@ -411,6 +412,11 @@ def cora_trained(settings: Settings) -> MethodSection:
     return CoraMethod(rank=settings.start_rank, alpha=ALPHA, dropout=DROPOUT, train_basis=True)
 
 
+def xgblora(settings: Settings) -> MethodSection:
+    """Boosters that come to DoRA's start rank."""
+    return XgbloraMethod(rank=settings.start_rank, alpha=ALPHA / settings.start_rank, dropout=DROPOUT)
+
+
 def new_optimizer(parameters: list[nn.Parameter]) -> torch.optim.AdamW:
     """The product's fused AdamW, for every method."""
     return torch.optim.AdamW(parameters, lr=LEARNING_RATE, weight_decay=0.01, betas=(0.9, 0.999), eps=1e-8, fused=True)
@@ -439,6 +445,7 @@ PRODUCT: Mapping[str, Section] = {
     "nora": nora,
     "cora": cora,
     "cora-trained": cora_trained,
+    "xgblora": xgblora,
     "bitfit": lambda settings: BitfitMethod(),
     "houlsby": lambda settings: HoulsbyMethod(bottleneck=32),  # 1.2 million parameters each in RoBERTa-base
     "pfeiffer": lambda settings: PfeifferMethod(bottleneck=64),

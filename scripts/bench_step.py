@@ -25,6 +25,7 @@ in RoBERTa-base). The methods:
     cola            our Chain of LoRA in its third link, with that rank in all
     nora            our NoRA of that inner rank, between outer factors of rank 64
     cora            our CoRA at the same rank, its basis frozen (also cora-trained, whose basis trains)
+    xgblora         our XGBLoRA in its last booster, of a third of the blocks, with that rank in all
     bitfit, houlsby, pfeiffer, full    ours: biases; bottlenecks of 32 and of 64, 1.2 million parameters; all weights
     peft-lora       PEFT's LoRA at the final rank
     peft-adalora    PEFT's AdaLoRA amid its pruning: importance in every step, a selection every 10, its orthogonal loss

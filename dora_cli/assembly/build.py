@@ -12,7 +12,7 @@ from torch import nn
 
 from dora_cli.assembly.fingerprint import fingerprint_model
 from dora_cli.assembly.origin import make, sites_of
-from dora_cli.assembly.references import of_reference, weights_at
+from dora_cli.assembly.references import weights_at
 from dora_cli.data import PairLayout
 from dora_cli.errors import DoraError, ModelError
 from dora_cli.libraries import is_panic
@@ -22,6 +22,7 @@ from dora_cli.methods import Method, triton_obstacle
 from dora_cli.methods.base import Schedule, Site
 from dora_cli.methods.linear import trained_type
 from dora_cli.models import LoadedModel, ModelUnreachableError, head_parameters
+from dora_cli.models.source import of_reference
 from dora_cli.recipe import Recipe
 from dora_cli.tasks import Task
 

@@ -30,6 +30,12 @@ def check_reach(recipe: Recipe) -> None:
         source.check_reach(recipe.model.name, recipe.model.revision)
     except ModelError as error:
         missing.append(error)
+    for name in getattr(recipe.method, "models", None) or ():
+        try:
+            with source.of_reference(name):
+                source.check_reach(name)
+        except ModelError as error:
+            missing.append(error)
     if len(missing) > 1:
         raise DoraError("\n".join(map(str, missing))) from missing[0]
     if missing:

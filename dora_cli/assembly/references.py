@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
@@ -36,15 +35,3 @@ def weights_at(sites: Sequence[Site], model: nn.Module, name: str) -> Mapping[st
             )
         found[site.name] = weight
     return found
-
-
-@contextmanager
-def of_reference(name: str) -> Iterator[None]:
-    """Says of what is wrong with the model `name` that it is no recipe's own base model."""
-    try:
-        yield
-    except ModelError as error:
-        if str(error).startswith("model.name: "):
-            said = f"the reference model {name!r}: {str(error).removeprefix('model.name: ')}"
-            raise type(error)(said) from error
-        raise

@@ -68,6 +68,18 @@ PadOption = Annotated[
 ]
 
 
+CompressOption = Annotated[
+    int | None,
+    typer.Option(
+        "--compress",
+        metavar="R",
+        help="peft: bring every projection down to rank R, by the best approximation of its update; how far that is "
+        "from it is said.",
+        show_default=False,
+    ),
+]
+
+
 def export(
     checkpoint: Annotated[
         Path,
@@ -107,16 +119,7 @@ def export(
             show_default=False,
         ),
     ] = None,
-    compress: Annotated[
-        int | None,
-        typer.Option(
-            "--compress",
-            metavar="R",
-            help="peft: bring every projection down to rank R, by the best approximation of its update; how far it is "
-            "from it is said.",
-            show_default=False,
-        ),
-    ] = None,
+    compress: CompressOption = None,
     allow_unfrozen: Annotated[
         bool,
         typer.Option("--allow-unfrozen", help="Export a checkpoint from before the freeze, with all its components."),

@@ -79,7 +79,7 @@ class Written:
         """What was approximated, in words; empty where nothing was."""
         if self.compression is None or not self.compression.cut:
             return ""
-        return f" {describe_compression(self.compression)}"
+        return f" {describe_compression(self.compression, markdown.code)}"
 
 
 @dataclass(frozen=True)

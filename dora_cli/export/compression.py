@@ -7,12 +7,14 @@ decompositions ``B = Q_B R_B`` and ``A^T = Q_A R_A`` it is that of the small ``R
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
 from dora_cli.export.factors import Factors, Size
 from dora_cli.methods.base import LoraFactors
+from dora_cli.wording import plural
 
 
 @dataclass(frozen=True)
@@ -65,12 +67,13 @@ def compress(factors: Factors, rank: int) -> tuple[dict[str, LoraFactors], Compr
     return found, Compression(rank, cut, error, worst, worst_projection, Size.of(factors))
 
 
-def describe_compression(found: Compression) -> str:
-    """One sentence on it."""
+def describe_compression(found: Compression, show: Callable[[str], str] = str) -> str:
+    """One sentence on it; `show` is how the name of a projection is written."""
     if not found.cut:
         return f"No projection has a rank above {found.rank}, so nothing is approximated."
+    assert found.worst_projection is not None
     return (
-        f"Updates are approximated by the best ones of rank {found.rank} at most: {found.cut:,} of higher rank lost "
-        f"{found.error:.3g} of the norm of all updates (Frobenius), and the worst of them, {found.worst_projection}, "
-        f"{found.worst:.3g} of its own."
+        f"The update of {plural(found.cut, 'projection')} is the best approximation of rank {found.rank}: the relative "
+        f"error (Frobenius) is {found.error:.3g} over all updates, and {found.worst:.3g} in the worst projection, "
+        f"{show(found.worst_projection)}."
     )

@@ -23,7 +23,6 @@ from dora_cli.export.factors import balance
 from dora_cli.files import at_home
 from dora_cli.methods import Method
 from dora_cli.methods.attached import attached, origin_of
-from dora_cli.methods.dora import AdaptedProjection
 from dora_cli.methods.linear import swap_modules
 from dora_cli.models.family import auto_class_of
 from dora_cli.runs.checkpoints import ADAPTER, HEAD, STATE
@@ -103,7 +102,7 @@ def _for_peft(model: nn.Module, method: Method, origin: Origin) -> dict[str, Par
     factors = {name: balance(one) for name, one in plain.items()}
     auto_class = auto_class_of(model)
     kind = TASK_TYPES[auto_class][0] if auto_class else None
-    with _plain(model):
+    with _plain(model, method):
         saved = peft.head_modules(model, origin.head)
         config = peft.adapter_config(
             model,
@@ -119,11 +118,10 @@ def _for_peft(model: nn.Module, method: Method, origin: Origin) -> dict[str, Par
 
 
 @contextmanager
-def _plain(model: nn.Module) -> Iterator[None]:
+def _plain(model: nn.Module, method: Method) -> Iterator[None]:
     """Inside, the base's own projections are in their places."""
-    layers: dict[nn.Module, nn.Module] = {
-        module: module.base for module in model.modules() if isinstance(module, AdaptedProjection)
-    }
+    there = {model.get_submodule(site.name): site.module for site in method.sites}
+    layers = {layer: base for layer, base in there.items() if layer is not base}
     swap_modules(model, layers)
     try:
         yield

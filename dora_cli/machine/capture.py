@@ -37,10 +37,10 @@ KNOWN_GOOD = frozenset(
 and with the methods of `_KNOWN_METHODS`.
 """
 
-_KNOWN_METHODS = frozenset({"dora", "lora", "adalora", "sora", "head"})
-"""Methods for which the table of models holds. It was tried with DoRA; LoRA, AdaLoRA and SoRA run the same layers and
-kernels (those of `methods/low_rank`) under the same optimiser, and the head alone runs less. What another method comes
-to only a trial can tell.
+_KNOWN_METHODS = frozenset({"dora", "lora", "adalora", "sora", "melora", "cola", "nora", "cora", "xgblora", "head"})
+"""Methods for which the table of models holds. It was tried with DoRA; the others with factors run the same kernels
+(those of `methods/low_rank`) within the same passes, under the same optimiser, and the head alone runs less. What
+another method comes to only a trial can tell.
 """
 
 KNOWN_BAD = {
@@ -61,7 +61,9 @@ _NO_MATTER = frozenset(
      "transformers_version", "use_cache"}
 )  # fmt: skip
 """Keys of a config that say nothing of what is computed."""
-_NO_MATTER_OF_A_METHOD = frozenset({"rank", "start_rank", "ranks", "ranks_from", "ranks_shuffle", "layers", "targets"})
+_NO_MATTER_OF_A_METHOD = frozenset(
+    {"rank", "start_rank", "ranks", "links", "ranks_from", "ranks_shuffle", "layers", "targets"}
+)
 """Keys of a method's section that a trial sets itself: how much is adapted changes no kernel's kind."""
 
 

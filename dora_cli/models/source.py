@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -110,6 +112,18 @@ def check_reach(name: str, revision: str | None = None) -> None:
         find_source(name, revision, ask_hub=False)
     except ModelUnreachableError:
         find_source(name, revision)
+
+
+@contextmanager
+def of_reference(name: str) -> Iterator[None]:
+    """Says of what is wrong with the model `name` that it is no recipe's own base model."""
+    try:
+        yield
+    except ModelError as error:
+        if str(error).startswith("model.name: "):
+            said = f"the reference model {name!r}: {str(error).removeprefix('model.name: ')}"
+            raise type(error)(said) from error
+        raise
 
 
 def _check_files(folder: Path) -> None:

@@ -157,7 +157,9 @@ class RunListener:
         if frozen:
             self._say(f"step {step}: ranks frozen, {plural(live, 'component')} live")
         elif not self._seen_event:
-            self._say(f"step {step}: first pruning event, {plural(live, 'component')} live")
+            grown = self._state is not None and self._state.run.schedule.get("links")
+            what = "first link tied, the next begins" if grown else "first pruning event"
+            self._say(f"step {step}: {what}, {plural(live, 'component')} live")
         self._seen_event = True
 
     def evaluating(self, split: str, done: int, total: int) -> None:

@@ -27,6 +27,7 @@ from dora_cli.machine.random_state import random_state, restore_random_state
 from dora_cli.machine.signals import EvaluationInterruptedError, StopSignals, stopped
 from dora_cli.methods.base import StepReport
 from dora_cli.recipe import dump_recipe
+from dora_cli.recipe.anchor import anchored
 from dora_cli.runs.open_run import OpenRun
 from dora_cli.runs.resume import recipe_hash
 from dora_cli.runs.saving import SavePolicy
@@ -72,7 +73,7 @@ class Loop:
         self.adapted, self.method, self.evaluator = prepared.adapted, prepared.adapted.method, prepared.evaluator
         self.accelerator = prepared.ground.accelerator
         # in every checkpoint: written down once
-        self._recipe_records = {"recipe": dump_recipe(self.recipe), "recipe_sha256": recipe_hash(self.recipe)}
+        self._recipe_records = {"recipe": dump_recipe(self.recipe), "recipe_sha256": recipe_hash(anchored(self.recipe))}
         self.step_function = make_step(prepared)
         metric = selecting_metric(self.recipe, prepared.task)
         self.outcome = Outcome(Selection(self.recipe.eval.select, metric, prepared.task.lower_is_better(metric)))

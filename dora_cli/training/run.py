@@ -205,7 +205,7 @@ def _find_checkpoint(recipe: Recipe, place: OpenRun, ground: Ground, listener: L
     found = newest_checkpoint(place.records)
     for reason in found.skipped:
         listener.note(reason)
-    if found.snapshot.progress["recipe_sha256"] != recipe_hash(recipe):
+    if found.snapshot.progress["recipe_sha256"] != recipe_hash(anchored(recipe)):
         raise CheckpointError(
             f"{found.folder} was written under another recipe than recipe.yaml beside it says; restore that file "
             "from a copy of the run"

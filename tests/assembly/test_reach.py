@@ -130,3 +130,13 @@ def test_what_is_wrong_without_a_hub_is_said_at_once(wrong: Callable[[], Recipe]
         check_reach(wrong())
     assert "no-such" in str(caught.value)
     assert not isinstance(caught.value, ModelUnreachableError)
+
+
+def test_other_models_that_a_method_names_are_looked_up_too() -> None:
+    with pytest.raises(ModelError, match=f"the reference model '{MODEL}'"):
+        check_reach(
+            parse_recipe(
+                "task: glue/rte\nmodel: {name: builtin:tiny-encoder}\ndata: {source: builtin}\n"
+                f"method: {{name: cora, models: [builtin:tiny-encoder, {MODEL}]}}\n"
+            )
+        )

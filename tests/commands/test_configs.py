@@ -143,9 +143,8 @@ def parameters_of(method: Any, size: Size) -> list[str]:
     if method.name == "cola":
         first, last = method.rank, method.rank * method.links
         return [
-            f"projections       {count}",
-            f"adapter, start    {per_rank * first:,}",
-            f"adapter, final    {per_rank * last:,}",
+            f"projections  {count}",
+            f"adapter      {per_rank * last:,} stored, of which {per_rank * first:,} train at once",
             f"components  {count * first:,} -> {count * last:,} in {count} projections",
         ]
     assert method.targets == ("attention", "ffn")
@@ -190,8 +189,12 @@ def test_every_recipe_dry_runs_on_a_model_of_which_only_the_configuration_is_the
     assert f"  output             runs/{path.parent.name}-{path.stem}\n" in done.out
 
 
-KINDS = {(recipe.model.name, recipe.method.name): path for path in ON_THE_HUB for recipe in [load_recipe(path)]}
-"""A recipe of each model and method."""
+KINDS = {
+    (get_task(recipe.task).decodes, about(recipe.method.name).ranks): path
+    for path in ON_THE_HUB
+    for recipe in [load_recipe(path)]
+}
+"""A recipe of each kind of task and of what a method does with ranks."""
 
 
 @pytest.mark.parametrize("path", KINDS.values(), ids=name)
@@ -221,5 +224,8 @@ def test_a_built_in_model_dry_runs_as_it_is(path: Path) -> None:
     assert (done.code, done.err) == (0, "")
     assert ("pruning" in done.out) == (load_recipe(path).method.name in ("dora", "adalora"))
     assert re.search(r"^  threads +1 \(auto: ", done.out, re.MULTILINE), "a tiny model takes one thread"
-    chosen = dora("train", path, "--dry-run", "--set", "train.threads=7")
+
+
+def test_a_number_of_threads_that_was_chosen_is_said() -> None:
+    chosen = dora("train", CONFIGS / "demo" / "sst2.yaml", "--dry-run", "--set", "train.threads=7")
     assert re.search(r"^  threads +7 \(train\.threads\)$", chosen.out, re.MULTILINE)

@@ -8,14 +8,21 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
+from dora_cli import save_adapter
 from dora_cli.errors import ExportError
-from dora_cli.export import saved
-from dora_cli.export.compression import compress
+from dora_cli.export import markdown, saved
+from dora_cli.export.compression import compress, describe_compression
 from dora_cli.export.factors import Size
 from dora_cli.export.saved import export_saved
+from dora_cli.methods import Melora
 from dora_cli.methods.base import LoraFactors
-from tests.export.conftest import GetRun, config_of, restored
+from dora_cli.recipe.methods import arguments
+from dora_cli.recipe.methods.melora import MeloraMethod
+from tests.export.conftest import CLASSIFIER, GetRun, config_of, restored
+from tests.export.test_subject import trained
+from tests.methods.small import sites
 
 NAME = "bert, regression"
 
@@ -131,8 +138,8 @@ def test_an_export_holds_it_and_says_how_far_it_is(run_of: GetRun, tmp_path: Pat
     }
     assert record["probe"]["approximated"] == done.agreement.approximated
     card = (tmp_path / "out" / "README.md").read_text()
-    assert f"{found.error:.3g} of the norm" in card
-    assert str(found.worst_projection) in card
+    assert f"{found.error:.3g} over all updates" in card
+    assert f"`{found.worst_projection}`" in card
     assert "before they were approximated" in card
 
 
@@ -164,3 +171,26 @@ def test_an_export_that_is_not_the_approximation_is_refused(
 def test_what_it_refuses(options: dict[str, object], says: str, run_of: GetRun, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=f"^{says}"):
         export_saved(run_of(NAME), tmp_path / "out", **options)  # type: ignore[arg-type]
+
+
+def test_an_adapter_of_a_loop_of_one_s_own_is_approximated_alike(bases: dict[str, Path], tmp_path: Path) -> None:
+    save_adapter(trained(bases["bert"], CLASSIFIER), tmp_path / "saved")
+    done = export_saved(tmp_path / "saved", tmp_path / "out", compress=1)
+    assert done.largest_rank == 1
+    assert done.agreement.approximated is not None
+    assert done.agreement.approximated < 1e-5 < done.agreement.difference
+    assert describe_compression(done.compression, markdown.code) in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_a_block_diagonal_update_is_approximated_too(tmp_path: Path) -> None:
+    """MELoRA's: each chunk has a rank of its own, and the best of all of them are kept."""
+    layer = nn.Linear(12, 8).double()
+    method = Melora(**(arguments(MeloraMethod()) | {"minis": 4, "rank": 1, "dropout": 0.0}))
+    method.attach(nn.Sequential(layer), sites({"0": layer}))
+    with torch.no_grad():
+        for parameter in method.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3)))
+    after, found = compress(method.to_lora(), 2)
+    wanted, missing = best(method.delta(method.sites[0], torch.float64), 2)
+    torch.testing.assert_close(product(after["0"]), wanted, rtol=0, atol=1e-5)
+    assert found.error == pytest.approx(missing / float(method.delta(method.sites[0], torch.float64).norm()), rel=1e-5)

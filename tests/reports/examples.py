@@ -30,8 +30,8 @@ class FakeAllocation:
     start_rank: int
     rank: int
     scores: tuple[float, ...] | None = None
-    links: tuple[int, ...] | None = None
     parameters: int | None = None
+    links: tuple[int, ...] | None = None
 
 
 Layout = Sequence[tuple[str, tuple[int, int]]]

@@ -243,3 +243,37 @@ def test_without_a_budget_every_count_is_an_event_and_nothing_freezes():
     assert (curve.steps, curve.events) == ((0, 2, 4, 6), (2, 4, 6))
     assert curve.live == curve.budget == (24, 24, 15, 16)
     assert budget_curve(pruned()).planned
+
+
+def boosted() -> dict[str, Any]:
+    """Two blocks, of which the first booster has the second, the next both; half of a mean rank short of the budget."""
+    layout = bert(2)
+    allocations = [
+        FakeAllocation(p.name, shape, 0, 1 + p.block, links=(2,) if p.block == 0 else (1, 2)) for p, shape in layout
+    ]
+    return ranks_record(
+        [projection for projection, _ in layout],
+        allocations,
+        unit="component",
+        start_rank=0,
+        target_rank=None,
+        live_components=18,
+        phases=[("boosting", 1, 80)],
+        history=[
+            {"step": 40, "phase": "boosting", "budget": 18, "live": 18},
+            {"step": 80, "phase": "boosting", "budget": 18, "live": 18},
+        ],
+    )
+
+
+def test_ranks_that_grow_begin_with_the_first_link_and_are_coloured_by_the_highest():
+    record = boosted()
+    curve = budget_curve(record)
+    assert curve is not None
+    assert (curve.steps, curve.live, curve.events) == ((0, 40, 80), (6, 18, 18), (40, 80))
+    (found,) = rank_maps(record)
+    assert (found.full, found.full_name) == (2, "highest rank")
+    assert [found.share(0, block) for block in (0, 1)] == [0.5, 1.0]
+    mean = mean_ranks({"1": record, "2": record})
+    assert {layer["rank"] for layer in mean["layers"]} == {1.0, 2.0}
+    assert all("links" not in layer for layer in mean["layers"]), "other seeds have other links"

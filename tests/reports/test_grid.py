@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dora_cli.reports.grid import Cell, sections
+from dora_cli.reports.grid import Cell, full_rank, sections
 from tests.reports.examples import bart
 
 
@@ -12,3 +12,13 @@ def test_sections_keep_model_order_within():
     )
     assert [title for title, _ in found] == ["Encoder", "Decoder, self attention and FFN", "Decoder, cross attention"]
     assert [cell.projection for cell in found[2][1]] == [f"encoder_attn.{name}_proj" for name in ("out", "q", "v", "k")]
+
+
+def test_the_strongest_colour_is_of_the_start_rank_or_of_the_highest_where_ranks_grew() -> None:
+    assert full_rank([(12, 3), (12, 12)]) == (12, "start rank")
+    assert full_rank([(12, 3), (4, 4)]) == (12, "highest start rank")
+    assert full_rank([(2, 6), (2, 2)]) == (6, "highest rank")
+    assert full_rank([(2, 5.4), (2, 2.0)]) == (6, "highest rank"), (
+        "of means over runs, a whole rank that holds them all"
+    )
+    assert full_rank([]) == (0, "highest start rank")

@@ -189,6 +189,23 @@ def test_a_method_whose_ranks_emerge():
     assert "budget" not in progress.getvalue()
 
 
+def test_a_method_that_learns_link_after_link():
+    console, progress, results, _ = consoles()
+    listener = make_listener(console, results=results)
+    schedule = {"start_components": 24, "final_components": 72, "freeze_step": 60, "links": 3}
+    listener.start(run_start(method="xgblora", schedule=schedule))
+    for step, live in ((20, 48), (40, 72)):
+        listener.event(step, "boosting", live, False, {})
+    listener.event(60, "boosting", 72, True, {})
+    listener.close()
+    lines = progress.getvalue().splitlines()
+    assert "36 projections, 24 -> 72 components, ranks frozen after step 60" in lines
+    assert [line for line in lines if "live" in line] == [
+        "step 20: first link tied, the next begins, 48 components live",
+        "step 60: ranks frozen, 72 components live",
+    ]
+
+
 def test_brief_ends_with_one_line():
     console, progress, results, out = consoles()
     drive(make_listener(console, results=results, brief=True))

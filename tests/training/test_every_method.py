@@ -6,14 +6,16 @@ DoRA and LoRA have tests of their own for most of this, as has a method that a p
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
+from peft import PeftModel
 from transformers import AutoModelForSequenceClassification
 
 import dora_cli
-from dora_cli import dump_recipe, evaluate, load_adapter, load_recipe, train, train_seeds
+from dora_cli import dump_recipe, evaluate, load_adapter, load_recipe, save_adapter, train, train_seeds
 from dora_cli.assembly.dry_run import dry_run
 from dora_cli.assembly.restore import restore
 from dora_cli.errors import ExportError, ModelError
@@ -91,6 +93,9 @@ def test_planned_trained_and_evaluated(make_recipe: MakeRecipe, runs: Runs, name
         assert ranks["layers"] == []
     else:
         assert sum(layer["rank"] for layer in ranks["layers"]) == budget["live_components"]
+    if about(name).ranks == "grown":
+        assert ahead.schedule["final_components"] == budget["live_components"]
+        assert ahead.parameters["final"] == budget["adapter_parameters_final"]
     epochs = metrics["epochs"]
     assert epochs[-1]["train_loss"] < epochs[0]["train_loss"]
     assert evaluate(run)["identical"] is True
@@ -105,6 +110,15 @@ def test_cut_in_each_phase_and_gone_on_with(make_recipe: MakeRecipe, runs: Runs,
         runs.cut(recipe, run, step=step)
         train(recipe, run, resume=True)
         assert_equal_runs(runs.straight(recipe), run)
+
+
+@pytest.mark.parametrize("name", [name for name in SETTINGS if about(name).ranks == "grown"])
+def test_cut_where_one_link_follows_another(make_recipe: MakeRecipe, runs: Runs, tmp_path: Path, name: str) -> None:
+    recipe = recipe_of(make_recipe, name)
+    history = read(runs.straight(recipe) / "ranks.json")["history"]
+    runs.cut(recipe, tmp_path / "run", step=history[1]["step"])
+    train(recipe, tmp_path / "run", resume=True)
+    assert_equal_runs(runs.straight(recipe), tmp_path / "run")
 
 
 @EVERY
@@ -159,9 +173,11 @@ def test_shown_and_predicted(
 
 
 @EVERY
-def test_folded_loaded_and_merged_give_the_same_answers(make_recipe: MakeRecipe, runs: Runs, name: str) -> None:
-    """A model of the user's own with the adapter on it computes what the run's does, folded or not, and merged where
-    that can be.
+def test_folded_loaded_and_merged_give_the_same_answers(
+    make_recipe: MakeRecipe, runs: Runs, tmp_path: Path, name: str
+) -> None:
+    """A model of the user's own with the adapter on it computes what the run's does, folded or not, merged where that
+    can be, and saved for PEFT where it is plain LoRA.
     """
     run = runs.straight(recipe_of(make_recipe, name))
     trained = restore(run, (), lambda recipe, task: ()).adapted
@@ -182,6 +198,14 @@ def test_folded_loaded_and_merged_give_the_same_answers(make_recipe: MakeRecipe,
     load_adapter(run, own)
     assert torch.equal(answers(own), expected)
     assert not torch.allclose(before, expected)
+    if about(name).lora:
+        save_adapter(own, tmp_path / "saved")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PEFT's
+            theirs = PeftModel.from_pretrained(
+                AutoModelForSequenceClassification.from_pretrained(base, num_labels=2), tmp_path / "saved"
+            )
+        torch.testing.assert_close(answers(theirs), expected, rtol=1e-5, atol=1e-6)
     if about(name).mergeable:
         torch.testing.assert_close(answers(dora_cli.merge(own)), expected, rtol=1e-5, atol=1e-6)
     else:

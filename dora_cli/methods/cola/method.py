@@ -46,7 +46,7 @@ class Cola(Method):
         dropout: float,
         restart_learning_rate: bool,
     ) -> None:
-        self.ranks = tuple(ranks) if ranks is not None else (rank,) * links
+        self.rank, self.ranks = rank, tuple(ranks) if ranks is not None else (rank,) * links
         self.links, self.alpha, self.dropout = links, alpha, dropout
         self.restart_learning_rate = restart_learning_rate
 

@@ -217,7 +217,7 @@ def _shares(group: Group) -> Table | None:
     made = shares(group.ranks)
     which = "all" if keeps_ranks(group.ranks) else "the live"
     own = any(layer.get("parameters") is not None for layer in group.ranks["layers"])
-    stored = "what the adapter stores for them" if own else "the entries of their A and B"
+    stored = "what the adapter stores for them alone" if own else "the entries of their A and B"
     note = tag("p", f"Of {which} components; parameters are {stored}.", class_="note")
     return Table(join([made.markup, note]), made.need)
 

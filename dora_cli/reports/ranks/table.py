@@ -172,6 +172,8 @@ def _budget(record: Mapping[str, Any], cells: Sequence[Cell]) -> str:
     if links := [link for layer in record["layers"] for link in layer.get("links") or ()]:
         lines.append(f"Grown in {plural(max(links), 'link')}, one after the other")
         return "\n".join(lines)
+    if live and not any(cell.start_rank for cell in cells):  # they grow from none
+        return lines[0]
     lines.append(f"Start: {sum(cell.start_rank for cell in cells):,} {unit}")
     if record["start_rank"] is not None and all(cell.start_rank == record["start_rank"] for cell in cells):
         lines[1] += f" (rank {record['start_rank']}{many})"

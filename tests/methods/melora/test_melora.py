@@ -12,11 +12,12 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from dora_cli.errors import BudgetError, CheckpointError
+from dora_cli.errors import BudgetError, CheckpointError, RecipeError
 from dora_cli.methods import Melora
 from dora_cli.methods.base import Method, Site
 from dora_cli.models import find_projections
-from dora_cli.recipe.methods import arguments
+from dora_cli.recipe import parse_recipe
+from dora_cli.recipe.methods import about, arguments
 from dora_cli.recipe.methods.melora import MeloraMethod
 from tests.methods.small import SmallEncoder, linear_maps, new_lora, sites, tiny_gpt2, tiny_roberta
 
@@ -133,6 +134,26 @@ def test_parts_that_are_no_whole_number_are_refused_all_at_once() -> None:
 
 def test_a_model_out_of_reach_is_planned_for() -> None:
     assert melora(minis=3).plan(3, [Site("", nn.Module(), (2, 2))]).total_steps == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("rank: 0", ["method.rank", "at least 1"]),
+        ("minis: 0", ["method.minis", "at least 1"]),
+        ("alpha: -1", ["method.alpha", "above 0"]),
+        ("rank: 2, alpha: 200000}\ntrain: {precision: fp16, device: cuda", ["method.alpha", "rank of 2"]),
+    ],
+)
+def test_a_bad_value_is_named(text: str, named: list[str]) -> None:
+    with pytest.raises(RecipeError) as refusal:
+        parse_recipe("task: glue/sst2\nmodel: {name: builtin:tiny-encoder}\nmethod: {name: melora, " + text + "}\n")
+    for word in named:
+        assert word in str(refusal.value)
+
+
+def test_a_lora_of_its_ranks_elsewhere_is_scaled_by_the_rank_of_a_mini() -> None:
+    assert about("melora").scale(MeloraMethod(rank=2, minis=4, alpha=8.0), 8, 8) == 4.0
 
 
 # -- identities --------------------------------------------------------------------------------------------------------

@@ -28,6 +28,18 @@ def test_every_layer_is_checked(change: dict[str, object], message: str):
         validate_ranks(record)
 
 
+def test_a_rank_may_grow_where_it_is_said_with_which_links() -> None:
+    record = ranks(bert(1))
+    layer = {**record["layers"][3], "scores": None, "start_rank": 1, "rank": 3, "links": [1, 1, 4]}
+    record["live_components"] += 3 - record["layers"][3]["rank"]
+    record["layers"][3] = layer
+    assert validate_ranks(record).layers[3].links == [1, 1, 4]
+    for wrong, message in (([1, 4], r"2 links for rank 3"), ([0, 1, 4], r"links\[0\] is 0"), (None, "rank 3 is above")):
+        record["layers"][3] = {**layer, "links": wrong}
+        with pytest.raises(CheckpointError, match=message):
+            validate_ranks(record)
+
+
 def test_ranks_must_add_up_to_the_live_components():
     record = ranks(bert(1))
     record["live_components"] += 1
