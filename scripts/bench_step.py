@@ -19,6 +19,7 @@ in RoBERTa-base). The methods:
     dora-graph      the same, captured by the product's own training step
     dora-compacted  ours after the freeze, tensors shrunk (also dora-compacted-graph)
     lora            our LoRA at DoRA's start rank, by the same training step
+    flat-lora       the same under noise on its weights, drawn in every step
     adalora         our AdaLoRA amid its pruning, at the same start rank: importance in every step, a selection every 10
     sora            our SoRA at the same start rank
     melora          our MELoRA of two minis of that rank: as large as LoRA, of twice its rank

@@ -7,6 +7,7 @@ from typing import Literal
 from dora_cli.recipe.about import About
 from dora_cli.recipe.effects import ForRun
 from dora_cli.recipe.fields import Count, FractionBelowOne, NonNegative, Positive, Section, Targets
+from dora_cli.recipe.methods.lora import noise_note
 from dora_cli.recipe.rules import PRUNING
 
 
@@ -60,6 +61,10 @@ def _scale(section: DoraMethod, start_rank: int, rank: int) -> float:
     return section.alpha / start_rank
 
 
+def _notes(section: DoraMethod) -> list[str]:
+    return [noise_note(section.flatness)] if section.flatness else []
+
+
 ABOUT = About(
     title="DoRA, Dynamic Low-Rank Adaptation",
     summary="prunes single-rank components by importance until a budget is met",
@@ -77,5 +82,6 @@ fine-tuned.
 This is *not* the weight-decomposed DoRA of Liu et al. (arXiv 2402.09353; PEFT's `use_dora`), an unrelated method of the
 same name.""",
     tags=("dynamic-low-rank-adaptation",),
+    notes=_notes,
     scale=_scale,
 )

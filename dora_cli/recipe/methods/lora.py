@@ -75,6 +75,14 @@ RULES = (
 )
 
 
+def noise_note(sigma: float) -> str:
+    """What a model card says of noise on the adapted weights."""
+    return (
+        f"It was trained under noise on the adapted weights, of sigma {sigma:g} at the last step (Flat-LoRA; Li et al. "
+        "2025, [arXiv 2409.14396](https://arxiv.org/abs/2409.14396))."
+    )
+
+
 def _notes(section: LoraMethod) -> list[str]:
     found = []
     if section.scaling == "rank-stabilised":
@@ -87,6 +95,8 @@ def _notes(section: LoraMethod) -> list[str]:
             f"`B` learned at {section.learning_rate_ratio:g} times the rate of `A` (LoRA+; Hayou et al. 2024, "
             "[arXiv 2402.12354](https://arxiv.org/abs/2402.12354))."
         )
+    if section.flatness and section.name == "lora":
+        found.append(noise_note(section.flatness))
     if section.ranks is not None:  # those of another run stand there too, by name
         found.append("The ranks were given by pattern or by name.")
     if section.ranks_shuffle is not None:
