@@ -29,7 +29,7 @@ def test_its_first_two_commands_are_those_of_the_continuous_integration() -> Non
 
 def test_the_table_of_methods_is_that_of_the_program() -> None:
     rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in TEXT.splitlines() if row.startswith("| `")]
-    shown = [(re.findall(r"`(\w+)`", row[0])[0], "default" in row[0], row[2], row[3], row[4]) for row in rows]
+    shown = [(re.findall(r"`([\w-]+)`", row[0])[0], "default" in row[0], row[2], row[3], row[4]) for row in rows]
     assert shown == [
         (
             known["name"],

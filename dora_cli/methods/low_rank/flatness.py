@@ -183,7 +183,7 @@ class Noise:
         # ||w + b A||^2 = ||w||^2 + b . (2 A w + A A^T b)
         cross = weight.to(A.dtype) @ A.T
         squares = self._own(weight, A.dtype) + ((2 * cross + B @ (A @ A.T)) * B).sum(1)
-        scale = self.flatness.scale if weight.device.type == "cpu" else self.flatness.scale_on(weight.device)
+        scale = self.flatness.scale if draws_on_host(weight.device) else self.flatness.scale_on(weight.device)
         return out.copy_(squares.div_(weight.shape[1]).clamp_(min=0).sqrt_() * scale)
 
     def _own(self, weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -203,7 +203,7 @@ class Noise:
             room: memory for as many numbers in the type of `deviations`, which need not be allocated then.
         """
         flatness, device, dtype = self.flatness, weight.device, deviations.dtype
-        if device.type == "cpu":
+        if draws_on_host(device):
             first, second = key(flatness.words, self.number, flatness.step)
             generator = torch.Generator().manual_seed(second << 32 | first)
             own = out.dtype == dtype and out.is_contiguous()
@@ -260,6 +260,11 @@ def _perturbed(ctx: Any, deviations: torch.Tensor) -> torch.Tensor:
     weight = weight_of(ctx.layer.base).detach()
     perturbed: torch.Tensor = ctx.noise.perturb(weight, deviations, weight.new_empty(weight.shape, dtype=ctx.dtype))
     return perturbed
+
+
+def draws_on_host(device: torch.device) -> bool:
+    """Whether numbers come from a generator that the host seeds for each step, so that no pass can be captured."""
+    return device.type == "cpu"
 
 
 def by_triton(weight: torch.Tensor, layer: Layer) -> bool:

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from dora_cli.methods.linear import weight_of
 from dora_cli.methods.low_rank.components import Group, Layer
 from dora_cli.methods.low_rank.dropout import ModelDropouts
-from dora_cli.methods.low_rank.flatness import by_triton
+from dora_cli.methods.low_rank.flatness import by_triton, draws_on_host
 from dora_cli.methods.low_rank.kernels import Kernels, kernels_for
 
 if TYPE_CHECKING:
@@ -167,12 +167,12 @@ class _NoisyWeights:
     def _draw(self, lean: LeanProjection) -> None:
         noise = lean.layer.noise
         assert noise is not None
-        on_cpu = lean.weight.device.type == "cpu"
-        if on_cpu and lean.turn == noise.flatness.turn:
+        on_host = draws_on_host(lean.weight.device)
+        if on_host and lean.turn == noise.flatness.turn:
             return
         lean.turn = noise.flatness.turn
         lean.deviations = noise.deviations(lean.layer, lean.deviations)
-        room = self._room(lean.weight, lean.deviations.dtype) if on_cpu else None
+        room = self._room(lean.weight, lean.deviations.dtype) if on_host else None
         if lean.copied:
             noise.perturb(weight_of(lean.layer.base).detach(), lean.deviations, lean.weight, room)
         else:
