@@ -334,7 +334,7 @@ def _finish(
 
 
 def _compression(found: Compression) -> dict[str, object]:
-    """As the record holds it: what there was before beside it."""
+    """The record's form: what there was before stands beside it."""
     plain = asdict(found)
     before = plain.pop("before")
     return {**plain, **before}

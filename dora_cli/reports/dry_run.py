@@ -75,7 +75,7 @@ def _schedule_rows(schedule: Mapping[str, Any], phases: Sequence[tuple[str, int,
 
 
 def _links(schedule: Mapping[str, Any]) -> str:
-    """Of how many steps the links are that follow one another."""
+    """How many links follow one another, and of how many steps."""
     least, more = divmod(schedule["total_steps"], schedule["links"])
     steps = f"{least:,} or {least + 1:,} steps" if more else plural(least, "step")
     where = f", of {plural(schedule['layers'], 'random block')} each" if schedule.get("layers") else ""

@@ -416,9 +416,10 @@ def test_a_trial_trains_the_method_that_was_asked_for(name: str, monkeypatch: py
         return make_optimizer(method, **settings)
 
     monkeypatch.setattr(capture_trial, "make_optimizer", noted)
-    ranked = "rank" in METHODS[name].model_fields
-    narrow = {"bottleneck": 8} if "bottleneck" in METHODS[name].model_fields else {}
-    section = METHODS[name](**({"rank": 64, "alpha": 3.0} if ranked else narrow)).model_dump(mode="json")
+    keys = METHODS[name].model_fields
+    ranked = "rank" in keys
+    fitting = {"rank": 16, "alpha": 3.0, "outer_rank": 16, "bottleneck": 8}  # a model that is 32 wide
+    section = METHODS[name](**{key: value for key, value in fitting.items() if key in keys}).model_dump(mode="json")
     question = json.loads(json.dumps(asdict(Question.of(make("RobertaForSequenceClassification"), "fp32", section))))
     capture_trial.try_steps(question, CPU, cuda_graph=False)
     (method,) = tried
@@ -596,7 +597,8 @@ def test_a_captured_run_is_the_eager_run(make_recipe: MakeRecipe, tmp_path: Path
 def test_resuming_with_another_choice(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     from tests.runs.test_resume import SAVES, cut
 
-    same = ("train.device=cuda", "train.precision=fp32", *SAVES)
+    accumulated = ("train.batch_size=4", "train.gradient_accumulation=2")
+    same = ("train.device=cuda", "train.precision=fp32", *SAVES, *accumulated)
     train(make_recipe(*same, "train.cuda_graph=off"), tmp_path / "straight")
     cut(make_recipe(*same, "train.cuda_graph=on"), tmp_path / "run", step=5)
     train(make_recipe(*same, "train.cuda_graph=off"), tmp_path / "run", resume=True)

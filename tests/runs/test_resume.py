@@ -34,8 +34,7 @@ SAVES = (
     "data.max_eval_samples=16",
     "method.targets=['*.self.*', '*.attention.output.dense']",
     "method.dropout=0.2",
-    "train.batch_size=4",
-    "train.gradient_accumulation=2",
+    "train.batch_size=8",
     "method.dem_weight=0.1",
 )
 
@@ -134,7 +133,7 @@ def test_cut_at_a_step(make_recipe: MakeRecipe, runs: Runs, tmp_path: Path, step
     """In warm-up, while pruning, at an event, at the freeze, after compaction, at an epoch's edge; with accumulation
     and dropout.
     """
-    recipe = make_recipe(*SAVES)
+    recipe = make_recipe(*SAVES, "train.batch_size=4", "train.gradient_accumulation=2")
     runs.cut(recipe, tmp_path / "run", step=step)
     train(recipe, tmp_path / "run", resume=True)
     assert_equal_runs(runs.straight(recipe), tmp_path / "run")

@@ -103,6 +103,8 @@ def test_a_run_that_was_cut_ends_with_the_same_bytes(
         f"train.precision={precision}",
         "train.deterministic=true",
         *SAVES,
+        "train.batch_size=4",
+        "train.gradient_accumulation=2",
         "data.group_by_length=true",
     )
     train(recipe, tmp_path / "straight")

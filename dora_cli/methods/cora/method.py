@@ -164,6 +164,10 @@ class Cora(Method):
                 for weight in others:
                     yield weight.double() - own.double(), rounding_of(weight, own)
 
+    def computed_start(self) -> list[torch.Tensor]:
+        """The bases: an SVD differs between machines."""
+        return [layer.B for layer in self._adapters.layers.values()]
+
     def parameters(self) -> list[nn.Parameter]:
         """`A` of every projection, and `B` where it trains."""
         return self._adapters.parameters()

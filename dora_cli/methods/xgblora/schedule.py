@@ -35,7 +35,7 @@ class BoostingSchedule(LinkSchedule):
     def of(
         cls, total_steps: int, sites: Sequence[Site], *, rank: int, layers: int | None, anew: bool
     ) -> BoostingSchedule:
-        """As many boosters as ``rank * len(sites)`` components hold. Raises BudgetError, naming what does not fit.
+        """Plans as many boosters as ``rank * len(sites)`` components hold. Raises BudgetError, naming any misfit.
 
         Args:
             total_steps: `T`.

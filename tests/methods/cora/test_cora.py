@@ -103,6 +103,13 @@ def test_the_update_stays_in_a_frozen_subspace_and_leaves_it_where_the_basis_tra
             assert (outside.abs().max() < 1e-12) is not trained
 
 
+def test_bases_are_what_processes_take_from_the_first() -> None:
+    model, method = encoder(), cora()
+    sites = attached(method, model)
+    found = method.computed_start()
+    assert all(one is model.get_submodule(site.name).B for one, site in zip(found, sites, strict=True))
+
+
 def test_a_model_that_is_loaded_into_computes_no_basis() -> None:
     model = encoder()
     method = cora(models=["gone"])

@@ -240,7 +240,7 @@ def test_a_state_is_loaded_into_another_model() -> None:
 
 
 def test_the_state_of_another_number_of_minis_is_refused() -> None:
-    """Of as many numbers, in other shapes."""
+    """It has as many numbers, in other shapes."""
     one, two = melora(rank=3, minis=2), melora(rank=2, minis=3)
     attached(one)
     attached(two)

@@ -88,7 +88,7 @@ def test_the_start_comes_from_the_seed_and_the_weight_alone() -> None:
     ],
 )
 def test_sizes_tell_what_trains_from_what_is_stored(settings: dict[str, Any], of_outer: int) -> None:
-    """Of two blocks of three projections, 10 to 10, 10 to 14 and 14 to 10, with r' = 2 and r = 6."""
+    """Two blocks of three projections, 10 to 10, 10 to 14 and 14 to 10, with r' = 2 and r = 6."""
     method = new_nora(**settings)
     attached(method)
     trained = 6 * (2 * 2 * 6)
@@ -321,7 +321,7 @@ def test_stored_factors_are_taken_whatever_the_base_weight_says() -> None:
 
 
 def test_signs_of_another_machine_s_svd_are_put_back() -> None:
-    """As if the run's machine had given every second vector the other sign."""
+    """The run's machine has given every second vector the other sign."""
     one, two = new_nora(stored=False), new_nora(stored=False)
     model = attached(one)
     scramble(one)

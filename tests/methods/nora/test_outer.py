@@ -121,7 +121,7 @@ def test_where_no_input_is_known_the_svd_is_plain(value: float) -> None:
 @pytest.mark.parametrize("sharing", ["output", "both"])
 @pytest.mark.parametrize("aware", [False, True], ids=["plain", "aware"])
 def test_signs_and_turns_are_undone(aware: bool, sharing: Any) -> None:
-    """Of three and two equal singular values each, whose vectors any rotation of their own may replace."""
+    """Three and two singular values are equal, whose vectors any rotation of their own may replace."""
     weight = with_values([5.0, 5.0, 5.0, 3.0, 2.0, 2.0, 1.0, 0.5])
     scales = random(20, seed=4).abs() + 0.5 if aware else None
     if scales is not None:

@@ -109,7 +109,7 @@ def test_a_fresh_model_computes_what_its_base_does_and_draws_from_its_seed_alone
 
 
 def needs_gradient(run: Run) -> list[bool]:
-    """Of what each block gives in a training pass, whether its gradient is asked for."""
+    """Whether the gradient of what each block gives is asked for, in a training pass."""
     seen: list[bool] = []
     hooks = [
         block.register_forward_hook(lambda _, __, out: seen.append(out.requires_grad)) for block in run.model.blocks

@@ -38,7 +38,7 @@ def plan(sites: list[Site], total_steps: int = 12_480, **changes: Any) -> Boosti
 
 @pytest.mark.parametrize(("layers", "boosters"), [(None, 24), (1, 96), (5, 19), (11, 8), (12, 8)])
 def test_as_many_boosters_as_the_budget_holds(layers: int | None, boosters: int) -> None:
-    """Of 12 blocks with 6 projections, at a mean rank of 8: floor(8 * 12 / layers); a third of 12 is 4."""
+    """There are 12 blocks with 6 projections, at a mean rank of 8: floor(8 * 12 / layers); a third of 12 is 4."""
     schedule = plan(ROBERTA, layers=layers)
     each = 6 * (layers or 4)
     assert schedule.components == (each,) * boosters
@@ -87,7 +87,7 @@ def test_blocks_are_told_apart_by_stack_list_and_number() -> None:
 
 
 def test_every_subset_is_drawn_about_as_often() -> None:
-    """Of 4 blocks there are 6 pairs: of 1,200 draws 200 each, within 5 standard deviations (65)."""
+    """4 blocks make 6 pairs: 200 each in 1,200 draws, within 5 standard deviations (65)."""
     (kind,) = kinds_of(stack(4, BERT))
     subsets = draw([kind], [(2,)] * 1200, torch.Generator().manual_seed(1))
     assert subsets.shape == (1200, 4)
