@@ -170,6 +170,7 @@ class Noise:
     @torch.no_grad()
     def deviations(self, layer: Layer, out: torch.Tensor | None = None) -> torch.Tensor:
         """`d`, ``(d_out,)``, in the type of what trains. No ``(d_out, d_in)`` update is formed."""
+        assert layer.chunks == 1 and not layer.tied, "norms are those of one pair of factors"
         weight = weight_of(layer.base).detach()
         if out is None:
             out = weight.new_empty(len(weight), dtype=layer.A.dtype)
@@ -180,9 +181,10 @@ class Noise:
         A, B = layer.A.detach(), layer.B.detach() * layer.scaling
         if layer.c is not None:
             B = B * layer.c.detach()
-        # ||w + b A||^2 = ||w||^2 + b . (2 A w + A A^T b)
-        cross = weight.to(A.dtype) @ A.T
-        squares = self._own(weight, A.dtype) + ((2 * cross + B @ (A @ A.T)) * B).sum(1)
+        with torch.autocast(weight.device.type, enabled=False):
+            # ||w + b A||^2 = ||w||^2 + b . (2 A w + A A^T b)
+            cross = weight.to(A.dtype) @ A.T
+            squares = self._own(weight, A.dtype) + ((2 * cross + B @ (A @ A.T)) * B).sum(1)
         scale = self.flatness.scale if draws_on_host(weight.device) else self.flatness.scale_on(weight.device)
         return out.copy_(squares.div_(weight.shape[1]).clamp_(min=0).sqrt_() * scale)
 
