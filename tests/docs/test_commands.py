@@ -34,6 +34,8 @@ SHORT = ("train.max_steps=4", "train.batch_size=8", "data.max_train_samples=64",
 """What the trainings of the pages are cut to here, to one epoch."""
 SHORT_TEXTS = ("decode.max_new_tokens=8",)
 """The same of those that generate."""
+SHORT_BOOSTERS = ("train.max_steps=12",)
+"""The same of XGBLoRA's, each booster of which needs a step."""
 BEGUN = ("dora train configs/demo/sst2.yaml", "dora train configs/demo/sst2.yaml --seeds 1,2,3 --output runs/seeds")
 """What the reader of a page has done, as the guide's first page says."""
 ELSEWHERE = {("doctor",): "tests/commands/test_catalogues.py"}
@@ -154,6 +156,7 @@ class Folder:
             return
         if arguments[0] == "train":
             short = SHORT + (SHORT_TEXTS if "e2e" in arguments[1] else ())
+            short += SHORT_BOOSTERS if "xgblora" in line else ()
             arguments += [word for setting in short for word in ("--set", setting)]
         stdin = None
         if before:

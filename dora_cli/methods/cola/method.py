@@ -88,9 +88,9 @@ class Cola(Method):
         return self.alpha / self.ranks[self._link - 1]
 
     @property
-    def schedule(self) -> LinkSchedule:
-        """That of the training it was attached for."""
-        assert isinstance(self._schedule, LinkSchedule), "attach with a schedule before training"
+    def schedule(self) -> LinkSchedule | None:
+        """That of the training it was attached for; None if it was attached for evaluation only."""
+        assert self._schedule is None or isinstance(self._schedule, LinkSchedule)
         return self._schedule
 
     def parameters(self) -> list[nn.Parameter]:
@@ -107,6 +107,7 @@ class Cola(Method):
     def advance(self, step: int) -> StepReport:
         """Ties the link that ends with this step and begins the next one."""
         schedule = self.schedule
+        assert schedule is not None, "attach with a schedule before training"
         event = schedule.is_event(step)
         if event:
             self._link += 1
