@@ -94,7 +94,7 @@ def test_deviations_are_row_norms_of_the_explicit_weight(base: nn.Module, dtype:
 
 
 def test_the_output_varies_as_predicted() -> None:
-    """Of independent inputs of variance 1, row `i` of an output varies by ``||W'_i||^2``, with noise by ``1 + sigma^2
+    """With independent inputs of variance 1, row `i` of an output varies by ``||W'_i||^2``, with noise by ``1 + sigma^2
     f^2`` times that, whatever `d_in`. Over 500 rows of 400 the ratio has an error of ``2 sigma f / sqrt(200,000)`` from
     the cross term, and a smaller one from the noise's own square: 0.3 % at most.
     """

@@ -84,7 +84,7 @@ def test_one_projection(make, dtype: torch.dtype, rank: int, flatness: Flatness)
 
 @torch.no_grad()
 def test_many_projections_at_once(flatness: Flatness) -> None:
-    """Of several shapes, ranks and storages; one without a copy, whose weight is not drawn."""
+    """They have several shapes, ranks and storages; one is without a copy, whose weight is not drawn."""
     from dora_cli.methods.low_rank.triton_flatness import ManyDraws
 
     modules = [nn.Linear(70, 37), Conv1D(37, 70), nn.Linear(70, 37), nn.Linear(37, 70, bias=False), nn.Linear(70, 37)]
