@@ -34,6 +34,7 @@ from dora_cli.recipe.methods.bitfit import BitfitMethod
 from dora_cli.recipe.methods.cola import ColaMethod
 from dora_cli.recipe.methods.cora import CoraMethod
 from dora_cli.recipe.methods.dora import DoraMethod
+from dora_cli.recipe.methods.flat_lora import FlatLoraMethod
 from dora_cli.recipe.methods.full import FullMethod
 from dora_cli.recipe.methods.houlsby import HoulsbyMethod
 from dora_cli.recipe.methods.lora_pro import LoraProMethod
@@ -379,6 +380,11 @@ def riemannian(settings: Settings) -> MethodSection:
     return LoraMethod(rank=settings.start_rank, alpha=ALPHA, dropout=DROPOUT, gradients="riemannian")
 
 
+def flat_lora(settings: Settings) -> MethodSection:
+    """The same LoRA under noise, whose strength changes nothing in its time."""
+    return FlatLoraMethod(rank=settings.start_rank, alpha=ALPHA, dropout=DROPOUT)
+
+
 def adalora(settings: Settings) -> MethodSection:
     """AdaLoRA amid its pruning: importance in every step, a selection every `PRUNE_INTERVAL`."""
     return AdaloraMethod(
@@ -452,6 +458,7 @@ PRODUCT: Mapping[str, Section] = {
     "lora-pro": lora_pro,
     "lora-pro-full": partial(lora_pro, moments="full"),
     "riemannian": riemannian,
+    "flat-lora": flat_lora,
     "adalora": adalora,
     "sora": sora,
     "melora": melora,

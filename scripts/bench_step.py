@@ -21,6 +21,7 @@ in RoBERTa-base). The methods:
     lora            our LoRA at DoRA's start rank, by the same training step
     lora-pro        our LoRA-Pro at the same rank, moments of the factors (also lora-pro-full, of whole weights)
     riemannian      our LoRA with Riemannian gradients
+    flat-lora       the same under noise on its weights, drawn in every step
     adalora         our AdaLoRA amid its pruning, at the same start rank: importance in every step, a selection every 10
     sora            our SoRA at the same start rank
     melora          our MELoRA of two minis of that rank: as large as LoRA, of twice its rank

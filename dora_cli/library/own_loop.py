@@ -66,7 +66,8 @@ def attach(
             pooler's; their modules train with the head. ``from_pretrained(..., output_loading_info=True)`` lists them
             as ``missing_keys``.
         warn_after: training passes without a call of `after_step` after which a warning is given; None for never.
-        seed: what the factors are drawn from; None draws one from torch's global generator.
+        seed: what the factors and the noise of `flatness` are drawn from, the same in all processes; None draws one
+            from torch's global generator.
         settings: the other keys of a recipe's ``method`` section, such as `start_rank`, `alpha` and `dropout`.
 
     Raises:

@@ -12,6 +12,7 @@ from dora_cli.methods.bitfit import BitFit
 from dora_cli.methods.cola import Cola
 from dora_cli.methods.cora import Cora
 from dora_cli.methods.dora import Dora, triton_obstacle
+from dora_cli.methods.flat_lora import FlatLora
 from dora_cli.methods.full import Full
 from dora_cli.methods.head import HeadOnly
 from dora_cli.methods.houlsby import Houlsby
@@ -39,6 +40,7 @@ METHODS: dict[str, type[Method]] = {
         Cora,
         Xgblora,
         LoraPro,
+        FlatLora,
         Full,
         BitFit,
         Houlsby,
@@ -57,6 +59,7 @@ __all__ = [
     "Cola",
     "Cora",
     "Dora",
+    "FlatLora",
     "Full",
     "HeadOnly",
     "Houlsby",

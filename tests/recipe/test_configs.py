@@ -137,7 +137,7 @@ def test_glue_is_whole():
         assert {path.stem for path in (GLUE / method).iterdir()} == set(settings)
     assert {path.stem for path in (GLUE / "sora").iterdir()} == set(SORA_SCRIPTS)
     assert {path.stem for path in (GLUE / "melora").iterdir()} == set(MELORA_SCRIPTS)
-    for method in ("cola", "cora", "nora", "xgblora"):
+    for method in ("cola", "cora", "flat-lora", "nora", "xgblora"):
         assert {path.stem for path in (GLUE / method).iterdir()} == {"rte"}
 
 
@@ -373,6 +373,20 @@ def test_boosters_on_rte_have_lora_s_budget_and_steps():
     for line in path.read_text().splitlines():
         if re.match(r"  \w", line) and line.split() != ["name:", "xgblora"]:
             assert re.search(r"# (paper|ours)\b", line), line
+
+
+def test_flat_lora_on_rte_has_published_values_where_lora_s_are_not_kept():
+    path = GLUE / "flat-lora" / "rte.yaml"
+    recipe, lora = load_recipe(path), load_recipe(GLUE / "lora" / "rte.yaml")
+    method, alone = recipe.method, lora.method
+    assert (method.name, method.rank, method.alpha, method.flatness) == ("flat-lora", 8, 16.0, 0.05)
+    assert recipe.train.learning_rate == 5e-4
+    assert (method.dropout, method.targets) == (alone.dropout, alone.targets)
+    assert (recipe.task, recipe.model, recipe.data, recipe.train) == (lora.task, lora.model, lora.data, lora.train)
+    for line in path.read_text().splitlines():
+        if re.match(r"  \w", line) and line.split() != ["name:", "flat-lora"]:
+            source = "paper" if re.match(r"  (rank|alpha|flatness|learning_rate):", line) else "ours"
+            assert f"# {source}" in line, line
 
 
 def test_lora_on_e2e_has_the_published_settings():

@@ -71,6 +71,7 @@ def test_defaults():
         "dem_scale": "published",
         "dem_until": "freeze",
         "compact": True,
+        "flatness": 0.0,
     }
     assert recipe.train.model_dump() == {
         "epochs": 80,
@@ -282,6 +283,8 @@ def test_a_long_flag_is_cut():
         ("method: {dem_scale: Published}", ["published?"]),
         ("method: {dem_until: forever}", ["method.dem_until: "]),
         ("method: {compact: yes}", ["method.compact: ", "'yes'"]),
+        ("method: {flatness: -0.1}", ["method.flatness: ", "0"]),
+        ("method: {name: flat-lora, flatness: 0}", ["method.flatness: ", "above 0"]),
         ("method: {compact: 1}", ["method.compact: ", "1"]),
         ("method: {name: loar}", ["method.name: ", "'loar'", "lora?"]),
         ("method: {name: null}", ["method.name: ", "null"]),

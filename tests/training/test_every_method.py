@@ -37,6 +37,7 @@ SETTINGS = {
     "cola": "links: 3, ranks: [3, 2, 1], dropout: 0.2, targets: [attention]",
     "cora": "rank: 2, dropout: 0.2, targets: [attention]",
     "nora": "rank: 2, outer_rank: 4, dropout: 0.2, outer: activation-aware, stored: false",
+    "flat-lora": "rank: 2, dropout: 0.2, flatness: 0.3, targets: [attention]",
     "xgblora": "rank: 2, layers: 1, dropout: 0.2, targets: [attention]",
     "lora-pro": "rank: 2, dropout: 0.2, moments: full, damping: 1.0e-4, targets: [attention]",
     "full": "",

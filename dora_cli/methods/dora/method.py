@@ -18,6 +18,7 @@ from dora_cli.methods.dora.schedule import Curve, DoraSchedule
 from dora_cli.methods.dora.start import draw
 from dora_cli.methods.linear import trained_type, weight_of
 from dora_cli.methods.low_rank.adapters import Adapters
+from dora_cli.methods.low_rank.flatness import noise_on
 from dora_cli.methods.low_rank.layer import AdaptedProjection
 from dora_cli.methods.low_rank.selection import Selection, check_one_device
 
@@ -39,6 +40,8 @@ class Dora(Method):
             (equation 10).
         dem_until: ``"freeze"`` (the code) or ``"end"`` (the paper's algorithm 1).
         compact: whether tensors shrink at the freeze. It changes memory and speed, not a number.
+        flatness: sigma of the noise on the adapted weights in training (`low_rank.flatness`); 0 for none. A projection
+            that the freeze leaves without a component has none.
     """
 
     name = "dora"
@@ -59,6 +62,7 @@ class Dora(Method):
         dem_scale: Literal["published", "paper"],
         dem_until: Literal["freeze", "end"],
         compact: bool,
+        flatness: float,
     ) -> None:
         self.rank = rank
         self.start_rank = ceil(1.5 * rank) if start_rank is None else start_rank
@@ -73,6 +77,7 @@ class Dora(Method):
         self.dem_divisor = 2 if dem_scale == "published" else 1
         self.dem_until = dem_until
         self.compact = compact
+        self.flatness = flatness
         self._last_step: int | None = 0
 
     # -- planning and attaching ----------------------------------------------------------------------------------------
@@ -107,6 +112,9 @@ class Dora(Method):
             check_one_device(sites)
         self._adapters = Adapters(model, {site.name: self._wrapped(site) for site in sites})
         self._selection = Selection(self._adapters, sites, self.start_rank, compact=self.compact)
+        self._noise = noise_on(
+            self._adapters.layers, sites, self._schedule, sigma=self.flatness, seed=self.generator.initial_seed()
+        )
         self._last_step = 0
 
     def _wrapped(self, site: Site) -> AdaptedProjection:
@@ -118,6 +126,10 @@ class Dora(Method):
         return self._adapters.parameters()
 
     # -- once per step -------------------------------------------------------------------------------------------------
+
+    def begin_step(self, step: int, learning_rate: float) -> None:
+        if self._noise is not None:
+            self._noise.begin_step(step)
 
     def training_pass(
         self, dtype: torch.dtype | None = None, masks: Mapping[str, torch.Tensor] | None = None
@@ -187,7 +199,9 @@ class Dora(Method):
         """`observe`, then `advance`: all that follows the optimiser's step, for a loop of the user's own."""
         self._check_turn(step)
         self.observe(skipped)
-        return self.advance(step)
+        report = self.advance(step)
+        self.begin_step(step + 1, 0.0)  # which such a loop does not call
+        return report
 
     def _count(self, step: int) -> None:
         self._check_turn(step)

@@ -16,6 +16,7 @@ from dora_cli.methods.linear import trained_type, weight_of
 from dora_cli.methods.lora.full_moments import FullMoments
 from dora_cli.methods.lora.ranks import ranks_of
 from dora_cli.methods.low_rank.adapters import Adapters
+from dora_cli.methods.low_rank.flatness import noise_on
 from dora_cli.methods.low_rank.gradients import adjust, closest, scaled
 from dora_cli.methods.low_rank.layer import AdaptedProjection
 
@@ -41,6 +42,7 @@ class Lora(Method):
         moments: of ``"pro"``: ``"low-rank"``, AdamW on the factors; ``"full"``, Adam on the equivalent gradient of the
             weight, as published (`FullMoments`).
         damping: of the Gram matrices of ``"pro"`` and ``"riemannian"``; None takes `DAMPING`.
+        flatness: sigma of the noise on the adapted weights in training (`low_rank.flatness`); 0 for none.
     """
 
     name = "lora"
@@ -58,7 +60,9 @@ class Lora(Method):
         gradients: Literal["plain", "pro", "riemannian"],
         moments: Literal["low-rank", "full"],
         damping: float | None,
+        flatness: float,
     ) -> None:
+        self.flatness = flatness
         self.rank, self.ranks, self.ranks_shuffle = rank, ranks, ranks_shuffle
         self.alpha, self.scaling, self.dropout = alpha, scaling, dropout
         self.learning_rate_ratio = learning_rate_ratio
@@ -75,6 +79,13 @@ class Lora(Method):
         self._of = self.start_ranks(self.sites)
         ranked = [(site, self._of[site.name]) for site in self.sites if self._of[site.name]]
         self._adapters = Adapters(model, {site.name: self._wrapped(site, rank) for site, rank in ranked})
+        self._noise = noise_on(
+            self._adapters.layers,
+            self.sites,
+            self._schedule,
+            sigma=self.flatness,
+            seed=self.generator.initial_seed(),
+        )
 
     def start_ranks(self, sites: Sequence[Site]) -> dict[str, int]:
         return ranks_of(sites, self.rank, self.ranks, shuffle=self.ranks_shuffle)
@@ -117,6 +128,10 @@ class Lora(Method):
         if self.full_moments:
             return FullMoments(self._adapters, groups, damping=self.damping)
         return super().make_optimizer(groups)
+
+    def begin_step(self, step: int, learning_rate: float) -> None:
+        if self._noise is not None:
+            self._noise.begin_step(step)
 
     def training_pass(
         self, dtype: torch.dtype | None = None, masks: Mapping[str, torch.Tensor] | None = None

@@ -13,4 +13,4 @@ class LoraPro(Lora):
     name = "lora-pro"
 
     def __init__(self, **keys: Any) -> None:
-        super().__init__(gradients="pro", learning_rate_ratio=1.0, **keys)
+        super().__init__(gradients="pro", learning_rate_ratio=1.0, flatness=0.0, **keys)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager
 
 import torch
@@ -92,6 +92,12 @@ class Adapters:
             swap_modules(self._model, {layer: layer.base})
             del self.layers[name]
         return replaced
+
+    def quieten(self, names: Sequence[str]) -> None:
+        """Takes the noise from the weights of these layers."""
+        for name in names:
+            self.layers[name].noise = None
+        self._passes.forget()
 
     # -- links that follow one another ---------------------------------------------------------------------------------
 

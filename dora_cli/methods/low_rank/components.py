@@ -5,10 +5,13 @@ shape.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import nn
+
+if TYPE_CHECKING:
+    from dora_cli.methods.low_rank.flatness import Noise
 
 Rows = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]
 """`A`, the transpose of `B`, and the gates, a row a component."""
@@ -25,6 +28,7 @@ class Layer(Protocol):
     training: bool
     chunks: int
     frozen: frozenset[str]
+    noise: Noise | None
     lean: Callable[[torch.Tensor], torch.Tensor] | None
 
     @property

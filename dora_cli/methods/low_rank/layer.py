@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from dora_cli.methods.linear import shape_of, trained_type, weight_of
+from dora_cli.methods.low_rank.flatness import Noise
 
 
 class AdaptedProjection(nn.Module):
@@ -67,6 +68,7 @@ class AdaptedProjection(nn.Module):
         self.c = None if c is None else nn.Parameter(c.to(device, dtype))
         self.register_buffer("tied_A", None)
         self.register_buffer("tied_B", None)
+        self.noise: Noise | None = None  # on the base weight, in training alone
         self.lean: Callable[[torch.Tensor], torch.Tensor] | None = None
         self.train(base.training)
 
@@ -142,7 +144,7 @@ class AdaptedProjection(nn.Module):
         """``(..., d_in) -> (..., d_out)``."""
         if self.lean is not None:
             return self.lean(x)
-        y: torch.Tensor = self.base(x)
+        y: torch.Tensor = self.base(x) if self.noise is None or not self.training else self.noise.map(self, x)
         if self.tied_A is not None and self.tied_B is not None:
             y = y + F.linear(F.linear(self._own(x), self.tied_A), self.tied_B).to(y.dtype)
         if self.rank:

@@ -8,9 +8,10 @@ adds gradients of the factors where they belong.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import nn
@@ -19,7 +20,11 @@ from torch.nn import functional as F
 from dora_cli.methods.linear import weight_of
 from dora_cli.methods.low_rank.components import Group, Layer
 from dora_cli.methods.low_rank.dropout import ModelDropouts
+from dora_cli.methods.low_rank.flatness import by_triton, draws_on_host
 from dora_cli.methods.low_rank.kernels import Kernels, kernels_for
+
+if TYPE_CHECKING:
+    from dora_cli.methods.low_rank.triton_flatness import ManyDraws
 
 
 class Passes:
@@ -97,6 +102,8 @@ class LeanPass:
         for shared in self._shared:
             for layer, rows in zip(shared.group.layers, shared.rows(), strict=True):
                 self._lean.append((layer, LeanProjection(self.kernels, self._inputs, len(self._lean), layer, rows)))
+        noisy = [lean for layer, lean in self._lean if layer.noise is not None]
+        self._noise = _NoisyWeights(noisy) if noisy else None
 
     @torch.no_grad()
     def begin(self) -> None:
@@ -111,6 +118,8 @@ class LeanPass:
             self._model_dropouts.begin()
         for layer, lean in self._lean:
             layer.lean = lean if lean.follow_base() else None
+        if self._noise is not None:
+            self._noise.begin()
 
     def end(self) -> None:
         """After a pass, also one that failed, or that did not get beyond its beginning."""
@@ -126,6 +135,78 @@ class LeanPass:
         for shared in self._shared:
             shared.finish()
             shared.group.end_pass()
+
+
+class _NoisyWeights:
+    """The weights of projections that have noise on them (see `flatness`), for passes in training.
+
+    What has a copy in the precision of the arithmetic is drawn into it when a pass begins; what is in that precision
+    itself is drawn into one room whenever it is read, so that no weight is stored twice. A pass may be captured, so
+    each draws all anew; only on the CPU, where none is, the first of a step draws for all of the step.
+    """
+
+    def __init__(self, projections: Sequence[LeanProjection]) -> None:
+        self._projections = list(projections)
+        self._rooms: dict[torch.dtype, torch.Tensor] = {}
+        self._many: ManyDraws | None = None
+        self._drawn: list[torch.Tensor] = []  # the weights that `_many` is for
+
+    def begin(self) -> None:
+        noisy = []
+        for lean in self._projections:
+            if lean.layer.lean is lean and lean.layer.training:
+                noisy.append(lean)
+            else:
+                lean.calm()
+        if len(noisy) == len(self._projections) and all(by_triton(lean.weight, lean.layer) for lean in noisy):
+            self._draw_many()
+        else:
+            for lean in noisy:
+                self._draw(lean)
+
+    def _draw(self, lean: LeanProjection) -> None:
+        noise = lean.layer.noise
+        assert noise is not None
+        on_host = draws_on_host(lean.weight.device)
+        if on_host and lean.turn == noise.flatness.turn:
+            return
+        lean.turn = noise.flatness.turn
+        lean.deviations = noise.deviations(lean.layer, lean.deviations)
+        room = self._room(lean.weight, lean.deviations.dtype) if on_host else None
+        if lean.copied:
+            noise.perturb(weight_of(lean.layer.base).detach(), lean.deviations, lean.weight, room)
+        else:
+            self._read_in_room(lean)
+
+    def _draw_many(self) -> None:
+        from dora_cli.methods.low_rank.triton_flatness import ManyDraws
+
+        leans = self._projections
+        weights = [lean.weight for lean in leans]
+        if self._many is None or any(old is not new for old, new in zip(self._drawn, weights, strict=True)):
+            copies = [lean.weight if lean.copied else None for lean in leans]
+            self._many, self._drawn = ManyDraws([lean.layer for lean in leans], copies), weights
+            for lean, deviations in zip(leans, self._many.deviations, strict=True):
+                lean.deviations = deviations
+        self._many.draw()
+        for lean in leans:
+            assert lean.layer.noise is not None
+            lean.turn = lean.layer.noise.flatness.turn
+            if not lean.copied:
+                self._read_in_room(lean)
+
+    def _read_in_room(self, lean: LeanProjection) -> None:
+        assert lean.layer.noise is not None and lean.deviations is not None
+        room = self._room(lean.weight, lean.weight.dtype)
+        scratch = self._room(lean.weight, lean.deviations.dtype)  # on the CPU the same, but for half-precision bases
+        lean.read = partial(lean.layer.noise.perturb, lean.weight, lean.deviations, room, scratch)
+
+    def _room(self, like: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """Memory for a weight, the same for all."""
+        if dtype not in self._rooms:
+            size = max(lean.weight.numel() for lean in self._projections)
+            self._rooms[dtype] = torch.empty(size, dtype=dtype, device=like.device)
+        return self._rooms[dtype][: like.numel()].view(like.shape)
 
 
 class _Inputs:
@@ -260,6 +341,11 @@ class LeanProjection:
         self.A, self.B_t, self.grad_A, self.grad_up = rows
         self.chunks, self.tied = layer.chunks, layer.tied
         self._base: list[tuple[int, int]] = []
+        # of the noise on its weight, where there is some: whose draw there is, how strong, and how a weight without a
+        # copy is read with it
+        self.turn = 0
+        self.deviations: torch.Tensor | None = None
+        self.read: Callable[[], torch.Tensor] | None = None
 
     def follow_base(self) -> bool:
         """Takes over the base's weights if they are others than before; False where they train, which only autograd's
@@ -276,9 +362,20 @@ class LeanProjection:
         if present != self._base:
             weight, bias = weight_of(base).detach(), self.layer.bias
             self.weight = weight.to(self.inputs.dtype)
+            self.copied, self.turn, self.read = self.weight is not weight, 0, None
             self.bias = None if bias is None else bias.detach().to(self.inputs.dtype)
             self._base = present
         return True
+
+    def calm(self) -> None:
+        """Without noise from here on."""
+        if self.turn and self.copied:
+            self.weight.copy_(weight_of(self.layer.base).detach())
+        self.turn, self.read = 0, None
+
+    def present(self) -> torch.Tensor:
+        """The weight, with the step's noise where there is some; it may be the memory of the next one too."""
+        return self.weight if self.read is None else self.read()
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         layer = self.layer
@@ -308,7 +405,7 @@ class _Adapted(torch.autograd.Function):
         drop = lean.drop(rows)
         # Outside autocast a layer answers in the type of its input, whatever the factors are in.
         dtype = rows.dtype if torch.is_autocast_enabled(x.device.type) else x.dtype
-        y = F.linear(rows, lean.weight, lean.bias)
+        y = F.linear(rows, lean.present(), lean.bias)
         u = None
         if len(lean.A):
             u = kernels.down(rows, lean.A, drop, chunks=lean.chunks, tied=lean.tied)
@@ -335,7 +432,7 @@ class _Adapted(torch.autograd.Function):
             kernels.outer(lean.grad_A, v[:, tied:], rows, drop, chunks=chunks)
         dx = None
         if ctx.needs_input_grad[0]:
-            dx = dy @ lean.weight
+            dx = dy @ lean.present()
             if v is not None:
                 dx = kernels.up(dx, v, lean.A, drop, ctx.dtype, chunks=chunks, tied=tied)
             dx = dx.to(ctx.dtype).view(ctx.shape)

@@ -108,7 +108,18 @@ class Selection:
         self.apply()
         self.frozen = step == schedule.freeze_step
         replaced = self._compact() if self.frozen and self.compact else ()
+        if self.masked:
+            self._quieten()
         return StepReport(phase, budget, self.live, event=True, frozen=self.frozen, replaced=replaced)
+
+    def _quieten(self) -> None:
+        """Takes the noise from projections of which nothing lives, as compaction does with all of them.
+
+        Waits for the device where there is noise.
+        """
+        if any(layer.noise is not None for layer in self.adapters.layers.values()):
+            left = self.keep.any(1).tolist()
+            self.adapters.quieten([name for name, lives in zip(self._names, left, strict=True) if not lives])
 
     def _compact(self) -> list[Replacement]:
         """Drops masked components from memory; a projection without any becomes its base module again.
@@ -178,6 +189,8 @@ class Selection:
         self.groups()
         if frozen and self.compact and not compacted:
             self._compact()
+        if self.masked:
+            self._quieten()
 
 
 def check_one_device(sites: Sequence[Site]) -> None:

@@ -20,6 +20,7 @@ from dora_cli.recipe.methods import (
     cola,
     cora,
     dora,
+    flat_lora,
     full,
     head,
     houlsby,
@@ -53,6 +54,7 @@ def _modules() -> dict[str, ModuleType]:
         "cora": cora,
         "xgblora": xgblora,
         "lora-pro": lora_pro,
+        "flat-lora": flat_lora,
         "full": full,
         "bitfit": bitfit,
         "houlsby": houlsby,
@@ -144,6 +146,7 @@ if TYPE_CHECKING:
         | cora.CoraMethod
         | xgblora.XgbloraMethod
         | lora_pro.LoraProMethod
+        | flat_lora.FlatLoraMethod
         | full.FullMethod
         | bitfit.BitfitMethod
         | houlsby.HoulsbyMethod

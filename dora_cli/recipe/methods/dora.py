@@ -7,6 +7,7 @@ from typing import Literal
 from dora_cli.recipe.about import About
 from dora_cli.recipe.effects import ForRun
 from dora_cli.recipe.fields import Count, FractionBelowOne, NonNegative, Positive, Section, Targets
+from dora_cli.recipe.methods.lora import noise_note
 from dora_cli.recipe.rules import PRUNING
 
 
@@ -30,6 +31,7 @@ class DoraMethod(Section):
         dem_scale: ``published`` (as in the authors' code) or ``paper`` (twice that).
         dem_until: whether the regulariser stops at the freeze or runs to the end.
         compact: whether pruned components leave memory at the freeze.
+        flatness: sigma of the noise on the adapted weights in training (Flat-LoRA); 0 is none.
     """
 
     name: ForRun[Literal["dora"]] = "dora"
@@ -47,6 +49,7 @@ class DoraMethod(Section):
     dem_scale: ForRun[Literal["published", "paper"]] = "published"
     dem_until: ForRun[Literal["freeze", "end"]] = "freeze"
     compact: ForRun[bool] = True
+    flatness: ForRun[NonNegative] = 0.0
 
 
 SECTION = DoraMethod
@@ -56,6 +59,10 @@ RULES = PRUNING
 def _scale(section: DoraMethod, start_rank: int, rank: int) -> float:
     """By the start rank, also of what is left at the end."""
     return section.alpha / start_rank
+
+
+def _notes(section: DoraMethod) -> list[str]:
+    return [noise_note(section.flatness)] if section.flatness else []
 
 
 ABOUT = About(
@@ -75,5 +82,6 @@ fine-tuned.
 This is *not* the weight-decomposed DoRA of Liu et al. (arXiv 2402.09353; PEFT's `use_dora`), an unrelated method of the
 same name.""",
     tags=("dynamic-low-rank-adaptation",),
+    notes=_notes,
     scale=_scale,
 )

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from dora_cli.recipe.about import About
 from dora_cli.recipe.effects import ForRun
-from dora_cli.recipe.fields import Count, FractionBelowOne, Positive, Ranks, Section, Seed, Targets, Text
+from dora_cli.recipe.fields import Count, FractionBelowOne, NonNegative, Positive, Ranks, Section, Seed, Targets, Text
 from dora_cli.recipe.rules import Rule, fits_fp16
 
 
@@ -28,6 +28,7 @@ class LoraMethod(Section):
             follows the gradient of the whole weight; ``riemannian``, scaled by the other factor.
         moments: of ``pro``: ``low-rank``, AdamW's own; ``full``, of every weight that is adapted, as published.
         damping: added to the factors' Gram matrices for ``pro`` and ``riemannian``; None is 1e-8 and 1e-2.
+        flatness: sigma of the noise on the adapted weights in training (Flat-LoRA); 0 is none.
         targets: ``attention``, ``ffn`` or glob patterns of projections; out_proj and the like of Mamba-type models only
             by pattern.
     """
@@ -44,6 +45,7 @@ class LoraMethod(Section):
     gradients: ForRun[Literal["plain", "pro", "riemannian"]] = "plain"
     moments: ForRun[Literal["low-rank", "full"]] = "low-rank"
     damping: ForRun[Positive | None] = None
+    flatness: ForRun[NonNegative] = 0.0
     targets: ForRun[Targets] = ("attention", "ffn")
 
 
@@ -108,6 +110,14 @@ RULES = (
 )
 
 
+def noise_note(sigma: float) -> str:
+    """What a model card says of noise on the adapted weights."""
+    return (
+        f"It was trained under noise on the adapted weights, of sigma {sigma:g} at the last step (Flat-LoRA; Li et al. "
+        "2025, [arXiv 2409.14396](https://arxiv.org/abs/2409.14396))."
+    )
+
+
 def notes_on_ranks(section: Any) -> list[str]:
     """Sentences for a model card on scale and ranks."""
     found = []
@@ -130,6 +140,8 @@ def _notes(section: LoraMethod) -> list[str]:
             f"`B` learned at {section.learning_rate_ratio:g} times the rate of `A` (LoRA+; Hayou et al. 2024, "
             "[arXiv 2402.12354](https://arxiv.org/abs/2402.12354))."
         )
+    if section.flatness and section.name == "lora":
+        found.append(noise_note(section.flatness))
     if section.gradients == "pro":
         found += note_on_pro(section)
     if section.gradients == "riemannian":

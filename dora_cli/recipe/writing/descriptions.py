@@ -23,12 +23,21 @@ def summary(section: type[Section]) -> str:
 
 
 def key_descriptions(section: type[Section]) -> dict[str, str]:
-    """What each key of `section` is for, by key, in the words of a recipe (null, not None).
+    """What each key of `section` is for, by key, in the words of a recipe (null, not None); of a section that is
+    another's with other defaults, what that one says of the keys that it does not name.
 
     Empty where Python keeps no docstrings.
     """
     found: dict[str, str] = {}
-    _, _, attributes = inspect.cleandoc(section.__doc__ or "").partition("Attributes:\n")
+    for described in reversed(section.__mro__):
+        if issubclass(described, Section):
+            found |= _attributes(described.__doc__ or "")
+    return {key: _plain(text) for key, text in found.items() if key in section.model_fields}
+
+
+def _attributes(doc: str) -> dict[str, str]:
+    found: dict[str, str] = {}
+    _, _, attributes = inspect.cleandoc(doc).partition("Attributes:\n")
     last = None
     for line in attributes.splitlines():
         if match := _ATTRIBUTE.fullmatch(line):
@@ -36,7 +45,7 @@ def key_descriptions(section: type[Section]) -> dict[str, str]:
             found[last] = match[2]
         elif last is not None and (match := _CONTINUED.fullmatch(line)):
             found[last] += f" {match[1]}"
-    return {key: _plain(text) for key, text in found.items() if key in section.model_fields}
+    return found
 
 
 def choices(section: type[Section], key: str) -> tuple[str, ...]:

@@ -110,7 +110,7 @@ def test_a_chain_is_a_run_of_lora_after_the_other_each_on_the_merged_model_of_th
 
 def vars_of(rank: int) -> dict[str, Any]:
     method = new_lora(rank=rank, alpha=6.0, dropout=0.0)
-    keys = ("rank", "ranks", "ranks_shuffle", "alpha", "scaling", "learning_rate_ratio", "dropout")
+    keys = ("rank", "ranks", "ranks_shuffle", "alpha", "scaling", "learning_rate_ratio", "dropout", "flatness")
     return {key: getattr(method, key) for key in keys}
 
 
