@@ -33,6 +33,10 @@ ADDED = {
     "eval.every": "epoch",
     "eval.held_out": None,
     "save.every_epoch": True,
+    "method.flatness": 0.0,
+    "method.gradients": "plain",
+    "method.moments": "low-rank",
+    "method.damping": None,
 }
 """Keys that older runs do not know, with what stands for their absence: then they are left out of the hash, so that
 such runs go on.

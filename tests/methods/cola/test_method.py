@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from dora_cli.errors import CheckpointError
 from dora_cli.machine.devices import make_accelerator
-from dora_cli.methods import Cola, Lora
+from dora_cli.methods import Cola
 from dora_cli.methods.base import Method, StepReport
 from dora_cli.methods.low_rank.layer import AdaptedProjection
 from dora_cli.training.optimizer import make_optimizer, make_scheduler
@@ -92,7 +92,7 @@ def test_a_chain_is_a_run_of_lora_after_the_other_each_on_the_merged_model_of_th
     link, first = None, 1
     for number, rank in enumerate(RANKS):
         last = STEPS * (number + 1) // 3
-        link = Run(Lora(**vars_of(rank)), steps=last - first + 1, warmup=1, model=alone)
+        link = Run(new_lora(rank=rank, alpha=6.0, dropout=0.0), steps=last - first + 1, warmup=1, model=alone)
         start = {key: tensor.clone() for key, tensor in chain.method.state_dict().items() if "tied" not in key}
         link.method.load_state_dict(start)
         for step in range(first, last + 1):
@@ -106,12 +106,6 @@ def test_a_chain_is_a_run_of_lora_after_the_other_each_on_the_merged_model_of_th
         torch.testing.assert_close(answers(alone), answers(chain.model), rtol=0, atol=1e-9)
         first = last + 1
     assert not torch.allclose(answers(alone), answers(small_encoder()))
-
-
-def vars_of(rank: int) -> dict[str, Any]:
-    method = new_lora(rank=rank, alpha=6.0, dropout=0.0)
-    keys = ("rank", "ranks", "ranks_shuffle", "alpha", "scaling", "learning_rate_ratio", "dropout", "flatness")
-    return {key: getattr(method, key) for key in keys}
 
 
 def test_a_knot_changes_what_trains_and_nothing_that_is_computed() -> None:
