@@ -4,76 +4,12 @@ shape.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Sequence
 
 import torch
 from torch import nn
 
-if TYPE_CHECKING:
-    from dora_cli.methods.low_rank.flatness import Noise
-
-Rows = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]
-"""`A`, the transpose of `B`, and the gates, a row a component."""
-
-
-class Layer(Protocol):
-    """A projection as training passes take it. `AdaptedProjection` is one, whose attributes these are."""
-
-    base: nn.Module
-    A: nn.Parameter
-    B: nn.Parameter
-    scaling: float
-    dropout: float
-    training: bool
-    chunks: int
-    frozen: frozenset[str]
-    noise: Noise | None
-    lean: Callable[[torch.Tensor], torch.Tensor] | None
-
-    @property
-    def c(self) -> nn.Parameter | None: ...
-    @property
-    def rank(self) -> int: ...
-    @property
-    def tied(self) -> int: ...
-    @property
-    def bias(self) -> torch.Tensor | None: ...
-    def tied_factors(self) -> tuple[torch.Tensor, torch.Tensor]: ...
-
-
-class Group(Protocol):
-    """Projections of one weight shape, as training passes take them: a LoRA each, a row a component.
-
-    `Components` is one; another may compute these factors from what it trains, when a pass begins, and the gradients of
-    that when it ends.
-
-    Attributes:
-        layers: the projections, in the order of their rows.
-        starts: the first row of each.
-        A, B_t, c: the factors, the one of the outputs transposed, and the gates; None without.
-    """
-
-    @property
-    def layers(self) -> Sequence[Layer]: ...
-    @property
-    def starts(self) -> Sequence[int]: ...
-    @property
-    def A(self) -> torch.Tensor: ...
-    @property
-    def B_t(self) -> torch.Tensor: ...
-    @property
-    def c(self) -> torch.Tensor | None: ...
-    @property
-    def scaling(self) -> float: ...
-    def take_gradients(self) -> Rows:
-        """Where a pass adds the gradients of `A`, `B_t` and `c`, the same tensors every time."""
-
-    def begin_pass(self) -> None:
-        """Before a forward pass: computes `A`, `B_t` and `c`."""
-
-    def end_pass(self) -> None:
-        """After the backward pass: gives what trains its gradients."""
+from dora_cli.methods.low_rank.protocols import Layer, Rows
 
 
 class Components:

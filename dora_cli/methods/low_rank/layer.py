@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from dora_cli.methods.linear import shape_of, trained_type, weight_of
-from dora_cli.methods.low_rank.flatness import Noise
+from dora_cli.methods.low_rank.protocols import WeightNoise
 
 
 class AdaptedProjection(nn.Module):
@@ -68,7 +68,7 @@ class AdaptedProjection(nn.Module):
         self.c = None if c is None else nn.Parameter(c.to(device, dtype))
         self.register_buffer("tied_A", None)
         self.register_buffer("tied_B", None)
-        self.noise: Noise | None = None  # on the base weight, in training alone
+        self.noise: WeightNoise | None = None  # on the base weight, in training alone
         self.lean: Callable[[torch.Tensor], torch.Tensor] | None = None
         self.train(base.training)
 

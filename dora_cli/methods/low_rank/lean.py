@@ -18,10 +18,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from dora_cli.methods.linear import weight_of
-from dora_cli.methods.low_rank.components import Group, Layer
 from dora_cli.methods.low_rank.dropout import ModelDropouts
 from dora_cli.methods.low_rank.flatness import by_triton, draws_on_host
 from dora_cli.methods.low_rank.kernels import Kernels, kernels_for
+from dora_cli.methods.low_rank.protocols import Group, Layer
 
 if TYPE_CHECKING:
     from dora_cli.methods.low_rank.triton_flatness import ManyDraws

@@ -13,8 +13,8 @@ import triton
 import triton.language as tl
 
 from dora_cli.methods.linear import weight_of
-from dora_cli.methods.low_rank.components import Layer
 from dora_cli.methods.low_rank.dropout import HASH_FIRST, HASH_SECOND
+from dora_cli.methods.low_rank.protocols import Layer
 
 _FIRST, _SECOND = tl.constexpr(HASH_FIRST), tl.constexpr(HASH_SECOND)
 _UNIT, _HALF, _QUARTER = tl.constexpr(2.0**-32), tl.constexpr(2.0**-33), tl.constexpr(math.pi * 2.0**-31)

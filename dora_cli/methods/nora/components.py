@@ -12,8 +12,9 @@ import torch
 from torch import nn
 
 from dora_cli.methods.linear import swap_modules
-from dora_cli.methods.low_rank.components import Components, Rows
+from dora_cli.methods.low_rank.components import Components
 from dora_cli.methods.low_rank.lean import Passes
+from dora_cli.methods.low_rank.protocols import Rows
 from dora_cli.methods.nora.layer import NestedProjection
 
 

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from dora_cli.methods.linear import shape_of, trained_type, weight_of
-from dora_cli.methods.low_rank.flatness import Noise
+from dora_cli.methods.low_rank.protocols import WeightNoise
 
 
 class NestedProjection(nn.Module):
@@ -51,7 +51,7 @@ class NestedProjection(nn.Module):
         # what else a training pass asks for, of which a nested projection has nothing
         self.c: nn.Parameter | None = None
         self.chunks, self.tied, self.frozen = 1, 0, frozenset[str]()
-        self.noise: Noise | None = None
+        self.noise: WeightNoise | None = None
         self.lean: Callable[[torch.Tensor], torch.Tensor] | None = None
         self.train(base.training)
 

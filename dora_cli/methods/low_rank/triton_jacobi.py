@@ -1,4 +1,4 @@
-"""`dora_cli.methods.low_rank.eigen.jacobi` in one kernel, a block of threads for each matrix, kept in registers."""
+"""`dora_cli.methods.low_rank.jacobi` in one kernel, a block of threads for each matrix, kept in registers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 import triton
 import triton.language as tl
 
-from dora_cli.methods.low_rank.eigen import Eigen, rows_for, sweeps_for
+from dora_cli.methods.low_rank.jacobi import Eigen, rows_for, sweeps_for
 
 _LEAST = 16  # rows of a tile
 
@@ -50,7 +50,7 @@ def _jacobi(grams, values, vectors, rank, paired, sweeps, ROWS: tl.constexpr):
 
 
 def jacobi(grams: torch.Tensor) -> Eigen:
-    """See `eigen.jacobi`; float64, and at most `eigen.MAX_TRITON` rows."""
+    """See `jacobi.jacobi`; float64, and at most `eigen.MAX_TRITON` rows."""
     grams = grams.contiguous()
     count, rank, _ = grams.shape
     paired = rows_for(rank)
