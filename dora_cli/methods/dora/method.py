@@ -18,8 +18,8 @@ from dora_cli.methods.dora.schedule import Curve, DoraSchedule
 from dora_cli.methods.dora.start import draw
 from dora_cli.methods.linear import trained_type, weight_of
 from dora_cli.methods.low_rank.adapters import Adapters
-from dora_cli.methods.low_rank.flatness import noise_on
 from dora_cli.methods.low_rank.layer import AdaptedProjection
+from dora_cli.methods.low_rank.noise.flatness import noise_on
 from dora_cli.methods.low_rank.selection import Selection, check_one_device
 
 
@@ -40,7 +40,7 @@ class Dora(Method):
             (equation 10).
         dem_until: ``"freeze"`` (the code) or ``"end"`` (the paper's algorithm 1).
         compact: whether tensors shrink at the freeze. It changes memory and speed, not a number.
-        flatness: sigma of the noise on the adapted weights in training (`low_rank.flatness`); 0 for none. A projection
+        flatness: sigma of the noise on the adapted weights in training (`low_rank.noise`); 0 for none. A projection
             that the freeze leaves without a component has none.
     """
 

@@ -2,7 +2,7 @@
 
 One step takes the gradients that autograd gives, clipped; for every projection::
 
-    g  = s (B gA + gB A)          gA, gB: adjusted, with X = 0 (see `low_rank.gradients`)
+    g  = s (B gA + gB A)          gA, gB: adjusted, with X = 0 (see `low_rank.gradients.adjusted`)
     m <- b1 m + (1 - b1) g,  v <- b2 v + (1 - b2) g^2
     g' = m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps)
     A <- A - rate gA',  B <- B - rate gB'     gA', gB': s B^T g' and s g' A^T, adjusted, with X
@@ -19,7 +19,7 @@ import torch
 
 from dora_cli.methods.low_rank.adapters import Adapters
 from dora_cli.methods.low_rank.components import Components
-from dora_cli.methods.low_rank.gradients import Pair, adjusted, closest, equivalent
+from dora_cli.methods.low_rank.gradients.adjusted import Pair, adjusted, closest, equivalent
 
 _AT_ONCE = 2**24
 """Entries of weights that are worked on together: enough for a GPU, and never a copy of a whole model."""
@@ -32,7 +32,7 @@ class FullMoments(torch.optim.Optimizer):
     Args:
         adapters: those that train, without gates.
         groups: the factors of all of `adapters`, then what else trains.
-        damping: see `low_rank.gradients`.
+        damping: see `low_rank.gradients.adjusted`.
 
     Attributes:
         found_inf: a scalar on the device, 1 for a step that is to change nothing; None takes every step.

@@ -16,9 +16,9 @@ from dora_cli.methods.linear import trained_type, weight_of
 from dora_cli.methods.lora.full_moments import FullMoments
 from dora_cli.methods.lora.ranks import ranks_of
 from dora_cli.methods.low_rank.adapters import Adapters
-from dora_cli.methods.low_rank.flatness import noise_on
-from dora_cli.methods.low_rank.gradients import adjust, closest, scaled
+from dora_cli.methods.low_rank.gradients.adjusted import adjust, closest, scaled
 from dora_cli.methods.low_rank.layer import AdaptedProjection
+from dora_cli.methods.low_rank.noise.flatness import noise_on
 
 DAMPING = {"plain": 0.0, "pro": 1e-8, "riemannian": 1e-2}
 """What is added to Gram matrices where nothing else is said: as LoRA-Pro's code has it, and as PEFT has it."""
@@ -38,11 +38,11 @@ class Lora(Method):
         learning_rate_ratio: learning rate of `B` over that of `A` (LoRA+, Hayou et al. 2024, arXiv 2402.12354).
         dropout: probability for the adapters' input.
         gradients: what the optimiser is given: ``"plain"``, autograd's; ``"pro"``, LoRA-Pro's; ``"riemannian"`` (see
-            `low_rank.gradients`).
+            `low_rank.gradients.adjusted`).
         moments: of ``"pro"``: ``"low-rank"``, AdamW on the factors; ``"full"``, Adam on the equivalent gradient of the
             weight, as published (`FullMoments`).
         damping: of the Gram matrices of ``"pro"`` and ``"riemannian"``; None takes `DAMPING`.
-        flatness: sigma of the noise on the adapted weights in training (`low_rank.flatness`); 0 for none.
+        flatness: sigma of the noise on the adapted weights in training (`low_rank.noise.flatness`); 0 for none.
     """
 
     name = "lora"

@@ -1,5 +1,5 @@
-"""`dora_cli.methods.low_rank.flatness` in Triton: noise that is drawn while a weight is copied, and its deviations, of
-one projection or of all of a shape at once.
+"""`dora_cli.methods.low_rank.noise.flatness` in Triton: noise drawn while a weight is copied, and its deviations, for
+one projection or all of a shape at once.
 """
 
 from __future__ import annotations

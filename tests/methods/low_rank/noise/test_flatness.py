@@ -15,8 +15,8 @@ from transformers.pytorch_utils import Conv1D
 
 from dora_cli.methods import Dora, Lora
 from dora_cli.methods.linear import weight_of
-from dora_cli.methods.low_rank.flatness import Flatness, Noise, hashed_normals, key, ramp, words
 from dora_cli.methods.low_rank.layer import AdaptedProjection
+from dora_cli.methods.low_rank.noise.flatness import Flatness, Noise, hashed_normals, key, ramp, words
 from tests.methods.small import gated, linear_maps, new_dora, new_lora, sites, small_encoder
 
 T = 20

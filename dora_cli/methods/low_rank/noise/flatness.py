@@ -175,7 +175,7 @@ class Noise:
         if out is None:
             out = weight.new_empty(len(weight), dtype=layer.A.dtype)
         if by_triton(weight, layer):
-            from dora_cli.methods.low_rank.triton_flatness import deviations
+            from dora_cli.methods.low_rank.noise.triton_flatness import deviations
 
             return deviations(layer, weight, self.flatness.scale_on(weight.device), out)
         A, B = layer.A.detach(), layer.B.detach() * layer.scaling
@@ -214,7 +214,7 @@ class Noise:
             return out if own else out.copy_(z)
         clock = flatness.clock(device)
         if dtype == torch.float32 and weight.dtype in _TRITON and out.dtype in _TRITON and takes_triton(device):
-            from dora_cli.methods.low_rank.triton_flatness import perturb
+            from dora_cli.methods.low_rank.noise.triton_flatness import perturb
 
             return perturb(weight, deviations, clock, self.number, out)
         d_out, d_in = weight.shape

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 
-from dora_cli.methods.low_rank.jacobi import Eigen, jacobi
+from dora_cli.methods.low_rank.gradients.jacobi import Eigen, jacobi
 from dora_cli.methods.low_rank.kernels import takes_triton
 
 MAX_TRITON = 64
@@ -21,7 +21,7 @@ def eigen(grams: torch.Tensor) -> Eigen:
         values, vectors = torch.linalg.eigh(grams.nan_to_num(0.0, 0.0, 0.0))  # it raises otherwise
         return torch.where(finite, values, torch.nan), vectors
     if grams.shape[-1] <= MAX_TRITON and takes_triton(grams.device):
-        from dora_cli.methods.low_rank.triton_jacobi import jacobi as in_triton
+        from dora_cli.methods.low_rank.gradients.triton_jacobi import jacobi as in_triton
 
         return in_triton(grams)
     return jacobi(grams)

@@ -1,4 +1,4 @@
-"""`dora_cli.methods.low_rank.jacobi` in one kernel, a block of threads for each matrix, kept in registers."""
+"""`dora_cli.methods.low_rank.gradients.jacobi` in one kernel, a block of threads for each matrix, kept in registers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 import triton
 import triton.language as tl
 
-from dora_cli.methods.low_rank.jacobi import Eigen, rows_for, sweeps_for
+from dora_cli.methods.low_rank.gradients.jacobi import Eigen, rows_for, sweeps_for
 
 _LEAST = 16  # rows of a tile
 

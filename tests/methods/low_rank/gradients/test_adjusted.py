@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from dora_cli.methods.low_rank.components import Components
-from dora_cli.methods.low_rank.gradients import Pair, adjusted, closest, equivalent, scaled
+from dora_cli.methods.low_rank.gradients.adjusted import Pair, adjusted, closest, equivalent, scaled
 from dora_cli.methods.low_rank.layer import AdaptedProjection
 
 SCALE = 1.7

@@ -7,8 +7,8 @@ import os
 import pytest
 import torch
 
-from dora_cli.methods.low_rank.eigen import eigen
-from dora_cli.methods.low_rank.jacobi import Eigen, jacobi
+from dora_cli.methods.low_rank.gradients.eigen import eigen
+from dora_cli.methods.low_rank.gradients.jacobi import Eigen, jacobi
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"
@@ -57,7 +57,7 @@ def test_what_is_not_finite_raises_nothing(decompose) -> None:  # type: ignore[n
 @pytest.mark.parametrize("rank", [1, 3] if INTERPRETED else [1, 2, 3, 8, 12, 16, 33, 64])
 def test_triton(rank: int) -> None:
     pytest.importorskip("triton")
-    from dora_cli.methods.low_rank import triton_jacobi
+    from dora_cli.methods.low_rank.gradients import triton_jacobi
 
     holds(hard(rank), triton_jacobi.jacobi(hard(rank).to(DEVICE)))
 

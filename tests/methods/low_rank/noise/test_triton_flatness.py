@@ -12,8 +12,8 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from dora_cli.methods.linear import weight_of
-from dora_cli.methods.low_rank.flatness import Flatness, Noise, hashed_normals, key, ramp
 from dora_cli.methods.low_rank.layer import AdaptedProjection
+from dora_cli.methods.low_rank.noise.flatness import Flatness, Noise, hashed_normals, key, ramp
 from tests.methods.small import gated, linear_maps, new_dora, new_lora, sites, small_encoder
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -72,7 +72,7 @@ def close(found: torch.Tensor, expected: torch.Tensor) -> None:
 @pytest.mark.parametrize("rank", [1, 20])
 @torch.no_grad()
 def test_one_projection(make, dtype: torch.dtype, rank: int, flatness: Flatness) -> None:  # type: ignore[no-untyped-def]
-    from dora_cli.methods.low_rank.triton_flatness import deviations, perturb
+    from dora_cli.methods.low_rank.noise.triton_flatness import deviations, perturb
 
     layer = layer_on(make().to(dtype), flatness, rank=rank)
     weight = weight_of(layer.base).detach()
@@ -85,7 +85,7 @@ def test_one_projection(make, dtype: torch.dtype, rank: int, flatness: Flatness)
 @torch.no_grad()
 def test_many_projections_at_once(flatness: Flatness) -> None:
     """They have several shapes, ranks and storages; one is without a copy, whose weight is not drawn."""
-    from dora_cli.methods.low_rank.triton_flatness import ManyDraws
+    from dora_cli.methods.low_rank.noise.triton_flatness import ManyDraws
 
     modules = [nn.Linear(70, 37), Conv1D(37, 70), nn.Linear(70, 37), nn.Linear(37, 70, bias=False), nn.Linear(70, 37)]
     ranks = [3, 3, 1, 20, 2]
@@ -119,7 +119,7 @@ def test_passes(new, precision, triton: bool, monkeypatch: pytest.MonkeyPatch) -
     what the step asks for.
     """
     pytest.importorskip("triton")
-    monkeypatch.setattr("dora_cli.methods.low_rank.flatness.takes_triton", lambda device: triton)
+    monkeypatch.setattr("dora_cli.methods.low_rank.noise.flatness.takes_triton", lambda device: triton)
     for room in ("flatness", "lean"):
         monkeypatch.setattr(f"dora_cli.methods.low_rank.{room}.draws_on_host", lambda device: False)
     model = small_encoder(dtype=torch.float32).to(DEVICE).requires_grad_(False)

@@ -27,7 +27,7 @@ from typing import NamedTuple
 import torch
 
 from dora_cli.methods.low_rank.components import Components
-from dora_cli.methods.low_rank.eigen import eigen
+from dora_cli.methods.low_rank.gradients.eigen import eigen
 
 Pair = tuple[torch.Tensor, torch.Tensor]
 """Something of `A` and of the transpose of `B`, a row a component."""

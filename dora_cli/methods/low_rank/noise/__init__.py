@@ -1,0 +1,1 @@
+"""Noise on adapted weights (Flat-LoRA), and its kernels."""
