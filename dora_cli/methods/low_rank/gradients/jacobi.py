@@ -19,8 +19,12 @@ def rows_for(rank: int) -> int:
 
 
 def sweeps_for(rows: int) -> int:
-    """How often all pairs are gone over: the last of them changes nothing that float64 holds."""
-    return 6 + rows.bit_length()
+    """How often all pairs are gone over: the last of them changes nothing that float64 holds.
+
+    Among many rows, those that have equal values settle slowly: of 100 rows that are 50 twice, 16 sweeps leave 2e-10 of
+    the largest value, 20 leave 1e-13.
+    """
+    return (6 if rows <= 64 else 12) + rows.bit_length()
 
 
 def jacobi(grams: torch.Tensor) -> Eigen:
