@@ -99,7 +99,6 @@ RULES = (
     Rule(("method.name", "federated.clients"), _method),
     Rule(("train.max_steps", "federated.rounds", "federated.local_steps"), _max_steps),
     Rule(("save.every_steps", "federated.clients"), _within_a_round),
-    Rule(("save.every_minutes", "federated.clients"), _within_a_round),
     Rule(("federated.alpha", "federated.split"), _alpha),
     Rule(("federated.residual", "federated.aggregation"), _residual),
 )

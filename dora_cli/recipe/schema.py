@@ -215,7 +215,7 @@ class SaveSection(Section):
     Attributes:
         every_epoch: whether one follows every epoch.
         every_steps: optimiser steps between two checkpoints within an epoch; null for none.
-        every_minutes: minutes between two checkpoints; null for none.
+        every_minutes: minutes between two checkpoints; null for none. A federated training has one where a round ends.
         keep: how many of the newest checkpoints are kept; the selected one always is.
     """
 

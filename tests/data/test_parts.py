@@ -79,7 +79,7 @@ def test_a_small_alpha_gives_nearly_all_of_a_class_to_one_client() -> None:
 
 
 def test_shares_are_those_of_a_dirichlet_distribution() -> None:
-    """Of a symmetric one over K clients a share has mean 1/K and variance (K - 1) / (K^2 (K alpha + 1))."""
+    """A share of a symmetric one over K clients has mean 1/K and variance (K - 1) / (K^2 (K alpha + 1))."""
     labels, clients, alpha = [0] * 2000, 4, 2.0
     shares = []
     for seed in range(300):

@@ -46,7 +46,6 @@ from dora_cli.recipe import FederatedSection, parse_recipe
             "method: {name: lora}\nfederated: {}\nsave: {every_steps: 10}",
             "save.every_steps: saves within an epoch, and a federated training is saved where a round ends; remove it",
         ),
-        ("method: {name: lora}\nfederated: {}\nsave: {every_minutes: 10}", "save.every_minutes: saves within an epoch"),
         (
             "method: {name: lora}\nfederated: {alpha: 0.3}",
             "federated.alpha: is only read with federated.split dirichlet, got iid; set split: dirichlet, or remove",
