@@ -9,6 +9,7 @@ from dora_cli.recipe.effects import ForRun
 from dora_cli.recipe.fields import Count, NonNegative, Positive, Section, ShareOrAll
 from dora_cli.recipe.methods import METHODS, about
 from dora_cli.recipe.rules import Rule
+from dora_cli.wording import plural
 
 ALPHA = 0.3
 """`FederatedSection.alpha` where a split has one and the recipe none."""
@@ -103,3 +104,24 @@ RULES = (
     Rule(("federated.residual", "federated.aggregation"), _residual),
 )
 """They hold where the recipe has the section."""
+
+_SERVERS = {
+    "lora-fair": "by LoRA-FAIR (Bian et al. 2024, [arXiv 2411.14961](https://arxiv.org/abs/2411.14961))",
+    "average": (
+        "by averages of the factors (FedIT; Zhang et al. 2023, [arXiv 2305.05644](https://arxiv.org/abs/2305.05644))"
+    ),
+    "exact": (
+        "by the best approximation of the averaged update (as in FlexLoRA; Bai et al. 2024, "
+        "[arXiv 2402.11505](https://arxiv.org/abs/2402.11505))"
+    ),
+}
+
+
+def note_on_clients(section: FederatedSection) -> str:
+    """A sentence for a model card on who trained it."""
+    split = "at random" if section.split == "iid" else "by class, unevenly"
+    return (
+        f"It was trained federated: {plural(section.clients, 'client')}, among which the training split was shared out "
+        f"{split}, in {plural(section.rounds, 'round')} of {plural(section.local_steps, 'step')}, joined "
+        f"{_SERVERS[section.aggregation]}."
+    )
