@@ -27,6 +27,7 @@ from dora_cli.runs.run_folder import RunRecords
 from dora_cli.training.checkpoint import Snapshot
 from dora_cli.training.federated.aggregation import AGGREGATIONS, Merged
 from dora_cli.training.federated.clients import Client, Turns, client_seed
+from dora_cli.training.graphs import EAGER_FIRST, Graphs
 from dora_cli.training.step import TrainingStep
 from tests.training.federated.conftest import MakeFederated
 from tests.training.test_run import largest_difference, lines, read, without_timing
@@ -405,3 +406,48 @@ def test_no_client_sees_an_example_of_another(
         )
         assert seen[number] == expected
     assert present == [1, 2, 3, 1, 2, 3]
+
+
+# On a GPU -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.gpu
+def test_captured_rounds_are_the_eager_ones(
+    federated: MakeFederated, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Clients are swapped under one set of graphs: what can repeat is captured once, whoever comes."""
+    wanted: Counter[Any] = Counter()
+    captures = 0
+    run, graph = Graphs.run, torch.cuda.graph
+
+    def counted_run(self: Graphs, key: Any, *arguments: Any, eager_first: int = EAGER_FIRST) -> None:
+        wanted[key, eager_first] += 1
+        run(self, key, *arguments, eager_first=eager_first)
+
+    def counted_graph(*arguments: Any, **options: Any) -> Any:
+        nonlocal captures
+        captures += 1
+        return graph(*arguments, **options)
+
+    monkeypatch.setattr(Graphs, "run", counted_run)
+    monkeypatch.setattr(torch.cuda, "graph", counted_graph)
+    common = (
+        "train.device=cuda", "train.precision=fp32", "train.deterministic=true", "train.learning_rate=5.0e-3",
+        "federated.participation=0.67", "data.group_by_length=true",
+    )  # fmt: skip
+    train(federated(*common, "train.cuda_graph=off"), tmp_path / "eager")
+    assert not wanted
+    train(federated(*common, "train.cuda_graph=on"), tmp_path / "captured")
+    assert captures == sum(times > eager_first for (_, eager_first), times in wanted.items())
+    assert wanted["update", EAGER_FIRST] == 3 * 2 * 4
+    eager, captured = (read(tmp_path / name / "metrics.json") for name in ("eager", "captured"))
+    assert [came(record) for record in eager["rounds"]] == [came(record) for record in captured["rounds"]]
+    assert largest_difference(tmp_path / "eager" / "adapter", tmp_path / "captured" / "adapter") < 1e-5
+
+
+@pytest.mark.gpu
+def test_one_captured_client_is_plain_captured_training(federated: MakeFederated, tmp_path: Path) -> None:
+    common = (*ALONE, "train.device=cuda", "train.precision=fp32", "train.deterministic=true", "train.cuda_graph=on")
+    train(federated(*common, *PLAIN), tmp_path / "plain")
+    train(federated(*common), tmp_path / "rounds")
+    assert largest_difference(tmp_path / "plain" / "adapter", tmp_path / "rounds" / "adapter") == 0
