@@ -66,7 +66,9 @@ baseline: lora
 
 
 def test_an_entry_takes_the_section_of_a_federated_recipe_away(tmp_path: Path, recipe: Path) -> None:
-    recipe.write_text(recipe.read_text() + "federated: {clients: 2, rounds: 3, local_steps: 2}\n")
+    kept = [line for line in recipe.read_text().splitlines() if not line.startswith("method:")]
+    added = ["method: {name: lora, rank: 2}", "federated: {clients: 2, rounds: 3, local_steps: 2}"]
+    recipe.write_text("\n".join([*kept, *added]))
     entries = "lora: {method.name: lora, federated: null, train.max_steps: 6}\n  joined: {method.name: lora}"
     plan = plan_of(tmp_path, f"tasks: [{recipe}]\nmethods:\n  {entries}\nbaseline: lora\n")
     found = {cell.variant.name: cell.recipe for cell in plan.cells}
