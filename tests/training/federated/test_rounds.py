@@ -108,6 +108,12 @@ def test_the_exact_server_keeps_the_product_of_one_client_alone(federated: MakeF
         assert not torch.allclose(exact[f"{name}.A"], plain[f"{name}.A"], atol=1e-3)
 
 
+def test_only_the_first_client_draws_as_the_run_would() -> None:
+    seeds = [client_seed(seed, number) for seed in range(20) for number in range(2, 100)]
+    assert len({*seeds, *range(20)}) == len(seeds) + 20
+    assert [client_seed(seed, 1) for seed in range(20)] == list(range(20))
+
+
 def names_of(adapter: Tensors) -> list[str]:
     return sorted(name.removesuffix(".A") for name in adapter if name.endswith(".A"))
 
