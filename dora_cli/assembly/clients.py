@@ -4,13 +4,16 @@ of them.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 from dora_cli.data import Examples
 from dora_cli.data.batches import Indices
 from dora_cli.data.parts import DRAWS, even_parts, parts_by_class
 from dora_cli.errors import DataError
 from dora_cli.recipe import FederatedSection, Recipe
+from dora_cli.tasks import Task
 from dora_cli.wording import plural, span
 
 _BYTES = 4
@@ -39,6 +42,20 @@ def client_parts(recipe: Recipe, training: Examples) -> list[Indices]:
             "without an example; raise it, lower federated.clients, or set federated.split: iid"
         )
     return parts
+
+
+def clients_held(parts: Sequence[Indices], training: Examples, task: Task) -> list[dict[str, Any]]:
+    """What every client has, as metrics.json holds it: its number from 1, its examples, and how many are of each class,
+    None where there are no classes.
+    """
+    found = []
+    for number, part in enumerate(parts, start=1):
+        labels = None
+        if training.labels is not None and task.labels is not None:
+            counts = Counter(training.labels[row] for row in part)
+            labels = {name: counts[index] for index, name in enumerate(task.labels)}
+        found.append({"client": number, "examples": len(part), "labels": labels})
+    return found
 
 
 def client_sizes(recipe: Recipe, examples: int) -> list[int] | None:

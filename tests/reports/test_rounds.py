@@ -117,7 +117,7 @@ def test_long_tables_leave_room_for_what_follows() -> None:
     assert len(lines) < 40
     assert lines[3][0] == "17"
     assert ["the", "last", "24", "of", "40;", "dora", "report", "shows", "all"] in lines
-    assert lines[-1][:7] == ["50", "clients", "of", "100", "to", "5,000", "examples"]
+    assert lines[-1][:7] == ["50", "clients", "of", "100", "to", "5,000", "examples;"]
 
 
 def test_markup_in_the_name_of_a_class_is_text() -> None:
