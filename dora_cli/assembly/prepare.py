@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,6 +16,7 @@ from dora_cli.assembly.build import (
     note_on_rank,
     targets_of,
 )
+from dora_cli.assembly.clients import ClientData, client_data
 from dora_cli.assembly.data import HELD_OUT, RunData
 from dora_cli.assembly.evaluator import make_evaluator
 from dora_cli.assembly.length import RunLength
@@ -53,6 +54,7 @@ class Prepared:
         captured: whether steps are captured in CUDA graphs; only where that is known to work.
         calibrator: answers what the method wants measured.
         constant: metrics of saying the same of all examples that are evaluated; empty where that means nothing.
+        clients: of a federated recipe, what each of its clients has to learn from; None otherwise.
     """
 
     recipe: Recipe
@@ -65,6 +67,7 @@ class Prepared:
     captured: bool
     calibrator: Calibrator
     constant: Mapping[str, float]
+    clients: Sequence[ClientData] | None = None
 
     @property
     def schedule(self) -> Schedule:
@@ -193,4 +196,5 @@ def prepare(
     seed_everything(recipe.train.seed + ground.accelerator.process_index)  # dropout differs between processes
     same = {split: task.baseline(data.evaluated[split]) for split in evaluator.splits}
     constant = task.combine(same) if all(same.values()) else {}
-    return Prepared(recipe, task, length, adapted, train, evaluator, ground, captured, calibrator, constant)
+    clients = client_data(recipe, task, data.training, adapted)
+    return Prepared(recipe, task, length, adapted, train, evaluator, ground, captured, calibrator, constant, clients)

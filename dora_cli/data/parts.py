@@ -51,7 +51,7 @@ def parts_by_class(labels: Sequence[int], clients: int, alpha: float, seed: int)
             cuts = np.rint(np.cumsum(shares)[:-1] * len(members)).astype(np.int64)
             for client, chosen in enumerate(np.split(members, cuts)):
                 owner[chosen] = client
-        parts = [np.flatnonzero(owner == client) for client in range(clients)]
-        if all(len(part) for part in parts):
-            return parts
+        sizes = np.bincount(owner, minlength=clients)
+        if sizes.all():
+            return np.split(np.argsort(owner, kind="stable"), np.cumsum(sizes)[:-1])
     return None

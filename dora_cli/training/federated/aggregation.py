@@ -61,7 +61,7 @@ class _Received:
         p = weights.to(A.device, torch.float64)[:, None, None]
         assert abs(float(p.sum()) - 1) < 1e-6, "the shares of the clients that came sum to 1"
         As, Bs = A.double(), B.double()
-        self.A, self.B = _mean(As, p), _mean(Bs, p)
+        self.A, self.B = weighted_mean(As, weights), weighted_mean(Bs, weights)
         self.dA = (As - self.A).flatten(0, 1)
         self.dB = (p * (Bs - self.B)).transpose(0, 1).flatten(1)
         self.rows, self.columns = As.flatten(0, 1), (p * Bs).transpose(0, 1).flatten(1)
@@ -127,7 +127,10 @@ def product_norm(B: torch.Tensor, A: torch.Tensor) -> torch.Tensor:
     return ((B.T @ B) * (A @ A.T)).sum().clamp(min=0).sqrt()
 
 
-def _mean(values: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
-    """The weighted mean over the first dimension; exactly the common value where all are equal."""
-    first = values[0]
-    return first + (p * (values - first)).sum(0)
+def weighted_mean(values: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """The mean over the first dimension in float64, `weights` summing to 1; exactly the common value where all are
+    equal.
+    """
+    p = weights.to(values.device, torch.float64).view(-1, *[1] * (values.ndim - 1))
+    values = values.double()
+    return values[0] + (p * (values - values[0])).sum(0)
