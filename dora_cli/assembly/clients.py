@@ -5,10 +5,13 @@ of them.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from dora_cli.data import Examples
+from dora_cli.assembly.build import AdaptedModel
+from dora_cli.assembly.data import encode_split
+from dora_cli.data import Encoded, Examples
 from dora_cli.data.batches import Indices
 from dora_cli.data.parts import DRAWS, even_parts, parts_by_class
 from dora_cli.errors import DataError
@@ -18,6 +21,42 @@ from dora_cli.wording import plural, span
 
 _BYTES = 4
 """What an entry that trains takes up where it travels, as float32."""
+
+
+@dataclass(frozen=True)
+class ClientData:
+    """What one client has to learn from.
+
+    Attributes:
+        train: its examples, encoded.
+        examples: how many these are.
+        labels: how many of each class, by name; None where there are no classes.
+    """
+
+    train: Encoded
+    examples: int
+    labels: Mapping[str, int] | None
+
+    def record(self, number: int) -> dict[str, Any]:
+        """As metrics.json holds it of client `number`."""
+        return {"client": number, "examples": self.examples, "labels": self.labels}
+
+
+def client_data(
+    recipe: Recipe, task: Task, training: Examples, parts: Sequence[Indices], adapted: AdaptedModel
+) -> list[ClientData]:
+    """What each client has, of the `training` split parted by `client_parts`."""
+    found = []
+    for part in (training.only(rows) for rows in parts):
+        labels = None if part.labels is None or task.labels is None else counts_by_label(task.labels, part.labels)
+        found.append(ClientData(encode_split(recipe, task, part, adapted), len(part), labels))
+    return found
+
+
+def counts_by_label(names: Sequence[str], labels: Sequence[float]) -> dict[str, int]:
+    """How many of `labels` (class ids) there are of each class, by its name."""
+    counts = Counter(labels)
+    return {name: counts[index] for index, name in enumerate(names)}
 
 
 def client_parts(recipe: Recipe, training: Examples) -> list[Indices]:
@@ -42,20 +81,6 @@ def client_parts(recipe: Recipe, training: Examples) -> list[Indices]:
             "without an example; raise it, lower federated.clients, or set federated.split: iid"
         )
     return parts
-
-
-def clients_held(parts: Sequence[Indices], training: Examples, task: Task) -> list[dict[str, Any]]:
-    """What every client has, as metrics.json holds it: its number from 1, its examples, and how many are of each class,
-    None where there are no classes.
-    """
-    found = []
-    for number, part in enumerate(parts, start=1):
-        labels = None
-        if training.labels is not None and task.labels is not None:
-            counts = Counter(training.labels[row] for row in part)
-            labels = {name: counts[index] for index, name in enumerate(task.labels)}
-        found.append({"client": number, "examples": len(part), "labels": labels})
-    return found
 
 
 def client_sizes(recipe: Recipe, examples: int) -> list[int] | None:

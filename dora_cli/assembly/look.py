@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from dora_cli.assembly.clients import client_parts
+from dora_cli.assembly.clients import client_parts, counts_by_label
 from dora_cli.assembly.data import load_data
 from dora_cli.assembly.notes import notes_before_training
 from dora_cli.assembly.resolve import resolve
@@ -102,8 +101,7 @@ def _labels(task: Task, labels: Sequence[float] | None) -> Mapping[str, Any] | N
         numbers = np.array(labels, dtype=np.float64)
         found = {"mean": numbers.mean(), "deviation": numbers.std(), "least": numbers.min(), "greatest": numbers.max()}
         return {name: float(value) for name, value in found.items()}
-    counts = Counter(labels)
-    return {name: counts[index] for index, name in enumerate(task.labels)}
+    return counts_by_label(task.labels, labels)
 
 
 def _shown(

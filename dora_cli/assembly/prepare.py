@@ -25,6 +25,7 @@ from dora_cli.assembly.rehearsal import rehearse
 from dora_cli.assembly.warm import Warm
 from dora_cli.assembly.work import decide_threads
 from dora_cli.data import Encoded
+from dora_cli.data.batches import Indices
 from dora_cli.evaluation.base import Progress
 from dora_cli.evaluation.calibration import Calibrator
 from dora_cli.evaluation.measuring import Evaluator
@@ -152,6 +153,7 @@ def prepare(
     captured: bool,
     progress: Progress,
     warm: Warm,
+    parts: Sequence[Indices] | None = None,
 ) -> Prepared:
     """All of it, tried on a few rows, with the seed set from which the loop starts.
 
@@ -159,6 +161,7 @@ def prepare(
         fresh, captured: see `prepare_model`.
         progress: told how far every evaluation is.
         warm: what earlier runs have left.
+        parts: of a federated recipe, the training examples of every client.
 
     Raises:
         DoraError: the model cannot be trained or evaluated on these data.
@@ -196,5 +199,5 @@ def prepare(
     seed_everything(recipe.train.seed + ground.accelerator.process_index)  # dropout differs between processes
     same = {split: task.baseline(data.evaluated[split]) for split in evaluator.splits}
     constant = task.combine(same) if all(same.values()) else {}
-    clients = client_data(recipe, task, data.training, adapted)
+    clients = None if parts is None else client_data(recipe, task, data.training, parts, adapted)
     return Prepared(recipe, task, length, adapted, train, evaluator, ground, captured, calibrator, constant, clients)

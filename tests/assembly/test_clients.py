@@ -5,16 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dora_cli.assembly.clients import client_parts, client_rows, client_sizes, clients_held
+from dora_cli.assembly.clients import client_parts, client_rows, client_sizes
 from dora_cli.assembly.resolve import resolve
 from dora_cli.data import Examples
 from dora_cli.data.batches import Indices
 from dora_cli.data.parts import even_parts, parts_by_class
 from dora_cli.errors import DataError
 from dora_cli.recipe import Recipe, parse_recipe
-from dora_cli.runs.records.metrics import validate_metrics
-from dora_cli.tasks import get_task
-from tests.reports.examples import metrics
 
 TRAINING = Examples(([str(i) for i in range(60)],), [int(i % 3 == 0) for i in range(60)])
 
@@ -59,21 +56,6 @@ def test_shares_that_are_never_enough_are_refused_with_what_to_change() -> None:
     )
     with pytest.raises(DataError, match=says):
         parts_of("{clients: 3, split: dirichlet, alpha: 1.0e-6}")
-
-
-def test_what_clients_hold_is_what_the_record_takes() -> None:
-    parts = parts_of("{clients: 3, split: dirichlet}")
-    held = clients_held(parts, TRAINING, get_task("glue/sst2"))
-    assert [one["client"] for one in held] == [1, 2, 3]
-    assert [one["examples"] for one in held] == [len(part) for part in parts]
-    assert [list(one["labels"]) for one in held] == [["negative", "positive"]] * 3
-    assert sum(one["labels"]["positive"] for one in held) == 20, "each third of 60"
-    assert held[0]["labels"]["positive"] == sum(int(row) % 3 == 0 for row in parts[0])
-    assert validate_metrics(metrics(clients=held)).clients is not None
-    numbers = Examples(TRAINING.texts, [row / 7 for row in range(60)])
-    held = clients_held(parts, numbers, get_task("glue/stsb"))
-    assert [one["labels"] for one in held] == [None] * 3, "numbers are no classes"
-    assert validate_metrics(metrics(clients=held)).clients is not None
 
 
 # In a dry run ---------------------------------------------------------------------------------------------------------

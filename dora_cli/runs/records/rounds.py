@@ -35,7 +35,7 @@ class ClientRecord(Record):
 
 
 class PartRecord(Record):
-    """What a client holds of the training split: its examples, and how many are of which class, where there are any."""
+    """A client's part of the training split: how many examples, and how many of each class where there are classes."""
 
     client: Count
     examples: Count

@@ -188,5 +188,3 @@ class Turns:
 def left_out(client: Client) -> dict[str, Any]:
     """The record of a client that was not drawn."""
     return {"client": client.number, "examples": client.examples, "loss": None, "state": "left out"}
-
-

@@ -1,6 +1,6 @@
 """Rounds of federated training: clients train in turn from the server's weights, and the server joins what they send.
 
-Several processes share the clients out, a client always to the same one; each then makes the same of what all have sent.
+Several processes share the clients out, a client always to the same one; each then makes the same of what all sent.
 """
 
 from __future__ import annotations
