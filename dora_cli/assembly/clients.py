@@ -38,7 +38,7 @@ class ClientData:
     labels: Mapping[str, int] | None
 
     def record(self, number: int) -> dict[str, Any]:
-        """As metrics.json holds it of client `number`."""
+        """What metrics.json holds of client `number`."""
         return {"client": number, "examples": self.examples, "labels": self.labels}
 
 

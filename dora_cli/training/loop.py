@@ -174,7 +174,7 @@ class Loop:
         self.at.train_loss = found.loss
 
     def _report(self, step: int) -> StepReport:
-        """Of a method that has no events."""
+        """Each step is like the others: no method that is federated has events."""
         return StepReport(self.schedule.phase(step), self.schedule.start_components, self.schedule.start_components)
 
     def _groups(self, epoch: int) -> Iterator[Group]:

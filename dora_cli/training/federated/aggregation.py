@@ -75,13 +75,13 @@ class _Received:
 
 
 def average(A: torch.Tensor, B: torch.Tensor, weights: torch.Tensor, residual: float) -> Merged:
-    """FedIT (Zhang et al. 2024, arXiv 2305.05644): the means of the factors. `residual` says nothing here."""
+    """FedIT (Zhang et al. 2023, arXiv 2305.05644): the means of the factors. `residual` says nothing here."""
     received = _Received(A, B, weights)
     return received.merged(received.A, received.B)
 
 
 def lora_fair(A: torch.Tensor, B: torch.Tensor, weights: torch.Tensor, residual: float) -> Merged:
-    """LoRA-FAIR (Bian et al. 2025, arXiv 2411.14961): ``Abar`` and ``Bbar + dB``, where `dB` brings the product nearer
+    """LoRA-FAIR (Bian et al. 2024, arXiv 2411.14961): ``Abar`` and ``Bbar + dB``, where `dB` brings the product nearer
     to the mean of the products (see `residual.correction`).
     """
     received = _Received(A, B, weights)

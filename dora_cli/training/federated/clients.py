@@ -71,16 +71,16 @@ class Sent:
 
     @property
     def state(self) -> str:
-        """As `runs.records.rounds.ClientRecord` has it."""
+        """In the words of `runs.records.rounds.ClientRecord`."""
         return "trained" if self.failure is None else "failed"
 
     def record(self, examples: int) -> dict[str, Any]:
-        """As metrics.json holds it."""
+        """What metrics.json holds of it."""
         return {"client": self.client, "examples": examples, "loss": self.loss, "state": self.state}
 
 
 def client_seed(seed: int, number: int) -> int:
-    """Of client `number`, from 1; the first has the run's own, so that alone it is plain training."""
+    """The seed of client `number`, from 1; the first has the run's own, so that alone it is plain training."""
     return seed if number == 1 else int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
 
 
