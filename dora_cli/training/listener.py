@@ -41,7 +41,7 @@ class RunStart:
     threads: int | None = None
     """Threads on the CPU; None if it is not known."""
     clients: int | None = None
-    """Of a federated training, whose epochs are rounds, and whose steps and batches are a client's."""
+    """Clients of a federated training, whose epochs are rounds, and whose steps and batches are those of one client."""
 
 
 @dataclass(frozen=True)

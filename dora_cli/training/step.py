@@ -365,7 +365,7 @@ class TrainingStep:
 
 
 def learned_nothing(step: int) -> DivergedError:
-    """Of a run whose every step up to `step` was a bad one that was let pass."""
+    """The end of a run whose every step up to `step` was a bad one that was let pass."""
     return DivergedError(
         f"training diverged: the loss or gradient norm of every step up to {step:,} was not finite, and "
         "train.skip_nonfinite let all of them pass: nothing was learned. Lower train.learning_rate or what "
