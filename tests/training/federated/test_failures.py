@@ -154,7 +154,7 @@ def test_a_round_to_which_nobody_comes_ends_the_run(federated: MakeFederated, tm
 
 
 def test_steps_that_are_let_pass_are_counted_by_client(federated: MakeFederated, tmp_path: Path, plant: Plant) -> None:
-    """Client 1 has two bad steps, and the second is one too many; client 3 has one, and its round has a loss of others."""
+    """Client 1 has two bad steps, and the second is one too many; client 3 has one, and its step a loss of others."""
     plant({(1, 2), (1, 9), (3, 6)})
     result = train(federated("train.skip_nonfinite=1", "train.log_every=1"), tmp_path / "run")
     assert states(result.metrics) == [["trained"] * 3, ["trained"] * 3, ["failed", "trained", "trained"]]

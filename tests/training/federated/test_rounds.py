@@ -276,7 +276,7 @@ def shares(record: Mapping[str, Any]) -> dict[int, float]:
 
 
 def distance(sent: Mapping[int, Tensors], p: Mapping[int, float]) -> float:
-    """The distance of the product of the means from the mean of the products, over all projections, by whole matrices."""
+    """How far the product of the means is from the mean of the products, over all projections, by whole matrices."""
     apart, size = [], []
     for name in names_of(next(iter(sent.values()))):
         A, B = (sum(p[client] * sent[client][f"{name}.{factor}"].double() for client in p) for factor in "AB")
@@ -333,7 +333,7 @@ def test_what_a_round_records_is_what_travelled(
 
 
 def test_losses_of_a_round_are_means_over_examples(federated: MakeFederated, tmp_path: Path) -> None:
-    """They are taken over what clients have seen in a round, weighted by what they have; steps of a round share its pace."""
+    """What clients have seen in a round, weighted by what they have; steps of a round share its pace."""
     result = train(federated("train.log_every=2"), tmp_path / "run")
     written = lines(tmp_path / "run" / "log.jsonl")
     for record, epoch in zip(result.metrics["rounds"], result.metrics["epochs"], strict=True):
