@@ -14,6 +14,12 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+AGREE_EVERY = 10
+"""Optimiser steps after which several processes ask each other whether to stop or save.
+
+Alone, a process looks after every step.
+"""
+
 
 def is_main() -> bool:
     """Whether this is the first of several processes, or the only one; known before anything heavy is imported."""

@@ -22,7 +22,7 @@ from dora_cli.data import Group, plan_epoch, to_device
 from dora_cli.errors import CheckpointError
 from dora_cli.machine.environment import peak_memory_bytes, versions
 from dora_cli.machine.memory import memory_advice
-from dora_cli.machine.processes import any_process, gathered, on_main
+from dora_cli.machine.processes import AGREE_EVERY, any_process, gathered, on_main
 from dora_cli.machine.random_state import random_state, restore_random_state
 from dora_cli.machine.signals import EvaluationInterruptedError, StoppedNow, StopSignals, stopped
 from dora_cli.methods.base import StepReport
@@ -40,12 +40,6 @@ from dora_cli.training.selection import Selection
 from dora_cli.training.step import StepReading, TrainingStep, learned_nothing
 
 Tensors = dict[str, torch.Tensor]
-
-AGREE_EVERY = 10
-"""Optimiser steps after which several processes ask each other whether to stop or save.
-
-Alone, a process looks after every step.
-"""
 
 
 class LastLog(NamedTuple):
@@ -146,9 +140,8 @@ class Loop:
         """A round of federated training, in the place of an epoch."""
         number = self.at.epoch
 
-        def ask(step: int | None) -> None:
-            if step is not None:
-                self.listener.tick(step, self.schedule.phase(step), self.schedule.start_components)
+        def ask(step: int) -> None:
+            self.listener.tick(step, self.schedule.phase(step), self.schedule.start_components)
             self._stop_within_round()
 
         with memory_advice(self.recipe), self.outcome.clocks.training:

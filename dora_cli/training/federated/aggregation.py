@@ -103,6 +103,7 @@ def exact(A: torch.Tensor, B: torch.Tensor, weights: torch.Tensor, residual: flo
     rank = A.shape[1]
     rows = received.A.norm(dim=1).mean()
     rho = torch.where(rows > 0, rows, received.rows.norm(dim=1).mean())
+    rho = torch.where(rho > 0, rho, 1.0)  # all A's are zero, and so is the product
     # sum p_k B_k A_k = Q_B (R_B R_A^T) Q_A^T, a core of at most K r x K r
     q_b, r_b = torch.linalg.qr(received.columns)
     q_a, r_a = torch.linalg.qr(received.rows.T)

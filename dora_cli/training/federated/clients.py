@@ -30,7 +30,9 @@ class Client:
         seed: of its data order and dropout; the first client's is the run's.
         epoch: the pass over its examples that goes on, from 1.
         groups: steps of it done.
-        moments, counters: of the training step, see `TrainingStep.state_dict`; None before its first turn.
+        moments: of the training step, see `TrainingStep.state_dict`, on the CPU: the device has those of one client,
+            however many there are; empty before its first turn.
+        counters: likewise; None before its first turn.
         random: see `random_state`; empty before its first turn.
     """
 
@@ -179,7 +181,7 @@ class Turns:
 
     def _leave(self, client: Client) -> None:
         moments, client.counters = self._step_function.state_dict()
-        client.moments = {name: value.clone() for name, value in moments.items()}
+        client.moments = {name: value.to("cpu", copy=True) for name, value in moments.items()}
         client.random = random_state(self._device)
 
     def clear(self) -> None:

@@ -5,6 +5,7 @@ Several processes share the clients out, a client always to the same one; each t
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ import torch
 
 from dora_cli.assembly.prepare import Prepared
 from dora_cli.errors import CheckpointError, DivergedError
-from dora_cli.machine.processes import gathered, take_those_of_main
+from dora_cli.machine.processes import AGREE_EVERY, gathered, take_those_of_main
 from dora_cli.machine.random_state import restore_random_state
 from dora_cli.training.checkpoint import Snapshot
 from dora_cli.training.federated.aggregation import AGGREGATIONS, Merged, weighted_mean
@@ -83,12 +84,13 @@ class Rounds:
 
     # -- a round -------------------------------------------------------------------------------------------------------
 
-    def __call__(self, number: int, ask: Callable[[int | None], None]) -> Round:
+    def __call__(self, number: int, ask: Callable[[int], None]) -> Round:
         """Round `number`, from 1; the model then has the server's weights.
 
         Args:
-            ask: told how far the run is, in its steps, as they are done; ends the round by raising. With several
-                processes it is told None, by all of them at once, after each has had a client.
+            ask: told how far the run is, in its steps, as they are done; ends the round by raising. Several processes
+                call it equally often and with the same steps, also one that has no client left or whose client has
+                failed: none waits for longer than the steps between two calls take.
 
         Raises:
             DivergedError: no client has sent anything.
@@ -98,18 +100,19 @@ class Rounds:
         start = [weight.detach().clone() for weight in self._weights]
         mine = [client for client in drawn if self._is_mine(client)]
         sent = []
-        for turn in range(self._turns_of(drawn)):
+        turns = self._turns_of(drawn)
+        for turn in range(turns):
+            left = self._asked(steps)
+            before = turns * (steps[0] - 1) + turn * len(steps)
+
+            def told(step: int, left: deque[int] = left, before: int = before) -> None:
+                while left and left[0] <= step:
+                    ask(max(steps[0], (before + left.popleft() - steps[0] + 1) // turns))
+
             if turn < len(mine):
                 self._put(start)
-                done = len(mine) * (steps[0] - 1) + turn * len(steps)
-
-                def told(step: int, done: int = done) -> None:
-                    if self._alone:
-                        ask(max(steps[0], (done + step - steps[0] + 1) // len(mine)))
-
                 sent.append(self._turns(mine[turn], steps, self._logged, told))
-            if not self._alone:
-                ask(None)
+            told(steps[-1])  # where there was no client, or it failed before the end
         self._turns.clear()
         everything = {one.client: one for part in gathered(self._accelerator, self._packed(sent)) for one in part}
         came = [one for client in drawn if (one := everything[client.number]).weights is not None]
@@ -136,6 +139,12 @@ class Rounds:
     def _steps(self, number: int) -> range:
         first = (number - 1) * self._length.steps_per_epoch
         return range(first + 1, first + self._length.steps_in(number) + 1)
+
+    def _asked(self, steps: range) -> deque[int]:
+        """The steps of a turn after which it is asked whether to go on."""
+        return deque(
+            step for step in steps if self._alone or (step - steps[0] + 1) % AGREE_EVERY == 0 or step == steps[-1]
+        )
 
     def _drawn(self, number: int) -> list[Client]:
         """Who trains in a round, by number; it depends on the run's seed and the round."""
@@ -214,10 +223,7 @@ class Rounds:
         Every process calls it, since each has only its own clients.
         """
         mine = [client for client in self.clients if self._is_mine(client)]
-        packed = [
-            (one.number, one.epoch, one.groups, _on_cpu(one.moments, alone=self._alone), one.counters, one.random)
-            for one in mine
-        ]
+        packed = [(one.number, one.epoch, one.groups, one.moments, one.counters, one.random) for one in mine]
         everyone = sorted(entry for part in gathered(self._accelerator, packed) for entry in part)
         moments: dict[str, torch.Tensor] = {}
         random: dict[str, torch.Tensor] = {}
@@ -272,10 +278,6 @@ def _damaged(what: str) -> CheckpointError:
 def _of(number: int, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     prefix = f"{number}."
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-
-
-def _on_cpu(tensors: Mapping[str, torch.Tensor], *, alone: bool) -> dict[str, torch.Tensor]:
-    return dict(tensors) if alone else {name: value.cpu() for name, value in tensors.items()}
 
 
 def _mean(weighted: Sequence[tuple[float, float | None]]) -> float:

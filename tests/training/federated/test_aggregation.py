@@ -137,6 +137,14 @@ def test_means_that_vanish_are_no_trouble(name: str) -> None:
     torch.testing.assert_close(merged.distance, (B[0] @ A[0]).norm())
 
 
+@every
+def test_where_all_as_are_zero_there_is_no_update(name: str) -> None:
+    A, B, weights = drawn(2)
+    merged = AGGREGATIONS[name](torch.zeros_like(A), B, weights, 0.01)
+    assert not merged.A.any()
+    assert merged.B.isfinite().all()
+
+
 def test_a_component_that_no_client_uses_keeps_its_row_in_exact() -> None:
     """Where the mean of products has a lower rank, the rest of `A` is the mean's, with nothing in `B`."""
     clients = drawn(4, (3, 3, 6, 5))

@@ -16,6 +16,7 @@ from dora_cli.runs.run_folder import RunRecords
 from dora_cli.training.checkpoint import Snapshot
 from dora_cli.training.federated.aggregation import AGGREGATIONS, Merged
 from dora_cli.training.federated.clients import Client, Turns
+from dora_cli.training.listener import SilentListener
 from dora_cli.training.step import TrainingStep
 from tests.commands.conftest import dora
 from tests.runs.test_resume import assert_equal_runs
@@ -102,6 +103,26 @@ def test_a_round_goes_on_without_a_client_that_fails(
     assert all(before.optimizer[name].equal(after.optimizer[name]) for name in own)
     later = Snapshot.load(tmp_path / "run" / "checkpoints" / "step-12")
     assert {float(later.optimizer[name]) for name in own if name.endswith(".step")} == {8.0}  # it has missed a round
+
+
+def test_what_a_client_that_fails_does_not_train_is_asked_all_the_same(
+    federated: MakeFederated, tmp_path: Path, plant: Plant
+) -> None:
+    """Several processes wait for one another there, so none may ask less often."""
+    ticks: list[list[int]] = []
+
+    class Ticks(SilentListener):
+        def tick(self, step: int, phase: str, budget: int) -> None:
+            ticks[-1].append(step)
+
+    for places in ((), ((2, 6),)):
+        plant(places)
+        ticks.append([])
+        result = train(federated("train.log_every=2"), tmp_path / f"{len(places)} fail", listener=Ticks())
+        assert states(result.metrics)[1][1] == ("failed" if places else "trained")
+    assert ticks[0] == ticks[1]
+    assert len(ticks[0]) == 3 * 3 * 4
+    assert ticks[0] == sorted(ticks[0])
 
 
 def test_weights_that_are_not_finite_are_not_sent(

@@ -243,6 +243,20 @@ def test_two_processes_come_to_what_one_does(
 
 
 @forked
+def test_a_signal_to_one_process_ends_both_within_a_turn(warm: Warm, federated: MakeFederated, tmp_path: Path) -> None:
+    """They agree after ten steps, of which process 2 makes none, since client 2 has had its turn: it does not wait for
+    the end of the other's.
+    """
+    (tmp_path / "recipe.yaml").write_text(dump_recipe(federated("federated.local_steps=25", "federated.rounds=2")))
+    command = ("train", str(tmp_path / "recipe.yaml"), "--output", str(tmp_path / "run"))
+    strike = Strike("turn: step 28 of client 3", numbers=(signal.SIGTERM,))
+    attempts = warm.run_together(*command, strikes=[strike, None])
+    assert [attempt.code for attempt in attempts] == [143, 143], [attempt.output for attempt in attempts]
+    turns = [[mark for mark in attempt.marks if mark.startswith("turn")] for attempt in attempts]
+    assert [marks[-1] for marks in turns] == ["turn: step 35 of client 3", "turn: step 50 of client 2"]
+
+
+@forked
 def test_a_signal_to_one_process_ends_both_after_a_turn(
     warm: Warm, federated: MakeFederated, straight: GetStraight, tmp_path: Path
 ) -> None:
