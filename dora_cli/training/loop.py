@@ -142,7 +142,7 @@ class Loop:
 
         def ask(step: int) -> None:
             self.listener.tick(step, self.schedule.phase(step), self.schedule.start_components)
-            self._stop_within_round()
+            self._stop_within_round(rounds)
 
         with memory_advice(self.recipe), self.outcome.clocks.training:
             found = rounds(number, ask)
@@ -319,14 +319,19 @@ class Loop:
             self.save()
         raise stopped(number, self.at.step, self.how_to_resume)
 
-    def _stop_within_round(self) -> None:
-        """Raises StoppedError if a signal came; what the round has done so far is not kept."""
+    def _stop_within_round(self, rounds: Rounds) -> None:
+        """Raises StoppedError if a signal came, once the run is saved as the round before has left it; what this one has
+        done so far is not kept.
+        """
         number = any_process(self.accelerator, self.signals.received or 0)
         if not number:
             return
-        if self.policy.last_step is None:
+        if self.at.step == 0:
             raise StoppedNow(number, again=False).error(None)
-        raise stopped(number, self.policy.last_step, f"what came after it is not kept; {self.how_to_resume}")
+        if self.policy.last_step != self.at.step:
+            rounds.take_back()
+            self.save()
+        raise stopped(number, self.at.step, f"what came after it is not kept; {self.how_to_resume}")
 
     def save(self) -> None:
         """Writes a checkpoint of this moment; raises DivergedError rather than save a diverged run, OutputError."""

@@ -112,7 +112,8 @@ class Lora(Method):
         width = sum(trained_type(weight_of(site.module).dtype).itemsize for site in adapted) // max(len(adapted), 1)
         said = (
             f"method.moments full keeps two moments of every weight that is adapted, {entries * width:,} bytes beside "
-            "the model, and every checkpoint holds them; low-rank keeps those of the factors"
+            "the model, and every checkpoint holds them, of a federated training those of every client; low-rank keeps "
+            "those of the factors"
         )
         return [said]
 

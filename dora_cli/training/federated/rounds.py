@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -98,6 +98,7 @@ class Rounds:
         steps = self._steps(number)
         drawn = self._drawn(number)
         start = [weight.detach().clone() for weight in self._weights]
+        self._before = start, [replace(client) for client in self.clients]  # a turn replaces what a client has
         mine = [client for client in drawn if self._is_mine(client)]
         sent = []
         turns = self._turns_of(drawn)
@@ -135,6 +136,12 @@ class Rounds:
             seen=sum(one.seen for one in everything.values()),
             failures={one.client: one.failure for one in everything.values() if one.failure is not None},
         )
+
+    def take_back(self) -> None:
+        """Has weights and clients be what they were before the round that was ended by `ask`."""
+        weights, self.clients = self._before
+        self._put(weights)
+        self._turns.clear()
 
     def _steps(self, number: int) -> range:
         first = (number - 1) * self._length.steps_per_epoch

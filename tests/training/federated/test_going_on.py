@@ -138,13 +138,17 @@ def test_a_stop_within_a_round_begins_it_again(federated: MakeFederated, straigh
     assert_equal_runs(straight(recipe), tmp_path / "run")
 
 
-def test_a_stop_names_the_step_that_was_saved(federated: MakeFederated, straight: GetStraight, tmp_path: Path) -> None:
-    """Without a checkpoint after every round the latest is that of the best one: here the first, of three that are
-    equal.
+@pytest.mark.parametrize("tick", [2, 4, 6, 8])
+def test_a_stop_keeps_the_round_before(
+    federated: MakeFederated, straight: GetStraight, tmp_path: Path, tick: int
+) -> None:
+    """Also where no round is followed by a checkpoint: it is written then, without what the turns have changed, of which
+    none, one or both of the third round are over.
     """
-    recipe = federated(*SOME, "save.every_epoch=false", "eval.select=best", "train.learning_rate=1.0e-9")
-    with pytest.raises(StoppedError, match=r"after step 4; .* not kept"):
-        train(recipe, tmp_path / "run", listener=Signalled(signal.SIGTERM, tick=8 + 8 + 6))
+    recipe = federated(*SOME, "save.every_epoch=false", "eval.every=end")
+    with pytest.raises(StoppedError, match=r"after step 8; .* not kept"):
+        train(recipe, tmp_path / "run", listener=Signalled(signal.SIGTERM, tick=8 + 8 + tick))
+    assert [path.name for path in checkpoints_of(RunRecords(tmp_path / "run"))] == ["step-8"]
     train(recipe, tmp_path / "run", resume=True)
     assert_equal_runs(straight(recipe), tmp_path / "run")
 
