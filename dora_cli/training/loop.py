@@ -320,8 +320,8 @@ class Loop:
         raise stopped(number, self.at.step, self.how_to_resume)
 
     def _stop_within_round(self, rounds: Rounds) -> None:
-        """Raises StoppedError if a signal came, once the run is saved as the round before has left it; what this one has
-        done so far is not kept.
+        """Raises StoppedError if a signal came, once the run is saved as the round before has left it; what this round
+        has done so far is not kept.
         """
         number = any_process(self.accelerator, self.signals.received or 0)
         if not number:

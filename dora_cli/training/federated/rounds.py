@@ -118,9 +118,9 @@ class Rounds:
         everything = {one.client: one for part in gathered(self._accelerator, self._packed(sent)) for one in part}
         came = [one for client in drawn if (one := everything[client.number]).weights is not None]
         if not came:
-            reasons = "; ".join(f"client {one.client}: {one.failure}" for one in everything.values())
             raise DivergedError(
-                f"round {number:,}: none of the {plural(len(drawn), 'client')} that trained has sent weights; {reasons}"
+                f"round {number:,}: none of the {plural(len(drawn), 'client')} that trained has sent weights; "
+                f"{_reasons([everything[client.number] for client in drawn])}"
             )
         shares = self._shares(came)
         record = self._server(number, came, shares)
@@ -276,6 +276,17 @@ class Rounds:
             raise _damaged(f"client {client.number} cannot have come as far as it says")
         self._step_function.load_state_dict(client.moments, client.counters)  # says what does not fit
         restore_random_state(client.random, self._accelerator.device)  # likewise
+
+
+def _reasons(sent: Sequence[Sent]) -> str:
+    """Why clients failed; what several of them have in common, as in a run that diverges, once."""
+    clients: dict[str | None, list[int]] = {}
+    for one in sent:
+        clients.setdefault(one.failure, []).append(one.client)
+    return "; ".join(
+        f"{'client' if len(numbers) == 1 else 'clients'} {', '.join(map(str, numbers))}: {reason}"
+        for reason, numbers in clients.items()
+    )
 
 
 def _damaged(what: str) -> CheckpointError:

@@ -161,11 +161,13 @@ def test_a_round_to_which_nobody_comes_ends_the_run(federated: MakeFederated, tm
     recipe = federated()
     (tmp_path / "recipe.yaml").write_text(dump_recipe(recipe))
     with pytest.MonkeyPatch.context():
-        plant({(client, 7) for client in (1, 2, 3)})
+        plant({(1, 7), (2, 6), (3, 7)})
         done = dora("train", tmp_path / "recipe.yaml", "--output", tmp_path / "run")
     assert (done.code, "Traceback" in done.err) == (3, False)
-    for said in ("round 2", "client 1: ", "client 2: ", "client 3: ", "step 7 (round 2, step 3 of 4)"):
-        assert said in " ".join(done.err.split())
+    said = " ".join(done.err.split())
+    assert "round 2: " in said
+    for part in ("clients 1, 3: ", "step 7 (round 2, step 3 of 4)", "client 2: ", "step 6 (round 2, step 2 of 4)"):
+        assert said.count(part) == 1
     assert not (tmp_path / "run" / "metrics.json").exists()
     assert [path.name for path in checkpoints_of(RunRecords(tmp_path / "run"))] == ["step-4"]
     plant(set())

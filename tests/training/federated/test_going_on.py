@@ -142,8 +142,8 @@ def test_a_stop_within_a_round_begins_it_again(federated: MakeFederated, straigh
 def test_a_stop_keeps_the_round_before(
     federated: MakeFederated, straight: GetStraight, tmp_path: Path, tick: int
 ) -> None:
-    """Also where no round is followed by a checkpoint: it is written then, without what the turns have changed, of which
-    none, one or both of the third round are over.
+    """Also where no round is followed by a checkpoint: it is written then, without what the turns of the third have
+    changed.
     """
     recipe = federated(*SOME, "save.every_epoch=false", "eval.every=end")
     with pytest.raises(StoppedError, match=r"after step 8; .* not kept"):
