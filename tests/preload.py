@@ -12,6 +12,8 @@ import tempfile
 from pathlib import Path
 
 import sacrebleu.metrics
+import scipy.stats
+import sklearn.metrics
 import torch
 import transformers.models.bert.modeling_bert
 import transformers.models.gpt2.modeling_gpt2
@@ -27,6 +29,7 @@ import dora_cli.reports.progress
 import dora_cli.training.run
 from dora_cli.models import load_generator, load_model
 from dora_cli.recipe import parse_recipe
+from dora_cli.recipe.shipped_recipes import shipped_recipes
 from tests.hostile.model import make_model
 from tests.training import killing
 
@@ -57,5 +60,6 @@ def _train() -> None:
 
 _train()
 load_generator("builtin:tiny-decoder")
+shipped_recipes()  # `dora init` reads them all, and what was read once is not parsed again
 gc.collect()
 gc.freeze()  # or the first collection of every process would copy the pages of all that is loaded
