@@ -22,11 +22,11 @@ import transformers.models.roberta.modeling_roberta
 import transformers.optimization
 from accelerate.state import AcceleratorState
 
-import dora_cli.commands
 import dora_cli.export.saved
 import dora_cli.reports.html.page
 import dora_cli.reports.progress
 import dora_cli.training.run
+from dora_cli.commands import program
 from dora_cli.models import load_generator, load_model
 from dora_cli.recipe import parse_recipe
 from dora_cli.recipe.shipped_recipes import shipped_recipes
@@ -60,6 +60,7 @@ def _train() -> None:
 
 _train()
 load_generator("builtin:tiny-decoder")
+program()
 shipped_recipes()  # `dora init` reads them all, and what was read once is not parsed again
 gc.collect()
 gc.freeze()  # or the first collection of every process would copy the pages of all that is loaded

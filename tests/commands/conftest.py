@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from typer.main import get_command
 
-from dora_cli.commands import app
+from dora_cli.commands import program
 from tests import processes
 from tests.patience import PATIENCE
 from tests.processes import Done
@@ -29,16 +28,12 @@ CONFIGS = ROOT / "configs"
 STEPS = 24  # 94 examples / 16 -> 6 steps x 4 epochs; the freeze is after step floor(0.15 * 24) + floor(0.35 * 24) = 11
 
 
-COMMAND = get_command(app)
-"""What `app` makes of itself at every call, which takes as long as a small command."""
-
-
 def dora(*arguments: object) -> Done:
     """Runs a command in this process."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
-            COMMAND([str(argument) for argument in arguments], prog_name="dora")
+            program()([str(argument) for argument in arguments], prog_name="dora")
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else int(end.code is not None)
     return Done(code, out.getvalue(), err.getvalue())

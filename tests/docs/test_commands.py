@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.main import get_command
 
-from dora_cli.commands import app
+from dora_cli.commands import program
 from dora_cli.errors import DoraError
 from dora_cli.recipe import load_recipe
 from dora_cli.recipe.shipped_recipes import find_recipe
@@ -21,7 +20,7 @@ from tests import processes
 from tests.commands.conftest import environment
 from tests.docs.pages import GUIDE, PAGES, ROOT, Block, blocks, name
 
-COMMANDS: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]
+COMMANDS: dict[str, Any] = program().commands
 SETTINGS = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 SCRIPTS = "".join(file.read_text(encoding="utf-8") for file in (ROOT / "scripts").glob("*.py"))
 OURS = {
