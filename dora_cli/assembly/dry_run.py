@@ -19,6 +19,7 @@ from dora_cli.assembly.build import (
     note_on_rank,
     targets_of,
 )
+from dora_cli.assembly.clients import client_parts, client_rows, client_sizes
 from dora_cli.assembly.data import load_data
 from dora_cli.assembly.length import RunLength
 from dora_cli.assembly.notes import notes_before_training, notes_on_official_sizes, notes_on_settings
@@ -61,6 +62,8 @@ class DryRun:
         output: the run folder, or the parent folder of a run per seed; None if not decided.
         seeds: one run each; empty for a single run.
         restarts: steps after which the learning rate's schedule starts anew; None where that takes the model's blocks.
+        client_examples: examples of each client of a federated training; None where they follow from data that have not
+            been read.
     """
 
     recipe: Recipe
@@ -80,6 +83,7 @@ class DryRun:
     output: Path | None = None
     seeds: Sequence[int] = ()
     restarts: Sequence[int] | None = ()
+    client_examples: Sequence[int] | None = None
 
     @property
     def _anew(self) -> str:
@@ -88,27 +92,36 @@ class DryRun:
         return f"; anew after steps {', '.join(f'{step:,}' for step in self.restarts)}" if self.restarts else ""
 
     @property
+    def _trained(self) -> int | None:
+        """Entries that train, the head included."""
+        found = self.parameters
+        return None if found is None else (found["start"] or 0) + (found["head"] or 0)
+
+    @property
     def rows(self) -> list[tuple[str, str]]:
         """The run in words: ``(what, value)``."""
-        length, train = self.length, self.recipe.train
-        batch = (
-            f"train.batch_size {train.batch_size} x gradient_accumulation {train.gradient_accumulation} x "
-            f"{self.processes}"
-        )
-        processes = "process" if self.processes == 1 else "processes"
+        length, train, federated = self.length, self.recipe.train, self.recipe.federated
+        batch = f"train.batch_size {train.batch_size} x gradient_accumulation {train.gradient_accumulation}"
+        if federated is None:
+            batch += f" x {self.processes} {'process' if self.processes == 1 else 'processes'}"
+        else:
+            batch += ", of a client"
         warmup = f"linear warm-up over {plural(length.lr_warmup, 'step')}" if length.lr_warmup else "no warm-up"
-        cut = f", stopped by train.max_steps in epoch {length.epochs}" if train.max_steps is not None else ""
+        parts = f"{length.steps_per_epoch:,} an epoch, {plural(length.epochs, 'epoch')}"
+        if federated is not None:
+            parts = f"{length.steps_per_epoch:,} a round, {plural(length.epochs, 'round')}, of every client"
+        elif train.max_steps is not None:
+            parts += f", stopped by train.max_steps in epoch {length.epochs}"
         rows = [
             ("training examples", f"{length.examples:,}"),
-            ("global batch", f"{plural(length.global_batch, 'example')} = {batch} {processes}"),
-            (
-                "steps",
-                f"{length.total_steps:,} ({length.steps_per_epoch:,} an epoch, {plural(length.epochs, 'epoch')}{cut})",
-            ),
+            ("global batch", f"{plural(length.global_batch, 'example')} = {batch}"),
+            ("steps", f"{length.total_steps:,} ({parts})"),
             ("learning rate", f"{train.learning_rate:g}, {warmup}, then linear decay to 0{self._anew}"),
             ("device", f"{self.device}, {self.precision}"),
             ("threads", "auto, which takes the model's configuration" if self.threads is None else str(self.threads)),
         ]
+        if federated is not None:
+            rows[1:1] = client_rows(federated, self.client_examples, self._trained)
         if self.cuda_graph is not None:
             rows.append(("CUDA graphs", self.cuda_graph))
         if note := note_on_code(self.recipe):
@@ -136,7 +149,7 @@ def dry_run(recipe: Recipe, output: Path | None = None, seeds: Sequence[int] = (
     check_capture(recipe.train.cuda_graph, device)
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     method, targets = make_method(recipe), targets_of(recipe)
-    examples, notes = _data(recipe, task, method.held_out)
+    examples, client_examples, notes = _data(recipe, task, method.held_out)
     length = RunLength.of(recipe, examples, processes)
     parameters, reason, model, head, rank_note, left_out_note = None, None, None, [], None, None
     try:
@@ -181,6 +194,7 @@ def dry_run(recipe: Recipe, output: Path | None = None, seeds: Sequence[int] = (
         output=output,
         seeds=seeds,
         restarts=None if plan is None else plan.restarts,
+        client_examples=client_examples,
     )
 
 
@@ -199,9 +213,9 @@ def _cuda_graph(recipe: Recipe, model: nn.Module | None, device: torch.device, p
     return "yes" if answer.captured else f"no: {answer.reason}"
 
 
-def _data(recipe: Recipe, task: Task, held_out: float) -> tuple[int, list[str]]:
-    """The number of examples to learn from, without the share `held_out`, and what a run would say of settings and
-    data.
+def _data(recipe: Recipe, task: Task, held_out: float) -> tuple[int, Sequence[int] | None, list[str]]:
+    """The number of examples to learn from, without the share `held_out`; those of every client, where there are some
+    and that is known; and what a run would say of settings and data.
 
     Official sizes for the hub, which is not asked; any other source is read, since it is at hand.
     """
@@ -211,9 +225,11 @@ def _data(recipe: Recipe, task: Task, held_out: float) -> tuple[int, list[str]]:
         count = size if limit is None else min(size, limit)
         for share in (recipe.eval.held_out or 0.0, held_out):
             count -= parted_off(count, share)
-        return count, [*notes, *filter(None, [task.lacks()])]
+        return count, client_sizes(recipe, count), [*notes, *filter(None, [task.lacks()])]
     data = load_data(recipe, task, held_out=held_out)
-    return len(data.training), list(notes_before_training(recipe, task, data.training, data.evaluated, read=data.read))
+    sizes = None if recipe.federated is None else [len(part) for part in client_parts(recipe, data.training)]
+    said = notes_before_training(recipe, task, data.training, data.evaluated, read=data.read)
+    return len(data.training), sizes, list(said)
 
 
 def _parameters(

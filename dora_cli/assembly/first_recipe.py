@@ -58,7 +58,11 @@ def first_recipe(
     """
     task = get_task(task_name)
     method = known_method(method)
-    recipes = {name: recipe for name, recipe in shipped_recipes().items() if recipe.task == task.name}
+    recipes = {
+        name: recipe
+        for name, recipe in shipped_recipes().items()
+        if recipe.task == task.name and recipe.federated is None  # clients are no part of a first recipe
+    }
     recipes = {name: recipe for name, recipe in recipes.items() if recipe.method.name == method} or {
         name: recipe for name, recipe in recipes.items() if recipe.method.name == known_method(None)
     }

@@ -14,13 +14,16 @@ from dora_cli.wording import plural
 class RunLength:
     """Derived from the data, never asked of the user.
 
+    In a federated training a round stands for an epoch, and steps and batches are those of one client.
+
     Attributes:
-        examples: training examples per epoch.
+        examples: training examples per epoch; of a federated training those of all clients together.
         global_batch: examples per optimiser step, over micro-batches and processes.
         steps_per_epoch: the last step of an epoch may hold fewer examples; none is dropped.
         total_steps: `T`, attempted optimiser steps.
         epochs: epochs begun; the last one is cut short where ``train.max_steps`` ends the run.
         lr_warmup: steps of learning-rate warm-up.
+        federated: whether its epochs are rounds.
     """
 
     examples: int
@@ -29,13 +32,18 @@ class RunLength:
     total_steps: int
     epochs: int
     lr_warmup: int
+    federated: bool = False
 
     @classmethod
     def of(cls, recipe: Recipe, examples: int, processes: int) -> RunLength:
         """The length of `recipe` over `examples` training examples; raises BudgetError, also where there are none."""
         if examples < 1:
             raise BudgetError("split train has no example to learn from; give more, or raise data.max_train_samples")
-        train = recipe.train
+        train, federated = recipe.train, recipe.federated
+        if federated is not None:
+            batch, total = train.batch_size * train.gradient_accumulation, federated.steps
+            warmup = _lr_warmup(recipe, total)
+            return cls(examples, batch, federated.local_steps, total, federated.rounds, warmup, federated=True)
         global_batch = train.batch_size * train.gradient_accumulation * processes
         per_epoch = steps_per_epoch(examples, global_batch)
         total = per_epoch * train.epochs if train.max_steps is None else train.max_steps
@@ -48,6 +56,8 @@ class RunLength:
     def locate(self, step: int) -> str:
         """Where step number `step` is, in words."""
         epoch, batch = divmod(step - 1, self.steps_per_epoch)
+        if self.federated:
+            return f"round {epoch + 1}, step {batch + 1} of {self.steps_in(epoch + 1)}"
         return f"epoch {epoch + 1}, batch {batch + 1} of {self.steps_in(epoch + 1)}"
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from dora_cli.assembly.clients import client_parts, counts_by_label
 from dora_cli.assembly.data import load_data
 from dora_cli.assembly.notes import notes_before_training
 from dora_cli.assembly.resolve import resolve
@@ -28,8 +28,10 @@ def look_at_data(recipe: Recipe) -> dict[str, Any]:
             each its ``examples``, ``labels`` (counts by name, or ``mean``, ``deviation``, ``least`` and ``greatest``;
             None where it has none), ``baseline`` (metrics of saying the same of all), ``tokens`` (percentiles by name,
             ``longest``), how many examples are ``cut``, ``empty``, ``duplicates`` of an earlier one and
-            ``contradictions`` (the same texts with another label), and how many are ``in_train`` too; and ``shown``, a
-            few of the training split with their ``texts``, ``label`` and ``tokens``.
+            ``contradictions`` (the same texts with another label), and how many are ``in_train`` too; ``clients``, of a
+            federated recipe, of each its number from 1 as ``client``, and ``examples`` and ``labels`` of its part of
+            the training split; and ``shown``, a few of the training split with their ``texts``, ``label`` and
+            ``tokens``.
 
     Raises:
         DoraError: as a run of `recipe` would, before it loads weights.
@@ -54,8 +56,17 @@ def look_at_data(recipe: Recipe) -> dict[str, Any]:
         "max_length": recipe.data.max_length,
         "notes": list(notes_before_training(recipe, task, data.training, data.evaluated, read=data.read)),
         "splits": splits,
+        "clients": None if recipe.federated is None else _clients(recipe, task, data.training),
         "shown": _shown(recipe, task, data.training, base.tokenizer, layout),
     }
+
+
+def _clients(recipe: Recipe, task: Task, training: Examples) -> list[dict[str, Any]]:
+    found = []
+    for number, part in enumerate(client_parts(recipe, training), start=1):
+        labels = None if training.labels is None else [training.labels[row] for row in part]
+        found.append({"client": number, "examples": len(part), "labels": _labels(task, labels)})
+    return found
 
 
 def _questions(task: Task, examples: Examples) -> list[tuple[str, ...]]:
@@ -70,7 +81,7 @@ def _split(recipe: Recipe, task: Task, examples: Examples, tokenizer: Any, layou
     labelled = distinct if examples.labels is None else set(zip(*examples.texts, examples.labels, strict=True))
     return {
         "examples": len(examples),
-        "labels": _labels(task, examples),
+        "labels": _labels(task, examples.labels),
         "baseline": dict(task.baseline(examples)),
         "tokens": {
             **{f"p{share}": round(float(np.percentile(counts, share))) for share in _PERCENTILES},
@@ -83,15 +94,14 @@ def _split(recipe: Recipe, task: Task, examples: Examples, tokenizer: Any, layou
     }
 
 
-def _labels(task: Task, examples: Examples) -> Mapping[str, Any] | None:
-    if examples.labels is None:
+def _labels(task: Task, labels: Sequence[float] | None) -> Mapping[str, Any] | None:
+    if labels is None:
         return None
     if task.labels is None:
-        numbers = np.array(examples.labels, dtype=np.float64)
+        numbers = np.array(labels, dtype=np.float64)
         found = {"mean": numbers.mean(), "deviation": numbers.std(), "least": numbers.min(), "greatest": numbers.max()}
         return {name: float(value) for name, value in found.items()}
-    counts = Counter(examples.labels)
-    return {name: counts[index] for index, name in enumerate(task.labels)}
+    return counts_by_label(task.labels, labels)
 
 
 def _shown(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,6 +16,7 @@ from dora_cli.assembly.build import (
     note_on_rank,
     targets_of,
 )
+from dora_cli.assembly.clients import ClientData, client_data
 from dora_cli.assembly.data import HELD_OUT, RunData
 from dora_cli.assembly.evaluator import make_evaluator
 from dora_cli.assembly.length import RunLength
@@ -24,6 +25,7 @@ from dora_cli.assembly.rehearsal import rehearse
 from dora_cli.assembly.warm import Warm
 from dora_cli.assembly.work import decide_threads
 from dora_cli.data import Encoded
+from dora_cli.data.batches import Indices
 from dora_cli.evaluation.base import Progress
 from dora_cli.evaluation.calibration import Calibrator
 from dora_cli.evaluation.measuring import Evaluator
@@ -53,6 +55,7 @@ class Prepared:
         captured: whether steps are captured in CUDA graphs; only where that is known to work.
         calibrator: answers what the method wants measured.
         constant: metrics of saying the same of all examples that are evaluated; empty where that means nothing.
+        clients: of a federated recipe, what each of its clients has to learn from; None otherwise.
     """
 
     recipe: Recipe
@@ -65,6 +68,7 @@ class Prepared:
     captured: bool
     calibrator: Calibrator
     constant: Mapping[str, float]
+    clients: Sequence[ClientData] | None = None
 
     @property
     def schedule(self) -> Schedule:
@@ -149,6 +153,7 @@ def prepare(
     captured: bool,
     progress: Progress,
     warm: Warm,
+    parts: Sequence[Indices] | None = None,
 ) -> Prepared:
     """All of it, tried on a few rows, with the seed set from which the loop starts.
 
@@ -156,6 +161,7 @@ def prepare(
         fresh, captured: see `prepare_model`.
         progress: told how far every evaluation is.
         warm: what earlier runs have left.
+        parts: of a federated recipe, the training examples of every client.
 
     Raises:
         DoraError: the model cannot be trained or evaluated on these data.
@@ -193,4 +199,5 @@ def prepare(
     seed_everything(recipe.train.seed + ground.accelerator.process_index)  # dropout differs between processes
     same = {split: task.baseline(data.evaluated[split]) for split in evaluator.splits}
     constant = task.combine(same) if all(same.values()) else {}
-    return Prepared(recipe, task, length, adapted, train, evaluator, ground, captured, calibrator, constant)
+    clients = None if parts is None else client_data(recipe, task, data.training, parts, adapted)
+    return Prepared(recipe, task, length, adapted, train, evaluator, ground, captured, calibrator, constant, clients)

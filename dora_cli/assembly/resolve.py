@@ -7,6 +7,7 @@ import difflib
 from dora_cli.errors import CheckpointError, RecipeError
 from dora_cli.files import at_home
 from dora_cli.recipe import Recipe
+from dora_cli.recipe.federated import ALPHA, RESIDUAL
 from dora_cli.runs.run_folder import RunRecords
 from dora_cli.tasks import Task, get_task
 
@@ -21,7 +22,7 @@ def resolve(recipe: Recipe) -> tuple[Recipe, Task]:
     problems = [*_metric(recipe, task), *task.problems(recipe)]
     if problems:
         raise RecipeError(problems)
-    recipe, task = task.settle(with_ranks(recipe))
+    recipe, task = task.settle(with_rounds(with_ranks(recipe)))
     if problems := _metric(recipe, task):  # data may have said that it is none of the task's
         raise RecipeError(problems)
     return recipe, task
@@ -45,6 +46,24 @@ def with_ranks(recipe: Recipe) -> Recipe:
     if not ranks:
         raise RecipeError(f"method.ranks_from: the run in {source} has no ranks; name one of DoRA or LoRA")
     return recipe.model_copy(update={"method": method.model_copy(update={"ranks": ranks, "ranks_from": None})})
+
+
+def with_rounds(recipe: Recipe) -> Recipe:
+    """A federated recipe with everything that its section leaves open, and its length in ``train.max_steps``."""
+    federated = recipe.federated
+    if federated is None:
+        return recipe
+    settled: dict[str, float] = {}
+    if federated.split == "dirichlet" and federated.alpha is None:
+        settled["alpha"] = ALPHA
+    if federated.aggregation == "lora-fair" and federated.residual is None:
+        settled["residual"] = RESIDUAL
+    return recipe.model_copy(
+        update={
+            "federated": federated.model_copy(update=settled),
+            "train": recipe.train.model_copy(update={"max_steps": federated.steps}),
+        }
+    )
 
 
 def selecting_metric(recipe: Recipe, task: Task) -> str:

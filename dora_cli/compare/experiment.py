@@ -37,7 +37,7 @@ DECIDED = {
     "eval.select": "the last weights of a run are measured, since an epoch that the dev split has chosen is no result",
 }
 """Keys of a recipe that an experiment decides itself, and how."""
-OF_METHODS = ("method", "train", "save")
+OF_METHODS = ("method", "train", "save", "federated")
 """Sections that may differ between entries, and be tuned; on what they are compared is the same for all."""
 LONGEST_VALUE = 40
 """Characters of a swept text: it is part of a name."""

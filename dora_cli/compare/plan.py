@@ -143,6 +143,8 @@ def _trial(cell: Cell, train: Callable[..., object]) -> float:
 
 def _short(recipe: Recipe, steps: int) -> Recipe:
     changes = [override("train.max_steps", steps), override("train.log_every", steps), "eval.every=end"]
+    if recipe.federated is not None:
+        changes += ["federated.rounds=1", override("federated.local_steps", steps)]
     if hasattr(recipe.method, "prune_interval"):
         changes.append("method.prune_interval=1")
     return parse_recipe(dump_recipe(recipe), overrides=changes)

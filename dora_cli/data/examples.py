@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -99,6 +100,10 @@ class Examples:
                 held.update(members[chosen])
         parts = [[row for row in range(len(self)) if (row in held) is second] for second in (False, True)]
         return self._rows(parts[0]), self._rows(parts[1])
+
+    def only(self, rows: Iterable[int]) -> Examples:
+        """Some of the examples, by their indices."""
+        return self._rows([int(row) for row in rows])
 
     def _rows(self, kept: list[int]) -> Examples:
         labels = None if self.labels is None else [self.labels[i] for i in kept]

@@ -19,6 +19,7 @@ from dora_cli.models.source import BUILTIN_PREFIX
 from dora_cli.printable import escape
 from dora_cli.python_text import call, literal
 from dora_cli.recipe import Recipe, dump_recipe
+from dora_cli.recipe.federated import note_on_clients
 from dora_cli.recipe.fields import Section
 from dora_cli.recipe.methods import about, method_name
 from dora_cli.tasks import Task, Use
@@ -130,7 +131,7 @@ def peft_card(card: Card) -> str:
     ranks = card.ranks.values()
     adapted = sum(rank > 0 for rank in ranks)
     left_out = "; those at rank 0 are left out" if adapted < len(ranks) else ""
-    what = f"""{_method(card.trained.method)}
+    what = f"""{_training(card.trained)}
 
 The adapter is plain LoRA: {plural(sum(ranks), "component")} in {adapted} of {plural(len(ranks), "projection")}, at most
 {max(ranks)} in one{left_out}. What scales the update is inside the factors.{card.written.approximation}
@@ -157,7 +158,7 @@ The adapter is plain LoRA: {plural(sum(ranks), "component")} in {adapted} of {pl
 
 def merged_card(card: Card) -> str:
     """The card of a merged model."""
-    what = _method(card.trained.method)
+    what = _training(card.trained)
     if card.projections:
         what += "\n\nThe adapters are inside the weights: a plain transformers model, no other package is needed."
     code = [
@@ -209,6 +210,12 @@ def adapter_card(written: Written, method: Section, base: str, architecture: str
     what = [_method(method) + written.approximation, *([_layout(written)] if written.layout else [])]
     parts = [title, *what, "## Use", use, "## Agreement with the model that was trained", written.probe]
     return escape("\n\n".join(parts) + "\n")
+
+
+def _training(recipe: Recipe) -> str:
+    """How the method of a run works, and by whom it was trained where that is not one alone."""
+    clients = [] if recipe.federated is None else [note_on_clients(recipe.federated)]
+    return " ".join([_method(recipe.method), *clients])
 
 
 def _method(section: Section) -> str:

@@ -239,6 +239,19 @@ class LoraFactors:
         return int(self.A.shape[0])
 
 
+@dataclass(frozen=True)
+class FactorPair:
+    """The two factors of a site while they train: the parameters themselves, of fixed shape; the update of the site's
+    weight is a constant times ``B @ A``.
+
+    `name` is the site's; `A` has shape ``(rank, d_in)``, `B` ``(d_out, rank)``.
+    """
+
+    name: str
+    A: nn.Parameter
+    B: nn.Parameter
+
+
 class Schedule(Protocol):
     """When things happen, in optimiser steps; the one source for training, dry run, reports and tests."""
 
@@ -471,6 +484,12 @@ class Method:
     def parameters(self) -> list[nn.Parameter]:
         """The parameters of the adapters that train, in a stable order. The head is not among them."""
         return []
+
+    def factors(self) -> Sequence[FactorPair]:
+        """What a server may merge of several clients' factors, site by site, where all that the adapters train are two
+        factors a site whose shapes stay what they are; none otherwise.
+        """
+        return ()
 
     def groups(self) -> list[Group]:
         """All that trains, the head included, by how it trains."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dora_cli.recipe.federated import FederatedSection
 from dora_cli.recipe.load import load_recipe, parse_recipe
 from dora_cli.recipe.methods.dora import DoraMethod
 from dora_cli.recipe.methods.head import HeadMethod
@@ -23,6 +24,7 @@ __all__ = [
     "DecodeSection",
     "DoraMethod",
     "EvalSection",
+    "FederatedSection",
     "HeadMethod",
     "LoraMethod",
     "ModelSection",

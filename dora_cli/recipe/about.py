@@ -34,6 +34,8 @@ class About:
         scale: from the run's section, a projection's start rank and its final rank, the factor on ``B A``.
         head_only: whether nothing trains but the head, so that a model without one learns nothing.
         in_place: whether it trains the base's own tensors, which must be fp32 for that.
+        federated: whether clients can train it on their own and a server make one of what they have learned: two
+            factors for every projection that keep their shapes and both train.
     """
 
     title: str
@@ -49,3 +51,4 @@ class About:
     scale: Callable[[Any, int, int], float] = _no_scale
     head_only: bool = False
     in_place: bool = False
+    federated: bool = False

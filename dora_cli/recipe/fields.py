@@ -107,6 +107,7 @@ FractionBelowOne = Annotated[
     float, _Bound(lambda v: 0 <= v < 1, "at least 0 and below 1", minimum=0, exclusiveMaximum=1)
 ]
 Share = Annotated[float, _Bound(lambda v: 0 < v < 1, "above 0 and below 1", exclusiveMinimum=0, exclusiveMaximum=1)]
+ShareOrAll = Annotated[float, _Bound(lambda v: 0 < v <= 1, "above 0 and at most 1", exclusiveMinimum=0, maximum=1)]
 Text = Annotated[
     str,
     _Bound(lambda v: bool(v.strip()), "text that is not blank", pattern=r"\S"),

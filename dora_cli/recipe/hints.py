@@ -22,6 +22,18 @@ _MEANT = {
     "fp16": ("float16",),
     "bf16": ("bfloat16",),
     "fp32": ("float32",),
+    "noniid": ("dirichlet",),
+    "non_iid": ("dirichlet",),
+    "random": ("iid",),
+    "uniform": ("iid",),
+    "fedavg": ("average",),
+    "fedit": ("average",),
+    "mean": ("average",),
+    "flexlora": ("exact",),
+    "svd": ("exact",),
+    "lambda": ("residual",),
+    "client_fraction": ("participation",),
+    "federation": ("federated",),
 }
 """Other words for what a key takes, whose letters are nearer to something else (``gpu`` to ``cpu``) or to nothing."""
 

@@ -15,7 +15,7 @@ from dora_cli.errors import RecipeError
 from dora_cli.files import TooLargeError, read_bytes
 from dora_cli.recipe.document import Path, read_document
 from dora_cli.recipe.hints import nearest
-from dora_cli.recipe.methods import METHODS, method_name, rules_of
+from dora_cli.recipe.methods import method_name
 from dora_cli.recipe.overrides import Override, apply_overrides, check_listed, parse_override
 from dora_cli.recipe.problems import (
     Origins,
@@ -27,7 +27,7 @@ from dora_cli.recipe.problems import (
     show,
 )
 from dora_cli.recipe.rules import broken_rules
-from dora_cli.recipe.schema import Recipe, section_keys
+from dora_cli.recipe.schema import Recipe, rules_with, section_keys
 
 MAX_BYTES = 1 << 18
 """A recipe is a page of text; anything larger than this is some other file."""
@@ -106,8 +106,7 @@ def parse_recipe(
             one_line = explain_foreign([str(other[-1]) for other in foreign], tree) if path in foreign else None
             found_problems.append((path, one_line or explain(detail, tree)))
         unsure.update(path for path, _ in found_problems)
-    chosen = method_name(tree.get("method", {}))
-    rules = rules_of(chosen) if chosen in METHODS else ()
+    rules = rules_with(method_name(tree.get("method", {})) or "")
     for key, message in broken_rules(lambda key: _raw_value(tree, key, unsure), rules):
         found_problems.append((tuple(key.split(".")), message))
 
@@ -124,9 +123,11 @@ def parse_recipe(
 
 def _raw_value(tree: dict[str, Any], key: str, unsure: set[Path]) -> Any:
     """The value of a two-part key in an unvalidated recipe, or its default; KeyError where either has a problem
-    already.
+    already, and where the recipe does without the section.
     """
     section, name = key.split(".")
+    if section in Recipe.model_fields and tree.get(section, Recipe.model_fields[section].default) is None:
+        raise KeyError(key)
     if any(path in ((), (section,)) or path[:2] == (section, name) for path in unsure):
         raise KeyError(key)
     given = tree.get(section, {})

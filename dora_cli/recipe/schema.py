@@ -25,6 +25,8 @@ from dora_cli.recipe.effects import (
     ForSource,
     ForSpeed,
 )
+from dora_cli.recipe.federated import RULES as FEDERATED_RULES
+from dora_cli.recipe.federated import FederatedSection
 from dora_cli.recipe.fields import (
     Betas,
     Columns,
@@ -49,7 +51,7 @@ from dora_cli.recipe.fields import (
 )
 from dora_cli.recipe.methods import METHODS, MethodSection, method_name, rules_of
 from dora_cli.recipe.methods.dora import DoraMethod
-from dora_cli.recipe.rules import broken_rules
+from dora_cli.recipe.rules import Rule, broken_rules
 
 
 class ModelSection(Section):
@@ -213,7 +215,7 @@ class SaveSection(Section):
     Attributes:
         every_epoch: whether one follows every epoch.
         every_steps: optimiser steps between two checkpoints within an epoch; null for none.
-        every_minutes: minutes between two checkpoints; null for none.
+        every_minutes: minutes between two checkpoints; null for none. A federated training has one where a round ends.
         keep: how many of the newest checkpoints are kept; the selected one always is.
     """
 
@@ -235,6 +237,7 @@ class Recipe(Section):
         eval: how the result is measured and selected.
         save: when a run is saved, to be resumed.
         decode: how outputs are generated; None where the task generates none.
+        federated: how clients train on parts of the data, and a server joins what they learn; None trains on all of it.
     """
 
     task: ForRun[Text]
@@ -245,6 +248,7 @@ class Recipe(Section):
     eval: EvalSection = Field(default_factory=EvalSection)
     save: SaveSection = Field(default_factory=SaveSection)
     decode: DecodeSection | None = None
+    federated: FederatedSection | None = None
 
     @model_validator(mode="after")
     def _keep_the_rules(self) -> Recipe:
@@ -254,10 +258,17 @@ class Recipe(Section):
             except AttributeError:
                 raise KeyError(key) from None
 
-        broken = [f"{key}: {message}" for key, message in broken_rules(value, rules_of(self.method.name))]
+        broken = [f"{key}: {message}" for key, message in broken_rules(value, rules_with(self.method.name))]
         if broken:
             raise PydanticCustomError("rules", "{broken}", {"broken": "; ".join(broken)})
         return self
+
+
+def rules_with(method: str) -> tuple[Rule, ...]:
+    """What must hold in a recipe of this method beyond what does in every one: for a federated training, and between
+    the keys of the method; of one that is not known, the former alone.
+    """
+    return (*FEDERATED_RULES, *(rules_of(method) if method in METHODS else ()))
 
 
 def section_keys(section: str, raw: Any = None) -> type[Section] | None:

@@ -110,6 +110,7 @@ def print_methods(console: Console, methods: Sequence[Mapping[str, Any]]) -> Non
             ("ranks", _RANKS.get(method["ranks"], "")),
             ("merged", _YES.get(method["mergeable"], "")),
             ("plain LoRA", _YES.get(method["lora"], "")),
+            ("federated", "yes" if method["federated"] else ""),
             ("keys", ", ".join(method["keys"])),
         ):
             if value:

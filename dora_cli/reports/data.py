@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,6 +12,7 @@ from rich.text import Text
 
 from dora_cli.printable import shown
 from dora_cli.reports.units import number
+from dora_cli.wording import plural, span
 
 _ODD = {
     "cut": "cut",
@@ -22,6 +23,8 @@ _ODD = {
 }
 _CLASSES = 20
 """Classes that are listed one by one; of more the commonest."""
+_CLIENTS, _CLASSES_OF_A_CLIENT = 30, 6
+"""Clients that are listed, and their classes; of more the first, and the commonest."""
 
 
 def print_data(console: Console, found: Mapping[str, Any]) -> None:
@@ -41,6 +44,8 @@ def print_data(console: Console, found: Mapping[str, Any]) -> None:
     _baselines(table, splits)
     console.print(table)
     _print_labels(console, splits)
+    if found["clients"] is not None:
+        _print_clients(console, found["clients"], splits["train"])
     for note in found["notes"]:
         console.print(Text(f"note: {shown(note, 1000)}", style="yellow"), soft_wrap=True)
     for number_, example in enumerate(found["shown"], start=1):
@@ -78,12 +83,21 @@ def _baselines(table: Table, splits: Mapping[str, Any]) -> None:
         table.add_row(f"{name}, same for all", *("" if cell is None else number(cell) for cell in cells))
 
 
+def _are_numbers(labels: Mapping[str, Any] | None) -> bool:
+    """Whether what is said of labels is said of numbers; a class may have any name."""
+    return labels is not None and isinstance(labels.get("deviation"), float)
+
+
+def _commonest(labels: Mapping[str, int], most: int) -> list[str]:
+    return sorted(labels, key=lambda name: -labels[name])[:most]
+
+
 def _print_labels(console: Console, splits: Mapping[str, Any]) -> None:
     labels = splits["train"]["labels"]
     if labels is None:
         return
-    numbers = "deviation" in labels and isinstance(labels["deviation"], float)
-    names = list(labels) if numbers else sorted(labels, key=lambda name: -labels[name])[:_CLASSES]
+    numbers = _are_numbers(labels)
+    names = list(labels) if numbers else _commonest(labels, _CLASSES)
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     table.add_column("label")
     for name in splits:
@@ -97,4 +111,28 @@ def _print_labels(console: Console, splits: Mapping[str, Any]) -> None:
     console.print()
     console.print(table)
     if not numbers and len(labels) > len(names):
+        console.print(Text(f"and {len(labels) - len(names):,} labels that are rarer", style="dim"))
+
+
+def _print_clients(console: Console, clients: Sequence[Mapping[str, Any]], train: Mapping[str, Any]) -> None:
+    """The part of every client, and how common each class is in it; below them the whole training split."""
+    labels = train["labels"]
+    numbers = _are_numbers(labels)
+    names = ["mean", "deviation"] if numbers else _commonest(labels or {}, _CLASSES_OF_A_CLIENT)
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    table.add_column("client")
+    for name in ("examples", *names):
+        table.add_column(Text(shown(name, 40)), justify="right")
+    rows = [(f"{one['client']:,}", one) for one in clients[:_CLIENTS]]
+    for title, part in (*rows, ("all", train)):
+        values = [part["labels"][name] for name in names]
+        cells = [number(value) if numbers else _of(value, part["examples"]) for value in values]
+        table.add_row(title, f"{part['examples']:,}", *cells)
+    console.print()
+    console.print(table)
+    if left := clients[_CLIENTS:]:
+        sizes = span([client["examples"] for client in left])
+        said = f"and {plural(len(left), 'client')} more, with {sizes} examples each"
+        console.print(Text(said, style="dim"), soft_wrap=True)
+    if not numbers and labels is not None and len(labels) > len(names):
         console.print(Text(f"and {len(labels) - len(names):,} labels that are rarer", style="dim"))

@@ -24,6 +24,7 @@ from dora_cli.reports.live.screen import Screen
 from dora_cli.reports.live.state import RunState
 from dora_cli.reports.live.view import LiveView
 from dora_cli.reports.ranks.table import grid_lines, render
+from dora_cli.reports.rounds import print_rounds, round_line
 from dora_cli.reports.stderr import LastingStderr
 from dora_cli.reports.summary import print_run
 from dora_cli.reports.units import duration, number, size, speed
@@ -103,6 +104,8 @@ class QuietListener:
 
     def evaluated(self, log: EvalLog) -> None: ...
 
+    def round_ended(self, record: Mapping[str, Any]) -> None: ...
+
     def finish(self, metrics: Mapping[str, Any], ranks: Mapping[str, Any], output: Path) -> None:
         if odd := baseline_note(metrics):
             self.note(odd)
@@ -177,6 +180,10 @@ class RunListener:
             epochs = f"/{self._state.run.epochs}"
         self._say(_evaluation_line(log, epochs))
 
+    def round_ended(self, record: Mapping[str, Any]) -> None:
+        """One line per round of federated training."""
+        self._say(round_line(record, None if self._state is None else self._state.run.epochs))
+
     def note(self, message: str) -> None:
         """A line on stderr."""
         self._say(f"note: {indented(message)}", "yellow")
@@ -198,6 +205,9 @@ class RunListener:
         if ranks["layers"]:
             self._results.print(Text("Ranks", style="bold"))
             render(ranks, self._results, grid=grid_lines(ranks, self._results.width) <= GRID_LINES)
+            self._results.print()
+        if metrics.get("rounds"):
+            print_rounds(self._results, metrics["rounds"], metrics.get("clients") or (), primary=primary)
             self._results.print()
         print_run(self._results, metrics, output, primary=primary)
 

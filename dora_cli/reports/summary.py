@@ -12,6 +12,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from dora_cli.reports.rounds import rounds_summary
 from dora_cli.reports.units import duration, number, size, speed
 from dora_cli.runs.records.fields import Metrics
 from dora_cli.runs.records.metrics import MetricsRecord, validate_metrics
@@ -65,6 +66,8 @@ def _rows(record: MetricsRecord, primary: str | None) -> list[tuple[str, str]]:
             )
         )
         rows.append(("adapter", plural(budget.adapter_parameters_final, "parameter")))
+    if record.rounds:
+        rows.append(("rounds", rounds_summary([one.model_dump() for one in record.rounds])))
     start, end = budget.trainable_parameters_start, budget.trainable_parameters_final
     rows.append(("trainable", f"{start:,} -> {end:,} parameters" if start != end else plural(end, "parameter")))
     rows.append(

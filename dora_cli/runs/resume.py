@@ -37,6 +37,7 @@ ADDED = {
     "method.gradients": "plain",
     "method.moments": "low-rank",
     "method.damping": None,
+    "federated": None,
 }
 """Keys that older runs do not know, with what stands for their absence: then they are left out of the hash, so that
 such runs go on.

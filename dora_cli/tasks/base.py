@@ -134,6 +134,11 @@ class Task(ABC):
         return None
 
     @property
+    def classifies(self) -> bool:
+        """Whether every example is of a class; the names of the classes may still have to be found in the data."""
+        return self.labels is not None
+
+    @property
     def reads(self) -> int:
         """How many texts a model reads."""
         return len(self.text_columns)
@@ -170,6 +175,10 @@ class Task(ABC):
             )
         if recipe.data.scale is not None and not self.standardises:
             found.append(f"data.scale: {self.name} has no numbers of your own to scale; remove the key")
+        if recipe.federated is not None and recipe.federated.split == "dirichlet" and not self.classifies:
+            found.append(
+                f"federated.split: dirichlet parts examples by their classes, and {self.name} has none; set it to iid"
+            )
         return found
 
     def settle(self, recipe: Recipe) -> tuple[Recipe, Task]:

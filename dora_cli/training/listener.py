@@ -89,6 +89,9 @@ class Listener(Protocol):
 
     def evaluated(self, log: EvalLog) -> None: ...
 
+    def round_ended(self, record: Mapping[str, Any]) -> None:
+        """After a round of federated training: what metrics.json will hold of it (`runs.records.rounds`)."""
+
     def note(self, message: str) -> None:
         """A one-line message worth a reader's attention, such as a fall-back and its reason."""
 
@@ -113,6 +116,8 @@ class SilentListener:
     def evaluating(self, split: str, done: int, total: int) -> None: ...
 
     def evaluated(self, log: EvalLog) -> None: ...
+
+    def round_ended(self, record: Mapping[str, Any]) -> None: ...
 
     def note(self, message: str) -> None: ...
 
@@ -150,6 +155,10 @@ class Listeners:
     def evaluated(self, log: EvalLog) -> None:
         for listener in self._all:
             listener.evaluated(log)
+
+    def round_ended(self, record: Mapping[str, Any]) -> None:
+        for listener in self._all:
+            listener.round_ended(record)
 
     def note(self, message: str) -> None:
         for listener in self._all:

@@ -7,11 +7,11 @@ happened.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from functools import partial
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -32,11 +32,14 @@ from dora_cli.runs.open_run import OpenRun
 from dora_cli.runs.resume import recipe_hash
 from dora_cli.runs.saving import SavePolicy
 from dora_cli.training.checkpoint import METHOD_STATE, Position, Snapshot, check_fits, position_in, pruning_events
+from dora_cli.training.federated.rounds import Rounds
 from dora_cli.training.listener import EvalLog, Listener, StepLog
 from dora_cli.training.optimizer import make_optimizer, make_scheduler
 from dora_cli.training.results import Outcome, log_line
 from dora_cli.training.selection import Selection
-from dora_cli.training.step import TrainingStep
+from dora_cli.training.step import StepReading, TrainingStep
+
+Tensors = dict[str, torch.Tensor]
 
 AGREE_EVERY = 10
 """Optimiser steps after which several processes ask each other whether to stop or save.
@@ -75,8 +78,11 @@ class Loop:
         # in every checkpoint: written down once
         self._recipe_records = {"recipe": dump_recipe(self.recipe), "recipe_sha256": recipe_hash(anchored(self.recipe))}
         self.step_function = make_step(prepared)
+        self.rounds = None if prepared.clients is None else Rounds(prepared, self.step_function)
         metric = selecting_metric(self.recipe, prepared.task)
         self.outcome = Outcome(Selection(self.recipe.eval.select, metric, prepared.task.lower_is_better(metric)))
+        if self.rounds is not None:
+            self.outcome.rounds = []
         self.at = Position()
         self.policy = SavePolicy(self.recipe.save)
         self._evaluator_prepared = False
@@ -89,7 +95,7 @@ class Loop:
         self.signals.patient = True
         while self.at.epoch <= self.length.epochs:
             if self.at.train_loss is None:
-                self._train_epoch()
+                self._train_epoch() if self.rounds is None else self._train_round(self.rounds)
             if self.recipe.eval.every == "epoch" or self.at.epoch == self.length.epochs:
                 self._evaluate()
             else:
@@ -128,6 +134,34 @@ class Loop:
         (self.step_function.check_learned if last_of_all else self.step_function.check)(self.at.step)
         self.at.train_loss = train_loss
 
+    def _train_round(self, rounds: Rounds) -> None:
+        """A round of federated training, in the place of an epoch."""
+        number = self.at.epoch
+
+        def ask(step: int | None) -> None:
+            if step is not None:
+                self.listener.tick(step, self.schedule.phase(step), self.schedule.start_components)
+            self._stop_within_round()
+
+        with memory_advice(self.recipe), self.outcome.clocks.training:
+            found = rounds(number, ask)
+        for client, reason in found.failures.items():
+            self.listener.note(f"client {client} failed in round {number:,}, which goes on without it: {reason}")
+        self.at.groups = self.length.steps_in(number)
+        self.at.step += self.at.groups
+        self.outcome.examples += found.seen
+        assert self.outcome.rounds is not None
+        self.outcome.rounds.append(found.record)
+        for step, reading in found.readings.items():
+            self._log_reading(step, number, self._report(step), reading, self.step_function.learning_rate_of(step))
+        if not self._evaluator_prepared:
+            self._prepare_evaluator()
+        self.at.train_loss = found.loss
+
+    def _report(self, step: int) -> StepReport:
+        """Each step is like the others: no method that is federated has events."""
+        return StepReport(self.schedule.phase(step), self.schedule.start_components, self.schedule.start_components)
+
     def _groups(self, epoch: int) -> Iterator[Group]:
         """The epoch's optimiser steps: which examples this process sees in each."""
         settings, train = self.recipe.train, self.prepared.train
@@ -163,7 +197,11 @@ class Loop:
         self.listener.event(step, report.phase, report.live, report.frozen, ranks)
 
     def _log_step(self, step: int, epoch: int, report: StepReport) -> None:
-        reading = self.step_function.read(step)
+        self._log_reading(step, epoch, report, self.step_function.read(step), self.step_function.learning_rate)
+
+    def _log_reading(
+        self, step: int, epoch: int, report: StepReport, reading: StepReading, learning_rate: float
+    ) -> None:
         last, now = self._last_log, LastLog(step, self.outcome.examples, self.outcome.clocks.training.seconds)
         elapsed = max(now.seconds - last.seconds, 1e-9)
         self._last_log = now
@@ -176,7 +214,7 @@ class Loop:
             loss=reading.loss,
             regulariser=reading.regulariser,
             grad_norm=reading.grad_norm,
-            learning_rate=self.step_function.learning_rate,
+            learning_rate=learning_rate,
             steps_per_second=(now.step - last.step) / elapsed,
             samples_per_second=(now.examples - last.examples) / elapsed,
             memory_bytes=peak_memory_bytes(self.accelerator.device),
@@ -213,12 +251,14 @@ class Loop:
             self.outcome.confusion = self.evaluator.confusion
         self.listener.evaluated(EvalLog(epoch, step, phase, train_loss, metrics, selection.primary, best))
         self.place.write_log({"type": "eval", **entry})
-        self._end_epoch(selected=best)
+        self._end_epoch(selected=best, metrics=metrics)
 
-    def _end_epoch(self, *, selected: bool = False) -> None:
+    def _end_epoch(self, *, selected: bool = False, metrics: Mapping[str, float | None] | None = None) -> None:
         """The checkpoint after an epoch, where one is due, and where its evaluation was the best one so far the
         selected weights.
         """
+        if self.outcome.rounds is not None:
+            self._end_round(self.outcome.rounds[-1], metrics)
         self.at = Position(self.at.step, self.at.epoch + 1)
         if self._epoch_due(selected=selected):
             self.save()
@@ -226,6 +266,11 @@ class Loop:
             with self.outcome.clocks.saving:
                 on_main(self.accelerator, self._save_selected)
         self._stop_if_asked()
+
+    def _end_round(self, record: dict[str, Any], metrics: Mapping[str, float | None] | None) -> None:
+        record["metrics"] = metrics
+        self.listener.round_ended(record)
+        self.place.write_log({"type": "round", **record})
 
     def _epoch_due(self, *, selected: bool) -> bool:
         """Whether a checkpoint follows the epoch that has ended; what is selected is never without one."""
@@ -261,16 +306,25 @@ class Loop:
             self.save()
         raise stopped(number, self.at.step, self.how_to_resume)
 
+    def _stop_within_round(self) -> None:
+        """Raises StoppedError if a signal came; what the round has done so far is not kept."""
+        number = any_process(self.accelerator, self.signals.received or 0)
+        if not number:
+            return
+        saved = self.policy.last_step is not None
+        how = self.how_to_resume if saved else "no round had ended, so nothing was saved: start it again"
+        raise stopped(number, self.at.step, how)
+
     def save(self) -> None:
         """Writes a checkpoint of this moment; raises DivergedError rather than save a diverged run, OutputError."""
         self._raise_log_error()
         self.step_function.check_weights(self.at.step)
         records = self.place.records
-        random = gathered(self.accelerator, random_state(self.accelerator.device))
+        state = self._training_state()
 
         def write() -> None:
             self.place.check_there()
-            self._snapshot(random).save(records.checkpoints / f"step-{self.at.step}")
+            self._snapshot(*state).save(records.checkpoints / f"step-{self.at.step}")
             self.policy.keep_newest(records, step=self.at.step)
 
         with self.outcome.clocks.saving, self.outcome.clocks.training.paused():
@@ -295,20 +349,27 @@ class Loop:
         }
         return Weights.of(self.method.state_dict(), self.adapted.head, state)
 
-    def _snapshot(self, random: list[dict[str, torch.Tensor]]) -> Snapshot:
+    def _training_state(self) -> tuple[Tensors, Tensors, dict[str, Any]]:
+        """Moments, random states and counters of what trains: the run itself, or its clients."""
+        if self.rounds is not None:
+            return self.rounds.state_dict(self.at.step)
+        everyone = enumerate(gathered(self.accelerator, random_state(self.accelerator.device)))
+        states = {f"{rank}.{name}": tensor for rank, state in everyone for name, tensor in state.items()}
         moments, counters = self.step_function.state_dict()
+        return moments, states, {"step_function": counters}
+
+    def _snapshot(self, moments: Tensors, random: Tensors, counters: dict[str, Any]) -> Snapshot:
         progress = {
             "schema_version": 1,
             "at": asdict(self.at),
-            "step_function": counters,
+            **counters,
             **self.outcome.state(),
             "last_log": self._last_log,
             "log_length": self.place.log_length(),
             **self._recipe_records,
             "versions": versions(),
         }
-        states = {f"{rank}.{name}": tensor for rank, state in enumerate(random) for name, tensor in state.items()}
-        states[METHOD_STATE] = self.method.generator.get_state()
+        states = {**random, METHOD_STATE: self.method.generator.get_state()}
         return Snapshot(self._weights(), moments, states, progress, self.method.training_state())
 
     def restore(self, snapshot: Snapshot) -> None:
@@ -323,7 +384,10 @@ class Loop:
             metric=metric,
             every=self.recipe.eval.every,
         )
-        self.step_function.load_state_dict(snapshot.optimizer, progress["step_function"])
+        if self.rounds is None:
+            self.step_function.load_state_dict(snapshot.optimizer, progress["step_function"])
+        else:
+            self.rounds.load_state_dict(snapshot)
         self.at = position_in(progress, self.length)
         outcome.load_state({**progress, "history": pruning_events(progress["history"], self.schedule)})
         step, examples, seconds = progress["last_log"]
@@ -333,7 +397,8 @@ class Loop:
         self._restore_selected()
         on_main(self.accelerator, lambda: self.policy.clear(self.place.records, step=self.at.step))
         snapshot.restore_generator(self.method.generator)
-        restore_random_state(snapshot.random_of(self.accelerator.process_index), self.accelerator.device)
+        if self.rounds is None:  # clients have their own
+            restore_random_state(snapshot.random_of(self.accelerator.process_index), self.accelerator.device)
 
     def _restore_selected(self) -> None:
         """The selected weights as they were at this moment: a later epoch may have replaced them before the run was
@@ -379,4 +444,5 @@ def make_step(prepared: Prepared) -> TrainingStep:
         locate=length.locate,
         cuda_graph=prepared.captured,
         measure=prepared.calibrator,
+        alone=prepared.clients is not None,
     )

@@ -217,7 +217,8 @@ def moments_of(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
 
 
 def load_moments(optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Restores what `moments_of` gave, on parameters of the same shapes.
+    """Restores what `moments_of` gave, on parameters of the same shapes. What is there already is written to in place,
+    as captured steps need it; it becomes zeros where `tensors` hold nothing, as before a first step.
 
     Of AdamW all is known that can be wrong with it. What another optimiser keeps must be finite, and a scalar, in the
     parameter's shape, or in that of what is there from the beginning. Raises CheckpointError on the first misfit.
@@ -235,14 +236,16 @@ def load_moments(optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.T
         states.setdefault(int(number), {})[key] = value
     places = [(parameter, group) for group in optimizer.param_groups for parameter in group["params"]]
     for index, (parameter, group) in enumerate(places):
-        if (state := states.get(index)) is None:
-            continue  # a parameter that no gradient has reached yet
+        there = _tensors(optimizer, parameter)
+        if (state := states.get(index)) is None:  # a parameter that no gradient has reached yet
+            for value in there.values():
+                value.zero_()
+            continue
         if adam:
             _check_adam(index, parameter, state, (*_MOMENTS, *([_LARGEST] if group.get("amsgrad") else [])))
         else:
-            _check_kept(index, parameter, state, _tensors(optimizer, parameter))
+            _check_kept(index, parameter, state, there)
         # what is there already may be a part of something larger
-        there = {} if adam else _tensors(optimizer, parameter)
         optimizer.state[parameter] = {
             key: there[key].copy_(value) if key in there else _placed(key, value, parameter, group)
             for key, value in state.items()

@@ -56,6 +56,7 @@ class Outcome:
         history: one record per event.
         examples: seen in training.
         confusion: of the selected evaluation, where the classes are the user's own.
+        rounds: one record per round of federated training; None of any other.
     """
 
     selection: Selection
@@ -64,6 +65,7 @@ class Outcome:
     clocks: Clocks = field(default_factory=Clocks)
     examples: int = 0
     confusion: Mapping[str, Any] | None = None
+    rounds: list[dict[str, Any]] | None = None
 
     def state(self) -> dict[str, Any]:
         """All of it as plain values, as progress.json holds it."""
@@ -74,6 +76,7 @@ class Outcome:
             "seconds": self.clocks.state(),
             "examples": self.examples,
             **({} if self.confusion is None else {"confusion": self.confusion}),
+            **({} if self.rounds is None else {"rounds": self.rounds}),
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -84,6 +87,8 @@ class Outcome:
         self.clocks.load_state(state["seconds"])
         self.examples = state["examples"]
         self.confusion = state.get("confusion")
+        if self.rounds is not None:
+            self.rounds = [dict(entry) for entry in state["rounds"]]
 
 
 # What listeners are told ----------------------------------------------------------------------------------------------
@@ -235,6 +240,7 @@ def metrics_of(
     budget: Mapping[str, int | None],
     timing: Mapping[str, float | int | None],
     baseline: Mapping[str, Any] | None = None,
+    clients: Sequence[Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """The content of metrics.json.
 
@@ -244,6 +250,7 @@ def metrics_of(
         budget: see `budget_of`.
         timing: see `timing_of`.
         baseline: see `baseline_of`.
+        clients: of a federated run, what each of them had to learn from.
     """
     selection = outcome.selection
     assert selection.epoch is not None
@@ -261,6 +268,8 @@ def metrics_of(
         timing=timing,
         confusion=outcome.confusion,
         baseline=baseline,
+        rounds=outcome.rounds,
+        clients=clients,
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from dora_cli.assembly.build import AdaptedModel, adapt, load_base, make_method
+from dora_cli.assembly.clients import client_parts
 from dora_cli.assembly.data import RunData
 from dora_cli.assembly.length import RunLength
 from dora_cli.assembly.notes import notes_before_training
@@ -164,6 +165,7 @@ def _train(
     timing = timing_of(outcome, prepared.length, peak_memory_bytes(ground.device))
     method, metrics, finished = prepared.adapted.method.name, outcome.selection.metrics, None
     baseline = baseline_of(recipe, task, prepared.constant, outcome)
+    clients = None if prepared.clients is None else [one.record(k) for k, one in enumerate(prepared.clients, start=1)]
 
     # What is known of the selected weights only once the training is done
     if prepared.evaluator.generates:
@@ -178,7 +180,14 @@ def _train(
 
     # What is written down
     record = metrics_of(
-        recipe, outcome, method=method, metrics=metrics, budget=budget, timing=timing, baseline=baseline
+        recipe,
+        outcome,
+        method=method,
+        metrics=metrics,
+        budget=budget,
+        timing=timing,
+        baseline=baseline,
+        clients=clients,
     )
     on_main(ground.accelerator, lambda: _write_records(place, record, ranks, finished))
     ground.accelerator.wait_for_everyone()  # a process that ends while others still talk to it takes them down
@@ -261,6 +270,7 @@ def _prepare(
     """Data, model and evaluator, at the start or as `found` left them; and the content of environment.json."""
     data = call.warm.load_data(recipe, task, held_out=call.make_method(recipe).held_out)
     length = RunLength.of(recipe, len(data.training), ground.processes)
+    parts = None if recipe.federated is None else client_parts(recipe, data.training)
     for odd in notes_before_training(recipe, task, data.training, data.evaluated, read=data.read):
         listener.note(odd)
     kept = place.records.read_environment() if found is not None else None
@@ -298,6 +308,7 @@ def _prepare(
         captured=captured,
         progress=progress,
         warm=call.warm,
+        parts=parts,
     )
     return prepared, environment
 

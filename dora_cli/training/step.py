@@ -75,6 +75,7 @@ class TrainingStep:
         locate: where a step is in the run, in words, for messages.
         cuda_graph: whether to capture; only where that is known to work.
         measure: answers what a method wants measured at an event.
+        alone: whether this process trains by itself, whatever others do: nothing is summed over processes.
     """
 
     def __init__(
@@ -91,6 +92,7 @@ class TrainingStep:
         locate: Callable[[int], str] | None = None,
         cuda_graph: bool = False,
         measure: Callable[[Calibration], Measured] | None = None,
+        alone: bool = False,
     ) -> None:
         self.model = model
         self.method = method
@@ -102,6 +104,7 @@ class TrainingStep:
         self.skip_nonfinite = skip_nonfinite
         self.locate = locate
         self.measure = measure
+        self.alone = alone or accelerator.num_processes == 1
         device = accelerator.device
         self.ledger = Ledger(device, skip_nonfinite=skip_nonfinite, scaled=accelerator.scaler is not None)
         self.learning_rate = 0.0  # of the latest step
@@ -130,7 +133,7 @@ class TrainingStep:
         self.method.begin_step(step, self.learning_rate)
         for batch in micro_batches:
             self._run(shapes(batch), self._forward_backward, batch)
-        if self.accelerator.num_processes > 1:
+        if not self.alone:
             self._sum_over_processes()
         self._run("update", self._update, {})
         if event:
@@ -144,7 +147,7 @@ class TrainingStep:
         return report
 
     def _set_learning_rate(self, step: int) -> None:
-        self.learning_rate = self._learning_rate_of(step)
+        self.learning_rate = self.learning_rate_of(step)
         self.scheduler.last_epoch = step
         for group in self.optimizer.param_groups:
             rate = self.learning_rate * group.get(RATE, 1.0)
@@ -257,7 +260,7 @@ class TrainingStep:
     def _statistics(self) -> list[torch.Tensor]:
         return [statistic.tensor for statistic in self.method.statistics()]
 
-    def _learning_rate_of(self, step: int) -> float:
+    def learning_rate_of(self, step: int) -> float:
         """The schedule's, for step number `step`."""
         schedule: Any = self.scheduler
         return float(schedule.base_lrs[0] * schedule.lr_lambdas[0](step - 1))
@@ -283,7 +286,7 @@ class TrainingStep:
         )
         raise DivergedError(
             f"training diverged: the loss or gradient norm of step {first:,}{where} was not finite{before}, at "
-            f"learning rate {self._learning_rate_of(first):.3g}; noticed at step {step:,}, and nothing was changed "
+            f"learning rate {self.learning_rate_of(first):.3g}; noticed at step {step:,}, and nothing was changed "
             "from that step on. Lower train.learning_rate, lengthen train.lr_warmup_fraction, or set train.precision: "
             "fp32"
         )
@@ -343,8 +346,8 @@ class TrainingStep:
         """
         load_moments(self.optimizer, tensors)
         for parameter in self._parameters:
-            if parameter in self.optimizer.state:  # it had a gradient: in the next step too, if only of zeros
-                parameter.grad = torch.zeros_like(parameter)
+            if parameter in self.optimizer.state and parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)  # it had one: in the next step too, if only of zeros
         try:
             self.scheduler.last_epoch = int(plain["scheduler"])
             scaler = self.accelerator.scaler

@@ -1,9 +1,9 @@
 """Trackers (TensorBoard, Weights & Biases, MLflow) through Accelerate's tracker classes, as one more listener of a run.
 
 They see what log.jsonl and ranks.json record: ``train/...`` at logged steps, ``eval/...`` after evaluations,
-``budget/...`` and ``ranks/PROJECTION`` where they changed, ``final/...`` at the end. What keeps files keeps them in the
-run folder. A tracker that fails while a run goes on is left out from there on: no run is lost because a server went
-away.
+``round/...`` after rounds of federated training, ``budget/...`` and ``ranks/PROJECTION`` where they changed,
+``final/...`` at the end. What keeps files keeps them in the run folder. A tracker that fails while a run goes on is
+left out from there on: no run is lost because a server went away.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from dora_cli.atomic import write_json
 from dora_cli.errors import CheckpointError, TrackerError
 from dora_cli.recipe import Recipe
 from dora_cli.runs.reading import read_json
+from dora_cli.runs.records.rounds import mean_loss
 from dora_cli.runs.run_folder import RunRecords
 from dora_cli.training.listener import EvalLog, RunStart, StepLog
 
@@ -126,6 +127,13 @@ class Trackers:
             {"eval/train_loss": log.train_loss, **{f"eval/{name}": value for name, value in log.metrics.items()}},
             log.step,
         )
+
+    def round_ended(self, record: Mapping[str, Any]) -> None:
+        """What the server found and how much travelled, and how many clients came."""
+        keys = ("correction", "distance", "bytes_up", "bytes_down")
+        came = sum(client["state"] == "trained" for client in record["clients"])
+        values = {"loss": mean_loss(record), "clients": came, **{key: record[key] for key in keys}}
+        self._log({f"round/{key}": value for key, value in values.items()}, record["step"])
 
     def note(self, message: str) -> None: ...
 

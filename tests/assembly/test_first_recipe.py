@@ -108,3 +108,11 @@ def test_methods_that_are_none() -> None:
         first_recipe("glue/rte", method="loar")
     with pytest.raises(RecipeError, match=r"^method\.name: head "):
         first_recipe("e2e", method="head")
+
+
+@pytest.mark.parametrize("task", ["glue/cola", "glue/sst2"])
+def test_clients_are_no_part_of_a_first_recipe(task: str) -> None:
+    """Though a shipped recipe of LoRA for the task has some."""
+    shipped = [recipe for recipe in shipped_recipes().values() if recipe.task == task]
+    assert any(recipe.federated is not None for recipe in shipped)
+    assert parse_recipe(first_recipe(task, method="lora").text).federated is None

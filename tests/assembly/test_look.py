@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from dora_cli.assembly.look import look_at_data
-from dora_cli.recipe import parse_recipe
+from dora_cli.data.parts import parts_by_class
+from dora_cli.recipe import dump_recipe, parse_recipe
 
 
 def test_counts_of_ones_own_files(tmp_path: Path) -> None:
@@ -36,6 +37,53 @@ def test_counts_of_ones_own_files(tmp_path: Path) -> None:
     first = found["shown"][0]
     assert (first["texts"], first["label"]) == (["a good film and a bad film"], "yes")
     assert first["tokens"] == ["<s>", "a", "good", "film", "and", "a", "bad", "</s>"]
+
+
+def test_the_clients_of_a_federated_recipe(tmp_path: Path) -> None:
+    """Each with its part of the training split, counted by hand from the parts."""
+    rows = [f"film {number},{'yes' if number % 3 else 'no'}" for number in range(30)]
+    (tmp_path / "train.csv").write_text("\n".join(["text,label", *rows]) + "\n")
+    (tmp_path / "dev.csv").write_text("text,label\na bad film,no\nnew,yes\n")
+    recipe = parse_recipe(
+        f"""
+        task: classification
+        model: {{name: "builtin:tiny-encoder"}}
+        data: {{source: files, path: {tmp_path}}}
+        method: {{name: lora}}
+        federated: {{clients: 4, split: dirichlet}}
+        """
+    )
+    found = look_at_data(recipe)["clients"]
+    parts = parts_by_class([0 if number % 3 == 0 else 1 for number in range(30)], 4, 0.3, seed=1)
+    assert parts is not None
+    assert found == [
+        {
+            "client": client + 1,
+            "examples": len(part),
+            "labels": {"no": sum(row % 3 == 0 for row in part), "yes": sum(row % 3 > 0 for row in part)},
+        }
+        for client, part in enumerate(parts)
+    ]
+    central = parse_recipe(dump_recipe(recipe), overrides=["federated=null"])
+    assert look_at_data(central)["clients"] is None
+
+
+def test_clients_with_numbers_for_labels(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("text,label\na,1\nb,2\nc,4\nd,5\n")
+    (tmp_path / "dev.csv").write_text("text,label\ne,3\n")
+    recipe = parse_recipe(
+        f"""
+        task: regression
+        model: {{name: "builtin:tiny-encoder"}}
+        data: {{source: files, path: {tmp_path}}}
+        method: {{name: lora}}
+        federated: {{clients: 2}}
+        """
+    )
+    clients = look_at_data(recipe)["clients"]
+    assert [client["examples"] for client in clients] == [2, 2]
+    assert sum(client["labels"]["mean"] for client in clients) == 6  # twice 3, the mean of all
+    assert {client["labels"]["least"] for client in clients} >= {1.0}
 
 
 @pytest.mark.parametrize("model", ["tiny-decoder", "tiny-seq2seq"])

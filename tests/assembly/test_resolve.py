@@ -9,6 +9,7 @@ import pytest
 from dora_cli.assembly.resolve import resolve, selecting_metric
 from dora_cli.errors import CheckpointError, RecipeError
 from dora_cli.recipe import dump_recipe, parse_recipe
+from dora_cli.tasks import get_task
 
 GLUE = "task: glue/mrpc\nmodel: {name: m}\n"
 E2E = "task: e2e\nmodel: {name: m}\n"
@@ -27,6 +28,34 @@ def test_a_task_that_generates_gets_its_decoding_and_the_recipe_reads_back() -> 
 def test_a_classification_is_left_as_it_is() -> None:
     recipe = parse_recipe(GLUE)
     assert resolve(recipe)[0] == recipe
+
+
+FEDERATED = GLUE + "method: {name: lora}\n"
+
+
+@pytest.mark.parametrize(
+    ("section", "alpha", "residual"),
+    [
+        ("{}", None, 0.01),
+        ("{split: dirichlet}", 0.3, 0.01),
+        ("{split: dirichlet, alpha: 1, residual: 0}", 1.0, 0.0),
+        ("{aggregation: exact}", None, None),
+    ],
+)
+def test_a_federated_recipe_says_all_and_reads_back(section: str, alpha: float | None, residual: float | None) -> None:
+    recipe, _ = resolve(parse_recipe(f"{FEDERATED}federated: {section}", overrides=["federated.rounds=3"]))
+    assert recipe.federated is not None
+    assert (recipe.federated.alpha, recipe.federated.residual) == (alpha, residual)
+    assert recipe.train.max_steps == 3 * 50
+    assert resolve(parse_recipe(dump_recipe(recipe)))[0] == recipe
+
+
+@pytest.mark.parametrize("task", ["glue/rte", "classification"])
+def test_what_has_classes_can_be_parted_by_them(task: str) -> None:
+    source = "files, path: x" if task == "classification" else "hub"
+    text = f"task: {task}\nmodel: {{name: m}}\nmethod: {{name: lora}}\ndata: {{source: {source}}}"
+    recipe = parse_recipe(f"{text}\nfederated: {{split: dirichlet}}")
+    assert get_task(task).problems(recipe) == []
 
 
 def test_ranks_of_a_run_that_is_not_there_are_said_at_their_key(tmp_path: Path) -> None:
@@ -60,6 +89,14 @@ def test_what_selects_an_epoch() -> None:
         (
             E2E + "eval: {metric: greedy_bleu}\ndecode: {epoch_samples: 0}",
             ["eval.metric: greedy_bleu", "decode.epoch_samples is 0"],
+        ),
+        (
+            E2E + "method: {name: lora}\nfederated: {split: dirichlet}",
+            ["federated.split: dirichlet", "e2e has none", "iid"],
+        ),
+        (
+            "task: glue/stsb\nmodel: {name: m}\nmethod: {name: lora}\nfederated: {split: dirichlet}",
+            ["federated.split: dirichlet", "glue/stsb"],
         ),
         (E2E + "eval: {metric: bleu}", ["eval.metric", "'bleu'", "greedy_bleu"]),
     ],

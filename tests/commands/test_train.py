@@ -219,6 +219,21 @@ def test_a_dry_run_says_what_would_happen_and_writes_nothing(recipe: Path, tiny_
     assert "224" in rows.values()  # parameters of a unit of rank: 4 x (16 + 16) + 2 x (16 + 32)
 
 
+def test_a_dry_run_of_a_federated_training(recipe: Path) -> None:
+    """94 examples: 31 for two of three clients, 32 for the first. Each sends rank 1 for six projections, 224 entries
+    together, and a head of 16 x 2 + 2, with 4 bytes for an entry.
+    """
+    section = "federated={clients: 3, rounds: 4, local_steps: 5, participation: 0.6}"
+    done = dora("train", recipe, "--dry-run", "--set", "method={name: lora, rank: 1}", "--set", section)
+    assert (done.code, done.err) == (0, "")
+    rows = dict(re.findall(r"^  (\S+(?: \S+)*)  +(.*)$", done.out.partition("\nRun\n")[2], flags=re.MULTILINE))
+    assert rows["clients"] == "3, iid, with 31 to 32 examples each; 2 are drawn for a round"
+    assert rows["rounds"] == "4 of 5 local steps; aggregation lora-fair, residual 0.01"
+    assert rows["a round's traffic"].startswith(f"{2 * 4 * (224 + 34):,} bytes up")
+    assert rows["steps"] == "20 (5 a round, 4 rounds, of every client)"
+    assert rows["global batch"] == "16 examples = train.batch_size 16 x gradient_accumulation 1, of a client"
+
+
 def test_a_dry_run_agrees_with_the_run(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(trained.cwd)
     done = dora("train", "recipes/small.yaml", "--dry-run")

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from dora_cli.assembly.resolve import resolve
-from dora_cli.compare.plan import Plan
+from dora_cli.compare.plan import TRIAL_STEPS, Plan, forecast
 from dora_cli.compare.scores import read_score
 from dora_cli.errors import ExperimentError
-from dora_cli.recipe import load_recipe
+from dora_cli.recipe import Recipe, load_recipe
 from tests.compare.fakes import Trainer, costs_of, plan_of, recipe_file
 
 TWO = "methods:\n  lora: {method.name: lora}\n  dora: {method.name: dora}\nbaseline: lora\n"
@@ -44,6 +44,41 @@ def test_epochs_are_evaluated_where_the_experiment_says_so(tmp_path: Path, recip
     plan = plan_of(tmp_path, f"tasks: [{recipe}]\n{TWO}set: {{eval.every: epoch}}\n")
     assert {cell.recipe.eval.every for cell in plan.cells} == {"epoch"}
     assert plan.cells[0].tuning_job(tmp_path, "train.learning_rate", 1.0, 1, 0.1).recipe.eval.every == "end"
+
+
+def test_federated_trainings_are_compared_with_each_other_and_with_one_on_all_examples(
+    tmp_path: Path, recipe: Path
+) -> None:
+    text = f"""\
+tasks: [{recipe}]
+methods:
+  lora: {{method.name: lora, train.max_steps: 6}}
+  federated: {{method.name: lora, federated.clients: 3, federated.rounds: 2, federated.local_steps: 3,
+              federated.aggregation: [average, exact]}}
+baseline: lora
+"""
+    plan = plan_of(tmp_path, text)
+    joined = {cell.variant.name: cell.recipe.federated and cell.recipe.federated.aggregation for cell in plan.cells}
+    assert joined == {
+        "lora": None, "federated aggregation=average": "average", "federated aggregation=exact": "exact",
+    }  # fmt: skip
+    assert [cell.ahead.length.total_steps for cell in plan.cells] == [6, 6, 6]
+
+
+def test_a_trial_of_a_federated_training_is_one_round_of_a_few_steps(tmp_path: Path, recipe: Path) -> None:
+    entry = "{method.name: lora, federated.clients: 2, federated.rounds: 9, federated.local_steps: 4}"
+    plan = plan_of(tmp_path, f"tasks: [{recipe}]\nmethods:\n  lora: {entry}\n  more: {entry}\nbaseline: lora\n")
+    tried: list[tuple[int, int, int | None]] = []
+    trainer = Trainer(lambda tried_recipe: 0.5, costs_of(plan))
+
+    def train(tried_recipe: Recipe, folder: Path) -> None:
+        assert tried_recipe.federated is not None
+        section = tried_recipe.federated
+        tried.append((section.rounds, section.local_steps, tried_recipe.train.max_steps))
+        trainer(tried_recipe, folder)
+
+    forecast(plan, train)
+    assert set(tried) == {(1, TRIAL_STEPS, TRIAL_STEPS)}
 
 
 def test_every_problem_of_every_recipe_is_said_by_the_key_that_makes_it(tmp_path: Path, recipe: Path) -> None:

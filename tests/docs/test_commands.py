@@ -31,6 +31,8 @@ OURS = {
 
 SHORT = ("train.max_steps=4", "train.batch_size=8", "data.max_train_samples=64", "data.max_eval_samples=8")
 """What the trainings of the pages are cut to here, to one epoch."""
+SHORT_ROUNDS = ("federated.rounds=2", "federated.local_steps=2", *SHORT[1:])
+"""The same of a federated training, whose rounds say how many steps there are."""
 SHORT_TEXTS = ("decode.max_new_tokens=8",)
 """The same of those that generate."""
 SHORT_BOOSTERS = ("train.max_steps=12",)
@@ -154,7 +156,10 @@ class Folder:
             assert f'"{arguments[0]}"' in (ROOT / ELSEWHERE[tuple(arguments)]).read_text(encoding="utf-8")
             return
         if arguments[0] == "train":
-            short = SHORT + (SHORT_TEXTS if "e2e" in arguments[1] else ())
+            changes = [arguments[at + 1] for at, word in enumerate(arguments) if word == "--set"]
+            file = find_recipe(self.path / arguments[1] if arguments[1].endswith(".yaml") else Path(arguments[1]))
+            short = SHORT_ROUNDS if load_recipe(file, changes).federated is not None else SHORT
+            short += SHORT_TEXTS if "e2e" in arguments[1] else ()
             short += SHORT_BOOSTERS if "xgblora" in line else ()
             arguments += [word for setting in short for word in ("--set", setting)]
         if before:

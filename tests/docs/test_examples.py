@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dora_cli.methods import Method
-from dora_cli.recipe import dump_recipe, parse_recipe
+from dora_cli.recipe import FederatedSection, dump_recipe, parse_recipe
 from tests.docs.pages import CONTRIBUTING, PAGES, ROOT, blocks, name
 from tests.test_architecture import ORDER
 from tests.test_new_packages import ENTRY_POINTS
@@ -26,6 +26,13 @@ def test_the_recipe_shown_lists_every_key_with_its_default() -> None:
     for text, like in ((shown, smallest), (smallest + decode, smallest + "decode: {}")):
         assert parse_recipe(text) == parse_recipe(like)
     assert keys(shown + decode) == keys(dump_recipe(parse_recipe(smallest + "decode: {}")))
+
+
+def test_the_federated_section_shown_lists_every_key_with_its_default() -> None:
+    (shown,) = (block.text for block in blocks(RECIPES.with_name("federated.md"), "yaml"))
+    smallest = "task: glue/rte\nmodel: {name: FacebookAI/roberta-base}\nmethod: {name: lora}\n"
+    assert parse_recipe(smallest + shown) == parse_recipe(smallest + "federated: {}")
+    assert keys(shown) == {"federated", *FederatedSection.model_fields}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -93,6 +94,19 @@ def test_the_method_of_the_run_is_told() -> None:
     assert "head alone" in card
     assert "adapters" not in card
     assert "## Ranks" not in card
+
+
+@pytest.mark.parametrize(
+    ("aggregation", "paper"), [("lora-fair", "2411.14961"), ("average", "2305.05644"), ("exact", "2402.11505")]
+)
+def test_clients_are_told(aggregation: str, paper: str) -> None:
+    text = "task: glue/mrpc\nmodel: {name: a/b}\nmethod: {name: lora}\n"
+    recipe = parse_recipe(f"{text}federated: {{clients: 3, rounds: 1, aggregation: {aggregation}}}")
+    for make in (merged_card, peft_card):
+        card = make(replace(CARD, recipe=recipe, trained=recipe))
+        assert re.search(r"\b3 clients\b.*\b1 round of 50 steps\b", card)
+        assert f"https://arxiv.org/abs/{paper}" in card
+        assert paper not in make(CARD)
 
 
 def test_what_vllm_must_be_told_is_one_of_its_own_ranks() -> None:

@@ -25,6 +25,7 @@ def test_every_method_is_known() -> None:
         assert None not in (known.ranks, known.mergeable, known.lora)
         assert known.lora == (known.ranks != "none")
     assert found["lora"]["keys"][:2] == ["rank", "ranks"]
+    assert [name for name, method in found.items() if method["federated"]] == ["lora", "lora-pro", "flat-lora"]
 
 
 def test_scales_are_those_of_the_methods() -> None:

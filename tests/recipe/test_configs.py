@@ -137,6 +137,7 @@ def test_glue_is_whole():
         assert {path.stem for path in (GLUE / method).iterdir()} == set(settings)
     assert {path.stem for path in (GLUE / "sora").iterdir()} == set(SORA_SCRIPTS)
     assert {path.stem for path in (GLUE / "melora").iterdir()} == set(MELORA_SCRIPTS)
+    assert {path.stem for path in (GLUE / "federated").iterdir()} == {"cola", "sst2"}
     for method in ("cola", "cora", "flat-lora", "nora", "xgblora"):
         assert {path.stem for path in (GLUE / method).iterdir()} == {"rte"}
 
@@ -387,6 +388,26 @@ def test_flat_lora_on_rte_has_published_values_where_lora_s_are_not_kept():
         if re.match(r"  \w", line) and line.split() != ["name:", "flat-lora"]:
             source = "paper" if re.match(r"  (rank|alpha|flatness|learning_rate):", line) else "ours"
             assert f"# {source}" in line, line
+
+
+@pytest.mark.parametrize("name", ["cola", "sst2"])
+def test_federated_recipes_train_as_lora_s_do_and_say_what_is_ours(name):
+    path = GLUE / "federated" / f"{name}.yaml"
+    recipe, lora = load_recipe(path), load_recipe(GLUE / "lora" / f"{name}.yaml")
+    section = recipe.federated
+    assert (section.clients, section.rounds, section.split, section.aggregation) == (8, 10, "iid", "lora-fair")
+    assert (section.participation, section.residual) == (1.0, None)
+    assert (recipe.task, recipe.model, recipe.method, recipe.eval) == (lora.task, lora.model, lora.method, lora.eval)
+    assert recipe.train == lora.train.model_copy(update={"epochs": recipe.train.epochs})
+    examples = get_task(recipe.task).splits["train"] / section.clients
+    passes = section.local_steps * recipe.train.batch_size / examples
+    assert round(passes, 2) == {"cola": 1.5, "sst2": 0.95}[name]
+    text = path.read_text()
+    assert f"some {examples:,.0f} for each client; {section.steps:,} optimiser steps of a client" in text
+    assert f"{section.steps * section.clients:,} of all together" in text
+    for line in text.splitlines():
+        if re.match(r"  \w", line) and line.split() != ["name:", "lora"]:
+            assert re.search(r"# (ours|Table 9)\b", line), line
 
 
 def test_lora_on_e2e_has_the_published_settings():

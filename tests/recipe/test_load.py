@@ -110,6 +110,17 @@ def test_defaults():
         "batch_size": 16,
         "epoch_samples": 64,
     }
+    assert recipe.federated is None
+    assert parse_recipe(BASE + "method: {name: lora}\nfederated: {}").federated.model_dump() == {
+        "clients": 8,
+        "rounds": 10,
+        "local_steps": 50,
+        "split": "iid",
+        "alpha": None,
+        "participation": 1.0,
+        "aggregation": "lora-fair",
+        "residual": None,
+    }
 
 
 def test_the_method_is_chosen_by_name():
@@ -341,6 +352,14 @@ def test_a_long_flag_is_cut():
         ("decode: {beam: 4}", ["decode.beam: ", "decode.beams"]),
         ("decode: {beams: 0}", ["decode.beams: ", "1", "0"]),
         ("decode: {length_penalty: .nan}", ["decode.length_penalty: ", "-10", "10"]),
+        ("federated: {client: 4}\nmethod: {name: lora}", ["federated.client: ", "federated.clients"]),
+        ("federated: {lambda: 0.1}\nmethod: {name: lora}", ["federated.lambda: ", "federated.residual"]),
+        ("federated: {clients: 0}\nmethod: {name: lora}", ["federated.clients: ", "1", "0"]),
+        ("federated: {participation: 0}\nmethod: {name: lora}", ["federated.participation: ", "above 0", "1"]),
+        ("federated: {participation: 1.5}\nmethod: {name: lora}", ["federated.participation: ", "at most 1", "1.5"]),
+        ("federated: {split: non-iid}\nmethod: {name: lora}", ["federated.split: ", "did you mean dirichlet"]),
+        ("federated: {aggregation: fedavg}\nmethod: {name: lora}", ["federated.aggregation: ", "did you mean average"]),
+        ("federated: 3", ["federated: ", "mapping"]),
         ("learning_rate: 1e-3", ["learning_rate: ", "train.learning_rate"]),
         ("evaluate: {}", ["evaluate: ", "eval?"]),
         ("eval: {batch_size: 0}", ["eval.batch_size: ", "1"]),

@@ -178,6 +178,56 @@ def metrics(
     return metrics_record(**{**values, **changes})
 
 
+def rounds(
+    count: int = 4,
+    *,
+    clients: int = 4,
+    aggregation: str = "lora-fair",
+    steps: int = 25,
+    evaluations: Sequence[dict[str, Any]] = (),
+) -> list[dict[str, Any]]:
+    """Rounds of a federated run, `clients` counted from 1 with 100 examples each more than the one before. Client 2 is
+    left out of the first round, client 3 fails in the second. `evaluations` are those after the rounds, as far as there
+    are any.
+    """
+    states = {(1, 2): "left out", (2, 3): "failed"}
+    made = []
+    for number in range(1, count + 1):
+        of = [(client, states.get((number, client), "trained")) for client in range(1, clients + 1)]
+        came = sum(state == "trained" for _, state in of)
+        made.append(
+            {
+                "round": number,
+                "step": steps * number,
+                "aggregation": aggregation,
+                "clients": [
+                    {
+                        "client": client,
+                        "examples": 100 * client,
+                        "loss": round(0.9 / number + client / 100, 6) if state == "trained" else None,
+                        "state": state,
+                    }
+                    for client, state in of
+                ],
+                "correction": 0.0125 / number if aggregation == "lora-fair" else 0.0,
+                "distance": 0.034 / number,
+                "bytes_up": came * 1_327_104,
+                "bytes_down": clients * 1_327_104,
+                "metrics": evaluations[number - 1]["metrics"] if number <= len(evaluations) else None,
+            }
+        )
+    return made
+
+
+def parts(clients: int = 4) -> list[dict[str, Any]]:
+    """What those clients hold: of client `k` k tenths are of the second class, as far as there are tenths."""
+    second = [100 * client * min(client, 9) // 10 for client in range(1, clients + 1)]
+    return [
+        {"client": client, "examples": 100 * client, "labels": {"no": 100 * client - yes, "yes": yes}}
+        for client, yes in enumerate(second, start=1)
+    ]
+
+
 def environment() -> dict[str, Any]:
     """environment.json of a run on the CPU, without the size of its base model, as older versions wrote it."""
     return {

@@ -72,10 +72,11 @@ def test_methods(width: int) -> None:
     others = [method["name"] for method in method_catalogue() if not method["lora"]]
     assert "head" in others
     assert lines[start:].count("  plain LoRA  no") == len(others)
+    assert lines.count("  federated   yes") == sum(method["federated"] for method in method_catalogue())
 
 
 def test_what_a_method_does_not_say_is_left_out() -> None:
     silent = {**method_catalogue()[0], "title": "dora", "paper": "", "adapts": "", "ranks": None, "mergeable": None,
-              "lora": None}  # fmt: skip
+              "lora": None, "federated": False}  # fmt: skip
     lines = [line.split()[0] for line in shown(print_methods, [silent], 200).splitlines() if line]
     assert lines == ["dora", "what", "keys", "A"]

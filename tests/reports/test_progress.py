@@ -17,7 +17,7 @@ from rich.console import Console
 from dora_cli.reports.live.screen import Screen
 from dora_cli.reports.progress import QuietListener, RunListener, make_listener
 from dora_cli.training.listener import EvalLog, Listener, RunStart
-from tests.reports.examples import bert, llama, metrics, ranks
+from tests.reports.examples import bert, llama, metrics, parts, ranks, rounds
 from tests.reports.live.runs import run_start, step_log
 
 ROOT = Path(__file__).parents[2]
@@ -96,6 +96,33 @@ def test_plain_lines_tell_the_run_in_few_lines():
     assert [line.endswith("(best)") for line in evaluations] == [False, False, True, False]
     assert len(lines) == 4 + 2 + 5 + 4
     assert "\x1b" not in progress.getvalue() + out.getvalue()
+
+
+def test_a_federated_run_says_every_round_and_ends_with_its_clients() -> None:
+    console, progress, results, out = consoles()
+    listener = make_listener(console, results=results)
+    listener.start(run_start())
+    for one in rounds(4):
+        listener.round_ended(one)
+    listener.finish(metrics(rounds=rounds(4), clients=parts()), ranks(bert(2)), Path("runs/x"))
+    said = [line for line in progress.getvalue().splitlines() if line.startswith("round")]
+    assert [line.split(" loss")[0] for line in said] == [f"round {n}/4 step {25 * n}" for n in (1, 2, 3, 4)]
+    words = " ".join(out.getvalue().split())
+    assert "4 400 60 % 40 % 0.2650 4 0 0" in words
+    assert "rounds 4 with 4 clients, lora-fair, " in words
+
+
+def test_other_runs_say_nothing_of_rounds() -> None:
+    console, _, results, out = consoles()
+    drive(make_listener(console, results=results))
+    assert "Clients" not in out.getvalue()
+    assert "rounds" not in out.getvalue()
+
+
+def test_a_quiet_run_says_no_round() -> None:
+    console, progress, results, out = consoles()
+    make_listener(console, results=results, quiet=True).round_ended(rounds(1)[0])
+    assert progress.getvalue() + out.getvalue() == ""
 
 
 def test_a_resumed_run_does_not_begin_to_prune_again():

@@ -20,14 +20,14 @@ from dora_cli.runs.records.environment import EnvironmentRecord
 from dora_cli.runs.records.evaluation import EvaluationRecord
 from dora_cli.runs.records.export import ExportRecord, UnfinishedExportRecord
 from dora_cli.runs.records.fields import Record, validated, written
-from dora_cli.runs.records.log import EvalLine, TrainLine, is_line, written_line
+from dora_cli.runs.records.log import EvalLine, RoundLine, TrainLine, is_line, written_line
 from dora_cli.runs.records.manifest import ManifestRecord
 from dora_cli.runs.records.metrics import MetricsRecord
 from dora_cli.runs.records.ranks import RanksRecord
 from dora_cli.runs.records.summary import SummaryRecord, seeds_summary
 from dora_cli.runs.run_folder import RunRecords
 from tests.export.test_folder import EXPORT
-from tests.reports.examples import bert, environment, metrics, ranks
+from tests.reports.examples import bert, environment, metrics, parts, ranks, rounds
 
 STORED = Path(__file__).parent / "stored"
 CHECKPOINT = STORED / "interrupted" / "checkpoints" / "step-7"
@@ -39,7 +39,7 @@ def stored(path: str) -> Any:
 
 RECORDS: dict[type[Record], Callable[[], dict[str, Any]]] = {
     RanksRecord: lambda: ranks(bert(1)),
-    MetricsRecord: metrics,
+    MetricsRecord: lambda: metrics(rounds=rounds(2), clients=parts()),
     EnvironmentRecord: environment,
     SummaryRecord: lambda: seeds_summary([metrics(seed=1), metrics(seed=2)]),
     StateRecord: lambda: stored("finished/adapter/state.json"),
@@ -61,6 +61,7 @@ RECORDS: dict[type[Record], Callable[[], dict[str, Any]]] = {
     },
     TrainLine: lambda: {"type": "train", "step": 1, "phase": "final", "budget": 2, "live": 2, "loss": 0.5},
     EvalLine: lambda: {"type": "eval", "epoch": 1, "step": 2, "phase": "final", "train_loss": 1.0, "metrics": {}},
+    RoundLine: lambda: {"type": "round", **rounds(1)[0]},
 }
 every = pytest.mark.parametrize("model", RECORDS, ids=lambda model: model.__name__)
 

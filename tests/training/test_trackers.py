@@ -14,9 +14,10 @@ from dora_cli.errors import RecipeError, StoppedError, TrackerError
 from dora_cli.recipe import dump_recipe, parse_recipe
 from dora_cli.runs.run_folder import RunRecords
 from dora_cli.training import trackers as module
-from dora_cli.training.listener import EvalLog, SilentListener
+from dora_cli.training.listener import EvalLog, Listeners, SilentListener
 from dora_cli.training.run import train
 from dora_cli.training.trackers import Trackers, check_trackers
+from tests.reports.examples import rounds
 from tests.training.conftest import MakeRecipe
 
 SMALLEST = "task: glue/rte\nmodel: {name: FacebookAI/roberta-base}\n"
@@ -323,3 +324,23 @@ def test_mlflow_keeps_its_database_in_the_run_unless_told_otherwise(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://ours")
     module._arguments("mlflow", records, None, 0)
     assert len(uris) == 1
+
+
+def test_a_round_is_told_at_its_last_step() -> None:
+    told = []
+
+    class Tracker:
+        def log(self, values: dict[str, float], step: int) -> None:
+            told.append((step, values))
+
+    listeners = Listeners(SilentListener(), Trackers({"any": Tracker()}, print))
+    listeners.round_ended({**rounds(2)[1], "distance": None})
+    ((step, values),) = told
+    assert step == 50
+    assert values == {
+        "round/loss": pytest.approx(0.48),
+        "round/clients": 3.0,
+        "round/correction": 0.00625,
+        "round/bytes_up": 3 * 1_327_104.0,
+        "round/bytes_down": 4 * 1_327_104.0,
+    }

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from dora_cli.errors import BudgetError
-from dora_cli.methods.base import Allocation, Group, LoraFactors, Method, PlainSchedule, Site
+from dora_cli.methods.base import Allocation, FactorPair, Group, LoraFactors, Method, PlainSchedule, Site
 from dora_cli.methods.linear import trained_type, weight_of
 from dora_cli.methods.lora.full_moments import FullMoments
 from dora_cli.methods.lora.ranks import ranks_of
@@ -99,6 +99,9 @@ class Lora(Method):
 
     def parameters(self) -> list[nn.Parameter]:
         return self._adapters.parameters()
+
+    def factors(self) -> list[FactorPair]:
+        return [FactorPair(name, layer.A, layer.B) for name, layer in self._adapters.layers.items()]
 
     def remarks(self, sites: Sequence[Site]) -> list[str]:
         if not self.full_moments:

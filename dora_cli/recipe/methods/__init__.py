@@ -98,9 +98,9 @@ def method_catalogue() -> list[dict[str, Any]]:
 
     Returns:
         For each: ``name, title, summary, paper, adapts``, ``ranks`` (``"pruned"``, ``"grown"``, ``"fixed"`` or
-            ``"none"``), ``mergeable``, ``lora`` (whether it can be exported as plain LoRA), ``default`` (whether a
-            recipe that names none gets it) and ``keys`` (of its section, without the name). None where a method does
-            not say.
+            ``"none"``), ``mergeable``, ``lora`` (whether it can be exported as plain LoRA), ``federated`` (whether
+            clients can train it), ``default`` (whether a recipe that names none gets it) and ``keys`` (of its section,
+            without the name). None where a method does not say.
     """
     default = next(iter(METHODS))
     found = []
@@ -116,6 +116,7 @@ def method_catalogue() -> list[dict[str, Any]]:
                 "ranks": known.ranks,
                 "mergeable": known.mergeable,
                 "lora": known.lora,
+                "federated": known.federated,
                 "default": name == default,
                 "keys": [key for key in section.model_fields if key != "name"],
             }

@@ -185,4 +185,5 @@ update of two factors, of a rank that stays as it is.""",
     tags=("lora",),
     notes=_notes,
     scale=scale_of,
+    federated=True,
 )

@@ -63,4 +63,5 @@ is frozen, and every adapted projection learns an update of two factors, of a ra
     tags=("lora-pro",),
     notes=_notes,
     scale=scale_of,
+    federated=True,
 )

@@ -67,6 +67,13 @@ class Run:
         return [entry for entry in self.curves.log if entry.get("type") == "eval" and "metrics" in entry]
 
     @property
+    def rounds(self) -> Sequence[Mapping[str, Any]]:
+        """Those of a federated run that are over, as metrics.json holds them; empty of any other run."""
+        if self.metrics:
+            return list(self.metrics.get("rounds") or ())
+        return [entry for entry in self.curves.log if entry.get("type") == "round"]
+
+    @property
     def phases(self) -> tuple[Phase, ...]:
         return phases(self.curves.ranks, self.metrics, self.curves.log)
 

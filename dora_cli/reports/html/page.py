@@ -12,6 +12,7 @@ from dora_cli.reports.html.figures import APART, comparison_charts, group_charts
 from dora_cli.reports.html.groups import Group, find_groups
 from dora_cli.reports.html.paths import shared_yaml
 from dora_cli.reports.html.rank_map import pictures, shares
+from dora_cli.reports.html.rounds import rounds_and_clients
 from dora_cli.reports.html.rows import per_row
 from dora_cli.reports.html.tables import (
     UNKNOWN,
@@ -128,7 +129,7 @@ def _group(group: Group, index: int, *, of: int) -> Markup:
     parts += [tables([*found, *([every] if beside else [])]), _pictures(group)]
     where = "Where the budget went" if group.ranks is None or not keeps_ranks(group.ranks) else "Where the ranks are"
     parts += [tables([(where, _shares(group)), ("Size", sizes_table(group))])]
-    parts += [None if beside else tables([every]), _epochs(group), _recipe(group)]
+    parts += [None if beside else tables([every]), rounds_and_clients(group), _epochs(group), _recipe(group)]
     known = environment(group)
     parts.append(folded("Environment", tag("p", UNKNOWN) if known is None else known))
     content = [part for part in parts if part is not None]

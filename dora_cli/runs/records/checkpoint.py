@@ -13,6 +13,7 @@ from dora_cli.runs.records.confusion import ConfusionRecord
 from dora_cli.runs.records.fields import Count, Digest, Metrics, Name, Record, Seconds, validated
 from dora_cli.runs.records.metrics import EpochRecord
 from dora_cli.runs.records.ranks import HistoryRecord
+from dora_cli.runs.records.rounds import RoundRecord
 
 
 def _defined(value: Any) -> Any:
@@ -96,6 +97,15 @@ class SecondsRecord(Record):
     saving: Seconds
 
 
+class ClientStateRecord(Record):
+    """Where a client of federated training is in its own examples; its counters are None before its first turn."""
+
+    client: Annotated[Count, Field(ge=1)]
+    epoch: Annotated[Count, Field(ge=1)]
+    groups: Count
+    counters: CountersRecord | None
+
+
 class ProgressRecord(Record):
     """progress.json: where the run was and what it had written down."""
 
@@ -112,6 +122,8 @@ class ProgressRecord(Record):
     examples: Count
     last_log: Annotated[list[Seconds], Field(min_length=3, max_length=3)]  # step, examples, seconds
     log_length: Count | None
+    rounds: list[RoundRecord] | None = None
+    clients: list[ClientStateRecord] | None = None
     recipe: str
     recipe_sha256: Digest
     versions: dict[str, str | None]

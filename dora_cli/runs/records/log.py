@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError
 
 from dora_cli.runs.records.fields import Count, Metrics, Name, Record, Seconds, written
 from dora_cli.runs.records.metrics import EpochRecord
+from dora_cli.runs.records.rounds import RoundRecord
 
 
 class LineTimingRecord(Record):
@@ -51,7 +52,15 @@ class EvalLine(EpochRecord):
     metrics: Metrics
 
 
-_LINES: Mapping[Any, type[Record]] = {"train": TrainLine, "eval": EvalLine}
+class RoundLine(RoundRecord):
+    """The end of a round of federated training: a round as in metrics.json."""
+
+    FILE: ClassVar[str] = "a line of log.jsonl"
+
+    type: Literal["round"]
+
+
+_LINES: Mapping[Any, type[Record]] = {"train": TrainLine, "eval": EvalLine, "round": RoundLine}
 
 
 def written_line(entry: Mapping[str, Any]) -> dict[str, Any]:

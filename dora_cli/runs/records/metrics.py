@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from pydantic import model_validator
+
 from dora_cli.printable import shown
 from dora_cli.runs.records.baseline import BaselineRecord
 from dora_cli.runs.records.confusion import ConfusionRecord
@@ -20,6 +22,7 @@ from dora_cli.runs.records.fields import (
     validated,
     written,
 )
+from dora_cli.runs.records.rounds import PartRecord, RoundRecord, check_ascending
 
 
 class EpochRecord(Record):
@@ -69,7 +72,7 @@ class MetricsRecord(Record):
     """metrics.json. `metrics` are of the selected epoch, `last` of the last one.
 
     `confusion` is of the selected epoch, where the classes are the user's own; `baseline` is there where saying the
-    same of every example means something.
+    same of every example means something; `rounds` and `clients` are there of a federated run.
     """
 
     FILE: ClassVar[str] = "metrics.json"
@@ -88,6 +91,14 @@ class MetricsRecord(Record):
     timing: TimingRecord
     confusion: ConfusionRecord | None = None
     baseline: BaselineRecord | None = None
+    rounds: list[RoundRecord] | None = None
+    clients: list[PartRecord] | None = None
+
+    @model_validator(mode="after")
+    def _in_order(self) -> MetricsRecord:
+        check_ascending([one.round for one in self.rounds or ()], "rounds")
+        check_ascending([one.client for one in self.clients or ()], "clients")
+        return self
 
 
 def validate_metrics(record: Any, source: Path | str = "metrics.json") -> MetricsRecord:
@@ -110,8 +121,10 @@ def metrics_record(
     timing: Mapping[str, float | int | None],
     confusion: Mapping[str, Any] | None = None,
     baseline: Mapping[str, Any] | None = None,
+    rounds: Sequence[Mapping[str, Any]] | None = None,
+    clients: Sequence[Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
-    """The content of metrics.json. See `MetricsRecord` for the keys of `epochs`, `budget` and `timing`."""
+    """The content of metrics.json. See `MetricsRecord` for the keys of what is a mapping, or a list of them."""
     return written(
         MetricsRecord,
         {
@@ -129,5 +142,7 @@ def metrics_record(
             "timing": timing,
             **({} if confusion is None else {"confusion": confusion}),
             **({} if baseline is None else {"baseline": baseline}),
+            **({} if rounds is None else {"rounds": rounds}),
+            **({} if clients is None else {"clients": clients}),
         },
     )

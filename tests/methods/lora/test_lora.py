@@ -12,13 +12,15 @@ from torch.nn import functional as F
 
 from dora_cli.errors import CheckpointError
 from dora_cli.machine.devices import make_accelerator
-from dora_cli.methods import Lora
+from dora_cli.methods import METHODS, Lora
 from dora_cli.methods.low_rank.layer import AdaptedProjection
 from dora_cli.models import find_projections
+from dora_cli.recipe.methods import METHODS as SECTIONS
+from dora_cli.recipe.methods import arguments
 from dora_cli.training.graphs import EAGER_FIRST
 from dora_cli.training.optimizer import make_optimizer, make_scheduler
 from dora_cli.training.step import Batch, TrainingStep
-from tests.methods.small import linear_maps, new_lora, sites, small_encoder, tiny_gpt2, tiny_roberta
+from tests.methods.small import linear_maps, new_dora, new_lora, sites, small_encoder, tiny_gpt2, tiny_roberta
 
 NAMES = [f"blocks.{block}.{name}" for block in (0, 1) for name in ("att", "up", "down")]
 
@@ -260,3 +262,32 @@ def test_a_misfit_is_named_and_changes_nothing(change: Any, tensor: str) -> None
     with pytest.raises(CheckpointError, match=tensor):
         method.load_state_dict(state)
     assert all(torch.equal(value, before[name]) for name, value in method.state_dict().items())
+
+
+# -- factors for a server ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["lora", "lora-pro", "flat-lora"])
+def test_the_factors_are_the_parameters_themselves(name: str) -> None:
+    """Site by site, but for those of rank 0; what is written into them is what the model computes with."""
+    settings = {"rank": 3, "alpha": 6.0, "dropout": 0.0, "ranks": {NAMES[0]: 0, NAMES[1]: 5}}
+    method = METHODS[name](**(arguments(SECTIONS[name]()) | settings))
+    model = attached(method)
+    pairs = method.factors()
+    assert [pair.name for pair in pairs] == NAMES[1:]
+    assert [len(pair.A) for pair in pairs] == [5, 3, 3, 3, 3]
+    assert {id(factor) for pair in pairs for factor in (pair.A, pair.B)} == set(map(id, method.parameters()))
+    before = answers(model)
+    with torch.no_grad():
+        pairs[0].B.fill_(0.5)
+    assert not torch.equal(answers(model), before)
+    site = method.sites[1]
+    scale = 6.0 / 5
+    torch.testing.assert_close(method.delta(site, torch.float64), scale * pairs[0].B @ pairs[0].A)
+
+
+def test_a_method_whose_ranks_change_gives_no_factors() -> None:
+    method = new_dora()
+    model = small_encoder()
+    method.attach(model, sites(linear_maps(model, "blocks")))
+    assert not method.factors()

@@ -98,11 +98,13 @@ def test_it_is_readable_and_complete():
     assert "  adam_eps: 1.0e-08" in lines
     assert "  adam_betas: [0.9, 0.999]" in lines
     assert "  targets: ['*.query']" in lines
-    assert set(yaml.safe_load(written)) == set(Recipe.model_fields) - {"decode"}, (
+    assert set(yaml.safe_load(written)) == set(Recipe.model_fields) - {"decode", "federated"}, (
         "a section that is not there is not written"
     )
-    decoding = dump_recipe(parse_recipe("task: e2e\nmodel: {name: m}\ndecode: {beams: 2}"))
-    assert set(yaml.safe_load(decoding)) == set(Recipe.model_fields)
+    both = "task: e2e\nmodel: {name: m}\ndecode: {beams: 2}\nfederated: {rounds: 2}\nmethod: {name: lora}"
+    written = dump_recipe(parse_recipe(both))
+    assert set(yaml.safe_load(written)) == set(Recipe.model_fields)
+    assert dump_recipe(parse_recipe(written)) == written
 
 
 @pytest.mark.parametrize("text", ["yes", "2e-3", "1e5", "0o7", "012", "null", "1:30"])

@@ -36,6 +36,7 @@ def write_run(
     stop: int | None = None,
     parameters: int | None = 124_647_170,
     extra: str = "",
+    clients: int = 0,
 ) -> Path:
     """A run of `STEPS` steps.
 
@@ -43,6 +44,7 @@ def write_run(
         projections: what is adapted, as `examples.bert` gives it.
         stop: the step at which it was stopped; None for a finished one.
         parameters: of the base model; None as older versions recorded nothing.
+        clients: of a federated run, of which an epoch is a round; 0 for any other run.
     """
     projections = examples.bert(2) if projections is None else projections
     start_rank = math.ceil(1.5 * rank)
@@ -54,6 +56,7 @@ def write_run(
     noise = random.Random(seed)
     log: list[dict[str, Any]] = []
     epochs: list[dict[str, Any]] = []
+    rounds: list[dict[str, Any]] = []
     for step in range(1, STEPS + 1):
         budget = next((event["budget"] for event in reversed(history) if event["step"] <= step), start)
         if step % 4 == 0:
@@ -78,6 +81,9 @@ def write_run(
             }
             epochs.append({**entry, "metrics": {"accuracy": accuracy, "f1": accuracy + 0.05}})
             log.append({"type": "eval", **epochs[-1]})
+            if clients:
+                rounds = examples.rounds(len(epochs), clients=clients, steps=STEPS // EPOCHS, evaluations=epochs)
+                log.append({"type": "round", **rounds[-1]})
     write_text(folder / "recipe.yaml", recipe(model, seed, rank=rank, extra=extra))
     size = {} if parameters is None else {"parameters": parameters, "bytes": 4 * parameters, "head_parameters": HEAD}
     environment = examples.environment()
@@ -107,6 +113,8 @@ def write_run(
         best_epoch=best["epoch"],
         epochs=epochs,
         budget=budget_record,
+        rounds=rounds or None,
+        clients=examples.parts(clients) if clients else None,
     )
     write_json(folder / "ranks.json", ranks)
     write_json(folder / "metrics.json", metrics)

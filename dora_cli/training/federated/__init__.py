@@ -1,0 +1,1 @@
+"""Federated training: what a server makes of the factors that clients send."""

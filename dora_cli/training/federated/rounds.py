@@ -1,0 +1,273 @@
+"""Rounds of federated training: clients train in turn from the server's weights, and the server joins what they send.
+
+Several processes share the clients out, a client always to the same one; each then makes the same of what all sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from dora_cli.assembly.prepare import Prepared
+from dora_cli.errors import CheckpointError, DivergedError
+from dora_cli.machine.processes import gathered, take_those_of_main
+from dora_cli.training.checkpoint import Snapshot
+from dora_cli.training.federated.aggregation import AGGREGATIONS, Merged, weighted_mean
+from dora_cli.training.federated.clients import Client, Sent, Turns, client_seed, left_out
+from dora_cli.training.step import StepReading, TrainingStep
+from dora_cli.wording import plural
+
+_DRAWS = 1
+"""Tells the generator that draws clients from others that are made of the run's seed."""
+
+
+@dataclass(frozen=True)
+class Round:
+    """What a round came to.
+
+    Attributes:
+        record: as metrics.json holds it, not evaluated yet.
+        loss: of the clients that came, weighted by their examples; not a number where none is known.
+        readings: of logged steps, means over the clients that came, weighted likewise.
+        seen: examples that were trained on.
+        failures: of each client that failed, its number and why.
+    """
+
+    record: dict[str, Any]
+    loss: float
+    readings: Mapping[int, StepReading]
+    seen: int
+    failures: Mapping[int, str]
+
+
+class Rounds:
+    """The rounds of one run: its clients, and the server.
+
+    Args:
+        prepared: of a federated recipe.
+        step_function: of its model; it trains alone in every process.
+    """
+
+    def __init__(self, prepared: Prepared, step_function: TrainingStep) -> None:
+        federated, recipe, method = prepared.recipe.federated, prepared.recipe, prepared.adapted.method
+        assert federated is not None
+        assert prepared.clients is not None
+        self._federated, self._seed, self._length = federated, recipe.train.seed, prepared.length
+        self._log_every = recipe.train.log_every
+        self._accelerator = prepared.ground.accelerator
+        self._step_function = step_function
+        pairs = method.factors()
+        self._factors = [parameter for pair in pairs for parameter in (pair.A, pair.B)]
+        joined = {id(parameter) for parameter in self._factors}
+        self._averaged = [one for one in prepared.adapted.trainable if id(one) not in joined]
+        assert pairs, "a method of two factors"
+        assert not method.training_state(), "all that a client keeps is in its optimiser"
+        self._weights = [*self._factors, *self._averaged]
+        self._bytes = sum(weight.numel() * weight.element_size() for weight in self._weights)
+        self._turns = Turns(
+            step_function,
+            self._weights,
+            recipe.train,
+            group_by_length=recipe.data.group_by_length,
+            device=self._accelerator.device,
+        )
+        self.clients = [
+            Client(number, part.train, part.examples, client_seed(self._seed, number))
+            for number, part in enumerate(prepared.clients, start=1)
+        ]
+
+    # -- a round -------------------------------------------------------------------------------------------------------
+
+    def __call__(self, number: int, ask: Callable[[int | None], None]) -> Round:
+        """Round `number`, from 1; the model then has the server's weights.
+
+        Args:
+            ask: told how far the run is, in its steps, as they are done; ends the round by raising. With several
+                processes it is told None, by all of them at once, after each has had a client.
+
+        Raises:
+            DivergedError: no client has sent anything.
+        """
+        steps = self._steps(number)
+        drawn = self._drawn(number)
+        start = [weight.detach().clone() for weight in self._weights]
+        mine = [client for client in drawn if self._is_mine(client)]
+        sent = []
+        for turn in range(self._turns_of(drawn)):
+            if turn < len(mine):
+                self._put(start)
+                done = len(mine) * (steps[0] - 1) + turn * len(steps)
+
+                def told(step: int, done: int = done) -> None:
+                    if self._alone:
+                        ask(max(steps[0], (done + step - steps[0] + 1) // len(mine)))
+
+                sent.append(self._turns(mine[turn], steps, self._logged, told))
+            if not self._alone:
+                ask(None)
+        self._turns.clear()
+        everything = {one.client: one for part in gathered(self._accelerator, self._packed(sent)) for one in part}
+        came = [one for client in drawn if (one := everything[client.number]).weights is not None]
+        if not came:
+            reasons = "; ".join(f"client {one.client}: {one.failure}" for one in everything.values())
+            raise DivergedError(
+                f"round {number:,}: none of the {plural(len(drawn), 'client')} that trained has sent weights; {reasons}"
+            )
+        shares = self._shares(came)
+        record = self._server(number, came, shares)
+        record["clients"] = [
+            everything[client.number].record(client.examples) if client.number in everything else left_out(client)
+            for client in self.clients
+        ]
+        record["bytes_up"], record["bytes_down"] = len(came) * self._bytes, len(drawn) * self._bytes
+        return Round(
+            record=record,
+            loss=_mean([(share, one.loss) for share, one in zip(shares.tolist(), came, strict=True)]),
+            readings=_readings(shares.tolist(), came),
+            seen=sum(one.seen for one in everything.values()),
+            failures={one.client: one.failure for one in everything.values() if one.failure is not None},
+        )
+
+    def _steps(self, number: int) -> range:
+        first = (number - 1) * self._length.steps_per_epoch
+        return range(first + 1, first + self._length.steps_in(number) + 1)
+
+    def _drawn(self, number: int) -> list[Client]:
+        """Who trains in a round, by number; it depends on the run's seed and the round."""
+        generator = np.random.default_rng([self._seed, _DRAWS, number])
+        chosen = generator.permutation(len(self.clients))[: self._federated.drawn]
+        return [self.clients[index] for index in sorted(chosen)]
+
+    @property
+    def _alone(self) -> bool:
+        return self._accelerator.num_processes == 1
+
+    def _is_mine(self, client: Client) -> bool:
+        return self._process_of(client) == self._accelerator.process_index
+
+    def _process_of(self, client: Client) -> int:
+        return (client.number - 1) % self._accelerator.num_processes
+
+    def _turns_of(self, drawn: Sequence[Client]) -> int:
+        """How many of `drawn` the process with most of them has."""
+        return int(np.bincount([self._process_of(client) for client in drawn]).max())
+
+    def _logged(self, step: int) -> bool:
+        return step % self._log_every == 0 or step == self._length.total_steps
+
+    def _packed(self, sent: list[Sent]) -> list[Sent]:
+        """Where they go to other processes: on the CPU, from which each takes them to its own device."""
+        if self._alone:
+            return sent
+        return [one.on_cpu() for one in sent]
+
+    def _shares(self, came: Sequence[Sent]) -> torch.Tensor:
+        examples = torch.tensor([self.clients[one.client - 1].examples for one in came], dtype=torch.float64)
+        return examples / examples.sum()
+
+    @torch.no_grad()
+    def _put(self, weights: Sequence[torch.Tensor]) -> None:
+        for weight, value in zip(self._weights, weights, strict=True):
+            weight.copy_(value)
+
+    @torch.no_grad()
+    def _server(self, number: int, came: Sequence[Sent], shares: torch.Tensor) -> dict[str, Any]:
+        """Makes one start of what the clients have sent, and puts it into the model; returns its part of the record."""
+        device = self._accelerator.device
+        shares = shares.to(device)
+        stacked = [
+            torch.stack([weight.to(device) for weight in weights])
+            for weights in zip(*(one.weights for one in came if one.weights is not None), strict=True)
+        ]
+        joined: list[torch.Tensor] = []
+        merged: list[Merged] = []
+        aggregation, residual = AGGREGATIONS[self._federated.aggregation], self._federated.residual or 0.0
+        for index in range(0, len(self._factors), 2):
+            merged.append(aggregation(stacked[index], stacked[index + 1], shares, residual))
+            joined += [merged[-1].A, merged[-1].B]
+        joined += [weighted_mean(values, shares).to(values.dtype) for values in stacked[len(self._factors) :]]
+        self._put(joined)
+        take_those_of_main(self._accelerator, self._weights)  # processes may differ in last digits
+        correction, distance, size = (
+            float(torch.stack([getattr(one, what) for one in merged]).norm())
+            for what in ("correction", "distance", "size")
+        )
+        return {
+            "round": number,
+            "step": self._steps(number)[-1],
+            "aggregation": self._federated.aggregation,
+            "correction": correction,
+            "distance": distance / size if size else None,
+            "metrics": None,
+        }
+
+    # -- checkpoints ---------------------------------------------------------------------------------------------------
+
+    def state_dict(self, step: int) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], dict[str, Any]]:
+        """Moments and random states by ``CLIENT.NAME``, and plain values: what `Snapshot` holds of a federated run.
+
+        Every process calls it, since each has only its own clients.
+        """
+        mine = [client for client in self.clients if self._is_mine(client)]
+        packed = [
+            (one.number, one.epoch, one.groups, _on_cpu(one.moments, alone=self._alone), one.counters, one.random)
+            for one in mine
+        ]
+        everyone = sorted(entry for part in gathered(self._accelerator, packed) for entry in part)
+        moments: dict[str, torch.Tensor] = {}
+        random: dict[str, torch.Tensor] = {}
+        plain = []
+        for number, epoch, groups, kept, counters, state in everyone:
+            moments |= {f"{number}.{name}": value for name, value in kept.items()}
+            random |= {f"{number}.{name}": value for name, value in state.items()}
+            plain.append({"client": number, "epoch": epoch, "groups": groups, "counters": counters})
+        return moments, random, {"step_function": self._turns.counters_at(step), "clients": plain}
+
+    def load_state_dict(self, snapshot: Snapshot) -> None:
+        """Goes back to what `state_dict` gave. Raises CheckpointError on the first misfit."""
+        entries = snapshot.progress.get("clients") or ()
+        if [entry["client"] for entry in entries] != [client.number for client in self.clients]:
+            raise CheckpointError(
+                f"the checkpoint is not of {plural(len(self.clients), 'client')}, which federated.clients says; it is "
+                "damaged, use another checkpoint of the run"
+            )
+        for client, entry in zip(self.clients, entries, strict=True):
+            client.epoch, client.groups, client.counters = entry["epoch"], entry["groups"], entry["counters"]
+            client.moments = _of(client.number, snapshot.optimizer)
+            client.random = snapshot.random_of(client.number)
+            if client.counters is not None:
+                self._step_function.load_state_dict(client.moments, client.counters)  # says what does not fit
+        self._turns.clear()
+
+
+def _of(number: int, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    prefix = f"{number}."
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _on_cpu(tensors: Mapping[str, torch.Tensor], *, alone: bool) -> dict[str, torch.Tensor]:
+    return dict(tensors) if alone else {name: value.cpu() for name, value in tensors.items()}
+
+
+def _mean(weighted: Sequence[tuple[float, float | None]]) -> float:
+    """Not a number where no value is known."""
+    known = [(share, value) for share, value in weighted if value is not None]
+    total = sum(share for share, _ in known)
+    return sum(share * value for share, value in known) / total if total else float("nan")
+
+
+def _readings(shares: Sequence[float], came: Sequence[Sent]) -> dict[int, StepReading]:
+    found = {}
+    for step in came[0].readings:
+        each = [(share, one.readings[step]) for share, one in zip(shares, came, strict=True)]
+        regularised = all(reading.regulariser is not None for _, reading in each)
+        found[step] = StepReading(
+            loss=_mean([(share, reading.loss) for share, reading in each]),
+            regulariser=_mean([(share, reading.regulariser) for share, reading in each]) if regularised else None,
+            grad_norm=_mean([(share, reading.grad_norm) for share, reading in each]),
+        )
+    return found
