@@ -196,7 +196,7 @@ def _rounds_table(rounds: Sequence[Round], primary: str | None) -> Table:
     names = list(dict.fromkeys(name for one in rounds for name in one["metrics"] or ()))
     metric = primary if primary in names else next(iter(names), None)
     fair = any(one["aggregation"] == FAIR for one in rounds)
-    head = ["round", *([metric] if metric else []), "loss", *(["correction"] if fair else [])]
+    head = ["round", *([metric] if metric else []), "train loss", *(["correction"] if fair else [])]
     table = _table(*head, "distance", "clients")
     for one in rounds:
         away = absent(one)

@@ -100,7 +100,7 @@ def test_classes_are_shares_and_of_many_the_commonest() -> None:
 def test_tables_of_rounds_and_clients() -> None:
     evaluations = [{"metrics": {"f1": 0.8, "accuracy": 0.7}}, {"metrics": {"f1": 0.9, "accuracy": 0.75}}]
     lines = printed(rounds(2, evaluations=evaluations), parts(), primary="accuracy")
-    assert ["round", "accuracy", "loss", "correction", "distance", "clients"] in lines
+    assert ["round", "accuracy", "train", "loss", "correction", "distance", "clients"] in lines
     assert ["2", "0.7500", "0.4800", "0.00625", "1.7", "%", "3,", "failed", "3"] in lines
     assert ["client", "examples", "no", "yes", "last", "loss", "trained", "left", "out", "failed"] in lines
     assert ["4", "400", "60", "%", "40", "%", "0.4900", "2", "0", "0"] in lines
@@ -108,7 +108,7 @@ def test_tables_of_rounds_and_clients() -> None:
 
 def test_no_column_for_what_nothing_is_known_of() -> None:
     lines = printed(rounds(2, aggregation="average"))
-    assert ["round", "loss", "distance", "clients"] in lines
+    assert ["round", "train", "loss", "distance", "clients"] in lines
     assert ["client", "examples", "last", "loss", "trained", "left", "out", "failed"] in lines
 
 
