@@ -107,6 +107,25 @@ class Replacement:
 
 
 @dataclass(frozen=True)
+class Mixture:
+    """A parameter whose slices along `dimension` became combinations of what they were; its values have changed already.
+
+    With such a change of variables, gradients at the same weights change by `matrix`, ``g_i' = sum_j matrix_ij g_j``
+    over slices. First moments of Adam change alike, second moments by the squares of `matrix`, which takes the entries
+    of a gradient that are mixed for uncorrelated. What another optimiser keeps starts anew.
+
+    Attributes:
+        matrix: ``(r, r)``.
+        anew: slices whose moments begin at zero, boolean ``(r,)``: what they were tells nothing of what they are.
+    """
+
+    parameter: nn.Parameter
+    dimension: int
+    matrix: torch.Tensor
+    anew: torch.Tensor
+
+
+@dataclass(frozen=True)
 class Calibration:
     """What a method asks to have measured, before its first step or at an event; dropout is off meanwhile.
 
@@ -174,6 +193,7 @@ class StepReport:
         live: components selected at the latest event, all start components before the first.
         event: True if a selection took place at this step; the method may then have waited for the device.
         frozen: True at the one step after which ranks stay as they are.
+        mixed: the parameters whose slices were mixed at this step, before any of them shrank.
         replaced: the parameters that shrank or grew at this step.
         restarted: parameters whose optimiser state starts anew.
         regrouped: whether `groups` gives other parameters than before: some began or ceased to train.
@@ -187,6 +207,7 @@ class StepReport:
     live: int
     event: bool = False
     frozen: bool = False
+    mixed: Sequence[Mixture] = ()
     replaced: Sequence[Replacement] = ()
     restarted: Sequence[nn.Parameter] = ()
     regrouped: bool = False

@@ -14,7 +14,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from dora_cli.errors import CheckpointError
-from dora_cli.methods.base import Method, Replacement, StepReport
+from dora_cli.methods.base import Method, Mixture, Replacement, StepReport
 from dora_cli.printable import shown
 
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
@@ -87,6 +87,27 @@ def parameters_of(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
+_FIRST, _SECOND = "exp_avg", ("exp_avg_sq", "max_exp_avg_sq")
+"""What Adam and its kind call their moments."""
+
+
+@torch.no_grad()
+def mix(optimizer: torch.optim.Optimizer, mixed: Sequence[Mixture]) -> None:
+    """Carries moments over to parameters whose slices were mixed (see `Mixture`), in place."""
+    for item in mixed:
+        state = optimizer.state.get(item.parameter)
+        if not state:
+            continue
+        if _FIRST not in state:
+            del optimizer.state[item.parameter]
+            continue
+        matrix = torch.where(item.anew[:, None], 0.0, item.matrix)
+        for key, value in state.items():
+            if key == _FIRST or key in _SECOND:
+                by = matrix if key == _FIRST else matrix.square()
+                value.copy_(torch.tensordot(by.to(value), value, ([1], [item.dimension])).movedim(0, item.dimension))
+
+
 def replace(optimizer: torch.optim.Optimizer, replaced: Sequence[Replacement]) -> None:
     """Puts parameters that shrank or grew in the place of the old ones and slices their state alike; forgets parameters
     that are gone.
@@ -128,6 +149,7 @@ def follow(optimizer: torch.optim.Optimizer, method: Method, report: StepReport)
     State stays with its parameter; it is dropped where the report has it start anew, and where a parameter ceases to
     train.
     """
+    mix(optimizer, report.mixed)
     replace(optimizer, report.replaced)
     for parameter in report.restarted:
         optimizer.state.pop(parameter, None)

@@ -1,27 +1,59 @@
-"""Gated adapters of which a selection lives: scores, mask, freeze and compaction, for methods that prune ranks."""
+"""Adapters of which a selection lives: scores, removal, freeze and compaction, for methods that prune ranks.
+
+What is removed is a gate at zero until the freeze, so that it may come back; or, where removals are `final`, a row less
+in memory from the event on.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 import torch
 
 from dora_cli.errors import CheckpointError, DivergedError, ProjectionError
-from dora_cli.methods.base import Allocation, LoraFactors, Replacement, Site, Size, StepReport, check_tensor
+from dora_cli.methods.base import Allocation, LoraFactors, Mixture, Replacement, Site, Size, StepReport, check_tensor
 from dora_cli.methods.low_rank.adapters import Adapters
 from dora_cli.methods.low_rank.allocator import select
 from dora_cli.methods.low_rank.components import Components
 from dora_cli.methods.low_rank.schedule import PruningSchedule
 
 
+class Choose(Protocol):
+    """A budget: which components are to live after an event."""
+
+    def __call__(self, worth: torch.Tensor, schedule: PruningSchedule, step: int) -> torch.Tensor:
+        """Marks those that live, boolean like `worth`, ``(projections, r0)``, which is minus infinity for what is gone
+        for good. On the device.
+        """
+
+
+class Rotate(Protocol):
+    """A change of variables before a cut, which leaves the function as it is."""
+
+    def __call__(self, group: Components) -> tuple[torch.Tensor, list[Mixture]]:
+        """Mixes the components of every layer of `group`; returns what each is worth then, ``(rows,)``, and how
+        moments follow.
+        """
+
+
+def by_components(worth: torch.Tensor, schedule: PruningSchedule, step: int) -> torch.Tensor:
+    """As many as the schedule's budget says, those of the greatest worth."""
+    return select(worth, schedule.budget(step))
+
+
 class Selection:
-    """The components of `adapters`, which all have gates and one start rank, and which of them live.
+    """The components of `adapters`, which all have one start rank, and which of them live.
 
     Args:
-        adapters: a layer for each of `sites`.
+        adapters: a layer for each of `sites`; with gates, unless removals are final.
         sites: in the order of the model.
         start_rank: components of a site at the start.
         compact: whether tensors shrink at the freeze.
+        final: whether what an event removes is gone for good; tensors shrink at every event.
+        choose: the budget.
+        worth: what `scores` are worth in the budget; the scores themselves unless given.
+        rotate: done before every cut; only where removals are final.
 
     Attributes:
         scores: of every component, ``(projections, r0)``, by the position in `sites`; the method keeps them.
@@ -31,14 +63,29 @@ class Selection:
         live: how many do, as of the latest event.
     """
 
-    def __init__(self, adapters: Adapters, sites: Sequence[Site], start_rank: int, *, compact: bool) -> None:
-        self.adapters, self.start_rank, self.compact = adapters, start_rank, compact
+    def __init__(
+        self,
+        adapters: Adapters,
+        sites: Sequence[Site],
+        start_rank: int,
+        *,
+        compact: bool,
+        final: bool = False,
+        choose: Choose = by_components,
+        worth: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        rotate: Rotate | None = None,
+    ) -> None:
+        assert compact or not final, "what is gone for good is not kept"
+        assert final or rotate is None, "components that come back cannot be mixed"
+        self.adapters, self.start_rank, self.compact, self.final = adapters, start_rank, compact, final
+        self._choose, self._worth, self._rotate = choose, worth, rotate
         self._names = [site.name for site in sites]
         self._shapes = {site.name: site.shape for site in sites}
-        first = adapters.layers[self._names[0]].gates
+        first = adapters.layers[self._names[0]].A
         self.scores = torch.zeros(len(sites), start_rank, dtype=first.dtype, device=first.device)
         self.keep = torch.ones_like(self.scores, dtype=torch.bool)
         self.live = self.keep.numel()
+        self._gated = adapters.layers[self._names[0]].c is not None
         self.frozen = self.compacted = False
         self._grouping = 0  # the latest that scores and mask follow
         self.groups()
@@ -53,20 +100,28 @@ class Selection:
             self.scores, self.keep = self.scores.to(groups[0].A), self.keep.to(device)
             place = {name: row for row, name in enumerate(self._names)}
             # position among all projections of each grouped one
-            self.order = torch.tensor([place[name] for name in self.adapters.order], device=device)
+            order = [place[name] for name in self.adapters.order]
+            self.order = torch.tensor(order, device=device)
+            self._rows = torch.tensor(self._places_of_rows(order), device=device)
             self._grouping = self.adapters.groupings
         return groups
 
+    def _places_of_rows(self, order: Sequence[int]) -> list[int]:
+        """Which of the start components each row of `groups` is, as a place in ``scores.view(-1)``; waits for the
+        device where some have left memory.
+        """
+        keep = self.keep.tolist() if self.compacted else [[True] * self.start_rank] * len(self._names)
+        return [place * self.start_rank + index for place in order for index, there in enumerate(keep[place]) if there]
+
     def in_order(self, grouped: torch.Tensor) -> torch.Tensor:
-        """Values of the components of `groups`, one group after the other, as `scores` holds them. Before compaction.
+        """Values of the components of `groups`, one group after the other, as `scores` holds them; of what has left
+        memory the score that it had.
 
         Args:
             grouped: ``(components,)``.
         """
-        assert not self.compacted, "rows are those of the start"
-        found = torch.empty_like(self.scores)
-        found[self.order] = grouped.view(-1, self.start_rank)
-        return found
+        self.groups()
+        return self.scores.view(-1).index_copy(0, self._rows, grouped.to(self.scores.dtype)).view_as(self.scores)
 
     @property
     def masked(self) -> bool:
@@ -96,8 +151,11 @@ class Selection:
         phase, budget = schedule.phase(step), schedule.budget(step)
         if self.frozen or not schedule.is_event(step):
             return StepReport(phase, budget, self.live)
-        keep = select(self.scores, budget)
-        live, finite = torch.stack([keep.sum(), self.scores.isfinite().all()]).tolist()
+        mixed = self._mix()
+        worth = self.worth()
+        finite_there = (worth.isfinite() | self._gone()).all()
+        keep = self._choose(worth.masked_fill(self._gone(), -torch.inf), schedule, step)
+        live, finite = torch.stack([keep.sum(), finite_there]).tolist()
         if not finite:
             raise DivergedError(
                 f"training diverged: scores after step {step:,} are not finite, so no ranks can be chosen by them; "
@@ -105,12 +163,33 @@ class Selection:
             )
         self.keep.copy_(keep)
         self.live = int(live)
-        self.apply()
+        if not self.final:
+            self.apply()
         self.frozen = step == schedule.freeze_step
-        replaced = self._compact() if self.frozen and self.compact else ()
+        replaced = self._compact() if self.final or (self.frozen and self.compact) else ()
         if self.masked:
             self._quieten()
-        return StepReport(phase, budget, self.live, event=True, frozen=self.frozen, replaced=replaced)
+        return StepReport(phase, budget, self.live, event=True, frozen=self.frozen, mixed=mixed, replaced=replaced)
+
+    def _gone(self) -> torch.Tensor:
+        """Which of the start components have left memory."""
+        return ~self.keep if self.compacted else torch.zeros_like(self.keep)
+
+    def worth(self) -> torch.Tensor:
+        """What each component is worth in the budget, ``(projections, r0)``."""
+        return self.scores if self._worth is None else self._worth(self.scores)
+
+    def _mix(self) -> list[Mixture]:
+        """Rotates every layer's components, and takes what they are worth then for their scores."""
+        if self._rotate is None:
+            return []
+        worth, mixed = [], []
+        for group in self.groups():
+            found, carried = self._rotate(group)
+            worth.append(found)
+            mixed += carried
+        self.scores.copy_(self.in_order(torch.cat(worth)))
+        return mixed
 
     def _quieten(self) -> None:
         """Takes the noise from projections of which nothing lives, as compaction does with all of them.
@@ -127,9 +206,11 @@ class Selection:
         Waits for the device once.
         """
         replaced: list[Replacement] = []
-        keep = self.keep.cpu()
-        for name, row in zip(self._names, keep, strict=True):
-            replaced.extend(self.adapters.shrink(name, row.nonzero().squeeze(1)))
+        keep, rows = self.keep.cpu(), self._rows.cpu()
+        there = torch.zeros(keep.numel(), dtype=torch.bool).index_fill(0, rows, True).view_as(keep)
+        for name, row, present in zip(self._names, keep, there, strict=True):
+            if name in self.adapters.layers:
+                replaced.extend(self.adapters.shrink(name, row[present].nonzero().squeeze(1)))
         self.compacted = True
         self.adapters.regroup()
         return replaced
@@ -139,7 +220,8 @@ class Selection:
     def size(self, stored_bytes: int) -> Size:
         """Stored are `A` and `B` of live components, without gates (reference section 1.8); the gates train too."""
         stored = sum(allocation.rank * sum(allocation.shape) for allocation in self.allocation())
-        trained = sum(self.start_rank * (sum(shape) + 1) for shape in self._shapes.values())
+        gate = 1 if self._gated else 0
+        trained = sum(self.start_rank * (sum(shape) + gate) for shape in self._shapes.values())
         return Size(stored, trained, stored_bytes)
 
     def allocation(self) -> list[Allocation]:
@@ -176,7 +258,7 @@ class Selection:
         for key, like in (("scores", self.scores), ("keep", self.keep), ("frozen", flag), ("compacted", flag)):
             check_tensor(key, state, like.shape, like.dtype)
         frozen, compacted = bool(state["frozen"]), bool(state["compacted"])
-        if compacted and not frozen:
+        if compacted and not frozen and not self.final:
             raise CheckpointError("the checkpoint calls itself compacted but not frozen; it is damaged")
         rows = state["keep"].cpu()
         factors = {key: value for key, value in state.items() if key not in ("scores", "keep", "frozen", "compacted")}
@@ -186,6 +268,7 @@ class Selection:
         self.keep.copy_(state["keep"])
         self.live = int(rows.sum())
         self.frozen, self.compacted = frozen, compacted
+        self._grouping = 0  # rows are others
         self.groups()
         if frozen and self.compact and not compacted:
             self._compact()
