@@ -108,7 +108,7 @@ class Replacement:
 
 @dataclass(frozen=True)
 class Mixture:
-    """A parameter whose slices along `dimension` became combinations of what they were; its values have changed already.
+    """A parameter whose slices along `dimension` became combinations of what they were; its values are new already.
 
     With such a change of variables, gradients at the same weights change by `matrix`, ``g_i' = sum_j matrix_ij g_j``
     over slices. First moments of Adam change alike, second moments by the squares of `matrix`, which takes the entries
