@@ -116,7 +116,7 @@ from __future__ import annotations
 import os.path, json as j
 from dora_cli import errors, __version__
 from dora_cli.recipe import Recipe
-from . import start
+from . import regulariser
 from ..base import Shape
 if TYPE_CHECKING:
     import unseen
@@ -132,13 +132,12 @@ def late():
 """
     assert imports(source, "dora_cli.methods.dora.method") == {
         "__future__", "os.path", "json", "dora_cli", "dora_cli.errors", "dora_cli.recipe",
-        "dora_cli.methods.dora.start",
+        "dora_cli.methods.dora.regulariser",
         "dora_cli.methods.base", "other", "torch", "dora_cli.methods.dora.allocator",
     }  # fmt: skip
-    inside = imports(
-        "from . import start\nfrom .. import base\nfrom .allocator import select", "dora_cli.methods.dora", package=True
-    )
-    assert inside == {"dora_cli.methods.dora.start", "dora_cli.methods.base", "dora_cli.methods.dora.allocator"}
+    source = "from . import regulariser\nfrom .. import base\nfrom .allocator import select"
+    inside = imports(source, "dora_cli.methods.dora", package=True)
+    assert inside == {"dora_cli.methods.dora.regulariser", "dora_cli.methods.base", "dora_cli.methods.dora.allocator"}
 
 
 def test_every_folder_is_a_room() -> None:

@@ -13,8 +13,8 @@ from transformers.pytorch_utils import Conv1D
 from dora_cli.methods import Cola, Dora, Lora, Sora, Xgblora
 from dora_cli.methods.base import Method, Site, StepReport
 from dora_cli.methods.dora import importance
-from dora_cli.methods.dora.start import draw
 from dora_cli.methods.linear import shape_of, trained_type, weight_of
+from dora_cli.methods.low_rank.allocation.starts import published
 from dora_cli.methods.low_rank.layer import AdaptedProjection
 from dora_cli.recipe import LoraMethod
 from dora_cli.recipe.methods import arguments
@@ -58,7 +58,7 @@ def sites(modules: Mapping[str, nn.Module]) -> list[Site]:
 def gated(base: nn.Module, *, rank: int, scaling: float, dropout: float) -> AdaptedProjection:
     """A projection as DoRA adapts it, drawn from the global generator."""
     dtype = trained_type(weight_of(base).dtype)
-    start = draw(*shape_of(base), rank, dtype, torch.default_generator)
+    start = published(*shape_of(base), rank, dtype, torch.default_generator)
     return AdaptedProjection(base, *start, scaling=scaling, dropout=dropout)
 
 

@@ -15,9 +15,9 @@ from dora_cli.methods.base import Allocation, LoraFactors, Method, Site, Size, S
 from dora_cli.methods.dora import importance
 from dora_cli.methods.dora.regulariser import variance_gradient_for
 from dora_cli.methods.dora.schedule import Curve, DoraSchedule
-from dora_cli.methods.dora.start import draw
 from dora_cli.methods.linear import trained_type, weight_of
 from dora_cli.methods.low_rank.adapters import Adapters
+from dora_cli.methods.low_rank.allocation.starts import SCALINGS, STARTS
 from dora_cli.methods.low_rank.layer import AdaptedProjection
 from dora_cli.methods.low_rank.noise.flatness import noise_on
 from dora_cli.methods.low_rank.selection import Selection, check_one_device
@@ -66,7 +66,9 @@ class Dora(Method):
     ) -> None:
         self.rank = rank
         self.start_rank = ceil(1.5 * rank) if start_rank is None else start_rank
-        self.scaling = alpha / self.start_rank if self.start_rank > 0 else 0.0  # `plan` refuses such a rank
+        self.start = STARTS["published"]
+        # `plan` refuses a rank of 0
+        self.scaling = SCALINGS["start"](alpha, self.start_rank, rank) if self.start_rank > 0 else 0.0
         self.dropout = dropout
         self.ema_beta = ema_beta
         self.warmup_fraction = warmup_fraction
@@ -119,7 +121,7 @@ class Dora(Method):
 
     def _wrapped(self, site: Site) -> AdaptedProjection:
         dtype = trained_type(weight_of(site.module).dtype)
-        start = draw(*site.shape, self.start_rank, dtype, self.generator)
+        start = self.start(*site.shape, self.start_rank, dtype, self.generator)
         return AdaptedProjection(site.module, *start, scaling=self.scaling, dropout=self.dropout)
 
     def parameters(self) -> list[nn.Parameter]:
