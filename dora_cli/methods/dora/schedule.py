@@ -17,19 +17,16 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any, Literal
 
 from dora_cli.methods.low_rank.schedule import PruningSchedule
 
 Curve = Literal["published", "adalora"]
 
-CURVES: Mapping[Curve, Callable[[int, int], int]] = MappingProxyType(
-    {
-        "published": lambda tau, length: tau**3,
-        "adalora": lambda tau, length: length**3 - (length - tau) ** 3,
-    }
-)
+CURVES: Mapping[Curve, Callable[[int, int], int]] = {
+    "published": lambda tau, length: tau**3,
+    "adalora": lambda tau, length: length**3 - (length - tau) ** 3,
+}
 """How much is pruned `tau` steps after the warm-up, of ``length**3`` in all; none of them ever falls."""
 
 

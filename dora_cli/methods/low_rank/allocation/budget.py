@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
 
 import torch
 
@@ -15,7 +14,7 @@ def _one(shape: tuple[int, int]) -> int:
     return 1
 
 
-BUDGETS: Mapping[str, Cost] = MappingProxyType({"components": _one, "parameters": sum})
+BUDGETS: Mapping[str, Cost] = {"components": _one, "parameters": sum}
 """What a budget counts: components, or the ``d_in + d_out`` numbers that are stored of each; its gate is folded into
 them."""
 
