@@ -14,7 +14,7 @@ import torch
 from dora_cli.errors import CheckpointError, DivergedError, ProjectionError
 from dora_cli.methods.base import Allocation, LoraFactors, Mixture, Replacement, Site, Size, StepReport, check_tensor
 from dora_cli.methods.low_rank.adapters import Adapters
-from dora_cli.methods.low_rank.allocator import select
+from dora_cli.methods.low_rank.allocation.budget import select
 from dora_cli.methods.low_rank.components import Components
 from dora_cli.methods.low_rank.schedule import PruningSchedule
 
