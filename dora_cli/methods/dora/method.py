@@ -12,12 +12,12 @@ from torch import nn
 
 from dora_cli.errors import BudgetError
 from dora_cli.methods.base import Allocation, LoraFactors, Method, Site, Size, StepReport
-from dora_cli.methods.dora import importance
 from dora_cli.methods.dora.regulariser import variance_gradient_for
 from dora_cli.methods.dora.schedule import Curve, DoraSchedule
 from dora_cli.methods.dora.start import draw
 from dora_cli.methods.linear import trained_type, weight_of
 from dora_cli.methods.low_rank.adapters import Adapters
+from dora_cli.methods.low_rank.allocation import scores
 from dora_cli.methods.low_rank.layer import AdaptedProjection
 from dora_cli.methods.low_rank.noise.flatness import noise_on
 from dora_cli.methods.low_rank.selection import Selection, check_one_device
@@ -180,8 +180,7 @@ class Dora(Method):
             if selection.masked:
                 selection.apply()
             return
-        scores = importance.ema(selection.scores, self.scores(), self.ema_beta)
-        selection.scores.copy_(scores if skipped is None else torch.where(skipped, selection.scores, scores))
+        scores.follow(selection.scores, self.scores(), self.ema_beta, skipped)
 
     @torch.no_grad()
     def advance(self, step: int) -> StepReport:
@@ -230,11 +229,10 @@ class Dora(Method):
         """Scores of the present weights, not averaged: ``(projections, r0)``. Only before the freeze."""
         groups, rank = self._selection.groups(), self.start_rank
         grams = [
-            importance.gram(*(rows.view(len(group.layers), rank, -1) for rows in (group.A, group.B_t)))
-            for group in groups
+            scores.gram(*(rows.view(len(group.layers), rank, -1) for rows in (group.A, group.B_t))) for group in groups
         ]
         c = torch.cat([group.gates for group in groups]).view(-1, rank)
-        return self._selection.in_order(importance.scores_of_gram(torch.cat(grams), c).view(-1))
+        return self._selection.in_order(scores.scores_of_gram(torch.cat(grams), c).view(-1))
 
     # -- what came of it -----------------------------------------------------------------------------------------------
 
