@@ -6,7 +6,7 @@ from typing import Literal
 
 from dora_cli.recipe.about import About
 from dora_cli.recipe.effects import ForRun
-from dora_cli.recipe.fields import Count, FractionBelowOne, NonNegative, Positive, Section, Targets
+from dora_cli.recipe.fields import Count, CountOrZero, FractionBelowOne, NonNegative, Positive, Section, Targets
 from dora_cli.recipe.methods.lora import noise_note
 from dora_cli.recipe.rules import PRUNING
 
@@ -37,13 +37,24 @@ class DoraMethod(Section):
     name: ForRun[Literal["dora"]] = "dora"
     rank: ForRun[Count] = 8
     start_rank: ForRun[Count | None] = None
+    start: ForRun[Literal["published", "unit", "lora"]] = "published"
+    gates: ForRun[Literal["trained", "fixed"]] = "trained"
     alpha: ForRun[Positive] = 8.0
+    scaling: ForRun[Literal["start", "root", "final"]] = "start"
+    learning_rate_ratio: ForRun[Positive] = 1.0
+    gate_rate: ForRun[Positive] = 1.0
     dropout: ForRun[FractionBelowOne] = 0.1
     targets: ForRun[Targets] = ("attention", "ffn")
+    score: ForRun[Literal["published", "norm", "output", "taylor", "fisher", "kfac"]] = "published"
     ema_beta: ForRun[FractionBelowOne] = 0.9
+    rotate: ForRun[Literal["none", "weight", "input"]] = "none"
+    budget: ForRun[Literal["components", "parameters"]] = "components"
+    min_rank: ForRun[CountOrZero] = 0
+    max_rank: ForRun[Count | None] = None
     warmup_fraction: ForRun[FractionBelowOne] = 0.15
     final_fraction: ForRun[FractionBelowOne] = 0.5
     prune_interval: ForRun[Count] = 10
+    events: ForRun[Count | None] = None
     curve: ForRun[Literal["published", "adalora"]] = "published"
     dem_weight: ForRun[NonNegative] = 0.5
     dem_scale: ForRun[Literal["published", "paper"]] = "published"
