@@ -1,8 +1,0 @@
-"""Placeholder until al1."""
-from dataclasses import dataclass
-@dataclass(frozen=True)
-class Rotation:
-    passes: tuple = ()
-    def begin(self, adapters, beta):
-        return None
-ROTATIONS = {"none": Rotation()}
