@@ -39,8 +39,17 @@ FLOOR = 1e-6
 """What a direction counts for at least, in shares of the mean of all, however seldom the inputs take it: what they did
 not show in a few batches must not count for nothing, nor a row of `A'` be made of rounding."""
 
-Pair = tuple[torch.Tensor, torch.Tensor]
-"""Something of `A` and of the transpose of `B`, a row a component."""
+
+class Carry(NamedTuple):
+    """How gradients and moments of a factor's rows become those of the new rows.
+
+    Attributes:
+        matrix: ``(..., r, r)``, in float64; new rows from old ones.
+        known: whether what is said of a new row follows from the old, boolean ``(..., r)``.
+    """
+
+    matrix: torch.Tensor
+    known: torch.Tensor
 
 
 class Rotated(NamedTuple):
@@ -50,34 +59,30 @@ class Rotated(NamedTuple):
         A: ``(n, r, d_in)``, in the type of the old.
         B_t: ``(n, r, d_out)``.
         values: ``(s S)^2``, ``(n, r)``: what the update loses with a component, squared, in the metric.
-        carry_A: ``N^T``, ``(n, r, r)`` in float64: with it gradients and first moments of `A` become those of `A'`.
-        carry_B: ``M diag(c)^-1``, likewise of `B_t`.
-        known_A: rows of `A'` whose moments follow from the old, boolean ``(n, r)``.
-        known_B: likewise of `B'`.
+        carry_A: ``N^T``, from rows of `A`.
+        carry_B: ``M diag(c)^-1``, from rows of `B_t`.
     """
 
     A: torch.Tensor
     B_t: torch.Tensor
     values: torch.Tensor
-    carry_A: torch.Tensor
-    carry_B: torch.Tensor
-    known_A: torch.Tensor
-    known_B: torch.Tensor
+    carry_A: Carry
+    carry_B: Carry
 
 
-Metric = Callable[[torch.Tensor, torch.Tensor | None], Pair]
+Metric = Callable[[torch.Tensor, torch.Tensor | None], tuple[torch.Tensor, torch.Tensor]]
 """From `L`, ``(n, r, k)``, and the second moments `C` of ``u = A x``, ``(n, r, r)``: eigenvalues ``(n, k)`` and
 eigenvectors ``(n, k, k)`` of `Z`.
 """
 
 
-def of_weights(L: torch.Tensor, C: torch.Tensor | None) -> Pair:
+def of_weights(L: torch.Tensor, C: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
     """The identity: values are squared Frobenius norms of the update (Eckart-Young)."""
     values = L.new_ones(len(L), L.shape[2])
     return values, torch.diag_embed(values)
 
 
-def of_inputs(L: torch.Tensor, C: torch.Tensor | None) -> Pair:
+def of_inputs(L: torch.Tensor, C: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
     """``Q^T E[x x^T] Q = L^-1 C L^-T``: values are mean squares of the projection's output.
 
     Eigenvalues are at least `FLOOR` times their mean, also in directions that `A` does not read, of which `C` cannot
@@ -143,19 +148,17 @@ class Rotation:
         N_t = torch.nn.functional.pad(N_t, (0, 0, 0, rank - N_t.shape[1]))
         reads = N_t.norm(dim=2)
         usable = c.abs() > NEGLIGIBLE * c.abs().amax(1, keepdim=True)
-        M, known_B = _solved(X, L, usable)
+        M, known = _solved(X, L, usable)
         return Rotated(
             A=(X @ Q.mT).to(A.dtype),
             B_t=(N_t @ b_t).to(B_t.dtype),
             values=values.to(A.dtype),
-            carry_A=N_t,
-            carry_B=torch.where(usable[:, None], M / c[:, None], 0.0),
-            known_A=reads > NEGLIGIBLE * reads.amax(1, keepdim=True),
-            known_B=known_B,
+            carry_A=Carry(N_t, reads > NEGLIGIBLE * reads.amax(1, keepdim=True)),
+            carry_B=Carry(torch.where(usable[:, None], M / c[:, None], 0.0), known),
         )
 
 
-def _solved(X: torch.Tensor, L: torch.Tensor, usable: torch.Tensor) -> Pair:
+def _solved(X: torch.Tensor, L: torch.Tensor, usable: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """`M` with ``M L = X``, of the `usable` rows of `L` alone, and for which rows of `X` there is one; 0 elsewhere."""
     L = torch.where(usable[..., None], L, 0.0)
     M = X @ torch.linalg.pinv(L, rtol=NEGLIGIBLE)
@@ -173,32 +176,23 @@ ROTATIONS: Mapping[str, Rotation | None] = {
 
 
 @torch.no_grad()
-def carried(rotated: Rotated, first: Pair, second: Pair) -> tuple[Pair, Pair]:
-    """Adam's moments of the old components as those of the new ones.
+def carried(carry: Carry, first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Adam's moments of the old rows of a factor as those of the new ones.
 
     First moments are exact for gradients at the present weights. Second moments take the gradients of different
-    components for uncorrelated: ``v' = carry^2 v``, entry by entry. Rows that start anew have a first moment of 0 and,
+    components for uncorrelated: ``v' = matrix^2 v``, entry by entry. Rows that start anew have a first moment of 0 and,
     because Adam's count of steps does not start anew with them, the mean second moment of their projection's other
     rows: from 0 they would take steps of several times the learning rate.
 
     Args:
-        rotated: the new components.
-        first: moments of `A`, ``(n, r, d_in)``, and of `B_t`, ``(n, r, d_out)``.
+        carry: of `A`, or of the transpose of `B`.
+        first: ``(..., r, d)``.
         second: likewise, not negative.
 
     Returns:
         First and second moments, in the types of the old.
     """
-    ways = (rotated.carry_A, rotated.known_A), (rotated.carry_B, rotated.known_B)
-    of_A, of_B = (
-        _carried(carry, known[..., None], mean, square)
-        for (carry, known), mean, square in zip(ways, first, second, strict=True)
-    )
-    return (of_A[0], of_B[0]), (of_A[1], of_B[1])
-
-
-def _carried(carry: torch.Tensor, known: torch.Tensor, mean: torch.Tensor, square: torch.Tensor) -> Pair:
-    """Both moments of one factor."""
-    new_mean, new_square = carry @ mean.double(), carry.square() @ square.double()
-    usual = torch.where(known, new_square, 0.0).sum(1, keepdim=True) / known.sum(1, keepdim=True).clamp_min(1)
-    return torch.where(known, new_mean, 0.0).to(mean.dtype), torch.where(known, new_square, usual).to(square.dtype)
+    known = carry.known[..., None]
+    mean, square = carry.matrix @ first.double(), carry.matrix.square() @ second.double()
+    usual = torch.where(known, square, 0.0).sum(-2, keepdim=True) / known.sum(-2, keepdim=True).clamp_min(1)
+    return torch.where(known, mean, 0.0).to(first.dtype), torch.where(known, square, usual).to(second.dtype)

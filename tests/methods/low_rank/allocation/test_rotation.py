@@ -10,6 +10,9 @@ import torch
 
 from dora_cli.methods.low_rank.allocation.rotation import ROTATIONS, Rotated, Rotation, carried
 
+Pair = tuple[torch.Tensor, torch.Tensor]
+"""Something of `A` and of the transpose of `B`."""
+
 SCALE = 1.7
 N, D_OUT, D_IN, RANK = 3, 11, 9, 5
 """Projections, and their shape."""
@@ -263,6 +266,10 @@ def test_values_do_not_depend_on_how_components_are_scaled(name: str) -> None:
     torch.testing.assert_close(case.rotated(name).values, expected, rtol=1e-9, atol=0)
 
 
+def everything(new: Rotated) -> list[torch.Tensor]:
+    return [new.A, new.B_t, new.values, *new.carry_A, *new.carry_B]
+
+
 @both
 @pytest.mark.parametrize("change", [None, *CHANGES])
 def test_all_at_once_is_one_by_one(name: str, change: Callable[[Case], None] | None) -> None:
@@ -274,16 +281,14 @@ def test_all_at_once_is_one_by_one(name: str, change: Callable[[Case], None] | N
         gates = None if case.c is None else case.c[part]
         single = rotation(name)(case.A[part], case.B_t[part], gates, SCALE, case.second_moments[part])
         worth = single.values[0] > 1e-12
-        for one, other in zip(single, whole, strict=True):
+        for one, other in zip(everything(single), everything(whole), strict=True):
             torch.testing.assert_close(one[0, worth], other[index, worth], rtol=0, atol=1e-9)
 
 
 # -- moments -----------------------------------------------------------------------------------------------------------
 
 
-def gradients(
-    A: torch.Tensor, B_t: torch.Tensor, c: torch.Tensor, G: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
+def gradients(A: torch.Tensor, B_t: torch.Tensor, c: torch.Tensor, G: torch.Tensor) -> Pair:
     """Autograd's, of a loss with the gradient `G` for the update."""
     A, B_t = A.clone().requires_grad_(), B_t.clone().requires_grad_()
     with torch.enable_grad():
@@ -292,7 +297,7 @@ def gradients(
     return grad_A, grad_B_t
 
 
-def moments(A: torch.Tensor, B_t: torch.Tensor, c: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def moments(A: torch.Tensor, B_t: torch.Tensor, c: torch.Tensor) -> list[Pair]:
     """First and second moments of ten steps at fixed weights."""
     means = [torch.zeros_like(A), torch.zeros_like(B_t)]
     squares = [torch.zeros_like(A), torch.zeros_like(B_t)]
@@ -304,12 +309,17 @@ def moments(A: torch.Tensor, B_t: torch.Tensor, c: torch.Tensor) -> list[tuple[t
     return [(means[0], means[1]), (squares[0], squares[1])]
 
 
-def both_ways(
-    case: Case, name: str
-) -> tuple[Rotated, list[tuple[torch.Tensor, torch.Tensor]], list[tuple[torch.Tensor, torch.Tensor]]]:
+def both_carried(new: Rotated, first: Pair, second: Pair) -> list[Pair]:
+    """First moments of `A` and `B_t`, then second ones."""
+    ways = zip((new.carry_A, new.carry_B), first, second, strict=True)
+    of_A, of_B = (carried(carry, mean, square) for carry, mean, square in ways)
+    return [(of_A[0], of_B[0]), (of_A[1], of_B[1])]
+
+
+def both_ways(case: Case, name: str) -> tuple[Rotated, list[Pair], list[Pair]]:
     """The rotation, the moments carried by it, and those of the same steps taken with the new components."""
     new = case.rotated(name)
-    found = carried(new, *moments(case.A, case.B_t, case.gates))
+    found = both_carried(new, *moments(case.A, case.B_t, case.gates))
     return new, list(found), moments(new.A, new.B_t, torch.ones_like(new.values))
 
 
@@ -320,8 +330,8 @@ def test_first_moments_are_those_of_the_new_components_gradients(
 ) -> None:
     case = changed(change)
     new, (first, _), (expected, _) = both_ways(case, name)
-    assert new.known_A.all()
-    assert new.known_B.all()
+    assert new.carry_A.known.all()
+    assert new.carry_B.known.all()
     for one, other in zip(first, expected, strict=True):
         assert float(one.norm()) > 0 or not case.B_t.any()
         torch.testing.assert_close(one, other, rtol=0, atol=1e-9)
@@ -331,7 +341,7 @@ def test_the_matrices_are_those_of_the_reference() -> None:
     """``m_B' = (m_B / e) M_A^T`` and ``m_A' = M_B^T (m_A / e)`` with ``A' = M_A A`` and ``B' = (B e) e^-1 M_B``."""
     case = Case()
     new, e = case.rotated("input"), case.gates
-    M_A, M_B = new.carry_B * e[:, None], (new.carry_A * e[:, None]).mT
+    M_A, M_B = new.carry_B.matrix * e[:, None], (new.carry_A.matrix * e[:, None]).mT
     torch.testing.assert_close(M_A @ case.A, new.A, rtol=0, atol=1e-10)
     torch.testing.assert_close(case.B_t.mT @ M_B, new.B_t.mT, rtol=0, atol=1e-10)
 
@@ -349,9 +359,9 @@ def test_what_cannot_be_carried_starts_anew(
     """
     case = changed(change)
     new, (first, second), (expected, _) = both_ways(case, name)
-    assert (~new.known_A).sum(1).tolist() == anew_A
-    assert (~new.known_B).sum(1).tolist() == anew_B
-    for known, mean, square, exact in zip((new.known_A, new.known_B), first, second, expected, strict=True):
+    assert (~new.carry_A.known).sum(1).tolist() == anew_A
+    assert (~new.carry_B.known).sum(1).tolist() == anew_B
+    for known, mean, square, exact in zip((new.carry_A.known, new.carry_B.known), first, second, expected, strict=True):
         torch.testing.assert_close(mean[known], exact[known], rtol=0, atol=1e-9)
         assert not mean[~known].any()
         for project in range(N):
@@ -359,7 +369,7 @@ def test_what_cannot_be_carried_starts_anew(
             anew = rest.mean(0) if len(rest) else torch.zeros_like(square[project, 0])
             torch.testing.assert_close(usual, anew.expand_as(usual), rtol=1e-12, atol=0)
     # nothing has been learned of what starts anew, and no component that is worth something does
-    assert (new.values[~new.known_B] < 1e-20).all()
+    assert (new.values[~new.carry_B.known] < 1e-20).all()
 
 
 def test_a_gate_next_to_zero_lends_its_moments_to_nobody() -> None:
@@ -368,12 +378,12 @@ def test_a_gate_next_to_zero_lends_its_moments_to_nobody() -> None:
     case.gates[:, 2] = 1e-5
     first, second = moments(case.A, case.B_t, case.gates)
     new = case.rotated("weight")
-    assert (~new.known_B).sum(1).tolist() == [1] * N
-    found = carried(new, first, second)
+    assert (~new.carry_B.known).sum(1).tolist() == [1] * N
+    found = both_carried(new, first, second)
     exact = moments(new.A, new.B_t, torch.ones_like(new.values))[0][1]
-    torch.testing.assert_close(found[0][1][new.known_B], exact[new.known_B], rtol=0, atol=1e-3)
+    torch.testing.assert_close(found[0][1][new.carry_B.known], exact[new.carry_B.known], rtol=0, atol=1e-3)
     first[1][:, 2] = second[1][:, 2] = 1.0  # of a time when it was open
-    for (_, before), (_, after) in zip(found, carried(new, first, second), strict=True):
+    for (_, before), (_, after) in zip(found, both_carried(new, first, second), strict=True):
         assert torch.equal(before, after)
 
 
@@ -388,7 +398,7 @@ def test_second_moments_are_exact_where_components_only_change_places(name: str)
     new, (_, second), (_, expected) = both_ways(case, name)
     for one, other in zip(second, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-15)
-    places = (new.carry_A.abs() > 1e-9).sum(2)
+    places = (new.carry_A.matrix.abs() > 1e-9).sum(2)
     assert (places == 1).all(), "every new component is an old one"
 
 
@@ -398,15 +408,15 @@ def test_second_moments_take_components_for_uncorrelated() -> None:
     new = case.rotated("weight")
     square = drawn(N, RANK, D_IN, seed=81).square(), drawn(N, RANK, D_OUT, seed=82).square()
     draws = [drawn(20_000, N, RANK, 1, seed=83 + i) * part[None, ..., :1].sqrt() for i, part in enumerate(square)]
-    _, found = carried(new, square, square)
+    _, found = both_carried(new, square, square)
     for carry, part, one in zip((new.carry_A, new.carry_B), draws, found, strict=True):
-        seen = (carry @ part).square().mean(0)[..., 0]
+        seen = (carry.matrix @ part).square().mean(0)[..., 0]
         torch.testing.assert_close(one[..., 0], seen, rtol=5 * (2 / 20_000) ** 0.5, atol=0)
 
 
 def test_moments_keep_their_types() -> None:
     case = Case()
     first, second = [tuple(part.float() for part in pair) for pair in moments(case.A, case.B_t, case.gates)]
-    found = carried(case.rotated("weight"), (first[0], first[1]), (second[0], second[1]))
+    found = both_carried(case.rotated("weight"), (first[0], first[1]), (second[0], second[1]))
     assert {part.dtype for pair in found for part in pair} == {torch.float32}
     assert all((part >= 0).all() for part in found[1])
