@@ -106,12 +106,15 @@ def shrink(optimizer: torch.optim.Optimizer, report: StepReport) -> None:
     Does nothing at a step at which nothing shrank, so it may follow every step. Also for optimisers that Accelerate
     wraps.
     """
+    optimizers.mix(optimizer, report.mixed)
     if report.replaced:
         optimizers.replace(optimizer, report.replaced)
 
 
 def _section(rank: int, targets: Sequence[str], settings: dict[str, Any]) -> DoraMethod:
     keys: dict[str, Any] = {"rank": rank, "targets": tuple(targets), **settings}
+    if settings.get("guard"):
+        raise RecipeError("method.guard looks at held-out examples, which only a run of a recipe keeps; leave it out")
     try:
         return DoraMethod.model_validate(keys)
     except ValidationError as error:

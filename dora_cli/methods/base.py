@@ -31,6 +31,7 @@ import torch
 from torch import nn
 
 from dora_cli.errors import BudgetError, CheckpointError, ModelError
+from dora_cli.methods.carry import Carry
 from dora_cli.printable import shown
 
 Shape = tuple[int, int]
@@ -110,19 +111,13 @@ class Replacement:
 class Mixture:
     """A parameter whose slices along `dimension` became combinations of what they were; its values are new already.
 
-    With such a change of variables, gradients at the same weights change by `matrix`, ``g_i' = sum_j matrix_ij g_j``
-    over slices. First moments of Adam change alike, second moments by the squares of `matrix`, which takes the entries
-    of a gradient that are mixed for uncorrelated. What another optimiser keeps starts anew.
-
-    Attributes:
-        matrix: ``(r, r)``.
-        anew: slices whose moments begin at zero, boolean ``(r,)``: what they were tells nothing of what they are.
+    `carry` says how gradients of the slices change with them, and so moments; where it tells of none of them, and in
+    an optimiser that is not of Adam's kind, all that is kept of the parameter starts anew.
     """
 
     parameter: nn.Parameter
     dimension: int
-    matrix: torch.Tensor
-    anew: torch.Tensor
+    carry: Carry
 
 
 @dataclass(frozen=True)
@@ -198,6 +193,7 @@ class StepReport:
         restarted: parameters whose optimiser state starts anew.
         regrouped: whether `groups` gives other parameters than before: some began or ceased to train.
         recapture: whether the device's work is another from here on, for a reason that the above does not say.
+        remark: what a user should be told of the event; None for nothing.
         wanted: what `calibrate` must be given before `advance` is called again for this step; nothing else of such a
             report counts.
     """
@@ -212,12 +208,13 @@ class StepReport:
     restarted: Sequence[nn.Parameter] = ()
     regrouped: bool = False
     recapture: bool = False
+    remark: str | None = None
     wanted: Calibration | None = None
 
     @property
     def changes_work(self) -> bool:
         """Whether what was captured before this step is of no use after it."""
-        return bool(self.replaced or self.restarted or self.regrouped or self.frozen or self.recapture)
+        return bool(self.mixed or self.replaced or self.restarted or self.regrouped or self.frozen or self.recapture)
 
 
 @dataclass(frozen=True)

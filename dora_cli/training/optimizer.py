@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from dora_cli.errors import CheckpointError
 from dora_cli.methods.base import Method, Mixture, Replacement, StepReport
+from dora_cli.methods.carry import carried
 from dora_cli.printable import shown
 
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
@@ -87,25 +88,20 @@ def parameters_of(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
-_FIRST, _SECOND = "exp_avg", ("exp_avg_sq", "max_exp_avg_sq")
-"""What Adam and its kind call their moments."""
-
-
 @torch.no_grad()
 def mix(optimizer: torch.optim.Optimizer, mixed: Sequence[Mixture]) -> None:
-    """Carries moments over to parameters whose slices were mixed (see `Mixture`), in place."""
+    """Carries moments over to parameters whose slices were mixed (see `Mixture`), in place. Waits for the device."""
     for item in mixed:
         state = optimizer.state.get(item.parameter)
         if not state:
             continue
-        if _FIRST not in state:
+        if set(state) != set(_MOMENTS) or not bool(item.carry.known.any()):
             del optimizer.state[item.parameter]
             continue
-        matrix = torch.where(item.anew[:, None], 0.0, item.matrix)
-        for key, value in state.items():
-            if key == _FIRST or key in _SECOND:
-                by = matrix if key == _FIRST else matrix.square()
-                value.copy_(torch.tensordot(by.to(value), value, ([1], [item.dimension])).movedim(0, item.dimension))
+        moments = [state[key] for key in _MOMENTS[1:]]
+        rows = [moment.movedim(item.dimension, 0).flatten(1) for moment in moments]
+        for moment, new in zip(moments, carried(item.carry, *rows), strict=True):
+            moment.copy_(new.view_as(moment.movedim(item.dimension, 0)).movedim(0, item.dimension))
 
 
 def replace(optimizer: torch.optim.Optimizer, replaced: Sequence[Replacement]) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from dora_cli.errors import BudgetError
-from dora_cli.methods.base import Allocation, Group, LoraFactors, Method, Site, Size, Statistic, StepReport
+from dora_cli.methods.base import Allocation, Group, LoraFactors, Measured, Method, Site, Size, Statistic, StepReport
 from dora_cli.methods.dora.regulariser import variance_gradient_for
 from dora_cli.methods.dora.schedule import Curve, DoraSchedule
 from dora_cli.methods.linear import trained_type, weight_of
@@ -21,10 +21,14 @@ from dora_cli.methods.low_rank.allocation.followed import Followed
 from dora_cli.methods.low_rank.allocation.rotation import ROTATIONS
 from dora_cli.methods.low_rank.allocation.scores import SCORES, follow, values
 from dora_cli.methods.low_rank.allocation.starts import SCALINGS, STARTS
+from dora_cli.methods.low_rank.allocation.turner import Turner
 from dora_cli.methods.low_rank.layer import AdaptedProjection
 from dora_cli.methods.low_rank.noise.flatness import noise_on
 from dora_cli.methods.low_rank.schedule import PruningSchedule
 from dora_cli.methods.low_rank.selection import Selection, check_one_device
+
+HELD_OUT = 0.1
+"""Share of the training split that a guard looks at."""
 
 
 class Dora(Method):
@@ -48,6 +52,8 @@ class Dora(Method):
         warmup_fraction, final_fraction: shares of the steps before pruning and after the freeze.
         prune_interval: steps between events.
         events: how many there are, in place of an interval.
+        guard: whether ranks become uniform at the freeze unless the chosen ones have a lower loss on a tenth of the
+            training split, which is held out for that.
         curve: see `DoraSchedule`.
         dem_weight: `eta`, weight of the regulariser; 0 turns it off.
         dem_scale: ``"published"`` divides the sum of variances by ``2 M r0`` (the code), ``"paper"`` by ``M r0``
@@ -83,6 +89,7 @@ class Dora(Method):
         prune_interval: int,
         events: int | None,
         curve: Curve,
+        guard: bool,
         dem_weight: float,
         dem_scale: Literal["published", "paper"],
         dem_until: Literal["freeze", "end"],
@@ -99,6 +106,7 @@ class Dora(Method):
         self.score, self.rotation = SCORES[score], ROTATIONS[rotate]
         self.unit, self.min_rank, self.max_rank = budget, min_rank, max_rank
         self.events = events
+        self.guard, self.held_out = guard, HELD_OUT if guard else 0.0
         self.dropout = dropout
         self.ema_beta = ema_beta
         self.warmup_fraction = warmup_fraction
@@ -152,17 +160,19 @@ class Dora(Method):
         if self.schedule is not None:
             check_one_device(sites)
         self._adapters = Adapters(model, {site.name: self._wrapped(site) for site in sites})
-        self._followed = Followed(self._adapters, sites, {*self.score.passes, *self.rotation.passes})
-        self._rotation = self.rotation.begin(self._adapters, self.ema_beta)
+        rotation = self.rotation
+        self._followed = Followed(self._adapters, sites, (*self.score.passes, *(rotation.passes if rotation else ())))
+        self._turner = None if rotation is None else Turner(self._adapters, rotation, self.ema_beta)
         self._selection = Selection(
             self._adapters,
             sites,
             self.start_rank,
             compact=self.compact,
-            final=not self.gated or self._rotation is not None,
+            final=not self.gated or self._turner is not None,
             choose=self._choose,
             worth=self.score.worth,
-            rotate=self._rotation,
+            rotate=self._turner,
+            guard=self.rank if self.guard else None,
         )
         self._staged: torch.Tensor | None = None
         self._noise = noise_on(
@@ -258,10 +268,10 @@ class Dora(Method):
 
     def _stage(self) -> None:
         """Before the optimiser's step: the step's scores where they need its gradients, and what a rotation needs."""
-        if self.score.staged or self._rotation is not None:
+        if self.score.staged or self._turner is not None:
             seen = self._followed.observed()
-            if self._rotation is not None:
-                self._rotation.stage(seen)
+            if self._turner is not None:
+                self._turner.stage(seen)
             if self.score.staged:
                 self._staged = values(self.score, seen)
 
@@ -279,8 +289,13 @@ class Dora(Method):
         found = self._staged if self._staged is not None else self._of_weights()
         follow(selection.scores, selection.in_order(found), self.ema_beta, skipped)
         self._staged = None
-        if self._rotation is not None:
-            self._rotation.observe(skipped)
+        if self._turner is not None:
+            self._turner.observe(skipped)
+
+    def calibrate(self, measured: Measured) -> None:
+        """The loss that the guard has asked for."""
+        assert measured.loss is not None
+        self._selection.calibrate(measured.loss)
 
     @torch.no_grad()
     def advance(self, step: int) -> StepReport:
@@ -291,8 +306,10 @@ class Dora(Method):
         """
         schedule = self.schedule
         assert schedule is not None, "attach with a schedule before training"
-        self._count(step)
-        return self._selection.advance(step, schedule)
+        report = self._selection.advance(step, schedule)
+        if report.wanted is None:
+            self._count(step)
+        return report
 
     def after_step(self, step: int, skipped: torch.Tensor | None = None) -> StepReport:
         """`observe`, then `advance`: all that follows the optimiser's step, for a loop of the user's own."""
@@ -365,3 +382,13 @@ class Dora(Method):
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
         self._selection.load_state_dict(state)
         self._last_step = None  # a state does not say where in its run it was taken
+
+    def training_state(self) -> dict[str, torch.Tensor]:
+        """What a rotation follows, until the freeze."""
+        return {} if self._turner is None or self.frozen else self._turner.state_dict()
+
+    def load_training_state(self, state: Mapping[str, torch.Tensor]) -> None:
+        if self._turner is None or self.frozen:
+            super().load_training_state(state)
+        else:
+            self._turner.load_state_dict(state)

@@ -7,12 +7,23 @@ in memory from the event on.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
 
 from dora_cli.errors import CheckpointError, DivergedError, ProjectionError
-from dora_cli.methods.base import Allocation, LoraFactors, Mixture, Replacement, Site, Size, StepReport, check_tensor
+from dora_cli.methods.base import (
+    Allocation,
+    Calibration,
+    LoraFactors,
+    Mixture,
+    Replacement,
+    Site,
+    Size,
+    StepReport,
+    check_tensor,
+)
 from dora_cli.methods.low_rank.adapters import Adapters
 from dora_cli.methods.low_rank.allocation.budget import select
 from dora_cli.methods.low_rank.components import Components
@@ -32,14 +43,51 @@ class Rotate(Protocol):
     """A change of variables before a cut, which leaves the function as it is."""
 
     def __call__(self, group: Components) -> tuple[torch.Tensor, list[Mixture]]:
-        """Mixes the components of every layer of `group`; returns what each is worth then, ``(rows,)``, and how
-        moments follow.
+        """Mixes the components of every layer of `group`, in place; returns what each is worth then, ``(rows,)``, and
+        how moments follow.
         """
 
 
 def by_components(worth: torch.Tensor, schedule: PruningSchedule, step: int) -> torch.Tensor:
     """As many as the schedule's budget says, those of the greatest worth."""
     return select(worth, schedule.budget(step))
+
+
+@dataclass
+class _Cut:
+    """An event that goes on.
+
+    Attributes:
+        keep: what was selected, ``(projections, r0)``.
+        mixed: how moments follow what was done before the selection.
+        rivals: selections that are compared by their held-out loss, `keep` the first of them; none otherwise.
+        losses: of those that were measured.
+        kept: `B_t` of every group, while some of its rows are zero for a measurement.
+    """
+
+    keep: torch.Tensor
+    mixed: list[Mixture]
+    rivals: list[torch.Tensor] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    kept: list[torch.Tensor] = field(default_factory=list)
+
+    @property
+    def winner(self) -> torch.Tensor:
+        """Of the rivals the last one, unless an earlier one is better; what was selected where there are none."""
+        best = min(range(len(self.rivals)), key=lambda index: (self.losses[index], -index), default=None)
+        return self.keep if best is None else self.rivals[best]
+
+    @property
+    def remark(self) -> str | None:
+        """What was found, in words."""
+        if not self.rivals:
+            return None
+        chosen, uniform = self.losses
+        took = "the chosen ranks" if self.winner is self.rivals[0] else "uniform ranks"
+        return (
+            f"the guard takes {took}: the held-out loss is {chosen:.4f} with the chosen ranks and {uniform:.4f} with "
+            "uniform ones"
+        )
 
 
 class Selection:
@@ -54,6 +102,8 @@ class Selection:
         choose: the budget.
         worth: what `scores` are worth in the budget; the scores themselves unless given.
         rotate: done before every cut; only where removals are final.
+        guard: how many components each projection would have at uniform ranks, which take the place of the selection at
+            the freeze unless that has a lower held-out loss; None leaves the selection alone.
 
     Attributes:
         scores: of every component, ``(projections, r0)``, by the position in `sites`; the method keeps them.
@@ -74,11 +124,13 @@ class Selection:
         choose: Choose = by_components,
         worth: Callable[[torch.Tensor], torch.Tensor] | None = None,
         rotate: Rotate | None = None,
+        guard: int | None = None,
     ) -> None:
         assert compact or not final, "what is gone for good is not kept"
         assert final or rotate is None, "components that come back cannot be mixed"
         self.adapters, self.start_rank, self.compact, self.final = adapters, start_rank, compact, final
-        self._choose, self._worth, self._rotate = choose, worth, rotate
+        self._choose, self._worth, self._rotate, self._guard = choose, worth, rotate, guard
+        self._cut: _Cut | None = None
         self._names = [site.name for site in sites]
         self._shapes = {site.name: site.shape for site in sites}
         first = adapters.layers[self._names[0]].A
@@ -143,33 +195,77 @@ class Selection:
     # -- events --------------------------------------------------------------------------------------------------------
 
     def advance(self, step: int, schedule: PruningSchedule) -> StepReport:
-        """What follows `step`: at an event the selection, at the freeze the permanent mask or compaction.
+        """What follows `step`: at an event the selection, at the freeze the permanent mask or compaction. With a guard
+        the freeze wants losses first.
 
         Raises:
-            DivergedError: an event finds scores that are not finite; nothing is changed.
+            DivergedError: an event finds scores that are not finite; no selection is made.
         """
         phase, budget = schedule.phase(step), schedule.budget(step)
         if self.frozen or not schedule.is_event(step):
             return StepReport(phase, budget, self.live)
-        mixed = self._mix()
-        worth = self.worth()
-        finite_there = (worth.isfinite() | self._gone()).all()
-        keep = self._choose(worth.masked_fill(self._gone(), -torch.inf), schedule, step)
-        live, finite = torch.stack([keep.sum(), finite_there]).tolist()
-        if not finite:
-            raise DivergedError(
-                f"training diverged: scores after step {step:,} are not finite, so no ranks can be chosen by them; "
-                "lower the learning rate"
-            )
-        self.keep.copy_(keep)
-        self.live = int(live)
+        if self._cut is None:
+            self._cut = self._begin_cut(step, schedule)
+        cut = self._cut
+        if len(cut.losses) < len(cut.rivals):
+            self._show(cut, cut.rivals[len(cut.losses)])
+            return StepReport(phase, budget, self.live, wanted=Calibration("loss"))
+        self._show(cut, None)
+        self._cut = None
+        self.keep.copy_(cut.winner)
+        self.live = int(self.keep.sum())
         if not self.final:
             self.apply()
         self.frozen = step == schedule.freeze_step
         replaced = self._compact() if self.final or (self.frozen and self.compact) else ()
         if self.masked:
             self._quieten()
-        return StepReport(phase, budget, self.live, event=True, frozen=self.frozen, mixed=mixed, replaced=replaced)
+        return StepReport(
+            phase,
+            budget,
+            self.live,
+            event=True,
+            frozen=self.frozen,
+            mixed=cut.mixed,
+            replaced=replaced,
+            remark=cut.remark,
+        )
+
+    def _begin_cut(self, step: int, schedule: PruningSchedule) -> _Cut:
+        """Rotates, selects, and where there is a guard finds what the selection has to beat."""
+        try:
+            mixed = self._mix()
+        except torch.linalg.LinAlgError:
+            raise _without_ranks(step) from None
+        gone, worth = self._gone(), self.worth()
+        if not bool((worth.isfinite() | gone).all()):
+            raise _without_ranks(step)
+        there = worth.masked_fill(gone, -torch.inf)
+        cut = _Cut(self._choose(there, schedule, step), mixed)
+        if self._guard is not None and step == schedule.freeze_step:
+            uniform = select(
+                worth, self._guard * len(self._names), candidates=~gone, least=self._guard, most=self._guard
+            )
+            if not torch.equal(uniform, cut.keep):
+                cut.rivals = [cut.keep, uniform]
+                cut.kept = [group.B_t.clone() for group in self.groups()]
+        return cut
+
+    def calibrate(self, loss: float) -> None:
+        """Takes the held-out loss that a report has wanted."""
+        assert self._cut is not None, "nothing was wanted"
+        self._cut.losses.append(loss)
+
+    def _show(self, cut: _Cut, keep: torch.Tensor | None) -> None:
+        """Has the model compute with the components `keep` alone; None for all that are there."""
+        if not cut.kept:
+            return
+        rows = None if keep is None else keep.view(-1)[self._rows].to(cut.kept[0].dtype)
+        first = 0
+        for group, kept in zip(self.groups(), cut.kept, strict=True):
+            part = slice(first, first + len(kept))
+            group.B_t.copy_(kept if rows is None else kept * rows[part, None])
+            first = part.stop
 
     def _gone(self) -> torch.Tensor:
         """Which of the start components have left memory."""
@@ -185,9 +281,9 @@ class Selection:
             return []
         worth, mixed = [], []
         for group in self.groups():
-            found, carried = self._rotate(group)
+            found, follow = self._rotate(group)
             worth.append(found)
-            mixed += carried
+            mixed += follow
         self.scores.copy_(self.in_order(torch.cat(worth)))
         return mixed
 
@@ -274,6 +370,13 @@ class Selection:
             self._compact()
         if self.masked:
             self._quieten()
+
+
+def _without_ranks(step: int) -> DivergedError:
+    return DivergedError(
+        f"training diverged: scores after step {step:,} are not finite, so no ranks can be chosen by them; lower the "
+        "learning rate"
+    )
 
 
 def check_one_device(sites: Sequence[Site]) -> None:

@@ -142,6 +142,22 @@ def _gates_move(gate_rate: float, gates: str) -> str | None:
     return None
 
 
+def _one_measure(score: str, rotate: str) -> str | None:
+    if score != "published" and rotate != "none":
+        return (
+            f"is {score}, but method.rotate {rotate} ranks components by their singular values; remove it, or set "
+            "rotate: none"
+        )
+    return None
+
+
+def _leaves_memory(compact: bool, gates: str, rotate: str) -> str | None:
+    if not compact and (gates == "fixed" or rotate != "none"):
+        what = "method.gates fixed" if gates == "fixed" else f"method.rotate {rotate}"
+        return f"is false, but with {what} what is pruned leaves memory at once; remove it"
+    return None
+
+
 SECTION = DoraMethod
 RULES = (
     *RANKS_AND_PHASES,
@@ -153,6 +169,8 @@ RULES = (
     Rule(("method.max_rank", "method.rank"), _highest_rank),
     Rule(("method.gates", "method.start"), _gates_open),
     Rule(("method.gate_rate", "method.gates"), _gates_move),
+    Rule(("method.score", "method.rotate"), _one_measure),
+    Rule(("method.compact", "method.gates", "method.rotate"), _leaves_memory),
 )
 
 

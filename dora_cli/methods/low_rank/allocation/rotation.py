@@ -31,6 +31,9 @@ from typing import NamedTuple
 
 import torch
 
+from dora_cli.methods.carry import Carry
+from dora_cli.methods.low_rank.allocation.scores import Shown
+
 NEGLIGIBLE = 1e-3
 """Share of a layer's largest below which a gate, or a direction of `A`, says nothing of a gradient; and what may be
 missing of a row of `A'`, by its norm, for its moments to be carried."""
@@ -38,18 +41,6 @@ missing of a row of `A'`, by its norm, for its moments to be carried."""
 FLOOR = 1e-6
 """What a direction counts for at least, in shares of the mean of all, however seldom the inputs take it: what they did
 not show in a few batches must not count for nothing, nor a row of `A'` be made of rounding."""
-
-
-class Carry(NamedTuple):
-    """How gradients and moments of a factor's rows become those of the new rows.
-
-    Attributes:
-        matrix: ``(..., r, r)``, in float64; new rows from old ones.
-        known: whether what is said of a new row follows from the old, boolean ``(..., r)``.
-    """
-
-    matrix: torch.Tensor
-    known: torch.Tensor
 
 
 class Rotated(NamedTuple):
@@ -107,6 +98,11 @@ class Rotation:
 
     metric: Metric
     reads_inputs: bool = False
+
+    @property
+    def passes(self) -> tuple[Shown, ...]:
+        """What it needs of training passes, as a score tells it."""
+        return ("products",) if self.reads_inputs else ()
 
     @torch.no_grad()
     def __call__(
@@ -173,26 +169,3 @@ ROTATIONS: Mapping[str, Rotation | None] = {
     "input": Rotation(of_inputs, reads_inputs=True),
 }
 """By the names of recipes."""
-
-
-@torch.no_grad()
-def carried(carry: Carry, first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Adam's moments of the old rows of a factor as those of the new ones.
-
-    First moments are exact for gradients at the present weights. Second moments take the gradients of different
-    components for uncorrelated: ``v' = matrix^2 v``, entry by entry. Rows that start anew have a first moment of 0 and,
-    because Adam's count of steps does not start anew with them, the mean second moment of their projection's other
-    rows: from 0 they would take steps of several times the learning rate.
-
-    Args:
-        carry: of `A`, or of the transpose of `B`.
-        first: ``(..., r, d)``.
-        second: likewise, not negative.
-
-    Returns:
-        First and second moments, in the types of the old.
-    """
-    known = carry.known[..., None]
-    mean, square = carry.matrix @ first.double(), carry.matrix.square() @ second.double()
-    usual = torch.where(known, square, 0.0).sum(-2, keepdim=True) / known.sum(-2, keepdim=True).clamp_min(1)
-    return torch.where(known, mean, 0.0).to(first.dtype), torch.where(known, square, usual).to(second.dtype)

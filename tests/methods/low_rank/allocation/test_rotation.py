@@ -8,7 +8,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from dora_cli.methods.low_rank.allocation.rotation import ROTATIONS, Rotated, Rotation, carried
+from dora_cli.methods.carry import carried
+from dora_cli.methods.low_rank.allocation.rotation import ROTATIONS, Rotated, Rotation
 
 Pair = tuple[torch.Tensor, torch.Tensor]
 """Something of `A` and of the transpose of `B`."""
