@@ -132,6 +132,11 @@ class WatchedDora(Dora):
         """All of them, by shape."""
         return self._adapters.groups()
 
+    @property
+    def names(self) -> list[str]:
+        """The projections in that order, by full path."""
+        return list(self._adapters.order)
+
     def worth(self) -> dict[str, torch.Tensor]:
         """What every component is worth by each score, ``(M, r)``, the projections in the order of `components`."""
         return {name: score.worth(self._averages[name]).view(-1, self.start_rank) for name, score in SCORES.items()}
@@ -234,7 +239,7 @@ def measured(loop: Loop, args: argparse.Namespace, seed: int) -> dict[str, Any]:
     record = {
         "start_rank": method.start_rank,
         "rank": method.rank,
-        "projections": len(like),
+        "projections": method.names,
         "total_steps": prepared.length.total_steps,
         "held_out": held_out.rows,
         "loss": whole,
@@ -372,7 +377,7 @@ def _table(record: Mapping[str, Any], summary: Mapping[str, Any]) -> list[str]:
     head = ["score", "rho, all", "rho, within", *(f"cut {share} of {budget}" for share, budget in columns)]
     loss, empty, removal = summary["loss"], summary["loss_without_all"], summary["removal"]
     setting = (
-        f"{record['task']}, {record['model']}, rank {run['start_rank']} -> {run['rank']}, {run['projections']} "
+        f"{record['task']}, {record['model']}, rank {run['start_rank']} -> {run['rank']}, {len(run['projections'])} "
         f"projections, after {run['trained_steps']:,} of {run['total_steps']:,} steps; {summary['runs']} seeds, "
         f"{run['held_out']:,} held-out examples. Loss {_text(loss, 4)}, without all components {_text(empty, 4)}; "
         f"the median removal changes it by {_text(removal['median'], 6)}, {_text(removal['helped'], 2)} of them for "
@@ -414,7 +419,8 @@ def listed(kind: Callable[[str], Any]) -> Callable[[str], list[Any]]:
     return read
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def parsed(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The options; ends the program where they are wrong."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", type=Path, required=True)
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
@@ -433,6 +439,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     for option, file in (("--json", args.json), ("--markdown", args.markdown)):
         if file and not file.absolute().parent.is_dir():
             parser.error(f"{option} {file}: there is no folder {file.absolute().parent}")
+    if any(ratio < 1 for ratio in args.ratio):
+        parser.error("--ratio: no start rank is below the rank")
+    if not all(0 < share < 1 for share in [*args.cut, args.held_out]):
+        parser.error("--cut and --held-out are shares, above 0 and below 1")
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parsed(argv)
     try:
         record = experiment(args)
     except DoraError as error:
@@ -441,9 +456,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     table = markdown(record)
     print(table)
     if args.json:
-        args.json.write_text(json.dumps(record, indent=1) + "\n")
+        args.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     if args.markdown:
-        args.markdown.write_text(table)
+        args.markdown.write_text(table, encoding="utf-8")
     return 0
 
 
