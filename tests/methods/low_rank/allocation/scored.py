@@ -89,16 +89,24 @@ class Scored(Method):
         scores.follow(self.average, self._staged if self.score.staged else self.values(), BETA, skipped)
 
 
-def step_of(method: Method, *, processes: int = 1, scale: float | None = None) -> TrainingStep:
-    """Training steps of a small RoBERTa in float64, under a loss scaler where there is a `scale`."""
-    model = tiny_roberta()
+def step_of(
+    method: Method,
+    *,
+    processes: int = 1,
+    scale: float | None = None,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float64,
+    captured: bool = False,
+) -> TrainingStep:
+    """Training steps of a small RoBERTa, under a loss scaler where there is a `scale`."""
+    model = tiny_roberta(dtype=dtype).to(device)
     model.requires_grad_(False)
     projections = sites(linear_maps(model, "encoder.layer"))
     method.attach(model, projections, (), method.plan(40, projections))
     optimizer = make_optimizer(method, learning_rate=1e-2, weight_decay=0.0, betas=(0.9, 0.999), eps=1e-8)
     scaler = None if scale is None else torch.amp.GradScaler("cpu", init_scale=scale)
     accelerator: Any = SimpleNamespace(
-        device=torch.device("cpu"),
+        device=torch.device(device),
         num_processes=processes,
         mixed_precision="no",
         scaler=scaler,
@@ -112,6 +120,7 @@ def step_of(method: Method, *, processes: int = 1, scale: float | None = None) -
         scheduler=make_scheduler(optimizer, warmup_steps=0, total_steps=40),
         accelerator=accelerator,
         max_grad_norm=0.1,
+        cuda_graph=captured,
     )
 
 

@@ -168,10 +168,10 @@ def test_every_projection_counts_the_tokens_that_it_reads() -> None:
     adapters = adapted(model, maps, lambda number: (2, 2, 2, 1, 3)[number])
     followed = Followed(adapters, sites, ALL)
     generator = torch.Generator().manual_seed(1)
-    x, z = (torch.randn(3, length, 6, generator=generator, dtype=torch.float64) for length in (4, 5))
+    x, z = (torch.randn(4, length, 6, generator=generator, dtype=torch.float64) for length in (4, 5))
     masks = {
-        "decoder": torch.arange(4) < torch.tensor([[4], [2], [3]]),
-        "encoder": torch.arange(5) < torch.tensor([[1], [5], [2]]),
+        "decoder": torch.arange(4) < torch.tensor([[4], [2], [3], [0]]),
+        "encoder": torch.arange(5) < torch.tensor([[1], [5], [2], [0]]),
     }
     calls: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {name: [] for name in maps}
 
@@ -189,14 +189,14 @@ def test_every_projection_counts_the_tokens_that_it_reads() -> None:
         hook.remove()
     (seen,) = followed.observed()
     assert seen.examples is not None
-    assert float(seen.examples) == 3
-    assert seen.sums["tokens"].tolist() == [9, 8, 18, 9, 3]
+    assert float(seen.examples) == 3  # the last is all padding
+    assert seen.sums["tokens"].tolist() == [9, 8, 18, 9, 4]
     for place, name in enumerate(maps):
         layer = adapters.layers[name]
         mask = masks["encoder" if name == "key" else "decoder"]
         r = layer.rank
         tau, inputs, outputs, products = (
-            torch.zeros(*size, dtype=torch.float64) for size in ((3, r), (r,), (r,), (r, r))
+            torch.zeros(*size, dtype=torch.float64) for size in ((4, r), (r,), (r,), (r, r))
         )
         for read, given in calls[name]:
             if len(read) == 1:
@@ -205,7 +205,7 @@ def test_every_projection_counts_the_tokens_that_it_reads() -> None:
             v = given.grad @ (layer.B * layer.gates * layer.scaling).detach()
             if name == "pooled":
                 u, v = u[:, None], v[:, None]
-            u, v = u.view(3, -1, r), v.view(3, -1, r)
+            u, v = u.view(4, -1, r), v.view(4, -1, r)
             real = torch.ones_like(u) if name == "pooled" else mask[..., None]
             u, v = u * real, v * real
             tau += (u * v).sum(1)
@@ -295,6 +295,21 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
             step(number, [texts(slice(0, 2), seed=number), texts(slice(2, 6), seed=number)], EXAMPLES, event=False)
         torch.testing.assert_close(first[score], method.average, rtol=1e-9, atol=1e-18)
         assert torch.equal(first[score], second[score])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("score", SCORES)
+def test_captured_steps_score_as_eager_ones(score: str) -> None:
+    found = []
+    for captured in (False, True):
+        method = Scored(score, wanted=ALL if SCORES[score].passes else ())
+        step = step_of(method, device="cuda", dtype=torch.float32, captured=captured)
+        for number in range(1, 7):
+            batches = [{name: tensor.cuda() for name, tensor in texts(seed=number + part).items()} for part in (0, 9)]
+            step(number, batches, 2 * EXAMPLES, event=False)
+        found.append(method.average)
+    torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=0)
 
 
 def test_sums_follow_ranks_that_shrink() -> None:

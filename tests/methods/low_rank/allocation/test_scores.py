@@ -11,12 +11,14 @@ from torch import nn
 from torch.nn import functional as F
 
 from dora_cli.methods.low_rank.allocation import scores
+from dora_cli.methods.low_rank.allocation.followed import Followed
 from dora_cli.methods.low_rank.allocation.layout import Layout
 from dora_cli.methods.low_rank.allocation.scores import SCORES, Observed
 from dora_cli.methods.low_rank.layer import AdaptedProjection
 from dora_cli.training.step import Batch
 from tests.methods.dora.test_importance import explicit_scores
 from tests.methods.low_rank.allocation.scored import EXAMPLES, Scored, step_of, texts
+from tests.methods.small import linear_maps, new_dora, sites, tiny_roberta
 
 
 @dataclass
@@ -155,6 +157,20 @@ def test_how_a_component_shares_its_size_does_not_matter(score: str) -> None:
 def test_a_score_waits_for_nothing(score: str) -> None:
     """Without any data there is nothing to wait for: what read a value or made a shape of it would fail."""
     assert SCORES[score].of(observed("meta")).shape == (3,)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_published_is_the_score_of_the_published_recipes_to_the_bit(dtype: torch.dtype) -> None:
+    model = tiny_roberta(dtype=dtype)
+    projections = sites(linear_maps(model, "encoder.layer"))
+    dora = new_dora(rank=4)
+    dora.attach(model, projections, (), dora.plan(40, projections))
+    with torch.no_grad():
+        for group in dora._selection.groups():
+            group.gates.copy_(torch.linspace(-1, 2, len(group.gates)))
+    followed = Followed(dora._adapters, projections, ())
+    found = scores.values(SCORES["published"], followed.observed())
+    assert torch.equal(dora._selection.in_order(found), dora.scores())
 
 
 def test_values_are_those_of_all_groups_in_order() -> None:
