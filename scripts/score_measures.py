@@ -25,6 +25,7 @@ WITHIN = 4
 """Components that are drawn of a projection at least, where it has so many: scores are also compared within one."""
 
 HALVES = 2
+"""Parts of the examples whose losses are kept apart, row by row in turn: how far they agree tells what is chance."""
 
 
 class HeldOut:

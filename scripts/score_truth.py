@@ -2,8 +2,8 @@
 measures there what the loss on held-out training examples does without some of them.
 
     python scripts/score_truth.py --recipe RECIPE [--set KEY=VALUE ...] [--rank 4] [--ratio 1.5,4] [--seeds 1,2,3]
-    [--components 200] [--cut 1/3] [--held-out 0.1] [--batch N] [--precision fp32] [--device auto] [--json FILE]
-    [--markdown FILE]
+    [--components 200] [--cut 1/3] [--held-out 0.1] [--batch N] [--precision fp32] [--device auto] [--earlier FILE ...]
+    [--json FILE] [--markdown FILE]
 
 Task, model, data and training are the recipe's; of its method, if that is dora, also alpha, dropout, targets, ema_beta,
 warmup_fraction and final_fraction. The method is DoRA with ``start: lora``, ``gates: fixed``, no DEM and one event, the
@@ -16,7 +16,8 @@ freeze, at which the run ends. For every ratio of start rank to rank, and every 
 * the loss after a cut of the lowest third by each, counting components or (by worth per parameter) parameters, and by
   chance (the mean of several draws).
 
-FILE holds all of it, every removal included, or the mean and the standard deviation over seeds as a table.
+FILE holds all of it, every removal included, or the mean and the standard deviation over seeds as a table. The runs of
+earlier calls, from their JSON, can be taken into the tables of a later one.
 """
 
 from __future__ import annotations
@@ -433,6 +434,7 @@ def parsed(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, help="held-out examples at a time; default: eval.batch_size")
     parser.add_argument("--precision", choices=("fp32", "train"), default="fp32", help="of what is measured")
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--earlier", type=Path, action="append", default=[], metavar="FILE")
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--markdown", type=Path, metavar="FILE")
     args = parser.parse_args(argv)
@@ -465,7 +467,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 def experiment(args: argparse.Namespace) -> dict[str, Any]:
     """All runs, one after the other in this process, and what they come to; a run that diverges is left out."""
     recipe, warm = recipe_of(args, args.ratio[0], args.seeds[0]), Warm()
+    setting = {"task": recipe.task, "model": Path(recipe.model.name).name, "precision": args.precision}
     runs, diverged = [], []
+    for file in args.earlier:
+        record = json.loads(file.read_text(encoding="utf-8"))
+        if setting != {key: record[key] for key in setting}:
+            raise SystemExit(f"--earlier {file}: its runs are of another task, model or precision")
+        runs += record["runs"]
+        diverged += record["diverged"]
     for ratio in args.ratio:
         for seed in args.seeds:
             try:
@@ -486,11 +495,9 @@ def experiment(args: argparse.Namespace) -> dict[str, Any]:
                 file=sys.stderr,
             )
     return {
-        "task": recipe.task,
-        "model": Path(recipe.model.name).name,
+        **setting,
         "recipe": args.recipe.name,
         "overrides": args.overrides,
-        "precision": args.precision,
         "summaries": summaries(runs),
         "diverged": diverged,
         "runs": runs,

@@ -293,14 +293,20 @@ def test_several_components_are_drawn_of_a_projection(
 # -- the command -------------------------------------------------------------------------------------------------------
 
 
-def test_a_run_that_diverges_is_left_out(found: Found, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_that_diverges_is_left_out_and_earlier_ones_are_taken_in(
+    found: Found, capsys: pytest.CaptureFixture[str]
+) -> None:
     from score_truth import experiment, parsed
 
-    options = ["--recipe", str(found.recipe), *OPTIONS, "--ratio", "1.5", "--seeds", "1"]
+    options = ["--recipe", str(found.recipe), *OPTIONS, "--ratio", "1.5", "--seeds", "3"]
+    options += ["--earlier", str(found.recipe.parent / "found.json")]
     record = experiment(parsed([*options, "--set", "train.learning_rate=1e36"]))
-    assert (record["runs"], record["summaries"]) == ([], [])
-    assert [(run["ratio"], run["seed"]) for run in record["diverged"]] == [(1.5, 1)]
+    assert [(run["ratio"], run["seed"]) for run in record["diverged"]] == [(1.5, 3)]
     assert "diverged" in capsys.readouterr().err
+    assert [run["seed"] for run in record["runs"]] == [1, 2]
+    assert record["summaries"] == found.record["summaries"]
+    with pytest.raises(SystemExit, match=r"found\.json"):
+        experiment(parsed([*options, "--set", "task=glue/rte"]))
 
 
 @pytest.mark.parametrize(
