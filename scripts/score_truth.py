@@ -62,6 +62,7 @@ from dora_cli.recipe.methods import arguments
 from dora_cli.runs.open_run import OpenRun
 from dora_cli.training.listener import SilentListener
 from dora_cli.training.loop import Loop
+from dora_cli.wording import plural
 
 TURNED = {name: rotation for name, rotation in ROTATIONS.items() if rotation is not None}
 CHANCE = "chance"
@@ -379,7 +380,7 @@ def _table(record: Mapping[str, Any], summary: Mapping[str, Any]) -> list[str]:
     loss, empty, removal = summary["loss"], summary["loss_without_all"], summary["removal"]
     setting = (
         f"{record['task']}, {record['model']}, rank {run['start_rank']} -> {run['rank']}, {len(run['projections'])} "
-        f"projections, after {run['trained_steps']:,} of {run['total_steps']:,} steps; {summary['runs']} seeds, "
+        f"projections, after {run['trained_steps']:,} of {run['total_steps']:,} steps; {plural(summary['runs'], 'seed')}, "
         f"{run['held_out']:,} held-out examples. Loss {_text(loss, 4)}, without all components {_text(empty, 4)}; "
         f"the median removal changes it by {_text(removal['median'], 6)}, {_text(removal['helped'], 2)} of them for "
         "the better. Cuts: increase of the loss."
