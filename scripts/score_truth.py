@@ -378,9 +378,10 @@ def _table(record: Mapping[str, Any], summary: Mapping[str, Any]) -> list[str]:
     cut = {(one["by"], one["share"], one["budget"]): one["increase"] for one in summary["cuts"]}
     head = ["score", "rho, all", "rho, within", *(f"cut {share} of {budget}" for share, budget in columns)]
     loss, empty, removal = summary["loss"], summary["loss_without_all"], summary["removal"]
+    seeds = plural(summary["runs"], "seed")
     setting = (
         f"{record['task']}, {record['model']}, rank {run['start_rank']} -> {run['rank']}, {len(run['projections'])} "
-        f"projections, after {run['trained_steps']:,} of {run['total_steps']:,} steps; {plural(summary['runs'], 'seed')}, "
+        f"projections, after {run['trained_steps']:,} of {run['total_steps']:,} steps; {seeds}, "
         f"{run['held_out']:,} held-out examples. Loss {_text(loss, 4)}, without all components {_text(empty, 4)}; "
         f"the median removal changes it by {_text(removal['median'], 6)}, {_text(removal['helped'], 2)} of them for "
         "the better. Cuts: increase of the loss."
