@@ -191,6 +191,8 @@ def ranks_of(adapted: AdaptedModel, history: Sequence[Mapping[str, Any]]) -> dic
         live_components=sum(allocation.rank for allocation in allocations),
         phases=adapted.schedule.phases,
         history=history,
+        score=adapted.method.scored_by if allocations else None,
+        counts=adapted.schedule.describe().get("unit", "components"),
     )
 
 
@@ -203,12 +205,13 @@ def budget_of(adapted: AdaptedModel) -> dict[str, int | None]:
     """The components and parameters of a trained model, as metrics.json holds them."""
     schedule, allocations, size = adapted.schedule, adapted.method.allocation(), adapted.method.size()
     assert schedule is not None
+    counted = schedule.describe().get("unit", "components") == "components"
     trained, final = sum(parameter.numel() for parameter in adapted.trainable), schedule.final_components
     if final is not None and final > schedule.start_components and not adapted.method.parameters():
         trained = adapted.start_parameters  # the last link is tied, too: what trained was another
     return {
         "start_components": schedule.start_components,
-        "final_components": final,
+        "final_components": final if counted else None,
         "live_components": sum(allocation.rank for allocation in allocations),
         "trainable_parameters_start": adapted.start_parameters,
         "trainable_parameters_final": trained,

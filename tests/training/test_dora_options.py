@@ -5,22 +5,14 @@ The settings together take every value of every option.
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 
 import pytest
-import torch
-from peft import PeftModel
-from transformers import AutoModelForSequenceClassification
 
-import dora_cli
-from dora_cli import dump_recipe, evaluate, load_adapter, load_recipe, save_adapter, train
+from dora_cli import dump_recipe, evaluate, train
 from dora_cli.assembly.dry_run import dry_run
-from dora_cli.assembly.restore import restore
-from dora_cli.export.saved import export_saved
 from dora_cli.recipe import Recipe
 from dora_cli.recipe.methods.dora import DoraMethod
-from tests.commands.conftest import dora
 from tests.runs.test_resume import Runs, assert_equal_runs
 from tests.training.conftest import MakeRecipe
 from tests.training.killing import Warm

@@ -321,12 +321,13 @@ class Selection:
         return Size(stored, trained, stored_bytes)
 
     def allocation(self) -> list[Allocation]:
-        """Ranks in the order of attachment. Waits for the device."""
-        ranks, scores = self.keep.sum(1).tolist(), self.scores.tolist()
-        return [
-            Allocation(name, self._shapes[name], self.start_rank, rank, tuple(row))
-            for name, rank, row in zip(self._names, ranks, scores, strict=True)
-        ]
+        """Ranks in the order of attachment, scores as what they are worth. Waits for the device."""
+        found = []
+        for name, keep, worth in zip(self._names, self.keep.tolist(), self.worth().tolist(), strict=True):
+            # what left memory at an earlier event keeps the score of then, which may be above those of now
+            live = tuple(index for index, there in enumerate(keep) if there) if self.final else None
+            found.append(Allocation(name, self._shapes[name], self.start_rank, sum(keep), tuple(worth), live=live))
+        return found
 
     def to_lora(self) -> dict[str, LoraFactors]:
         """``A`` and ``s B diag(c)`` of every projection that has components left; before the freeze, of all of them."""

@@ -30,7 +30,7 @@ SMALL = ("data.max_train_samples=46", "data.max_eval_samples=16", "train.batch_s
     ids=["dropout", "rates", "noise", "bf16"],
 )
 def test_a_run_is_that_of_lora_bit_for_bit(
-    make_recipe: MakeRecipe,  # noqa: F811
+    make_recipe: MakeRecipe,
     tmp_path: Path,
     seed: int,
     common: str,
