@@ -5,14 +5,24 @@ The settings together take every value of every option.
 
 from __future__ import annotations
 
+import json
+import re
+import warnings
 from pathlib import Path
 
 import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForSequenceClassification
 
-from dora_cli import dump_recipe, evaluate, train
+import dora_cli
+from dora_cli import dump_recipe, evaluate, load_adapter, load_recipe, save_adapter, train
 from dora_cli.assembly.dry_run import dry_run
+from dora_cli.assembly.restore import restore
+from dora_cli.export.saved import export_saved
 from dora_cli.recipe import Recipe
 from dora_cli.recipe.methods.dora import DoraMethod
+from tests.commands.conftest import dora
 from tests.runs.test_resume import Runs, assert_equal_runs
 from tests.training.conftest import MakeRecipe
 from tests.training.killing import Warm
@@ -128,3 +138,80 @@ def test_two_processes_train_what_one_trains(warm: Warm, make_recipe: MakeRecipe
         assert one["history"] == two["history"]
         assert [layer["rank"] for layer in one["layers"]] == [layer["rank"] for layer in two["layers"]]
         assert largest_difference(tmp_path / name / "1" / "adapter", tmp_path / name / "2" / "adapter") < 1e-5, name
+
+
+@EVERY
+def test_the_budget_is_met(make_recipe: MakeRecipe, runs: Runs, name: str) -> None:
+    """In its own unit, between the bounds of ranks; what the record says of it is that."""
+    recipe = recipe_of(make_recipe, name)
+    section, run = recipe.method, runs.straight(recipe)
+    assert isinstance(section, DoraMethod)
+    ranks, budget = read(run / "ranks.json"), read(run / "metrics.json")["budget"]
+    layers = ranks["layers"]
+    costs = [sum(layer["shape"]) for layer in layers]
+    assert budget["adapter_parameters_final"] == sum(
+        cost * layer["rank"] for cost, layer in zip(costs, layers, strict=True)
+    )
+    if section.budget == "parameters":
+        left = section.rank * sum(costs) - budget["adapter_parameters_final"]
+        assert 0 <= left < max(costs)
+        assert (ranks["counts"], budget["final_components"]) == ("parameters", None)
+    else:
+        assert "counts" not in ranks
+        assert budget["live_components"] == budget["final_components"] == section.rank * len(layers)
+    assert all(section.min_rank <= layer["rank"] <= (section.max_rank or 4) for layer in layers)
+    gone_for_good = section.gates == "fixed" or section.rotate != "none"
+    for layer in layers:
+        assert ("live" in layer) == gone_for_good
+        assert min(layer["scores"]) >= 0, "scores as what they are worth"
+
+
+@EVERY
+def test_shown_and_predicted(make_recipe: MakeRecipe, runs: Runs, tmp_path: Path, name: str) -> None:
+    run = runs.straight(recipe_of(make_recipe, name))
+    record = read(run / "ranks.json")
+    table, scores, history = (dora("ranks", run, *options) for options in ((), ("--scores",), ("--history",)))
+    assert (table.code, scores.code, history.code) == (0, 0, 0), scores.err
+    assert record["score"] in re.sub(r"\s+", " ", scores.out)
+    assert "stopped before" not in table.out
+    assert json.loads(dora("ranks", run, "--json").out) == record
+    assert dora("report", run, "--output", tmp_path / "report.html").code == 0
+    page = (tmp_path / "report.html").read_text()
+    assert record["score"].replace("'", "&#x27;") in page
+    assert dora("predict", "--checkpoint", run, "--split", "validation", "--output", tmp_path / "out.jsonl").code == 0
+    assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 16
+
+
+@EVERY
+def test_loaded_merged_and_exported_give_the_same_answers(
+    make_recipe: MakeRecipe, runs: Runs, tmp_path: Path, name: str
+) -> None:
+    run = runs.straight(recipe_of(make_recipe, name))
+    trained = restore(run, (), lambda recipe, task: ()).adapted
+    torch.manual_seed(0)
+    batch = {"input_ids": torch.randint(5, 40, (4, 9)), "attention_mask": torch.ones(4, 9, dtype=torch.long)}
+    base = load_recipe(run / "recipe.yaml").model.name
+
+    def own_model() -> torch.nn.Module:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return AutoModelForSequenceClassification.from_pretrained(base, num_labels=2)
+
+    def answers(model: torch.nn.Module) -> torch.Tensor:
+        with torch.no_grad():
+            return model.eval()(**batch).logits
+
+    expected = answers(trained.model)
+    own = own_model()
+    before = answers(own)
+    load_adapter(run, own)
+    assert torch.equal(answers(own), expected)
+    assert not torch.allclose(before, expected)
+    save_adapter(own, tmp_path / "saved")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PEFT's
+        theirs = PeftModel.from_pretrained(own_model(), tmp_path / "saved")
+    torch.testing.assert_close(answers(theirs), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(answers(dora_cli.merge(own)), expected, rtol=1e-5, atol=1e-6)
+    for format in ("peft", "merged"):
+        assert export_saved(run, tmp_path / format, format=format).agreement.difference < 1e-5

@@ -75,8 +75,8 @@ class RanksRecord(Record):
 
     `score` says in words what scores are; it is missing where there are none, and from older runs. `counts` is
     ``parameters`` where the budget counts those that are stored, as many as `target_rank` of each projection have;
-    `budget` in `history` is then as many components as it pays for at equal ranks. It is missing where the budget counts
-    components, as ranks do.
+    `budget` in `history` is then as many components as it pays for at equal ranks. It is missing where the budget
+    counts components, as ranks do.
 
     Older runs have no `phases`, and events in their `history` that prune nothing.
     """

@@ -1,4 +1,4 @@
-"""Scores, and what rotations follow, through whole optimiser steps: accumulation, padding, and steps that are skipped."""
+"""Scores, and what rotations follow, through whole optimiser steps: accumulation, padding, skipped steps."""
 
 from __future__ import annotations
 
