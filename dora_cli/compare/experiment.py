@@ -282,8 +282,8 @@ def _broken(experiment: Experiment, bad: Container[str]) -> list[tuple[Path, str
         found.append(
             (("margin",), "is taken from the runs of the tuning, of which there are none; give a number, or tune")
         )
-    for key in experiment.set:
-        if said := _no_shared_key(key):
+    for key, value in experiment.set.items():
+        if not _takes_away(key, value) and (said := _no_shared_key(key)):
             found.append((("set", key), said))
     if "methods" not in bad:
         found += _of_methods(experiment)
@@ -390,11 +390,18 @@ def _of_entry(name: str, entry: Mapping[str, Any], experiment: Experiment) -> li
             wrong = _no_source(name, value, experiment)
         elif key == f"method.{RANKS_FROM}":
             wrong = f"names one run for all seeds; write {RANKS_FROM}: {{method: NAME}} for another entry's runs"
+        elif _takes_away(key, value):
+            wrong = None
         else:
             wrong = _no_key_of_methods(key) or (_no_sweep(value) if is_swept(key, value, method) else None)
         if wrong:
             found.append((("methods", name, key), wrong))
     return found
+
+
+def _takes_away(key: str, value: Any) -> bool:
+    """Whether this is the way to take a section away that a recipe need not have."""
+    return key == "federated" and value is None
 
 
 def is_swept(key: str, value: Any, method: str | None) -> bool:

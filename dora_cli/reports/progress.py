@@ -242,6 +242,9 @@ def _start_lines(start: RunStart) -> list[str]:
         (
             f"{plural(start.total_steps, 'step')}: {plural(start.epochs, 'epoch')} of {start.steps_per_epoch:,}, "
             f"global batch {start.global_batch}"
+            if start.clients is None
+            else f"{plural(start.total_steps, 'step')} of a client: {plural(start.epochs, 'round')} of "
+            f"{start.steps_per_epoch:,}, {plural(start.clients, 'client')}, batch {start.global_batch} of each"
         ),
     ]
     begin, final = start.schedule.get("start_components"), start.schedule.get("final_components")

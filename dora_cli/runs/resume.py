@@ -170,12 +170,15 @@ def check_same_inputs(environment: Mapping[str, Any], *, model: str, data: Mappi
         raise CheckpointError("its base model is another one than today's (fingerprint)")
 
 
-def check_same_ground(environment: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+def check_same_ground(
+    environment: Mapping[str, Any], now: Mapping[str, Any], *, any_processes: bool = False
+) -> list[str]:
     """Refuses other ground than the run began on: base model, data, processes, kind of device, precision.
 
     Args:
         environment: environment.json of the run.
         now: what it would be now.
+        any_processes: whether the run may go on with more processes or fewer.
 
     Returns:
         Differences that may change digits: other versions, another device of the same kind.
@@ -189,6 +192,7 @@ def check_same_ground(environment: Mapping[str, Any], now: Mapping[str, Any]) ->
 
     processes = now["processes"]
     launch = "without a launcher" if processes > 1 else "with torchrun or accelerate launch"
+    others = "the number of processes was {before} and is {now}"
     checks: tuple[tuple[str, Callable[[Mapping[str, Any]], Any], str], ...] = (
         ("the base model is another one (fingerprint)", lambda e: e["model"]["fingerprint"], ""),
         (
@@ -197,8 +201,8 @@ def check_same_ground(environment: Mapping[str, Any], now: Mapping[str, Any]) ->
             "",
         ),
         (
-            "the number of processes was {before} and is {now}",
-            lambda e: e["processes"],
+            others,
+            lambda e: None if any_processes else e["processes"],
             f"; start as many as before, {launch}",
         ),
         ("it ran on {before} and this is {now}", lambda e: kind(e["device"]), "; set train.device"),
@@ -217,6 +221,8 @@ def check_same_ground(environment: Mapping[str, Any], now: Mapping[str, Any]) ->
         for name, version in found
         if packages.get(name) != version
     ]
+    if environment["processes"] != processes:
+        notes.append(others.format(before=shown(environment["processes"]), now=processes))
     if environment["device"] != now["device"]:
         notes.append(f"the device was {shown(environment['device'])} and is {now['device']}")
     return notes

@@ -24,7 +24,7 @@ from dora_cli.machine.environment import peak_memory_bytes, versions
 from dora_cli.machine.memory import memory_advice
 from dora_cli.machine.processes import any_process, gathered, on_main
 from dora_cli.machine.random_state import random_state, restore_random_state
-from dora_cli.machine.signals import EvaluationInterruptedError, StopSignals, stopped
+from dora_cli.machine.signals import EvaluationInterruptedError, StoppedNow, StopSignals, stopped
 from dora_cli.methods.base import StepReport
 from dora_cli.recipe import dump_recipe
 from dora_cli.recipe.anchor import anchored
@@ -37,7 +37,7 @@ from dora_cli.training.listener import EvalLog, Listener, StepLog
 from dora_cli.training.optimizer import make_optimizer, make_scheduler
 from dora_cli.training.results import Outcome, log_line
 from dora_cli.training.selection import Selection
-from dora_cli.training.step import StepReading, TrainingStep
+from dora_cli.training.step import StepReading, TrainingStep, learned_nothing
 
 Tensors = dict[str, torch.Tensor]
 
@@ -54,6 +54,14 @@ class LastLog(NamedTuple):
     step: int = 0
     examples: int = 0
     seconds: float = 0.0
+
+
+class Pace(NamedTuple):
+    """Seconds of training so far, and steps and examples a second since the last log."""
+
+    seconds: float
+    steps: float
+    samples: float
 
 
 class Loop:
@@ -152,8 +160,15 @@ class Loop:
         self.outcome.examples += found.seen
         assert self.outcome.rounds is not None
         self.outcome.rounds.append(found.record)
-        for step, reading in found.readings.items():
-            self._log_reading(step, number, self._report(step), reading, self.step_function.learning_rate_of(step))
+        if self.at.step == self.length.total_steps and self.accelerator.scaler is None:
+            losses = [client["loss"] for record in self.outcome.rounds for client in record["clients"]]
+            if all(loss is None for loss in losses):  # as `check_learned` does where steps follow one another
+                raise learned_nothing(self.at.step)
+        if found.readings:
+            pace = self._pace(self.at.step)  # the round is over before the first of its steps is logged
+            for step, reading in found.readings.items():
+                rate = self.step_function.learning_rate_of(step)
+                self._log_reading(step, number, self._report(step), reading, rate, pace)
         if not self._evaluator_prepared:
             self._prepare_evaluator()
         self.at.train_loss = found.loss
@@ -199,14 +214,19 @@ class Loop:
         self.listener.event(step, report.phase, report.live, report.frozen, ranks)
 
     def _log_step(self, step: int, epoch: int, report: StepReport) -> None:
-        self._log_reading(step, epoch, report, self.step_function.read(step), self.step_function.learning_rate)
+        reading, rate = self.step_function.read(step), self.step_function.learning_rate
+        self._log_reading(step, epoch, report, reading, rate, self._pace(step))
 
-    def _log_reading(
-        self, step: int, epoch: int, report: StepReport, reading: StepReading, learning_rate: float
-    ) -> None:
+    def _pace(self, step: int) -> Pace:
+        """How fast the run came here from where it was at the last call."""
         last, now = self._last_log, LastLog(step, self.outcome.examples, self.outcome.clocks.training.seconds)
         elapsed = max(now.seconds - last.seconds, 1e-9)
         self._last_log = now
+        return Pace(now.seconds, (now.step - last.step) / elapsed, (now.examples - last.examples) / elapsed)
+
+    def _log_reading(
+        self, step: int, epoch: int, report: StepReport, reading: StepReading, learning_rate: float, pace: Pace
+    ) -> None:
         log = StepLog(
             step=step,
             epoch=epoch,
@@ -217,12 +237,12 @@ class Loop:
             regulariser=reading.regulariser,
             grad_norm=reading.grad_norm,
             learning_rate=learning_rate,
-            steps_per_second=(now.step - last.step) / elapsed,
-            samples_per_second=(now.examples - last.examples) / elapsed,
+            steps_per_second=pace.steps,
+            samples_per_second=pace.samples,
             memory_bytes=peak_memory_bytes(self.accelerator.device),
         )
         self.listener.logged(log)
-        self.place.write_log(log_line(log, now.seconds))
+        self.place.write_log(log_line(log, pace.seconds))
 
     def _prepare_evaluator(self) -> None:
         """After the first step, which need not wait for it, and not after the first epoch: a broken library should show
@@ -313,9 +333,9 @@ class Loop:
         number = any_process(self.accelerator, self.signals.received or 0)
         if not number:
             return
-        saved = self.policy.last_step is not None
-        how = self.how_to_resume if saved else "no round had ended, so nothing was saved: start it again"
-        raise stopped(number, self.at.step, how)
+        if self.policy.last_step is None:
+            raise StoppedNow(number, again=False).error(None)
+        raise stopped(number, self.policy.last_step, f"what came after it is not kept; {self.how_to_resume}")
 
     def save(self) -> None:
         """Writes a checkpoint of this moment; raises DivergedError rather than save a diverged run, OutputError."""

@@ -125,6 +125,7 @@ def run_start(prepared: Prepared, output: Path, environment: Mapping[str, Any], 
         phases=tuple(schedule.phases),
         events=tuple(_events(schedule)),
         layers=live_layers(adapted.projections, adapted.method),
+        clients=None if prepared.clients is None else len(prepared.clients),
     )
 
 

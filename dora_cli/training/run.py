@@ -286,7 +286,7 @@ def _prepare(
     )
     environment = _environment(adapted, data, ground)
     if found is not None and kept is not None:
-        for difference in check_same_ground(kept, environment):
+        for difference in check_same_ground(kept, environment, any_processes=parts is not None):
             listener.note(f"digits may differ from a run without the interruption: {difference}")
         found.snapshot.weights.restore(adapted)  # before the optimiser is made, since ranks may have shrunk
         adapted.method.load_training_state(found.snapshot.method)

@@ -302,11 +302,7 @@ class TrainingStep:
         The fp16 scaler's own skipped steps do not count: it finds its scale by them.
         """
         if self._read_weights(step) and self.accelerator.scaler is None:
-            raise DivergedError(
-                f"training diverged: the loss or gradient norm of every step up to {step:,} was not finite, and "
-                "train.skip_nonfinite let all of them pass: nothing was learned. Lower train.learning_rate or what "
-                "scales the method's update, or set train.precision: fp32"
-            )
+            raise learned_nothing(step)
 
     def _read_weights(self, step: int) -> bool:
         """Raises DivergedError where the flag is set or a weight is not finite; returns whether every step so far was a
@@ -366,6 +362,15 @@ class TrainingStep:
             raise CheckpointError(
                 f"the checkpoint's progress.json is damaged ({error!r}); use another checkpoint of the run"
             ) from error
+
+
+def learned_nothing(step: int) -> DivergedError:
+    """The end of a run whose every step up to `step` was a bad one that was let pass."""
+    return DivergedError(
+        f"training diverged: the loss or gradient norm of every step up to {step:,} was not finite, and "
+        "train.skip_nonfinite let all of them pass: nothing was learned. Lower train.learning_rate or what "
+        "scales the method's update, or set train.precision: fp32"
+    )
 
 
 def _pieces(tensors: Sequence[torch.Tensor]) -> Iterator[list[torch.Tensor]]:

@@ -65,6 +65,18 @@ baseline: lora
     assert [cell.ahead.length.total_steps for cell in plan.cells] == [6, 6, 6]
 
 
+def test_an_entry_takes_the_section_of_a_federated_recipe_away(tmp_path: Path, recipe: Path) -> None:
+    kept = [line for line in recipe.read_text().splitlines() if not line.startswith("method:")]
+    added = ["method: {name: lora, rank: 2}", "federated: {clients: 2, rounds: 3, local_steps: 2}"]
+    recipe.write_text("\n".join([*kept, *added]))
+    entries = "lora: {method.name: lora, federated: null, train.max_steps: 6}\n  joined: {method.name: lora}"
+    plan = plan_of(tmp_path, f"tasks: [{recipe}]\nmethods:\n  {entries}\nbaseline: lora\n")
+    found = {cell.variant.name: cell.recipe for cell in plan.cells}
+    assert found["lora"].federated is None
+    assert found["joined"].federated is not None
+    assert wrong(tmp_path, f"tasks: [{recipe}]\n{TWO}set: {{federated: {{clients: 3}}}}\n")
+
+
 def test_a_trial_of_a_federated_training_is_one_round_of_a_few_steps(tmp_path: Path, recipe: Path) -> None:
     entry = "{method.name: lora, federated.clients: 2, federated.rounds: 9, federated.local_steps: 4}"
     plan = plan_of(tmp_path, f"tasks: [{recipe}]\nmethods:\n  lora: {entry}\n  more: {entry}\nbaseline: lora\n")

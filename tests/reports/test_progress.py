@@ -69,6 +69,13 @@ def test_the_first_line_says_how_many_threads_compute(device: str, threads: int,
     assert progress.getvalue().splitlines()[0].endswith(f"on {device}, {end}")
 
 
+def test_a_federated_training_has_rounds_and_clients() -> None:
+    console, progress, results, _ = consoles()
+    make_listener(console, results=results).start(dataclasses.replace(run_start(), clients=3))
+    line = progress.getvalue().splitlines()[1]
+    assert line == "100 steps of a client: 4 rounds of 25, 3 clients, batch 16 of each"
+
+
 def test_plain_lines_tell_the_run_in_few_lines():
     console, progress, results, out = consoles()
     drive(make_listener(console, results=results))

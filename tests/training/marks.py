@@ -44,8 +44,10 @@ def install(mark: Mark) -> None:
 def _around_the_loop(mark: Mark) -> None:
     from dora_cli.assembly import prepare
     from dora_cli.training import loop
+    from dora_cli.training.federated.clients import Turns
 
     step, evaluate, make_evaluator = loop.Loop._step, loop.Loop._evaluate, prepare.make_evaluator
+    turn = Turns.__call__
     phase = "evaluation"
 
     def marked_step(self: Any, number: int, epoch: int, group: Any) -> None:
@@ -53,6 +55,13 @@ def _around_the_loop(mark: Mark) -> None:
         phase = ("freeze" if number == self.schedule.freeze_step else "event") if event else self.schedule.phase(number)
         mark(f"{phase}: step {number}")
         step(self, number, epoch, group)
+
+    def marked_turn(self: Any, client: Any, steps: range, logged: Any, ask: Callable[[int], None]) -> Any:
+        def told(number: int) -> None:
+            mark(f"turn: step {number} of client {client.number}")
+            ask(number)
+
+        return turn(self, client, steps, logged, told)
 
     def marked_evaluate(self: Any) -> None:
         mark(f"evaluation: step {self.at.step}")
@@ -75,6 +84,7 @@ def _around_the_loop(mark: Mark) -> None:
         return evaluator
 
     _change(loop.Loop, _step=marked_step, _evaluate=marked_evaluate)
+    _change(Turns, __call__=marked_turn)
     _change(prepare, make_evaluator=marked_evaluator)
 
 

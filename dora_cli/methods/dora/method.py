@@ -11,7 +11,18 @@ import torch
 from torch import nn
 
 from dora_cli.errors import BudgetError
-from dora_cli.methods.base import Allocation, Group, LoraFactors, Measured, Method, Site, Size, Statistic, StepReport
+from dora_cli.methods.base import (
+    Allocation,
+    Group,
+    LoraFactors,
+    Measured,
+    Method,
+    Schedule,
+    Site,
+    Size,
+    Statistic,
+    StepReport,
+)
 from dora_cli.methods.dora.regulariser import variance_gradient_for
 from dora_cli.methods.dora.schedule import Curve, DoraSchedule
 from dora_cli.methods.linear import trained_type, weight_of
@@ -150,6 +161,11 @@ class Dora(Method):
     def _costs(self, sites: Sequence[Site]) -> list[int]:
         """What a component of each site costs in the budget."""
         return [BUDGETS[self.unit](site.shape) for site in sites]
+
+    def planned_size(self, sites: Sequence[Site], schedule: Schedule) -> tuple[int, int | None]:
+        """Stored is what the budget pays for: exactly of one in parameters, at uniform ranks of one in components."""
+        entries = sum(sum(site.shape) for site in sites)
+        return self.start_rank * entries, self.rank * entries
 
     def start_ranks(self, sites: Sequence[Site]) -> dict[str, int]:
         return {site.name: self.start_rank for site in sites}

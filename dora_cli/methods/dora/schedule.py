@@ -146,6 +146,11 @@ class DoraSchedule(PruningSchedule):
         number = max(self._passed(max(step - self.warmup_steps, 0)) + 1, numbers.start)
         return self.warmup_steps + self._tau(number) if number in numbers else self.freeze_step
 
+    @property
+    def final_components(self) -> int | None:  # type: ignore[override]
+        """None of a budget that counts something else: how many components it pays for emerges."""
+        return super().final_components if self.unit == "components" else None
+
     # -- what may live -------------------------------------------------------------------------------------------------
 
     def _fallen(self, total: int, tau: int) -> int:

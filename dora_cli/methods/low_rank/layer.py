@@ -71,7 +71,7 @@ class AdaptedProjection(nn.Module):
         self.register_buffer("tied_B", None)
         self.noise: WeightNoise | None = None  # on the base weight, in training alone
         self.lean: Callable[[torch.Tensor], torch.Tensor] | None = None
-        self.watch: Watch | None = None
+        self.watch: Watch | None = None  # is shown what passes compute of the components
         self.train(base.training)
 
     def _begin(self, A: torch.Tensor, B: torch.Tensor) -> None:

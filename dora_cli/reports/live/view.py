@@ -179,9 +179,10 @@ class LiveView:
         if state.evaluating is not None:
             split, done, total = state.evaluating
             text, share = f"{state.epoch}/{run.epochs}  {split} {done:,}/{total:,}", done / max(total, 1)
+        unit = "epoch" if run.clients is None else "round"
         return _Row(
             4,
-            "epoch" if state.evaluating is None else "eval",
+            unit if state.evaluating is None else "eval",
             text,
             bar=lambda width: bar(width, share, self._glyphs, style=_RUN),
         )

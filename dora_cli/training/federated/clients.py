@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from dora_cli.data import Encoded, Group, plan_epoch, to_device
+from dora_cli.data import Encoded, Group, plan_epoch, steps_per_epoch, to_device
 from dora_cli.errors import DivergedError
 from dora_cli.machine.random_state import random_state, restore_random_state
 from dora_cli.machine.seeds import seed_everything
@@ -161,6 +161,12 @@ class Turns:
                 if number > done:
                     yield epoch, number, group
             done = 0
+
+    def groups_of(self, client: Client) -> int:
+        """Optimiser steps of one pass over its examples."""
+        return steps_per_epoch(
+            len(client.train.lengths), self._settings.batch_size * self._settings.gradient_accumulation
+        )
 
     def _enter(self, client: Client) -> None:
         """Puts what is the client's own in the place of another's."""

@@ -15,6 +15,7 @@ import torch
 from dora_cli.assembly.prepare import Prepared
 from dora_cli.errors import CheckpointError, DivergedError
 from dora_cli.machine.processes import gathered, take_those_of_main
+from dora_cli.machine.random_state import restore_random_state
 from dora_cli.training.checkpoint import Snapshot
 from dora_cli.training.federated.aggregation import AGGREGATIONS, Merged, weighted_mean
 from dora_cli.training.federated.clients import Client, Sent, Turns, client_seed, left_out
@@ -229,19 +230,43 @@ class Rounds:
 
     def load_state_dict(self, snapshot: Snapshot) -> None:
         """Goes back to what `state_dict` gave. Raises CheckpointError on the first misfit."""
-        entries = snapshot.progress.get("clients") or ()
-        if [entry["client"] for entry in entries] != [client.number for client in self.clients]:
+        progress = snapshot.progress
+        entries, rounds = progress.get("clients") or (), progress.get("rounds") or ()
+        numbers = [client.number for client in self.clients]
+        if [entry["client"] for entry in entries] != numbers:
             raise CheckpointError(
                 f"the checkpoint is not of {plural(len(self.clients), 'client')}, which federated.clients says; it is "
                 "damaged, use another checkpoint of the run"
             )
+        done, within = divmod(progress["at"]["step"], self._length.steps_per_epoch)
+        expected = [(number, self._steps(number)[-1]) for number in range(1, done + 1)]
+        found = [(record["round"], record["step"]) for record in rounds]
+        clients = [[client["client"] for client in record["clients"]] for record in rounds]
+        if within or found != expected or any(each != numbers for each in clients):
+            raise _damaged("the rounds that it holds cannot be those of this run")
         for client, entry in zip(self.clients, entries, strict=True):
-            client.epoch, client.groups, client.counters = entry["epoch"], entry["groups"], entry["counters"]
-            client.moments = _of(client.number, snapshot.optimizer)
-            client.random = snapshot.random_of(client.number)
-            if client.counters is not None:
-                self._step_function.load_state_dict(client.moments, client.counters)  # says what does not fit
+            self._load_client(client, entry, snapshot)
         self._turns.clear()
+
+    def _load_client(self, client: Client, entry: Mapping[str, Any], snapshot: Snapshot) -> None:
+        client.epoch, client.groups, client.counters = entry["epoch"], entry["groups"], entry["counters"]
+        client.moments = _of(client.number, snapshot.optimizer)
+        client.random = snapshot.random_of(client.number)
+        if client.counters is None:
+            if (client.epoch, client.groups) != (1, 0) or client.moments or client.random:
+                raise _damaged(f"client {client.number} has not trained yet, but the checkpoint holds a state of it")
+            return
+        if (
+            client.groups > self._turns.groups_of(client)
+            or client.counters["scheduler"] > snapshot.progress["at"]["step"]
+        ):
+            raise _damaged(f"client {client.number} cannot have come as far as it says")
+        self._step_function.load_state_dict(client.moments, client.counters)  # says what does not fit
+        restore_random_state(client.random, self._accelerator.device)  # likewise
+
+
+def _damaged(what: str) -> CheckpointError:
+    return CheckpointError(f"progress.json of the checkpoint is damaged: {what}; use another checkpoint of the run")
 
 
 def _of(number: int, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -254,8 +279,8 @@ def _on_cpu(tensors: Mapping[str, torch.Tensor], *, alone: bool) -> dict[str, to
 
 
 def _mean(weighted: Sequence[tuple[float, float | None]]) -> float:
-    """Not a number where no value is known."""
-    known = [(share, value) for share, value in weighted if value is not None]
+    """Over those that are known and finite; not a number where none is."""
+    known = [(share, value) for share, value in weighted if value is not None and np.isfinite(value)]
     total = sum(share for share, _ in known)
     return sum(share * value for share, value in known) / total if total else float("nan")
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import re
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -50,6 +52,12 @@ intermediate.dense       6  5  7 10  8 11
 output.dense             2 10 11  9 10 11
 """
     )
+
+
+def test_a_federated_training_has_rounds() -> None:
+    state = state_at(40)
+    state.run = replace(state.run, clients=3)
+    assert re.search(r"^round .* 2/4  step 15/25$", shown(state, 79, 21), re.MULTILINE)
 
 
 def test_an_encoder_decoder_at_120_columns_after_the_freeze() -> None:

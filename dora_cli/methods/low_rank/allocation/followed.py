@@ -235,8 +235,11 @@ def _by_example(pairs: Sequence[Pair], mask: torch.Tensor | None) -> tuple[Pair,
     masked = bool(calls)
     batch = len(mask) if masked and mask is not None else max(len(u) for u, _ in pairs)
     calls = calls or [pair for pair in pairs if len(pair[0]) == batch]
-    u, v = (
-        torch.cat([part.reshape(batch, part.shape[:-1].numel() // batch, -1) for part in parts], 1)
-        for parts in zip(*calls, strict=True)
-    )
+    u, v = (_in_a_row(parts, batch) for parts in zip(*calls, strict=True))
     return (u, v), masked
+
+
+def _in_a_row(calls: Sequence[torch.Tensor], batch: int) -> torch.Tensor:
+    """``(batch, tokens of all calls, r)``; of one call alone no copy."""
+    parts = [call.reshape(batch, call.shape[:-1].numel() // batch, call.shape[-1]) for call in calls]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, 1)

@@ -155,12 +155,10 @@ class Rotation:
 
 
 def _solved(X: torch.Tensor, L: torch.Tensor, usable: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """`M` with ``M L = X``, of the `usable` rows of `L` alone, and for which rows of `X` there is one; 0 elsewhere."""
+    """`M` with ``M L = X``, of the `usable` rows of `L` alone, and for which rows of `X` there is one."""
     L = torch.where(usable[..., None], L, 0.0)
     M = X @ torch.linalg.pinv(L, rtol=NEGLIGIBLE)
-    missing = (X - M @ L).norm(dim=2)
-    known = (missing <= NEGLIGIBLE * X.norm(dim=2)) & usable.any(1, keepdim=True)
-    return torch.where(known[..., None], M, 0.0), known
+    return M, (X - M @ L).norm(dim=2) <= NEGLIGIBLE * X.norm(dim=2)
 
 
 ROTATIONS: Mapping[str, Rotation | None] = {
