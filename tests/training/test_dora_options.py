@@ -6,9 +6,11 @@ The settings together take every value of every option.
 from __future__ import annotations
 
 import json
+import math
 import re
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,8 +24,9 @@ from dora_cli.assembly.restore import restore
 from dora_cli.export.saved import export_saved
 from dora_cli.recipe import Recipe
 from dora_cli.recipe.methods.dora import DoraMethod
+from dora_cli.training.step import TrainingStep
 from tests.commands.conftest import dora
-from tests.runs.test_resume import Runs, assert_equal_runs
+from tests.runs.test_resume import Cut, Runs, assert_equal_runs
 from tests.training.conftest import MakeRecipe
 from tests.training.killing import Warm
 from tests.training.test_run import largest_difference, read
@@ -134,6 +137,7 @@ def test_two_processes_train_what_one_trains(warm: Warm, make_recipe: MakeRecipe
         command = ("train", str(tmp_path / name / "two.yaml"), "--output", str(tmp_path / name / "2"))
         for attempt in warm.run_together(*command, strikes=[None, None]):
             assert attempt.code == 0, attempt.output
+            assert ("the guard takes" in attempt.output) == (name == "guard" and attempt.output != "")
         one, two = (read(tmp_path / name / number / "ranks.json") for number in "12")
         assert one["history"] == two["history"]
         assert [layer["rank"] for layer in one["layers"]] == [layer["rank"] for layer in two["layers"]]
@@ -215,3 +219,39 @@ def test_loaded_merged_and_exported_give_the_same_answers(
     torch.testing.assert_close(answers(dora_cli.merge(own)), expected, rtol=1e-5, atol=1e-6)
     for format in ("peft", "merged"):
         assert export_saved(run, tmp_path / format, format=format).agreement.difference < 1e-5
+
+
+def test_a_guard_says_which_ranks_it_takes(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    listener = Cut()  # at no step: for its notes
+    train(recipe_of(make_recipe, "guard", "save.every_steps=null"), tmp_path / "run", listener=listener)
+    (said,) = [note for note in listener.notes if "guard" in note]
+    losses = [float(loss) for loss in re.findall(r"\d\.\d{4}", said)]
+    ranks = [layer["rank"] for layer in read(tmp_path / "run" / "ranks.json")["layers"]]
+    assert ("takes uniform ranks" in said) == (losses[0] >= losses[1]) == (ranks == [2] * len(ranks))
+
+
+@EVERY
+def test_a_freeze_whose_step_is_skipped_meets_the_budget(
+    make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """The scores of the steps before it decide, and none of its own numbers gets into anything."""
+    plain = TrainingStep.__call__
+
+    def call(self: TrainingStep, step: int, *arguments: Any, **options: Any) -> Any:
+        loss = self.loss
+        if step == FREEZE:
+            self.loss = lambda outputs, batch: loss(outputs, batch) * math.nan
+        try:
+            return plain(self, step, *arguments, **options)
+        finally:
+            self.loss = loss
+
+    monkeypatch.setattr(TrainingStep, "__call__", call)
+    recipe = recipe_of(make_recipe, name, "save.every_steps=null", "train.skip_nonfinite=1", "train.cuda_graph=off")
+    found = train(recipe, tmp_path / "run").metrics
+    assert recipe.method.name == "dora"
+    if recipe.method.budget == "components":
+        assert found["budget"]["live_components"] == found["budget"]["final_components"]
+    assert all(epoch["train_loss"] > 0 for epoch in found["epochs"])
+    layers = read(tmp_path / "run" / "ranks.json")["layers"]
+    assert all(math.isfinite(score) for layer in layers for score in layer["scores"])

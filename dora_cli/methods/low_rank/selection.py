@@ -49,7 +49,7 @@ class Rotate(Protocol):
 
 
 def by_components(worth: torch.Tensor, schedule: PruningSchedule, step: int) -> torch.Tensor:
-    """As many as the schedule's budget says, those of the greatest worth."""
+    """Those of the greatest worth, as many as the budget of the schedule says."""
     return select(worth, schedule.budget(step))
 
 
@@ -73,7 +73,7 @@ class _Cut:
 
     @property
     def winner(self) -> torch.Tensor:
-        """Of the rivals the last one, unless an earlier one is better; what was selected where there are none."""
+        """The last one of the rivals, unless an earlier one is better; what was selected where there are none."""
         best = min(range(len(self.rivals)), key=lambda index: (self.losses[index], -index), default=None)
         return self.keep if best is None else self.rivals[best]
 
