@@ -8,7 +8,6 @@ from typing import Any, Protocol
 from rich.console import Console
 from rich.text import Text
 
-from dora_cli.reports.units import counts_components
 from dora_cli.wording import plural
 
 EMERGES = "what the run comes to"
@@ -70,9 +69,7 @@ def _schedule_rows(schedule: Mapping[str, Any], phases: Sequence[tuple[str, int,
         )
     if schedule["start_components"]:
         start, final = schedule["start_components"], schedule["final_components"]
-        about = "" if counts_components(schedule) else "about "
-        left = EMERGES if final is None else f"{about}{final:,}"
-        counts = f"{start:,}" if start == final else f"{start:,} -> {left}"
+        counts = f"{start:,}" if start == final else f"{start:,} -> {EMERGES if final is None else f'{final:,}'}"
         rows.append(("components", f"{counts} in {plural(schedule['projections'], 'projection')}"))
     return rows
 

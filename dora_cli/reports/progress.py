@@ -27,7 +27,7 @@ from dora_cli.reports.ranks.table import grid_lines, render
 from dora_cli.reports.rounds import print_rounds, round_line
 from dora_cli.reports.stderr import LastingStderr
 from dora_cli.reports.summary import print_run
-from dora_cli.reports.units import counts_components, duration, number, size, speed
+from dora_cli.reports.units import duration, number, size, speed
 from dora_cli.wording import plural
 
 if TYPE_CHECKING:  # training imports reports, not the other way round
@@ -249,9 +249,7 @@ def _start_lines(start: RunStart) -> list[str]:
     ]
     begin, final = start.schedule.get("start_components"), start.schedule.get("final_components")
     if begin:
-        about = "" if counts_components(start.schedule) else "about "
-        shrinks = final not in (begin, None)
-        components = f"{begin:,} -> {about}{final:,} components" if shrinks else plural(begin, "component")
+        components = f"{begin:,} -> {final:,} components" if final not in (begin, None) else plural(begin, "component")
         adapted = f"{plural(start.projections, 'projection')}, {components}"
         freeze = start.schedule.get("freeze_step")
         lines.append(adapted + (f", ranks frozen after step {freeze:,}" if freeze else ""))
@@ -268,7 +266,7 @@ def _step_line(state: RunState, log: StepLog) -> str:
     parts = [f"step {log.step}/{run.total_steps}", f"epoch {log.epoch}/{run.epochs}", log.phase]
     # ranks that stay as they are would be the same words in every line
     start, final = run.schedule.get("start_components"), run.schedule.get("final_components")
-    if start and (final is None or not counts_components(run.schedule)):
+    if final is None and start:
         parts.append(f"live {log.live_components}")
     elif start != final:
         parts.append(

@@ -6,8 +6,6 @@ All ASCII, so that any terminal and log file can show them.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
 
 def duration(seconds: float | None) -> str:
@@ -53,8 +51,3 @@ def speed(value: float | None) -> str:
     if value >= 99.95:
         return f"{value:.0f}"
     return f"{value:.1f}" if value >= 9.995 else f"{value:.2f}"
-
-
-def counts_components(schedule: Mapping[str, Any]) -> bool:
-    """Whether the budget of a described schedule counts components; else theirs are those at equal ranks."""
-    return bool(schedule.get("unit", "components") == "components")

@@ -183,17 +183,20 @@ def ranks_of(adapted: AdaptedModel, history: Sequence[Mapping[str, Any]]) -> dic
     assert adapted.schedule is not None
     start_ranks = {allocation.start_rank for allocation in allocations}
     uniform, budget = len(start_ranks) == 1, adapted.schedule.final_components
+    plan = adapted.schedule.describe()
+    counts = plan.get("unit", "components")
+    target = _mean_rank(budget, len(allocations)) if counts == "components" else plan["rank"]
     return ranks_record(
         adapted.projections if allocations else [],
         allocations,
         unit="component",
         start_rank=start_ranks.pop() if uniform else None,
-        target_rank=_mean_rank(budget, len(allocations)) if uniform else None,
+        target_rank=target if uniform else None,
         live_components=sum(allocation.rank for allocation in allocations),
         phases=adapted.schedule.phases,
         history=history,
         score=adapted.method.scored_by if allocations else None,
-        counts=adapted.schedule.describe().get("unit", "components"),
+        counts=counts,
     )
 
 
@@ -206,13 +209,12 @@ def budget_of(adapted: AdaptedModel) -> dict[str, int | None]:
     """The components and parameters of a trained model, as metrics.json holds them."""
     schedule, allocations, size = adapted.schedule, adapted.method.allocation(), adapted.method.size()
     assert schedule is not None
-    counted = schedule.describe().get("unit", "components") == "components"
     trained, final = sum(parameter.numel() for parameter in adapted.trainable), schedule.final_components
     if final is not None and final > schedule.start_components and not adapted.method.parameters():
         trained = adapted.start_parameters  # the last link is tied, too: what trained was another
     return {
         "start_components": schedule.start_components,
-        "final_components": final if counted else None,
+        "final_components": final,
         "live_components": sum(allocation.rank for allocation in allocations),
         "trainable_parameters_start": adapted.start_parameters,
         "trainable_parameters_final": trained,

@@ -212,17 +212,6 @@ def test_a_method_whose_ranks_stay():
     assert "step 20/100 epoch 1/4 training loss 0.6912 grad_norm" in progress.getvalue()
 
 
-def test_a_budget_in_parameters_says_what_lives():
-    """Its components are counted at equal ranks, which more or fewer may be than live."""
-    console, progress, results, _ = consoles()
-    listener = make_listener(console, results=results)
-    listener.start(run_start(schedule={"start_components": 144, "final_components": 72, "unit": "parameters"}))
-    listener.logged(step_log(20, 101, phase="pruning"))
-    listener.close()
-    assert "36 projections, 144 -> about 72 components\n" in progress.getvalue()
-    assert "step 20/100 epoch 1/4 pruning live 101 loss 0.6912" in progress.getvalue()
-
-
 def test_a_method_whose_ranks_emerge():
     console, progress, results, _ = consoles()
     listener = make_listener(console, results=results)

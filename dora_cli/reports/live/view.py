@@ -16,7 +16,7 @@ from dora_cli.reports.curves import RankMap, rank_maps
 from dora_cli.reports.live.marks import BOLD, DIM, PLAIN, Glyphs, Line, bar, cut, length, trend
 from dora_cli.reports.live.rank_map import rank_lines
 from dora_cli.reports.live.state import RunState
-from dora_cli.reports.units import counts_components, duration, number, size, speed
+from dora_cli.reports.units import duration, number, size, speed
 from dora_cli.wording import plural
 
 LABEL = 7
@@ -232,12 +232,11 @@ class LiveView:
                 bar=lambda width: bar(width, live / start, self._glyphs, style=_LIVE),
             )
         most = max(start, final)  # of ranks that grow the end
-        counted = counts_components(state.run.schedule)
         return _Row(
             3,
             "live",
-            f"{live:,}, budget {state.budget:,}" if counted else plural(live, "component"),
-            f"from {start:,} to {'' if counted else 'about '}{final:,}",
+            f"{live:,}, budget {state.budget:,}",
+            f"from {start:,} to {final:,}",
             bar=lambda width: bar(width, live / most, self._glyphs, marks=[min(start, final) / most], style=_LIVE),
         )
 
