@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dora_cli.commands import app
+from dora_cli.commands import program
 from dora_cli.libraries import sleep_while_waiting
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs a command, of this process's arguments unless some are given, and ends the process."""
     sleep_while_waiting()
-    app(None if arguments is None else list(arguments), prog_name="dora")
+    program()(None if arguments is None else list(arguments), prog_name="dora")
 
 
 if __name__ == "__main__":

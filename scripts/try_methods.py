@@ -36,14 +36,14 @@ def commands(name: str, run: Path, steps: int) -> list[list[str]]:
 
 def attempt(name: str, run: Path, steps: int) -> tuple[str, bool]:
     """What the commands print, and whether all succeeded."""
-    from dora_cli.commands import app
+    from dora_cli.commands import program
 
     said = io.StringIO()
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
         for command in commands(name, run, steps):
             print(f"$ dora {' '.join(command)}")
             try:
-                app(command, prog_name="dora")
+                program()(command, prog_name="dora")
             except SystemExit as end:
                 if end.code:
                     return said.getvalue(), False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 from pathlib import Path
@@ -115,6 +116,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return None
 
 
+@functools.cache
 def _name(path: Path) -> str:
     here = Path(__file__).parent
     return path.relative_to(here).as_posix() if path.is_relative_to(here) else ""

@@ -1,5 +1,5 @@
 """What the warm process of `tests.processes` does before it forks: imports, what a library works out once for all
-models, and a training, which loads what is only loaded when it is needed.
+models, and a small run with its commands, which load what is only loaded when it is needed.
 """
 
 from __future__ import annotations
@@ -7,11 +7,14 @@ from __future__ import annotations
 # ruff: noqa: F401
 import contextlib
 import gc
+import io
 import os
 import tempfile
 from pathlib import Path
 
 import sacrebleu.metrics
+import scipy.stats
+import sklearn.metrics
 import torch
 import transformers.models.bert.modeling_bert
 import transformers.models.gpt2.modeling_gpt2
@@ -20,13 +23,13 @@ import transformers.models.roberta.modeling_roberta
 import transformers.optimization
 from accelerate.state import AcceleratorState
 
-import dora_cli.commands
 import dora_cli.export.saved
 import dora_cli.reports.html.page
 import dora_cli.reports.progress
 import dora_cli.training.run
+from dora_cli.commands import program
 from dora_cli.models import load_generator, load_model
-from dora_cli.recipe import parse_recipe
+from dora_cli.recipe.shipped_recipes import shipped_recipes
 from tests.hostile.model import make_model
 from tests.training import killing
 
@@ -40,9 +43,11 @@ torch.set_num_threads(1)  # threads do not live through a fork
 os.chdir(Path(__file__).parents[1])  # the current folder of the test that came first will be gone
 
 
-def _train() -> None:
+def _work() -> None:
+    """A small run and what is done with one, by the commands: who is forked loads and works out little anew."""
     with tempfile.TemporaryDirectory() as folder:
-        recipe = parse_recipe(
+        recipe, run = Path(folder, "recipe.yaml"), Path(folder, "run")
+        recipe.write_text(
             f"""
             task: glue/sst2
             model: {{name: {make_model(Path(folder, "model"))}}}
@@ -51,11 +56,20 @@ def _train() -> None:
             train: {{max_steps: 4, batch_size: 8, device: cpu}}
             """
         )
-        dora_cli.training.run.train(recipe, Path(folder, "run"))
+        for command in (
+            ("train", recipe, "--output", run), ("eval", "--checkpoint", run), ("ranks", run),
+            ("report", run, "--output", Path(folder, "page.html")),
+            ("export", "--checkpoint", run, "--format", "merged", "--output", Path(folder, "merged")),
+        ):  # fmt: skip
+            printed = io.StringIO()
+            with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+                code = program()(list(map(str, command)), prog_name="dora", standalone_mode=False)
+            assert not code, printed.getvalue()
     AcceleratorState._reset_state(reset_partial_state=True)  # else no process would find the others of its run
 
 
-_train()
+_work()
 load_generator("builtin:tiny-decoder")
+shipped_recipes()  # `dora init` reads them all, and what was read once is not parsed again
 gc.collect()
 gc.freeze()  # or the first collection of every process would copy the pages of all that is loaded

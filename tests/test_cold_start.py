@@ -37,7 +37,7 @@ if not child:
 os.waitpid(child, 0)
 from dora_cli.training.run import train
 early += sorted({"datasets", "evaluate", "pandas", "scipy.stats", "sklearn"} & set(sys.modules))
-import torch._dynamo, torch.distributed.tensor, transformers.core_model_loading
+import torch._dynamo, torch.distributed.tensor, transformers.core_model_loading, transformers.models
 early += sorted({"scipy", "torchvision"} & set(sys.modules))
 codes = {}
 for name in sys.argv[2:]:

@@ -15,6 +15,7 @@ from dora_cli.errors import DoraError, ModelError
 from dora_cli.evaluation.base import Trial
 from dora_cli.evaluation.measuring import Evaluator
 from dora_cli.evaluation.passes import evaluation_mode, extremes
+from dora_cli.machine.devices import autocast
 from dora_cli.machine.memory import memory_advice
 from dora_cli.recipe import Recipe
 from dora_cli.tasks import Task
@@ -47,7 +48,7 @@ def _forward(recipe: Recipe, task: Task, adapted: AdaptedModel, train: Encoded, 
     """The widest and the narrowest batch of the training data, to their losses."""
     for indices in extremes(train.lengths, recipe.train.batch_size):
         batch = to_device(train.collate(indices), accelerator.device)
-        with accelerator.autocast():
+        with autocast(accelerator):
             outputs = adapted.model(**inputs_of(batch))
         # waits for what the device has to say
         task.losses(outputs, batch, label_smoothing=recipe.train.label_smoothing).cpu()

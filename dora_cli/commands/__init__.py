@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import traceback
-from typing import Annotated
+from functools import lru_cache
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
+from typer.main import get_command
 
 from dora_cli.commands import compare as compare_command
 from dora_cli.commands import data as data_command
@@ -107,3 +109,11 @@ app.command("tasks", epilog=tasks_command.EPILOG)(tasks_command.tasks)
 app.command("models", epilog=models_command.EPILOG)(models_command.models)
 app.command("methods", epilog=methods_command.EPILOG)(methods_command.methods)
 app.command("doctor", epilog=doctor_command.EPILOG)(doctor_command.doctor)
+
+
+@lru_cache(maxsize=1)
+def program() -> Any:
+    """What reads a command line and runs the command. It takes as long to make as a small command does, so who runs
+    several in one process makes it once.
+    """
+    return get_command(app)

@@ -13,6 +13,7 @@ from torch import nn
 from dora_cli.data import Encoded, inputs_of, to_device
 from dora_cli.data.masks import real_tokens
 from dora_cli.evaluation.passes import Indices, batches_by_length, evaluation_mode
+from dora_cli.machine.devices import autocast
 from dora_cli.methods.base import Calibration, Measured, Site
 from dora_cli.methods.linear import is_transposed, weight_of
 
@@ -73,7 +74,7 @@ class Calibrator:
     def _outputs(self, batch: Mapping[str, torch.Tensor]) -> Any:
         # fp16 would lose gradients that nobody scales, and an event is too rare for its speed to matter
         plain = self.accelerator.mixed_precision == "fp16"
-        with nullcontext() if plain else self.accelerator.autocast():
+        with nullcontext() if plain else autocast(self.accelerator):
             return self.model(**inputs_of(batch))
 
     def _mean_loss(self, data: Encoded, batches: Sequence[Indices]) -> float:

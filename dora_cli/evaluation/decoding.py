@@ -14,6 +14,7 @@ from dora_cli.data import EncodedSources, PairLayout, to_device
 from dora_cli.errors import DataError
 from dora_cli.evaluation.no_repeat import NoRepeatNgram
 from dora_cli.evaluation.passes import Indices, batches_by_length, evaluation_mode, extremes, in_order
+from dora_cli.machine.devices import autocast
 from dora_cli.models import max_positions
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ def _decoded(
     with evaluation_mode(model), _own_settings_unheard(model):
         for done, indices in enumerate(mine):
             batch = to_device(sources.collate(indices), accelerator.device)
-            with accelerator.autocast():
+            with autocast(accelerator):
                 generated = _generate(model, batch, config, settings, layout)
             texts += _texts(generated, tokenizer, layout.stops)
             if progress is not None:

@@ -15,6 +15,7 @@ from dora_cli.data import Encoded, EncodedSources, PairLayout, ReferenceGroups, 
 from dora_cli.evaluation.base import Finished, Metrics, Progress, Trial, silent
 from dora_cli.evaluation.decoding import Decoding, decode, try_decoding
 from dora_cli.evaluation.passes import Indices, batches_by_length, evaluation_mode, extremes, in_order
+from dora_cli.machine.devices import autocast
 from dora_cli.machine.memory import decoding_advice, enough_memory, evaluation_advice
 from dora_cli.methods import Method
 from dora_cli.tasks import Task
@@ -50,7 +51,7 @@ def keep_rows(
 def _kept(model: nn.Module, split: Encoded, indices: Indices, task: Task, accelerator: Accelerator) -> torch.Tensor:
     """What the task keeps of one batch, on the device."""
     batch = to_device(split.collate(indices), accelerator.device)
-    with accelerator.autocast():
+    with autocast(accelerator):
         outputs = model(**inputs_of(batch))
     return task.keep(outputs, batch)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from dora_cli.export.probe import (
 )
 from dora_cli.export.subject import Subject, place_of, saved_subject
 from dora_cli.json_text import to_json
+from dora_cli.machine.devices import autocast
 from dora_cli.machine.threads import own_threads
 from dora_cli.models.family import is_decoder_only
 from dora_cli.recipe import check_listed
@@ -173,7 +175,7 @@ def _run_subject(restored: Restored) -> Subject:
         dropout=float(getattr(recipe.method, "dropout", 0.0)),
         trust_remote_code=recipe.model.trust_remote_code,
         batch=probe_batch(adapted.model, adapted.tokenizer, () if adapted.layout is None else adapted.layout.start),
-        autocast=restored.ground.accelerator.autocast,
+        autocast=partial(autocast, restored.ground.accelerator),
         generation=_generation(restored),
         card=card,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,6 +13,7 @@ from dora_cli.errors import DeviceError, RecipeError
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+    from accelerate.utils import AutocastKwargs
 
 _MIXED = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
@@ -85,6 +87,15 @@ def make_accelerator(device: torch.device, precision: str) -> Accelerator:
             "the adapters' tensors and is not supported; launch with --multi_gpu or --cpu"
         )
     return accelerator
+
+
+def autocast(accelerator: Accelerator, settings: AutocastKwargs | None = None) -> AbstractContextManager[None]:
+    """The run's precision around a forward pass.
+
+    In fp32 it is nothing at all: to find that out, Accelerate compares its settings with the environment, which takes
+    longer than a layer of a small model.
+    """
+    return nullcontext() if accelerator.mixed_precision == "no" else accelerator.autocast(settings)
 
 
 def _leave_group() -> None:

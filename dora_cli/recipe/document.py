@@ -110,9 +110,11 @@ def read_document(text: str) -> Document:
     return replace(read, value=copy.deepcopy(read.value), lines=dict(read.lines), problems=list(read.problems))
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=256)
 def _read(text: str) -> Document:
-    """An experiment reads one recipe again for each of its runs, with other overrides."""
+    """An experiment reads one recipe again for each of its runs, with other overrides; the shipped ones are read
+    together.
+    """
     document = Document()
     try:
         composer = _CoreComposer(text)

@@ -14,6 +14,7 @@ from torch import nn
 from dora_cli.data import inputs_of
 from dora_cli.data.masks import real_tokens
 from dora_cli.errors import CheckpointError, DivergedError
+from dora_cli.machine.devices import autocast
 from dora_cli.methods.base import Calibration, Measured, Method, StepReport
 from dora_cli.training.graphs import CapturedModel, Graphs, shapes
 from dora_cli.training.ledger import Ledger
@@ -159,7 +160,7 @@ class TrainingStep:
         """Adds the gradients of one micro-batch."""
         accelerator, scaler = self.accelerator, self.accelerator.scaler
         with self.method.training_pass(self._dtype, real_tokens(batch)):
-            with accelerator.autocast(_NO_CACHE):
+            with autocast(accelerator, _NO_CACHE):
                 outputs = self.model(**inputs_of(batch))
             part = self.loss(outputs, batch).sum() / self.ledger.units
             # Not accelerator.backward: it divides by an accumulation count that the environment can set.

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from dora_cli.commands import app
+from dora_cli.commands import program
 from tests import processes
 from tests.patience import PATIENCE
 from tests.processes import Done
@@ -33,7 +33,7 @@ def dora(*arguments: object) -> Done:
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
-            app([str(argument) for argument in arguments], prog_name="dora")
+            program()([str(argument) for argument in arguments], prog_name="dora")
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else int(end.code is not None)
     return Done(code, out.getvalue(), err.getvalue())

@@ -9,14 +9,13 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from typer.main import get_command
 
 from dora_cli import __version__
-from dora_cli.commands import app
+from dora_cli.commands import program
 from tests.commands.conftest import dora, forked, process
 from tests.processes import Done
 
-COMMANDS = get_command(app).commands  # type: ignore[attr-defined]
+COMMANDS = program().commands
 
 OPTIONS = {
     "init": ["task", "--model -m", "--method", "--data", "--text", "--label", "--output -o", "--overwrite", "--schema"],
@@ -87,7 +86,7 @@ def options(command: object) -> list[str]:
 
 def test_the_options_are_those_we_know() -> None:
     assert {name: options(command) for name, command in COMMANDS.items()} == OPTIONS
-    assert options(get_command(app)) == ["--version", "--debug", "--install-completion", "--show-completion"]
+    assert options(program()) == ["--version", "--debug", "--install-completion", "--show-completion"]
 
 
 def test_version() -> None:

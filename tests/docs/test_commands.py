@@ -11,17 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.main import get_command
 
-from dora_cli.commands import app
+from dora_cli.commands import program
 from dora_cli.errors import DoraError
 from dora_cli.recipe import load_recipe
 from dora_cli.recipe.shipped_recipes import find_recipe
 from tests import processes
-from tests.commands.conftest import environment
+from tests.commands.conftest import dora, environment
 from tests.docs.pages import GUIDE, PAGES, ROOT, Block, blocks, name
 
-COMMANDS: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]
+COMMANDS: dict[str, Any] = program().commands
 SETTINGS = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 SCRIPTS = "".join(file.read_text(encoding="utf-8") for file in (ROOT / "scripts").glob("*.py"))
 OURS = {
@@ -163,25 +162,30 @@ class Folder:
             short += SHORT_TEXTS if "e2e" in arguments[1] else ()
             short += SHORT_BOOSTERS if "xgblora" in line else ()
             arguments += [word for setting in short for word in ("--set", setting)]
-        stdin = None
         if before:
             ((program, file),) = before
             assert program == "cat"
-            stdin = (self.path / file).open("rb")
-        with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+            self._piped(line, arguments, file)
+            return
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(self.path)
+            done = dora(*arguments)
+        assert done.code == 0, f"{line}\n{done.err}"
+
+    def _piped(self, line: str, arguments: Sequence[str], file: str) -> None:
+        """Runs a command that reads `file` through a pipe, as a process of its own."""
+        with (self.path / file).open("rb") as stdin, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
             process = processes.start(
                 *arguments,
                 cwd=self.path,
                 environment=environment(),
-                stdin=stdin and stdin.fileno(),
+                stdin=stdin.fileno(),
                 stdout=out.fileno(),
                 stderr=err.fileno(),
             )
             code = processes.end_of(process)
             err.seek(0)
             assert code == 0, f"{line}\n{err.read().decode()}"
-        if stdin:
-            stdin.close()
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from functools import partial
 from itertools import product
 from types import SimpleNamespace
@@ -69,7 +68,7 @@ SOURCES = [
     "word9 a word9 a word9 a",
     "h i j k",
 ]
-ALONE: Any = SimpleNamespace(process_index=0, num_processes=1, device=torch.device("cpu"), autocast=nullcontext)
+ALONE: Any = SimpleNamespace(process_index=0, num_processes=1, device=torch.device("cpu"), mixed_precision="no")
 
 
 def make(name: str, seed: int = 0) -> Any:

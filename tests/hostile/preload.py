@@ -20,7 +20,7 @@ os.environ["PATH"] = ""  # without Java, which takes seconds to start and reads 
 
 import torch
 
-from dora_cli.commands import app
+from dora_cli.commands import program
 from tests.hostile.ground import GROUND, Ground
 
 torch.set_num_threads(1)  # threads do not live through a fork
@@ -47,7 +47,7 @@ def _warm() -> None:
             f"{path.name}.jsonl") for path in sorted(table.iterdir())),
         ):  # fmt: skip
             with contextlib.suppress(SystemExit):
-                app(list(words), prog_name="dora")
+                program()(list(words), prog_name="dora")
         os.chdir(before)
 
 

@@ -122,14 +122,14 @@ def _peak() -> int:
 
 def _run(given: Input, place: Path, printed: int) -> tuple[int | None, str | None, str]:
     """Exit code, fault and detail."""
-    from dora_cli.commands import app
+    from dora_cli.commands import program
 
     os.ftruncate(printed, 0)
     os.chdir(place)
     code: int | None = None
     fault, detail = None, ""
     try:
-        app(list(given.arguments), prog_name="dora")
+        program()(list(given.arguments), prog_name="dora")
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
     except BaseException as error:

@@ -65,7 +65,7 @@ def test_an_exception_is_a_fault_named_by_our_line(tmp_path: Path, monkeypatch: 
     def broken(*arguments: object, **keys: object) -> None:
         raise KeyError("nothing")
 
-    monkeypatch.setattr(dora_cli.commands, "app", broken)
+    monkeypatch.setattr(dora_cli.commands, "program", lambda: broken)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "input").mkdir()
     printed = os.open(tmp_path / "printed", os.O_RDWR | os.O_CREAT)

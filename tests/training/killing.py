@@ -183,7 +183,7 @@ def _dora(connection: Connection, settings: _Settings) -> None:
     handle = os.open(settings.printed, os.O_WRONLY | os.O_APPEND)
     os.dup2(handle, 1)
     os.dup2(handle, 2)
-    from dora_cli.commands import app
+    from dora_cli.commands import program
 
     strike = settings.strike
     visits: Counter[str] = Counter()
@@ -198,7 +198,7 @@ def _dora(connection: Connection, settings: _Settings) -> None:
     mark("loading")
     install(mark)
     sys.argv = ["dora", *settings.arguments]
-    app(list(settings.arguments), prog_name="dora")
+    program()(list(settings.arguments), prog_name="dora")
 
 
 def assert_same_files(one: Path, two: Path) -> None:

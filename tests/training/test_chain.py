@@ -30,7 +30,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
 
 @pytest.fixture
 def recipe(make_recipe: MakeRecipe) -> Recipe:
-    return recipe_of(make_recipe, "cola", "save.keep=99", "eval.select=best-after-freeze")
+    return recipe_of(make_recipe, "cola", "train.epochs=4", "save.keep=99", "eval.select=best-after-freeze")
 
 
 def read(path: Path) -> dict:
