@@ -231,6 +231,8 @@ class Allocation:
             `B` a component, ``rank (d_in + d_out)``.
         links: of a method that learns one link after another, the number of the link, from 1, that each component came
             with; only there `rank` may be above `start_rank`.
+        live: the original positions of the `rank` components that were selected, ascending; None where they are those
+            of the highest scores.
     """
 
     name: str
@@ -240,6 +242,7 @@ class Allocation:
     scores: tuple[float, ...] | None = None
     parameters: int | None = None
     links: tuple[int, ...] | None = None
+    live: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -372,6 +375,7 @@ class Method:
         plans_by_blocks: whether its plan follows from the blocks of the model: without a model there is none.
         reference_models: names or folders of other base models whose weights `place` asks for, as `references`.
         held_out: share of the training split that is kept from training, for `Calibration` of the loss.
+        scored_by: what the scores of its `allocation` are, in words; None where it gives none.
     """
 
     name: ClassVar[str]
@@ -379,6 +383,7 @@ class Method:
     plans_by_blocks: ClassVar[bool] = False
     reference_models: Sequence[str] = ()
     held_out: float = 0.0
+    scored_by: str | None = None
 
     def takes(self, site: Site) -> bool:
         """Whether it can adapt `site`. The groups of `targets` leave out the others; a pattern that matches nothing

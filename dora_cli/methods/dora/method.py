@@ -29,8 +29,8 @@ from dora_cli.methods.linear import trained_type, weight_of
 from dora_cli.methods.low_rank.adapters import Adapters
 from dora_cli.methods.low_rank.allocation.budget import BUDGETS, select
 from dora_cli.methods.low_rank.allocation.followed import Followed
-from dora_cli.methods.low_rank.allocation.rotation import ROTATIONS
-from dora_cli.methods.low_rank.allocation.scores import SCORES, follow, values
+from dora_cli.methods.low_rank.allocation.rotation import ROTATIONS, SINGULAR
+from dora_cli.methods.low_rank.allocation.scores import SCORES, WORDS, follow, values
 from dora_cli.methods.low_rank.allocation.starts import SCALINGS, STARTS
 from dora_cli.methods.low_rank.allocation.turner import Turner
 from dora_cli.methods.low_rank.layer import AdaptedProjection
@@ -115,6 +115,7 @@ class Dora(Method):
         self.scaling = SCALINGS[scaling](alpha, self.start_rank, rank) if min(self.start_rank, rank) > 0 else 0.0
         self.learning_rate_ratio, self.gate_rate = learning_rate_ratio, gate_rate
         self.score, self.rotation = SCORES[score], ROTATIONS[rotate]
+        self.scored_by = SINGULAR.get(rotate, WORDS[score])
         self.unit, self.min_rank, self.max_rank = budget, min_rank, max_rank
         self.events = events
         self.guard, self.held_out = guard, HELD_OUT if guard else 0.0

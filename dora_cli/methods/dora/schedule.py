@@ -115,7 +115,7 @@ class DoraSchedule(PruningSchedule):
 
     @property
     def _numbers(self) -> range:
-        """Of the events before the freeze, from the first that prunes."""
+        """The events before the freeze, from the first that prunes."""
         last = self._passed(self.pruning_steps - 1)
         # no curve falls, so those that prune nothing come first
         earlier = bisect_left(range(1, last + 1), 1, key=lambda number: self.pruned(self._tau(number)))

@@ -49,7 +49,7 @@ class Rotate(Protocol):
 
 
 def by_components(worth: torch.Tensor, schedule: PruningSchedule, step: int) -> torch.Tensor:
-    """As many as the schedule's budget says, those of the greatest worth."""
+    """Those of the greatest worth, as many as the budget of the schedule says."""
     return select(worth, schedule.budget(step))
 
 
@@ -73,7 +73,7 @@ class _Cut:
 
     @property
     def winner(self) -> torch.Tensor:
-        """Of the rivals the last one, unless an earlier one is better; what was selected where there are none."""
+        """The last one of the rivals, unless an earlier one is better; what was selected where there are none."""
         best = min(range(len(self.rivals)), key=lambda index: (self.losses[index], -index), default=None)
         return self.keep if best is None else self.rivals[best]
 
@@ -321,12 +321,13 @@ class Selection:
         return Size(stored, trained, stored_bytes)
 
     def allocation(self) -> list[Allocation]:
-        """Ranks in the order of attachment. Waits for the device."""
-        ranks, scores = self.keep.sum(1).tolist(), self.scores.tolist()
-        return [
-            Allocation(name, self._shapes[name], self.start_rank, rank, tuple(row))
-            for name, rank, row in zip(self._names, ranks, scores, strict=True)
-        ]
+        """Ranks in the order of attachment, scores as what they are worth. Waits for the device."""
+        found = []
+        for name, keep, worth in zip(self._names, self.keep.tolist(), self.worth().tolist(), strict=True):
+            # what left memory at an earlier event keeps the score of then, which may be above those of now
+            live = tuple(index for index, there in enumerate(keep) if there) if self.final else None
+            found.append(Allocation(name, self._shapes[name], self.start_rank, sum(keep), tuple(worth), live=live))
+        return found
 
     def to_lora(self) -> dict[str, LoraFactors]:
         """``A`` and ``s B diag(c)`` of every projection that has components left; before the freeze, of all of them."""

@@ -50,6 +50,7 @@ class Sora(Method):
     """
 
     name = "sora"
+    scored_by = "size of its gate"
 
     def __init__(
         self,

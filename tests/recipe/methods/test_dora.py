@@ -75,7 +75,7 @@ def test_other_words_for_the_same(given: str, meant: str) -> None:
 
 
 def test_scales_by_hand() -> None:
-    """Of the mean final rank 2, whatever a projection has in the end: 8 / 8, 8 / sqrt(16), 8 / 2."""
+    """By the mean final rank 2, whatever a projection has in the end: 8 / 8, 8 / sqrt(16), 8 / 2."""
     scales = {
         scaling: ABOUT.scale(DoraMethod(rank=2, start_rank=8, alpha=8, scaling=scaling), 8, 5)
         for scaling in ("start", "root", "final")

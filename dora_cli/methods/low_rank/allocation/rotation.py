@@ -167,3 +167,9 @@ ROTATIONS: Mapping[str, Rotation | None] = {
     "input": Rotation(of_inputs, reads_inputs=True),
 }
 """By the names of recipes."""
+
+SINGULAR: Mapping[str, str] = {
+    "weight": "squared singular value of its projection's update",
+    "input": "squared singular value of its projection's output",
+}
+"""What the value of a rotated component is, for readers of reports."""

@@ -174,6 +174,17 @@ SCORES: dict[str, Score] = {
 }
 
 
+WORDS: dict[str, str] = {
+    "published": "share of the Frobenius norm of its projection's update",
+    "norm": "squared Frobenius norm",
+    "output": "mean square of what it adds to its projection's output",
+    "taylor": "change of the loss without it, to first order",
+    "fisher": "increase of the loss without it, by the Fisher information of single examples",
+    "kfac": "increase of the loss without it, by Kronecker-factored Fisher information",
+}
+"""What each is of a component, for readers of reports."""
+
+
 def values(score: Score, seen: Sequence[Observed]) -> torch.Tensor:
     """What `score` makes of one step, one group after the other: ``(components,)``."""
     return torch.cat([score.of(group) for group in seen])

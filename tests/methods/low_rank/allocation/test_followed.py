@@ -74,7 +74,7 @@ def test_padding_counts_for_nothing() -> None:
 
 
 def test_without_a_mask_all_tokens_count() -> None:
-    """Of texts that are equally long there is no padding."""
+    """Texts that are equally long have no padding."""
     batch = {name: tensor[[0, 4]] for name, tensor in texts(length=7).items()}
     assert batch["attention_mask"].all()
     all_close(sums_of([batch], masks=False), sums_of([batch]))

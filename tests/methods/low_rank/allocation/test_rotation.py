@@ -274,7 +274,7 @@ def everything(new: Rotated) -> list[torch.Tensor]:
 @both
 @pytest.mark.parametrize("change", [None, *CHANGES])
 def test_all_at_once_is_one_by_one(name: str, change: Callable[[Case], None] | None) -> None:
-    """Of components that are worth nothing any choice is as good as another."""
+    """Where components are worth nothing any choice is as good as another."""
     case = changed(change)
     whole = case.rotated(name)
     for index in range(N):

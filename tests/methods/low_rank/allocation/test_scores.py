@@ -97,7 +97,7 @@ def expected(score: str, examples: list[Literal]) -> Iterator[float]:
 @pytest.mark.parametrize("gates", [True, False], ids=["gates", "no gates"])
 @pytest.mark.parametrize("score", SCORES)
 def test_a_score_is_what_it_is_defined_to_be(score: str, gates: bool) -> None:
-    """Of the first step: of the weights before it, or after it where the score needs nothing else."""
+    """Values of the first step: of the weights before it, or after it where the score needs nothing else."""
     method = Scored(score, gates=gates)
     step = step_of(method)
     layers = {name: method.adapters.layers[name] for name in method.adapters.order}
