@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -22,14 +23,31 @@ def objective(clients: Clients, D: np.ndarray, residual: float) -> float:
     return float(1 - cosine + residual * np.linalg.norm(D))
 
 
+def slope(clients: Clients, residual: float) -> Callable[[np.ndarray], tuple[float, np.ndarray]]:
+    """`objective` and its gradient, where `D` is not zero."""
+    A, B = (mean.numpy() for mean in clients.means)
+    dW = clients.products.numpy()
+    wanted, size = dW @ A.T, np.linalg.norm(dW)
+
+    def of(entries: np.ndarray) -> tuple[float, np.ndarray]:
+        D = entries.reshape(B.shape)
+        update = (B + D) @ A
+        length, penalty = max(np.linalg.norm(update), 1e-300), max(np.linalg.norm(D), 1e-300)
+        cosine = (dW * update).sum() / (size * length)
+        gradient = (cosine * (update @ A.T) / length - wanted / size) / length + residual * D / penalty
+        return float(1 - cosine + residual * penalty), gradient.ravel()
+
+    return of
+
+
 def by_force(clients: Clients, residual: float, starts: int = 6) -> tuple[float, np.ndarray]:
     """The least value found by BFGS over all entries of `D`, from zero and random starts near and far."""
-    shape = clients.means[1].shape
+    shape, of = clients.means[1].shape, slope(clients, residual)
     random = np.random.default_rng(0)
     best = objective(clients, np.zeros(shape), residual), np.zeros(shape)
     for start in range(starts):
         first = random.normal(size=math.prod(shape)) * (0.01, 0.3, 1.0)[start % 3]
-        found = minimize(lambda D: objective(clients, D, residual), first, method="BFGS", options={"gtol": 1e-9})
+        found = minimize(of, first, jac=True, method="BFGS", options={"gtol": 1e-9})
         best = min(best, (float(found.fun), found.x.reshape(shape)), key=lambda pair: pair[0])
     return best
 
@@ -50,6 +68,15 @@ def test_no_search_by_force_finds_less(clients: Clients, residual: float) -> Non
     # Not only as good: the same correction. By force it is found to the root of the precision that the value has.
     assert objective(clients, D.numpy(), residual) == pytest.approx(least, abs=1e-11)
     np.testing.assert_allclose(D.numpy(), where, atol=1e-4)
+
+
+def test_the_gradient_that_force_follows_is_that_of_the_objective() -> None:
+    clients, D = drawn(5), np.random.default_rng(1).normal(size=drawn(5).means[1].numel())
+    value, gradient = slope(clients, 0.03)(D)
+    assert value == pytest.approx(objective(clients, D, 0.03))
+    steps = 1e-6 * np.eye(len(D))
+    expected = [(objective(clients, D + e, 0.03) - objective(clients, D - e, 0.03)) / 2e-6 for e in steps]
+    np.testing.assert_allclose(gradient, expected, atol=1e-8)
 
 
 def test_some_of_these_are_corrected_and_some_are_not() -> None:
