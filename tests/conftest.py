@@ -64,7 +64,7 @@ SLOW = frozenset((
     "metrics/e2e/test_score.py", "test_cold_start.py", "metrics/test_hugging_face.py", "evaluation/test_decoding.py",
     "metrics/test_glue.py", "export/test_agreement.py", "export/test_layouts.py", "export/test_merged.py",
     "export/test_peft.py", "export/test_subject.py",
-    "methods/low_rank/test_allocator.py", "methods/dora/test_method.py", "commands/test_completion.py",
+    "methods/low_rank/allocation/test_budget.py", "methods/dora/test_method.py", "commands/test_completion.py",
     "reports/test_progress.py",
     "assembly/test_notes.py", "models/structure/test_projections.py", "methods/dora/test_compaction.py",
     "methods/dora/test_literal_reference.py", "methods/lora/test_oracle.py", "training/test_lora.py",

@@ -116,7 +116,7 @@ from __future__ import annotations
 import os.path, json as j
 from dora_cli import errors, __version__
 from dora_cli.recipe import Recipe
-from . import start
+from . import regulariser
 from ..base import Shape
 if TYPE_CHECKING:
     import unseen
@@ -132,13 +132,12 @@ def late():
 """
     assert imports(source, "dora_cli.methods.dora.method") == {
         "__future__", "os.path", "json", "dora_cli", "dora_cli.errors", "dora_cli.recipe",
-        "dora_cli.methods.dora.start",
+        "dora_cli.methods.dora.regulariser",
         "dora_cli.methods.base", "other", "torch", "dora_cli.methods.dora.allocator",
     }  # fmt: skip
-    inside = imports(
-        "from . import start\nfrom .. import base\nfrom .allocator import select", "dora_cli.methods.dora", package=True
-    )
-    assert inside == {"dora_cli.methods.dora.start", "dora_cli.methods.base", "dora_cli.methods.dora.allocator"}
+    source = "from . import regulariser\nfrom .. import base\nfrom .allocator import select"
+    inside = imports(source, "dora_cli.methods.dora", package=True)
+    assert inside == {"dora_cli.methods.dora.regulariser", "dora_cli.methods.base", "dora_cli.methods.dora.allocator"}
 
 
 def test_every_folder_is_a_room() -> None:
@@ -238,7 +237,9 @@ def test_methods_know_tensors_and_modules_alone() -> None:
     ("name", "allowed"),
     [
         ("dora.importance", {"torch"}),  # tensors in, tensors out
-        ("low_rank.allocator", {"torch", "dora_cli.errors"}),
+        ("low_rank.allocation.budget", {"torch"}),
+        ("low_rank.allocation.layout", {"torch"}),
+        ("low_rank.allocation.scores", {"torch", "dora_cli.methods.low_rank.allocation.layout"}),
         ("low_rank.schedule", {"dora_cli.errors", "dora_cli.wording"}),  # integers: no tensor
         ("dora.schedule", {"dora_cli.methods.low_rank.schedule"}),
     ],

@@ -99,6 +99,14 @@ def attach(
     return method
 
 
+_OF_A_RUN: dict[str, tuple[object, ...]] = {
+    "guard": (True,),
+    "score": ("output", "taylor", "fisher", "kfac"),
+    "rotate": ("input",),
+}
+"""Settings of DoRA that a loop of the user's own cannot serve."""
+
+
 def shrink(optimizer: torch.optim.Optimizer, report: StepReport) -> None:
     """Puts the parameters that shrank at this step in the place of the old ones in `optimizer`, and slices their
     moments alike.
@@ -106,12 +114,19 @@ def shrink(optimizer: torch.optim.Optimizer, report: StepReport) -> None:
     Does nothing at a step at which nothing shrank, so it may follow every step. Also for optimisers that Accelerate
     wraps.
     """
+    optimizers.mix(optimizer, report.mixed)
     if report.replaced:
         optimizers.replace(optimizer, report.replaced)
 
 
 def _section(rank: int, targets: Sequence[str], settings: dict[str, Any]) -> DoraMethod:
     keys: dict[str, Any] = {"rank": rank, "targets": tuple(targets), **settings}
+    for key, values in _OF_A_RUN.items():
+        if settings.get(key) in values:
+            raise RecipeError(
+                f"method.{key} {settings[key]} needs what only a run of a recipe has at hand (its held-out examples, "
+                "or what its training passes show); leave it out, or use dora train"
+            )
     try:
         return DoraMethod.model_validate(keys)
     except ValidationError as error:

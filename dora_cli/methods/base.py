@@ -31,6 +31,7 @@ import torch
 from torch import nn
 
 from dora_cli.errors import BudgetError, CheckpointError, ModelError
+from dora_cli.methods.carry import Carry
 from dora_cli.printable import shown
 
 Shape = tuple[int, int]
@@ -107,6 +108,19 @@ class Replacement:
 
 
 @dataclass(frozen=True)
+class Mixture:
+    """A parameter whose slices along `dimension` became combinations of what they were; its values are new already.
+
+    `carry` says how gradients of the slices change with them, and so moments; where it tells of none of them, and in
+    an optimiser that is not of Adam's kind, all that is kept of the parameter starts anew.
+    """
+
+    parameter: nn.Parameter
+    dimension: int
+    carry: Carry
+
+
+@dataclass(frozen=True)
 class Calibration:
     """What a method asks to have measured, before its first step or at an event; dropout is off meanwhile.
 
@@ -174,10 +188,12 @@ class StepReport:
         live: components selected at the latest event, all start components before the first.
         event: True if a selection took place at this step; the method may then have waited for the device.
         frozen: True at the one step after which ranks stay as they are.
+        mixed: the parameters whose slices were mixed at this step, before any of them shrank.
         replaced: the parameters that shrank or grew at this step.
         restarted: parameters whose optimiser state starts anew.
         regrouped: whether `groups` gives other parameters than before: some began or ceased to train.
         recapture: whether the device's work is another from here on, for a reason that the above does not say.
+        remark: what a user should be told of the event; None for nothing.
         wanted: what `calibrate` must be given before `advance` is called again for this step; nothing else of such a
             report counts.
     """
@@ -187,16 +203,18 @@ class StepReport:
     live: int
     event: bool = False
     frozen: bool = False
+    mixed: Sequence[Mixture] = ()
     replaced: Sequence[Replacement] = ()
     restarted: Sequence[nn.Parameter] = ()
     regrouped: bool = False
     recapture: bool = False
+    remark: str | None = None
     wanted: Calibration | None = None
 
     @property
     def changes_work(self) -> bool:
         """Whether what was captured before this step is of no use after it."""
-        return bool(self.replaced or self.restarted or self.regrouped or self.frozen or self.recapture)
+        return bool(self.mixed or self.replaced or self.restarted or self.regrouped or self.frozen or self.recapture)
 
 
 @dataclass(frozen=True)
@@ -213,6 +231,8 @@ class Allocation:
             `B` a component, ``rank (d_in + d_out)``.
         links: of a method that learns one link after another, the number of the link, from 1, that each component came
             with; only there `rank` may be above `start_rank`.
+        live: the original positions of the `rank` components that were selected, ascending; None where they are those
+            of the highest scores.
     """
 
     name: str
@@ -222,6 +242,7 @@ class Allocation:
     scores: tuple[float, ...] | None = None
     parameters: int | None = None
     links: tuple[int, ...] | None = None
+    live: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -354,6 +375,7 @@ class Method:
         plans_by_blocks: whether its plan follows from the blocks of the model: without a model there is none.
         reference_models: names or folders of other base models whose weights `place` asks for, as `references`.
         held_out: share of the training split that is kept from training, for `Calibration` of the loss.
+        scored_by: what the scores of its `allocation` are, in words; None where it gives none.
     """
 
     name: ClassVar[str]
@@ -361,6 +383,7 @@ class Method:
     plans_by_blocks: ClassVar[bool] = False
     reference_models: Sequence[str] = ()
     held_out: float = 0.0
+    scored_by: str | None = None
 
     def takes(self, site: Site) -> bool:
         """Whether it can adapt `site`. The groups of `targets` leave out the others; a pattern that matches nothing

@@ -30,10 +30,17 @@ _MEANT = {
     "fedit": ("average",),
     "mean": ("average",),
     "flexlora": ("exact",),
-    "svd": ("exact",),
+    "svd": ("exact", "weight"),
     "lambda": ("residual",),
     "client_fraction": ("participation",),
     "federation": ("federated",),
+    "sensitivity": ("taylor",),
+    "obd": ("fisher",),
+    "energy": ("norm",),
+    "magnitude": ("norm",),
+    "frozen": ("fixed",),
+    "r_min": ("min_rank",),
+    "r_max": ("max_rank",),
 }
 """Other words for what a key takes, whose letters are nearer to something else (``gpu`` to ``cpu``) or to nothing."""
 

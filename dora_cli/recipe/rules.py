@@ -181,9 +181,14 @@ def _scale_by_start_rank(alpha: float, rank: int, start_rank: int | None, precis
     return fits_fp16(alpha / start, f"{alpha:g}", f"the start rank of {start}", "alpha / start rank", precision, dtype)
 
 
-PRUNING = (
+RANKS_AND_PHASES = (
     Rule(("method.start_rank", "method.rank"), _start_rank),
     Rule(("method.final_fraction", "method.warmup_fraction"), _phases),
+)
+"""For a method with a start rank and three phases."""
+
+PRUNING = (
+    *RANKS_AND_PHASES,
     Rule(("method.alpha", "method.rank", "method.start_rank", "train.precision", "model.dtype"), _scale_by_start_rank),
 )
-"""For a method with a start rank, three phases, and updates scaled by alpha over the start rank."""
+"""For such a method whose updates are scaled by alpha over the start rank."""

@@ -144,7 +144,7 @@ class BudgetCurve:
         events: the steps of pruning events; empty if they are not known.
         freeze: the step of the last event; None if the run had not come to it, or the method has no budget.
         phases: as `phases` gives them.
-        planned: whether there is a budget at all; where there is none, `budget` is what lives.
+        planned: whether there is a budget in components; where there is none, `budget` is what lives.
     """
 
     steps: tuple[int, ...]
@@ -178,18 +178,27 @@ def budget_curve(ranks: Record | None, metrics: Record | None = None, log: Seque
             points.append((known[-1][2], *points[-1][1:]))
         events = tuple(entry["step"] for entry in history)
         frozen = known[-1][0] != history[-1]["phase"] or ranks["live_components"] == _final_budget(ranks)
+        if counts_parameters(ranks):
+            frozen = frozen or history[-1]["step"] == known[-1][2]
+            points = [(step, live, live) for step, _, live in points]
     else:
         points = [(entry["step"], entry["budget"], entry["live"]) for entry in log if entry.get("type") == "train"]
         events, frozen = (), False
+    shown = planned(ranks) and not counts_parameters(ranks)
     if not any(budget or live for _, budget, live in points):
         return None
     steps, budget, live = (tuple(column) for column in zip(*points, strict=True))
-    return BudgetCurve(steps, budget, live, events, events[-1] if frozen else None, known, planned=planned(ranks))
+    return BudgetCurve(steps, budget, live, events, events[-1] if frozen else None, known, planned=shown)
 
 
 def planned(ranks: Record | None) -> bool:
     """Whether what a run prunes follows a budget: where it has none, how many components are left emerges."""
     return ranks is None or ranks["target_rank"] is not None or not ranks.get("history")
+
+
+def counts_parameters(ranks: Record | None) -> bool:
+    """Whether the budget of a run counts parameters: then how many components it leaves is not planned."""
+    return ranks is not None and ranks.get("counts") == "parameters"
 
 
 def _events(ranks: Record) -> Sequence[Record]:
@@ -273,7 +282,8 @@ class Scores:
     """The importance of components at the latest selection, which of a finished run is the freeze.
 
     A selection keeps the components with the highest scores, of equal ones those that stand first in their projection,
-    so a projection's live ones are its `rank` best.
+    so a projection's live ones are its `rank` best, unless the record says which they are: what an earlier event has
+    removed for good has the score that it had then. Live ones and pruned ones are in descending order.
     """
 
     live: tuple[float, ...]
@@ -285,6 +295,12 @@ def scores(layer: Record) -> Scores | None:
     values = layer.get("scores")
     if values is None:
         return None
+    if (live := layer.get("live")) is not None:
+        both: tuple[list[float], list[float]] = [], []
+        for place, value in enumerate(values):
+            if value is not None:
+                both[place not in live].append(value)
+        return Scores(*(tuple(sorted(part, reverse=True)) for part in both))
     known = [value for value in values if value is not None]
     ordered = sorted(known, reverse=True)
     return Scores(tuple(ordered[: layer["rank"]]), tuple(ordered[layer["rank"] :]))

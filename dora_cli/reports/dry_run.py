@@ -37,7 +37,7 @@ def print_dry_run(console: Console, run: DryRunLike, recipe: str) -> None:
     if rows := _schedule_rows(run.schedule, run.phases):
         _print_rows(console, "Schedule", rows)
     if run.parameters is not None:
-        _print_rows(console, "Parameters", _parameter_rows(run.parameters))
+        _print_rows(console, "Parameters", _parameter_rows(run.parameters, run.schedule.get("unit", "components")))
     if run.out_of_reach is not None:
         console.print()
         console.print(
@@ -57,7 +57,7 @@ def _schedule_rows(schedule: Mapping[str, Any], phases: Sequence[tuple[str, int,
             rows.append(("events", "what a link has learned is tied where the next one begins"))
             rows.append(("freeze", f"after step {schedule['freeze_step']:,}: no more components come"))
     elif schedule.get("freeze_step"):
-        events = f"every {plural(schedule['interval'], 'step')}, {schedule['curve']} curve"
+        events = f"{_spacing(schedule)}, {schedule['curve']} curve"
         if schedule["events"] is not None:
             events = f"{schedule['events']:,}, first after step {schedule['first_event']:,}, {events}"
         rows.append(("events", events))
@@ -74,6 +74,12 @@ def _schedule_rows(schedule: Mapping[str, Any], phases: Sequence[tuple[str, int,
     return rows
 
 
+def _spacing(schedule: Mapping[str, Any]) -> str:
+    """How many steps lie between two events: where their number is given, these may differ by one."""
+    least, most = schedule["interval"], schedule.get("longest_interval", schedule["interval"])
+    return f"every {plural(least, 'step')}" if least == most else f"every {least:,} or {most:,} steps"
+
+
 def _links(schedule: Mapping[str, Any]) -> str:
     """How many links follow one another, and of how many steps."""
     least, more = divmod(schedule["total_steps"], schedule["links"])
@@ -82,7 +88,14 @@ def _links(schedule: Mapping[str, Any]) -> str:
     return f"{schedule['links']:,}, one after the other, {steps} each{where}"
 
 
-def _parameter_rows(parameters: Mapping[str, int | None]) -> list[tuple[str, str]]:
+_FINAL = {
+    "components": "if ranks end up uniform; the budget counts components, not parameters",
+    "parameters": "at most; the budget counts parameters",
+}
+"""What is said of an adapter's final size, by what its budget counts."""
+
+
+def _parameter_rows(parameters: Mapping[str, int | None], unit: str) -> list[tuple[str, str]]:
     rows = []
     if parameters["projections"]:
         rows.append(("projections", f"{parameters['projections']:,}"))
@@ -96,7 +109,7 @@ def _parameter_rows(parameters: Mapping[str, int | None]) -> list[tuple[str, str
             rows.append(("adapter, start", f"{start:,}"))
             left = EMERGES
             if final is not None:
-                left = f"{final:,} if ranks end up uniform; the budget counts components, not parameters"
+                left = f"{final:,} {_FINAL[unit]}"
             rows.append(("adapter, final", left))
     elif parameters["final"]:
         rows.append(("of the base", f"{parameters['final']:,} train"))

@@ -43,6 +43,24 @@ ADDED = {
 such runs go on.
 """
 
+ADDED_TO: Mapping[str, Mapping[str, Any]] = {
+    "dora": {
+        "method.min_rank": 0,
+        "method.max_rank": None,
+        "method.budget": "components",
+        "method.start": "published",
+        "method.gates": "trained",
+        "method.learning_rate_ratio": 1.0,
+        "method.gate_rate": 1.0,
+        "method.scaling": "start",
+        "method.score": "published",
+        "method.rotate": "none",
+        "method.events": None,
+        "method.guard": False,
+    }
+}
+"""The same of single methods, where others may have had a key of that name before."""
+
 
 def check_no_links(records: RunRecords) -> None:
     """Refuses a run folder parts of which are links or pipes: going on would write wherever they lead, and anybody may
@@ -112,7 +130,8 @@ def changed_keys(before: Recipe, now: Recipe) -> str:
 
 def recipe_hash(recipe: Recipe) -> str:
     """SHA-256 of all keys that decide what is computed."""
-    flat = {key: value for key, value in _flat(recipe).items() if key not in ADDED or value != ADDED[key]}
+    added = {**ADDED, **ADDED_TO.get(recipe.method.name, {})}
+    flat = {key: value for key, value in _flat(recipe).items() if key not in added or value != added[key]}
     kept = {key: value for key, value in flat.items() if key not in (*HARMLESS, *LOCATIONS)}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 

@@ -199,6 +199,8 @@ class Loop:
 
     def _record_event(self, step: int, report: StepReport) -> None:
         """Which ranks an event has left; it may wait for the device."""
+        if report.remark is not None:
+            self.listener.note(report.remark)
         self._next_event = self.schedule.next_event(step)
         self.outcome.history.append({"step": step, "phase": report.phase, "budget": report.budget, "live": report.live})
         ranks = {allocation.name: allocation.rank for allocation in self.method.allocation()}

@@ -14,7 +14,8 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from dora_cli.errors import CheckpointError
-from dora_cli.methods.base import Method, Replacement, StepReport
+from dora_cli.methods.base import Method, Mixture, Replacement, StepReport
+from dora_cli.methods.carry import carried
 from dora_cli.printable import shown
 
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
@@ -87,6 +88,22 @@ def parameters_of(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
+@torch.no_grad()
+def mix(optimizer: torch.optim.Optimizer, mixed: Sequence[Mixture]) -> None:
+    """Carries moments over to parameters whose slices were mixed (see `Mixture`), in place. Waits for the device."""
+    for item in mixed:
+        state = optimizer.state.get(item.parameter)
+        if not state:
+            continue
+        if set(state) != set(_MOMENTS) or not bool(item.carry.known.any()):
+            del optimizer.state[item.parameter]
+            continue
+        moments = [state[key] for key in _MOMENTS[1:]]
+        rows = [moment.movedim(item.dimension, 0).flatten(1) for moment in moments]
+        for moment, new in zip(moments, carried(item.carry, *rows), strict=True):
+            moment.copy_(new.view_as(moment.movedim(item.dimension, 0)).movedim(0, item.dimension))
+
+
 def replace(optimizer: torch.optim.Optimizer, replaced: Sequence[Replacement]) -> None:
     """Puts parameters that shrank or grew in the place of the old ones and slices their state alike; forgets parameters
     that are gone.
@@ -128,6 +145,7 @@ def follow(optimizer: torch.optim.Optimizer, method: Method, report: StepReport)
     State stays with its parameter; it is dropped where the report has it start anew, and where a parameter ceases to
     train.
     """
+    mix(optimizer, report.mixed)
     replace(optimizer, report.replaced)
     for parameter in report.restarted:
         optimizer.state.pop(parameter, None)

@@ -183,15 +183,20 @@ def ranks_of(adapted: AdaptedModel, history: Sequence[Mapping[str, Any]]) -> dic
     assert adapted.schedule is not None
     start_ranks = {allocation.start_rank for allocation in allocations}
     uniform, budget = len(start_ranks) == 1, adapted.schedule.final_components
+    plan = adapted.schedule.describe()
+    counts = plan.get("unit", "components")
+    target = _mean_rank(budget, len(allocations)) if counts == "components" else plan["rank"]
     return ranks_record(
         adapted.projections if allocations else [],
         allocations,
         unit="component",
         start_rank=start_ranks.pop() if uniform else None,
-        target_rank=_mean_rank(budget, len(allocations)) if uniform else None,
+        target_rank=target if uniform else None,
         live_components=sum(allocation.rank for allocation in allocations),
         phases=adapted.schedule.phases,
         history=history,
+        score=adapted.method.scored_by if allocations else None,
+        counts=counts,
     )
 
 

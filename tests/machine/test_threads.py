@@ -25,7 +25,7 @@ from dora_cli.machine.threads import (
     recorded_threads,
 )
 from dora_cli.recipe import Recipe, parse_recipe
-from dora_cli.runs.resume import ADDED, HARMLESS, LOCATIONS, recipe_hash
+from dora_cli.runs.resume import ADDED, ADDED_TO, HARMLESS, LOCATIONS, recipe_hash
 from dora_cli.training.listener import RunStart, SilentListener
 from tests.commands.conftest import ROOT
 from tests.training.conftest import MakeRecipe
@@ -165,7 +165,8 @@ def test_recipes_from_before_the_key_have_the_hash_that_they_had() -> None:
                 walk(f"{prefix}{key}.", inner) if isinstance(inner, dict) else kept.update({f"{prefix}{key}": inner})
 
         walk("", recipe.model_dump())
-        kept = {key: value for key, value in kept.items() if key not in (*HARMLESS, *LOCATIONS, *ADDED)}
+        out = (*HARMLESS, *LOCATIONS, *ADDED, *ADDED_TO["dora"])
+        kept = {key: value for key, value in kept.items() if key not in out}
         return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
     assert recipe_hash(recipe_of()) == before(recipe_of())

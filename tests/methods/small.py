@@ -12,9 +12,9 @@ from transformers.pytorch_utils import Conv1D
 
 from dora_cli.methods import Cola, Dora, Lora, Sora, Xgblora
 from dora_cli.methods.base import Method, Site, StepReport
-from dora_cli.methods.dora import importance
-from dora_cli.methods.dora.start import draw
 from dora_cli.methods.linear import shape_of, trained_type, weight_of
+from dora_cli.methods.low_rank.allocation import scores
+from dora_cli.methods.low_rank.allocation.starts import published
 from dora_cli.methods.low_rank.layer import AdaptedProjection
 from dora_cli.recipe import LoraMethod
 from dora_cli.recipe.methods import arguments
@@ -58,7 +58,7 @@ def sites(modules: Mapping[str, nn.Module]) -> list[Site]:
 def gated(base: nn.Module, *, rank: int, scaling: float, dropout: float) -> AdaptedProjection:
     """A projection as DoRA adapts it, drawn from the global generator."""
     dtype = trained_type(weight_of(base).dtype)
-    start = draw(*shape_of(base), rank, dtype, torch.default_generator)
+    start = published(*shape_of(base), rank, dtype, torch.default_generator)
     return AdaptedProjection(base, *start, scaling=scaling, dropout=dropout)
 
 
@@ -196,9 +196,9 @@ class Training:
             self.step(step, loss)
 
 
-def component_scores(A: torch.Tensor, B: torch.Tensor, c: torch.Tensor, eps: float = importance.EPS) -> torch.Tensor:
+def component_scores(A: torch.Tensor, B: torch.Tensor, c: torch.Tensor, eps: float = scores.EPS) -> torch.Tensor:
     """The product's scores of factors ``(..., r, d_in)``, ``(..., d_out, r)`` and ``(..., r)``."""
-    return importance.scores_of_gram(importance.gram(A, B.mT), c, eps)
+    return scores.scores_of_gram(scores.gram(A, B.mT), c, eps)
 
 
 def live_ranks(method: Method) -> dict[str, int]:

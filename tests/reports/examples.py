@@ -32,6 +32,7 @@ class FakeAllocation:
     scores: tuple[float, ...] | None = None
     parameters: int | None = None
     links: tuple[int, ...] | None = None
+    live: tuple[int, ...] | None = None
 
 
 Layout = Sequence[tuple[str, tuple[int, int]]]

@@ -78,5 +78,5 @@ def test_methods(width: int) -> None:
 def test_what_a_method_does_not_say_is_left_out() -> None:
     silent = {**method_catalogue()[0], "title": "dora", "paper": "", "adapts": "", "ranks": None, "mergeable": None,
               "lora": None, "federated": False}  # fmt: skip
-    lines = [line.split()[0] for line in shown(print_methods, [silent], 200).splitlines() if line]
+    lines = [line.split()[0] for line in shown(print_methods, [silent], 400).splitlines() if line]
     assert lines == ["dora", "what", "keys", "A"]

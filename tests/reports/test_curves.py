@@ -7,6 +7,7 @@ import pytest
 
 from dora_cli.errors import CheckpointError
 from dora_cli.reports.curves import (
+    Scores,
     all_scores,
     budget_curve,
     losses,
@@ -206,6 +207,21 @@ def test_the_live_components_of_a_projection_are_its_best():
 
 
 # The log --------------------------------------------------------------------------------------------------------------
+
+
+def test_live_components_that_the_record_names_need_not_be_the_best() -> None:
+    layer = {"scores": [0.1, 0.9, None, 0.5, 0.2], "rank": 2, "live": [0, 3]}
+    assert scores(layer) == Scores(live=(0.5, 0.1), pruned=(0.9, 0.2))
+
+
+def test_a_budget_in_parameters_is_no_line_beside_live_components() -> None:
+    record = {**ranks(bert(1)), "counts": "parameters"}
+    record["history"][0]["budget"] += 3
+    curve = budget_curve(record, {"epochs": [{"step": 780}]})
+    assert curve is not None
+    assert curve.budget == curve.live
+    assert not curve.planned
+    assert curve.freeze == 390
 
 
 def test_a_log_cut_off_within_a_line_is_read_up_to_there(tmp_path: Path):

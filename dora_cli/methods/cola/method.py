@@ -13,6 +13,7 @@ from dora_cli.errors import BudgetError, CheckpointError
 from dora_cli.methods.base import Allocation, LoraFactors, Method, Schedule, Site, Size, StepReport
 from dora_cli.methods.linear import trained_type, weight_of
 from dora_cli.methods.low_rank.adapters import Adapters
+from dora_cli.methods.low_rank.allocation.starts import lora_A
 from dora_cli.methods.low_rank.layer import AdaptedProjection
 from dora_cli.methods.low_rank.links import LinkSchedule
 
@@ -84,7 +85,7 @@ class Cola(Method):
         """`A` and `B` with which the present link starts."""
         (d_out, d_in), rank = site.shape, self.ranks[self._link - 1]
         dtype = trained_type(weight_of(site.module).dtype)
-        A = torch.empty(rank, d_in, dtype=dtype).uniform_(-(d_in**-0.5), d_in**-0.5, generator=self.generator)
+        A = lora_A(rank, d_in, dtype, self.generator)
         return A, A.new_zeros(d_out, rank)
 
     @property

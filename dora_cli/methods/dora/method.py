@@ -11,16 +11,35 @@ import torch
 from torch import nn
 
 from dora_cli.errors import BudgetError
-from dora_cli.methods.base import Allocation, LoraFactors, Method, Site, Size, StepReport
-from dora_cli.methods.dora import importance
+from dora_cli.methods.base import (
+    Allocation,
+    Group,
+    LoraFactors,
+    Measured,
+    Method,
+    Schedule,
+    Site,
+    Size,
+    Statistic,
+    StepReport,
+)
 from dora_cli.methods.dora.regulariser import variance_gradient_for
 from dora_cli.methods.dora.schedule import Curve, DoraSchedule
-from dora_cli.methods.dora.start import draw
 from dora_cli.methods.linear import trained_type, weight_of
 from dora_cli.methods.low_rank.adapters import Adapters
+from dora_cli.methods.low_rank.allocation.budget import BUDGETS, select
+from dora_cli.methods.low_rank.allocation.followed import Followed
+from dora_cli.methods.low_rank.allocation.rotation import ROTATIONS, SINGULAR
+from dora_cli.methods.low_rank.allocation.scores import SCORES, WORDS, follow, values
+from dora_cli.methods.low_rank.allocation.starts import SCALINGS, STARTS
+from dora_cli.methods.low_rank.allocation.turner import Turner
 from dora_cli.methods.low_rank.layer import AdaptedProjection
 from dora_cli.methods.low_rank.noise.flatness import noise_on
+from dora_cli.methods.low_rank.schedule import PruningSchedule
 from dora_cli.methods.low_rank.selection import Selection, check_one_device
+
+HELD_OUT = 0.1
+"""Share of the training split that a guard looks at."""
 
 
 class Dora(Method):
@@ -29,11 +48,23 @@ class Dora(Method):
     Args:
         rank: `rT`, mean final rank of a projection.
         start_rank: `r0`; None means ``ceil(1.5 * rank)``.
-        alpha: the update is scaled by ``alpha / start_rank``, for good.
+        start: how factors and gates begin (`allocation.starts`).
+        gates: ``"trained"``; or ``"fixed"``: there are none, and what an event removes is gone for good.
+        alpha, scaling: the update is scaled by ``alpha`` over a rank (`allocation.starts.SCALINGS`), for good.
+        learning_rate_ratio: learning rate of `B` over that of `A`.
+        gate_rate: learning rate of the gates over that of `A`.
         dropout: probability for the adapters' input.
+        score: what components are worth (`allocation.scores`).
         ema_beta: smoothing of the scores.
+        rotate: a change of variables before every cut (`allocation.rotation`); components are then worth the squares
+            of their singular values, and what an event removes is gone for good.
+        budget: what the schedule counts (`allocation.budget`).
+        min_rank, max_rank: what a projection keeps, and what it may have in the end.
         warmup_fraction, final_fraction: shares of the steps before pruning and after the freeze.
         prune_interval: steps between events.
+        events: how many there are, in place of an interval.
+        guard: whether ranks become uniform at the freeze unless the chosen ones have a lower loss on a tenth of the
+            training split, which is held out for that.
         curve: see `DoraSchedule`.
         dem_weight: `eta`, weight of the regulariser; 0 turns it off.
         dem_scale: ``"published"`` divides the sum of variances by ``2 M r0`` (the code), ``"paper"`` by ``M r0``
@@ -51,13 +82,25 @@ class Dora(Method):
         *,
         rank: int,
         start_rank: int | None,
+        start: str,
+        gates: Literal["trained", "fixed"],
         alpha: float,
+        scaling: str,
+        learning_rate_ratio: float,
+        gate_rate: float,
         dropout: float,
+        score: str,
         ema_beta: float,
+        rotate: str,
+        budget: str,
+        min_rank: int,
+        max_rank: int | None,
         warmup_fraction: float,
         final_fraction: float,
         prune_interval: int,
+        events: int | None,
         curve: Curve,
+        guard: bool,
         dem_weight: float,
         dem_scale: Literal["published", "paper"],
         dem_until: Literal["freeze", "end"],
@@ -66,7 +109,16 @@ class Dora(Method):
     ) -> None:
         self.rank = rank
         self.start_rank = ceil(1.5 * rank) if start_rank is None else start_rank
-        self.scaling = alpha / self.start_rank if self.start_rank > 0 else 0.0  # `plan` refuses such a rank
+        self.start = STARTS[start]
+        self.gated = gates == "trained"
+        # `plan` refuses a rank of 0
+        self.scaling = SCALINGS[scaling](alpha, self.start_rank, rank) if min(self.start_rank, rank) > 0 else 0.0
+        self.learning_rate_ratio, self.gate_rate = learning_rate_ratio, gate_rate
+        self.score, self.rotation = SCORES[score], ROTATIONS[rotate]
+        self.scored_by = SINGULAR.get(rotate, WORDS[score])
+        self.unit, self.min_rank, self.max_rank = budget, min_rank, max_rank
+        self.events = events
+        self.guard, self.held_out = guard, HELD_OUT if guard else 0.0
         self.dropout = dropout
         self.ema_beta = ema_beta
         self.warmup_fraction = warmup_fraction
@@ -93,6 +145,11 @@ class Dora(Method):
             final_fraction=self.final_fraction,
             interval=self.prune_interval,
             curve=self.curve,
+            wanted_events=self.events,
+            unit=self.unit,
+            rank_cost=sum(self._costs(sites)),
+            min_rank=self.min_rank,
+            max_rank=self.max_rank,
         )
         thin = [f"{site.name} ({site.shape[0]} x {site.shape[1]})" for site in sites if min(site.shape) < 2]
         if thin:
@@ -100,6 +157,15 @@ class Dora(Method):
                 f"projections need at least 2 x 2 to be adapted; leave these out of method.targets: {', '.join(thin)}"
             )
         return schedule
+
+    def _costs(self, sites: Sequence[Site]) -> list[int]:
+        """What a component of each site costs in the budget."""
+        return [BUDGETS[self.unit](site.shape) for site in sites]
+
+    def planned_size(self, sites: Sequence[Site], schedule: Schedule) -> tuple[int, int | None]:
+        """Stored is what the budget pays for: exactly of one in parameters, at uniform ranks of one in components."""
+        entries = sum(sum(site.shape) for site in sites)
+        return self.start_rank * entries, self.rank * entries
 
     def start_ranks(self, sites: Sequence[Site]) -> dict[str, int]:
         return {site.name: self.start_rank for site in sites}
@@ -111,7 +177,21 @@ class Dora(Method):
         if self.schedule is not None:
             check_one_device(sites)
         self._adapters = Adapters(model, {site.name: self._wrapped(site) for site in sites})
-        self._selection = Selection(self._adapters, sites, self.start_rank, compact=self.compact)
+        rotation = self.rotation
+        self._followed = Followed(self._adapters, sites, (*self.score.passes, *(rotation.passes if rotation else ())))
+        self._turner = None if rotation is None else Turner(self._adapters, rotation, self.ema_beta)
+        self._selection = Selection(
+            self._adapters,
+            sites,
+            self.start_rank,
+            compact=self.compact,
+            final=not self.gated or self._turner is not None,
+            choose=self._choose,
+            worth=self.score.worth,
+            rotate=self._turner,
+            guard=self.rank if self.guard else None,
+        )
+        self._staged: torch.Tensor | None = None
         self._noise = noise_on(
             self._adapters.layers, sites, self._schedule, sigma=self.flatness, seed=self.generator.initial_seed()
         )
@@ -119,11 +199,36 @@ class Dora(Method):
 
     def _wrapped(self, site: Site) -> AdaptedProjection:
         dtype = trained_type(weight_of(site.module).dtype)
-        start = draw(*site.shape, self.start_rank, dtype, self.generator)
-        return AdaptedProjection(site.module, *start, scaling=self.scaling, dropout=self.dropout)
+        A, B, c = self.start(*site.shape, self.start_rank, dtype, self.generator)
+        gates = c if self.gated else None
+        return AdaptedProjection(site.module, A, B, gates, scaling=self.scaling, dropout=self.dropout)
+
+    def _choose(self, worth: torch.Tensor, schedule: PruningSchedule, step: int) -> torch.Tensor:
+        """What lives after the event at `step`, of the components that are worth more than nothing can be."""
+        assert isinstance(schedule, DoraSchedule)
+        there = worth > -torch.inf
+        return select(
+            worth.masked_fill(~there, 0.0),
+            schedule.allowed(step),
+            self._costs(self.sites),
+            candidates=there,
+            least=self.min_rank,
+            most=schedule.most(step),
+        )
 
     def parameters(self) -> list[nn.Parameter]:
         return self._adapters.parameters()
+
+    def groups(self) -> list[Group]:
+        if self.learning_rate_ratio == self.gate_rate == 1:
+            return super().groups()
+        layers = self._adapters.layers.values()
+        gates = [Group([layer.gates for layer in layers], rate=self.gate_rate)] if self.gated else []
+        return [
+            Group([*(layer.A for layer in layers), *self.head]),
+            Group([layer.B for layer in layers], rate=self.learning_rate_ratio),
+            *gates,
+        ]
 
     # -- once per step -------------------------------------------------------------------------------------------------
 
@@ -134,13 +239,18 @@ class Dora(Method):
     def training_pass(
         self, dtype: torch.dtype | None = None, masks: Mapping[str, torch.Tensor] | None = None
     ) -> AbstractContextManager[None]:
-        """See `Adapters.training_pass`."""
-        return self._adapters.training_pass(dtype)
+        """See `Adapters.training_pass`; until the freeze what a score or a rotation wants is followed."""
+        if self.frozen:
+            return self._adapters.training_pass(dtype)
+        return self._followed.training_pass(dtype, masks)
+
+    def statistics(self) -> list[Statistic]:
+        return [] if self.frozen else self._followed.statistics()
 
     @torch.no_grad()
     def adjust_gradients(self) -> torch.Tensor | None:
-        """Adds the gradient of DEM, once and in closed form; after the freeze, clears the gradients of masked
-        components.
+        """Stages what scores are made of, while weights and gradients belong together; adds the gradient of DEM, once
+        and in closed form; after the freeze, clears the gradients of masked components.
 
         Clearing comes before clipping, and covers the factors as well as the gates, so that masked and compacted
         training clip alike.
@@ -149,6 +259,8 @@ class Dora(Method):
             DEM's part of the loss, ``eta * R``, on the device; None while it is off.
         """
         selection = self._selection
+        if not selection.frozen:
+            self._stage()
         regularised = bool(self.dem_weight) and (self.dem_until == "end" or not selection.frozen)
         if not regularised and not selection.masked:
             return None
@@ -158,16 +270,27 @@ class Dora(Method):
         add_variance_gradient = variance_gradient_for(selection.scores.device, selection.scores.dtype)
         masks = selection.masks() if selection.masked else [None] * len(groups)
         for group, mask in zip(groups, masks, strict=True):
-            grad_A, grad_B_t, grad_c = group.take_gradients()
-            assert grad_c is not None
+            gradients = group.take_gradients()
+            grad_A, grad_B_t, _ = gradients
             if regularised:
                 for gradient, factor in ((grad_A, group.A), (grad_B_t, group.B_t)):
                     variance = add_variance_gradient(gradient, factor, weight)
                     # masked components count as gone, as they are after compaction
                     variances.append(variance if mask is None else variance * mask)
             if mask is not None:
+                grad_c = gradients[2]
+                assert grad_c is not None, "without gates nothing is masked"
                 torch._foreach_mul_([grad_A, grad_B_t, grad_c], [mask[:, None], mask[:, None], mask])
         return torch.cat(variances).sum() * weight if regularised else None
+
+    def _stage(self) -> None:
+        """Before the optimiser's step: the step's scores where they need its gradients, and what a rotation needs."""
+        if self.score.staged or self._turner is not None:
+            seen = self._followed.observed()
+            if self._turner is not None:
+                self._turner.stage(seen)
+            if self.score.staged:
+                self._staged = values(self.score, seen)
 
     @torch.no_grad()
     def observe(self, skipped: torch.Tensor | None = None) -> None:
@@ -180,8 +303,16 @@ class Dora(Method):
             if selection.masked:
                 selection.apply()
             return
-        scores = importance.ema(selection.scores, self.scores(), self.ema_beta)
-        selection.scores.copy_(scores if skipped is None else torch.where(skipped, selection.scores, scores))
+        found = self._staged if self._staged is not None else self._of_weights()
+        follow(selection.scores, selection.in_order(found), self.ema_beta, skipped)
+        self._staged = None
+        if self._turner is not None:
+            self._turner.observe(skipped)
+
+    def calibrate(self, measured: Measured) -> None:
+        """The loss that the guard has asked for."""
+        assert measured.loss is not None
+        self._selection.calibrate(measured.loss)
 
     @torch.no_grad()
     def advance(self, step: int) -> StepReport:
@@ -192,8 +323,10 @@ class Dora(Method):
         """
         schedule = self.schedule
         assert schedule is not None, "attach with a schedule before training"
-        self._count(step)
-        return self._selection.advance(step, schedule)
+        report = self._selection.advance(step, schedule)
+        if report.wanted is None:
+            self._count(step)
+        return report
 
     def after_step(self, step: int, skipped: torch.Tensor | None = None) -> StepReport:
         """`observe`, then `advance`: all that follows the optimiser's step, for a loop of the user's own."""
@@ -227,14 +360,15 @@ class Dora(Method):
         return self._schedule
 
     def scores(self) -> torch.Tensor:
-        """Scores of the present weights, not averaged: ``(projections, r0)``. Only before the freeze."""
-        groups, rank = self._selection.groups(), self.start_rank
-        grams = [
-            importance.gram(*(rows.view(len(group.layers), rank, -1) for rows in (group.A, group.B_t)))
-            for group in groups
-        ]
-        c = torch.cat([group.gates for group in groups]).view(-1, rank)
-        return self._selection.in_order(importance.scores_of_gram(torch.cat(grams), c).view(-1))
+        """Scores of the present weights, not averaged: ``(projections, r0)``. Only before the freeze, and only of a
+        score that needs nothing else.
+        """
+        assert not self.score.staged, "this score needs a step's gradients"
+        return self._selection.in_order(self._of_weights())
+
+    def _of_weights(self) -> torch.Tensor:
+        """The same, one group after the other."""
+        return values(self.score, self._followed.observed())
 
     # -- what came of it -----------------------------------------------------------------------------------------------
 
@@ -265,3 +399,13 @@ class Dora(Method):
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
         self._selection.load_state_dict(state)
         self._last_step = None  # a state does not say where in its run it was taken
+
+    def training_state(self) -> dict[str, torch.Tensor]:
+        """What a rotation follows, until the freeze."""
+        return {} if self._turner is None or self.frozen else self._turner.state_dict()
+
+    def load_training_state(self, state: Mapping[str, torch.Tensor]) -> None:
+        if self._turner is None or self.frozen:
+            super().load_training_state(state)
+        else:
+            self._turner.load_state_dict(state)

@@ -16,6 +16,7 @@ from dora_cli.methods.linear import trained_type, weight_of
 from dora_cli.methods.lora.full_moments import FullMoments
 from dora_cli.methods.lora.ranks import ranks_of
 from dora_cli.methods.low_rank.adapters import Adapters
+from dora_cli.methods.low_rank.allocation.starts import lora_A
 from dora_cli.methods.low_rank.gradients.adjusted import adjust, closest, scaled
 from dora_cli.methods.low_rank.layer import AdaptedProjection
 from dora_cli.methods.low_rank.noise.flatness import noise_on
@@ -93,7 +94,7 @@ class Lora(Method):
     def _wrapped(self, site: Site, rank: int) -> AdaptedProjection:
         d_out, d_in = site.shape
         dtype = trained_type(weight_of(site.module).dtype)
-        A = torch.empty(rank, d_in, dtype=dtype).uniform_(-(d_in**-0.5), d_in**-0.5, generator=self.generator)
+        A = lora_A(rank, d_in, dtype, self.generator)
         scale = self.alpha / (math.sqrt(rank) if self.scaling == "rank-stabilised" else rank)
         return AdaptedProjection(site.module, A, A.new_zeros(d_out, rank), scaling=scale, dropout=self.dropout)
 

@@ -5,6 +5,7 @@ with components of earlier links where it grows.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from dora_cli.methods.linear import shape_of, trained_type, weight_of
-from dora_cli.methods.low_rank.protocols import WeightNoise
+from dora_cli.methods.low_rank.protocols import Watch, WeightNoise
 
 
 class AdaptedProjection(nn.Module):
@@ -70,6 +71,7 @@ class AdaptedProjection(nn.Module):
         self.register_buffer("tied_B", None)
         self.noise: WeightNoise | None = None  # on the base weight, in training alone
         self.lean: Callable[[torch.Tensor], torch.Tensor] | None = None
+        self.watch: Watch | None = None  # is shown what passes compute of the components
         self.train(base.training)
 
     def _begin(self, A: torch.Tensor, B: torch.Tensor) -> None:
@@ -149,7 +151,10 @@ class AdaptedProjection(nn.Module):
             y = y + F.linear(F.linear(self._own(x), self.tied_A), self.tied_B).to(y.dtype)
         if self.rank:
             h = self._own(F.dropout(x, self.dropout, self.training))
-            y = y + self._up(self._down(h) * self._scale).to(y.dtype)
+            u = self._down(h)
+            if self.watch is not None and u.requires_grad:
+                u.register_hook(partial(self.watch, u.detach()))  # type: ignore[no-untyped-call]
+            y = y + self._up(u * self._scale).to(y.dtype)
         return y
 
     def _own(self, x: torch.Tensor) -> torch.Tensor:

@@ -356,7 +356,8 @@ class _Adapted(torch.autograd.Function):
         if len(lean.A):
             u = kernels.down(rows, lean.A, drop, chunks=lean.chunks, tied=lean.tied)
             y = kernels.up(y, u, lean.B_t, None, dtype, chunks=lean.chunks)
-        ctx.save_for_backward(None if lean.grad_A is None else rows, None if lean.grad_up is None else u)
+        needs_u = lean.grad_up is not None or lean.layer.watch is not None
+        ctx.save_for_backward(None if lean.grad_A is None else rows, u if needs_u else None)
         ctx.lean, ctx.drop, ctx.shape, ctx.dtype = lean, drop, x.shape, x.dtype
         return y
 
@@ -376,6 +377,9 @@ class _Adapted(torch.autograd.Function):
             kernels.outer(lean.grad_up, u[:, tied:], dy, None, chunks=chunks)
         if lean.grad_A is not None and v is not None:
             kernels.outer(lean.grad_A, v[:, tied:], rows, drop, chunks=chunks)
+        if lean.layer.watch is not None and v is not None:
+            lead = (*ctx.shape[:-1], len(lean.A) - tied)
+            lean.layer.watch(u[:, tied:].view(lead), v[:, tied:].view(lead))
         dx = None
         if ctx.needs_input_grad[0]:
             dx = dy @ lean.present()

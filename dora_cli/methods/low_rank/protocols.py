@@ -11,6 +11,9 @@ from torch import nn
 Rows = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]
 """`A`, the transpose of `B`, and the gates, a row a component."""
 
+Watch = Callable[[torch.Tensor, torch.Tensor], None]
+"""Is shown ``u = A x`` (after dropout) and ``dL/du`` of a call of a layer, ``(..., r)``, in its backward pass."""
+
 
 class Strength(Protocol):
     """What the noise of all projections of a method shares; `flatness.Flatness` is it.
@@ -51,6 +54,7 @@ class Layer(Protocol):
     chunks: int
     frozen: frozenset[str]
     noise: WeightNoise | None
+    watch: Watch | None
     lean: Callable[[torch.Tensor], torch.Tensor] | None
 
     @property

@@ -56,12 +56,13 @@ class PruningSchedule:
         warmup_fraction: float,
         final_fraction: float,
         interval: int,
+        problems: Sequence[str] = (),
         **own: Any,
     ) -> S:
         """Validates every bound, reporting all that are broken in one BudgetError, and returns the schedule; `own` is
-        what a kind of schedule has of its own.
+        what a kind of schedule has of its own, `problems` what is wrong with that.
         """
-        problems = []
+        problems = list(problems)
         fractions = {"warmup_fraction": warmup_fraction, "final_fraction": final_fraction}
         problems += [
             f"method.{key} is {value}; it must be in [0, 1)" for key, value in fractions.items() if not 0 <= value < 1

@@ -1,27 +1,109 @@
-"""Gated adapters of which a selection lives: scores, mask, freeze and compaction, for methods that prune ranks."""
+"""Adapters of which a selection lives: scores, removal, freeze and compaction, for methods that prune ranks.
+
+What is removed is a gate at zero until the freeze, so that it may come back; or, where removals are `final`, a row less
+in memory from the event on.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 
 from dora_cli.errors import CheckpointError, DivergedError, ProjectionError
-from dora_cli.methods.base import Allocation, LoraFactors, Replacement, Site, Size, StepReport, check_tensor
+from dora_cli.methods.base import (
+    Allocation,
+    Calibration,
+    LoraFactors,
+    Mixture,
+    Replacement,
+    Site,
+    Size,
+    StepReport,
+    check_tensor,
+)
 from dora_cli.methods.low_rank.adapters import Adapters
-from dora_cli.methods.low_rank.allocator import select
+from dora_cli.methods.low_rank.allocation.budget import select
 from dora_cli.methods.low_rank.components import Components
 from dora_cli.methods.low_rank.schedule import PruningSchedule
 
 
+class Choose(Protocol):
+    """A budget: which components are to live after an event."""
+
+    def __call__(self, worth: torch.Tensor, schedule: PruningSchedule, step: int) -> torch.Tensor:
+        """Marks those that live, boolean like `worth`, ``(projections, r0)``, which is minus infinity for what is gone
+        for good. On the device.
+        """
+
+
+class Rotate(Protocol):
+    """A change of variables before a cut, which leaves the function as it is."""
+
+    def __call__(self, group: Components) -> tuple[torch.Tensor, list[Mixture]]:
+        """Mixes the components of every layer of `group`, in place; returns what each is worth then, ``(rows,)``, and
+        how moments follow.
+        """
+
+
+def by_components(worth: torch.Tensor, schedule: PruningSchedule, step: int) -> torch.Tensor:
+    """Those of the greatest worth, as many as the budget of the schedule says."""
+    return select(worth, schedule.budget(step))
+
+
+@dataclass
+class _Cut:
+    """An event that goes on.
+
+    Attributes:
+        keep: what was selected, ``(projections, r0)``.
+        mixed: how moments follow what was done before the selection.
+        rivals: selections that are compared by their held-out loss, `keep` the first of them; none otherwise.
+        losses: of those that were measured.
+        kept: `B_t` of every group, while some of its rows are zero for a measurement.
+    """
+
+    keep: torch.Tensor
+    mixed: list[Mixture]
+    rivals: list[torch.Tensor] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    kept: list[torch.Tensor] = field(default_factory=list)
+
+    @property
+    def winner(self) -> torch.Tensor:
+        """The last one of the rivals, unless an earlier one is better; what was selected where there are none."""
+        best = min(range(len(self.rivals)), key=lambda index: (self.losses[index], -index), default=None)
+        return self.keep if best is None else self.rivals[best]
+
+    @property
+    def remark(self) -> str | None:
+        """What was found, in words."""
+        if not self.rivals:
+            return None
+        chosen, uniform = self.losses
+        took = "the chosen ranks" if self.winner is self.rivals[0] else "uniform ranks"
+        return (
+            f"the guard takes {took}: the held-out loss is {chosen:.4f} with the chosen ranks and {uniform:.4f} with "
+            "uniform ones"
+        )
+
+
 class Selection:
-    """The components of `adapters`, which all have gates and one start rank, and which of them live.
+    """The components of `adapters`, which all have one start rank, and which of them live.
 
     Args:
-        adapters: a layer for each of `sites`.
+        adapters: a layer for each of `sites`; with gates, unless removals are final.
         sites: in the order of the model.
         start_rank: components of a site at the start.
         compact: whether tensors shrink at the freeze.
+        final: whether what an event removes is gone for good; tensors shrink at every event.
+        choose: the budget.
+        worth: what `scores` are worth in the budget; the scores themselves unless given.
+        rotate: done before every cut; only where removals are final.
+        guard: how many components each projection would have at uniform ranks, which take the place of the selection at
+            the freeze unless that has a lower held-out loss; None leaves the selection alone.
 
     Attributes:
         scores: of every component, ``(projections, r0)``, by the position in `sites`; the method keeps them.
@@ -31,14 +113,31 @@ class Selection:
         live: how many do, as of the latest event.
     """
 
-    def __init__(self, adapters: Adapters, sites: Sequence[Site], start_rank: int, *, compact: bool) -> None:
-        self.adapters, self.start_rank, self.compact = adapters, start_rank, compact
+    def __init__(
+        self,
+        adapters: Adapters,
+        sites: Sequence[Site],
+        start_rank: int,
+        *,
+        compact: bool,
+        final: bool = False,
+        choose: Choose = by_components,
+        worth: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        rotate: Rotate | None = None,
+        guard: int | None = None,
+    ) -> None:
+        assert compact or not final, "what is gone for good is not kept"
+        assert final or rotate is None, "components that come back cannot be mixed"
+        self.adapters, self.start_rank, self.compact, self.final = adapters, start_rank, compact, final
+        self._choose, self._worth, self._rotate, self._guard = choose, worth, rotate, guard
+        self._cut: _Cut | None = None
         self._names = [site.name for site in sites]
         self._shapes = {site.name: site.shape for site in sites}
-        first = adapters.layers[self._names[0]].gates
+        first = adapters.layers[self._names[0]].A
         self.scores = torch.zeros(len(sites), start_rank, dtype=first.dtype, device=first.device)
         self.keep = torch.ones_like(self.scores, dtype=torch.bool)
         self.live = self.keep.numel()
+        self._gated = adapters.layers[self._names[0]].c is not None
         self.frozen = self.compacted = False
         self._grouping = 0  # the latest that scores and mask follow
         self.groups()
@@ -53,20 +152,28 @@ class Selection:
             self.scores, self.keep = self.scores.to(groups[0].A), self.keep.to(device)
             place = {name: row for row, name in enumerate(self._names)}
             # position among all projections of each grouped one
-            self.order = torch.tensor([place[name] for name in self.adapters.order], device=device)
+            order = [place[name] for name in self.adapters.order]
+            self.order = torch.tensor(order, device=device)
+            self._rows = torch.tensor(self._places_of_rows(order), device=device)
             self._grouping = self.adapters.groupings
         return groups
 
+    def _places_of_rows(self, order: Sequence[int]) -> list[int]:
+        """Which of the start components each row of `groups` is, as a place in ``scores.view(-1)``; waits for the
+        device where some have left memory.
+        """
+        keep = self.keep.tolist() if self.compacted else [[True] * self.start_rank] * len(self._names)
+        return [place * self.start_rank + index for place in order for index, there in enumerate(keep[place]) if there]
+
     def in_order(self, grouped: torch.Tensor) -> torch.Tensor:
-        """Values of the components of `groups`, one group after the other, as `scores` holds them. Before compaction.
+        """Values of the components of `groups`, one group after the other, as `scores` holds them; of what has left
+        memory the score that it had.
 
         Args:
             grouped: ``(components,)``.
         """
-        assert not self.compacted, "rows are those of the start"
-        found = torch.empty_like(self.scores)
-        found[self.order] = grouped.view(-1, self.start_rank)
-        return found
+        self.groups()
+        return self.scores.view(-1).index_copy(0, self._rows, grouped.to(self.scores.dtype)).view_as(self.scores)
 
     @property
     def masked(self) -> bool:
@@ -88,29 +195,97 @@ class Selection:
     # -- events --------------------------------------------------------------------------------------------------------
 
     def advance(self, step: int, schedule: PruningSchedule) -> StepReport:
-        """What follows `step`: at an event the selection, at the freeze the permanent mask or compaction.
+        """What follows `step`: at an event the selection, at the freeze the permanent mask or compaction. With a guard
+        the freeze wants losses first.
 
         Raises:
-            DivergedError: an event finds scores that are not finite; nothing is changed.
+            DivergedError: an event finds scores that are not finite; no selection is made.
         """
         phase, budget = schedule.phase(step), schedule.budget(step)
         if self.frozen or not schedule.is_event(step):
             return StepReport(phase, budget, self.live)
-        keep = select(self.scores, budget)
-        live, finite = torch.stack([keep.sum(), self.scores.isfinite().all()]).tolist()
-        if not finite:
-            raise DivergedError(
-                f"training diverged: scores after step {step:,} are not finite, so no ranks can be chosen by them; "
-                "lower the learning rate"
-            )
-        self.keep.copy_(keep)
-        self.live = int(live)
-        self.apply()
+        if self._cut is None:
+            self._cut = self._begin_cut(step, schedule)
+        cut = self._cut
+        if len(cut.losses) < len(cut.rivals):
+            self._show(cut, cut.rivals[len(cut.losses)])
+            return StepReport(phase, budget, self.live, wanted=Calibration("loss"))
+        self._show(cut, None)
+        self._cut = None
+        self.keep.copy_(cut.winner)
+        self.live = int(self.keep.sum())
+        if not self.final:
+            self.apply()
         self.frozen = step == schedule.freeze_step
-        replaced = self._compact() if self.frozen and self.compact else ()
+        replaced = self._compact() if self.final or (self.frozen and self.compact) else ()
         if self.masked:
             self._quieten()
-        return StepReport(phase, budget, self.live, event=True, frozen=self.frozen, replaced=replaced)
+        return StepReport(
+            phase,
+            budget,
+            self.live,
+            event=True,
+            frozen=self.frozen,
+            mixed=cut.mixed,
+            replaced=replaced,
+            remark=cut.remark,
+        )
+
+    def _begin_cut(self, step: int, schedule: PruningSchedule) -> _Cut:
+        """Rotates, selects, and where there is a guard finds what the selection has to beat."""
+        try:
+            mixed = self._mix()
+        except torch.linalg.LinAlgError:
+            raise _without_ranks(step) from None
+        gone, worth = self._gone(), self.worth()
+        if not bool((worth.isfinite() | gone).all()):
+            raise _without_ranks(step)
+        there = worth.masked_fill(gone, -torch.inf)
+        cut = _Cut(self._choose(there, schedule, step), mixed)
+        if self._guard is not None and step == schedule.freeze_step:
+            uniform = select(
+                worth, self._guard * len(self._names), candidates=~gone, least=self._guard, most=self._guard
+            )
+            if not torch.equal(uniform, cut.keep):
+                cut.rivals = [cut.keep, uniform]
+                cut.kept = [group.B_t.clone() for group in self.groups()]
+        return cut
+
+    def calibrate(self, loss: float) -> None:
+        """Takes the held-out loss that a report has wanted."""
+        assert self._cut is not None, "nothing was wanted"
+        self._cut.losses.append(loss)
+
+    def _show(self, cut: _Cut, keep: torch.Tensor | None) -> None:
+        """Has the model compute with the components `keep` alone; None for all that are there."""
+        if not cut.kept:
+            return
+        rows = None if keep is None else keep.view(-1)[self._rows].to(cut.kept[0].dtype)
+        first = 0
+        for group, kept in zip(self.groups(), cut.kept, strict=True):
+            part = slice(first, first + len(kept))
+            group.B_t.copy_(kept if rows is None else kept * rows[part, None])
+            first = part.stop
+
+    def _gone(self) -> torch.Tensor:
+        """Which of the start components have left memory."""
+        return ~self.keep if self.compacted else torch.zeros_like(self.keep)
+
+    def worth(self) -> torch.Tensor:
+        """What each component is worth in the budget, ``(projections, r0)``."""
+        return self.scores if self._worth is None else self._worth(self.scores)
+
+    def _mix(self) -> list[Mixture]:
+        """Rotates every layer's components, and takes what they are worth then for their scores."""
+        if self._rotate is None:
+            return []
+        worth, mixed = [], []
+        for group in self.groups():
+            found, follow = self._rotate(group)
+            worth.append(found)
+            mixed += follow
+        self.scores.copy_(self.in_order(torch.cat(worth)))
+        return mixed
 
     def _quieten(self) -> None:
         """Takes the noise from projections of which nothing lives, as compaction does with all of them.
@@ -127,9 +302,11 @@ class Selection:
         Waits for the device once.
         """
         replaced: list[Replacement] = []
-        keep = self.keep.cpu()
-        for name, row in zip(self._names, keep, strict=True):
-            replaced.extend(self.adapters.shrink(name, row.nonzero().squeeze(1)))
+        keep, rows = self.keep.cpu(), self._rows.cpu()
+        there = torch.zeros(keep.numel(), dtype=torch.bool).index_fill(0, rows, True).view_as(keep)
+        for name, row, present in zip(self._names, keep, there, strict=True):
+            if name in self.adapters.layers:
+                replaced.extend(self.adapters.shrink(name, row[present].nonzero().squeeze(1)))
         self.compacted = True
         self.adapters.regroup()
         return replaced
@@ -139,16 +316,18 @@ class Selection:
     def size(self, stored_bytes: int) -> Size:
         """Stored are `A` and `B` of live components, without gates (reference section 1.8); the gates train too."""
         stored = sum(allocation.rank * sum(allocation.shape) for allocation in self.allocation())
-        trained = sum(self.start_rank * (sum(shape) + 1) for shape in self._shapes.values())
+        gate = 1 if self._gated else 0
+        trained = sum(self.start_rank * (sum(shape) + gate) for shape in self._shapes.values())
         return Size(stored, trained, stored_bytes)
 
     def allocation(self) -> list[Allocation]:
-        """Ranks in the order of attachment. Waits for the device."""
-        ranks, scores = self.keep.sum(1).tolist(), self.scores.tolist()
-        return [
-            Allocation(name, self._shapes[name], self.start_rank, rank, tuple(row))
-            for name, rank, row in zip(self._names, ranks, scores, strict=True)
-        ]
+        """Ranks in the order of attachment, scores as what they are worth. Waits for the device."""
+        found = []
+        for name, keep, worth in zip(self._names, self.keep.tolist(), self.worth().tolist(), strict=True):
+            # what left memory at an earlier event keeps the score of then, which may be above those of now
+            live = tuple(index for index, there in enumerate(keep) if there) if self.final else None
+            found.append(Allocation(name, self._shapes[name], self.start_rank, sum(keep), tuple(worth), live=live))
+        return found
 
     def to_lora(self) -> dict[str, LoraFactors]:
         """``A`` and ``s B diag(c)`` of every projection that has components left; before the freeze, of all of them."""
@@ -176,7 +355,7 @@ class Selection:
         for key, like in (("scores", self.scores), ("keep", self.keep), ("frozen", flag), ("compacted", flag)):
             check_tensor(key, state, like.shape, like.dtype)
         frozen, compacted = bool(state["frozen"]), bool(state["compacted"])
-        if compacted and not frozen:
+        if compacted and not frozen and not self.final:
             raise CheckpointError("the checkpoint calls itself compacted but not frozen; it is damaged")
         rows = state["keep"].cpu()
         factors = {key: value for key, value in state.items() if key not in ("scores", "keep", "frozen", "compacted")}
@@ -186,11 +365,19 @@ class Selection:
         self.keep.copy_(state["keep"])
         self.live = int(rows.sum())
         self.frozen, self.compacted = frozen, compacted
+        self._grouping = 0  # rows are others
         self.groups()
         if frozen and self.compact and not compacted:
             self._compact()
         if self.masked:
             self._quieten()
+
+
+def _without_ranks(step: int) -> DivergedError:
+    return DivergedError(
+        f"training diverged: scores after step {step:,} are not finite, so no ranks can be chosen by them; lower the "
+        "learning rate"
+    )
 
 
 def check_one_device(sites: Sequence[Site]) -> None:

@@ -11,6 +11,7 @@ from torch import nn
 from dora_cli.methods.base import Allocation, LoraFactors, Method, PlainSchedule, Schedule, Site
 from dora_cli.methods.linear import trained_type, weight_of
 from dora_cli.methods.low_rank.adapters import Adapters
+from dora_cli.methods.low_rank.allocation.starts import lora_A
 from dora_cli.methods.low_rank.layer import AdaptedProjection
 from dora_cli.methods.melora.parts import check_parts
 
@@ -60,9 +61,8 @@ class Melora(Method):
 
     def _wrapped(self, site: Site) -> AdaptedProjection:
         width_out, width_in = (width // self.minis for width in site.shape)
-        dtype, bound = trained_type(weight_of(site.module).dtype), width_in**-0.5
-        A = torch.empty(self.minis * self.rank, width_in, dtype=dtype)
-        A.uniform_(-bound, bound, generator=self.generator)
+        dtype = trained_type(weight_of(site.module).dtype)
+        A = lora_A(self.minis * self.rank, width_in, dtype, self.generator)
         B = A.new_zeros(width_out, len(A))
         return AdaptedProjection(site.module, A, B, scaling=self.scaling, dropout=self.dropout, chunks=self.minis)
 

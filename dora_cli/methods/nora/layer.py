@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from dora_cli.methods.linear import shape_of, trained_type, weight_of
-from dora_cli.methods.low_rank.protocols import WeightNoise
+from dora_cli.methods.low_rank.protocols import Watch, WeightNoise
 
 
 class NestedProjection(nn.Module):
@@ -52,6 +52,7 @@ class NestedProjection(nn.Module):
         self.c: nn.Parameter | None = None
         self.chunks, self.tied, self.frozen = 1, 0, frozenset[str]()
         self.noise: WeightNoise | None = None
+        self.watch: Watch | None = None
         self.lean: Callable[[torch.Tensor], torch.Tensor] | None = None
         self.train(base.training)
 

@@ -22,6 +22,7 @@ from dora_cli.methods.base import (
 )
 from dora_cli.methods.linear import trained_type, weight_of
 from dora_cli.methods.low_rank.adapters import Adapters
+from dora_cli.methods.low_rank.allocation.starts import lora_A
 from dora_cli.methods.low_rank.layer import AdaptedProjection
 from dora_cli.methods.low_rank.selection import check_one_device
 from dora_cli.methods.sora.schedule import SoraSchedule
@@ -49,6 +50,7 @@ class Sora(Method):
     """
 
     name = "sora"
+    scored_by = "size of its gate"
 
     def __init__(
         self,
@@ -102,7 +104,7 @@ class Sora(Method):
     def _wrapped(self, site: Site) -> AdaptedProjection:
         d_out, d_in = site.shape
         dtype = trained_type(weight_of(site.module).dtype)
-        A = torch.empty(self.rank, d_in, dtype=dtype).uniform_(-(d_in**-0.5), d_in**-0.5, generator=self.generator)
+        A = lora_A(self.rank, d_in, dtype, self.generator)
         gates = torch.empty(self.rank, dtype=dtype).normal_(generator=self.generator)
         B = A.new_zeros(d_out, self.rank)
         return AdaptedProjection(site.module, A, B, gates, scaling=self.scaling, dropout=self.dropout)

@@ -12,6 +12,7 @@ from dora_cli.errors import CheckpointError
 from dora_cli.methods.base import Allocation, LoraFactors, Method, Site, Size, StepReport, check_tensor
 from dora_cli.methods.linear import trained_type, weight_of
 from dora_cli.methods.low_rank.adapters import Adapters
+from dora_cli.methods.low_rank.allocation.starts import lora_A
 from dora_cli.methods.low_rank.layer import AdaptedProjection
 from dora_cli.methods.xgblora.schedule import BoostingSchedule
 from dora_cli.methods.xgblora.subsets import blocks_of, draw
@@ -91,7 +92,7 @@ class Xgblora(Method):
         for site in self._sites_of(self._tied):
             d_out, d_in = site.shape
             dtype = trained_type(weight_of(site.module).dtype)
-            A = torch.empty(1, d_in, dtype=dtype).uniform_(-(d_in**-0.5), d_in**-0.5, generator=self.generator)
+            A = lora_A(1, d_in, dtype, self.generator)
             found[site.name] = A, A.new_zeros(d_out, 1)
         return found
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 from dora_cli.recipe.about import About
 from dora_cli.recipe.effects import ForRun
-from dora_cli.recipe.fields import Count, FractionBelowOne, NonNegative, Positive, Section, Targets
+from dora_cli.recipe.fields import Count, CountOrZero, FractionBelowOne, NonNegative, Positive, Section, Targets
 from dora_cli.recipe.methods.lora import noise_note
-from dora_cli.recipe.rules import PRUNING
+from dora_cli.recipe.rules import RANKS_AND_PHASES, Rule, fits_fp16
+from dora_cli.wording import plural
+
+Scaling = Literal["start", "root", "final"]
 
 
 class DoraMethod(Section):
@@ -18,15 +23,35 @@ class DoraMethod(Section):
         name: which method: ``dora`` adapts every projection and prunes ranks to the budget.
         rank: average final rank per projection.
         start_rank: rank of every projection at the start; None is ``ceil(1.5 * rank)``.
-        alpha: the update is scaled by ``alpha / start rank``.
+        min_rank: what every projection keeps, whatever its components are worth.
+        max_rank: what no projection has more of in the end; None is no bound. It falls from the start rank as the
+            budget does.
+        budget: what is counted: ``components``, or the ``parameters`` that are stored of them, so that the final size
+            is that of LoRA at `rank`, to less than one component.
+        start: how factors and gates begin: ``published``; ``unit``, components of length 1 whatever the width and the
+            rank, with gates at 0; ``lora``, as in LoRA, with gates at 1.
+        gates: whether they are ``trained``, or ``fixed``: then what is pruned is gone for good, at once.
+        learning_rate_ratio: learning rate of `B` over that of `A`.
+        gate_rate: learning rate of the gates over that of `A`.
+        alpha: the update is scaled by ``alpha / start rank``, or as `scaling` says.
+        scaling: what alpha is divided by: the rank at the ``start``, the ``final`` mean rank, or the ``root`` of their
+            product.
         dropout: on the adapters' input.
         targets: ``attention``, ``ffn`` or glob patterns of projections; out_proj and the like of Mamba-type models only
             by pattern.
+        score: what components are ranked by: their share of their projection's update (``published``), the ``norm``
+            of their own, that of their ``output``, the change of the loss without them to first order (``taylor``) or
+            to second order by examples (``fisher``), or the latter from inputs and gradients apart (``kfac``).
         ema_beta: decay of the moving average of the scores.
+        rotate: what components become before each event: nothing else (``none``), or the singular ones of their
+            projection's update, by the ``weight`` or by the output that each ``input`` gives; the function stays.
         warmup_fraction: share of the steps before pruning starts.
         final_fraction: share of the steps after the ranks are frozen.
+        events: how many pruning events there are, evenly spread, the last at the freeze; takes precedence over
+            `prune_interval`.
         prune_interval: optimiser steps between two pruning events.
         curve: how the budget falls: slowly then fast (``published``), or fast then slowly (``adalora``).
+        guard: whether ranks become uniform at the freeze where chosen ones do not help on held-out training data.
         dem_weight: weight of the regulariser (DEM); 0 turns it off.
         dem_scale: ``published`` (as in the authors' code) or ``paper`` (twice that).
         dem_until: whether the regulariser stops at the freeze or runs to the end.
@@ -37,14 +62,26 @@ class DoraMethod(Section):
     name: ForRun[Literal["dora"]] = "dora"
     rank: ForRun[Count] = 8
     start_rank: ForRun[Count | None] = None
+    min_rank: ForRun[CountOrZero] = 0
+    max_rank: ForRun[Count | None] = None
+    budget: ForRun[Literal["components", "parameters"]] = "components"
+    start: ForRun[Literal["published", "unit", "lora"]] = "published"
+    gates: ForRun[Literal["trained", "fixed"]] = "trained"
+    learning_rate_ratio: ForRun[Positive] = 1.0
+    gate_rate: ForRun[Positive] = 1.0
     alpha: ForRun[Positive] = 8.0
+    scaling: ForRun[Scaling] = "start"
     dropout: ForRun[FractionBelowOne] = 0.1
     targets: ForRun[Targets] = ("attention", "ffn")
+    score: ForRun[Literal["published", "norm", "output", "taylor", "fisher", "kfac"]] = "published"
     ema_beta: ForRun[FractionBelowOne] = 0.9
+    rotate: ForRun[Literal["none", "weight", "input"]] = "none"
     warmup_fraction: ForRun[FractionBelowOne] = 0.15
     final_fraction: ForRun[FractionBelowOne] = 0.5
+    events: ForRun[Count | None] = None
     prune_interval: ForRun[Count] = 10
     curve: ForRun[Literal["published", "adalora"]] = "published"
+    guard: ForRun[bool] = False
     dem_weight: ForRun[NonNegative] = 0.5
     dem_scale: ForRun[Literal["published", "paper"]] = "published"
     dem_until: ForRun[Literal["freeze", "end"]] = "freeze"
@@ -52,17 +89,128 @@ class DoraMethod(Section):
     flatness: ForRun[NonNegative] = 0.0
 
 
+_DIVISORS: Mapping[Scaling, Callable[[int, int], float]] = {
+    "start": lambda start_rank, rank: start_rank,
+    "root": lambda start_rank, rank: math.sqrt(start_rank * rank),
+    "final": lambda start_rank, rank: rank,
+}
+"""What alpha is divided by, from the start rank and the mean final rank."""
+
+_IN_WORDS: Mapping[Scaling, tuple[str, str]] = {
+    "start": ("the start rank of {:g}", "alpha / start rank"),
+    "root": ("the root of start rank x rank, {:g}", "alpha / sqrt(start rank x rank)"),
+    "final": ("the rank of {:g}", "alpha / rank"),
+}
+"""That, and the formula it belongs to."""
+
+
+def _scale_fits_fp16(
+    alpha: float, rank: int, start_rank: int | None, scaling: Scaling, precision: str, dtype: str
+) -> str | None:
+    divisor = _DIVISORS[scaling](-(-3 * rank // 2) if start_rank is None else start_rank, rank)
+    over, formula = _IN_WORDS[scaling]
+    return fits_fp16(alpha / divisor, f"{alpha:g}", over.format(divisor), formula, precision, dtype)
+
+
+def _least_rank(min_rank: int, rank: int) -> str | None:
+    if min_rank > rank:
+        return f"must be at most method.rank = {rank}, the mean, got {min_rank}; lower it, or raise the rank"
+    return None
+
+
+def _highest_rank(max_rank: int | None, rank: int) -> str | None:
+    if max_rank is not None and max_rank < rank:
+        return (
+            f"must be at least method.rank = {rank}, the mean, got {max_rank}; raise it, lower the rank, or set null "
+            "for no bound"
+        )
+    return None
+
+
+def _gates_open(gates: str, start: str) -> str | None:
+    if gates == "fixed" and start != "lora":
+        return (
+            f"is fixed, but method.start {start} begins with gates at 0, so that nothing would ever be learned; set "
+            "start: lora, or gates: trained"
+        )
+    return None
+
+
+def _gates_move(gate_rate: float, gates: str) -> str | None:
+    if gate_rate != 1 and gates == "fixed":
+        return "is a rate of gates that train, but method.gates is fixed; remove it, or set gates: trained"
+    return None
+
+
+def _one_measure(score: str, rotate: str) -> str | None:
+    if score != "published" and rotate != "none":
+        return (
+            f"is {score}, but method.rotate {rotate} ranks components by their singular values; remove it, or set "
+            "rotate: none"
+        )
+    return None
+
+
+def _leaves_memory(compact: bool, gates: str, rotate: str) -> str | None:
+    if not compact and (gates == "fixed" or rotate != "none"):
+        what = "method.gates fixed" if gates == "fixed" else f"method.rotate {rotate}"
+        return f"is false, but with {what} what is pruned leaves memory at once; remove it"
+    return None
+
+
 SECTION = DoraMethod
-RULES = PRUNING
+RULES = (
+    *RANKS_AND_PHASES,
+    Rule(
+        ("method.alpha", "method.rank", "method.start_rank", "method.scaling", "train.precision", "model.dtype"),
+        _scale_fits_fp16,
+    ),
+    Rule(("method.min_rank", "method.rank"), _least_rank),
+    Rule(("method.max_rank", "method.rank"), _highest_rank),
+    Rule(("method.gates", "method.start"), _gates_open),
+    Rule(("method.gate_rate", "method.gates"), _gates_move),
+    Rule(("method.score", "method.rotate"), _one_measure),
+    Rule(("method.compact", "method.gates", "method.rotate"), _leaves_memory),
+)
 
 
 def _scale(section: DoraMethod, start_rank: int, rank: int) -> float:
-    """By the start rank, also of what is left at the end."""
-    return section.alpha / start_rank
+    """That of all projections, also of what is left of them at the end: by the mean final rank, not by their own."""
+    return section.alpha / _DIVISORS[section.scaling](start_rank, section.rank)
+
+
+_SAID = {
+    ("budget", "parameters"): "The budget counted parameters: as many as LoRA at the mean rank has.",
+    ("start", "unit"): "Components started at length 1, with gates of 0.",
+    ("start", "lora"): "Factors started as in LoRA, with gates of 1.",
+    ("gates", "fixed"): "Gates did not train: what was pruned was gone for good.",
+    ("scaling", "root"): "The update is scaled by `alpha / sqrt(start rank x rank)`.",
+    ("scaling", "final"): "The update is scaled by `alpha / rank`, the mean final rank.",
+    ("score", "norm"): "Components were ranked by their Frobenius norms.",
+    ("score", "output"): "Components were ranked by the mean square of what each adds to its projection's output.",
+    ("score", "taylor"): "Components were ranked by the change of the loss without each, to first order.",
+    ("score", "fisher"): "Components were ranked by the Fisher information of each, from single examples.",
+    ("score", "kfac"): "Components were ranked by a Kronecker-factored Fisher information of each.",
+    ("rotate", "weight"): "Before each pruning they were rotated to the singular components of the update.",
+    ("rotate", "input"): "Before each pruning they were rotated to the singular components of the output.",
+    ("guard", True): "Ranks became uniform unless chosen ones helped on held-out training data.",
+}
+"""What a model card says of options that differ from the published ones."""
 
 
 def _notes(section: DoraMethod) -> list[str]:
-    return [noise_note(section.flatness)] if section.flatness else []
+    found = [said for (key, value), said in _SAID.items() if getattr(section, key) == value]
+    if section.learning_rate_ratio != 1:
+        found.append(f"`B` learned at {section.learning_rate_ratio:g} times the rate of `A`.")
+    if section.gate_rate != 1:
+        found.append(f"Gates learned at {section.gate_rate:g} times the rate of `A`.")
+    if section.min_rank:
+        found.append(f"Every projection kept at least {plural(section.min_rank, 'component')}.")
+    if section.max_rank is not None:
+        found.append(f"None kept more than {plural(section.max_rank, 'component')}.")
+    if section.events is not None:
+        found.append(f"Components were pruned at {plural(section.events, 'event')}, evenly spread.")
+    return [*found, noise_note(section.flatness)] if section.flatness else found
 
 
 ABOUT = About(

@@ -43,7 +43,8 @@ def pictures(record: Mapping[str, Any], name: str | None = None) -> list[Picture
     layers = {layer["name"]: layer for layer in record["layers"]}
     title = f"Mean rank over {plural(len(record['runs']), 'seed')}" if "runs" in record else "Rank of each projection"
     title = name or title
-    return [_picture(found, layers, title if len(maps) == 1 else f"{title}: {found.title}") for found in maps]
+    said = f"; scores: {record['score']}" if record.get("score") else ""
+    return [_picture(found, layers, title if len(maps) == 1 else f"{title}: {found.title}", said) for found in maps]
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class _Sizes:
         return max(int((PHONE - self.tight - self.sum) // self.cell), 1)
 
 
-def _picture(found: RankMap, layers: Mapping[str, Mapping[str, Any]], title: str) -> Picture:
+def _picture(found: RankMap, layers: Mapping[str, Mapping[str, Any]], title: str, said: str) -> Picture:
     members = [cell for row in found.members for cell in row if cell is not None]
     show = formatter(members)
     sums = [show(sum(cell.rank for cell in row if cell is not None)) for row in found.members] + [
@@ -97,7 +98,7 @@ def _picture(found: RankMap, layers: Mapping[str, Mapping[str, Any]], title: str
             class_=f"parts {wide_from(need)}",
             style=f"--label:{sizes.label}px;--tight:{sizes.tight}px;--sum:{sizes.sum}px",
         ),
-        _legend(found),
+        _legend(found, said),
         tag("output", INVITATION, class_="detail", aria_live="polite", hidden=True),
         class_="ranks",
     )
@@ -206,12 +207,12 @@ def _importance(found: Scores) -> str:
     return "scores: " + ", ".join(parts)
 
 
-def _legend(found: RankMap) -> Markup:
+def _legend(found: RankMap, said: str) -> Markup:
     steps = []
     for step in range(0, LEVELS + 1, 2):
         label = {0: "0", LEVELS: str(found.full)}.get(step, "")
         steps.append(tag("span", label, class_=f"q{step}"))
-    return tag("p", "rank ", tag("span", *steps, class_="ramp"), f" {found.full_name}", class_="note")
+    return tag("p", "rank ", tag("span", *steps, class_="ramp"), f" {found.full_name}{said}", class_="note")
 
 
 def shares(record: Mapping[str, Any]) -> Table:

@@ -78,6 +78,7 @@ def score_tables(record: Mapping[str, Any]) -> list[RenderableType] | None:
         return None
     parts: list[RenderableType] = [
         Text(f"Scores of all components {'at the freeze' if planned(record) else 'in the end'}", style="bold"),
+        *([Text(f"Score of a component: {record['score']}")] if record.get("score") else []),
         _Histogram(histogram(found)),
         Text(""),
     ]

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from dora_cli.errors import CheckpointError
 from dora_cli.reports.curves import cells as rank_cells
+from dora_cli.reports.curves import counts_parameters
 from dora_cli.reports.grid import GROUPS, Cell, Legend, RankGrid, formatter, sections
 from dora_cli.reports.ranks.shares import groups
 from dora_cli.runs.records.ranks import RanksRecord, validate_ranks
@@ -96,7 +97,7 @@ def mean_ranks(records: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         known = [one for one in stored if one is not None]
         layers.append(
             {
-                **layer.model_dump(exclude={"scores", "rank", "links", "parameters"}),
+                **layer.model_dump(exclude={"scores", "rank", "links", "parameters", "live"}),
                 "rank": float(mean(ranks)),
                 "sd": stdev(ranks) if len(ranks) > 1 else None,
                 "ranks": ranks,
@@ -109,6 +110,7 @@ def mean_ranks(records: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         "unit": first.unit,
         "start_rank": first.start_rank,
         "target_rank": first.target_rank,
+        **({} if first.counts is None else {"counts": first.counts}),
         "live_components": float(mean(record.live_components for record in checked.values())),
         "layers": layers,
     }
@@ -167,7 +169,12 @@ def _budget(record: Mapping[str, Any], cells: Sequence[Cell]) -> str:
         each = "" if record["start_rank"] is None else f" (rank {record['start_rank']}{many})"
         return f"{show(live)} {unit}{each}, from the start to the end"
     lines = [f"Live: {show(live)} {unit}"]
-    if target is not None:
+    allowed = None if target is None else target * len(cells)
+    if counts_parameters(record):
+        allowed, left = None, sum(cell.parameters for cell in cells)
+        most = target * sum(sum(cell.shape) for cell in cells)
+        lines[0] += f", {left:,.0f} of a budget of {plural(most, 'parameter')} (rank {target}{many})"
+    elif target is not None:
         lines[0] += f" of a budget of {target * len(cells):,} (rank {target}{many})"
     if links := [link for layer in record["layers"] for link in layer.get("links") or ()]:
         lines.append(f"Grown in {plural(max(links), 'round')}, one after the other")
@@ -177,7 +184,7 @@ def _budget(record: Mapping[str, Any], cells: Sequence[Cell]) -> str:
     lines.append(f"Start: {sum(cell.start_rank for cell in cells):,} {unit}")
     if record["start_rank"] is not None and all(cell.start_rank == record["start_rank"] for cell in cells):
         lines[1] += f" (rank {record['start_rank']}{many})"
-    if target is not None and live > target * len(cells):
+    if allowed is not None and live > allowed:
         lines.append("More than the budget lives: the run was stopped before its ranks were frozen.")
     return "\n".join(lines)
 

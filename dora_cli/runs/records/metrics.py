@@ -40,7 +40,7 @@ class BudgetRecord(Record):
 
     Adapter parameters count the factors A and B of live components, without gates and head; `adapter_bytes` is all that
     a finished adapter stores beside the head, which older runs did not count. `final_components` is the budget, None
-    for a method that has none.
+    for a method that has none, or one that counts parameters.
     """
 
     start_components: Count

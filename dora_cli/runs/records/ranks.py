@@ -14,7 +14,8 @@ from dora_cli.runs.records.fields import SCHEMA_VERSION, Count, Name, Record, va
 
 class LayerRecord(Record):
     """One projection in ranks.json. `scores` are by original component, one for each of `start_rank`, or None. Where
-    ranks grow, `links` says which link, from 1, each component came with; it is missing elsewhere.
+    ranks grow, `links` says which link, from 1, each component came with; it is missing elsewhere. `live` are the
+    positions of the components that were selected, from 0; it is missing where they are those of the highest scores.
 
     `parameters` are entries that the adapter stores for this projection alone; None, and missing from older runs, where
     they follow from rank and shape.
@@ -32,6 +33,7 @@ class LayerRecord(Record):
     scores: list[float | None] | None
     links: list[Annotated[Count, Field(ge=1)]] | None = None
     parameters: Count | None = None
+    live: list[Count] | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> LayerRecord:
@@ -41,6 +43,12 @@ class LayerRecord(Record):
             raise ValueError(f"rank {self.rank} is above its start rank {self.start_rank}")
         if self.scores is not None and len(self.scores) != self.start_rank:
             raise ValueError(f"{len(self.scores)} scores for {self.start_rank} components")
+        if self.live is not None and (
+            len(set(self.live)) != self.rank
+            or len(self.live) != self.rank
+            or max(self.live, default=-1) >= self.start_rank
+        ):
+            raise ValueError(f"{self.live} are not {self.rank} of {self.start_rank} components")
         return self
 
 
@@ -65,6 +73,11 @@ class RanksRecord(Record):
     """ranks.json. `start_rank` and `target_rank` are per projection; None for a method without ranks, or where each
     projection has one of its own. `target_rank` is None too where how many components are left emerges.
 
+    `score` says in words what scores are; it is missing where there are none, and from older runs. `counts` is
+    ``parameters`` where the budget counts those that are stored, as many as `target_rank` of each projection have;
+    `budget` in `history` is then as many components as it pays for at equal ranks. It is missing where the budget
+    counts components, as ranks do.
+
     Older runs have no `phases`, and events in their `history` that prune nothing.
     """
 
@@ -74,6 +87,8 @@ class RanksRecord(Record):
     unit: Name
     start_rank: Count | None
     target_rank: Count | None
+    score: str | None = None
+    counts: Literal["parameters"] | None = None
     live_components: Count
     layers: list[LayerRecord]
     phases: list[PhaseRecord] = Field(default_factory=list)
@@ -131,6 +146,8 @@ class AllocationLike(Protocol):
     def links(self) -> Sequence[int] | None: ...
     @property
     def parameters(self) -> int | None: ...
+    @property
+    def live(self) -> Sequence[int] | None: ...
 
 
 def ranks_record(
@@ -143,6 +160,8 @@ def ranks_record(
     live_components: int,
     history: Sequence[Mapping[str, Any]],
     phases: Sequence[tuple[str, int, int]] = (),
+    score: str | None = None,
+    counts: str = "components",
 ) -> dict[str, Any]:
     """The content of ranks.json.
 
@@ -155,6 +174,8 @@ def ranks_record(
         live_components: the sum of all ranks.
         history: ``step, phase, budget, live`` of each event, ascending.
         phases: ``(name, first step, last step)`` of each phase, in order.
+        score: what scores are, in words.
+        counts: what the budget counts, ``"components"`` or ``"parameters"``.
     """
     by_name = {allocation.name: allocation for allocation in allocations}
     adapted = [projection for projection in projections if projection.name in by_name]
@@ -177,6 +198,7 @@ def ranks_record(
                 "scores": None if allocation.scores is None else list(allocation.scores),
                 **({} if allocation.links is None else {"links": list(allocation.links)}),
                 **({} if allocation.parameters is None else {"parameters": allocation.parameters}),
+                **({} if allocation.live is None else {"live": list(allocation.live)}),
             }
         )
     return written(
@@ -186,6 +208,8 @@ def ranks_record(
             "unit": unit,
             "start_rank": start_rank,
             "target_rank": target_rank,
+            **({} if score is None else {"score": score}),
+            **({} if counts == "components" else {"counts": counts}),
             "live_components": live_components,
             "layers": layers,
             "phases": [{"name": name, "first": first, "last": last} for name, first, last in phases],

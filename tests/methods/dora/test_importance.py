@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dora_cli.methods.dora.importance import EPS, add_variance_gradient, ema
+from dora_cli.methods.dora.importance import add_variance_gradient
+from dora_cli.methods.low_rank.allocation.scores import EPS, ema
 from tests.methods.small import component_scores
 
 # rank, d_out, d_in; ranks above min(d) too

@@ -16,7 +16,7 @@ from torch import nn
 
 from dora_cli.errors import BudgetError, CheckpointError, ProjectionError
 from dora_cli.methods import METHODS, Dora, HeadOnly, Lora
-from dora_cli.methods.dora.importance import ema
+from dora_cli.methods.low_rank.allocation.scores import ema
 from dora_cli.methods.low_rank.layer import AdaptedProjection
 from tests.methods.small import (
     SmallEncoder,

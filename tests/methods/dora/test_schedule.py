@@ -54,25 +54,36 @@ class Plain:
         final: str,
         interval: int,
         curve: str,
+        wanted_events: int | None = None,
+        rank_cost: int | None = None,
+        max_rank: int | None = None,
     ) -> None:
         w, f = Fraction(warmup), Fraction(final)
         self.W = whole(w * total_steps)
         self.L = whole((1 - w - f) * total_steps)
         self.F = self.W + self.L
         self.N = projections * start_rank
+        cost = projections if rank_cost is None else rank_cost
+        bound = start_rank if max_rank is None else min(start_rank, max_rank)
         self.events: list[int] = []
-        self.budgets = [self.N]  # by step, from 0
-        budget = self.N
+        self.budgets, self.allowed, self.most = [self.N], [cost * start_rank], [start_rank]  # by step, from 0
         multiples = {self.W + j * interval for j in range(1, self.L // interval + 1)} | {self.F}
+        if wanted_events is not None:
+            multiples = {self.W + whole(Fraction(j * self.L, wanted_events)) for j in range(1, wanted_events + 1)}
         for step in range(1, total_steps + 1):
+            budget, allowed, most = self.budgets[-1], self.allowed[-1], self.most[-1]
             if step in multiples:
                 u = Fraction(step - self.W, self.L)
                 share = u**3 if curve == "published" else 1 - (1 - u) ** 3
-                pruned = whole(projections * (start_rank - rank) * share)
-                budget = self.N - pruned
+                pruned = whole(cost * (start_rank - rank) * share)
+                allowed = cost * start_rank - pruned
+                budget = self.N - whole(projections * (start_rank - rank) * share)
+                most = start_rank - whole((start_rank - bound) * share)
                 if pruned or step == self.F:
                     self.events.append(step)
             self.budgets.append(budget)
+            self.allowed.append(allowed)
+            self.most.append(most)
 
 
 @st.composite
@@ -90,6 +101,9 @@ def arguments(draw: st.DrawFn) -> dict[str, Any]:
         "final_fraction": f / 100,
         "interval": draw(st.integers(1, 120)),
         "curve": draw(st.sampled_from(["published", "adalora"])),
+        "wanted_events": draw(st.none() | st.integers(1, 40)),
+        "rank_cost": draw(st.none() | st.integers(1, 100_000)),
+        "max_rank": draw(st.none() | st.integers(rank, 30)),
     }
 
 
@@ -107,6 +121,8 @@ def test_every_integer_equals_the_plain_derivation(args: dict[str, Any]) -> None
     assert list(schedule.events()) == plain.events
     steps = range(args["total_steps"] + 1)
     assert [schedule.budget(step) for step in steps] == plain.budgets
+    assert [schedule.allowed(step) for step in steps] == plain.allowed
+    assert [schedule.most(step) for step in steps] == plain.most
     assert [step for step in steps if schedule.is_event(step)] == plain.events
     for step in steps:
         assert schedule.next_event(step) == next((event for event in plain.events if event > step), None)
@@ -125,6 +141,17 @@ def test_budget_falls_from_all_components_to_the_target(args: dict[str, Any]) ->
         == schedule.start_components
     )
     assert set(budgets[schedule.freeze_step :]) == {args["projections"] * args["rank"]} == {schedule.final_components}
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(arguments())
+def test_what_is_allowed_fits_under_the_highest_rank(args: dict[str, Any]) -> None:
+    """Else a budget could not be spent: components of each projection up to its bound pay for all that is allowed."""
+    schedule = DoraSchedule.plan(**args)
+    cost = schedule.rank_cost
+    allowed = [schedule.allowed(step) for step in range(args["total_steps"] + 1)]
+    assert all(cost * schedule.most(step) >= left for step, left in enumerate(allowed))
+    assert (allowed[0], allowed[-1]) == (cost * args["start_rank"], cost * args["rank"])
 
 
 @settings(max_examples=150, deadline=None, derandomize=True)
@@ -192,6 +219,40 @@ def test_an_interval_longer_than_pruning_leaves_the_freeze_alone() -> None:
     assert list(plan(interval=1000).events()) == [50]
 
 
+def test_a_number_of_events_is_spread_over_the_pruning_phase() -> None:
+    # L = 35: four events at floor(35 j / 4) = 8, 17, 26 and 35; 288 tau^3 / 35^3: 3.4, 33.0, 118.06, 288.
+    schedule = plan(wanted_events=4)
+    assert list(schedule.events()) == [23, 32, 41, 50]
+    assert [schedule.budget(step) for step in (22, 23, 31, 32, 41, 50)] == [864, 861, 861, 831, 746, 576]
+    assert [schedule.describe()[key] for key in ("events", "interval", "longest_interval")] == [4, 8, 9]
+    assert list(plan(wanted_events=1).events()) == [50]
+    assert list(plan(wanted_events=5, curve="adalora").events()) == [22, 29, 36, 43, 50]
+
+
+@pytest.mark.parametrize("wanted", [35, 36, 10_000])
+def test_more_events_than_steps_select_after_every_step(wanted: int) -> None:
+    schedule = plan(wanted_events=wanted, curve="adalora")
+    assert list(schedule.events()) == list(range(16, 51))
+    assert schedule.describe()["longest_interval"] == 1
+
+
+def test_a_budget_in_parameters_by_hand() -> None:
+    # Two projections, 8 x 4 and 4 x 16: a rank of one in both has 12 + 20 = 32 parameters. From 3 x 32 to 2 x 32 over
+    # 35 steps: 32 tau^3 / 35^3 is 0.7 after 10 steps, 5.97 after 20, 20.2 after 30; of 2 components 0.05, 0.37, 1.3.
+    schedule = plan(projections=2, start_rank=3, rank=2, unit="parameters", rank_cost=32)
+    assert list(schedule.events()) == [35, 45, 50]  # the first takes 5 parameters: a component has to go
+    assert [schedule.allowed(step) for step in (0, 25, 35, 45, 50, 100)] == [96, 96, 91, 76, 64, 64]
+    assert [schedule.budget(step) for step in (0, 25, 35, 45, 50, 100)] == [6, 6, 6, 5, 4, 4]
+    assert schedule.describe()["unit"] == "parameters"
+
+
+def test_the_highest_rank_falls_with_the_budget() -> None:
+    # From 12 down to 9: 3 (tau / 35)^3 is 0.07, 0.56, 1.89, 3 at the events.
+    schedule = plan(max_rank=9)
+    assert [schedule.most(step) for step in (0, 25, 35, 45, 49, 50, 100)] == [12, 12, 12, 11, 11, 9, 9]
+    assert {plan(max_rank=bound).most(step) for bound in (None, 12, 40) for step in range(101)} == {12}
+
+
 def test_an_event_that_prunes_nothing_is_none() -> None:
     # 2 (tau / 35)^3 of 6 components: nothing up to tau 27, one up to 34.
     schedule = plan(projections=2, start_rank=3, rank=2, interval=5)
@@ -228,7 +289,9 @@ def test_describe_holds_the_same_integers() -> None:
         "events": 4,
         "first_event": 25,
         "interval": 10,
+        "longest_interval": 10,
         "curve": "published",
+        "unit": "components",
         "projections": 72,
         "start_rank": 12,
         "rank": 8,
@@ -249,6 +312,10 @@ def test_describe_holds_the_same_integers() -> None:
         ({"final_fraction": -0.5}, ["method.final_fraction is -0.5", "[0, 1)"]),
         ({"warmup_fraction": 0.5}, ["warmup_fraction 0.5", "final_fraction 0.5", "below 1"]),
         ({"interval": 0}, ["method.prune_interval is 0", "at least 1"]),
+        ({"wanted_events": 0}, ["method.events is 0", "at least 1"]),
+        ({"min_rank": 9}, ["method.min_rank is 9", "method.rank 8"]),
+        ({"min_rank": -1}, ["method.min_rank is -1"]),
+        ({"max_rank": 7}, ["method.max_rank is 7", "method.rank 8"]),
         ({"projections": 0}, ["no projection", "method.targets"]),
         ({"total_steps": 2}, ["2 optimiser steps", "at least 3 steps", "train.max_steps"]),
         ({"total_steps": 1}, ["has 1 optimiser step, of", "at least 3 steps"]),
@@ -262,9 +329,17 @@ def test_a_broken_bound_is_named_with_its_value(changes: dict[str, Any], words: 
         assert word in str(caught.value)
 
 
+def test_a_least_rank_of_none_is_not_blamed_for_a_rank_that_is_none() -> None:
+    with pytest.raises(BudgetError) as caught:
+        plan(rank=-3)
+    assert "min_rank" not in str(caught.value)
+
+
 def test_all_problems_come_in_one_message() -> None:
     with pytest.raises(BudgetError) as caught:
-        plan(rank=0, start_rank=-1, warmup_fraction=1.2, final_fraction=-0.1, interval=0, projections=0)
+        plan(
+            rank=0, start_rank=-1, warmup_fraction=1.2, final_fraction=-0.1, interval=0, projections=0, wanted_events=0
+        )
     message = str(caught.value)
     keys = (
         "method.rank",
@@ -272,6 +347,7 @@ def test_all_problems_come_in_one_message() -> None:
         "method.warmup_fraction",
         "method.final_fraction",
         "method.prune_interval",
+        "method.events",
         "no projection",
     )
     for key in keys:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 
 from dora_cli.errors import RecipeError
 from dora_cli.recipe import parse_recipe
+from dora_cli.recipe.methods.dora import ABOUT, DoraMethod
 
 
 @pytest.mark.parametrize(
@@ -16,6 +19,22 @@ from dora_cli.recipe import parse_recipe
             "method: {alpha: 786049}\ntrain: {precision: fp16}",
             "method.alpha: must be at most 65504 times the start rank of 12",
         ),
+        (
+            "method: {alpha: 524033, scaling: final}\ntrain: {precision: fp16}",
+            "method.alpha: must be at most 65504 times the rank of 8, got 524033: updates are scaled by alpha / rank",
+        ),
+        (
+            "method: {rank: 2, start_rank: 8, alpha: 262017, scaling: root}\ntrain: {precision: fp16}",
+            "method.alpha: must be at most 65504 times the root of start rank x rank, 4,",
+        ),
+        ("method: {min_rank: 9}", "method.min_rank: must be at most method.rank = 8, the mean, got 9"),
+        ("method: {max_rank: 7}", "method.max_rank: must be at least method.rank = 8, the mean, got 7"),
+        ("method: {gates: fixed}", "method.gates: is fixed, but method.start published begins with gates at 0"),
+        ("method: {gates: fixed, start: unit}", "method.gates: is fixed, but method.start unit begins"),
+        (
+            "method: {gates: fixed, start: lora, gate_rate: 2}",
+            "method.gate_rate: is a rate of gates that train, but method.gates is fixed",
+        ),
         ("method: {warmup_fraction: 0.5}", "must be below 1, got 0.5 + 0.5 = 1.0"),
     ],
 )
@@ -23,3 +42,74 @@ def test_what_is_said(section: str, says: str) -> None:
     with pytest.raises(RecipeError) as caught:
         parse_recipe(f"task: glue/rte\nmodel: {{name: some/model}}\n{section}", "r.yaml")
     assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        "method: {gates: fixed, start: lora, min_rank: 8, max_rank: 8}",
+        "method: {gate_rate: 10, learning_rate_ratio: 4, start: unit, max_rank: 40}",
+        "method: {alpha: 524032, scaling: final}\ntrain: {precision: fp16}",
+        "method: {rank: 2, start_rank: 8, alpha: 262016, scaling: root}\ntrain: {precision: fp16}",
+    ],
+)
+def test_what_goes_together_is_taken(section: str) -> None:
+    parse_recipe(f"task: glue/rte\nmodel: {{name: some/model}}\n{section}", "r.yaml")
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("r_max: 9", "method.max_rank"),
+        ("score: sensitivity", "taylor"),
+        ("score: energy", "norm"),
+        ("rotate: svd", "weight"),
+        ("budget: params", "parameters"),
+        ("gates: frozen", "fixed"),
+    ],
+)
+def test_other_words_for_the_same(given: str, meant: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        parse_recipe(f"task: glue/rte\nmodel: {{name: some/model}}\nmethod: {{{given}}}", "r.yaml")
+    assert f"did you mean {meant}" in str(caught.value).replace("'", "")
+
+
+def test_scales_by_hand() -> None:
+    """By the mean final rank 2, whatever a projection has in the end: 8 / 8, 8 / sqrt(16), 8 / 2."""
+    scales = {
+        scaling: ABOUT.scale(DoraMethod(rank=2, start_rank=8, alpha=8, scaling=scaling), 8, 5)
+        for scaling in ("start", "root", "final")
+    }
+    assert scales == {"start": 1.0, "root": 2.0, "final": 4.0}
+
+
+def test_a_card_says_what_is_not_as_published() -> None:
+    assert not ABOUT.notes(DoraMethod())
+    changes: dict[str, object] = {
+        "min_rank": 1,
+        "max_rank": 9,
+        "budget": "parameters",
+        "start": "lora",
+        "gates": "fixed",
+        "learning_rate_ratio": 4,
+        "scaling": "final",
+        "score": "kfac",
+        "rotate": "input",
+        "events": 5,
+        "guard": True,
+        "flatness": 0.05,
+    }
+    alone = [ABOUT.notes(DoraMethod.model_validate({key: value})) for key, value in changes.items()]
+    assert all(len(notes) == 1 for notes in alone)
+    together = ABOUT.notes(DoraMethod.model_validate(changes))
+    assert set(together) == {note for (note,) in alone}
+
+
+def test_every_option_is_told() -> None:
+    """A value that is added to a key needs a sentence too."""
+    keys = ("budget", "start", "gates", "scaling", "score", "rotate")
+    for key in keys:
+        field = DoraMethod.model_fields[key]
+        for value in get_args(field.annotation):
+            told = ABOUT.notes(DoraMethod.model_validate({key: value}))
+            assert bool(told) == (value != field.default), (key, value)

@@ -89,6 +89,12 @@ def test_all_or_none_live():
     assert "No component lives; the highest score is 0.4000." in text(score_tables(record))
 
 
+def test_the_score_is_named_where_the_record_does():
+    record = ranks(bert(1))
+    assert "Score of a component" not in text(score_tables(record))
+    assert "\nScore of a component: its cube\n" in text(score_tables({**record, "score": "its cube"}))
+
+
 def test_no_scores():
     record = known({})
     for layer in record["layers"]:

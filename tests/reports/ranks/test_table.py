@@ -80,6 +80,18 @@ def test_a_run_stopped_before_the_freeze_says_so():
     assert "stopped" not in shown(known({}))
 
 
+def test_a_budget_in_parameters_is_compared_with_parameters():
+    record = ranks(bert(1), rank=8)
+    stored = sum(layer["rank"] * sum(layer["shape"]) for layer in record["layers"])
+    most = 8 * (4 * 1536 + 2 * 3840)
+    table = shown({**record, "counts": "parameters"})
+    live = record["live_components"]
+    assert f"Live: {live} components, {stored:,} of a budget of {most:,} parameters" in table
+    record["layers"][0]["rank"] += 1  # more than the budget would be, if it counted components
+    record["live_components"] += 1
+    assert "stopped" not in shown({**record, "counts": "parameters"})
+
+
 def test_ranks_that_stay_as_they_are():
     record = ranks(bert(2), rank=4, start_rank=4)
     text = shown(record)

@@ -45,3 +45,15 @@ def test_ranks_must_add_up_to_the_live_components():
     record["live_components"] += 1
     with pytest.raises(CheckpointError, match=r"live_components is 49, but the ranks of the layers add up to 48"):
         validate_ranks(record)
+
+
+def test_live_components_are_as_many_as_the_rank_and_among_those_of_the_start() -> None:
+    record = ranks(bert(1))
+    layer = record["layers"][3]
+    live = list(range(layer["rank"]))
+    record["layers"][3] = {**layer, "live": live}
+    assert validate_ranks(record).layers[3].live == live
+    for wrong in (live[1:], [*live[1:], live[1]], [*live[1:], 12]):
+        record["layers"][3] = {**layer, "live": wrong}
+        with pytest.raises(CheckpointError, match=r"layers\[3\]: .* of 12 components"):
+            validate_ranks(record)

@@ -1,0 +1,1 @@
+"""What a method that allocates ranks chooses from: starts, scores, rotations and budgets, each in its table."""
