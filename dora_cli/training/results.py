@@ -185,13 +185,14 @@ def ranks_of(adapted: AdaptedModel, history: Sequence[Mapping[str, Any]]) -> dic
     uniform, budget = len(start_ranks) == 1, adapted.schedule.final_components
     plan = adapted.schedule.describe()
     counts = plan.get("unit", "components")
-    target = _mean_rank(budget, len(allocations)) if counts == "components" else plan["rank"]
     return ranks_record(
         adapted.projections if allocations else [],
         allocations,
         unit="component",
         start_rank=start_ranks.pop() if uniform else None,
-        target_rank=target if uniform else None,
+        target_rank=(plan["rank"] if counts != "components" else _mean_rank(budget, len(allocations)))
+        if uniform
+        else None,
         live_components=sum(allocation.rank for allocation in allocations),
         phases=adapted.schedule.phases,
         history=history,
