@@ -144,11 +144,10 @@ def test_scores_are_those_that_dora_prunes_by(name: str, found: Found, tmp_path:
     expected = {layer["name"]: layer["scores"] for layer in ranks["layers"]}
     run = found.record["runs"][0]
     removals = run["removals"]["input" if name == "input" else "trained"]
-    factor = 2 if name == "fisher" else 1  # a half of it is what it is worth
     for projection, place, worth in zip(
         *(removals[key] for key in ("projection", "place")), removals["worth"][name], strict=True
     ):
-        assert factor * worth == pytest.approx(expected[run["projections"][projection]][place], rel=1e-5, abs=1e-12)
+        assert worth == pytest.approx(expected[run["projections"][projection]][place], rel=1e-5, abs=1e-12)
 
 
 def test_the_record_holds_every_score_and_every_cut(found: Found) -> None:

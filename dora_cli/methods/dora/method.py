@@ -303,8 +303,8 @@ class Dora(Method):
             if selection.masked:
                 selection.apply()
             return
-        found = self._staged if self._staged is not None else self._of_weights()
-        follow(selection.scores, selection.in_order(found), self.ema_beta, skipped)
+        found = self.scores() if self._staged is None else selection.in_order(self._staged)
+        follow(selection.scores, found, self.ema_beta, skipped)
         self._staged = None
         if self._turner is not None:
             self._turner.observe(skipped)
@@ -364,11 +364,7 @@ class Dora(Method):
         score that needs nothing else.
         """
         assert not self.score.staged, "this score needs a step's gradients"
-        return self._selection.in_order(self._of_weights())
-
-    def _of_weights(self) -> torch.Tensor:
-        """The same, one group after the other."""
-        return values(self.score, self._followed.observed())
+        return self._selection.in_order(values(self.score, self._followed.observed()))
 
     # -- what came of it -----------------------------------------------------------------------------------------------
 
