@@ -63,9 +63,9 @@ def look_at_data(recipe: Recipe) -> dict[str, Any]:
 
 def _clients(recipe: Recipe, task: Task, training: Examples) -> list[dict[str, Any]]:
     found = []
-    for number, part in enumerate(client_parts(recipe, training), start=1):
-        labels = None if training.labels is None else [training.labels[row] for row in part]
-        found.append({"client": number, "examples": len(part), "labels": _labels(task, labels)})
+    for number, rows in enumerate(client_parts(recipe, training), start=1):
+        part = training.only(rows)
+        found.append({"client": number, "examples": len(part), "labels": _labels(task, part.labels)})
     return found
 
 

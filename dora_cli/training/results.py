@@ -185,14 +185,13 @@ def ranks_of(adapted: AdaptedModel, history: Sequence[Mapping[str, Any]]) -> dic
     uniform, budget = len(start_ranks) == 1, adapted.schedule.final_components
     plan = adapted.schedule.describe()
     counts = plan.get("unit", "components")
+    target = _mean_rank(budget, len(allocations)) if counts == "components" else plan["rank"]
     return ranks_record(
         adapted.projections if allocations else [],
         allocations,
         unit="component",
         start_rank=start_ranks.pop() if uniform else None,
-        target_rank=(plan["rank"] if counts != "components" else _mean_rank(budget, len(allocations)))
-        if uniform
-        else None,
+        target_rank=target if uniform else None,
         live_components=sum(allocation.rank for allocation in allocations),
         phases=adapted.schedule.phases,
         history=history,
@@ -202,8 +201,8 @@ def ranks_of(adapted: AdaptedModel, history: Sequence[Mapping[str, Any]]) -> dic
 
 
 def _mean_rank(budget: int | None, projections: int) -> int | None:
-    """None where it is no whole number, as where links that differ in size add up to the budget."""
-    return None if budget is None or budget % projections else budget // projections
+    """None where there is none, or no whole number, as where links that differ in size add up to the budget."""
+    return None if budget is None or not projections or budget % projections else budget // projections
 
 
 def budget_of(adapted: AdaptedModel) -> dict[str, int | None]:

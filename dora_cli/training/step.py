@@ -342,8 +342,10 @@ class TrainingStep:
         """
         load_moments(self.optimizer, tensors)
         for parameter in self._parameters:
-            if parameter in self.optimizer.state and parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)  # it had one: in the next step too, if only of zeros
+            if parameter.grad is not None:
+                parameter.grad.zero_()  # in place, where captured steps read it
+            elif parameter in self.optimizer.state:  # it had a gradient: in the next step too, if only of zeros
+                parameter.grad = torch.zeros_like(parameter)
         try:
             self.scheduler.last_epoch = int(plain["scheduler"])
             scaler = self.accelerator.scaler

@@ -270,15 +270,13 @@ class Dora(Method):
         add_variance_gradient = variance_gradient_for(selection.scores.device, selection.scores.dtype)
         masks = selection.masks() if selection.masked else [None] * len(groups)
         for group, mask in zip(groups, masks, strict=True):
-            gradients = group.take_gradients()
-            grad_A, grad_B_t, _ = gradients
+            grad_A, grad_B_t, grad_c = group.take_gradients()
             if regularised:
                 for gradient, factor in ((grad_A, group.A), (grad_B_t, group.B_t)):
                     variance = add_variance_gradient(gradient, factor, weight)
                     # masked components count as gone, as they are after compaction
                     variances.append(variance if mask is None else variance * mask)
             if mask is not None:
-                grad_c = gradients[2]
                 assert grad_c is not None, "without gates nothing is masked"
                 torch._foreach_mul_([grad_A, grad_B_t, grad_c], [mask[:, None], mask[:, None], mask])
         return torch.cat(variances).sum() * weight if regularised else None

@@ -56,7 +56,7 @@ class Sent:
         seen: examples that it trained on.
         loss: mean of its training loss; None where it is not known.
         readings: of its logged steps, by the run's number of the step.
-        weights: of all that trains, in the order of the training step; None of a client that failed.
+        weights: of all that trains, in the order in which it travels; None of a client that failed.
         failure: why it did.
     """
 
