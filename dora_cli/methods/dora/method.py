@@ -64,7 +64,7 @@ class Dora(Method):
         prune_interval: steps between events.
         events: how many there are, in place of an interval.
         guard: whether ranks become uniform at the freeze unless the chosen ones have a lower loss on a tenth of the
-            training split, which is held out for that.
+            training split, which is held out for that; until then no projection has less than `rank`.
         curve: see `DoraSchedule`.
         dem_weight: `eta`, weight of the regulariser; 0 turns it off.
         dem_scale: ``"published"`` divides the sum of variances by ``2 M r0`` (the code), ``"paper"`` by ``M r0``
@@ -207,12 +207,14 @@ class Dora(Method):
         """What lives after the event at `step`, of the components that are worth more than nothing can be."""
         assert isinstance(schedule, DoraSchedule)
         there = worth > -torch.inf
+        # a guard compares with uniform ranks, so what those would take stays until it does
+        asked = not self.guard or step == schedule.freeze_step
         return select(
             worth.masked_fill(~there, 0.0),
             schedule.allowed(step),
             self._costs(self.sites),
             candidates=there,
-            least=self.min_rank,
+            least=self.min_rank if asked else self.rank,
             most=schedule.most(step),
         )
 

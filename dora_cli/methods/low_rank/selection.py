@@ -6,6 +6,7 @@ in memory from the event on.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -73,8 +74,11 @@ class _Cut:
 
     @property
     def winner(self) -> torch.Tensor:
-        """The last one of the rivals, unless an earlier one is better; what was selected where there are none."""
-        best = min(range(len(self.rivals)), key=lambda index: (self.losses[index], -index), default=None)
+        """The last one of the rivals, unless an earlier one is better; what was selected where there are none. A loss
+        that is no number is the worst.
+        """
+        losses = [math.inf if math.isnan(loss) else loss for loss in self.losses]
+        best = min(range(len(self.rivals)), key=lambda index: (losses[index], -index), default=None)
         return self.keep if best is None else self.rivals[best]
 
     @property

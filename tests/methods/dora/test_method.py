@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import re
 from collections.abc import Mapping
 from functools import cache
@@ -16,6 +17,7 @@ from torch import nn
 
 from dora_cli.errors import BudgetError, CheckpointError, ProjectionError
 from dora_cli.methods import METHODS, Dora, HeadOnly, Lora
+from dora_cli.methods.base import Measured
 from dora_cli.methods.low_rank.allocation.scores import ema
 from dora_cli.methods.low_rank.layer import AdaptedProjection
 from tests.methods.small import (
@@ -57,6 +59,34 @@ def uneven(run: Training) -> None:
     layer = run.model.get_submodule(name)
     assert isinstance(layer, AdaptedProjection)
     layer.c.requires_grad_(False)  # stays at 0: so do its scores, below all others
+
+
+# -- a guard -----------------------------------------------------------------------------------------------------------
+
+
+@both_ways
+@pytest.mark.parametrize(
+    ("chosen", "uniform", "taken"),
+    [(0.5, 0.6, "chosen"), (0.7, 0.6, "uniform"), (0.6, 0.6, "uniform"), (math.nan, 0.6, "uniform")],
+)
+def test_a_guard_takes_the_better_ranks(compact: bool, chosen: float, uniform: float, taken: str) -> None:
+    """Of uniform ones all are there, whatever earlier events would have chosen."""
+    run = training(compact=compact, guard=True)
+    uneven(run)
+    for step in range(1, 20):
+        assert min(live_ranks(run.dora).values()) >= 2
+        assert sum(live_ranks(run.dora).values()) == run.schedule.budget(step - 1)
+        run.step(step, LOSS)
+    report = run.step(20, LOSS)
+    for loss in (chosen, uniform):
+        assert report.wanted is not None
+        run.dora.calibrate(Measured(loss=loss))
+        report = run.dora.advance(20)
+    assert report.frozen
+    ranks = list(live_ranks(run.dora).values())
+    assert sum(ranks) == 6 * 2
+    assert ranks[0] == (0 if taken == "chosen" else 2)
+    assert (set(ranks) == {2}) == (taken == "uniform")
 
 
 # -- budgets -----------------------------------------------------------------------------------------------------------
