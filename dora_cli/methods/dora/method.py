@@ -285,12 +285,10 @@ class Dora(Method):
 
     def _stage(self) -> None:
         """Before the optimiser's step: the step's scores where they need its gradients, and what a rotation needs."""
-        if self.score.staged or self._turner is not None:
-            seen = self._followed.observed()
-            if self._turner is not None:
-                self._turner.stage(seen)
-            if self.score.staged:
-                self._staged = values(self.score, seen)
+        if self._turner is not None:
+            self._turner.stage(self._followed.observed())
+        elif self.score.staged:
+            self._staged = values(self.score, self._followed.observed())
 
     @torch.no_grad()
     def observe(self, skipped: torch.Tensor | None = None) -> None:
@@ -303,11 +301,12 @@ class Dora(Method):
             if selection.masked:
                 selection.apply()
             return
+        if self._turner is not None:
+            self._turner.observe(skipped)
+            return  # scores are what the latest rotation found
         found = self.scores() if self._staged is None else selection.in_order(self._staged)
         follow(selection.scores, found, self.ema_beta, skipped)
         self._staged = None
-        if self._turner is not None:
-            self._turner.observe(skipped)
 
     def calibrate(self, measured: Measured) -> None:
         """The loss that the guard has asked for."""

@@ -151,6 +151,16 @@ def _one_measure(score: str, rotate: str) -> str | None:
     return None
 
 
+def _something_to_guard(guard: bool, rank: int, start_rank: int | None, max_rank: int | None) -> str | None:
+    if guard and rank in (start_rank, max_rank):
+        which = "method.start_rank" if start_rank == rank else "method.max_rank"
+        return (
+            f"is true, but with {which} {rank}, which is method.rank, ranks are uniform anyway, and a tenth of the "
+            "training split would be held out for nothing; remove it, or raise the other"
+        )
+    return None
+
+
 def _leaves_memory(compact: bool, gates: str, rotate: str) -> str | None:
     if not compact and (gates == "fixed" or rotate != "none"):
         what = "method.gates fixed" if gates == "fixed" else f"method.rotate {rotate}"
@@ -170,6 +180,7 @@ RULES = (
     Rule(("method.gates", "method.start"), _gates_open),
     Rule(("method.gate_rate", "method.gates"), _gates_move),
     Rule(("method.score", "method.rotate"), _one_measure),
+    Rule(("method.guard", "method.rank", "method.start_rank", "method.max_rank"), _something_to_guard),
     Rule(("method.compact", "method.gates", "method.rotate"), _leaves_memory),
 )
 

@@ -89,6 +89,23 @@ def test_a_guard_takes_the_better_ranks(compact: bool, chosen: float, uniform: f
     assert (set(ranks) == {2}) == (taken == "uniform")
 
 
+def test_a_rotation_s_scores_stay_until_the_next_one() -> None:
+    """Squared singular values of the update at the latest event, not a mean of these and of something else."""
+    run = training(rotate="weight", start="lora", events=2, dem_weight=0.0)
+    run.run(1, 13, LOSS)
+    scores = [allocation.scores for allocation in run.dora.allocation()]
+    updates = {site.name: run.dora.delta(site, torch.float64) for site in run.dora.sites}
+    for allocation in run.dora.allocation():
+        update = updates[allocation.name]
+        if update is not None:
+            singular = torch.linalg.svdvals(update)[: allocation.rank].square().tolist()
+            assert sorted(allocation.scores, reverse=True)[: allocation.rank] == pytest.approx(singular)
+    run.run(14, 19, LOSS)
+    assert [allocation.scores for allocation in run.dora.allocation()] == scores
+    run.run(20, 20, LOSS)
+    assert [allocation.scores for allocation in run.dora.allocation()] != scores
+
+
 # -- budgets -----------------------------------------------------------------------------------------------------------
 
 
