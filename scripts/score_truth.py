@@ -2,12 +2,13 @@
 measures there what the loss on held-out training examples does without some of them.
 
     python scripts/score_truth.py --recipe RECIPE [--set KEY=VALUE ...] [--rank 4] [--ratio 1.5,4] [--seeds 1,2,3]
-    [--components 200] [--cut 1/3] [--held-out 0.1] [--batch N] [--precision fp32] [--device auto] [--earlier FILE ...]
-    [--json FILE] [--markdown FILE]
+    [--components 200] [--cut 1/3] [--betas 0.9,0.98] [--held-out 0.1] [--batch N] [--precision fp32] [--device auto]
+    [--earlier FILE ...] [--json FILE] [--markdown FILE]
 
-Task, model, data and training are the recipe's; of its method, if that is dora, also alpha, dropout, targets, ema_beta,
-warmup_fraction and final_fraction. The method is DoRA with ``start: lora``, ``gates: fixed``, no DEM and one event, the
-freeze, at which the run ends. For every ratio of start rank to rank, and every seed, at the freeze and before any cut:
+Task, model, data and training are the recipe's; of its method, if that is dora, also alpha, dropout, targets, scaling,
+warmup_fraction and final_fraction. Scores are averaged over steps once with each of --betas. The method is DoRA with
+``start: lora``, ``gates: fixed``, no DEM and one event, the freeze, at which the run ends.
+For every ratio of start rank to rank, and every seed, at the freeze and before any cut:
 
 * the change of the loss without each of about 200 random components, and Spearman's rho of it with what every score
   says they are worth: over all, and the mean of those within each projection. `halves` is the rho of the changes on one
@@ -73,6 +74,8 @@ from dora_cli.wording import plural
 TURNED = {name: rotation for name, rotation in ROTATIONS.items() if rotation is not None}
 CHANCE = "chance"
 RHOS = ("overall", "within")
+MATMUL = {"fp32": "highest", "tf32": "high"}
+"""PyTorch's word for how matrices are multiplied; the rho of the halves tells what rounding leaves."""
 DRAWS = 5
 """Cuts by chance that are averaged."""
 
@@ -85,22 +88,25 @@ class WatchedDora(Dora):
 
     Args:
         held_out: share of the training split that is kept from training.
+        betas: of the averages over steps; scores are called ``NAME, BETA`` if there are several.
         settings: DoRA's, of factors that start as LoRA's and have no gates.
     """
 
-    def __init__(self, *, held_out: float, **settings: Any) -> None:
+    def __init__(self, *, held_out: float, betas: Sequence[float], **settings: Any) -> None:
         super().__init__(**settings)
         assert not self.gated and not self.dem_weight, "components are LoRA's"
-        self.held_out = held_out
+        self.held_out, self.betas = held_out, betas
 
     def place(self, model: nn.Module) -> None:
         super().place(model)
         adapters = self._adapters
         wanted = {name for kind in (*SCORES.values(), *TURNED.values()) for name in kind.passes}
         self._all = Followed(adapters, self.sites, wanted)
-        self.turners = {name: Turner(adapters, rotation, self.ema_beta) for name, rotation in TURNED.items()}
+        self.turners = {name: Turner(adapters, rotation, self.betas[-1]) for name, rotation in TURNED.items()}
         count = sum(len(group.A) for group in adapters.groups())
-        self._averages = {name: adapters.groups()[0].A.new_zeros(count) for name in SCORES}
+        self._averages = {
+            (name, beta): adapters.groups()[0].A.new_zeros(count) for name in SCORES for beta in self.betas
+        }
         self._taken: dict[str, torch.Tensor] = {}
 
     def training_pass(
@@ -123,7 +129,8 @@ class WatchedDora(Dora):
         seen = self._all.observed()
         for name, score in SCORES.items():
             found = self._taken[name] if score.staged else values(score, seen)
-            follow(self._averages[name], found, self.ema_beta, skipped)
+            for beta in self.betas:
+                follow(self._averages[name, beta], found, beta, skipped)
         self._taken = {}
         for turner in self.turners.values():
             turner.observe(skipped)
@@ -147,7 +154,10 @@ class WatchedDora(Dora):
 
     def worth(self) -> dict[str, torch.Tensor]:
         """What every component is worth by each score, ``(M, r)``, the projections in the order of `components`."""
-        return {name: score.worth(self._averages[name]).view(-1, self.start_rank) for name, score in SCORES.items()}
+        return {
+            name if len(self.betas) == 1 else f"{name}, {beta:g}": SCORES[name].worth(average).view(-1, self.start_rank)
+            for (name, beta), average in self._averages.items()
+        }
 
 
 class Over(Exception):  # noqa: N818  # the end of a run, no error
@@ -183,13 +193,15 @@ def recipe_of(args: argparse.Namespace, ratio: Fraction, seed: int) -> Recipe:
     return load_recipe(args.recipe, ["method.name=dora", *args.overrides, *changes])
 
 
-def prepared_of(recipe: Recipe, held_out: float, warm: Warm, note: Callable[[str], None]) -> Prepared:
+def prepared_of(
+    recipe: Recipe, held_out: float, betas: Sequence[float], warm: Warm, note: Callable[[str], None]
+) -> Prepared:
     """All that the loop needs for a run of `recipe`, as `dora train` has it, but with `WatchedDora`."""
     recipe, task = resolve(recipe)
     ground = take_ground(recipe)
     if ground.processes > 1:
         raise SystemExit("score_truth measures in one process")
-    new_method = partial(WatchedDora, held_out=held_out, **arguments(recipe.method))
+    new_method = partial(WatchedDora, held_out=held_out, betas=betas, **arguments(recipe.method))
     data = warm.load_data(recipe, task, held_out=held_out)
     length = RunLength.of(recipe, len(data.training), ground.processes)
     adapted, captured = prepare_model(recipe, task, new_method, ground, length, fresh=True, threads=None, note=note)
@@ -204,7 +216,7 @@ def one_run(args: argparse.Namespace, ratio: Fraction, seed: int, warm: Warm) ->
     began = time.perf_counter()
     recipe = recipe_of(args, ratio, seed)
     found: dict[str, Any] = {"ratio": float(ratio), "seed": seed}
-    prepared = prepared_of(recipe, args.held_out, warm, lambda message: print(message, file=sys.stderr))
+    prepared = prepared_of(recipe, args.held_out, args.betas, warm, lambda message: print(message, file=sys.stderr))
 
     def look(step: int) -> None:
         found.update(trained_steps=step, train_seconds=time.perf_counter() - began)
@@ -236,7 +248,7 @@ def measured(loop: Loop, args: argparse.Namespace, seed: int) -> dict[str, Any]:
         data,
         batch_size=args.batch or prepared.recipe.eval.batch_size,
         device=accelerator.device,
-        around=nullcontext if args.precision == "fp32" else accelerator.autocast,
+        around=accelerator.autocast if args.precision == "train" else nullcontext,
     )
     held = Held(method.components, held_out)
     generator = torch.Generator().manual_seed(seed)
@@ -456,7 +468,8 @@ def parsed(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--cut", type=listed(Fraction), default=[Fraction(1, 3)], help="shares that are cut")
     parser.add_argument("--held-out", type=float, default=0.1, help="share of the training split")
     parser.add_argument("--batch", type=int, help="held-out examples at a time; default: eval.batch_size")
-    parser.add_argument("--precision", choices=("fp32", "train"), default="fp32", help="of what is measured")
+    parser.add_argument("--betas", type=listed(float), default=[0.9, 0.98], help="of the averages of scores over steps")
+    parser.add_argument("--precision", choices=(*MATMUL, "train"), default="fp32", help="of what is measured")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--earlier", type=Path, action="append", default=[], metavar="FILE")
     parser.add_argument("--json", type=Path, metavar="FILE")
@@ -467,6 +480,8 @@ def parsed(argv: Sequence[str] | None = None) -> argparse.Namespace:
             parser.error(f"{option} {file}: there is no folder {file.absolute().parent}")
     if missing := [str(file) for file in args.earlier if not file.is_file()]:
         parser.error(f"--earlier {missing[0]}: there is no such file")
+    if not all(0 < beta < 1 for beta in args.betas):
+        parser.error("--betas are above 0 and below 1")
     if any(ratio < 1 for ratio in args.ratio):
         parser.error("--ratio: no start rank is below the rank")
     if not all(0 < share < 1 for share in [*args.cut, args.held_out]):
@@ -476,7 +491,8 @@ def parsed(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parsed(argv)
-    torch.set_float32_matmul_precision("highest")  # some machines are set to less; removals change the loss by 1e-5
+    # some machines are set to less than they are asked for, and removals change the loss by 1e-5
+    torch.set_float32_matmul_precision(MATMUL.get(args.precision, "highest"))
 
     def keep(record: Mapping[str, Any]) -> None:
         if args.json:
@@ -500,7 +516,7 @@ def experiment(args: argparse.Namespace, keep: Callable[[Mapping[str, Any]], Non
         keep: given what there is after every run, and at the end.
     """
     recipe, warm = recipe_of(args, args.ratio[0], args.seeds[0]), Warm()
-    if args.precision == "fp32" and recipe.model.dtype != "float32":
+    if args.precision in MATMUL and recipe.model.dtype != "float32":
         raise SystemExit(
             f"model.dtype is {recipe.model.dtype}, which is too coarse for what is measured; add --set "
             "model.dtype=float32, or --precision train to see it all the same"
@@ -548,6 +564,7 @@ def setting_of(args: argparse.Namespace, recipe: Recipe) -> dict[str, Any]:
         "rank": args.rank,
         "components": args.components,
         "cut": [str(share) for share in args.cut],
+        "betas": args.betas,
         "share_held_out": args.held_out,
         "precision": args.precision,
     }

@@ -34,8 +34,22 @@ train: {epochs: 1, batch_size: 8, learning_rate: 2.0e-2, threads: 1}
 """
 RANK, START_RANK = 2, 3
 SHARE = 0.25
-OPTIONS = ["--rank", "2", "--components", "20", "--held-out", str(SHARE), "--device", "cpu", "--batch", "20"]
-SCORES = ["published", "norm", "output", "taylor", "fisher", "kfac"]
+OPTIONS = [
+    "--rank",
+    "2",
+    "--components",
+    "20",
+    "--held-out",
+    str(SHARE),
+    "--device",
+    "cpu",
+    "--batch",
+    "20",
+    "--betas",
+    "0.5,0.9",
+]
+NAMES = ["published", "norm", "output", "taylor", "fisher", "kfac"]
+SCORES = [f"{name}, {beta}" for name in NAMES for beta in (0.5, 0.9)]
 
 
 @dataclass
@@ -146,7 +160,9 @@ def test_scores_are_those_that_dora_prunes_by(name: str, found: Found, tmp_path:
     run = found.record["runs"][0]
     removals = run["removals"]["input" if name == "input" else "trained"]
     for projection, place, worth in zip(
-        *(removals[key] for key in ("projection", "place")), removals["worth"][name], strict=True
+        *(removals[key] for key in ("projection", "place")),
+        removals["worth"][name if name == "input" else f"{name}, 0.9"],
+        strict=True,
     ):
         assert worth == pytest.approx(expected[run["projections"][projection]][place], rel=1e-5, abs=1e-12)
 
@@ -168,8 +184,8 @@ def test_the_record_holds_every_score_and_every_cut(found: Found) -> None:
         if kind == "parameters":  # to one component of some fifty
             assert 0.6 < cut["parameters_left"] < 2 / 3 + 1e-3
     assert len({cut["parameters_left"] for (_, kind), cut in told.items() if kind == "components"}) > 1
-    seeds = [run["agreement"]["trained"]["norm"]["overall"] for run in found.record["runs"]]
-    of_norm = next(one for one in summary["agreement"] if one["by"] == "norm")
+    seeds = [run["agreement"]["trained"]["norm, 0.9"]["overall"] for run in found.record["runs"]]
+    of_norm = next(one for one in summary["agreement"] if one["by"] == "norm, 0.9")
     assert of_norm["overall"]["mean"] == pytest.approx(sum(seeds) / 2)
     assert of_norm["overall"]["sd"] == pytest.approx(abs(seeds[0] - seeds[1]) / 2**0.5)
 
