@@ -70,7 +70,7 @@ def uneven(run: Training) -> None:
     [(0.5, 0.6, "chosen"), (0.7, 0.6, "uniform"), (0.6, 0.6, "uniform"), (math.nan, 0.6, "uniform")],
 )
 def test_a_guard_takes_the_better_ranks(compact: bool, chosen: float, uniform: float, taken: str) -> None:
-    """Of uniform ones all are there, whatever earlier events would have chosen."""
+    """Uniform ranks are all there, whatever earlier events would have chosen."""
     run = training(compact=compact, guard=True)
     uneven(run)
     for step in range(1, 20):
