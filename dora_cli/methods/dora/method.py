@@ -206,17 +206,18 @@ class Dora(Method):
     def _choose(self, worth: torch.Tensor, schedule: PruningSchedule, step: int) -> torch.Tensor:
         """What lives after the event at `step`, of the components that are worth more than nothing can be."""
         assert isinstance(schedule, DoraSchedule)
-        there = worth > -torch.inf
+        there, freeze = worth > -torch.inf, schedule.freeze_step
         # a guard compares with uniform ranks, so what those would take stays until it does
-        asked = not self.guard or step == schedule.freeze_step
-        return select(
-            worth.masked_fill(~there, 0.0),
-            schedule.allowed(step),
-            self._costs(self.sites),
-            candidates=there,
-            least=self.min_rank if asked else self.rank,
-            most=schedule.most(step),
-        )
+        least = self.rank if self.guard and step < freeze else self.min_rank
+        values, costs = worth.masked_fill(~there, 0.0), self._costs(self.sites)
+        if step < freeze:
+            # what would live if this were the freeze stays: where others are gone for good and ranks have an upper
+            # bound, too few could be left to fill the budget
+            settled = select(
+                values, schedule.allowed(freeze), costs, candidates=there, least=least, most=schedule.most(freeze)
+            )
+            values = values.masked_fill(settled, torch.inf)
+        return select(values, schedule.allowed(step), costs, candidates=there, least=least, most=schedule.most(step))
 
     def parameters(self) -> list[nn.Parameter]:
         return self._adapters.parameters()

@@ -61,6 +61,18 @@ def uneven(run: Training) -> None:
     layer.c.requires_grad_(False)  # stays at 0: so do its scores, below all others
 
 
+@pytest.mark.parametrize("budget", ["components", "parameters"])
+def test_an_upper_bound_leaves_enough_for_the_budget(budget: str) -> None:
+    """A projection that is worth nothing must not lose for good what the others have no room for at the freeze."""
+    run = training(start="lora", gates="fixed", score="norm", events=3, max_rank=2, dem_weight=0.0, budget=budget)
+    layer = run.model.get_submodule(next(iter(live_ranks(run.dora))))
+    assert isinstance(layer, AdaptedProjection)
+    with torch.no_grad():
+        layer.A.mul_(1e-6)
+    run.run(1, STEPS, LOSS)
+    assert set(live_ranks(run.dora).values()) == {2}  # the only ranks that fill it
+
+
 # -- a guard -----------------------------------------------------------------------------------------------------------
 
 
