@@ -151,12 +151,14 @@ def _one_measure(score: str, rotate: str) -> str | None:
     return None
 
 
-def _something_to_guard(guard: bool, rank: int, start_rank: int | None, max_rank: int | None) -> str | None:
-    if guard and rank in (start_rank, max_rank):
-        which = "method.start_rank" if start_rank == rank else "method.max_rank"
+def _something_to_guard(
+    guard: bool, rank: int, start_rank: int | None, max_rank: int | None, min_rank: int
+) -> str | None:
+    bounds = {"start_rank": start_rank, "max_rank": max_rank, "min_rank": min_rank}
+    if guard and (equal := [key for key, value in bounds.items() if value == rank]):
         return (
-            f"is true, but with {which} {rank}, which is method.rank, ranks are uniform anyway, and a tenth of the "
-            "training split would be held out for nothing; remove it, or raise the other"
+            f"is true, but with method.{equal[0]} {rank}, which is method.rank, ranks are uniform anyway, and a tenth "
+            "of the training split would be held out for nothing; remove one of them"
         )
     return None
 
@@ -180,7 +182,9 @@ RULES = (
     Rule(("method.gates", "method.start"), _gates_open),
     Rule(("method.gate_rate", "method.gates"), _gates_move),
     Rule(("method.score", "method.rotate"), _one_measure),
-    Rule(("method.guard", "method.rank", "method.start_rank", "method.max_rank"), _something_to_guard),
+    Rule(
+        ("method.guard", "method.rank", "method.start_rank", "method.max_rank", "method.min_rank"), _something_to_guard
+    ),
     Rule(("method.compact", "method.gates", "method.rotate"), _leaves_memory),
 )
 

@@ -36,6 +36,7 @@ from dora_cli.recipe.methods.dora import ABOUT, DoraMethod
             "method.gate_rate: is a rate of gates that train, but method.gates is fixed",
         ),
         ("method: {guard: true, start_rank: 8}", "method.guard: is true, but with method.start_rank 8"),
+        ("method: {guard: true, min_rank: 8}", "method.guard: is true, but with method.min_rank 8"),
         ("method: {guard: true, max_rank: 8}", "method.guard: is true, but with method.max_rank 8"),
         ("method: {warmup_fraction: 0.5}", "must be below 1, got 0.5 + 0.5 = 1.0"),
     ],
@@ -50,7 +51,7 @@ def test_what_is_said(section: str, says: str) -> None:
     "section",
     [
         "method: {gates: fixed, start: lora, min_rank: 8, max_rank: 8}",
-        "method: {guard: true, max_rank: 9, min_rank: 8}",
+        "method: {guard: true, max_rank: 9, min_rank: 7}",
         "method: {gate_rate: 10, learning_rate_ratio: 4, start: unit, max_rank: 40}",
         "method: {alpha: 524032, scaling: final}\ntrain: {precision: fp16}",
         "method: {rank: 2, start_rank: 8, alpha: 262016, scaling: root}\ntrain: {precision: fp16}",
