@@ -1,4 +1,4 @@
-"""One whole training step of each way to fine-tune a classifier, behind one face, for `bench_step`.
+"""One whole training step of each way to fine-tune a classifier or a language model, behind one face, for `bench_step`.
 
 Everything trains the head too, clips to norm 1 and steps fused AdamW, except the frozen floor, which trains nothing.
 Before it is timed, each has its own copy of the model; all see the same batches.
@@ -14,16 +14,18 @@ from functools import cached_property, partial
 from typing import Any, Literal
 
 import torch
-from bench_models import Shapes, random_classifier
+from bench_models import LlamaShapes, Shapes, random_classifier, random_generator
 from published_dora import PublishedDora
 from torch import nn
 from torch.nn import functional as F
+from transformers.pytorch_utils import Conv1D
 
 from dora_cli.assembly.build import put_on
 from dora_cli.assembly.origin import make, sites_of
 from dora_cli.machine.devices import make_accelerator
 from dora_cli.methods import Method
 from dora_cli.methods.base import Schedule
+from dora_cli.methods.linear import weight_of
 from dora_cli.methods.low_rank.allocation.scores import SCORES
 from dora_cli.methods.low_rank.dropout import ModelDropouts
 from dora_cli.methods.low_rank.links import LinkSchedule
@@ -69,14 +71,29 @@ class Settings:
     length: int
     start_rank: int
     rank: int
-    shapes: Shapes = field(default_factory=Shapes)
-    model: str | None = None  # a local folder instead of random weights
+    shapes: Shapes | LlamaShapes = field(default_factory=Shapes)
+    model: str | None = None  # a local folder instead of random weights; a classifier
+
+    @property
+    def generates(self) -> bool:
+        """Whether every token has a label, not every sequence."""
+        return self.model is None and isinstance(self.shapes, LlamaShapes)
+
+    @property
+    def units(self) -> int:
+        """Labels of a batch."""
+        return self.batch * self.length if self.generates else self.batch
 
     def build(self) -> tuple[nn.Module, frozenset[str]]:
         """A new model on the device, in training mode, and the names of its fresh parameters."""
         torch.manual_seed(SEED)
+        fresh = frozenset[str]()
         if self.model is None:
-            model, fresh = random_classifier(self.shapes), frozenset[str]()
+            model = (
+                random_generator(self.shapes)
+                if isinstance(self.shapes, LlamaShapes)
+                else random_classifier(self.shapes)
+            )
         else:
             loaded = load_model(self.model, num_labels=2, seed=SEED)
             model, fresh = loaded.model, loaded.fresh
@@ -92,11 +109,12 @@ class Settings:
         generator = torch.Generator().manual_seed(SEED)
         rows = int(model.get_input_embeddings().weight.shape[0])  # type: ignore[operator]
         size = (self.batch, self.length)
+        labels = (rows, size) if self.generates else (2, (self.batch,))
         return [
             {
                 "input_ids": torch.randint(min(5, rows - 1), rows, size, generator=generator).to(self.device),
                 "attention_mask": torch.ones(size, dtype=torch.int64, device=self.device),
-                "labels": torch.randint(2, (self.batch,), generator=generator).to(self.device),
+                "labels": torch.randint(*labels, generator=generator).to(self.device),
             }
             for _ in range(BATCHES)
         ]
@@ -174,6 +192,71 @@ class FrozenStep(Step):
         return float(self._loss)
 
 
+class ProductsStep(Step):
+    """What the machine could do: the matrix products of the floor alone, each linear map's forward and its gradient to
+    its input, from buffers to buffers; neither attention's own products nor anything between them. On CUDA in one
+    graph.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
+        self._maps = [(weight.to(dtype), rows) for weight, rows in self._linear_maps()]
+        self.model = nn.Module()  # the products have their own copy of what they need
+        generator = torch.Generator().manual_seed(SEED)
+
+        def buffers(sizes: set[tuple[int, int]]) -> dict[tuple[int, int], torch.Tensor]:
+            return {size: torch.randn(size, generator=generator).to(settings.device, dtype) for size in sorted(sizes)}
+
+        sizes = {(rows, width) for weight, rows in self._maps for width in weight.shape}
+        self._read, self._written = buffers(sizes), buffers(sizes)
+        self._graph = captured(self._work) if settings.device.type == "cuda" else None
+
+    @torch.no_grad()
+    def _linear_maps(self) -> list[tuple[torch.Tensor, int]]:
+        """The weight ``(d_out, d_in)`` and the rows of each linear map, in the order of the forward pass."""
+        found: list[tuple[torch.Tensor, int]] = []
+
+        def note(module: nn.Module, inputs: tuple[torch.Tensor, ...], _: torch.Tensor) -> None:
+            weight = weight_of(module)
+            found.append((weight.detach(), inputs[0].numel() // weight.shape[1]))
+
+        maps = [module for module in self.model.modules() if isinstance(module, (nn.Linear, Conv1D))]
+        handles = [module.register_forward_hook(note) for module in maps]
+        with self.settings.autocast():
+            self.model(**self.batches[0])
+        for handle in handles:
+            handle.remove()
+        return found
+
+    @torch.no_grad()
+    def _work(self) -> None:
+        for weight, rows in self._maps:
+            d_out, d_in = weight.shape
+            torch.mm(self._read[rows, d_in], weight.T, out=self._written[rows, d_out])
+        for weight, rows in reversed(self._maps):
+            d_out, d_in = weight.shape
+            torch.mm(self._read[rows, d_out], weight, out=self._written[rows, d_in])
+
+    def __call__(self) -> None:
+        if self._graph is None:
+            self._work()
+        else:
+            self._graph.replay()
+
+    def flops(self) -> int:
+        """Floating-point operations of a step."""
+        return sum(2 * 2 * rows * weight.numel() for weight, rows in self._maps)
+
+    def trainable(self) -> int:
+        return 0
+
+    def loss(self) -> float:
+        """0: there is none."""
+        assert all(bool(product.isfinite().all()) for product in self._written.values()), "a product is not finite"
+        return 0.0
+
+
 class PlainStep(Step):
     """Forward, backward, clip, AdamW, as anyone writes it; `prepare` makes it one method or another."""
 
@@ -225,7 +308,7 @@ def peft_lora(step: PlainStep) -> None:
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(
-        task_type="SEQ_CLS",
+        task_type="CAUSAL_LM" if step.settings.generates else "SEQ_CLS",
         r=step.settings.rank,
         lora_alpha=ALPHA,
         lora_dropout=DROPOUT,
@@ -241,7 +324,7 @@ def peft_adalora(step: PlainStep) -> None:
     from peft import AdaLoraConfig, get_peft_model
 
     config = AdaLoraConfig(
-        task_type="SEQ_CLS",
+        task_type="CAUSAL_LM" if step.settings.generates else "SEQ_CLS",
         init_r=step.settings.start_rank,
         target_r=step.settings.rank,
         tinit=0,
@@ -270,6 +353,11 @@ def published(step: PlainStep) -> None:
 Section = Callable[[Settings], MethodSection]
 
 
+def label_losses(outputs: Any, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """The loss of every label, of a sequence or of a token."""
+    return F.cross_entropy(outputs.logits.flatten(0, -2).float(), batch["labels"].flatten(), reduction="none")
+
+
 class ProductStep(Step):
     """A method of the product, trained by its own `TrainingStep`; one that learns link after link amid the last one,
     all others tied.
@@ -295,7 +383,7 @@ class ProductStep(Step):
         self._step = TrainingStep(
             model=self.model,
             method=self.method,
-            loss=lambda outputs, batch: F.cross_entropy(outputs.logits.float(), batch["labels"], reduction="none"),
+            loss=label_losses,
             optimizer=optimizer,
             scheduler=make_scheduler(optimizer, warmup_steps=0, total_steps=TOTAL_STEPS),
             accelerator=settings.accelerator,
@@ -306,7 +394,7 @@ class ProductStep(Step):
     def __call__(self) -> None:
         batch = self.next_batch()
         event = self.schedule.next_event(self.count - 1) == self.count
-        self._step(self.count, [batch], self.settings.batch, event=event)
+        self._step(self.count, [batch], self.settings.units, event=event)
 
     def trainable(self) -> int:
         return sum(parameter.numel() for group in self.method.groups() for parameter in group.parameters)
@@ -499,6 +587,7 @@ METHODS: Mapping[str, Callable[[Settings], Step]] = {
     "frozen": FrozenStep,
     "frozen-graph": partial(FrozenStep, graph=True),
     "frozen-quick": partial(FrozenStep, quick=True),
+    "products": ProductsStep,
     "dora": DoraStep,
     "dora-graph": partial(DoraStep, graph=True),
     "dora-compacted": partial(DoraStep, compacted=True),

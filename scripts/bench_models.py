@@ -1,4 +1,6 @@
-"""Models with random weights for timing: RoBERTa of any size, in memory or as a folder that `dora train` can load."""
+"""Models with random weights for timing: RoBERTa and Llama of any size, in memory, and RoBERTa as a folder that `dora
+train` can load.
+"""
 
 from __future__ import annotations
 
@@ -48,6 +50,46 @@ class Shapes:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class LlamaShapes:
+    """Sizes of a Llama that models language; the defaults are SmolLM2-135M's. Its seven linear maps per block are what
+    gets adapted.
+    """
+
+    hidden: int = 576
+    layers: int = 30
+    heads: int = 9
+    kv_heads: int = 3
+    intermediate: int = 1536
+    vocab: int = 49152
+    positions: int = 8192
+    tied: bool = True
+
+    def config(self) -> Any:
+        """A config of this size, otherwise as published."""
+        from transformers import LlamaConfig
+
+        return LlamaConfig(
+            vocab_size=self.vocab,
+            hidden_size=self.hidden,
+            num_hidden_layers=self.layers,
+            num_attention_heads=self.heads,
+            num_key_value_heads=self.kv_heads,
+            intermediate_size=self.intermediate,
+            max_position_embeddings=self.positions,
+            tie_word_embeddings=self.tied,
+            rms_norm_eps=1e-5,
+            bos_token_id=1,
+            eos_token_id=2,
+            use_cache=False,
+        )
+
+    def as_dict(self) -> dict[str, int]:
+        return asdict(self)
+
+
+LLAMAS = {"135m": LlamaShapes(), "1.1b": LlamaShapes(2048, 22, 32, 4, 5632, 32000, 2048, tied=False)}
+"""SmolLM2-135M's and TinyLlama-1.1B's."""
 SHAPES = {"roberta-base": Shapes(), "roberta-large": Shapes(1024, 24, 16, 4096)}
 
 
@@ -58,6 +100,14 @@ def random_classifier(shapes: Shapes, *, pad: int = 1) -> nn.Module:
     model: nn.Module = AutoModelForSequenceClassification.from_config(
         shapes.config(pad=pad), attn_implementation="sdpa"
     )
+    return model
+
+
+def random_generator(shapes: LlamaShapes) -> nn.Module:
+    """A language model with random weights, on the CPU, with PyTorch's own attention (SDPA)."""
+    from transformers import AutoModelForCausalLM
+
+    model: nn.Module = AutoModelForCausalLM.from_config(shapes.config(), attn_implementation="sdpa")
     return model
 
 

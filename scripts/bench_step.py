@@ -2,18 +2,22 @@
 
     python scripts/bench_step.py --device cpu|cuda [--batch 16] [--length 64] [--methods frozen,dora,peft-lora,...]
     [--json FILE]
+                                 [--family roberta|llama] [--size 135m|1.1b]
                                  [--width 768|1024|2048 | --hidden H --layers N --heads N --vocab V | --model FOLDER]
                                  [--start-rank 12] [--rank 8] [--precision auto|fp32|bf16]
                                  [--rounds N] [--steps N] [--warmup N] [--threads N] [--no-memory]
 
 Shapes are RoBERTa-base's with random weights unless told otherwise; sequences are full, under a mask of ones, dropout
 is on. Precision `auto` is bf16 autocast on CUDA and fp32 on the CPU. All attention and FFN projections are adapted (72
-in RoBERTa-base). The methods:
+in RoBERTa-base). `--family llama` is a language model of SmolLM2-135M's shapes or TinyLlama-1.1B's (210 and 154
+projections), in which every token has a label and no head trains. The methods:
 
     frozen          forward, and backward to the input embeddings, of the frozen model: the floor. Nothing trains.
     frozen-graph    the same in one CUDA graph
     frozen-quick    the same on the CPU, the model's own dropouts drawn as ours draws them there: what adapters alone
     add to
+    products        the floor's matrix products alone, forward and to the inputs, of all linear maps, in one CUDA graph:
+        what the machine could do
     dora            ours, whole step: dropout, DEM, clip, AdamW, scores, their average; before the first event, at the
         start rank
     dora-graph      the same, captured by the product's own training step
@@ -41,7 +45,7 @@ Methods take turns in rounds of a few steps, each round beginning with another o
 counted. `ms` is the median over all counted steps, `mean_ms` their mean (AdaLoRA's selections show there), `low_ms` and
 `high_ms` the 10th and 90th percentile, `host_ms` the median time that the host takes to launch a step. On CUDA steps
 are timed between events in the stream, without waiting in between. All methods step fused AdamW, clip to norm 1 and
-train the classification head.
+train the classification head, if there is one.
 
 `peak_mb` (MiB) is measured first, in a process of its own per method: on CUDA the most memory that tensors took
 (`reserved_mb`: that PyTorch held for them) after building, over warm-up, capture and a few steps; on the CPU the most
@@ -50,7 +54,8 @@ that the whole process took, libraries included.
 Of ours there is also: `own_ms`, the time of the method's own part of a step alone (DEM's gradient, scores, average,
 masks), in a CUDA graph of its own for dora-graph, and `own_share` of `ms`; `event_ms`, the median time of a selection,
 the device idle before and after; `freeze_ms`, of the last one with its compaction. Ratios are to the floor (`to_floor`:
-frozen-graph where it is measured, else frozen) and to PEFT's LoRA (`faster_than_peft_lora`). `loss` shows that training
+frozen-graph where it is measured, else frozen), to the matrix products alone (`to_products`) and to PEFT's LoRA
+(`faster_than_peft_lora`). Of `products` there is `teraflops`, what it reaches. `loss` shows that training
 was sane; AdaLoRA's holds its orthogonal loss. FILE holds `device`, `versions`, `settings` and `methods`.
 """
 
@@ -66,6 +71,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -73,8 +79,8 @@ from statistics import fmean, median, quantiles
 from typing import Any
 
 import torch
-from bench_methods import METHODS, DoraStep, Settings, Step, attach, captured, dora
-from bench_models import Shapes
+from bench_methods import METHODS, DoraStep, ProductsStep, Settings, Step, attach, captured, dora
+from bench_models import LLAMAS, LlamaShapes, Shapes
 
 from dora_cli.machine.devices import resolve_device, resolve_precision
 from dora_cli.machine.environment import installed_version, peak_memory_bytes
@@ -85,6 +91,7 @@ DEFAULT = {
 }
 LENGTHS = {"cpu": (5, 2, 1), "cuda": (10, 10, 10)}  # rounds, steps, warm-up
 EVENTS = 30  # of the pruning in which events are timed; the last one freezes
+SIZES = ("hidden", "layers", "heads", "kv_heads", "intermediate", "vocab")
 MIB = 2**20
 
 
@@ -133,9 +140,11 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--length", type=_count, default=64, help="tokens per sequence")
     parser.add_argument("--methods", help=f"a list of {', '.join(METHODS)}")
     parser.add_argument("--model", help="a local model folder; default: RoBERTa-base's shapes with random weights")
+    parser.add_argument("--family", choices=["roberta", "llama"], default="roberta")
+    parser.add_argument("--size", choices=list(LLAMAS), help="of a Llama; default: 135m")
     parser.add_argument("--width", type=_count, help="hidden size in RoBERTa-base's proportions")
-    for name in ("hidden", "layers", "heads", "intermediate", "vocab"):
-        parser.add_argument(f"--{name}", type=_count)
+    for name in SIZES:
+        parser.add_argument(f"--{name.replace('_', '-')}", type=_count)
     parser.add_argument("--start-rank", type=_count, default=12)
     parser.add_argument("--rank", type=_count, default=8)
     parser.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto")
@@ -158,24 +167,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"--methods names {', '.join(unknown)}; there are {', '.join(METHODS)}")
     if args.device == "cpu" and (graphs := [name for name in args.methods if name.endswith("-graph")]):
         parser.error(f"--methods names {', '.join(graphs)}, which need --device cuda")
-    sizes = {
-        name: getattr(args, name)
-        for name in ("hidden", "layers", "heads", "intermediate", "vocab")
-        if getattr(args, name)
-    }
-    if args.model and (sizes or args.width):
-        parser.error(
-            "--model brings its own sizes; leave --width, --hidden, --layers, --heads, --intermediate and --vocab out"
-        )
-    if args.hidden and not args.intermediate:
-        sizes["intermediate"] = 4 * args.hidden
-    shapes = Shapes.of_width(args.width, **sizes) if args.width else Shapes(**sizes)
-    if shapes.hidden % shapes.heads:
-        parser.error(
-            f"hidden size {shapes.hidden} cannot be split into {shapes.heads} heads; set --heads to a divisor of it"
-        )
-    if not args.model and args.length > shapes.positions - 2:
-        parser.error(f"--length is {args.length}; the model has {shapes.positions - 2} positions")
+    shapes = _shapes(parser, args)
     if args.model and not (Path(args.model) / "config.json").is_file():
         parser.error(f"--model {args.model} is no model folder: it has no config.json")
     if args.start_rank < args.rank:
@@ -195,6 +187,35 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         model=args.model,
     )
     return args
+
+
+def _shapes(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Shapes | LlamaShapes:
+    sizes = {name: getattr(args, name) for name in SIZES if getattr(args, name)}
+    llama = args.family == "llama"
+    if args.model and (sizes or args.width or args.size or llama):
+        options = ("family", "size", "width", *(name.replace("_", "-") for name in SIZES))
+        parser.error(f"--model brings its own sizes; leave {', '.join(f'--{name}' for name in options)} out")
+    if llama and args.width:
+        parser.error("--width is of RoBERTa; use --size or --hidden with --family llama")
+    if not llama and (args.size or args.kv_heads):
+        parser.error(f"--{'size' if args.size else 'kv-heads'} is of a Llama; add --family llama")
+    if args.hidden and not args.intermediate:
+        sizes["intermediate"] = 8 * args.hidden // 3 if llama else 4 * args.hidden
+    shapes: Shapes | LlamaShapes
+    if llama:
+        shapes = replace(LLAMAS[args.size or "135m"], **sizes)
+        if shapes.heads % shapes.kv_heads:
+            parser.error(f"{shapes.heads} heads cannot share {shapes.kv_heads} of keys and values; set --kv-heads")
+    else:
+        shapes = Shapes.of_width(args.width, **sizes) if args.width else Shapes(**sizes)
+    if shapes.hidden % shapes.heads:
+        parser.error(
+            f"hidden size {shapes.hidden} cannot be split into {shapes.heads} heads; set --heads to a divisor of it"
+        )
+    positions = shapes.positions - (0 if llama else 2)
+    if not args.model and args.length > positions:
+        parser.error(f"--length is {args.length}; the model has {positions} positions")
+    return shapes
 
 
 def _count(text: str) -> int:
@@ -244,6 +265,9 @@ def measure_times(
     ours = {name: step for name, step in built.items() if isinstance(step, DoraStep)}
     for name, step in ours.items():
         results[name] |= measure_own_work(step, median(times[name]))
+    for name, step in built.items():
+        if isinstance(step, ProductsStep):
+            results[name]["teraflops"] = step.flops() / median(times[name]) / 1e9
     if before := [name for name, step in ours.items() if not step.compacted]:
         events = measure_events(settings)
         for name in before:
@@ -360,8 +384,8 @@ def measure_memory(name: str, settings: Settings, warmup: int) -> dict[str, floa
     """Peak memory of one method in this process, which must have done nothing else."""
     device = settings.device
     step = METHODS[name](settings)
-    # that one captures while it is built: its peak is before this line
-    if device.type == "cuda" and name != "frozen-graph":
+    # those capture while they are built: their peak is before this line
+    if device.type == "cuda" and name not in ("frozen-graph", "products"):
         gc.collect()
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
@@ -399,9 +423,10 @@ def versions() -> dict[str, str | None]:
 
 def add_ratios(results: Mapping[str, dict[str, Any]]) -> None:
     floor = results.get("frozen-graph") or results.get("frozen")
-    lora = results.get("peft-lora")
+    products, lora = results.get("products"), results.get("peft-lora")
     for result in results.values():
         result["to_floor"] = result["ms"] / floor["ms"] if floor else None
+        result["to_products"] = result["ms"] / products["ms"] if products else None
         result["faster_than_peft_lora"] = lora["ms"] / result["ms"] if lora else None
 
 
@@ -410,6 +435,8 @@ COLUMNS: tuple[tuple[str, str, str], ...] = (
     ("mean", "mean_ms", ".2f"),
     ("host", "host_ms", ".2f"),
     ("x floor", "to_floor", ".2f"),
+    ("x products", "to_products", ".2f"),
+    ("TFLOP/s", "teraflops", ".2f"),
     ("x faster than PEFT LoRA", "faster_than_peft_lora", ".2f"),
     ("trainable", "trainable", ",d"),
     ("peak MiB", "peak_mb", ",.0f"),

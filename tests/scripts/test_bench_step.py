@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -152,6 +153,49 @@ def test_the_floor_trains_nothing_and_reaches_the_embeddings(name: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_a_llama_is_timed_as_a_language_model(tmp_path: Path) -> None:
+    """Every token has a label, so that the loss of random weights is about the logarithm of the vocabulary."""
+    names = ["frozen", "products", "dora", "lora", "peft-lora", "full"]
+    family = ("--family", "llama", "--heads", "4", "--kv-heads", "2", "--intermediate", "48")
+    record = record_of(tmp_path, "--device", "cpu", *family, "--methods", ",".join(names), "--no-memory")
+    assert record["settings"]["shapes"]["kv_heads"] == 2
+    methods = record["methods"]
+    rows = 2 * ((32 + 32) * 2 + (32 + 16) * 2 + (32 + 48) * 3)  # of two blocks; keys and values are half as wide
+    trainable = {name: methods[name]["trainable"] for name in names}
+    assert trainable["frozen"] == trainable["products"] == 0
+    assert trainable["dora"] == 3 * (rows + 2 * 7)
+    assert trainable["lora"] == 3 * rows
+    assert trainable["peft-lora"] == 2 * rows
+    for name in ("frozen", "dora", "lora", "peft-lora", "full"):
+        assert methods[name]["loss"] == pytest.approx(math.log(60), abs=0.3)
+        assert methods[name]["to_products"] == methods[name]["ms"] / methods["products"]["ms"]
+    assert methods["products"]["to_products"] == 1
+
+
+@pytest.mark.parametrize("family", ["roberta", "llama"])
+def test_the_products_are_those_of_the_frozen_model(family: str) -> None:
+    """Forward and to the input of every linear map, as autograd does them; the head reads one row of each sequence."""
+    from bench_methods import METHODS
+    from bench_models import LlamaShapes
+
+    llama = LlamaShapes(hidden=32, layers=2, heads=4, kv_heads=2, intermediate=48, vocab=60, positions=16)
+    changes = {"shapes": llama} if family == "llama" else {}
+    step = METHODS["products"](settings(**changes))
+    if family == "llama":
+        block = [(32, 32), (16, 32), (16, 32), (32, 32), (48, 32), (48, 32), (32, 48)]
+        maps = [(shape, 16) for shape in [*block, *block, (60, 32)]]
+    else:
+        block = [(32, 32), (32, 32), (32, 32), (32, 32), (128, 32), (32, 128)]
+        maps = [*((shape, 16) for shape in [*block, *block]), ((32, 32), 2), ((2, 32), 2)]
+    assert [(tuple(weight.shape), rows) for weight, rows in step._maps] == maps
+    assert step.flops() == sum(4 * rows * d_out * d_in for (d_out, d_in), rows in maps)
+    step()
+    assert step.loss() == 0
+    weight, rows = step._maps[0]  # the last to be written, on the way back
+    torch.testing.assert_close(step._written[rows, 32], step._read[rows, 32] @ weight)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_each_method_is_in_the_phase_it_is_timed_in() -> None:
     from bench_methods import METHODS, PRUNE_INTERVAL
 
@@ -179,6 +223,9 @@ def test_each_method_is_in_the_phase_it_is_timed_in() -> None:
         (("--rank", "4"), "--start-rank 3 is below --rank 4"),
         (("--rounds", "0"), "'0'"),
         (("--model", "here"), "--model brings its own sizes"),
+        (("--size", "1.1b"), "--size is of a Llama"),
+        (("--family", "llama", "--heads", "4"), "4 heads cannot share 3"),
+        (("--family", "llama", "--width", "768"), "--width is of RoBERTa"),
         (("--json", "nowhere/at/all.json"), "nowhere/at"),
     ],
 )
