@@ -8,10 +8,14 @@ from typing import Any
 import numpy as np
 
 from dora_cli.assembly.clients import client_parts, counts_by_label
-from dora_cli.assembly.data import load_data
+from dora_cli.assembly.data import HELD_OUT, load_data
+from dora_cli.assembly.length import RunLength
 from dora_cli.assembly.notes import notes_before_training
+from dora_cli.assembly.padding import tokens_of_steps
 from dora_cli.assembly.resolve import resolve
 from dora_cli.data import Examples, PairLayout
+from dora_cli.data.padding import Lengths, count_tokens
+from dora_cli.evaluation.passes import by_length
 from dora_cli.recipe import Recipe
 from dora_cli.tasks import Task
 
@@ -27,11 +31,12 @@ def look_at_data(recipe: Recipe) -> dict[str, Any]:
         ``task``, ``model``, ``source``, ``max_length``; ``notes``, what a run would say of its data; ``splits``, of
             each its ``examples``, ``labels`` (counts by name, or ``mean``, ``deviation``, ``least`` and ``greatest``;
             None where it has none), ``baseline`` (metrics of saying the same of all), ``tokens`` (percentiles by name,
-            ``longest``), how many examples are ``cut``, ``empty``, ``duplicates`` of an earlier one and
-            ``contradictions`` (the same texts with another label), and how many are ``in_train`` too; ``clients``, of a
-            federated recipe, of each its number from 1 as ``client``, and ``examples`` and ``labels`` of its part of
-            the training split; and ``shown``, a few of the training split with their ``texts``, ``label`` and
-            ``tokens``.
+            ``longest``), ``real`` (what part of the tokens that the model computes of it is real, in the recipe's
+            batches of one process, the training split's in the first epoch; None where that is not computed so), how
+            many examples are ``cut``, ``empty``, ``duplicates`` of an earlier one and ``contradictions`` (the same
+            texts with another label), and how many are ``in_train`` too; ``clients``, of a federated recipe, of each
+            its number from 1 as ``client``, and ``examples`` and ``labels`` of its part of the training split; and
+            ``shown``, a few of the training split with their ``texts``, ``label`` and ``tokens``.
 
     Raises:
         DoraError: as a run of `recipe` would, before it loads weights.
@@ -46,7 +51,9 @@ def look_at_data(recipe: Recipe) -> dict[str, Any]:
     learned = set(_questions(task, data.training))
     splits = {}
     for name, examples in parts.items():
-        splits[name] = _split(recipe, task, examples, base.tokenizer, layout)
+        counts = task.token_counts(examples, base.tokenizer, layout)
+        splits[name] = _split(recipe, task, examples, counts)
+        splits[name]["real"] = _real(recipe, task, name, counts, base.tokenizer, layout)
         if name != "train":
             splits[name]["in_train"] = sum(question in learned for question in _questions(task, examples))
     return {
@@ -74,8 +81,25 @@ def _questions(task: Task, examples: Examples) -> list[tuple[str, ...]]:
     return list(zip(*(examples.texts if task.fields.labels is not None else examples.texts[:1]), strict=True))
 
 
-def _split(recipe: Recipe, task: Task, examples: Examples, tokenizer: Any, layout: PairLayout | None) -> dict[str, Any]:
-    counts = task.token_counts(examples, tokenizer, layout)
+def _real(
+    recipe: Recipe, task: Task, split: str, counts: Lengths, tokenizer: Any, layout: PairLayout | None
+) -> float | None:
+    """What part of the computed tokens is real."""
+    measured = task.eval_splits if recipe.eval.held_out is None else (HELD_OUT,)
+    if (layout is not None and layout.encoder_decoder) or recipe.federated is not None:
+        return None  # there are two inputs, of whose lengths only the greater is known; or batches of clients
+    widest = min(recipe.data.max_length, tokenizer.model_max_length)
+    lengths = np.minimum(counts, recipe.data.max_length)
+    sides = (lengths if layout is None else lengths - 1,)  # the last token of a target is never read
+    if split == "train":
+        length = RunLength.of(recipe, len(counts), 1)
+        return tokens_of_steps(recipe, lengths, sides, widest, 1, length.steps_in(1), length.global_batch).share
+    if split not in measured:
+        return None
+    return count_tokens(sides, widest, by_length(lengths, recipe.eval.batch_size)).share
+
+
+def _split(recipe: Recipe, task: Task, examples: Examples, counts: Lengths) -> dict[str, Any]:
     rows = list(zip(*examples.texts, strict=True))
     distinct = set(rows)
     labelled = distinct if examples.labels is None else set(zip(*examples.texts, examples.labels, strict=True))

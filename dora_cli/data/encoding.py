@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dora_cli.data.examples import Examples
+from dora_cli.data.padding import PAD_MULTIPLE
 from dora_cli.data.ragged import Ragged, padded_width, row_numbers
 from dora_cli.data.tokens import check_model_limit, tokenise
 from dora_cli.errors import DataError
@@ -34,10 +35,20 @@ class Encoded(Protocol):
         """Loss units of each row, ``(N,)``: what the loss of a group of batches is divided by."""
 
     @property
+    def sides(self) -> Sequence[npt.NDArray[np.int64]]:
+        """Tokens of each row, ``(N,)``, in each input of the model that is padded by itself."""
+
+    @property
+    def max_length(self) -> int:
+        """No batch is wider."""
+
+    @property
     def labels(self) -> npt.NDArray[Any] | None:
         """One for each row, ``(N,)``; None where the data have none, or references in their place."""
 
-    def collate(self, indices: Sequence[int] | npt.NDArray[np.integer], pad_multiple: int = 8) -> dict[str, Tensor]:
+    def collate(
+        self, indices: Sequence[int] | npt.NDArray[np.integer], pad_multiple: int = PAD_MULTIPLE
+    ) -> dict[str, Tensor]:
         """A padded batch of some rows. What the model does not read has a name that begins with ``labels``."""
 
 
@@ -70,6 +81,11 @@ class EncodedSplit:
         return self.tokens.lengths
 
     @property
+    def sides(self) -> tuple[npt.NDArray[np.int64]]:
+        """Tokens of each example, ``(N,)``: there is one input."""
+        return (self.lengths,)
+
+    @property
     def units(self) -> npt.NDArray[np.int64]:
         """Loss units of each example, ``(N,)``: what the loss of a group of batches is divided by.
 
@@ -77,7 +93,9 @@ class EncodedSplit:
         """
         return np.ones(len(self), dtype=np.int64)
 
-    def collate(self, indices: Sequence[int] | npt.NDArray[np.integer], pad_multiple: int = 8) -> dict[str, Tensor]:
+    def collate(
+        self, indices: Sequence[int] | npt.NDArray[np.integer], pad_multiple: int = PAD_MULTIPLE
+    ) -> dict[str, Tensor]:
         """A padded batch.
 
         Args:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from dora_cli.data.examples import Examples
 from dora_cli.data.layout import PairLayout
+from dora_cli.data.padding import PAD_MULTIPLE
 from dora_cli.data.ragged import Integers, Ragged, padded_width, row_numbers
 from dora_cli.data.tokens import check_model_limit, tokenise
 from dora_cli.errors import DataError
@@ -54,6 +55,15 @@ class EncodedPairs:
         return self.sources.lengths + self.targets.lengths
 
     @property
+    def sides(self) -> tuple[npt.NDArray[np.int64], ...]:
+        """Tokens that are read of each example, ``(N,)``: of a decoder-only model in one piece, of an encoder-decoder
+        those of the encoder and of the decoder. The last token of a target is only ever a label.
+        """
+        if self.layout.encoder_decoder:
+            return self.sources.lengths, self.targets.lengths + (len(self.layout.start) - 1)
+        return (self.lengths - 1,)
+
+    @property
     def units(self) -> npt.NDArray[np.int64]:
         """Loss units of each example, ``(N,)``: its target tokens."""
         return self.targets.lengths
@@ -63,7 +73,9 @@ class EncodedPairs:
         """None: the targets stand in their place."""
         return None
 
-    def collate(self, indices: Sequence[int] | npt.NDArray[np.integer], pad_multiple: int = 8) -> dict[str, Tensor]:
+    def collate(
+        self, indices: Sequence[int] | npt.NDArray[np.integer], pad_multiple: int = PAD_MULTIPLE
+    ) -> dict[str, Tensor]:
         """A padded batch to train on.
 
         Args:

@@ -39,15 +39,19 @@ def extremes(lengths: npt.NDArray[np.integer], batch_size: int) -> list[Indices]
     return [order[-rows:], order[:rows]]
 
 
-def batches_by_length(lengths: npt.NDArray[np.integer], batch_size: int, accelerator: Accelerator) -> list[Indices]:
-    """This process's batches over examples of `lengths`, the longest first.
+def by_length(lengths: npt.NDArray[np.integer], batch_size: int) -> list[Indices]:
+    """Batches over examples of `lengths`, the longest first.
 
-    Batches gather examples of similar length, so that little is padded, and depend on nothing but `lengths` and
+    They gather examples of similar length, so that little is padded, and depend on nothing but `lengths` and
     `batch_size`: the same weights give the same numbers.
     """
     order = np.argsort(lengths, kind="stable")[::-1]
-    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    return batches[accelerator.process_index :: accelerator.num_processes]
+    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+
+def batches_by_length(lengths: npt.NDArray[np.integer], batch_size: int, accelerator: Accelerator) -> list[Indices]:
+    """This process's batches of those of `by_length`."""
+    return by_length(lengths, batch_size)[accelerator.process_index :: accelerator.num_processes]
 
 
 def in_order(batches: Sequence[Indices], values: Sequence[T], accelerator: Accelerator) -> list[T]:

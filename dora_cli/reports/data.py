@@ -38,6 +38,7 @@ def print_data(console: Console, found: Mapping[str, Any]) -> None:
         table.add_column(name, justify="right")
     rows: list[tuple[str, Callable[[Mapping[str, Any]], str]]] = [("examples", lambda split: f"{split['examples']:,}")]
     rows += [(f"tokens, {key}", partial(_tokens, key)) for key in splits["train"]["tokens"]]
+    rows.append(("computed tokens real", _real))
     rows += [(what, partial(_share, key)) for key, what in _ODD.items()]
     for what, cell in rows:
         table.add_row(what, *(cell(split) for split in splits.values()))
@@ -64,6 +65,10 @@ def print_data(console: Console, found: Mapping[str, Any]) -> None:
 
 def _tokens(key: str, split: Mapping[str, Any]) -> str:
     return f"{split['tokens'][key]:,}"
+
+
+def _real(split: Mapping[str, Any]) -> str:
+    return "" if split["real"] is None else f"{split['real']:.1%}"
 
 
 def _share(key: str, split: Mapping[str, Any]) -> str:

@@ -234,6 +234,7 @@ def _shade(console: Console) -> Callable[[float], Style] | None:
 
 def _start_lines(start: RunStart) -> list[str]:
     threads = f", {plural(start.threads, 'thread')}" if start.threads is not None and start.device == "cpu" else ""
+    real = "" if start.real_tokens is None else f", {start.real_tokens:.0%} of the computed tokens real"
     lines = [
         (
             f"{start.task}, {start.model}, {start.method}, seed {start.seed}, on {start.device}, "
@@ -241,7 +242,7 @@ def _start_lines(start: RunStart) -> list[str]:
         ),
         (
             f"{plural(start.total_steps, 'step')}: {plural(start.epochs, 'epoch')} of {start.steps_per_epoch:,}, "
-            f"global batch {start.global_batch}"
+            f"global batch {start.global_batch}{real}"
             if start.clients is None
             else f"{plural(start.total_steps, 'step')} of a client: {plural(start.epochs, 'round')} of "
             f"{start.steps_per_epoch:,}, {plural(start.clients, 'client')}, batch {start.global_batch} of each"

@@ -40,6 +40,8 @@ class RunStart:
     """Every adapted projection as in ranks.json, without its scores; `rank` is what lives now."""
     threads: int | None = None
     """Threads on the CPU; None if it is not known."""
+    real_tokens: float | None = None
+    """What part of the tokens that the first epoch computes is real, the rest being padding; None if unknown."""
     clients: int | None = None
     """Clients of a federated training, whose epochs are rounds, and whose steps and batches are those of one client."""
 

@@ -9,8 +9,10 @@ from typing import Any
 
 from dora_cli.assembly.build import AdaptedModel
 from dora_cli.assembly.length import RunLength
+from dora_cli.assembly.padding import tokens_of_epoch, tokens_of_evaluation
 from dora_cli.assembly.prepare import Prepared
 from dora_cli.assembly.resolve import selecting_metric
+from dora_cli.data.padding import TokenCount
 from dora_cli.machine.stopwatch import Stopwatch
 from dora_cli.methods.base import Method, Schedule, Site
 from dora_cli.recipe import Recipe
@@ -125,6 +127,7 @@ def run_start(prepared: Prepared, output: Path, environment: Mapping[str, Any], 
         phases=tuple(schedule.phases),
         events=tuple(_events(schedule)),
         layers=live_layers(adapted.projections, adapted.method),
+        real_tokens=None if prepared.clients is not None else tokens_of_epoch(recipe, prepared.train, length, 1).share,
         clients=None if prepared.clients is None else len(prepared.clients),
     )
 
@@ -237,6 +240,42 @@ def timing_of(outcome: Outcome, length: RunLength, peak_memory: int | None) -> d
     }
 
 
+@dataclass(frozen=True)
+class RealTokens:
+    """What part of the tokens that a run computed was real, as metrics.json holds it.
+
+    Attributes:
+        epochs: by the number of the epoch, of its training.
+        training: of all epochs together.
+        evaluation: of each evaluation.
+    """
+
+    epochs: Mapping[int, float | None]
+    training: float | None
+    evaluation: float | None
+
+    @classmethod
+    def of(cls, prepared: Prepared) -> RealTokens | None:
+        """None for a federated run. It is known from the lengths of the examples alone, whoever trained on them."""
+        if prepared.clients is not None:
+            return None
+        recipe, length = prepared.recipe, prepared.length
+        epochs = {
+            epoch: tokens_of_epoch(recipe, prepared.train, length, epoch) for epoch in range(1, length.epochs + 1)
+        }
+        return cls(
+            {epoch: count.share for epoch, count in epochs.items()},
+            sum(epochs.values(), TokenCount()).share,
+            tokens_of_evaluation(prepared.evaluator.splits, recipe.eval.batch_size).share,
+        )
+
+    def record(self) -> dict[str, float] | None:
+        """Without its epochs."""
+        if self.training is None or self.evaluation is None:
+            return None
+        return {"training": self.training, "evaluation": self.evaluation}
+
+
 def metrics_of(
     recipe: Recipe,
     outcome: Outcome,
@@ -245,6 +284,7 @@ def metrics_of(
     metrics: Mapping[str, float | None],
     budget: Mapping[str, int | None],
     timing: Mapping[str, float | int | None],
+    real_tokens: RealTokens | None = None,
     baseline: Mapping[str, Any] | None = None,
     clients: Sequence[Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
@@ -255,11 +295,17 @@ def metrics_of(
         metrics: those of the selected weights.
         budget: see `budget_of`.
         timing: see `timing_of`.
+        real_tokens: see `RealTokens`.
         baseline: see `baseline_of`.
         clients: of a federated run, what each of them had to learn from.
     """
     selection = outcome.selection
     assert selection.epoch is not None
+    shares = {} if real_tokens is None else real_tokens.epochs
+    epochs = [
+        entry if shares.get(entry["epoch"]) is None else {**entry, "real_tokens": shares[entry["epoch"]]}
+        for entry in outcome.epochs
+    ]
     return metrics_record(
         task=recipe.task,
         model=recipe.model.name,
@@ -269,9 +315,10 @@ def metrics_of(
         last=outcome.epochs[-1]["metrics"],
         best_epoch=selection.epoch,
         selection=selection.rule,
-        epochs=outcome.epochs,
+        epochs=epochs,
         budget=budget,
         timing=timing,
+        real_tokens=None if real_tokens is None else real_tokens.record(),
         confusion=outcome.confusion,
         baseline=baseline,
         rounds=outcome.rounds,

@@ -44,7 +44,16 @@ from dora_cli.tasks import Task
 from dora_cli.training.checkpoint import Found, newest_checkpoint
 from dora_cli.training.listener import Listener, Listeners, SilentListener
 from dora_cli.training.loop import Loop
-from dora_cli.training.results import Outcome, baseline_of, budget_of, metrics_of, ranks_of, run_start, timing_of
+from dora_cli.training.results import (
+    Outcome,
+    RealTokens,
+    baseline_of,
+    budget_of,
+    metrics_of,
+    ranks_of,
+    run_start,
+    timing_of,
+)
 from dora_cli.training.trackers import Trackers, check_trackers, start_trackers
 from dora_cli.wording import plural
 
@@ -163,6 +172,7 @@ def _train(
     outcome = _run(loop, fresh=found is None)
     ranks, budget = ranks_of(prepared.adapted, outcome.history), budget_of(prepared.adapted)
     timing = timing_of(outcome, prepared.length, peak_memory_bytes(ground.device))
+    real_tokens = RealTokens.of(prepared)
     method, metrics, finished = prepared.adapted.method.name, outcome.selection.metrics, None
     baseline = baseline_of(recipe, task, prepared.constant, outcome)
     clients = None if prepared.clients is None else [one.record(k) for k, one in enumerate(prepared.clients, start=1)]
@@ -186,6 +196,7 @@ def _train(
         metrics=metrics,
         budget=budget,
         timing=timing,
+        real_tokens=real_tokens,
         baseline=baseline,
         clients=clients,
     )

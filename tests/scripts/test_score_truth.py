@@ -216,6 +216,7 @@ class Rows:
         self._x, self._y = x, y
         self.lengths: npt.NDArray[np.int64] = np.ones(len(x), dtype=np.int64)
         self.units = self.lengths
+        self.sides, self.max_length = (self.lengths,), 1
 
     def __len__(self) -> int:
         return len(self._x)

@@ -43,6 +43,7 @@ Metrics = Annotated[dict[Name, float | None], Field(max_length=100)]
 Fact = Annotated[str, Field(max_length=5000)]
 """Text that is shown with its control characters made visible: the machine's own words, or a path."""
 Seconds = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 """SHA-256 in hexadecimal."""
 

@@ -19,20 +19,23 @@ from dora_cli.runs.records.fields import (
     Place,
     Record,
     Seconds,
+    Share,
     validated,
     written,
 )
 from dora_cli.runs.records.rounds import PartRecord, RoundRecord, check_ascending
 
-
 class EpochRecord(Record):
-    """One evaluation. `step` is the optimiser step it followed."""
+    """One evaluation. `step` is the optimiser step it followed, `real_tokens` what part of the tokens that the epoch's
+    training computed was real; the log, older runs and federated ones do not have that.
+    """
 
     epoch: Count
     step: Count
     phase: Name
     train_loss: float | None
     metrics: Metrics
+    real_tokens: Share | None = None
 
 
 class BudgetRecord(Record):
@@ -68,11 +71,21 @@ class TimingRecord(Record):
     peak_memory_bytes: Count | None
 
 
+class RealTokensRecord(Record):
+    """What part of the tokens that a run computed was real, the rest being padding: in its training, and in each of its
+    evaluations.
+    """
+
+    training: Share
+    evaluation: Share
+
+
 class MetricsRecord(Record):
     """metrics.json. `metrics` are of the selected epoch, `last` of the last one.
 
     `confusion` is of the selected epoch, where the classes are the user's own; `baseline` is there where saying the
-    same of every example means something; `rounds` and `clients` are there of a federated run.
+    same of every example means something; `rounds` and `clients` are there of a federated run, `real_tokens` of any
+    other that was not made by an older version.
     """
 
     FILE: ClassVar[str] = "metrics.json"
@@ -89,6 +102,7 @@ class MetricsRecord(Record):
     epochs: list[EpochRecord]
     budget: BudgetRecord
     timing: TimingRecord
+    real_tokens: RealTokensRecord | None = None
     confusion: ConfusionRecord | None = None
     baseline: BaselineRecord | None = None
     rounds: list[RoundRecord] | None = None
@@ -119,6 +133,7 @@ def metrics_record(
     epochs: Sequence[Mapping[str, Any]],
     budget: Mapping[str, int | None],
     timing: Mapping[str, float | int | None],
+    real_tokens: Mapping[str, float] | None = None,
     confusion: Mapping[str, Any] | None = None,
     baseline: Mapping[str, Any] | None = None,
     rounds: Sequence[Mapping[str, Any]] | None = None,
@@ -140,6 +155,7 @@ def metrics_record(
             "epochs": epochs,
             "budget": budget,
             "timing": timing,
+            **({} if real_tokens is None else {"real_tokens": real_tokens}),
             **({} if confusion is None else {"confusion": confusion}),
             **({} if baseline is None else {"baseline": baseline}),
             **({} if rounds is None else {"rounds": rounds}),

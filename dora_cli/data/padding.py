@@ -1,0 +1,56 @@
+"""How much of what a model computes is padding: known from the lengths of rows alone, before a batch is made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from dora_cli.data.ragged import padded_width
+
+PAD_MULTIPLE = 8
+"""Batches are as wide as their longest row, rounded up as `padded_width` says."""
+
+Lengths = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class TokenCount:
+    """Tokens of batches: those of their rows, and all that the model computes, padding included."""
+
+    real: int = 0
+    computed: int = 0
+
+    def __add__(self, other: TokenCount) -> TokenCount:
+        return TokenCount(self.real + other.real, self.computed + other.computed)
+
+    @property
+    def share(self) -> float | None:
+        """What part of the computed tokens is real; None where there are none."""
+        return self.real / self.computed if self.computed else None
+
+
+def count_tokens(
+    sides: Sequence[Lengths], max_length: int, batches: Iterable[Sequence[int] | npt.NDArray[np.integer]]
+) -> TokenCount:
+    """The tokens of `batches`, each of the rows it names.
+
+    Args:
+        sides: tokens of each row, ``(N,)``, in each of the inputs that are padded by themselves: one, or an
+            encoder's and a decoder's.
+        max_length: no batch is wider.
+    """
+    rows = [np.asarray(batch, dtype=np.int64) for batch in batches if len(batch)]
+    if not rows:
+        return TokenCount()
+    sizes = np.array([len(batch) for batch in rows])
+    starts, all_rows = np.cumsum(sizes) - sizes, np.concatenate(rows)
+    count = TokenCount()
+    for side in sides:
+        lengths = side[all_rows]
+        longest, which = np.unique(np.maximum.reduceat(lengths, starts), return_inverse=True)
+        widths = np.array([padded_width(int(length), PAD_MULTIPLE, max_length) for length in longest])
+        count += TokenCount(int(lengths.sum()), int((widths[which] * sizes).sum()))
+    return count
