@@ -6,7 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from dora_cli.assembly.data import load_data
+from dora_cli.assembly.length import RunLength
 from dora_cli.assembly.look import look_at_data
+from dora_cli.assembly.padding import tokens_of_epoch, tokens_of_evaluation
+from dora_cli.assembly.resolve import resolve
 from dora_cli.data.parts import parts_by_class
 from dora_cli.recipe import dump_recipe, parse_recipe
 
@@ -66,6 +70,7 @@ def test_the_clients_of_a_federated_recipe(tmp_path: Path) -> None:
     ]
     central = parse_recipe(dump_recipe(recipe), overrides=["federated=null"])
     assert look_at_data(central)["clients"] is None
+    assert look_at_data(recipe)["splits"]["train"]["real"] is None  # batches are the clients'
 
 
 def test_clients_with_numbers_for_labels(tmp_path: Path) -> None:
@@ -97,9 +102,6 @@ def test_a_generators_tokens_are_those_it_is_trained_on(model: str) -> None:
         method: {{name: lora}}
         """
     )
-    from dora_cli.assembly.data import load_data
-    from dora_cli.assembly.resolve import resolve
-
     found = look_at_data(recipe)
     recipe, task = resolve(recipe)
     base = task.head.outline(recipe.model.name, revision=None, trust_remote_code=False)
@@ -107,3 +109,32 @@ def test_a_generators_tokens_are_those_it_is_trained_on(model: str) -> None:
     assert found["splits"]["train"]["cut"] == encoded.cut  # type: ignore[attr-defined]
     assert found["splits"]["train"]["baseline"] == {}
     assert ("decoder_tokens" in found["shown"][0]) is (model == "tiny-seq2seq")
+    length = RunLength.of(recipe, len(encoded), 1)
+    real = None if model == "tiny-seq2seq" else tokens_of_epoch(recipe, encoded, length, 1).share
+    assert found["splits"]["train"]["real"] == real
+    assert found["splits"]["test"]["real"] is None  # decoded, never measured
+
+
+@pytest.mark.parametrize("held_out", ["null", "0.2"])
+def test_the_real_tokens_are_those_of_a_run(held_out: str) -> None:
+    recipe, task = resolve(
+        parse_recipe(
+            f"""
+            task: glue/sst2
+            model: {{name: "builtin:tiny-encoder"}}
+            data: {{source: builtin, max_train_samples: 90, max_eval_samples: 40, max_length: 10}}
+            method: {{name: lora}}
+            train: {{max_steps: 3, batch_size: 8}}
+            eval: {{batch_size: 12, held_out: {held_out}}}
+            """
+        )
+    )
+    found = look_at_data(recipe)["splits"]
+    base = task.head.outline(recipe.model.name, revision=None, trust_remote_code=False)
+    data = load_data(recipe, task)
+    splits = {name: task.encode(part, base.tokenizer, 10, None) for name, part in data.by_split.items()}
+    length = RunLength.of(recipe, len(data.training), 1)
+    assert found["train"]["real"] == tokens_of_epoch(recipe, splits["train"], length, 1).share
+    (evaluated,) = set(found) - {"train"}
+    assert found[evaluated]["real"] == tokens_of_evaluation({evaluated: splits[evaluated]}, 12).share
+    assert 0 < min(found["train"]["real"], found[evaluated]["real"]) < 1

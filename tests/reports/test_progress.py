@@ -69,6 +69,13 @@ def test_the_first_line_says_how_many_threads_compute(device: str, threads: int,
     assert progress.getvalue().splitlines()[0].endswith(f"on {device}, {end}")
 
 
+def test_how_much_is_padding_is_said_where_it_is_known() -> None:
+    console, progress, results, _ = consoles()
+    make_listener(console, results=results).start(dataclasses.replace(run_start(), real_tokens=0.756))
+    line = progress.getvalue().splitlines()[1]
+    assert line == "100 steps: 4 epochs of 25, global batch 16, 76% of the computed tokens real"
+
+
 def test_a_federated_training_has_rounds_and_clients() -> None:
     console, progress, results, _ = consoles()
     make_listener(console, results=results).start(dataclasses.replace(run_start(), clients=3))

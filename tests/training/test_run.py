@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dora_cli import evaluate, load_recipe, train, train_seeds
+from dora_cli.assembly.look import look_at_data
 from dora_cli.errors import CheckpointError, DivergedError, LibraryError, OutputError, RecipeError
 from dora_cli.evaluation.measuring import Evaluator
 from dora_cli.libraries import loading
@@ -108,6 +109,14 @@ def test_run_folder_holds_everything_and_numbers_agree(make_recipe: MakeRecipe, 
     assert metrics["best_epoch"] == best["epoch"]
     assert metrics["metrics"] == best["metrics"]
     assert metrics["last"] == metrics["epochs"][-1]["metrics"]
+    shares = [epoch["real_tokens"] for epoch in metrics["epochs"]]
+    splits = look_at_data(recipe)["splits"]
+    assert len(shares) == 4
+    assert shares[0] == splits["train"]["real"]
+    assert metrics["real_tokens"] == {
+        "training": pytest.approx(sum(shares) / 4),  # all batches of these short sentences are equally wide
+        "evaluation": splits["validation"]["real"],
+    }
     log = lines(run / "log.jsonl")
     assert [entry["step"] for entry in log if entry["type"] == "train"] == [5, 10, 15, 20, 24]
     assert [entry["epoch"] for entry in log if entry["type"] == "eval"] == [1, 2, 3, 4]

@@ -71,6 +71,7 @@ def test_one_client_is_plain_training(
     result = train(federated(*common, f"federated.aggregation={aggregation}"), tmp_path / "rounds")
 
     assert len(result.metrics["rounds"]) == 3
+    assert "real_tokens" not in result.metrics
     plain, found = (snapshot(tmp_path / name, 12) for name in ("plain", "rounds"))
     assert largest_difference(tmp_path / "plain" / "adapter", tmp_path / "rounds" / "adapter") == 0
     assert_same({f"1.{name}": value for name, value in plain.optimizer.items()}, found.optimizer)
