@@ -58,6 +58,10 @@ class AdaptedModel:
         return self.method.size().trained + sum(parameter.numel() for parameter in self.head.values())
 
     @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @property
     def trainable(self) -> list[nn.Parameter]:
         return [parameter for group in self.method.groups() for parameter in group.parameters]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,12 @@ from dora_cli.assembly.clients import client_parts, counts_by_label
 from dora_cli.assembly.data import HELD_OUT, load_data
 from dora_cli.assembly.length import RunLength
 from dora_cli.assembly.notes import notes_before_training
-from dora_cli.assembly.padding import tokens_of_steps
+from dora_cli.assembly.padding import batches_of_epoch
 from dora_cli.assembly.resolve import resolve
 from dora_cli.data import Examples, PairLayout
-from dora_cli.data.padding import Lengths, count_tokens
+from dora_cli.data.padding import Lengths, count_tokens, pad_multiple
 from dora_cli.evaluation.passes import by_length
+from dora_cli.machine.devices import resolve_device
 from dora_cli.recipe import Recipe
 from dora_cli.tasks import Task
 
@@ -88,15 +90,19 @@ def _real(
     measured = task.eval_splits if recipe.eval.held_out is None else (HELD_OUT,)
     if (layout is not None and layout.encoder_decoder) or recipe.federated is not None:
         return None  # there are two inputs, of whose lengths only the greater is known; or batches of clients
-    widest = min(recipe.data.max_length, tokenizer.model_max_length)
     lengths = np.minimum(counts, recipe.data.max_length)
-    sides = (lengths if layout is None else lengths - 1,)  # the last token of a target is never read
+    count = partial(
+        count_tokens,
+        [lengths if layout is None else lengths - 1],  # the last token of a target is never read
+        max_length=min(recipe.data.max_length, tokenizer.model_max_length),
+        multiple=pad_multiple(resolve_device(recipe.train.device).type),
+    )
     if split == "train":
         length = RunLength.of(recipe, len(counts), 1)
-        return tokens_of_steps(recipe, lengths, sides, widest, 1, length.steps_in(1), length.global_batch).share
+        return count(batches_of_epoch(recipe, lengths, length, 1)).share
     if split not in measured:
         return None
-    return count_tokens(sides, widest, by_length(lengths, recipe.eval.batch_size)).share
+    return count(by_length(lengths, recipe.eval.batch_size)).share
 
 
 def _split(recipe: Recipe, task: Task, examples: Examples, counts: Lengths) -> dict[str, Any]:

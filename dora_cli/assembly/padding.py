@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import TYPE_CHECKING
 
 from dora_cli.data import Encoded, plan_epoch
+from dora_cli.data.batches import Indices
 from dora_cli.data.padding import Lengths, TokenCount, count_tokens
 from dora_cli.evaluation.passes import by_length
 
@@ -17,26 +18,15 @@ if TYPE_CHECKING:
 
 def tokens_of_epoch(recipe: Recipe, train: Encoded, length: RunLength, epoch: int) -> TokenCount:
     """The training tokens of epoch number `epoch`, counted from 1, over all processes."""
-    return tokens_of_steps(
-        recipe, train.lengths, train.sides, train.max_length, epoch, length.steps_in(epoch), length.global_batch
-    )
+    batches = batches_of_epoch(recipe, train.lengths, length, epoch)
+    return count_tokens(train.sides, batches, max_length=train.max_length, multiple=train.pad_multiple)
 
 
-def tokens_of_steps(
-    recipe: Recipe,
-    lengths: Lengths,
-    sides: Sequence[Lengths],
-    max_length: int,
-    epoch: int,
-    steps: int,
-    global_batch: int,
-) -> TokenCount:
-    """Those of the first `steps` of an epoch.
+def batches_of_epoch(recipe: Recipe, lengths: Lengths, length: RunLength, epoch: int) -> Iterator[Indices]:
+    """The micro-batches of epoch number `epoch`, counted from 1, of all processes: the same ones however many there are.
 
     Args:
-        lengths: what examples are grouped by, ``(N,)``.
-        sides, max_length: see `count_tokens`.
-        global_batch: examples of a step over all processes, whose micro-batches are the same however many there are.
+        lengths: tokens of each example, ``(N,)``.
     """
     groups = plan_epoch(
         lengths,
@@ -44,17 +34,22 @@ def tokens_of_steps(
         seed=recipe.train.seed,
         epoch=epoch,
         micro_batch=recipe.train.batch_size,
-        accumulation=global_batch // recipe.train.batch_size,
+        accumulation=length.global_batch // recipe.train.batch_size,
         group_by_length=recipe.data.group_by_length,
     )
-    return count_tokens(sides, max_length, (batch for group in islice(groups, steps) for batch in group.micro_batches))
+    return (batch for group in islice(groups, length.steps_in(epoch)) for batch in group.micro_batches)
 
 
 def tokens_of_evaluation(splits: Mapping[str, Encoded], batch_size: int) -> TokenCount:
     """The tokens of one evaluation of `splits`, over all processes."""
     return sum(
         (
-            count_tokens(split.sides, split.max_length, by_length(split.lengths, batch_size))
+            count_tokens(
+                split.sides,
+                by_length(split.lengths, batch_size),
+                max_length=split.max_length,
+                multiple=split.pad_multiple,
+            )
             for split in splits.values()
         ),
         TokenCount(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -43,13 +43,25 @@ class Encoded(Protocol):
         """No batch is wider."""
 
     @property
+    def pad_multiple(self) -> int:
+        """What the width of a batch is rounded up to, as `padded_width` says."""
+
+    def padded_to(self, multiple: int) -> Encoded:
+        """The same rows with another `pad_multiple`."""
+
+    @property
     def labels(self) -> npt.NDArray[Any] | None:
         """One for each row, ``(N,)``; None where the data have none, or references in their place."""
 
     def collate(
-        self, indices: Sequence[int] | npt.NDArray[np.integer], pad_multiple: int = PAD_MULTIPLE
+        self, indices: Sequence[int] | npt.NDArray[np.integer], pad_multiple: int | None = None
     ) -> dict[str, Tensor]:
-        """A padded batch of some rows. What the model does not read has a name that begins with ``labels``."""
+        """A padded batch of some rows. What the model does not read has a name that begins with ``labels``.
+
+        Args:
+            indices: which rows, at least one.
+            pad_multiple: in place of the split's own.
+        """
 
 
 @dataclass(frozen=True)
@@ -63,6 +75,7 @@ class EncodedSplit:
         max_length: no example is longer, and no batch wider.
         pad_token_id: fills the ids on the right.
         pad_token_type_id: fills the token types.
+        pad_multiple: what the width of a batch is rounded up to, as `padded_width` says.
     """
 
     tokens: Ragged
@@ -71,6 +84,7 @@ class EncodedSplit:
     max_length: int
     pad_token_id: int
     pad_token_type_id: int = 0
+    pad_multiple: int = PAD_MULTIPLE
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -79,6 +93,10 @@ class EncodedSplit:
     def lengths(self) -> npt.NDArray[np.int64]:
         """Tokens of each example, special ones included, ``(N,)``."""
         return self.tokens.lengths
+
+    def padded_to(self, multiple: int) -> EncodedSplit:
+        """The same examples with another `pad_multiple`."""
+        return replace(self, pad_multiple=multiple)
 
     @property
     def sides(self) -> tuple[npt.NDArray[np.int64]]:
@@ -94,14 +112,14 @@ class EncodedSplit:
         return np.ones(len(self), dtype=np.int64)
 
     def collate(
-        self, indices: Sequence[int] | npt.NDArray[np.integer], pad_multiple: int = PAD_MULTIPLE
+        self, indices: Sequence[int] | npt.NDArray[np.integer], pad_multiple: int | None = None
     ) -> dict[str, Tensor]:
         """A padded batch.
 
         Args:
             indices: which examples, at least one, in the order of the batch's rows.
-            pad_multiple: the width is the longest example's length rounded up to a multiple of this, but at most
-                `max_length`.
+            pad_multiple: in place of the split's own; the width is the longest example's length rounded up to one of
+                its widths, but at most to `max_length`.
 
         Returns:
             ``input_ids`` and ``attention_mask``, int64 ``(B, width)``; ``token_type_ids`` likewise for models that take
@@ -110,7 +128,8 @@ class EncodedSplit:
         import torch
 
         rows = row_numbers(indices)
-        width = padded_width(int(self.tokens.lengths_of(rows).max()), pad_multiple, self.max_length)
+        multiple = self.pad_multiple if pad_multiple is None else pad_multiple
+        width = padded_width(int(self.tokens.lengths_of(rows).max()), multiple, self.max_length)
         input_ids, mask = self.tokens.padded(rows, self.pad_token_id, width)
         batch = {"input_ids": torch.from_numpy(input_ids), "attention_mask": torch.from_numpy(mask.astype(np.int64))}
         if self.token_types is not None:

@@ -11,7 +11,15 @@ import numpy.typing as npt
 from dora_cli.data.ragged import padded_width
 
 PAD_MULTIPLE = 8
-"""Batches are as wide as their longest row, rounded up as `padded_width` says."""
+"""Batches are as wide as their longest row, rounded up to one of the widths that `padded_width` makes of this."""
+
+
+def pad_multiple(device: str) -> int:
+    """What widths are rounded up to on a device of this type: few widths are worth their padding where work is captured
+    by shape, and on the CPU no column more than the longest row needs.
+    """
+    return 1 if device == "cpu" else PAD_MULTIPLE
+
 
 Lengths = npt.NDArray[np.int64]
 
@@ -33,7 +41,11 @@ class TokenCount:
 
 
 def count_tokens(
-    sides: Sequence[Lengths], max_length: int, batches: Iterable[Sequence[int] | npt.NDArray[np.integer]]
+    sides: Sequence[Lengths],
+    batches: Iterable[Sequence[int] | npt.NDArray[np.integer]],
+    *,
+    max_length: int,
+    multiple: int = PAD_MULTIPLE,
 ) -> TokenCount:
     """The tokens of `batches`, each of the rows it names.
 
@@ -41,6 +53,7 @@ def count_tokens(
         sides: tokens of each row, ``(N,)``, in each of the inputs that are padded by themselves: one, or an
             encoder's and a decoder's.
         max_length: no batch is wider.
+        multiple: what widths are rounded up to, as `padded_width` says.
     """
     rows = [np.asarray(batch, dtype=np.int64) for batch in batches if len(batch)]
     if not rows:
@@ -51,6 +64,6 @@ def count_tokens(
     for side in sides:
         lengths = side[all_rows]
         longest, which = np.unique(np.maximum.reduceat(lengths, starts), return_inverse=True)
-        widths = np.array([padded_width(int(length), PAD_MULTIPLE, max_length) for length in longest])
+        widths = np.array([padded_width(int(length), multiple, max_length) for length in longest])
         count += TokenCount(int(lengths.sum()), int((widths[which] * sizes).sum()))
     return count

@@ -7,7 +7,7 @@ target tokens, the end token included, have labels; the loss of a group of batch
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -38,6 +38,7 @@ class EncodedPairs:
         cut: how many targets were cut at `max_length`; these have no end token.
         layout: the special tokens.
         max_length: no example is longer, and no batch wider; an encoder-decoder's source and target count apart.
+        pad_multiple: what the width of a batch is rounded up to, as `padded_width` says.
     """
 
     sources: Ragged
@@ -45,6 +46,7 @@ class EncodedPairs:
     cut: int
     layout: PairLayout
     max_length: int
+    pad_multiple: int = PAD_MULTIPLE
 
     def __len__(self) -> int:
         return len(self.sources)
@@ -53,6 +55,10 @@ class EncodedPairs:
     def lengths(self) -> npt.NDArray[np.int64]:
         """Tokens of each example, source and target, ``(N,)``."""
         return self.sources.lengths + self.targets.lengths
+
+    def padded_to(self, multiple: int) -> EncodedPairs:
+        """The same examples with another `pad_multiple`."""
+        return replace(self, pad_multiple=multiple)
 
     @property
     def sides(self) -> tuple[npt.NDArray[np.int64], ...]:
@@ -74,14 +80,14 @@ class EncodedPairs:
         return None
 
     def collate(
-        self, indices: Sequence[int] | npt.NDArray[np.integer], pad_multiple: int = PAD_MULTIPLE
+        self, indices: Sequence[int] | npt.NDArray[np.integer], pad_multiple: int | None = None
     ) -> dict[str, Tensor]:
         """A padded batch to train on.
 
         Args:
             indices: which examples, at least one, in the order of the batch's rows.
-            pad_multiple: widths are those of the longest row rounded up to a multiple of this, but at most
-                `max_length`.
+            pad_multiple: in place of the split's own; widths are those of the longest row rounded up to one of its
+                widths, but at most to `max_length`.
 
         Returns:
             int64 tensors, padded on the right. Decoder-only: ``input_ids``, ``attention_mask`` and ``labels``, ``(B,
@@ -89,6 +95,7 @@ class EncodedPairs:
             ``(B, T)``. ``labels`` are IGNORED on prompt and padding. The last token of a target is only ever a label.
         """
         rows = row_numbers(indices)
+        pad_multiple = self.pad_multiple if pad_multiple is None else pad_multiple
         if self.layout.encoder_decoder:
             read, written = self._decoder(rows, np.full(len(rows), len(self.layout.start)), pad_multiple)
             read[:, : len(self.layout.start)] = self.layout.start

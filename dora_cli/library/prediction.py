@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from dora_cli.assembly.data import encode_split
 from dora_cli.assembly.evaluator import decoding
 from dora_cli.assembly.restore import Restored, restore
 from dora_cli.data import Examples, Input, encode_sources, group_references, read_input
@@ -262,7 +263,7 @@ def _decoded(restored: Restored, name: str, examples: Examples, listener: Listen
 
 def _answered(restored: Restored, name: str, examples: Examples, listener: Listener) -> Answers:
     recipe, adapted, task = restored.recipe, restored.adapted, restored.task
-    encoded = task.encode(examples, adapted.tokenizer, recipe.data.max_length, adapted.layout)
+    encoded = encode_split(recipe, task, examples, adapted)
     # in the batches of an evaluation, not folded: the numbers are those of dora eval
     with memory_advice(recipe, "eval"):
         kept = keep_rows(

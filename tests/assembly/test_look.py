@@ -100,6 +100,7 @@ def test_a_generators_tokens_are_those_it_is_trained_on(model: str) -> None:
         model: {{name: "builtin:{model}"}}
         data: {{source: builtin, max_train_samples: 40, max_eval_samples: 5, max_length: 62}}
         method: {{name: lora}}
+        train: {{device: cpu}}
         """
     )
     found = look_at_data(recipe)
@@ -110,7 +111,7 @@ def test_a_generators_tokens_are_those_it_is_trained_on(model: str) -> None:
     assert found["splits"]["train"]["baseline"] == {}
     assert ("decoder_tokens" in found["shown"][0]) is (model == "tiny-seq2seq")
     length = RunLength.of(recipe, len(encoded), 1)
-    real = None if model == "tiny-seq2seq" else tokens_of_epoch(recipe, encoded, length, 1).share
+    real = None if model == "tiny-seq2seq" else tokens_of_epoch(recipe, encoded.padded_to(1), length, 1).share
     assert found["splits"]["train"]["real"] == real
     assert found["splits"]["test"]["real"] is None  # decoded, never measured
 
@@ -124,7 +125,7 @@ def test_the_real_tokens_are_those_of_a_run(held_out: str) -> None:
             model: {{name: "builtin:tiny-encoder"}}
             data: {{source: builtin, max_train_samples: 90, max_eval_samples: 40, max_length: 10}}
             method: {{name: lora}}
-            train: {{max_steps: 3, batch_size: 8}}
+            train: {{max_steps: 3, batch_size: 8, device: cpu}}
             eval: {{batch_size: 12, held_out: {held_out}}}
             """
         )
@@ -132,7 +133,7 @@ def test_the_real_tokens_are_those_of_a_run(held_out: str) -> None:
     found = look_at_data(recipe)["splits"]
     base = task.head.outline(recipe.model.name, revision=None, trust_remote_code=False)
     data = load_data(recipe, task)
-    splits = {name: task.encode(part, base.tokenizer, 10, None) for name, part in data.by_split.items()}
+    splits = {name: task.encode(part, base.tokenizer, 10, None).padded_to(1) for name, part in data.by_split.items()}
     length = RunLength.of(recipe, len(data.training), 1)
     assert found["train"]["real"] == tokens_of_epoch(recipe, splits["train"], length, 1).share
     (evaluated,) = set(found) - {"train"}

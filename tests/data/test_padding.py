@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dora_cli.data import Encoded, Examples, encode, encode_pairs, pair_layout
-from dora_cli.data.padding import TokenCount, count_tokens
+from dora_cli.data.padding import TokenCount, count_tokens, pad_multiple
 from tests.data import subwords
 from tests.data.words import word_tokenizer
 
@@ -28,12 +28,14 @@ def pairs(tokenizer: Any, decoder_start: int | None) -> Encoded:
 
 
 @pytest.mark.parametrize("kind", ["sentences", "decoder-only", "encoder-decoder"])
-def test_what_is_counted_is_what_batches_hold(kind: str) -> None:
+@pytest.mark.parametrize("multiple", [1, 8])
+def test_what_is_counted_is_what_batches_hold(kind: str, multiple: int) -> None:
     split = {
         "sentences": sentences,
         "decoder-only": lambda: pairs(subwords.gpt2(), None),
         "encoder-decoder": lambda: pairs(subwords.bart(), 2),
-    }[kind]()
+    }[kind]().padded_to(multiple)
+    assert split.pad_multiple == multiple
     real = computed = 0
     for rows in BATCHES:
         if not len(rows):
@@ -47,14 +49,25 @@ def test_what_is_counted_is_what_batches_hold(kind: str) -> None:
             real += tokens + len(rows) * (len(split.layout.start) - 1)  # type: ignore[attr-defined]
             computed += batch["decoder_input_ids"].numel()
     assert computed > real
-    assert count_tokens(split.sides, split.max_length, BATCHES) == TokenCount(real, computed)
+    count = count_tokens(split.sides, BATCHES, max_length=split.max_length, multiple=multiple)
+    assert count == TokenCount(real, computed)
 
 
 def test_widths_are_rounded_but_never_above_what_is_allowed() -> None:
     """Rows of 3, 9 and 11 tokens: batches of width 8, of 11 twice."""
     lengths = np.array([3, 9, 11])
-    assert count_tokens([lengths], 11, [[0]]) == TokenCount(3, 8)
-    assert count_tokens([lengths], 11, [[0, 1], [2]]) == TokenCount(23, 33)
-    assert count_tokens([lengths], 64, [[0, 1], [2]]) == TokenCount(23, 48)
-    assert count_tokens([lengths], 64, [[0, 1], [2]]).share == 23 / 48
-    assert count_tokens([lengths], 64, []).share is None
+    assert count_tokens([lengths], [[0]], max_length=11) == TokenCount(3, 8)
+    assert count_tokens([lengths], [[0, 1], [2]], max_length=11) == TokenCount(23, 33)
+    assert count_tokens([lengths], [[0, 1], [2]], max_length=64) == TokenCount(23, 48)
+    assert count_tokens([lengths], [[0, 1], [2]], max_length=64, multiple=1) == TokenCount(23, 29)
+    assert count_tokens([lengths], [[0, 1], [2]], max_length=64).share == 23 / 48
+    assert count_tokens([lengths], [], max_length=64).share is None
+
+
+def test_no_column_is_wasted_on_the_cpu() -> None:
+    """Where no work is captured by its shape."""
+    widths = {}
+    for device in ("cpu", "cuda"):
+        split = sentences().padded_to(pad_multiple(device))
+        widths[device] = split.collate([0, 3])["input_ids"].shape[1]
+    assert widths == {"cpu": 5, "cuda": 8}

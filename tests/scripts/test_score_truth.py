@@ -216,12 +216,15 @@ class Rows:
         self._x, self._y = x, y
         self.lengths: npt.NDArray[np.int64] = np.ones(len(x), dtype=np.int64)
         self.units = self.lengths
-        self.sides, self.max_length = (self.lengths,), 1
+        self.sides, self.max_length, self.pad_multiple = (self.lengths,), 1, 8
 
     def __len__(self) -> int:
         return len(self._x)
 
-    def collate(self, indices: Sequence[int], pad_multiple: int = 8) -> dict[str, torch.Tensor]:
+    def padded_to(self, multiple: int) -> Rows:
+        return self
+
+    def collate(self, indices: Sequence[int], pad_multiple: int | None = None) -> dict[str, torch.Tensor]:
         return {"x": self._x[list(indices)], "labels": self._y[list(indices)]}
 
 

@@ -25,6 +25,7 @@ from dora_cli.runs.records.fields import (
 )
 from dora_cli.runs.records.rounds import PartRecord, RoundRecord, check_ascending
 
+
 class EpochRecord(Record):
     """One evaluation. `step` is the optimiser step it followed, `real_tokens` what part of the tokens that the epoch's
     training computed was real; the log, older runs and federated ones do not have that.
