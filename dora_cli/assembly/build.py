@@ -14,6 +14,7 @@ from dora_cli.assembly.fingerprint import fingerprint_model
 from dora_cli.assembly.origin import make, sites_of
 from dora_cli.assembly.references import weights_at
 from dora_cli.data import PairLayout
+from dora_cli.data.padding import pad_multiple
 from dora_cli.errors import DoraError, ModelError
 from dora_cli.libraries import is_panic
 from dora_cli.machine.environment import ModelSize
@@ -39,6 +40,7 @@ class AdaptedModel:
         schedule: None if built for evaluation only.
         fingerprint: of the base model's tensors, before anything was attached.
         size: of the base model with its head, likewise.
+        pad_multiple: what the widths of its batches are rounded up to, as `padded_width` says.
     """
 
     model: nn.Module
@@ -51,15 +53,12 @@ class AdaptedModel:
     commit: str | None
     fingerprint: str
     size: ModelSize
+    pad_multiple: int
 
     @property
     def start_parameters(self) -> int:
         """Entries that train at once at the most, the head included. May wait for the device."""
         return self.method.size().trained + sum(parameter.numel() for parameter in self.head.values())
-
-    @property
-    def device(self) -> torch.device:
-        return next(self.model.parameters()).device
 
     @property
     def trainable(self) -> list[nn.Parameter]:
@@ -258,4 +257,5 @@ def adapt(
         base.commit,
         fingerprint,
         size,
+        pad_multiple(device.type),
     )

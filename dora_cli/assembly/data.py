@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 
 from dora_cli.assembly.build import AdaptedModel
 from dora_cli.data import Encoded, Examples, forget_table
-from dora_cli.data.padding import pad_multiple
 from dora_cli.errors import DataError
 from dora_cli.recipe import Recipe
 from dora_cli.tasks import Task, read_split
@@ -104,6 +103,6 @@ def load_split(recipe: Recipe, task: Task, split: str, *, training: bool) -> Exa
 
 
 def encode_split(recipe: Recipe, task: Task, examples: Examples, adapted: AdaptedModel) -> Encoded:
-    """Examples with what is learned or scored, as `adapted` reads them on its device."""
+    """Examples with what is learned or scored, as `adapted` reads them."""
     encoded = task.encode(examples, adapted.tokenizer, recipe.data.max_length, adapted.layout)
-    return encoded.padded_to(pad_multiple(adapted.device.type))
+    return encoded.padded_to(adapted.pad_multiple)

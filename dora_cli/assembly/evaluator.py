@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from dora_cli.data import Encoded, Examples, PairLayout, encode_sources, group_references
-from dora_cli.data.padding import pad_multiple
 from dora_cli.evaluation.base import Progress, silent
 from dora_cli.evaluation.decoding import Decoding, check_positions
 from dora_cli.evaluation.measuring import Evaluator, Sources, Writing
@@ -47,12 +46,7 @@ def make_evaluator(
         task.check_scorable(name, part, recipe.data.source)
     measured = task.eval_splits if split is None else (split,)
     writing = _writing(recipe, measured[0], examples, model, tokenizer, layout, split) if task.decodes else None
-    if encode is None:
-        multiple = pad_multiple(accelerator.device.type)
-
-        def encode(part: Examples) -> Encoded:
-            return task.encode(part, tokenizer, recipe.data.max_length, layout).padded_to(multiple)
-
+    encode = encode or (lambda part: task.encode(part, tokenizer, recipe.data.max_length, layout))
     return Evaluator(
         task,
         {name: encode(examples[name]) for name in measured},

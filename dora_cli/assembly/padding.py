@@ -23,7 +23,7 @@ def tokens_of_epoch(recipe: Recipe, train: Encoded, length: RunLength, epoch: in
 
 
 def batches_of_epoch(recipe: Recipe, lengths: Lengths, length: RunLength, epoch: int) -> Iterator[Indices]:
-    """The micro-batches of epoch number `epoch`, counted from 1, of all processes: the same ones however many there are.
+    """The micro-batches of epoch number `epoch`, counted from 1: of all processes, however many there are.
 
     Args:
         lengths: tokens of each example, ``(N,)``.

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from dora_cli.assembly.build import AdaptedModel, adapt, load_base, make_method, note_on_code
-from dora_cli.assembly.data import HELD_OUT, evaluated_splits, load_evaluated
+from dora_cli.assembly.data import HELD_OUT, encode_split, evaluated_splits, load_evaluated
 from dora_cli.assembly.evaluator import make_evaluator
 from dora_cli.assembly.notes import Note, notes_before_evaluation, unheard
 from dora_cli.assembly.resolve import resolve
 from dora_cli.assembly.weights import Weights, load_weights
 from dora_cli.assembly.work import decide_threads
 from dora_cli.data import Examples
+from dora_cli.data.padding import recorded_multiple
 from dora_cli.errors import CheckpointError, DataError, ModelError, RecipeError
 from dora_cli.evaluation.base import Progress, silent
 from dora_cli.files import at_home
@@ -155,6 +156,7 @@ def restore(
     set_threads(threads)
     with memory_advice(recipe, "load"):
         adapted = adapt(recipe, task, base, make_method(recipe), ground.device, total_steps=None)
+        adapted = replace(adapted, pad_multiple=recorded_multiple(environment))
     expected = environment["model"]["fingerprint"]
     if expected != adapted.fingerprint:
         raise CheckpointError(
@@ -208,6 +210,7 @@ def evaluate_saved(
         accelerator=restored.ground.accelerator,
         progress=progress,
         split=HELD_OUT if split is None and recipe.eval.held_out is not None else split,
+        encode=lambda part: encode_split(recipe, task, part, adapted),
     )
     for odd in notes_before_evaluation(recipe, task, restored.examples):
         note(odd)

@@ -58,7 +58,7 @@ class Warm:
         files = _files(at_home(model.name))
         if files is None:
             return encode()
-        which = (model.name, adapted.commit, model.trust_remote_code, files, adapted.device.type)
+        which = (model.name, adapted.commit, model.trust_remote_code, files, adapted.pad_multiple)
         return self._encoded.get((examples, task, recipe.data.max_length, adapted.layout, *which), encode)
 
 

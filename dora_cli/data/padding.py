@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,12 @@ def pad_multiple(device: str) -> int:
     by shape, and on the CPU no column more than the longest row needs.
     """
     return 1 if device == "cpu" else PAD_MULTIPLE
+
+
+def recorded_multiple(environment: Mapping[str, Any]) -> int:
+    """What a run wrote into environment.json; older runs wrote nothing, and rounded on every device."""
+    multiple = environment.get("pad_multiple")
+    return PAD_MULTIPLE if multiple is None else int(multiple)
 
 
 Lengths = npt.NDArray[np.int64]

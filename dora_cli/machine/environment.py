@@ -37,6 +37,7 @@ def describe_environment(
     model_commit: str | None,
     model_fingerprint: str,
     model_size: ModelSize,
+    pad_multiple: int,
     data: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The contents of environment.json. `data` maps split names to their size and fingerprint."""
@@ -50,6 +51,7 @@ def describe_environment(
         "cpu_threads": torch.get_num_threads(),
         "precision": precision,
         "processes": processes,
+        "pad_multiple": pad_multiple,
         "model": {"commit": model_commit, "fingerprint": model_fingerprint, **asdict(model_size)},
         "data": dict(data),
     }

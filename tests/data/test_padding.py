@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dora_cli.data import Encoded, Examples, encode, encode_pairs, pair_layout
-from dora_cli.data.padding import TokenCount, count_tokens, pad_multiple
+from dora_cli.data.padding import TokenCount, count_tokens, pad_multiple, recorded_multiple
 from tests.data import subwords
 from tests.data.words import word_tokenizer
 
@@ -71,3 +71,9 @@ def test_no_column_is_wasted_on_the_cpu() -> None:
         split = sentences().padded_to(pad_multiple(device))
         widths[device] = split.collate([0, 3])["input_ids"].shape[1]
     assert widths == {"cpu": 5, "cuda": 8}
+
+
+def test_a_run_keeps_the_widths_that_it_began_with() -> None:
+    """Older ones have not recorded them."""
+    assert recorded_multiple({"pad_multiple": 1}) == 1
+    assert recorded_multiple({}) == 8

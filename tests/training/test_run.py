@@ -117,6 +117,7 @@ def test_run_folder_holds_everything_and_numbers_agree(make_recipe: MakeRecipe, 
         "training": pytest.approx(sum(shares) / 4),  # all batches of these short sentences are equally wide
         "evaluation": splits["validation"]["real"],
     }
+    assert read(run / "environment.json")["pad_multiple"] == 1  # on the CPU
     log = lines(run / "log.jsonl")
     assert [entry["step"] for entry in log if entry["type"] == "train"] == [5, 10, 15, 20, 24]
     assert [entry["epoch"] for entry in log if entry["type"] == "eval"] == [1, 2, 3, 4]

@@ -30,7 +30,8 @@ class SplitRecord(Record):
 class EnvironmentRecord(Record):
     """environment.json. `packages` maps a distribution to its version, None where it is not installed.
 
-    The oldest runs have no `cpu_threads`.
+    `pad_multiple` is what the widths of batches were rounded up to: of batches of other widths, other dropout would be
+    drawn. The oldest runs have no `cpu_threads`, and older ones no `pad_multiple`.
     """
 
     FILE: ClassVar[str] = "environment.json"
@@ -44,5 +45,6 @@ class EnvironmentRecord(Record):
     cpu_threads: Annotated[int, Field(ge=1, le=MAX_THREADS)] | None = None
     precision: Fact
     processes: Annotated[Count, Field(ge=1)]
+    pad_multiple: Annotated[int, Field(ge=1, le=1024)] | None = None
     model: BaseModelRecord
     data: Annotated[dict[Name, SplitRecord], Field(max_length=100)]
