@@ -53,7 +53,9 @@ class Averaging:
     # -- a step --------------------------------------------------------------------------------------------------------
 
     def begin(self, step: int) -> bool:
-        """On the host, after the optimiser's step: whether `accumulate` follows, which reads ``1 / n`` on the device."""
+        """On the host, after the optimiser's step: whether `accumulate` follows, for which ``1 / n`` is on the device
+        then.
+        """
         self.count = self._steps.done(step)
         if self.count:
             self._share.fill_(1 / self.count)
