@@ -59,7 +59,7 @@ WARMUP, FREEZE, STEPS = 3, 11, 24
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
-    return Runs(tmp_path_factory)
+    return Runs(tmp_path_factory, copied=False)
 
 
 @pytest.fixture(scope="module")
@@ -115,17 +115,18 @@ def test_planned_trained_and_evaluated(make_recipe: MakeRecipe, runs: Runs, name
 
 
 @EVERY
-@pytest.mark.parametrize("where", ["warm-up", "between", "event", "freeze", "final"])
-def test_cut_anywhere_and_gone_on_with(
-    make_recipe: MakeRecipe, runs: Runs, tmp_path: Path, name: str, where: str
+def test_cut_again_and_again_and_gone_on_with(
+    make_recipe: MakeRecipe, runs: Runs, tmp_path: Path, name: str
 ) -> None:
-    recipe = recipe_of(make_recipe, name)
-    first = read(runs.straight(recipe) / "ranks.json")["history"][0]["step"]
-    step = {"warm-up": 2, "between": first + 1, "event": first, "freeze": FREEZE, "final": 15}[where]
-    # the step of which the cut falls into is lost: the checkpoint is that of the one before
-    runs.cut(recipe, tmp_path / "run", step=step + 1)
-    train(recipe, tmp_path / "run", resume=True)
-    assert_equal_runs(runs.straight(recipe), tmp_path / "run")
+    """In warm-up, at an event, between two, at the freeze and in the final phase; each time it goes on until the next
+    cut. The step that a cut falls into is lost: the checkpoint is that of the one before.
+    """
+    recipe, run = recipe_of(make_recipe, name), tmp_path / "run"
+    event = read(runs.straight(recipe) / "ranks.json")["history"][0]["step"]
+    assert WARMUP <= event < FREEZE
+    runs.cut_again_and_again(recipe, run, [step + 1 for step in (2, event, event + 1, FREEZE, 15)])
+    train(recipe, run, resume=True)
+    assert_equal_runs(runs.straight(recipe), run)
 
 
 def test_two_processes_train_what_one_trains(warm: Warm, make_recipe: MakeRecipe, tmp_path: Path) -> None:
