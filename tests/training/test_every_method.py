@@ -28,6 +28,7 @@ from tests.commands.conftest import dora
 from tests.runs.test_resume import Runs, assert_equal_runs
 from tests.training.conftest import MakeRecipe
 from tests.training.killing import Strike, Warm
+from tests.training.pairs import train_recipes_in_two
 from tests.training.test_run import largest_difference, read
 
 SETTINGS = {
@@ -131,19 +132,22 @@ def test_killed_and_gone_on_with(warm: Warm, make_recipe: MakeRecipe, runs: Runs
     assert_equal_runs(runs.straight(recipe), tmp_path / "run")
 
 
-@EVERY
-def test_two_processes_train_what_one_trains(warm: Warm, make_recipe: MakeRecipe, tmp_path: Path, name: str) -> None:
+def test_two_processes_train_what_one_trains(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     """Up to the order of sums; the last group of an epoch is smaller, and leaves one process without work."""
-    without = () if "dropout" not in SETTINGS[name] else ("method.dropout=0",)
-    common = ("data.max_train_samples=51", "train.epochs=2", "save.every_steps=null", *without)
-    train(recipe_of(make_recipe, name, *common, "train.batch_size=16"), tmp_path / "1")
+
+    def recipe(name: str, *parts: str) -> Recipe:
+        without = () if "dropout" not in SETTINGS[name] else ("method.dropout=0",)
+        common = ("data.max_train_samples=51", "train.epochs=2", "save.every_steps=null", *without)
+        return recipe_of(make_recipe, name, *common, *parts)
+
     parts = ("train.batch_size=4", "train.gradient_accumulation=2")
-    (tmp_path / "two.yaml").write_text(dump_recipe(recipe_of(make_recipe, name, *common, *parts)))
-    command = ("train", str(tmp_path / "two.yaml"), "--output", str(tmp_path / "2"))
-    for attempt in warm.run_together(*command, strikes=[None, None]):
-        assert attempt.code == 0, attempt.output
-    assert largest_difference(tmp_path / "1" / "adapter", tmp_path / "2" / "adapter") < 1e-5
-    assert read(tmp_path / "1" / "ranks.json")["history"] == read(tmp_path / "2" / "ranks.json")["history"]
+    train_recipes_in_two({tmp_path / name / "2": recipe(name, *parts) for name in SETTINGS})
+    for name in SETTINGS:
+        one, two = tmp_path / name / "1", tmp_path / name / "2"
+        train(recipe(name, "train.batch_size=16"), one)
+        assert read(two / "environment.json")["processes"] == 2
+        assert largest_difference(one / "adapter", two / "adapter") < 1e-5, name
+        assert read(one / "ranks.json")["history"] == read(two / "ranks.json")["history"], name
 
 
 @pytest.mark.parametrize("name", ["adalora", "full"])  # no method asks for the seed itself
