@@ -49,7 +49,7 @@ set: {train.epochs: 2}
 methods:
   lora: {method.name: lora, method.rank: 2}
   dora: {method.name: dora, method.rank: 2}
-tune: {train.learning_rate: {from: 1.0e-3, to: 9.0e-3, points: 3}, extend: 1}
+tune: {train.learning_rate: {from: 1.0e-3, to: 9.0e-3, points: 3}, extend: 0}
 seeds: 2
 baseline: lora
 """)
@@ -197,7 +197,7 @@ def test_more_seeds_make_only_their_own_runs(here: Path, straight: Path, tmp_pat
     [
         ("train.epochs: 2", "train.epochs: 3", ["set.train.epochs was 2 and is 3"]),
         ("method.name: lora, method.rank: 2", "method.name: lora", ["methods.lora.method.rank was 2 and is not given"]),
-        ("extend: 1", "extend: 1, held_out: 0.2", ["tune.held_out was 0.1 and is 0.2"]),
+        ("extend: 0", "extend: 0, held_out: 0.2", ["tune.held_out was 0.1 and is 0.2"]),
         ("baseline: lora", "baseline: lora\nmatch: none", ['match was "stored-parameters" and is "none"']),
     ],
 )  # fmt: skip
