@@ -44,7 +44,7 @@ LIGHT = {"dora_cli.errors", "dora_cli.libraries", "dora_cli.printable", "dora_cl
 DOORS = {
     "dora_cli.printable": {"print"},
     "dora_cli.reports.console": {"Console"},
-    "dora_cli.training.capture_probe": {"print"},
+    "dora_cli.training.capture.probe": {"print"},
 }
 """Modules that print, and by what; the last one answers the process that started it, through a pipe."""
 

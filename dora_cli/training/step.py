@@ -18,7 +18,7 @@ from dora_cli.errors import CheckpointError, DivergedError
 from dora_cli.machine.devices import autocast
 from dora_cli.methods.base import Calibration, Measured, Method, StepReport
 from dora_cli.training.averaging import Averaging
-from dora_cli.training.graphs import CapturedModel, Graphs, shapes
+from dora_cli.training.capture.graphs import CapturedModel, Graphs, shapes
 from dora_cli.training.ledger import Ledger
 from dora_cli.training.optimizer import (
     RATE,

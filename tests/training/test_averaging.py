@@ -17,7 +17,6 @@ from dora_cli.errors import BudgetError, CheckpointError, StoppedError
 from dora_cli.export.saved import export_saved
 from dora_cli.methods import METHODS
 from dora_cli.methods.base import PlainSchedule
-from dora_cli.recipe import Recipe
 from dora_cli.runs.checkpoints import ADAPTER, HEAD, OPTIMIZER, RANDOM, TRAINING
 from dora_cli.training.averaging import Averaging
 from dora_cli.training.checkpoint import Snapshot
@@ -220,9 +219,7 @@ def test_cut_around_the_freeze(make_recipe: MakeRecipe, runs: Runs, tmp_path: Pa
     assert_same(runs.straight(recipe), tmp_path / "run")
 
 
-def test_killed_while_a_mean_is_written(
-    warm: Warm, make_recipe: MakeRecipe, runs: Runs, tmp_path: Path
-) -> None:
+def test_killed_while_a_mean_is_written(warm: Warm, make_recipe: MakeRecipe, runs: Runs, tmp_path: Path) -> None:
     recipe = make_recipe(*LORA, OVER_SIX)
     (tmp_path / "recipe.yaml").write_text(dump_recipe(recipe))
     command = ("train", str(tmp_path / "recipe.yaml"), "--output", str(tmp_path / "run"))
@@ -322,7 +319,10 @@ def test_two_processes_have_the_mean_of_one(warm: Warm, make_recipe: MakeRecipe,
     for attempt in warm.run_together(*command, strikes=[None, None]):
         assert attempt.code == 0, attempt.output
     assert largest_difference(tmp_path / "1" / "adapter", tmp_path / "2" / "adapter") < 1e-5
-    assert read(tmp_path / "2" / "metrics.json")["averaged_steps"] == read(tmp_path / "1" / "metrics.json")["averaged_steps"]
+    assert (
+        read(tmp_path / "2" / "metrics.json")["averaged_steps"]
+        == read(tmp_path / "1" / "metrics.json")["averaged_steps"]
+    )
 
 
 @pytest.mark.gpu
