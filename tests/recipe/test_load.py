@@ -98,6 +98,7 @@ def test_defaults():
         "lr_warmup_steps": None,
         "max_grad_norm": 1.0,
         "label_smoothing": 0.0,
+        "average_last": 0.0,
         "precision": "auto",
         "device": "auto",
         "threads": "auto",

@@ -19,13 +19,12 @@ from dora_cli.methods import METHODS
 from dora_cli.methods.base import PlainSchedule
 from dora_cli.runs.checkpoints import ADAPTER, HEAD, OPTIMIZER, RANDOM, TRAINING
 from dora_cli.training.averaging import Averaging
-from dora_cli.training.checkpoint import Snapshot
 from dora_cli.training.listener import SilentListener
 from tests.commands.conftest import dora
 from tests.hostile.edits import sign
 from tests.runs.test_resume import Cut, PowerCutError, Runs, assert_equal_runs
 from tests.training.conftest import MakeRecipe
-from tests.training.killing import Strike, Warm
+from tests.training.pairs import train_recipes_in_two
 from tests.training.test_every_method import SETTINGS
 from tests.training.test_run import largest_difference, lines, read, without_timing
 
@@ -47,11 +46,6 @@ REFUSED = {"sora", "xgblora"}
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     return Runs(tmp_path_factory)
-
-
-@pytest.fixture(scope="module")
-def warm() -> Warm:
-    return Warm()
 
 
 def weights_after(run: Path, step: int) -> dict[str, torch.Tensor]:
@@ -186,6 +180,22 @@ def test_another_seed_ends_elsewhere(make_recipe: MakeRecipe, runs: Runs, tmp_pa
     assert largest_difference(tmp_path / "run" / "adapter", runs.straight(make_recipe(*LORA, OVER_SIX)) / "adapter") > 0
 
 
+def test_masked_and_compacted_components_have_one_mean(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    """What is masked has gates of zero after every step that is averaged."""
+    for compact in ("true", "false"):
+        train(make_recipe("train.average_last=0.75", f"method.compact={compact}"), tmp_path / compact)
+    one, two = (read(tmp_path / compact / "metrics.json")["epochs"] for compact in ("true", "false"))
+    for mine, theirs in zip(one, two, strict=True):
+        assert mine["metrics"] == pytest.approx(theirs["metrics"], abs=1e-5)
+    layers = [
+        {layer["name"]: layer["rank"] for layer in read(tmp_path / name / "ranks.json")["layers"]}
+        for name in ("true", "false")
+    ]
+    assert layers[0] == layers[1]
+    masked = weights_after(tmp_path / "false", 24)
+    assert {name: int(masked[f"{name}.c"].count_nonzero()) for name in layers[0]} == layers[0]
+
+
 @pytest.mark.parametrize("name", sorted(METHODS.keys() - REFUSED))
 def test_every_method_has_the_mean_of_its_last_steps(make_recipe: MakeRecipe, tmp_path: Path, name: str) -> None:
     """The last two of 8; what does not train (scores, links that are tied) is as it is."""
@@ -202,31 +212,19 @@ def test_every_method_has_the_mean_of_its_last_steps(make_recipe: MakeRecipe, tm
 # -- going on ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("step", range(2, 9))
-def test_cut_at_any_step_and_gone_on_with(make_recipe: MakeRecipe, runs: Runs, tmp_path: Path, step: int) -> None:
+def test_cut_at_every_step_and_gone_on_with(make_recipe: MakeRecipe, runs: Runs, tmp_path: Path) -> None:
     recipe = make_recipe(*LORA, OVER_SIX)
-    runs.cut(recipe, tmp_path / "run", step=step)
+    runs.cut_again_and_again(recipe, tmp_path / "run", range(2, 9))
     train(recipe, tmp_path / "run", resume=True)
-    assert_same(runs.straight(recipe), tmp_path / "run")
+    assert_equal_runs(runs.straight(recipe), tmp_path / "run")
 
 
-@pytest.mark.parametrize("step", [11, 12, 13, 17, 24])
-def test_cut_around_the_freeze(make_recipe: MakeRecipe, runs: Runs, tmp_path: Path, step: int) -> None:
+def test_cut_around_the_freeze(make_recipe: MakeRecipe, runs: Runs, tmp_path: Path) -> None:
     """The average would begin before it and begins after it, with tensors that have shrunk."""
     recipe = make_recipe("train.average_last=0.75", "save.every_steps=1", "method.dropout=0.2")
-    runs.cut(recipe, tmp_path / "run", step=step)
+    runs.cut_again_and_again(recipe, tmp_path / "run", [11, 12, 13, 14, 24])
     train(recipe, tmp_path / "run", resume=True)
-    assert_same(runs.straight(recipe), tmp_path / "run")
-
-
-def test_killed_while_a_mean_is_written(warm: Warm, make_recipe: MakeRecipe, runs: Runs, tmp_path: Path) -> None:
-    recipe = make_recipe(*LORA, OVER_SIX)
-    (tmp_path / "recipe.yaml").write_text(dump_recipe(recipe))
-    command = ("train", str(tmp_path / "recipe.yaml"), "--output", str(tmp_path / "run"))
-    assert warm.run(*command, strike=Strike(f"checkpoint: step-6 half of {TRAINING}")).code < 0
-    done = dora(*command, "--resume")
-    assert done.code == 0, done.err
-    assert_same(runs.straight(recipe), tmp_path / "run")
+    assert_equal_runs(runs.straight(recipe), tmp_path / "run")
 
 
 class _Signal(SilentListener):
@@ -249,7 +247,7 @@ def test_a_signal_within_an_evaluation_leaves_the_weights_that_train(
     with pytest.raises(StoppedError):
         train(recipe, tmp_path / "run", listener=_Signal(evaluation))
     train(recipe, tmp_path / "run", resume=True)
-    assert_same(runs.straight(recipe), tmp_path / "run")
+    assert_equal_runs(runs.straight(recipe), tmp_path / "run")
 
 
 def test_a_selected_mean_is_put_back(make_recipe: MakeRecipe, runs: Runs, tmp_path: Path) -> None:
@@ -259,20 +257,7 @@ def test_a_selected_mean_is_put_back(make_recipe: MakeRecipe, runs: Runs, tmp_pa
     for file in (tmp_path / "run" / "adapter").iterdir():
         file.unlink()
     train(recipe, tmp_path / "run", resume=True)
-    assert_same(runs.straight(recipe), tmp_path / "run")
-
-
-def assert_same(one: Path, two: Path) -> None:
-    """As `assert_equal_runs`, and what training would go on from."""
-    assert_equal_runs(one, two)
-    mine, theirs = (newest_training(run) for run in (one, two))
-    assert mine.keys() == theirs.keys() != set()
-    assert all(mine[key].equal(theirs[key]) for key in mine)
-
-
-def newest_training(run: Path) -> dict[str, torch.Tensor]:
-    folder = max((run / "checkpoints").glob("step-*"), key=lambda path: int(path.name[5:]))
-    return dict(Snapshot.load(folder).training)
+    assert_equal_runs(runs.straight(recipe), tmp_path / "run")
 
 
 def _drop(tensors: dict[str, torch.Tensor]) -> None:
@@ -310,19 +295,14 @@ def test_weights_that_cannot_be_those_that_train_are_refused(
 # -- several processes, captured steps ---------------------------------------------------------------------------------
 
 
-def test_two_processes_have_the_mean_of_one(warm: Warm, make_recipe: MakeRecipe, tmp_path: Path) -> None:
-    common = ("method.dropout=0", "save.every_steps=null", "save.keep=2", OVER_SIX)
-    train(make_recipe(*LORA, *common), tmp_path / "1")
-    parts = ("train.batch_size=2", "train.gradient_accumulation=2")
-    (tmp_path / "two.yaml").write_text(dump_recipe(make_recipe(*LORA, *common, *parts)))
-    command = ("train", str(tmp_path / "two.yaml"), "--output", str(tmp_path / "2"))
-    for attempt in warm.run_together(*command, strikes=[None, None]):
-        assert attempt.code == 0, attempt.output
+def test_two_processes_have_the_mean_of_one(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    common = (*LORA, "method.dropout=0", "save.every_steps=null", OVER_SIX)
+    train(make_recipe(*common), tmp_path / "1")
+    train_recipes_in_two({tmp_path / "2": make_recipe(*common, "train.batch_size=2", "train.gradient_accumulation=2")})
     assert largest_difference(tmp_path / "1" / "adapter", tmp_path / "2" / "adapter") < 1e-5
-    assert (
-        read(tmp_path / "2" / "metrics.json")["averaged_steps"]
-        == read(tmp_path / "1" / "metrics.json")["averaged_steps"]
-    )
+    one, two = (read(tmp_path / number / "metrics.json") for number in "12")
+    assert one["averaged_steps"] == two["averaged_steps"]
+    assert read(tmp_path / "2" / "environment.json")["processes"] == 2
 
 
 @pytest.mark.gpu
@@ -351,9 +331,10 @@ def _averaged(*weights: float) -> tuple[nn.Parameter, Averaging]:
 def test_what_trains_comes_back_also_where_an_evaluation_fails() -> None:
     parameter, averaging = _averaged(1.0, 2.0, 6.0)
     address = parameter.data_ptr()
-    with pytest.raises(PowerCutError), averaging.in_place():
-        assert parameter.tolist() == [3.0] * 3
-        raise PowerCutError
+    with pytest.raises(PowerCutError):  # noqa: PT012 - what is looked at is within
+        with averaging.in_place():
+            assert parameter.tolist() == [3.0] * 3
+            raise PowerCutError
     assert parameter.tolist() == [6.0] * 3
     with averaging.in_place():
         assert parameter.tolist() == [3.0] * 3
