@@ -46,7 +46,7 @@ class Averaging:
         if self.count:
             assert [*map(id, parameters)] == [*map(id, self._parameters)], "the average begins after the last event"
             return
-        self._parameters = list(parameters)
+        self._parameters: list[torch.Tensor] = list(parameters)
         self._means = [torch.zeros_like(parameter, requires_grad=False) for parameter in parameters]
         self._share = torch.zeros((), dtype=parameters[0].dtype, device=parameters[0].device)
 

@@ -182,18 +182,15 @@ def test_another_seed_ends_elsewhere(make_recipe: MakeRecipe, runs: Runs, tmp_pa
 
 def test_masked_and_compacted_components_have_one_mean(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     """What is masked has gates of zero after every step that is averaged."""
-    for compact in ("true", "false"):
+    settings = ("true", "false")
+    for compact in settings:
         train(make_recipe("train.average_last=0.75", f"method.compact={compact}"), tmp_path / compact)
-    one, two = (read(tmp_path / compact / "metrics.json")["epochs"] for compact in ("true", "false"))
+    one, two = (read(tmp_path / compact / "metrics.json")["epochs"] for compact in settings)
     for mine, theirs in zip(one, two, strict=True):
         assert mine["metrics"] == pytest.approx(theirs["metrics"], abs=1e-5)
-    layers = [
-        {layer["name"]: layer["rank"] for layer in read(tmp_path / name / "ranks.json")["layers"]}
-        for name in ("true", "false")
-    ]
-    assert layers[0] == layers[1]
-    masked = weights_after(tmp_path / "false", 24)
-    assert {name: int(masked[f"{name}.c"].count_nonzero()) for name in layers[0]} == layers[0]
+    layers, masked = read(tmp_path / "false" / "ranks.json")["layers"], weights_after(tmp_path / "false", 24)
+    assert layers == read(tmp_path / "true" / "ranks.json")["layers"]
+    assert all(int(masked[f"{layer['name']}.c"].count_nonzero()) == layer["rank"] for layer in layers)
 
 
 @pytest.mark.parametrize("name", sorted(METHODS.keys() - REFUSED))
@@ -331,10 +328,14 @@ def _averaged(*weights: float) -> tuple[nn.Parameter, Averaging]:
 def test_what_trains_comes_back_also_where_an_evaluation_fails() -> None:
     parameter, averaging = _averaged(1.0, 2.0, 6.0)
     address = parameter.data_ptr()
-    with pytest.raises(PowerCutError):  # noqa: PT012 - what is looked at is within
+
+    def evaluate_and_fail() -> None:
         with averaging.in_place():
             assert parameter.tolist() == [3.0] * 3
             raise PowerCutError
+
+    with pytest.raises(PowerCutError):
+        evaluate_and_fail()
     assert parameter.tolist() == [6.0] * 3
     with averaging.in_place():
         assert parameter.tolist() == [3.0] * 3
