@@ -62,6 +62,8 @@ class TrainingStep:
     A non-finite loss or gradient norm makes the optimiser, whichever it is, and the scores stand still, see `Ledger`;
     `check` reads its flag.
 
+    Over the last steps of a run the weights that a step leaves are averaged, where that is asked for; see `Averaging`.
+
     With `cuda_graph`, a CUDA graph per shape of a batch does forward and backward, and one graph does all of `_update`:
     between two launches the host has nothing to do. What a graph changes is changed in place.
 
