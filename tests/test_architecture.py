@@ -238,8 +238,8 @@ def test_methods_know_tensors_and_modules_alone() -> None:
     [
         ("dora.importance", {"torch"}),  # tensors in, tensors out
         ("low_rank.allocation.budget", {"torch"}),
-        ("low_rank.allocation.layout", {"torch"}),
-        ("low_rank.allocation.scores", {"torch", "dora_cli.methods.low_rank.allocation.layout"}),
+        ("low_rank.layout", {"torch"}),
+        ("low_rank.allocation.scores", {"torch", "dora_cli.methods.low_rank.layout"}),
         ("low_rank.schedule", {"dora_cli.errors", "dora_cli.wording"}),  # integers: no tensor
         ("dora.schedule", {"dora_cli.methods.low_rank.schedule"}),
     ],

@@ -9,7 +9,6 @@ from torch import nn
 from dora_cli.errors import CheckpointError
 from dora_cli.methods.base import Mixture
 from dora_cli.methods.low_rank.adapters import Adapters
-from dora_cli.methods.low_rank.allocation.layout import Layout
 from dora_cli.methods.low_rank.allocation.rotation import ROTATIONS
 from dora_cli.methods.low_rank.allocation.scores import Observed
 from dora_cli.methods.low_rank.allocation.turner import Turner
@@ -58,7 +57,7 @@ class Case:
         names = iter(self.adapters.order)
         seen = []
         for group in self.adapters.groups():
-            layout = Layout([layer.rank for layer in group.layers], group.A.device)
+            layout = group.layout
             products = group.A.new_zeros(len(group.layers), layout.width, layout.width)
             for number, layer in enumerate(group.layers):
                 u = self.inputs[next(names)] @ layer.A.detach().T
