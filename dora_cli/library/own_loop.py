@@ -103,6 +103,7 @@ _OF_A_RUN: dict[str, tuple[object, ...]] = {
     "guard": (True,),
     "score": ("output", "taylor", "fisher", "kfac"),
     "rotate": ("input",),
+    "refit": (True,),
 }
 """Settings of DoRA that a loop of the user's own cannot serve."""
 

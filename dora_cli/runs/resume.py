@@ -55,6 +55,7 @@ ADDED_TO: Mapping[str, Mapping[str, Any]] = {
         "method.scaling": "start",
         "method.score": "published",
         "method.rotate": "none",
+        "method.refit": False,
         "method.events": None,
         "method.guard": False,
     }

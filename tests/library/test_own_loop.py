@@ -197,6 +197,7 @@ def test_what_trains_can_be_chosen() -> None:
         ({"guard": True}, RecipeError, r"method\.guard True"),
         ({"score": "kfac"}, RecipeError, r"method\.score kfac"),
         ({"rotate": "input"}, RecipeError, r"method\.rotate input"),
+        ({"refit": True, "start": "lora", "gates": "fixed"}, RecipeError, r"method\.refit True"),
         ({"start_rank": 1}, BudgetError, r"start_rank is 1, below method\.rank 2"),
         ({"total_steps": 2}, BudgetError, r"2 optimiser steps.*at least 3"),
         ({"targets": ("*.nothing",)}, ProjectionError, r"'\*\.nothing'.*attention\.self\.query"),

@@ -42,7 +42,7 @@ SETTINGS = {
     "taylor": "start: unit, score: taylor, prune_interval: 2, budget: parameters, min_rank: 1",
     "fisher": "start: lora, gates: fixed, score: fisher, curve: adalora, events: 4, max_rank: 4",
     "kfac": "start: lora, score: kfac, gate_rate: 3, learning_rate_ratio: 0.5, events: 2, dem_scale: paper",
-    "guard": "start: lora, gates: fixed, score: taylor, guard: true, events: 2",
+    "guard": "start: lora, gates: fixed, score: taylor, guard: true, refit: true, events: 2",
 }
 """What each asks for, beside what all have."""
 
@@ -91,6 +91,7 @@ def test_every_value_of_every_option_is_here(make_recipe: MakeRecipe) -> None:
         "budget": {"components", "parameters"},
         "curve": {"published", "adalora"},
         "guard": {True, False},
+        "refit": {True, False},
         "compact": {True, False},
     }.items():
         assert {getattr(section, key) for section in (*sections, DoraMethod())} == values
