@@ -33,6 +33,7 @@ from dora_cli.methods.low_rank.allocation.rotation import ROTATIONS, SINGULAR
 from dora_cli.methods.low_rank.allocation.scores import SCORES, WORDS, follow, values
 from dora_cli.methods.low_rank.allocation.starts import SCALINGS, STARTS
 from dora_cli.methods.low_rank.allocation.turner import Turner
+from dora_cli.methods.low_rank.gradients.adjusted import adjustment
 from dora_cli.methods.low_rank.layer import AdaptedProjection
 from dora_cli.methods.low_rank.noise.flatness import noise_on
 from dora_cli.methods.low_rank.schedule import PruningSchedule
@@ -54,6 +55,9 @@ class Dora(Method):
         learning_rate_ratio: learning rate of `B` over that of `A`.
         gate_rate: learning rate of the gates over that of `A`.
         dropout: probability for the adapters' input.
+        gradients: what the optimiser is given: ``"plain"``, autograd's; ``"pro"`` or ``"riemannian"`` without gates
+            (see `low_rank.gradients.adjusted`).
+        damping: of the Gram matrices of the latter two; None takes the usual one.
         score: what components are worth (`allocation.scores`).
         ema_beta: smoothing of the scores.
         rotate: a change of variables before every cut (`allocation.rotation`); components are then worth the squares
@@ -89,6 +93,8 @@ class Dora(Method):
         learning_rate_ratio: float,
         gate_rate: float,
         dropout: float,
+        gradients: str,
+        damping: float | None,
         score: str,
         ema_beta: float,
         rotate: str,
@@ -114,6 +120,7 @@ class Dora(Method):
         # `plan` refuses a rank of 0
         self.scaling = SCALINGS[scaling](alpha, self.start_rank, rank) if min(self.start_rank, rank) > 0 else 0.0
         self.learning_rate_ratio, self.gate_rate = learning_rate_ratio, gate_rate
+        self.adjustment = adjustment(gradients, damping)
         self.score, self.rotation = SCORES[score], ROTATIONS[rotate]
         self.scored_by = SINGULAR.get(rotate, WORDS[score])
         self.unit, self.min_rank, self.max_rank = budget, min_rank, max_rank
@@ -179,7 +186,10 @@ class Dora(Method):
         self._adapters = Adapters(model, {site.name: self._wrapped(site) for site in sites})
         rotation = self.rotation
         self._followed = Followed(self._adapters, sites, (*self.score.passes, *(rotation.passes if rotation else ())))
-        self._turner = None if rotation is None else Turner(self._adapters, rotation, self.ema_beta)
+        self._turner = None
+        if rotation is not None:
+            directions = self.adjustment is not None
+            self._turner = Turner(self._adapters, rotation, self.ema_beta, directions=directions)
         self._selection = Selection(
             self._adapters,
             sites,
@@ -252,8 +262,9 @@ class Dora(Method):
 
     @torch.no_grad()
     def adjust_gradients(self) -> torch.Tensor | None:
-        """Stages what scores are made of, while weights and gradients belong together; adds the gradient of DEM, once
-        and in closed form; after the freeze, clears the gradients of masked components.
+        """Stages what scores are made of, while weights and gradients belong together; adjusts the loss's gradients
+        where that is asked for; adds the gradient of DEM, once and in closed form; after the freeze, clears the
+        gradients of masked components.
 
         Clearing comes before clipping, and covers the factors as well as the gates, so that masked and compacted
         training clip alike.
@@ -264,6 +275,8 @@ class Dora(Method):
         selection = self._selection
         if not selection.frozen:
             self._stage()
+        if self.adjustment is not None:
+            self.adjustment(selection.groups())
         regularised = bool(self.dem_weight) and (self.dem_until == "end" or not selection.frozen)
         if not regularised and not selection.masked:
             return None

@@ -9,7 +9,7 @@ from typing import Literal
 from dora_cli.recipe.about import About
 from dora_cli.recipe.effects import ForRun
 from dora_cli.recipe.fields import Count, CountOrZero, FractionBelowOne, NonNegative, Positive, Section, Targets
-from dora_cli.recipe.methods.lora import noise_note
+from dora_cli.recipe.methods.lora import OF_GRADIENTS, noise_note, notes_on_gradients
 from dora_cli.recipe.rules import RANKS_AND_PHASES, Rule, fits_fp16
 from dora_cli.wording import plural
 
@@ -37,6 +37,10 @@ class DoraMethod(Section):
         scaling: what alpha is divided by: the rank at the ``start``, the ``final`` mean rank, or the ``root`` of their
             product.
         dropout: on the adapters' input.
+        gradients: what the optimiser is given of the factors: ``plain``; without gates that train also ``pro``
+            (LoRA-Pro), adjusted so that a step follows the gradient of the whole weight, or ``riemannian``, scaled by
+            the other factor.
+        damping: added to the factors' Gram matrices for ``pro`` and ``riemannian``; None is 1e-8 and 1e-2.
         targets: ``attention``, ``ffn`` or glob patterns of projections; out_proj and the like of Mamba-type models only
             by pattern.
         score: what components are ranked by: their share of their projection's update (``published``), the ``norm``
@@ -72,6 +76,8 @@ class DoraMethod(Section):
     alpha: ForRun[Positive] = 8.0
     scaling: ForRun[Scaling] = "start"
     dropout: ForRun[FractionBelowOne] = 0.1
+    gradients: ForRun[Literal["plain", "pro", "riemannian"]] = "plain"
+    damping: ForRun[Positive | None] = None
     targets: ForRun[Targets] = ("attention", "ffn")
     score: ForRun[Literal["published", "norm", "output", "taylor", "fisher", "kfac"]] = "published"
     ema_beta: ForRun[FractionBelowOne] = 0.9
@@ -142,6 +148,15 @@ def _gates_move(gate_rate: float, gates: str) -> str | None:
     return None
 
 
+def _two_factors(gradients: str, gates: str) -> str | None:
+    if gradients != "plain" and gates != "fixed":
+        return (
+            f"is {gradients}, which adjusts gradients of two factors, and method.gates trained puts a gate between "
+            "them; set gates: fixed and start: lora, or gradients: plain"
+        )
+    return None
+
+
 def _one_measure(score: str, rotate: str) -> str | None:
     if score != "published" and rotate != "none":
         return (
@@ -181,6 +196,8 @@ RULES = (
     Rule(("method.max_rank", "method.rank"), _highest_rank),
     Rule(("method.gates", "method.start"), _gates_open),
     Rule(("method.gate_rate", "method.gates"), _gates_move),
+    Rule(("method.gradients", "method.gates"), _two_factors),
+    *OF_GRADIENTS,
     Rule(("method.score", "method.rotate"), _one_measure),
     Rule(
         ("method.guard", "method.rank", "method.start_rank", "method.max_rank", "method.min_rank"), _something_to_guard
@@ -217,6 +234,7 @@ def _notes(section: DoraMethod) -> list[str]:
     found = [said for (key, value), said in _SAID.items() if getattr(section, key) == value]
     if section.learning_rate_ratio != 1:
         found.append(f"`B` learned at {section.learning_rate_ratio:g} times the rate of `A`.")
+    found += notes_on_gradients(section.gradients)
     if section.gate_rate != 1:
         found.append(f"Gates learned at {section.gate_rate:g} times the rate of `A`.")
     if section.min_rank:

@@ -35,6 +35,15 @@ from dora_cli.recipe.methods.dora import ABOUT, DoraMethod
             "method: {gates: fixed, start: lora, gate_rate: 2}",
             "method.gate_rate: is a rate of gates that train, but method.gates is fixed",
         ),
+        (
+            "method: {start: lora, gradients: riemannian}",
+            "method.gradients: is riemannian, which adjusts gradients of two factors, and method.gates trained puts a",
+        ),
+        (
+            "method: {start: lora, gates: fixed, gradients: pro, learning_rate_ratio: 2}",
+            "method.learning_rate_ratio: must be 1 with method.gradients pro",
+        ),
+        ("method: {damping: 0.1}", "method.damping: is for method.gradients pro and riemannian"),
         ("method: {guard: true, start_rank: 8}", "method.guard: is true, but with method.start_rank 8"),
         ("method: {guard: true, min_rank: 8}", "method.guard: is true, but with method.min_rank 8"),
         ("method: {guard: true, max_rank: 8}", "method.guard: is true, but with method.max_rank 8"),
@@ -52,6 +61,8 @@ def test_what_is_said(section: str, says: str) -> None:
     [
         "method: {gates: fixed, start: lora, min_rank: 8, max_rank: 8}",
         "method: {guard: true, max_rank: 9, min_rank: 7}",
+        "method: {start: lora, gates: fixed, gradients: pro, damping: 1.0e-6}",
+        "method: {start: lora, gates: fixed, gradients: riemannian, learning_rate_ratio: 4}",
         "method: {gate_rate: 10, learning_rate_ratio: 4, start: unit, max_rank: 40}",
         "method: {alpha: 524032, scaling: final}\ntrain: {precision: fp16}",
         "method: {rank: 2, start_rank: 8, alpha: 262016, scaling: root}\ntrain: {precision: fp16}",

@@ -26,10 +26,12 @@ class Turner:
         adapters: whose ranks shrink on the way.
         rotation: how.
         beta: of the average over steps.
+        directions: whether the optimiser is given directions to step in, which turn as the factors do, in place of
+            gradients; without gates.
     """
 
-    def __init__(self, adapters: Adapters, rotation: Rotation, beta: float) -> None:
-        self._adapters, self._rotation, self._beta = adapters, rotation, beta
+    def __init__(self, adapters: Adapters, rotation: Rotation, beta: float, *, directions: bool = False) -> None:
+        self._adapters, self._rotation, self._beta, self._directions = adapters, rotation, beta, directions
         self._moments: list[torch.Tensor] = []  # (M, r, r) of every group, r its largest rank
         self._staged: list[torch.Tensor] = []
         self._grouping = 0  # the latest that the moments follow
@@ -81,9 +83,10 @@ class Turner:
             group.A[rows], group.B_t[rows], worth[rows] = new.A, new.B_t, new.values
             if group.c is not None:
                 group.c[rows] = 1.0
+            carries = (new.carry_B, new.carry_A) if self._directions else (new.carry_A, new.carry_B)
             for index, number in enumerate(numbers):
                 layer = group.layers[number]
-                of_A, of_B = (Carry(carry.matrix[index], carry.known[index]) for carry in (new.carry_A, new.carry_B))
+                of_A, of_B = (Carry(carry.matrix[index], carry.known[index]) for carry in carries)
                 mixed += [Mixture(layer.A, 0, of_A), Mixture(layer.B, 1, of_B)]
                 if layer.c is not None:
                     mixed.append(Mixture(layer.c, 0, Carry(of_A.matrix, torch.zeros_like(of_A.known))))
