@@ -105,6 +105,7 @@ _OF_A_RUN: dict[str, tuple[object, ...]] = {
     "guard": (True,),
     "score": ("output", "taylor", "fisher", "kfac"),
     "rotate": ("input",),
+    "start": ("gradient", "inputs"),
 }
 """Settings of DoRA that a loop of the user's own cannot serve."""
 
@@ -126,7 +127,7 @@ def _section(rank: int, targets: Sequence[str], settings: dict[str, Any]) -> Dor
     for key, values in _OF_A_RUN.items():
         if settings.get(key) in values:
             raise RecipeError(
-                f"method.{key} {settings[key]} needs what only a run of a recipe has at hand (its held-out examples, "
+                f"method.{key} {settings[key]} needs what only a run of a recipe has at hand (its examples, "
                 "or what its training passes show); leave it out, or use dora train"
             )
     try:

@@ -196,6 +196,7 @@ def test_what_trains_can_be_chosen() -> None:
         ({"dropout": 1.0, "ema_beta": -1.0}, RecipeError, r"(?s)method\.dropout.*method\.ema_beta"),
         ({"guard": True}, RecipeError, r"method\.guard True"),
         ({"score": "kfac"}, RecipeError, r"method\.score kfac"),
+        ({"start": "gradient"}, RecipeError, r"method\.start gradient"),
         ({"rotate": "input"}, RecipeError, r"method\.rotate input"),
         ({"start_rank": 1}, RecipeError, r"method\.start_rank: .*got 1"),
         ({"start": "lora", "gradients": "pro"}, RecipeError, r"method\.gradients: .*gates"),

@@ -10,9 +10,10 @@ from typing import Literal
 import torch
 from torch import nn
 
-from dora_cli.errors import BudgetError
+from dora_cli.errors import BudgetError, ModelError
 from dora_cli.methods.base import (
     Allocation,
+    Calibration,
     Group,
     LoraFactors,
     Measured,
@@ -31,7 +32,7 @@ from dora_cli.methods.low_rank.allocation.budget import BUDGETS, select
 from dora_cli.methods.low_rank.allocation.followed import Followed
 from dora_cli.methods.low_rank.allocation.rotation import ROTATIONS, SINGULAR
 from dora_cli.methods.low_rank.allocation.scores import SCORES, WORDS, follow, values
-from dora_cli.methods.low_rank.allocation.starts import SCALINGS, STARTS
+from dora_cli.methods.low_rank.allocation.starts import DIRECTIONS, SCALINGS, STARTS, point
 from dora_cli.methods.low_rank.allocation.turner import Turner
 from dora_cli.methods.low_rank.gradients.adjusted import adjustment
 from dora_cli.methods.low_rank.layer import AdaptedProjection
@@ -50,6 +51,7 @@ class Dora(Method):
         rank: `rT`, mean final rank of a projection.
         start_rank: `r0`; None means ``ceil(1.5 * rank)``.
         start: how factors and gates begin (`allocation.starts`).
+        calibration_examples: of the training split, for a start that is measured.
         gates: ``"trained"``; or ``"fixed"``: there are none, and what an event removes is gone for good.
         alpha, scaling: the update is scaled by ``alpha`` over a rank (`allocation.starts.SCALINGS`), for good.
         learning_rate_ratio: learning rate of `B` over that of `A`.
@@ -87,6 +89,7 @@ class Dora(Method):
         rank: int,
         start_rank: int | None,
         start: str,
+        calibration_examples: int,
         gates: Literal["trained", "fixed"],
         alpha: float,
         scaling: str,
@@ -115,7 +118,8 @@ class Dora(Method):
     ) -> None:
         self.rank = rank
         self.start_rank = ceil(1.5 * rank) if start_rank is None else start_rank
-        self.start = STARTS[start]
+        self.start, self.directions = STARTS[start], DIRECTIONS.get(start)
+        self.calibration_examples = calibration_examples
         self.gated = gates == "trained"
         # `plan` refuses a rank of 0
         self.scaling = SCALINGS[scaling](alpha, self.start_rank, rank) if min(self.start_rank, rank) > 0 else 0.0
@@ -212,6 +216,33 @@ class Dora(Method):
         A, B, c = self.start(*site.shape, self.start_rank, dtype, self.generator)
         gates = c if self.gated else None
         return AdaptedProjection(site.module, A, B, gates, scaling=self.scaling, dropout=self.dropout)
+
+    def calibration(self) -> Calibration | None:
+        directions = self.directions
+        return None if directions is None else Calibration(directions.measured, self.calibration_examples)
+
+    def calibrate(self, measured: Measured) -> None:
+        """What the start is made of, or the loss that the guard has asked for."""
+        if measured.loss is None:
+            self._point(measured)
+        else:
+            self._selection.calibrate(measured.loss)
+
+    def _point(self, measured: Measured) -> None:
+        """Raises ModelError where a start cannot be made of what was `measured`."""
+        assert self.directions is not None, "nothing was wanted"
+        for name, matrix in (measured.inputs or measured.gradients).items():
+            if not bool(matrix.isfinite().all()):
+                raise ModelError(
+                    f"the {self.directions.measured} of {name} are not finite (NaN or infinite) over the training "
+                    "examples of method.calibration_examples, so nothing can start in their directions; set "
+                    "method.start: lora"
+                )
+            layer = self._adapters.layers[name]
+            point(layer.A, self.directions.of(matrix, layer.rank))
+
+    def computed_start(self) -> Sequence[torch.Tensor]:
+        return [] if self.directions is None else [layer.A for layer in self._adapters.layers.values()]
 
     def _choose(self, worth: torch.Tensor, schedule: PruningSchedule, step: int) -> torch.Tensor:
         """What lives after the event at `step`, of the components that are worth more than nothing can be."""
@@ -321,11 +352,6 @@ class Dora(Method):
         found = self.scores() if self._staged is None else selection.in_order(self._staged)
         follow(selection.scores, found, self.ema_beta, skipped)
         self._staged = None
-
-    def calibrate(self, measured: Measured) -> None:
-        """The loss that the guard has asked for."""
-        assert measured.loss is not None
-        self._selection.calibrate(measured.loss)
 
     @torch.no_grad()
     def advance(self, step: int) -> StepReport:

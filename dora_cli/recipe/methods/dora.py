@@ -29,7 +29,9 @@ class DoraMethod(Section):
         budget: what is counted: ``components``, or the ``parameters`` that are stored of them, so that the final size
             is that of LoRA at `rank`, to less than one component.
         start: how factors and gates begin: ``published``; ``unit``, components of length 1 whatever the width and the
-            rank, with gates at 0; ``lora``, as in LoRA, with gates at 1.
+            rank, with gates at 0; ``lora``, as in LoRA, with gates at 1; that, with `A` in the steepest directions of
+            the weight's ``gradient`` (as in LoRA-One), or in the leading ones of its ``inputs`` (as in EVA).
+        calibration_examples: of the training split, from which a start ``gradient`` or ``inputs`` is measured.
         gates: whether they are ``trained``, or ``fixed``: then what is pruned is gone for good, at once.
         learning_rate_ratio: learning rate of `B` over that of `A`.
         gate_rate: learning rate of the gates over that of `A`.
@@ -69,7 +71,8 @@ class DoraMethod(Section):
     min_rank: ForRun[CountOrZero] = 0
     max_rank: ForRun[Count | None] = None
     budget: ForRun[Literal["components", "parameters"]] = "components"
-    start: ForRun[Literal["published", "unit", "lora"]] = "published"
+    start: ForRun[Literal["published", "unit", "lora", "gradient", "inputs"]] = "published"
+    calibration_examples: ForRun[Count] = 256
     gates: ForRun[Literal["trained", "fixed"]] = "trained"
     learning_rate_ratio: ForRun[Positive] = 1.0
     gate_rate: ForRun[Positive] = 1.0
@@ -94,6 +97,9 @@ class DoraMethod(Section):
     compact: ForRun[bool] = True
     flatness: ForRun[NonNegative] = 0.0
 
+
+_MEASURED = ("gradient", "inputs")
+"""Starts that look at training data."""
 
 _DIVISORS: Mapping[Scaling, Callable[[int, int], float]] = {
     "start": lambda start_rank, rank: start_rank,
@@ -134,10 +140,19 @@ def _highest_rank(max_rank: int | None, rank: int) -> str | None:
 
 
 def _gates_open(gates: str, start: str) -> str | None:
-    if gates == "fixed" and start != "lora":
+    if gates == "fixed" and start in ("published", "unit"):
         return (
             f"is fixed, but method.start {start} begins with gates at 0, so that nothing would ever be learned; set "
             "start: lora, or gates: trained"
+        )
+    return None
+
+
+def _something_to_measure(calibration_examples: int, start: str) -> str | None:
+    if calibration_examples != 256 and start not in _MEASURED:
+        return (
+            f"is for a start that is measured, and method.start {start} is drawn; remove it, or set start: gradient or "
+            "inputs"
         )
     return None
 
@@ -195,6 +210,7 @@ RULES = (
     Rule(("method.min_rank", "method.rank"), _least_rank),
     Rule(("method.max_rank", "method.rank"), _highest_rank),
     Rule(("method.gates", "method.start"), _gates_open),
+    Rule(("method.calibration_examples", "method.start"), _something_to_measure),
     Rule(("method.gate_rate", "method.gates"), _gates_move),
     Rule(("method.gradients", "method.gates"), _two_factors),
     *OF_GRADIENTS,
@@ -215,6 +231,8 @@ _SAID = {
     ("budget", "parameters"): "The budget counted parameters: as many as LoRA at the mean rank has.",
     ("start", "unit"): "Components started at length 1, with gates of 0.",
     ("start", "lora"): "Factors started as in LoRA, with gates of 1.",
+    ("start", "gradient"): "`A` started in the leading right singular vectors of its weight's gradient, `B` at 0.",
+    ("start", "inputs"): "`A` started in the leading right singular vectors of its inputs, `B` at 0.",
     ("gates", "fixed"): "Gates did not train: what was pruned was gone for good.",
     ("scaling", "root"): "The update is scaled by `alpha / sqrt(start rank x rank)`.",
     ("scaling", "final"): "The update is scaled by `alpha / rank`, the mean final rank.",
@@ -232,6 +250,8 @@ _SAID = {
 
 def _notes(section: DoraMethod) -> list[str]:
     found = [said for (key, value), said in _SAID.items() if getattr(section, key) == value]
+    if section.start in _MEASURED:
+        found.append(f"That was measured over {plural(section.calibration_examples, 'training example')}.")
     if section.learning_rate_ratio != 1:
         found.append(f"`B` learned at {section.learning_rate_ratio:g} times the rate of `A`.")
     found += notes_on_gradients(section.gradients)
