@@ -113,6 +113,7 @@ def test_a_card_says_what_is_not_as_published() -> None:
         "start": "lora",
         "gates": "fixed",
         "learning_rate_ratio": 4,
+        "gradients": "riemannian",
         "scaling": "final",
         "score": "kfac",
         "rotate": "input",
@@ -128,7 +129,7 @@ def test_a_card_says_what_is_not_as_published() -> None:
 
 def test_every_option_is_told() -> None:
     """A value that is added to a key needs a sentence too."""
-    keys = ("budget", "start", "gates", "scaling", "score", "rotate")
+    keys = ("budget", "start", "gates", "gradients", "scaling", "score", "rotate")
     for key in keys:
         field = DoraMethod.model_fields[key]
         for value in get_args(field.annotation):

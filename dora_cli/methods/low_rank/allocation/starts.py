@@ -101,8 +101,8 @@ def widest(moments: torch.Tensor, count: int) -> torch.Tensor:
 
 
 def _rounding(matrix: torch.Tensor) -> float:
-    """Singular values below this share of the largest say nothing."""
-    return max(matrix.shape) * torch.finfo(matrix.dtype).eps
+    """Singular values below this share of the largest say nothing: it was measured in fp32."""
+    return max(matrix.shape) * torch.finfo(torch.float32).eps
 
 
 def _leading(symmetric: torch.Tensor, count: int, negligible: float) -> torch.Tensor:
