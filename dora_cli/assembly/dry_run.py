@@ -172,6 +172,9 @@ def dry_run(recipe: Recipe, output: Path | None = None, seeds: Sequence[int] = (
         rank_note = note_on_rank(method, projections)
         notes = [*notes, *method.remarks(projections)]
         left_out_note = left_out(model, targets)
+    if (wanted := method.calibration()) is not None:
+        measured = plural(min(wanted.examples, examples), "training example")
+        notes = [*notes, f"the {wanted.kind} of all projections are measured over {measured} before the first step"]
     threads = decide_threads(recipe, model, most_threads())
     cuda_graph = _cuda_graph(recipe, model, device, precision)
     if model is not None and plan is not None:  # last: it may change the model

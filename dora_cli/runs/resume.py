@@ -49,6 +49,7 @@ ADDED_TO: Mapping[str, Mapping[str, Any]] = {
         "method.max_rank": None,
         "method.budget": "components",
         "method.start": "published",
+        "method.calibration_examples": 256,
         "method.gates": "trained",
         "method.learning_rate_ratio": 1.0,
         "method.gate_rate": 1.0,

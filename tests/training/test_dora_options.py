@@ -33,14 +33,17 @@ from tests.training.test_run import largest_difference, read
 
 SETTINGS = {
     "svd-of-outputs": (
-        "start: lora, gates: fixed, rotate: input, budget: parameters, events: 3, scaling: final, "
-        "learning_rate_ratio: 2, dem_weight: 0, targets: [attention, ffn]"
+        "start: inputs, gates: fixed, rotate: input, budget: parameters, events: 3, scaling: final, "
+        "learning_rate_ratio: 2, gradients: riemannian, damping: 0.05, dem_weight: 0, targets: [attention, ffn]"
     ),
     "svd-of-weights": "rotate: weight, start: lora, gate_rate: 0.5, events: 2, dem_until: end, flatness: 0.1",
     "norm": "start: unit, score: norm, events: 3, scaling: root, min_rank: 1, max_rank: 3, compact: false",
     "output": "start: unit, score: output, prune_interval: 2, curve: adalora",
     "taylor": "start: unit, score: taylor, prune_interval: 2, budget: parameters, min_rank: 1",
-    "fisher": "start: lora, gates: fixed, score: fisher, curve: adalora, events: 4, max_rank: 4",
+    "fisher": (
+        "start: gradient, calibration_examples: 10, gates: fixed, gradients: pro, score: fisher, curve: adalora, "
+        "events: 4, max_rank: 4"
+    ),
     "kfac": "start: lora, score: kfac, gate_rate: 3, learning_rate_ratio: 0.5, events: 2, dem_scale: paper",
     "guard": "start: lora, gates: fixed, score: taylor, guard: true, refit: true, events: 2",
 }
@@ -83,8 +86,9 @@ def _parts(settings: str) -> list[str]:
 def test_every_value_of_every_option_is_here(make_recipe: MakeRecipe) -> None:
     sections = [recipe_of(make_recipe, name).method for name in SETTINGS]
     for key, values in {
-        "start": {"published", "unit", "lora"},
+        "start": {"published", "unit", "lora", "gradient", "inputs"},
         "gates": {"trained", "fixed"},
+        "gradients": {"plain", "pro", "riemannian"},
         "scaling": {"start", "root", "final"},
         "score": {"published", "norm", "output", "taylor", "fisher", "kfac"},
         "rotate": {"none", "weight", "input"},

@@ -10,9 +10,10 @@ from typing import Literal
 import torch
 from torch import nn
 
-from dora_cli.errors import BudgetError
+from dora_cli.errors import BudgetError, ModelError
 from dora_cli.methods.base import (
     Allocation,
+    Calibration,
     Group,
     LoraFactors,
     Measured,
@@ -33,9 +34,10 @@ from dora_cli.methods.low_rank.allocation.moments import SecondMoments
 from dora_cli.methods.low_rank.allocation.refit import refit as refitted
 from dora_cli.methods.low_rank.allocation.rotation import ROTATIONS, SINGULAR
 from dora_cli.methods.low_rank.allocation.scores import SCORES, WORDS, follow, values
-from dora_cli.methods.low_rank.allocation.starts import SCALINGS, STARTS
+from dora_cli.methods.low_rank.allocation.starts import DIRECTIONS, SCALINGS, STARTS, point
 from dora_cli.methods.low_rank.allocation.turner import Turner
 from dora_cli.methods.low_rank.components import Components
+from dora_cli.methods.low_rank.gradients.adjusted import adjustment
 from dora_cli.methods.low_rank.layer import AdaptedProjection
 from dora_cli.methods.low_rank.noise.flatness import noise_on
 from dora_cli.methods.low_rank.schedule import PruningSchedule
@@ -52,11 +54,15 @@ class Dora(Method):
         rank: `rT`, mean final rank of a projection.
         start_rank: `r0`; None means ``ceil(1.5 * rank)``.
         start: how factors and gates begin (`allocation.starts`).
+        calibration_examples: of the training split, for a start that is measured.
         gates: ``"trained"``; or ``"fixed"``: there are none, and what an event removes is gone for good.
         alpha, scaling: the update is scaled by ``alpha`` over a rank (`allocation.starts.SCALINGS`), for good.
         learning_rate_ratio: learning rate of `B` over that of `A`.
         gate_rate: learning rate of the gates over that of `A`.
         dropout: probability for the adapters' input.
+        gradients: what the optimiser is given: ``"plain"``, autograd's; ``"pro"`` or ``"riemannian"`` without gates
+            (see `low_rank.gradients.adjusted`).
+        damping: of the Gram matrices of the latter two; None takes the usual one.
         score: what components are worth (`allocation.scores`).
         ema_beta: smoothing of the scores.
         rotate: a change of variables before every cut (`allocation.rotation`); components are then worth the squares
@@ -87,12 +93,15 @@ class Dora(Method):
         rank: int,
         start_rank: int | None,
         start: str,
+        calibration_examples: int,
         gates: Literal["trained", "fixed"],
         alpha: float,
         scaling: str,
         learning_rate_ratio: float,
         gate_rate: float,
         dropout: float,
+        gradients: str,
+        damping: float | None,
         score: str,
         ema_beta: float,
         rotate: str,
@@ -114,11 +123,13 @@ class Dora(Method):
     ) -> None:
         self.rank = rank
         self.start_rank = ceil(1.5 * rank) if start_rank is None else start_rank
-        self.start = STARTS[start]
+        self.start, self.directions = STARTS[start], DIRECTIONS.get(start)
+        self.calibration_examples = calibration_examples
         self.gated = gates == "trained"
         # `plan` refuses a rank of 0
         self.scaling = SCALINGS[scaling](alpha, self.start_rank, rank) if min(self.start_rank, rank) > 0 else 0.0
         self.learning_rate_ratio, self.gate_rate = learning_rate_ratio, gate_rate
+        self.adjustment = adjustment(gradients, damping)
         self.score, self.rotation = SCORES[score], ROTATIONS[rotate]
         self.scored_by = SINGULAR.get(rotate, WORDS[score])
         self.refits = refit
@@ -188,7 +199,9 @@ class Dora(Method):
         self._moments = SecondMoments(self._adapters, self.ema_beta) if follows else None
         wanted = (*self.score.passes, *(self._moments.passes if self._moments else ()))
         self._followed = Followed(self._adapters, sites, wanted)
-        self._turner = None if rotation is None else Turner(rotation, self._moments)
+        self._turner = None
+        if rotation is not None:
+            self._turner = Turner(rotation, self._moments, directions=self.adjustment is not None)
         self._selection = Selection(
             self._adapters,
             sites,
@@ -212,6 +225,33 @@ class Dora(Method):
         A, B, c = self.start(*site.shape, self.start_rank, dtype, self.generator)
         gates = c if self.gated else None
         return AdaptedProjection(site.module, A, B, gates, scaling=self.scaling, dropout=self.dropout)
+
+    def calibration(self) -> Calibration | None:
+        directions = self.directions
+        return None if directions is None else Calibration(directions.measured, self.calibration_examples)
+
+    def calibrate(self, measured: Measured) -> None:
+        """What the start is made of, or the loss that the guard has asked for."""
+        if measured.loss is None:
+            self._point(measured)
+        else:
+            self._selection.calibrate(measured.loss)
+
+    def _point(self, measured: Measured) -> None:
+        """Raises ModelError where a start cannot be made of what was `measured`."""
+        assert self.directions is not None, "nothing was wanted"
+        for name, matrix in (measured.inputs or measured.gradients).items():
+            if not bool(matrix.isfinite().all()):
+                raise ModelError(
+                    f"the {self.directions.measured} of {name} are not finite (NaN or infinite) over the training "
+                    "examples of method.calibration_examples, so nothing can start in their directions; set "
+                    "method.start: lora"
+                )
+            layer = self._adapters.layers[name]
+            point(layer.A, self.directions.of(matrix, layer.rank))
+
+    def computed_start(self) -> Sequence[torch.Tensor]:
+        return [] if self.directions is None else [layer.A for layer in self._adapters.layers.values()]
 
     def _choose(self, worth: torch.Tensor, schedule: PruningSchedule, step: int) -> torch.Tensor:
         """What lives after the event at `step`, of the components that are worth more than nothing can be."""
@@ -268,8 +308,9 @@ class Dora(Method):
 
     @torch.no_grad()
     def adjust_gradients(self) -> torch.Tensor | None:
-        """Stages what scores are made of, while weights and gradients belong together; adds the gradient of DEM, once
-        and in closed form; after the freeze, clears the gradients of masked components.
+        """Stages what scores are made of, while weights and gradients belong together; adjusts the loss's gradients
+        where that is asked for; adds the gradient of DEM, once and in closed form; after the freeze, clears the
+        gradients of masked components.
 
         Clearing comes before clipping, and covers the factors as well as the gates, so that masked and compacted
         training clip alike.
@@ -280,6 +321,8 @@ class Dora(Method):
         selection = self._selection
         if not selection.frozen:
             self._stage()
+        if self.adjustment is not None:
+            self.adjustment(selection.groups())
         regularised = bool(self.dem_weight) and (self.dem_until == "end" or not selection.frozen)
         if not regularised and not selection.masked:
             return None
@@ -325,11 +368,6 @@ class Dora(Method):
         found = self.scores() if self._staged is None else selection.in_order(self._staged)
         follow(selection.scores, found, self.ema_beta, skipped)
         self._staged = None
-
-    def calibrate(self, measured: Measured) -> None:
-        """The loss that the guard has asked for."""
-        assert measured.loss is not None
-        self._selection.calibrate(measured.loss)
 
     @torch.no_grad()
     def advance(self, step: int) -> StepReport:

@@ -37,4 +37,4 @@ def refit(B_t: torch.Tensor, C: torch.Tensor, keep: torch.Tensor) -> torch.Tenso
     ridge = torch.where((mean > 0)[:, None], RIDGE * mean[:, None], 1.0) * there + (1 - there)
     shares: torch.Tensor = torch.linalg.solve(inside + torch.diag_embed(ridge), of_kept * (1 - there)[:, None])
     rows = B_t.double()
-    return torch.addcmul(rows, shares @ rows, there[..., None]).mul_(there[..., None]).to(B_t.dtype)
+    return ((rows + shares @ rows) * there[..., None]).to(B_t.dtype)

@@ -19,11 +19,14 @@ class Turner:
     Args:
         rotation: how.
         moments: of what `A` gives; None where the rotation does not ask for them.
+        directions: whether the optimiser is given directions to step in, which turn as the factors do, in place of
+            gradients; without gates.
     """
 
-    def __init__(self, rotation: Rotation, moments: SecondMoments | None) -> None:
+    def __init__(self, rotation: Rotation, moments: SecondMoments | None, *, directions: bool = False) -> None:
         assert moments is not None or not rotation.reads_inputs
-        self._rotation, self._moments = rotation, moments if rotation.reads_inputs else None
+        self._rotation, self._directions = rotation, directions
+        self._moments = moments if rotation.reads_inputs else None
 
     @torch.no_grad()
     def __call__(self, group: Components) -> tuple[torch.Tensor, list[Mixture]]:
@@ -44,9 +47,10 @@ class Turner:
             group.A[rows], group.B_t[rows], worth[rows] = new.A, new.B_t, new.values
             if group.c is not None:
                 group.c[rows] = 1.0
+            carries = (new.carry_B, new.carry_A) if self._directions else (new.carry_A, new.carry_B)
             for index, number in enumerate(numbers):
                 layer = group.layers[number]
-                of_A, of_B = (Carry(carry.matrix[index], carry.known[index]) for carry in (new.carry_A, new.carry_B))
+                of_A, of_B = (Carry(carry.matrix[index], carry.known[index]) for carry in carries)
                 mixed += [Mixture(layer.A, 0, of_A), Mixture(layer.B, 1, of_B)]
                 if layer.c is not None:
                     mixed.append(Mixture(layer.c, 0, Carry(of_A.matrix, torch.zeros_like(of_A.known))))

@@ -14,8 +14,8 @@ the start, `hA` is 0 too, and what is left is ``gA = 0``, ``gB = hB H_A^-1 / s^2
 `scaled` (Zhang and Pilanci 2024, arXiv 2402.02347) is ``gA = H_B^-1 hA``, ``gB = hB H_A^-1``: gradients in a
 Riemannian metric.
 
-All projections of a shape are one batch, and all of a rank share their small matrices' decomposition; where ranks differ
-within a shape, rows of zeros fill the smaller ones up, which by the damping are nothing to the others. It is computed in
+All projections of a shape are one batch, and all of a rank share their small matrices' decomposition. Where ranks
+differ within a shape, rows of zeros fill the smaller ones up, which add nothing to the others. It is computed in
 float64: Gram matrices square the condition of the factors.
 """
 
@@ -112,7 +112,7 @@ def adjusted(groups: Sequence[Components], gradients: Sequence[Pair], rule: Rule
         groups: projections of one shape each, without gates.
         gradients: of their `A` and `B_t`, as autograd has them.
         rule: `closest`, `equivalent` or `scaled`.
-        damping: `d`, added to the Gram matrices of the factors.
+        damping: `d`, added to the Gram matrices of the factors; above 0 where ranks within a shape differ.
     """
     found: dict[int, Pair] = {}
     alike = defaultdict(list)

@@ -13,6 +13,7 @@ from dora_cli.methods.low_rank.allocation.moments import SecondMoments
 from dora_cli.methods.low_rank.allocation.rotation import ROTATIONS
 from dora_cli.methods.low_rank.allocation.scores import Observed
 from dora_cli.methods.low_rank.allocation.turner import Turner
+from dora_cli.methods.low_rank.gradients.adjusted import Adjustment, Rule, equivalent, scaled
 from dora_cli.methods.low_rank.layer import AdaptedProjection
 from dora_cli.training.optimizer import mix
 
@@ -111,6 +112,35 @@ def test_all_projections_rotate_in_place_whatever_their_ranks(name: str, gates: 
         # an average that begins at 0 has seen one step of a tenth
         share = 1 - BETA if name == "input" else 1.0
         torch.testing.assert_close(worth[key], singular.square() * share, rtol=1e-9, atol=1e-12)
+
+
+@both
+@pytest.mark.parametrize("adjusted", [equivalent, scaled])
+def test_directions_turn_as_the_factors_do(name: str, adjusted: Rule) -> None:
+    """What the old factors make of gradients, carried over, is what the new ones make of theirs, next to undamped."""
+    case = Case(name)
+    case.turner = Turner(case.turner._rotation, case.moments, directions=True)
+    case.step()
+    weights = {key: drawn(*layer.base.weight.shape, seed=40) for key, layer in case.adapters.layers.items()}
+
+    def steps() -> dict[nn.Parameter, torch.Tensor]:
+        for key, layer in case.adapters.layers.items():
+            g = weights[key]
+            layer.A.grad = SCALE * layer.B.detach().T @ g
+            layer.B.grad = SCALE * g @ layer.A.detach().T
+        Adjustment(adjusted, 1e-13)(case.adapters.groups())
+        layers = [layer for layer in case.adapters.layers.values() if layer.rank]
+        factors = [factor for layer in layers for factor in (layer.A, layer.B)]
+        return {factor: factor.grad.clone() for factor in factors if factor.grad is not None}
+
+    before = steps()
+    _, mixed = case.rotate()
+    assert len(mixed) == len(before) == 8
+    after = steps()
+    for item in mixed:
+        assert bool(item.carry.known.all())
+        old, new = (found[item.parameter].movedim(item.dimension, 0) for found in (before, after))
+        torch.testing.assert_close(item.carry.matrix @ old, new, rtol=1e-8, atol=1e-9)
 
 
 @both
