@@ -30,26 +30,29 @@ def attached(model: SmallEncoder, **settings: Any) -> Dora:
     return dora
 
 
-def gradients_of(model: SmallEncoder) -> dict[str, torch.Tensor]:
+def gradients_of(model: SmallEncoder, classes: int = 3) -> dict[str, torch.Tensor]:
     """Those of whole weights, ``(d_out, d_in)``."""
     weights = {name: module.weight for name, module in linear_maps(model, "blocks").items()}
-    found = torch.autograd.grad(classification()(model), [weight.requires_grad_() for weight in weights.values()])
+    found = torch.autograd.grad(
+        classification(classes=classes)(model), [weight.requires_grad_() for weight in weights.values()]
+    )
     return {name: g.T if name.endswith("up") else g for name, g in zip(weights, found, strict=True)}
 
 
 def test_the_first_step_of_B_is_the_best_of_its_rank() -> None:
     """Gradient descent moves every weight along the best approximation of its gradient; none other of that rank is
-    nearer (Eckart-Young). What LoRA draws has a hundredth of it.
+    nearer (Eckart-Young).
     """
-    model = small_encoder()
-    gradients = gradients_of(model)
+    torch.manual_seed(0)
+    model = SmallEncoder(classes=5).double()  # the last gradient has one direction less than there are classes
+    gradients = gradients_of(model, 5)
     dora = attached(model, start="gradient")
     assert dora.calibration() == Calibration("gradients", 256)
-    before = classification()(model)
+    loss_of = classification(classes=5)
+    before = loss_of(model)
     dora.calibrate(Measured(gradients={name: g.clone() for name, g in gradients.items()}))
-    assert torch.equal(classification()(model), before), "the start computes what the base does"
-    loss = classification()(model)
-    loss.backward()
+    assert torch.equal(loss_of(model), before), "the start computes what the base does"
+    loss_of(model).backward()
     for site in dora.sites:
         layer, g = dora._adapters.layers[site.name], gradients[site.name]
         assert layer.B.grad is not None
