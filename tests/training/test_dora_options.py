@@ -111,9 +111,7 @@ def test_planned_trained_and_evaluated(make_recipe: MakeRecipe, runs: Runs, name
 
 
 @EVERY
-def test_cut_again_and_again_and_gone_on_with(
-    make_recipe: MakeRecipe, runs: Runs, tmp_path: Path, name: str
-) -> None:
+def test_cut_again_and_again_and_gone_on_with(make_recipe: MakeRecipe, runs: Runs, tmp_path: Path, name: str) -> None:
     """In warm-up, at an event, between two, at the freeze and in the final phase; each time it goes on until the next
     cut. The step that a cut falls into is lost: the checkpoint is that of the one before.
     """
@@ -128,7 +126,9 @@ def test_cut_again_and_again_and_gone_on_with(
 def test_two_processes_train_what_one_trains(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     common = ("data.max_train_samples=51", "train.epochs=2", "save.every_steps=null", "method.dropout=0")
     parts = ("train.batch_size=4", "train.gradient_accumulation=2")
-    notes = train_recipes_in_two({tmp_path / name / "2": recipe_of(make_recipe, name, *common, *parts) for name in SETTINGS})
+    notes = train_recipes_in_two(
+        {tmp_path / name / "2": recipe_of(make_recipe, name, *common, *parts) for name in SETTINGS}
+    )
     for name in SETTINGS:
         one, two = tmp_path / name / "1", tmp_path / name / "2"
         train(recipe_of(make_recipe, name, *common, "train.batch_size=16"), one)
