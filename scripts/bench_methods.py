@@ -24,6 +24,7 @@ from dora_cli.assembly.origin import make, sites_of
 from dora_cli.machine.devices import make_accelerator
 from dora_cli.methods import Method
 from dora_cli.methods.base import Schedule
+from dora_cli.methods.low_rank.allocation.scores import SCORES
 from dora_cli.methods.low_rank.dropout import ModelDropouts
 from dora_cli.methods.low_rank.links import LinkSchedule
 from dora_cli.models import find_projections, head_parameters, load_model
@@ -365,6 +366,24 @@ def dora(settings: Settings, *, pruning: int) -> MethodSection:
     )
 
 
+def scored(settings: Settings, score: str = "norm", rotate: str = "none") -> MethodSection:
+    """DoRA whose components are LoRA's of its start rank: what a score, and what a rotation needs, add to LoRA."""
+    return DoraMethod(
+        rank=settings.rank,
+        start_rank=settings.start_rank,
+        alpha=ALPHA,
+        dropout=DROPOUT,
+        start="lora",
+        gates="fixed",
+        dem_weight=0,
+        score=score,
+        rotate=rotate,
+        events=1,
+        warmup_fraction=0.5,
+        final_fraction=0.25,
+    )
+
+
 def lora(settings: Settings) -> MethodSection:
     """LoRA of DoRA's start rank: what other methods' steps add to those of LoRA."""
     return LoraMethod(rank=settings.start_rank, alpha=ALPHA, dropout=DROPOUT)
@@ -455,6 +474,8 @@ def captured(work: Callable[[], object], warmup: int = 3) -> torch.cuda.CUDAGrap
 
 PRODUCT: Mapping[str, Section] = {
     "lora": lora,
+    **{f"dora-{name}": partial(scored, score=name) for name in SCORES},
+    "dora-input": partial(scored, rotate="input"),
     "lora-pro": lora_pro,
     "lora-pro-full": partial(lora_pro, moments="full"),
     "riemannian": riemannian,
@@ -472,7 +493,7 @@ PRODUCT: Mapping[str, Section] = {
     "pfeiffer": lambda settings: PfeifferMethod(bottleneck=64),
     "full": lambda settings: FullMethod(),
 }
-"""The product's methods but DoRA by name."""
+"""The product's methods by name, but DoRA as it was published."""
 
 METHODS: Mapping[str, Callable[[Settings], Step]] = {
     "frozen": FrozenStep,

@@ -2,12 +2,13 @@
 measures there what the loss on held-out training examples does without some of them.
 
     python scripts/score_truth.py --recipe RECIPE [--set KEY=VALUE ...] [--rank 4] [--ratio 1.5,4] [--seeds 1,2,3]
-    [--components 200] [--cut 1/3] [--held-out 0.1] [--batch N] [--precision fp32] [--device auto] [--earlier FILE ...]
-    [--json FILE] [--markdown FILE]
+    [--components 200] [--cut 1/3] [--betas 0.9,0.98] [--held-out 0.1] [--batch N] [--precision fp32] [--device auto]
+    [--earlier FILE ...] [--json FILE] [--markdown FILE]
 
-Task, model, data and training are the recipe's; of its method, if that is dora, also alpha, dropout, targets, ema_beta,
-warmup_fraction and final_fraction. The method is DoRA with ``start: lora``, ``gates: fixed``, no DEM and one event, the
-freeze, at which the run ends. For every ratio of start rank to rank, and every seed, at the freeze and before any cut:
+Task, model, data and training are the recipe's; of its method, if that is dora, also alpha, dropout, targets, scaling,
+warmup_fraction and final_fraction. Scores are averaged over steps once with each of --betas. The method is DoRA with
+``start: lora``, ``gates: fixed``, no DEM and one event, the freeze, at which the run ends.
+For every ratio of start rank to rank, and every seed, at the freeze and before any cut:
 
 * the change of the loss without each of about 200 random components, and Spearman's rho of it with what every score
   says they are worth: over all, and the mean of those within each projection. `halves` is the rho of the changes on one
@@ -16,8 +17,12 @@ freeze, at which the run ends. For every ratio of start rank to rank, and every 
 * the loss after a cut of the lowest third by each, counting components or (by worth per parameter) parameters, and by
   chance (the mean of several draws).
 
-FILE holds all of it, every removal included, or the mean and the standard deviation over seeds as a table. The runs of
-earlier calls, from their JSON, can be taken into the tables of a later one.
+FILE holds all of it, every removal included, or the mean and the standard deviation over seeds as a table; it is
+written anew after every run. The runs of earlier calls, from their JSON, are taken into the tables and not done again:
+a call that was stopped goes on with ``--earlier FILE --json FILE``, and calls side by side, of a seed each, come
+together in one that names the files of all.
+
+How long it takes is said before the removals of every run: the passes over what is held out, in fp32, are most of it.
 """
 
 from __future__ import annotations
@@ -45,6 +50,7 @@ from dora_cli.assembly.length import RunLength
 from dora_cli.assembly.prepare import Prepared, prepare, prepare_model
 from dora_cli.assembly.resolve import resolve
 from dora_cli.assembly.warm import Warm
+from dora_cli.atomic import write_json, write_text
 from dora_cli.errors import DivergedError, DoraError
 from dora_cli.evaluation.base import silent
 from dora_cli.machine.ground import take_ground
@@ -52,6 +58,7 @@ from dora_cli.machine.signals import StopSignals
 from dora_cli.machine.threads import own_threads
 from dora_cli.methods.base import Statistic, StepReport
 from dora_cli.methods.dora.method import Dora
+from dora_cli.methods.low_rank.allocation.budget import BUDGETS
 from dora_cli.methods.low_rank.allocation.followed import Followed
 from dora_cli.methods.low_rank.allocation.rotation import ROTATIONS
 from dora_cli.methods.low_rank.allocation.scores import SCORES, follow, values
@@ -67,6 +74,8 @@ from dora_cli.wording import plural
 TURNED = {name: rotation for name, rotation in ROTATIONS.items() if rotation is not None}
 CHANCE = "chance"
 RHOS = ("overall", "within")
+MATMUL = {"fp32": "highest", "tf32": "high"}
+"""PyTorch's word for how matrices are multiplied; the rho of the halves tells what rounding leaves."""
 DRAWS = 5
 """Cuts by chance that are averaged."""
 
@@ -79,22 +88,25 @@ class WatchedDora(Dora):
 
     Args:
         held_out: share of the training split that is kept from training.
+        betas: of the averages over steps; scores are called ``NAME, BETA`` if there are several.
         settings: DoRA's, of factors that start as LoRA's and have no gates.
     """
 
-    def __init__(self, *, held_out: float, **settings: Any) -> None:
+    def __init__(self, *, held_out: float, betas: Sequence[float], **settings: Any) -> None:
         super().__init__(**settings)
         assert not self.gated and not self.dem_weight, "components are LoRA's"
-        self.held_out = held_out
+        self.held_out, self.betas = held_out, betas
 
     def place(self, model: nn.Module) -> None:
         super().place(model)
         adapters = self._adapters
         wanted = {name for kind in (*SCORES.values(), *TURNED.values()) for name in kind.passes}
         self._all = Followed(adapters, self.sites, wanted)
-        self.turners = {name: Turner(adapters, rotation, self.ema_beta) for name, rotation in TURNED.items()}
+        self.turners = {name: Turner(adapters, rotation, self.betas[-1]) for name, rotation in TURNED.items()}
         count = sum(len(group.A) for group in adapters.groups())
-        self._averages = {name: adapters.groups()[0].A.new_zeros(count) for name in SCORES}
+        self._averages = {
+            (name, beta): adapters.groups()[0].A.new_zeros(count) for name in SCORES for beta in self.betas
+        }
         self._taken: dict[str, torch.Tensor] = {}
 
     def training_pass(
@@ -117,7 +129,8 @@ class WatchedDora(Dora):
         seen = self._all.observed()
         for name, score in SCORES.items():
             found = self._taken[name] if score.staged else values(score, seen)
-            follow(self._averages[name], found, self.ema_beta, skipped)
+            for beta in self.betas:
+                follow(self._averages[name, beta], found, beta, skipped)
         self._taken = {}
         for turner in self.turners.values():
             turner.observe(skipped)
@@ -141,7 +154,10 @@ class WatchedDora(Dora):
 
     def worth(self) -> dict[str, torch.Tensor]:
         """What every component is worth by each score, ``(M, r)``, the projections in the order of `components`."""
-        return {name: score.worth(self._averages[name]).view(-1, self.start_rank) for name, score in SCORES.items()}
+        return {
+            name if len(self.betas) == 1 else f"{name}, {beta:g}": SCORES[name].worth(average).view(-1, self.start_rank)
+            for (name, beta), average in self._averages.items()
+        }
 
 
 class Over(Exception):  # noqa: N818  # the end of a run, no error
@@ -177,13 +193,15 @@ def recipe_of(args: argparse.Namespace, ratio: Fraction, seed: int) -> Recipe:
     return load_recipe(args.recipe, ["method.name=dora", *args.overrides, *changes])
 
 
-def prepared_of(recipe: Recipe, held_out: float, warm: Warm, note: Callable[[str], None]) -> Prepared:
+def prepared_of(
+    recipe: Recipe, held_out: float, betas: Sequence[float], warm: Warm, note: Callable[[str], None]
+) -> Prepared:
     """All that the loop needs for a run of `recipe`, as `dora train` has it, but with `WatchedDora`."""
     recipe, task = resolve(recipe)
     ground = take_ground(recipe)
     if ground.processes > 1:
         raise SystemExit("score_truth measures in one process")
-    new_method = partial(WatchedDora, held_out=held_out, **arguments(recipe.method))
+    new_method = partial(WatchedDora, held_out=held_out, betas=betas, **arguments(recipe.method))
     data = warm.load_data(recipe, task, held_out=held_out)
     length = RunLength.of(recipe, len(data.training), ground.processes)
     adapted, captured = prepare_model(recipe, task, new_method, ground, length, fresh=True, threads=None, note=note)
@@ -198,7 +216,7 @@ def one_run(args: argparse.Namespace, ratio: Fraction, seed: int, warm: Warm) ->
     began = time.perf_counter()
     recipe = recipe_of(args, ratio, seed)
     found: dict[str, Any] = {"ratio": float(ratio), "seed": seed}
-    prepared = prepared_of(recipe, args.held_out, warm, lambda message: print(message, file=sys.stderr))
+    prepared = prepared_of(recipe, args.held_out, args.betas, warm, lambda message: print(message, file=sys.stderr))
 
     def look(step: int) -> None:
         found.update(trained_steps=step, train_seconds=time.perf_counter() - began)
@@ -222,21 +240,31 @@ def measured(loop: Loop, args: argparse.Namespace, seed: int) -> dict[str, Any]:
     assert isinstance(method, WatchedDora)
     accelerator, data = prepared.ground.accelerator, prepared.calibrator.held_out
     assert data is not None
+    # as the loop evaluates: graphs would keep the outputs of every shape, which are large where texts are generated
+    graphs = not prepared.evaluator.generates
     held_out = HeldOut(
-        loop.step_function.evaluated_model,
+        loop.step_function.evaluated_model if graphs else loop.adapted.model,
         prepared.task.losses,
         data,
         batch_size=args.batch or prepared.recipe.eval.batch_size,
         device=accelerator.device,
-        around=nullcontext if args.precision == "fp32" else accelerator.autocast,
+        around=accelerator.autocast if args.precision == "train" else nullcontext,
     )
     held = Held(method.components, held_out)
     generator = torch.Generator().manual_seed(seed)
     worth = method.worth()
     like = next(iter(worth.values()))
     none, every = torch.zeros_like(like, dtype=torch.bool), torch.ones_like(like, dtype=torch.bool)
+    began = time.perf_counter()
     whole, empty = held_out.mean(held.losses_without([none, every])).tolist()
+    seconds = (time.perf_counter() - began) / 2
     drawn = draw(*like.shape, args.components, generator)
+    passes = len(drawn) * (1 + len(TURNED))
+    print(
+        f"step {prepared.schedule.freeze_step}: {passes:,} removals, each measured on {held_out.rows:,} held-out "
+        f"examples in {seconds:.2g} s: about {passes * seconds / 60:.1f} minutes",
+        file=sys.stderr,
+    )
     worth_by_chance = [torch.rand(like.shape, generator=generator).to(like) for _ in range(DRAWS)]
     record = {
         "start_rank": method.start_rank,
@@ -287,9 +315,15 @@ def removals(
     return found, told | {"halves": agreement(*losses.T.tolist(), projections)}
 
 
-def cuts(held: Held, worth: Mapping[str, torch.Tensor], share: Fraction, whole: float) -> list[dict[str, Any]]:
+def cuts(
+    held: Held,
+    worth: Mapping[str, torch.Tensor],
+    share: Fraction,
+    whole: float,
+    budgets: Sequence[str] = tuple(BUDGETS),
+) -> list[dict[str, Any]]:
     """The loss after cutting `share` of what there is, by each score and budget."""
-    wanted = [(name, budget) for name in worth for budget in held.costs]
+    wanted = [(name, budget) for name in worth for budget in budgets]
     gone = [lowest(worth[name], share, held.costs[budget]) for name, budget in wanted]
     losses = held.held_out.mean(held.losses_without(gone)).tolist()
     paid = torch.tensor(held.costs["parameters"], dtype=torch.float64)
@@ -312,7 +346,7 @@ def cuts_by_chance(held: Held, worth: Sequence[torch.Tensor], share: Fraction, w
     found = []
     for budget in held.costs:
         by_draw = [draw_ * (costs if budget == "parameters" else 1) for draw_ in worth]
-        draws = [cut for one in by_draw for cut in cuts(held, {CHANCE: one}, share, whole) if cut["budget"] == budget]
+        draws = [cut for one in by_draw for cut in cuts(held, {CHANCE: one}, share, whole, [budget])]
         means = {key: statistics.fmean(cut[key] for cut in draws) for key in ("loss", "increase", "parameters_left")}
         found.append({**draws[0], **means, "draws": [cut["loss"] for cut in draws]})
     return found
@@ -434,7 +468,8 @@ def parsed(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--cut", type=listed(Fraction), default=[Fraction(1, 3)], help="shares that are cut")
     parser.add_argument("--held-out", type=float, default=0.1, help="share of the training split")
     parser.add_argument("--batch", type=int, help="held-out examples at a time; default: eval.batch_size")
-    parser.add_argument("--precision", choices=("fp32", "train"), default="fp32", help="of what is measured")
+    parser.add_argument("--betas", type=listed(float), default=[0.9, 0.98], help="of the averages of scores over steps")
+    parser.add_argument("--precision", choices=(*MATMUL, "train"), default="fp32", help="of what is measured")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--earlier", type=Path, action="append", default=[], metavar="FILE")
     parser.add_argument("--json", type=Path, metavar="FILE")
@@ -443,6 +478,10 @@ def parsed(argv: Sequence[str] | None = None) -> argparse.Namespace:
     for option, file in (("--json", args.json), ("--markdown", args.markdown)):
         if file and not file.absolute().parent.is_dir():
             parser.error(f"{option} {file}: there is no folder {file.absolute().parent}")
+    if missing := [str(file) for file in args.earlier if not file.is_file()]:
+        parser.error(f"--earlier {missing[0]}: there is no such file")
+    if not all(0 < beta < 1 for beta in args.betas):
+        parser.error("--betas are above 0 and below 1")
     if any(ratio < 1 for ratio in args.ratio):
         parser.error("--ratio: no start rank is below the rank")
     if not all(0 < share < 1 for share in [*args.cut, args.held_out]):
@@ -452,58 +491,98 @@ def parsed(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parsed(argv)
+    # some machines are set to less than they are asked for, and removals change the loss by 1e-5
+    torch.set_float32_matmul_precision(MATMUL.get(args.precision, "highest"))
+
+    def keep(record: Mapping[str, Any]) -> None:
+        if args.json:
+            write_json(args.json, record)
+        if args.markdown:
+            write_text(args.markdown, markdown(record))
+
     try:
-        record = experiment(args)
+        record = experiment(args, keep)
     except DoraError as error:
         print(error, file=sys.stderr)
         return error.exit_code
-    table = markdown(record)
-    print(table)
-    if args.json:
-        args.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    if args.markdown:
-        args.markdown.write_text(table, encoding="utf-8")
+    print(markdown(record))
     return 0
 
 
-def experiment(args: argparse.Namespace) -> dict[str, Any]:
-    """All runs, one after the other in this process, and what they come to; a run that diverges is left out."""
+def experiment(args: argparse.Namespace, keep: Callable[[Mapping[str, Any]], None] = lambda _: None) -> dict[str, Any]:
+    """All runs, one after the other in this process, and what they come to; a run that diverges is left out.
+
+    Args:
+        keep: given what there is after every run, and at the end.
+    """
     recipe, warm = recipe_of(args, args.ratio[0], args.seeds[0]), Warm()
-    setting = {"task": recipe.task, "model": Path(recipe.model.name).name, "precision": args.precision}
-    runs, diverged = [], []
-    for file in args.earlier:
-        record = json.loads(file.read_text(encoding="utf-8"))
-        if setting != {key: record[key] for key in setting}:
-            raise SystemExit(f"--earlier {file}: its runs are of another task, model or precision")
-        runs += record["runs"]
-        diverged += record["diverged"]
-    for ratio in args.ratio:
-        for seed in args.seeds:
-            try:
-                run = one_run(args, ratio, seed, warm)
-            except DivergedError as error:
-                print(error, file=sys.stderr)
-                diverged.append({"ratio": float(ratio), "seed": seed, "message": str(error)})
-                continue
-            finally:
-                # a run is in cycles; its memory on the device is wanted by the next one
-                gc.collect()
-                if torch.cuda.is_available():
-                    torch.cuda.empty_cache()
+    if args.precision in MATMUL and recipe.model.dtype != "float32":
+        raise SystemExit(
+            f"model.dtype is {recipe.model.dtype}, which is too coarse for what is measured; add --set "
+            "model.dtype=float32, or --precision train to see it all the same"
+        )
+    setting = setting_of(args, recipe)
+    runs, diverged = earlier_runs(args.earlier, setting)
+    done = {(run["ratio"], run["seed"]) for run in [*runs, *diverged]}
+    wanted = [(ratio, seed) for ratio in args.ratio for seed in args.seeds if (float(ratio), seed) not in done]
+
+    def record() -> dict[str, Any]:
+        ordered = sorted(runs, key=lambda run: (run["ratio"], run["seed"]))
+        return {**setting, "summaries": summaries(ordered), "diverged": diverged, "runs": ordered}
+
+    for ratio, seed in wanted:
+        try:
+            run = one_run(args, ratio, seed, warm)
+        except DivergedError as error:
+            print(error, file=sys.stderr)
+            diverged.append({"ratio": float(ratio), "seed": seed, "message": str(error)})
+        else:
             runs.append(run)
             print(
                 f"ratio {float(ratio):g}, seed {seed}: {run['train_seconds']:.0f} s to step {run['trained_steps']:,}, "
                 f"{run['seconds'] - run['train_seconds']:.0f} s of measuring",
                 file=sys.stderr,
             )
+        finally:
+            # a run is in cycles; its memory on the device is wanted by the next one
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+        keep(record())
+    if not wanted:
+        keep(record())
+    return record()
+
+
+def setting_of(args: argparse.Namespace, recipe: Recipe) -> dict[str, Any]:
+    """What runs that stand in one table have in common."""
     return {
-        **setting,
+        "task": recipe.task,
+        "model": Path(recipe.model.name).name,
         "recipe": args.recipe.name,
         "overrides": args.overrides,
-        "summaries": summaries(runs),
-        "diverged": diverged,
-        "runs": runs,
+        "rank": args.rank,
+        "components": args.components,
+        "cut": [str(share) for share in args.cut],
+        "betas": args.betas,
+        "share_held_out": args.held_out,
+        "precision": args.precision,
     }
+
+
+def earlier_runs(
+    files: Sequence[Path], setting: Mapping[str, Any]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The runs of earlier calls, each once, and those that diverged; ends the program where a setting is another."""
+    runs: dict[tuple[float, int], dict[str, Any]] = {}
+    diverged: dict[tuple[float, int], dict[str, Any]] = {}
+    for file in files:
+        record = json.loads(file.read_text(encoding="utf-8"))
+        if others := [key for key, value in setting.items() if record.get(key) != value]:
+            raise SystemExit(f"--earlier {file}: its runs are of another {', '.join(others)}; leave it out")
+        for found, kind in ((runs, "runs"), (diverged, "diverged")):
+            found.update({(run["ratio"], run["seed"]): run for run in record[kind]})
+    return list(runs.values()), list(diverged.values())
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ a gap in the line.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -145,6 +145,7 @@ class BudgetCurve:
         freeze: the step of the last event; None if the run had not come to it, or the method has no budget.
         phases: as `phases` gives them.
         planned: whether there is a budget in components; where there is none, `budget` is what lives.
+        remarks: what was found at events, by their step.
     """
 
     steps: tuple[int, ...]
@@ -154,6 +155,7 @@ class BudgetCurve:
     freeze: int | None
     phases: tuple[Phase, ...]
     planned: bool = True
+    remarks: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def constant(self) -> bool:
@@ -188,7 +190,9 @@ def budget_curve(ranks: Record | None, metrics: Record | None = None, log: Seque
     if not any(budget or live for _, budget, live in points):
         return None
     steps, budget, live = (tuple(column) for column in zip(*points, strict=True))
-    return BudgetCurve(steps, budget, live, events, events[-1] if frozen else None, known, planned=shown)
+    remarks = {entry["step"]: entry["remark"] for entry in (ranks or {}).get("history", ()) if entry.get("remark")}
+    freeze = events[-1] if frozen else None
+    return BudgetCurve(steps, budget, live, events, freeze, known, planned=shown, remarks=remarks)
 
 
 def planned(ranks: Record | None) -> bool:

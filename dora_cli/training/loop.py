@@ -202,7 +202,8 @@ class Loop:
         if report.remark is not None:
             self.listener.note(report.remark)
         self._next_event = self.schedule.next_event(step)
-        self.outcome.history.append({"step": step, "phase": report.phase, "budget": report.budget, "live": report.live})
+        event: dict[str, Any] = {"step": step, "phase": report.phase, "budget": report.budget, "live": report.live}
+        self.outcome.history.append(event if report.remark is None else {**event, "remark": report.remark})
         ranks = {allocation.name: allocation.rank for allocation in self.method.allocation()}
         self.listener.event(step, report.phase, report.live, report.frozen, ranks)
 

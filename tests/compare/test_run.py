@@ -199,6 +199,7 @@ def test_more_seeds_make_only_their_own_runs(here: Path, straight: Path, tmp_pat
         ("method.name: lora, method.rank: 2", "method.name: lora", ["methods.lora.method.rank was 2 and is not given"]),
         ("extend: 0", "extend: 0, held_out: 0.2", ["tune.held_out was 0.1 and is 0.2"]),
         ("baseline: lora", "baseline: lora\nmatch: none", ['match was "stored-parameters" and is "none"']),
+        ("baseline: lora", "baseline: lora\nmeasure: held-out", ['measure was "dev" and is "held-out"']),
     ],
 )  # fmt: skip
 def test_other_settings_are_refused_by_name(

@@ -20,6 +20,7 @@ from torch import nn
 
 from dora_cli import load_recipe, train
 from dora_cli.assembly.origin import make
+from dora_cli.errors import OutOfMemoryError
 from dora_cli.methods.base import Calibration, Method
 from dora_cli.methods.low_rank.adapters import Adapters
 from dora_cli.methods.low_rank.layer import AdaptedProjection
@@ -33,8 +34,22 @@ train: {epochs: 1, batch_size: 8, learning_rate: 2.0e-2, threads: 1}
 """
 RANK, START_RANK = 2, 3
 SHARE = 0.25
-OPTIONS = ["--rank", "2", "--components", "20", "--held-out", str(SHARE), "--device", "cpu", "--batch", "20"]
-SCORES = ["published", "norm", "output", "taylor", "fisher", "kfac"]
+OPTIONS = [
+    "--rank",
+    "2",
+    "--components",
+    "20",
+    "--held-out",
+    str(SHARE),
+    "--device",
+    "cpu",
+    "--batch",
+    "20",
+    "--betas",
+    "0.5,0.9",
+]
+NAMES = ["published", "norm", "output", "taylor", "fisher", "kfac"]
+SCORES = [f"{name}, {beta}" for name in NAMES for beta in (0.5, 0.9)]
 
 
 @dataclass
@@ -145,7 +160,9 @@ def test_scores_are_those_that_dora_prunes_by(name: str, found: Found, tmp_path:
     run = found.record["runs"][0]
     removals = run["removals"]["input" if name == "input" else "trained"]
     for projection, place, worth in zip(
-        *(removals[key] for key in ("projection", "place")), removals["worth"][name], strict=True
+        *(removals[key] for key in ("projection", "place")),
+        removals["worth"][name if name == "input" else f"{name}, 0.9"],
+        strict=True,
     ):
         assert worth == pytest.approx(expected[run["projections"][projection]][place], rel=1e-5, abs=1e-12)
 
@@ -167,8 +184,8 @@ def test_the_record_holds_every_score_and_every_cut(found: Found) -> None:
         if kind == "parameters":  # to one component of some fifty
             assert 0.6 < cut["parameters_left"] < 2 / 3 + 1e-3
     assert len({cut["parameters_left"] for (_, kind), cut in told.items() if kind == "components"}) > 1
-    seeds = [run["agreement"]["trained"]["norm"]["overall"] for run in found.record["runs"]]
-    of_norm = next(one for one in summary["agreement"] if one["by"] == "norm")
+    seeds = [run["agreement"]["trained"]["norm, 0.9"]["overall"] for run in found.record["runs"]]
+    of_norm = next(one for one in summary["agreement"] if one["by"] == "norm, 0.9")
     assert of_norm["overall"]["mean"] == pytest.approx(sum(seeds) / 2)
     assert of_norm["overall"]["sd"] == pytest.approx(abs(seeds[0] - seeds[1]) / 2**0.5)
 
@@ -293,25 +310,68 @@ def test_several_components_are_drawn_of_a_projection(
 
 
 def test_a_run_that_diverges_is_left_out_and_earlier_ones_are_taken_in(
-    found: Found, capsys: pytest.CaptureFixture[str]
+    found: Found, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from score_truth import experiment, parsed
 
-    options = ["--recipe", str(found.recipe), *OPTIONS, "--ratio", "1.5", "--seeds", "3"]
-    options += ["--earlier", str(found.recipe.parent / "found.json")]
-    record = experiment(parsed([*options, "--set", "train.learning_rate=1e36"]))
-    assert [(run["ratio"], run["seed"]) for run in record["diverged"]] == [(1.5, 3)]
+    diverging = tmp_path / found.recipe.name
+    diverging.write_text(RECIPE.replace("2.0e-2", "1.0e+36"))
+    earlier = ["--earlier", str(found.recipe.parent / "found.json")]
+    options = ["--recipe", str(diverging), *OPTIONS, "--ratio", "1.5", *earlier]
+    kept: list[Mapping[str, Any]] = []
+    record = experiment(parsed([*options, "--seeds", "1,2,3"]), kept.append)
+    assert kept == [record]
+    assert [(run["ratio"], run["seed"]) for run in record["diverged"]] == [(1.5, 3)]  # 1 and 2 are not done again
     assert "diverged" in capsys.readouterr().err
     assert [run["seed"] for run in record["runs"]] == [1, 2]
     assert record["summaries"] == found.record["summaries"]
-    with pytest.raises(SystemExit, match=r"found\.json"):
-        experiment(parsed([*options, "--set", "task=glue/rte"]))
+    with pytest.raises(SystemExit, match=r"found\.json.*rank"):
+        experiment(parsed([*options, "--rank", "1"]))
+
+
+def test_what_earlier_calls_have_is_written_once_and_nothing_is_done(found: Found, tmp_path: Path) -> None:
+    from score_truth import main
+
+    file, place = found.recipe.parent / "found.json", tmp_path / "all.json"
+    options = ["--recipe", str(found.recipe), *OPTIONS, "--ratio", "1.5", "--seeds", "1,2"]
+    models = len(found.models)
+    assert main([*options, "--earlier", str(file), "--earlier", str(file), "--json", str(place)]) == 0
+    assert json.loads(place.read_text(encoding="utf-8")) == found.record
+    assert len(found.models) == models
+
+
+def test_what_is_done_is_kept_when_a_later_run_fails(
+    found: Found, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import score_truth
+
+    one_run = score_truth.one_run
+
+    def failing(args: Any, ratio: Any, seed: int, warm: Any) -> Any:
+        if seed == 2:
+            raise OutOfMemoryError("no room")
+        return one_run(args, ratio, seed, warm)
+
+    monkeypatch.setattr(score_truth, "one_run", failing)
+    place = tmp_path / "part.json"
+    options = ["--recipe", str(found.recipe), *OPTIONS, "--ratio", "1.5", "--json", str(place)]
+    assert score_truth.main([*options, "--seeds", "1,2"]) == OutOfMemoryError.exit_code
+    (run,) = json.loads(place.read_text(encoding="utf-8"))["runs"]
+    assert run["removals"] == found.record["runs"][0]["removals"]
+
+
+def test_a_coarse_base_is_refused(found: Found) -> None:
+    from score_truth import main
+
+    with pytest.raises(SystemExit, match=r"model\.dtype"):
+        main(["--recipe", str(found.recipe), *OPTIONS, "--set", "model.dtype=bfloat16"])
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("--json", "nowhere/at/all.json"), "nowhere/at"),
+        (("--earlier", "nowhere/at/all.json"), "--earlier nowhere"),
         (("--ratio", "1.5,0.5"), "--ratio"),
         (("--cut", "1/3,1"), "--cut"),
         (("--held-out", "0"), "--held-out"),

@@ -222,7 +222,11 @@ def test_a_guard_says_which_ranks_it_takes(make_recipe: MakeRecipe, tmp_path: Pa
     train(recipe_of(make_recipe, "guard", "save.every_steps=null"), tmp_path / "run", listener=listener)
     (said,) = [note for note in listener.notes if "guard" in note]
     losses = [float(loss) for loss in re.findall(r"\d\.\d{4}", said)]
-    ranks = [layer["rank"] for layer in read(tmp_path / "run" / "ranks.json")["layers"]]
+    record = read(tmp_path / "run" / "ranks.json")
+    assert [event.get("remark") for event in record["history"]] == [None, said]
+    shown = " ".join(dora("ranks", tmp_path / "run", "--history").out.split())
+    assert f"step {FREEZE}: {said}" in shown
+    ranks = [layer["rank"] for layer in record["layers"]]
     assert ("takes uniform ranks" in said) == (losses[0] >= losses[1]) == (ranks == [2] * len(ranks))
 
 

@@ -64,7 +64,7 @@ class Dora(Method):
         prune_interval: steps between events.
         events: how many there are, in place of an interval.
         guard: whether ranks become uniform at the freeze unless the chosen ones have a lower loss on a tenth of the
-            training split, which is held out for that.
+            training split, which is held out for that; until then no projection has less than `rank`.
         curve: see `DoraSchedule`.
         dem_weight: `eta`, weight of the regulariser; 0 turns it off.
         dem_scale: ``"published"`` divides the sum of variances by ``2 M r0`` (the code), ``"paper"`` by ``M r0``
@@ -206,15 +206,18 @@ class Dora(Method):
     def _choose(self, worth: torch.Tensor, schedule: PruningSchedule, step: int) -> torch.Tensor:
         """What lives after the event at `step`, of the components that are worth more than nothing can be."""
         assert isinstance(schedule, DoraSchedule)
-        there = worth > -torch.inf
-        return select(
-            worth.masked_fill(~there, 0.0),
-            schedule.allowed(step),
-            self._costs(self.sites),
-            candidates=there,
-            least=self.min_rank,
-            most=schedule.most(step),
-        )
+        there, freeze = worth > -torch.inf, schedule.freeze_step
+        # a guard compares with uniform ranks, so what those would take stays until it does
+        least = self.rank if self.guard and step < freeze else self.min_rank
+        values, costs = worth.masked_fill(~there, 0.0), self._costs(self.sites)
+        if step < freeze:
+            # what would live if this were the freeze stays: where others are gone for good and ranks have an upper
+            # bound, too few could be left to fill the budget
+            settled = select(
+                values, schedule.allowed(freeze), costs, candidates=there, least=least, most=schedule.most(freeze)
+            )
+            values = values.masked_fill(settled, torch.inf)
+        return select(values, schedule.allowed(step), costs, candidates=there, least=least, most=schedule.most(step))
 
     def parameters(self) -> list[nn.Parameter]:
         return self._adapters.parameters()
@@ -283,12 +286,10 @@ class Dora(Method):
 
     def _stage(self) -> None:
         """Before the optimiser's step: the step's scores where they need its gradients, and what a rotation needs."""
-        if self.score.staged or self._turner is not None:
-            seen = self._followed.observed()
-            if self._turner is not None:
-                self._turner.stage(seen)
-            if self.score.staged:
-                self._staged = values(self.score, seen)
+        if self._turner is not None:
+            self._turner.stage(self._followed.observed())
+        elif self.score.staged:
+            self._staged = values(self.score, self._followed.observed())
 
     @torch.no_grad()
     def observe(self, skipped: torch.Tensor | None = None) -> None:
@@ -301,11 +302,12 @@ class Dora(Method):
             if selection.masked:
                 selection.apply()
             return
+        if self._turner is not None:
+            self._turner.observe(skipped)
+            return  # scores are what the latest rotation found
         found = self.scores() if self._staged is None else selection.in_order(self._staged)
         follow(selection.scores, found, self.ema_beta, skipped)
         self._staged = None
-        if self._turner is not None:
-            self._turner.observe(skipped)
 
     def calibrate(self, measured: Measured) -> None:
         """The loss that the guard has asked for."""

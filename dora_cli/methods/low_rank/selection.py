@@ -7,8 +7,6 @@ in memory from the event on.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
 
 import torch
 
@@ -26,68 +24,9 @@ from dora_cli.methods.base import (
 )
 from dora_cli.methods.low_rank.adapters import Adapters
 from dora_cli.methods.low_rank.allocation.budget import select
+from dora_cli.methods.low_rank.allocation.cut import Choose, Cut, Rotate, by_components
 from dora_cli.methods.low_rank.components import Components
 from dora_cli.methods.low_rank.schedule import PruningSchedule
-
-
-class Choose(Protocol):
-    """A budget: which components are to live after an event."""
-
-    def __call__(self, worth: torch.Tensor, schedule: PruningSchedule, step: int) -> torch.Tensor:
-        """Marks those that live, boolean like `worth`, ``(projections, r0)``, which is minus infinity for what is gone
-        for good. On the device.
-        """
-
-
-class Rotate(Protocol):
-    """A change of variables before a cut, which leaves the function as it is."""
-
-    def __call__(self, group: Components) -> tuple[torch.Tensor, list[Mixture]]:
-        """Mixes the components of every layer of `group`, in place; returns what each is worth then, ``(rows,)``, and
-        how moments follow.
-        """
-
-
-def by_components(worth: torch.Tensor, schedule: PruningSchedule, step: int) -> torch.Tensor:
-    """Those of the greatest worth, as many as the budget of the schedule says."""
-    return select(worth, schedule.budget(step))
-
-
-@dataclass
-class _Cut:
-    """An event that goes on.
-
-    Attributes:
-        keep: what was selected, ``(projections, r0)``.
-        mixed: how moments follow what was done before the selection.
-        rivals: selections that are compared by their held-out loss, `keep` the first of them; none otherwise.
-        losses: of those that were measured.
-        kept: `B_t` of every group, while some of its rows are zero for a measurement.
-    """
-
-    keep: torch.Tensor
-    mixed: list[Mixture]
-    rivals: list[torch.Tensor] = field(default_factory=list)
-    losses: list[float] = field(default_factory=list)
-    kept: list[torch.Tensor] = field(default_factory=list)
-
-    @property
-    def winner(self) -> torch.Tensor:
-        """The last one of the rivals, unless an earlier one is better; what was selected where there are none."""
-        best = min(range(len(self.rivals)), key=lambda index: (self.losses[index], -index), default=None)
-        return self.keep if best is None else self.rivals[best]
-
-    @property
-    def remark(self) -> str | None:
-        """What was found, in words."""
-        if not self.rivals:
-            return None
-        chosen, uniform = self.losses
-        took = "the chosen ranks" if self.winner is self.rivals[0] else "uniform ranks"
-        return (
-            f"the guard takes {took}: the held-out loss is {chosen:.4f} with the chosen ranks and {uniform:.4f} with "
-            "uniform ones"
-        )
 
 
 class Selection:
@@ -130,7 +69,7 @@ class Selection:
         assert final or rotate is None, "components that come back cannot be mixed"
         self.adapters, self.start_rank, self.compact, self.final = adapters, start_rank, compact, final
         self._choose, self._worth, self._rotate, self._guard = choose, worth, rotate, guard
-        self._cut: _Cut | None = None
+        self._cut: Cut | None = None
         self._names = [site.name for site in sites]
         self._shapes = {site.name: site.shape for site in sites}
         first = adapters.layers[self._names[0]].A
@@ -231,7 +170,7 @@ class Selection:
             remark=cut.remark,
         )
 
-    def _begin_cut(self, step: int, schedule: PruningSchedule) -> _Cut:
+    def _begin_cut(self, step: int, schedule: PruningSchedule) -> Cut:
         """Rotates, selects, and where there is a guard finds what the selection has to beat."""
         try:
             mixed = self._mix()
@@ -241,7 +180,7 @@ class Selection:
         if not bool((worth.isfinite() | gone).all()):
             raise _without_ranks(step)
         there = worth.masked_fill(gone, -torch.inf)
-        cut = _Cut(self._choose(there, schedule, step), mixed)
+        cut = Cut(self._choose(there, schedule, step), mixed)
         if self._guard is not None and step == schedule.freeze_step:
             uniform = select(
                 worth, self._guard * len(self._names), candidates=~gone, least=self._guard, most=self._guard
@@ -256,7 +195,7 @@ class Selection:
         assert self._cut is not None, "nothing was wanted"
         self._cut.losses.append(loss)
 
-    def _show(self, cut: _Cut, keep: torch.Tensor | None) -> None:
+    def _show(self, cut: Cut, keep: torch.Tensor | None) -> None:
         """Has the model compute with the components `keep` alone; None for all that are there."""
         if not cut.kept:
             return

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Literal
+from typing import Any, Literal
+
+from pydantic import model_validator
 
 from dora_cli.recipe.about import About
 from dora_cli.recipe.effects import ForRun
@@ -41,7 +43,9 @@ class DoraMethod(Section):
             by pattern.
         score: what components are ranked by: their share of their projection's update (``published``), the ``norm``
             of their own, that of their ``output``, the change of the loss without them to first order (``taylor``) or
-            to second order by examples (``fisher``), or the latter from inputs and gradients apart (``kfac``).
+            to second order by examples (``fisher``), or the latter from inputs and gradients apart (``kfac``). Where
+            nothing is said it is ``published`` with ``start: published`` and where components are rotated, else
+            ``fisher``.
         ema_beta: decay of the moving average of the scores.
         rotate: what components become before each event: nothing else (``none``), or the singular ones of their
             projection's update, by the ``weight`` or by the output that each ``input`` gives; the function stays.
@@ -87,6 +91,17 @@ class DoraMethod(Section):
     dem_until: ForRun[Literal["freeze", "end"]] = "freeze"
     compact: ForRun[bool] = True
     flatness: ForRun[NonNegative] = 0.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _score_of_the_start(cls, keys: Any) -> Any:
+        """The score that loses least when components are cut (docs/results/scores.md), where the method is not the
+        published one anyway and nothing else ranks them.
+        """
+        if isinstance(keys, Mapping) and "score" not in keys and keys.get("rotate", "none") == "none":
+            ours = keys.get("start", "published") != "published"
+            return {**keys, "score": "fisher"} if ours else keys
+        return keys
 
 
 _DIVISORS: Mapping[Scaling, Callable[[int, int], float]] = {
@@ -151,6 +166,18 @@ def _one_measure(score: str, rotate: str) -> str | None:
     return None
 
 
+def _something_to_guard(
+    guard: bool, rank: int, start_rank: int | None, max_rank: int | None, min_rank: int
+) -> str | None:
+    bounds = {"start_rank": start_rank, "max_rank": max_rank, "min_rank": min_rank}
+    if guard and (equal := [key for key, value in bounds.items() if value == rank]):
+        return (
+            f"is true, but with method.{equal[0]} {rank}, which is method.rank, ranks are uniform anyway, and a tenth "
+            "of the training split would be held out for nothing; remove one of them"
+        )
+    return None
+
+
 def _leaves_memory(compact: bool, gates: str, rotate: str) -> str | None:
     if not compact and (gates == "fixed" or rotate != "none"):
         what = "method.gates fixed" if gates == "fixed" else f"method.rotate {rotate}"
@@ -170,6 +197,9 @@ RULES = (
     Rule(("method.gates", "method.start"), _gates_open),
     Rule(("method.gate_rate", "method.gates"), _gates_move),
     Rule(("method.score", "method.rotate"), _one_measure),
+    Rule(
+        ("method.guard", "method.rank", "method.start_rank", "method.max_rank", "method.min_rank"), _something_to_guard
+    ),
     Rule(("method.compact", "method.gates", "method.rotate"), _leaves_memory),
 )
 

@@ -30,6 +30,7 @@ def history(curve: BudgetCurve, unit: str = "component") -> list[RenderableType]
         if curve.freeze is not None and first <= curve.freeze <= end:
             line += f", freeze after step {curve.freeze:,}"
         parts.append(Text(line))
+    parts += [Text(f"step {step:,}: {remark}") for step, remark in curve.remarks.items()]
     numbers = f"{curve.live[0]:,} -> {curve.live[-1]:,} {unit}s in {plural(last, 'step')}"
     if curve.constant:
         numbers = f"{curve.live[0]:,} {unit}s through {plural(last, 'step')}"

@@ -53,12 +53,13 @@ class LayerRecord(Record):
 
 
 class HistoryRecord(Record):
-    """The budget and the live components after `step`."""
+    """The budget and the live components after `step`; `remark` says what was found there, where something was."""
 
     step: Count
     phase: Name
     budget: Count
     live: Count
+    remark: str | None = None
 
 
 class PhaseRecord(Record):
@@ -213,6 +214,9 @@ def ranks_record(
             "live_components": live_components,
             "layers": layers,
             "phases": [{"name": name, "first": first, "last": last} for name, first, last in phases],
-            "history": [{key: entry[key] for key in ("step", "phase", "budget", "live")} for entry in history],
+            "history": [
+                {key: entry[key] for key in ("step", "phase", "budget", "live", "remark") if key in entry}
+                for entry in history
+            ],
         },
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import re
 from collections.abc import Mapping
 from functools import cache
@@ -16,6 +17,7 @@ from torch import nn
 
 from dora_cli.errors import BudgetError, CheckpointError, ProjectionError
 from dora_cli.methods import METHODS, Dora, HeadOnly, Lora
+from dora_cli.methods.base import Measured
 from dora_cli.methods.low_rank.allocation.scores import ema
 from dora_cli.methods.low_rank.layer import AdaptedProjection
 from tests.methods.small import (
@@ -57,6 +59,63 @@ def uneven(run: Training) -> None:
     layer = run.model.get_submodule(name)
     assert isinstance(layer, AdaptedProjection)
     layer.c.requires_grad_(False)  # stays at 0: so do its scores, below all others
+
+
+@pytest.mark.parametrize("budget", ["components", "parameters"])
+def test_an_upper_bound_leaves_enough_for_the_budget(budget: str) -> None:
+    """A projection that is worth nothing must not lose for good what the others have no room for at the freeze."""
+    run = training(start="lora", gates="fixed", score="norm", events=3, max_rank=2, dem_weight=0.0, budget=budget)
+    layer = run.model.get_submodule(next(iter(live_ranks(run.dora))))
+    assert isinstance(layer, AdaptedProjection)
+    with torch.no_grad():
+        layer.A.mul_(1e-6)
+    run.run(1, STEPS, LOSS)
+    assert set(live_ranks(run.dora).values()) == {2}  # the only ranks that fill it
+
+
+# -- a guard -----------------------------------------------------------------------------------------------------------
+
+
+@both_ways
+@pytest.mark.parametrize(
+    ("chosen", "uniform", "taken"),
+    [(0.5, 0.6, "chosen"), (0.7, 0.6, "uniform"), (0.6, 0.6, "uniform"), (math.nan, 0.6, "uniform")],
+)
+def test_a_guard_takes_the_better_ranks(compact: bool, chosen: float, uniform: float, taken: str) -> None:
+    """Uniform ranks are all there, whatever earlier events would have chosen."""
+    run = training(compact=compact, guard=True)
+    uneven(run)
+    for step in range(1, 20):
+        assert min(live_ranks(run.dora).values()) >= 2
+        assert sum(live_ranks(run.dora).values()) == run.schedule.budget(step - 1)
+        run.step(step, LOSS)
+    report = run.step(20, LOSS)
+    for loss in (chosen, uniform):
+        assert report.wanted is not None
+        run.dora.calibrate(Measured(loss=loss))
+        report = run.dora.advance(20)
+    assert report.frozen
+    ranks = list(live_ranks(run.dora).values())
+    assert sum(ranks) == 6 * 2
+    assert ranks[0] == (0 if taken == "chosen" else 2)
+    assert (set(ranks) == {2}) == (taken == "uniform")
+
+
+def test_a_rotation_s_scores_stay_until_the_next_one() -> None:
+    """Squared singular values of the update at the latest event, not a mean of these and of something else."""
+    run = training(rotate="weight", start="lora", events=2, dem_weight=0.0)
+    run.run(1, 13, LOSS)
+    scores = [allocation.scores for allocation in run.dora.allocation()]
+    updates = {site.name: run.dora.delta(site, torch.float64) for site in run.dora.sites}
+    for allocation in run.dora.allocation():
+        update = updates[allocation.name]
+        if update is not None:
+            singular = torch.linalg.svdvals(update)[: allocation.rank].square().tolist()
+            assert sorted(allocation.scores, reverse=True)[: allocation.rank] == pytest.approx(singular)
+    run.run(14, 19, LOSS)
+    assert [allocation.scores for allocation in run.dora.allocation()] == scores
+    run.run(20, 20, LOSS)
+    assert [allocation.scores for allocation in run.dora.allocation()] != scores
 
 
 # -- budgets -----------------------------------------------------------------------------------------------------------

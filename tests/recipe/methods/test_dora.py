@@ -35,6 +35,9 @@ from dora_cli.recipe.methods.dora import ABOUT, DoraMethod
             "method: {gates: fixed, start: lora, gate_rate: 2}",
             "method.gate_rate: is a rate of gates that train, but method.gates is fixed",
         ),
+        ("method: {guard: true, start_rank: 8}", "method.guard: is true, but with method.start_rank 8"),
+        ("method: {guard: true, min_rank: 8}", "method.guard: is true, but with method.min_rank 8"),
+        ("method: {guard: true, max_rank: 8}", "method.guard: is true, but with method.max_rank 8"),
         ("method: {warmup_fraction: 0.5}", "must be below 1, got 0.5 + 0.5 = 1.0"),
     ],
 )
@@ -48,6 +51,7 @@ def test_what_is_said(section: str, says: str) -> None:
     "section",
     [
         "method: {gates: fixed, start: lora, min_rank: 8, max_rank: 8}",
+        "method: {guard: true, max_rank: 9, min_rank: 7}",
         "method: {gate_rate: 10, learning_rate_ratio: 4, start: unit, max_rank: 40}",
         "method: {alpha: 524032, scaling: final}\ntrain: {precision: fp16}",
         "method: {rank: 2, start_rank: 8, alpha: 262016, scaling: root}\ntrain: {precision: fp16}",
@@ -99,7 +103,9 @@ def test_a_card_says_what_is_not_as_published() -> None:
         "guard": True,
         "flatness": 0.05,
     }
-    alone = [ABOUT.notes(DoraMethod.model_validate({key: value})) for key, value in changes.items()]
+    alone = [
+        ABOUT.notes(DoraMethod.model_validate({"score": "published", key: value})) for key, value in changes.items()
+    ]
     assert all(len(notes) == 1 for notes in alone)
     together = ABOUT.notes(DoraMethod.model_validate(changes))
     assert set(together) == {note for (note,) in alone}
@@ -113,3 +119,24 @@ def test_every_option_is_told() -> None:
         for value in get_args(field.annotation):
             told = ABOUT.notes(DoraMethod.model_validate({key: value}))
             assert bool(told) == (value != field.default), (key, value)
+
+
+@pytest.mark.parametrize(
+    ("section", "score"),
+    [
+        ("method: {}", "published"),
+        ("method: {gates: trained, budget: parameters}", "published"),
+        ("method: {start: unit}", "fisher"),
+        ("method: {start: lora, rotate: none}", "fisher"),
+        ("method: {start: lora, score: published}", "published"),
+        ("method: {start: lora, rotate: weight}", "published"),  # what rotates is ranked by its singular values
+    ],
+)
+def test_the_score_that_is_meant_where_none_is_named(section: str, score: str) -> None:
+    recipe = parse_recipe(f"task: glue/rte\nmodel: {{name: some/model}}\n{section}", "r.yaml")
+    assert isinstance(recipe.method, DoraMethod)
+    assert recipe.method.score == score
+    again = parse_recipe(
+        f"task: glue/rte\nmodel: {{name: some/model}}\nmethod: {recipe.method.model_dump_json()}", "r.yaml"
+    )
+    assert again.method == recipe.method

@@ -39,7 +39,7 @@ def select(
     Ties fall evenly over projections: of equal ones, the component that stands last in its projection goes first.
 
     Args:
-        values: what each component is worth, ``(projections, r0)``, finite.
+        values: what each component is worth, ``(projections, r0)``: a number, or infinity for what comes before all.
         budget: what those that live may cost together; at least what `least` of each projection cost.
         costs: of a component of each projection, positive; None is 1 each.
         candidates: of the shape of `values`, which may live at all; None is all of them.

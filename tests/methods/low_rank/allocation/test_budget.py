@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from typing import Any
 
 import pytest
@@ -265,3 +266,10 @@ def test_costs_that_do_not_fit_are_our_own_mistake(costs: list[int]) -> None:
 def test_a_budget_below_what_is_owed_is_our_own_mistake() -> None:
     with pytest.raises(AssertionError, match="2 of each projection"):
         select(torch.ones(2, 2), 5, [1, 2], least=2)
+
+
+def test_what_is_worth_infinity_lives_before_all_else() -> None:
+    values = torch.tensor([[9.0, math.inf], [math.inf, 1.0]])
+    assert select(values, 3).tolist() == [[True, True], [True, False]]
+    # the cheap one of worth 9 is left out for the dear one of worth infinity
+    assert select(values, 4, [1, 3]).tolist() == [[False, True], [True, False]]
