@@ -257,7 +257,9 @@ def test_a_broken_metric_library_costs_no_run_and_leaves_none(
         with pytest.raises(LibraryError, match=r"^what computes it .*numpy"):
             train(make_recipe("train.max_steps=6"), tmp_path / "run", overwrite=overwrite)
     assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
-    train(make_recipe("train.max_steps=6"), tmp_path / "run", overwrite=overwrite)  # no run that is unfinished stands in its way
+    train(
+        make_recipe("train.max_steps=6"), tmp_path / "run", overwrite=overwrite
+    )  # no run that is unfinished stands in its way
 
 
 def test_lr_warmup_must_end_within_the_run(make_recipe: MakeRecipe, tmp_path: Path) -> None:
