@@ -10,7 +10,7 @@ from tests.methods.dora.test_scores_in_training import WHOLE, started
 
 
 def state(method: Dora) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """Of every projection, its `B` and the second moments of what its `A` gives, by the averages that a run keeps."""
+    """The `B` of every projection, and the second moments of what its `A` gives, by the averages that a run keeps."""
     kept, found = method.training_state(), {}
     names = iter(method._adapters.order)
     for number, group in enumerate(method._adapters.groups()):
