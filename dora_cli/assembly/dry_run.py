@@ -125,6 +125,8 @@ class DryRun:
         ]
         if self.averaged is not None:
             rows.insert(4, ("averaging", str(self.averaged)))
+            if self.averaged.note is not None:
+                rows.append(("note", self.averaged.note))
         if federated is not None:
             rows[1:1] = client_rows(federated, self.client_examples, self._trained)
         if self.cuda_graph is not None:
@@ -177,9 +179,9 @@ def dry_run(recipe: Recipe, output: Path | None = None, seeds: Sequence[int] = (
         rank_note = note_on_rank(method, projections)
         notes = [*notes, *method.remarks(projections)]
         left_out_note = left_out(model, targets)
-    averaged = None if plan is None else AveragedSteps.of(recipe.train.average_last, plan, method.name)
-    if averaged is not None and averaged.note is not None:
-        notes = [*notes, averaged.note]
+    if (wanted := method.calibration()) is not None:
+        measured = plural(min(wanted.examples, examples), "training example")
+        notes = [*notes, f"the {wanted.kind} of all projections are measured over {measured} before the first step"]
     threads = decide_threads(recipe, model, most_threads())
     cuda_graph = _cuda_graph(recipe, model, device, precision)
     if model is not None and plan is not None:  # last: it may change the model
@@ -203,7 +205,7 @@ def dry_run(recipe: Recipe, output: Path | None = None, seeds: Sequence[int] = (
         seeds=seeds,
         restarts=None if plan is None else plan.restarts,
         client_examples=client_examples,
-        averaged=averaged,
+        averaged=None if plan is None else AveragedSteps.of(recipe.train.average_last, plan, method.name),
     )
 
 

@@ -507,8 +507,8 @@ class Method:
         raise AssertionError(f"the method {self.name} asks for nothing")
 
     def computed_start(self) -> Sequence[torch.Tensor]:
-        """What does not train, and was computed of weights or data rather than drawn: all processes take those of the
-        first, since such a computation may differ between two devices.
+        """What was computed of weights or data rather than drawn: all processes take those of the first, since such a
+        computation may differ between two devices.
         """
         return ()
 
