@@ -76,6 +76,7 @@ def test_defaults():
         "score": "published",
         "ema_beta": 0.9,
         "rotate": "none",
+        "refit": False,
         "warmup_fraction": 0.15,
         "final_fraction": 0.5,
         "events": None,

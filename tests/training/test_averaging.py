@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -11,18 +12,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from dora_cli import dump_recipe, evaluate, train
+from dora_cli import evaluate, train
 from dora_cli.assembly.averaged import AveragedSteps
-from dora_cli.errors import BudgetError, CheckpointError, StoppedError
+from dora_cli.errors import CheckpointError, StoppedError
 from dora_cli.export.saved import export_saved
 from dora_cli.methods import METHODS
-from dora_cli.methods.base import PlainSchedule
 from dora_cli.runs.checkpoints import ADAPTER, HEAD, OPTIMIZER, RANDOM, TRAINING
 from dora_cli.training.averaging import Averaging
 from dora_cli.training.listener import SilentListener
-from tests.commands.conftest import dora
 from tests.hostile.edits import sign
-from tests.runs.test_resume import Cut, PowerCutError, Runs, assert_equal_runs
+from tests.runs.test_resume import PowerCutError, Runs, assert_equal_runs
 from tests.training.conftest import MakeRecipe
 from tests.training.pairs import train_recipes_in_two
 from tests.training.test_every_method import SETTINGS
@@ -61,60 +60,6 @@ def assert_mean_of(found: dict[str, torch.Tensor], each: list[dict[str, torch.Te
             torch.testing.assert_close(tensor.double(), mean, rtol=0, atol=1e-6, msg=lambda said: f"{name}: {said}")  # noqa: B023
         else:
             assert tensor.equal(each[-1][name]), name
-
-
-# -- which steps -------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("share", "total", "first"),
-    # 0.07 x 100 is 7.000000000000001 in binary, and 7 as what was written
-    [(0.25, 10, 8), (0.07, 100, 94), (1e-9, 10, 10), (0.99, 10, 1)],
-)
-def test_the_share_is_rounded_up_as_a_decimal(share: float, total: int, first: int) -> None:
-    steps = AveragedSteps.of(share, PlainSchedule.of(total), "lora")
-    assert steps is not None
-    assert (steps.first, steps.last, steps.note) == (first, total, None)
-    assert [steps.done(step) for step in (first - 1, first, total)] == [0, 1, total - first + 1]
-
-
-def test_none_are_averaged_unless_asked_for() -> None:
-    assert AveragedSteps.of(0.0, PlainSchedule.of(10), "lora") is None
-
-
-def test_an_average_begins_after_the_last_event_and_the_run_says_so(make_recipe: MakeRecipe, tmp_path: Path) -> None:
-    """DoRA freezes at step 11 of 24."""
-    recipe = make_recipe("train.average_last=0.75", "eval.select=last")
-    listener = Cut()
-    train(recipe, tmp_path / "run", listener=listener)
-    (note,) = [note for note in listener.notes if "average_last" in note]
-    assert note == (
-        "train.average_last 0.75 asks for the last 18 steps, but the method changes what trains after step 11: weights "
-        "are averaged over the last 13 steps, from step 12 on"
-    )
-    assert read(tmp_path / "run" / "metrics.json")["averaged_steps"] == 13
-    (tmp_path / "recipe.yaml").write_text(dump_recipe(recipe))
-    dry = dora("train", tmp_path / "recipe.yaml", "--dry-run")
-    assert dry.code == 0
-    assert note in " ".join(dry.out.split())
-    assert "over the weights after each of the last 13 steps; their mean is evaluated and kept, from step 12 on" in (
-        " ".join(dry.out.split())
-    )
-
-
-@pytest.mark.parametrize("name", sorted(REFUSED))
-def test_a_method_that_changes_what_trains_until_the_end_is_refused(
-    make_recipe: MakeRecipe, tmp_path: Path, name: str
-) -> None:
-    recipe = make_recipe(f"method={{name: {name}, {SETTINGS[name]}}}", *TINY, OVER_SIX)
-    with pytest.raises(BudgetError) as caught:
-        train(recipe, tmp_path / "run")
-    assert str(caught.value) == (
-        f"train.average_last is 0.7, but the method {name} changes what trains until the end of the run, at the latest "
-        "after step 8 of 8, so no weights are left to average; set train.average_last: 0, or have the method's last "
-        "event come earlier where its keys allow that"
-    )
-    assert not (tmp_path / "run").exists()
 
 
 # -- what it is --------------------------------------------------------------------------------------------------------
@@ -161,7 +106,7 @@ def test_it_is_evaluated_selected_kept_and_exported(make_recipe: MakeRecipe, run
     assert largest_difference(run / "adapter", run / "checkpoints" / f"step-{selected}") == 0
     export_saved(run / "checkpoints" / "step-8", tmp_path / "export")
     card = (tmp_path / "export" / "README.md").read_text()
-    assert "step 8 (the mean of those after each of the last 6 steps up to it)" in card
+    assert re.search(r"step 8 \(.*\b6 steps", card)
 
 
 def test_how_often_is_evaluated_changes_nothing(make_recipe: MakeRecipe, runs: Runs) -> None:
