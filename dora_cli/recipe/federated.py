@@ -68,7 +68,7 @@ def _max_steps(steps: int | None, rounds: int, local_steps: int) -> str | None:
         return None
     return (
         f"must be federated.rounds x federated.local_steps = {rounds * local_steps} in a federated training, got "
-        f"{steps}; remove it, and change the rounds or their steps"
+        f"{steps}; remove it (--set train.max_steps=null), and change the rounds or their steps"
     )
 
 
@@ -78,6 +78,15 @@ def _within_a_round(value: object, clients: int) -> str | None:
     return (
         "saves within an epoch, and a federated training is saved where a round ends; remove it, or lower "
         "federated.local_steps for shorter rounds"
+    )
+
+
+def _average_last(share: float, clients: int) -> str | None:
+    if not share:
+        return None
+    return (
+        f"must be 0 in a federated training, got {share:g}: what is kept is what the server makes of the clients' "
+        "weights, which is a mean already; set it to 0, or remove the section federated"
     )
 
 
@@ -100,6 +109,7 @@ RULES = (
     Rule(("method.name", "federated.clients"), _method),
     Rule(("train.max_steps", "federated.rounds", "federated.local_steps"), _max_steps),
     Rule(("save.every_steps", "federated.clients"), _within_a_round),
+    Rule(("train.average_last", "federated.clients"), _average_last),
     Rule(("federated.alpha", "federated.split"), _alpha),
     Rule(("federated.residual", "federated.aggregation"), _residual),
 )

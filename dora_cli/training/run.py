@@ -176,6 +176,7 @@ def _train(
     real_tokens = RealTokens.of(prepared)
     method, metrics, finished = prepared.adapted.method.name, outcome.selection.metrics, None
     baseline = baseline_of(recipe, task, prepared.constant, outcome)
+    averaged = prepared.averaged
     clients = None if prepared.clients is None else [one.record(k) for k, one in enumerate(prepared.clients, start=1)]
 
     # What is known of the selected weights only once the training is done
@@ -200,6 +201,7 @@ def _train(
         real_tokens=real_tokens,
         baseline=baseline,
         clients=clients,
+        averaged=averaged,
     )
     on_main(ground.accelerator, lambda: _write_records(place, record, ranks, finished))
     ground.accelerator.wait_for_everyone()  # a process that ends while others still talk to it takes them down

@@ -18,7 +18,7 @@ from peft import PeftModel
 from transformers import AutoModelForSequenceClassification
 
 import dora_cli
-from dora_cli import dump_recipe, evaluate, load_adapter, load_recipe, save_adapter, train
+from dora_cli import evaluate, load_adapter, load_recipe, save_adapter, train
 from dora_cli.assembly.dry_run import dry_run
 from dora_cli.assembly.restore import restore
 from dora_cli.export.saved import export_saved
@@ -28,21 +28,24 @@ from dora_cli.training.step import TrainingStep
 from tests.commands.conftest import dora
 from tests.runs.test_resume import Cut, Runs, assert_equal_runs
 from tests.training.conftest import MakeRecipe
-from tests.training.killing import Warm
+from tests.training.pairs import train_recipes_in_two
 from tests.training.test_run import largest_difference, read
 
 SETTINGS = {
     "svd-of-outputs": (
-        "start: lora, gates: fixed, rotate: input, budget: parameters, events: 3, scaling: final, "
-        "learning_rate_ratio: 2, dem_weight: 0, targets: [attention, ffn]"
+        "start: inputs, gates: fixed, rotate: input, budget: parameters, events: 3, scaling: final, "
+        "learning_rate_ratio: 2, gradients: riemannian, damping: 0.05, dem_weight: 0, targets: [attention, ffn]"
     ),
     "svd-of-weights": "rotate: weight, start: lora, gate_rate: 0.5, events: 2, dem_until: end, flatness: 0.1",
     "norm": "start: unit, score: norm, events: 3, scaling: root, min_rank: 1, max_rank: 3, compact: false",
     "output": "start: unit, score: output, prune_interval: 2, curve: adalora",
     "taylor": "start: unit, score: taylor, prune_interval: 2, budget: parameters, min_rank: 1",
-    "fisher": "start: lora, gates: fixed, score: fisher, curve: adalora, events: 4, max_rank: 4",
+    "fisher": (
+        "start: gradient, calibration_examples: 10, gates: fixed, gradients: pro, score: fisher, curve: adalora, "
+        "events: 4, max_rank: 4"
+    ),
     "kfac": "start: lora, score: kfac, gate_rate: 3, learning_rate_ratio: 0.5, events: 2, dem_scale: paper",
-    "guard": "start: lora, gates: fixed, score: taylor, guard: true, events: 2",
+    "guard": "start: lora, gates: fixed, score: taylor, guard: true, refit: true, events: 2",
 }
 """What each asks for, beside what all have."""
 
@@ -50,21 +53,17 @@ COMMON = (
     "data.max_train_samples=46",
     "data.max_eval_samples=16",
     "train.batch_size=8",
+    "train.epochs=3",
     "save.every_steps=1",
 )
 EVERY = pytest.mark.parametrize("name", SETTINGS)
 
-WARMUP, FREEZE, STEPS = 3, 11, 24
+WARMUP, FREEZE = 2, 8  # of 18 steps
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
-    return Runs(tmp_path_factory)
-
-
-@pytest.fixture(scope="module")
-def warm() -> Warm:
-    return Warm()
+    return Runs(tmp_path_factory, copied=False)
 
 
 def recipe_of(make_recipe: MakeRecipe, name: str, *overrides: str) -> Recipe:
@@ -88,14 +87,16 @@ def _parts(settings: str) -> list[str]:
 def test_every_value_of_every_option_is_here(make_recipe: MakeRecipe) -> None:
     sections = [recipe_of(make_recipe, name).method for name in SETTINGS]
     for key, values in {
-        "start": {"published", "unit", "lora"},
+        "start": {"published", "unit", "lora", "gradient", "inputs"},
         "gates": {"trained", "fixed"},
+        "gradients": {"plain", "pro", "riemannian"},
         "scaling": {"start", "root", "final"},
         "score": {"published", "norm", "output", "taylor", "fisher", "kfac"},
         "rotate": {"none", "weight", "input"},
         "budget": {"components", "parameters"},
         "curve": {"published", "adalora"},
         "guard": {True, False},
+        "refit": {True, False},
         "compact": {True, False},
     }.items():
         assert {getattr(section, key) for section in (*sections, DoraMethod())} == values
@@ -115,33 +116,35 @@ def test_planned_trained_and_evaluated(make_recipe: MakeRecipe, runs: Runs, name
 
 
 @EVERY
-@pytest.mark.parametrize("where", ["warm-up", "between", "event", "freeze", "final"])
-def test_cut_anywhere_and_gone_on_with(
-    make_recipe: MakeRecipe, runs: Runs, tmp_path: Path, name: str, where: str
-) -> None:
-    recipe = recipe_of(make_recipe, name)
-    first = read(runs.straight(recipe) / "ranks.json")["history"][0]["step"]
-    step = {"warm-up": 2, "between": first + 1, "event": first, "freeze": FREEZE, "final": 15}[where]
-    # the step of which the cut falls into is lost: the checkpoint is that of the one before
-    runs.cut(recipe, tmp_path / "run", step=step + 1)
-    train(recipe, tmp_path / "run", resume=True)
-    assert_equal_runs(runs.straight(recipe), tmp_path / "run")
+def test_cut_again_and_again_and_gone_on_with(make_recipe: MakeRecipe, runs: Runs, tmp_path: Path, name: str) -> None:
+    """In warm-up, at an event, between two, at the freeze and in the final phase; each time it goes on until the next
+    cut. The step that a cut falls into is lost: the checkpoint is that of the one before.
+    """
+    recipe, run = recipe_of(make_recipe, name), tmp_path / "run"
+    event = read(runs.straight(recipe) / "ranks.json")["history"][0]["step"]
+    assert WARMUP <= event < FREEZE
+    runs.cut_again_and_again(recipe, run, [step + 1 for step in sorted({2, event, event + 1, FREEZE, 13})])
+    train(recipe, run, resume=True)
+    assert_equal_runs(runs.straight(recipe), run)
 
 
-def test_two_processes_train_what_one_trains(warm: Warm, make_recipe: MakeRecipe, tmp_path: Path) -> None:
+def test_two_processes_train_what_one_trains(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    common = ("data.max_train_samples=51", "train.epochs=2", "save.every_steps=null", "method.dropout=0")
+    parts = ("train.batch_size=4", "train.gradient_accumulation=2")
+    notes = train_recipes_in_two(
+        {tmp_path / name / "2": recipe_of(make_recipe, name, *common, *parts) for name in SETTINGS}
+    )
     for name in SETTINGS:
-        common = ("data.max_train_samples=51", "train.epochs=2", "save.every_steps=null", "method.dropout=0")
-        train(recipe_of(make_recipe, name, *common, "train.batch_size=16"), tmp_path / name / "1")
-        parts = ("train.batch_size=4", "train.gradient_accumulation=2")
-        (tmp_path / name / "two.yaml").write_text(dump_recipe(recipe_of(make_recipe, name, *common, *parts)))
-        command = ("train", str(tmp_path / name / "two.yaml"), "--output", str(tmp_path / name / "2"))
-        for attempt in warm.run_together(*command, strikes=[None, None]):
-            assert attempt.code == 0, attempt.output
-            assert ("the guard takes" in attempt.output) == (name == "guard" and attempt.output != "")
-        one, two = (read(tmp_path / name / number / "ranks.json") for number in "12")
-        assert one["history"] == two["history"]
-        assert [layer["rank"] for layer in one["layers"]] == [layer["rank"] for layer in two["layers"]]
-        assert largest_difference(tmp_path / name / "1" / "adapter", tmp_path / name / "2" / "adapter") < 1e-5, name
+        one, two = tmp_path / name / "1", tmp_path / name / "2"
+        train(recipe_of(make_recipe, name, *common, "train.batch_size=16"), one)
+        assert any("the guard takes" in note for note in notes[two]) == (name == "guard")
+        assert read(two / "environment.json")["processes"] == 2
+        mine, theirs = (read(run / "ranks.json") for run in (one, two))
+        assert mine["history"] == theirs["history"], name
+        assert [layer["rank"] for layer in mine["layers"]] == [layer["rank"] for layer in theirs["layers"]], name
+        # directions of small singular values turn with rounding, and so do all that starts in them
+        within = 3e-3 if "start: gradient" in SETTINGS[name] else 1e-5
+        assert largest_difference(one / "adapter", two / "adapter") < within, name
 
 
 @EVERY

@@ -83,7 +83,7 @@ def four(value: float) -> str:
     return f"{value:.4f}"
 
 
-@pytest.mark.parametrize(("tasks", "methods", "seeds"), [(1, 1, 1), (1, 2, 3), (2, 4, 10), (5, 10, 30)])
+@pytest.mark.parametrize(("tasks", "methods", "seeds"), [(1, 1, 1), (1, 2, 3), (2, 4, 10), (5, 10, 12)])
 def test_every_number_of_the_record_is_on_the_page(tasks: int, methods: int, seeds: int) -> None:
     record = experiment(tasks, methods, seeds)
     text = shown(record)
@@ -126,8 +126,10 @@ def test_every_sentence_is_on_the_page() -> None:
     record = experiment(2, 4, 10, complete=False)
     record["comparisons"][0] |= {"verdict": "withheld", "seeds_needed": 14, "dropped": [12], "notes": ["Mind this."]}
     record["comparisons"][1] |= {"verdict": "undecided", "seeds_needed": 31}
+    record["measured_share"] = 0.125
     text = shown(record)
     checked = Results.of(record).record
+    assert "12.5 %" in scoring(checked)
     sentences = [estimand(checked), inference(checked), foreseen(checked), tuning(checked), scoring(checked)]
     sentences += [sizing(checked), unfinished(checked), *record["notes"]]
     for found in checked.comparisons:
