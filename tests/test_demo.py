@@ -20,16 +20,17 @@ DEMO = Path(__file__).parents[1] / "configs" / "demo"
 RECIPE = DEMO / "sst2.yaml"
 
 
-def test_dora_passes_070_in_an_eighth_of_the_steps_and_the_head_alone_stays_005_below(tmp_path: Path) -> None:
-    """Measured: 0.74 and 0.64; and 0.86 and 0.67 in a quarter of them."""
-    dora = train(load_recipe(RECIPE, ["train.epochs=1"]), tmp_path / "dora").metrics
+def test_dora_passes_070_in_a_sixteenth_of_the_steps_and_the_head_alone_stays_005_below(tmp_path: Path) -> None:
+    """Measured: 0.74 and 0.62; and 0.86 and 0.67 in a quarter of them."""
+    short = ["train.max_steps=60", "data.max_eval_samples=400"]
+    dora = train(load_recipe(RECIPE, short), tmp_path / "dora").metrics
     assert dora["metrics"]["accuracy"] > 0.7
     assert dora["budget"]["live_components"] == dora["budget"]["final_components"] == 72
 
     # As many steps, its best learning rate of a grid from 3e-4 to 1e-1, and its best epoch.
-    overrides = ["train.epochs=1", "method={name: head}", "train.learning_rate=1.0e-2", "eval.select=best"]
+    overrides = [*short, "method={name: head}", "train.learning_rate=1.0e-2", "eval.select=best"]
     head = train(load_recipe(RECIPE, overrides), tmp_path / "head").metrics
-    assert head["epochs"][-1]["step"] == dora["epochs"][-1]["step"] == 125
+    assert head["epochs"][-1]["step"] == dora["epochs"][-1]["step"] == 60
     assert head["metrics"]["accuracy"] <= dora["metrics"]["accuracy"] - 0.05
 
 

@@ -61,7 +61,9 @@ class Cell:
         recipe: resolved, with local paths made absolute; a run has its own seed, tuned value, ranks and share held out.
         ahead: what is known of it before anything is trained.
         costs: parameters of one component by projection; empty where the model's shapes are out of reach.
-        in_tuning: what the recipes of tuning runs have beside that, as overrides.
+        in_tuning: what the recipes of tuning runs, and of others that the dev split plays no part in, have beside that,
+            as overrides.
+        measured_share: of the training split, that measured runs are scored on; None on the dev split.
     """
 
     task: ComparedTask
@@ -70,6 +72,7 @@ class Cell:
     ahead: DryRun
     costs: Mapping[str, int]
     in_tuning: tuple[str, ...] = ()
+    measured_share: float | None = None
 
     @property
     def name(self) -> str:
@@ -85,12 +88,17 @@ class Cell:
         self, output: Path, key: str, value: float, seed: int, held_out: float, more: Sequence[str] = ()
     ) -> Job:
         """A run that scores `value` on the held-out part of the training split."""
-        changes = [override(key, value), override("eval.held_out", held_out), "eval.every=end", *self.in_tuning]
+        changes = [override(key, value), *self._held_out(held_out)]
+        place = Path("tuning", self.task.name, self.variant.slug, f"{value:g}", f"seed-{seed}")
+        return self._job(output, place, [*changes, *more], seed)
+
+    def _held_out(self, share: float) -> list[str]:
+        """That a run is scored on a part of the training split, as overrides."""
+        changes = [override("eval.held_out", share), "eval.every=end", *self.in_tuning]
         metric = self.recipe.eval.metric
         if metric is not None and metric not in self.task.task.held_out_metrics:
             changes.append(override("eval.metric", None))  # of one of several dev splits
-        place = Path("tuning", self.task.name, self.variant.slug, f"{value:g}", f"seed-{seed}")
-        return self._job(output, place, [*changes, *more], seed)
+        return changes
 
     def takes(self, key: str, value: float) -> bool:
         """Whether its recipe may have that value."""
@@ -101,8 +109,11 @@ class Cell:
         return True
 
     def measuring_job(self, output: Path, key: str | None, value: float | None, seed: int, more: Sequence[str]) -> Job:
-        """A run on the whole training split, scored on the dev split."""
+        """A run on the whole training split, scored on the dev split; or, of an experiment that leaves that alone, on
+        and by parts of the training split.
+        """
         changes = [] if key is None else [override(key, value)]
+        changes += [] if self.measured_share is None else self._held_out(self.measured_share)
         place = Path("runs", self.task.name, self.variant.slug, f"seed-{seed}")
         return self._job(output, place, [*changes, *more], seed)
 
@@ -271,4 +282,5 @@ def _cell(name: str, file: Path, variant: Variant, recipe: Recipe, experiment: E
         costs = {projection.name: sum(projection.shape) for projection in projections}
     # a finished run writes texts, which nothing is chosen by: by loss, or by what is written greedily after an epoch
     greedy = recipe.decode is not None and "decode.beams" not in experiment.set
-    return Cell(compared, variant, recipe, ahead, costs, ("decode.beams=1",) if greedy else ())
+    in_tuning = ("decode.beams=1",) if greedy else ()
+    return Cell(compared, variant, recipe, ahead, costs, in_tuning, experiment.measured_share)

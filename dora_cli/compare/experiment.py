@@ -33,12 +33,15 @@ RANKS_FROM = "ranks_from"
 """Key of an entry that is none of a recipe: whose ranks it takes."""
 DECIDED = {
     "train.seed": "runs get their seeds from the key seeds",
-    "eval.held_out": "it is set for the runs that choose settings; give its share as held_out in tune",
+    "eval.held_out": "it is set for the runs that choose settings; give its share as held_out in tune, and measure: "
+    "held-out to have all runs scored on such a part",
     "eval.select": "the last weights of a run are measured, since an epoch that the dev split has chosen is no result",
 }
 """Keys of a recipe that an experiment decides itself, and how."""
 OF_METHODS = ("method", "train", "save", "federated")
 """Sections that may differ between entries, and be tuned; on what they are compared is the same for all."""
+HELD_OUT = 0.1
+"""Share of the training split that is kept from training where a part of it is scored and nothing else is said."""
 LONGEST_VALUE = 40
 """Characters of a swept text: it is part of a name."""
 FIRST_TUNING_SEED = 1_000_001
@@ -77,7 +80,7 @@ class Tuning(Section):
 
     key: Text
     grid: Grid
-    held_out: Share = 0.1
+    held_out: Share = HELD_OUT
     seeds: Annotated[int, Field(ge=1, le=100)] = 2
     keep: Literal["halving", "all"] = "halving"
     extend: Annotated[CountOrZero, Field(le=50)] = 4
@@ -103,6 +106,8 @@ class Experiment(Section):
         methods: by name, the keys in which its recipes differ; a list for a key that takes one value sweeps it.
         match: whether what is compared stores equally many parameters, or ``none``.
         tune: how a key is chosen; None tunes nothing.
+        measure: what the measured runs are scored on: the ``dev`` split, or a ``held-out`` part of the training split,
+            as large as that of `tune`: then the dev split is never read.
         seeds: of the measured runs: how many, from 1 on, or which.
         baseline: the entry that the others are compared with.
         margin: below which a difference does not count, in the metric's units; ``pilot``: the spread of one run over
@@ -114,11 +119,19 @@ class Experiment(Section):
     methods: Annotated[dict[Text, dict[Text, Any]], Field(min_length=2, max_length=50)]
     match: Literal["stored-parameters", "none"] = "stored-parameters"
     tune: Tuning | None = None
+    measure: Literal["dev", "held-out"] = "dev"
     seeds: Annotated[tuple[Seed, ...], BeforeValidator(_seeds), Field(min_length=1, max_length=1000)] = Field(
         default=tuple(range(1, 11)), validate_default=True
     )
     baseline: Text
     margin: Literal["pilot", "none"] | Positive = "pilot"
+
+    @property
+    def measured_share(self) -> float | None:
+        """Share of the training split that measured runs are scored on instead of learning from it; None on dev."""
+        if self.measure == "dev":
+            return None
+        return HELD_OUT if self.tune is None else self.tune.held_out
 
 
 def load_experiment(path: FilePath) -> Experiment:

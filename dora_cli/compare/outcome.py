@@ -91,6 +91,7 @@ def comparison_record(
         "margin_source": margin.source,
         "seeds": list(experiment.seeds),
         "tuning": _plan_of_tuning(experiment),
+        "measured_share": experiment.measured_share,
         "power": {
             "seeds": len(experiment.seeds),
             "comparisons": len(plan.pairs),

@@ -146,7 +146,7 @@ def check_unchanged(before: Experiment, now: Experiment, output: Path) -> None:
     changed = [
         *_changes("set.", before.set, now.set),
         *_changes("tune.", _chosen_by(before), _chosen_by(now)),
-        *_changes("", {"match": before.match}, {"match": now.match}),
+        *_changes("", _of_all_runs(before), _of_all_runs(now)),
     ]
     for name in before.methods:
         if name in now.methods:
@@ -156,6 +156,11 @@ def check_unchanged(before: Experiment, now: Experiment, output: Path) -> None:
             f"--output {output} holds an experiment of other settings, so it cannot go on; give them as they were, or "
             "choose another --output\n" + "\n".join(changed)
         )
+
+
+def _of_all_runs(experiment: Experiment) -> dict[str, Any]:
+    """What decides about runs beside their recipes."""
+    return {"match": experiment.match, "measure": experiment.measure}
 
 
 def _chosen_by(experiment: Experiment) -> dict[str, Any]:

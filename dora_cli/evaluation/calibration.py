@@ -71,17 +71,19 @@ class Calibrator:
         for indices in batches:
             yield to_device(data.collate(indices), self.accelerator.device)
 
-    def _outputs(self, batch: Mapping[str, torch.Tensor]) -> Any:
+    def _outputs(self, batch: Mapping[str, torch.Tensor], *, plain: bool = False) -> Any:
         # fp16 would lose gradients that nobody scales, and an event is too rare for its speed to matter
-        plain = self.accelerator.mixed_precision == "fp16"
+        plain = plain or self.accelerator.mixed_precision == "fp16"
         with nullcontext() if plain else autocast(self.accelerator):
             return self.model(**inputs_of(batch))
 
     def _mean_loss(self, data: Encoded, batches: Sequence[Indices]) -> float:
         total = torch.zeros(2, dtype=torch.float64, device=self.accelerator.device)
+        # losses that are compared differ by less than bf16 rounds to
+        fine = all(parameter.dtype.itemsize >= 4 for parameter in self.model.parameters())
         with evaluation_mode(self.model):
             for indices, batch in zip(batches, self._batches(data, batches), strict=True):
-                total[0] += self.loss(self._outputs(batch), batch).sum()
+                total[0] += self.loss(self._outputs(batch, plain=fine), batch).sum(dtype=torch.float64)
                 total[1] += int(data.units[indices].sum())
         loss, units = self._summed([total])[0].tolist()
         return float(loss / units)

@@ -68,7 +68,7 @@ def _max_steps(steps: int | None, rounds: int, local_steps: int) -> str | None:
         return None
     return (
         f"must be federated.rounds x federated.local_steps = {rounds * local_steps} in a federated training, got "
-        f"{steps}; remove it, and change the rounds or their steps"
+        f"{steps}; remove it (--set train.max_steps=null), and change the rounds or their steps"
     )
 
 

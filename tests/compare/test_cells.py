@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,15 @@ def test_what_an_experiment_decides_stands_in_every_recipe(tmp_path: Path, recip
     assert (tuned.recipe.eval.held_out, tuned.recipe.eval.metric) == (0.25, "loss")
     assert tuned.folder == tmp_path / "tuning" / cell.task.name / "dora" / "2" / "seed-7"
     assert (cell.task.metric, cell.task.lower_is_better) == ("loss", True)
+
+
+def test_a_search_reads_no_dev_split(tmp_path: Path, recipe: Path) -> None:
+    text = f"tasks: [{recipe}]\n{TWO}measure: held-out\nset: {{eval.every: epoch}}\n"
+    tune = "tune: {train.learning_rate: {from: 1, to: 4, points: 3}, held_out: 0.25}\n"
+    for more, share in (("", 0.1), (tune, 0.25)):
+        job = plan_of(tmp_path, text + more).cells[0].measuring_job(tmp_path, "train.learning_rate", 2.0, 7, [])
+        assert (job.recipe.eval.held_out, job.recipe.eval.every, job.recipe.eval.select) == (share, "end", "last")
+        assert job.folder.parts[-4] == "runs"
 
 
 def test_epochs_are_evaluated_where_the_experiment_says_so(tmp_path: Path, recipe: Path) -> None:
@@ -197,6 +207,8 @@ def test_a_task_of_two_dev_splits_is_tuned_by_the_metric_of_one(tmp_path: Path, 
     costs = costs_of(plan)
     Trainer(lambda recipe: 0.7, costs)(job.recipe, job.folder)
     assert read_score(job, cell).value == 0.7
+    searched = replace(cell, measured_share=0.1).measuring_job(tmp_path, None, None, 1, [])
+    assert searched.recipe.eval.metric is None
     measured = cell.measuring_job(tmp_path, None, None, 1, [])
     assert measured.recipe.eval.metric == "accuracy_matched"
     Trainer(lambda recipe: 0.8, costs, metric="accuracy_matched")(measured.recipe, measured.folder)

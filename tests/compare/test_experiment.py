@@ -165,6 +165,7 @@ def test_no_mapping(tmp_path: Path, text: str) -> None:
         ("margin: 0", "margin", "got 0"),
         ("margin: pilot", "margin", "there are none"),
         ("match: size", "match", "stored-parameters"),
+        ("measure: test", "measure", "held-out"),
         ("set: 5", "set", "got 5"),
         ("set: {task: glue/rte}", "set.task", "the recipes"),
         ("set: {method.name: lora}", "set.method.name", "entries"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import fmean, stdev
@@ -21,7 +22,7 @@ from dora_cli.recipe import Recipe
 from dora_cli.runs.run_folder import RunRecords
 from tests.compare.fakes import CONSTANT, FakePool, Trainer, conduct, costs_of, plan_of, recipe_file
 
-SEEDS = 6
+SEEDS = 4
 GAIN = {"lora": 0.0, "dora": 0.01, "head": -0.05}
 
 
@@ -82,8 +83,23 @@ def holm(values: Mapping[str, float]) -> dict[str, float]:
     return found
 
 
-def test_differences_and_tests_are_those_of_scipy(tmp_path: Path, tiny_model: Path) -> None:
-    record = recorded(planned(tmp_path, tiny_model), tmp_path / "out")
+@pytest.fixture(scope="module")
+def of_two_tasks(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> dict[str, Any]:
+    """The record of an experiment on two tasks."""
+    folder = tmp_path_factory.mktemp("two-tasks")
+    return recorded(planned(folder, tiny_model), folder / "out")
+
+
+@pytest.fixture(scope="module")
+def of_one_task(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> tuple[Plan, Path, dict[str, Any]]:
+    """An experiment on one task: its plan, folder and record."""
+    folder = tmp_path_factory.mktemp("one-task")
+    plan = planned(folder, tiny_model, tasks=1)
+    return plan, folder / "out", recorded(plan, folder / "out")
+
+
+def test_differences_and_tests_are_those_of_scipy(of_two_tasks: dict[str, Any]) -> None:
+    record = of_two_tasks
     assert record["complete"]
     base = scores(record, "lora").mean(axis=0)
     p, p_equivalent, p_non_inferior = {}, {}, {}
@@ -115,8 +131,8 @@ def test_differences_and_tests_are_those_of_scipy(tmp_path: Path, tiny_model: Pa
     assert len(record["notes"]) == 4  # of the head, of the margin, of what dora keeps of two recipes
 
 
-def test_the_margin_is_the_pilots(tmp_path: Path, tiny_model: Path) -> None:
-    record = recorded(planned(tmp_path, tiny_model), tmp_path / "out")
+def test_the_margin_is_the_pilots(of_two_tasks: dict[str, Any]) -> None:
+    record = of_two_tasks
     groups: dict[str, list[list[float]]] = {task["name"]: [] for task in record["tasks"]}
     for cell in record["cells"]:
         assert cell["tuned"]["chosen"] == 1e-2
@@ -215,8 +231,8 @@ def test_means_over_units_that_differ(tmp_path: Path, tiny_model: Path, metric: 
     assert any("different units" in note for note in record["notes"]) == (metric == "loss")
 
 
-def test_sizes(tmp_path: Path, tiny_model: Path) -> None:
-    record = recorded(planned(tmp_path, tiny_model, tasks=1), tmp_path / "out")
+def test_sizes(of_one_task: tuple[Plan, Path, dict[str, Any]], tmp_path: Path, tiny_model: Path) -> None:
+    _, _, record = of_one_task
     stored = {cell["method"]: {run["stored_parameters"] for run in cell["runs"]} for cell in record["cells"]}
     (dora,), (lora,) = stored["dora"], stored["lora"]
     assert beside(record, "dora")["size_ratio"] == pytest.approx(dora / lora)
@@ -241,10 +257,12 @@ def test_a_grid_that_ends_too_early_is_a_note(tmp_path: Path, tiny_model: Path) 
     assert (tuned["interior"], tuned["tried"][-1]["added"]) == (False, True)
 
 
-def test_an_experiment_that_was_stopped_says_what_is_there(tmp_path: Path, tiny_model: Path) -> None:
+def test_an_experiment_that_was_stopped_says_what_is_there(
+    of_one_task: tuple[Plan, Path, dict[str, Any]], tmp_path: Path
+) -> None:
     """A comparison that is done is tested as one of all that were declared."""
-    plan, output = planned(tmp_path, tiny_model, tasks=1), tmp_path / "out"
-    whole = recorded(plan, output)
+    plan, straight, whole = of_one_task
+    output = shutil.copytree(straight, tmp_path / "out")
     found = conduct(plan, output, FakePool(Trainer(_never, costs_of(plan))))
     results = {cell.name: found[cell.name] for cell in plan.cells if cell.variant.name != "head"}
     record = written(plan, results, output)
@@ -257,9 +275,11 @@ def _never(recipe: Recipe) -> float:
     raise StoppedError("no run is made again", 2)
 
 
-def test_folders_are_named_relative_to_the_experiments(tmp_path: Path, tiny_model: Path) -> None:
-    record = recorded(planned(tmp_path, tiny_model, tasks=1), tmp_path / "out")
-    (tmp_path / "out").rename(tmp_path / "elsewhere")
+def test_folders_are_named_relative_to_the_experiments(
+    of_one_task: tuple[Plan, Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    _, output, record = of_one_task
+    shutil.copytree(output, tmp_path / "elsewhere")
     runs = [run["folder"] for cell in record["cells"] for run in cell["runs"]]
     runs += [run for cell in record["cells"] for tried in cell["tuned"]["tried"] for run in tried["runs"]]
     assert runs

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib
 import json
+import multiprocessing
 import os
 import re
 import shutil
@@ -15,15 +16,16 @@ from typing import Any
 
 import pytest
 
+from dora_cli.compare.jobs import Ended, Job
 from dora_cli.compare.plan import Plan
 from dora_cli.compare.run import compare
+from dora_cli.compare.workers.local import LocalPool
 from dora_cli.errors import CheckpointError
 from dora_cli.recipe import Recipe
 from dora_cli.runs.lock import RunLock
 from dora_cli.runs.run_folder import RunRecords
 from dora_cli.training.run import train
-from tests import processes
-from tests.commands.conftest import contents, dora, environment
+from tests.commands.conftest import contents, dora
 from tests.compare.fakes import FakePool, Told
 from tests.compare.killed import make_until_killed
 from tests.processes import CONTEXT, Done, end_of
@@ -47,7 +49,7 @@ set: {train.epochs: 2}
 methods:
   lora: {method.name: lora, method.rank: 2}
   dora: {method.name: dora, method.rank: 2}
-tune: {train.learning_rate: {from: 1.0e-3, to: 9.0e-3, points: 3}, extend: 1}
+tune: {train.learning_rate: {from: 1.0e-3, to: 9.0e-3, points: 3}, extend: 0}
 seeds: 2
 baseline: lora
 """)
@@ -195,8 +197,9 @@ def test_more_seeds_make_only_their_own_runs(here: Path, straight: Path, tmp_pat
     [
         ("train.epochs: 2", "train.epochs: 3", ["set.train.epochs was 2 and is 3"]),
         ("method.name: lora, method.rank: 2", "method.name: lora", ["methods.lora.method.rank was 2 and is not given"]),
-        ("extend: 1", "extend: 1, held_out: 0.2", ["tune.held_out was 0.1 and is 0.2"]),
+        ("extend: 0", "extend: 0, held_out: 0.2", ["tune.held_out was 0.1 and is 0.2"]),
         ("baseline: lora", "baseline: lora\nmatch: none", ['match was "stored-parameters" and is "none"']),
+        ("baseline: lora", "baseline: lora\nmeasure: held-out", ['measure was "dev" and is "held-out"']),
     ],
 )  # fmt: skip
 def test_other_settings_are_refused_by_name(
@@ -295,25 +298,38 @@ def test_an_experiment_says_how_its_keys_are_wrong(here: Path, tmp_path: Path) -
     assert done.err.count(str(file)) == 2
 
 
+class StruckPool(LocalPool):
+    """A pool of true workers, which have everything loaded; with its third run under way comes Ctrl-C."""
+
+    made = 0
+
+    def wait(self) -> list[tuple[Job, Ended]]:
+        if self.made == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        ended = super().wait()
+        self.made += len(ended)
+        return ended
+
+
 @posix
-def test_ctrl_c_saves_and_says_how_to_go_on(here: Path, straight: Path, tmp_path: Path) -> None:
-    """The true command, with a worker that loads everything for itself; what goes on from there comes to the same."""
-    output = tmp_path / "stopped"
-    words = ["compare", "small-compare.yaml", "--output", str(output), "--jobs", "1", "--plain"]
-    reads, writes = os.pipe()
-    running = processes.start(*words, cwd=here, environment=environment(), stderr=writes, has_children=True)
-    os.close(writes)
-    said: list[str] = []
-    with open(reads) as told:
-        while not re.match(r"2/\d+ ", line := told.readline()):
-            said.append(line)
-            assert line, said
-        processes.send(running, signal.SIGINT)
-        rest = told.read()
-    assert processes.end_of(running) == 130, rest
+def test_ctrl_c_saves_and_says_how_to_go_on(
+    here: Path, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command with a worker process; what goes on from there comes to the same."""
+    output, workers = tmp_path / "stopped", []
+
+    def pool(plan: Plan, jobs: int | None, ray: str | None, note: Callable[[str], None]) -> StruckPool:
+        workers.append(StruckPool("cpu", jobs, runs=plan.runs, note=note, context=CONTEXT))
+        return workers[-1]
+
+    monkeypatch.setattr(compare_command, "_pool", pool)
+    done = dora("compare", "small-compare.yaml", "--output", output, "--jobs", "1", "--plain")
+    assert done.code == 130, done.err
     command = f"dora compare small-compare.yaml --output {output} --resume --jobs 1"
-    assert re.fullmatch(rf"dora: .*SIGINT.*go on with: {re.escape(command)}", rest.splitlines()[-1]), rest
-    assert "Traceback" not in rest
+    assert re.fullmatch(rf"dora: .*SIGINT.*go on with: {re.escape(command)}", done.err.splitlines()[-1]), done.err
+    assert "Traceback" not in done.err
+    assert workers[0].made == 2
+    assert multiprocessing.active_children() == []
     assert made(Path("small-compare.yaml"), output, resume=True).submitted
     assert_equal(output, straight)
 

@@ -39,7 +39,9 @@ def smoothed(outputs: Any, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
     return F.cross_entropy(outputs.logits, batch["labels"], reduction="none", label_smoothing=0.2)
 
 
-def calibrator(model: nn.Module, *, train: list[int], held_out: list[int] | None = None) -> Calibrator:
+def calibrator(
+    model: nn.Module, *, train: list[int], held_out: list[int] | None = None, precision: str = "fp32"
+) -> Calibrator:
     """One over a model with LoRA in its place, whose factors are not zero."""
     method, sites = new_lora(rank=2, dropout=0.5), find_projections(model)
     model.requires_grad_(False)
@@ -48,7 +50,7 @@ def calibrator(model: nn.Module, *, train: list[int], held_out: list[int] | None
         for parameter in method.parameters():
             parameter.normal_(std=0.1)
     held = None if held_out is None else split(held_out)
-    accelerator = make_accelerator(torch.device("cpu"), "fp32")
+    accelerator = make_accelerator(torch.device("cpu"), precision)
     return Calibrator(model.train(), sites, loss, smoothed, split(train), held, 2, accelerator, seed=1)
 
 
@@ -105,6 +107,15 @@ def test_the_held_out_loss_is_the_mean_over_its_examples_alone() -> None:
     with torch.no_grad():
         losses = [loss(outputs, batch) for outputs, batch in one_by_one(model.eval(), [1, 2, 3])]
     assert found == pytest.approx(float(torch.cat(losses).mean()), rel=1e-9)
+
+
+def test_the_held_out_loss_is_measured_finer_than_bf16_where_the_weights_are() -> None:
+    """Two such losses decide which ranks a run has; they may differ by less than bf16 tells."""
+    fine, trained_in_bf16 = (
+        calibrator(tiny_roberta().float(), train=[0], held_out=[1, 2, 3], precision=precision)(Calibration("loss")).loss
+        for precision in ("fp32", "bf16")
+    )
+    assert trained_in_bf16 == fine
 
 
 def test_as_many_examples_as_are_asked_for_are_drawn_whatever_the_size_of_a_batch() -> None:

@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -98,16 +98,20 @@ class Copies(SilentListener):
 
 
 class Runs:
-    """Runs without an interruption, and what power cuts would have left of them; a recipe is trained once."""
+    """Runs without an interruption, and what power cuts would have left of them; a recipe is trained once.
 
-    def __init__(self, factory: pytest.TempPathFactory) -> None:
-        self._factory, self._made = factory, dict[str, Path]()
+    Args:
+        copied: whether what power cuts leave is copied at every step, for `cut`.
+    """
+
+    def __init__(self, factory: pytest.TempPathFactory, *, copied: bool = True) -> None:
+        self._factory, self._copied, self._made = factory, copied, dict[str, Path]()
 
     def straight(self, recipe: Recipe) -> Path:
         key = recipe.model_dump_json()
         if key not in self._made:
             folder = self._factory.mktemp("straight")
-            train(recipe, folder / "run", listener=Copies(folder / "run", folder))
+            train(recipe, folder / "run", listener=Copies(folder / "run", folder) if self._copied else None)
             self._made[key] = folder
         return self._made[key] / "run"
 
@@ -115,6 +119,12 @@ class Runs:
         """Puts into `run` what the power cut has left."""
         moment = f"step-{step}" if step is not None else f"evaluation-{evaluation}"
         shutil.copytree(self.straight(recipe).with_name(moment), run)
+
+    def cut_again_and_again(self, recipe: Recipe, run: Path, steps: Sequence[int]) -> None:
+        """Puts into `run` what power cuts at all of `steps`, in order, have left: after each it went on to the next."""
+        for number, step in enumerate(steps):
+            with pytest.raises(PowerCutError):
+                train(recipe, run, resume=number > 0, listener=Cut(step=step))
 
 
 @pytest.fixture(scope="module")

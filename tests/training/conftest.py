@@ -18,7 +18,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_model(tmp_path_factory.mktemp("model"))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_recipe(tiny_model: Path) -> MakeRecipe:
     """A recipe of 24 steps through all phases: warm-up to 3, pruning to 11, 18 components at the start,
     12 at the end.

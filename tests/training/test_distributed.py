@@ -22,6 +22,7 @@ from tests.patience import PATIENCE
 from tests.processes import CONTEXT, begin, send
 from tests.training.conftest import MakeRecipe
 from tests.training.killing import Straight, Strike, Warm
+from tests.training.pairs import train_recipes_in_two
 from tests.training.test_run import STEPS, largest_difference, lines, read
 
 # As ``accelerate launch --cpu`` does, without its configuration file.
@@ -45,61 +46,58 @@ def warm() -> Warm:
     return Warm()
 
 
-@pytest.mark.parametrize("compact", ["true", "false"])
-def test_two_processes_equal_one(warm: Warm, make_recipe: MakeRecipe, tmp_path: Path, compact: str) -> None:
+SMALL = ("data.max_train_samples=51", "data.max_eval_samples=16", "train.epochs=2")
+RECIPES = {
+    "compact": ("data.max_train_samples=83", "method.dem_until=end", "method.compact=true"),
+    "masked": ("data.max_train_samples=83", "method.dem_until=end", "method.compact=false"),
+    # fixed ranks, and factors that train at two rates
+    "lora": (
+        "method={name: lora, rank: 2, dropout: 0, ranks: {'*.query': 3, '*.key': 0}, learning_rate_ratio: 4}", *SMALL
+    ),
+    # half of what Adam knows of a key's bias is rounding, since its gradient is zero: hence the large epsilon
+    "full": ("method={name: full}", *SMALL, "train.adam_eps=1.0e-4", "train.learning_rate=1.0e-3"),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def by_two(make_recipe: MakeRecipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the runs of two processes, by the names of `RECIPES`."""
+    folder = tmp_path_factory.mktemp("two")
+    parts = ("train.batch_size=4", "train.gradient_accumulation=2")
+    train_recipes_in_two({folder / name: make_recipe(*changes, *parts) for name, changes in RECIPES.items()})
+    return folder
+
+
+@pytest.mark.parametrize("name", ["compact", "masked"])
+def test_two_processes_equal_one(by_two: Path, make_recipe: MakeRecipe, tmp_path: Path, name: str) -> None:
     """Global batch 16 as 2 x 4 x 2 and as 1 x 16; 83 examples leave 3 for the last step of an epoch, so that one
     process has none.
     """
-    common = ("data.max_train_samples=83", "method.dem_until=end", f"method.compact={compact}")
     assert 83 % 16 == 3
-    train(make_recipe("train.batch_size=16", *common), tmp_path / "one")
-    two = make_recipe("train.batch_size=4", "train.gradient_accumulation=2", *common)
-    (tmp_path / "two.yaml").write_text(dump_recipe(two))
-    command = ("train", str(tmp_path / "two.yaml"), "--output", str(tmp_path / "two"))
-    for attempt in warm.run_together(*command, strikes=[None, None]):
-        assert attempt.code == 0, attempt.output
-    ranks = [read(tmp_path / name / "ranks.json") for name in ("one", "two")]
+    one, two = tmp_path / "one", by_two / name
+    train(make_recipe("train.batch_size=16", *RECIPES[name]), one)
+    ranks = [read(run / "ranks.json") for run in (one, two)]
     assert [layer["rank"] for layer in ranks[0]["layers"]] == [layer["rank"] for layer in ranks[1]["layers"]]
     assert ranks[0]["history"] == ranks[1]["history"]
     last = f"checkpoints/step-{STEPS}"
-    assert largest_difference(tmp_path / "one" / last, tmp_path / "two" / last) < 2e-6  # fp32 sums in another order
-    for first, second in zip(lines(tmp_path / "one" / "log.jsonl"), lines(tmp_path / "two" / "log.jsonl"), strict=True):
+    assert largest_difference(one / last, two / last) < 2e-6  # fp32 sums in another order
+    for first, second in zip(lines(one / "log.jsonl"), lines(two / "log.jsonl"), strict=True):
         if first["type"] == "train":
             assert first["loss"] == pytest.approx(second["loss"], abs=1e-5)
         else:
             losses = first["metrics"].pop("loss"), second["metrics"].pop("loss")
             assert losses[0] == pytest.approx(losses[1], abs=1e-6)
             assert first["metrics"] == second["metrics"]
-    assert read(tmp_path / "two" / "environment.json")["processes"] == 2
-    assert evaluate(tmp_path / "two")["metrics"] == read(tmp_path / "two" / "metrics.json")["metrics"]
+    assert read(two / "environment.json")["processes"] == 2
+    assert evaluate(two)["metrics"] == read(two / "metrics.json")["metrics"]
 
 
-def test_two_processes_equal_one_with_lora(warm: Warm, make_recipe: MakeRecipe, tmp_path: Path) -> None:
-    """The same with a method of fixed ranks whose factors train at two rates."""
-    method = "method={name: lora, rank: 2, dropout: 0, ranks: {'*.query': 3, '*.key': 0}, learning_rate_ratio: 4}"
-    common = (method, "data.max_train_samples=51", "data.max_eval_samples=16", "train.epochs=2")
-    train(make_recipe("train.batch_size=16", *common), tmp_path / "one")
-    two = make_recipe("train.batch_size=4", "train.gradient_accumulation=2", *common)
-    (tmp_path / "two.yaml").write_text(dump_recipe(two))
-    command = ("train", str(tmp_path / "two.yaml"), "--output", str(tmp_path / "two"))
-    for attempt in warm.run_together(*command, strikes=[None, None]):
-        assert attempt.code == 0, attempt.output
-    assert largest_difference(tmp_path / "one" / "adapter", tmp_path / "two" / "adapter") < 2e-6
-
-
-def test_two_processes_equal_one_with_full_fine_tuning(warm: Warm, make_recipe: MakeRecipe, tmp_path: Path) -> None:
-    """Half of what Adam knows of a key's bias is rounding, since its gradient is zero: hence the large epsilon."""
-    common = (
-        "method={name: full}", "data.max_train_samples=51", "data.max_eval_samples=16", "train.epochs=2",
-        "train.adam_eps=1.0e-4", "train.learning_rate=1.0e-3",
-    )  # fmt: skip
-    train(make_recipe("train.batch_size=16", *common), tmp_path / "one")
-    two = make_recipe("train.batch_size=4", "train.gradient_accumulation=2", *common)
-    (tmp_path / "two.yaml").write_text(dump_recipe(two))
-    command = ("train", str(tmp_path / "two.yaml"), "--output", str(tmp_path / "two"))
-    for attempt in warm.run_together(*command, strikes=[None, None]):
-        assert attempt.code == 0, attempt.output
-    assert largest_difference(tmp_path / "one" / "adapter", tmp_path / "two" / "adapter") < 2e-6
+@pytest.mark.parametrize("name", ["lora", "full"])
+def test_two_processes_equal_one_under_other_methods(
+    by_two: Path, make_recipe: MakeRecipe, tmp_path: Path, name: str
+) -> None:
+    train(make_recipe("train.batch_size=16", *RECIPES[name]), tmp_path / "one")
+    assert largest_difference(tmp_path / "one" / "adapter", by_two / name / "adapter") < 2e-6
 
 
 def test_what_one_of_two_processes_reaches_trains_in_both_and_what_none_reaches_stays(tmp_path: Path) -> None:
@@ -146,31 +144,22 @@ def test_two_captured_processes_equal_eager_ones(make_recipe: MakeRecipe, tmp_pa
 
 
 @pytest.fixture(scope="module")
-def straights() -> dict[str, Straight]:
-    return {}
-
-
-@pytest.fixture
-def straight(
-    warm: Warm, make_recipe: MakeRecipe, straights: dict[str, Straight], tmp_path_factory: pytest.TempPathFactory
-) -> Straight:
+def straight(warm: Warm, make_recipe: MakeRecipe, tmp_path_factory: pytest.TempPathFactory) -> Straight:
     """A run of two processes without an interruption."""
-    if not straights:
-        folder = tmp_path_factory.mktemp("straight")
-        recipe = make_recipe(
-            "train.batch_size=4",
-            "train.gradient_accumulation=2",
-            "method.dropout=0.2",
-            "save.every_steps=5",
-            "method.targets=['*.self.*', '*.attention.output.dense']",
-        )
-        (folder / "recipe.yaml").write_text(dump_recipe(recipe))
-        for attempt in warm.run_together(
-            "train", str(folder / "recipe.yaml"), "--output", str(folder / "run"), strikes=[None, None]
-        ):
-            assert attempt.code == 0, attempt.output
-        straights["run"] = Straight(folder / "recipe.yaml", folder / "run", {}, 0.0)
-    return straights["run"]
+    folder = tmp_path_factory.mktemp("straight")
+    recipe = make_recipe(
+        "train.batch_size=4",
+        "train.gradient_accumulation=2",
+        "method.dropout=0.2",
+        "save.every_steps=5",
+        "method.targets=['*.self.*', '*.attention.output.dense']",
+    )
+    (folder / "recipe.yaml").write_text(dump_recipe(recipe))
+    for attempt in warm.run_together(
+        "train", str(folder / "recipe.yaml"), "--output", str(folder / "run"), strikes=[None, None]
+    ):
+        assert attempt.code == 0, attempt.output
+    return Straight(folder / "recipe.yaml", folder / "run", {}, 0.0)
 
 
 def resume_together(warm: Warm, straight: Straight, run: Path) -> None:

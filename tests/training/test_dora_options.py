@@ -18,7 +18,7 @@ from peft import PeftModel
 from transformers import AutoModelForSequenceClassification
 
 import dora_cli
-from dora_cli import dump_recipe, evaluate, load_adapter, load_recipe, save_adapter, train
+from dora_cli import evaluate, load_adapter, load_recipe, save_adapter, train
 from dora_cli.assembly.dry_run import dry_run
 from dora_cli.assembly.restore import restore
 from dora_cli.export.saved import export_saved
@@ -28,7 +28,7 @@ from dora_cli.training.step import TrainingStep
 from tests.commands.conftest import dora
 from tests.runs.test_resume import Cut, Runs, assert_equal_runs
 from tests.training.conftest import MakeRecipe
-from tests.training.killing import Warm
+from tests.training.pairs import train_recipes_in_two
 from tests.training.test_run import largest_difference, read
 
 SETTINGS = {
@@ -62,12 +62,7 @@ WARMUP, FREEZE, STEPS = 3, 11, 24
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
-    return Runs(tmp_path_factory)
-
-
-@pytest.fixture(scope="module")
-def warm() -> Warm:
-    return Warm()
+    return Runs(tmp_path_factory, copied=False)
 
 
 def recipe_of(make_recipe: MakeRecipe, name: str, *overrides: str) -> Recipe:
@@ -119,35 +114,35 @@ def test_planned_trained_and_evaluated(make_recipe: MakeRecipe, runs: Runs, name
 
 
 @EVERY
-@pytest.mark.parametrize("where", ["warm-up", "between", "event", "freeze", "final"])
-def test_cut_anywhere_and_gone_on_with(
-    make_recipe: MakeRecipe, runs: Runs, tmp_path: Path, name: str, where: str
-) -> None:
-    recipe = recipe_of(make_recipe, name)
-    first = read(runs.straight(recipe) / "ranks.json")["history"][0]["step"]
-    step = {"warm-up": 2, "between": first + 1, "event": first, "freeze": FREEZE, "final": 15}[where]
-    # the step of which the cut falls into is lost: the checkpoint is that of the one before
-    runs.cut(recipe, tmp_path / "run", step=step + 1)
-    train(recipe, tmp_path / "run", resume=True)
-    assert_equal_runs(runs.straight(recipe), tmp_path / "run")
+def test_cut_again_and_again_and_gone_on_with(make_recipe: MakeRecipe, runs: Runs, tmp_path: Path, name: str) -> None:
+    """In warm-up, at an event, between two, at the freeze and in the final phase; each time it goes on until the next
+    cut. The step that a cut falls into is lost: the checkpoint is that of the one before.
+    """
+    recipe, run = recipe_of(make_recipe, name), tmp_path / "run"
+    event = read(runs.straight(recipe) / "ranks.json")["history"][0]["step"]
+    assert WARMUP <= event < FREEZE
+    runs.cut_again_and_again(recipe, run, [step + 1 for step in (2, event, event + 1, FREEZE, 15)])
+    train(recipe, run, resume=True)
+    assert_equal_runs(runs.straight(recipe), run)
 
 
-def test_two_processes_train_what_one_trains(warm: Warm, make_recipe: MakeRecipe, tmp_path: Path) -> None:
+def test_two_processes_train_what_one_trains(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    common = ("data.max_train_samples=51", "train.epochs=2", "save.every_steps=null", "method.dropout=0")
+    parts = ("train.batch_size=4", "train.gradient_accumulation=2")
+    notes = train_recipes_in_two(
+        {tmp_path / name / "2": recipe_of(make_recipe, name, *common, *parts) for name in SETTINGS}
+    )
     for name in SETTINGS:
-        common = ("data.max_train_samples=51", "train.epochs=2", "save.every_steps=null", "method.dropout=0")
-        train(recipe_of(make_recipe, name, *common, "train.batch_size=16"), tmp_path / name / "1")
-        parts = ("train.batch_size=4", "train.gradient_accumulation=2")
-        (tmp_path / name / "two.yaml").write_text(dump_recipe(recipe_of(make_recipe, name, *common, *parts)))
-        command = ("train", str(tmp_path / name / "two.yaml"), "--output", str(tmp_path / name / "2"))
-        for attempt in warm.run_together(*command, strikes=[None, None]):
-            assert attempt.code == 0, attempt.output
-            assert ("the guard takes" in attempt.output) == (name == "guard" and attempt.output != "")
-        one, two = (read(tmp_path / name / number / "ranks.json") for number in "12")
-        assert one["history"] == two["history"]
-        assert [layer["rank"] for layer in one["layers"]] == [layer["rank"] for layer in two["layers"]]
+        one, two = tmp_path / name / "1", tmp_path / name / "2"
+        train(recipe_of(make_recipe, name, *common, "train.batch_size=16"), one)
+        assert any("the guard takes" in note for note in notes[two]) == (name == "guard")
+        assert read(two / "environment.json")["processes"] == 2
+        mine, theirs = (read(run / "ranks.json") for run in (one, two))
+        assert mine["history"] == theirs["history"], name
+        assert [layer["rank"] for layer in mine["layers"]] == [layer["rank"] for layer in theirs["layers"]], name
         # a gradient's smallest singular vectors turn with the rounding of the largest, by the ratio of their values
         within = 3e-3 if "start: gradient" in SETTINGS[name] else 1e-5
-        assert largest_difference(tmp_path / name / "1" / "adapter", tmp_path / name / "2" / "adapter") < within, name
+        assert largest_difference(one / "adapter", two / "adapter") < within, name
 
 
 @EVERY

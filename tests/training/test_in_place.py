@@ -34,7 +34,7 @@ methods = pytest.mark.parametrize("name", NAMES)
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
-    return Runs(tmp_path_factory)
+    return Runs(tmp_path_factory, copied=False)
 
 
 def recipe_of(make_recipe: MakeRecipe, name: str) -> Recipe:
@@ -74,12 +74,11 @@ def test_the_records_say_what_was_trained_and_a_checkpoint_holds_it_once(
 
 
 @methods
-@pytest.mark.parametrize("step", [7, STEPS])
 def test_a_cut_run_goes_on_as_if_nothing_had_happened(
-    make_recipe: MakeRecipe, runs: Runs, tmp_path: Path, name: str, step: int
+    make_recipe: MakeRecipe, runs: Runs, tmp_path: Path, name: str
 ) -> None:
     recipe = recipe_of(make_recipe, name)
-    runs.cut(recipe, tmp_path / "run", step=step)
+    runs.cut_again_and_again(recipe, tmp_path / "run", [7, STEPS])
     train(recipe, tmp_path / "run", resume=True)
     assert_equal_runs(runs.straight(recipe), tmp_path / "run")
 

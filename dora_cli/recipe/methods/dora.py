@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Literal
+from typing import Any, Literal
+
+from pydantic import model_validator
 
 from dora_cli.recipe.about import About
 from dora_cli.recipe.effects import ForRun
@@ -47,7 +49,9 @@ class DoraMethod(Section):
             by pattern.
         score: what components are ranked by: their share of their projection's update (``published``), the ``norm``
             of their own, that of their ``output``, the change of the loss without them to first order (``taylor``) or
-            to second order by examples (``fisher``), or the latter from inputs and gradients apart (``kfac``).
+            to second order by examples (``fisher``), or the latter from inputs and gradients apart (``kfac``). Where
+            nothing is said it is ``published`` with ``start: published`` and where components are rotated, else
+            ``fisher``.
         ema_beta: decay of the moving average of the scores.
         rotate: what components become before each event: nothing else (``none``), or the singular ones of their
             projection's update, by the ``weight`` or by the output that each ``input`` gives; the function stays.
@@ -96,6 +100,17 @@ class DoraMethod(Section):
     dem_until: ForRun[Literal["freeze", "end"]] = "freeze"
     compact: ForRun[bool] = True
     flatness: ForRun[NonNegative] = 0.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _score_of_the_start(cls, keys: Any) -> Any:
+        """The score that loses least when components are cut (docs/results/scores.md), where the method is not the
+        published one anyway and nothing else ranks them.
+        """
+        if isinstance(keys, Mapping) and "score" not in keys and keys.get("rotate", "none") == "none":
+            ours = keys.get("start", "published") != "published"
+            return {**keys, "score": "fisher"} if ours else keys
+        return keys
 
 
 _MEASURED = ("gradient", "inputs")

@@ -165,9 +165,14 @@ def estimand(record: ComparisonRecord) -> str:
 
 def scoring(record: ComparisonRecord) -> str:
     """When and on what a run is scored."""
+    if record.measured_share is None:
+        return (
+            "Every run that measures has a fresh seed and the whole training split, and is scored once, at its end, on "
+            "the dev split."
+        )
     return (
-        "Every run that measures has a fresh seed and the whole training split, and is scored once, at its end, on the "
-        "dev split."
+        f"Every run that measures has a fresh seed, by which {100 * record.measured_share:g} % of the training split "
+        "are held out, and is scored on them once, at its end; the dev split was not read."
     )
 
 

@@ -26,7 +26,7 @@ Verdict = Literal["better", "worse", "equivalent", "non-inferior", "undecided", 
 class ComparedTaskRecord(Record):
     """A recipe that everything is compared on. `name` is the experiment's own; no two tasks share one.
 
-    `majority` is what a model that says the same of every example of the dev split scores; None where that means
+    `majority` is what a model that says the same of every scored example scores; None where that means
     nothing.
     """
 
@@ -100,7 +100,7 @@ class TunedRecord(Record):
 
 
 class MeasuredRunRecord(Record):
-    """One run on the whole training split, scored once, at its end, on the dev split.
+    """One run on the whole training split, scored once, at its end, on the dev split; or as `measured_share` says.
 
     Attributes:
         score: of the task's metric; of a diverged run see `Outcome`.
@@ -224,7 +224,11 @@ class PowerRecord(Record):
 
 
 class ComparisonRecord(Record):
-    """comparison.json."""
+    """comparison.json.
+
+    `measured_share` is the share of the training split that measured runs are scored on; None where that is the dev
+    split.
+    """
 
     FILE: ClassVar[str] = "comparison.json"
 
@@ -236,6 +240,7 @@ class ComparisonRecord(Record):
     margin_source: Literal["pilot", "given", "none"]
     seeds: list[Count]
     tuning: TuningPlanRecord | None
+    measured_share: float | None = None
     power: PowerRecord
     tasks: list[ComparedTaskRecord]
     methods: list[ComparedMethodRecord]

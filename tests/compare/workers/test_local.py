@@ -63,6 +63,17 @@ def test_few_workers_make_many_runs(new_job: NewJob) -> None:
     assert len(set(lines)) <= 2
 
 
+def test_a_worker_that_loads_everything_for_itself(new_job: NewJob) -> None:
+    """As users' workers do: those of the other tests are forked from a process that has everything loaded."""
+    job = new_job("run")
+    workers = LocalPool(load=makers.quick, places=[Place(None, 1, 1)])
+    try:
+        assert run_all(workers, [job]) == {job.name: Ended("finished")}
+    finally:
+        workers.close()
+    assert len(tries(job.folder)) == 1
+
+
 def test_every_worker_sees_its_place_alone(new_job: NewJob) -> None:
     jobs = [new_job("first"), new_job("second")]
     with pool(makers.quick, Place("3", 1, 1), Place("GPU-x", 1, 1)) as workers:

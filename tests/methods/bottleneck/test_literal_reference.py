@@ -1,4 +1,4 @@
-"""The published adapters written a second time, plainly, and ours trained beside them in float64: for 200 steps each on
+"""The published adapters written a second time, plainly, and ours trained beside them in float64: for 60 steps each on
 one kind of model, for 50 on the other.
 
 The reference shares no code with the package: adapters are four tensors and a forward hook on the modules of the model
@@ -113,10 +113,10 @@ class Literal:
 @pytest.mark.parametrize(
     ("case", "activation", "norms", "steps"),
     [
-        ("houlsby-roberta", "gelu", True, 200),
+        ("houlsby-roberta", "gelu", True, 60),
         ("houlsby-gpt2", "relu", False, 50),
         ("pfeiffer-roberta", "relu", False, 50),
-        ("pfeiffer-gpt2", "gelu", True, 200),
+        ("pfeiffer-gpt2", "gelu", True, 60),
     ],
 )
 def test_steps_are_those_of_the_literal_adapters(case: str, activation: Any, norms: bool, steps: int) -> None:

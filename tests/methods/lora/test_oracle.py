@@ -19,7 +19,7 @@ from dora_cli.training.optimizer import make_optimizer, make_scheduler
 from dora_cli.training.step import Batch, TrainingStep
 from tests.methods.small import new_lora, tiny_gpt2, tiny_roberta
 
-STEPS = 50
+STEPS = 25
 RANK, ALPHA = 3, 6.0
 pytestmark = pytest.mark.filterwarnings("ignore:fan_in_fan_out", "ignore::FutureWarning")  # PEFT's
 

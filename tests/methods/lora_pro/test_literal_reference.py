@@ -22,7 +22,7 @@ from dora_cli.training.optimizer import make_optimizer, make_scheduler
 from dora_cli.training.step import TrainingStep
 from tests.methods.small import SmallEncoder, linear_maps, new_lora, sites
 
-STEPS, ALPHA, RANK, RANKS = 100, 6.0, 3, {"down": 2, "up": 0}
+STEPS, ALPHA, RANK, RANKS = 40, 6.0, 3, {"down": 2, "up": 0}
 RATE, DECAY, WARMUP, CLIP = 1e-2, 0.1, 7, 0.5
 BETAS, EPS = (0.9, 0.999), 1e-8
 Mode = Literal["low-rank", "full", "riemannian"]

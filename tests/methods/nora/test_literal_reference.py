@@ -23,7 +23,7 @@ from dora_cli.training.step import TrainingStep
 from tests.methods.nora.running import NAMES, new_nora
 from tests.methods.small import SmallEncoder, linear_maps, sites, small_encoder
 
-STEPS, INNER, OUTER, ALPHA = 100, 3, 6, 6.0
+STEPS, INNER, OUTER, ALPHA = 40, 3, 6, 6.0
 RATE, DECAY, WARMUP, CLIP = 1e-2, 0.1, 10, 0.2
 Batch = tuple[torch.Tensor, torch.Tensor]
 

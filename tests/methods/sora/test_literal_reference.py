@@ -26,13 +26,13 @@ from dora_cli.training.optimizer import make_optimizer, make_scheduler
 from dora_cli.training.step import TrainingStep
 from tests.methods.small import SmallEncoder, linear_maps, new_sora, sites
 
-STEPS, RANK, ALPHA, LAMBDA = 200, 12, 16.0, 0.3
+STEPS, RANK, ALPHA, LAMBDA = 100, 12, 16.0, 0.3
 RATE, RATIO, DECAY, WARMUP, CLIP = 1e-2, 1.5, 0.1, 12, 0.1
 XI, HIGHEST = 5e-4, 2e-3
-STAGES = ((1, 80, 5e-4), (81, 120, 1e-3), (121, 160, 1.5e-3), (161, 200, 2e-3))
+STAGES = ((1, 40, 5e-4), (41, 60, 1e-3), (61, 80, 1.5e-3), (81, 100, 2e-3))
 """First step, last step and threshold, of 0.4 of the steps and three equal parts of the rest."""
-EVENTS = tuple(range(4, 201, 4))
-"""Every ceil(200 / 50) steps, on which the stages end too."""
+EVENTS = tuple(range(2, 101, 2))
+"""Every ceil(100 / 50) steps, on which the stages end too."""
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 

@@ -121,7 +121,9 @@ def test_a_card_says_what_is_not_as_published() -> None:
         "guard": True,
         "flatness": 0.05,
     }
-    alone = [ABOUT.notes(DoraMethod.model_validate({key: value})) for key, value in changes.items()]
+    alone = [
+        ABOUT.notes(DoraMethod.model_validate({"score": "published", key: value})) for key, value in changes.items()
+    ]
     assert all(len(notes) == 1 for notes in alone)
     together = ABOUT.notes(DoraMethod.model_validate(changes))
     assert set(together) == {note for (note,) in alone}
@@ -135,3 +137,24 @@ def test_every_option_is_told() -> None:
         for value in get_args(field.annotation):
             told = ABOUT.notes(DoraMethod.model_validate({key: value}))
             assert bool(told) == (value != field.default), (key, value)
+
+
+@pytest.mark.parametrize(
+    ("section", "score"),
+    [
+        ("method: {}", "published"),
+        ("method: {gates: trained, budget: parameters}", "published"),
+        ("method: {start: unit}", "fisher"),
+        ("method: {start: lora, rotate: none}", "fisher"),
+        ("method: {start: lora, score: published}", "published"),
+        ("method: {start: lora, rotate: weight}", "published"),  # what rotates is ranked by its singular values
+    ],
+)
+def test_the_score_that_is_meant_where_none_is_named(section: str, score: str) -> None:
+    recipe = parse_recipe(f"task: glue/rte\nmodel: {{name: some/model}}\n{section}", "r.yaml")
+    assert isinstance(recipe.method, DoraMethod)
+    assert recipe.method.score == score
+    again = parse_recipe(
+        f"task: glue/rte\nmodel: {{name: some/model}}\nmethod: {recipe.method.model_dump_json()}", "r.yaml"
+    )
+    assert again.method == recipe.method

@@ -32,7 +32,7 @@ def cases(draw: st.DrawFn) -> tuple[list[list[float]], int]:
     return scores, draw(st.integers(0, rows * columns))
 
 
-@settings(max_examples=250, deadline=None, derandomize=True)
+@settings(max_examples=120, deadline=None, derandomize=True)
 @given(cases())
 def test_equals_a_plain_sort(case: tuple[list[list[float]], int]) -> None:
     scores, budget = case
@@ -176,13 +176,13 @@ def selected(case: dict[str, Any]) -> torch.Tensor:
     return select(values, case["budget"], case["costs"], candidates=masks, least=case["least"], most=case["most"])
 
 
-@settings(max_examples=400, deadline=None, derandomize=True)
+@settings(max_examples=150, deadline=None, derandomize=True)
 @given(costly())
 def test_equals_the_walk(case: dict[str, Any]) -> None:
     assert selected(case).tolist() == walked(**case)
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=100, deadline=None, derandomize=True)
 @given(costly())
 def test_bounds_hold_and_less_than_the_dearest_cost_is_left(case: dict[str, Any]) -> None:
     keep, costs = selected(case), torch.tensor(case["costs"])

@@ -126,8 +126,10 @@ def test_every_sentence_is_on_the_page() -> None:
     record = experiment(2, 4, 10, complete=False)
     record["comparisons"][0] |= {"verdict": "withheld", "seeds_needed": 14, "dropped": [12], "notes": ["Mind this."]}
     record["comparisons"][1] |= {"verdict": "undecided", "seeds_needed": 31}
+    record["measured_share"] = 0.125
     text = shown(record)
     checked = Results.of(record).record
+    assert "12.5 %" in scoring(checked)
     sentences = [estimand(checked), inference(checked), foreseen(checked), tuning(checked), scoring(checked)]
     sentences += [sizing(checked), unfinished(checked), *record["notes"]]
     for found in checked.comparisons:
