@@ -322,3 +322,21 @@ def test_the_names_are_public_and_light() -> None:
         [sys.executable, "-c", "import sys, dora_cli; assert 'torch' not in sys.modules"], check=False
     )
     assert done.returncode == 0
+
+
+@pytest.mark.parametrize("gradients", ["pro", "riemannian"])
+def test_adjusted_gradients_in_a_loop_of_ones_own(gradients: str) -> None:
+    """Over all events, each of which takes rows out of memory, with a moment for each row that is left."""
+    torch.manual_seed(0)
+    model = bert().train()
+    settings = {**SETTINGS, "start": "lora", "gates": "fixed", "gradients": gradients, "dem_weight": 0.0}
+    method = attach(model, start_rank=4, **settings, seed=1)
+    optimizer = torch.optim.AdamW(trainable(model), lr=1e-2)
+    losses = run(model, method, optimizer)
+    assert method.frozen
+    assert len({item.rank for item in method.allocation()}) > 1
+    assert sum(item.rank for item in method.allocation()) == 2 * PROJECTIONS
+    assert losses[-1] < losses[0]
+    plain = bert().train()
+    other = attach(plain, start_rank=4, **{**settings, "gradients": "plain"}, seed=1)
+    assert run(plain, other, torch.optim.AdamW(trainable(plain), lr=1e-2)) != losses

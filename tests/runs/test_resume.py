@@ -381,16 +381,16 @@ def test_the_adapter_of_a_later_epoch_is_put_back(make_recipe: MakeRecipe, runs:
 
 
 def test_the_one_before_can_be_used_even_if_the_damaged_one_was_selected(
-    make_recipe: MakeRecipe, runs: Runs, tmp_path: Path
+    make_recipe: MakeRecipe, uncut: Runs, tmp_path: Path
 ) -> None:
     """Step 24 is selected; the older one that is kept had selected step 18, which must still be there for it."""
     recipe = make_recipe(*SAVES, "eval.select=last")
-    train(recipe, tmp_path / "run")
+    shutil.copytree(uncut.straight(recipe), tmp_path / "run")
     (tmp_path / "run" / "metrics.json").unlink()
     assert [path.name for path in checkpoints_of(RunRecords(tmp_path / "run"))] == ["step-18", "step-23", "step-24"]
     _flip(tmp_path / "run" / "checkpoints" / "step-24" / "adapter.safetensors")
     train(recipe, tmp_path / "run", resume=True)
-    assert_equal_runs(runs.straight(recipe), tmp_path / "run")
+    assert_equal_runs(uncut.straight(recipe), tmp_path / "run")
 
 
 def test_what_changed_when_a_run_went_on_is_in_its_recipe(make_recipe: MakeRecipe, runs: Runs, tmp_path: Path) -> None:

@@ -268,9 +268,8 @@ def test_a_broken_metric_library_costs_no_run_and_leaves_none(
         with pytest.raises(LibraryError, match=r"^what computes it .*numpy"):
             train(make_recipe("train.max_steps=6"), tmp_path / "run", overwrite=overwrite)
     assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
-    train(
-        make_recipe("train.max_steps=6"), tmp_path / "run", overwrite=overwrite
-    )  # no run that is unfinished stands in its way
+    # no run that is unfinished stands in its way
+    train(make_recipe("train.max_steps=6"), tmp_path / "run", overwrite=overwrite)
 
 
 def test_lr_warmup_must_end_within_the_run(make_recipe: MakeRecipe, tmp_path: Path) -> None:
@@ -516,7 +515,7 @@ def test_nothing_is_written_when_the_run_cannot_start(make_recipe: MakeRecipe, t
 
 
 def test_a_disk_that_refuses_the_weights_is_one_message(
-    make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_recipe: MakeRecipe, trained: GetTrained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Safetensors reports a full disk by an error of its own, not by the system's."""
     import safetensors.torch
@@ -536,5 +535,5 @@ def test_a_disk_that_refuses_the_weights_is_one_message(
     assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir()) == ["step-12", "step-6"]
     assert evaluate(tmp_path / "run")["step"] == 12  # the selected weights are whole
     train(make_recipe(), tmp_path / "run", resume=True)
-    train(make_recipe(), tmp_path / "straight")
-    assert largest_difference(tmp_path / "run" / "adapter", tmp_path / "straight" / "adapter") == 0
+    _, straight = trained(make_recipe())
+    assert largest_difference(tmp_path / "run" / "adapter", straight / "adapter") == 0

@@ -10,7 +10,16 @@ import torch
 from torch import nn
 
 from dora_cli.methods.base import Method
-from dora_cli.methods.low_rank.allocation.starts import DIRECTIONS, SCALINGS, STARTS, lora_A, point, steepest, widest
+from dora_cli.methods.low_rank.allocation.starts import (
+    DIRECTIONS,
+    EXACT,
+    SCALINGS,
+    STARTS,
+    lora_A,
+    point,
+    steepest,
+    widest,
+)
 from dora_cli.methods.low_rank.layer import AdaptedProjection
 from tests.methods.small import new_cola, new_dora, new_lora, sites
 
@@ -108,6 +117,23 @@ def test_there_are_as_many_directions_as_the_matrix_has(dtype: torch.dtype) -> N
             torch.testing.assert_close(found @ found.T, torch.eye(3, dtype=torch.float64), rtol=0, atol=1e-5)
             assert DIRECTIONS[name].of(matrix, 2).shape == (2, d_in)
             assert DIRECTIONS[name].of(torch.zeros_like(matrix), 8).shape == (0, d_in)
+
+
+@pytest.mark.parametrize("name", DIRECTIONS)
+def test_directions_of_wide_matrices_are_those_of_all(name: str) -> None:
+    """Forty known ones, whose values fall as slowly as ``1 / sqrt(i)``, above noise in all the others."""
+    width, count, shares = EXACT + 100, 5, torch.arange(1, 41).double() ** -0.5
+    U, V = (torch.linalg.qr(normal(width, 40, seed=seed)).Q for seed in (1, 2))
+    if name == "gradient":
+        matrix = (U * shares) @ V.T + 1e-9 * normal(width, width, seed=3)
+    else:
+        matrix = (V * shares**2) @ V.T + 1e-12 * torch.eye(width, dtype=V.dtype)
+    found = DIRECTIONS[name].of(matrix, count)
+    cosines = (found @ V[:, :count]).abs()
+    torch.testing.assert_close(cosines, torch.eye(count, dtype=V.dtype), rtol=0, atol=1e-5)
+    assert torch.equal(found, DIRECTIONS[name].of(matrix, count))
+    few = DIRECTIONS[name].of((V[:, :2] @ V[:, :2].T), count)
+    assert few.shape == (2, width)
 
 
 @pytest.mark.parametrize("name", DIRECTIONS)
