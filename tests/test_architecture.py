@@ -44,7 +44,7 @@ LIGHT = {"dora_cli.errors", "dora_cli.libraries", "dora_cli.printable", "dora_cl
 DOORS = {
     "dora_cli.printable": {"print"},
     "dora_cli.reports.console": {"Console"},
-    "dora_cli.training.capture_probe": {"print"},
+    "dora_cli.training.capture.probe": {"print"},
 }
 """Modules that print, and by what; the last one answers the process that started it, through a pipe."""
 
@@ -57,12 +57,12 @@ def module_name(path: Path) -> str:
 MODULES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
 
 
-def imports(source: str, module: str, *, package: bool = False) -> set[str]:
+def imports(source: ast.AST, module: str, *, package: bool = False) -> set[str]:
     """Full names of the modules that `source` imports at run time; ``from a import b`` gives ``a.b`` where that may be
     a module.
     """
     found: set[str] = set()
-    for node in _running(ast.parse(source)):
+    for node in _running(source):
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -89,15 +89,19 @@ def _running(node: ast.AST) -> Iterator[ast.AST]:
 
 
 @cache
+def tree(module: str) -> ast.Module:
+    return ast.parse(MODULES[module].read_text(encoding="utf-8"))
+
+
+@cache
 def nodes(module: str) -> list[ast.AST]:
     """All of its syntax tree."""
-    return list(ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))))
+    return list(ast.walk(tree(module)))
 
 
 @cache
 def imports_of(module: str) -> set[str]:
-    path = MODULES[module]
-    return imports(path.read_text(encoding="utf-8"), module, package=path.name == "__init__.py")
+    return imports(tree(module), module, package=MODULES[module].name == "__init__.py")
 
 
 def room(module: str) -> str | None:
@@ -130,13 +134,13 @@ def late():
     except ImportError:
         from .allocator import select
 """
-    assert imports(source, "dora_cli.methods.dora.method") == {
+    assert imports(ast.parse(source), "dora_cli.methods.dora.method") == {
         "__future__", "os.path", "json", "dora_cli", "dora_cli.errors", "dora_cli.recipe",
         "dora_cli.methods.dora.regulariser",
         "dora_cli.methods.base", "other", "torch", "dora_cli.methods.dora.allocator",
     }  # fmt: skip
     source = "from . import regulariser\nfrom .. import base\nfrom .allocator import select"
-    inside = imports(source, "dora_cli.methods.dora", package=True)
+    inside = imports(ast.parse(source), "dora_cli.methods.dora", package=True)
     assert inside == {"dora_cli.methods.dora.regulariser", "dora_cli.methods.base", "dora_cli.methods.dora.allocator"}
 
 
@@ -275,10 +279,7 @@ def test_commands_load_nothing_heavy_before_they_run(module: str) -> None:
     """What stands outside of functions there is loaded by ``dora --help``: typer, the standard library, errors and each
     other.
     """
-    tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
-    top = ast.unparse(
-        ast.Module([node for node in tree.body if not isinstance(node, ast.FunctionDef | ast.ClassDef)], [])
-    )
+    top = ast.Module([node for node in tree(module).body if not isinstance(node, ast.FunctionDef | ast.ClassDef)], [])
     for imported in imports(top, module, package=MODULES[module].name == "__init__.py"):
         if ours(imported):
             assert imported in {"dora_cli", *LIGHT} or room(imported) == "commands"

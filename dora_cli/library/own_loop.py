@@ -105,6 +105,7 @@ _OF_A_RUN: dict[str, tuple[object, ...]] = {
     "guard": (True,),
     "score": ("output", "taylor", "fisher", "kfac"),
     "rotate": ("input",),
+    "refit": (True,),
     "start": ("gradient", "inputs"),
 }
 """Settings of DoRA that a loop of the user's own cannot serve."""

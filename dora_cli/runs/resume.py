@@ -24,6 +24,7 @@ LOCATIONS = keys_of(Effect.PLACE)
 
 ADDED = {
     "train.threads": "auto",
+    "train.average_last": 0.0,
     "data.scale": None,
     "data.validation": None,
     "data.invalid": "error",
@@ -56,6 +57,7 @@ ADDED_TO: Mapping[str, Mapping[str, Any]] = {
         "method.scaling": "start",
         "method.score": "published",
         "method.rotate": "none",
+        "method.refit": False,
         "method.events": None,
         "method.guard": False,
     }

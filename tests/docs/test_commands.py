@@ -39,7 +39,10 @@ SHORT_BOOSTERS = ("train.max_steps=12",)
 """The same of XGBLoRA's, each booster of which needs a step."""
 BEGUN = ("dora train configs/demo/sst2.yaml", "dora train configs/demo/sst2.yaml --seeds 1,2,3 --output runs/seeds")
 """What the reader of a page has done, as the guide's first page says."""
-ELSEWHERE = {("doctor",): "tests/commands/test_catalogues.py"}
+ELSEWHERE = {
+    ("doctor",): "tests/commands/test_catalogues.py",
+    ("compare", "configs/compare/demo.yaml", "--dry-run"): "tests/compare/test_run.py",  # of a smaller experiment
+}
 """Commands that take seconds and are run by another test."""
 FILES = {
     "films.txt": "the acting is nice .\nthe songs are not beautiful .\n",

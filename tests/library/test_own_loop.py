@@ -198,6 +198,7 @@ def test_what_trains_can_be_chosen() -> None:
         ({"score": "kfac"}, RecipeError, r"method\.score kfac"),
         ({"start": "gradient"}, RecipeError, r"method\.start gradient"),
         ({"rotate": "input"}, RecipeError, r"method\.rotate input"),
+        ({"refit": True, "start": "lora", "gates": "fixed"}, RecipeError, r"method\.refit True"),
         ({"start_rank": 1}, RecipeError, r"method\.start_rank: .*got 1"),
         ({"start": "lora", "gradients": "pro"}, RecipeError, r"method\.gradients: .*gates"),
         ({"total_steps": 2}, BudgetError, r"2 optimiser steps.*at least 3"),

@@ -78,7 +78,7 @@ def assert_equal_runs(one: Path, two: Path) -> None:
     last = [max(checkpoints_of(RunRecords(run)), key=lambda path: int(path.name[5:])) for run in (one, two)]
     assert last[0].name == last[1].name
     a, b = (Snapshot.load(folder) for folder in last)
-    for mine, theirs in ((a.optimizer, b.optimizer), (a.random, b.random)):
+    for mine, theirs in ((a.optimizer, b.optimizer), (a.random, b.random), (a.training, b.training)):
         assert mine.keys() == theirs.keys()
         assert all(mine[key].equal(theirs[key]) for key in mine)
 
@@ -133,20 +133,25 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
 
 
 @pytest.fixture(scope="module")
+def uncut(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    """For recipes that one test alone trains: nothing is copied on the way."""
+    return Runs(tmp_path_factory, copied=False)
+
+
+@pytest.fixture(scope="module")
 def straight(runs: Runs) -> Callable[[Recipe], Path]:
     """A run of a recipe without an interruption; made once for each recipe."""
     return runs.straight
 
 
-@pytest.mark.parametrize("step", [2, 7, 9, 11, 12, STEPS])
-def test_cut_at_a_step(make_recipe: MakeRecipe, runs: Runs, tmp_path: Path, step: int) -> None:
+def test_cut_at_many_steps(make_recipe: MakeRecipe, uncut: Runs, tmp_path: Path) -> None:
     """In warm-up, while pruning, at an event, at the freeze, after compaction, at an epoch's edge; with accumulation
-    and dropout.
+    and dropout. Each time it goes on until the next cut.
     """
     recipe = make_recipe(*SAVES, "train.batch_size=4", "train.gradient_accumulation=2")
-    runs.cut(recipe, tmp_path / "run", step=step)
+    uncut.cut_again_and_again(recipe, tmp_path / "run", [2, 7, 9, 11, 12, STEPS])
     train(recipe, tmp_path / "run", resume=True)
-    assert_equal_runs(runs.straight(recipe), tmp_path / "run")
+    assert_equal_runs(uncut.straight(recipe), tmp_path / "run")
 
 
 def test_a_run_from_when_events_could_prune_nothing_goes_on(
@@ -176,27 +181,25 @@ def test_a_run_from_when_events_could_prune_nothing_goes_on(
     ids=" ".join,
 )
 def test_cut_twice_under_other_settings(
-    make_recipe: MakeRecipe, runs: Runs, tmp_path: Path, changes: tuple[str, ...]
+    make_recipe: MakeRecipe, uncut: Runs, tmp_path: Path, changes: tuple[str, ...]
 ) -> None:
     recipe = make_recipe(*SAVES, *changes)
-    runs.cut(recipe, tmp_path / "run", step=8)
-    with pytest.raises(PowerCutError):
-        train(recipe, tmp_path / "run", resume=True, listener=Cut(step=20))
+    uncut.cut_again_and_again(recipe, tmp_path / "run", [8, 20])
     train(recipe, tmp_path / "run", resume=True)
-    assert_equal_runs(runs.straight(recipe), tmp_path / "run")
+    assert_equal_runs(uncut.straight(recipe), tmp_path / "run")
 
 
 def test_the_base_models_own_dropout_goes_on_where_it_was(
-    make_recipe: MakeRecipe, runs: Runs, tiny_model: Path, tmp_path: Path
+    make_recipe: MakeRecipe, runs: Runs, uncut: Runs, tiny_model: Path, tmp_path: Path
 ) -> None:
     """The other runs here have none: they are compared where it would hide what they look for."""
     model = shutil.copytree(tiny_model, tmp_path / "model")
     config = read(model / "config.json") | {"hidden_dropout_prob": 0.2, "attention_probs_dropout_prob": 0.2}
     (model / "config.json").write_text(json.dumps(config))
     recipe = make_recipe(*SAVES, f"model.name={model}")
-    runs.cut(recipe, tmp_path / "run", step=9)
+    uncut.cut_again_and_again(recipe, tmp_path / "run", [9])
     train(recipe, tmp_path / "run", resume=True)
-    assert_equal_runs(runs.straight(recipe), tmp_path / "run")
+    assert_equal_runs(uncut.straight(recipe), tmp_path / "run")
     without, found = (
         read(run / "metrics.json")["epochs"] for run in (runs.straight(make_recipe(*SAVES)), tmp_path / "run")
     )

@@ -45,7 +45,7 @@ SETTINGS = {
         "events: 4, max_rank: 4"
     ),
     "kfac": "start: lora, score: kfac, gate_rate: 3, learning_rate_ratio: 0.5, events: 2, dem_scale: paper",
-    "guard": "start: lora, gates: fixed, score: taylor, guard: true, events: 2",
+    "guard": "start: lora, gates: fixed, score: taylor, guard: true, refit: true, events: 2",
 }
 """What each asks for, beside what all have."""
 
@@ -53,11 +53,12 @@ COMMON = (
     "data.max_train_samples=46",
     "data.max_eval_samples=16",
     "train.batch_size=8",
+    "train.epochs=3",
     "save.every_steps=1",
 )
 EVERY = pytest.mark.parametrize("name", SETTINGS)
 
-WARMUP, FREEZE, STEPS = 3, 11, 24
+WARMUP, FREEZE = 2, 8  # of 18 steps
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +96,7 @@ def test_every_value_of_every_option_is_here(make_recipe: MakeRecipe) -> None:
         "budget": {"components", "parameters"},
         "curve": {"published", "adalora"},
         "guard": {True, False},
+        "refit": {True, False},
         "compact": {True, False},
     }.items():
         assert {getattr(section, key) for section in (*sections, DoraMethod())} == values
@@ -121,7 +123,7 @@ def test_cut_again_and_again_and_gone_on_with(make_recipe: MakeRecipe, runs: Run
     recipe, run = recipe_of(make_recipe, name), tmp_path / "run"
     event = read(runs.straight(recipe) / "ranks.json")["history"][0]["step"]
     assert WARMUP <= event < FREEZE
-    runs.cut_again_and_again(recipe, run, [step + 1 for step in (2, event, event + 1, FREEZE, 15)])
+    runs.cut_again_and_again(recipe, run, [step + 1 for step in sorted({2, event, event + 1, FREEZE, 13})])
     train(recipe, run, resume=True)
     assert_equal_runs(runs.straight(recipe), run)
 
@@ -140,7 +142,7 @@ def test_two_processes_train_what_one_trains(make_recipe: MakeRecipe, tmp_path: 
         mine, theirs = (read(run / "ranks.json") for run in (one, two))
         assert mine["history"] == theirs["history"], name
         assert [layer["rank"] for layer in mine["layers"]] == [layer["rank"] for layer in theirs["layers"]], name
-        # a gradient's smallest singular vectors turn with the rounding of the largest, by the ratio of their values
+        # directions of small singular values turn with rounding, and so do all that starts in them
         within = 3e-3 if "start: gradient" in SETTINGS[name] else 1e-5
         assert largest_difference(one / "adapter", two / "adapter") < within, name
 

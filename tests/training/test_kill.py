@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import random
 import sys
 from importlib.util import find_spec
-from itertools import count
 from pathlib import Path
 
 import pytest
@@ -15,7 +13,7 @@ from tests.runs.test_resume import SAVES as EVERY_STEP
 from tests.training.conftest import MakeRecipe
 from tests.training.killed import Case, Result, Training
 from tests.training.killing import Straight, Strike, Warm
-from tests.training.marks import PHASES, SAVES
+from tests.training.marks import PHASES
 from tests.training.test_generation import models, recipe_of, tokenizer  # noqa: F401 - fixtures
 from tests.training.test_run import read
 
@@ -85,22 +83,24 @@ def test_killed_while_texts_are_generated(warm: Warm, models: dict[str, Path], t
     straight.assert_equals(tmp_path / "struck")
 
 
-def test_killed_at_a_random_moment(warm: Warm, make_recipe: MakeRecipe, tmp_path: Path) -> None:
-    """Uniform over the time of a run, in which saving is slowed; many in scripts/kill_campaign.py."""
-    straight = Straight.of(warm, make_recipe(*EVERY_STEP), tmp_path, dict.fromkeys(SAVES, 0.001))
-    draw = random.Random(4)
-    for number in count():
-        run = tmp_path / f"struck-{number}"
-        attempts = straight.struck(warm, run, [Strike(after=draw.uniform(0, straight.seconds))])
-        straight.assert_equals(run)
-        if len(attempts) > 1:  # it did not end before
-            return
-
-
 SHORT = (
     "data.max_train_samples=46", "data.max_eval_samples=16", "train.max_steps=6", "save.every_steps=2",
     "train.batch_size=4", "train.gradient_accumulation=2",
 )  # fmt: skip
+
+
+def test_killed_while_weights_are_averaged(warm: Warm, make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    """Half of the weights that train is written; an evaluation is made with the mean, which has just been selected."""
+    strikes = (
+        kill("checkpoint: step-4 half of training.safetensors"),
+        kill("evaluation: batch"),  # after step 6
+        kill("adapter: old renamed"),  # after step 12
+    )
+    changes = ("train.max_steps=12", "method={name: lora, rank: 2, dropout: 0.2}", "train.average_last=0.8")
+    straight = Straight.of(warm, make_recipe(*SHORT, *changes, "eval.select=last"), tmp_path)
+    attempts = straight.struck(warm, tmp_path / "struck", strikes)
+    assert [attempt.marks[-1] for attempt in attempts[:-1]] == [strike.place for strike in strikes]
+    straight.assert_equals(tmp_path / "struck")
 
 
 def strike_at(case: Case, folder: Path, *places: Strike) -> None:

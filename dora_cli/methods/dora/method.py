@@ -31,10 +31,13 @@ from dora_cli.methods.low_rank.adapters import Adapters
 from dora_cli.methods.low_rank.allocation.budget import BUDGETS, select
 from dora_cli.methods.low_rank.allocation.directions import DIRECTIONS, point
 from dora_cli.methods.low_rank.allocation.followed import Followed
+from dora_cli.methods.low_rank.allocation.moments import SecondMoments
+from dora_cli.methods.low_rank.allocation.refit import refit as refitted
 from dora_cli.methods.low_rank.allocation.rotation import ROTATIONS, SINGULAR
 from dora_cli.methods.low_rank.allocation.scores import SCORES, WORDS, follow, values
 from dora_cli.methods.low_rank.allocation.starts import SCALINGS, STARTS
 from dora_cli.methods.low_rank.allocation.turner import Turner
+from dora_cli.methods.low_rank.components import Components
 from dora_cli.methods.low_rank.gradients.adjusted import adjustment
 from dora_cli.methods.low_rank.layer import AdaptedProjection
 from dora_cli.methods.low_rank.noise.flatness import noise_on
@@ -65,6 +68,7 @@ class Dora(Method):
         ema_beta: smoothing of the scores.
         rotate: a change of variables before every cut (`allocation.rotation`); components are then worth the squares
             of their singular values, and what an event removes is gone for good.
+        refit: whether what a cut leaves makes up for what goes (`allocation.refit`); without gates alone.
         budget: what the schedule counts (`allocation.budget`).
         min_rank, max_rank: what a projection keeps, and what it may have in the end.
         warmup_fraction, final_fraction: shares of the steps before pruning and after the freeze.
@@ -102,6 +106,7 @@ class Dora(Method):
         score: str,
         ema_beta: float,
         rotate: str,
+        refit: bool,
         budget: str,
         min_rank: int,
         max_rank: int | None,
@@ -128,6 +133,7 @@ class Dora(Method):
         self.adjustment = adjustment(gradients, damping)
         self.score, self.rotation = SCORES[score], ROTATIONS[rotate]
         self.scored_by = SINGULAR.get(rotate, WORDS[score])
+        self.refits = refit
         self.unit, self.min_rank, self.max_rank = budget, min_rank, max_rank
         self.events = events
         self.guard, self.held_out = guard, HELD_OUT if guard else 0.0
@@ -190,11 +196,13 @@ class Dora(Method):
             check_one_device(sites)
         self._adapters = Adapters(model, {site.name: self._wrapped(site) for site in sites})
         rotation = self.rotation
-        self._followed = Followed(self._adapters, sites, (*self.score.passes, *(rotation.passes if rotation else ())))
+        follows = self.refits or (rotation is not None and rotation.reads_inputs)
+        self._moments = SecondMoments(self._adapters, self.ema_beta) if follows else None
+        wanted = (*self.score.passes, *(self._moments.passes if self._moments else ()))
+        self._followed = Followed(self._adapters, sites, wanted)
         self._turner = None
         if rotation is not None:
-            directions = self.adjustment is not None
-            self._turner = Turner(self._adapters, rotation, self.ema_beta, directions=directions)
+            self._turner = Turner(rotation, self._moments, directions=self.adjustment is not None)
         self._selection = Selection(
             self._adapters,
             sites,
@@ -204,6 +212,7 @@ class Dora(Method):
             choose=self._choose,
             worth=self.score.worth,
             rotate=self._turner,
+            refit=self._refitted if self.refits else None,
             guard=self.rank if self.guard else None,
         )
         self._staged: torch.Tensor | None = None
@@ -260,6 +269,12 @@ class Dora(Method):
             )
             values = values.masked_fill(settled, torch.inf)
         return select(values, schedule.allowed(step), costs, candidates=there, least=least, most=schedule.most(step))
+
+    def _refitted(self, group: Components, B_t: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
+        """See `allocation.refit`."""
+        assert self._moments is not None and not self.gated
+        layout = group.layout
+        return layout.rows(refitted(layout.stacked(B_t), self._moments.of(group), layout.stacked(keep)))
 
     def parameters(self) -> list[nn.Parameter]:
         return self._adapters.parameters()
@@ -330,10 +345,10 @@ class Dora(Method):
         return torch.cat(variances).sum() * weight if regularised else None
 
     def _stage(self) -> None:
-        """Before the optimiser's step: the step's scores where they need its gradients, and what a rotation needs."""
-        if self._turner is not None:
-            self._turner.stage(self._followed.observed())
-        elif self.score.staged:
+        """Before the optimiser's step: the step's scores where they need its gradients, and what a cut needs."""
+        if self._moments is not None:
+            self._moments.stage(self._followed.observed())
+        if self.score.staged and self._turner is None:
             self._staged = values(self.score, self._followed.observed())
 
     @torch.no_grad()
@@ -347,8 +362,9 @@ class Dora(Method):
             if selection.masked:
                 selection.apply()
             return
+        if self._moments is not None:
+            self._moments.observe(skipped)
         if self._turner is not None:
-            self._turner.observe(skipped)
             return  # scores are what the latest rotation found
         found = self.scores() if self._staged is None else selection.in_order(self._staged)
         follow(selection.scores, found, self.ema_beta, skipped)
@@ -437,11 +453,11 @@ class Dora(Method):
         self._last_step = None  # a state does not say where in its run it was taken
 
     def training_state(self) -> dict[str, torch.Tensor]:
-        """What a rotation follows, until the freeze."""
-        return {} if self._turner is None or self.frozen else self._turner.state_dict()
+        """What a rotation or a refit follows, until the freeze."""
+        return {} if self._moments is None or self.frozen else self._moments.state_dict()
 
     def load_training_state(self, state: Mapping[str, torch.Tensor]) -> None:
-        if self._turner is None or self.frozen:
+        if self._moments is None or self.frozen:
             super().load_training_state(state)
         else:
-            self._turner.load_state_dict(state)
+            self._moments.load_state_dict(state)

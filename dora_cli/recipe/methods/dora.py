@@ -55,6 +55,8 @@ class DoraMethod(Section):
         ema_beta: decay of the moving average of the scores.
         rotate: what components become before each event: nothing else (``none``), or the singular ones of their
             projection's update, by the ``weight`` or by the output that each ``input`` gives; the function stays.
+        refit: whether what is kept of a projection makes up for what is pruned, by least squares over the inputs met;
+            with gates that are ``fixed``.
         warmup_fraction: share of the steps before pruning starts.
         final_fraction: share of the steps after the ranks are frozen.
         events: how many pruning events there are, evenly spread, the last at the freeze; takes precedence over
@@ -89,6 +91,7 @@ class DoraMethod(Section):
     score: ForRun[Literal["published", "norm", "output", "taylor", "fisher", "kfac"]] = "published"
     ema_beta: ForRun[FractionBelowOne] = 0.9
     rotate: ForRun[Literal["none", "weight", "input"]] = "none"
+    refit: ForRun[bool] = False
     warmup_fraction: ForRun[FractionBelowOne] = 0.15
     final_fraction: ForRun[FractionBelowOne] = 0.5
     events: ForRun[Count | None] = None
@@ -208,6 +211,17 @@ def _something_to_guard(
     return None
 
 
+def _makes_up(refit: bool, gates: str, rotate: str) -> str | None:
+    if refit and gates == "trained":
+        return "is true, but with method.gates trained what is pruned may come back; remove it, or set gates: fixed"
+    if refit and rotate != "none":
+        return (
+            f"is true, but method.rotate {rotate} leaves components that hold nothing of each other; remove it, or set "
+            "rotate: none"
+        )
+    return None
+
+
 def _leaves_memory(compact: bool, gates: str, rotate: str) -> str | None:
     if not compact and (gates == "fixed" or rotate != "none"):
         what = "method.gates fixed" if gates == "fixed" else f"method.rotate {rotate}"
@@ -233,6 +247,7 @@ RULES = (
     Rule(
         ("method.guard", "method.rank", "method.start_rank", "method.max_rank", "method.min_rank"), _something_to_guard
     ),
+    Rule(("method.refit", "method.gates", "method.rotate"), _makes_up),
     Rule(("method.compact", "method.gates", "method.rotate"), _leaves_memory),
 )
 
@@ -258,6 +273,7 @@ _SAID = {
     ("score", "kfac"): "Components were ranked by a Kronecker-factored Fisher information of each.",
     ("rotate", "weight"): "Before each pruning they were rotated to the singular components of the update.",
     ("rotate", "input"): "Before each pruning they were rotated to the singular components of the output.",
+    ("refit", True): "What was kept made up for what was pruned, by least squares over the inputs met.",
     ("guard", True): "Ranks became uniform unless chosen ones helped on held-out training data.",
 }
 """What a model card says of options that differ from the published ones."""

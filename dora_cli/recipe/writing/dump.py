@@ -7,11 +7,16 @@ from typing import Any
 
 import yaml
 
+try:  # libyaml writes the same text in a fifth of the time, and a run writes its recipe several times
+    from yaml import CSafeDumper as SafeDumper
+except ImportError:  # PyYAML without libyaml
+    from yaml import SafeDumper  # type: ignore[assignment]
+
 from dora_cli.recipe.document import CORE_SCALARS
 from dora_cli.recipe.schema import Recipe
 
 
-class _Dumper(yaml.SafeDumper):
+class _Dumper(SafeDumper):
     """Block mappings, lists on one line, no aliases; quotes all text that YAML 1.1 or 1.2 would take for something
     else.
     """
@@ -20,11 +25,11 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
-def _represent_list(dumper: yaml.SafeDumper, value: Sequence[Any]) -> yaml.Node:
+def _represent_list(dumper: SafeDumper, value: Sequence[Any]) -> yaml.Node:
     return dumper.represent_sequence("tag:yaml.org,2002:seq", value, flow_style=True)
 
 
-def _represent_text(dumper: yaml.SafeDumper, value: str) -> yaml.Node:
+def _represent_text(dumper: SafeDumper, value: str) -> yaml.Node:
     # PyYAML writes some line separators (U+0085, U+2028) bare, and readers fold them; double quotes escape them.
     return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=None if value.isprintable() else '"')
 

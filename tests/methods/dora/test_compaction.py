@@ -9,7 +9,7 @@ import torch
 
 from tests.methods.small import Training, classification, new_dora, small_encoder
 
-STEPS, FREEZE = 100, 50
+STEPS, FREEZE = 60, 30
 STEEP = classification(scale=20.0)  # gradients far above the clipping norm, also late in training
 
 
@@ -34,7 +34,7 @@ def pair(dtype: torch.dtype, empty: bool) -> tuple[Training, Training]:
     [(torch.float64, 1e-11, False), (torch.float64, 1e-11, True), (torch.float32, 1e-6, True)],
     ids=["float64", "float64, one projection at rank 0", "float32, one projection at rank 0"],
 )
-def test_fifty_steps_after_the_freeze_have_the_same_losses(dtype: torch.dtype, tolerance: float, empty: bool) -> None:
+def test_thirty_steps_after_the_freeze_have_the_same_losses(dtype: torch.dtype, tolerance: float, empty: bool) -> None:
     compacted, masked = pair(dtype, empty)
     assert compacted.losses[:FREEZE] == masked.losses[:FREEZE]
     assert sum(parameter.numel() for parameter in compacted.dora.parameters()) < 0.5 * sum(

@@ -29,7 +29,7 @@ from tests.methods.small import Training, linear_maps, new_dora
 
 SEEDS = (1, 2)
 D, HIDDEN, BLOCKS, PLANTED, CHANGE = 32, 16, 6, 3, 6
-STEPS, EXAMPLES, BATCH = 400, 512, 64
+STEPS, EXAMPLES, BATCH = 280, 512, 64
 
 
 class Block(nn.Module):
@@ -74,7 +74,7 @@ def final_ranks(seed: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
         head="no head",
         seed=seed,
     )
-    scheduler = make_scheduler(run.optimizer, warmup_steps=42, total_steps=STEPS)
+    scheduler = make_scheduler(run.optimizer, warmup_steps=30, total_steps=STEPS)
     for step in range(1, run.schedule.freeze_step + 1):
         batch = torch.randint(EXAMPLES, (BATCH,))
         run.step(step, lambda model, batch=batch: nn.functional.mse_loss(model(x[batch]), y[batch]))

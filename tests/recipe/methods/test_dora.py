@@ -51,6 +51,11 @@ from dora_cli.recipe.methods.dora import ABOUT, DoraMethod
         ("method: {guard: true, start_rank: 8}", "method.guard: is true, but with method.start_rank 8"),
         ("method: {guard: true, min_rank: 8}", "method.guard: is true, but with method.min_rank 8"),
         ("method: {guard: true, max_rank: 8}", "method.guard: is true, but with method.max_rank 8"),
+        ("method: {refit: true}", "method.refit: is true, but with method.gates trained"),
+        (
+            "method: {refit: true, gates: fixed, start: lora, rotate: input}",
+            "method.refit: is true, but method.rotate input leaves",
+        ),
         ("method: {warmup_fraction: 0.5}", "must be below 1, got 0.5 + 0.5 = 1.0"),
     ],
 )
@@ -63,7 +68,7 @@ def test_what_is_said(section: str, says: str) -> None:
 @pytest.mark.parametrize(
     "section",
     [
-        "method: {gates: fixed, start: lora, min_rank: 8, max_rank: 8}",
+        "method: {gates: fixed, start: lora, min_rank: 8, max_rank: 8, refit: true}",
         "method: {guard: true, max_rank: 9, min_rank: 7}",
         "method: {start: lora, gates: fixed, gradients: pro, damping: 1.0e-6}",
         "method: {start: gradient, gates: fixed}",
@@ -118,6 +123,7 @@ def test_a_card_says_what_is_not_as_published() -> None:
         "score": "kfac",
         "rotate": "input",
         "events": 5,
+        "refit": True,
         "guard": True,
         "flatness": 0.05,
     }

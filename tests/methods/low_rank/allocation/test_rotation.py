@@ -219,7 +219,7 @@ def test_truncation_is_the_best_of_all_updates_of_so_many_components(name: str) 
     for kept in range(1, RANK):
         lost = error(update - SCALE * new.B_t[:, :kept].mT @ new.A[:, :kept], metric)
         torch.testing.assert_close(lost, new.values[:, kept:].sum(1), rtol=1e-9, atol=0)
-        found = torch.stack([squares(update, metric, kept, seed=seed) for seed in range(6)]).amin(0)
+        found = torch.stack([squares(update, metric, kept, seed=seed) for seed in range(4)]).amin(0)
         assert (found > lost * (1 - 1e-9)).all()
         torch.testing.assert_close(found, lost, rtol=1e-3, atol=0)
         for chosen in itertools.combinations(range(RANK), kept):
@@ -231,7 +231,7 @@ def test_truncation_is_the_best_of_all_updates_of_so_many_components(name: str) 
 def squares(update: torch.Tensor, metric: torch.Tensor, kept: int, *, seed: int) -> torch.Tensor:
     """The least error of a product of `kept` components that alternating least squares finds."""
     A = drawn(N, kept, update.shape[2], seed=seed)
-    for _ in range(400):
+    for _ in range(200):
         B = update @ metric @ A.mT @ torch.linalg.inv(A @ metric @ A.mT)
         A = torch.linalg.solve(B.mT @ B, B.mT @ update)
     return error(update - B @ A, metric)
