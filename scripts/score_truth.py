@@ -60,6 +60,7 @@ from dora_cli.methods.base import Statistic, StepReport
 from dora_cli.methods.dora.method import Dora
 from dora_cli.methods.low_rank.allocation.budget import BUDGETS
 from dora_cli.methods.low_rank.allocation.followed import Followed
+from dora_cli.methods.low_rank.allocation.moments import SecondMoments
 from dora_cli.methods.low_rank.allocation.rotation import ROTATIONS
 from dora_cli.methods.low_rank.allocation.scores import SCORES, follow, values
 from dora_cli.methods.low_rank.allocation.turner import Turner
@@ -102,7 +103,8 @@ class WatchedDora(Dora):
         adapters = self._adapters
         wanted = {name for kind in (*SCORES.values(), *TURNED.values()) for name in kind.passes}
         self._all = Followed(adapters, self.sites, wanted)
-        self.turners = {name: Turner(adapters, rotation, self.betas[-1]) for name, rotation in TURNED.items()}
+        self._moments_of_inputs = SecondMoments(adapters, self.betas[-1])
+        self.turners = {name: Turner(rotation, self._moments_of_inputs) for name, rotation in TURNED.items()}
         count = sum(len(group.A) for group in adapters.groups())
         self._averages = {
             (name, beta): adapters.groups()[0].A.new_zeros(count) for name in SCORES for beta in self.betas
@@ -121,8 +123,7 @@ class WatchedDora(Dora):
     def adjust_gradients(self) -> None:
         seen = self._all.observed()
         self._taken = {name: values(score, seen) for name, score in SCORES.items() if score.staged}
-        for turner in self.turners.values():
-            turner.stage(seen)
+        self._moments_of_inputs.stage(seen)
 
     @torch.no_grad()
     def observe(self, skipped: torch.Tensor | None = None) -> None:
@@ -132,8 +133,7 @@ class WatchedDora(Dora):
             for beta in self.betas:
                 follow(self._averages[name, beta], found, beta, skipped)
         self._taken = {}
-        for turner in self.turners.values():
-            turner.observe(skipped)
+        self._moments_of_inputs.observe(skipped)
 
     def advance(self, step: int) -> StepReport:
         """At the freeze an event that changes nothing but what is computed next: whoever watches looks now."""

@@ -44,7 +44,7 @@ LIGHT = {"dora_cli.errors", "dora_cli.libraries", "dora_cli.printable", "dora_cl
 DOORS = {
     "dora_cli.printable": {"print"},
     "dora_cli.reports.console": {"Console"},
-    "dora_cli.training.capture_probe": {"print"},
+    "dora_cli.training.capture.probe": {"print"},
 }
 """Modules that print, and by what; the last one answers the process that started it, through a pipe."""
 
@@ -242,8 +242,8 @@ def test_methods_know_tensors_and_modules_alone() -> None:
     [
         ("dora.importance", {"torch"}),  # tensors in, tensors out
         ("low_rank.allocation.budget", {"torch"}),
-        ("low_rank.allocation.layout", {"torch"}),
-        ("low_rank.allocation.scores", {"torch", "dora_cli.methods.low_rank.allocation.layout"}),
+        ("low_rank.layout", {"torch"}),
+        ("low_rank.allocation.scores", {"torch", "dora_cli.methods.low_rank.layout"}),
         ("low_rank.schedule", {"dora_cli.errors", "dora_cli.wording"}),  # integers: no tensor
         ("dora.schedule", {"dora_cli.methods.low_rank.schedule"}),
     ],

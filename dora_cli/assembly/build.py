@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from dora_cli.assembly.averaged import AveragedSteps
 from dora_cli.assembly.fingerprint import fingerprint_model
 from dora_cli.assembly.origin import make, sites_of
 from dora_cli.assembly.references import weights_at
@@ -189,7 +190,7 @@ def check_early(recipe: Recipe, task: Task, method: Method, total_steps: int, *,
         return  # whoever loads it says what is wrong
     method.check(model, list(head_parameters(model).values()))
     sites = sites_of(model, recipe.method, method)
-    method.plan(total_steps, sites)
+    AveragedSteps.of(recipe.train.average_last, method.plan(total_steps, sites), method.name)
     if fresh:
         check_references(recipe, task, method, sites)
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from dora_cli.assembly.averaged import AveragedSteps
 from dora_cli.assembly.build import (
     base_from_config,
     check_references,
@@ -64,6 +65,7 @@ class DryRun:
         restarts: steps after which the learning rate's schedule starts anew; None where that takes the model's blocks.
         client_examples: examples of each client of a federated training; None where they follow from data that have not
             been read.
+        averaged: the steps whose weights are averaged; None where none are, or where that takes the model's blocks.
     """
 
     recipe: Recipe
@@ -84,6 +86,7 @@ class DryRun:
     seeds: Sequence[int] = ()
     restarts: Sequence[int] | None = ()
     client_examples: Sequence[int] | None = None
+    averaged: AveragedSteps | None = None
 
     @property
     def _anew(self) -> str:
@@ -120,6 +123,10 @@ class DryRun:
             ("device", f"{self.device}, {self.precision}"),
             ("threads", "auto, which takes the model's configuration" if self.threads is None else str(self.threads)),
         ]
+        if self.averaged is not None:
+            rows.insert(4, ("averaging", str(self.averaged)))
+            if self.averaged.note is not None:
+                rows.append(("note", self.averaged.note))
         if federated is not None:
             rows[1:1] = client_rows(federated, self.client_examples, self._trained)
         if self.cuda_graph is not None:
@@ -172,6 +179,9 @@ def dry_run(recipe: Recipe, output: Path | None = None, seeds: Sequence[int] = (
         rank_note = note_on_rank(method, projections)
         notes = [*notes, *method.remarks(projections)]
         left_out_note = left_out(model, targets)
+    if (wanted := method.calibration()) is not None:
+        measured = plural(min(wanted.examples, examples), "training example")
+        notes = [*notes, f"the {wanted.kind} of all projections are measured over {measured} before the first step"]
     threads = decide_threads(recipe, model, most_threads())
     cuda_graph = _cuda_graph(recipe, model, device, precision)
     if model is not None and plan is not None:  # last: it may change the model
@@ -195,6 +205,7 @@ def dry_run(recipe: Recipe, output: Path | None = None, seeds: Sequence[int] = (
         seeds=seeds,
         restarts=None if plan is None else plan.restarts,
         client_examples=client_examples,
+        averaged=None if plan is None else AveragedSteps.of(recipe.train.average_last, plan, method.name),
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from dora_cli.assembly.averaged import AveragedSteps
 from dora_cli.assembly.build import (
     AdaptedModel,
     adapt,
@@ -75,6 +76,11 @@ class Prepared:
         assert self.adapted.schedule is not None
         return self.adapted.schedule
 
+    @property
+    def averaged(self) -> AveragedSteps | None:
+        """The steps whose weights are averaged; None where none are."""
+        return AveragedSteps.of(self.recipe.train.average_last, self.schedule, self.adapted.method.name)
+
 
 def prepare_model(
     recipe: Recipe,
@@ -114,6 +120,9 @@ def prepare_model(
         note(odd)
     for remark in adapted.method.remarks(adapted.projections):
         note(remark)
+    averaged = AveragedSteps.of(recipe.train.average_last, adapted.schedule, method.name)
+    if averaged is not None and averaged.note is not None:
+        note(averaged.note)
     if odd := left_out(adapted.model, targets_of(recipe)):
         note(odd)
     return adapted, captured

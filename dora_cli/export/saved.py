@@ -43,6 +43,7 @@ from dora_cli.recipe.methods import about
 from dora_cli.tasks import Task
 from dora_cli.training.listener import Listener, SilentListener
 from dora_cli.version import __version__
+from dora_cli.wording import plural
 
 FORMATS = ("peft", "merged")
 _HERE = ("train.device=cpu", "train.precision=auto")
@@ -372,6 +373,8 @@ def _card(restored: Restored, written: Written) -> Card:
     settings = {} if generation is None else generation.to_diff_dict()
     settings.pop("transformers_version", None)
     when = "before the ranks were frozen, " if not adapted.method.frozen else ""
+    averaged = state.get("averaged_steps")
+    mean = f" (the mean of those after each of the last {plural(averaged, 'step')} up to it)" if averaged else ""
     return Card(
         recipe=recipe,
         trained=restored.run.read_recipe(),
@@ -383,7 +386,7 @@ def _card(restored: Restored, written: Written) -> Card:
         pad_token=tokenizer.pad_token_id if _reads_last_token(task, config) else None,
         layout=adapted.layout,
         generation=settings,
-        weights=f"{when}epoch {state.get('epoch')}, step {state['step']:,}",
+        weights=f"{when}epoch {state.get('epoch')}, step {state['step']:,}{mean}",
         metrics=recorded_metrics(restored),
         projections=adapted.projections,
         written=written,

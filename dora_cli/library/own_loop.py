@@ -20,8 +20,10 @@ from dora_cli.methods import Dora
 from dora_cli.methods.attached import mark
 from dora_cli.methods.base import StepReport
 from dora_cli.models import find_projections, head_parameters, left_out
+from dora_cli.recipe.methods import rules_of
 from dora_cli.recipe.methods.dora import DoraMethod
 from dora_cli.recipe.problems import dotted, error_path, explain
+from dora_cli.recipe.rules import broken_rules
 from dora_cli.training import optimizer as optimizers
 
 WARN_AFTER = 500
@@ -71,7 +73,7 @@ def attach(
         settings: the other keys of a recipe's ``method`` section, such as `start_rank`, `alpha` and `dropout`.
 
     Raises:
-        RecipeError: a setting that is unknown or out of bounds.
+        RecipeError: a setting that is unknown or out of bounds, or settings that do not go together.
         BudgetError: the budget does not fit `total_steps`.
         ModelError: the model cannot be adapted, or is already.
     """
@@ -103,6 +105,8 @@ _OF_A_RUN: dict[str, tuple[object, ...]] = {
     "guard": (True,),
     "score": ("output", "taylor", "fisher", "kfac"),
     "rotate": ("input",),
+    "refit": (True,),
+    "start": ("gradient", "inputs"),
 }
 """Settings of DoRA that a loop of the user's own cannot serve."""
 
@@ -125,12 +129,16 @@ def _section(rank: int, targets: Sequence[str], settings: dict[str, Any]) -> Dor
     for key, values in _OF_A_RUN.items():
         if settings.get(key) in values:
             raise RecipeError(
-                f"method.{key} {settings[key]} needs what only a run of a recipe has at hand (its held-out examples, "
+                f"method.{key} {settings[key]} needs what only a run of a recipe has at hand (its examples, "
                 "or what its training passes show); leave it out, or use dora train"
             )
     try:
-        return DoraMethod.model_validate(keys)
+        section = DoraMethod.model_validate(keys)
     except ValidationError as error:
         tree = {"method": {"name": "dora", **keys}}
         details = [{**detail, "loc": ("method", *detail["loc"])} for detail in error.errors(include_url=False)]
         raise RecipeError([f"{dotted(error_path(detail))}: {explain(detail, tree)}" for detail in details]) from None  # type: ignore[arg-type]
+    given = {f"method.{key}": value for key, value in section.model_dump().items()}
+    if broken := [f"{key}: {said}" for key, said in broken_rules(lambda key: given[key], rules_of(section.name))]:
+        raise RecipeError(broken)
+    return section

@@ -1,7 +1,7 @@
 """Whether a model's training step can be captured in CUDA graphs: known before it is tried.
 
 A capture that fails leaves the process's CUDA random state unusable, so the run could not go on. What is not known of a
-model is therefore tried in a process of its own (`dora_cli.training.capture_probe`), and the answer is kept.
+model is therefore tried in a process of its own (`dora_cli.training.capture.probe`), and the answer is kept.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ KNOWN_BAD = {
 
 # the oldest versions of which the first table was seen to hold
 _KNOWN_WITH = {"torch": (2, 11), "transformers": (5, 17)}
-_COMMAND = (sys.executable, "-m", "dora_cli.training.capture_probe")
+_COMMAND = (sys.executable, "-m", "dora_cli.training.capture.probe")
 # the trial is a run of one process
 _LAUNCHER = re.compile(r"(LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|(MASTER|ACCELERATE|TORCHELASTIC)_.*")
 _NO_MATTER = frozenset(

@@ -310,6 +310,14 @@ class Schedule(Protocol):
         """Plain values for records and the dry run."""
 
 
+def events_of(schedule: Schedule) -> Iterator[int]:
+    """The steps of all events, ascending."""
+    step = schedule.next_event(0)
+    while step is not None:
+        yield step
+        step = schedule.next_event(step)
+
+
 @dataclass(frozen=True)
 class PlainSchedule:
     """One phase; components, where there are any, stay as many as they are."""
@@ -499,8 +507,8 @@ class Method:
         raise AssertionError(f"the method {self.name} asks for nothing")
 
     def computed_start(self) -> Sequence[torch.Tensor]:
-        """What does not train, and was computed of weights or data rather than drawn: all processes take those of the
-        first, since such a computation may differ between two devices.
+        """What was computed of weights or data rather than drawn: all processes take those of the first, since such a
+        computation may differ between two devices.
         """
         return ()
 

@@ -81,6 +81,15 @@ def _within_a_round(value: object, clients: int) -> str | None:
     )
 
 
+def _average_last(share: float, clients: int) -> str | None:
+    if not share:
+        return None
+    return (
+        f"must be 0 in a federated training, got {share:g}: what is kept is what the server makes of the clients' "
+        "weights, which is a mean already; set it to 0, or remove the section federated"
+    )
+
+
 def _alpha(alpha: float | None, split: str) -> str | None:
     if alpha is not None and split != "dirichlet":
         return f"is only read with federated.split dirichlet, got {split}; set split: dirichlet, or remove this key"
@@ -100,6 +109,7 @@ RULES = (
     Rule(("method.name", "federated.clients"), _method),
     Rule(("train.max_steps", "federated.rounds", "federated.local_steps"), _max_steps),
     Rule(("save.every_steps", "federated.clients"), _within_a_round),
+    Rule(("train.average_last", "federated.clients"), _average_last),
     Rule(("federated.alpha", "federated.split"), _alpha),
     Rule(("federated.residual", "federated.aggregation"), _residual),
 )

@@ -130,6 +130,8 @@ class TrainSection(Section):
         max_grad_norm: gradients are clipped to this global norm; None never clips.
         label_smoothing: share of the target that is spread evenly over all classes or the vocabulary; in the training
             loss alone.
+        average_last: share of the optimiser steps, the last ones, over which weights are averaged: what is evaluated
+            and kept from then on is their mean; 0 averages none.
         precision: ``auto`` is that of a half `model.dtype`, else bf16 on CUDA and fp32 on the CPU.
         device: ``auto`` takes CUDA where present.
         threads: of the CPU; ``auto`` follows model, batch and cores (OMP_NUM_THREADS: at most so many). Their number
@@ -156,6 +158,7 @@ class TrainSection(Section):
     lr_warmup_steps: ForRun[CountOrZero | None] = None
     max_grad_norm: ForRun[Positive | None] = 1.0
     label_smoothing: ForRun[FractionBelowOne] = 0.0
+    average_last: ForRun[FractionBelowOne] = 0.0
     precision: ForMachine[Literal["auto", "fp32", "bf16", "fp16"]] = "auto"
     device: ForMachine[Device] = "auto"
     threads: ForMachine[Threads] = "auto"

@@ -47,6 +47,8 @@ def _rows(record: MetricsRecord, primary: str | None) -> list[tuple[str, str]]:
     budget, timing = record.budget, record.timing
     rows = [("task", record.task), ("model", record.model), ("method", f"{record.method}, seed {record.seed}")]
     when = f"epoch {record.best_epoch}, {record.selection}" if record.best_epoch is not None else record.selection
+    if record.averaged_steps:
+        when += f", mean weights of {plural(record.averaged_steps, 'step')}"
     rows.append(("selected", f"{_metrics(record.metrics, primary)} ({when})"))
     final = f" (epoch {record.epochs[-1].epoch})" if record.epochs else ""
     rows.append(("last", f"{_metrics(record.last, primary)}{final}"))

@@ -13,6 +13,8 @@ OPTIMIZER, RANDOM, PROGRESS = "optimizer.safetensors", "random.safetensors", "pr
 """What only a resumed run needs beside them."""
 METHOD = "method.safetensors"
 """The same of a method that keeps more than its weights and its optimiser's state."""
+TRAINING = "training.safetensors"
+"""The weights that training goes on from, where the others are a mean over steps."""
 
 _STEP = re.compile(r"step-([0-9]+)")
 

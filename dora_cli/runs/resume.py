@@ -24,6 +24,7 @@ LOCATIONS = keys_of(Effect.PLACE)
 
 ADDED = {
     "train.threads": "auto",
+    "train.average_last": 0.0,
     "data.scale": None,
     "data.validation": None,
     "data.invalid": "error",
@@ -49,12 +50,14 @@ ADDED_TO: Mapping[str, Mapping[str, Any]] = {
         "method.max_rank": None,
         "method.budget": "components",
         "method.start": "published",
+        "method.calibration_examples": 256,
         "method.gates": "trained",
         "method.learning_rate_ratio": 1.0,
         "method.gate_rate": 1.0,
         "method.scaling": "start",
         "method.score": "published",
         "method.rotate": "none",
+        "method.refit": False,
         "method.events": None,
         "method.guard": False,
     }

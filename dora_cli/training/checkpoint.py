@@ -2,7 +2,8 @@
 from.
 
 ``optimizer.safetensors``, ``random.safetensors`` and ``progress.json`` lie beside the files of
-`dora_cli.assembly.weights`, and ``method.safetensors`` where the method keeps more than these.
+`dora_cli.assembly.weights`, ``method.safetensors`` where the method keeps more than these, and where weights are
+averaged ``training.safetensors``.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,8 +20,19 @@ import torch
 from dora_cli.assembly.length import RunLength
 from dora_cli.assembly.weights import Weights, weights_in
 from dora_cli.errors import CheckpointError
-from dora_cli.methods.base import Schedule
-from dora_cli.runs.checkpoints import ADAPTER, HEAD, METHOD, OPTIMIZER, PROGRESS, RANDOM, STATE, checkpoints_of, step_of
+from dora_cli.methods.base import Schedule, events_of
+from dora_cli.runs.checkpoints import (
+    ADAPTER,
+    HEAD,
+    METHOD,
+    OPTIMIZER,
+    PROGRESS,
+    RANDOM,
+    STATE,
+    TRAINING,
+    checkpoints_of,
+    step_of,
+)
 from dora_cli.runs.folders import read_folder, recover, write_folder
 from dora_cli.runs.records.checkpoint import ProgressRecord, check_progress
 from dora_cli.runs.records.fields import written
@@ -52,11 +65,12 @@ class Snapshot:
     """A run at one moment: what a resumed run starts from.
 
     Attributes:
-        weights: what was trained.
+        weights: what was trained; their mean, once weights are averaged.
         optimizer: moments of every parameter, ``INDEX.KEY``, in the order of the optimiser.
         random: random states of every process, see `random_state`, and of the method's generator.
         progress: where the run was and what it had written down, plain values.
         method: its `training_state`.
+        training: the weights that training goes on from, where `weights` are a mean, see `Averaging`.
     """
 
     weights: Weights
@@ -64,17 +78,19 @@ class Snapshot:
     random: Mapping[str, torch.Tensor]
     progress: Mapping[str, Any]
     method: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    training: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
     def save(self, folder: Path) -> None:
         """Writes a checkpoint; raises OutputError."""
         progress = written(ProgressRecord, self.progress)
         parts = {**self.weights.parts, OPTIMIZER: self.optimizer, RANDOM: self.random, PROGRESS: progress}
-        write_folder(folder, {**parts, METHOD: self.method} if self.method else parts)
+        more = {name: tensors for name, tensors in ((METHOD, self.method), (TRAINING, self.training)) if tensors}
+        write_folder(folder, {**parts, **more})
 
     @classmethod
     def load(cls, folder: Path) -> Snapshot:
         """Reads a checkpoint; raises CheckpointError."""
-        parts = read_folder(folder, (ADAPTER, HEAD, STATE, OPTIMIZER, RANDOM, PROGRESS), optional=(METHOD,))
+        parts = read_folder(folder, (ADAPTER, HEAD, STATE, OPTIMIZER, RANDOM, PROGRESS), optional=(METHOD, TRAINING))
         weights, progress = weights_in(folder, parts), parts[PROGRESS]
         check_progress(progress, folder / PROGRESS)
         if progress["at"]["step"] != weights.state["step"]:
@@ -82,7 +98,8 @@ class Snapshot:
                 f"{folder} holds weights of step {weights.state['step']:,} and the progress of step "
                 f"{progress['at']['step']:,}; it is damaged, use another checkpoint of the run"
             )
-        return cls(weights, parts[OPTIMIZER], parts[RANDOM], progress, parts.get(METHOD, {}))
+        more = (parts.get(name, {}) for name in (METHOD, TRAINING))
+        return cls(weights, parts[OPTIMIZER], parts[RANDOM], progress, *more)
 
     @property
     def log_length(self) -> int | None:
@@ -202,10 +219,7 @@ def check_fits(
     if every == "end":
         expected = expected[length.epochs - 1 :]
     evaluated = {entry.epoch: entry.step for entry in record.epochs}
-    events, event = [], schedule.next_event(0)
-    while event is not None and event <= at.step:
-        events.append(event)
-        event = schedule.next_event(event)
+    events = list(takewhile(lambda event: event <= at.step, events_of(schedule)))
     checks = (
         ("at.epoch", at.epoch <= length.epochs + 1),
         ("at.groups", at.groups <= within),

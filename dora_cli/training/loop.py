@@ -1,13 +1,14 @@
 """The loop: epochs of optimiser steps, an evaluation and a checkpoint after each, and what is written on the way.
 
 It reads phases from the method's schedule and owns none. All that changes while it runs is in the model, the method,
-the optimiser, the random states, `Position`, `Outcome` and `LastLog`: a checkpoint of these goes on as if nothing had
-happened.
+the optimiser, the mean of the weights, the random states, `Position`, `Outcome` and `LastLog`: a checkpoint of these
+goes on as if nothing had happened.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from functools import partial
 from itertools import islice
@@ -80,6 +81,7 @@ class Loop:
         # in every checkpoint: written down once
         self._recipe_records = {"recipe": dump_recipe(self.recipe), "recipe_sha256": recipe_hash(anchored(self.recipe))}
         self.step_function = make_step(prepared)
+        self.averaging = self.step_function.averaging
         self.rounds = None if prepared.clients is None else Rounds(prepared, self.step_function)
         metric = selecting_metric(self.recipe, prepared.task)
         self.outcome = Outcome(Selection(self.recipe.eval.select, metric, prepared.task.lower_is_better(metric)))
@@ -104,6 +106,8 @@ class Loop:
                 self._end_epoch()
         self.signals.patient = False
         self._stop_if_asked()  # a signal may have come after the last one asked
+        if self.averaging is not None:
+            self.averaging.settle()
         selection = self.outcome.selection
         if not selection.frozen:
             grows = (self.schedule.final_components or 0) > self.schedule.start_components
@@ -251,7 +255,7 @@ class Loop:
         step, epoch, train_loss = self.at.step, self.at.epoch, self.at.train_loss
         assert train_loss is not None
         try:
-            with self.outcome.clocks.evaluation:
+            with self.outcome.clocks.evaluation, self._as_kept():
                 model = self.adapted.model if self.evaluator.generates else self.step_function.evaluated_model
                 metrics = self.evaluator.epoch(model, self.method)
         except EvaluationInterruptedError:
@@ -367,8 +371,14 @@ class Loop:
             "frozen": self.method.frozen,
             # a checkpoint within an epoch has not been evaluated
             "metrics": dict(last["metrics"]) if last is not None and last["step"] == self.at.step else None,
+            **({} if self.averaging is None else {"averaged_steps": self.averaging.count}),
         }
-        return Weights.of(self.method.state_dict(), self.adapted.head, state)
+        with self._as_kept():
+            return Weights.of(self.method.state_dict(), self.adapted.head, state)
+
+    def _as_kept(self) -> AbstractContextManager[None]:
+        """Within it the model has the weights that are evaluated and kept: their mean, once they are averaged."""
+        return nullcontext() if self.averaging is None else self.averaging.in_place()
 
     def _training_state(self) -> tuple[Tensors, Tensors, dict[str, Any]]:
         """Moments, random states and counters of what trains: the run itself, or its clients."""
@@ -391,7 +401,8 @@ class Loop:
             "versions": versions(),
         }
         states = {**random, METHOD_STATE: self.method.generator.get_state()}
-        return Snapshot(self._weights(), moments, states, progress, self.method.training_state())
+        training = {} if self.averaging is None else self.averaging.state_dict()
+        return Snapshot(self._weights(), moments, states, progress, self.method.training_state(), training)
 
     def restore(self, snapshot: Snapshot) -> None:
         """Goes back to the moment of `snapshot`; the method's state is there already. Raises CheckpointError."""
@@ -410,6 +421,8 @@ class Loop:
         else:
             self.rounds.load_state_dict(snapshot)
         self.at = position_in(progress, self.length)
+        if self.averaging is not None:
+            self.averaging.load_state_dict(snapshot.training, self.at.step)
         outcome.load_state({**progress, "history": pruning_events(progress["history"], self.schedule)})
         step, examples, seconds = progress["last_log"]
         self._last_log = LastLog(int(step), int(examples), float(seconds))
@@ -466,4 +479,5 @@ def make_step(prepared: Prepared) -> TrainingStep:
         cuda_graph=prepared.captured,
         measure=prepared.calibrator,
         alone=prepared.clients is not None,
+        averaged=prepared.averaged,
     )

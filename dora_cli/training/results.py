@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dora_cli.assembly.averaged import AveragedSteps
 from dora_cli.assembly.build import AdaptedModel
 from dora_cli.assembly.length import RunLength
 from dora_cli.assembly.prepare import Prepared
 from dora_cli.assembly.resolve import selecting_metric
 from dora_cli.machine.stopwatch import Stopwatch
-from dora_cli.methods.base import Method, Schedule, Site
+from dora_cli.methods.base import Method, Site, events_of
 from dora_cli.recipe import Recipe
 from dora_cli.runs.records.metrics import metrics_record
 from dora_cli.runs.records.ranks import ranks_record
@@ -123,18 +124,10 @@ def run_start(prepared: Prepared, output: Path, environment: Mapping[str, Any], 
         head_parameters=sum(parameter.numel() for parameter in adapted.head.values()),
         resumed_step=resumed_step,
         phases=tuple(schedule.phases),
-        events=tuple(_events(schedule)),
+        events=tuple(events_of(schedule)),
         layers=live_layers(adapted.projections, adapted.method),
         clients=None if prepared.clients is None else len(prepared.clients),
     )
-
-
-def _events(schedule: Schedule) -> Iterator[int]:
-    """The steps of all events, ascending."""
-    step = schedule.next_event(0)
-    while step is not None:
-        yield step
-        step = schedule.next_event(step)
 
 
 def live_layers(projections: Sequence[Site], method: Method) -> tuple[dict[str, Any], ...]:
@@ -247,6 +240,7 @@ def metrics_of(
     timing: Mapping[str, float | int | None],
     baseline: Mapping[str, Any] | None = None,
     clients: Sequence[Mapping[str, Any]] | None = None,
+    averaged: AveragedSteps | None = None,
 ) -> dict[str, Any]:
     """The content of metrics.json.
 
@@ -257,9 +251,10 @@ def metrics_of(
         timing: see `timing_of`.
         baseline: see `baseline_of`.
         clients: of a federated run, what each of them had to learn from.
+        averaged: the steps whose weights were averaged; None where none were.
     """
     selection = outcome.selection
-    assert selection.epoch is not None
+    assert selection.epoch is not None and selection.step is not None
     return metrics_record(
         task=recipe.task,
         model=recipe.model.name,
@@ -276,6 +271,7 @@ def metrics_of(
         baseline=baseline,
         rounds=outcome.rounds,
         clients=clients,
+        averaged_steps=None if averaged is None else averaged.done(selection.step),
     )
 
 

@@ -165,6 +165,7 @@ def _train(
     timing = timing_of(outcome, prepared.length, peak_memory_bytes(ground.device))
     method, metrics, finished = prepared.adapted.method.name, outcome.selection.metrics, None
     baseline = baseline_of(recipe, task, prepared.constant, outcome)
+    averaged = prepared.averaged
     clients = None if prepared.clients is None else [one.record(k) for k, one in enumerate(prepared.clients, start=1)]
 
     # What is known of the selected weights only once the training is done
@@ -188,6 +189,7 @@ def _train(
         timing=timing,
         baseline=baseline,
         clients=clients,
+        averaged=averaged,
     )
     on_main(ground.accelerator, lambda: _write_records(place, record, ranks, finished))
     ground.accelerator.wait_for_everyone()  # a process that ends while others still talk to it takes them down

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +11,14 @@ import torch
 from accelerate.utils import AutocastKwargs
 from torch import nn
 
+from dora_cli.assembly.averaged import AveragedSteps
 from dora_cli.data import inputs_of
 from dora_cli.data.masks import real_tokens
 from dora_cli.errors import CheckpointError, DivergedError
 from dora_cli.machine.devices import autocast
 from dora_cli.methods.base import Calibration, Measured, Method, StepReport
-from dora_cli.training.graphs import CapturedModel, Graphs, shapes
+from dora_cli.training.averaging import Averaging
+from dora_cli.training.capture.graphs import CapturedModel, Graphs, shapes
 from dora_cli.training.ledger import Ledger
 from dora_cli.training.optimizer import (
     RATE,
@@ -27,6 +29,7 @@ from dora_cli.training.optimizer import (
     moments_of,
     parameters_of,
 )
+from dora_cli.training.pieces import pieces
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -35,7 +38,6 @@ Batch = Mapping[str, torch.Tensor]
 LossFunction = Callable[[Any, Batch], torch.Tensor]
 
 _NO_CACHE = AutocastKwargs(cache_enabled=False)  # a cached copy would belong to one graph and be read by another
-_PIECE = 2**24  # entries that are summed over processes at once: all of an adapter, a part of a whole model
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -60,6 +62,8 @@ class TrainingStep:
     A non-finite loss or gradient norm makes the optimiser, whichever it is, and the scores stand still, see `Ledger`;
     `check` reads its flag.
 
+    Over the last steps of a run the weights that a step leaves are averaged, where that is asked for; see `Averaging`.
+
     With `cuda_graph`, a CUDA graph per shape of a batch does forward and backward, and one graph does all of `_update`:
     between two launches the host has nothing to do. What a graph changes is changed in place.
 
@@ -76,6 +80,7 @@ class TrainingStep:
         cuda_graph: whether to capture; only where that is known to work.
         measure: answers what a method wants measured at an event.
         alone: whether this process trains by itself, whatever others do: nothing is summed over processes.
+        averaged: which steps have their weights averaged; None for none.
     """
 
     def __init__(
@@ -93,6 +98,7 @@ class TrainingStep:
         cuda_graph: bool = False,
         measure: Callable[[Calibration], Measured] | None = None,
         alone: bool = False,
+        averaged: AveragedSteps | None = None,
     ) -> None:
         self.model = model
         self.method = method
@@ -117,6 +123,7 @@ class TrainingStep:
         if cuda_graph:
             make_capturable(optimizer, device)
         self._parameters = parameters_of(optimizer)
+        self.averaging = None if averaged is None else Averaging(averaged, self._parameters)
         self._reached: set[nn.Parameter] = set()  # those that have a gradient in every process
 
     # -- the step ------------------------------------------------------------------------------------------------------
@@ -136,6 +143,8 @@ class TrainingStep:
         if not self.alone:
             self._sum_over_processes()
         self._run("update", self._update, {})
+        if self.averaging is not None and self.averaging.begin(step):
+            self._run("average", self.averaging.accumulate, {})
         if event:
             self.check_learned(step)
         report = self.method.advance(step)
@@ -175,7 +184,7 @@ class TrainingStep:
             self._agree_on_gradients()
         gradients = self._gradients()
         summed = [*gradients, *self._statistics(), self.ledger.loss]
-        for tensors in _pieces(summed):
+        for tensors in (summed[part] for part in pieces(summed)):
             flat = torch.cat([tensor.reshape(-1).to(gradients[0].dtype) for tensor in tensors])
             dist.all_reduce(flat)
             offset = 0
@@ -244,6 +253,8 @@ class TrainingStep:
         if report.changes_work:
             self._parameters = parameters_of(self.optimizer)
             self._reached.clear()
+            if self.averaging is not None:
+                self.averaging.follow(self._parameters)
             if self._graphs is not None:
                 self._graphs.forget()
 
@@ -374,16 +385,3 @@ def learned_nothing(step: int) -> DivergedError:
         "train.skip_nonfinite let all of them pass: nothing was learned. Lower train.learning_rate or what "
         "scales the method's update, or set train.precision: fp32"
     )
-
-
-def _pieces(tensors: Sequence[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
-    """`tensors` in order, so many at once as hold `_PIECE` entries, and at least one."""
-    piece: list[torch.Tensor] = []
-    entries = 0
-    for tensor in tensors:
-        if piece and entries + tensor.numel() > _PIECE:
-            yield piece
-            piece, entries = [], 0
-        piece.append(tensor)
-        entries += tensor.numel()
-    yield piece

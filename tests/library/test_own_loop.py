@@ -196,8 +196,11 @@ def test_what_trains_can_be_chosen() -> None:
         ({"dropout": 1.0, "ema_beta": -1.0}, RecipeError, r"(?s)method\.dropout.*method\.ema_beta"),
         ({"guard": True}, RecipeError, r"method\.guard True"),
         ({"score": "kfac"}, RecipeError, r"method\.score kfac"),
+        ({"start": "gradient"}, RecipeError, r"method\.start gradient"),
         ({"rotate": "input"}, RecipeError, r"method\.rotate input"),
-        ({"start_rank": 1}, BudgetError, r"start_rank is 1, below method\.rank 2"),
+        ({"refit": True, "start": "lora", "gates": "fixed"}, RecipeError, r"method\.refit True"),
+        ({"start_rank": 1}, RecipeError, r"method\.start_rank: .*got 1"),
+        ({"start": "lora", "gradients": "pro"}, RecipeError, r"method\.gradients: .*gates"),
         ({"total_steps": 2}, BudgetError, r"2 optimiser steps.*at least 3"),
         ({"targets": ("*.nothing",)}, ProjectionError, r"'\*\.nothing'.*attention\.self\.query"),
         ({"fresh": ["bert.poler.dense.weight"]}, ModelError, r"bert\.poler\.dense\.weight, which is no parameter"),
@@ -319,3 +322,21 @@ def test_the_names_are_public_and_light() -> None:
         [sys.executable, "-c", "import sys, dora_cli; assert 'torch' not in sys.modules"], check=False
     )
     assert done.returncode == 0
+
+
+@pytest.mark.parametrize("gradients", ["pro", "riemannian"])
+def test_adjusted_gradients_in_a_loop_of_ones_own(gradients: str) -> None:
+    """Over all events, each of which takes rows out of memory, with a moment for each row that is left."""
+    torch.manual_seed(0)
+    model = bert().train()
+    settings = {**SETTINGS, "start": "lora", "gates": "fixed", "gradients": gradients, "dem_weight": 0.0}
+    method = attach(model, start_rank=4, **settings, seed=1)
+    optimizer = torch.optim.AdamW(trainable(model), lr=1e-2)
+    losses = run(model, method, optimizer)
+    assert method.frozen
+    assert len({item.rank for item in method.allocation()}) > 1
+    assert sum(item.rank for item in method.allocation()) == 2 * PROJECTIONS
+    assert losses[-1] < losses[0]
+    plain = bert().train()
+    other = attach(plain, start_rank=4, **{**settings, "gradients": "plain"}, seed=1)
+    assert run(plain, other, torch.optim.AdamW(trainable(plain), lr=1e-2)) != losses

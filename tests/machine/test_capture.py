@@ -29,8 +29,8 @@ from dora_cli.recipe import dump_recipe, parse_recipe
 from dora_cli.recipe.methods import METHODS
 from dora_cli.recipe.writing.json_schema import recipe_json_schema
 from dora_cli.runs.resume import changed_keys, recipe_hash
-from dora_cli.training import capture_trial
 from dora_cli.training import loop as loop_module
+from dora_cli.training.capture import trial
 from dora_cli.training.listener import SilentListener
 from tests.commands.conftest import dora
 from tests.patience import PATIENCE
@@ -399,42 +399,42 @@ def test_small_models_of_every_family_take_eager_steps(name: str) -> None:
     """
     model = make(name)
     question = json.loads(json.dumps(asdict(Question.of(model, "fp32", DORA))))
-    small = capture_trial.build(question)
+    small = trial.build(question)
     assert type(small) is type(model)
     assert small.config._attn_implementation == model.config._attn_implementation
     # shared blocks; a pattern that fits its length alone
     if name not in ("AlbertForSequenceClassification", "GPTNeoForCausalLM"):
         assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in model.parameters())
-    capture_trial.try_steps(question, CPU, cuda_graph=False)
+    trial.try_steps(question, CPU, cuda_graph=False)
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_trial_trains_the_method_that_was_asked_for(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     tried: list[Method] = []
-    make_optimizer = capture_trial.make_optimizer
+    make_optimizer = trial.make_optimizer
 
     def noted(method: Method, **settings: Any) -> Any:
         tried.append(method)
         return make_optimizer(method, **settings)
 
-    monkeypatch.setattr(capture_trial, "make_optimizer", noted)
+    monkeypatch.setattr(trial, "make_optimizer", noted)
     keys = METHODS[name].model_fields
     ranked = "rank" in keys
     fitting = {"rank": 16, "alpha": 3.0, "outer_rank": 16, "bottleneck": 8}  # a model that is 32 wide
     section = METHODS[name](**{key: value for key, value in fitting.items() if key in keys}).model_dump(mode="json")
     question = json.loads(json.dumps(asdict(Question.of(make("RobertaForSequenceClassification"), "fp32", section))))
-    capture_trial.try_steps(question, CPU, cuda_graph=False)
+    trial.try_steps(question, CPU, cuda_graph=False)
     (method,) = tried
     assert method.name == name
     if ranked:
-        assert getattr(method, "rank") == capture_trial.LOW_RANK  # noqa: B009
+        assert getattr(method, "rank") == trial.LOW_RANK  # noqa: B009
 
 
 def test_two_layers() -> None:
     config = {"num_hidden_layers": 12, "layer_types": ["a", "b"] * 6, "factors": [0.5] * 12, "labels": [1, 2, 3],
     "hidden_size": 12,
               "decoder_layers": 1, "text_config": {"n_layer": 4, "kinds": [0, 1, 2, 3]}}  # fmt: skip
-    assert capture_trial.with_two_layers(config) == {
+    assert trial.with_two_layers(config) == {
         "num_hidden_layers": 2, "layer_types": ["a", "b"], "factors": [0.5] * 12, "labels": [1, 2, 3],
         "hidden_size": 12,
         "decoder_layers": 1, "text_config": {"n_layer": 2, "kinds": [0, 1]},

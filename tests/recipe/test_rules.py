@@ -47,6 +47,11 @@ from dora_cli.recipe import FederatedSection, parse_recipe
             "save.every_steps: saves within an epoch, and a federated training is saved where a round ends; remove it",
         ),
         (
+            "method: {name: lora}\nfederated: {}\ntrain: {average_last: 0.2}",
+            "train.average_last: must be 0 in a federated training, got 0.2: what is kept is what the server makes of",
+        ),
+        ("train: {average_last: 1.0}", "train.average_last: must be at least 0 and below 1, got 1.0"),
+        (
             "method: {name: lora}\nfederated: {alpha: 0.3}",
             "federated.alpha: is only read with federated.split dirichlet, got iid; set split: dirichlet, or remove",
         ),

@@ -41,6 +41,13 @@ def test_the_summary_says_what_was_reached_and_where_it_is(tmp_path: Path):
     assert f"ranks {tmp_path / 'ranks.json'}" not in text
 
 
+@pytest.mark.parametrize(("steps", "said"), [(12, "freeze, mean weights of 12 steps) last"), (0, "freeze) last")])
+def test_selected_weights_that_are_a_mean_are_said_to_be_one(steps: int, said: str):
+    out, file = console(120)
+    print_run(out, metrics(averaged_steps=steps), Path("x"), primary="f1")
+    assert said in " ".join(file.getvalue().split())
+
+
 def test_components_that_stay_are_one_number():
     budget = {**metrics()["budget"], "start_components": 72, "final_components": 72, "live_components": 72}
     out, file = console()

@@ -78,7 +78,7 @@ def assert_equal_runs(one: Path, two: Path) -> None:
     last = [max(checkpoints_of(RunRecords(run)), key=lambda path: int(path.name[5:])) for run in (one, two)]
     assert last[0].name == last[1].name
     a, b = (Snapshot.load(folder) for folder in last)
-    for mine, theirs in ((a.optimizer, b.optimizer), (a.random, b.random)):
+    for mine, theirs in ((a.optimizer, b.optimizer), (a.random, b.random), (a.training, b.training)):
         assert mine.keys() == theirs.keys()
         assert all(mine[key].equal(theirs[key]) for key in mine)
 

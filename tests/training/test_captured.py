@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from transformers import RobertaConfig, RobertaForSequenceClassification
 from dora_cli.errors import DeviceError, DivergedError
 from dora_cli.machine.devices import make_accelerator
 from dora_cli.models import find_projections
-from dora_cli.training.graphs import EAGER_FIRST, Graphs
+from dora_cli.training.capture.graphs import EAGER_FIRST, Graphs
 from dora_cli.training.optimizer import make_optimizer, make_scheduler
 from dora_cli.training.step import TrainingStep
 from tests.methods.small import new_dora
@@ -33,6 +34,7 @@ class Run:
         dropout: float = 0.0,
         steps: int = 200,
         rate: float = 1e-3,
+        method: Mapping[str, Any] | None = None,
         **options: float,
     ):
         self.device = torch.device("cuda")
@@ -44,7 +46,8 @@ class Run:
         )  # fmt: skip
         self.model = RobertaForSequenceClassification(config).to(self.device).train()
         self.model.requires_grad_(False)
-        self.method = new_dora(rank=3, start_rank=5, dropout=dropout, prune_interval=7, dem_until="end")
+        common = {"rank": 3, "start_rank": 5, "dropout": dropout, "prune_interval": 7, "dem_until": "end"}
+        self.method = new_dora(**common, **(method or {}))
         projections = find_projections(self.model, ["attention", "ffn"])
         self.schedule = self.method.plan(steps, projections)
         head = list(self.model.classifier.requires_grad_(True).parameters())
@@ -114,6 +117,19 @@ def test_two_hundred_captured_steps_are_the_eager_ones(precision: str, dropout: 
     assert [item.rank for item in captured.method.allocation()] == [item.rank for item in eager.method.allocation()]
     for one, two in zip(captured.weights(), eager.weights(), strict=True):
         assert float((one - two).norm()) < 0.02 * float(two.norm()) + 1e-6
+
+
+@pytest.mark.parametrize("gradients", ["pro", "riemannian"])
+def test_adjusted_gradients_are_captured_anew_after_every_event(gradients: str) -> None:
+    """Where ranks of one shape differ, and tensors shrink at each of the events."""
+    method = {"start": "lora", "gates": "fixed", "gradients": gradients, "damping": 1e-2, "score": "taylor"}
+    eager, captured = (Run(graph=graph, steps=100, method=method) for graph in (False, True))
+    expected, found = eager.advance(100), captured.advance(100)
+    ranks = [[item.rank for item in run.method.allocation()] for run in (eager, captured)]
+    assert ranks[0] == ranks[1]
+    assert len(set(ranks[0])) > 1
+    assert found[-1] < found[0]
+    torch.testing.assert_close(torch.tensor(found), torch.tensor(expected), rtol=2e-2, atol=2e-3)
 
 
 def test_every_replay_drops_other_inputs() -> None:

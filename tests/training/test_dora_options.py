@@ -33,16 +33,19 @@ from tests.training.test_run import largest_difference, read
 
 SETTINGS = {
     "svd-of-outputs": (
-        "start: lora, gates: fixed, rotate: input, budget: parameters, events: 3, scaling: final, "
-        "learning_rate_ratio: 2, dem_weight: 0, targets: [attention, ffn]"
+        "start: inputs, gates: fixed, rotate: input, budget: parameters, events: 3, scaling: final, "
+        "learning_rate_ratio: 2, gradients: riemannian, damping: 0.05, dem_weight: 0, targets: [attention, ffn]"
     ),
     "svd-of-weights": "rotate: weight, start: lora, gate_rate: 0.5, events: 2, dem_until: end, flatness: 0.1",
     "norm": "start: unit, score: norm, events: 3, scaling: root, min_rank: 1, max_rank: 3, compact: false",
     "output": "start: unit, score: output, prune_interval: 2, curve: adalora",
     "taylor": "start: unit, score: taylor, prune_interval: 2, budget: parameters, min_rank: 1",
-    "fisher": "start: lora, gates: fixed, score: fisher, curve: adalora, events: 4, max_rank: 4",
+    "fisher": (
+        "start: gradient, calibration_examples: 10, gates: fixed, gradients: pro, score: fisher, curve: adalora, "
+        "events: 4, max_rank: 4"
+    ),
     "kfac": "start: lora, score: kfac, gate_rate: 3, learning_rate_ratio: 0.5, events: 2, dem_scale: paper",
-    "guard": "start: lora, gates: fixed, score: taylor, guard: true, events: 2",
+    "guard": "start: lora, gates: fixed, score: taylor, guard: true, refit: true, events: 2",
 }
 """What each asks for, beside what all have."""
 
@@ -84,14 +87,16 @@ def _parts(settings: str) -> list[str]:
 def test_every_value_of_every_option_is_here(make_recipe: MakeRecipe) -> None:
     sections = [recipe_of(make_recipe, name).method for name in SETTINGS]
     for key, values in {
-        "start": {"published", "unit", "lora"},
+        "start": {"published", "unit", "lora", "gradient", "inputs"},
         "gates": {"trained", "fixed"},
+        "gradients": {"plain", "pro", "riemannian"},
         "scaling": {"start", "root", "final"},
         "score": {"published", "norm", "output", "taylor", "fisher", "kfac"},
         "rotate": {"none", "weight", "input"},
         "budget": {"components", "parameters"},
         "curve": {"published", "adalora"},
         "guard": {True, False},
+        "refit": {True, False},
         "compact": {True, False},
     }.items():
         assert {getattr(section, key) for section in (*sections, DoraMethod())} == values
@@ -137,7 +142,9 @@ def test_two_processes_train_what_one_trains(make_recipe: MakeRecipe, tmp_path: 
         mine, theirs = (read(run / "ranks.json") for run in (one, two))
         assert mine["history"] == theirs["history"], name
         assert [layer["rank"] for layer in mine["layers"]] == [layer["rank"] for layer in theirs["layers"]], name
-        assert largest_difference(one / "adapter", two / "adapter") < 1e-5, name
+        # a gradient's smallest singular vectors turn with the rounding of the largest, by the ratio of their values
+        within = 3e-3 if "start: gradient" in SETTINGS[name] else 1e-5
+        assert largest_difference(one / "adapter", two / "adapter") < within, name
 
 
 @EVERY

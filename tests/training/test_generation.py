@@ -196,6 +196,16 @@ def test_the_selected_epoch_is_decoded_even_if_it_is_not_the_last(models: dict[s
     assert evaluate(tmp_path / "run")["identical"] is True
 
 
+def test_a_mean_of_weights_is_what_writes(models: dict[str, Path], tmp_path: Path) -> None:
+    """Also where the selected epoch is the last one, whose model is there and is not loaded again."""
+    result = train(recipe_of(models["gpt2"], "train.average_last=0.5", "eval.select=last"), tmp_path / "run")
+    assert result.metrics["averaged_steps"] == 6
+    again = evaluate(tmp_path / "run")
+    assert again["metrics"] == result.metrics["metrics"]
+    outputs = [record["output"] for record in read_lines(tmp_path / "run" / "predictions.jsonl")]
+    assert [record["output"] for record in predict_saved(tmp_path / "run")] == outputs
+
+
 def test_the_selected_epoch_follows_the_metric_that_the_recipe_names(models: dict[str, Path], tmp_path: Path) -> None:
     result = train(recipe_of(models["gpt2"], "eval.metric=greedy_rouge_l", "eval.select=best"), tmp_path / "run")
     values = [epoch["metrics"]["greedy_rouge_l"] for epoch in result.metrics["epochs"]]

@@ -89,6 +89,20 @@ SHORT = (
 )  # fmt: skip
 
 
+def test_killed_while_weights_are_averaged(warm: Warm, make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    """Half of the weights that train is written; an evaluation is made with the mean, which has just been selected."""
+    strikes = (
+        kill("checkpoint: step-4 half of training.safetensors"),
+        kill("evaluation: batch"),  # after step 6
+        kill("adapter: old renamed"),  # after step 12
+    )
+    changes = ("train.max_steps=12", "method={name: lora, rank: 2, dropout: 0.2}", "train.average_last=0.8")
+    straight = Straight.of(warm, make_recipe(*SHORT, *changes, "eval.select=last"), tmp_path)
+    attempts = straight.struck(warm, tmp_path / "struck", strikes)
+    assert [attempt.marks[-1] for attempt in attempts[:-1]] == [strike.place for strike in strikes]
+    straight.assert_equals(tmp_path / "struck")
+
+
 def strike_at(case: Case, folder: Path, *places: Strike) -> None:
     attempts = list(case.struck(folder, places))
     assert [attempt.marks[-1] for attempt in attempts[:-1]] == [strike.place for strike in places]

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from dora_cli.assembly.averaged import AveragedSteps
 from dora_cli.errors import DivergedError
 from dora_cli.methods import Dora, Method
 from dora_cli.methods.base import Statistic
@@ -55,7 +56,13 @@ class _Model(nn.Module):
         return SimpleNamespace(logits=self.head(self.block(x)))
 
 
-def _scaled_step(total: int, *, method: Method | None = None, scale: float | None = 2.0**16) -> TrainingStep:
+def _scaled_step(
+    total: int,
+    *,
+    method: Method | None = None,
+    scale: float | None = 2.0**16,
+    averaged: AveragedSteps | None = None,
+) -> TrainingStep:
     """A step under a loss scaler, which PyTorch has for the CPU too; its arithmetic is fp32 here."""
     model = _Model()
     model.block.requires_grad_(False)
@@ -81,6 +88,7 @@ def _scaled_step(total: int, *, method: Method | None = None, scale: float | Non
         accelerator=_Accelerator(),  # type: ignore[arg-type]
         max_grad_norm=1.0,
         skip_nonfinite=0,
+        averaged=averaged,
     )
 
 
@@ -114,6 +122,22 @@ def test_steps_that_the_fp16_scaler_skips_are_no_divergence() -> None:
     )
     with pytest.raises(DivergedError, match=says):
         step_function.check(step)
+
+
+def test_a_skipped_step_counts_in_an_average_with_the_weights_that_it_left() -> None:
+    step_function = _scaled_step(100, averaged=AveragedSteps(first=2, last=100, wanted=99, share=0.99))
+    good = {"x": torch.randn(4, 8, generator=torch.Generator().manual_seed(1)), "labels": torch.tensor([0, 1, 0, 1])}
+    bad = {**good, "x": good["x"] * math.inf}
+    weights, each = list(step_function.method.head), []
+    for step, batch in enumerate((good, good, bad, bad, good), start=1):
+        step_function(step, [batch], 4, event=False)
+        each.append([weight.detach().double() for weight in weights])
+    assert all(torch.equal(one, two) for one, two in zip(each[1], each[3], strict=True))
+    assert step_function.averaging is not None
+    assert step_function.averaging.count == 4
+    with step_function.averaging.in_place():
+        for weight, after in zip(weights, zip(*each[1:], strict=True), strict=True):
+            torch.testing.assert_close(weight.double(), torch.stack(after).mean(0), rtol=0, atol=1e-6)
 
 
 class _Reading(Method):

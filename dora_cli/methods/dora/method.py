@@ -10,9 +10,10 @@ from typing import Literal
 import torch
 from torch import nn
 
-from dora_cli.errors import BudgetError
+from dora_cli.errors import BudgetError, ModelError
 from dora_cli.methods.base import (
     Allocation,
+    Calibration,
     Group,
     LoraFactors,
     Measured,
@@ -29,10 +30,14 @@ from dora_cli.methods.linear import trained_type, weight_of
 from dora_cli.methods.low_rank.adapters import Adapters
 from dora_cli.methods.low_rank.allocation.budget import BUDGETS, select
 from dora_cli.methods.low_rank.allocation.followed import Followed
+from dora_cli.methods.low_rank.allocation.moments import SecondMoments
+from dora_cli.methods.low_rank.allocation.refit import refit as refitted
 from dora_cli.methods.low_rank.allocation.rotation import ROTATIONS, SINGULAR
 from dora_cli.methods.low_rank.allocation.scores import SCORES, WORDS, follow, values
-from dora_cli.methods.low_rank.allocation.starts import SCALINGS, STARTS
+from dora_cli.methods.low_rank.allocation.starts import DIRECTIONS, SCALINGS, STARTS, point
 from dora_cli.methods.low_rank.allocation.turner import Turner
+from dora_cli.methods.low_rank.components import Components
+from dora_cli.methods.low_rank.gradients.adjusted import adjustment
 from dora_cli.methods.low_rank.layer import AdaptedProjection
 from dora_cli.methods.low_rank.noise.flatness import noise_on
 from dora_cli.methods.low_rank.schedule import PruningSchedule
@@ -49,15 +54,20 @@ class Dora(Method):
         rank: `rT`, mean final rank of a projection.
         start_rank: `r0`; None means ``ceil(1.5 * rank)``.
         start: how factors and gates begin (`allocation.starts`).
+        calibration_examples: of the training split, for a start that is measured.
         gates: ``"trained"``; or ``"fixed"``: there are none, and what an event removes is gone for good.
         alpha, scaling: the update is scaled by ``alpha`` over a rank (`allocation.starts.SCALINGS`), for good.
         learning_rate_ratio: learning rate of `B` over that of `A`.
         gate_rate: learning rate of the gates over that of `A`.
         dropout: probability for the adapters' input.
+        gradients: what the optimiser is given: ``"plain"``, autograd's; ``"pro"`` or ``"riemannian"`` without gates
+            (see `low_rank.gradients.adjusted`).
+        damping: of the Gram matrices of the latter two; None takes the usual one.
         score: what components are worth (`allocation.scores`).
         ema_beta: smoothing of the scores.
         rotate: a change of variables before every cut (`allocation.rotation`); components are then worth the squares
             of their singular values, and what an event removes is gone for good.
+        refit: whether what a cut leaves makes up for what goes (`allocation.refit`); without gates alone.
         budget: what the schedule counts (`allocation.budget`).
         min_rank, max_rank: what a projection keeps, and what it may have in the end.
         warmup_fraction, final_fraction: shares of the steps before pruning and after the freeze.
@@ -83,15 +93,19 @@ class Dora(Method):
         rank: int,
         start_rank: int | None,
         start: str,
+        calibration_examples: int,
         gates: Literal["trained", "fixed"],
         alpha: float,
         scaling: str,
         learning_rate_ratio: float,
         gate_rate: float,
         dropout: float,
+        gradients: str,
+        damping: float | None,
         score: str,
         ema_beta: float,
         rotate: str,
+        refit: bool,
         budget: str,
         min_rank: int,
         max_rank: int | None,
@@ -109,13 +123,16 @@ class Dora(Method):
     ) -> None:
         self.rank = rank
         self.start_rank = ceil(1.5 * rank) if start_rank is None else start_rank
-        self.start = STARTS[start]
+        self.start, self.directions = STARTS[start], DIRECTIONS.get(start)
+        self.calibration_examples = calibration_examples
         self.gated = gates == "trained"
         # `plan` refuses a rank of 0
         self.scaling = SCALINGS[scaling](alpha, self.start_rank, rank) if min(self.start_rank, rank) > 0 else 0.0
         self.learning_rate_ratio, self.gate_rate = learning_rate_ratio, gate_rate
+        self.adjustment = adjustment(gradients, damping)
         self.score, self.rotation = SCORES[score], ROTATIONS[rotate]
         self.scored_by = SINGULAR.get(rotate, WORDS[score])
+        self.refits = refit
         self.unit, self.min_rank, self.max_rank = budget, min_rank, max_rank
         self.events = events
         self.guard, self.held_out = guard, HELD_OUT if guard else 0.0
@@ -178,8 +195,13 @@ class Dora(Method):
             check_one_device(sites)
         self._adapters = Adapters(model, {site.name: self._wrapped(site) for site in sites})
         rotation = self.rotation
-        self._followed = Followed(self._adapters, sites, (*self.score.passes, *(rotation.passes if rotation else ())))
-        self._turner = None if rotation is None else Turner(self._adapters, rotation, self.ema_beta)
+        follows = self.refits or (rotation is not None and rotation.reads_inputs)
+        self._moments = SecondMoments(self._adapters, self.ema_beta) if follows else None
+        wanted = (*self.score.passes, *(self._moments.passes if self._moments else ()))
+        self._followed = Followed(self._adapters, sites, wanted)
+        self._turner = None
+        if rotation is not None:
+            self._turner = Turner(rotation, self._moments, directions=self.adjustment is not None)
         self._selection = Selection(
             self._adapters,
             sites,
@@ -189,6 +211,7 @@ class Dora(Method):
             choose=self._choose,
             worth=self.score.worth,
             rotate=self._turner,
+            refit=self._refitted if self.refits else None,
             guard=self.rank if self.guard else None,
         )
         self._staged: torch.Tensor | None = None
@@ -202,6 +225,33 @@ class Dora(Method):
         A, B, c = self.start(*site.shape, self.start_rank, dtype, self.generator)
         gates = c if self.gated else None
         return AdaptedProjection(site.module, A, B, gates, scaling=self.scaling, dropout=self.dropout)
+
+    def calibration(self) -> Calibration | None:
+        directions = self.directions
+        return None if directions is None else Calibration(directions.measured, self.calibration_examples)
+
+    def calibrate(self, measured: Measured) -> None:
+        """What the start is made of, or the loss that the guard has asked for."""
+        if measured.loss is None:
+            self._point(measured)
+        else:
+            self._selection.calibrate(measured.loss)
+
+    def _point(self, measured: Measured) -> None:
+        """Raises ModelError where a start cannot be made of what was `measured`."""
+        assert self.directions is not None, "nothing was wanted"
+        for name, matrix in (measured.inputs or measured.gradients).items():
+            if not bool(matrix.isfinite().all()):
+                raise ModelError(
+                    f"the {self.directions.measured} of {name} are not finite (NaN or infinite) over the training "
+                    "examples of method.calibration_examples, so nothing can start in their directions; set "
+                    "method.start: lora"
+                )
+            layer = self._adapters.layers[name]
+            point(layer.A, self.directions.of(matrix, layer.rank))
+
+    def computed_start(self) -> Sequence[torch.Tensor]:
+        return [] if self.directions is None else [layer.A for layer in self._adapters.layers.values()]
 
     def _choose(self, worth: torch.Tensor, schedule: PruningSchedule, step: int) -> torch.Tensor:
         """What lives after the event at `step`, of the components that are worth more than nothing can be."""
@@ -218,6 +268,12 @@ class Dora(Method):
             )
             values = values.masked_fill(settled, torch.inf)
         return select(values, schedule.allowed(step), costs, candidates=there, least=least, most=schedule.most(step))
+
+    def _refitted(self, group: Components, B_t: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
+        """See `allocation.refit`."""
+        assert self._moments is not None and not self.gated
+        layout = group.layout
+        return layout.rows(refitted(layout.stacked(B_t), self._moments.of(group), layout.stacked(keep)))
 
     def parameters(self) -> list[nn.Parameter]:
         return self._adapters.parameters()
@@ -252,8 +308,9 @@ class Dora(Method):
 
     @torch.no_grad()
     def adjust_gradients(self) -> torch.Tensor | None:
-        """Stages what scores are made of, while weights and gradients belong together; adds the gradient of DEM, once
-        and in closed form; after the freeze, clears the gradients of masked components.
+        """Stages what scores are made of, while weights and gradients belong together; adjusts the loss's gradients
+        where that is asked for; adds the gradient of DEM, once and in closed form; after the freeze, clears the
+        gradients of masked components.
 
         Clearing comes before clipping, and covers the factors as well as the gates, so that masked and compacted
         training clip alike.
@@ -264,6 +321,8 @@ class Dora(Method):
         selection = self._selection
         if not selection.frozen:
             self._stage()
+        if self.adjustment is not None:
+            self.adjustment(selection.groups())
         regularised = bool(self.dem_weight) and (self.dem_until == "end" or not selection.frozen)
         if not regularised and not selection.masked:
             return None
@@ -285,10 +344,10 @@ class Dora(Method):
         return torch.cat(variances).sum() * weight if regularised else None
 
     def _stage(self) -> None:
-        """Before the optimiser's step: the step's scores where they need its gradients, and what a rotation needs."""
-        if self._turner is not None:
-            self._turner.stage(self._followed.observed())
-        elif self.score.staged:
+        """Before the optimiser's step: the step's scores where they need its gradients, and what a cut needs."""
+        if self._moments is not None:
+            self._moments.stage(self._followed.observed())
+        if self.score.staged and self._turner is None:
             self._staged = values(self.score, self._followed.observed())
 
     @torch.no_grad()
@@ -302,17 +361,13 @@ class Dora(Method):
             if selection.masked:
                 selection.apply()
             return
+        if self._moments is not None:
+            self._moments.observe(skipped)
         if self._turner is not None:
-            self._turner.observe(skipped)
             return  # scores are what the latest rotation found
         found = self.scores() if self._staged is None else selection.in_order(self._staged)
         follow(selection.scores, found, self.ema_beta, skipped)
         self._staged = None
-
-    def calibrate(self, measured: Measured) -> None:
-        """The loss that the guard has asked for."""
-        assert measured.loss is not None
-        self._selection.calibrate(measured.loss)
 
     @torch.no_grad()
     def advance(self, step: int) -> StepReport:
@@ -397,11 +452,11 @@ class Dora(Method):
         self._last_step = None  # a state does not say where in its run it was taken
 
     def training_state(self) -> dict[str, torch.Tensor]:
-        """What a rotation follows, until the freeze."""
-        return {} if self._turner is None or self.frozen else self._turner.state_dict()
+        """What a rotation or a refit follows, until the freeze."""
+        return {} if self._moments is None or self.frozen else self._moments.state_dict()
 
     def load_training_state(self, state: Mapping[str, torch.Tensor]) -> None:
-        if self._turner is None or self.frozen:
+        if self._moments is None or self.frozen:
             super().load_training_state(state)
         else:
-            self._turner.load_state_dict(state)
+            self._moments.load_state_dict(state)

@@ -17,12 +17,9 @@ from dora_cli.methods.lora.full_moments import FullMoments
 from dora_cli.methods.lora.ranks import ranks_of
 from dora_cli.methods.low_rank.adapters import Adapters
 from dora_cli.methods.low_rank.allocation.starts import lora_A
-from dora_cli.methods.low_rank.gradients.adjusted import adjust, closest, scaled
+from dora_cli.methods.low_rank.gradients.adjusted import adjustment
 from dora_cli.methods.low_rank.layer import AdaptedProjection
 from dora_cli.methods.low_rank.noise.flatness import noise_on
-
-DAMPING = {"plain": 0.0, "pro": 1e-8, "riemannian": 1e-2}
-"""What is added to Gram matrices where nothing else is said: as LoRA-Pro's code has it, and as PEFT has it."""
 
 
 class Lora(Method):
@@ -42,7 +39,7 @@ class Lora(Method):
             `low_rank.gradients.adjusted`).
         moments: of ``"pro"``: ``"low-rank"``, AdamW on the factors; ``"full"``, Adam on the equivalent gradient of the
             weight, as published (`FullMoments`).
-        damping: of the Gram matrices of ``"pro"`` and ``"riemannian"``; None takes `DAMPING`.
+        damping: of the Gram matrices of ``"pro"`` and ``"riemannian"``; None takes the usual one.
         flatness: sigma of the noise on the adapted weights in training (`low_rank.noise.flatness`); 0 for none.
     """
 
@@ -67,8 +64,7 @@ class Lora(Method):
         self.rank, self.ranks, self.ranks_shuffle = rank, ranks, ranks_shuffle
         self.alpha, self.scaling, self.dropout = alpha, scaling, dropout
         self.learning_rate_ratio = learning_rate_ratio
-        self.gradients, self.full_moments = gradients, moments == "full"
-        self.damping = DAMPING[gradients] if damping is None else damping
+        self.adjustment, self.full_moments = adjustment(gradients, damping), moments == "full"
 
     def plan(self, total_steps: int, sites: Sequence[Site]) -> PlainSchedule:
         components = sum(self.start_ranks(sites).values())
@@ -131,7 +127,8 @@ class Lora(Method):
 
     def make_optimizer(self, groups: Sequence[Mapping[str, Any]]) -> torch.optim.Optimizer:
         if self.full_moments:
-            return FullMoments(self._adapters, groups, damping=self.damping)
+            assert self.adjustment is not None, "moments of plain gradients are the factors' own"
+            return FullMoments(self._adapters, groups, damping=self.adjustment.damping)
         return super().make_optimizer(groups)
 
     def begin_step(self, step: int, learning_rate: float) -> None:
@@ -145,9 +142,8 @@ class Lora(Method):
 
     def adjust_gradients(self) -> None:
         """What full moments follow is made of the clipped gradients, by their optimiser."""
-        if self.gradients != "plain" and not self.full_moments:
-            rule = closest if self.gradients == "pro" else scaled
-            adjust(self._adapters.groups(), rule, self.damping)
+        if self.adjustment is not None and not self.full_moments:
+            self.adjustment(self._adapters.groups())
 
     def delta(self, site: Site, dtype: torch.dtype) -> torch.Tensor | None:
         return self._adapters.delta(site.name, dtype)

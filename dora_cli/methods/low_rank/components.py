@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from dora_cli.methods.low_rank.layout import Layout
 from dora_cli.methods.low_rank.protocols import Layer, Rows
 
 
@@ -23,6 +24,7 @@ class Components:
     Attributes:
         layers: the projections, in the order of their rows; ranks may differ.
         starts: the first row of each.
+        layout: which rows are of which.
         A: ``(R, d_in)``; of layers in chunks ``(R, d_in / chunks)``, and `B_t` likewise.
         B_t: ``(R, d_out)``.
         c: ``(R,)``; None without gates.
@@ -32,6 +34,7 @@ class Components:
         self.layers = list(layers)
         ranks = [layer.rank for layer in layers]
         self.starts = [sum(ranks[:index]) for index in range(len(ranks))]
+        self.layout = Layout(ranks, layers[0].A.device)
         gated = layers[0].c is not None
         assert all((layer.c is not None) == gated for layer in layers), "all layers have gates, or none has"
         with torch.no_grad():

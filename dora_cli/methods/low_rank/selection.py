@@ -24,7 +24,7 @@ from dora_cli.methods.base import (
 )
 from dora_cli.methods.low_rank.adapters import Adapters
 from dora_cli.methods.low_rank.allocation.budget import select
-from dora_cli.methods.low_rank.allocation.cut import Choose, Cut, Rotate, by_components
+from dora_cli.methods.low_rank.allocation.cut import Choose, Cut, Refit, Rotate, by_components, masked
 from dora_cli.methods.low_rank.components import Components
 from dora_cli.methods.low_rank.schedule import PruningSchedule
 
@@ -41,6 +41,7 @@ class Selection:
         choose: the budget.
         worth: what `scores` are worth in the budget; the scores themselves unless given.
         rotate: done before every cut; only where removals are final.
+        refit: how what is kept makes up for what is cut; only where removals are final. None leaves it as it is.
         guard: how many components each projection would have at uniform ranks, which take the place of the selection at
             the freeze unless that has a lower held-out loss; None leaves the selection alone.
 
@@ -63,12 +64,14 @@ class Selection:
         choose: Choose = by_components,
         worth: Callable[[torch.Tensor], torch.Tensor] | None = None,
         rotate: Rotate | None = None,
+        refit: Refit | None = None,
         guard: int | None = None,
     ) -> None:
         assert compact or not final, "what is gone for good is not kept"
-        assert final or rotate is None, "components that come back cannot be mixed"
+        assert final or (rotate is None and refit is None), "components that come back cannot be mixed"
         self.adapters, self.start_rank, self.compact, self.final = adapters, start_rank, compact, final
         self._choose, self._worth, self._rotate, self._guard = choose, worth, rotate, guard
+        self._refit = refit
         self._cut: Cut | None = None
         self._names = [site.name for site in sites]
         self._shapes = {site.name: site.shape for site in sites}
@@ -150,6 +153,9 @@ class Selection:
             self._show(cut, cut.rivals[len(cut.losses)])
             return StepReport(phase, budget, self.live, wanted=Calibration("loss"))
         self._show(cut, None)
+        if self._refit is not None:
+            cut.kept = cut.kept or [group.B_t for group in self.groups()]
+            self._show(cut, cut.winner)
         self._cut = None
         self.keep.copy_(cut.winner)
         self.live = int(self.keep.sum())
@@ -199,11 +205,11 @@ class Selection:
         """Has the model compute with the components `keep` alone; None for all that are there."""
         if not cut.kept:
             return
-        rows = None if keep is None else keep.view(-1)[self._rows].to(cut.kept[0].dtype)
+        rows = None if keep is None else keep.view(-1)[self._rows]
         first = 0
         for group, kept in zip(self.groups(), cut.kept, strict=True):
             part = slice(first, first + len(kept))
-            group.B_t.copy_(kept if rows is None else kept * rows[part, None])
+            group.B_t.copy_(kept if rows is None else (self._refit or masked)(group, kept, rows[part]))
             first = part.stop
 
     def _gone(self) -> torch.Tensor:

@@ -11,7 +11,7 @@ from pydantic import model_validator
 from dora_cli.recipe.about import About
 from dora_cli.recipe.effects import ForRun
 from dora_cli.recipe.fields import Count, CountOrZero, FractionBelowOne, NonNegative, Positive, Section, Targets
-from dora_cli.recipe.methods.lora import noise_note
+from dora_cli.recipe.methods.lora import OF_GRADIENTS, noise_note, notes_on_gradients
 from dora_cli.recipe.rules import RANKS_AND_PHASES, Rule, fits_fp16
 from dora_cli.wording import plural
 
@@ -31,7 +31,9 @@ class DoraMethod(Section):
         budget: what is counted: ``components``, or the ``parameters`` that are stored of them, so that the final size
             is that of LoRA at `rank`, to less than one component.
         start: how factors and gates begin: ``published``; ``unit``, components of length 1 whatever the width and the
-            rank, with gates at 0; ``lora``, as in LoRA, with gates at 1.
+            rank, with gates at 0; ``lora``, as in LoRA, with gates at 1; that, with `A` in the steepest directions of
+            the weight's ``gradient`` (as in LoRA-One), or in the leading ones of its ``inputs`` (as in EVA).
+        calibration_examples: of the training split, from which a start ``gradient`` or ``inputs`` is measured.
         gates: whether they are ``trained``, or ``fixed``: then what is pruned is gone for good, at once.
         learning_rate_ratio: learning rate of `B` over that of `A`.
         gate_rate: learning rate of the gates over that of `A`.
@@ -39,6 +41,10 @@ class DoraMethod(Section):
         scaling: what alpha is divided by: the rank at the ``start``, the ``final`` mean rank, or the ``root`` of their
             product.
         dropout: on the adapters' input.
+        gradients: what the optimiser is given of the factors: ``plain``; without gates that train also ``pro``
+            (LoRA-Pro), adjusted so that a step follows the gradient of the whole weight, or ``riemannian``, scaled by
+            the other factor.
+        damping: added to the factors' Gram matrices for ``pro`` and ``riemannian``; None is 1e-8 and 1e-2.
         targets: ``attention``, ``ffn`` or glob patterns of projections; out_proj and the like of Mamba-type models only
             by pattern.
         score: what components are ranked by: their share of their projection's update (``published``), the ``norm``
@@ -49,6 +55,8 @@ class DoraMethod(Section):
         ema_beta: decay of the moving average of the scores.
         rotate: what components become before each event: nothing else (``none``), or the singular ones of their
             projection's update, by the ``weight`` or by the output that each ``input`` gives; the function stays.
+        refit: whether what is kept of a projection makes up for what is pruned, by least squares over the inputs met;
+            with gates that are ``fixed``.
         warmup_fraction: share of the steps before pruning starts.
         final_fraction: share of the steps after the ranks are frozen.
         events: how many pruning events there are, evenly spread, the last at the freeze; takes precedence over
@@ -69,17 +77,21 @@ class DoraMethod(Section):
     min_rank: ForRun[CountOrZero] = 0
     max_rank: ForRun[Count | None] = None
     budget: ForRun[Literal["components", "parameters"]] = "components"
-    start: ForRun[Literal["published", "unit", "lora"]] = "published"
+    start: ForRun[Literal["published", "unit", "lora", "gradient", "inputs"]] = "published"
+    calibration_examples: ForRun[Count] = 256
     gates: ForRun[Literal["trained", "fixed"]] = "trained"
     learning_rate_ratio: ForRun[Positive] = 1.0
     gate_rate: ForRun[Positive] = 1.0
     alpha: ForRun[Positive] = 8.0
     scaling: ForRun[Scaling] = "start"
     dropout: ForRun[FractionBelowOne] = 0.1
+    gradients: ForRun[Literal["plain", "pro", "riemannian"]] = "plain"
+    damping: ForRun[Positive | None] = None
     targets: ForRun[Targets] = ("attention", "ffn")
     score: ForRun[Literal["published", "norm", "output", "taylor", "fisher", "kfac"]] = "published"
     ema_beta: ForRun[FractionBelowOne] = 0.9
     rotate: ForRun[Literal["none", "weight", "input"]] = "none"
+    refit: ForRun[bool] = False
     warmup_fraction: ForRun[FractionBelowOne] = 0.15
     final_fraction: ForRun[FractionBelowOne] = 0.5
     events: ForRun[Count | None] = None
@@ -103,6 +115,9 @@ class DoraMethod(Section):
             return {**keys, "score": "fisher"} if ours else keys
         return keys
 
+
+_MEASURED = ("gradient", "inputs")
+"""Starts that look at training data."""
 
 _DIVISORS: Mapping[Scaling, Callable[[int, int], float]] = {
     "start": lambda start_rank, rank: start_rank,
@@ -143,7 +158,7 @@ def _highest_rank(max_rank: int | None, rank: int) -> str | None:
 
 
 def _gates_open(gates: str, start: str) -> str | None:
-    if gates == "fixed" and start != "lora":
+    if gates == "fixed" and start in ("published", "unit"):
         return (
             f"is fixed, but method.start {start} begins with gates at 0, so that nothing would ever be learned; set "
             "start: lora, or gates: trained"
@@ -151,9 +166,27 @@ def _gates_open(gates: str, start: str) -> str | None:
     return None
 
 
+def _something_to_measure(calibration_examples: int, start: str) -> str | None:
+    if calibration_examples != 256 and start not in _MEASURED:
+        return (
+            f"is for a start that is measured, and method.start {start} is drawn; remove it, or set start: gradient or "
+            "inputs"
+        )
+    return None
+
+
 def _gates_move(gate_rate: float, gates: str) -> str | None:
     if gate_rate != 1 and gates == "fixed":
         return "is a rate of gates that train, but method.gates is fixed; remove it, or set gates: trained"
+    return None
+
+
+def _two_factors(gradients: str, gates: str) -> str | None:
+    if gradients != "plain" and gates != "fixed":
+        return (
+            f"is {gradients}, which adjusts gradients of two factors, and method.gates trained puts a gate between "
+            "them; set gates: fixed and start: lora, or gradients: plain"
+        )
     return None
 
 
@@ -178,6 +211,17 @@ def _something_to_guard(
     return None
 
 
+def _makes_up(refit: bool, gates: str, rotate: str) -> str | None:
+    if refit and gates == "trained":
+        return "is true, but with method.gates trained what is pruned may come back; remove it, or set gates: fixed"
+    if refit and rotate != "none":
+        return (
+            f"is true, but method.rotate {rotate} leaves components that hold nothing of each other; remove it, or set "
+            "rotate: none"
+        )
+    return None
+
+
 def _leaves_memory(compact: bool, gates: str, rotate: str) -> str | None:
     if not compact and (gates == "fixed" or rotate != "none"):
         what = "method.gates fixed" if gates == "fixed" else f"method.rotate {rotate}"
@@ -195,11 +239,15 @@ RULES = (
     Rule(("method.min_rank", "method.rank"), _least_rank),
     Rule(("method.max_rank", "method.rank"), _highest_rank),
     Rule(("method.gates", "method.start"), _gates_open),
+    Rule(("method.calibration_examples", "method.start"), _something_to_measure),
     Rule(("method.gate_rate", "method.gates"), _gates_move),
+    Rule(("method.gradients", "method.gates"), _two_factors),
+    *OF_GRADIENTS,
     Rule(("method.score", "method.rotate"), _one_measure),
     Rule(
         ("method.guard", "method.rank", "method.start_rank", "method.max_rank", "method.min_rank"), _something_to_guard
     ),
+    Rule(("method.refit", "method.gates", "method.rotate"), _makes_up),
     Rule(("method.compact", "method.gates", "method.rotate"), _leaves_memory),
 )
 
@@ -213,6 +261,8 @@ _SAID = {
     ("budget", "parameters"): "The budget counted parameters: as many as LoRA at the mean rank has.",
     ("start", "unit"): "Components started at length 1, with gates of 0.",
     ("start", "lora"): "Factors started as in LoRA, with gates of 1.",
+    ("start", "gradient"): "`A` started in the leading right singular vectors of its weight's gradient, `B` at 0.",
+    ("start", "inputs"): "`A` started in the leading right singular vectors of its inputs, `B` at 0.",
     ("gates", "fixed"): "Gates did not train: what was pruned was gone for good.",
     ("scaling", "root"): "The update is scaled by `alpha / sqrt(start rank x rank)`.",
     ("scaling", "final"): "The update is scaled by `alpha / rank`, the mean final rank.",
@@ -223,6 +273,7 @@ _SAID = {
     ("score", "kfac"): "Components were ranked by a Kronecker-factored Fisher information of each.",
     ("rotate", "weight"): "Before each pruning they were rotated to the singular components of the update.",
     ("rotate", "input"): "Before each pruning they were rotated to the singular components of the output.",
+    ("refit", True): "What was kept made up for what was pruned, by least squares over the inputs met.",
     ("guard", True): "Ranks became uniform unless chosen ones helped on held-out training data.",
 }
 """What a model card says of options that differ from the published ones."""
@@ -230,8 +281,11 @@ _SAID = {
 
 def _notes(section: DoraMethod) -> list[str]:
     found = [said for (key, value), said in _SAID.items() if getattr(section, key) == value]
+    if section.start in _MEASURED:
+        found.append(f"That was measured over {plural(section.calibration_examples, 'training example')}.")
     if section.learning_rate_ratio != 1:
         found.append(f"`B` learned at {section.learning_rate_ratio:g} times the rate of `A`.")
+    found += notes_on_gradients(section.gradients)
     if section.gate_rate != 1:
         found.append(f"Gates learned at {section.gate_rate:g} times the rate of `A`.")
     if section.min_rank:

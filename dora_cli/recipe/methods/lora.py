@@ -102,11 +102,15 @@ OF_RANKS = (
     ),
 )
 """What must hold between a rank, ranks by pattern and their scale."""
+OF_GRADIENTS = (
+    Rule(("method.learning_rate_ratio", "method.gradients"), _one_rate),
+    Rule(("method.damping", "method.gradients"), _something_to_damp),
+)
+"""What must hold of gradients that are adjusted."""
 RULES = (
     *OF_RANKS,
-    Rule(("method.learning_rate_ratio", "method.gradients"), _one_rate),
+    *OF_GRADIENTS,
     Rule(("method.moments", "method.gradients"), _moments_of_pro),
-    Rule(("method.damping", "method.gradients"), _something_to_damp),
 )
 
 
@@ -142,27 +146,28 @@ def _notes(section: LoraMethod) -> list[str]:
         )
     if section.flatness and section.name == "lora":
         found.append(noise_note(section.flatness))
-    if section.gradients == "pro":
-        found += note_on_pro(section)
-    if section.gradients == "riemannian":
-        found.append(
+    return [*found, *notes_on_gradients(section.gradients, section.moments)]
+
+
+_MOMENTS = {
+    "low-rank": "with AdamW on the factors, which is not as published",
+    "full": "with Adam's moments of the whole weights, as published",
+}
+
+
+def notes_on_gradients(gradients: str, moments: str = "low-rank") -> list[str]:
+    """Sentences for a model card on what the optimiser was given."""
+    said = {
+        "pro": (
+            "The factors' gradients were adjusted so that a step follows that of the whole weight (LoRA-Pro; Wang et "
+            f"al. 2024, [arXiv 2407.18242](https://arxiv.org/abs/2407.18242)), {_MOMENTS[moments]}."
+        ),
+        "riemannian": (
             "Each factor's gradient was scaled by the other factor (Riemannian; Zhang and Pilanci 2024, "
             "[arXiv 2402.02347](https://arxiv.org/abs/2402.02347))."
-        )
-    return found
-
-
-def note_on_pro(section: Any) -> list[str]:
-    """A sentence for a model card on LoRA-Pro's gradients."""
-    moments = {
-        "low-rank": "with AdamW on the factors, which is not as published",
-        "full": "with Adam's moments of the whole weights, as published",
+        ),
     }
-    said = (
-        "The factors' gradients were adjusted so that a step follows that of the whole weight (LoRA-Pro; Wang et al. "
-        f"2024, [arXiv 2407.18242](https://arxiv.org/abs/2407.18242)), {moments[section.moments]}."
-    )
-    return [said]
+    return [said[gradients]] if gradients in said else []
 
 
 def scale_of(section: Any, start_rank: int, rank: int) -> float:

@@ -7,7 +7,7 @@ from typing import Literal
 from dora_cli.recipe.about import About
 from dora_cli.recipe.effects import ForRun
 from dora_cli.recipe.fields import Count, FractionBelowOne, Positive, Ranks, Section, Seed, Targets, Text
-from dora_cli.recipe.methods.lora import OF_RANKS, note_on_pro, notes_on_ranks, scale_of
+from dora_cli.recipe.methods.lora import OF_RANKS, notes_on_gradients, notes_on_ranks, scale_of
 
 
 class LoraProMethod(Section):
@@ -46,7 +46,7 @@ RULES = OF_RANKS
 
 
 def _notes(section: LoraProMethod) -> list[str]:
-    return [*notes_on_ranks(section), *note_on_pro(section)]
+    return [*notes_on_ranks(section), *notes_on_gradients("pro", section.moments)]
 
 
 ABOUT = About(

@@ -28,7 +28,9 @@ SavedEpoch = Annotated[EpochRecord, BeforeValidator(_defined)]
 
 
 class StateRecord(Record):
-    """state.json: where in the run the weights beside it were taken."""
+    """state.json: where in the run the weights beside it were taken; `averaged_steps` is there where they are averaged,
+    0 before the first such step.
+    """
 
     FILE: ClassVar[str] = "state.json"
 
@@ -39,6 +41,7 @@ class StateRecord(Record):
     phase: Name
     frozen: bool
     metrics: SavedMetrics | None
+    averaged_steps: Count | None = None
 
 
 class PositionRecord(Record):

@@ -72,7 +72,8 @@ class MetricsRecord(Record):
     """metrics.json. `metrics` are of the selected epoch, `last` of the last one.
 
     `confusion` is of the selected epoch, where the classes are the user's own; `baseline` is there where saying the
-    same of every example means something; `rounds` and `clients` are there of a federated run.
+    same of every example means something; `rounds` and `clients` are there of a federated run; `averaged_steps` says of
+    how many steps the selected weights are the mean, where weights are averaged.
     """
 
     FILE: ClassVar[str] = "metrics.json"
@@ -93,6 +94,7 @@ class MetricsRecord(Record):
     baseline: BaselineRecord | None = None
     rounds: list[RoundRecord] | None = None
     clients: list[PartRecord] | None = None
+    averaged_steps: Count | None = None
 
     @model_validator(mode="after")
     def _in_order(self) -> MetricsRecord:
@@ -123,6 +125,7 @@ def metrics_record(
     baseline: Mapping[str, Any] | None = None,
     rounds: Sequence[Mapping[str, Any]] | None = None,
     clients: Sequence[Mapping[str, Any]] | None = None,
+    averaged_steps: int | None = None,
 ) -> dict[str, Any]:
     """The content of metrics.json. See `MetricsRecord` for the keys of what is a mapping, or a list of them."""
     return written(
@@ -144,5 +147,6 @@ def metrics_record(
             **({} if baseline is None else {"baseline": baseline}),
             **({} if rounds is None else {"rounds": rounds}),
             **({} if clients is None else {"clients": clients}),
+            **({} if averaged_steps is None else {"averaged_steps": averaged_steps}),
         },
     )

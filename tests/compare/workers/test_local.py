@@ -64,7 +64,7 @@ def test_few_workers_make_many_runs(new_job: NewJob) -> None:
 
 
 def test_a_worker_that_loads_everything_for_itself(new_job: NewJob) -> None:
-    """What users have: the workers of the other tests are forked from a process that has everything loaded."""
+    """Users have such workers; those of the other tests are forked from a process that has everything loaded."""
     job = new_job("run")
     workers = LocalPool(load=makers.quick, places=[Place(None, 1, 1)])
     try:

@@ -26,8 +26,10 @@ SMALL = ("data.max_train_samples=46", "data.max_eval_samples=16", "train.batch_s
         (2, "dropout: 0.2, learning_rate_ratio: 4", ("train.batch_size=4", "train.gradient_accumulation=2")),
         (3, "dropout: 0.1, flatness: 0.2", ()),
         (4, "dropout: 0.2, learning_rate_ratio: 0.5", ("train.precision=bf16",)),
+        (5, "dropout: 0.2, gradients: pro", ()),
+        (6, "dropout: 0.2, learning_rate_ratio: 2, gradients: riemannian, damping: 0.05", ()),
     ],
-    ids=["dropout", "rates", "noise", "bf16"],
+    ids=["dropout", "rates", "noise", "bf16", "pro", "riemannian"],
 )
 def test_a_run_is_that_of_lora_bit_for_bit(
     make_recipe: MakeRecipe,

@@ -28,6 +28,7 @@ KINDS = {
     "taylor, gates fixed": {"score": "taylor", "gates": "fixed"},
     "fisher, gates fixed": {"score": "fisher", "gates": "fixed"},
     "inputs of a rotation": {"rotate": "input"},
+    "refit": {"score": "norm", "gates": "fixed", "refit": True},
 }
 EVERY = pytest.mark.parametrize("kind", KINDS)
 

@@ -35,9 +35,27 @@ from dora_cli.recipe.methods.dora import ABOUT, DoraMethod
             "method: {gates: fixed, start: lora, gate_rate: 2}",
             "method.gate_rate: is a rate of gates that train, but method.gates is fixed",
         ),
+        (
+            "method: {start: lora, gradients: riemannian}",
+            "method.gradients: is riemannian, which adjusts gradients of two factors, and method.gates trained puts a",
+        ),
+        (
+            "method: {start: lora, gates: fixed, gradients: pro, learning_rate_ratio: 2}",
+            "method.learning_rate_ratio: must be 1 with method.gradients pro",
+        ),
+        (
+            "method: {calibration_examples: 9}",
+            "method.calibration_examples: is for a start that is measured, and method.start published is drawn",
+        ),
+        ("method: {damping: 0.1}", "method.damping: is for method.gradients pro and riemannian"),
         ("method: {guard: true, start_rank: 8}", "method.guard: is true, but with method.start_rank 8"),
         ("method: {guard: true, min_rank: 8}", "method.guard: is true, but with method.min_rank 8"),
         ("method: {guard: true, max_rank: 8}", "method.guard: is true, but with method.max_rank 8"),
+        ("method: {refit: true}", "method.refit: is true, but with method.gates trained"),
+        (
+            "method: {refit: true, gates: fixed, start: lora, rotate: input}",
+            "method.refit: is true, but method.rotate input leaves",
+        ),
         ("method: {warmup_fraction: 0.5}", "must be below 1, got 0.5 + 0.5 = 1.0"),
     ],
 )
@@ -50,8 +68,12 @@ def test_what_is_said(section: str, says: str) -> None:
 @pytest.mark.parametrize(
     "section",
     [
-        "method: {gates: fixed, start: lora, min_rank: 8, max_rank: 8}",
+        "method: {gates: fixed, start: lora, min_rank: 8, max_rank: 8, refit: true}",
         "method: {guard: true, max_rank: 9, min_rank: 7}",
+        "method: {start: lora, gates: fixed, gradients: pro, damping: 1.0e-6}",
+        "method: {start: gradient, gates: fixed}",
+        "method: {start: inputs, calibration_examples: 9}",
+        "method: {start: lora, gates: fixed, gradients: riemannian, learning_rate_ratio: 4}",
         "method: {gate_rate: 10, learning_rate_ratio: 4, start: unit, max_rank: 40}",
         "method: {alpha: 524032, scaling: final}\ntrain: {precision: fp16}",
         "method: {rank: 2, start_rank: 8, alpha: 262016, scaling: root}\ntrain: {precision: fp16}",
@@ -96,10 +118,12 @@ def test_a_card_says_what_is_not_as_published() -> None:
         "start": "lora",
         "gates": "fixed",
         "learning_rate_ratio": 4,
+        "gradients": "riemannian",
         "scaling": "final",
         "score": "kfac",
         "rotate": "input",
         "events": 5,
+        "refit": True,
         "guard": True,
         "flatness": 0.05,
     }
@@ -113,7 +137,7 @@ def test_a_card_says_what_is_not_as_published() -> None:
 
 def test_every_option_is_told() -> None:
     """A value that is added to a key needs a sentence too."""
-    keys = ("budget", "start", "gates", "scaling", "score", "rotate")
+    keys = ("budget", "start", "gates", "gradients", "scaling", "score", "rotate")
     for key in keys:
         field = DoraMethod.model_fields[key]
         for value in get_args(field.annotation):

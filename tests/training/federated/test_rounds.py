@@ -24,10 +24,10 @@ from dora_cli.data import Group, inputs_of, plan_epoch
 from dora_cli.methods.low_rank.noise.flatness import Flatness
 from dora_cli.recipe import Recipe
 from dora_cli.runs.run_folder import RunRecords
+from dora_cli.training.capture.graphs import EAGER_FIRST, Graphs
 from dora_cli.training.checkpoint import Snapshot
 from dora_cli.training.federated.aggregation import AGGREGATIONS, Merged
 from dora_cli.training.federated.clients import Client, Turns, client_seed
-from dora_cli.training.graphs import EAGER_FIRST, Graphs
 from dora_cli.training.step import TrainingStep
 from tests.training.federated.conftest import MakeFederated
 from tests.training.test_run import largest_difference, lines, read, without_timing

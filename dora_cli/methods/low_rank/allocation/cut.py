@@ -32,6 +32,23 @@ class Rotate(Protocol):
         """
 
 
+class Refit(Protocol):
+    """What is kept makes up for what is cut."""
+
+    def __call__(self, group: Components, B_t: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
+        """`B_t` of the rows of `group` that are kept, zero elsewhere.
+
+        Args:
+            B_t: as it was before the cut, ``(rows, d_out)``.
+            keep: which rows live, boolean ``(rows,)``.
+        """
+
+
+def masked(group: Components, B_t: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
+    """What is kept stays as it is."""
+    return B_t * keep[:, None]
+
+
 def by_components(worth: torch.Tensor, schedule: PruningSchedule, step: int) -> torch.Tensor:
     """Those of the greatest worth, as many as the budget of the schedule says."""
     return select(worth, schedule.budget(step))

@@ -18,7 +18,6 @@ from torch.nn import functional as F
 
 from dora_cli.methods.base import Site, Statistic
 from dora_cli.methods.low_rank.adapters import Adapters
-from dora_cli.methods.low_rank.allocation.layout import Layout
 from dora_cli.methods.low_rank.allocation.scores import Observed, Shown
 from dora_cli.methods.low_rank.components import Components
 
@@ -98,7 +97,6 @@ class _Group:
     """The projections of one weight shape: their sums, and what the stack is called whose tokens each reads."""
 
     components: Components
-    layout: Layout
     reads: tuple[str, ...]
     sums: dict[Shown, torch.Tensor]
 
@@ -135,10 +133,10 @@ class Followed:
         return self._groups
 
     def _begun(self, group: Components, reads: tuple[str, ...]) -> _Group:
-        layout = Layout([layer.rank for layer in group.layers], group.A.device)
-        shape = (len(reads), layout.width, layout.width)
+        width = group.layout.width
+        shape = (len(reads), width, width)
         sums = {name: group.A.new_zeros(shape[: 1 + SUMS[name].dimensions]) for name in self._wanted}
-        return _Group(group, layout, reads, sums)
+        return _Group(group, reads, sums)
 
     @contextmanager
     def training_pass(
@@ -197,7 +195,7 @@ class Followed:
             rows = group.components
             _, grad_B_t, _ = rows.take_gradients()
             seen.append(
-                Observed(rows.A, rows.B_t, rows.c, rows.scaling, grad_B_t, group.layout, group.sums, self._examples)
+                Observed(rows.A, rows.B_t, rows.c, rows.scaling, grad_B_t, rows.layout, group.sums, self._examples)
             )
         return seen
 
@@ -220,7 +218,7 @@ def _alike(
             real = torch.ones(shape, dtype=torch.bool, device=group.components.A.device)
         else:
             real = masks[read].repeat(1, shape[1] // masks[read].shape[1])
-        passed = Passed([pair for _, pair in found], real, group.layout.width, group.components.A.dtype)
+        passed = Passed([pair for _, pair in found], real, group.components.layout.width, group.components.A.dtype)
         yield [place for place, _ in found], passed
 
 

@@ -21,6 +21,9 @@ and so it is with sums of gradients over steps in which the weights stood still,
 ``M_A = M`` and ``M_B = diag(c) N`` these are the reference's.) Where a gate is next to 0, `B` had no gradient to speak
 of; where the rows of `A` depend on each other, not every row of `A'` is made of them. Rows of `B'` for which there is
 no `M` start anew.
+
+Without gates, steps `dA` and `dB` of the old factors are ``M dA`` and ``dB N`` of the new ones, which move the update
+alike: what gradients of `A` follow, steps of `B` do, and the other way round.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ from typing import Literal
 
 import torch
 
-from dora_cli.methods.low_rank.allocation.layout import Layout
+from dora_cli.methods.low_rank.layout import Layout
 
 EPS = 1e-8
 """Added to the denominator of ``published``, as in the published code; decides 0/0 at the first step in favour of 0."""

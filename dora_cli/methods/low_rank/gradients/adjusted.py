@@ -14,14 +14,15 @@ the start, `hA` is 0 too, and what is left is ``gA = 0``, ``gB = hB H_A^-1 / s^2
 `scaled` (Zhang and Pilanci 2024, arXiv 2402.02347) is ``gA = H_B^-1 hA``, ``gB = hB H_A^-1``: gradients in a
 Riemannian metric.
 
-All projections of a shape are one batch, and those of a rank share their small matrices' decomposition. It is computed
-in float64: Gram matrices square the condition of the factors.
+All projections of a shape are one batch, and all of a rank share their small matrices' decomposition. Where ranks
+differ within a shape, rows of zeros fill the smaller ones up, which add nothing to the others. It is computed in
+float64: Gram matrices square the condition of the factors.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -75,56 +76,76 @@ def scaled(A: Small, B: Small) -> Pair:
     return torch.cat([B.inverse, nothing], 2), torch.cat([A.inverse, nothing], 2)
 
 
-@torch.no_grad()
-def adjust(groups: Sequence[Components], rule: Rule, damping: float) -> None:
-    """Replaces the gradients of all factors of `groups`, which have no gates and each a rank of their own, by what
-    `adjusted` makes of them.
-    """
-    gradients = [group.take_gradients()[:2] for group in groups]
-    for pair, found in zip(gradients, adjusted(groups, gradients, rule, damping), strict=True):
-        for gradient, new in zip(pair, found, strict=True):
-            gradient.copy_(new)
+class Adjustment(NamedTuple):
+    """What the optimiser is given in place of the gradients of two factors; see `adjusted`."""
+
+    rule: Rule
+    damping: float
+
+    @torch.no_grad()
+    def __call__(self, groups: Sequence[Components]) -> None:
+        """Replaces the gradients of all factors of `groups`, which have no gates, by what `adjusted` makes of them."""
+        gradients = [group.take_gradients()[:2] for group in groups]
+        for pair, found in zip(gradients, adjusted(groups, gradients, self.rule, self.damping), strict=True):
+            for gradient, new in zip(pair, found, strict=True):
+                gradient.copy_(new)
+
+
+ADJUSTMENTS: Mapping[str, Adjustment | None] = {
+    "plain": None,
+    "pro": Adjustment(closest, 1e-8),
+    "riemannian": Adjustment(scaled, 1e-2),
+}
+"""By the names of recipes; damped as LoRA-Pro's code has it, and as PEFT has it. None leaves autograd's."""
+
+
+def adjustment(name: str, damping: float | None) -> Adjustment | None:
+    """That of `name`, with a `damping` of its own unless that is None."""
+    usual = ADJUSTMENTS[name]
+    return usual if usual is None or damping is None else usual._replace(damping=damping)
 
 
 def adjusted(groups: Sequence[Components], gradients: Sequence[Pair], rule: Rule, damping: float) -> list[Pair]:
     """What `rule` makes of the `gradients` of each of `groups`, in float64.
 
     Args:
-        groups: projections of one shape and rank each.
+        groups: projections of one shape each, without gates.
         gradients: of their `A` and `B_t`, as autograd has them.
         rule: `closest`, `equivalent` or `scaled`.
-        damping: `d`, added to the Gram matrices of the factors.
+        damping: `d`, added to the Gram matrices of the factors; above 0 where ranks within a shape differ.
     """
     found: dict[int, Pair] = {}
     alike = defaultdict(list)
     for index, group in enumerate(groups):
-        alike[group.rank].append(index)
+        alike[group.layout.width].append(index)
     for indices in alike.values():
         rows = [_stacked(groups[index], gradients[index], rule) for index in indices]
         A, B = _small(rows, damping)
         counts = [len(of_A) for of_A, _ in rows]
         shares = zip(*(torch.split(share, counts) for share in rule(A, B)), strict=True)
         for index, (of_A, of_B), (share_A, share_B) in zip(indices, rows, shares, strict=True):
-            found[index] = (share_A @ of_A).flatten(0, 1), (share_B @ of_B).flatten(0, 1)
+            rows_of = groups[index].layout.rows
+            found[index] = rows_of(share_A @ of_A), rows_of(share_B @ of_B)
     return [found[index] for index in range(len(groups))]
 
 
 def _stacked(group: Components, gradients: Pair, rule: Rule) -> Pair:
     """The gradient of each projection's factor with the factor beneath, ``(n, 2 r, d)``."""
-    rank, scale = group.rank, 1.0 if rule is scaled else group.scaling**-2
+    layout, scale = group.layout, 1.0 if rule is scaled else group.scaling**-2
+    rank = layout.width
     stacked = []
     for gradient, factor in zip(gradients, (group.A, group.B_t), strict=True):
         width = factor.shape[1]
         rows = factor.new_empty(len(group.layers), 2 * rank, width, dtype=torch.float64)
-        torch.mul(gradient.view(-1, rank, width), scale, out=rows[:, :rank])
-        rows[:, rank:] = factor.view(-1, rank, width)
+        torch.mul(layout.stacked(gradient), scale, out=rows[:, :rank])
+        rows[:, rank:] = layout.stacked(factor)
         stacked.append(rows)
     of_A, of_B = stacked
     return of_A, of_B
 
 
 def _small(rows: Sequence[Pair], damping: float) -> tuple[Small, Small]:
-    """What is small of the factors of groups of equal rank, as `_stacked` gives them; decomposed all at once."""
+    """What is small of the factors of groups of equal width, as `_stacked` gives them; decomposed all at once."""
     products = [torch.cat([of @ of.chunk(2, 1)[1].mT for of in factor]) for factor in zip(*rows, strict=True)]
     crosses, grams = zip(*(product.chunk(2, 1) for product in products), strict=True)
     values, vectors = eigen(torch.cat(grams))

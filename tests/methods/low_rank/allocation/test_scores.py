@@ -12,9 +12,9 @@ from torch.nn import functional as F
 
 from dora_cli.methods.low_rank.allocation import scores
 from dora_cli.methods.low_rank.allocation.followed import Followed
-from dora_cli.methods.low_rank.allocation.layout import Layout
 from dora_cli.methods.low_rank.allocation.scores import SCORES, Observed
 from dora_cli.methods.low_rank.layer import AdaptedProjection
+from dora_cli.methods.low_rank.layout import Layout
 from dora_cli.training.step import Batch
 from tests.methods.dora.test_importance import explicit_scores
 from tests.methods.low_rank.allocation.scored import EXAMPLES, Scored, step_of, texts

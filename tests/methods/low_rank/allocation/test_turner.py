@@ -9,10 +9,11 @@ from torch import nn
 from dora_cli.errors import CheckpointError
 from dora_cli.methods.base import Mixture
 from dora_cli.methods.low_rank.adapters import Adapters
-from dora_cli.methods.low_rank.allocation.layout import Layout
+from dora_cli.methods.low_rank.allocation.moments import SecondMoments
 from dora_cli.methods.low_rank.allocation.rotation import ROTATIONS
 from dora_cli.methods.low_rank.allocation.scores import Observed
 from dora_cli.methods.low_rank.allocation.turner import Turner
+from dora_cli.methods.low_rank.gradients.adjusted import Adjustment, Rule, equivalent, scaled
 from dora_cli.methods.low_rank.layer import AdaptedProjection
 from dora_cli.training.optimizer import mix
 
@@ -51,14 +52,15 @@ class Case:
         }
         rotation = ROTATIONS[name]
         assert rotation is not None
-        self.turner = Turner(self.adapters, rotation, BETA)
+        self.moments = SecondMoments(self.adapters, BETA)
+        self.turner = Turner(rotation, self.moments)
 
     def seen(self) -> list[Observed]:
         """What passes show of the inputs."""
         names = iter(self.adapters.order)
         seen = []
         for group in self.adapters.groups():
-            layout = Layout([layer.rank for layer in group.layers], group.A.device)
+            layout = group.layout
             products = group.A.new_zeros(len(group.layers), layout.width, layout.width)
             for number, layer in enumerate(group.layers):
                 u = self.inputs[next(names)] @ layer.A.detach().T
@@ -70,8 +72,8 @@ class Case:
         return seen
 
     def step(self, skipped: bool = False) -> None:
-        self.turner.stage(self.seen())
-        self.turner.observe(torch.tensor(skipped))
+        self.moments.stage(self.seen())
+        self.moments.observe(torch.tensor(skipped))
 
     def rotate(self) -> tuple[dict[str, torch.Tensor], list[Mixture]]:
         """What the components of each projection are worth, and how moments follow."""
@@ -113,6 +115,35 @@ def test_all_projections_rotate_in_place_whatever_their_ranks(name: str, gates: 
 
 
 @both
+@pytest.mark.parametrize("adjusted", [equivalent, scaled])
+def test_directions_turn_as_the_factors_do(name: str, adjusted: Rule) -> None:
+    """What the old factors make of gradients, carried over, is what the new ones make of theirs, next to undamped."""
+    case = Case(name)
+    case.turner = Turner(case.turner._rotation, case.moments, directions=True)
+    case.step()
+    weights = {key: drawn(*layer.base.weight.shape, seed=40) for key, layer in case.adapters.layers.items()}
+
+    def steps() -> dict[nn.Parameter, torch.Tensor]:
+        for key, layer in case.adapters.layers.items():
+            g = weights[key]
+            layer.A.grad = SCALE * layer.B.detach().T @ g
+            layer.B.grad = SCALE * g @ layer.A.detach().T
+        Adjustment(adjusted, 1e-13)(case.adapters.groups())
+        layers = [layer for layer in case.adapters.layers.values() if layer.rank]
+        factors = [factor for layer in layers for factor in (layer.A, layer.B)]
+        return {factor: factor.grad.clone() for factor in factors if factor.grad is not None}
+
+    before = steps()
+    _, mixed = case.rotate()
+    assert len(mixed) == len(before) == 8
+    after = steps()
+    for item in mixed:
+        assert bool(item.carry.known.all())
+        old, new = (found[item.parameter].movedim(item.dimension, 0) for found in (before, after))
+        torch.testing.assert_close(item.carry.matrix @ old, new, rtol=1e-8, atol=1e-9)
+
+
+@both
 @gated
 def test_what_the_optimiser_keeps_is_of_the_new_components(name: str, gates: bool) -> None:
     """A step of Adam, then the rotation: the first moments are those of the same step taken after it."""
@@ -149,7 +180,7 @@ def test_inputs_are_followed_over_steps_but_not_over_skipped_ones() -> None:
         case.step(skipped)
         if skipped:
             case.inputs["a"] = case.inputs["a"] * 100
-    found, of_one = case.turner.state_dict(), once.turner.state_dict()
+    found, of_one = case.moments.state_dict(), once.moments.state_dict()
     assert {key: tuple(value.shape) for key, value in found.items()} == {
         "second_moments.0": (4, 4, 4),
         "second_moments.1": (1, 3, 3),
@@ -168,22 +199,21 @@ def test_where_ranks_change_the_average_begins_anew() -> None:
     case.step()
     case.adapters.shrink("e", torch.tensor([0, 2]))
     case.adapters.regroup()
-    state = case.turner.state_dict()
+    state = case.moments.state_dict()
     assert state["second_moments.1"].shape == (1, 2, 2)
     assert not any(value.any() for value in state.values())
     case.step()
-    assert case.turner.state_dict()["second_moments.1"].any()
+    assert case.moments.state_dict()["second_moments.1"].any()
 
 
 def test_what_was_followed_comes_back() -> None:
     case, other = Case("input"), Case("input")
     case.step()
-    state = {key: value.clone() for key, value in case.turner.state_dict().items()}
-    other.turner.load_state_dict(state)
+    state = {key: value.clone() for key, value in case.moments.state_dict().items()}
+    other.moments.load_state_dict(state)
     for one, again in zip(case.rotate()[0].values(), other.rotate()[0].values(), strict=True):
         assert torch.equal(one, again)
-    assert Case("weight").turner.state_dict() == {}
     odd = {**state, "second_moments.1": torch.zeros(1, 2, 2, dtype=torch.float64)}
     for wrong in ({}, odd, {**state, "second_moments.2": state["second_moments.1"]}):
         with pytest.raises(CheckpointError):
-            Case("input").turner.load_state_dict(wrong)
+            Case("input").moments.load_state_dict(wrong)

@@ -22,14 +22,19 @@ class Layout:
         self.ranks = tuple(ranks)
         self.width = max(ranks)
         self._even = len(set(ranks)) == 1
-        total = sum(ranks)
+        if not self._even:
+            self._places, self._back = self._indices(device)
+
+    def _indices(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """The row of every place in a stack, one past the last where there is none; and the place of every row."""
+        total = sum(self.ranks)
         places: list[list[int]] = []
         back: list[int] = []
-        for number, rank in enumerate(ranks):
+        for number, rank in enumerate(self.ranks):
             first = len(back)
             places.append([first + i if i < rank else total for i in range(self.width)])
             back += [number * self.width + i for i in range(rank)]
-        self._places, self._back = torch.tensor(places, device=device), torch.tensor(back, device=device)
+        return torch.tensor(places, device=device), torch.tensor(back, device=device)
 
     def stacked(self, rows: torch.Tensor) -> torch.Tensor:
         """``(R, ...) -> (M, r, ...)``."""

@@ -1,4 +1,4 @@
-"""``python -m dora_cli.training.capture_probe``: tries whether training steps of a model can be captured in CUDA
+"""``python -m dora_cli.training.capture.probe``: tries whether training steps of a model can be captured in CUDA
 graphs.
 
 Reads a `dora_cli.machine.capture.Question` with a `device` from stdin, as JSON. Prints one line of JSON, ``{"captured":
@@ -21,7 +21,7 @@ def main() -> int:
     import torch
 
     from dora_cli.machine.devices import resolve_device
-    from dora_cli.training.capture_trial import try_steps
+    from dora_cli.training.capture.trial import try_steps
 
     question = json.load(sys.stdin)
     try:

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from dora_cli.training import capture_probe, capture_trial
+from dora_cli.training.capture import probe, trial
 
 
 def test_a_trial_that_cannot_import_is_asked_for_again(
@@ -19,8 +19,8 @@ def test_a_trial_that_cannot_import_is_asked_for_again(
     def broken(*arguments: object, **others: object) -> None:
         raise ModuleNotFoundError("Could not import module 'BertForSequenceClassification'")
 
-    monkeypatch.setattr(capture_trial, "try_steps", broken)
-    assert capture_probe.main() == 1
+    monkeypatch.setattr(trial, "try_steps", broken)
+    assert probe.main() == 1
     assert json.loads(capsys.readouterr().out) == {
         "captured": False,
         "reason": "Could not import module 'BertForSequenceClassification'",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dora_cli.methods.low_rank.allocation.layout import Layout
+from dora_cli.methods.low_rank.layout import Layout
 
 
 @pytest.mark.parametrize("ranks", [(2, 2, 2), (1, 3, 2), (4,), (3, 0, 1)])

@@ -1,0 +1,1 @@
+"""Whether steps can be captured in CUDA graphs, and the graphs."""
