@@ -29,12 +29,13 @@ from dora_cli.methods.dora.schedule import Curve, DoraSchedule
 from dora_cli.methods.linear import trained_type, weight_of
 from dora_cli.methods.low_rank.adapters import Adapters
 from dora_cli.methods.low_rank.allocation.budget import BUDGETS, select
+from dora_cli.methods.low_rank.allocation.directions import DIRECTIONS, point
 from dora_cli.methods.low_rank.allocation.followed import Followed
 from dora_cli.methods.low_rank.allocation.moments import SecondMoments
 from dora_cli.methods.low_rank.allocation.refit import refit as refitted
 from dora_cli.methods.low_rank.allocation.rotation import ROTATIONS, SINGULAR
 from dora_cli.methods.low_rank.allocation.scores import SCORES, WORDS, follow, values
-from dora_cli.methods.low_rank.allocation.starts import DIRECTIONS, SCALINGS, STARTS, point
+from dora_cli.methods.low_rank.allocation.starts import SCALINGS, STARTS
 from dora_cli.methods.low_rank.allocation.turner import Turner
 from dora_cli.methods.low_rank.components import Components
 from dora_cli.methods.low_rank.gradients.adjusted import adjustment

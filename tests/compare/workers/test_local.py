@@ -63,15 +63,16 @@ def test_few_workers_make_many_runs(new_job: NewJob) -> None:
     assert len(set(lines)) <= 2
 
 
-def test_a_worker_that_loads_everything_for_itself(new_job: NewJob) -> None:
+def test_a_worker_that_loads_everything_for_itself_makes_a_true_run(tmp_path: Path, make_recipe: MakeRecipe) -> None:
     """Users have such workers; those of the other tests are forked from a process that has everything loaded."""
-    job = new_job("run")
-    workers = LocalPool(load=makers.quick, places=[Place(None, 1, 1)])
+    job = Job("run", tmp_path / "run", make_recipe("train.max_steps=3", "train.threads=1"))
+    workers = LocalPool("cpu", 1)
     try:
-        assert run_all(workers, [job]) == {job.name: Ended("finished")}
+        (end,) = run_all(workers, [job]).values()
     finally:
         workers.close()
-    assert len(tries(job.folder)) == 1
+    assert end.outcome == "finished", end.message
+    assert (job.folder / "metrics.json").is_file()
 
 
 def test_every_worker_sees_its_place_alone(new_job: NewJob) -> None:
