@@ -429,7 +429,10 @@ class Spent(NamedTuple):
 
 
 def spend(command: Sequence[str], environment: Mapping[str, str], said: Path) -> Spent:
-    """Runs `command` to its end; what it prints goes to `said`."""
+    """Runs `command` to its end; what it prints goes to `said`.
+
+    Its peak of memory is never below that of this process, which a system counts to a child before it begins.
+    """
     with said.open("w") as output:
         began = time.perf_counter()
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -181,7 +182,8 @@ def test_a_process_is_measured_from_its_start_to_its_end(tmp_path: Path) -> None
     spent = spend([sys.executable, "-S", "-c", work], {"NAME": "here"}, tmp_path / "said")
     assert spent.code == 3
     assert (tmp_path / "said").read_text() == "here\n"
-    assert 64 << 20 < spent.peak_bytes < 1 << 30
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # a system counts it to the child that it becomes
+    assert 64 << 20 < spent.peak_bytes < max(own, 128 << 20) * 1.1
     assert 0 < spent.cpu_seconds < spent.wall_seconds + 1
 
 

@@ -72,7 +72,7 @@ def test_killed_while_texts_are_generated(warm: Warm, models: dict[str, Path], t
     """
     changes = (
         "data.max_train_samples=24", "train.batch_size=4", "train.gradient_accumulation=2", "method.dropout=0.1",
-        "train.epochs=3", "save.every_steps=2", "eval.select=best", "train.learning_rate=0.1",
+        "train.epochs=3", "save.every_steps=2", "eval.select=best", "train.learning_rate=0.05",
         "train.lr_warmup_steps=6", "decode.max_new_tokens=4",
     )  # fmt: skip
     straight = Straight.of(warm, recipe_of(models["gpt2"], *changes), tmp_path)
