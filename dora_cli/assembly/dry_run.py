@@ -66,6 +66,7 @@ class DryRun:
         client_examples: examples of each client of a federated training; None where they follow from data that have not
             been read.
         averaged: the steps whose weights are averaged; None where none are, or where that takes the model's blocks.
+        held_out: share of what there is to learn from that is kept from it because the method asks for that.
     """
 
     recipe: Recipe
@@ -87,6 +88,16 @@ class DryRun:
     restarts: Sequence[int] | None = ()
     client_examples: Sequence[int] | None = None
     averaged: AveragedSteps | None = None
+    held_out: float = 0.0
+
+    @property
+    def _kept_back(self) -> str:
+        """What of the training split is not learned from, and why; empty where all of it is."""
+        evaluated, asked = self.recipe.eval.held_out, self.held_out
+        said = [f"{evaluated:.3g} of the training split, by eval.held_out"] if evaluated else []
+        if asked:
+            said.append(f"{asked:.3g} of {'the rest' if said else 'the training split'}, for the method to choose by")
+        return "; ".join(said)
 
     @property
     def _anew(self) -> str:
@@ -127,6 +138,8 @@ class DryRun:
             rows.insert(4, ("averaging", str(self.averaged)))
             if self.averaged.note is not None:
                 rows.append(("note", self.averaged.note))
+        if self._kept_back:
+            rows.insert(1, ("held out", self._kept_back))
         if federated is not None:
             rows[1:1] = client_rows(federated, self.client_examples, self._trained)
         if self.cuda_graph is not None:
@@ -206,6 +219,7 @@ def dry_run(recipe: Recipe, output: Path | None = None, seeds: Sequence[int] = (
         restarts=None if plan is None else plan.restarts,
         client_examples=client_examples,
         averaged=None if plan is None else AveragedSteps.of(recipe.train.average_last, plan, method.name),
+        held_out=method.held_out,
     )
 
 
