@@ -109,8 +109,8 @@ class Cell:
         return True
 
     def measuring_job(self, output: Path, key: str | None, value: float | None, seed: int, more: Sequence[str]) -> Job:
-        """A run on the whole training split, scored on the dev split; or, of an experiment that leaves that alone, on
-        and by parts of the training split.
+        """A run on the whole training split, scored on the dev split; or, of an experiment that leaves that alone, by
+        what is held out of the training split.
         """
         changes = [] if key is None else [override(key, value)]
         changes += [] if self.measured_share is None else self._held_out(self.measured_share)

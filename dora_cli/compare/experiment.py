@@ -107,7 +107,7 @@ class Experiment(Section):
         match: whether what is compared stores equally many parameters, or ``none``.
         tune: how a key is chosen; None tunes nothing.
         measure: what the measured runs are scored on: the ``dev`` split, or a ``held-out`` part of the training split,
-            as large as that of `tune`: then the dev split is never read.
+            that of `tune`: then the dev split is never read.
         seeds: of the measured runs: how many, from 1 on, or which.
         baseline: the entry that the others are compared with.
         margin: below which a difference does not count, in the metric's units; ``pilot``: the spread of one run over

@@ -27,6 +27,6 @@ def test_what_is_not_learned_from_is_said(
     make_recipe: MakeRecipe, changes: tuple[str, ...], examples: int, said: str | None
 ) -> None:
     rows = dict(dry_run(make_recipe("data.max_train_samples=100", *changes)).rows)
-    # examples with the same texts stay together
+    # of every class its share
     assert int(rows["training examples"]) == pytest.approx(examples, abs=3)
     assert rows.get("held out") == said

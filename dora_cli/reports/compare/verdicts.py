@@ -171,8 +171,9 @@ def scoring(record: ComparisonRecord) -> str:
             "the dev split."
         )
     return (
-        f"Every run that measures has a fresh seed, by which {100 * record.measured_share:g} % of the training split "
-        "are held out, and is scored on them once, at its end; the dev split was not read."
+        "Every run that measures has a fresh seed and is scored once, at its end, on the "
+        f"{100 * record.measured_share:g} % of the training split that are held out of all runs alike, those of the "
+        "tuning too; the dev split was not read."
     )
 
 
