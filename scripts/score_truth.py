@@ -101,9 +101,9 @@ class WatchedDora(Dora):
     def place(self, model: nn.Module) -> None:
         super().place(model)
         adapters = self._adapters
-        wanted = {name for kind in (*SCORES.values(), *TURNED.values()) for name in kind.passes}
-        self._all = Followed(adapters, self.sites, wanted)
         self._moments_of_inputs = SecondMoments(adapters, self.betas[-1])
+        wanted = {name for kind in (*SCORES.values(), self._moments_of_inputs) for name in kind.passes}
+        self._all = Followed(adapters, self.sites, wanted)
         self.turners = {name: Turner(rotation, self._moments_of_inputs) for name, rotation in TURNED.items()}
         count = sum(len(group.A) for group in adapters.groups())
         self._averages = {

@@ -1,4 +1,4 @@
-"""What an event is told, a budget and a rotation, and what it keeps while it goes on."""
+"""What an event is told (a budget, a rotation, a refit), and what it keeps while it goes on."""
 
 from __future__ import annotations
 

@@ -35,7 +35,6 @@ from typing import NamedTuple
 import torch
 
 from dora_cli.methods.carry import Carry
-from dora_cli.methods.low_rank.allocation.scores import Shown
 
 NEGLIGIBLE = 1e-3
 """Share of a layer's largest below which a gate, or a direction of `A`, says nothing of a gradient; and what may be
@@ -101,11 +100,6 @@ class Rotation:
 
     metric: Metric
     reads_inputs: bool = False
-
-    @property
-    def passes(self) -> tuple[Shown, ...]:
-        """What it needs of training passes, as a score tells it."""
-        return ("products",) if self.reads_inputs else ()
 
     @torch.no_grad()
     def __call__(
