@@ -68,16 +68,15 @@ def _writing(
 ) -> Writing:
     """What is written: a little about the split `dev` after every epoch, and all of one split at the end."""
     assert recipe.decode is not None
-    assert recipe.decode.split is not None
     assert layout is not None
-    full, few, settings = split or recipe.decode.split, recipe.decode.epoch_samples, decoding(recipe)
+    full, few, settings = split or recipe.decode.at_the_end, recipe.decode.epoch_samples, decoding(recipe)
 
     def sources(name: str, examples: Examples) -> Sources:
         groups = group_references(examples)
         return Sources(name, groups, encode_sources(groups.sources, tokenizer, recipe.data.max_length, layout))
 
     greedy = sources(dev, examples[dev].sample_sources(few, seed=0)) if few else None
-    at_the_end = sources(full, examples[full])
+    at_the_end = sources(full, examples[full]) if full else None
     for written in (greedy, at_the_end):
         if written is not None:
             check_positions(model, written.encoded, layout, settings)

@@ -280,7 +280,6 @@ def _cell(name: str, file: Path, variant: Variant, recipe: Recipe, experiment: E
     if ahead.parameters is not None and variant.can_be_sized:
         projections = find_projections(base_from_config(recipe, task), targets_of(recipe))
         costs = {projection.name: sum(projection.shape) for projection in projections}
-    # a finished run writes texts, which nothing is chosen by: by loss, or by what is written greedily after an epoch
-    greedy = recipe.decode is not None and "decode.beams" not in experiment.set
-    in_tuning = ("decode.beams=1",) if greedy else ()
+    # what a finished run writes, nothing is chosen by: by loss, or by what is written greedily after an epoch
+    in_tuning = () if recipe.decode is None else ("decode.split=none",)
     return Cell(compared, variant, recipe, ahead, costs, in_tuning, experiment.measured_share)

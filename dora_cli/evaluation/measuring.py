@@ -74,14 +74,14 @@ class Writing:
         layout: how texts stand in its input.
         settings: of the decoding at the end.
         greedy: what is decoded after every epoch; None for nothing.
-        full: what is decoded at the end.
+        full: what is decoded at the end; None for nothing.
     """
 
     tokenizer: Any
     layout: PairLayout
     settings: Decoding
     greedy: Sources | None
-    full: Sources
+    full: Sources | None
 
 
 class Evaluator:
@@ -116,7 +116,7 @@ class Evaluator:
     @property
     def generates(self) -> bool:
         """Whether `finish` writes texts, and so knows more than `epoch`."""
-        return self.writing is not None
+        return self.writing is not None and self.writing.full is not None
 
     def prepare(self) -> None:
         """Loads the libraries of the metrics, which the first evaluation would load otherwise, and has them score two
@@ -132,13 +132,14 @@ class Evaluator:
         fails.
         """
         found = [Trial("an evaluation", "eval", partial(self._try, model))]
-        if self.writing is None:
+        writing = self.writing
+        sources = None if writing is None else writing.full or writing.greedy
+        if writing is None or sources is None:
             return found
-        settings = self.writing.settings
-        greedy = partial(self._try_writing, self.writing, model, method, replace(settings, beams=1))
-        found.append(Trial("decoding", "decode", greedy))
-        if settings.beams > 1:
-            searched = partial(self._try_writing, self.writing, model, method, settings)
+        settings, write = writing.settings, partial(self._try_writing, writing, sources, model, method)
+        found.append(Trial("decoding", "decode", partial(write, replace(settings, beams=1))))
+        if writing.full is not None and settings.beams > 1:
+            searched = partial(write, settings)
             fix = "set decode.beams: 1, which works"
             found.append(Trial(f"decoding with decode.beams {settings.beams}", "decode", searched, fix))
         return found
@@ -148,12 +149,14 @@ class Evaluator:
             for indices in extremes(split.lengths, self._batch_size):
                 _kept(model, split, indices, self.task, self._accelerator).cpu()
 
-    def _try_writing(self, writing: Writing, model: nn.Module, method: Method, settings: Decoding) -> None:
+    def _try_writing(
+        self, writing: Writing, sources: Sources, model: nn.Module, method: Method, settings: Decoding
+    ) -> None:
         with method.folded():
             try_decoding(
                 model,
                 writing.tokenizer,
-                writing.full.encoded,
+                sources.encoded,
                 writing.layout,
                 settings,
                 accelerator=self._accelerator,
@@ -171,10 +174,10 @@ class Evaluator:
     def finish(self, model: nn.Module, method: Method) -> Finished:
         """Everything about finished weights."""
         metrics = self._measured(model)
-        if self.writing is None:
+        if self.writing is None or (full := self.writing.full) is None:
             return Finished(metrics)
-        groups = self.writing.full.groups
-        outputs = self._written(self.writing, model, method, self.writing.full, self.writing.settings)
+        groups = full.groups
+        outputs = self._written(self.writing, model, method, full, self.writing.settings)
         column = self.task.text_columns[0]
         records = [
             {column: source, "output": output, "references": references}

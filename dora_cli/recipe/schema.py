@@ -193,7 +193,8 @@ class DecodeSection(Section):
     """How outputs are generated; for tasks that generate text.
 
     Attributes:
-        split: what the finished model is scored on; None is the task's own choice.
+        split: what the finished model writes about and is scored on; None is the task's own choice, ``none`` nothing:
+            then there are no outputs at the end, and no scores of them.
         beams: width of the beam search; 1 is greedy.
         length_penalty: a hypothesis scores ``sum log p / length^penalty`` over its generated tokens.
         max_new_tokens: length of an output at most.
@@ -209,6 +210,13 @@ class DecodeSection(Section):
     no_repeat_ngram: ForEvaluation[CountOrZero] = 4
     batch_size: ForBatching[Count] = 16
     epoch_samples: ForRun[CountOrZero] = 64
+
+    @property
+    def at_the_end(self) -> str | None:
+        """The split that the finished model writes about; None where it writes nothing, or the recipe leaves it to the
+        task.
+        """
+        return None if self.split == "none" else self.split
 
 
 class SaveSection(Section):

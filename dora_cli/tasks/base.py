@@ -164,9 +164,10 @@ class Task(ABC):
         found = []
         if recipe.decode is not None and not self.decodes:
             found.append(f"decode: {self.name} generates no text; remove the section")
-        elif recipe.decode is not None and recipe.decode.split not in (None, *self.splits):
+        elif recipe.decode is not None and recipe.decode.at_the_end not in (None, *self.splits):
             found.append(
-                f"decode.split: {self.name} has no split {recipe.decode.split!r}; it has {', '.join(self.splits)}"
+                f"decode.split: {self.name} has no split {recipe.decode.split!r}; it has {', '.join(self.splits)}; "
+                "with none nothing is written at the end"
             )
         if recipe.data.name is not None and not (self.fields.labels is not None and self.fields.labels.own):
             found.append(
@@ -200,7 +201,9 @@ class Task(ABC):
         """The splits that an evaluation of `recipe` (settled) reads."""
         if not self.decodes:
             return self.eval_splits
-        return tuple(dict.fromkeys((*self.eval_splits, decoded_split(recipe))))
+        assert recipe.decode is not None, "settled"
+        written = recipe.decode.at_the_end
+        return tuple(dict.fromkeys((*self.eval_splits, *(() if written is None else (written,)))))
 
     def predicted_splits(self, recipe: Recipe, split: str | None) -> tuple[str, ...]:
         """The splits that ``dora predict --split`` means; with None those that it takes by itself.
@@ -209,7 +212,7 @@ class Task(ABC):
             RecipeError: no such split.
         """
         if split is None and self.decodes:
-            split = decoded_split(recipe)
+            split = (recipe.decode and recipe.decode.at_the_end) or self.written_split
         if split is None:
             split = "test" if "test" in self.splits else self.eval_splits[0]
         if split not in self.splits:
@@ -382,10 +385,3 @@ class Task(ABC):
             "    logits = model(**inputs).logits",
             f"print({self.printed})",
         ]
-
-
-def decoded_split(recipe: Recipe) -> str:
-    """The split that finished weights write about, of a recipe that is settled."""
-    assert recipe.decode is not None
-    assert recipe.decode.split is not None, "settled"
-    return recipe.decode.split

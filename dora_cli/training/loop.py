@@ -256,7 +256,7 @@ class Loop:
         assert train_loss is not None
         try:
             with self.outcome.clocks.evaluation, self._as_kept():
-                model = self.adapted.model if self.evaluator.generates else self.step_function.evaluated_model
+                model = self.adapted.model if self.evaluator.writing is not None else self.step_function.evaluated_model
                 metrics = self.evaluator.epoch(model, self.method)
         except EvaluationInterruptedError:
             self._stop_if_asked()

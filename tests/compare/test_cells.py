@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from dora_cli.assembly.resolve import resolve
+from dora_cli.compare.jobs import Job
 from dora_cli.compare.plan import TRIAL_STEPS, Plan, forecast
 from dora_cli.compare.scores import read_score
 from dora_cli.errors import ExperimentError
@@ -244,17 +245,17 @@ def test_what_is_measured_of_finished_texts_alone_chooses_nothing(tmp_path: Path
         generation(tmp_path, "bleu")
 
 
-def test_tuning_runs_write_greedily_unless_they_are_told_otherwise(tmp_path: Path) -> None:
-    def beams(plan: Plan) -> tuple[int, int]:
-        cell = plan.cells[0]
-        tuned = cell.tuning_job(tmp_path, "train.learning_rate", 1.0, 1, 0.1).recipe.decode
-        measured = cell.measuring_job(tmp_path, None, None, 1, []).recipe.decode
-        assert tuned is not None
-        assert measured is not None
-        return tuned.beams, measured.beams
+def test_runs_that_are_scored_on_held_out_data_write_nothing_at_their_end(tmp_path: Path) -> None:
+    def written(job: Job) -> tuple[str | None, int]:
+        decode = job.recipe.decode
+        assert decode is not None
+        return decode.at_the_end, decode.epoch_samples
 
-    assert beams(generation(tmp_path, None)) == (1, 4)
-    assert beams(generation(tmp_path, None, "set: {decode.beams: 3}\n")) == (3, 3)
+    cell = generation(tmp_path, None).cells[0]
+    searched = replace(cell, measured_share=0.1)
+    assert written(cell.tuning_job(tmp_path, "train.learning_rate", 1.0, 1, 0.1)) == (None, 2)
+    assert written(searched.measuring_job(tmp_path, None, None, 1, [])) == (None, 2)
+    assert written(cell.measuring_job(tmp_path, None, None, 1, [])) == ("test", 2)
 
 
 def test_a_head_has_nothing_to_train_where_texts_are_written(tmp_path: Path) -> None:

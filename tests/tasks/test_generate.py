@@ -116,5 +116,10 @@ def test_a_task_that_writes_is_given_how() -> None:
     assert settled.decode == asked.decode
     assert task.evaluated_splits(settled) == ("validation", "test")
     assert task.predicted_splits(settled, None) == ("test",)
+    silent = recipe.model_copy(update={"decode": DecodeSection(split="none")})
+    assert not task.problems(silent)
+    assert task.settle(silent)[0].decode == silent.decode
+    assert task.evaluated_splits(silent) == ("validation",)
+    assert task.predicted_splits(silent, None) == ("validation",)
     wrong = recipe.model_copy(update={"decode": DecodeSection(split="tset")})
     assert ["decode.split" in problem for problem in task.problems(wrong)] == [True]

@@ -206,6 +206,27 @@ def test_a_mean_of_weights_is_what_writes(models: dict[str, Path], tmp_path: Pat
     assert [record["output"] for record in predict_saved(tmp_path / "run")] == outputs
 
 
+@pytest.mark.parametrize("samples", [0, 2])
+def test_nothing_is_written_at_the_end_where_no_split_is_named(
+    models: dict[str, Path], tmp_path: Path, samples: int
+) -> None:
+    """What trains is the same, and a split that is asked for later is written all the same."""
+    written = train(recipe_of(models["gpt2"], f"decode.epoch_samples={samples}"), tmp_path / "written").metrics
+    recipe = recipe_of(models["gpt2"], f"decode.epoch_samples={samples}", "decode.split=none")
+    silent = train(recipe, tmp_path / "silent").metrics
+    assert silent["epochs"] == written["epochs"]
+    assert silent["metrics"] == silent["epochs"][silent["best_epoch"] - 1]["metrics"]
+    assert {name.startswith("greedy_") for name in silent["metrics"]} == ({True, False} if samples else {False})
+    assert "decoding_seconds" in written["timing"]
+    assert "decoding_seconds" not in silent["timing"]
+    assert not (tmp_path / "silent" / "predictions.jsonl").exists()
+    again = evaluate(tmp_path / "silent")
+    assert again["identical"] is True
+    assert list(again["splits"]) == ["validation"]
+    assert set(evaluate(tmp_path / "silent", split="test")["metrics"]) > FIVE
+    assert predict_saved(tmp_path / "silent") == predict_saved(tmp_path / "written")
+
+
 def test_the_selected_epoch_follows_the_metric_that_the_recipe_names(models: dict[str, Path], tmp_path: Path) -> None:
     result = train(recipe_of(models["gpt2"], "eval.metric=greedy_rouge_l", "eval.select=best"), tmp_path / "run")
     values = [epoch["metrics"]["greedy_rouge_l"] for epoch in result.metrics["epochs"]]
