@@ -35,6 +35,7 @@ ADDED = {
     "eval.held_out": None,
     "save.every_epoch": True,
     "method.flatness": 0.0,
+    "method.step_bound": None,
     "method.gradients": "plain",
     "method.moments": "low-rank",
     "method.damping": None,

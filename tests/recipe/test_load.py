@@ -88,6 +88,7 @@ def test_defaults():
         "dem_until": "freeze",
         "compact": True,
         "flatness": 0.0,
+        "step_bound": None,
     }
     assert recipe.train.model_dump() == {
         "epochs": 80,

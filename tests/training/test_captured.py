@@ -132,6 +132,15 @@ def test_adjusted_gradients_are_captured_anew_after_every_event(gradients: str) 
     torch.testing.assert_close(torch.tensor(found), torch.tensor(expected), rtol=2e-2, atol=2e-3)
 
 
+def test_held_steps_are_captured_as_they_are() -> None:
+    """Over the events, after which ranks of a shape differ."""
+    method = {"start": "lora", "gates": "fixed", "score": "taylor", "step_bound": 2e-3}
+    eager, captured = (Run(graph=graph, steps=100, method=method, rate=3e-3) for graph in (False, True))
+    expected, found = eager.advance(100), captured.advance(100)
+    assert found[-1] < found[0]
+    torch.testing.assert_close(torch.tensor(found), torch.tensor(expected), rtol=2e-2, atol=2e-3)
+
+
 def test_every_replay_drops_other_inputs() -> None:
     run = Run(graph=True, dropout=0.3, rate=1e-30)
     same = run.batch(3)

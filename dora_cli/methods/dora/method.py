@@ -43,6 +43,7 @@ from dora_cli.methods.low_rank.layer import AdaptedProjection
 from dora_cli.methods.low_rank.noise.flatness import noise_on
 from dora_cli.methods.low_rank.schedule import PruningSchedule
 from dora_cli.methods.low_rank.selection import Selection, check_one_device
+from dora_cli.methods.low_rank.step_bound import StepBound
 
 HELD_OUT = 0.1
 """Share of the training split that a guard looks at."""
@@ -84,6 +85,8 @@ class Dora(Method):
         compact: whether tensors shrink at the freeze. It changes memory and speed, not a number.
         flatness: sigma of the noise on the adapted weights in training (`low_rank.noise`); 0 for none. A projection
             that the freeze leaves without a component has none.
+        step_bound: on how far a step moves a weight, over the weight's norm (`low_rank.step_bound`); None for none;
+            without gates alone.
     """
 
     name = "dora"
@@ -121,6 +124,7 @@ class Dora(Method):
         dem_until: Literal["freeze", "end"],
         compact: bool,
         flatness: float,
+        step_bound: float | None,
     ) -> None:
         self.rank = rank
         self.start_rank = ceil(1.5 * rank) if start_rank is None else start_rank
@@ -148,6 +152,7 @@ class Dora(Method):
         self.dem_until = dem_until
         self.compact = compact
         self.flatness = flatness
+        self.step_bound = None if step_bound is None else StepBound(step_bound)
         self._last_step: int | None = 0
 
     # -- planning and attaching ----------------------------------------------------------------------------------------
@@ -295,6 +300,8 @@ class Dora(Method):
     def begin_step(self, step: int, learning_rate: float) -> None:
         if self._noise is not None:
             self._noise.begin_step(step)
+        if self.step_bound is not None:
+            self.step_bound.begin_step(self._selection.groups())
 
     def training_pass(
         self, dtype: torch.dtype | None = None, masks: Mapping[str, torch.Tensor] | None = None
@@ -324,6 +331,8 @@ class Dora(Method):
             self._stage()
         if self.adjustment is not None:
             self.adjustment(selection.groups())
+        if self.step_bound is not None:
+            self.step_bound.stage(selection.groups())
         regularised = bool(self.dem_weight) and (self.dem_until == "end" or not selection.frozen)
         if not regularised and not selection.masked:
             return None
@@ -353,11 +362,13 @@ class Dora(Method):
 
     @torch.no_grad()
     def observe(self, skipped: torch.Tensor | None = None) -> None:
-        """Scores and their EMA; after the freeze the permanent mask.
+        """Holds the step; then scores and their EMA; after the freeze the permanent mask.
 
         Where `skipped` is true, scores stay as they were.
         """
         selection = self._selection
+        if self.step_bound is not None:
+            self.step_bound.hold(selection.groups())
         if selection.frozen:
             if selection.masked:
                 selection.apply()

@@ -20,6 +20,7 @@ from dora_cli.methods.low_rank.allocation.starts import lora_A
 from dora_cli.methods.low_rank.gradients.adjusted import adjustment
 from dora_cli.methods.low_rank.layer import AdaptedProjection
 from dora_cli.methods.low_rank.noise.flatness import noise_on
+from dora_cli.methods.low_rank.step_bound import StepBound
 
 
 class Lora(Method):
@@ -41,6 +42,7 @@ class Lora(Method):
             weight, as published (`FullMoments`).
         damping: of the Gram matrices of ``"pro"`` and ``"riemannian"``; None takes the usual one.
         flatness: sigma of the noise on the adapted weights in training (`low_rank.noise.flatness`); 0 for none.
+        step_bound: on how far a step moves a weight, over the weight's norm (`low_rank.step_bound`); None for none.
     """
 
     name = "lora"
@@ -59,8 +61,10 @@ class Lora(Method):
         moments: Literal["low-rank", "full"],
         damping: float | None,
         flatness: float,
+        step_bound: float | None,
     ) -> None:
         self.flatness = flatness
+        self.step_bound = None if step_bound is None else StepBound(step_bound)
         self.rank, self.ranks, self.ranks_shuffle = rank, ranks, ranks_shuffle
         self.alpha, self.scaling, self.dropout = alpha, scaling, dropout
         self.learning_rate_ratio = learning_rate_ratio
@@ -134,6 +138,8 @@ class Lora(Method):
     def begin_step(self, step: int, learning_rate: float) -> None:
         if self._noise is not None:
             self._noise.begin_step(step)
+        if self.step_bound is not None:
+            self.step_bound.begin_step(self._adapters.groups())
 
     def training_pass(
         self, dtype: torch.dtype | None = None, masks: Mapping[str, torch.Tensor] | None = None
@@ -144,6 +150,12 @@ class Lora(Method):
         """What full moments follow is made of the clipped gradients, by their optimiser."""
         if self.adjustment is not None and not self.full_moments:
             self.adjustment(self._adapters.groups())
+        if self.step_bound is not None:
+            self.step_bound.stage(self._adapters.groups())
+
+    def observe(self, skipped: torch.Tensor | None = None) -> None:
+        if self.step_bound is not None:
+            self.step_bound.hold(self._adapters.groups())
 
     def delta(self, site: Site, dtype: torch.dtype) -> torch.Tensor | None:
         return self._adapters.delta(site.name, dtype)

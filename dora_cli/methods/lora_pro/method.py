@@ -24,6 +24,7 @@ class LoraPro(Lora):
         dropout: float,
         moments: Literal["low-rank", "full"],
         damping: float,
+        step_bound: float | None,
     ) -> None:
         super().__init__(
             rank=rank,
@@ -37,4 +38,5 @@ class LoraPro(Lora):
             moments=moments,
             damping=damping,
             flatness=0.0,
+            step_bound=step_bound,
         )

@@ -11,7 +11,7 @@ from pydantic import model_validator
 from dora_cli.recipe.about import About
 from dora_cli.recipe.effects import ForRun
 from dora_cli.recipe.fields import Count, CountOrZero, FractionBelowOne, NonNegative, Positive, Section, Targets
-from dora_cli.recipe.methods.lora import OF_GRADIENTS, noise_note, notes_on_gradients
+from dora_cli.recipe.methods.lora import OF_GRADIENTS, noise_note, notes_on_gradients, notes_on_steps
 from dora_cli.recipe.rules import RANKS_AND_PHASES, Rule, fits_fp16
 from dora_cli.wording import plural
 
@@ -69,6 +69,9 @@ class DoraMethod(Section):
         dem_until: whether the regulariser stops at the freeze or runs to the end.
         compact: whether pruned components leave memory at the freeze.
         flatness: sigma of the noise on the adapted weights in training (Flat-LoRA); 0 is none.
+        step_bound: how far a step may move a projection's weight at the most, over the norm of the weight; larger steps
+            are made smaller. None is no bound; with gates that are
+            ``fixed``.
     """
 
     name: ForRun[Literal["dora"]] = "dora"
@@ -103,6 +106,7 @@ class DoraMethod(Section):
     dem_until: ForRun[Literal["freeze", "end"]] = "freeze"
     compact: ForRun[bool] = True
     flatness: ForRun[NonNegative] = 0.0
+    step_bound: ForRun[Positive | None] = None
 
     @model_validator(mode="before")
     @classmethod
@@ -190,6 +194,15 @@ def _two_factors(gradients: str, gates: str) -> str | None:
     return None
 
 
+def _held_factors(step_bound: float | None, gates: str) -> str | None:
+    if step_bound is not None and gates == "trained":
+        return (
+            "bounds the steps of two factors, and method.gates trained puts a gate between them; set gates: fixed and "
+            "start: lora, or remove it"
+        )
+    return None
+
+
 def _one_measure(score: str, rotate: str) -> str | None:
     if score != "published" and rotate != "none":
         return (
@@ -243,6 +256,7 @@ RULES = (
     Rule(("method.gate_rate", "method.gates"), _gates_move),
     Rule(("method.gradients", "method.gates"), _two_factors),
     *OF_GRADIENTS,
+    Rule(("method.step_bound", "method.gates"), _held_factors),
     Rule(("method.score", "method.rotate"), _one_measure),
     Rule(
         ("method.guard", "method.rank", "method.start_rank", "method.max_rank", "method.min_rank"), _something_to_guard
@@ -294,6 +308,7 @@ def _notes(section: DoraMethod) -> list[str]:
         found.append(f"None kept more than {plural(section.max_rank, 'component')}.")
     if section.events is not None:
         found.append(f"Components were pruned at {plural(section.events, 'event')}, evenly spread.")
+    found += notes_on_steps(section.step_bound)
     return [*found, noise_note(section.flatness)] if section.flatness else found
 
 

@@ -29,6 +29,8 @@ class LoraMethod(Section):
         moments: of ``pro``: ``low-rank``, AdamW's own; ``full``, of every weight that is adapted, as published.
         damping: added to the factors' Gram matrices for ``pro`` and ``riemannian``; None is 1e-8 and 1e-2.
         flatness: sigma of the noise on the adapted weights in training (Flat-LoRA); 0 is none.
+        step_bound: how far a step may move a projection's weight at the most, over the norm of the weight; larger steps
+            are made smaller. None is no bound.
         targets: ``attention``, ``ffn`` or glob patterns of projections; out_proj and the like of Mamba-type models only
             by pattern.
     """
@@ -46,6 +48,7 @@ class LoraMethod(Section):
     moments: ForRun[Literal["low-rank", "full"]] = "low-rank"
     damping: ForRun[Positive | None] = None
     flatness: ForRun[NonNegative] = 0.0
+    step_bound: ForRun[Positive | None] = None
     targets: ForRun[Targets] = ("attention", "ffn")
 
 
@@ -146,7 +149,7 @@ def _notes(section: LoraMethod) -> list[str]:
         )
     if section.flatness and section.name == "lora":
         found.append(noise_note(section.flatness))
-    return [*found, *notes_on_gradients(section.gradients, section.moments)]
+    return [*found, *notes_on_gradients(section.gradients, section.moments), *notes_on_steps(section.step_bound)]
 
 
 _MOMENTS = {
@@ -168,6 +171,11 @@ def notes_on_gradients(gradients: str, moments: str = "low-rank") -> list[str]:
         ),
     }
     return [said[gradients]] if gradients in said else []
+
+
+def notes_on_steps(bound: float | None) -> list[str]:
+    """Sentences for a model card on a bound on the steps."""
+    return [] if bound is None else [f"No step moved a projection's weight by more than {bound:g} of its norm."]
 
 
 def scale_of(section: Any, start_rank: int, rank: int) -> float:

@@ -7,7 +7,7 @@ from typing import Literal
 from dora_cli.recipe.about import About
 from dora_cli.recipe.effects import ForRun
 from dora_cli.recipe.fields import Count, FractionBelowOne, Positive, Ranks, Section, Seed, Targets, Text
-from dora_cli.recipe.methods.lora import OF_RANKS, notes_on_gradients, notes_on_ranks, scale_of
+from dora_cli.recipe.methods.lora import OF_RANKS, notes_on_gradients, notes_on_ranks, notes_on_steps, scale_of
 
 
 class LoraProMethod(Section):
@@ -24,6 +24,8 @@ class LoraProMethod(Section):
         dropout: on the adapters' input.
         moments: ``low-rank``, AdamW's own of the factors; ``full``, of every weight that is adapted, as published.
         damping: added to the factors' Gram matrices.
+        step_bound: how far a step may move a projection's weight at the most, over the norm of the weight; larger steps
+            are made smaller. None is no bound.
         targets: ``attention``, ``ffn`` or glob patterns of projections; out_proj and the like of Mamba-type models only
             by pattern.
     """
@@ -38,6 +40,7 @@ class LoraProMethod(Section):
     dropout: ForRun[FractionBelowOne] = 0.0
     moments: ForRun[Literal["low-rank", "full"]] = "low-rank"
     damping: ForRun[Positive] = 1e-8
+    step_bound: ForRun[Positive | None] = None
     targets: ForRun[Targets] = ("attention", "ffn")
 
 
@@ -46,7 +49,11 @@ RULES = OF_RANKS
 
 
 def _notes(section: LoraProMethod) -> list[str]:
-    return [*notes_on_ranks(section), *notes_on_gradients("pro", section.moments)]
+    return [
+        *notes_on_ranks(section),
+        *notes_on_gradients("pro", section.moments),
+        *notes_on_steps(section.step_bound),
+    ]
 
 
 ABOUT = About(

@@ -28,8 +28,9 @@ SMALL = ("data.max_train_samples=46", "data.max_eval_samples=16", "train.batch_s
         (4, "dropout: 0.2, learning_rate_ratio: 0.5", ("train.precision=bf16",)),
         (5, "dropout: 0.2, gradients: pro", ()),
         (6, "dropout: 0.2, learning_rate_ratio: 2, gradients: riemannian, damping: 0.05", ()),
+        (7, "dropout: 0.2, step_bound: 2.0e-4", ()),
     ],
-    ids=["dropout", "rates", "noise", "bf16", "pro", "riemannian"],
+    ids=["dropout", "rates", "noise", "bf16", "pro", "riemannian", "held"],
 )
 def test_a_run_is_that_of_lora_bit_for_bit(
     make_recipe: MakeRecipe,

@@ -47,6 +47,10 @@ from dora_cli.recipe.methods.dora import ABOUT, DoraMethod
             "method: {calibration_examples: 9}",
             "method.calibration_examples: is for a start that is measured, and method.start published is drawn",
         ),
+        (
+            "method: {start: lora, step_bound: 0.01}",
+            "method.step_bound: bounds the steps of two factors, and method.gates trained puts a gate between them",
+        ),
         ("method: {damping: 0.1}", "method.damping: is for method.gradients pro and riemannian"),
         ("method: {guard: true, start_rank: 8}", "method.guard: is true, but with method.start_rank 8"),
         ("method: {guard: true, min_rank: 8}", "method.guard: is true, but with method.min_rank 8"),

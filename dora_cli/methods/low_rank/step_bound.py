@@ -1,0 +1,74 @@
+"""A bound on how far one optimiser step moves a weight, over the norm of the weight: what a rate that is too high does
+is made smaller, and what stays below it is plain training.
+
+With factors `A` and `B` before a step and ``A + dA``, ``B + dB`` after it, the weight of a projection moves by::
+
+    D = s (dB (A + dA) + B dA)
+
+Where ``||D||_F`` is above ``bound ||W0||_F``, `dA` and `dB` are multiplied by ``bound ||W0||_F / ||D||_F``: to first
+order the weight then moves by the bound. Every projection has its own. LARS (You et al. 2017, arXiv 1708.03888) makes
+relative steps of one size; here they are only held below one.
+
+``||D||_F`` comes from products of factors, ``r x r`` each. Nothing waits for the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from dora_cli.methods.linear import weight_of
+from dora_cli.methods.low_rank.components import Components
+from dora_cli.methods.low_rank.protocols import Layer
+
+Rows = tuple[torch.Tensor, torch.Tensor]
+"""`A` and the transpose of `B`, a row a component."""
+
+
+class StepBound:
+    """Holds the steps of components without gates.
+
+    Args:
+        bound: on ``||D||_F / ||W0||_F`` of a step.
+    """
+
+    def __init__(self, bound: float) -> None:
+        self.bound = bound
+        self._norms: dict[Layer, torch.Tensor] = {}
+        self._before: list[Rows] = []
+
+    @torch.no_grad()
+    def begin_step(self, groups: Sequence[Components]) -> None:
+        """Before a step that may be captured: the norms of weights that are new, which then stay where they are."""
+        for group in groups:
+            for layer in group.layers:
+                if layer not in self._norms:
+                    norm = torch.linalg.vector_norm(weight_of(layer.base), dtype=group.A.dtype)
+                    self._norms[layer] = torch.where(norm == 0, torch.inf, norm)  # nothing could ever move there
+
+    @torch.no_grad()
+    def stage(self, groups: Sequence[Components]) -> None:
+        """Before the optimiser's step: remembers the factors."""
+        self.begin_step(groups)  # in a loop of the user's own nobody else may have
+        self._before = [(group.A.clone(), group.B_t.clone()) for group in groups]
+
+    @torch.no_grad()
+    def hold(self, groups: Sequence[Components]) -> None:
+        """After it: makes what moved too far move less. A step that changed nothing stays one."""
+        for group, (A, B_t) in zip(groups, self._before, strict=True):
+            share = self._share(group, A, B_t)
+            for factor, before in ((group.A, A), (group.B_t, B_t)):
+                factor.copy_(torch.lerp(before, factor, share[:, None]))
+        self._before = []
+
+    def _share(self, group: Components, A: torch.Tensor, B_t: torch.Tensor) -> torch.Tensor:
+        """Of its step, what each component may make, ``(R,)``; 1 for all of it."""
+        layout = group.layout
+        dA, dB, before, after = (layout.stacked(rows) for rows in (group.A - A, group.B_t - B_t, B_t, group.A))
+        squares = (dB @ dB.mT) * (after @ after.mT) + (before @ before.mT) * (dA @ dA.mT)
+        squares = squares + 2 * (dB @ before.mT) * (after @ dA.mT)
+        moved = group.scaling * squares.sum((1, 2)).clamp_min(0).sqrt()
+        norms = torch.stack([self._norms[layer] for layer in group.layers])
+        share = (self.bound * norms / moved).clamp(max=1)  # of nothing that moved it is infinite
+        return layout.rows(share[:, None].expand(-1, layout.width))
