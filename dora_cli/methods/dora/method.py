@@ -43,7 +43,7 @@ from dora_cli.methods.low_rank.layer import AdaptedProjection
 from dora_cli.methods.low_rank.noise.flatness import noise_on
 from dora_cli.methods.low_rank.schedule import PruningSchedule
 from dora_cli.methods.low_rank.selection import Selection, check_one_device
-from dora_cli.methods.low_rank.step_bound import StepBound
+from dora_cli.methods.low_rank.step_bound import bound_on
 
 HELD_OUT = 0.1
 """Share of the training split that a guard looks at."""
@@ -152,7 +152,7 @@ class Dora(Method):
         self.dem_until = dem_until
         self.compact = compact
         self.flatness = flatness
-        self.step_bound = None if step_bound is None else StepBound(step_bound)
+        self.step_bound = step_bound
         self._last_step: int | None = 0
 
     # -- planning and attaching ----------------------------------------------------------------------------------------
@@ -224,6 +224,7 @@ class Dora(Method):
         self._noise = noise_on(
             self._adapters.layers, sites, self._schedule, sigma=self.flatness, seed=self.generator.initial_seed()
         )
+        self._held = bound_on(self.step_bound, self._schedule)
         self._last_step = 0
 
     def _wrapped(self, site: Site) -> AdaptedProjection:
@@ -300,8 +301,8 @@ class Dora(Method):
     def begin_step(self, step: int, learning_rate: float) -> None:
         if self._noise is not None:
             self._noise.begin_step(step)
-        if self.step_bound is not None:
-            self.step_bound.begin_step(self._selection.groups())
+        if self._held is not None:
+            self._held.begin_step(step, self._selection.groups())
 
     def training_pass(
         self, dtype: torch.dtype | None = None, masks: Mapping[str, torch.Tensor] | None = None
@@ -331,8 +332,8 @@ class Dora(Method):
             self._stage()
         if self.adjustment is not None:
             self.adjustment(selection.groups())
-        if self.step_bound is not None:
-            self.step_bound.stage(selection.groups())
+        if self._held is not None:
+            self._held.stage(selection.groups())
         regularised = bool(self.dem_weight) and (self.dem_until == "end" or not selection.frozen)
         if not regularised and not selection.masked:
             return None
@@ -367,8 +368,8 @@ class Dora(Method):
         Where `skipped` is true, scores stay as they were.
         """
         selection = self._selection
-        if self.step_bound is not None:
-            self.step_bound.hold(selection.groups())
+        if self._held is not None:
+            self._held.hold(selection.groups())
         if selection.frozen:
             if selection.masked:
                 selection.apply()

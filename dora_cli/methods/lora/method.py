@@ -20,7 +20,7 @@ from dora_cli.methods.low_rank.allocation.starts import lora_A
 from dora_cli.methods.low_rank.gradients.adjusted import adjustment
 from dora_cli.methods.low_rank.layer import AdaptedProjection
 from dora_cli.methods.low_rank.noise.flatness import noise_on
-from dora_cli.methods.low_rank.step_bound import StepBound
+from dora_cli.methods.low_rank.step_bound import bound_on
 
 
 class Lora(Method):
@@ -64,7 +64,7 @@ class Lora(Method):
         step_bound: float | None,
     ) -> None:
         self.flatness = flatness
-        self.step_bound = None if step_bound is None else StepBound(step_bound)
+        self.step_bound = step_bound
         self.rank, self.ranks, self.ranks_shuffle = rank, ranks, ranks_shuffle
         self.alpha, self.scaling, self.dropout = alpha, scaling, dropout
         self.learning_rate_ratio = learning_rate_ratio
@@ -87,6 +87,7 @@ class Lora(Method):
             sigma=self.flatness,
             seed=self.generator.initial_seed(),
         )
+        self._held = bound_on(self.step_bound, self._schedule)
 
     def start_ranks(self, sites: Sequence[Site]) -> dict[str, int]:
         return ranks_of(sites, self.rank, self.ranks, shuffle=self.ranks_shuffle)
@@ -138,8 +139,8 @@ class Lora(Method):
     def begin_step(self, step: int, learning_rate: float) -> None:
         if self._noise is not None:
             self._noise.begin_step(step)
-        if self.step_bound is not None:
-            self.step_bound.begin_step(self._adapters.groups())
+        if self._held is not None:
+            self._held.begin_step(step, self._adapters.groups())
 
     def training_pass(
         self, dtype: torch.dtype | None = None, masks: Mapping[str, torch.Tensor] | None = None
@@ -150,12 +151,12 @@ class Lora(Method):
         """What full moments follow is made of the clipped gradients, by their optimiser."""
         if self.adjustment is not None and not self.full_moments:
             self.adjustment(self._adapters.groups())
-        if self.step_bound is not None:
-            self.step_bound.stage(self._adapters.groups())
+        if self._held is not None:
+            self._held.stage(self._adapters.groups())
 
     def observe(self, skipped: torch.Tensor | None = None) -> None:
-        if self.step_bound is not None:
-            self.step_bound.hold(self._adapters.groups())
+        if self._held is not None:
+            self._held.hold(self._adapters.groups())
 
     def delta(self, site: Site, dtype: torch.dtype) -> torch.Tensor | None:
         return self._adapters.delta(site.name, dtype)

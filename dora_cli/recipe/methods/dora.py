@@ -69,9 +69,8 @@ class DoraMethod(Section):
         dem_until: whether the regulariser stops at the freeze or runs to the end.
         compact: whether pruned components leave memory at the freeze.
         flatness: sigma of the noise on the adapted weights in training (Flat-LoRA); 0 is none.
-        step_bound: how far a step may move a projection's weight at the most, over the norm of the weight; larger steps
-            are made smaller. None is no bound; with gates that are
-            ``fixed``.
+        step_bound: how far a step may move a projection's weight, over the norm of the weight; it falls to 0 as the
+            learning rate does. None is no bound; with gates that are ``fixed``.
     """
 
     name: ForRun[Literal["dora"]] = "dora"

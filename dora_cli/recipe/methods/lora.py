@@ -29,8 +29,8 @@ class LoraMethod(Section):
         moments: of ``pro``: ``low-rank``, AdamW's own; ``full``, of every weight that is adapted, as published.
         damping: added to the factors' Gram matrices for ``pro`` and ``riemannian``; None is 1e-8 and 1e-2.
         flatness: sigma of the noise on the adapted weights in training (Flat-LoRA); 0 is none.
-        step_bound: how far a step may move a projection's weight at the most, over the norm of the weight; larger steps
-            are made smaller. None is no bound.
+        step_bound: how far a step may move a projection's weight, over the norm of the weight; it falls to 0 as the
+            learning rate does. None is no bound.
         targets: ``attention``, ``ffn`` or glob patterns of projections; out_proj and the like of Mamba-type models only
             by pattern.
     """
@@ -175,7 +175,11 @@ def notes_on_gradients(gradients: str, moments: str = "low-rank") -> list[str]:
 
 def notes_on_steps(bound: float | None) -> list[str]:
     """Sentences for a model card on a bound on the steps."""
-    return [] if bound is None else [f"No step moved a projection's weight by more than {bound:g} of its norm."]
+    return (
+        []
+        if bound is None
+        else [f"No step moved a projection's weight by more than {bound:g} of its norm, less towards the end."]
+    )
 
 
 def scale_of(section: Any, start_rank: int, rank: int) -> float:

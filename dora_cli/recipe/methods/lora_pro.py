@@ -24,8 +24,8 @@ class LoraProMethod(Section):
         dropout: on the adapters' input.
         moments: ``low-rank``, AdamW's own of the factors; ``full``, of every weight that is adapted, as published.
         damping: added to the factors' Gram matrices.
-        step_bound: how far a step may move a projection's weight at the most, over the norm of the weight; larger steps
-            are made smaller. None is no bound.
+        step_bound: how far a step may move a projection's weight, over the norm of the weight; it falls to 0 as the
+            learning rate does. None is no bound.
         targets: ``attention``, ``ffn`` or glob patterns of projections; out_proj and the like of Mamba-type models only
             by pattern.
     """

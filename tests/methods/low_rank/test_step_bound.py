@@ -32,6 +32,7 @@ class Case:
         self.layers = []
         for index, (d_out, d_in, rank) in enumerate(SHAPES):
             base = nn.Linear(d_in, d_out, dtype=torch.float64)
+            base.weight.data = 0.3 * drawn(d_out, d_in, seed=41 + index)
             A, B = drawn(rank, d_in, seed=1 + index), drawn(d_out, rank, seed=11 + index)
             self.layers.append(AdaptedProjection(base, A, B, scaling=SCALE, dropout=0.0))
         self.groups = [Components(self.layers[:2]), Components(self.layers[2:])]
@@ -59,7 +60,7 @@ class Case:
 def test_what_moves_too_far_moves_less_and_the_rest_as_it_would() -> None:
     case = Case((1e-4, 0.03, 1e-3, 0.05))
     assert [case.moved(index) > BOUND for index in range(4)] == [False, True, False, True]
-    case.run(StepBound(BOUND))
+    case.run(StepBound(BOUND, total_steps=9))
     for index, layer in enumerate(case.layers):
         (A, B), (dA, dB) = case.before[index], case.steps[index]
         share = min(1.0, BOUND / case.moved(index))
@@ -72,11 +73,22 @@ def test_what_moves_too_far_moves_less_and_the_rest_as_it_would() -> None:
             assert case.moved(index, share) == pytest.approx(BOUND, rel=0.05)
 
 
+def test_the_bound_falls_as_the_learning_rate_does_after_its_warm_up() -> None:
+    shares = []
+    for step in (1, 2, 8):
+        case, bound = Case((0.05, 0.05, 0.05, 0.05)), StepBound(BOUND, total_steps=8)
+        bound.begin_step(step, case.groups)
+        case.run(bound)
+        shares.append(float((case.layers[0].A.detach() - case.before[0][0]).norm() / case.steps[0][0].norm()))
+    first, *others = shares
+    assert others == pytest.approx([first * 7 / 8, first / 8])
+
+
 def test_a_step_of_nothing_is_none_and_a_weight_of_zeros_holds_nobody() -> None:
     case = Case((0.0, 0.0, 1.0, 0.0))
     with torch.no_grad():
         case.layers[2].base.weight.zero_()
-    case.run(StepBound(1e-9))
+    case.run(StepBound(1e-9, total_steps=9))
     for index in (0, 1, 3):
         assert torch.equal(case.layers[index].A, case.before[index][0])
         assert torch.equal(case.layers[index].B, case.before[index][1])
@@ -107,6 +119,7 @@ def test_no_step_of_a_training_moves_a_weight_further(rate: float) -> None:
     for step in range(1, STEPS + 1):
         training.optimizer.zero_grad()
         loss(training.model).backward()
+        dora.begin_step(step, rate)
         before = {site.name: dora.delta(site, torch.float64) for site in dora.sites}
         dora.adjust_gradients()
         training.optimizer.step()
@@ -116,7 +129,8 @@ def test_no_step_of_a_training_moves_a_weight_further(rate: float) -> None:
             if after is None or earlier is None:
                 continue
             moved = float((after - earlier).norm() / site.module.weight.norm())  # type: ignore[union-attr, operator]
-            assert moved <= BOUND * (1 + BOUND)
-            held += moved > 0.9 * BOUND
+            limit = BOUND * (STEPS - step + 1) / STEPS
+            assert moved <= limit * (1 + BOUND)
+            held += moved > 0.9 * limit
         shrink(training.optimizer, dora.advance(step))
     assert bool(held) == (rate > 1)
