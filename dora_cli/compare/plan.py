@@ -127,7 +127,8 @@ def _chain(cell: Cell, cells: Sequence[Cell], seconds: Mapping[str, float]) -> f
 def _trial(cell: Cell, train: Callable[..., object]) -> float:
     """Seconds of a whole run of the cell, from its trial: what is done once, and a step as often as there are steps."""
     steps = cell.ahead.length.total_steps
-    recipe = _short(cell.recipe, min(TRIAL_STEPS, steps))
+    unwritten = () if cell.measured_share is None else cell.in_tuning
+    recipe = _short(cell.recipe, min(TRIAL_STEPS, steps), unwritten)
     with tempfile.TemporaryDirectory(prefix="dora-trial-") as folder:
         began = time.perf_counter()
         try:
@@ -141,8 +142,9 @@ def _trial(cell: Cell, train: Callable[..., object]) -> float:
     return whole + per_step * (steps - min(TRIAL_STEPS, steps))
 
 
-def _short(recipe: Recipe, steps: int) -> Recipe:
-    changes = [override("train.max_steps", steps), override("train.log_every", steps), "eval.every=end"]
+def _short(recipe: Recipe, steps: int, more: Sequence[str] = ()) -> Recipe:
+    changes = [override("train.max_steps", steps), override("train.log_every", steps), "eval.every=end", *more]
+    changes.append("train.lr_warmup_steps=null")  # which may be more than all steps of a trial
     if recipe.federated is not None:
         changes += ["federated.rounds=1", override("federated.local_steps", steps)]
     if hasattr(recipe.method, "prune_interval"):

@@ -104,6 +104,25 @@ def test_a_trial_of_a_federated_training_is_one_round_of_a_few_steps(tmp_path: P
     assert set(tried) == {(1, TRIAL_STEPS, TRIAL_STEPS)}
 
 
+@pytest.mark.parametrize(("measure", "written"), [("", "test"), ("measure: held-out\n", None)])
+def test_a_trial_has_no_more_warm_up_than_steps_and_writes_what_runs_write(
+    tmp_path: Path, measure: str, written: str | None
+) -> None:
+    warm_up = f"set: {{train.lr_warmup_steps: {TRIAL_STEPS}}}\n{measure}"
+    tune = "tune: {train.learning_rate: {from: 1.0e-4, to: 1.0e-2, points: 3}}\n" if measure else ""
+    plan = generation(tmp_path, None, warm_up + tune)
+    tried: list[tuple[int | None, str | None]] = []
+    trainer = Trainer(lambda tried_recipe: 0.5, {})
+
+    def train(tried_recipe: Recipe, folder: Path) -> None:
+        assert tried_recipe.decode is not None
+        tried.append((tried_recipe.train.lr_warmup_steps, tried_recipe.decode.at_the_end))
+        trainer(tried_recipe, folder)
+
+    forecast(plan, train)
+    assert set(tried) == {(None, written)}
+
+
 def test_every_problem_of_every_recipe_is_said_by_the_key_that_makes_it(tmp_path: Path, recipe: Path) -> None:
     text = f"""\
 tasks: [{recipe}]
