@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from dora_cli.errors import BudgetError, ModelError
+from dora_cli.errors import BudgetError
 from dora_cli.methods.base import (
     Allocation,
     Calibration,
@@ -24,12 +24,12 @@ from dora_cli.methods.base import (
     Statistic,
     StepReport,
 )
+from dora_cli.methods.dora.cuts import Cuts, costs_of
 from dora_cli.methods.dora.regulariser import variance_gradient_for
 from dora_cli.methods.dora.schedule import Curve, DoraSchedule
 from dora_cli.methods.linear import trained_type, weight_of
 from dora_cli.methods.low_rank.adapters import Adapters
-from dora_cli.methods.low_rank.allocation.budget import BUDGETS, select
-from dora_cli.methods.low_rank.allocation.directions import DIRECTIONS, point
+from dora_cli.methods.low_rank.allocation.directions import measured_start
 from dora_cli.methods.low_rank.allocation.followed import Followed
 from dora_cli.methods.low_rank.allocation.moments import SecondMoments
 from dora_cli.methods.low_rank.allocation.refit import refit as refitted
@@ -41,7 +41,6 @@ from dora_cli.methods.low_rank.components import Components
 from dora_cli.methods.low_rank.gradients.adjusted import adjustment
 from dora_cli.methods.low_rank.layer import AdaptedProjection
 from dora_cli.methods.low_rank.noise.flatness import noise_on
-from dora_cli.methods.low_rank.schedule import PruningSchedule
 from dora_cli.methods.low_rank.selection import Selection, check_one_device
 from dora_cli.methods.low_rank.step_bound import bound_on
 
@@ -128,8 +127,7 @@ class Dora(Method):
     ) -> None:
         self.rank = rank
         self.start_rank = ceil(1.5 * rank) if start_rank is None else start_rank
-        self.start, self.directions = STARTS[start], DIRECTIONS.get(start)
-        self.calibration_examples = calibration_examples
+        self.start, self.measured_start = STARTS[start], measured_start(start, calibration_examples)
         self.gated = gates == "trained"
         # `plan` refuses a rank of 0
         self.scaling = SCALINGS[scaling](alpha, self.start_rank, rank) if min(self.start_rank, rank) > 0 else 0.0
@@ -170,7 +168,7 @@ class Dora(Method):
             curve=self.curve,
             wanted_events=self.events,
             unit=self.unit,
-            rank_cost=sum(self._costs(sites)),
+            rank_cost=sum(costs_of(sites, self.unit)),
             min_rank=self.min_rank,
             max_rank=self.max_rank,
         )
@@ -180,10 +178,6 @@ class Dora(Method):
                 f"projections need at least 2 x 2 to be adapted; leave these out of method.targets: {', '.join(thin)}"
             )
         return schedule
-
-    def _costs(self, sites: Sequence[Site]) -> list[int]:
-        """What a component of each site costs in the budget."""
-        return [BUDGETS[self.unit](site.shape) for site in sites]
 
     def planned_size(self, sites: Sequence[Site], schedule: Schedule) -> tuple[int, int | None]:
         """Stored is what the budget pays for: exactly of one in parameters, at uniform ranks of one in components."""
@@ -214,7 +208,7 @@ class Dora(Method):
             self.start_rank,
             compact=self.compact,
             final=not self.gated or self._turner is not None,
-            choose=self._choose,
+            choose=Cuts(sites, rank=self.rank, min_rank=self.min_rank, unit=self.unit, guard=self.guard).choose,
             worth=self.score.worth,
             rotate=self._turner,
             refit=self._refitted if self.refits else None,
@@ -234,47 +228,18 @@ class Dora(Method):
         return AdaptedProjection(site.module, A, B, gates, scaling=self.scaling, dropout=self.dropout)
 
     def calibration(self) -> Calibration | None:
-        directions = self.directions
-        return None if directions is None else Calibration(directions.measured, self.calibration_examples)
+        return None if self.measured_start is None else self.measured_start.wanted
 
     def calibrate(self, measured: Measured) -> None:
         """What the start is made of, or the loss that the guard has asked for."""
         if measured.loss is None:
-            self._point(measured)
+            assert self.measured_start is not None, "nothing was wanted"
+            self.measured_start.take(measured, self._adapters.layers)
         else:
             self._selection.calibrate(measured.loss)
 
-    def _point(self, measured: Measured) -> None:
-        """Raises ModelError where a start cannot be made of what was `measured`."""
-        assert self.directions is not None, "nothing was wanted"
-        for name, matrix in (measured.inputs or measured.gradients).items():
-            if not bool(matrix.isfinite().all()):
-                raise ModelError(
-                    f"the {self.directions.measured} of {name} are not finite (NaN or infinite) over the training "
-                    "examples of method.calibration_examples, so nothing can start in their directions; set "
-                    "method.start: lora"
-                )
-            layer = self._adapters.layers[name]
-            point(layer.A, self.directions.of(matrix, layer.rank))
-
     def computed_start(self) -> Sequence[torch.Tensor]:
-        return [] if self.directions is None else [layer.A for layer in self._adapters.layers.values()]
-
-    def _choose(self, worth: torch.Tensor, schedule: PruningSchedule, step: int) -> torch.Tensor:
-        """What lives after the event at `step`, of the components that are worth more than nothing can be."""
-        assert isinstance(schedule, DoraSchedule)
-        there, freeze = worth > -torch.inf, schedule.freeze_step
-        # a guard compares with uniform ranks, so what those would take stays until it does
-        least = self.rank if self.guard and step < freeze else self.min_rank
-        values, costs = worth.masked_fill(~there, 0.0), self._costs(self.sites)
-        if step < freeze:
-            # what would live if this were the freeze stays: where others are gone for good and ranks have an upper
-            # bound, too few could be left to fill the budget
-            settled = select(
-                values, schedule.allowed(freeze), costs, candidates=there, least=least, most=schedule.most(freeze)
-            )
-            values = values.masked_fill(settled, torch.inf)
-        return select(values, schedule.allowed(step), costs, candidates=there, least=least, most=schedule.most(step))
+        return [] if self.measured_start is None else [layer.A for layer in self._adapters.layers.values()]
 
     def _refitted(self, group: Components, B_t: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
         """See `allocation.refit`."""

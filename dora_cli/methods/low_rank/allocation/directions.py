@@ -1,4 +1,4 @@
-"""Directions of `A` that are measured before the first step, for starts that are LoRA's in all else. Pure.
+"""Directions of `A` that are measured before the first step, for starts that are LoRA's in all else.
 
 With ``B = 0`` the first step of gradient descent moves the weight by ``-s^2 g A^T A`` times the rate, `g` its gradient:
 along the `r` steepest directions of all where the rows of `A` are the right singular vectors of `g` (LoRA-One's, Zhang
@@ -12,6 +12,10 @@ from collections.abc import Callable, Mapping
 from typing import Literal, NamedTuple
 
 import torch
+
+from dora_cli.errors import ModelError
+from dora_cli.methods.base import Calibration, Measured
+from dora_cli.methods.low_rank.protocols import Layer
 
 
 class Directions(NamedTuple):
@@ -95,3 +99,39 @@ def point(A: torch.Tensor, directions: torch.Tensor) -> None:
     square, ``1 / sqrt(3)``; rows for which there is none stay as LoRA has drawn them.
     """
     A[: len(directions)] = directions * 3**-0.5
+
+
+class MeasuredStart:
+    """A start whose directions are measured over training data.
+
+    Args:
+        directions: which.
+        examples: of the training split, that are looked at.
+
+    Attributes:
+        wanted: what is to be measured.
+    """
+
+    def __init__(self, directions: Directions, examples: int) -> None:
+        self._of = directions.of
+        self.wanted = Calibration(directions.measured, examples)
+
+    def take(self, measured: Measured, layers: Mapping[str, Layer]) -> None:
+        """Turns every `A` of `layers` to where its projection's matrix points. Raises ModelError where one points
+        nowhere.
+        """
+        for name, matrix in (measured.inputs or measured.gradients).items():
+            if not bool(matrix.isfinite().all()):
+                raise ModelError(
+                    f"the {self.wanted.kind} of {name} are not finite (NaN or infinite) over the training "
+                    "examples of method.calibration_examples, so nothing can start in their directions; set "
+                    "method.start: lora"
+                )
+            layer = layers[name]
+            point(layer.A, self._of(matrix, layer.rank))
+
+
+def measured_start(start: str, examples: int) -> MeasuredStart | None:
+    """None for a start that is drawn."""
+    directions = DIRECTIONS.get(start)
+    return None if directions is None else MeasuredStart(directions, examples)
