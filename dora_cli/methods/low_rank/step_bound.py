@@ -56,7 +56,7 @@ class StepBound:
         if device not in self._limits:
             self._limits[device] = torch.tensor(self._bound, dtype=dtype, device=device)
         for layer in group.layers:
-            if layer not in self._norms:
+            if layer not in self._norms or self._norms[layer].device != device:
                 norm = torch.linalg.vector_norm(weight_of(layer.base), dtype=dtype)
                 self._norms[layer] = torch.where(norm == 0, torch.inf, norm)  # nothing could ever move there
 

@@ -95,6 +95,15 @@ def test_a_step_of_nothing_is_none_and_a_weight_of_zeros_holds_nobody() -> None:
     torch.testing.assert_close(case.layers[2].A.detach(), case.before[2][0] + case.steps[2][0])
 
 
+def test_a_model_may_be_moved_between_steps() -> None:
+    """As far as a machine without another device shows it: norms that lie elsewhere are made anew."""
+    case, bound = Case((0.05, 0.05, 0.05, 0.05)), StepBound(BOUND, total_steps=9)
+    bound.begin_step(1, case.groups)
+    bound._norms = {layer: norm.to("meta") for layer, norm in bound._norms.items()}
+    case.run(bound)
+    assert all(norm.device.type == "cpu" for norm in bound._norms.values())
+
+
 STEPS = 20  # events at steps 5, 7 and 9, of which the last is the freeze
 SETTINGS: dict[str, Any] = {
     "rank": 2,
