@@ -154,18 +154,21 @@ def test_the_floor_trains_nothing_and_reaches_the_embeddings(name: str) -> None:
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_a_llama_is_timed_as_a_language_model(tmp_path: Path) -> None:
-    """Every token has a label, so that the loss of random weights is about the logarithm of the vocabulary."""
+    """Every token has a label, so that the loss of random weights is about the logarithm of the vocabulary. Here nothing
+    is pruned, and so no event timed.
+    """
     names = ["frozen", "products", "dora", "lora", "peft-lora", "full"]
-    family = ("--family", "llama", "--heads", "4", "--kv-heads", "2", "--intermediate", "48")
+    family = ("--family", "llama", "--heads", "4", "--kv-heads", "2", "--intermediate", "48", "--start-rank", "2")
     record = record_of(tmp_path, "--device", "cpu", *family, "--methods", ",".join(names), "--no-memory")
     assert record["settings"]["shapes"]["kv_heads"] == 2
     methods = record["methods"]
     rows = 2 * ((32 + 32) * 2 + (32 + 16) * 2 + (32 + 48) * 3)  # of two blocks; keys and values are half as wide
     trainable = {name: methods[name]["trainable"] for name in names}
     assert trainable["frozen"] == trainable["products"] == 0
-    assert trainable["dora"] == 3 * (rows + 2 * 7)
-    assert trainable["lora"] == 3 * rows
-    assert trainable["peft-lora"] == 2 * rows
+    assert trainable["dora"] == 2 * (rows + 2 * 7)
+    assert trainable["lora"] == trainable["peft-lora"] == 2 * rows
+    assert "own_ms" in methods["dora"]
+    assert "event_ms" not in methods["dora"]
     for name in ("frozen", "dora", "lora", "peft-lora", "full"):
         assert methods[name]["loss"] == pytest.approx(math.log(60), abs=0.3)
         assert methods[name]["to_products"] == methods[name]["ms"] / methods["products"]["ms"]
