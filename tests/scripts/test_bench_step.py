@@ -154,8 +154,8 @@ def test_the_floor_trains_nothing_and_reaches_the_embeddings(name: str) -> None:
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_a_llama_is_timed_as_a_language_model(tmp_path: Path) -> None:
-    """Every token has a label, so that the loss of random weights is about the logarithm of the vocabulary. Here nothing
-    is pruned, and so no event timed.
+    """Every token has a label, so that the loss of random weights is about the logarithm of the vocabulary. Here
+    nothing is pruned, and so no event timed.
     """
     names = ["frozen", "products", "dora", "lora", "peft-lora", "full"]
     family = ("--family", "llama", "--heads", "4", "--kv-heads", "2", "--intermediate", "48", "--start-rank", "2")
