@@ -142,8 +142,8 @@ def test_two_processes_train_what_one_trains(make_recipe: MakeRecipe, tmp_path: 
         mine, theirs = (read(run / "ranks.json") for run in (one, two))
         assert mine["history"] == theirs["history"], name
         assert [layer["rank"] for layer in mine["layers"]] == [layer["rank"] for layer in theirs["layers"]], name
-        # What is small turns with the rounding of what is large, by the ratio of both: a gradient's singular vectors, and
-        # those of an output that inputs hardly reach. How much that is differs between kinds of processors.
+        # What is small turns with the rounding of what is large, by the ratio of both: a gradient's singular vectors,
+        # and those of an output that inputs hardly reach. How much that is differs between kinds of processors.
         turned = {"start: gradient": 3e-3, "rotate: input": 1e-3}
         within = max((bound for key, bound in turned.items() if key in SETTINGS[name]), default=1e-5)
         assert largest_difference(one / "adapter", two / "adapter") < within, name
