@@ -87,6 +87,7 @@ class Dora(Method):
     """
 
     name = "dora"
+    fuses = True
 
     def __init__(
         self,

@@ -44,6 +44,7 @@ class Lora(Method):
     """
 
     name = "lora"
+    fuses = True
 
     def __init__(
         self,
