@@ -562,7 +562,7 @@ def fused_blocks(model: nn.Module, sites: Sequence[Site]) -> FusedBlocks:
     def fail(message: str) -> None:
         raise RuntimeError(message)
 
-    return FusedBlocks(model, sites, deterministic=False, note=fail)
+    return FusedBlocks(model, sites, note=fail)
 
 
 def captured(work: Callable[[], object], warmup: int = 3) -> torch.cuda.CUDAGraph:

@@ -40,7 +40,7 @@ projections), in which every token has a label and no head trains. The methods:
     torch-full      full fine-tuning in plain PyTorch
 
 Those of ours are captured in CUDA graphs by the product's own training step under their name with -graph; with
--graph-fused the blocks of the base are compiled too, as `train.fuse` does it, and so is the floor as frozen-graph-fused.
+-graph-fused the blocks of the base are compiled too, as `train.fuse` does it; frozen-graph-fused is such a floor.
 
 Methods take turns in rounds of a few steps, each round beginning with another one; the first step of each turn is not
 counted. `ms` is the median over all counted steps, `mean_ms` their mean (AdaLoRA's selections show there), `low_ms` and

@@ -39,18 +39,27 @@ class FusedBlocks:
     Args:
         model: with a method attached that `fuses`.
         sites: the method's; the projections there become seams.
-        deterministic: whether the compiler may not choose kernels by their speed.
         note: told why blocks are no longer compiled.
+        deterministic: whether the compiler may not choose kernels by their speed.
+        backend: what makes kernels of what is traced, by PyTorch's name.
     """
 
-    def __init__(self, model: nn.Module, sites: Sequence[Site], *, deterministic: bool, note: Note) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        sites: Sequence[Site],
+        *,
+        note: Note,
+        deterministic: bool = False,
+        backend: str = "inductor",
+    ) -> None:
         self._blocks = [block.module for block in find_blocks(model) if "forward" not in vars(block.module)]
         self._note = note
         options: dict[str, str | int | bool | Callable[..., Any]] | None = (
             {"deterministic": True} if deterministic else None
         )
         self._compiled: dict[type, Callable[..., Any]] = {
-            kind: torch.compile(kind.forward, dynamic=True, options=options)
+            kind: torch.compile(kind.forward, dynamic=True, backend=backend, options=options)
             for kind in {type(block): None for block in self._blocks}
         }
         bases = {id(site.module) for site in sites}

@@ -492,5 +492,5 @@ def make_step(prepared: Prepared, note: Note) -> TrainingStep:
 def _fused_blocks(prepared: Prepared, note: Note) -> FusedBlocks:
     from dora_cli.models.fused import FusedBlocks  # it loads PyTorch's compiler
 
-    adapted, deterministic = prepared.adapted, prepared.recipe.train.deterministic
-    return FusedBlocks(adapted.model, adapted.method.sites, deterministic=deterministic, note=note)
+    model, sites = prepared.adapted.model, prepared.adapted.method.sites
+    return FusedBlocks(model, sites, note=note, deterministic=prepared.recipe.train.deterministic)
