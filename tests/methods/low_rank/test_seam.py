@@ -55,7 +55,11 @@ class Pair:
             y.square().sum().backward()
             self.seam.end()
         own = [] if x.grad is None else [x.grad]
-        return [y.detach(), *own, *(parameter.grad.clone() for parameter in self.parameters if parameter.grad is not None)]
+        return [
+            y.detach(),
+            *own,
+            *(parameter.grad.clone() for parameter in self.parameters if parameter.grad is not None),
+        ]
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.4])
