@@ -255,7 +255,6 @@ def test_a_run_without_a_compiler_goes_on_as_it_stands(
     train(make_recipe("train.fuse=off", "train.max_steps=3", "method={name: lora}"), tmp_path / "plain")
     said = [note for note in listener.notes if "fuse" in note]
     assert len(said) == 1
-    assert said[0].startswith("blocks are not fused by torch.compile, which would be faster: ")
     assert read(tmp_path / "run" / "metrics.json")["timing"]["fused"] is False
     assert largest_difference(tmp_path / "run" / "adapter", tmp_path / "plain" / "adapter") < 1e-5
 

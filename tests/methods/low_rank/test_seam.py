@@ -81,7 +81,7 @@ def test_factors_get_their_gradients_where_the_input_has_none() -> None:
 
 
 def test_a_seam_may_be_called_twice_in_a_pass() -> None:
-    """As by a model that runs one block several times, with other dropout each time."""
+    """Some models run one block several times; dropout is another each time."""
     pair = Pair(new_lora(rank=2, dropout=0.4))
 
     def twice(compute: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
