@@ -31,7 +31,7 @@ from dora_cli.data.batches import Indices
 from dora_cli.evaluation.base import Progress
 from dora_cli.evaluation.calibration import Calibrator
 from dora_cli.evaluation.measuring import Evaluator
-from dora_cli.machine.capture import choose_capture
+from dora_cli.machine.capture import choose_capture, try_fused
 from dora_cli.machine.ground import Ground
 from dora_cli.machine.memory import memory_advice
 from dora_cli.machine.processes import gathered, on_main, take_those_of_main
@@ -190,7 +190,16 @@ def _settle_fusion(
     )
     if setting == "on" and fusion.reason is not None:
         note(f"train.fuse is on, but blocks are not fused: {fusion.reason}")
-    return fusion.on
+    if not (fusion.on and captured):
+        return fusion.on
+    # together with the compiler's kernels a step may not be one that can be captured
+    keys = recipe.method.model_dump(mode="json")
+    choice = on_main(ground.accelerator, lambda: try_fused(base.model, ground.device, ground.precision, keys))
+    answer = gathered(ground.accelerator, choice)[0]
+    assert answer is not None
+    if not answer.captured:
+        note(f"blocks are not fused by torch.compile, which would be faster: {answer.reason}")
+    return answer.captured
 
 
 def prepare(

@@ -26,6 +26,7 @@ from dora_cli.methods.low_rank.seam import Seam, can_be_seam
 from dora_cli.models.structure.blocks import find_blocks
 
 Note = Callable[[str], None]
+Backend = Callable[[torch.fx.GraphModule, list[torch.Tensor]], Callable[..., Any]]
 
 _KINDS = 64
 """How many kinds of pass are compiled of one block's code in a process: those of other runs in it count too."""
@@ -41,7 +42,7 @@ class FusedBlocks:
         sites: the method's; the projections there become seams.
         note: told why blocks are no longer compiled.
         deterministic: whether the compiler may not choose kernels by their speed.
-        backend: what makes kernels of what is traced, by PyTorch's name.
+        backend: what makes kernels of what is traced, itself or by PyTorch's name.
     """
 
     def __init__(
@@ -51,17 +52,12 @@ class FusedBlocks:
         *,
         note: Note,
         deterministic: bool = False,
-        backend: str = "inductor",
+        backend: str | Backend = "inductor",
     ) -> None:
         self._blocks = [block.module for block in find_blocks(model) if "forward" not in vars(block.module)]
         self._note = note
-        options: dict[str, str | int | bool | Callable[..., Any]] | None = (
-            {"deterministic": True} if deterministic else None
-        )
-        self._compiled: dict[type, Callable[..., Any]] = {
-            kind: torch.compile(kind.forward, dynamic=True, backend=backend, options=options)
-            for kind in {type(block): None for block in self._blocks}
-        }
+        self._deterministic, self._backend = deterministic, backend
+        self._compiled: dict[type, Callable[..., Any]] = {}
         bases = {id(site.module) for site in sites}
         self._places = [
             (parent, name)
@@ -128,12 +124,20 @@ class FusedBlocks:
         if self.failure is None:
             try:
                 with _compiling():
-                    return self._compiled[type(block)](block, *args, **kwargs)
+                    return self._forward_of(type(block))(block, *args, **kwargs)
             except torch.OutOfMemoryError:
                 raise
             except Exception as error:  # of many kinds; what is the model's own comes again below
                 self._give_up(error)
         return type(block).forward(block, *args, **kwargs)
+
+    def _forward_of(self, kind: type[nn.Module]) -> Callable[..., Any]:
+        """The compiled `forward` of a class of blocks."""
+        if kind not in self._compiled:
+            options: dict[str, str | int | bool | Callable[..., Any]] = {"deterministic": True}
+            chosen = options if self._deterministic else None
+            self._compiled[kind] = torch.compile(kind.forward, dynamic=True, backend=self._backend, options=chosen)
+        return self._compiled[kind]
 
     def _give_up(self, error: Exception) -> None:
         """From here on blocks are computed as they stand."""
@@ -157,9 +161,10 @@ def _compiling() -> Iterator[None]:
 
 
 def _first_line(error: Exception) -> str:
-    """The first line that an error says something in."""
-    lines = (line.strip().rstrip(":") for line in str(error).splitlines())
-    return next(filter(None, lines), type(error).__name__)[:200]
+    """The first line that an error says something in, of one within the compiler the inner one's."""
+    inner = getattr(error, "inner_exception", error)
+    lines = (line.strip().rstrip(":") for line in str(inner).splitlines())
+    return next(filter(None, lines), type(inner).__name__)[:200]
 
 
 def _differentiable(
