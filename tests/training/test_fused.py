@@ -27,10 +27,13 @@ from transformers import (
 )
 
 from dora_cli import train
+from dora_cli.assembly import prepare as prepare_module
+from dora_cli.machine.capture import Answer
 from dora_cli.machine.devices import make_accelerator
 from dora_cli.methods.base import Method
 from dora_cli.models import find_projections
 from dora_cli.models.fused import FusedBlocks
+from dora_cli.training import loop as loop_module
 from dora_cli.training.optimizer import make_optimizer, make_scheduler
 from dora_cli.training.step import TrainingStep
 from tests.methods.small import new_dora, new_lora
@@ -69,6 +72,7 @@ METHODS: Mapping[str, Callable[..., Method]] = {
     "lora": lambda **more: new_lora(rank=3, **more),
 }
 DRAWS = 40
+LORA = "method={name: lora}"
 SIZES = ((4, 9), (4, 14), (3, 6))  # rows and columns, in turn
 
 
@@ -243,6 +247,29 @@ def _names(run: Path) -> dict[str, list[str]]:
     return {file.name: sorted(load_file(file)) for file in (run / "checkpoints" / "step-24").glob("*.safetensors")}
 
 
+@pytest.mark.parametrize("answer", [Answer(True), Answer(False, "it waits")])
+def test_captured_steps_are_tried_with_compiled_blocks_first(
+    make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: Answer
+) -> None:
+    """The decision, on a machine that can capture nothing."""
+    given: list[Any] = []
+    plain = loop_module.TrainingStep
+
+    def step(**arguments: Any) -> Any:
+        given.append(arguments["fused"])
+        return plain(**{**arguments, "cuda_graph": False, "fused": None})
+
+    monkeypatch.setattr(loop_module, "TrainingStep", step)
+    monkeypatch.setattr(prepare_module, "choose_capture", lambda *_: Answer(True))
+    monkeypatch.setattr(prepare_module, "try_fused", lambda *_: answer)
+    listener = Cut()
+    train(make_recipe("train.fuse=on", "train.max_steps=3", LORA), tmp_path / "run", listener=listener)
+    assert [fused is not None for fused in given] == [answer.captured]
+    assert [note.partition(": ")[2] for note in listener.notes if "fuse" in note] == (
+        [] if answer.captured else ["it waits"]
+    )
+
+
 def test_a_run_without_a_compiler_goes_on_as_it_stands(
     make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -250,9 +277,9 @@ def test_a_run_without_a_compiler_goes_on_as_it_stands(
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr(inductor_config.cpp, "cxx", (str(tmp_path / "no-compiler"),))
     listener = Cut()
-    recipe = make_recipe("train.fuse=on", "train.max_steps=3", "method={name: lora}")
+    recipe = make_recipe("train.fuse=on", "train.max_steps=3", LORA)
     train(recipe, tmp_path / "run", listener=listener)
-    train(make_recipe("train.fuse=off", "train.max_steps=3", "method={name: lora}"), tmp_path / "plain")
+    train(make_recipe("train.fuse=off", "train.max_steps=3", LORA), tmp_path / "plain")
     said = [note for note in listener.notes if "fuse" in note]
     assert len(said) == 1
     assert read(tmp_path / "run" / "metrics.json")["timing"]["fused"] is False
