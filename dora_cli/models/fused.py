@@ -81,10 +81,11 @@ class FusedBlocks:
         if self.failure is not None:
             yield
             return
-        replaced = self._replace(dtype)
         # on the CPU a pass draws dropout in a way of its own, which the compiler could not fuse
         own = [(dropout, vars(dropout).pop("forward")) for dropout in self._dropouts if "forward" in vars(dropout)]
+        replaced: list[tuple[nn.Module, str, nn.Module]] = []
         try:
+            self._replace(dtype, replaced)
             for block in self._blocks:
                 vars(block)["forward"] = partial(self._run, block)
             # within a capture nothing can be compiled; what would have to be runs as it stands
@@ -101,9 +102,8 @@ class FusedBlocks:
             for seam in self._seams.values():
                 seam.end()
 
-    def _replace(self, dtype: torch.dtype | None) -> list[tuple[nn.Module, str, nn.Module]]:
-        """Puts seams in the places of projections; returns what was there."""
-        replaced: list[tuple[nn.Module, str, nn.Module]] = []
+    def _replace(self, dtype: torch.dtype | None, replaced: list[tuple[nn.Module, str, nn.Module]]) -> None:
+        """Puts seams in the places of projections; adds to `replaced` what was there."""
         seams: dict[nn.Module, Seam] = {}
         for parent, name in self._places:
             module = parent._modules[name]
@@ -116,7 +116,6 @@ class FusedBlocks:
             replaced.append((parent, name, module))
             parent._modules[name] = seam
         self._seams = seams
-        return replaced
 
     def _run(self, block: nn.Module, *args: Any, **kwargs: Any) -> Any:
         """A block's `forward`."""
