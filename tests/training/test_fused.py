@@ -190,6 +190,16 @@ def test_kernels_made_by_the_compiler_train_alike() -> None:
     assert counters["stats"]["unique_graphs"] == 1
 
 
+def test_a_later_run_finds_what_was_compiled() -> None:
+    """On disk, forward and backward: nothing of it is made again once this process has forgotten it."""
+    for _ in range(2):
+        torch._dynamo.reset()
+        counters.clear()
+        Run("roberta", "dora", backend="inductor", precision="bf16", steps=6)()
+    kept = counters["inductor"]
+    assert (kept["fxgraph_cache_hit"], kept["fxgraph_cache_miss"]) == (2, 0)
+
+
 def test_dropout_is_drawn_anew_by_the_compiled_code() -> None:
     """The mean over many draws is the same; one seed gives the same draws twice."""
     runs = [Run("roberta", "lora", backend="aot_eager", dropout=0.3) for _ in range(2)]
