@@ -7,8 +7,8 @@ Before it is timed, each has its own copy of the model; all see the same batches
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any, Literal
@@ -24,12 +24,13 @@ from dora_cli.assembly.build import put_on
 from dora_cli.assembly.origin import make, sites_of
 from dora_cli.machine.devices import make_accelerator
 from dora_cli.methods import Method
-from dora_cli.methods.base import Schedule
+from dora_cli.methods.base import Schedule, Site
 from dora_cli.methods.linear import weight_of
 from dora_cli.methods.low_rank.allocation.scores import SCORES
 from dora_cli.methods.low_rank.dropout import ModelDropouts
 from dora_cli.methods.low_rank.links import LinkSchedule
 from dora_cli.models import find_projections, head_parameters, load_model
+from dora_cli.models.fused import FusedBlocks
 from dora_cli.recipe import LoraMethod
 from dora_cli.recipe.methods import MethodSection
 from dora_cli.recipe.methods.adalora import AdaloraMethod
@@ -155,22 +156,26 @@ class FrozenStep(Step):
     Args:
         graph: in one CUDA graph.
         quick: the model's own dropouts are drawn as `dora train` draws them on the CPU.
+        fused: blocks are compiled as `train.fuse` does it.
     """
 
-    def __init__(self, settings: Settings, *, graph: bool = False, quick: bool = False) -> None:
+    def __init__(self, settings: Settings, *, graph: bool = False, quick: bool = False, fused: bool = False) -> None:
         super().__init__(settings)
         if quick:
             ModelDropouts(self.model).begin()
         self.model.requires_grad_(False)
         self._embedding = self.model.get_input_embeddings()  # type: ignore[operator]
         self._batch = {key: value.clone() for key, value in self.batches[0].items()}
+        self._fused = fused_blocks(self.model, ()) if fused else None
         self._graph: torch.cuda.CUDAGraph | None = None
         if graph:
             self._graph = captured(self._work)
 
     def _work(self) -> None:
         inputs = {key: value for key, value in self._batch.items() if key != "input_ids"}
-        with self.settings.autocast(cached=False):
+        half = torch.bfloat16 if self.settings.precision == "bf16" else None
+        fused = nullcontext() if self._fused is None else self._fused.around(half)
+        with self.settings.autocast(cached=False), fused:
             embedded = self._embedding(self._batch["input_ids"]).detach().requires_grad_()
             loss = self.model(inputs_embeds=embedded, **inputs).loss
         (self._gradient,) = torch.autograd.grad(loss, [embedded])
@@ -366,9 +371,10 @@ class ProductStep(Step):
         settings: shared by all methods.
         section: the method's keys.
         graph: whether `TrainingStep` may capture its work.
+        fused: whether blocks are compiled.
     """
 
-    def __init__(self, settings: Settings, section: Section, *, graph: bool = False) -> None:
+    def __init__(self, settings: Settings, section: Section, *, graph: bool = False, fused: bool = False) -> None:
         super().__init__(settings)
         self.graph = graph
         head = head_parameters(self.model, self.fresh)
@@ -389,6 +395,7 @@ class ProductStep(Step):
             accelerator=settings.accelerator,
             max_grad_norm=1.0,
             cuda_graph=graph,
+            fused=fused_blocks(self.model, self.method.sites) if fused else None,
         )
 
     def __call__(self) -> None:
@@ -409,12 +416,15 @@ class DoraStep(ProductStep):
     Args:
         settings: shared by all methods.
         graph: whether `TrainingStep` may capture its work.
+        fused: whether blocks are compiled.
         compacted: train on through a short pruning first, so that what is timed comes after the freeze, with tensors
             that shrank.
     """
 
-    def __init__(self, settings: Settings, *, graph: bool = False, compacted: bool = False) -> None:
-        super().__init__(settings, partial(dora, pruning=PRELUDE if compacted else 0), graph=graph)
+    def __init__(
+        self, settings: Settings, *, graph: bool = False, fused: bool = False, compacted: bool = False
+    ) -> None:
+        super().__init__(settings, partial(dora, pruning=PRELUDE if compacted else 0), graph=graph, fused=fused)
         self.compacted = compacted
         while compacted and not self.method.frozen:
             self()
@@ -546,6 +556,15 @@ def new_optimizer(parameters: list[nn.Parameter]) -> torch.optim.AdamW:
     return torch.optim.AdamW(parameters, lr=LEARNING_RATE, weight_decay=0.01, betas=(0.9, 0.999), eps=1e-8, fused=True)
 
 
+def fused_blocks(model: nn.Module, sites: Sequence[Site]) -> FusedBlocks:
+    """The blocks of `model`, compiled; a measurement of what cannot be compiled would be one of something else."""
+
+    def fail(message: str) -> None:
+        raise RuntimeError(message)
+
+    return FusedBlocks(model, sites, note=fail)
+
+
 def captured(work: Callable[[], object], warmup: int = 3) -> torch.cuda.CUDAGraph:
     """`work` in a CUDA graph, after a few runs on a side stream."""
     stream = torch.cuda.Stream()
@@ -583,20 +602,30 @@ PRODUCT: Mapping[str, Section] = {
 }
 """The product's methods by name, but DoRA as it was published."""
 
+UNFUSED = ("bitfit", "houlsby", "pfeiffer")
+"""Those of them whose blocks are not compiled."""
+
 METHODS: Mapping[str, Callable[[Settings], Step]] = {
     "frozen": FrozenStep,
     "frozen-graph": partial(FrozenStep, graph=True),
+    "frozen-graph-fused": partial(FrozenStep, graph=True, fused=True),
     "frozen-quick": partial(FrozenStep, quick=True),
     "products": ProductsStep,
     "dora": DoraStep,
     "dora-graph": partial(DoraStep, graph=True),
+    "dora-graph-fused": partial(DoraStep, graph=True, fused=True),
     "dora-compacted": partial(DoraStep, compacted=True),
     "dora-compacted-graph": partial(DoraStep, graph=True, compacted=True),
     **{name: partial(ProductStep, section=section) for name, section in PRODUCT.items()},
     **{f"{name}-graph": partial(ProductStep, section=section, graph=True) for name, section in PRODUCT.items()},
+    **{
+        f"{name}-graph-fused": partial(ProductStep, section=section, graph=True, fused=True)
+        for name, section in PRODUCT.items()
+        if name not in UNFUSED
+    },
     "peft-lora": partial(PlainStep, prepare=peft_lora),
     "peft-adalora": partial(PlainStep, prepare=peft_adalora),
     "published": partial(PlainStep, prepare=published),
     "torch-full": partial(PlainStep, prepare=full),
 }
-"""By the names that `bench_step --methods` takes; those that end in ``-graph`` need CUDA."""
+"""By the names that `bench_step --methods` takes; those with ``-graph`` need CUDA."""

@@ -39,7 +39,8 @@ projections), in which every token has a label and no head trains. The methods:
     published       DoRA in the manner of the published code: our transcription, see published_dora.py
     torch-full      full fine-tuning in plain PyTorch
 
-Those of ours are captured in CUDA graphs by the product's own training step under their name with -graph.
+Those of ours are captured in CUDA graphs by the product's own training step under their name with -graph; with
+-graph-fused the blocks of the base are compiled too, as `train.fuse` does it; frozen-graph-fused is such a floor.
 
 Methods take turns in rounds of a few steps, each round beginning with another one; the first step of each turn is not
 counted. `ms` is the median over all counted steps, `mean_ms` their mean (AdaLoRA's selections show there), `low_ms` and
@@ -165,7 +166,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     args.methods = list(dict.fromkeys((args.methods or DEFAULT[args.device]).split(",")))
     if unknown := [name for name in args.methods if name not in METHODS]:
         parser.error(f"--methods names {', '.join(unknown)}; there are {', '.join(METHODS)}")
-    if args.device == "cpu" and (graphs := [name for name in args.methods if name.endswith("-graph")]):
+    if args.device == "cpu" and (graphs := [name for name in args.methods if "-graph" in name]):
         parser.error(f"--methods names {', '.join(graphs)}, which need --device cuda")
     shapes = _shapes(parser, args)
     if args.model and not (Path(args.model) / "config.json").is_file():
@@ -386,7 +387,7 @@ def measure_memory(name: str, settings: Settings, warmup: int) -> dict[str, floa
     device = settings.device
     step = METHODS[name](settings)
     # those capture while they are built: their peak is before this line
-    if device.type == "cuda" and name not in ("frozen-graph", "products"):
+    if device.type == "cuda" and name not in ("frozen-graph", "frozen-graph-fused", "products"):
         gc.collect()
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)

@@ -33,7 +33,7 @@ STRANGERS = {
 PURE = {
     "__future__", "abc", "bisect", "collections", "contextlib", "copy", "dataclasses", "enum", "fractions", "functools",
     "itertools",
-    "math", "operator", "typing", "fnmatch",
+    "math", "operator", "typing", "fnmatch", "weakref",
 }  # fmt: skip
 """Standard modules that read no file, print nothing and start nothing."""
 

@@ -22,6 +22,7 @@ from dora_cli.assembly.build import (
 )
 from dora_cli.assembly.clients import client_parts, client_rows, client_sizes
 from dora_cli.assembly.data import load_data
+from dora_cli.assembly.fusion import choose_fusion
 from dora_cli.assembly.length import RunLength
 from dora_cli.assembly.notes import notes_before_training, notes_on_official_sizes, notes_on_settings
 from dora_cli.assembly.origin import sites_of
@@ -59,6 +60,7 @@ class DryRun:
         rank_note: what is to be said of the start rank; None where it is sound or the model's shapes are out of reach.
         left_out_note: which projections the targets leave out, and why; None where they leave out none.
         cuda_graph: whether steps will be captured in CUDA graphs, in words; None where that is no question.
+        fused: whether blocks will be compiled, likewise.
         notes: what a run would say of its settings and data before it starts.
         output: the run folder, or the parent folder of a run per seed; None if not decided.
         seeds: one run each; empty for a single run.
@@ -82,6 +84,7 @@ class DryRun:
     rank_note: str | None = None
     left_out_note: str | None = None
     cuda_graph: str | None = None
+    fused: str | None = None
     notes: Sequence[str] = ()
     output: Path | None = None
     seeds: Sequence[int] = ()
@@ -144,6 +147,8 @@ class DryRun:
             rows[1:1] = client_rows(federated, self.client_examples, self._trained)
         if self.cuda_graph is not None:
             rows.append(("CUDA graphs", self.cuda_graph))
+        if self.fused is not None:
+            rows.append(("fused blocks", self.fused))
         if note := note_on_code(self.recipe):
             rows.append(("code", note))
         if self.rank_note is not None:
@@ -197,6 +202,7 @@ def dry_run(recipe: Recipe, output: Path | None = None, seeds: Sequence[int] = (
         notes = [*notes, f"the {wanted.kind} of all projections are measured over {measured} before the first step"]
     threads = decide_threads(recipe, model, most_threads())
     cuda_graph = _cuda_graph(recipe, model, device, precision)
+    fused = _fused(recipe, model, method, device, length, captured=cuda_graph is not None and cuda_graph[:2] != "no")
     if model is not None and plan is not None:  # last: it may change the model
         parameters = {"projections": adapted, **_parameters(model, method, projections, plan, head)}
     return DryRun(
@@ -213,6 +219,7 @@ def dry_run(recipe: Recipe, output: Path | None = None, seeds: Sequence[int] = (
         rank_note=rank_note,
         left_out_note=left_out_note,
         cuda_graph=cuda_graph,
+        fused=fused,
         notes=notes,
         output=output,
         seeds=seeds,
@@ -236,6 +243,24 @@ def _cuda_graph(recipe: Recipe, model: nn.Module | None, device: torch.device, p
     if answer is None:
         return "if a trial at the beginning of the run shows that this model allows it"
     return "yes" if answer.captured else f"no: {answer.reason}"
+
+
+def _fused(
+    recipe: Recipe, model: nn.Module | None, method: Method, device: torch.device, length: RunLength, *, captured: bool
+) -> str | None:
+    setting = recipe.train.fuse
+    if model is None or setting == "off" or (setting == "auto" and device.type != "cuda"):
+        return None
+    fusion = choose_fusion(
+        setting,
+        model,
+        method,
+        device,
+        captured=captured,
+        steps=length.total_steps,
+        deterministic=recipe.train.deterministic,
+    )
+    return "yes" if fusion.on else f"no: {fusion.reason}"
 
 
 def _data(recipe: Recipe, task: Task, held_out: float) -> tuple[int, Sequence[int] | None, list[str]]:

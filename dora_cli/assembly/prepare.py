@@ -20,6 +20,7 @@ from dora_cli.assembly.build import (
 from dora_cli.assembly.clients import ClientData, client_data
 from dora_cli.assembly.data import HELD_OUT, RunData
 from dora_cli.assembly.evaluator import make_evaluator
+from dora_cli.assembly.fusion import choose_fusion
 from dora_cli.assembly.length import RunLength
 from dora_cli.assembly.notes import Note
 from dora_cli.assembly.rehearsal import rehearse
@@ -30,7 +31,7 @@ from dora_cli.data.batches import Indices
 from dora_cli.evaluation.base import Progress
 from dora_cli.evaluation.calibration import Calibrator
 from dora_cli.evaluation.measuring import Evaluator
-from dora_cli.machine.capture import choose_capture
+from dora_cli.machine.capture import choose_capture, try_fused
 from dora_cli.machine.ground import Ground
 from dora_cli.machine.memory import memory_advice
 from dora_cli.machine.processes import gathered, on_main, take_those_of_main
@@ -44,6 +45,19 @@ from dora_cli.tasks import Task
 
 
 @dataclass(frozen=True)
+class Speed:
+    """How steps are made fast.
+
+    Attributes:
+        captured: whether they are captured in CUDA graphs; only where that is known to work.
+        fused: whether the blocks of the base model are compiled.
+    """
+
+    captured: bool
+    fused: bool
+
+
+@dataclass(frozen=True)
 class Prepared:
     """What the loop needs.
 
@@ -53,7 +67,7 @@ class Prepared:
         adapted: the base model with its method, on its device.
         train: the training examples, encoded.
         evaluator: of the evaluated splits.
-        captured: whether steps are captured in CUDA graphs; only where that is known to work.
+        speed: how steps are made fast.
         calibrator: answers what the method wants measured.
         constant: metrics of saying the same of all examples that are evaluated; empty where that means nothing.
         clients: of a federated recipe, what each of its clients has to learn from; None otherwise.
@@ -66,7 +80,7 @@ class Prepared:
     train: Encoded
     evaluator: Evaluator
     ground: Ground
-    captured: bool
+    speed: Speed
     calibrator: Calibrator
     constant: Mapping[str, float]
     clients: Sequence[ClientData] | None = None
@@ -91,13 +105,15 @@ def prepare_model(
     *,
     fresh: bool,
     threads: int | None,
+    fused: bool | None,
     note: Note,
-) -> tuple[AdaptedModel, bool]:
-    """The model that will be trained, and whether its steps are captured in CUDA graphs.
+) -> tuple[AdaptedModel, Speed]:
+    """The model that will be trained, and how its steps are made fast.
 
     Args:
         fresh: whether the run begins; else a checkpoint will be loaded.
         threads: of the CPU, which an earlier part of this run computed with; None to decide now.
+        fused: whether an earlier part of this run had its blocks compiled; None where there was none.
         note: told what is odd about the model on this machine.
 
     Raises:
@@ -111,6 +127,7 @@ def prepare_model(
         base = load_base(recipe, task)
     _settle_threads(recipe, base, ground, threads, note)
     captured = _settle_capture(recipe, base, ground, note)
+    speed = Speed(captured, _settle_fusion(recipe, base, method, ground, length, captured, fused, note))
     if odd := note_on_kernels(recipe, ground.device):
         note(odd)
     with memory_advice(recipe, "load"):
@@ -125,7 +142,7 @@ def prepare_model(
         note(averaged.note)
     if odd := left_out(adapted.model, targets_of(recipe)):
         note(odd)
-    return adapted, captured
+    return adapted, speed
 
 
 def _settle_threads(recipe: Recipe, base: LoadedModel, ground: Ground, threads: int | None, note: Note) -> None:
@@ -150,6 +167,41 @@ def _settle_capture(recipe: Recipe, base: LoadedModel, ground: Ground, note: Not
     return answer.captured
 
 
+def _settle_fusion(
+    recipe: Recipe,
+    base: LoadedModel,
+    method: Method,
+    ground: Ground,
+    length: RunLength,
+    captured: bool,
+    began: bool | None,
+    note: Note,
+) -> bool:
+    setting = recipe.train.fuse
+    fusion = choose_fusion(
+        setting,
+        base.model,
+        method,
+        ground.device,
+        captured=captured,
+        steps=length.total_steps,
+        deterministic=recipe.train.deterministic,
+        began=began,
+    )
+    if setting == "on" and fusion.reason is not None:
+        note(f"train.fuse is on, but blocks are not fused: {fusion.reason}")
+    if not (fusion.on and captured):
+        return fusion.on
+    # together with the compiler's kernels a step may not be one that can be captured
+    keys = recipe.method.model_dump(mode="json")
+    choice = on_main(ground.accelerator, lambda: try_fused(base.model, ground.device, ground.precision, keys))
+    answer = gathered(ground.accelerator, choice)[0]
+    assert answer is not None
+    if not answer.captured:
+        note(f"blocks are not fused by torch.compile, which would be faster: {answer.reason}")
+    return answer.captured
+
+
 def prepare(
     recipe: Recipe,
     task: Task,
@@ -159,7 +211,7 @@ def prepare(
     ground: Ground,
     *,
     fresh: bool,
-    captured: bool,
+    speed: Speed,
     progress: Progress,
     warm: Warm,
     parts: Sequence[Indices] | None = None,
@@ -167,7 +219,7 @@ def prepare(
     """All of it, tried on a few rows, with the seed set from which the loop starts.
 
     Args:
-        fresh, captured: see `prepare_model`.
+        fresh, speed: see `prepare_model`.
         progress: told how far every evaluation is.
         warm: what earlier runs have left.
         parts: of a federated recipe, the training examples of every client.
@@ -209,4 +261,4 @@ def prepare(
     same = {split: task.baseline(data.evaluated[split]) for split in evaluator.splits}
     constant = task.combine(same) if all(same.values()) else {}
     clients = None if parts is None else client_data(recipe, task, data.training, parts, adapted)
-    return Prepared(recipe, task, length, adapted, train, evaluator, ground, captured, calibrator, constant, clients)
+    return Prepared(recipe, task, length, adapted, train, evaluator, ground, speed, calibrator, constant, clients)

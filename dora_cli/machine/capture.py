@@ -29,6 +29,8 @@ from dora_cli.version import __version__
 
 TIME_LIMIT = 120
 """Seconds that a trial may take; most of them go into loading libraries."""
+FUSED_TIME_LIMIT = 600
+"""The same with blocks that are compiled first; what the compiler keeps of it serves the run."""
 
 KNOWN_GOOD = frozenset(
     {"albert", "bart", "bert", "distilbert", "electra", "gpt2", "llama", "mistral", "opt", "qwen2", "roberta", "t5"}
@@ -77,7 +79,11 @@ class Answer:
 
 @dataclass(frozen=True)
 class Question:
-    """What a trial is told, and what an answer holds for: nothing else of a model matters."""
+    """What a trial is told, and what an answer holds for: nothing else of a model matters.
+
+    Attributes:
+        fused: whether the model's blocks are compiled.
+    """
 
     model_type: str
     model_class: str
@@ -85,9 +91,10 @@ class Question:
     precision: str
     config: dict[str, Any]
     method: dict[str, Any]
+    fused: bool = False
 
     @classmethod
-    def of(cls, model: nn.Module, precision: str, method: Mapping[str, Any]) -> Question:
+    def of(cls, model: nn.Module, precision: str, method: Mapping[str, Any], *, fused: bool = False) -> Question:
         """`method` is the recipe's section, as plain values."""
         config: Any = model.config
         plain = json.loads(config.to_json_string(use_diff=False))
@@ -99,6 +106,7 @@ class Question:
             precision,
             plain,
             {key: value for key, value in method.items() if key not in _NO_MATTER_OF_A_METHOD},
+            fused,
         )
 
     @property
@@ -108,6 +116,7 @@ class Question:
             (
                 *(self.model_class, self.attention, self.precision, *versions, f"dora-{__version__}"),
                 *(_digest(self.config), str(self.method["name"]), _digest(self.method)),
+                *(["fused"] if self.fused else []),
             )
         )
 
@@ -159,6 +168,16 @@ def choose_capture(
     return answer
 
 
+def try_fused(model: nn.Module, device: torch.device, precision: str, method: Mapping[str, Any]) -> Answer:
+    """Whether steps that can be captured as they are can be with compiled blocks too; tried once, and kept.
+
+    Args:
+        model, device, precision, method: see `choose_capture`.
+    """
+    question = Question.of(model, precision, method, fused=True)
+    return _remembered().get(question.key) or _try(question, device)
+
+
 def known_answer(model: nn.Module, precision: str, method: Mapping[str, Any]) -> Answer | None:
     """What is known without a trial; None if nothing is."""
     if type(model).__module__.split(".")[0] != "transformers":
@@ -208,7 +227,9 @@ def _try(question: Question, device: torch.device) -> Answer:
     environment = {name: value for name, value in os.environ.items() if not _LAUNCHER.fullmatch(name)} | {
         "HF_HUB_OFFLINE": "1"
     }
-    trial = f"a trial of {question.model_class} with {question.method['name']} in a process of its own"
+    limit = FUSED_TIME_LIMIT if question.fused else TIME_LIMIT
+    with_what = f"{question.method['name']}{' and compiled blocks' if question.fused else ''}"
+    trial = f"a trial of {question.model_class} with {with_what} in a process of its own"
     try:
         done = subprocess.run(
             _COMMAND,
@@ -216,13 +237,13 @@ def _try(question: Question, device: torch.device) -> Answer:
             capture_output=True,
             encoding="utf-8",
             errors="replace",
-            timeout=TIME_LIMIT,
+            timeout=limit,
             env=environment,
             cwd=Path(__file__).parents[2],  # python -m looks there first: not among the user's files
             start_new_session=True,  # Ctrl-C is for this process, which then ends the trial
         )
     except subprocess.TimeoutExpired:
-        return Answer(False, f"{trial} took longer than {TIME_LIMIT} s")
+        return Answer(False, f"{trial} took longer than {limit} s")
     except OSError as error:
         return Answer(False, f"{trial} did not start ({error.strerror or error})")
     answer = _parsed(_last_line(done.stdout))

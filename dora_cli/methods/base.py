@@ -383,12 +383,15 @@ class Method:
         plans_by_blocks: whether its plan follows from the blocks of the model: without a model there is none.
         reference_models: names or folders of other base models whose weights `place` asks for, as `references`.
         held_out: share of the training split that is kept from training, for `Calibration` of the loss.
+        fuses: whether blocks may be compiled around what it puts there: lean projections of `low_rank`, or modules of
+            PyTorch's own.
         scored_by: what the scores of its `allocation` are, in words; None where it gives none.
     """
 
     name: ClassVar[str]
     cannot_merge: ClassVar[str] = ""
     plans_by_blocks: ClassVar[bool] = False
+    fuses: ClassVar[bool] = False
     reference_models: Sequence[str] = ()
     held_out: float = 0.0
     scored_by: str | None = None

@@ -16,6 +16,7 @@ class Full(Method):
     """Everything trains (reference section 2.1): what adapters are compared with."""
 
     name = "full"
+    fuses = True
 
     def place(self, model: nn.Module) -> None:
         self._tensors = BaseTensors(tensors_outside(model, self.head))

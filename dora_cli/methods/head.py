@@ -9,6 +9,7 @@ class HeadOnly(Method):
     """Adapts nothing; only what the contract's `head` holds trains."""
 
     name = "head"
+    fuses = True
 
     def to_lora(self) -> dict[str, LoraFactors]:
         return {}

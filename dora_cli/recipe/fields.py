@@ -179,7 +179,7 @@ Trackers = Annotated[
         }
     ),
 ]
-CudaGraph = Annotated[
+Switch = Annotated[
     Literal["auto", "on", "off"],
     # YAML 1.1 reads these as booleans
     BeforeValidator(lambda value: ("on" if value else "off") if isinstance(value, bool) else value),

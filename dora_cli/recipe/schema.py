@@ -32,7 +32,6 @@ from dora_cli.recipe.fields import (
     Columns,
     Count,
     CountOrZero,
-    CudaGraph,
     Device,
     Fraction,
     FractionBelowOne,
@@ -45,6 +44,7 @@ from dora_cli.recipe.fields import (
     Section,
     Seed,
     Share,
+    Switch,
     Text,
     Threads,
     Trackers,
@@ -139,6 +139,9 @@ class TrainSection(Section):
         deterministic: bitwise repeatable on CUDA too, at some cost in speed.
         cuda_graph: whether steps are captured in CUDA graphs, which is faster; ``auto``: where they can be, ``on``: or
             not at all, ``off``.
+        fuse: whether norms, activations, residuals and dropouts of the base's blocks are compiled into few kernels;
+            ``auto``: on CUDA, where a run is long enough to win more than compiling takes, ``on``: wherever it can be,
+            ``off``. It draws dropout otherwise.
         skip_nonfinite: optimiser steps whose loss or gradient may be non-finite; they change nothing. One more ends the
             run.
         log_every: optimiser steps between two logged ones.
@@ -163,7 +166,8 @@ class TrainSection(Section):
     device: ForMachine[Device] = "auto"
     threads: ForMachine[Threads] = "auto"
     deterministic: ForMachine[bool] = False
-    cuda_graph: ForSpeed[CudaGraph] = "auto"
+    cuda_graph: ForSpeed[Switch] = "auto"
+    fuse: ForSpeed[Switch] = "auto"
     skip_nonfinite: ForRun[CountOrZero] = 0
     log_every: ForRecords[Count] = 50
     log_with: ForRecords[Trackers | None] = None

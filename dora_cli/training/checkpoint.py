@@ -102,6 +102,11 @@ class Snapshot:
         return cls(weights, parts[OPTIMIZER], parts[RANDOM], progress, *more)
 
     @property
+    def fused(self) -> bool:
+        """Whether the run had its blocks compiled."""
+        return bool(self.progress.get("fused", False))
+
+    @property
     def log_length(self) -> int | None:
         """How many bytes log.jsonl had."""
         length: int | None = self.progress["log_length"]

@@ -12,10 +12,11 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from functools import partial
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
+from dora_cli.assembly.notes import Note
 from dora_cli.assembly.prepare import Prepared
 from dora_cli.assembly.resolve import selecting_metric
 from dora_cli.assembly.weights import Weights, load_weights, save_weights
@@ -39,6 +40,9 @@ from dora_cli.training.optimizer import make_optimizer, make_scheduler
 from dora_cli.training.results import Outcome, log_line
 from dora_cli.training.selection import Selection
 from dora_cli.training.step import StepReading, TrainingStep, learned_nothing
+
+if TYPE_CHECKING:
+    from dora_cli.models.fused import FusedBlocks
 
 Tensors = dict[str, torch.Tensor]
 
@@ -80,7 +84,7 @@ class Loop:
         self.accelerator = prepared.ground.accelerator
         # in every checkpoint: written down once
         self._recipe_records = {"recipe": dump_recipe(self.recipe), "recipe_sha256": recipe_hash(anchored(self.recipe))}
-        self.step_function = make_step(prepared)
+        self.step_function = make_step(prepared, lambda text: self.listener.note(text))
         self.averaging = self.step_function.averaging
         self.rounds = None if prepared.clients is None else Rounds(prepared, self.step_function)
         metric = selecting_metric(self.recipe, prepared.task)
@@ -397,6 +401,7 @@ class Loop:
             **self.outcome.state(),
             "last_log": self._last_log,
             "log_length": self.place.log_length(),
+            "fused": self.step_function.is_fused,
             **self._recipe_records,
             "versions": versions(),
         }
@@ -451,8 +456,8 @@ class Loop:
         on_main(self.accelerator, put_back)
 
 
-def make_step(prepared: Prepared) -> TrainingStep:
-    """The optimiser step of a recipe on its model."""
+def make_step(prepared: Prepared, note: Note) -> TrainingStep:
+    """The optimiser step of a recipe on its model; `note` is told where it is made otherwise than was planned."""
     settings, adapted, length = prepared.recipe.train, prepared.adapted, prepared.length
     optimizer = make_optimizer(
         adapted.method,
@@ -476,8 +481,16 @@ def make_step(prepared: Prepared) -> TrainingStep:
         max_grad_norm=settings.max_grad_norm,
         skip_nonfinite=settings.skip_nonfinite,
         locate=length.locate,
-        cuda_graph=prepared.captured,
+        cuda_graph=prepared.speed.captured,
         measure=prepared.calibrator,
         alone=prepared.clients is not None,
         averaged=prepared.averaged,
+        fused=_fused_blocks(prepared, note) if prepared.speed.fused else None,
     )
+
+
+def _fused_blocks(prepared: Prepared, note: Note) -> FusedBlocks:
+    from dora_cli.models.fused import FusedBlocks  # it loads PyTorch's compiler
+
+    model, sites = prepared.adapted.model, prepared.adapted.method.sites
+    return FusedBlocks(model, sites, note=note, deterministic=prepared.recipe.train.deterministic)

@@ -219,8 +219,10 @@ def budget_of(adapted: AdaptedModel) -> dict[str, int | None]:
     }
 
 
-def timing_of(outcome: Outcome, length: RunLength, peak_memory: int | None) -> dict[str, float | int | None]:
-    """How fast a run was, as metrics.json holds it."""
+def timing_of(
+    outcome: Outcome, length: RunLength, peak_memory: int | None, *, fused: bool
+) -> dict[str, float | int | None]:
+    """How fast a run was, as metrics.json holds it; `fused`: whether with compiled blocks, to its end."""
     clocks = outcome.clocks
     seconds = max(clocks.training.seconds, 1e-9)
     return {
@@ -230,6 +232,7 @@ def timing_of(outcome: Outcome, length: RunLength, peak_memory: int | None) -> d
         "samples_per_second": outcome.examples / seconds,
         "steps_per_second": length.total_steps / seconds,
         "peak_memory_bytes": peak_memory,
+        "fused": fused,
     }
 
 

@@ -172,7 +172,7 @@ def _train(
     listener.start(run_start(prepared, call.output, environment, resumed_step=loop.at.step))
     outcome = _run(loop, fresh=found is None)
     ranks, budget = ranks_of(prepared.adapted, outcome.history), budget_of(prepared.adapted)
-    timing = timing_of(outcome, prepared.length, peak_memory_bytes(ground.device))
+    timing = timing_of(outcome, prepared.length, peak_memory_bytes(ground.device), fused=loop.step_function.is_fused)
     real_tokens = RealTokens.of(prepared)
     method, metrics, finished = prepared.adapted.method.name, outcome.selection.metrics, None
     baseline = baseline_of(recipe, task, prepared.constant, outcome)
@@ -288,7 +288,7 @@ def _prepare(
     for odd in notes_before_training(recipe, task, data.training, data.evaluated, read=data.read):
         listener.note(odd)
     kept = place.records.read_environment() if found is not None else None
-    adapted, captured = prepare_model(
+    adapted, speed = prepare_model(
         recipe,
         task,
         partial(call.make_method, recipe),
@@ -296,6 +296,7 @@ def _prepare(
         length,
         fresh=found is None,
         threads=recorded_threads(kept) if kept is not None else None,
+        fused=None if found is None else found.snapshot.fused,
         note=listener.note,
     )
     if kept is not None:
@@ -321,7 +322,7 @@ def _prepare(
         adapted,
         ground,
         fresh=fresh,
-        captured=captured,
+        speed=speed,
         progress=progress,
         warm=call.warm,
         parts=parts,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,8 @@ from dora_cli.training.pieces import pieces
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+    from dora_cli.models.fused import FusedBlocks
 
 Batch = Mapping[str, torch.Tensor]
 LossFunction = Callable[[Any, Batch], torch.Tensor]
@@ -81,6 +84,7 @@ class TrainingStep:
         measure: answers what a method wants measured at an event.
         alone: whether this process trains by itself, whatever others do: nothing is summed over processes.
         averaged: which steps have their weights averaged; None for none.
+        fused: compiles the blocks of the model within a pass; None computes them as they stand.
     """
 
     def __init__(
@@ -99,6 +103,7 @@ class TrainingStep:
         measure: Callable[[Calibration], Measured] | None = None,
         alone: bool = False,
         averaged: AveragedSteps | None = None,
+        fused: FusedBlocks | None = None,
     ) -> None:
         self.model = model
         self.method = method
@@ -110,6 +115,7 @@ class TrainingStep:
         self.skip_nonfinite = skip_nonfinite
         self.locate = locate
         self.measure = measure
+        self.fused = fused
         self.alone = alone or accelerator.num_processes == 1
         device = accelerator.device
         self.ledger = Ledger(device, skip_nonfinite=skip_nonfinite, scaled=accelerator.scaler is not None)
@@ -155,6 +161,11 @@ class TrainingStep:
         self._follow(report)
         return report
 
+    @property
+    def is_fused(self) -> bool:
+        """Whether the blocks of the model are compiled, so far."""
+        return self.fused is not None and self.fused.failure is None
+
     def _set_learning_rate(self, step: int) -> None:
         self.learning_rate = self.learning_rate_of(step)
         self.scheduler.last_epoch = step
@@ -168,7 +179,8 @@ class TrainingStep:
     def _forward_backward(self, batch: Batch) -> None:
         """Adds the gradients of one micro-batch."""
         accelerator, scaler = self.accelerator, self.accelerator.scaler
-        with self.method.training_pass(self._dtype, real_tokens(batch)):
+        fused = nullcontext() if self.fused is None else self.fused.around(self._dtype)
+        with self.method.training_pass(self._dtype, real_tokens(batch)), fused:
             with autocast(accelerator, _NO_CACHE):
                 outputs = self.model(**inputs_of(batch))
             part = self.loss(outputs, batch).sum() / self.ledger.units

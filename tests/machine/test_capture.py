@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import torch
@@ -23,8 +23,10 @@ from dora_cli.assembly import prepare as prepare_module
 from dora_cli.assembly.dry_run import dry_run
 from dora_cli.errors import DeviceError, RecipeError
 from dora_cli.machine import capture
-from dora_cli.machine.capture import Answer, Question, cache_file, choose_capture, known_answer
+from dora_cli.machine.capture import Answer, Question, cache_file, choose_capture, known_answer, try_fused
 from dora_cli.methods import Method
+from dora_cli.models import fused as fused_module
+from dora_cli.models.fused import Backend, FusedBlocks
 from dora_cli.recipe import dump_recipe, parse_recipe
 from dora_cli.recipe.methods import METHODS
 from dora_cli.recipe.writing.json_schema import recipe_json_schema
@@ -278,6 +280,18 @@ def test_a_trial_that_does_not_end_is_not_waited_for(stub: Stub, cache: Path, mo
     assert not cache.exists()
 
 
+def test_compiled_blocks_are_tried_by_themselves(stub: Stub, cache: Path) -> None:
+    """What is known of the model as it stands says nothing of them; the trial is told, and its answer kept apart."""
+    folder = stub(f"open(folder + '/told', 'w').write(question)\n{NO}")
+    model = make("BertForSequenceClassification")
+    reason = "a trial of BertForSequenceClassification with dora and compiled blocks in a process of its own failed"
+    for _ in range(2):
+        assert try_fused(model, CUDA, "bf16", DORA) == Answer(False, f"{reason} (it waits)")
+    assert asked(folder) == 1
+    assert json.loads((folder / "told").read_text())["fused"] is True
+    assert known_answer(model, "bf16", DORA) == Answer(True)
+
+
 def test_a_trial_that_does_not_start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(capture, "_COMMAND", (str(tmp_path / "python"),))
     answer = choose_capture("auto", make("GPTNeoXForCausalLM"), CUDA, "bf16", DORA)
@@ -406,6 +420,29 @@ def test_small_models_of_every_family_take_eager_steps(name: str) -> None:
     if name not in ("AlbertForSequenceClassification", "GPTNeoForCausalLM"):
         assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in model.parameters())
     trial.try_steps(question, CPU, cuda_graph=False)
+
+
+def test_a_trial_compiles_blocks_where_that_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of it but the kernels; what cannot be compiled ends it."""
+    used: list[FusedBlocks] = []
+    backend: str | Backend = "eager"
+
+    class Traced(FusedBlocks):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs, backend=backend)
+            used.append(self)
+
+    monkeypatch.setattr(fused_module, "FusedBlocks", Traced)
+    question = asdict(Question.of(make("RobertaForSequenceClassification"), "fp32", DORA, fused=True))
+    trial.try_steps(question, CPU, cuda_graph=False)
+    assert [fused.failure for fused in used] == [None]
+    backend = _no_kernels
+    with pytest.raises(trial.NotCompiledError):
+        trial.try_steps(question, CPU, cuda_graph=False)
+
+
+def _no_kernels(*_: object) -> NoReturn:
+    raise NotImplementedError
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -221,6 +221,7 @@ def test_each_method_is_in_the_phase_it_is_timed_in() -> None:
     [
         (("--methods", "frozen,ora"), "names ora; there are frozen"),
         (("--methods", "dora-graph"), "dora-graph, which need --device cuda"),
+        (("--methods", "lora-graph-fused"), "lora-graph-fused, which need --device cuda"),
         (("--heads", "5"), "hidden size 32 cannot be split into 5 heads"),
         (("--length", "513"), "512 positions"),
         (("--rank", "4"), "--start-rank 3 is below --rank 4"),
@@ -254,3 +255,14 @@ def test_captured_methods_are_timed_beside_eager_ones(tmp_path: Path) -> None:
     assert methods["lora-graph"]["ms"] < methods["lora"]["ms"]
     assert methods["dora-graph"]["own_ms"] < methods["dora"]["own_ms"]
     assert methods["dora"]["to_floor"] == methods["dora"]["ms"] / methods["frozen-graph"]["ms"]
+
+
+@pytest.mark.gpu
+def test_compiled_blocks_are_timed_beside_the_others(tmp_path: Path) -> None:
+    names = ["frozen-graph", "frozen-graph-fused", "dora-graph", "dora-graph-fused"]
+    methods = record_of(tmp_path, "--device", "cuda", "--methods", ",".join(names), "--warmup", "6")["methods"]
+    for result in methods.values():
+        assert result["ms"] > 0
+        assert result["loss"] == pytest.approx(0.69, abs=0.2)
+    fused = methods["dora-graph-fused"]
+    assert fused["to_floor"] == fused["ms"] / methods["frozen-graph"]["ms"]

@@ -36,6 +36,7 @@ class Cola(Method):
     """
 
     name = "cola"
+    fuses = True
 
     def __init__(
         self,

@@ -52,6 +52,7 @@ class Cora(Method):
     """
 
     name = "cora"
+    fuses = True
 
     def __init__(
         self,

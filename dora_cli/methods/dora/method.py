@@ -89,6 +89,7 @@ class Dora(Method):
     """
 
     name = "dora"
+    fuses = True
 
     def __init__(
         self,

@@ -46,6 +46,7 @@ class Lora(Method):
     """
 
     name = "lora"
+    fuses = True
 
     def __init__(
         self,

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from dora_cli.methods.low_rank.noise.triton_flatness import ManyDraws
 
 
+AFTER_THE_END = "backward came after the end of its training pass; call it within `with method.training_pass():`"
+
+
 class LeanPass:
     """What the passes of a training share until ranks change.
 
@@ -330,10 +333,72 @@ class LeanProjection:
         # some models make them.
         return y.view(*x.shape[:-1], y.shape[-1])
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """That of the arithmetic."""
+        return self.inputs.dtype
+
     def drop(self, x: torch.Tensor) -> object:
         layer = self.layer
         drops = layer.dropout and layer.training and layer.rank
         return self.kernels.drop(x, layer.dropout, self.index) if drops else None
+
+    @property
+    def keeps_rows(self) -> bool:
+        """Whether `differentiate` reads the rows that `map` was given."""
+        return self.grad_A is not None
+
+    def map(self, rows: torch.Tensor, drop: object, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """From ``(N, d_in)``, one row after the other in memory, to ``(N, d_out)`` in `dtype`; and ``u``, ``(N, r)``,
+        where `differentiate` wants it.
+        """
+        y, u = F.linear(rows, self.present(), self.bias), None
+        if len(self.A):
+            u = self.kernels.down(rows, self.A, drop, chunks=self.chunks, tied=self.tied)
+            y = self.kernels.up(y, u, self.B_t, None, dtype, chunks=self.chunks)
+        needs_u = self.grad_up is not None or self.layer.watch is not None
+        return y, u if needs_u else None
+
+    def differentiate(
+        self,
+        dy: torch.Tensor,
+        rows: torch.Tensor | None,
+        u: torch.Tensor | None,
+        drop: object,
+        lead: Sequence[int],
+        dtype: torch.dtype | None,
+    ) -> torch.Tensor | None:
+        """Adds the gradients of the factors where they belong, and gives that of the rows, ``(N, d_in)``.
+
+        Args:
+            dy: of what `map` gave, ``(N, d_out)``.
+            rows: what `map` was given; None where it need not be kept.
+            u: what `map` gave.
+            drop: of the same call.
+            lead: the dimensions that `N` rows stand for.
+            dtype: of the gradient; None where nobody wants it.
+        """
+        if self.layer.lean is not self:
+            raise RuntimeError(AFTER_THE_END)
+        kernels, chunks, tied, watch = self.kernels, self.chunks, self.tied, self.layer.watch
+        dy = dy.to(self.weight.dtype).contiguous()
+        v = kernels.down(dy, self.B_t, None, chunks=chunks) if len(self.B_t) else None
+        if self.grad_up is not None:
+            assert u is not None
+            kernels.outer(self.grad_up, u[:, tied:], dy, None, chunks=chunks)
+        if self.grad_A is not None and v is not None:
+            assert rows is not None
+            kernels.outer(self.grad_A, v[:, tied:], rows, drop, chunks=chunks)
+        if watch is not None and v is not None:
+            assert u is not None
+            shape = (*lead, len(self.A) - tied)
+            watch(u[:, tied:].view(shape), v[:, tied:].view(shape))
+        if dtype is None:
+            return None
+        dx = dy @ self.present()
+        if v is not None:
+            dx = kernels.up(dx, v, self.A, drop, dtype, chunks=chunks, tied=tied)
+        return dx.to(dtype)
 
 
 class _Adapted(torch.autograd.Function):
@@ -346,44 +411,19 @@ class _Adapted(torch.autograd.Function):
     def forward(
         ctx: Any, x: torch.Tensor, A: torch.Tensor, B: torch.Tensor, c: torch.Tensor | None, lean: LeanProjection
     ) -> torch.Tensor:
-        kernels = lean.kernels
         rows = lean.inputs.cast(x).reshape(-1, x.shape[-1]).contiguous()  # kernels read one row after the other
         drop = lean.drop(rows)
         # Outside autocast a layer answers in the type of its input, whatever the factors are in.
         dtype = rows.dtype if torch.is_autocast_enabled(x.device.type) else x.dtype
-        y = F.linear(rows, lean.present(), lean.bias)
-        u = None
-        if len(lean.A):
-            u = kernels.down(rows, lean.A, drop, chunks=lean.chunks, tied=lean.tied)
-            y = kernels.up(y, u, lean.B_t, None, dtype, chunks=lean.chunks)
-        needs_u = lean.grad_up is not None or lean.layer.watch is not None
-        ctx.save_for_backward(None if lean.grad_A is None else rows, u if needs_u else None)
+        y, u = lean.map(rows, drop, dtype)
+        ctx.save_for_backward(rows if lean.keeps_rows else None, u)
         ctx.lean, ctx.drop, ctx.shape, ctx.dtype = lean, drop, x.shape, x.dtype
         return y
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, None, None, None, None]:
         lean: LeanProjection = ctx.lean
-        if lean.layer.lean is not lean:
-            raise RuntimeError(
-                "backward came after the end of its training pass; call it within `with method.training_pass():`"
-            )
-        kernels, drop = lean.kernels, ctx.drop
-        chunks, tied = lean.chunks, lean.tied
         rows, u = ctx.saved_tensors
-        dy = gradient.to(lean.weight.dtype).contiguous()
-        v = kernels.down(dy, lean.B_t, None, chunks=chunks) if len(lean.B_t) else None
-        if lean.grad_up is not None:
-            kernels.outer(lean.grad_up, u[:, tied:], dy, None, chunks=chunks)
-        if lean.grad_A is not None and v is not None:
-            kernels.outer(lean.grad_A, v[:, tied:], rows, drop, chunks=chunks)
-        if lean.layer.watch is not None and v is not None:
-            lead = (*ctx.shape[:-1], len(lean.A) - tied)
-            lean.layer.watch(u[:, tied:].view(lead), v[:, tied:].view(lead))
-        dx = None
-        if ctx.needs_input_grad[0]:
-            dx = dy @ lean.present()
-            if v is not None:
-                dx = kernels.up(dx, v, lean.A, drop, ctx.dtype, chunks=chunks, tied=tied)
-            dx = dx.to(ctx.dtype).view(ctx.shape)
-        return dx, None, None, None, None
+        dtype = ctx.dtype if ctx.needs_input_grad[0] else None
+        dx = lean.differentiate(gradient, rows, u, ctx.drop, ctx.shape[:-1], dtype)
+        return None if dx is None else dx.view(ctx.shape), None, None, None, None

@@ -64,6 +64,7 @@ class Nora(Method):
     """
 
     name = "nora"
+    fuses = True
 
     def __init__(
         self,

@@ -50,6 +50,7 @@ class Sora(Method):
     """
 
     name = "sora"
+    fuses = True
     scored_by = "size of its gate"
 
     def __init__(

@@ -38,6 +38,7 @@ class Xgblora(Method):
     """
 
     name = "xgblora"
+    fuses = True
     plans_by_blocks = True
 
     def __init__(

@@ -125,6 +125,7 @@ class ProgressRecord(Record):
     examples: Count
     last_log: Annotated[list[Seconds], Field(min_length=3, max_length=3)]  # step, examples, seconds
     log_length: Count | None
+    fused: bool = False  # of older runs, and of all whose blocks are not compiled
     rounds: list[RoundRecord] | None = None
     clients: list[ClientStateRecord] | None = None
     recipe: str

@@ -61,6 +61,7 @@ class TimingRecord(Record):
 
     `peak_memory_bytes` is the device's on CUDA, the process's on the CPU; None if unknown. `decoding_seconds` is there
     only where the finished model wrote outputs; older runs have neither `evaluation_seconds` nor `saving_seconds`.
+    `fused` says whether the last steps ran through compiled blocks; older runs did not.
     """
 
     train_seconds: Seconds
@@ -70,6 +71,7 @@ class TimingRecord(Record):
     samples_per_second: float | None
     steps_per_second: float | None
     peak_memory_bytes: Count | None
+    fused: bool = False
 
 
 class RealTokensRecord(Record):

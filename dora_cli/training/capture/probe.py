@@ -21,7 +21,7 @@ def main() -> int:
     import torch
 
     from dora_cli.machine.devices import resolve_device
-    from dora_cli.training.capture.trial import try_steps
+    from dora_cli.training.capture.trial import NotCompiledError, try_steps
 
     question = json.load(sys.stdin)
     try:
@@ -33,6 +33,8 @@ def main() -> int:
         try_steps(question, device, cuda_graph=device.type == "cuda")
     except (torch.OutOfMemoryError, ImportError) as error:
         return _say(1, error)
+    except NotCompiledError as error:
+        return _say(1, _first(error))
     except Exception as error:
         return _say(0, _first(error) if isinstance(error, DeviceError) else error)
     return _say(0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -20,6 +20,9 @@ from dora_cli.recipe.methods import METHODS
 from dora_cli.training.optimizer import make_optimizer, make_scheduler
 from dora_cli.training.step import TrainingStep
 
+if TYPE_CHECKING:
+    from dora_cli.models.fused import FusedBlocks
+
 STEPS = 4
 """One runs eagerly, one is captured, and two are the graph's alone."""
 BATCH, LENGTH = 4, 16
@@ -28,6 +31,11 @@ TOTAL_STEPS = 100_000
 LOW_RANK = 2
 FEW_LAYERS = 1
 """Blocks that a method adapts at a time, where it has a key for that: the likeness has two."""
+
+
+class NotCompiledError(RuntimeError):
+    """The blocks could not be compiled, which may be the machine's fault."""
+
 
 _LAYERS = re.compile(r"(n|num)_((hidden|encoder|decoder)_)?layers?|(encoder|decoder)_layers")
 
@@ -47,10 +55,21 @@ def try_steps(question: Mapping[str, Any], device: torch.device, *, cuda_graph: 
         accelerator=make_accelerator(device, question["precision"]),
         max_grad_norm=1.0,
         cuda_graph=cuda_graph,
+        fused=_fused_blocks(model, method) if question.get("fused") else None,
     )
     for number in range(1, STEPS + 1):
         step(number, [batch], BATCH, event=False)
     step.read(STEPS)
+
+
+def _fused_blocks(model: nn.Module, method: Method) -> FusedBlocks:
+    """They fail where a run would go on without."""
+    from dora_cli.models.fused import FusedBlocks  # it loads PyTorch's compiler
+
+    def fail(message: str) -> None:
+        raise NotCompiledError(message)
+
+    return FusedBlocks(model, method.sites, note=fail)
 
 
 def _with_any_targets(model: nn.Module, settings: Mapping[str, Any]) -> Method:

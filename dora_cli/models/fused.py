@@ -1,0 +1,185 @@
+"""The blocks of a base model compiled by `torch.compile` for training passes: norms, activations, residuals and
+dropouts become a few kernels, forward and backward.
+
+Blocks of one class share their code, and widths are left open, so a family is compiled once, whatever its depth:
+projections are called through `Seam`, which makes all blocks look alike. The compiler keeps what it has made in a
+folder of the user (`TORCHINDUCTOR_CACHE_DIR`), where a later run finds it.
+
+Modules, parameters and their names stay what they are; outside a pass nothing is compiled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from typing import Any
+
+import torch
+import torch._dynamo.config as dynamo_config
+import torch._functorch.config as functorch_config
+import torch.fx.experimental._config as shapes_config
+from torch import nn
+
+from dora_cli.methods.base import Site
+from dora_cli.methods.low_rank.seam import Seam, can_be_seam
+from dora_cli.models.structure.blocks import find_blocks
+
+Note = Callable[[str], None]
+Backend = Callable[[torch.fx.GraphModule, list[torch.Tensor]], Callable[..., Any]]
+
+_KINDS = 64
+"""How many kinds of pass are compiled of one block's code in a process: those of other runs in it count too."""
+
+
+class FusedBlocks:
+    """The blocks of one model, compiled when they are first called within `around`.
+
+    What the compiler cannot do is said once, and from there on blocks are computed as they stand.
+
+    Args:
+        model: with a method attached that `fuses`.
+        sites: the method's; the projections there become seams.
+        note: told why blocks are no longer compiled.
+        deterministic: whether the compiler may not choose kernels by their speed.
+        backend: what makes kernels of what is traced, itself or by PyTorch's name.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        sites: Sequence[Site],
+        *,
+        note: Note,
+        deterministic: bool = False,
+        backend: str | Backend = "inductor",
+    ) -> None:
+        self._blocks = [block.module for block in find_blocks(model) if "forward" not in vars(block.module)]
+        self._note = note
+        self._deterministic, self._backend = deterministic, backend
+        self._compiled: dict[type, Callable[..., Any]] = {}
+        bases = {id(site.module) for site in sites}
+        self._places = [
+            (parent, name)
+            for block in self._blocks
+            for parent in block.modules()
+            if not hasattr(parent, "lean")
+            for name, child in parent._modules.items()
+            if child is not None and (id(child) in bases or id(getattr(child, "base", None)) in bases)
+        ]
+        self._dropouts = [module for block in self._blocks for module in block.modules() if type(module) is nn.Dropout]
+        self._seams: dict[nn.Module, Seam] = {}
+        self.failure: str | None = None
+
+    @contextmanager
+    def around(self, dtype: torch.dtype | None) -> Iterator[None]:
+        """The forward and backward pass of a training step, within the method's own pass.
+
+        Args:
+            dtype: autocast's; None without.
+        """
+        if self.failure is not None:
+            yield
+            return
+        # on the CPU a pass draws dropout in a way of its own, which the compiler could not fuse
+        own = [(dropout, vars(dropout).pop("forward")) for dropout in self._dropouts if "forward" in vars(dropout)]
+        replaced: list[tuple[nn.Module, str, nn.Module]] = []
+        try:
+            self._replace(dtype, replaced)
+            for block in self._blocks:
+                vars(block)["forward"] = partial(self._run, block)
+            # within a capture nothing can be compiled; what would have to be runs as it stands
+            capturing = torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
+            with torch.compiler.set_stance("eager_on_recompile") if capturing else nullcontext():
+                yield
+        finally:
+            for block in self._blocks:
+                vars(block).pop("forward", None)
+            for dropout, forward in own:
+                vars(dropout)["forward"] = forward
+            for parent, name, module in replaced:
+                parent._modules[name] = module
+            for seam in self._seams.values():
+                seam.end()
+
+    def _replace(self, dtype: torch.dtype | None, replaced: list[tuple[nn.Module, str, nn.Module]]) -> None:
+        """Puts seams in the places of projections; adds to `replaced` what was there."""
+        seams: dict[nn.Module, Seam] = {}
+        for parent, name in self._places:
+            module = parent._modules[name]
+            assert module is not None
+            if not can_be_seam(module):
+                continue
+            seam = seams[module] = self._seams.get(module) or Seam(module)
+            seam.begin(dtype)
+            seam.train(module.training)
+            replaced.append((parent, name, module))
+            parent._modules[name] = seam
+        self._seams = seams
+
+    def _run(self, block: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        """A block's `forward`."""
+        args, kwargs = _differentiable(block, args, kwargs)
+        if self.failure is None:
+            try:
+                with _compiling():
+                    return self._forward_of(type(block))(block, *args, **kwargs)
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:  # of many kinds; what is the model's own comes again below
+                self._give_up(error)
+        return type(block).forward(block, *args, **kwargs)
+
+    def _forward_of(self, kind: type[nn.Module]) -> Callable[..., Any]:
+        """The compiled `forward` of a class of blocks."""
+        if kind not in self._compiled:
+            options: dict[str, str | int | bool | Callable[..., Any]] = {"deterministic": True}
+            chosen = options if self._deterministic else None
+            self._compiled[kind] = torch.compile(kind.forward, dynamic=True, backend=self._backend, options=chosen)
+        return self._compiled[kind]
+
+    def _give_up(self, error: Exception) -> None:
+        """From here on blocks are computed as they stand."""
+        self.failure = _first_line(error)
+        self._note(f"blocks are not fused by torch.compile, which would be faster: {self.failure}")
+
+
+@contextmanager
+def _compiling() -> Iterator[None]:
+    """How blocks are compiled, where that is due.
+
+    The backward pass is compiled together with the forward pass, so that what fails, fails there, with nothing done
+    yet. Dimensions that happen to be equal in one batch, as its rows and a head's width, are not taken for the same.
+    """
+    with (
+        functorch_config.patch(force_non_lazy_backward_lowering=True),
+        shapes_config.patch(use_duck_shape=False),  # type: ignore[attr-defined]
+        dynamo_config.patch(recompile_limit=_KINDS),
+    ):
+        yield
+
+
+def _first_line(error: Exception) -> str:
+    """The first line that an error says something in, of one within the compiler the inner one's."""
+    inner = getattr(error, "inner_exception", error)
+    lines = (line.strip().rstrip(":") for line in str(inner).splitlines())
+    return next(filter(None, lines), type(inner).__name__)[:200]
+
+
+def _differentiable(
+    block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The same arguments; the hidden states of the first block that trains require a gradient, as those of all others
+    do: one code serves all of them, at the price of one gradient that nobody reads.
+    """
+    hidden = args[0] if args else kwargs.get("hidden_states")
+    if (
+        not isinstance(hidden, torch.Tensor)
+        or hidden.requires_grad
+        or not hidden.is_floating_point()
+        or not torch.is_grad_enabled()
+        or not any(parameter.requires_grad for parameter in block.parameters())
+    ):
+        return args, kwargs
+    hidden = hidden.detach().requires_grad_()
+    return ((hidden, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": hidden})

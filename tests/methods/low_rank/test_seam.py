@@ -1,0 +1,150 @@
+"""A projection as one operator against the layer that it stands for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+import pytest
+import torch
+from torch import nn
+
+from dora_cli.methods.base import Method
+from dora_cli.methods.low_rank.seam import Seam, can_be_seam, projection
+from tests.methods.small import new_dora, new_lora, sites
+
+D_IN, D_OUT = 6, 10
+
+
+class Pair:
+    """A layer in training, its seam, and two equal inputs."""
+
+    def __init__(self, method: Method, *, dtype: torch.dtype = torch.float64) -> None:
+        torch.manual_seed(0)
+        self.model = nn.ModuleDict({"map": nn.Linear(D_IN, D_OUT, dtype=dtype).requires_grad_(False)})
+        self.method = method
+        found = sites(dict(self.model))
+        method.attach(self.model, found, [], method.plan(100, found))
+        self.layer = self.model["map"]
+        with torch.no_grad():
+            for parameter in self.parameters:
+                parameter.copy_(torch.randn_like(parameter))
+        self.seam = Seam(self.layer)
+        self.x = torch.randn(2, 3, D_IN, dtype=dtype)
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        return [parameter for group in self.method.groups() for parameter in group.parameters]
+
+    def run(
+        self,
+        compute: Callable[[torch.Tensor], torch.Tensor],
+        *,
+        requires_grad: bool = True,
+        around: AbstractContextManager[None] | None = None,
+    ) -> list[torch.Tensor]:
+        """Output, gradient of the input where it has one, and gradients of the factors, of one pass."""
+        torch.manual_seed(7)
+        for parameter in self.parameters:
+            if parameter.grad is not None:
+                parameter.grad.zero_()
+        x = self.x.clone().requires_grad_(requires_grad)
+        with around or self.method.training_pass():
+            self.seam.begin(None)
+            y = compute(x)
+            y.square().sum().backward()
+            self.seam.end()
+        own = [] if x.grad is None else [x.grad]
+        return [
+            y.detach(),
+            *own,
+            *(parameter.grad.clone() for parameter in self.parameters if parameter.grad is not None),
+        ]
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+@pytest.mark.parametrize("new", [new_lora, new_dora])
+def test_it_computes_what_the_layer_does(new: Callable[..., Method], dropout: float) -> None:
+    pair = Pair(new(rank=2, dropout=dropout))
+    expected = pair.run(pair.layer)
+    found = pair.run(pair.seam)
+    assert len(found) >= 4
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_factors_get_their_gradients_where_the_input_has_none() -> None:
+    pair = Pair(new_lora(rank=2, dropout=0.0))
+    expected = pair.run(pair.layer, requires_grad=False)
+    torch.testing.assert_close(pair.run(pair.seam, requires_grad=False), expected)
+    assert len(expected) == 3
+    assert float(expected[1].norm()) > 0
+
+
+def test_a_seam_may_be_called_twice_in_a_pass() -> None:
+    """Some models run one block several times; dropout is another each time."""
+    pair = Pair(new_lora(rank=2, dropout=0.4))
+
+    def twice(compute: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
+        return lambda x: compute(torch.tanh(compute(x))[..., :D_IN])
+
+    torch.testing.assert_close(pair.run(twice(pair.seam)), pair.run(twice(pair.layer)), rtol=1e-12, atol=1e-12)
+
+
+def test_a_frozen_map_is_followed_where_it_changes() -> None:
+    base = nn.Linear(D_IN, D_OUT).requires_grad_(False)
+    seam = Seam(base)
+    for _ in range(2):
+        seam.begin(None)
+        x = torch.randn(4, D_IN, requires_grad=True)
+        seam(x).sum().backward()
+        torch.testing.assert_close(seam(x), base(x))
+        torch.testing.assert_close(x.grad, base.weight.sum(0).expand(4, D_IN))
+        base.weight.mul_(2.0)
+        assert base.bias is not None
+        base.bias.add_(1.0)
+
+
+def test_under_autocast_it_answers_in_its_type() -> None:
+    base = nn.Linear(D_IN, D_OUT).requires_grad_(False)
+    seam = Seam(base)
+    seam.begin(torch.bfloat16)
+    x = torch.randn(4, D_IN, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        y, expected = seam(x), base(x)
+    assert y.dtype == torch.bfloat16
+    torch.testing.assert_close(y, expected)
+    y.sum().backward()
+    assert x.grad is not None
+    assert x.grad.dtype == torch.float32
+
+
+def test_backward_after_the_end_of_its_pass_is_refused() -> None:
+    pair = Pair(new_lora(rank=2, dropout=0.0))
+    x = pair.x.requires_grad_()
+    with pair.method.training_pass():
+        pair.seam.begin(None)
+        loss = pair.seam(x).sum()
+    pair.seam.end()
+    with pytest.raises(RuntimeError, match="after the end of its training pass"):
+        loss.backward()
+
+
+def test_what_trains_by_itself_is_none() -> None:
+    pair = Pair(new_lora(rank=2, dropout=0.0))
+    assert not can_be_seam(pair.layer), "no pass has begun"
+    with pair.method.training_pass():
+        assert can_be_seam(pair.layer)
+    assert not can_be_seam(nn.Linear(2, 2))
+    assert can_be_seam(nn.Linear(2, 2).requires_grad_(False))
+    assert not can_be_seam(nn.LayerNorm(2).requires_grad_(False))
+
+
+def test_the_operator_says_what_it_gives() -> None:
+    """PyTorch's own checks: it changes no argument, and its shapes are foretold."""
+    seam = Seam(nn.Linear(D_IN, D_OUT).requires_grad_(False))
+    seam.begin(None)
+    x = torch.randn(2, 3, D_IN, requires_grad=True)
+    found = torch.library.opcheck(
+        projection, (x, seam.number, D_OUT), test_utils=("test_schema", "test_faketensor", "test_autograd_registration")
+    )
+    assert set(found.values()) == {"SUCCESS"}
