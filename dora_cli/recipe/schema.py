@@ -167,7 +167,7 @@ class TrainSection(Section):
     threads: ForMachine[Threads] = "auto"
     deterministic: ForMachine[bool] = False
     cuda_graph: ForSpeed[Switch] = "auto"
-    fuse: ForSpeed[Switch] = "auto"
+    fuse: ForSpeed[Switch] = "off"
     skip_nonfinite: ForRun[CountOrZero] = 0
     log_every: ForRecords[Count] = 50
     log_with: ForRecords[Trackers | None] = None

@@ -25,7 +25,7 @@ LOCATIONS = keys_of(Effect.PLACE)
 ADDED = {
     "train.threads": "auto",
     "train.average_last": 0.0,
-    "train.fuse": "auto",
+    "train.fuse": "off",
     "data.scale": None,
     "data.validation": None,
     "data.invalid": "error",

@@ -109,7 +109,7 @@ def test_defaults():
         "threads": "auto",
         "deterministic": False,
         "cuda_graph": "auto",
-        "fuse": "auto",
+        "fuse": "off",
         "skip_nonfinite": 0,
         "log_every": 50,
         "log_with": None,

@@ -16,8 +16,6 @@ from torch import nn
 from torch._dynamo.utils import counters
 from torch._inductor import config as inductor_config
 from transformers import (
-    BertConfig,
-    BertForSequenceClassification,
     GPT2Config,
     GPT2ForSequenceClassification,
     LlamaConfig,
@@ -52,9 +50,6 @@ SHAPES: dict[str, Any] = {
 }
 ENCODER: dict[str, Any] = {**COMMON, **SHAPES, "max_position_embeddings": 32}
 FAMILIES: Mapping[str, Callable[[float], nn.Module]] = {
-    "bert": lambda p: BertForSequenceClassification(
-        BertConfig(**ENCODER, hidden_dropout_prob=p, attention_probs_dropout_prob=p)
-    ),
     "roberta": lambda p: RobertaForSequenceClassification(
         RobertaConfig(**ENCODER, hidden_dropout_prob=p, attention_probs_dropout_prob=p)
     ),
@@ -71,7 +66,7 @@ METHODS: Mapping[str, Callable[..., Method]] = {
     "dora": lambda **more: new_dora(rank=1, start_rank=4, prune_interval=2, **more),
     "lora": lambda **more: new_lora(rank=3, **more),
 }
-DRAWS = 40
+DRAWS = 24
 LORA = "method={name: lora}"
 SIZES = ((4, 9), (4, 14), (3, 6))  # rows and columns, in turn
 
@@ -167,9 +162,7 @@ def assert_same_training(fused: Run, plain: Run, *, rtol: float, evaluate_every:
         assert float((one - two).norm()) <= rtol * float(two.norm()) + rtol
 
 
-@pytest.mark.parametrize(
-    ("family", "method"), [("bert", "lora"), ("roberta", "dora"), ("llama", "dora"), ("gpt2", "lora")]
-)
+@pytest.mark.parametrize(("family", "method"), [("roberta", "dora"), ("llama", "dora"), ("gpt2", "lora")])
 def test_a_family_is_traced_once_and_trains_as_it_stands(family: str, method: str) -> None:
     """Over three widths, two batch sizes, accumulation, evaluations, events and the freeze, of which each leaves other
     ranks in every block, none in some; in float64, so that only a mistake could show.
