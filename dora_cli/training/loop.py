@@ -256,8 +256,7 @@ class Loop:
         assert train_loss is not None
         try:
             with self.outcome.clocks.evaluation, self._as_kept():
-                model = self.adapted.model if self.evaluator.generates else self.step_function.evaluated_model
-                metrics = self.evaluator.epoch(model, self.method)
+                metrics = self.evaluator.epoch(self.adapted.model, self.method, self.step_function.run_evaluation)
         except EvaluationInterruptedError:
             self._stop_if_asked()
             raise
@@ -477,6 +476,7 @@ def make_step(prepared: Prepared) -> TrainingStep:
         skip_nonfinite=settings.skip_nonfinite,
         locate=length.locate,
         cuda_graph=prepared.captured,
+        evaluations=length.epochs if prepared.recipe.eval.every == "epoch" else 1,
         measure=prepared.calibrator,
         alone=prepared.clients is not None,
         averaged=prepared.averaged,

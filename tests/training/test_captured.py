@@ -12,8 +12,8 @@ from transformers import RobertaConfig, RobertaForSequenceClassification
 
 from dora_cli.errors import DeviceError, DivergedError
 from dora_cli.machine.devices import make_accelerator
+from dora_cli.machine.graphs import EAGER_FIRST, Graphs
 from dora_cli.models import find_projections
-from dora_cli.training.capture.graphs import EAGER_FIRST, Graphs
 from dora_cli.training.optimizer import make_optimizer, make_scheduler
 from dora_cli.training.step import TrainingStep
 from tests.methods.small import new_dora

@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable
 import torch
 from transformers import RobertaConfig, RobertaForSequenceClassification
 
-from dora_cli.training.capture.graphs import CapturedModel, Graphs, Inputs
+from dora_cli.machine.graphs import CapturedModel, Graphs, Inputs
 
 
 class Eager(Graphs):
