@@ -154,14 +154,15 @@ def _searching(
     """Finds token ids by a search of our own."""
     from dora_cli.evaluation.search.search import Search
 
-    search = Search(model, layout, settings, accelerator.device, captured=captured)
+    dtype = autocast_type(accelerator)
+    search = Search(model, layout, settings, accelerator.device, dtype=dtype, captured=captured)
 
     def find(batch: dict[str, torch.Tensor]) -> list[list[int]]:
         with autocast(accelerator, without_cache() if captured else None):
             return search(batch)
 
     # weights are cast once, not for every token
-    with FrozenMaps(model).cast(autocast_type(accelerator)):
+    with FrozenMaps(model).cast(dtype):
         yield find
 
 

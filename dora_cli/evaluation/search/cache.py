@@ -6,7 +6,7 @@ the columns behind them alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -98,24 +98,19 @@ class StaticCache:
         self.prompt = own[0][0].shape[2]
         self._beams = beams
         self._own = _memory(own, beams, room, dtype)
-        self._layers = [
-            _SelfAttention(keys, values, self.column)
-            for keys, values in zip(self._own[0::2], self._own[1::2], strict=True)
-        ]
+        self._layers = [_SelfAttention(keys, values, self.column) for keys, values in _by_layer(self._own)]
         decoder = Cache(layers=self._layers)
         if cross is None:
             self._cross, self.cache = None, decoder
             return
         self._cross = _memory(cross, beams, 0, dtype)
-        read = [
-            _CrossAttention(keys, values) for keys, values in zip(self._cross[0::2], self._cross[1::2], strict=True)
-        ]
+        read = [_CrossAttention(keys, values) for keys, values in _by_layer(self._cross)]
         self.cache = EncoderDecoderCache(decoder, Cache(layers=read))
 
     @property
     def columns(self) -> int:
         """All there is room for."""
-        return int(self._own.shape[3])
+        return int(self._own.shape[2])
 
     def show(self, columns: int) -> None:
         """Has the model see the first `columns` alone: those behind are not written yet."""
@@ -126,25 +121,31 @@ class StaticCache:
     def fill(self, own: KeysValues, cross: KeysValues | None) -> None:
         """Takes the prompts of another batch, of the same shapes."""
         _fill(self._own, own, self._beams)
-        self._own[:, :, :, self.prompt :].zero_()  # what is masked counts zero times, which must not be infinite
+        self._own[:, :, self.prompt :].zero_()  # what is masked counts zero times, which must not be infinite
         if cross is not None:
             assert self._cross is not None
             _fill(self._cross, cross, self._beams)
 
     def follow(self, rows: torch.Tensor, columns: int) -> None:
         """Has every row go on from what row ``rows[i]``, of the same source, has read, in the first `columns`."""
-        written = self._own[:, :, :, self.prompt : columns]
+        written = self._own[:, :, self.prompt : columns]
         at_a_time = max(1, _PIECE // max(1, written[0].numel() * written.element_size()))
         for part in written.split(at_a_time):
             part.copy_(part.index_select(1, rows))
 
 
 def _memory(layers: KeysValues, beams: int, room: int, dtype: torch.dtype | None) -> torch.Tensor:
-    """Zeros for keys and values in turn, ``(2 * layers, sources * beams, heads, columns + room, width)``."""
+    """Zeros for keys and values in turn, ``(2 * layers, sources * beams, columns + room, heads, width)``."""
     (sources, heads, columns, width), device = layers[0][0].shape, layers[0][0].device
     assert all(tensor.shape == layers[0][0].shape for pair in layers for tensor in pair)
-    shape = 2 * len(layers), sources * beams, heads, columns + room, width
+    shape = 2 * len(layers), sources * beams, columns + room, heads, width
     return torch.zeros(shape, dtype=dtype or layers[0][0].dtype, device=device)
+
+
+def _by_layer(memory: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Keys and values of each layer as attention takes them, ``(rows, heads, columns, width)``."""
+    views = memory.transpose(2, 3)
+    return zip(views[0::2], views[1::2], strict=True)
 
 
 def _fill(memory: torch.Tensor, layers: KeysValues, beams: int) -> None:
@@ -152,4 +153,4 @@ def _fill(memory: torch.Tensor, layers: KeysValues, beams: int) -> None:
     sources, _, columns, _ = layers[0][0].shape
     by_source = memory.unflatten(1, (sources, beams))
     for place, tensor in zip(by_source, (tensor for pair in layers for tensor in pair), strict=True):
-        place[:, :, :, :columns] = tensor[:, None]
+        place[:, :, :columns] = tensor.transpose(1, 2)[:, None]

@@ -26,13 +26,17 @@ class Reader:
         beams: rows of every source.
         room: tokens of an output at most.
         written: int64 0-d, how many tokens of the outputs there are.
+        dtype: what autocast computes in, if it is on: attention would cast what is kept to it in every step.
     """
 
-    def __init__(self, model: nn.Module, *, beams: int, room: int, written: torch.Tensor) -> None:
-        self._model, self._beams, self._room, self._written = model, beams, room, written
+    def __init__(
+        self, model: nn.Module, *, beams: int, room: int, written: torch.Tensor, dtype: torch.dtype | None
+    ) -> None:
+        self._model, self._beams, self._room, self._written, self._dtype = model, beams, room, written, dtype
         config: Any = model.config
         self._both: bool = config.is_encoder_decoder
-        self._bool_masks = config._attn_implementation == "sdpa"
+        embeddings: Any = model.get_input_embeddings()  # type: ignore[operator]
+        self._mask_type = dtype or embeddings.weight.dtype
         known = inspect.signature(model.forward).parameters
         self._cache_name = "cache" if "cache" in known else "past_key_values"
         self._has_positions = "position_ids" in known and not self._both
@@ -66,11 +70,8 @@ class Reader:
 
     def _make(self, batch: Batch, own: KeysValues, cross: KeysValues | None, outputs: Any) -> None:
         """The memory for batches of this shape."""
-        device = own[0][0].device
-        rows, kind = own[0][0].shape[0] * self._beams, device.type
-        # Attention would cast them to autocast's type in every step, with the same result.
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
-        self._cache = StaticCache(own, cross, beams=self._beams, room=self._room, dtype=dtype)
+        device, rows = own[0][0].device, own[0][0].shape[0] * self._beams
+        self._cache = StaticCache(own, cross, beams=self._beams, room=self._room, dtype=self._dtype)
         self._columns = self._cache.columns
         self._tokens = torch.zeros(rows, 1, dtype=torch.int64, device=device)
         self._places = torch.arange(self._columns, device=device)
@@ -81,7 +82,7 @@ class Reader:
             hidden = outputs.encoder_last_hidden_state
             self._encoded = hidden.new_empty(rows, *hidden.shape[1:])
             seen = torch.zeros(rows, 1, 1, hidden.shape[1], dtype=torch.bool, device=device)
-            self._encoder_mask = self._as_mask(seen).clone()
+            self._encoder_mask = self._as_mask(seen)
 
     def columns_for(self, tokens: int, step: int) -> int:
         """How many columns the model must see to read the last of `tokens`, rounded up to a few numbers."""
@@ -117,12 +118,9 @@ class Reader:
             self._cache.follow(rows, columns)
 
     def _as_mask(self, seen: torch.Tensor) -> torch.Tensor:
-        """A mask as the model's attention takes it: of booleans, or to be added."""
-        if self._bool_masks:
-            return seen
-        embeddings: Any = self._model.get_input_embeddings()  # type: ignore[operator]
-        dtype = embeddings.weight.dtype
-        return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, torch.finfo(dtype).min)
+        """A mask that is added to the attention's logits: no layer need make one of booleans."""
+        zeros = torch.zeros(seen.shape, dtype=self._mask_type, device=seen.device)
+        return zeros.masked_fill(~seen, torch.finfo(self._mask_type).min)
 
 
 def _positions(mask: torch.Tensor) -> torch.Tensor:

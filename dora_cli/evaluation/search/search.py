@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,14 +11,14 @@ from torch import nn
 
 from dora_cli.evaluation.search.choosing import Beams, Choice, Greedy
 from dora_cli.evaluation.search.reading import Reader
-from dora_cli.machine.graphs import Graphs
+from dora_cli.machine.graphs import Graphs, Inputs
 
 if TYPE_CHECKING:
     from dora_cli.data import PairLayout
     from dora_cli.evaluation.decoding import Decoding
 
-STEP = {True: 32, False: 16}
-"""Columns by which what the model sees grows, captured or not: each time there is another graph."""
+CAPTURED_STEP = 32
+"""Columns by which what the model sees grows where steps are captured: each time there is another graph."""
 
 LAG = 2
 """Steps by which the host is behind the device when it asks whether a batch is done."""
@@ -31,15 +32,23 @@ class Search:
 
     Args:
         model: of a kind that `suitable` knows, on `device` and in evaluation mode. It stays as it is meanwhile.
+        dtype: what autocast computes in, where it is on around every call; else None.
         captured: whether to capture; on CUDA alone.
     """
 
     def __init__(
-        self, model: nn.Module, layout: PairLayout, settings: Decoding, device: torch.device, *, captured: bool
+        self,
+        model: nn.Module,
+        layout: PairLayout,
+        settings: Decoding,
+        device: torch.device,
+        *,
+        dtype: torch.dtype | None,
+        captured: bool,
     ) -> None:
         assert device.type == "cuda" or not captured
         self._model, self._layout, self._settings, self._device = model, layout, settings, device
-        self._captured = captured
+        self._dtype, self._captured = dtype, captured
         self._sources = 0
 
     def __call__(self, batch: dict[str, torch.Tensor]) -> list[list[int]]:
@@ -55,15 +64,16 @@ class Search:
         logits, new = reader.prompts(batch)
         if new and self._captured:
             self._graphs = _graphs()
-        columns = reader.columns_for(1, STEP[self._captured])
+        step = CAPTURED_STEP if self._captured else 1
+        columns = reader.columns_for(1, step)
         reader.follow(*choice.choose(logits), columns)
         done = _Done(self._device)
         for written in range(1, room):
             if done.reached(choice.done):
                 break
-            columns = reader.columns_for(written, STEP[self._captured])
+            columns = reader.columns_for(written, step)
             if self._captured:
-                self._graphs.run(columns, lambda _, columns=columns: self._step(columns), {})
+                self._graphs.run(columns, partial(self._captured_step, columns), {})
             else:
                 self._step(columns)
         found: list[list[int]] = choice.outputs().tolist()
@@ -93,8 +103,15 @@ class Search:
                 device=self._device,
             )
         self._reader = Reader(
-            self._model, beams=settings.beams, room=settings.max_new_tokens, written=self._choice.written
+            self._model,
+            beams=settings.beams,
+            room=settings.max_new_tokens,
+            written=self._choice.written,
+            dtype=self._dtype,
         )
+
+    def _captured_step(self, columns: int, _: Inputs) -> None:
+        self._step(columns)
 
     def _step(self, columns: int) -> None:
         """One more token of every row, on the device alone."""
