@@ -134,21 +134,31 @@ def _decoded(
     from dora_cli.evaluation.search.suitable import suitable
 
     texts: list[str] = []
-    find = _searching if suitable(model) else _generating
+    find = searching if suitable(model) else generating
     with evaluation_mode(model), find(model, layout, settings, accelerator, captured=captured) as outputs_of:
-        for done, indices in enumerate(mine):
-            # As many sources in each, where work is captured by shape: the last one again in the places of those that
-            # lack.
-            filled = np.pad(indices, (0, max(map(len, mine)) - len(indices)), mode="edge") if captured else indices
-            batch = to_device(sources.collate(filled, _PROMPT_MULTIPLE if captured else 1), accelerator.device)
-            texts += _texts(outputs_of(batch)[: len(indices)], tokenizer, layout.stops)
+        for done, rows in enumerate(written(outputs_of, sources, mine, accelerator.device, captured=captured)):
+            texts += _texts(rows, tokenizer, layout.stops)
             if progress is not None:
                 progress(done + 1, len(mine))
     return texts
 
 
+def written(
+    find: Find, sources: EncodedSources, batches: Sequence[Indices], device: torch.device, *, captured: bool
+) -> Iterator[list[list[int]]]:
+    """What `find` gives for each of `batches`, a row of tokens for every source.
+
+    Where work is `captured` by shape, widths are rounded up to few, and a batch that is smaller than the largest is
+    filled up with its last source.
+    """
+    largest, multiple = max(map(len, batches), default=0), _PROMPT_MULTIPLE if captured else 1
+    for indices in batches:
+        filled = np.pad(indices, (0, largest - len(indices)), mode="edge") if captured else indices
+        yield find(to_device(sources.collate(filled, multiple), device))[: len(indices)]
+
+
 @contextmanager
-def _searching(
+def searching(
     model: nn.Module, layout: PairLayout, settings: Decoding, accelerator: Accelerator, *, captured: bool
 ) -> Iterator[Find]:
     """Finds token ids by a search of our own."""
@@ -167,7 +177,7 @@ def _searching(
 
 
 @contextmanager
-def _generating(
+def generating(
     model: nn.Module, layout: PairLayout, settings: Decoding, accelerator: Accelerator, *, captured: bool
 ) -> Iterator[Find]:
     """Finds token ids by transformers' `generate`, which asks the host for every token and is never captured."""

@@ -7,6 +7,7 @@ the columns behind them alone.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -18,6 +19,22 @@ KeysValues = Sequence[tuple[torch.Tensor, torch.Tensor]]
 
 _PIECE = 2**28
 """Bytes that are moved at a time: so much memory is taken beside."""
+
+
+@contextmanager
+def _one_outcome() -> Iterator[None]:
+    """Around a copy to one place, which has one outcome: under PyTorch's deterministic algorithms it would ask the host
+    whether the place is there.
+    """
+    if not torch.are_deterministic_algorithms_enabled():
+        yield
+        return
+    warn = torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(False)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(True, warn_only=warn)
 
 
 class _SelfAttention(CacheLayerMixin):
@@ -39,8 +56,9 @@ class _SelfAttention(CacheLayerMixin):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Writes those of one more token, ``(rows, heads, 1, width)``; returns all that is visible."""
         place = self.column.view(1)
-        self.keys.index_copy_(2, place, key_states.to(self.keys.dtype))
-        self.values.index_copy_(2, place, value_states.to(self.values.dtype))
+        with _one_outcome():
+            self.keys.index_copy_(2, place, key_states.to(self.keys.dtype))
+            self.values.index_copy_(2, place, value_states.to(self.values.dtype))
         return self.keys[:, :, : self.visible], self.values[:, :, : self.visible]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:

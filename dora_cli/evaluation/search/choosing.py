@@ -6,11 +6,14 @@ What is kept is in tensors of fixed shapes that are changed in place, and nothin
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 
 from dora_cli.evaluation.no_repeat import forbid_repeats
+
+if TYPE_CHECKING:
+    from dora_cli.evaluation.decoding import Decoding
 
 FAR = -1.0e9
 """Added to the score of what must not be chosen; the score of a place that no hypothesis has taken."""
@@ -184,6 +187,22 @@ class Beams:
 
     def outputs(self) -> torch.Tensor:
         return self._hypotheses[:, 0]
+
+
+def make_choice(sources: int, stops: Sequence[int], settings: Decoding, device: torch.device) -> Choice:
+    """What `settings` ask for, for so many `sources` at a time."""
+    room, ngram = settings.max_new_tokens, settings.no_repeat_ngram
+    if settings.beams == 1:
+        return Greedy(sources, room=room, stops=stops, no_repeat_ngram=ngram, device=device)
+    return Beams(
+        sources,
+        beams=settings.beams,
+        room=room,
+        length_penalty=settings.length_penalty,
+        stops=stops,
+        no_repeat_ngram=ngram,
+        device=device,
+    )
 
 
 def _rows(values: torch.Tensor, which: torch.Tensor) -> torch.Tensor:

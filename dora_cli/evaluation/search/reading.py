@@ -18,8 +18,8 @@ Batch = dict[str, torch.Tensor]
 class Reader:
     """Reads for a search whose rows are `beams` times as many as its sources.
 
-    After `prompts`, each `next` reads one token of every row, and `follow` says which. Both do the same work on the
-    same memory every time and ask the host nothing; all that differs is in tensors.
+    Its batches have one shape. After `prompts`, each `next` reads one token of every row, and `follow` says which. Both
+    do the same work on the same memory every time and ask the host nothing; all that differs is in tensors.
 
     Args:
         model: of a kind that `suitable` knows, in evaluation mode.
@@ -41,23 +41,17 @@ class Reader:
         self._cache_name = "cache" if "cache" in known else "past_key_values"
         self._has_positions = "position_ids" in known and not self._both
         self._last_only = {"logits_to_keep": 1} if "logits_to_keep" in known else {}
-        self._shape: object = None
         self._columns = 0
 
-    def prompts(self, batch: Batch) -> tuple[torch.Tensor, bool]:
-        """Reads a batch of `EncodedSources`.
-
-        Returns:
-            The logits of the first token of every row, ``(rows, vocabulary)``, and whether the memory is other than
-            before, so that what was captured no longer holds.
+    def prompts(self, batch: Batch) -> torch.Tensor:
+        """Reads a batch of `EncodedSources`, always of the same shape; returns the logits of the first token of every
+        row, ``(rows, vocabulary)``.
         """
         positions = {"position_ids": _positions(batch["attention_mask"])} if self._has_positions else {}
         outputs = self._model(**batch, **positions, **self._last_only, use_cache=True)
         own, cross = _keys_and_values(outputs[self._cache_name])
-        shape = tuple((name, tensor.shape) for name, tensor in batch.items())
-        if new := shape != self._shape:
-            self._make(batch, own, cross, outputs)
-            self._shape = shape
+        if not self._columns:
+            self._make(own, cross, outputs)
         self._cache.fill(own, cross)
         mask = batch["attention_mask"].bool().repeat_interleave(self._beams, dim=0)
         if self._both:
@@ -66,10 +60,10 @@ class Reader:
         else:
             self._read[:, : self._cache.prompt] = mask
             self._lengths.copy_(mask.sum(dim=1))
-        return outputs.logits[:, -1].repeat_interleave(self._beams, dim=0), new
+        return outputs.logits[:, -1].repeat_interleave(self._beams, dim=0)
 
-    def _make(self, batch: Batch, own: KeysValues, cross: KeysValues | None, outputs: Any) -> None:
-        """The memory for batches of this shape."""
+    def _make(self, own: KeysValues, cross: KeysValues | None, outputs: Any) -> None:
+        """The memory for batches of the shape of the first one."""
         device, rows = own[0][0].device, own[0][0].shape[0] * self._beams
         self._cache = StaticCache(own, cross, beams=self._beams, room=self._room, dtype=self._dtype)
         self._columns = self._cache.columns

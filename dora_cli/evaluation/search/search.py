@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from dora_cli.evaluation.search.choosing import Beams, Choice, Greedy
+from dora_cli.evaluation.search.choosing import make_choice
 from dora_cli.evaluation.search.reading import Reader
-from dora_cli.machine.graphs import Graphs, Inputs
+from dora_cli.machine.graphs import Graphs, Inputs, shapes
 
 if TYPE_CHECKING:
     from dora_cli.data import PairLayout
@@ -47,9 +47,9 @@ class Search:
         captured: bool,
     ) -> None:
         assert device.type == "cuda" or not captured
-        self._model, self._layout, self._settings, self._device = model, layout, settings, device
-        self._dtype, self._captured = dtype, captured
-        self._sources = 0
+        self._new = partial(_OneShape, model, layout, settings, device, dtype=dtype, captured=captured)
+        self._shape: object = None
+        self._latest: _OneShape | None = None
 
     def __call__(self, batch: dict[str, torch.Tensor]) -> list[list[int]]:
         """Token ids of each output; what stands behind the first stop token is of no account.
@@ -57,69 +57,53 @@ class Search:
         Args:
             batch: from `EncodedSources.collate`, on the device.
         """
-        if len(batch["input_ids"]) != self._sources:
-            self._make(len(batch["input_ids"]))
-        choice, reader, room = self._choice, self._reader, self._settings.max_new_tokens
-        choice.begin()
-        logits, new = reader.prompts(batch)
-        if new and self._captured:
-            self._graphs = _graphs()
-        step = CAPTURED_STEP if self._captured else 1
-        columns = reader.columns_for(1, step)
-        reader.follow(*choice.choose(logits), columns)
+        shape = shapes(batch)
+        if self._latest is None or shape != self._shape:
+            self._latest = None  # gives back its memory first
+            self._shape, self._latest = shape, self._new(len(batch["input_ids"]))
+        return self._latest(batch)
+
+
+class _OneShape:
+    """The search over batches of one shape; see `Search`."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layout: PairLayout,
+        settings: Decoding,
+        device: torch.device,
+        sources: int,
+        *,
+        dtype: torch.dtype | None,
+        captured: bool,
+    ) -> None:
+        self._device, self._room = device, settings.max_new_tokens
+        self.choice = make_choice(sources, layout.stops, settings, device)
+        self.reader = Reader(model, beams=settings.beams, room=self._room, written=self.choice.written, dtype=dtype)
+        fix = "set train.cuda_graph: off"
+        self._graphs = Graphs("the search for outputs with this model", fix) if captured else None
+
+    def __call__(self, batch: dict[str, torch.Tensor]) -> list[list[int]]:
+        self.choice.begin()
+        tokens, _ = self.choice.choose(self.reader.prompts(batch))
+        self.reader.follow(tokens, None, 0)  # so far all rows of a source have read the same
         done = _Done(self._device)
-        for written in range(1, room):
-            if done.reached(choice.done):
+        for written in range(1, self._room):
+            if done.reached(self.choice.done):
                 break
-            columns = reader.columns_for(written, step)
-            if self._captured:
-                self._graphs.run(columns, partial(self._captured_step, columns), {})
+            if self._graphs is None:
+                self.step(self.reader.columns_for(written, 1), {})
             else:
-                self._step(columns)
-        found: list[list[int]] = choice.outputs().tolist()
+                columns = self.reader.columns_for(written, CAPTURED_STEP)
+                self._graphs.run(columns, partial(self.step, columns), {})
+        found: list[list[int]] = self.choice.outputs().tolist()
         return found
 
-    def _make(self, sources: int) -> None:
-        """All that is kept between two steps, for batches of so many sources."""
-        settings, stops = self._settings, self._layout.stops
-        self._sources = sources
-        self._choice: Choice
-        if settings.beams == 1:
-            self._choice = Greedy(
-                sources,
-                room=settings.max_new_tokens,
-                stops=stops,
-                no_repeat_ngram=settings.no_repeat_ngram,
-                device=self._device,
-            )
-        else:
-            self._choice = Beams(
-                sources,
-                beams=settings.beams,
-                room=settings.max_new_tokens,
-                length_penalty=settings.length_penalty,
-                stops=stops,
-                no_repeat_ngram=settings.no_repeat_ngram,
-                device=self._device,
-            )
-        self._reader = Reader(
-            self._model,
-            beams=settings.beams,
-            room=settings.max_new_tokens,
-            written=self._choice.written,
-            dtype=self._dtype,
-        )
-
-    def _captured_step(self, columns: int, _: Inputs) -> None:
-        self._step(columns)
-
-    def _step(self, columns: int) -> None:
-        """One more token of every row, on the device alone."""
-        self._reader.follow(*self._choice.choose(self._reader.next(columns)), columns)
-
-
-def _graphs() -> Graphs:
-    return Graphs("the search for outputs with this model", "set train.cuda_graph: off")
+    def step(self, columns: int, _: Inputs) -> None:
+        """One more token of every row, on the device alone; the model sees the first `columns` of its memory."""
+        tokens, rows = self.choice.choose(self.reader.next(columns))
+        self.reader.follow(tokens, rows, columns)
 
 
 class _Done:

@@ -77,7 +77,7 @@ def found(
     """Token ids of every output up to its first stop token, the longest sources first.
 
     Args:
-        way: ``_generating`` or ``_searching``.
+        way: ``generating`` or ``searching``.
     """
     device = next(model.parameters()).device
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32

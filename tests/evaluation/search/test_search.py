@@ -44,8 +44,8 @@ def test_it_finds_what_generate_finds(name: str, changes: dict[str, Any]) -> Non
     """In batches of 5, 5 and 2 sources of different lengths, some of whose outputs end early."""
     model, (encoded, layout) = built(name), sources_of(name)
     settings = Decoding(**{"max_new_tokens": 16, "batch_size": 5, **changes})
-    expected = found("_generating", model, encoded, layout, settings)
-    assert found("_searching", model, encoded, layout, settings) == expected
+    expected = found("generating", model, encoded, layout, settings)
+    assert found("searching", model, encoded, layout, settings) == expected
     assert len({tuple(output) for output in expected}) > 3
 
 
@@ -55,16 +55,16 @@ def test_it_finds_what_generate_finds(name: str, changes: dict[str, Any]) -> Non
 def test_other_families_too(name: str, attention: str, beams: int) -> None:
     model, (encoded, layout) = built(name, attention=attention), sources_of(name)
     settings = Decoding(beams=beams, max_new_tokens=10, batch_size=6)
-    expected = found("_generating", model, encoded, layout, settings)
-    assert found("_searching", model, encoded, layout, settings) == expected
+    expected = found("generating", model, encoded, layout, settings)
+    assert found("searching", model, encoded, layout, settings) == expected
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_eager_attention(name: str) -> None:
     model, (encoded, layout) = built(name, attention="eager", seed=1), sources_of(name)
     settings = Decoding(beams=4, max_new_tokens=12, batch_size=12)
-    expected = found("_generating", model, encoded, layout, settings)
-    assert found("_searching", model, encoded, layout, settings) == expected
+    expected = found("generating", model, encoded, layout, settings)
+    assert found("searching", model, encoded, layout, settings) == expected
 
 
 @pytest.mark.parametrize("size", [1, 3, 12])
@@ -72,7 +72,7 @@ def test_the_size_of_a_batch_changes_nothing(size: int) -> None:
     """The memory of one batch serves the next one of its shape, and another is made for another shape."""
     model, (encoded, layout) = built("llama", seed=2), sources_of("llama")
     outputs = [
-        found("_searching", model, encoded, layout, Decoding(beams=4, max_new_tokens=12, batch_size=of))
+        found("searching", model, encoded, layout, Decoding(beams=4, max_new_tokens=12, batch_size=of))
         for of in (size, 4)
     ]
     assert outputs[0] == outputs[1]
@@ -84,7 +84,7 @@ def test_under_autocast(name: str) -> None:
     model, (encoded, layout) = built(name).float(), sources_of(name)
     settings = Decoding(beams=4, max_new_tokens=8, batch_size=6)
     expected, outputs = (
-        found(way, model, encoded, layout, settings, precision="bf16") for way in ("_generating", "_searching")
+        found(way, model, encoded, layout, settings, precision="bf16") for way in ("generating", "searching")
     )
     assert sum(one == two for one, two in zip(outputs, expected, strict=True)) > len(expected) / 2
 
@@ -93,10 +93,10 @@ def test_sources_that_end_early_wait_for_the_others_unchanged() -> None:
     """Of a batch in which some outputs are as long as can be and some end at once."""
     model, (encoded, layout) = built("gpt2", seed=1), sources_of("gpt2")
     settings = Decoding(beams=3, max_new_tokens=20, batch_size=12, length_penalty=-0.5)
-    outputs = found("_searching", model, encoded, layout, settings)
+    outputs = found("searching", model, encoded, layout, settings)
     assert min(map(len, outputs)) < 5 < max(map(len, outputs))
     alone = Decoding(beams=3, max_new_tokens=20, batch_size=1, length_penalty=-0.5)
-    assert found("_searching", model, encoded, layout, alone) == outputs
+    assert found("searching", model, encoded, layout, alone) == outputs
 
 
 class FromTheHost(TorchDispatchMode):
@@ -131,14 +131,14 @@ def test_a_step_asks_the_host_nothing(name: str, beams: int, monkeypatch: pytest
         batch["decoder_input_ids"] = batch["input_ids"][:, : len(layout.start)]
     search = Search(model, layout, settings, device, dtype=None, captured=False)
     with torch.no_grad():
-        search._make(3)
-        search._choice.begin()
+        of_a_shape = search._new(3)
+        of_a_shape.choice.begin()
         # prompts are read before anything is captured, and masks of batches may be looked into
         with monkeypatch.context() as patch:
             patch.setattr(transformers.masking_utils, "is_tracing", lambda tensor=None: True)
-            search._reader.prompts(batch)
+            of_a_shape.reader.prompts(batch)
         with FromTheHost() as watched:
-            search._step(search._reader.columns_for(1, 32))
+            of_a_shape.step(of_a_shape.reader.columns_for(1, 32), {})
     assert watched.count > 100
     assert watched.seen == []
 
