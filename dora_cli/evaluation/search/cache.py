@@ -15,7 +15,7 @@ from transformers import Cache
 from transformers.cache_utils import CacheLayerMixin, EncoderDecoderCache
 
 KeysValues = Sequence[tuple[torch.Tensor, torch.Tensor]]
-"""Of every layer, ``(sources, heads, columns, width of a head)`` each."""
+"""A pair for every layer, each ``(sources, heads, columns, width of a head)``."""
 
 _PIECE = 2**28
 """Bytes that are moved at a time: so much memory is taken beside."""

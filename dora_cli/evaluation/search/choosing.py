@@ -206,5 +206,5 @@ def make_choice(sources: int, stops: Sequence[int], settings: Decoding, device: 
 
 
 def _rows(values: torch.Tensor, which: torch.Tensor) -> torch.Tensor:
-    """Of ``(sources, n, room)`` those that `which`, ``(sources, m)``, names: ``(sources, m, room)``."""
+    """Those of ``(sources, n, room)`` that `which`, ``(sources, m)``, names: ``(sources, m, room)``."""
     return values.gather(1, which[:, :, None].expand(-1, -1, values.shape[2]))

@@ -123,7 +123,7 @@ def _positions(mask: torch.Tensor) -> torch.Tensor:
 
 
 def _keys_and_values(cache: Any) -> tuple[KeysValues, KeysValues | None]:
-    """Of the decoder's own attention and, beside an encoder, of that to its outputs."""
+    """Those of the decoder's own attention and, beside an encoder, those of its attention to the encoder's outputs."""
     if isinstance(cache, EncoderDecoderCache):
         return _of(cache.self_attention_cache), _of(cache.cross_attention_cache)
     return _of(cache), None

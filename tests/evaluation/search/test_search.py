@@ -90,7 +90,7 @@ def test_under_autocast(name: str) -> None:
 
 
 def test_sources_that_end_early_wait_for_the_others_unchanged() -> None:
-    """Of a batch in which some outputs are as long as can be and some end at once."""
+    """In a batch, some outputs are as long as can be and some end at once."""
     model, (encoded, layout) = built("gpt2", seed=1), sources_of("gpt2")
     settings = Decoding(beams=3, max_new_tokens=20, batch_size=12, length_penalty=-0.5)
     outputs = found("searching", model, encoded, layout, settings)
