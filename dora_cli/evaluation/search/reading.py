@@ -65,7 +65,9 @@ class Reader:
     def _make(self, own: KeysValues, cross: KeysValues | None, outputs: Any) -> None:
         """The memory for batches of the shape of the first one."""
         device, rows = own[0][0].device, own[0][0].shape[0] * self._beams
-        self._cache = StaticCache(own, cross, beams=self._beams, room=self._room, dtype=self._dtype)
+        # kernels of attention want masks in eights
+        room = self._room + -(own[0][0].shape[2] + self._room) % 8
+        self._cache = StaticCache(own, cross, beams=self._beams, room=room, dtype=self._dtype)
         self._columns = self._cache.columns
         self._tokens = torch.zeros(rows, 1, dtype=torch.int64, device=device)
         self._places = torch.arange(self._columns, device=device)
@@ -79,9 +81,8 @@ class Reader:
             self._encoder_mask = self._as_mask(seen)
 
     def columns_for(self, tokens: int, step: int) -> int:
-        """How many columns the model must see to read the last of `tokens`, rounded up to a few numbers."""
-        prompt = self._cache.prompt
-        return min(prompt + -(-tokens // step) * step, self._columns)
+        """How many columns the model must see to read the last of `tokens`, rounded up to a multiple of `step`."""
+        return min(-(-(self._cache.prompt + tokens) // step) * step, self._columns)
 
     def next(self, columns: int) -> torch.Tensor:
         """Logits after one more token of every row, ``(rows, vocabulary)``; the model sees the first `columns`."""

@@ -89,6 +89,20 @@ def test_under_autocast(name: str) -> None:
     assert sum(one == two for one, two in zip(outputs, expected, strict=True)) > len(expected) / 2
 
 
+@pytest.mark.parametrize("warn", [False, True])
+def test_deterministic_algorithms_stay_as_they_were_set(warn: bool) -> None:
+    model, (encoded, layout) = built("llama"), sources_of("llama")
+    settings = Decoding(beams=4, max_new_tokens=8, batch_size=6)
+    expected = found("searching", model, encoded, layout, settings)
+    torch.use_deterministic_algorithms(True, warn_only=warn)
+    try:
+        assert found("searching", model, encoded, layout, settings) == expected
+        assert torch.are_deterministic_algorithms_enabled()
+        assert torch.is_deterministic_algorithms_warn_only_enabled() is warn
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
 def test_sources_that_end_early_wait_for_the_others_unchanged() -> None:
     """In a batch, some outputs are as long as can be and some end at once."""
     model, (encoded, layout) = built("gpt2", seed=1), sources_of("gpt2")
