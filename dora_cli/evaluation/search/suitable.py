@@ -13,8 +13,8 @@ FAMILIES = frozenset(
 )
 """Model types whose passes take a cache of fixed size and masks that are made; each was compared with `generate`."""
 
-_SINCE = {"transformers": (5, 24)}
-"""The version under which they were."""
+_SINCE = {"transformers": (5, 17)}
+"""The oldest version under which they were."""
 
 
 def suitable(model: nn.Module) -> bool:
