@@ -199,7 +199,7 @@ def timed() -> Callable[[Any], Any]:
     """What `dora_cli.compare.workers.worker.ready` gives, with a clock around the product's functions."""
     from dora_cli.assembly import data, prepare, warm
     from dora_cli.compare.workers.worker import ready
-    from dora_cli.training.capture.graphs import Graphs
+    from dora_cli.machine.graphs import Graphs
 
     began = time.perf_counter()
     clock, make = Clock(), ready()

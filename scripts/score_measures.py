@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from dora_cli.data import Encoded, inputs_of, to_device
-from dora_cli.evaluation.passes import evaluation_mode
+from dora_cli.evaluation.passes import Run, directly, evaluation_mode
 from dora_cli.methods.low_rank.allocation.budget import BUDGETS, select
 from dora_cli.methods.low_rank.components import Components
 
@@ -32,12 +32,13 @@ class HeldOut:
     """Examples that a model is measured on again and again: batches on the device, of similar length each.
 
     Args:
-        model: whose answers are measured; with graphs, what stands for it.
+        model: whose answers are measured.
         loss: of each loss unit, from what the model gave and the batch.
         data: the examples.
         batch_size: rows at a time.
         device: where the model is.
         around: each pass, such as autocast.
+        run: how passes are done, such as in CUDA graphs.
     """
 
     def __init__(
@@ -49,7 +50,9 @@ class HeldOut:
         batch_size: int,
         device: torch.device,
         around: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        run: Run = directly,
     ) -> None:
+        self._run = run
         self._model, self._loss, self._around, self._device = model, loss, around, device
         self.rows = len(data)
         order = sorted(range(len(data)), key=lambda row: -int(data.lengths[row]))
@@ -63,10 +66,14 @@ class HeldOut:
         total = torch.zeros(HALVES, dtype=torch.float64, device=self._device)
         with evaluation_mode(self._model):
             for batch in self._batches:
-                with self._around():
-                    found = self._loss(self._model(**inputs_of(batch)), batch)
-                total += torch.stack([found[half::HALVES].sum(dtype=torch.float64) for half in range(HALVES)])
+                total += self._run(self._of_halves, batch)
         return total / self._units
+
+    def _of_halves(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """The summed loss of either half of a batch."""
+        with self._around():
+            found = self._loss(self._model(**inputs_of(batch)), batch)
+        return torch.stack([found[half::HALVES].sum(dtype=torch.float64) for half in range(HALVES)])
 
     def mean(self, losses: torch.Tensor) -> torch.Tensor:
         """That of all examples, ``(...)``, from those of the halves, ``(..., 2)``."""

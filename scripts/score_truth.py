@@ -53,6 +53,9 @@ from dora_cli.assembly.warm import Warm
 from dora_cli.atomic import write_json, write_text
 from dora_cli.errors import DivergedError, DoraError
 from dora_cli.evaluation.base import silent
+from dora_cli.evaluation.passes import directly
+from dora_cli.machine.devices import autocast, without_cache
+from dora_cli.machine.graphs import Graphs
 from dora_cli.machine.ground import take_ground
 from dora_cli.machine.signals import StopSignals
 from dora_cli.machine.threads import own_threads
@@ -68,6 +71,7 @@ from dora_cli.methods.low_rank.components import Components
 from dora_cli.recipe import Recipe, load_recipe
 from dora_cli.recipe.methods import arguments
 from dora_cli.runs.open_run import OpenRun
+from dora_cli.training.capture.passes import FEW, CapturedPasses
 from dora_cli.training.listener import SilentListener
 from dora_cli.training.loop import Loop
 from dora_cli.wording import plural
@@ -240,15 +244,16 @@ def measured(loop: Loop, args: argparse.Namespace, seed: int) -> dict[str, Any]:
     assert isinstance(method, WatchedDora)
     accelerator, data = prepared.ground.accelerator, prepared.calibrator.held_out
     assert data is not None
-    # as the loop evaluates: graphs would keep the outputs of every shape, which are large where texts are generated
-    graphs = not prepared.evaluator.generates
+    # graphs of its own: those of the loop do something else with batches of the same shapes
+    graphs = Graphs("a measurement of this model", "set train.cuda_graph: off") if prepared.speed.captured else None
     held_out = HeldOut(
-        loop.step_function.evaluated_model if graphs else loop.adapted.model,
+        loop.adapted.model,
         prepared.task.losses,
         data,
         batch_size=args.batch or prepared.recipe.eval.batch_size,
         device=accelerator.device,
-        around=accelerator.autocast if args.precision == "train" else nullcontext,
+        around=(lambda: autocast(accelerator, without_cache())) if args.precision == "train" else nullcontext,
+        run=directly if graphs is None else CapturedPasses(graphs, FEW),
     )
     held = Held(method.components, held_out)
     generator = torch.Generator().manual_seed(seed)

@@ -53,6 +53,7 @@ def make_evaluator(
         writing,
         batch_size=recipe.eval.batch_size,
         accelerator=accelerator,
+        captured=recipe.train.cuda_graph != "off",
         progress=progress,
     )
 

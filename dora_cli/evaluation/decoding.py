@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -14,12 +15,19 @@ from dora_cli.data import EncodedSources, PairLayout, to_device
 from dora_cli.errors import DataError
 from dora_cli.evaluation.no_repeat import NoRepeatNgram
 from dora_cli.evaluation.passes import Indices, batches_by_length, evaluation_mode, extremes, in_order
-from dora_cli.machine.devices import autocast
+from dora_cli.machine.devices import autocast, autocast_type, without_cache
+from dora_cli.methods.frozen import FrozenMaps
 from dora_cli.models import max_positions
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
     from transformers import GenerationConfig, PreTrainedTokenizerBase
+
+Find = Callable[[dict[str, torch.Tensor]], list[list[int]]]
+"""Gives the token ids of the output about each source of a batch, without its prompt; they end at a stop token."""
+
+_PROMPT_MULTIPLE = 32
+"""What the width of a batch is rounded up to where steps are captured: each width has graphs of its own."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +79,7 @@ def decode(
     settings: Decoding,
     *,
     accelerator: Accelerator,
+    captured: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[str]:
     """One text for every source, in the order of `sources`.
@@ -83,6 +92,7 @@ def decode(
         model: from `load_generator`, on the accelerator's device, not wrapped; it is in evaluation mode meanwhile.
         tokenizer: the model's.
         sources: made with `layout`.
+        captured: whether steps may be captured in CUDA graphs, where a `Search` finds the outputs.
         progress: called with the number of batches done and to do in this process.
 
     Raises:
@@ -90,9 +100,9 @@ def decode(
     """
     check_positions(model, sources, layout, settings)
     mine = batches_by_length(sources.lengths, settings.batch_size, accelerator)
-    return in_order(
-        mine, _decoded(model, tokenizer, sources, layout, settings, mine, accelerator, progress), accelerator
-    )
+    captured = captured and accelerator.device.type == "cuda"
+    texts = _decoded(model, tokenizer, sources, layout, settings, mine, accelerator, captured, progress)
+    return in_order(mine, texts, accelerator)
 
 
 def try_decoding(
@@ -117,20 +127,68 @@ def _decoded(
     settings: Decoding,
     mine: Sequence[Indices],
     accelerator: Accelerator,
+    captured: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[str]:
     """Texts of the batches `mine`, in their order."""
-    config = generation_config(layout, settings)
+    from dora_cli.evaluation.search.suitable import suitable
+
     texts: list[str] = []
-    with evaluation_mode(model), _own_settings_unheard(model):
-        for done, indices in enumerate(mine):
-            batch = to_device(sources.collate(indices), accelerator.device)
-            with autocast(accelerator):
-                generated = _generate(model, batch, config, settings, layout)
-            texts += _texts(generated, tokenizer, layout.stops)
+    find = searching if suitable(model) else generating
+    with evaluation_mode(model), find(model, layout, settings, accelerator, captured=captured) as outputs_of:
+        for done, rows in enumerate(written(outputs_of, sources, mine, accelerator.device, captured=captured)):
+            texts += _texts(rows, tokenizer, layout.stops)
             if progress is not None:
                 progress(done + 1, len(mine))
     return texts
+
+
+def written(
+    find: Find, sources: EncodedSources, batches: Sequence[Indices], device: torch.device, *, captured: bool
+) -> Iterator[list[list[int]]]:
+    """What `find` gives for each of `batches`, a row of tokens for every source.
+
+    Where work is `captured` by shape, widths are rounded up to few, and a batch that is smaller than the largest is
+    filled up with its last source.
+    """
+    largest, multiple = max(map(len, batches), default=0), _PROMPT_MULTIPLE if captured else 1
+    for indices in batches:
+        filled = np.pad(indices, (0, largest - len(indices)), mode="edge") if captured else indices
+        yield find(to_device(sources.collate(filled, multiple), device))[: len(indices)]
+
+
+@contextmanager
+def searching(
+    model: nn.Module, layout: PairLayout, settings: Decoding, accelerator: Accelerator, *, captured: bool
+) -> Iterator[Find]:
+    """Finds token ids by a search of our own."""
+    from dora_cli.evaluation.search.search import Search
+
+    dtype = autocast_type(accelerator)
+    search = Search(model, layout, settings, accelerator.device, dtype=dtype, captured=captured)
+
+    def find(batch: dict[str, torch.Tensor]) -> list[list[int]]:
+        with autocast(accelerator, without_cache() if captured else None):
+            return search(batch)
+
+    # weights are cast once, not for every token
+    with FrozenMaps(model).cast(dtype):
+        yield find
+
+
+@contextmanager
+def generating(
+    model: nn.Module, layout: PairLayout, settings: Decoding, accelerator: Accelerator, *, captured: bool
+) -> Iterator[Find]:
+    """Finds token ids by transformers' `generate`, which asks the host for every token and is never captured."""
+    config = generation_config(layout, settings)
+
+    def find(batch: dict[str, torch.Tensor]) -> list[list[int]]:
+        with autocast(accelerator):
+            return _generate(model, batch, config, settings, layout)
+
+    with _own_settings_unheard(model):
+        yield find
 
 
 def generation_config(layout: PairLayout, settings: Decoding) -> GenerationConfig:

@@ -14,8 +14,17 @@ from torch import nn
 from dora_cli.data import Encoded, EncodedSources, PairLayout, ReferenceGroups, inputs_of, to_device
 from dora_cli.evaluation.base import Finished, Metrics, Progress, Trial, silent
 from dora_cli.evaluation.decoding import Decoding, decode, try_decoding
-from dora_cli.evaluation.passes import Indices, batches_by_length, evaluation_mode, extremes, in_order
-from dora_cli.machine.devices import autocast
+from dora_cli.evaluation.passes import (
+    Batch,
+    Indices,
+    Run,
+    batches_by_length,
+    directly,
+    evaluation_mode,
+    extremes,
+    in_order,
+)
+from dora_cli.machine.devices import autocast, without_cache
 from dora_cli.machine.memory import decoding_advice, enough_memory, evaluation_advice
 from dora_cli.methods import Method
 from dora_cli.tasks import Task
@@ -31,29 +40,39 @@ def keep_rows(
     *,
     batch_size: int,
     accelerator: Accelerator,
+    run: Run = directly,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[npt.NDArray[Any]]:
     """What the task keeps of every row of `split`, in its order, on the CPU.
 
     Processes share the batches and all return the whole.
+
+    Args:
+        run: how the passes are done, such as in CUDA graphs.
     """
     mine = batches_by_length(split.lengths, batch_size, accelerator)
     found: list[torch.Tensor] = []
     with evaluation_mode(model):
         for done, indices in enumerate(mine):
-            found.append(_kept(model, split, indices, task, accelerator))
+            found.append(_kept(model, split, indices, task, accelerator, run))
             if progress is not None:
                 progress(done + 1, len(mine))
     rows = [row for batch in found for row in batch.cpu().numpy()]  # waits for the device once all is queued
     return in_order(mine, rows, accelerator)
 
 
-def _kept(model: nn.Module, split: Encoded, indices: Indices, task: Task, accelerator: Accelerator) -> torch.Tensor:
+def _kept(
+    model: nn.Module, split: Encoded, indices: Indices, task: Task, accelerator: Accelerator, run: Run = directly
+) -> torch.Tensor:
     """What the task keeps of one batch, on the device."""
-    batch = to_device(split.collate(indices), accelerator.device)
-    with autocast(accelerator):
-        outputs = model(**inputs_of(batch))
-    return task.keep(outputs, batch)
+    settings = None if run is directly else without_cache()
+
+    def work(batch: Batch) -> torch.Tensor:
+        with autocast(accelerator, settings):
+            outputs = model(**inputs_of(batch))
+        return task.keep(outputs, batch)
+
+    return run(work, to_device(split.collate(indices), accelerator.device))
 
 
 @dataclass(frozen=True)
@@ -95,6 +114,7 @@ class Evaluator:
         splits: what is measured, encoded.
         writing: what is written beside; None for a task that writes no texts.
         batch_size: rows at a time, in each process.
+        captured: whether the search for outputs may be captured in CUDA graphs.
         progress: told how far every pass is.
     """
 
@@ -106,12 +126,14 @@ class Evaluator:
         *,
         batch_size: int,
         accelerator: Accelerator,
+        captured: bool = False,
         progress: Progress = silent,
     ) -> None:
         self.task, self.splits, self.writing = task, splits, writing
         self.confusion: Mapping[str, Any] | None = None
         """That of the latest pass, where the task has one."""
         self._batch_size, self._accelerator, self._progress = batch_size, accelerator, progress
+        self._captured = captured
 
     @property
     def generates(self) -> bool:
@@ -162,9 +184,9 @@ class Evaluator:
                 accelerator=self._accelerator,
             )
 
-    def epoch(self, model: nn.Module, method: Method) -> Metrics:
-        """The metrics between epochs, as far as the task's `epoch_metrics`."""
-        metrics = self._measured(model)
+    def epoch(self, model: nn.Module, method: Method, run: Run = directly) -> Metrics:
+        """The metrics between epochs, as far as the task's `epoch_metrics`; `run` as for `keep_rows`."""
+        metrics = self._measured(model, run)
         if self.writing is not None and (greedy := self.writing.greedy) is not None:
             outputs = self._written(self.writing, model, method, greedy, replace(self.writing.settings, beams=1))
             scores = self.task.score(outputs, greedy.groups.references, quick=True).metrics
@@ -186,7 +208,7 @@ class Evaluator:
         scores = self.task.score(outputs, groups.references)
         return Finished({**metrics, **scores.metrics}, records, scores.notes)
 
-    def _measured(self, model: nn.Module) -> Metrics:
+    def _measured(self, model: nn.Module, run: Run = directly) -> Metrics:
         per_split = {}
         with enough_memory(evaluation_advice(self._batch_size)):
             for name, split in self.splits.items():
@@ -196,6 +218,7 @@ class Evaluator:
                     self.task,
                     batch_size=self._batch_size,
                     accelerator=self._accelerator,
+                    run=run,
                     progress=partial(self._progress, name),
                 )
                 per_split[name] = self.task.measure(rows, split)
@@ -213,5 +236,6 @@ class Evaluator:
                 writing.layout,
                 settings,
                 accelerator=self._accelerator,
+                captured=self._captured and not method.cannot_merge,  # a folded model is of a known family alone
                 progress=partial(self._progress, f"{sources.split} (decoding)"),
             )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
@@ -16,6 +16,16 @@ if TYPE_CHECKING:
 
 Indices = npt.NDArray[np.int64]
 T = TypeVar("T")
+
+Batch = Mapping[str, torch.Tensor]
+Work = Callable[[Batch], torch.Tensor]
+Run = Callable[[Work, Batch], torch.Tensor]
+"""Does work on a batch, in one way or another; the work is the same for all batches of an evaluation."""
+
+
+def directly(work: Work, batch: Batch) -> torch.Tensor:
+    """``work(batch)`` as it stands."""
+    return work(batch)
 
 
 @contextmanager

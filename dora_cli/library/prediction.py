@@ -249,6 +249,7 @@ def _decoded(restored: Restored, name: str, examples: Examples, listener: Listen
             adapted.layout,
             decoding(recipe),
             accelerator=restored.ground.accelerator,
+            captured=recipe.train.cuda_graph != "off" and not adapted.method.cannot_merge,
             progress=lambda done, total: listener.evaluating(f"{name} (decoding)", done, total),
         )
     records = {

@@ -187,11 +187,10 @@ def known_answer(model: nn.Module, precision: str, method: Mapping[str, Any]) ->
         return Answer(False, reason)
     if any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
         return Answer(False, "gradient checkpointing is on, which restores random states on the host")
-    rope = {value for key, value in _walk(question.config) if key in ("rope_type", "type")}
-    usual = question.attention in ("eager", "sdpa") and not rope & {"dynamic", "longrope"}
+    usual = question.attention in ("eager", "sdpa") and not reads_positions_on_host(question.config)
     plain = question.method.get("gradients", "plain") == "plain"  # else the update is another, maybe its optimiser too
     seen = question.model_type in KNOWN_GOOD and question.method["name"] in _KNOWN_METHODS and plain
-    if seen and usual and all(_at_least(*version) for version in _KNOWN_WITH.items()):
+    if seen and usual and all(at_least(*version) for version in _KNOWN_WITH.items()):
         return Answer(True)
     return _remembered().get(question.key)
 
@@ -217,7 +216,13 @@ def _walk(config: Any) -> Iterator[tuple[str, Any]]:
             yield key, value
 
 
-def _at_least(package: str, least: tuple[int, int]) -> bool:
+def reads_positions_on_host(config: Mapping[str, Any]) -> bool:
+    """Whether rotary embeddings of a model of this config are scaled by the longest position there is."""
+    return any(key in ("rope_type", "type") and value in ("dynamic", "longrope") for key, value in _walk(config))
+
+
+def at_least(package: str, least: tuple[int, int]) -> bool:
+    """Whether the installed version of `package` is `least` or newer."""
     found = re.match(r"(\d+)\.(\d+)", installed_version(package) or "")
     return found is not None and (int(found[1]), int(found[2])) >= least
 

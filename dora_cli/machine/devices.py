@@ -98,6 +98,20 @@ def autocast(accelerator: Accelerator, settings: AutocastKwargs | None = None) -
     return nullcontext() if accelerator.mixed_precision == "no" else accelerator.autocast(settings)
 
 
+def autocast_type(accelerator: Accelerator) -> torch.dtype | None:
+    """What `autocast` computes in; None where it is nothing."""
+    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(accelerator.mixed_precision)
+
+
+def without_cache() -> AutocastKwargs:
+    """Settings of `autocast` for captured work: a cached copy of a weight would belong to one graph and be read by
+    another.
+    """
+    from accelerate.utils import AutocastKwargs
+
+    return AutocastKwargs(cache_enabled=False)
+
+
 def _leave_group() -> None:
     """Ends the threads that talk to the other processes; the interpreter's own end would abort on them."""
     if torch.distributed.is_initialized():

@@ -275,6 +275,9 @@ class Task(ABC):
     def keep(self, outputs: Any, batch: Mapping[str, Tensor]) -> Tensor:
         """What an evaluation or a prediction keeps of a batch, ``(B, ...)`` on the device; rows may differ in shape
         between batches. `batch` holds its labels where the data have some.
+
+        As `losses`, it is captured in CUDA graphs where training steps are: it does the same with every batch of one
+        shape, and asks the device for no value.
         """
 
     @abstractmethod

@@ -22,6 +22,7 @@ from dora_cli.assembly.resolve import selecting_metric
 from dora_cli.assembly.weights import Weights, load_weights, save_weights
 from dora_cli.data import Group, plan_epoch, to_device
 from dora_cli.errors import CheckpointError
+from dora_cli.evaluation.passes import directly
 from dora_cli.machine.environment import peak_memory_bytes, versions
 from dora_cli.machine.memory import memory_advice
 from dora_cli.machine.processes import AGREE_EVERY, any_process, gathered, on_main
@@ -260,8 +261,9 @@ class Loop:
         assert train_loss is not None
         try:
             with self.outcome.clocks.evaluation, self._as_kept():
-                model = self.adapted.model if self.evaluator.writing is not None else self.step_function.evaluated_model
-                metrics = self.evaluator.epoch(model, self.method)
+                # of generators no pass is captured until that is known to work
+                run = self.step_function.run_evaluation if self.evaluator.writing is None else directly
+                metrics = self.evaluator.epoch(self.adapted.model, self.method, run)
         except EvaluationInterruptedError:
             self._stop_if_asked()
             raise
@@ -482,6 +484,7 @@ def make_step(prepared: Prepared, note: Note) -> TrainingStep:
         skip_nonfinite=settings.skip_nonfinite,
         locate=length.locate,
         cuda_graph=prepared.speed.captured,
+        evaluations=length.epochs if prepared.recipe.eval.every == "epoch" else 1,
         measure=prepared.calibrator,
         alone=prepared.clients is not None,
         averaged=prepared.averaged,

@@ -9,17 +9,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate.utils import AutocastKwargs
 from torch import nn
 
 from dora_cli.assembly.averaged import AveragedSteps
 from dora_cli.data import inputs_of
 from dora_cli.data.masks import real_tokens
 from dora_cli.errors import CheckpointError, DivergedError
-from dora_cli.machine.devices import autocast
+from dora_cli.evaluation.passes import Run, directly
+from dora_cli.machine.devices import autocast, autocast_type, without_cache
+from dora_cli.machine.graphs import Graphs, shapes
 from dora_cli.methods.base import Calibration, Measured, Method, StepReport
 from dora_cli.training.averaging import Averaging
-from dora_cli.training.capture.graphs import CapturedModel, Graphs, shapes
+from dora_cli.training.capture.passes import CapturedPasses
 from dora_cli.training.ledger import Ledger
 from dora_cli.training.optimizer import (
     RATE,
@@ -39,9 +40,6 @@ if TYPE_CHECKING:
 
 Batch = Mapping[str, torch.Tensor]
 LossFunction = Callable[[Any, Batch], torch.Tensor]
-
-_NO_CACHE = AutocastKwargs(cache_enabled=False)  # a cached copy would belong to one graph and be read by another
-_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -81,6 +79,7 @@ class TrainingStep:
         skip_nonfinite: how many bad steps are let pass.
         locate: where a step is in the run, in words, for messages.
         cuda_graph: whether to capture; only where that is known to work.
+        evaluations: how many come between the steps, in all.
         measure: answers what a method wants measured at an event.
         alone: whether this process trains by itself, whatever others do: nothing is summed over processes.
         averaged: which steps have their weights averaged; None for none.
@@ -100,6 +99,7 @@ class TrainingStep:
         skip_nonfinite: int = 0,
         locate: Callable[[int], str] | None = None,
         cuda_graph: bool = False,
+        evaluations: int = 1,
         measure: Callable[[Calibration], Measured] | None = None,
         alone: bool = False,
         averaged: AveragedSteps | None = None,
@@ -120,12 +120,12 @@ class TrainingStep:
         device = accelerator.device
         self.ledger = Ledger(device, skip_nonfinite=skip_nonfinite, scaled=accelerator.scaler is not None)
         self.learning_rate = 0.0  # of the latest step
-        self._dtype = _AUTOCAST.get(accelerator.mixed_precision)
+        self._dtype, self._without_cache = autocast_type(accelerator), without_cache()
         self._regularised = False
         self._step_unless = Unless(optimizer, device)
-        self._graphs = Graphs() if cuda_graph else None
-        # What an evaluation without decoding calls: the model, or what stands for it.
-        self.evaluated_model: Any = model if self._graphs is None else CapturedModel(model, self._graphs)
+        self._graphs = _graphs() if cuda_graph else None
+        # How passes of an evaluation between steps are done.
+        self.run_evaluation: Run = directly if self._graphs is None else CapturedPasses(self._graphs, evaluations)
         if cuda_graph:
             make_capturable(optimizer, device)
         self._parameters = parameters_of(optimizer)
@@ -181,7 +181,7 @@ class TrainingStep:
         accelerator, scaler = self.accelerator, self.accelerator.scaler
         fused = nullcontext() if self.fused is None else self.fused.around(self._dtype)
         with self.method.training_pass(self._dtype, real_tokens(batch)), fused:
-            with autocast(accelerator, _NO_CACHE):
+            with autocast(accelerator, self._without_cache):
                 outputs = self.model(**inputs_of(batch))
             part = self.loss(outputs, batch).sum() / self.ledger.units
             # Not accelerator.backward: it divides by an accumulation count that the environment can set.
@@ -388,6 +388,11 @@ class TrainingStep:
             raise CheckpointError(
                 f"the checkpoint's progress.json is damaged ({error!r}); use another checkpoint of the run"
             ) from error
+
+
+def _graphs() -> Graphs:
+    fix = "set train.cuda_graph: off, and go on from the newest checkpoint or start again"
+    return Graphs("a training step or evaluation of this model", fix)
 
 
 def learned_nothing(step: int) -> DivergedError:

@@ -20,6 +20,7 @@ from dora_cli.assembly.evaluator import make_evaluator
 from dora_cli.assembly.rehearsal import rehearse
 from dora_cli.assembly.resolve import resolve
 from dora_cli.errors import LibraryError, ModelError, OutOfMemoryError
+from dora_cli.evaluation.search import suitable
 from dora_cli.machine.devices import make_accelerator
 from dora_cli.machine.random_state import random_state
 from dora_cli.recipe import Recipe
@@ -143,13 +144,16 @@ def test_a_model_without_beam_search(tokenizer: Any, tmp_path: Path, begin: Call
 
 
 def test_a_model_that_does_not_decode(models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Greedy decoding is tried first, so beams are not to blame."""
+    """Greedy decoding is tried first, so beams are not to blame. The model is taken for one of another family, whose
+    outputs `generate` finds.
+    """
 
     def generate(self: GPT2LMHeadModel, **settings: Any) -> None:
         raise NotImplementedError(
             f"{settings['generation_config'].num_beams} beams, {settings['generation_config'].max_new_tokens} tokens"
         )
 
+    monkeypatch.setattr(suitable, "suitable", lambda model: False)
     monkeypatch.setattr(GPT2LMHeadModel, "generate", generate)
     with pytest.raises(
         ModelError,

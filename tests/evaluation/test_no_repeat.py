@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dora_cli.evaluation.no_repeat import NoRepeatNgram
+from dora_cli.evaluation.no_repeat import NoRepeatNgram, forbid_repeats
 
 INF = float("inf")
 
@@ -59,3 +59,13 @@ def test_half_precision_scores_keep_their_type() -> None:
     found = NoRepeatNgram(1, 0)(torch.tensor([[2, 1]]), torch.ones(1, 4, dtype=torch.bfloat16))
     assert found.dtype == torch.bfloat16
     assert found.tolist() == [[1, -INF, -INF, 1]]
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_what_stands_behind_the_written_tokens_is_of_no_account(size: int) -> None:
+    """With room for more than is written, as the search calls it, and the number on the device."""
+    generator = torch.Generator().manual_seed(size)
+    ids, scores = torch.randint(3, (20, 16), generator=generator), torch.randn(20, 3, generator=generator)
+    for written in range(17):
+        expected = NoRepeatNgram(size, 0)(ids[:, :written], scores)
+        assert torch.equal(forbid_repeats(scores, ids, torch.tensor(written), size), expected)

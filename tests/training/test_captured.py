@@ -10,10 +10,12 @@ import torch
 from torch import nn
 from transformers import RobertaConfig, RobertaForSequenceClassification
 
+from dora_cli.data import inputs_of
 from dora_cli.errors import DeviceError, DivergedError
-from dora_cli.machine.devices import make_accelerator
+from dora_cli.evaluation.passes import evaluation_mode
+from dora_cli.machine.devices import autocast, make_accelerator, without_cache
+from dora_cli.machine.graphs import EAGER_FIRST, Graphs
 from dora_cli.models import find_projections
-from dora_cli.training.capture.graphs import EAGER_FIRST, Graphs
 from dora_cli.training.optimizer import make_optimizer, make_scheduler
 from dora_cli.training.step import TrainingStep
 from tests.methods.small import new_dora
@@ -221,21 +223,30 @@ def test_a_state_taken_under_capture_goes_on_eagerly_or_captured() -> None:
 
 
 def test_what_cannot_be_captured_is_named() -> None:
-    graphs, x = Graphs(), torch.ones(3, device="cuda")
+    graphs, x = Graphs("a sum", "set train.cuda_graph: off"), torch.ones(3, device="cuda")
     for _ in range(EAGER_FIRST):
         graphs.run("sum", lambda inputs: float(inputs["x"].sum()), {"x": x})  # type: ignore[arg-type, return-value]
-    with pytest.raises(DeviceError, match=r"CUDA graph .*train\.cuda_graph: off"):
+    with pytest.raises(DeviceError, match=r"a sum .*CUDA graph .*train\.cuda_graph: off"):
         graphs.run("sum", lambda inputs: float(inputs["x"].sum()), {"x": x})  # type: ignore[arg-type, return-value]
 
 
 @torch.no_grad()
-def test_a_captured_evaluation_gives_all_that_the_model_gives() -> None:
-    run = Run(graph=True)
-    run.model.eval()
-    run.model.config.output_hidden_states = True
-    inputs = [{name: run.batch(3 * number)[name] for name in ("input_ids", "attention_mask")} for number in range(8)]
-    given = [run.step.evaluated_model(**batch) for batch in inputs]
-    for batch, found in zip(inputs, given, strict=True):
-        expected = run.model(**batch)
-        torch.testing.assert_close(found.logits, expected.logits)
-        torch.testing.assert_close(found.hidden_states, expected.hidden_states)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_captured_evaluation_keeps_what_an_eager_one_keeps(precision: str) -> None:
+    """Over five evaluations with steps of training between them, captured from the second batch of a shape on."""
+    run = Run(graph=True, precision=precision, evaluations=5)
+    run.advance(EAGER_FIRST + 1)
+
+    def kept(batch: Batch) -> torch.Tensor:
+        with autocast(run.step.accelerator, without_cache()):
+            logits: torch.Tensor = run.model(**inputs_of(batch)).logits
+        return logits.float()
+
+    for _ in range(5):
+        with evaluation_mode(run.model):
+            batches = [run.batch(number) for number in range(6)]
+            found = [run.step.run_evaluation(kept, batch) for batch in batches]
+            for batch, logits in zip(batches, found, strict=True):
+                assert torch.equal(logits, kept(batch))
+        with torch.enable_grad():
+            run.advance(2)

@@ -12,12 +12,12 @@ from torch.nn import functional as F
 
 from dora_cli.errors import CheckpointError
 from dora_cli.machine.devices import make_accelerator
+from dora_cli.machine.graphs import EAGER_FIRST
 from dora_cli.methods import METHODS, Lora
 from dora_cli.methods.low_rank.layer import AdaptedProjection
 from dora_cli.models import find_projections
 from dora_cli.recipe.methods import METHODS as SECTIONS
 from dora_cli.recipe.methods import arguments
-from dora_cli.training.capture.graphs import EAGER_FIRST
 from dora_cli.training.optimizer import make_optimizer, make_scheduler
 from dora_cli.training.step import Batch, TrainingStep
 from tests.methods.small import linear_maps, new_dora, new_lora, sites, small_encoder, tiny_gpt2, tiny_roberta

@@ -21,10 +21,10 @@ from dora_cli.assembly.clients import ClientData, client_data, client_parts
 from dora_cli.assembly.data import encode_split, load_data
 from dora_cli.assembly.resolve import resolve
 from dora_cli.data import Group, inputs_of, plan_epoch
+from dora_cli.machine.graphs import EAGER_FIRST, Graphs
 from dora_cli.methods.low_rank.noise.flatness import Flatness
 from dora_cli.recipe import Recipe
 from dora_cli.runs.run_folder import RunRecords
-from dora_cli.training.capture.graphs import EAGER_FIRST, Graphs
 from dora_cli.training.checkpoint import Snapshot
 from dora_cli.training.federated.aggregation import AGGREGATIONS, Merged
 from dora_cli.training.federated.clients import Client, Turns, client_seed

@@ -12,21 +12,15 @@ import gc
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 import torch
-from torch import nn
 
 from dora_cli.errors import DeviceError
-from dora_cli.models.outputs import each_tensor, tensors_in
 
 EAGER_FIRST = 1
 """How often work runs eagerly before it is captured: what is made at first use (moments, workspaces, compiled kernels)
 is there then.
 """
-
-EAGER_EVALUATIONS = 4
-"""The same for batches of an evaluation: of a run with few epochs, capturing them would cost more than it saves."""
 
 Inputs = Mapping[str, torch.Tensor]
 
@@ -37,9 +31,14 @@ def shapes(batch: Inputs) -> Hashable:
 
 
 class Graphs:
-    """The graphs of one process, by key. Equal keys stand for the same work on inputs of the same shapes."""
+    """The graphs of one process, by key. Equal keys stand for the same work on inputs of the same shapes.
 
-    def __init__(self) -> None:
+    Args:
+        work: what is captured, and `fix` what helps where it cannot be; for the message.
+    """
+
+    def __init__(self, work: str, fix: str) -> None:
+        self._work, self._fix = work, fix
         self.forget()
 
     def forget(self) -> None:
@@ -80,8 +79,7 @@ class Graphs:
             raise
         except RuntimeError as error:
             raise DeviceError(
-                f"a training step of this model could not be captured in a CUDA graph ({str(error).splitlines()[0]}); "
-                "set train.cuda_graph: off, and go on from the newest checkpoint or start again"
+                f"{self._work} could not be captured in a CUDA graph ({str(error).splitlines()[0]}); {self._fix}"
             ) from error
         return graph, static
 
@@ -98,40 +96,3 @@ def _no_collection() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
-
-
-class CapturedModel:
-    """A model in evaluation whose passes are CUDA graphs; it answers what an evaluation asks of a model.
-
-    Args:
-        model: called with a batch.
-        graphs: those of the training steps.
-    """
-
-    def __init__(self, model: nn.Module, graphs: Graphs) -> None:
-        self._model, self._graphs = model, graphs
-        self._outputs: dict[Hashable, Any] = {}
-
-    @property
-    def training(self) -> bool:
-        return self._model.training
-
-    def eval(self) -> None:
-        self._model.eval()
-
-    def train(self, mode: bool = True) -> None:
-        self._model.train(mode)
-
-    def __call__(self, **batch: torch.Tensor) -> Any:
-        """The whole output, but for a cache: what a task keeps of it is the task's to say."""
-        key = ("evaluation", shapes(batch))
-
-        def work(inputs: Inputs) -> None:
-            found = self._model(**inputs)
-            if key not in self._outputs:  # made eagerly: outside the memory of graphs
-                self._outputs[key] = each_tensor(found, torch.empty_like)
-            for kept, tensor in zip(tensors_in(self._outputs[key]), tensors_in(found), strict=True):
-                kept.copy_(tensor)
-
-        self._graphs.run(key, work, batch, eager_first=EAGER_EVALUATIONS)
-        return each_tensor(self._outputs[key], torch.clone)
