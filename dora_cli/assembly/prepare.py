@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+
+import torch
 
 from dora_cli.assembly.averaged import AveragedSteps
 from dora_cli.assembly.build import (
@@ -24,7 +26,7 @@ from dora_cli.assembly.length import RunLength
 from dora_cli.assembly.notes import Note
 from dora_cli.assembly.rehearsal import rehearse
 from dora_cli.assembly.warm import Warm
-from dora_cli.assembly.work import decide_threads
+from dora_cli.assembly.work import decide_cuts, decide_threads
 from dora_cli.data import Encoded
 from dora_cli.data.batches import Indices
 from dora_cli.evaluation.base import Progress
@@ -111,10 +113,12 @@ def prepare_model(
         base = load_base(recipe, task)
     _settle_threads(recipe, base, ground, threads, note)
     captured = _settle_capture(recipe, base, ground, note)
+    cuts = decide_cuts(recipe, base.model, ground.device.type, captured=captured, threads=torch.get_num_threads())
     if odd := note_on_kernels(recipe, ground.device):
         note(odd)
     with memory_advice(recipe, "load"):
         adapted = adapt(recipe, task, base, method, ground.device, total_steps=length.total_steps, fresh=fresh)
+    adapted = replace(adapted, cuts=cuts)
     assert adapted.schedule is not None
     if odd := note_on_rank(adapted.method, adapted.projections):
         note(odd)

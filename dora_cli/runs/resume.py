@@ -24,6 +24,7 @@ LOCATIONS = keys_of(Effect.PLACE)
 
 ADDED = {
     "train.threads": "auto",
+    "train.batch_parts": "auto",
     "train.average_last": 0.0,
     "data.scale": None,
     "data.validation": None,
