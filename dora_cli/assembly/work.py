@@ -20,10 +20,10 @@ PASS_WORK = {"cpu": 2**27, "cuda": 2**35}
 CPU, and of a CUDA device that steps are captured for.
 
 A pass over MiniLM took 35 ms and 0.66 ms a token on one core, 52 and 0.39 on two, where a token is 1.8 million
-multiplications of a block: 53 and 135 tokens, that is 0.9e8 and 1.2e8 a thread. On an H100 captured steps in bf16 took 0.36 ms a block at MiniLM's width and 0.46 at
-RoBERTa-base's, with 1,400 tokens of SST-2 a batch: the difference is what 5.3 million multiplications a token take, the
-rest, 0.33 ms, that of 2.4e10 (docs/results/whole-runs.md). So MiniLM's batches are cut where that saves 76 tokens a
-thread, and on such a device hardly ever."""
+multiplications of a block: 53 and 135 tokens, that is 0.9e8 and 1.2e8 a thread. On an H100 captured steps in bf16 took
+0.36 ms a block at MiniLM's width and 0.46 at RoBERTa-base's, with 1,400 tokens of SST-2 a batch: the difference is what
+5.3 million multiplications a token take, the rest, 0.33 ms, that of 2.4e10 (docs/results/whole-runs.md). So MiniLM's
+batches are cut where that saves 76 tokens a thread, and on such a device hardly ever."""
 
 FEW_PIECES = 4
 """Of these a batch is cut where work is captured by shape."""

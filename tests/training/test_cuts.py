@@ -198,3 +198,26 @@ def test_a_run_from_before_there_were_parts_goes_on_without(
     train(recipe, tmp_path / "run", resume=True)
     assert passes == [1] * 15
     assert largest_difference(tmp_path / "straight" / "adapter", tmp_path / "run" / "adapter") == 0
+
+
+@pytest.mark.gpu
+def test_captured_parts_are_the_whole_ones(
+    make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of quarters of a batch, whose shapes are captured one by one; where the recipe says so, and by itself."""
+    monkeypatch.setitem(work.PASS_WORK, "cuda", 2**14)
+    flags = ("train.device=cuda", "train.precision=fp32", "train.deterministic=true")
+    settings = {
+        "whole": ("train.batch_parts=1", "train.cuda_graph=off"),
+        "eager": ("train.batch_parts=8", "train.cuda_graph=off"),
+        "captured": ("train.batch_parts=8", "train.cuda_graph=on"),
+        "auto": ("train.cuda_graph=on",),
+    }
+    for name, setting in settings.items():
+        train(make_recipe(*flags, *setting), tmp_path / name)
+    last = {name: tmp_path / name / "checkpoints" / "step-24" for name in settings}
+    for name in ("eager", "captured", "auto"):
+        assert largest_difference(last["whole"], last[name]) < 2e-5
+        assert read(tmp_path / name / "environment.json")["batch_parts"]["pieces"] == work.FEW_PIECES
+    padded = {name: read(tmp_path / name / "metrics.json")["real_tokens"]["training"] for name in settings}
+    assert padded["whole"] < padded["auto"] <= padded["captured"] == padded["eager"]
