@@ -26,7 +26,7 @@ multiplications of a block: 53 and 135 tokens, that is 0.9e8 and 1.2e8 a thread.
 batches are cut where that saves 76 tokens a thread, and on such a device hardly ever."""
 
 FEW_PIECES = 4
-"""Of these a batch is cut where work is captured by shape."""
+"""Pieces that a batch is cut into at the most where work is captured by shape."""
 
 
 def largest_product(model: nn.Module, tokens: int) -> int:

@@ -19,7 +19,7 @@ RNG = np.random.default_rng(3)
 
 
 def sentences(lengths: npt.NDArray[np.int64], multiple: int = 1) -> Encoded:
-    """Of so many tokens with the two that are put around them, 30 at the most."""
+    """Sentences of so many tokens with the two that are put around them, 30 at the most."""
     texts = [" ".join("a" for _ in range(length - 2)) for length in lengths]
     return encode(Examples((texts,), [0] * len(texts)), word_tokenizer(types=False), 30).padded_to(multiple)
 
@@ -41,7 +41,7 @@ def all_ways(pieces: int, most: int) -> Iterator[list[int]]:
 
 
 def cost(split: Encoded, parts: list[npt.NDArray[np.int64]], cuts: Cuts) -> int:
-    """Of real batches: all of their tokens, and their passes."""
+    """All tokens of the batches that are made, and their passes."""
     tokens = 0
     for rows in parts:
         batch = split.collate(rows)
@@ -56,7 +56,7 @@ def cost(split: Encoded, parts: list[npt.NDArray[np.int64]], cuts: Cuts) -> int:
     "cuts", [Cuts(3), Cuts(8), Cuts(8, 4), Cuts(4, 12), Cuts(2, 3, pieces=4), Cuts(5, 6, pieces=4), Cuts(8, 10_000)]
 )
 def test_no_other_way_is_cheaper(kind: str, cuts: Cuts) -> None:
-    """Of all that keep the rows in the order of their lengths and the pieces whole."""
+    """The ways are all that keep the rows in the order of their lengths and the pieces whole."""
     if kind == "encoder-decoder":
         split = pairs(9)
     else:

@@ -111,7 +111,7 @@ def test_parts_give_every_method_what_the_whole_gives(make_recipe: MakeRecipe, n
 @pytest.mark.parametrize("model", ["tiny-decoder", "tiny-seq2seq"])
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_parts_of_texts_give_what_the_whole_gives(model: str, accumulation: int) -> None:
-    """Whose loss is a mean over target tokens, of which parts hold different numbers."""
+    """The loss is a mean over target tokens, of which parts hold different numbers."""
     recipe = parse_recipe(
         f"""
         task: e2e
@@ -151,7 +151,7 @@ def test_a_run_in_parts_is_the_whole_one(make_recipe: MakeRecipe, whole: Path, t
 
 
 def passes_of(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Of every step from here on."""
+    """How many passes every step takes from here on."""
     counted: list[int] = []
     call = TrainingStep.__call__
 
@@ -204,7 +204,7 @@ def test_a_run_from_before_there_were_parts_goes_on_without(
 def test_captured_parts_are_the_whole_ones(
     make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of quarters of a batch, whose shapes are captured one by one; where the recipe says so, and by itself."""
+    """Parts are quarters of a batch, whose shapes are captured one by one; where the recipe says so, and by itself."""
     monkeypatch.setitem(work.PASS_WORK, "cuda", 2**14)
     flags = ("train.device=cuda", "train.precision=fp32", "train.deterministic=true")
     settings = {
