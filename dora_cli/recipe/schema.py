@@ -152,7 +152,7 @@ class TrainSection(Section):
     epochs: ForRun[Count] = 80
     max_steps: ForRun[Count | None] = None
     batch_size: ForRun[Count] = 16
-    batch_parts: ForMachine[BatchParts] = "auto"
+    batch_parts: ForRun[BatchParts] = "auto"
     gradient_accumulation: ForRun[Count] = 1
     learning_rate: ForRun[Positive] = 2e-3
     weight_decay: ForRun[NonNegative] = 0.01
