@@ -60,7 +60,7 @@ class DryRun:
         rank_note: what is to be said of the start rank; None where it is sound or the model's shapes are out of reach.
         left_out_note: which projections the targets leave out, and why; None where they leave out none.
         cuda_graph: whether steps will be captured in CUDA graphs, in words; None where that is no question.
-        cuts: how batches are cut; not at all where that takes the model's configuration and this is out of reach.
+        cuts: how batches are cut; None where that takes the model's configuration and this is out of reach.
         notes: what a run would say of its settings and data before it starts.
         output: the run folder, or the parent folder of a run per seed; None if not decided.
         seeds: one run each; empty for a single run.
@@ -84,7 +84,7 @@ class DryRun:
     rank_note: str | None = None
     left_out_note: str | None = None
     cuda_graph: str | None = None
-    cuts: Cuts = UNCUT
+    cuts: Cuts | None = UNCUT
     notes: Sequence[str] = ()
     output: Path | None = None
     seeds: Sequence[int] = ()
@@ -141,7 +141,9 @@ class DryRun:
             rows.insert(4, ("averaging", str(self.averaged)))
             if self.averaged.note is not None:
                 rows.append(("note", self.averaged.note))
-        if self.cuts.most > 1:
+        if self.cuts is None:
+            rows.insert(2, ("parts of a batch", "auto, which takes the model's configuration"))
+        elif self.cuts.most > 1:
             rows.insert(2, ("parts of a batch", str(self.cuts)))
         if self._kept_back:
             rows.insert(1, ("held out", self._kept_back))
@@ -202,10 +204,9 @@ def dry_run(recipe: Recipe, output: Path | None = None, seeds: Sequence[int] = (
         notes = [*notes, f"the {wanted.kind} of all projections are measured over {measured} before the first step"]
     threads = decide_threads(recipe, model, most_threads())
     captured, cuda_graph = _cuda_graph(recipe, model, device, precision)
-    cuts = UNCUT
-    if model is not None:
-        count = 1 if threads is None else threads.count
-        cuts = decide_cuts(recipe, model, device.type, captured=captured, threads=count)
+    cuts = decide_cuts(
+        recipe, model, device.type, captured=captured, threads=None if threads is None else threads.count
+    )
     if model is not None and plan is not None:  # last: it may change the model
         parameters = {"projections": adapted, **_parameters(model, method, projections, plan, head)}
     return DryRun(

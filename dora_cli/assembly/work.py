@@ -72,8 +72,16 @@ def block_product(model: nn.Module) -> int:
     return sum(prod(projection.shape) for projection in projections) // len(blocks)
 
 
-def decide_cuts(recipe: Recipe, model: nn.Module, device: str, *, captured: bool, threads: int) -> Cuts:
-    """How the batches of a new run are cut into parts of similar length.
+@overload
+def decide_cuts(recipe: Recipe, model: nn.Module, device: str, *, captured: bool, threads: int) -> Cuts: ...
+@overload
+def decide_cuts(
+    recipe: Recipe, model: nn.Module | None, device: str, *, captured: bool, threads: int | None
+) -> Cuts | None: ...
+def decide_cuts(
+    recipe: Recipe, model: nn.Module | None, device: str, *, captured: bool, threads: int | None
+) -> Cuts | None:
+    """How the batches of a new run are cut into parts of similar length; None where it takes a model and there is none.
 
     Args:
         model: its shapes alone are looked at.
@@ -85,6 +93,8 @@ def decide_cuts(recipe: Recipe, model: nn.Module, device: str, *, captured: bool
     pieces = FEW_PIECES if device == "cuda" else Cuts.pieces
     if isinstance(most, int):
         return Cuts(most, pieces=pieces)
+    if model is None or threads is None:
+        return None
     product = block_product(model)
     if not product or (device == "cuda" and not captured):  # then the host is what a step waits for
         return UNCUT

@@ -77,6 +77,8 @@ def test_a_batch_is_left_whole_where_nothing_is_known_of_a_pass() -> None:
         roberta = AutoModelForSequenceClassification.from_config(RobertaConfig())
     assert decide_cuts(recipe_of(), roberta, "cuda", captured=False, threads=1) == UNCUT
     assert decide_cuts(recipe_of(), nn.Linear(3, 3), "cpu", captured=False, threads=1) == UNCUT
+    assert decide_cuts(recipe_of(), None, "cpu", captured=False, threads=None) is None
+    assert decide_cuts(recipe_of("train.batch_parts=4"), None, "cpu", captured=False, threads=None) == Cuts(4)
 
 
 def test_parts_that_a_recipe_says_are_made_on_every_device() -> None:
