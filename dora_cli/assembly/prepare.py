@@ -113,7 +113,8 @@ def prepare_model(
         base = load_base(recipe, task)
     _settle_threads(recipe, base, ground, threads, note)
     captured = _settle_capture(recipe, base, ground, note)
-    cuts = decide_cuts(recipe, base.model, ground.device.type, captured=captured, threads=torch.get_num_threads())
+    found = decide_cuts(recipe, base.model, ground.device.type, captured=captured, threads=torch.get_num_threads())
+    cuts = gathered(ground.accelerator, found)[0]  # one process's for all: others may have other cores
     if odd := note_on_kernels(recipe, ground.device):
         note(odd)
     with memory_advice(recipe, "load"):
