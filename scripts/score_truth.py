@@ -208,10 +208,10 @@ def prepared_of(
     new_method = partial(WatchedDora, held_out=held_out, betas=betas, **arguments(recipe.method))
     data = warm.load_data(recipe, task, held_out=held_out)
     length = RunLength.of(recipe, len(data.training), ground.processes)
-    adapted, captured = prepare_model(recipe, task, new_method, ground, length, fresh=True, threads=None, note=note)
-    return prepare(
-        recipe, task, data, length, adapted, ground, fresh=True, captured=captured, progress=silent, warm=warm
+    adapted, speed = prepare_model(
+        recipe, task, new_method, ground, length, fresh=True, threads=None, fused=None, note=note
     )
+    return prepare(recipe, task, data, length, adapted, ground, fresh=True, speed=speed, progress=silent, warm=warm)
 
 
 @own_threads()

@@ -15,6 +15,7 @@ from dora_cli.assembly.fingerprint import fingerprint_model
 from dora_cli.assembly.origin import make, sites_of
 from dora_cli.assembly.references import weights_at
 from dora_cli.data import PairLayout
+from dora_cli.data.cuts import UNCUT, Cuts
 from dora_cli.data.padding import pad_multiple
 from dora_cli.errors import DoraError, ModelError
 from dora_cli.libraries import is_panic
@@ -42,6 +43,7 @@ class AdaptedModel:
         fingerprint: of the base model's tensors, before anything was attached.
         size: of the base model with its head, likewise.
         pad_multiple: what the widths of its batches are rounded up to, as `padded_width` says.
+        cuts: how batches that it is trained on are cut.
     """
 
     model: nn.Module
@@ -55,6 +57,7 @@ class AdaptedModel:
     fingerprint: str
     size: ModelSize
     pad_multiple: int
+    cuts: Cuts = UNCUT
 
     @property
     def start_parameters(self) -> int:

@@ -27,7 +27,8 @@ from dora_cli.assembly.length import RunLength
 from dora_cli.assembly.notes import notes_before_training, notes_on_official_sizes, notes_on_settings
 from dora_cli.assembly.origin import sites_of
 from dora_cli.assembly.resolve import resolve
-from dora_cli.assembly.work import decide_threads
+from dora_cli.assembly.work import decide_cuts, decide_threads
+from dora_cli.data.cuts import UNCUT, Cuts
 from dora_cli.data.examples import parted_off
 from dora_cli.machine.capture import check_capture, choose_capture
 from dora_cli.machine.devices import resolve_device, resolve_precision
@@ -61,6 +62,7 @@ class DryRun:
         left_out_note: which projections the targets leave out, and why; None where they leave out none.
         cuda_graph: whether steps will be captured in CUDA graphs, in words; None where that is no question.
         fused: whether blocks will be compiled, likewise.
+        cuts: how batches are cut; None where that takes the model's configuration and this is out of reach.
         notes: what a run would say of its settings and data before it starts.
         output: the run folder, or the parent folder of a run per seed; None if not decided.
         seeds: one run each; empty for a single run.
@@ -85,6 +87,7 @@ class DryRun:
     left_out_note: str | None = None
     cuda_graph: str | None = None
     fused: str | None = None
+    cuts: Cuts | None = UNCUT
     notes: Sequence[str] = ()
     output: Path | None = None
     seeds: Sequence[int] = ()
@@ -141,6 +144,10 @@ class DryRun:
             rows.insert(4, ("averaging", str(self.averaged)))
             if self.averaged.note is not None:
                 rows.append(("note", self.averaged.note))
+        if self.cuts is None:
+            rows.insert(2, ("parts of a batch", "auto, which takes the model's configuration"))
+        elif self.cuts.most > 1:
+            rows.insert(2, ("parts of a batch", str(self.cuts)))
         if self._kept_back:
             rows.insert(1, ("held out", self._kept_back))
         if federated is not None:
@@ -201,8 +208,11 @@ def dry_run(recipe: Recipe, output: Path | None = None, seeds: Sequence[int] = (
         measured = plural(min(wanted.examples, examples), "training example")
         notes = [*notes, f"the {wanted.kind} of all projections are measured over {measured} before the first step"]
     threads = decide_threads(recipe, model, most_threads())
-    cuda_graph = _cuda_graph(recipe, model, device, precision)
-    fused = _fused(recipe, model, method, device, length, captured=cuda_graph is not None and cuda_graph[:2] != "no")
+    captured, cuda_graph = _cuda_graph(recipe, model, device, precision)
+    cuts = decide_cuts(
+        recipe, model, device.type, captured=captured, threads=None if threads is None else threads.count
+    )
+    fused = _fused(recipe, model, method, device, length, captured=captured)
     if model is not None and plan is not None:  # last: it may change the model
         parameters = {"projections": adapted, **_parameters(model, method, projections, plan, head)}
     return DryRun(
@@ -220,6 +230,7 @@ def dry_run(recipe: Recipe, output: Path | None = None, seeds: Sequence[int] = (
         left_out_note=left_out_note,
         cuda_graph=cuda_graph,
         fused=fused,
+        cuts=cuts,
         notes=notes,
         output=output,
         seeds=seeds,
@@ -230,19 +241,23 @@ def dry_run(recipe: Recipe, output: Path | None = None, seeds: Sequence[int] = (
     )
 
 
-def _cuda_graph(recipe: Recipe, model: nn.Module | None, device: torch.device, precision: str) -> str | None:
-    """Nothing is tried here; what a run would refuse is refused."""
+def _cuda_graph(
+    recipe: Recipe, model: nn.Module | None, device: torch.device, precision: str
+) -> tuple[bool, str | None]:
+    """Whether steps will be captured, as far as that is known, and in words. Nothing is tried here; what a run would
+    refuse is refused.
+    """
     setting = recipe.train.cuda_graph
     if setting == "off" or device.type != "cuda":
-        return None
+        return False, None
     answer = (
         None
         if model is None
         else choose_capture(setting, model, device, precision, recipe.method.model_dump(mode="json"), trial=False)
     )
     if answer is None:
-        return "if a trial at the beginning of the run shows that this model allows it"
-    return "yes" if answer.captured else f"no: {answer.reason}"
+        return True, "if a trial at the beginning of the run shows that this model allows it"
+    return answer.captured, "yes" if answer.captured else f"no: {answer.reason}"
 
 
 def _fused(

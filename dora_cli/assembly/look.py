@@ -34,8 +34,8 @@ def look_at_data(recipe: Recipe) -> dict[str, Any]:
             each its ``examples``, ``labels`` (counts by name, or ``mean``, ``deviation``, ``least`` and ``greatest``;
             None where it has none), ``baseline`` (metrics of saying the same of all), ``tokens`` (percentiles by name,
             ``longest``), ``real`` (what part of the tokens that the model computes of it is real, in the recipe's
-            batches of one process, the training split's in the first epoch; None where that is not computed so), how
-            many examples are ``cut``, ``empty``, ``duplicates`` of an earlier one and ``contradictions`` (the same
+            whole batches of one process, the training split's in the first epoch; None where that is not computed so),
+            how many examples are ``cut``, ``empty``, ``duplicates`` of an earlier one and ``contradictions`` (the same
             texts with another label), and how many are ``in_train`` too; ``clients``, of a federated recipe, of each
             its number from 1 as ``client``, and ``examples`` and ``labels`` of its part of the training split; and
             ``shown``, a few of the training split with their ``texts``, ``label`` and ``tokens``.

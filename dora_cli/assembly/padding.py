@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from dora_cli.data import Encoded, plan_epoch
 from dora_cli.data.batches import Indices
+from dora_cli.data.cuts import Cuts, cut_batches
 from dora_cli.data.padding import Lengths, TokenCount, count_tokens
 from dora_cli.evaluation.passes import by_length
 
@@ -16,14 +17,14 @@ if TYPE_CHECKING:
     from dora_cli.recipe import Recipe
 
 
-def tokens_of_epoch(recipe: Recipe, train: Encoded, length: RunLength, epoch: int) -> TokenCount:
-    """The training tokens of epoch number `epoch`, counted from 1, over all processes."""
-    batches = batches_of_epoch(recipe, train.lengths, length, epoch)
+def tokens_of_epoch(recipe: Recipe, train: Encoded, length: RunLength, epoch: int, cuts: Cuts) -> TokenCount:
+    """The training tokens of epoch number `epoch`, counted from 1, over all processes, with batches cut by `cuts`."""
+    batches = cut_batches(train, batches_of_epoch(recipe, train.lengths, length, epoch), cuts)
     return count_tokens(train.sides, batches, max_length=train.max_length, multiple=train.pad_multiple)
 
 
 def batches_of_epoch(recipe: Recipe, lengths: Lengths, length: RunLength, epoch: int) -> Iterator[Indices]:
-    """The micro-batches of epoch number `epoch`, counted from 1: of all processes, however many there are.
+    """The micro-batches of epoch number `epoch`, counted from 1, uncut: of all processes, however many there are.
 
     Args:
         lengths: tokens of each example, ``(N,)``.

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+
+import torch
 
 from dora_cli.assembly.averaged import AveragedSteps
 from dora_cli.assembly.build import (
@@ -25,7 +27,7 @@ from dora_cli.assembly.length import RunLength
 from dora_cli.assembly.notes import Note
 from dora_cli.assembly.rehearsal import rehearse
 from dora_cli.assembly.warm import Warm
-from dora_cli.assembly.work import decide_threads
+from dora_cli.assembly.work import decide_cuts, decide_threads
 from dora_cli.data import Encoded
 from dora_cli.data.batches import Indices
 from dora_cli.evaluation.base import Progress
@@ -128,10 +130,13 @@ def prepare_model(
     _settle_threads(recipe, base, ground, threads, note)
     captured = _settle_capture(recipe, base, ground, note)
     speed = Speed(captured, _settle_fusion(recipe, base, method, ground, length, captured, fused, note))
+    found = decide_cuts(recipe, base.model, ground.device.type, captured=captured, threads=torch.get_num_threads())
+    cuts = gathered(ground.accelerator, found)[0]  # one process's for all: others may have other cores
     if odd := note_on_kernels(recipe, ground.device):
         note(odd)
     with memory_advice(recipe, "load"):
         adapted = adapt(recipe, task, base, method, ground.device, total_steps=length.total_steps, fresh=fresh)
+    adapted = replace(adapted, cuts=cuts)
     assert adapted.schedule is not None
     if odd := note_on_rank(adapted.method, adapted.projections):
         note(odd)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dora_cli.data.ragged import padded_width
+from dora_cli.data.ragged import padded_widths
 
 PAD_MULTIPLE = 8
 """Batches are as wide as their longest row, rounded up to one of the widths that `padded_width` makes of this."""
@@ -70,7 +70,6 @@ def count_tokens(
     count = TokenCount()
     for side in sides:
         lengths = side[all_rows]
-        longest, which = np.unique(np.maximum.reduceat(lengths, starts), return_inverse=True)
-        widths = np.array([padded_width(int(length), multiple, max_length) for length in longest])
-        count += TokenCount(int(lengths.sum()), int((widths[which] * sizes).sum()))
+        widths = padded_widths(np.maximum.reduceat(lengths, starts), multiple, max_length)
+        count += TokenCount(int(lengths.sum()), int((widths * sizes).sum()))
     return count

@@ -26,6 +26,13 @@ def padded_width(longest: int, multiple: int, max_length: int) -> int:
     return max(longest, min(-(-longest // step) * step, max_length))
 
 
+def padded_widths(longest: Integers, multiple: int, max_length: int) -> Integers:
+    """`padded_width` of each entry, in the same shape."""
+    different, which = np.unique(longest, return_inverse=True)
+    widths = np.array([padded_width(int(length), multiple, max_length) for length in different], dtype=np.int64)
+    return widths[which].reshape(longest.shape)
+
+
 def row_numbers(indices: Sequence[int] | npt.NDArray[np.integer]) -> Integers:
     """The rows of a batch as an array; at least one."""
     rows = np.asarray(indices, dtype=np.int64)

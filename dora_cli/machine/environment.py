@@ -38,6 +38,7 @@ def describe_environment(
     model_fingerprint: str,
     model_size: ModelSize,
     pad_multiple: int,
+    batch_parts: Mapping[str, int],
     data: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The contents of environment.json. `data` maps split names to their size and fingerprint."""
@@ -52,6 +53,7 @@ def describe_environment(
         "precision": precision,
         "processes": processes,
         "pad_multiple": pad_multiple,
+        "batch_parts": dict(batch_parts),
         "model": {"commit": model_commit, "fingerprint": model_fingerprint, **asdict(model_size)},
         "data": dict(data),
     }

@@ -23,6 +23,8 @@ MAX_NUMBER, MIN_POSITIVE = 1e38, 1e-37
 with room for the small factors that it is multiplied by."""
 MAX_THREADS = 1024
 """More threads than any machine has cores for would only fail in the operating system."""
+MAX_PARTS = 32
+"""More parts of a batch than there are pieces to make them up of there cannot be."""
 
 
 class _Bound:
@@ -67,13 +69,16 @@ def _pair(value: Any) -> Any:
     return tuple(value)
 
 
-def _threads(value: Any) -> Any:
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    if value != "auto" and not (whole and 1 <= value <= MAX_THREADS):
-        raise PydanticCustomError(
-            "bound", "must be {bound}", {"bound": f"auto or a whole number from 1 to {MAX_THREADS}"}
-        )
-    return value
+def _auto_or_up_to(most: int) -> Callable[[Any], Any]:
+    """A check that a value is ``auto`` or a whole number from 1 to `most`."""
+
+    def check(value: Any) -> Any:
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if value != "auto" and not (whole and 1 <= value <= most):
+            raise PydanticCustomError("bound", "must be {bound}", {"bound": f"auto or a whole number from 1 to {most}"})
+        return value
+
+    return check
 
 
 # Two checks each, so that the message names the one bound that was broken.
@@ -119,8 +124,13 @@ Device = Annotated[
 ]
 Threads = Annotated[
     int | Literal["auto"],
-    BeforeValidator(_threads),
+    BeforeValidator(_auto_or_up_to(MAX_THREADS)),
     WithJsonSchema({"anyOf": [{"const": "auto"}, {"type": "integer", "minimum": 1, "maximum": MAX_THREADS}]}),
+]
+BatchParts = Annotated[
+    int | Literal["auto"],
+    BeforeValidator(_auto_or_up_to(MAX_PARTS)),
+    WithJsonSchema({"anyOf": [{"const": "auto"}, {"type": "integer", "minimum": 1, "maximum": MAX_PARTS}]}),
 ]
 Targets = Annotated[
     tuple[Text, ...],

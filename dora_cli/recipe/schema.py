@@ -28,6 +28,7 @@ from dora_cli.recipe.effects import (
 from dora_cli.recipe.federated import RULES as FEDERATED_RULES
 from dora_cli.recipe.federated import FederatedSection
 from dora_cli.recipe.fields import (
+    BatchParts,
     Betas,
     Columns,
     Count,
@@ -120,6 +121,8 @@ class TrainSection(Section):
         epochs: passes over the training split.
         max_steps: optimiser steps; takes precedence over `epochs` where given.
         batch_size: examples per process and micro-batch.
+        batch_parts: how many parts of similar length a micro-batch is cut into at the most, to pad less; each is
+            computed by itself, and the step stays the same. ``auto`` cuts where that saves time, 1 never.
         gradient_accumulation: micro-batches per optimiser step and process.
         learning_rate: peak of the schedule (linear warm-up, linear decay to 0).
         weight_decay: AdamW's, on everything that trains.
@@ -152,6 +155,7 @@ class TrainSection(Section):
     epochs: ForRun[Count] = 80
     max_steps: ForRun[Count | None] = None
     batch_size: ForRun[Count] = 16
+    batch_parts: ForRun[BatchParts] = "auto"
     gradient_accumulation: ForRun[Count] = 1
     learning_rate: ForRun[Positive] = 2e-3
     weight_decay: ForRun[NonNegative] = 0.01

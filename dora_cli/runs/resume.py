@@ -24,6 +24,7 @@ LOCATIONS = keys_of(Effect.PLACE)
 
 ADDED = {
     "train.threads": "auto",
+    "train.batch_parts": "auto",
     "train.average_last": 0.0,
     "train.fuse": "off",
     "data.scale": None,

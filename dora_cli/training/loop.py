@@ -21,6 +21,7 @@ from dora_cli.assembly.prepare import Prepared
 from dora_cli.assembly.resolve import selecting_metric
 from dora_cli.assembly.weights import Weights, load_weights, save_weights
 from dora_cli.data import Group, plan_epoch, to_device
+from dora_cli.data.cuts import cut_batches
 from dora_cli.errors import CheckpointError
 from dora_cli.evaluation.passes import directly
 from dora_cli.machine.environment import peak_memory_bytes, versions
@@ -197,7 +198,8 @@ class Loop:
     def _step(self, step: int, epoch: int, group: Group) -> None:
         """One optimiser step, and what is said of it."""
         train, device = self.prepared.train, self.accelerator.device
-        batches = [to_device(train.collate(indices), device) for indices in group.micro_batches]
+        parts = cut_batches(train, group.micro_batches, self.adapted.cuts)
+        batches = [to_device(train.collate(indices), device) for indices in parts]
         report = self.step_function(step, batches, group.units, event=step == self._next_event)
         self.outcome.examples += group.examples
         if report.event:

@@ -128,7 +128,11 @@ def run_start(prepared: Prepared, output: Path, environment: Mapping[str, Any], 
         phases=tuple(schedule.phases),
         events=tuple(events_of(schedule)),
         layers=live_layers(adapted.projections, adapted.method),
-        real_tokens=None if prepared.clients is not None else tokens_of_epoch(recipe, prepared.train, length, 1).share,
+        real_tokens=(
+            None
+            if prepared.clients is not None
+            else tokens_of_epoch(recipe, prepared.train, length, 1, adapted.cuts).share
+        ),
         clients=None if prepared.clients is None else len(prepared.clients),
     )
 
@@ -255,9 +259,9 @@ class RealTokens:
         """None for a federated run. It is known from the lengths of the examples alone, whoever trained on them."""
         if prepared.clients is not None:
             return None
-        recipe, length = prepared.recipe, prepared.length
+        recipe, length, cuts = prepared.recipe, prepared.length, prepared.adapted.cuts
         epochs = {
-            epoch: tokens_of_epoch(recipe, prepared.train, length, epoch) for epoch in range(1, length.epochs + 1)
+            epoch: tokens_of_epoch(recipe, prepared.train, length, epoch, cuts) for epoch in range(1, length.epochs + 1)
         }
         return cls(
             {epoch: count.share for epoch, count in epochs.items()},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from dora_cli.assembly.resolve import resolve
 from dora_cli.assembly.warm import Warm
 from dora_cli.assembly.weights import load_weights
 from dora_cli.atomic import write_jsonl, write_text
+from dora_cli.data.cuts import recorded_cuts
 from dora_cli.data.padding import recorded_multiple
 from dora_cli.errors import CheckpointError, LibraryError, OutputError, TrackerError
 from dora_cli.evaluation.base import Finished
@@ -300,7 +301,7 @@ def _prepare(
         note=listener.note,
     )
     if kept is not None:
-        adapted = replace(adapted, pad_multiple=recorded_multiple(kept))
+        adapted = replace(adapted, pad_multiple=recorded_multiple(kept), cuts=recorded_cuts(kept))
     environment = _environment(adapted, data, ground)
     if found is not None and kept is not None:
         for difference in check_same_ground(kept, environment, any_processes=parts is not None):
@@ -339,6 +340,7 @@ def _environment(adapted: AdaptedModel, data: RunData, ground: Ground) -> dict[s
         model_fingerprint=adapted.fingerprint,
         model_size=adapted.size,
         pad_multiple=adapted.pad_multiple,
+        batch_parts=asdict(adapted.cuts),
         data={name: {"examples": len(part), "fingerprint": part.fingerprint()} for name, part in data.by_split.items()},
     )
 

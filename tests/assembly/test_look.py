@@ -11,6 +11,7 @@ from dora_cli.assembly.length import RunLength
 from dora_cli.assembly.look import look_at_data
 from dora_cli.assembly.padding import tokens_of_epoch, tokens_of_evaluation
 from dora_cli.assembly.resolve import resolve
+from dora_cli.data.cuts import UNCUT
 from dora_cli.data.parts import parts_by_class
 from dora_cli.recipe import dump_recipe, parse_recipe
 
@@ -111,7 +112,7 @@ def test_a_generators_tokens_are_those_it_is_trained_on(model: str) -> None:
     assert found["splits"]["train"]["baseline"] == {}
     assert ("decoder_tokens" in found["shown"][0]) is (model == "tiny-seq2seq")
     length = RunLength.of(recipe, len(encoded), 1)
-    real = None if model == "tiny-seq2seq" else tokens_of_epoch(recipe, encoded.padded_to(1), length, 1).share
+    real = None if model == "tiny-seq2seq" else tokens_of_epoch(recipe, encoded.padded_to(1), length, 1, UNCUT).share
     assert found["splits"]["train"]["real"] == real
     assert found["splits"]["test"]["real"] is None  # decoded, never measured
 
@@ -135,7 +136,7 @@ def test_the_real_tokens_are_those_of_a_run(held_out: str) -> None:
     data = load_data(recipe, task)
     splits = {name: task.encode(part, base.tokenizer, 10, None).padded_to(1) for name, part in data.by_split.items()}
     length = RunLength.of(recipe, len(data.training), 1)
-    assert found["train"]["real"] == tokens_of_epoch(recipe, splits["train"], length, 1).share
+    assert found["train"]["real"] == tokens_of_epoch(recipe, splits["train"], length, 1, UNCUT).share
     (evaluated,) = set(found) - {"train"}
     assert found[evaluated]["real"] == tokens_of_evaluation({evaluated: splits[evaluated]}, 12).share
     assert 0 < min(found["train"]["real"], found[evaluated]["real"]) < 1

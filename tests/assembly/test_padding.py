@@ -8,6 +8,7 @@ import pytest
 from dora_cli.assembly.length import RunLength
 from dora_cli.assembly.padding import tokens_of_epoch, tokens_of_evaluation
 from dora_cli.data import Examples, encode, plan_epoch
+from dora_cli.data.cuts import UNCUT, Cuts, cut_batches
 from dora_cli.data.padding import TokenCount
 from dora_cli.recipe import parse_recipe
 from tests.data.words import word_tokenizer
@@ -32,9 +33,10 @@ def counted(batches: list[np.ndarray]) -> TokenCount:
     return found
 
 
+@pytest.mark.parametrize("cuts", [UNCUT, Cuts(3, 2)])
 @pytest.mark.parametrize("grouped", [False, True])
 @pytest.mark.parametrize("processes", [1, 3])
-def test_an_epoch_holds_what_all_processes_see(processes: int, grouped: bool) -> None:
+def test_an_epoch_holds_what_all_processes_see(processes: int, grouped: bool, cuts: Cuts) -> None:
     recipe = parse_recipe(RECIPE, overrides=[f"data.group_by_length={str(grouped).lower()}", "train.max_steps=7"])
     length = RunLength.of(recipe, len(SPLIT), processes)
     for epoch in range(1, length.epochs + 1):
@@ -44,8 +46,9 @@ def test_an_epoch_holds_what_all_processes_see(processes: int, grouped: bool) ->
                 SPLIT.lengths, SPLIT.units, seed=recipe.train.seed, epoch=epoch, micro_batch=4, accumulation=2,
                 processes=processes, rank=rank, group_by_length=grouped,
             )  # fmt: skip
-            seen += [batch for group in list(groups)[: length.steps_in(epoch)] for batch in group.micro_batches]
-        assert tokens_of_epoch(recipe, SPLIT, length, epoch) == counted(seen)
+            of_epoch = list(groups)[: length.steps_in(epoch)]
+            seen += [part for group in of_epoch for part in cut_batches(SPLIT, group.micro_batches, cuts)]
+        assert tokens_of_epoch(recipe, SPLIT, length, epoch, cuts) == counted(seen)
     assert length.steps_in(length.epochs) == (7 if processes == 1 else 1)
 
 

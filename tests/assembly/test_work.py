@@ -1,4 +1,4 @@
-"""The number of threads that a recipe on a model is worth."""
+"""The number of threads that a recipe on a model is worth, and what its batches are worth being cut into."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import torch
 from torch import nn
 from transformers import AutoModelForSequenceClassification, RobertaConfig
 
-from dora_cli.assembly.work import decide_threads, largest_product
+from dora_cli.assembly.work import FEW_PIECES, block_product, decide_cuts, decide_threads, largest_product
+from dora_cli.data.cuts import MOST_PARTS, UNCUT, Cuts
 from dora_cli.machine.threads import WORK_PER_THREAD
 from dora_cli.models import config_model
 from dora_cli.recipe import Recipe, parse_recipe
@@ -46,3 +47,42 @@ def test_a_number_in_the_recipe_wins() -> None:
         chosen = decide_threads(recipe_of("train.threads=7"), model, 2)
         assert chosen is not None
         assert chosen.count == 7
+
+
+def test_a_batch_is_cut_where_that_saves_more_than_a_pass_costs() -> None:
+    """By the multiplications of a block: MiniLM's and RoBERTa's have ``12 width^2`` a token."""
+    tiny = config_model("builtin:tiny-encoder", num_labels=2)
+    with torch.device("meta"):
+        minilm, roberta = (
+            AutoModelForSequenceClassification.from_config(
+                RobertaConfig(hidden_size=width, intermediate_size=4 * width, num_hidden_layers=6)
+            )
+            for width in (384, 768)
+        )
+    assert [block_product(model) for model in (minilm, roberta)] == [12 * 384**2, 12 * 768**2]
+
+    def tokens(model: nn.Module, device: str, threads: int = 1) -> int:
+        cuts = decide_cuts(recipe_of(), model, device, captured=device == "cuda", threads=threads)
+        assert cuts == Cuts(MOST_PARTS, cuts.pass_tokens, FEW_PIECES if device == "cuda" else 32)
+        return cuts.pass_tokens
+
+    assert [tokens(model, "cpu") for model in (minilm, roberta)] == [76, 19]
+    assert [tokens(minilm, "cpu", threads) for threads in (2, 4)] == [152, 304]
+    assert tokens(tiny, "cpu") > 16 * 30  # more than there is in a batch of the demonstration
+    assert tokens(roberta, "cuda", 8) == -(-(2**35) // (12 * 768**2)) > 4000
+
+
+def test_a_batch_is_left_whole_where_nothing_is_known_of_a_pass() -> None:
+    with torch.device("meta"):
+        roberta = AutoModelForSequenceClassification.from_config(RobertaConfig())
+    assert decide_cuts(recipe_of(), roberta, "cuda", captured=False, threads=1) == UNCUT
+    assert decide_cuts(recipe_of(), nn.Linear(3, 3), "cpu", captured=False, threads=1) == UNCUT
+    assert decide_cuts(recipe_of(), None, "cpu", captured=False, threads=None) is None
+    assert decide_cuts(recipe_of("train.batch_parts=4"), None, "cpu", captured=False, threads=None) == Cuts(4)
+
+
+def test_parts_that_a_recipe_says_are_made_on_every_device() -> None:
+    for device, pieces in (("cpu", 32), ("cuda", FEW_PIECES)):
+        found = decide_cuts(recipe_of("train.batch_parts=3"), nn.Linear(3, 3), device, captured=False, threads=1)
+        assert found == Cuts(3, 0, pieces)
+    assert decide_cuts(recipe_of("train.batch_parts=1"), nn.Linear(3, 3), "cpu", captured=False, threads=1) == UNCUT

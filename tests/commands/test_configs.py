@@ -213,7 +213,7 @@ def test_a_model_out_of_reach_costs_the_parameter_counts_alone(path: Path, sizes
     name = load_recipe(path).method.name
     # how many boosters there are, and with it the learning rate's schedule, follows from the blocks
     of_blocks = {"Schedule", "boosting", "boosters", "learning"} if name == "xgblora" else set()
-    assert {line[0] for line in lost} == {"threads"} | of_blocks | of_ranks[about(name).ranks or "none"], (
+    assert {line[0] for line in lost} == {"threads", "parts"} | of_blocks | of_ranks[about(name).ranks or "none"], (
         "all that does not depend on the model is still said"
     )
 

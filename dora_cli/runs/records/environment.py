@@ -27,11 +27,20 @@ class SplitRecord(Record):
     fingerprint: Fact
 
 
+class BatchPartsRecord(Record):
+    """How batches were cut: see `dora_cli.data.cuts.Cuts`."""
+
+    most: Annotated[Count, Field(ge=1)]
+    pass_tokens: Count
+    pieces: Annotated[Count, Field(ge=1)]
+
+
 class EnvironmentRecord(Record):
     """environment.json. `packages` maps a distribution to its version, None where it is not installed.
 
     `pad_multiple` is what the widths of batches were rounded up to: of batches of other widths, other dropout would be
-    drawn. The oldest runs have no `cpu_threads`, and older ones no `pad_multiple`.
+    drawn. Nor would they be the same of batches that were cut in other ways (`batch_parts`). The oldest runs have no
+    `cpu_threads`, older ones no `pad_multiple` and no `batch_parts`.
     """
 
     FILE: ClassVar[str] = "environment.json"
@@ -46,5 +55,6 @@ class EnvironmentRecord(Record):
     precision: Fact
     processes: Annotated[Count, Field(ge=1)]
     pad_multiple: Annotated[int, Field(ge=1, le=1024)] | None = None
+    batch_parts: BatchPartsRecord | None = None
     model: BaseModelRecord
     data: Annotated[dict[Name, SplitRecord], Field(max_length=100)]

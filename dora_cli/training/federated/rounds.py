@@ -74,6 +74,7 @@ class Rounds:
             step_function,
             self._weights,
             recipe.train,
+            prepared.adapted.cuts,
             group_by_length=recipe.data.group_by_length,
             device=self._accelerator.device,
         )

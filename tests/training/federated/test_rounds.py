@@ -34,7 +34,13 @@ from tests.training.test_run import largest_difference, lines, read, without_tim
 
 Tensors = dict[str, torch.Tensor]
 
-ALONE = ("federated.clients=1", "train.gradient_accumulation=2", "train.batch_size=2", "data.group_by_length=true")
+ALONE = (
+    "federated.clients=1",
+    "train.gradient_accumulation=2",
+    "train.batch_size=3",
+    "train.batch_parts=2",
+    "data.group_by_length=true",
+)
 """One client: 23 examples, six steps a pass, so that the three rounds of four steps are two passes."""
 PLAIN = ("federated=null", "train.max_steps=12")
 
