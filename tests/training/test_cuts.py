@@ -46,11 +46,11 @@ def prepared_of(recipe: Recipe) -> Prepared:
     method = make_method(recipe)
     data = warm.load_data(recipe, task, held_out=method.held_out)
     length = RunLength.of(recipe, len(data.training), 1)
-    adapted, captured = prepare_model(
-        recipe, task, lambda: method, ground, length, fresh=True, threads=1, note=lambda line: None
+    adapted, speed = prepare_model(
+        recipe, task, lambda: method, ground, length, fresh=True, threads=1, fused=None, note=lambda line: None
     )
     prepared = prepare(
-        recipe, task, data, length, adapted, ground, fresh=True, captured=captured,
+        recipe, task, data, length, adapted, ground, fresh=True, speed=speed,
         progress=lambda *_: None, warm=warm,
     )  # fmt: skip
     adapted.model.double().eval()  # without dropout
