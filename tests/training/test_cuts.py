@@ -83,7 +83,7 @@ def summed(step: TrainingStep, prepared: Prepared, cuts: Cuts) -> tuple[int, lis
 
 def assert_alike(prepared: Prepared) -> None:
     """Whole, in two parts and in eight."""
-    step = make_step(prepared)
+    step = make_step(prepared, lambda line: None)
     assert all(parameter.dtype == torch.float64 for parameter in prepared.adapted.trainable)
     settings = prepared.recipe.train
     passes, whole = summed(step, prepared, UNCUT)
