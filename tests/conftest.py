@@ -1,12 +1,18 @@
-"""Set up before anything is imported: no network, no progress bars of other libraries, one thread layout."""
+"""Set up before anything is imported: no network, no progress bars of other libraries, one thread layout, and compiled
+modules that are kept.
+"""
 
 from __future__ import annotations
 
 import functools
 import os
 import shutil
+import sys
 from pathlib import Path
 
+# many processes follow; the first that imports a module compiles it for all
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
