@@ -117,13 +117,13 @@ def test_planned_trained_and_evaluated(make_recipe: MakeRecipe, runs: Runs, name
 
 @EVERY
 def test_cut_again_and_again_and_gone_on_with(make_recipe: MakeRecipe, runs: Runs, tmp_path: Path, name: str) -> None:
-    """In warm-up, at an event, between two, at the freeze and in the final phase; each time it goes on until the next
-    cut. The step that a cut falls into is lost: the checkpoint is that of the one before.
+    """From a checkpoint of warm-up, of an event and of the freeze; each time it goes on until the next cut. The step
+    that a cut falls into is lost: the checkpoint is that of the one before.
     """
     recipe, run = recipe_of(make_recipe, name), tmp_path / "run"
     event = read(runs.straight(recipe) / "ranks.json")["history"][0]["step"]
     assert WARMUP <= event < FREEZE
-    runs.cut_again_and_again(recipe, run, [step + 1 for step in sorted({2, event, event + 1, FREEZE, 13})])
+    runs.cut_again_and_again(recipe, run, [step + 1 for step in sorted({2, event, FREEZE})])
     train(recipe, run, resume=True)
     assert_equal_runs(runs.straight(recipe), run)
 
@@ -142,9 +142,11 @@ def test_two_processes_train_what_one_trains(make_recipe: MakeRecipe, tmp_path: 
         mine, theirs = (read(run / "ranks.json") for run in (one, two))
         assert mine["history"] == theirs["history"], name
         assert [layer["rank"] for layer in mine["layers"]] == [layer["rank"] for layer in theirs["layers"]], name
-        # a gradient's smallest singular vectors turn with the rounding of the largest, by the ratio of their values
-        within = 3e-3 if "start: gradient" in SETTINGS[name] else 1e-5
-        assert largest_difference(one / "adapter", two / "adapter") < within, name
+        # the smallest singular vectors of a gradient turn with the rounding of the largest, by the ratio of their
+        # values, and those of inputs do so too
+        within = {"start: gradient": 3e-3, "start: inputs": 1e-4}
+        bound = next((bound for start, bound in within.items() if start in SETTINGS[name]), 1e-5)
+        assert largest_difference(one / "adapter", two / "adapter") < bound, name
 
 
 @EVERY
