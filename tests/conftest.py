@@ -1,12 +1,16 @@
-"""Set up before anything is imported: no network, no progress bars of other libraries, one thread layout."""
+"""Set up before anything is imported: no network, no progress bars of other libraries, one thread layout, and compiled
+modules that are kept.
+"""
 
 from __future__ import annotations
 
 import functools
 import os
 import shutil
+import sys
 from pathlib import Path
 
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # many processes follow; the first that imports compiles for all
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -107,6 +111,7 @@ MEMORY, ENOUGH = Path("/dev/shm"), 4 << 30
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    sys.dont_write_bytecode = False  # it was read from the environment at the start
     if os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > ENOUGH:
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
         os.environ.setdefault("TMPDIR", str(MEMORY))  # every evaluation makes a folder for an instant

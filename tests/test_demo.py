@@ -58,9 +58,9 @@ def untuned_bleu(model: str, *, beams: int) -> float:
 
 
 def test_dora_writes_20_points_of_bleu_better_than_the_untuned_decoder(tmp_path: Path) -> None:
-    """After a sixth of the steps; as measured, 0.42 to 0.07."""
+    """After a twelfth of the steps; as measured, 0.38 to 0.07."""
     overrides = [
-        "train.epochs=1", "data.max_train_samples=800", f"data.max_eval_samples={SOURCES}", "decode.beams=2",
+        "train.epochs=1", "data.max_train_samples=400", f"data.max_eval_samples={SOURCES}", "decode.beams=2",
         "decode.epoch_samples=0",
     ]  # fmt: skip
     tuned = train(load_recipe(DEMO / "e2e.yaml", overrides), tmp_path / "run").metrics

@@ -72,7 +72,7 @@ def load_checkpoint(
     source = replace(find_source(name, revision), trust_remote_code=trust_remote_code)
     with quiet_loading():
         auto_class, config = choose(source)
-        tokenizer = _load_tokenizer(source)
+        tokenizer = _load_tokenizer(source, config)
         model, fresh = _load_weights(source, auto_class, config, DTYPES[dtype], seed)
     fit(name, model, tokenizer)
     set_config(model, "use_cache", False)  # training never continues a sequence; caches would only cost memory
@@ -86,9 +86,9 @@ def build_from_config(
     tokenizer fits them.
     """
     source = replace(find_source(name, revision), trust_remote_code=trust_remote_code)
-    model = _without_weights(source, choose)
     with quiet_loading():
-        tokenizer = _tokenizer_at_hand(source)
+        model, config = _without_weights(source, choose)
+        tokenizer = _tokenizer_at_hand(source, config)
     if tokenizer is not None:
         fit(name, model, tokenizer)
     return model
@@ -113,24 +113,26 @@ def load_outline(
         ModelError: as `load_checkpoint`, as far as config and tokenizer can tell.
     """
     source = replace(find_source(name, revision, ask_hub=ask_hub), trust_remote_code=trust_remote_code)
-    model = _without_weights(source, choose)
     with quiet_loading():
-        tokenizer = _load_tokenizer(source) if ask_hub or source.kind != "hub" else _tokenizer_at_hand(source)
+        model, config = _without_weights(source, choose)
+        load = _load_tokenizer if ask_hub or source.kind != "hub" else _tokenizer_at_hand
+        tokenizer = load(source, config)
     if tokenizer is None:
         raise ModelUnreachableError(f"model.name: the tokenizer of {name!r} is not in the local cache")
     fit(name, model, tokenizer)
     return LoadedModel(model, tokenizer, frozenset(), source.commit, source.kind)
 
 
-def _without_weights(source: Source, choose: Choose) -> nn.Module:
-    with quiet_loading(), _seeded(0), torch.device("meta"):
+def _without_weights(source: Source, choose: Choose) -> tuple[nn.Module, Any]:
+    """The model on the meta device, and the config it is built from."""
+    with _seeded(0), torch.device("meta"):
         auto_class, config = choose(source)
         model: nn.Module = _attempt(
             source,
             "built from its config",
             lambda: auto_class.from_config(config, trust_remote_code=source.trust_remote_code),
         )
-    return model
+    return model, config
 
 
 @contextmanager
@@ -271,7 +273,7 @@ def _and_more(keys: Sequence[str]) -> str:
     return f" (and {len(keys) - 1} more)" if len(keys) > 1 else ""
 
 
-def _tokenizer_at_hand(source: Source) -> Any:
+def _tokenizer_at_hand(source: Source, config: Any) -> Any:
     """The tokenizer, if its file lies in the folder or the cache: a config alone will do for a look, and nothing is
     fetched.
     """
@@ -281,16 +283,17 @@ def _tokenizer_at_hand(source: Source) -> Any:
         there = isinstance(try_to_load_from_cache(source.location, "tokenizer.json", revision=source.commit), str)
     else:
         there = (Path(source.location) / "tokenizer.json").is_file()
-    return _load_tokenizer(replace(source, cached_only=True)) if there else None
+    return _load_tokenizer(replace(source, cached_only=True), config) if there else None
 
 
-def _load_tokenizer(source: Source) -> Any:
+def _load_tokenizer(source: Source, config: Any) -> Any:
+    """The tokenizer; which class it has depends on the model's `config`, which is not read a second time."""
     from transformers import AutoTokenizer
 
     tokenizer = _attempt(
         source,
         "used: its tokenizer does not load",
-        lambda: AutoTokenizer.from_pretrained(source.location, use_fast=True, **_origin(source)),
+        lambda: AutoTokenizer.from_pretrained(source.location, config=config, use_fast=True, **_origin(source)),
         hint="; the folder must hold the tokenizer's files (tokenizer.json), as written by tokenizer.save_pretrained",
     )
     if not getattr(tokenizer, "is_fast", False):

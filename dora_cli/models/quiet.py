@@ -20,8 +20,7 @@ def quiet_loading() -> Iterator[None]:
 
     verbosity, hub_verbosity = logging.get_verbosity(), hub_logging.get_verbosity()
     bars, hub_bars = logging.is_progress_bar_enabled(), not are_progress_bars_disabled()
-    logging.set_verbosity_error()
-    hub_logging.set_verbosity(ERROR)
+    _set_verbosity(ERROR, ERROR)
     # Transformers switches the hub's bars together with its own.
     logging.disable_progress_bar()
     _set_hub_bars(hub_bars)
@@ -30,11 +29,20 @@ def quiet_loading() -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     finally:
-        logging.set_verbosity(verbosity)
-        hub_logging.set_verbosity(hub_verbosity)
+        _set_verbosity(verbosity, hub_verbosity)
         if bars:
             logging.enable_progress_bar()
         _set_hub_bars(hub_bars)
+
+
+def _set_verbosity(of_transformers: int, of_hub: int) -> None:
+    """Only where it changes: every logger of the program forgets what it knew of its level then."""
+    from huggingface_hub.utils import logging as hub_logging
+    from transformers.utils import logging
+
+    for library, level in ((logging, of_transformers), (hub_logging, of_hub)):
+        if library.get_verbosity() != level:
+            library.set_verbosity(level)
 
 
 def _set_hub_bars(on: bool) -> None:

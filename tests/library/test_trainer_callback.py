@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -56,6 +57,25 @@ def make(folder: Path, model: Any, method: Any, **changes: Any) -> Trainer:
         callbacks=[DoraCallback(method)],
         optimizers=optimisers(model),
     )
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A training whose Trainer has saved every fifth step; nobody changes it."""
+
+    folder: Path
+    base: Any
+    model: Any
+    method: Any
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Saved:
+    folder, model = tmp_path_factory.mktemp("saved"), bert()
+    base = copy.deepcopy(model)
+    method = attach(model, **SETTINGS)
+    make(folder, model, method, save_strategy="steps", save_steps=T // 4).train()
+    return Saved(folder, base, model.eval(), method)
 
 
 def by_hand(model: Any, method: Any, accumulation: int) -> list[float]:
@@ -111,25 +131,19 @@ def test_the_trainer_and_the_same_loop_by_hand_agree(tmp_path: Path, accumulatio
     assert held == {id(p) for p in trainable(model)}
 
 
-def test_the_trainer_saves_the_adapters(tmp_path: Path) -> None:
+def test_the_trainer_saves_the_adapters(saved: Saved) -> None:
     """Before the freeze and after it: a file holds every tensor of the model."""
-    model = bert()
-    method = attach(model, **SETTINGS)
-    make(tmp_path, model, method, save_strategy="steps", save_steps=T // 4).train()
-    saved = load_file(tmp_path / f"checkpoint-{T // 4 * 4}" / "model.safetensors")
-    assert (tmp_path / f"checkpoint-{T // 4}").is_dir()
-    assert any(name.endswith(".B") for name in saved)
-    assert all(torch.equal(saved[name], parameter) for name, parameter in model.named_parameters())
+    held = load_file(saved.folder / f"checkpoint-{T // 4 * 4}" / "model.safetensors")
+    assert (saved.folder / f"checkpoint-{T // 4}").is_dir()
+    assert any(name.endswith(".B") for name in held)
+    assert all(torch.equal(held[name], parameter) for name, parameter in saved.model.named_parameters())
 
 
-def test_the_callback_writes_adapters_beside_the_trainers_checkpoints(tmp_path: Path) -> None:
+def test_the_callback_writes_adapters_beside_the_trainers_checkpoints(saved: Saved) -> None:
     """From before the freeze at 10 for `load_adapter` alone, afterwards for PEFT too."""
     from peft import PeftModel
 
-    model = bert()
-    base = copy.deepcopy(model)
-    make(tmp_path, model, attach(model, **SETTINGS), save_strategy="steps", save_steps=T // 4).train()
-    early, last = tmp_path / "checkpoint-5" / "adapter", tmp_path / f"checkpoint-{T}" / "adapter"
+    early, last = saved.folder / "checkpoint-5" / "adapter", saved.folder / f"checkpoint-{T}" / "adapter"
     assert not (early / "adapter_config.json").exists()
     batch = {
         key: torch.tensor([row[key]]) if key == "labels" else row[key][None]
@@ -137,16 +151,16 @@ def test_the_callback_writes_adapters_beside_the_trainers_checkpoints(tmp_path: 
         for key in row
     }
     with torch.no_grad():
-        expected = model.eval()(**batch).logits
-        again = copy.deepcopy(base)
+        expected = saved.model(**batch).logits
+        again = copy.deepcopy(saved.base)
         with pytest.raises(CheckpointError, match=r"\(step 5\).*allow_unfrozen=True"):
             load_adapter(early, again)
         load_adapter(early, again, allow_unfrozen=True)
         assert not torch.equal(again.eval()(**batch).logits, expected)
-        again = copy.deepcopy(base)
+        again = copy.deepcopy(saved.base)
         load_adapter(last, again)
         assert torch.equal(again.eval()(**batch).logits, expected)
-        theirs = PeftModel.from_pretrained(copy.deepcopy(base), last).eval()
+        theirs = PeftModel.from_pretrained(copy.deepcopy(saved.base), last).eval()
         torch.testing.assert_close(theirs(**batch).logits, expected, atol=1e-6, rtol=0)
     assert {path.suffix for path in last.iterdir()} == {".json", ".safetensors"}
     assert (
@@ -174,10 +188,8 @@ def test_another_number_of_steps_is_an_error_that_names_both(tmp_path: Path) -> 
         trainer.train()
 
 
-def test_a_second_training_is_refused(tmp_path: Path) -> None:
-    model = bert()
-    trainer = make(tmp_path, model, attach(model, **SETTINGS))
-    trainer.train()
+def test_a_second_training_is_refused(saved: Saved, tmp_path: Path) -> None:
+    trainer = make(tmp_path, saved.model, saved.method)
     with pytest.raises(BudgetError, match=rf"starts after step 0, but the method has made {T}"):
         trainer.train()
 

@@ -71,6 +71,24 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> GetTrained:
     return get
 
 
+SIX = "train.max_steps=6"
+"""An epoch, where a finished run is all that a test needs."""
+
+
+@pytest.fixture
+def finished(make_recipe: MakeRecipe, trained: GetTrained, tmp_path: Path) -> Path:
+    """A copy of a finished run of an epoch, in ``run``."""
+    return shutil.copytree(trained(make_recipe(SIX))[1], tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def two_seeds(make_recipe: MakeRecipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Finished runs of an epoch of two seeds; nobody changes them."""
+    runs = tmp_path_factory.mktemp("seeds") / "runs"
+    train_seeds(make_recipe(SIX), runs, [1, 2])
+    return runs
+
+
 def test_run_folder_holds_everything_and_numbers_agree(make_recipe: MakeRecipe, trained: GetTrained) -> None:
     recipe = make_recipe()
     result, run = trained(recipe)
@@ -210,13 +228,13 @@ def test_compaction_changes_no_number(make_recipe: MakeRecipe, trained: GetTrain
 
 
 def test_the_environment_does_not_scale_gradients(
-    make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_recipe: MakeRecipe, trained: GetTrained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Accelerate reads this variable and would divide every loss by it."""
-    train(make_recipe("train.max_steps=6"), tmp_path / "a")
+    _, plain = trained(make_recipe(SIX))
     monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
-    train(make_recipe("train.max_steps=6"), tmp_path / "b")
-    assert without_timing(lines(tmp_path / "a" / "log.jsonl")) == without_timing(lines(tmp_path / "b" / "log.jsonl"))
+    train(make_recipe(SIX), tmp_path / "run")
+    assert without_timing(lines(plain / "log.jsonl")) == without_timing(lines(tmp_path / "run" / "log.jsonl"))
 
 
 def test_a_selection_from_before_the_freeze_is_said(make_recipe: MakeRecipe, tmp_path: Path) -> None:
@@ -253,10 +271,10 @@ def test_metrics_are_loaded_after_the_first_step(
 
 @pytest.mark.parametrize("overwrite", [True, False])
 def test_a_broken_metric_library_costs_no_run_and_leaves_none(
-    make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overwrite: bool
+    make_recipe: MakeRecipe, trained: GetTrained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overwrite: bool
 ) -> None:
     if overwrite:
-        train(make_recipe("train.epochs=1", "train.lr_warmup_fraction=0"), tmp_path / "run")
+        shutil.copytree(trained(make_recipe(SIX))[1], tmp_path / "run")
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
 
     def broken(self: Evaluator) -> None:
@@ -278,15 +296,14 @@ def test_lr_warmup_must_end_within_the_run(make_recipe: MakeRecipe, tmp_path: Pa
     assert not (tmp_path / "run").exists()
 
 
-def test_eval_says_why_it_cannot_be_compared(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+def test_eval_says_why_it_cannot_be_compared(finished: Path) -> None:
     said: list[str] = []
-    train(make_recipe("train.max_steps=6"), tmp_path / "run")
     reasons = {
         "data.max_length=64": "data.max_length is 64",
         "data.max_eval_samples=20": "examples of validation are others",
     }
     for override, reason in reasons.items():
-        found = evaluate(tmp_path / "run", overrides=[override], note=said.append)
+        found = evaluate(finished, overrides=[override], note=said.append)
         assert "identical" not in found
         assert reason in said[-1]
 
@@ -324,10 +341,9 @@ def test_seeds_make_a_summary_and_finished_ones_are_kept(make_recipe: MakeRecipe
 
 
 @pytest.mark.parametrize("seeds", [[2, 1], [3]])
-def test_seeds_can_be_replaced(make_recipe: MakeRecipe, tmp_path: Path, seeds: list[int]) -> None:
+def test_seeds_can_be_replaced(make_recipe: MakeRecipe, two_seeds: Path, tmp_path: Path, seeds: list[int]) -> None:
     """Those that are trained again as well as those that are not; what a user has put beside them stays."""
-    recipe, runs = make_recipe("train.max_steps=6"), tmp_path / "runs"
-    train_seeds(recipe, runs, [1, 2])
+    runs = shutil.copytree(two_seeds, tmp_path / "runs")
     (runs / "seed-2" / "notes.txt").write_text("mine")
     summary = train_seeds(make_recipe("train.max_steps=6", "train.learning_rate=1e-4"), runs, seeds, overwrite=True)
     assert summary["seeds"] == sorted(seeds)
@@ -392,15 +408,16 @@ def test_a_seed_without_a_checkpoint_begins_anew_on_what_is_there_now(
     assert read(run / "environment.json")["model"]["fingerprint"] != before
 
 
-def test_seeds_whose_replacing_was_cut_short_begin_anew(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+def test_seeds_whose_replacing_was_cut_short_begin_anew(
+    make_recipe: MakeRecipe, two_seeds: Path, tmp_path: Path
+) -> None:
     """Whatever is left of the earlier runs says nothing of the new ones."""
-    runs = tmp_path / "runs"
-    train_seeds(make_recipe("train.max_steps=6"), runs, [1, 2])
+    runs = shutil.copytree(two_seeds, tmp_path / "runs")
     for run in (runs / "seed-1", runs / "seed-2"):
         (run / "recipe.yaml").write_text("")
         (run / "metrics.json").unlink()
     (runs / "seed-1" / "environment.json").unlink()
-    assert train_seeds(make_recipe("train.max_steps=12"), runs, [1, 2])["seeds"] == [1, 2]
+    assert train_seeds(make_recipe("train.max_steps=7"), runs, [1, 2])["seeds"] == [1, 2]
     assert evaluate(runs / "seed-1")["identical"] is True
 
 
@@ -421,14 +438,14 @@ def test_a_finished_seed_that_is_taken_away_is_no_silent_loss(
     assert not (runs / "summary.json").exists()
 
 
-def test_a_run_is_never_overwritten_unasked(make_recipe: MakeRecipe, tmp_path: Path) -> None:
-    recipe = make_recipe("train.max_steps=6")
-    train(recipe, tmp_path / "run")
-    before = (tmp_path / "run" / "metrics.json").read_bytes()
+def test_a_run_is_never_overwritten_unasked(make_recipe: MakeRecipe, finished: Path, tmp_path: Path) -> None:
+    recipe = make_recipe(SIX)
+    before = (finished / "metrics.json").read_bytes()
     with pytest.raises(OutputError, match="--overwrite"):
-        train(recipe, tmp_path / "run")
-    assert (tmp_path / "run" / "metrics.json").read_bytes() == before
-    train(recipe, tmp_path / "run", overwrite=True)
+        train(recipe, finished)
+    assert (finished / "metrics.json").read_bytes() == before
+    train(recipe, finished, overwrite=True)
+    assert (finished / "metrics.json").read_bytes() != before  # of the times alone
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "thesis.tex").write_text("years of work")
     with pytest.raises(OutputError, match="precious"):
@@ -460,16 +477,15 @@ def test_divergence_names_the_step_and_keeps_the_weights_before_it(
     assert not (tmp_path / "run" / "metrics.json").exists()
 
 
-def test_damaged_checkpoints_are_refused(make_recipe: MakeRecipe, tmp_path: Path) -> None:
-    train(make_recipe("train.max_steps=6"), tmp_path / "run")
-    target = tmp_path / "run" / "adapter" / "adapter.safetensors"
+def test_damaged_checkpoints_are_refused(finished: Path, tmp_path: Path) -> None:
+    target = finished / "adapter" / "adapter.safetensors"
     content = target.read_bytes()
     target.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     with pytest.raises(CheckpointError, match=r"adapter\.safetensors .*manifest"):
-        evaluate(tmp_path / "run")
+        evaluate(finished)
     target.unlink()
     with pytest.raises(CheckpointError, match=r"lacks adapter\.safetensors"):
-        evaluate(tmp_path / "run")
+        evaluate(finished)
     with pytest.raises(CheckpointError, match="nowhere"):
         evaluate(tmp_path / "nowhere")
 
@@ -485,15 +501,14 @@ def test_local_paths_are_stored_so_that_any_folder_will_do(
         evaluate("run", overrides=["model.name=./gone"])
 
 
-def test_eval_takes_another_split_and_source(make_recipe: MakeRecipe, tmp_path: Path) -> None:
-    train(make_recipe("train.max_steps=6"), tmp_path / "run")
-    assert "identical" not in evaluate(tmp_path / "run", split="test")
+def test_eval_takes_another_split_and_source(finished: Path, tmp_path: Path) -> None:
+    assert "identical" not in evaluate(finished, split="test")
     with pytest.raises(RecipeError, match="--split dev"):
-        evaluate(tmp_path / "run", split="dev")
+        evaluate(finished, split="dev")
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "validation.csv").write_text("text,mood\na fine film,good\na dull film,bad\n")
     found = evaluate(
-        tmp_path / "run",
+        finished,
         overrides=[
             "data.source=files",
             f"data.path={tmp_path / 'own'}",
@@ -503,7 +518,7 @@ def test_eval_takes_another_split_and_source(make_recipe: MakeRecipe, tmp_path: 
     )
     assert found["splits"] == {"validation": 2}
     with pytest.raises(RecipeError, match=r"--set method\.rank: "):
-        evaluate(tmp_path / "run", overrides=["method.rank=4"])
+        evaluate(finished, overrides=["method.rank=4"])
 
 
 def test_nothing_is_written_when_the_run_cannot_start(make_recipe: MakeRecipe, tmp_path: Path) -> None:

@@ -279,13 +279,13 @@ def test_a_first_checkpoint_that_finds_no_room(
 
 @pytest.mark.parametrize("how", ["new", "overwrite", "resume"])
 def test_a_place_that_takes_no_checkpoint(
-    make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+    make_recipe: MakeRecipe, straight: Straight, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     """Tried before anything is loaded where the folder is there already: nothing is trained, and nothing replaced."""
     run = tmp_path / "run"
     recipe = make_recipe("train.max_steps=6", "train.lr_warmup_fraction=0")
     if how != "new":
-        train(recipe, run)
+        shutil.copytree(straight(recipe), run)
         if how == "resume":
             (run / "metrics.json").unlink()
     before = contents(run)
@@ -405,20 +405,22 @@ def test_no_memory_to_decode(models: dict[str, Path], tmp_path: Path, monkeypatc
             predict_saved(run)
 
 
-def test_no_memory_to_load(make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_memory_to_load(
+    make_recipe: MakeRecipe, straight: Straight, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from dora_cli.models import loading
 
     def short(*_: object) -> None:
         raise MemoryError
 
     recipe = make_recipe("train.max_steps=6")
-    train(recipe, tmp_path / "run")
+    run = straight(recipe)
     monkeypatch.setattr(loading, "_load_weights", short)
     with pytest.raises(OutOfMemoryError, match=r"loading .* model\.dtype=bfloat16 \(now float32\)"):
         train(recipe, tmp_path / "other")
     assert not (tmp_path / "other").exists()
     with pytest.raises(OutOfMemoryError, match=r"loading .* model\.dtype=bfloat16 "):
-        evaluate(tmp_path / "run")
+        evaluate(run)
 
 
 # Two runs in one folder -----------------------------------------------------------------------------------------------
