@@ -77,7 +77,7 @@ class StepBound:
         self._before = []
 
     def _share(self, group: Components, A: torch.Tensor, B_t: torch.Tensor) -> torch.Tensor:
-        """Of its step, what each component may make, ``(R,)``; 1 for all of it."""
+        """What each component may make of its step, ``(R,)``; 1 for all of it."""
         layout = group.layout
         dA, dB, before, after = (layout.stacked(rows) for rows in (group.A - A, group.B_t - B_t, B_t, group.A))
         squares = (dB @ dB.mT) * (after @ after.mT) + (before @ before.mT) * (dA @ dA.mT)

@@ -96,7 +96,7 @@ def test_a_step_of_nothing_is_none_and_a_weight_of_zeros_holds_nobody() -> None:
 
 
 def test_a_model_may_be_moved_between_steps() -> None:
-    """As far as a machine without another device shows it: norms that lie elsewhere are made anew."""
+    """Norms that lie elsewhere are made anew, as far as a machine without another device can show it."""
     case, bound = Case((0.05, 0.05, 0.05, 0.05)), StepBound(BOUND, total_steps=9)
     bound.begin_step(1, case.groups)
     bound._norms = {layer: norm.to("meta") for layer, norm in bound._norms.items()}
