@@ -127,7 +127,7 @@ def test_a_second_signal_does_not_wait(warm: Warm, straight: Straight, tmp_path:
     """
     command = ["train", str(straight.recipe), "--output", str(tmp_path / "run")]
     for second in (signal.SIGTERM, signal.SIGINT):
-        strike = Strike("checkpoint: step-12 half of optimizer.safetensors", numbers=(signal.SIGTERM, second), gap=0.4)
+        strike = Strike("checkpoint: step-12 half of optimizer.safetensors", numbers=(signal.SIGTERM, second), gap=0.1)
         attempt = stopped_by(warm, *command, strike=strike)
         assert attempt.marks[-1] == strike.place
         assert "without saving again; " in attempt.output

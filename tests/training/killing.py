@@ -140,6 +140,20 @@ class _Settings:
     environment: dict[str, str]
 
 
+def _until_taken(process: int, number: int) -> None:
+    """Waits until a signal was delivered, which takes its time on a busy machine: two that wait come in another order,
+    or as one.
+    """
+    status = Path("/proc", str(process), "status")
+    with contextlib.suppress(OSError):  # it ended just now, or this system does not say
+        while any(
+            int(line.split()[1], 16) >> (number - 1) & 1
+            for line in status.read_text().splitlines()
+            if line.startswith(("SigPnd", "ShdPnd"))
+        ):
+            time.sleep(0.01)
+
+
 def _watch(process: int, connection: Connection, strike: Strike | None, began: float) -> tuple[list[str], bool]:
     """Reads marks until the process ends, and strikes it."""
     marks: list[str] = []
@@ -166,7 +180,9 @@ def _watch(process: int, connection: Connection, strike: Strike | None, began: f
         ):
             continue
         for index, number in enumerate(strike.numbers):
-            time.sleep(strike.gap if index else 0)
+            if index:
+                _until_taken(process, strike.numbers[index - 1])
+                time.sleep(strike.gap)
             with contextlib.suppress(ProcessLookupError):  # it ended just now
                 os.kill(process, number)
         struck = True
