@@ -41,9 +41,10 @@ from bench_step import describe_device, versions
 from dora_cli.data import EncodedSources, PairLayout, encode_sources, pair_layout
 from dora_cli.data.builtin import generate
 from dora_cli.data.ragged import Ragged
-from dora_cli.evaluation.decoding import Decoding, generating, searching, written
+from dora_cli.evaluation.decoding import generating, searching, written
 from dora_cli.evaluation.passes import by_length, evaluation_mode
 from dora_cli.evaluation.search.suitable import suitable
+from dora_cli.evaluation.settings import Decoding
 from dora_cli.machine.devices import make_accelerator, resolve_device, resolve_precision
 
 WAYS = ("generate", "search", "search-graph")

@@ -10,7 +10,8 @@ import torch
 
 from dora_cli import load_recipe, train
 from dora_cli.data import encode_sources, group_references, load_examples, pair_layout
-from dora_cli.evaluation.decoding import Decoding, decode
+from dora_cli.evaluation.decoding import decode
+from dora_cli.evaluation.settings import Decoding
 from dora_cli.machine.devices import make_accelerator
 from dora_cli.metrics.e2e.score import score_e2e
 from dora_cli.models import load_generator

@@ -9,8 +9,9 @@ from torch import nn
 
 from dora_cli.data import Encoded, Examples, PairLayout, encode_sources, group_references
 from dora_cli.evaluation.base import Progress, silent
-from dora_cli.evaluation.decoding import Decoding, check_positions
+from dora_cli.evaluation.decoding import check_positions
 from dora_cli.evaluation.measuring import Evaluator, Sources, Writing
+from dora_cli.evaluation.settings import Decoding
 from dora_cli.recipe import Recipe
 from dora_cli.tasks import Task
 

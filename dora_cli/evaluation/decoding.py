@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from dora_cli.data import EncodedSources, PairLayout, to_device
 from dora_cli.errors import DataError
 from dora_cli.evaluation.no_repeat import NoRepeatNgram
 from dora_cli.evaluation.passes import Indices, batches_by_length, evaluation_mode, extremes, in_order
+from dora_cli.evaluation.settings import Decoding
 from dora_cli.machine.devices import autocast, autocast_type, without_cache
 from dora_cli.methods.frozen import FrozenMaps
 from dora_cli.models import max_positions
@@ -28,30 +29,6 @@ Find = Callable[[dict[str, torch.Tensor]], list[list[int]]]
 
 _PROMPT_MULTIPLE = 32
 """What the width of a batch is rounded up to where steps are captured: each width has graphs of its own."""
-
-
-@dataclass(frozen=True)
-class Decoding:
-    """How texts are decoded; the defaults are those of LoRA's published E2E runs (reference section 2.2).
-
-    Attributes:
-        beams: width of the beam search; 1 is greedy.
-        length_penalty: `p` in the score of a hypothesis, the sum of its log probabilities divided by ``(generated
-            tokens) ** p``.
-        max_new_tokens: an output has at most this many tokens, its end token included.
-        no_repeat_ngram: no n-gram of this size comes twice in an output; 0 allows any.
-        batch_size: sources at a time, in each process.
-    """
-
-    beams: int = 10
-    length_penalty: float = 0.8
-    max_new_tokens: int = 64
-    no_repeat_ngram: int = 4
-    batch_size: int = 16
-
-    def __post_init__(self) -> None:
-        assert min(self.beams, self.max_new_tokens, self.batch_size) >= 1, self
-        assert self.no_repeat_ngram >= 0, self
 
 
 def check_positions(model: nn.Module, sources: EncodedSources, layout: PairLayout, settings: Decoding) -> None:

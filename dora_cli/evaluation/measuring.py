@@ -13,7 +13,7 @@ from torch import nn
 
 from dora_cli.data import Encoded, EncodedSources, PairLayout, ReferenceGroups, inputs_of, to_device
 from dora_cli.evaluation.base import Finished, Metrics, Progress, Trial, silent
-from dora_cli.evaluation.decoding import Decoding, decode, try_decoding
+from dora_cli.evaluation.decoding import decode, try_decoding
 from dora_cli.evaluation.passes import (
     Batch,
     Indices,
@@ -24,6 +24,7 @@ from dora_cli.evaluation.passes import (
     extremes,
     in_order,
 )
+from dora_cli.evaluation.settings import Decoding
 from dora_cli.machine.devices import autocast, without_cache
 from dora_cli.machine.memory import decoding_advice, enough_memory, evaluation_advice
 from dora_cli.methods import Method

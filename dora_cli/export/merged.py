@@ -12,7 +12,8 @@ from torch import nn
 
 from dora_cli.data import PairLayout
 from dora_cli.errors import ExportError
-from dora_cli.evaluation.decoding import Decoding, generation_config
+from dora_cli.evaluation.decoding import generation_config
+from dora_cli.evaluation.settings import Decoding
 from dora_cli.export.plain import DTYPES, check_finite
 from dora_cli.methods import Method
 from dora_cli.methods.base import Site

@@ -18,7 +18,8 @@ import transformers as tf
 
 from dora_cli.data import EncodedSources, PairLayout, encode_sources, pair_layout
 from dora_cli.errors import DataError
-from dora_cli.evaluation.decoding import Decoding, check_positions, decode
+from dora_cli.evaluation.decoding import check_positions, decode
+from dora_cli.evaluation.settings import Decoding
 from dora_cli.models import find_projections
 from tests.methods.small import new_dora, sites
 from tests.models.conftest import SMALL, small_tokenizer

@@ -13,7 +13,7 @@ import torch
 from dora_cli.evaluation.no_repeat import forbid_repeats
 
 if TYPE_CHECKING:
-    from dora_cli.evaluation.decoding import Decoding
+    from dora_cli.evaluation.settings import Decoding
 
 FAR = -1.0e9
 """Added to the score of what must not be chosen; the score of a place that no hypothesis has taken."""

@@ -15,7 +15,7 @@ from dora_cli.machine.graphs import Graphs, Inputs, shapes
 
 if TYPE_CHECKING:
     from dora_cli.data import PairLayout
-    from dora_cli.evaluation.decoding import Decoding
+    from dora_cli.evaluation.settings import Decoding
 
 CAPTURED_STEP = 32
 """Columns by which what the model sees grows where steps are captured: each time there is another graph."""

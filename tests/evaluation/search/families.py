@@ -10,8 +10,8 @@ import transformers as tf
 
 from dora_cli.data import EncodedSources, PairLayout, encode_sources, pair_layout, to_device
 from dora_cli.evaluation import decoding
-from dora_cli.evaluation.decoding import Decoding
 from dora_cli.evaluation.passes import by_length, evaluation_mode
+from dora_cli.evaluation.settings import Decoding
 from tests.evaluation.test_decoding import EOS, MODELS, SMALL_IDS, SOURCES
 from tests.models.conftest import SMALL, small_tokenizer
 

@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from dora_cli.data import to_device
-from dora_cli.evaluation.decoding import Decoding, decode
+from dora_cli.evaluation.decoding import decode
 from dora_cli.evaluation.passes import evaluation_mode
 from dora_cli.evaluation.search import suitable as module
 from dora_cli.evaluation.search.search import CAPTURED_STEP, LAG, Search, _Done
+from dora_cli.evaluation.settings import Decoding
 from tests.evaluation.search.families import FAMILIES, built, found, sources_of
 from tests.models.conftest import small_tokenizer
 

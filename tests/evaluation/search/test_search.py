@@ -10,10 +10,10 @@ import transformers.masking_utils
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from dora_cli.evaluation.decoding import Decoding
 from dora_cli.evaluation.search.search import Search
 from dora_cli.evaluation.search.suitable import FAMILIES as KNOWN
 from dora_cli.evaluation.search.suitable import suitable
+from dora_cli.evaluation.settings import Decoding
 from tests.evaluation.search.families import FAMILIES, OTHERS, built, found, sources_of
 from tests.evaluation.test_decoding import MODELS
 
