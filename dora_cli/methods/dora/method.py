@@ -219,7 +219,7 @@ class Dora(Method):
         self._noise = noise_on(
             self._adapters.layers, sites, self._schedule, sigma=self.flatness, seed=self.generator.initial_seed()
         )
-        self._held = bound_on(self.step_bound, self._schedule)
+        self._step_bound = bound_on(self.step_bound, self._schedule)
         self._last_step = 0
 
     def _wrapped(self, site: Site) -> AdaptedProjection:
@@ -267,8 +267,8 @@ class Dora(Method):
     def begin_step(self, step: int, learning_rate: float) -> None:
         if self._noise is not None:
             self._noise.begin_step(step)
-        if self._held is not None:
-            self._held.begin_step(step, self._selection.groups())
+        if self._step_bound is not None:
+            self._step_bound.begin_step(step, self._selection.groups())
 
     def training_pass(
         self, dtype: torch.dtype | None = None, masks: Mapping[str, torch.Tensor] | None = None
@@ -298,8 +298,8 @@ class Dora(Method):
             self._stage()
         if self.adjustment is not None:
             self.adjustment(selection.groups())
-        if self._held is not None:
-            self._held.stage(selection.groups())
+        if self._step_bound is not None:
+            self._step_bound.stage(selection.groups())
         regularised = bool(self.dem_weight) and (self.dem_until == "end" or not selection.frozen)
         if not regularised and not selection.masked:
             return None
@@ -334,8 +334,8 @@ class Dora(Method):
         Where `skipped` is true, scores stay as they were.
         """
         selection = self._selection
-        if self._held is not None:
-            self._held.hold(selection.groups())
+        if self._step_bound is not None:
+            self._step_bound.hold(selection.groups())
         if selection.frozen:
             if selection.masked:
                 selection.apply()

@@ -88,7 +88,7 @@ class Lora(Method):
             sigma=self.flatness,
             seed=self.generator.initial_seed(),
         )
-        self._held = bound_on(self.step_bound, self._schedule)
+        self._step_bound = bound_on(self.step_bound, self._schedule)
 
     def start_ranks(self, sites: Sequence[Site]) -> dict[str, int]:
         return ranks_of(sites, self.rank, self.ranks, shuffle=self.ranks_shuffle)
@@ -140,8 +140,8 @@ class Lora(Method):
     def begin_step(self, step: int, learning_rate: float) -> None:
         if self._noise is not None:
             self._noise.begin_step(step)
-        if self._held is not None:
-            self._held.begin_step(step, self._adapters.groups())
+        if self._step_bound is not None:
+            self._step_bound.begin_step(step, self._adapters.groups())
 
     def training_pass(
         self, dtype: torch.dtype | None = None, masks: Mapping[str, torch.Tensor] | None = None
@@ -152,12 +152,12 @@ class Lora(Method):
         """What full moments follow is made of the clipped gradients, by their optimiser."""
         if self.adjustment is not None and not self.full_moments:
             self.adjustment(self._adapters.groups())
-        if self._held is not None:
-            self._held.stage(self._adapters.groups())
+        if self._step_bound is not None:
+            self._step_bound.stage(self._adapters.groups())
 
     def observe(self, skipped: torch.Tensor | None = None) -> None:
-        if self._held is not None:
-            self._held.hold(self._adapters.groups())
+        if self._step_bound is not None:
+            self._step_bound.hold(self._adapters.groups())
 
     def delta(self, site: Site, dtype: torch.dtype) -> torch.Tensor | None:
         return self._adapters.delta(site.name, dtype)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 from torch import nn
@@ -12,6 +10,7 @@ from dora_cli.library.own_loop import shrink
 from dora_cli.methods.low_rank.components import Components
 from dora_cli.methods.low_rank.layer import AdaptedProjection
 from dora_cli.methods.low_rank.step_bound import StepBound
+from tests.methods.dora.test_adjusted_gradients import SETTINGS, STEPS
 from tests.methods.small import SmallEncoder, Training, classification, new_dora
 
 SCALE = 1.7
@@ -102,19 +101,6 @@ def test_a_model_may_be_moved_between_steps() -> None:
     bound._norms = {layer: norm.to("meta") for layer, norm in bound._norms.items()}
     case.run(bound)
     assert all(norm.device.type == "cpu" for norm in bound._norms.values())
-
-
-STEPS = 20  # events at steps 5, 7 and 9, of which the last is the freeze
-SETTINGS: dict[str, Any] = {
-    "rank": 2,
-    "start_rank": 4,
-    "start": "lora",
-    "gates": "fixed",
-    "events": 3,
-    "dropout": 0.0,
-    "dem_weight": 0.0,
-    "score": "taylor",
-}
 
 
 @pytest.mark.parametrize("rate", [1e-5, 3.0])
