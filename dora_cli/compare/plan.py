@@ -13,9 +13,10 @@ from pathlib import Path
 from dora_cli.compare.cells import Cell, inherited, make_cells
 from dora_cli.compare.experiment import Experiment, load_experiment
 from dora_cli.compare.variants import Design, design, override
-from dora_cli.errors import StoppedError
+from dora_cli.errors import BudgetError, StoppedError
 from dora_cli.recipe import Recipe, dump_recipe, parse_recipe
 from dora_cli.runs.run_folder import RunRecords
+from dora_cli.wording import plural
 
 TRIAL_STEPS = 12
 """Steps of a trial run; the first ones compile and warm up."""
@@ -103,8 +104,7 @@ def forecast(plan: Plan, train: Callable[..., object], note: Callable[[str], Non
     for cell in plan.cells:
         kind = cell.task.name, cell.variant.entry
         if kind not in by_kind:
-            note(f"{cell.name}: {min(TRIAL_STEPS, cell.ahead.length.total_steps)} trial steps")
-            by_kind[kind] = _trial(cell, train)
+            by_kind[kind] = _trial(cell, train, note)
         seconds[cell.name] = by_kind[kind]
     total = sum(seconds[cell.name] * plan.runs_of(cell) for cell in plan.cells)
     stages = len(plan.experiment.tune.seed_list) + 1 if plan.experiment.tune is not None else 1
@@ -124,11 +124,28 @@ def _chain(cell: Cell, cells: Sequence[Cell], seconds: Mapping[str, float]) -> f
     return before + seconds[cell.name]
 
 
-def _trial(cell: Cell, train: Callable[..., object]) -> float:
-    """Seconds of a whole run of the cell, from its trial: what is done once, and a step as often as there are steps."""
-    steps = cell.ahead.length.total_steps
-    unwritten = () if cell.measured_share is None else cell.in_tuning
-    recipe = _short(cell.recipe, min(TRIAL_STEPS, steps), unwritten)
+def _trial(cell: Cell, train: Callable[..., object], note: Callable[[str], None] = lambda _: None) -> float:
+    """Seconds of a whole run of the cell, from its trial: what is done once, and a step as often as there are steps.
+
+    A trial is twice as long where it has too few steps for the phases of the method.
+    """
+    whole_run = cell.ahead.length.total_steps
+    steps = min(TRIAL_STEPS, whole_run)
+    while True:
+        note(f"{cell.name}: {plural(steps, 'trial step')}")
+        try:
+            once, in_steps = _timed(cell, steps, train)
+        except BudgetError:
+            if steps == whole_run:
+                raise
+            steps = min(2 * steps, whole_run)
+        else:
+            return once + in_steps * whole_run / steps
+
+
+def _timed(cell: Cell, steps: int, train: Callable[..., object]) -> tuple[float, float]:
+    """Seconds of a short run outside its steps, and in them."""
+    recipe = _short(cell.recipe, steps, () if cell.measured_share is None else cell.in_tuning)
     with tempfile.TemporaryDirectory(prefix="dora-trial-") as folder:
         began = time.perf_counter()
         try:
@@ -137,9 +154,8 @@ def _trial(cell: Cell, train: Callable[..., object]) -> float:
             number = stop.exit_code - 128
             raise StoppedError(f"stopped by {signal.Signals(number).name}; nothing is kept of trials", number) from None
         whole = time.perf_counter() - began
-        timing = RunRecords(Path(folder) / "run").read_metrics()["timing"]
-    per_step = timing["train_seconds"] / min(TRIAL_STEPS, steps)
-    return whole + per_step * (steps - min(TRIAL_STEPS, steps))
+        in_steps = RunRecords(Path(folder) / "run").read_metrics()["timing"]["train_seconds"]
+    return whole - in_steps, in_steps
 
 
 def _short(recipe: Recipe, steps: int, more: Sequence[str] = ()) -> Recipe:

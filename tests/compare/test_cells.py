@@ -13,6 +13,7 @@ from dora_cli.compare.plan import TRIAL_STEPS, Plan, forecast
 from dora_cli.compare.scores import read_score
 from dora_cli.errors import ExperimentError
 from dora_cli.recipe import Recipe, load_recipe
+from dora_cli.training.run import train
 from tests.compare.fakes import Trainer, costs_of, plan_of, recipe_file
 
 TWO = "methods:\n  lora: {method.name: lora}\n  dora: {method.name: dora}\nbaseline: lora\n"
@@ -121,6 +122,19 @@ def test_a_trial_has_no_more_warm_up_than_steps_and_writes_what_runs_write(
 
     forecast(plan, train)
     assert set(tried) == {(None, written)}
+
+
+def test_a_trial_is_as_long_as_the_phases_of_its_method_need(tmp_path: Path, recipe: Path) -> None:
+    """Between these fractions pruning has a step from 20 steps on."""
+    method = "{method.name: dora, method.warmup_fraction: 0.5, method.final_fraction: 0.45, train.max_steps: 200}"
+    plan = plan_of(tmp_path, f"tasks: [{recipe}]\nmethods: {{dora: {method}, other: {method}}}\nbaseline: dora\n")
+    told: list[str] = []
+    forecast(plan, train, told.append)
+    for name in ("dora", "other"):
+        assert [int(line.split(": ")[1].split()[0]) for line in told if f" / {name}: " in line] == [
+            TRIAL_STEPS,
+            2 * TRIAL_STEPS,
+        ]
 
 
 def test_every_problem_of_every_recipe_is_said_by_the_key_that_makes_it(tmp_path: Path, recipe: Path) -> None:
