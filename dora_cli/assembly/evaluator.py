@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from dora_cli.assembly.data import HELD_OUT
 from dora_cli.data import Encoded, Examples, PairLayout, encode_sources, group_references
 from dora_cli.evaluation.base import Progress, silent
 from dora_cli.evaluation.decoding import check_positions
 from dora_cli.evaluation.measuring import Evaluator, Sources, Writing
 from dora_cli.evaluation.settings import Decoding
-from dora_cli.recipe import Recipe
+from dora_cli.recipe import DecodeSection, Recipe
 from dora_cli.tasks import Task
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def _writing(
     """What is written: a little about the split `dev` after every epoch, and all of one split at the end."""
     assert recipe.decode is not None
     assert layout is not None
-    full, few, settings = split or recipe.decode.at_the_end, recipe.decode.epoch_samples, decoding(recipe)
+    full, few, settings = _written_at_the_end(recipe.decode, split), recipe.decode.epoch_samples, decoding(recipe)
 
     def sources(name: str, examples: Examples) -> Sources:
         groups = group_references(examples)
@@ -83,6 +84,15 @@ def _writing(
         if written is not None:
             check_positions(model, written.encoded, layout, settings)
     return Writing(tokenizer, layout, settings, greedy, at_the_end)
+
+
+def _written_at_the_end(section: DecodeSection, split: str | None) -> str | None:
+    """The split that finished weights write about: the one that is evaluated, if it is one alone; but what is held out
+    is not asked for by its name, so ``decode.split: none`` holds for it too.
+    """
+    if split is None or (split == HELD_OUT and section.split == "none"):
+        return section.at_the_end
+    return split
 
 
 def decoding(recipe: Recipe) -> Decoding:

@@ -227,6 +227,20 @@ def test_nothing_is_written_at_the_end_where_no_split_is_named(
     assert predict_saved(tmp_path / "silent") == predict_saved(tmp_path / "written")
 
 
+def test_nothing_is_written_about_what_is_held_out_where_no_split_is_named(
+    models: dict[str, Path], tmp_path: Path
+) -> None:
+    """As in the runs of an experiment that are scored on a part of the training split."""
+    held_out = ("eval.held_out=0.2", "decode.epoch_samples=0")
+    written = train(recipe_of(models["gpt2"], *held_out), tmp_path / "written").metrics
+    silent = train(recipe_of(models["gpt2"], *held_out, "decode.split=none"), tmp_path / "silent").metrics
+    assert silent["epochs"] == written["epochs"]
+    assert set(silent["metrics"]) == {"loss", "perplexity"}
+    assert set(written["metrics"]) > FIVE
+    assert "decoding_seconds" not in silent["timing"]
+    assert evaluate(tmp_path / "silent")["identical"] is True
+
+
 def test_the_selected_epoch_follows_the_metric_that_the_recipe_names(models: dict[str, Path], tmp_path: Path) -> None:
     result = train(recipe_of(models["gpt2"], "eval.metric=greedy_rouge_l", "eval.select=best"), tmp_path / "run")
     values = [epoch["metrics"]["greedy_rouge_l"] for epoch in result.metrics["epochs"]]
