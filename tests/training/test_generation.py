@@ -23,7 +23,11 @@ from dora_cli.library.prediction import predict_saved
 from dora_cli.machine.devices import make_accelerator
 from dora_cli.recipe import Recipe
 from dora_cli.tasks import get_task
+from dora_cli.training import loop as loop_module
+from dora_cli.training.capture.passes import CapturedPasses
 from dora_cli.training.run import RunResult
+from dora_cli.training.step import TrainingStep
+from tests.training.capture.repeated import Repeated
 from tests.training.test_tasks_and_models import MODELS, PROJECTIONS
 
 FIVE = {"bleu", "nist", "meteor", "rouge_l", "cider"}
@@ -269,6 +273,28 @@ def test_the_dev_loss_is_the_mean_over_target_tokens_without_smoothing(models: d
     for batch_size in (1, 4, 100):
         kept = keep_rows(loaded.model, split, task, batch_size=batch_size, accelerator=accelerator)
         assert task.measure(kept, split) == {"loss": pytest.approx(total / count, rel=1e-5)}
+
+
+@pytest.mark.parametrize("samples", [0, 2])
+def test_losses_between_epochs_are_measured_by_captured_passes(
+    models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, samples: int
+) -> None:
+    """Over four evaluations, also where a folded model writes after each: what is captured stays true."""
+    recipe = recipe_of(models["llama"], "decode.split=none", f"decode.epoch_samples={samples}", "train.epochs=4")
+    plain = train(recipe, tmp_path / "plain").metrics
+    graphs = Repeated()
+
+    class Step(TrainingStep):
+        def __init__(self, *, evaluations: int, **settings: Any) -> None:
+            super().__init__(evaluations=evaluations, **settings)
+            self.run_evaluation = CapturedPasses(graphs, evaluations)
+
+    monkeypatch.setattr(loop_module, "TrainingStep", Step)
+    captured = train(recipe, tmp_path / "captured").metrics
+    assert captured["epochs"] == plain["epochs"]
+    assert len({epoch["metrics"]["loss"] for epoch in plain["epochs"]}) == 4
+    assert graphs.captured
+    assert graphs.replays >= 3 * len(graphs.captured)
 
 
 def test_label_smoothing_is_in_the_training_loss_alone(models: dict[str, Path], tmp_path: Path) -> None:
