@@ -97,6 +97,10 @@ class Writing:
     full: Sources | None
 
 
+_GREEDY = "greedy_"
+"""What the names of scores begin with that outputs between epochs have."""
+
+
 class Evaluator:
     """Evaluates one model again and again on data that is encoded once: the metrics of the task's splits, and of a
     model that writes texts a few greedy ones after an epoch, all of them by beam search at the end.
@@ -184,12 +188,19 @@ class Evaluator:
         if self.writing is not None and (greedy := self.writing.greedy) is not None:
             outputs = self._written(self.writing, model, method, greedy, replace(self.writing.settings, beams=1))
             scores = self.task.score(outputs, greedy.groups.references, quick=True).metrics
-            metrics |= {f"greedy_{name}": value for name, value in scores.items()}
+            metrics |= {f"{_GREEDY}{name}": value for name, value in scores.items()}
         return metrics
 
-    def finish(self, model: nn.Module, method: Method) -> Finished:
-        """Everything about finished weights."""
-        metrics = self._measured(model)
+    def finish(self, model: nn.Module, method: Method, measured: Mapping[str, float | None] | None = None) -> Finished:
+        """Everything about finished weights.
+
+        Args:
+            measured: what `epoch` has found of these very weights; None measures it.
+        """
+        if measured is None:
+            metrics = self._measured(model)
+        else:
+            metrics = {name: value for name, value in measured.items() if not name.startswith(_GREEDY)}
         if self.writing is None or (full := self.writing.full) is None:
             return Finished(metrics)
         groups = full.groups

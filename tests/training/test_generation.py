@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional
 from transformers import PreTrainedTokenizerFast
 
@@ -18,9 +20,10 @@ from dora_cli.data import Examples, encode_pairs, load_examples, pair_layout
 from dora_cli.data.builtin import generate
 from dora_cli.data.pairs import IGNORED
 from dora_cli.errors import DataError
-from dora_cli.evaluation.measuring import keep_rows
+from dora_cli.evaluation.measuring import Evaluator, keep_rows
 from dora_cli.library.prediction import predict_saved
 from dora_cli.machine.devices import make_accelerator
+from dora_cli.methods import Method
 from dora_cli.recipe import Recipe
 from dora_cli.tasks import get_task
 from dora_cli.training import loop as loop_module
@@ -197,6 +200,40 @@ def test_the_selected_epoch_is_decoded_even_if_it_is_not_the_last(models: dict[s
     assert best < len(losses), "the learning rate is meant to be far too high"
     assert result.metrics["best_epoch"] == best
     assert result.metrics["metrics"]["loss"] == pytest.approx(losses[best - 1], rel=1e-6)
+    assert evaluate(tmp_path / "run")["identical"] is True
+
+
+@pytest.mark.parametrize("select", ["last", "best"])
+def test_the_last_weights_write_what_is_known_of_them(
+    models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, select: str
+) -> None:
+    """Their loss is not measured again, that of weights that are loaded is; moments and graphs are gone by then."""
+    steps: list[weakref.ref[TrainingStep]] = []
+    known: list[Mapping[str, float | None] | None] = []
+    finish = Evaluator.finish
+
+    class Step(TrainingStep):
+        def __init__(self, **settings: Any) -> None:
+            super().__init__(**settings)
+            steps.append(weakref.ref(self))
+
+    def noted(
+        evaluator: Evaluator, model: nn.Module, method: Method, measured: Mapping[str, float | None] | None
+    ) -> Any:
+        known.append(measured)
+        assert steps.pop()() is None
+        return finish(evaluator, model, method, measured)
+
+    rate = () if select == "last" else ("train.learning_rate=1.0", "train.lr_warmup_steps=12", "train.epochs=4")
+    with monkeypatch.context() as patched:
+        patched.setattr(loop_module, "TrainingStep", Step)
+        patched.setattr(Evaluator, "finish", noted)
+        result = train(recipe_of(models["gpt2"], f"eval.select={select}", *rate), tmp_path / "run")
+    selected, last = result.metrics["epochs"][result.metrics["best_epoch"] - 1], result.metrics["epochs"][-1]
+    assert (selected is last) == (select == "last")
+    assert known == [selected["metrics"] if select == "last" else None]
+    assert not any(name.startswith("greedy_") for name in result.metrics["metrics"])
+    assert result.metrics["metrics"]["loss"] == pytest.approx(selected["metrics"]["loss"], rel=1e-6)
     assert evaluate(tmp_path / "run")["identical"] is True
 
 
