@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
+
+_KINDS = ("eager", "sdpa")
+"""Ways of computing attention that captured work may use."""
 
 _LEAVE_OUT = frozenset({"allow_is_causal_skip", "allow_is_bidirectional_skip"})
 """By which transformers lets a mask be left out where nothing is padded."""
@@ -12,26 +16,28 @@ _LEAVE_OUT = frozenset({"allow_is_causal_skip", "allow_is_bidirectional_skip"})
 
 @contextmanager
 def masks_always_made() -> Iterator[None]:
-    """Within it, models of transformers make the mask of PyTorch's attention for every batch.
+    """Within it, models of transformers make the mask of their attention for every batch.
 
-    They otherwise leave it out where nothing is padded: for that they ask the device, and attention then runs another
-    kernel, which rounds differently. Captured work cannot ask, and so makes the mask always; within this, work that is
-    not captured runs the kernels that captured work runs.
+    They otherwise leave it out where nothing is padded: for that they ask the device, and PyTorch's attention then runs
+    another kernel, which rounds differently. Captured work cannot ask, and so makes the mask always; within this, work
+    that is not captured runs the kernels that captured work runs.
     """
     try:
         from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS as MASKS
     except ImportError:  # a version whose models make their masks themselves
         yield
         return
-    made = MASKS["sdpa"]
-
-    def always(*sizes: Any, **settings: Any) -> Any:
-        return made(*sizes, **{**settings, **dict.fromkeys(settings.keys() & _LEAVE_OUT, False)})
-
-    MASKS["sdpa"] = always
+    before = {kind: MASKS[kind] for kind in _KINDS}
+    for kind, made in before.items():
+        MASKS[kind] = partial(_always, made)
     try:
         yield
     finally:
-        del MASKS["sdpa"]
-        if MASKS["sdpa"] is not made:  # somebody else's own
-            MASKS["sdpa"] = made
+        for kind, made in before.items():
+            del MASKS[kind]
+            if MASKS[kind] is not made:  # somebody else's own
+                MASKS[kind] = made
+
+
+def _always(made: Callable[..., Any], *sizes: Any, **settings: Any) -> Any:
+    return made(*sizes, **{**settings, **dict.fromkeys(settings.keys() & _LEAVE_OUT, False)})

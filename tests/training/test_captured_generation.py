@@ -16,6 +16,7 @@ from dora_cli.data.pairs import IGNORED
 from dora_cli.evaluation.passes import Run as Way
 from dora_cli.evaluation.passes import directly, evaluation_mode, work_of
 from dora_cli.machine.devices import make_accelerator
+from dora_cli.machine.seeds import set_deterministic
 from dora_cli.models import find_projections
 from dora_cli.tasks import get_task
 from dora_cli.training.capture.passes import FEW, CapturedPasses
@@ -40,11 +41,10 @@ class Run:
     What is captured is dropped at events: the first comes at step 16 or 23, the last, the freeze, at step 30.
     """
 
-    def __init__(self, name: str, device: str, *, graph: bool, precision: str = "fp32", attention: str = "sdpa"):
+    def __init__(self, name: str, device: str, *, graph: bool, precision: str = "fp32"):
         self.device = torch.device(device)
         torch.manual_seed(0)
         model = MODELS[name]()
-        model.set_attn_implementation(attention)
         model.config.use_cache = False
         self.model = model.to(self.device).train().requires_grad_(False)
         self.method = new_dora(rank=3, start_rank=5, dropout=0.1, prune_interval=7, dem_until="end")
@@ -146,7 +146,7 @@ def test_training_goes_on_as_after_an_eager_evaluation(name: str) -> None:
     """With the same bits, and as if there had been none."""
 
     def trained(way: str) -> tuple[list[float], list[torch.Tensor], torch.Tensor]:
-        run = Run(name, "cuda", graph=True, attention="eager")
+        run = Run(name, "cuda", graph=True)
         losses = []
         for _ in range(4):
             losses += run.advance(10)
@@ -155,7 +155,7 @@ def test_training_goes_on_as_after_an_eager_evaluation(name: str) -> None:
             assert run.evaluation_graphs == (len(WIDTHS) if way == "captured" else 0)
         return losses, run.weights(), torch.cuda.get_rng_state()
 
-    torch.use_deterministic_algorithms(True)
+    set_deterministic(True)
     try:
         expected = trained("eager")
         for way in ("captured", "none"):
@@ -164,7 +164,7 @@ def test_training_goes_on_as_after_an_eager_evaluation(name: str) -> None:
             assert all(torch.equal(one, two) for one, two in zip(weights, expected[1], strict=True))
             assert torch.equal(random, expected[2])
     finally:
-        torch.use_deterministic_algorithms(False)
+        set_deterministic(False)
 
 
 @pytest.mark.parametrize("captured", [False, True])
