@@ -11,11 +11,10 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from dora_cli.data import Encoded, EncodedSources, PairLayout, ReferenceGroups, inputs_of, to_device
+from dora_cli.data import Encoded, EncodedSources, PairLayout, ReferenceGroups, to_device
 from dora_cli.evaluation.base import Finished, Metrics, Progress, Trial, silent
 from dora_cli.evaluation.decoding import decode, try_decoding
 from dora_cli.evaluation.passes import (
-    Batch,
     Indices,
     Run,
     batches_by_length,
@@ -23,9 +22,9 @@ from dora_cli.evaluation.passes import (
     evaluation_mode,
     extremes,
     in_order,
+    work_of,
 )
 from dora_cli.evaluation.settings import Decoding
-from dora_cli.machine.devices import autocast, without_cache
 from dora_cli.machine.memory import decoding_advice, enough_memory, evaluation_advice
 from dora_cli.methods import Method
 from dora_cli.tasks import Task
@@ -66,13 +65,7 @@ def _kept(
     model: nn.Module, split: Encoded, indices: Indices, task: Task, accelerator: Accelerator, run: Run = directly
 ) -> torch.Tensor:
     """What the task keeps of one batch, on the device."""
-    settings = None if run is directly else without_cache()
-
-    def work(batch: Batch) -> torch.Tensor:
-        with autocast(accelerator, settings):
-            outputs = model(**inputs_of(batch))
-        return task.keep(outputs, batch)
-
+    work = work_of(model, task.keep, accelerator, run)
     return run(work, to_device(split.collate(indices), accelerator.device))
 
 
@@ -102,6 +95,10 @@ class Writing:
     settings: Decoding
     greedy: Sources | None
     full: Sources | None
+
+
+_GREEDY = "greedy_"
+"""What the names of scores begin with that outputs between epochs have."""
 
 
 class Evaluator:
@@ -191,12 +188,19 @@ class Evaluator:
         if self.writing is not None and (greedy := self.writing.greedy) is not None:
             outputs = self._written(self.writing, model, method, greedy, replace(self.writing.settings, beams=1))
             scores = self.task.score(outputs, greedy.groups.references, quick=True).metrics
-            metrics |= {f"greedy_{name}": value for name, value in scores.items()}
+            metrics |= {f"{_GREEDY}{name}": value for name, value in scores.items()}
         return metrics
 
-    def finish(self, model: nn.Module, method: Method) -> Finished:
-        """Everything about finished weights."""
-        metrics = self._measured(model)
+    def finish(self, model: nn.Module, method: Method, measured: Mapping[str, float | None] | None = None) -> Finished:
+        """Everything about finished weights.
+
+        Args:
+            measured: what `epoch` has found of these very weights; None measures it.
+        """
+        if measured is None:
+            metrics = self._measured(model)
+        else:
+            metrics = {name: value for name, value in measured.items() if not name.startswith(_GREEDY)}
         if self.writing is None or (full := self.writing.full) is None:
             return Finished(metrics)
         groups = full.groups

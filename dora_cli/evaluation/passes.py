@@ -1,15 +1,19 @@
-"""Batches of an evaluation: by length, shared between processes; and the mode that a model is in meanwhile."""
+"""Passes of an evaluation, over batches by length shared between processes; and the mode of the model meanwhile."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeVar
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
+
+from dora_cli.data.transfer import inputs_of
+from dora_cli.machine.devices import autocast, without_cache
+from dora_cli.models.attention_masks import masks_always_made
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -26,6 +30,28 @@ Run = Callable[[Work, Batch], torch.Tensor]
 def directly(work: Work, batch: Batch) -> torch.Tensor:
     """``work(batch)`` as it stands."""
     return work(batch)
+
+
+def work_of(
+    model: nn.Module, keep: Callable[[Any, Batch], torch.Tensor], accelerator: Accelerator, run: Run = directly
+) -> Work:
+    """A pass of `model` over a batch, to what is kept of it; `run` will do it.
+
+    On CUDA it makes its masks always, so that it runs the same kernels whether it is captured or not, and asks the
+    device for nothing.
+
+    Args:
+        keep: from what the model gave, and the batch.
+    """
+    settings = None if run is directly else without_cache()
+    masks = masks_always_made if accelerator.device.type == "cuda" else nullcontext
+
+    def work(batch: Batch) -> torch.Tensor:
+        with autocast(accelerator, settings), masks():
+            outputs = model(**inputs_of(batch))
+        return keep(outputs, batch)
+
+    return work
 
 
 @contextmanager

@@ -23,7 +23,6 @@ from dora_cli.assembly.weights import Weights, load_weights, save_weights
 from dora_cli.data import Group, plan_epoch, to_device
 from dora_cli.data.cuts import cut_batches
 from dora_cli.errors import CheckpointError
-from dora_cli.evaluation.passes import directly
 from dora_cli.machine.environment import peak_memory_bytes, versions
 from dora_cli.machine.memory import memory_advice
 from dora_cli.machine.processes import AGREE_EVERY, any_process, gathered, on_main
@@ -263,8 +262,7 @@ class Loop:
         assert train_loss is not None
         try:
             with self.outcome.clocks.evaluation, self._as_kept():
-                # of generators no pass is captured until that is known to work
-                run = self.step_function.run_evaluation if self.evaluator.writing is None else directly
+                run = self.step_function.run_evaluation
                 metrics = self.evaluator.epoch(self.adapted.model, self.method, run)
         except EvaluationInterruptedError:
             self._stop_if_asked()

@@ -184,10 +184,12 @@ def _train(
     if prepared.evaluator.generates:
         began = time.perf_counter()
         evaluator, selected = prepared.evaluator, prepared.adapted
+        measured: Mapping[str, float | None] | None = metrics
+        del loop  # the place of its moments and graphs on the device is needed again
         if outcome.selection.step != prepared.length.total_steps:
-            del loop, prepared, selected  # their place on the device is needed again
-            selected = _load_selected(call, recipe, task, ground, place)
-        finished = _finish(recipe, evaluator, selected, listener)
+            del prepared, selected  # theirs too
+            selected, measured = _load_selected(call, recipe, task, ground, place), None
+        finished = _finish(recipe, evaluator, selected, measured, listener)
         metrics = finished.metrics
         timing["decoding_seconds"] = time.perf_counter() - began
 
@@ -394,11 +396,17 @@ def _load_selected(call: _Call, recipe: Recipe, task: Task, ground: Ground, plac
     return adapted
 
 
-def _finish(recipe: Recipe, evaluator: Evaluator, selected: AdaptedModel, listener: Listener) -> Finished:
-    """What the selected weights write, and its scores."""
+def _finish(
+    recipe: Recipe,
+    evaluator: Evaluator,
+    selected: AdaptedModel,
+    measured: Mapping[str, float | None] | None,
+    listener: Listener,
+) -> Finished:
+    """What the selected weights write, and its scores; `measured` is what is known of them already."""
     assert recipe.decode is not None
     listener.note(f"the selected weights write split {recipe.decode.split}, {plural(recipe.decode.beams, 'beam')}")
-    finished = evaluator.finish(selected.model, selected.method)
+    finished = evaluator.finish(selected.model, selected.method, measured)
     for note in finished.notes:
         listener.note(note)
     return finished

@@ -407,7 +407,7 @@ def test_an_answer_is_of_one_method(monkeypatch: pytest.MonkeyPatch, cache: Path
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_small_models_of_every_family_take_eager_steps(name: str) -> None:
-    """All of a trial but the graph: build, batch, adapters, steps.
+    """All of a trial but the graphs: build, batch, adapters, steps, evaluation.
 
     What cannot be done here would count as not captured.
     """
@@ -420,6 +420,30 @@ def test_small_models_of_every_family_take_eager_steps(name: str) -> None:
     if name not in ("AlbertForSequenceClassification", "GPTNeoForCausalLM"):
         assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in model.parameters())
     trial.try_steps(question, CPU, cuda_graph=False)
+
+
+def test_a_trial_evaluates_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As often as it takes to capture a pass; one that fails ends it, as a step does."""
+    modes: list[bool] = []
+    broken = False
+
+    def look(module: nn.Module, inputs: object) -> None:
+        modes.append(module.training)
+        if broken and not module.training:
+            raise RuntimeError("the host is asked")
+
+    def build(question: Any, build: Any = trial.build) -> Any:
+        model = build(question)
+        model.register_forward_pre_hook(look)
+        return model
+
+    monkeypatch.setattr(trial, "build", build)
+    question = asdict(Question.of(make("GPT2LMHeadModel"), "fp32", DORA))
+    trial.try_steps(question, CPU, cuda_graph=False)
+    assert modes == [True] * trial.STEPS + [False] * trial.STEPS
+    broken = True
+    with pytest.raises(RuntimeError, match="the host is asked"):
+        trial.try_steps(question, CPU, cuda_graph=False)
 
 
 def test_a_trial_compiles_blocks_where_that_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:

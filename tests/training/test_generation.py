@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional
 from transformers import PreTrainedTokenizerFast
 
@@ -18,12 +20,17 @@ from dora_cli.data import Examples, encode_pairs, load_examples, pair_layout
 from dora_cli.data.builtin import generate
 from dora_cli.data.pairs import IGNORED
 from dora_cli.errors import DataError
-from dora_cli.evaluation.measuring import keep_rows
+from dora_cli.evaluation.measuring import Evaluator, keep_rows
 from dora_cli.library.prediction import predict_saved
 from dora_cli.machine.devices import make_accelerator
+from dora_cli.methods import Method
 from dora_cli.recipe import Recipe
 from dora_cli.tasks import get_task
+from dora_cli.training import loop as loop_module
+from dora_cli.training.capture.passes import CapturedPasses
 from dora_cli.training.run import RunResult
+from dora_cli.training.step import TrainingStep
+from tests.training.capture.repeated import Repeated
 from tests.training.test_tasks_and_models import MODELS, PROJECTIONS
 
 FIVE = {"bleu", "nist", "meteor", "rouge_l", "cider"}
@@ -196,6 +203,40 @@ def test_the_selected_epoch_is_decoded_even_if_it_is_not_the_last(models: dict[s
     assert evaluate(tmp_path / "run")["identical"] is True
 
 
+@pytest.mark.parametrize("select", ["last", "best"])
+def test_the_last_weights_write_what_is_known_of_them(
+    models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, select: str
+) -> None:
+    """Their loss is not measured again, that of weights that are loaded is; moments and graphs are gone by then."""
+    steps: list[weakref.ref[TrainingStep]] = []
+    known: list[Mapping[str, float | None] | None] = []
+    finish = Evaluator.finish
+
+    class Step(TrainingStep):
+        def __init__(self, **settings: Any) -> None:
+            super().__init__(**settings)
+            steps.append(weakref.ref(self))
+
+    def noted(
+        evaluator: Evaluator, model: nn.Module, method: Method, measured: Mapping[str, float | None] | None
+    ) -> Any:
+        known.append(measured)
+        assert steps.pop()() is None
+        return finish(evaluator, model, method, measured)
+
+    rate = () if select == "last" else ("train.learning_rate=1.0", "train.lr_warmup_steps=12", "train.epochs=4")
+    with monkeypatch.context() as patched:
+        patched.setattr(loop_module, "TrainingStep", Step)
+        patched.setattr(Evaluator, "finish", noted)
+        result = train(recipe_of(models["gpt2"], f"eval.select={select}", *rate), tmp_path / "run")
+    selected, last = result.metrics["epochs"][result.metrics["best_epoch"] - 1], result.metrics["epochs"][-1]
+    assert (selected is last) == (select == "last")
+    assert known == [selected["metrics"] if select == "last" else None]
+    assert not any(name.startswith("greedy_") for name in result.metrics["metrics"])
+    assert result.metrics["metrics"]["loss"] == pytest.approx(selected["metrics"]["loss"], rel=1e-6)
+    assert evaluate(tmp_path / "run")["identical"] is True
+
+
 def test_a_mean_of_weights_is_what_writes(models: dict[str, Path], tmp_path: Path) -> None:
     """Also where the selected epoch is the last one, whose model is there and is not loaded again."""
     result = train(recipe_of(models["gpt2"], "train.average_last=0.5", "eval.select=last"), tmp_path / "run")
@@ -283,6 +324,28 @@ def test_the_dev_loss_is_the_mean_over_target_tokens_without_smoothing(models: d
     for batch_size in (1, 4, 100):
         kept = keep_rows(loaded.model, split, task, batch_size=batch_size, accelerator=accelerator)
         assert task.measure(kept, split) == {"loss": pytest.approx(total / count, rel=1e-5)}
+
+
+@pytest.mark.parametrize("samples", [0, 2])
+def test_losses_between_epochs_are_measured_by_captured_passes(
+    models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, samples: int
+) -> None:
+    """Over four evaluations, also where a folded model writes after each: what is captured stays true."""
+    recipe = recipe_of(models["llama"], "decode.split=none", f"decode.epoch_samples={samples}", "train.epochs=4")
+    plain = train(recipe, tmp_path / "plain").metrics
+    graphs = Repeated()
+
+    class Step(TrainingStep):
+        def __init__(self, *, evaluations: int, **settings: Any) -> None:
+            super().__init__(evaluations=evaluations, **settings)
+            self.run_evaluation = CapturedPasses(graphs, evaluations)
+
+    monkeypatch.setattr(loop_module, "TrainingStep", Step)
+    captured = train(recipe, tmp_path / "captured").metrics
+    assert captured["epochs"] == plain["epochs"]
+    assert len({epoch["metrics"]["loss"] for epoch in plain["epochs"]}) == 4
+    assert graphs.captured
+    assert graphs.replays >= 3 * len(graphs.captured)
 
 
 def test_label_smoothing_is_in_the_training_loss_alone(models: dict[str, Path], tmp_path: Path) -> None:

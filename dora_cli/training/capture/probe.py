@@ -1,10 +1,10 @@
-"""``python -m dora_cli.training.capture.probe``: tries whether training steps of a model can be captured in CUDA
-graphs.
+"""``python -m dora_cli.training.capture.probe``: tries whether training steps of a model, and its evaluations, can
+be captured in CUDA graphs.
 
 Reads a `dora_cli.machine.capture.Question` with a `device` from stdin, as JSON. Prints one line of JSON, ``{"captured":
 true}`` or ``{"captured": false, "reason": "..."}``, and exits with 0 if the answer holds for good, with 1 if it is the
 machine's at the moment. The process is lost after a capture that failed; that is why it is one of its own. On a CPU,
-which has no graphs, the steps alone are tried.
+which has no graphs, they are tried as they stand.
 """
 
 from __future__ import annotations

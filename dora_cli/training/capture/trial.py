@@ -1,4 +1,6 @@
-"""A few training steps of a small likeness of a model: what of it could not be captured in a CUDA graph would show."""
+"""A few training steps of a small likeness of a model, and an evaluation: what of it could not be captured in a CUDA
+graph would show.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +14,13 @@ from torch import nn
 from dora_cli.assembly.build import put_on
 from dora_cli.assembly.origin import make, sites_of
 from dora_cli.errors import ProjectionError
+from dora_cli.evaluation.passes import evaluation_mode, work_of
 from dora_cli.machine.devices import make_accelerator
 from dora_cli.methods import Method
 from dora_cli.models import head_parameters, max_positions, vocabulary_rows
 from dora_cli.models.outputs import logits_in
 from dora_cli.recipe.methods import METHODS
+from dora_cli.training.capture.passes import FEW
 from dora_cli.training.optimizer import make_optimizer, make_scheduler
 from dora_cli.training.step import TrainingStep
 
@@ -24,7 +28,7 @@ if TYPE_CHECKING:
     from dora_cli.models.fused import FusedBlocks
 
 STEPS = 4
-"""One runs eagerly, one is captured, and two are the graph's alone."""
+"""One runs eagerly, one is captured, and two are the graph's alone; passes of the evaluation likewise."""
 BATCH, LENGTH = 4, 16
 TOTAL_STEPS = 100_000
 """Many, so that settings made for a long run go with them."""
@@ -41,7 +45,9 @@ _LAYERS = re.compile(r"(n|num)_((hidden|encoder|decoder)_)?layers?|(encoder|deco
 
 
 def try_steps(question: Mapping[str, Any], device: torch.device, *, cuda_graph: bool) -> None:
-    """Makes such a model with random weights, adapts it and trains it for `STEPS` steps; raises whatever happens."""
+    """Makes such a model with random weights, adapts it, trains it for `STEPS` steps and evaluates it on as many
+    batches; raises whatever happens.
+    """
     model = build(question).to(device)
     batch = make_batch(model, question["model_class"], device)
     method = _with_any_targets(model, question["method"])
@@ -55,11 +61,16 @@ def try_steps(question: Mapping[str, Any], device: torch.device, *, cuda_graph: 
         accelerator=make_accelerator(device, question["precision"]),
         max_grad_norm=1.0,
         cuda_graph=cuda_graph,
+        evaluations=FEW,  # enough to be captured from the second batch on
         fused=_fused_blocks(model, method) if question.get("fused") else None,
     )
     for number in range(1, STEPS + 1):
         step(number, [batch], BATCH, event=False)
     step.read(STEPS)
+    work = work_of(model, _loss, step.accelerator, step.run_evaluation)
+    with evaluation_mode(model):
+        for _ in range(STEPS):
+            step.run_evaluation(work, batch).cpu()
 
 
 def _fused_blocks(model: nn.Module, method: Method) -> FusedBlocks:
