@@ -49,6 +49,7 @@ such runs go on.
 
 ADDED_TO: Mapping[str, Mapping[str, Any]] = {
     "dora": {
+        "method.preset": "published",
         "method.min_rank": 0,
         "method.max_rank": None,
         "method.budget": "components",

@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 from jsonschema import Draft202012Validator
 
+from dora_cli.assembly.own_recipe import AUTO_RATE
 from dora_cli.data.builtin import builtin_tasks
-from dora_cli.recipe import dump_recipe, load_recipe, parse_recipe
+from dora_cli.recipe import DoraMethod, dump_recipe, load_recipe, parse_recipe
+from dora_cli.recipe.methods.dora import AUTO
+from dora_cli.recipe.schema import TrainSection
 from dora_cli.tasks import task_names
 from tests.commands.conftest import Refuse, dora, process
 
@@ -150,5 +153,22 @@ def test_data_of_ones_own(tmp_path: Path) -> None:
     assert (data.labels, data.separator, data.invalid, data.validation) == (("bad", "good"), "semicolon", "skip", 0.2)
     done = dora("train", "mine.yaml", "--dry-run")
     assert (done.code, done.err) == (0, "")
+    done = dora("train", "mine.yaml", "--set", "train.max_steps=20", "--output", "run", "--quiet")
+    assert done.code == 0, done.err
     done = dora("init", "regression", "--data", "own.csv", "-m", "builtin:tiny-encoder")
     assert parse_recipe(done.out).data.columns == {"text": "review", "label": "stars"}
+
+
+def test_settings_of_our_own_are_for_data_of_ones_own(tmp_path: Path) -> None:
+    """Tasks that have published settings keep those, and so do methods that have no settings of ours."""
+    (tmp_path / "own.csv").write_text("text,label\n" + "".join(f"film {row},{row % 2}\n" for row in range(40)))
+    own = ("init", "classification", "--data", "own.csv", "-m", "builtin:tiny-encoder")
+    found = parse_recipe(dora(*own).out)
+    assert isinstance(found.method, DoraMethod)
+    assert (found.method.preset, found.method.step_bound) == ("auto", AUTO["step_bound"])
+    assert found.train.learning_rate == AUTO_RATE
+    published = parse_recipe(dora("init", "glue/rte").out).method
+    assert isinstance(published, DoraMethod)
+    assert (published.preset, published.step_bound) == ("published", None)
+    other = parse_recipe(dora(*own, "--method", "lora").out)
+    assert (other.method.name, other.train.learning_rate) == ("lora", TrainSection().learning_rate)

@@ -57,6 +57,7 @@ def test_defaults():
     }
     assert recipe.method.model_dump() == {
         "name": "dora",
+        "preset": "published",
         "rank": 8,
         "start_rank": None,
         "min_rank": 0,

@@ -76,11 +76,11 @@ def rules_of(name: str) -> tuple[Rule, ...]:
 
 
 def arguments(section: Section) -> dict[str, Any]:
-    """What a method is made with: the keys of its section of a resolved recipe, but for its name and its targets, and
-    for `ranks_from`, which has been answered by `ranks`.
+    """What a method is made with: the keys of its section of a resolved recipe, but for its name, its preset and its
+    targets, and for `ranks_from`, which has been answered by `ranks`.
     """
     assert getattr(section, "ranks_from", None) is None, "resolve the recipe first"
-    return section.model_dump(exclude={"name", "targets", "ranks_from"})
+    return section.model_dump(exclude={"name", "preset", "targets", "ranks_from"})
 
 
 def about(name: str) -> About:

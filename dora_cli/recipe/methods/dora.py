@@ -18,11 +18,30 @@ from dora_cli.wording import plural
 Scaling = Literal["start", "root", "final"]
 
 
+AUTO: Mapping[str, Any] = {
+    "budget": "parameters",
+    "start": "lora",
+    "gates": "fixed",
+    "scaling": "final",
+    "ema_beta": 0.98,
+    "events": 5,
+    "dem_weight": 0.0,
+    "step_bound": 3e-3,
+}
+"""What ``preset: auto`` has in place of published defaults, with `AUTO_SCALE`; chosen on held-out training data
+(docs/results/allocation.md).
+"""
+AUTO_SCALE = 4
+"""Its alpha over the rank."""
+
+
 class DoraMethod(Section):
     """DoRA, Dynamic Low-Rank Adaptation (Mao et al. 2024).
 
     Attributes:
         name: which method: ``dora`` adapts every projection and prunes ranks to the budget.
+        preset: what keys are that the recipe does not have: ``published``, or ``auto``, the settings that did best on
+            held-out data, which are ours.
         rank: average final rank per projection.
         start_rank: rank of every projection at the start; None is ``ceil(1.5 * rank)``.
         min_rank: what every projection keeps, whatever its components are worth.
@@ -74,6 +93,7 @@ class DoraMethod(Section):
     """
 
     name: ForRun[Literal["dora"]] = "dora"
+    preset: ForRun[Literal["published", "auto"]] = "published"
     rank: ForRun[Count] = 8
     start_rank: ForRun[Count | None] = None
     min_rank: ForRun[CountOrZero] = 0
@@ -109,14 +129,31 @@ class DoraMethod(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _score_of_the_start(cls, keys: Any) -> Any:
-        """The score that loses least when components are cut (docs/results/scores.md), where the method is not the
-        published one anyway and nothing else ranks them.
-        """
-        if isinstance(keys, Mapping) and "score" not in keys and keys.get("rotate", "none") == "none":
-            ours = keys.get("start", "published") != "published"
-            return {**keys, "score": "fisher"} if ours else keys
+    def _filled(cls, keys: Any) -> Any:
+        """What is missing, by the preset and by what is there."""
+        return _with_score(_with_preset(keys)) if isinstance(keys, Mapping) else keys
+
+
+def _with_preset(keys: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The keys of ``preset: auto`` beside those that the recipe has, but for what would go against these."""
+    if keys.get("preset") != "auto":
         return keys
+    rank = keys.get("rank", DoraMethod.model_fields["rank"].default)
+    filled = {**AUTO, **({"alpha": float(AUTO_SCALE * rank)} if isinstance(rank, int) else {}), **keys}
+    if filled["gates"] != "fixed" and "step_bound" not in keys:
+        filled["step_bound"] = None  # it is one on two factors
+    if "prune_interval" in keys and "events" not in keys:
+        filled["events"] = None  # which takes precedence
+    return filled
+
+
+def _with_score(keys: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The score that loses least when components are cut (docs/results/scores.md), where the method is not the
+    published one anyway and nothing else ranks them.
+    """
+    if "score" in keys or keys.get("rotate", "none") != "none" or keys.get("start", "published") == "published":
+        return keys
+    return {**keys, "score": "fisher"}
 
 
 _MEASURED = ("gradient", "inputs")
@@ -271,6 +308,7 @@ def _scale(section: DoraMethod, start_rank: int, rank: int) -> float:
 
 
 _SAID = {
+    ("preset", "auto"): "Settings are those of `preset: auto`, but for what the recipe says.",
     ("budget", "parameters"): "The budget counted parameters: as many as LoRA at the mean rank has.",
     ("start", "unit"): "Components started at length 1, with gates of 0.",
     ("start", "lora"): "Factors started as in LoRA, with gates of 1.",
