@@ -19,6 +19,7 @@ from dora_cli.errors import DoraError, ExperimentError, RecipeError
 from dora_cli.models import find_projections
 from dora_cli.recipe import Recipe, dump_recipe, load_recipe, parse_recipe
 from dora_cli.recipe.anchor import anchored
+from dora_cli.recipe.fields import Section
 from dora_cli.recipe.shipped_recipes import find_recipe
 from dora_cli.tasks import Task
 
@@ -209,7 +210,7 @@ def inherited(experiment: Experiment, plan: Design) -> list[str]:
     for name, file in find_tasks(experiment):
         section = load_recipe(file, shared).method
         for variant in plan.variants:
-            if section.name != variant.method:
+            if section.name != variant.method or _replaced(section, variant):
                 continue
             kept = [
                 f"{key}={getattr(section, key)}"
@@ -221,6 +222,12 @@ def inherited(experiment: Experiment, plan: Design) -> list[str]:
                     None
                 )
     return list(found)
+
+
+def _replaced(section: Section, variant: Variant) -> bool:
+    """Whether the variant has another preset, which leaves nothing of the recipe's section."""
+    preset = getattr(section, "preset", None)
+    return bool(variant.keys.get("method.preset", preset) != preset)
 
 
 def _explained(problems: Sequence[str], task: str, variant: Variant, tune: Tuning | None) -> Iterator[tuple[str, str]]:

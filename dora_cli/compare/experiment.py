@@ -31,6 +31,9 @@ OPTIONS = ("held_out", "seeds", "keep", "extend")
 """Keys of the section ``tune`` beside the tuned one."""
 RANKS_FROM = "ranks_from"
 """Key of an entry that is none of a recipe: whose ranks it takes."""
+SWEEP = "sweep"
+"""Another one: values that go together, as a list of mappings. The first key of each is what is swept."""
+OF_AN_ENTRY = (RANKS_FROM, SWEEP)
 DECIDED = {
     "train.seed": "runs get their seeds from the key seeds",
     "eval.held_out": "it is set for the runs that choose settings; give its share as held_out in tune, and measure: "
@@ -319,8 +322,15 @@ def _of_tuning(tune: Tuning, experiment: Experiment) -> list[tuple[Path, str]]:
     places: list[Path] = [
         ("methods", name, tune.key) for name, entry in experiment.methods.items() if tune.key in entry
     ]
+    places += [("methods", name, SWEEP) for name, entry in experiment.methods.items() if _sweeps(entry, tune.key)]
     places += [("set", tune.key)] if tune.key in experiment.set else []
     return [*found, *((place, "is tuned; leave it out here, or take it out of tune") for place in places)]
+
+
+def _sweeps(entry: Mapping[str, Any], key: str) -> bool:
+    """Whether `key` is among the values that an entry sweeps together."""
+    values = entry.get(SWEEP)
+    return isinstance(values, list) and any(isinstance(value, dict) and key in value for value in values)
 
 
 def _no_number(key: str) -> str | None:
@@ -401,6 +411,8 @@ def _of_entry(name: str, entry: Mapping[str, Any], experiment: Experiment) -> li
     for key, value in entry.items():
         if key == RANKS_FROM:
             wrong = _no_source(name, value, experiment)
+        elif key == SWEEP:
+            wrong = _no_joint_sweep(value, entry)
         elif key == f"method.{RANKS_FROM}":
             wrong = f"names one run for all seeds; write {RANKS_FROM}: {{method: NAME}} for another entry's runs"
         elif _takes_away(key, value):
@@ -449,6 +461,22 @@ def _no_sweep(values: list[Any]) -> str | None:
     return None
 
 
+def _no_joint_sweep(values: Any, entry: Mapping[str, Any]) -> str | None:
+    """Why values cannot be swept together; None where they can."""
+    example = "[{method.rank: 1, method.alpha: 4}, {method.rank: 2, method.alpha: 8}]"
+    if not (isinstance(values, list) and values and all(isinstance(value, dict) and value for value in values)):
+        return f"must be a list of mappings with the same keys, such as {example}, got {show(values)}"
+    keys = list(values[0])
+    if odd := next((value for value in values if list(value) != keys), None):
+        return f"must have the same keys in each mapping, in one order ({', '.join(map(str, keys))}), got {show(odd)}"
+    for key in keys:
+        if key in entry:
+            return f"has {key}, which the entry has, too; keep it in one place"
+        if wrong := _no_key_of_methods(str(key)):
+            return f"has {key}, which {wrong}"
+    return _no_sweep([value[keys[0]] for value in values])
+
+
 def _no_source(name: str, source: Any, experiment: Experiment) -> str | None:
     """Why an entry cannot take its ranks from `source`; None where it can."""
     if not (isinstance(source, dict) and list(source) == ["method"] and isinstance(source["method"], str)):
@@ -492,12 +520,13 @@ def _beside_the_baseline(experiment: Experiment) -> list[tuple[Path, str]]:
         for key, values in whole.items():
             alone = [value for value in values if key in swept and value not in swept[key]]
             if alone:
-                place = name if key in entry else entry[RANKS_FROM]["method"]
+                place = name if key in _swept(entry) else entry[RANKS_FROM]["method"]
                 said = (
                     f"is {', '.join(map(str, alone))} where {experiment.baseline}, the baseline, is not run with that "
                     f"({', '.join(map(str, swept[key]))}); sweep the same values in both, or leave one unswept"
                 )
-                found.append((("methods", place, key), said))
+                where = key if key in experiment.methods[place] else SWEEP
+                found.append((("methods", place, where), said))
         if _is_sized_by(entry, base, experiment) and "method.rank" in swept and "method.rank" not in whole:
             said = (
                 f"sweeps sizes, but beside {name} the baseline stores as much as {name} does; sweep method.rank in "
@@ -519,9 +548,16 @@ def _is_sized_by(entry: Mapping[str, Any], base: Mapping[str, Any], experiment: 
 
 
 def _swept(entry: Mapping[str, Any]) -> dict[str, list[Any]]:
-    return {
-        key: value for key, value in entry.items() if key != RANKS_FROM and is_swept(key, value, entry["method.name"])
+    own = {
+        key: value
+        for key, value in entry.items()
+        if key not in OF_AN_ENTRY and is_swept(key, value, entry["method.name"])
     }
+    together = entry.get(SWEEP)
+    if together is None:
+        return own
+    first = next(iter(together[0]))
+    return {first: [value[first] for value in together], **own}
 
 
 def _read_text(path: FilePath) -> str:

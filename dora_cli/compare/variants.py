@@ -1,7 +1,8 @@
 """What an experiment compares: every method's entry at every value that it sweeps, and who is compared with whom.
 
 A variant is one entry at one value of each swept key. A list for a key that takes one value sweeps it; a list for a key
-that takes lists (targets, betas) is its value.
+that takes lists (targets, betas) is its value. ``sweep`` lists values of several keys that go together, by the first of
+which the variants are told apart.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from dora_cli.compare.experiment import RANKS_FROM, Experiment, is_swept
+from dora_cli.compare.experiment import OF_AN_ENTRY, RANKS_FROM, SWEEP, Experiment, is_swept
 from dora_cli.recipe.methods import METHODS, about
 
 _SHUFFLE = "method.ranks_shuffle"
@@ -172,13 +173,13 @@ def design(experiment: Experiment) -> Design:
 
 
 def _variants(name: str, entry: Mapping[str, Any], *, ranks_of: Variant | None = None) -> list[Variant]:
-    keys = {key: value for key, value in entry.items() if key != RANKS_FROM}
+    keys = {key: value for key, value in entry.items() if key not in OF_AN_ENTRY}
     method = keys["method.name"]
     swept = [key for key, value in keys.items() if is_swept(key, value, method)]
     found = []
-    for values in itertools.product(*(keys[key] for key in swept)):
-        chosen = dict(zip(swept, values, strict=True))
-        found.append(Variant(name, method, {**keys, **chosen}, chosen, ranks_of))
+    for together, *values in itertools.product(entry.get(SWEEP, [{}]), *(keys[key] for key in swept)):
+        chosen = {**dict(list(together.items())[:1]), **dict(zip(swept, values, strict=True))}
+        found.append(Variant(name, method, {**keys, **together, **chosen}, chosen, ranks_of))
     return found
 
 

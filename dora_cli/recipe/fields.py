@@ -7,10 +7,18 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, WithJsonSchema
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    WithJsonSchema,
+    model_validator,
+)
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
@@ -207,3 +215,15 @@ class Section(BaseModel):
     """A part of a recipe: strict, closed and frozen."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    @classmethod
+    def filled(cls, keys: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Keys that are not validated yet, with those added that stand for missing ones because of what is there; a
+        section's own defaults stand for the rest.
+        """
+        return keys
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill(cls, keys: Any) -> Any:
+        return cls.filled(keys) if isinstance(keys, Mapping) else keys

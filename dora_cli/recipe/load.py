@@ -41,7 +41,7 @@ def load_recipe(
     Args:
         path: a UTF-8 YAML file.
         overrides: ``key.path=value`` texts, as given to ``--set``; later ones win over earlier ones and all over the
-            file. Another ``method.name`` replaces the whole section of the method.
+            file. Another ``method.name`` or ``method.preset`` replaces the whole section of the method.
         note: told what is odd about them.
 
     Raises:
@@ -134,6 +134,7 @@ def _raw_value(tree: dict[str, Any], key: str, unsure: set[Path]) -> Any:
     model = section_keys(section, given)
     if model is None or name not in model.model_fields:
         raise KeyError(key)
+    given = model.filled(given)
     return given[name] if name in given else model.model_fields[name].default
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from dora_cli.errors import RecipeError
 from dora_cli.recipe.document import Path, read_document
@@ -46,7 +46,10 @@ def parse_override(text: str) -> Override | str:
     return Override(flag, tuple(parts), document.value)
 
 
-_NAME = ("method", "name")
+_SECTION = ("method",)
+_NAME, _PRESET = (*_SECTION, "name"), (*_SECTION, "preset")
+_CHOICES = (_NAME, _PRESET)
+"""Keys on which the others of their section depend."""
 
 
 def apply_overrides(
@@ -54,42 +57,54 @@ def apply_overrides(
 ) -> list[str]:
     """Sets all of `overrides` in `tree` (changed in place), later ones over earlier ones; returns what is wrong.
 
-    Another ``method.name`` replaces the section, whose keys are those of the method before; wherever it stands among
-    the flags, those for other keys of the section are for the new one. `note` is told which keys that drops.
+    Another ``method.name`` or ``method.preset`` replaces the section, whose keys are those of the one before; wherever
+    it stands among the flags, those for other keys of the section are for the new one. `note` is told which keys that
+    drops.
     """
-    ordered = list(overrides)
-    wholes = [index for index, override in enumerate(ordered) if override.path == _NAME[:1]]
-    names = [index for index, override in enumerate(ordered) if override.path == _NAME]
-    start = wholes[-1] + 1 if wholes else 0
-    if names and names[-1] >= start:
-        name = ordered[names[-1]]
-        ordered = [*ordered[:start], name, *(override for override in ordered[start:] if override.path != _NAME)]
-    elif wholes:  # what came before it is of a section that is gone
-        ordered = [other for index, other in enumerate(ordered) if index not in names]
     problems = []
-    for override in ordered:
-        if override.path == _NAME:
-            _choose_method(tree, origins, override, note)
+    for override in _choices_first(overrides):
+        if override.path in _CHOICES:
+            _choose(tree, origins, override, note)
         problems.append(apply_override(tree, origins, override))
     return [problem for problem in problems if problem is not None]
 
 
-def _choose_method(tree: dict[str, Any], origins: Origins, override: Override, note: Callable[[str], None]) -> None:
-    """Empties the method's section where it is one of another method."""
+def _choices_first(overrides: Sequence[Override]) -> list[Override]:
+    """The last choice of each kind before other keys; none from before a flag that sets the section as a whole."""
+    wholes = [index for index, override in enumerate(overrides) if override.path == _SECTION]
+    start = wholes[-1] + 1 if wholes else 0
+    chosen = {override.path: override for override in overrides[start:] if override.path in _CHOICES}
+    others = [[one for one in part if one.path not in _CHOICES] for part in (overrides[:start], overrides[start:])]
+    return [*others[0], *(chosen[path] for path in _CHOICES if path in chosen), *others[1]]
+
+
+def _choose(tree: dict[str, Any], origins: Origins, override: Override, note: Callable[[str], None]) -> None:
+    """Empties the method's section where it is one of another method, or has the values of another preset."""
     section = tree.get("method")
-    if not isinstance(section, dict) or override.value not in list(METHODS):
+    if not isinstance(section, dict):
         return
-    before = method_name(section)
-    if before == override.value:
+    known: Sequence[Any] = list(METHODS)
+    before, what, kept = method_name(section), f"{override.value} takes its defaults", {}
+    if override.path == _PRESET:
+        before, known = _presets(section)
+        what, kept = "its values are those of the preset", {key: section[key] for key in section if key == "name"}
+    if override.value not in known or before == override.value:
         return
-    dropped = [str(key) for key in section if key != "name"]
-    tree["method"] = {}
-    origins.set(("method",), override.flag)
+    dropped = [str(key) for key in section if key not in ("name", "preset")]
+    tree["method"] = kept
+    origins.set(_SECTION, override.flag)
     if dropped:
         note(
-            f"{override.flag} replaces the method's section: {override.value} takes its defaults, and what was set for "
-            f"{before} is dropped ({', '.join(dropped)})"
+            f"{override.flag} replaces the method's section: {what}, and what was set for {before} is dropped "
+            f"({', '.join(dropped)})"
         )
+
+
+def _presets(section: Mapping[str, Any]) -> tuple[Any, Sequence[Any]]:
+    """The preset of a method's section, and those that there are."""
+    model = METHODS.get(method_name(section) or "")
+    field = None if model is None else model.model_fields.get("preset")
+    return (None, ()) if field is None else (section.get("preset", field.default), get_args(field.annotation))
 
 
 def apply_override(tree: dict[str, Any], origins: Origins, override: Override) -> str | None:

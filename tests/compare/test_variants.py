@@ -168,3 +168,45 @@ def test_tasks_that_are_none(tmp_path: Path) -> None:
     assert len(found.value.problems) == 3
     assert "glue/rte" in found.value.problems[0]
     assert "another one" in found.value.problems[1]
+
+
+def test_values_that_go_together_are_told_apart_by_the_first(tmp_path: Path) -> None:
+    rows = "[{method.rank: 2, method.alpha: 8}, {method.rank: 4, method.alpha: 16}]"
+    methods = {
+        "lora": f"{{method.name: lora, sweep: {rows}}}",
+        "dora": "{method.name: dora, method.rank: [2, 4]}",
+        "other": f"{{method.name: lora, sweep: {rows}, method.dropout: [0.0, 0.1]}}",
+    }
+    found = designed(tmp_path, methods, "match: none\n")
+    assert pairs(found) == [
+        ("dora rank=2", "lora rank=2"),
+        ("dora rank=4", "lora rank=4"),
+        *((f"other rank={rank} dropout={rate}", f"lora rank={rank}") for rank in (2, 4) for rate in ("0.0", "0.1")),
+    ]
+    alphas = {variant.name: variant.keys["method.alpha"] for variant in found.variants if variant.entry == "lora"}
+    assert alphas == {"lora rank=2": 8, "lora rank=4": 16}
+
+
+@pytest.mark.parametrize(
+    ("sweep", "says"),
+    [
+        ("3", "must be a list of mappings"),
+        ("[]", "must be a list of mappings"),
+        ("[{}]", "must be a list of mappings"),
+        ("[{method.rank: 2}, {method.alpha: 2}]", "must have the same keys in each mapping"),
+        ("[{method.rank: 2, method.dropout: 0.5}]", "has method.dropout, which the entry has, too"),
+        ("[{model.name: a}]", "has model.name, which is the same for all"),
+        ("[{method.rank: 2}, {method.rank: 2}]", "sweeps a value twice"),
+        ("[{train.learning_rate: 0.1}]", "is tuned; leave it out here"),
+        ("[{method.rank: 3}]", "is 3 where lora, the baseline, is not run with that (2, 4)"),
+    ],
+)
+def test_values_that_cannot_go_together(tmp_path: Path, sweep: str, says: str) -> None:
+    methods = {
+        "lora": "{method.name: lora, method.rank: [2, 4]}",
+        "other": f"{{method.name: lora, method.dropout: 0.1, sweep: {sweep}}}",
+    }
+    tune = "tune: {train.learning_rate: {from: 1.0e-4, to: 1.0e-2, points: 3}}\n"
+    with pytest.raises(ExperimentError) as caught:
+        designed(tmp_path, methods, f"match: none\n{tune}")
+    assert f": methods.other.sweep: {says}" in str(caught.value)

@@ -41,3 +41,25 @@ def test_what_another_method_drops() -> None:
             "is dropped (rank, dem_weight)"
         )
     ]
+
+
+def test_what_another_preset_drops() -> None:
+    """Wherever the flag stands; keys of other flags hold."""
+    notes: list[str] = []
+    text = BASE + "method: {rank: 4, dem_weight: 0.1}"
+    recipe = parse_recipe(text, overrides=["method.alpha=3", "method.preset=auto"], note=notes.append)
+    assert recipe == parse_recipe(BASE + "method: {name: dora, preset: auto, alpha: 3}")
+    assert notes == [
+        (
+            "--set method.preset=auto replaces the method's section: its values are those of the preset, and what was "
+            "set for published is dropped (rank, dem_weight)"
+        )
+    ]
+    assert parse_recipe(text, overrides=["method.preset=published"]) == parse_recipe(text)
+
+
+@pytest.mark.parametrize("flags", [["method.preset=auto", "method.name=lora"], ["method.preset=other"]])
+def test_a_preset_that_is_none(flags: list[str]) -> None:
+    with pytest.raises(RecipeError) as caught:
+        parse_recipe(BASE + "method: {rank: 4}", overrides=flags)
+    assert "method.preset" in str(caught.value)

@@ -6,8 +6,6 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-from pydantic import model_validator
-
 from dora_cli.recipe.about import About
 from dora_cli.recipe.effects import ForRun
 from dora_cli.recipe.fields import Count, CountOrZero, FractionBelowOne, NonNegative, Positive, Section, Targets
@@ -127,11 +125,10 @@ class DoraMethod(Section):
     flatness: ForRun[NonNegative] = 0.0
     step_bound: ForRun[Positive | None] = None
 
-    @model_validator(mode="before")
     @classmethod
-    def _filled(cls, keys: Any) -> Any:
-        """What is missing, by the preset and by what is there."""
-        return _with_score(_with_preset(keys)) if isinstance(keys, Mapping) else keys
+    def filled(cls, keys: Mapping[str, Any]) -> Mapping[str, Any]:
+        """By the preset, and a score by the start."""
+        return _with_score(_with_preset(keys))
 
 
 def _with_preset(keys: Mapping[str, Any]) -> Mapping[str, Any]:

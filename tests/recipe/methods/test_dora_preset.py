@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from dora_cli.errors import RecipeError
 from dora_cli.recipe import DoraMethod, dump_recipe, parse_recipe
 from dora_cli.recipe.methods import about, arguments
 from dora_cli.recipe.methods.dora import AUTO, AUTO_SCALE
@@ -58,3 +59,10 @@ def test_the_method_is_made_of_them_and_its_card_says_so() -> None:
     told = [note for note in about("dora").notes(found) if "preset: auto" in note]
     assert len(told) == 1
     assert not any("preset" in note for note in about("dora").notes(section()))
+
+
+def test_rules_know_what_is_filled_in() -> None:
+    """Gradients are adjusted of two factors, and gates are fixed by the preset."""
+    assert section(preset="auto", gradients="pro").gates == "fixed"
+    with pytest.raises(RecipeError, match=r"method\.gradients"):
+        section(preset="auto", gradients="pro", gates="trained")
