@@ -22,7 +22,8 @@ from tests.test_libraries import BUILT_FOR_ANOTHER, assert_names_the_guest, brin
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="processes cannot be forked")
 
 _SCRIPT = """
-import json, os, sys
+import gc, json, os, sys
+gc.disable()  # what is imported stays, here and in whoever is forked
 from dora_cli.__main__ import main
 from dora_cli.machine.seeds import set_deterministic
 set_deterministic(False)
