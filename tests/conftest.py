@@ -4,7 +4,10 @@ modules that are kept.
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import gc
+import importlib
 import os
 import shutil
 import sys
@@ -33,12 +36,16 @@ LONGEST = (
     "test_trouble.py",
     "test_new_packages.py",
     "test_cold_start.py",
+    "test_fused.py",
     "test_run.py",
     "test_resume.py",
     "test_agreement.py",
     "test_plots.py",
     "test_going_on.py",
     "test_generation.py",
+    "test_local.py",
+    "test_cuts.py",
+    "test_averaging.py",
     "test_demo.py",
     "test_capture.py",
     "test_distributed.py",
@@ -48,6 +55,10 @@ LONGEST = (
     "test_browser.py",
     "test_process.py",
     "test_trainer_callback.py",
+    "test_tasks_and_models.py",
+    "test_rounds.py",
+    "test_configs.py",
+    "test_equal.py",
     "test_escapes.py",
     "test_untrusted.py",
     "test_decoding.py",
@@ -79,7 +90,8 @@ SLOW = frozenset((
     "methods/adalora/test_literal_reference.py", "methods/sora/test_literal_reference.py",
     "methods/bottleneck/test_literal_reference.py", "methods/test_base_tensors.py", "training/test_in_place.py",
     "training/test_every_method.py", "training/test_dora_options.py", "scripts/test_score_truth.py",
-    "compare/workers/test_ray.py",
+    "compare/workers/test_equal.py", "compare/workers/test_local.py", "compare/workers/test_ray.py",
+    "training/test_averaging.py", "training/test_cuts.py", "training/test_fused.py",
     "methods/dora/test_planted_teacher.py", "test_new_packages.py", "models/test_loading.py",
     "models/test_tiny_generators.py",
     "reports/html/test_browser.py", "reports/html/test_page.py", "reports/live/test_view.py",
@@ -111,6 +123,7 @@ MEMORY, ENOUGH = Path("/dev/shm"), 4 << 30
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    gc.disable()  # until all is imported, which stays: looking through it takes half a second, again and again
     sys.dont_write_bytecode = False  # it was read from the environment at the start
     if os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > ENOUGH:
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
@@ -118,6 +131,21 @@ def pytest_configure(config: pytest.Config) -> None:
     # of pytest-xdist, whose own order is by the number of tests in a file
     if hasattr(config.option, "loadscopereorder"):
         config.option.loadscopereorder = False
+
+
+def pytest_collection(session: pytest.Session) -> None:
+    """In a new checkout no test is compiled yet, and processes of pytest-xdist that begin together would each compile
+    all of them: every other one begins at the other end and imports until it meets what is compiled.
+    """
+    number, here = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"), Path(__file__).parent
+    everything = [Path(argument).resolve() for argument in session.config.args] == [here]
+    if int(number) % 2 == 0 or not everything or session.config.option.markexpr:
+        return
+    for file in sorted(here.rglob("test_*.py"), reverse=True):
+        if any(file.parent.glob(f"__pycache__/{file.stem}.*.pyc")):
+            return
+        with contextlib.suppress(Exception, pytest.skip.Exception):  # said when it is collected
+            importlib.import_module(".".join(file.relative_to(here.parent).with_suffix("").parts))
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -143,6 +171,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if on_gpu and not _has_gpu():
         for item in on_gpu:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 def _has_gpu() -> bool:

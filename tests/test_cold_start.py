@@ -22,7 +22,8 @@ from tests.test_libraries import BUILT_FOR_ANOTHER, assert_names_the_guest, brin
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="processes cannot be forked")
 
 _SCRIPT = """
-import json, os, sys
+import gc, json, os, sys
+gc.disable()  # what is imported stays, here and in whoever is forked
 from dora_cli.__main__ import main
 from dora_cli.machine.seeds import set_deterministic
 set_deterministic(False)
@@ -37,7 +38,11 @@ if not child:
 os.waitpid(child, 0)
 from dora_cli.training.run import train
 early += sorted({"datasets", "evaluate", "pandas", "scipy.stats", "sklearn"} & set(sys.modules))
-import torch._dynamo, torch.distributed.tensor, transformers.core_model_loading, transformers.models
+from dora_cli.data.builtin import generate
+for split in ("train", "validation"):
+    generate("glue/sst2", split)  # once for both that train
+import torch._dynamo, torch.distributed.checkpoint, torch.distributed.tensor, transformers.core_model_loading
+import transformers.models
 early += sorted({"scipy", "torchvision"} & set(sys.modules))
 codes = {}
 for name in sys.argv[2:]:

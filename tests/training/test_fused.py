@@ -6,6 +6,7 @@ captured steps are.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -171,8 +172,8 @@ def test_a_family_is_traced_once_and_trains_as_it_stands(family: str, method: st
 
 def test_dropout_is_drawn_anew_by_the_compiled_code() -> None:
     """The mean over many draws is the same; one seed gives the same draws twice."""
-    runs = [Run("roberta", "lora", backend="aot_eager", dropout=0.3) for _ in range(2)]
-    losses = [[float(_pass(run, seed)) for seed in range(DRAWS)] for run in runs]
+    run = Run("roberta", "lora", backend="aot_eager", dropout=0.3)
+    losses = [[float(_pass(run, seed)) for seed in range(DRAWS)] for _ in range(2)]
     assert losses[0] == losses[1]
     assert len(set(losses[0])) == DRAWS
     plain = Run("roberta", "lora", backend=None, dropout=0.3)
@@ -203,11 +204,15 @@ def test_a_run_goes_on_with_compiled_blocks_or_without(make_recipe: MakeRecipe, 
     }  # fmt: skip
     for name, parts in settings.items():
         for number, setting in enumerate(parts):
+            if (name, number) == ("kept", 0):  # it begins as that one did, which was cut at the same step
+                continue
             recipe = make_recipe("save.every_steps=4", f"train.fuse={setting}")
             if number == len(parts) - 1:
                 train(recipe, tmp_path / name, resume=number > 0)
             else:
                 cut(recipe, tmp_path / name, step=9)
+                if name == "changed":
+                    shutil.copytree(tmp_path / name, tmp_path / "kept")
     records = {name: read(tmp_path / name / "metrics.json") for name in settings}
     ended = {name: record["timing"]["fused"] for name, record in records.items()}
     assert ended == {"plain": False, "fused": True, "changed": False, "back": True, "kept": True}

@@ -28,12 +28,12 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
-    """Ray on this machine with two workers, for all tests; it stays with us and asks no network."""
+    """Ray on this machine with one worker, for all tests; it stays with us and asks no network."""
     ray = pytest.importorskip("ray")
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     ray.init(
         address="local",
-        num_cpus=2,
+        num_cpus=1,
         num_gpus=0,
         include_dashboard=False,
         log_to_driver=False,

@@ -47,7 +47,7 @@ def arguments(draw: st.DrawFn) -> dict[str, Any]:
     }
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=60, deadline=None, derandomize=True)
 @given(arguments())
 def test_every_integer_equals_a_plain_derivation(args: dict[str, Any]) -> None:
     schedule = plan(**args)
@@ -67,7 +67,7 @@ def test_every_integer_equals_a_plain_derivation(args: dict[str, Any]) -> None:
         assert schedule.next_event(step) == next((event for event in events if event > step), None)
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=60, deadline=None, derandomize=True)
 @given(arguments())
 def test_every_event_before_the_freeze_has_something_to_mask(args: dict[str, Any]) -> None:
     schedule = plan(**args)

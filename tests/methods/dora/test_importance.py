@@ -62,7 +62,7 @@ def test_scores_equal_the_explicit_matrices(shape: tuple[int, int, int], seed: i
     torch.testing.assert_close(component_scores(A, B, c), explicit_scores(A, B, c), rtol=1e-12, atol=0)
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=60, deadline=None, derandomize=True)
 @given(
     rank=st.integers(1, 8),
     d_out=st.integers(2, 12),

@@ -113,7 +113,7 @@ def plain_of(given_arguments: dict[str, Any]) -> Plain:
     return Plain(warmup=f"{rest.pop('warmup_fraction'):.2f}", final=f"{rest.pop('final_fraction'):.2f}", **rest)
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=60, deadline=None, derandomize=True)
 @given(arguments())
 def test_every_integer_equals_the_plain_derivation(args: dict[str, Any]) -> None:
     schedule, plain = DoraSchedule.plan(**args), plain_of(args)
@@ -128,7 +128,7 @@ def test_every_integer_equals_the_plain_derivation(args: dict[str, Any]) -> None
         assert schedule.next_event(step) == next((event for event in plain.events if event > step), None)
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=60, deadline=None, derandomize=True)
 @given(arguments())
 def test_budget_falls_from_all_components_to_the_target(args: dict[str, Any]) -> None:
     schedule = DoraSchedule.plan(**args)
@@ -143,7 +143,7 @@ def test_budget_falls_from_all_components_to_the_target(args: dict[str, Any]) ->
     assert set(budgets[schedule.freeze_step :]) == {args["projections"] * args["rank"]} == {schedule.final_components}
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=60, deadline=None, derandomize=True)
 @given(arguments())
 def test_what_is_allowed_fits_under_the_highest_rank(args: dict[str, Any]) -> None:
     """Else a budget could not be spent: components of each projection up to its bound pay for all that is allowed."""
@@ -154,7 +154,7 @@ def test_what_is_allowed_fits_under_the_highest_rank(args: dict[str, Any]) -> No
     assert (allowed[0], allowed[-1]) == (cost * args["start_rank"], cost * args["rank"])
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=60, deadline=None, derandomize=True)
 @given(arguments())
 def test_phases_tile_the_run(args: dict[str, Any]) -> None:
     schedule = DoraSchedule.plan(**args)

@@ -32,7 +32,7 @@ def cases(draw: st.DrawFn) -> tuple[list[list[float]], int]:
     return scores, draw(st.integers(0, rows * columns))
 
 
-@settings(max_examples=120, deadline=None, derandomize=True)
+@settings(max_examples=60, deadline=None, derandomize=True)
 @given(cases())
 def test_equals_a_plain_sort(case: tuple[list[list[float]], int]) -> None:
     scores, budget = case
@@ -43,7 +43,7 @@ def test_equals_a_plain_sort(case: tuple[list[list[float]], int]) -> None:
     assert keep.tolist() == by_hand(scores, budget)
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=60, deadline=None, derandomize=True)
 @given(cases())
 def test_no_pruned_component_beats_a_live_one(case: tuple[list[list[float]], int]) -> None:
     scores, budget = torch.tensor(case[0], dtype=torch.float64), case[1]
@@ -52,7 +52,7 @@ def test_no_pruned_component_beats_a_live_one(case: tuple[list[list[float]], int
         assert float(scores[keep].min()) >= float(scores[~keep].max())
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=60, deadline=None, derandomize=True)
 @given(cases())
 def test_a_smaller_budget_keeps_a_subset(case: tuple[list[list[float]], int]) -> None:
     scores = torch.tensor(case[0], dtype=torch.float64)
@@ -60,7 +60,7 @@ def test_a_smaller_budget_keeps_a_subset(case: tuple[list[list[float]], int]) ->
     assert all(bool((smaller <= larger).all()) for smaller, larger in itertools.pairwise(kept))
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=60, deadline=None, derandomize=True)
 @given(st.integers(1, 8), st.integers(1, 8), st.data())
 def test_permuting_distinct_scores_permutes_the_selection(rows: int, columns: int, data: st.DataObject) -> None:
     generator = torch.Generator().manual_seed(data.draw(st.integers(0, 10**6)))
@@ -71,7 +71,7 @@ def test_permuting_distinct_scores_permutes_the_selection(rows: int, columns: in
     assert torch.equal(permuted.view(-1), select(scores, budget).view(-1)[permutation])
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=60, deadline=None, derandomize=True)
 @given(cases(), st.integers(-20, 20))
 def test_a_common_scale_changes_nothing(case: tuple[list[list[float]], int], exponent: int) -> None:
     # Powers of two keep ties ties; the EMA's missing bias correction is such a common factor.
@@ -176,13 +176,13 @@ def selected(case: dict[str, Any]) -> torch.Tensor:
     return select(values, case["budget"], case["costs"], candidates=masks, least=case["least"], most=case["most"])
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=60, deadline=None, derandomize=True)
 @given(costly())
 def test_equals_the_walk(case: dict[str, Any]) -> None:
     assert selected(case).tolist() == walked(**case)
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=60, deadline=None, derandomize=True)
 @given(costly())
 def test_bounds_hold_and_less_than_the_dearest_cost_is_left(case: dict[str, Any]) -> None:
     keep, costs = selected(case), torch.tensor(case["costs"])
