@@ -415,7 +415,7 @@ class Method:
     def check(self, model: nn.Module, head: Sequence[nn.Parameter]) -> None:
         """Raises ModelError where there is nothing in `model` that the method could train; pure, as `plan` is.
 
-        It is asked of a model on the meta device before a weight is loaded, or of one with few weights right after.
+        It is asked of a model on the meta device before a weight is loaded.
         """
 
     def remarks(self, sites: Sequence[Site]) -> list[str]:
