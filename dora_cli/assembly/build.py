@@ -194,11 +194,6 @@ def check_early(recipe: Recipe, task: Task, method: Method, total_steps: int, *,
         model = base_from_config(recipe, task)
     except ModelError:
         return  # whoever loads it says what is wrong
-    check_fit(recipe, task, method, model, total_steps, fresh=fresh)
-
-
-def check_fit(recipe: Recipe, task: Task, method: Method, model: nn.Module, total_steps: int, *, fresh: bool) -> None:
-    """Raises what `adapt` would of `model`, which may be on the meta device."""
     method.check(model, list(head_parameters(model).values()))
     sites = sites_of(model, recipe.method, method)
     AveragedSteps.of(recipe.train.average_last, method.plan(total_steps, sites), method.name)

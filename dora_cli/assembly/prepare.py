@@ -13,7 +13,6 @@ from dora_cli.assembly.build import (
     AdaptedModel,
     adapt,
     check_early,
-    check_fit,
     load_base,
     note_on_code,
     note_on_kernels,
@@ -43,7 +42,6 @@ from dora_cli.machine.threads import note_on_cores, set_threads
 from dora_cli.methods import Method
 from dora_cli.methods.base import Schedule
 from dora_cli.models import LoadedModel, left_out
-from dora_cli.models.source import weighs_little
 from dora_cli.recipe import Recipe
 from dora_cli.tasks import Task
 
@@ -126,7 +124,9 @@ def prepare_model(
     if odd := note_on_code(recipe):
         note(odd)
     method = new_method()
-    base = _load_checked(recipe, task, method, length.total_steps, fresh=fresh)
+    check_early(recipe, task, method, length.total_steps, fresh=fresh)
+    with memory_advice(recipe, "load"):
+        base = load_base(recipe, task)
     _settle_threads(recipe, base, ground, threads, note)
     captured = _settle_capture(recipe, base, ground, note)
     speed = Speed(captured, _settle_fusion(recipe, base, method, ground, length, captured, fused, note))
@@ -148,20 +148,6 @@ def prepare_model(
     if odd := left_out(adapted.model, targets_of(recipe)):
         note(odd)
     return adapted, speed
-
-
-def _load_checked(recipe: Recipe, task: Task, method: Method, total_steps: int, *, fresh: bool) -> LoadedModel:
-    """The base model of a recipe, to which `method` fits: that is checked before its weights are loaded, or right
-    afterwards where there are so few that checking without them would take longer.
-    """
-    few = weighs_little(recipe.model.name)
-    if not few:
-        check_early(recipe, task, method, total_steps, fresh=fresh)
-    with memory_advice(recipe, "load"):
-        base = load_base(recipe, task)
-    if few:
-        check_fit(recipe, task, method, base.model, total_steps, fresh=fresh)
-    return base
 
 
 def _settle_threads(recipe: Recipe, base: LoadedModel, ground: Ground, threads: int | None, note: Note) -> None:

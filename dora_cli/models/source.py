@@ -23,7 +23,6 @@ _SUSPICIOUS = re.compile(
     rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\xc2[\x80-\x9f]|\xe2\x80[\xa8-\xae]|\xe2\x81[\xa6-\xa9]|\\(?:[bfnr]|u(?:00|20|d))",
     re.I,
 )
-_LITTLE = 1 << 26  # bytes
 _MOST_TEXT = 1 << 28  # bytes; the largest tokenizers have some tens of millions
 _HUB_NAME = re.compile(r"\w(?:[\w.-]*\w)?(?:/\w(?:[\w.-]*\w)?)?", re.ASCII)
 
@@ -105,19 +104,6 @@ def find_source(name: str, revision: str | None = None, *, ask_hub: bool = True)
     if kind == "local":
         _check_files(folder)
     return Source(name, kind, str(folder))
-
-
-def weighs_little(name: str) -> bool:
-    """Whether `name` is a folder or a built-in model with weights that are read in no more time than it takes to build
-    the model without them.
-    """
-    built_in = name.startswith(BUILTIN_PREFIX)
-    folder = _BUILTIN / name.removeprefix(BUILTIN_PREFIX) if built_in else at_home(name)
-    try:
-        sizes = [path.stat().st_size for path in folder.iterdir() if path.suffix in _WEIGHTS]
-    except OSError:
-        return False
-    return 0 < sum(sizes) <= _LITTLE
 
 
 def check_reach(name: str, revision: str | None = None) -> None:

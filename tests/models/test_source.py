@@ -15,7 +15,7 @@ from huggingface_hub import errors
 from dora_cli.errors import ModelError
 from dora_cli.models import ModelUnreachableError, builtin_names, config_model, load_model
 from dora_cli.models import source as source_module
-from dora_cli.models.source import find_source, weighs_little
+from dora_cli.models.source import find_source
 
 
 @pytest.fixture
@@ -174,18 +174,3 @@ def test_keys_that_a_library_would_print_are_names(name: str, escaped: bool, fol
 def test_a_vocabulary_may_hold_any_text(folder: Path) -> None:
     (folder / "tokenizer.json").write_text('{"model": {"vocab": {"\\u2028": 1, "\u202e": 2}}, "added_tokens": []}')
     assert find_source(str(folder)).kind == "local"
-
-
-def test_what_weighs_little_is_a_folder_with_few_bytes_of_weights(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Neither what has no weights here, nor what has more; the built-in ones all do."""
-    monkeypatch.setattr(source_module, "_LITTLE", 1 << 20)
-    assert not weighs_little(str(folder))
-    (folder / "model-1.safetensors").write_bytes(bytes(1 << 19))
-    assert weighs_little(str(folder))
-    (folder / "model-2.safetensors").write_bytes(bytes((1 << 19) + 1))
-    assert not weighs_little(str(folder))
-    assert not weighs_little("nobody/nothing")
-    monkeypatch.undo()
-    assert all(map(weighs_little, builtin_names()))
