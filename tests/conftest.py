@@ -4,10 +4,8 @@ modules that are kept.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import gc
-import importlib
 import os
 import shutil
 import sys
@@ -131,21 +129,6 @@ def pytest_configure(config: pytest.Config) -> None:
     # of pytest-xdist, whose own order is by the number of tests in a file
     if hasattr(config.option, "loadscopereorder"):
         config.option.loadscopereorder = False
-
-
-def pytest_collection(session: pytest.Session) -> None:
-    """In a new checkout no test is compiled yet, and processes of pytest-xdist that begin together would each compile
-    all of them: every other one begins at the other end and imports until it meets what is compiled.
-    """
-    number, here = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"), Path(__file__).parent
-    everything = [Path(argument).resolve() for argument in session.config.args] == [here]
-    if int(number) % 2 == 0 or not everything or session.config.option.markexpr:
-        return
-    for file in sorted(here.rglob("test_*.py"), reverse=True):
-        if any(file.parent.glob(f"__pycache__/{file.stem}.*.pyc")):
-            return
-        with contextlib.suppress(Exception, pytest.skip.Exception):  # said when it is collected
-            importlib.import_module(".".join(file.relative_to(here.parent).with_suffix("").parts))
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

@@ -13,7 +13,6 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification, BertConfig, LlamaConfig
 
 from dora_cli import evaluate, load_adapter, merge, parse_recipe, save_adapter, train
-from dora_cli.assembly import prepare
 from dora_cli.assembly.dry_run import dry_run
 from dora_cli.assembly.restore import restore
 from dora_cli.errors import CheckpointError, ExportError, ModelError, RecipeError
@@ -203,10 +202,9 @@ def test_it_computes_in_half_where_that_is_asked_for(make_recipe: MakeRecipe, tm
 
 
 def test_a_model_without_biases_is_refused_before_a_weight_is_loaded(
-    make_recipe: MakeRecipe, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_recipe: MakeRecipe, tiny_model: Path, tmp_path: Path
 ) -> None:
-    """The file of weights is none: whoever read it would say so. Of few weights that would be the first thing said."""
-    monkeypatch.setattr(prepare, "weighs_little", lambda name: False)
+    """The file of weights is none: whoever read it would say so."""
     shutil.copytree(tiny_model, tmp_path / "llama")
     LlamaConfig(
         vocab_size=len(users(tiny_model).bert.embeddings.word_embeddings.weight), hidden_size=16, num_hidden_layers=1,
