@@ -23,6 +23,7 @@ from torch import nn
 
 from dora_cli.methods.base import Site
 from dora_cli.methods.low_rank.seam import Seam, can_be_seam
+from dora_cli.models.attention_masks import masks_always_made
 from dora_cli.models.structure.blocks import find_blocks
 
 Note = Callable[[str], None]
@@ -54,6 +55,7 @@ class FusedBlocks:
         deterministic: bool = False,
         backend: str | Backend = "inductor",
     ) -> None:
+        self._first = next(model.parameters())
         self._blocks = [block.module for block in find_blocks(model) if "forward" not in vars(block.module)]
         self._note = note
         self._deterministic, self._backend = deterministic, backend
@@ -88,9 +90,14 @@ class FusedBlocks:
             self._replace(dtype, replaced)
             for block in self._blocks:
                 vars(block)["forward"] = partial(self._run, block)
-            # within a capture nothing can be compiled; what would have to be runs as it stands
-            capturing = torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
-            with torch.compiler.set_stance("eager_on_recompile") if capturing else nullcontext():
+            # within a capture nothing can be compiled; what would have to be runs as it stands. A block that met no
+            # mask before it would have to be, since a capture makes one always
+            on_gpu = self._first.device.type == "cuda"
+            capturing = on_gpu and torch.cuda.is_current_stream_capturing()
+            with (
+                torch.compiler.set_stance("eager_on_recompile") if capturing else nullcontext(),
+                masks_always_made() if on_gpu else nullcontext(),
+            ):
                 yield
         finally:
             for block in self._blocks:

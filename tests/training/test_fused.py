@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from torch import nn
 from torch._dynamo.utils import counters
 from torch._inductor import config as inductor_config
+from torch.profiler import ProfilerActivity, profile
 from transformers import (
     LlamaConfig,
     LlamaForSequenceClassification,
@@ -319,3 +320,16 @@ def test_a_later_run_finds_what_was_compiled() -> None:
         Run("roberta", "dora", backend="inductor", device="cuda", precision="bf16", steps=6)()
     kept = counters["inductor"]
     assert (kept["fxgraph_cache_hit"], kept["fxgraph_cache_miss"]) == (2, 0)
+
+
+@pytest.mark.gpu
+def test_a_first_batch_without_padding_is_compiled_as_it_is_captured() -> None:
+    """A capture makes attention's mask always; blocks that were compiled without one would run there as they stand."""
+    run = Run("roberta", "lora", backend="inductor", device="cuda", graph=True)
+    batch = {name: torch.ones_like(tensor) for name, tensor in run.batch(0).items()}
+    for step in range(1, 5):
+        run.step(step, [batch], SIZES[0][0], event=False)
+    with profile(activities=[ProfilerActivity.CUDA]) as found:
+        run.step(5, [batch], SIZES[0][0], event=False)
+        torch.cuda.synchronize()
+    assert any(event.name.startswith("triton_") for event in found.events())
