@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from dora_cli.assembly.resolve import resolve
 from dora_cli.errors import RecipeError
@@ -17,6 +18,10 @@ from dora_cli.tasks import Task, get_task
 
 DEFAULT_MODEL = "FacebookAI/roberta-base"
 """What most shipped recipes adapt: for a task that none is shipped for."""
+AUTO_RATE = 1e-3
+"""Learning rate beside ``preset: auto``: between the best ones of sentence classification, 2.5e-4 to 8e-3
+(docs/results/allocation.md).
+"""
 _FIRST = "e2e/gpt2-medium"
 """The recipe that stands first among a task's: the one whose results can be compared with published ones."""
 
@@ -88,8 +93,9 @@ def _plain(task: Task, model: str | None, kind: str | None, method: str, file: s
         model, kind = DEFAULT_MODEL, task.head.kind_of(DEFAULT_MODEL)
     source = task.fields.sources[0]
     data = {"source": source, **({"path": "data"} if source not in ("hub", "builtin") else {})}
+    section, train = own_values(method)
     wanted = Recipe.model_validate(
-        {"task": task.name, "model": {"name": model}, "data": data, "method": {"name": method}}
+        {"task": task.name, "model": {"name": model}, "data": data, "method": section, "train": train}
     )
     heading = [
         f"{about(method).title} on {task.name} with {model if model.isprintable() else repr(model)}",
@@ -97,9 +103,25 @@ def _plain(task: Task, model: str | None, kind: str | None, method: str, file: s
         f"    dora train {shlex.quote(file)} --dry-run    # the schedule in steps and the parameter budget",
         "",
         f"Data: your own, here in the folder {data['path']}, a file for each split." if "path" in data else "",
-        "Values: defaults, which are published for other tasks: try other values of train.learning_rate first.",
+        said_of_values(method),
     ]
     return FirstRecipe(annotated(wanted, heading), unchecked=model if kind is None else None)
+
+
+def own_values(method: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The sections of the method and of the training for a task that nothing is published for: settings of our own, of
+    a method that has some.
+    """
+    if "preset" not in METHODS[method].model_fields:
+        return {"name": method}, {}
+    return {"name": method, "preset": "auto"}, {"learning_rate": AUTO_RATE}
+
+
+def said_of_values(method: str) -> str:
+    """Where these come from, and what to change first."""
+    preset = "preset" in METHODS[method].model_fields
+    source = "the method's preset, found on other tasks" if preset else "defaults, which are published for other tasks"
+    return f"Values: {source}: try other values of train.learning_rate first."
 
 
 def known_method(method: str | None) -> str:

@@ -12,7 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from dora_cli.assembly.first_recipe import DEFAULT_MODEL, FirstRecipe, default_file, known_method
+from dora_cli.assembly.first_recipe import (
+    DEFAULT_MODEL,
+    FirstRecipe,
+    default_file,
+    known_method,
+    own_values,
+    said_of_values,
+)
 from dora_cli.assembly.resolve import resolve
 from dora_cli.data.sources.files import forget_table, has_split, read_table
 from dora_cli.data.sources.guess import Guess, guess_columns
@@ -31,10 +38,6 @@ _LOOKED_AT = 5_000
 """Rows whose tokens are counted."""
 _STEPS = 3_000
 """Optimiser steps that a run of defaults is worth, where the data are few enough for several epochs."""
-AUTO_RATE = 1e-3
-"""Learning rate beside ``preset: auto``: between the best ones of sentence classification, 2.5e-4 to 8e-3
-(docs/results/allocation.md).
-"""
 _LISTED = 100
 """Classes that a recipe lists; of more, the training split is asked at every run."""
 
@@ -87,9 +90,9 @@ def own_recipe(
         lengths = _lengths(name, table, guess)
         wanted["data"] |= {"path": str(data), "max_length": _max_length(lengths)}
         wanted |= {"task": task.name, "model": {"name": name}}
-        wanted["method"] = _method(method, wanted["train"], table.rows)
-        if "preset" in wanted["method"]:
-            wanted["train"]["learning_rate"] = AUTO_RATE
+        section, train = own_values(method)
+        wanted["method"] = {**section, **_interval(method, wanted["train"], table.rows)}
+        wanted["train"] |= train
         said.append(_on_lengths(lengths, wanted["data"]["max_length"]))
         recipe = Recipe.model_validate(wanted)
         settled, _ = resolve(recipe)
@@ -165,16 +168,10 @@ def _share(rows: int) -> float:
     return 0.2 if rows < 1_000 else 0.1 if rows < 50_000 else 0.05 if rows < 500_000 else 0.01
 
 
-def _method(name: str, train: dict[str, int], rows: int) -> dict[str, Any]:
-    """Our own settings of a method that has some; else those that are published, with an interval that fits."""
-    if "preset" in METHODS[name].model_fields:
-        return {"name": name, "preset": "auto"}
-    return {"name": name, **_interval(name, train, rows)}
-
-
 def _interval(method: str, train: dict[str, int], rows: int) -> dict[str, int]:
-    """An interval between events that leaves a short run at least five of them, for methods that have one."""
-    field = METHODS[method].model_fields.get("prune_interval")
+    """An interval between events that leaves a short run at least five of them, for methods that go by one."""
+    fields = METHODS[method].model_fields
+    field = None if "preset" in fields else fields.get("prune_interval")
     steps = train["epochs"] * max(rows // train["batch_size"], 1)
     fit = max(steps * 35 // 100 // 5, 1)
     return {"prune_interval": fit} if field is not None and fit < field.default else {}
@@ -215,12 +212,6 @@ def _on_lengths(lengths: _Lengths, max_length: int) -> str:
     )
 
 
-def _origin(recipe: Recipe) -> str:
-    if getattr(recipe.method, "preset", "published") == "auto":
-        return "The method's values are those of its preset, found on other tasks"
-    return "Other values are defaults, published for other tasks"
-
-
 def _heading(recipe: Recipe, file: str, said: Sequence[str]) -> list[str]:
     model = recipe.model.name if recipe.model.name.isprintable() else repr(recipe.model.name)
     file = shlex.quote(file)
@@ -236,6 +227,6 @@ def _heading(recipe: Recipe, file: str, said: Sequence[str]) -> list[str]:
             for line in said
             for part in textwrap.wrap(line if line.isprintable() else repr(line), 116, subsequent_indent="  ")
         ),
-        f"{_origin(recipe)}: try other values of train.learning_rate first.",
+        said_of_values(recipe.method.name),
         "Every key is here; one that you remove takes its default.",
     ]
