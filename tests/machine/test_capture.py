@@ -423,7 +423,7 @@ def test_small_models_of_every_family_take_eager_steps(name: str) -> None:
 
 
 def test_a_trial_evaluates_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As often as it takes to capture a pass; one that fails ends it, as a step does."""
+    """It evaluates as often as it takes to capture a pass; one that fails ends it, as a step does."""
     modes: list[bool] = []
     broken = False
 

@@ -275,7 +275,7 @@ def test_nothing_is_written_at_the_end_where_no_split_is_named(
 def test_nothing_is_written_about_what_is_held_out_where_no_split_is_named(
     models: dict[str, Path], tmp_path: Path
 ) -> None:
-    """As in the runs of an experiment that are scored on a part of the training split."""
+    """The runs of an experiment are made so that are scored on a part of the training split."""
     held_out = ("eval.held_out=0.2", "decode.epoch_samples=0")
     written = train(recipe_of(models["gpt2"], *held_out), tmp_path / "written").metrics
     silent = train(recipe_of(models["gpt2"], *held_out, "decode.split=none"), tmp_path / "silent").metrics
