@@ -25,6 +25,6 @@ def last_names(keys: Collection[str]) -> dict[str, str]:
     return {key: name if last.count(name) == 1 else key for key, name in zip(keys, last, strict=True)}
 
 
-def said(value: object) -> str:
+def spelled(value: object) -> str:
     """A recipe's value as names and sentences have it: a text as it is, else in JSON."""
     return value if isinstance(value, str) else json.dumps(value)

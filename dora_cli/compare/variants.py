@@ -17,7 +17,7 @@ from typing import Any
 
 from dora_cli.compare.experiment import RANKS_FROM, Experiment, is_swept
 from dora_cli.recipe.methods import METHODS, about
-from dora_cli.wording import last_names, said
+from dora_cli.wording import last_names, spelled
 
 _SHUFFLE = "method.ranks_shuffle"
 
@@ -78,7 +78,7 @@ class Variant:
     def _values(self) -> dict[str, str]:
         """``rank=2`` by key."""
         swept = self.whole_sweep
-        return {key: f"{name}={said(swept[key])}" for key, name in last_names(swept).items()}
+        return {key: f"{name}={spelled(swept[key])}" for key, name in last_names(swept).items()}
 
     @property
     def emerges(self) -> bool:

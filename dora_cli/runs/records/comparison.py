@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from dora_cli.runs.records.fields import Count, Metrics, Name, Place, Record, Seconds, validated
-from dora_cli.wording import last_names, said
+from dora_cli.wording import last_names, spelled
 
 Value = str | int | float | bool | None
 Outcome = Literal["finished", "diverged", "missing"]
@@ -276,7 +276,7 @@ class ComparisonRecord(Record):
 
 def place_name(task: str, pooled: Mapping[str, Value]) -> str:
     """Where a part of a comparison was made: the task, and the pooled keys with their values, by their last names."""
-    return ", ".join([task, *(f"{name}={said(pooled[key])}" for key, name in last_names(pooled).items())])
+    return ", ".join([task, *(f"{name}={spelled(pooled[key])}" for key, name in last_names(pooled).items())])
 
 
 def validate_comparison(record: Any, source: Path | str = "comparison.json") -> ComparisonRecord:
