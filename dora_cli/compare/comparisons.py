@@ -69,8 +69,8 @@ class _Place:
 
     @property
     def in_a_sentence(self) -> str:
-        """Its name, closed by a comma where it has one."""
-        return f"{self.name}," if self.pooled else self.name
+        """Its name as a sentence about it goes on; closed where it has a value at its end."""
+        return f"{self.name}:" if self.pooled else self.name
 
     @property
     def _names(self) -> tuple[str, str]:

@@ -302,8 +302,9 @@ def _broken(experiment: Experiment, bad: Container[str]) -> list[tuple[Path, str
     for key, value in experiment.set.items():
         if not _takes_away(key, value) and (said := _no_shared_key(key)):
             found.append((("set", key), said))
-    if len(set(experiment.pool)) < len(experiment.pool):
-        found.append((("pool",), "names a key twice; its values are averaged over once"))
+    for key in dict.fromkeys(experiment.pool):
+        if experiment.pool.count(key) > 1:
+            found.append((("pool",), f"names {key} twice; its values are averaged over once"))
     if experiment.tune is not None and "tune" not in bad and experiment.tune.key in experiment.pool:
         said = f"{experiment.tune.key} is tuned, so every method has one value of it; take it out here, or out of tune"
         found.append((("pool",), said))

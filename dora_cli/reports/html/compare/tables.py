@@ -180,13 +180,18 @@ def tuning_table(results: Results, task: ComparedTaskRecord) -> Table | None:
 
 
 def tests_table(results: Results) -> Table:
-    """Every number of every comparison."""
+    """Every number of every comparison; its sizes too where these stand beside no method."""
     head = [
         "method", "baseline", "seeds", "difference", "sd", "95 % interval", "bootstrap-t", "p", "adjusted p",
         "p, equivalence", "p, non-inferiority", "margin", "found with 80 % power", "power of equivalence",
         "seeds needed", "verdict",
     ]  # fmt: skip
-    return _table(head, [_tests(found) for found in results.record.comparisons])
+    rows = [_tests(found) for found in results.record.comparisons]
+    if results.record.pool:
+        head.append("parameters, of its baseline\u2019s")
+        for row, found in zip(rows, results.record.comparisons, strict=True):
+            row.append(NOTHING if found.size_ratio is None else f"{found.size_ratio:.3f} \u00d7")
+    return _table(head, rows)
 
 
 def _tests(found: ComparisonOfRecord) -> list[object]:
