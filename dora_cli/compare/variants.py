@@ -193,8 +193,8 @@ def design(experiment: Experiment) -> Design:
 
     A variant is compared with the baseline's variant that has the same values of the keys that both sweep; where they
     share none, with each of the baseline's. Each such pair is a comparison; those that differ in the values of pooled
-    keys alone are one. Under ``match: stored-parameters`` the baseline is sized as every other
-    method that it is compared with; where that size emerges from runs, they come first.
+    keys alone are one. Under ``match: stored-parameters`` the baseline is sized as every other method that it is
+    compared with; where that size emerges from runs, they come first.
     """
     own = {name: _variants(name, entry) for name, entry in experiment.methods.items() if RANKS_FROM not in entry}
     for name, entry in experiment.methods.items():
@@ -283,6 +283,7 @@ def _pooled(pairs: Iterable[Pair], keys: tuple[str, ...]) -> list[Contrast]:
         alone = Contrast((pair,), keys)
         before = found.get(alone.name)
         found[alone.name] = alone if before is None else Contrast((*before.pairs, pair), keys)
+    assert len({len(comparison.pairs) for comparison in found.values()}) == 1, "all are over the same values"
     return list(found.values())
 
 

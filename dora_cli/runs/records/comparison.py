@@ -13,10 +13,10 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from dora_cli.runs.records.fields import Count, Metrics, Name, Place, Record, Seconds, validated
+from dora_cli.runs.records.fields import Count, Metrics, Name, Place, Record, Seconds, Words, validated
 from dora_cli.wording import last_names, spelled
 
-Value = str | int | float | bool | None
+Value = Words | int | float | bool | None
 Outcome = Literal["finished", "diverged", "missing"]
 """How a run ended; a diverged one counts, with the score of a model that says the same of every example where the task
 knows it. A missing one was never made, or is of an experiment that was stopped."""

@@ -127,6 +127,16 @@ def test_nothing_is_known() -> None:
     assert "difference" not in shown(record)
 
 
+@pytest.mark.parametrize("place", ["method", "part"])
+def test_hostile_pooled_values_are_refused(place: str) -> None:
+    """They stand in sentences that a terminal shows."""
+    record = pooled(2, (1, 2))
+    holder = record["methods"][0]["swept"] if place == "method" else record["comparisons"][0]["by_task"][0]["pooled"]
+    holder["method.rank"] = "\x1b[2J"
+    with pytest.raises(CheckpointError):
+        shown(record)
+
+
 def test_hostile_names_are_shown_and_not_obeyed() -> None:
     record = experiment(1, 2, 3, names=["[red]x[/red]", "<b>"])
     assert "[red]x[/red]" in shown(record)
