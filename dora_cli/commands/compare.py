@@ -137,7 +137,7 @@ def _look_ahead(plan: Plan, folder: Path, jobs: int | None) -> None:
         for cell in plan.cells
     ]
     facts = [
-        ("compared", "; ".join(f"{pair.variant.name} with {pair.baseline.name}" for pair in plan.design.pairs)),
+        ("compared", "; ".join(map(str, plan.design.comparisons))),
         ("seeds", what_seeds_show(plan)),
         *(("note", note) for note in plan.design.notes),
         ("output", str(folder)),

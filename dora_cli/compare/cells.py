@@ -78,7 +78,7 @@ class Cell:
     @property
     def name(self) -> str:
         """Such as ``glue-rte / lora rank=2``."""
-        return f"{self.task.name} / {self.variant.name}"
+        return cell_name(self.task, self.variant)
 
     @property
     def planned(self) -> int | None:
@@ -144,6 +144,11 @@ class Cell:
                 "matched; get the model, or set match: none"
             )
         return [override("method.ranks", ranks_of_size(self.costs, target))]
+
+
+def cell_name(task: ComparedTask, variant: Variant) -> str:
+    """What the cell of a variant on a task is called; no two share a name."""
+    return f"{task.name} / {variant.name}"
 
 
 def find_tasks(experiment: Experiment) -> list[tuple[str, Path]]:

@@ -107,6 +107,8 @@ class Experiment(Section):
         tasks: recipes, by path or by the name of one that comes with dora.
         set: keys of all recipes and their values.
         methods: by name, the keys in which its recipes differ; a list for a key that takes one value sweeps it.
+        pool: swept keys whose values are averaged over in every comparison, as tasks are; else each value is compared
+            by itself.
         match: whether what is compared stores equally many parameters, or ``none``.
         tune: how a key is chosen; None tunes nothing.
         measure: what the measured runs are scored on: the ``dev`` split, or a ``held-out`` part of the training split,
@@ -120,6 +122,7 @@ class Experiment(Section):
     tasks: Annotated[tuple[Text, ...], BeforeValidator(_to_tuple), Field(min_length=1, max_length=100)]
     set: dict[Text, Any] = Field(default_factory=dict)
     methods: Annotated[dict[Text, dict[Text, Any]], Field(min_length=2, max_length=50)]
+    pool: Annotated[tuple[Text, ...], BeforeValidator(_to_tuple), Field(max_length=20)] = ()
     match: Literal["stored-parameters", "none"] = "stored-parameters"
     tune: Tuning | None = None
     measure: Literal["dev", "held-out"] = "dev"
@@ -231,6 +234,7 @@ _WANTED = {
     "tasks": "a list of 1 to 100 recipes, such as [configs/glue/rte.yaml]",
     "set": "a mapping of a recipe's keys, such as {train.epochs: 10}",
     "methods": "a mapping of names to what they change, such as lora: {method.name: lora, method.rank: 2}",
+    "pool": "a list of swept keys, such as [method.rank]",
     "tune": f"a mapping with one key's grid, such as {{train.learning_rate: {_GRID}}}",
     "seeds": "how many (1 to 1000), or a list of as many different whole numbers",
     "margin": "pilot, none or a number above 0",
@@ -301,6 +305,12 @@ def _broken(experiment: Experiment, bad: Container[str]) -> list[tuple[Path, str
     for key, value in experiment.set.items():
         if not _takes_away(key, value) and (said := _no_shared_key(key)):
             found.append((("set", key), said))
+    for key in dict.fromkeys(experiment.pool):
+        if experiment.pool.count(key) > 1:
+            found.append((("pool",), f"names {key} twice; its values are averaged over once"))
+    if experiment.tune is not None and "tune" not in bad and experiment.tune.key in experiment.pool:
+        said = f"{experiment.tune.key} is tuned, so every method has one value of it; take it out here, or out of tune"
+        found.append((("pool",), said))
     if "methods" not in bad:
         found += _of_methods(experiment)
     return found
@@ -394,7 +404,7 @@ def _of_methods(experiment: Experiment) -> list[tuple[Path, str]]:
         folded.setdefault(name.casefold(), name)
     for name, entry in experiment.methods.items():
         found += _of_entry(name, entry, experiment)
-    return found or _beside_the_baseline(experiment)
+    return found or [*_beside_the_baseline(experiment), *_of_pool(experiment)]
 
 
 def _of_entry(name: str, entry: Mapping[str, Any], experiment: Experiment) -> list[tuple[Path, str]]:
@@ -512,11 +522,7 @@ def _beside_the_baseline(experiment: Experiment) -> list[tuple[Path, str]]:
     for name, entry in experiment.methods.items():
         if name == experiment.baseline:
             continue
-        whole = (
-            {**_swept(experiment.methods[entry[RANKS_FROM]["method"]]), **_swept(entry)}
-            if RANKS_FROM in entry
-            else _swept(entry)
-        )
+        whole = _whole_sweep(entry, experiment)
         for key, values in whole.items():
             alone = [value for value in values if key in swept and value not in swept[key]]
             if alone:
@@ -534,6 +540,50 @@ def _beside_the_baseline(experiment: Experiment) -> list[tuple[Path, str]]:
             )
             found.append((("methods", experiment.baseline, "method.rank"), said))
     return found
+
+
+def _of_pool(experiment: Experiment) -> list[tuple[Path, str]]:
+    """Pooled keys that an entry does not sweep, or over other values than the baseline."""
+    if experiment.baseline not in experiment.methods:
+        return []
+    sweeps = {name: _whole_sweep(entry, experiment) for name, entry in experiment.methods.items()}
+    found: list[tuple[Path, str]] = []
+    for key in dict.fromkeys(experiment.pool):
+        if experiment.tune is not None and key == experiment.tune.key:
+            continue  # which is said
+        without = [name for name, swept in sweeps.items() if key not in swept]
+        if len(without) == len(sweeps):
+            hint = nearest(key, dict.fromkeys(swept for sweep in sweeps.values() for swept in sweep))
+            end = f"did you mean {hint}?" if hint else f"give its values in every entry: {key}: [...]"
+            found.append((("pool",), f"no entry sweeps {key}, so nothing is averaged over; {end}"))
+        elif without:
+            verb = "does" if len(without) == 1 else "do"
+            said = f"{', '.join(without)} {verb} not sweep {key}; sweep it in every entry, or take it out here"
+            found.append((("pool",), said))
+        else:
+            found += _fewer_values(key, sweeps, experiment.baseline)
+    return found
+
+
+def _fewer_values(key: str, sweeps: Mapping[str, Mapping[str, list[Any]]], baseline: str) -> list[tuple[Path, str]]:
+    """Entries whose mean over a pooled key would leave out values of the baseline's. More values than it has are said
+    of every sweep.
+    """
+    values, found = sweeps[baseline][key], list[tuple[Path, str]]()
+    for name, swept in sweeps.items():
+        if missing := [str(value) for value in values if value not in swept[key]]:
+            said = (
+                f"{name} does not sweep {key} over {', '.join(missing)}, as {baseline}, the baseline, does; what is "
+                "averaged over is the same for all, so give it the same values in every entry"
+            )
+            found.append((("pool",), said))
+    return found
+
+
+def _whole_sweep(entry: Mapping[str, Any], experiment: Experiment) -> dict[str, list[Any]]:
+    """What is swept in an entry and in the one whose ranks it takes."""
+    source = _swept(experiment.methods[entry[RANKS_FROM]["method"]]) if RANKS_FROM in entry else {}
+    return {**source, **_swept(entry)}
 
 
 def _is_sized_by(entry: Mapping[str, Any], base: Mapping[str, Any], experiment: Experiment) -> bool:

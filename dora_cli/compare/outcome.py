@@ -4,39 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import isfinite
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
-from dora_cli.compare.cells import Cell, ComparedTask
+from dora_cli.compare.cells import Cell, ComparedTask, cell_name
+from dora_cli.compare.comparisons import compared
 from dora_cli.compare.courses import CellResult, rank_source
 from dora_cli.compare.experiment import Experiment
 from dora_cli.compare.scores import Score, with_constants
-from dora_cli.compare.sizes import alike
 from dora_cli.compare.statistics import (
-    Comparison,
-    Differences,
-    PairedTest,
     PilotSpread,
     cells_near_best,
     choose_rate,
     collapsed_share,
     difference_sd,
     expected_best,
-    judge,
-    paired_differences,
-    paired_test,
     pilot_spread,
     rate_grid,
     reach,
 )
-from dora_cli.compare.variants import Design, Pair, Variant
-from dora_cli.recipe.problems import shorten
+from dora_cli.compare.variants import Design, Variant
 from dora_cli.wording import plural
-
-LONGEST_NOTE = 300
-"""Characters of a comparison's note, as its record has them."""
 
 
 @dataclass(frozen=True)
@@ -78,14 +66,16 @@ def comparison_record(
     done = {name: _with_constants(result, results.values()) for name, result in results.items()}
     notes = [*plan.notes, *_notes_on_ranks(results.values())]
     margin = find_margin(experiment, done.values())
-    pairs = [pair for pair in plan.pairs if _complete(pair, tasks, done)]
-    tested = _tests(experiment, plan.pairs, tasks, done, margin)
+    comparisons = compared(
+        plan.comparisons, tasks, done, seeds=experiment.seeds, margin=margin.value, planned_sd=margin.planned_sd
+    )
     notes += [*filter(None, [margin.note]), *_notes_on_metrics(tasks), *_notes_on_grids(done.values())]
-    reached = reach(len(experiment.seeds), comparisons=len(plan.pairs))
+    reached = reach(len(experiment.seeds), comparisons=len(plan.comparisons))
     return {
         "schema_version": 1,
         "experiment": str(file),
         "baseline": experiment.baseline,
+        "pool": list(experiment.pool),
         "match": experiment.match,
         "margin": margin.value,
         "margin_source": margin.source,
@@ -94,13 +84,13 @@ def comparison_record(
         "measured_share": experiment.measured_share,
         "power": {
             "seeds": len(experiment.seeds),
-            "comparisons": len(plan.pairs),
+            "comparisons": len(plan.comparisons),
             "detectable": reached.detectable,
         },
         "tasks": [_task(task, cells, done.values()) for task in tasks],
         "methods": [_method(variant, experiment) for variant in plan.variants],
         "cells": [_cell(done[cell.name], output) for cell in cells if cell.name in done],
-        "comparisons": [_comparison(pair, tested[_key(pair)], tasks, done) for pair in pairs],
+        "comparisons": comparisons,
         "complete": len(done) == len(cells),
         "notes": notes,
     }
@@ -143,57 +133,12 @@ def _pilot(results: Iterable[CellResult]) -> tuple[PilotSpread | None, str | Non
         return None, str(error)
 
 
-# Scores and tests -----------------------------------------------------------------------------------------------------
-
-
 def _with_constants(result: CellResult, others: Iterable[CellResult]) -> CellResult:
     """Its diverged runs with what stands for their score, as any run on the task knows it."""
     task = result.cell.task
     same = [score for other in others if other.cell.task.name == task.name for score in other.scores]
     scores = with_constants(result.scores, same, lower_is_better=task.lower_is_better)
     return CellResult(result.cell, result.choice, tuple(scores))
-
-
-def _name(task: ComparedTask, variant: Variant) -> str:
-    return f"{task.name} / {variant.name}"
-
-
-def _complete(pair: Pair, tasks: Sequence[ComparedTask], done: Mapping[str, CellResult]) -> bool:
-    return all(_name(task, variant) in done for task in tasks for variant in (pair.variant, pair.baseline))
-
-
-def _key(pair: Pair) -> str:
-    return f"{pair.variant.name} | {pair.baseline.name}"
-
-
-def _tests(
-    experiment: Experiment,
-    pairs: Sequence[Pair],
-    tasks: Sequence[ComparedTask],
-    done: Mapping[str, CellResult],
-    margin: Margin,
-) -> dict[str, Comparison]:
-    """A verdict for every pair. All that were declared are one family; one whose runs are not there yet has no test."""
-
-    def scores(variant: Variant) -> dict[str, dict[int, float]]:
-        results = {task.name: done.get(_name(task, variant)) for task in tasks}
-        return {
-            name: {score.seed: score.value for score in result.scores if score.value is not None}
-            for name, result in results.items()
-            if result is not None
-        }
-
-    differences: dict[str, Differences] = {
-        _key(pair): paired_differences(
-            scores(pair.variant),
-            scores(pair.baseline),
-            tasks=[task.name for task in tasks],
-            seeds=experiment.seeds,
-            lower_is_better={task.name: task.lower_is_better for task in tasks},
-        )
-        for pair in pairs
-    }
-    return judge(differences, margin=margin.value, planned_sd=margin.planned_sd)
 
 
 # Its parts ------------------------------------------------------------------------------------------------------------
@@ -310,67 +255,6 @@ def _place(score: Score, output: Path) -> str:
     return score.job.folder.relative_to(output).as_posix()
 
 
-def _tested(test: PairedTest) -> dict[str, Any]:
-    return {"seeds": test.seeds, "mean": test.mean, "sd": test.sd, "low": test.low, "high": test.high, "p": test.p}
-
-
-def _comparison(
-    pair: Pair, found: Comparison, tasks: Sequence[ComparedTask], done: Mapping[str, CellResult]
-) -> dict[str, Any]:
-    differences, reached = found.differences, found.reach
-    bootstrap = paired_test(differences.values, test="bootstrap-t", resolution=differences.resolution)
-    ends = (bootstrap.low, bootstrap.high)
-    ratio, notes = _sizes(pair, tasks, done)
-    for seed, where in differences.dropped.items():
-        notes.append(f"seed {seed} is left out: it has no score on {', '.join(where)}")
-    if found.within_margin:
-        notes.append("The difference is there, and smaller than the margin.")
-    notes += _notes_on_collapse(pair, tasks, done)
-    return {
-        **_tested(found.difference),
-        "method": pair.variant.name,
-        "baseline": pair.baseline.name,
-        "differences": list(differences.values),
-        "of_seeds": list(differences.seeds),
-        "dropped": list(differences.dropped),
-        "p_holm": found.p_holm,
-        "p_equivalent": found.p_equivalent,
-        "p_non_inferior": found.p_non_inferior,
-        "margin": None if found.equivalence is None else found.equivalence.margin,
-        "detectable": None if reached is None else reached.detectable,
-        "power_equivalent": None if reached is None else reached.power_of_equivalence,
-        "seeds_needed": None if reached is None or reached.reached else reached.seeds_needed,
-        "bootstrap": None if None in ends or not all(isfinite(end) for end in ends if end is not None) else ends,
-        "verdict": found.verdict.value,
-        "size_ratio": ratio,
-        "by_task": [
-            {**_tested(test), "task": name, "p_holm": found.p_by_task[name]} for name, test in found.by_task.items()
-        ],
-        "notes": [shorten(note, LONGEST_NOTE) for note in notes],
-    }
-
-
-def _sizes(pair: Pair, tasks: Sequence[ComparedTask], done: Mapping[str, CellResult]) -> tuple[float | None, list[str]]:
-    """How many parameters the method stores, over those of its baseline; and where that is not the same."""
-    sizes = []
-    for task in tasks:
-        results = [done[_name(task, variant)] for variant in (pair.variant, pair.baseline)]
-        component = max((cost for result in results for cost in result.cell.costs.values()), default=0)
-        sizes.append((task, (results[0].stored(), results[1].stored()), component))
-    known = [stored for _, stored, _ in sizes if None not in stored and stored[1]]
-    if len(known) < len(sizes):
-        return None, []
-    ratio = fmean(one or 0.0 for one, _ in known) / fmean(other or 0.0 for _, other in known)
-    notes = []
-    if pair.variant.has_size:
-        for task, (one, other), component in sizes:
-            assert one is not None
-            assert other is not None
-            if not alike(one, other, component):
-                notes.append(f"On {task.name} it stores {one:,.0f} parameters, its baseline {other:,.0f}.")
-    return ratio, notes
-
-
 # What is said beside --------------------------------------------------------------------------------------------------
 
 
@@ -383,20 +267,6 @@ def _notes_on_metrics(tasks: Sequence[ComparedTask]) -> list[str]:
     ]
 
 
-def _notes_on_collapse(pair: Pair, tasks: Sequence[ComparedTask], done: Mapping[str, CellResult]) -> list[str]:
-    """Where one side collapses more often than the other, the mean is one of two kinds of run."""
-    found = []
-    for task in tasks:
-        runs, theirs = (done[_name(task, variant)].scores for variant in (pair.variant, pair.baseline))
-        one, other = (sum(score.collapsed for score in scores) for scores in (runs, theirs))
-        if one != other:
-            found.append(
-                f"On {task.name} {one} of {plural(len(runs), 'run')} collapsed, {other} of {len(theirs)} of the "
-                "baseline: few seeds tell little of how often that happens, and the mean hangs on it."
-            )
-    return found
-
-
 def _notes_on_ranks(results: Iterable[CellResult]) -> list[str]:
     """Runs whose ranks are not those of their own seed."""
     of, found = {result.cell.name: result for result in results}, []
@@ -404,7 +274,7 @@ def _notes_on_ranks(results: Iterable[CellResult]) -> list[str]:
         source = result.cell.variant.ranks_of
         if source is None:
             continue
-        scores = of[_name(result.cell.task, source)].scores
+        scores = of[cell_name(result.cell.task, source)].scores
         for score in scores:
             taken = rank_source(scores, score.seed)
             if score.record is None and taken is not None:

@@ -98,12 +98,13 @@ def earlier_looks(output: Path, plan: Plan) -> list[str]:
         return []
     before = records.read_comparison()
     looks = [note for note in before["notes"] if note.startswith(LOOK)]
-    seeds, pairs = len(before["seeds"]), before["power"]["comparisons"]
-    now = len(plan.experiment.seeds), len(plan.design.pairs)
-    if before["complete"] and (seeds, pairs) != now:
+    seeds, count, pool = len(before["seeds"]), before["power"]["comparisons"], sorted(before.get("pool", ()))
+    now = len(plan.experiment.seeds), len(plan.design.comparisons), sorted(plan.experiment.pool)
+    if before["complete"] and (seeds, count, pool) != now:
+        pooled = f" pooled over {', '.join(pool)}" if pool else ""
         looks.append(
-            f"{LOOK}: {plural(seeds, 'seed')} and {plural(pairs, 'comparison')} were seen before. Intervals and p are "
-            "those of a single look, and promise less after several"
+            f"{LOOK}: {plural(seeds, 'seed')} and {plural(count, 'comparison')}{pooled} were seen before. Intervals "
+            "and p are those of a single look, and promise less after several"
         )
     return looks
 
@@ -137,8 +138,8 @@ def check_experiment(output: Path, *, resume: bool) -> None:
 
 
 def check_unchanged(before: Experiment, now: Experiment, output: Path) -> None:
-    """Refuses to go on with an experiment whose runs were made by other settings. Its seeds, grid, margin and baseline
-    may change, tasks and methods may be added or taken out: all runs that are there stay what they were.
+    """Refuses to go on with an experiment whose runs were made by other settings. Its seeds, grid, margin, baseline
+    and pool may change, tasks and methods may be added or taken out: all runs that are there stay what they were.
 
     Raises:
         OutputError: names every changed key.
@@ -188,8 +189,8 @@ def default_output(file: Path) -> Path:
 
 def what_seeds_show(plan: Plan) -> str:
     """What the seeds can show, known before the tuning: in standard deviations of the paired difference."""
-    seeds, pairs = len(plan.experiment.seeds), len(plan.design.pairs)
-    found = reach(seeds, comparisons=pairs).detectable
+    seeds, count = len(plan.experiment.seeds), len(plan.design.comparisons)
+    found = reach(seeds, comparisons=count).detectable
     if found is None:
         return f"with {seeds} seed no difference can be tested"
     return f"{seeds} seeds show a true difference of {found:.2g} standard deviations of a pair with 80 % power"

@@ -2,7 +2,8 @@
 
 A variant is one entry at one value of each swept key. A list for a key that takes one value sweeps it; a list for a key
 that takes lists (targets, betas) is its value. ``sweep`` lists values of several keys that go together, by the first of
-which the variants are told apart.
+which the variants are told apart. A comparison is made of pairs of variants: of one, or where swept keys are pooled, of
+one at each of their values.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ import itertools
 import json
 import re
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dora_cli.compare.experiment import OF_AN_ENTRY, RANKS_FROM, SWEEP, Experiment, is_swept
 from dora_cli.recipe.methods import METHODS, about
+from dora_cli.wording import last_names, spelled
 
 _SHUFFLE = "method.ranks_shuffle"
 
@@ -49,9 +51,13 @@ class Variant:
     @property
     def name(self) -> str:
         """Such as ``lora rank=2``."""
-        words = [self.entry, *self._values]
+        return self.name_without(())
+
+    def name_without(self, keys: Collection[str]) -> str:
+        """Its name without the values of these keys: what variants share that differ in nothing else."""
+        words = [self.entry, *(words for key, words in self._values.items() if key not in keys)]
         if self.sized_as is not None and not self.alone:
-            words.append(f"sized as {self.sized_as.name}")
+            words.append(f"sized as {self.sized_as.name_without(keys)}")
         return " ".join(words)
 
     @property
@@ -59,7 +65,7 @@ class Variant:
         """Its name as that of a folder; no two share one. It says whose size it has in any case: what else is compared
         has no say in it.
         """
-        words = [self.entry, *map(_of_a_folder, self._values)]
+        words = [self.entry, *map(_of_a_folder, self._values.values())]
         if self.sized_as is not None:
             words.append(f"sized={self.sized_as.slug}")
         return "-".join(words)
@@ -70,11 +76,10 @@ class Variant:
         return self.swept if self.ranks_of is None else {**self.ranks_of.swept, **self.swept}
 
     @property
-    def _values(self) -> list[str]:
+    def _values(self) -> dict[str, str]:
+        """``rank=2`` by key."""
         swept = self.whole_sweep
-        short = [key.rpartition(".")[2] for key in swept]
-        names = [name if short.count(name) == 1 else key for name, key in zip(short, swept, strict=True)]
-        return [f"{name}={_said(value)}" for name, value in zip(names, swept.values(), strict=True)]
+        return {key: f"{name}={spelled(swept[key])}" for key, name in last_names(swept).items()}
 
     @property
     def emerges(self) -> bool:
@@ -108,10 +113,49 @@ class Variant:
 
 @dataclass(frozen=True)
 class Pair:
-    """A comparison: a method beside its baseline."""
+    """A method's variant beside the baseline's."""
 
     variant: Variant
     baseline: Variant
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """A comparison as it is declared: a method beside its baseline.
+
+    Attributes:
+        pairs: what it is made of; of several, the mean is compared.
+        pooled: the swept keys in which they differ, and over whose values that mean is.
+    """
+
+    pairs: tuple[Pair, ...]
+    pooled: tuple[str, ...] = ()
+
+    @property
+    def method(self) -> str:
+        """The method's name: that of its variant, without the pooled values."""
+        return self.pairs[0].variant.name_without(self.pooled)
+
+    @property
+    def baseline(self) -> str:
+        """The baseline's name, likewise."""
+        return self.pairs[0].baseline.name_without(self.pooled)
+
+    @property
+    def name(self) -> str:
+        """No two comparisons of an experiment share it."""
+        return f"{self.method} | {self.baseline}"
+
+    def values(self, pair: Pair) -> dict[str, Any]:
+        """The pooled keys with their values in one of its pairs."""
+        return {key: pair.variant.whole_sweep[key] for key in self.pooled}
+
+    def __str__(self) -> str:
+        each = ", ".join(f"{pair.variant.name} with {pair.baseline.name}" for pair in self.pairs)
+        if not self.pooled:
+            return each
+        over = " and ".join(last_names(self.pooled).values())
+        return f"{self.method} with {self.baseline}, the mean over {over} of {each}"
 
 
 @dataclass(frozen=True)
@@ -120,17 +164,18 @@ class Design:
 
     Attributes:
         variants: what is run; one comes after those that it waits for.
-        pairs: what is compared.
+        comparisons: what is compared.
         notes: what a reader should know of it.
     """
 
     variants: tuple[Variant, ...]
-    pairs: tuple[Pair, ...]
+    comparisons: tuple[Contrast, ...]
     notes: tuple[str, ...] = field(default=())
 
-
-def _said(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    @property
+    def pairs(self) -> tuple[Pair, ...]:
+        """The pairs of all comparisons."""
+        return tuple(pair for comparison in self.comparisons for pair in comparison.pairs)
 
 
 def _of_a_folder(text: str) -> str:
@@ -148,8 +193,9 @@ def design(experiment: Experiment) -> Design:
     """Who is compared with whom.
 
     A variant is compared with the baseline's variant that has the same values of the keys that both sweep; where they
-    share none, with each of the baseline's. Under ``match: stored-parameters`` the baseline is sized as every other
-    method that it is compared with; where that size emerges from runs, they come first.
+    share none, with each of the baseline's. Each such pair is a comparison; those that differ in the values of pooled
+    keys alone are one. Under ``match: stored-parameters`` the baseline is sized as every other method that it is
+    compared with; where that size emerges from runs, they come first.
     """
     own = {name: _variants(name, entry) for name, entry in experiment.methods.items() if RANKS_FROM not in entry}
     for name, entry in experiment.methods.items():
@@ -169,7 +215,7 @@ def design(experiment: Experiment) -> Design:
     if matched and any(not pair.variant.has_size for pair in pairs):
         names = ", ".join(dict.fromkeys(pair.variant.name for pair in pairs if not pair.variant.has_size))
         notes.append(f"{names}: without ranks, so no size is matched to theirs")
-    return Design(_in_order(pairs), tuple(pairs), tuple(notes))
+    return Design(_in_order(pairs), tuple(_pooled(pairs, experiment.pool)), tuple(notes))
 
 
 def _variants(name: str, entry: Mapping[str, Any], *, ranks_of: Variant | None = None) -> list[Variant]:
@@ -229,6 +275,17 @@ def _with_the_only_size(pair: Pair, pairs: Sequence[Pair]) -> Variant:
         if other.baseline.sized_as is not None and other.baseline.swept == pair.baseline.swept
     ]
     return sized[0] if sized else pair.baseline
+
+
+def _pooled(pairs: Iterable[Pair], keys: tuple[str, ...]) -> list[Contrast]:
+    """Comparisons, each of the pairs that differ in the values of `keys` alone."""
+    found: dict[str, Contrast] = {}
+    for pair in pairs:
+        alone = Contrast((pair,), keys)
+        before = found.get(alone.name)
+        found[alone.name] = alone if before is None else Contrast((*before.pairs, pair), keys)
+    assert len({len(comparison.pairs) for comparison in found.values()}) == 1, "all are over the same values"
+    return list(found.values())
 
 
 def _in_order(pairs: Iterable[Pair]) -> tuple[Variant, ...]:

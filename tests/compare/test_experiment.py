@@ -271,6 +271,59 @@ def test_sweeps_that_leave_something_alone(tmp_path: Path, base: str, other: str
         assert load(tmp_path, text + "baseline: lora\nmatch: none\n").match == "none"
 
 
+SWEPT = """\
+tasks: [demo/sst2]
+methods:
+  lora: {method.name: lora, method.rank: [1, 2]}
+  dora: {method.name: dora, method.rank: [2, 1]}
+  same: {method.name: lora, ranks_from: {method: dora}}
+baseline: lora
+"""
+
+
+def test_what_is_pooled(tmp_path: Path) -> None:
+    assert load(tmp_path, SWEPT).pool == ()
+    assert load(tmp_path, f"{SWEPT}pool: [method.rank]\n").pool == ("method.rank",)
+    assert load(tmp_path, f"{SWEPT}pool: []\n").pool == ()
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ("method.rank", ["a list of swept keys", "[method.rank]"]),
+        ("[method.rank, method.rank]", ["method.rank twice"]),
+        ("[method.rnak]", ["no entry sweeps method.rnak", "did you mean method.rank?"]),
+        ("[train.epochs]", ["no entry sweeps train.epochs", "train.epochs: [...]"]),
+        ("[ranks_from]", ["no entry sweeps ranks_from"]),
+    ],
+)
+def test_what_cannot_be_pooled(tmp_path: Path, said: str, words: list[str]) -> None:
+    (found,) = problems(tmp_path, f"{SWEPT}pool: {said}\n")
+    assert found.startswith("7: pool: ")
+    assert [word for word in words if word not in found] == []
+
+
+def test_what_is_tuned_is_not_pooled(tmp_path: Path) -> None:
+    (found,) = problems(tmp_path, f"{SWEPT}{TUNE}pool: [train.learning_rate]\n")
+    assert found.startswith("8: pool: train.learning_rate is tuned")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "words"),
+    [
+        ("dora, method.rank: [2, 1]", "dora", "dora, same do not sweep method.rank"),
+        ("lora, method.rank: [1, 2]", "lora, method.rank: 1", "lora does not sweep method.rank"),
+        ("dora, method.rank: [2, 1]", "dora, method.rank: [2]", "dora does not sweep method.rank over 1, as lora"),
+        ("baseline", "  head: {method.name: head}\nbaseline", "head does not sweep method.rank"),
+    ],
+)
+def test_what_is_pooled_is_swept_alike_in_every_entry(tmp_path: Path, before: str, after: str, words: str) -> None:
+    assert SWEPT.count(before) == 1
+    found = problems(tmp_path, f"{SWEPT.replace(before, after)}match: none\npool: [method.rank]\n")
+    assert all(": pool: " in problem for problem in found)
+    assert words in found[0]
+
+
 @pytest.mark.parametrize(
     "text",
     [

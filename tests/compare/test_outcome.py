@@ -300,3 +300,169 @@ def test_ranks_of_another_seed_are_a_note(tmp_path: Path, tiny_model: Path) -> N
     record = recorded(plan, tmp_path / "out", diverging)
     (note,) = (note for note in record["notes"] if "same" in note)
     assert "seed 2 has the ranks of seed 1" in note
+
+
+# -- pooled keys -------------------------------------------------------------------------------------------------------
+
+GAINS = {
+    ("a", 1): (0.02, 0.04, 0.00),
+    ("a", 2): (0.00, 0.04, 0.08),
+    ("b", 1): (0.03, 0.05, 0.02),
+    ("b", 2): (-0.01, 0.03, 0.06),
+}
+"""By how much DoRA is better than LoRA: by task and rank, one a seed. The mean of each seed over the four: 0.01, 0.04,
+0.04."""
+
+
+def gaining(recipe: Recipe) -> float:
+    task, rank, seed = {16: "a", 32: "b"}[recipe.data.max_length], recipe.method.rank, recipe.train.seed
+    base = 0.6 + 0.1 * (task == "b") + 0.02 * rank + 0.003 * seed
+    gain = GAINS[task, rank][seed - 1]
+    if recipe.method.name == "dora":
+        return base + gain
+    return base if recipe.method.learning_rate_ratio == 1 else base - gain / 2
+
+
+def sweeping(folder: Path, model: Path, more: str = "", methods: str = "", *, tail: str = "") -> Plan:
+    """Two tasks, ``on-a`` and ``on-b``, two ranks, three seeds; nothing is tuned."""
+    recipes = folder / "on"
+    recipes.mkdir()
+    files = [recipe_file(recipes, model, name, max_length=16 * (1 + place)) for place, name in enumerate("ab")]
+    for file in files:
+        file.write_text(file.read_text() + tail)
+    return plan_of(
+        folder,
+        f"tasks: [{', '.join(map(str, files))}]\nbaseline: lora\nseeds: 3\n"
+        "methods:\n  lora: {method.name: lora, method.rank: [1, 2]}\n"
+        f"  dora: {{method.name: dora, method.rank: [1, 2]}}\n{methods}{more}",
+    )
+
+
+POOL = "pool: [method.rank]\n"
+
+
+def emerging(costs: Mapping[str, int]) -> Callable[[Recipe], Mapping[str, int]]:
+    """Every projection of DoRA ends with the target rank."""
+    return lambda recipe: dict.fromkeys(costs, recipe.method.rank)
+
+
+def test_a_pooled_comparison_is_the_mean_over_tasks_and_values_within_a_seed(tmp_path: Path, tiny_model: Path) -> None:
+    """By hand: the mean of 0.01, 0.04, 0.04 is 0.03, their deviation sqrt(0.0003), its error 0.01, and t = 3, whose p
+    with two degrees of freedom is 1 - 3 / sqrt(11); its 97.5 % point there is sqrt(2) 0.95 / sqrt(1 - 0.95^2).
+    """
+    record = recorded(sweeping(tmp_path, tiny_model, POOL + "match: none\nmargin: 0.5\n"), tmp_path / "out", gaining)
+    (found,) = record["comparisons"]
+    assert (record["pool"], record["power"]["comparisons"]) == (["method.rank"], 1)
+    assert record["power"]["detectable"] == pytest.approx(reach(3).detectable)
+    assert (found["method"], found["baseline"], found["seeds"]) == ("dora", "lora", 3)
+    assert found["pairs"] == [{"method": f"dora rank={rank}", "baseline": f"lora rank={rank}"} for rank in (1, 2)]
+    assert found["differences"] == pytest.approx([0.01, 0.04, 0.04])
+    assert (found["mean"], found["sd"]) == pytest.approx((0.03, math.sqrt(0.0003)))
+    half = 0.01 * math.sqrt(2) * 0.95 / math.sqrt(1 - 0.95**2)
+    assert (found["low"], found["high"]) == pytest.approx((0.03 - half, 0.03 + half))
+    p = 1 - 3 / math.sqrt(11)
+    assert (found["p"], found["p_holm"]) == pytest.approx((p, p)), "there is one comparison"
+    assert found["p_non_inferior"] == pytest.approx(stats.t.sf((0.03 + 0.5) / 0.01, 2))
+    assert found["detectable"] == pytest.approx(reach(3, difference_sd=found["sd"], margin=0.5).detectable)
+    assert [(one["task"], one["pooled"]) for one in found["by_task"]] == [
+        (f"on-{task}", {"method.rank": rank}) for task, rank in GAINS
+    ]
+    alone = {place: stats.ttest_1samp(gains, 0.0).pvalue for place, gains in GAINS.items()}
+    for one, (place, gains) in zip(found["by_task"], GAINS.items(), strict=True):
+        assert (one["mean"], one["sd"], one["p"]) == pytest.approx((fmean(gains), stdev(gains), alone[place]))
+    by_place = holm({f"on-{task} {rank}": p for (task, rank), p in alone.items()})
+    assert {f"{one['task']} {one['pooled']['method.rank']}": one["p_holm"] for one in found["by_task"]} == (
+        pytest.approx(by_place)
+    )
+
+
+def test_without_a_pool_each_value_is_compared_by_itself(tmp_path: Path, tiny_model: Path) -> None:
+    record = recorded(sweeping(tmp_path, tiny_model, "match: none\n"), tmp_path / "out", gaining)
+    assert (record["pool"], record["power"]["comparisons"]) == ([], 2)
+    for found, rank in zip(record["comparisons"], (1, 2), strict=True):
+        of_seeds = [fmean(pair) for pair in zip(GAINS["a", rank], GAINS["b", rank], strict=True)]
+        assert (found["method"], found["baseline"]) == (f"dora rank={rank}", f"lora rank={rank}")
+        assert found["pairs"] == [{"method": found["method"], "baseline": found["baseline"]}]
+        assert found["differences"] == pytest.approx(of_seeds)
+        assert [(one["task"], one["pooled"]) for one in found["by_task"]] == [("on-a", {}), ("on-b", {})]
+    assert {found["method"]: found["p_holm"] for found in record["comparisons"]} == pytest.approx(
+        holm({found["method"]: found["p"] for found in record["comparisons"]})
+    )
+
+
+def test_pooled_comparisons_are_counted_once_each(tmp_path: Path, tiny_model: Path) -> None:
+    methods = "  plus: {method.name: lora, method.rank: [1, 2], method.learning_rate_ratio: 4}\n"
+    record = recorded(sweeping(tmp_path, tiny_model, POOL + "match: none\n", methods), tmp_path / "out", gaining)
+    assert record["power"]["comparisons"] == 2
+    assert [found["method"] for found in record["comparisons"]] == ["dora", "plus"]
+    p = 1 - 3 / math.sqrt(11)
+    for found, mean in zip(record["comparisons"], (0.03, -0.015), strict=True):
+        assert (found["mean"], found["p"], found["p_holm"]) == pytest.approx((mean, p, 2 * p))
+
+
+def test_of_a_pooled_loss_the_lower_is_the_better(tmp_path: Path, tiny_model: Path) -> None:
+    plan = sweeping(tmp_path, tiny_model, POOL + "match: none\n", tail="eval: {metric: loss}\n")
+    record = recorded(plan, tmp_path / "out", lambda recipe: 2 - gaining(recipe), metric="loss")
+    assert record["comparisons"][0]["differences"] == pytest.approx([0.01, 0.04, 0.04])
+
+
+def test_every_pooled_baseline_has_its_own_methods_size(tmp_path: Path, tiny_model: Path) -> None:
+    plan = sweeping(tmp_path, tiny_model, POOL)
+    record = recorded(plan, tmp_path / "out", gaining, emerged=emerging(costs_of(plan)))
+    assert {method["name"]: method["matched_to"] for method in record["methods"]} == {
+        "dora rank=1": None, "lora rank=1": "dora rank=1", "dora rank=2": None, "lora rank=2": "dora rank=2",
+    }  # fmt: skip
+    one = sum(costs_of(plan).values())
+    for cell in record["cells"]:
+        assert {run["stored_parameters"] for run in cell["runs"]} == {int(cell["method"][-1]) * one}
+    (found,) = record["comparisons"]
+    assert (found["size_ratio"], found["notes"]) == (1.0, [])
+    assert found["differences"] == pytest.approx([0.01, 0.04, 0.04])
+
+
+def test_sizes_that_differ_are_said_of_each_place(tmp_path: Path, tiny_model: Path) -> None:
+    """DoRA ends with two components a projection at either rank."""
+    plan = sweeping(tmp_path, tiny_model, POOL + "match: none\n")
+    costs = costs_of(plan)
+    record = recorded(plan, tmp_path / "out", gaining, emerged=lambda recipe: dict.fromkeys(costs, 2))
+    (found,) = record["comparisons"]
+    one = sum(costs.values())
+    assert found["size_ratio"] == pytest.approx(2 / 1.5)
+    assert found["notes"] == [
+        f"On on-{task}, rank=1: it stores {2 * one:,} parameters, its baseline {one:,}." for task in "ab"
+    ]
+
+
+def test_what_collapsed_is_said_of_its_place(tmp_path: Path, tiny_model: Path) -> None:
+    plan = sweeping(tmp_path, tiny_model, POOL)
+
+    def collapsing(recipe: Recipe) -> float:
+        where = (recipe.method.name, recipe.method.rank, recipe.data.max_length, recipe.train.seed)
+        return CONSTANT if where == ("dora", 2, 32, 3) else gaining(recipe)
+
+    record = recorded(plan, tmp_path / "out", collapsing, emerged=emerging(costs_of(plan)))
+    (note,) = record["comparisons"][0]["notes"]
+    assert note.startswith("On on-b, rank=2: 1 of 3 runs collapsed, 0 of 3 of the baseline")
+
+
+def test_a_seed_without_a_score_at_one_value_is_left_out_everywhere(tmp_path: Path, tiny_model: Path) -> None:
+    plan = sweeping(tmp_path, tiny_model, POOL + "match: none\n")
+    train = Trainer(gaining, costs_of(plan), emerged=emerging(costs_of(plan)))
+    done = dict(conduct(plan, tmp_path / "out", FakePool(train, 4)))
+    for name in ("on-a / lora rank=2", "on-b / dora rank=1"):
+        done[name] = CellResult(done[name].cell, done[name].choice, done[name].scores[:2])
+    record = written(plan, done, tmp_path / "out")
+    (found,) = record["comparisons"]
+    assert (found["seeds"], found["of_seeds"], found["dropped"]) == (2, [1, 2], [3])
+    assert found["differences"] == pytest.approx([0.01, 0.04])
+    assert [one["seeds"] for one in found["by_task"]] == [2] * 4
+    assert "seed 3 is left out: it has no score on on-a, rank=2; on-b, rank=1" in found["notes"]
+
+
+def test_a_pooled_comparison_waits_for_every_value(tmp_path: Path, tiny_model: Path) -> None:
+    plan = sweeping(tmp_path, tiny_model, POOL + "match: none\n")
+    done = dict(conduct(plan, tmp_path / "out", FakePool(Trainer(gaining, costs_of(plan)), 4)))
+    results = {cell.name: done[cell.name] for cell in plan.cells if cell.name != "on-b / lora rank=2"}
+    assert len(results) == len(plan.cells) - 1
+    record = written(plan, results, tmp_path / "out")
+    assert (record["comparisons"], record["complete"], record["power"]["comparisons"]) == ([], False, 1)

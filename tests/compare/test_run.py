@@ -18,7 +18,7 @@ import pytest
 
 from dora_cli.compare.jobs import Ended, Job
 from dora_cli.compare.plan import Plan
-from dora_cli.compare.run import compare
+from dora_cli.compare.run import LOOK, compare, what_seeds_show
 from dora_cli.compare.workers.local import LocalPool
 from dora_cli.errors import CheckpointError
 from dora_cli.recipe import Recipe
@@ -26,7 +26,7 @@ from dora_cli.runs.lock import RunLock
 from dora_cli.runs.run_folder import RunRecords
 from dora_cli.training.run import train
 from tests.commands.conftest import contents, dora
-from tests.compare.fakes import FakePool, Told
+from tests.compare.fakes import FakePool, Told, Trainer, costs_of
 from tests.compare.killed import make_until_killed
 from tests.processes import CONTEXT, Done, end_of
 from tests.runs.test_resume import assert_equal_runs
@@ -288,6 +288,66 @@ def test_a_dry_run_writes_nothing(here: Path, tmp_path: Path, monkeypatch: pytes
     assert list(scratch.iterdir()) == []
     assert re.search(rf"^runs +{Plan.of(Path('small-compare.yaml')).runs};", done.out, flags=re.MULTILINE)
     assert "8 trial steps" in done.err
+
+
+SWEPT = """\
+tasks: [small.yaml]
+methods:
+  lora: {method.name: lora, method.rank: [1, 2]}
+  dora: {method.name: dora, method.rank: [1, 2]}
+seeds: 2
+baseline: lora
+"""
+
+
+def test_a_key_is_pooled_afterwards_without_another_run(here: Path, tmp_path: Path) -> None:
+    """And no longer, likewise; it is said that other comparisons were seen before."""
+    file, output = tmp_path / "swept.yaml", tmp_path / "out"
+    file.write_text(SWEPT)
+    plan = Plan.of(file)
+    apart_runs = made(file, output, scored(costs_of(plan))).submitted
+    apart = timeless(output)
+    assert [found["method"] for found in apart["comparisons"]] == ["dora rank=1", "dora rank=2"]
+    file.write_text(f"{SWEPT}pool: [method.rank]\n")
+    assert made(file, output, scored(costs_of(plan)), resume=True).submitted == []
+    record = timeless(output)
+    (found,) = record["comparisons"]
+    each = [one["differences"] for one in apart["comparisons"]]
+    assert found["differences"] == pytest.approx([(one + other) / 2 for one, other in zip(*each, strict=True)])
+    assert found["differences"] == pytest.approx([0.025, 0.1])
+    assert [cell["runs"] for cell in record["cells"]] == [cell["runs"] for cell in apart["cells"]]
+    assert len(apart_runs) == sum(len(cell["runs"]) for cell in apart["cells"])
+    (look,) = (note for note in record["notes"] if note.startswith(LOOK))
+    assert "2 seeds and 2 comparisons were" in look
+    file.write_text(SWEPT)
+    assert made(file, output, scored(costs_of(plan)), resume=True).submitted == []
+    again = timeless(output)
+    assert again["comparisons"] == apart["comparisons"]
+    assert [note for note in again["notes"] if note not in record["notes"]] == [
+        look.replace("2 comparisons", "1 comparison pooled over method.rank")
+    ]
+
+
+def scored(costs: Mapping[str, int]) -> Trainer:
+    """Scores by which DoRA gains with seed and rank."""
+
+    def truth(recipe: Recipe) -> float:
+        return 0.6 + 0.01 * (recipe.method.name == "dora") * recipe.train.seed**2 * recipe.method.rank**2
+
+    return Trainer(truth, costs)
+
+
+def test_a_dry_run_says_what_is_pooled(here: Path, tmp_path: Path) -> None:
+    file = tmp_path / "swept.yaml"
+    file.write_text(f"{SWEPT}pool: [method.rank]\nmatch: none\n")
+    done = dora("compare", file, "--dry-run", "--jobs", "1")
+    assert done.code == 0, done.err
+    (comparison,) = Plan.of(file).design.comparisons
+    said = " ".join(done.out.split())
+    assert f"compared {comparison} seeds" in said
+    assert what_seeds_show(Plan.of(file)) in said
+    file.write_text(f"{SWEPT}match: none\n")
+    assert what_seeds_show(Plan.of(file)) not in said, "two comparisons ask more of the seeds than one"
 
 
 def test_an_experiment_says_how_its_keys_are_wrong(here: Path, tmp_path: Path) -> None:

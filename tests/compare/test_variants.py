@@ -119,6 +119,60 @@ def test_ranks_of_another_are_compared_at_its_size(tmp_path: Path) -> None:
     assert shuffled.rank_overrides("a/b") == ['method.ranks_from="a/b"', "method.ranks_shuffle=2"]
 
 
+def test_what_is_pooled_is_one_comparison(tmp_path: Path) -> None:
+    """The pairs are those that would be compared one by one."""
+    methods = {
+        "lora": LORA % ", method.rank: [2, 8]",
+        "dora": DORA % ", method.rank: [8, 2]",
+        "same": LORA % ", ranks_from: {method: dora}",
+    }
+    apart, found = designed(tmp_path, methods), designed(tmp_path, methods, "pool: [method.rank]\n")
+    assert (pairs(found), sizes(found)) == (pairs(apart), sizes(apart))
+    assert [(one.method, one.baseline, len(one.pairs)) for one in found.comparisons] == [
+        ("dora", "lora", 2), ("same", "lora", 2),
+    ]  # fmt: skip
+    same = found.comparisons[1]
+    assert [same.values(pair) for pair in same.pairs] == [{"method.rank": 8}, {"method.rank": 2}]
+    assert str(same) == (
+        "same with lora, the mean over rank of same rank=8 with lora rank=8, same rank=2 with lora rank=2"
+    )
+    assert [str(one) for one in apart.comparisons] == [f"{one} with {other}" for one, other in pairs(apart)]
+
+
+def test_what_is_not_pooled_makes_several_comparisons(tmp_path: Path) -> None:
+    methods = {
+        "lora": LORA % ", method.rank: [2, 8], train.weight_decay: [0, 0.1]",
+        "dora": DORA % ", method.rank: [2, 8], method.prune_interval: [1, 5]",
+    }
+    found = designed(tmp_path, methods, "match: none\npool: [method.rank]\n")
+    assert [(one.method, one.baseline) for one in found.comparisons] == [
+        (f"dora prune_interval={one}", f"lora weight_decay={other}") for one in (1, 5) for other in ("0", "0.1")
+    ]
+    for one in found.comparisons:
+        assert [one.values(pair) for pair in one.pairs] == [{"method.rank": 2}, {"method.rank": 8}]
+        assert {pair.variant.swept["method.rank"] - pair.baseline.swept["method.rank"] for pair in one.pairs} == {0}
+
+
+def test_several_keys_are_pooled_at_every_pair_of_their_values(tmp_path: Path) -> None:
+    both = ", method.rank: [2, 8], train.batch_size: [16, 32]"
+    methods = {"lora": LORA % both, "dora": DORA % both}
+    (found,) = designed(tmp_path, methods, "pool: [train.batch_size, method.rank]\n").comparisons
+    assert [list(found.values(pair).items()) for pair in found.pairs] == [
+        [("train.batch_size", size), ("method.rank", rank)] for rank in (2, 8) for size in (16, 32)
+    ]
+
+
+def test_a_pooled_baseline_beside_several_sizes_is_named_by_them(tmp_path: Path) -> None:
+    rank = ", method.rank: [2, 8]"
+    methods = {"lora": LORA % rank, "dora": DORA % rank, "sora": "{method.name: sora, method.rank: [2, 8]}"}
+    found = designed(tmp_path, methods, "pool: [method.rank]\n").comparisons
+    assert [(one.method, one.baseline) for one in found] == [
+        ("dora", "lora sized as dora"), ("sora", "lora sized as sora"),
+    ]  # fmt: skip
+    for one in found:
+        assert [pair.baseline.sized_as for pair in one.pairs] == [pair.variant for pair in one.pairs]
+
+
 def test_keys_of_one_last_name_are_told_apart(tmp_path: Path) -> None:
     more = ", train.batch_size: [1, 2], method.batch_size: [1, 2]"  # the second is none: that is for the recipe to say
     found = designed(tmp_path, {"lora": LORA % "", "other": LORA % more})

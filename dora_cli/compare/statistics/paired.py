@@ -7,7 +7,8 @@ a seed first, so that one difference a seed remains,
     D_s = 1/T sum_t o_t (y_ts - x_ts),        o_t = -1 where a lower score is better, else +1,
 
 and seeds, the only thing that is drawn at random, are the only thing that the test counts: S differences, S - 1 degrees
-of freedom, however many tasks there are. The conclusion is about these tasks and these splits.
+of freedom, however many tasks there are. The conclusion is about these tasks and these splits. Where a comparison is
+averaged over settings too, a task at one setting is a "task" here.
 
 Paired t is exact for normal differences, and careful for symmetric ones with heavy tails. It is not for differences
 skewed by runs of one side that collapse now and then: of few seeds most experiments see no collapse, and take a method

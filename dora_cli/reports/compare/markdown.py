@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dora_cli.reports.compare.results import Cell, Results, Row, Spread
 from dora_cli.reports.compare.verdicts import (
     SHORT,
+    each_place,
     estimand,
     inference,
     interval,
@@ -25,7 +26,7 @@ from dora_cli.reports.compare.verdicts import (
     warnings,
 )
 from dora_cli.reports.units import number
-from dora_cli.runs.records.comparison import ComparisonOfRecord
+from dora_cli.runs.records.comparison import ComparisonOfRecord, ComparisonRecord
 from dora_cli.wording import plural
 
 NOTHING = "\u2013"
@@ -37,19 +38,32 @@ _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~$&])")
 
 
 def markdown(results: Results) -> str:
-    """The tables, each with its caption: all that was compared, then each task alone; then verdicts and notes."""
-    parts = [_caption(results), _table(*_main(results)), *_footnotes(results)]
-    if len(results.tasks) > 1 and any(found.by_task for found in results.record.comparisons):
-        secondary = (
-            "The same differences on each task alone (secondary): mean paired difference over seeds, with its 95 % "
-            "interval; p by paired t, adjusted by Holm over the tasks of each comparison."
-        )
-        parts += [_titled("Table 2.", secondary), _table(*_by_task(results))]
-    if results.record.comparisons:
-        parts.append("\n".join(f"- {escaped(typeset(_said(found)))}" for found in results.record.comparisons))
-    if results.record.notes:
-        parts.append("\n".join(f"- {escaped(note)}" for note in results.record.notes))
+    """The tables, each with its caption: all that was compared, with the differences or, where keys are pooled, before
+    them; then each task and pooled value alone; then verdicts and notes.
+    """
+    record = results.record
+    tables = [(_caption(results), [_table(*_main(results)), *_footnotes(results)])]
+    if record.pool and record.comparisons:
+        tables.append((" ".join([estimand(record), inference(record)]), [_table(*_pooled(results))]))
+    if results.in_parts:
+        tables.append((_of_parts(record), [_table(*_by_task(results))]))
+    parts = []
+    for number_of_table, (caption, content) in enumerate(tables, 1):
+        parts += [f"**Table {number_of_table}.** {escaped(typeset(caption))}", *content]
+    if record.comparisons:
+        parts.append("\n".join(f"- {escaped(typeset(_said(found)))}" for found in record.comparisons))
+    if record.notes:
+        parts.append("\n".join(f"- {escaped(note)}" for note in record.notes))
     return "\n\n".join(parts) + "\n"
+
+
+def _of_parts(record: ComparisonRecord) -> str:
+    each = each_place(record)
+    over = f"every {each}" if record.pool else "the tasks"
+    return (
+        f"The same differences on each {each} alone (secondary): mean paired difference over seeds, with its 95 % "
+        f"interval; p by paired t, adjusted by Holm over {over} of each comparison."
+    )
 
 
 def _said(found: ComparisonOfRecord) -> str:
@@ -74,8 +88,7 @@ def _caption(results: Results) -> str:
         f"Mean \u00b1 standard deviation (n \u2212 1) over {plural(len(record.seeds), 'seed')}"
         + (f" ({listed(record.seeds)})." if record.seeds else "."),
         scoring(record),
-        estimand(record),
-        inference(record),
+        *([] if record.pool else [estimand(record), inference(record)]),  # else they stand over the differences
         tuning(record),
         sizing(record),
         "Parameters: what the finished adapter stores beside the head, mean over runs and tasks.",
@@ -85,11 +98,7 @@ def _caption(results: Results) -> str:
         sentences.append(f"Saying the same of every example scores: {', '.join(same)}.")
     if odd := unfinished(record):
         sentences.append(odd)
-    return _titled("Table 1.", typeset(" ".join(sentences)))
-
-
-def _titled(title: str, caption: str) -> str:
-    return f"**{title}** {escaped(caption)}"
+    return " ".join(sentences)
 
 
 def _main(results: Results) -> tuple[list[str], list[list[str]]]:
@@ -97,7 +106,7 @@ def _main(results: Results) -> tuple[list[str], list[list[str]]]:
         f"{task.name} ({task.metric.replace('_', ' ')}{', less is better' if task.lower_is_better else ''})"
         for task in results.tasks
     ]
-    tested = list(_tested(results))
+    tested = [] if results.record.pool else list(_tested(results))
     head = ["method", *scores, "parameters", *tested, *(["verdict"] if tested else [])]
     return head, [_row(results, row) for row in results.rows]
 
@@ -111,11 +120,22 @@ def _row(results: Results, of: Row) -> list[str]:
         NOTHING if stored is None else f"{stored:,.0f}",
     ]
     tested = _tested(results)
-    if not tested:
+    if not tested or results.record.pool:
         return row
     if found is None:
         return [*row, *[NOTHING] * len(tested), "baseline" if method.baseline else NOTHING]
-    return [*row, *(_dashed(show(found)) for show in tested.values()), SHORT[found.verdict]]
+    return [*row, *_numbers(results, found)]
+
+
+def _pooled(results: Results) -> tuple[list[str], list[list[str]]]:
+    """The differences, where what is compared is a mean over several of the methods."""
+    head = ["method", "baseline", "seeds", *_tested(results), "verdict"]
+    found = results.record.comparisons
+    return head, [[one.method, one.baseline, f"{one.seeds}", *_numbers(results, one)] for one in found]
+
+
+def _numbers(results: Results, found: ComparisonOfRecord) -> list[str]:
+    return [*(_dashed(show(found)) for show in _tested(results).values()), SHORT[found.verdict]]
 
 
 def _tested(results: Results) -> Mapping[str, Callable[[ComparisonOfRecord], str]]:
@@ -138,7 +158,7 @@ def _by_task(results: Results) -> tuple[list[str], list[list[str]]]:
     for found in results.record.comparisons:
         for one in found.by_task:
             numbers = (signed(one.mean), interval(one), p_value(one.p_holm))
-            rows.append([found.method, found.baseline, one.task, f"{one.seeds}", *map(_dashed, numbers)])
+            rows.append([found.method, found.baseline, one.name, f"{one.seeds}", *map(_dashed, numbers)])
     return head, rows
 
 

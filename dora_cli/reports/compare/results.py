@@ -92,7 +92,9 @@ def mean_score(tried: TriedRecord) -> float | None:
 
 @dataclass(frozen=True)
 class Row:
-    """A method in a table of differences; `comparison` is None of a baseline. Several rows of a method name theirs."""
+    """A method in a table of differences; `comparison` is None of a baseline, and of all where keys are pooled, since
+    what is compared is then a mean over several methods. Several rows of a method name theirs.
+    """
 
     name: str
     method: ComparedMethodRecord
@@ -144,13 +146,39 @@ class Results:
         """Rows of a table of differences: one for each comparison, and one for each method that is in none."""
         found = []
         for method in self.methods:
-            mine = [comparison for comparison in self.record.comparisons if comparison.method == method.name]
-            for comparison in mine:
-                name = method.name if len(mine) == 1 else f"{method.name} beside {comparison.baseline}"
-                found.append(Row(name, method, comparison))
+            mine = [] if self.record.pool else self.comparisons_of(method.name)
+            found += [Row(self.name_of(comparison), method, comparison) for comparison in mine]
             if not mine:
                 found.append(Row(method.name, method, None))
         return found
+
+    def comparisons_of(self, name: str) -> list[ComparisonOfRecord]:
+        """Those of one method, by its name in comparisons."""
+        return [comparison for comparison in self.record.comparisons if comparison.method == name]
+
+    def name_of(self, comparison: ComparisonOfRecord) -> str:
+        """What a comparison is called in a table: its method, and its baseline where the method has several."""
+        several = len(self.comparisons_of(comparison.method)) > 1
+        return f"{comparison.method} beside {comparison.baseline}" if several else comparison.method
+
+    @property
+    def in_parts(self) -> bool:
+        """Whether comparisons are of several tasks or pooled values, each of which is shown alone too."""
+        return any(len(comparison.by_task) > 1 for comparison in self.record.comparisons)
+
+    def size_ratios(self, row: Row) -> list[float]:
+        """Stored parameters over those of the baseline; of what stands in a pooled comparison over each baseline's that
+        it was run beside, of a baseline none.
+        """
+        if row.comparison is not None:
+            return [] if row.comparison.size_ratio is None else [row.comparison.size_ratio]
+        pairs = [pair for comparison in self.record.comparisons for pair in comparison.pairs]
+        beside = {pair.baseline for pair in pairs if pair.method == row.method.name}
+        mine, theirs = self._stored(row.method), [self._stored(other) for other in self.methods if other.name in beside]
+        return [mine / other for other in theirs if mine is not None and other]
+
+    def _stored(self, method: ComparedMethodRecord) -> float | None:
+        return self.over(method, lambda run: run.stored_parameters)
 
     def task(self, name: str) -> ComparedTaskRecord | None:
         return next((task for task in self.tasks if task.name == name), None)

@@ -27,7 +27,7 @@ from dora_cli.reports.compare.verdicts import (
     warnings,
 )
 from dora_cli.reports.units import duration, number
-from dora_cli.runs.records.comparison import ComparedMethodRecord
+from dora_cli.runs.records.comparison import ComparedMethodRecord, ComparisonOfRecord
 from dora_cli.wording import plural
 
 STYLES = {"better": "bold green", "worse": "bold red", "equivalent": "bold", "non-inferior": "bold"}
@@ -95,17 +95,24 @@ def next_commands(folder: Path) -> list[str]:
 
 
 def _print_tables(console: Console, results: Results) -> None:
-    """Scores and differences in one table; in two where that is too wide, and as lists where these are.
+    """Scores and differences in one table; in two where that is too wide, or what is compared is a mean over several
+    methods, and as lists where these are.
 
     Numbers that are broken over lines could not be read any more.
     """
     sign = "\u00b1" if console.encoding.startswith("utf") else "+/-"
     scores = {method.name: _score_row(results, method, sign) for method in results.methods}
-    differences = [_difference_row(row) for row in results.rows]
     score_head, difference_head = _score_head(results), ["", "difference", "95 % interval", "p (Holm)", "verdict"]
     if not results.record.comparisons:
         _print_table(console, score_head, list(scores.values()))
         return
+    if results.record.pool:
+        _print_table(console, score_head, list(scores.values()))
+        console.print()
+        found = results.record.comparisons
+        _print_table(console, difference_head, [[results.name_of(one), *_difference(one)] for one in found])
+        return
+    differences = [_difference_row(row) for row in results.rows]
     whole = _table(
         [*score_head, *difference_head[1:]],
         [
@@ -173,7 +180,11 @@ def _difference_row(row: Row) -> list[str]:
     found = row.comparison
     if found is None:
         return [row.name, "", "", "", "baseline" if row.method.baseline else ""]
-    return [row.name, signed(found.mean), interval(found), p_value(found.p_holm), SHORT[found.verdict]]
+    return [row.name, *_difference(found)]
+
+
+def _difference(found: ComparisonOfRecord) -> list[str]:
+    return [signed(found.mean), interval(found), p_value(found.p_holm), SHORT[found.verdict]]
 
 
 def score(found: Spread, sign: str) -> str:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 from dora_cli.reports.units import number
-from dora_cli.runs.records.comparison import ComparisonOfRecord, ComparisonRecord, TestedRecord, Verdict
-from dora_cli.wording import plural
+from dora_cli.runs.records.comparison import ComparisonOfRecord, ComparisonRecord, TestedRecord, Value, Verdict
+from dora_cli.wording import last_names, plural, spelled
 
 SHORT: dict[Verdict, str] = {
     "better": "better",
@@ -105,7 +105,9 @@ def _effect(found: ComparisonOfRecord) -> str:
     if found.mean is None:
         return "the difference is not known"
     where = f"95 % interval {interval(found)}" if found.low is not None else "without an interval"
-    return f"difference {signed(found.mean)}, {where}, over {plural(found.seeds, 'seed')}"
+    settings = over_values([place.pooled for place in found.by_task])
+    mean = f" (mean over {settings})" if settings else ""
+    return f"difference {signed(found.mean)}{mean}, {where}, over {plural(found.seeds, 'seed')}"
 
 
 def _p(p: float | None, of: str = "") -> str:
@@ -147,18 +149,41 @@ def remarks(found: ComparisonOfRecord) -> list[str]:
 # The experiment -------------------------------------------------------------------------------------------------------
 
 
+def over_values(settings: Iterable[Mapping[str, Value]]) -> str:
+    """Pooled keys by their last names, each with all its values: ``rank 1, 2, 4``; empty where none is pooled."""
+    values: dict[str, dict[str, None]] = {}
+    for setting in settings:
+        for key, value in setting.items():
+            values.setdefault(key, {})[spelled(value)] = None
+    return _joined([f"{name} {', '.join(values[key])}" for key, name in last_names(values).items()])
+
+
+def _joined(words: Sequence[str]) -> str:
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def each_place(record: ComparisonRecord) -> str:
+    """What the parts of a comparison differ in: ``task``, ``rank``, ``task and rank``."""
+    tasks = ["task"] if len(record.tasks) > 1 or not record.pool else []
+    return _joined([*tasks, *last_names(record.pool).values()])
+
+
 def estimand(record: ComparisonRecord) -> str:
     """What the differences estimate, in plain words."""
     tasks = len(record.tasks)
+    bases = [method.swept for method in record.methods if method.baseline]
+    settings = over_values([{key: swept[key] for key in record.pool if key in swept} for swept in bases])
     lower = [task.name for task in record.tasks if task.lower_is_better]
     baselines = list(dict.fromkeys(found.baseline for found in record.comparisons)) or [record.baseline]
     beside = baselines[0] if len(baselines) == 1 else f"{record.baseline} of the same setting"
-    over = f"the mean over these {tasks} tasks (they are fixed, no sample of others) of " if tasks > 1 else ""
+    means = [*([f"these {tasks} tasks"] if tasks > 1 else []), *([settings] if settings else [])]
+    over = f"the mean over {' and over '.join(means)} (they are fixed, no sample of others) of " if means else ""
+    same = _joined([*last_names(record.pool).values(), "seed"])
     turned = ""
     if lower:
         turned = f" ({', '.join(lower)}: less is better, so the sign is turned)"
     return (
-        f"Estimated is {over}the mean difference in score between a method and {beside} with the same seed, over "
+        f"Estimated is {over}the mean difference in score between a method and {beside} with the same {same}, over "
         f"{plural(len(record.seeds), 'seed')}. Above 0 is better{turned}."
     )
 

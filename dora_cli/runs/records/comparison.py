@@ -7,14 +7,16 @@ better, whichever way the metric goes.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from dora_cli.runs.records.fields import Count, Metrics, Name, Place, Record, Seconds, validated
+from dora_cli.runs.records.fields import Count, Metrics, Name, Place, Record, Seconds, Words, validated
+from dora_cli.wording import last_names, spelled
 
-Value = str | int | float | bool | None
+Value = Words | int | float | bool | None
 Outcome = Literal["finished", "diverged", "missing"]
 """How a run ended; a diverged one counts, with the score of a model that says the same of every example where the task
 knows it. A missing one was never made, or is of an experiment that was stopped."""
@@ -155,19 +157,39 @@ class TestedRecord(Record):
 
 
 class TaskDifferenceRecord(TestedRecord):
-    """The same on one task alone; secondary. `p_holm` is adjusted over the tasks of this comparison."""
+    """The same on one task alone, and at one value of each pooled key; secondary.
+
+    Attributes:
+        pooled: the pooled keys with their values here; empty where none is pooled.
+        p_holm: `p`, adjusted over all tasks and pooled values of this comparison.
+    """
 
     task: Name
+    pooled: Annotated[dict[Name, Value], Field(max_length=20)] = Field(default_factory=dict)
     p_holm: float | None
+
+    @property
+    def name(self) -> str:
+        """Such as ``glue-rte, rank=2``; see `place_name`."""
+        return place_name(self.task, self.pooled)
+
+
+class PairRecord(Record):
+    """Two that were run beside each other: names of `ComparedMethodRecord`."""
+
+    method: Name
+    baseline: Name
 
 
 class ComparisonOfRecord(TestedRecord):
-    """A method beside its baseline over all tasks: the mean over the tasks of the mean paired difference over seeds.
+    """A method beside its baseline over all tasks and pooled values: the mean over them of the mean paired difference
+    over seeds.
 
     Attributes:
-        method: what is compared.
-        baseline: with what.
-        differences: one a seed, averaged over the tasks.
+        method: what is compared; without the pooled values, where swept keys are pooled.
+        baseline: with what, likewise.
+        pairs: what was run for it: one pair, or one for each pooled value; empty in older records.
+        differences: one a seed, averaged over the tasks and pooled values.
         of_seeds: their seeds.
         dropped: seeds that lack a run on one side.
         p_holm: `p`, adjusted over all comparisons of the experiment.
@@ -178,13 +200,14 @@ class ComparisonOfRecord(TestedRecord):
         power_equivalent: the chance to show equivalence within the margin if nothing differs.
         seeds_needed: pairs it takes to reach what is asked; None where the present ones do, or where none is known.
         bootstrap: the 95 % interval by bootstrap-t.
-        size_ratio: stored parameters of the method over the baseline's, means over runs and tasks.
-        by_task: the same on each task.
+        size_ratio: stored parameters of the method over the baseline's, means over runs, tasks and pooled values.
+        by_task: the same on each task, and at each pooled value there.
         notes: what a reader should know, a sentence each.
     """
 
     method: Name
     baseline: Name
+    pairs: list[PairRecord] = Field(default_factory=list)
     differences: list[float]
     of_seeds: list[Count]
     dropped: list[Count]
@@ -227,7 +250,7 @@ class ComparisonRecord(Record):
     """comparison.json.
 
     `measured_share` is the share of the training split that measured runs are scored on; None where that is the dev
-    split.
+    split. `pool` holds the swept keys whose values every comparison is averaged over.
     """
 
     FILE: ClassVar[str] = "comparison.json"
@@ -235,6 +258,7 @@ class ComparisonRecord(Record):
     schema_version: Literal[1]
     experiment: Place
     baseline: Name
+    pool: Annotated[list[Name], Field(max_length=20)] = Field(default_factory=list)
     match: Literal["stored-parameters", "none"]
     margin: float | None
     margin_source: Literal["pilot", "given", "none"]
@@ -248,6 +272,11 @@ class ComparisonRecord(Record):
     comparisons: list[ComparisonOfRecord]
     complete: bool
     notes: list[Annotated[str, Field(max_length=2000)]]
+
+
+def place_name(task: str, pooled: Mapping[str, Value]) -> str:
+    """Where a part of a comparison was made: the task, and the pooled keys with their values, by their last names."""
+    return ", ".join([task, *(f"{name}={spelled(pooled[key])}" for key, name in last_names(pooled).items())])
 
 
 def validate_comparison(record: Any, source: Path | str = "comparison.json") -> ComparisonRecord:

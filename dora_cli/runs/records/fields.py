@@ -34,6 +34,8 @@ Name = Annotated[str, Field(min_length=1, max_length=300), AfterValidator(_print
 """A name that tables show: one line, no control characters, which a terminal would obey, and no longer than any name
 is.
 """
+Words = Annotated[str, Field(max_length=300), AfterValidator(_printable)]
+"""The same of what may be empty: a value that somebody has given a key."""
 Place = Annotated[str, Field(min_length=1, max_length=5000), AfterValidator(_printable)]
 """A name that may be the path of a folder."""
 Metrics = Annotated[dict[Name, float | None], Field(max_length=100)]

@@ -128,6 +128,40 @@ def experiment(
     )
 
 
+def pooled(tasks: int = 2, ranks: Sequence[int] = (1, 2), seeds: int = 10, **options: Any) -> dict[str, Any]:
+    """The content of comparison.json where lora and dora are compared over all `ranks` at once."""
+    names = [f"{entry} rank={rank}" for rank in ranks for entry in ("lora", "dora")]
+    record = experiment(tasks, len(names), seeds, names=names, **options)
+    for method in record["methods"]:
+        entry, rank = method["name"].split(" rank=")
+        method |= {"entry": entry, "method": entry, "swept": {"method.rank": int(rank)}, "baseline": entry == "lora"}
+        method["matched_to"] = f"dora rank={rank}" if entry == "lora" else None
+    scores = {(cell["task"], cell["method"]): [run["score"] for run in cell["runs"]] for cell in record["cells"]}
+    apart = {
+        (task["name"], rank): [
+            theirs - ours
+            for theirs, ours in zip(*(scores[task["name"], f"{entry} rank={rank}"] for entry in ("dora", "lora")),
+                                    strict=True)
+        ]
+        for task in record["tasks"] for rank in ranks
+    }  # fmt: skip
+    by_task = [
+        {"task": task, "pooled": {"method.rank": rank}, **tested(values)} for (task, rank), values in apart.items()
+    ]
+    for one, p in zip(by_task, holm([one["p"] for one in by_task]), strict=True):
+        one["p_holm"] = p
+    differences = [mean(values) for values in zip(*apart.values(), strict=True)]
+    found = tested(differences)
+    comparison = {
+        **record["comparisons"][0], **found, "p_holm": found["p"], "differences": differences, "by_task": by_task,
+        "method": "dora", "baseline": "lora", "verdict": "undecided", "size_ratio": 1.0123,
+        "pairs": [{"method": f"dora rank={rank}", "baseline": f"lora rank={rank}"} for rank in ranks],
+        "bootstrap": None,
+    }  # fmt: skip
+    whole = {**record, "baseline": "lora", "pool": ["method.rank"], "comparisons": [comparison]}
+    return written(ComparisonRecord, {**whole, "power": {**record["power"], "comparisons": 1}})
+
+
 def _cell(
     task: dict[str, Any], index: int, method: str, place: int, seeds: Sequence[int], draw: random.Random, *,
     tune: bool, effect: float,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from statistics import mean, stdev
 from typing import Any
@@ -10,8 +11,17 @@ import pytest
 
 from dora_cli.reports.compare.markdown import escaped, markdown
 from dora_cli.reports.compare.results import Results
-from dora_cli.reports.compare.verdicts import estimand, inference, p_value, tuning, typeset, unfinished, verdict
-from tests.reports.compare.examples import experiment
+from dora_cli.reports.compare.verdicts import (
+    each_place,
+    estimand,
+    inference,
+    p_value,
+    tuning,
+    typeset,
+    unfinished,
+    verdict,
+)
+from tests.reports.compare.examples import experiment, pooled
 
 
 def made(record: dict[str, Any]) -> str:
@@ -68,6 +78,44 @@ def test_every_cell_is_the_records(tasks: int, methods: int, seeds: int) -> None
             assert row[6] == p_value(one["p_holm"])
     else:
         assert not others
+
+
+@pytest.mark.parametrize("tasks", [1, 2])
+def test_what_is_pooled_has_a_table_of_its_own(tasks: int) -> None:
+    record = pooled(tasks, (1, 2, 8))
+    text = made(record)
+    main, compared, parts = tables(text)
+    assert main[0] == ["method", *main[0][1 : tasks + 1], "parameters"]
+    assert [row[0] for row in main[1:]] == [method["name"] for method in record["methods"]]
+    (found,) = record["comparisons"]
+    assert compared[0] == ["method", "baseline", "seeds", "difference", "95 % interval", "adjusted p",
+                           "adjusted p (equivalence)", "verdict"]  # fmt: skip
+    signs = typeset(f"{found['mean']:+.4f}")
+    assert compared[1:] == [
+        ["dora", "lora", "10", signs, typeset(f"{found['low']:+.4f} to {found['high']:+.4f}"), p_value(found["p_holm"]),
+         p_value(found["p_equivalent"]), "undecided"]
+    ]  # fmt: skip
+    places = [f"{task}, rank={rank}" for task in ("rte", "cola")[:tasks] for rank in (1, 2, 8)]
+    assert [row[2] for row in parts[1:]] == places
+    for row, one in zip(parts[1:], found["by_task"], strict=True):
+        assert (row[4], row[6]) == (typeset(f"{one['mean']:+.4f}"), p_value(one["p_holm"]))
+    checked = Results.of(record).record
+    captions = [line for line in text.splitlines() if line.startswith("**Table")]
+    assert [caption[:12] for caption in captions] == ["**Table 1.**", "**Table 2.**", "**Table 3.**"]
+    assert [escaped(estimand(checked)) in caption for caption in captions] == [False, True, False]
+    assert each_place(checked) in captions[2]
+
+
+def test_a_record_from_before_anything_could_be_pooled_makes_the_same_tables() -> None:
+    old = experiment(2, 3, 10)
+    assert "pool" not in old, "the examples are as older versions wrote them"
+    record = copy.deepcopy(old) | {"pool": []}
+    for found in record["comparisons"]:
+        found["pairs"] = [{"method": found["method"], "baseline": found["baseline"]}]
+        for one in found["by_task"]:
+            one["pooled"] = {}
+    assert made(old) == made(record)
+    assert "**Table 3" not in made(record)
 
 
 def test_the_caption_says_what_the_numbers_rest_on() -> None:

@@ -14,9 +14,9 @@ from dora_cli.errors import CheckpointError
 from dora_cli.reports.compare.markdown import markdown
 from dora_cli.reports.compare.results import Results
 from dora_cli.reports.compare.terminal import next_commands, print_comparison
-from dora_cli.reports.compare.verdicts import unfinished, verdict, warnings
+from dora_cli.reports.compare.verdicts import p_value, unfinished, verdict, warnings
 from dora_cli.reports.console import make_console
-from tests.reports.compare.examples import MAJORITY, experiment
+from tests.reports.compare.examples import MAJORITY, experiment, pooled
 
 
 def shown(record: dict[str, Any], width: int = 200, *, encoding: str = "utf-8", terminal: bool = True) -> str:
@@ -75,6 +75,21 @@ def test_each_comparison_of_a_method_has_a_row(width: int) -> None:
         assert f"{abs(mean_of):.4f}" in row
 
 
+@pytest.mark.parametrize("width", [40, 80, 240])
+def test_what_is_pooled_has_rows_of_its_own(width: int) -> None:
+    record = pooled(2, (1, 2))
+    text = shown(record, width)
+    (found,) = record["comparisons"]
+    assert all(len(line) <= width for line in text.splitlines())
+    assert all(method["name"] in text for method in record["methods"])
+    if width > 40:
+        (row,) = (line.split() for line in text.splitlines() if line.startswith("dora  "))
+        assert row == ["dora", f"{found['mean']:+.4f}", f"{found['low']:+.4f}", "to", f"{found['high']:+.4f}",
+                       *p_value(found["p_holm"]).split(), found["verdict"]]  # fmt: skip
+    assert f"{found['low']:+.4f} to {found['high']:+.4f}" in text
+    assert verdict(Results.of(record).record.comparisons[0]) in words(text)
+
+
 def test_a_terminal_without_signs_and_a_file() -> None:
     record = experiment(1, 2, 3)
     assert " +/- " in shown(record, encoding="ascii")
@@ -110,6 +125,16 @@ def test_nothing_is_known() -> None:
     assert text.count("withheld") == 2
     record["comparisons"] = []
     assert "difference" not in shown(record)
+
+
+@pytest.mark.parametrize("place", ["method", "part"])
+def test_hostile_pooled_values_are_refused(place: str) -> None:
+    """They stand in sentences that a terminal shows."""
+    record = pooled(2, (1, 2))
+    holder = record["methods"][0]["swept"] if place == "method" else record["comparisons"][0]["by_task"][0]["pooled"]
+    holder["method.rank"] = "\x1b[2J"
+    with pytest.raises(CheckpointError):
+        shown(record)
 
 
 def test_hostile_names_are_shown_and_not_obeyed() -> None:

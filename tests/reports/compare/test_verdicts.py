@@ -8,11 +8,13 @@ import pytest
 
 from dora_cli.reports.compare.results import Results
 from dora_cli.reports.compare.verdicts import (
+    each_place,
     estimand,
     foreseen,
     inference,
     interval,
     listed,
+    over_values,
     p_value,
     remarks,
     signed,
@@ -23,7 +25,7 @@ from dora_cli.reports.compare.verdicts import (
     warnings,
 )
 from dora_cli.runs.records.comparison import ComparisonOfRecord, ComparisonRecord
-from tests.reports.compare.examples import experiment
+from tests.reports.compare.examples import experiment, pooled
 
 KNOWN: dict[str, Any] = {
     "seeds": 10, "mean": 0.0123, "sd": 0.01, "low": 0.002, "high": 0.0226, "p": 0.02, "p_holm": 0.034,
@@ -179,6 +181,30 @@ def test_the_experiment_in_words() -> None:
     )
     assert tuning(one).startswith("Nothing was tuned")
     assert (unfinished(one) or "").startswith("The experiment is not finished")
+
+
+def test_what_is_pooled_is_said_in_words() -> None:
+    both = Results.of(pooled(2, (1, 2, 8))).record
+    assert estimand(both) == (
+        "Estimated is the mean over these 2 tasks and over rank 1, 2, 8 (they are fixed, no sample of others) of the "
+        "mean difference in score between a method and lora with the same rank and seed, over 10 seeds. Above 0 is "
+        "better."
+    )
+    assert estimand(Results.of(pooled(1)).record).startswith(
+        "Estimated is the mean over rank 1, 2 (they are fixed, no sample of others) of the mean difference"
+    )
+    assert "difference +0.0123 (mean over rank 1, 2, 8), 95 % interval +0.0020 to +0.0226, over 10 seeds" in verdict(
+        both.comparisons[0].model_copy(update=KNOWN)
+    )
+    assert [each_place(record) for record in (both, Results.of(pooled(1)).record, of(tasks=2), of(tasks=1))] == [
+        "task and rank", "rank", "task", "task",
+    ]  # fmt: skip
+
+
+def test_pooled_keys_of_one_last_name_are_told_apart() -> None:
+    settings = [{"method.batch_size": 1, "train.batch_size": 2, "method.rank": "a"}, {"method.rank": 0.5}]
+    assert over_values(settings) == "method.batch_size 1, train.batch_size 2 and rank a, 0.5"
+    assert over_values([{}, {}]) == ""
 
 
 def test_a_metric_of_which_less_is_better_is_said() -> None:

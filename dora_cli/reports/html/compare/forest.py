@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dora_cli.reports.compare.results import Results
-from dora_cli.reports.compare.verdicts import SHORT, interval, p_value, signed, typeset
+from dora_cli.reports.compare.verdicts import SHORT, each_place, interval, p_value, signed, typeset
 from dora_cli.reports.html.axes import labels
 from dora_cli.reports.html.elements import Markup, tag
 from dora_cli.reports.html.plane import SIZE, Axis, at, dot, drawable, stroke
@@ -60,8 +60,8 @@ def _rows(found: ComparisonOfRecord, axis: Axis, results: Results, one: bool) ->
     name = found.method if one else f"{found.method} \u2212 {found.baseline}"
     badge = tag("span", SHORT[found.verdict], class_=f"badge {found.verdict}")
     rows = [_row(name, found, found.p_holm, axis, found.margin, badge, look=f"all {found.verdict}")]
-    if len(results.tasks) > 1:
-        rows += [_row(each.task, each, each.p_holm, axis, found.margin, "", look="each-task") for each in found.by_task]
+    if results.in_parts:
+        rows += [_row(each.name, each, each.p_holm, axis, found.margin, "", look="each-task") for each in found.by_task]
     return rows
 
 
@@ -109,10 +109,12 @@ def _ticks(axis: Axis) -> Markup:
 def _explained(results: Results) -> str:
     record = results.record
     parts = ["Points are mean paired differences, lines their 95 % intervals by paired t."]
-    if len(results.tasks) > 1:
-        parts.append("Thick: over all tasks, which is what is tested; thin: each task alone.")
+    if results.in_parts:
+        each = each_place(record)
+        over = f"the mean over every {each}" if record.pool else "over all tasks"
+        parts.append(f"Thick: {over}, which is what is tested; thin: each {each} alone.")
     margins = {found.margin for found in record.comparisons if found.margin is not None}
     if margins:
-        each = ", ".join(f"\u00b1{number(one)}" for one in sorted(margins))
-        parts.append(f"Shaded: the margin, {each}.")
+        shaded = ", ".join(f"\u00b1{number(one)}" for one in sorted(margins))
+        parts.append(f"Shaded: the margin, {shaded}.")
     return " ".join(parts)

@@ -9,6 +9,7 @@ from pathlib import Path
 from dora_cli.reports.compare.results import Results
 from dora_cli.reports.compare.verdicts import (
     SHORT,
+    each_place,
     estimand,
     foreseen,
     inference,
@@ -163,7 +164,7 @@ def _differences(results: Results) -> Markup | None:
         drawn or tag("p", "No difference is known yet.", class_="note"),
         tag("p", typeset(rests), class_="note"),
         folded("All tests", tests_table(results).markup),
-        _folded_table("Differences on each task", by_task_table(results)),
+        _folded_table(f"Differences on each {each_place(record)}", by_task_table(results)),
         _folded_table("Differences of each seed", by_seed_table(results)),
     )
 

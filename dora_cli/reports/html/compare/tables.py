@@ -53,10 +53,12 @@ def _bytes(mean: float) -> str:
 
 
 def overview(results: Results) -> Table:
-    """A row for each method, a column for each task: what a paper's table has."""
+    """A row for each method, a column for each task: what a paper's table has; without differences where these are
+    means over several of the methods.
+    """
     scores = (f"{task.name}: {readable(task.metric)}" for task in results.tasks)
     head: list[object] = ["method", *scores, "stored parameters"]
-    compared = bool(results.record.comparisons)
+    compared = bool(results.record.comparisons) and not results.record.pool
     head += ["difference", "verdict"] if compared else []
     rows = []
     for of in results.rows:
@@ -125,13 +127,13 @@ def cost_table(results: Results, task: ComparedTaskRecord) -> Table:
     ]
     rows = []
     for of in results.rows:
-        method, found = of.method, of.comparison
+        method = of.method
         cell = results.cell(task, method)
-        ratio = None if found is None else found.size_ratio
+        ratios = ", ".join(f"{ratio:.3f} \u00d7" for ratio in results.size_ratios(of))
         rows.append([
             of.name,
             _mean(cell, lambda run: run.stored_parameters, _count),
-            NOTHING if ratio is None else f"{ratio:.3f} \u00d7",
+            ratios or NOTHING,
             _mean(cell, lambda run: run.most_trained, _count),
             _mean(cell, lambda run: run.adapter_bytes, _bytes),
             _mean(cell, lambda run: run.seconds, duration),
@@ -178,13 +180,18 @@ def tuning_table(results: Results, task: ComparedTaskRecord) -> Table | None:
 
 
 def tests_table(results: Results) -> Table:
-    """Every number of every comparison."""
+    """Every number of every comparison; its sizes too where these stand beside no method."""
     head = [
         "method", "baseline", "seeds", "difference", "sd", "95 % interval", "bootstrap-t", "p", "adjusted p",
         "p, equivalence", "p, non-inferiority", "margin", "found with 80 % power", "power of equivalence",
         "seeds needed", "verdict",
     ]  # fmt: skip
-    return _table(head, [_tests(found) for found in results.record.comparisons])
+    rows = [_tests(found) for found in results.record.comparisons]
+    if results.record.pool:
+        head.append("parameters, of its baseline\u2019s")
+        for row, found in zip(rows, results.record.comparisons, strict=True):
+            row.append(NOTHING if found.size_ratio is None else f"{found.size_ratio:.3f} \u00d7")
+    return _table(head, rows)
 
 
 def _tests(found: ComparisonOfRecord) -> list[object]:
@@ -211,13 +218,13 @@ def _tests(found: ComparisonOfRecord) -> list[object]:
 
 
 def by_task_table(results: Results) -> Table | None:
-    """The differences on each task alone; None where there is one task."""
+    """The differences on each task and pooled value alone; None where there is one of them."""
     head = ["method", "baseline", "task", "seeds", "difference", "sd", "95 % interval", "p", "adjusted p"]
     rows = [
         [
             found.method,
             found.baseline,
-            one.task,
+            one.name,
             f"{one.seeds}",
             *_numbers(one),
             _sign(p_value(one.p_holm)),
@@ -225,7 +232,7 @@ def by_task_table(results: Results) -> Table | None:
         for found in results.record.comparisons
         for one in found.by_task
     ]
-    return _table(head, rows) if len(results.tasks) > 1 and rows else None
+    return _table(head, rows) if results.in_parts else None
 
 
 def _numbers(tested: TestedRecord) -> list[str]:

@@ -11,7 +11,7 @@ import pytest
 from dora_cli.reports.compare.results import Results
 from dora_cli.reports.compare.verdicts import SHORT
 from dora_cli.reports.html.compare.forest import forest
-from tests.reports.compare.examples import MARGIN, experiment
+from tests.reports.compare.examples import MARGIN, experiment, pooled
 
 HALF = 0.06
 """Half of the last digit that a coordinate is written with, and a little."""
@@ -72,6 +72,19 @@ def test_every_mark_stands_on_its_value(tasks: int, methods: int, seeds: int, ef
             assert left + width == pytest.approx(place(MARGIN), abs=0.5)
             assert 0 - HALF <= low <= high <= 1000 + HALF
     assert next(found, None) is None
+
+
+@pytest.mark.parametrize("tasks", [1, 2])
+def test_a_pooled_comparison_stands_over_its_parts(tasks: int) -> None:
+    record = pooled(tasks, (1, 2, 8))
+    figure = drawn(record)
+    place = scale(figure)
+    (comparison,) = record["comparisons"]
+    found = rows(figure)
+    for row, tested in zip(found, (comparison, *comparison["by_task"]), strict=True):
+        assert ends(row, "point")[0] == pytest.approx(place(tested["mean"]), abs=0.5)
+    names = ["".join(next(row.iter("th")).itertext()) for row in found]
+    assert names == ["dora", *(f"{task}, rank={rank}" for task in ("rte", "cola")[:tasks] for rank in (1, 2, 8))]
 
 
 def test_a_row_has_its_numbers_for_who_does_not_see_it() -> None:

@@ -31,7 +31,7 @@ from dora_cli.reports.compare.verdicts import (
 from dora_cli.reports.html.axes import short
 from dora_cli.reports.html.compare.page import experiment_page
 from dora_cli.reports.html.elements import text as escaped
-from tests.reports.compare.examples import MAJORITY, experiment, write_experiment
+from tests.reports.compare.examples import MAJORITY, experiment, pooled, write_experiment
 
 EMPTY = {"br", "col", "link", "meta", "rect", "wbr", "path"}
 HOSTILE = "<script>window.hurt = 1</script><img src=x onerror='window.hurt = 1'>\"&"
@@ -120,6 +120,31 @@ def test_every_number_of_the_record_is_on_the_page(tasks: int, methods: int, see
             wanted.append(typeset(" to ".join(map(signed, found["bootstrap"]))))
     wanted += [task["recipe"] for task in record["tasks"]] + [method["name"] for method in record["methods"]]
     assert [one for one in wanted if one not in text] == []
+
+
+@pytest.mark.parametrize("tasks", [1, 2])
+def test_what_is_pooled_is_on_the_page_with_all_its_parts(tasks: int) -> None:
+    record = pooled(tasks, (1, 4))
+    for cell in record["cells"]:
+        for run in cell["runs"]:
+            run["stored_parameters"] = {"dora rank=1": 100, "lora rank=1": 80, "dora rank=4": 300}.get(
+                cell["method"], 400
+            )
+    text = shown(record)
+    (found,) = record["comparisons"]
+    wanted = [
+        typeset(verdict(Results.of(record).record.comparisons[0])),
+        "1.012 \u00d7",
+        "1.250 \u00d7",
+        "0.750 \u00d7",
+    ]
+    wanted += [typeset(signed(value)) for value in found["differences"]]
+    for one in (found, *found["by_task"]):
+        wanted += [typeset(signed(one["mean"])), typeset(f"{signed(one['low'])} to {signed(one['high'])}")]
+        wanted += [four(one["sd"]), p_value(one["p"]), p_value(one["p_holm"])]
+    places = [f"{task}, rank={rank}" for task in ("rte", "cola")[:tasks] for rank in (1, 4)]
+    assert [one for one in wanted if one not in text] == []
+    assert [text.count(f"\n{place}\n") for place in places] == [2] * len(places), "in the plot and in the table"
 
 
 def test_every_sentence_is_on_the_page() -> None:
