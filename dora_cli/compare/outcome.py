@@ -290,8 +290,10 @@ def _notes_on_grids(results: Iterable[CellResult]) -> list[str]:
     for result in results:
         choice = result.choice
         if choice is not None and choice.exhausted:
+            added = sum(tried.added for tried in choice.tried)
+            grew = f"grew by {plural(added, 'value')} and may not grow further" if added else "may not grow"
             found.append(
-                f"{result.cell.name}: the best value, {choice.value:g}, lies at the edge of the grid, which grew by "
-                f"{plural(sum(tried.added for tried in choice.tried), 'value')} and may not grow further (tune: extend)"
+                f"{result.cell.name}: the best value, {choice.value:g}, lies at the edge of the grid, which {grew} "
+                "(tune: extend)"
             )
     return found
