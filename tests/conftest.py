@@ -5,7 +5,6 @@ modules that are kept.
 from __future__ import annotations
 
 import functools
-import gc
 import os
 import shutil
 import sys
@@ -121,7 +120,6 @@ MEMORY, ENOUGH = Path("/dev/shm"), 4 << 30
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    gc.disable()  # until all is imported, which stays: looking through it takes half a second, again and again
     sys.dont_write_bytecode = False  # it was read from the environment at the start
     if os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > ENOUGH:
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
@@ -154,11 +152,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if on_gpu and not _has_gpu():
         for item in on_gpu:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
-
-
-def pytest_collection_finish() -> None:
-    gc.freeze()
-    gc.enable()
 
 
 def _has_gpu() -> bool:

@@ -4,11 +4,9 @@ models, and a small run with its commands, which load what is only loaded when i
 
 from __future__ import annotations
 
-# ruff: noqa: E402, F401
+# ruff: noqa: F401
 import contextlib
 import gc
-
-gc.disable()  # what is imported stays
 import io
 import os
 import tempfile
@@ -73,6 +71,5 @@ def _work() -> None:
 _work()
 load_generator("builtin:tiny-decoder")
 shipped_recipes()  # `dora init` reads them all, and what was read once is not parsed again
-gc.enable()
 gc.collect()
 gc.freeze()  # or the first collection of every process would copy the pages of all that is loaded

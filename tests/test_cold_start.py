@@ -22,8 +22,7 @@ from tests.test_libraries import BUILT_FOR_ANOTHER, assert_names_the_guest, brin
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="processes cannot be forked")
 
 _SCRIPT = """
-import gc, json, os, sys
-gc.disable()  # what is imported stays, here and in whoever is forked
+import json, os, sys
 from dora_cli.__main__ import main
 from dora_cli.machine.seeds import set_deterministic
 set_deterministic(False)
