@@ -29,7 +29,7 @@ from dora_cli.data.sources.values import as_text, is_missing
 from dora_cli.errors import OptionError
 from dora_cli.files import at_home
 from dora_cli.recipe import Recipe
-from dora_cli.recipe.methods import METHODS, about
+from dora_cli.recipe.methods import METHODS, about, presets_of
 from dora_cli.recipe.writing.annotate import annotated
 from dora_cli.tasks import Task, get_task
 from dora_cli.wording import plural
@@ -170,8 +170,7 @@ def _share(rows: int) -> float:
 
 def _interval(method: str, train: dict[str, int], rows: int) -> dict[str, int]:
     """An interval between events that leaves a short run at least five of them, for methods that go by one."""
-    fields = METHODS[method].model_fields
-    field = None if "preset" in fields else fields.get("prune_interval")
+    field = None if presets_of(method) else METHODS[method].model_fields.get("prune_interval")
     steps = train["epochs"] * max(rows // train["batch_size"], 1)
     fit = max(steps * 35 // 100 // 5, 1)
     return {"prune_interval": fit} if field is not None and fit < field.default else {}

@@ -33,7 +33,7 @@ Method = Annotated[
         "--method",
         metavar="NAME",
         help="By what weights adapt (default: dora): with its published settings where there are some, else with "
-        "its defaults.",
+        "its preset auto, or its defaults.",
         show_default=False,
         autocompletion=_methods,
     ),

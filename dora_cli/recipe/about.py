@@ -31,6 +31,7 @@ class About:
         card: Markdown for a model card: how the method works, with its citation.
         tags: what the hub may find such a model by.
         notes: from the run's section, Markdown sentences on the options that differ from the method as published.
+        oddities: from a section, what somebody who wrote it may not expect, a sentence each.
         scale: from the run's section, a projection's start rank and its final rank, the factor on ``B A``.
         head_only: whether nothing trains but the head, so that a model without one learns nothing.
         in_place: whether it trains the base's own tensors, which must be fp32 for that.
@@ -48,6 +49,7 @@ class About:
     card: str
     tags: tuple[str, ...] = ()
     notes: Callable[[Any], Sequence[str]] = _no_notes
+    oddities: Callable[[Any], Sequence[str]] = _no_notes
     scale: Callable[[Any, int, int], float] = _no_scale
     head_only: bool = False
     in_place: bool = False

@@ -15,7 +15,7 @@ from dora_cli.errors import RecipeError
 from dora_cli.files import TooLargeError, read_bytes
 from dora_cli.recipe.document import Path, read_document
 from dora_cli.recipe.hints import nearest
-from dora_cli.recipe.methods import method_name
+from dora_cli.recipe.methods import about, method_name
 from dora_cli.recipe.overrides import Override, apply_overrides, check_listed, parse_override
 from dora_cli.recipe.problems import (
     Origins,
@@ -42,7 +42,7 @@ def load_recipe(
         path: a UTF-8 YAML file.
         overrides: ``key.path=value`` texts, as given to ``--set``; later ones win over earlier ones and all over the
             file. Another ``method.name`` or ``method.preset`` replaces the whole section of the method.
-        note: told what is odd about them.
+        note: told what is odd about them, and about the method's section.
 
     Raises:
         RecipeError: with every problem of the file and the overrides, each with file (or flag), line and key.
@@ -118,6 +118,9 @@ def parse_recipe(
         ordered = [text for _, text in sorted(problems, key=lambda item: item[0])]
         raise RecipeError([*dict.fromkeys(ordered), *flag_problems])
     assert recipe is not None, "a recipe without problems validates"
+    if note is not None:
+        for oddity in about(recipe.method.name).oddities(recipe.method):
+            note(oddity)
     return recipe
 
 
@@ -133,6 +136,8 @@ def _raw_value(tree: dict[str, Any], key: str, unsure: set[Path]) -> Any:
     given = tree.get(section, {})
     model = section_keys(section, given)
     if model is None or name not in model.model_fields:
+        raise KeyError(key)
+    if name not in given and (section, "preset") in unsure:
         raise KeyError(key)
     given = model.filled(given)
     return given[name] if name in given else model.model_fields[name].default

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
 from dora_cli.errors import RecipeError
 from dora_cli.recipe.document import Path, read_document
-from dora_cli.recipe.methods import METHODS, method_name
+from dora_cli.recipe.methods import BESIDE_PRESETS, METHODS, method_name, presets_of
 from dora_cli.recipe.problems import Origins, shorten, show
 
 
@@ -57,9 +57,9 @@ def apply_overrides(
 ) -> list[str]:
     """Sets all of `overrides` in `tree` (changed in place), later ones over earlier ones; returns what is wrong.
 
-    Another ``method.name`` or ``method.preset`` replaces the section, whose keys are those of the one before; wherever
-    it stands among the flags, those for other keys of the section are for the new one. `note` is told which keys that
-    drops.
+    Another ``method.name`` or ``method.preset`` replaces the section, whose keys are those of the one before (a preset
+    leaves `BESIDE_PRESETS`); wherever it stands among the flags, those for other keys of the section are for the new
+    one. `note` is told which keys that drops.
     """
     problems = []
     for override in _choices_first(overrides):
@@ -74,37 +74,63 @@ def _choices_first(overrides: Sequence[Override]) -> list[Override]:
     wholes = [index for index, override in enumerate(overrides) if override.path == _SECTION]
     start = wholes[-1] + 1 if wholes else 0
     chosen = {override.path: override for override in overrides[start:] if override.path in _CHOICES}
-    others = [[one for one in part if one.path not in _CHOICES] for part in (overrides[:start], overrides[start:])]
-    return [*others[0], *(chosen[path] for path in _CHOICES if path in chosen), *others[1]]
+    before = [override for override in overrides[:start] if override.path not in _CHOICES]
+    after = [override for override in overrides[start:] if override.path not in _CHOICES]
+    return [*before, *(chosen[path] for path in _CHOICES if path in chosen), *after]
 
 
 def _choose(tree: dict[str, Any], origins: Origins, override: Override, note: Callable[[str], None]) -> None:
-    """Empties the method's section where it is one of another method, or has the values of another preset."""
+    """Empties the method's section where it is one of another method, or of another preset."""
     section = tree.get("method")
-    if not isinstance(section, dict):
-        return
-    known: Sequence[Any] = list(METHODS)
-    before, what, kept = method_name(section), f"{override.value} takes its defaults", {}
-    if override.path == _PRESET:
-        before, known = _presets(section)
-        what, kept = "its values are those of the preset", {key: section[key] for key in section if key == "name"}
-    if override.value not in known or before == override.value:
-        return
-    dropped = [str(key) for key in section if key not in ("name", "preset")]
-    tree["method"] = kept
+    if isinstance(section, dict):
+        emptied = _of_another_method if override.path == _NAME else _of_another_preset
+        emptied(tree, section, origins, override, note)
+
+
+def _of_another_method(
+    tree: dict[str, Any],
+    section: dict[str, Any],
+    origins: Origins,
+    override: Override,
+    note: Callable[[str], None],
+) -> None:
+    before = method_name(section)
+    if override.value in list(METHODS) and before != override.value:
+        what = f"{override.value} takes its defaults, and what was set for {before}"
+        _empty(tree, section, origins, override, note, kept=(), what=what)
+
+
+def _of_another_preset(
+    tree: dict[str, Any],
+    section: dict[str, Any],
+    origins: Origins,
+    override: Override,
+    note: Callable[[str], None],
+) -> None:
+    name = method_name(section) or ""
+    presets = presets_of(name)
+    before = section.get("preset", METHODS[name].model_fields["preset"].default) if presets else None
+    if override.value in presets and before != override.value:
+        what = f"the preset {override.value} says its values, and what was set beside {before}"
+        _empty(tree, section, origins, override, note, kept=("name", *BESIDE_PRESETS), what=what)
+
+
+def _empty(
+    tree: dict[str, Any],
+    section: dict[str, Any],
+    origins: Origins,
+    override: Override,
+    note: Callable[[str], None],
+    *,
+    kept: Sequence[str],
+    what: str,
+) -> None:
+    """Leaves nothing of the section but the keys `kept`; says so of other keys than what is chosen."""
+    dropped = [str(key) for key in section if key not in ("name", "preset", *kept)]
+    tree["method"] = {key: value for key, value in section.items() if key in kept}
     origins.set(_SECTION, override.flag)
     if dropped:
-        note(
-            f"{override.flag} replaces the method's section: {what}, and what was set for {before} is dropped "
-            f"({', '.join(dropped)})"
-        )
-
-
-def _presets(section: Mapping[str, Any]) -> tuple[Any, Sequence[Any]]:
-    """The preset of a method's section, and those that there are."""
-    model = METHODS.get(method_name(section) or "")
-    field = None if model is None else model.model_fields.get("preset")
-    return (None, ()) if field is None else (section.get("preset", field.default), get_args(field.annotation))
+        note(f"{override.flag} replaces the method's section: {what} is dropped ({', '.join(dropped)})")
 
 
 def apply_override(tree: dict[str, Any], origins: Origins, override: Override) -> str | None:

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from jsonschema import Draft202012Validator
 
-from dora_cli.assembly.first_recipe import AUTO_RATE
 from dora_cli.data.builtin import builtin_tasks
 from dora_cli.recipe import DoraMethod, dump_recipe, load_recipe, parse_recipe
 from dora_cli.recipe.methods.dora import AUTO
@@ -167,7 +166,7 @@ def test_settings_of_our_own_are_for_data_of_ones_own(tmp_path: Path) -> None:
         found = parse_recipe(dora(*arguments).out)
         assert isinstance(found.method, DoraMethod)
         assert (found.method.preset, found.method.step_bound) == ("auto", AUTO["step_bound"])
-        assert found.train.learning_rate == AUTO_RATE
+        assert found.train.learning_rate == 5e-4
     published = parse_recipe(dora("init", "glue/rte").out).method
     assert isinstance(published, DoraMethod)
     assert (published.preset, published.step_bound) == ("published", None)

@@ -44,16 +44,18 @@ def test_what_another_method_drops() -> None:
 
 
 def test_what_another_preset_drops() -> None:
-    """Wherever the flag stands; keys of other flags hold."""
+    """Wherever the flag stands; keys of other flags hold, and what says how large the adapter is and on what."""
     notes: list[str] = []
-    text = BASE + "method: {rank: 4, dem_weight: 0.1}"
+    text = BASE + "method: {rank: 4, dropout: 0.3, targets: [ffn], dem_weight: 0.1, start_rank: 5}"
     recipe = parse_recipe(text, overrides=["method.alpha=3", "method.preset=auto"], note=notes.append)
-    assert recipe == parse_recipe(BASE + "method: {name: dora, preset: auto, alpha: 3}")
+    kept = "rank: 4, dropout: 0.3, targets: [ffn], alpha: 3"
+    assert recipe == parse_recipe(BASE + f"method: {{name: dora, preset: auto, {kept}}}")
     assert notes == [
         (
-            "--set method.preset=auto replaces the method's section: its values are those of the preset, and what was "
-            "set for published is dropped (rank, dem_weight)"
-        )
+            "--set method.preset=auto replaces the method's section: the preset auto says its values, and what was set "
+            "beside published is dropped (dem_weight, start_rank)"
+        ),
+        "method.preset is auto, but what the recipe says holds: alpha; remove it for the preset's",
     ]
     assert parse_recipe(text, overrides=["method.preset=published"]) == parse_recipe(text)
 
@@ -61,5 +63,6 @@ def test_what_another_preset_drops() -> None:
 @pytest.mark.parametrize("flags", [["method.preset=auto", "method.name=lora"], ["method.preset=other"]])
 def test_a_preset_that_is_none(flags: list[str]) -> None:
     with pytest.raises(RecipeError) as caught:
-        parse_recipe(BASE + "method: {rank: 4}", overrides=flags)
-    assert "method.preset" in str(caught.value)
+        parse_recipe(BASE + "method: {rank: 4, dem_weight: 0.1}", overrides=flags)
+    (problem,) = caught.value.problems
+    assert problem.startswith("--set method.preset=")

@@ -39,7 +39,7 @@ SETTINGS = {
     "svd-of-weights": "rotate: weight, start: lora, gate_rate: 0.5, events: 2, dem_until: end, flatness: 0.1",
     "norm": "start: unit, score: norm, events: 3, scaling: root, min_rank: 1, max_rank: 3, compact: false",
     "output": "start: unit, score: output, prune_interval: 2, curve: adalora",
-    "taylor": "start: unit, score: taylor, prune_interval: 2, budget: parameters, min_rank: 1",
+    "taylor": "preset: auto, score: taylor, prune_interval: 2, min_rank: 1",
     "fisher": (
         "start: gradient, calibration_examples: 10, gates: fixed, gradients: pro, score: fisher, curve: adalora, "
         "events: 4, max_rank: 4"
@@ -87,10 +87,11 @@ def _parts(settings: str) -> list[str]:
 def test_every_value_of_every_option_is_here(make_recipe: MakeRecipe) -> None:
     sections = [recipe_of(make_recipe, name).method for name in SETTINGS]
     for key, values in {
+        "preset": {"published", "auto"},
         "start": {"published", "unit", "lora", "gradient", "inputs"},
         "gates": {"trained", "fixed"},
         "gradients": {"plain", "pro", "riemannian"},
-        "scaling": {"start", "root", "final"},
+        "scaling": {"start", "root", "final", "none"},
         "score": {"published", "norm", "output", "taylor", "fisher", "kfac"},
         "rotate": {"none", "weight", "input"},
         "budget": {"components", "parameters"},

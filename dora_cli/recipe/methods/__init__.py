@@ -33,7 +33,7 @@ from dora_cli.recipe.methods import (
     xgblora,
 )
 from dora_cli.recipe.rules import Rule
-from dora_cli.recipe.writing.descriptions import summary
+from dora_cli.recipe.writing.descriptions import choices, summary
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -68,6 +68,16 @@ _MODULES = _modules()
 
 METHODS: dict[str, type[Section]] = {name: module.SECTION for name, module in _MODULES.items()}
 """Every method's section by its name; the first is the default."""
+
+
+BESIDE_PRESETS = ("rank", "dropout", "targets")
+"""Keys that stay where another preset is chosen: they say how large an adapter is and what it stands on."""
+
+
+def presets_of(name: str) -> tuple[str, ...]:
+    """What ``method.preset`` may be for a method; nothing where it has no such key."""
+    section = METHODS.get(name)
+    return tuple(choices(section, "preset")) if section is not None and "preset" in section.model_fields else ()
 
 
 def rules_of(name: str) -> tuple[Rule, ...]:

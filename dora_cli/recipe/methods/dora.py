@@ -13,24 +13,23 @@ from dora_cli.recipe.methods.lora import OF_GRADIENTS, noise_note, notes_on_grad
 from dora_cli.recipe.rules import RANKS_AND_PHASES, Rule, fits_fp16
 from dora_cli.wording import plural
 
-Scaling = Literal["start", "root", "final"]
+Scaling = Literal["start", "root", "final", "none"]
 
 
 AUTO: Mapping[str, Any] = {
     "budget": "parameters",
     "start": "lora",
     "gates": "fixed",
-    "scaling": "final",
+    "alpha": 4.0,
+    "scaling": "none",
     "ema_beta": 0.98,
     "events": 5,
     "dem_weight": 0.0,
     "step_bound": 3e-3,
 }
-"""What ``preset: auto`` has in place of published defaults, with `AUTO_SCALE`; chosen on held-out training data
+"""What ``preset: auto`` has in place of published defaults; chosen on held-out training data
 (docs/results/allocation.md).
 """
-AUTO_SCALE = 4
-"""Its alpha over the rank."""
 
 
 class DoraMethod(Section):
@@ -55,8 +54,8 @@ class DoraMethod(Section):
         learning_rate_ratio: learning rate of `B` over that of `A`.
         gate_rate: learning rate of the gates over that of `A`.
         alpha: the update is scaled by ``alpha / start rank``, or as `scaling` says.
-        scaling: what alpha is divided by: the rank at the ``start``, the ``final`` mean rank, or the ``root`` of their
-            product.
+        scaling: what alpha is divided by: the rank at the ``start``, the ``final`` mean rank, the ``root`` of their
+            product, or ``none``.
         dropout: on the adapters' input.
         gradients: what the optimiser is given of the factors: ``plain``; without gates that train also ``pro``
             (LoRA-Pro), adjusted so that a step follows the gradient of the whole weight, or ``riemannian``, scaled by
@@ -135,8 +134,10 @@ def _with_preset(keys: Mapping[str, Any]) -> Mapping[str, Any]:
     """The keys of ``preset: auto`` beside those that the recipe has, but for what would go against these."""
     if keys.get("preset") != "auto":
         return keys
-    rank = keys.get("rank", DoraMethod.model_fields["rank"].default)
-    filled = {**AUTO, **({"alpha": float(AUTO_SCALE * rank)} if isinstance(rank, int) else {}), **keys}
+    filled = {**AUTO, **keys}
+    opened = keys.get("start") in ("published", "unit") or keys.get("gate_rate", 1) != 1 or keys.get("compact") is False
+    if opened and "gates" not in keys:
+        filled["gates"] = "trained"
     if filled["gates"] != "fixed" and "step_bound" not in keys:
         filled["step_bound"] = None  # it is one on two factors
     if "prune_interval" in keys and "events" not in keys:
@@ -160,6 +161,7 @@ _DIVISORS: Mapping[Scaling, Callable[[int, int], float]] = {
     "start": lambda start_rank, rank: start_rank,
     "root": lambda start_rank, rank: math.sqrt(start_rank * rank),
     "final": lambda start_rank, rank: rank,
+    "none": lambda start_rank, rank: 1,
 }
 """What alpha is divided by, from the start rank and the mean final rank."""
 
@@ -167,6 +169,7 @@ _IN_WORDS: Mapping[Scaling, tuple[str, str]] = {
     "start": ("the start rank of {:g}", "alpha / start rank"),
     "root": ("the root of start rank x rank, {:g}", "alpha / sqrt(start rank x rank)"),
     "final": ("the rank of {:g}", "alpha / rank"),
+    "none": ("{:g}", "alpha"),
 }
 """That, and the formula it belongs to."""
 
@@ -305,7 +308,6 @@ def _scale(section: DoraMethod, start_rank: int, rank: int) -> float:
 
 
 _SAID = {
-    ("preset", "auto"): "Settings are those of `preset: auto`, but for what the recipe says.",
     ("budget", "parameters"): "The budget counted parameters: as many as LoRA at the mean rank has.",
     ("start", "unit"): "Components started at length 1, with gates of 0.",
     ("start", "lora"): "Factors started as in LoRA, with gates of 1.",
@@ -314,6 +316,7 @@ _SAID = {
     ("gates", "fixed"): "Gates did not train: what was pruned was gone for good.",
     ("scaling", "root"): "The update is scaled by `alpha / sqrt(start rank x rank)`.",
     ("scaling", "final"): "The update is scaled by `alpha / rank`, the mean final rank.",
+    ("scaling", "none"): "The update is scaled by `alpha`, whatever the ranks.",
     ("score", "norm"): "Components were ranked by their Frobenius norms.",
     ("score", "output"): "Components were ranked by the mean square of what each adds to its projection's output.",
     ("score", "taylor"): "Components were ranked by the change of the loss without each, to first order.",
@@ -327,8 +330,26 @@ _SAID = {
 """What a model card says of options that differ from the published ones."""
 
 
+def _unlike_preset(section: DoraMethod) -> list[str]:
+    """Keys of ``preset: auto`` that have another value; none with another preset."""
+    return [key for key, value in AUTO.items() if section.preset == "auto" and getattr(section, key) != value]
+
+
+def _oddities(section: DoraMethod) -> list[str]:
+    unlike = _unlike_preset(section)
+    if not unlike:
+        return []
+    them = "it" if len(unlike) == 1 else "them"
+    said = f"method.preset is auto, but what the recipe says holds: {', '.join(unlike)}"
+    return [f"{said}; remove {them} for the preset's"]
+
+
 def _notes(section: DoraMethod) -> list[str]:
-    found = [said for (key, value), said in _SAID.items() if getattr(section, key) == value]
+    found = []
+    if section.preset == "auto":
+        unlike = ", ".join(f"`{key}`" for key in _unlike_preset(section))
+        found.append(f"Settings are those of `preset: auto`{f', but for {unlike}' if unlike else ''}.")
+    found += [said for (key, value), said in _SAID.items() if getattr(section, key) == value]
     if section.start in _MEASURED:
         found.append(f"That was measured over {plural(section.calibration_examples, 'training example')}.")
     if section.learning_rate_ratio != 1:
@@ -364,5 +385,6 @@ This is *not* the weight-decomposed DoRA of Liu et al. (arXiv 2402.09353; PEFT's
 same name.""",
     tags=("dynamic-low-rank-adaptation",),
     notes=_notes,
+    oddities=_oddities,
     scale=_scale,
 )

@@ -105,12 +105,12 @@ def test_other_words_for_the_same(given: str, meant: str) -> None:
 
 
 def test_scales_by_hand() -> None:
-    """By the mean final rank 2, whatever a projection has in the end: 8 / 8, 8 / sqrt(16), 8 / 2."""
+    """By the mean final rank 2, whatever a projection has in the end: 8 / 8, 8 / sqrt(16), 8 / 2; and 8 itself."""
     scales = {
         scaling: ABOUT.scale(DoraMethod(rank=2, start_rank=8, alpha=8, scaling=scaling), 8, 5)
-        for scaling in ("start", "root", "final")
+        for scaling in ("start", "root", "final", "none")
     }
-    assert scales == {"start": 1.0, "root": 2.0, "final": 4.0}
+    assert scales == {"start": 1.0, "root": 2.0, "final": 4.0, "none": 8.0}
 
 
 def test_a_card_says_what_is_not_as_published() -> None:

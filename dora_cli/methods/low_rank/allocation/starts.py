@@ -70,7 +70,8 @@ SCALINGS: Mapping[str, Callable[[float, int, int], float]] = {
     "start": lambda alpha, start_rank, rank: alpha / start_rank,
     "root": lambda alpha, start_rank, rank: alpha / math.sqrt(start_rank * rank),
     "final": lambda alpha, start_rank, rank: alpha / rank,
+    "none": lambda alpha, start_rank, rank: alpha,
 }
 """``(alpha, r0, rT) -> s``, the scale of the update, which stays: by the rank at the start, by the mean final rank (as
-in LoRA of that rank), or by the geometric mean of the two.
+in LoRA of that rank), by the geometric mean of the two, or by none.
 """

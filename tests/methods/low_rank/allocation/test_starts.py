@@ -82,14 +82,14 @@ def test_the_start_of_lora_has_its_very_bits(build: Callable[..., Method]) -> No
 
 def test_scales_by_start_rank_final_rank_and_the_mean_of_the_two() -> None:
     found = {name: scaling(8.0, 16, 4) for name, scaling in SCALINGS.items()}
-    assert found == {"start": 0.5, "root": 1.0, "final": 2.0}
+    assert found == {"start": 0.5, "root": 1.0, "final": 2.0, "none": 8.0}
     for start_rank, rank in ((16, 4), (6, 4), (3, 2)):
         start, root, final = (SCALINGS[name](8.0, start_rank, rank) for name in ("start", "root", "final"))
         assert root == pytest.approx(math.sqrt(start * final), rel=1e-15)
         assert final == lora_s_scale(8.0, rank)
         assert start == new_dora(rank=rank, start_rank=start_rank, alpha=8.0).scaling
-    for scaling in SCALINGS.values():
-        assert scaling(8.0, 5, 5) == lora_s_scale(8.0, 5), "where nothing is pruned they are all LoRA's"
+    for name in ("start", "root", "final"):
+        assert SCALINGS[name](8.0, 5, 5) == lora_s_scale(8.0, 5), "where nothing is pruned they are all LoRA's"
 
 
 def lora_s_scale(alpha: float, rank: int) -> float:
