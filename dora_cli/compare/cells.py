@@ -190,10 +190,9 @@ def make_cells(experiment: Experiment, plan: Design) -> list[Cell]:
     """
     problems: dict[str, str] = {}  # where each was met first
     recipes: list[tuple[str, Path, Variant, Recipe]] = []
-    shared = [override(key, value) for key, value in experiment.set.items()]
     for name, file in find_tasks(experiment):
         for variant in plan.variants:
-            changes = [*FIRST, *shared, *variant.overrides(), *LAST]
+            changes = _changes(experiment, variant)
             try:
                 recipe = load_recipe(file, changes)
                 if variant.ranks_of is not None:
@@ -211,25 +210,35 @@ def make_cells(experiment: Experiment, plan: Design) -> list[Cell]:
     return _checked(recipes, experiment)
 
 
+def _changes(experiment: Experiment, variant: Variant) -> list[str]:
+    """What the experiment and one of its variants change in a recipe, as overrides."""
+    shared = [override(key, value) for key, value in experiment.set.items()]
+    return [*FIRST, *shared, *variant.overrides(), *LAST]
+
+
 def inherited(experiment: Experiment, plan: Design) -> list[str]:
     """What entries keep of recipes that are of their method already: an entry of another method has its defaults."""
-    shared = [override(key, value) for key, value in experiment.set.items()]
     found: list[str] = []
     for task, file in find_tasks(experiment):
         for entry, keys in experiment.methods.items():
-            kept: dict[str, str] = {}
-            for variant in plan.variants:
-                if variant.entry == entry:
-                    section = load_recipe(file, [*shared, *variant.overrides()]).method
-                    more = _kept(section, _keys_of_method({**experiment.set, **variant.keys}))
-                    kept[variant.name] = ", ".join(f"{key}={spelled(value)}" for key, value in more.items())
-            said = kept if len(set(kept.values())) > 1 else {entry: next(iter(kept.values()))}
+            variants = [variant for variant in plan.variants if variant.entry == entry]
+            kept = {variant.name: _kept_of(file, variant, experiment) for variant in variants}
+            said = kept if len(set(kept.values())) > 1 else {entry: kept[variants[0].name]}
             found += [
                 f"{name} keeps what the recipe of {task} says of {keys['method.name']}: {words}"
                 for name, words in said.items()
                 if words
             ]
     return found
+
+
+def _kept_of(file: Path, variant: Variant, experiment: Experiment) -> str:
+    """What a variant keeps of the method's section in `file`, such as ``rank=2, dropout=0.0``."""
+    own = {**experiment.set, **variant.keys}
+    if experiment.tune is not None:
+        own[experiment.tune.key] = experiment.tune.grid.low
+    kept = _kept(load_recipe(file, _changes(experiment, variant)).method, _keys_of_method(own))
+    return ", ".join(f"{key}={spelled(value)}" for key, value in kept.items())
 
 
 def _keys_of_method(keys: Mapping[str, Any]) -> dict[str, Any]:

@@ -91,6 +91,14 @@ def test_what_is_set_for_all_is_no_recipes(tmp_path: Path, recipe: Path) -> None
     assert found == ["plain: rank=2"]
 
 
+def test_what_is_tuned_is_no_recipes(tmp_path: Path, recipe: Path) -> None:
+    named = "method.name: dora, method.rank: 2, method.targets: [ffn], method.prune_interval: 3"
+    entries = f"  plain: {{{named}}}"
+    assert kept(tmp_path, recipe, PUBLISHED, entries) == ["plain: dropout=0.0"]
+    tune = "tune: {method.dropout: {from: 0.1, to: 0.4, points: 3}}\n"
+    assert kept(tmp_path, recipe, PUBLISHED, entries, tune) == []
+
+
 def test_of_what_another_preset_drops_nothing_is_said(tmp_path: Path, recipe: Path) -> None:
     """The recipe's pruning is dropped; alpha follows the rank."""
     named = "method.rank: 2, method.dropout: 0.0, method.targets: [ffn]"
