@@ -100,7 +100,7 @@ def test_what_is_tuned_is_no_recipes(tmp_path: Path, recipe: Path) -> None:
 
 
 def test_of_what_another_preset_drops_nothing_is_said(tmp_path: Path, recipe: Path) -> None:
-    """The recipe's pruning is dropped; alpha follows the rank."""
+    """The recipe's pruning is dropped."""
     named = "method.rank: 2, method.dropout: 0.0, method.targets: [ffn]"
     entries = f"  auto: {{method.name: dora, method.preset: auto, {named}}}"
     assert kept(tmp_path, recipe, PUBLISHED, entries) == []
@@ -111,7 +111,7 @@ def test_of_what_a_preset_for_all_drops_nothing_is_said(tmp_path: Path, recipe: 
     named = "method.name: dora, method.rank: 2, method.dropout: 0.0, method.targets: [ffn]"
     entries = f"methods:\n  base: {{{named}}}\n  more: {{{named}, method.events: 2}}\nbaseline: base\n"
     plan = plan_of(tmp_path, f"tasks: [{recipe}]\n{entries}set: {{method.preset: auto}}\nmatch: none\n")
-    assert {cell.recipe.method.alpha for cell in plan.cells} == {8.0}, "the preset's, at this rank"
+    assert {(cell.recipe.method.preset, cell.recipe.method.prune_interval) for cell in plan.cells} == {("auto", 10)}
     assert plan.design.notes == ()
 
 
@@ -128,7 +128,10 @@ def test_what_another_preset_leaves_of_a_recipe_is_named(tmp_path: Path, recipe:
 
 
 def test_what_a_preset_or_another_key_fills_in_is_not_said_of_a_recipe(tmp_path: Path, recipe: Path) -> None:
-    """Nine values are the preset's: its keys of 8, of which the entry names one, its alpha, and the score."""
+    """Most of the section is the preset's then, and the score follows the start."""
+    section = load_recipe(recipe, ["method={name: dora, preset: auto, rank: 2}"]).method
+    plain = load_recipe(recipe, ["method={name: dora, rank: 2}"]).method
+    assert sum(getattr(section, key) != getattr(plain, key) for key in type(section).model_fields) > 5
     entries = "  plain: {method.name: dora, method.events: 3}"
     assert kept(tmp_path, recipe, "{name: dora, preset: auto, rank: 2}", entries) == ["plain: preset=auto, rank=2"]
     assert kept(tmp_path, recipe, "{name: dora, start: lora}", entries) == ["plain: start=lora"]
@@ -139,7 +142,7 @@ def test_what_a_preset_or_another_key_fills_in_is_not_said_of_a_recipe(tmp_path:
 
 
 def test_what_variants_keep_is_said_of_each_where_it_differs(tmp_path: Path, recipe: Path) -> None:
-    """Another preset drops the recipe's pruning; of one start none has it named."""
+    """Another preset drops the recipe's pruning, the same preset does not; all sizes keep it."""
     named = "method.name: dora, method.rank: 2, method.dropout: 0.0, method.targets: [ffn]"
     entries = f"  swept: {{{named}, method.preset: [published, auto]}}\n  sizes: {{{named}, method.alpha: [4, 8]}}"
     assert kept(tmp_path, recipe, PUBLISHED, entries) == [
