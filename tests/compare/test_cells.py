@@ -132,8 +132,12 @@ def test_what_a_preset_or_another_key_fills_in_is_not_said_of_a_recipe(tmp_path:
     section = load_recipe(recipe, ["method={name: dora, preset: auto, rank: 2}"]).method
     plain = load_recipe(recipe, ["method={name: dora, rank: 2}"]).method
     assert sum(getattr(section, key) != getattr(plain, key) for key in type(section).model_fields) > 5
+    entries = "  plain: {method.name: dora}\n  more: {method.name: dora, method.events: 3}"
+    assert kept(tmp_path, recipe, "{name: dora, preset: auto, rank: 2}", entries) == [
+        "plain: preset=auto, rank=2",
+        "more: preset=auto, rank=2",
+    ]
     entries = "  plain: {method.name: dora, method.events: 3}"
-    assert kept(tmp_path, recipe, "{name: dora, preset: auto, rank: 2}", entries) == ["plain: preset=auto, rank=2"]
     assert kept(tmp_path, recipe, "{name: dora, start: lora}", entries) == ["plain: start=lora"]
     said = "{name: dora, start: lora, score: published, prune_interval: 3}"
     assert kept(tmp_path, recipe, said, "  plain: {method.name: dora}") == [
