@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from dora_cli.assembly.build import base_from_config, targets_of
 from dora_cli.assembly.dry_run import DryRun, dry_run
@@ -22,6 +24,7 @@ from dora_cli.recipe.anchor import anchored
 from dora_cli.recipe.fields import Section
 from dora_cli.recipe.shipped_recipes import find_recipe
 from dora_cli.tasks import Task
+from dora_cli.wording import spelled
 
 FIRST = ("eval.every=end", "save.every_epoch=false", "save.every_minutes=1", "save.keep=1")
 """What the recipes of an experiment have unless it says otherwise in ``set``: the dev split is read once, and a kill
@@ -187,10 +190,9 @@ def make_cells(experiment: Experiment, plan: Design) -> list[Cell]:
     """
     problems: dict[str, str] = {}  # where each was met first
     recipes: list[tuple[str, Path, Variant, Recipe]] = []
-    shared = [override(key, value) for key, value in experiment.set.items()]
     for name, file in find_tasks(experiment):
         for variant in plan.variants:
-            changes = [*FIRST, *shared, *variant.overrides(), *LAST]
+            changes = _changes(experiment, variant)
             try:
                 recipe = load_recipe(file, changes)
                 if variant.ranks_of is not None:
@@ -208,31 +210,63 @@ def make_cells(experiment: Experiment, plan: Design) -> list[Cell]:
     return _checked(recipes, experiment)
 
 
-def inherited(experiment: Experiment, plan: Design) -> list[str]:
-    """What entries keep of a recipe that is of their method already: another method's has its defaults instead."""
-    found: dict[str, None] = {}
+def _changes(experiment: Experiment, variant: Variant) -> list[str]:
+    """What the experiment and one of its variants change in a recipe, as overrides."""
     shared = [override(key, value) for key, value in experiment.set.items()]
-    for name, file in find_tasks(experiment):
-        section = load_recipe(file, shared).method
-        for variant in plan.variants:
-            if section.name != variant.method or _replaced(section, variant):
-                continue
-            kept = [
-                f"{key}={getattr(section, key)}"
-                for key, field in type(section).model_fields.items()
-                if f"method.{key}" not in variant.keys and getattr(section, key) != field.default
+    return [*FIRST, *shared, *variant.overrides(), *LAST]
+
+
+def inherited(experiment: Experiment, plan: Design) -> list[str]:
+    """What entries keep of recipes that are of their method already: an entry of another method has its defaults."""
+    found: list[str] = []
+    for task, file in find_tasks(experiment):
+        for entry, keys in experiment.methods.items():
+            variants = [variant for variant in plan.variants if variant.entry == entry]
+            kept = {variant.name: _kept_of(file, variant, experiment) for variant in variants}
+            said = kept if len(set(kept.values())) > 1 else {entry: kept[variants[0].name]}
+            found += [
+                f"{name} keeps what the recipe of {task} says of {keys['method.name']}: {words}"
+                for name, words in said.items()
+                if words
             ]
-            if kept:
-                found[f"{variant.entry} keeps what the recipe of {name} says of {section.name}: {', '.join(kept)}"] = (
-                    None
-                )
-    return list(found)
+    return found
 
 
-def _replaced(section: Section, variant: Variant) -> bool:
-    """Whether the variant has another preset, which leaves nothing of the recipe's section."""
-    preset = getattr(section, "preset", None)
-    return bool(variant.keys.get("method.preset", preset) != preset)
+def _kept_of(file: Path, variant: Variant, experiment: Experiment) -> str:
+    """What a variant keeps of the method's section in `file`, such as ``rank=2, dropout=0.0``."""
+    own = {**experiment.set, **variant.keys}
+    if experiment.tune is not None:
+        own[experiment.tune.key] = experiment.tune.grid.low
+    kept = _kept(load_recipe(file, _changes(experiment, variant)).method, _keys_of_method(own))
+    return ", ".join(f"{key}={spelled(value)}" for key, value in kept.items())
+
+
+def _keys_of_method(keys: Mapping[str, Any]) -> dict[str, Any]:
+    """The section that the keys of a method make by themselves."""
+    made: dict[str, Any] = {}
+    for key, value in keys.items():
+        if key.startswith("method."):
+            _, *above, last = key.split(".")
+            node = made
+            for part in above:
+                node = node.setdefault(part, {})
+            node[last] = deepcopy(value)
+    return made
+
+
+def _kept(section: Section, own: Mapping[str, Any]) -> dict[str, Any]:
+    """The fewest keys that, beside its `own`, give a section its other values: none that these would fill in."""
+    values = section.model_dump(mode="json")
+    rest = {key: value for key, value in values.items() if key not in own}
+    kept, before = rest, -1
+    while len(kept) != before:  # whether a key is filled in may depend on which others are there
+        before = len(kept)
+        for key in list(kept):
+            fewer = {other: value for other, value in kept.items() if other != key}
+            made = type(section).model_validate({**own, **fewer}).model_dump(mode="json")
+            if all(made[other] == value for other, value in rest.items()):
+                kept = fewer
+    return kept
 
 
 def _explained(problems: Sequence[str], task: str, variant: Variant, tune: Tuning | None) -> Iterator[tuple[str, str]]:

@@ -7,7 +7,8 @@ recipe is checked against the recipes themselves when the plan is made (`dora_cl
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Mapping
+from collections import Counter
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path as FilePath
 from typing import Annotated, Any, Literal, get_args
 
@@ -22,6 +23,7 @@ from dora_cli.recipe.hints import nearest
 from dora_cli.recipe.methods import METHODS, about
 from dora_cli.recipe.problems import Origins, dotted, explain, show
 from dora_cli.recipe.schema import Recipe, section_keys
+from dora_cli.wording import spelled
 
 MAX_BYTES = 1 << 18
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,39}")
@@ -329,12 +331,13 @@ def _of_tuning(tune: Tuning, experiment: Experiment) -> list[tuple[Path, str]]:
     if set(tune.seed_list) & set(experiment.seeds):
         said = f"holds seeds of the tuning ({FIRST_TUNING_SEED} and on), which chose the settings; take others"
         found.append((("seeds",), said))
-    places: list[Path] = [
-        ("methods", name, tune.key) for name, entry in experiment.methods.items() if tune.key in entry
-    ]
-    places += [("methods", name, SWEEP) for name, entry in experiment.methods.items() if _sweeps(entry, tune.key)]
-    places += [("set", tune.key)] if tune.key in experiment.set else []
-    return [*found, *((place, "is tuned; leave it out here, or take it out of tune") for place in places)]
+    said = "is tuned; leave it out here, or take it out of tune"
+    for name, entry in experiment.methods.items():
+        if tune.key in entry:
+            found.append((("methods", name, tune.key), said))
+        if _sweeps(entry, tune.key):
+            found.append((("methods", name, SWEEP), f"has {tune.key}, which {said}"))
+    return [*found, (("set", tune.key), said)] if tune.key in experiment.set else found
 
 
 def _sweeps(entry: Mapping[str, Any], key: str) -> bool:
@@ -422,16 +425,27 @@ def _of_entry(name: str, entry: Mapping[str, Any], experiment: Experiment) -> li
         if key == RANKS_FROM:
             wrong = _no_source(name, value, experiment)
         elif key == SWEEP:
-            wrong = _no_joint_sweep(value, entry)
-        elif key == f"method.{RANKS_FROM}":
-            wrong = f"names one run for all seeds; write {RANKS_FROM}: {{method: NAME}} for another entry's runs"
-        elif _takes_away(key, value):
-            wrong = None
+            wrong = _no_joint_sweep(value, entry, method)
         else:
-            wrong = _no_key_of_methods(key) or (_no_sweep(value) if is_swept(key, value, method) else None)
+            wrong = _wrong_with(key, value, method)
         if wrong:
             found.append((("methods", name, key), wrong))
     return found
+
+
+def _wrong_with(key: str, value: Any, method: str | None, *, together: bool = False) -> str | None:
+    """What is wrong with a recipe's key and its value in an entry of `method`, or `together` with others in a mapping,
+    where a key that takes one value has one; None where nothing is.
+    """
+    if key == f"method.{RANKS_FROM}":
+        return f"names one run for all seeds; write {RANKS_FROM}: {{method: NAME}} for another entry's runs"
+    if _takes_away(key, value):
+        return None
+    if wrong := _no_key_of_methods(key):
+        return wrong
+    if not is_swept(key, value, method):
+        return None
+    return f"takes one value in each mapping, got {show(value)}" if together else _no_sweep(value)
 
 
 def _takes_away(key: str, value: Any) -> bool:
@@ -461,17 +475,27 @@ def _no_sweep(values: list[Any]) -> str | None:
     """Why the key cannot be swept over `values`; None where it can."""
     if not values:
         return "sweeps no values; give at least one, or leave the key out"
-    odd = [
-        value for value in values if not isinstance(value, str | int | float | None) or len(str(value)) > LONGEST_VALUE
-    ]
-    if odd:
+    if odd := _no_part_of_a_name(values):
         return f"sweeps numbers and words of up to {LONGEST_VALUE} characters, got {show(odd[0])}"
-    if len({str(value) for value in values}) < len(values):
+    if _repeated(values):
         return f"sweeps a value twice, got {show(values)}; give each once"
     return None
 
 
-def _no_joint_sweep(values: Any, entry: Mapping[str, Any]) -> str | None:
+def _no_part_of_a_name(values: Sequence[Any]) -> list[Any]:
+    """Those that no variant could be called by."""
+    return [
+        value for value in values if not isinstance(value, str | int | float | None) or len(str(value)) > LONGEST_VALUE
+    ]
+
+
+def _repeated(values: Sequence[Any]) -> list[str]:
+    """What stands more than once among them, as a name has it."""
+    found = Counter(map(spelled, values))
+    return [value for value, times in found.items() if times > 1]
+
+
+def _no_joint_sweep(values: Any, entry: Mapping[str, Any], method: str | None) -> str | None:
     """Why values cannot be swept together; None where they can."""
     example = "[{method.rank: 1, method.alpha: 4}, {method.rank: 2, method.alpha: 8}]"
     if not (isinstance(values, list) and values and all(isinstance(value, dict) and value for value in values)):
@@ -480,11 +504,25 @@ def _no_joint_sweep(values: Any, entry: Mapping[str, Any]) -> str | None:
     if odd := next((value for value in values if list(value) != keys), None):
         return f"must have the same keys in each mapping, in one order ({', '.join(map(str, keys))}), got {show(odd)}"
     for key in keys:
+        if key in OF_AN_ENTRY:
+            return f"has {key}, which is a key of the entry, not of a recipe; take it out of the mappings"
+        if key == "method.name":
+            return f"has {key}, which is one in an entry; give it beside sweep alone, and another method its own entry"
         if key in entry:
             return f"has {key}, which the entry has, too; keep it in one place"
-        if wrong := _no_key_of_methods(str(key)):
-            return f"has {key}, which {wrong}"
-    return _no_sweep([value[keys[0]] for value in values])
+        for value in values:
+            if wrong := _wrong_with(key, value[key], method, together=True):
+                return f"has {key}, which {wrong}"
+    first = [value[keys[0]] for value in values]
+    if others := _no_part_of_a_name(first):
+        return (
+            f"has {keys[0]} first, by which variants are told apart: that takes numbers and words of up to "
+            f"{LONGEST_VALUE} characters, got {show(others[0])}"
+        )
+    if twice := _repeated(first):
+        fix = "put the key that differs first, by which variants are told apart" if len(keys) > 1 else "give each once"
+        return f"has {keys[0]} {twice[0]} twice; {fix}"
+    return None
 
 
 def _no_source(name: str, source: Any, experiment: Experiment) -> str | None:
@@ -503,7 +541,7 @@ def _no_source(name: str, source: Any, experiment: Experiment) -> str | None:
         return f"{method} takes no ranks of another run; {_names('ranks_from')} does"
     if theirs in list(METHODS) and about(theirs).ranks == "none":
         return f"{other} is {theirs}, which has no ranks"
-    if "method.ranks" in entry:
+    if "method.ranks" in entry or _sweeps(entry, "method.ranks"):
         return "takes ranks from another entry, and method.ranks gives them; keep one of the two"
     return None
 
@@ -527,19 +565,55 @@ def _beside_the_baseline(experiment: Experiment) -> list[tuple[Path, str]]:
             alone = [value for value in values if key in swept and value not in swept[key]]
             if alone:
                 place = name if key in _swept(entry) else entry[RANKS_FROM]["method"]
+                where, verb = (key, "is") if key in experiment.methods[place] else (SWEEP, f"has {key}")
                 said = (
-                    f"is {', '.join(map(str, alone))} where {experiment.baseline}, the baseline, is not run with that "
-                    f"({', '.join(map(str, swept[key]))}); sweep the same values in both, or leave one unswept"
+                    f"{verb} {_listed(alone)} where {experiment.baseline}, the baseline, is not run with that "
+                    f"({_listed(swept[key])}); sweep the same values in both, or leave one unswept"
                 )
-                where = key if key in experiment.methods[place] else SWEEP
                 found.append((("methods", place, where), said))
-        if _is_sized_by(entry, base, experiment) and "method.rank" in swept and "method.rank" not in whole:
+        sized = _is_sized_by(entry, base, experiment) and "method.rank" not in whole
+        if sized and ("method.rank" in swept or "method.rank" in _later(base)):
+            where, verb = (
+                ("method.rank", "sweeps") if "method.rank" in base else (SWEEP, "has method.rank, which sweeps")
+            )
             said = (
-                f"sweeps sizes, but beside {name} the baseline stores as much as {name} does; sweep method.rank in "
+                f"{verb} sizes, but beside {name} the baseline stores as much as {name} does; sweep method.rank in "
                 f"{name} too, leave it unswept here, or set match: none"
             )
-            found.append((("methods", experiment.baseline, "method.rank"), said))
+            found.append((("methods", experiment.baseline, where), said))
+        found += _not_paired(name, experiment)
     return found
+
+
+def _listed(values: Iterable[Any]) -> str:
+    return ", ".join(map(spelled, values))
+
+
+def _not_paired(name: str, experiment: Experiment) -> list[tuple[Path, str]]:
+    """Later keys of values that go together, in an entry or the baseline, that the other one sweeps as well: only the
+    first keys make pairs.
+    """
+    baseline, found = experiment.baseline, list[tuple[Path, str]]()
+    entry, base = experiment.methods[name], experiment.methods[baseline]
+    whole, swept = _whole_sweep(entry, experiment), _swept(base)
+    apart = set() if whole.keys() & swept.keys() else set(_later(entry)) & set(_later(base))
+    for place, later, other, theirs in (
+        (name, _later(entry), f"{baseline}, the baseline,", swept),
+        (baseline, _later(base), name, whole),
+    ):
+        for key in later:
+            if key in theirs or key in apart:
+                said = (
+                    f"has {key} after another key, and {other} sweeps it, too; put {key} first: variants are told "
+                    "apart, and paired, by the first key; or leave it unswept in one of the two"
+                )
+                found.append((("methods", place, SWEEP), said))
+    return found
+
+
+def _later(entry: Mapping[str, Any]) -> list[str]:
+    """The keys after the first of the values that go together in an entry."""
+    return list(entry[SWEEP][0])[1:] if SWEEP in entry else []
 
 
 def _of_pool(experiment: Experiment) -> list[tuple[Path, str]]:
@@ -571,9 +645,9 @@ def _fewer_values(key: str, sweeps: Mapping[str, Mapping[str, list[Any]]], basel
     """
     values, found = sweeps[baseline][key], list[tuple[Path, str]]()
     for name, swept in sweeps.items():
-        if missing := [str(value) for value in values if value not in swept[key]]:
+        if missing := [value for value in values if value not in swept[key]]:
             said = (
-                f"{name} does not sweep {key} over {', '.join(missing)}, as {baseline}, the baseline, does; what is "
+                f"{name} does not sweep {key} over {_listed(missing)}, as {baseline}, the baseline, does; what is "
                 "averaged over is the same for all, so give it the same values in every entry"
             )
             found.append((("pool",), said))
@@ -603,9 +677,9 @@ def _swept(entry: Mapping[str, Any]) -> dict[str, list[Any]]:
         for key, value in entry.items()
         if key not in OF_AN_ENTRY and is_swept(key, value, entry["method.name"])
     }
-    together = entry.get(SWEEP)
-    if together is None:
+    if SWEEP not in entry:
         return own
+    together = entry[SWEEP]
     first = next(iter(together[0]))
     return {first: [value[first] for value in together], **own}
 

@@ -100,7 +100,7 @@ def forecast(plan: Plan, train: Callable[..., object], note: Callable[[str], Non
     """
     seconds: dict[str, float] = {}
     by_kind: dict[tuple[str, str], float] = {}
-    _trial(plan.cells[0], train)  # loads libraries, which no worker does twice
+    _trial(plan.cells[0], train, lambda _: None)  # loads libraries, which no worker does twice
     for cell in plan.cells:
         kind = cell.task.name, cell.variant.entry
         if kind not in by_kind:
@@ -124,7 +124,7 @@ def _chain(cell: Cell, cells: Sequence[Cell], seconds: Mapping[str, float]) -> f
     return before + seconds[cell.name]
 
 
-def _trial(cell: Cell, train: Callable[..., object], note: Callable[[str], None] = lambda _: None) -> float:
+def _trial(cell: Cell, train: Callable[..., object], note: Callable[[str], None]) -> float:
     """Seconds of a whole run of the cell, from its trial: what is done once, and a step as often as there are steps.
 
     A trial is twice as long where it has too few steps for the phases of the method.

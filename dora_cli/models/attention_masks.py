@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from functools import partial
+from threading import Lock
 from typing import Any
 
 _KINDS = ("eager", "sdpa")
@@ -21,22 +22,51 @@ def masks_always_made() -> Iterator[None]:
     They otherwise leave it out where nothing is padded: for that they ask the device, and PyTorch's attention then runs
     another kernel, which rounds differently. Captured work cannot ask, and so makes the mask always; within this, work
     that is not captured runs the kernels that captured work runs.
+
+    It holds for all threads, until the last that is within it has left.
     """
     try:
         from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS as MASKS
     except ImportError:  # a version whose models make their masks themselves
         yield
         return
-    before = {kind: MASKS[kind] for kind in _KINDS}
-    for kind, made in before.items():
-        MASKS[kind] = partial(_always, made)
+    _USE.begin(MASKS)
     try:
         yield
     finally:
-        for kind, made in before.items():
-            del MASKS[kind]
-            if MASKS[kind] is not made:  # somebody else's own
-                MASKS[kind] = made
+        _USE.end(MASKS)
+
+
+class _Use:
+    """The functions that masks are made by, replaced for as long as anybody wants that."""
+
+    def __init__(self) -> None:
+        self._lock, self._users = Lock(), 0
+        self._before: dict[str, Callable[..., Any]] = {}
+
+    def begin(self, masks: MutableMapping[str, Callable[..., Any]]) -> None:
+        """The first user replaces them in `masks`."""
+        with self._lock:
+            self._users += 1
+            if self._users > 1:
+                return
+            self._before = {kind: masks[kind] for kind in _KINDS}
+            for kind, made in self._before.items():
+                masks[kind] = partial(_always, made)
+
+    def end(self, masks: MutableMapping[str, Callable[..., Any]]) -> None:
+        """The last user puts them back."""
+        with self._lock:
+            self._users -= 1
+            if self._users:
+                return
+            for kind, made in self._before.items():
+                del masks[kind]
+                if masks[kind] is not made:  # somebody else's own
+                    masks[kind] = made
+
+
+_USE = _Use()
 
 
 def _always(made: Callable[..., Any], *sizes: Any, **settings: Any) -> Any:

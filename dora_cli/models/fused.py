@@ -39,7 +39,7 @@ class FusedBlocks:
     What the compiler cannot do is said once, and from there on blocks are computed as they stand.
 
     Args:
-        model: with a method attached that `fuses`.
+        model: with a method attached that `fuses`, on the device that it stays on.
         sites: the method's; the projections there become seams.
         note: told why blocks are no longer compiled.
         deterministic: whether the compiler may not choose kernels by their speed.
@@ -55,7 +55,7 @@ class FusedBlocks:
         deterministic: bool = False,
         backend: str | Backend = "inductor",
     ) -> None:
-        self._first = next(model.parameters())
+        self._device = next(model.parameters()).device
         self._blocks = [block.module for block in find_blocks(model) if "forward" not in vars(block.module)]
         self._note = note
         self._deterministic, self._backend = deterministic, backend
@@ -92,7 +92,7 @@ class FusedBlocks:
                 vars(block)["forward"] = partial(self._run, block)
             # within a capture nothing can be compiled; what would have to be runs as it stands. A block that met no
             # mask before it would have to be, since a capture makes one always
-            on_gpu = self._first.device.type == "cuda"
+            on_gpu = self._device.type == "cuda"
             capturing = on_gpu and torch.cuda.is_current_stream_capturing()
             with (
                 torch.compiler.set_stance("eager_on_recompile") if capturing else nullcontext(),

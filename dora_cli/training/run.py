@@ -189,7 +189,7 @@ def _train(
         if outcome.selection.step != prepared.length.total_steps:
             del prepared, selected  # theirs too
             selected, measured = _load_selected(call, recipe, task, ground, place), None
-        finished = _finish(recipe, evaluator, selected, measured, listener)
+        finished = _finish(evaluator, selected, measured, listener)
         metrics = finished.metrics
         timing["decoding_seconds"] = time.perf_counter() - began
 
@@ -397,15 +397,16 @@ def _load_selected(call: _Call, recipe: Recipe, task: Task, ground: Ground, plac
 
 
 def _finish(
-    recipe: Recipe,
     evaluator: Evaluator,
     selected: AdaptedModel,
     measured: Mapping[str, float | None] | None,
     listener: Listener,
 ) -> Finished:
     """What the selected weights write, and its scores; `measured` is what is known of them already."""
-    assert recipe.decode is not None
-    listener.note(f"the selected weights write split {recipe.decode.split}, {plural(recipe.decode.beams, 'beam')}")
+    writing = evaluator.writing
+    assert writing is not None
+    assert writing.full is not None
+    listener.note(f"the selected weights write split {writing.full.split}, {plural(writing.settings.beams, 'beam')}")
     finished = evaluator.finish(selected.model, selected.method, measured)
     for note in finished.notes:
         listener.note(note)

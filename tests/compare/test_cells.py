@@ -58,6 +58,103 @@ def test_epochs_are_evaluated_where_the_experiment_says_so(tmp_path: Path, recip
     assert plan.cells[0].tuning_job(tmp_path, "train.learning_rate", 1.0, 1, 0.1).recipe.eval.every == "end"
 
 
+# -- what entries keep of a recipe -------------------------------------------------------------------------------------
+
+
+def kept(folder: Path, recipe: Path, section: str, entries: str, more: str = "") -> list[str]:
+    """What is said of that where the recipe's method is `section`, and the baseline is LoRA."""
+    lines = [line for line in recipe.read_text().splitlines() if not line.startswith("method:")]
+    recipe.write_text("\n".join([*lines, f"method: {section}"]) + "\n")
+    plan = plan_of(
+        folder, f"tasks: [{recipe}]\nmethods:\n{entries}\n  base: {{method.name: lora}}\nbaseline: base\n{more}"
+    )
+    task = plan.cells[0].task.name
+    said = [note.partition(f" keeps what the recipe of {task} says of dora: ") for note in plan.design.notes]
+    return [f"{who}: {what}" for who, between, what in said if between]
+
+
+PUBLISHED = "{name: dora, rank: 2, alpha: 8.0, prune_interval: 3, dropout: 0.0, targets: [ffn]}"
+"""Its alpha is the default."""
+
+
+def test_what_a_recipe_says_of_a_method_already_is_kept_and_named(tmp_path: Path, recipe: Path) -> None:
+    entries = "  plain: {method.name: dora}\n  more: {method.name: dora, method.rank: 4, method.dropout: 0.0}"
+    assert kept(tmp_path, recipe, PUBLISHED, entries) == [
+        'plain: rank=2, dropout=0.0, targets=["ffn"], prune_interval=3',
+        'more: targets=["ffn"], prune_interval=3',
+    ]
+
+
+def test_what_is_set_for_all_is_no_recipes(tmp_path: Path, recipe: Path) -> None:
+    entries = "  plain: {method.name: dora, method.targets: [ffn], method.prune_interval: 3}"
+    found = kept(tmp_path, recipe, PUBLISHED, entries, "set: {method.dropout: 0.2}\n")
+    assert found == ["plain: rank=2"]
+
+
+def test_what_is_tuned_is_no_recipes(tmp_path: Path, recipe: Path) -> None:
+    named = "method.name: dora, method.rank: 2, method.targets: [ffn], method.prune_interval: 3"
+    entries = f"  plain: {{{named}}}"
+    assert kept(tmp_path, recipe, PUBLISHED, entries) == ["plain: dropout=0.0"]
+    tune = "tune: {method.dropout: {from: 0.1, to: 0.4, points: 3}}\n"
+    assert kept(tmp_path, recipe, PUBLISHED, entries, tune) == []
+
+
+def test_of_what_another_preset_drops_nothing_is_said(tmp_path: Path, recipe: Path) -> None:
+    """The recipe's pruning is dropped."""
+    named = "method.rank: 2, method.dropout: 0.0, method.targets: [ffn]"
+    entries = f"  auto: {{method.name: dora, method.preset: auto, {named}}}"
+    assert kept(tmp_path, recipe, PUBLISHED, entries) == []
+
+
+def test_of_what_a_preset_for_all_drops_nothing_is_said(tmp_path: Path, recipe: Path) -> None:
+    recipe.write_text(recipe.read_text().replace("{name: dora, rank: 2, prune_interval: 3, dropout: 0.0}", PUBLISHED))
+    named = "method.name: dora, method.rank: 2, method.dropout: 0.0, method.targets: [ffn]"
+    entries = f"methods:\n  base: {{{named}}}\n  more: {{{named}, method.events: 2}}\nbaseline: base\n"
+    plan = plan_of(tmp_path, f"tasks: [{recipe}]\n{entries}set: {{method.preset: auto}}\nmatch: none\n")
+    assert {(cell.recipe.method.preset, cell.recipe.method.prune_interval) for cell in plan.cells} == {("auto", 10)}
+    assert plan.design.notes == ()
+
+
+def test_what_another_preset_leaves_of_a_recipe_is_named(tmp_path: Path, recipe: Path) -> None:
+    found = kept(tmp_path, recipe, PUBLISHED, "  auto: {method.name: dora, method.preset: auto}")
+    section = load_recipe(recipe, ["method.preset=auto"]).method
+    plain = load_recipe(recipe, ["method={name: dora, preset: auto}"]).method
+    left = [
+        f"{key}={value}"
+        for key, value in (("rank", "2"), ("dropout", "0.0"), ("targets", '["ffn"]'))
+        if getattr(section, key) != getattr(plain, key)
+    ]
+    assert found == ([f"auto: {', '.join(left)}"] if left else [])
+
+
+def test_what_a_preset_or_another_key_fills_in_is_not_said_of_a_recipe(tmp_path: Path, recipe: Path) -> None:
+    """Most of the section is the preset's then, and the score follows the start."""
+    section = load_recipe(recipe, ["method={name: dora, preset: auto, rank: 2}"]).method
+    plain = load_recipe(recipe, ["method={name: dora, rank: 2}"]).method
+    assert sum(getattr(section, key) != getattr(plain, key) for key in type(section).model_fields) > 5
+    entries = "  plain: {method.name: dora}\n  more: {method.name: dora, method.events: 3}"
+    assert kept(tmp_path, recipe, "{name: dora, preset: auto, rank: 2}", entries) == [
+        "plain: preset=auto, rank=2",
+        "more: preset=auto, rank=2",
+    ]
+    entries = "  plain: {method.name: dora, method.events: 3}"
+    assert kept(tmp_path, recipe, "{name: dora, start: lora}", entries) == ["plain: start=lora"]
+    said = "{name: dora, start: lora, score: published, prune_interval: 3}"
+    assert kept(tmp_path, recipe, said, "  plain: {method.name: dora}") == [
+        "plain: start=lora, score=published, prune_interval=3"
+    ]
+
+
+def test_what_variants_keep_is_said_of_each_where_it_differs(tmp_path: Path, recipe: Path) -> None:
+    """Another preset drops the recipe's pruning, the same preset does not; all sizes keep it."""
+    named = "method.name: dora, method.rank: 2, method.dropout: 0.0, method.targets: [ffn]"
+    entries = f"  swept: {{{named}, method.preset: [published, auto]}}\n  sizes: {{{named}, method.alpha: [4, 8]}}"
+    assert kept(tmp_path, recipe, PUBLISHED, entries) == [
+        "swept preset=published: prune_interval=3",
+        "sizes: prune_interval=3",
+    ]
+
+
 def test_federated_trainings_are_compared_with_each_other_and_with_one_on_all_examples(
     tmp_path: Path, recipe: Path
 ) -> None:

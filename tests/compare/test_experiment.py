@@ -195,6 +195,8 @@ def test_one_problem(tmp_path: Path, line: str, key: str, words: str) -> None:
         ("{method.name: lora, decode.beams: 1}", ".decode.beams", "same for all"),
         ("{method.name: lora, method.rank: []}", ".method.rank", "no values"),
         ("{method.name: lora, method.rank: [2, 2]}", ".method.rank", "twice"),
+        ("{method.name: lora, method.rank: [null, 'null']}", ".method.rank", "twice"),
+        ("{method.name: lora, sweep: null}", ".sweep", "got null"),
         ("{method.name: lora, method.rank: [{a: 1}]}", ".method.rank", "words"),
         ("{method.name: lora, method.ranks_from: runs/x}", ".method.ranks_from", "one run"),
         ("{method.name: lora, ranks_from: dora}", ".ranks_from", "{method: NAME}"),
@@ -259,6 +261,7 @@ def test_seeds_are_none_that_chose_the_settings(tmp_path: Path) -> None:
     ("base", "other", "place", "words"),
     [
         ("method.rank: [2, 8]", "method.rank: [2, 4]", "dora", "is 4 where lora"),
+        ("method.rank: [2, 8]", "method.rank: [2, null]", "dora", "is null where lora"),
         ("method.rank: [2, 8]", "method.rank: 4", "lora", "stores as much as dora"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -249,10 +250,34 @@ def test_values_that_go_together_are_told_apart_by_the_first(tmp_path: Path) -> 
         ("[{}]", "must be a list of mappings"),
         ("[{method.rank: 2}, {method.alpha: 2}]", "must have the same keys in each mapping"),
         ("[{method.rank: 2, method.dropout: 0.5}]", "has method.dropout, which the entry has, too"),
+        ("[{method.rank: 2, method.name: dora}]", "has method.name, which is one in an entry"),
         ("[{model.name: a}]", "has model.name, which is the same for all"),
-        ("[{method.rank: 2}, {method.rank: 2}]", "sweeps a value twice"),
-        ("[{train.learning_rate: 0.1}]", "is tuned; leave it out here"),
-        ("[{method.rank: 3}]", "is 3 where lora, the baseline, is not run with that (2, 4)"),
+        ("[{method.rank: 2, train.seed: 3}]", "has train.seed, which is decided by the experiment"),
+        ("[{method.rank: 2, federated: {clients: 2}}]", "has federated, which is a section"),
+        ("[{method.ranks_from: runs/a}]", "has method.ranks_from, which names one run for all seeds"),
+        ("[{method.rank: 2, method.ranks_from: runs/a}]", "has method.ranks_from, which names one run for all seeds"),
+        ("[{method.rank: 2, ranks_from: {method: lora}}]", "has ranks_from, which is a key of the entry"),
+        ("[{sweep: [{method.rank: 2}]}]", "has sweep, which is a key of the entry"),
+        ("[{method.rank: [2, 4]}]", "has method.rank, which takes one value in each mapping, got the list [2, 4]"),
+        ("[{method.rank: 2, method.alpha: [4]}]", "has method.alpha, which takes one value in each mapping"),
+        (
+            "[{method.rank: 2, method.alpha: 4}, {method.rank: 4, method.alpha: [8]}]",
+            "has method.alpha, which takes one value in each mapping, got the list [8]",
+        ),
+        ("[{method.targets: [ffn]}]", "has method.targets first, by which variants are told apart"),
+        ("[{method.rank: 2}, {method.rank: 2}]", "has method.rank 2 twice; give each once"),
+        (
+            "[{method.rank: 2, method.alpha: 4}, {method.rank: 2, method.alpha: 8}]",
+            "has method.rank 2 twice; put the key that differs first",
+        ),
+        ("[{train.learning_rate: 0.1}]", "has train.learning_rate, which is tuned; leave it out here"),
+        ("[{method.rank: 2, train.learning_rate: 0.1}]", "has train.learning_rate, which is tuned; leave it out here"),
+        ("[{method.rank: 3}]", "has method.rank 3 where lora, the baseline, is not run with that (2, 4)"),
+        ("[{method.rank: null}]", "has method.rank null where lora, the baseline, is not run with that (2, 4)"),
+        (
+            "[{method.alpha: 8, method.rank: 2}, {method.alpha: 16, method.rank: 4}]",
+            "has method.rank after another key, and lora, the baseline, sweeps it, too; put method.rank first: ",
+        ),
     ],
 )
 def test_values_that_cannot_go_together(tmp_path: Path, sweep: str, says: str) -> None:
@@ -263,4 +288,73 @@ def test_values_that_cannot_go_together(tmp_path: Path, sweep: str, says: str) -
     tune = "tune: {train.learning_rate: {from: 1.0e-4, to: 1.0e-2, points: 3}}\n"
     with pytest.raises(ExperimentError) as caught:
         designed(tmp_path, methods, f"match: none\n{tune}")
-    assert f": methods.other.sweep: {says}" in str(caught.value)
+    (found,) = caught.value.problems
+    assert f": methods.other.sweep: {says}" in found
+
+
+def test_values_that_go_together_may_be_lists_and_a_section_taken_away(tmp_path: Path) -> None:
+    """Where an entry may say the same beside them."""
+    rows = ", ".join(
+        f"{{method.rank: {rank}, method.targets: [{target}], federated: null}}"
+        for rank, target in ((2, "ffn"), (4, "q"))
+    )
+    found = designed(tmp_path, {"lora": LORA % "", "other": f"{{method.name: lora, sweep: [{rows}]}}"})
+    keys = {variant.name: variant.keys for variant in found.variants if variant.entry == "other"}
+    assert {name: (row["method.targets"], row["federated"]) for name, row in keys.items()} == {
+        "other rank=2": (["ffn"], None), "other rank=4": (["q"], None),
+    }  # fmt: skip
+
+
+def test_ranks_beside_those_of_another_entry(tmp_path: Path) -> None:
+    sweep = "sweep: [{method.alpha: 4, method.ranks: {q: 1}}]"
+    methods = {"lora": LORA % "", "dora": DORA % "", "other": LORA % f", ranks_from: {{method: dora}}, {sweep}"}
+    with pytest.raises(ExperimentError) as caught:
+        designed(tmp_path, methods)
+    (found,) = caught.value.problems
+    assert ": methods.other.ranks_from: " in found
+    assert "method.ranks" in found
+
+
+ALPHA_FIRST = "sweep: [{method.alpha: 8, method.rank: 2}, {method.alpha: 16, method.rank: 4}]"
+DROPOUT_FIRST = "sweep: [{method.dropout: 0.0, method.rank: 2}, {method.dropout: 0.1, method.rank: 4}]"
+
+
+@pytest.mark.parametrize(
+    ("base", "other", "places"),
+    [
+        ("method.rank: [2, 4]", ALPHA_FIRST, ["other"]),
+        (ALPHA_FIRST, "method.rank: [2, 4]", ["lora"]),
+        (ALPHA_FIRST, DROPOUT_FIRST, ["lora", "other"]),
+        (ALPHA_FIRST, ALPHA_FIRST, []),
+        (ALPHA_FIRST, "method.alpha: [8, 16]", []),
+        (ALPHA_FIRST, "method.dropout: [0.0, 0.1]", []),
+    ],
+)
+def test_what_is_swept_in_two_entries_pairs_them_or_is_refused(
+    tmp_path: Path, base: str, other: str, places: list[str]
+) -> None:
+    """Else ranks of 2 would be compared with those of 4, and nothing would say so."""
+    methods = {"lora": LORA % f", {base}", "other": LORA % f", {other}"}
+    if not places:
+        shared = "method.alpha" in other
+        found = pairs(designed(tmp_path, methods, "match: none\n"))
+        assert len(found) == (2 if shared else 4)
+        assert not shared or all(one.split()[1] == two.split()[1] for one, two in found)
+        return
+    with pytest.raises(ExperimentError) as caught:
+        designed(tmp_path, methods, "match: none\n")
+    said = [
+        re.search(r"methods\.(\w+)\.sweep: has method\.rank after another key", one) for one in caught.value.problems
+    ]
+    assert [one and one.group(1) for one in said] == places
+
+
+@pytest.mark.parametrize("sweep", ["method.rank: [2, 4]", "sweep: [{method.rank: 2}, {method.rank: 4}]", ALPHA_FIRST])
+def test_a_baseline_of_another_ones_size_sweeps_no_sizes_of_its_own(tmp_path: Path, sweep: str) -> None:
+    methods = {"lora": LORA % f", {sweep}", "dora": DORA % ""}
+    with pytest.raises(ExperimentError) as caught:
+        designed(tmp_path, methods)
+    (found,) = caught.value.problems
+    key = "sweep: has method.rank, which" if sweep.startswith("sweep") else "method.rank:"
+    assert f": methods.lora.{key} sweeps sizes, but beside dora " in found
+    assert pairs(designed(tmp_path, methods, "match: none\n"))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
+from threading import Barrier, Event
 from typing import Any
 
 import pytest
@@ -110,3 +112,36 @@ def test_masks_are_made_as_before_afterwards(kind: str) -> None:
         assert MASKS[kind] is own
     finally:
         del MASKS[kind]
+
+
+def test_the_last_of_overlapping_uses_puts_the_masks_back() -> None:
+    """Also where they end in the order in which they began, as those of two threads may."""
+    before = {kind: MASKS[kind] for kind in ("eager", "sdpa")}
+    first, second, third = masks_always_made(), masks_always_made(), masks_always_made()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert all(MASKS[kind] is not made for kind, made in before.items()), "the second is still within"
+    third.__enter__()
+    second.__exit__(None, None, None)
+    assert all(MASKS[kind] is not made for kind, made in before.items()), "the third is still within"
+    third.__exit__(None, None, None)
+    assert all(MASKS[kind] is made for kind, made in before.items())
+
+
+def test_threads_may_overlap_in_any_order() -> None:
+    before = {kind: MASKS[kind] for kind in ("eager", "sdpa")}
+    began, left = Barrier(2, timeout=60), Event()
+
+    def stay(first: bool) -> bool:
+        with masks_always_made():
+            began.wait()
+            if not first:
+                assert left.wait(timeout=60)
+                return all(MASKS[kind] is not made for kind, made in before.items())
+        left.set()
+        return True
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(stay, (True, False))) == [True, True]
+    assert all(MASKS[kind] is made for kind, made in before.items())

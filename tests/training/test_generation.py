@@ -28,6 +28,7 @@ from dora_cli.recipe import Recipe
 from dora_cli.tasks import get_task
 from dora_cli.training import loop as loop_module
 from dora_cli.training.capture.passes import CapturedPasses
+from dora_cli.training.listener import SilentListener
 from dora_cli.training.run import RunResult
 from dora_cli.training.step import TrainingStep
 from tests.training.capture.repeated import Repeated
@@ -99,6 +100,16 @@ def recipe_of(model: Path, *overrides: str) -> Recipe:
         decode: {{beams: 2, max_new_tokens: 6, batch_size: 3, epoch_samples: 2}}
     """
     return parse_recipe(text, overrides=overrides)
+
+
+class Told(SilentListener):
+    """Remembers the notes of a run."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
 
 
 QUICK = ("decode.epoch_samples=0", "decode.max_new_tokens=2", "decode.beams=1")
@@ -276,8 +287,12 @@ def test_nothing_is_written_about_what_is_held_out_where_no_split_is_named(
     models: dict[str, Path], tmp_path: Path
 ) -> None:
     """The runs of an experiment are made so that are scored on a part of the training split."""
+    told = Told()
     held_out = ("eval.held_out=0.2", "decode.epoch_samples=0")
-    written = train(recipe_of(models["gpt2"], *held_out), tmp_path / "written").metrics
+    written = train(recipe_of(models["gpt2"], *held_out), tmp_path / "written", listener=told).metrics
+    assert [note for note in told.notes if "write split" in note] == [
+        "the selected weights write split train-held-out, 2 beams"
+    ]
     silent = train(recipe_of(models["gpt2"], *held_out, "decode.split=none"), tmp_path / "silent").metrics
     assert silent["epochs"] == written["epochs"]
     assert set(silent["metrics"]) == {"loss", "perplexity"}
