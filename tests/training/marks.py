@@ -72,11 +72,11 @@ def _around_the_loop(mark: Mark) -> None:
             mark(f"{phase}: batch")
             progress(split, done, total)
 
-        def marked_finish(model: Any, method: Any) -> Any:
+        def marked_finish(*finished: Any) -> Any:
             nonlocal phase
             phase = "decoding"
             mark("decoding: begun")
-            return finish(model, method)
+            return finish(*finished)
 
         evaluator = make_evaluator(*arguments, progress=marked_progress, **others)
         finish = evaluator.finish
