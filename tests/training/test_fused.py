@@ -157,10 +157,13 @@ def assert_same_training(fused: Run, plain: Run, *, rtol: float, evaluate_every:
         assert float((one - two).norm()) <= rtol * float(two.norm()) + rtol
 
 
-@pytest.mark.parametrize(("family", "method"), [("roberta", "dora"), ("llama", "lora")])
+@pytest.mark.parametrize(
+    ("family", "method"), [("roberta", "dora"), pytest.param("llama", "lora", marks=pytest.mark.gpu)]
+)
 def test_a_family_is_traced_once_and_trains_as_it_stands(family: str, method: str) -> None:
     """Over three widths, two batch sizes, accumulation, evaluations, events and the freeze, of which each leaves other
-    ranks in every block, none in some; in float64, so that only a mistake could show.
+    ranks in every block, none in some; in float64, so that only a mistake could show. The second one is traced beside
+    the tests on a GPU, which train its family.
     """
     fused, plain = (Run(family, method, backend=name, dtype=torch.float64) for name in ("aot_eager", None))
     assert_same_training(fused, plain, rtol=1e-6)
