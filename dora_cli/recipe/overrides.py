@@ -80,57 +80,38 @@ def _choices_first(overrides: Sequence[Override]) -> list[Override]:
 
 
 def _choose(tree: dict[str, Any], origins: Origins, override: Override, note: Callable[[str], None]) -> None:
-    """Empties the method's section where it is one of another method, or of another preset."""
+    """Empties the method's section where it is one of another method, or of another preset; says what that drops."""
     section = tree.get("method")
-    if isinstance(section, dict):
-        emptied = _of_another_method if override.path == _NAME else _of_another_preset
-        emptied(tree, section, origins, override, note)
+    if not isinstance(section, dict):
+        return
+    of_another = _of_another_method if override.path == _NAME else _of_another_preset
+    kept, said = of_another(section, override.value) or (section, "")
+    if kept is section:
+        return
+    dropped = [str(key) for key in section if key not in ("name", "preset", *kept)]
+    tree["method"] = kept
+    origins.set(_SECTION, override.flag)
+    if dropped:
+        note(f"{override.flag} replaces the method's section: {said} is dropped ({', '.join(dropped)})")
 
 
-def _of_another_method(
-    tree: dict[str, Any],
-    section: dict[str, Any],
-    origins: Origins,
-    override: Override,
-    note: Callable[[str], None],
-) -> None:
+def _of_another_method(section: dict[str, Any], method: Any) -> tuple[dict[str, Any], str] | None:
+    """What stays of a section where `method` is another one, and in words what does not; None where it is none."""
     before = method_name(section)
-    if override.value in list(METHODS) and before != override.value:
-        what = f"{override.value} takes its defaults, and what was set for {before}"
-        _empty(tree, section, origins, override, note, kept=(), what=what)
+    if method not in list(METHODS) or before == method:
+        return None
+    return {}, f"{method} takes its defaults, and what was set for {before}"
 
 
-def _of_another_preset(
-    tree: dict[str, Any],
-    section: dict[str, Any],
-    origins: Origins,
-    override: Override,
-    note: Callable[[str], None],
-) -> None:
+def _of_another_preset(section: dict[str, Any], preset: Any) -> tuple[dict[str, Any], str] | None:
+    """The same where `preset` is another one."""
     name = method_name(section) or ""
     presets = presets_of(name)
     before = section.get("preset", METHODS[name].model_fields["preset"].default) if presets else None
-    if override.value in presets and before != override.value:
-        what = f"the preset {override.value} says its values, and what was set beside {before}"
-        _empty(tree, section, origins, override, note, kept=("name", *BESIDE_PRESETS), what=what)
-
-
-def _empty(
-    tree: dict[str, Any],
-    section: dict[str, Any],
-    origins: Origins,
-    override: Override,
-    note: Callable[[str], None],
-    *,
-    kept: Sequence[str],
-    what: str,
-) -> None:
-    """Leaves nothing of the section but the keys `kept`; says so of other keys than what is chosen."""
-    dropped = [str(key) for key in section if key not in ("name", "preset", *kept)]
-    tree["method"] = {key: value for key, value in section.items() if key in kept}
-    origins.set(_SECTION, override.flag)
-    if dropped:
-        note(f"{override.flag} replaces the method's section: {what} is dropped ({', '.join(dropped)})")
+    if preset not in presets or before == preset:
+        return None
+    kept = {key: value for key, value in section.items() if key in ("name", *BESIDE_PRESETS)}
+    return kept, f"the preset {preset} says its values, and what was set beside {before}"
 
 
 def apply_override(tree: dict[str, Any], origins: Origins, override: Override) -> str | None:
