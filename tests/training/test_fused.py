@@ -174,8 +174,11 @@ def test_a_family_is_traced_once_and_trains_as_it_stands(family: str, method: st
         assert {0} < set(fused.ranks())
 
 
+@pytest.mark.gpu
 def test_dropout_is_drawn_anew_by_the_compiled_code() -> None:
-    """The mean over many draws is the same; one seed gives the same draws twice."""
+    """The mean over many draws is the same; one seed gives the same draws twice, here on the CPU, beside the tests of
+    replays that draw.
+    """
     run = Run("roberta", "lora", backend="aot_eager", dropout=0.3)
     losses = [[float(_pass(run, seed)) for seed in range(DRAWS)] for _ in range(2)]
     assert losses[0] == losses[1]
