@@ -640,8 +640,8 @@ def _of_pool(experiment: Experiment) -> list[tuple[Path, str]]:
 
 
 def _fewer_values(key: str, sweeps: Mapping[str, Mapping[str, list[Any]]], baseline: str) -> list[tuple[Path, str]]:
-    """Entries whose mean over a pooled key would leave out values of the baseline's. More values than it has are said
-    of every sweep.
+    """Entries whose mean over a pooled key would leave out values of the baseline's; `_beside_the_baseline` refuses
+    those that have more.
     """
     values, found = sweeps[baseline][key], list[tuple[Path, str]]()
     for name, swept in sweeps.items():

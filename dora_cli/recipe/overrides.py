@@ -85,9 +85,10 @@ def _choose(tree: dict[str, Any], origins: Origins, override: Override, note: Ca
     if not isinstance(section, dict):
         return
     of_another = _of_another_method if override.path == _NAME else _of_another_preset
-    kept, said = of_another(section, override.value) or (section, "")
-    if kept is section:
+    change = of_another(section, override.value)
+    if change is None:
         return
+    kept, said = change
     dropped = [str(key) for key in section if key not in ("name", "preset", *kept)]
     tree["method"] = kept
     origins.set(_SECTION, override.flag)
