@@ -2,7 +2,7 @@
 
     python scripts/bench_step.py --device cpu|cuda [--batch 16] [--length 64] [--methods frozen,dora,peft-lora,...]
     [--json FILE]
-                                 [--family roberta|llama] [--size 135m|1.1b]
+                                 [--family roberta|llama] [--size 135m|1.1b|tiny]
                                  [--width 768|1024|2048 | --hidden H --layers N --heads N --vocab V | --model FOLDER]
                                  [--start-rank 12] [--rank 8] [--precision auto|fp32|bf16]
                                  [--rounds N] [--steps N] [--warmup N] [--threads N] [--no-memory]
@@ -10,7 +10,9 @@
 Shapes are RoBERTa-base's with random weights unless told otherwise; sequences are full, under a mask of ones, dropout
 is on. Precision `auto` is bf16 autocast on CUDA and fp32 on the CPU. All attention and FFN projections are adapted (72
 in RoBERTa-base). `--family llama` is a language model of SmolLM2-135M's shapes or TinyLlama-1.1B's (210 and 154
-projections), in which every token has a label and no head trains. The methods:
+projections), in which every token has a label and no head trains. `--size tiny` has as many projections as the first
+and a width of 32: what a step takes then is the host's time, which bounds steps on a GPU that are not captured; with
+`--device cpu --threads 1 --batch 4 --length 16 --start-rank 8 --no-memory` it can be seen without one. The methods:
 
     frozen          forward, and backward to the input embeddings, of the frozen model: the floor. Nothing trains.
     frozen-graph    the same in one CUDA graph
@@ -52,6 +54,8 @@ train the classification head, if there is one.
 (`reserved_mb`: that PyTorch held for them) after building, over warm-up, capture and a few steps; on the CPU the most
 that the whole process took, libraries included.
 
+On the CPU `operators` is how many of PyTorch's operators a step calls, views left out: about as many launches on a GPU.
+
 Of ours there is also: `own_ms`, the time of the method's own part of a step alone (DEM's gradient, scores, average,
 masks), in a CUDA graph of its own for dora-graph, and `own_share` of `ms`; `event_ms`, the median time of a selection,
 the device idle before and after; `freeze_ms`, of the last one with its compaction. Ratios are to the floor (`to_floor`:
@@ -82,6 +86,7 @@ from typing import Any
 import torch
 from bench_methods import METHODS, DoraStep, ProductsStep, Settings, Step, attach, captured, dora
 from bench_models import LLAMAS, LlamaShapes, Shapes
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from dora_cli.machine.devices import resolve_device, resolve_precision
 from dora_cli.machine.environment import installed_version, peak_memory_bytes
@@ -263,6 +268,8 @@ def measure_times(
             "trainable": step.trainable(),
             "loss": step.loss(),
         }
+        if settings.device.type == "cpu":  # Triton's launches are none of PyTorch's operators
+            results[name]["operators"] = count_operators(step)
     ours = {name: step for name, step in built.items() if isinstance(step, DoraStep)}
     for name, step in ours.items():
         results[name] |= measure_own_work(step, median(times[name]))
@@ -305,6 +312,23 @@ def time_calls(call: Callable[[], object], device: torch.device, count: int) -> 
     synchronize(device)
     times = [before.until(after) for before, after in pairwise(marks)]
     return times[1:], host[1:]
+
+
+def count_operators(call: Callable[[], object]) -> int:
+    """How many operators a call makes, those left out that only give a view."""
+    with _Operators() as operators:
+        call()
+    return operators.count
+
+
+class _Operators(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += not func.is_view
+        return func(*args, **(kwargs or {}))
 
 
 class _Mark:
@@ -436,6 +460,7 @@ COLUMNS: tuple[tuple[str, str, str], ...] = (
     ("ms", "ms", ".2f"),
     ("mean", "mean_ms", ".2f"),
     ("host", "host_ms", ".2f"),
+    ("operators", "operators", ",d"),
     ("x floor", "to_floor", ".2f"),
     ("x products", "to_products", ".2f"),
     ("TFLOP/s", "teraflops", ".2f"),

@@ -60,6 +60,7 @@ def test_every_method_is_timed_in_one_run(tmp_path: Path, capsys: pytest.Capture
     for name, result in methods.items():
         assert 0 < result["low_ms"] <= result["ms"] <= result["high_ms"]
         assert result["counted_steps"] == 2 * 3
+        assert result["operators"] > methods["frozen"]["operators"] or name == "frozen"
         assert result["to_floor"] == result["ms"] / methods["frozen"]["ms"]
         assert result["faster_than_peft_lora"] == methods["peft-lora"]["ms"] / result["ms"]
         if name != "peft-adalora":  # its orthogonal loss is part of it
