@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 from torch import nn
@@ -43,6 +43,7 @@ class LeanPass:
         rank = max((layer.tied + layer.rank) // layer.chunks for layer in layers)
         self.kernels: Kernels = kernels_for(layers[0].A.device, dtype, len(layers), rank)
         self._inputs = _Inputs(dtype)
+        self._may_compute_twice = [module for module in model.modules() if hasattr(module, "gradient_checkpointing")]
         self._model_dropouts = ModelDropouts(model) if layers[0].A.device.type == "cpu" else None
         self.drops = any(layer.dropout for layer in layers)
         self._shared = [_Shared(group, dtype, self.kernels) for group in groups]
@@ -52,6 +53,13 @@ class LeanPass:
                 self._lean.append((layer, LeanProjection(self.kernels, self._inputs, len(self._lean), layer, rows)))
         noisy = [lean for layer, lean in self._lean if layer.noise is not None]
         self._noise = _NoisyWeights(noisy) if noisy else None
+
+    @property
+    def computes_twice(self) -> bool:
+        """Whether gradient checkpointing computes forward passes again in the backward pass, as
+        transformers notes it.
+        """
+        return any(vars(module).get("gradient_checkpointing") for module in self._may_compute_twice)
 
     @torch.no_grad()
     def begin(self) -> None:
@@ -303,7 +311,7 @@ class LeanProjection:
         self._dropout = layer.dropout if layer.rank else 0.0
         self._factors = [factor for factor in (layer.A, layer.B, layer.c) if factor is not None]
         self.trains: torch.Tensor | None = None  # one of those that do, in this pass
-        self._base: list[tuple[int, int]] = []
+        self._base: tuple[int, ...] = ()
         # of the noise on its weight, where there is some: whose draw there is, how strong, and how a weight without a
         # copy is read with it
         self.turn = 0
@@ -318,12 +326,12 @@ class LeanProjection:
         through ``.data`` go unnoticed.)
         """
         base = self.layer.base
-        parameters = [parameter for parameter in (base.weight, base.bias) if isinstance(parameter, torch.Tensor)]
-        if any(parameter.requires_grad for parameter in parameters):
+        own, bias = cast("torch.Tensor", base.weight), cast("torch.Tensor | None", base.bias)
+        if own.requires_grad or (bias is not None and bias.requires_grad):
             return False
-        present = [(parameter.data_ptr(), parameter._version) for parameter in parameters]
+        present = own.data_ptr(), own._version, *(() if bias is None else (bias.data_ptr(), bias._version))
         if present != self._base:
-            weight, bias = weight_of(base).detach(), self.layer.bias
+            weight = weight_of(base).detach()
             self.weight = weight.to(self.inputs.dtype)
             self._across = self.weight.T
             self.copied, self.turn, self.read = self.weight is not weight, 0, None

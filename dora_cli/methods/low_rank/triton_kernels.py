@@ -257,9 +257,11 @@ class TritonKernels:
         ready = factor.ready
         (rows, stride), (components, width) = x.shape, ready.shape
         out = torch.empty(rows, components, dtype=x.dtype, device=x.device)
-        seed, call, threshold, scale = _dropout(drop, x)
+        seed, call, threshold, scale = drop if isinstance(drop, Seeded) else (x, 0, 0, 1.0)
         rank, keeps = components // chunks, tied > 0 and threshold > 0
-        key = ("down", x.dtype, rows, stride, components, chunks, keeps, threshold, *_places(x, ready, seed))
+        # how far each begins from where a wide load can begin: Triton compiles by that too
+        places = x.data_ptr() % 16, ready.data_ptr() % 16, seed.data_ptr() % 16
+        key = "down", x.dtype, rows, stride, components, chunks, keeps, threshold, places
         launch = self._launches.get(key)
         if launch is None:
             # Block sizes here and below are the fastest of a search on an H100, at 1,024 and 4,096 rows of 768 and
@@ -285,10 +287,11 @@ class TritonKernels:
     ) -> None:
         ready = factor.ready
         (rows, stride), (components, width) = base.shape, ready.shape
-        seed, call, threshold, scale = _dropout(drop, base)
+        seed, call, threshold, scale = drop if isinstance(drop, Seeded) else (base, 0, 0, 1.0)
         rank, keeps = components // chunks, tied > 0 and threshold > 0
-        places = _places(base, u, ready, out, seed)
-        key = ("up", base.dtype, out.dtype, rows, stride, components, chunks, keeps, threshold, *places)
+        places = base.data_ptr() % 16, u.data_ptr() % 16, ready.data_ptr() % 16, seed.data_ptr() % 16
+        to = out.dtype, out.data_ptr() % 16
+        key = "up", base.dtype, rows, stride, components, chunks, keeps, threshold, places, to
         launch = self._launches.get(key)
         if launch is None:
             columns = 64 if rows * stride < 2**21 else 128
@@ -303,9 +306,10 @@ class TritonKernels:
 
     def outer(self, totals: torch.Tensor, u: torch.Tensor, x: torch.Tensor, drop: object, *, chunks: int = 1) -> None:
         (rows, stride), (most, components, width) = x.shape, totals.shape
-        seed, call, threshold, scale = _dropout(drop, x)
+        seed, call, threshold, scale = drop if isinstance(drop, Seeded) else (x, 0, 0, 1.0)
         rank, strides = components // chunks, (stride, u.stride(0), totals.stride(0))
-        key = ("outer", x.dtype, rows, components, chunks, threshold, most, *strides, *_places(totals, u, x, seed))
+        places = totals.data_ptr() % 16, u.data_ptr() % 16, x.data_ptr() % 16, seed.data_ptr() % 16
+        key = "outer", x.dtype, rows, components, chunks, threshold, most, strides, places
         launch = self._launches.get(key)
         if launch is None:
             columns = 32 if width <= 1024 else 64
@@ -386,15 +390,6 @@ def outer_rows(block: int, columns: int, block_r: int, size: int, memory: int) -
 
 def _block_r(rank: int) -> int:
     return max(16, 1 << (rank - 1).bit_length())  # the least that a tensor core multiplies
-
-
-def _dropout(drop: object, like: torch.Tensor) -> Seeded:
-    return drop if isinstance(drop, Seeded) else Seeded(like, 0, 0, 1.0)
-
-
-def _places(*tensors: torch.Tensor) -> list[int]:
-    """How far each begins from what a wide load can begin at: Triton compiles by that."""
-    return [tensor.data_ptr() % 16 for tensor in tensors]
 
 
 def _settings(threshold: int, operand: torch.Tensor) -> tuple[bool, int, str]:
