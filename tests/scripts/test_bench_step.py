@@ -49,6 +49,27 @@ def record_of(folder: Path, *arguments: str) -> dict[str, Any]:
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # PEFT's, under newer transformers
+def test_a_projection_calls_no_more_operators_than_one_of_pefts() -> None:
+    """Each is about a launch, of which a step that is not captured is made. What does not grow with the model is left
+    out by taking the difference of two depths.
+    """
+    from bench_methods import METHODS
+    from bench_models import LlamaShapes
+    from bench_step import count_operators
+
+    def operators(method: str, layers: int) -> int:
+        shapes = LlamaShapes(hidden=32, layers=layers, heads=2, kv_heads=2, intermediate=48, vocab=60, positions=16)
+        step = METHODS[method](settings(shapes=shapes))
+        for _ in range(2):  # the first makes what later ones have
+            step()
+        return count_operators(step)
+
+    of_block = {name: operators(name, 2) - operators(name, 1) for name in ("frozen", "lora", "peft-lora")}
+    ours, theirs = ((of_block[name] - of_block["frozen"]) / 7 for name in ("lora", "peft-lora"))
+    assert 5 < ours < theirs  # forward and backward have eight products, three of them the frozen map's and the inputs'
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # PEFT's, under newer transformers
 def test_every_method_is_timed_in_one_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = ["frozen", "dora", "dora-compacted", "lora", "peft-lora", "peft-adalora", "published", "full"]
     record = record_of(tmp_path, "--device", "cpu", "--methods", ",".join(names), "--no-memory")
