@@ -5,7 +5,7 @@
                                  [--family roberta|llama] [--size 135m|1.1b|tiny]
                                  [--width 768|1024|2048 | --hidden H --layers N --heads N --vocab V | --model FOLDER]
                                  [--start-rank 12] [--rank 8] [--precision auto|fp32|bf16]
-                                 [--rounds N] [--steps N] [--warmup N] [--threads N] [--no-memory]
+                                 [--dropout 0.1] [--rounds N] [--steps N] [--warmup N] [--threads N] [--no-memory]
 
 Shapes are RoBERTa-base's with random weights unless told otherwise; sequences are full, under a mask of ones, dropout
 is on. Precision `auto` is bf16 autocast on CUDA and fp32 on the CPU. All attention and FFN projections are adapted (72
@@ -46,9 +46,10 @@ Those of ours are captured in CUDA graphs by the product's own training step und
 
 Methods take turns in rounds of a few steps, each round beginning with another one; the first step of each turn is not
 counted. `ms` is the median over all counted steps, `mean_ms` their mean (AdaLoRA's selections show there), `low_ms` and
-`high_ms` the 10th and 90th percentile, `host_ms` the median time that the host takes to launch a step. On CUDA steps
-are timed between events in the stream, without waiting in between. All methods step fused AdamW, clip to norm 1 and
-train the classification head, if there is one.
+`high_ms` the 10th and 90th percentile, `host_ms` the median time that the host takes to launch a step; on the CPU its
+CPU time, all threads together, which depends less on what else the machine does. On CUDA steps are timed between events
+in the stream, without waiting in between. All methods step fused AdamW, clip to norm 1 and train the classification
+head, if there is one.
 
 `peak_mb` (MiB) is measured first, in a process of its own per method: on CUDA the most memory that tensors took
 (`reserved_mb`: that PyTorch held for them) after building, over warm-up, capture and a few steps; on the CPU the most
@@ -84,7 +85,7 @@ from statistics import fmean, median, quantiles
 from typing import Any
 
 import torch
-from bench_methods import METHODS, DoraStep, ProductsStep, Settings, Step, attach, captured, dora
+from bench_methods import DROPOUT, METHODS, DoraStep, ProductsStep, Settings, Step, attach, captured, dora
 from bench_models import LLAMAS, LlamaShapes, Shapes
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -125,6 +126,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "shapes": None if settings.model else settings.shapes.as_dict(),
             "start_rank": settings.start_rank,
             "rank": settings.rank,
+            "dropout": settings.dropout,
             "precision": settings.precision,
             "rounds": args.rounds,
             "steps": args.steps,
@@ -153,6 +155,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.add_argument(f"--{name.replace('_', '-')}", type=_count)
     parser.add_argument("--start-rank", type=_count, default=12)
     parser.add_argument("--rank", type=_count, default=8)
+    parser.add_argument("--dropout", type=float, default=DROPOUT, help="of the adapters' input, 0 for none")
     parser.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto")
     parser.add_argument("--rounds", type=_count)
     parser.add_argument("--steps", type=_count, help="counted steps of a method in a round")
@@ -176,6 +179,8 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     shapes = _shapes(parser, args)
     if args.model and not (Path(args.model) / "config.json").is_file():
         parser.error(f"--model {args.model} is no model folder: it has no config.json")
+    if not 0 <= args.dropout < 1:
+        parser.error(f"--dropout is {args.dropout}; it is at least 0 and below 1")
     if args.start_rank < args.rank:
         parser.error(f"--start-rank {args.start_rank} is below --rank {args.rank}")
     for name, value in zip(("rounds", "steps", "warmup"), LENGTHS[args.device], strict=True):
@@ -190,6 +195,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         start_rank=args.start_rank,
         rank=args.rank,
         shapes=shapes,
+        dropout=args.dropout,
         model=args.model,
     )
     return args
@@ -304,10 +310,11 @@ def time_calls(call: Callable[[], object], device: torch.device, count: int) -> 
     """
     synchronize(device)
     marks, host = [_Mark(device)], []
+    clock = time.process_time if device.type == "cpu" else time.perf_counter
     for _ in range(count + 1):
-        began = time.perf_counter()
+        began = clock()
         call()
-        host.append(1000 * (time.perf_counter() - began))
+        host.append(1000 * (clock() - began))
         marks.append(_Mark(device))
     synchronize(device)
     times = [before.until(after) for before, after in pairwise(marks)]
@@ -480,7 +487,8 @@ def print_table(record: Mapping[str, Any]) -> None:
     settings, methods = record["settings"], record["methods"]
     print(
         f"{record['device']}, torch {record['versions']['torch']}: batch {settings['batch']} x {settings['length']} "
-        f"tokens, {settings['precision']}, {settings['model']}, rank {settings['start_rank']} -> {settings['rank']}"
+        f"tokens, {settings['precision']}, {settings['model']}, rank {settings['start_rank']} -> {settings['rank']}, "
+        f"dropout {settings['dropout']}"
     )
     columns = [column for column in COLUMNS if any(result.get(column[1]) is not None for result in methods.values())]
     rows = [["method", *(title for title, _, _ in columns)]]

@@ -49,7 +49,8 @@ def record_of(folder: Path, *arguments: str) -> dict[str, Any]:
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # PEFT's, under newer transformers
-def test_a_projection_calls_no_more_operators_than_one_of_pefts() -> None:
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_a_projection_calls_no_more_operators_than_one_of_pefts(dropout: float) -> None:
     """Each is about a launch, of which a step that is not captured is made. What does not grow with the model is left
     out by taking the difference of two depths.
     """
@@ -59,7 +60,7 @@ def test_a_projection_calls_no_more_operators_than_one_of_pefts() -> None:
 
     def operators(method: str, layers: int) -> int:
         shapes = LlamaShapes(hidden=32, layers=layers, heads=2, kv_heads=2, intermediate=48, vocab=60, positions=16)
-        step = METHODS[method](settings(shapes=shapes))
+        step = METHODS[method](settings(shapes=shapes, dropout=dropout))
         for _ in range(2):  # the first makes what later ones have
             step()
         return count_operators(step)
@@ -132,9 +133,8 @@ def test_the_published_step_computes_what_ours_does(monkeypatch: pytest.MonkeyPa
     """From the same factors, without dropout: factors, gates, head and averaged scores after some steps."""
     import bench_methods
 
-    monkeypatch.setattr(bench_methods, "DROPOUT", 0.0)
     monkeypatch.setattr(bench_methods, "LEARNING_RATE", 1e-2)
-    ours, published = (bench_methods.METHODS[name](settings()) for name in ("dora", "published"))
+    ours, published = (bench_methods.METHODS[name](settings(dropout=0.0)) for name in ("dora", "published"))
     for module in [*ours.model.modules(), *published.model.modules()]:
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
@@ -247,6 +247,7 @@ def test_each_method_is_in_the_phase_it_is_timed_in() -> None:
         (("--heads", "5"), "hidden size 32 cannot be split into 5 heads"),
         (("--length", "513"), "512 positions"),
         (("--rank", "4"), "--start-rank 3 is below --rank 4"),
+        (("--dropout", "1"), "--dropout is 1.0; it is at least 0 and below 1"),
         (("--rounds", "0"), "'0'"),
         (("--model", "here"), "--model brings its own sizes"),
         (("--size", "1.1b"), "--size is of a Llama"),
