@@ -73,6 +73,7 @@ class Settings:
     start_rank: int
     rank: int
     shapes: Shapes | LlamaShapes = field(default_factory=Shapes)
+    dropout: float = DROPOUT  # of the adapters' input
     model: str | None = None  # a local folder instead of random weights; a classifier
 
     @property
@@ -316,7 +317,7 @@ def peft_lora(step: PlainStep) -> None:
         task_type="CAUSAL_LM" if step.settings.generates else "SEQ_CLS",
         r=step.settings.rank,
         lora_alpha=ALPHA,
-        lora_dropout=DROPOUT,
+        lora_dropout=step.settings.dropout,
         target_modules=list(step.projections()),
     )
     step.model = get_peft_model(step.model, config)
@@ -337,7 +338,7 @@ def peft_adalora(step: PlainStep) -> None:
         deltaT=PRUNE_INTERVAL,
         total_step=TOTAL_STEPS,
         lora_alpha=ALPHA,
-        lora_dropout=DROPOUT,
+        lora_dropout=step.settings.dropout,
         target_modules=list(step.projections()),
     )
     step.model = get_peft_model(step.model, config)
@@ -349,7 +350,7 @@ def published(step: PlainStep) -> None:
     """DoRA in the manner of the published code; see `published_dora`."""
     step.train_head_only()
     dora = PublishedDora(
-        step.model, step.projections(), start_rank=step.settings.start_rank, alpha=ALPHA, dropout=DROPOUT
+        step.model, step.projections(), start_rank=step.settings.start_rank, alpha=ALPHA, dropout=step.settings.dropout
     )
     step.extra_loss = dora.regulariser
     step.after = lambda count: dora.after_step()
@@ -457,7 +458,7 @@ def dora(settings: Settings, *, pruning: int) -> MethodSection:
         rank=settings.rank,
         start_rank=settings.start_rank,
         alpha=ALPHA,
-        dropout=DROPOUT,
+        dropout=settings.dropout,
         warmup_fraction=warmup,
         final_fraction=final,
         prune_interval=1,
@@ -470,7 +471,7 @@ def scored(settings: Settings, score: str = "norm", rotate: str = "none") -> Met
         rank=settings.rank,
         start_rank=settings.start_rank,
         alpha=ALPHA,
-        dropout=DROPOUT,
+        dropout=settings.dropout,
         start="lora",
         gates="fixed",
         dem_weight=0,
@@ -484,22 +485,22 @@ def scored(settings: Settings, score: str = "norm", rotate: str = "none") -> Met
 
 def lora(settings: Settings) -> MethodSection:
     """LoRA of DoRA's start rank: what other methods' steps add to those of LoRA."""
-    return LoraMethod(rank=settings.start_rank, alpha=ALPHA, dropout=DROPOUT)
+    return LoraMethod(rank=settings.start_rank, alpha=ALPHA, dropout=settings.dropout)
 
 
 def lora_pro(settings: Settings, moments: Literal["low-rank", "full"] = "low-rank") -> MethodSection:
     """LoRA-Pro of DoRA's start rank."""
-    return LoraProMethod(rank=settings.start_rank, alpha=ALPHA, dropout=DROPOUT, moments=moments)
+    return LoraProMethod(rank=settings.start_rank, alpha=ALPHA, dropout=settings.dropout, moments=moments)
 
 
 def riemannian(settings: Settings) -> MethodSection:
     """LoRA of DoRA's start rank with Riemannian gradients."""
-    return LoraMethod(rank=settings.start_rank, alpha=ALPHA, dropout=DROPOUT, gradients="riemannian")
+    return LoraMethod(rank=settings.start_rank, alpha=ALPHA, dropout=settings.dropout, gradients="riemannian")
 
 
 def flat_lora(settings: Settings) -> MethodSection:
     """The same LoRA under noise, whose strength changes nothing in its time."""
-    return FlatLoraMethod(rank=settings.start_rank, alpha=ALPHA, dropout=DROPOUT)
+    return FlatLoraMethod(rank=settings.start_rank, alpha=ALPHA, dropout=settings.dropout)
 
 
 def adalora(settings: Settings) -> MethodSection:
@@ -508,7 +509,7 @@ def adalora(settings: Settings) -> MethodSection:
         rank=settings.rank,
         start_rank=settings.start_rank,
         alpha=ALPHA,
-        dropout=DROPOUT,
+        dropout=settings.dropout,
         warmup_fraction=0.0,
         final_fraction=0.25,
         prune_interval=PRUNE_INTERVAL,
@@ -517,38 +518,38 @@ def adalora(settings: Settings) -> MethodSection:
 
 def sora(settings: Settings) -> MethodSection:
     """SoRA of DoRA's start rank."""
-    return SoraMethod(rank=settings.start_rank, alpha=ALPHA, dropout=DROPOUT)
+    return SoraMethod(rank=settings.start_rank, alpha=ALPHA, dropout=settings.dropout)
 
 
 def nora(settings: Settings) -> MethodSection:
     """NoRA whose inner rank is DoRA's start rank."""
-    return NoraMethod(rank=settings.start_rank, alpha=ALPHA, dropout=DROPOUT)
+    return NoraMethod(rank=settings.start_rank, alpha=ALPHA, dropout=settings.dropout)
 
 
 def melora(settings: Settings) -> MethodSection:
     """MELoRA as large as LoRA, of twice its rank."""
-    return MeloraMethod(rank=settings.start_rank, minis=2, alpha=ALPHA, dropout=DROPOUT)
+    return MeloraMethod(rank=settings.start_rank, minis=2, alpha=ALPHA, dropout=settings.dropout)
 
 
 def cola(settings: Settings) -> MethodSection:
     """A chain whose links come to DoRA's start rank."""
     ranks = tuple(settings.start_rank // LINKS + (link < settings.start_rank % LINKS) for link in range(LINKS))
-    return ColaMethod(links=LINKS, ranks=ranks, alpha=ALPHA, dropout=DROPOUT)
+    return ColaMethod(links=LINKS, ranks=ranks, alpha=ALPHA, dropout=settings.dropout)
 
 
 def cora(settings: Settings) -> MethodSection:
     """CoRA of DoRA's start rank, with a basis that stays."""
-    return CoraMethod(rank=settings.start_rank, alpha=ALPHA, dropout=DROPOUT)
+    return CoraMethod(rank=settings.start_rank, alpha=ALPHA, dropout=settings.dropout)
 
 
 def cora_trained(settings: Settings) -> MethodSection:
     """CoRA whose basis trains."""
-    return CoraMethod(rank=settings.start_rank, alpha=ALPHA, dropout=DROPOUT, train_basis=True)
+    return CoraMethod(rank=settings.start_rank, alpha=ALPHA, dropout=settings.dropout, train_basis=True)
 
 
 def xgblora(settings: Settings) -> MethodSection:
     """Boosters that come to DoRA's start rank."""
-    return XgbloraMethod(rank=settings.start_rank, alpha=ALPHA / settings.start_rank, dropout=DROPOUT)
+    return XgbloraMethod(rank=settings.start_rank, alpha=ALPHA / settings.start_rank, dropout=settings.dropout)
 
 
 def new_optimizer(parameters: list[nn.Parameter]) -> torch.optim.AdamW:

@@ -88,8 +88,12 @@ class LlamaShapes:
         return asdict(self)
 
 
-LLAMAS = {"135m": LlamaShapes(), "1.1b": LlamaShapes(2048, 22, 32, 4, 5632, 32000, 2048, tied=False)}
-"""SmolLM2-135M's and TinyLlama-1.1B's."""
+LLAMAS = {
+    "135m": LlamaShapes(),
+    "1.1b": LlamaShapes(2048, 22, 32, 4, 5632, 32000, 2048, tied=False),
+    "tiny": LlamaShapes(hidden=32, heads=4, kv_heads=2, intermediate=85, vocab=100, positions=128),
+}
+"""SmolLM2-135M's and TinyLlama-1.1B's, and one as deep as the first that is all launches."""
 SHAPES = {"roberta-base": Shapes(), "roberta-large": Shapes(1024, 24, 16, 4096)}
 
 

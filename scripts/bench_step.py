@@ -2,15 +2,17 @@
 
     python scripts/bench_step.py --device cpu|cuda [--batch 16] [--length 64] [--methods frozen,dora,peft-lora,...]
     [--json FILE]
-                                 [--family roberta|llama] [--size 135m|1.1b]
+                                 [--family roberta|llama] [--size 135m|1.1b|tiny]
                                  [--width 768|1024|2048 | --hidden H --layers N --heads N --vocab V | --model FOLDER]
                                  [--start-rank 12] [--rank 8] [--precision auto|fp32|bf16]
-                                 [--rounds N] [--steps N] [--warmup N] [--threads N] [--no-memory]
+                                 [--dropout 0.1] [--rounds N] [--steps N] [--warmup N] [--threads N] [--no-memory]
 
 Shapes are RoBERTa-base's with random weights unless told otherwise; sequences are full, under a mask of ones, dropout
 is on. Precision `auto` is bf16 autocast on CUDA and fp32 on the CPU. All attention and FFN projections are adapted (72
 in RoBERTa-base). `--family llama` is a language model of SmolLM2-135M's shapes or TinyLlama-1.1B's (210 and 154
-projections), in which every token has a label and no head trains. The methods:
+projections), in which every token has a label and no head trains. `--size tiny` has as many projections as the first
+and a width of 32: what a step takes then is the host's time, which bounds steps on a GPU that are not captured; with
+`--device cpu --threads 1 --batch 4 --length 16 --start-rank 8 --no-memory` it can be seen without one. The methods:
 
     frozen          forward, and backward to the input embeddings, of the frozen model: the floor. Nothing trains.
     frozen-graph    the same in one CUDA graph
@@ -44,13 +46,16 @@ Those of ours are captured in CUDA graphs by the product's own training step und
 
 Methods take turns in rounds of a few steps, each round beginning with another one; the first step of each turn is not
 counted. `ms` is the median over all counted steps, `mean_ms` their mean (AdaLoRA's selections show there), `low_ms` and
-`high_ms` the 10th and 90th percentile, `host_ms` the median time that the host takes to launch a step. On CUDA steps
-are timed between events in the stream, without waiting in between. All methods step fused AdamW, clip to norm 1 and
-train the classification head, if there is one.
+`high_ms` the 10th and 90th percentile, `host_ms` the median time that the host takes to launch a step; on the CPU its
+CPU time, all threads together, which depends less on what else the machine does. On CUDA steps are timed between events
+in the stream, without waiting in between. All methods step fused AdamW, clip to norm 1 and train the classification
+head, if there is one.
 
 `peak_mb` (MiB) is measured first, in a process of its own per method: on CUDA the most memory that tensors took
 (`reserved_mb`: that PyTorch held for them) after building, over warm-up, capture and a few steps; on the CPU the most
 that the whole process took, libraries included.
+
+On the CPU `operators` is how many of PyTorch's operators a step calls, views left out: about as many launches on a GPU.
 
 Of ours there is also: `own_ms`, the time of the method's own part of a step alone (DEM's gradient, scores, average,
 masks), in a CUDA graph of its own for dora-graph, and `own_share` of `ms`; `event_ms`, the median time of a selection,
@@ -80,8 +85,9 @@ from statistics import fmean, median, quantiles
 from typing import Any
 
 import torch
-from bench_methods import METHODS, DoraStep, ProductsStep, Settings, Step, attach, captured, dora
+from bench_methods import DROPOUT, METHODS, DoraStep, ProductsStep, Settings, Step, attach, captured, dora
 from bench_models import LLAMAS, LlamaShapes, Shapes
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from dora_cli.machine.devices import resolve_device, resolve_precision
 from dora_cli.machine.environment import installed_version, peak_memory_bytes
@@ -120,6 +126,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "shapes": None if settings.model else settings.shapes.as_dict(),
             "start_rank": settings.start_rank,
             "rank": settings.rank,
+            "dropout": settings.dropout,
             "precision": settings.precision,
             "rounds": args.rounds,
             "steps": args.steps,
@@ -148,6 +155,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.add_argument(f"--{name.replace('_', '-')}", type=_count)
     parser.add_argument("--start-rank", type=_count, default=12)
     parser.add_argument("--rank", type=_count, default=8)
+    parser.add_argument("--dropout", type=float, default=DROPOUT, help="of the adapters' input, 0 for none")
     parser.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto")
     parser.add_argument("--rounds", type=_count)
     parser.add_argument("--steps", type=_count, help="counted steps of a method in a round")
@@ -171,6 +179,8 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     shapes = _shapes(parser, args)
     if args.model and not (Path(args.model) / "config.json").is_file():
         parser.error(f"--model {args.model} is no model folder: it has no config.json")
+    if not 0 <= args.dropout < 1:
+        parser.error(f"--dropout is {args.dropout}; it is at least 0 and below 1")
     if args.start_rank < args.rank:
         parser.error(f"--start-rank {args.start_rank} is below --rank {args.rank}")
     for name, value in zip(("rounds", "steps", "warmup"), LENGTHS[args.device], strict=True):
@@ -185,6 +195,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         start_rank=args.start_rank,
         rank=args.rank,
         shapes=shapes,
+        dropout=args.dropout,
         model=args.model,
     )
     return args
@@ -263,6 +274,8 @@ def measure_times(
             "trainable": step.trainable(),
             "loss": step.loss(),
         }
+        if settings.device.type == "cpu":  # Triton's launches are none of PyTorch's operators
+            results[name]["operators"] = count_operators(step)
     ours = {name: step for name, step in built.items() if isinstance(step, DoraStep)}
     for name, step in ours.items():
         results[name] |= measure_own_work(step, median(times[name]))
@@ -297,14 +310,32 @@ def time_calls(call: Callable[[], object], device: torch.device, count: int) -> 
     """
     synchronize(device)
     marks, host = [_Mark(device)], []
+    clock = time.process_time if device.type == "cpu" else time.perf_counter
     for _ in range(count + 1):
-        began = time.perf_counter()
+        began = clock()
         call()
-        host.append(1000 * (time.perf_counter() - began))
+        host.append(1000 * (clock() - began))
         marks.append(_Mark(device))
     synchronize(device)
     times = [before.until(after) for before, after in pairwise(marks)]
     return times[1:], host[1:]
+
+
+def count_operators(call: Callable[[], object]) -> int:
+    """How many operators a call makes, those left out that only give a view."""
+    with _Operators() as operators:
+        call()
+    return operators.count
+
+
+class _Operators(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += not func.is_view
+        return func(*args, **(kwargs or {}))
 
 
 class _Mark:
@@ -436,6 +467,7 @@ COLUMNS: tuple[tuple[str, str, str], ...] = (
     ("ms", "ms", ".2f"),
     ("mean", "mean_ms", ".2f"),
     ("host", "host_ms", ".2f"),
+    ("operators", "operators", ",d"),
     ("x floor", "to_floor", ".2f"),
     ("x products", "to_products", ".2f"),
     ("TFLOP/s", "teraflops", ".2f"),
@@ -455,7 +487,8 @@ def print_table(record: Mapping[str, Any]) -> None:
     settings, methods = record["settings"], record["methods"]
     print(
         f"{record['device']}, torch {record['versions']['torch']}: batch {settings['batch']} x {settings['length']} "
-        f"tokens, {settings['precision']}, {settings['model']}, rank {settings['start_rank']} -> {settings['rank']}"
+        f"tokens, {settings['precision']}, {settings['model']}, rank {settings['start_rank']} -> {settings['rank']}, "
+        f"dropout {settings['dropout']}"
     )
     columns = [column for column in COLUMNS if any(result.get(column[1]) is not None for result in methods.values())]
     rows = [["method", *(title for title, _, _ in columns)]]

@@ -49,6 +49,28 @@ def record_of(folder: Path, *arguments: str) -> dict[str, Any]:
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # PEFT's, under newer transformers
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_a_projection_calls_no_more_operators_than_one_of_pefts(dropout: float) -> None:
+    """Each is about a launch, of which a step that is not captured is made. What does not grow with the model is left
+    out by taking the difference of two depths.
+    """
+    from bench_methods import METHODS
+    from bench_models import LlamaShapes
+    from bench_step import count_operators
+
+    def operators(method: str, layers: int) -> int:
+        shapes = LlamaShapes(hidden=32, layers=layers, heads=2, kv_heads=2, intermediate=48, vocab=60, positions=16)
+        step = METHODS[method](settings(shapes=shapes, dropout=dropout))
+        for _ in range(2):  # the first makes what later ones have
+            step()
+        return count_operators(step)
+
+    of_block = {name: operators(name, 2) - operators(name, 1) for name in ("frozen", "lora", "peft-lora")}
+    ours, theirs = ((of_block[name] - of_block["frozen"]) / 7 for name in ("lora", "peft-lora"))
+    assert 5 < ours < theirs  # forward and backward have eight products, three of them the frozen map's and the inputs'
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # PEFT's, under newer transformers
 def test_every_method_is_timed_in_one_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = ["frozen", "dora", "dora-compacted", "lora", "peft-lora", "peft-adalora", "published", "full"]
     record = record_of(tmp_path, "--device", "cpu", "--methods", ",".join(names), "--no-memory")
@@ -60,6 +82,7 @@ def test_every_method_is_timed_in_one_run(tmp_path: Path, capsys: pytest.Capture
     for name, result in methods.items():
         assert 0 < result["low_ms"] <= result["ms"] <= result["high_ms"]
         assert result["counted_steps"] == 2 * 3
+        assert result["operators"] > methods["frozen"]["operators"] or name == "frozen"
         assert result["to_floor"] == result["ms"] / methods["frozen"]["ms"]
         assert result["faster_than_peft_lora"] == methods["peft-lora"]["ms"] / result["ms"]
         if name != "peft-adalora":  # its orthogonal loss is part of it
@@ -110,9 +133,8 @@ def test_the_published_step_computes_what_ours_does(monkeypatch: pytest.MonkeyPa
     """From the same factors, without dropout: factors, gates, head and averaged scores after some steps."""
     import bench_methods
 
-    monkeypatch.setattr(bench_methods, "DROPOUT", 0.0)
     monkeypatch.setattr(bench_methods, "LEARNING_RATE", 1e-2)
-    ours, published = (bench_methods.METHODS[name](settings()) for name in ("dora", "published"))
+    ours, published = (bench_methods.METHODS[name](settings(dropout=0.0)) for name in ("dora", "published"))
     for module in [*ours.model.modules(), *published.model.modules()]:
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
@@ -225,6 +247,7 @@ def test_each_method_is_in_the_phase_it_is_timed_in() -> None:
         (("--heads", "5"), "hidden size 32 cannot be split into 5 heads"),
         (("--length", "513"), "512 positions"),
         (("--rank", "4"), "--start-rank 3 is below --rank 4"),
+        (("--dropout", "1"), "--dropout is 1.0; it is at least 0 and below 1"),
         (("--rounds", "0"), "'0'"),
         (("--model", "here"), "--model brings its own sizes"),
         (("--size", "1.1b"), "--size is of a Llama"),

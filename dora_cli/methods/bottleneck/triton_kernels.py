@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Hashable
 
 import torch
 import triton
 import triton.language as tl
 
 from dora_cli.methods.bottleneck.layer import Activation, Tensors
-from dora_cli.methods.low_rank.triton_kernels import down_columns, outer_rows, shared_memory
+from dora_cli.methods.low_rank.triton_kernels import Launch, down_columns, outer_rows, shared_memory
 
 MAX_BOTTLENECK = 128
 """Wider ones would not fit the registers of a block."""
@@ -141,6 +141,7 @@ class TritonKernels:
 
     def __init__(self, device: torch.device, width: int) -> None:
         self._memory = shared_memory(device)
+        self._launches: dict[tuple[Hashable, ...], Launch] = {}
         self.splits = max(1, min(8, 12288 // width))
 
     def enter(self, y: torch.Tensor, own: Tensors, activation: Activation) -> tuple[torch.Tensor, torch.Tensor]:
@@ -175,42 +176,55 @@ class TritonKernels:
         *,
         back: bool,
     ) -> None:
-        (rows, width), m = x.shape, out.shape[1]
-        block, columns = (32, 128) if rows >= 4096 else (16, 256)  # those of `low_rank`'s kernel of this shape
-        columns = down_columns(block, columns, _block_m(m), x.element_size(), self._memory)
-        _into[(triton.cdiv(rows, block),)](
-            x, factor, bias, z, out, rows, width, m, BACK=back, GELU=activation == "gelu", **_precision(x),
-            BLOCK_N=block, BLOCK_M=_block_m(m), BLOCK_D=columns, num_warps=4, num_stages=3,
-        )  # fmt: skip
+        (rows, width), m, gelu = x.shape, out.shape[1], activation == "gelu"
+        key = "into", rows, width, m, back, gelu, _kinds(x, factor, bias, z)
+        launch = self._launches.get(key)
+        if launch is None:
+            block, columns = (32, 128) if rows >= 4096 else (16, 256)  # those of `low_rank`'s kernel of this shape
+            columns = down_columns(block, columns, _block_m(m), x.element_size(), self._memory)
+            constants = back, gelu, _precision(x), block, _block_m(m), columns
+            grid = triton.cdiv(rows, block), 1, 1
+            launch = self._launches[key] = Launch(_into, grid, constants, num_warps=4, num_stages=3)
+        launch(x, factor, bias, z, out, rows, width, m)
 
     def _out_of(
         self, base: torch.Tensor, small: torch.Tensor, factor: torch.Tensor, bias: torch.Tensor, *, back: bool
     ) -> torch.Tensor:
         (rows, width), m = base.shape, small.shape[1]
         out = torch.empty_like(base)
-        columns = 64 if rows * width < 2**21 else 128
-        _out_of[(triton.cdiv(rows, 32), triton.cdiv(width, columns))](
-            base, small, factor, bias, out, rows, width, m, BACK=back, **_precision(small),
-            BLOCK_N=32, BLOCK_M=_block_m(m), BLOCK_D=columns, num_warps=4,
-        )  # fmt: skip
+        key = "out of", rows, width, m, back, _kinds(base, small, factor, bias)
+        launch = self._launches.get(key)
+        if launch is None:
+            columns = 64 if rows * width < 2**21 else 128
+            grid = triton.cdiv(rows, 32), triton.cdiv(width, columns), 1
+            constants = back, _precision(small), 32, _block_m(m), columns
+            launch = self._launches[key] = Launch(_out_of, grid, constants, num_warps=4)
+        launch(base, small, factor, bias, out, rows, width, m)
         return out
 
     def _sums(
         self, weights: torch.Tensor, biases: torch.Tensor, small: torch.Tensor, x: torch.Tensor, *, up: bool
     ) -> None:
         (rows, width), m = x.shape, small.shape[1]
-        columns = 32 if width <= 1024 else 64
-        block = outer_rows(128, columns, _block_m(m), x.element_size(), self._memory)
-        splits = min(self.splits, triton.cdiv(rows, block))
-        _sums[(triton.cdiv(width, columns), splits)](
-            weights, biases, small, x, rows, width, m, weights.stride(0), splits, UP=up, **_precision(x),
-            BLOCK_N=block, BLOCK_M=_block_m(m), BLOCK_D=columns, num_warps=4, num_stages=3,
-        )  # fmt: skip
+        key = "sums", rows, width, m, up, weights.stride(0), _kinds(weights, biases, small, x)
+        launch = self._launches.get(key)
+        if launch is None:
+            columns = 32 if width <= 1024 else 64
+            block = outer_rows(128, columns, _block_m(m), x.element_size(), self._memory)
+            grid = triton.cdiv(width, columns), min(self.splits, triton.cdiv(rows, block)), 1
+            constants = up, _precision(x), block, _block_m(m), columns
+            launch = self._launches[key] = Launch(_sums, grid, constants, num_warps=4, num_stages=3)
+        launch(weights, biases, small, x, rows, width, m, weights.stride(0), launch.grid[1])
 
 
 def _block_m(m: int) -> int:
     return max(16, 1 << (m - 1).bit_length())  # the least that a tensor core multiplies
 
 
-def _precision(operand: torch.Tensor) -> dict[str, Any]:
-    return {"PRECISION": "ieee" if operand.dtype == torch.float32 else "tf32"}  # tf32 only concerns fp32 operands
+def _precision(operand: torch.Tensor) -> str:
+    return "ieee" if operand.dtype == torch.float32 else "tf32"  # tf32 only concerns fp32 operands
+
+
+def _kinds(*tensors: torch.Tensor) -> tuple[tuple[torch.dtype, int], ...]:
+    """What Triton compiles by: the types, and how far each begins from where a wide load can begin."""
+    return tuple([(tensor.dtype, tensor.data_ptr() % 16) for tensor in tensors])

@@ -43,6 +43,9 @@ class Components:
             self.c = torch.cat([_gates(layer) for layer in layers]) if gated else None
         for parameter, view in self._views((self.A, self.B_t, self.c)):
             parameter.data = view
+        self._factors = [layer._parameters for layer in self.layers]
+        self._rowless = [layer for layer in self.layers if not layer.rank]
+        self._addresses = self._present()
         self._gradients: Rows | None = None
         self._gradient_views: list[tuple[nn.Parameter, torch.Tensor]] = []
 
@@ -80,20 +83,15 @@ class Components:
     @property
     def holds(self) -> bool:
         """Whether the layers' parameters are still views of these tensors; moving or copying the model parts them."""
-        # By addresses: making the views anew would take longer than all else that a step does on the host.
-        places = [(tensor.data_ptr(), tensor.stride(0) * tensor.element_size()) for tensor in (self.A, self.B_t)]
-        (at_A, width_A), (at_B, width_B) = places
-        if any(layer.A.device != self.A.device or layer.A.dtype != self.A.dtype for layer in self.layers):
-            return False  # also where no row trains, which has no address
-        gates_hold = self.c is None or all(
-            _gates(layer).data_ptr() == self.c.data_ptr() + start * self.c.element_size()
-            for start, layer in zip(self.starts, self.layers, strict=True)
-        )
-        return gates_hold and all(
-            layer.A.data_ptr() == at_A + start * width_A and layer.B.data_ptr() == at_B + start * width_B
-            for start, layer in zip(self.starts, self.layers, strict=True)
-            if layer.rank
-        )
+        # By addresses, and of the parameters that the layers have now: it is asked several times a step.
+        if self._present() != self._addresses:
+            return False
+        here = self.A.device, self.A.dtype
+        return all((layer.A.device, layer.A.dtype) == here for layer in self._rowless)  # which have no address
+
+    def _present(self) -> list[int]:
+        """Where the parameters of the layers are."""
+        return [factor.data_ptr() for factors in self._factors for factor in factors.values() if factor is not None]
 
     def begin_pass(self) -> None:
         """Nothing: what the pass computes with is what trains."""

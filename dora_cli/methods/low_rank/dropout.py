@@ -41,6 +41,11 @@ def draw_mask(shape: torch.Size, probability: float) -> tuple[torch.Tensor, floa
     return torch.from_numpy(kept.view(np.uint8)).view(shape), scale(threshold, _BITS_CPU)
 
 
+def cpu_scale(probability: float) -> float:
+    """The scale that `draw_mask` gives."""
+    return scale(cut(probability, _BITS_CPU), _BITS_CPU)
+
+
 class ModelDropouts:
     """The base model's own `nn.Dropout` on the CPU, drawn as the adapters' are: PyTorch's own takes ten times as long
     there.

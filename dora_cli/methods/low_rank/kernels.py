@@ -15,21 +15,55 @@ W0, v, A)`` and two outer products. `TorchKernels` runs everywhere; `kernels_for
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch.nn import functional as F
 
-from dora_cli.methods.low_rank.dropout import draw_mask
+from dora_cli.methods.low_rank.dropout import cpu_scale, draw_mask
 
 
-@dataclass(frozen=True)
-class Kept:
+class Kept(NamedTuple):
     """A dropout that was drawn: what is kept, ``(N, d)``, 0 or 1 in uint8, and its scale."""
 
     mask: torch.Tensor
     scale: float
+
+
+class Factor:
+    """A factor of one projection as a pass has prepared it, so that no call does it again.
+
+    Args:
+        ready: ``(P, d)`` in the precision of the arithmetic: the rows times `scale`, then rows of zeros.
+        rank: how many rows there are.
+        scale: of the dropout that `down` is expected to be called with.
+        plain: ``(r, d)`` without the scale, in any precision, where there is one.
+
+    Attributes:
+        rows: ``(r, d)``, scaled.
+        across: the transpose of `ready`.
+    """
+
+    __slots__ = ("across", "plain", "rank", "ready", "rows", "scale")
+
+    def __init__(
+        self, ready: torch.Tensor, rank: int, *, scale: float = 1.0, plain: torch.Tensor | None = None
+    ) -> None:
+        self.ready, self.rank, self.scale = ready, rank, scale
+        self.rows, self.across = ready[:rank], ready.T
+        self.plain = self.rows if plain is None else plain
+
+    def scaled(self, scale: float) -> torch.Tensor:
+        """The rows times `scale`, ``(r, d)``."""
+        if scale == self.scale:
+            return self.rows
+        plain = self.plain.to(self.ready.dtype)
+        return plain if scale == 1 else plain * scale
+
+    def part(self, rows: slice) -> Factor:
+        """Some rows of a factor that has no scale."""
+        found = self.rows[rows]
+        return Factor(found, len(found))
 
 
 class Kernels(Protocol):
@@ -38,32 +72,37 @@ class Kernels(Protocol):
     Attributes:
         draws_alike: whether a dropout that is drawn again under a restored generator of torch's, as checkpointing does,
             is the same.
+        multiple: of how many rows `Factor.ready` is best made.
     """
 
     draws_alike: bool
+    multiple: int
 
     def begin(self) -> None:
         """Draws anew what a pass's dropouts come from."""
+
+    def scale(self, probability: float) -> float:
+        """What a dropout multiplies a factor by before `down` and `up` take it; 1 where they do it themselves."""
 
     def drop(self, x: torch.Tensor, probability: float, index: int) -> object:
         """The dropout of `x` by the projection number `index`; another one at every call of a pass."""
 
     def down(
-        self, x: torch.Tensor, factor: torch.Tensor, drop: object, *, chunks: int = 1, tied: int = 0
+        self, x: torch.Tensor, factor: Factor, drop: object, *, chunks: int = 1, tied: int = 0
     ) -> torch.Tensor: ...
 
     def up(
         self,
         base: torch.Tensor,
         u: torch.Tensor,
-        factor: torch.Tensor,
+        factor: Factor,
         drop: object,
-        dtype: torch.dtype,
+        out: torch.Tensor,
         *,
         chunks: int = 1,
         tied: int = 0,
-    ) -> torch.Tensor:
-        """The sum in `dtype`; `base` is given away and may be written into."""
+    ) -> None:
+        """Writes the sum to `out`, which is `base` or another tensor; `base` is given away."""
 
     def splits(self, width: int) -> int:
         """How many partial sums `outer` makes of a factor with so many columns."""
@@ -97,72 +136,88 @@ class TorchKernels:
     draws_alike = True
 
     def __init__(self, device: torch.device) -> None:
-        self._device = device
+        self._on_cpu = device.type == "cpu"
+        self.multiple = 16 if self._on_cpu else 1  # a third faster with 16 columns than with 12
         self._rooms: dict[tuple[int, torch.dtype], torch.Tensor] = {}
+        self._shaped: dict[tuple[int, torch.dtype, torch.Size], torch.Tensor] = {}
 
     def begin(self) -> None:
         """Nothing: every dropout draws from torch's generator or is seeded by it."""
 
+    def scale(self, probability: float) -> float:
+        return cpu_scale(probability) if self._on_cpu else 1 / (1 - probability)
+
     def drop(self, x: torch.Tensor, probability: float, index: int) -> Kept:
-        if self._device.type == "cpu":
+        if self._on_cpu:
             return Kept(*draw_mask(x.shape, probability))
-        return Kept(
-            torch.empty(x.shape, dtype=torch.uint8, device=x.device).bernoulli_(1 - probability), 1 / (1 - probability)
-        )
+        mask = torch.empty(x.shape, dtype=torch.uint8, device=x.device).bernoulli_(1 - probability)
+        return Kept(mask, self.scale(probability))
 
     def _room(self, number: int, like: torch.Tensor) -> torch.Tensor:
         """Memory for an intermediate result, which new memory would cost more than: the system clears large pieces page
         by page.
         """
-        room = self._rooms.get((number, like.dtype))
-        if room is None or len(room) < like.numel():
-            room = self._rooms[number, like.dtype] = torch.empty(like.numel(), dtype=like.dtype, device=like.device)
-        return room[: like.numel()].view(like.shape)
+        shaped = self._shaped.get((number, like.dtype, like.shape))
+        if shaped is None:
+            room = self._rooms.get((number, like.dtype))
+            if room is None or len(room) < like.numel():
+                room = self._rooms[number, like.dtype] = torch.empty(like.numel(), dtype=like.dtype, device=like.device)
+                self._shaped.clear()  # views of the former one, which they would keep
+            shaped = self._shaped[number, like.dtype, like.shape] = room[: like.numel()].view(like.shape)
+        return shaped
 
     def _kept(self, x: torch.Tensor, drop: Kept) -> torch.Tensor:
         """`x` where it is kept, not scaled."""
         return self._room(0, x).copy_(drop.mask).mul_(x)
 
-    def down(
-        self, x: torch.Tensor, factor: torch.Tensor, drop: object, *, chunks: int = 1, tied: int = 0
-    ) -> torch.Tensor:
+    def down(self, x: torch.Tensor, factor: Factor, drop: object, *, chunks: int = 1, tied: int = 0) -> torch.Tensor:
         if tied and drop is not None:
-            return torch.cat([self.down(x, factor[:tied], None), self.down(x, factor[tied:], drop)], 1)
+            first, others = factor.part(slice(tied)), factor.part(slice(tied, None))
+            return torch.cat([self.down(x, first, None), self.down(x, others, drop)], 1)
+        scale = 1.0
         if drop is not None:
             assert isinstance(drop, Kept)
-            x, factor = self._kept(x, drop), factor * drop.scale
+            x, scale = self._kept(x, drop), drop.scale
         if chunks > 1:
-            return torch.einsum("Nnd,nrd->Nnr", _pieces(x, chunks), factor.view(chunks, -1, factor.shape[1])).flatten(1)
-        if self._device.type == "cpu":  # a third faster with 16 columns than with 12
-            return (x @ F.pad(factor, (0, 0, 0, -len(factor) % 16)).T)[:, : len(factor)]
-        return x @ factor.T
+            rows = factor.scaled(scale).view(chunks, -1, factor.rows.shape[1])
+            return torch.einsum("Nnd,nrd->Nnr", _pieces(x, chunks), rows).flatten(1)
+        across = factor.across
+        if scale != factor.scale or across.shape[1] % self.multiple:
+            across = F.pad(factor.scaled(scale), (0, 0, 0, -factor.rank % self.multiple)).T
+        u = torch.mm(x, across)
+        return u if u.shape[1] == factor.rank else u[:, : factor.rank]
 
     def up(
         self,
         base: torch.Tensor,
         u: torch.Tensor,
-        factor: torch.Tensor,
+        factor: Factor,
         drop: object,
-        dtype: torch.dtype,
+        out: torch.Tensor,
         *,
         chunks: int = 1,
         tied: int = 0,
-    ) -> torch.Tensor:
+    ) -> None:
+        scale = drop.scale if isinstance(drop, Kept) else 1.0
         if drop is None and chunks == 1:
-            return base.addmm_(u, factor).to(dtype)
-        if tied:
-            base, u, factor = base.addmm_(u[:, :tied], factor[:tied]), u[:, tied:], factor[tied:]
-        if isinstance(drop, Kept):
-            factor = factor * drop.scale
-        if chunks > 1:
-            factor = factor.view(chunks, -1, factor.shape[1])
-            update = torch.einsum("Nnr,nrd->Nnd", _pieces(u, chunks), factor).flatten(1)
+            base.addmm_(u, factor.scaled(scale))
         else:
-            update = torch.mm(u, factor, out=self._room(1, base))
-        if drop is None:
-            return base.add_(update).to(dtype)
-        assert isinstance(drop, Kept)
-        return base.addcmul_(update, self._room(0, base).copy_(drop.mask)).to(dtype)
+            if tied:
+                base.addmm_(u[:, :tied], factor.rows[:tied])
+                u, factor = u[:, tied:], factor.part(slice(tied, None))
+            rows = factor.scaled(scale)
+            if chunks > 1:
+                pieces = rows.view(chunks, -1, rows.shape[1])
+                update = torch.einsum("Nnr,nrd->Nnd", _pieces(u, chunks), pieces).flatten(1)
+            else:
+                update = torch.mm(u, rows, out=self._room(1, base))
+            if drop is None:
+                base.add_(update)
+            else:
+                assert isinstance(drop, Kept)
+                base.addcmul_(update, self._room(0, base).copy_(drop.mask))
+        if out is not base:
+            out.copy_(base)
 
     def splits(self, width: int) -> int:
         return 1
@@ -171,7 +226,7 @@ class TorchKernels:
         if drop is not None:
             assert isinstance(drop, Kept)
             x, u = self._kept(x, drop), u * drop.scale
-        (total,) = totals
+        total = totals[0]
         if chunks > 1:
             total.add_(torch.einsum("Nnr,Nnd->nrd", _pieces(u, chunks), _pieces(x, chunks)).flatten(0, 1))
         elif total.dtype == x.dtype:

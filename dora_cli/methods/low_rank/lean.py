@@ -10,15 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from dora_cli.methods.linear import weight_of
 from dora_cli.methods.low_rank.dropout import ModelDropouts
-from dora_cli.methods.low_rank.kernels import Kernels, kernels_for
+from dora_cli.methods.low_rank.kernels import Factor, Kernels, kernels_for
 from dora_cli.methods.low_rank.noise.flatness import by_triton, draws_on_host
 from dora_cli.methods.low_rank.protocols import Group, Layer
 
@@ -44,6 +43,7 @@ class LeanPass:
         rank = max((layer.tied + layer.rank) // layer.chunks for layer in layers)
         self.kernels: Kernels = kernels_for(layers[0].A.device, dtype, len(layers), rank)
         self._inputs = _Inputs(dtype)
+        self._may_compute_twice = [module for module in model.modules() if hasattr(module, "gradient_checkpointing")]
         self._model_dropouts = ModelDropouts(model) if layers[0].A.device.type == "cpu" else None
         self.drops = any(layer.dropout for layer in layers)
         self._shared = [_Shared(group, dtype, self.kernels) for group in groups]
@@ -53,6 +53,13 @@ class LeanPass:
                 self._lean.append((layer, LeanProjection(self.kernels, self._inputs, len(self._lean), layer, rows)))
         noisy = [lean for layer, lean in self._lean if layer.noise is not None]
         self._noise = _NoisyWeights(noisy) if noisy else None
+
+    @property
+    def computes_twice(self) -> bool:
+        """Whether gradient checkpointing computes forward passes again in the backward pass, as
+        transformers notes it.
+        """
+        return any(vars(module).get("gradient_checkpointing") for module in self._may_compute_twice)
 
     @torch.no_grad()
     def begin(self) -> None:
@@ -182,29 +189,32 @@ class Rows(NamedTuple):
     """One projection's part of what its group shares.
 
     Attributes:
-        A, B_t: in the precision of the arithmetic, tied components first, gate and scale in `B_t`.
+        A, B_t: tied components first, gate and scale in `B_t`.
         grad_A, grad_up: partial sums of gradients, ``(splits, r, d)``; None for what does not train.
     """
 
-    A: torch.Tensor
-    B_t: torch.Tensor
+    A: Factor
+    B_t: Factor
     grad_A: torch.Tensor | None
     grad_up: torch.Tensor | None
 
 
 class _Shared:
-    """Copies and gradients of one group: `A` and ``s B diag(c)`` (by rows) in the precision of the arithmetic, each
-    projection's tied components before those that train.
+    """Copies and gradients of one group: `A`, times the scale of its dropout where the kernels want it so, and ``s B
+    diag(c)`` (by rows) in the precision of the arithmetic, each projection's tied components before those that train.
     """
 
     def __init__(self, group: Group, dtype: torch.dtype, kernels: Kernels) -> None:
         self.group, self.kernels, self.scaling = group, kernels, group.scaling
-        tied, trained = self._places()
-        self._trained = torch.tensor(trained, dtype=torch.int64, device=group.A.device) if tied else None
-        length = len(tied) + len(trained)
-        own = group.A.dtype == dtype and not tied
-        self.A = group.A if own else group.A.new_empty(length, group.A.shape[1], dtype=dtype)
-        self.B_t = group.B_t.new_empty(length, group.B_t.shape[1], dtype=dtype)
+        tied, trained, self._parts = self._places()
+        length = self._parts[-1].stop
+        dropouts = {layer.dropout for layer in group.layers}
+        self._scale = 1.0 if tied or len(dropouts) > 1 else kernels.scale(*dropouts)
+        in_place = length == len(trained)  # nothing between the rows that train
+        self._trained = None if in_place else torch.tensor(trained, dtype=torch.int64, device=group.A.device)
+        own = group.A.dtype == dtype and in_place and self._scale == 1
+        self.A = group.A if own else group.A.new_zeros(length, group.A.shape[1], dtype=dtype)
+        self.B_t = group.B_t.new_zeros(length, group.B_t.shape[1], dtype=dtype)
         self._tied = torch.tensor(tied, device=group.A.device) if tied else None
         self._copied: list[tuple[int, int]] = []  # where the tied components that were copied stand, and their version
         frozen = group.layers[0].frozen
@@ -219,24 +229,30 @@ class _Shared:
         splits = self.kernels.splits(gradient.shape[1])
         return gradient[None] if splits == 1 else gradient.new_zeros(splits, *gradient.shape)
 
-    def _places(self) -> tuple[list[int], list[int]]:
-        """Rows of tied components, and of those that train."""
+    def _places(self) -> tuple[list[int], list[int], list[slice]]:
+        """Rows of tied components, rows of those that train, and all rows of each projection; what has nothing tied is
+        filled up as the kernels like it best.
+        """
         tied: list[int] = []
         trained: list[int] = []
+        parts: list[slice] = []
+        first = 0
         for layer in self.group.layers:
-            for places, count in ((tied, layer.tied), (trained, layer.rank)):
-                first = len(tied) + len(trained)
-                places.extend(range(first, first + count))
-        return tied, trained
+            begin = first + layer.tied
+            tied.extend(range(first, begin))
+            trained.extend(range(begin, begin + layer.rank))
+            filled = 0 if layer.tied else -layer.rank % self.kernels.multiple
+            parts.append(slice(first, begin + layer.rank + filled))
+            first = parts[-1].stop
+        return tied, trained, parts
 
     def rows(self) -> Iterator[Rows]:
         """Each projection's, in the order of the group."""
-        first = 0
-        for start, layer in zip(self.group.starts, self.group.layers, strict=True):
-            all_rows, trained = slice(first, first + layer.tied + layer.rank), slice(start, start + layer.rank)
+        for start, part, layer in zip(self.group.starts, self._parts, self.group.layers, strict=True):
+            rank, trained = layer.tied + layer.rank, slice(start, start + layer.rank)
             sums = (None if total is None or not layer.rank else total[:, trained] for total in self._totals())
-            yield Rows(self.A[all_rows], self.B_t[all_rows], *sums)
-            first = all_rows.stop
+            plain = None if self._scale == 1 else self.group.A[trained]
+            yield Rows(Factor(self.A[part], rank, scale=self._scale, plain=plain), Factor(self.B_t[part], rank), *sums)
 
     def _totals(self) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         return self.grad_A, self.grad_up
@@ -247,11 +263,14 @@ class _Shared:
         if self._tied is not None:
             self._follow_tied(self._tied)
         if self._trained is not None:
-            self.A.index_copy_(0, self._trained, group.A.to(self.A.dtype))
+            A = group.A.to(self.A.dtype)
+            self.A.index_copy_(0, self._trained, A if self._scale == 1 else A * self._scale)
             self.B_t.index_copy_(0, self._trained, (group.B_t * scale).to(self.B_t.dtype))
             return
         if self.A is not group.A:
             self.A.copy_(group.A)
+            if self._scale != 1:
+                self.A.mul_(self._scale)
         torch.mul(group.B_t, scale, out=self.B_t)
 
     def _follow_tied(self, index: torch.Tensor) -> None:
@@ -289,7 +308,10 @@ class LeanProjection:
         self.kernels, self.inputs, self.index, self.layer = kernels, inputs, index, layer
         self.A, self.B_t, self.grad_A, self.grad_up = rows
         self.chunks, self.tied = layer.chunks, layer.tied
-        self._base: list[tuple[int, int]] = []
+        self._dropout = layer.dropout if layer.rank else 0.0
+        self._factors = [factor for factor in (layer.A, layer.B, layer.c) if factor is not None]
+        self.trains: torch.Tensor | None = None  # one of those that do, in this pass
+        self._base: tuple[int, ...] = ()
         # of the noise on its weight, where there is some: whose draw there is, how strong, and how a weight without a
         # copy is read with it
         self.turn = 0
@@ -304,16 +326,18 @@ class LeanProjection:
         through ``.data`` go unnoticed.)
         """
         base = self.layer.base
-        parameters = [parameter for parameter in (base.weight, base.bias) if isinstance(parameter, torch.Tensor)]
-        if any(parameter.requires_grad for parameter in parameters):
+        own, bias = cast("torch.Tensor", base.weight), cast("torch.Tensor | None", base.bias)
+        if own.requires_grad or (bias is not None and bias.requires_grad):
             return False
-        present = [(parameter.data_ptr(), parameter._version) for parameter in parameters]
+        present = own.data_ptr(), own._version, *(() if bias is None else (bias.data_ptr(), bias._version))
         if present != self._base:
-            weight, bias = weight_of(base).detach(), self.layer.bias
+            weight = weight_of(base).detach()
             self.weight = weight.to(self.inputs.dtype)
+            self._across = self.weight.T
             self.copied, self.turn, self.read = self.weight is not weight, 0, None
             self.bias = None if bias is None else bias.detach().to(self.inputs.dtype)
             self._base = present
+        self.trains = next((factor for factor in self._factors if factor.requires_grad), None)
         return True
 
     def calm(self) -> None:
@@ -327,11 +351,8 @@ class LeanProjection:
         return self.weight if self.read is None else self.read()
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        layer = self.layer
-        y: torch.Tensor = _Adapted.apply(x, layer.A, layer.B, layer.c, self)  # type: ignore[no-untyped-call]
-        # Shaped here, not in the function: autograd refuses in-place changes of a view that a function returns, and
-        # some models make them.
-        return y.view(*x.shape[:-1], y.shape[-1])
+        y: torch.Tensor = _Adapted.apply(x, self.trains, self)  # type: ignore[no-untyped-call]
+        return y
 
     @property
     def dtype(self) -> torch.dtype:
@@ -339,23 +360,34 @@ class LeanProjection:
         return self.inputs.dtype
 
     def drop(self, x: torch.Tensor) -> object:
-        layer = self.layer
-        drops = layer.dropout and layer.training and layer.rank
-        return self.kernels.drop(x, layer.dropout, self.index) if drops else None
+        drops = self._dropout and self.layer.training
+        return self.kernels.drop(x, self._dropout, self.index) if drops else None
 
     @property
     def keeps_rows(self) -> bool:
         """Whether `differentiate` reads the rows that `map` was given."""
         return self.grad_A is not None
 
-    def map(self, rows: torch.Tensor, drop: object, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """From ``(N, d_in)``, one row after the other in memory, to ``(N, d_out)`` in `dtype`; and ``u``, ``(N, r)``,
-        where `differentiate` wants it.
+    def map(
+        self, rows: torch.Tensor, drop: object, lead: Sequence[int], dtype: torch.dtype
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """From ``(N, d_in)``, one row after the other in memory, to ``(*lead, d_out)`` in `dtype`, no view; and ``u``,
+        ``(N, r)``, where `differentiate` wants it.
         """
-        y, u = F.linear(rows, self.present(), self.bias), None
-        if len(self.A):
-            u = self.kernels.down(rows, self.A, drop, chunks=self.chunks, tied=self.tied)
-            y = self.kernels.up(y, u, self.B_t, None, dtype, chunks=self.chunks)
+        across = self._across if self.read is None else self.present().T
+        y = torch.empty((*lead, across.shape[1]), dtype=dtype, device=rows.device)
+        out = y.view(rows.shape[0], across.shape[1])
+        base = out if dtype == rows.dtype else torch.empty_like(out, dtype=rows.dtype)
+        if self.bias is None:
+            torch.mm(rows, across, out=base)
+        else:
+            torch.addmm(self.bias, rows, across, out=base)
+        if not self.A.rank:
+            if base is not out:
+                out.copy_(base)
+            return y, None
+        u = self.kernels.down(rows, self.A, drop, chunks=self.chunks, tied=self.tied)
+        self.kernels.up(base, u, self.B_t, None, out, chunks=self.chunks)
         needs_u = self.grad_up is not None or self.layer.watch is not None
         return y, u if needs_u else None
 
@@ -382,48 +414,50 @@ class LeanProjection:
             raise RuntimeError(AFTER_THE_END)
         kernels, chunks, tied, watch = self.kernels, self.chunks, self.tied, self.layer.watch
         dy = dy.to(self.weight.dtype).contiguous()
-        v = kernels.down(dy, self.B_t, None, chunks=chunks) if len(self.B_t) else None
+        v = kernels.down(dy, self.B_t, None, chunks=chunks) if self.B_t.rank else None
         if self.grad_up is not None:
             assert u is not None
-            kernels.outer(self.grad_up, u[:, tied:], dy, None, chunks=chunks)
+            kernels.outer(self.grad_up, u[:, tied:] if tied else u, dy, None, chunks=chunks)
         if self.grad_A is not None and v is not None:
             assert rows is not None
-            kernels.outer(self.grad_A, v[:, tied:], rows, drop, chunks=chunks)
+            kernels.outer(self.grad_A, v[:, tied:] if tied else v, rows, drop, chunks=chunks)
         if watch is not None and v is not None:
             assert u is not None
-            shape = (*lead, len(self.A) - tied)
+            shape = (*lead, self.A.rank - tied)
             watch(u[:, tied:].view(shape), v[:, tied:].view(shape))
         if dtype is None:
             return None
-        dx = dy @ self.present()
-        if v is not None:
-            dx = kernels.up(dx, v, self.A, drop, dtype, chunks=chunks, tied=tied)
-        return dx.to(dtype)
+        base = torch.mm(dy, self.present())
+        if v is None:
+            return base.to(dtype)
+        dx = base if base.dtype == dtype else torch.empty_like(base, dtype=dtype)
+        kernels.up(base, v, self.A, drop, dx, chunks=chunks, tied=tied)
+        return dx
 
 
 class _Adapted(torch.autograd.Function):
-    """From `x`, ``(..., d_in)``, to rows, ``(N, d_out)``.
+    """From `x`, ``(..., d_in)``, to ``(..., d_out)``.
 
-    `A`, `B` and `c` are arguments so that the output requires a gradient; theirs are added in place, none is returned.
+    One of the factors that train is an argument so that the output requires a gradient; their own are added in place,
+    none is returned. The output is no view: autograd refuses in-place changes of a view that a function returns, and
+    some models make them.
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, x: torch.Tensor, A: torch.Tensor, B: torch.Tensor, c: torch.Tensor | None, lean: LeanProjection
-    ) -> torch.Tensor:
+    def forward(ctx: Any, x: torch.Tensor, trains: torch.Tensor | None, lean: LeanProjection) -> torch.Tensor:
         rows = lean.inputs.cast(x).reshape(-1, x.shape[-1]).contiguous()  # kernels read one row after the other
         drop = lean.drop(rows)
         # Outside autocast a layer answers in the type of its input, whatever the factors are in.
         dtype = rows.dtype if torch.is_autocast_enabled(x.device.type) else x.dtype
-        y, u = lean.map(rows, drop, dtype)
+        y, u = lean.map(rows, drop, x.shape[:-1], dtype)
         ctx.save_for_backward(rows if lean.keeps_rows else None, u)
         ctx.lean, ctx.drop, ctx.shape, ctx.dtype = lean, drop, x.shape, x.dtype
         return y
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, None, None, None, None]:
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, None, None]:
         lean: LeanProjection = ctx.lean
         rows, u = ctx.saved_tensors
         dtype = ctx.dtype if ctx.needs_input_grad[0] else None
-        dx = lean.differentiate(gradient, rows, u, ctx.drop, ctx.shape[:-1], dtype)
-        return None if dx is None else dx.view(ctx.shape), None, None, None, None
+        dx = lean.differentiate(gradient.reshape(-1, gradient.shape[-1]), rows, u, ctx.drop, ctx.shape[:-1], dtype)
+        return None if dx is None else dx.view(ctx.shape), None, None

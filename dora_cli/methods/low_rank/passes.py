@@ -45,7 +45,7 @@ class Passes:
         if self._lean is None or self._lean.dtype != dtype:
             self._lean = LeanPass(self._model, groups, dtype)
         lean = self._lean
-        if lean.drops and not lean.kernels.draws_alike and self._computes_twice():
+        if lean.drops and not lean.kernels.draws_alike and lean.computes_twice:
             yield
             return
         try:
@@ -57,9 +57,3 @@ class Passes:
         finally:
             lean.end()
         lean.finish()
-
-    def _computes_twice(self) -> bool:
-        """Whether gradient checkpointing computes forward passes again in the backward pass, as
-        transformers notes it.
-        """
-        return any(module.__dict__.get("gradient_checkpointing") for module in self._model.modules())

@@ -107,12 +107,11 @@ class Seam(nn.Module):
         rows, call, lean = _rows(x), next(self._calls), _lean(self.inner)
         if lean is None:
             assert self._weight is not None
-            y = F.linear(rows, self._weight, self._bias)
-        else:
-            drop = lean.drop(rows)
-            y, u = lean.map(rows, drop, rows.dtype)
-            self._kept[call] = drop, u
-        return y.view(*x.shape[:-1], self.out_features), call
+            return F.linear(rows, self._weight, self._bias).view(*x.shape[:-1], self.out_features), call
+        drop = lean.drop(rows)
+        y, u = lean.map(rows, drop, x.shape[:-1], rows.dtype)
+        self._kept[call] = drop, u
+        return y, call
 
     def differentiate(self, dy: torch.Tensor, x: torch.Tensor, call: int) -> torch.Tensor:
         """The gradient of `x`, from that of what `map` gave. Raises RuntimeError after the end of the pass."""

@@ -4,9 +4,9 @@ again from a seed.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -14,9 +14,15 @@ import triton.language as tl
 
 from dora_cli.errors import ModelError
 from dora_cli.methods.low_rank.dropout import HASH_BITS, HASH_CALL, HASH_FIRST, HASH_SECOND, cut, scale
+from dora_cli.methods.low_rank.kernels import Factor
 
 MAX_RANK = 128
 """Larger ranks would not fit the registers of a block."""
+
+_TAKES_CONSTANTS = torch.version.hip is None and tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 3)
+"""Whether a compiled kernel is called with the arguments of the kernel itself; on AMD it is compiled by more of what
+they are than sizes and alignment.
+"""
 
 _FIRST, _SECOND, _CALL = tl.constexpr(HASH_FIRST), tl.constexpr(HASH_SECOND), tl.constexpr(HASH_CALL)
 
@@ -175,8 +181,34 @@ def _collect_gated(
     tl.store(grad_c + index, tl.load(grad_c + index) + scaling * tl.sum(of_gate))
 
 
-@dataclass(frozen=True)
-class Seeded:
+class Launch:
+    """One kernel on operands whose types, sizes and alignment are known, launched again and again.
+
+    Triton's own way finds out anew, at every launch, for what the kernel has to be compiled: 30 us of the host's time,
+    which bounds steps that are not captured. From the second launch on the compiled kernel itself is called.
+
+    Args:
+        kernel: launched with what a call is given, then `constants`.
+        grid: blocks along three axes.
+        constants: those that it is compiled for.
+        options: of the compiler.
+    """
+
+    def __init__(self, kernel: Any, grid: tuple[int, int, int], constants: tuple[Any, ...], **options: int) -> None:
+        self.grid = grid
+        self._kernel, self._constants, self._options = kernel, constants, options
+        self._again: Callable[..., None] | None = None
+
+    def __call__(self, *arguments: Any) -> None:
+        if self._again is not None:
+            self._again(*arguments, *self._constants)
+            return
+        compiled = self._kernel[self.grid](*arguments, *self._constants, **self._options)
+        if _TAKES_CONSTANTS and compiled is not None:  # the interpreter compiles nothing
+            self._again = compiled[self.grid]
+
+
+class Seeded(NamedTuple):
     """A dropout that is drawn where it is used: its seed on the device, which use of the seed, what is dropped and the
     scale.
     """
@@ -193,15 +225,21 @@ class TritonKernels:
     """
 
     draws_alike = False
+    multiple = 1
 
     def __init__(self, device: torch.device, projections: int) -> None:
         self._memory = shared_memory(device)
         self._seeds = torch.zeros(projections, dtype=torch.int64, device=device)
+        self._seed = self._seeds.unbind()
         self._calls = [0] * projections
+        self._launches: dict[tuple[Hashable, ...], Launch] = {}
 
     def begin(self) -> None:
         self._seeds.random_()
         self._calls = [0] * len(self._calls)
+
+    def scale(self, probability: float) -> float:
+        return 1.0
 
     def drop(self, x: torch.Tensor, probability: float, index: int) -> Seeded | None:
         if torch._C._current_graph_task_id() != -1:
@@ -212,66 +250,74 @@ class TritonKernels:
             )
         threshold = cut(probability, HASH_BITS)
         self._calls[index] += 1
-        return (
-            Seeded(self._seeds[index], self._calls[index], threshold, scale(threshold, HASH_BITS))
-            if threshold
-            else None
-        )
+        call = self._calls[index]
+        return Seeded(self._seed[index], call, threshold, scale(threshold, HASH_BITS)) if threshold else None
 
-    def down(
-        self, x: torch.Tensor, factor: torch.Tensor, drop: object, *, chunks: int = 1, tied: int = 0
-    ) -> torch.Tensor:
-        rows, stride = x.shape
-        rank, width = len(factor) // chunks, stride // chunks
-        out = torch.empty(rows, len(factor), dtype=x.dtype, device=x.device)
-        # Block sizes here and below are the fastest of a search on an H100, at 1,024 and 4,096 rows of 768 and 3,072
-        # columns.
-        block, columns = (32, 128) if rows >= 4096 else (16, 256)
-        columns = down_columns(block, columns, _block_r(rank), x.element_size(), self._memory)
-        _down[(triton.cdiv(rows, block), 1, chunks)](
-            x, factor, out, *_dropout(drop, x), rows, width, rank, _scale(drop), stride, tied,
-            **_settings(drop, x), TIED=_keeps(tied, drop),
-            BLOCK_N=block, BLOCK_R=_block_r(rank), BLOCK_D=columns, num_warps=4, num_stages=4,
-        )  # fmt: skip
+    def down(self, x: torch.Tensor, factor: Factor, drop: object, *, chunks: int = 1, tied: int = 0) -> torch.Tensor:
+        ready = factor.ready
+        (rows, stride), (components, width) = x.shape, ready.shape
+        out = torch.empty(rows, components, dtype=x.dtype, device=x.device)
+        seed, call, threshold, scale = drop if isinstance(drop, Seeded) else (x, 0, 0, 1.0)
+        rank, keeps = components // chunks, tied > 0 and threshold > 0
+        # how far each begins from where a wide load can begin: Triton compiles by that too
+        places = x.data_ptr() % 16, ready.data_ptr() % 16, seed.data_ptr() % 16
+        key = "down", x.dtype, rows, stride, components, chunks, keeps, threshold, places
+        launch = self._launches.get(key)
+        if launch is None:
+            # Block sizes here and below are the fastest of a search on an H100, at 1,024 and 4,096 rows of 768 and
+            # 3,072 columns.
+            block, columns = (32, 128) if rows >= 4096 else (16, 256)
+            columns = down_columns(block, columns, _block_r(rank), x.element_size(), self._memory)
+            grid = triton.cdiv(rows, block), 1, chunks
+            constants = *_settings(threshold, x), keeps, block, _block_r(rank), columns
+            launch = self._launches[key] = Launch(_down, grid, constants, num_warps=4, num_stages=4)
+        launch(x, ready, out, seed, call, rows, width, rank, scale, stride, tied)
         return out
 
     def up(
         self,
         base: torch.Tensor,
         u: torch.Tensor,
-        factor: torch.Tensor,
+        factor: Factor,
         drop: object,
-        dtype: torch.dtype,
+        out: torch.Tensor,
         *,
         chunks: int = 1,
         tied: int = 0,
-    ) -> torch.Tensor:
-        rows, stride = base.shape
-        rank, width = len(factor) // chunks, stride // chunks
-        out = base if base.dtype == dtype else torch.empty(rows, stride, dtype=dtype, device=base.device)
-        columns = 64 if rows * stride < 2**21 else 128
-        _up[(triton.cdiv(rows, 32), triton.cdiv(width, columns), chunks)](
-            base, u, factor, out, *_dropout(drop, base), rows, width, rank, _scale(drop), stride, tied,
-            **_settings(drop, u), TIED=_keeps(tied, drop),
-            BLOCK_N=32, BLOCK_R=_block_r(rank), BLOCK_D=columns, num_warps=4,
-        )  # fmt: skip
-        return out
+    ) -> None:
+        ready = factor.ready
+        (rows, stride), (components, width) = base.shape, ready.shape
+        seed, call, threshold, scale = drop if isinstance(drop, Seeded) else (base, 0, 0, 1.0)
+        rank, keeps = components // chunks, tied > 0 and threshold > 0
+        places = base.data_ptr() % 16, u.data_ptr() % 16, ready.data_ptr() % 16, seed.data_ptr() % 16
+        to = out.dtype, out.data_ptr() % 16
+        key = "up", base.dtype, rows, stride, components, chunks, keeps, threshold, places, to
+        launch = self._launches.get(key)
+        if launch is None:
+            columns = 64 if rows * stride < 2**21 else 128
+            grid = triton.cdiv(rows, 32), triton.cdiv(width, columns), chunks
+            constants = *_settings(threshold, u), keeps, 32, _block_r(rank), columns
+            launch = self._launches[key] = Launch(_up, grid, constants, num_warps=4)
+        launch(base, u, ready, out, seed, call, rows, width, rank, scale, stride, tied)
 
     def splits(self, width: int) -> int:
         """Enough blocks for all of a GPU's multiprocessors where a factor has few columns."""
         return max(1, min(8, 12288 // width))
 
     def outer(self, totals: torch.Tensor, u: torch.Tensor, x: torch.Tensor, drop: object, *, chunks: int = 1) -> None:
-        rows, stride = x.shape
-        rank, width = totals.shape[1] // chunks, stride // chunks
-        columns = 32 if width <= 1024 else 64
-        block = outer_rows(128, columns, _block_r(rank), x.element_size(), self._memory)
-        splits = min(len(totals), triton.cdiv(rows, block))
-        _outer[(triton.cdiv(width, columns), splits, chunks)](
-            totals, u, x, *_dropout(drop, x), rows, width, rank, _scale(drop), stride, u.stride(0), totals.stride(0),
-            splits, **_settings(drop, x),
-            BLOCK_N=block, BLOCK_R=_block_r(rank), BLOCK_D=columns, num_warps=4, num_stages=3,
-        )  # fmt: skip
+        (rows, stride), (most, components, width) = x.shape, totals.shape
+        seed, call, threshold, scale = drop if isinstance(drop, Seeded) else (x, 0, 0, 1.0)
+        rank, strides = components // chunks, (stride, u.stride(0), totals.stride(0))
+        places = totals.data_ptr() % 16, u.data_ptr() % 16, x.data_ptr() % 16, seed.data_ptr() % 16
+        key = "outer", x.dtype, rows, components, chunks, threshold, most, strides, places
+        launch = self._launches.get(key)
+        if launch is None:
+            columns = 32 if width <= 1024 else 64
+            block = outer_rows(128, columns, _block_r(rank), x.element_size(), self._memory)
+            grid = triton.cdiv(width, columns), min(most, triton.cdiv(rows, block)), chunks
+            constants = *_settings(threshold, x), block, _block_r(rank), columns
+            launch = self._launches[key] = Launch(_outer, grid, constants, num_warps=4, num_stages=3)
+        launch(totals, u, x, seed, call, rows, width, rank, scale, *strides, launch.grid[1])
 
     def collect(self, totals: torch.Tensor, gradient: torch.Tensor, scaling: float = 1.0) -> None:
         rows, width = gradient.shape
@@ -346,23 +392,6 @@ def _block_r(rank: int) -> int:
     return max(16, 1 << (rank - 1).bit_length())  # the least that a tensor core multiplies
 
 
-def _dropout(drop: object, like: torch.Tensor) -> tuple[torch.Tensor, int]:
-    return (drop.seed, drop.call) if isinstance(drop, Seeded) else (like, 0)
-
-
-def _keeps(tied: int, drop: object) -> bool:
-    """Whether some rows read what the others have dropped."""
-    return tied > 0 and isinstance(drop, Seeded)
-
-
-def _scale(drop: object) -> float:
-    return drop.scale if isinstance(drop, Seeded) else 1.0
-
-
-def _settings(drop: object, operand: torch.Tensor) -> dict[str, Any]:
-    threshold = drop.threshold if isinstance(drop, Seeded) else 0
-    return {
-        "DROP": threshold > 0,
-        "THRESHOLD": threshold,
-        "PRECISION": "ieee" if operand.dtype == torch.float32 else "tf32",  # tf32 only concerns fp32 operands
-    }
+def _settings(threshold: int, operand: torch.Tensor) -> tuple[bool, int, str]:
+    """`DROP`, `THRESHOLD` and `PRECISION`."""
+    return threshold > 0, threshold, "ieee" if operand.dtype == torch.float32 else "tf32"  # that only concerns fp32

@@ -13,10 +13,12 @@ import torch
 from torch import nn
 
 from dora_cli.methods import Dora
+from dora_cli.methods.low_rank.components import Components
 from dora_cli.methods.low_rank.dropout import HASH_BITS, cut, draw_mask, hashed_keep, scale
 from dora_cli.methods.low_rank.kernels import Kept, TorchKernels
 from dora_cli.methods.low_rank.layer import AdaptedProjection
 from dora_cli.methods.low_rank.lean import LeanProjection
+from dora_cli.methods.low_rank.passes import Passes
 from tests.methods.small import classification, linear_maps, new_dora, sites, small_encoder, tiny_gpt2, tiny_roberta
 
 MODELS: dict[str, tuple[Callable[[], nn.Module], str]] = {
@@ -368,6 +370,42 @@ def test_a_pass_of_former_ranks_leaves_memory_at_once() -> None:
         assert former() is None
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("rank", [2, 0])
+def test_a_half_precision_output_may_be_changed_in_place(rank: int) -> None:
+    """Outside autocast it is in the type of the base, not that of the arithmetic; without a component too."""
+    torch.manual_seed(0)
+    base = nn.Linear(6, 5).bfloat16().requires_grad_(False)
+    layer = AdaptedProjection(base, torch.randn(rank, 6), torch.randn(5, rank), scaling=1.0, dropout=0.0)
+    passes, x = Passes(layer), torch.randn(3, 7, 6, dtype=torch.bfloat16, requires_grad=True)
+    expected = layer(x).mul(2)
+    with passes.around([Components([layer])], None):
+        y = layer(x).mul_(2)
+    assert y.dtype == torch.bfloat16
+    torch.testing.assert_close(y, expected, rtol=2e-2, atol=2e-2)
+
+
+def test_factors_made_ready_for_a_dropout_that_is_not_drawn() -> None:
+    """A part of the model that is in evaluation within a pass: its factors were scaled, its numbers are not."""
+    model, dora = attached(dropout=0.5, ranks=True)
+    block, x = model.blocks[0].eval(), torch.ones(2, 3, 10, dtype=torch.float64)
+    with dora.training_pass():
+        found = block(x)
+    torch.testing.assert_close(found, block(x), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("change", ["assigned", "cast"])
+def test_parameters_that_were_replaced_are_noticed(change: str) -> None:
+    model, dora = attached()
+    (group, *_) = dora._adapters.groups()
+    assert group.holds
+    layer = group.layers[0]
+    if change == "assigned":
+        layer.A = nn.Parameter(layer.A.detach().clone())
+    else:
+        model.float()
+    assert not group.holds
 
 
 def test_a_half_precision_base_outside_autocast_answers_in_its_type() -> None:
