@@ -9,12 +9,15 @@ With `x` ``(N, d)``, a factor `F` of ``(r, d)`` and small activations `u` of ``(
 In `chunks`, `x` and `u` fall into so many equal pieces one after the other; the factor is ``(r, d / chunks)``, and its
 rows of chunk `i` belong to the `i`-th pieces. The first `tied` rows of a factor read all of `x`, whatever drops out.
 
+`ManyKernels` does the same for several projections at once.
+
 Forward is ``u = down(x, A)``, ``y = up(W0 x + b, u, s (B c)^T)``; backward is ``v = down(dy, s (B c)^T)``, ``dx = up(dy
 W0, v, A)`` and two outer products. `TorchKernels` runs everywhere; `kernels_for` prefers Triton's on a CUDA device.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import torch
@@ -78,6 +81,9 @@ class Kernels(Protocol):
     draws_alike: bool
     multiple: int
 
+    def many(self) -> ManyKernels | None:
+        """The same for several projections at once, dropouts included; None where that is not faster."""
+
     def begin(self) -> None:
         """Draws anew what a pass's dropouts come from."""
 
@@ -127,6 +133,74 @@ class Kernels(Protocol):
         """
 
 
+class Wide(NamedTuple):
+    """Rows of several projections in one memory, ``(N, width)`` each.
+
+    Attributes:
+        memory: all of it, in one dimension.
+        rows: `N`.
+        starts: where each projection's first row begins.
+        strides: from one of its rows to the next.
+        widths: of its rows.
+    """
+
+    memory: torch.Tensor
+    rows: int
+    starts: tuple[int, ...]
+    strides: tuple[int, ...]
+    widths: tuple[int, ...]
+
+    @classmethod
+    def same(cls, rows: torch.Tensor, count: int) -> Wide:
+        """`rows`, ``(N, d)``, for each of `count` projections."""
+        width = rows.shape[1]
+        return cls(rows.view(-1), len(rows), (0,) * count, (width,) * count, (width,) * count)
+
+    @classmethod
+    def beside(cls, memory: torch.Tensor, rows: int, widths: Sequence[int]) -> Wide:
+        """A row of each in one row of `memory`."""
+        total = sum(widths)
+        return cls(memory, rows, _before(widths), (total,) * len(widths), tuple(widths))
+
+    @classmethod
+    def after(cls, memory: torch.Tensor, rows: int, widths: Sequence[int]) -> Wide:
+        """All rows of the first, then all of the second."""
+        return cls(memory, rows, tuple(rows * start for start in _before(widths)), tuple(widths), tuple(widths))
+
+    def part(self, index: int) -> torch.Tensor:
+        """One projection's, a view ``(N, width)``."""
+        start = self.memory.storage_offset() + self.starts[index]
+        return self.memory.as_strided((self.rows, self.widths[index]), (self.strides[index], 1), start)
+
+
+def _before(widths: Sequence[int]) -> tuple[int, ...]:
+    return tuple(sum(widths[:index]) for index in range(len(widths)))
+
+
+class ManyKernels(Protocol):
+    """The products of `Kernels` for several projections of the same input in one call: without chunks, nothing tied,
+    and dropouts of one probability; the dropout of one without a component is None.
+
+    Attributes:
+        most: how many projections at once.
+    """
+
+    most: int
+
+    def down(self, x: Wide, factors: Sequence[Factor], drops: Sequence[object]) -> Wide: ...
+
+    def up(self, base: Wide, u: Wide, factors: Sequence[Factor], out: Wide) -> None:
+        """Writes each sum to its part of `out`, which lies as `base` does or is it; nothing drops out."""
+
+    def up_sum(
+        self, base: torch.Tensor, u: Wide, factors: Sequence[Factor], drops: Sequence[object], out: torch.Tensor
+    ) -> None:
+        """Writes the sum of `base`, ``(N, d)``, and of all updates to `out`, which is `base` or another tensor."""
+
+    def outer(self, totals: Sequence[torch.Tensor | None], u: Wide, x: Wide, drops: Sequence[object]) -> None:
+        """Adds to the `totals` that there are."""
+
+
 class TorchKernels:
     """Plain tensor operations.
 
@@ -140,6 +214,9 @@ class TorchKernels:
         self.multiple = 16 if self._on_cpu else 1  # a third faster with 16 columns than with 12
         self._rooms: dict[tuple[int, torch.dtype], torch.Tensor] = {}
         self._shaped: dict[tuple[int, torch.dtype, torch.Size], torch.Tensor] = {}
+
+    def many(self) -> None:
+        """None: calls cost little here, and runs that began one by one go on to the same bits."""
 
     def begin(self) -> None:
         """Nothing: every dropout draws from torch's generator or is seeded by it."""
@@ -264,9 +341,10 @@ def kernels_for(device: torch.device, dtype: torch.dtype, projections: int, rank
     """
     if dtype in (torch.float32, torch.bfloat16, torch.float16) and takes_triton(device):
         from dora_cli.methods.low_rank.triton_kernels import MAX_RANK, TritonKernels
+        from dora_cli.methods.low_rank.triton_many import TritonMany
 
         if rank <= MAX_RANK:
-            return TritonKernels(device, projections)
+            return TritonKernels(device, projections, many=TritonMany)
     return TorchKernels(device)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from weakref import ref
 
 import torch
 from torch import nn
@@ -20,6 +21,7 @@ from dora_cli.methods.low_rank.dropout import ModelDropouts
 from dora_cli.methods.low_rank.kernels import Factor, Kernels, kernels_for
 from dora_cli.methods.low_rank.noise.flatness import by_triton, draws_on_host
 from dora_cli.methods.low_rank.protocols import Group, Layer
+from dora_cli.methods.low_rank.together import Together, can_be_together
 
 if TYPE_CHECKING:
     from dora_cli.methods.low_rank.noise.triton_flatness import ManyDraws
@@ -42,6 +44,8 @@ class LeanPass:
         layers = [layer for group in groups for layer in group.layers]
         rank = max((layer.tied + layer.rank) // layer.chunks for layer in layers)
         self.kernels: Kernels = kernels_for(layers[0].A.device, dtype, len(layers), rank)
+        self._many = self.kernels.many()
+        self._together: list[Together] = []
         self._inputs = _Inputs(dtype)
         self._may_compute_twice = [module for module in model.modules() if hasattr(module, "gradient_checkpointing")]
         self._model_dropouts = ModelDropouts(model) if layers[0].A.device.type == "cpu" else None
@@ -61,6 +65,37 @@ class LeanPass:
         """
         return any(vars(module).get("gradient_checkpointing") for module in self._may_compute_twice)
 
+    @property
+    def layers(self) -> list[Layer]:
+        """All projections, those of a group after those of the group before."""
+        return [layer for layer, _ in self._lean]
+
+    @property
+    def computes_together(self) -> bool:
+        """Whether `put_together` makes a pass shorter."""
+        return self._many is not None
+
+    @torch.no_grad()
+    def put_together(self, readers: Sequence[Sequence[int]]) -> None:
+        """From here on those of `layers` that read the same input are computed together, where they may be.
+
+        Within a pass it holds for that pass already.
+
+        Args:
+            readers: places in `layers`, in the order of the calls.
+        """
+        assert self._many is not None
+        most = self._many.most
+        for places in readers:
+            for start in range(0, len(places), most):
+                members = [self._lean[place][1] for place in places[start : start + most]]
+                if can_be_together(members):
+                    together = Together(self._many, members, ended=AFTER_THE_END)
+                    for lean in members:
+                        lean.together = ref(together)  # no cycle
+                    together.begin()
+                    self._together.append(together)
+
     @torch.no_grad()
     def begin(self) -> None:
         """Before a forward pass: takes over the present weights."""
@@ -74,12 +109,16 @@ class LeanPass:
             self._model_dropouts.begin()
         for layer, lean in self._lean:
             layer.lean = lean if lean.follow_base() else None
+        for together in self._together:
+            together.begin()
         if self._noise is not None:
             self._noise.begin()
 
     def end(self) -> None:
         """After a pass, also one that failed, or that did not get beyond its beginning."""
         self._inputs.forget()
+        for together in self._together:
+            together.end()
         if self._model_dropouts is not None:
             self._model_dropouts.end()
         for layer, _ in self._lean:
@@ -297,6 +336,10 @@ class _Shared:
             self.kernels.collect_gated(self.grad_up, group.B_t, group.c, grad_B_t, grad_c, self.scaling)
 
 
+def _nobody() -> None:
+    """Together with no other projection."""
+
+
 class LeanProjection:
     """One projection within lean passes; called with `x`, ``(..., d_in)``, gives what the layer gives, up to rounding.
 
@@ -311,6 +354,7 @@ class LeanProjection:
         self._dropout = layer.dropout if layer.rank else 0.0
         self._factors = [factor for factor in (layer.A, layer.B, layer.c) if factor is not None]
         self.trains: torch.Tensor | None = None  # one of those that do, in this pass
+        self.together: Callable[[], Together | None] = _nobody  # with others that read the same input
         self._base: tuple[int, ...] = ()
         # of the noise on its weight, where there is some: whose draw there is, how strong, and how a weight without a
         # copy is read with it
@@ -340,6 +384,11 @@ class LeanProjection:
         self.trains = next((factor for factor in self._factors if factor.requires_grad), None)
         return True
 
+    def move_weight(self, room: torch.Tensor) -> None:
+        """Has the copy of the weight in `room`, ``(d_out, d_in)``, from here on."""
+        self.weight = room.copy_(self.weight)
+        self._across = room.T
+
     def calm(self) -> None:
         """Without noise from here on."""
         if self.turn and self.copied:
@@ -351,6 +400,9 @@ class LeanProjection:
         return self.weight if self.read is None else self.read()
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        together = self.together()
+        if together is not None and (found := together.output_of(self, x)) is not None:
+            return found
         y: torch.Tensor = _Adapted.apply(x, self.trains, self)  # type: ignore[no-untyped-call]
         return y
 
