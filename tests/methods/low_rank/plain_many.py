@@ -1,4 +1,4 @@
-"""`ManyKernels` in plain operations, one projection after the other: for tests of what calls them, and their reference."""
+"""`ManyKernels` in plain operations, one projection after the other: for tests of its callers, and their reference."""
 
 from __future__ import annotations
 
