@@ -21,7 +21,7 @@ from dora_cli.methods.low_rank.dropout import ModelDropouts
 from dora_cli.methods.low_rank.kernels import Factor, Kernels, kernels_for
 from dora_cli.methods.low_rank.noise.flatness import by_triton, draws_on_host
 from dora_cli.methods.low_rank.protocols import Group, Layer
-from dora_cli.methods.low_rank.together import Together, can_be_together
+from dora_cli.methods.low_rank.together import Together, can_be_together, is_plain
 
 if TYPE_CHECKING:
     from dora_cli.methods.low_rank.noise.triton_flatness import ManyDraws
@@ -72,8 +72,8 @@ class LeanPass:
 
     @property
     def computes_together(self) -> bool:
-        """Whether `put_together` makes a pass shorter."""
-        return self._many is not None
+        """Whether `put_together` can make a pass shorter."""
+        return self._many is not None and sum(is_plain(lean) for _, lean in self._lean) > 1
 
     @torch.no_grad()
     def put_together(self, readers: Sequence[Sequence[int]]) -> None:

@@ -1,4 +1,4 @@
-"""Which linear maps of a model read the same input, as query, key and value do: found by one pass over it.
+"""Which linear maps of a model read the same input, as query, key and value do, found by one pass over it.
 
 That pass is in evaluation mode and without gradients, and all linear maps count, adapted or not. What is found then
 depends on the model's code alone: not on dropout, on layers that are left out at random, on what is adapted at the
@@ -65,14 +65,22 @@ def _of_any_block(path: str) -> str:
 
 @torch.no_grad()
 def readers_of(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Readers:
-    """From one pass of `model` over these arguments; random states and the modules' modes are afterwards as before."""
+    """From one pass of `model` over these arguments; random states and the modules' modes are afterwards as before.
+
+    Nobody is known where the pass fails: a model may refuse to be evaluated, or hooks on it may want gradients.
+    """
     calls = _Calls()
     with ExitStack() as stack:
         stack.enter_context(_in_evaluation(model))
         stack.enter_context(_without_traces())
         for path, module in _maps(model).items():
             stack.callback(module.register_forward_pre_hook(partial(calls.note, path)).remove)
-        model.forward(*args, **kwargs)
+        try:
+            model.forward(*args, **kwargs)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception:  # of any kind, as the model's code is
+            return Readers([])
     return Readers(calls.runs)
 
 

@@ -202,13 +202,17 @@ class Together:
                 lean.layer.watch(v._replace(memory=u).part(index).reshape(shape), v.part(index).reshape(shape))
 
 
+def is_plain(lean: LeanProjection) -> bool:
+    """Whether it has nothing that only computing alone knows: chunks, tied components, noise on its weight."""
+    return lean.chunks == 1 and not lean.tied and lean.layer.noise is None
+
+
 def can_be_together(members: Sequence[LeanProjection]) -> bool:
     """Whether these may be computed as one: plain ones, alike in dropout and in what trains, some component at all."""
     layers = [lean.layer for lean in members]
-    plain = all(lean.chunks == 1 and not lean.tied and lean.layer.noise is None for lean in members)
     alike = len({(layer.frozen, lean.A.ready.shape[1]) for layer, lean in zip(layers, members, strict=True)}) == 1
     probabilities = {layer.dropout for layer in layers if layer.rank}
-    return len(members) > 1 and plain and alike and len(probabilities) == 1
+    return len(members) > 1 and all(map(is_plain, members)) and alike and len(probabilities) == 1
 
 
 def _product(rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor) -> None:
