@@ -11,7 +11,7 @@ from torch import nn
 
 from dora_cli.methods.low_rank.lean import LeanPass
 from dora_cli.methods.low_rank.protocols import Group
-from dora_cli.methods.low_rank.same_input import Readers, can_be_passed_again, readers_of
+from dora_cli.methods.low_rank.same_input import NOBODY, Readers, can_be_passed_again, readers_of
 
 
 class Passes:
@@ -76,6 +76,9 @@ class Passes:
         paths = self._paths(lean)
 
         def look(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if torch.compiler.is_compiling():  # the user's own `torch.compile`, which had better not follow all this
+                self._readers = NOBODY
+                return
             handle.remove()
             self._look(lean, paths, args, kwargs)
 

@@ -50,6 +50,10 @@ class Readers:
         return [group for group in together if len(group) > 1]
 
 
+NOBODY = Readers([])
+"""None that read the same input."""
+
+
 def _sure(kind: Kind, seen: Mapping[str, set[Kind]]) -> bool:
     return all(seen[one] == {kind} for one in kind)
 
@@ -80,7 +84,7 @@ def readers_of(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any])
         except torch.OutOfMemoryError:
             raise
         except Exception:  # of any kind, as the model's code is
-            return Readers([])
+            return NOBODY
     return Readers(calls.runs)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -30,12 +32,16 @@ def _together(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Three(nn.Module):
-    """Query, key and value of one input, keys and values narrower; `change` is made of what they give."""
+    """Query, key and value of one input, keys and values narrower, keys without a bias; `change` is made of what they
+    give.
+    """
 
-    def __init__(self, *, bias: bool = True, change: Callable[[torch.Tensor], torch.Tensor] = torch.tanh) -> None:
+    def __init__(
+        self, *, bias: bool = True, width: int = 10, change: Callable[[torch.Tensor], torch.Tensor] = torch.tanh
+    ) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.query = nn.Linear(12, 10, bias=bias)
+        self.query = nn.Linear(12, width, bias=bias)
         self.key, self.value = nn.Linear(12, 6, bias=False), nn.Linear(12, 6, bias=bias)
         self.change = change
         self.double()
@@ -236,6 +242,78 @@ def test_one_copy_of_the_weights() -> None:
             assert len(places) == 1
             (stored,) = {lean.weight.untyped_storage().nbytes() for lean in together.members}
             assert stored == 2 * 12 * (10 + 6 + 6)
+
+
+@pytest.mark.parametrize(("bias", "width"), [(True, 10), (True, 6), (False, 10), (False, 6)])
+def test_half_precision_is_as_exact_as_alone(bias: bool, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against float64, values and gradients; those of one width and without biases are each in one piece."""
+    x = torch.randn(4, 5, 12, generator=torch.Generator().manual_seed(3)).requires_grad_()
+
+    def run(dtype: torch.dtype | None) -> list[torch.Tensor]:
+        model = Three(bias=bias, width=width, change=torch.Tensor.contiguous)
+        passes, groups = adapted(model if dtype is None else model.float())
+        read = x.double() if dtype is None else x
+        with passes.around(groups, dtype), torch.autocast("cpu", torch.bfloat16, enabled=dtype is not None):
+            kept = [layer(read) for layer in (model.query, model.key, model.value)]  # finds nobody
+            outputs = model(read)
+            again = [layer(read) for layer in (model.query, model.key, model.value)]
+            in_one_piece = [y.is_contiguous() for y in again]
+            del kept, again
+            torch.stack([y.square().sum() for y in outputs]).sum().backward()
+        together = bool(pass_of(passes)._together)
+        assert in_one_piece == [not together or dtype is None or (width == 6 and not bias)] * 3
+        gradient, x.grad = x.grad, None
+        return [y.detach().double() for y in (*outputs, gradient, *gradients(model))]
+
+    exact, ours = run(None), run(torch.bfloat16)
+    alone(monkeypatch)
+    theirs = run(torch.bfloat16)
+    for one, two, true in zip(ours, theirs, exact, strict=True):
+        assert float((one - true).norm()) < 1.2 * float((two - true).norm()) + 2e-3 * float(true.norm())
+        assert float((one - true).norm()) < 0.02 * float(true.norm())
+
+
+def test_a_pass_of_former_ranks_leaves_memory_at_once() -> None:
+    """With its copies of the base, without a collector of cycles."""
+    model = Three()
+    passes, groups = adapted(model)
+    gc.collect()
+    gc.disable()
+    try:
+        with passes.around(groups, None):
+            sum(y.sum() for y in model(torch.randn(4, 12, dtype=torch.float64))).backward()
+            model.query(torch.randn(4, 12, dtype=torch.float64))  # the others take nothing of it
+        former = weakref.ref(pass_of(passes)), weakref.ref(pass_of(passes)._together[0])
+        passes.forget()
+        assert [one() for one in former] == [None, None]
+    finally:
+        gc.enable()
+
+
+def test_backward_after_the_end_of_a_pass_is_refused() -> None:
+    model = Three()
+    passes, groups = adapted(model)
+    with passes.around(groups, None):
+        loss = model(torch.randn(4, 12, dtype=torch.float64))[0].sum()
+    with pytest.raises(RuntimeError, match="after the end of its training pass"):
+        loss.backward()
+
+
+def test_what_a_watch_is_shown() -> None:
+    """The small activations of each and their gradients, as it is alone."""
+    model = Three()
+    passes, groups = adapted(model, (3, 0, 2))
+    x = torch.randn(4, 5, 12, dtype=torch.float64)
+    shown: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {}
+    for name in ("query", "value"):
+        getattr(model, name).watch = lambda u, v, name=name: shown.setdefault(name, []).append((u, v))
+    sum(y.square().sum() for y in model(x)).backward()
+    with passes.around(groups, None):
+        sum(y.square().sum() for y in model(x)).backward()
+    assert pass_of(passes)._together
+    for (u, v), (ours, of_ours) in shown.values():
+        torch.testing.assert_close(ours, u, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(of_ours, v, rtol=1e-12, atol=1e-12)
 
 
 def test_base_weights_that_change_between_passes_count() -> None:
