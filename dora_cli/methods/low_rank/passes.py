@@ -15,12 +15,16 @@ from dora_cli.methods.low_rank.same_input import NOBODY, Readers, can_be_passed_
 
 
 class Passes:
-    """The training passes over a model, one after the other: each with what the first of its kind has prepared."""
+    """The training passes over a model, one after the other: each with what the first of its kind has prepared.
+
+    Attributes:
+        readers: the maps that read the same input; None until a pass has found them.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
         self._lean: LeanPass | None = None
-        self._readers: Readers | None = None  # of the same input: known from the first pass on that asks for it
+        self.readers: Readers | None = None
 
     def forget(self) -> None:
         """What is prepared is of no use any more, or takes up memory that is needed."""
@@ -50,8 +54,8 @@ class Passes:
             dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else groups[0].A.dtype
         if self._lean is None or self._lean.dtype != dtype:
             self._lean = LeanPass(self._model, groups, dtype)
-            if self._lean.computes_together and self._readers is not None:
-                self._lean.put_together(self._readers.among(self._paths(self._lean)))
+            if self._lean.computes_together and self.readers is not None:
+                self._lean.put_together(self.readers.among(self._paths(self._lean)))
         lean = self._lean
         if lean.drops and not lean.kernels.draws_alike and lean.computes_twice:
             yield
@@ -70,14 +74,14 @@ class Passes:
     @contextmanager
     def _looking(self, lean: LeanPass) -> Iterator[None]:
         """Finds what reads the same input when the model is called, unless that is known or of no use."""
-        if self._readers is not None or not lean.computes_together:
+        if self.readers is not None or not lean.computes_together:
             yield
             return
         paths = self._paths(lean)
 
         def look(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             if torch.compiler.is_compiling():  # the user's own `torch.compile`, which had better not follow all this
-                self._readers = NOBODY
+                self.readers = NOBODY
                 return
             handle.remove()
             self._look(lean, paths, args, kwargs)
@@ -97,8 +101,8 @@ class Passes:
         present: list[object] = [self._model.get_submodule(path) for path in paths]
         if any(module is not layer for module, layer in zip(present, lean.layers, strict=True)):
             return
-        self._readers = readers_of(self._model, args, kwargs)
-        lean.put_together(self._readers.among(paths))
+        self.readers = readers_of(self._model, args, kwargs)
+        lean.put_together(self.readers.among(paths))
 
     def _paths(self, lean: LeanPass) -> list[str]:
         """Where its projections are in the model."""
