@@ -105,7 +105,7 @@ class Run:
         return found
 
     def gradients(self, passes: int, graphs: Graphs | None = None) -> list[list[torch.Tensor]]:
-        """Of each of several passes; with `graphs` the first is eager and the others are replays."""
+        """Those of several passes; with `graphs` the first is eager and the others are replays."""
         found = []
         self.step.ledger.begin(1, ROWS)
 

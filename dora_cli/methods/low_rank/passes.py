@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -92,19 +92,19 @@ class Passes:
         finally:
             handle.remove()
 
-    def _look(self, lean: LeanPass, paths: Sequence[str], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _look(self, lean: LeanPass, paths: Mapping[int, str], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if not can_be_passed_again(args, kwargs) or (
             torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
         ):
             return
         # compiled blocks have others in the places of projections, which know nothing of each other
-        present: list[object] = [self._model.get_submodule(path) for path in paths]
-        if any(module is not layer for module, layer in zip(present, lean.layers, strict=True)):
+        present: dict[int, object] = {place: self._model.get_submodule(path) for place, path in paths.items()}
+        if any(module is not lean.layers[place] for place, module in present.items()):
             return
         self.readers = readers_of(self._model, args, kwargs)
         lean.put_together(self.readers.among(paths))
 
-    def _paths(self, lean: LeanPass) -> list[str]:
-        """Where its projections are in the model."""
+    def _paths(self, lean: LeanPass) -> dict[int, str]:
+        """Where its projections are in the model, by their place in the pass, of those that still are in it."""
         found = {id(module): path for path, module in self._model.named_modules()}
-        return [found[id(layer)] for layer in lean.layers]
+        return {place: found[id(layer)] for place, layer in enumerate(lean.layers) if id(layer) in found}

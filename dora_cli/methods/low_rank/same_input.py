@@ -41,10 +41,10 @@ class Readers:
         # what reads an input of its own in some blocks, or at times, is not counted in at all
         self.kinds = sorted({kind for kinds in seen.values() for kind in kinds if len(kind) > 1 and _sure(kind, seen)})
 
-    def among(self, paths: Sequence[str]) -> list[list[int]]:
-        """The places in `paths` of those that read the same input, two or more each, in the order of their calls."""
+    def among(self, paths: Mapping[int, str]) -> list[list[int]]:
+        """The keys of those `paths` that read the same input, two or more each, in the order of their calls."""
         places: dict[str, dict[str, int]] = defaultdict(dict)
-        for place, path in enumerate(paths):
+        for place, path in paths.items():
             places[_parent(path)][_of_any_block(path)] = place
         together = ([known[one] for one in kind if one in known] for known in places.values() for kind in self.kinds)
         return [group for group in together if len(group) > 1]

@@ -287,7 +287,7 @@ class TritonMany:
 
 
 def _three(items: Sequence[T]) -> tuple[T, T, T]:
-    """Of two the first once more."""
+    """Three of them: of two the first once more."""
     return items[0], items[1], items[2] if len(items) == MOST else items[0]
 
 

@@ -94,7 +94,7 @@ def test_blocks_that_differ_are_not_sure() -> None:
 
 
 def test_blocks_that_were_not_called_are_like_those_that_were() -> None:
-    """Of experts some have no token, and some layers are left out at random."""
+    """Some experts have no token, and some layers are left out at random."""
 
     class Model(nn.Module):
         def __init__(self) -> None:
@@ -106,7 +106,10 @@ def test_blocks_that_were_not_called_are_like_those_that_were() -> None:
             return y
 
     found = readers_of(Model(), (torch.ones(2, 4),), {})
-    assert found.among(["blocks.2.v", "blocks.0.q", "blocks.0.v", "blocks.2.k", "head"]) == [[3, 0], [1, 2]]
+    assert found.among(dict(enumerate(["blocks.2.v", "blocks.0.q", "blocks.0.v", "blocks.2.k", "head"]))) == [
+        [3, 0],
+        [1, 2],
+    ]
 
 
 def test_an_input_that_was_changed_or_made_anew_is_another() -> None:

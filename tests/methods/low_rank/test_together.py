@@ -338,7 +338,7 @@ def test_base_weights_that_change_between_passes_count() -> None:
 
 
 def test_calls_of_a_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of RoBERTa's two blocks: three and three others, each alone; or two down, up, up_sum and two outer for three."""
+    """RoBERTa's two blocks have three projections of one input and three others; three together take six calls."""
     counts: Counter[str] = Counter()
     for name in ("down", "up", "outer"):
         plain = getattr(TorchKernels, name)

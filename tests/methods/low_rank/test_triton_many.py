@@ -37,7 +37,7 @@ def kernels(projections: int = 4) -> Any:
 
 
 def random(*shape: int, dtype: torch.dtype = torch.float32, offset: int = 0) -> torch.Tensor:
-    """Beginning `offset` entries after where memory is aligned."""
+    """It begins `offset` entries after where memory is aligned."""
     count = torch.Size(shape).numel()
     room = torch.randn(count + offset, generator=torch.Generator().manual_seed(count))
     return room.to(DEVICE, dtype)[offset:].view(shape)
