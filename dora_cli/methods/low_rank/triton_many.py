@@ -205,7 +205,9 @@ class TritonMany:
 
     def __init__(self, seeds: torch.Tensor, memory: int) -> None:
         self._seeds, self._memory = seeds, memory
-        self._launches: dict[tuple[Hashable, ...], Launch] = {}
+        self._launches: dict[
+            tuple[Hashable, ...], tuple[Launch, tuple[int, ...]]
+        ] = {}  # with what follows from the key
 
     def down(self, x: Wide, factors: Sequence[Factor], drops: Sequence[object]) -> Wide:
         ranks = tuple(factor.rank for factor in factors)
@@ -217,15 +219,15 @@ class TritonMany:
         lies = x.rows, *_three(x.starts), *_three(x.strides), *_three(x.widths)
         block_rank = block_r(max(ranks))
         key = "down", x.memory.dtype, lies, len(ranks), block_rank, threshold, _places(x.memory, *ready, out)
-        launch = self._launches.get(key)
-        if launch is None:
+        known = self._launches.get(key)
+        if known is None:
             block, columns = (32, 128) if x.rows >= 4096 else (16, 256)
             columns = down_columns(block, columns, block_rank, x.memory.element_size(), self._memory)
             grid = triton.cdiv(x.rows, block), len(ranks), 1
             constants = *settings(threshold, x.memory), block, block_rank, columns
-            launch = self._launches[key] = Launch(_down, grid, constants, num_warps=4, num_stages=4)
+            known = self._launches[key] = Launch(_down, grid, constants, num_warps=4, num_stages=4), ()
         small = *_three(ranks), *_three(u.starts), total
-        launch(x.memory, *ready, out, self._seeds, *numbers, *small, *lies, scale)
+        known[0](x.memory, *ready, out, self._seeds, *numbers, *small, *lies, scale)
         return u
 
     def up(self, base: Wide, u: Wide, factors: Sequence[Factor], out: Wide) -> None:
@@ -235,13 +237,14 @@ class TritonMany:
         block_rank = block_r(max(u.widths))
         places = _places(base.memory, u.memory, *ready, out.memory)
         key = "up", base.memory.dtype, out.memory.dtype, lies, len(u.widths), block_rank, places
-        launch = self._launches.get(key)
-        columns = 64 if base.rows * max(base.widths) < 2**21 else 128
-        firsts, blocks = _blocks(base.widths, columns)
-        if launch is None:
+        known = self._launches.get(key)
+        if known is None:
+            columns = 64 if base.rows * max(base.widths) < 2**21 else 128
+            firsts, blocks = _blocks(base.widths, columns)
             grid = triton.cdiv(base.rows, 32), blocks, 1
             constants = settings(0, u.memory)[2], 32, block_rank, columns
-            launch = self._launches[key] = Launch(_up, grid, constants, num_warps=4)
+            known = self._launches[key] = Launch(_up, grid, constants, num_warps=4), firsts
+        launch, firsts = known
         small = *_three(u.widths), *_three(u.starts), u.strides[0], *firsts
         launch(base.memory, u.memory, *ready, out.memory, *small, *lies)
 
@@ -254,14 +257,14 @@ class TritonMany:
         block_rank = block_r(max(u.widths))
         places = _places(base, u.memory, *ready, out)
         key = "up_sum", base.dtype, out.dtype, rows, width, len(factors), block_rank, threshold, places
-        launch = self._launches.get(key)
-        if launch is None:
+        known = self._launches.get(key)
+        if known is None:
             columns = 64 if rows * width < 2**21 else 128
             grid = triton.cdiv(rows, 32), triton.cdiv(width, columns), 1
             constants = len(factors), *settings(threshold, u.memory), 32, block_rank, columns
-            launch = self._launches[key] = Launch(_up_sum, grid, constants, num_warps=4)
+            known = self._launches[key] = Launch(_up_sum, grid, constants, num_warps=4), ()
         small = *_three(u.widths), *_three(u.starts), u.strides[0]
-        launch(base, u.memory, *ready, out, self._seeds, *numbers, *small, rows, width, scale)
+        known[0](base, u.memory, *ready, out, self._seeds, *numbers, *small, rows, width, scale)
 
     def outer(self, totals: Sequence[torch.Tensor | None], u: Wide, x: Wide, drops: Sequence[object]) -> None:
         some = next(total for total in totals if total is not None)
@@ -273,16 +276,18 @@ class TritonMany:
         block_rank, most = block_r(max(ranks)), tuple(len(total) for total in sums)
         places = _places(*sums, u.memory, x.memory)
         key = "outer", x.memory.dtype, lies, len(totals), block_rank, threshold, most, apart, places
-        launch = self._launches.get(key)
-        columns = 32 if max(x.widths) <= 1024 else 64
-        block = outer_rows(128, columns, block_rank, x.memory.element_size(), self._memory)
-        splits = tuple(min(of, triton.cdiv(x.rows, block)) for of in most)
-        firsts, blocks = _blocks(x.widths, columns)
-        if launch is None:
+        known = self._launches.get(key)
+        if known is None:
+            columns = 32 if max(x.widths) <= 1024 else 64
+            block = outer_rows(128, columns, block_rank, x.memory.element_size(), self._memory)
+            splits = tuple(min(of, triton.cdiv(x.rows, block)) for of in most)
+            firsts, blocks = _blocks(x.widths, columns)
             grid = blocks, max(splits), 1
             constants = *settings(threshold, x.memory), block, block_rank, columns
-            launch = self._launches[key] = Launch(_outer, grid, constants, num_warps=4, num_stages=3)
-        small = *_three(ranks), *_three(u.starts), u.strides[0], *firsts, *splits
+            launch = Launch(_outer, grid, constants, num_warps=4, num_stages=3)
+            known = self._launches[key] = launch, (*firsts, *splits)
+        launch, follows = known
+        small = *_three(ranks), *_three(u.starts), u.strides[0], *follows
         launch(*sums, u.memory, x.memory, self._seeds, *numbers, *small, *lies, *apart, scale)
 
 
@@ -305,7 +310,7 @@ def _dropouts(drops: Sequence[object]) -> tuple[tuple[int, ...], int, float]:
     return (*calls, *numbers), *((0, 1.0) if first is None else (first.threshold, first.scale))
 
 
-def _blocks(widths: Sequence[int], columns: int) -> tuple[tuple[int, int], int]:
+def _blocks(widths: Sequence[int], columns: int) -> tuple[tuple[int, ...], int]:
     """The first block of columns of the second and of the third, and how many there are in all."""
     counts = [triton.cdiv(width, columns) for width in widths]
     total = sum(counts)
