@@ -50,7 +50,7 @@ class Together:
         self._stacked: torch.Tensor | None = None
         self._bias: torch.Tensor | None = None
         self._ready: _Ready | None = None
-        self._begun = False
+        self.begun = False  # whether this pass may compute them as one
         self.trains: torch.Tensor | None = None
 
     # -- passes --------------------------------------------------------------------------------------------------------
@@ -59,8 +59,8 @@ class Together:
         """Before a pass, after the members have followed their bases."""
         members = self.members
         modes = {lean.layer.training for lean in members}
-        self._begun = len(modes) == 1 and all(lean.layer.lean is lean for lean in members)
-        if not self._begun:
+        self.begun = len(modes) == 1 and all(lean.layer.lean is lean for lean in members)
+        if not self.begun:
             return
         weights = [lean.weight for lean in members]
         if len(self._weights) != len(weights) or any(
@@ -71,7 +71,7 @@ class Together:
 
     def end(self) -> None:
         """After a pass, also one that failed."""
-        self._ready, self._begun = None, False
+        self._ready, self.begun = None, False
 
     def _put_together(self) -> None:
         members = self.members
@@ -91,7 +91,7 @@ class Together:
 
     def output_of(self, lean: LeanProjection, x: torch.Tensor) -> torch.Tensor | None:
         """What `lean`, a member, gives for `x`; None where it has to compute for itself."""
-        if not self._begun or x.is_inference():
+        if not self.begun or x.is_inference():
             return None
         mode = torch.is_grad_enabled(), torch.is_autocast_enabled(x.device.type)
         if lean is self.members[0]:
@@ -119,24 +119,34 @@ class Together:
         base = self._frozen(rows)
         memory = base.memory if dtype == rows.dtype else torch.empty_like(base.memory, dtype=dtype)
         out = base._replace(memory=memory)
+        u = self._add(rows, drops, base, out)
+        return [_own(out, index, lead) for index in range(len(self.members))], u
+
+    def map_beside(self, rows: torch.Tensor, drops: Sequence[object]) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The same in the type of the rows, all outputs beside each other: ``(N, sum of d_out)``."""
+        base = self._frozen(rows, beside=True)
+        return base.memory.view(len(rows), -1), self._add(rows, drops, base, base)
+
+    def _add(self, rows: torch.Tensor, drops: Sequence[object], base: Wide, out: Wide) -> torch.Tensor | None:
+        """Writes the outputs, of what the frozen maps give; gives ``u`` where it is needed."""
         u = self._many.down(Wide.same(rows, len(self.members)), self.A, drops)
         self._many.up(base, u, self.B_t, out)
-        outputs = [_own(out, index, lead) for index in range(len(self.members))]
-        return outputs, u.memory if self._needs_u() else None
+        return u.memory if self._needs_u() else None
 
     def _needs_u(self) -> bool:
         return any(lean.grad_up is not None or lean.layer.watch is not None for lean in self.members)
 
-    def _frozen(self, rows: torch.Tensor) -> Wide:
+    def _frozen(self, rows: torch.Tensor, *, beside: bool = False) -> Wide:
         """What the frozen maps give: each one's in one piece where one product does that, as models work on it best."""
         count, widths = len(rows), self._widths
         memory = rows.new_empty(count * sum(widths))
         stacked, each = self._stacked, Wide.after(memory, count, widths)
         if stacked is None:
+            each = Wide.beside(memory, count, widths) if beside else each
             for index, lean in enumerate(self.members):
                 _product(rows, lean.weight, lean.bias, each.part(index))
             return each
-        if self._bias is None and len(set(widths)) == 1:
+        if self._bias is None and len(set(widths)) == 1 and not beside:
             weights = stacked.view(len(widths), widths[0], -1)
             x = rows.expand(len(widths), *rows.shape)
             torch.bmm(x, weights.transpose(1, 2), out=memory.view(len(widths), count, widths[0]))
@@ -146,7 +156,7 @@ class Together:
 
     def differentiate(
         self,
-        gradients: Sequence[torch.Tensor | None],
+        dy: torch.Tensor,
         rows: torch.Tensor | None,
         u: torch.Tensor | None,
         drops: Sequence[object],
@@ -156,7 +166,7 @@ class Together:
         """Adds the gradients of the factors where they belong, and gives that of the rows, ``(N, d_in)``.
 
         Args:
-            gradients: of each output; None where it has none.
+            dy: of all outputs beside each other, ``(N, sum of d_out)``.
             rows: what `map` was given; None where it need not be kept.
             u: what `map` gave.
             drops: of the same call.
@@ -165,32 +175,31 @@ class Together:
         """
         if any(lean.layer.lean is not lean for lean in self.members):
             raise RuntimeError(self._ended)
-        many, count = self._many, prod(lead)
-        dy = Wide.beside(self._beside(gradients, count).view(-1), count, self._widths)
-        v = many.down(dy, self.B_t, [None] * len(self.members))
+        many = self._many
+        wide = Wide.beside(dy.to(self._weights[0].dtype).reshape(-1), len(dy), self._widths)
+        v = many.down(wide, self.B_t, [None] * len(self.members))
         if any(total is not None for total in self._grad_up):
             assert u is not None
-            many.outer(self._grad_up, v._replace(memory=u), dy, [None] * len(self.members))
+            many.outer(self._grad_up, v._replace(memory=u), wide, [None] * len(self.members))
         if self.keeps_rows:
             assert rows is not None
             many.outer(self._grad_A, v, Wide.same(rows, len(self.members)), drops)
         self._show(u, v, lead)
         if dtype is None:
             return None
-        base = self._frozen_backward(dy)
+        base = self._frozen_backward(wide)
         dx = base if base.dtype == dtype else torch.empty_like(base, dtype=dtype)
         many.up_sum(base, v, self.A, drops, dx)
         return dx
 
-    def _beside(self, gradients: Sequence[torch.Tensor | None], count: int) -> torch.Tensor:
-        """One row after the other, ``(N, sum of d_out)``; zeros where there is none."""
-        weight = self._weights[0]
-        zero = weight.new_zeros(1, 1)
+    def beside(self, gradients: Sequence[torch.Tensor | None], count: int) -> torch.Tensor:
+        """Those of `count` rows each, in one row: ``(N, sum of d_out)``; zeros where there is none."""
+        zero = self._weights[0].new_zeros(1, 1)
         found = [
             zero.expand(count, width) if gradient is None else gradient.reshape(-1, width)
             for gradient, width in zip(gradients, self._widths, strict=True)
         ]
-        return torch.cat(found, 1).to(weight.dtype)
+        return torch.cat(found, 1)
 
     def _frozen_backward(self, dy: Wide) -> torch.Tensor:
         if self._stacked is not None:
@@ -258,5 +267,6 @@ class _Together(torch.autograd.Function):
     def backward(ctx: Any, *gradients: torch.Tensor | None) -> tuple[torch.Tensor | None, None, None]:
         rows, u = ctx.saved_tensors
         dtype = ctx.dtype if ctx.needs_input_grad[0] else None
-        dx = ctx.together.differentiate(gradients, rows, u, ctx.drops, ctx.shape[:-1], dtype)
+        dy = ctx.together.beside(gradients, prod(ctx.shape[:-1]))
+        dx = ctx.together.differentiate(dy, rows, u, ctx.drops, ctx.shape[:-1], dtype)
         return None if dx is None else dx.view(ctx.shape), None, None
