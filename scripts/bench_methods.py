@@ -406,6 +406,8 @@ class ProductStep(Step):
             cuda_graph=graph,
             fused=fused_blocks(self.model, self.method.sites) if fused else None,
         )
+        if single and self._step.fused is not None:
+            self._step.fused.readers = NOBODY
 
     def __call__(self) -> None:
         batch = self.next_batch()
@@ -633,6 +635,7 @@ METHODS: Mapping[str, Callable[[Settings], Step]] = {
     "dora-graph": partial(DoraStep, graph=True),
     "dora-graph-single": partial(DoraStep, graph=True, single=True),
     "dora-graph-fused": partial(DoraStep, graph=True, fused=True),
+    "dora-graph-fused-single": partial(DoraStep, graph=True, fused=True, single=True),
     "dora-compacted": partial(DoraStep, compacted=True),
     "dora-compacted-graph": partial(DoraStep, graph=True, compacted=True),
     "dora-compacted-graph-single": partial(DoraStep, graph=True, compacted=True, single=True),

@@ -22,7 +22,7 @@ import torch.fx.experimental._config as shapes_config
 from torch import nn
 
 from dora_cli.methods.base import Site
-from dora_cli.methods.low_rank.same_input import Readers, readers_of
+from dora_cli.methods.low_rank.same_input import Readers, can_be_passed_again, readers_of
 from dora_cli.methods.low_rank.seam import Joint, Seam, can_be_seam, may_be_joined
 from dora_cli.models.attention_masks import masks_always_made
 from dora_cli.models.structure.blocks import find_blocks
@@ -48,6 +48,10 @@ class FusedBlocks:
         note: told why blocks are no longer compiled.
         deterministic: whether the compiler may not choose kernels by their speed.
         backend: what makes kernels of what is traced, itself or by PyTorch's name.
+
+    Attributes:
+        readers: the maps that read the same input; None until a pass has found them.
+        failure: why blocks are computed as they stand; None where they are not.
     """
 
     def __init__(
@@ -76,7 +80,7 @@ class FusedBlocks:
         ]
         self._dropouts = [module for block in self._blocks for module in block.modules() if type(module) is nn.Dropout]
         self._seams: dict[nn.Module, Seam] = {}
-        self._readers: Readers | None = None  # of the same input; None until they are known
+        self.readers: Readers | None = None
         self._joints: dict[tuple[Seam, ...], Joint] = {}
         self.failure: str | None = None
 
@@ -99,8 +103,8 @@ class FusedBlocks:
         def begin(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             handle.remove()
             joins = any(may_be_joined(site) for site in self._present())
-            if joins and self._readers is None:
-                self._readers = readers_of(self._model, args, kwargs)
+            if joins and self.readers is None and can_be_passed_again(args, kwargs):
+                self.readers = readers_of(self._model, args, kwargs)
             self._replace(dtype, replaced)
             self._join(joins=joins)
             for block in self._blocks:
@@ -155,13 +159,13 @@ class FusedBlocks:
         them have no component any more.
         """
         before, self._joints = self._joints, {}
-        if not joins or self._readers is None:
+        if not joins or self.readers is None:
             return
         seams: dict[int, Seam] = {}
         for place, module in enumerate(self._present()):
             if isinstance(module, Seam) and module not in seams.values():
                 seams[place] = module
-        for places in self._readers.among({place: self._places[place][2] for place in seams}):
+        for places in self.readers.among({place: self._places[place][2] for place in seams}):
             for start in range(0, len(places), MOST):
                 part = tuple(seams[place] for place in places[start : start + MOST])
                 if len(part) > 1 and len({seam.dtype for seam in part}) == 1:

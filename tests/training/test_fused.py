@@ -185,7 +185,7 @@ def test_a_family_is_traced_once_and_trains_as_it_stands(family: str, method: st
 def test_projections_of_one_input_are_one_operator_in_one_trace(
     family: str, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As on a GPU, with plain operations for its kernels; also when some have lost all their components."""
+    """With plain operations for the kernels of a GPU; also when some have lost all their components."""
     monkeypatch.setattr(lean, "kernels_for", lambda device, *_: TogetherKernels(device))
     calls: Counter[type] = Counter()
     for kind in (Joint, Together):
