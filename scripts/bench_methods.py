@@ -30,7 +30,7 @@ from dora_cli.methods.low_rank.allocation.scores import SCORES
 from dora_cli.methods.low_rank.dropout import ModelDropouts
 from dora_cli.methods.low_rank.links import LinkSchedule
 from dora_cli.methods.low_rank.passes import Passes
-from dora_cli.methods.low_rank.same_input import NOBODY
+from dora_cli.methods.low_rank.same_input.readers import NOBODY
 from dora_cli.models import find_projections, head_parameters, load_model
 from dora_cli.models.fused import FusedBlocks
 from dora_cli.recipe import LoraMethod

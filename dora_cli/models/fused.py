@@ -22,16 +22,14 @@ import torch.fx.experimental._config as shapes_config
 from torch import nn
 
 from dora_cli.methods.base import Site
-from dora_cli.methods.low_rank.same_input import Readers, can_be_passed_again, readers_of
+from dora_cli.methods.low_rank.kernels import MANY
+from dora_cli.methods.low_rank.same_input.readers import Readers, can_be_passed_again, readers_of
 from dora_cli.methods.low_rank.seam import Joint, Seam, can_be_seam, may_be_joined
 from dora_cli.models.attention_masks import masks_always_made
 from dora_cli.models.structure.blocks import find_blocks
 
 Note = Callable[[str], None]
 Backend = Callable[[torch.fx.GraphModule, list[torch.Tensor]], Callable[..., Any]]
-
-MOST = 3
-"""How many projections are one operator: query, key and value."""
 
 _KINDS = 64
 """How many kinds of pass are compiled of one block's code in a process: those of other runs in it count too."""
@@ -166,8 +164,8 @@ class FusedBlocks:
             if isinstance(module, Seam) and module not in seams.values():
                 seams[place] = module
         for places in self.readers.among({place: self._places[place][2] for place in seams}):
-            for start in range(0, len(places), MOST):
-                part = tuple(seams[place] for place in places[start : start + MOST])
+            for start in range(0, len(places), MANY):
+                part = tuple(seams[place] for place in places[start : start + MANY])
                 if len(part) > 1 and len({seam.dtype for seam in part}) == 1:
                     self._joints[part] = before.get(part) or Joint(part)
                     self._joints[part].begin()

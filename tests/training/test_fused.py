@@ -32,14 +32,14 @@ from dora_cli.machine.capture import Answer
 from dora_cli.machine.devices import make_accelerator
 from dora_cli.methods.base import Method
 from dora_cli.methods.low_rank import lean
+from dora_cli.methods.low_rank.same_input.together import Together
 from dora_cli.methods.low_rank.seam import Joint
-from dora_cli.methods.low_rank.together import Together
 from dora_cli.models import find_projections
 from dora_cli.models.fused import FusedBlocks
 from dora_cli.training import loop as loop_module
 from dora_cli.training.optimizer import make_optimizer, make_scheduler
 from dora_cli.training.step import TrainingStep
-from tests.methods.low_rank.plain_many import TogetherKernels
+from tests.methods.low_rank.same_input.plain_many import TogetherKernels
 from tests.methods.small import new_dora, new_lora
 from tests.runs.test_resume import Cut, cut
 from tests.training.conftest import MakeRecipe

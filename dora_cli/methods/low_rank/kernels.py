@@ -25,6 +25,9 @@ from torch.nn import functional as F
 
 from dora_cli.methods.low_rank.dropout import cpu_scale, draw_mask
 
+MANY = 3
+"""So many projections are computed as one at most: query, key and value."""
+
 
 class Kept(NamedTuple):
     """A dropout that was drawn: what is kept, ``(N, d)``, 0 or 1 in uint8, and its scale."""
@@ -178,14 +181,9 @@ def _before(widths: Sequence[int]) -> tuple[int, ...]:
 
 
 class ManyKernels(Protocol):
-    """The products of `Kernels` for several projections of the same input in one call: without chunks, nothing tied,
-    and dropouts of one probability; the dropout of one without a component is None.
-
-    Attributes:
-        most: how many projections at once.
+    """The products of `Kernels` for two to `MANY` projections of the same input in one call: without chunks, with nothing
+    tied, and with dropouts of one probability; that of one without a component is None.
     """
-
-    most: int
 
     def down(self, x: Wide, factors: Sequence[Factor], drops: Sequence[object]) -> Wide: ...
 
@@ -340,8 +338,8 @@ def kernels_for(device: torch.device, dtype: torch.dtype, projections: int, rank
     Triton comes with PyTorch's CUDA builds on Linux.
     """
     if dtype in (torch.float32, torch.bfloat16, torch.float16) and takes_triton(device):
+        from dora_cli.methods.low_rank.same_input.triton_many import TritonMany
         from dora_cli.methods.low_rank.triton_kernels import MAX_RANK, TritonKernels
-        from dora_cli.methods.low_rank.triton_many import TritonMany
 
         if rank <= MAX_RANK:
             return TritonKernels(device, projections, many=TritonMany)

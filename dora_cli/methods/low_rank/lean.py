@@ -18,10 +18,10 @@ from torch import nn
 
 from dora_cli.methods.linear import weight_of
 from dora_cli.methods.low_rank.dropout import ModelDropouts
-from dora_cli.methods.low_rank.kernels import Factor, Kernels, kernels_for
+from dora_cli.methods.low_rank.kernels import MANY, Factor, Kernels, kernels_for
 from dora_cli.methods.low_rank.noise.flatness import by_triton, draws_on_host
 from dora_cli.methods.low_rank.protocols import Group, Layer
-from dora_cli.methods.low_rank.together import Together, can_be_together, is_plain
+from dora_cli.methods.low_rank.same_input.together import Together, can_be_together, is_plain
 
 if TYPE_CHECKING:
     from dora_cli.methods.low_rank.noise.triton_flatness import ManyDraws
@@ -85,10 +85,9 @@ class LeanPass:
             readers: places in `layers`, in the order of the calls.
         """
         assert self._many is not None
-        most = self._many.most
         for places in readers:
-            for start in range(0, len(places), most):
-                members = [self._lean[place][1] for place in places[start : start + most]]
+            for start in range(0, len(places), MANY):
+                members = [self._lean[place][1] for place in places[start : start + MANY]]
                 if can_be_together(members):
                     together = Together(self._many, members, ended=AFTER_THE_END)
                     for lean in members:

@@ -11,7 +11,7 @@ from torch import nn
 
 from dora_cli.methods.low_rank.lean import LeanPass
 from dora_cli.methods.low_rank.protocols import Group
-from dora_cli.methods.low_rank.same_input import NOBODY, Readers, can_be_passed_again, readers_of
+from dora_cli.methods.low_rank.same_input.readers import NOBODY, Readers, can_be_passed_again, readers_of
 
 
 class Passes:
@@ -39,7 +39,8 @@ class Passes:
         `backward` gives gradients, not `torch.autograd.grad`.
 
         Where it pays, projections that read the same input are computed together. Which they are is found when the
-        model is first called within a pass: just before, it is called once more without gradients, see `same_input`.
+        model is first called within a pass: just before, it is called once more without gradients, see
+        `same_input`.
 
         Args:
             groups: of all projections; others only after `forget`.

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from dora_cli.methods.linear import is_transposed, shape_of, weight_of
 from dora_cli.methods.low_rank.lean import AFTER_THE_END, LeanProjection
-from dora_cli.methods.low_rank.together import Together, is_plain
+from dora_cli.methods.low_rank.same_input.together import Together, is_plain
 
 _numbers = count()
 _seams: WeakValueDictionary[int, Seam | Joint] = WeakValueDictionary()

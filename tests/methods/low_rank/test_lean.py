@@ -20,7 +20,7 @@ from dora_cli.methods.low_rank.kernels import Kept, TorchKernels
 from dora_cli.methods.low_rank.layer import AdaptedProjection
 from dora_cli.methods.low_rank.lean import LeanProjection
 from dora_cli.methods.low_rank.passes import Passes
-from tests.methods.low_rank.plain_many import TogetherKernels
+from tests.methods.low_rank.same_input.plain_many import TogetherKernels
 from tests.methods.small import classification, linear_maps, new_dora, sites, small_encoder, tiny_gpt2, tiny_roberta
 
 MODELS: dict[str, tuple[Callable[[], nn.Module], str]] = {

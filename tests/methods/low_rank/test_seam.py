@@ -12,7 +12,7 @@ from torch import nn
 from dora_cli.methods.base import Method
 from dora_cli.methods.low_rank import lean as lean_module
 from dora_cli.methods.low_rank.seam import Joint, Seam, can_be_seam, projection
-from tests.methods.low_rank.plain_many import TogetherKernels
+from tests.methods.low_rank.same_input.plain_many import TogetherKernels
 from tests.methods.small import new_dora, new_lora, sites
 
 D_IN, D_OUT = 6, 10

@@ -9,7 +9,7 @@ import torch
 import triton
 import triton.language as tl
 
-from dora_cli.methods.low_rank.kernels import Factor, Wide
+from dora_cli.methods.low_rank.kernels import MANY, Factor, Wide
 from dora_cli.methods.low_rank.triton_kernels import (
     Launch,
     Seeded,
@@ -19,9 +19,6 @@ from dora_cli.methods.low_rank.triton_kernels import (
     outer_rows,
     settings,
 )
-
-MOST = 3
-"""Query, key and value."""
 
 T = TypeVar("T")
 
@@ -201,8 +198,6 @@ class TritonMany:
         memory: bytes that a block may have.
     """
 
-    most = MOST
-
     def __init__(self, seeds: torch.Tensor, memory: int) -> None:
         self._seeds, self._memory = seeds, memory
         self._launches: dict[
@@ -293,7 +288,7 @@ class TritonMany:
 
 def _three(items: Sequence[T]) -> tuple[T, T, T]:
     """Three of them: of two the first once more."""
-    return items[0], items[1], items[2] if len(items) == MOST else items[0]
+    return items[0], items[1], items[2] if len(items) == MANY else items[0]
 
 
 def _places(*tensors: torch.Tensor) -> tuple[int, ...]:
@@ -314,4 +309,4 @@ def _blocks(widths: Sequence[int], columns: int) -> tuple[tuple[int, ...], int]:
     """The first block of columns of the second and of the third, and how many there are in all."""
     counts = [triton.cdiv(width, columns) for width in widths]
     total = sum(counts)
-    return (counts[0], counts[0] + counts[1] if len(counts) == MOST else total), total
+    return (counts[0], counts[0] + counts[1] if len(counts) == MANY else total), total

@@ -19,8 +19,8 @@ from dora_cli.methods.low_rank.kernels import TorchKernels, Wide
 from dora_cli.methods.low_rank.layer import AdaptedProjection
 from dora_cli.methods.low_rank.lean import LeanPass
 from dora_cli.methods.low_rank.passes import Passes
-from tests.methods.low_rank.plain_many import TogetherKernels
-from tests.methods.low_rank.test_same_input import tiny_llama
+from tests.methods.low_rank.same_input.plain_many import TogetherKernels
+from tests.methods.low_rank.same_input.test_readers import tiny_llama
 from tests.methods.small import linear_maps, new_dora, sites, tiny_roberta
 
 IDS = torch.randint(3, 40, (6, 9), generator=torch.Generator().manual_seed(2))

@@ -28,8 +28,8 @@ D_IN = 50
 
 def kernels(projections: int = 4) -> Any:
     pytest.importorskip("triton")
+    from dora_cli.methods.low_rank.same_input.triton_many import TritonMany
     from dora_cli.methods.low_rank.triton_kernels import TritonKernels
-    from dora_cli.methods.low_rank.triton_many import TritonMany
 
     made = TritonKernels(torch.device(DEVICE), projections, many=TritonMany)
     made.begin()

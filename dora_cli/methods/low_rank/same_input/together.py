@@ -37,7 +37,7 @@ class Together:
 
     Args:
         many: what computes.
-        members: two or more for which `can_be_together` holds, at most ``many.most``.
+        members: two or more for which `can_be_together` holds, at most `MANY`.
         ended: what is said of a backward pass after the end of its training pass.
     """
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
 
-from dora_cli.methods.low_rank.same_input import Readers, can_be_passed_again, readers_of
+from dora_cli.methods.low_rank.same_input.readers import Readers, can_be_passed_again, readers_of
 from tests.methods.small import tiny_gpt2, tiny_roberta
 
 IDS = torch.arange(3, 12).view(1, -1)

@@ -12,8 +12,6 @@ from dora_cli.methods.low_rank.kernels import Factor, TorchKernels, Wide
 class PlainMany:
     """The products of `TorchKernels`, whose dropouts these are."""
 
-    most = 3
-
     def __init__(self, kernels: TorchKernels) -> None:
         self._one = kernels
         self.calls = 0
