@@ -1,10 +1,11 @@
-"""Steps on CUDA in which projections that read the same input are computed as one, against those that compute each
+"""Steps in which projections that read the same input are computed as one, as on CUDA, against those that compute each
 alone, eager and captured.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,14 +13,19 @@ import torch
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForCausalLM
 
+from dora_cli import train
 from dora_cli.machine.devices import make_accelerator
 from dora_cli.machine.graphs import Graphs
+from dora_cli.methods.low_rank import lean
 from dora_cli.methods.low_rank.same_input.readers import NOBODY
 from dora_cli.training.capture.trial import adapted
 from dora_cli.training.optimizer import make_optimizer, make_scheduler
 from dora_cli.training.step import TrainingStep
+from tests.methods.low_rank.same_input.plain_many import TogetherKernels
+from tests.runs.test_resume import SAVES, assert_equal_runs, cut
+from tests.training.conftest import MakeRecipe
 
-pytestmark = pytest.mark.gpu
+GPU = pytest.mark.gpu
 DEVICE = "cuda"
 ROWS, LENGTH = 8, 24
 METHODS: dict[str, dict[str, Any]] = {
@@ -126,6 +132,7 @@ class Run:
         return sorted(len(together.members) for together in self.passes._lean._together)
 
 
+@GPU
 @pytest.mark.parametrize("name", METHODS)
 @PRECISIONS
 @FAMILIES
@@ -145,6 +152,7 @@ def test_gradients_are_those_of_each_alone(family: str, precision: str, name: st
             assert float((one - two).norm()) <= close * float(two.norm())
 
 
+@GPU
 @pytest.mark.parametrize("name", METHODS)
 @PRECISIONS
 @FAMILIES
@@ -159,6 +167,7 @@ def test_captured_steps_are_those_of_each_alone(family: str, precision: str, nam
     assert runs[0] == pytest.approx(runs[1], rel=1e-3 if precision == "fp32" else 3e-2)
 
 
+@GPU
 @PRECISIONS
 @FAMILIES
 def test_a_captured_pass_is_the_eager_one_to_the_bit(family: str, precision: str) -> None:
@@ -172,6 +181,7 @@ def test_a_captured_pass_is_the_eager_one_to_the_bit(family: str, precision: str
             assert torch.equal(one, two)
 
 
+@GPU
 @FAMILIES
 def test_a_process_that_begins_later_computes_the_same(family: str) -> None:
     """What reads the same input is found anew after a resume, in the first pass: it is that of a run that knew it."""
@@ -188,3 +198,23 @@ def test_a_process_that_begins_later_computes_the_same(family: str) -> None:
     assert first.kinds() == later.kinds() != []
     for one, two in zip(last, again, strict=True):
         assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize("step", [2, 10, 13], ids=["before", "between", "after"])
+def test_a_resumed_run_is_the_straight_one(
+    make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    """To the bit, before, between and after the events, here with plain operations for the kernels of a GPU."""
+    made = list[TogetherKernels]()
+
+    def kernels(device: torch.device, *_: object) -> TogetherKernels:
+        made.append(TogetherKernels(device))
+        return made[-1]
+
+    monkeypatch.setattr(lean, "kernels_for", kernels)
+    recipe = make_recipe(*SAVES)
+    train(recipe, tmp_path / "straight")
+    cut(recipe, tmp_path / "run", step=step)
+    train(recipe, tmp_path / "run", resume=True)
+    assert all(one.made.calls for one in made)
+    assert_equal_runs(tmp_path / "straight", tmp_path / "run")

@@ -181,8 +181,8 @@ def _before(widths: Sequence[int]) -> tuple[int, ...]:
 
 
 class ManyKernels(Protocol):
-    """The products of `Kernels` for two to `MANY` projections of the same input in one call: without chunks, with nothing
-    tied, and with dropouts of one probability; that of one without a component is None.
+    """The products of `Kernels` for two to `MANY` projections of the same input in one call: without chunks, nothing is
+    tied, and dropouts are of one probability; that of one without a component is None.
     """
 
     def down(self, x: Wide, factors: Sequence[Factor], drops: Sequence[object]) -> Wide: ...
