@@ -23,7 +23,7 @@ from torch import nn
 
 from dora_cli.methods.base import Site
 from dora_cli.methods.low_rank.kernels import MANY
-from dora_cli.methods.low_rank.same_input.readers import Readers, can_be_passed_again, readers_of
+from dora_cli.methods.low_rank.same_input.readers import NOBODY, Readers, can_be_passed_again, readers_of
 from dora_cli.methods.low_rank.seam import Joint, Seam, can_be_seam, may_be_joined
 from dora_cli.models.attention_masks import masks_always_made
 from dora_cli.models.structure.blocks import find_blocks
@@ -101,8 +101,8 @@ class FusedBlocks:
         def begin(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             handle.remove()
             joins = any(may_be_joined(site) for site in self._present())
-            if joins and self.readers is None and can_be_passed_again(args, kwargs):
-                self.readers = readers_of(self._model, args, kwargs)
+            if joins and self.readers is None:
+                self.readers = readers_of(self._model, args, kwargs) if can_be_passed_again(args, kwargs) else NOBODY
             self._replace(dtype, replaced)
             self._join(joins=joins)
             for block in self._blocks:

@@ -86,8 +86,9 @@ class LeanPass:
         """
         assert self._many is not None
         for places in readers:
-            for start in range(0, len(places), MANY):
-                members = [self._lean[place][1] for place in places[start : start + MANY]]
+            plain = [lean for _, lean in (self._lean[place] for place in places) if is_plain(lean)]
+            for start in range(0, len(plain), MANY):
+                members = plain[start : start + MANY]
                 if can_be_together(members):
                     together = Together(self._many, members, ended=AFTER_THE_END)
                     for lean in members:

@@ -81,8 +81,8 @@ class Passes:
         paths = self._paths(lean)
 
         def look(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            self.readers = NOBODY
             if torch.compiler.is_compiling():  # the user's own `torch.compile`, which had better not follow all this
-                self.readers = NOBODY
                 return
             handle.remove()
             self._look(lean, paths, args, kwargs)
@@ -94,13 +94,10 @@ class Passes:
             handle.remove()
 
     def _look(self, lean: LeanPass, paths: Mapping[int, str], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """It is now or never: captured steps rely on weights that stay where they are."""
         if not can_be_passed_again(args, kwargs) or (
             torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
         ):
-            return
-        # compiled blocks have others in the places of projections, which know nothing of each other
-        present: dict[int, object] = {place: self._model.get_submodule(path) for place, path in paths.items()}
-        if any(module is not lean.layers[place] for place, module in present.items()):
             return
         self.readers = readers_of(self._model, args, kwargs)
         lean.put_together(self.readers.among(paths))

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class _Ready(NamedTuple):
-    """What the first call of a group has computed for the others, which `taken` have not been given yet."""
+    """What the first of some projections has computed for those of the others that have not been called yet."""
 
     x: torch.Tensor
     version: int
@@ -223,11 +223,11 @@ def is_plain(lean: LeanProjection) -> bool:
 
 
 def can_be_together(members: Sequence[LeanProjection]) -> bool:
-    """Whether these may be computed as one: plain ones, alike in dropout and in what trains, some component at all."""
+    """Whether these plain ones may be computed as one: alike in dropout and in what trains, some component at all."""
     layers = [lean.layer for lean in members]
     alike = len({(layer.frozen, lean.A.ready.shape[1]) for layer, lean in zip(layers, members, strict=True)}) == 1
     probabilities = {layer.dropout for layer in layers if layer.rank}
-    return len(members) > 1 and all(map(is_plain, members)) and alike and len(probabilities) == 1
+    return len(members) > 1 and alike and len(probabilities) == 1
 
 
 def _product(rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor) -> None:
