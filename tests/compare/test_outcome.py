@@ -192,6 +192,20 @@ def test_a_diverged_run_counts_as_one_that_says_the_same_of_every_example(tmp_pa
     assert beside(record, "head")["notes"] == []
 
 
+def test_a_diverged_run_is_not_better_than_one_that_finished(tmp_path: Path, tiny_model: Path) -> None:
+    """A task on which there is nothing to learn: every finished run is behind saying the same of every example."""
+
+    def behind(recipe: Recipe) -> float | None:
+        if (recipe.method.name, recipe.train.seed) == ("dora", 2):
+            return None
+        return truth(recipe) - 10
+
+    record = recorded(planned(tmp_path, tiny_model, tasks=1), tmp_path / "out", behind)
+    finished = [run["score"] for cell in record["cells"] for run in cell["runs"] if run["outcome"] == "finished"]
+    assert max(finished) < CONSTANT
+    assert scores(record, "dora")[0][1] == min(finished)
+
+
 def test_where_nothing_is_known_of_that_a_diverged_run_is_the_worst_one(tmp_path: Path, tiny_model: Path) -> None:
     def diverging(recipe: Recipe) -> float | None:
         return None if (recipe.method.name, recipe.train.seed) == ("dora", 2) else truth(recipe)
