@@ -188,6 +188,9 @@ class EvalSection(Section):
         every: ``epoch``, or only once, at the ``end`` of the training.
         held_out: share of the training split that is kept out of the training and evaluated in the place of the dev
             split, of every class its share and the same one in every run; to choose settings by.
+        held_out_by: by what that is parted, and what a method asks to have held out: ``text``, so that no text is on
+            both sides, whole or, where a training split has phrases of its sentences, in part; or ``rows``, at random.
+            None is ``text``, but in a run that goes on what it began with. A generation goes by its sources anyway.
     """
 
     batch_size: ForBatching[Count] = 64
@@ -195,6 +198,7 @@ class EvalSection(Section):
     metric: ForRun[Text | None] = None
     every: ForRun[Literal["epoch", "end"]] = "epoch"
     held_out: ForRun[Share | None] = None
+    held_out_by: ForRun[Literal["text", "rows"] | None] = None
 
 
 class DecodeSection(Section):

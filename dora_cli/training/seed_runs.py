@@ -13,9 +13,10 @@ from dora_cli.assembly.resolve import resolve
 from dora_cli.errors import CheckpointError, OutputError
 from dora_cli.machine.memory import memory_advice
 from dora_cli.machine.processes import is_main
-from dora_cli.recipe import Recipe, dump_recipe, load_recipe, parse_recipe
+from dora_cli.recipe import Recipe, dump_recipe, parse_recipe
 from dora_cli.recipe.anchor import anchored
 from dora_cli.runs.checkpoints import checkpoints_of
+from dora_cli.runs.left_open import read_recipe, settled
 from dora_cli.runs.place import check_output
 from dora_cli.runs.records.summary import seeds_summary
 from dora_cli.runs.resume import changed_keys, check_same_inputs
@@ -50,6 +51,8 @@ def train_seeds(
     """
     recipe, task = resolve(recipe)
     parent = RunRecords(Path(output))
+    if not overwrite:
+        recipe = _as_begun(parent, recipe)
     _check(parent, recipe, seeds, overwrite)
     if not overwrite:
         with contextlib.closing(make_listener()) as listener:
@@ -93,14 +96,23 @@ def _check(parent: RunRecords, recipe: Recipe, seeds: Sequence[int], overwrite: 
             f"--output {parent.folder} holds a single run already; choose another --output, or pass --overwrite to "
             "replace it"
         )
-    for run in parent.seed_runs():
-        if not run.recipe.is_file() or not run.recipe.stat().st_size:
-            continue
-        if changes := changed_keys(load_recipe(run.recipe), anchored(_with_seed(recipe, _seed_of(run)))):
+    for run in _begun(parent):
+        if changes := changed_keys(read_recipe(run.recipe), anchored(_with_seed(recipe, _seed_of(run)))):
             raise OutputError(
                 f"{run.folder} holds a run of another recipe; choose another --output, or pass --overwrite to replace "
                 f"it{changes}"
             )
+
+
+def _begun(parent: RunRecords) -> list[RunRecords]:
+    """The runs that are there, but those that were killed before they began."""
+    return [run for run in parent.seed_runs() if run.recipe.is_file() and run.recipe.stat().st_size]
+
+
+def _as_begun(parent: RunRecords, recipe: Recipe) -> Recipe:
+    """`recipe` with what it leaves open as in the runs that are there."""
+    begun = _begun(parent)
+    return settled(recipe, read_recipe(begun[0].recipe)) if begun else recipe
 
 
 def _check_inputs(parent: RunRecords, recipe: Recipe, task: Task, listener: Listener) -> None:
