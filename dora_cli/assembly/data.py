@@ -63,7 +63,7 @@ def _loose(examples: Examples) -> Examples:
 
 
 def _training(recipe: Recipe, task: Task, *, for_method: float = 0.0) -> tuple[Examples, Examples | None]:
-    """What there is to learn from, of which a method may still get a share, and what ``eval.held_out`` keeps from it."""
+    """What there is to learn from, also for a method's own share, and what ``eval.held_out`` keeps from it."""
     tied = bool(recipe.eval.held_out or for_method) and recipe.eval.held_out_by != "rows"
     training = read_split(recipe, task.fields, "train", training=True, tied=tied)
     if recipe.eval.held_out is None:
@@ -95,14 +95,15 @@ def load_evaluated(recipe: Recipe, task: Task, split: str) -> Examples:
 
 def _parted(training: Examples, share: float, who: str) -> tuple[Examples, Examples]:
     kept, held = training.parted(share)
-    if not len(held):
-        tied = training.groups is not None and len(set(training.groups)) < len(training)
-        fix = ", or part them whatever texts they share: eval.held_out_by: rows" if tied else ""
+    if len(held):
+        return kept, held
+    count = f"split train: {plural(len(training), 'example')}"
+    if training.groups is not None and len(set(training.groups)) < len(training):
         raise DataError(
-            f"split train: {plural(len(training), 'example')} are too few to hold {share:g} of them out, which {who}; "
-            f"give more{fix}"
+            f"{count} share too many texts to hold {share:g} of them out, which {who}, with none on both sides; give "
+            "more, or part them by rows: eval.held_out_by: rows"
         )
-    return kept, held
+    raise DataError(f"{count} are too few to hold {share:g} of them out, which {who}; give more")
 
 
 def load_split(recipe: Recipe, task: Task, split: str, *, training: bool) -> Examples:

@@ -8,8 +8,10 @@ from typing import Literal
 
 from dora_cli.recipe import Recipe, load_recipe
 
+OPEN = "eval.held_out_by"
+"""The key that is left open where it is null."""
 HELD_OUT_BY: Literal["rows"] = "rows"
-"""How a run of a version without the key ``eval.held_out_by`` held out."""
+"""How runs of versions without that key held out."""
 
 
 def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:

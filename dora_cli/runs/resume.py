@@ -129,8 +129,9 @@ def check_resumable(records: RunRecords, recipe: Recipe) -> None:
 
 
 def changed_keys(before: Recipe, now: Recipe) -> str:
-    """What differs between two recipes beyond `HARMLESS` and `LOCATIONS`, a line each; empty if nothing does. What `now`
-    leaves open is as it was `before`, in a recipe that `read_recipe` gave.
+    """What differs between two recipes beyond `HARMLESS` and `LOCATIONS`, a line each; empty if nothing does.
+
+    What `now` leaves open is as it was `before`, in a recipe that `read_recipe` gave.
     """
     one, two = _flat(before), _flat(settled(now, before))
     changed = [
