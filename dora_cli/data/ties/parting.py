@@ -39,11 +39,11 @@ def part_groups(groups: Groups, classes: Sequence[object], share: float) -> Part
         classes: of every example; the same one for all where there are none.
         share: above 0 and below 1.
     """
-    members, several = _members(groups)
+    members, followers = _members(groups)
     most = max(round(share * len(classes)), 1)
     small = {group: rows for group, rows in members.items() if len(rows) <= most}
-    draw = _Draw(members, classes)
-    all_for_these = len(classes) / max(sum(map(len, members.values())), 1)  # those of several groups give nothing
+    draw = _Draw(members, followers, classes)
+    all_for_these = len(classes) / max(sum(map(len, members.values())), 1)  # those of several groups give hardly any
     for of_class in _by_class(members, classes):
         count = sum(len(members[group]) for group in of_class)
         draw.wanted += min(max(round(share * count * all_for_these), 1), count - 1)
@@ -53,13 +53,7 @@ def part_groups(groups: Groups, classes: Sequence[object], share: float) -> Part
     for missing, count in Counter(classes).items():
         if count > 1 and draw.learned[missing] == count:
             _hold_one_of(missing, small, draw)
-    held = set(draw.rows)
-    for row in several:
-        inside = [group in draw.held for group in groups[row] if group in members]
-        if inside and all(inside) and draw.learned[classes[row]] > 1:
-            held.add(row)
-            draw.learned[classes[row]] -= 1
-    return Parting(frozenset(held), sum(map(len, members.values())) - sum(map(len, small.values())))
+    return Parting(frozenset(draw.rows), sum(map(len, members.values())) - sum(map(len, small.values())))
 
 
 class _Draw:
@@ -68,14 +62,19 @@ class _Draw:
     Attributes:
         classes: of every example.
         wanted: how many examples are to be held out of the classes that were looked at.
-        held: groups.
-        rows: their examples.
+        rows: what is held out.
         learned: how many examples of every class are not held out.
     """
 
-    def __init__(self, members: Mapping[int, Sequence[int]], classes: Sequence[object]) -> None:
-        self._members, self.classes = members, classes
-        self.wanted, self.held, self.rows = 0, set[int](), list[int]()
+    def __init__(
+        self,
+        members: Mapping[int, Sequence[int]],
+        followers: Mapping[int, Sequence[int]],
+        classes: Sequence[object],
+    ) -> None:
+        self._members, self._followers, self.classes = members, followers, classes
+        self._waiting = Counter(row for rows in followers.values() for row in rows)
+        self.wanted, self.rows = 0, list[int]()
         self.learned = Counter(classes)
 
     def nearer_with(self, group: int) -> bool:
@@ -91,26 +90,30 @@ class _Draw:
         return all(self.learned[each] > count for each, count in inside.items())
 
     def hold(self, group: int) -> None:
-        """Holds a group out."""
-        self.held.add(group)
-        self.rows.extend(self._members[group])
-        self.learned.subtract(self.classes[row] for row in self._members[group])
+        """Holds a group out, and what of several groups now has no other that is learned from."""
+        self._take(self._members[group])
+        for row in self._followers.get(group, ()):
+            self._waiting[row] -= 1
+            if not self._waiting[row] and self.learned[self.classes[row]] > 1:
+                self._take([row])
+
+    def _take(self, rows: Sequence[int]) -> None:
+        self.rows.extend(rows)
+        self.learned.subtract(self.classes[row] for row in rows)
 
 
-def _members(groups: Groups) -> tuple[dict[int, list[int]], list[int]]:
-    """The examples of every group that has one of its own; and those of several such groups, or of none.
+def _members(groups: Groups) -> tuple[dict[int, list[int]], dict[int, list[int]]]:
+    """The examples of every group that has one of its own; and those that it has in common with other such groups.
 
-    An example of several groups of which one alone has others here is of that one.
+    An example of several groups of which one alone has others here is of that one; of which none has, of no group.
     """
     own = {of_row[0] for of_row in groups if len(of_row) == 1}
-    members, several = dict[int, list[int]](), list[int]()
+    members, common = dict[int, list[int]](), dict[int, list[int]]()
     for row, of_row in enumerate(groups):
         there = of_row if len(of_row) == 1 else [group for group in of_row if group in own]
-        if len(there) == 1:
-            members.setdefault(there[0], []).append(row)
-        else:
-            several.append(row)
-    return members, several
+        for group in there:
+            (members if len(there) == 1 else common).setdefault(group, []).append(row)
+    return members, common
 
 
 def _by_class(members: Mapping[int, Sequence[int]], classes: Sequence[object]) -> list[list[int]]:
