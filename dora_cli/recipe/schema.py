@@ -188,9 +188,10 @@ class EvalSection(Section):
         every: ``epoch``, or only once, at the ``end`` of the training.
         held_out: share of the training split that is kept out of the training and evaluated in the place of the dev
             split, of every class its share and the same one in every run; to choose settings by.
-        held_out_by: by what that is parted, and what a method asks to have held out: ``text``, so that no text is on
-            both sides, whole or, where a training split has phrases of its sentences, in part; or ``rows``, at random.
-            None is ``text``, but in a run that goes on what it began with. A generation goes by its sources anyway.
+        held_out_by: by what that is parted, and what a method asks to have held out. ``text``: examples that share a
+            text are on one side, and so are a sentence and its phrases where a task's training split has these as
+            examples; ``rows``: every example for itself. None is ``text``, and in a run that goes on what it was begun
+            with. Generated texts are parted by their sources in any case.
     """
 
     batch_size: ForBatching[Count] = 64

@@ -45,11 +45,16 @@ def _contained(texts: Sequence[str]) -> tuple[_Ints, _Ints]:
     spans = np.array([number for each in words for number in each], dtype=np.int64)
     owner = np.repeat(np.arange(len(texts)), lengths)
     pairs = [(np.empty(0, dtype=np.int64),) * 2]
-    width, longest = 1, int(lengths.max(initial=0))
-    while width <= longest:
-        wanted = np.flatnonzero((lengths >= width) & (lengths < 2 * width))
+    width, left = 1, np.flatnonzero(lengths)
+    while len(left):
+        counts = np.bincount(spans)
+        begin, end = spans[(ends - lengths)[left]], spans[ends[left] - width]
+        left = left[(counts[begin] > 1) & (counts[end] > 1)]  # what is only there once is part of nothing
+        wanted = left[lengths[left] < 2 * width]
         pairs += _found(spans, width, wanted, lengths, ends, owner)
-        spans = _doubled(spans, width)
+        left = left[lengths[left] >= 2 * width]
+        if len(left):
+            spans = _doubled(spans, width)
         width *= 2
     return np.concatenate([pair[0] for pair in pairs]), np.concatenate([pair[1] for pair in pairs])
 
