@@ -19,8 +19,8 @@ _AT_ONCE = 1 << 22
 
 
 def whole_texts(texts: Sequence[str]) -> list[tuple[int, ...]]:
-    """By which texts every text is contained that are themselves part of no other: their indices, ascending; its own
-    index where it is part of no other itself.
+    """For every text the whole texts that contain it, which are part of no other: their indices, ascending. A whole text
+    has its own index.
 
     Args:
         texts: different from each other, words joined by one space; an empty one counts as part of no other.
@@ -61,8 +61,6 @@ def _contained(texts: Sequence[str]) -> tuple[_Ints, _Ints]:
 
 def _doubled(spans: _Ints, width: int) -> _Ints:
     """A number for the span of twice the `width` from every word on; one for all that the end cuts."""
-    if len(spans) <= width:
-        return np.zeros_like(spans)
     halves = spans[:-width] * (int(spans.max()) + 1) + spans[width:]
     _, found = np.unique(halves, return_inverse=True)
     return np.concatenate([found, np.full(width, int(found.max()) + 1)])

@@ -30,7 +30,7 @@ def tie_texts(texts: Sequence[Sequence[str]], *, fragments: bool) -> Groups:
     empty = numbers.get("", -1)
     if fragments and len(columns) == 1:
         found = whole_texts(list(numbers))
-        return [_of_one(number, row, len(numbers), empty) or found[number] for row, number in enumerate(columns[0])]
+        return [(len(numbers) + row,) if number == empty else found[number] for row, number in enumerate(columns[0])]
     joined = _join(columns, len(numbers), empty)
     return [
         (next((joined[number] for number in row_numbers if number != empty), len(numbers) + row),)
@@ -40,11 +40,6 @@ def tie_texts(texts: Sequence[Sequence[str]], *, fragments: bool) -> Groups:
 
 def _plain(column: Sequence[str]) -> Iterator[str]:
     return (" ".join(text.split()) for text in column)
-
-
-def _of_one(number: int, row: int, texts: int, empty: int) -> tuple[int, ...] | None:
-    """The group of an example without words, which is alone in it; None for another."""
-    return (texts + row,) if number == empty else None
 
 
 def _join(columns: Sequence[Sequence[int]], count: int, empty: int) -> Sequence[int]:
