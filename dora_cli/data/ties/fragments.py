@@ -19,8 +19,8 @@ _AT_ONCE = 1 << 22
 
 
 def whole_texts(texts: Sequence[str]) -> list[tuple[int, ...]]:
-    """For every text the whole texts that contain it, which are part of no other: their indices, ascending. A whole text
-    has its own index.
+    """For every text the whole texts that contain it, which are those that are part of no other: their indices,
+    ascending. A whole text has its own index.
 
     Args:
         texts: different from each other, words joined by one space; an empty one counts as part of no other.
