@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from dora_cli.assembly.build import base_fingerprint, load_base, note_on_code
+from dora_cli.assembly.build import base_fingerprint, load_base, make_method, note_on_code
 from dora_cli.assembly.data import load_data
 from dora_cli.assembly.resolve import resolve
 from dora_cli.errors import CheckpointError, OutputError
@@ -125,7 +125,8 @@ def _check_inputs(parent: RunRecords, recipe: Recipe, task: Task, listener: List
         return
     if is_main() and (note := note_on_code(recipe)):
         listener.note(note)
-    data = {name: part.fingerprint() for name, part in load_data(recipe, task).by_split.items()}
+    held_out = make_method(recipe).held_out
+    data = {name: part.fingerprint() for name, part in load_data(recipe, task, held_out=held_out).by_split.items()}
     with memory_advice(recipe, "load"):
         base = load_base(recipe, task)
     model = base_fingerprint(base)
