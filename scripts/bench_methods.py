@@ -501,6 +501,23 @@ def scored(settings: Settings, score: str = "norm", rotate: str = "none") -> Met
     )
 
 
+def auto(settings: Settings) -> MethodSection:
+    """The settings of our own before their first cut: LoRA of the start rank, scores, and a bound on steps."""
+    return DoraMethod(
+        preset="auto",
+        rank=settings.rank,
+        start_rank=settings.start_rank,
+        dropout=settings.dropout,
+        warmup_fraction=0.5,
+        final_fraction=0.25,
+    )
+
+
+def held(settings: Settings) -> MethodSection:
+    """LoRA of DoRA's start rank with the bound on steps of these settings alone."""
+    return LoraMethod(rank=settings.start_rank, alpha=ALPHA, dropout=settings.dropout, step_bound=3e-3)
+
+
 def lora(settings: Settings) -> MethodSection:
     """LoRA of DoRA's start rank: what other methods' steps add to those of LoRA."""
     return LoraMethod(rank=settings.start_rank, alpha=ALPHA, dropout=settings.dropout)
@@ -600,6 +617,8 @@ def captured(work: Callable[[], object], warmup: int = 3) -> torch.cuda.CUDAGrap
 
 PRODUCT: Mapping[str, Section] = {
     "lora": lora,
+    "lora-held": held,
+    "dora-auto": auto,
     **{f"dora-{name}": partial(scored, score=name) for name in SCORES},
     "dora-input": partial(scored, rotate="input"),
     "lora-pro": lora_pro,

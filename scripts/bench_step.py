@@ -28,6 +28,8 @@ and a width of 32: what a step takes then is the host's time, which bounds steps
     dora-compacted  ours after the freeze, tensors shrunk (also dora-compacted-graph)
     lora            our LoRA at DoRA's start rank, by the same training step
     lora-pro        our LoRA-Pro at the same rank, moments of the factors (also lora-pro-full, of whole weights)
+    lora-held       our LoRA with a bound on steps
+    dora-auto       our preset before its first cut: the same with scores
     riemannian      our LoRA with Riemannian gradients
     flat-lora       the same under noise on its weights, drawn in every step
     adalora         our AdaLoRA amid its pruning, at the same start rank: importance in every step, a selection every 10

@@ -46,20 +46,26 @@ def load_data(recipe: Recipe, task: Task, *, held_out: float = 0.0) -> RunData:
         held_out: share of the training split that is kept from it for the method.
     """
     try:
-        training, held = _training(recipe, task)
+        training, held = _training(recipe, task, for_method=held_out)
         evaluated = {name: _evaluated(recipe, task, name, held) for name in evaluated_splits(recipe, task)}
     finally:
         forget_table()
     read = len(training) + (0 if held is None else len(held))
     if not held_out:
-        return RunData(training, evaluated, None, read)
+        return RunData(_loose(training), evaluated, None, read)
     kept, for_method = _parted(training, held_out, f"method {recipe.method.name} asks for")
-    return RunData(kept, evaluated, for_method, read)
+    return RunData(_loose(kept), evaluated, _loose(for_method), read)
 
 
-def _training(recipe: Recipe, task: Task) -> tuple[Examples, Examples | None]:
-    """What there is to learn from, and what ``eval.held_out`` keeps from it."""
-    training = load_split(recipe, task, "train", training=True)
+def _loose(examples: Examples) -> Examples:
+    """Without the groups that are used for parting alone."""
+    return replace(examples, groups=None)
+
+
+def _training(recipe: Recipe, task: Task, *, for_method: float = 0.0) -> tuple[Examples, Examples | None]:
+    """What there is to learn from, also for a method's own share, and what ``eval.held_out`` keeps from it."""
+    tied = bool(recipe.eval.held_out or for_method) and recipe.eval.held_out_by != "rows"
+    training = read_split(recipe, task.fields, "train", training=True, tied=tied)
     if recipe.eval.held_out is None:
         return training, None
     return _parted(training, recipe.eval.held_out, "eval.held_out says")
@@ -70,7 +76,7 @@ def _evaluated(recipe: Recipe, task: Task, split: str, held: Examples | None) ->
     if split != HELD_OUT:
         return load_split(recipe, task, split, training=False)
     assert held is not None, "eval.held_out is set"
-    held, limit = replace(held, notes=()), recipe.data.max_eval_samples  # the training split says them
+    held, limit = replace(_loose(held), notes=()), recipe.data.max_eval_samples  # the training split says them
     if limit is None:
         return held
     return (held.sample_sources if task.fields.by_source(HELD_OUT) else held.sample)(limit, seed=0)
@@ -89,12 +95,15 @@ def load_evaluated(recipe: Recipe, task: Task, split: str) -> Examples:
 
 def _parted(training: Examples, share: float, who: str) -> tuple[Examples, Examples]:
     kept, held = training.parted(share)
-    if not len(held):
+    if len(held):
+        return kept, held
+    count = f"split train: {plural(len(training), 'example')}"
+    if training.groups is not None and len(set(training.groups)) < len(training):
         raise DataError(
-            f"split train: {plural(len(training), 'example')} are too few to hold {share:g} of them out, which {who}; "
-            "give more"
+            f"{count} share too many texts to hold {share:g} of them out, which {who}, with none on both sides; give "
+            "more, or part them by rows: eval.held_out_by: rows"
         )
-    return kept, held
+    raise DataError(f"{count} are too few to hold {share:g} of them out, which {who}; give more")
 
 
 def load_split(recipe: Recipe, task: Task, split: str, *, training: bool) -> Examples:

@@ -24,10 +24,9 @@ FAMILIES = frozenset(
 COMPILE_SECONDS = 60.0
 """What compiling the block of a family takes on two cores where nothing is kept yet; from what is kept, a tenth."""
 
-SAVED_PER_BLOCK = 1e-4
-"""Seconds that a compiled block saves in a captured step, forward and backward: a third of what lies, in each of
-RoBERTa-base's 12 blocks, between a captured step of 16 x 64 tokens (5.0 ms) and its matrix products alone (1.0 ms). An
-estimate until ``scripts/bench_step.py --methods dora-graph,dora-graph-fused`` is run on the device in question.
+SAVED_PER_BLOCK = 2.5e-5
+"""Seconds that a compiled block saves in a captured step, forward and backward: what each of RoBERTa-base's 12 blocks
+saved at 16 x 64 tokens on an H200 (docs/results/steps.md), under bf16; larger batches save more.
 """
 
 _LEAST_TORCH = (2, 11)

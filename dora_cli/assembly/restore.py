@@ -27,10 +27,11 @@ from dora_cli.machine.ground import Ground, take_ground
 from dora_cli.machine.memory import memory_advice
 from dora_cli.machine.threads import own_threads, recorded_threads, set_threads
 from dora_cli.printable import shown
-from dora_cli.recipe import Recipe, load_recipe
+from dora_cli.recipe import Recipe
 from dora_cli.recipe.changes import keys_of
 from dora_cli.recipe.effects import Effect
 from dora_cli.runs.folders import MANIFEST
+from dora_cli.runs.left_open import read_recipe as settled_recipe
 from dora_cli.runs.records.evaluation import EvaluationRecord
 from dora_cli.runs.records.fields import written
 from dora_cli.runs.run_folder import RunRecords
@@ -93,7 +94,7 @@ class SavedRun:
         """The recipe of the run as it trained; raises CheckpointError if the file is no recipe."""
         stored = RunRecords(self.folder).recipe
         try:
-            return load_recipe(stored)
+            return settled_recipe(stored)
         except RecipeError as error:
             raise CheckpointError(
                 f"{error}\n{stored} is damaged or was not written by dora: copy the run folder again if it was "
@@ -310,7 +311,7 @@ def read_recipe(run: SavedRun, overrides: Sequence[str]) -> Recipe:
     """
     stored = RunRecords(run.folder).recipe
     trained = run.read_recipe()
-    recipe = load_recipe(stored, overrides)
+    recipe = settled_recipe(stored, overrides)
     changed = _keys(overrides)
     for key in changed:
         if key not in CHANGEABLE:

@@ -46,7 +46,8 @@ class Warm:
         if files is None:
             return load()
         splits = evaluated_splits(recipe, task)
-        return self._data.get((task, data, recipe.eval.held_out, splits, held_out, files), load)
+        parted = (recipe.eval.held_out, recipe.eval.held_out_by, held_out)
+        return self._data.get((task, data, parted, splits, files), load)
 
     def encode(self, recipe: Recipe, task: Task, examples: Examples, adapted: AdaptedModel) -> Encoded:
         """See `dora_cli.assembly.data.encode_split`."""

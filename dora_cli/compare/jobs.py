@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from dora_cli.errors import CheckpointError, DivergedError, DoraError, OutOfMemoryError, OutputError, StoppedError
-from dora_cli.recipe import Recipe, load_recipe
+from dora_cli.recipe import Recipe
 from dora_cli.runs.checkpoints import checkpoints_of
+from dora_cli.runs.left_open import read_recipe
 from dora_cli.runs.lock import RunLock
 from dora_cli.runs.records.diverged import DivergedRecord
 from dora_cli.runs.resume import changed_keys
@@ -80,7 +81,7 @@ def found(job: Job) -> Literal["finished", "diverged"] | None:
     records = RunRecords(job.folder)
     if not records.recipe.is_file() or not records.recipe.stat().st_size:
         return None
-    before = load_recipe(records.recipe)
+    before = read_recipe(records.recipe)
     if changes := changed_keys(before, job.recipe) + _moved(before, job.recipe):
         raise CheckpointError(
             f"{job.folder} holds a run of another recipe than the experiment asks for now; take another --output, or "

@@ -116,17 +116,28 @@ def find_margin(experiment: Experiment, results: Iterable[CellResult]) -> Margin
     return Margin(pilot.sd, "pilot", sd, said)
 
 
+_ENOUGH = 8
+"""Degrees of freedom of a task by which its spread is known well enough, to a fourth or so of itself."""
+
+
 def _pilot(results: Iterable[CellResult]) -> tuple[PilotSpread | None, str | None]:
-    """The spread of runs that differ in their seed alone: at each chosen value and its two neighbours, where no run
-    collapsed.
+    """The spread of runs that differ in their seed alone, where no run collapsed: at each chosen value; on a task that
+    these are too few of, at its two neighbours too, one of which may be a value that fails for one seed in two.
     """
-    cells: dict[str, list[tuple[float, ...]]] = {}
+    chosen: dict[str, list[tuple[float, ...]]] = {}
+    near: dict[str, list[tuple[float, ...]]] = {}
     for result in results:
         if result.choice is None:
             continue
-        lower = result.cell.task.lower_is_better
-        groups = cells.setdefault(result.cell.task.name, [])
-        groups += cells_near_best(result.choice.points(lower_is_better=lower), lower_is_better=lower)
+        task, lower = result.cell.task.name, result.cell.task.lower_is_better
+        points = result.choice.points(lower_is_better=lower)
+        at_best = [point for point in points if point.rate == result.choice.value]
+        chosen.setdefault(task, []).extend(cells_near_best(at_best, lower_is_better=lower))
+        near.setdefault(task, []).extend(cells_near_best(points, lower_is_better=lower))
+    cells = {
+        task: groups if sum(len(group) - 1 for group in groups) >= _ENOUGH else near[task]
+        for task, groups in chosen.items()
+    }
     try:
         return pilot_spread(cells), None
     except ValueError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from dora_cli.compare.statistics import reach
 from dora_cli.compare.workers.stopping import closing
 from dora_cli.errors import OutputError
 from dora_cli.recipe.problems import shorten
+from dora_cli.runs.left_open import OPEN, read_recipe, settled
 from dora_cli.runs.lock import RunLock
 from dora_cli.runs.output_files import check_place
 from dora_cli.runs.place import make_output
@@ -60,6 +62,7 @@ def compare(
     with RunLock(output):
         if resume:
             check_unchanged(load_experiment(RunRecords(output).experiment), plan.experiment, output)
+        plan = _settled(plan, output)
         write_text(RunRecords(output).experiment, plan.file.read_text(encoding="utf-8-sig"))
         results: dict[str, CellResult] = {}
         looks = earlier_looks(output, plan)
@@ -87,6 +90,14 @@ def compare(
             progress.close()
         _write(plan, output, results, looks)
     return RunRecords(output).read_comparison()
+
+
+def _settled(plan: Plan, output: Path) -> Plan:
+    """The plan with what its recipes leave open, as in the runs that are there: all of an experiment have it alike."""
+    begun = (path for stage in ("tuning", "runs") for path in sorted((output / stage).rglob("recipe.yaml")))
+    first = next((path for path in begun if path.stat().st_size), None)  # an empty one was killed before it began
+    before = None if first is None else read_recipe(first)
+    return replace(plan, cells=tuple(replace(cell, recipe=settled(cell.recipe, before)) for cell in plan.cells))
 
 
 def earlier_looks(output: Path, plan: Plan) -> list[str]:
@@ -145,7 +156,7 @@ def check_unchanged(before: Experiment, now: Experiment, output: Path) -> None:
         OutputError: names every changed key.
     """
     changed = [
-        *_changes("set.", before.set, now.set),
+        *_changes("set.", *_both_give(OPEN, before.set, now.set)),
         *_changes("tune.", _chosen_by(before), _chosen_by(now)),
         *_changes("", _of_all_runs(before), _of_all_runs(now)),
     ]
@@ -157,6 +168,15 @@ def check_unchanged(before: Experiment, now: Experiment, output: Path) -> None:
             f"--output {output} holds an experiment of other settings, so it cannot go on; give them as they were, or "
             "choose another --output\n" + "\n".join(changed)
         )
+
+
+def _both_give(key: str, one: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Two mappings without `key` unless both have it: the runs have settled it, and are held against what is asked."""
+    kept = [
+        {name: value for name, value in keys.items() if name != key or (key in one and key in other)}
+        for keys in (one, other)
+    ]
+    return kept[0], kept[1]
 
 
 def _of_all_runs(experiment: Experiment) -> dict[str, Any]:

@@ -71,14 +71,13 @@ def _metric(job: Job, cell: Cell) -> str:
 
 
 def with_constants(scores: Sequence[Score], others: Iterable[Score] = (), *, lower_is_better: bool) -> list[Score]:
-    """The scores, those without a value given that of a model that says the same of every example, as another run on
-    the same split knows it. Where the task knows none, they get the worst that any of the runs has: to leave them out
-    would flatter their method.
+    """The scores, those without a value given the worst that any of the runs has, or that of a model that says the same
+    of every example, if that is worse still. To leave them out would flatter their method; and so would a constant
+    model's score where nothing can be learned and every finished run is behind it.
     """
     known = [*scores, *others]
-    constants = [score.constant for score in known if score.constant is not None]
-    values = [score.value for score in known if score.value is not None]
-    if not (constants or values):
+    found = [number for score in known for number in (score.value, score.constant) if number is not None]
+    if not found:
         return list(scores)
-    stand_in = constants[0] if constants else (max if lower_is_better else min)(values)
+    stand_in = (max if lower_is_better else min)(found)
     return [replace(score, value=stand_in) if score.value is None else score for score in scores]

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Container, Iterable
+from dataclasses import dataclass, field, replace
 
 import numpy as np
+
+from dora_cli.data.ties import Groups, part_groups
+from dora_cli.wording import plural
 
 
 @dataclass(frozen=True)
@@ -19,11 +22,14 @@ class Examples:
         labels: class ids, or floats for a regression; None where there are none, as in official test files and for
             generation.
         notes: what is to be said of how they came about; no part of what they are.
+        groups: which of them share texts, also with examples that are not among them; None where nobody has looked. By
+            them `parted` keeps together what belongs together. No part of what the examples are either.
     """
 
     texts: tuple[list[str], ...]
     labels: list[int] | list[float] | None
     notes: tuple[str, ...] = field(default=(), compare=False)
+    groups: Groups | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         assert len(self.texts) in (1, 2), "one or two texts per example"
@@ -80,8 +86,12 @@ class Examples:
         """The examples in two parts, of which the second holds about `share` of them; each in the original order.
 
         Of every class its share, and at least one example where it has two. What has references is parted by its
-        sources. The choice depends on labels or sources and `share` only.
+        sources; what has `groups`, by these (see `part_groups`), so that no text is in both parts, and the first part
+        has a note of examples that therefore could not be held out. The choice depends on labels, sources or groups,
+        and on `share` only.
         """
+        if self.groups is not None and self.labels is not None:
+            return self._parted_by_groups(self.groups, self.labels, share)
         if self.labels is None:
             groups: dict[object, list[int]] = {}
             for row, source in enumerate(self.texts[0]):
@@ -98,8 +108,21 @@ class Examples:
             count = min(max(round(share * len(members)), 1), len(members) - 1)
             for chosen in _choice(len(members), count, seed=0) if count else ():
                 held.update(members[chosen])
-        parts = [[row for row in range(len(self)) if (row in held) is second] for second in (False, True)]
-        return self._rows(parts[0]), self._rows(parts[1])
+        return self._without(held), self._rows(sorted(held))
+
+    def _parted_by_groups(
+        self, groups: Groups, labels: list[int] | list[float], share: float
+    ) -> tuple[Examples, Examples]:
+        numbers = any(isinstance(label, float) for label in labels)
+        parting = part_groups(groups, [None] * len(self) if numbers else labels, share)
+        learned, held = self._without(parting.held), self._rows(sorted(parting.held))
+        if not parting.tied:
+            return learned, held
+        note = (
+            f"split train: {plural(parting.tied, 'example')} hang together by shared texts in groups larger than "
+            f"{share:g} of the split, and none of these was held out"
+        )
+        return replace(learned, notes=(*learned.notes, note)), held
 
     def only(self, rows: Iterable[int]) -> Examples:
         """Some of the examples, by their indices."""
@@ -107,11 +130,17 @@ class Examples:
 
     def _rows(self, kept: list[int]) -> Examples:
         labels = None if self.labels is None else [self.labels[i] for i in kept]
-        return Examples(tuple([column[i] for i in kept] for column in self.texts), labels, self.notes)
+        groups = None if self.groups is None else [self.groups[i] for i in kept]
+        return Examples(tuple([column[i] for i in kept] for column in self.texts), labels, self.notes, groups)
+
+    def _without(self, left_out: Container[int]) -> Examples:
+        return self._rows([row for row in range(len(self)) if row not in left_out])
 
 
 def parted_off(total: int, share: float) -> int:
-    """How many of `total` examples `Examples.parted` holds out, as far as that is known without classes and sources."""
+    """How many of `total` examples `Examples.parted` holds out, as far as that is known without classes, sources and
+    groups.
+    """
     return min(max(round(share * total), 1), total - 1) if share else 0
 
 

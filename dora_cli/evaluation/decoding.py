@@ -111,7 +111,8 @@ def _decoded(
     from dora_cli.evaluation.search.suitable import suitable
 
     texts: list[str] = []
-    find = searching if suitable(model) else generating
+    takes_search = captured or accelerator.device.type != "cuda"  # launched one by one, its steps may win nothing there
+    find = searching if takes_search and suitable(model) else generating
     with evaluation_mode(model), find(model, layout, settings, accelerator, captured=captured) as outputs_of:
         for done, rows in enumerate(written(outputs_of, sources, mine, accelerator.device, captured=captured)):
             texts += _texts(rows, tokenizer, layout.stops)

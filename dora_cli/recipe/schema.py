@@ -188,6 +188,10 @@ class EvalSection(Section):
         every: ``epoch``, or only once, at the ``end`` of the training.
         held_out: share of the training split that is kept out of the training and evaluated in the place of the dev
             split, of every class its share and the same one in every run; to choose settings by.
+        held_out_by: by what that is parted, and what a method asks to have held out. ``text``: examples that share a
+            text are on one side, and so are a sentence and its phrases where a task's training split has these as
+            examples; ``rows``: every example for itself. None is ``text``, and in a run that goes on what it was begun
+            with. Generated texts are parted by their sources in any case.
     """
 
     batch_size: ForBatching[Count] = 64
@@ -195,6 +199,7 @@ class EvalSection(Section):
     metric: ForRun[Text | None] = None
     every: ForRun[Literal["epoch", "end"]] = "epoch"
     held_out: ForRun[Share | None] = None
+    held_out_by: ForRun[Literal["text", "rows"] | None] = None
 
 
 class DecodeSection(Section):

@@ -10,9 +10,10 @@ from typing import Any
 
 from dora_cli.errors import CheckpointError, OutputError
 from dora_cli.printable import shown
-from dora_cli.recipe import Recipe, load_recipe
+from dora_cli.recipe import Recipe
 from dora_cli.recipe.changes import keys_of
 from dora_cli.recipe.effects import Effect
+from dora_cli.runs.left_open import HELD_OUT_BY, read_recipe, settled
 from dora_cli.runs.run_folder import RunRecords
 
 HARMLESS = keys_of(Effect.RECORDS, Effect.SPEED, Effect.BATCHING)
@@ -35,6 +36,7 @@ ADDED = {
     "data.config": None,
     "eval.every": "epoch",
     "eval.held_out": None,
+    "eval.held_out_by": HELD_OUT_BY,
     "save.every_epoch": True,
     "method.flatness": 0.0,
     "method.step_bound": None,
@@ -119,7 +121,7 @@ def check_resumable(records: RunRecords, recipe: Recipe) -> None:
         raise OutputError(
             f"the run in --output {records.folder} was stopped before it began; start it again with --overwrite"
         )
-    if changes := changed_keys(load_recipe(records.recipe), recipe):
+    if changes := changed_keys(read_recipe(records.recipe), recipe):
         raise CheckpointError(
             f"the recipe is not the one {records.folder} was begun with, so it cannot go on; give it as it was, or "
             f"choose another --output{changes}"
@@ -127,8 +129,11 @@ def check_resumable(records: RunRecords, recipe: Recipe) -> None:
 
 
 def changed_keys(before: Recipe, now: Recipe) -> str:
-    """What differs between two recipes beyond `HARMLESS` and `LOCATIONS`, a line each; empty if nothing does."""
-    one, two = _flat(before), _flat(now)
+    """What differs between two recipes beyond `HARMLESS` and `LOCATIONS`, a line each; empty if nothing does.
+
+    What `now` leaves open is as it was `before`, in a recipe that `read_recipe` gave.
+    """
+    one, two = _flat(before), _flat(settled(now, before))
     changed = [
         key for key in sorted({*one, *two}) if one.get(key) != two.get(key) and key not in (*HARMLESS, *LOCATIONS)
     ]
@@ -136,7 +141,7 @@ def changed_keys(before: Recipe, now: Recipe) -> str:
 
 
 def recipe_hash(recipe: Recipe) -> str:
-    """SHA-256 of all keys that decide what is computed."""
+    """SHA-256 of all keys that decide what is computed, of a recipe that leaves nothing open."""
     added = {**ADDED, **ADDED_TO.get(recipe.method.name, {})}
     flat = {key: value for key, value in _flat(recipe).items() if key not in added or value != added[key]}
     kept = {key: value for key, value in flat.items() if key not in (*HARMLESS, *LOCATIONS)}

@@ -68,6 +68,7 @@ class LabelTask(Task):
         scale: mean and standard deviation of the numbers of a regression, whose model learns them standardised; None
             where it learns them as they are.
         own: whether it is a task of the user's own data, which say what its columns and labels are.
+        fragments: whether its training split holds parts of its texts as examples of their own.
     """
 
     label_names: tuple[str, ...] | None
@@ -76,6 +77,7 @@ class LabelTask(Task):
     tsv: TsvLayout | None = None
     scale: tuple[float, float] | None = None
     own: bool = False
+    fragments: bool = False
 
     # -- what it is ----------------------------------------------------------------------------------------------------
 
@@ -132,6 +134,7 @@ class LabelTask(Task):
             tuple(source for source, there in sources.items() if there),
             self.hub,
             self.tsv,
+            self.fragments,
         )
 
     def lower_is_better(self, metric: str) -> bool:

@@ -12,8 +12,10 @@ if TYPE_CHECKING:
     from dora_cli.recipe import Recipe
 
 
-def read_split(recipe: Recipe, fields: Fields, split: str, *, training: bool) -> Examples:
-    """Examples of one split from the recipe's source, cut to the recipe's limit; raises DataError."""
+def read_split(recipe: Recipe, fields: Fields, split: str, *, training: bool, tied: bool = False) -> Examples:
+    """Examples of one split from the recipe's source, cut to the recipe's limit; `tied` as for `load_examples`. Raises
+    DataError.
+    """
     data = recipe.data
     return load_examples(
         fields,
@@ -27,4 +29,5 @@ def read_split(recipe: Recipe, fields: Fields, split: str, *, training: bool) ->
         separator=data.separator,
         max_samples=data.max_train_samples if training else data.max_eval_samples,
         seed=0,  # which examples are kept must not depend on the seed of the run
+        tied=tied,
     )

@@ -38,6 +38,7 @@ from dora_cli.recipe import Recipe, dump_recipe
 from dora_cli.recipe.anchor import anchored
 from dora_cli.runs.checkpoints import checkpoints_of
 from dora_cli.runs.folders import MANIFEST
+from dora_cli.runs.left_open import read_recipe, settled
 from dora_cli.runs.open_run import OpenRun
 from dora_cli.runs.place import check_output, clear_leftovers, remove_run, take_output, try_saving
 from dora_cli.runs.resume import check_log, check_no_links, check_resumable, check_same_ground, recipe_hash
@@ -154,6 +155,7 @@ def _train(
     if not ground.is_main:
         listener = SilentListener()
     on_main(ground.accelerator, lambda: _check_place(call, recipe, place))
+    recipe = settled(recipe, read_recipe(place.records.recipe) if call.resume else None)
     if call.resume and place.records.metrics.is_file():
         listener.note(f"the run in {call.output} is finished; nothing is done")
         return RunResult(call.output, place.records.read_metrics(), place.records.read_ranks())

@@ -7,15 +7,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from dora_cli.assembly.build import base_fingerprint, load_base, note_on_code
+from dora_cli.assembly.build import base_fingerprint, load_base, make_method, note_on_code
 from dora_cli.assembly.data import load_data
 from dora_cli.assembly.resolve import resolve
 from dora_cli.errors import CheckpointError, OutputError
 from dora_cli.machine.memory import memory_advice
 from dora_cli.machine.processes import is_main
-from dora_cli.recipe import Recipe, dump_recipe, load_recipe, parse_recipe
+from dora_cli.recipe import Recipe, dump_recipe, parse_recipe
 from dora_cli.recipe.anchor import anchored
 from dora_cli.runs.checkpoints import checkpoints_of
+from dora_cli.runs.left_open import read_recipe, settled
 from dora_cli.runs.place import check_output
 from dora_cli.runs.records.summary import seeds_summary
 from dora_cli.runs.resume import changed_keys, check_same_inputs
@@ -50,6 +51,8 @@ def train_seeds(
     """
     recipe, task = resolve(recipe)
     parent = RunRecords(Path(output))
+    if not overwrite:
+        recipe = _as_begun(parent, recipe)
     _check(parent, recipe, seeds, overwrite)
     if not overwrite:
         with contextlib.closing(make_listener()) as listener:
@@ -93,14 +96,23 @@ def _check(parent: RunRecords, recipe: Recipe, seeds: Sequence[int], overwrite: 
             f"--output {parent.folder} holds a single run already; choose another --output, or pass --overwrite to "
             "replace it"
         )
-    for run in parent.seed_runs():
-        if not run.recipe.is_file() or not run.recipe.stat().st_size:
-            continue
-        if changes := changed_keys(load_recipe(run.recipe), anchored(_with_seed(recipe, _seed_of(run)))):
+    for run in _begun(parent):
+        if changes := changed_keys(read_recipe(run.recipe), anchored(_with_seed(recipe, _seed_of(run)))):
             raise OutputError(
                 f"{run.folder} holds a run of another recipe; choose another --output, or pass --overwrite to replace "
                 f"it{changes}"
             )
+
+
+def _begun(parent: RunRecords) -> list[RunRecords]:
+    """The runs that are there, but those that were killed before they began."""
+    return [run for run in parent.seed_runs() if run.recipe.is_file() and run.recipe.stat().st_size]
+
+
+def _as_begun(parent: RunRecords, recipe: Recipe) -> Recipe:
+    """`recipe` with what it leaves open as in the runs that are there."""
+    begun = _begun(parent)
+    return settled(recipe, read_recipe(begun[0].recipe)) if begun else recipe
 
 
 def _check_inputs(parent: RunRecords, recipe: Recipe, task: Task, listener: Listener) -> None:
@@ -113,7 +125,8 @@ def _check_inputs(parent: RunRecords, recipe: Recipe, task: Task, listener: List
         return
     if is_main() and (note := note_on_code(recipe)):
         listener.note(note)
-    data = {name: part.fingerprint() for name, part in load_data(recipe, task).by_split.items()}
+    held_out = make_method(recipe).held_out
+    data = {name: part.fingerprint() for name, part in load_data(recipe, task, held_out=held_out).by_split.items()}
     with memory_advice(recipe, "load"):
         base = load_base(recipe, task)
     model = base_fingerprint(base)

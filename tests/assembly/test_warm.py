@@ -72,6 +72,17 @@ def test_other_examples_are_others(own: Recipe, change: str, make_recipe: MakeRe
     assert first != second
 
 
+def test_other_parts_are_others(make_recipe: MakeRecipe) -> None:
+    changes = ("task=glue/mnli", "data.max_train_samples=null", "eval.held_out=0.3")
+    warm, found = Warm(), []
+    for way in ("text", "rows"):
+        recipe, task = resolve(make_recipe(*changes, f"eval.held_out_by={way}"))
+        found.append(warm.load_data(recipe, task))
+        assert found[-1] == load_data(recipe, task)
+        assert warm.load_data(recipe, task) is found[-1], "texts are held against each other once"
+    assert found[0] != found[1]
+
+
 def test_tokens_are_made_once_for_a_model_and_a_length(own: Recipe) -> None:
     warm, (recipe, task) = Warm(), resolve(own)
     data = warm.load_data(recipe, task)

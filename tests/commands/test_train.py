@@ -11,6 +11,7 @@ import pytest
 
 from dora_cli.errors import OutputError
 from dora_cli.recipe import load_recipe
+from dora_cli.runs.left_open import settled
 from dora_cli.runs.place import check_output, default_output, make_output, take_output
 from tests.commands.conftest import STEPS, Refuse, Trained, contents, dora, recipe_text
 
@@ -52,7 +53,7 @@ def test_output_into_a_pipe_is_plain(trained: Trained) -> None:
 
 
 def test_the_recipe_of_a_run_runs_again(trained: Trained) -> None:
-    assert load_recipe(trained.folder / "recipe.yaml") == load_recipe(trained.cwd / "recipes" / "small.yaml")
+    assert load_recipe(trained.folder / "recipe.yaml") == settled(load_recipe(trained.cwd / "recipes" / "small.yaml"))
 
 
 @pytest.mark.parametrize(

@@ -291,7 +291,8 @@ def test_data_that_are_missing_are_named_with_the_task(tmp_path: Path, tiny_mode
 def test_own_data_without_a_dev_split(tmp_path: Path, tiny_model: Path) -> None:
     """A share of the training file stands for it; what chooses is held out of what is left."""
     table = tmp_path / "own.csv"
-    table.write_text("text,label\n" + "".join(f"the film is {word},{word}\n" for word in ["good", "bad"] * 40))
+    rows = [f"film {number} is {word},{word}" for number, word in enumerate(["good", "bad"] * 40)]
+    table.write_text("\n".join(["text,label", *rows, ""]))
     own = tmp_path / "own.yaml"
     own.write_text(
         f"task: classification\nmodel: {{name: {tiny_model}}}\ndata: {{source: files, path: {table}}}\n"

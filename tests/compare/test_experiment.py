@@ -382,6 +382,13 @@ def test_an_experiment_is_no_recipe() -> None:
         parse_recipe("task: glue/sst2\nmethods: {}\ntasks: []\n")
 
 
+def test_how_is_held_out_may_be_set_for_all(tmp_path: Path) -> None:
+    """Unlike how much, which is the experiment's own."""
+    assert load(tmp_path, f"{WHOLE}set: {{eval.held_out_by: rows}}\n").set == {"eval.held_out_by": "rows"}
+    (found,) = problems(tmp_path, WHOLE.replace("{method.name: lora", "{eval.held_out_by: rows, method.name: lora", 1))
+    assert "eval.held_out_by: is the same for all that is compared" in found
+
+
 @pytest.mark.parametrize("file", sorted((ROOT / "configs" / "compare").glob("*.yaml")), ids=lambda file: file.stem)
 def test_the_shipped_ones_are_well_formed(file: Path) -> None:
     assert design(load_experiment(file)).pairs

@@ -148,6 +148,23 @@ def test_the_margin_is_the_pilots(of_two_tasks: dict[str, Any]) -> None:
     assert record["margin"] == pytest.approx(float(record["notes"][-1].split("tuning, ")[1].split(" ")[0]), rel=1e-3)
 
 
+@pytest.mark.parametrize("seeds", [3, 4])
+def test_a_value_beside_the_best_that_fails_now_and_then_is_no_spread(
+    tmp_path: Path, tiny_model: Path, seeds: int
+) -> None:
+    """Three methods and four seeds have nine degrees of freedom at the chosen values alone, of three seeds six."""
+
+    def failing(recipe: Recipe) -> float:
+        rate, seed = recipe.train.learning_rate, recipe.train.seed
+        return 0.9 + 0.001 * (seed % 5) if rate == 1e-2 else 0.8 - 0.2 * (seed % 2)
+
+    plan = planned(tmp_path, tiny_model, tasks=1)
+    text = plan.file.read_text()
+    plan.file.write_text(text.replace("points: 3}", f"points: 3}}, seeds: {seeds}, keep: all"))
+    record = recorded(Plan.of(plan.file), tmp_path / "out", failing)
+    assert (record["margin"] < 0.01) == (seeds == 4)
+
+
 @pytest.mark.parametrize(("said", "margin", "source"), [("0.5", 0.5, "given"), ("none", None, "none")])
 def test_another_margin(tmp_path: Path, tiny_model: Path, said: str, margin: float | None, source: str) -> None:
     record = recorded(planned(tmp_path, tiny_model, tasks=1, more=f"margin: {said}\n"), tmp_path / "out")
@@ -190,6 +207,20 @@ def test_a_diverged_run_counts_as_one_that_says_the_same_of_every_example(tmp_pa
     (note,) = found["notes"]
     assert f"1 of {SEEDS} runs collapsed, 0 of {SEEDS} of the baseline" in note
     assert beside(record, "head")["notes"] == []
+
+
+def test_a_diverged_run_is_not_better_than_one_that_finished(tmp_path: Path, tiny_model: Path) -> None:
+    """A task on which there is nothing to learn: every finished run is behind saying the same of every example."""
+
+    def behind(recipe: Recipe) -> float | None:
+        if (recipe.method.name, recipe.train.seed) == ("dora", 2):
+            return None
+        return truth(recipe) - 10
+
+    record = recorded(planned(tmp_path, tiny_model, tasks=1), tmp_path / "out", behind)
+    finished = [run["score"] for cell in record["cells"] for run in cell["runs"] if run["outcome"] == "finished"]
+    assert max(finished) < CONSTANT
+    assert scores(record, "dora")[0][1] == min(finished)
 
 
 def test_where_nothing_is_known_of_that_a_diverged_run_is_the_worst_one(tmp_path: Path, tiny_model: Path) -> None:

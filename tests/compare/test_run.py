@@ -21,7 +21,7 @@ from dora_cli.compare.plan import Plan
 from dora_cli.compare.run import LOOK, compare, what_seeds_show
 from dora_cli.compare.workers.local import LocalPool
 from dora_cli.errors import CheckpointError
-from dora_cli.recipe import Recipe
+from dora_cli.recipe import Recipe, load_recipe
 from dora_cli.runs.lock import RunLock
 from dora_cli.runs.run_folder import RunRecords
 from dora_cli.training.run import train
@@ -326,6 +326,53 @@ def test_a_key_is_pooled_afterwards_without_another_run(here: Path, tmp_path: Pa
     assert [note for note in again["notes"] if note not in record["notes"]] == [
         look.replace("2 comparisons", "1 comparison pooled over method.rank")
     ]
+
+
+def ways(output: Path) -> dict[str, set[str | None]]:
+    """How the runs of each stage hold out."""
+    found: dict[str, set[str | None]] = {}
+    for run in runs(output):
+        recipe = load_recipe(output / run / "recipe.yaml")
+        found.setdefault(run.partition("/")[0], set()).add(recipe.eval.held_out_by)
+    return found
+
+
+def test_runs_are_parted_by_text_unless_the_experiment_says_rows(here: Path, tmp_path: Path) -> None:
+    text = Path("small-compare.yaml").read_text() + "match: none\n"
+    assert text.count("train.epochs: 2") == 1
+    for more, way in (("", "text"), (", eval.held_out_by: rows", "rows")):
+        file, output = tmp_path / f"{way}.yaml", tmp_path / way
+        file.write_text(text.replace("train.epochs: 2", f"train.epochs: 2{more}"))
+        made(file, output, scored(costs_of(Plan.of(file))))
+        assert ways(output) == {"tuning": {way}, "runs": {way}}
+
+
+def test_an_experiment_of_an_older_version_goes_on_by_rows(here: Path, tmp_path: Path) -> None:
+    """Whether its file says so by now or not: what is there stays, and new runs are parted as the others were."""
+    plain = Path("small-compare.yaml").read_text() + "match: none\n"
+    by_rows = plain.replace("train.epochs: 2", "train.epochs: 2, eval.held_out_by: rows")
+    file, output = tmp_path / "old.yaml", tmp_path / "old"
+    file.write_text(by_rows)
+    train = scored(costs_of(Plan.of(file)))
+    made(file, output, train)
+    for recipe in [*output.rglob("recipe.yaml"), output / "experiment.yaml"]:  # which did not know the key
+        text = recipe.read_text()
+        recipe.write_text(re.sub(r"(,|\n *) *held_out_by: rows|, eval\.held_out_by: rows", "", text))
+        assert "held_out_by" not in recipe.read_text() != text
+    before = contents(output)
+    for number, text in enumerate((plain, by_rows, plain)):
+        file.write_text(text.replace("seeds: 2", f"seeds: {2 + number}"))
+        submitted = made(file, output, train, resume=True).submitted
+        assert sorted(submitted) == [f"runs/small/{name}/seed-{2 + number}" for name in ("dora", "lora") if number]
+    file.write_text(plain.replace("points: 3", "points: 5"))
+    assert any(name.startswith("tuning/") for name in made(file, output, train, resume=True).submitted)
+    assert ways(output) == {"tuning": {None, "rows"}, "runs": {None, "rows"}}
+    assert {name: content for name, content in contents(output).items() if name in before and "/" in str(name)} == {
+        name: content for name, content in before.items() if "/" in str(name)
+    }
+    file.write_text(plain.replace("train.epochs: 2", "train.epochs: 2, eval.held_out_by: text"))
+    with pytest.raises(CheckpointError, match=r"eval\.held_out_by was 'rows' and is 'text'"):
+        made(file, output, train, resume=True)
 
 
 def scored(costs: Mapping[str, int]) -> Trainer:

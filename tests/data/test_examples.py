@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import struct
 
+import numpy as np
 import pytest
 
 from dora_cli.data import Examples
@@ -78,6 +79,47 @@ def test_of_every_class_its_share_is_parted() -> None:
     assert [int(text) for text in held.texts[0]] == sorted(int(text) for text in held.texts[0])
     assert set(learned.texts[0]) | set(held.texts[0]) == set(examples.texts[0])
     assert not set(learned.texts[0]) & set(held.texts[0])
+
+
+def test_by_rows_the_same_are_drawn_as_ever() -> None:
+    """What experiments were chosen by must stay what it was: written down in 2026, and drawn by hand."""
+    labels = [0, 1, 1, 0, 1] * 8
+    _, held = Examples(([str(row) for row in range(40)],), labels).parted(0.15)
+    assert [int(text) for text in held.texts[0]] == [5, 7, 17, 28, 31, 36]
+    drawn = []
+    for label in (0, 1):
+        rows = [row for row in range(40) if labels[row] == label]
+        drawn += [rows[i] for i in np.random.default_rng(0).permutation(len(rows))[: round(0.15 * len(rows))]]
+    assert [int(text) for text in held.texts[0]] == sorted(drawn)
+
+
+def test_what_has_groups_is_parted_by_them() -> None:
+    texts = [str(row // 2) for row in range(60)]
+    examples = Examples((texts,), [0, 1, 1] * 20, ("read",), [(row // 2,) for row in range(60)])
+    learned, held = examples.parted(0.2)
+    assert (len(held), held.notes, learned.notes) == (12, ("read",), ("read",))
+    assert not set(learned.texts[0]) & set(held.texts[0])
+    assert [int(text) for text in held.texts[0]] == sorted(int(text) for text in held.texts[0])
+    assert learned.groups == [(int(text),) for text in learned.texts[0]], "another share is parted by them too"
+    again, _ = learned.sample(40, seed=0).parted(0.2)
+    assert again.groups == [(int(text),) for text in again.texts[0]]
+    numbers = Examples((texts,), [float(row) for row in range(60)], groups=examples.groups)
+    learned, held = numbers.parted(0.2)
+    assert len(held) == 12
+    assert not set(learned.texts[0]) & set(held.texts[0])
+    assert numbers == Examples((texts,), numbers.labels), "they are no part of what the examples are"
+
+
+def test_what_is_tied_to_too_many_is_said() -> None:
+    examples = Examples(
+        ([str(row) for row in range(60)],), [0, 1] * 30, ("read",), [(0,)] * 30 + [(1,)] * 10 + [(2,)] * 20
+    )
+    learned, held = examples.parted(0.2)
+    assert [len(learned), len(held)] == [50, 10]
+    assert held.notes == ("read",)
+    said, note = learned.notes
+    assert said == "read"
+    assert note.startswith("split train: 50 examples hang together")
 
 
 def test_numbers_are_parted_at_random_and_references_by_their_sources() -> None:

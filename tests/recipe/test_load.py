@@ -119,6 +119,7 @@ def test_defaults():
     }
     assert recipe.eval.model_dump() == {
         "batch_size": 64, "select": "best-after-freeze", "metric": None, "every": "epoch", "held_out": None,
+        "held_out_by": None,
     }  # fmt: skip
     assert recipe.save.model_dump() == {"every_steps": None, "every_minutes": None, "every_epoch": True, "keep": 2}
     assert recipe.decode is None

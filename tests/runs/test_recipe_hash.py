@@ -6,11 +6,14 @@ import pytest
 
 from dora_cli.recipe import parse_recipe
 from dora_cli.recipe.methods import METHODS
+from dora_cli.runs.left_open import HELD_OUT_BY
 from dora_cli.runs.resume import ADDED_TO, recipe_hash
 
 
 def hash_of(method: str) -> str:
-    return recipe_hash(parse_recipe(f"task: glue/rte\nmodel: {{name: some/model}}\nmethod: {method}\n"))
+    """As it is of a run of an older version, which held out by rows."""
+    text = f"task: glue/rte\nmodel: {{name: some/model}}\nmethod: {method}\neval: {{held_out_by: {HELD_OUT_BY}}}\n"
+    return recipe_hash(parse_recipe(text))
 
 
 @pytest.mark.parametrize(

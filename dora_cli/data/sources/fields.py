@@ -95,6 +95,7 @@ class Fields:
         hub: where the hub has it; None if ``hub`` is no source.
         release: how the official files store it: `TsvLayout` with labels, `CsvLayout` with references; None if there
             are none.
+        fragments: whether the training split holds parts of its texts as examples of their own.
     """
 
     task: str
@@ -105,6 +106,7 @@ class Fields:
     sources: tuple[str, ...] = ("files",)
     hub: HubSource | None = None
     release: TsvLayout | CsvLayout | None = None
+    fragments: bool = False
 
     @property
     def own_names(self) -> tuple[str, ...]:

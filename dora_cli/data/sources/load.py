@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from dora_cli.data.examples import Examples
@@ -12,6 +13,7 @@ from dora_cli.data.sources.files import read_files
 from dora_cli.data.sources.glue_tsv import read_glue_tsv
 from dora_cli.data.sources.hub import read_hub
 from dora_cli.data.sources.values import quoted
+from dora_cli.data.ties import tie_texts
 from dora_cli.errors import DataError
 from dora_cli.files import at_home
 
@@ -29,6 +31,7 @@ def load_examples(
     separator: str | None = None,
     max_samples: int | None = None,
     seed: int = 0,
+    tied: bool = False,
 ) -> Examples:
     """Examples of one split.
 
@@ -46,6 +49,8 @@ def load_examples(
         max_samples: keep a random subset of this size, in the original order; None keeps all. For generation it counts
             different sources, with all their references, but in the training split it counts examples.
         seed: chooses the subset.
+        tied: whether to find, in the whole split, which examples share texts: then they have `Examples.groups`. Those
+            of a generation go by their sources, and have none.
 
     Raises:
         DataError: data that is absent, unreadable or does not fit the task, or an argument that the source or the task
@@ -85,6 +90,8 @@ def load_examples(
         )
     else:
         examples = _read(fields, source, split, path)
+    if tied and examples.labels is not None:
+        examples = replace(examples, groups=tie_texts(examples.texts, fragments=fields.fragments))
     if max_samples is None:
         return examples
     sample = examples.sample_sources if fields.by_source(split) else examples.sample

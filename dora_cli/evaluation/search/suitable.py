@@ -18,7 +18,7 @@ _SINCE = {"transformers": (5, 17)}
 """The oldest version under which they were."""
 
 
-DEVICES = frozenset({"cpu"})
+DEVICES = frozenset({"cpu", "cuda"})
 """Kinds of devices on which the tests of the search have passed."""
 
 

@@ -25,23 +25,32 @@ class Layout:
         if not self._even:
             self._places, self._back = self._indices(device)
 
-    def _indices(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        """The row of every place in a stack, one past the last where there is none; and the place of every row."""
+    def _indices(self, device: torch.device) -> tuple[dict[int, torch.Tensor], torch.Tensor]:
+        """The row of every place in a stack of one and of two tensors, one below the other, and one past the last where
+        there is none; and the place of every row. All are made here, since a graph may be captured later.
+        """
         total = sum(self.ranks)
-        places: list[list[int]] = []
+        places: dict[int, list[list[int]]] = {1: [], 2: []}
         back: list[int] = []
         for number, rank in enumerate(self.ranks):
             first = len(back)
-            places.append([first + i if i < rank else total for i in range(self.width)])
+            for several, found in places.items():
+                nowhere = [several * total] * (self.width - rank)
+                starts = [first + part * total for part in range(several)]
+                found.append([place for start in starts for place in (*range(start, start + rank), *nowhere)])
             back += [number * self.width + i for i in range(rank)]
-        return torch.tensor(places, device=device), torch.tensor(back, device=device)
+        tensors = {several: torch.tensor(found, device=device) for several, found in places.items()}
+        return tensors, torch.tensor(back, device=device)
 
-    def stacked(self, rows: torch.Tensor) -> torch.Tensor:
-        """``(R, ...) -> (M, r, ...)``."""
+    def stacked(self, *several: torch.Tensor) -> torch.Tensor:
+        """``(R, ...) -> (M, r, ...)``; of two such tensors ``(M, 2 r, ...)``, a projection's parts one after the
+        other.
+        """
+        first = several[0]
         if self._even:
-            return rows.view(len(self.ranks), self.width, *rows.shape[1:])
-        padded = torch.cat([rows, rows.new_zeros(1, *rows.shape[1:])])
-        return padded[self._places]
+            views = [rows.view(len(self.ranks), self.width, *first.shape[1:]) for rows in several]
+            return views[0] if len(views) == 1 else torch.cat(views, 1)
+        return torch.cat([*several, first.new_zeros(1, *first.shape[1:])])[self._places[len(several)]]
 
     def rows(self, stacked: torch.Tensor) -> torch.Tensor:
         """``(M, r, ...) -> (R, ...)``."""

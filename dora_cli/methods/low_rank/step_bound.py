@@ -10,7 +10,9 @@ the weight then moves by the bound. Every projection has its own. Over `T` steps
 does after its warm-up, ``b_t = bound (T - t + 1) / T``, so that under any rate that is high enough a run takes relative
 steps of one size that ends at 0. LARS (You et al. 2017, arXiv 1708.03888) always does; here steps are only held below.
 
-``||D||_F`` comes from products of factors, ``r x r`` each. Nothing waits for the device.
+``D = s U V`` with ``U = (dB, B)`` and ``V = (A + dA, dA)`` one above the other, so ``||D||_F^2`` is ``s^2`` times the
+sum of ``U^T U * V V^T``, two products of ``2r x 2r``. It is computed in every step, of small factors, where the number
+of operations counts. Nothing waits for the device.
 """
 
 from __future__ import annotations
@@ -39,6 +41,7 @@ class StepBound:
     def __init__(self, bound: float, *, total_steps: int) -> None:
         self._bound, self._total_steps = bound, total_steps
         self._norms: dict[Layer, torch.Tensor] = {}
+        self._group_norms: dict[tuple[float, tuple[Layer, ...]], torch.Tensor] = {}
         self._limits: dict[torch.device, torch.Tensor] = {}
         self._before: list[Rows] = []
 
@@ -59,6 +62,10 @@ class StepBound:
             if layer not in self._norms or self._norms[layer].device != device:
                 norm = torch.linalg.vector_norm(weight_of(layer.base), dtype=dtype)
                 self._norms[layer] = torch.where(norm == 0, torch.inf, norm)  # nothing could ever move there
+        key = _key(group)
+        if key not in self._group_norms or self._group_norms[key].device != device:
+            norms = torch.stack([self._norms[layer] for layer in group.layers])
+            self._group_norms[key] = norms / abs(group.scaling) if group.scaling else torch.full_like(norms, torch.inf)
 
     @torch.no_grad()
     def stage(self, groups: Sequence[Components]) -> None:
@@ -73,19 +80,23 @@ class StepBound:
         for group, (A, B_t) in zip(groups, self._before, strict=True):
             share = self._share(group, A, B_t)
             for factor, before in ((group.A, A), (group.B_t, B_t)):
-                factor.copy_(torch.lerp(before, factor, share[:, None]))
+                torch.lerp(before, factor, share, out=factor)
         self._before = []
 
     def _share(self, group: Components, A: torch.Tensor, B_t: torch.Tensor) -> torch.Tensor:
-        """What each component may make of its step, ``(R,)``; 1 for all of it."""
+        """What each component may make of its step, ``(R, 1)``; 1 for all of it."""
         layout = group.layout
-        dA, dB, before, after = (layout.stacked(rows) for rows in (group.A - A, group.B_t - B_t, B_t, group.A))
-        squares = (dB @ dB.mT) * (after @ after.mT) + (before @ before.mT) * (dA @ dA.mT)
-        squares = squares + 2 * (dB @ before.mT) * (after @ dA.mT)
-        moved = group.scaling * squares.sum((1, 2)).clamp_min(0).sqrt()
-        norms = torch.stack([self._norms[layer] for layer in group.layers])
+        U, V = layout.stacked(group.B_t - B_t, B_t), layout.stacked(group.A, group.A - A)
+        squares = ((U @ U.mT) * (V @ V.mT)).sum((1, 2))
+        moved = squares.clamp_min(0).sqrt()
+        norms = self._group_norms[_key(group)]
         share = (self._limits[A.device] * norms / moved).clamp(max=1)  # of nothing that moved it is infinite
-        return layout.rows(share[:, None].expand(-1, layout.width))
+        return layout.rows(share[:, None, None].expand(-1, layout.width, 1))
+
+
+def _key(group: Components) -> tuple[float, tuple[Layer, ...]]:
+    """What the norms over the scale are the same for."""
+    return group.scaling, tuple(group.layers)
 
 
 def bound_on(bound: float | None, schedule: Schedule | None) -> StepBound | None:

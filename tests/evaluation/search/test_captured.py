@@ -12,7 +12,6 @@ import torch
 from dora_cli.data import to_device
 from dora_cli.evaluation.decoding import decode
 from dora_cli.evaluation.passes import evaluation_mode
-from dora_cli.evaluation.search import suitable as module
 from dora_cli.evaluation.search.search import CAPTURED_STEP, LAG, Search, _Done
 from dora_cli.evaluation.settings import Decoding
 from tests.evaluation.search.families import FAMILIES, built, found, sources_of
@@ -24,8 +23,7 @@ LONG = CAPTURED_STEP + 10  # more than one graph's columns
 
 
 @pytest.fixture(autouse=True)
-def cleared(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(module, "DEVICES", {"cpu", "cuda"})
+def cleared() -> Iterator[None]:
     yield
     torch.cuda.empty_cache()
 

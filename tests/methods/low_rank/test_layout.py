@@ -21,3 +21,10 @@ def test_a_stack_has_every_row_in_its_place_and_zeros_elsewhere(ranks: tuple[int
         assert not own[rank:].any()
         first += rank
     assert torch.equal(layout.rows(stacked), rows)
+
+
+@pytest.mark.parametrize("ranks", [(2, 2), (1, 3, 2), (3, 0, 1)])
+def test_two_in_one_stack(ranks: tuple[int, ...]) -> None:
+    layout = Layout(ranks, torch.device("cpu"))
+    one, other = torch.rand(sum(ranks), 5), torch.rand(sum(ranks), 5)
+    assert torch.equal(layout.stacked(one, other), torch.cat([layout.stacked(one), layout.stacked(other)], 1))

@@ -99,8 +99,9 @@ def test_a_model_may_be_moved_between_steps() -> None:
     case, bound = Case((0.05, 0.05, 0.05, 0.05)), StepBound(BOUND, total_steps=9)
     bound.begin_step(1, case.groups)
     bound._norms = {layer: norm.to("meta") for layer, norm in bound._norms.items()}
+    bound._group_norms = {key: norms.to("meta") for key, norms in bound._group_norms.items()}
     case.run(bound)
-    assert all(norm.device.type == "cpu" for norm in bound._norms.values())
+    assert all(norm.device.type == "cpu" for norm in (*bound._norms.values(), *bound._group_norms.values()))
 
 
 @pytest.mark.parametrize("rate", [1e-5, 3.0])
