@@ -8,7 +8,7 @@ the device, so that a pass can be captured, and replayed with texts of other len
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from inspect import signature
 from typing import Any
@@ -57,6 +57,11 @@ class PackedRows:
             yield {"max_length_q": self._longest}
         finally:
             self._model.set_attn_implementation(before)
+
+
+def in_rows(rows: PackedRows | None) -> AbstractContextManager[dict[str, int]]:
+    """`PackedRows.around`; without `rows` nothing is changed, and nothing is called for besides a batch."""
+    return nullcontext({}) if rows is None else rows.around()
 
 
 def packed_attention(
