@@ -116,7 +116,8 @@ class Way:
         kind, graph = name.removesuffix("-graph"), name.endswith("-graph")
         self._device, self._groups, self._split = args.device, groups, split
         (lengths,) = split.sides
-        rows = Packing.of(lengths, [batch for group in groups for batch in group.micro_batches])
+        batches = [batch for group in groups for batch in group.micro_batches]
+        rows = Packing.of(lengths, batches) if graph else Packing(1, int(lengths.max()))
         self._packing = rows if kind == "rows" else None
         self._cuts = Cuts(MOST_PARTS, pieces=4 if graph else Cuts.pieces) if kind == "parts" else UNCUT
         torch.manual_seed(SEED)
@@ -138,10 +139,10 @@ class Way:
         )
         self._done = 0
         self.milliseconds: list[float] = []
-        batches = [batch for group in groups for batch in self._made(group)]
-        self._shapes = len({shapes(batch) for batch in batches})
-        computed = sum(batch["input_ids"].numel() for batch in batches)
-        self._real = sum(int(batch["attention_mask"].sum()) for batch in batches) / computed
+        made = [batch for group in groups for batch in self._made(group)]
+        self._shapes = len({shapes(batch) for batch in made})
+        computed = sum(batch["input_ids"].numel() for batch in made)
+        self._real = sum(int(batch["attention_mask"].sum()) for batch in made) / computed
 
     def _made(self, group: Any) -> list[dict[str, torch.Tensor]]:
         return list(training_batches(self._split, group.micro_batches, self._cuts, self._packing))

@@ -48,7 +48,7 @@ class Packing:
 
     @classmethod
     def of(cls, lengths: Lengths, batches: Iterable[Indices]) -> Packing:
-        """Of a run that begins with `batches`: they come to at most `TOTALS` + 1 lengths, smaller batches apart.
+        """How a run does it that begins with `batches`: in rows of at most `TOTALS` + 1 lengths, smaller batches apart.
 
         Args:
             lengths: tokens that are read of each example, ``(N,)``.

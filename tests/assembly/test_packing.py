@@ -38,7 +38,7 @@ def choose(setting: str = "auto", base: nn.Module | None = None, **changes: Any)
 
 @pytest.fixture(autouse=True)
 def kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a device that has one, for heads of 16."""
+    """There is one for heads of 16 under bf16."""
     monkeypatch.setattr(packing, "has_kernel", lambda _, dtype, width: dtype == torch.bfloat16 and width == 16)
 
 

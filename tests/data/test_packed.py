@@ -52,7 +52,7 @@ def test_what_fills_a_row_up_has_no_position_that_no_text_has() -> None:
 
 
 def test_labels_are_those_of_the_padded_batch() -> None:
-    """As many, and the same for each token that is read."""
+    """There are as many, and the same for each token that is read."""
     rows = [1, 0, 2]
     padded, packed = pairs().collate(rows), Packing(4, 6).collate(pairs(), rows)
     real = padded["attention_mask"].bool()

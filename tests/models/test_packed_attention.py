@@ -32,7 +32,7 @@ GROUPED: dict[str, Any] = {
 }
 PLAIN = {key: value for key, value in GROUPED.items() if key != "num_key_value_heads"}
 NARROW = 3
-"""Of a window, in tokens."""
+"""Tokens of a window."""
 
 MODELS: dict[str, Callable[[], Any]] = {
     "gpt2": lambda: transformers.GPT2LMHeadModel(
@@ -79,7 +79,7 @@ PACKING = Packing(step=16, longest=24)
 
 
 def losses_of(model: nn.Module, batch: Batch, more: dict[str, int]) -> torch.Tensor:
-    """Of every position, with smoothing."""
+    """The loss of every position, with smoothing."""
     logits = model(**inputs_of(batch), **more).logits
     return functional.cross_entropy(
         logits.flatten(0, 1), batch["labels"].flatten(), ignore_index=IGNORED, reduction="none", label_smoothing=0.1

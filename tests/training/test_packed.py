@@ -30,7 +30,7 @@ from tests.training.test_generation import Told
 from tests.training.test_run import largest_difference, lines, read
 
 BY_TEXTS = {"dora by fisher", "dora by kfac"}
-"""Of `METHODS`, those that count texts. (`bitfit` has nothing to train in a Llama.)"""
+"""Those of `METHODS` that count texts. (`bitfit` has nothing to train in a Llama.)"""
 
 
 def recipe_of(*overrides: str) -> Recipe:
@@ -76,7 +76,8 @@ def test_a_row_gives_every_method_what_the_padded_batch_gives(name: str) -> None
     prepared = prepared_of(recipe_of(f"method={{{METHODS[name]}}}", *more))
     step = make_step(prepared, lambda line: None)
     assert prepared.adapted.method.packs
-    packing = packing_of(prepared.recipe, prepared.train, prepared.length)
+    packing = packing_of(prepared.recipe, prepared.train.padded_to(8), prepared.length)
+    assert packing.step > 1  # as on CUDA
     padded, packed = summed(step, prepared, None), summed(step, prepared, packing)
     largest = max(float(tensor.abs().max()) for tensor in padded[:-1])
     assert largest > 1e-4
@@ -107,7 +108,8 @@ def test_a_run_on_rows_is_the_padded_one(padded: Path, tmp_path: Path) -> None:
             assert two["loss"] == pytest.approx(one["loss"], abs=1e-5)
     before, after = (read(run / "metrics.json") for run in (padded, tmp_path / "run"))
     assert before["real_tokens"]["evaluation"] == after["real_tokens"]["evaluation"]
-    assert before["real_tokens"]["training"] < 0.9 < after["real_tokens"]["training"] < 1
+    assert before["real_tokens"]["training"] < 0.9
+    assert after["real_tokens"]["training"] == 1  # on the CPU nothing is rounded up
     assert (before["timing"]["packed"], after["timing"]["packed"]) == (False, True)
     assert ("texts in one row", "yes") in dry_run(recipe).rows
     assert "parts of a batch" not in dict(dry_run(recipe).rows)
@@ -123,8 +125,10 @@ def test_what_is_counted_is_what_is_computed(tmp_path: Path, monkeypatch: pytest
         forward(self, batch)
 
     monkeypatch.setattr(TrainingStep, "_forward_backward", counting)
+    monkeypatch.setattr(prepare_module, "packing_of", lambda *_: Packing(step=48, longest=128))  # as on CUDA
     train(recipe_of("train.pack=on", "train.epochs=1"), tmp_path / "run")
     real, computed = (sum(counts) for counts in zip(*seen, strict=True))
+    assert real < computed
     assert read(tmp_path / "run" / "metrics.json")["real_tokens"]["training"] == pytest.approx(real / computed)
 
 
@@ -135,9 +139,10 @@ DROPS = ("method.dropout=0.2", "save.every_steps=1")
 def test_a_run_on_rows_goes_on_as_it_began(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str) -> None:
     """To the bit, with dropout; and rows are as long as they were, whatever a new run would make them."""
     recipe = recipe_of(*DROPS, "train.pack=on")
+    monkeypatch.setattr(prepare_module, "packing_of", lambda *_: Packing(step=48, longest=128))
     train(recipe, tmp_path / "straight")
     cut(recipe, tmp_path / "run", step=5)
-    monkeypatch.setattr(Packing, "of", lambda *_: pytest.fail("nothing is decided anew"))
+    monkeypatch.setattr(prepare_module, "packing_of", lambda *_: pytest.fail("nothing is decided anew"))
     train(recipe_of(*DROPS, f"train.pack={setting}"), tmp_path / "run", resume=True)
     if setting == "on":
         assert_equal_runs(tmp_path / "straight", tmp_path / "run")
@@ -178,12 +183,8 @@ def test_what_cannot_be_in_rows_stays_padded_and_only_who_asked_is_told(tmp_path
         train(recipe_of(*more, f"train.pack={setting}"), tmp_path / setting, listener=listener)
         told[setting] = [note for note in listener.notes if "train.pack" in note]
         assert read(tmp_path / setting / "metrics.json")["timing"]["packed"] is False
-    assert told == {
-        "on": [
-            "train.pack is on, but batches are padded: what dora takes from a step is counted by texts"
-        ],
-        "auto": [],
-    }  # fmt: skip
+    assert {setting: len(notes) for setting, notes in told.items()} == {"on": 1, "auto": 0}
+    assert "counted by texts" in told["on"][0]
 
 
 @pytest.mark.parametrize("answer", [Answer(True), Answer(False, "it waits")])
@@ -261,4 +262,4 @@ def test_compiled_blocks_give_way_to_rows(tmp_path: Path) -> None:
     timing = read(tmp_path / "run" / "metrics.json")["timing"]
     assert (timing["packed"], timing["fused"]) == (True, False)
     (said,) = [note for note in listener.notes if "train.pack" in note]
-    assert said == "train.fuse is on, but blocks are not fused: batches are packed, by train.pack"
+    assert said.startswith("train.fuse is on, ")
