@@ -216,18 +216,21 @@ def test_the_kernel_for_texts_is_called_as_it_is_documented(monkeypatch: pytest.
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("step", [16, 66])
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 2e-5), (torch.bfloat16, 0.05)])
 @pytest.mark.parametrize("name", sorted(FAMILIES))
 def test_a_row_on_a_gpu_gives_what_the_padded_batch_gives_in_float64(
-    name: str, dtype: torch.dtype, bound: float
+    name: str, dtype: torch.dtype, bound: float, step: int
 ) -> None:
-    """By the masked kernel, and by that of texts of different lengths."""
+    """By the masked kernel, and by that of texts of different lengths; the row is filled up, or its last text empty."""
     device = torch.device("cuda")
     pairs, rows = pairs_of(LENGTHS), np.arange(len(LENGTHS))
     expected, before = gradients(model_of(name), pairs.collate(rows), packed=False)
     model = model_of(name, dtype).to(device)
     assert room.has_kernel(device, torch.bfloat16, 8)
-    found, after = gradients(model, to_device(PACKING.collate(pairs, rows), device), packed=True)
+    batch = Packing(step, PACKING.longest).collate(pairs, rows)
+    assert (batch[BOUNDARIES][-2] == batch[BOUNDARIES][-1]) == (step == 66)
+    found, after = gradients(model, to_device(batch, device), packed=True)
     torch.testing.assert_close(found.cpu().double(), expected, rtol=bound, atol=bound)
     flat = [torch.cat([one.cpu().double().flatten() for one in some]) for some in (before, after)]
     assert float((flat[1] - flat[0]).norm() / flat[0].norm()) < bound
