@@ -98,6 +98,8 @@ def packed_attention(
     kind = query.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else query.dtype
     query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
+    if sliding_window is not None and sliding_window >= max_length_q:
+        sliding_window = None
     if not dropout and has_kernel(query.device, dtype, query.shape[-1], value.shape[-1]):
         back = -1 if sliding_window is None else sliding_window - 1
         attend: Any = varlen_attention()

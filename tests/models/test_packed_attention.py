@@ -164,6 +164,24 @@ def test_weights_of_attention_are_dropped_where_a_model_asks_for_that() -> None:
     assert torch.equal(out, torch.ones(1, 64, 2, 8))
 
 
+@pytest.mark.parametrize(("window", "back"), [(None, -1), (40, -1), (39, 38)])
+def test_a_window_that_every_text_fits_in_is_none(
+    monkeypatch: pytest.MonkeyPatch, window: int | None, back: int
+) -> None:
+    """Kernels for windows are others."""
+    seen: list[tuple[int, int]] = []
+    monkeypatch.setattr(room, "has_kernel", lambda *_: True)
+    monkeypatch.setattr(
+        room, "varlen_attention", lambda: lambda *_, window_size, **__: seen.append(window_size) or _[0]
+    )
+    part = torch.ones(1, 2, 64, 8)
+    begins = torch.tensor([0, 40, 64], dtype=torch.int32)
+    more: dict[str, Any] = {"cu_seq_lens_q": begins, "max_length_q": 40, "sliding_window": window}
+    out, _ = packed_attention(nn.Identity(), part, part, part, None, **more)
+    assert out.shape == (1, 64, 2, 8)
+    assert seen == [(back, 0)]
+
+
 def test_what_configs_say() -> None:
     assert attention_dropout(model_of("llama")) == attention_dropout(model_of("gpt2")) == 0
     assert attention_dropout(transformers.GPT2LMHeadModel(transformers.GPT2Config(n_layer=1, n_embd=12))) == 0.1
