@@ -171,9 +171,12 @@ def test_a_window_that_every_text_fits_in_is_none(
     """Kernels for windows are others."""
     seen: list[tuple[int, int]] = []
     monkeypatch.setattr(room, "has_kernel", lambda *_: True)
-    monkeypatch.setattr(
-        room, "varlen_attention", lambda: lambda *_, window_size, **__: seen.append(window_size) or _[0]
-    )
+
+    def kernel(query: torch.Tensor, *_: Any, window_size: tuple[int, int], **__: Any) -> torch.Tensor:
+        seen.append(window_size)
+        return query
+
+    monkeypatch.setattr(room, "varlen_attention", lambda: kernel)
     part = torch.ones(1, 2, 64, 8)
     begins = torch.tensor([0, 40, 64], dtype=torch.int32)
     more: dict[str, Any] = {"cu_seq_lens_q": begins, "max_length_q": 40, "sliding_window": window}
