@@ -186,7 +186,8 @@ def _settle_packing(
     recipe: Recipe, base: LoadedModel, method: Method, ground: Ground, captured: bool, began: bool | None, note: Note
 ) -> bool:
     setting, precision = recipe.train.pack, ground.precision
-    choice = choose_packing(setting, base.model, method, ground.device, precision, captured=captured, began=began)
+    found = choose_packing(setting, base.model, method, ground.device, precision, captured=captured, began=began)
+    choice = gathered(ground.accelerator, found)[0]  # one process's for all: others may have another device
     if setting == "on" and choice.reason is not None:
         note(f"train.pack is on, but batches are padded: {choice.reason}")
     if not (choice.on and captured):
