@@ -11,9 +11,9 @@ from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
-SHARING = frozenset({"gpt2", "gpt_neox", "llama", "mistral", "opt", "qwen2", "qwen3"})
-"""Model types whose self-attention is nothing but scaled products, a mask and a softmax, and is called through
-transformers' `AttentionInterface`.
+SHARING = frozenset({"bart", "gpt2", "gpt_neox", "llama", "mbart", "mistral", "opt", "pegasus", "qwen2", "qwen3"})
+"""Model types whose attention is nothing but scaled products, a mask and a softmax, and is called through transformers'
+`AttentionInterface`. T5's has a bias of its own beside the mask.
 """
 
 _NAME = "dora_beams_as_queries"
@@ -31,6 +31,8 @@ def shares(model: nn.Module) -> bool:
 def group_of(model: nn.Module, heads: int) -> int:
     """Query heads of each of `heads` heads of keys and values."""
     config: Any = model.config
+    if config.is_encoder_decoder:
+        return 1  # none of `SHARING` has fewer of them, and encoder and decoder may differ in theirs
     all_heads = int(config.num_attention_heads)
     assert all_heads % heads == 0
     return all_heads // heads
@@ -54,8 +56,8 @@ def beams_as_queries(
     Args:
         query: ``(sources * beams, heads, 1, width)``.
         key: ``(sources, heads of keys and values, columns, width)``, and so is `value`.
-        attention_mask: ``(sources, 1, beams * group, columns)``, added to the logits; `group` is the number of query
-            heads of a head of keys and values.
+        attention_mask: ``(sources, 1, beams * group, columns)``, or 1 in place of these queries; added to the logits.
+            `group` is the number of query heads of a head of keys and values.
         others: what else models tell an attention; nothing of it may change the result.
 
     Returns:

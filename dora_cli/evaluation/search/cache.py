@@ -78,7 +78,7 @@ class SelfAttention(CacheLayerMixin):
         return self.visible
 
 
-class _CrossAttention(CacheLayerMixin):
+class CrossAttention(CacheLayerMixin):
     """One layer's keys and values of what an encoder has read: they are there, and never change within a batch."""
 
     is_compileable = True
@@ -132,7 +132,7 @@ class StaticCache:
             self._cross, self.cache = None, decoder
             return
         self._cross = memory_for(cross, beams, cross[0][0].shape[2], dtype)
-        read = [_CrossAttention(keys, values) for keys, values in by_layer(self._cross)]
+        read = [CrossAttention(keys, values) for keys, values in by_layer(self._cross)]
         self.cache = EncoderDecoderCache(decoder, Cache(layers=read))
 
     def fill(self, own: KeysValues, cross: KeysValues | None, real: torch.Tensor | None) -> None:

@@ -58,9 +58,10 @@ class Reader:
             self._cache = self._make(own, cross, outputs)
         real = batch["attention_mask"].bool()
         if self._both:
-            mask = real.repeat_interleave(self._beams, dim=0)
+            copies = 1 if self._shares else self._beams
+            mask = real.repeat_interleave(copies, dim=0)
             self._encoder_mask.copy_(self._as_mask(mask[:, None, None]))
-            self._encoded.copy_(outputs.encoder_last_hidden_state.repeat_interleave(self._beams, dim=0))
+            self._encoded.copy_(outputs.encoder_last_hidden_state.repeat_interleave(copies, dim=0))
         else:
             self._lengths.copy_(real.sum(dim=1).repeat_interleave(self._beams))
         self._cache.fill(own, cross, None if self._both else real)
@@ -73,13 +74,13 @@ class Reader:
         self._tokens = torch.zeros(rows, 1, dtype=torch.int64, device=device)
         self._lengths = torch.zeros(rows, dtype=torch.int64, device=device)
         if self._both:
-            hidden = outputs.encoder_last_hidden_state
-            self._encoded = hidden.new_empty(rows, *hidden.shape[1:])
-            seen = torch.zeros(rows, 1, 1, hidden.shape[1], dtype=torch.bool, device=device)
+            hidden, copies = outputs.encoder_last_hidden_state, sources if self._shares else rows
+            self._encoded = hidden.new_empty(copies, *hidden.shape[1:])
+            seen = torch.zeros(copies, 1, 1, hidden.shape[1], dtype=torch.bool, device=device)
             self._encoder_mask = self._as_mask(seen)
         if self._shares:
             group = group_of(self._model, heads)
-            return SharedCache(own, beams=self._beams, group=group, room=room, dtype=self._dtype)
+            return SharedCache(own, cross, beams=self._beams, group=group, room=room, dtype=self._dtype)
         return StaticCache(own, cross, beams=self._beams, room=room, dtype=self._dtype)
 
     def columns_for(self, tokens: int, step: int) -> int:

@@ -3,15 +3,25 @@
 The columns of a source's prompt come first, once for all beams; behind them stands, token by token, what each beam has
 read. Nothing moves when a beam goes on from another one: which column belongs to which beam's text is a table of small
 numbers, from which a step makes one mask for all layers. In return every beam's query meets the columns of all beams of
-its source; that product is one of matrices, and in it each key is read once, not once a beam.
+its source; that product is one of matrices, and in it each key is read once, not once a beam. What an encoder has read
+is the same for all beams, too.
 """
 
 from __future__ import annotations
 
 import torch
 from transformers import Cache
+from transformers.cache_utils import EncoderDecoderCache
 
-from dora_cli.evaluation.search.cache import KeysValues, SelfAttention, by_layer, fill, in_eights, memory_for
+from dora_cli.evaluation.search.cache import (
+    CrossAttention,
+    KeysValues,
+    SelfAttention,
+    by_layer,
+    fill,
+    in_eights,
+    memory_for,
+)
 
 
 class SharedCache:
@@ -19,20 +29,29 @@ class SharedCache:
 
     Args:
         own: keys and values of the prompts that the self-attentions have read.
+        cross: those of the encoder's outputs; None without an encoder.
         beams: rows of every source.
         group: query heads of every head of keys and values.
         room: tokens behind the prompts.
         dtype: what keys and values are kept in; None for their own type.
     """
 
-    def __init__(self, own: KeysValues, *, beams: int, group: int, room: int, dtype: torch.dtype | None) -> None:
+    def __init__(
+        self,
+        own: KeysValues,
+        cross: KeysValues | None,
+        *,
+        beams: int,
+        group: int,
+        room: int,
+        dtype: torch.dtype | None,
+    ) -> None:
         (sources, _, self._prompt, _), device = own[0][0].shape, own[0][0].device
         self._beams, self._group, self._room = beams, group, room
         self._read = torch.zeros((), dtype=torch.int64, device=device)
         self._places = torch.zeros(beams, dtype=torch.int64, device=device)
         self._own = memory_for(own, 1, in_eights(self._prompt + room * beams), dtype)
         self._layers = [SelfAttention(*pair, self._read, self._places) for pair in by_layer(self._own)]
-        self.cache = Cache(layers=self._layers)
         self._prompts = torch.ones(sources, 1, self._prompt, dtype=torch.bool, device=device)
         behind = torch.arange(self._own.shape[2] - self._prompt, device=device)
         self._token_of, self._beam_of = behind // beams, behind % beams
@@ -40,16 +59,24 @@ class SharedCache:
         self._tokens = torch.arange(-(-len(behind) // beams), device=device)
         # of every token of a row's text: the beam that read it, and in whose column it stands; -1 if none has
         self._reader = torch.full((sources * beams, len(self._tokens)), -1, dtype=torch.int64, device=device)
+        decoder = Cache(layers=self._layers)
+        if cross is None:
+            self._cross, self.cache = None, decoder
+            return
+        self._cross = memory_for(cross, 1, cross[0][0].shape[2], dtype)
+        read = [CrossAttention(*pair) for pair in by_layer(self._cross)]
+        self.cache = EncoderDecoderCache(decoder, Cache(layers=read))
 
     def fill(self, own: KeysValues, cross: KeysValues | None, real: torch.Tensor | None) -> None:
         """Takes the prompts of another batch, of the same shapes.
 
         Args:
-            cross: None; there is no encoder.
-            real: bool ``(sources, columns)``, which tokens of the prompts are real; None for all.
+            real: bool ``(sources, columns)``, which tokens of the decoder's prompts are real; None for all.
         """
-        assert cross is None
         fill(self._own, own, 1)
+        if cross is not None:
+            assert self._cross is not None
+            fill(self._cross, cross, 1)
         self._reader.fill_(-1)
         if real is not None:
             self._prompts.copy_(real[:, None])

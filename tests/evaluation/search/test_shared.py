@@ -74,7 +74,7 @@ def test_every_row_sees_its_prompt_and_its_own_text(beams: int, group: int, step
         prompts = torch.tensor([[next(numbers) for _ in range(prompt)] for _ in range(sources)])
         real = torch.arange(prompt) >= torch.tensor([[0], [2], [4]])
         own = layers_of(prompts)
-        cache = cache or SharedCache(own, beams=beams, group=group, room=room, dtype=None)
+        cache = cache or SharedCache(own, None, beams=beams, group=group, room=room, dtype=None)
         cache.fill(own, None, real)
         texts = [prompts[row // beams][real[row // beams]].tolist() for row in range(sources * beams)]
         for count in range(1, room + 1):
@@ -99,16 +99,16 @@ def test_every_row_sees_its_prompt_and_its_own_text(beams: int, group: int, step
 
 def test_columns_come_in_eights_and_by_whole_steps() -> None:
     """Kernels of attention want that of masks, and every number of columns that is captured is a graph."""
-    cache = SharedCache(layers_of(torch.ones(1, 32)), beams=3, group=1, room=63, dtype=None)
+    cache = SharedCache(layers_of(torch.ones(1, 32)), None, beams=3, group=1, room=63, dtype=None)
     assert [cache.columns_for(tokens, 32) for tokens in (1, 32, 33, 63)] == [128, 128, 224, 224]
     assert [cache.columns_for(tokens, 1) for tokens in (1, 2, 3, 63)] == [40, 40, 48, 224]
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_who_shares(name: str) -> None:
-    """Decoders with the attention of PyTorch; `test_search.py` compares what they find with `generate`."""
-    assert SHARING < KNOWN
-    assert shares(built(name)) == (not built(name).config.is_encoder_decoder)
+    """All but T5, with the attention of PyTorch; `test_search.py` compares what they find with `generate`."""
+    assert KNOWN - {"t5"} == SHARING
+    assert shares(built(name)) == (name != "t5")
     assert not shares(built(name, attention="eager"))
 
 
