@@ -105,7 +105,7 @@ class SharedCache:
         behind = columns - self._prompt
         own = by_source.index_select(2, self._token_of[:behind]) == self._beam_of[:behind]
         seen = torch.cat((self._prompts.expand(-1, self._beams, -1), own), dim=2)
-        return seen.repeat_interleave(self._group, dim=1)[:, None]
+        return seen[:, :, None].expand(-1, -1, self._group, -1).flatten(1, 2)[:, None]
 
     def follow(self, rows: torch.Tensor, columns: int) -> None:
         """Has every row go on from what row ``rows[i]``, of the same source, has read, in the first `columns`."""

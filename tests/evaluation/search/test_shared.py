@@ -20,10 +20,16 @@ from dora_cli.evaluation.search.shared import SharedCache
 from dora_cli.evaluation.search.suitable import FAMILIES as KNOWN
 from dora_cli.evaluation.settings import Decoding
 from tests.evaluation.search.families import FAMILIES, LLAMAS, built, sources_of
+from tests.evaluation.test_decoding import EOS, SMALL_IDS
 
 WIDE = tf.LlamaConfig(
     **LLAMAS | {"hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128}
 )
+BOTH = tf.BartConfig(
+    d_model=64, encoder_layers=1, decoder_layers=2, encoder_ffn_dim=32, decoder_ffn_dim=32, encoder_attention_heads=4,
+    decoder_attention_heads=4, vocab_size=50, max_position_embeddings=128, decoder_start_token_id=EOS, **SMALL_IDS,
+)  # fmt: skip
+MAKE = {"llama": lambda: tf.LlamaForCausalLM(WIDE).eval(), "bart": lambda: tf.BartForConditionalGeneration(BOTH).eval()}
 
 
 @pytest.mark.parametrize("beams", [1, 3])
@@ -115,7 +121,7 @@ def test_who_shares(name: str) -> None:
 def searched(model: Any, *, beams: int, captured: bool = False, dtype: torch.dtype | None = None) -> Any:
     """The search after one batch of the first four sources, on the model's device; and that batch."""
     device = next(model.parameters()).device
-    encoded, layout = sources_of("llama")
+    encoded, layout = sources_of(model.config.model_type)
     batch = to_device(encoded.collate(range(4)), device)
     settings = Decoding(beams=beams, max_new_tokens=40)
     search = Search(model, layout, settings, device, dtype=dtype, captured=captured)
@@ -159,19 +165,20 @@ class Made(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("beams", [1, 4])
-def test_a_step_copies_no_keys(beams: int) -> None:
+@pytest.mark.parametrize("name", MAKE)
+def test_a_step_copies_no_keys(name: str, beams: int) -> None:
     """Nothing that it makes has as many numbers as one layer's keys; not when beams go on from one another, either."""
-    model = tf.LlamaForCausalLM(WIDE).eval()
-    one, _ = searched(model, beams=beams)
+    one, _ = searched(MAKE[name](), beams=beams)
     one.choice.written.fill_(39)  # the last that is read
     columns = one.reader.columns_for(39, 1)
-    layer = one.reader._cache.cache.layers[0]
+    cache = one.reader._cache.cache
+    keys = (cache if name == "llama" else cache.self_attention_cache).layers[0].keys[:, :, :columns]
     with torch.no_grad(), Made() as made:
         logits = one.reader.next(columns)
         one.reader.follow(logits.argmax(dim=-1), torch.zeros(4 * beams, dtype=torch.int64), columns)
-    assert layer.keys.shape[:2] == (4, 2)
+    assert keys.shape[:2] == (4, 2 if name == "llama" else 4)
     assert made.sizes
-    assert max(made.sizes.values()) < layer.keys[:, :, :columns].numel(), made.sizes
+    assert max(made.sizes.values()) < keys.numel(), made.sizes
 
 
 def test_prompts_are_kept_once() -> None:
@@ -185,12 +192,13 @@ def test_prompts_are_kept_once() -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("beams", [1, 4])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_one_kernel_attends(dtype: torch.dtype, beams: int) -> None:
+@pytest.mark.parametrize("name", MAKE)
+def test_one_kernel_attends(name: str, dtype: torch.dtype, beams: int) -> None:
     """Not products and a softmax one by one, which would write all logits: PyTorch raises if no kernel takes the
     masks, strides and types there are.
     """
     device = torch.device("cuda", 0)
-    model = tf.LlamaForCausalLM(WIDE).eval().to(device)
+    model = MAKE[name]().to(device)
     with torch.autocast("cuda", torch.bfloat16, enabled=dtype == torch.bfloat16):
         one, _ = searched(model, beams=beams, dtype=None if dtype == torch.float32 else dtype)
         one.choice.written.fill_(21)
@@ -201,9 +209,10 @@ def test_one_kernel_attends(dtype: torch.dtype, beams: int) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("beams", [1, 4])
-def test_captured_it_attends_in_one_way_and_leaves_the_model_as_it_was(beams: int) -> None:
+@pytest.mark.parametrize("name", MAKE)
+def test_captured_it_attends_in_one_way_and_leaves_the_model_as_it_was(name: str, beams: int) -> None:
     """Graphs of two numbers of columns, against steps that are launched one by one."""
-    model = tf.LlamaForCausalLM(WIDE).eval().double().to("cuda")
+    model = MAKE[name]().double().to("cuda")
     outputs = []
     for captured in (False, True):
         one, batch = searched(model, beams=beams, captured=captured)
