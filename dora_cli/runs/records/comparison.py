@@ -226,8 +226,10 @@ class ComparisonOfRecord(TestedRecord):
 
 
 class TuningPlanRecord(Record):
-    """How the tuned key was chosen. `held_out` is the share of the training split, `held_out_by` how that is parted: None
-    in older records, when it was by rows.
+    """How the tuned key was chosen.
+
+    `held_out` is the share of the training split, `held_out_by` how that is parted: None in older records, when it was
+    by rows.
     """
 
     key: Name
