@@ -104,7 +104,8 @@ class DryRun:
     def _kept_back(self) -> str:
         """What of the training split is not learned from, and why; empty where all of it is."""
         evaluated, asked = self.recipe.eval.held_out, self.held_out
-        said = [f"{evaluated:.3g} of the training split, by eval.held_out"] if evaluated else []
+        by = self.recipe.eval.held_out_by or "text"  # what a new run makes of null
+        said = [f"{evaluated:.3g} of the training split, parted by {by}, by eval.held_out"] if evaluated else []
         if asked:
             said.append(f"{asked:.3g} of {'the rest' if said else 'the training split'}, for the method to choose by")
         return "; ".join(said)

@@ -80,7 +80,7 @@ def comparison_record(
         "margin": margin.value,
         "margin_source": margin.source,
         "seeds": list(experiment.seeds),
-        "tuning": _plan_of_tuning(experiment),
+        "tuning": _plan_of_tuning(experiment, cells),
         "measured_share": experiment.measured_share,
         "power": {
             "seeds": len(experiment.seeds),
@@ -155,7 +155,7 @@ def _with_constants(result: CellResult, others: Iterable[CellResult]) -> CellRes
 # Its parts ------------------------------------------------------------------------------------------------------------
 
 
-def _plan_of_tuning(experiment: Experiment) -> dict[str, Any] | None:
+def _plan_of_tuning(experiment: Experiment, cells: Sequence[Cell]) -> dict[str, Any] | None:
     tune = experiment.tune
     if tune is None:
         return None
@@ -163,6 +163,7 @@ def _plan_of_tuning(experiment: Experiment) -> dict[str, Any] | None:
         "key": tune.key,
         "grid": list(rate_grid(tune.grid.low, tune.grid.high, tune.grid.points)),
         "held_out": tune.held_out,
+        "held_out_by": cells[0].recipe.eval.held_out_by,  # the same for all
         "seeds": tune.seed_list,
         "keep": tune.keep,
     }

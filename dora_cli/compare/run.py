@@ -19,6 +19,7 @@ from dora_cli.compare.plan import Plan
 from dora_cli.compare.statistics import reach
 from dora_cli.compare.workers.stopping import closing
 from dora_cli.errors import OutputError
+from dora_cli.recipe import Recipe
 from dora_cli.recipe.problems import shorten
 from dora_cli.runs.left_open import OPEN, read_recipe, settled
 from dora_cli.runs.lock import RunLock
@@ -60,9 +61,11 @@ def compare(
     check_experiment(output, resume=resume)
     make_output(output)
     with RunLock(output):
+        begun = _begun_with(output)
         if resume:
-            check_unchanged(load_experiment(RunRecords(output).experiment), plan.experiment, output)
-        plan = _settled(plan, output)
+            before = load_experiment(RunRecords(output).experiment)
+            check_unchanged(before, plan.experiment, output, begun)
+        plan = replace(plan, cells=tuple(replace(cell, recipe=settled(cell.recipe, begun)) for cell in plan.cells))
         write_text(RunRecords(output).experiment, plan.file.read_text(encoding="utf-8-sig"))
         results: dict[str, CellResult] = {}
         looks = earlier_looks(output, plan)
@@ -92,12 +95,11 @@ def compare(
     return RunRecords(output).read_comparison()
 
 
-def _settled(plan: Plan, output: Path) -> Plan:
-    """The plan with what its recipes leave open, as in the runs that are there: all of an experiment have it alike."""
+def _begun_with(output: Path) -> Recipe | None:
+    """The recipe of a run that is there, None where none is: what a recipe may leave open all runs have alike."""
     begun = (path for stage in ("tuning", "runs") for path in sorted((output / stage).rglob("recipe.yaml")))
     first = next((path for path in begun if path.stat().st_size), None)  # an empty one was killed before it began
-    before = None if first is None else read_recipe(first)
-    return replace(plan, cells=tuple(replace(cell, recipe=settled(cell.recipe, before)) for cell in plan.cells))
+    return None if first is None else read_recipe(first)
 
 
 def earlier_looks(output: Path, plan: Plan) -> list[str]:
@@ -148,15 +150,19 @@ def check_experiment(output: Path, *, resume: bool) -> None:
     check_place(output)
 
 
-def check_unchanged(before: Experiment, now: Experiment, output: Path) -> None:
+def check_unchanged(before: Experiment, now: Experiment, output: Path, begun: Recipe | None = None) -> None:
     """Refuses to go on with an experiment whose runs were made by other settings. Its seeds, grid, margin, baseline
     and pool may change, tasks and methods may be added or taken out: all runs that are there stay what they were.
+
+    Args:
+        begun: of one of these runs; what the experiment leaves open is as there, and may be named so.
 
     Raises:
         OutputError: names every changed key.
     """
     changed = [
-        *_changes("set.", *_both_give(OPEN, before.set, now.set)),
+        *_changes("set.", _without_open(before.set), _without_open(now.set)),
+        *_settled_otherwise(now, begun),
         *_changes("tune.", _chosen_by(before), _chosen_by(now)),
         *_changes("", _of_all_runs(before), _of_all_runs(now)),
     ]
@@ -170,13 +176,17 @@ def check_unchanged(before: Experiment, now: Experiment, output: Path) -> None:
         )
 
 
-def _both_give(key: str, one: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Two mappings without `key` unless both have it: the runs have settled it, and are held against what is asked."""
-    kept = [
-        {name: value for name, value in keys.items() if name != key or (key in one and key in other)}
-        for keys in (one, other)
-    ]
-    return kept[0], kept[1]
+def _without_open(keys: Mapping[str, Any]) -> dict[str, Any]:
+    """What an experiment sets, but for what its runs have settled: that is compared with them."""
+    return {name: value for name, value in keys.items() if name != OPEN}
+
+
+def _settled_otherwise(now: Experiment, begun: Recipe | None) -> list[str]:
+    """Whether an experiment names another value than its runs have for what may be left open."""
+    wanted = now.set.get(OPEN)
+    if begun is None or wanted is None:
+        return []
+    return _changes("set.", {OPEN: begun.eval.held_out_by}, {OPEN: wanted})
 
 
 def _of_all_runs(experiment: Experiment) -> dict[str, Any]:

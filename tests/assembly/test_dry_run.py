@@ -14,12 +14,12 @@ GUARD = "method={name: dora, rank: 2, guard: true}"
     ("changes", "examples", "said"),
     [
         ((), 100, None),
-        (("eval.held_out=0.25",), 75, "0.25 of the training split, by eval.held_out"),
+        (("eval.held_out=0.25",), 75, "0.25 of the training split, parted by text, by eval.held_out"),
         ((GUARD,), 90, "0.1 of the training split, for the method to choose by"),
         (
             (GUARD, "eval.held_out=0.2"),
             72,
-            "0.2 of the training split, by eval.held_out; 0.1 of the rest, for the method to choose by",
+            "0.2 of the training split, parted by text, by eval.held_out; 0.1 of the rest, for the method to choose by",
         ),
     ],
 )

@@ -20,7 +20,7 @@ from dora_cli.compare.jobs import Ended, Job
 from dora_cli.compare.plan import Plan
 from dora_cli.compare.run import LOOK, compare, what_seeds_show
 from dora_cli.compare.workers.local import LocalPool
-from dora_cli.errors import CheckpointError
+from dora_cli.errors import CheckpointError, OutputError
 from dora_cli.recipe import Recipe, load_recipe
 from dora_cli.runs.lock import RunLock
 from dora_cli.runs.run_folder import RunRecords
@@ -371,8 +371,23 @@ def test_an_experiment_of_an_older_version_goes_on_by_rows(here: Path, tmp_path:
         name: content for name, content in before.items() if "/" in str(name)
     }
     file.write_text(plain.replace("train.epochs: 2", "train.epochs: 2, eval.held_out_by: text"))
-    with pytest.raises(CheckpointError, match=r"eval\.held_out_by was 'rows' and is 'text'"):
+    there = contents(output)
+    with pytest.raises(OutputError, match=r'eval\.held_out_by was "rows" and is "text"'):
         made(file, output, train, resume=True)
+    assert contents(output) == there, "what is refused changes nothing"
+
+
+def test_what_an_experiment_left_open_may_be_named_later(here: Path, tmp_path: Path) -> None:
+    plain = Path("small-compare.yaml").read_text() + "match: none\n"
+    file, output = tmp_path / "new.yaml", tmp_path / "new"
+    file.write_text(plain)
+    train = scored(costs_of(Plan.of(file)))
+    made(file, output, train)
+    for more in (", eval.held_out_by: null", ", eval.held_out_by: text", ""):
+        file.write_text(plain.replace("train.epochs: 2", f"train.epochs: 2{more}"))
+        assert not made(file, output, train, resume=True).submitted
+    tuning = RunRecords(output).read_comparison()["tuning"]
+    assert (tuning["held_out"], tuning["held_out_by"]) == (0.1, "text")
 
 
 def scored(costs: Mapping[str, int]) -> Trainer:

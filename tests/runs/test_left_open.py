@@ -56,7 +56,7 @@ def shared(recipe: Recipe) -> set[str]:
 
 
 def test_the_hash_of_an_older_run() -> None:
-    """As the version before the key computed it."""
+    """The version before the key computed the same."""
     text = "task: glue/rte\nmodel: {name: some/model}\nmethod: {}\neval: {held_out: 0.1}\n"
     before = "c12d06a0952d0a2332086c7c0191a87965a9f3529940d135e0b50834d7fd1dd1"
     assert recipe_hash(parse_recipe(text, overrides=[BY_ROWS])) == before

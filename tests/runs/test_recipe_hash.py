@@ -11,7 +11,7 @@ from dora_cli.runs.resume import ADDED_TO, recipe_hash
 
 
 def hash_of(method: str) -> str:
-    """As it is of a run of an older version, which held out by rows."""
+    """What it is of a run of an older version, which held out by rows."""
     text = f"task: glue/rte\nmodel: {{name: some/model}}\nmethod: {method}\neval: {{held_out_by: {HELD_OUT_BY}}}\n"
     return recipe_hash(parse_recipe(text))
 

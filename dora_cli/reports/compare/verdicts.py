@@ -224,9 +224,10 @@ def tuning(record: ComparisonRecord) -> str:
     grid = f"{plural(len(plan.grid), 'value')} from {min(plan.grid):g} to {max(plan.grid):g}" if plan.grid else "values"
     keep = ", by successive halving" if plan.keep == "halving" else ""
     seeds = f"seeds {listed(plan.seeds)}" if len(plan.seeds) > 1 else f"seed {listed(plan.seeds)}"
+    held_out = "held out so that no text is on both sides" if plan.held_out_by == "text" else "held out by rows"
     return (
         f"{plan.key} was chosen for each method on each task among {grid} on {100 * plan.held_out:g} % of the training "
-        f"split, held out, with {seeds}{keep}."
+        f"split, {held_out}, with {seeds}{keep}."
     )
 
 

@@ -226,11 +226,16 @@ class ComparisonOfRecord(TestedRecord):
 
 
 class TuningPlanRecord(Record):
-    """How the tuned key was chosen. `held_out` is the share of the training split."""
+    """How the tuned key was chosen.
+
+    `held_out` is the share of the training split, `held_out_by` how that is parted: None in older records, when it was
+    by rows.
+    """
 
     key: Name
     grid: list[float]
     held_out: float
+    held_out_by: Literal["text", "rows"] | None = None
     seeds: list[Count]
     keep: Literal["halving", "all"]
 

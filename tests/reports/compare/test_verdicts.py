@@ -166,7 +166,7 @@ def test_the_experiment_in_words() -> None:
     )
     assert tuning(two) == (
         "train.learning_rate was chosen for each method on each task among 5 values from 0.0001 to 0.01 on 10 % of the "
-        "training split, held out, with seeds 1, 2, by successive halving."
+        "training split, held out by rows, with seeds 1, 2, by successive halving."
     )
     assert foreseen(two) == (
         "Known before the tuning: 10 seeds find a difference of 1.00 standard deviations of the paired difference with "
