@@ -43,7 +43,6 @@ class Components:
             self.c = torch.cat([_gates(layer) for layer in layers]) if gated else None
         for parameter, view in self._views((self.A, self.B_t, self.c)):
             parameter.data = view
-        self._factors = [layer._parameters for layer in self.layers]
         self._rowless = [layer for layer in self.layers if not layer.rank]
         self._addresses = self._present()
         self._gradients: Rows | None = None
@@ -91,7 +90,9 @@ class Components:
 
     def _present(self) -> list[int]:
         """Where the parameters of the layers are."""
-        return [factor.data_ptr() for factors in self._factors for factor in factors.values() if factor is not None]
+        return [
+            factor.data_ptr() for layer in self.layers for factor in (layer.A, layer.B, layer.c) if factor is not None
+        ]
 
     def begin_pass(self) -> None:
         """Nothing: what the pass computes with is what trains."""

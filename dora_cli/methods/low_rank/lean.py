@@ -18,7 +18,8 @@ from torch import nn
 
 from dora_cli.methods.linear import weight_of
 from dora_cli.methods.low_rank.dropout import ModelDropouts
-from dora_cli.methods.low_rank.kernels import MANY, Factor, Kernels, kernels_for
+from dora_cli.methods.low_rank.factor import Factor
+from dora_cli.methods.low_rank.kernels import MANY, Kernels, kernels_for
 from dora_cli.methods.low_rank.noise.flatness import by_triton, draws_on_host
 from dora_cli.methods.low_rank.protocols import Group, Layer
 from dora_cli.methods.low_rank.same_input.together import Together, can_be_together, is_plain

@@ -56,7 +56,6 @@ class Layer(Protocol):
     noise: WeightNoise | None
     watch: Watch | None
     lean: Callable[[torch.Tensor], torch.Tensor] | None
-    _parameters: dict[str, nn.Parameter | None]
 
     @property
     def c(self) -> nn.Parameter | None: ...

@@ -13,7 +13,7 @@ import torch
 
 from dora_cli.errors import ModelError
 from dora_cli.methods.low_rank.dropout import HASH_BITS, cut, hashed_keep, scale
-from dora_cli.methods.low_rank.kernels import Factor
+from dora_cli.methods.low_rank.factor import Factor
 from tests.methods.small import new_dora, sites
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"

@@ -9,7 +9,8 @@ import torch
 import triton
 import triton.language as tl
 
-from dora_cli.methods.low_rank.kernels import MANY, Factor, Wide
+from dora_cli.methods.low_rank.factor import Factor
+from dora_cli.methods.low_rank.kernels import MANY, Wide
 from dora_cli.methods.low_rank.triton_kernels import (
     Launch,
     Seeded,

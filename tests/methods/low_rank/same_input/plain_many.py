@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
-from dora_cli.methods.low_rank.kernels import Factor, TorchKernels, Wide
+from dora_cli.methods.low_rank.factor import Factor
+from dora_cli.methods.low_rank.kernels import TorchKernels, Wide
 
 
 class PlainMany:
