@@ -22,7 +22,7 @@ import torch.fx.experimental._config as shapes_config
 from torch import nn
 
 from dora_cli.methods.base import Site
-from dora_cli.methods.low_rank.kernels import MANY
+from dora_cli.methods.low_rank.same_input.products import MANY
 from dora_cli.methods.low_rank.same_input.readers import NOBODY, Readers, can_be_passed_again, readers_of
 from dora_cli.methods.low_rank.seam import Joint, Seam, can_be_seam, may_be_joined
 from dora_cli.models.attention_masks import masks_always_made

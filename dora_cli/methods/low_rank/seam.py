@@ -23,7 +23,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from dora_cli.methods.linear import is_transposed, shape_of, weight_of
-from dora_cli.methods.low_rank.lean import AFTER_THE_END, LeanProjection
+from dora_cli.methods.low_rank.projection import AFTER_THE_END, LeanProjection
 from dora_cli.methods.low_rank.same_input.together import Together, is_plain
 
 _numbers = count()
@@ -245,7 +245,7 @@ class Joint:
         """All of them, where the pass computes them as one."""
         leans = [seam.adapted for seam in self.seams]
         together = None if leans[0] is None else leans[0].together()
-        return together if together is not None and together.begun and together.members == leans else None
+        return together if isinstance(together, Together) and together.begun and together.members == leans else None
 
 
 def can_be_seam(module: nn.Module) -> bool:

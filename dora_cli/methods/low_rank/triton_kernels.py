@@ -15,7 +15,7 @@ import triton.language as tl
 from dora_cli.errors import ModelError
 from dora_cli.methods.low_rank.dropout import HASH_BITS, HASH_CALL, HASH_FIRST, HASH_SECOND, cut, scale
 from dora_cli.methods.low_rank.factor import Factor
-from dora_cli.methods.low_rank.kernels import ManyKernels
+from dora_cli.methods.low_rank.same_input.products import ManyKernels
 
 MAX_RANK = 128
 """Larger ranks would not fit the registers of a block."""

@@ -9,14 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
-from dora_cli.methods.low_rank.kernels import ManyKernels, Wide
-
-if TYPE_CHECKING:
-    from dora_cli.methods.low_rank.lean import LeanProjection
+from dora_cli.methods.low_rank.projection import AFTER_THE_END, LeanProjection
+from dora_cli.methods.low_rank.same_input.products import ManyKernels, Wide
 
 
 class _Ready(NamedTuple):
@@ -38,11 +36,10 @@ class Together:
     Args:
         many: what computes.
         members: two or more for which `can_be_together` holds, at most `MANY`.
-        ended: what is said of a backward pass after the end of its training pass.
     """
 
-    def __init__(self, many: ManyKernels, members: Sequence[LeanProjection], *, ended: str) -> None:
-        self._many, self.members, self._ended = many, list(members), ended
+    def __init__(self, many: ManyKernels, members: Sequence[LeanProjection]) -> None:
+        self._many, self.members = many, list(members)
         self.A, self.B_t = ([getattr(lean, name) for lean in members] for name in ("A", "B_t"))
         self._grad_A, self._grad_up = ([getattr(lean, name) for lean in members] for name in ("grad_A", "grad_up"))
         self._widths = [lean.B_t.ready.shape[1] for lean in members]
@@ -174,7 +171,7 @@ class Together:
             dtype: of the gradient; None where nobody wants it.
         """
         if any(lean.layer.lean is not lean for lean in self.members):
-            raise RuntimeError(self._ended)
+            raise RuntimeError(AFTER_THE_END)
         many = self._many
         wide = Wide.beside(dy.to(self._weights[0].dtype).reshape(-1), len(dy), self._widths)
         v = many.down(wide, self.B_t, [None] * len(self.members))
@@ -249,7 +246,7 @@ def _own(wide: Wide, index: int, lead: Sequence[int]) -> torch.Tensor:
 
 
 class _Together(torch.autograd.Function):
-    """From `x`, ``(..., d_in)``, to every member's ``(..., d_out)``; see `lean._Adapted`."""
+    """From `x`, ``(..., d_in)``, to every member's ``(..., d_out)``; see `projection._Adapted`."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, trains: torch.Tensor | None, together: Together) -> tuple[torch.Tensor, ...]:

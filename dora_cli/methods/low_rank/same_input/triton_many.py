@@ -1,4 +1,4 @@
-"""`kernels.ManyKernels` in Triton: one launch for two or three projections that read the same input."""
+"""`ManyKernels` in Triton: one launch for two or three projections that read the same input."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 
 from dora_cli.methods.low_rank.factor import Factor
-from dora_cli.methods.low_rank.kernels import MANY, Wide
+from dora_cli.methods.low_rank.same_input.products import MANY, Wide
 from dora_cli.methods.low_rank.triton_kernels import (
     Launch,
     Seeded,

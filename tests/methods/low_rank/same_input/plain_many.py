@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 
 from dora_cli.methods.low_rank.factor import Factor
-from dora_cli.methods.low_rank.kernels import TorchKernels, Wide
+from dora_cli.methods.low_rank.kernels import TorchKernels
+from dora_cli.methods.low_rank.same_input.products import Wide
 
 
 class PlainMany:

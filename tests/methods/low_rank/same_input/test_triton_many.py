@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from dora_cli.methods.low_rank.factor import Factor
-from dora_cli.methods.low_rank.kernels import Wide
+from dora_cli.methods.low_rank.same_input.products import Wide
 from tests.methods.low_rank.test_triton_kernels import DEVICE, INTERPRETED, close, dropouts, dropped, types
 from tests.methods.small import new_dora, sites
 
