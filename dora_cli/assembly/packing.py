@@ -18,7 +18,7 @@ from dora_cli.models.family import auto_class_of
 from dora_cli.models.packed_attention import FAMILIES, attention_dropout, has_kernel, head_width
 from dora_cli.recipe import Recipe
 
-_LEAST_TRANSFORMERS = (5, 24)
+_LEAST_TRANSFORMERS = (5, 17)
 """The oldest version that was tried: others hand less on to their attention."""
 
 _HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -91,7 +91,7 @@ def _no_gain(model: nn.Module, device: torch.device, precision: str, captured: b
         return "steps are not captured in CUDA graphs"
     dtype, width = _HALF.get(precision), head_width(model)
     if dtype is None or width is None or not has_kernel(device, dtype, width):
-        return "there is no kernel for texts of different lengths, which takes bf16 or fp16, PyTorch 2.13 and Ampere"
+        return "there is no kernel for texts of different lengths, which takes bf16 or fp16, PyTorch 2.11 and Ampere"
     return None
 
 

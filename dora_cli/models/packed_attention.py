@@ -103,6 +103,9 @@ def packed_attention(
     if not dropout and has_kernel(query.device, dtype, query.shape[-1], value.shape[-1]):
         back = -1 if sliding_window is None else sliding_window - 1
         attend: Any = varlen_attention()
+        shared = query.shape[1] != key.shape[1]
+        if shared and not _shares_keys():
+            key, value, shared = _spread(key, query), _spread(value, query), False
         out = attend(
             *(part[0].transpose(0, 1) for part in (query, key, value)),
             cu_seq_lens_q,
@@ -111,14 +114,18 @@ def packed_attention(
             max_length_q,
             scale=scaling,
             window_size=(back, 0),
-            enable_gqa=query.shape[1] != key.shape[1],
+            **({"enable_gqa": True} if shared else {}),
         )
         return out[None], None
-    groups = query.shape[1] // key.shape[1]
-    if groups > 1:
-        key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    key, value = _spread(key, query), _spread(value, query)
     way = _one_by_one if kind == "cpu" else _masked
     return way(query, key, value, cu_seq_lens_q, dropout, scaling, sliding_window).transpose(1, 2).contiguous(), None
+
+
+def _spread(shared: torch.Tensor, query: torch.Tensor) -> torch.Tensor:
+    """Keys or values, once for every head of queries, ``(1, heads, T, d)``."""
+    groups = query.shape[1] // shared.shape[1]
+    return shared if groups == 1 else shared.repeat_interleave(groups, 1)
 
 
 def _one_by_one(
@@ -171,15 +178,22 @@ def _seen(text: torch.Tensor, window: int | None) -> torch.Tensor:
 
 @cache
 def varlen_attention() -> Callable[..., Any] | None:
-    """PyTorch's attention over texts of different lengths; None where it is missing, or knows no scale, no windows or
-    no shared keys yet.
+    """PyTorch's attention over texts of different lengths; None where it is missing, or knows no scale or no windows
+    yet.
     """
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:
         return None
     known = signature(varlen_attn).parameters
-    return varlen_attn if {"scale", "window_size", "enable_gqa"} <= set(known) else None
+    return varlen_attn if {"scale", "window_size"} <= set(known) else None
+
+
+@cache
+def _shares_keys() -> bool:
+    """Whether that attention takes fewer heads of keys than of queries, as it does from PyTorch 2.13 on."""
+    attend = varlen_attention()
+    return attend is not None and "enable_gqa" in signature(attend).parameters
 
 
 def has_kernel(device: torch.device, dtype: torch.dtype, *widths: int) -> bool:

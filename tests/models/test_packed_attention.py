@@ -203,13 +203,13 @@ def reference(
     *,
     scale: float | None,
     window_size: tuple[int, int],
-    enable_gqa: bool,
+    enable_gqa: bool = False,
 ) -> torch.Tensor:
     """PyTorch's attention over texts of different lengths, as its documentation defines it: ``(T, heads, d)``."""
     assert begins is begins_of_keys
     assert begins.dtype == torch.int32
     assert longest == longest_of_keys >= int(begins.diff().max())
-    assert enable_gqa == (query.shape[1] > key.shape[1])
+    assert enable_gqa == (query.shape[1] > key.shape[1]) or not enable_gqa
     back, ahead = window_size
     assert ahead == 0
     groups, texts = query.shape[1] // key.shape[1], []
@@ -223,9 +223,14 @@ def reference(
     return torch.cat(texts)
 
 
+@pytest.mark.parametrize("shares", [False, True])
 @pytest.mark.parametrize("name", sorted(FAMILIES))
-def test_the_kernel_for_texts_is_called_as_it_is_documented(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_the_kernel_for_texts_is_called_as_it_is_documented(
+    monkeypatch: pytest.MonkeyPatch, name: str, *, shares: bool
+) -> None:
+    """By PyTorch 2.11 with as many heads of keys as of queries, by 2.13 with fewer."""
     monkeypatch.setattr(room, "has_kernel", lambda *_: True)
+    monkeypatch.setattr(room, "_shares_keys", lambda: shares)
     monkeypatch.setattr(room, "varlen_attention", lambda: reference)
     model, pairs = model_of(name), pairs_of(LENGTHS)
     rows = np.arange(len(pairs))

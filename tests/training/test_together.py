@@ -51,7 +51,7 @@ def model_of(family: str) -> nn.Module:
                 intermediate_size=96,
                 hidden_dropout_prob=0.1,
                 attention_probs_dropout_prob=0.0,
-                attn_implementation="eager",
+                attn_implementation="sdpa",
             )
         )
     return LlamaForCausalLM(  # nine heads of queries share three of keys and values, as SmolLM2's do
@@ -64,7 +64,7 @@ def model_of(family: str) -> nn.Module:
             num_key_value_heads=3,
             max_position_embeddings=64,
             pad_token_id=0,
-            attn_implementation="eager",
+            attn_implementation="sdpa",
         )
     )
 
