@@ -29,6 +29,8 @@ from dora_cli.methods.linear import weight_of
 from dora_cli.methods.low_rank.allocation.scores import SCORES
 from dora_cli.methods.low_rank.dropout import ModelDropouts
 from dora_cli.methods.low_rank.links import LinkSchedule
+from dora_cli.methods.low_rank.passes import Passes
+from dora_cli.methods.low_rank.same_input.readers import NOBODY
 from dora_cli.models import find_projections, head_parameters, load_model
 from dora_cli.models.fused import FusedBlocks
 from dora_cli.recipe import LoraMethod
@@ -373,13 +375,19 @@ class ProductStep(Step):
         section: the method's keys.
         graph: whether `TrainingStep` may capture its work.
         fused: whether blocks are compiled.
+        single: whether projections that read the same input are computed one by one all the same.
     """
 
-    def __init__(self, settings: Settings, section: Section, *, graph: bool = False, fused: bool = False) -> None:
+    def __init__(
+        self, settings: Settings, section: Section, *, graph: bool = False, fused: bool = False, single: bool = False
+    ) -> None:
         super().__init__(settings)
         self.graph = graph
         head = head_parameters(self.model, self.fresh)
         self.method, self.schedule = attach(self.model, section(settings), head)
+        if single:
+            passes: Passes = self.method._adapters._passes  # type: ignore[attr-defined]
+            passes.readers = NOBODY
         if isinstance(self.schedule, LinkSchedule):
             for event in self.schedule.events():
                 if event < TOTAL_STEPS:
@@ -398,6 +406,8 @@ class ProductStep(Step):
             cuda_graph=graph,
             fused=fused_blocks(self.model, self.method.sites) if fused else None,
         )
+        if single and self._step.fused is not None:
+            self._step.fused.readers = NOBODY
 
     def __call__(self) -> None:
         batch = self.next_batch()
@@ -418,14 +428,22 @@ class DoraStep(ProductStep):
         settings: shared by all methods.
         graph: whether `TrainingStep` may capture its work.
         fused: whether blocks are compiled.
+        single: whether projections that read the same input are computed one by one all the same.
         compacted: train on through a short pruning first, so that what is timed comes after the freeze, with tensors
             that shrank.
     """
 
     def __init__(
-        self, settings: Settings, *, graph: bool = False, fused: bool = False, compacted: bool = False
+        self,
+        settings: Settings,
+        *,
+        graph: bool = False,
+        fused: bool = False,
+        single: bool = False,
+        compacted: bool = False,
     ) -> None:
-        super().__init__(settings, partial(dora, pruning=PRELUDE if compacted else 0), graph=graph, fused=fused)
+        section = partial(dora, pruning=PRELUDE if compacted else 0)
+        super().__init__(settings, section, graph=graph, fused=fused, single=single)
         self.compacted = compacted
         while compacted and not self.method.frozen:
             self()
@@ -632,12 +650,17 @@ METHODS: Mapping[str, Callable[[Settings], Step]] = {
     "frozen-quick": partial(FrozenStep, quick=True),
     "products": ProductsStep,
     "dora": DoraStep,
+    "dora-single": partial(DoraStep, single=True),
     "dora-graph": partial(DoraStep, graph=True),
+    "dora-graph-single": partial(DoraStep, graph=True, single=True),
     "dora-graph-fused": partial(DoraStep, graph=True, fused=True),
+    "dora-graph-fused-single": partial(DoraStep, graph=True, fused=True, single=True),
     "dora-compacted": partial(DoraStep, compacted=True),
     "dora-compacted-graph": partial(DoraStep, graph=True, compacted=True),
+    "dora-compacted-graph-single": partial(DoraStep, graph=True, compacted=True, single=True),
     **{name: partial(ProductStep, section=section) for name, section in PRODUCT.items()},
     **{f"{name}-graph": partial(ProductStep, section=section, graph=True) for name, section in PRODUCT.items()},
+    "lora-graph-single": partial(ProductStep, section=lora, graph=True, single=True),
     **{
         f"{name}-graph-fused": partial(ProductStep, section=section, graph=True, fused=True)
         for name, section in PRODUCT.items()

@@ -23,6 +23,8 @@ and a width of 32: what a step takes then is the host's time, which bounds steps
     dora            ours, whole step: dropout, DEM, clip, AdamW, scores, their average; before the first event, at the
         start rank
     dora-graph      the same, captured by the product's own training step
+    dora-graph-single    the same, but projections that read the same input are computed one by one; also dora-single,
+        dora-compacted-graph-single, dora-graph-fused-single and lora-graph-single
     dora-compacted  ours after the freeze, tensors shrunk (also dora-compacted-graph)
     lora            our LoRA at DoRA's start rank, by the same training step
     lora-pro        our LoRA-Pro at the same rank, moments of the factors (also lora-pro-full, of whole weights)

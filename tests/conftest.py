@@ -89,6 +89,7 @@ SLOW = frozenset((
     "training/test_every_method.py", "training/test_dora_options.py", "scripts/test_score_truth.py",
     "compare/workers/test_equal.py", "compare/workers/test_local.py", "compare/workers/test_ray.py",
     "training/test_averaging.py", "training/test_cuts.py", "training/test_fused.py",
+    "training/test_packed.py",
     "methods/dora/test_planted_teacher.py", "test_new_packages.py", "models/test_loading.py",
     "models/test_tiny_generators.py",
     "reports/html/test_browser.py", "reports/html/test_page.py", "reports/live/test_view.py",

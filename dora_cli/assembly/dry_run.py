@@ -26,6 +26,7 @@ from dora_cli.assembly.fusion import choose_fusion
 from dora_cli.assembly.length import RunLength
 from dora_cli.assembly.notes import notes_before_training, notes_on_official_sizes, notes_on_settings
 from dora_cli.assembly.origin import sites_of
+from dora_cli.assembly.packing import choose_packing
 from dora_cli.assembly.resolve import resolve
 from dora_cli.assembly.work import decide_cuts, decide_threads
 from dora_cli.data.cuts import UNCUT, Cuts
@@ -40,6 +41,7 @@ from dora_cli.tasks import Task
 from dora_cli.wording import plural
 
 _ANY_SHAPE = (2, 2)  # when phases begin and end does not depend on shapes
+_YES = "yes"
 _OF_THE_MODEL = ("projections", "start_components", "final_components", "events", "first_event")
 """What a schedule says that takes the number of projections: so does which events prune something."""
 
@@ -62,6 +64,7 @@ class DryRun:
         left_out_note: which projections the targets leave out, and why; None where they leave out none.
         cuda_graph: whether steps will be captured in CUDA graphs, in words; None where that is no question.
         fused: whether blocks will be compiled, likewise.
+        packed: whether the texts of a batch will stand in one row, likewise.
         cuts: how batches are cut; None where that takes the model's configuration and this is out of reach.
         notes: what a run would say of its settings and data before it starts.
         output: the run folder, or the parent folder of a run per seed; None if not decided.
@@ -87,6 +90,7 @@ class DryRun:
     left_out_note: str | None = None
     cuda_graph: str | None = None
     fused: str | None = None
+    packed: str | None = None
     cuts: Cuts | None = UNCUT
     notes: Sequence[str] = ()
     output: Path | None = None
@@ -145,9 +149,11 @@ class DryRun:
             rows.insert(4, ("averaging", str(self.averaged)))
             if self.averaged.note is not None:
                 rows.append(("note", self.averaged.note))
+        if self.packed is not None:
+            rows.insert(2, ("texts in one row", self.packed))
         if self.cuts is None:
             rows.insert(2, ("parts of a batch", "auto, which takes the model's configuration"))
-        elif self.cuts.most > 1:
+        elif self.cuts.most > 1 and self.packed != _YES:
             rows.insert(2, ("parts of a batch", str(self.cuts)))
         if self._kept_back:
             rows.insert(1, ("held out", self._kept_back))
@@ -213,7 +219,8 @@ def dry_run(recipe: Recipe, output: Path | None = None, seeds: Sequence[int] = (
     cuts = decide_cuts(
         recipe, model, device.type, captured=captured, threads=None if threads is None else threads.count
     )
-    fused = _fused(recipe, model, method, device, length, captured=captured)
+    packed = _packed(recipe, model, method, device, precision, captured=captured)
+    fused = _fused(recipe, model, method, device, length, captured=captured, packed=packed == _YES)
     if model is not None and plan is not None:  # last: it may change the model
         parameters = {"projections": adapted, **_parameters(model, method, projections, plan, head)}
     return DryRun(
@@ -231,6 +238,7 @@ def dry_run(recipe: Recipe, output: Path | None = None, seeds: Sequence[int] = (
         left_out_note=left_out_note,
         cuda_graph=cuda_graph,
         fused=fused,
+        packed=packed,
         cuts=cuts,
         notes=notes,
         output=output,
@@ -261,8 +269,25 @@ def _cuda_graph(
     return answer.captured, "yes" if answer.captured else f"no: {answer.reason}"
 
 
+def _packed(
+    recipe: Recipe, model: nn.Module | None, method: Method, device: torch.device, precision: str, *, captured: bool
+) -> str | None:
+    setting = recipe.train.pack
+    if model is None or setting == "off" or (setting == "auto" and device.type != "cuda"):
+        return None
+    choice = choose_packing(setting, model, method, device, precision, captured=captured)
+    return _YES if choice.on else f"no: {choice.reason}"
+
+
 def _fused(
-    recipe: Recipe, model: nn.Module | None, method: Method, device: torch.device, length: RunLength, *, captured: bool
+    recipe: Recipe,
+    model: nn.Module | None,
+    method: Method,
+    device: torch.device,
+    length: RunLength,
+    *,
+    captured: bool,
+    packed: bool,
 ) -> str | None:
     setting = recipe.train.fuse
     if model is None or setting == "off" or (setting == "auto" and device.type != "cuda"):
@@ -275,8 +300,9 @@ def _fused(
         captured=captured,
         steps=length.total_steps,
         deterministic=recipe.train.deterministic,
+        packed=packed,
     )
-    return "yes" if fusion.on else f"no: {fusion.reason}"
+    return _YES if fusion.on else f"no: {fusion.reason}"
 
 
 def _data(recipe: Recipe, task: Task, held_out: float) -> tuple[int, Sequence[int] | None, list[str]]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from dora_cli.data import Encoded, plan_epoch
 from dora_cli.data.batches import Indices
 from dora_cli.data.cuts import Cuts, cut_batches
+from dora_cli.data.packed import Packing
 from dora_cli.data.padding import Lengths, TokenCount, count_tokens
 from dora_cli.evaluation.passes import by_length
 
@@ -17,9 +18,19 @@ if TYPE_CHECKING:
     from dora_cli.recipe import Recipe
 
 
-def tokens_of_epoch(recipe: Recipe, train: Encoded, length: RunLength, epoch: int, cuts: Cuts) -> TokenCount:
-    """The training tokens of epoch number `epoch`, counted from 1, over all processes, with batches cut by `cuts`."""
-    batches = cut_batches(train, batches_of_epoch(recipe, train.lengths, length, epoch), cuts)
+def tokens_of_epoch(
+    recipe: Recipe, train: Encoded, length: RunLength, epoch: int, cuts: Cuts, packing: Packing | None = None
+) -> TokenCount:
+    """The training tokens of epoch number `epoch`, counted from 1, over all processes.
+
+    Args:
+        cuts: how padded batches are cut.
+        packing: how batches are put into rows; None where they are padded.
+    """
+    whole = batches_of_epoch(recipe, train.lengths, length, epoch)
+    if packing is not None:
+        return packing.count(train.sides[0], whole)
+    batches = cut_batches(train, whole, cuts)
     return count_tokens(train.sides, batches, max_length=train.max_length, multiple=train.pad_multiple)
 
 

@@ -25,15 +25,17 @@ from dora_cli.assembly.evaluator import make_evaluator
 from dora_cli.assembly.fusion import choose_fusion
 from dora_cli.assembly.length import RunLength
 from dora_cli.assembly.notes import Note
+from dora_cli.assembly.packing import choose_packing, packing_of
 from dora_cli.assembly.rehearsal import rehearse
 from dora_cli.assembly.warm import Warm
 from dora_cli.assembly.work import decide_cuts, decide_threads
 from dora_cli.data import Encoded
 from dora_cli.data.batches import Indices
+from dora_cli.data.packed import Packing
 from dora_cli.evaluation.base import Progress
 from dora_cli.evaluation.calibration import Calibrator
 from dora_cli.evaluation.measuring import Evaluator
-from dora_cli.machine.capture import choose_capture, try_fused
+from dora_cli.machine.capture import choose_capture, try_fused, try_packed
 from dora_cli.machine.ground import Ground
 from dora_cli.machine.memory import memory_advice
 from dora_cli.machine.processes import gathered, on_main, take_those_of_main
@@ -53,10 +55,12 @@ class Speed:
     Attributes:
         captured: whether they are captured in CUDA graphs; only where that is known to work.
         fused: whether the blocks of the base model are compiled.
+        packed: whether the texts of a batch stand in one row.
     """
 
     captured: bool
     fused: bool
+    packed: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,7 @@ class Prepared:
         calibrator: answers what the method wants measured.
         constant: metrics of saying the same of all examples that are evaluated; empty where that means nothing.
         clients: of a federated recipe, what each of its clients has to learn from; None otherwise.
+        packing: how the texts of a batch are put into one row; None where batches are padded.
     """
 
     recipe: Recipe
@@ -86,6 +91,7 @@ class Prepared:
     calibrator: Calibrator
     constant: Mapping[str, float]
     clients: Sequence[ClientData] | None = None
+    packing: Packing | None = None
 
     @property
     def schedule(self) -> Schedule:
@@ -108,6 +114,7 @@ def prepare_model(
     fresh: bool,
     threads: int | None,
     fused: bool | None,
+    packed: bool | None = None,
     note: Note,
 ) -> tuple[AdaptedModel, Speed]:
     """The model that will be trained, and how its steps are made fast.
@@ -116,6 +123,7 @@ def prepare_model(
         fresh: whether the run begins; else a checkpoint will be loaded.
         threads: of the CPU, which an earlier part of this run computed with; None to decide now.
         fused: whether an earlier part of this run had its blocks compiled; None where there was none.
+        packed: whether an earlier part of this run had its texts in rows, likewise.
         note: told what is odd about the model on this machine.
 
     Raises:
@@ -129,7 +137,9 @@ def prepare_model(
         base = load_base(recipe, task)
     _settle_threads(recipe, base, ground, threads, note)
     captured = _settle_capture(recipe, base, ground, note)
-    speed = Speed(captured, _settle_fusion(recipe, base, method, ground, length, captured, fused, note))
+    in_rows = _settle_packing(recipe, base, method, ground, captured, packed, note)
+    compiled = _settle_fusion(recipe, base, method, ground, length, captured, in_rows, fused, note)
+    speed = Speed(captured, compiled, in_rows)
     found = decide_cuts(recipe, base.model, ground.device.type, captured=captured, threads=torch.get_num_threads())
     cuts = gathered(ground.accelerator, found)[0]  # one process's for all: others may have other cores
     if odd := note_on_kernels(recipe, ground.device):
@@ -172,6 +182,25 @@ def _settle_capture(recipe: Recipe, base: LoadedModel, ground: Ground, note: Not
     return answer.captured
 
 
+def _settle_packing(
+    recipe: Recipe, base: LoadedModel, method: Method, ground: Ground, captured: bool, began: bool | None, note: Note
+) -> bool:
+    setting, precision = recipe.train.pack, ground.precision
+    found = choose_packing(setting, base.model, method, ground.device, precision, captured=captured, began=began)
+    choice = gathered(ground.accelerator, found)[0]  # one process's for all: others may have another device
+    if setting == "on" and choice.reason is not None:
+        note(f"train.pack is on, but batches are padded: {choice.reason}")
+    if not (choice.on and captured):
+        return choice.on
+    keys = recipe.method.model_dump(mode="json")
+    tried = on_main(ground.accelerator, lambda: try_packed(base.model, ground.device, precision, keys))
+    answer = gathered(ground.accelerator, tried)[0]
+    assert answer is not None
+    if not answer.captured:
+        note(f"texts are not put into one row, which would be faster: {answer.reason}")
+    return answer.captured
+
+
 def _settle_fusion(
     recipe: Recipe,
     base: LoadedModel,
@@ -179,6 +208,7 @@ def _settle_fusion(
     ground: Ground,
     length: RunLength,
     captured: bool,
+    packed: bool,
     began: bool | None,
     note: Note,
 ) -> bool:
@@ -191,6 +221,7 @@ def _settle_fusion(
         captured=captured,
         steps=length.total_steps,
         deterministic=recipe.train.deterministic,
+        packed=packed,
         began=began,
     )
     if setting == "on" and fusion.reason is not None:
@@ -220,6 +251,7 @@ def prepare(
     progress: Progress,
     warm: Warm,
     parts: Sequence[Indices] | None = None,
+    packing: Packing | None = None,
 ) -> Prepared:
     """All of it, tried on a few rows, with the seed set from which the loop starts.
 
@@ -228,11 +260,16 @@ def prepare(
         progress: told how far every evaluation is.
         warm: what earlier runs have left.
         parts: of a federated recipe, the training examples of every client.
+        packing: how an earlier part of this run put texts into rows, where they are; None to decide now.
 
     Raises:
         DoraError: the model cannot be trained or evaluated on these data.
     """
     train = warm.encode(recipe, task, data.training, adapted)
+    if not speed.packed:
+        packing = None
+    elif packing is None:
+        packing = packing_of(recipe, train, length)
     held_out = None if data.held_out is None else warm.encode(recipe, task, data.held_out, adapted)
     evaluator = make_evaluator(
         recipe,
@@ -246,7 +283,7 @@ def prepare(
         split=None if recipe.eval.held_out is None else HELD_OUT,
         encode=lambda examples: warm.encode(recipe, task, examples, adapted),
     )
-    on_main(ground.accelerator, lambda: rehearse(recipe, task, adapted, train, evaluator, ground.accelerator))
+    on_main(ground.accelerator, lambda: rehearse(recipe, task, adapted, train, evaluator, ground.accelerator, packing))
     calibrator = Calibrator(
         adapted.model,
         adapted.projections,
@@ -266,4 +303,6 @@ def prepare(
     same = {split: task.baseline(data.evaluated[split]) for split in evaluator.splits}
     constant = task.combine(same) if all(same.values()) else {}
     clients = None if parts is None else client_data(recipe, task, data.training, parts, adapted)
-    return Prepared(recipe, task, length, adapted, train, evaluator, ground, speed, calibrator, constant, clients)
+    return Prepared(
+        recipe, task, length, adapted, train, evaluator, ground, speed, calibrator, constant, clients, packing
+    )

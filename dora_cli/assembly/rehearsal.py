@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING
 
 from dora_cli.assembly.build import AdaptedModel
 from dora_cli.data import Encoded, inputs_of, to_device
+from dora_cli.data.cuts import UNCUT
+from dora_cli.data.packed import Packing, training_batches
 from dora_cli.errors import DoraError, ModelError
 from dora_cli.evaluation.base import Trial
 from dora_cli.evaluation.measuring import Evaluator
 from dora_cli.evaluation.passes import evaluation_mode, extremes
 from dora_cli.machine.devices import autocast
 from dora_cli.machine.memory import memory_advice
+from dora_cli.models.packed_attention import PackedRows, in_rows
 from dora_cli.recipe import Recipe
 from dora_cli.tasks import Task
 
@@ -31,25 +34,37 @@ def rehearse(
     train: Encoded,
     evaluator: Evaluator,
     accelerator: Accelerator,
+    packing: Packing | None = None,
 ) -> None:
-    """Tries all of it in this process alone, in the order in which the run would come to it.
+    """Tries all of it in this process alone, in the order in which the run would come to it; `packing` is how it will
+    put texts into rows.
 
     Raises:
         ModelError: names the model, its class, what failed and the reason that the model itself gave.
         OutOfMemoryError: not even a few rows fit.
     """
-    first = Trial("a forward pass", "train", partial(_forward, recipe, task, adapted, train, accelerator))
+    forward = partial(_forward, recipe, task, adapted, train, packing, accelerator)
+    first = Trial("a forward pass", "train", forward)
     with evaluation_mode(adapted.model):
         for trial in [first, *evaluator.trials(adapted.model, adapted.method)]:
             _attempt(trial, recipe, adapted)
 
 
-def _forward(recipe: Recipe, task: Task, adapted: AdaptedModel, train: Encoded, accelerator: Accelerator) -> None:
+def _forward(
+    recipe: Recipe,
+    task: Task,
+    adapted: AdaptedModel,
+    train: Encoded,
+    packing: Packing | None,
+    accelerator: Accelerator,
+) -> None:
     """The widest and the narrowest batch of the training data, to their losses."""
-    for indices in extremes(train.lengths, recipe.train.batch_size):
-        batch = to_device(train.collate(indices), accelerator.device)
-        with autocast(accelerator):
-            outputs = adapted.model(**inputs_of(batch))
+    rows = None if packing is None else PackedRows(adapted.model, packing.longest)
+    few = extremes(train.lengths, recipe.train.batch_size)
+    for made in training_batches(train, few, UNCUT, packing):
+        batch = to_device(made, accelerator.device)
+        with autocast(accelerator), in_rows(rows) as more:
+            outputs = adapted.model(**inputs_of(batch), **more)
         # waits for what the device has to say
         task.losses(outputs, batch, label_smoothing=recipe.train.label_smoothing).cpu()
 

@@ -6,27 +6,27 @@ import torch
 
 
 def forbid_repeats(scores: torch.Tensor, tokens: torch.Tensor, written: torch.Tensor | int, size: int) -> torch.Tensor:
-    """Scores with every token at minus infinity that would complete an n-gram for the second time.
+    """Puts every token at minus infinity that would complete an n-gram for the second time; returns `scores`.
 
-    The same work on the device whatever is written, without waiting for it.
+    The same work on the device whatever is written, without waiting for it, and on no more than the scores of tokens
+    that were generated.
 
     Args:
-        scores: ``(rows, vocabulary)``, of the next token.
+        scores: ``(rows, vocabulary)``, of the next token; changed in place.
         tokens: int64 ``(rows, room)``, what was generated, without its prompt; what stands behind is of no account.
         written: how many of them there are, the same in all rows; on the device of `tokens`.
         size: `n`, at least 1.
     """
-    vocabulary, device = scores.shape[1], scores.device
+    device = scores.device
     if tokens.shape[1] < size:
         return scores
     ngrams = tokens.unfold(1, size, 1)  # (rows, windows, n)
     last = (written - size + 1 + torch.arange(size - 1, device=device)).clamp(min=0)
     begun = (ngrams[:, :, :-1] == tokens.index_select(1, last)[:, None]).all(dim=-1)
     begun &= torch.arange(ngrams.shape[1], device=device) + size <= written
-    # Windows that do not match mark a column beyond the vocabulary: one token may end windows of both kinds.
-    marked = ngrams[:, :, -1].masked_fill(~begun, vocabulary)
-    forbidden = torch.zeros(scores.shape[0], vocabulary + 1, dtype=torch.bool, device=device).scatter_(1, marked, True)
-    return scores.masked_fill(forbidden[:, :vocabulary], -torch.inf)
+    # The least of what is there and of what its windows say: one token may end windows that match and others.
+    said = torch.full(begun.shape, torch.inf, dtype=scores.dtype, device=device).masked_fill_(begun, -torch.inf)
+    return scores.scatter_reduce_(1, ngrams[:, :, -1], said, "amin")
 
 
 class NoRepeatNgram:
@@ -54,4 +54,4 @@ class NoRepeatNgram:
             scores: ``(rows, vocabulary)``, of the next token.
         """
         generated = input_ids[:, self.prompt_length :]
-        return forbid_repeats(scores, generated, generated.shape[1], self.size)
+        return forbid_repeats(scores.clone(), generated, generated.shape[1], self.size)

@@ -83,6 +83,7 @@ class Question:
 
     Attributes:
         fused: whether the model's blocks are compiled.
+        packed: whether the texts of a batch stand in one row.
     """
 
     model_type: str
@@ -92,9 +93,18 @@ class Question:
     config: dict[str, Any]
     method: dict[str, Any]
     fused: bool = False
+    packed: bool = False
 
     @classmethod
-    def of(cls, model: nn.Module, precision: str, method: Mapping[str, Any], *, fused: bool = False) -> Question:
+    def of(
+        cls,
+        model: nn.Module,
+        precision: str,
+        method: Mapping[str, Any],
+        *,
+        fused: bool = False,
+        packed: bool = False,
+    ) -> Question:
         """`method` is the recipe's section, as plain values."""
         config: Any = model.config
         plain = json.loads(config.to_json_string(use_diff=False))
@@ -107,6 +117,7 @@ class Question:
             plain,
             {key: value for key, value in method.items() if key not in _NO_MATTER_OF_A_METHOD},
             fused,
+            packed,
         )
 
     @property
@@ -117,6 +128,7 @@ class Question:
                 *(self.model_class, self.attention, self.precision, *versions, f"dora-{__version__}"),
                 *(_digest(self.config), str(self.method["name"]), _digest(self.method)),
                 *(["fused"] if self.fused else []),
+                *(["packed"] if self.packed else []),
             )
         )
 
@@ -178,6 +190,16 @@ def try_fused(model: nn.Module, device: torch.device, precision: str, method: Ma
     return _remembered().get(question.key) or _try(question, device)
 
 
+def try_packed(model: nn.Module, device: torch.device, precision: str, method: Mapping[str, Any]) -> Answer:
+    """Whether steps that can be captured as they are can be on texts in one row too; tried once, and kept.
+
+    Args:
+        model, device, precision, method: see `choose_capture`.
+    """
+    question = Question.of(model, precision, method, packed=True)
+    return _remembered().get(question.key) or _try(question, device)
+
+
 def known_answer(model: nn.Module, precision: str, method: Mapping[str, Any]) -> Answer | None:
     """What is known without a trial; None if nothing is."""
     if type(model).__module__.split(".")[0] != "transformers":
@@ -233,7 +255,8 @@ def _try(question: Question, device: torch.device) -> Answer:
         "HF_HUB_OFFLINE": "1"
     }
     limit = FUSED_TIME_LIMIT if question.fused else TIME_LIMIT
-    with_what = f"{question.method['name']}{' and compiled blocks' if question.fused else ''}"
+    more = " and compiled blocks" if question.fused else " and texts in one row" if question.packed else ""
+    with_what = f"{question.method['name']}{more}"
     trial = f"a trial of {question.model_class} with {with_what} in a process of its own"
     try:
         done = subprocess.run(

@@ -396,6 +396,13 @@ class Method:
     held_out: float = 0.0
     scored_by: str | None = None
 
+    @property
+    def packs(self) -> bool:
+        """Whether nothing that it takes from a pass depends on which tokens are of one text, so that the texts of a
+        batch may stand in one row.
+        """
+        return True
+
     def takes(self, site: Site) -> bool:
         """Whether it can adapt `site`. The groups of `targets` leave out the others; a pattern that matches nothing
         else is refused.

@@ -22,7 +22,9 @@ import torch.fx.experimental._config as shapes_config
 from torch import nn
 
 from dora_cli.methods.base import Site
-from dora_cli.methods.low_rank.seam import Seam, can_be_seam
+from dora_cli.methods.low_rank.same_input.products import MANY
+from dora_cli.methods.low_rank.same_input.readers import NOBODY, Readers, can_be_passed_again, readers_of
+from dora_cli.methods.low_rank.seam import Joint, Seam, can_be_seam, may_be_joined
 from dora_cli.models.attention_masks import masks_always_made
 from dora_cli.models.structure.blocks import find_blocks
 
@@ -44,6 +46,10 @@ class FusedBlocks:
         note: told why blocks are no longer compiled.
         deterministic: whether the compiler may not choose kernels by their speed.
         backend: what makes kernels of what is traced, itself or by PyTorch's name.
+
+    Attributes:
+        readers: the maps that read the same input; None until a pass has found them.
+        failure: why blocks are computed as they stand; None where they are not.
     """
 
     def __init__(
@@ -55,14 +61,15 @@ class FusedBlocks:
         deterministic: bool = False,
         backend: str | Backend = "inductor",
     ) -> None:
-        self._device = next(model.parameters()).device
+        self._model, self._device = model, next(model.parameters()).device
         self._blocks = [block.module for block in find_blocks(model) if "forward" not in vars(block.module)]
         self._note = note
         self._deterministic, self._backend = deterministic, backend
         self._compiled: dict[type, Callable[..., Any]] = {}
         bases = {id(site.module) for site in sites}
+        paths = {module: path for path, module in model.named_modules()}
         self._places = [
-            (parent, name)
+            (parent, name, f"{paths[parent]}.{name}")
             for block in self._blocks
             for parent in block.modules()
             if not hasattr(parent, "lean")
@@ -71,11 +78,15 @@ class FusedBlocks:
         ]
         self._dropouts = [module for block in self._blocks for module in block.modules() if type(module) is nn.Dropout]
         self._seams: dict[nn.Module, Seam] = {}
+        self.readers: Readers | None = None
+        self._joints: dict[tuple[Seam, ...], Joint] = {}
         self.failure: str | None = None
 
     @contextmanager
     def around(self, dtype: torch.dtype | None) -> Iterator[None]:
         """The forward and backward pass of a training step, within the method's own pass.
+
+        Seams take their places when the model is called: the method's pass may look at it as it stands before.
 
         Args:
             dtype: autocast's; None without.
@@ -86,10 +97,19 @@ class FusedBlocks:
         # on the CPU a pass draws dropout in a way of its own, which the compiler could not fuse
         own = [(dropout, vars(dropout).pop("forward")) for dropout in self._dropouts if "forward" in vars(dropout)]
         replaced: list[tuple[nn.Module, str, nn.Module]] = []
-        try:
+
+        def begin(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            handle.remove()
+            joins = any(may_be_joined(site) for site in self._present())
+            if joins and self.readers is None:
+                self.readers = readers_of(self._model, args, kwargs) if can_be_passed_again(args, kwargs) else NOBODY
             self._replace(dtype, replaced)
+            self._join(joins=joins)
             for block in self._blocks:
                 vars(block)["forward"] = partial(self._run, block)
+
+        handle = self._model.register_forward_pre_hook(begin, with_kwargs=True)
+        try:
             # within a capture nothing can be compiled; what would have to be runs as it stands. A block that met no
             # mask before it would have to be, since a capture makes one always
             on_gpu = self._device.type == "cuda"
@@ -100,6 +120,7 @@ class FusedBlocks:
             ):
                 yield
         finally:
+            handle.remove()
             for block in self._blocks:
                 vars(block).pop("forward", None)
             for dropout, forward in own:
@@ -108,11 +129,13 @@ class FusedBlocks:
                 parent._modules[name] = module
             for seam in self._seams.values():
                 seam.end()
+            for joint in self._joints.values():
+                joint.end()
 
     def _replace(self, dtype: torch.dtype | None, replaced: list[tuple[nn.Module, str, nn.Module]]) -> None:
         """Puts seams in the places of projections; adds to `replaced` what was there."""
         seams: dict[nn.Module, Seam] = {}
-        for parent, name in self._places:
+        for parent, name, _ in self._places:
             module = parent._modules[name]
             assert module is not None
             if not can_be_seam(module):
@@ -123,6 +146,29 @@ class FusedBlocks:
             replaced.append((parent, name, module))
             parent._modules[name] = seam
         self._seams = seams
+
+    def _present(self) -> list[nn.Module]:
+        """What is in the places of projections."""
+        found = (parent._modules[name] for parent, name, _ in self._places)
+        return [module for module in found if module is not None]
+
+    def _join(self, *, joins: bool) -> None:
+        """Has the seams of what reads the same input computed by one operator, in all blocks alike: also where some of
+        them have no component any more.
+        """
+        before, self._joints = self._joints, {}
+        if not joins or self.readers is None:
+            return
+        seams: dict[int, Seam] = {}
+        for place, module in enumerate(self._present()):
+            if isinstance(module, Seam) and module not in seams.values():
+                seams[place] = module
+        for places in self.readers.among({place: self._places[place][2] for place in seams}):
+            for start in range(0, len(places), MANY):
+                part = tuple(seams[place] for place in places[start : start + MANY])
+                if len(part) > 1 and len({seam.dtype for seam in part}) == 1:
+                    self._joints[part] = before.get(part) or Joint(part)
+                    self._joints[part].begin()
 
     def _run(self, block: nn.Module, *args: Any, **kwargs: Any) -> Any:
         """A block's `forward`."""

@@ -145,6 +145,9 @@ class TrainSection(Section):
         fuse: whether norms, activations, residuals and dropouts of the base's blocks are compiled into few kernels;
             ``auto``: on CUDA, where a run is long enough to win more than compiling takes, ``on``: wherever it can be,
             ``off``. It draws dropout otherwise.
+        pack: whether the texts of a micro-batch stand in one row, without padding between them, where a decoder learns
+            to write; ``auto``: on CUDA, in captured steps under bf16 or fp16, ``on``: wherever it can be, ``off``. It
+            draws dropout otherwise.
         skip_nonfinite: optimiser steps whose loss or gradient may be non-finite; they change nothing. One more ends the
             run.
         log_every: optimiser steps between two logged ones.
@@ -172,6 +175,7 @@ class TrainSection(Section):
     deterministic: ForMachine[bool] = False
     cuda_graph: ForSpeed[Switch] = "auto"
     fuse: ForSpeed[Switch] = "off"
+    pack: ForSpeed[Switch] = "off"
     skip_nonfinite: ForRun[CountOrZero] = 0
     log_every: ForRecords[Count] = 50
     log_with: ForRecords[Trackers | None] = None

@@ -28,6 +28,7 @@ ADDED = {
     "train.batch_parts": "auto",
     "train.average_last": 0.0,
     "train.fuse": "off",
+    "train.pack": "off",
     "data.scale": None,
     "data.validation": None,
     "data.invalid": "error",

@@ -19,6 +19,7 @@ import torch
 
 from dora_cli.assembly.length import RunLength
 from dora_cli.assembly.weights import Weights, weights_in
+from dora_cli.data.packed import Packing
 from dora_cli.errors import CheckpointError
 from dora_cli.methods.base import Schedule, events_of
 from dora_cli.runs.checkpoints import (
@@ -105,6 +106,12 @@ class Snapshot:
     def fused(self) -> bool:
         """Whether the run had its blocks compiled."""
         return bool(self.progress.get("fused", False))
+
+    @property
+    def packing(self) -> Packing | None:
+        """How the run put texts into rows; None where its batches were padded."""
+        found = self.progress.get("packing")
+        return None if found is None else Packing(**found)
 
     @property
     def log_length(self) -> int | None:

@@ -21,7 +21,7 @@ from dora_cli.assembly.prepare import Prepared
 from dora_cli.assembly.resolve import selecting_metric
 from dora_cli.assembly.weights import Weights, load_weights, save_weights
 from dora_cli.data import Group, plan_epoch, to_device
-from dora_cli.data.cuts import cut_batches
+from dora_cli.data.packed import training_batches
 from dora_cli.errors import CheckpointError
 from dora_cli.machine.environment import peak_memory_bytes, versions
 from dora_cli.machine.memory import memory_advice
@@ -29,6 +29,7 @@ from dora_cli.machine.processes import AGREE_EVERY, any_process, gathered, on_ma
 from dora_cli.machine.random_state import random_state, restore_random_state
 from dora_cli.machine.signals import EvaluationInterruptedError, StoppedNow, StopSignals, stopped
 from dora_cli.methods.base import StepReport
+from dora_cli.models.packed_attention import PackedRows
 from dora_cli.recipe import dump_recipe
 from dora_cli.recipe.anchor import anchored
 from dora_cli.runs.open_run import OpenRun
@@ -197,8 +198,8 @@ class Loop:
     def _step(self, step: int, epoch: int, group: Group) -> None:
         """One optimiser step, and what is said of it."""
         train, device = self.prepared.train, self.accelerator.device
-        parts = cut_batches(train, group.micro_batches, self.adapted.cuts)
-        batches = [to_device(train.collate(indices), device) for indices in parts]
+        made = training_batches(train, group.micro_batches, self.adapted.cuts, self.prepared.packing)
+        batches = [to_device(batch, device) for batch in made]
         report = self.step_function(step, batches, group.units, event=step == self._next_event)
         self.outcome.examples += group.examples
         if report.event:
@@ -404,6 +405,7 @@ class Loop:
             "last_log": self._last_log,
             "log_length": self.place.log_length(),
             "fused": self.step_function.is_fused,
+            "packing": None if self.prepared.packing is None else asdict(self.prepared.packing),
             **self._recipe_records,
             "versions": versions(),
         }
@@ -461,6 +463,7 @@ class Loop:
 def make_step(prepared: Prepared, note: Note) -> TrainingStep:
     """The optimiser step of a recipe on its model; `note` is told where it is made otherwise than was planned."""
     settings, adapted, length = prepared.recipe.train, prepared.adapted, prepared.length
+    packing = prepared.packing
     optimizer = make_optimizer(
         adapted.method,
         learning_rate=settings.learning_rate,
@@ -489,6 +492,7 @@ def make_step(prepared: Prepared, note: Note) -> TrainingStep:
         alone=prepared.clients is not None,
         averaged=prepared.averaged,
         fused=_fused_blocks(prepared, note) if prepared.speed.fused else None,
+        packed=None if packing is None else PackedRows(adapted.model, packing.longest),
     )
 
 

@@ -131,7 +131,7 @@ def run_start(prepared: Prepared, output: Path, environment: Mapping[str, Any], 
         real_tokens=(
             None
             if prepared.clients is not None
-            else tokens_of_epoch(recipe, prepared.train, length, 1, adapted.cuts).share
+            else tokens_of_epoch(recipe, prepared.train, length, 1, adapted.cuts, prepared.packing).share
         ),
         clients=None if prepared.clients is None else len(prepared.clients),
     )
@@ -224,9 +224,11 @@ def budget_of(adapted: AdaptedModel) -> dict[str, int | None]:
 
 
 def timing_of(
-    outcome: Outcome, length: RunLength, peak_memory: int | None, *, fused: bool
+    outcome: Outcome, length: RunLength, peak_memory: int | None, *, fused: bool, packed: bool
 ) -> dict[str, float | int | None]:
-    """How fast a run was, as metrics.json holds it; `fused`: whether with compiled blocks, to its end."""
+    """How fast a run was, as metrics.json holds it; `fused`: whether with compiled blocks, to its end; `packed`:
+    whether on texts in one row.
+    """
     clocks = outcome.clocks
     seconds = max(clocks.training.seconds, 1e-9)
     return {
@@ -237,6 +239,7 @@ def timing_of(
         "steps_per_second": length.total_steps / seconds,
         "peak_memory_bytes": peak_memory,
         "fused": fused,
+        "packed": packed,
     }
 
 
@@ -261,7 +264,8 @@ class RealTokens:
             return None
         recipe, length, cuts = prepared.recipe, prepared.length, prepared.adapted.cuts
         epochs = {
-            epoch: tokens_of_epoch(recipe, prepared.train, length, epoch, cuts) for epoch in range(1, length.epochs + 1)
+            epoch: tokens_of_epoch(recipe, prepared.train, length, epoch, cuts, prepared.packing)
+            for epoch in range(1, length.epochs + 1)
         }
         return cls(
             {epoch: count.share for epoch, count in epochs.items()},

@@ -175,7 +175,8 @@ def _train(
     listener.start(run_start(prepared, call.output, environment, resumed_step=loop.at.step))
     outcome = _run(loop, fresh=found is None)
     ranks, budget = ranks_of(prepared.adapted, outcome.history), budget_of(prepared.adapted)
-    timing = timing_of(outcome, prepared.length, peak_memory_bytes(ground.device), fused=loop.step_function.is_fused)
+    memory, packed = peak_memory_bytes(ground.device), prepared.packing is not None
+    timing = timing_of(outcome, prepared.length, memory, fused=loop.step_function.is_fused, packed=packed)
     real_tokens = RealTokens.of(prepared)
     method, metrics, finished = prepared.adapted.method.name, outcome.selection.metrics, None
     baseline = baseline_of(recipe, task, prepared.constant, outcome)
@@ -302,6 +303,7 @@ def _prepare(
         fresh=found is None,
         threads=recorded_threads(kept) if kept is not None else None,
         fused=None if found is None else found.snapshot.fused,
+        packed=None if found is None else found.snapshot.packing is not None,
         note=listener.note,
     )
     if kept is not None:
@@ -331,6 +333,7 @@ def _prepare(
         progress=progress,
         warm=call.warm,
         parts=parts,
+        packing=None if found is None else found.snapshot.packing,
     )
     return prepared, environment
 

@@ -19,6 +19,7 @@ from dora_cli.evaluation.passes import Run, directly
 from dora_cli.machine.devices import autocast, autocast_type, without_cache
 from dora_cli.machine.graphs import Graphs, shapes
 from dora_cli.methods.base import Calibration, Measured, Method, StepReport
+from dora_cli.models.packed_attention import PackedRows, in_rows
 from dora_cli.training.averaging import Averaging
 from dora_cli.training.capture.passes import CapturedPasses
 from dora_cli.training.ledger import Ledger
@@ -84,6 +85,7 @@ class TrainingStep:
         alone: whether this process trains by itself, whatever others do: nothing is summed over processes.
         averaged: which steps have their weights averaged; None for none.
         fused: compiles the blocks of the model within a pass; None computes them as they stand.
+        packed: how the model computes batches whose texts stand in one row; None where batches are padded.
     """
 
     def __init__(
@@ -104,6 +106,7 @@ class TrainingStep:
         alone: bool = False,
         averaged: AveragedSteps | None = None,
         fused: FusedBlocks | None = None,
+        packed: PackedRows | None = None,
     ) -> None:
         self.model = model
         self.method = method
@@ -116,6 +119,7 @@ class TrainingStep:
         self.locate = locate
         self.measure = measure
         self.fused = fused
+        self.packed = packed
         self.alone = alone or accelerator.num_processes == 1
         device = accelerator.device
         self.ledger = Ledger(device, skip_nonfinite=skip_nonfinite, scaled=accelerator.scaler is not None)
@@ -180,9 +184,9 @@ class TrainingStep:
         """Adds the gradients of one micro-batch."""
         accelerator, scaler = self.accelerator, self.accelerator.scaler
         fused = nullcontext() if self.fused is None else self.fused.around(self._dtype)
-        with self.method.training_pass(self._dtype, real_tokens(batch)), fused:
+        with self.method.training_pass(self._dtype, real_tokens(batch)), fused, in_rows(self.packed) as more:
             with autocast(accelerator, self._without_cache):
-                outputs = self.model(**inputs_of(batch))
+                outputs = self.model(**inputs_of(batch), **more)
             part = self.loss(outputs, batch).sum() / self.ledger.units
             # Not accelerator.backward: it divides by an accumulation count that the environment can set.
             (part if scaler is None else scaler.scale(part)).backward()

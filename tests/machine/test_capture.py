@@ -23,9 +23,10 @@ from dora_cli.assembly import prepare as prepare_module
 from dora_cli.assembly.dry_run import dry_run
 from dora_cli.errors import DeviceError, RecipeError
 from dora_cli.machine import capture
-from dora_cli.machine.capture import Answer, Question, cache_file, choose_capture, known_answer, try_fused
+from dora_cli.machine.capture import Answer, Question, cache_file, choose_capture, known_answer, try_fused, try_packed
 from dora_cli.methods import Method
 from dora_cli.models import fused as fused_module
+from dora_cli.models import packed_attention as packed_module
 from dora_cli.models.fused import Backend, FusedBlocks
 from dora_cli.recipe import dump_recipe, parse_recipe
 from dora_cli.recipe.methods import METHODS
@@ -292,6 +293,18 @@ def test_compiled_blocks_are_tried_by_themselves(stub: Stub, cache: Path) -> Non
     assert known_answer(model, "bf16", DORA) == Answer(True)
 
 
+def test_texts_in_one_row_are_tried_by_themselves(stub: Stub, cache: Path) -> None:
+    folder = stub(f"open(folder + '/told', 'w').write(question)\n{NO}")
+    model = make("LlamaForCausalLM")
+    reason = "a trial of LlamaForCausalLM with dora and texts in one row in a process of its own failed (it waits)"
+    for _ in range(2):
+        assert try_packed(model, CUDA, "bf16", DORA) == Answer(False, reason)
+    assert asked(folder) == 1
+    told = json.loads((folder / "told").read_text())
+    assert (told["packed"], told["fused"]) == (True, False)
+    assert known_answer(model, "bf16", DORA) == Answer(True)
+
+
 def test_a_trial_that_does_not_start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(capture, "_COMMAND", (str(tmp_path / "python"),))
     answer = choose_capture("auto", make("GPTNeoXForCausalLM"), CUDA, "bf16", DORA)
@@ -463,6 +476,18 @@ def test_a_trial_compiles_blocks_where_that_is_asked(monkeypatch: pytest.MonkeyP
     backend = _no_kernels
     with pytest.raises(trial.NotCompiledError):
         trial.try_steps(question, CPU, cuda_graph=False)
+
+
+@pytest.mark.parametrize("name", ["GPT2LMHeadModel", "LlamaForCausalLM"])
+def test_a_trial_puts_texts_in_one_row_where_that_is_asked(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """In its training steps; evaluations are padded."""
+    ways: list[str] = []
+    for way in ("_one_by_one", "_masked"):
+        found = getattr(packed_module, way)
+        monkeypatch.setattr(packed_module, way, lambda *a, way=way, found=found: ways.append(way) or found(*a))
+    question = asdict(Question.of(make(name), "fp32", DORA, packed=True))
+    trial.try_steps(question, CPU, cuda_graph=False)
+    assert ways == ["_one_by_one"] * 2 * trial.STEPS
 
 
 def _no_kernels(*_: object) -> NoReturn:

@@ -43,7 +43,7 @@ def test_the_lists_that_follow() -> None:
     records = {"save.every_epoch", "save.every_steps", "save.every_minutes", "save.keep"}
     records |= {"train.log_every", "train.log_with"}
     batching = {"eval.batch_size", "decode.batch_size"}
-    assert set(HARMLESS) == records | batching | {"train.cuda_graph", "train.fuse"}
+    assert set(HARMLESS) == records | batching | {"train.cuda_graph", "train.fuse", "train.pack"}
     assert set(LOCATIONS) == {"model.name", "data.path"}
     assert records | batching | {"train.seed"} == WITHOUT_EFFECT
     assert _CHANGEABLE == ("model.name", "model.revision")

@@ -112,6 +112,7 @@ def test_defaults():
         "deterministic": False,
         "cuda_graph": "auto",
         "fuse": "off",
+        "pack": "off",
         "skip_nonfinite": 0,
         "log_every": 50,
         "log_with": None,

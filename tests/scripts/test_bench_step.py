@@ -281,6 +281,23 @@ def test_captured_methods_are_timed_beside_eager_ones(tmp_path: Path) -> None:
 
 
 @pytest.mark.gpu
+def test_projections_one_by_one_are_timed_beside_those_together() -> None:
+    """What a `-single` of a method leaves out, and nothing else: both compute the same loss."""
+    from bench_methods import METHODS
+
+    made = {}
+    for name in ("dora-graph", "dora-graph-single"):
+        torch.cuda.manual_seed(5)
+        made[name] = METHODS[name](settings(device=torch.device("cuda"), dropout=0.0))
+        for _ in range(4):
+            made[name]()
+    many, single = (step.method._adapters._passes._lean._together for step in made.values())
+    assert [len(together.members) for together in many] == [3, 3]
+    assert not single
+    assert made["dora-graph"].loss() == pytest.approx(made["dora-graph-single"].loss(), rel=1e-4)
+
+
+@pytest.mark.gpu
 def test_compiled_blocks_are_timed_beside_the_others(tmp_path: Path) -> None:
     names = ["frozen-graph", "frozen-graph-fused", "dora-graph", "dora-graph-fused"]
     methods = record_of(tmp_path, "--device", "cuda", "--methods", ",".join(names), "--warmup", "6")["methods"]

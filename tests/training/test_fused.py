@@ -7,6 +7,7 @@ captured steps are.
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -30,11 +31,15 @@ from dora_cli.assembly import prepare as prepare_module
 from dora_cli.machine.capture import Answer
 from dora_cli.machine.devices import make_accelerator
 from dora_cli.methods.base import Method
+from dora_cli.methods.low_rank import lean
+from dora_cli.methods.low_rank.same_input.together import Together
+from dora_cli.methods.low_rank.seam import Joint
 from dora_cli.models import find_projections
 from dora_cli.models.fused import FusedBlocks
 from dora_cli.training import loop as loop_module
 from dora_cli.training.optimizer import make_optimizer, make_scheduler
 from dora_cli.training.step import TrainingStep
+from tests.methods.low_rank.same_input.plain_many import TogetherKernels
 from tests.methods.small import new_dora, new_lora
 from tests.runs.test_resume import Cut, cut
 from tests.training.conftest import MakeRecipe
@@ -172,6 +177,31 @@ def test_a_family_is_traced_once_and_trains_as_it_stands(family: str, method: st
     if method == "dora":
         assert fused.schedule.next_event(fused.steps - 1) is None
         assert {0} < set(fused.ranks())
+
+
+@pytest.mark.parametrize(
+    ("family", "method"), [("roberta", "dora"), pytest.param("llama", "lora", marks=pytest.mark.gpu)]
+)
+def test_projections_of_one_input_are_one_operator_in_one_trace(
+    family: str, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With plain operations for the kernels of a GPU; also when some have lost all their components."""
+    monkeypatch.setattr(lean, "kernels_for", lambda device, *_: TogetherKernels(device))
+    calls: Counter[type] = Counter()
+    for kind in (Joint, Together):
+        name = "map" if kind is Joint else "map_beside"
+        plain = getattr(kind, name)
+        monkeypatch.setattr(
+            kind, name, lambda self, *args, plain=plain: calls.update([type(self)]) or plain(self, *args)
+        )
+    fused, plain = (Run(family, method, backend=name, dtype=torch.float64) for name in ("aot_eager", None))
+    assert_same_training(fused, plain, rtol=1e-6)
+    assert counters["stats"]["unique_graphs"] == 1
+    assert not counters["graph_break"]
+    passes = 2 * fused.steps * BLOCKS * (1 if family == "roberta" else 2)
+    assert calls[Joint] == passes
+    assert 0 < calls[Together] <= passes
+    assert (calls[Together] == passes) == (method == "lora"), "some blocks have too few left"
 
 
 @pytest.mark.gpu

@@ -39,7 +39,7 @@ class Choice(Protocol):
         """The next token of every row, ``(rows,)``, and the row that each goes on from; None where each goes on itself.
 
         Args:
-            logits: ``(rows, vocabulary)``, of any floating type.
+            logits: ``(rows, vocabulary)``, of any floating type; n-grams are forbidden in place.
         """
 
     def outputs(self) -> torch.Tensor:
@@ -72,10 +72,9 @@ class Greedy:
             state.zero_()
 
     def choose(self, logits: torch.Tensor) -> tuple[torch.Tensor, None]:
-        scores = logits.float()
         if self._ngram:
-            scores = forbid_repeats(scores, self.tokens, self.written, self._ngram)
-        chosen = scores.argmax(dim=-1).masked_fill(self._ended, self._end)
+            forbid_repeats(logits, self.tokens, self.written, self._ngram)
+        chosen = logits.argmax(dim=-1).masked_fill(self._ended, self._end)
         self.tokens.copy_(torch.where(self._places == self.written, chosen[:, None], self.tokens))
         self._ended |= (chosen[:, None] == self._stops).any(dim=-1)
         self.written += 1
@@ -145,13 +144,7 @@ class Beams:
         self._open.fill_(True)
 
     def choose(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        scores = logits.float().log_softmax(dim=-1)
-        if self._ngram:
-            scores = forbid_repeats(scores, self.tokens, self.written, self._ngram)
-        vocabulary = scores.shape[1]
-        sums = (scores.view(self._sources, self._beams, vocabulary) + self._scores[:, :, None]).flatten(1)
-        best, where = sums.topk(self._ranked)
-        beams, ids = where // vocabulary, where % vocabulary
+        best, beams, ids = self._ranked_best(logits)
         written = _rows(self.tokens.view(self._sources, self._beams, self._room), beams)
         written = torch.where(self._places == self.written, ids[:, :, None], written)
         ends = (ids[:, :, None] == self._stops).any(dim=-1) | (self.written + 1 >= self._room)
@@ -166,6 +159,22 @@ class Beams:
         self.written += 1
         self._close(ends, penalty)
         return ids.gather(1, next_ones).flatten(), (beams.gather(1, next_ones) + self._row).flatten()
+
+    def _ranked_best(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The best continuations of every source: their sums, beams and tokens, each ``(sources, ranked)``.
+
+        They are among the best of every row, whose logits are in the order of its sums: what a row adds to all of them
+        changes no order but where rounding makes two equal. So the vocabulary is read, and nothing of its size is added
+        to or looked through a second time.
+        """
+        scores = logits.log_softmax(dim=-1, dtype=torch.float32)  # what is forbidden counts in it, as in `generate`
+        if self._ngram:
+            forbid_repeats(logits, self.tokens, self.written, self._ngram)
+        likeliest, ids = logits.topk(min(self._ranked, logits.shape[1]))
+        of_rows = scores.gather(1, ids).masked_fill_(likeliest.isneginf(), -torch.inf)
+        sums = of_rows.view(self._sources, self._beams, -1) + self._scores[:, :, None]
+        best, where = sums.flatten(1).topk(self._ranked)
+        return best, where // sums.shape[2], ids.view(self._sources, -1).gather(1, where)
 
     def _keep_ended(self, written: torch.Tensor, scores: torch.Tensor, ended: torch.Tensor) -> None:
         """Takes the continuations that have ended among the hypotheses, where they are better, of sources not done."""

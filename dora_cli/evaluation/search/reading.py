@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -10,7 +11,9 @@ from torch import nn
 from transformers import EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
+from dora_cli.evaluation.search.attention import attending, group_of, shares
 from dora_cli.evaluation.search.cache import KeysValues, StaticCache
+from dora_cli.evaluation.search.shared import SharedCache
 
 Batch = dict[str, torch.Tensor]
 
@@ -41,7 +44,8 @@ class Reader:
         self._cache_name = "cache" if "cache" in known else "past_key_values"
         self._has_positions = "position_ids" in known and not self._both
         self._last_only = {"logits_to_keep": 1} if "logits_to_keep" in known else {}
-        self._columns = 0
+        self._shares = shares(model)
+        self._cache: StaticCache | SharedCache | None = None
 
     def prompts(self, batch: Batch) -> torch.Tensor:
         """Reads a batch of `EncodedSources`, always of the same shape; returns the logits of the first token of every
@@ -50,47 +54,44 @@ class Reader:
         positions = {"position_ids": _positions(batch["attention_mask"])} if self._has_positions else {}
         outputs = self._model(**batch, **positions, **self._last_only, use_cache=True)
         own, cross = _keys_and_values(outputs[self._cache_name])
-        if not self._columns:
-            self._make(own, cross, outputs)
-        self._cache.fill(own, cross)
-        mask = batch["attention_mask"].bool().repeat_interleave(self._beams, dim=0)
+        if self._cache is None:
+            self._cache = self._make(own, cross, outputs)
+        real = batch["attention_mask"].bool()
         if self._both:
+            copies = 1 if self._shares else self._beams
+            mask = real.repeat_interleave(copies, dim=0)
             self._encoder_mask.copy_(self._as_mask(mask[:, None, None]))
-            self._encoded.copy_(outputs.encoder_last_hidden_state.repeat_interleave(self._beams, dim=0))
+            self._encoded.copy_(outputs.encoder_last_hidden_state.repeat_interleave(copies, dim=0))
         else:
-            self._read[:, : self._cache.prompt] = mask
-            self._lengths.copy_(mask.sum(dim=1))
+            self._lengths.copy_(real.sum(dim=1).repeat_interleave(self._beams))
+        self._cache.fill(own, cross, None if self._both else real)
         return outputs.logits[:, -1].repeat_interleave(self._beams, dim=0)
 
-    def _make(self, own: KeysValues, cross: KeysValues | None, outputs: Any) -> None:
+    def _make(self, own: KeysValues, cross: KeysValues | None, outputs: Any) -> StaticCache | SharedCache:
         """The memory for batches of the shape of the first one."""
-        device, rows = own[0][0].device, own[0][0].shape[0] * self._beams
-        # kernels of attention want masks in eights
-        room = self._room + -(own[0][0].shape[2] + self._room) % 8
-        self._cache = StaticCache(own, cross, beams=self._beams, room=room, dtype=self._dtype)
-        self._columns = self._cache.columns
+        (sources, heads, _, _), device = own[0][0].shape, own[0][0].device
+        rows, room = sources * self._beams, self._room - 1  # the last token is written, not read
         self._tokens = torch.zeros(rows, 1, dtype=torch.int64, device=device)
-        self._places = torch.arange(self._columns, device=device)
-        # of the decoder's prompt, which columns count
-        self._read = (self._places < self._cache.prompt).expand(rows, -1).clone()
         self._lengths = torch.zeros(rows, dtype=torch.int64, device=device)
         if self._both:
-            hidden = outputs.encoder_last_hidden_state
-            self._encoded = hidden.new_empty(rows, *hidden.shape[1:])
-            seen = torch.zeros(rows, 1, 1, hidden.shape[1], dtype=torch.bool, device=device)
+            hidden, copies = outputs.encoder_last_hidden_state, sources if self._shares else rows
+            self._encoded = hidden.new_empty(copies, *hidden.shape[1:])
+            seen = torch.zeros(copies, 1, 1, hidden.shape[1], dtype=torch.bool, device=device)
             self._encoder_mask = self._as_mask(seen)
+        if self._shares:
+            group = group_of(self._model, heads)
+            return SharedCache(own, cross, beams=self._beams, group=group, room=room, dtype=self._dtype)
+        return StaticCache(own, cross, beams=self._beams, room=room, dtype=self._dtype)
 
     def columns_for(self, tokens: int, step: int) -> int:
-        """How many columns the model must see to read the last of `tokens`, rounded up to a multiple of `step`."""
-        return min(-(-(self._cache.prompt + tokens) // step) * step, self._columns)
+        """How many columns the model must see to read the last of `tokens`, rounded up by whole `step` of tokens."""
+        assert self._cache is not None
+        return self._cache.columns_for(tokens, step)
 
     def next(self, columns: int) -> torch.Tensor:
         """Logits after one more token of every row, ``(rows, vocabulary)``; the model sees the first `columns`."""
-        self._cache.show(columns)
-        self._cache.column.copy_(self._written + (self._cache.prompt - 1))
-        places = self._places[:columns]
-        seen = self._read[:, :columns] | ((places >= self._cache.prompt) & (places <= self._cache.column))
-        mask = self._as_mask(seen[:, None, None])
+        assert self._cache is not None
+        mask = self._as_mask(self._cache.show(columns, self._written))
         inputs: dict[str, Any] = {self._cache_name: self._cache.cache, "use_cache": True}
         if self._both:
             inputs |= {
@@ -103,13 +104,15 @@ class Reader:
             inputs |= {"input_ids": self._tokens, "attention_mask": mask}
             if self._has_positions:
                 inputs["position_ids"] = (self._lengths + self._written - 1)[:, None]
-        logits: torch.Tensor = self._model(**inputs).logits
+        with attending(self._model) if self._shares else nullcontext():
+            logits: torch.Tensor = self._model(**inputs).logits
         return logits[:, -1]
 
     def follow(self, tokens: torch.Tensor, rows: torch.Tensor | None, columns: int) -> None:
         """Row `i` reads ``tokens[i]`` next, after what row ``rows[i]`` has read in the first `columns`."""
         self._tokens.copy_(tokens[:, None])
         if rows is not None:
+            assert self._cache is not None
             self._cache.follow(rows, columns)
 
     def _as_mask(self, seen: torch.Tensor) -> torch.Tensor:

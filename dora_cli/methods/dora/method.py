@@ -154,6 +154,10 @@ class Dora(Method):
         self.step_bound = step_bound
         self._last_step: int | None = 0
 
+    @property
+    def packs(self) -> bool:
+        return not self.score.passes  # their means are over texts
+
     # -- planning and attaching ----------------------------------------------------------------------------------------
 
     def plan(self, total_steps: int, sites: Sequence[Site]) -> DoraSchedule:

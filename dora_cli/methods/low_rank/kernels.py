@@ -9,6 +9,8 @@ With `x` ``(N, d)``, a factor `F` of ``(r, d)`` and small activations `u` of ``(
 In `chunks`, `x` and `u` fall into so many equal pieces one after the other; the factor is ``(r, d / chunks)``, and its
 rows of chunk `i` belong to the `i`-th pieces. The first `tied` rows of a factor read all of `x`, whatever drops out.
 
+`same_input.products.ManyKernels` does the same for several projections at once.
+
 Forward is ``u = down(x, A)``, ``y = up(W0 x + b, u, s (B c)^T)``; backward is ``v = down(dy, s (B c)^T)``, ``dx = up(dy
 W0, v, A)`` and two outer products. `TorchKernels` runs everywhere; `kernels_for` prefers Triton's on a CUDA device.
 """
@@ -22,6 +24,7 @@ from torch.nn import functional as F
 
 from dora_cli.methods.low_rank.dropout import cpu_scale, draw_mask
 from dora_cli.methods.low_rank.factor import Factor
+from dora_cli.methods.low_rank.same_input.products import ManyKernels
 
 
 class Kept(NamedTuple):
@@ -42,6 +45,9 @@ class Kernels(Protocol):
 
     draws_alike: bool
     multiple: int
+
+    def many(self) -> ManyKernels | None:
+        """The same for several projections at once, dropouts included; None where that is not faster."""
 
     def begin(self) -> None:
         """Draws anew what a pass's dropouts come from."""
@@ -105,6 +111,9 @@ class TorchKernels:
         self.multiple = 16 if self._on_cpu else 1  # a third faster with 16 columns than with 12
         self._rooms: dict[tuple[int, torch.dtype], torch.Tensor] = {}
         self._shaped: dict[tuple[int, torch.dtype, torch.Size], torch.Tensor] = {}
+
+    def many(self) -> None:
+        """None: calls cost little here, and runs that began one by one go on to the same bits."""
 
     def begin(self) -> None:
         """Nothing: every dropout draws from torch's generator or is seeded by it."""
@@ -228,10 +237,11 @@ def kernels_for(device: torch.device, dtype: torch.dtype, projections: int, rank
     Triton comes with PyTorch's CUDA builds on Linux.
     """
     if dtype in (torch.float32, torch.bfloat16, torch.float16) and takes_triton(device):
+        from dora_cli.methods.low_rank.same_input.triton_many import TritonMany
         from dora_cli.methods.low_rank.triton_kernels import MAX_RANK, TritonKernels
 
         if rank <= MAX_RANK:
-            return TritonKernels(device, projections)
+            return TritonKernels(device, projections, many=TritonMany)
     return TorchKernels(device)
 
 

@@ -8,9 +8,10 @@ adds gradients of the factors where they belong.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING
+from weakref import ref
 
 import torch
 from torch import nn
@@ -20,13 +21,13 @@ from dora_cli.methods.low_rank.dropout import ModelDropouts
 from dora_cli.methods.low_rank.factor import Factor
 from dora_cli.methods.low_rank.kernels import Kernels, kernels_for
 from dora_cli.methods.low_rank.noise.flatness import by_triton, draws_on_host
+from dora_cli.methods.low_rank.projection import Inputs, LeanProjection, Rows
 from dora_cli.methods.low_rank.protocols import Group, Layer
+from dora_cli.methods.low_rank.same_input.products import MANY
+from dora_cli.methods.low_rank.same_input.together import Together, can_be_together, is_plain
 
 if TYPE_CHECKING:
     from dora_cli.methods.low_rank.noise.triton_flatness import ManyDraws
-
-
-AFTER_THE_END = "backward came after the end of its training pass; call it within `with method.training_pass():`"
 
 
 class LeanPass:
@@ -43,7 +44,9 @@ class LeanPass:
         layers = [layer for group in groups for layer in group.layers]
         rank = max((layer.tied + layer.rank) // layer.chunks for layer in layers)
         self.kernels: Kernels = kernels_for(layers[0].A.device, dtype, len(layers), rank)
-        self._inputs = _Inputs(dtype)
+        self._many = self.kernels.many()
+        self._together: list[Together] = []
+        self._inputs = Inputs(dtype)
         self._may_compute_twice = [module for module in model.modules() if hasattr(module, "gradient_checkpointing")]
         self._model_dropouts = ModelDropouts(model) if layers[0].A.device.type == "cpu" else None
         self.drops = any(layer.dropout for layer in layers)
@@ -62,6 +65,37 @@ class LeanPass:
         """
         return any(vars(module).get("gradient_checkpointing") for module in self._may_compute_twice)
 
+    @property
+    def layers(self) -> list[Layer]:
+        """All projections, those of a group after those of the group before."""
+        return [layer for layer, _ in self._lean]
+
+    @property
+    def computes_together(self) -> bool:
+        """Whether `put_together` can make a pass shorter."""
+        return self._many is not None and sum(is_plain(lean) for _, lean in self._lean) > 1
+
+    @torch.no_grad()
+    def put_together(self, readers: Sequence[Sequence[int]]) -> None:
+        """From here on those of `layers` that read the same input are computed together, where they may be.
+
+        Within a pass it holds for that pass already.
+
+        Args:
+            readers: places in `layers`, in the order of the calls.
+        """
+        assert self._many is not None
+        for places in readers:
+            plain = [lean for _, lean in (self._lean[place] for place in places) if is_plain(lean)]
+            for start in range(0, len(plain), MANY):
+                members = plain[start : start + MANY]
+                if can_be_together(members):
+                    together = Together(self._many, members)
+                    for lean in members:
+                        lean.together = ref(together)  # no cycle
+                    together.begin()
+                    self._together.append(together)
+
     @torch.no_grad()
     def begin(self) -> None:
         """Before a forward pass: takes over the present weights."""
@@ -75,12 +109,16 @@ class LeanPass:
             self._model_dropouts.begin()
         for layer, lean in self._lean:
             layer.lean = lean if lean.follow_base() else None
+        for together in self._together:
+            together.begin()
         if self._noise is not None:
             self._noise.begin()
 
     def end(self) -> None:
         """After a pass, also one that failed, or that did not get beyond its beginning."""
         self._inputs.forget()
+        for together in self._together:
+            together.end()
         if self._model_dropouts is not None:
             self._model_dropouts.end()
         for layer, _ in self._lean:
@@ -164,40 +202,6 @@ class _NoisyWeights:
             size = max(lean.weight.numel() for lean in self._projections)
             self._rooms[dtype] = torch.empty(size, dtype=dtype, device=like.device)
         return self._rooms[dtype][: like.numel()].view(like.shape)
-
-
-class _Inputs:
-    """Inputs in the precision of the arithmetic, one copy for all projections that read the same one
-    after the other.
-    """
-
-    def __init__(self, dtype: torch.dtype) -> None:
-        self.dtype = dtype
-        self._cast: tuple[torch.Tensor, int, torch.Tensor] | None = None
-
-    def cast(self, x: torch.Tensor) -> torch.Tensor:
-        if x.dtype == self.dtype:
-            return x
-        if self._cast is None or self._cast[0] is not x or self._cast[1] != x._version:
-            self._cast = x, x._version, x.to(self.dtype)
-        return self._cast[2]
-
-    def forget(self) -> None:
-        self._cast = None
-
-
-class Rows(NamedTuple):
-    """One projection's part of what its group shares.
-
-    Attributes:
-        A, B_t: tied components first, gate and scale in `B_t`.
-        grad_A, grad_up: partial sums of gradients, ``(splits, r, d)``; None for what does not train.
-    """
-
-    A: Factor
-    B_t: Factor
-    grad_A: torch.Tensor | None
-    grad_up: torch.Tensor | None
 
 
 class _Shared:
@@ -296,169 +300,3 @@ class _Shared:
             self.kernels.collect(self.grad_up, grad_B_t, self.scaling)
         else:
             self.kernels.collect_gated(self.grad_up, group.B_t, group.c, grad_B_t, grad_c, self.scaling)
-
-
-class LeanProjection:
-    """One projection within lean passes; called with `x`, ``(..., d_in)``, gives what the layer gives, up to rounding.
-
-    It knows nothing of the pass that it belongs to: a cycle would keep all of it in memory long after ranks have
-    changed.
-    """
-
-    def __init__(self, kernels: Kernels, inputs: _Inputs, index: int, layer: Layer, rows: Rows) -> None:
-        self.kernels, self.inputs, self.index, self.layer = kernels, inputs, index, layer
-        self.A, self.B_t, self.grad_A, self.grad_up = rows
-        self.chunks, self.tied = layer.chunks, layer.tied
-        self._dropout = layer.dropout if layer.rank else 0.0
-        self._factors = [factor for factor in (layer.A, layer.B, layer.c) if factor is not None]
-        self.trains: torch.Tensor | None = None  # one of those that do, in this pass
-        self._base: tuple[int, ...] = ()
-        # of the noise on its weight, where there is some: whose draw there is, how strong, and how a weight without a
-        # copy is read with it
-        self.turn = 0
-        self.deviations: torch.Tensor | None = None
-        self.read: Callable[[], torch.Tensor] | None = None
-
-    def follow_base(self) -> bool:
-        """Takes over the base's weights if they are others than before; False where they train, which only autograd's
-        own way knows.
-
-        A frozen base is copied once: its copy in the arithmetic's precision serves all passes. (As for autograd, writes
-        through ``.data`` go unnoticed.)
-        """
-        base = self.layer.base
-        own, bias = cast("torch.Tensor", base.weight), cast("torch.Tensor | None", base.bias)
-        if own.requires_grad or (bias is not None and bias.requires_grad):
-            return False
-        present = own.data_ptr(), own._version, *(() if bias is None else (bias.data_ptr(), bias._version))
-        if present != self._base:
-            weight = weight_of(base).detach()
-            self.weight = weight.to(self.inputs.dtype)
-            self._across = self.weight.T
-            self.copied, self.turn, self.read = self.weight is not weight, 0, None
-            self.bias = None if bias is None else bias.detach().to(self.inputs.dtype)
-            self._base = present
-        self.trains = next((factor for factor in self._factors if factor.requires_grad), None)
-        return True
-
-    def calm(self) -> None:
-        """Without noise from here on."""
-        if self.turn and self.copied:
-            self.weight.copy_(weight_of(self.layer.base).detach())
-        self.turn, self.read = 0, None
-
-    def present(self) -> torch.Tensor:
-        """The weight, with the step's noise where there is some; it may be the memory of the next one too."""
-        return self.weight if self.read is None else self.read()
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        y: torch.Tensor = _Adapted.apply(x, self.trains, self)  # type: ignore[no-untyped-call]
-        return y
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """That of the arithmetic."""
-        return self.inputs.dtype
-
-    def drop(self, x: torch.Tensor) -> object:
-        drops = self._dropout and self.layer.training
-        return self.kernels.drop(x, self._dropout, self.index) if drops else None
-
-    @property
-    def keeps_rows(self) -> bool:
-        """Whether `differentiate` reads the rows that `map` was given."""
-        return self.grad_A is not None
-
-    def map(
-        self, rows: torch.Tensor, drop: object, lead: Sequence[int], dtype: torch.dtype
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """From ``(N, d_in)``, one row after the other in memory, to ``(*lead, d_out)`` in `dtype`, no view; and ``u``,
-        ``(N, r)``, where `differentiate` wants it.
-        """
-        across = self._across if self.read is None else self.present().T
-        y = torch.empty((*lead, across.shape[1]), dtype=dtype, device=rows.device)
-        out = y.view(rows.shape[0], across.shape[1])
-        base = out if dtype == rows.dtype else torch.empty_like(out, dtype=rows.dtype)
-        if self.bias is None:
-            torch.mm(rows, across, out=base)
-        else:
-            torch.addmm(self.bias, rows, across, out=base)
-        if not self.A.rank:
-            if base is not out:
-                out.copy_(base)
-            return y, None
-        u = self.kernels.down(rows, self.A, drop, chunks=self.chunks, tied=self.tied)
-        self.kernels.up(base, u, self.B_t, None, out, chunks=self.chunks)
-        needs_u = self.grad_up is not None or self.layer.watch is not None
-        return y, u if needs_u else None
-
-    def differentiate(
-        self,
-        dy: torch.Tensor,
-        rows: torch.Tensor | None,
-        u: torch.Tensor | None,
-        drop: object,
-        lead: Sequence[int],
-        dtype: torch.dtype | None,
-    ) -> torch.Tensor | None:
-        """Adds the gradients of the factors where they belong, and gives that of the rows, ``(N, d_in)``.
-
-        Args:
-            dy: of what `map` gave, ``(N, d_out)``.
-            rows: what `map` was given; None where it need not be kept.
-            u: what `map` gave.
-            drop: of the same call.
-            lead: the dimensions that `N` rows stand for.
-            dtype: of the gradient; None where nobody wants it.
-        """
-        if self.layer.lean is not self:
-            raise RuntimeError(AFTER_THE_END)
-        kernels, chunks, tied, watch = self.kernels, self.chunks, self.tied, self.layer.watch
-        dy = dy.to(self.weight.dtype).contiguous()
-        v = kernels.down(dy, self.B_t, None, chunks=chunks) if self.B_t.rank else None
-        if self.grad_up is not None:
-            assert u is not None
-            kernels.outer(self.grad_up, u[:, tied:] if tied else u, dy, None, chunks=chunks)
-        if self.grad_A is not None and v is not None:
-            assert rows is not None
-            kernels.outer(self.grad_A, v[:, tied:] if tied else v, rows, drop, chunks=chunks)
-        if watch is not None and v is not None:
-            assert u is not None
-            shape = (*lead, self.A.rank - tied)
-            watch(u[:, tied:].view(shape), v[:, tied:].view(shape))
-        if dtype is None:
-            return None
-        base = torch.mm(dy, self.present())
-        if v is None:
-            return base.to(dtype)
-        dx = base if base.dtype == dtype else torch.empty_like(base, dtype=dtype)
-        kernels.up(base, v, self.A, drop, dx, chunks=chunks, tied=tied)
-        return dx
-
-
-class _Adapted(torch.autograd.Function):
-    """From `x`, ``(..., d_in)``, to ``(..., d_out)``.
-
-    One of the factors that train is an argument so that the output requires a gradient; their own are added in place,
-    none is returned. The output is no view: autograd refuses in-place changes of a view that a function returns, and
-    some models make them.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, trains: torch.Tensor | None, lean: LeanProjection) -> torch.Tensor:
-        rows = lean.inputs.cast(x).reshape(-1, x.shape[-1]).contiguous()  # kernels read one row after the other
-        drop = lean.drop(rows)
-        # Outside autocast a layer answers in the type of its input, whatever the factors are in.
-        dtype = rows.dtype if torch.is_autocast_enabled(x.device.type) else x.dtype
-        y, u = lean.map(rows, drop, x.shape[:-1], dtype)
-        ctx.save_for_backward(rows if lean.keeps_rows else None, u)
-        ctx.lean, ctx.drop, ctx.shape, ctx.dtype = lean, drop, x.shape, x.dtype
-        return y
-
-    @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, None, None]:
-        lean: LeanProjection = ctx.lean
-        rows, u = ctx.saved_tensors
-        dtype = ctx.dtype if ctx.needs_input_grad[0] else None
-        dx = lean.differentiate(gradient.reshape(-1, gradient.shape[-1]), rows, u, ctx.drop, ctx.shape[:-1], dtype)
-        return None if dx is None else dx.view(ctx.shape), None, None

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
 
 from dora_cli.methods.low_rank.lean import LeanPass
 from dora_cli.methods.low_rank.protocols import Group
+from dora_cli.methods.low_rank.same_input.readers import NOBODY, Readers, can_be_passed_again, readers_of
 
 
 class Passes:
-    """The training passes over a model, one after the other: each with what the first of its kind has prepared."""
+    """The training passes over a model, one after the other: each with what the first of its kind has prepared.
+
+    Attributes:
+        readers: the maps that read the same input; None until a pass has found them.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
         self._lean: LeanPass | None = None
+        self.readers: Readers | None = None
 
     def forget(self) -> None:
         """What is prepared is of no use any more, or takes up memory that is needed."""
@@ -30,6 +37,10 @@ class Passes:
         The parameters' gradients are complete when it ends, not before: whoever sums them over processes does it
         afterwards, and DistributedDataParallel, which sums within `backward`, needs the plain pass. Within it only
         `backward` gives gradients, not `torch.autograd.grad`.
+
+        Where it pays, projections that read the same input are computed together. Which they are is found when the
+        model is first called within a pass: just before, it is called once more without gradients, see
+        `same_input`.
 
         Args:
             groups: of all projections; others only after `forget`.
@@ -44,16 +55,54 @@ class Passes:
             dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else groups[0].A.dtype
         if self._lean is None or self._lean.dtype != dtype:
             self._lean = LeanPass(self._model, groups, dtype)
+            if self._lean.computes_together and self.readers is not None:
+                self._lean.put_together(self.readers.among(self._paths(self._lean)))
         lean = self._lean
         if lean.drops and not lean.kernels.draws_alike and lean.computes_twice:
             yield
             return
         try:
             lean.begin()
-            yield
+            with self._looking(lean):
+                yield
         except BaseException:
             self._lean = None  # with the gradients that it had in part
             raise
         finally:
             lean.end()
         lean.finish()
+
+    @contextmanager
+    def _looking(self, lean: LeanPass) -> Iterator[None]:
+        """Finds what reads the same input when the model is called, unless that is known or of no use."""
+        if self.readers is not None or not lean.computes_together:
+            yield
+            return
+        paths = self._paths(lean)
+
+        def look(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            self.readers = NOBODY
+            if torch.compiler.is_compiling():  # the user's own `torch.compile`, which had better not follow all this
+                return
+            handle.remove()
+            self._look(lean, paths, args, kwargs)
+
+        handle = self._model.register_forward_pre_hook(look, with_kwargs=True)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    def _look(self, lean: LeanPass, paths: Mapping[int, str], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """It is now or never: captured steps rely on weights that stay where they are."""
+        if not can_be_passed_again(args, kwargs) or (
+            torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
+        ):
+            return
+        self.readers = readers_of(self._model, args, kwargs)
+        lean.put_together(self.readers.among(paths))
+
+    def _paths(self, lean: LeanPass) -> dict[int, str]:
+        """Where its projections are in the model, by their place in the pass, of those that still are in it."""
+        found = {id(module): path for path, module in self._model.named_modules()}
+        return {place: found[id(layer)] for place, layer in enumerate(lean.layers) if id(layer) in found}

@@ -6,24 +6,28 @@ gradients of projections that read the same input, included. Which projection is
 kernels and with which dropout is read when the operator runs, from a number that the compiled code is given as a
 tensor; so all blocks of a model run the same code, and ranks that change compile nothing anew.
 
+Projections that read the same input are one operator together (`Joint`).
+
 Gradients of factors are added in place within the operator of the backward pass, as in every lean pass.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import count
-from typing import Any
-from weakref import WeakValueDictionary
+from typing import Any, NamedTuple
+from weakref import WeakValueDictionary, ref
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from dora_cli.methods.linear import is_transposed, shape_of, weight_of
-from dora_cli.methods.low_rank.lean import AFTER_THE_END, LeanProjection
+from dora_cli.methods.low_rank.projection import AFTER_THE_END, LeanProjection
+from dora_cli.methods.low_rank.same_input.together import Together, is_plain
 
 _numbers = count()
-_seams: WeakValueDictionary[int, Seam] = WeakValueDictionary()
+_seams: WeakValueDictionary[int, Seam | Joint] = WeakValueDictionary()
 
 
 class Seam(nn.Module):
@@ -49,8 +53,10 @@ class Seam(nn.Module):
         number = next(_numbers)
         self.number = torch.tensor(number)  # on the CPU, where the operator reads it without waiting for a device
         _seams[number] = self
+        self.joint: Joint | None = None  # with others that read the same input
+        self.place = 0  # there
         self._calls = count()
-        self._kept: dict[int, tuple[object, torch.Tensor | None]] = {}
+        self._kept: dict[int, Kept | None] = {}
         self._base: tuple[Any, ...] = ()
         self._weight: torch.Tensor | None = None
         self._bias: torch.Tensor | None = None
@@ -66,6 +72,7 @@ class Seam(nn.Module):
 
     def begin(self, dtype: torch.dtype | None) -> None:
         """Before a pass; `dtype` is autocast's, None without."""
+        self.joint = None
         lean = _lean(self.inner)
         if lean is not None:
             self.dtype = lean.dtype
@@ -92,7 +99,9 @@ class Seam(nn.Module):
         if not x.requires_grad and self.inner_trains:
             plain: torch.Tensor = _as_it_stands(self.inner, x)
             return plain
-        y: torch.Tensor = projection(x.to(self.dtype), self.number, self.out_features)[0]
+        y = None if self.joint is None else self.joint.output_of(self.place, x)
+        if y is None:
+            y = projection(x.to(self.dtype), self.number, self.out_features)[0]
         if not torch.is_autocast_enabled(x.device.type):
             y = y.to(x.dtype)
         return y
@@ -104,29 +113,139 @@ class Seam(nn.Module):
 
     def map(self, x: torch.Tensor) -> tuple[torch.Tensor, int]:
         """``(..., d_out)`` and which call this was."""
-        rows, call, lean = _rows(x), next(self._calls), _lean(self.inner)
+        call = next(self._calls)
+        y, self._kept[call] = self.compute(_rows(x), x.shape[:-1])
+        return y, call
+
+    def compute(self, rows: torch.Tensor, lead: torch.Size) -> tuple[torch.Tensor, Kept | None]:
+        """``(*lead, d_out)`` from ``(N, d_in)``, and what `gradient` wants of it."""
+        lean = self.adapted
         if lean is None:
             assert self._weight is not None
-            return F.linear(rows, self._weight, self._bias).view(*x.shape[:-1], self.out_features), call
+            return F.linear(rows, self._weight, self._bias).view(*lead, self.out_features), None
         drop = lean.drop(rows)
-        y, u = lean.map(rows, drop, x.shape[:-1], rows.dtype)
-        self._kept[call] = drop, u
-        return y, call
+        y, u = lean.map(rows, drop, lead, rows.dtype)
+        return y, Kept(drop, u)
 
     def differentiate(self, dy: torch.Tensor, x: torch.Tensor, call: int) -> torch.Tensor:
         """The gradient of `x`, from that of what `map` gave. Raises RuntimeError after the end of the pass."""
-        if self.inner_trains and call not in self._kept:
+        kept = self._kept.pop(call, None)
+        if kept is None and self.inner_trains:
             raise RuntimeError(AFTER_THE_END)
-        lean = _lean(self.inner)
+        return self.gradient(_rows(dy), _rows(x), kept, x.shape[:-1]).view(x.shape)
+
+    def gradient(self, dy: torch.Tensor, rows: torch.Tensor, kept: Kept | None, lead: torch.Size) -> torch.Tensor:
+        """That of the rows, from that of what `compute` gave."""
+        lean = self.adapted
         if lean is None:
             assert self._weight is not None
-            dx = _rows(dy) @ self._weight
+            return dy @ self._weight
+        assert kept is not None
+        found = lean.differentiate(dy, rows, kept.u, kept.drop, lead, rows.dtype)
+        assert found is not None
+        return found
+
+    @property
+    def adapted(self) -> LeanProjection | None:
+        """The projection in the pass; None of a frozen map."""
+        return _lean(self.inner)
+
+
+class Kept(NamedTuple):
+    """What a call leaves for its backward pass, one dropout or those of several."""
+
+    drop: Any
+    u: torch.Tensor | None
+
+
+class Joint:
+    """Seams of one block whose projections read the same input, as one operator; the first that is called calls it.
+
+    What is computed as one within it may change from pass to pass, as components are lost; the code that is traced
+    stays.
+
+    Args:
+        seams: in the order of their calls, of one type.
+    """
+
+    def __init__(self, seams: Sequence[Seam]) -> None:
+        self._seams = [ref(seam) for seam in seams]  # no cycle
+        self.widths = [seam.out_features for seam in seams]
+        self.out_features, self.dtype = sum(self.widths), torch.float32
+        number = next(_numbers)
+        self.number = torch.tensor(number)
+        _seams[number] = self
+        self._calls = count()
+        self._kept: dict[int, tuple[Together | None, list[Kept | None]]] = {}
+        self.x: torch.Tensor | None = None
+        self.y: torch.Tensor | None = None
+
+    def begin(self) -> None:
+        """Before a pass, after its seams have begun."""
+        self.dtype = self.seams[0].dtype
+        for place, seam in enumerate(self.seams):
+            seam.joint, seam.place = self, place
+
+    def end(self) -> None:
+        """After a pass, also one that failed."""
+        self._kept.clear()
+        self.x = self.y = None
+
+    @property
+    def seams(self) -> list[Seam]:
+        """Those that are joined."""
+        seams = [seam() for seam in self._seams]
+        return [seam for seam in seams if seam is not None]
+
+    def output_of(self, place: int, x: torch.Tensor) -> torch.Tensor | None:
+        """What the seam at `place` gives for `x`; None where it has to be computed alone."""
+        if place == 0:
+            self.x, self.y = x, projection(x.to(self.dtype), self.number, self.out_features)[0]
+        if self.x is not x or self.y is None:
+            return None
+        start = sum(self.widths[:place])
+        part = self.y[..., start : start + self.widths[place]]
+        if place == len(self.widths) - 1:
+            self.x = self.y = None
+        return part
+
+    def map(self, x: torch.Tensor) -> tuple[torch.Tensor, int]:
+        """All outputs beside each other, ``(..., sum of d_out)``, and which call this was."""
+        rows, call, together = _rows(x), next(self._calls), self._together()
+        if together is not None:
+            drops = [lean.drop(rows) for lean in together.members]
+            y, u = together.map_beside(rows, drops)
+            self._kept[call] = together, [Kept(drops, u)]
         else:
-            drop, u = self._kept.pop(call)
-            found = lean.differentiate(_rows(dy), _rows(x), u, drop, x.shape[:-1], x.dtype)
-            assert found is not None
-            dx = found
-        return dx.view(x.shape)
+            made = [seam.compute(rows, torch.Size([len(rows)])) for seam in self.seams]
+            y = torch.cat([part for part, _ in made], 1)
+            self._kept[call] = None, [kept for _, kept in made]
+        return y.view(*x.shape[:-1], self.out_features), call
+
+    def differentiate(self, dy: torch.Tensor, x: torch.Tensor, call: int) -> torch.Tensor:
+        """The gradient of `x`, from that of what `map` gave. Raises RuntimeError after the end of the pass."""
+        if call not in self._kept and any(seam.inner_trains for seam in self.seams):
+            raise RuntimeError(AFTER_THE_END)
+        together, kept = self._kept.pop(call, (None, [None] * len(self.widths)))
+        gradients, rows, lead = _rows(dy), _rows(x), x.shape[:-1]
+        if together is not None:
+            (own,) = kept
+            assert own is not None
+            dx = together.differentiate(gradients, rows, own.u, own.drop, lead, x.dtype)
+            assert dx is not None
+            return dx.view(x.shape)
+        parts = torch.split(gradients, self.widths, 1)
+        first, *others = (
+            seam.gradient(part.contiguous(), rows, own, lead)
+            for seam, part, own in zip(self.seams, parts, kept, strict=True)
+        )
+        return sum(others, first).view(x.shape)
+
+    def _together(self) -> Together | None:
+        """All of them, where the pass computes them as one."""
+        leans = [seam.adapted for seam in self.seams]
+        together = None if leans[0] is None else leans[0].together()
+        return together if isinstance(together, Together) and together.begun and together.members == leans else None
 
 
 def can_be_seam(module: nn.Module) -> bool:
@@ -134,6 +253,12 @@ def can_be_seam(module: nn.Module) -> bool:
     if _has_pass(module):
         return _lean(module) is not None
     return type(module).__name__ in ("Linear", "Conv1D") and not any(p.requires_grad for p in module.parameters())
+
+
+def may_be_joined(module: nn.Module) -> bool:
+    """Whether the pass that has begun could compute `module` as one with others."""
+    lean = _lean(module)
+    return lean is not None and is_plain(lean) and lean.kernels.many() is not None
 
 
 def _has_pass(module: nn.Module) -> bool:

@@ -18,13 +18,18 @@ of operations counts. Nothing waits for the device.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 
 from dora_cli.methods.base import Schedule
 from dora_cli.methods.linear import weight_of
 from dora_cli.methods.low_rank.components import Components
+from dora_cli.methods.low_rank.kernels import takes_triton
 from dora_cli.methods.low_rank.protocols import Layer
+
+if TYPE_CHECKING:
+    from dora_cli.methods.low_rank import triton_step_bound
 
 Rows = tuple[torch.Tensor, torch.Tensor]
 """`A` and the transpose of `B`, a row a component."""
@@ -41,7 +46,8 @@ class StepBound:
     def __init__(self, bound: float, *, total_steps: int) -> None:
         self._bound, self._total_steps = bound, total_steps
         self._norms: dict[Layer, torch.Tensor] = {}
-        self._group_norms: dict[tuple[float, tuple[Layer, ...]], torch.Tensor] = {}
+        self._group_norms: dict[_Key, torch.Tensor] = {}
+        self._rows: dict[_Key, triton_step_bound.Rows] = {}
         self._limits: dict[torch.device, torch.Tensor] = {}
         self._before: list[Rows] = []
 
@@ -66,18 +72,28 @@ class StepBound:
         if key not in self._group_norms or self._group_norms[key].device != device:
             norms = torch.stack([self._norms[layer] for layer in group.layers])
             self._group_norms[key] = norms / abs(group.scaling) if group.scaling else torch.full_like(norms, torch.inf)
+            self._rows.pop(key, None)
+            if by_triton(group):
+                from dora_cli.methods.low_rank import triton_step_bound
+
+                self._rows[key] = triton_step_bound.Rows(group.layout.ranks, device)
 
     @torch.no_grad()
     def stage(self, groups: Sequence[Components]) -> None:
         """Before the optimiser's step: remembers the factors."""
         for group in groups:
             self._meet(group)  # in a loop of the user's own nobody else may have
-        self._before = [(group.A.clone(), group.B_t.clone()) for group in groups]
+        self._before = [(torch.empty_like(group.A), torch.empty_like(group.B_t)) for group in groups]
+        kept = [factor for pair in self._before for factor in pair]
+        torch._foreach_copy_(kept, [factor for group in groups for factor in (group.A, group.B_t)])
 
     @torch.no_grad()
     def hold(self, groups: Sequence[Components]) -> None:
         """After it: makes what moved too far move less. A step that changed nothing stays one."""
         for group, (A, B_t) in zip(groups, self._before, strict=True):
+            if rows := self._rows.get(_key(group)):
+                self._hold_by_triton(group, (A, B_t), rows)
+                continue
             share = self._share(group, A, B_t)
             for factor, before in ((group.A, A), (group.B_t, B_t)):
                 torch.lerp(before, factor, share, out=factor)
@@ -93,10 +109,28 @@ class StepBound:
         share = (self._limits[A.device] * norms / moved).clamp(max=1)  # of nothing that moved it is infinite
         return layout.rows(share[:, None, None].expand(-1, layout.width, 1))
 
+    def _hold_by_triton(self, group: Components, before: Rows, rows: triton_step_bound.Rows) -> None:
+        from dora_cli.methods.low_rank import triton_step_bound
 
-def _key(group: Components) -> tuple[float, tuple[Layer, ...]]:
-    """What the norms over the scale are the same for."""
-    return group.scaling, tuple(group.layers)
+        limit, norms = self._limits[group.A.device], self._group_norms[_key(group)]
+        triton_step_bound.hold((group.A, group.B_t), before, rows, norms, limit)
+
+
+def by_triton(group: Components) -> bool:
+    """Whether the kernels take the group."""
+    if group.A.dtype != torch.float32 or not takes_triton(group.A.device):
+        return False
+    from dora_cli.methods.low_rank import triton_step_bound
+
+    return group.layout.width <= triton_step_bound.MOST
+
+
+_Key = tuple[float, tuple[tuple[Layer, int], ...]]
+"""What norms over the scale, and places of rows, are the same for: a scale, and projections with their ranks."""
+
+
+def _key(group: Components) -> _Key:
+    return group.scaling, tuple(zip(group.layers, group.layout.ranks, strict=True))
 
 
 def bound_on(bound: float | None, schedule: Schedule | None) -> StepBound | None:

@@ -15,6 +15,7 @@ import triton.language as tl
 from dora_cli.errors import ModelError
 from dora_cli.methods.low_rank.dropout import HASH_BITS, HASH_CALL, HASH_FIRST, HASH_SECOND, cut, scale
 from dora_cli.methods.low_rank.factor import Factor
+from dora_cli.methods.low_rank.same_input.products import ManyKernels
 
 MAX_RANK = 128
 """Larger ranks would not fit the registers of a block."""
@@ -28,7 +29,7 @@ _FIRST, _SECOND, _CALL = tl.constexpr(HASH_FIRST), tl.constexpr(HASH_SECOND), tl
 
 
 @triton.jit
-def _keep(index, seed, call, threshold: tl.constexpr):
+def keep(index, seed, call, threshold: tl.constexpr):
     """See `dropout.hashed_keep`."""
     low = seed.to(tl.uint32)
     high = (seed >> 32).to(tl.uint32) ^ (call.to(tl.uint32) * _CALL)
@@ -69,7 +70,7 @@ def _down(
             total = tl.dot(part, tl.trans(undropped), total, input_precision=PRECISION)
             weights = tl.where(r[:, None] < tied, 0.0, weights).to(weights.dtype)
         if DROP:
-            part = tl.where(_keep(n[:, None] * stride + column[None, :], seed, call, THRESHOLD), part, 0.0)
+            part = tl.where(keep(n[:, None] * stride + column[None, :], seed, call, THRESHOLD), part, 0.0)
         total = tl.dot(part, tl.trans(weights), total, input_precision=PRECISION)
     if TIED:
         total = tl.where(r[None, :] < tied, total, total * scale)
@@ -108,7 +109,7 @@ def _up(
         small = tl.where(r[None, :] < tied, 0.0, small).to(small.dtype)
     update = tl.dot(small, weights, input_precision=PRECISION) * scale
     if DROP:
-        update = tl.where(_keep(n[:, None] * stride + column[None, :], tl.load(seeds), call, THRESHOLD), update, 0.0)
+        update = tl.where(keep(n[:, None] * stride + column[None, :], tl.load(seeds), call, THRESHOLD), update, 0.0)
     if TIED:
         update += tl.dot(undropped, weights, input_precision=PRECISION)
     inside = (n[:, None] < rows) & (d[None, :] < width)
@@ -139,7 +140,7 @@ def _outer(
         inside = (n[:, None] < rows) & (d[None, :] < width)
         part = tl.load(x + n[:, None].to(tl.int64) * stride + column[None, :], mask=inside, other=0.0)
         if DROP:
-            part = tl.where(_keep(n[:, None] * stride + column[None, :], seed, call, THRESHOLD), part, 0.0)
+            part = tl.where(keep(n[:, None] * stride + column[None, :], seed, call, THRESHOLD), part, 0.0)
         result = tl.dot(tl.trans(small), part, result, input_precision=PRECISION)
     place = totals + tl.program_id(1) * stride_totals + (chunk * rank + r[:, None]) * width + d[None, :]
     inside = (r[:, None] < rank) & (d[None, :] < width)
@@ -222,17 +223,29 @@ class Seeded(NamedTuple):
 class TritonKernels:
     """Seeds are drawn by one call per pass from the device's own generator, so captured graphs and resumed runs draw
     anew and alike.
+
+    Args:
+        many: makes what computes several projections at once, of the seeds and the bytes that a block may have.
     """
 
     draws_alike = False
     multiple = 1
 
-    def __init__(self, device: torch.device, projections: int) -> None:
-        self._memory = shared_memory(device)
+    def __init__(
+        self,
+        device: torch.device,
+        projections: int,
+        *,
+        many: Callable[[torch.Tensor, int], ManyKernels] | None = None,
+    ) -> None:
+        self._memory, self._many = shared_memory(device), many
         self._seeds = torch.zeros(projections, dtype=torch.int64, device=device)
         self._seed = self._seeds.unbind()
         self._calls = [0] * projections
         self._launches: dict[tuple[Hashable, ...], Launch] = {}
+
+    def many(self) -> ManyKernels | None:
+        return None if self._many is None else self._many(self._seeds, self._memory)
 
     def begin(self) -> None:
         self._seeds.random_()
@@ -267,9 +280,9 @@ class TritonKernels:
             # Block sizes here and below are the fastest of a search on an H100, at 1,024 and 4,096 rows of 768 and
             # 3,072 columns.
             block, columns = (32, 128) if rows >= 4096 else (16, 256)
-            columns = down_columns(block, columns, _block_r(rank), x.element_size(), self._memory)
+            columns = down_columns(block, columns, block_r(rank), x.element_size(), self._memory)
             grid = triton.cdiv(rows, block), 1, chunks
-            constants = *_settings(threshold, x), keeps, block, _block_r(rank), columns
+            constants = *settings(threshold, x), keeps, block, block_r(rank), columns
             launch = self._launches[key] = Launch(_down, grid, constants, num_warps=4, num_stages=4)
         launch(x, ready, out, seed, call, rows, width, rank, scale, stride, tied)
         return out
@@ -296,7 +309,7 @@ class TritonKernels:
         if launch is None:
             columns = 64 if rows * stride < 2**21 else 128
             grid = triton.cdiv(rows, 32), triton.cdiv(width, columns), chunks
-            constants = *_settings(threshold, u), keeps, 32, _block_r(rank), columns
+            constants = *settings(threshold, u), keeps, 32, block_r(rank), columns
             launch = self._launches[key] = Launch(_up, grid, constants, num_warps=4)
         launch(base, u, ready, out, seed, call, rows, width, rank, scale, stride, tied)
 
@@ -313,9 +326,9 @@ class TritonKernels:
         launch = self._launches.get(key)
         if launch is None:
             columns = 32 if width <= 1024 else 64
-            block = outer_rows(128, columns, _block_r(rank), x.element_size(), self._memory)
+            block = outer_rows(128, columns, block_r(rank), x.element_size(), self._memory)
             grid = triton.cdiv(width, columns), min(most, triton.cdiv(rows, block)), chunks
-            constants = *_settings(threshold, x), block, _block_r(rank), columns
+            constants = *settings(threshold, x), block, block_r(rank), columns
             launch = self._launches[key] = Launch(_outer, grid, constants, num_warps=4, num_stages=3)
         launch(totals, u, x, seed, call, rows, width, rank, scale, *strides, launch.grid[1])
 
@@ -388,10 +401,10 @@ def outer_rows(block: int, columns: int, block_r: int, size: int, memory: int) -
     return block
 
 
-def _block_r(rank: int) -> int:
+def block_r(rank: int) -> int:
     return max(16, 1 << (rank - 1).bit_length())  # the least that a tensor core multiplies
 
 
-def _settings(threshold: int, operand: torch.Tensor) -> tuple[bool, int, str]:
+def settings(threshold: int, operand: torch.Tensor) -> tuple[bool, int, str]:
     """`DROP`, `THRESHOLD` and `PRECISION`."""
     return threshold > 0, threshold, "ieee" if operand.dtype == torch.float32 else "tf32"  # that only concerns fp32

@@ -109,6 +109,13 @@ class ClientStateRecord(Record):
     counters: CountersRecord | None
 
 
+class PackingRecord(Record):
+    """How texts were put into rows: see `dora_cli.data.packed.Packing`."""
+
+    step: Annotated[Count, Field(ge=1)]
+    longest: Annotated[Count, Field(ge=1)]
+
+
 class ProgressRecord(Record):
     """progress.json: where the run was and what it had written down."""
 
@@ -126,6 +133,7 @@ class ProgressRecord(Record):
     last_log: Annotated[list[Seconds], Field(min_length=3, max_length=3)]  # step, examples, seconds
     log_length: Count | None
     fused: bool = False  # of older runs, and of all whose blocks are not compiled
+    packing: PackingRecord | None = None  # likewise, of all whose batches are padded
     rounds: list[RoundRecord] | None = None
     clients: list[ClientStateRecord] | None = None
     recipe: str

@@ -61,7 +61,8 @@ class TimingRecord(Record):
 
     `peak_memory_bytes` is the device's on CUDA, the process's on the CPU; None if unknown. `decoding_seconds` is there
     only where the finished model wrote outputs; older runs have neither `evaluation_seconds` nor `saving_seconds`.
-    `fused` says whether the last steps ran through compiled blocks; older runs did not.
+    `fused` says whether the last steps ran through compiled blocks, `packed` whether on texts in one row; older
+    runs did neither.
     """
 
     train_seconds: Seconds
@@ -72,6 +73,7 @@ class TimingRecord(Record):
     steps_per_second: float | None
     peak_memory_bytes: Count | None
     fused: bool = False
+    packed: bool = False
 
 
 class RealTokensRecord(Record):

@@ -13,12 +13,14 @@ from torch import nn
 
 from dora_cli.assembly.build import put_on
 from dora_cli.assembly.origin import make, sites_of
+from dora_cli.data.packed import BOUNDARIES
 from dora_cli.errors import ProjectionError
 from dora_cli.evaluation.passes import evaluation_mode, work_of
 from dora_cli.machine.devices import make_accelerator
 from dora_cli.methods import Method
 from dora_cli.models import head_parameters, max_positions, vocabulary_rows
 from dora_cli.models.outputs import logits_in
+from dora_cli.models.packed_attention import PackedRows
 from dora_cli.recipe.methods import METHODS
 from dora_cli.training.capture.passes import FEW
 from dora_cli.training.optimizer import make_optimizer, make_scheduler
@@ -63,9 +65,11 @@ def try_steps(question: Mapping[str, Any], device: torch.device, *, cuda_graph: 
         cuda_graph=cuda_graph,
         evaluations=FEW,  # enough to be captured from the second batch on
         fused=_fused_blocks(model, method) if question.get("fused") else None,
+        packed=PackedRows(model, LENGTH) if question.get("packed") else None,
     )
+    learned = in_one_row(batch) if question.get("packed") else batch
     for number in range(1, STEPS + 1):
-        step(number, [batch], BATCH, event=False)
+        step(number, [learned], BATCH, event=False)
     step.read(STEPS)
     work = work_of(model, _loss, step.accelerator, step.run_evaluation)
     with evaluation_mode(model):
@@ -148,6 +152,20 @@ def with_two_layers(config: Mapping[str, Any]) -> dict[str, Any]:
         return 2 if _LAYERS.fullmatch(key) and value in counts else value
 
     return {key: cut(key, value) for key, value in config.items()}
+
+
+def in_one_row(batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The texts of a decoder's batch in one row, as `dora_cli.data.packed.Packing` makes it."""
+    mask = batch["attention_mask"].bool()
+    ends = mask.sum(1).cumsum(0)
+    places = torch.arange(mask.shape[1], device=mask.device).expand_as(mask)
+    return {
+        "input_ids": batch["input_ids"][mask][None],
+        "attention_mask": batch["attention_mask"][mask][None],
+        "position_ids": places[mask][None],
+        "labels": batch["labels"],
+        BOUNDARIES: torch.cat([ends.new_zeros(1), ends, ends[-1:]]).int(),
+    }
 
 
 def make_batch(model: Any, model_class: str, device: torch.device) -> dict[str, torch.Tensor]:

@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from dora_cli.data import Encoded, Group, plan_epoch, steps_per_epoch, to_device
-from dora_cli.data.cuts import Cuts, cut_batches
+from dora_cli.data.cuts import Cuts
+from dora_cli.data.packed import Packing, training_batches
 from dora_cli.errors import DivergedError
 from dora_cli.machine.random_state import random_state, restore_random_state
 from dora_cli.machine.seeds import seed_everything
@@ -96,6 +97,7 @@ class Turns:
         weights: all that trains, in the order in which it travels.
         settings: batches of a client, the run's seed apart.
         cuts: how these are cut.
+        packing: how their texts are put into rows; None where they are padded.
         group_by_length: see `plan_epoch`.
         device: of the model.
     """
@@ -106,11 +108,13 @@ class Turns:
         weights: Sequence[nn.Parameter],
         settings: TrainSection,
         cuts: Cuts,
+        packing: Packing | None,
         *,
         group_by_length: bool,
         device: torch.device,
     ) -> None:
-        self._step_function, self._weights, self._settings, self._cuts = step_function, weights, settings, cuts
+        self._step_function, self._weights, self._settings = step_function, weights, settings
+        self._cuts, self._packing = cuts, packing
         self._group_by_length, self._device = group_by_length, device
         self._unused = step_function.state_dict()[1]  # counters before a first step
 
@@ -132,8 +136,8 @@ class Turns:
         try:
             for step in steps:
                 client.epoch, client.groups, group = next(groups)
-                parts = cut_batches(client.train, group.micro_batches, self._cuts)
-                batches = [to_device(client.train.collate(rows), self._device) for rows in parts]
+                made = training_batches(client.train, group.micro_batches, self._cuts, self._packing)
+                batches = [to_device(batch, self._device) for batch in made]
                 self._step_function(step, batches, group.units, event=False)
                 seen += group.examples
                 if logged(step):

@@ -75,6 +75,7 @@ class Rounds:
             self._weights,
             recipe.train,
             prepared.adapted.cuts,
+            prepared.packing,
             group_by_length=recipe.data.group_by_length,
             device=self._accelerator.device,
         )

@@ -13,12 +13,14 @@ import torch
 from torch import nn
 
 from dora_cli.methods import Dora
+from dora_cli.methods.low_rank import lean as lean_module
 from dora_cli.methods.low_rank.components import Components
 from dora_cli.methods.low_rank.dropout import HASH_BITS, cut, draw_mask, hashed_keep, scale
 from dora_cli.methods.low_rank.kernels import Kept, TorchKernels
 from dora_cli.methods.low_rank.layer import AdaptedProjection
-from dora_cli.methods.low_rank.lean import LeanProjection
 from dora_cli.methods.low_rank.passes import Passes
+from dora_cli.methods.low_rank.projection import LeanProjection
+from tests.methods.low_rank.same_input.plain_many import TogetherKernels
 from tests.methods.small import classification, linear_maps, new_dora, sites, small_encoder, tiny_gpt2, tiny_roberta
 
 MODELS: dict[str, tuple[Callable[[], nn.Module], str]] = {
@@ -26,6 +28,13 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "roberta": (tiny_roberta, "encoder.layer"),
     "gpt2": (tiny_gpt2, "transformer.h"),
 }
+
+
+@pytest.fixture(autouse=True, params=["alone", "together"])
+def _computed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Projections of the same input one by one, as on a CPU, and as one, as on a GPU."""
+    if request.param == "together":
+        monkeypatch.setattr(lean_module, "kernels_for", lambda device, *_: TogetherKernels(device))
 
 
 def attached(name: str = "home-made", *, dropout: float = 0.0, ranks: bool = False) -> tuple[nn.Module, Dora]:

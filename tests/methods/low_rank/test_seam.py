@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
 import pytest
@@ -10,7 +10,9 @@ import torch
 from torch import nn
 
 from dora_cli.methods.base import Method
-from dora_cli.methods.low_rank.seam import Seam, can_be_seam, projection
+from dora_cli.methods.low_rank import lean as lean_module
+from dora_cli.methods.low_rank.seam import Joint, Seam, can_be_seam, projection
+from tests.methods.low_rank.same_input.plain_many import TogetherKernels
 from tests.methods.small import new_dora, new_lora, sites
 
 D_IN, D_OUT = 6, 10
@@ -125,6 +127,89 @@ def test_backward_after_the_end_of_its_pass_is_refused() -> None:
         pair.seam.begin(None)
         loss = pair.seam(x).sum()
     pair.seam.end()
+    with pytest.raises(RuntimeError, match="after the end of its training pass"):
+        loss.backward()
+
+
+class Three:
+    """Three layers in training and a frozen map beside each other, and the seams of all four, joined or not."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, dropout: float = 0.3) -> None:
+        monkeypatch.setattr(lean_module, "kernels_for", lambda device, *_: TogetherKernels(device))
+        torch.manual_seed(0)
+        self.model = nn.ModuleDict(
+            {name: nn.Linear(D_IN, d, dtype=torch.float64).requires_grad_(False) for name, d in WIDTHS.items()}
+        )
+        self.method = new_lora(rank=2, dropout=dropout)
+        found = sites({name: self.model[name] for name in ("query", "key", "value")})
+        self.method.attach(self.model, found, [], self.method.plan(100, found))
+        self.seams = [Seam(module) for module in self.model.values()]
+        with torch.no_grad():
+            for group in self.method.groups():
+                for parameter in group.parameters:
+                    parameter.copy_(torch.randn_like(parameter))
+        self.model.train()
+
+    def run(self, joined: Sequence[int], *, other: int | None = None) -> list[torch.Tensor]:
+        """Outputs, the gradient of the input and those of the factors, of one pass; `other` reads another input."""
+        torch.manual_seed(7)
+        x = torch.randn(2, 3, D_IN, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).requires_grad_()
+        parameters = [parameter for group in self.method.groups() for parameter in group.parameters]
+        for parameter in parameters:
+            parameter.grad = None
+        with self.method.training_pass():
+            if joined:
+                lean = self.method._adapters._passes._lean
+                lean.put_together([[place for place in joined if place < len(lean.layers)]])
+            for seam in self.seams:
+                seam.begin(None)
+            joint = Joint([self.seams[place] for place in joined]) if joined else None
+            if joint is not None:
+                joint.begin()
+            outputs = [seam(x.clone() if place == other else x) for place, seam in enumerate(self.seams)]
+            torch.stack([y.square().sum() for y in outputs]).sum().backward()
+            for made in (*self.seams, *([] if joint is None else [joint])):
+                made.end()
+        assert x.grad is not None
+        return [*(y.detach() for y in outputs), x.grad, *(p.grad.clone() for p in parameters if p.grad is not None)]
+
+
+WIDTHS = {"query": 10, "key": 4, "value": 4, "gate": 10}
+
+
+@pytest.mark.parametrize("joined", [(0, 1, 2), (1, 2), (0, 1, 3), (3, 0)], ids=["all", "two", "frozen", "frozen first"])
+@pytest.mark.parametrize("other", [None, 2])
+def test_joined_seams_compute_what_each_does(
+    joined: tuple[int, ...], other: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where not all of them can be computed as one, and where one is called with another input."""
+    three = Three(monkeypatch, dropout=0.3 if other is None else 0.0)  # which is drawn anew for what is computed alone
+    expected = three.run(())
+    found = three.run(joined, other=other)
+    assert len(found) == len(expected) == 4 + 1 + 6
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_joined_seams_are_one_operator(monkeypatch: pytest.MonkeyPatch) -> None:
+    three, calls = Three(monkeypatch), list[type]()
+    plain = Joint.map, Seam.map
+    for kind, map_ in zip((Joint, Seam), plain, strict=True):
+        monkeypatch.setattr(kind, "map", lambda self, x, map_=map_: calls.append(type(self)) or map_(self, x))
+    three.run((0, 1, 2))
+    assert calls == [Joint, Seam]
+    assert three.method._adapters._passes._lean._together
+
+
+def test_backward_of_joined_seams_after_the_end_of_their_pass_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    three = Three(monkeypatch)
+    x = torch.randn(3, D_IN, dtype=torch.float64, requires_grad=True)
+    with three.method.training_pass():
+        for seam in three.seams:
+            seam.begin(None)
+        joint = Joint(three.seams[:3])
+        joint.begin()
+        loss = three.seams[0](x).sum()
+    joint.end()
     with pytest.raises(RuntimeError, match="after the end of its training pass"):
         loss.backward()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 from torch import nn
@@ -13,6 +15,8 @@ from dora_cli.methods.low_rank.step_bound import StepBound
 from tests.methods.dora.test_adjusted_gradients import SETTINGS, STEPS
 from tests.methods.small import SmallEncoder, Training, classification, new_dora
 
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+DEVICE = "cpu" if INTERPRETED else "cuda"
 SCALE = 1.7
 SHAPES = [(14, 9, 3), (14, 9, 1), (6, 11, 2), (6, 11, 2)]
 """`d_out`, `d_in` and rank of four projections in two groups; ranks of the first differ."""
@@ -130,3 +134,32 @@ def test_no_step_of_a_training_moves_a_weight_further(rate: float) -> None:
             held += moved > 0.9 * limit
         shrink(training.optimizer, dora.advance(step))
     assert bool(held) == (rate > 1)
+
+
+@pytest.mark.skipif(not INTERPRETED and not torch.cuda.is_available(), reason="needs a GPU or the interpreter")
+@pytest.mark.parametrize("ranks", [(4, 4), (1, 20, 7)], ids=str)
+def test_triton(ranks: tuple[int, ...]) -> None:
+    """Projections that are held and others that are not, as plain operations in float64 have it."""
+    pytest.importorskip("triton")
+    from dora_cli.methods.low_rank import triton_step_bound
+
+    d_in, d_out, count = 70, 130, sum(ranks)
+    before = drawn(count, d_in, seed=1), drawn(count, d_out, seed=2)
+    sizes = torch.tensor([(1e-4, 0.05)[index % 2] for index, rank in enumerate(ranks) for _ in range(rank)])[:, None]
+    after = tuple(factor + sizes * drawn(*factor.shape, seed=3 + index) for index, factor in enumerate(before))
+    norms, limit = torch.full((len(ranks),), 100.0), torch.tensor(BOUND)
+    shares, first = [], 0
+    for norm, rank in zip(norms.tolist(), ranks, strict=True):
+        (A, B), (A_after, B_after) = ([factor[first : first + rank] for factor in pair] for pair in (before, after))
+        shares.append(min(1.0, BOUND * norm / float((B_after.T @ A_after - B.T @ A).norm())))
+        first += rank
+    assert shares[0] == 1 > shares[1]
+    found = tuple(factor.float().to(DEVICE) for factor in after)
+    old = tuple(factor.float().to(DEVICE) for factor in before)
+    rows = triton_step_bound.Rows(ranks, torch.device(DEVICE))
+    triton_step_bound.hold(found, old, rows, norms.to(DEVICE), limit.to(DEVICE))
+    each = torch.tensor([share for share, rank in zip(shares, ranks, strict=True) for _ in range(rank)])[:, None]
+    for factor, one, other in zip(found, before, after, strict=True):
+        expected = one + each * (other - one)
+        torch.testing.assert_close(factor.cpu(), expected.float(), rtol=1e-4, atol=1e-5)
+        assert torch.equal(factor[: ranks[0]].cpu(), other[: ranks[0]].float()), "what may move is as it was"

@@ -1,0 +1,161 @@
+"""Which linear maps of a model read the same input, as query, key and value do, found by one pass over it.
+
+That pass is in evaluation mode and without gradients, and all linear maps count, adapted or not. What is found then
+depends on the model's code alone: not on dropout, on layers that are left out at random, on what is adapted at the
+moment, or on the step that a run was resumed at. So a run that goes on computes as the one that was not interrupted.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+Kind = tuple[str, ...]
+"""Paths of maps of one parent that read the same input, in the order of their calls; numbers in the path of the parent
+are ``#``: all blocks alike.
+"""
+
+_PLAIN = (torch.Tensor, bool, int, float, str, type(None))
+
+
+class Readers:
+    """The maps that read the same input, block by block.
+
+    Args:
+        runs: calls that followed each other, with one input and one parent; maps by path.
+    """
+
+    def __init__(self, runs: Sequence[Sequence[str]]) -> None:
+        seen: dict[str, set[Kind]] = defaultdict(set)
+        for run in runs:
+            kind = tuple(_of_any_block(path) for path in run)
+            for one in kind:
+                seen[one].add(kind)
+        # what reads an input of its own in some blocks, or at times, is not counted in at all
+        self.kinds = sorted({kind for kinds in seen.values() for kind in kinds if len(kind) > 1 and _sure(kind, seen)})
+
+    def among(self, paths: Mapping[int, str]) -> list[list[int]]:
+        """The keys of those `paths` that read the same input, two or more each, in the order of their calls."""
+        places: dict[str, dict[str, int]] = defaultdict(dict)
+        for place, path in paths.items():
+            places[_parent(path)][_of_any_block(path)] = place
+        together = ([known[one] for one in kind if one in known] for known in places.values() for kind in self.kinds)
+        return [group for group in together if len(group) > 1]
+
+
+NOBODY = Readers([])
+"""None that read the same input."""
+
+
+def _sure(kind: Kind, seen: Mapping[str, set[Kind]]) -> bool:
+    return all(seen[one] == {kind} for one in kind)
+
+
+def _parent(path: str) -> str:
+    return path.rpartition(".")[0]
+
+
+def _of_any_block(path: str) -> str:
+    parent, _, name = path.rpartition(".")
+    return ".".join([*("#" if part.isdigit() else part for part in parent.split(".")), name])
+
+
+@torch.no_grad()
+def readers_of(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Readers:
+    """From one pass of `model` over these arguments; random states and the modules' modes are afterwards as before.
+
+    Nobody is known where the pass fails: a model may refuse to be evaluated, or hooks on it may want gradients.
+    """
+    calls = _Calls()
+    with ExitStack() as stack:
+        stack.enter_context(_in_evaluation(model))
+        stack.enter_context(_without_traces())
+        for path, module in _maps(model).items():
+            stack.callback(module.register_forward_pre_hook(partial(calls.note, path)).remove)
+        try:
+            model.forward(*args, **kwargs)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception:  # of any kind, as the model's code is
+            return NOBODY
+    return Readers(calls.runs)
+
+
+def can_be_passed_again(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Whether a pass leaves these arguments as they are, as far as can be seen: a cache of keys would grow."""
+    return all(_is_plain(value) for value in (*args, *kwargs.values()))
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, list | tuple):
+        return all(_is_plain(item) for item in value)
+    return isinstance(value, _PLAIN)
+
+
+class _Calls:
+    """Calls of maps, in runs of those that read one input."""
+
+    def __init__(self) -> None:
+        self.runs: list[list[str]] = []
+        self._last: tuple[object, int] | None = None
+
+    def note(self, path: str, module: nn.Module, args: tuple[Any, ...]) -> None:
+        x = args[0] if args else None
+        present = (x, x._version) if isinstance(x, torch.Tensor) else None
+        if present is not None and self._goes_on(path, present):
+            self.runs[-1].append(path)
+        else:
+            self.runs.append([path])
+        self._last = present
+
+    def _goes_on(self, path: str, present: tuple[object, int]) -> bool:
+        if self._last is None or self._last[0] is not present[0] or self._last[1] != present[1]:
+            return False
+        run = self.runs[-1]
+        return _parent(path) == _parent(run[0]) and path not in run
+
+
+def _maps(model: nn.Module) -> dict[str, nn.Module]:
+    """Linear maps and those with an adapter by path, without what is in them."""
+    found: dict[str, nn.Module] = {}
+    inner: set[nn.Module] = set()
+    for path, module in model.named_modules():
+        if module in inner:
+            continue
+        if hasattr(module, "lean") or isinstance(module, nn.Linear | Conv1D):
+            found[path] = module
+            inner.update(module.modules())
+    return found
+
+
+@contextmanager
+def _in_evaluation(model: nn.Module) -> Iterator[None]:
+    """By the flag alone: `train` and `eval` may do more in some models."""
+    training = [module for module in model.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+@contextmanager
+def _without_traces() -> Iterator[None]:
+    """Nothing is drawn for others, and autocast keeps no copy that has no gradient."""
+    cached = torch.is_autocast_cache_enabled()
+    torch.set_autocast_cache_enabled(False)
+    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
+    try:
+        with torch.random.fork_rng(devices):
+            yield
+    finally:
+        torch.set_autocast_cache_enabled(cached)

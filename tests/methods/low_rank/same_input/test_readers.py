@@ -1,0 +1,171 @@
+"""Which projections read the same input, as one pass over a model finds it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
+
+from dora_cli.methods.low_rank.same_input.readers import Readers, can_be_passed_again, readers_of
+from tests.methods.small import tiny_gpt2, tiny_roberta
+
+IDS = torch.arange(3, 12).view(1, -1)
+
+
+def tiny_llama(seed: int = 0, dtype: torch.dtype = torch.float64) -> nn.Module:
+    """Keys and values are narrower than queries."""
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=40,
+        hidden_size=24,
+        intermediate_size=40,
+        num_hidden_layers=2,
+        num_attention_heads=3,
+        num_key_value_heads=1,
+        max_position_embeddings=20,
+        initializer_range=0.2,
+    )
+    return LlamaForCausalLM(config).to(dtype)
+
+
+def tiny_t5() -> nn.Module:
+    config = T5Config(
+        vocab_size=40, d_model=16, d_kv=8, d_ff=24, num_layers=2, num_heads=2, feed_forward_proj="gated-gelu"
+    )
+    return T5ForConditionalGeneration(config)
+
+
+def names(readers: Readers) -> list[list[str]]:
+    return [[path.rpartition(".")[2] for path in kind] for kind in readers.kinds]
+
+
+@pytest.mark.parametrize(
+    ("make", "kinds"),
+    [
+        (tiny_roberta, [["query", "key", "value"]]),
+        (tiny_gpt2, []),  # one map makes all three
+        (tiny_llama, [["gate_proj", "up_proj"], ["q_proj", "k_proj", "v_proj"]]),
+    ],
+)
+def test_families(make: Callable[[], nn.Module], kinds: list[list[str]]) -> None:
+    assert sorted(names(readers_of(make(), (), {"input_ids": IDS}))) == sorted(kinds)
+
+
+def test_a_query_of_one_stack_and_keys_of_another() -> None:
+    """Beside each other in a module, and yet of different inputs."""
+    found = readers_of(tiny_t5(), (), {"input_ids": IDS, "decoder_input_ids": IDS})
+    assert sorted(found.kinds) == [
+        ("decoder.block.#.layer.#.DenseReluDense.wi_0", "decoder.block.#.layer.#.DenseReluDense.wi_1"),
+        ("decoder.block.#.layer.#.EncDecAttention.k", "decoder.block.#.layer.#.EncDecAttention.v"),
+        *[tuple(f"decoder.block.#.layer.#.SelfAttention.{name}" for name in "qkv")],
+        ("encoder.block.#.layer.#.DenseReluDense.wi_0", "encoder.block.#.layer.#.DenseReluDense.wi_1"),
+        *[tuple(f"encoder.block.#.layer.#.SelfAttention.{name}" for name in "qkv")],
+    ]
+
+
+class Attention(nn.Module):
+    """Whoever has no keys of its own takes those that it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v = (nn.Linear(4, 4) for _ in range(3))
+
+    def forward(self, x: torch.Tensor, kept: torch.Tensor | None = None) -> torch.Tensor:
+        y: torch.Tensor = self.q(x) + (self.k(x) if kept is None else kept)
+        return y + self.v(x)
+
+
+def test_blocks_that_differ_are_not_sure() -> None:
+    """The second one asks for no keys: its query is followed by its value. So nothing is done for either."""
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.blocks = nn.ModuleList(Attention() for _ in range(2))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y: torch.Tensor = self.blocks[0](x)
+            return y + self.blocks[1](y, kept=y)
+
+    assert readers_of(Model(), (torch.ones(2, 4),), {}).kinds == []
+
+
+def test_blocks_that_were_not_called_are_like_those_that_were() -> None:
+    """Some experts have no token, and some layers are left out at random."""
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.blocks = nn.ModuleList(Attention() for _ in range(3))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y: torch.Tensor = self.blocks[1](x)
+            return y
+
+    found = readers_of(Model(), (torch.ones(2, 4),), {})
+    assert found.among(dict(enumerate(["blocks.2.v", "blocks.0.q", "blocks.0.v", "blocks.2.k", "head"]))) == [
+        [3, 0],
+        [1, 2],
+    ]
+
+
+def test_an_input_that_was_changed_or_made_anew_is_another() -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two, self.three, self.four = (nn.Linear(4, 4) for _ in range(4))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y: torch.Tensor = self.one(x) + self.two(x.add_(1))
+            return y + self.three(x[:1]) + self.four(x[:1])
+
+    assert readers_of(Model(), (torch.ones(2, 4),), {}).kinds == []
+
+
+def test_nothing_of_the_pass_is_left() -> None:
+    model = tiny_roberta()
+    model.config.hidden_dropout_prob = 0.5
+    dropout = next(module for module in model.modules() if isinstance(module, nn.Dropout))
+    dropout.p = 0.5
+    model.train()
+    model.roberta.embeddings.eval()
+    modes = [module.training for module in model.modules()]
+    state, drawn = torch.get_rng_state(), []
+    handle = dropout.register_forward_hook(lambda module, args, output: drawn.append(module.training))
+    readers_of(model, (), {"input_ids": IDS})
+    handle.remove()
+    assert drawn == [False]
+    assert torch.equal(torch.get_rng_state(), state)
+    assert [module.training for module in model.modules()] == modes
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+def test_autocast_keeps_no_weight_without_a_gradient() -> None:
+    """It would serve the pass that follows."""
+    model = nn.Sequential(nn.Linear(4, 4))
+    with torch.autocast("cpu", torch.bfloat16):
+        readers_of(model, (torch.ones(2, 4),), {})
+        assert torch.is_autocast_cache_enabled()
+        model(torch.ones(2, 4)).sum().backward()
+    assert model[0].weight.grad is not None
+
+
+def test_a_model_that_cannot_be_evaluated_has_none() -> None:
+    class Model(Attention):
+        def forward(self, x: torch.Tensor, kept: torch.Tensor | None = None) -> torch.Tensor:
+            y = super().forward(x, kept)
+            y.retain_grad()
+            return y
+
+    model = Model()
+    assert readers_of(model, (torch.ones(2, 4),), {}).kinds == []
+    assert model.training
+    assert not model.q._forward_pre_hooks
+
+
+def test_what_a_pass_would_change_is_not_passed_twice() -> None:
+    assert can_be_passed_again((IDS, None), {"a": [1, 2.0, "x"], "b": (IDS, (True,))})
+    assert not can_be_passed_again((), {"past_key_values": DynamicCache()})
