@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -219,8 +220,10 @@ def dry_run(recipe: Recipe, output: Path | None = None, seeds: Sequence[int] = (
     cuts = decide_cuts(
         recipe, model, device.type, captured=captured, threads=None if threads is None else threads.count
     )
-    packed = _packed(recipe, model, method, device, precision, captured=captured)
-    fused = _fused(recipe, model, method, device, length, captured=captured, packed=packed == _YES)
+    fuses = partial(_fused, recipe, model, method, device, length, captured=captured)
+    compiled = fuses(packed=False) == _YES
+    packed = _packed(recipe, model, method, device, precision, captured=captured, compiled=compiled)
+    fused = fuses(packed=packed == _YES)
     if model is not None and plan is not None:  # last: it may change the model
         parameters = {"projections": adapted, **_parameters(model, method, projections, plan, head)}
     return DryRun(
@@ -270,12 +273,19 @@ def _cuda_graph(
 
 
 def _packed(
-    recipe: Recipe, model: nn.Module | None, method: Method, device: torch.device, precision: str, *, captured: bool
+    recipe: Recipe,
+    model: nn.Module | None,
+    method: Method,
+    device: torch.device,
+    precision: str,
+    *,
+    captured: bool,
+    compiled: bool,
 ) -> str | None:
     setting = recipe.train.pack
     if model is None or setting == "off" or (setting == "auto" and device.type != "cuda"):
         return None
-    choice = choose_packing(setting, model, method, device, precision, captured=captured)
+    choice = choose_packing(setting, model, method, device, precision, captured=captured, compiled=compiled)
     return _YES if choice.on else f"no: {choice.reason}"
 
 

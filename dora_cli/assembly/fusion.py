@@ -24,10 +24,18 @@ FAMILIES = frozenset(
 COMPILE_SECONDS = 60.0
 """What compiling the block of a family takes on two cores where nothing is kept yet; from what is kept, a tenth."""
 
-SAVED_PER_BLOCK = 2.5e-5
+SAVED_PER_BLOCK = 1.9e-5
 """Seconds that a compiled block saves in a captured step, forward and backward: what each of RoBERTa-base's 12 blocks
 saved at 16 x 64 tokens on an H200 (docs/results/steps.md), under bf16; larger batches save more.
 """
+
+SAVED_WITH_ROTATIONS = 2.5e-4
+"""The same of each of the 30 blocks of SmolLM2-135M's shapes at 32 x 64: norms, rotations and gates are many small
+operations there.
+"""
+
+_ROTATES = frozenset({"llama", "mistral", "qwen2"})
+"""Model types whose blocks compute what Llama's do."""
 
 _LEAST_TORCH = (2, 11)
 
@@ -94,7 +102,7 @@ def _no_gain(model: nn.Module, device: torch.device, captured: bool, steps: int,
     """Why `auto` leaves a new run as it is."""
     kind = str(getattr(getattr(model, "config", None), "model_type", type(model).__name__))
     blocks = len(find_blocks(model))
-    enough = breaks_even(blocks)
+    enough = breaks_even(blocks, kind)
     if device.type != "cuda":
         return "it is made for CUDA"
     if not captured:
@@ -108,6 +116,7 @@ def _no_gain(model: nn.Module, device: torch.device, captured: bool, steps: int,
     return None
 
 
-def breaks_even(blocks: int) -> int:
-    """From how many steps on compiling pays for a model of so many blocks."""
-    return round(COMPILE_SECONDS / (blocks * SAVED_PER_BLOCK))
+def breaks_even(blocks: int, kind: str) -> int:
+    """From how many steps on compiling pays for a model of so many blocks, of transformers' model type `kind`."""
+    saved = SAVED_WITH_ROTATIONS if kind in _ROTATES else SAVED_PER_BLOCK
+    return round(COMPILE_SECONDS / (blocks * saved))

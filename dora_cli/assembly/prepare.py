@@ -22,7 +22,7 @@ from dora_cli.assembly.build import (
 from dora_cli.assembly.clients import ClientData, client_data
 from dora_cli.assembly.data import HELD_OUT, RunData
 from dora_cli.assembly.evaluator import make_evaluator
-from dora_cli.assembly.fusion import choose_fusion
+from dora_cli.assembly.fusion import Fusion, choose_fusion
 from dora_cli.assembly.length import RunLength
 from dora_cli.assembly.notes import Note
 from dora_cli.assembly.packing import choose_packing, packing_of
@@ -137,8 +137,10 @@ def prepare_model(
         base = load_base(recipe, task)
     _settle_threads(recipe, base, ground, threads, note)
     captured = _settle_capture(recipe, base, ground, note)
-    in_rows = _settle_packing(recipe, base, method, ground, captured, packed, note)
-    compiled = _settle_fusion(recipe, base, method, ground, length, captured, in_rows, fused, note)
+    fusion = partial(_fusion, recipe, base, method, ground, length, captured=captured, began=fused)
+    compiles = fusion(packed=False).on
+    in_rows = _settle_packing(recipe, base, method, ground, packed, note, captured=captured, compiled=compiles)
+    compiled = _settle_fusion(recipe, base, ground, fusion(packed=in_rows), note, captured=captured)
     speed = Speed(captured, compiled, in_rows)
     found = decide_cuts(recipe, base.model, ground.device.type, captured=captured, threads=torch.get_num_threads())
     cuts = gathered(ground.accelerator, found)[0]  # one process's for all: others may have other cores
@@ -183,17 +185,27 @@ def _settle_capture(recipe: Recipe, base: LoadedModel, ground: Ground, note: Not
 
 
 def _settle_packing(
-    recipe: Recipe, base: LoadedModel, method: Method, ground: Ground, captured: bool, began: bool | None, note: Note
+    recipe: Recipe,
+    base: LoadedModel,
+    method: Method,
+    ground: Ground,
+    began: bool | None,
+    note: Note,
+    *,
+    captured: bool,
+    compiled: bool,
 ) -> bool:
-    setting, precision = recipe.train.pack, ground.precision
-    found = choose_packing(setting, base.model, method, ground.device, precision, captured=captured, began=began)
+    setting = recipe.train.pack
+    found = choose_packing(
+        setting, base.model, method, ground.device, ground.precision, captured=captured, compiled=compiled, began=began
+    )
     choice = gathered(ground.accelerator, found)[0]  # one process's for all: others may have another device
     if setting == "on" and choice.reason is not None:
         note(f"train.pack is on, but batches are padded: {choice.reason}")
     if not (choice.on and captured):
         return choice.on
     keys = recipe.method.model_dump(mode="json")
-    tried = on_main(ground.accelerator, lambda: try_packed(base.model, ground.device, precision, keys))
+    tried = on_main(ground.accelerator, lambda: try_packed(base.model, ground.device, ground.precision, keys))
     answer = gathered(ground.accelerator, tried)[0]
     assert answer is not None
     if not answer.captured:
@@ -201,20 +213,19 @@ def _settle_packing(
     return answer.captured
 
 
-def _settle_fusion(
+def _fusion(
     recipe: Recipe,
     base: LoadedModel,
     method: Method,
     ground: Ground,
     length: RunLength,
+    *,
     captured: bool,
     packed: bool,
     began: bool | None,
-    note: Note,
-) -> bool:
-    setting = recipe.train.fuse
-    fusion = choose_fusion(
-        setting,
+) -> Fusion:
+    return choose_fusion(
+        recipe.train.fuse,
         base.model,
         method,
         ground.device,
@@ -224,7 +235,12 @@ def _settle_fusion(
         packed=packed,
         began=began,
     )
-    if setting == "on" and fusion.reason is not None:
+
+
+def _settle_fusion(
+    recipe: Recipe, base: LoadedModel, ground: Ground, fusion: Fusion, note: Note, *, captured: bool
+) -> bool:
+    if recipe.train.fuse == "on" and fusion.reason is not None:
         note(f"train.fuse is on, but blocks are not fused: {fusion.reason}")
     if not (fusion.on and captured):
         return fusion.on

@@ -10,7 +10,14 @@ from torch import nn
 from transformers import RobertaConfig, RobertaForSequenceClassification
 
 from dora_cli.assembly import fusion
-from dora_cli.assembly.fusion import COMPILE_SECONDS, SAVED_PER_BLOCK, Fusion, breaks_even, choose_fusion
+from dora_cli.assembly.fusion import (
+    COMPILE_SECONDS,
+    SAVED_PER_BLOCK,
+    SAVED_WITH_ROTATIONS,
+    Fusion,
+    breaks_even,
+    choose_fusion,
+)
 from dora_cli.methods import METHODS
 from tests.methods.small import new_lora
 
@@ -40,7 +47,7 @@ def test_auto_is_on_where_it_wins() -> None:
         ({"device": CPU}, "it is made for CUDA"),
         ({"captured": False}, "steps are not captured in CUDA graphs"),
         ({"deterministic": True}, "train.deterministic is on"),
-        ({"steps": 10}, "compiling takes longer than 10 steps win; from 800,000 on it pays"),
+        ({"steps": 10}, "compiling takes longer than 10 steps win; from 1,052,632 on it pays"),
     ],
 )
 def test_auto_is_off_where_it_wins_nothing_and_on_asks_nobody(changes: dict[str, Any], reason: str) -> None:
@@ -50,9 +57,12 @@ def test_auto_is_off_where_it_wins_nothing_and_on_asks_nobody(changes: dict[str,
 
 
 def test_a_run_is_long_enough_where_it_wins_what_compiling_takes() -> None:
-    assert breaks_even(3) == round(COMPILE_SECONDS / (3 * SAVED_PER_BLOCK)) == 800_000
-    assert choose(steps=800_000) == Fusion(True)
-    assert not choose(steps=799_999).on
+    enough = breaks_even(3, "roberta")
+    assert enough == round(COMPILE_SECONDS / (3 * SAVED_PER_BLOCK))
+    assert choose(steps=enough) == Fusion(True)
+    assert not choose(steps=enough - 1).on
+    assert breaks_even(30, "llama") == breaks_even(30, "qwen2") == round(COMPILE_SECONDS / (30 * SAVED_WITH_ROTATIONS))
+    assert breaks_even(30, "llama") < breaks_even(30, "gpt2")
 
 
 def test_a_family_that_nobody_has_tried_is_left_as_it_is() -> None:
