@@ -26,15 +26,15 @@ COMPILE_SECONDS = 60.0
 
 SAVED_PER_BLOCK = 1.9e-5
 """Seconds that a compiled block saves in a captured step, forward and backward: what each of RoBERTa-base's 12 blocks
-saved at 16 x 64 tokens on an H200 (docs/results/steps.md), under bf16; larger batches save more.
+saved at 16 x 64 and at 32 x 128 tokens on an H200 (docs/results/steps.md), under bf16.
 """
 
-SAVED_WITH_ROTATIONS = 2.5e-4
+SAVED_PER_LLAMA_BLOCK = 2.5e-4
 """The same of each of the 30 blocks of SmolLM2-135M's shapes at 32 x 64: norms, rotations and gates are many small
 operations there.
 """
 
-_ROTATES = frozenset({"llama", "mistral", "qwen2"})
+_LIKE_LLAMA = frozenset({"llama", "mistral", "qwen2"})
 """Model types whose blocks compute what Llama's do."""
 
 _LEAST_TORCH = (2, 11)
@@ -118,5 +118,5 @@ def _no_gain(model: nn.Module, device: torch.device, captured: bool, steps: int,
 
 def breaks_even(blocks: int, kind: str) -> int:
     """From how many steps on compiling pays for a model of so many blocks, of transformers' model type `kind`."""
-    saved = SAVED_WITH_ROTATIONS if kind in _ROTATES else SAVED_PER_BLOCK
+    saved = SAVED_PER_LLAMA_BLOCK if kind in _LIKE_LLAMA else SAVED_PER_BLOCK
     return round(COMPILE_SECONDS / (blocks * saved))

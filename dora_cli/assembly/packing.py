@@ -82,7 +82,7 @@ def _obstacle(model: nn.Module, method: Method) -> str | None:
     if reads_positions_on_host(config.to_dict()):
         return "the model scales its positions by the longest text of a batch"
     if not method.packs:
-        return f"what {method.name} takes from a step is counted by texts"
+        return f"what {method.name} takes from a step may be counted by texts"
     return None
 
 

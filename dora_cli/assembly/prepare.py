@@ -22,7 +22,7 @@ from dora_cli.assembly.build import (
 from dora_cli.assembly.clients import ClientData, client_data
 from dora_cli.assembly.data import HELD_OUT, RunData
 from dora_cli.assembly.evaluator import make_evaluator
-from dora_cli.assembly.fusion import Fusion, choose_fusion
+from dora_cli.assembly.fusion import choose_fusion
 from dora_cli.assembly.length import RunLength
 from dora_cli.assembly.notes import Note
 from dora_cli.assembly.packing import choose_packing, packing_of
@@ -137,11 +137,16 @@ def prepare_model(
         base = load_base(recipe, task)
     _settle_threads(recipe, base, ground, threads, note)
     captured = _settle_capture(recipe, base, ground, note)
-    fusion = partial(_fusion, recipe, base, method, ground, length, captured=captured, began=fused)
-    compiles = fusion(packed=False).on
-    in_rows = _settle_packing(recipe, base, method, ground, packed, note, captured=captured, compiled=compiles)
-    compiled = _settle_fusion(recipe, base, ground, fusion(packed=in_rows), note, captured=captured)
-    speed = Speed(captured, compiled, in_rows)
+    settle_fusion = partial(_settle_fusion, recipe, base, method, ground, length, fused, note, captured=captured)
+    settle_packing = partial(_settle_packing, recipe, base, method, ground, packed, note, captured=captured)
+    # never both: what was asked for, or begun with, goes first, then what saves more
+    if recipe.train.pack == "on" or packed:
+        rows = settle_packing(compiled=False)
+        compiled = settle_fusion(packed=rows)
+    else:
+        compiled = settle_fusion(packed=False)
+        rows = settle_packing(compiled=compiled)
+    speed = Speed(captured, compiled, rows)
     found = decide_cuts(recipe, base.model, ground.device.type, captured=captured, threads=torch.get_num_threads())
     cuts = gathered(ground.accelerator, found)[0]  # one process's for all: others may have other cores
     if odd := note_on_kernels(recipe, ground.device):
@@ -202,6 +207,9 @@ def _settle_packing(
     choice = gathered(ground.accelerator, found)[0]  # one process's for all: others may have another device
     if setting == "on" and choice.reason is not None:
         note(f"train.pack is on, but batches are padded: {choice.reason}")
+    parts = recipe.train.batch_parts
+    if choice.on and isinstance(parts, int) and parts > 1:
+        note(f"train.batch_parts is {parts}, but a batch in one row is not cut into parts")
     if not (choice.on and captured):
         return choice.on
     keys = recipe.method.model_dump(mode="json")
@@ -213,19 +221,21 @@ def _settle_packing(
     return answer.captured
 
 
-def _fusion(
+def _settle_fusion(
     recipe: Recipe,
     base: LoadedModel,
     method: Method,
     ground: Ground,
     length: RunLength,
+    began: bool | None,
+    note: Note,
     *,
     captured: bool,
     packed: bool,
-    began: bool | None,
-) -> Fusion:
-    return choose_fusion(
-        recipe.train.fuse,
+) -> bool:
+    setting = recipe.train.fuse
+    fusion = choose_fusion(
+        setting,
         base.model,
         method,
         ground.device,
@@ -235,12 +245,7 @@ def _fusion(
         packed=packed,
         began=began,
     )
-
-
-def _settle_fusion(
-    recipe: Recipe, base: LoadedModel, ground: Ground, fusion: Fusion, note: Note, *, captured: bool
-) -> bool:
-    if recipe.train.fuse == "on" and fusion.reason is not None:
+    if setting == "on" and fusion.reason is not None:
         note(f"train.fuse is on, but blocks are not fused: {fusion.reason}")
     if not (fusion.on and captured):
         return fusion.on

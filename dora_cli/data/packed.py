@@ -6,7 +6,7 @@ only. What fills it up is a text of its own, which has no labels.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -82,28 +82,36 @@ class Packing:
             begin anew at every text; ``labels``, aligned as those of `EncodedPairs.collate`: no text predicts the
             next. And `BOUNDARIES`.
         """
-        import torch
-
         assert not split.layout.encoder_decoder
         padded = split.collate(indices, 1)
-        real = padded["attention_mask"].bool()
-        ends = real.sum(1).cumsum(0)
-        tokens = int(ends[-1])
-        total = self.total(tokens)
-        rest = total - tokens
-        places = torch.arange(real.shape[1]).expand_as(real)
+        return in_one_row(padded, self.total(int(padded["attention_mask"].sum())), split.layout.pad)
 
-        def row(values: Tensor, fill: Tensor) -> Tensor:
-            return torch.cat([values[real], fill])[None]
 
-        return {
-            "input_ids": row(padded["input_ids"], torch.full((rest,), split.layout.pad)),
-            "attention_mask": row(padded["attention_mask"], torch.zeros(rest, dtype=torch.int64)),
-            # no further than a model's own positions reach
-            "position_ids": row(places, torch.arange(rest) % int(real.sum(1).max())),
-            "labels": row(padded["labels"], torch.full((rest,), IGNORED)),
-            BOUNDARIES: torch.cat([ends.new_zeros(1), ends, ends.new_tensor([total])]).int(),
-        }
+def in_one_row(padded: Mapping[str, Tensor], total: int, pad: int) -> dict[str, Tensor]:
+    """The texts of a padded batch in a row of `total` tokens, at least as many as there are; see `Packing.collate`.
+
+    Args:
+        padded: ``input_ids``, ``attention_mask`` and ``labels``, ``(B, T)`` on the CPU.
+        pad: the token that fills the row up.
+    """
+    import torch
+
+    real = padded["attention_mask"].bool()
+    ends = real.sum(1).cumsum(0)
+    rest = total - int(ends[-1])
+    places = torch.arange(real.shape[1]).expand_as(real)
+
+    def row(values: Tensor, fill: Tensor) -> Tensor:
+        return torch.cat([values[real], fill])[None]
+
+    return {
+        "input_ids": row(padded["input_ids"], torch.full((rest,), pad)),
+        "attention_mask": row(padded["attention_mask"], torch.zeros(rest, dtype=torch.int64)),
+        # no further than a model's own positions reach
+        "position_ids": row(places, torch.arange(rest) % int(real.sum(1).max())),
+        "labels": row(padded["labels"], torch.full((rest,), IGNORED)),
+        BOUNDARIES: torch.cat([ends.new_zeros(1), ends, ends.new_tensor([total])]).int(),
+    }
 
 
 def training_batches(

@@ -385,6 +385,8 @@ class Method:
         held_out: share of the training split that is kept from training, for `Calibration` of the loss.
         fuses: whether blocks may be compiled around what it puts there: lean projections of `low_rank`, or modules of
             PyTorch's own.
+        packs: whether the texts of a batch may stand in one row: what it takes from a training pass does not depend on
+            which tokens are of one text, or is taken by the masks of texts.
         scored_by: what the scores of its `allocation` are, in words; None where it gives none.
     """
 
@@ -392,16 +394,10 @@ class Method:
     cannot_merge: ClassVar[str] = ""
     plans_by_blocks: ClassVar[bool] = False
     fuses: ClassVar[bool] = False
+    packs: ClassVar[bool] = False
     reference_models: Sequence[str] = ()
     held_out: float = 0.0
     scored_by: str | None = None
-
-    @property
-    def packs(self) -> bool:
-        """Whether nothing that it takes from a pass depends on which tokens are of one text, so that the texts of a
-        batch may stand in one row.
-        """
-        return True
 
     def takes(self, site: Site) -> bool:
         """Whether it can adapt `site`. The groups of `targets` leave out the others; a pattern that matches nothing
@@ -561,8 +557,8 @@ class Method:
 
         Args:
             dtype: autocast's; None without autocast.
-            masks: which tokens are real, ``(B, T)`` by stack (see `Site.reads`), for statistics taken on the way; None
-                where all are.
+            masks: which tokens are real, ``(B, T)`` by stack (see `Site.reads`), for statistics taken on the way; where
+                several texts stand in one row, also those of each, ``(texts, T)``, under ``texts``. None where all are.
         """
         return nullcontext()
 

@@ -17,6 +17,7 @@ class Full(Method):
 
     name = "full"
     fuses = True
+    packs = True
 
     def place(self, model: nn.Module) -> None:
         self._tensors = BaseTensors(tensors_outside(model, self.head))

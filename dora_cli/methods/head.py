@@ -10,6 +10,7 @@ class HeadOnly(Method):
 
     name = "head"
     fuses = True
+    packs = True
 
     def to_lora(self) -> dict[str, LoraFactors]:
         return {}

@@ -13,7 +13,7 @@ from dora_cli.assembly import fusion
 from dora_cli.assembly.fusion import (
     COMPILE_SECONDS,
     SAVED_PER_BLOCK,
-    SAVED_WITH_ROTATIONS,
+    SAVED_PER_LLAMA_BLOCK,
     Fusion,
     breaks_even,
     choose_fusion,
@@ -61,7 +61,7 @@ def test_a_run_is_long_enough_where_it_wins_what_compiling_takes() -> None:
     assert enough == round(COMPILE_SECONDS / (3 * SAVED_PER_BLOCK))
     assert choose(steps=enough) == Fusion(True)
     assert not choose(steps=enough - 1).on
-    assert breaks_even(30, "llama") == breaks_even(30, "qwen2") == round(COMPILE_SECONDS / (30 * SAVED_WITH_ROTATIONS))
+    assert breaks_even(30, "llama") == breaks_even(30, "qwen2") == round(COMPILE_SECONDS / (30 * SAVED_PER_LLAMA_BLOCK))
     assert breaks_even(30, "llama") < breaks_even(30, "gpt2")
 
 

@@ -11,13 +11,15 @@ import torch
 from dora_cli import train
 from dora_cli.assembly import prepare as prepare_module
 from dora_cli.assembly.dry_run import dry_run
-from dora_cli.assembly.packing import packing_of
+from dora_cli.assembly.fusion import Fusion
+from dora_cli.assembly.packing import Packed, packing_of
 from dora_cli.assembly.prepare import Prepared
 from dora_cli.data import plan_epoch
 from dora_cli.data.cuts import UNCUT
 from dora_cli.data.packed import Packing, training_batches
 from dora_cli.machine.capture import Answer
 from dora_cli.machine.threads import own_threads
+from dora_cli.methods.dora import Dora
 from dora_cli.models.packed_attention import PackedRows
 from dora_cli.recipe import Recipe, parse_recipe
 from dora_cli.training import loop as loop_module
@@ -28,9 +30,6 @@ from tests.training.pairs import train_recipes_in_two
 from tests.training.test_cuts import METHODS, prepared_of
 from tests.training.test_generation import Told
 from tests.training.test_run import largest_difference, lines, read
-
-BY_TEXTS = {"dora by fisher", "dora by kfac"}
-"""Those of `METHODS` that count texts. (`bitfit` has nothing to train in a Llama.)"""
 
 
 def recipe_of(*overrides: str) -> Recipe:
@@ -46,9 +45,7 @@ def recipe_of(*overrides: str) -> Recipe:
 
 
 def summed(step: TrainingStep, prepared: Prepared, packing: Packing | None) -> list[torch.Tensor]:
-    """What the first step sums over its passes: gradients, statistics and loss; without the number of texts, which
-    those scores alone read that rule rows out.
-    """
+    """What the first step sums over its passes: gradients, statistics and loss."""
     settings, split = prepared.recipe.train, prepared.train
     group = next(
         plan_epoch(
@@ -62,16 +59,15 @@ def summed(step: TrainingStep, prepared: Prepared, packing: Packing | None) -> l
     for batch in training_batches(split, group.micro_batches, UNCUT, packing):
         step._forward_backward(batch)
     sums = [*step._gradients(), *step._statistics(), step.ledger.loss]
-    counts = {id(tensor) for tensor in step._statistics() if not tensor.ndim}
-    found = [tensor.detach().double().clone() for tensor in sums if id(tensor) not in counts]
+    found = [tensor.detach().double().clone() for tensor in sums]
     torch._foreach_zero_(sums)
     return found
 
 
 @own_threads()
-@pytest.mark.parametrize("name", [name for name in METHODS if name not in BY_TEXTS | {"bitfit"}])
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "bitfit"])
 def test_a_row_gives_every_method_what_the_padded_batch_gives(name: str) -> None:
-    """Its gradients and all that it sums over passes."""
+    """Its gradients and all that it sums over passes; `bitfit` has nothing to train in a Llama."""
     more = ("train.gradient_accumulation=2", "train.label_smoothing=0.1", "train.epochs=6")
     prepared = prepared_of(recipe_of(f"method={{{METHODS[name]}}}", *more))
     step = make_step(prepared, lambda line: None)
@@ -175,16 +171,18 @@ def test_rows_in_federated_training(tmp_path: Path) -> None:
     assert largest_difference(tmp_path / "off" / "adapter", tmp_path / "on" / "adapter") < 5e-6
 
 
-def test_what_cannot_be_in_rows_stays_padded_and_only_who_asked_is_told(tmp_path: Path) -> None:
+def test_what_cannot_be_in_rows_stays_padded_and_only_who_asked_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Dora, "packs", False)
     told = {}
     for setting in ("on", "auto"):
         listener = Told()
-        more = ("method={name: dora, rank: 2, start: lora, gates: fixed, score: fisher}", "train.max_steps=8")
-        train(recipe_of(*more, f"train.pack={setting}"), tmp_path / setting, listener=listener)
+        train(recipe_of("train.max_steps=8", f"train.pack={setting}"), tmp_path / setting, listener=listener)
         told[setting] = [note for note in listener.notes if "train.pack" in note]
         assert read(tmp_path / setting / "metrics.json")["timing"]["packed"] is False
     assert {setting: len(notes) for setting, notes in told.items()} == {"on": 1, "auto": 0}
-    assert "counted by texts" in told["on"][0]
+    assert "texts" in told["on"][0]
 
 
 @pytest.mark.parametrize("answer", [Answer(True), Answer(False, "it waits")])
@@ -207,6 +205,32 @@ def test_captured_steps_are_tried_on_rows_first(
     assert [packed is not None for packed in given] == [answer.captured]
     said = [note.partition(": ")[2] for note in listener.notes if "one row" in note]
     assert said == ([] if answer.captured else ["it waits"])
+
+
+@pytest.mark.parametrize("answer", [Answer(True), Answer(False, "it waits")])
+def test_rows_where_blocks_could_not_be_compiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: Answer
+) -> None:
+    """Under ``auto`` they give way to compiled blocks that there are, not to those that were wished for."""
+    plain = loop_module.TrainingStep
+    monkeypatch.setattr(loop_module, "TrainingStep", lambda **given: plain(**{**given, "cuda_graph": False}))
+    monkeypatch.setattr(prepare_module, "choose_capture", lambda *_: Answer(True))
+    monkeypatch.setattr(prepare_module, "choose_fusion", lambda *_, packed, **__: Fusion(not packed))
+    monkeypatch.setattr(
+        prepare_module, "choose_packing", lambda *_, compiled, **__: Packed(not compiled, "blocks are compiled")
+    )
+    monkeypatch.setattr(prepare_module, "try_fused", lambda *_: answer)
+    monkeypatch.setattr(prepare_module, "try_packed", lambda *_: Answer(True))
+    train(recipe_of("train.pack=auto", "train.fuse=auto", "train.max_steps=3"), tmp_path / "run")
+    timing = read(tmp_path / "run" / "metrics.json")["timing"]
+    assert (timing["fused"], timing["packed"]) == (answer.captured, not answer.captured)
+
+
+def test_who_wants_parts_of_a_row_is_told(tmp_path: Path) -> None:
+    listener = Told()
+    train(recipe_of("train.pack=on", "train.batch_parts=4", "train.max_steps=3"), tmp_path / "run", listener=listener)
+    (said,) = [note for note in listener.notes if "batch_parts" in note]
+    assert said.startswith("train.batch_parts is 4, ")
 
 
 def test_rows_in_two_processes(padded: Path, tmp_path: Path) -> None:

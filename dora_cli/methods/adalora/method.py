@@ -46,6 +46,7 @@ class Adalora(Method):
 
     name = "adalora"
     fuses = True
+    packs = True
     scored_by = "sensitivity of the loss times its uncertainty, of its gate and mean ones of its vectors"
 
     def __init__(

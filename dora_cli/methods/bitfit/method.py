@@ -20,6 +20,7 @@ class BitFit(Method):
     """All biases train, those of LayerNorm included (reference section 2.5)."""
 
     name = "bitfit"
+    packs = True
 
     _lean_on: ClassVar[tuple[str, ...]] = ("cuda",)
     """Devices on which a pass without autograd's sums is faster: of a small model a CPU waits for Python's calls."""

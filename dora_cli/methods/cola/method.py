@@ -37,6 +37,7 @@ class Cola(Method):
 
     name = "cola"
     fuses = True
+    packs = True
 
     def __init__(
         self,

@@ -53,6 +53,7 @@ class Cora(Method):
 
     name = "cora"
     fuses = True
+    packs = True
 
     def __init__(
         self,

@@ -90,6 +90,7 @@ class Dora(Method):
 
     name = "dora"
     fuses = True
+    packs = True
 
     def __init__(
         self,
@@ -153,10 +154,6 @@ class Dora(Method):
         self.flatness = flatness
         self.step_bound = step_bound
         self._last_step: int | None = 0
-
-    @property
-    def packs(self) -> bool:
-        return not self.score.passes  # their means are over texts
 
     # -- planning and attaching ----------------------------------------------------------------------------------------
 

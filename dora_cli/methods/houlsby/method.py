@@ -29,6 +29,7 @@ class Houlsby(Method):
     """
 
     name = "houlsby"
+    packs = True
     cannot_merge = "inserts modules that are not linear"
 
     def __init__(self, *, bottleneck: int, activation: Activation, start_std: float, train_norms: bool) -> None:

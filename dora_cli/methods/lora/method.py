@@ -47,6 +47,7 @@ class Lora(Method):
 
     name = "lora"
     fuses = True
+    packs = True
 
     def __init__(
         self,

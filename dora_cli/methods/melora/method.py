@@ -35,6 +35,7 @@ class Melora(Method):
 
     name = "melora"
     fuses = True
+    packs = True
 
     def __init__(self, *, rank: int, minis: int, alpha: float, dropout: float) -> None:
         self.rank, self.minis, self.dropout = rank, minis, dropout

@@ -65,6 +65,7 @@ class Nora(Method):
 
     name = "nora"
     fuses = True
+    packs = True
 
     def __init__(
         self,

@@ -51,6 +51,7 @@ class Sora(Method):
 
     name = "sora"
     fuses = True
+    packs = True
     scored_by = "size of its gate"
 
     def __init__(

@@ -39,6 +39,7 @@ class Xgblora(Method):
 
     name = "xgblora"
     fuses = True
+    packs = True
     plans_by_blocks = True
 
     def __init__(

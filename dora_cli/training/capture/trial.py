@@ -13,7 +13,7 @@ from torch import nn
 
 from dora_cli.assembly.build import put_on
 from dora_cli.assembly.origin import make, sites_of
-from dora_cli.data.packed import BOUNDARIES
+from dora_cli.data.packed import in_one_row
 from dora_cli.errors import ProjectionError
 from dora_cli.evaluation.passes import evaluation_mode, work_of
 from dora_cli.machine.devices import make_accelerator
@@ -67,7 +67,7 @@ def try_steps(question: Mapping[str, Any], device: torch.device, *, cuda_graph: 
         fused=_fused_blocks(model, method) if question.get("fused") else None,
         packed=PackedRows(model, LENGTH) if question.get("packed") else None,
     )
-    learned = in_one_row(batch) if question.get("packed") else batch
+    learned = _in_one_row(batch, int(model.config.pad_token_id)) if question.get("packed") else batch
     for number in range(1, STEPS + 1):
         step(number, [learned], BATCH, event=False)
     step.read(STEPS)
@@ -154,18 +154,12 @@ def with_two_layers(config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: cut(key, value) for key, value in config.items()}
 
 
-def in_one_row(batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The texts of a decoder's batch in one row, as `dora_cli.data.packed.Packing` makes it."""
-    mask = batch["attention_mask"].bool()
-    ends = mask.sum(1).cumsum(0)
-    places = torch.arange(mask.shape[1], device=mask.device).expand_as(mask)
-    return {
-        "input_ids": batch["input_ids"][mask][None],
-        "attention_mask": batch["attention_mask"][mask][None],
-        "position_ids": places[mask][None],
-        "labels": batch["labels"],
-        BOUNDARIES: torch.cat([ends.new_zeros(1), ends, ends[-1:]]).int(),
-    }
+def _in_one_row(batch: Mapping[str, torch.Tensor], pad: int) -> dict[str, torch.Tensor]:
+    """A row as a run has it, filled up."""
+    padded = {name: tensor.cpu() for name, tensor in batch.items()}
+    padded["labels"] = padded["input_ids"]
+    total = int(padded["attention_mask"].sum()) + 1
+    return {name: tensor.to(batch["input_ids"].device) for name, tensor in in_one_row(padded, total, pad).items()}
 
 
 def make_batch(model: Any, model_class: str, device: torch.device) -> dict[str, torch.Tensor]:

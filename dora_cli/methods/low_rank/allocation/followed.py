@@ -33,10 +33,19 @@ class Passed:
         real: which tokens are no padding, ``(batch, tokens)``.
         width: `r`, the largest rank; zeros where a projection has fewer.
         dtype: at least fp32.
+        texts: of a batch of one row, which tokens are of which text, ``(texts, tokens)``.
     """
 
-    def __init__(self, pairs: Sequence[Pair], real: torch.Tensor, width: int, dtype: torch.dtype) -> None:
-        self._pairs, self.real, self._width, self._dtype = pairs, real, width, dtype
+    def __init__(
+        self,
+        pairs: Sequence[Pair],
+        real: torch.Tensor,
+        width: int,
+        dtype: torch.dtype,
+        *,
+        texts: torch.Tensor | None = None,
+    ) -> None:
+        self._pairs, self.real, self._width, self._dtype, self._texts = pairs, real, width, dtype, texts
 
     def __len__(self) -> int:
         return len(self._pairs)
@@ -48,6 +57,19 @@ class Passed:
     @cached_property
     def v(self) -> torch.Tensor:
         return self._stacked([v for _, v in self._pairs])
+
+    @property
+    def by_example(self) -> torch.Tensor:
+        """``sum_{t in x} u_i v_i`` for each example `x`, ``(m, examples, r)``."""
+        products = self.u * self.v
+        if self._texts is None:
+            return products.sum(2)
+        return self._texts.to(products.dtype) @ products[:, 0]  # a product is the same whichever order sums run in
+
+    @property
+    def examples(self) -> torch.Tensor:
+        """How many examples there are, on the device."""
+        return (self.real if self._texts is None else self._texts).any(1).sum()
 
     def _stacked(self, parts: Sequence[torch.Tensor]) -> torch.Tensor:
         room = [self._width - part.shape[-1] for part in parts]
@@ -80,7 +102,7 @@ SUMS: dict[Shown, Sum] = {
     "inputs": Sum(lambda passed: passed.u.square().sum((1, 2))),
     "products": Sum(_products, dimensions=2),
     "outputs": Sum(lambda passed: passed.v.square().sum((1, 2)), power=2),
-    "examples": Sum(lambda passed: (passed.u * passed.v).sum(2).square().sum(1), power=2),
+    "examples": Sum(lambda passed: passed.by_example.square().sum(1), power=2),
 }
 """Sums over real tokens `t`, all on from zero at every step:
 
@@ -146,7 +168,7 @@ class Followed:
 
         Args:
             dtype: autocast's; None without autocast.
-            masks: which tokens are real, ``(batch, tokens)`` by stack; None where all are.
+            masks: see `Method.training_pass`.
         """
         groups = self._follow() if self._wanted else []
         shown: list[list[list[Pair]]] = [[[] for _ in group.reads] for group in groups]
@@ -177,7 +199,7 @@ class Followed:
                         parts = SUMS[name].of(passed).to(total.dtype).unbind()
                         torch._foreach_add_([total[place] for place in places], list(parts))
                 if not counted:  # every projection sees the same examples
-                    self._examples += passed.real.any(1).sum()
+                    self._examples += passed.examples
                     counted = True
 
     def statistics(self) -> list[Statistic]:
@@ -215,10 +237,13 @@ def _alike(
             alike[u.shape[:2], stack if masked else None].append((place, (u, v)))
     for (shape, read), found in alike.items():
         if read is None:
-            real = torch.ones(shape, dtype=torch.bool, device=group.components.A.device)
+            real, texts = torch.ones(shape, dtype=torch.bool, device=group.components.A.device), None
         else:
-            real = masks[read].repeat(1, shape[1] // masks[read].shape[1])
-        passed = Passed([pair for _, pair in found], real, group.components.layout.width, group.components.A.dtype)
+            calls = shape[1] // masks[read].shape[1]
+            real, texts = masks[read].repeat(1, calls), masks.get("texts")
+            texts = None if texts is None else texts.repeat(1, calls)
+        width, dtype = group.components.layout.width, group.components.A.dtype
+        passed = Passed([pair for _, pair in found], real, width, dtype, texts=texts)
         yield [place for place, _ in found], passed
 
 
