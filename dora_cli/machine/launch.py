@@ -23,6 +23,7 @@ from typing import Any
 
 from dora_cli.errors import OptionError, ProcessError, StoppedError
 from dora_cli.machine.launched import REPORT, read_report
+from dora_cli.machine.signals import SIGNALS
 
 OFTEN = 0.05
 """Seconds between two looks at the processes."""
@@ -32,6 +33,7 @@ a signal it was told of, after which the others may have to close their trackers
 TAIL = 2000
 """Characters of what a process printed last that are shown where it said nothing else."""
 _OF_A_LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+_SAID = {2, 3, *(128 + number for number in SIGNALS)}  # exit codes of errors that mostly all processes meet together
 _HELD = sys.platform == "linux"  # elsewhere a port cannot be listened at that another socket is bound to
 
 
@@ -137,6 +139,28 @@ class _Process:
         return self.own.returncode
 
 
+@dataclass(frozen=True, order=True)
+class _Failure:
+    """What is said if a process has failed first; the least one has.
+
+    One that is killed says nothing, while the others write down at once that they lost it. One that aborts, or exits
+    without a word, may do so because it lost another.
+
+    Attributes:
+        order: 0 where no other can be the reason, 2 where it was this program that killed it.
+        time: when, in seconds since the epoch.
+        code: the exit code.
+        silent: whether it has written nothing down.
+    """
+
+    order: int
+    time: float
+    rank: int
+    what: str
+    code: int
+    silent: bool
+
+
 class _Together:
     """The processes, by rank, and the signals that have been passed on."""
 
@@ -171,10 +195,12 @@ class _Together:
         """Within it signals are for the processes. One that is ignored (``nohup``) stays so, and is by them."""
         former: dict[int, Any] = {}
         if threading.current_thread() is threading.main_thread():
-            ways = {signal.SIGINT: self._pass_on, signal.SIGTERM: self._pass_on, signal.SIGHUP: self._pass_on}
-            for number, handler in {**ways, signal.SIGTSTP: self._halt}.items():
-                if signal.getsignal(number) is not signal.SIG_IGN:
-                    former[number] = signal.signal(number, handler)
+            handlers = dict.fromkeys(SIGNALS, self._pass_on) | {signal.SIGTSTP: self._halt}
+            former = {
+                number: signal.signal(number, handler)
+                for number, handler in handlers.items()
+                if signal.getsignal(number) is not signal.SIG_IGN
+            }
         try:
             yield
         finally:
@@ -214,7 +240,7 @@ class _Together:
                 continue
             process.ended = time.time()
             if process.code:
-                self._wait_no_longer_than("failed" if process.code in (1, *range(-64, 0)) else "ended")
+                self._wait_no_longer_than("ended" if process.code in _SAID else "failed")
 
     def _wait_no_longer_than(self, why: str) -> None:
         self._limit = min(self._limit, time.monotonic() + PATIENCE[why])
@@ -239,30 +265,23 @@ class _Together:
         if self._signals:
             name = signal.Signals(self._signals[-1]).name
             raise StoppedError(f"stopped by {name} before the processes could say where", self._signals[-1])
-        raise min((self._error(rank) for rank, one in enumerate(self._all) if one.code), key=lambda found: found[0])[1]
+        failed = sorted(self._failure(rank) for rank, process in enumerate(self._all) if process.code)
+        silent = [one.what for one in failed[1:] if one.silent and not self._all[one.rank].killed]
+        raise ProcessError("\n".join([failed[0].what, *silent]), failed[0].code)
 
-    def _error(self, rank: int) -> tuple[tuple[int, float], ProcessError]:
-        """What is said if process number `rank` has failed first; the lowest key is the one that has.
-
-        A process that is killed says nothing, while the others write down at once that they lost it; one that aborts
-        may do so because it lost another.
-        """
+    def _failure(self, rank: int) -> _Failure:
         process = self._all[rank]
         code, who = process.code or 0, f"process {rank + 1} of {self._count}"
         report = read_report(process.report)
         if report is not None:
-            what = report["message"] if report["code"] > 1 else f"failed:\n{report['message'].rstrip()}"
-            return (1, report["time"]), ProcessError(f"{who}: {what}", report["code"])
-        if code < 0:
-            name = signal.Signals(-code).name
-            what = f"{who} was ended by {name}"
-            if code == -signal.SIGKILL:
-                what += ", as the system does where memory runs out"
-            unforeseen = code != -signal.SIGABRT and not process.killed
-        else:
-            what, unforeseen = f"{who} ended with exit code {code}", False
-        what += "; a run that had a checkpoint goes on from it with --resume"
+            what = f": {report['message']}" if report["code"] > 1 else f" failed:\n{report['message'].rstrip()}"
+            return _Failure(1, report["time"], rank, f"{who}{what}", report["code"], silent=False)
+        alone = code < 0 and code != -signal.SIGABRT
+        what = f"{who} was ended by {signal.Signals(-code).name}" if code < 0 else f"{who} ended with exit code {code}"
+        if code == -signal.SIGKILL:
+            what += ", as the system does where memory runs out"
+        what += "; a run that has a checkpoint goes on from it with --resume"
         if printed := process.printed.read_text(encoding="utf-8", errors="replace")[-TAIL:].strip():
             what += f". It had printed:\n{printed}"
-        order = 2 if process.killed else 0 if unforeseen else 1
-        return (order, process.ended or 0.0), ProcessError(what, 128 - code if code < 0 else code)
+        order = 2 if process.killed else 0 if alone else 1
+        return _Failure(order, process.ended or 0.0, rank, what, 128 - code if code < 0 else code, silent=True)
