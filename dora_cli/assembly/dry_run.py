@@ -111,6 +111,11 @@ class DryRun:
         return "; ".join(said)
 
     @property
+    def _threads(self) -> str:
+        said = "auto, which takes the model's configuration" if self.threads is None else str(self.threads)
+        return said if self.processes == 1 else f"{said}, in each process"
+
+    @property
     def _anew(self) -> str:
         if self.restarts is None:
             return "; where it may start anew follows from the model's blocks"
@@ -143,7 +148,7 @@ class DryRun:
             ("steps", f"{length.total_steps:,} ({parts})"),
             ("learning rate", f"{train.learning_rate:g}, {warmup}, then linear decay to 0{self._anew}"),
             ("device", f"{self.device}, {self.precision}"),
-            ("threads", "auto, which takes the model's configuration" if self.threads is None else str(self.threads)),
+            ("threads", self._threads),
         ]
         if self.averaged is not None:
             rows.insert(4, ("averaging", str(self.averaged)))

@@ -28,6 +28,7 @@ from tests.training.killing import Straight, Strike, Warm
 from tests.training.pairs import train_recipes_in_two
 from tests.training.test_run import STEPS, largest_difference, lines, read
 
+FOR_TWO = {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
 # As ``accelerate launch --cpu`` does, without its configuration file.
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "HF_HUB_OFFLINE": "1"}
 
@@ -250,6 +251,27 @@ def test_the_launcher_passes_a_signal_on(warm: Warm, straight: Straight, tmp_pat
     resume_together(warm, straight, run)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+def test_one_command_takes_two_gpus_as_torchs_launcher_does(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    """And is refused where there are fewer, before anything is written."""
+    recipe = make_recipe("data.max_train_samples=83", "train.device=cuda", "train.deterministic=true")
+    (tmp_path / "two.yaml").write_text(dump_recipe(recipe))
+    launch(tmp_path / "two.yaml", tmp_path / "torchs", 2, {"HF_HUB_OFFLINE": "1"})
+    count = torch.cuda.device_count()
+    for processes, code in ((2, 0), (count + 1, 2)):
+        run = tmp_path / f"ours-{processes}"
+        command = ["train", str(tmp_path / "two.yaml"), "--output", str(run), "--processes", str(processes)]
+        done = subprocess.run(
+            [sys.executable, "-m", "dora_cli", *command],
+            env={**os.environ, **FOR_TWO}, capture_output=True, text=True, timeout=PATIENCE, check=False,
+        )  # fmt: skip
+        assert done.returncode == code, done.stderr
+        assert run.exists() == (code == 0)
+    assert largest_difference(tmp_path / "torchs" / "adapter", tmp_path / "ours-2" / "adapter") == 0
+    assert read(tmp_path / "ours-2" / "environment.json")["processes"] == 2
+
+
 # dora train --processes -----------------------------------------------------------------------------------------------
 
 
@@ -283,7 +305,6 @@ def struck(straight: Straight, run: Path, strike: Callable[[int], None]) -> subp
         shutil.rmtree(run)
 
 
-FOR_TWO = {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
 several_cores = pytest.mark.skipif(
     sys.platform != "linux" or len(os.sched_getaffinity(0)) < 2, reason="needs Linux and two cores"
 )
