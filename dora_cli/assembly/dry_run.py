@@ -193,7 +193,8 @@ def dry_run(
     """
     recipe, task = resolve(recipe)
     device = resolve_device(recipe.train.device)
-    check_processes(device, processes or int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    if processes is not None and processes > 1:
+        check_processes(device, processes)
     precision = resolve_precision(recipe.train.precision, device, recipe.model.dtype)
     check_capture(recipe.train.cuda_graph, device)
     here = processes

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from dora_cli.machine.devices import check_processes, make_accelerator, resolve_device, resolve_precision
+from dora_cli.machine.launched import is_launched
 from dora_cli.machine.seeds import set_deterministic
 from dora_cli.machine.threads import most_threads
 from dora_cli.recipe import Recipe
@@ -51,7 +52,8 @@ def take_ground(recipe: Recipe) -> Ground:
         DeviceError, RecipeError: this machine does not have it.
     """
     device = resolve_device(recipe.train.device)
-    check_processes(device, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    if is_launched():  # other launchers may show each process a GPU of its own
+        check_processes(device, int(os.environ["LOCAL_WORLD_SIZE"]))
     precision = resolve_precision(recipe.train.precision, device, recipe.model.dtype)
     set_deterministic(recipe.train.deterministic)
     most = most_threads()
