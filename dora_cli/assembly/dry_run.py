@@ -32,7 +32,7 @@ from dora_cli.assembly.work import decide_cuts, decide_threads
 from dora_cli.data.cuts import UNCUT, Cuts
 from dora_cli.data.examples import parted_off
 from dora_cli.machine.capture import check_capture, choose_capture
-from dora_cli.machine.devices import check_processes, resolve_device, resolve_precision
+from dora_cli.machine.devices import check_gpus, resolve_device, resolve_precision
 from dora_cli.machine.threads import Threads, most_threads
 from dora_cli.methods.base import Method, Schedule, Site
 from dora_cli.models import ModelUnreachableError, head_parameters, left_out
@@ -194,7 +194,7 @@ def dry_run(
     recipe, task = resolve(recipe)
     device = resolve_device(recipe.train.device)
     if processes is not None and processes > 1:
-        check_processes(device, processes)
+        check_gpus(device, processes)
     precision = resolve_precision(recipe.train.precision, device, recipe.model.dtype)
     check_capture(recipe.train.cuda_graph, device)
     here = processes

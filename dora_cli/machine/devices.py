@@ -39,7 +39,7 @@ def resolve_device(device: str) -> torch.device:
     return wanted
 
 
-def check_processes(device: torch.device, processes: int) -> None:
+def check_gpus(device: torch.device, processes: int) -> None:
     """Refuses more processes than this machine has GPUs, where each computes on one of its own. Raises DeviceError."""
     count = torch.cuda.device_count() if device.type == "cuda" else processes
     if processes > count:

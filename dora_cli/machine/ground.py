@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dora_cli.machine.devices import check_processes, make_accelerator, resolve_device, resolve_precision
+from dora_cli.machine.devices import check_gpus, make_accelerator, resolve_device, resolve_precision
 from dora_cli.machine.launched import is_launched
 from dora_cli.machine.seeds import set_deterministic
 from dora_cli.machine.threads import most_threads
@@ -53,7 +53,7 @@ def take_ground(recipe: Recipe) -> Ground:
     """
     device = resolve_device(recipe.train.device)
     if is_launched():  # other launchers may show each process a GPU of its own
-        check_processes(device, int(os.environ["LOCAL_WORLD_SIZE"]))
+        check_gpus(device, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     precision = resolve_precision(recipe.train.precision, device, recipe.model.dtype)
     set_deterministic(recipe.train.deterministic)
     most = most_threads()

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dora_cli.errors import DeviceError
-from dora_cli.machine.devices import check_processes, resolve_device
+from dora_cli.machine.devices import check_gpus, resolve_device
 
 
 def test_a_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -29,7 +29,7 @@ def test_a_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_every_process_needs_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    check_processes(torch.device("cuda"), 2)
-    check_processes(torch.device("cpu"), 3)
+    check_gpus(torch.device("cuda"), 2)
+    check_gpus(torch.device("cpu"), 3)
     with pytest.raises(DeviceError, match=r"^3 processes need a GPU each, and PyTorch .* sees 2 here; start 2 at most"):
-        check_processes(torch.device("cuda"), 3)
+        check_gpus(torch.device("cuda"), 3)
