@@ -215,7 +215,7 @@ def test_a_second_signal_does_not_wait(tmp_path: Path) -> None:
 
 
 def test_a_signal_before_they_listen_ends_them(tmp_path: Path) -> None:
-    """As it ends a single process that still loads its libraries."""
+    """It ends a single process that still loads its libraries in the same way."""
     thread = when_ready(tmp_path, lambda: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(StoppedError) as caught:
         together(tmp_path, "(here / f'ready-{rank}').touch()\nuntil('never')")
