@@ -85,6 +85,17 @@ class DivergedError(DoraError):
     exit_code = 3
 
 
+class ProcessError(DoraError):
+    """One of the processes that a command started has failed.
+
+    The exit code is its own; 128 and the signal's number where one ended it.
+    """
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        self.exit_code = exit_code
+        super().__init__(message)
+
+
 class StoppedError(DoraError):
     """A signal stopped the run.
 

@@ -1,9 +1,11 @@
 """The whole job beside what a user would run instead: `dora train`, and transformers' Trainer with PEFT's LoRA.
 
-    python scripts/bench_real.py RECIPE [--set KEY=VALUE ...] [--runners dora,peft,peft-compiled] [--repeats 3]
-    [--caches warm|cold|both] [--warm-up-steps N] [--output DIR] [--json FILE] [--markdown FILE] [--dry-run]
+    python scripts/bench_real.py RECIPE [--set KEY=VALUE ...] [--runners dora,dora-processes,peft,peft-compiled]
+    [--processes N] [--repeats 3] [--caches warm|cold|both] [--warm-up-steps N] [--output DIR] [--json FILE]
+    [--markdown FILE] [--dry-run]
 
     dora            `dora train RECIPE`, from the command to metrics.json
+    dora-processes  the same in N processes of an Nth of the batch each (`--processes N`, without which it is left out)
     peft            bench_real_rival.py: LoRA at the recipe's rank on the same projections, examples, tokenizer, batch
                     size, steps, learning rate and precision, an evaluation and a checkpoint after every epoch, the best
                     one loaded at the end; for a task that generates, `model.generate` for its test set as the recipe
@@ -13,10 +15,10 @@
 Each job is a process of its own; they take turns, each round beginning with another one. `wall_seconds` is from a
 process's start to its end, `cpu_seconds` what all its threads computed, `train_seconds` with checkpoints,
 `rest_seconds` what is neither training, evaluation nor decoding: imports, reading, loading, tokens, the end.
-`examples_per_second` are over training. `host_peak_bytes` is the most memory of the process, `device_peak_bytes` the
-most that tensors took on the GPU. Figures are medians over the repeats; `times` is how many times as long as `dora` the
-others take. What the rival writes is scored here, when its process is over, by the scorer of the task; its `loss` is a
-mean of means of batches.
+`examples_per_second` are over training. `host_peak_bytes` is the most memory of the process, of several that of the
+largest one, `device_peak_bytes` the most that tensors took on the GPU. Figures are medians over the repeats; `times` is
+how many times as long as `dora` the others take. What the rival writes is scored here, when its process is over, by the
+scorer of the task; its `loss` is a mean of means of batches.
 
 All jobs have a HOME of their own, in which Triton, PyTorch's compiler, datasets and CUDA keep what they keep. With warm
 caches it is kept from one repeat to the next, after a run of each that is not counted (the whole job, or N steps of it;
@@ -42,7 +44,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-RUNNERS = ("dora", "peft", "peft-compiled")
+RUNNERS = ("dora", "dora-processes", "peft", "peft-compiled")
 RIVAL = Path(__file__).with_name("bench_real_rival.py")
 SECONDS = ("wall_seconds", "train_seconds", "evaluation_seconds", "decoding_seconds", "rest_seconds", "cpu_seconds")
 FIGURES = (*SECONDS, "examples_per_second", "host_peak_bytes", "device_peak_bytes")
@@ -60,6 +62,7 @@ class Setting:
         references: of each source that is written about; None where nothing is written.
         examples: in the training split.
         global_batch: examples of a step.
+        batch_size: those of a pass.
         steps_per_epoch: the last step of an epoch may hold fewer examples.
         primary: the metric that is shown.
         known: what is said of all jobs in the record.
@@ -72,6 +75,7 @@ class Setting:
     references: Sequence[Sequence[str]] | None
     examples: int
     global_batch: int
+    batch_size: int
     steps_per_epoch: int
     primary: str
     known: Mapping[str, Any]
@@ -93,6 +97,7 @@ class Job:
         folder: where it writes.
         home: where its libraries keep what they keep.
         steps: optimiser steps at most, if not those of the recipe.
+        processes: of ``dora-processes``.
     """
 
     runner: str
@@ -101,12 +106,20 @@ class Job:
     folder: Path
     home: Path
     steps: int | None = None
+    processes: int = 1
+
+    @property
+    def ours(self) -> bool:
+        return self.runner.startswith("dora")
 
     def command(self, setting: Setting) -> list[str]:
-        if self.runner != "dora":
+        if not self.ours:
             return [sys.executable, str(RIVAL), str(self.folder / "JOB.json")]
         changes = [*setting.changes, *([] if self.steps is None else [f"train.max_steps={self.steps}"])]
+        if self.processes > 1:
+            changes.append(f"train.batch_size={setting.batch_size // self.processes}")
         words = [part for change in changes for part in ("--set", change)]
+        words += ["--processes", str(self.processes)] if self.processes > 1 else []
         run = ["--output", str(self.folder / "run"), "--quiet"]
         return [sys.executable, "-m", "dora_cli", "train", str(setting.recipe), *words, *run]
 
@@ -116,6 +129,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("recipe", type=Path)
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--runners", help=f"a list of {', '.join(RUNNERS)}; without CUDA not the last")
+    parser.add_argument("--processes", type=int, metavar="N", help="of dora-processes, which is run beside the others")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--caches", choices=["warm", "cold", "both"], default="warm")
     parser.add_argument("--warm-up-steps", type=int, metavar="N", help="of the runs that are not counted; 0 for none")
@@ -137,8 +151,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             setting = settle(args.recipe, args.overrides, work)
         except (DoraError, OSError) as error:
             parser.error(str(error))
-        args.runners = runners(parser, args.runners, device=setting.known["device"])
-        jobs = list(plan(args.runners, args.repeats, args.caches, args.warm_up_steps, work))
+        args.runners = runners(parser, args.runners, args.processes, device=setting.known["device"])
+        if args.processes is not None and (args.processes < 2 or setting.batch_size % args.processes):
+            parser.error(
+                f"--processes {args.processes}: give 2 or more that divide train.batch_size {setting.batch_size}"
+            )
+        jobs = list(plan(args.runners, args.repeats, args.caches, args.warm_up_steps, work, args.processes or 1))
         if args.dry_run:
             for job in jobs:
                 counted = f"repeat {job.number}" if job.number else "not counted"
@@ -155,20 +173,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def runners(parser: argparse.ArgumentParser, text: str | None, *, device: str) -> list[str]:
-    """Those that are asked for, or all that can run on `device`."""
+def runners(
+    parser: argparse.ArgumentParser, text: str | None, processes: int | None = None, *, device: str
+) -> list[str]:
+    """Those that are asked for, or all that can run on `device` in so many processes."""
     cuda = device.startswith("cuda")
+    cannot = {*(() if cuda else ("peft-compiled",)), *(() if processes else ("dora-processes",))}
     if text is None:
-        return [name for name in RUNNERS if cuda or name != "peft-compiled"]
+        return [name for name in RUNNERS if name not in cannot]
     names = list(dict.fromkeys(text.split(",")))
     if unknown := [name for name in names if name not in RUNNERS]:
         parser.error(f"--runners names {', '.join(unknown)}; there are {', '.join(RUNNERS)}")
+    if "dora-processes" in names and processes is None:
+        parser.error("--runners names dora-processes; give --processes N")
+    if processes is not None and "dora-processes" not in names:
+        parser.error(f"--processes {processes} is of dora-processes, which --runners does not name")
     if "peft-compiled" in names and not cuda:
         parser.error("--runners names peft-compiled, which needs CUDA; leave it out")
     return names
 
 
-def plan(names: Sequence[str], repeats: int, caches: str, warm_up_steps: int | None, work: Path) -> Iterator[Job]:
+def plan(
+    names: Sequence[str], repeats: int, caches: str, warm_up_steps: int | None, work: Path, processes: int = 1
+) -> Iterator[Job]:
     """All jobs in their order; the first round of each, which is not counted, fills warm caches."""
     for mode in ("warm", "cold") if caches == "both" else (caches,):
         first = 1 if warm_up_steps == 0 or (mode == "cold" and caches == "both") else 0
@@ -177,7 +204,8 @@ def plan(names: Sequence[str], repeats: int, caches: str, warm_up_steps: int | N
             for name in [*names[begin:], *names[:begin]]:
                 folder = work / f"{name}-{mode}-{number}"
                 home = work / f"{name}-home" if mode == "warm" else folder / "home"
-                yield Job(name, mode, number, folder, home, None if number else warm_up_steps)
+                steps, several = None if number else warm_up_steps, processes if name == "dora-processes" else 1
+                yield Job(name, mode, number, folder, home, steps, several)
 
 
 # -- what both do ------------------------------------------------------------------------------------------------------
@@ -313,6 +341,7 @@ def settle(path: Path, changes: Sequence[str], work: Path) -> Setting:
         references=None if written is None else written.references,
         examples=len(data.training),
         global_batch=length.global_batch,
+        batch_size=train.batch_size,
         steps_per_epoch=length.steps_per_epoch,
         primary="bleu" if task.decodes else primary,
         known=known,
@@ -407,7 +436,7 @@ def run(setting: Setting, job: Job) -> dict[str, Any]:
     if spent.code:
         tail = said.read_text(errors="replace")[-3000:]
         raise SystemExit(f"{job.runner} ended with exit code {spent.code}:\n{tail}")
-    result = (ours if job.runner == "dora" else theirs)(setting, job)
+    result = (ours if job.ours else theirs)(setting, job)
     known = sum(result[name] or 0.0 for name in ("train_seconds", "evaluation_seconds", "decoding_seconds"))
     return {
         "wall_seconds": spent.wall_seconds,

@@ -76,6 +76,7 @@ SLOW = frozenset((
     "commands/test_escapes.py", "commands/test_eval.py", "commands/test_export.py", "commands/test_federated.py",
     "commands/test_help.py",
     "commands/test_init.py", "test_libraries.py", "commands/test_predict.py", "commands/test_process.py",
+    "commands/test_processes.py", "machine/test_launch.py",
     "commands/test_ranks.py", "commands/test_report.py", "commands/test_score.py", "commands/test_train.py",
     "metrics/e2e/test_score.py", "test_cold_start.py", "metrics/test_hugging_face.py", "evaluation/test_decoding.py",
     "metrics/test_glue.py", "export/test_agreement.py", "export/test_layouts.py", "export/test_merged.py",

@@ -33,7 +33,7 @@ from dora_cli.assembly.work import decide_cuts, decide_threads
 from dora_cli.data.cuts import UNCUT, Cuts
 from dora_cli.data.examples import parted_off
 from dora_cli.machine.capture import check_capture, choose_capture
-from dora_cli.machine.devices import resolve_device, resolve_precision
+from dora_cli.machine.devices import check_gpus, resolve_device, resolve_precision
 from dora_cli.machine.threads import Threads, most_threads
 from dora_cli.methods.base import Method, Schedule, Site
 from dora_cli.models import ModelUnreachableError, head_parameters, left_out
@@ -53,7 +53,7 @@ class DryRun:
 
     Attributes:
         length: steps, epochs and global batch.
-        processes: as set by ``accelerate launch``, else 1.
+        processes: as given, or as set by a launcher, else 1.
         schedule: of the method; without what depends on the number of projections where the model's shapes are out of
             reach, or without all of it where all does.
         parameters: ``projections, per_rank, start, final, head``; `start` is what trains of the adapters at the start,
@@ -112,6 +112,11 @@ class DryRun:
         return "; ".join(said)
 
     @property
+    def _threads(self) -> str:
+        said = "auto, which takes the model's configuration" if self.threads is None else str(self.threads)
+        return said if self.processes == 1 else f"{said}, in each process"
+
+    @property
     def _anew(self) -> str:
         if self.restarts is None:
             return "; where it may start anew follows from the model's blocks"
@@ -144,7 +149,7 @@ class DryRun:
             ("steps", f"{length.total_steps:,} ({parts})"),
             ("learning rate", f"{train.learning_rate:g}, {warmup}, then linear decay to 0{self._anew}"),
             ("device", f"{self.device}, {self.precision}"),
-            ("threads", "auto, which takes the model's configuration" if self.threads is None else str(self.threads)),
+            ("threads", self._threads),
         ]
         if self.averaged is not None:
             rows.insert(4, ("averaging", str(self.averaged)))
@@ -178,16 +183,24 @@ class DryRun:
         return rows
 
 
-def dry_run(recipe: Recipe, output: Path | None = None, seeds: Sequence[int] = ()) -> DryRun:
+def dry_run(
+    recipe: Recipe, output: Path | None = None, seeds: Sequence[int] = (), processes: int | None = None
+) -> DryRun:
     """Validates all that can be without weights; raises DoraError as a run would.
 
-    `output` and `seeds` are shown, not touched.
+    Args:
+        output, seeds: shown, not touched.
+        processes: how many would train together on this machine; None for those that a launcher has started.
     """
     recipe, task = resolve(recipe)
     device = resolve_device(recipe.train.device)
+    if processes is not None and processes > 1:
+        check_gpus(device, processes)
     precision = resolve_precision(recipe.train.precision, device, recipe.model.dtype)
     check_capture(recipe.train.cuda_graph, device)
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    here = processes
+    if processes is None:
+        processes = int(os.environ.get("WORLD_SIZE", "1"))
     method, targets = make_method(recipe), targets_of(recipe)
     examples, client_examples, notes = _data(recipe, task, method.held_out)
     length = RunLength.of(recipe, examples, processes)
@@ -215,7 +228,7 @@ def dry_run(recipe: Recipe, output: Path | None = None, seeds: Sequence[int] = (
     if (wanted := method.calibration()) is not None:
         measured = plural(min(wanted.examples, examples), "training example")
         notes = [*notes, f"the {wanted.kind} of all projections are measured over {measured} before the first step"]
-    threads = decide_threads(recipe, model, most_threads())
+    threads = decide_threads(recipe, model, most_threads(processes=here))
     captured, cuda_graph = _cuda_graph(recipe, model, device, precision)
     cuts = decide_cuts(
         recipe, model, device.type, captured=captured, threads=None if threads is None else threads.count

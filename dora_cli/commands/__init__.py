@@ -32,7 +32,14 @@ from dora_cli.version import __version__
 
 
 class _Group(TyperGroup):
-    """Turns errors a user can fix into one message on stderr and their exit code."""
+    """Turns errors a user can fix into one message on stderr and their exit code.
+
+    Commands find the words of the command line in their context's ``meta``, as ``arguments``.
+    """
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
+        ctx.meta["arguments"] = tuple(args)
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: typer.Context) -> object:  # type: ignore[override]
         try:

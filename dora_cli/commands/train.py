@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dora_cli.errors import RecipeError
+from dora_cli.errors import OptionError, RecipeError
 from dora_cli.printable import say
 
 if TYPE_CHECKING:
@@ -65,6 +65,16 @@ Plain = Annotated[
 Quiet = Annotated[
     bool, typer.Option("--quiet", "-q", help="Print notes and errors alone; the run folder has the rest.")
 ]
+Processes = Annotated[
+    int | None,
+    typer.Option(
+        "--processes",
+        metavar="N",
+        min=1,
+        help="Train in N processes of this machine: one a GPU, or on the CPU with N cores. Batches are per process.",
+        show_default=False,
+    ),
+]
 DryRun = Annotated[
     bool,
     typer.Option("--dry-run", help="Print the resolved recipe, the schedule and the parameter budget; train nothing."),
@@ -72,10 +82,12 @@ DryRun = Annotated[
 
 
 def train(
+    context: typer.Context,
     recipe: RecipeFile,
     set_: Changes = None,
     output: Output = None,
     seeds: Seeds = None,
+    processes: Processes = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
     plain: Plain = False,
@@ -83,6 +95,7 @@ def train(
     dry_run: DryRun = False,
 ) -> None:
     """Train a recipe: adapt the model, prune its ranks to the budget, write metrics and ranks."""
+    from dora_cli.machine.launched import beside_others, is_launched
     from dora_cli.recipe import load_recipe
     from dora_cli.recipe.shipped_recipes import find_recipe
     from dora_cli.runs.output_files import check_no_stdout
@@ -96,32 +109,79 @@ def train(
             f"{'--plain prints lines' if plain else '--dry-run prints a run'}; give one of them"
         )
     check_no_stdout(output, "a run is a folder")
-    resolved = load_recipe(
-        find_recipe(recipe), set_ or [], note=lambda message: say(f"dora: note: {message}", err=True)
-    )
+    starts = processes if processes is not None and not is_launched() else None  # how many this process is to start
+    silent = not dry_run and (starts or 1) > 1  # each of them reads the recipe again
+    resolved = load_recipe(find_recipe(recipe), set_ or [], note=_ignore if silent else _note)
     chosen = _seeds(seeds) if seeds is not None else None
     folder = output if output is not None else default_output(recipe)
+    if starts is not None:
+        _check_processes(resolved, starts, resume=resume or seeds is not None)
     if dry_run:
-        _look_ahead(resolved, folder, chosen)
+        _look_ahead(resolved, folder, chosen, processes)
         return
-    if overwrite or not (resume or folder.exists()):  # else what the folder holds comes first
-        from dora_cli.assembly.reach import check_reach
+    if starts is not None and starts > 1:
+        raise typer.Exit(_start(context, starts))
+    with beside_others():
+        if overwrite or not (resume or folder.exists()):  # else what the folder holds comes first
+            from dora_cli.assembly.reach import check_reach
 
-        check_reach(resolved)
-    how = _go_on(recipe, set_, folder, seeds)
-    if chosen is None:
-        _train_one(resolved, folder, how, overwrite=overwrite, resume=resume, plain=plain, quiet=quiet)
-    else:
-        _train_seeds(resolved, folder, how, chosen, overwrite=overwrite, plain=plain, quiet=quiet)
+            check_reach(resolved)
+        how = _go_on(recipe, set_, folder, seeds)
+        if chosen is None:
+            _train_one(resolved, folder, how, overwrite=overwrite, resume=resume, plain=plain, quiet=quiet)
+        else:
+            _train_seeds(resolved, folder, how, chosen, overwrite=overwrite, plain=plain, quiet=quiet)
 
 
-def _look_ahead(recipe: Recipe, folder: Path, seeds: list[int] | None) -> None:
+def _note(message: str) -> None:
+    from dora_cli.machine.processes import is_main
+
+    if is_main():
+        say(f"dora: note: {message}", err=True)
+
+
+def _ignore(message: str) -> None:
+    pass
+
+
+def _check_processes(recipe: Recipe, processes: int, *, resume: bool) -> None:
+    from dora_cli.machine.launch import check_processes
+
+    check_processes(processes, resume=resume)
+    if processes > 1 and recipe.train.device.startswith("cuda:"):
+        raise OptionError(
+            f"train.device is {recipe.train.device}, and --processes {processes} takes as many GPUs; set train.device: "
+            "cuda (CUDA_VISIBLE_DEVICES says which)"
+        )
+
+
+_AS_HERE = """\
+import json, sys
+sys.path[:] = json.loads(sys.argv.pop(1))
+from dora_cli.__main__ import main
+main()
+"""
+"""The program, looking for modules where this process does."""
+
+
+def _start(context: typer.Context, processes: int) -> int:
+    """Runs this very command in so many processes; returns its exit code."""
+    import json
+    import sys
+
+    from dora_cli.machine.launch import run_together
+
+    command = [sys.executable, "-c", _AS_HERE, json.dumps(sys.path), *context.meta["arguments"]]
+    return run_together(command, processes)
+
+
+def _look_ahead(recipe: Recipe, folder: Path, seeds: list[int] | None, processes: int | None) -> None:
     from dora_cli.assembly.dry_run import dry_run
     from dora_cli.recipe import dump_recipe
     from dora_cli.reports.console import make_console
     from dora_cli.reports.dry_run import print_dry_run
 
-    ahead = dry_run(recipe, folder, seeds or ())
+    ahead = dry_run(recipe, folder, seeds or (), processes)
     print_dry_run(make_console(), ahead, dump_recipe(ahead.recipe))
 
 
@@ -156,9 +216,14 @@ def _train_seeds(
 
 def _go_on(recipe: Path, overrides: list[str] | None, folder: Path, seeds: str | None) -> str:
     """The command that goes on with a run that was stopped."""
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    launch = ["torchrun", "--nproc-per-node", str(processes), "-m", "dora_cli"] if processes > 1 else ["dora"]
-    words = [*launch, "train", str(recipe), "--output", str(folder)]
+    from dora_cli.machine.launched import is_launched
+
+    processes = os.environ.get("WORLD_SIZE", "1")
+    launch = ["torchrun", "--nproc-per-node", processes, "-m", "dora_cli"]
+    words = [*(["dora"] if is_launched() or processes == "1" else launch), "train", str(recipe)]
+    if is_launched():
+        words += ["--processes", processes]
+    words += ["--output", str(folder)]
     for override in overrides or ():
         words += ["--set", override]
     words += ["--resume"] if seeds is None else ["--seeds", seeds]

@@ -56,7 +56,7 @@ KNOWN_BAD = {
 _KNOWN_WITH = {"torch": (2, 11), "transformers": (5, 17)}
 _COMMAND = (sys.executable, "-m", "dora_cli.training.capture.probe")
 # the trial is a run of one process
-_LAUNCHER = re.compile(r"(LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|(MASTER|ACCELERATE|TORCHELASTIC)_.*")
+_LAUNCHER = re.compile(r"(LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|(MASTER|ACCELERATE|TORCHELASTIC)_.*|DORA_REPORT")
 _NO_MATTER = frozenset(
     {"_name_or_path", "architectures", "auto_map", "dtype", "id2label", "label2id", "problem_type",
     "task_specific_params", "torch_dtype",

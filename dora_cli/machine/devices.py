@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import warnings
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
@@ -36,6 +37,16 @@ def resolve_device(device: str) -> torch.device:
                 "set one of them"
             )
     return wanted
+
+
+def check_gpus(device: torch.device, processes: int) -> None:
+    """Refuses more processes than this machine has GPUs, where each computes on one of its own. Raises DeviceError."""
+    count = torch.cuda.device_count() if device.type == "cuda" else processes
+    if processes > count:
+        raise DeviceError(
+            f"{processes} processes need a GPU each, and PyTorch {torch.__version__} sees {count} here; start {count} "
+            "at most, or set train.device: cpu"
+        )
 
 
 def resolve_precision(precision: str, device: torch.device, dtype: str) -> str:
@@ -78,7 +89,9 @@ def make_accelerator(device: torch.device, precision: str) -> Accelerator:
         PartialState._reset_state()
     if device.type == "cuda" and device.index is not None and not distributed:
         torch.cuda.set_device(device)
-    accelerator = Accelerator(mixed_precision=_MIXED[precision], cpu=device.type == "cpu")
+    with warnings.catch_warnings():  # of the number of threads, which is ours to set
+        warnings.filterwarnings("ignore", message="OMP_NUM_THREADS", category=UserWarning)
+        accelerator = Accelerator(mixed_precision=_MIXED[precision], cpu=device.type == "cpu")
     if distributed:
         atexit.register(_leave_group)
     if accelerator.distributed_type not in (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
-from dora_cli.machine.devices import make_accelerator, resolve_device, resolve_precision
+from dora_cli.machine.devices import check_gpus, make_accelerator, resolve_device, resolve_precision
+from dora_cli.machine.launched import is_launched
 from dora_cli.machine.seeds import set_deterministic
 from dora_cli.machine.threads import most_threads
 from dora_cli.recipe import Recipe
@@ -50,6 +52,8 @@ def take_ground(recipe: Recipe) -> Ground:
         DeviceError, RecipeError: this machine does not have it.
     """
     device = resolve_device(recipe.train.device)
+    if is_launched():  # other launchers may show each process a GPU of its own
+        check_gpus(device, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     precision = resolve_precision(recipe.train.precision, device, recipe.model.dtype)
     set_deterministic(recipe.train.deterministic)
     most = most_threads()

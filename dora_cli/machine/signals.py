@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from types import FrameType, TracebackType
 from typing import Any
 
 from dora_cli.errors import StoppedError
+from dora_cli.machine.launched import is_launched
 
 # Windows has no SIGHUP
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+
+
+TOGETHER = 1.0
+"""Seconds within which a process that others were launched with takes the same signal for one: what ends a job mostly
+sends it to all of its processes, and the one that launched them passes it on as well."""
 
 
 class EvaluationInterruptedError(Exception):
@@ -45,6 +52,7 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.received: int | None = None
+        self._last: tuple[int, float] | None = None
         self.patient = False
         self._former: dict[int, Any] = {}
 
@@ -72,6 +80,10 @@ class StopSignals:
         self._former.clear()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        last, now = self._last, time.monotonic()
+        if last is not None and is_launched() and number == last[0] and now - last[1] < TOGETHER:
+            return
+        self._last = number, now
         if self.received is not None or not self.patient:
             raise StoppedNow(number, again=self.received is not None)
         self.received = number

@@ -44,17 +44,23 @@ class Threads:
         return f"{self.count} ({self.reason})"
 
 
-def most_threads(environment: Mapping[str, str] = os.environ, quota: Path = _QUOTA) -> int:
+def most_threads(
+    environment: Mapping[str, str] = os.environ, quota: Path = _QUOTA, processes: int | None = None
+) -> int:
     """The most that ``auto`` takes: what PyTorch would take by itself, less where this process shares cores or has a
     quota of them.
 
     PyTorch's own number is that of the physical cores this process may use, or what OMP_NUM_THREADS or
     `torch.set_num_threads` says.
+
+    Args:
+        processes: those that share the cores of this machine; None for what their launcher says.
     """
-    count = torch.get_num_threads()
+    count, sharing = torch.get_num_threads(), processes or int(environment.get("LOCAL_WORLD_SIZE", "1"))
     if "OMP_NUM_THREADS" not in environment:  # torchrun and Accelerate mostly set it, for each process
-        count //= int(environment.get("LOCAL_WORLD_SIZE", "1"))
-    return max(1, min(count, _cores_of_quota(quota) or count))
+        count //= sharing
+    share = _cores_of_quota(quota)
+    return max(1, count if share is None else min(count, share // sharing))
 
 
 def _cores_of_quota(path: Path) -> int | None:

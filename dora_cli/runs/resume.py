@@ -204,7 +204,6 @@ def check_same_ground(
         return "the CPU" if device == "cpu" else "CUDA"
 
     processes = now["processes"]
-    launch = "without a launcher" if processes > 1 else "with torchrun or accelerate launch"
     others = "the number of processes was {before} and is {now}"
     checks: tuple[tuple[str, Callable[[Mapping[str, Any]], Any], str], ...] = (
         ("the base model is another one (fingerprint)", lambda e: e["model"]["fingerprint"], ""),
@@ -216,7 +215,7 @@ def check_same_ground(
         (
             others,
             lambda e: None if any_processes else e["processes"],
-            f"; start as many as before, {launch}",
+            f"; start as many as before (--processes {shown(environment['processes'])})",
         ),
         ("it ran on {before} and this is {now}", lambda e: kind(e["device"]), "; set train.device"),
         ("it computed in {before} and this is {now}", lambda e: e["precision"], "; set train.precision"),

@@ -24,6 +24,7 @@ OPTIONS = {
         "--set",
         "--output -o",
         "--seeds",
+        "--processes",
         "--resume",
         "--overwrite",
         "--plain",

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dora_cli.errors import DeviceError
-from dora_cli.machine.devices import resolve_device
+from dora_cli.machine.devices import check_gpus, resolve_device
 
 
 def test_a_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -25,3 +25,11 @@ def test_a_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     assert resolve_device("auto") == torch.device("cuda")
     with pytest.raises(DeviceError, match=r"^train\.device is cuda:1, .* 1 CUDA device\(s\), cuda:0 to cuda:0; "):
         resolve_device("cuda:1")
+
+
+def test_every_process_needs_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    check_gpus(torch.device("cuda"), 2)
+    check_gpus(torch.device("cpu"), 3)
+    with pytest.raises(DeviceError, match=r"^3 processes need a GPU each, and PyTorch .* sees 2 here; start 2 at most"):
+        check_gpus(torch.device("cuda"), 3)

@@ -78,6 +78,9 @@ def recipe_of(*overrides: str) -> Recipe:
         (16, {"LOCAL_WORLD_SIZE": "4"}, None, 4),
         (2, {"LOCAL_WORLD_SIZE": "4"}, None, 1),
         (4, {"LOCAL_WORLD_SIZE": "4", "OMP_NUM_THREADS": "4"}, None, 4),  # a number for each process
+        (16, {"LOCAL_WORLD_SIZE": "2"}, "600000 100000", 3),  # they share the quota, too
+        (16, {"LOCAL_WORLD_SIZE": "2"}, "100000 100000", 1),
+        (16, {"LOCAL_WORLD_SIZE": "2", "OMP_NUM_THREADS": "5"}, "600000 100000", 3),
         (16, {}, "max 100000", 16),
         (16, {}, "250000 100000", 2),
         (16, {}, "50000 100000", 1),
@@ -91,6 +94,9 @@ def test_the_most(tmp_path: Path, own: int, environment: dict[str, str], quota: 
         place.write_text(f"{quota}\n")
     torch.set_num_threads(own)
     assert most_threads(environment, place) == most
+    if "OMP_NUM_THREADS" not in environment:  # before they are started, their number is given
+        processes = int(environment.get("LOCAL_WORLD_SIZE", "1"))
+        assert most_threads({}, place, processes) == most
 
 
 # Who keeps it ---------------------------------------------------------------------------------------------------------

@@ -415,7 +415,7 @@ def test_a_checkpoint_of_another_recipe_is_refused(make_recipe: MakeRecipe, runs
     [
         ("precision", "bf16", "it computed in bf16 and this is fp32; set train.precision"),
         ("device", "NVIDIA H100 80GB HBM3", "it ran on CUDA and this is the CPU; set train.device"),
-        ("processes", 2, "the number of processes was 2 and is 1; start as many as before, with torchrun"),
+        ("processes", 2, r"the number of processes was 2 and is 1; start as many as before \(--processes 2\)"),
     ],
 )
 def test_another_machine_is_refused(

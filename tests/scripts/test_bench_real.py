@@ -175,6 +175,22 @@ def test_the_commands_are_listed_in_their_order(tmp_path: Path, capsys: pytest.C
     assert not [path for path in folder.iterdir() if path.name != "data"]
 
 
+def test_processes_share_the_batch_of_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from bench_real import main
+
+    folder = tmp_path / "work"
+    arguments = ["--dry-run", "--repeats", "1", "--warm-up-steps", "0", "--processes", "2", "--output", str(folder)]
+    assert main([str(recipe_of(tmp_path, LABELS)), *arguments]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    names = [title.split()[1].rstrip(",") for title in lines[::2]]
+    commands = dict(zip(names, map(shlex.split, lines[1::2]), strict=True))
+    assert list(commands) == ["dora-processes", "peft", "dora"]
+    run = ["--output", str(folder / "dora-processes-warm-1" / "run"), "--quiet"]
+    assert commands["dora-processes"][5:] == ["--set", "train.batch_size=2", "--processes", "2", *run]
+    assert commands["dora-processes"][:5] == commands["dora"][:5]
+    assert "--processes" not in commands["dora"]
+
+
 def test_a_process_is_measured_from_its_start_to_its_end(tmp_path: Path) -> None:
     from bench_real import spend
 
@@ -207,6 +223,10 @@ def test_a_job_that_fails_ends_the_benchmark(
         ("", ("--runners", "dora,trainer"), "names trainer; there are dora"),
         ("", ("--runners", "peft-compiled"), "peft-compiled, which needs CUDA"),
         ("", ("--repeats", "0"), "--repeats 0"),
+        ("", ("--processes", "3"), "--processes 3: give 2 or more that divide train.batch_size 4"),
+        ("", ("--processes", "1"), "--processes 1"),
+        ("", ("--runners", "dora-processes"), "names dora-processes; give --processes N"),
+        ("", ("--runners", "dora", "--processes", "2"), "dora-processes, which --runners does not name"),
         ("", ("--json", "nowhere/at/all.json"), "nowhere/at"),
         ("method.name=bitfit", (), "bitfit has no rank"),
         ("eval.every=end", (), "eval.every"),

@@ -4,13 +4,16 @@ compaction.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -25,6 +28,7 @@ from tests.training.killing import Straight, Strike, Warm
 from tests.training.pairs import train_recipes_in_two
 from tests.training.test_run import STEPS, largest_difference, lines, read
 
+FOR_TWO = {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
 # As ``accelerate launch --cpu`` does, without its configuration file.
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "HF_HUB_OFFLINE": "1"}
 
@@ -245,3 +249,100 @@ def test_the_launcher_passes_a_signal_on(warm: Warm, straight: Straight, tmp_pat
     assert int(step) % 10 == 0 or int(step) % 6 == 0
     assert not (run / "metrics.json").exists()
     resume_together(warm, straight, run)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+def test_one_command_takes_two_gpus_as_torchs_launcher_does(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    """And is refused where there are fewer, before anything is written."""
+    recipe = make_recipe("data.max_train_samples=83", "train.device=cuda", "train.deterministic=true")
+    (tmp_path / "two.yaml").write_text(dump_recipe(recipe))
+    launch(tmp_path / "two.yaml", tmp_path / "torchs", 2, {"HF_HUB_OFFLINE": "1"})
+    count = torch.cuda.device_count()
+    for processes, code in ((2, 0), (count + 1, 2)):
+        run = tmp_path / f"ours-{processes}"
+        command = ["train", str(tmp_path / "two.yaml"), "--output", str(run), "--processes", str(processes)]
+        done = subprocess.run(
+            [sys.executable, "-m", "dora_cli", *command],
+            env={**os.environ, **FOR_TWO}, capture_output=True, text=True, timeout=PATIENCE, check=False,
+        )  # fmt: skip
+        assert done.returncode == code, done.stderr
+        assert run.exists() == (code == 0)
+    assert largest_difference(tmp_path / "torchs" / "adapter", tmp_path / "ours-2" / "adapter") == 0
+    assert read(tmp_path / "ours-2" / "environment.json")["processes"] == 2
+
+
+# dora train --processes -----------------------------------------------------------------------------------------------
+
+
+def second_of(process: int) -> int:
+    """The id of the process of rank 1 that a process has started."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it ended just now
+            parent = int(stat.read_text().rpartition(")")[2].split()[1])
+            if parent == process and b"RANK=1" in stat.with_name("environ").read_bytes().split(b"\0"):
+                return int(stat.parent.name)
+    raise AssertionError("it has ended")
+
+
+def struck(straight: Straight, run: Path, strike: Callable[[int], None]) -> subprocess.CompletedProcess[str]:
+    """``dora train --processes 2``, struck by its process id once it has saved; again where it was done before."""
+    command = [sys.executable, "-m", "dora_cli", "train", str(straight.recipe), "--output", str(run)]
+    while True:
+        with subprocess.Popen(
+            [*command, "--processes", "2", "--overwrite"], env={**os.environ, **FOR_TWO},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        ) as process:  # fmt: skip
+            limit = time.monotonic() + PATIENCE
+            while not (run / "checkpoints").is_dir():
+                assert process.poll() is None, process.communicate()
+                assert time.monotonic() < limit
+                time.sleep(0.005)
+            strike(process.pid)
+            out, err = process.communicate(timeout=PATIENCE)
+        if not (run / "metrics.json").exists():
+            return subprocess.CompletedProcess(command, process.returncode, out, err)
+        shutil.rmtree(run)
+
+
+several_cores = pytest.mark.skipif(
+    sys.platform != "linux" or len(os.sched_getaffinity(0)) < 2, reason="needs Linux and two cores"
+)
+
+
+@several_cores
+def test_one_command_starts_two_stops_at_ctrl_c_and_says_how_to_go_on(
+    warm: Warm, straight: Straight, tmp_path: Path
+) -> None:
+    """They go on to the same bits as under torch's launcher, which tells them the same."""
+    run = tmp_path / "run"
+    done = struck(straight, run, lambda process: os.kill(process, signal.SIGINT))
+    assert (done.returncode, done.stdout) == (130, "")
+    (said,) = [line for line in done.stderr.splitlines() if line.startswith("dora:")]
+    found = re.fullmatch(r"dora: .* SIGINT .* (\d+); .*: dora (train .*)", said)
+    assert found is not None, said
+    assert (run / "checkpoints" / f"step-{found[1]}").is_dir()
+    assert shlex.split(found[2]) == [
+        "train", str(straight.recipe), "--processes", "2", "--output", str(run), "--resume",
+    ]  # fmt: skip
+    assert "Traceback" not in done.stderr
+    resume_together(warm, straight, run)
+
+
+@several_cores
+def test_one_of_two_is_killed_and_they_go_on_with_one_command(straight: Straight, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    done = struck(straight, run, lambda process: os.kill(second_of(process), signal.SIGKILL))
+    assert (done.returncode, done.stdout) == (137, "")
+    assert "Traceback" not in done.stderr
+    assert [line[:40] for line in done.stderr.splitlines() if "error" in line] == [
+        "dora: error: process 2 of 2 was ended by"
+    ]
+    resume = ["train", str(straight.recipe), "--output", str(run), "--processes", "2", "--resume"]
+    again = subprocess.run(
+        [sys.executable, "-m", "dora_cli", *resume], env={**os.environ, **FOR_TWO},
+        capture_output=True, text=True, timeout=PATIENCE, check=False,
+    )  # fmt: skip
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count("Summary") == 1
+    straight.assert_equals(run)
