@@ -10,9 +10,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from dora_cli.assembly.build import base_from_config, targets_of
+from dora_cli.assembly.build import targets_of
 from dora_cli.assembly.dry_run import DryRun, dry_run
 from dora_cli.assembly.resolve import resolve, selecting_metric, with_ranks
+from dora_cli.assembly.warm import Warm
 from dora_cli.compare.experiment import Experiment, Tuning
 from dora_cli.compare.jobs import Job
 from dora_cli.compare.sizes import ranks_of_size
@@ -182,8 +183,11 @@ def find_tasks(experiment: Experiment) -> list[tuple[str, Path]]:
     return list(found.items())
 
 
-def make_cells(experiment: Experiment, plan: Design) -> list[Cell]:
+def make_cells(experiment: Experiment, plan: Design, warm: Warm) -> list[Cell]:
     """Every variant on every task, checked as a dry run checks a recipe.
+
+    Args:
+        warm: keeps what the cells of a task have in common.
 
     Raises:
         ExperimentError: every problem of the recipes, of data and of models, once.
@@ -207,7 +211,7 @@ def make_cells(experiment: Experiment, plan: Design) -> list[Cell]:
                 recipes.append((name, file, variant, recipe))
     if problems:
         raise ExperimentError([f"{said}{where}" for said, where in problems.items()])
-    return _checked(recipes, experiment)
+    return _checked(recipes, experiment, warm)
 
 
 def _changes(experiment: Experiment, variant: Variant) -> list[str]:
@@ -287,7 +291,7 @@ def _explained(problems: Sequence[str], task: str, variant: Variant, tune: Tunin
             yield f"set.{said}", f" (task {task}, {variant.name})"
 
 
-def _checked(recipes: Sequence[tuple[str, Path, Variant, Recipe]], experiment: Experiment) -> list[Cell]:
+def _checked(recipes: Sequence[tuple[str, Path, Variant, Recipe]], experiment: Experiment, warm: Warm) -> list[Cell]:
     """The cells of recipes that are well-formed, each looked at as a dry run does."""
     settled: dict[str, tuple[Recipe, Task]] = {}
     found: list[Cell] = []
@@ -297,9 +301,8 @@ def _checked(recipes: Sequence[tuple[str, Path, Variant, Recipe]], experiment: E
             key = f"{name} {recipe.data.model_dump_json()}"
             if key not in settled:  # data of one's own are looked at once
                 settled[key] = resolve(recipe)
-            found.append(
-                _cell(name, file, variant, recipe.model_copy(update={"data": settled[key][0].data}), experiment)
-            )
+            recipe = recipe.model_copy(update={"data": settled[key][0].data})
+            found.append(_cell(name, file, variant, recipe, experiment, warm))
         except DoraError as error:
             for problem in error.problems if isinstance(error, RecipeError) else (str(error),):
                 problems.setdefault((name, problem), f"{name} / {variant.name}: {problem}")
@@ -314,17 +317,17 @@ def _checked(recipes: Sequence[tuple[str, Path, Variant, Recipe]], experiment: E
     return found
 
 
-def _cell(name: str, file: Path, variant: Variant, recipe: Recipe, experiment: Experiment) -> Cell:
+def _cell(name: str, file: Path, variant: Variant, recipe: Recipe, experiment: Experiment, warm: Warm) -> Cell:
     recipe, task = resolve(recipe)
     recipe = anchored(recipe)
     if recipe.train.threads == "auto":  # else digits would depend on how many runs are made at once
         recipe = parse_recipe(dump_recipe(recipe), overrides=["train.threads=1"])
     metric = selecting_metric(recipe, task)
     compared = ComparedTask(name, file, task, metric, task.lower_is_better(metric))
-    ahead = dry_run(recipe)
+    ahead = dry_run(recipe, warm=warm)
     costs: dict[str, int] = {}
     if ahead.parameters is not None and variant.can_be_sized:
-        projections = find_projections(base_from_config(recipe, task), targets_of(recipe))
+        projections = find_projections(warm.shapes(recipe, task), targets_of(recipe))
         costs = {projection.name: sum(projection.shape) for projection in projections}
     # what a finished run writes, nothing is chosen by: by loss, or by what is written greedily after an epoch
     in_tuning = () if recipe.decode is None else ("decode.split=none",)
