@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dora_cli.errors import OutputError
+from dora_cli.reports.compare.lost import losses
 from dora_cli.reports.compare.markdown import markdown
 from dora_cli.reports.compare.results import Results
 from dora_cli.reports.compare.verdicts import unfinished, verdict
@@ -47,4 +48,4 @@ def _experiment(folder: Path, output: Path) -> list[str]:
     table = output.suffix.lower() in TABLES
     write_output(output, markdown(results) if table else experiment_page(results, folder))
     odd = unfinished(results.record)
-    return [*map(verdict, results.record.comparisons), *([odd] if odd else [])]
+    return [*map(verdict, results.record.comparisons), *losses(results), *([odd] if odd else [])]

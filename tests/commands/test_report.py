@@ -84,7 +84,7 @@ def test_an_experiment_is_a_page_or_a_table(tmp_path: Path, monkeypatch: pytest.
     page = dora("report", "many", "-o", "page.html")
     assert page.code == 0, page.err
     lines = page.out.splitlines()
-    assert len(lines) == len(record["comparisons"]) + 1, "a sentence for each comparison"
+    assert len(lines) == len(record["comparisons"]) + 3, "a sentence for each comparison, and two lost runs"
     assert lines[-1] == "report: page.html"
     assert Path("page.html").read_text(encoding="utf-8").startswith("<!doctype html>")
     for name in ("table.md", "table.MARKDOWN"):
