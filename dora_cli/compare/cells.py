@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,8 @@ costs a minute of a run.
 LAST = ("eval.select=last", "eval.held_out=null")
 """What they have in any case: an epoch that the dev split has chosen is no result, and all of the training split is
 learned from where nothing is chosen."""
+_SCALE_ITS_OWN = "data.scale=null"
+"""What a run on a part of the training split has where it finds the scale of its numbers in that part."""
 _REPLACED = re.compile(r", (set method\.name to \S+), or replace the whole section with --set '.*?'")
 LONGEST = 60
 """Characters of a task's name."""
@@ -139,6 +141,21 @@ class Cell:
                 ranks = getattr(load_recipe(path).method, "ranks", None)
                 return ranks if ranks is not None and set(ranks) == set(self.costs) else None
         return None
+
+    def as_begun(self, output: Path) -> Cell:
+        """The cell whose runs on a part of the training split have the scale of numbers that such runs of its task have
+        which are there: older ones counted what is held out too.
+        """
+        if _SCALE_ITS_OWN not in self.in_tuning:
+            return self
+        for stage in ("tuning", "runs"):
+            for path in sorted((output / stage / self.task.name).rglob("recipe.yaml")):
+                before = load_recipe(path) if path.stat().st_size else None  # an empty one was killed before it began
+                if before is not None and before.eval.held_out is not None and before.data.scale is not None:
+                    kept = override("data.scale", before.data.scale)
+                    changes = (kept if change == _SCALE_ITS_OWN else change for change in self.in_tuning)
+                    return replace(self, in_tuning=tuple(changes))
+        return self
 
     def sized(self, target: float) -> list[str]:
         """The ranks by which it stores `target` parameters, as overrides."""
@@ -301,8 +318,11 @@ def _checked(recipes: Sequence[tuple[str, Path, Variant, Recipe]], experiment: E
             key = f"{name} {recipe.data.model_dump_json()}"
             if key not in settled:  # data of one's own are looked at once
                 settled[key] = resolve(recipe)
-            recipe = recipe.model_copy(update={"data": settled[key][0].data})
-            found.append(_cell(name, file, variant, recipe, experiment, warm))
+            told = recipe.model_copy(update={"data": settled[key][0].data})
+            cell = _cell(name, file, variant, told, experiment, warm)
+            if recipe.data.scale is None and cell.recipe.data.scale is not None:
+                cell = replace(cell, in_tuning=(*cell.in_tuning, _SCALE_ITS_OWN))
+            found.append(cell)
         except DoraError as error:
             for problem in error.problems if isinstance(error, RecipeError) else (str(error),):
                 problems.setdefault((name, problem), f"{name} / {variant.name}: {problem}")
