@@ -19,6 +19,7 @@ from dora_cli.assembly.warm import Warm
 from dora_cli.compare.cells import Cell
 from dora_cli.compare.variants import override
 from dora_cli.errors import BudgetError, StoppedError
+from dora_cli.evaluation.measuring import DECODING
 from dora_cli.recipe import Recipe, dump_recipe, parse_recipe
 from dora_cli.runs.run_folder import RunRecords
 from dora_cli.training.listener import EvalLog, RunStart, SilentListener, StepLog
@@ -119,10 +120,8 @@ class Trials:
         """What a run of so many steps takes; its evaluation of all examples by that of a few."""
         recipe = _short(_recipe(cell), steps)
         few = TRIAL_EXAMPLES if cell.ahead.device == "cpu" else max(TRIAL_EXAMPLES, recipe.eval.batch_size)
-        limit = recipe.data.max_eval_samples
-        limited = parse_recipe(
-            dump_recipe(recipe), overrides=[override("data.max_eval_samples", min(few, limit or few))]
-        )
+        few = min(few, recipe.data.max_eval_samples or few)
+        limited = parse_recipe(dump_recipe(recipe), overrides=[override("data.max_eval_samples", few)])
         watch = _Watch()
         began = time.perf_counter()
         timing = self._made(limited, watch)["timing"]
@@ -133,7 +132,10 @@ class Trials:
             step = watch.step_seconds or step
         once = max(whole - timing["train_seconds"] - timing.get("evaluation_seconds", 0.0) - writing, 0.0)
         share = self._evaluated(recipe) / max(self._evaluated(limited), 1)
-        return Parts(once, step, (watch.evaluation_seconds + writing) * share)
+        greedy = few if recipe.decode is None else recipe.decode.epoch_samples  # of which no more are written
+        evaluation = (watch.measuring_seconds + writing) * share
+        evaluation += watch.greedy_seconds * min(greedy, few * share) / max(min(greedy, few), 1)
+        return Parts(once, step, evaluation)
 
     def _evaluated(self, recipe: Recipe) -> int:
         """How many examples its runs evaluate."""
@@ -170,8 +172,12 @@ class _Watch(SilentListener):
 
     def __init__(self) -> None:
         self._steps: list[float] = []
-        self.evaluation_seconds = 0.0
-        """From the last step to the end of the evaluation."""
+        self._rows_done = 0.0
+        self._writes = False
+        self.measuring_seconds = 0.0
+        """From the last step to the end of the passes over the evaluated splits."""
+        self.greedy_seconds = 0.0
+        """What texts take that are written greedily after an epoch."""
 
     @property
     def step_seconds(self) -> float | None:
@@ -182,7 +188,15 @@ class _Watch(SilentListener):
         self._steps.append(time.perf_counter())
 
     def evaluated(self, log: EvalLog) -> None:
-        self.evaluation_seconds = time.perf_counter() - self._steps[-1]
+        now = time.perf_counter()
+        measured = self._rows_done if self._writes else now
+        self.measuring_seconds, self.greedy_seconds = measured - self._steps[-1], now - measured
+
+    def evaluating(self, split: str, done: int, total: int) -> None:
+        if split.endswith(DECODING):
+            self._writes = True
+        else:
+            self._rows_done = time.perf_counter()
 
 
 def _recipe(cell: Cell) -> Recipe:

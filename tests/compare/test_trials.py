@@ -11,14 +11,18 @@ import pytest
 
 from dora_cli.assembly import dry_run as ahead
 from dora_cli.assembly import warm as shared
+from dora_cli.assembly.data import load_data
 from dora_cli.assembly.dry_run import dry_run
+from dora_cli.assembly.resolve import resolve
+from dora_cli.compare import trials
 from dora_cli.compare.plan import Plan, forecast
 from dora_cli.compare.trials import FEWEST_STEPS, TRIAL_EXAMPLES, TRIAL_STEPS, Parts
 from dora_cli.errors import DataError
+from dora_cli.evaluation.measuring import DECODING
 from dora_cli.recipe import Recipe
 from dora_cli.runs.run_folder import RunRecords
 from dora_cli.training.run import train
-from tests.compare.fakes import Trainer, plan_of, recipe_file
+from tests.compare.fakes import Trainer, costs_of, plan_of, recipe_file
 
 
 @pytest.fixture
@@ -145,3 +149,49 @@ def test_methods_of_a_task_share_its_data_and_the_models_shapes(
     monkeypatch.undo()
     for cell in again.cells:
         assert cell.ahead == dry_run(cell.recipe), "what it says by itself"
+
+
+def test_what_is_written_greedily_is_no_more_for_more_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two sources are written about in a trial and in a run, whose examples are more."""
+    generation = tmp_path / "e2e.yaml"
+    generation.write_text(
+        'task: e2e\nmodel: {name: "builtin:tiny-decoder"}\ndata: {source: builtin, max_train_samples: 48}\n'
+        "decode: {epoch_samples: 2, split: none}\ntrain: {max_steps: 2, batch_size: 16, device: cpu}\n"
+    )
+    entries = "{lora: {method.name: lora}, dora: {method.name: lora, method.rank: 4}}"
+    plan = plan_of(tmp_path, f"tasks: [{generation}]\nmethods: {entries}\nbaseline: lora\n")
+    clock = Clock()
+    monkeypatch.setattr(trials, "time", clock)
+    examples: dict[int | None, int] = {}
+
+    def train(recipe: Recipe, folder: Path, *, listener: Any, **options: object) -> None:
+        steps = recipe.train.max_steps
+        listener.start(None)
+        for _ in range(steps or 0):
+            clock.now += 0.5
+            listener.logged(None)
+        clock.now += 1.0
+        listener.evaluating("validation", 1, 1)
+        clock.now += 8.0
+        listener.evaluating(f"validation{DECODING}", 1, 1)
+        listener.evaluated(None)
+        Trainer(lambda recipe: 0.5, costs_of(plan), metric="loss")(recipe, folder)
+        examples[recipe.data.max_eval_samples] = len(load_data(*resolve(recipe)).evaluated["validation"])
+
+    found = forecast(plan, train)
+    assert list(examples) == [TRIAL_EXAMPLES]
+    whole = len(load_data(*resolve(plan.cells[0].recipe)).evaluated["validation"])
+    share = whole / examples[TRIAL_EXAMPLES]
+    assert share > 1.5
+    (evaluation,) = {taken - 0.5 * 2 - (10.0 - 1.0) for taken in found.seconds.values()}
+    assert evaluation == pytest.approx(share * 1.0 + 8.0)
+
+
+class Clock:
+    """Goes on where it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
