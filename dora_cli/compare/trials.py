@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import statistics
 import tempfile
@@ -94,7 +95,7 @@ class Trials:
         """What a run of the cell takes, from one that could begin and a short one.
 
         The short one has at first as few steps as a method's phases allow. Where these take no time worth speaking of,
-        another one has `TRIAL_STEPS`.
+        another one has more, `TRIAL_STEPS` at the most.
 
         Raises:
             DoraError: the run cannot begin, or fails in its first steps.
@@ -111,10 +112,11 @@ class Trials:
                     raise
                 steps = min(2 * steps, whole_run)
                 continue
-            if steps >= min(TRIAL_STEPS, whole_run) or parts.step * (steps - 1) >= LONG_SECONDS:
+            most = min(TRIAL_STEPS, whole_run)
+            if steps >= most or parts.step * (steps - 1) >= LONG_SECONDS:
                 self._steps.add(steps)
                 return parts
-            steps = min(TRIAL_STEPS, whole_run)
+            steps = min(most, 1 + math.ceil(2 * LONG_SECONDS / max(parts.step, 1e-9)))  # which surely take so long
 
     def _timed(self, cell: Cell, steps: int) -> Parts:
         """What a run of so many steps takes; its evaluation of all examples by that of a few."""

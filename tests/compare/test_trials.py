@@ -100,6 +100,13 @@ def test_steps_that_take_no_time_are_timed_in_a_longer_trial(plan: Plan) -> None
     assert found.made_of.startswith(f"{TRIAL_STEPS} trial steps of ")
 
 
+def test_a_longer_trial_is_no_longer_than_it_takes(plan: Plan) -> None:
+    """Steps of 0.3 s: one after the first is too little, four are about a second."""
+    timed = Timed(plan, lambda task, method: 0.3)
+    forecast(plan, timed)
+    assert [steps for *_, steps in timed.trained] == 4 * [FEWEST_STEPS, 5]
+
+
 def test_a_run_that_is_not_timed_has_to_begin_all_the_same(plan: Plan) -> None:
     timed = Timed(plan, seconds)
 
