@@ -22,13 +22,13 @@ from dora_cli.assembly.build import (
     targets_of,
 )
 from dora_cli.assembly.clients import client_parts, client_rows, client_sizes
-from dora_cli.assembly.data import load_data
 from dora_cli.assembly.fusion import choose_fusion
 from dora_cli.assembly.length import RunLength
 from dora_cli.assembly.notes import notes_before_training, notes_on_official_sizes, notes_on_settings
 from dora_cli.assembly.origin import sites_of
 from dora_cli.assembly.packing import choose_packing
 from dora_cli.assembly.resolve import resolve
+from dora_cli.assembly.warm import Warm
 from dora_cli.assembly.work import decide_cuts, decide_threads
 from dora_cli.data.cuts import UNCUT, Cuts
 from dora_cli.data.examples import parted_off
@@ -184,14 +184,21 @@ class DryRun:
 
 
 def dry_run(
-    recipe: Recipe, output: Path | None = None, seeds: Sequence[int] = (), processes: int | None = None
+    recipe: Recipe,
+    output: Path | None = None,
+    seeds: Sequence[int] = (),
+    processes: int | None = None,
+    *,
+    warm: Warm | None = None,
 ) -> DryRun:
     """Validates all that can be without weights; raises DoraError as a run would.
 
     Args:
         output, seeds: shown, not touched.
         processes: how many would train together on this machine; None for those that a launcher has started.
+        warm: what looks at other recipes have left, of which this one takes what it needs; it adds its own.
     """
+    shared, warm = warm is not None, warm or Warm(most=0)
     recipe, task = resolve(recipe)
     device = resolve_device(recipe.train.device)
     if processes is not None and processes > 1:
@@ -202,11 +209,11 @@ def dry_run(
     if processes is None:
         processes = int(os.environ.get("WORLD_SIZE", "1"))
     method, targets = make_method(recipe), targets_of(recipe)
-    examples, client_examples, notes = _data(recipe, task, method.held_out)
+    examples, client_examples, notes = _data(recipe, task, method.held_out, warm)
     length = RunLength.of(recipe, examples, processes)
-    parameters, reason, model, head, rank_note, left_out_note = None, None, None, [], None, None
+    parameters, reason, model, rank_note, left_out_note = None, None, None, None, None
     try:
-        model = base_from_config(recipe, task)
+        model = warm.shapes(recipe, task)
     except ModelUnreachableError as error:
         reason = str(error)
         plan = None
@@ -214,8 +221,7 @@ def dry_run(
             plan = method.plan(length.total_steps, [Site("", nn.Module(), _ANY_SHAPE)] if targets else [])
         schedule = {**({} if plan is None else plan.describe()), **dict.fromkeys(_OF_THE_MODEL)}
     else:
-        head = [*head_parameters(model).values()]
-        method.check(model, head)
+        method.check(model, [*head_parameters(model).values()])
         projections = sites_of(model, recipe.method, method)
         plan = method.plan(length.total_steps, projections)
         check_references(recipe, task, method, projections, here=True)
@@ -229,16 +235,10 @@ def dry_run(
         measured = plural(min(wanted.examples, examples), "training example")
         notes = [*notes, f"the {wanted.kind} of all projections are measured over {measured} before the first step"]
     threads = decide_threads(recipe, model, most_threads(processes=here))
-    captured, cuda_graph = _cuda_graph(recipe, model, device, precision)
-    cuts = decide_cuts(
-        recipe, model, device.type, captured=captured, threads=None if threads is None else threads.count
-    )
-    fuses = partial(_fused, recipe, model, method, device, length, captured=captured)
-    compiled = fuses(packed=False) == _YES
-    packed = _packed(recipe, model, method, device, precision, captured=captured, compiled=compiled)
-    fused = fuses(packed=packed == _YES)
+    speed = _speed(recipe, model, method, device, precision, length, None if threads is None else threads.count)
     if model is not None and plan is not None:  # last: it may change the model
-        parameters = {"projections": adapted, **_parameters(model, method, projections, plan, head)}
+        own = base_from_config(recipe, task) if shared and not ranks else model
+        parameters = {"projections": adapted, **_parameters(recipe, own, method, plan)}
     return DryRun(
         recipe=recipe,
         length=length,
@@ -252,10 +252,7 @@ def dry_run(
         threads=threads,
         rank_note=rank_note,
         left_out_note=left_out_note,
-        cuda_graph=cuda_graph,
-        fused=fused,
-        packed=packed,
-        cuts=cuts,
+        **speed,
         notes=notes,
         output=output,
         seeds=seeds,
@@ -264,6 +261,28 @@ def dry_run(
         averaged=None if plan is None else AveragedSteps.of(recipe.train.average_last, plan, method.name),
         held_out=method.held_out,
     )
+
+
+def _speed(
+    recipe: Recipe,
+    model: nn.Module | None,
+    method: Method,
+    device: torch.device,
+    precision: str,
+    length: RunLength,
+    threads: int | None,
+) -> dict[str, Any]:
+    """What is said of how steps are made fast."""
+    captured, cuda_graph = _cuda_graph(recipe, model, device, precision)
+    fuses = partial(_fused, recipe, model, method, device, length, captured=captured)
+    compiled = fuses(packed=False) == _YES
+    packed = _packed(recipe, model, method, device, precision, captured=captured, compiled=compiled)
+    return {
+        "cuda_graph": cuda_graph,
+        "fused": fuses(packed=packed == _YES),
+        "packed": packed,
+        "cuts": decide_cuts(recipe, model, device.type, captured=captured, threads=threads),
+    }
 
 
 def _cuda_graph(
@@ -328,7 +347,7 @@ def _fused(
     return _YES if fusion.on else f"no: {fusion.reason}"
 
 
-def _data(recipe: Recipe, task: Task, held_out: float) -> tuple[int, Sequence[int] | None, list[str]]:
+def _data(recipe: Recipe, task: Task, held_out: float, warm: Warm) -> tuple[int, Sequence[int] | None, list[str]]:
     """The number of examples to learn from, without the share `held_out`; those of every client, where there are some
     and that is known; and what a run would say of settings and data.
 
@@ -341,17 +360,16 @@ def _data(recipe: Recipe, task: Task, held_out: float) -> tuple[int, Sequence[in
         for share in (recipe.eval.held_out or 0.0, held_out):
             count -= parted_off(count, share)
         return count, client_sizes(recipe, count), [*notes, *filter(None, [task.lacks()])]
-    data = load_data(recipe, task, held_out=held_out)
+    data = warm.load_data(recipe, task, held_out=held_out)
     sizes = None if recipe.federated is None else [len(part) for part in client_parts(recipe, data.training)]
     said = notes_before_training(recipe, task, data.training, data.evaluated, read=data.read)
     return len(data.training), sizes, list(said)
 
 
-def _parameters(
-    model: nn.Module, method: Method, projections: list[Site], plan: Schedule, head: list[nn.Parameter]
-) -> dict[str, int | None]:
-    """What adapters hold, as the method plans it; one without ranks is asked, attached."""
+def _parameters(recipe: Recipe, model: nn.Module, method: Method, plan: Schedule) -> dict[str, int | None]:
+    """What adapters hold, as the method plans it; one without ranks is asked, attached to `model`."""
     final: int | None
+    head, projections = [*head_parameters(model).values()], sites_of(model, recipe.method, method)
     per_rank = sum(sum(projection.shape) for projection in projections)
     if method.start_ranks(projections):
         start, final = method.planned_size(projections, plan)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -182,7 +183,7 @@ def evaluate_saved(
 
     Args:
         checkpoint: run folder, or one checkpoint of it.
-        split: another split than the recipe's.
+        split: another split than the recipe's; ``train-held-out`` is what a run with ``eval.held_out`` was scored on.
         overrides: ``key=value`` changes to where data and model are found and how outputs are decoded, see
             `CHANGEABLE`.
         note: told, a line at a time, what a reader of the numbers should know.
@@ -193,13 +194,8 @@ def evaluate_saved(
         ``recorded`` (what the run wrote down for these weights) and ``identical``; of classes of the user's own also
             ``confusion``.
     """
-
-    def splits(recipe: Recipe, task: Task) -> Sequence[str]:
-        if split is not None and split not in task.splits:
-            raise RecipeError(f"--split {split}: {task.name} has {', '.join(task.splits)}")
-        return evaluated_splits(recipe, task) if split is None else (split,)
-
-    restored = restore(checkpoint, overrides, splits, note)
+    restored = restore(checkpoint, overrides, partial(_evaluated, split=split), note)
+    split = None if split == HELD_OUT else split  # which the run's own evaluation is of
     recipe, task, adapted, weights = restored.recipe, restored.task, restored.adapted, restored.weights
     evaluator = make_evaluator(
         recipe,
@@ -245,6 +241,22 @@ def evaluate_saved(
                 for difference in other_machine if not result["identical"] else ():
                     note(f"digits may differ from the run's own evaluation: {difference}")
     return written(EvaluationRecord, result)
+
+
+def _evaluated(recipe: Recipe, task: Task, *, split: str | None) -> Sequence[str]:
+    """The splits to evaluate; `HELD_OUT` by its name too, where the run held something out.
+
+    Raises:
+        RecipeError: there is no such split; says which there are.
+    """
+    held_out = recipe.eval.held_out is not None
+    if split is None or (split == HELD_OUT and held_out):
+        return evaluated_splits(recipe, task)
+    if split in task.splits:
+        return (split,)
+    known = ", ".join([*task.splits, *([HELD_OUT] if held_out else [])])
+    why = " (the run held out no part of its training split; eval.held_out in a new one does)"
+    raise RecipeError(f"--split {split}: {task.name} has {known}{why if split == HELD_OUT else ''}")
 
 
 def recorded_metrics(restored: Restored) -> Mapping[str, Any]:

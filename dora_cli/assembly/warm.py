@@ -1,4 +1,4 @@
-"""What the runs of one process have in common and need not make twice: examples, and their tokens."""
+"""What the runs of one process have in common and need not make twice: examples, their tokens, the model's shapes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from dora_cli.assembly.build import AdaptedModel
+from torch import nn
+
+from dora_cli.assembly.build import AdaptedModel, base_from_config
 from dora_cli.assembly.data import RunData, encode_split, evaluated_splits, load_data
 from dora_cli.data import Encoded, Examples
 from dora_cli.files import at_home
@@ -20,17 +22,20 @@ _MOST_FILES = 1000
 
 
 class Warm:
-    """Keeps examples and tokens from one run to the next, as long as the files that they come from stay as they are.
+    """Keeps examples, tokens and shapes from one run to the next, as long as the files that they come from stay as they
+    are.
 
     What it gives is shared, and changed by nobody.
 
     Args:
-        most: data sets that are kept, those that were used last, and three encodings for each of them; 0 for none.
+        most: data sets that are kept, those that were used last, three encodings for each of them, and as many models'
+            shapes; 0 for none.
     """
 
     def __init__(self, most: int = 4) -> None:
         self._data = _Kept[RunData](most)
         self._encoded = _Kept[Encoded](3 * most)
+        self._shapes = _Kept[nn.Module](most)
 
     def load_data(self, recipe: Recipe, task: Task, *, held_out: float = 0.0) -> RunData:
         """See `dora_cli.assembly.data.load_data`."""
@@ -61,6 +66,16 @@ class Warm:
             return encode()
         which = (model.name, adapted.commit, model.trust_remote_code, files, adapted.pad_multiple)
         return self._encoded.get((examples, task, recipe.data.max_length, adapted.layout, *which), encode)
+
+    def shapes(self, recipe: Recipe, task: Task) -> nn.Module:
+        """See `dora_cli.assembly.build.base_from_config`; whoever changes the model makes one of their own."""
+
+        def make() -> nn.Module:
+            return base_from_config(recipe, task)
+
+        model = recipe.model
+        files = _files(at_home(model.name))
+        return make() if files is None else self._shapes.get((model, task, files), make)
 
 
 class _Kept(Generic[T]):

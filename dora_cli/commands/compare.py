@@ -85,10 +85,10 @@ def compare(
     folder = output if output is not None else default_output(experiment)
     if not dry_run:
         check_experiment(folder, resume=resume)
-    plan = Plan.of(experiment)
     if dry_run:
-        _look_ahead(plan, folder, jobs)
+        _look_ahead(experiment, folder, jobs)
         return
+    plan = Plan.of(experiment)
     from dora_cli.compare.run import compare as make
 
     progress = make_compare_progress(plain=plain or None, quiet=quiet)
@@ -114,16 +114,19 @@ def _pool(plan: Plan, jobs: int | None, ray: str | None, note: Callable[[str], N
     return LocalPool(device, jobs, runs=plan.runs, note=note)
 
 
-def _look_ahead(plan: Plan, folder: Path, jobs: int | None) -> None:
-    from dora_cli.compare.plan import forecast
+def _look_ahead(experiment: Path, folder: Path, jobs: int | None) -> None:
+    from dora_cli.assembly.warm import Warm
+    from dora_cli.compare.plan import Plan, forecast
     from dora_cli.compare.run import what_seeds_show
     from dora_cli.compare.workers.local import LocalPool
     from dora_cli.reports.compare.plan import PlannedCell, print_plan
     from dora_cli.reports.console import make_console
     from dora_cli.training.run import train
 
+    warm = Warm()
+    plan = Plan.of(experiment, warm)
     pool = LocalPool(plan.cells[0].recipe.train.device, jobs)
-    ahead = forecast(plan, train, lambda message: say(message, err=True))
+    ahead = forecast(plan, train, lambda message: say(message, err=True), warm)
     cells = [
         PlannedCell(
             cell.task.name,
@@ -141,6 +144,7 @@ def _look_ahead(plan: Plan, folder: Path, jobs: int | None) -> None:
         ("seeds", what_seeds_show(plan)),
         *(("note", note) for note in plan.design.notes),
         ("output", str(folder)),
+        ("a run", f"timed by {ahead.made_of}"),
     ]
     print_plan(make_console(), cells, facts, jobs=pool.at_once, total=ahead.total, least=ahead.least)
 

@@ -26,7 +26,9 @@ def evaluate(
     ],
     split: Annotated[
         str | None,
-        typer.Option("--split", metavar="NAME", help="Another split than the task's dev split.", show_default=False),
+        typer.Option(
+            "--split", metavar="NAME", help="Another split than the run was evaluated on.", show_default=False
+        ),
     ] = None,
     set_: Annotated[
         list[str] | None,

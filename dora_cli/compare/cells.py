@@ -5,14 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from dora_cli.assembly.build import base_from_config, targets_of
+from dora_cli.assembly.build import targets_of
 from dora_cli.assembly.dry_run import DryRun, dry_run
 from dora_cli.assembly.resolve import resolve, selecting_metric, with_ranks
+from dora_cli.assembly.warm import Warm
 from dora_cli.compare.experiment import Experiment, Tuning
 from dora_cli.compare.jobs import Job
 from dora_cli.compare.sizes import ranks_of_size
@@ -33,6 +34,8 @@ costs a minute of a run.
 LAST = ("eval.select=last", "eval.held_out=null")
 """What they have in any case: an epoch that the dev split has chosen is no result, and all of the training split is
 learned from where nothing is chosen."""
+_SCALE_ITS_OWN = "data.scale=null"
+"""What a run on a part of the training split has where it finds the scale of its numbers in that part."""
 _REPLACED = re.compile(r", (set method\.name to \S+), or replace the whole section with --set '.*?'")
 LONGEST = 60
 """Characters of a task's name."""
@@ -139,6 +142,21 @@ class Cell:
                 return ranks if ranks is not None and set(ranks) == set(self.costs) else None
         return None
 
+    def as_begun(self, output: Path) -> Cell:
+        """The cell whose runs on a part of the training split have the scale of numbers that such runs of its task have
+        which are there: older ones counted what is held out too.
+        """
+        if _SCALE_ITS_OWN not in self.in_tuning:
+            return self
+        for stage in ("tuning", "runs"):
+            for path in sorted((output / stage / self.task.name).rglob("recipe.yaml")):
+                before = load_recipe(path) if path.stat().st_size else None  # an empty one was killed before it began
+                if before is not None and before.eval.held_out is not None and before.data.scale is not None:
+                    kept = override("data.scale", before.data.scale)
+                    changes = (kept if change == _SCALE_ITS_OWN else change for change in self.in_tuning)
+                    return replace(self, in_tuning=tuple(changes))
+        return self
+
     def sized(self, target: float) -> list[str]:
         """The ranks by which it stores `target` parameters, as overrides."""
         if not self.costs:
@@ -182,8 +200,11 @@ def find_tasks(experiment: Experiment) -> list[tuple[str, Path]]:
     return list(found.items())
 
 
-def make_cells(experiment: Experiment, plan: Design) -> list[Cell]:
+def make_cells(experiment: Experiment, plan: Design, warm: Warm) -> list[Cell]:
     """Every variant on every task, checked as a dry run checks a recipe.
+
+    Args:
+        warm: keeps what the cells of a task have in common.
 
     Raises:
         ExperimentError: every problem of the recipes, of data and of models, once.
@@ -207,7 +228,7 @@ def make_cells(experiment: Experiment, plan: Design) -> list[Cell]:
                 recipes.append((name, file, variant, recipe))
     if problems:
         raise ExperimentError([f"{said}{where}" for said, where in problems.items()])
-    return _checked(recipes, experiment)
+    return _checked(recipes, experiment, warm)
 
 
 def _changes(experiment: Experiment, variant: Variant) -> list[str]:
@@ -287,7 +308,7 @@ def _explained(problems: Sequence[str], task: str, variant: Variant, tune: Tunin
             yield f"set.{said}", f" (task {task}, {variant.name})"
 
 
-def _checked(recipes: Sequence[tuple[str, Path, Variant, Recipe]], experiment: Experiment) -> list[Cell]:
+def _checked(recipes: Sequence[tuple[str, Path, Variant, Recipe]], experiment: Experiment, warm: Warm) -> list[Cell]:
     """The cells of recipes that are well-formed, each looked at as a dry run does."""
     settled: dict[str, tuple[Recipe, Task]] = {}
     found: list[Cell] = []
@@ -297,9 +318,11 @@ def _checked(recipes: Sequence[tuple[str, Path, Variant, Recipe]], experiment: E
             key = f"{name} {recipe.data.model_dump_json()}"
             if key not in settled:  # data of one's own are looked at once
                 settled[key] = resolve(recipe)
-            found.append(
-                _cell(name, file, variant, recipe.model_copy(update={"data": settled[key][0].data}), experiment)
-            )
+            told = recipe.model_copy(update={"data": settled[key][0].data})
+            cell = _cell(name, file, variant, told, experiment, warm)
+            if recipe.data.scale is None and cell.recipe.data.scale is not None:
+                cell = replace(cell, in_tuning=(*cell.in_tuning, _SCALE_ITS_OWN))
+            found.append(cell)
         except DoraError as error:
             for problem in error.problems if isinstance(error, RecipeError) else (str(error),):
                 problems.setdefault((name, problem), f"{name} / {variant.name}: {problem}")
@@ -314,17 +337,17 @@ def _checked(recipes: Sequence[tuple[str, Path, Variant, Recipe]], experiment: E
     return found
 
 
-def _cell(name: str, file: Path, variant: Variant, recipe: Recipe, experiment: Experiment) -> Cell:
+def _cell(name: str, file: Path, variant: Variant, recipe: Recipe, experiment: Experiment, warm: Warm) -> Cell:
     recipe, task = resolve(recipe)
     recipe = anchored(recipe)
     if recipe.train.threads == "auto":  # else digits would depend on how many runs are made at once
         recipe = parse_recipe(dump_recipe(recipe), overrides=["train.threads=1"])
     metric = selecting_metric(recipe, task)
     compared = ComparedTask(name, file, task, metric, task.lower_is_better(metric))
-    ahead = dry_run(recipe)
+    ahead = dry_run(recipe, warm=warm)
     costs: dict[str, int] = {}
     if ahead.parameters is not None and variant.can_be_sized:
-        projections = find_projections(base_from_config(recipe, task), targets_of(recipe))
+        projections = find_projections(warm.shapes(recipe, task), targets_of(recipe))
         costs = {projection.name: sum(projection.shape) for projection in projections}
     # what a finished run writes, nothing is chosen by: by loss, or by what is written greedily after an epoch
     in_tuning = () if recipe.decode is None else ("decode.split=none",)

@@ -224,6 +224,7 @@ def _tuned(result: CellResult, output: Path) -> dict[str, Any] | None:
                 "seeds": [score.seed for score in tried.scores],
                 "scores": [score.value for score in tried.scores],
                 "collapsed": sum(score.collapsed for score in tried.scores),
+                "diverged": sum(score.outcome == "diverged" for score in tried.scores),
                 "runs": [_place(score, output) for score in tried.scores],
                 "added": tried.added,
             }

@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 import math
-import signal
-import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from dora_cli.assembly.warm import Warm
 from dora_cli.compare.cells import Cell, inherited, make_cells
 from dora_cli.compare.experiment import Experiment, load_experiment
-from dora_cli.compare.variants import Design, design, override
-from dora_cli.errors import BudgetError, StoppedError
-from dora_cli.recipe import Recipe, dump_recipe, parse_recipe
-from dora_cli.runs.run_folder import RunRecords
-from dora_cli.wording import plural
-
-TRIAL_STEPS = 12
-"""Steps of a trial run; the first ones compile and warm up."""
+from dora_cli.compare.trials import Trials
+from dora_cli.compare.variants import Design, design
 
 
 @dataclass(frozen=True)
@@ -38,8 +30,11 @@ class Plan:
     cells: tuple[Cell, ...]
 
     @classmethod
-    def of(cls, file: Path) -> Plan:
+    def of(cls, file: Path, warm: Warm | None = None) -> Plan:
         """The plan of the experiment in `file`, checked as far as anything can be before a run.
+
+        Args:
+            warm: gets what its runs have in common, for whoever makes some of them in this process.
 
         Raises:
             ExperimentError: with every problem of the file and of the recipes that it makes.
@@ -47,7 +42,7 @@ class Plan:
         """
         experiment = load_experiment(file)
         plan = design(experiment)
-        cells = tuple(make_cells(experiment, plan))
+        cells = tuple(make_cells(experiment, plan, warm or Warm()))
         notes = (*plan.notes, *inherited(experiment, plan))
         return cls(file, experiment, replace(plan, notes=notes), cells)
 
@@ -84,32 +79,57 @@ class Forecast:
         seconds: of a measured run by the cell's name.
         total: of all runs of the experiment.
         least: seconds until the last run that must wait for another has ended, however many are made at once.
+        made_of: what was timed for it, in words.
     """
 
     seconds: Mapping[str, float]
     total: float
     least: float
+    made_of: str
 
 
-def forecast(plan: Plan, train: Callable[..., object], note: Callable[[str], None] = lambda _: None) -> Forecast:
-    """Times a few steps of each entry on each task, in a folder that is removed again.
+def forecast(
+    plan: Plan, train: Callable[..., object], note: Callable[[str], None] = lambda _: None, warm: Warm | None = None
+) -> Forecast:
+    """Begins a run of each entry on each task, in a folder that is removed again, and times a few steps of the baseline
+    on each task and of each other entry on the task with the shortest steps. What an entry's step takes there beside
+    the baseline's it is taken to take on the other tasks too, and so for the evaluation.
 
     Args:
         train: `dora_cli.training.run.train`.
         note: told which trial is made.
+        warm: what the plan's checks have left.
     """
-    seconds: dict[str, float] = {}
-    by_kind: dict[tuple[str, str], float] = {}
-    _trial(plan.cells[0], train, lambda _: None)  # loads libraries, which no worker does twice
-    for cell in plan.cells:
-        kind = cell.task.name, cell.variant.entry
-        if kind not in by_kind:
-            by_kind[kind] = _trial(cell, train, note)
-        seconds[cell.name] = by_kind[kind]
+    trials = Trials(train, note, warm or Warm())
+    firsts = _first_cells(plan)
+    base = plan.experiment.baseline
+    parts = {(task, entry): trials.time(cell) for (task, entry), cell in firsts.items() if entry == base}
+    timed_on = min((task for task, _ in parts), key=lambda task: parts[task, base].step)
+    for (task, entry), cell in firsts.items():
+        if task == timed_on and entry != base:
+            parts[task, entry] = trials.time(cell)
+    for (task, entry), cell in firsts.items():
+        if (task, entry) not in parts:
+            once = trials.begin(cell)
+            parts[task, entry] = parts[task, base].like(parts[timed_on, entry], parts[timed_on, base], once=once)
+    seconds = {
+        cell.name: parts[cell.task.name, cell.variant.entry].whole(cell.ahead.length.total_steps) for cell in plan.cells
+    }
     total = sum(seconds[cell.name] * plan.runs_of(cell) for cell in plan.cells)
     stages = len(plan.experiment.tune.seed_list) + 1 if plan.experiment.tune is not None else 1
     least = max(_chain(cell, plan.cells, seconds) for cell in plan.cells) * stages
-    return Forecast(seconds, total, least)
+    tasks = {task for task, _ in firsts}
+    said = "every method" if len(tasks) == 1 else f"{base} on every task and of every method on {timed_on}"
+    made_of = f"{trials.counts} of {said}" + ("" if len(tasks) == 1 else "; the others in proportion")
+    return Forecast(seconds, total, least, made_of)
+
+
+def _first_cells(plan: Plan) -> dict[tuple[str, str], Cell]:
+    """The first cell of each entry on each task, whose time stands for that of its variants there."""
+    found: dict[tuple[str, str], Cell] = {}
+    for cell in plan.cells:
+        found.setdefault((cell.task.name, cell.variant.entry), cell)
+    return found
 
 
 def _chain(cell: Cell, cells: Sequence[Cell], seconds: Mapping[str, float]) -> float:
@@ -122,47 +142,3 @@ def _chain(cell: Cell, cells: Sequence[Cell], seconds: Mapping[str, float]) -> f
             )
             before = max(before, _chain(other, cells, seconds))
     return before + seconds[cell.name]
-
-
-def _trial(cell: Cell, train: Callable[..., object], note: Callable[[str], None]) -> float:
-    """Seconds of a whole run of the cell, from its trial: what is done once, and a step as often as there are steps.
-
-    A trial is twice as long where it has too few steps for the phases of the method.
-    """
-    whole_run = cell.ahead.length.total_steps
-    steps = min(TRIAL_STEPS, whole_run)
-    while True:
-        note(f"{cell.name}: {plural(steps, 'trial step')}")
-        try:
-            once, in_steps = _timed(cell, steps, train)
-        except BudgetError:
-            if steps == whole_run:
-                raise
-            steps = min(2 * steps, whole_run)
-        else:
-            return once + in_steps * whole_run / steps
-
-
-def _timed(cell: Cell, steps: int, train: Callable[..., object]) -> tuple[float, float]:
-    """Seconds of a short run outside its steps, and in them."""
-    recipe = _short(cell.recipe, steps, () if cell.measured_share is None else cell.in_tuning)
-    with tempfile.TemporaryDirectory(prefix="dora-trial-") as folder:
-        began = time.perf_counter()
-        try:
-            train(recipe, Path(folder) / "run")
-        except StoppedError as stop:  # which would say how to go on with it
-            number = stop.exit_code - 128
-            raise StoppedError(f"stopped by {signal.Signals(number).name}; nothing is kept of trials", number) from None
-        whole = time.perf_counter() - began
-        in_steps = RunRecords(Path(folder) / "run").read_metrics()["timing"]["train_seconds"]
-    return whole - in_steps, in_steps
-
-
-def _short(recipe: Recipe, steps: int, more: Sequence[str] = ()) -> Recipe:
-    changes = [override("train.max_steps", steps), override("train.log_every", steps), "eval.every=end", *more]
-    changes.append("train.lr_warmup_steps=null")  # which may be more than all steps of a trial
-    if recipe.federated is not None:
-        changes += ["federated.rounds=1", override("federated.local_steps", steps)]
-    if hasattr(recipe.method, "prune_interval"):
-        changes.append("method.prune_interval=1")
-    return parse_recipe(dump_recipe(recipe), overrides=changes)

@@ -65,7 +65,8 @@ def compare(
         if resume:
             before = load_experiment(RunRecords(output).experiment)
             check_unchanged(before, plan.experiment, output, begun)
-        plan = replace(plan, cells=tuple(replace(cell, recipe=settled(cell.recipe, begun)) for cell in plan.cells))
+        cells = (replace(cell.as_begun(output), recipe=settled(cell.recipe, begun)) for cell in plan.cells)
+        plan = replace(plan, cells=tuple(cells))
         write_text(RunRecords(output).experiment, plan.file.read_text(encoding="utf-8-sig"))
         results: dict[str, CellResult] = {}
         looks = earlier_looks(output, plan)

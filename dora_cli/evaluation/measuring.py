@@ -97,6 +97,8 @@ class Writing:
     full: Sources | None
 
 
+DECODING = " (decoding)"
+"""What stands behind a split's name where it is told how far the writing of its outputs is."""
 _GREEDY = "greedy_"
 """What the names of scores begin with that outputs between epochs have."""
 
@@ -242,5 +244,5 @@ class Evaluator:
                 settings,
                 accelerator=self._accelerator,
                 captured=self._captured and not method.cannot_merge,  # a folded model is of a known family alone
-                progress=partial(self._progress, f"{sources.split} (decoding)"),
+                progress=partial(self._progress, f"{sources.split}{DECODING}"),
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 from pydantic_core import ErrorDetails
 
@@ -118,7 +118,8 @@ def explain(error: ErrorDetails, tree: Mapping[str, Any]) -> str:
     if kind in ("model_type", "model_attributes_type", "union_tag_not_found"):
         return _no_section(path, given)
     if kind == "literal_error":
-        return _choice(given, re.findall(r"'([^']*)'", str(context["expected"])))
+        options = re.findall(r"'([^']*)'", str(context["expected"]))
+        return _choice(given, [*options, "null"] if _may_be_null(path, tree) else options)
     if kind == "bound":
         hint = nearest_device(given) if path == _DEVICE and isinstance(given, str) else None
         return f"{error['msg']}, got {show(given)}" + (f"; did you mean {hint}?" if hint else "")
@@ -127,6 +128,13 @@ def explain(error: ErrorDetails, tree: Mapping[str, Any]) -> str:
     if kind in _KINDS:
         return f"must be {_KINDS[kind]}, got {show(given)}{_type_hint(kind, given)}"
     return f"{error['msg']}, got {show(given)}"
+
+
+def _may_be_null(path: Path, tree: Mapping[str, Any]) -> bool:
+    """Whether the key of a section may be null too."""
+    section = section_keys(str(path[0]), tree.get(str(path[0]))) if len(path) == 2 else None
+    field = None if section is None else section.model_fields.get(str(path[1]))
+    return field is not None and type(None) in get_args(field.annotation)
 
 
 def unknown_key(path: Path, tree: Mapping[str, Any]) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
 from dora_cli.errors import OutputError
+from dora_cli.reports.compare.lost import losses
 from dora_cli.reports.compare.markdown import markdown
 from dora_cli.reports.compare.results import Results
 from dora_cli.reports.compare.verdicts import unfinished, verdict
@@ -25,6 +27,9 @@ def write(folders: Sequence[Path], output: Path, *, overwrite: bool) -> list[str
     Raises CheckpointError, OutputError.
     """
     experiments = [folder for folder in folders if RunRecords(folder).comparison.is_file()]
+    for folder in folders:
+        if folder not in experiments and RunRecords(folder).experiment.is_file():
+            raise _without_result(folder)
     if experiments and len(folders) > 1:
         raise OutputError(
             f"{experiments[0]} is an experiment, which has a report of its own, but {len(folders)} folders are named. "
@@ -42,9 +47,21 @@ def write(folders: Sequence[Path], output: Path, *, overwrite: bool) -> list[str
     ]
 
 
+def _without_result(folder: Path) -> OutputError:
+    """What is to be said of an experiment that has come to nothing yet."""
+    file = shlex.quote(str(RunRecords(folder).experiment))
+    return OutputError(
+        f"{folder} is an experiment that has no result yet: of no method all runs on a task are done. Go on with it "
+        f"(dora compare {file} --output {shlex.quote(str(folder))} --resume), or name runs of it, the folders in "
+        f"{folder / 'tuning'} and {folder / 'runs'} that have a recipe.yaml."
+    )
+
+
 def _experiment(folder: Path, output: Path) -> list[str]:
     results = Results.read(folder)
+    if not results.record.cells:
+        raise _without_result(folder)
     table = output.suffix.lower() in TABLES
     write_output(output, markdown(results) if table else experiment_page(results, folder))
     odd = unfinished(results.record)
-    return [*map(verdict, results.record.comparisons), *([odd] if odd else [])]
+    return [*map(verdict, results.record.comparisons), *losses(results), *([odd] if odd else [])]

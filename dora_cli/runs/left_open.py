@@ -29,7 +29,19 @@ def settled(recipe: Recipe, before: Recipe | None = None) -> Recipe:
     Args:
         before: that of the run that goes on, or of others beside which this one is to stand; None where there are none.
     """
-    return _with(recipe, "text" if before is None else before.eval.held_out_by)
+    if before is None:
+        return _with(recipe, "text")
+    return scaled_as(_with(recipe, before.eval.held_out_by), before)
+
+
+def scaled_as(recipe: Recipe, before: Recipe) -> Recipe:
+    """`recipe`, where it leaves the scale of a regression's numbers open, with the one that a run of it has found
+    `before`: older ones counted what ``eval.held_out`` keeps from training too.
+    """
+    scale = before.data.scale
+    if scale is None or recipe.data.scale is not None or recipe.task != before.task:
+        return recipe
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"scale": scale})})
 
 
 def _with(recipe: Recipe, held_out_by: Literal["text", "rows"] | None) -> Recipe:

@@ -120,12 +120,18 @@ def check_numbers(table: Table, values: Sequence[Any]) -> None:
 
 
 def find_scale(recipe: Recipe, fields: Fields) -> tuple[float, float]:
-    """Mean and standard deviation of the numbers that are learned, without what is held out, left out or cut off; the
-    latter 1 where all are the same.
+    """Mean and standard deviation of the numbers that are learned, without what ``data.validation`` or
+    ``eval.held_out`` hold out, and what is left out or cut off; the latter 1 where all are the same.
 
     Raises:
         DataError: the examples cannot be read.
     """
-    numbers = read_split(recipe, fields, "train", training=True).labels
+    share = recipe.eval.held_out
+    learned = read_split(
+        recipe, fields, "train", training=True, tied=share is not None and recipe.eval.held_out_by != "rows"
+    )
+    if share is not None:
+        learned, _ = learned.parted(share)
+    numbers = learned.labels
     assert numbers is not None, "the training split is complete"
     return float(np.mean(numbers)), float(np.std(numbers)) or 1.0

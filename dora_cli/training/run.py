@@ -38,7 +38,7 @@ from dora_cli.recipe import Recipe, dump_recipe
 from dora_cli.recipe.anchor import anchored
 from dora_cli.runs.checkpoints import checkpoints_of
 from dora_cli.runs.folders import MANIFEST
-from dora_cli.runs.left_open import read_recipe, settled
+from dora_cli.runs.left_open import read_recipe, scaled_as, settled
 from dora_cli.runs.open_run import OpenRun
 from dora_cli.runs.place import check_output, clear_leftovers, remove_run, take_output, try_saving
 from dora_cli.runs.resume import check_log, check_no_links, check_resumable, check_same_ground, recipe_hash
@@ -148,7 +148,7 @@ def _train(
 ) -> RunResult:
     """The run, from top to bottom; `stack` holds what else is closed when it ends."""
     # What it computes on, and where its results go
-    recipe, task = resolve(call.recipe)
+    recipe, task = resolve(_as_begun(call) if call.resume else call.recipe)
     check_trackers(recipe.train.log_with)
     ground = take_ground(recipe)
     check_capture(recipe.train.cuda_graph, ground.device)
@@ -216,6 +216,12 @@ def _train(
 
 
 # The place ------------------------------------------------------------------------------------------------------------
+
+
+def _as_begun(call: _Call) -> Recipe:
+    """The recipe with what data are not asked for again, since the run that goes on has found it."""
+    before = RunRecords(call.output).recipe
+    return scaled_as(call.recipe, read_recipe(before)) if before.is_file() and before.stat().st_size else call.recipe
 
 
 def _check_place(call: _Call, recipe: Recipe, place: OpenRun) -> None:

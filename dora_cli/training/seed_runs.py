@@ -49,10 +49,10 @@ def train_seeds(
         OutputError: `output` holds something else, such as runs on other data or another base model; found before the
             first run. Or a finished run was taken away meanwhile.
     """
-    recipe, task = resolve(recipe)
     parent = RunRecords(Path(output))
     if not overwrite:
         recipe = _as_begun(parent, recipe)
+    recipe, task = resolve(recipe)
     _check(parent, recipe, seeds, overwrite)
     if not overwrite:
         with contextlib.closing(make_listener()) as listener:

@@ -137,3 +137,7 @@ def test_another_base_model_or_split_is_refused(make_recipe: MakeRecipe, tiny_mo
     assert evaluate(tmp_path / "run", overrides=[f"model.name={moved}"])["identical"] is True
     with pytest.raises(RecipeError, match=r"^--split dev: glue/sst2 has train, validation, test$"):
         evaluate(tmp_path / "run", split="dev")
+    with pytest.raises(
+        RecipeError, match=r"^--split train-held-out: .* test \(the run held out no part.*eval\.held_out"
+    ):
+        evaluate(tmp_path / "run", split="train-held-out")

@@ -84,7 +84,7 @@ def test_an_experiment_is_a_page_or_a_table(tmp_path: Path, monkeypatch: pytest.
     page = dora("report", "many", "-o", "page.html")
     assert page.code == 0, page.err
     lines = page.out.splitlines()
-    assert len(lines) == len(record["comparisons"]) + 1, "a sentence for each comparison"
+    assert len(lines) == len(record["comparisons"]) + 3, "a sentence for each comparison, and two lost runs"
     assert lines[-1] == "report: page.html"
     assert Path("page.html").read_text(encoding="utf-8").startswith("<!doctype html>")
     for name in ("table.md", "table.MARKDOWN"):
@@ -94,6 +94,23 @@ def test_an_experiment_is_a_page_or_a_table(tmp_path: Path, monkeypatch: pytest.
     out = dora("report", "many", "-o", "-")
     assert out.out == Path("page.html").read_text(encoding="utf-8")
     assert out.err.splitlines() == [*lines[:-1], "report: stdout"]
+
+
+@pytest.mark.parametrize("ending", ["html", "md"])
+@pytest.mark.parametrize("cells", [False, True])
+def test_an_experiment_without_a_result_is_refused_by_what_it_is(
+    refuses: Refuse, tmp_path: Path, ending: str, cells: bool
+) -> None:
+    """Whatever the file is called; the command that is named goes on with it."""
+    many = write_experiment(tmp_path / "many", experiment(1, 2, 2))
+    (many / "comparison.json").unlink()
+    if cells:
+        write_experiment(many, {**experiment(1, 2, 2), "cells": [], "comparisons": []})
+    (many / "experiment.yaml").write_text("tasks: []")
+    said = ["many is an experiment", "no result yet", f"--output {many} --resume", f"{many / 'experiment.yaml'}"]
+    refuses("report", many, "-o", tmp_path / f"new.{ending}", says=said)
+    if not cells:
+        refuses("report", write_run(tmp_path / "run"), many, "-o", tmp_path / "new.html", says=said)
 
 
 def test_what_it_refuses_of_experiments(refuses: Refuse, tmp_path: Path) -> None:

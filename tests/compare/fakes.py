@@ -68,7 +68,7 @@ class Trainer:
         self.emerged = emerged or (lambda recipe: {name: EMERGED[name.rpartition(".")[2]] for name in self.costs})
         self.trained: list[Path] = []
 
-    def __call__(self, recipe: Recipe, folder: Path, *, resume: bool = False, overwrite: bool = False) -> None:
+    def __call__(self, recipe: Recipe, folder: Path, **options: object) -> None:
         self.trained.append(folder)
         records = RunRecords(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -82,7 +82,7 @@ class Trainer:
 
     def ranks(self, recipe: Recipe) -> Mapping[str, int]:
         method = recipe.method
-        if method.name == "head":
+        if not hasattr(method, "rank"):
             return {}
         if method.name == "dora":
             return self.emerged(recipe)

@@ -9,8 +9,9 @@ import pytest
 
 from dora_cli.assembly.resolve import resolve
 from dora_cli.compare.jobs import Job
-from dora_cli.compare.plan import TRIAL_STEPS, Plan, forecast
+from dora_cli.compare.plan import Plan, forecast
 from dora_cli.compare.scores import read_score
+from dora_cli.compare.trials import FEWEST_STEPS, TRIAL_STEPS
 from dora_cli.errors import ExperimentError
 from dora_cli.recipe import Recipe, load_recipe
 from dora_cli.training.run import train
@@ -192,14 +193,15 @@ def test_a_trial_of_a_federated_training_is_one_round_of_a_few_steps(tmp_path: P
     tried: list[tuple[int, int, int | None]] = []
     trainer = Trainer(lambda tried_recipe: 0.5, costs_of(plan))
 
-    def train(tried_recipe: Recipe, folder: Path) -> None:
+    def train(tried_recipe: Recipe, folder: Path, **options: object) -> None:
         assert tried_recipe.federated is not None
         section = tried_recipe.federated
         tried.append((section.rounds, section.local_steps, tried_recipe.train.max_steps))
         trainer(tried_recipe, folder)
 
     forecast(plan, train)
-    assert set(tried) == {(1, TRIAL_STEPS, TRIAL_STEPS)}
+    assert set(tried[1::2]) == {(1, FEWEST_STEPS, FEWEST_STEPS)}
+    assert set(tried[::2]) == {(9, 4, 36)}, "a whole run could begin"
 
 
 @pytest.mark.parametrize(("measure", "written"), [("", "test"), ("measure: held-out\n", None)])
@@ -212,13 +214,13 @@ def test_a_trial_has_no_more_warm_up_than_steps_and_writes_what_runs_write(
     tried: list[tuple[int | None, str | None]] = []
     trainer = Trainer(lambda tried_recipe: 0.5, {})
 
-    def train(tried_recipe: Recipe, folder: Path) -> None:
+    def train(tried_recipe: Recipe, folder: Path, **options: object) -> None:
         assert tried_recipe.decode is not None
         tried.append((tried_recipe.train.lr_warmup_steps, tried_recipe.decode.at_the_end))
         trainer(tried_recipe, folder)
 
     forecast(plan, train)
-    assert set(tried) == {(None, written)}
+    assert set(tried) == {(TRIAL_STEPS, written), (None, written)}, "of those that only begin, and of trials"
 
 
 def test_a_trial_is_as_long_as_the_phases_of_its_method_need(tmp_path: Path, recipe: Path) -> None:
@@ -228,10 +230,7 @@ def test_a_trial_is_as_long_as_the_phases_of_its_method_need(tmp_path: Path, rec
     told: list[str] = []
     forecast(plan, train, told.append)
     for name in ("dora", "other"):
-        assert [int(line.split(": ")[1].split()[0]) for line in told if f" / {name}: " in line] == [
-            TRIAL_STEPS,
-            2 * TRIAL_STEPS,
-        ]
+        assert [int(line.split(": ")[1].split()[0]) for line in told if f" / {name}: " in line] == [2, 4, 8, 16, 32]
 
 
 def test_every_problem_of_every_recipe_is_said_by_the_key_that_makes_it(tmp_path: Path, recipe: Path) -> None:

@@ -209,6 +209,21 @@ def test_a_diverged_run_counts_as_one_that_says_the_same_of_every_example(tmp_pa
     assert beside(record, "head")["notes"] == []
 
 
+def test_runs_of_the_tuning_that_diverged_are_counted(tmp_path: Path, tiny_model: Path) -> None:
+    def diverging(recipe: Recipe) -> float | None:
+        lost = recipe.method.name == "dora" and recipe.eval.held_out and recipe.train.learning_rate == 1e-1
+        return None if lost else truth(recipe)
+
+    record = recorded(planned(tmp_path, tiny_model, tasks=1), tmp_path / "out", diverging)
+    found = {cell["method"]: cell["tuned"]["tried"] for cell in record["cells"]}
+    counts = {
+        name: {one["value"]: one["diverged"] for one in tried if one["diverged"]} for name, tried in found.items()
+    }
+    (of_dora,) = (one for one in found["dora"] if one["value"] == 1e-1)
+    assert counts == {"lora": {}, "dora": {1e-1: len(of_dora["scores"])}, "head": {}}
+    assert None not in of_dora["scores"], "what stands for them hides how they ended"
+
+
 def test_a_diverged_run_is_not_better_than_one_that_finished(tmp_path: Path, tiny_model: Path) -> None:
     """A task on which there is nothing to learn: every finished run is behind saying the same of every example."""
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from dora_cli.assembly.resolve import resolve
 from dora_cli.compare.jobs import Ended, Job
 from dora_cli.compare.plan import Plan
 from dora_cli.compare.run import LOOK, compare, what_seeds_show
@@ -486,3 +487,59 @@ def test_runs_of_one_seed_begin_with_one_head_and_see_one_order(here: Path, tmp_
 def _losses(run: Path) -> list[float]:
     lines: list[Mapping[str, Any]] = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     return [line["loss"] for line in lines if "loss" in line]
+
+
+def scales(output: Path) -> dict[str, set[tuple[float, float] | None]]:
+    """The scales of numbers that the runs of each stage learn with."""
+    found: dict[str, set[tuple[float, float] | None]] = {}
+    for run in runs(output):
+        found.setdefault(run.partition("/")[0], set()).add(load_recipe(output / run / "recipe.yaml").data.scale)
+    return found
+
+
+def test_tuning_runs_scale_by_what_they_learn_from_and_as_those_before_them(here: Path, tmp_path: Path) -> None:
+    """An older version took the scale of the whole training split for them too."""
+    rows = "".join(f"film {number},{2 ** (number % 7)}\n" for number in range(60))
+    for split in ("train", "dev"):
+        (tmp_path / f"{split}.csv").write_text(f"text,label\n{rows}")
+    small = Path("small.yaml").read_text().replace("task: glue/sst2", "task: regression")
+    Path("numbers.yaml").write_text(re.sub("data: .*", f"data: {{source: files, path: '{tmp_path}'}}", small))
+    text = Path("small-compare.yaml").read_text().replace("small.yaml", "numbers.yaml")
+    file, output = tmp_path / "numbers-compare.yaml", tmp_path / "out"
+    file.write_text(f"{text}match: none\n".replace("epochs: 2", "epochs: 2, eval.metric: loss"))
+    fake = Trainer(lambda recipe: recipe.train.learning_rate, costs_of(Plan.of(file)), constant=None, metric="loss")
+
+    def train(recipe: Recipe, folder: Path, **options: object) -> None:
+        fake(resolve(recipe)[0], folder)
+
+    made(file, output, train)
+    (whole,), (part,) = scales(output)["runs"], scales(output)["tuning"]
+    values = [float(row.rpartition(",")[2]) for row in rows.split()[1::2]]
+    assert whole is not None
+    assert whole[0] == pytest.approx(sum(values) / len(values))
+    assert part not in (None, whole)
+    assert made(file, output, train, resume=True).submitted == [], "those that are there are the same ones"
+    for recipe in (output / "tuning").rglob("recipe.yaml"):
+        recipe.write_text(recipe.read_text().replace(str(part[0]), str(whole[0])).replace(str(part[1]), str(whole[1])))
+    assert scales(output) == {"runs": {whole}, "tuning": {whole}}
+    file.write_text(file.read_text().replace("points: 3", "points: 5"))
+    assert any(name.startswith("tuning/") for name in made(file, output, train, resume=True).submitted)
+    assert scales(output) == {"runs": {whole}, "tuning": {whole}}
+    again = tmp_path / "again"
+    made(file, again, train)
+    assert scales(again) == {"runs": {whole}, "tuning": {part}}
+
+
+def test_a_scale_that_is_given_is_taken_by_all_runs(here: Path, tmp_path: Path) -> None:
+    for split in ("train", "dev"):
+        rows = "".join(f"film {number},{number}\n" for number in range(60))
+        (tmp_path / f"{split}.csv").write_text(f"text,label\n{rows}")
+    small = Path("small.yaml").read_text().replace("task: glue/sst2", "task: regression")
+    given = f"data: {{source: files, path: '{tmp_path}', scale: [9.0, 3.0]}}"
+    Path("given.yaml").write_text(re.sub("data: .*", given, small))
+    file = tmp_path / "given-compare.yaml"
+    file.write_text(Path("small-compare.yaml").read_text().replace("small.yaml", "given.yaml"))
+    for cell in Plan.of(file).cells:
+        tuned = cell.tuning_job(tmp_path, "train.learning_rate", 1e-3, 7, 0.1)
+        measured = cell.measuring_job(tmp_path, "train.learning_rate", 1e-3, 7, [])
+        assert (tuned.recipe.data.scale, measured.recipe.data.scale) == ((9.0, 3.0), (9.0, 3.0))

@@ -26,6 +26,19 @@ from dora_cli.recipe.methods import METHODS
         ("method: {name: head, rank: 2}", "method.rank: unknown key: method head has no such key (dora and lora and "),
         ("method: {name: head, x: 2}", "method.x: unknown key; the keys here are name"),
         ("method: {rnak: 2}", "method.rnak: unknown key; did you mean method.rank?"),
+        (
+            "eval: {held_out_by: txt}",
+            "eval.held_out_by: must be one of text, rows, null, got the text 'txt'; did you mean",
+        ),
+        (
+            "eval: {held_out_by: nul}",
+            "eval.held_out_by: must be one of text, rows, null, got the text 'nul'; did you mean",
+        ),
+        (
+            "data: {separator: dot}",
+            "data.separator: must be one of comma, semicolon, tab, bar, null, got the text 'dot'",
+        ),
+        ("eval: {select: none}", "eval.select: must be one of best-after-freeze, best, last, got the text 'none'"),
         ("train:", "train: has no keys below it"),
         ("data: {source: files, path: x, columns: [a]}", "data.columns: must be a mapping of names to names"),
     ],

@@ -11,13 +11,15 @@ from dora_cli.assembly.data import HELD_OUT, load_data
 from dora_cli.assembly.resolve import resolve
 from dora_cli.errors import CheckpointError, OutputError
 from dora_cli.recipe import Recipe, parse_recipe
-from dora_cli.runs.left_open import read_recipe, settled
+from dora_cli.runs.left_open import read_recipe, scaled_as, settled
 from dora_cli.runs.resume import recipe_hash
 from dora_cli.runs.run_folder import RunRecords
 from tests.runs.test_resume import Cut, PowerCutError, assert_equal_runs
 from tests.training.conftest import MakeRecipe
 
 BY_ROWS = "eval.held_out_by=rows"
+OLDER = "data.scale=[9.0, 3.0]"
+"""A scale as versions found it that counted what is held out too; any that today's does not find."""
 
 
 def from_before(run: Path) -> None:
@@ -116,3 +118,49 @@ def test_new_seeds_beside_older_ones_are_parted_alike(make: MakeRecipe, tmp_path
     assert load_recipe(output / "seed-2" / "recipe.yaml").eval.held_out_by == "rows"
     with pytest.raises(OutputError, match=r"held_out_by"):
         train_seeds(make(*changes, "eval.held_out_by=text"), output, (1, 2))
+
+
+@pytest.fixture
+def numbers(make_recipe: MakeRecipe, tmp_path: Path) -> MakeRecipe:
+    """Makes a recipe of a regression that holds a fifth out."""
+    folder = tmp_path / "numbers"
+    folder.mkdir()
+    rows = "".join(f"film {number},{number % 9}\n" for number in range(60))
+    for split in ("train", "dev"):
+        (folder / f"{split}.csv").write_text(f"text,label\n{rows}")
+
+    def made(*changes: str) -> Recipe:
+        own = ("task=regression", "data.source=files", f"data.path={folder}", "data.max_train_samples=null")
+        length = ("train.max_steps=6", "eval.every=end", "save.every_steps=1", "method={name: lora, rank: 1}")
+        return make_recipe(*own, *length, "eval.held_out=0.2", *changes)
+
+    return made
+
+
+def test_a_regression_of_an_older_version_goes_on_with_its_scale(numbers: MakeRecipe, tmp_path: Path) -> None:
+    straight, stopped = tmp_path / "straight", tmp_path / "stopped"
+    train(numbers(OLDER), straight)
+    with pytest.raises(PowerCutError):
+        train(numbers(OLDER), stopped, listener=Cut(step=3))
+    with pytest.raises(CheckpointError, match=r"data\.scale was \(9\.0, 3\.0\)"):
+        train(numbers("data.scale=[9.0, 4.0]"), stopped, resume=True)
+    train(numbers(), stopped, resume=True)
+    assert_equal_runs(stopped, straight)
+    assert load_recipe(stopped / "recipe.yaml").data.scale == (9.0, 3.0)
+    assert evaluate(stopped)["identical"] is True
+
+
+def test_new_seeds_beside_older_ones_have_their_scale(numbers: MakeRecipe, tmp_path: Path) -> None:
+    output = tmp_path / "seeds"
+    train_seeds(numbers(OLDER), output, (1,))
+    train_seeds(numbers(), output, (1, 2))
+    assert load_recipe(output / "seed-2" / "recipe.yaml").data.scale == (9.0, 3.0)
+    train_seeds(numbers(), tmp_path / "new", (1,))
+    assert load_recipe(tmp_path / "new" / "seed-1" / "recipe.yaml").data.scale != (9.0, 3.0)
+
+
+def test_another_task_takes_no_scale(numbers: MakeRecipe, make: MakeRecipe) -> None:
+    before = numbers(OLDER)
+    assert scaled_as(numbers(), before).data.scale == (9.0, 3.0)
+    assert scaled_as(numbers("data.scale=[1.0, 2.0]"), before).data.scale == (1.0, 2.0)
+    assert scaled_as(make(), before).data.scale is None

@@ -138,6 +138,21 @@ def test_the_scale_is_that_of_the_numbers_that_are_learned(own: Any, tmp_path: P
     assert recipe.data.scale == pytest.approx((statistics.fmean(learned), statistics.pstdev(learned)))
 
 
+@pytest.mark.parametrize("by", ["text", "rows", "null"])
+def test_what_is_held_out_of_the_training_split_has_no_part_in_the_scale(own: Any, tmp_path: Path, by: str) -> None:
+    """However it is parted: each text stands there twice, with other numbers."""
+    rows = [[f"film {number // 2}", str(2**number)] for number in range(40)]
+    write(tmp_path / "data" / "train.csv", ["text", "label"], rows)
+    write(tmp_path / "data" / "dev.csv", ["text", "label"], rows[:4])
+    changes = ("eval.held_out=0.2", f"eval.held_out_by={by}", "data.max_train_samples=30")
+    recipe, task = resolve(own("regression", *changes))
+    data = load_data(recipe, task)
+    learned, held = (list(part.labels or ()) for part in (data.training, data.evaluated["train-held-out"]))
+    assert len(held) >= 5
+    assert recipe.data.scale == pytest.approx((statistics.fmean(learned), statistics.pstdev(learned)))
+    assert recipe.data.scale != pytest.approx((statistics.fmean(learned + held), statistics.pstdev(learned + held)))
+
+
 def test_a_task_that_a_package_brings_keeps_its_own_source(own: Any) -> None:
     """Also one without official files, which is no task of the user's own data for that."""
     hub = HubSource("somebody/films", "default")

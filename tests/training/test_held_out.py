@@ -162,6 +162,9 @@ def test_it_is_evaluated_in_the_place_of_the_dev_split(make_recipe: MakeRecipe, 
     assert again["identical"] is True
     assert again["splits"] == {HELD_OUT: len(data.evaluated[HELD_OUT])}
     assert evaluate(tmp_path / "run", split="validation")["splits"] == {"validation": 40}
+    assert evaluate(tmp_path / "run", split=HELD_OUT) == again, "which may be asked for by its name"
+    with pytest.raises(RecipeError, match=f"has train, validation, test, {HELD_OUT}$"):
+        evaluate(tmp_path / "run", split="held-out")
     assert dry_run(recipe).length.examples == len(data.training)
 
 

@@ -40,6 +40,34 @@ class Spread:
 
 
 @dataclass(frozen=True)
+class Lost:
+    """How many of so many `runs` said the same of every example or diverged, and how many `diverged`; None where an
+    older record does not say.
+    """
+
+    runs: int
+    collapsed: int
+    diverged: int | None
+
+    @staticmethod
+    def of(parts: Iterable[Lost]) -> Lost:
+        """All of them together."""
+        every = list(parts)
+        diverged = [part.diverged for part in every if part.diverged is not None]
+        known = sum(diverged) if len(diverged) == len(every) else None
+        return Lost(sum(part.runs for part in every), sum(part.collapsed for part in every), known)
+
+    def __str__(self) -> str:
+        """Such as ``3 of 10, 1 diverged``."""
+        return f"{self.collapsed} of {self.runs}" + (f", {self.diverged} diverged" if self.diverged else "")
+
+
+def lost_of(tried: TriedRecord) -> Lost:
+    """Those of one tried value."""
+    return Lost(len(tried.scores), tried.collapsed, tried.diverged)
+
+
+@dataclass(frozen=True)
 class Cell:
     """One method on one task; `record` is None where the experiment was stopped before it came to it."""
 
@@ -74,8 +102,17 @@ class Cell:
         return next((Spread.over(tried.scores) for tried in tuned.tried if tried.value == tuned.chosen), None)
 
     @property
-    def collapsed(self) -> int:
-        return sum(run.collapsed for run in self.runs)
+    def measured(self) -> Lost:
+        """What was lost of the runs that measure, as far as they were made."""
+        runs = [run for run in self.runs if run.outcome != "missing"]
+        return Lost(len(runs), sum(run.collapsed for run in runs), sum(run.outcome == "diverged" for run in runs))
+
+    @property
+    def tuned(self) -> Lost:
+        """What was lost of the runs that served to choose a value."""
+        return Lost.of(
+            [] if self.record is None or self.record.tuned is None else map(lost_of, self.record.tuned.tried)
+        )
 
     @property
     def flat(self) -> bool:

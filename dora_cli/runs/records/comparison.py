@@ -68,6 +68,7 @@ class TriedRecord(Record):
         seeds: those it was given; fewer than the others where halving dropped it.
         scores: one a seed; None where the run diverged and the task knows no score for that.
         collapsed: runs that said the same of every example, or diverged.
+        diverged: those of them that diverged; None in older records.
         runs: their folders.
         added: whether the grid grew by it, because the best was at an edge.
     """
@@ -76,6 +77,7 @@ class TriedRecord(Record):
     seeds: list[Count]
     scores: list[float | None]
     collapsed: Count
+    diverged: Count | None = None
     runs: list[Place]
     added: bool
 

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from dora_cli.reports.compare.lost import losses
 from dora_cli.reports.compare.results import Results
 from dora_cli.reports.compare.verdicts import (
     SHORT,
@@ -184,6 +185,7 @@ def _measured(results: Results) -> Markup:
     note = f"{scoring(results.record)} {sizing(results.record)}"
     seeds = plural(len(results.record.seeds), "seed")
     parts = [tables([(f"Mean \u00b1 standard deviation (n \u2212 1) over {seeds}", overview(results))])]
+    parts += [tag("p", f"{line}.", class_="note") for line in losses(results)]
     folds = len(results.tasks) > OPEN_TASKS
     for task in results.tasks:
         found = tables([

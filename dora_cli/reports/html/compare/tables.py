@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from dora_cli.reports.compare.results import Cell, Results, Spread, mean_score
+from dora_cli.reports.compare.results import Cell, Results, Spread, lost_of, mean_score
 from dora_cli.reports.compare.verdicts import SHORT, interval, listed, p_value, signed, typeset
 from dora_cli.reports.html.axes import short
 from dora_cli.reports.html.compare.rates import band_ratio
@@ -110,7 +110,7 @@ def results_table(results: Results, task: ComparedTaskRecord) -> Table:
         row += [NOTHING if held_out is None else written(held_out)] if results.record.tuning is not None else []
         row += [written(cell.over(lambda run: run.best_on_dev))] if on_dev else []
         row += [value(task.majority)] if task.majority is not None else []
-        rows.append([*row, f"{cell.collapsed} of {len(cell.runs)}"])
+        rows.append([*row, f"{cell.measured}"])
     return _with_note(_table(head, rows), cells)
 
 
@@ -152,11 +152,12 @@ def tuning_table(results: Results, task: ComparedTaskRecord) -> Table | None:
     }
     if plan is None or not tuned:
         return None
+    lost = {method.name: results.cell(task, method).tuned for method in results.methods}
     most = max(len(each.expected_best) for each in tuned.values())
     counts = [count for count in BEST_OF if count < most] + ([most] if most else [])
     key = plan.key.rpartition(".")[2].replace("_", " ")
     head = [
-        "method", key, "inside the grid", "within one error", "as a ratio", "collapsed",
+        "method", key, "inside the grid", "within one error", "as a ratio", "collapsed", "diverged",
         *(f"expected best of {count}" for count in counts),
     ]  # fmt: skip
     rows = []
@@ -171,6 +172,7 @@ def tuning_table(results: Results, task: ComparedTaskRecord) -> Table | None:
             band,
             NOTHING if ratio is None else f"{ratio:.2f} \u00d7",
             f"{100 * each.collapsed:.0f} %",
+            NOTHING if lost[name].diverged is None else f"{lost[name].diverged} of {lost[name].runs}",
             *(value(best[count - 1] if count <= len(best) else None) for count in counts),
         ])  # fmt: skip
     return _table(head, rows)
@@ -332,7 +334,7 @@ def tried_table(results: Results, task: ComparedTaskRecord) -> Table | None:
             value(mean_score(one)),
             ", ".join(map(value, one.scores)),
             listed(one.seeds),
-            f"{one.collapsed}",
+            f"{lost_of(one)}",
             "yes" if one.added else "",
             _folders(one.runs),
         ]
