@@ -120,7 +120,9 @@ class LeanProjection:
         return self.weight if self.read is None else self.read()
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        together = self.together()
+        # what a compiler traces is computed alone, in one graph; what several share breaks it, and plain operations
+        # that write into memory of several were traced to wrong gradients
+        together = None if torch.compiler.is_compiling() else self.together()
         if together is not None and (found := together.output_of(self, x)) is not None:
             return found
         y: torch.Tensor = _Adapted.apply(x, self.trains, self)  # type: ignore[no-untyped-call]
