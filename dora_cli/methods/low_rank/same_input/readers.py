@@ -71,7 +71,9 @@ def _of_any_block(path: str) -> str:
 def readers_of(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Readers:
     """From one pass of `model` over these arguments; random states and the modules' modes are afterwards as before.
 
-    Nobody is known where the pass fails: a model may refuse to be evaluated, or hooks on it may want gradients.
+    Nobody is known where the model cannot be called so: it may refuse to be evaluated, or hooks on it may want
+    gradients. Whether that is why it failed is not known here; a caller whose training pass over the same arguments
+    fails as well has found nothing. Then what remains is a matter of the model's code, the same in every process.
     """
     calls = _Calls()
     with ExitStack() as stack:

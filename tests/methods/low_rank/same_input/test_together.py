@@ -313,6 +313,65 @@ def test_blocks_that_the_user_compiles_are_computed_alone() -> None:
             torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-6)
 
 
+class Told(nn.Module):
+    """Reads one input three times, unless `unless` raises."""
+
+    def __init__(self, unless: Callable[[bool], None]) -> None:
+        super().__init__()
+        self.three, self.unless, self.modes = Three(), unless, list[bool]()
+
+    def forward(self, x: torch.Tensor) -> Any:
+        self.modes.append(self.training)
+        query, key = self.three.query(x), self.three.key(x)
+        self.unless(self.training)
+        return torch.cat([query, key, self.three.value(x)], -1)
+
+    def run(self, passes: Passes, groups: list[Components]) -> list[int]:
+        """How many are computed as one after a pass."""
+        with passes.around(groups, None):
+            self(torch.ones(4, 12, dtype=torch.float64)).sum().backward()
+        return [len(together.members) for together in pass_of(passes)._together]
+
+
+@pytest.mark.parametrize(
+    ("kind", "failing"),
+    [
+        (KeyboardInterrupt, [0]),
+        (KeyboardInterrupt, [1]),
+        (torch.OutOfMemoryError, [0]),
+        (ValueError, [1]),
+        (ValueError, [0, 1]),
+    ],
+    ids=["stopped looking", "stopped training", "no memory", "in training", "in both"],
+)
+def test_a_first_pass_that_fails_is_not_the_last_to_look(kind: type[BaseException], failing: list[int]) -> None:
+    """A run that goes on after it computes as one that was not disturbed."""
+    calls = iter(range(100))
+
+    def unless(_: bool) -> None:
+        if next(calls) in failing:
+            raise kind
+
+    model = Told(unless)
+    _, groups = adapted(model.three)
+    passes = Passes(model.train())
+    with pytest.raises(kind):
+        model.run(passes, groups)
+    assert [model.run(passes, groups) for _ in range(2)] == [[3], [3]]
+
+
+def test_a_model_that_cannot_be_evaluated_is_asked_once() -> None:
+    def unless(training: bool) -> None:
+        if not training:
+            raise ValueError("only trains")
+
+    model = Told(unless)
+    _, groups = adapted(model.three)
+    passes = Passes(model.train())
+    assert [model.run(passes, groups) for _ in range(3)] == [[], [], []]
+    assert model.modes == [False, True, True, True]
+
+
 def test_a_pass_of_former_ranks_leaves_memory_at_once() -> None:
     """With its copies of the base, without a collector of cycles."""
     model = Three()
