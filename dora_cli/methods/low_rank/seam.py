@@ -179,6 +179,7 @@ class Joint:
         self._kept: dict[int, tuple[Together | None, list[Kept | None]]] = {}
         self.x: torch.Tensor | None = None
         self.y: torch.Tensor | None = None
+        self._state: tuple[int, bool] | None = None
 
     def begin(self) -> None:
         """Before a pass, after its seams have begun."""
@@ -198,10 +199,18 @@ class Joint:
         return [seam for seam in seams if seam is not None]
 
     def output_of(self, place: int, x: torch.Tensor) -> torch.Tensor | None:
-        """What the seam at `place` gives for `x`; None where it has to be computed alone."""
+        """What the seam at `place` gives for `x`; None where it has to be computed alone: where the first seam had
+        another tensor or another mode of gradients, or, unless a compiler traces this, where `x` was changed since.
+
+        Traced code knows no versions. There only a model goes wrong whose training code changes in place what its
+        evaluation code, by which seams are joined, leaves as it is.
+        """
+        unknown = torch.compiler.is_compiling() or x.is_inference()
+        state = 0 if unknown else x._version, torch.is_grad_enabled()
         if place == 0:
             self.x, self.y = x, projection(x.to(self.dtype), self.number, self.out_features)[0]
-        if self.x is not x or self.y is None:
+            self._state = state
+        if self.x is not x or self.y is None or self._state != state:
             return None
         start = sum(self.widths[:place])
         part = self.y[..., start : start + self.widths[place]]
