@@ -8,7 +8,7 @@ adds gradients of the factors where they belong.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 from weakref import ref
@@ -24,6 +24,7 @@ from dora_cli.methods.low_rank.noise.flatness import by_triton, draws_on_host
 from dora_cli.methods.low_rank.projection import Inputs, LeanProjection, Rows
 from dora_cli.methods.low_rank.protocols import Group, Layer
 from dora_cli.methods.low_rank.same_input.products import MANY
+from dora_cli.methods.low_rank.same_input.readers import Readers
 from dora_cli.methods.low_rank.same_input.together import Together, can_be_together, is_plain
 
 if TYPE_CHECKING:
@@ -76,16 +77,20 @@ class LeanPass:
         return self._many is not None and sum(is_plain(lean) for _, lean in self._lean) > 1
 
     @torch.no_grad()
-    def put_together(self, readers: Sequence[Sequence[int]]) -> None:
+    def put_together(self, readers: Readers, paths: Mapping[int, str]) -> None:
         """From here on those of `layers` that read the same input are computed together, where they may be.
 
         Within a pass it holds for that pass already.
 
         Args:
-            readers: places in `layers`, in the order of the calls.
+            readers: what reads the same input in the model.
+            paths: where the `layers` are in it, by their place here.
         """
-        assert self._many is not None
-        for places in readers:
+        if self._many is None:
+            return
+        for _, lean in self._lean:
+            lean.readers = readers
+        for places in readers.among(paths):
             plain = [lean for _, lean in (self._lean[place] for place in places) if is_plain(lean)]
             for start in range(0, len(plain), MANY):
                 members = plain[start : start + MANY]

@@ -55,8 +55,8 @@ class Passes:
             dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else groups[0].A.dtype
         if self._lean is None or self._lean.dtype != dtype:
             self._lean = LeanPass(self._model, groups, dtype)
-            if self._lean.computes_together and self.readers is not None:
-                self._lean.put_together(self.readers.among(self._paths(self._lean)))
+            if self.readers is not None:
+                self._lean.put_together(self.readers, self._paths(self._lean))
         lean = self._lean
         if lean.drops and not lean.kernels.draws_alike and lean.computes_twice:
             yield
@@ -89,7 +89,7 @@ class Passes:
                 return
             handle.remove()
             self.readers = self._found(args, kwargs)
-            lean.put_together(self.readers.among(paths))
+            lean.put_together(self.readers, paths)
 
         handle = self._model.register_forward_pre_hook(look, with_kwargs=True)
         try:

@@ -11,6 +11,7 @@ from dora_cli.methods.linear import weight_of
 from dora_cli.methods.low_rank.factor import Factor
 from dora_cli.methods.low_rank.kernels import Kernels
 from dora_cli.methods.low_rank.protocols import Layer
+from dora_cli.methods.low_rank.same_input.readers import Readers
 
 AFTER_THE_END = "backward came after the end of its training pass; call it within `with method.training_pass():`"
 
@@ -75,6 +76,7 @@ class LeanProjection:
         self._factors = [factor for factor in (layer.A, layer.B, layer.c) if factor is not None]
         self.trains: torch.Tensor | None = None  # one of those that do, in this pass
         self.together: Callable[[], Joined | None] = nobody  # with others that read the same input
+        self.readers: Readers | None = None  # all that do in the model, once they are found and may be joined
         self._base: tuple[int, ...] = ()
         # of the noise on its weight, where there is some: whose draw there is, how strong, and how a weight without a
         # copy is read with it

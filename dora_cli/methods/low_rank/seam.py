@@ -24,6 +24,7 @@ from torch.nn import functional as F
 
 from dora_cli.methods.linear import is_transposed, shape_of, weight_of
 from dora_cli.methods.low_rank.projection import AFTER_THE_END, LeanProjection
+from dora_cli.methods.low_rank.same_input.readers import Readers
 from dora_cli.methods.low_rank.same_input.together import Together, is_plain
 
 _numbers = count()
@@ -264,10 +265,12 @@ def can_be_seam(module: nn.Module) -> bool:
     return type(module).__name__ in ("Linear", "Conv1D") and not any(p.requires_grad for p in module.parameters())
 
 
-def may_be_joined(module: nn.Module) -> bool:
-    """Whether the pass that has begun could compute `module` as one with others."""
+def found_readers(module: nn.Module) -> Readers | None:
+    """What reads the same input in the model of `module`, as its pass has found it; None where it has not, or could not
+    compute `module` as one with others.
+    """
     lean = _lean(module)
-    return lean is not None and is_plain(lean) and lean.kernels.many() is not None
+    return lean.readers if lean is not None and is_plain(lean) else None
 
 
 def _has_pass(module: nn.Module) -> bool:

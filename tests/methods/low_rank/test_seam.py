@@ -11,6 +11,7 @@ from torch import nn
 
 from dora_cli.methods.base import Method
 from dora_cli.methods.low_rank import lean as lean_module
+from dora_cli.methods.low_rank.same_input.readers import Readers
 from dora_cli.methods.low_rank.seam import Joint, Seam, can_be_seam, projection
 from tests.methods.low_rank.same_input.plain_many import TogetherKernels
 from tests.methods.small import new_dora, new_lora, sites
@@ -156,7 +157,8 @@ class Three:
         with self.method.training_pass():
             if joined:
                 lean = self.method._adapters._passes._lean
-                lean.put_together([[place for place in joined if place < len(lean.layers)]])
+                paths = dict(enumerate(WIDTHS))
+                lean.put_together(Readers([[paths[place] for place in joined]]), {i: paths[i] for i in range(3)})
             for seam in self.seams:
                 seam.begin(None)
             joint = Joint([self.seams[place] for place in joined]) if joined else None
