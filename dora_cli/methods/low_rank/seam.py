@@ -57,7 +57,7 @@ class Seam(nn.Module):
         self.joint: Joint | None = None  # with others that read the same input
         self.place = 0  # there
         self._calls = count()
-        self._kept: dict[int, Kept | None] = {}
+        self._saved: dict[int, Saved | None] = {}
         self._base: tuple[Any, ...] = ()
         self._weight: torch.Tensor | None = None
         self._bias: torch.Tensor | None = None
@@ -92,7 +92,7 @@ class Seam(nn.Module):
 
     def end(self) -> None:
         """After a pass, also one that failed."""
-        self._kept.clear()
+        self._saved.clear()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``(..., d_in) -> (..., d_out)``."""
@@ -115,10 +115,10 @@ class Seam(nn.Module):
     def map(self, x: torch.Tensor) -> tuple[torch.Tensor, int]:
         """``(..., d_out)`` and which call this was."""
         call = next(self._calls)
-        y, self._kept[call] = self.compute(_rows(x), x.shape[:-1])
+        y, self._saved[call] = self.compute(_rows(x), x.shape[:-1])
         return y, call
 
-    def compute(self, rows: torch.Tensor, lead: torch.Size) -> tuple[torch.Tensor, Kept | None]:
+    def compute(self, rows: torch.Tensor, lead: torch.Size) -> tuple[torch.Tensor, Saved | None]:
         """``(*lead, d_out)`` from ``(N, d_in)``, and what `gradient` wants of it."""
         lean = self.adapted
         if lean is None:
@@ -126,23 +126,23 @@ class Seam(nn.Module):
             return F.linear(rows, self._weight, self._bias).view(*lead, self.out_features), None
         drop = lean.drop(rows)
         y, u = lean.map(rows, drop, lead, rows.dtype)
-        return y, Kept(drop, u)
+        return y, Saved(drop, u)
 
     def differentiate(self, dy: torch.Tensor, x: torch.Tensor, call: int) -> torch.Tensor:
         """The gradient of `x`, from that of what `map` gave. Raises RuntimeError after the end of the pass."""
-        kept = self._kept.pop(call, None)
-        if kept is None and self.inner_trains:
+        saved = self._saved.pop(call, None)
+        if saved is None and self.inner_trains:
             raise RuntimeError(AFTER_THE_END)
-        return self.gradient(_rows(dy), _rows(x), kept, x.shape[:-1]).view(x.shape)
+        return self.gradient(_rows(dy), _rows(x), saved, x.shape[:-1]).view(x.shape)
 
-    def gradient(self, dy: torch.Tensor, rows: torch.Tensor, kept: Kept | None, lead: torch.Size) -> torch.Tensor:
+    def gradient(self, dy: torch.Tensor, rows: torch.Tensor, saved: Saved | None, lead: torch.Size) -> torch.Tensor:
         """That of the rows, from that of what `compute` gave."""
         lean = self.adapted
         if lean is None:
             assert self._weight is not None
             return dy @ self._weight
-        assert kept is not None
-        found = lean.differentiate(dy, rows, kept.u, kept.drop, lead, rows.dtype)
+        assert saved is not None
+        found = lean.differentiate(dy, rows, saved.u, saved.drop, lead, rows.dtype)
         assert found is not None
         return found
 
@@ -152,7 +152,7 @@ class Seam(nn.Module):
         return _lean(self.inner)
 
 
-class Kept(NamedTuple):
+class Saved(NamedTuple):
     """What a call leaves for its backward pass, one dropout or those of several."""
 
     drop: Any
@@ -177,7 +177,7 @@ class Joint:
         self.number = torch.tensor(number)
         _seams[number] = self
         self._calls = count()
-        self._kept: dict[int, tuple[Together | None, list[Kept | None]]] = {}
+        self._saved: dict[int, tuple[Together | None, list[Saved | None]]] = {}
         self.x: torch.Tensor | None = None
         self.y: torch.Tensor | None = None
         self._state: tuple[int, bool] | None = None
@@ -190,7 +190,7 @@ class Joint:
 
     def end(self) -> None:
         """After a pass, also one that failed."""
-        self._kept.clear()
+        self._saved.clear()
         self.x = self.y = None
 
     @property
@@ -225,21 +225,21 @@ class Joint:
         if together is not None:
             drops = [lean.drop(rows) for lean in together.members]
             y, u = together.map_beside(rows, drops)
-            self._kept[call] = together, [Kept(drops, u)]
+            self._saved[call] = together, [Saved(drops, u)]
         else:
             made = [seam.compute(rows, torch.Size([len(rows)])) for seam in self.seams]
             y = torch.cat([part for part, _ in made], 1)
-            self._kept[call] = None, [kept for _, kept in made]
+            self._saved[call] = None, [saved for _, saved in made]
         return y.view(*x.shape[:-1], self.out_features), call
 
     def differentiate(self, dy: torch.Tensor, x: torch.Tensor, call: int) -> torch.Tensor:
         """The gradient of `x`, from that of what `map` gave. Raises RuntimeError after the end of the pass."""
-        if call not in self._kept and any(seam.inner_trains for seam in self.seams):
+        if call not in self._saved and any(seam.inner_trains for seam in self.seams):
             raise RuntimeError(AFTER_THE_END)
-        together, kept = self._kept.pop(call, (None, [None] * len(self.widths)))
+        together, saved = self._saved.pop(call, (None, [None] * len(self.widths)))
         gradients, rows, lead = _rows(dy), _rows(x), x.shape[:-1]
         if together is not None:
-            (own,) = kept
+            (own,) = saved
             assert own is not None
             dx = together.differentiate(gradients, rows, own.u, own.drop, lead, x.dtype)
             assert dx is not None
@@ -247,7 +247,7 @@ class Joint:
         parts = torch.split(gradients, self.widths, 1)
         first, *others = (
             seam.gradient(part.contiguous(), rows, own, lead)
-            for seam, part, own in zip(self.seams, parts, kept, strict=True)
+            for seam, part, own in zip(self.seams, parts, saved, strict=True)
         )
         return sum(others, first).view(x.shape)
 
