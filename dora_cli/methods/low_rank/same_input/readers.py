@@ -79,6 +79,7 @@ def readers_of(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any])
     with ExitStack() as stack:
         stack.enter_context(_in_evaluation(model))
         stack.enter_context(_without_traces())
+        stack.enter_context(torch.compiler.set_stance("force_eager"))  # blocks of the user's are not compiled for it
         for path, module in _maps(model).items():
             stack.callback(module.register_forward_pre_hook(partial(calls.note, path)).remove)
         try:

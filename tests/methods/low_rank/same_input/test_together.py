@@ -301,6 +301,7 @@ def test_blocks_that_the_user_compiles_are_computed_alone() -> None:
         lean = pass_of(dora._adapters._passes)
         assert sorted(len(together.members) for together in lean._together) == [2, 2, 3, 3]
         assert not counters["graph_break"]
+        assert counters["stats"]["unique_graphs"] == compiled  # one has a gradient of its input, the first has none
         return made, lean.kernels.many().calls  # type: ignore[union-attr, attr-defined]
 
     expected, calls = found(0)
