@@ -406,8 +406,6 @@ class ProductStep(Step):
             cuda_graph=graph,
             fused=fused_blocks(self.model, self.method.sites) if fused else None,
         )
-        if single and self._step.fused is not None:
-            self._step.fused.readers = NOBODY
 
     def __call__(self) -> None:
         batch = self.next_batch()

@@ -23,8 +23,8 @@ from torch import nn
 
 from dora_cli.methods.base import Site
 from dora_cli.methods.low_rank.same_input.products import MANY
-from dora_cli.methods.low_rank.same_input.readers import NOBODY, Readers, can_be_passed_again, readers_of
-from dora_cli.methods.low_rank.seam import Joint, Seam, can_be_seam, may_be_joined
+from dora_cli.methods.low_rank.same_input.readers import Readers
+from dora_cli.methods.low_rank.seam import Joint, Seam, can_be_seam, found_readers
 from dora_cli.models.attention_masks import masks_always_made
 from dora_cli.models.structure.blocks import find_blocks
 
@@ -48,7 +48,6 @@ class FusedBlocks:
         backend: what makes kernels of what is traced, itself or by PyTorch's name.
 
     Attributes:
-        readers: the maps that read the same input; None until a pass has found them.
         failure: why blocks are computed as they stand; None where they are not.
     """
 
@@ -78,7 +77,6 @@ class FusedBlocks:
         ]
         self._dropouts = [module for block in self._blocks for module in block.modules() if type(module) is nn.Dropout]
         self._seams: dict[nn.Module, Seam] = {}
-        self.readers: Readers | None = None
         self._joints: dict[tuple[Seam, ...], Joint] = {}
         self.failure: str | None = None
 
@@ -86,7 +84,8 @@ class FusedBlocks:
     def around(self, dtype: torch.dtype | None) -> Iterator[None]:
         """The forward and backward pass of a training step, within the method's own pass.
 
-        Seams take their places when the model is called: the method's pass may look at it as it stands before.
+        Seams take their places when the model is called: the method's pass, which began before, looks at it as it
+        stands, and has found by then what reads the same input.
 
         Args:
             dtype: autocast's; None without.
@@ -98,17 +97,15 @@ class FusedBlocks:
         own = [(dropout, vars(dropout).pop("forward")) for dropout in self._dropouts if "forward" in vars(dropout)]
         replaced: list[tuple[nn.Module, str, nn.Module]] = []
 
-        def begin(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        def begin(_: nn.Module, args: tuple[Any, ...]) -> None:
             handle.remove()
-            joins = any(may_be_joined(site) for site in self._present())
-            if joins and self.readers is None:
-                self.readers = readers_of(self._model, args, kwargs) if can_be_passed_again(args, kwargs) else NOBODY
+            readers = next(filter(None, map(found_readers, self._present())), None)
             self._replace(dtype, replaced)
-            self._join(joins=joins)
+            self._join(readers)
             for block in self._blocks:
                 vars(block)["forward"] = partial(self._run, block)
 
-        handle = self._model.register_forward_pre_hook(begin, with_kwargs=True)
+        handle = self._model.register_forward_pre_hook(begin)
         try:
             # within a capture nothing can be compiled; what would have to be runs as it stands. A block that met no
             # mask before it would have to be, since a capture makes one always
@@ -152,18 +149,18 @@ class FusedBlocks:
         found = (parent._modules[name] for parent, name, _ in self._places)
         return [module for module in found if module is not None]
 
-    def _join(self, *, joins: bool) -> None:
-        """Has the seams of what reads the same input computed by one operator, in all blocks alike: also where some of
-        them have no component any more.
+    def _join(self, readers: Readers | None) -> None:
+        """Has the seams of what reads the same input, if that is known, computed by one operator, in all blocks alike:
+        also where some of them have no component any more.
         """
         before, self._joints = self._joints, {}
-        if not joins or self.readers is None:
+        if readers is None:
             return
         seams: dict[int, Seam] = {}
         for place, module in enumerate(self._present()):
             if isinstance(module, Seam) and module not in seams.values():
                 seams[place] = module
-        for places in self.readers.among({place: self._places[place][2] for place in seams}):
+        for places in readers.among({place: self._places[place][2] for place in seams}):
             for start in range(0, len(places), MANY):
                 part = tuple(seams[place] for place in places[start : start + MANY])
                 if len(part) > 1 and len({seam.dtype for seam in part}) == 1:

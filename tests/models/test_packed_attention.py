@@ -136,6 +136,30 @@ def test_no_text_sees_another(name: str) -> None:
     assert bool((before[labelled] != after[labelled]).all())
 
 
+@pytest.mark.parametrize("name", sorted(FAMILIES))
+@pytest.mark.parametrize("way", ["checkpoints", "reentrant checkpoints", "a cache"])
+def test_rows_where_passes_are_computed_again_or_keep_keys(name: str, way: str) -> None:
+    """A checkpoint hands on what says where texts begin, and a cache of one pass changes nothing of it."""
+    model, pairs = model_of(name), pairs_of(LENGTHS)
+    rows = np.arange(len(pairs))
+    expected, before = gradients(model, pairs.collate(rows), packed=False)
+    caches: list[object] = []
+    if way == "a cache":
+        model.config.use_cache = True
+        model.register_forward_hook(lambda module, args, output: caches.append(output.past_key_values))
+    else:
+        model.gradient_checkpointing_enable({"use_reentrant": way == "reentrant checkpoints"})
+    calls: list[nn.Module] = []
+    block = next(module for module in model.modules() if isinstance(module, nn.ModuleList))[0]
+    next(block.children()).register_forward_pre_hook(lambda module, args: calls.append(module))
+    found, after = gradients(model, PACKING.collate(pairs, rows), packed=True)
+    assert len(calls) == (1 if way == "a cache" else 2)
+    assert [cache is not None for cache in caches] == ([True] if way == "a cache" else [])
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+    for one, two in zip(before, after, strict=True):
+        torch.testing.assert_close(two, one, rtol=1e-10, atol=1e-10)
+
+
 def test_attention_is_as_before_outside_of_a_pass() -> None:
     model = model_of("llama")
     assert model.config._attn_implementation == "sdpa"

@@ -32,6 +32,7 @@ from dora_cli.machine.capture import Answer
 from dora_cli.machine.devices import make_accelerator
 from dora_cli.methods.base import Method
 from dora_cli.methods.low_rank import lean
+from dora_cli.methods.low_rank.same_input import readers
 from dora_cli.methods.low_rank.same_input.together import Together
 from dora_cli.methods.low_rank.seam import Joint
 from dora_cli.models import find_projections
@@ -185,7 +186,9 @@ def test_a_family_is_traced_once_and_trains_as_it_stands(family: str, method: st
 def test_projections_of_one_input_are_one_operator_in_one_trace(
     family: str, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With plain operations for the kernels of a GPU; also when some have lost all their components."""
+    """With plain operations for the kernels of a GPU; also when some have lost all their components. The model is
+    looked at once for it, whether blocks are compiled or not.
+    """
     monkeypatch.setattr(lean, "kernels_for", lambda device, *_: TogetherKernels(device))
     calls: Counter[type] = Counter()
     for kind in (Joint, Together):
@@ -195,7 +198,11 @@ def test_projections_of_one_input_are_one_operator_in_one_trace(
             kind, name, lambda self, *args, plain=plain: calls.update([type(self)]) or plain(self, *args)
         )
     fused, plain = (Run(family, method, backend=name, dtype=torch.float64) for name in ("aot_eager", None))
+    looked: Counter[nn.Module] = Counter()
+    evaluating = readers._in_evaluation
+    monkeypatch.setattr(readers, "_in_evaluation", lambda model: looked.update([model]) or evaluating(model))
     assert_same_training(fused, plain, rtol=1e-6)
+    assert looked == {fused.model: 1, plain.model: 1}
     assert counters["stats"]["unique_graphs"] == 1
     assert not counters["graph_break"]
     passes = 2 * fused.steps * BLOCKS * (1 if family == "roberta" else 2)

@@ -8,7 +8,7 @@ adds gradients of the factors where they belong.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 from weakref import ref
@@ -21,9 +21,10 @@ from dora_cli.methods.low_rank.dropout import ModelDropouts
 from dora_cli.methods.low_rank.factor import Factor
 from dora_cli.methods.low_rank.kernels import Kernels, kernels_for
 from dora_cli.methods.low_rank.noise.flatness import by_triton, draws_on_host
-from dora_cli.methods.low_rank.projection import Inputs, LeanProjection, Rows
+from dora_cli.methods.low_rank.projection import Inputs, LeanProjection, Part
 from dora_cli.methods.low_rank.protocols import Group, Layer
 from dora_cli.methods.low_rank.same_input.products import MANY
+from dora_cli.methods.low_rank.same_input.readers import Readers
 from dora_cli.methods.low_rank.same_input.together import Together, can_be_together, is_plain
 
 if TYPE_CHECKING:
@@ -53,8 +54,8 @@ class LeanPass:
         self._shared = [_Shared(group, dtype, self.kernels) for group in groups]
         self._lean: list[tuple[Layer, LeanProjection]] = []
         for shared in self._shared:
-            for layer, rows in zip(shared.group.layers, shared.rows(), strict=True):
-                self._lean.append((layer, LeanProjection(self.kernels, self._inputs, len(self._lean), layer, rows)))
+            for layer, part in zip(shared.group.layers, shared.parts(), strict=True):
+                self._lean.append((layer, LeanProjection(self.kernels, self._inputs, len(self._lean), layer, part)))
         noisy = [lean for layer, lean in self._lean if layer.noise is not None]
         self._noise = _NoisyWeights(noisy) if noisy else None
 
@@ -76,16 +77,20 @@ class LeanPass:
         return self._many is not None and sum(is_plain(lean) for _, lean in self._lean) > 1
 
     @torch.no_grad()
-    def put_together(self, readers: Sequence[Sequence[int]]) -> None:
+    def put_together(self, readers: Readers, paths: Mapping[int, str]) -> None:
         """From here on those of `layers` that read the same input are computed together, where they may be.
 
         Within a pass it holds for that pass already.
 
         Args:
-            readers: places in `layers`, in the order of the calls.
+            readers: what reads the same input in the model.
+            paths: where the `layers` are in it, by their place here.
         """
-        assert self._many is not None
-        for places in readers:
+        if self._many is None:
+            return
+        for _, lean in self._lean:
+            lean.readers = readers
+        for places in readers.among(paths):
             plain = [lean for _, lean in (self._lean[place] for place in places) if is_plain(lean)]
             for start in range(0, len(plain), MANY):
                 members = plain[start : start + MANY]
@@ -211,8 +216,8 @@ class _Shared:
 
     def __init__(self, group: Group, dtype: torch.dtype, kernels: Kernels) -> None:
         self.group, self.kernels, self.scaling = group, kernels, group.scaling
-        tied, trained, self._parts = self._places()
-        length = self._parts[-1].stop
+        tied, trained, self._slices = self._places()
+        length = self._slices[-1].stop
         dropouts = {layer.dropout for layer in group.layers}
         self._scale = 1.0 if tied or len(dropouts) > 1 else kernels.scale(*dropouts)
         in_place = length == len(trained)  # nothing between the rows that train
@@ -240,24 +245,26 @@ class _Shared:
         """
         tied: list[int] = []
         trained: list[int] = []
-        parts: list[slice] = []
+        places: list[slice] = []
         first = 0
         for layer in self.group.layers:
             begin = first + layer.tied
             tied.extend(range(first, begin))
             trained.extend(range(begin, begin + layer.rank))
             filled = 0 if layer.tied else -layer.rank % self.kernels.multiple
-            parts.append(slice(first, begin + layer.rank + filled))
-            first = parts[-1].stop
-        return tied, trained, parts
+            places.append(slice(first, begin + layer.rank + filled))
+            first = places[-1].stop
+        return tied, trained, places
 
-    def rows(self) -> Iterator[Rows]:
+    def parts(self) -> Iterator[Part]:
         """Each projection's, in the order of the group."""
-        for start, part, layer in zip(self.group.starts, self._parts, self.group.layers, strict=True):
+        for start, place, layer in zip(self.group.starts, self._slices, self.group.layers, strict=True):
             rank, trained = layer.tied + layer.rank, slice(start, start + layer.rank)
             sums = (None if total is None or not layer.rank else total[:, trained] for total in self._totals())
             plain = None if self._scale == 1 else self.group.A[trained]
-            yield Rows(Factor(self.A[part], rank, scale=self._scale, plain=plain), Factor(self.B_t[part], rank), *sums)
+            yield Part(
+                Factor(self.A[place], rank, scale=self._scale, plain=plain), Factor(self.B_t[place], rank), *sums
+            )
 
     def _totals(self) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         return self.grad_A, self.grad_up

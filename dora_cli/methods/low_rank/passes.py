@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -55,8 +55,8 @@ class Passes:
             dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else groups[0].A.dtype
         if self._lean is None or self._lean.dtype != dtype:
             self._lean = LeanPass(self._model, groups, dtype)
-            if self._lean.computes_together and self.readers is not None:
-                self._lean.put_together(self.readers.among(self._paths(self._lean)))
+            if self.readers is not None:
+                self._lean.put_together(self.readers, self._paths(self._lean))
         lean = self._lean
         if lean.drops and not lean.kernels.draws_alike and lean.computes_twice:
             yield
@@ -74,33 +74,39 @@ class Passes:
 
     @contextmanager
     def _looking(self, lean: LeanPass) -> Iterator[None]:
-        """Finds what reads the same input when the model is called, unless that is known or of no use."""
+        """Finds what reads the same input when the model is called, unless that is known or of no use.
+
+        A pass that fails or is interrupted has found nothing: nothing is captured by then, and the next one looks anew.
+        """
         if self.readers is not None or not lean.computes_together:
             yield
             return
         paths = self._paths(lean)
 
         def look(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            self.readers = NOBODY
             if torch.compiler.is_compiling():  # the user's own `torch.compile`, which had better not follow all this
+                self.readers = NOBODY
                 return
             handle.remove()
-            self._look(lean, paths, args, kwargs)
+            self.readers = self._found(args, kwargs)
+            lean.put_together(self.readers, paths)
 
         handle = self._model.register_forward_pre_hook(look, with_kwargs=True)
         try:
             yield
+        except BaseException:
+            self.readers = None
+            raise
         finally:
             handle.remove()
 
-    def _look(self, lean: LeanPass, paths: Mapping[int, str], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _found(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Readers:
         """It is now or never: captured steps rely on weights that stay where they are."""
         if not can_be_passed_again(args, kwargs) or (
             torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
         ):
-            return
-        self.readers = readers_of(self._model, args, kwargs)
-        lean.put_together(self.readers.among(paths))
+            return NOBODY
+        return readers_of(self._model, args, kwargs)
 
     def _paths(self, lean: LeanPass) -> dict[int, str]:
         """Where its projections are in the model, by their place in the pass, of those that still are in it."""

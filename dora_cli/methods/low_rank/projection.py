@@ -11,6 +11,7 @@ from dora_cli.methods.linear import weight_of
 from dora_cli.methods.low_rank.factor import Factor
 from dora_cli.methods.low_rank.kernels import Kernels
 from dora_cli.methods.low_rank.protocols import Layer
+from dora_cli.methods.low_rank.same_input.readers import Readers
 
 AFTER_THE_END = "backward came after the end of its training pass; call it within `with method.training_pass():`"
 
@@ -35,7 +36,7 @@ class Inputs:
         self._cast = None
 
 
-class Rows(NamedTuple):
+class Part(NamedTuple):
     """One projection's part of what its group shares.
 
     Attributes:
@@ -56,7 +57,7 @@ class Joined(Protocol):
         """What `lean`, one of them, gives for `x`; None where it has to compute for itself."""
 
 
-def nobody() -> None:
+def alone() -> None:
     """Joined with no other projection."""
 
 
@@ -67,14 +68,15 @@ class LeanProjection:
     changed.
     """
 
-    def __init__(self, kernels: Kernels, inputs: Inputs, index: int, layer: Layer, rows: Rows) -> None:
+    def __init__(self, kernels: Kernels, inputs: Inputs, index: int, layer: Layer, part: Part) -> None:
         self.kernels, self.inputs, self.index, self.layer = kernels, inputs, index, layer
-        self.A, self.B_t, self.grad_A, self.grad_up = rows
+        self.A, self.B_t, self.grad_A, self.grad_up = part
         self.chunks, self.tied = layer.chunks, layer.tied
         self._dropout = layer.dropout if layer.rank else 0.0
         self._factors = [factor for factor in (layer.A, layer.B, layer.c) if factor is not None]
         self.trains: torch.Tensor | None = None  # one of those that do, in this pass
-        self.together: Callable[[], Joined | None] = nobody  # with others that read the same input
+        self.together: Callable[[], Joined | None] = alone  # with others that read the same input
+        self.readers: Readers | None = None  # all that do in the model, once they are found and may be joined
         self._base: tuple[int, ...] = ()
         # of the noise on its weight, where there is some: whose draw there is, how strong, and how a weight without a
         # copy is read with it
@@ -120,7 +122,9 @@ class LeanProjection:
         return self.weight if self.read is None else self.read()
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        together = self.together()
+        # what a compiler traces is computed alone, in one graph; what several share breaks it, and plain operations
+        # that write into memory of several were traced to wrong gradients
+        together = None if torch.compiler.is_compiling() else self.together()
         if together is not None and (found := together.output_of(self, x)) is not None:
             return found
         y: torch.Tensor = _Adapted.apply(x, self.trains, self)  # type: ignore[no-untyped-call]

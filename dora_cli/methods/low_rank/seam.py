@@ -24,6 +24,7 @@ from torch.nn import functional as F
 
 from dora_cli.methods.linear import is_transposed, shape_of, weight_of
 from dora_cli.methods.low_rank.projection import AFTER_THE_END, LeanProjection
+from dora_cli.methods.low_rank.same_input.readers import Readers
 from dora_cli.methods.low_rank.same_input.together import Together, is_plain
 
 _numbers = count()
@@ -56,7 +57,7 @@ class Seam(nn.Module):
         self.joint: Joint | None = None  # with others that read the same input
         self.place = 0  # there
         self._calls = count()
-        self._kept: dict[int, Kept | None] = {}
+        self._saved: dict[int, Saved | None] = {}
         self._base: tuple[Any, ...] = ()
         self._weight: torch.Tensor | None = None
         self._bias: torch.Tensor | None = None
@@ -91,7 +92,7 @@ class Seam(nn.Module):
 
     def end(self) -> None:
         """After a pass, also one that failed."""
-        self._kept.clear()
+        self._saved.clear()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``(..., d_in) -> (..., d_out)``."""
@@ -114,10 +115,10 @@ class Seam(nn.Module):
     def map(self, x: torch.Tensor) -> tuple[torch.Tensor, int]:
         """``(..., d_out)`` and which call this was."""
         call = next(self._calls)
-        y, self._kept[call] = self.compute(_rows(x), x.shape[:-1])
+        y, self._saved[call] = self.compute(_rows(x), x.shape[:-1])
         return y, call
 
-    def compute(self, rows: torch.Tensor, lead: torch.Size) -> tuple[torch.Tensor, Kept | None]:
+    def compute(self, rows: torch.Tensor, lead: torch.Size) -> tuple[torch.Tensor, Saved | None]:
         """``(*lead, d_out)`` from ``(N, d_in)``, and what `gradient` wants of it."""
         lean = self.adapted
         if lean is None:
@@ -125,23 +126,23 @@ class Seam(nn.Module):
             return F.linear(rows, self._weight, self._bias).view(*lead, self.out_features), None
         drop = lean.drop(rows)
         y, u = lean.map(rows, drop, lead, rows.dtype)
-        return y, Kept(drop, u)
+        return y, Saved(drop, u)
 
     def differentiate(self, dy: torch.Tensor, x: torch.Tensor, call: int) -> torch.Tensor:
         """The gradient of `x`, from that of what `map` gave. Raises RuntimeError after the end of the pass."""
-        kept = self._kept.pop(call, None)
-        if kept is None and self.inner_trains:
+        saved = self._saved.pop(call, None)
+        if saved is None and self.inner_trains:
             raise RuntimeError(AFTER_THE_END)
-        return self.gradient(_rows(dy), _rows(x), kept, x.shape[:-1]).view(x.shape)
+        return self.gradient(_rows(dy), _rows(x), saved, x.shape[:-1]).view(x.shape)
 
-    def gradient(self, dy: torch.Tensor, rows: torch.Tensor, kept: Kept | None, lead: torch.Size) -> torch.Tensor:
+    def gradient(self, dy: torch.Tensor, rows: torch.Tensor, saved: Saved | None, lead: torch.Size) -> torch.Tensor:
         """That of the rows, from that of what `compute` gave."""
         lean = self.adapted
         if lean is None:
             assert self._weight is not None
             return dy @ self._weight
-        assert kept is not None
-        found = lean.differentiate(dy, rows, kept.u, kept.drop, lead, rows.dtype)
+        assert saved is not None
+        found = lean.differentiate(dy, rows, saved.u, saved.drop, lead, rows.dtype)
         assert found is not None
         return found
 
@@ -151,7 +152,7 @@ class Seam(nn.Module):
         return _lean(self.inner)
 
 
-class Kept(NamedTuple):
+class Saved(NamedTuple):
     """What a call leaves for its backward pass, one dropout or those of several."""
 
     drop: Any
@@ -176,9 +177,10 @@ class Joint:
         self.number = torch.tensor(number)
         _seams[number] = self
         self._calls = count()
-        self._kept: dict[int, tuple[Together | None, list[Kept | None]]] = {}
+        self._saved: dict[int, tuple[Together | None, list[Saved | None]]] = {}
         self.x: torch.Tensor | None = None
         self.y: torch.Tensor | None = None
+        self._state: tuple[int, bool] | None = None
 
     def begin(self) -> None:
         """Before a pass, after its seams have begun."""
@@ -188,7 +190,7 @@ class Joint:
 
     def end(self) -> None:
         """After a pass, also one that failed."""
-        self._kept.clear()
+        self._saved.clear()
         self.x = self.y = None
 
     @property
@@ -198,10 +200,18 @@ class Joint:
         return [seam for seam in seams if seam is not None]
 
     def output_of(self, place: int, x: torch.Tensor) -> torch.Tensor | None:
-        """What the seam at `place` gives for `x`; None where it has to be computed alone."""
+        """What the seam at `place` gives for `x`; None where it has to be computed alone: where the first seam had
+        another tensor or another mode of gradients, or, unless a compiler traces this, where `x` was changed since.
+
+        Traced code knows no versions. There only a model goes wrong whose training code changes in place what its
+        evaluation code, by which seams are joined, leaves as it is.
+        """
+        unknown = torch.compiler.is_compiling() or x.is_inference()
+        state = 0 if unknown else x._version, torch.is_grad_enabled()
         if place == 0:
             self.x, self.y = x, projection(x.to(self.dtype), self.number, self.out_features)[0]
-        if self.x is not x or self.y is None:
+            self._state = state
+        if self.x is not x or self.y is None or self._state != state:
             return None
         start = sum(self.widths[:place])
         part = self.y[..., start : start + self.widths[place]]
@@ -215,21 +225,21 @@ class Joint:
         if together is not None:
             drops = [lean.drop(rows) for lean in together.members]
             y, u = together.map_beside(rows, drops)
-            self._kept[call] = together, [Kept(drops, u)]
+            self._saved[call] = together, [Saved(drops, u)]
         else:
             made = [seam.compute(rows, torch.Size([len(rows)])) for seam in self.seams]
             y = torch.cat([part for part, _ in made], 1)
-            self._kept[call] = None, [kept for _, kept in made]
+            self._saved[call] = None, [saved for _, saved in made]
         return y.view(*x.shape[:-1], self.out_features), call
 
     def differentiate(self, dy: torch.Tensor, x: torch.Tensor, call: int) -> torch.Tensor:
         """The gradient of `x`, from that of what `map` gave. Raises RuntimeError after the end of the pass."""
-        if call not in self._kept and any(seam.inner_trains for seam in self.seams):
+        if call not in self._saved and any(seam.inner_trains for seam in self.seams):
             raise RuntimeError(AFTER_THE_END)
-        together, kept = self._kept.pop(call, (None, [None] * len(self.widths)))
+        together, saved = self._saved.pop(call, (None, [None] * len(self.widths)))
         gradients, rows, lead = _rows(dy), _rows(x), x.shape[:-1]
         if together is not None:
-            (own,) = kept
+            (own,) = saved
             assert own is not None
             dx = together.differentiate(gradients, rows, own.u, own.drop, lead, x.dtype)
             assert dx is not None
@@ -237,7 +247,7 @@ class Joint:
         parts = torch.split(gradients, self.widths, 1)
         first, *others = (
             seam.gradient(part.contiguous(), rows, own, lead)
-            for seam, part, own in zip(self.seams, parts, kept, strict=True)
+            for seam, part, own in zip(self.seams, parts, saved, strict=True)
         )
         return sum(others, first).view(x.shape)
 
@@ -255,10 +265,12 @@ def can_be_seam(module: nn.Module) -> bool:
     return type(module).__name__ in ("Linear", "Conv1D") and not any(p.requires_grad for p in module.parameters())
 
 
-def may_be_joined(module: nn.Module) -> bool:
-    """Whether the pass that has begun could compute `module` as one with others."""
+def found_readers(module: nn.Module) -> Readers | None:
+    """What reads the same input in the model of `module`, as its pass has found it; None where it has not, or could not
+    compute `module` as one with others.
+    """
     lean = _lean(module)
-    return lean is not None and is_plain(lean) and lean.kernels.many() is not None
+    return lean.readers if lean is not None and is_plain(lean) else None
 
 
 def _has_pass(module: nn.Module) -> bool:

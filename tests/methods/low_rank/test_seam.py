@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 
 import pytest
 import torch
@@ -11,6 +11,7 @@ from torch import nn
 
 from dora_cli.methods.base import Method
 from dora_cli.methods.low_rank import lean as lean_module
+from dora_cli.methods.low_rank.same_input.readers import Readers
 from dora_cli.methods.low_rank.seam import Joint, Seam, can_be_seam, projection
 from tests.methods.low_rank.same_input.plain_many import TogetherKernels
 from tests.methods.small import new_dora, new_lora, sites
@@ -150,6 +151,23 @@ class Three:
                     parameter.copy_(torch.randn_like(parameter))
         self.model.train()
 
+    @contextmanager
+    def within(self, joined: Sequence[int]) -> Iterator[None]:
+        """A pass in which those of `joined` are."""
+        with self.method.training_pass():
+            if joined:
+                lean = self.method._adapters._passes._lean
+                paths = dict(enumerate(WIDTHS))
+                lean.put_together(Readers([[paths[place] for place in joined]]), {i: paths[i] for i in range(3)})
+            for seam in self.seams:
+                seam.begin(None)
+            joint = Joint([self.seams[place] for place in joined]) if joined else None
+            if joint is not None:
+                joint.begin()
+            yield
+            for made in (*self.seams, *([] if joint is None else [joint])):
+                made.end()
+
     def run(self, joined: Sequence[int], *, other: int | None = None) -> list[torch.Tensor]:
         """Outputs, the gradient of the input and those of the factors, of one pass; `other` reads another input."""
         torch.manual_seed(7)
@@ -157,19 +175,9 @@ class Three:
         parameters = [parameter for group in self.method.groups() for parameter in group.parameters]
         for parameter in parameters:
             parameter.grad = None
-        with self.method.training_pass():
-            if joined:
-                lean = self.method._adapters._passes._lean
-                lean.put_together([[place for place in joined if place < len(lean.layers)]])
-            for seam in self.seams:
-                seam.begin(None)
-            joint = Joint([self.seams[place] for place in joined]) if joined else None
-            if joint is not None:
-                joint.begin()
+        with self.within(joined):
             outputs = [seam(x.clone() if place == other else x) for place, seam in enumerate(self.seams)]
             torch.stack([y.square().sum() for y in outputs]).sum().backward()
-            for made in (*self.seams, *([] if joint is None else [joint])):
-                made.end()
         assert x.grad is not None
         return [*(y.detach() for y in outputs), x.grad, *(p.grad.clone() for p in parameters if p.grad is not None)]
 
@@ -188,6 +196,38 @@ def test_joined_seams_compute_what_each_does(
     found = three.run(joined, other=other)
     assert len(found) == len(expected) == 4 + 1 + 6
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_an_input_that_was_changed_in_place_is_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no compiler traces: the readers that come after the change read what it has become."""
+    three = Three(monkeypatch, dropout=0.0)
+    x = torch.randn(2, 3, D_IN, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).requires_grad_()
+
+    def outputs(*, joined: bool) -> list[torch.Tensor]:
+        with three.within(joined=(0, 1, 2) if joined else ()), torch.no_grad():
+            h = x * 1.0
+            h.requires_grad_()
+            query = three.seams[0](h)
+            h.add_(1.0)
+            return [query, *(seam(h) for seam in three.seams[1:3])]
+
+    torch.testing.assert_close(outputs(joined=True), outputs(joined=False), rtol=1e-12, atol=1e-12)
+
+
+def test_a_seam_that_follows_one_without_gradients_has_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    three = Three(monkeypatch, dropout=0.0)
+    x = torch.randn(2, 3, D_IN, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).requires_grad_()
+
+    def gradient(*, joined: bool) -> torch.Tensor:
+        with three.within(joined=(0, 1, 2) if joined else ()):
+            with torch.no_grad():
+                three.seams[0](x)
+            three.seams[1](x).square().sum().backward()
+        assert x.grad is not None
+        found, x.grad = x.grad, None
+        return found
+
+    torch.testing.assert_close(gradient(joined=True), gradient(joined=False), rtol=1e-12, atol=1e-12)
 
 
 def test_joined_seams_are_one_operator(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -71,12 +71,15 @@ def _of_any_block(path: str) -> str:
 def readers_of(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Readers:
     """From one pass of `model` over these arguments; random states and the modules' modes are afterwards as before.
 
-    Nobody is known where the pass fails: a model may refuse to be evaluated, or hooks on it may want gradients.
+    Nobody is known where the model cannot be called so: it may refuse to be evaluated, or hooks on it may want
+    gradients. Whether that is why it failed is not known here; a caller whose training pass over the same arguments
+    fails as well has found nothing. Then what remains is a matter of the model's code, the same in every process.
     """
     calls = _Calls()
     with ExitStack() as stack:
         stack.enter_context(_in_evaluation(model))
         stack.enter_context(_without_traces())
+        stack.enter_context(torch.compiler.set_stance("force_eager"))  # blocks of the user's are not compiled for it
         for path, module in _maps(model).items():
             stack.callback(module.register_forward_pre_hook(partial(calls.note, path)).remove)
         try:

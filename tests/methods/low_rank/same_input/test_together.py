@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.utils import counters
 
 from dora_cli.methods import Dora
 from dora_cli.methods.low_rank import lean as lean_module
@@ -272,6 +273,104 @@ def test_half_precision_is_as_exact_as_alone(bias: bool, width: int, monkeypatch
     for one, two, true in zip(ours, theirs, exact, strict=True):
         assert float((one - true).norm()) < 1.2 * float((two - true).norm()) + 2e-3 * float(true.norm())
         assert float((one - true).norm()) < 0.02 * float(true.norm())
+
+
+def test_blocks_that_the_user_compiles_are_computed_alone() -> None:
+    """Whoever compiles blocks and not the model: their gradients are right, in one graph each, and those of blocks that
+    are not compiled are computed as one.
+    """
+
+    def found(compiled: int) -> tuple[list[torch.Tensor], int]:
+        torch._dynamo.reset()
+        counters.clear()
+        model = tiny_llama(dtype=torch.float32)
+        dora = new_dora(rank=2, dropout=0.0)
+        model.requires_grad_(False)
+        dora.attach(model, sites({name: one for name, one in linear_maps(model).items() if "lm_head" not in name}))
+        generator = torch.Generator().manual_seed(5)
+        with torch.no_grad():
+            for parameter in dora.parameters():
+                parameter.add_(torch.randn(parameter.shape, generator=generator) / 10)
+        for layer in model.train().model.layers[:compiled]:
+            layer.compile(backend="aot_eager")
+        made = []
+        for _ in range(2):
+            with dora.training_pass():
+                model(input_ids=IDS, use_cache=False).logits.square().mean().backward()
+            made += gradients(model)
+        lean = pass_of(dora._adapters._passes)
+        assert sorted(len(together.members) for together in lean._together) == [2, 2, 3, 3]
+        assert not counters["graph_break"]
+        assert counters["stats"]["unique_graphs"] == compiled  # one has a gradient of its input, the first has none
+        return made, lean.kernels.many().calls  # type: ignore[union-attr, attr-defined]
+
+    expected, calls = found(0)
+    # six for each of two passes, two blocks and two inputs; the first input of all has no gradient
+    assert calls == 2 * (2 * 2 * 6 - 1)
+    for compiled, called in ((1, 2 * 2 * 6), (2, 0)):
+        ours, calls = found(compiled)
+        assert calls == called
+        for one, two in zip(ours, expected, strict=True):
+            torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-6)
+
+
+class Told(nn.Module):
+    """Reads one input three times, unless `unless` raises."""
+
+    def __init__(self, unless: Callable[[bool], None]) -> None:
+        super().__init__()
+        self.three, self.unless, self.modes = Three(), unless, list[bool]()
+
+    def forward(self, x: torch.Tensor) -> Any:
+        self.modes.append(self.training)
+        query, key = self.three.query(x), self.three.key(x)
+        self.unless(self.training)
+        return torch.cat([query, key, self.three.value(x)], -1)
+
+    def run(self, passes: Passes, groups: list[Components]) -> list[int]:
+        """How many are computed as one after a pass."""
+        with passes.around(groups, None):
+            self(torch.ones(4, 12, dtype=torch.float64)).sum().backward()
+        return [len(together.members) for together in pass_of(passes)._together]
+
+
+@pytest.mark.parametrize(
+    ("kind", "failing"),
+    [
+        (KeyboardInterrupt, [0]),
+        (KeyboardInterrupt, [1]),
+        (torch.OutOfMemoryError, [0]),
+        (ValueError, [1]),
+        (ValueError, [0, 1]),
+    ],
+    ids=["stopped looking", "stopped training", "no memory", "in training", "in both"],
+)
+def test_a_first_pass_that_fails_is_not_the_last_to_look(kind: type[BaseException], failing: list[int]) -> None:
+    """A run that goes on after it computes as one that was not disturbed."""
+    calls = iter(range(100))
+
+    def unless(_: bool) -> None:
+        if next(calls) in failing:
+            raise kind
+
+    model = Told(unless)
+    _, groups = adapted(model.three)
+    passes = Passes(model.train())
+    with pytest.raises(kind):
+        model.run(passes, groups)
+    assert [model.run(passes, groups) for _ in range(2)] == [[3], [3]]
+
+
+def test_a_model_that_cannot_be_evaluated_is_asked_once() -> None:
+    def unless(training: bool) -> None:
+        if not training:
+            raise ValueError("only trains")
+
+    model = Told(unless)
+    _, groups = adapted(model.three)
+    passes = Passes(model.train())
+    assert [model.run(passes, groups) for _ in range(3)] == [[], [], []]
+    assert model.modes == [False, True, True, True]
 
 
 def test_a_pass_of_former_ranks_leaves_memory_at_once() -> None:
