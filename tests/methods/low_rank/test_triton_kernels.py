@@ -321,7 +321,7 @@ def test_without_a_c_compiler_plain_operations_take_over(monkeypatch: pytest.Mon
     monkeypatch.setattr(triton_kernels, "_device_properties", fail)
     triton_kernels.obstacle.cache_clear()
     assert chosen.triton_obstacle() == "Failed to find C compiler. Please specify via CC environment variable."
-    assert isinstance(chosen.kernels_for(cuda, torch.float32, 1, 4), chosen.TorchKernels)
+    assert isinstance(chosen.kernels_for(cuda, torch.float32, 1, [4]), chosen.TorchKernels)
     assert variance_gradient_for(cuda, torch.float32) is importance.add_variance_gradient
     monkeypatch.setattr(triton_kernels, "_device_properties", lambda index: {"max_shared_mem": 232448})
     triton_kernels.obstacle.cache_clear()
