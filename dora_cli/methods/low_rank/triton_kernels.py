@@ -198,7 +198,8 @@ class Launch:
     """One kernel on operands whose types, sizes and alignment are known, launched again and again.
 
     Triton's own way finds out anew, at every launch, for what the kernel has to be compiled: 30 us of the host's time,
-    which bounds steps that are not captured. From the second launch on the compiled kernel itself is called.
+    which bounds steps that are not captured. From the second launch on the compiled kernel itself is called, with all
+    arguments, constants too. Those that change between launches are not specialised, and integers of 32 bits.
 
     Args:
         kernel: launched with what a call is given, then `constants`.
