@@ -136,7 +136,7 @@ def factor(rank: int, width: int, dtype: torch.dtype) -> Factor:
 
 
 ROWS = 1, 7, 16, 24, 40, 112, 128, 168, 512, 1000
-"""Of whole batches and of the last one, some in one part for `outer`, none with blocks of another size."""
+"""Whole batches and the last one, some in one part for `outer`, none with blocks of another size."""
 
 
 @TYPES
