@@ -49,7 +49,7 @@ class LeanPass:
         owned: list[nn.Parameter] = [base.bias for base in bases]  # type: ignore[misc]
         self.biases = list({id(bias): bias for bias in owned}.values())  # two maps may share one
         first = self.biases[0]
-        kernels = kernels_for(first.device, dtype, len(bases), rank=1)
+        kernels = kernels_for(first.device, dtype, len(bases), ranks=[1])
         of_width: dict[int, list[int]] = defaultdict(list)
         for index, bias in enumerate(self.biases):
             of_width[len(bias)].append(index)

@@ -18,7 +18,10 @@ _SLOPE, _CUBE = tl.constexpr(2 * 0.7978845608028654), tl.constexpr(0.044715)
 """Gelu's approximation by tanh is ``z sigmoid(2 sqrt(2 / pi) (z + 0.044715 z^3))``."""
 
 
-@triton.jit
+# How rows are counted and sums are split makes no load wider: see `low_rank`'s kernels.
+
+
+@triton.jit(do_not_specialize=["rows"])
 def _into(
     x, factor, bias, z, out, rows, width, m,
     BACK: tl.constexpr, GELU: tl.constexpr, PRECISION: tl.constexpr,
@@ -63,7 +66,7 @@ def _into(
     tl.store(out + place, total.to(out.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _out_of(
     base, small, factor, bias, out, rows, width, m,
     BACK: tl.constexpr, PRECISION: tl.constexpr,
@@ -91,7 +94,7 @@ def _out_of(
     tl.store(out + place, (given + update).to(out.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "splits"])
 def _sums(
     weights, biases, small, x, rows, width, m, stride, splits,
     UP: tl.constexpr, PRECISION: tl.constexpr,

@@ -17,6 +17,7 @@ W0, v, A)`` and two outer products. `TorchKernels` runs everywhere; `kernels_for
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import NamedTuple, Protocol
 
 import torch
@@ -231,8 +232,8 @@ def _pieces(rows: torch.Tensor, chunks: int) -> torch.Tensor:
     return rows.reshape(len(rows), chunks, -1)
 
 
-def kernels_for(device: torch.device, dtype: torch.dtype, projections: int, rank: int) -> Kernels:
-    """The fastest way to compute on `device` in `dtype`; `rank` is the largest of a chunk, with what is tied.
+def kernels_for(device: torch.device, dtype: torch.dtype, projections: int, ranks: Collection[int]) -> Kernels:
+    """The fastest way to compute on `device` in `dtype`; `ranks` are those of the chunks, with what is tied.
 
     Triton comes with PyTorch's CUDA builds on Linux.
     """
@@ -240,8 +241,9 @@ def kernels_for(device: torch.device, dtype: torch.dtype, projections: int, rank
         from dora_cli.methods.low_rank.same_input.triton_many import TritonMany
         from dora_cli.methods.low_rank.triton_kernels import MAX_RANK, TritonKernels
 
-        if rank <= MAX_RANK:
-            return TritonKernels(device, projections, many=TritonMany)
+        if max(ranks) <= MAX_RANK:
+            wide = all(rank % 16 == 0 for rank in ranks)
+            return TritonKernels(device, projections, wide=wide, many=TritonMany)
     return TorchKernels(device)
 
 

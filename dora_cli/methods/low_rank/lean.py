@@ -43,8 +43,8 @@ class LeanPass:
     def __init__(self, model: nn.Module, groups: Sequence[Group], dtype: torch.dtype) -> None:
         self._groups, self.dtype = groups, dtype
         layers = [layer for group in groups for layer in group.layers]
-        rank = max((layer.tied + layer.rank) // layer.chunks for layer in layers)
-        self.kernels: Kernels = kernels_for(layers[0].A.device, dtype, len(layers), rank)
+        ranks = {(layer.tied + layer.rank) // layer.chunks for layer in layers}
+        self.kernels: Kernels = kernels_for(layers[0].A.device, dtype, len(layers), ranks)
         self._many = self.kernels.many()
         self._together: list[Together] = []
         self._inputs = Inputs(dtype)

@@ -40,17 +40,29 @@ def keep(index, seed, call, threshold: tl.constexpr):
     return value >= threshold
 
 
+@triton.jit
+def _known(rank, WIDE: tl.constexpr):
+    """`rank`, which the compiler is shown to be a multiple of 16 where that is so."""
+    return rank // 16 * 16 if WIDE else rank
+
+
 # Each kernel works on chunk `program_id(2)`: on `width` columns out of `stride`, and on `rank` of the small
 # activations.
+#
+# Triton compiles a kernel again where an integer becomes 1, or a multiple of 16 or none, and where a pointer no longer
+# begins at a multiple of 16 bytes, unless told that they do not matter. What decides how wide a load can be matters: a
+# row's width and stride, and where tensors begin. What else changes within a run does not: the number of rows (the last
+# batch of an epoch has few), how a sum is split, which use of a seed it is, and where that one number is. Ranks lie
+# between: small activations load wide where all are multiples of 16, which `WIDE` says, and otherwise any rank will do.
 
 
-@triton.jit(do_not_specialize=["call", "tied"])
+@triton.jit(do_not_specialize=["seeds", "call", "rows", "rank", "tied"])
 def _down(
     x, factor, out, seeds, call, rows, width, rank, scale, stride, tied,
-    DROP: tl.constexpr, THRESHOLD: tl.constexpr, PRECISION: tl.constexpr, TIED: tl.constexpr,
+    WIDE: tl.constexpr, DROP: tl.constexpr, THRESHOLD: tl.constexpr, PRECISION: tl.constexpr, TIED: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    chunk, chunks = tl.program_id(2), tl.num_programs(2)
+    chunk, chunks, rank = tl.program_id(2), tl.num_programs(2), _known(rank, WIDE)
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     r = tl.arange(0, BLOCK_R)
     seed = tl.load(seeds) if DROP else 0
@@ -83,13 +95,13 @@ def _down(
     )
 
 
-@triton.jit(do_not_specialize=["call", "tied"])
+@triton.jit(do_not_specialize=["seeds", "call", "rows", "rank", "tied"])
 def _up(
     base, u, factor, out, seeds, call, rows, width, rank, scale, stride, tied,
-    DROP: tl.constexpr, THRESHOLD: tl.constexpr, PRECISION: tl.constexpr, TIED: tl.constexpr,
+    WIDE: tl.constexpr, DROP: tl.constexpr, THRESHOLD: tl.constexpr, PRECISION: tl.constexpr, TIED: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    chunk, chunks = tl.program_id(2), tl.num_programs(2)
+    chunk, chunks, rank = tl.program_id(2), tl.num_programs(2), _known(rank, WIDE)
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     d = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
     r = tl.arange(0, BLOCK_R)
@@ -118,13 +130,13 @@ def _up(
     tl.store(out + place, (given + update).to(out.dtype.element_ty), mask=inside)
 
 
-@triton.jit(do_not_specialize=["call"])
+@triton.jit(do_not_specialize=["seeds", "call", "rows", "rank", "stride_u", "splits"])
 def _outer(
     totals, u, x, seeds, call, rows, width, rank, scale, stride, stride_u, stride_totals, splits,
-    DROP: tl.constexpr, THRESHOLD: tl.constexpr, PRECISION: tl.constexpr,
+    WIDE: tl.constexpr, DROP: tl.constexpr, THRESHOLD: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    chunk = tl.program_id(2)
+    chunk, rank, stride_u = tl.program_id(2), _known(rank, WIDE), _known(stride_u, WIDE)
     d = tl.program_id(0) * BLOCK_D + tl.arange(0, BLOCK_D)
     r = tl.arange(0, BLOCK_R)
     column = chunk * width + d
@@ -147,7 +159,7 @@ def _outer(
     tl.store(place, tl.load(place, mask=inside, other=0.0) + result * scale, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["splits"])
 def _collect(totals, gradient, scaling, stride, width, splits, SPLITS: tl.constexpr, BLOCK: tl.constexpr):
     s = tl.arange(0, SPLITS)[:, None]
     d = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -161,7 +173,7 @@ def _collect(totals, gradient, scaling, stride, width, splits, SPLITS: tl.conste
     )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["splits"])
 def _collect_gated(
     totals, B_t, c, grad_B_t, grad_c, scaling, stride, width, splits, SPLITS: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
@@ -186,7 +198,8 @@ class Launch:
     """One kernel on operands whose types, sizes and alignment are known, launched again and again.
 
     Triton's own way finds out anew, at every launch, for what the kernel has to be compiled: 30 us of the host's time,
-    which bounds steps that are not captured. From the second launch on the compiled kernel itself is called.
+    which bounds steps that are not captured. From the second launch on the compiled kernel itself is called, with all
+    arguments, constants too. Those that change between launches are not specialised, and integers of 32 bits.
 
     Args:
         kernel: launched with what a call is given, then `constants`.
@@ -225,6 +238,7 @@ class TritonKernels:
     anew and alike.
 
     Args:
+        wide: whether all ranks are multiples of 16.
         many: makes what computes several projections at once, of the seeds and the bytes that a block may have.
     """
 
@@ -236,9 +250,10 @@ class TritonKernels:
         device: torch.device,
         projections: int,
         *,
+        wide: bool = False,
         many: Callable[[torch.Tensor, int], ManyKernels] | None = None,
     ) -> None:
-        self._memory, self._many = shared_memory(device), many
+        self._memory, self._wide, self._many = shared_memory(device), wide, many
         self._seeds = torch.zeros(projections, dtype=torch.int64, device=device)
         self._seed = self._seeds.unbind()
         self._calls = [0] * projections
@@ -273,7 +288,7 @@ class TritonKernels:
         seed, call, threshold, scale = drop if isinstance(drop, Seeded) else (x, 0, 0, 1.0)
         rank, keeps = components // chunks, tied > 0 and threshold > 0
         # how far each begins from where a wide load can begin: Triton compiles by that too
-        places = x.data_ptr() % 16, ready.data_ptr() % 16, seed.data_ptr() % 16
+        places = x.data_ptr() % 16, ready.data_ptr() % 16
         key = "down", x.dtype, rows, stride, components, chunks, keeps, threshold, places
         launch = self._launches.get(key)
         if launch is None:
@@ -282,7 +297,7 @@ class TritonKernels:
             block, columns = (32, 128) if rows >= 4096 else (16, 256)
             columns = down_columns(block, columns, block_r(rank), x.element_size(), self._memory)
             grid = triton.cdiv(rows, block), 1, chunks
-            constants = *settings(threshold, x), keeps, block, block_r(rank), columns
+            constants = self._is_wide(rank), *settings(threshold, x), keeps, block, block_r(rank), columns
             launch = self._launches[key] = Launch(_down, grid, constants, num_warps=4, num_stages=4)
         launch(x, ready, out, seed, call, rows, width, rank, scale, stride, tied)
         return out
@@ -302,16 +317,20 @@ class TritonKernels:
         (rows, stride), (components, width) = base.shape, ready.shape
         seed, call, threshold, scale = drop if isinstance(drop, Seeded) else (base, 0, 0, 1.0)
         rank, keeps = components // chunks, tied > 0 and threshold > 0
-        places = base.data_ptr() % 16, u.data_ptr() % 16, ready.data_ptr() % 16, seed.data_ptr() % 16
+        places = base.data_ptr() % 16, u.data_ptr() % 16, ready.data_ptr() % 16
         to = out.dtype, out.data_ptr() % 16
         key = "up", base.dtype, rows, stride, components, chunks, keeps, threshold, places, to
         launch = self._launches.get(key)
         if launch is None:
             columns = 64 if rows * stride < 2**21 else 128
             grid = triton.cdiv(rows, 32), triton.cdiv(width, columns), chunks
-            constants = *settings(threshold, u), keeps, 32, block_r(rank), columns
+            constants = self._is_wide(rank), *settings(threshold, u), keeps, 32, block_r(rank), columns
             launch = self._launches[key] = Launch(_up, grid, constants, num_warps=4)
         launch(base, u, ready, out, seed, call, rows, width, rank, scale, stride, tied)
+
+    def _is_wide(self, *sizes: int) -> bool:
+        """`WIDE`: what has ranks of both kinds would compile everything twice."""
+        return self._wide and not any(size % 16 for size in sizes)
 
     def splits(self, width: int) -> int:
         """Enough blocks for all of a GPU's multiprocessors where a factor has few columns."""
@@ -321,14 +340,15 @@ class TritonKernels:
         (rows, stride), (most, components, width) = x.shape, totals.shape
         seed, call, threshold, scale = drop if isinstance(drop, Seeded) else (x, 0, 0, 1.0)
         rank, strides = components // chunks, (stride, u.stride(0), totals.stride(0))
-        places = totals.data_ptr() % 16, u.data_ptr() % 16, x.data_ptr() % 16, seed.data_ptr() % 16
+        places = totals.data_ptr() % 16, u.data_ptr() % 16, x.data_ptr() % 16
         key = "outer", x.dtype, rows, components, chunks, threshold, most, strides, places
         launch = self._launches.get(key)
         if launch is None:
             columns = 32 if width <= 1024 else 64
             block = outer_rows(128, columns, block_r(rank), x.element_size(), self._memory)
             grid = triton.cdiv(width, columns), min(most, triton.cdiv(rows, block)), chunks
-            constants = *settings(threshold, x), block, block_r(rank), columns
+            wide = self._is_wide(rank, u.stride(0))
+            constants = wide, *settings(threshold, x), block, block_r(rank), columns
             launch = self._launches[key] = Launch(_outer, grid, constants, num_warps=4, num_stages=3)
         launch(totals, u, x, seed, call, rows, width, rank, scale, *strides, launch.grid[1])
 

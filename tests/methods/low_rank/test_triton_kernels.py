@@ -34,11 +34,11 @@ shapes = pytest.mark.parametrize(
 dropouts = pytest.mark.parametrize("probability", [0.0, 0.3])
 
 
-def kernels(projections: int = 3):  # type: ignore[no-untyped-def]
+def kernels(projections: int = 3, *, wide: bool = False):  # type: ignore[no-untyped-def]
     pytest.importorskip("triton")
     from dora_cli.methods.low_rank.triton_kernels import TritonKernels
 
-    made = TritonKernels(torch.device(DEVICE), projections)
+    made = TritonKernels(torch.device(DEVICE), projections, wide=wide)
     made.begin()
     return made
 
@@ -115,11 +115,15 @@ def whole(factor: torch.Tensor, chunks: int) -> torch.Tensor:
 
 @types
 @dropouts
-@pytest.mark.parametrize(("rows", "width", "rank", "chunks"), [(40, 96, 6, 2), (17, 132, 44, 4)])
-def test_in_chunks(rows: int, width: int, rank: int, chunks: int, dtype: torch.dtype, probability: float) -> None:
+@pytest.mark.parametrize(
+    ("rows", "width", "rank", "chunks", "wide"), [(40, 96, 6, 2, False), (17, 132, 44, 4, False), (40, 96, 32, 2, True)]
+)
+def test_in_chunks(
+    rows: int, width: int, rank: int, chunks: int, wide: bool, dtype: torch.dtype, probability: float
+) -> None:
     x, _, u = operands(rows, width, rank, dtype)
     factor = operands(rows, width // chunks, rank, dtype)[1]
-    made, totals = kernels(), torch.randn(2, rank, width // chunks, device=DEVICE)
+    made, totals = kernels(wide=wide), torch.randn(2, rank, width // chunks, device=DEVICE)
     drop = made.drop(x, probability, 1) if probability else None
     kept, exact = dropped(x, drop, probability), whole(factor, chunks)
     close(made.down(x, whole_of(factor), drop, chunks=chunks), kept @ exact.T, dtype)
@@ -134,12 +138,18 @@ def test_in_chunks(rows: int, width: int, rank: int, chunks: int, dtype: torch.d
 
 @types
 @dropouts
-@pytest.mark.parametrize(("rows", "width", "rank", "tied"), [(40, 130, 5, 2), (64, 256, 40, 33), (9, 48, 3, 3)])
+@pytest.mark.parametrize(
+    ("rows", "width", "rank", "tied", "wide"),
+    [
+        (40, 130, 5, 2, False), (64, 256, 40, 33, False), (9, 48, 3, 3, False),
+        (40, 64, 48, 16, True), (40, 64, 32, 4, True),
+    ],
+)  # fmt: skip
 def test_tied_rows_see_no_dropout(
-    rows: int, width: int, rank: int, tied: int, dtype: torch.dtype, probability: float
+    rows: int, width: int, rank: int, tied: int, wide: bool, dtype: torch.dtype, probability: float
 ) -> None:
     x, factor, u = operands(rows, width, rank, dtype)
-    made, totals = kernels(), torch.zeros(1, rank - tied, width, device=DEVICE)
+    made, totals = kernels(wide=wide), torch.zeros(1, rank - tied, width, device=DEVICE)
     drop = made.drop(x, probability, 1) if probability else None
     kept, exact = dropped(x, drop, probability), factor.double()
     down = torch.cat([x.double() @ exact[:tied].T, kept @ exact[tied:].T], 1)
@@ -195,10 +205,13 @@ def test_every_projection_call_and_pass_has_a_mask_of_its_own() -> None:
 
 @types
 @dropouts
-def test_launches_that_are_known_compute_what_the_first_did(dtype: torch.dtype, probability: float) -> None:
+@pytest.mark.parametrize(("rank", "wide"), [(8, False), (16, True)])
+def test_launches_that_are_known_compute_what_the_first_did(
+    rank: int, wide: bool, dtype: torch.dtype, probability: float
+) -> None:
     """The same sizes again with other values, seeds and places in memory, also ones that no wide load can begin at."""
-    rows, width, rank = 48, 64, 8
-    made = kernels(4)
+    rows, width = 48, 64
+    made = kernels(4, wide=wide)
     for turn, offset in enumerate((0, 0, 1, 1, 8, 0)):
         x, factor, u = (_elsewhere(tensor, offset) for tensor in operands(rows, width, rank, dtype))
         x.mul_(turn + 1)
@@ -321,7 +334,7 @@ def test_without_a_c_compiler_plain_operations_take_over(monkeypatch: pytest.Mon
     monkeypatch.setattr(triton_kernels, "_device_properties", fail)
     triton_kernels.obstacle.cache_clear()
     assert chosen.triton_obstacle() == "Failed to find C compiler. Please specify via CC environment variable."
-    assert isinstance(chosen.kernels_for(cuda, torch.float32, 1, 4), chosen.TorchKernels)
+    assert isinstance(chosen.kernels_for(cuda, torch.float32, 1, [4]), chosen.TorchKernels)
     assert variance_gradient_for(cuda, torch.float32) is importance.add_variance_gradient
     monkeypatch.setattr(triton_kernels, "_device_properties", lambda index: {"max_shared_mem": 232448})
     triton_kernels.obstacle.cache_clear()

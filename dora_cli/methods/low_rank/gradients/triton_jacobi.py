@@ -11,7 +11,7 @@ from dora_cli.methods.low_rank.gradients.jacobi import Eigen, rows_for, sweeps_f
 _LEAST = 16  # rows of a tile
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rank", "paired", "sweeps"])  # a matrix is loaded once: how wide does not matter
 def _jacobi(grams, values, vectors, rank, paired, sweeps, ROWS: tl.constexpr):
     index = tl.arange(0, ROWS)
     row, column = index[:, None], index[None, :]

@@ -132,7 +132,7 @@ def _perturb(
     )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rank"])
 def _deviate(
     weight, A, B, c, out, scale, rank, scaling, d_out, d_in, row, column, A_row, B_row, B_column,
     GATED: tl.constexpr, BLOCK_I: tl.constexpr, BLOCK_J: tl.constexpr, BLOCK_R: tl.constexpr,

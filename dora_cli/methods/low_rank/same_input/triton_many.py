@@ -25,7 +25,8 @@ T = TypeVar("T")
 
 
 # What each of the projections has of its own is an argument each, numbered; a block works on one of them. Two of them
-# give the first one's twice.
+# give the first one's twice. For what is not specialised see `low_rank.triton_kernels`; the small activations of
+# several projections stand beside each other here, and load one by one for any ranks.
 
 
 @triton.jit
@@ -34,8 +35,8 @@ def _of(which, first, second, third):
 
 
 @triton.jit(do_not_specialize=[
-    "call0", "call1", "call2", "seed0", "seed1", "seed2", "rank0", "rank1", "rank2", "place0", "place1", "place2",
-    "stride_out",
+    "seeds", "call0", "call1", "call2", "seed0", "seed1", "seed2", "rank0", "rank1", "rank2",
+    "place0", "place1", "place2", "stride_out", "rows",
 ])  # fmt: skip
 def _down(
     x, factor0, factor1, factor2, out, seeds, call0, call1, call2, seed0, seed1, seed2, rank0, rank1, rank2,
@@ -76,7 +77,7 @@ def _down(
 
 
 @triton.jit(do_not_specialize=[
-    "rank0", "rank1", "rank2", "place0", "place1", "place2", "stride_u", "block1", "block2",
+    "rank0", "rank1", "rank2", "place0", "place1", "place2", "stride_u", "block1", "block2", "rows",
 ])  # fmt: skip
 def _up(
     base, u, factor0, factor1, factor2, out, rank0, rank1, rank2, place0, place1, place2, stride_u, block1, block2,
@@ -115,8 +116,8 @@ def _update(u, factor, stride_u, n, d, rows, width, rank, PRECISION: tl.constexp
 
 
 @triton.jit(do_not_specialize=[
-    "call0", "call1", "call2", "seed0", "seed1", "seed2", "rank0", "rank1", "rank2", "place0", "place1", "place2",
-    "stride_u",
+    "seeds", "call0", "call1", "call2", "seed0", "seed1", "seed2", "rank0", "rank1", "rank2",
+    "place0", "place1", "place2", "stride_u", "rows",
 ])  # fmt: skip
 def _up_sum(
     base, u, factor0, factor1, factor2, out, seeds, call0, call1, call2, seed0, seed1, seed2, rank0, rank1, rank2,
@@ -146,8 +147,8 @@ def _up_sum(
 
 
 @triton.jit(do_not_specialize=[
-    "call0", "call1", "call2", "seed0", "seed1", "seed2", "rank0", "rank1", "rank2", "place0", "place1", "place2",
-    "stride_u", "block1", "block2", "splits0", "splits1", "splits2",
+    "seeds", "call0", "call1", "call2", "seed0", "seed1", "seed2", "rank0", "rank1", "rank2",
+    "place0", "place1", "place2", "stride_u", "block1", "block2", "splits0", "splits1", "splits2", "rows",
 ])  # fmt: skip
 def _outer(
     totals0, totals1, totals2, u, x, seeds, call0, call1, call2, seed0, seed1, seed2, rank0, rank1, rank2,

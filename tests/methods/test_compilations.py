@@ -1,0 +1,260 @@
+"""How often a run has Triton compile its kernels: once each, whatever changes within the run.
+
+Triton compiles anew where an integer becomes 1, a multiple of 16, or neither, and where the place of a tensor does, if
+the kernel does not say that this argument is not to be specialised. Which ones do is read from the source; where there
+is Triton, it is asked what it would compile, for a device that need not be there.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from dora_cli.methods.bottleneck.layer import Tensors
+from dora_cli.methods.low_rank.factor import Factor
+from dora_cli.methods.low_rank.same_input.products import Wide
+from tests.methods.small import SmallEncoder, linear_maps, new_dora, sites
+
+PACKAGE = Path(__file__).parents[2] / "dora_cli"
+FILES = sorted(path for path in PACKAGE.rglob("*.py") if "@triton.jit" in path.read_text(encoding="utf-8"))
+
+VARY = re.compile(r"(rows|seeds|number|paired|sweeps|tied|stride_(u|out))|(rank|splits|call|seed|place|block)\d?")
+"""Arguments that differ within a run and make no load of a row wider."""
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+TYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+
+
+# -- what the source says ----------------------------------------------------------------------------------------------
+
+
+def jitted(path: Path) -> dict[str, tuple[ast.FunctionDef, list[str]]]:
+    """Functions that Triton compiles, by name, with the arguments that they do not specialise."""
+    found = {}
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if not isinstance(node, ast.FunctionDef):
+            continue
+        for decorator in node.decorator_list:
+            called = decorator.func if isinstance(decorator, ast.Call) else decorator
+            if ast.unparse(called) == "triton.jit":
+                given = decorator.keywords if isinstance(decorator, ast.Call) else []
+                said = [ast.literal_eval(each.value) for each in given if each.arg == "do_not_specialize"]
+                found[node.name] = node, [name for names in said for name in names]
+    return found
+
+
+def launched(functions: dict[str, tuple[ast.FunctionDef, list[str]]]) -> set[str]:
+    """Those that none of the others calls."""
+    called = {
+        call.func.id
+        for node, _ in functions.values()
+        for call in ast.walk(node)
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name)
+    }
+    return set(functions) - called
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_what_varies_is_not_specialised(path: Path) -> None:
+    functions = jitted(path)
+    kernels = launched(functions)
+    assert kernels
+    for name in kernels:
+        node, said = functions[name]
+        vary = [argument.arg for argument in node.args.args if VARY.fullmatch(argument.arg)]
+        assert sorted(said) == sorted(vary), f"{path.name}: {name}"  # Triton takes no notice of a name that is none
+
+
+def test_the_kernels_are_found() -> None:
+    names = {path.stem for path in FILES}
+    assert {"triton_kernels", "triton_many", "triton_flatness", "triton_jacobi", "triton_step_bound"} <= names
+    found = jitted(PACKAGE / "methods" / "low_rank" / "triton_kernels.py")
+    assert launched(found) == {"_down", "_up", "_outer", "_collect", "_collect_gated"}
+
+
+# -- what Triton would compile -----------------------------------------------------------------------------------------
+
+
+class NoDevice:
+    """What Triton asks a driver before it compiles, for an H100."""
+
+    def get_current_target(self) -> Any:
+        from triton.backends.compiler import GPUTarget
+
+        return GPUTarget("cuda", 90, 32)
+
+    def get_current_device(self) -> int:
+        return -1  # kernels that other tests have compiled are known on devices that are there
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> set[tuple[str, str]]:
+    """Kernels, and what each would have been compiled for; nothing is compiled or launched."""
+    if INTERPRETED:
+        pytest.skip("the interpreter compiles nothing")
+    triton = pytest.importorskip("triton")
+    if not (hasattr(triton, "knobs") and hasattr(triton.runtime.driver, "_active")):
+        pytest.skip("this Triton has no such hook")
+    found: set[tuple[str, str]] = set()
+
+    def note(*, key: object, fn: Any, **_: object) -> bool:
+        found.add((f"{fn.module}.{fn.name}", str(key)))
+        return True  # goes no further
+
+    monkeypatch.setattr(triton.runtime.driver, "_active", NoDevice())
+    monkeypatch.setattr(triton.knobs.runtime, "jit_cache_hook", note)
+    return found
+
+
+def names(asked: set[tuple[str, str]]) -> list[str]:
+    return sorted(name.rsplit(".", 1)[1] for name, _ in asked)
+
+
+def kernels(projections: int = 4, *, wide: bool = False) -> Any:
+    from dora_cli.methods.low_rank.same_input.triton_many import TritonMany
+    from dora_cli.methods.low_rank.triton_kernels import TritonKernels
+
+    made = TritonKernels(torch.device("cpu"), projections, wide=wide, many=TritonMany)
+    made.begin()
+    return made
+
+
+def factor(rank: int, width: int, dtype: torch.dtype) -> Factor:
+    return Factor(torch.zeros(rank, width, dtype=dtype), rank)
+
+
+ROWS = 1, 7, 16, 24, 40, 112, 128, 168, 512, 1000
+"""Whole batches and the last one, some in one part for `outer`, none with blocks of another size."""
+
+
+@TYPES
+def test_rows_ranks_and_seeds(dtype: torch.dtype, asked: set[tuple[str, str]]) -> None:
+    made, width = kernels(), 64
+    for index, rows in enumerate(ROWS):
+        for rank in (1, 3, 12, 16):
+            x, u, A = (
+                torch.zeros(rows, width, dtype=dtype),
+                torch.zeros(rows, rank, dtype=dtype),
+                factor(rank, 64, dtype),
+            )
+            drop = made.drop(x, 0.1, index % 4)
+            made.down(x, A, drop)
+            made.up(x, u, A, drop, x)
+            made.outer(torch.zeros(8, rank, width), u, x, drop)
+            made.collect(torch.zeros(8, rank, width), torch.zeros(rank, width))
+            two, gates = torch.zeros(rank, width), torch.zeros(rank)
+            made.collect_gated(torch.zeros(8, rank, width), two, gates, two, gates, 1.0)
+    assert names(asked) == ["_collect", "_collect_gated", "_down", "_outer", "_up"]
+
+
+@pytest.mark.parametrize(("wide", "kinds"), [(False, 1), (True, 2)])
+def test_small_activations_load_wide_where_all_ranks_let_them(
+    wide: bool, kinds: int, asked: set[tuple[str, str]]
+) -> None:
+    """Then what is left of 32 without four that are tied is of another kind."""
+    made, x = kernels(wide=wide), torch.zeros(40, 64)
+    u = torch.zeros(40, 32)
+    for tied in (0, 4):
+        made.outer(torch.zeros(8, 32 - tied, 64), u[:, tied:], x, None)
+    assert names(asked) == ["_outer"] * kinds
+
+
+@TYPES
+def test_several_projections_at_once(dtype: torch.dtype, asked: set[tuple[str, str]]) -> None:
+    made, widths = kernels(), (64, 32, 32)
+    many = made.many()
+    for rows in ROWS:
+        for ranks in ((12, 12, 12), (16, 16, 16), (1, 0, 7)):
+            x, dy = torch.zeros(rows, 48, dtype=dtype), torch.zeros(rows * 128, dtype=dtype)
+            A = [factor(rank, 48, dtype) for rank in ranks]
+            B_t = [factor(rank, width, dtype) for rank, width in zip(ranks, widths, strict=True)]
+            drops = [made.drop(x, 0.1, i) if rank else None for i, rank in enumerate(ranks)]
+            u = many.down(Wide.same(x, 3), A, drops)
+            base = Wide.beside(dy, rows, widths)
+            many.up(base, u, B_t, base)
+            many.up_sum(x, u, A, drops, x)
+            many.outer(_sums(ranks, [48] * 3), u, Wide.same(x, 3), drops)
+    assert names(asked) == ["_down", "_outer", "_up", "_up_sum"]
+
+
+def _sums(ranks: Sequence[int], widths: Sequence[int]) -> list[torch.Tensor | None]:
+    return [torch.zeros(8, rank, width) if rank else None for rank, width in zip(ranks, widths, strict=True)]
+
+
+@TYPES
+def test_rows_of_bottlenecks(dtype: torch.dtype, asked: set[tuple[str, str]]) -> None:
+    from dora_cli.methods.bottleneck.triton_kernels import TritonKernels
+
+    made, m, width = TritonKernels(torch.device("cpu"), 64), 8, 64
+    own = Tensors(*(torch.zeros(shape, dtype=dtype) for shape in ((m, width), (m,), (width, m), (width,))))
+    sums = Tensors(*(torch.zeros(8, *tensor.shape) for tensor in vars(own).values()))
+    for rows in ROWS:
+        y, small = torch.zeros(rows, width, dtype=dtype), torch.zeros(rows, m, dtype=dtype)
+        made.enter(y, own, "gelu")
+        made.leave(y, small, own)
+        made.back_in(y, small, own.W_up, "gelu")
+        made.back_out(y, small, own.W_down)
+        made.collect(sums, y, small, y, small)
+    assert names(asked) == ["_into", "_into", "_out_of", "_out_of", "_sums", "_sums"]  # forward and backward
+
+
+def test_ranks_of_matrices_and_of_noise(asked: set[tuple[str, str]]) -> None:
+    from dora_cli.methods.low_rank.gradients.triton_jacobi import jacobi
+    from dora_cli.methods.low_rank.noise.triton_flatness import deviations
+
+    for rank in (1, 3, 8, 12, 16):
+        jacobi(torch.zeros(5, rank, rank, dtype=torch.float64))
+        layer: Any = SimpleNamespace(A=torch.zeros(rank, 64), B=torch.zeros(rank, 64).T, c=None, scaling=1.0)
+        deviations(layer, torch.zeros(64, 64), torch.zeros(()), torch.zeros(64))
+    assert names(asked) == ["_deviate", "_jacobi"]
+
+
+# -- a run -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_compiles_in_its_first_step_alone(asked: set[tuple[str, str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps of whole batches and of the last one of an epoch, and with the ranks that are left of a selection."""
+    from dora_cli.methods.low_rank import lean
+
+    monkeypatch.setattr(lean, "kernels_for", lambda device, dtype, projections, ranks: kernels(projections))
+    torch.manual_seed(0)
+    model = SmallEncoder(d=16, h=32).requires_grad_(False)
+    dora = new_dora(rank=3, start_rank=6, dropout=0.1, prune_interval=1)
+    projections = sites(linear_maps(model, "blocks"))
+    schedule = dora.plan(10, projections)
+    dora.attach(model, projections, [], schedule, seed=1)
+    known: set[tuple[str, str]] = set()
+    for step in range(1, 11):
+        x = torch.randn(7 if step % 3 == 0 else 32 * step, 16)
+        with dora.training_pass():
+            model(x).sum().backward()
+        _go_on(dora.parameters())  # nothing was launched
+        dora.adjust_gradients()
+        dora.observe(None)
+        dora.advance(step)
+        known = known or set(asked)
+    ranks = {item.rank for item in dora.allocation()}
+    assert dora.frozen
+    assert len(ranks) > 1
+    assert asked == known
+    assert {"_down", "_up", "_outer", "_collect_gated"} <= set(names(known))
+
+
+@torch.no_grad()
+def _go_on(parameters: Sequence[nn.Parameter]) -> None:
+    for parameter in parameters:
+        assert parameter.grad is not None
+        parameter.grad.normal_()
+        parameter.normal_()
