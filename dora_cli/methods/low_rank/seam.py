@@ -142,6 +142,7 @@ class Seam(nn.Module):
             return dy @ self._weight
         assert kept is not None
         found = lean.differentiate(dy, rows, kept.u, kept.drop, lead, rows.dtype)
+        lean.branches.join()  # compiled code writes to what it gave an operator, once that has returned
         assert found is not None
         return found
 
@@ -232,6 +233,7 @@ class Joint:
             (own,) = kept
             assert own is not None
             dx = together.differentiate(gradients, rows, own.u, own.drop, lead, x.dtype)
+            together.branches.join()
             assert dx is not None
             return dx.view(x.shape)
         parts = torch.split(gradients, self.widths, 1)

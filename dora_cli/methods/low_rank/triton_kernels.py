@@ -230,6 +230,7 @@ class TritonKernels:
 
     draws_alike = False
     multiple = 1
+    launches = True
 
     def __init__(
         self,
