@@ -14,8 +14,10 @@ from torch import nn
 
 from dora_cli.methods.base import Method
 from dora_cli.methods.low_rank import lean as lean_module
+from dora_cli.methods.low_rank.adapters import Adapters
 from dora_cli.methods.low_rank.branches import Branches, branches_for
 from dora_cli.methods.low_rank.kernels import TorchKernels
+from dora_cli.methods.low_rank.layer import AdaptedProjection
 from dora_cli.methods.low_rank.seam import Joint, Seam
 from tests.methods.low_rank.fake_streams import FakeStreams, LookOut, RoomyKernels, RoomyTogether
 from tests.methods.low_rank.test_variants import MAKERS, WIDTH, adapted, drawn
@@ -162,6 +164,64 @@ def test_chunks_tied_components_and_what_does_not_train(
     for one, two in zip(*found, strict=True):
         assert one is not None
         assert torch.equal(one, two)
+
+
+def test_calls_of_one_projection_add_up_in_order(streams: FakeStreams, monkeypatch: pytest.MonkeyPatch) -> None:
+    compute_with(monkeypatch, False)
+
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.map = adapted_map()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.map(torch.tanh(self.map(x)))  # type: ignore[no-any-return]
+
+    found = []
+    for captured in (False, True):
+        streams.captured = captured
+        model = Twice().train()
+        adapters = Adapters(model, {"map": model.map})
+        with LookOut(streams) as look_out, adapters.training_pass():
+            model(drawn(8, 3, WIDTH)).square().sum().backward()
+        assert look_out.races == []
+        assert bool(look_out.launched["sums"]) == captured
+        found.append([parameter.grad for parameter in adapters.parameters()])
+    for one, two in zip(*found, strict=True):
+        assert one is not None
+        assert torch.equal(one, two)
+
+
+def adapted_map() -> AdaptedProjection:
+    base = nn.Linear(WIDTH, WIDTH, dtype=torch.float64).requires_grad_(False)
+    return AdaptedProjection(base, drawn(1, 2, WIDTH), drawn(2, WIDTH, 2), scaling=0.7, dropout=0.0)
+
+
+@pytest.mark.parametrize("name", ["roberta", "home-made"])
+def test_autograd_writes_to_nothing_that_sums_read(
+    name: str, streams: FakeStreams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It adds up gradients in the memory of one of them where nobody else has it; residuals pass on the very gradient
+    that a projection has been given.
+    """
+    compute_with(monkeypatch, False)
+    copies, compared, plain = dict[int, torch.Tensor](), [0], (Branches.sums, Branches._wait)
+
+    def sums(self: Branches, *reads: object) -> Any:
+        copies.update((id(one), one.clone()) for one in reads if isinstance(one, torch.Tensor))
+        return plain[0](self, *reads)
+
+    def wait(self: Branches, but: int) -> None:
+        for one in (one for _, reads in self._sums for one in reads if isinstance(one, torch.Tensor)):
+            assert torch.equal(one, copies[id(one)])
+            compared[0] += 1
+        plain[1](self, but)
+
+    monkeypatch.setattr(Branches, "sums", sums)
+    monkeypatch.setattr(Branches, "_wait", wait)
+    Run(name, dropout=0.0).gradients()
+    assert compared[0] > 20
 
 
 @TOGETHER
