@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from dora_cli.methods.base import Method
+from dora_cli.methods.low_rank import branches as branches_module
 from dora_cli.methods.low_rank import lean as lean_module
 from dora_cli.methods.low_rank.adapters import Adapters
 from dora_cli.methods.low_rank.branches import Branches, branches_for
@@ -400,3 +401,14 @@ def test_the_cpu_and_plain_operations_have_one_stream() -> None:
         branches.begin()
         assert isinstance(branches.product(), nullcontext)
         assert isinstance(branches.sums(), nullcontext)
+
+
+def test_kernels_that_launch_alone_have_branches_on_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernels = TorchKernels(torch.device("cpu"))
+    kernels.launches = True
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(branches_module, "_cuda_streams", lambda device: FakeStreams())
+    for device, has_some in (("cuda", True), ("cpu", False)):
+        branches = branches_for(kernels, torch.device(device))
+        branches.begin()
+        assert isinstance(branches.product(), nullcontext) is not has_some
