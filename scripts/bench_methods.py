@@ -376,18 +376,26 @@ class ProductStep(Step):
         graph: whether `TrainingStep` may capture its work.
         fused: whether blocks are compiled.
         single: whether projections that read the same input are computed one by one all the same.
+        serial: whether captured passes have one stream all the same.
     """
 
     def __init__(
-        self, settings: Settings, section: Section, *, graph: bool = False, fused: bool = False, single: bool = False
+        self,
+        settings: Settings,
+        section: Section,
+        *,
+        graph: bool = False,
+        fused: bool = False,
+        single: bool = False,
+        serial: bool = False,
     ) -> None:
         super().__init__(settings)
         self.graph = graph
         head = head_parameters(self.model, self.fresh)
         self.method, self.schedule = attach(self.model, section(settings), head)
-        if single:
+        if single or serial:
             passes: Passes = self.method._adapters._passes  # type: ignore[attr-defined]
-            passes.readers = NOBODY
+            passes.readers, passes.serial = NOBODY if single else None, serial
         if isinstance(self.schedule, LinkSchedule):
             for event in self.schedule.events():
                 if event < TOTAL_STEPS:
@@ -427,6 +435,7 @@ class DoraStep(ProductStep):
         graph: whether `TrainingStep` may capture its work.
         fused: whether blocks are compiled.
         single: whether projections that read the same input are computed one by one all the same.
+        serial: whether captured passes have one stream all the same.
         compacted: train on through a short pruning first, so that what is timed comes after the freeze, with tensors
             that shrank.
     """
@@ -438,10 +447,11 @@ class DoraStep(ProductStep):
         graph: bool = False,
         fused: bool = False,
         single: bool = False,
+        serial: bool = False,
         compacted: bool = False,
     ) -> None:
         section = partial(dora, pruning=PRELUDE if compacted else 0)
-        super().__init__(settings, section, graph=graph, fused=fused, single=single)
+        super().__init__(settings, section, graph=graph, fused=fused, single=single, serial=serial)
         self.compacted = compacted
         while compacted and not self.method.frozen:
             self()
@@ -651,7 +661,9 @@ METHODS: Mapping[str, Callable[[Settings], Step]] = {
     "dora-single": partial(DoraStep, single=True),
     "dora-graph": partial(DoraStep, graph=True),
     "dora-graph-single": partial(DoraStep, graph=True, single=True),
+    "dora-graph-serial": partial(DoraStep, graph=True, serial=True),
     "dora-graph-fused": partial(DoraStep, graph=True, fused=True),
+    "dora-graph-fused-serial": partial(DoraStep, graph=True, fused=True, serial=True),
     "dora-graph-fused-single": partial(DoraStep, graph=True, fused=True, single=True),
     "dora-compacted": partial(DoraStep, compacted=True),
     "dora-compacted-graph": partial(DoraStep, graph=True, compacted=True),
@@ -659,6 +671,7 @@ METHODS: Mapping[str, Callable[[Settings], Step]] = {
     **{name: partial(ProductStep, section=section) for name, section in PRODUCT.items()},
     **{f"{name}-graph": partial(ProductStep, section=section, graph=True) for name, section in PRODUCT.items()},
     "lora-graph-single": partial(ProductStep, section=lora, graph=True, single=True),
+    "lora-graph-serial": partial(ProductStep, section=lora, graph=True, serial=True),
     **{
         f"{name}-graph-fused": partial(ProductStep, section=section, graph=True, fused=True)
         for name, section in PRODUCT.items()

@@ -298,6 +298,22 @@ def test_projections_one_by_one_are_timed_beside_those_together() -> None:
 
 
 @pytest.mark.gpu
+def test_steps_of_one_stream_are_timed_beside_those_with_branches() -> None:
+    """What a `-serial` of a method leaves out, and nothing else: both compute the same loss, to the bit."""
+    from bench_methods import METHODS
+
+    made = {}
+    for name in ("dora-graph", "dora-graph-serial"):
+        torch.cuda.manual_seed(5)
+        made[name] = METHODS[name](settings(device=torch.device("cuda")))
+        for _ in range(4):
+            made[name]()
+    passes = [step.method._adapters._passes for step in made.values()]
+    assert [one._lean._branches._open is None for one in passes] == [False, True]
+    assert made["dora-graph"].loss() == made["dora-graph-serial"].loss()
+
+
+@pytest.mark.gpu
 def test_compiled_blocks_are_timed_beside_the_others(tmp_path: Path) -> None:
     names = ["frozen-graph", "frozen-graph-fused", "dora-graph", "dora-graph-fused"]
     methods = record_of(tmp_path, "--device", "cuda", "--methods", ",".join(names), "--warmup", "6")["methods"]

@@ -42,10 +42,12 @@ class Kernels(Protocol):
         draws_alike: whether a dropout that is drawn again under a restored generator of torch's, as checkpointing does,
             is the same.
         multiple: of how many rows `Factor.ready` is best made.
+        launches: whether `down` and `outer` only launch, whatever the stream, with no memory but what they give.
     """
 
     draws_alike: bool
     multiple: int
+    launches: bool
 
     def many(self) -> ManyKernels | None:
         """The same for several projections at once, dropouts included; None where that is not faster."""
@@ -106,6 +108,7 @@ class TorchKernels:
     """
 
     draws_alike = True
+    launches = False  # products have workspaces of their own in every stream, and here one memory for what is between
 
     def __init__(self, device: torch.device) -> None:
         self._on_cpu = device.type == "cpu"

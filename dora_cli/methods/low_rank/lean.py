@@ -9,6 +9,7 @@ adds gradients of the factors where they belong.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 from weakref import ref
@@ -17,6 +18,7 @@ import torch
 from torch import nn
 
 from dora_cli.methods.linear import weight_of
+from dora_cli.methods.low_rank.branches import Branches, branches_for
 from dora_cli.methods.low_rank.dropout import ModelDropouts
 from dora_cli.methods.low_rank.factor import Factor
 from dora_cli.methods.low_rank.kernels import Kernels, kernels_for
@@ -38,14 +40,16 @@ class LeanPass:
         model: what they are attached to.
         groups: all components that are trained.
         dtype: of the arithmetic: autocast's, or that of factors and activations where there is none.
+        serial: whether captured passes too have one stream.
     """
 
-    def __init__(self, model: nn.Module, groups: Sequence[Group], dtype: torch.dtype) -> None:
+    def __init__(self, model: nn.Module, groups: Sequence[Group], dtype: torch.dtype, *, serial: bool = False) -> None:
         self._groups, self.dtype = groups, dtype
         layers = [layer for group in groups for layer in group.layers]
         ranks = {(layer.tied + layer.rank) // layer.chunks for layer in layers}
         self.kernels: Kernels = kernels_for(layers[0].A.device, dtype, len(layers), ranks)
         self._many = self.kernels.many()
+        self._branches = Branches() if serial else branches_for(self.kernels, layers[0].A.device)
         self._together: list[Together] = []
         self._inputs = Inputs(dtype)
         self._may_compute_twice = [module for module in model.modules() if hasattr(module, "gradient_checkpointing")]
@@ -55,7 +59,8 @@ class LeanPass:
         self._lean: list[tuple[Layer, LeanProjection]] = []
         for shared in self._shared:
             for layer, part in zip(shared.group.layers, shared.parts(), strict=True):
-                self._lean.append((layer, LeanProjection(self.kernels, self._inputs, len(self._lean), layer, part)))
+                shares = self.kernels, self._inputs, self._branches
+                self._lean.append((layer, LeanProjection(*shares, len(self._lean), layer, part)))
         noisy = [lean for layer, lean in self._lean if layer.noise is not None]
         self._noise = _NoisyWeights(noisy) if noisy else None
 
@@ -104,6 +109,7 @@ class LeanPass:
     @torch.no_grad()
     def begin(self) -> None:
         """Before a forward pass: takes over the present weights."""
+        self._branches.begin()
         for shared in self._shared:
             shared.group.take_gradients()
             shared.group.begin_pass()
@@ -129,9 +135,15 @@ class LeanPass:
         for layer, _ in self._lean:
             layer.lean = None
 
+    def give_up(self) -> None:
+        """After a pass that failed: a capture ends with the error that there was if all its branches have met."""
+        with suppress(RuntimeError):  # the capture itself is lost already
+            self._branches.join()
+
     @torch.no_grad()
     def finish(self) -> None:
         """After the backward pass: gradients of `B`, and of the gates, from those of their product."""
+        self._branches.join()
         for shared in self._shared:
             shared.finish()
             shared.group.end_pass()

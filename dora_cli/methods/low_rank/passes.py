@@ -19,12 +19,15 @@ class Passes:
 
     Attributes:
         readers: the maps that read the same input; None until a pass has found them.
+        serial: whether captured passes have one stream, as others do, instead of `branches`; read when a pass is the
+            first of its kind.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
         self._lean: LeanPass | None = None
         self.readers: Readers | None = None
+        self.serial = False
 
     def forget(self) -> None:
         """What is prepared is of no use any more, or takes up memory that is needed."""
@@ -54,7 +57,7 @@ class Passes:
             device = groups[0].A.device.type
             dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else groups[0].A.dtype
         if self._lean is None or self._lean.dtype != dtype:
-            self._lean = LeanPass(self._model, groups, dtype)
+            self._lean = LeanPass(self._model, groups, dtype, serial=self.serial)
             if self.readers is not None:
                 self._lean.put_together(self.readers, self._paths(self._lean))
         lean = self._lean
@@ -67,6 +70,7 @@ class Passes:
                 yield
         except BaseException:
             self._lean = None  # with the gradients that it had in part
+            lean.give_up()
             raise
         finally:
             lean.end()

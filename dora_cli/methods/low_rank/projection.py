@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol, cast
 import torch
 
 from dora_cli.methods.linear import weight_of
+from dora_cli.methods.low_rank.branches import Branches
 from dora_cli.methods.low_rank.factor import Factor
 from dora_cli.methods.low_rank.kernels import Kernels
 from dora_cli.methods.low_rank.protocols import Layer
@@ -68,8 +69,10 @@ class LeanProjection:
     changed.
     """
 
-    def __init__(self, kernels: Kernels, inputs: Inputs, index: int, layer: Layer, part: Part) -> None:
-        self.kernels, self.inputs, self.index, self.layer = kernels, inputs, index, layer
+    def __init__(
+        self, kernels: Kernels, inputs: Inputs, branches: Branches, index: int, layer: Layer, part: Part
+    ) -> None:
+        self.kernels, self.inputs, self.branches, self.index, self.layer = kernels, inputs, branches, index, layer
         self.A, self.B_t, self.grad_A, self.grad_up = part
         self.chunks, self.tied = layer.chunks, layer.tied
         self._dropout = layer.dropout if layer.rank else 0.0
@@ -150,6 +153,10 @@ class LeanProjection:
         """From ``(N, d_in)``, one row after the other in memory, to ``(*lead, d_out)`` in `dtype`, no view; and ``u``,
         ``(N, r)``, where `differentiate` wants it.
         """
+        kernels, chunks, u = self.kernels, self.chunks, None
+        if self.A.rank:
+            with self.branches.product():
+                u = kernels.down(rows, self.A, drop, chunks=chunks, tied=self.tied)
         across = self._across if self.read is None else self.present().T
         y = torch.empty((*lead, across.shape[1]), dtype=dtype, device=rows.device)
         out = y.view(rows.shape[0], across.shape[1])
@@ -158,12 +165,12 @@ class LeanProjection:
             torch.mm(rows, across, out=base)
         else:
             torch.addmm(self.bias, rows, across, out=base)
-        if not self.A.rank:
+        if u is None:
             if base is not out:
                 out.copy_(base)
             return y, None
-        u = self.kernels.down(rows, self.A, drop, chunks=self.chunks, tied=self.tied)
-        self.kernels.up(base, u, self.B_t, None, out, chunks=self.chunks)
+        self.branches.meet()
+        kernels.up(base, u, self.B_t, None, out, chunks=chunks)
         needs_u = self.grad_up is not None or self.layer.watch is not None
         return y, u if needs_u else None
 
@@ -190,22 +197,25 @@ class LeanProjection:
             raise RuntimeError(AFTER_THE_END)
         kernels, chunks, tied, watch = self.kernels, self.chunks, self.tied, self.layer.watch
         dy = dy.to(self.weight.dtype).contiguous()
-        v = kernels.down(dy, self.B_t, None, chunks=chunks) if self.B_t.rank else None
-        if self.grad_up is not None:
-            assert u is not None
-            kernels.outer(self.grad_up, u[:, tied:] if tied else u, dy, None, chunks=chunks)
-        if self.grad_A is not None and v is not None:
-            assert rows is not None
-            kernels.outer(self.grad_A, v[:, tied:] if tied else v, rows, drop, chunks=chunks)
-        if watch is not None and v is not None:
+        if not self.B_t.rank:
+            return None if dtype is None else torch.mm(dy, self.present()).to(dtype)
+        with self.branches.product():
+            v = kernels.down(dy, self.B_t, None, chunks=chunks)
+        with self.branches.sums(dy, rows, drop, u, v):
+            if self.grad_up is not None:
+                assert u is not None
+                kernels.outer(self.grad_up, u[:, tied:] if tied else u, dy, None, chunks=chunks)
+            if self.grad_A is not None:
+                assert rows is not None
+                kernels.outer(self.grad_A, v[:, tied:] if tied else v, rows, drop, chunks=chunks)
+        base = None if dtype is None else torch.mm(dy, self.present())
+        self.branches.meet()
+        if watch is not None:
             assert u is not None
             shape = (*lead, self.A.rank - tied)
             watch(u[:, tied:].view(shape), v[:, tied:].view(shape))
-        if dtype is None:
+        if base is None:
             return None
-        base = torch.mm(dy, self.present())
-        if v is None:
-            return base.to(dtype)
         dx = base if base.dtype == dtype else torch.empty_like(base, dtype=dtype)
         kernels.up(base, v, self.A, drop, dx, chunks=chunks, tied=tied)
         return dx

@@ -244,6 +244,7 @@ class TritonKernels:
 
     draws_alike = False
     multiple = 1
+    launches = True
 
     def __init__(
         self,

@@ -39,7 +39,7 @@ class Together:
     """
 
     def __init__(self, many: ManyKernels, members: Sequence[LeanProjection]) -> None:
-        self._many, self.members = many, list(members)
+        self._many, self.members, self.branches = many, list(members), members[0].branches
         self.A, self.B_t = ([getattr(lean, name) for lean in members] for name in ("A", "B_t"))
         self._grad_A, self._grad_up = ([getattr(lean, name) for lean in members] for name in ("grad_A", "grad_up"))
         self._widths = [lean.B_t.ready.shape[1] for lean in members]
@@ -113,25 +113,32 @@ class Together:
         """From ``(N, d_in)``, one row after the other in memory, to each member's ``(*lead, d_out)`` in `dtype`, no
         views; and all ``u`` beside each other, ``(N, sum of r)`` in one dimension, where `differentiate` wants it.
         """
+        u = self._down(rows, drops)
         base = self._frozen(rows)
         memory = base.memory if dtype == rows.dtype else torch.empty_like(base.memory, dtype=dtype)
         out = base._replace(memory=memory)
-        u = self._add(rows, drops, base, out)
-        return [_own(out, index, lead) for index in range(len(self.members))], u
+        self._up(base, u, out)
+        return [_own(out, index, lead) for index in range(len(self.members))], self._kept(u)
 
     def map_beside(self, rows: torch.Tensor, drops: Sequence[object]) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The same in the type of the rows, all outputs beside each other: ``(N, sum of d_out)``."""
+        u = self._down(rows, drops)
         base = self._frozen(rows, beside=True)
-        return base.memory.view(len(rows), -1), self._add(rows, drops, base, base)
+        self._up(base, u, base)
+        return base.memory.view(len(rows), -1), self._kept(u)
 
-    def _add(self, rows: torch.Tensor, drops: Sequence[object], base: Wide, out: Wide) -> torch.Tensor | None:
-        """Writes the outputs, of what the frozen maps give; gives ``u`` where it is needed."""
-        u = self._many.down(Wide.same(rows, len(self.members)), self.A, drops)
+    def _down(self, rows: torch.Tensor, drops: Sequence[object]) -> Wide:
+        with self.branches.product():
+            return self._many.down(Wide.same(rows, len(self.members)), self.A, drops)
+
+    def _up(self, base: Wide, u: Wide, out: Wide) -> None:
+        """Writes the outputs, of what the frozen maps give."""
+        self.branches.meet()
         self._many.up(base, u, self.B_t, out)
-        return u.memory if self._needs_u() else None
 
-    def _needs_u(self) -> bool:
-        return any(lean.grad_up is not None or lean.layer.watch is not None for lean in self.members)
+    def _kept(self, u: Wide) -> torch.Tensor | None:
+        needs_u = any(lean.grad_up is not None or lean.layer.watch is not None for lean in self.members)
+        return u.memory if needs_u else None
 
     def _frozen(self, rows: torch.Tensor, *, beside: bool = False) -> Wide:
         """What the frozen maps give: each one's in one piece where one product does that, as models work on it best."""
@@ -174,17 +181,20 @@ class Together:
             raise RuntimeError(AFTER_THE_END)
         many = self._many
         wide = Wide.beside(dy.to(self._weights[0].dtype).reshape(-1), len(dy), self._widths)
-        v = many.down(wide, self.B_t, [None] * len(self.members))
-        if any(total is not None for total in self._grad_up):
-            assert u is not None
-            many.outer(self._grad_up, v._replace(memory=u), wide, [None] * len(self.members))
-        if self.keeps_rows:
-            assert rows is not None
-            many.outer(self._grad_A, v, Wide.same(rows, len(self.members)), drops)
+        with self.branches.product():
+            v = many.down(wide, self.B_t, [None] * len(self.members))
+        with self.branches.sums(wide.memory, rows, drops, u, v.memory):
+            if any(total is not None for total in self._grad_up):
+                assert u is not None
+                many.outer(self._grad_up, v._replace(memory=u), wide, [None] * len(self.members))
+            if self.keeps_rows:
+                assert rows is not None
+                many.outer(self._grad_A, v, Wide.same(rows, len(self.members)), drops)
+        base = None if dtype is None else self._frozen_backward(wide)
+        self.branches.meet()
         self._show(u, v, lead)
-        if dtype is None:
+        if base is None:
             return None
-        base = self._frozen_backward(wide)
         dx = base if base.dtype == dtype else torch.empty_like(base, dtype=dtype)
         many.up_sum(base, v, self.A, drops, dx)
         return dx
