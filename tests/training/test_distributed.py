@@ -275,20 +275,57 @@ def test_one_command_takes_two_gpus_as_torchs_launcher_does(make_recipe: MakeRec
 # dora train --processes -----------------------------------------------------------------------------------------------
 
 
-def second_of(process: int) -> int:
-    """The id of the process of rank 1 that a process has started."""
+ATTEMPTS = 5
+
+
+def ranks_of(process: int) -> list[int]:
+    """The ids of the processes that a process has started, in the order of their ranks."""
+    found: dict[int, int] = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):  # it ended just now
             parent = int(stat.read_text().rpartition(")")[2].split()[1])
-            if parent == process and b"RANK=1" in stat.with_name("environ").read_bytes().split(b"\0"):
-                return int(stat.parent.name)
-    raise AssertionError("it has ended")
+            names = dict(line.partition(b"=")[::2] for line in stat.with_name("environ").read_bytes().split(b"\0"))
+            if parent == process and b"RANK" in names:
+                found[int(names[b"RANK"])] = int(stat.parent.name)
+    assert sorted(found) == [0, 1], "they have ended"
+    return [found[0], found[1]]
+
+
+def interrupt(process: int) -> None:
+    """SIGINT to the one that waits, while those that train stand still until it has come to them: else they may be done
+    before.
+    """
+    ranks = ranks_of(process)
+    for rank in ranks:
+        os.kill(rank, signal.SIGSTOP)
+    until(lambda: all(stands_still(rank) for rank in ranks))  # of two signals the other one would be taken first
+    os.kill(process, signal.SIGINT)
+    until(lambda: all(pending(rank, signal.SIGINT) for rank in ranks))
+    for rank in ranks:
+        os.kill(rank, signal.SIGCONT)
+
+
+def until(come: Callable[[], bool]) -> None:
+    limit = time.monotonic() + PATIENCE
+    while not come():
+        assert time.monotonic() < limit
+        time.sleep(0.005)
+
+
+def stands_still(process: int) -> bool:
+    return "\nState:\tT" in Path(f"/proc/{process}/status").read_text()
+
+
+def pending(process: int, number: int) -> bool:
+    """Whether a signal waits for a process that stands still."""
+    masks = re.findall(r"^(?:SigPnd|ShdPnd):\s*(\w+)", Path(f"/proc/{process}/status").read_text(), re.MULTILINE)
+    return any(int(mask, 16) >> (number - 1) & 1 for mask in masks)
 
 
 def struck(straight: Straight, run: Path, strike: Callable[[int], None]) -> subprocess.CompletedProcess[str]:
     """``dora train --processes 2``, struck by its process id once it has saved; again where it was done before."""
     command = [sys.executable, "-m", "dora_cli", "train", str(straight.recipe), "--output", str(run)]
-    while True:
+    for _ in range(ATTEMPTS):
         with subprocess.Popen(
             [*command, "--processes", "2", "--overwrite"], env={**os.environ, **FOR_TWO},
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -303,6 +340,7 @@ def struck(straight: Straight, run: Path, strike: Callable[[int], None]) -> subp
         if not (run / "metrics.json").exists():
             return subprocess.CompletedProcess(command, process.returncode, out, err)
         shutil.rmtree(run)
+    raise AssertionError(f"done before the signal came, {ATTEMPTS} times")
 
 
 several_cores = pytest.mark.skipif(
@@ -316,7 +354,7 @@ def test_one_command_starts_two_stops_at_ctrl_c_and_says_how_to_go_on(
 ) -> None:
     """They go on to the same bits as under torch's launcher, which tells them the same."""
     run = tmp_path / "run"
-    done = struck(straight, run, lambda process: os.kill(process, signal.SIGINT))
+    done = struck(straight, run, interrupt)
     assert (done.returncode, done.stdout) == (130, "")
     (said,) = [line for line in done.stderr.splitlines() if line.startswith("dora:")]
     found = re.fullmatch(r"dora: .* SIGINT .* (\d+); .*: dora (train .*)", said)
@@ -330,19 +368,12 @@ def test_one_command_starts_two_stops_at_ctrl_c_and_says_how_to_go_on(
 
 
 @several_cores
-def test_one_of_two_is_killed_and_they_go_on_with_one_command(straight: Straight, tmp_path: Path) -> None:
+def test_one_of_two_is_killed(warm: Warm, straight: Straight, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    done = struck(straight, run, lambda process: os.kill(second_of(process), signal.SIGKILL))
+    done = struck(straight, run, lambda process: os.kill(ranks_of(process)[1], signal.SIGKILL))
     assert (done.returncode, done.stdout) == (137, "")
     assert "Traceback" not in done.stderr
     assert [line[:40] for line in done.stderr.splitlines() if "error" in line] == [
         "dora: error: process 2 of 2 was ended by"
     ]
-    resume = ["train", str(straight.recipe), "--output", str(run), "--processes", "2", "--resume"]
-    again = subprocess.run(
-        [sys.executable, "-m", "dora_cli", *resume], env={**os.environ, **FOR_TWO},
-        capture_output=True, text=True, timeout=PATIENCE, check=False,
-    )  # fmt: skip
-    assert again.returncode == 0, again.stderr
-    assert again.stdout.count("Summary") == 1
-    straight.assert_equals(run)
+    resume_together(warm, straight, run)
