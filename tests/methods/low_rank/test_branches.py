@@ -19,6 +19,7 @@ from dora_cli.methods.low_rank.adapters import Adapters
 from dora_cli.methods.low_rank.branches import Branches, branches_for
 from dora_cli.methods.low_rank.kernels import TorchKernels
 from dora_cli.methods.low_rank.layer import AdaptedProjection
+from dora_cli.methods.low_rank.same_input.readers import Readers
 from dora_cli.methods.low_rank.seam import Joint, Seam
 from tests.methods.low_rank.fake_streams import FakeStreams, LookOut, RoomyKernels, RoomyTogether
 from tests.methods.low_rank.test_variants import MAKERS, WIDTH, adapted, drawn
@@ -270,7 +271,8 @@ def test_an_operator_of_compiled_code_leaves_nothing_open(
     seams = [Seam(layer) for layer in layers]
     with LookOut(streams) as look_out, run.method.training_pass():
         if joined:
-            run.method._adapters._passes._lean.put_together([[0, 1]])
+            places = {place: str(place) for place in range(2)}
+            run.method._adapters._passes._lean.put_together(Readers([[*places.values()]]), places)
         for seam in seams:
             seam.begin(None)
         if joined:
