@@ -53,6 +53,8 @@ def wide_encoding(head: bytes) -> str | None:
     for mark, name in _WIDE:
         if head.startswith(mark):
             return name
+    if head.startswith(tuple(beginning for beginning, _ in _NO_TEXT)):  # zeros may be anywhere in these
+        return None
     high, low = head[0:HEAD:2], head[1:HEAD:2]
     for zeros, others, name in ((low, high, "UTF-16LE"), (high, low, "UTF-16BE")):
         if zeros and zeros.count(0) > 0.4 * len(zeros) and 0 not in others:

@@ -11,7 +11,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -54,6 +54,14 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch, "PATIENCE", {"failed": 0.3, "ended": PATIENCE, "told twice": 0.3})
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.delenv(REPORT, raising=False)
+
+
+@pytest.fixture(autouse=True)
+def _hears() -> Iterator[None]:
+    """What runs in the background ignores SIGINT, and so do the processes that it starts."""
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, former)
 
 
 def command(folder: Path, program: str) -> list[str]:

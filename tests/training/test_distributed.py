@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -329,6 +330,7 @@ def struck(straight: Straight, run: Path, strike: Callable[[int], None]) -> subp
         with subprocess.Popen(
             [*command, "--processes", "2", "--overwrite"], env={**os.environ, **FOR_TWO},
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # what runs in the background ignores it
         ) as process:  # fmt: skip
             limit = time.monotonic() + PATIENCE
             while not (run / "checkpoints").is_dir():
