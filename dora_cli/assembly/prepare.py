@@ -35,7 +35,7 @@ from dora_cli.data.packed import Packing
 from dora_cli.evaluation.base import Progress
 from dora_cli.evaluation.calibration import Calibrator
 from dora_cli.evaluation.measuring import Evaluator
-from dora_cli.machine.capture import choose_capture, try_fused, try_packed
+from dora_cli.machine.capture import Answer, choose_capture, try_fused, try_packed
 from dora_cli.machine.ground import Ground
 from dora_cli.machine.memory import memory_advice
 from dora_cli.machine.processes import gathered, on_main, take_those_of_main
@@ -176,17 +176,19 @@ def _settle_threads(recipe: Recipe, base: LoadedModel, ground: Ground, threads: 
 
 
 def _settle_capture(recipe: Recipe, base: LoadedModel, ground: Ground, note: Note) -> bool:
-    """One process asks for all, before the model takes its place on the device: a trial needs some of it."""
-    accelerator, method = ground.accelerator, recipe.method.model_dump(mode="json")
-    choice = on_main(
-        accelerator,
-        lambda: choose_capture(recipe.train.cuda_graph, base.model, ground.device, ground.precision, method),
-    )
-    answer = gathered(accelerator, choice)[0]
-    assert answer is not None
+    """Before the model takes its place on the device: a trial needs some of it."""
+    setting, method = recipe.train.cuda_graph, recipe.method.model_dump(mode="json")
+    answer = _agreed(ground, lambda: choose_capture(setting, base.model, ground.device, ground.precision, method))
     if answer.reason is not None:
         note(f"steps are not captured in CUDA graphs, which would be faster: {answer.reason}")
     return answer.captured
+
+
+def _agreed(ground: Ground, ask: Callable[[], Answer | None]) -> Answer:
+    """What one process is told, for all."""
+    answer = gathered(ground.accelerator, on_main(ground.accelerator, ask))[0]
+    assert answer is not None
+    return answer
 
 
 def _settle_packing(
@@ -213,9 +215,7 @@ def _settle_packing(
     if not (choice.on and captured):
         return choice.on
     keys = recipe.method.model_dump(mode="json")
-    tried = on_main(ground.accelerator, lambda: try_packed(base.model, ground.device, ground.precision, keys))
-    answer = gathered(ground.accelerator, tried)[0]
-    assert answer is not None
+    answer = _agreed(ground, lambda: try_packed(base.model, ground.device, ground.precision, keys))
     if not answer.captured:
         note(f"texts are not put into one row, which would be faster: {answer.reason}")
     return answer.captured
@@ -251,9 +251,7 @@ def _settle_fusion(
         return fusion.on
     # together with the compiler's kernels a step may not be one that can be captured
     keys = recipe.method.model_dump(mode="json")
-    choice = on_main(ground.accelerator, lambda: try_fused(base.model, ground.device, ground.precision, keys))
-    answer = gathered(ground.accelerator, choice)[0]
-    assert answer is not None
+    answer = _agreed(ground, lambda: try_fused(base.model, ground.device, ground.precision, keys))
     if not answer.captured:
         note(f"blocks are not fused by torch.compile, which would be faster: {answer.reason}")
     return answer.captured
