@@ -13,7 +13,15 @@ import triton
 import triton.language as tl
 
 from dora_cli.errors import ModelError
-from dora_cli.methods.low_rank.dropout import HASH_BITS, HASH_CALL, HASH_FIRST, HASH_SECOND, cut, scale
+from dora_cli.methods.low_rank.dropout import (
+    HASH_BITS,
+    HASH_CALL,
+    HASH_FIRST,
+    HASH_LAST,
+    HASH_SECOND,
+    cut,
+    scale,
+)
 from dora_cli.methods.low_rank.factor import Factor
 from dora_cli.methods.low_rank.same_input.products import ManyKernels
 
@@ -26,18 +34,23 @@ they are than sizes and alignment.
 """
 
 _FIRST, _SECOND, _CALL = tl.constexpr(HASH_FIRST), tl.constexpr(HASH_SECOND), tl.constexpr(HASH_CALL)
+_LAST0, _LAST1, _LAST2, _LAST3 = (tl.constexpr(multiplier) for multiplier in HASH_LAST)
 
 
 @triton.jit
-def keep(index, seed, call, threshold: tl.constexpr):
-    """See `dropout.hashed_keep`."""
+def keep(row, quad, column, seed, call, threshold: tl.constexpr):
+    """See `dropout.hashed_keep`. A block draws in its columns ``column``, counted within it, from `quad` on; each
+    thread has several of a quad, and hashes for all of them once.
+    """
     low = seed.to(tl.uint32)
     high = (seed >> 32).to(tl.uint32) ^ (call.to(tl.uint32) * _CALL)
-    value = index.to(tl.uint32) + low
-    value = (value ^ (value >> 16)) * _FIRST
-    value = (value ^ (value >> 15) ^ high) * _SECOND
-    value = (value ^ (value >> 15)) * _FIRST
-    return value >= threshold
+    key = row.to(tl.uint32) + low
+    key = (key ^ (key >> 16)) * _FIRST
+    key = (key ^ (key >> 15)) * _SECOND
+    value = (((quad + (column >> 2)).to(tl.uint32) * _CALL + high) ^ (key ^ (key >> 15))) * _FIRST
+    place = column & 3
+    last = tl.where(place < 2, tl.where(place == 0, _LAST0, _LAST1), tl.where(place == 2, _LAST2, _LAST3))
+    return (value ^ (value >> 15)) * last.to(tl.uint32) >= threshold
 
 
 @triton.jit
@@ -67,8 +80,9 @@ def _down(
     r = tl.arange(0, BLOCK_R)
     seed = tl.load(seeds) if DROP else 0
     total = tl.zeros((BLOCK_N, BLOCK_R), dtype=tl.float32)
+    place = tl.arange(0, BLOCK_D)
     for start in range(0, width, BLOCK_D):
-        d = start + tl.arange(0, BLOCK_D)
+        d = start + place
         column = chunk * width + d
         inside = (n[:, None] < rows) & (d[None, :] < width)
         part = tl.load(x + n[:, None].to(tl.int64) * stride + column[None, :], mask=inside, other=0.0)
@@ -82,7 +96,8 @@ def _down(
             total = tl.dot(part, tl.trans(undropped), total, input_precision=PRECISION)
             weights = tl.where(r[:, None] < tied, 0.0, weights).to(weights.dtype)
         if DROP:
-            part = tl.where(keep(n[:, None] * stride + column[None, :], seed, call, THRESHOLD), part, 0.0)
+            quad = chunk * tl.cdiv(width, 4) + start // 4
+            part = tl.where(keep(n[:, None], quad, place[None, :], seed, call, THRESHOLD), part, 0.0)
         total = tl.dot(part, tl.trans(weights), total, input_precision=PRECISION)
     if TIED:
         total = tl.where(r[None, :] < tied, total, total * scale)
@@ -103,7 +118,8 @@ def _up(
 ):  # fmt: skip
     chunk, chunks, rank = tl.program_id(2), tl.num_programs(2), _known(rank, WIDE)
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
-    d = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
+    place = tl.arange(0, BLOCK_D)
+    d = tl.program_id(1) * BLOCK_D + place
     r = tl.arange(0, BLOCK_R)
     column = chunk * width + d
     small = tl.load(
@@ -121,13 +137,14 @@ def _up(
         small = tl.where(r[None, :] < tied, 0.0, small).to(small.dtype)
     update = tl.dot(small, weights, input_precision=PRECISION) * scale
     if DROP:
-        update = tl.where(keep(n[:, None] * stride + column[None, :], tl.load(seeds), call, THRESHOLD), update, 0.0)
+        quad = chunk * tl.cdiv(width, 4) + tl.program_id(1) * (BLOCK_D // 4)
+        update = tl.where(keep(n[:, None], quad, place[None, :], tl.load(seeds), call, THRESHOLD), update, 0.0)
     if TIED:
         update += tl.dot(undropped, weights, input_precision=PRECISION)
     inside = (n[:, None] < rows) & (d[None, :] < width)
-    place = n[:, None].to(tl.int64) * stride + column[None, :]
-    given = tl.load(base + place, mask=inside, other=0.0).to(tl.float32)
-    tl.store(out + place, (given + update).to(out.dtype.element_ty), mask=inside)
+    element = n[:, None].to(tl.int64) * stride + column[None, :]
+    given = tl.load(base + element, mask=inside, other=0.0).to(tl.float32)
+    tl.store(out + element, (given + update).to(out.dtype.element_ty), mask=inside)
 
 
 @triton.jit(do_not_specialize=["seeds", "call", "rows", "rank", "stride_u", "splits"])
@@ -137,9 +154,10 @@ def _outer(
     BLOCK_N: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     chunk, rank, stride_u = tl.program_id(2), _known(rank, WIDE), _known(stride_u, WIDE)
-    d = tl.program_id(0) * BLOCK_D + tl.arange(0, BLOCK_D)
+    place = tl.arange(0, BLOCK_D)
+    d = tl.program_id(0) * BLOCK_D + place
     r = tl.arange(0, BLOCK_R)
-    column = chunk * width + d
+    column, quad = chunk * width + d, chunk * tl.cdiv(width, 4) + tl.program_id(0) * (BLOCK_D // 4)
     seed = tl.load(seeds) if DROP else 0
     result = tl.zeros((BLOCK_R, BLOCK_D), dtype=tl.float32)
     for start in range(tl.program_id(1) * BLOCK_N, rows, splits * BLOCK_N):
@@ -152,11 +170,11 @@ def _outer(
         inside = (n[:, None] < rows) & (d[None, :] < width)
         part = tl.load(x + n[:, None].to(tl.int64) * stride + column[None, :], mask=inside, other=0.0)
         if DROP:
-            part = tl.where(keep(n[:, None] * stride + column[None, :], seed, call, THRESHOLD), part, 0.0)
+            part = tl.where(keep(n[:, None], quad, place[None, :], seed, call, THRESHOLD), part, 0.0)
         result = tl.dot(tl.trans(small), part, result, input_precision=PRECISION)
-    place = totals + tl.program_id(1) * stride_totals + (chunk * rank + r[:, None]) * width + d[None, :]
+    address = totals + tl.program_id(1) * stride_totals + (chunk * rank + r[:, None]) * width + d[None, :]
     inside = (r[:, None] < rank) & (d[None, :] < width)
-    tl.store(place, tl.load(place, mask=inside, other=0.0) + result * scale, mask=inside)
+    tl.store(address, tl.load(address, mask=inside, other=0.0) + result * scale, mask=inside)
 
 
 @triton.jit(do_not_specialize=["splits"])

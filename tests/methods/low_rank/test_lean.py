@@ -529,6 +529,39 @@ def test_masks_keep_as_many_as_they_should(probability: float) -> None:
         )
 
 
+@pytest.mark.parametrize("probability", [0.1, 0.5])
+@pytest.mark.parametrize("apart", [1, 2, 3, 4, 64])
+def test_hashed_masks_have_every_pattern_as_often_as_they_should(probability: float, apart: int) -> None:
+    """Of two by two inputs, which would show that rows and columns are hashed apart; six standard deviations each."""
+    keep = hashed_keep(1024, 1024, torch.tensor(0x1234567890ABCDEF), 1, cut(probability, HASH_BITS)).long()
+    for down in (1, 2, 64):
+        corners = keep[:-down, :-apart], keep[down:, :-apart], keep[:-down, apart:], keep[down:, apart:]
+        places = sum(2**bit * corner[::2] for bit, corner in enumerate(corners))
+        check_patterns(places, probability)
+
+
+@pytest.mark.parametrize("probability", [0.1, 0.5])
+def test_columns_that_share_a_hash_are_independent(probability: float) -> None:
+    keep = hashed_keep(1024, 1024, torch.tensor(0x1234567890ABCDEF), 1, cut(probability, HASH_BITS)).long()
+    check_patterns(keep.view(1024, -1, 4) @ torch.tensor([1, 2, 4, 8]), probability)
+
+
+def check_patterns(patterns: torch.Tensor, probability: float) -> None:
+    """All 16 of four bits, each of which is 1 where an input is kept."""
+    for pattern, count in enumerate(torch.bincount(patterns.reshape(-1), minlength=16).tolist()):
+        kept = pattern.bit_count()
+        expected = (1 - probability) ** kept * probability ** (4 - kept)
+        deviation = (expected * (1 - expected) / patterns.numel()) ** 0.5
+        assert abs(count / patterns.numel() - expected) < 6 * deviation
+
+
+def test_chunks_begin_with_new_hashes() -> None:
+    seed, threshold = torch.tensor(11), cut(0.5, HASH_BITS)
+    masks = hashed_keep(64, 99, seed, 1, threshold, chunks=3)
+    assert torch.equal(masks[:, :33], hashed_keep(64, 33, seed, 1, threshold))
+    assert torch.equal(masks, hashed_keep(64, 3 * 36, seed, 1, threshold).view(64, 3, 36)[:, :, :33].reshape(64, 99))
+
+
 def test_hashed_masks_of_two_seeds_or_calls_are_independent() -> None:
     threshold = cut(0.5, HASH_BITS)
     masks = [

@@ -52,11 +52,12 @@ def operands(rows: int, width: int, rank: int, dtype: torch.dtype) -> tuple[torc
     return tuple(made)  # type: ignore[return-value]
 
 
-def dropped(x: torch.Tensor, drop: object, probability: float) -> torch.Tensor:
+def dropped(x: torch.Tensor, drop: object, probability: float, chunks: int = 1) -> torch.Tensor:
     if drop is None:
         return x.double()
     threshold = cut(probability, HASH_BITS)
-    mask = hashed_keep(*x.shape, drop.seed.cpu(), drop.call, threshold).to(x.device)  # type: ignore[attr-defined]
+    seed, call = drop.seed.cpu(), drop.call  # type: ignore[attr-defined]
+    mask = hashed_keep(*x.shape, seed, call, threshold, chunks=chunks).to(x.device)
     return x.double() * mask * scale(threshold, HASH_BITS)
 
 
@@ -125,13 +126,13 @@ def test_in_chunks(
     factor = operands(rows, width // chunks, rank, dtype)[1]
     made, totals = kernels(wide=wide), torch.randn(2, rank, width // chunks, device=DEVICE)
     drop = made.drop(x, probability, 1) if probability else None
-    kept, exact = dropped(x, drop, probability), whole(factor, chunks)
+    kept, exact = dropped(x, drop, probability, chunks), whole(factor, chunks)
     close(made.down(x, whole_of(factor), drop, chunks=chunks), kept @ exact.T, dtype)
     products = (u.double().T @ kept).view(chunks, rank // chunks, chunks, -1)
     sums = totals.double().sum(0) + torch.cat([products[chunk, :, chunk] for chunk in range(chunks)])
     made.outer(totals, u, x, drop, chunks=chunks)
     close(totals.sum(0), sums, dtype)
-    expected = x.double() + dropped(u.double() @ exact, drop, probability)
+    expected = x.double() + dropped(u.double() @ exact, drop, probability, chunks)
     made.up(x, u, whole_of(factor), drop, x, chunks=chunks)
     close(x, expected, dtype)
 

@@ -58,15 +58,16 @@ def _down(
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     r = tl.arange(0, BLOCK_R)
     total = tl.zeros((BLOCK_N, BLOCK_R), dtype=tl.float32)
+    column = tl.arange(0, BLOCK_D)
     for begin in range(0, width, BLOCK_D):
-        d = begin + tl.arange(0, BLOCK_D)
+        d = begin + column
         inside = (n[:, None] < rows) & (d[None, :] < width)
         part = tl.load(x + start + n[:, None].to(tl.int64) * stride + d[None, :], mask=inside, other=0.0)
         weights = tl.load(
             factor + r[:, None] * width + d[None, :], mask=(r[:, None] < rank) & (d[None, :] < width), other=0.0
         )
         if DROP:
-            part = tl.where(keep(n[:, None] * width + d[None, :], seed, call, THRESHOLD), part, 0.0)
+            part = tl.where(keep(n[:, None], begin // 4, column[None, :], seed, call, THRESHOLD), part, 0.0)
         total = tl.dot(part, tl.trans(weights), total, input_precision=PRECISION)
     total = total * scale
     tl.store(
@@ -126,21 +127,21 @@ def _up_sum(
     BLOCK_N: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
-    d = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
+    quad, column = tl.program_id(1) * (BLOCK_D // 4), tl.arange(0, BLOCK_D)
+    d = tl.program_id(1) * BLOCK_D + column
     place = n[:, None].to(tl.int64) * width + d[None, :]
-    index = n[:, None] * width + d[None, :]
-    inside = (n[:, None] < rows) & (d[None, :] < width)
+    inside, row, column = (n[:, None] < rows) & (d[None, :] < width), n[:, None], column[None, :]
     update = _update(u + place0, factor0, stride_u, n, d, rows, width, rank0, PRECISION, BLOCK_R)
     if DROP:
-        update = tl.where(keep(index, tl.load(seeds + seed0), call0, THRESHOLD), update, 0.0)
+        update = tl.where(keep(row, quad, column, tl.load(seeds + seed0), call0, THRESHOLD), update, 0.0)
     second = _update(u + place1, factor1, stride_u, n, d, rows, width, rank1, PRECISION, BLOCK_R)
     if DROP:
-        second = tl.where(keep(index, tl.load(seeds + seed1), call1, THRESHOLD), second, 0.0)
+        second = tl.where(keep(row, quad, column, tl.load(seeds + seed1), call1, THRESHOLD), second, 0.0)
     update += second
     if COUNT == 3:
         third = _update(u + place2, factor2, stride_u, n, d, rows, width, rank2, PRECISION, BLOCK_R)
         if DROP:
-            third = tl.where(keep(index, tl.load(seeds + seed2), call2, THRESHOLD), third, 0.0)
+            third = tl.where(keep(row, quad, column, tl.load(seeds + seed2), call2, THRESHOLD), third, 0.0)
         update += third
     given = tl.load(base + place, mask=inside, other=0.0).to(tl.float32)
     tl.store(out + place, (given + update * scale).to(out.dtype.element_ty), mask=inside)
@@ -172,7 +173,8 @@ def _outer(
     has_work = split < splits
     rank = tl.where(has_work, _of(which, rank0, rank1, rank2), 0)
     seed = tl.load(seeds + _of(which, seed0, seed1, seed2)) if DROP else 0
-    d = block * BLOCK_D + tl.arange(0, BLOCK_D)
+    column = tl.arange(0, BLOCK_D)
+    d = block * BLOCK_D + column
     r = tl.arange(0, BLOCK_R)
     result = tl.zeros((BLOCK_R, BLOCK_D), dtype=tl.float32)
     for begin in range(split * BLOCK_N, tl.where(rank > 0, rows, 0), splits * BLOCK_N):
@@ -185,7 +187,8 @@ def _outer(
         inside = (n[:, None] < rows) & (d[None, :] < width)
         part = tl.load(x + start + n[:, None].to(tl.int64) * stride + d[None, :], mask=inside, other=0.0)
         if DROP:
-            part = tl.where(keep(n[:, None] * width + d[None, :], seed, call, THRESHOLD), part, 0.0)
+            quad = block * (BLOCK_D // 4)
+            part = tl.where(keep(n[:, None], quad, column[None, :], seed, call, THRESHOLD), part, 0.0)
         result = tl.dot(tl.trans(small), part, result, input_precision=PRECISION)
     address = totals + split * apart + r[:, None] * width + d[None, :]
     inside = (r[:, None] < rank) & (d[None, :] < width)
