@@ -12,6 +12,7 @@ import gc
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 
 import torch
 
@@ -21,6 +22,9 @@ EAGER_FIRST = 1
 """How often work runs eagerly before it is captured: what is made at first use (moments, workspaces, compiled kernels)
 is there then.
 """
+
+PRIORITY = -1
+"""Of the stream that is captured: above that of streams which ask for none."""
 
 Inputs = Mapping[str, torch.Tensor]
 
@@ -73,7 +77,10 @@ class Graphs:
         static = {name: tensor.clone() for name, tensor in inputs.items()}
         graph = torch.cuda.CUDAGraph()
         try:
-            with _no_collection(), torch.cuda.graph(graph, pool=self._pool):
+            with (
+                _no_collection(),
+                torch.cuda.graph(graph, pool=self._pool, stream=_captured_stream(torch.cuda.current_device())),
+            ):
                 work(static)
         except torch.cuda.OutOfMemoryError:
             raise
@@ -82,6 +89,12 @@ class Graphs:
                 f"{self._work} could not be captured in a CUDA graph ({str(error).splitlines()[0]}); {self._fix}"
             ) from error
         return graph, static
+
+
+@cache
+def _captured_stream(device: int) -> torch.cuda.Stream:
+    """One for all graphs on a device: PyTorch has few streams, and hands them out again."""
+    return torch.cuda.Stream(device, priority=PRIORITY)  # type: ignore[no-untyped-call]
 
 
 @contextmanager

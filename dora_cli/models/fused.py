@@ -183,10 +183,16 @@ class FusedBlocks:
     def _forward_of(self, kind: type[nn.Module]) -> Callable[..., Any]:
         """The compiled `forward` of a class of blocks."""
         if kind not in self._compiled:
-            options: dict[str, str | int | bool | Callable[..., Any]] = {"deterministic": True}
-            chosen = options if self._deterministic else None
-            self._compiled[kind] = torch.compile(kind.forward, dynamic=True, backend=self._backend, options=chosen)
+            options = self._options() if self._backend == "inductor" else None
+            self._compiled[kind] = torch.compile(kind.forward, dynamic=True, backend=self._backend, options=options)
         return self._compiled[kind]
+
+    def _options(self) -> dict[str, str | int | bool | Callable[..., Any]]:
+        """Inductor's. What seams were given is read on a GPU after they have returned, see `low_rank.branches`, which
+        has it until then; so no memory may be written to again while anybody has it.
+        """
+        own: dict[str, str | int | bool | Callable[..., Any]] = {"deterministic": True} if self._deterministic else {}
+        return own | {"allow_buffer_reuse": False, "inplace_buffers": False} if self._device.type == "cuda" else own
 
     def _give_up(self, error: Exception) -> None:
         """From here on blocks are computed as they stand."""

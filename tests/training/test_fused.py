@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from torch import nn
 from torch._dynamo.utils import counters
 from torch._inductor import config as inductor_config
+from torch._inductor.utils import run_and_get_code
 from torch.profiler import ProfilerActivity, profile
 from transformers import (
     LlamaConfig,
@@ -352,6 +353,17 @@ def test_compiled_dropout_is_drawn_anew_at_every_replay() -> None:
     found = losses(new())
     assert len(set(found[5:])) == 25
     assert losses(new()) == found
+
+
+@pytest.mark.gpu
+def test_compiled_code_writes_to_no_memory_that_branches_of_a_capture_read() -> None:
+    """What it would write to again is said in the code that Inductor makes."""
+    run = Run("roberta", "lora", backend="inductor", device="cuda")
+    with inductor_config.patch(force_disable_caches=True):
+        _, codes = run_and_get_code(lambda: run.step(1, [run.batch(0)], SIZES[0][0], event=False))
+    assert not run.notes
+    assert len(codes) >= 2
+    assert not any("# reuse" in code or "in_out_ptr" in code for code in codes)
 
 
 @pytest.mark.gpu

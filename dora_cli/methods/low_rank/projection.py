@@ -155,7 +155,7 @@ class LeanProjection:
         """
         kernels, chunks, u = self.kernels, self.chunks, None
         if self.A.rank:
-            with self.branches.product():
+            with self.branches.product(len(rows)):
                 u = kernels.down(rows, self.A, drop, chunks=chunks, tied=self.tied)
         across = self._across if self.read is None else self.present().T
         y = torch.empty((*lead, across.shape[1]), dtype=dtype, device=rows.device)
@@ -199,7 +199,7 @@ class LeanProjection:
         dy = dy.to(self.weight.dtype).contiguous()
         if not self.B_t.rank:
             return None if dtype is None else torch.mm(dy, self.present()).to(dtype)
-        with self.branches.product():
+        with self.branches.product(len(dy)):
             v = kernels.down(dy, self.B_t, None, chunks=chunks)
         with self.branches.sums(dy, rows, drop, u, v):
             if self.grad_up is not None:

@@ -143,7 +143,6 @@ class Seam(nn.Module):
             return dy @ self._weight
         assert saved is not None
         found = lean.differentiate(dy, rows, saved.u, saved.drop, lead, rows.dtype)
-        lean.branches.join()  # compiled code writes to what it gave an operator, once that has returned
         assert found is not None
         return found
 
@@ -243,7 +242,6 @@ class Joint:
             (own,) = saved
             assert own is not None
             dx = together.differentiate(gradients, rows, own.u, own.drop, lead, x.dtype)
-            together.branches.join()
             assert dx is not None
             return dx.view(x.shape)
         parts = torch.split(gradients, self.widths, 1)

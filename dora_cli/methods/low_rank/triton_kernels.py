@@ -28,6 +28,9 @@ from dora_cli.methods.low_rank.same_input.products import ManyKernels
 MAX_RANK = 128
 """Larger ranks would not fit the registers of a block."""
 
+MANY_ROWS = 4096
+"""From here on a block of a kernel has more of them."""
+
 _TAKES_CONSTANTS = torch.version.hip is None and tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 3)
 """Whether a compiled kernel is called with the arguments of the kernel itself; on AMD it is compiled by more of what
 they are than sizes and alignment.
@@ -67,6 +70,9 @@ def _known(rank, WIDE: tl.constexpr):
 # row's width and stride, and where tensors begin. What else changes within a run does not: the number of rows (the last
 # batch of an epoch has few), how a sum is split, which use of a seed it is, and where that one number is. Ranks lie
 # between: small activations load wide where all are multiples of 16, which `WIDE` says, and otherwise any rank will do.
+#
+# Rows and components beyond the last read the last once more instead of being masked, element by element: what comes of
+# them is not stored, or meets zeros.
 
 
 @triton.jit(do_not_specialize=["seeds", "call", "rows", "rank", "tied"])
@@ -81,16 +87,12 @@ def _down(
     seed = tl.load(seeds) if DROP else 0
     total = tl.zeros((BLOCK_N, BLOCK_R), dtype=tl.float32)
     place = tl.arange(0, BLOCK_D)
+    x += tl.minimum(n, rows - 1)[:, None].to(tl.int64) * stride + chunk * width
+    factor += (chunk * rank + tl.minimum(r, rank - 1)[:, None]) * width
     for start in range(0, width, BLOCK_D):
-        d = start + place
-        column = chunk * width + d
-        inside = (n[:, None] < rows) & (d[None, :] < width)
-        part = tl.load(x + n[:, None].to(tl.int64) * stride + column[None, :], mask=inside, other=0.0)
-        weights = tl.load(
-            factor + (chunk * rank + r[:, None]) * width + d[None, :],
-            mask=(r[:, None] < rank) & (d[None, :] < width),
-            other=0.0,
-        )
+        d = (start + place)[None, :]
+        part = tl.load(x + d, mask=d < width, other=0.0)
+        weights = tl.load(factor + d, mask=d < width, other=0.0)
         if TIED:
             undropped = tl.where(r[:, None] < tied, weights, 0.0).to(weights.dtype)
             total = tl.dot(part, tl.trans(undropped), total, input_precision=PRECISION)
@@ -122,13 +124,10 @@ def _up(
     d = tl.program_id(1) * BLOCK_D + place
     r = tl.arange(0, BLOCK_R)
     column = chunk * width + d
-    small = tl.load(
-        u + n[:, None] * (chunks * rank) + chunk * rank + r[None, :],
-        mask=(n[:, None] < rows) & (r[None, :] < rank),
-        other=0.0,
-    )
+    row, component = tl.minimum(n, rows - 1)[:, None], tl.minimum(r, rank - 1)
+    small = tl.load(u + row * (chunks * rank) + chunk * rank + component[None, :])
     weights = tl.load(
-        factor + (chunk * rank + r[:, None]) * width + d[None, :],
+        factor + (chunk * rank + component[:, None]) * width + d[None, :],
         mask=(r[:, None] < rank) & (d[None, :] < width),
         other=0.0,
     )
@@ -141,9 +140,9 @@ def _up(
         update = tl.where(keep(n[:, None], quad, place[None, :], tl.load(seeds), call, THRESHOLD), update, 0.0)
     if TIED:
         update += tl.dot(undropped, weights, input_precision=PRECISION)
+    element = row.to(tl.int64) * stride + column[None, :]
+    given = tl.load(base + element, mask=d[None, :] < width, other=0.0).to(tl.float32)
     inside = (n[:, None] < rows) & (d[None, :] < width)
-    element = n[:, None].to(tl.int64) * stride + column[None, :]
-    given = tl.load(base + element, mask=inside, other=0.0).to(tl.float32)
     tl.store(out + element, (given + update).to(out.dtype.element_ty), mask=inside)
 
 
@@ -158,17 +157,14 @@ def _outer(
     d = tl.program_id(0) * BLOCK_D + place
     r = tl.arange(0, BLOCK_R)
     column, quad = chunk * width + d, chunk * tl.cdiv(width, 4) + tl.program_id(0) * (BLOCK_D // 4)
+    component = chunk * rank + tl.minimum(r, rank - 1)[None, :]
     seed = tl.load(seeds) if DROP else 0
     result = tl.zeros((BLOCK_R, BLOCK_D), dtype=tl.float32)
     for start in range(tl.program_id(1) * BLOCK_N, rows, splits * BLOCK_N):
         n = start + tl.arange(0, BLOCK_N)
-        small = tl.load(
-            u + n[:, None] * stride_u + chunk * rank + r[None, :],
-            mask=(n[:, None] < rows) & (r[None, :] < rank),
-            other=0.0,
-        )
-        inside = (n[:, None] < rows) & (d[None, :] < width)
-        part = tl.load(x + n[:, None].to(tl.int64) * stride + column[None, :], mask=inside, other=0.0)
+        row = tl.minimum(n, rows - 1)[:, None]
+        small = tl.load(u + row * stride_u + component, mask=n[:, None] < rows, other=0.0)
+        part = tl.load(x + row.to(tl.int64) * stride + column[None, :], mask=d[None, :] < width, other=0.0)
         if DROP:
             part = tl.where(keep(n[:, None], quad, place[None, :], seed, call, THRESHOLD), part, 0.0)
         result = tl.dot(tl.trans(small), part, result, input_precision=PRECISION)
@@ -311,13 +307,10 @@ class TritonKernels:
         key = "down", x.dtype, rows, stride, components, chunks, keeps, threshold, places
         launch = self._launches.get(key)
         if launch is None:
-            # Block sizes here and below are the fastest of a search on an H100, at 1,024 and 4,096 rows of 768 and
-            # 3,072 columns.
-            block, columns = (32, 128) if rows >= 4096 else (16, 256)
-            columns = down_columns(block, columns, block_r(rank), x.element_size(), self._memory)
+            block, columns, stages = down_blocks(rows, width, block_r(rank), threshold, x.element_size(), self._memory)
             grid = triton.cdiv(rows, block), 1, chunks
             constants = self._is_wide(rank), *settings(threshold, x), keeps, block, block_r(rank), columns
-            launch = self._launches[key] = Launch(_down, grid, constants, num_warps=4, num_stages=4)
+            launch = self._launches[key] = Launch(_down, grid, constants, num_warps=4, num_stages=stages)
         launch(x, ready, out, seed, call, rows, width, rank, scale, stride, tied)
         return out
 
@@ -363,12 +356,11 @@ class TritonKernels:
         key = "outer", x.dtype, rows, components, chunks, threshold, most, strides, places
         launch = self._launches.get(key)
         if launch is None:
-            columns = 32 if width <= 1024 else 64
-            block = outer_rows(128, columns, block_r(rank), x.element_size(), self._memory)
+            block, columns, stages = outer_blocks(rows, width, block_r(rank), x.element_size(), self._memory)
             grid = triton.cdiv(width, columns), min(most, triton.cdiv(rows, block)), chunks
             wide = self._is_wide(rank, u.stride(0))
             constants = wide, *settings(threshold, x), block, block_r(rank), columns
-            launch = self._launches[key] = Launch(_outer, grid, constants, num_warps=4, num_stages=3)
+            launch = self._launches[key] = Launch(_outer, grid, constants, num_warps=4, num_stages=stages)
         launch(totals, u, x, seed, call, rows, width, rank, scale, *strides, launch.grid[1])
 
     def collect(self, totals: torch.Tensor, gradient: torch.Tensor, scaling: float = 1.0) -> None:
@@ -422,20 +414,37 @@ def shared_memory(device: torch.device) -> int:
     )
 
 
-def down_columns(block: int, columns: int, block_r: int, size: int, memory: int) -> int:
-    """`columns`, or as many as `_down` has `memory` for: three stages of both operands in flight, and one more of what
-    is dropped.
+def down_blocks(rows: int, width: int, block_r: int, threshold: int, size: int, memory: int) -> tuple[int, int, int]:
+    """Rows and columns of a block of `_down`, and stages of its loop: the fastest of a search on an H200, at 1,024 and
+    4,096 rows of 768 and 3,072 columns and rank 12.
     """
-    while columns > 16 and size * columns * (3 * (block + block_r) + block) > memory:
+    if rows < MANY_ROWS:
+        block, columns, stages = (16, 512, 3) if width > 1024 else (16, 128, 4)
+    else:
+        block, columns, stages = (16, 128, 4) if threshold else (64, 256, 4)
+    return block, down_columns(block, columns, block_r, size, memory, stages), stages
+
+
+def down_columns(block: int, columns: int, block_r: int, size: int, memory: int, stages: int = 4) -> int:
+    """`columns`, or as many as `_down` has `memory` for: all stages but one of both operands in flight, and one more of
+    what is dropped.
+    """
+    while columns > 16 and size * columns * ((stages - 1) * (block + block_r) + block) > memory:
         columns //= 2
     return columns
 
 
-def outer_rows(block: int, columns: int, block_r: int, size: int, memory: int) -> int:
-    """`block`, or as many rows as `_outer` has `memory` for: two stages of both operands, and one more of what is
-    dropped.
+def outer_blocks(rows: int, width: int, block_r: int, size: int, memory: int) -> tuple[int, int, int]:
+    """Those of `_outer`, found alike."""
+    block, columns, stages = (256, 64, 2) if rows >= MANY_ROWS else (128, 32 if width <= 1024 else 64, 3)
+    return outer_rows(block, columns, block_r, size, memory, stages), columns, stages
+
+
+def outer_rows(block: int, columns: int, block_r: int, size: int, memory: int, stages: int = 3) -> int:
+    """`block`, or as many rows as `_outer` has `memory` for: all stages but one of both operands, and one more of what
+    is dropped.
     """
-    while block > 16 and size * block * (2 * (block_r + columns) + columns) > memory:
+    while block > 16 and size * block * ((stages - 1) * (block_r + columns) + columns) > memory:
         block //= 2
     return block
 

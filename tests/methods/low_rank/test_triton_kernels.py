@@ -7,6 +7,7 @@ The interpreter is asked for by ``TRITON_INTERPRET=1``; it checks the arithmetic
 from __future__ import annotations
 
 import os
+from itertools import product
 
 import pytest
 import torch
@@ -305,18 +306,19 @@ def test_blocks_fit_into_the_memory_of_a_multiprocessor(memory: int, size: int, 
     launch.
     """
     pytest.importorskip("triton")
-    from dora_cli.methods.low_rank.triton_kernels import down_columns, outer_rows
+    from dora_cli.methods.low_rank.triton_kernels import MANY_ROWS, down_blocks, outer_blocks
 
-    for block, wished in ((16, 256), (32, 128)):
-        columns = down_columns(block, wished, block_r, size, memory)
+    for rows, width, threshold in product((MANY_ROWS - 1, MANY_ROWS), (768, 3072), (0, 1)):
+        block, columns, stages = down_blocks(rows, width, block_r, threshold, size, memory)
         assert columns >= 16
-        assert size * columns * (3 * (block + block_r) + block) <= memory
-    for columns in (32, 64):
-        rows = outer_rows(128, columns, block_r, size, memory)
-        assert rows >= 16
-        assert size * rows * (2 * (block_r + columns) + columns) <= memory
-    if memory == 232448 and block_r <= 32:  # where the search for the fastest took place
-        assert (down_columns(16, 256, block_r, size, memory), outer_rows(128, 64, block_r, size, memory)) == (256, 128)
+        assert size * columns * ((stages - 1) * (block + block_r) + block) <= memory
+        block, columns, stages = outer_blocks(rows, width, block_r, size, memory)
+        assert block >= 16
+        assert size * block * ((stages - 1) * (block_r + columns) + columns) <= memory
+    if memory == 232448 and block_r == 16 and size == 2:  # where the search for the fastest took place
+        sizes = block_r, 1, size, memory
+        assert (down_blocks(1024, 3072, *sizes), down_blocks(1024, 768, *sizes)) == ((16, 512, 3), (16, 128, 4))
+        assert outer_blocks(4096, 768, block_r, size, memory) == (256, 64, 2)
 
 
 def test_without_a_c_compiler_plain_operations_take_over(monkeypatch: pytest.MonkeyPatch) -> None:

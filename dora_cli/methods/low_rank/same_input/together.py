@@ -128,7 +128,7 @@ class Together:
         return base.memory.view(len(rows), -1), self._kept(u)
 
     def _down(self, rows: torch.Tensor, drops: Sequence[object]) -> Wide:
-        with self.branches.product():
+        with self.branches.product(len(rows)):
             return self._many.down(Wide.same(rows, len(self.members)), self.A, drops)
 
     def _up(self, base: Wide, u: Wide, out: Wide) -> None:
@@ -181,7 +181,7 @@ class Together:
             raise RuntimeError(AFTER_THE_END)
         many = self._many
         wide = Wide.beside(dy.to(self._weights[0].dtype).reshape(-1), len(dy), self._widths)
-        with self.branches.product():
+        with self.branches.product(len(dy)):
             v = many.down(wide, self.B_t, [None] * len(self.members))
         with self.branches.sums(wide.memory, rows, drops, u, v.memory):
             if any(total is not None for total in self._grad_up):

@@ -15,9 +15,9 @@ from dora_cli.methods.low_rank.triton_kernels import (
     Launch,
     Seeded,
     block_r,
-    down_columns,
+    down_blocks,
     keep,
-    outer_rows,
+    outer_blocks,
     settings,
 )
 
@@ -26,7 +26,8 @@ T = TypeVar("T")
 
 # What each of the projections has of its own is an argument each, numbered; a block works on one of them. Two of them
 # give the first one's twice. For what is not specialised see `low_rank.triton_kernels`; the small activations of
-# several projections stand beside each other here, and load one by one for any ranks.
+# several projections stand beside each other here, and load one by one for any ranks. Some may have rank 0, so that
+# components are masked.
 
 
 @triton.jit
@@ -59,13 +60,12 @@ def _down(
     r = tl.arange(0, BLOCK_R)
     total = tl.zeros((BLOCK_N, BLOCK_R), dtype=tl.float32)
     column = tl.arange(0, BLOCK_D)
+    x += start + tl.minimum(n, rows - 1)[:, None].to(tl.int64) * stride
+    factor += r[:, None] * width
     for begin in range(0, width, BLOCK_D):
-        d = begin + column
-        inside = (n[:, None] < rows) & (d[None, :] < width)
-        part = tl.load(x + start + n[:, None].to(tl.int64) * stride + d[None, :], mask=inside, other=0.0)
-        weights = tl.load(
-            factor + r[:, None] * width + d[None, :], mask=(r[:, None] < rank) & (d[None, :] < width), other=0.0
-        )
+        d = (begin + column)[None, :]
+        part = tl.load(x + d, mask=d < width, other=0.0)
+        weights = tl.load(factor + d, mask=(r[:, None] < rank) & (d < width), other=0.0)
         if DROP:
             part = tl.where(keep(n[:, None], begin // 4, column[None, :], seed, call, THRESHOLD), part, 0.0)
         total = tl.dot(part, tl.trans(weights), total, input_precision=PRECISION)
@@ -100,16 +100,17 @@ def _up(
     update = _update(
         u + _of(which, place0, place1, place2), factor, stride_u, n, d, rows, width, rank, PRECISION, BLOCK_R
     )
+    place = start + tl.minimum(n, rows - 1)[:, None].to(tl.int64) * stride + d[None, :]
+    given = tl.load(base + place, mask=d[None, :] < width, other=0.0).to(tl.float32)
     inside = (n[:, None] < rows) & (d[None, :] < width)
-    place = start + n[:, None].to(tl.int64) * stride + d[None, :]
-    given = tl.load(base + place, mask=inside, other=0.0).to(tl.float32)
     tl.store(out + place, (given + update).to(out.dtype.element_ty), mask=inside)
 
 
 @triton.jit
 def _update(u, factor, stride_u, n, d, rows, width, rank, PRECISION: tl.constexpr, BLOCK_R: tl.constexpr):
     r = tl.arange(0, BLOCK_R)
-    small = tl.load(u + n[:, None] * stride_u + r[None, :], mask=(n[:, None] < rows) & (r[None, :] < rank), other=0.0)
+    row = tl.minimum(n, rows - 1)[:, None]
+    small = tl.load(u + row * stride_u + r[None, :], mask=r[None, :] < rank, other=0.0)
     weights = tl.load(
         factor + r[:, None] * width + d[None, :], mask=(r[:, None] < rank) & (d[None, :] < width), other=0.0
     )
@@ -129,8 +130,8 @@ def _up_sum(
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     quad, column = tl.program_id(1) * (BLOCK_D // 4), tl.arange(0, BLOCK_D)
     d = tl.program_id(1) * BLOCK_D + column
-    place = n[:, None].to(tl.int64) * width + d[None, :]
-    inside, row, column = (n[:, None] < rows) & (d[None, :] < width), n[:, None], column[None, :]
+    place = tl.minimum(n, rows - 1)[:, None].to(tl.int64) * width + d[None, :]
+    row, column = n[:, None], column[None, :]
     update = _update(u + place0, factor0, stride_u, n, d, rows, width, rank0, PRECISION, BLOCK_R)
     if DROP:
         update = tl.where(keep(row, quad, column, tl.load(seeds + seed0), call0, THRESHOLD), update, 0.0)
@@ -143,7 +144,8 @@ def _up_sum(
         if DROP:
             third = tl.where(keep(row, quad, column, tl.load(seeds + seed2), call2, THRESHOLD), third, 0.0)
         update += third
-    given = tl.load(base + place, mask=inside, other=0.0).to(tl.float32)
+    given = tl.load(base + place, mask=d[None, :] < width, other=0.0).to(tl.float32)
+    inside = (row < rows) & (d[None, :] < width)
     tl.store(out + place, (given + update * scale).to(out.dtype.element_ty), mask=inside)
 
 
@@ -179,13 +181,11 @@ def _outer(
     result = tl.zeros((BLOCK_R, BLOCK_D), dtype=tl.float32)
     for begin in range(split * BLOCK_N, tl.where(rank > 0, rows, 0), splits * BLOCK_N):
         n = begin + tl.arange(0, BLOCK_N)
+        row = tl.minimum(n, rows - 1)[:, None]
         small = tl.load(
-            u + n[:, None] * stride_u + place + r[None, :],
-            mask=(n[:, None] < rows) & (r[None, :] < rank),
-            other=0.0,
+            u + row * stride_u + place + r[None, :], mask=(n[:, None] < rows) & (r[None, :] < rank), other=0.0
         )
-        inside = (n[:, None] < rows) & (d[None, :] < width)
-        part = tl.load(x + start + n[:, None].to(tl.int64) * stride + d[None, :], mask=inside, other=0.0)
+        part = tl.load(x + start + row.to(tl.int64) * stride + d[None, :], mask=d[None, :] < width, other=0.0)
         if DROP:
             quad = block * (BLOCK_D // 4)
             part = tl.where(keep(n[:, None], quad, column[None, :], seed, call, THRESHOLD), part, 0.0)
@@ -221,11 +221,11 @@ class TritonMany:
         key = "down", x.memory.dtype, lies, len(ranks), block_rank, threshold, _places(x.memory, *ready, out)
         known = self._launches.get(key)
         if known is None:
-            block, columns = (32, 128) if x.rows >= 4096 else (16, 256)
-            columns = down_columns(block, columns, block_rank, x.memory.element_size(), self._memory)
+            sizes = block_rank, threshold, x.memory.element_size(), self._memory
+            block, columns, stages = down_blocks(x.rows, max(x.widths), *sizes)
             grid = triton.cdiv(x.rows, block), len(ranks), 1
             constants = *settings(threshold, x.memory), block, block_rank, columns
-            known = self._launches[key] = Launch(_down, grid, constants, num_warps=4, num_stages=4), ()
+            known = self._launches[key] = Launch(_down, grid, constants, num_warps=4, num_stages=stages), ()
         small = *_three(ranks), *_three(u.starts), total
         known[0](x.memory, *ready, out, self._seeds, *numbers, *small, *lies, scale)
         return u
@@ -278,13 +278,13 @@ class TritonMany:
         key = "outer", x.memory.dtype, lies, len(totals), block_rank, threshold, most, apart, places
         known = self._launches.get(key)
         if known is None:
-            columns = 32 if max(x.widths) <= 1024 else 64
-            block = outer_rows(128, columns, block_rank, x.memory.element_size(), self._memory)
+            sizes = block_rank, x.memory.element_size(), self._memory
+            block, columns, stages = outer_blocks(x.rows, max(x.widths), *sizes)
             splits = tuple(min(of, triton.cdiv(x.rows, block)) for of in most)
             firsts, blocks = _blocks(x.widths, columns)
             grid = blocks, max(splits), 1
             constants = *settings(threshold, x.memory), block, block_rank, columns
-            launch = Launch(_outer, grid, constants, num_warps=4, num_stages=3)
+            launch = Launch(_outer, grid, constants, num_warps=4, num_stages=stages)
             known = self._launches[key] = launch, (*firsts, *splits)
         launch, follows = known
         small = *_three(ranks), *_three(u.starts), u.strides[0], *follows
