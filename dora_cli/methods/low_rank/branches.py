@@ -1,24 +1,18 @@
-"""Small products of a captured pass, launched beside the frozen ones.
+"""Products of a captured pass that nobody waits for, launched beside all else.
 
 Kernels of one stream run one after the other, however little of a GPU each fills. A CUDA graph has branches where a
 capture meets several streams, and what has no arrow between it may run at the same time. Of a projection's work these
-are, with the frozen products in the stream of the model::
+are the outer products, which add to the gradients of its factors: nobody reads those before the pass ends. Their stream
+has a lower priority than the model's, so they take what the others leave of the device. (`down` beside the frozen
+product, which `up` waits for as well, takes its turns with it and wins nothing; see docs/results/steps.md.)
 
-    forward     down(x, A)     beside     x W0^T     then up, which wants both
-    backward    down(dy, B)    beside     dy W0      then up, which wants both
-                both outer products, from `down` on, beside all that follows: nobody reads them before the pass ends
-
-`down` leaves the model's stream where there are few rows: a frozen product of many fills the device itself, and `down`,
-which `up` waits for, would take its turns with it. The outer products have lower priority than all else.
-
-Each is the same kernel on the same numbers, and those that add to the same sums stay in one stream in the order of
-their calls, so all results keep their bits. Steps that are not captured wait for the host, and have one stream.
+Each is the same kernel on the same numbers, and those that add to the same sums stay in the order of their calls, so
+all results keep their bits. Steps that are not captured wait for the host, and have one stream.
 
 Memory: PyTorch's allocator gives a freed block to whatever the block's stream asks for next, in the order of the host,
 and knows nothing of what other streams still read; told so (`record_stream`), it gives the block to nobody before the
 capture ends. So what the sums read is kept here until the stream of the model has waited for them, which it does for
-those of one call in the call after it: one projection's activations more than in one stream. What `down` gives belongs
-to the stream of `down`, which first waits for all that the model has launched, so for the last use of what was freed.
+those of one call in the call after it: one projection's activations more than in one stream.
 """
 
 from __future__ import annotations
@@ -31,17 +25,7 @@ from typing import Any, Protocol
 
 import torch
 
-from dora_cli.machine.graphs import PRIORITY
 from dora_cli.methods.low_rank.kernels import Kernels
-
-FEW_ROWS = 2048
-"""Up to here `down` runs beside the frozen product. On an H200 that wins with 1,024 rows of 768 columns, and loses with
-4,096.
-"""
-
-
-BEHIND = 1
-"""How many calls the sums may be behind: so many projections' activations are kept for them."""
 
 
 class Stream(Protocol):
@@ -58,11 +42,9 @@ class Streams(Protocol):
     """The streams of a device.
 
     Attributes:
-        products, sums: beside those of the model; what is launched into the latter gives way to all else.
+        sums: beside that of the model; what is launched into it gives way.
     """
 
-    @property
-    def products(self) -> Stream: ...
     @property
     def sums(self) -> Stream: ...
     def current(self) -> Stream:
@@ -76,10 +58,9 @@ class Streams(Protocol):
 
 
 class CudaStreams:
-    """Those of the current CUDA device."""
+    """Those of the current CUDA device; what is captured has a higher priority (`machine.graphs`)."""
 
     def __init__(self) -> None:
-        self.products = torch.cuda.Stream(priority=PRIORITY)  # type: ignore[no-untyped-call]
         self.sums = torch.cuda.Stream()  # type: ignore[no-untyped-call]
 
     def current(self) -> torch.cuda.Stream:
@@ -96,8 +77,6 @@ class Branches:
     """The branches of the passes over a model; without `streams`, and in passes that are not captured, there are none,
     and all here does nothing.
 
-    Of a call of a projection come `product`, `sums` if need be, and `meet`, in this order.
-
     Args:
         streams: for them.
     """
@@ -105,45 +84,31 @@ class Branches:
     def __init__(self, streams: Streams | None = None) -> None:
         self._streams = streams
         self._open: Streams | None = None  # in a captured pass
-        self._product: Any = None  # the mark behind a product that nobody has waited for
-        self._sums: deque[tuple[Any, tuple[object, ...]]] = deque()  # likewise, with what they read
+        self._sums: deque[tuple[Any, tuple[object, ...]]] = deque()  # marks behind them, with what they read
 
     def begin(self) -> None:
         """Before a pass."""
         self._open = self._streams if self._streams is not None and self._streams.is_captured() else None
 
-    def product(self, rows: int) -> AbstractContextManager[None]:
-        """What is launched within it, of so many rows, may run beside all that follows, and be read from `meet` on."""
-        return _NOWHERE if self._open is None or rows > FEW_ROWS else self._beside(self._open)
-
     def sums(self, *reads: object) -> AbstractContextManager[None]:
-        """What is launched within it follows the call's product, runs beside all else, and may be read after `join`.
+        """What is launched within it follows all before it, runs beside all after it, and may be read after `join`.
 
         Args:
-            reads: what else it reads, there before the product was launched, and the product itself.
+            reads: what it reads.
         """
         return _NOWHERE if self._open is None else self._add(self._open, reads)
 
     def meet(self) -> None:
-        """The model's stream waits for the call's product, and for the sums of the calls before it."""
-        self._wait(BEHIND)
+        """The model's stream waits for the sums of all calls but the latest."""
+        self._wait(1)
 
     def join(self) -> None:
         """It waits for everything: at the end of a pass, and wherever memory is given away behind PyTorch's back."""
         self._wait(0)
 
     @contextmanager
-    def _beside(self, streams: Streams) -> Iterator[None]:
-        streams.products.wait_event(streams.current().record_event())
-        try:
-            with streams.into(streams.products):
-                yield
-        finally:
-            self._product = streams.products.record_event()
-
-    @contextmanager
     def _add(self, streams: Streams, reads: tuple[object, ...]) -> Iterator[None]:
-        streams.sums.wait_event(streams.current().record_event() if self._product is None else self._product)
+        streams.sums.wait_event(streams.current().record_event())
         try:
             with streams.into(streams.sums):
                 yield
@@ -151,13 +116,10 @@ class Branches:
             self._sums.append((streams.sums.record_event(), reads))
 
     def _wait(self, but: int) -> None:
-        """For the product and for all sums but so many of the latest."""
+        """For all sums but so many of the latest."""
         if self._open is None:
             return
         main = self._open.current()
-        if self._product is not None:
-            main.wait_event(self._product)
-            self._product = None
         while len(self._sums) > but:
             main.wait_event(self._sums.popleft()[0])
 
@@ -172,5 +134,5 @@ def branches_for(kernels: Kernels, device: torch.device) -> Branches:
 
 @cache
 def _cuda_streams(device: int) -> CudaStreams:
-    """One pair for all passes on a device: PyTorch has few streams, and hands them out again."""
+    """One for all passes on a device: PyTorch has few streams, and hands them out again."""
     return CudaStreams()

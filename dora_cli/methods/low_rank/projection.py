@@ -153,10 +153,7 @@ class LeanProjection:
         """From ``(N, d_in)``, one row after the other in memory, to ``(*lead, d_out)`` in `dtype`, no view; and ``u``,
         ``(N, r)``, where `differentiate` wants it.
         """
-        kernels, chunks, u = self.kernels, self.chunks, None
-        if self.A.rank:
-            with self.branches.product(len(rows)):
-                u = kernels.down(rows, self.A, drop, chunks=chunks, tied=self.tied)
+        u = self.kernels.down(rows, self.A, drop, chunks=self.chunks, tied=self.tied) if self.A.rank else None
         across = self._across if self.read is None else self.present().T
         y = torch.empty((*lead, across.shape[1]), dtype=dtype, device=rows.device)
         out = y.view(rows.shape[0], across.shape[1])
@@ -169,8 +166,7 @@ class LeanProjection:
             if base is not out:
                 out.copy_(base)
             return y, None
-        self.branches.meet()
-        kernels.up(base, u, self.B_t, None, out, chunks=chunks)
+        self.kernels.up(base, u, self.B_t, None, out, chunks=self.chunks)
         needs_u = self.grad_up is not None or self.layer.watch is not None
         return y, u if needs_u else None
 
@@ -199,8 +195,7 @@ class LeanProjection:
         dy = dy.to(self.weight.dtype).contiguous()
         if not self.B_t.rank:
             return None if dtype is None else torch.mm(dy, self.present()).to(dtype)
-        with self.branches.product(len(dy)):
-            v = kernels.down(dy, self.B_t, None, chunks=chunks)
+        v = kernels.down(dy, self.B_t, None, chunks=chunks)
         with self.branches.sums(dy, rows, drop, u, v):
             if self.grad_up is not None:
                 assert u is not None

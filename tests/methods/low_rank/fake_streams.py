@@ -42,10 +42,10 @@ class FakeStream:
 
 
 class FakeStreams:
-    """Those of the model and of the branches."""
+    """Those of the model and of its branch."""
 
     def __init__(self, *, captured: bool = True) -> None:
-        self.main, self.products, self.sums = (FakeStream(name) for name in ("main", "products", "sums"))
+        self.main, self.sums = FakeStream("main"), FakeStream("sums")
         self.captured = captured
         self._current = [self.main]
 
@@ -65,8 +65,8 @@ class FakeStreams:
 
     @property
     def have_met(self) -> bool:
-        """Whether the model's stream has waited for all of the others."""
-        return all(self.main.clock[one.name] >= one.clock[one.name] for one in (self.products, self.sums))
+        """Whether the model's stream has waited for all of the other."""
+        return self.main.clock["sums"] >= self.sums.clock["sums"]
 
 
 class _Memory:

@@ -92,22 +92,18 @@ def watched(streams: FakeStreams, run: Run, passes: int = 1) -> tuple[LookOut, l
 
 
 @TOGETHER
-@pytest.mark.parametrize("rows", ["few", "many"])
 @pytest.mark.parametrize("passes", [1, 3])
 @pytest.mark.parametrize("name", ["roberta", "home-made"])
 def test_a_pass_with_branches_is_that_of_one_stream(
-    name: str, passes: int, rows: str, together: bool, streams: FakeStreams, monkeypatch: pytest.MonkeyPatch
+    name: str, passes: int, together: bool, streams: FakeStreams, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """To the bit, also where several micro-batches add up; with many rows the sums alone have a stream."""
+    """To the bit, also where several micro-batches add up."""
     compute_with(monkeypatch, together)
-    if rows == "many":
-        monkeypatch.setattr(branches_module, "FEW_ROWS", 0)
     expected = of_one_stream(lambda: Run(name), passes)
     look_out, found = watched(streams, Run(name), passes)
     assert look_out.races == []
     assert streams.have_met
     assert min(look_out.launched[stream] for stream in ("main", "sums")) > 10
-    assert (look_out.launched["products"] > 10) == (rows == "few")
     assert len(found) == len(expected) > 0
     assert all(torch.equal(one, two) for one, two in zip(found, expected, strict=True))
     assert all(float(gradient.norm()) > 0 for gradient in found)
@@ -164,7 +160,6 @@ def test_chunks_tied_components_and_what_does_not_train(
             model(x).square().sum().backward()
         assert look_out.races == []
         assert streams.have_met
-        assert bool(look_out.launched["products"]) == (captured and kind != "empty")
         assert bool(look_out.launched["sums"]) == (captured and bool(adapters.parameters()))
         found.append([x.grad, *(parameter.grad for parameter in adapters.parameters())])
     for one, two in zip(*found, strict=True):
@@ -250,7 +245,7 @@ def test_what_a_watch_reads_is_there(together: bool, streams: FakeStreams, monke
 def test_forward_passes_within_the_backward_pass(
     reentrant: bool, streams: FakeStreams, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Gradient checkpointing, whose products are there before they are read, too."""
+    """Gradient checkpointing, whose forward passes come between one call's sums and the next one's."""
     compute_with(monkeypatch, False)
     run = Run()
     run.model.get_input_embeddings().weight.requires_grad_(True)  # type: ignore[operator]
@@ -300,36 +295,23 @@ def _add_at_once(self: Branches, streams: FakeStreams, reads: object) -> Iterato
     self._sums.append((streams.sums.record_event(), (reads,)))
 
 
-@contextmanager
-def _beside_at_once(self: Branches, streams: FakeStreams) -> Iterator[None]:
-    with streams.into(streams.products):
-        yield
-    self._product = streams.products.record_event()
-
-
 def _forgetful(plain: Callable[..., Any]) -> Callable[..., Any]:
     return lambda self, streams, reads: plain(self, streams, ())
 
 
 MISTAKES: dict[str, tuple[str, Any]] = {
-    "nobody waits for a product": ("meet", skip),
     "nobody waits for the sums": ("join", skip),
-    "a product waits for nothing": ("_beside", _beside_at_once),
-    "sums wait for no product": ("_add", _add_at_once),
+    "sums wait for nothing": ("_add", _add_at_once),
     "what sums read is not kept": ("_add", _forgetful(Branches._add)),
 }
 
 
 @TOGETHER
-@pytest.mark.parametrize(
-    ("mistake", "few"),
-    [*((mistake, 100) for mistake in MISTAKES), ("sums wait for no product", 0), ("nobody waits for the sums", 0)],
-)
+@pytest.mark.parametrize("mistake", MISTAKES)
 def test_the_look_out_sees_what_goes_wrong(
-    mistake: str, few: int, together: bool, streams: FakeStreams, monkeypatch: pytest.MonkeyPatch
+    mistake: str, together: bool, streams: FakeStreams, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compute_with(monkeypatch, together)
-    monkeypatch.setattr(branches_module, "FEW_ROWS", few)
     monkeypatch.setattr(Branches, *MISTAKES[mistake])
     look_out, _ = watched(streams, Run("roberta"))
     assert look_out.races
@@ -390,7 +372,7 @@ def test_no_more_is_kept_than_what_one_call_reads(streams: FakeStreams, monkeypa
     monkeypatch.setattr(Branches, "meet", meet)
     run = Run()
     run.gradients()
-    assert kept == [0] * 12 + [1] * 12
+    assert kept == [1] * 12
     assert not run.method._adapters._passes._lean._branches._sums  # type: ignore[attr-defined]
 
 
@@ -409,7 +391,6 @@ def test_the_cpu_and_plain_operations_have_one_stream() -> None:
     for device in ("cpu", "cuda"):
         branches = branches_for(TorchKernels(torch.device("cpu")), torch.device(device))
         branches.begin()
-        assert isinstance(branches.product(1), nullcontext)
         assert isinstance(branches.sums(), nullcontext)
 
 
@@ -421,4 +402,4 @@ def test_kernels_that_launch_alone_have_branches_on_cuda(monkeypatch: pytest.Mon
     for device, has_some in (("cuda", True), ("cpu", False)):
         branches = branches_for(kernels, torch.device(device))
         branches.begin()
-        assert isinstance(branches.product(1), nullcontext) is not has_some
+        assert isinstance(branches.sums(), nullcontext) is not has_some

@@ -113,30 +113,22 @@ class Together:
         """From ``(N, d_in)``, one row after the other in memory, to each member's ``(*lead, d_out)`` in `dtype`, no
         views; and all ``u`` beside each other, ``(N, sum of r)`` in one dimension, where `differentiate` wants it.
         """
-        u = self._down(rows, drops)
+        u = self._many.down(Wide.same(rows, len(self.members)), self.A, drops)
         base = self._frozen(rows)
         memory = base.memory if dtype == rows.dtype else torch.empty_like(base.memory, dtype=dtype)
         out = base._replace(memory=memory)
-        self._up(base, u, out)
+        self._many.up(base, u, self.B_t, out)
         return [_own(out, index, lead) for index in range(len(self.members))], self._kept(u)
 
     def map_beside(self, rows: torch.Tensor, drops: Sequence[object]) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The same in the type of the rows, all outputs beside each other: ``(N, sum of d_out)``."""
-        u = self._down(rows, drops)
+        u = self._many.down(Wide.same(rows, len(self.members)), self.A, drops)
         base = self._frozen(rows, beside=True)
-        self._up(base, u, base)
+        self._many.up(base, u, self.B_t, base)
         return base.memory.view(len(rows), -1), self._kept(u)
 
-    def _down(self, rows: torch.Tensor, drops: Sequence[object]) -> Wide:
-        with self.branches.product(len(rows)):
-            return self._many.down(Wide.same(rows, len(self.members)), self.A, drops)
-
-    def _up(self, base: Wide, u: Wide, out: Wide) -> None:
-        """Writes the outputs, of what the frozen maps give."""
-        self.branches.meet()
-        self._many.up(base, u, self.B_t, out)
-
     def _kept(self, u: Wide) -> torch.Tensor | None:
+        """What `differentiate` wants of ``u``."""
         needs_u = any(lean.grad_up is not None or lean.layer.watch is not None for lean in self.members)
         return u.memory if needs_u else None
 
@@ -181,8 +173,7 @@ class Together:
             raise RuntimeError(AFTER_THE_END)
         many = self._many
         wide = Wide.beside(dy.to(self._weights[0].dtype).reshape(-1), len(dy), self._widths)
-        with self.branches.product(len(dy)):
-            v = many.down(wide, self.B_t, [None] * len(self.members))
+        v = many.down(wide, self.B_t, [None] * len(self.members))
         with self.branches.sums(wide.memory, rows, drops, u, v.memory):
             if any(total is not None for total in self._grad_up):
                 assert u is not None
