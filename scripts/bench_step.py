@@ -6,6 +6,7 @@
                                  [--width 768|1024|2048 | --hidden H --layers N --heads N --vocab V | --model FOLDER]
                                  [--start-rank 12] [--rank 8] [--precision auto|fp32|bf16]
                                  [--dropout 0.1] [--rounds N] [--steps N] [--warmup N] [--threads N] [--no-memory]
+                                 [--kernels]
 
 Shapes are RoBERTa-base's with random weights unless told otherwise; sequences are full, under a mask of ones, dropout
 is on. Precision `auto` is bf16 autocast on CUDA and fp32 on the CPU. All attention and FFN projections are adapted (72
@@ -60,6 +61,9 @@ head, if there is one.
 (`reserved_mb`: that PyTorch held for them) after building, over warm-up, capture and a few steps; on the CPU the most
 that the whole process took, libraries included.
 
+With `--kernels`, on CUDA, `kernels` are those of one step by PyTorch's profiler, those of one name together: how many,
+and how many microseconds in all; the longest are printed. Kernels that run side by side count each.
+
 On the CPU `operators` is how many of PyTorch's operators a step calls, views left out: about as many launches on a GPU.
 
 Of ours there is also: `own_ms`, the time of the method's own part of a step alone (DEM's gradient, scores, average,
@@ -79,6 +83,7 @@ import platform
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -92,6 +97,7 @@ from typing import Any
 import torch
 from bench_methods import DROPOUT, METHODS, DoraStep, ProductsStep, Settings, Step, attach, captured, dora
 from bench_models import LLAMAS, LlamaShapes, Shapes
+from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dora_cli.machine.devices import resolve_device, resolve_precision
@@ -104,6 +110,7 @@ DEFAULT = {
 LENGTHS = {"cpu": (5, 2, 1), "cuda": (10, 10, 10)}  # rounds, steps, warm-up
 EVENTS = 30  # of the pruning in which events are timed; the last one freezes
 SIZES = ("hidden", "layers", "heads", "kv_heads", "intermediate", "vocab")
+SHOWN = 20  # kernels of a method
 MIB = 2**20
 
 
@@ -117,7 +124,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     # Memory comes first: once this process holds all the models, others may find none left.
     memory = measure_memories(args.methods, settings, sys.argv[1:] if argv is None else argv) if args.memory else {}
-    results = measure_times(args.methods, settings, rounds=args.rounds, steps=args.steps, warmup=args.warmup)
+    results = measure_times(
+        args.methods, settings, rounds=args.rounds, steps=args.steps, warmup=args.warmup, kernels=args.kernels
+    )
     for name, result in results.items():
         result |= memory.get(name, {})
     add_ratios(results)
@@ -169,11 +178,14 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--no-memory", dest="memory", action="store_false", help="leave memory out: no process of its own per method"
     )
+    parser.add_argument("--kernels", action="store_true", help="the kernels of a step too, on CUDA")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--memory-of", choices=list(METHODS), help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.device == "cuda" and not torch.cuda.is_available():
         parser.error(f"--device cuda, but PyTorch {torch.__version__} sees no CUDA device here; use --device cpu")
+    if args.kernels and args.device == "cpu":
+        parser.error("--kernels needs --device cuda; on a CPU operators are counted")
     if args.json and not args.json.absolute().parent.is_dir():
         parser.error(f"--json {args.json}: there is no folder {args.json.absolute().parent}")
     args.methods = list(dict.fromkeys((args.methods or DEFAULT[args.device]).split(",")))
@@ -245,9 +257,9 @@ def _count(text: str) -> int:
 
 
 def measure_times(
-    names: Sequence[str], settings: Settings, *, rounds: int, steps: int, warmup: int
+    names: Sequence[str], settings: Settings, *, rounds: int, steps: int, warmup: int, kernels: bool = False
 ) -> dict[str, dict[str, Any]]:
-    """All methods built, warmed up, then timed in turns."""
+    """All methods built, warmed up, then timed in turns; `kernels`: those of a step too."""
     built: dict[str, Step] = {}
     for name in names:
         print(f"{name}: built and warmed up", end="", file=sys.stderr, flush=True)
@@ -279,6 +291,8 @@ def measure_times(
             "trainable": step.trainable(),
             "loss": step.loss(),
         }
+        if kernels:
+            results[name]["kernels"] = kernels_of(step)
         if settings.device.type == "cpu":  # Triton's launches are none of PyTorch's operators
             results[name]["operators"] = count_operators(step)
     ours = {name: step for name, step in built.items() if isinstance(step, DoraStep)}
@@ -324,6 +338,20 @@ def time_calls(call: Callable[[], object], device: torch.device, count: int) -> 
     synchronize(device)
     times = [before.until(after) for before, after in pairwise(marks)]
     return times[1:], host[1:]
+
+
+def kernels_of(call: Callable[[], object], steps: int = 3) -> list[dict[str, Any]]:
+    """Name, `count` and `us` of the kernels of one call on CUDA, the longest in all first; means of `steps` calls."""
+    with profile(activities=[ProfilerActivity.CUDA]) as profiled:
+        for _ in range(steps):
+            call()
+        torch.cuda.synchronize()
+    count, total = Counter[str](), Counter[str]()
+    for event in profiled.events():
+        if event.device_type == torch.autograd.DeviceType.CUDA:
+            count[event.name] += 1
+            total[event.name] += event.time_range.elapsed_us()
+    return [{"name": name, "count": count[name] / steps, "us": us / steps} for name, us in total.most_common()]
 
 
 def count_operators(call: Callable[[], object]) -> int:
@@ -508,6 +536,9 @@ def print_table(record: Mapping[str, Any]) -> None:
                 [name.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True))]
             )
         )
+    for name, result in methods.items():
+        for kernel in result.get("kernels", [])[:SHOWN]:
+            print(f"{name}  {kernel['us']:8.1f} us  {kernel['count']:6.1f} x  {kernel['name'][:90]}")
 
 
 if __name__ == "__main__":

@@ -174,8 +174,8 @@ class TrainSection(Section):
     threads: ForMachine[Threads] = "auto"
     deterministic: ForMachine[bool] = False
     cuda_graph: ForSpeed[Switch] = "auto"
-    fuse: ForSpeed[Switch] = "off"
-    pack: ForSpeed[Switch] = "off"
+    fuse: ForSpeed[Switch] = "auto"
+    pack: ForSpeed[Switch] = "auto"
     skip_nonfinite: ForRun[CountOrZero] = 0
     log_every: ForRecords[Count] = 50
     log_with: ForRecords[Trackers | None] = None

@@ -254,6 +254,7 @@ def test_each_method_is_in_the_phase_it_is_timed_in() -> None:
         (("--family", "llama", "--heads", "4"), "4 heads cannot share 3"),
         (("--family", "llama", "--width", "768"), "--width is of RoBERTa"),
         (("--json", "nowhere/at/all.json"), "nowhere/at"),
+        (("--kernels",), "--kernels needs --device cuda"),
     ],
 )
 def test_bad_arguments(arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -316,9 +317,13 @@ def test_steps_of_one_stream_are_timed_beside_those_with_branches() -> None:
 @pytest.mark.gpu
 def test_compiled_blocks_are_timed_beside_the_others(tmp_path: Path) -> None:
     names = ["frozen-graph", "frozen-graph-fused", "dora-graph", "dora-graph-fused"]
-    methods = record_of(tmp_path, "--device", "cuda", "--methods", ",".join(names), "--warmup", "6")["methods"]
+    arguments = "--device", "cuda", "--methods", ",".join(names), "--warmup", "6", "--kernels"
+    methods = record_of(tmp_path, *arguments)["methods"]
     for result in methods.values():
         assert result["ms"] > 0
         assert result["loss"] == pytest.approx(0.69, abs=0.2)
+    kernels = {name: {kernel["name"]: kernel["count"] for kernel in methods[name]["kernels"]} for name in names}
+    assert all(sum(kernels[f"{name}-fused"].values()) < sum(kernels[name].values()) for name in names[::2])
+    assert kernels["dora-graph"]["_outer"] == 4 * 2 * 2  # of each reader of one input in two blocks, for both factors
     fused = methods["dora-graph-fused"]
     assert fused["to_floor"] == fused["ms"] / methods["frozen-graph"]["ms"]
