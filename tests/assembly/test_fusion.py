@@ -47,7 +47,7 @@ def test_auto_is_on_where_it_wins() -> None:
         ({"device": CPU}, "it is made for CUDA"),
         ({"captured": False}, "steps are not captured in CUDA graphs"),
         ({"deterministic": True}, "train.deterministic is on"),
-        ({"steps": 10}, "compiling takes longer than 10 steps win; from 1,052,632 on it pays"),
+        ({"steps": 10}, f"compiling takes longer than 10 steps win; from {breaks_even(3, 'roberta'):,} on it pays"),
     ],
 )
 def test_auto_is_off_where_it_wins_nothing_and_on_asks_nobody(changes: dict[str, Any], reason: str) -> None:
