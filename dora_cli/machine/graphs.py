@@ -24,7 +24,7 @@ is there then.
 """
 
 PRIORITY = -1
-"""Of the stream that is captured: above that of streams which ask for none."""
+"""What the stream that is captured has, above that of streams which ask for none."""
 
 Inputs = Mapping[str, torch.Tensor]
 

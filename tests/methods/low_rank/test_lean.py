@@ -532,7 +532,7 @@ def test_masks_keep_as_many_as_they_should(probability: float) -> None:
 @pytest.mark.parametrize("probability", [0.1, 0.5])
 @pytest.mark.parametrize("apart", [1, 2, 3, 4, 64])
 def test_hashed_masks_have_every_pattern_as_often_as_they_should(probability: float, apart: int) -> None:
-    """Of two by two inputs, which would show that rows and columns are hashed apart; six standard deviations each."""
+    """At the corners of rectangles, where it would show that rows and columns are hashed apart."""
     keep = hashed_keep(1024, 1024, torch.tensor(0x1234567890ABCDEF), 1, cut(probability, HASH_BITS)).long()
     for down in (1, 2, 64):
         corners = keep[:-down, :-apart], keep[down:, :-apart], keep[:-down, apart:], keep[down:, apart:]
@@ -547,7 +547,7 @@ def test_columns_that_share_a_hash_are_independent(probability: float) -> None:
 
 
 def check_patterns(patterns: torch.Tensor, probability: float) -> None:
-    """All 16 of four bits, each of which is 1 where an input is kept."""
+    """All 16 of four bits, each of which is 1 where an input is kept, within six standard deviations."""
     for pattern, count in enumerate(torch.bincount(patterns.reshape(-1), minlength=16).tolist()):
         kept = pattern.bit_count()
         expected = (1 - probability) ** kept * probability ** (4 - kept)
