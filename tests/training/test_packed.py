@@ -68,7 +68,7 @@ def summed(step: TrainingStep, prepared: Prepared, packing: Packing | None) -> l
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "bitfit"])
 def test_a_row_gives_every_method_what_the_padded_batch_gives(name: str) -> None:
     """Its gradients and all that it sums over passes; `bitfit` has nothing to train in a Llama."""
-    more = ("train.gradient_accumulation=2", "train.label_smoothing=0.1", "train.epochs=6")
+    more = ("train.batch_size=8", "train.gradient_accumulation=2", "train.label_smoothing=0.1", "train.epochs=6")
     prepared = prepared_of(recipe_of(f"method={{{METHODS[name]}}}", *more))
     step = make_step(prepared, lambda line: None)
     assert prepared.adapted.method.packs
