@@ -27,26 +27,32 @@ def tokens_of_epoch(
         cuts: how padded batches are cut.
         packing: how batches are put into rows; None where they are padded.
     """
-    whole = batches_of_epoch(recipe, train.lengths, length, epoch)
     if packing is not None:
-        return packing.count(train.sides[0], whole)
-    batches = cut_batches(train, whole, cuts)
+        return packing.count(train.sides[0], batches_of_epoch(recipe, train.lengths, length, epoch))
+    processes = length.global_batch // (recipe.train.batch_size * recipe.train.gradient_accumulation)
+    together = processes if cuts.dealt else 1
+    whole = batches_of_epoch(recipe, train.lengths, length, epoch, together)
+    shares = (share for rows in whole for share in cuts.shares(train, rows, together) if len(share))
+    batches = cut_batches(train, shares, cuts)
     return count_tokens(train.sides, batches, max_length=train.max_length, multiple=train.pad_multiple)
 
 
-def batches_of_epoch(recipe: Recipe, lengths: Lengths, length: RunLength, epoch: int) -> Iterator[Indices]:
+def batches_of_epoch(
+    recipe: Recipe, lengths: Lengths, length: RunLength, epoch: int, together: int = 1
+) -> Iterator[Indices]:
     """The micro-batches of epoch number `epoch`, counted from 1, uncut: of all processes, however many there are.
 
     Args:
         lengths: tokens of each example, ``(N,)``.
+        together: so many of them are taken as one.
     """
     groups = plan_epoch(
         lengths,
         lengths,  # in place of loss units, which do not matter here
         seed=recipe.train.seed,
         epoch=epoch,
-        micro_batch=recipe.train.batch_size,
-        accumulation=length.global_batch // recipe.train.batch_size,
+        micro_batch=recipe.train.batch_size * together,
+        accumulation=length.global_batch // (recipe.train.batch_size * together),
         group_by_length=recipe.data.group_by_length,
     )
     return (batch for group in islice(groups, length.steps_in(epoch)) for batch in group.micro_batches)

@@ -91,12 +91,13 @@ def decide_cuts(
     """
     most = recipe.train.batch_parts
     pieces = FEW_PIECES if device == "cuda" else Cuts.pieces
+    dealt = device == "cpu"  # elsewhere a step is captured for each number of rows
     if isinstance(most, int):
-        return Cuts(most, pieces=pieces)
+        return Cuts(most, pieces=pieces, dealt=dealt and most > 1)
     if model is None or threads is None:
         return None
     product = block_product(model)
     if not product or (device == "cuda" and not captured):  # then the host is what a step waits for
         return UNCUT
     work = PASS_WORK[device] * (threads if device == "cpu" else 1)
-    return Cuts(MOST_PARTS, -(-work // product), pieces)
+    return Cuts(MOST_PARTS, -(-work // product), pieces, dealt)

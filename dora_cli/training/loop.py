@@ -21,6 +21,7 @@ from dora_cli.assembly.prepare import Prepared
 from dora_cli.assembly.resolve import selecting_metric
 from dora_cli.assembly.weights import Weights, load_weights, save_weights
 from dora_cli.data import Group, plan_epoch, to_device
+from dora_cli.data.cuts import deal
 from dora_cli.data.packed import training_batches
 from dora_cli.errors import CheckpointError
 from dora_cli.machine.environment import peak_memory_bytes, versions
@@ -182,18 +183,21 @@ class Loop:
 
     def _groups(self, epoch: int) -> Iterator[Group]:
         """The epoch's optimiser steps: which examples this process sees in each."""
-        settings, train = self.recipe.train, self.prepared.train
-        return plan_epoch(
+        settings, train, cuts = self.recipe.train, self.prepared.train, self.adapted.cuts
+        processes, rank = self.accelerator.num_processes, self.accelerator.process_index
+        together = processes if cuts.dealt and self.prepared.packing is None else 1
+        groups = plan_epoch(
             train.lengths,
             train.units,
             seed=settings.seed,
             epoch=epoch,
-            micro_batch=settings.batch_size,
+            micro_batch=settings.batch_size * together,
             accumulation=settings.gradient_accumulation,
-            processes=self.accelerator.num_processes,
-            rank=self.accelerator.process_index,
+            processes=processes // together,
+            rank=rank if together == 1 else 0,
             group_by_length=self.recipe.data.group_by_length,
         )
+        return groups if together == 1 else deal(train, groups, cuts, processes, rank)
 
     def _step(self, step: int, epoch: int, group: Group) -> None:
         """One optimiser step, and what is said of it."""

@@ -8,7 +8,7 @@ import pytest
 from dora_cli.assembly.length import RunLength
 from dora_cli.assembly.padding import tokens_of_epoch, tokens_of_evaluation
 from dora_cli.data import Examples, encode, plan_epoch
-from dora_cli.data.cuts import UNCUT, Cuts, cut_batches
+from dora_cli.data.cuts import UNCUT, Cuts, cut_batches, deal
 from dora_cli.data.padding import TokenCount
 from dora_cli.recipe import parse_recipe
 from tests.data.words import word_tokenizer
@@ -33,7 +33,7 @@ def counted(batches: list[np.ndarray]) -> TokenCount:
     return found
 
 
-@pytest.mark.parametrize("cuts", [UNCUT, Cuts(3, 2)])
+@pytest.mark.parametrize("cuts", [UNCUT, Cuts(3, 2), Cuts(3, 2, dealt=True)])
 @pytest.mark.parametrize("grouped", [False, True])
 @pytest.mark.parametrize("processes", [1, 3])
 def test_an_epoch_holds_what_all_processes_see(processes: int, grouped: bool, cuts: Cuts) -> None:
@@ -42,10 +42,14 @@ def test_an_epoch_holds_what_all_processes_see(processes: int, grouped: bool, cu
     for epoch in range(1, length.epochs + 1):
         seen = []
         for rank in range(processes):
+            together = processes if cuts.dealt else 1
             groups = plan_epoch(
-                SPLIT.lengths, SPLIT.units, seed=recipe.train.seed, epoch=epoch, micro_batch=4, accumulation=2,
-                processes=processes, rank=rank, group_by_length=grouped,
+                SPLIT.lengths, SPLIT.units, seed=recipe.train.seed, epoch=epoch, micro_batch=4 * together,
+                accumulation=2, processes=processes // together, rank=rank % (processes // together),
+                group_by_length=grouped,
             )  # fmt: skip
+            if cuts.dealt:
+                groups = deal(SPLIT, groups, cuts, processes, rank)
             of_epoch = list(groups)[: length.steps_in(epoch)]
             seen += [part for group in of_epoch for part in cut_batches(SPLIT, group.micro_batches, cuts)]
         assert tokens_of_epoch(recipe, SPLIT, length, epoch, cuts) == counted(seen)

@@ -63,7 +63,7 @@ def test_a_batch_is_cut_where_that_saves_more_than_a_pass_costs() -> None:
 
     def tokens(model: nn.Module, device: str, threads: int = 1) -> int:
         cuts = decide_cuts(recipe_of(), model, device, captured=device == "cuda", threads=threads)
-        assert cuts == Cuts(MOST_PARTS, cuts.pass_tokens, FEW_PIECES if device == "cuda" else 32)
+        assert cuts == Cuts(MOST_PARTS, cuts.pass_tokens, FEW_PIECES if device == "cuda" else 32, device == "cpu")
         return cuts.pass_tokens
 
     assert [tokens(model, "cpu") for model in (minilm, roberta)] == [76, 19]
@@ -78,11 +78,12 @@ def test_a_batch_is_left_whole_where_nothing_is_known_of_a_pass() -> None:
     assert decide_cuts(recipe_of(), roberta, "cuda", captured=False, threads=1) == UNCUT
     assert decide_cuts(recipe_of(), nn.Linear(3, 3), "cpu", captured=False, threads=1) == UNCUT
     assert decide_cuts(recipe_of(), None, "cpu", captured=False, threads=None) is None
-    assert decide_cuts(recipe_of("train.batch_parts=4"), None, "cpu", captured=False, threads=None) == Cuts(4)
+    said = decide_cuts(recipe_of("train.batch_parts=4"), None, "cpu", captured=False, threads=None)
+    assert said == Cuts(4, dealt=True)
 
 
 def test_parts_that_a_recipe_says_are_made_on_every_device() -> None:
     for device, pieces in (("cpu", 32), ("cuda", FEW_PIECES)):
         found = decide_cuts(recipe_of("train.batch_parts=3"), nn.Linear(3, 3), device, captured=False, threads=1)
-        assert found == Cuts(3, 0, pieces)
+        assert found == Cuts(3, 0, pieces, dealt=device == "cpu")
     assert decide_cuts(recipe_of("train.batch_parts=1"), nn.Linear(3, 3), "cpu", captured=False, threads=1) == UNCUT

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from itertools import combinations
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
-from dora_cli.data import Encoded, Examples, encode, encode_pairs, pair_layout
-from dora_cli.data.cuts import MOST_PARTS, UNCUT, Cuts, cut_batches, recorded_cuts
+from dora_cli.data import Encoded, Examples, encode, encode_pairs, pair_layout, plan_epoch
+from dora_cli.data.cuts import MOST_PARTS, UNCUT, Cuts, cut_batches, deal, recorded_cuts
 from dora_cli.data.padding import count_tokens
 from tests.data import subwords
 from tests.data.words import word_tokenizer
@@ -124,6 +125,46 @@ def test_more_parts_pad_less() -> None:
     assert shares[-1] == 1  # each length by itself
 
 
+@pytest.mark.parametrize("processes", [2, 3])
+@pytest.mark.parametrize("cuts", [Cuts(8), Cuts(8, 5), Cuts(8, 3, pieces=4), Cuts(8, 10_000)])
+def test_no_other_shares_have_less_for_the_one_with_most(cuts: Cuts, processes: int) -> None:
+    """The shares are all that keep the rows in the order of their lengths and the pieces whole."""
+    lengths = RNG.integers(3, 30, 9)
+    split, rows = sentences(lengths), RNG.permutation(9)
+    shares = cuts.shares(split, rows, processes)
+    assert len(shares) == processes
+    assert sorted(np.concatenate(shares)) == sorted(rows)
+
+    def most_to_do(parts: list[npt.NDArray[np.int64]]) -> int:
+        return max(cost(split, cuts.parts(split, share), cuts) for share in parts if len(share))
+
+    order = rows[np.argsort(-lengths[rows], kind="stable")]
+    starts = np.arange(0, 9, -(-9 // cuts.pieces))
+    ways = [np.split(order, starts[begins[1:]]) for begins in all_ways(len(starts), processes)]
+    assert most_to_do(shares) == min(most_to_do(way) for way in ways)
+
+
+def test_few_rows_leave_processes_without() -> None:
+    split = sentences(np.array([5, 9]))
+    assert [list(share) for share in Cuts(8).shares(split, np.array([0, 1]), 3)] == [[1], [0], []]
+    assert [list(share) for share in Cuts(8).shares(split, np.array([], dtype=np.int64), 2)] == [[], []]
+    assert [list(share) for share in Cuts(8).shares(split, np.array([0, 1]), 1)] == [[0, 1]]
+
+
+def test_what_is_dealt_makes_up_the_steps() -> None:
+    """Each process has its share of every micro-batch, and none that is empty."""
+    split = sentences(RNG.integers(3, 30, 21))
+    planned = {"seed": 1, "epoch": 1, "micro_batch": 4, "accumulation": 2}
+    steps = list(plan_epoch(split.lengths, split.units, **planned))
+    of_each = [list(deal(split, steps, Cuts(8), 3, rank)) for rank in range(3)]
+    for step, *parts in zip(steps, *of_each, strict=True):
+        assert all((part.units, part.examples) == (step.units, step.examples) for part in parts)
+        found = [row for part in parts for rows in part.micro_batches for row in rows]
+        assert sorted(found) == sorted(np.concatenate(step.micro_batches))
+        assert all(len(rows) for part in parts for rows in part.micro_batches)
+
+
 def test_a_run_keeps_the_cuts_that_it_began_with() -> None:
-    assert recorded_cuts({"batch_parts": {"most": 8, "pass_tokens": 76, "pieces": 32}}) == Cuts(8, 76, 32)
+    assert recorded_cuts({"batch_parts": {"most": 8, "pass_tokens": 76, "pieces": 32}}) == Cuts(8, 76, 32, dealt=False)
+    assert recorded_cuts({"batch_parts": asdict(Cuts(8, 76, 32, dealt=True))}) == Cuts(8, 76, 32, dealt=True)
     assert recorded_cuts({}) == recorded_cuts({"batch_parts": None}) == UNCUT

@@ -33,6 +33,7 @@ class BatchPartsRecord(Record):
     most: Annotated[Count, Field(ge=1)]
     pass_tokens: Count
     pieces: Annotated[Count, Field(ge=1)]
+    dealt: bool = False
 
 
 class EnvironmentRecord(Record):
