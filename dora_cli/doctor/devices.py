@@ -6,6 +6,7 @@ import os
 import warnings
 from typing import Any
 
+from dora_cli.machine.cores import cores
 from dora_cli.wording import plural
 
 
@@ -20,7 +21,7 @@ def look_at_devices() -> list[dict[str, Any]]:
     total, free = _memory()
     cpu = {
         "device": "cpu",
-        "name": f"{plural(usable_cores(), 'core')}, {plural(torch.get_num_threads(), 'thread')}",
+        "name": f"{plural(cores(), 'core')}, {plural(torch.get_num_threads(), 'thread')}",
         "memory_bytes": total,
         "free_bytes": free,
         "precisions": ["fp32", "bf16"],  # fp16 needs the scaling that is for CUDA
@@ -68,11 +69,6 @@ def _without_triton() -> str | None:
     except Exception:  # said among the packages
         return None
     return triton_obstacle()
-
-
-def usable_cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _memory() -> tuple[int | None, int | None]:

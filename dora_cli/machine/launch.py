@@ -22,6 +22,7 @@ from types import FrameType
 from typing import Any
 
 from dora_cli.errors import OptionError, ProcessError, StoppedError
+from dora_cli.machine.cores import cores
 from dora_cli.machine.launched import REPORT, read_report
 from dora_cli.machine.signals import SIGNALS
 
@@ -35,11 +36,6 @@ TAIL = 2000
 _OF_A_LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
 _SAID = {2, 3, *(128 + number for number in SIGNALS)}  # exit codes of errors that mostly all processes meet together
 _HELD = sys.platform == "linux"  # elsewhere a port cannot be listened at that another socket is bound to
-
-
-def cores() -> int:
-    """How many this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def check_processes(processes: int, *, resume: bool, environment: Mapping[str, str] = os.environ) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from dora_cli.machine.cores import cores
 from dora_cli.wording import plural
 
 WORK_PER_THREAD = 2**27
@@ -70,6 +71,12 @@ def _cores_of_quota(path: Path) -> int | None:
     except (OSError, ValueError):  # no control groups, or "max"
         return None
     return max(1, allowed // period) if period > 0 else None
+
+
+def usable_cores(environment: Mapping[str, str] = os.environ, quota: Path = _QUOTA) -> int:
+    """Cores for what is no arithmetic: those that this process may use, or its share of them and of a quota."""
+    count, share = cores(), _cores_of_quota(quota)
+    return max(1, (count if share is None else min(count, share)) // int(environment.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def worth_threads(work: int) -> int:

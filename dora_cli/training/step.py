@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,6 +21,7 @@ from dora_cli.machine.devices import autocast, autocast_type, without_cache
 from dora_cli.machine.graphs import Graphs, shapes
 from dora_cli.methods.base import Calibration, Measured, Method, StepReport
 from dora_cli.models.packed_attention import PackedRows, in_rows
+from dora_cli.training.ahead import compile_ahead
 from dora_cli.training.averaging import Averaging
 from dora_cli.training.capture.passes import CapturedPasses
 from dora_cli.training.ledger import Ledger
@@ -135,6 +137,7 @@ class TrainingStep:
         self._parameters = parameters_of(optimizer)
         self.averaging = None if averaged is None else Averaging(averaged, self._parameters)
         self._reached: set[nn.Parameter] = set()  # those that have a gradient in every process
+        self._compiled_ahead = device.type != "cuda"
 
     # -- the step ------------------------------------------------------------------------------------------------------
 
@@ -148,6 +151,8 @@ class TrainingStep:
         self.ledger.begin(step, units)
         self._set_learning_rate(step)
         self.method.begin_step(step, self.learning_rate)
+        if micro_batches and not self._compiled_ahead:
+            self._compile_ahead(micro_batches[0])
         for batch in micro_batches:
             self._run(shapes(batch), self._forward_backward, batch)
         if not self.alone:
@@ -179,6 +184,13 @@ class TrainingStep:
                 group["lr"] = rate
             else:
                 group["lr"].fill_(rate)
+
+    def _compile_ahead(self, batch: Batch) -> None:
+        """Has the kernels of a pass compiled side by side, before the first one launches them one by one."""
+        self._compiled_ahead = True
+        kind = type(self.model), self._dtype, frozenset(parameter.shape for parameter in self._parameters)
+        zero = self.ledger.loss, *self._statistics()
+        compile_ahead(partial(self._forward_backward, batch), kind, self._parameters, zero)
 
     def _forward_backward(self, batch: Batch) -> None:
         """Adds the gradients of one micro-batch."""

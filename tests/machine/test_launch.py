@@ -18,7 +18,8 @@ import pytest
 
 from dora_cli.errors import DoraError, OptionError, ProcessError, StoppedError
 from dora_cli.machine import launch
-from dora_cli.machine.launch import check_processes, cores, run_together
+from dora_cli.machine.cores import cores
+from dora_cli.machine.launch import check_processes, run_together
 from dora_cli.machine.launched import REPORT
 from dora_cli.machine.signals import StoppedNow, StopSignals
 from tests.patience import PATIENCE

@@ -11,6 +11,7 @@ import ast
 import os
 import re
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -92,8 +93,10 @@ class NoDevice:
 
         return GPUTarget("cuda", 90, 32)
 
+    number = -1  # kernels that other tests have compiled are known on devices that are there
+
     def get_current_device(self) -> int:
-        return -1  # kernels that other tests have compiled are known on devices that are there
+        return self.number
 
     def get_current_stream(self, device: int) -> int:
         return 0
@@ -126,7 +129,7 @@ def needed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
     triton = pytest.importorskip("triton")
     if not hasattr(triton.runtime.driver, "_active"):
         pytest.skip("this Triton has no such hook")
-    from dora_cli.methods.low_rank.triton_kernels import Launch
+    from dora_cli.methods.triton_launch import Launch
 
     found: list[tuple[str, int]] = []
 
@@ -154,6 +157,27 @@ def kernels(projections: int = 4, *, wide: bool = False) -> Any:
 
 def factor(rank: int, width: int, dtype: torch.dtype) -> Factor:
     return Factor(torch.zeros(rank, width, dtype=dtype), rank)
+
+
+def test_what_is_announced_is_compiled_when_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    if INTERPRETED:
+        pytest.skip("the interpreter compiles nothing")
+    triton = pytest.importorskip("triton")
+    if not (hasattr(triton, "AsyncCompileMode") and hasattr(triton.runtime.driver, "_active")):
+        pytest.skip("this Triton compiles one kernel after the other")
+    from dora_cli.methods.low_rank.triton_kernels import _down, _up
+    from dora_cli.methods.triton_launch import announced
+
+    device = NoDevice()
+    device.number = -2
+    monkeypatch.setattr(triton.runtime.driver, "_active", device)
+    made, A = kernels(), factor(3, 80, torch.float32)
+    with ThreadPoolExecutor(2) as pool, announced(pool):
+        u = made.down(torch.zeros(40, 80), A, None)  # a launch would find no device
+        made.up(torch.zeros(40, 80), u, A, None, torch.zeros(40, 80))
+    for kernel in (_down, _up):
+        (compiled,) = kernel.device_caches[device.number][0].values()
+        assert compiled.metadata.name == kernel.__name__
 
 
 ROWS = 1, 7, 16, 24, 40, 112, 128, 168, 512, 1000

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -31,7 +32,7 @@ def state_of(step: TrainingStep) -> list[torch.Tensor]:
 
 
 def test_an_event_on_scores_that_are_not_finite_changes_nothing() -> None:
-    step_function = _scaled_step(20)
+    step_function = scaled_step(20)
     method = step_function.method
     assert isinstance(method, Dora)
     assert method.schedule is not None
@@ -56,17 +57,19 @@ class _Model(nn.Module):
         return SimpleNamespace(logits=self.head(self.block(x)))
 
 
-def _scaled_step(
+def scaled_step(
     total: int,
     *,
     method: Method | None = None,
+    settings: Mapping[str, Any] | None = None,
     scale: float | None = 2.0**16,
     averaged: AveragedSteps | None = None,
 ) -> TrainingStep:
     """A step under a loss scaler, which PyTorch has for the CPU too; its arithmetic is fp32 here."""
     model = _Model()
     model.block.requires_grad_(False)
-    method = new_dora(rank=2, prune_interval=5, dropout=0.0) if method is None else method
+    if method is None:
+        method = new_dora(**({"rank": 2, "prune_interval": 5, "dropout": 0.0} | dict(settings or {})))
     projections = sites({"block": model.block})
     head = list(model.head.parameters())
     method.attach(model, projections, head, method.plan(total, projections))
@@ -95,7 +98,7 @@ def _scaled_step(
 def test_steps_that_the_fp16_scaler_skips_are_no_divergence() -> None:
     """25 in a row may be skipped, however often; the 26th in a row is the end, and the first of its row is named."""
     total = 200
-    step_function = _scaled_step(total)
+    step_function = scaled_step(total)
     good = {"x": torch.randn(4, 8, generator=torch.Generator().manual_seed(1)), "labels": torch.tensor([0, 1, 0, 1])}
     bad = {**good, "x": good["x"] * math.inf}
     step = 1
@@ -125,7 +128,7 @@ def test_steps_that_the_fp16_scaler_skips_are_no_divergence() -> None:
 
 
 def test_a_skipped_step_counts_in_an_average_with_the_weights_that_it_left() -> None:
-    step_function = _scaled_step(100, averaged=AveragedSteps(first=2, last=100, wanted=99, share=0.99))
+    step_function = scaled_step(100, averaged=AveragedSteps(first=2, last=100, wanted=99, share=0.99))
     good = {"x": torch.randn(4, 8, generator=torch.Generator().manual_seed(1)), "labels": torch.tensor([0, 1, 0, 1])}
     bad = {**good, "x": good["x"] * math.inf}
     weights, each = list(step_function.method.head), []
@@ -175,7 +178,7 @@ class _Reading(Method):
 def _shown(scale: float | None) -> list[float]:
     """What the method is shown of two micro-batches, the loss multiplied by `scale` meanwhile."""
     torch.manual_seed(0)
-    step_function = _scaled_step(10, method=_Reading(), scale=scale)
+    step_function = scaled_step(10, method=_Reading(), scale=scale)
     generator = torch.Generator().manual_seed(1)
     batches = [{"x": torch.randn(4, 8, generator=generator), "labels": torch.tensor([0, 1, 0, 1])} for _ in range(2)]
     step_function(1, batches, 8, event=False)

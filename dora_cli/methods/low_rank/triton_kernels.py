@@ -24,17 +24,13 @@ from dora_cli.methods.low_rank.dropout import (
 )
 from dora_cli.methods.low_rank.factor import Factor
 from dora_cli.methods.low_rank.same_input.products import ManyKernels
+from dora_cli.methods.triton_launch import Launch
 
 MAX_RANK = 128
 """Larger ranks would not fit the registers of a block."""
 
 MANY_ROWS = 4096
 """From here on other blocks are the fastest, most of them of more rows."""
-
-_TAKES_CONSTANTS = torch.version.hip is None and tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 3)
-"""Whether a compiled kernel is called with the arguments of the kernel itself; on AMD it is compiled by more of what
-they are than sizes and alignment.
-"""
 
 _FIRST, _SECOND, _CALL = tl.constexpr(HASH_FIRST), tl.constexpr(HASH_SECOND), tl.constexpr(HASH_CALL)
 _LAST0, _LAST1, _LAST2, _LAST3 = (tl.constexpr(multiplier) for multiplier in HASH_LAST)
@@ -210,34 +206,6 @@ def _collect_gated(
     tl.store(grad_c + index, tl.load(grad_c + index) + scaling * tl.sum(of_gate))
 
 
-class Launch:
-    """One kernel on operands whose types, sizes and alignment are known, launched again and again.
-
-    Triton's own way finds out anew, at every launch, for what the kernel has to be compiled: 30 us of the host's time,
-    which bounds steps that are not captured. From the second launch on the compiled kernel itself is called, with all
-    arguments, constants too. Those that change between launches are not specialised, and integers of 32 bits.
-
-    Args:
-        kernel: launched with what a call is given, then `constants`.
-        grid: blocks along three axes.
-        constants: those that it is compiled for.
-        options: of the compiler.
-    """
-
-    def __init__(self, kernel: Any, grid: tuple[int, int, int], constants: tuple[Any, ...], **options: int) -> None:
-        self.grid = grid
-        self._kernel, self._constants, self._options = kernel, constants, options
-        self._again: Callable[..., None] | None = None
-
-    def __call__(self, *arguments: Any) -> None:
-        if self._again is not None:
-            self._again(*arguments, *self._constants)
-            return
-        compiled = self._kernel[self.grid](*arguments, *self._constants, **self._options)
-        if _TAKES_CONSTANTS and compiled is not None:  # the interpreter compiles nothing
-            self._again = compiled[self.grid]
-
-
 class Seeded(NamedTuple):
     """A dropout that is drawn where it is used: its seed on the device, which use of the seed, what is dropped and the
     scale.
@@ -367,11 +335,13 @@ class TritonKernels:
         launch(totals, u, x, seed, call, rows, width, rank, scale, *strides, launch.grid[1])
 
     def collect(self, totals: torch.Tensor, gradient: torch.Tensor, scaling: float = 1.0) -> None:
-        rows, width = gradient.shape
-        splits = triton.next_power_of_2(len(totals))
-        _collect[(rows, triton.cdiv(width, 512))](
-            totals, gradient, scaling, totals.stride(0), width, len(totals), SPLITS=splits, BLOCK=512, num_warps=4
-        )  # fmt: skip
+        (most, rows, width), places = totals.shape, (totals.data_ptr() % 16, gradient.data_ptr() % 16)
+        key = "collect", totals.shape, places
+        launch = self._launches.get(key)
+        if launch is None:
+            grid, constants = (rows, triton.cdiv(width, 512), 1), (triton.next_power_of_2(most), 512)
+            launch = self._launches[key] = Launch(_collect, grid, constants, num_warps=4)
+        launch(totals, gradient, scaling, totals.stride(0), width, most)
 
     def collect_gated(
         self,
@@ -382,12 +352,17 @@ class TritonKernels:
         grad_c: torch.Tensor,
         scaling: float,
     ) -> None:
-        rows, width = B_t.shape
-        splits = triton.next_power_of_2(len(totals))
-        _collect_gated[(rows,)](
-            totals, B_t, c, grad_B_t, grad_c, scaling, totals.stride(0), width, len(totals), SPLITS=splits, BLOCK=1024,
-            num_warps=8
-        )  # fmt: skip
+        most, rows, width = totals.shape
+        key = (
+            "collect gated",
+            totals.shape,
+            tuple([tensor.data_ptr() % 16 for tensor in (totals, B_t, c, grad_B_t, grad_c)]),
+        )
+        launch = self._launches.get(key)
+        if launch is None:
+            constants = triton.next_power_of_2(most), 1024
+            launch = self._launches[key] = Launch(_collect_gated, (rows, 1, 1), constants, num_warps=8)
+        launch(totals, B_t, c, grad_B_t, grad_c, scaling, totals.stride(0), width, most)
 
 
 @cache

@@ -11,15 +11,8 @@ import triton.language as tl
 
 from dora_cli.methods.low_rank.factor import Factor
 from dora_cli.methods.low_rank.same_input.products import MANY, Wide
-from dora_cli.methods.low_rank.triton_kernels import (
-    Launch,
-    Seeded,
-    block_r,
-    down_blocks,
-    keep,
-    outer_blocks,
-    settings,
-)
+from dora_cli.methods.low_rank.triton_kernels import Seeded, block_r, down_blocks, keep, outer_blocks, settings
+from dora_cli.methods.triton_launch import Launch
 
 T = TypeVar("T")
 

@@ -1,0 +1,76 @@
+"""How Triton's kernels are launched: again and again with little of the host, and compiled side by side where it is
+known before which are needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import triton
+
+_VERSION = tuple(map(int, triton.__version__.split(".")[:2]))
+
+_TAKES_CONSTANTS = torch.version.hip is None and _VERSION >= (3, 3)
+"""Whether a compiled kernel is called with the arguments of the kernel itself; on AMD it is compiled by more of what
+they are than sizes and alignment.
+"""
+
+
+class Launch:
+    """One kernel on operands whose types, sizes and alignment are known, launched again and again.
+
+    Triton's own way finds out anew, at every launch, for what the kernel has to be compiled: 30 us of the host's time,
+    which bounds steps that are not captured. From the second launch on the compiled kernel itself is called, with all
+    arguments, constants too. Those that change between launches are not specialised, and integers of 32 bits.
+
+    Args:
+        kernel: launched with what a call is given, then `constants`.
+        grid: blocks along three axes.
+        constants: those that it is compiled for.
+        options: of the compiler.
+    """
+
+    announced = False
+    """Whether launches are announced, all of them: see `announced`."""
+
+    def __init__(self, kernel: Any, grid: tuple[int, int, int], constants: tuple[Any, ...], **options: int) -> None:
+        self.grid = grid
+        self._kernel, self._constants, self._options = kernel, constants, options
+        self._again: Callable[..., None] | None = None
+
+    def __call__(self, *arguments: Any) -> None:
+        if self._again is not None:
+            self._again(*arguments, *self._constants)
+            return
+        if self.announced:
+            self._kernel.warmup(*arguments, *self._constants, grid=self.grid, **self._options)
+            return
+        compiled = self._kernel[self.grid](*arguments, *self._constants, **self._options)
+        if _TAKES_CONSTANTS and compiled is not None:  # the interpreter compiles nothing
+            self._again = compiled[self.grid]
+
+
+def can_announce() -> bool:
+    """Whether this Triton compiles side by side: from 3.5 on, and not where it interprets."""
+    return hasattr(triton, "AsyncCompileMode") and not triton.knobs.runtime.interpret
+
+
+@contextmanager
+def announced(pool: Any) -> Iterator[None]:
+    """What is launched for the first time within it is compiled and not run; it ends when all of that is compiled.
+
+    All launches are to be in the thread that calls this. One that cannot be compiled says so when it is launched in
+    earnest.
+
+    Args:
+        pool: the executor whose threads compile.
+    """
+    with triton.AsyncCompileMode(pool, ignore_errors=True):
+        Launch.announced = True
+        try:
+            yield
+        finally:
+            Launch.announced = False
