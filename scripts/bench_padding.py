@@ -12,6 +12,7 @@ batches, through the product's own training step, fused AdamW included. The ways
     parts       cut into parts of similar length, as `train.batch_parts: 8` cuts it
     rows        all texts in one row, as `train.pack: on` puts them
     fused       padded, with blocks compiled as `train.fuse: on` compiles them
+    rows-fused  in one row, with blocks compiled
 
 On CUDA there are the same with -graph, in captured steps, which are what is timed unless `--ways` says otherwise. Each
 way sees all batches of the timing once before, so that every shape is captured then; ways take turns in rounds.
@@ -53,7 +54,7 @@ from dora_cli.tasks import get_task
 from dora_cli.training.optimizer import make_optimizer, make_scheduler
 from dora_cli.training.step import TrainingStep
 
-WAYS = ("padded", "parts", "rows", "fused")
+WAYS = ("padded", "parts", "rows", "fused", "rows-fused")
 SEED = 1
 VOCABULARY = 1024  # of the texts
 MIB = 2**20
@@ -118,7 +119,7 @@ class Way:
         (lengths,) = split.sides
         batches = [batch for group in groups for batch in group.micro_batches]
         rows = Packing.of(lengths, batches) if graph else Packing(1, int(lengths.max()))
-        self._packing = rows if kind == "rows" else None
+        self._packing = rows if kind.startswith("rows") else None
         self._cuts = Cuts(MOST_PARTS, pieces=4 if graph else Cuts.pieces) if kind == "parts" else UNCUT
         torch.manual_seed(SEED)
         sizes = LLAMAS[args.size]
@@ -134,8 +135,8 @@ class Way:
             accelerator=make_accelerator(args.device, args.precision),
             max_grad_norm=1.0,
             cuda_graph=graph,
-            fused=FusedBlocks(model, method.sites, note=print) if kind == "fused" else None,
-            packed=PackedRows(model, rows.longest) if kind == "rows" else None,
+            fused=FusedBlocks(model, method.sites, note=print) if kind.endswith("fused") else None,
+            packed=PackedRows(model, rows.longest) if self._packing else None,
         )
         self._done = 0
         self.milliseconds: list[float] = []

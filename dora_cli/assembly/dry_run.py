@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -279,13 +278,10 @@ def _speed(
 ) -> dict[str, Any]:
     """What is said of how steps are made fast."""
     captured, cuda_graph = _cuda_graph(recipe, model, device, precision)
-    fuses = partial(_fused, recipe, model, method, device, length, captured=captured)
-    compiled = fuses(packed=False) == _YES
-    packed = _packed(recipe, model, method, device, precision, captured=captured, compiled=compiled)
     return {
         "cuda_graph": cuda_graph,
-        "fused": fuses(packed=packed == _YES),
-        "packed": packed,
+        "fused": _fused(recipe, model, method, device, length, captured=captured),
+        "packed": _packed(recipe, model, method, device, precision, captured=captured),
         "cuts": decide_cuts(recipe, model, device.type, captured=captured, threads=threads),
     }
 
@@ -317,12 +313,11 @@ def _packed(
     precision: str,
     *,
     captured: bool,
-    compiled: bool,
 ) -> str | None:
     setting = recipe.train.pack
     if model is None or setting == "off" or (setting == "auto" and device.type != "cuda"):
         return None
-    choice = choose_packing(setting, model, method, device, precision, captured=captured, compiled=compiled)
+    choice = choose_packing(setting, model, method, device, precision, captured=captured)
     return _YES if choice.on else f"no: {choice.reason}"
 
 
@@ -334,7 +329,6 @@ def _fused(
     length: RunLength,
     *,
     captured: bool,
-    packed: bool,
 ) -> str | None:
     setting = recipe.train.fuse
     if model is None or setting == "off" or (setting == "auto" and device.type != "cuda"):
@@ -347,7 +341,6 @@ def _fused(
         captured=captured,
         steps=length.total_steps,
         deterministic=recipe.train.deterministic,
-        packed=packed,
     )
     return _YES if fusion.on else f"no: {fusion.reason}"
 

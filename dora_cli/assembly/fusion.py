@@ -57,7 +57,6 @@ def choose_fusion(
     captured: bool,
     steps: int,
     deterministic: bool,
-    packed: bool = False,
     began: bool | None = None,
 ) -> Fusion:
     """What ``train.fuse`` comes to.
@@ -71,12 +70,11 @@ def choose_fusion(
         steps: of the whole run.
         deterministic: whether the run is to be repeatable to the bit on CUDA, where the compiler could choose other
             kernels at another time.
-        packed: whether the texts of a batch stand in one row, which the compiled code is not tried with.
         began: whether the run that goes on had them compiled, which is what `auto` keeps to; None for a new run.
     """
     if setting == "off":
         return Fusion(False)
-    reason = "batches are packed, by train.pack" if packed else _obstacle(model, method)
+    reason = _obstacle(model, method)
     if reason is None and setting == "auto":
         reason = _no_gain(model, device, captured, steps, deterministic)
         if began is not None:

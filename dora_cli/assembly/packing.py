@@ -40,7 +40,6 @@ def choose_packing(
     precision: str,
     *,
     captured: bool,
-    compiled: bool = False,
     began: bool | None = None,
 ) -> Packed:
     """What ``train.pack`` comes to.
@@ -52,15 +51,13 @@ def choose_packing(
         device: where it will train.
         precision: the arithmetic of the run.
         captured: whether steps are captured in CUDA graphs; else the host, not the device, decides how fast they are.
-        compiled: whether `choose_fusion` would compile the blocks of padded batches, which saves more than rows do
-            (docs/results/steps.md) and is not done with both.
         began: whether the run that goes on had rows of texts, which is what `auto` keeps to; None for a new run.
     """
     if setting == "off":
         return Packed(False)
     reason = _obstacle(model, method)
     if reason is None and setting == "auto":
-        reason = _no_gain(model, device, precision, captured, compiled)
+        reason = _no_gain(model, device, precision, captured)
         if began is not None:
             reason = None if began else "the run began without"
     return Packed(reason is None, reason)
@@ -86,14 +83,12 @@ def _obstacle(model: nn.Module, method: Method) -> str | None:
     return None
 
 
-def _no_gain(model: nn.Module, device: torch.device, precision: str, captured: bool, compiled: bool) -> str | None:
+def _no_gain(model: nn.Module, device: torch.device, precision: str, captured: bool) -> str | None:
     """Why `auto` leaves a new run as it is."""
     if device.type != "cuda":
         return "it is made for CUDA"
     if not captured:
         return "steps are not captured in CUDA graphs"
-    if compiled:
-        return "train.fuse compiles blocks, which saves more"
     dtype, width = _HALF.get(precision), head_width(model)
     if dtype is None or width is None or not has_kernel(device, dtype, width):
         return "there is no kernel for texts of different lengths, which takes bf16 or fp16, PyTorch 2.11 and Ampere"

@@ -35,7 +35,7 @@ from dora_cli.data.packed import Packing
 from dora_cli.evaluation.base import Progress
 from dora_cli.evaluation.calibration import Calibrator
 from dora_cli.evaluation.measuring import Evaluator
-from dora_cli.machine.capture import Answer, choose_capture, try_fused, try_packed
+from dora_cli.machine.capture import Answer, choose_capture, try_steps
 from dora_cli.machine.ground import Ground
 from dora_cli.machine.memory import memory_advice
 from dora_cli.machine.processes import gathered, on_main, take_those_of_main
@@ -137,16 +137,12 @@ def prepare_model(
         base = load_base(recipe, task)
     _settle_threads(recipe, base, ground, threads, note)
     captured = _settle_capture(recipe, base, ground, note)
-    settle_fusion = partial(_settle_fusion, recipe, base, method, ground, length, fused, note, captured=captured)
-    settle_packing = partial(_settle_packing, recipe, base, method, ground, packed, note, captured=captured)
-    # never both: what was asked for, or begun with, goes first, then what saves more
-    if recipe.train.pack == "on" or packed:
-        rows = settle_packing(compiled=False)
-        compiled = settle_fusion(packed=rows)
-    else:
-        compiled = settle_fusion(packed=False)
-        rows = settle_packing(compiled=compiled)
-    speed = Speed(captured, compiled, rows)
+    wanted = (
+        _wants_fusion(recipe, base, method, ground, length, fused, note, captured=captured),
+        _wants_packing(recipe, base, method, ground, packed, note, captured=captured),
+    )
+    first = recipe.train.pack == "on" or bool(packed)
+    speed = _settle_kernels(recipe, base, ground, note, captured, *wanted, rows_first=first)
     found = decide_cuts(recipe, base.model, ground.device.type, captured=captured, threads=torch.get_num_threads())
     cuts = gathered(ground.accelerator, found)[0]  # one process's for all: others may have other cores
     if odd := note_on_kernels(recipe, ground.device):
@@ -191,7 +187,7 @@ def _agreed(ground: Ground, ask: Callable[[], Answer | None]) -> Answer:
     return answer
 
 
-def _settle_packing(
+def _wants_packing(
     recipe: Recipe,
     base: LoadedModel,
     method: Method,
@@ -200,28 +196,19 @@ def _settle_packing(
     note: Note,
     *,
     captured: bool,
-    compiled: bool,
 ) -> bool:
     setting = recipe.train.pack
-    found = choose_packing(
-        setting, base.model, method, ground.device, ground.precision, captured=captured, compiled=compiled, began=began
-    )
+    found = choose_packing(setting, base.model, method, ground.device, ground.precision, captured=captured, began=began)
     choice = gathered(ground.accelerator, found)[0]  # one process's for all: others may have another device
     if setting == "on" and choice.reason is not None:
         note(f"train.pack is on, but batches are padded: {choice.reason}")
     parts = recipe.train.batch_parts
     if choice.on and isinstance(parts, int) and parts > 1:
         note(f"train.batch_parts is {parts}, but a batch in one row is not cut into parts")
-    if not (choice.on and captured):
-        return choice.on
-    keys = recipe.method.model_dump(mode="json")
-    answer = _agreed(ground, lambda: try_packed(base.model, ground.device, ground.precision, keys))
-    if not answer.captured:
-        note(f"texts are not put into one row, which would be faster: {answer.reason}")
-    return answer.captured
+    return choice.on
 
 
-def _settle_fusion(
+def _wants_fusion(
     recipe: Recipe,
     base: LoadedModel,
     method: Method,
@@ -231,7 +218,6 @@ def _settle_fusion(
     note: Note,
     *,
     captured: bool,
-    packed: bool,
 ) -> bool:
     setting = recipe.train.fuse
     fusion = choose_fusion(
@@ -242,19 +228,50 @@ def _settle_fusion(
         captured=captured,
         steps=length.total_steps,
         deterministic=recipe.train.deterministic,
-        packed=packed,
         began=began,
     )
     if setting == "on" and fusion.reason is not None:
         note(f"train.fuse is on, but blocks are not fused: {fusion.reason}")
-    if not (fusion.on and captured):
-        return fusion.on
-    # together with the compiler's kernels a step may not be one that can be captured
+    return fusion.on
+
+
+def _settle_kernels(
+    recipe: Recipe,
+    base: LoadedModel,
+    ground: Ground,
+    note: Note,
+    captured: bool,
+    fused: bool,
+    packed: bool,
+    *,
+    rows_first: bool,
+) -> Speed:
+    """As much of what is wanted as the model's steps can be captured with: together with the compiler's kernels, or on
+    texts in one row, they may not be.
+
+    Args:
+        fused, packed: what is wanted.
+        rows_first: which of the two goes first where both together cannot be; else what saves more.
+    """
+    alone = [(False, True), (True, False)] if rows_first else [(True, False), (False, True)]
     keys = recipe.method.model_dump(mode="json")
-    answer = _agreed(ground, lambda: try_fused(base.model, ground.device, ground.precision, keys))
-    if not answer.captured:
-        note(f"blocks are not fused by torch.compile, which would be faster: {answer.reason}")
-    return answer.captured
+    for blocks, rows in ((True, True), *alone):
+        if blocks > fused or rows > packed:
+            continue
+        if not captured:
+            return Speed(captured, blocks, rows)
+        ask = partial(try_steps, base.model, ground.device, ground.precision, keys, fused=blocks, packed=rows)
+        answer = _agreed(ground, ask)
+        if answer.captured:
+            return Speed(captured, blocks, rows)
+        what = " and ".join(
+            [
+                *(["blocks are not fused by torch.compile"] if blocks else []),
+                *(["texts are not put into one row"] if rows else []),
+            ]
+        )
+        note(f"{what}, which would be faster: {answer.reason}")
+    return Speed(captured, False, False)
 
 
 def prepare(

@@ -180,23 +180,17 @@ def choose_capture(
     return answer
 
 
-def try_fused(model: nn.Module, device: torch.device, precision: str, method: Mapping[str, Any]) -> Answer:
-    """Whether steps that can be captured as they are can be with compiled blocks too; tried once, and kept.
+def try_steps(
+    model: nn.Module, device: torch.device, precision: str, method: Mapping[str, Any], *, fused: bool, packed: bool
+) -> Answer:
+    """Whether steps that can be captured as they are can be with compiled blocks, on texts in one row, or with both;
+    tried once, and kept.
 
     Args:
         model, device, precision, method: see `choose_capture`.
+        fused, packed: see `Question`.
     """
-    question = Question.of(model, precision, method, fused=True)
-    return _remembered().get(question.key) or _try(question, device)
-
-
-def try_packed(model: nn.Module, device: torch.device, precision: str, method: Mapping[str, Any]) -> Answer:
-    """Whether steps that can be captured as they are can be on texts in one row too; tried once, and kept.
-
-    Args:
-        model, device, precision, method: see `choose_capture`.
-    """
-    question = Question.of(model, precision, method, packed=True)
+    question = Question.of(model, precision, method, fused=fused, packed=packed)
     return _remembered().get(question.key) or _try(question, device)
 
 
@@ -255,8 +249,8 @@ def _try(question: Question, device: torch.device) -> Answer:
         "HF_HUB_OFFLINE": "1"
     }
     limit = FUSED_TIME_LIMIT if question.fused else TIME_LIMIT
-    more = " and compiled blocks" if question.fused else " and texts in one row" if question.packed else ""
-    with_what = f"{question.method['name']}{more}"
+    more = [*(["compiled blocks"] if question.fused else []), *(["texts in one row"] if question.packed else [])]
+    with_what = " and ".join([question.method["name"], *more])
     trial = f"a trial of {question.model_class} with {with_what} in a process of its own"
     try:
         done = subprocess.run(

@@ -1,15 +1,15 @@
 """Attention within each of several texts that stand in one row, for models of transformers.
 
 On CUDA under bf16 and fp16 it is PyTorch's attention over texts of different lengths, which reads where they begin from
-a tensor on the device; elsewhere attention under a mask, or on the CPU over one text after the other. Nothing waits for
-the device, so that a pass can be captured, and replayed with texts of other lengths.
+a tensor on the device; elsewhere attention under a mask, or on the CPU over one text after the other, unless it is
+compiled. Nothing waits for the device, so that a pass can be captured, and replayed with texts of other lengths.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import cache
+from functools import cache, partial
 from inspect import signature
 from typing import Any
 
@@ -17,8 +17,13 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-NAME = "dora_packed"
-"""What the way of computing attention is called among those of transformers."""
+NAME, KERNEL = "dora_packed", "dora_packed_by_kernel"
+"""What the two ways of computing attention are called among those of transformers: as it stands, and by PyTorch's
+attention over texts wherever that can be.
+"""
+
+Attend = Callable[..., Any]
+"""PyTorch's attention over texts of different lengths."""
 
 FAMILIES = frozenset({"gpt2", "gpt_neox", "llama", "mistral", "opt", "qwen2", "qwen3"})
 """Model types that are held against their padded batches by tests: they hand everything on to their attention, and take
@@ -29,6 +34,7 @@ _DROPOUTS = ("attention_dropout", "attn_pdrop")
 """What configs call the dropout of attention's weights, which PyTorch's attention over texts does not draw."""
 
 _LARGEST_HEAD = 256
+_HALF = (torch.bfloat16, torch.float16)
 
 
 class PackedRows:
@@ -42,9 +48,14 @@ class PackedRows:
     def __init__(self, model: nn.Module, longest: int) -> None:
         from transformers import AttentionInterface
 
-        AttentionInterface.register(NAME, packed_attention)
         self._model: Any = model
-        self._longest = longest
+        self._longest, self._name = longest, NAME
+        AttentionInterface.register(NAME, packed_attention)
+        width, attend = head_width(model), varlen_attention()
+        # known before, as code that is compiled cannot ask for it
+        if attend is not None and width is not None and has_kernel(next(model.parameters()).device, _HALF[0], width):
+            self._name = KERNEL
+            AttentionInterface.register(KERNEL, _by_kernel(attend, shares_keys=_shares_keys()))
 
     @contextmanager
     def around(self) -> Iterator[dict[str, int]]:
@@ -52,7 +63,7 @@ class PackedRows:
         with besides a batch.
         """
         before = self._model.config._attn_implementation
-        self._model.set_attn_implementation(NAME)
+        self._model.set_attn_implementation(self._name)
         try:
             yield {"max_length_q": self._longest}
         finally:
@@ -76,6 +87,8 @@ def packed_attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
+    attend: Attend | None = None,
+    shares_keys: bool = False,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
     """Causal attention of every text to itself, with the signature of transformers' attention functions.
@@ -89,6 +102,8 @@ def packed_attention(
         scaling: of the scores; None is ``d ** -0.5``.
         dropout: of the weights.
         sliding_window: how many tokens a token sees, itself included; None all before it.
+        attend: what computes it under bf16 and fp16 where no weight is dropped; None to compute it otherwise.
+        shares_keys: whether `attend` takes fewer heads of keys than of queries.
 
     Returns:
         ``(1, T, heads, d)``, and None for the weights, which are not kept.
@@ -100,11 +115,10 @@ def packed_attention(
     query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     if sliding_window is not None and sliding_window >= max_length_q:
         sliding_window = None
-    if not dropout and has_kernel(query.device, dtype, query.shape[-1], value.shape[-1]):
+    if attend is not None and not dropout and dtype in _HALF:
         back = -1 if sliding_window is None else sliding_window - 1
-        attend: Any = varlen_attention()
         shared = query.shape[1] != key.shape[1]
-        if shared and not _shares_keys():
+        if shared and not shares_keys:
             key, value, shared = _spread(key, query), _spread(value, query), False
         out = attend(
             *(part[0].transpose(0, 1) for part in (query, key, value)),
@@ -118,7 +132,7 @@ def packed_attention(
         )
         return out[None], None
     key, value = _spread(key, query), _spread(value, query)
-    way = _one_by_one if kind == "cpu" else _masked
+    way = _one_by_one if kind == "cpu" and not torch.compiler.is_compiling() else _masked
     return way(query, key, value, cu_seq_lens_q, dropout, scaling, sliding_window).transpose(1, 2).contiguous(), None
 
 
@@ -177,7 +191,13 @@ def _seen(text: torch.Tensor, window: int | None) -> torch.Tensor:
 
 
 @cache
-def varlen_attention() -> Callable[..., Any] | None:
+def _by_kernel(attend: Attend, *, shares_keys: bool) -> Callable[..., tuple[torch.Tensor, None]]:
+    """`packed_attention` by it: one and the same for all models, which compiled code is checked for."""
+    return partial(packed_attention, attend=attend, shares_keys=shares_keys)
+
+
+@cache
+def varlen_attention() -> Attend | None:
     """PyTorch's attention over texts of different lengths; None where it is missing, or knows no scale or no windows
     yet.
     """
@@ -200,7 +220,7 @@ def has_kernel(device: torch.device, dtype: torch.dtype, *widths: int) -> bool:
     """Whether `varlen_attention` computes heads of these widths on `device`."""
     return (
         device.type == "cuda"
-        and dtype in (torch.bfloat16, torch.float16)
+        and dtype in _HALF
         and varlen_attention() is not None
         and torch.backends.cuda.is_flash_attention_available()
         and torch.cuda.get_device_capability(device) >= (8, 0)

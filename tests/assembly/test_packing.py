@@ -62,7 +62,6 @@ NO_KERNEL = "there is no kernel for texts of different lengths, which takes bf16
     [
         ({"device": CPU}, "it is made for CUDA"),
         ({"captured": False}, "steps are not captured in CUDA graphs"),
-        ({"compiled": True}, "train.fuse compiles blocks, which saves more"),
         ({"precision": "fp32"}, NO_KERNEL),
         ({"base": llama(head_dim=12)}, NO_KERNEL),
     ],
@@ -76,7 +75,6 @@ def test_auto_is_off_where_it_wins_nothing_and_on_asks_nobody(changes: dict[str,
 def test_a_run_that_goes_on_keeps_to_what_it_began_with() -> None:
     assert choose(began=False) == Packed(False, "the run began without")
     assert choose(began=True, captured=False) == Packed(True)
-    assert choose(began=True, compiled=True) == Packed(True)
     assert choose("on", began=False) == Packed(True)
     assert choose("off", began=True) == Packed(False)
 

@@ -23,7 +23,7 @@ from dora_cli.assembly import prepare as prepare_module
 from dora_cli.assembly.dry_run import dry_run
 from dora_cli.errors import DeviceError, RecipeError
 from dora_cli.machine import capture
-from dora_cli.machine.capture import Answer, Question, cache_file, choose_capture, known_answer, try_fused, try_packed
+from dora_cli.machine.capture import Answer, Question, cache_file, choose_capture, known_answer, try_steps
 from dora_cli.methods import Method
 from dora_cli.models import fused as fused_module
 from dora_cli.models import packed_attention as packed_module
@@ -281,27 +281,22 @@ def test_a_trial_that_does_not_end_is_not_waited_for(stub: Stub, cache: Path, mo
     assert not cache.exists()
 
 
-def test_compiled_blocks_are_tried_by_themselves(stub: Stub, cache: Path) -> None:
-    """What is known of the model as it stands says nothing of them; the trial is told, and its answer kept apart."""
-    folder = stub(f"open(folder + '/told', 'w').write(question)\n{NO}")
-    model = make("BertForSequenceClassification")
-    reason = "a trial of BertForSequenceClassification with dora and compiled blocks in a process of its own failed"
-    for _ in range(2):
-        assert try_fused(model, CUDA, "bf16", DORA) == Answer(False, f"{reason} (it waits)")
-    assert asked(folder) == 1
-    assert json.loads((folder / "told").read_text())["fused"] is True
-    assert known_answer(model, "bf16", DORA) == Answer(True)
-
-
-def test_texts_in_one_row_are_tried_by_themselves(stub: Stub, cache: Path) -> None:
+def test_other_steps_are_tried_by_themselves(stub: Stub, cache: Path) -> None:
+    """What is known of the model as it stands says nothing of them; the trial is told, and each answer kept apart."""
     folder = stub(f"open(folder + '/told', 'w').write(question)\n{NO}")
     model = make("LlamaForCausalLM")
-    reason = "a trial of LlamaForCausalLM with dora and texts in one row in a process of its own failed (it waits)"
-    for _ in range(2):
-        assert try_packed(model, CUDA, "bf16", DORA) == Answer(False, reason)
-    assert asked(folder) == 1
-    told = json.loads((folder / "told").read_text())
-    assert (told["packed"], told["fused"]) == (True, False)
+    kinds = {
+        (True, False): "compiled blocks",
+        (False, True): "texts in one row",
+        (True, True): "compiled blocks and texts in one row",
+    }
+    for count, ((fused, packed), tried) in enumerate(kinds.items(), start=1):
+        reason = f"a trial of LlamaForCausalLM with dora and {tried} in a process of its own failed (it waits)"
+        for _ in range(2):
+            assert try_steps(model, CUDA, "bf16", DORA, fused=fused, packed=packed) == Answer(False, reason)
+        assert asked(folder) == count
+        told = json.loads((folder / "told").read_text())
+        assert (told["fused"], told["packed"]) == (fused, packed)
     assert known_answer(model, "bf16", DORA) == Answer(True)
 
 

@@ -189,21 +189,17 @@ def test_weights_of_attention_are_dropped_where_a_model_asks_for_that() -> None:
 
 
 @pytest.mark.parametrize(("window", "back"), [(None, -1), (40, -1), (39, 38)])
-def test_a_window_that_every_text_fits_in_is_none(
-    monkeypatch: pytest.MonkeyPatch, window: int | None, back: int
-) -> None:
+def test_a_window_that_every_text_fits_in_is_none(window: int | None, back: int) -> None:
     """Kernels for windows are others."""
     seen: list[tuple[int, int]] = []
-    monkeypatch.setattr(room, "has_kernel", lambda *_: True)
 
     def kernel(query: torch.Tensor, *_: Any, window_size: tuple[int, int], **__: Any) -> torch.Tensor:
         seen.append(window_size)
         return query
 
-    monkeypatch.setattr(room, "varlen_attention", lambda: kernel)
-    part = torch.ones(1, 2, 64, 8)
+    part = torch.ones(1, 2, 64, 8, dtype=torch.bfloat16)
     begins = torch.tensor([0, 40, 64], dtype=torch.int32)
-    more: dict[str, Any] = {"cu_seq_lens_q": begins, "max_length_q": 40, "sliding_window": window}
+    more: dict[str, Any] = {"cu_seq_lens_q": begins, "max_length_q": 40, "sliding_window": window, "attend": kernel}
     out, _ = packed_attention(nn.Identity(), part, part, part, None, **more)
     assert out.shape == (1, 64, 2, 8)
     assert seen == [(back, 0)]
@@ -256,6 +252,7 @@ def test_the_kernel_for_texts_is_called_as_it_is_documented(
     monkeypatch.setattr(room, "has_kernel", lambda *_: True)
     monkeypatch.setattr(room, "_shares_keys", lambda: shares)
     monkeypatch.setattr(room, "varlen_attention", lambda: reference)
+    monkeypatch.setattr(room, "_HALF", (torch.float64,))
     model, pairs = model_of(name), pairs_of(LENGTHS)
     rows = np.arange(len(pairs))
     expected, before = gradients(model, pairs.collate(rows), packed=False)

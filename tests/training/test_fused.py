@@ -290,7 +290,7 @@ def test_captured_steps_are_tried_with_compiled_blocks_first(
 
     monkeypatch.setattr(loop_module, "TrainingStep", step)
     monkeypatch.setattr(prepare_module, "choose_capture", lambda *_: Answer(True))
-    monkeypatch.setattr(prepare_module, "try_fused", lambda *_: answer)
+    monkeypatch.setattr(prepare_module, "try_steps", lambda *_, **__: answer)
     listener = Cut()
     train(make_recipe("train.fuse=on", "train.max_steps=3", LORA), tmp_path / "run", listener=listener)
     assert [fused is not None for fused in given] == [answer.captured]

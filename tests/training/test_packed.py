@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch._dynamo.utils import counters
 
 from dora_cli import train
 from dora_cli.assembly import prepare as prepare_module
@@ -20,6 +22,7 @@ from dora_cli.data.packed import Packing, training_batches
 from dora_cli.machine.capture import Answer
 from dora_cli.machine.threads import own_threads
 from dora_cli.methods.dora import Dora
+from dora_cli.models.fused import FusedBlocks
 from dora_cli.models.packed_attention import PackedRows
 from dora_cli.recipe import Recipe, parse_recipe
 from dora_cli.training import loop as loop_module
@@ -199,7 +202,7 @@ def test_captured_steps_are_tried_on_rows_first(
 
     monkeypatch.setattr(loop_module, "TrainingStep", step)
     monkeypatch.setattr(prepare_module, "choose_capture", lambda *_: Answer(True))
-    monkeypatch.setattr(prepare_module, "try_packed", lambda *_: answer)
+    monkeypatch.setattr(prepare_module, "try_steps", lambda *_, **__: answer)
     listener = Told()
     train(recipe_of("train.pack=on", "train.max_steps=3"), tmp_path / "run", listener=listener)
     assert [packed is not None for packed in given] == [answer.captured]
@@ -207,28 +210,54 @@ def test_captured_steps_are_tried_on_rows_first(
     assert said == ([] if answer.captured else ["it waits"])
 
 
-@pytest.mark.parametrize("answer", [Answer(True), Answer(False, "it waits")])
-def test_rows_where_blocks_could_not_be_compiled(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: Answer
+BOTH, BLOCKS, ROWS = (True, True), (True, False), (False, True)
+
+
+@pytest.mark.parametrize(
+    ("pack", "wanted", "possible", "tried"),
+    [
+        ("auto", BOTH, [BOTH], [BOTH]),
+        ("auto", BOTH, [BLOCKS, ROWS], [BOTH, BLOCKS]),
+        ("on", BOTH, [BLOCKS, ROWS], [BOTH, ROWS]),
+        ("auto", BOTH, [ROWS], [BOTH, BLOCKS, ROWS]),
+        ("auto", BOTH, [], [BOTH, BLOCKS, ROWS]),
+        ("auto", ROWS, [ROWS], [ROWS]),
+        ("auto", BLOCKS, [], [BLOCKS]),
+    ],
+)
+def test_as_much_is_done_as_can_be_captured(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    pack: str,
+    wanted: tuple[bool, bool],
+    possible: list[tuple[bool, bool]],
+    tried: list[tuple[bool, bool]],
 ) -> None:
-    """Under ``auto`` they give way to compiled blocks that there are, not to those that were wished for."""
+    """Compiled blocks and rows, the two of them where that can be; else what was asked for, or what saves more."""
     given: list[tuple[bool, bool]] = []
+    asked: list[tuple[bool, bool]] = []
     plain = loop_module.TrainingStep
 
     def step(**arguments: Any) -> Any:
         given.append((arguments["fused"] is not None, arguments["packed"] is not None))
         return plain(**{**arguments, "cuda_graph": False, "fused": None})
 
+    def answer(*_: Any, fused: bool, packed: bool) -> Answer:
+        asked.append((fused, packed))
+        return Answer((fused, packed) in possible, None if (fused, packed) in possible else "it waits")
+
     monkeypatch.setattr(loop_module, "TrainingStep", step)
     monkeypatch.setattr(prepare_module, "choose_capture", lambda *_: Answer(True))
-    monkeypatch.setattr(prepare_module, "choose_fusion", lambda *_, packed, **__: Fusion(not packed))
-    monkeypatch.setattr(
-        prepare_module, "choose_packing", lambda *_, compiled, **__: Packed(not compiled, "blocks are compiled")
+    monkeypatch.setattr(prepare_module, "choose_fusion", lambda *_, **__: Fusion(wanted[0]))
+    monkeypatch.setattr(prepare_module, "choose_packing", lambda *_, **__: Packed(wanted[1]))
+    monkeypatch.setattr(prepare_module, "try_steps", answer)
+    listener = Told()
+    train(recipe_of(f"train.pack={pack}", "train.max_steps=3"), tmp_path / "run", listener=listener)
+    assert asked == tried
+    assert given == [tried[-1] if possible else (False, False)]
+    assert sum(note.endswith("which would be faster: it waits") for note in listener.notes) == len(
+        [kind for kind in tried if kind not in possible]
     )
-    monkeypatch.setattr(prepare_module, "try_fused", lambda *_: answer)
-    monkeypatch.setattr(prepare_module, "try_packed", lambda *_: Answer(True))
-    train(recipe_of("train.pack=auto", "train.fuse=auto", "train.max_steps=3"), tmp_path / "run")
-    assert given == [(answer.captured, not answer.captured)]
 
 
 def test_who_wants_parts_of_a_row_is_told(tmp_path: Path) -> None:
@@ -249,22 +278,24 @@ def test_rows_in_two_processes(padded: Path, tmp_path: Path) -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize(("precision", "bound"), [("fp32", 2e-5), ("bf16", 0.03)])
 def test_captured_rows_are_the_padded_steps(tmp_path: Path, precision: str, bound: float) -> None:
-    """Rows of several lengths, in graphs and one launch after the other, against padded batches launched likewise; the
-    losses of all that is logged. Under bf16 the kernels are not the same.
+    """Rows of several lengths, one launch after the other, in graphs, and with compiled blocks, against padded batches
+    launched one by one; the losses of all that is logged. Under bf16 the kernels are not the same.
     """
     flags = ("train.device=cuda", f"train.precision={precision}", "train.batch_parts=1", "train.log_every=1")
     settings = {
         "padded": ("train.cuda_graph=off",),
         "rows": ("train.cuda_graph=off", "train.pack=on"),
         "captured": ("train.cuda_graph=on", "train.pack=on"),
+        "compiled": ("train.cuda_graph=on", "train.pack=on", "train.fuse=on"),
     }
     losses: dict[str, list[float]] = {}
     for name, setting in settings.items():
         train(recipe_of(*flags, *setting), tmp_path / name)
-        assert read(tmp_path / name / "metrics.json")["timing"]["packed"] is (name != "padded")
+        timing = read(tmp_path / name / "metrics.json")["timing"]
+        assert (timing["packed"], timing["fused"]) == (name != "padded", name == "compiled")
         losses[name] = [line["loss"] for line in lines(tmp_path / name / "log.jsonl") if line["type"] == "train"]
     assert len(losses["padded"]) == 12
-    for name in ("rows", "captured"):
+    for name in ("rows", "captured", "compiled"):
         assert losses[name] == pytest.approx(losses["padded"], rel=bound)
     assert losses["captured"] == pytest.approx(losses["rows"], rel=2e-5 if precision == "fp32" else 0.01)
 
@@ -285,10 +316,21 @@ def test_auto_puts_captured_steps_on_rows(tmp_path: Path) -> None:
     assert read(tmp_path / "run" / "metrics.json")["timing"]["packed"] is True
 
 
-def test_compiled_blocks_give_way_to_rows(tmp_path: Path) -> None:
-    listener = Told()
-    train(recipe_of("train.pack=on", "train.fuse=on", "train.max_steps=3"), tmp_path / "run", listener=listener)
-    timing = read(tmp_path / "run" / "metrics.json")["timing"]
-    assert (timing["packed"], timing["fused"]) == (True, False)
-    (said,) = [note for note in listener.notes if "train.pack" in note]
-    assert said.startswith("train.fuse is on, ")
+@own_threads()
+def test_compiled_blocks_on_rows_give_what_blocks_give_as_they_stand() -> None:
+    """Traced once for rows of all lengths, and without making kernels of it."""
+    prepared = prepared_of(recipe_of("train.pack=on", "train.max_steps=9"))
+    step = make_step(prepared, note=lambda _: None)
+    assert prepared.packing is not None
+    packings = [replace(prepared.packing, step=size) for size in (1, 64, 24)]
+    plain = [summed(step, prepared, packing) for packing in packings]
+    counters.clear()
+    notes: list[str] = []
+    adapted = prepared.adapted
+    step.fused = FusedBlocks(adapted.model, adapted.method.sites, note=notes.append, backend="aot_eager")
+    compiled = [summed(step, prepared, packing) for packing in packings]
+    assert notes == []
+    assert counters["stats"]["unique_graphs"] == 1
+    for one, two in zip(plain, compiled, strict=True):
+        for before, after in zip(one, two, strict=True):
+            torch.testing.assert_close(after, before, rtol=1e-6, atol=1e-9)
