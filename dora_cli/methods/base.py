@@ -572,6 +572,11 @@ class Method:
         """Edits gradients in place before clipping, stages scores; returns a scalar for the log, on the device."""
         return None
 
+    def announce(self) -> None:
+        """Launches those kernels of `adjust_gradients` and `observe` that are announced, for them to be compiled;
+        gradients become zero afterwards, and nothing else is changed.
+        """
+
     def observe(self, skipped: torch.Tensor | None = None) -> None:
         """After the optimiser's step, gradients still there: commits what was staged, or edits weights.
 

@@ -53,6 +53,14 @@ class Launch:
             self._again = compiled[self.grid]
 
 
+def launch(kernel: Any, grid: tuple[int, int, int], *arguments: Any, **constants: Any) -> None:
+    """One kernel as Triton itself launches it, where the host's time does not matter: announced alike."""
+    if Launch.announced:
+        kernel.warmup(*arguments, grid=grid, **constants)
+    else:
+        kernel[grid](*arguments, **constants)
+
+
 def can_announce() -> bool:
     """Whether this Triton compiles side by side: from 3.5 on, and not where it interprets."""
     return hasattr(triton, "AsyncCompileMode") and not triton.knobs.runtime.interpret

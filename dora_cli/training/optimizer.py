@@ -178,8 +178,7 @@ class Unless:
 
     def __init__(self, optimizer: torch.optim.Optimizer, device: torch.device) -> None:
         self._optimizer = optimizer
-        fused = isinstance(optimizer, torch.optim.AdamW) and all(group.get("fused") for group in optimizer.param_groups)
-        self._reads_flag = fused or hasattr(optimizer, "found_inf")
+        self._reads_flag = is_fused_adamw(optimizer) or hasattr(optimizer, "found_inf")
         if self._reads_flag:
             # These two attributes are read as GradScaler would set them: where found_inf is 1 nothing moves.
             self._found_inf = torch.zeros((), device=device)
@@ -209,12 +208,22 @@ class Unless:
                 yield (index, key), value
 
 
-def make_capturable(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
-    """Puts learning rates on the device, which captured steps read."""
+def is_fused_adamw(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether it is PyTorch's, in its fused way, as methods have it that say nothing else."""
+    return isinstance(optimizer, torch.optim.AdamW) and all(group.get("fused") for group in optimizer.param_groups)
+
+
+def make_capturable(optimizer: torch.optim.Optimizer) -> None:
+    """Has all that a step changes on the device, where captured steps change it."""
     for group in optimizer.param_groups:
-        group["lr"] = torch.zeros((), device=device)
         if "capturable" in group:
             group["capturable"] = True
+
+
+def rates_on_device(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
+    """Puts learning rates on `device`, where captured steps and Triton's kernels read them."""
+    for group in optimizer.param_groups:
+        group["lr"] = torch.zeros((), device=device)
 
 
 def _tensors(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> dict[str, torch.Tensor]:

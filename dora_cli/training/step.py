@@ -27,7 +27,6 @@ from dora_cli.training.capture.passes import CapturedPasses
 from dora_cli.training.ledger import Ledger
 from dora_cli.training.optimizer import (
     RATE,
-    Unless,
     follow,
     load_moments,
     make_capturable,
@@ -35,6 +34,7 @@ from dora_cli.training.optimizer import (
     parameters_of,
 )
 from dora_cli.training.pieces import pieces
+from dora_cli.training.update.weights import Update
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -128,12 +128,12 @@ class TrainingStep:
         self.learning_rate = 0.0  # of the latest step
         self._dtype, self._without_cache = autocast_type(accelerator), without_cache()
         self._regularised = False
-        self._step_unless = Unless(optimizer, device)
+        self._update_weights = Update(optimizer, device, scaled=accelerator.scaler is not None, captured=cuda_graph)
         self._graphs = _graphs() if cuda_graph else None
         # How passes of an evaluation between steps are done.
         self.run_evaluation: Run = directly if self._graphs is None else CapturedPasses(self._graphs, evaluations)
         if cuda_graph:
-            make_capturable(optimizer, device)
+            make_capturable(optimizer)
         self._parameters = parameters_of(optimizer)
         self.averaging = None if averaged is None else Averaging(averaged, self._parameters)
         self._reached: set[nn.Parameter] = set()  # those that have a gradient in every process
@@ -180,17 +180,23 @@ class TrainingStep:
         self.scheduler.last_epoch = step
         for group in self.optimizer.param_groups:
             rate = self.learning_rate * group.get(RATE, 1.0)
-            if self._graphs is None:
-                group["lr"] = rate
-            else:
+            if torch.is_tensor(group["lr"]):
                 group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
 
     def _compile_ahead(self, batch: Batch) -> None:
         """Has the kernels of a pass compiled side by side, before the first one launches them one by one."""
         self._compiled_ahead = True
         kind = type(self.model), self._dtype, frozenset(parameter.shape for parameter in self._parameters)
         zero = self.ledger.loss, *self._statistics()
-        compile_ahead(partial(self._forward_backward, batch), kind, self._parameters, zero)
+        compile_ahead(partial(self._announce, batch), kind, self._parameters, zero)
+
+    def _announce(self, batch: Batch) -> None:
+        """Launches all that a step launches."""
+        self._forward_backward(batch)
+        self.method.announce()
+        self._update_weights.announce()
 
     def _forward_backward(self, batch: Batch) -> None:
         """Adds the gradients of one micro-batch."""
@@ -251,14 +257,14 @@ class TrainingStep:
         self._regularised = regulariser is not None
         if regulariser is not None:
             ledger.regulariser.copy_(regulariser)
-        ledger.grad_norm.copy_(self._clip())
+        ledger.grad_norm.copy_(self._update_weights.clip(self._parameters, self.max_grad_norm))
         skipped = ledger.judge()
-        self._step_unless(skipped)
+        self._update_weights.step(skipped)
         if scaler is not None:
             scaler.update()
         ledger.book()
         self.method.observe(skipped)
-        torch._foreach_zero_([*self._gradients(), *self._statistics()])
+        self._update_weights.clear(self._parameters, self._statistics())
 
     def _unscale_statistics(self) -> None:
         """Undoes the scaling of the loss as often as its gradient is a factor of a statistic."""
@@ -268,12 +274,6 @@ class TrainingStep:
         for statistic in self.method.statistics():
             if statistic.power:
                 statistic.tensor.div_(scale**statistic.power)
-
-    def _clip(self) -> torch.Tensor:
-        """Clips to `max_grad_norm`, if there is one; returns the norm before."""
-        if self.max_grad_norm is not None:
-            return nn.utils.clip_grad_norm_(self._parameters, self.max_grad_norm)
-        return nn.utils.get_total_norm(self._gradients())
 
     def _follow(self, report: StepReport) -> None:
         """Has the optimiser and the graphs follow what an event has changed."""

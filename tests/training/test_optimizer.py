@@ -20,6 +20,7 @@ from dora_cli.training.optimizer import (
     make_scheduler,
     moments_of,
     parameters_of,
+    rates_on_device,
 )
 
 Make = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
@@ -185,7 +186,8 @@ def test_parameters_begin_and_cease_to_train_in_the_order_of_the_groups(captured
     method = Parts(one, two)
     optimizer = stepped(method)
     if captured:
-        make_capturable(optimizer, torch.device("cpu"))
+        rates_on_device(optimizer, torch.device("cpu"))
+        make_capturable(optimizer)
     kept = optimizer.state[two]
     for trained in ([two], [two, three, one]):
         method.trained = trained

@@ -322,6 +322,19 @@ class Dora(Method):
                 torch._foreach_mul_([grad_A, grad_B_t, grad_c], [mask[:, None], mask[:, None], mask])
         return torch.cat(variances).sum() * weight if regularised else None
 
+    @torch.no_grad()
+    def announce(self) -> None:
+        selection = self._selection
+        if selection.frozen:
+            return
+        add_variance_gradient = variance_gradient_for(selection.scores.device, selection.scores.dtype)
+        for group in selection.groups() if self.dem_weight else ():
+            grad_A, grad_B_t, _ = group.take_gradients()
+            for gradient, factor in ((grad_A, group.A), (grad_B_t, group.B_t)):
+                add_variance_gradient(gradient, factor, 0.0)
+        if not self.score.staged and self._turner is None:
+            self.scores()
+
     def _stage(self) -> None:
         """Before the optimiser's step: the step's scores where they need its gradients, and what a cut needs."""
         if self._moments is not None:

@@ -8,6 +8,8 @@ import torch
 import triton
 import triton.language as tl
 
+from dora_cli.methods.triton_launch import launch
+
 
 @triton.jit
 def _variance_gradient(gradient, factor, variance, width, weight, BLOCK: tl.constexpr):
@@ -34,5 +36,6 @@ def add_variance_gradient(gradient: torch.Tensor, factor: torch.Tensor, weight: 
     """See `importance.add_variance_gradient`; contiguous fp32, ``(R, d)``."""
     rows, width = factor.shape
     variance = torch.empty(rows, device=factor.device)
-    _variance_gradient[(rows,)](gradient, factor, variance, width, weight, BLOCK=1024, num_warps=4)
+    arguments = gradient, factor, variance, width, weight
+    launch(_variance_gradient, (rows, 1, 1), *arguments, BLOCK=1024, num_warps=4)
     return variance

@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 
 from dora_cli.methods.low_rank.layout import Layout
+from dora_cli.methods.triton_launch import launch
 
 MAX_RANK = 128
 """Larger Gram matrices would not fit the registers of a block."""
@@ -50,8 +51,8 @@ def published(A: torch.Tensor, B_t: torch.Tensor, c: torch.Tensor | None, layout
     """
     out = A.new_empty(len(A))
     block = max(16, triton.next_power_of_2(layout.width))  # the least that `tl.dot` multiplies
-    _published[(len(layout.ranks),)](
-        A, B_t, A if c is None else c, out, layout.firsts, A.shape[1], B_t.shape[1], eps,
-        GATED=c is not None, BLOCK_R=block, BLOCK_D=128 if block <= 32 else 32, num_warps=4,
-    )  # fmt: skip
+    arguments = A, B_t, A if c is None else c, out, layout.firsts, A.shape[1], B_t.shape[1], eps
+    columns = 128 if block <= 32 else 32
+    grid = len(layout.ranks), 1, 1
+    launch(_published, grid, *arguments, GATED=c is not None, BLOCK_R=block, BLOCK_D=columns, num_warps=4)
     return out

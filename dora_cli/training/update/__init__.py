@@ -1,0 +1,1 @@
+"""What a step does to all that trains, once its gradients are there."""

@@ -1,0 +1,185 @@
+"""Clipping and AdamW over many tensors in blocks of a thousand elements each, so that all of a GPU has work: PyTorch
+gives one multiprocessor up to 65,536 elements of a tensor at a time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import nn
+
+from dora_cli.methods.triton_launch import launch
+
+BLOCK = 1024
+"""Elements of a block."""
+
+_WEIGHT, _GRADIENT, _MEAN, _SQUARE, _STEP, _RATE, _COUNT, _COLUMNS = map(tl.constexpr, range(8))
+"""Of a table's row, which is a block: where its elements are, their counter and their rate, and how many there are."""
+
+
+@triton.jit
+def _at(table, column: tl.constexpr):
+    address = tl.load(table + tl.program_id(0).to(tl.int64) * _COLUMNS + column)
+    return address.to(tl.pointer_type(tl.float32))
+
+
+@triton.jit
+def _inside(table, BLOCK: tl.constexpr):
+    place = tl.arange(0, BLOCK)
+    return place, place < tl.load(table + tl.program_id(0).to(tl.int64) * _COLUMNS + _COUNT)
+
+
+@triton.jit
+def _squares(table, out, BLOCK: tl.constexpr):
+    place, inside = _inside(table, BLOCK)
+    gradient = tl.load(_at(table, _GRADIENT) + place, mask=inside, other=0.0)
+    tl.store(out + tl.program_id(0), tl.sum(gradient * gradient))
+
+
+@triton.jit
+def _scale(table, factor, BLOCK: tl.constexpr):
+    place, inside = _inside(table, BLOCK)
+    address = _at(table, _GRADIENT) + place
+    tl.store(address, tl.load(address, mask=inside, other=0.0) * tl.load(factor), mask=inside)
+
+
+@triton.jit
+def _clear(table, BLOCK: tl.constexpr):
+    place, inside = _inside(table, BLOCK)
+    tl.store(_at(table, _GRADIENT) + place, tl.zeros((BLOCK,), dtype=tl.float32), mask=inside)
+
+
+@triton.jit
+def _adamw(
+    table, decays, skipped, log_beta1, log_beta2, share1, share2, eps, BLOCK: tl.constexpr
+):  # fmt: skip
+    """`share` is ``1 - beta``. Counters go up afterwards, when no block reads them any more."""
+    if tl.load(skipped) == 0:
+        place, inside = _inside(table, BLOCK)
+        step = tl.load(_at(table, _STEP)).to(tl.float64) + 1
+        rate, decay = tl.load(_at(table, _RATE)), tl.load(decays + tl.program_id(0))
+        correction1 = (1 - tl.exp(step * log_beta1)).to(tl.float32)
+        correction2 = tl.sqrt((1 - tl.exp(step * log_beta2)).to(tl.float32))
+        weights, first, second = _at(table, _WEIGHT) + place, _at(table, _MEAN) + place, _at(table, _SQUARE) + place
+        gradient = tl.load(_at(table, _GRADIENT) + place, mask=inside, other=0.0)
+        weight, mean, square = (
+            tl.load(weights, mask=inside, other=0.0),
+            tl.load(first, mask=inside, other=0.0),
+            tl.load(second, mask=inside, other=0.0),
+        )
+        mean += share1 * (gradient - mean)
+        square += share2 * (gradient * gradient - square)
+        weight -= rate * decay * weight
+        weight -= rate / correction1 * mean / (tl.sqrt(square) / correction2 + eps)
+        tl.store(weights, weight, mask=inside)
+        tl.store(first, mean, mask=inside)
+        tl.store(second, square, mask=inside)
+
+
+@triton.jit(do_not_specialize=["number"])
+def _count(steps, skipped, number, BLOCK: tl.constexpr):
+    place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    if tl.load(skipped) == 0:
+        address = tl.load(steps + place, mask=place < number, other=0).to(tl.pointer_type(tl.float32))
+        tl.store(address, tl.load(address, mask=place < number, other=0.0) + 1, mask=place < number)
+
+
+Trained = tuple[nn.Parameter, tuple[torch.Tensor, ...], float]
+"""A parameter; its gradient, moments, counter of steps and learning rate; its weight decay."""
+
+
+def tensors_of(optimizer: torch.optim.Optimizer) -> list[Trained] | None:
+    """All that has a gradient, of fused AdamW with learning rates on the device; None where groups differ in more than
+    rate and decay, where some have no moments yet, or are not fp32 in one order without gaps.
+    """
+    groups = optimizer.param_groups
+    odd = any(group["amsgrad"] or group["maximize"] for group in groups)
+    if odd or len({(*group["betas"], group["eps"]) for group in groups}) > 1:
+        return None
+    found: list[Trained] = []
+    for group in groups:
+        for parameter in group["params"]:
+            gradient, state = parameter.grad, optimizer.state.get(parameter, {})
+            if gradient is None:
+                continue
+            if not state:
+                return None
+            alike = gradient, state["exp_avg"], state["exp_avg_sq"]
+            if not _is_block(parameter) or any(
+                tensor.dtype != torch.float32 or tensor.stride() != parameter.stride() for tensor in alike
+            ):
+                return None
+            found.append((parameter, (*alike, state["step"], group["lr"]), float(group["weight_decay"])))
+    return found
+
+
+def _is_block(tensor: torch.Tensor) -> bool:
+    """Whether its elements lie one after the other in memory, in whatever order of its dimensions."""
+    expected = 1
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size != 1 and stride != expected:
+            return False
+        expected *= size
+    return tensor.dtype == torch.float32
+
+
+def addresses(optimizer: torch.optim.Optimizer) -> list[int]:
+    """Where all of that lies, to be compared."""
+    found = []
+    for group in optimizer.param_groups:
+        found += [group["lr"].data_ptr(), hash(group["weight_decay"])]
+        for parameter in group["params"]:
+            state: Mapping[str, torch.Tensor] = optimizer.state.get(parameter, {})
+            tensors = (parameter, parameter.grad, *state.values())
+            found += [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
+    return found
+
+
+class Blocks:
+    """All that an optimiser trains and has gradients of, in blocks.
+
+    Args:
+        group: one of the optimiser's, which have betas and epsilon in common.
+        found: `tensors_of` it, which stay where they are.
+        device: theirs.
+    """
+
+    def __init__(self, group: Mapping[str, Any], found: Sequence[Trained], device: torch.device) -> None:
+        rows, decays = [], []
+        for parameter, (*alike, step, rate), decay in found:
+            for start in range(0, parameter.numel(), BLOCK):
+                moved = [tensor.data_ptr() + 4 * start for tensor in (parameter, *alike)]
+                rows.append([*moved, step.data_ptr(), rate.data_ptr(), min(BLOCK, parameter.numel() - start)])
+                decays.append(decay)
+        steps = [tensors[3].data_ptr() for _, tensors, _ in found]
+        self._table, self._steps = (torch.tensor(some, dtype=torch.int64, device=device) for some in (rows, steps))
+        self._decays, self._sums = torch.tensor(decays, device=device), torch.empty(len(rows), device=device)
+        (beta1, beta2), self._eps = group["betas"], group["eps"]
+        # beta ** step is exp(step * log(beta)); a beta of 0 has no logarithm, and is 0 from the first step on
+        self._logs = [math.log(beta) if beta else -1e30 for beta in (beta1, beta2)]
+        self._shares = [1 - beta1, 1 - beta2]
+
+    def norm(self) -> torch.Tensor:
+        """The Euclidean norm of all gradients together."""
+        launch(_squares, (len(self._table), 1, 1), self._table, self._sums, BLOCK=BLOCK)
+        return self._sums.sum().sqrt()
+
+    def scale(self, factor: torch.Tensor) -> None:
+        """Multiplies all gradients."""
+        launch(_scale, (len(self._table), 1, 1), self._table, factor, BLOCK=BLOCK)
+
+    def step(self, skipped: torch.Tensor) -> None:
+        """AdamW's, unless `skipped`, a boolean scalar, says otherwise."""
+        numbers = *self._logs, *self._shares, self._eps
+        launch(_adamw, (len(self._table), 1, 1), self._table, self._decays, skipped, *numbers, BLOCK=BLOCK)
+        grid = triton.cdiv(len(self._steps), BLOCK), 1, 1
+        launch(_count, grid, self._steps, skipped, len(self._steps), BLOCK=BLOCK)
+
+    def clear(self) -> None:
+        """All gradients become zero."""
+        launch(_clear, (len(self._table), 1, 1), self._table, BLOCK=BLOCK)

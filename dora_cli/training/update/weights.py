@@ -1,0 +1,99 @@
+"""From gradients to weights: clipping, the optimiser's step unless it is a bad one, gradients of zero for the next."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from dora_cli.methods import takes_triton
+from dora_cli.training.optimizer import Unless, is_fused_adamw, rates_on_device
+
+if TYPE_CHECKING:
+    from dora_cli.training.update.triton_adamw import Blocks
+
+
+class Update:
+    """What a step does to all that trains, without waiting for the device and the same work every step.
+
+    AdamW over fp32 weights on CUDA is done in blocks by Triton, see `triton_adamw`, from the second step of an
+    optimiser's tensors on; whatever else by PyTorch.
+
+    Args:
+        optimizer: over all that trains.
+        device: of what trains.
+        scaled: whether gradients are scaled (fp16); the scaler has the optimiser to itself then.
+        captured: whether steps will be captured.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, device: torch.device, *, scaled: bool, captured: bool) -> None:
+        self._optimizer, self._device = optimizer, device
+        self._step_unless = Unless(optimizer, device)
+        self._may = not scaled and is_fused_adamw(optimizer) and takes_triton(device)
+        if captured or self._may:
+            rates_on_device(optimizer, device)
+        self._known: tuple[list[int], Blocks] | None = None  # and where their tensors are
+        self._blocks: Blocks | None = None  # of the present step
+
+    def clip(self, parameters: Sequence[nn.Parameter], most: float | None) -> torch.Tensor:
+        """Begins a step: clips the gradients of `parameters`, all that trains, to a norm of `most`, if that is not
+        None; returns the norm before.
+        """
+        self._blocks = self._present()
+        if self._blocks is None:
+            if most is None:
+                return nn.utils.get_total_norm([one.grad for one in parameters if one.grad is not None])
+            return nn.utils.clip_grad_norm_(parameters, most)
+        norm = self._blocks.norm()
+        if most is not None:
+            self._blocks.scale((most / (norm + 1e-6)).clamp(max=1.0))  # as PyTorch's `clip_grad_norm_`
+        return norm
+
+    def step(self, skipped: torch.Tensor) -> None:
+        """The optimiser's step; `skipped`, a boolean scalar, says whether nothing is to change."""
+        if self._blocks is None:
+            self._step_unless(skipped)
+        else:
+            self._blocks.step(skipped)
+
+    def clear(self, parameters: Sequence[nn.Parameter], more: Sequence[torch.Tensor]) -> None:
+        """Ends a step: gradients of `parameters` become zero, and `more`."""
+        if self._blocks is None:
+            more = [*(one.grad for one in parameters if one.grad is not None), *more]
+            self._look()
+        else:
+            self._blocks.clear()
+        if more:
+            torch._foreach_zero_(list(more))
+
+    def announce(self) -> None:
+        """Launches what later steps will, on nothing: for kernels to be compiled."""
+        if self._may:
+            from dora_cli.training.update.triton_adamw import Blocks
+
+            flag = torch.ones((), dtype=torch.bool, device=self._device)
+            blocks = Blocks(self._optimizer.param_groups[0], [], self._device)
+            blocks.scale(blocks.norm())
+            blocks.step(flag)
+            blocks.clear()
+
+    def _present(self) -> Blocks | None:
+        """The blocks, if the tensors of the optimiser are where they were."""
+        if self._known is None:
+            return None
+        from dora_cli.training.update.triton_adamw import addresses
+
+        return self._known[1] if addresses(self._optimizer) == self._known[0] else None
+
+    def _look(self) -> None:
+        """Puts in blocks what the next steps will find, unless that cannot be done or this is being captured."""
+        if not self._may or torch.cuda.is_current_stream_capturing():
+            return
+        from dora_cli.training.update.triton_adamw import Blocks, addresses, tensors_of
+
+        self._known = None
+        found = tensors_of(self._optimizer)
+        if found:
+            self._known = addresses(self._optimizer), Blocks(self._optimizer.param_groups[0], found, self._device)
