@@ -39,7 +39,7 @@ from dora_cli.data.cuts import UNCUT, Cuts
 from dora_cli.data.examples import parted_off
 from dora_cli.machine.capture import check_capture, choose_capture
 from dora_cli.machine.devices import check_gpus, resolve_device, resolve_precision
-from dora_cli.machine.threads import Threads, most_threads
+from dora_cli.machine.threads import Threads, most_threads, note_on_threads
 from dora_cli.methods.base import Method, Schedule, Site
 from dora_cli.models import ModelUnreachableError, head_parameters, left_out
 from dora_cli.recipe import Recipe
@@ -240,6 +240,8 @@ def dry_run(
         measured = plural(min(wanted.examples, examples), "training example")
         notes = [*notes, f"the {wanted.kind} of all projections are measured over {measured} before the first step"]
     threads = decide_threads(recipe, model, most_threads(processes=here))
+    if odd := note_on_threads(recipe.train.threads, processes=here):
+        notes = [*notes, odd]
     speed = _speed(recipe, model, method, device, precision, length, None if threads is None else threads.count)
     if model is not None and plan is not None:  # last: it may change the model
         own = base_from_config(recipe, task) if shared and not ranks else model

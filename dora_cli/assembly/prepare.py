@@ -40,7 +40,7 @@ from dora_cli.machine.ground import Ground
 from dora_cli.machine.memory import memory_advice
 from dora_cli.machine.processes import gathered, on_main, take_those_of_main
 from dora_cli.machine.seeds import seed_everything
-from dora_cli.machine.threads import note_on_cores, set_threads
+from dora_cli.machine.threads import note_on_cores, note_on_threads, set_threads
 from dora_cli.methods import Method
 from dora_cli.methods.base import Schedule
 from dora_cli.models import LoadedModel, left_out
@@ -170,6 +170,8 @@ def prepare_model(
 def _settle_threads(recipe: Recipe, base: LoadedModel, ground: Ground, threads: int | None, note: Note) -> None:
     if threads is None:
         threads = decide_threads(recipe, base.model, ground.most_threads).count
+        if odd := note_on_threads(recipe.train.threads):
+            note(odd)
     elif odd := note_on_cores(threads, ground.most_threads):
         note(odd)
     set_threads(threads)

@@ -6,6 +6,7 @@ import os
 import warnings
 from typing import Any
 
+from dora_cli.machine.cores import usable_cores
 from dora_cli.wording import plural
 
 
@@ -68,11 +69,6 @@ def _without_triton() -> str | None:
     except Exception:  # said among the packages
         return None
     return triton_obstacle()
-
-
-def usable_cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _memory() -> tuple[int | None, int | None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from dora_cli.doctor.devices import usable_cores
+from dora_cli.machine.cores import usable_cores
 
 _VARIABLES = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "MKL_NUM_THREADS", "LOCAL_WORLD_SIZE")
 _LARGE = 16 * 128 * 768 * 3072

@@ -66,7 +66,7 @@ def test_what_starts_them_gives_them_its_own_words_and_loads_no_torch(tiny_model
 def test_a_dry_run_says_how_many(recipe: Path, monkeypatch: pytest.MonkeyPatch, more: tuple[str, ...]) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS")
     monkeypatch.setattr(torch, "get_num_threads", lambda: 6)
-    monkeypatch.setattr("dora_cli.machine.threads._cores_of_quota", lambda path: None)
+    monkeypatch.setattr("dora_cli.machine.threads.cores_of_quota", lambda path: None)
     alone, two = dora("train", recipe, "--dry-run", *more), dora("train", recipe, "--dry-run", "--processes", 2, *more)
     assert (alone.code, two.code) == (0, 0), two.err
     assert "16 examples = train.batch_size 16 x gradient_accumulation 1 x 1 process\n" in alone.out
