@@ -27,6 +27,7 @@ from dora_cli.assembly.length import RunLength
 from dora_cli.assembly.notes import (
     note_on_scorer,
     notes_before_training,
+    notes_on_length,
     notes_on_official_sizes,
     notes_on_settings,
 )
@@ -41,7 +42,7 @@ from dora_cli.machine.capture import check_capture, choose_capture
 from dora_cli.machine.devices import check_gpus, resolve_device, resolve_precision
 from dora_cli.machine.threads import Threads, most_threads, note_on_threads
 from dora_cli.methods.base import Method, Schedule, Site
-from dora_cli.models import ModelUnreachableError, head_parameters, left_out
+from dora_cli.models import ModelUnreachableError, head_parameters, left_out, max_positions
 from dora_cli.recipe import Recipe
 from dora_cli.tasks import Task
 from dora_cli.wording import plural
@@ -234,7 +235,7 @@ def dry_run(
         adapted = sum(1 for rank in ranks.values() if rank) if ranks else len(projections)
         schedule = {**plan.describe(), "projections": adapted}
         rank_note = note_on_rank(method, projections)
-        notes = [*notes, *method.remarks(projections)]
+        notes = [*notes, *method.remarks(projections), *notes_on_length(recipe, max_positions(model))]
         left_out_note = left_out(model, targets)
     if (wanted := method.calibration()) is not None:
         measured = plural(min(wanted.examples, examples), "training example")

@@ -82,6 +82,22 @@ def notes_on_settings(recipe: Recipe) -> Iterator[str]:
         )
 
 
+def notes_on_length(recipe: Recipe, limit: int | None) -> Iterator[str]:
+    """Tokens of an example that are allowed, beyond what the model takes.
+
+    The default is nobody's wish, and what is longer than the model takes is refused when it is read.
+
+    Args:
+        limit: tokens that the model takes; None where it says no number.
+    """
+    length = recipe.data.max_length
+    if limit is not None and length > limit and length != type(recipe.data).model_fields["max_length"].default:
+        yield (
+            f"data.max_length is {length:,}, but the model takes {limit:,} tokens at most: nothing is cut, and a longer "
+            f"example will be refused; set it to {limit:,} or less"
+        )
+
+
 def notes_on_official_sizes(recipe: Recipe, task: Task) -> Iterator[str]:
     """Limits above what the hub has, told by the official sizes: the hub itself is not asked."""
     data = recipe.data

@@ -24,7 +24,7 @@ from dora_cli.assembly.data import HELD_OUT, RunData
 from dora_cli.assembly.evaluator import make_evaluator
 from dora_cli.assembly.fusion import choose_fusion
 from dora_cli.assembly.length import RunLength
-from dora_cli.assembly.notes import Note
+from dora_cli.assembly.notes import Note, notes_on_length
 from dora_cli.assembly.packing import choose_packing, packing_of
 from dora_cli.assembly.rehearsal import rehearse
 from dora_cli.assembly.warm import Warm
@@ -135,6 +135,8 @@ def prepare_model(
     check_early(recipe, task, method, length.total_steps, fresh=fresh)
     with memory_advice(recipe, "load"):
         base = load_base(recipe, task)
+    for odd in notes_on_length(recipe, base.tokenizer.model_max_length):
+        note(odd)
     _settle_threads(recipe, base, ground, threads, note)
     captured = _settle_capture(recipe, base, ground, note)
     settle_fusion = partial(_settle_fusion, recipe, base, method, ground, length, fused, note, captured=captured)

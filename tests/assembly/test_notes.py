@@ -12,6 +12,7 @@ import pytest
 
 from dora_cli import evaluate, train
 from dora_cli.assembly.dry_run import dry_run
+from dora_cli.assembly.look import look_at_data
 from dora_cli.assembly.notes import notes_before_evaluation, notes_on_settings
 from dora_cli.assembly.resolve import resolve
 from dora_cli.data import load_examples
@@ -123,6 +124,23 @@ def test_settings_that_are_hopeless(override: str, words: list[str], make_recipe
     assert len(notes) == len(words)
     assert all(word in note for word, note in zip(words, notes, strict=True))
     assert dry_run(make_recipe(override)).notes == notes
+
+
+@pytest.mark.parametrize(("length", "said"), [(64, False), (65, True), (100_000, True), (128, False)])  # 128: default
+def test_more_tokens_than_the_model_takes(make_recipe: MakeRecipe, tmp_path: Path, length: int, said: bool) -> None:
+    """It has 64 positions, and no text is so long."""
+    recipe = make_recipe(f"data.max_length={length}", "train.epochs=1", "train.max_steps=6", "train.lr_warmup_steps=0")
+    notes = dry_run(recipe).notes
+    if said:
+        (note,) = notes
+        assert f"data.max_length is {length:,}, " in note
+        assert "takes 64 tokens" in note
+        assert "set it to 64" in note
+    assert bool(notes) == said
+    assert list(look_at_data(recipe)["notes"]) == notes
+    ears = Ears()
+    train(recipe, tmp_path / "run", listener=ears)
+    assert ears.heard[: ears.heard.index("start")] == notes
 
 
 def test_limits_above_the_official_sizes(make_recipe: MakeRecipe) -> None:
