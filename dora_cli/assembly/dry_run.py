@@ -27,6 +27,7 @@ from dora_cli.assembly.length import RunLength
 from dora_cli.assembly.notes import (
     note_on_scorer,
     notes_before_training,
+    notes_on_held_out,
     notes_on_length,
     notes_on_official_sizes,
     notes_on_settings,
@@ -364,9 +365,10 @@ def _data(recipe: Recipe, task: Task, held_out: float, warm: Warm) -> tuple[int,
     if recipe.data.source == "hub" and recipe.data.name is None:
         size, limit = task.splits["train"], recipe.data.max_train_samples
         notes = [*notes_on_settings(recipe), *notes_on_official_sizes(recipe, task)]
-        count = size if limit is None else min(size, limit)
+        count = read = size if limit is None else min(size, limit)
         for share in (recipe.eval.held_out or 0.0, held_out):
             count -= parted_off(count, share)
+        notes += notes_on_held_out(recipe, count, read)
         return count, client_sizes(recipe, count), [*notes, *filter(None, [note_on_scorer(recipe, task)])]
     data = warm.load_data(recipe, task, held_out=held_out)
     sizes = None if recipe.federated is None else [len(part) for part in client_parts(recipe, data.training)]

@@ -143,6 +143,28 @@ def test_more_tokens_than_the_model_takes(make_recipe: MakeRecipe, tmp_path: Pat
     assert ears.heard[: ears.heard.index("start")] == notes
 
 
+@pytest.mark.parametrize(
+    ("changes", "left", "read"),
+    [
+        (["eval.held_out=0.9"], 9, 94),
+        (["eval.held_out=0.9", "method={name: dora, rank: 2, guard: true}"], 8, 94),  # a tenth of 9 for the method
+        (["eval.held_out=0.9", "data={source: hub, max_train_samples: 100}"], 10, 100),
+        (["eval.held_out=0.5"], None, 94),
+    ],
+)
+def test_more_held_out_than_learned_from(
+    make_recipe: MakeRecipe, changes: list[str], left: int | None, read: int
+) -> None:
+    ahead = dry_run(make_recipe("train.lr_warmup_steps=0", *changes))
+    if left is None:
+        assert ahead.notes == []
+        return
+    (note,) = ahead.notes
+    assert re.match(r"split train: eval\.held_out is 0\.9, .* (\d+) of (\d+) examples are left;", note)
+    assert f" {ahead.length.examples} of {read} examples " in note
+    assert ahead.length.examples == pytest.approx(left, abs=2)  # of every class its share
+
+
 def test_limits_above_the_official_sizes(make_recipe: MakeRecipe) -> None:
     """The hub is not asked."""
     of_hub = make_recipe("data={source: hub, max_train_samples: 67350, max_eval_samples: 873}")
