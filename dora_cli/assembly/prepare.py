@@ -153,7 +153,7 @@ def prepare_model(
     cuts = gathered(ground.accelerator, found)[0]  # one process's for all: others may have other cores
     if odd := note_on_kernels(recipe, ground.device):
         note(odd)
-    with memory_advice(recipe, "load"):
+    with memory_advice(recipe, "attach"):
         adapted = adapt(recipe, task, base, method, ground.device, total_steps=length.total_steps, fresh=fresh)
     adapted = replace(adapted, cuts=cuts)
     assert adapted.schedule is not None
@@ -319,7 +319,7 @@ def prepare(
         recipe.train.seed,
     )
     if fresh and (wanted := adapted.method.calibration()) is not None:
-        with memory_advice(recipe):
+        with memory_advice(recipe, "train", adapted.trained):
             adapted.method.calibrate(calibrator(wanted))
     take_those_of_main(ground.accelerator, adapted.method.computed_start())
     seed_everything(recipe.train.seed + ground.accelerator.process_index)  # dropout differs between processes
