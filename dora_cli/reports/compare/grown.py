@@ -1,4 +1,4 @@
-"""Of which methods the grid of the tuned key grew, in sentences."""
+"""Which methods had the grid of the tuned key grow, in sentences."""
 
 from __future__ import annotations
 
