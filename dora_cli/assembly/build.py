@@ -20,7 +20,7 @@ from dora_cli.data.padding import pad_multiple
 from dora_cli.errors import DoraError, ModelError
 from dora_cli.libraries import is_panic
 from dora_cli.machine.environment import ModelSize
-from dora_cli.machine.memory import is_out_of_memory
+from dora_cli.machine.memory import Trained, is_out_of_memory
 from dora_cli.methods import Method, triton_obstacle
 from dora_cli.methods.base import Schedule, Site
 from dora_cli.methods.linear import trained_type
@@ -63,6 +63,12 @@ class AdaptedModel:
     def start_parameters(self) -> int:
         """Entries that train at once at the most, the head included. May wait for the device."""
         return self.method.size().trained + sum(parameter.numel() for parameter in self.head.values())
+
+    @property
+    def trained(self) -> Trained:
+        """The adapters beside the base model, as they are now."""
+        adapters = sum(parameter.numel() for parameter in self.method.parameters())
+        return Trained(adapters, self.size.parameters, self.size.bytes)
 
     @property
     def trainable(self) -> list[nn.Parameter]:

@@ -26,6 +26,8 @@ from dora_cli.assembly.length import RunLength
 from dora_cli.assembly.notes import (
     note_on_scorer,
     notes_before_training,
+    notes_on_held_out,
+    notes_on_length,
     notes_on_official_sizes,
     notes_on_settings,
 )
@@ -38,9 +40,9 @@ from dora_cli.data.cuts import UNCUT, Cuts
 from dora_cli.data.examples import parted_off
 from dora_cli.machine.capture import check_capture, choose_capture
 from dora_cli.machine.devices import check_gpus, resolve_device, resolve_precision
-from dora_cli.machine.threads import Threads, most_threads
+from dora_cli.machine.threads import Threads, most_threads, note_on_threads
 from dora_cli.methods.base import Method, Schedule, Site
-from dora_cli.models import ModelUnreachableError, head_parameters, left_out
+from dora_cli.models import ModelUnreachableError, head_parameters, left_out, max_positions
 from dora_cli.recipe import Recipe
 from dora_cli.tasks import Task
 from dora_cli.wording import plural
@@ -233,12 +235,14 @@ def dry_run(
         adapted = sum(1 for rank in ranks.values() if rank) if ranks else len(projections)
         schedule = {**plan.describe(), "projections": adapted}
         rank_note = note_on_rank(method, projections)
-        notes = [*notes, *method.remarks(projections)]
+        notes = [*notes, *method.remarks(projections), *notes_on_length(recipe, max_positions(model))]
         left_out_note = left_out(model, targets)
     if (wanted := method.calibration()) is not None:
         measured = plural(min(wanted.examples, examples), "training example")
         notes = [*notes, f"the {wanted.kind} of all projections are measured over {measured} before the first step"]
     threads = decide_threads(recipe, model, most_threads(processes=here))
+    if odd := note_on_threads(recipe.train.threads, processes=here):
+        notes = [*notes, odd]
     speed = _speed(recipe, model, method, device, precision, length, None if threads is None else threads.count)
     if model is not None and plan is not None:  # last: it may change the model
         own = base_from_config(recipe, task) if shared and not ranks else model
@@ -354,9 +358,10 @@ def _data(recipe: Recipe, task: Task, held_out: float, warm: Warm) -> tuple[int,
     if recipe.data.source == "hub" and recipe.data.name is None:
         size, limit = task.splits["train"], recipe.data.max_train_samples
         notes = [*notes_on_settings(recipe), *notes_on_official_sizes(recipe, task)]
-        count = size if limit is None else min(size, limit)
+        count = read = size if limit is None else min(size, limit)
         for share in (recipe.eval.held_out or 0.0, held_out):
             count -= parted_off(count, share)
+        notes += notes_on_held_out(recipe, count, read)
         return count, client_sizes(recipe, count), [*notes, *filter(None, [note_on_scorer(recipe, task)])]
     data = warm.load_data(recipe, task, held_out=held_out)
     sizes = None if recipe.federated is None else [len(part) for part in client_parts(recipe, data.training)]

@@ -11,7 +11,7 @@ import numpy as np
 from dora_cli.assembly.clients import client_parts, counts_by_label
 from dora_cli.assembly.data import HELD_OUT, load_data
 from dora_cli.assembly.length import RunLength
-from dora_cli.assembly.notes import notes_before_training
+from dora_cli.assembly.notes import notes_before_training, notes_on_length
 from dora_cli.assembly.padding import batches_of_epoch
 from dora_cli.assembly.resolve import resolve
 from dora_cli.data import Examples, PairLayout
@@ -50,6 +50,10 @@ def look_at_data(recipe: Recipe) -> dict[str, Any]:
     layout = task.layout(base)
     data = load_data(recipe, task)
     parts = data.by_split
+    notes = [
+        *notes_before_training(recipe, task, data.training, data.evaluated, read=data.read),
+        *notes_on_length(recipe, base.tokenizer.model_max_length),
+    ]
     learned = set(_questions(task, data.training))
     splits = {}
     for name, examples in parts.items():
@@ -63,7 +67,7 @@ def look_at_data(recipe: Recipe) -> dict[str, Any]:
         "model": recipe.model.name,
         "source": recipe.data.source,
         "max_length": recipe.data.max_length,
-        "notes": list(notes_before_training(recipe, task, data.training, data.evaluated, read=data.read)),
+        "notes": notes,
         "splits": splits,
         "clients": None if recipe.federated is None else _clients(recipe, task, data.training),
         "shown": _shown(recipe, task, data.training, base.tokenizer, layout),

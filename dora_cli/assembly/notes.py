@@ -8,12 +8,17 @@ from dora_cli.data import Examples
 from dora_cli.data.notes import limit_note, text_notes
 from dora_cli.recipe import Recipe
 from dora_cli.tasks import Task
+from dora_cli.wording import plural
 
 Note = Callable[[str], None]
 """Told what a reader should know, a line at a time."""
 
 MOST = 0.1
 """A learning rate above it is noted. AdamW moves a weight by about the learning rate a step, whatever its gradient."""
+
+
+MOST_HELD_OUT = 0.5
+"""A share of the training examples; to hold out more is noted."""
 
 
 def unheard(message: str) -> None:
@@ -35,6 +40,7 @@ def notes_before_training(
     yield from notes_on_settings(recipe)
     if note := limit_note("split train", "data.max_train_samples", recipe.data.max_train_samples, read, "example"):
         yield note
+    yield from notes_on_held_out(recipe, len(training), read)
     yield from training.notes
     yield from text_notes("split train", training)
     yield from task.notes("split train", training, training=True)
@@ -79,6 +85,37 @@ def notes_on_settings(recipe: Recipe) -> Iterator[str]:
         yield (
             f"train.learning_rate x train.weight_decay is {share:g}, the share of every weight that AdamW takes away "
             "in a step: from 1 on weights change their sign; lower one of them"
+        )
+
+
+def notes_on_held_out(recipe: Recipe, left: int, read: int) -> Iterator[str]:
+    """More held out than learned from, which mostly was meant the other way round.
+
+    Args:
+        left: how many training examples are learned from.
+        read: how many there are.
+    """
+    share = recipe.eval.held_out
+    if share is not None and share > MOST_HELD_OUT:
+        yield (
+            f"split train: eval.held_out is {share:g}, the share that is not learned from: {left:,} of "
+            f"{plural(read, 'example')} {'is' if left == 1 else 'are'} left; {MOST_HELD_OUT:g} or less is usual"
+        )
+
+
+def notes_on_length(recipe: Recipe, limit: int | None) -> Iterator[str]:
+    """Tokens of an example that are allowed, beyond what the model takes.
+
+    The default is nobody's wish, and what is longer than the model takes is refused when it is read.
+
+    Args:
+        limit: tokens that the model takes; None where it says no number.
+    """
+    length = recipe.data.max_length
+    if limit is not None and length > limit and length != type(recipe.data).model_fields["max_length"].default:
+        yield (
+            f"data.max_length is {length:,}, but the model takes {limit:,} tokens at most: nothing is cut, and a "
+            f"longer example will be refused; set it to {limit:,} or less"
         )
 
 

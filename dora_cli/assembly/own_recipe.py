@@ -26,7 +26,7 @@ from dora_cli.data.sources.guess import Guess, guess_columns
 from dora_cli.data.sources.separators import SEPARATORS, likely_separator
 from dora_cli.data.sources.tables import Table
 from dora_cli.data.sources.values import as_text, is_missing
-from dora_cli.errors import OptionError
+from dora_cli.errors import DataError, OptionError
 from dora_cli.files import at_home
 from dora_cli.recipe import Recipe
 from dora_cli.recipe.methods import METHODS, about, presets_of
@@ -112,7 +112,10 @@ def _read(task: Task, folder: Path) -> tuple[str | None, Table]:
     if path.is_file() and path.suffix in (".csv", ".tsv"):
         sign = likely_separator(path)
         separator = next((name for name, other in SEPARATORS.items() if other == sign), None)
-    return separator, read_table(task.fields, folder, "train", separator)
+    try:
+        return separator, read_table(task.fields, folder, "train", separator)
+    except DataError as error:  # there is no recipe yet whose key it could be
+        raise DataError(str(error).replace("data.path:", "--data:", 1)) from error
 
 
 def _draft(

@@ -24,7 +24,7 @@ from dora_cli.assembly.data import HELD_OUT, RunData
 from dora_cli.assembly.evaluator import make_evaluator
 from dora_cli.assembly.fusion import choose_fusion
 from dora_cli.assembly.length import RunLength
-from dora_cli.assembly.notes import Note
+from dora_cli.assembly.notes import Note, notes_on_length
 from dora_cli.assembly.packing import choose_packing, packing_of
 from dora_cli.assembly.rehearsal import rehearse
 from dora_cli.assembly.warm import Warm
@@ -40,7 +40,7 @@ from dora_cli.machine.ground import Ground
 from dora_cli.machine.memory import memory_advice
 from dora_cli.machine.processes import gathered, on_main, take_those_of_main
 from dora_cli.machine.seeds import seed_everything
-from dora_cli.machine.threads import note_on_cores, set_threads
+from dora_cli.machine.threads import note_on_cores, note_on_threads, set_threads
 from dora_cli.methods import Method
 from dora_cli.methods.base import Schedule
 from dora_cli.models import LoadedModel, left_out
@@ -135,6 +135,8 @@ def prepare_model(
     check_early(recipe, task, method, length.total_steps, fresh=fresh)
     with memory_advice(recipe, "load"):
         base = load_base(recipe, task)
+    for odd in notes_on_length(recipe, base.tokenizer.model_max_length):
+        note(odd)
     _settle_threads(recipe, base, ground, threads, note)
     captured = _settle_capture(recipe, base, ground, note)
     wanted = (
@@ -147,7 +149,7 @@ def prepare_model(
     cuts = gathered(ground.accelerator, found)[0]  # one process's for all: others may have other cores
     if odd := note_on_kernels(recipe, ground.device):
         note(odd)
-    with memory_advice(recipe, "load"):
+    with memory_advice(recipe, "attach"):
         adapted = adapt(recipe, task, base, method, ground.device, total_steps=length.total_steps, fresh=fresh)
     adapted = replace(adapted, cuts=cuts)
     assert adapted.schedule is not None
@@ -166,6 +168,8 @@ def prepare_model(
 def _settle_threads(recipe: Recipe, base: LoadedModel, ground: Ground, threads: int | None, note: Note) -> None:
     if threads is None:
         threads = decide_threads(recipe, base.model, ground.most_threads).count
+        if odd := note_on_threads(recipe.train.threads):
+            note(odd)
     elif odd := note_on_cores(threads, ground.most_threads):
         note(odd)
     set_threads(threads)
@@ -332,7 +336,7 @@ def prepare(
         recipe.train.seed,
     )
     if fresh and (wanted := adapted.method.calibration()) is not None:
-        with memory_advice(recipe):
+        with memory_advice(recipe, "train", adapted.trained):
             adapted.method.calibrate(calibrator(wanted))
     take_those_of_main(ground.accelerator, adapted.method.computed_start())
     seed_everything(recipe.train.seed + ground.accelerator.process_index)  # dropout differs between processes

@@ -71,7 +71,7 @@ def _forward(
 
 def _attempt(trial: Trial, recipe: Recipe, adapted: AdaptedModel) -> None:
     try:
-        with memory_advice(recipe, trial.batch):
+        with memory_advice(recipe, trial.batch, adapted.trained):
             trial.attempt()
     except DoraError:
         raise

@@ -189,10 +189,12 @@ def _train_one(
     recipe: Recipe, folder: Path, how: str, *, overwrite: bool, resume: bool, plain: bool, quiet: bool
 ) -> None:
     from dora_cli.reports.progress import make_listener
+    from dora_cli.runs.place import what_divergence_leaves
     from dora_cli.training import run
 
     listener = make_listener(plain=plain or None, quiet=quiet)
-    run.train(recipe, folder, overwrite=overwrite, resume=resume, listener=listener, how_to_resume=how)
+    with what_divergence_leaves(folder):
+        run.train(recipe, folder, overwrite=overwrite, resume=resume, listener=listener, how_to_resume=how)
 
 
 def _train_seeds(
@@ -205,11 +207,13 @@ def _train_seeds(
     from dora_cli.reports.console import make_console
     from dora_cli.reports.progress import make_listener
     from dora_cli.reports.summary import print_seeds
+    from dora_cli.runs.place import what_divergence_leaves
     from dora_cli.training.seed_runs import train_seeds
 
     primary = selecting_metric(*resolve(recipe))
     watch = partial(make_listener, plain=plain or None, quiet=quiet, brief=True)
-    summary = train_seeds(recipe, folder, seeds, overwrite=overwrite, make_listener=watch, how_to_resume=how)
+    with what_divergence_leaves(folder):
+        summary = train_seeds(recipe, folder, seeds, overwrite=overwrite, make_listener=watch, how_to_resume=how)
     if is_main() and not quiet:
         print_seeds(make_console(), summary, folder, primary=primary)
 

@@ -6,7 +6,7 @@ import os
 import warnings
 from typing import Any
 
-from dora_cli.machine.cores import cores
+from dora_cli.machine.cores import usable_cores
 from dora_cli.wording import plural
 
 
@@ -21,7 +21,7 @@ def look_at_devices() -> list[dict[str, Any]]:
     total, free = _memory()
     cpu = {
         "device": "cpu",
-        "name": f"{plural(cores(), 'core')}, {plural(torch.get_num_threads(), 'thread')}",
+        "name": f"{plural(usable_cores(), 'core')}, {plural(torch.get_num_threads(), 'thread')}",
         "memory_bytes": total,
         "free_bytes": free,
         "precisions": ["fp32", "bf16"],  # fp16 needs the scaling that is for CUDA

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from dora_cli.machine.cores import cores
+from dora_cli.machine.cores import usable_cores
 
 _VARIABLES = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "MKL_NUM_THREADS", "LOCAL_WORLD_SIZE")
 _LARGE = 16 * 128 * 768 * 3072
@@ -36,7 +36,7 @@ def look_at_threads() -> dict[str, Any]:
 
 def threads_without_torch() -> dict[str, Any]:
     """The same where PyTorch does not load."""
-    return {"cores": cores(), "torch": None, "most": None, "large": None, "environment": None, "load": _load()}
+    return {"cores": usable_cores(), "torch": None, "most": None, "large": None, "environment": None, "load": _load()}
 
 
 def _load() -> list[float] | None:

@@ -22,7 +22,7 @@ from types import FrameType
 from typing import Any
 
 from dora_cli.errors import OptionError, ProcessError, StoppedError
-from dora_cli.machine.cores import cores
+from dora_cli.machine.cores import usable_cores
 from dora_cli.machine.launched import REPORT, read_report
 from dora_cli.machine.signals import SIGNALS
 
@@ -54,10 +54,10 @@ def check_processes(processes: int, *, resume: bool, environment: Mapping[str, s
         )
     if os.name != "posix":
         raise OptionError("--processes needs Linux or macOS; here, start them with torchrun or accelerate launch")
-    if processes > cores() and not resume:
+    if processes > usable_cores() and not resume:
         raise OptionError(
-            f"--processes {processes}, but {cores()} core(s) may be used here, and every process takes one; give "
-            f"{cores()} at most (a run that began with more may go on with as many)"
+            f"--processes {processes}, but {usable_cores()} core(s) may be used here, and every process takes one; give "
+            f"{usable_cores()} at most (a run that began with more may go on with as many)"
         )
 
 

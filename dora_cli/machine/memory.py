@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 
 import torch
 
@@ -13,6 +14,29 @@ from dora_cli.recipe.methods import about
 
 # PyTorch's CPU allocator has no error class of its own, nor have the libraries that allocate on the GPU beside PyTorch.
 _WORDS = ("can't allocate memory", "not enough memory", "CUDA error: out of memory", "STATUS_ALLOC_FAILED")
+
+_STATE = 16
+"""Bytes of an adapter's parameter in training: itself, its gradient and AdamW's two moments in fp32."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What trains beside a base model.
+
+    Attributes:
+        adapters: entries of all that trains of the adapters.
+        base: entries of the base model.
+        base_bytes: what these take.
+    """
+
+    adapters: int
+    base: int
+    base_bytes: int
+
+    @property
+    def outweighs(self) -> bool:
+        """Whether training the adapters takes as much memory as the base model: then a smaller batch saves little."""
+        return self.adapters * _STATE >= self.base_bytes
 
 
 @contextmanager
@@ -33,13 +57,15 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(words in str(error) for words in _WORDS)
 
 
-def memory_advice(recipe: Recipe, batch: str = "train") -> AbstractContextManager[None]:
+def memory_advice(recipe: Recipe, batch: str = "train", trained: Trained | None = None) -> AbstractContextManager[None]:
     """`enough_memory` that says which key of the recipe to lower.
 
     Args:
-        batch: whose batch size is to blame: ``train``, ``eval`` or ``decode``; ``load`` where there is no batch yet.
+        batch: whose batch size is to blame: ``train``, ``eval`` or ``decode``; ``load`` or ``attach`` where there is no
+            batch yet.
+        trained: what trains beside the base model, where that is known.
     """
-    return enough_memory(_advice(recipe, batch))
+    return enough_memory(_advice(recipe, batch, trained))
 
 
 def evaluation_advice(batch_size: int) -> str:
@@ -55,26 +81,65 @@ def decoding_advice(batch_size: int, beams: int) -> str:
     )
 
 
-def _advice(recipe: Recipe, batch: str) -> str:
-    in_place = about(recipe.method.name).in_place
-    if batch == "load":
-        model = recipe.model
-        half = "" if in_place else f"set model.dtype=bfloat16 (now {model.dtype}) or "
-        return f"out of memory while loading {model.name}; {half}choose a smaller model"
+def _advice(recipe: Recipe, batch: str, trained: Trained | None) -> str:
+    if batch in ("load", "attach"):
+        return _advice_on_loading(recipe, attaching=batch == "attach")
     if batch == "train":
-        size, accumulation = recipe.train.batch_size, recipe.train.gradient_accumulation
-        if size > 1:
-            smaller = -(-size // 2)
-            same = " (the same global batch, in a run from the start)" if size % 2 == 0 else ""
-            fix = f"set train.batch_size={smaller} and train.gradient_accumulation={2 * accumulation}{same}"
-        else:
-            rank = " or method.rank" if hasattr(recipe.method, "rank") else ""
-            fix = f"lower data.max_length (now {recipe.data.max_length}){rank}"
-        half = (
-            "train.precision=bf16, or a method of few parameters such as lora" if in_place else "model.dtype=bfloat16"
-        )
-        return f"out of memory in training with train.batch_size {size}; {fix}, or use {half}"
+        return _advice_on_training(recipe, trained)
     if batch == "eval":
         return evaluation_advice(recipe.eval.batch_size)
     assert recipe.decode is not None
     return decoding_advice(recipe.decode.batch_size, recipe.decode.beams)
+
+
+def _advice_on_loading(recipe: Recipe, *, attaching: bool) -> str:
+    model, adapters = recipe.model, _smaller_adapters(recipe)
+    fixes = [
+        *([] if _in_place(recipe) else [f"set model.dtype=bfloat16 (now {model.dtype})"]),
+        "choose a smaller model",
+    ]
+    if attaching and adapters:
+        return f"out of memory with {model.name} and its adapters; {', '.join([adapters, fixes[0]])}, or {fixes[-1]}"
+    return f"out of memory while loading {model.name}; {' or '.join(fixes)}"
+
+
+def _advice_on_training(recipe: Recipe, trained: Trained | None) -> str:
+    size, accumulation, adapters = (
+        recipe.train.batch_size,
+        recipe.train.gradient_accumulation,
+        _smaller_adapters(recipe),
+    )
+    what, fixes = f"train.batch_size {size}", []
+    if trained is not None and trained.outweighs and adapters:
+        what += f" and adapters of {trained.adapters:,} parameters on a base model of {trained.base:,}"
+        fixes.append(adapters)
+    if size > 1:
+        smaller = -(-size // 2)
+        same = " (the same global batch, in a run from the start)" if size % 2 == 0 else ""
+        fixes.append(f"set train.batch_size={smaller} and train.gradient_accumulation={2 * accumulation}{same}")
+    else:
+        fixes.append(f"lower data.max_length (now {recipe.data.max_length})")
+        if adapters and adapters not in fixes:
+            fixes.append(adapters)
+    fixes.append(
+        "use train.precision=bf16, or a method of few parameters such as lora"
+        if _in_place(recipe)
+        else "use model.dtype=bfloat16"
+    )
+    return f"out of memory in training with {what}; {', or '.join(fixes)}"
+
+
+def _in_place(recipe: Recipe) -> bool:
+    return about(recipe.method.name).in_place
+
+
+def _smaller_adapters(recipe: Recipe) -> str:
+    """What makes the adapters smaller; empty where no key of the method does."""
+    section = recipe.method
+    fewer = " or name fewer method.targets" if hasattr(section, "targets") else ""
+    if getattr(section, "ranks", None):
+        return f"lower method.ranks{fewer}"
+    for key in ("start_rank", "rank", "bottleneck"):  # a start rank that is given says alone how much trains at once
+        if isinstance(number := getattr(section, key, None), int):
+            return f"lower method.{key} (now {number:,}){fewer}"
+    return ""

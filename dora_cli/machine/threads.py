@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from dora_cli.machine.cores import cores
+from dora_cli.machine.cores import QUOTA, cores_of_quota, usable_cores
 from dora_cli.wording import plural
 
 WORK_PER_THREAD = 2**27
@@ -30,8 +30,6 @@ They take one core 2 to 5 ms; texts are mostly a quarter of the length that is a
 about 1 ms, and waking a sleeping thread takes 0.05 to 0.1 ms of it. The other operations of a step are smaller by far.
 The built-in models (width 96, 113 million) so take one thread, MiniLM (width 384) at 16 x 128 tokens takes up to 9, and
 RoBERTa-base (4,800 million) all the cores there mostly are."""
-
-_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
 @dataclass(frozen=True)
@@ -45,9 +43,7 @@ class Threads:
         return f"{self.count} ({self.reason})"
 
 
-def most_threads(
-    environment: Mapping[str, str] = os.environ, quota: Path = _QUOTA, processes: int | None = None
-) -> int:
+def most_threads(environment: Mapping[str, str] = os.environ, quota: Path = QUOTA, processes: int | None = None) -> int:
     """The most that ``auto`` takes: what PyTorch would take by itself, less where this process shares cores or has a
     quota of them.
 
@@ -57,26 +53,27 @@ def most_threads(
     Args:
         processes: those that share the cores of this machine; None for what their launcher says.
     """
-    count, sharing = torch.get_num_threads(), processes or int(environment.get("LOCAL_WORLD_SIZE", "1"))
+    count, sharing = torch.get_num_threads(), _sharing(environment, processes)
     if "OMP_NUM_THREADS" not in environment:  # torchrun and Accelerate mostly set it, for each process
         count //= sharing
-    share = _cores_of_quota(quota)
+    share = cores_of_quota(quota)
     return max(1, count if share is None else min(count, share // sharing))
 
 
-def _cores_of_quota(path: Path) -> int | None:
-    """The whole cores that a container may keep busy; None without a limit. PyTorch sees all cores of the machine."""
-    try:
-        allowed, period = (int(part) for part in path.read_text(encoding="ascii").split())
-    except (OSError, ValueError):  # no control groups, or "max"
-        return None
-    return max(1, allowed // period) if period > 0 else None
+def _sharing(environment: Mapping[str, str], processes: int | None) -> int:
+    """The processes that share the cores of this machine."""
+    return processes or int(environment.get("LOCAL_WORLD_SIZE", "1"))
 
 
-def usable_cores(environment: Mapping[str, str] = os.environ, quota: Path = _QUOTA) -> int:
-    """Cores for what is no arithmetic: those that this process may use, or its share of them and of a quota."""
-    count, share = cores(), _cores_of_quota(quota)
-    return max(1, (count if share is None else min(count, share)) // int(environment.get("LOCAL_WORLD_SIZE", "1")))
+def _cores_here(quota: Path) -> int:
+    """Those that this process may use, or as many as a container may keep busy."""
+    share = cores_of_quota(quota)
+    return usable_cores() if share is None else min(usable_cores(), share)
+
+
+def own_cores(environment: Mapping[str, str] = os.environ, quota: Path = QUOTA) -> int:
+    """This process's share of the cores, for work beside the arithmetic."""
+    return max(1, _cores_here(quota) // _sharing(environment, None))
 
 
 def worth_threads(work: int) -> int:
@@ -100,6 +97,30 @@ def note_on_cores(count: int, most: int) -> str | None:
     return (
         f"the run began with {plural(count, 'thread')} and keeps them, as their number decides digits, though "
         f"{most} would fit here"
+    )
+
+
+def note_on_threads(
+    wanted: int | str,
+    environment: Mapping[str, str] = os.environ,
+    quota: Path = QUOTA,
+    processes: int | None = None,
+) -> str | None:
+    """What is to be said of a recipe that asks for more threads than there are cores; None where it does not.
+
+    Args:
+        wanted: ``train.threads``: a number or ``auto``, which never takes too many.
+        processes: as for `most_threads`.
+    """
+    cores, sharing = _cores_here(quota), _sharing(environment, processes)
+    most = max(1, cores // sharing)
+    if not isinstance(wanted, int) or wanted <= most:
+        return None
+    each = "" if sharing == 1 else f" in each of {sharing} processes"
+    fix = "auto" if most == 1 else f"auto or at most {most}"
+    return (
+        f"train.threads is {wanted:,}{each}, but there {'is' if cores == 1 else 'are'} {plural(cores, 'core')} to use "
+        f"here, and threads without one make a run slower; set train.threads to {fix}"
     )
 
 

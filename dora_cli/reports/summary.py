@@ -15,7 +15,7 @@ from rich.text import Text
 from dora_cli.reports.rounds import rounds_summary
 from dora_cli.reports.units import duration, number, size, speed
 from dora_cli.runs.records.fields import Metrics
-from dora_cli.runs.records.metrics import MetricsRecord, validate_metrics
+from dora_cli.runs.records.metrics import MetricsRecord, TimingRecord, validate_metrics
 from dora_cli.runs.run_folder import RunRecords
 from dora_cli.wording import plural
 
@@ -72,17 +72,21 @@ def _rows(record: MetricsRecord, primary: str | None) -> list[tuple[str, str]]:
         rows.append(("rounds", rounds_summary([one.model_dump() for one in record.rounds])))
     start, end = budget.trainable_parameters_start, budget.trainable_parameters_final
     rows.append(("trainable", f"{start:,} -> {end:,} parameters" if start != end else plural(end, "parameter")))
-    rows.append(
-        (
-            "time",
-            (
-                f"{duration(timing.train_seconds)} ({speed(timing.steps_per_second)} steps/s, "
-                f"{speed(timing.samples_per_second)} samples/s)"
-            ),
-        )
-    )
+    rows.append(("time", _time(timing)))
     rows.append(("peak memory", size(timing.peak_memory_bytes)))
     return rows
+
+
+def _time(timing: TimingRecord) -> str:
+    """What the parts of the run took; loading data and model is none of them."""
+    rates = f"{speed(timing.steps_per_second)} steps/s, {speed(timing.samples_per_second)} samples/s"
+    others = (
+        ("evaluation", timing.evaluation_seconds),
+        ("writing outputs", timing.decoding_seconds),
+        ("saving", timing.saving_seconds),
+    )
+    said = [f"{duration(seconds)} of {what}" for what, seconds in others if seconds is not None]
+    return ", ".join([f"{duration(timing.train_seconds)} of training ({rates})", *said])
 
 
 def _metrics(values: Metrics, primary: str | None) -> str:
@@ -160,7 +164,7 @@ def seeds_table(summary: Mapping[str, Any], *, primary: str | None = None) -> li
         values.add_column(f"{name}: best", justify="right")
         values.add_column("last", justify="right")
     values.add_column("adapter", justify="right")
-    values.add_column("time", justify="right")
+    values.add_column("training", justify="right")
     for index, seed in enumerate(seeds):
         row = [number(metrics[name][kind]["values"][index]) for name in names for kind in ("best", "last")]
         epoch = summary["best_epochs"][index]

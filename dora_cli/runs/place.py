@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 from dora_cli.atomic import clear_leftovers as clear_beside
 from dora_cli.atomic import write_text
-from dora_cli.errors import OutputError
+from dora_cli.errors import DivergedError, OutputError
 from dora_cli.runs.checkpoints import checkpoints_of
 from dora_cli.runs.folders import LEFTOVERS
 from dora_cli.runs.lock import RunLock
@@ -62,6 +63,26 @@ def _what_it_holds(run: RunRecords) -> str:
     if run.metrics.exists():
         return "a finished run already"
     return "an unfinished run already" if can_go_on(run) else "an unfinished run already, which has saved nothing"
+
+
+@contextlib.contextmanager
+def what_divergence_leaves(output: Path) -> Iterator[None]:
+    """Around a training into `output`: a DivergedError says what to do with the folder too, which would be refused next
+    time.
+    """
+    try:
+        yield
+    except DivergedError as error:
+        raise DivergedError(f"{error}. {_left_in(output)}") from error
+
+
+def _left_in(output: Path) -> str:
+    run = RunRecords(output)
+    if not run.recipe.is_file():
+        return f"Other settings take another --output, or --overwrite, which replaces all seeds in {output}"
+    if can_go_on(run):
+        return f"Other settings take another --output, or --overwrite, which replaces the checkpoints in {output}"
+    return f"Nothing was saved in {output}; pass --overwrite to train there again"
 
 
 def can_go_on(run: RunRecords) -> bool:

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 import torch
 from torch import nn
 
-from dora_cli.machine.threads import usable_cores
+from dora_cli.machine.threads import own_cores
 from dora_cli.methods import triton_obstacle
 
 MOST_THREADS = 16
@@ -34,7 +34,7 @@ def compile_ahead(
 
     _compiled.add(kind)
     if can_announce():
-        with ThreadPoolExecutor(min(MOST_THREADS, usable_cores())) as pool:
+        with ThreadPoolExecutor(min(MOST_THREADS, own_cores())) as pool:
             pass_in_vain(work, parameters, zero, announced(pool))
 
 

@@ -133,7 +133,7 @@ class Loop:
     def _train_epoch(self) -> None:
         """The rest of the epoch's steps."""
         epoch, last = self.at.epoch, self.length.steps_in(self.at.epoch)
-        with memory_advice(self.recipe), self.outcome.clocks.training:
+        with memory_advice(self.recipe, "train", self.adapted.trained), self.outcome.clocks.training:
             for group in islice(self._groups(epoch), self.at.groups, last):
                 self.at.step += 1
                 self.at.groups += 1
@@ -155,7 +155,7 @@ class Loop:
             self.listener.tick(step, self.schedule.phase(step), self.schedule.start_components)
             self._stop_within_round(rounds)
 
-        with memory_advice(self.recipe), self.outcome.clocks.training:
+        with memory_advice(self.recipe, "train", self.adapted.trained), self.outcome.clocks.training:
             found = rounds(number, ask)
         for client, reason in found.failures.items():
             self.listener.note(f"client {client} failed in round {number:,}, which goes on without it: {reason}")

@@ -12,6 +12,7 @@ import pytest
 
 from dora_cli import evaluate, train
 from dora_cli.assembly.dry_run import dry_run
+from dora_cli.assembly.look import look_at_data
 from dora_cli.assembly.notes import notes_before_evaluation, notes_on_settings
 from dora_cli.assembly.resolve import resolve
 from dora_cli.data import load_examples
@@ -123,6 +124,45 @@ def test_settings_that_are_hopeless(override: str, words: list[str], make_recipe
     assert len(notes) == len(words)
     assert all(word in note for word, note in zip(words, notes, strict=True))
     assert dry_run(make_recipe(override)).notes == notes
+
+
+@pytest.mark.parametrize(("length", "said"), [(64, False), (65, True), (100_000, True), (128, False)])  # 128: default
+def test_more_tokens_than_the_model_takes(make_recipe: MakeRecipe, tmp_path: Path, length: int, said: bool) -> None:
+    """It has 64 positions, and no text is so long."""
+    recipe = make_recipe(f"data.max_length={length}", "train.epochs=1", "train.max_steps=6", "train.lr_warmup_steps=0")
+    notes = dry_run(recipe).notes
+    if said:
+        (note,) = notes
+        assert f"data.max_length is {length:,}, " in note
+        assert "takes 64 tokens" in note
+        assert "set it to 64" in note
+    assert bool(notes) == said
+    assert list(look_at_data(recipe)["notes"]) == notes
+    ears = Ears()
+    train(recipe, tmp_path / "run", listener=ears)
+    assert ears.heard[: ears.heard.index("start")] == notes
+
+
+@pytest.mark.parametrize(
+    ("changes", "left", "read"),
+    [
+        (["eval.held_out=0.9"], 9, 94),
+        (["eval.held_out=0.9", "method={name: dora, rank: 2, guard: true}"], 8, 94),  # a tenth of 9 for the method
+        (["eval.held_out=0.9", "data={source: hub, max_train_samples: 100}"], 10, 100),
+        (["eval.held_out=0.5"], None, 94),
+    ],
+)
+def test_more_held_out_than_learned_from(
+    make_recipe: MakeRecipe, changes: list[str], left: int | None, read: int
+) -> None:
+    ahead = dry_run(make_recipe("train.lr_warmup_steps=0", *changes))
+    if left is None:
+        assert ahead.notes == []
+        return
+    (note,) = ahead.notes
+    assert re.match(r"split train: eval\.held_out is 0\.9, .* (\d+) of (\d+) examples are left;", note)
+    assert f" {ahead.length.examples} of {read} examples " in note
+    assert ahead.length.examples == pytest.approx(left, abs=2)  # of every class its share
 
 
 def test_limits_above_the_official_sizes(make_recipe: MakeRecipe) -> None:

@@ -56,7 +56,7 @@ def sizes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Size]:
     llama = {"num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3, "tie_word_embeddings": True}
     found = {
         # 12 blocks x (query, key, value, attention.output: 768 + 768 each; intermediate and output: 768 + 3072 each)
-        "FacebookAI/roberta-base": (RobertaConfig(), 72, 165_888),
+        "FacebookAI/roberta-base": (RobertaConfig(max_position_embeddings=514), 72, 165_888),
         # blocks x (c_attn: width + 3 widths; c_proj: 2 widths; c_fc and c_proj: width + 4 widths each)
         "openai-community/gpt2": (GPT2Config(), 48, 12 * 768 * 16),
         "openai-community/gpt2-medium": (GPT2Config(n_embd=1024, n_layer=24, n_head=16), 96, 393_216),
@@ -96,9 +96,9 @@ def parameters_of(method: Any, size: Size) -> list[str]:
     """What is said of a method's size, without the margin."""
     if method.name == "bitfit":  # of a block: 4 of 768, 3,072 and 768, two norms; and the norm of the embeddings
         return [f"of the base  {12 * (4 * 768 + 3072 + 768 + 2 * 768) + 768:,} train"]
-    if method.name == "full":  # the same and matrices, weights of norms, words, 512 positions and 2 types
+    if method.name == "full":  # the same and matrices, weights of norms, words, 514 positions and 2 types
         block = 4 * 769 * 768 + 769 * 3072 + 3073 * 768 + 4 * 768
-        return [f"of the base  {(50_265 + 512 + 2 + 2) * 768 + 12 * block:,} train"]
+        return [f"of the base  {(50_265 + 514 + 2 + 2) * 768 + 12 * block:,} train"]
     if method.name in ("houlsby", "pfeiffer"):
         places, (d, m) = {"houlsby": 24, "pfeiffer": 12}[method.name], (768, method.bottleneck)
         norms = 24 * 2 * d if method.train_norms else 0

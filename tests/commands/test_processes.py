@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 
 @pytest.fixture(autouse=True)
 def _two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launch, "cores", lambda: 2)
+    monkeypatch.setattr(launch, "usable_cores", lambda: 2)
 
 
 WAITS = """
@@ -35,7 +35,7 @@ def run_together(command, processes):
     print(json.dumps([command, processes, sorted({"torch", "transformers", "numpy"} & set(sys.modules))]))
     return 3
 
-launch.cores, launch.run_together = lambda: 2, run_together
+launch.usable_cores, launch.run_together = lambda: 2, run_together
 main()
 """
 
@@ -66,7 +66,7 @@ def test_what_starts_them_gives_them_its_own_words_and_loads_no_torch(tiny_model
 def test_a_dry_run_says_how_many(recipe: Path, monkeypatch: pytest.MonkeyPatch, more: tuple[str, ...]) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS")
     monkeypatch.setattr(torch, "get_num_threads", lambda: 6)
-    monkeypatch.setattr("dora_cli.machine.threads._cores_of_quota", lambda path: None)
+    monkeypatch.setattr("dora_cli.machine.threads.cores_of_quota", lambda path: None)
     alone, two = dora("train", recipe, "--dry-run", *more), dora("train", recipe, "--dry-run", "--processes", 2, *more)
     assert (alone.code, two.code) == (0, 0), two.err
     assert "16 examples = train.batch_size 16 x gradient_accumulation 1 x 1 process\n" in alone.out

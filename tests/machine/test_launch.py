@@ -18,7 +18,7 @@ import pytest
 
 from dora_cli.errors import DoraError, OptionError, ProcessError, StoppedError
 from dora_cli.machine import launch
-from dora_cli.machine.cores import cores
+from dora_cli.machine.cores import usable_cores
 from dora_cli.machine.launch import check_processes, run_together
 from dora_cli.machine.launched import REPORT
 from dora_cli.machine.signals import StoppedNow, StopSignals
@@ -305,10 +305,10 @@ def test_a_job_whose_processes_all_get_the_signal_saves_all_the_same(monkeypatch
 
 
 def test_more_than_there_are_cores_are_refused_but_to_go_on() -> None:
-    check_processes(cores(), resume=False, environment={})
-    with pytest.raises(OptionError, match=rf"--processes {cores() + 1}, but {cores()} "):
-        check_processes(cores() + 1, resume=False, environment={})
-    check_processes(cores() + 1, resume=True, environment={})
+    check_processes(usable_cores(), resume=False, environment={})
+    with pytest.raises(OptionError, match=rf"--processes {usable_cores() + 1}, but {usable_cores()} "):
+        check_processes(usable_cores() + 1, resume=False, environment={})
+    check_processes(usable_cores() + 1, resume=True, environment={})
 
 
 @pytest.mark.parametrize("name", ["RANK", "WORLD_SIZE", "LOCAL_RANK"])

@@ -16,11 +16,13 @@ import torch
 
 from dora_cli import evaluate, predict, train
 from dora_cli.__main__ import main
+from dora_cli.assembly.dry_run import dry_run
 from dora_cli.assembly.restore import evaluate_saved
 from dora_cli.export.saved import export_saved
 from dora_cli.machine import threads
 from dora_cli.machine.threads import (
     most_threads,
+    note_on_threads,
     own_threads,
     recorded_threads,
 )
@@ -97,6 +99,47 @@ def test_the_most(tmp_path: Path, own: int, environment: dict[str, str], quota: 
     if "OMP_NUM_THREADS" not in environment:  # before they are started, their number is given
         processes = int(environment.get("LOCAL_WORLD_SIZE", "1"))
         assert most_threads({}, place, processes) == most
+
+
+@pytest.mark.parametrize(
+    ("wanted", "processes", "quota", "said"),
+    [
+        (8, None, None, []),
+        ("auto", None, "100000 100000", []),
+        (500, None, None, ["train.threads is 500,", " 8 cores ", "auto or at most 8"]),
+        (4, 2, None, []),
+        (5, 2, None, ["train.threads is 5 in each of 2 processes,", " 8 cores ", "at most 4"]),
+        (4, None, "300000 100000", ["train.threads is 4,", " 3 cores ", "at most 3"]),
+        (2, None, "100000 100000", ["train.threads is 2,", " 1 core ", "set train.threads to auto"]),
+    ],
+)
+def test_more_threads_than_cores_are_said(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    wanted: int | str,
+    processes: int | None,
+    quota: str | None,
+    said: list[str],
+) -> None:
+    monkeypatch.setattr(threads, "usable_cores", lambda: 8)
+    place = tmp_path / "cpu.max"
+    if quota is not None:
+        place.write_text(f"{quota}\n")
+    note = note_on_threads(wanted, {}, place, processes)
+    assert (note is None) == (said == [])
+    assert all(part in (note or "") for part in said)
+
+
+def test_a_run_and_its_dry_run_say_so_once(
+    make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threads, "usable_cores", lambda: 1)
+    recipe, watcher = make_recipe("train.threads=2", "train.max_steps=6"), Watcher()
+    train(recipe, tmp_path / "run", listener=watcher)
+    note = note_on_threads(2)
+    assert note is not None
+    assert watcher.notes.count(note) == 1
+    assert note in dry_run(recipe).notes
 
 
 # Who keeps it ---------------------------------------------------------------------------------------------------------

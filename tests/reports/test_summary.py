@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,7 @@ def test_the_summary_says_what_was_reached_and_where_it_is(tmp_path: Path):
         "864 -> 576 live",
         "adapter 1,312,512 parameters",
         "trainable 2,582,882 -> 1,904,690 parameters",
-        "12m02s (17.3 steps/s, 277 samples/s)",
+        "12m02s of training (17.3 steps/s, 277 samples/s)",
         "2.1 GiB",
         f"dora eval --checkpoint {tmp_path}",
     ):
@@ -78,8 +79,17 @@ def test_head_only_training_has_no_components():
     assert "components" not in text
     assert "adapter" not in text
     assert "trainable 2,582,882 parameters" in text
-    assert "3.2s (0.50 steps/s, - samples/s)" in text
+    assert "3.2s of training (0.50 steps/s, - samples/s) peak" in text
     assert "peak memory -" in text
+
+
+def test_time_is_that_of_training_and_of_all_that_was_measured_beside_it():
+    timing = {**metrics()["timing"], "train_seconds": 61.0, "evaluation_seconds": 42.0, "saving_seconds": 3.0}
+    for more, said in (({}, ""), ({"decoding_seconds": 5400.0}, "1h30m of writing outputs, ")):
+        out, file = console(160)
+        print_run(out, metrics(timing=timing | more), Path("x"))
+        text = " ".join(file.getvalue().split())
+        assert re.search(rf"1m01s of training \([^()]+\), 42s of evaluation, {said}3.0s of saving peak memory", text)
 
 
 def test_long_paths_stay_whole_for_copying():

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from dora_cli.errors import OutputError
-from dora_cli.runs.place import check_output, take_output, try_saving
+from dora_cli.errors import DivergedError, OutputError
+from dora_cli.runs.place import check_output, take_output, try_saving, what_divergence_leaves
 
 REPLACE = "choose another --output, or pass --overwrite to replace it"
 
@@ -85,3 +85,26 @@ def test_a_trial_that_was_killed_is_in_nobodys_way(tmp_path: Path, number: int) 
     (tmp_path / f".adapter.trial{number}.partial" / "file").write_text("\n")
     try_saving(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("files", "says"),
+    [
+        (["recipe.yaml", "log.jsonl"], "Nothing was saved in {}; pass --overwrite to train there again"),
+        (["recipe.yaml", "checkpoints/step-6/state.json"], "--overwrite, which replaces the checkpoints in {}"),
+        (["seed-1/recipe.yaml", "seed-1/metrics.json", "seed-2/recipe.yaml"], "which replaces all seeds in {}"),
+    ],
+)
+def test_a_run_that_diverged_says_what_becomes_of_its_folder(tmp_path: Path, files: list[str], says: str) -> None:
+    """The next run there is refused without that."""
+    for name in files:
+        place = tmp_path / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text("{}")
+    with pytest.raises(DivergedError) as caught, what_divergence_leaves(tmp_path):
+        raise DivergedError("training diverged: lower it")
+    said = str(caught.value)
+    assert said.startswith("training diverged: lower it. ")
+    assert said.endswith(says.format(tmp_path))
+    with pytest.raises(OutputError):
+        check_output(tmp_path, overwrite=False)

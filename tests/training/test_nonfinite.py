@@ -221,6 +221,9 @@ def test_no_ranks_are_chosen_by_scores_that_are_not_finite(
     done = dora("train", tmp_path / "recipe.yaml", "--output", tmp_path / "run")
     assert (done.code, "Traceback" in done.err) == (3, False), done.err
     assert "diverged" in done.err
+    seeds = dora("train", tmp_path / "recipe.yaml", "--output", tmp_path / "seeds", "--seeds", "1,2")
+    assert seeds.code == 3
+    assert all("--overwrite" in told.err for told in (done, seeds)), "the folder will be refused without it"
     saved = [path.name for path in (tmp_path / "run" / "checkpoints").glob("step-*")]
     assert saved in ([], ["step-6"]), "the first event is that of step 9"
     assert not (tmp_path / "run" / "metrics.json").exists()

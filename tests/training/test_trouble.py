@@ -353,6 +353,15 @@ def test_no_memory_to_train(
     assert_equal_runs(straight(recipe), run)
 
 
+def test_no_memory_for_the_rank(make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the first step and in one."""
+    for after, training in ((1, False), (2, True)):
+        with monkeypatch.context() as patch:
+            _fails(patch, MemoryError(), training=training, after=after)
+            with pytest.raises(OutOfMemoryError, match=r"method\.start_rank \(now 64\).* train\.batch_size=8"):
+                train(make_recipe("method.start_rank=64"), tmp_path / f"run-{after}")
+
+
 def test_no_memory_to_evaluate(
     make_recipe: MakeRecipe, straight: Straight, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -351,11 +351,7 @@ def _find(fields: Fields, folder: Path, split: str) -> list[Path]:
     if folder.is_file() and split == "train" and _format(folder) is not None:
         return [folder]
     if not folder.is_dir():
-        what = "is a file, not a folder" if folder.exists() else "does not exist"
-        raise DataError(
-            f"data.path: {str(folder)!r} {what}; data.source files looks in a folder for one file per "
-            f"split, such as {names}{_held_out(fields, split) if folder.exists() else ''}"
-        )
+        raise DataError(f"data.path: {str(folder)!r} {_no_folder(fields, folder, split)}")
     found = _files(folder, split)
     if len({path.stem.partition("-")[0] if "-" in path.stem else path.name for path in found}) > 1:
         clash = quoted([path.name for path in found])
@@ -368,6 +364,20 @@ def _find(fields: Fields, folder: Path, split: str) -> list[Path]:
             f"found {present}. {fields.task} needs the splits {splits}{_held_out(fields, split)}"
         )
     return found
+
+
+def _no_folder(fields: Fields, path: Path, split: str) -> str:
+    """What is wrong with a path that is neither a folder nor a file to train on."""
+    if path.exists() and split != "train":
+        return (
+            "is a file, not a folder; data.source files looks in a folder for one file per split, such as "
+            f"{split}.{_FORMATS[0]}{_held_out(fields, split)}"
+        )
+    what = "does not exist"
+    if path.exists():
+        what = f"is a file that ends in {path.suffix}" if path.suffix else "is a file without an ending"
+    forms = f"{', '.join(_FORMATS[:-1])} or {_FORMATS[-1]}"
+    return f"{what}; name a file in {forms} to train on, or a folder with one per split, such as train.{_FORMATS[0]}"
 
 
 def _held_out(fields: Fields, split: str) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from dora_cli.reports.compare.grown import growths
 from dora_cli.reports.compare.lost import losses
 from dora_cli.reports.compare.results import Cell, Results, Row, Spread
 from dora_cli.reports.compare.verdicts import (
@@ -186,6 +187,6 @@ def _footnotes(results: Results) -> list[str]:
         lines.append(escaped(f"{FEWER} Over the runs that have a score: {'; '.join(each)}."))
     if any(cell.flat for cell in cells):
         lines.append(f"{FLAT} No better than saying the same of every example.")
-    if lost := losses(results):
-        lines.append("\n".join(f"- {escaped(line)}." for line in lost))
+    if said := [*growths(results), *losses(results)]:
+        lines.append("\n".join(f"- {escaped(line)}." for line in said))
     return lines

@@ -14,6 +14,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from dora_cli.reports.compare.grown import growths
 from dora_cli.reports.compare.lost import losses
 from dora_cli.reports.compare.results import Cell, Results, Row, Spread
 from dora_cli.reports.compare.verdicts import (
@@ -198,7 +199,7 @@ def _marks(cell: Cell) -> str:
 
 
 def _footnotes(results: Results) -> list[str]:
-    """What the marks beside scores mean, of those that are there, and which methods lost runs."""
+    """What the marks beside scores mean, of those that are there, whose grids grew, and which methods lost runs."""
     cells: Sequence[Cell] = [cell for method in results.methods for cell in results.of_method(method)]
     lines = []
     few = [cell for cell in cells if cell.score.known < cell.score.of]
@@ -208,7 +209,7 @@ def _footnotes(results: Results) -> list[str]:
     if flat:
         same = dict.fromkeys(f"{cell.task.name} {number(cell.task.majority)}" for cell in flat)
         lines.append(f"! no better than saying the same of every example: {', '.join(same)}")
-    return [*lines, *losses(results)]
+    return [*lines, *growths(results), *losses(results)]
 
 
 def _has(cell: Cell) -> str:

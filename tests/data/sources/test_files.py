@@ -293,8 +293,14 @@ def test_a_single_column_may_have_such_a_name(tmp_path: Path) -> None:
 def test_the_folder_and_its_files(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"^data\.path: missing; data\.source files "):
         load_examples(get_task("glue/sst2").fields, "files", "train")
-    with pytest.raises(DataError, match=r"does not exist; data\.source files looks in a folder"):
+    either = r"name a file in csv, .* or parquet to train on, or a folder with one per split, such as train\.csv"
+    with pytest.raises(DataError, match=rf"absent' does not exist; {either}"):
         load(tmp_path / "absent")
+    for name, ends in (("examples.txt", r"that ends in \.txt"), ("examples", "without an ending")):
+        (tmp_path / name).write_text("a,1")
+        with pytest.raises(DataError, match=rf"{name}' is a file {ends}; {either}"):
+            load(tmp_path / name)
+        (tmp_path / name).unlink()
     write(tmp_path, "other.csv", {"sentence": ["a"], "label": [1]})
     with pytest.raises(DataError, match=r"is a file, not a folder.*data\.validation"):
         load(tmp_path / "other.csv", "validation")
