@@ -54,10 +54,10 @@ def check_processes(processes: int, *, resume: bool, environment: Mapping[str, s
         )
     if os.name != "posix":
         raise OptionError("--processes needs Linux or macOS; here, start them with torchrun or accelerate launch")
-    if processes > usable_cores() and not resume:
+    if processes > (most := usable_cores()) and not resume:
         raise OptionError(
-            f"--processes {processes}, but {usable_cores()} core(s) may be used here, and every process takes one; give "
-            f"{usable_cores()} at most (a run that began with more may go on with as many)"
+            f"--processes {processes}, but {most} core(s) may be used here, and every process takes one; give "
+            f"{most} at most (a run that began with more may go on with as many)"
         )
 
 
