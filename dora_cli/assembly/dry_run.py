@@ -24,7 +24,12 @@ from dora_cli.assembly.build import (
 from dora_cli.assembly.clients import client_parts, client_rows, client_sizes
 from dora_cli.assembly.fusion import choose_fusion
 from dora_cli.assembly.length import RunLength
-from dora_cli.assembly.notes import notes_before_training, notes_on_official_sizes, notes_on_settings
+from dora_cli.assembly.notes import (
+    note_on_scorer,
+    notes_before_training,
+    notes_on_official_sizes,
+    notes_on_settings,
+)
 from dora_cli.assembly.origin import sites_of
 from dora_cli.assembly.packing import choose_packing
 from dora_cli.assembly.resolve import resolve
@@ -359,7 +364,7 @@ def _data(recipe: Recipe, task: Task, held_out: float, warm: Warm) -> tuple[int,
         count = size if limit is None else min(size, limit)
         for share in (recipe.eval.held_out or 0.0, held_out):
             count -= parted_off(count, share)
-        return count, client_sizes(recipe, count), [*notes, *filter(None, [task.lacks()])]
+        return count, client_sizes(recipe, count), [*notes, *filter(None, [note_on_scorer(recipe, task)])]
     data = warm.load_data(recipe, task, held_out=held_out)
     sizes = None if recipe.federated is None else [len(part) for part in client_parts(recipe, data.training)]
     said = notes_before_training(recipe, task, data.training, data.evaluated, read=data.read)

@@ -58,8 +58,14 @@ def notes_before_evaluation(recipe: Recipe, task: Task, evaluated: Mapping[str, 
         yield from examples.notes
         yield from text_notes(place, examples)
         yield from task.notes(place, examples, training=False)
-    if note := task.lacks():
+    if note := note_on_scorer(recipe, task):
         yield note
+
+
+def note_on_scorer(recipe: Recipe, task: Task) -> str | None:
+    """What the scores at the end will lack here; None where the finished model writes nothing."""
+    writes = recipe.decode is None or recipe.decode.split != "none"
+    return task.lacks() if writes else None
 
 
 def notes_on_settings(recipe: Recipe) -> Iterator[str]:

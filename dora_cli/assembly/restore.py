@@ -83,7 +83,7 @@ class SavedRun:
         if self.weights == RunRecords(self.folder).adapter and not self.weights.is_dir():
             raise CheckpointError(
                 f"{self.folder} has no adapter, the selected weights: the run was stopped before an evaluation that "
-                "counts; train again, or name one of its checkpoints"
+                "counts; go on with it (dora train --resume), or name one of its checkpoints"
             )
         return load_weights(self.weights)
 

@@ -27,9 +27,13 @@ from dora_cli.recipe.shipped_recipes import find_recipe
 from dora_cli.tasks import Task
 from dora_cli.wording import spelled
 
-FIRST = ("eval.every=end", "save.every_epoch=false", "save.every_minutes=1", "save.keep=1")
-"""What the recipes of an experiment have unless it says otherwise in ``set``: the dev split is read once, and a kill
-costs a minute of a run.
+FIRST = (
+    *("eval.every=end", "save.every_epoch=false", "save.every_minutes=1", "save.keep=1"),
+    *("train.fuse=off", "train.pack=off"),
+)
+"""What the recipes of an experiment have unless it says otherwise in ``set``: the dev split is read once, a kill costs
+a minute of a run, and all methods draw dropout alike, which ``auto`` does not where one method can be compiled, or
+stand in rows, and another cannot.
 """
 LAST = ("eval.select=last", "eval.held_out=null")
 """What they have in any case: an epoch that the dev split has chosen is no result, and all of the training split is

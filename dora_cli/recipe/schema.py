@@ -146,8 +146,8 @@ class TrainSection(Section):
             ``auto``: on CUDA, where a run is long enough to win more than compiling takes, ``on``: wherever it can be,
             ``off``. It draws dropout otherwise.
         pack: whether the texts of a micro-batch stand in one row, without padding between them, where a decoder learns
-            to write; ``auto``: on CUDA, in captured steps under bf16 or fp16, ``on``: wherever it can be, ``off``. It
-            draws dropout otherwise.
+            to write; ``auto``: on CUDA, in captured steps under bf16 or fp16 whose blocks are not compiled, ``on``:
+            wherever it can be, ``off``. It draws dropout otherwise.
         skip_nonfinite: optimiser steps whose loss or gradient may be non-finite; they change nothing. One more ends the
             run.
         log_every: optimiser steps between two logged ones.

@@ -60,6 +60,9 @@ def write_folder(folder: Path, parts: Mapping[str, Part], *, then: str | None = 
             _sync(beside / name)
         manifest = written(ManifestRecord, {"schema_version": SCHEMA_VERSION, "files": files})
         (beside / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+        mode = (beside / MANIFEST).stat().st_mode
+        for name in files:
+            (beside / name).chmod(mode)  # safetensors files are readable by their owner alone
         _sync(beside / MANIFEST)
         _sync(beside)
         shutil.rmtree(old, ignore_errors=True)

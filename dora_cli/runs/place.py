@@ -40,7 +40,7 @@ def check_output(output: Path, *, overwrite: bool) -> None:
         if not overwrite:
             held = _what_it_holds(RunRecords(output))
             raise OutputError(
-                f"--output {output} holds {held} already; choose another --output, or pass --overwrite to replace it"
+                f"--output {output} holds {held} choose another --output, or pass --overwrite to replace it"
             )
     check_place(output)
 
@@ -54,9 +54,14 @@ def _is_empty(folder: Path) -> bool:
 
 
 def _what_it_holds(run: RunRecords) -> str:
+    """In words, with what may be done with it before it is replaced."""
     if not run.recipe.is_file():
-        return "runs of several seeds"
-    return "a finished run" if run.metrics.exists() else "an unfinished run"
+        return "runs of several seeds already;"
+    if run.metrics.exists():
+        return "a finished run already;"
+    if any(run.checkpoints.glob("step-*")):
+        return "an unfinished run already; go on with it by --resume,"
+    return "an unfinished run already, which has saved nothing;"
 
 
 def make_output(output: Path) -> None:

@@ -100,7 +100,7 @@ def test_a_run_without_its_adapter_says_what_to_do(run: SavedRun) -> None:
         run.read_weights()
     assert str(caught.value) == (
         f"{run.folder} has no adapter, the selected weights: the run was stopped before an evaluation that counts; "
-        "train again, or name one of its checkpoints"
+        "go on with it (dora train --resume), or name one of its checkpoints"
     )
 
 

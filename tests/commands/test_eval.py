@@ -157,7 +157,7 @@ def test_a_damaged_run(run: Path, refuses: Refuse, name: str, damage: str) -> No
 
 def test_a_run_without_its_adapter(run: Path, refuses: Refuse) -> None:
     shutil.rmtree(run / "adapter")
-    refuses("eval", "-c", run, says=["no adapter", "train again"])
+    refuses("eval", "-c", run, says=["no adapter", "go on with it"])
 
 
 def test_another_base_model(run: Path, tiny_model: Path, refuses: Refuse) -> None:

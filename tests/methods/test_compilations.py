@@ -118,6 +118,27 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> set[tuple[str, str]]:
     return found
 
 
+@pytest.fixture
+def needed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """Kernels, and the bytes of memory that a block of each needs on an H100; nothing is launched."""
+    if INTERPRETED:
+        pytest.skip("the interpreter compiles nothing")
+    triton = pytest.importorskip("triton")
+    if not hasattr(triton.runtime.driver, "_active"):
+        pytest.skip("this Triton has no such hook")
+    from dora_cli.methods.low_rank.triton_kernels import Launch
+
+    found: list[tuple[str, int]] = []
+
+    def compile_it(self: Launch, *arguments: Any) -> None:
+        made = self._kernel.warmup(*arguments, *self._constants, grid=self.grid, **self._options)
+        found.append((self._kernel.__name__, made.metadata.shared))
+
+    monkeypatch.setattr(triton.runtime.driver, "_active", NoDevice())
+    monkeypatch.setattr(Launch, "__call__", compile_it)
+    return found
+
+
 def names(asked: set[tuple[str, str]]) -> list[str]:
     return sorted(name.rsplit(".", 1)[1] for name, _ in asked)
 
@@ -219,6 +240,31 @@ def test_ranks_of_matrices_and_of_noise(asked: set[tuple[str, str]]) -> None:
         layer: Any = SimpleNamespace(A=torch.zeros(rank, 64), B=torch.zeros(rank, 64).T, c=None, scaling=1.0)
         deviations(layer, torch.zeros(64, 64), torch.zeros(()), torch.zeros(64))
     assert names(asked) == ["_deviate", "_jacobi"]
+
+
+@pytest.mark.parametrize(("dtype", "rank"), [(torch.bfloat16, 40), (torch.bfloat16, 64), (torch.float32, 128)])
+def test_blocks_fit_into_the_memory_of_a_multiprocessor(
+    dtype: torch.dtype, rank: int, needed: list[tuple[str, int]]
+) -> None:
+    """By what the compiled kernels need, with dropout and without, tied components too."""
+    made, memory = kernels(), 232448
+    made._memory = memory
+    many = made.many()
+    for rows, width in ((64, 3072), (4096, 768)):
+        x, u, A = (
+            torch.zeros(rows, width, dtype=dtype),
+            torch.zeros(rows, rank, dtype=dtype),
+            factor(rank, width, dtype),
+        )
+        for drop in (None, made.drop(x, 0.1, 0)):
+            made.down(x, A, drop)
+            made.outer(torch.zeros(8, rank, width), u, x, drop)
+            both = many.down(Wide.same(x, 2), [A, A], [drop, drop])
+            many.outer(_sums([rank, rank], [width, width]), both, Wide.same(x, 2), [drop, drop])
+        made.down(x, A, drop, tied=rank // 2)
+    assert len(needed) == 2 * (2 * 4 + 1)
+    assert {name for name, _ in needed} == {"_down", "_outer"}
+    assert all(0 < bytes_ <= memory for _, bytes_ in needed)
 
 
 # -- a run -------------------------------------------------------------------------------------------------------------

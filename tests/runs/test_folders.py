@@ -37,6 +37,15 @@ def test_a_checkpoint_that_finds_no_room(tmp_path: Path, monkeypatch: pytest.Mon
     assert list(tmp_path.iterdir()) == [first]
 
 
+def test_files_are_for_whom_others_of_their_maker_are(tmp_path: Path) -> None:
+    """Weights too, which their library makes readable by their owner alone."""
+    (tmp_path / "ordinary").touch()
+    write_folder(tmp_path / "step-1", PARTS)
+    files = list((tmp_path / "step-1").iterdir())
+    assert {path.suffix for path in files} == {".safetensors", ".json"}
+    assert {path.stat().st_mode for path in files} == {(tmp_path / "ordinary").stat().st_mode}
+
+
 def test_a_file_that_is_not_the_one_that_was_written(tmp_path: Path) -> None:
     folder = tmp_path / "step-1"
     write_folder(folder, PARTS)

@@ -37,16 +37,17 @@ def test_what_is_no_run_stays(tmp_path: Path, overwrite: bool) -> None:
 @pytest.mark.parametrize(
     ("files", "held"),
     [
-        (["recipe.yaml"], "an unfinished run"),
-        (["recipe.yaml", "metrics.json"], "a finished run"),
-        (["seed-1/recipe.yaml"], "runs of several seeds"),
+        (["recipe.yaml"], "an unfinished run already, which has saved nothing;"),
+        (["recipe.yaml", "checkpoints/step-7/manifest.json"], "an unfinished run already; go on with it by --resume,"),
+        (["recipe.yaml", "metrics.json"], "a finished run already;"),
+        (["seed-1/recipe.yaml"], "runs of several seeds already;"),
     ],
 )
 def test_a_run_is_replaced_only_when_asked(tmp_path: Path, files: list[str], held: str) -> None:
     for name in files:
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    refused(tmp_path, f"--output {tmp_path} holds {held} already; {REPLACE}")
+    refused(tmp_path, f"--output {tmp_path} holds {held} {REPLACE}")
     check_output(tmp_path, overwrite=True)
 
 

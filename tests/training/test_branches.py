@@ -60,7 +60,7 @@ def test_gradients_are_those_of_one_stream(family: str, precision: str, name: st
         torch.manual_seed(7)
         found.append(run.gradients(EAGER_FIRST + REPLAYS, Graphs("a pass", "report it")))
         assert bool(launched) is not serial
-    assert len(set(launched)) == 2
+    assert len(set(launched)) == 1
     for one, two in zip(*found, strict=True):
         assert len(one) == len(two) > 0
         assert all(torch.equal(ours, theirs) for ours, theirs in zip(one, two, strict=True))

@@ -12,7 +12,8 @@ all results keep their bits. Steps that are not captured wait for the host, and 
 Memory: PyTorch's allocator gives a freed block to whatever the block's stream asks for next, in the order of the host,
 and knows nothing of what other streams still read; told so (`record_stream`), it gives the block to nobody before the
 capture ends. So what the sums read is kept here until the stream of the model has waited for them, which it does for
-those of one call in the call after it: one projection's activations more than in one stream.
+those of one call in the call after it: one projection's activations more than in one stream. Autograd adds to no
+gradient in place that somebody has; a hook of the user's that does so in a captured pass would come too soon.
 """
 
 from __future__ import annotations
@@ -103,7 +104,7 @@ class Branches:
         self._wait(1)
 
     def join(self) -> None:
-        """It waits for everything: at the end of a pass, and wherever memory is given away behind PyTorch's back."""
+        """It waits for everything, at the end of a pass."""
         self._wait(0)
 
     @contextmanager

@@ -111,7 +111,8 @@ def hashed_keep(
 ) -> torch.Tensor:
     """The mask that the GPU's kernels draw, in plain tensor operations: their reference in tests, ``(rows, columns)``.
 
-    Two rounds for each row, two for each row and four columns, of which the second differs between these.
+    A round for each call, two for each row, two for each row and four columns, of which the second differs between
+    these.
 
     Args:
         seed: int64 scalar.
@@ -119,14 +120,16 @@ def hashed_keep(
         threshold: from `cut` with `HASH_BITS`.
         chunks: equal parts of the columns, each of which begins with a new four.
     """
-    low, high = int(seed) & _MASK, (int(seed) >> 32) & _MASK
+    low, high = int(seed) & _MASK, ((int(seed) >> 32) ^ (call * HASH_CALL)) & _MASK
+    high = ((high ^ (high >> 16)) * HASH_FIRST) & _MASK
+    high ^= high >> 15
     row = (torch.arange(rows)[:, None] + low) & _MASK
     row = ((row ^ (row >> 16)) * HASH_FIRST) & _MASK
     row = ((row ^ (row >> 15)) * HASH_SECOND) & _MASK
     width = columns // chunks
     chunk, place = torch.arange(columns) // width, torch.arange(columns) % width
     fours = chunk * -(-width // 4) + place // 4
-    column = (fours * HASH_CALL + (high ^ ((call * HASH_CALL) & _MASK))) & _MASK
+    column = (fours * HASH_CALL + high) & _MASK
     value = ((column ^ row ^ (row >> 15)) * HASH_FIRST) & _MASK
     value = ((value ^ (value >> 15)) * torch.tensor(HASH_LAST)[place % 4]) & _MASK
     return value >= threshold

@@ -42,7 +42,7 @@ class Kernels(Protocol):
         draws_alike: whether a dropout that is drawn again under a restored generator of torch's, as checkpointing does,
             is the same.
         multiple: of how many rows `Factor.ready` is best made.
-        launches: whether `down` and `outer` only launch, whatever the stream, with no memory but what they give.
+        launches: whether `outer` only launches, whatever the stream, with no memory of its own.
     """
 
     draws_alike: bool

@@ -47,6 +47,8 @@ def keep(row, quad, column, seed, call, threshold: tl.constexpr):
     """
     low = seed.to(tl.uint32)
     high = (seed >> 32).to(tl.uint32) ^ (call.to(tl.uint32) * _CALL)
+    high = (high ^ (high >> 16)) * _FIRST
+    high ^= high >> 15
     key = row.to(tl.uint32) + low
     key = (key ^ (key >> 16)) * _FIRST
     key = (key ^ (key >> 15)) * _SECOND
@@ -307,7 +309,8 @@ class TritonKernels:
         key = "down", x.dtype, rows, stride, components, chunks, keeps, threshold, places
         launch = self._launches.get(key)
         if launch is None:
-            block, columns, stages = down_blocks(rows, width, block_r(rank), threshold, x.element_size(), self._memory)
+            sizes = block_r(rank), threshold, x.element_size(), self._memory
+            block, columns, stages = down_blocks(rows, width, *sizes, tied=keeps)
             grid = triton.cdiv(rows, block), 1, chunks
             constants = self._is_wide(rank), *settings(threshold, x), keeps, block, block_r(rank), columns
             launch = self._launches[key] = Launch(_down, grid, constants, num_warps=4, num_stages=stages)
@@ -414,7 +417,9 @@ def shared_memory(device: torch.device) -> int:
     )
 
 
-def down_blocks(rows: int, width: int, block_r: int, threshold: int, size: int, memory: int) -> tuple[int, int, int]:
+def down_blocks(
+    rows: int, width: int, block_r: int, threshold: int, size: int, memory: int, *, tied: bool = False
+) -> tuple[int, int, int]:
     """Rows and columns of a block of `_down`, and stages of its loop: the fastest of a search on an H200, at 1,024 and
     4,096 rows of 768 and 3,072 columns and rank 12.
     """
@@ -422,14 +427,17 @@ def down_blocks(rows: int, width: int, block_r: int, threshold: int, size: int, 
         block, columns, stages = (16, 512, 3) if width > 1024 else (16, 128, 4)
     else:
         block, columns, stages = (16, 128, 4) if threshold else (64, 256, 4)
-    return block, down_columns(block, columns, block_r, size, memory, stages), stages
+    return block, down_columns(block, columns, block_r, size, memory, stages, tied=tied), stages
 
 
-def down_columns(block: int, columns: int, block_r: int, size: int, memory: int, stages: int = 4) -> int:
-    """`columns`, or as many as `_down` has `memory` for: all stages but one of both operands in flight, and one more of
-    what is dropped.
+def down_columns(
+    block: int, columns: int, block_r: int, size: int, memory: int, stages: int = 4, *, tied: bool = False
+) -> int:
+    """`columns`, or as many as `_down` has `memory` for: all stages of both operands, and one more of what is dropped
+    and of factors of which components are `tied`.
     """
-    while columns > 16 and size * columns * ((stages - 1) * (block + block_r) + block) > memory:
+    each = stages * (block + block_r) + block + (block_r if tied else 0)
+    while columns > 16 and size * columns * each > memory:
         columns //= 2
     return columns
 
@@ -441,10 +449,10 @@ def outer_blocks(rows: int, width: int, block_r: int, size: int, memory: int) ->
 
 
 def outer_rows(block: int, columns: int, block_r: int, size: int, memory: int, stages: int = 3) -> int:
-    """`block`, or as many rows as `_outer` has `memory` for: all stages but one of both operands, and one more of what
-    is dropped.
+    """`block`, or as many rows as `_outer` has `memory` for: all stages of both operands, and one more of what is
+    dropped.
     """
-    while block > 16 and size * block * ((stages - 1) * (block_r + columns) + columns) > memory:
+    while block > 16 and size * block * (stages * (block_r + columns) + columns) > memory:
         block //= 2
     return block
 

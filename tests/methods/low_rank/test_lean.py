@@ -574,6 +574,15 @@ def test_hashed_masks_of_two_seeds_or_calls_are_independent() -> None:
             assert abs(float((one == two).float().mean()) - 0.5) < 6 * 0.5 / 256
 
 
+def test_masks_of_two_calls_are_not_shifted_copies() -> None:
+    """Whatever the seed: with this one they would be if calls were but places of one sequence."""
+    seed, threshold = torch.tensor(1226821113817176039), cut(0.5, HASH_BITS)
+    first, third = (hashed_keep(64, 512, seed, call, threshold) for call in (1, 3))
+    for shift in range(-64, 65, 4):
+        one, two = first[:, max(0, shift) :][:, :448], third[:, max(0, -shift) :][:, :448]
+        assert abs(float((one == two).float().mean()) - 0.5) < 6 * 0.5 / one.numel() ** 0.5
+
+
 def test_the_scale_makes_the_expectation_exact() -> None:
     for bits in (16, 32):
         for probability in (1e-9, 0.1, 1 / 3, 0.999999):

@@ -7,7 +7,6 @@ The interpreter is asked for by ``TRITON_INTERPRET=1``; it checks the arithmetic
 from __future__ import annotations
 
 import os
-from itertools import product
 
 import pytest
 import torch
@@ -296,29 +295,6 @@ def test_rows_that_do_not_follow_each_other_in_memory(case: str, monkeypatch: py
     torch.testing.assert_close(found, plain, rtol=1e-4, atol=1e-4)
     for parameter, gradient in zip(dora.parameters(), expected, strict=True):
         torch.testing.assert_close(parameter.grad, gradient, rtol=1e-4, atol=1e-4 * float(gradient.abs().max()))
-
-
-@pytest.mark.parametrize("memory", [232448, 166912, 101376, 65536], ids=["H100", "A100", "RTX 3090", "T4"])
-@pytest.mark.parametrize("size", [2, 4], ids=["half", "fp32"])
-@pytest.mark.parametrize("block_r", [16, 32, 64, 128])
-def test_blocks_fit_into_the_memory_of_a_multiprocessor(memory: int, size: int, block_r: int) -> None:
-    """What Triton 3.6 says its compiled kernels need is what is reckoned with here; more of it than there is does not
-    launch.
-    """
-    pytest.importorskip("triton")
-    from dora_cli.methods.low_rank.triton_kernels import MANY_ROWS, down_blocks, outer_blocks
-
-    for rows, width, threshold in product((MANY_ROWS - 1, MANY_ROWS), (768, 3072), (0, 1)):
-        block, columns, stages = down_blocks(rows, width, block_r, threshold, size, memory)
-        assert columns >= 16
-        assert size * columns * ((stages - 1) * (block + block_r) + block) <= memory
-        block, columns, stages = outer_blocks(rows, width, block_r, size, memory)
-        assert block >= 16
-        assert size * block * ((stages - 1) * (block_r + columns) + columns) <= memory
-    if memory == 232448 and block_r == 16 and size == 2:  # where the search for the fastest took place
-        sizes = block_r, 1, size, memory
-        assert (down_blocks(1024, 3072, *sizes), down_blocks(1024, 768, *sizes)) == ((16, 512, 3), (16, 128, 4))
-        assert outer_blocks(4096, 768, block_r, size, memory) == (256, 64, 2)
 
 
 def test_without_a_c_compiler_plain_operations_take_over(monkeypatch: pytest.MonkeyPatch) -> None:
