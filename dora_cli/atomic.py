@@ -52,6 +52,13 @@ def clear_leftovers(path: Path) -> None:
                 (path.parent / name).unlink(missing_ok=True)
 
 
+def open_to_others(files: Iterable[Path], like: Path) -> None:
+    """Gives `files` the permissions of `like`: those of safetensors are readable by their owner alone."""
+    mode = like.stat().st_mode
+    for path in files:
+        path.chmod(mode)
+
+
 def write_json(path: Path, obj: Any) -> None:
     """Writes `obj` as JSON, atomically as `write_text` does. Raises OutputError."""
     write_text(path, to_json(obj))

@@ -64,8 +64,7 @@ def notes_before_evaluation(recipe: Recipe, task: Task, evaluated: Mapping[str, 
 
 def note_on_scorer(recipe: Recipe, task: Task) -> str | None:
     """What the scores at the end will lack here; None where the finished model writes nothing."""
-    writes = recipe.decode is None or recipe.decode.split != "none"
-    return task.lacks() if writes else None
+    return None if recipe.decode is None or recipe.decode.at_the_end is None else task.lacks()
 
 
 def notes_on_settings(recipe: Recipe) -> Iterator[str]:

@@ -28,8 +28,12 @@ from dora_cli.tasks import Task
 from dora_cli.wording import spelled
 
 FIRST = (
-    *("eval.every=end", "save.every_epoch=false", "save.every_minutes=1", "save.keep=1"),
-    *("train.fuse=off", "train.pack=off"),
+    "eval.every=end",
+    "save.every_epoch=false",
+    "save.every_minutes=1",
+    "save.keep=1",
+    "train.fuse=off",
+    "train.pack=off",
 )
 """What the recipes of an experiment have unless it says otherwise in ``set``: the dev split is read once, a kill costs
 a minute of a run, and all methods draw dropout alike, which ``auto`` does not where one method can be compiled, or

@@ -3,7 +3,7 @@
 A sum over the rows of a batch, as loss and gradients are, is the same however the batch is cut; only what a dropout
 draws is another. What a cut saves is padding, and what it costs is a further pass over the model.
 
-The rows of several processes are dealt to them alike: all wait for the one that has most to do.
+The rows of several processes are dealt by the same costs: all wait for the one that has most to do.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Cuts:
         if processes == 1 or not len(rows):
             return [rows, *([rows[:0]] * (processes - 1))]
         order, starts, costs = self._in_pieces(split, rows, np.stack([side[rows] for side in split.sides]))
-        for end in range(1, len(starts)):  # from here on of a share, cut as cheaply as can be
+        for end in range(1, len(starts)):  # from here on of a share, in as many parts as pay
             costs[:, end] = np.minimum(costs[:, end], (costs[:, :end] + costs[1 : end + 1, end]).min(axis=1))
         first = _best(costs, processes, np.maximum)
         shares = np.split(rows[order], starts[first[1:]])

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from dora_cli.atomic import write_json
+from dora_cli.atomic import open_to_others, write_json
 from dora_cli.errors import CheckpointError, OutputError
 from dora_cli.runs.lock import RunLock
 from dora_cli.runs.output_files import check_no_stdout, check_place
@@ -162,6 +162,4 @@ def write_record(folder: Path, record: dict[str, object]) -> None:
     files = sizes(folder)
     content = {"schema_version": SCHEMA_VERSION, **record, "files": files}
     write_json(folder / RECORD, written(ExportRecord, content))
-    mode = (folder / RECORD).stat().st_mode
-    for name in files:
-        (folder / name).chmod(mode)  # safetensors files are readable by their owner alone, and exports are for others
+    open_to_others((folder / name for name in files), folder / RECORD)

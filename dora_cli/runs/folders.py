@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
+from dora_cli.atomic import open_to_others
 from dora_cli.errors import CheckpointError, OutputError
 from dora_cli.files import RECORD, open_regular, parse_json, read_bytes
 from dora_cli.printable import shown
@@ -60,9 +61,7 @@ def write_folder(folder: Path, parts: Mapping[str, Part], *, then: str | None = 
             _sync(beside / name)
         manifest = written(ManifestRecord, {"schema_version": SCHEMA_VERSION, "files": files})
         (beside / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-        mode = (beside / MANIFEST).stat().st_mode
-        for name in files:
-            (beside / name).chmod(mode)  # safetensors files are readable by their owner alone
+        open_to_others((beside / name for name in files), beside / MANIFEST)
         _sync(beside / MANIFEST)
         _sync(beside)
         shutil.rmtree(old, ignore_errors=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 from dora_cli.atomic import clear_leftovers as clear_beside
 from dora_cli.atomic import write_text
 from dora_cli.errors import OutputError
+from dora_cli.runs.checkpoints import checkpoints_of
 from dora_cli.runs.folders import LEFTOVERS
 from dora_cli.runs.lock import RunLock
 from dora_cli.runs.output_files import check_place, is_run
@@ -38,9 +39,11 @@ def check_output(output: Path, *, overwrite: bool) -> None:
                 "another --output"
             )
         if not overwrite:
-            held = _what_it_holds(RunRecords(output))
+            run = RunRecords(output)
+            goes_on = "go on with it by --resume, " if can_go_on(run) and not run.metrics.exists() else ""
             raise OutputError(
-                f"--output {output} holds {held} choose another --output, or pass --overwrite to replace it"
+                f"--output {output} holds {_what_it_holds(run)}; {goes_on}choose another --output, or pass --overwrite "
+                "to replace it"
             )
     check_place(output)
 
@@ -54,14 +57,18 @@ def _is_empty(folder: Path) -> bool:
 
 
 def _what_it_holds(run: RunRecords) -> str:
-    """In words, with what may be done with it before it is replaced."""
     if not run.recipe.is_file():
-        return "runs of several seeds already;"
+        return "runs of several seeds already"
     if run.metrics.exists():
-        return "a finished run already;"
-    if any(run.checkpoints.glob("step-*")):
-        return "an unfinished run already; go on with it by --resume,"
-    return "an unfinished run already, which has saved nothing;"
+        return "a finished run already"
+    return "an unfinished run already" if can_go_on(run) else "an unfinished run already, which has saved nothing"
+
+
+def can_go_on(run: RunRecords) -> bool:
+    """Whether a run has a checkpoint of its own; beside an empty recipe lie those of an earlier run that was being
+    removed.
+    """
+    return run.recipe.is_file() and run.recipe.stat().st_size > 0 and bool(checkpoints_of(run))
 
 
 def make_output(output: Path) -> None:

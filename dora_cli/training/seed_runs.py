@@ -15,9 +15,8 @@ from dora_cli.machine.memory import memory_advice
 from dora_cli.machine.processes import is_main
 from dora_cli.recipe import Recipe, dump_recipe, parse_recipe
 from dora_cli.recipe.anchor import anchored
-from dora_cli.runs.checkpoints import checkpoints_of
 from dora_cli.runs.left_open import read_recipe, settled
-from dora_cli.runs.place import check_output
+from dora_cli.runs.place import can_go_on, check_output
 from dora_cli.runs.records.summary import seeds_summary
 from dora_cli.runs.resume import changed_keys, check_same_inputs
 from dora_cli.runs.run_folder import RunRecords
@@ -65,7 +64,7 @@ def train_seeds(
         finished.append(records)
         if records.metrics.exists() and not overwrite:
             continue
-        resume = not overwrite and _can_go_on(records)
+        resume = not overwrite and can_go_on(records)
         train(
             _with_seed(recipe, seed),
             records.folder,
@@ -120,7 +119,7 @@ def _check_inputs(parent: RunRecords, recipe: Recipe, task: Task, listener: List
     of nothing.
     """
     # others begin anew, on what is there now
-    kept = [run for run in parent.seed_runs() if run.metrics.is_file() or _can_go_on(run)]
+    kept = [run for run in parent.seed_runs() if run.metrics.is_file() or can_go_on(run)]
     if not kept:
         return
     if is_main() and (note := note_on_code(recipe)):
@@ -138,13 +137,6 @@ def _check_inputs(parent: RunRecords, recipe: Recipe, task: Task, listener: List
                 f"{run.folder} holds a run that cannot stand beside new ones: {error}; choose another --output, or "
                 "pass --overwrite to replace it"
             ) from error
-
-
-def _can_go_on(run: RunRecords) -> bool:
-    """Whether an unfinished run has a checkpoint of its own; beside an empty recipe lie those of an earlier run that
-    was being removed.
-    """
-    return run.recipe.is_file() and run.recipe.stat().st_size > 0 and bool(checkpoints_of(run))
 
 
 def _check_finished(runs: Sequence[RunRecords]) -> None:

@@ -46,7 +46,7 @@ def test_what_is_no_run_stays(tmp_path: Path, overwrite: bool) -> None:
 def test_a_run_is_replaced_only_when_asked(tmp_path: Path, files: list[str], held: str) -> None:
     for name in files:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
+        (tmp_path / name).write_text("of a run")
     refused(tmp_path, f"--output {tmp_path} holds {held} {REPLACE}")
     check_output(tmp_path, overwrite=True)
 

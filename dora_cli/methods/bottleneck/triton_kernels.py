@@ -184,7 +184,7 @@ class TritonKernels:
         launch = self._launches.get(key)
         if launch is None:
             block, columns = (32, 128) if rows >= 4096 else (16, 256)  # those of `low_rank`'s kernel of this shape
-            columns = down_columns(block, columns, _block_m(m), x.element_size(), self._memory)
+            columns = down_columns(block, columns, _block_m(m), x.element_size(), self._memory, stages=3)
             constants = back, gelu, _precision(x), block, _block_m(m), columns
             grid = triton.cdiv(rows, block), 1, 1
             launch = self._launches[key] = Launch(_into, grid, constants, num_warps=4, num_stages=3)

@@ -29,7 +29,7 @@ MAX_RANK = 128
 """Larger ranks would not fit the registers of a block."""
 
 MANY_ROWS = 4096
-"""From here on a block of a kernel has more of them."""
+"""From here on other blocks are the fastest, most of them of more rows."""
 
 _TAKES_CONSTANTS = torch.version.hip is None and tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 3)
 """Whether a compiled kernel is called with the arguments of the kernel itself; on AMD it is compiled by more of what
@@ -73,8 +73,8 @@ def _known(rank, WIDE: tl.constexpr):
 # batch of an epoch has few), how a sum is split, which use of a seed it is, and where that one number is. Ranks lie
 # between: small activations load wide where all are multiples of 16, which `WIDE` says, and otherwise any rank will do.
 #
-# Rows and components beyond the last read the last once more instead of being masked, element by element: what comes of
-# them is not stored, or meets zeros.
+# Rows beyond the last, and mostly components too, read the last once more instead of being masked, element by element:
+# what comes of them is not stored, or meets zeros.
 
 
 @triton.jit(do_not_specialize=["seeds", "call", "rows", "rank", "tied"])
