@@ -14,6 +14,7 @@ from functools import cached_property, partial
 from typing import Any, Literal
 
 import torch
+from bench_liger import Liger
 from bench_models import LlamaShapes, Shapes, random_classifier, random_generator
 from published_dora import PublishedDora
 from torch import nn
@@ -160,10 +161,20 @@ class FrozenStep(Step):
         graph: in one CUDA graph.
         quick: the model's own dropouts are drawn as `dora train` draws them on the CPU.
         fused: blocks are compiled as `train.fuse` does it.
+        liger: norms, rotations and gates are those of the package liger-kernel.
     """
 
-    def __init__(self, settings: Settings, *, graph: bool = False, quick: bool = False, fused: bool = False) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        graph: bool = False,
+        quick: bool = False,
+        fused: bool = False,
+        liger: bool = False,
+    ) -> None:
         super().__init__(settings)
+        self._liger = Liger(self.model) if liger else None
         if quick:
             ModelDropouts(self.model).begin()
         self.model.requires_grad_(False)
@@ -172,7 +183,8 @@ class FrozenStep(Step):
         self._fused = fused_blocks(self.model, ()) if fused else None
         self._graph: torch.cuda.CUDAGraph | None = None
         if graph:
-            self._graph = captured(self._work)
+            with self._liger.around() if self._liger else nullcontext():
+                self._graph = captured(self._work)
 
     def _work(self) -> None:
         inputs = {key: value for key, value in self._batch.items() if key != "input_ids"}
@@ -377,6 +389,7 @@ class ProductStep(Step):
         fused: whether blocks are compiled.
         single: whether projections that read the same input are computed one by one all the same.
         serial: whether captured passes have one stream all the same.
+        liger: norms, rotations and gates are those of the package liger-kernel.
     """
 
     def __init__(
@@ -388,9 +401,11 @@ class ProductStep(Step):
         fused: bool = False,
         single: bool = False,
         serial: bool = False,
+        liger: bool = False,
     ) -> None:
         super().__init__(settings)
         self.graph = graph
+        self._liger = Liger(self.model) if liger else None
         head = head_parameters(self.model, self.fresh)
         self.method, self.schedule = attach(self.model, section(settings), head)
         if single or serial:
@@ -418,7 +433,8 @@ class ProductStep(Step):
     def __call__(self) -> None:
         batch = self.next_batch()
         event = self.schedule.next_event(self.count - 1) == self.count
-        self._step(self.count, [batch], self.settings.units, event=event)
+        with self._liger.around() if self._liger else nullcontext():
+            self._step(self.count, [batch], self.settings.units, event=event)
 
     def trainable(self) -> int:
         return sum(parameter.numel() for group in self.method.groups() for parameter in group.parameters)
@@ -655,6 +671,7 @@ METHODS: Mapping[str, Callable[[Settings], Step]] = {
     "frozen": FrozenStep,
     "frozen-graph": partial(FrozenStep, graph=True),
     "frozen-graph-fused": partial(FrozenStep, graph=True, fused=True),
+    "frozen-graph-liger": partial(FrozenStep, graph=True, liger=True),
     "frozen-quick": partial(FrozenStep, quick=True),
     "products": ProductsStep,
     "dora": DoraStep,
@@ -672,6 +689,7 @@ METHODS: Mapping[str, Callable[[Settings], Step]] = {
     **{f"{name}-graph": partial(ProductStep, section=section, graph=True) for name, section in PRODUCT.items()},
     "lora-graph-single": partial(ProductStep, section=lora, graph=True, single=True),
     "lora-graph-serial": partial(ProductStep, section=lora, graph=True, serial=True),
+    "lora-graph-liger": partial(ProductStep, section=lora, graph=True, liger=True),
     **{
         f"{name}-graph-fused": partial(ProductStep, section=section, graph=True, fused=True)
         for name, section in PRODUCT.items()

@@ -48,7 +48,8 @@ and a width of 32: what a step takes then is the host's time, which bounds steps
     torch-full      full fine-tuning in plain PyTorch
 
 Those of ours are captured in CUDA graphs by the product's own training step under their name with -graph; with
--graph-fused the blocks of the base are compiled too, as `train.fuse` does it; frozen-graph-fused is such a floor.
+-graph-fused the blocks of the base are compiled too, as `train.fuse` does it; frozen-graph-fused is such a floor. With
+--family llama, frozen-graph-liger and lora-graph-liger have the kernels of liger-kernel for norms, rotations and gates.
 
 Methods take turns in rounds of a few steps, each round beginning with another one; the first step of each turn is not
 counted. `ms` is the median over all counted steps, `mean_ms` their mean (AdaLoRA's selections show there), `low_ms` and
@@ -451,7 +452,7 @@ def measure_memory(name: str, settings: Settings, warmup: int) -> dict[str, floa
     device = settings.device
     step = METHODS[name](settings)
     # those capture while they are built: their peak is before this line
-    if device.type == "cuda" and name not in ("frozen-graph", "frozen-graph-fused", "products"):
+    if device.type == "cuda" and name not in ("frozen-graph", "frozen-graph-fused", "frozen-graph-liger", "products"):
         gc.collect()
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
