@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 class Update:
     """What a step does to all that trains, without waiting for the device and the same work every step.
 
-    AdamW over fp32 weights on CUDA is done in blocks by Triton, see `triton_adamw`, from the second step of an
-    optimiser's tensors on; whatever else by PyTorch.
+    AdamW over fp32 weights on CUDA is done in blocks by Triton, see `triton_adamw`, as soon as there are moments: PyTorch's
+    own first step makes them. Whatever else is done by PyTorch.
 
     Args:
         optimizer: over all that trains.
@@ -41,7 +41,7 @@ class Update:
         """Begins a step: clips the gradients of `parameters`, all that trains, to a norm of `most`, if that is not
         None; returns the norm before.
         """
-        self._blocks = self._present()
+        self._blocks = self._present() or self._found()
         if self._blocks is None:
             if most is None:
                 return nn.utils.get_total_norm([one.grad for one in parameters if one.grad is not None])
@@ -62,7 +62,7 @@ class Update:
         """Ends a step: gradients of `parameters` become zero, and `more`."""
         if self._blocks is None:
             more = [*(one.grad for one in parameters if one.grad is not None), *more]
-            self._look()
+            self._found()  # there are moments now
         else:
             self._blocks.clear()
         if more:
@@ -87,13 +87,18 @@ class Update:
 
         return self._known[1] if addresses(self._optimizer) == self._known[0] else None
 
-    def _look(self) -> None:
-        """Puts in blocks what the next steps will find, unless that cannot be done or this is being captured."""
+    def _found(self) -> Blocks | None:
+        """The blocks anew, of the tensors that there are now; None where that cannot be, or this is being captured.
+
+        A run that goes on finds its moments before its first step, as it did before it was interrupted.
+        """
         if not self._may or torch.cuda.is_current_stream_capturing():
-            return
+            return None
         from dora_cli.training.update.triton_adamw import Blocks, addresses, tensors_of
 
         self._known = None
-        found = tensors_of(self._optimizer)
-        if found:
-            self._known = addresses(self._optimizer), Blocks(self._optimizer.param_groups[0], found, self._device)
+        if found := tensors_of(self._optimizer):
+            blocks = Blocks(self._optimizer.param_groups[0], found, self._device)
+            self._known = addresses(self._optimizer), blocks
+            return blocks
+        return None

@@ -159,7 +159,7 @@ def test_on_a_cpu_pytorch_does_it() -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("most", [None, 1.0])
 def test_blocks_take_over_from_the_second_step(most: float | None) -> None:
-    """And do so again after tensors were replaced; each step is PyTorch's up to rounding."""
+    """Also where tensors were replaced; each step is PyTorch's up to rounding."""
     ours, theirs = parameters_on(DEVICE), parameters_on(DEVICE)
     optimizer, reference = (optimizer_of(parameters, DEVICE) for parameters in (ours, theirs))
     update = Update(optimizer, DEVICE, scaled=False, captured=False)
@@ -180,7 +180,7 @@ def test_blocks_take_over_from_the_second_step(most: float | None) -> None:
         update.clear(ours, [])
         for one, two in zip(ours, theirs, strict=True):
             torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-6)
-    assert used == [False, True, True, False, True, True]
+    assert used == [False, *[True] * 5]
 
 
 @pytest.mark.gpu
