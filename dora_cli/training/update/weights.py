@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class Update:
     """What a step does to all that trains, without waiting for the device and the same work every step.
 
-    AdamW over fp32 weights on CUDA is done in blocks by Triton, see `triton_adamw`, as soon as there are moments: PyTorch's
+    AdamW over fp32 weights on CUDA is done in blocks by Triton, see `triton_adamw`, once there are moments: PyTorch's
     own first step makes them. Whatever else is done by PyTorch.
 
     Args:
