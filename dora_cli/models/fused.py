@@ -78,6 +78,7 @@ class FusedBlocks:
         self._dropouts = [module for block in self._blocks for module in block.modules() if type(module) is nn.Dropout]
         self._seams: dict[nn.Module, Seam] = {}
         self._joints: dict[tuple[Seam, ...], Joint] = {}
+        self._moved: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self.failure: str | None = None
 
     @contextmanager
@@ -128,6 +129,7 @@ class FusedBlocks:
                 seam.end()
             for joint in self._joints.values():
                 joint.end()
+            self._moved.clear()
 
     def _replace(self, dtype: torch.dtype | None, replaced: list[tuple[nn.Module, str, nn.Module]]) -> None:
         """Puts seams in the places of projections; adds to `replaced` what was there."""
@@ -170,6 +172,7 @@ class FusedBlocks:
     def _run(self, block: nn.Module, *args: Any, **kwargs: Any) -> Any:
         """A block's `forward`."""
         args, kwargs = _differentiable(block, args, kwargs)
+        kwargs = {name: self._alone(value) for name, value in kwargs.items()}
         if self.failure is None:
             try:
                 with _compiling():
@@ -179,6 +182,18 @@ class FusedBlocks:
             except Exception as error:  # of many kinds; what is the model's own comes again below
                 self._give_up(error)
         return type(block).forward(block, *args, **kwargs)
+
+    def _alone(self, value: Any) -> Any:
+        """`value`, or a copy that lies alone in memory, the same for all blocks of a pass.
+
+        A batch comes to a GPU in one piece of memory. Code that is compiled for a tensor of it, as where texts begin,
+        takes none that begins elsewhere in its memory, as copies that captured work reads do.
+        """
+        if not isinstance(value, torch.Tensor) or value.is_floating_point() or not value.storage_offset():
+            return value
+        if id(value) not in self._moved:
+            self._moved[id(value)] = value, value.clone()  # the tensor too, so that no other takes its number
+        return self._moved[id(value)][1]
 
     def _forward_of(self, kind: type[nn.Module]) -> Callable[..., Any]:
         """The compiled `forward` of a class of blocks."""

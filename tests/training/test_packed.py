@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from dora_cli.assembly.prepare import Prepared
 from dora_cli.data import plan_epoch
 from dora_cli.data.cuts import UNCUT
 from dora_cli.data.packed import Packing, training_batches
+from dora_cli.data.transfer import Batch, packed_size, unpacked
 from dora_cli.machine.capture import Answer
 from dora_cli.machine.threads import own_threads
 from dora_cli.methods.dora import Dora
@@ -47,8 +49,10 @@ def recipe_of(*overrides: str) -> Recipe:
     return parse_recipe(text, overrides=overrides)
 
 
-def summed(step: TrainingStep, prepared: Prepared, packing: Packing | None) -> list[torch.Tensor]:
-    """What the first step sums over its passes: gradients, statistics and loss."""
+def summed(
+    step: TrainingStep, prepared: Prepared, packing: Packing | None, place: Callable[[Batch], Batch] = dict
+) -> list[torch.Tensor]:
+    """What the first step sums over its passes: gradients, statistics and loss; `place` moves its batches."""
     settings, split = prepared.recipe.train, prepared.train
     group = next(
         plan_epoch(
@@ -60,7 +64,7 @@ def summed(step: TrainingStep, prepared: Prepared, packing: Packing | None) -> l
     step.method.begin_step(1, 1e-3)
     step.packed = None if packing is None else PackedRows(prepared.adapted.model, packing.longest)
     for batch in training_batches(split, group.micro_batches, UNCUT, packing):
-        step._forward_backward(batch)
+        step._forward_backward(place(batch))
     sums = [*step._gradients(), *step._statistics(), step.ledger.loss]
     found = [tensor.detach().double().clone() for tensor in sums]
     torch._foreach_zero_(sums)
@@ -316,9 +320,17 @@ def test_auto_puts_captured_steps_on_rows(tmp_path: Path) -> None:
     assert read(tmp_path / "run" / "metrics.json")["timing"]["packed"] is True
 
 
+def _in_one_piece(batch: Batch) -> Batch:
+    """As a batch lies on a GPU before steps are captured; captured ones read copies, each of them alone in memory."""
+    together = unpacked(torch.empty(packed_size(batch), dtype=torch.uint8), batch)
+    for name, tensor in together.items():
+        tensor.copy_(batch[name])
+    return together
+
+
 @own_threads()
 def test_compiled_blocks_on_rows_give_what_blocks_give_as_they_stand() -> None:
-    """Traced once for rows of all lengths, and without making kernels of it."""
+    """Traced once for rows of all lengths, wherever they lie, and without making kernels of it."""
     prepared = prepared_of(recipe_of("train.pack=on", "train.max_steps=9"))
     step = make_step(prepared, note=lambda _: None)
     assert prepared.packing is not None
@@ -328,7 +340,8 @@ def test_compiled_blocks_on_rows_give_what_blocks_give_as_they_stand() -> None:
     notes: list[str] = []
     adapted = prepared.adapted
     step.fused = FusedBlocks(adapted.model, adapted.method.sites, note=notes.append, backend="aot_eager")
-    compiled = [summed(step, prepared, packing) for packing in packings]
+    places: tuple[Callable[[Batch], Batch], ...] = (_in_one_piece, dict, _in_one_piece)
+    compiled = [summed(step, prepared, packing, place) for packing, place in zip(packings, places, strict=True)]
     assert notes == []
     assert counters["stats"]["unique_graphs"] == 1
     for one, two in zip(plain, compiled, strict=True):
