@@ -118,7 +118,7 @@ class Way:
         self._device, self._groups, self._split = args.device, groups, split
         (lengths,) = split.sides
         batches = [batch for group in groups for batch in group.micro_batches]
-        rows = Packing.of(lengths, batches) if graph else Packing(1, int(lengths.max()))
+        rows = Packing.of(lengths, batches, TOTAL_STEPS) if graph else Packing(1, int(lengths.max()))
         self._packing = rows if kind.startswith("rows") else None
         self._cuts = Cuts(MOST_PARTS, pieces=4 if graph else Cuts.pieces) if kind == "parts" else UNCUT
         torch.manual_seed(SEED)

@@ -96,11 +96,12 @@ def _no_gain(model: nn.Module, device: torch.device, precision: str, captured: b
 
 
 def packing_of(recipe: Recipe, train: Encoded, length: RunLength) -> Packing:
-    """How the texts of a new run are put into rows, by the batches of its first epoch; where nothing is captured by
-    shape, as widths on the CPU tell, rows are as long as their texts.
+    """How the texts of a new run are put into rows, by its length and the batches of its first epoch; where nothing is
+    captured by shape, as widths on the CPU tell, rows are as long as their texts.
     """
     assert isinstance(train, EncodedPairs)
     (lengths,) = train.sides
     if train.pad_multiple == 1:
         return Packing(1, int(lengths.max()))
-    return Packing.of(lengths, batches_of_epoch(recipe, train.lengths, length, 1))
+    passes = length.total_steps * recipe.train.gradient_accumulation
+    return Packing.of(lengths, batches_of_epoch(recipe, train.lengths, length, 1), passes)

@@ -23,7 +23,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TOTALS = 10
-"""How many lengths the rows of a run have, about: each is captured by itself, in a second or so."""
+"""How many lengths the rows of a long run have, about: each is captured by itself."""
+
+CAPTURES = 48
+"""Steps that take as long as one more length takes to be captured, eager steps included, before the final ranks and
+after: 0.9 s where a captured step takes 19 ms, as of SmolLM2-135M on an H200 (docs/results/whole-runs.md).
+"""
 
 GRAIN = 16
 """Tokens that lengths are multiples of at the least: kernels of matrix products like their sizes so."""
@@ -47,18 +52,24 @@ class Packing:
     longest: int
 
     @classmethod
-    def of(cls, lengths: Lengths, batches: Iterable[Indices]) -> Packing:
+    def of(cls, lengths: Lengths, batches: Iterable[Indices], passes: int) -> Packing:
         """How a run does it that begins with `batches`: in rows of at most `TOTALS` + 1 lengths, smaller batches apart.
+
+        Of `n` lengths between totals that are `spread` apart, half a step of ``spread / n`` is padding, in each of the
+        passes, and each costs `CAPTURES` of them: the least of both together is had by ``n = sqrt(passes * spread / (2
+        * mean * CAPTURES))``.
 
         Args:
             lengths: tokens that are read of each example, ``(N,)``.
             batches: at least one.
+            passes: of the whole run.
         """
         found = [(len(rows), int(lengths[rows].sum())) for rows in batches if len(rows)]
         largest = max(size for size, _ in found)
         totals = [tokens for size, tokens in found if size == largest]
-        step = -(-(max(totals) - min(totals)) // (TOTALS * GRAIN)) * GRAIN
-        step = max(step, GRAIN)
+        spread, mean = max(totals) - min(totals), sum(totals) / len(totals)
+        few = min(TOTALS, max(1, round((passes * spread / (2 * mean * CAPTURES)) ** 0.5)))
+        step = max(-(-spread // (few * GRAIN)) * GRAIN, GRAIN)
         return cls(step, max(int(lengths.max()), step))
 
     def total(self, tokens: int) -> int:

@@ -8,7 +8,7 @@ import torch
 
 from dora_cli.data.cuts import UNCUT
 from dora_cli.data.layout import PairLayout
-from dora_cli.data.packed import BOUNDARIES, GRAIN, TOTALS, Packing, training_batches
+from dora_cli.data.packed import BOUNDARIES, CAPTURES, GRAIN, TOTALS, Packing, training_batches
 from dora_cli.data.padding import TokenCount
 from dora_cli.data.pairs import IGNORED, EncodedPairs
 from dora_cli.data.ragged import Ragged
@@ -63,17 +63,37 @@ def test_labels_are_those_of_the_padded_batch() -> None:
 
 @pytest.mark.parametrize("spread", [0, 1, 40, 1000])
 def test_the_lengths_of_rows_are_few(spread: int) -> None:
-    """And no longer than they must be for that."""
+    """And no longer than they must be for that in a long run."""
     random = np.random.default_rng(0)
     lengths = 50 + random.integers(0, spread + 1, 4000)
     batches = [random.permutation(4000)[:32] for _ in range(300)]
-    packing = Packing.of(lengths, [*batches, np.arange(3)])
+    packing = Packing.of(lengths, [*batches, np.arange(3)], 10**7)
     totals = [int(lengths[rows].sum()) for rows in batches]
     assert len({packing.total(tokens) for tokens in totals}) <= TOTALS + 1
     assert all(tokens <= packing.total(tokens) < tokens + packing.step for tokens in totals)
     assert packing.step % GRAIN == 0
     assert packing.step == GRAIN or (packing.step - GRAIN) * TOTALS < max(totals) - min(totals)
     assert packing.longest == max(lengths.max(), packing.step)
+
+
+@pytest.mark.parametrize("passes", [1, 400, 3000, 30_000])
+def test_a_run_has_as_many_lengths_as_are_worth_their_captures(passes: int) -> None:
+    """By what another step of rounding would cost: padding of all passes, and captures of all lengths."""
+    random = np.random.default_rng(0)
+    lengths = 20 + random.integers(0, 1001, 4000)
+    batches = [random.permutation(4000)[:32] for _ in range(300)]
+    totals = np.array([int(lengths[rows].sum()) for rows in batches])
+    spread = int(totals.max() - totals.min())
+
+    def cost(step: int) -> float:
+        """In passes over texts without padding."""
+        return passes * step / (2 * totals.mean()) + CAPTURES * spread / step
+
+    chosen = Packing.of(lengths, batches, passes).step
+    others = [-(-spread // (count * GRAIN)) * GRAIN for count in range(1, TOTALS + 1)]
+    assert chosen in others
+    assert cost(chosen) <= 1.1 * min(map(cost, others))
+    assert (chosen == others[0]) is (passes <= 400)
 
 
 def test_tokens_of_rows_are_counted_as_they_are_made() -> None:
