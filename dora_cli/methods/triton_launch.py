@@ -18,6 +18,9 @@ _TAKES_CONSTANTS = torch.version.hip is None and _VERSION >= (3, 3)
 they are than sizes and alignment.
 """
 
+_announced: list[tuple[Any, Callable[[Any], None] | None]] | None = None
+"""Kernels that are being compiled, and who keeps each then; None where launches are launches."""
+
 
 class Launch:
     """One kernel on operands whose types, sizes and alignment are known, launched again and again.
@@ -33,9 +36,6 @@ class Launch:
         options: of the compiler.
     """
 
-    announced = False
-    """Whether launches are announced, all of them: see `announced`."""
-
     def __init__(self, kernel: Any, grid: tuple[int, int, int], constants: tuple[Any, ...], **options: int) -> None:
         self.grid = grid
         self._kernel, self._constants, self._options = kernel, constants, options
@@ -45,18 +45,23 @@ class Launch:
         if self._again is not None:
             self._again(*arguments, *self._constants)
             return
-        if self.announced:
-            self._kernel.warmup(*arguments, *self._constants, grid=self.grid, **self._options)
+        if _announced is not None:
+            kernel = self._kernel.warmup(*arguments, *self._constants, grid=self.grid, **self._options)
+            _announced.append((kernel, self._keep))
             return
         compiled = self._kernel[self.grid](*arguments, *self._constants, **self._options)
-        if _TAKES_CONSTANTS and compiled is not None:  # the interpreter compiles nothing
+        if compiled is not None:  # the interpreter compiles nothing
+            self._keep(compiled)
+
+    def _keep(self, compiled: Any) -> None:
+        if _TAKES_CONSTANTS:
             self._again = compiled[self.grid]
 
 
 def launch(kernel: Any, grid: tuple[int, int, int], *arguments: Any, **constants: Any) -> None:
     """One kernel as Triton itself launches it, where the host's time does not matter: announced alike."""
-    if Launch.announced:
-        kernel.warmup(*arguments, grid=grid, **constants)
+    if _announced is not None:
+        _announced.append((kernel.warmup(*arguments, grid=grid, **constants), None))
     else:
         kernel[grid](*arguments, **constants)
 
@@ -68,17 +73,39 @@ def can_announce() -> bool:
 
 @contextmanager
 def announced(pool: Any) -> Iterator[None]:
-    """What is launched for the first time within it is compiled and not run; it ends when all of that is compiled.
+    """What is launched for the first time within it is compiled and not run; it ends when all of that can be launched.
 
-    All launches are to be in the thread that calls this. One that cannot be compiled says so when it is launched in
-    earnest.
+    That takes more than the kernel: the program that launches it, which a C compiler makes, and loading both. All
+    launches are to be in the thread that calls this. What fails, fails again when it is launched in earnest, and says
+    so then.
 
     Args:
-        pool: the executor whose threads compile.
+        pool: the executor whose threads compile; the current device is theirs too.
     """
+    global _announced
+    found: list[tuple[Any, Callable[[Any], None] | None]] = []
     with triton.AsyncCompileMode(pool, ignore_errors=True):
-        Launch.announced = True
+        _announced = found
         try:
             yield
         finally:
-            Launch.announced = False
+            _announced = None
+    compiled = [(_result(kernel), keep) for kernel, keep in found]
+    ready = dict(pool.map(_load, {id(kernel): kernel for kernel, _ in compiled}.values()))
+    for kernel, keep in compiled:
+        if keep is not None and ready[id(kernel)]:
+            keep(kernel)
+
+
+def _result(kernel: Any) -> Any:
+    """What was compiled; None where that failed."""
+    return kernel.result(ignore_errors=True) if hasattr(kernel, "result") else kernel
+
+
+def _load(kernel: Any) -> tuple[int, bool]:
+    """Which kernel, and whether it can be launched."""
+    try:
+        kernel[1, 1, 1]
+    except Exception:  # of many kinds: no C compiler, a driver that does not take it
+        return id(kernel), False
+    return id(kernel), True

@@ -34,7 +34,8 @@ def compile_ahead(
 
     _compiled.add(kind)
     if can_announce():
-        with ThreadPoolExecutor(min(MOST_THREADS, own_cores())) as pool:
+        device = torch.cuda.current_device()
+        with ThreadPoolExecutor(min(MOST_THREADS, own_cores()), "dora", torch.cuda.set_device, (device,)) as pool:
             pass_in_vain(work, parameters, zero, announced(pool))
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import os
 import re
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -159,25 +160,74 @@ def factor(rank: int, width: int, dtype: torch.dtype) -> Factor:
     return Factor(torch.zeros(rank, width, dtype=dtype), rank)
 
 
-def test_what_is_announced_is_compiled_when_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+class Loading(NoDevice):
+    """Such a driver that takes note of who loads what."""
+
+    number = -2
+
+    def __init__(self) -> None:
+        self.loaded: list[tuple[str, bool]] = []  # and whether by the main thread
+        self.launched: list[str] = []
+        self.utils = self
+
+    def get_device_properties(self, device: int) -> dict[str, int]:
+        return {"max_shared_mem": 232448}
+
+    def launcher_cls(self, source: Any, metadata: Any) -> Any:
+        return lambda *_: self.launched.append(metadata.name)
+
+    def load_binary(self, name: str, *_: object) -> tuple[int, int, int, int, int]:
+        self.loaded.append((name, threading.current_thread() is threading.main_thread()))
+        return 1, 1, 0, 0, 1024
+
+
+def test_what_is_announced_can_be_launched_when_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiled and loaded once each, by other threads."""
     if INTERPRETED:
         pytest.skip("the interpreter compiles nothing")
     triton = pytest.importorskip("triton")
     if not (hasattr(triton, "AsyncCompileMode") and hasattr(triton.runtime.driver, "_active")):
         pytest.skip("this Triton compiles one kernel after the other")
-    from dora_cli.methods.low_rank.triton_kernels import _down, _up
     from dora_cli.methods.triton_launch import announced
 
-    device = NoDevice()
-    device.number = -2
-    monkeypatch.setattr(triton.runtime.driver, "_active", device)
+    driver = Loading()
+    monkeypatch.setattr(triton.runtime.driver, "_active", driver)
+    made, A = kernels(), factor(3, 80, torch.float32)
+
+    def work() -> None:
+        for rows in (40, 50):  # one kernel for both
+            u = made.down(torch.zeros(rows, 80), A, None)
+            made.up(torch.zeros(rows, 80), u, A, None, torch.zeros(rows, 80))
+
+    with ThreadPoolExecutor(2) as pool, announced(pool):
+        work()
+    assert sorted(driver.loaded) == [("_down", False), ("_up", False)]
+    assert driver.launched == []
+    work()
+    assert driver.launched == ["_down", "_up"] * 2
+    assert len(driver.loaded) == 2
+
+
+def test_what_cannot_be_loaded_says_so_when_it_is_launched(monkeypatch: pytest.MonkeyPatch) -> None:
+    if INTERPRETED:
+        pytest.skip("the interpreter compiles nothing")
+    triton = pytest.importorskip("triton")
+    if not (hasattr(triton, "AsyncCompileMode") and hasattr(triton.runtime.driver, "_active")):
+        pytest.skip("this Triton compiles one kernel after the other")
+    from dora_cli.methods.triton_launch import announced
+
+    class Broken(Loading):
+        number = -3
+
+        def load_binary(self, name: str, *_: object) -> tuple[int, int, int, int, int]:
+            raise RuntimeError("the driver is too old")
+
+    monkeypatch.setattr(triton.runtime.driver, "_active", Broken())
     made, A = kernels(), factor(3, 80, torch.float32)
     with ThreadPoolExecutor(2) as pool, announced(pool):
-        u = made.down(torch.zeros(40, 80), A, None)  # a launch would find no device
-        made.up(torch.zeros(40, 80), u, A, None, torch.zeros(40, 80))
-    for kernel in (_down, _up):
-        (compiled,) = kernel.device_caches[device.number][0].values()
-        assert compiled.metadata.name == kernel.__name__
+        made.down(torch.zeros(40, 80), A, None)
+    with pytest.raises(RuntimeError, match="the driver is too old"):
+        made.down(torch.zeros(40, 80), A, None)
 
 
 ROWS = 1, 7, 16, 24, 40, 112, 128, 168, 512, 1000
