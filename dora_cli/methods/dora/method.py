@@ -34,10 +34,9 @@ from dora_cli.methods.low_rank.allocation.followed import Followed
 from dora_cli.methods.low_rank.allocation.moments import SecondMoments
 from dora_cli.methods.low_rank.allocation.refit import refit as refitted
 from dora_cli.methods.low_rank.allocation.rotation import ROTATIONS, SINGULAR
-from dora_cli.methods.low_rank.allocation.scores import SCORES, WORDS, follow
+from dora_cli.methods.low_rank.allocation.scores import SCORES, WORDS, follow, values
 from dora_cli.methods.low_rank.allocation.starts import SCALINGS, STARTS
 from dora_cli.methods.low_rank.allocation.turner import Turner
-from dora_cli.methods.low_rank.allocation.values import values
 from dora_cli.methods.low_rank.components import Components
 from dora_cli.methods.low_rank.gradients.adjusted import adjustment
 from dora_cli.methods.low_rank.layer import AdaptedProjection
@@ -325,15 +324,11 @@ class Dora(Method):
     @torch.no_grad()
     def announce(self) -> None:
         selection = self._selection
-        if selection.frozen:
-            return
         add_variance_gradient = variance_gradient_for(selection.scores.device, selection.scores.dtype)
         for group in selection.groups() if self.dem_weight else ():
             grad_A, grad_B_t, _ = group.take_gradients()
             for gradient, factor in ((grad_A, group.A), (grad_B_t, group.B_t)):
                 add_variance_gradient(gradient, factor, 0.0)
-        if not self.score.staged and self._turner is None:
-            self.scores()
 
     def _stage(self) -> None:
         """Before the optimiser's step: the step's scores where they need its gradients, and what a cut needs."""
