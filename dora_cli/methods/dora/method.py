@@ -34,9 +34,10 @@ from dora_cli.methods.low_rank.allocation.followed import Followed
 from dora_cli.methods.low_rank.allocation.moments import SecondMoments
 from dora_cli.methods.low_rank.allocation.refit import refit as refitted
 from dora_cli.methods.low_rank.allocation.rotation import ROTATIONS, SINGULAR
-from dora_cli.methods.low_rank.allocation.scores import SCORES, WORDS, follow, values
+from dora_cli.methods.low_rank.allocation.scores import SCORES, WORDS, follow
 from dora_cli.methods.low_rank.allocation.starts import SCALINGS, STARTS
 from dora_cli.methods.low_rank.allocation.turner import Turner
+from dora_cli.methods.low_rank.allocation.values import values
 from dora_cli.methods.low_rank.components import Components
 from dora_cli.methods.low_rank.gradients.adjusted import adjustment
 from dora_cli.methods.low_rank.layer import AdaptedProjection

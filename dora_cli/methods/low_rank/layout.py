@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 import torch
 
@@ -16,12 +17,16 @@ class Layout:
     Args:
         ranks: of the projections, in the order of their rows.
         device: where what is held is.
+
+    Attributes:
+        firsts: the first row of each, and `R`, int32 ``(M + 1,)``.
     """
 
     def __init__(self, ranks: Sequence[int], device: torch.device) -> None:
         self.ranks = tuple(ranks)
         self.width = max(ranks)
         self._even = len(set(ranks)) == 1
+        self.firsts = torch.tensor([0, *accumulate(ranks)], dtype=torch.int32, device=device)
         if not self._even:
             self._places, self._back = self._indices(device)
 

@@ -263,6 +263,29 @@ def test_variance_gradient(rows: int, width: int) -> None:
     torch.testing.assert_close(gradient, wanted.float(), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize(("ranks", "d_in", "d_out"), [((3, 1, 0, 5), 70, 130), ((12, 12), 256, 48), ((40,), 33, 200)])
+def test_published_scores(ranks: tuple[int, ...], d_in: int, d_out: int, *, gated: bool) -> None:
+    """Against the same in float64, projections of other ranks beside each other; one has gates of 0."""
+    pytest.importorskip("triton")
+    from dora_cli.methods.low_rank.allocation import triton_scores
+    from dora_cli.methods.low_rank.allocation.scores import EPS, gram, scores_of_gram
+    from dora_cli.methods.low_rank.layout import Layout
+
+    generator, total = torch.Generator().manual_seed(d_in), sum(ranks)
+    A, B_t = (torch.randn(total, width, generator=generator).to(DEVICE) for width in (d_in, d_out))
+    c = torch.randn(total, generator=generator).to(DEVICE) if gated else None
+    if c is not None:
+        c[: ranks[0]] = 0
+    layout = Layout(ranks, torch.device(DEVICE))
+    gates = torch.ones(total, device=DEVICE) if c is None else c
+    parts = [part.double().split(ranks) for part in (A, B_t, gates)]
+    wanted = torch.cat([scores_of_gram(gram(a, b), gate) for a, b, gate in zip(*parts, strict=True)])
+    found = triton_scores.published(A, B_t, c, layout, EPS)
+    torch.testing.assert_close(found, wanted.float(), rtol=1e-5, atol=1e-6)
+    assert bool(found[: ranks[0]].any()) is not gated
+
+
 @pytest.mark.parametrize("case", ["a column of tokens", "transposed", "an expanded gradient"])
 def test_rows_that_do_not_follow_each_other_in_memory(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernels read row after row; what reaches a projection need not lie so."""

@@ -26,7 +26,7 @@ Sources: ``published`` is equation 7 of Mao et al. 2024; ``taylor`` and ``fisher
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -183,11 +183,6 @@ WORDS: dict[str, str] = {
     "kfac": "increase of the loss without it, by Kronecker-factored Fisher information",
 }
 """What each is of a component, for readers of reports."""
-
-
-def values(score: Score, seen: Sequence[Observed]) -> torch.Tensor:
-    """What `score` makes of one step, one group after the other: ``(components,)``."""
-    return torch.cat([score.of(group) for group in seen])
 
 
 def ema(average: torch.Tensor, value: torch.Tensor, beta: float) -> torch.Tensor:

@@ -17,6 +17,7 @@ from dora_cli.methods.low_rank.adapters import Adapters
 from dora_cli.methods.low_rank.allocation import scores
 from dora_cli.methods.low_rank.allocation.followed import Followed
 from dora_cli.methods.low_rank.allocation.scores import SCORES, Shown
+from dora_cli.methods.low_rank.allocation.values import values
 from dora_cli.methods.low_rank.layer import AdaptedProjection
 from dora_cli.training.optimizer import make_optimizer, make_scheduler
 from dora_cli.training.step import Batch, TrainingStep
@@ -65,7 +66,7 @@ class Scored(Method):
         self.shown: list[torch.Tensor] = []
 
     def values(self) -> torch.Tensor:
-        return scores.values(self.score, self.followed.observed())
+        return values(self.score, self.followed.observed())
 
     def parameters(self) -> list[nn.Parameter]:
         return self.adapters.parameters()

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from dora_cli.methods.low_rank.allocation import scores
 from dora_cli.methods.low_rank.allocation.followed import Followed
 from dora_cli.methods.low_rank.allocation.scores import SCORES, Observed
+from dora_cli.methods.low_rank.allocation.values import values
 from dora_cli.methods.low_rank.layer import AdaptedProjection
 from dora_cli.methods.low_rank.layout import Layout
 from dora_cli.training.step import Batch
@@ -169,13 +170,13 @@ def test_published_is_the_score_of_the_published_recipes_to_the_bit(dtype: torch
         for group in dora._selection.groups():
             group.gates.copy_(torch.linspace(-1, 2, len(group.gates)))
     followed = Followed(dora._adapters, projections, ())
-    found = scores.values(SCORES["published"], followed.observed())
+    found = values(SCORES["published"], followed.observed())
     assert torch.equal(dora._selection.in_order(found), dora.scores())
 
 
 def test_values_are_those_of_all_groups_in_order() -> None:
     seen, score = observed(), SCORES["norm"]
-    assert torch.equal(scores.values(score, [seen, seen]), torch.cat([score.of(seen)] * 2))
+    assert torch.equal(values(score, [seen, seen]), torch.cat([score.of(seen)] * 2))
 
 
 def test_an_average_follows_unless_the_step_was_skipped() -> None:
