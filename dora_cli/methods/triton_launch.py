@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -17,6 +18,8 @@ _TAKES_CONSTANTS = torch.version.hip is None and _VERSION >= (3, 3)
 """Whether a compiled kernel is called with the arguments of the kernel itself; on AMD it is compiled by more of what
 they are than sizes and alignment.
 """
+
+_announced: ContextVar[bool] = ContextVar("announced", default=False)
 
 
 class Launch:
@@ -33,9 +36,6 @@ class Launch:
         options: of the compiler.
     """
 
-    announced = False
-    """Whether launches are announced, all of them: see `announced`."""
-
     def __init__(self, kernel: Any, grid: tuple[int, int, int], constants: tuple[Any, ...], **options: int) -> None:
         self.grid = grid
         self._kernel, self._constants, self._options = kernel, constants, options
@@ -45,7 +45,7 @@ class Launch:
         if self._again is not None:
             self._again(*arguments, *self._constants)
             return
-        if self.announced:
+        if _announced.get():
             self._kernel.warmup(*arguments, *self._constants, grid=self.grid, **self._options)
             return
         compiled = self._kernel[self.grid](*arguments, *self._constants, **self._options)
@@ -55,7 +55,7 @@ class Launch:
 
 def launch(kernel: Any, grid: tuple[int, int, int], *arguments: Any, **constants: Any) -> None:
     """One kernel as Triton itself launches it, where the host's time does not matter: announced alike."""
-    if Launch.announced:
+    if _announced.get():
         kernel.warmup(*arguments, grid=grid, **constants)
     else:
         kernel[grid](*arguments, **constants)
@@ -70,15 +70,15 @@ def can_announce() -> bool:
 def announced(pool: Any) -> Iterator[None]:
     """What is launched for the first time within it is compiled and not run; it ends when all of that is compiled.
 
-    All launches are to be in the thread that calls this. One that cannot be compiled says so when it is launched in
+    It holds for launches of the thread that calls this. One that cannot be compiled says so when it is launched in
     earnest.
 
     Args:
         pool: the executor whose threads compile.
     """
     with triton.AsyncCompileMode(pool, ignore_errors=True):
-        Launch.announced = True
+        token = _announced.set(True)
         try:
             yield
         finally:
-            Launch.announced = False
+            _announced.reset(token)

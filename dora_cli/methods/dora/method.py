@@ -91,6 +91,7 @@ class Dora(Method):
     name = "dora"
     fuses = True
     packs = True
+    announces = True
 
     def __init__(
         self,
