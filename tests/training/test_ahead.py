@@ -71,7 +71,7 @@ def _announcing(step: TrainingStep, patched: pytest.MonkeyPatch) -> list[str]:
 
 
 def _draw(step: TrainingStep) -> None:
-    """As the code of strangers may, and as batch norms do."""
+    """The code of strangers may, and batch norms count."""
     random.random()
     np.random.rand()
     step.model.get_buffer("seen").add_(1)

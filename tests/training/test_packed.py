@@ -338,7 +338,7 @@ def test_auto_puts_captured_steps_on_rows(tmp_path: Path) -> None:
 
 
 def _in_one_piece(batch: Batch) -> Batch:
-    """As a batch lies on a GPU before steps are captured; captured ones read copies, each of them alone in memory."""
+    """So a batch lies on a GPU before steps are captured; captured ones read copies, each of them alone in memory."""
     together = unpacked(torch.empty(packed_size(batch), dtype=torch.uint8), batch)
     for name, tensor in together.items():
         tensor.copy_(batch[name])

@@ -19,7 +19,7 @@ BLOCK = 1024
 """Elements of a block."""
 
 _WEIGHT, _GRADIENT, _MEAN, _SQUARE, _STEP, _RATE, _COUNT, _COLUMNS = map(tl.constexpr, range(8))
-"""Of a table's row, which is a block: where its elements are, their counter and their rate, and how many there are."""
+"""Columns of a table, whose rows are blocks: where elements, counter and rate are, and how many elements."""
 
 
 @triton.jit

@@ -159,7 +159,7 @@ def test_on_a_cpu_pytorch_does_it() -> None:
 
 
 class Own(torch.optim.AdamW):
-    """As a method of another package may have it."""
+    """A method of another package may have such a one."""
 
 
 @pytest.mark.parametrize("case", ["plain", "own", "hooked", "hooked later", "scaled"])
