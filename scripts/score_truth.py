@@ -65,8 +65,9 @@ from dora_cli.methods.low_rank.allocation.budget import BUDGETS
 from dora_cli.methods.low_rank.allocation.followed import Followed
 from dora_cli.methods.low_rank.allocation.moments import SecondMoments
 from dora_cli.methods.low_rank.allocation.rotation import ROTATIONS
-from dora_cli.methods.low_rank.allocation.scores import SCORES, follow, values
+from dora_cli.methods.low_rank.allocation.scores import SCORES, follow
 from dora_cli.methods.low_rank.allocation.turner import Turner
+from dora_cli.methods.low_rank.allocation.values import values
 from dora_cli.methods.low_rank.components import Components
 from dora_cli.recipe import Recipe, load_recipe
 from dora_cli.recipe.methods import arguments

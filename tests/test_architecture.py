@@ -31,8 +31,8 @@ STRANGERS = {
 """Rooms below that are no business of a room's."""
 
 PURE = {
-    "__future__", "abc", "bisect", "collections", "contextlib", "copy", "dataclasses", "enum", "fractions", "functools",
-    "itertools",
+    "__future__", "abc", "bisect", "collections", "contextlib", "contextvars", "copy", "dataclasses", "enum",
+    "fractions", "functools", "itertools",
     "math", "operator", "typing", "fnmatch", "weakref",
 }  # fmt: skip
 """Standard modules that read no file, print nothing and start nothing."""

@@ -250,7 +250,7 @@ def _settle_kernels(
     *,
     rows_first: bool,
 ) -> Speed:
-    """As much of what is wanted as the model's steps can be captured with: together with the compiler's kernels, or on
+    """What is wanted, as far as the model's steps can be captured with it: together with the compiler's kernels, or on
     texts in one row, they may not be.
 
     Args:
@@ -259,23 +259,23 @@ def _settle_kernels(
     """
     alone = [(False, True), (True, False)] if rows_first else [(True, False), (False, True)]
     keys = recipe.method.model_dump(mode="json")
-    for blocks, rows in ((True, True), *alone):
-        if blocks > fused or rows > packed:
+    reasons: dict[tuple[bool, bool], str | None] = {}
+    done = False, False
+    for kind in ((True, True), *alone):
+        if kind[0] > fused or kind[1] > packed:
             continue
-        if not captured:
-            return Speed(captured, blocks, rows)
-        ask = partial(try_steps, base.model, ground.device, ground.precision, keys, fused=blocks, packed=rows)
-        answer = _agreed(ground, ask)
+        ask = partial(try_steps, base.model, ground.device, ground.precision, keys, fused=kind[0], packed=kind[1])
+        answer = _agreed(ground, ask) if captured else Answer(True)
         if answer.captured:
-            return Speed(captured, blocks, rows)
-        what = " and ".join(
-            [
-                *(["blocks are not fused by torch.compile"] if blocks else []),
-                *(["texts are not put into one row"] if rows else []),
-            ]
-        )
-        note(f"{what}, which would be faster: {answer.reason}")
-    return Speed(captured, False, False)
+            done = kind
+            break
+        reasons[kind] = answer.reason
+    # the trial that one of them failed in: with the other where that is done, else by itself
+    if fused > done[0]:
+        note(f"blocks are not fused by torch.compile, which would be faster: {reasons[True, done[1]]}")
+    if packed > done[1]:
+        note(f"texts are not put into one row, which would be faster: {reasons[done[0], True]}")
+    return Speed(captured, *done)
 
 
 def prepare(

@@ -387,6 +387,9 @@ class Method:
             PyTorch's own.
         packs: whether the texts of a batch may stand in one row: what it takes from a training pass does not depend on
             which tokens are of one text, or is taken by the masks of texts.
+        announces: whether its training pass launches kernels by way of `triton_launch`, and may be gone through once
+            more before a process's first step, for them to be compiled: what it computes then is worth nothing, and
+            must show in nothing but gradients and `statistics`, which become zero afterwards.
         scored_by: what the scores of its `allocation` are, in words; None where it gives none.
     """
 
@@ -395,6 +398,7 @@ class Method:
     plans_by_blocks: ClassVar[bool] = False
     fuses: ClassVar[bool] = False
     packs: ClassVar[bool] = False
+    announces: ClassVar[bool] = False
     reference_models: Sequence[str] = ()
     held_out: float = 0.0
     scored_by: str | None = None
@@ -573,8 +577,8 @@ class Method:
         return None
 
     def announce(self) -> None:
-        """Launches those kernels of `adjust_gradients` and `observe` that are announced, for them to be compiled;
-        gradients become zero afterwards, and nothing else is changed.
+        """After such a pass launches those kernels of `adjust_gradients` and `observe` that go by way of
+        `triton_launch`, for them to be compiled; gradients become zero afterwards, and nothing else is changed.
         """
 
     def observe(self, skipped: torch.Tensor | None = None) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -18,7 +19,9 @@ _TAKES_CONSTANTS = torch.version.hip is None and _VERSION >= (3, 3)
 they are than sizes and alignment.
 """
 
-_announced: list[tuple[Any, Callable[[Any], None] | None]] | None = None
+_Announced = list[tuple[Any, Callable[[Any], None] | None]]
+
+_announced: ContextVar[_Announced | None] = ContextVar("announced", default=None)
 """Kernels that are being compiled, and who keeps each then; None where launches are launches."""
 
 
@@ -45,9 +48,9 @@ class Launch:
         if self._again is not None:
             self._again(*arguments, *self._constants)
             return
-        if _announced is not None:
+        if (announcing := _announced.get()) is not None:
             kernel = self._kernel.warmup(*arguments, *self._constants, grid=self.grid, **self._options)
-            _announced.append((kernel, self._keep))
+            announcing.append((kernel, self._keep))
             return
         compiled = self._kernel[self.grid](*arguments, *self._constants, **self._options)
         if compiled is not None:  # the interpreter compiles nothing
@@ -60,8 +63,8 @@ class Launch:
 
 def launch(kernel: Any, grid: tuple[int, int, int], *arguments: Any, **constants: Any) -> None:
     """One kernel as Triton itself launches it, where the host's time does not matter: announced alike."""
-    if _announced is not None:
-        _announced.append((kernel.warmup(*arguments, grid=grid, **constants), None))
+    if (announcing := _announced.get()) is not None:
+        announcing.append((kernel.warmup(*arguments, grid=grid, **constants), None))
     else:
         kernel[grid](*arguments, **constants)
 
@@ -75,21 +78,19 @@ def can_announce() -> bool:
 def announced(pool: Any) -> Iterator[None]:
     """What is launched for the first time within it is compiled and not run; it ends when all of that can be launched.
 
-    That takes more than the kernel: the program that launches it, which a C compiler makes, and loading both. All
-    launches are to be in the thread that calls this. What fails, fails again when it is launched in earnest, and says
-    so then.
+    That takes more than the kernel: the program that launches it, which a C compiler makes, and loading both. It holds
+    for launches of the thread that calls this. What fails, fails again when it is launched in earnest, and says so then.
 
     Args:
         pool: the executor whose threads compile; the current device is theirs too.
     """
-    global _announced
-    found: list[tuple[Any, Callable[[Any], None] | None]] = []
+    found: _Announced = []
     with triton.AsyncCompileMode(pool, ignore_errors=True):
-        _announced = found
+        token = _announced.set(found)
         try:
             yield
         finally:
-            _announced = None
+            _announced.reset(token)
     compiled = [(_result(kernel), keep) for kernel, keep in found]
     ready = dict(pool.map(_load, {id(kernel): kernel for kernel, _ in compiled}.values()))
     for kernel, keep in compiled:

@@ -172,7 +172,7 @@ class FusedBlocks:
     def _run(self, block: nn.Module, *args: Any, **kwargs: Any) -> Any:
         """A block's `forward`."""
         args, kwargs = _differentiable(block, args, kwargs)
-        kwargs = {name: self._alone(value) for name, value in kwargs.items()}
+        args, kwargs = tuple(map(self._alone, args)), {name: self._alone(value) for name, value in kwargs.items()}
         if self.failure is None:
             try:
                 with _compiling():

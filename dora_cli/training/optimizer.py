@@ -213,6 +213,12 @@ def is_fused_adamw(optimizer: torch.optim.Optimizer) -> bool:
     return isinstance(optimizer, torch.optim.AdamW) and all(group.get("fused") for group in optimizer.param_groups)
 
 
+def has_hooks(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether something is to be called around its step."""
+    own = vars(optimizer)
+    return bool(own.get("_optimizer_step_pre_hooks") or own.get("_optimizer_step_post_hooks"))
+
+
 def make_capturable(optimizer: torch.optim.Optimizer) -> None:
     """Has all that a step changes on the device, where captured steps change it."""
     for group in optimizer.param_groups:

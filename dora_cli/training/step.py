@@ -186,16 +186,18 @@ class TrainingStep:
                 group["lr"] = rate
 
     def _compile_ahead(self, batch: Batch) -> None:
-        """Has the kernels of a pass compiled side by side, before the first one launches them one by one."""
+        """Has the kernels of a step compiled side by side, before the first one launches them one by one."""
         self._compiled_ahead = True
-        kind = type(self.model), self._dtype, frozenset(parameter.shape for parameter in self._parameters)
+        shapes_of_all = frozenset(parameter.shape for parameter in self._parameters)
+        kind = type(self.model), self.method.name, self._dtype, shapes_of_all
         zero = self.ledger.loss, *self._statistics()
-        compile_ahead(partial(self._announce, batch), kind, self._parameters, zero)
+        compile_ahead(partial(self._announce, batch), kind, self.model, self._parameters, zero)
 
     def _announce(self, batch: Batch) -> None:
-        """Launches all that a step launches."""
-        self._forward_backward(batch)
-        self.method.announce()
+        """Launches what a step launches by way of `triton_launch`."""
+        if self.method.announces:
+            self._forward_backward(batch)
+            self.method.announce()
         self._update_weights.announce()
 
     def _forward_backward(self, batch: Batch) -> None:

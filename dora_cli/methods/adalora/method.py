@@ -47,6 +47,7 @@ class Adalora(Method):
     name = "adalora"
     fuses = True
     packs = True
+    announces = True
     scored_by = "sensitivity of the loss times its uncertainty, of its gate and mean ones of its vectors"
 
     def __init__(

@@ -21,6 +21,7 @@ class BitFit(Method):
 
     name = "bitfit"
     packs = True
+    announces = True
 
     _lean_on: ClassVar[tuple[str, ...]] = ("cuda",)
     """Devices on which a pass without autograd's sums is faster: of a small model a CPU waits for Python's calls."""

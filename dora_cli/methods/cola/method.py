@@ -38,6 +38,7 @@ class Cola(Method):
     name = "cola"
     fuses = True
     packs = True
+    announces = True
 
     def __init__(
         self,

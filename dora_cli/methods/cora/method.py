@@ -54,6 +54,7 @@ class Cora(Method):
     name = "cora"
     fuses = True
     packs = True
+    announces = True
 
     def __init__(
         self,

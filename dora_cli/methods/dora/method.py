@@ -92,6 +92,7 @@ class Dora(Method):
     name = "dora"
     fuses = True
     packs = True
+    announces = True
 
     def __init__(
         self,

@@ -30,6 +30,7 @@ class Houlsby(Method):
 
     name = "houlsby"
     packs = True
+    announces = True
     cannot_merge = "inserts modules that are not linear"
 
     def __init__(self, *, bottleneck: int, activation: Activation, start_std: float, train_norms: bool) -> None:

@@ -48,6 +48,7 @@ class Lora(Method):
     name = "lora"
     fuses = True
     packs = True
+    announces = True
 
     def __init__(
         self,

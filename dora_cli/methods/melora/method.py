@@ -36,6 +36,7 @@ class Melora(Method):
     name = "melora"
     fuses = True
     packs = True
+    announces = True
 
     def __init__(self, *, rank: int, minis: int, alpha: float, dropout: float) -> None:
         self.rank, self.minis, self.dropout = rank, minis, dropout

@@ -66,6 +66,7 @@ class Nora(Method):
     name = "nora"
     fuses = True
     packs = True
+    announces = True
 
     def __init__(
         self,

@@ -52,6 +52,7 @@ class Sora(Method):
     name = "sora"
     fuses = True
     packs = True
+    announces = True
     scored_by = "size of its gate"
 
     def __init__(

@@ -40,6 +40,7 @@ class Xgblora(Method):
     name = "xgblora"
     fuses = True
     packs = True
+    announces = True
     plans_by_blocks = True
 
     def __init__(

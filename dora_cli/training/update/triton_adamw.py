@@ -19,7 +19,7 @@ BLOCK = 1024
 """Elements of a block."""
 
 _WEIGHT, _GRADIENT, _MEAN, _SQUARE, _STEP, _RATE, _COUNT, _COLUMNS = map(tl.constexpr, range(8))
-"""Of a table's row, which is a block: where its elements are, their counter and their rate, and how many there are."""
+"""Columns of a table, whose rows are blocks: where elements, counter and rate are, and how many elements."""
 
 
 @triton.jit
@@ -95,27 +95,33 @@ Trained = tuple[nn.Parameter, tuple[torch.Tensor, ...], float]
 
 def tensors_of(optimizer: torch.optim.Optimizer) -> list[Trained] | None:
     """All that has a gradient, of fused AdamW with learning rates on the device; None where groups differ in more than
-    rate and decay, where some have no moments yet, or are not fp32 in one order without gaps.
+    rate and decay, or where some is not fp32 in one order without gaps.
+
+    Moments that are missing are made, of zeros: whoever loads moments finds such zeros too, and both go on alike.
     """
     groups = optimizer.param_groups
     odd = any(group["amsgrad"] or group["maximize"] for group in groups)
     if odd or len({(*group["betas"], group["eps"]) for group in groups}) > 1:
         return None
+    trained = [(one, group) for group in groups for one in group["params"] if one.grad is not None]
+    if not all(_is_block(one) and _alike(one, optimizer.state.get(one, {})) for one, _ in trained):
+        return None
     found: list[Trained] = []
-    for group in groups:
-        for parameter in group["params"]:
-            gradient, state = parameter.grad, optimizer.state.get(parameter, {})
-            if gradient is None:
-                continue
-            if not state:
-                return None
-            alike = gradient, state["exp_avg"], state["exp_avg_sq"]
-            if not _is_block(parameter) or any(
-                tensor.dtype != torch.float32 or tensor.stride() != parameter.stride() for tensor in alike
-            ):
-                return None
-            found.append((parameter, (*alike, state["step"], group["lr"]), float(group["weight_decay"])))
+    for one, group in trained:
+        if not (state := optimizer.state[one]):
+            state["step"] = torch.zeros((), dtype=torch.float32, device=one.device)
+            state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(one), torch.zeros_like(one)
+        tensors = one.grad, state["exp_avg"], state["exp_avg_sq"], state["step"], group["lr"]
+        found.append((one, tensors, float(group["weight_decay"])))
     return found
+
+
+def _alike(parameter: nn.Parameter, state: Mapping[str, torch.Tensor]) -> bool:
+    """Whether gradient and moments, if there are some, lie in memory as `parameter` does."""
+    tensors = [
+        tensor for tensor in (parameter.grad, state.get("exp_avg"), state.get("exp_avg_sq")) if tensor is not None
+    ]
+    return all(tensor.dtype == torch.float32 and tensor.stride() == parameter.stride() for tensor in tensors)
 
 
 def _is_block(tensor: torch.Tensor) -> bool:
@@ -129,14 +135,15 @@ def _is_block(tensor: torch.Tensor) -> bool:
 
 
 def addresses(optimizer: torch.optim.Optimizer) -> list[int]:
-    """Where all of that lies, to be compared."""
+    """Where all of that lies, and what else a table is made by, to be compared."""
     found = []
     for group in optimizer.param_groups:
-        found += [group["lr"].data_ptr(), hash(group["weight_decay"])]
+        settings = group["weight_decay"], *group["betas"], group["eps"], group["amsgrad"], group["maximize"]
+        found += [group["lr"].data_ptr(), hash(settings)]
         for parameter in group["params"]:
             state: Mapping[str, torch.Tensor] = optimizer.state.get(parameter, {})
             tensors = (parameter, parameter.grad, *state.values())
-            found += [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
+            found += [parameter.numel(), *(0 if tensor is None else tensor.data_ptr() for tensor in tensors)]
     return found
 
 
@@ -150,15 +157,18 @@ class Blocks:
     """
 
     def __init__(self, group: Mapping[str, Any], found: Sequence[Trained], device: torch.device) -> None:
-        rows, decays = [], []
-        for parameter, (*alike, step, rate), decay in found:
-            for start in range(0, parameter.numel(), BLOCK):
-                moved = [tensor.data_ptr() + 4 * start for tensor in (parameter, *alike)]
-                rows.append([*moved, step.data_ptr(), rate.data_ptr(), min(BLOCK, parameter.numel() - start)])
-                decays.append(decay)
-        steps = [tensors[3].data_ptr() for _, tensors, _ in found]
-        self._table, self._steps = (torch.tensor(some, dtype=torch.int64, device=device) for some in (rows, steps))
-        self._decays, self._sums = torch.tensor(decays, device=device), torch.empty(len(rows), device=device)
+        rows = [torch.empty(0, _COLUMNS.value, dtype=torch.int64)]
+        for parameter, (*alike, step, rate), _ in found:
+            starts = torch.arange(0, parameter.numel(), BLOCK)
+            moved = [tensor.data_ptr() + 4 * starts for tensor in (parameter, *alike)]
+            same = [torch.full_like(starts, tensor.data_ptr()) for tensor in (step, rate)]
+            rows.append(torch.stack([*moved, *same, (parameter.numel() - starts).clamp(max=BLOCK)], 1))
+        counts = torch.tensor([len(some) for some in rows[1:]], dtype=torch.int64)
+        decays = torch.tensor([decay for _, _, decay in found], dtype=torch.float32)
+        steps = torch.tensor([tensors[3].data_ptr() for _, tensors, _ in found], dtype=torch.int64)
+        self._table, self._steps = torch.cat(rows).to(device), steps.to(device)
+        self._decays = decays.repeat_interleave(counts).to(device)
+        self._sums = torch.empty(len(self._table), device=device)
         (beta1, beta2), self._eps = group["betas"], group["eps"]
         # beta ** step is exp(step * log(beta)); a beta of 0 has no logarithm, and is 0 from the first step on
         self._logs = [math.log(beta) if beta else -1e30 for beta in (beta1, beta2)]

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from dora_cli.methods import takes_triton
-from dora_cli.training.optimizer import Unless, is_fused_adamw, rates_on_device
+from dora_cli.training.optimizer import Unless, has_hooks, is_fused_adamw, rates_on_device
 
 if TYPE_CHECKING:
     from dora_cli.training.update.triton_adamw import Blocks
@@ -18,8 +18,7 @@ if TYPE_CHECKING:
 class Update:
     """What a step does to all that trains, without waiting for the device and the same work every step.
 
-    AdamW over fp32 weights on CUDA is done in blocks by Triton, see `triton_adamw`, once there are moments: PyTorch's
-    own first step makes them. Whatever else is done by PyTorch.
+    AdamW over fp32 weights on CUDA is done in blocks by Triton, see `triton_adamw`; whatever else by PyTorch.
 
     Args:
         optimizer: over all that trains.
@@ -31,7 +30,9 @@ class Update:
     def __init__(self, optimizer: torch.optim.Optimizer, device: torch.device, *, scaled: bool, captured: bool) -> None:
         self._optimizer, self._device = optimizer, device
         self._step_unless = Unless(optimizer, device)
-        self._may = not scaled and is_fused_adamw(optimizer) and takes_triton(device)
+        # a class of its own may do more in its step, and hooks on one are only called by it
+        plain = type(optimizer) is torch.optim.AdamW and is_fused_adamw(optimizer)
+        self._may = not scaled and plain and takes_triton(device)
         if captured or self._may:
             rates_on_device(optimizer, device)
         self._known: tuple[list[int], Blocks] | None = None  # and where their tensors are
@@ -60,11 +61,10 @@ class Update:
 
     def clear(self, parameters: Sequence[nn.Parameter], more: Sequence[torch.Tensor]) -> None:
         """Ends a step: gradients of `parameters` become zero, and `more`."""
-        if self._blocks is None:
-            more = [*(one.grad for one in parameters if one.grad is not None), *more]
-            self._found()  # there are moments now
-        else:
+        if self._blocks is not None and self._present() is self._blocks:
             self._blocks.clear()
+        else:
+            more = [*(one.grad for one in parameters if one.grad is not None), *more]
         if more:
             torch._foreach_zero_(list(more))
 
@@ -80,19 +80,16 @@ class Update:
             blocks.clear()
 
     def _present(self) -> Blocks | None:
-        """The blocks, if the tensors of the optimiser are where they were."""
-        if self._known is None:
+        """The blocks, if the tensors of the optimiser are where they were, and nobody waits for its own step."""
+        if self._known is None or has_hooks(self._optimizer):
             return None
         from dora_cli.training.update.triton_adamw import addresses
 
         return self._known[1] if addresses(self._optimizer) == self._known[0] else None
 
     def _found(self) -> Blocks | None:
-        """The blocks anew, of the tensors that there are now; None where that cannot be, or this is being captured.
-
-        A run that goes on finds its moments before its first step, as it did before it was interrupted.
-        """
-        if not self._may or torch.cuda.is_current_stream_capturing():
+        """The blocks anew, of the tensors that there are now; None where that cannot be, or this is being captured."""
+        if not self._may or has_hooks(self._optimizer) or torch.cuda.is_current_stream_capturing():
             return None
         from dora_cli.training.update.triton_adamw import Blocks, addresses, tensors_of
 

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from dora_cli.training.optimizer import rates_on_device
+from dora_cli.training.update import weights
 from dora_cli.training.update.weights import Update
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -67,10 +68,6 @@ def test_steps_in_blocks_are_pytorchs() -> None:
     for number in range(1, 6):
         for parameters in (ours, theirs):
             give_gradients(parameters, number)
-        if number == 1:
-            optimizer.step()  # it makes the moments
-            reference.step()
-            continue
         found = tensors_of(optimizer)
         assert found is not None
         blocks = Blocks(optimizer.param_groups[0], found, DEVICE)
@@ -111,9 +108,11 @@ def test_what_can_be_in_blocks(case: str) -> None:
     if case == "betas differ":
         optimizer.param_groups[1]["betas"] = (0.5, 0.9)
     found = tensors_of(optimizer)
-    assert (found is None) is (case != "as it is")
+    assert (found is None) is (case not in ("as it is", "no moments yet"))
     if found is not None:
         assert [parameter is one for parameter, (one, *_) in zip(parameters, found, strict=False)] == [True] * 3
+        assert all(set(optimizer.state[one]) == {"step", "exp_avg", "exp_avg_sq"} for one, *_ in found)
+        assert parameters[3] not in optimizer.state
 
 
 def test_tensors_that_moved_are_seen() -> None:
@@ -130,7 +129,10 @@ def test_tensors_that_moved_are_seen() -> None:
     moved = addresses(optimizer)
     assert moved != before
     optimizer.param_groups[0]["weight_decay"] = 0.5
-    assert addresses(optimizer) != moved
+    decayed = addresses(optimizer)
+    assert decayed != moved
+    optimizer.param_groups[0]["betas"] = (0.1, 0.5)
+    assert addresses(optimizer) != decayed
 
 
 def test_on_a_cpu_pytorch_does_it() -> None:
@@ -156,9 +158,48 @@ def test_on_a_cpu_pytorch_does_it() -> None:
     assert all(torch.equal(one, two) for one, two in zip(ours, theirs, strict=True))
 
 
+class Own(torch.optim.AdamW):
+    """A method of another package may have such a one."""
+
+
+@pytest.mark.parametrize("case", ["plain", "own", "hooked", "hooked later", "scaled"])
+def test_whose_step_must_be_called_is_called(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton is said to be there, but nothing is launched: only which way is taken."""
+    device, parameters = torch.device("cpu"), parameters_on(torch.device("cpu"))
+    optimizer = optimizer_of(parameters, device)
+    if case == "own":
+        optimizer = Own(parameters, lr=0.1, fused=True)
+    if case == "hooked":
+        optimizer.register_step_post_hook(lambda *_: None)
+    monkeypatch.setattr(weights, "takes_triton", lambda _: True)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    pytest.importorskip("triton")
+    update = Update(optimizer, device, scaled=case == "scaled", captured=False)
+    give_gradients(parameters, 1)
+    found = update._found()
+    if case == "hooked later":
+        optimizer.register_step_post_hook(lambda *_: None)
+        found = update._present()
+    assert (found is not None) is (case == "plain")
+
+
+@kernels
+def test_gradients_that_were_replaced_after_the_step_are_cleared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights, "takes_triton", lambda _: True)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    parameters = parameters_on(DEVICE)
+    update = Update(optimizer_of(parameters, DEVICE), DEVICE, scaled=False, captured=False)
+    give_gradients(parameters, 1)
+    update.clip(parameters, 1.0)
+    update.step(torch.tensor(False, device=DEVICE))
+    parameters[1].grad = torch.ones_like(parameters[1])
+    update.clear(parameters, [])
+    assert not any(parameter.grad.any() for parameter in parameters if parameter.grad is not None)
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("most", [None, 1.0])
-def test_blocks_take_over_from_the_second_step(most: float | None) -> None:
+def test_all_steps_are_in_blocks(most: float | None) -> None:
     """Also where tensors were replaced; each step is PyTorch's up to rounding."""
     ours, theirs = parameters_on(DEVICE), parameters_on(DEVICE)
     optimizer, reference = (optimizer_of(parameters, DEVICE) for parameters in (ours, theirs))
@@ -180,7 +221,7 @@ def test_blocks_take_over_from_the_second_step(most: float | None) -> None:
         update.clear(ours, [])
         for one, two in zip(ours, theirs, strict=True):
             torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-6)
-    assert used == [False, *[True] * 5]
+    assert used == [True] * 6
 
 
 @pytest.mark.gpu
