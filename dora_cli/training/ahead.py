@@ -62,7 +62,7 @@ def pass_in_vain(
     """
     device = next((parameter.device for parameter in parameters), torch.device("cpu"))
     unreached = [parameter for parameter in parameters if parameter.grad is None]
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    buffers = [(buffer, buffer._version, buffer.clone()) for buffer in model.buffers()]
     random = random_state(device)
     try:
         with announced, torch.autograd.set_multithreading_enabled(False):
@@ -72,6 +72,7 @@ def pass_in_vain(
             parameter.grad = None
         for tensor in [*(parameter.grad for parameter in parameters if parameter.grad is not None), *zero]:
             tensor.zero_()
-        for buffer, before in buffers:
-            buffer.copy_(before)
+        for buffer, version, before in buffers:
+            if buffer._version != version:
+                buffer.copy_(before)
         restore_random_state(random, device)
