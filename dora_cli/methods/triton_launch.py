@@ -79,7 +79,8 @@ def announced(pool: Any) -> Iterator[None]:
     """What is launched for the first time within it is compiled and not run; it ends when all of that can be launched.
 
     That takes more than the kernel: the program that launches it, which a C compiler makes, and loading both. It holds
-    for launches of the thread that calls this. What fails, fails again when it is launched in earnest, and says so then.
+    for launches of the thread that calls this. What fails, fails again when it is launched in earnest, and says so
+    then.
 
     Args:
         pool: the executor whose threads compile; the current device is theirs too.
