@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,14 +15,14 @@ from torch._dynamo.utils import counters
 from dora_cli import train
 from dora_cli.assembly import prepare as prepare_module
 from dora_cli.assembly.dry_run import dry_run
-from dora_cli.assembly.fusion import Fusion
-from dora_cli.assembly.packing import Packed, packing_of
+from dora_cli.assembly.packing import packing_of
 from dora_cli.assembly.prepare import Prepared
 from dora_cli.data import plan_epoch
 from dora_cli.data.cuts import UNCUT
 from dora_cli.data.packed import Packing, training_batches
 from dora_cli.data.transfer import Batch, packed_size, unpacked
 from dora_cli.machine.capture import Answer
+from dora_cli.machine.ground import take_ground
 from dora_cli.machine.threads import own_threads
 from dora_cli.methods.dora import Dora
 from dora_cli.models.fused import FusedBlocks
@@ -230,7 +231,6 @@ BOTH, BLOCKS, ROWS = (True, True), (True, False), (False, True)
     ],
 )
 def test_as_much_is_done_as_can_be_captured(
-    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     pack: str,
     wanted: tuple[bool, bool],
@@ -238,38 +238,26 @@ def test_as_much_is_done_as_can_be_captured(
     tried: list[tuple[bool, bool]],
 ) -> None:
     """Compiled blocks and rows, the two of them where that can be; else what was asked for, or what saves more."""
-    given: list[tuple[bool, bool]] = []
     asked: list[tuple[bool, bool]] = []
-    plain = loop_module.TrainingStep
-
-    def step(**arguments: Any) -> Any:
-        given.append((arguments["fused"] is not None, arguments["packed"] is not None))
-        return plain(**{**arguments, "cuda_graph": False, "fused": None})
 
     def answer(*_: Any, fused: bool, packed: bool) -> Answer:
         asked.append((fused, packed))
         return Answer((fused, packed) in possible, None if (fused, packed) in possible else str((fused, packed)))
 
-    monkeypatch.setattr(loop_module, "TrainingStep", step)
-    monkeypatch.setattr(prepare_module, "choose_capture", lambda *_: Answer(True))
-    monkeypatch.setattr(prepare_module, "choose_fusion", lambda *_, **__: Fusion(wanted[0]))
-    monkeypatch.setattr(prepare_module, "choose_packing", lambda *_, **__: Packed(wanted[1]))
     monkeypatch.setattr(prepare_module, "try_steps", answer)
-    listener = Told()
-    train(recipe_of(f"train.pack={pack}", "train.max_steps=3"), tmp_path / "run", listener=listener)
+    recipe, notes = recipe_of(f"train.pack={pack}"), list[str]()
+    arguments = recipe, SimpleNamespace(model=None), take_ground(recipe), notes.append, True
+    speed = prepare_module._settle_kernels(*arguments, *wanted, rows_first=pack == "on")  # type: ignore[arg-type]
     assert asked == tried
-    assert given == [tried[-1] if possible else (False, False)]
-    said = [note for note in listener.notes if "which would be faster" in note]
-    fused, packed = given[0]
-    assert [note.split(" are ")[0] for note in said] == [
-        *(["blocks"] if wanted[0] > fused else []),
-        *(["texts"] if wanted[1] > packed else []),
+    assert (speed.fused, speed.packed) == (tried[-1] if possible else (False, False))
+    assert [note.split(" are ")[0] for note in notes] == [
+        *(["blocks"] if wanted[0] > speed.fused else []),
+        *(["texts"] if wanted[1] > speed.packed else []),
     ]
-    for note in said:  # the trial of what is done with what is not
-        other = packed if note.startswith("blocks") else fused
-        assert note.endswith(
-            f"which would be faster: {BOTH if other else BLOCKS if note.startswith('blocks') else ROWS}"
-        )
+    for note in notes:  # the trial of what is done with what is not
+        of_blocks = note.startswith("blocks")
+        other = speed.packed if of_blocks else speed.fused
+        assert note.endswith(f"which would be faster: {BOTH if other else BLOCKS if of_blocks else ROWS}")
 
 
 def test_who_wants_parts_of_a_row_is_told(tmp_path: Path) -> None:
@@ -356,7 +344,7 @@ def test_compiled_blocks_on_rows_give_what_blocks_give_as_they_stand() -> None:
     counters.clear()
     notes: list[str] = []
     adapted = prepared.adapted
-    step.fused = FusedBlocks(adapted.model, adapted.method.sites, note=notes.append, backend="aot_eager")
+    step.fused = FusedBlocks(adapted.model, adapted.method.sites, note=notes.append, backend="eager")
     places: tuple[Callable[[Batch], Batch], ...] = (_in_one_piece, dict, _in_one_piece)
     compiled = [summed(step, prepared, packing, place) for packing, place in zip(packings, places, strict=True)]
     assert notes == []
