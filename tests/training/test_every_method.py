@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,6 +27,8 @@ from dora_cli.methods import METHODS
 from dora_cli.recipe import Recipe
 from dora_cli.recipe.methods import METHODS as METHOD_SECTIONS
 from dora_cli.recipe.methods import about
+from dora_cli.training import step as step_module
+from dora_cli.training.ahead import pass_in_vain
 from tests.commands.conftest import dora
 from tests.runs.test_resume import Runs, assert_equal_runs
 from tests.training.conftest import MakeRecipe
@@ -115,6 +120,25 @@ def test_cut_in_each_phase_and_gone_on_with(make_recipe: MakeRecipe, runs: Runs,
     runs.cut_again_and_again(recipe, run, sorted(steps))
     train(recipe, run, resume=True)
     assert_equal_runs(runs.straight(recipe), run)
+
+
+@pytest.mark.parametrize("name", [name for name in SETTINGS if METHODS[name].announces])
+def test_a_pass_in_vain_leaves_nothing_behind(
+    make_recipe: MakeRecipe, runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """It comes before the first step on CUDA; here before every step, and what is launched in it is computed."""
+    passes: list[int] = []
+
+    def ahead(work: Callable[[], None], _: object, *touched: Any) -> None:
+        passes.append(len(passes))
+        pass_in_vain(work, *touched, nullcontext())
+
+    always = property(lambda _: False, lambda *_: None)
+    monkeypatch.setattr(step_module, "compile_ahead", ahead)
+    monkeypatch.setattr(step_module.TrainingStep, "_compiled_ahead", always, raising=False)
+    train(recipe_of(make_recipe, name), tmp_path / "run")
+    assert len(passes) == 12
+    assert_equal_runs(runs.straight(recipe_of(make_recipe, name)), tmp_path / "run")
 
 
 @pytest.mark.parametrize("name", ["adalora", "cola", "lora-pro"])

@@ -5,15 +5,20 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from dora_cli import train
+from dora_cli.recipe import parse_recipe
 from dora_cli.training.optimizer import rates_on_device
 from dora_cli.training.update import weights
 from dora_cli.training.update.weights import Update
+from tests.runs.test_resume import assert_equal_runs, cut
+from tests.training.test_run import largest_difference
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = torch.device("cpu" if INTERPRETED else "cuda")
@@ -195,6 +200,36 @@ def test_gradients_that_were_replaced_after_the_step_are_cleared(monkeypatch: py
     parameters[1].grad = torch.ones_like(parameters[1])
     update.clear(parameters, [])
     assert not any(parameter.grad.any() for parameter in parameters if parameter.grad is not None)
+
+
+@kernels
+@pytest.mark.parametrize("method", ["dora, rank: 2, prune_interval: 3", "adalora, rank: 2"])
+def test_a_run_in_blocks_goes_on_to_the_bit(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through cuts, from a checkpoint of every step; and ends where the run ends whose update is PyTorch's."""
+    from dora_cli.training.update.triton_adamw import Blocks
+
+    where = f"device: {DEVICE.type}, threads: 1, cuda_graph: off"
+    recipe = parse_recipe(f"""
+        task: glue/sst2
+        model: {{name: "builtin:tiny-encoder"}}
+        data: {{source: builtin, max_train_samples: 64, max_eval_samples: 16}}
+        method: {{name: {method}}}
+        train: {{batch_size: 16, epochs: 3, learning_rate: 5.0e-3, log_every: 2, {where}}}
+        save: {{every_steps: 1}}
+    """)
+    if INTERPRETED:
+        monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    monkeypatch.setattr(weights, "takes_triton", lambda _: False)
+    train(recipe, tmp_path / "plain")
+    monkeypatch.setattr(weights, "takes_triton", lambda _: True)
+    steps, step = [], Blocks.step
+    monkeypatch.setattr(Blocks, "step", lambda self, skipped: (steps.append(1), step(self, skipped))[1])
+    train(recipe, tmp_path / "straight")
+    assert len(steps) == 12
+    cut(recipe, tmp_path / "run", step=7)
+    train(recipe, tmp_path / "run", resume=True)
+    assert_equal_runs(tmp_path / "run", tmp_path / "straight")
+    assert largest_difference(tmp_path / "plain" / "adapter", tmp_path / "straight" / "adapter") < 1e-4
 
 
 @pytest.mark.gpu
