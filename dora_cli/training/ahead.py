@@ -34,8 +34,7 @@ def compile_ahead(
         work: adds to the gradients of `parameters`, if they have any, and to `zero`; all of that is zero before.
         model: what it passes through, on one device.
     """
-    device = parameters[0].device if parameters else torch.device("cpu")
-    if kind in _compiled or not takes_triton(device):
+    if kind in _compiled or not takes_triton(next(model.parameters()).device):
         return
     from dora_cli.methods.triton_launch import announced, can_announce
 
@@ -60,7 +59,7 @@ def pass_in_vain(
         work, model, parameters, zero: see `compile_ahead`.
         announced: around the pass, which is in the thread that calls this.
     """
-    device = next((parameter.device for parameter in parameters), torch.device("cpu"))
+    device = next(model.parameters()).device
     unreached = [parameter for parameter in parameters if parameter.grad is None]
     buffers = [(buffer, buffer._version, buffer.clone()) for buffer in model.buffers()]
     random = random_state(device)

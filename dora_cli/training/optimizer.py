@@ -215,7 +215,7 @@ def is_fused_adamw(optimizer: torch.optim.Optimizer) -> bool:
 
 def has_hooks(optimizer: torch.optim.Optimizer) -> bool:
     """Whether something is to be called around its step."""
-    own = vars(optimizer)
+    own = vars(optimizer)  # there is no other way to ask
     return bool(own.get("_optimizer_step_pre_hooks") or own.get("_optimizer_step_post_hooks"))
 
 

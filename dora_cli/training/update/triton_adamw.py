@@ -55,9 +55,7 @@ def _clear(table, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _adamw(
-    table, decays, skipped, log_beta1, log_beta2, share1, share2, eps, BLOCK: tl.constexpr
-):  # fmt: skip
+def _adamw(table, decays, skipped, log_beta1, log_beta2, share1, share2, eps, BLOCK: tl.constexpr):
     """`share` is ``1 - beta``. Counters go up afterwards, when no block reads them any more."""
     if tl.load(skipped) == 0:
         place, inside = _inside(table, BLOCK)
@@ -65,20 +63,18 @@ def _adamw(
         rate, decay = tl.load(_at(table, _RATE)), tl.load(decays + tl.program_id(0))
         correction1 = (1 - tl.exp(step * log_beta1)).to(tl.float32)
         correction2 = tl.sqrt((1 - tl.exp(step * log_beta2)).to(tl.float32))
-        weights, first, second = _at(table, _WEIGHT) + place, _at(table, _MEAN) + place, _at(table, _SQUARE) + place
+        weights, means, squares = _at(table, _WEIGHT) + place, _at(table, _MEAN) + place, _at(table, _SQUARE) + place
         gradient = tl.load(_at(table, _GRADIENT) + place, mask=inside, other=0.0)
-        weight, mean, square = (
-            tl.load(weights, mask=inside, other=0.0),
-            tl.load(first, mask=inside, other=0.0),
-            tl.load(second, mask=inside, other=0.0),
-        )
+        weight = tl.load(weights, mask=inside, other=0.0)
+        mean = tl.load(means, mask=inside, other=0.0)
+        square = tl.load(squares, mask=inside, other=0.0)
         mean += share1 * (gradient - mean)
         square += share2 * (gradient * gradient - square)
         weight -= rate * decay * weight
         weight -= rate / correction1 * mean / (tl.sqrt(square) / correction2 + eps)
         tl.store(weights, weight, mask=inside)
-        tl.store(first, mean, mask=inside)
-        tl.store(second, square, mask=inside)
+        tl.store(means, mean, mask=inside)
+        tl.store(squares, square, mask=inside)
 
 
 @triton.jit(do_not_specialize=["number"])
