@@ -13,15 +13,17 @@ from dora_cli.assembly.build import AdaptedModel
 from dora_cli.data import Encoded, inputs_of, to_device
 from dora_cli.data.cuts import UNCUT
 from dora_cli.data.packed import Packing, training_batches
+from dora_cli.data.transfer import Batch
 from dora_cli.errors import DoraError, ModelError
 from dora_cli.evaluation.base import Trial
 from dora_cli.evaluation.measuring import Evaluator
 from dora_cli.evaluation.passes import evaluation_mode, extremes
-from dora_cli.machine.devices import autocast
+from dora_cli.machine.devices import autocast, autocast_type
 from dora_cli.machine.memory import memory_advice
 from dora_cli.models.packed_attention import PackedRows, in_rows
 from dora_cli.recipe import Recipe
 from dora_cli.tasks import Task
+from dora_cli.training.ahead import compile_ahead
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -60,13 +62,20 @@ def _forward(
 ) -> None:
     """The widest and the narrowest batch of the training data, to their losses."""
     rows = None if packing is None else PackedRows(adapted.model, packing.longest)
-    few = extremes(train.lengths, recipe.train.batch_size)
-    for made in training_batches(train, few, UNCUT, packing):
-        batch = to_device(made, accelerator.device)
+
+    def losses(batch: Batch) -> None:
         with autocast(accelerator), in_rows(rows) as more:
             outputs = adapted.model(**inputs_of(batch), **more)
         # waits for what the device has to say
         task.losses(outputs, batch, label_smoothing=recipe.train.label_smoothing).cpu()
+
+    kind = "rehearsal", type(adapted.model), recipe.method.name, autocast_type(accelerator)
+    few = extremes(train.lengths, recipe.train.batch_size)
+    for made in training_batches(train, few, UNCUT, packing):
+        batch = to_device(made, accelerator.device)
+        if adapted.method.announces:
+            compile_ahead(partial(losses, batch), kind, adapted.model, (), ())
+        losses(batch)
 
 
 def _attempt(trial: Trial, recipe: Recipe, adapted: AdaptedModel) -> None:

@@ -141,13 +141,14 @@ def test_the_first_step_finds_its_kernels_compiled(precision: str, monkeypatch: 
 
     from dora_cli.methods.dora import triton_importance
     from dora_cli.methods.low_rank import triton_kernels
+    from dora_cli.methods.low_rank.allocation import triton_scores
     from dora_cli.methods.low_rank.same_input import triton_many
     from dora_cli.training.update import triton_adamw
     from tests.training.test_captured import Run
 
     if not hasattr(triton, "AsyncCompileMode"):
         pytest.skip("this Triton compiles one kernel after the other")
-    for module in (triton_kernels, triton_many, triton_importance, triton_adamw):
+    for module in (triton_kernels, triton_many, triton_importance, triton_scores, triton_adamw):
         for kernel in vars(module).values():
             if isinstance(kernel, triton.JITFunction):
                 kernel.device_caches.clear()
@@ -171,7 +172,18 @@ def test_the_first_step_finds_its_kernels_compiled(precision: str, monkeypatch: 
     for number in (1, 2):
         run.step(number, [run.batch(0)], 8, event=False)
     found = {name.rsplit(".", 1)[1] for name, _ in when}
-    assert found >= {"_down", "_up", "_outer", "_collect", "_collect_gated", "_variance_gradient", "_adamw", "_count"}
+    wanted = (
+        "_down",
+        "_up",
+        "_outer",
+        "_collect",
+        "_collect_gated",
+        "_variance_gradient",
+        "_published",
+        "_adamw",
+        "_count",
+    )
+    assert found >= set(wanted)
     assert [name for name, early in when if not early] == []
 
 

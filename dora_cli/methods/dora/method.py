@@ -331,6 +331,8 @@ class Dora(Method):
             grad_A, grad_B_t, _ = group.take_gradients()
             for gradient, factor in ((grad_A, group.A), (grad_B_t, group.B_t)):
                 add_variance_gradient(gradient, factor, 0.0)
+        if not selection.frozen and self._turner is None:
+            values(self.score, self._followed.observed())
 
     def _stage(self) -> None:
         """Before the optimiser's step: the step's scores where they need its gradients, and what a cut needs."""

@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 from torch import nn
 
+from dora_cli.data.transfer import to_device
 from dora_cli.methods.triton_launch import launch
 
 BLOCK = 1024
@@ -162,8 +163,9 @@ class Blocks:
         counts = torch.tensor([len(some) for some in rows[1:]], dtype=torch.int64)
         decays = torch.tensor([decay for _, _, decay in found], dtype=torch.float32)
         steps = torch.tensor([tensors[3].data_ptr() for _, tensors, _ in found], dtype=torch.int64)
-        self._table, self._steps = torch.cat(rows).to(device), steps.to(device)
-        self._decays = decays.repeat_interleave(counts).to(device)
+        made = {"table": torch.cat(rows), "steps": steps, "decays": decays.repeat_interleave(counts)}
+        there = to_device(made, device)  # the host does not wait: after an event tables are made in an ordinary step
+        self._table, self._steps, self._decays = there["table"], there["steps"], there["decays"]
         self._sums = torch.empty(len(self._table), device=device)
         (beta1, beta2), self._eps = group["betas"], group["eps"]
         # beta ** step is exp(step * log(beta)); a beta of 0 has no logarithm, and is 0 from the first step on
