@@ -20,10 +20,10 @@ from dora_cli.evaluation.measuring import Evaluator
 from dora_cli.evaluation.passes import evaluation_mode, extremes
 from dora_cli.machine.devices import autocast, autocast_type
 from dora_cli.machine.memory import memory_advice
+from dora_cli.models.ahead import compile_ahead
 from dora_cli.models.packed_attention import PackedRows, in_rows
 from dora_cli.recipe import Recipe
 from dora_cli.tasks import Task
-from dora_cli.training.ahead import compile_ahead
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -20,8 +20,8 @@ from dora_cli.evaluation.passes import Run, directly
 from dora_cli.machine.devices import autocast, autocast_type, without_cache
 from dora_cli.machine.graphs import Graphs, shapes
 from dora_cli.methods.base import Calibration, Measured, Method, StepReport
+from dora_cli.models.ahead import compile_ahead
 from dora_cli.models.packed_attention import PackedRows, in_rows
-from dora_cli.training.ahead import compile_ahead
 from dora_cli.training.averaging import Averaging
 from dora_cli.training.capture.passes import CapturedPasses
 from dora_cli.training.ledger import Ledger

@@ -24,11 +24,11 @@ from dora_cli.assembly.restore import restore
 from dora_cli.errors import ExportError, ModelError
 from dora_cli.export.saved import export_saved
 from dora_cli.methods import METHODS
+from dora_cli.models.ahead import pass_in_vain
 from dora_cli.recipe import Recipe
 from dora_cli.recipe.methods import METHODS as METHOD_SECTIONS
 from dora_cli.recipe.methods import about
 from dora_cli.training import step as step_module
-from dora_cli.training.ahead import pass_in_vain
 from tests.commands.conftest import dora
 from tests.runs.test_resume import Runs, assert_equal_runs
 from tests.training.conftest import MakeRecipe

@@ -1,4 +1,4 @@
-"""Kernels of training steps compiled side by side before the first step, which would compile one after the other."""
+"""Kernels of a pass compiled side by side before the first one, which would compile one after the other."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def compile_ahead(
     parameters: Sequence[nn.Parameter],
     zero: Iterable[torch.Tensor],
 ) -> None:
-    """Has the kernels compiled that the forward and backward pass `work` launches, where Triton launches them and
+    """Has the kernels compiled that the pass `work` launches, forward or backward too, where Triton launches them and
     compiles side by side; nothing where this process has done so before for the same `kind`.
 
     Args:

@@ -16,8 +16,8 @@ import pytest
 import torch
 from torch import nn
 
-from dora_cli.training import ahead
-from dora_cli.training.ahead import compile_ahead, pass_in_vain
+from dora_cli.models import ahead
+from dora_cli.models.ahead import compile_ahead, pass_in_vain
 from dora_cli.training.step import TrainingStep
 from tests.training.test_step import scaled_step, state_of
 
