@@ -23,7 +23,9 @@ from dora_cli.assembly.weights import Weights, load_weights, save_weights
 from dora_cli.data import Group, plan_epoch, to_device
 from dora_cli.data.cuts import deal
 from dora_cli.data.packed import training_batches
+from dora_cli.data.ragged import padded_width
 from dora_cli.errors import CheckpointError
+from dora_cli.machine.devices import autocast_type
 from dora_cli.machine.environment import peak_memory_bytes, versions
 from dora_cli.machine.memory import memory_advice
 from dora_cli.machine.processes import AGREE_EVERY, any_process, gathered, on_main
@@ -31,6 +33,7 @@ from dora_cli.machine.random_state import random_state, restore_random_state
 from dora_cli.machine.signals import EvaluationInterruptedError, StoppedNow, StopSignals, stopped
 from dora_cli.methods.base import StepReport
 from dora_cli.models.packed_attention import PackedRows
+from dora_cli.models.short_attention import ShortAttention, short_attention
 from dora_cli.recipe import dump_recipe
 from dora_cli.recipe.anchor import anchored
 from dora_cli.runs.open_run import OpenRun
@@ -497,7 +500,14 @@ def make_step(prepared: Prepared, note: Note) -> TrainingStep:
         averaged=prepared.averaged,
         fused=_fused_blocks(prepared, note) if prepared.speed.fused else None,
         packed=None if packing is None else PackedRows(adapted.model, packing.longest),
+        attention=_attention(prepared) if prepared.speed.captured and packing is None else None,
     )
+
+
+def _attention(prepared: Prepared) -> ShortAttention | None:
+    train = prepared.train
+    widest = padded_width(int(train.lengths.max()), train.pad_multiple, train.max_length)
+    return short_attention(prepared.adapted.model, autocast_type(prepared.ground.accelerator), widest)
 
 
 def _fused_blocks(prepared: Prepared, note: Note) -> FusedBlocks:

@@ -29,7 +29,9 @@ from tests.methods.small import SmallEncoder, linear_maps, new_dora, sites
 PACKAGE = Path(__file__).parents[2] / "dora_cli"
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if "@triton.jit" in path.read_text(encoding="utf-8"))
 
-VARY = re.compile(r"(rows|seeds|number|paired|sweeps|tied|stride_(u|out))|(rank|splits|call|seed|place|block)\d?")
+VARY = re.compile(
+    r"(rows|seeds|number|paired|sweeps|tied|length|stride_(u|out)|(text|row)_mask)|(rank|splits|call|seed|place|block)\d?"
+)
 """Arguments that differ within a run and make no load of a row wider."""
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -303,6 +305,43 @@ def test_rows_of_bottlenecks(dtype: torch.dtype, asked: set[tuple[str, str]]) ->
         made.back_out(y, small, own.W_down)
         made.collect(sums, y, small, y, small)
     assert names(asked) == ["_into", "_into", "_out_of", "_out_of", "_sums", "_sums"]  # forward and backward
+
+
+def attention_of(kernels: Any, length: int, width: int, dtype: torch.dtype, dropout: float, *, padded: bool) -> None:
+    """Both passes over two texts; a projection has written queries, keys and values beside each other."""
+    memory = torch.zeros(2, length, 3, 4, width, dtype=dtype)
+    query, key, value = (memory[:, :, place].transpose(1, 2) for place in range(3))
+    mask = torch.ones(2, 1, 1, length, dtype=torch.bool).expand(2, 1, length, length) if padded else None
+    seed = torch.tensor(1)
+    kernels.forward(query, key, value, mask, seed, 1, dropout, 0.1)
+    kernels.backward(torch.zeros(2, length, 4, width, dtype=dtype), query, key, value, mask, seed, 2, dropout, 0.1)
+
+
+def test_lengths_of_short_texts(asked: set[tuple[str, str]]) -> None:
+    """Two sizes of blocks, whatever the widths of batches."""
+    from dora_cli.models.triton_attention import TritonAttention
+
+    made = TritonAttention()
+    for length in (1, 8, 16, 24, 40, 64, 72, 112, 128):
+        attention_of(made, length, 32, torch.bfloat16, 0.1, padded=True)
+    assert names(asked) == ["_backward", "_backward", "_forward", "_forward"]
+
+
+@pytest.mark.parametrize("length", [64, 128])
+@pytest.mark.parametrize("width", [32, 64])
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_attention_of_short_texts_needs_what_is_said(
+    length: int, width: int, dropout: float, needed: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No more than the memory that it asks for."""
+    from dora_cli.models import triton_attention as room
+
+    attention_of(room.TritonAttention(), length, width, torch.bfloat16, dropout, padded=True)
+    assert [name for name, _ in needed] == ["_forward", "_backward"]
+    most = max(size for _, size in needed)
+    for memory, enough in ((most - 1, False), (2 * most, True)):
+        monkeypatch.setattr(room, "shared_memory", lambda _, memory=memory: memory)
+        assert room.has_memory(torch.device("cuda"), length, width) is enough
 
 
 def test_ranks_of_matrices_and_of_noise(asked: set[tuple[str, str]]) -> None:

@@ -1,0 +1,73 @@
+"""What the kernels of short texts compute, in plain tensor operations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from dora_cli.methods.low_rank.dropout import HASH_BITS, cut, hashed_keep, scale
+
+
+class PlainAttention:
+    """`short_attention.Kernels` on any device; `calls` are those of `forward`."""
+
+    def __init__(self) -> None:
+        self.calls: list[int] = []
+
+    def forward(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        mask: torch.Tensor | None,
+        seed: torch.Tensor,
+        call: int,
+        dropout: float,
+        scaling: float,
+    ) -> torch.Tensor:
+        self.calls.append(call)
+        weights, dropped = _weights(query, key, mask, seed, call, dropout, scaling)
+        return (dropped(weights) @ value).transpose(1, 2).contiguous()
+
+    def backward(
+        self,
+        gradient: torch.Tensor,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        mask: torch.Tensor | None,
+        seed: torch.Tensor,
+        call: int,
+        dropout: float,
+        scaling: float,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        weights, dropped = _weights(query, key, mask, seed, call, dropout, scaling)
+        gradient = gradient.transpose(1, 2)
+        of_weights = dropped(gradient @ value.transpose(-1, -2))
+        mean = (weights * of_weights).sum(-1, keepdim=True)
+        of_scores = weights * (of_weights - mean) * scaling
+        found = of_scores @ key, of_scores.transpose(-1, -2) @ query, dropped(weights).transpose(-1, -2) @ gradient
+        dq, dk, dv = (part.transpose(1, 2).contiguous().transpose(1, 2) for part in found)
+        return dq, dk, dv
+
+
+def _weights(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    mask: torch.Tensor | None,
+    seed: torch.Tensor,
+    call: int,
+    dropout: float,
+    scaling: float,
+) -> tuple[torch.Tensor, Callable[[torch.Tensor], torch.Tensor]]:
+    """Those of all texts and heads, and what drops such."""
+    texts, heads, length, _ = query.shape
+    scores = query @ key.transpose(-1, -2) * scaling
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf)
+    weights = torch.softmax(scores, -1).nan_to_num(0)
+    if not (threshold := cut(dropout, HASH_BITS)):
+        return weights, lambda given: given
+    keep = hashed_keep(texts * heads * length, length, seed.cpu(), call, threshold).view_as(weights).to(query.device)
+    return weights, lambda given: torch.where(keep, given * scale(threshold, HASH_BITS), 0.0)

@@ -1,0 +1,251 @@
+"""Attention of short texts: every family of `FAMILIES` computes by it what it computes by PyTorch's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from dora_cli.errors import ModelError
+from dora_cli.models import short_attention as room
+from dora_cli.models.fused import FusedBlocks
+from dora_cli.models.short_attention import FAMILIES, LONGEST, NAME, ShortAttention, attend, short_attention, suits
+from tests.methods.small import new_lora, sites
+from tests.models.plain_attention import PlainAttention
+
+SIZES: dict[str, Any] = {
+    "vocab_size": 60,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "max_position_embeddings": 160,
+    "hidden_dropout_prob": 0.0,
+}
+
+
+def _of(kind: str) -> Callable[[float], Any]:
+    def make(dropout: float) -> Any:
+        config = getattr(transformers, f"{kind}Config")(**SIZES, attention_probs_dropout_prob=dropout)
+        return getattr(transformers, f"{kind}ForSequenceClassification")(config)
+
+    return make
+
+
+MODELS: dict[str, Callable[[float], Any]] = {
+    "bert": _of("Bert"),
+    "camembert": _of("Camembert"),
+    "distilbert": lambda dropout: transformers.DistilBertForSequenceClassification(
+        transformers.DistilBertConfig(
+            vocab_size=60, dim=32, n_layers=2, n_heads=4, hidden_dim=48, max_position_embeddings=160, dropout=0.0,
+            attention_dropout=dropout, seq_classif_dropout=0.0,
+        )
+    ),
+    "electra": _of("Electra"),
+    "roberta": _of("Roberta"),
+    "xlm-roberta": _of("XLMRoberta"),
+}  # fmt: skip
+
+needs_masks = pytest.mark.skipif(not room._register(), reason="this transformers makes its masks itself")
+
+
+def model_of(family: str, dropout: float = 0.0) -> Any:
+    torch.manual_seed(1)
+    return MODELS[family](dropout).double().train()
+
+
+def batch_of(*lengths: int) -> dict[str, torch.Tensor]:
+    generator, widest = torch.Generator().manual_seed(2), max(lengths)
+    seen = torch.stack([torch.arange(widest) < length for length in lengths]).long()
+    ids = torch.randint(5, 60, seen.shape, generator=generator)
+    return {"input_ids": ids * seen + (1 - seen), "attention_mask": seen}
+
+
+def learned(model: Any, batch: dict[str, torch.Tensor], attention: ShortAttention | None) -> list[torch.Tensor]:
+    """The outputs of a training pass, and all gradients."""
+    model.zero_grad()
+    with room.shortly(attention):
+        logits = model(**batch).logits
+        logits.square().sum().backward()
+    return [logits.detach(), *(one.grad.clone() for one in model.parameters() if one.grad is not None)]
+
+
+def test_all_families_are_held_against_it() -> None:
+    assert set(MODELS) == FAMILIES
+
+
+@needs_masks
+@pytest.mark.parametrize("lengths", [(7, 3, 5), (6, 6)], ids=["padded", "nothing padded"])
+@pytest.mark.parametrize("family", sorted(MODELS))
+def test_it_computes_what_pytorchs_does(family: str, lengths: tuple[int, ...]) -> None:
+    model, batch, kernels = model_of(family), batch_of(*lengths), PlainAttention()
+    expected = learned(model, batch, None)
+    found = learned(model, batch, ShortAttention(model, kernels))
+    assert kernels.calls == [1, 2]
+    assert model.config._attn_implementation == "sdpa"
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@needs_masks
+def test_no_two_layers_or_passes_drop_the_same() -> None:
+    model, batch = model_of("bert", 0.5), batch_of(7, 3)
+    attention = ShortAttention(model, PlainAttention())
+    torch.manual_seed(3)
+    first, seed = learned(model, batch, attention), int(attention.seed)
+    second = learned(model, batch, attention)
+    assert int(attention.seed) != seed
+    assert not torch.equal(first[0], second[0])
+    torch.manual_seed(3)
+    for one, other in zip(learned(model, batch, attention), first, strict=True):
+        assert torch.equal(one, other)
+
+
+@needs_masks
+def test_gradients_are_those_of_what_was_dropped() -> None:
+    """By finite differences, the seed put back each time."""
+    model, batch = model_of("bert", 0.4), batch_of(6, 4)
+    attention = ShortAttention(model, PlainAttention())
+    torch.manual_seed(4)
+    gradient = learned(model, batch, attention)[1:]
+    weight = model.bert.encoder.layer[0].attention.self.query.weight
+    place = [name for name, one in model.named_parameters() if one.grad is not None].index(
+        "bert.encoder.layer.0.attention.self.query.weight"
+    )
+    losses = []
+    for change in (1e-6, -2e-6):
+        with torch.no_grad():
+            weight[3, 5] += change
+        torch.manual_seed(4)
+        losses.append(learned(model, batch, attention)[0].square().sum())
+    assert float(gradient[place][3, 5]) == pytest.approx(float(losses[0] - losses[1]) / 2e-6, rel=1e-4)
+
+
+@needs_masks
+def test_within_compiled_blocks() -> None:
+    """One code for all blocks and lengths, and the same as without a compiler."""
+    model = model_of("bert", 0.3)
+    model.requires_grad_(False)
+    method = new_lora(rank=2, dropout=0.0)
+    found = sites({name: module for name, module in model.named_modules() if name.endswith(("query", "value"))})
+    method.attach(model, found, [], method.plan(10, found))
+    attention = ShortAttention(model, PlainAttention())
+    compiled: list[Any] = []
+
+    def backend(graph: Any, _: object) -> Any:
+        compiled.append(graph)
+        return graph
+
+    fused = FusedBlocks(model, method.sites, note=pytest.fail, backend=backend)
+    for lengths in ((7, 3), (9, 9, 4)):
+        batch, results = batch_of(*lengths), []
+        for around in (fused.around(None), room.shortly(None)):
+            torch.manual_seed(5)
+            for group in method.groups():
+                for parameter in group.parameters:
+                    parameter.grad = None
+            with method.training_pass(), around, attention.around():
+                logits = model(**batch).logits
+                logits.sum().backward()
+            results.append([logits, *(one.grad for group in method.groups() for one in group.parameters)])
+        for one, other in zip(*results, strict=True):
+            torch.testing.assert_close(one, other)
+    names = [node.name for graph in compiled for node in graph.graph.nodes]
+    assert sum("short_attention" in name for name in names) == len(compiled)
+    assert len(compiled) == 1
+
+
+# -- where PyTorch's has to do -----------------------------------------------------------------------------------------
+
+
+@needs_masks
+def test_long_texts_and_other_masks_are_pytorchs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "short", pytest.fail)
+    module = SimpleNamespace(is_causal=False)
+    for length, mask in ((LONGEST + 1, None), (5, torch.zeros(1, 1, 5, 5))):
+        query, key, value = torch.randn(3, 1, 2, length, 8)
+        found, _ = attend(module, query, key, value, mask)  # type: ignore[arg-type]
+        expected = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        torch.testing.assert_close(found, expected.transpose(1, 2))
+
+
+@needs_masks
+def test_which_models_suit() -> None:
+    assert suits(model_of("bert"))
+    assert not suits(nn.Linear(2, 2))
+    eager = model_of("bert")
+    eager.set_attn_implementation("eager")
+    assert not suits(eager)
+    again = model_of("bert")
+    again.bert.encoder.gradient_checkpointing = True
+    assert not suits(again)
+    decoder = transformers.BertLMHeadModel(transformers.BertConfig(**SIZES, is_decoder=True))
+    assert not suits(decoder)
+
+
+def test_on_a_cpu_it_is_pytorchs() -> None:
+    assert short_attention(model_of("bert"), torch.bfloat16, 8) is None
+
+
+@needs_masks
+def test_a_pass_that_computes_it_twice_is_refused() -> None:
+    """Its second mask would be another."""
+    model, batch = model_of("bert", 0.1), batch_of(4)
+    attention = ShortAttention(model, PlainAttention())
+    query, key, value = torch.randn(3, 1, 2, 4, 8, requires_grad=True)
+
+    def work(*parts: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = attend(model, *parts, None, dropout=0.1)[0]
+        return found
+
+    with attention.around():
+        out = checkpoint(work, query, key, value, use_reentrant=False)
+    with pytest.raises(ModelError, match="computes its attention again"):
+        out.sum().backward()
+    assert batch["input_ids"].shape == (1, 4)
+    assert model.config._attn_implementation != NAME
+
+
+# -- on a GPU ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.gpu
+@needs_masks
+@pytest.mark.parametrize("fused", [False, True], ids=["as it stands", "compiled"])
+def test_captured_steps_are_eager_ones_and_those_of_pytorchs_attention(fused: bool) -> None:
+    """With dropout the first two alike to the bit; without, all three up to rounding."""
+    from tests.training.test_captured import Run
+
+    def losses(dropout: float, *, graph: bool, short: bool) -> list[float]:
+        run = Run(graph=graph, precision="bf16", dropout=dropout)
+        if fused:
+            run.step.fused = FusedBlocks(run.model, run.method.sites, note=pytest.fail)
+        if short:
+            run.step.attention = short_attention(run.model, torch.bfloat16, 24)
+            assert run.step.attention is not None
+        return run.advance(12)
+
+    assert losses(0.2, graph=True, short=True) == losses(0.2, graph=False, short=True)
+    ours, theirs = (losses(0.0, graph=True, short=short) for short in (True, False))
+    assert ours == pytest.approx(theirs, rel=2e-2)
+
+
+@pytest.mark.gpu
+@needs_masks
+def test_a_replay_drops_anew() -> None:
+    from tests.training.test_captured import Run
+
+    run = Run(graph=True, precision="bf16", dropout=0.3)
+    run.step.attention = short_attention(run.model, torch.bfloat16, 24)
+    assert run.step.attention is not None
+    seeds = []
+    for number in range(1, 7):
+        run.step(number, [run.batch(0)], 8, event=False)
+        seeds.append(int(run.step.attention.seed))
+    assert len(set(seeds)) == len(seeds)

@@ -1,0 +1,69 @@
+"""The kernels of short texts against plain tensor operations with the same masks: on a GPU, or anywhere in Triton's
+interpreter.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+
+from tests.models.plain_attention import PlainAttention
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+if not INTERPRETED:
+    pytestmark = pytest.mark.gpu
+DEVICE = "cpu" if INTERPRETED else "cuda"
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}
+
+BF16 = pytest.param(
+    torch.bfloat16, id="bf16", marks=pytest.mark.skipif(INTERPRETED, reason="the interpreter's dot takes no bf16")
+)
+TYPES = [pytest.param(torch.float32, id="fp32"), BF16, pytest.param(torch.float16, id="fp16")]
+
+
+def mask_of(kind: str, texts: int, length: int) -> torch.Tensor | None:
+    if kind == "none":
+        return None
+    generator = torch.Generator().manual_seed(length)
+    if kind == "keys":
+        lengths = torch.randint(1, length + 1, (texts, 1, 1, 1), generator=generator)
+        return (torch.arange(length) < lengths).to(DEVICE).expand(texts, 1, length, length)
+    seen = torch.rand(texts, 1, length, length, generator=generator) > 0.5
+    seen[0, 0, 0] = False  # a query that sees nothing
+    return seen.to(DEVICE)
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("mask", ["none", "keys", "pairs"])
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("shape", [(2, 3, 5, 8), (1, 2, 64, 32), (2, 2, 70, 64), (1, 1, 128, 24)])
+def test_outputs_and_gradients(shape: tuple[int, int, int, int], dropout: float, mask: str, dtype: torch.dtype) -> None:
+    """Queries, keys and values beside each other in memory, as projections that are computed as one write them."""
+    pytest.importorskip("triton")
+    from dora_cli.models.triton_attention import TritonAttention
+
+    texts, heads, length, width = shape
+    generator = torch.Generator().manual_seed(sum(shape))
+    memory = torch.randn(texts, length, 3, heads, width, generator=generator).to(DEVICE, dtype)
+    gradient = torch.randn(texts, length, heads, width, generator=generator).to(DEVICE, dtype)
+    parts = [memory[:, :, place].transpose(1, 2) for place in range(3)]
+    given = mask_of(mask, texts, length), torch.tensor(123456789012345, device=DEVICE), 3, dropout, width**-0.5
+    ours, plain, exact = TritonAttention(), PlainAttention(), [part.double() for part in parts]
+    found = [ours.forward(*parts, *given), *ours.backward(gradient, *parts, *given)]
+    wanted = [plain.forward(*exact, *given), *plain.backward(gradient.double(), *exact, *given)]
+    for one, other in zip(found, wanted, strict=True):
+        assert one.dtype == dtype
+        assert float((one.double() - other).abs().max()) < TOLERANCE[dtype] * float(other.abs().max())
+
+
+def test_tensors_with_gaps_are_read_too() -> None:
+    pytest.importorskip("triton")
+    from dora_cli.models.triton_attention import TritonAttention
+
+    apart = torch.randn(1, 2, 6, 16, 2, generator=torch.Generator().manual_seed(0)).to(DEVICE)[..., 0]
+    given = None, torch.tensor(1, device=DEVICE), 1, 0.0, 0.25
+    ours = TritonAttention()
+    expected = ours.forward(*[apart.contiguous()] * 3, *given)
+    assert torch.equal(ours.forward(apart, apart, apart, *given), expected)
