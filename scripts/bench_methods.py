@@ -23,7 +23,7 @@ from transformers.pytorch_utils import Conv1D
 
 from dora_cli.assembly.build import put_on
 from dora_cli.assembly.origin import make, sites_of
-from dora_cli.machine.devices import make_accelerator
+from dora_cli.machine.devices import autocast_type, make_accelerator
 from dora_cli.methods import Method
 from dora_cli.methods.base import Schedule, Site
 from dora_cli.methods.linear import weight_of
@@ -34,6 +34,7 @@ from dora_cli.methods.low_rank.passes import Passes
 from dora_cli.methods.low_rank.same_input.readers import NOBODY
 from dora_cli.models import find_projections, head_parameters, load_model
 from dora_cli.models.fused import FusedBlocks
+from dora_cli.models.short_attention import short_attention
 from dora_cli.recipe import LoraMethod
 from dora_cli.recipe.methods import MethodSection
 from dora_cli.recipe.methods.adalora import AdaloraMethod
@@ -389,6 +390,7 @@ class ProductStep(Step):
         fused: whether blocks are compiled.
         single: whether projections that read the same input are computed one by one all the same.
         serial: whether captured passes have one stream all the same.
+        sdpa: whether captured passes compute attention as PyTorch does all the same.
         liger: norms, rotations and gates are those of the package liger-kernel.
     """
 
@@ -401,10 +403,12 @@ class ProductStep(Step):
         fused: bool = False,
         single: bool = False,
         serial: bool = False,
+        sdpa: bool = False,
         liger: bool = False,
     ) -> None:
         super().__init__(settings)
         self.graph = graph
+        accelerator, short = settings.accelerator, graph and not sdpa
         self._liger = Liger(self.model) if liger else None
         head = head_parameters(self.model, self.fresh)
         self.method, self.schedule = attach(self.model, section(settings), head)
@@ -424,10 +428,11 @@ class ProductStep(Step):
             loss=label_losses,
             optimizer=optimizer,
             scheduler=make_scheduler(optimizer, warmup_steps=0, total_steps=TOTAL_STEPS),
-            accelerator=settings.accelerator,
+            accelerator=accelerator,
             max_grad_norm=1.0,
             cuda_graph=graph,
             fused=fused_blocks(self.model, self.method.sites) if fused else None,
+            attention=short_attention(self.model, autocast_type(accelerator), settings.length) if short else None,
         )
 
     def __call__(self) -> None:
@@ -452,6 +457,7 @@ class DoraStep(ProductStep):
         fused: whether blocks are compiled.
         single: whether projections that read the same input are computed one by one all the same.
         serial: whether captured passes have one stream all the same.
+        sdpa: whether captured passes compute attention as PyTorch does all the same.
         compacted: train on through a short pruning first, so that what is timed comes after the freeze, with tensors
             that shrank.
     """
@@ -464,10 +470,11 @@ class DoraStep(ProductStep):
         fused: bool = False,
         single: bool = False,
         serial: bool = False,
+        sdpa: bool = False,
         compacted: bool = False,
     ) -> None:
         section = partial(dora, pruning=PRELUDE if compacted else 0)
-        super().__init__(settings, section, graph=graph, fused=fused, single=single, serial=serial)
+        super().__init__(settings, section, graph=graph, fused=fused, single=single, serial=serial, sdpa=sdpa)
         self.compacted = compacted
         while compacted and not self.method.frozen:
             self()
@@ -679,7 +686,9 @@ METHODS: Mapping[str, Callable[[Settings], Step]] = {
     "dora-graph": partial(DoraStep, graph=True),
     "dora-graph-single": partial(DoraStep, graph=True, single=True),
     "dora-graph-serial": partial(DoraStep, graph=True, serial=True),
+    "dora-graph-sdpa": partial(DoraStep, graph=True, sdpa=True),
     "dora-graph-fused": partial(DoraStep, graph=True, fused=True),
+    "dora-graph-fused-sdpa": partial(DoraStep, graph=True, fused=True, sdpa=True),
     "dora-graph-fused-serial": partial(DoraStep, graph=True, fused=True, serial=True),
     "dora-graph-fused-single": partial(DoraStep, graph=True, fused=True, single=True),
     "dora-compacted": partial(DoraStep, compacted=True),

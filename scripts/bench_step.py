@@ -27,6 +27,7 @@ and a width of 32: what a step takes then is the host's time, which bounds steps
     dora-graph-single    the same, but projections that read the same input are computed one by one; also dora-single,
         dora-compacted-graph-single, dora-graph-fused-single and lora-graph-single
     dora-graph-serial    the same, but all its kernels in one stream; also dora-graph-fused-serial and lora-graph-serial
+    dora-graph-sdpa      the same, but attention as PyTorch computes it; also dora-graph-fused-sdpa
     dora-compacted  ours after the freeze, tensors shrunk (also dora-compacted-graph)
     lora            our LoRA at DoRA's start rank, by the same training step
     lora-pro        our LoRA-Pro at the same rank, moments of the factors (also lora-pro-full, of whole weights)
