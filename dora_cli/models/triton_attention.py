@@ -4,6 +4,7 @@ kept of them for the backward pass, and every gradient is written once.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable
 from typing import Any, NamedTuple
 
@@ -24,6 +25,8 @@ its registers.
 _NONE, _KEYS, _PAIRS = map(tl.constexpr, range(3))
 """Masks: none, one for all queries of a text, one for each of them."""
 
+_LOG2_E = tl.constexpr(math.log2(math.e))
+
 
 @triton.jit
 def _tile(start, row, d, stride, rows, width):
@@ -33,19 +36,24 @@ def _tile(start, row, d, stride, rows, width):
 
 
 @triton.jit
-def _weights(Q, K, mask, i, j, length, row_mask, scale, MASK: tl.constexpr):
-    """The attention of queries `i` to keys `j`, fp32; zeros where a query sees none."""
-    scores = tl.dot(Q, tl.trans(K), input_precision="ieee") * scale
-    seen = (i[:, None] < length) & (j[None, :] < length)
+def _shares(Q, K, mask, i, j, length, row_mask, scale, MASK: tl.constexpr):
+    """What queries `i` give to keys `j`, fp32, zeros where a query sees none, and one by the sum of a query.
+
+    Queries beyond the last are zeros like their gradients, and what comes of them is not stored.
+    """
+    seen = j < length
     if MASK == _KEYS:
-        seen = seen & (tl.load(mask + j, mask=j < length, other=0) != 0)[None, :]
+        seen = seen & (tl.load(mask + j, mask=seen, other=0) != 0)
+    scores = tl.dot(Q, tl.trans(K), input_precision="ieee") * (scale * _LOG2_E)
+    scores += tl.where(seen, 0.0, float("-inf"))[None, :]
     if MASK == _PAIRS:
-        seen = seen & (tl.load(mask + i[:, None] * row_mask + j[None, :], mask=seen, other=0) != 0)
-    scores = tl.where(seen, scores, float("-inf"))
+        inside = (i[:, None] < length) & (j[None, :] < length)
+        there = tl.load(mask + i[:, None] * row_mask + j[None, :], mask=inside, other=1) != 0
+        scores = tl.where(there, scores, float("-inf"))
     top = tl.max(scores, axis=1)
-    top = tl.where(top == float("-inf"), 0.0, top)
-    shares = tl.exp(scores - top[:, None])
-    return shares / tl.maximum(tl.sum(shares, axis=1), 1e-30)[:, None]
+    shares = tl.exp2(scores - tl.where(top == float("-inf"), 0.0, top)[:, None])
+    total = tl.sum(shares, axis=1)
+    return shares, 1 / tl.where(total > 0, total, 1.0)
 
 
 # Integers that change within a run are the number of a text's tokens and which use of a seed it is; for what Triton
@@ -65,11 +73,11 @@ def _forward(
     Q = _tile(q + text * text_q + head * head_q, i, d, row_q, length, width)
     K = _tile(k + text * text_k + head * head_k, j, d, row_k, length, width)
     V = _tile(v + text * text_v + head * head_v, j, d, row_v, length, width)
-    weights = _weights(Q, K, mask + text * text_mask, i, j, length, row_mask, scale, MASK)
+    shares, part = _shares(Q, K, mask + text * text_mask, i, j, length, row_mask, scale, MASK)
     if DROP:
         row = tl.program_id(0) * length + i[:, None]
-        weights = tl.where(keep(row, 0, j[None, :], tl.load(seeds), call, THRESHOLD), weights * kept, 0.0)
-    result = tl.dot(weights.to(V.dtype), V, input_precision="ieee")
+        shares = tl.where(keep(row, 0, j[None, :], tl.load(seeds), call, THRESHOLD), shares, 0.0)
+    result = tl.dot(shares.to(V.dtype), V, input_precision="ieee") * (part * kept)[:, None]
     place = out + ((text * length + i[:, None]) * heads + head) * width + d[None, :]
     tl.store(place, result.to(out.dtype.element_ty), mask=(i[:, None] < length) & (d[None, :] < width))
 
@@ -80,27 +88,29 @@ def _backward(
     text_q, head_q, row_q, text_k, head_k, row_k, text_v, head_v, row_v, text_g, head_g, row_g, text_mask, row_mask,
     MASK: tl.constexpr, DROP: tl.constexpr, THRESHOLD: tl.constexpr, BLOCK_L: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """A block has a head of a text; the weights are computed once more."""
+    """A block has a head of a text; its weights are computed once more."""
     text, head = (tl.program_id(0) // heads).to(tl.int64), tl.program_id(0) % heads
     i, d = tl.arange(0, BLOCK_L), tl.arange(0, BLOCK_D)
     Q = _tile(q + text * text_q + head * head_q, i, d, row_q, length, width)
     K = _tile(k + text * text_k + head * head_k, i, d, row_k, length, width)
     V = _tile(v + text * text_v + head * head_v, i, d, row_v, length, width)
     G = _tile(gradient + text * text_g + head * head_g, i, d, row_g, length, width)
-    weights = _weights(Q, K, mask + text * text_mask, i, i, length, row_mask, scale, MASK)
-    of_weights = tl.dot(G, tl.trans(V), input_precision="ieee")
-    used = weights
+    shares, part = _shares(Q, K, mask + text * text_mask, i, i, length, row_mask, scale, MASK)
+    # with weights ``w = shares * part``, what is kept `M` and ``D = M * (G V^T)``, values get ``(kept M w)^T G``, and
+    # scores ``scale w (kept D - m)`` with ``m = sum(kept w D)``: both of ``W = scale kept w``
+    W = shares * (part * (scale * kept))[:, None]
+    D = tl.dot(G, tl.trans(V), input_precision="ieee")
+    used = W
     if DROP:
         row = tl.program_id(0) * length + i[:, None]
-        kept_here = keep(row, 0, i[None, :], tl.load(seeds), call, THRESHOLD)
-        used = tl.where(kept_here, weights * kept, 0.0)
-        of_weights = tl.where(kept_here, of_weights * kept, 0.0)
+        there = keep(row, 0, i[None, :], tl.load(seeds), call, THRESHOLD)
+        used = tl.where(there, W, 0.0)
+        D = tl.where(there, D, 0.0)
     place = ((text * length + i[:, None]) * heads + head) * width + d[None, :]
     inside = (i[:, None] < length) & (d[None, :] < width)
-    of_V = tl.dot(tl.trans(used.to(G.dtype)), G, input_precision="ieee")
+    of_V = tl.dot(tl.trans(used.to(G.dtype)), G, input_precision="ieee") / scale
     tl.store(dv + place, of_V.to(dv.dtype.element_ty), mask=inside)
-    mean = tl.sum(weights * of_weights, axis=1)
-    of_scores = (weights * (of_weights - mean[:, None]) * scale).to(Q.dtype)
+    of_scores = (W * (D - (tl.sum(W * D, axis=1) / (scale * kept))[:, None])).to(Q.dtype)
     of_Q = tl.dot(of_scores, K, input_precision="ieee")
     tl.store(dq + place, of_Q.to(dq.dtype.element_ty), mask=inside)
     of_K = tl.dot(tl.trans(of_scores), Q, input_precision="ieee")
