@@ -87,6 +87,7 @@ class Run:
         precision: str = "fp32",
         dtype: torch.dtype = torch.float32,
         dropout: float = 0.0,
+        hashed: bool | None = None,
         steps: int = 24,
     ) -> None:
         torch.manual_seed(0)
@@ -101,7 +102,8 @@ class Run:
         optimizer = make_optimizer(self.method, learning_rate=3e-3, weight_decay=0.01, betas=(0.9, 0.999), eps=1e-8)
         fused = None
         if backend is not None:
-            fused = FusedBlocks(self.model, self.method.sites, note=self.notes.append, backend=backend)
+            settings: dict[str, Any] = {"backend": backend, "hashed": hashed}
+            fused = FusedBlocks(self.model, self.method.sites, note=self.notes.append, **settings)
         self.step = TrainingStep(
             model=self.model, method=self.method, loss=_losses, optimizer=optimizer,
             scheduler=make_scheduler(optimizer, warmup_steps=2, total_steps=steps),
