@@ -130,7 +130,7 @@ class FusedBlocks:
                 vars(block).pop("forward", None)
             self._hashed.end()
             for dropout, forward in own:
-                vars(dropout)["forward"] = forward
+                vars(dropout).setdefault("forward", forward)
             for parent, name, module in replaced:
                 parent._modules[name] = module
             for seam in self._seams.values():

@@ -24,8 +24,10 @@ from dora_cli.methods.low_rank.dropout import (
     scale,
 )
 
-_CALLS = 64
-"""Of blocks in a pass, for which seeds are drawn at once; a family may call the same block many times."""
+_CALLS, _DROPOUTS = 64, 8
+"""Seeds are drawn at once for so many calls of blocks at least, and so many dropouts in each: a family may call a block
+or a dropout more than once.
+"""
 
 _NARROW = 2**31 - 2**16
 """Up to here the number of an element, and what dropouts of a block add to it, fits 32 bits."""
@@ -35,7 +37,7 @@ class HashedDropouts:
     """The dropouts of some blocks: between `begin` and `end`, a pass forward and backward, they are hashed.
 
     Seeds are drawn by one call per pass from the device's own generator, so captured graphs and resumed runs draw anew
-    and alike. Each dropout has one of its own in every call of a block.
+    and alike. Each dropout of each call of a block has one of its own.
 
     Args:
         blocks: whose modules are looked at.
@@ -45,7 +47,7 @@ class HashedDropouts:
     def __init__(self, blocks: Sequence[nn.Module], device: torch.device) -> None:
         found = [[module for module in block.modules() if type(module) is nn.Dropout] for block in blocks]
         self._modules = list(chain.from_iterable(found))
-        self._draws = Draws(max(_CALLS, len(blocks)), max([1, *map(len, found)]), device)
+        self._draws = Draws(max(_CALLS, len(blocks)), max([_DROPOUTS, *map(len, found)]), device)
         self._begun: list[nn.Dropout] = []
 
     def begin(self) -> None:
@@ -74,7 +76,7 @@ class Draws:
 
     Args:
         calls: for so many calls of blocks seeds are drawn at once; whatever comes after has its own drawn.
-        dropouts: so many has a block.
+        dropouts: so many have a seed of their own in a block; the next ones count from elsewhere with the same seeds.
         device: where seeds are.
 
     Attributes:
