@@ -121,7 +121,7 @@ def test_masks_of_other_seeds_and_uses_are_not_correlated(probability: float) ->
 
 
 def _standard(kept: torch.Tensor, probability: float) -> torch.Tensor:
-    """Of mean 0 and variance 1."""
+    """A mask with a mean of 0 and a variance of 1."""
     return (kept.flatten().double() - (1 - probability)) / (probability * (1 - probability)) ** 0.5
 
 
