@@ -228,7 +228,7 @@ def same(one: list[torch.Tensor], two: list[torch.Tensor]) -> bool:
 X = torch.randn(3, 5, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
 
 
-@pytest.mark.parametrize("backend", ["eager", "aot_eager", "inductor"])
+@pytest.mark.parametrize("backend", ["eager", "aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
 def test_compiled_blocks_drop_by_masks_of_their_own_forward_and_backward(
     backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -285,11 +285,18 @@ def test_once_the_compiler_has_failed_pytorch_drops(monkeypatch: pytest.MonkeyPa
     assert same(one_pass(model, blocks, X), one_pass(model, None, X))
 
 
+def test_on_the_cpu_compiled_blocks_drop_as_the_compiler_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hashed_dropout, "hashed_mask", None)
+    model = Model()
+    blocks = FusedBlocks(model, model.method.sites, note=pytest.fail, backend="aot_eager")
+    assert not same(one_pass(model, blocks, X, 1), one_pass(model, blocks, X, 2))
+
+
 def _fails(*_: object) -> NoReturn:
     raise NotImplementedError("no such kernel")
 
 
-@pytest.mark.parametrize("backend", ["aot_eager_decomp_partition", "inductor"])
+@pytest.mark.parametrize("backend", ["aot_eager_decomp_partition", pytest.param("inductor", marks=pytest.mark.slow)])
 def test_masks_are_computed_again_in_the_backward_pass(backend: str) -> None:
     """What compiled blocks save are activations and seeds."""
     model, saved = Model(), list[torch.Tensor]()
