@@ -320,10 +320,10 @@ def test_a_run_without_a_compiler_goes_on_as_it_stands(
 ) -> None:
     """It says so once."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr(inductor_config.cpp, "cxx", (str(tmp_path / "no-compiler"),))
     listener = Cut()
     recipe = make_recipe("train.fuse=on", "train.max_steps=3", LORA)
-    train(recipe, tmp_path / "run", listener=listener)
+    with inductor_config.patch("cpp.cxx", (str(tmp_path / "no-compiler"),)):
+        train(recipe, tmp_path / "run", listener=listener)
     train(make_recipe("train.fuse=off", "train.max_steps=3", LORA), tmp_path / "plain")
     said = [note for note in listener.notes if "fuse" in note]
     assert len(said) == 1
