@@ -7,7 +7,7 @@ head, draws them again in the backward pass, and needs nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from functools import cache
@@ -20,6 +20,7 @@ from torch import nn
 
 from dora_cli.errors import ModelError
 from dora_cli.methods import takes_triton
+from dora_cli.methods.low_rank.seam import Seam
 
 NAME = "dora_short"
 """What it is called among transformers' ways of computing attention."""
@@ -29,6 +30,9 @@ LONGEST = 128
 
 FAMILIES = frozenset({"bert", "camembert", "distilbert", "electra", "roberta", "xlm-roberta"})
 """Model types that are held against PyTorch's attention by tests."""
+
+_PROJECTIONS = (("query", "key", "value"), ("q_lin", "k_lin", "v_lin"))
+"""What those families call the projections of an attention module."""
 
 _HALF = (torch.bfloat16, torch.float16)
 _numbers = count()
@@ -68,8 +72,11 @@ class Kernels(Protocol):
         call: int,
         dropout: float,
         scaling: float,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The gradients of query, key and value, from that of what `forward` gave."""
+        into: Sequence[torch.Tensor],
+    ) -> None:
+        """Writes the gradients of query, key and value, from that of what `forward` gave, `into` three tensors of the
+        shape of that, alike in memory, whose heads lie one after the other.
+        """
         ...
 
 
@@ -138,6 +145,11 @@ def suits(model: nn.Module) -> bool:
         and not any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
         and _register()
     )
+
+
+def is_short() -> bool:
+    """Whether a pass is within `ShortAttention.around`."""
+    return _present.get() is not None
 
 
 def shortly(attention: ShortAttention | None) -> AbstractContextManager[None]:
@@ -213,9 +225,40 @@ def attend(
             module, query, key, value, attention_mask, dropout, scaling, is_causal, **more
         )
         return found
-    query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    beside = _all_beside(module, query)
+    if beside is not None and beside.dtype == dtype:
+        return short_beside(beside, attention_mask, query.shape[1], dropout, scale)[0], None
+    query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     return short(query, key, value, attention_mask, dropout, scale)[0], None
+
+
+def _all_beside(module: nn.Module, query: torch.Tensor) -> torch.Tensor | None:
+    """Queries, keys and values beside each other, ``(texts, tokens, 3 * heads * width)``, where one operator of
+    compiled blocks has just given them for the attention of `module`: their gradient is one tensor then, which nobody
+    has to put together. The models of `FAMILIES` do no more with them than to tell heads apart.
+    """
+    found = [[module._modules.get(name) for name in names] for names in _PROJECTIONS]
+    seams = [seam for seam in next(filter(all, found), ()) if isinstance(seam, Seam)]
+    joint = seams[0].joint if len(seams) == 3 else None
+    if joint is None or any(seam.joint is not joint or seam.place != place for place, seam in enumerate(seams)):
+        return None
+    whole = joint.take()
+    texts, heads, tokens, width = query.shape
+    return whole if whole is not None and whole.shape == (texts, tokens, 3 * heads * width) else None
+
+
+def _call(dropout: float) -> tuple[ShortAttention, int]:
+    """Whose attention a pass is in, and which use of its seed this is: one without dropout is none, so that a model may
+    be looked at on the way.
+    """
+    attention = _present.get()
+    if attention is None:
+        raise ModelError(
+            "the model computes its attention again within the backward pass (activation checkpointing) without saying "
+            "so; turn that off in the model, or set train.cuda_graph: off"
+        )
+    return attention, attention.next_call() if dropout else 0
 
 
 @torch.library.custom_op("dora::short_attention", mutates_args=())
@@ -228,13 +271,7 @@ def short(
     scaling: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """``(texts, tokens, heads, width)``, and whose attention this is and which of its calls."""
-    attention = _present.get()
-    if attention is None:
-        raise ModelError(
-            "the model computes its attention again within the backward pass (activation checkpointing) without saying "
-            "so; turn that off in the model, or set train.cuda_graph: off"
-        )
-    call = attention.next_call()
+    attention, call = _call(dropout)
     out = attention.kernels.forward(query, key, value, mask, attention.seed, call, dropout, scaling)
     return out, torch.tensor([attention.number, call])
 
@@ -253,7 +290,44 @@ def short_backward(
     """The gradients of query, key and value."""
     number, use = call.tolist()
     attention = _here[number]
-    return attention.kernels.backward(gradient, query, key, value, mask, attention.seed, use, dropout, scaling)
+    dq, dk, dv = into = tuple(query.new_empty(gradient.shape) for _ in range(3))
+    attention.kernels.backward(gradient, query, key, value, mask, attention.seed, use, dropout, scaling, into)
+    return dq.transpose(1, 2), dk.transpose(1, 2), dv.transpose(1, 2)
+
+
+@torch.library.custom_op("dora::short_attention_beside", mutates_args=())
+def short_beside(
+    whole: torch.Tensor, mask: torch.Tensor | None, heads: int, dropout: float, scaling: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same of all three beside each other, ``(texts, tokens, 3 * heads * width)``."""
+    attention, call = _call(dropout)
+    query, key, value = (part.transpose(1, 2) for part in _parts(whole, heads))
+    out = attention.kernels.forward(query, key, value, mask, attention.seed, call, dropout, scaling)
+    return out, torch.tensor([attention.number, call])
+
+
+@torch.library.custom_op("dora::short_attention_beside_backward", mutates_args=())
+def short_beside_backward(
+    gradient: torch.Tensor,
+    whole: torch.Tensor,
+    mask: torch.Tensor | None,
+    call: torch.Tensor,
+    heads: int,
+    dropout: float,
+    scaling: float,
+) -> torch.Tensor:
+    """The gradient of all three, beside each other."""
+    number, use = call.tolist()
+    attention, found = _here[number], torch.empty_like(whole)
+    query, key, value = (part.transpose(1, 2) for part in _parts(whole, heads))
+    into = _parts(found, heads)
+    attention.kernels.backward(gradient, query, key, value, mask, attention.seed, use, dropout, scaling, into)
+    return found
+
+
+def _parts(whole: torch.Tensor, heads: int) -> tuple[torch.Tensor, ...]:
+    """Views, ``(texts, tokens, heads, width)`` each."""
+    return whole.view(*whole.shape[:2], 3, heads, -1).unbind(2)
 
 
 @short.register_fake
@@ -280,9 +354,29 @@ def _(
     dropout: float,
     scaling: float,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    texts, heads, length, width = query.shape
-    one, two, three = (query.new_empty(texts, length, heads, width).transpose(1, 2) for _ in range(3))
+    one, two, three = (query.new_empty(gradient.shape).transpose(1, 2) for _ in range(3))
     return one, two, three
+
+
+@short_beside.register_fake
+def _(
+    whole: torch.Tensor, mask: torch.Tensor | None, heads: int, dropout: float, scaling: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    texts, length, width = whole.shape
+    return whole.new_empty(texts, length, heads, width // 3 // heads), torch.empty(2, dtype=torch.int64)
+
+
+@short_beside_backward.register_fake
+def _(
+    gradient: torch.Tensor,
+    whole: torch.Tensor,
+    mask: torch.Tensor | None,
+    call: torch.Tensor,
+    heads: int,
+    dropout: float,
+    scaling: float,
+) -> torch.Tensor:
+    return torch.empty_like(whole)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, torch.Tensor]) -> None:
@@ -294,4 +388,14 @@ def _differentiate(ctx: Any, gradient: torch.Tensor, _: torch.Tensor) -> tuple[t
     return *short_backward(gradient, *ctx.saved_tensors, ctx.dropout, ctx.scaling), None, None, None
 
 
+def _setup_beside(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, torch.Tensor]) -> None:
+    whole, mask, *ctx.numbers = inputs
+    ctx.save_for_backward(whole, mask, output[1])
+
+
+def _differentiate_beside(ctx: Any, gradient: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    return short_beside_backward(gradient, *ctx.saved_tensors, *ctx.numbers), None, None, None, None
+
+
 short.register_autograd(_differentiate, setup_context=_setup)
+short_beside.register_autograd(_differentiate_beside, setup_context=_setup_beside)

@@ -5,7 +5,7 @@ kept of them for the backward pass, and every gradient is written once.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -86,6 +86,7 @@ def _forward(
 def _backward(
     q, k, v, mask, gradient, dq, dk, dv, seeds, call, heads, length, width, scale, kept,
     text_q, head_q, row_q, text_k, head_k, row_k, text_v, head_v, row_v, text_g, head_g, row_g, text_mask, row_mask,
+    text_d, row_d,
     MASK: tl.constexpr, DROP: tl.constexpr, THRESHOLD: tl.constexpr, BLOCK_L: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """A block has a head of a text; its weights are computed once more."""
@@ -106,7 +107,7 @@ def _backward(
         there = keep(row, 0, i[None, :], tl.load(seeds), call, THRESHOLD)
         used = tl.where(there, W, 0.0)
         D = tl.where(there, D, 0.0)
-    place = ((text * length + i[:, None]) * heads + head) * width + d[None, :]
+    place = text * text_d + i[:, None] * row_d + head * width + d[None, :]
     inside = (i[:, None] < length) & (d[None, :] < width)
     of_V = tl.dot(tl.trans(used.to(G.dtype)), G, input_precision="ieee") / scale
     tl.store(dv + place, of_V.to(dv.dtype.element_ty), mask=inside)
@@ -167,21 +168,30 @@ class TritonAttention:
         call: int,
         dropout: float,
         scaling: float,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        texts, heads, length, width = query.shape
-        dq, dk, dv = (query.new_empty(texts, length, heads, width) for _ in range(3))
+        into: Sequence[torch.Tensor],
+    ) -> None:
+        texts, heads = query.shape[:2]
+        text, row = into[0].stride()[:2]
         work = _Work.of(query.shape, (query, key, value, gradient.transpose(1, 2)), mask, dropout, scaling)
         warps = 4 if work.block <= 64 else 8
-        launch = self._launch(_backward, (texts * heads, 1, 1), work, (*work.constants, *work.blocks), warps)
+        grid, constants = (texts * heads, 1, 1), (*work.constants, *work.blocks)
+        launch = self._launch(_backward, grid, work, constants, warps, into=into)
         *read, of_out = work.parts
-        launch(*read, work.mask, of_out, dq, dk, dv, seed, call, *work.sizes, *work.strides)
-        return dq.transpose(1, 2), dk.transpose(1, 2), dv.transpose(1, 2)
+        launch(*read, work.mask, of_out, *into, seed, call, *work.sizes, *work.strides, text, row)
 
     def _launch(
-        self, kernel: Any, grid: tuple[int, int, int], work: _Work, constants: tuple[Any, ...], warps: int
+        self,
+        kernel: Any,
+        grid: tuple[int, int, int],
+        work: _Work,
+        constants: tuple[Any, ...],
+        warps: int,
+        *,
+        into: Sequence[torch.Tensor] = (),
     ) -> Launch:
-        places = tuple([part.data_ptr() % 16 for part in (*work.parts, work.mask)])
-        key = kernel, grid, constants, work.parts[0].dtype, work.sizes, work.strides, places
+        places = tuple([part.data_ptr() % 16 for part in (*work.parts, work.mask, *into)])
+        apart = tuple([part.stride() for part in into])
+        key = kernel, grid, constants, work.parts[0].dtype, work.sizes, work.strides, apart, places
         if key not in self._launches:
             self._launches[key] = Launch(kernel, grid, constants, num_warps=warps)
         return self._launches[key]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -41,15 +41,16 @@ class PlainAttention:
         call: int,
         dropout: float,
         scaling: float,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        into: Sequence[torch.Tensor],
+    ) -> None:
         weights, dropped = _weights(query, key, mask, seed, call, dropout, scaling)
         gradient = gradient.transpose(1, 2)
         of_weights = dropped(gradient @ value.transpose(-1, -2))
         mean = (weights * of_weights).sum(-1, keepdim=True)
         of_scores = weights * (of_weights - mean) * scaling
         found = of_scores @ key, of_scores.transpose(-1, -2) @ query, dropped(weights).transpose(-1, -2) @ gradient
-        dq, dk, dv = (part.transpose(1, 2).contiguous().transpose(1, 2) for part in found)
-        return dq, dk, dv
+        for place, part in zip(into, found, strict=True):
+            place.copy_(part.transpose(1, 2))
 
 
 def _weights(

@@ -13,9 +13,11 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from dora_cli.errors import ModelError
+from dora_cli.methods.low_rank import lean as lean_module
 from dora_cli.models import short_attention as room
 from dora_cli.models.fused import FusedBlocks
 from dora_cli.models.short_attention import FAMILIES, LONGEST, NAME, ShortAttention, attend, short_attention, suits
+from tests.methods.low_rank.same_input.plain_many import TogetherKernels
 from tests.methods.small import new_lora, sites
 from tests.models.plain_attention import PlainAttention
 
@@ -87,7 +89,7 @@ def test_it_computes_what_pytorchs_does(family: str, lengths: tuple[int, ...]) -
     model, batch, kernels = model_of(family), batch_of(*lengths), PlainAttention()
     expected = learned(model, batch, None)
     found = learned(model, batch, ShortAttention(model, kernels))
-    assert kernels.calls == [1, 2]
+    assert kernels.calls == [0, 0]
     assert model.config._attn_implementation == "sdpa"
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other)
@@ -96,7 +98,8 @@ def test_it_computes_what_pytorchs_does(family: str, lengths: tuple[int, ...]) -
 @needs_masks
 def test_no_two_layers_or_passes_drop_the_same() -> None:
     model, batch = model_of("bert", 0.5), batch_of(7, 3)
-    attention = ShortAttention(model, PlainAttention())
+    kernels = PlainAttention()
+    attention = ShortAttention(model, kernels)
     torch.manual_seed(3)
     first, seed = learned(model, batch, attention), int(attention.seed)
     second = learned(model, batch, attention)
@@ -105,6 +108,7 @@ def test_no_two_layers_or_passes_drop_the_same() -> None:
     torch.manual_seed(3)
     for one, other in zip(learned(model, batch, attention), first, strict=True):
         assert torch.equal(one, other)
+    assert kernels.calls == [1, 2] * 3
 
 
 @needs_masks
@@ -128,12 +132,19 @@ def test_gradients_are_those_of_what_was_dropped() -> None:
 
 
 @needs_masks
-def test_within_compiled_blocks() -> None:
-    """One code for all blocks and lengths, and the same as without a compiler."""
-    model = model_of("bert", 0.3)
+@pytest.mark.parametrize("together", [False, True], ids=["each alone", "as one"])
+@pytest.mark.parametrize("family", ["bert", "distilbert"])
+def test_within_compiled_blocks(family: str, together: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One code for all blocks and lengths, and the same as without a compiler; where queries, keys and values are one
+    operator's, they and their gradients are handed over in one tensor.
+    """
+    if together:
+        monkeypatch.setattr(lean_module, "kernels_for", lambda device, *_: TogetherKernels(device))
+    model = model_of(family, 0.3)
     model.requires_grad_(False)
     method = new_lora(rank=2, dropout=0.0)
-    found = sites({name: module for name, module in model.named_modules() if name.endswith(("query", "value"))})
+    ends = "query", "key", "value", "q_lin", "k_lin", "v_lin"
+    found = sites({name: module for name, module in model.named_modules() if name.endswith(ends)})
     method.attach(model, found, [], method.plan(10, found))
     attention = ShortAttention(model, PlainAttention())
     compiled: list[Any] = []
@@ -150,14 +161,15 @@ def test_within_compiled_blocks() -> None:
             for group in method.groups():
                 for parameter in group.parameters:
                     parameter.grad = None
-            with method.training_pass(), around, attention.around():
+            with method.training_pass(), attention.around(), around:
                 logits = model(**batch).logits
                 logits.sum().backward()
             results.append([logits, *(one.grad for group in method.groups() for one in group.parameters)])
         for one, other in zip(*results, strict=True):
             torch.testing.assert_close(one, other)
-    names = [node.name for graph in compiled for node in graph.graph.nodes]
-    assert sum("short_attention" in name for name in names) == len(compiled)
+    called = [str(node.target) for graph in compiled for node in graph.graph.nodes]
+    wanted = {"dora.short_attention_beside.default" if together else "dora.short_attention.default": len(compiled)}
+    assert {name: called.count(name) for name in called if "short_attention" in name} == wanted
     assert len(compiled) == 1
 
 

@@ -51,9 +51,14 @@ def test_outputs_and_gradients(shape: tuple[int, int, int, int], dropout: float,
     parts = [memory[:, :, place].transpose(1, 2) for place in range(3)]
     given = mask_of(mask, texts, length), torch.tensor(123456789012345, device=DEVICE), 3, dropout, width**-0.5
     ours, plain, exact = TritonAttention(), PlainAttention(), [part.double() for part in parts]
-    found = [ours.forward(*parts, *given), *ours.backward(gradient, *parts, *given)]
-    wanted = [plain.forward(*exact, *given), *plain.backward(gradient.double(), *exact, *given)]
-    for one, other in zip(found, wanted, strict=True):
+    found, wanted = torch.empty_like(memory), torch.empty_like(memory, dtype=torch.float64)
+    ours.backward(gradient, *parts, *given, found.unbind(2))
+    plain.backward(gradient.double(), *exact, *given, wanted.unbind(2))
+    apart = [torch.empty_like(gradient) for _ in range(3)]
+    ours.backward(gradient, *parts, *given, apart)
+    assert torch.equal(torch.stack(apart, 2), found)
+    outputs = ours.forward(*parts, *given), plain.forward(*exact, *given)
+    for one, other in (outputs, *zip(found.unbind(2), wanted.unbind(2), strict=True)):
         assert one.dtype == dtype
         assert float((one.double() - other).abs().max()) < TOLERANCE[dtype] * float(other.abs().max())
 

@@ -180,18 +180,20 @@ class Joint:
         self._saved: dict[int, tuple[Together | None, list[Saved | None]]] = {}
         self.x: torch.Tensor | None = None
         self.y: torch.Tensor | None = None
+        self._keeps = False  # whether somebody will `take` all outputs
+        self._whole: torch.Tensor | None = None
         self._state: tuple[int, bool] | None = None
 
-    def begin(self) -> None:
-        """Before a pass, after its seams have begun."""
-        self.dtype = self.seams[0].dtype
+    def begin(self, *, keeps: bool = False) -> None:
+        """Before a pass, after its seams have begun; `keeps` says whether somebody will `take` what it gives."""
+        self.dtype, self._keeps = self.seams[0].dtype, keeps
         for place, seam in enumerate(self.seams):
             seam.joint, seam.place = self, place
 
     def end(self) -> None:
         """After a pass, also one that failed."""
         self._saved.clear()
-        self.x = self.y = None
+        self.x = self.y = self._whole = None
 
     @property
     def seams(self) -> list[Seam]:
@@ -216,8 +218,16 @@ class Joint:
         start = sum(self.widths[:place])
         part = self.y[..., start : start + self.widths[place]]
         if place == len(self.widths) - 1:
+            self._whole = self.y if self._keeps else None
             self.x = self.y = None
         return part
+
+    def take(self) -> torch.Tensor | None:
+        """All outputs of the latest call beside each other, once, after the last of them was asked for; None where they
+        are not kept, or somebody else has taken them.
+        """
+        whole, self._whole = self._whole, None
+        return whole
 
     def map(self, x: torch.Tensor) -> tuple[torch.Tensor, int]:
         """All outputs beside each other, ``(..., sum of d_out)``, and which call this was."""
