@@ -32,6 +32,9 @@ MAX_RANK = 128
 MANY_ROWS = 4096
 """From here on other blocks are the fastest, most of them of more rows."""
 
+FEW_SPLITS = 4
+"""Partial sums of an outer product of fewer rows: more would win less than it takes to collect them."""
+
 _FIRST, _SECOND, _CALL = tl.constexpr(HASH_FIRST), tl.constexpr(HASH_SECOND), tl.constexpr(HASH_CALL)
 _LAST0, _LAST1, _LAST2, _LAST3 = (tl.constexpr(multiplier) for multiplier in HASH_LAST)
 
@@ -217,13 +220,35 @@ class Seeded(NamedTuple):
     scale: float
 
 
+class Added:
+    """How many partial sums have been added to since they were collected, by where the sums of a group are."""
+
+    def __init__(self) -> None:
+        self._splits: dict[int, int] = {}
+
+    def splits(self, totals: torch.Tensor, rows: int, block: int) -> int:
+        """In how many to split so many rows, in blocks of `block`."""
+        few = len(totals) if rows >= MANY_ROWS else FEW_SPLITS
+        return min(len(totals), few, -(-rows // block))
+
+    def note(self, totals: torch.Tensor, splits: int) -> None:
+        """So many of `totals`, which may be some rows of a group's, are about to be added to."""
+        place = totals.untyped_storage().data_ptr()
+        self._splits[place] = max(splits, self._splits.get(place, 0))
+
+    def take(self, totals: torch.Tensor) -> int:
+        """How many of `totals` there are to collect: all where nobody has said."""
+        return self._splits.pop(totals.untyped_storage().data_ptr(), len(totals))
+
+
 class TritonKernels:
     """Seeds are drawn by one call per pass from the device's own generator, so captured graphs and resumed runs draw
     anew and alike.
 
     Args:
         wide: whether all ranks are multiples of 16.
-        many: makes what computes several projections at once, of the seeds and the bytes that a block may have.
+        many: makes what computes several projections at once, of the seeds, the bytes that a block may have, and
+            what was added.
     """
 
     draws_alike = False
@@ -236,16 +261,17 @@ class TritonKernels:
         projections: int,
         *,
         wide: bool = False,
-        many: Callable[[torch.Tensor, int], ManyKernels] | None = None,
+        many: Callable[[torch.Tensor, int, Added], ManyKernels] | None = None,
     ) -> None:
         self._memory, self._wide, self._many = shared_memory(device), wide, many
         self._seeds = torch.zeros(projections, dtype=torch.int64, device=device)
         self._seed = self._seeds.unbind()
         self._calls = [0] * projections
         self._launches: dict[tuple[Hashable, ...], Launch] = {}
+        self._added = Added()
 
     def many(self) -> ManyKernels | None:
-        return None if self._many is None else self._many(self._seeds, self._memory)
+        return None if self._many is None else self._many(self._seeds, self._memory, self._added)
 
     def begin(self) -> None:
         self._seeds.random_()
@@ -328,10 +354,11 @@ class TritonKernels:
         launch = self._launches.get(key)
         if launch is None:
             block, columns, stages = outer_blocks(rows, width, block_r(rank), x.element_size(), self._memory)
-            grid = triton.cdiv(width, columns), min(most, triton.cdiv(rows, block)), chunks
+            grid = triton.cdiv(width, columns), self._added.splits(totals, rows, block), chunks
             wide = self._is_wide(rank, u.stride(0))
             constants = wide, *settings(threshold, x), block, block_r(rank), columns
             launch = self._launches[key] = Launch(_outer, grid, constants, num_warps=4, num_stages=stages)
+        self._added.note(totals, launch.grid[1])
         launch(totals, u, x, seed, call, rows, width, rank, scale, *strides, launch.grid[1])
 
     def collect(self, totals: torch.Tensor, gradient: torch.Tensor, scaling: float = 1.0) -> None:
@@ -341,7 +368,7 @@ class TritonKernels:
         if launch is None:
             grid, constants = (rows, triton.cdiv(width, 512), 1), (triton.next_power_of_2(most), 512)
             launch = self._launches[key] = Launch(_collect, grid, constants, num_warps=4)
-        launch(totals, gradient, scaling, totals.stride(0), width, most)
+        launch(totals, gradient, scaling, totals.stride(0), width, self._added.take(totals))
 
     def collect_gated(
         self,
@@ -362,7 +389,7 @@ class TritonKernels:
         if launch is None:
             constants = triton.next_power_of_2(most), 1024
             launch = self._launches[key] = Launch(_collect_gated, (rows, 1, 1), constants, num_warps=8)
-        launch(totals, B_t, c, grad_B_t, grad_c, scaling, totals.stride(0), width, most)
+        launch(totals, B_t, c, grad_B_t, grad_c, scaling, totals.stride(0), width, self._added.take(totals))
 
 
 @cache

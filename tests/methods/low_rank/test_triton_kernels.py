@@ -7,6 +7,7 @@ The interpreter is asked for by ``TRITON_INTERPRET=1``; it checks the arithmetic
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import pytest
 import torch
@@ -189,6 +190,42 @@ def test_collecting(rows: int, width: int, rank: int) -> None:
     torch.testing.assert_close(grad_B_t, wanted[0].float(), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(grad_c, wanted[1].float(), rtol=1e-4, atol=1e-3)
     assert not totals.any()
+
+
+def collected(made: Any, totals: torch.Tensor, *, gated: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """The gradients of ``s B diag(c)`` and of the gates, where `B` is 1, gates are 2 and `s` is 0.5."""
+    gradient, grad_c = torch.zeros_like(totals[0]), torch.zeros_like(totals[0, :, 0])
+    if gated:
+        made.collect_gated(totals, torch.ones_like(gradient), grad_c + 2, gradient, grad_c, 0.5)
+    else:
+        made.collect(totals, gradient)
+    return gradient, grad_c
+
+
+@pytest.mark.parametrize("rows", [(70,), (300, 40), (5000,), (40, 5000)])
+@pytest.mark.parametrize("gated", [False, True])
+def test_what_is_collected_is_what_was_added(rows: tuple[int, ...], gated: bool) -> None:
+    """In fewer partial sums where there are few rows; nothing is left of them, and all there are are collected where
+    nobody has said how many.
+    """
+    made, width, rank, splits = kernels(), 48, 3, 8
+    totals = torch.zeros(splits, 2 * rank, width, device=DEVICE)
+    wanted = torch.zeros(2 * rank, width, dtype=torch.float64, device=DEVICE)
+    for place, count in enumerate(rows):
+        x, _, u = operands(count, width, rank, torch.float32)
+        part = slice(place % 2 * rank, (place % 2 + 1) * rank)
+        made.outer(totals[:, part], u, x, None)
+        wanted[part] += u.double().T @ x.double()
+    used = int((totals != 0).flatten(1).any(1).sum())
+    assert used == (8 if max(rows) >= 4096 else min(4, -(-max(rows) // 128)))
+    gradient, grad_c = collected(made, totals, gated=gated)
+    close(gradient, wanted, torch.float32)
+    if gated:
+        close(grad_c, wanted.sum(1) / 2, torch.float32)
+    assert not bool(totals.any())
+    assert not any(bool(one.any()) for one in collected(made, totals, gated=gated))
+    totals.fill_(1.0)
+    assert torch.equal(collected(made, totals, gated=gated)[0], torch.full_like(totals[0], splits))
 
 
 def test_every_projection_call_and_pass_has_a_mask_of_its_own() -> None:
