@@ -279,7 +279,6 @@ def test_blocks_that_the_user_compiles_are_computed_alone() -> None:
     """Whoever compiles blocks and not the model: their gradients are right, in one graph each, and those of blocks that
     are not compiled are computed as one.
     """
-
     torch._dynamo.reset()
     counters.clear()
     model = tiny_llama(dtype=torch.float32)
