@@ -52,6 +52,7 @@ for line in sys.stdin:
     for stream in streams:
         stream.seek(0)
     print(json.dumps([code, *(stream.read().decode() for stream in streams)]), flush=True)
+os._exit(0)
 """
 """Runs commands in processes forked from one in which the package is installed, and which is as warm as that of
 `tests.processes`; one may be killed before a step, and several may train one model together.

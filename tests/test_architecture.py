@@ -77,8 +77,10 @@ def imports(source: ast.AST, module: str, *, package: bool = False) -> set[str]:
 
 
 def _running(node: ast.AST) -> Iterator[ast.AST]:
-    """Every node below `node` but the bodies of ``if TYPE_CHECKING:``."""
+    """Every statement below `node`, and what holds some, but the bodies of ``if TYPE_CHECKING:``."""
     for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.expr):  # in which there are none
+            continue
         if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
             for other in child.orelse:
                 yield other

@@ -24,6 +24,18 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="processes canno
 _SCRIPT = """
 import json, os, sys
 from dora_cli.__main__ import main
+def end(work):
+    code = 0
+    try:
+        work()
+    except SystemExit as done:
+        code = done.code or 0
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # as those of multiprocessing do: tearing down what is loaded takes longer than these commands
 from dora_cli.machine.seeds import set_deterministic
 set_deterministic(False)
 assert "torch" in sys.modules
@@ -33,7 +45,7 @@ child = os.fork()
 if not child:
     os.dup2(os.open("guest/err", os.O_WRONLY | os.O_CREAT), 2)
     sys.path.insert(0, os.path.abspath("guest"))
-    import dora_cli.methods
+    end(lambda: __import__("dora_cli.methods"))
 os.waitpid(child, 0)
 from dora_cli.training.run import train
 early += sorted({"datasets", "evaluate", "pandas", "scipy.stats", "sklearn"} & set(sys.modules))
@@ -50,7 +62,7 @@ for name in sys.argv[2:]:
         os.chdir(name)
         sys.path.insert(0, os.path.abspath("site"))
         os.dup2(os.open("err", os.O_WRONLY | os.O_CREAT), 2)
-        main(["train", sys.argv[1], "--output", "run"])
+        end(lambda: main(["train", sys.argv[1], "--output", "run"]))
     codes[name] = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 from dora_cli.metrics.e2e.score import score_e2e
 from dora_cli.metrics.hugging_face import Accuracy, PearsonSpearman, compute
@@ -82,7 +94,7 @@ if not child:
         os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT), handle)
     os.mkdir("work")
     os.chdir("work")
-    main(["score", "e2e", "-p", "../outputs.txt", "-r", "../references.txt", "--json"])
+    end(lambda: main(["score", "e2e", "-p", "../outputs.txt", "-r", "../references.txt", "--json"]))
 code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 print(json.dumps({"early": early, "metrics": values, "code": code, "broken": codes}))
 """

@@ -126,7 +126,7 @@ def text_of(kind: Kind, base: Path) -> str:
     return f"""
         task: {kind.task}
         model: {{name: {base}}}
-        data: {{source: builtin, max_train_samples: 46, max_eval_samples: 8}}
+        data: {{source: builtin, max_train_samples: 30, max_eval_samples: 8}}
         {common}
         train: {{epochs: 2, batch_size: 8, learning_rate: 2.0e-2, device: cpu}}
     """

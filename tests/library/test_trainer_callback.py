@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -188,24 +187,30 @@ def test_another_number_of_steps_is_an_error_that_names_both(tmp_path: Path) -> 
         trainer.train()
 
 
-def test_a_second_training_is_refused(saved: Saved, tmp_path: Path) -> None:
-    trainer = make(tmp_path, saved.model, saved.method)
+def begin(callback: DoraCallback, model: Any, optimizer: Any, **settings: Any) -> None:
+    """What the Trainer does before the first step, as far as the callback is concerned."""
+    arguments: Any = SimpleNamespace(world_size=1, max_grad_norm=1.0)
+    for name, value in settings.items():
+        setattr(arguments, name, value)
+    state: Any = SimpleNamespace(max_steps=T, global_step=0)
+    control: Any = None
+    callback.on_train_begin(arguments, state, control, model=model, optimizer=optimizer)
+
+
+def test_a_second_training_is_refused(saved: Saved) -> None:
     with pytest.raises(BudgetError, match=rf"starts after step 0, but the method has made {T}"):
-        trainer.train()
+        begin(DoraCallback(saved.method), saved.model, optimisers(saved.model)[0])
 
 
-def test_the_model_and_the_optimiser_must_be_those_of_the_method(tmp_path: Path) -> None:
+def test_the_model_and_the_optimiser_must_be_those_of_the_method() -> None:
     model, other = bert(), bert()
     method = attach(model, **SETTINGS)
     with pytest.raises(ModelError, match="not the one that the method is attached to"):
-        Trainer(other, arguments(tmp_path), train_dataset=Rows(), callbacks=[DoraCallback(method)]).train()
+        begin(DoraCallback(method), other, optimisers(other)[0])
     early = bert()
-    optimizer = optimisers(early)
-    method = attach(early, **SETTINGS)
+    optimizer, _ = optimisers(early)
     with pytest.raises(ModelError, match="optimiser does not hold the adapters"):
-        Trainer(
-            early, arguments(tmp_path), train_dataset=Rows(), callbacks=[DoraCallback(method)], optimizers=optimizer
-        ).train()
+        begin(DoraCallback(attach(early, **SETTINGS)), early, optimizer)
 
 
 REFUSED: list[tuple[dict[str, Any], type[DoraError], str]] = [
@@ -222,11 +227,9 @@ def test_what_cannot_work_is_refused_before_the_first_step(
 ) -> None:
     model = bert()
     callback = DoraCallback(attach(model, **SETTINGS))
-    given: Callable[..., Any] = SimpleNamespace
-    state, plain = SimpleNamespace(max_steps=T, global_step=0), {"world_size": 1, "max_grad_norm": 1.0}
-    callback.on_train_begin(given(**plain), state, None, model=model, optimizer=optimisers(model)[0])
+    begin(callback, model, optimisers(model)[0])
     with pytest.raises(error, match=says):
-        callback.on_train_begin(given(**{**plain, **changes}), state, None, model=model, optimizer=optimisers(model)[0])
+        begin(callback, model, optimisers(model)[0], **changes)
 
 
 def test_an_early_end_is_said(tmp_path: Path) -> None:

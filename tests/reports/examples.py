@@ -96,14 +96,14 @@ def ranks(
 ) -> dict[str, Any]:
     """A run at the end of its budget, its components dropped at random but with a liking for high blocks."""
     generator = random.Random(seed)
-    live = [start_rank] * len(projections)
-    while sum(live) > rank * len(projections):
+    live, left = [start_rank] * len(projections), start_rank * len(projections)
+    blocks = 1 + max((projection.block for projection, _ in projections), default=0)
+    while left > rank * len(projections):
         index = generator.randrange(len(projections))
         block = projections[index][0].block
-        if live[index] and generator.random() > 0.9 * block / (
-            1 + max(projection.block for projection, _ in projections)
-        ):
+        if live[index] and generator.random() > 0.9 * block / blocks:
             live[index] -= 1
+            left -= 1
     allocations = [
         FakeAllocation(projection.name, shape, start_rank, count, tuple(float(i) for i in range(start_rank)))
         for (projection, shape), count in zip(projections, live, strict=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-TINY = ("--size", "tiny", "--batch", "6", "--rounds", "1", "--steps", "2", "--precision", "fp32")
+TINY = ("--size", "tiny", "--batch", "4", "--rounds", "1", "--steps", "1", "--precision", "fp32")
 
 
 def record_of(folder: Path, *arguments: str) -> dict[str, Any]:

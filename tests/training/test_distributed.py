@@ -12,18 +12,23 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
 from dora_cli import dump_recipe, evaluate, train
+from dora_cli.errors import ProcessError
+from dora_cli.machine import launch
 from tests.methods.patchy import ROWS, Patchy, batch, started, train_in_two
 from tests.patience import PATIENCE
-from tests.processes import CONTEXT, begin, send
+from tests.processes import CONTEXT, begin, send, start
 from tests.training.conftest import MakeRecipe
 from tests.training.killing import Straight, Strike, Warm
 from tests.training.pairs import train_recipes_in_two
@@ -38,7 +43,7 @@ def launcher(processes: int) -> list[str]:
     return [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
 
 
-def launch(recipe: Path, output: Path, processes: int, environment: Mapping[str, str] = ENVIRONMENT) -> None:
+def launch_torchs(recipe: Path, output: Path, processes: int, environment: Mapping[str, str] = ENVIRONMENT) -> None:
     command = [*launcher(processes), str(Path(__file__).with_name("distributed_run.py")), str(recipe), str(output)]
     done = subprocess.run(
         command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=PATIENCE, check=False
@@ -139,7 +144,7 @@ def test_two_captured_processes_equal_eager_ones(make_recipe: MakeRecipe, tmp_pa
     )  # fmt: skip
     for setting in ("on", "off"):
         (tmp_path / "two.yaml").write_text(dump_recipe(make_recipe(*common, f"train.cuda_graph={setting}")))
-        launch(tmp_path / "two.yaml", tmp_path / setting, 2, {"HF_HUB_OFFLINE": "1"})
+        launch_torchs(tmp_path / "two.yaml", tmp_path / setting, 2, {"HF_HUB_OFFLINE": "1"})
         assert read(tmp_path / setting / "environment.json")["processes"] == 2
     assert largest_difference(tmp_path / "on" / "adapter", tmp_path / "off" / "adapter") < 1e-5
     assert read(tmp_path / "on" / "ranks.json")["history"] == read(tmp_path / "off" / "ranks.json")["history"]
@@ -258,7 +263,7 @@ def test_one_command_takes_two_gpus_as_torchs_launcher_does(make_recipe: MakeRec
     """And is refused where there are fewer, before anything is written."""
     recipe = make_recipe("data.max_train_samples=83", "train.device=cuda", "train.deterministic=true")
     (tmp_path / "two.yaml").write_text(dump_recipe(recipe))
-    launch(tmp_path / "two.yaml", tmp_path / "torchs", 2, {"HF_HUB_OFFLINE": "1"})
+    launch_torchs(tmp_path / "two.yaml", tmp_path / "torchs", 2, {"HF_HUB_OFFLINE": "1"})
     count = torch.cuda.device_count()
     for processes, code in ((2, 0), (count + 1, 2)):
         run = tmp_path / f"ours-{processes}"
@@ -369,13 +374,55 @@ def test_one_command_starts_two_stops_at_ctrl_c_and_says_how_to_go_on(
     resume_together(warm, straight, run)
 
 
-@several_cores
-def test_one_of_two_is_killed(warm: Warm, straight: Straight, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    done = struck(straight, run, lambda process: os.kill(ranks_of(process)[1], signal.SIGKILL))
-    assert (done.returncode, done.stdout) == (137, "")
-    assert "Traceback" not in done.stderr
-    assert [line[:40] for line in done.stderr.splitlines() if "error" in line] == [
-        "dora: error: process 2 of 2 was ended by"
-    ]
+class _Forked:
+    """What `launch` asks of a process that it starts, of one forked from a warm one."""
+
+    def __init__(self, command: Sequence[str], env: Mapping[str, str], stdout: Any, **_: Any) -> None:
+        (read, write), out = os.pipe(), 2 if stdout is None else stdout.fileno()
+        self._own = start(*command, cwd=Path.cwd(), environment=env, stdin=read, stdout=out, stderr=out)
+        os.close(read)
+        self.stdin, self.pid = os.fdopen(write, "wb"), self._own.pid
+
+    @property
+    def returncode(self) -> int | None:
+        return self._own.exitcode
+
+    def poll(self) -> int | None:
+        return self._own.exitcode
+
+    def wait(self) -> None:
+        self._own.join()
+
+    def kill(self) -> None:
+        self._own.kill()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="processes cannot be forked")
+def test_one_of_two_is_killed(
+    warm: Warm,
+    straight: Straight,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """The other one ends by itself, without a word: what it lost is not what happened."""
+    run, started = tmp_path / "run", list[_Forked]()
+
+    def popen(command: Sequence[str], **settings: Any) -> _Forked:
+        started.append(_Forked(command, **settings))
+        return started[-1]
+
+    def kill() -> None:
+        until(lambda: (run / "checkpoints").is_dir())
+        started[1].kill()
+
+    monkeypatch.setattr(launch, "subprocess", SimpleNamespace(Popen=popen, PIPE=subprocess.PIPE))
+    killer = threading.Thread(target=kill)
+    killer.start()
+    with pytest.raises(ProcessError) as caught:
+        launch.run_together(["train", str(straight.recipe), "--output", str(run)], 2)
+    killer.join()
+    assert started[0].returncode
+    assert "Traceback" not in capfd.readouterr().err
+    assert caught.value.exit_code == 137
     resume_together(warm, straight, run)

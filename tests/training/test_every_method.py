@@ -161,7 +161,7 @@ def test_two_processes_train_what_one_trains(make_recipe: MakeRecipe, tmp_path: 
 
     def recipe(name: str, *parts: str) -> Recipe:
         without = () if "dropout" not in SETTINGS[name] else ("method.dropout=0",)
-        common = ("data.max_train_samples=51", "train.epochs=2", "save.every_steps=null", *without)
+        common = ("data.max_train_samples=35", "train.epochs=2", "save.every_steps=null", *without)
         return recipe_of(make_recipe, name, *common, *parts)
 
     parts = ("train.batch_size=4", "train.gradient_accumulation=2")

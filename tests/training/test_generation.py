@@ -93,7 +93,7 @@ def recipe_of(model: Path, *overrides: str) -> Recipe:
     text = f"""
         task: e2e
         model: {{name: {model}}}
-        data: {{source: builtin, max_train_samples: 46, max_eval_samples: 5, max_length: 160}}
+        data: {{source: builtin, max_train_samples: 30, max_eval_samples: 5, max_length: 160}}
         method: {{name: dora, rank: 2, prune_interval: 1, dropout: 0.0, dem_weight: 0.0, alpha: 64}}
         train: {{epochs: 2, batch_size: 8, learning_rate: 2.0e-2, log_every: 2, device: cpu, max_grad_norm: null}}
         eval: {{batch_size: 4}}
@@ -185,10 +185,10 @@ def test_a_seed_repeats_its_outputs_and_weights(models: dict[str, Path], tmp_pat
 def test_accumulated_batches_of_unequal_token_counts_equal_the_large_batch(
     models: dict[str, Path], tmp_path: Path, name: str
 ) -> None:
-    """46 examples in groups of 16, 16 and 14, whose references differ in length: a mean of means would not give the
+    """30 examples in groups of 12, 12 and 6, whose references differ in length: a mean of means would not give the
     same weights.
     """
-    for batch, accumulation in ((16, 1), (4, 4)):
+    for batch, accumulation in ((12, 1), (3, 4)):
         changes = (
             f"train.batch_size={batch}",
             f"train.gradient_accumulation={accumulation}",
@@ -196,7 +196,7 @@ def test_accumulated_batches_of_unequal_token_counts_equal_the_large_batch(
             "data.max_eval_samples=2",
         )
         train(recipe_of(models[name], *changes, "train.epochs=1", *QUICK), tmp_path / f"{batch}")
-    large, small = (load_weights(tmp_path / batch / "adapter").adapter for batch in ("16", "4"))
+    large, small = (load_weights(tmp_path / batch / "adapter").adapter for batch in ("12", "3"))
     for key, tensor in large.items():
         torch.testing.assert_close(small[key].float(), tensor.float(), atol=2e-5, rtol=1e-4)
 
@@ -251,7 +251,7 @@ def test_the_last_weights_write_what_is_known_of_them(
 def test_a_mean_of_weights_is_what_writes(models: dict[str, Path], tmp_path: Path) -> None:
     """Also where the selected epoch is the last one, whose model is there and is not loaded again."""
     result = train(recipe_of(models["gpt2"], "train.average_last=0.5", "eval.select=last"), tmp_path / "run")
-    assert result.metrics["averaged_steps"] == 6
+    assert result.metrics["averaged_steps"] == 4
     again = evaluate(tmp_path / "run")
     assert again["metrics"] == result.metrics["metrics"]
     outputs = [record["output"] for record in read_lines(tmp_path / "run" / "predictions.jsonl")]
@@ -369,7 +369,7 @@ def test_losses_between_epochs_are_measured_by_captured_passes(
 
 def test_label_smoothing_is_in_the_training_loss_alone(models: dict[str, Path], tmp_path: Path) -> None:
     """At a learning rate of almost nothing the model stays, so that the two losses of one run can be told apart."""
-    changes = ("train.learning_rate=1.0e-12", "train.batch_size=23", *QUICK)
+    changes = ("train.learning_rate=1.0e-12", "train.batch_size=15", *QUICK)
     plain = train(recipe_of(models["gpt2"], *changes), tmp_path / "plain").metrics
     smooth = train(recipe_of(models["gpt2"], *changes, "train.label_smoothing=0.5"), tmp_path / "smooth").metrics
     assert smooth["epochs"][0]["metrics"] == plain["epochs"][0]["metrics"]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from torch._dynamo.utils import counters
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from dora_cli import train
 from dora_cli.assembly import prepare as prepare_module
@@ -27,6 +30,7 @@ from dora_cli.machine.threads import own_threads
 from dora_cli.methods.dora import Dora
 from dora_cli.models.fused import FusedBlocks
 from dora_cli.models.packed_attention import PackedRows
+from dora_cli.models.source import find_source
 from dora_cli.recipe import Recipe, parse_recipe
 from dora_cli.training import loop as loop_module
 from dora_cli.training.loop import make_step
@@ -37,15 +41,31 @@ from tests.training.test_cuts import METHODS, prepared_of
 from tests.training.test_generation import Told
 from tests.training.test_run import largest_difference, lines, read
 
+MakeRecipe = Callable[..., Recipe]
 
-def recipe_of(*overrides: str) -> Recipe:
-    text = """
+
+@pytest.fixture(scope="module")
+def recipe_of(tmp_path_factory: pytest.TempPathFactory) -> MakeRecipe:
+    """Texts of E2E for a random Llama: the built-in one with its tokenizer, but two blocks of a third of its width."""
+    folder, builtin = tmp_path_factory.mktemp("llama"), find_source("builtin:tiny-decoder", None).location
+    AutoTokenizer.from_pretrained(builtin).save_pretrained(folder)
+    config = AutoConfig.from_pretrained(
+        builtin, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=2, head_dim=16,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    return partial(_recipe, folder)
+
+
+def _recipe(model: Path, *overrides: str) -> Recipe:
+    text = f"""
         task: e2e
-        model: {name: "builtin:tiny-decoder"}
-        data: {source: builtin, max_train_samples: 94, max_eval_samples: 4}
-        method: {name: dora, rank: 2, prune_interval: 3, dropout: 0.0}
-        train: {batch_size: 16, epochs: 2, learning_rate: 5.0e-3, log_every: 2, device: cpu, threads: 1}
-        decode: {epoch_samples: 0, max_new_tokens: 2, beams: 1, split: none}
+        model: {{name: {model}}}
+        data: {{source: builtin, max_train_samples: 94, max_eval_samples: 4}}
+        method: {{name: dora, rank: 2, prune_interval: 3, dropout: 0.0}}
+        train: {{batch_size: 16, epochs: 2, learning_rate: 5.0e-3, log_every: 2, device: cpu, threads: 1}}
+        decode: {{epoch_samples: 0, max_new_tokens: 2, beams: 1, split: none}}
     """
     return parse_recipe(text, overrides=overrides)
 
@@ -74,7 +94,7 @@ def summed(
 
 @own_threads()
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "bitfit"])
-def test_a_row_gives_every_method_what_the_padded_batch_gives(name: str) -> None:
+def test_a_row_gives_every_method_what_the_padded_batch_gives(recipe_of: MakeRecipe, name: str) -> None:
     """Its gradients and all that it sums over passes; `bitfit` has nothing to train in a Llama."""
     more = ("train.batch_size=8", "train.gradient_accumulation=2", "train.label_smoothing=0.1", "train.epochs=6")
     prepared = prepared_of(recipe_of(f"method={{{METHODS[name]}}}", *more))
@@ -92,7 +112,7 @@ def test_a_row_gives_every_method_what_the_padded_batch_gives(name: str) -> None
 
 
 @pytest.fixture(scope="module")
-def padded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def padded(recipe_of: MakeRecipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("padded") / "run"
     train(recipe_of("train.batch_parts=1"), run)
     return run
@@ -102,7 +122,7 @@ def last(run: Path) -> Path:
     return run / "checkpoints" / "step-12"
 
 
-def test_a_run_on_rows_is_the_padded_one(padded: Path, tmp_path: Path) -> None:
+def test_a_run_on_rows_is_the_padded_one(recipe_of: MakeRecipe, padded: Path, tmp_path: Path) -> None:
     """Through all phases, up to rounding; and says how much less of it was padding."""
     recipe = recipe_of("train.pack=on")
     train(recipe, tmp_path / "run")
@@ -119,7 +139,9 @@ def test_a_run_on_rows_is_the_padded_one(padded: Path, tmp_path: Path) -> None:
     assert "parts of a batch" not in dict(dry_run(recipe).rows)
 
 
-def test_what_is_counted_is_what_is_computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_counted_is_what_is_computed(
+    recipe_of: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """`real_tokens`, and what the first line says, of the batches that a run really made."""
     seen: list[tuple[int, int]] = []
     forward = TrainingStep._forward_backward
@@ -139,31 +161,36 @@ def test_what_is_counted_is_what_is_computed(tmp_path: Path, monkeypatch: pytest
 DROPS = ("method.dropout=0.2", "save.every_steps=1")
 
 
-@pytest.mark.parametrize("setting", ["on", "auto"])
-def test_a_run_on_rows_goes_on_as_it_began(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str) -> None:
+def test_a_run_on_rows_goes_on_as_it_began(
+    recipe_of: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """To the bit, with dropout; and rows are as long as they were, whatever a new run would make them."""
     recipe = recipe_of(*DROPS, "train.pack=on")
     monkeypatch.setattr(prepare_module, "packing_of", lambda *_: Packing(step=48, longest=128))
     train(recipe, tmp_path / "straight")
-    cut(recipe, tmp_path / "run", step=5)
+    cut(recipe, tmp_path / "on", step=5)
+    shutil.copytree(tmp_path / "on", tmp_path / "auto")
     monkeypatch.setattr(prepare_module, "packing_of", lambda *_: pytest.fail("nothing is decided anew"))
-    train(recipe_of(*DROPS, f"train.pack={setting}"), tmp_path / "run", resume=True)
-    if setting == "on":
-        assert_equal_runs(tmp_path / "straight", tmp_path / "run")
-    assert largest_difference(last(tmp_path / "straight"), last(tmp_path / "run")) == 0
+    for setting in ("on", "auto"):
+        train(recipe_of(*DROPS, f"train.pack={setting}"), tmp_path / setting, resume=True)
+        assert largest_difference(last(tmp_path / "straight"), last(tmp_path / setting)) == 0
+    assert_equal_runs(tmp_path / "straight", tmp_path / "on")
 
 
-def test_a_padded_run_goes_on_padded_unless_it_is_told_otherwise(padded: Path, tmp_path: Path) -> None:
+def test_a_padded_run_goes_on_padded_unless_it_is_told_otherwise(
+    recipe_of: MakeRecipe, padded: Path, tmp_path: Path
+) -> None:
+    settings = ("train.batch_parts=1", "save.every_steps=1")
+    cut(recipe_of(*settings), tmp_path / "auto", step=5)
+    shutil.copytree(tmp_path / "auto", tmp_path / "on")
     for setting, packed in (("auto", False), ("on", True)):
-        cut(recipe_of("train.batch_parts=1", "save.every_steps=1"), tmp_path / setting, step=5)
-        recipe = recipe_of("train.batch_parts=1", "save.every_steps=1", f"train.pack={setting}")
-        train(recipe, tmp_path / setting, resume=True)
+        train(recipe_of(*settings, f"train.pack={setting}"), tmp_path / setting, resume=True)
         assert read(tmp_path / setting / "metrics.json")["timing"]["packed"] is packed
         assert (largest_difference(last(padded), last(tmp_path / setting)) == 0) is not packed
         assert largest_difference(last(padded), last(tmp_path / setting)) < 5e-6
 
 
-def test_rows_with_accumulation_and_batches_by_length(tmp_path: Path) -> None:
+def test_rows_with_accumulation_and_batches_by_length(recipe_of: MakeRecipe, tmp_path: Path) -> None:
     more = ("train.gradient_accumulation=2", "data.group_by_length=true", "train.batch_size=6", "train.batch_parts=1")
     for name in ("off", "on"):
         train(recipe_of(*more, f"train.pack={name}"), tmp_path / name)
@@ -171,7 +198,7 @@ def test_rows_with_accumulation_and_batches_by_length(tmp_path: Path) -> None:
     assert largest_difference(*ends) < 5e-6
 
 
-def test_rows_in_federated_training(tmp_path: Path) -> None:
+def test_rows_in_federated_training(recipe_of: MakeRecipe, tmp_path: Path) -> None:
     """Every client's."""
     more = ("method={name: lora, rank: 2, dropout: 0}", "federated={clients: 3, rounds: 2, local_steps: 2}")
     for name in ("off", "on"):
@@ -180,7 +207,7 @@ def test_rows_in_federated_training(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_in_rows_stays_padded_and_only_who_asked_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    recipe_of: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Dora, "packs", False)
     told = {}
@@ -195,7 +222,7 @@ def test_what_cannot_be_in_rows_stays_padded_and_only_who_asked_is_told(
 
 @pytest.mark.parametrize("answer", [Answer(True), Answer(False, "it waits")])
 def test_captured_steps_are_tried_on_rows_first(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: Answer
+    recipe_of: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: Answer
 ) -> None:
     """The decision, on a machine that can capture nothing."""
     given: list[Any] = []
@@ -231,6 +258,7 @@ BOTH, BLOCKS, ROWS = (True, True), (True, False), (False, True)
     ],
 )
 def test_as_much_is_done_as_can_be_captured(
+    recipe_of: MakeRecipe,
     monkeypatch: pytest.MonkeyPatch,
     pack: str,
     wanted: tuple[bool, bool],
@@ -260,14 +288,14 @@ def test_as_much_is_done_as_can_be_captured(
         assert note.endswith(f"which would be faster: {BOTH if other else BLOCKS if of_blocks else ROWS}")
 
 
-def test_who_wants_parts_of_a_row_is_told(tmp_path: Path) -> None:
+def test_who_wants_parts_of_a_row_is_told(recipe_of: MakeRecipe, tmp_path: Path) -> None:
     listener = Told()
     train(recipe_of("train.pack=on", "train.batch_parts=4", "train.max_steps=3"), tmp_path / "run", listener=listener)
     (said,) = [note for note in listener.notes if "batch_parts" in note]
     assert said.startswith("train.batch_parts is 4, ")
 
 
-def test_rows_in_two_processes(padded: Path, tmp_path: Path) -> None:
+def test_rows_in_two_processes(recipe_of: MakeRecipe, padded: Path, tmp_path: Path) -> None:
     """Each process has a row of its own, of half the examples."""
     recipe = recipe_of("train.pack=on", "train.batch_size=8")
     train_recipes_in_two({tmp_path / "two": recipe})
@@ -278,7 +306,7 @@ def test_rows_in_two_processes(padded: Path, tmp_path: Path) -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize(("precision", "bound"), [("fp32", 2e-5), ("bf16", 0.03)])
 def test_captured_rows_are_the_padded_steps(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str, bound: float
+    recipe_of: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str, bound: float
 ) -> None:
     """Rows of several lengths, one launch after the other, in graphs, and with compiled blocks, against padded batches
     launched one by one; the losses of all that is logged. Under bf16 the kernels are not the same.
@@ -310,7 +338,7 @@ def test_captured_rows_are_the_padded_steps(
 
 
 @pytest.mark.gpu
-def test_captured_rows_are_the_eager_ones_to_the_bit(tmp_path: Path) -> None:
+def test_captured_rows_are_the_eager_ones_to_the_bit(recipe_of: MakeRecipe, tmp_path: Path) -> None:
     """With dropout, where the device is to repeat itself."""
     flags = (*DROPS, "train.device=cuda", "train.precision=bf16", "train.deterministic=true", "train.pack=on")
     for name in ("off", "on"):
@@ -319,7 +347,7 @@ def test_captured_rows_are_the_eager_ones_to_the_bit(tmp_path: Path) -> None:
 
 
 @pytest.mark.gpu
-def test_auto_puts_captured_steps_on_rows(tmp_path: Path) -> None:
+def test_auto_puts_captured_steps_on_rows(recipe_of: MakeRecipe, tmp_path: Path) -> None:
     flags = ("train.device=cuda", "train.precision=bf16", "train.cuda_graph=on", "train.pack=auto")
     train(recipe_of(*flags), tmp_path / "run")
     assert read(tmp_path / "run" / "metrics.json")["timing"]["packed"] is True
@@ -334,7 +362,7 @@ def _in_one_piece(batch: Batch) -> Batch:
 
 
 @own_threads()
-def test_compiled_blocks_on_rows_give_what_blocks_give_as_they_stand() -> None:
+def test_compiled_blocks_on_rows_give_what_blocks_give_as_they_stand(recipe_of: MakeRecipe) -> None:
     """Traced once for rows of all lengths, wherever they lie, and without making kernels of it."""
     prepared = prepared_of(recipe_of("train.pack=on", "train.max_steps=9"))
     step = make_step(prepared, note=lambda _: None)

@@ -142,7 +142,9 @@ def test_a_log_that_finds_no_room(make_recipe: MakeRecipe, disk: Disk, straight:
     """A line of the log is cut in two by the end of the disk: step 10 is saved, and the log is longer than a page
     before step 20 is.
     """
-    recipe = make_recipe("train.batch_size=4", "train.log_every=1", "save.every_steps=10", "train.epochs=2")
+    recipe = make_recipe(
+        "data.max_train_samples=48", "train.batch_size=4", "train.log_every=1", "save.every_steps=10", "train.epochs=2"
+    )
     run = disk.folder / "run"
     with pytest.raises(OutputError, match=rf"log\.jsonl: {FULL}"):
         train(recipe, run, listener=At(11, disk.fill))

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
-from statistics import mean
+from statistics import fmean
 
 from rich.segment import Segment
 from rich.style import Style
@@ -100,7 +100,7 @@ def _by_group(maps: Sequence[RankMap]) -> Table:
 
 def _mean(cells: Sequence[tuple[float, float] | None]) -> tuple[float, float] | None:
     known = [cell for cell in cells if cell is not None]
-    return (mean(rank for rank, _ in known), mean(share for _, share in known)) if known else None
+    return (fmean(rank for rank, _ in known), fmean(share for _, share in known)) if known else None
 
 
 def _folded(table: Table, fold: int) -> Table:

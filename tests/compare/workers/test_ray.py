@@ -50,7 +50,7 @@ def test_runs_equal_those_of_this_process_and_are_saved_when_it_ends(
     cluster: None, tmp_path: Path, make_recipe: MakeRecipe
 ) -> None:
     """So do those of local workers, see test_equal.py."""
-    found, folder = {name: recipes(make_recipe)[name] for name in ("dora", "other")}, tmp_path / "ray"
+    found, folder = {name: recipes(make_recipe)[name] for name in ("dora", "lora")}, tmp_path / "ray"
     folder.mkdir()
     pool = RayPool(device="cpu", jobs=1)  # every actor loads the libraries anew
     try:

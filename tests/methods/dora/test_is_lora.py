@@ -15,8 +15,14 @@ from tests.training.test_run import lines, read
 __all__ = ["make_recipe", "tiny_model"]
 
 PLAIN = "start: lora, gates: fixed, start_rank: 3, dem_weight: 0"
-LAST = "checkpoints/step-24"  # of DoRA only epochs after the freeze are selected
-SMALL = ("data.max_train_samples=46", "data.max_eval_samples=16", "train.batch_size=8", "train.log_every=1")
+LAST = "checkpoints/step-12"  # of DoRA only epochs after the freeze are selected
+SMALL = (
+    "data.max_train_samples=46",
+    "data.max_eval_samples=16",
+    "train.batch_size=8",
+    "train.epochs=2",
+    "train.log_every=1",
+)
 
 
 @pytest.mark.parametrize(
