@@ -390,7 +390,7 @@ class ProductStep(Step):
         fused: whether blocks are compiled.
         single: whether projections that read the same input are computed one by one all the same.
         serial: whether captured passes have one stream all the same.
-        sdpa: whether captured passes compute attention as PyTorch does all the same.
+        sdpa: whether attention is computed as PyTorch does all the same.
         liger: norms, rotations and gates are those of the package liger-kernel.
     """
 
@@ -408,7 +408,7 @@ class ProductStep(Step):
     ) -> None:
         super().__init__(settings)
         self.graph = graph
-        accelerator, short = settings.accelerator, graph and not sdpa
+        accelerator = settings.accelerator
         self._liger = Liger(self.model) if liger else None
         head = head_parameters(self.model, self.fresh)
         self.method, self.schedule = attach(self.model, section(settings), head)
@@ -432,7 +432,7 @@ class ProductStep(Step):
             max_grad_norm=1.0,
             cuda_graph=graph,
             fused=fused_blocks(self.model, self.method.sites) if fused else None,
-            attention=short_attention(self.model, autocast_type(accelerator), settings.length) if short else None,
+            attention=None if sdpa else short_attention(self.model, autocast_type(accelerator), settings.length),
         )
 
     def __call__(self) -> None:
@@ -457,7 +457,7 @@ class DoraStep(ProductStep):
         fused: whether blocks are compiled.
         single: whether projections that read the same input are computed one by one all the same.
         serial: whether captured passes have one stream all the same.
-        sdpa: whether captured passes compute attention as PyTorch does all the same.
+        sdpa: whether attention is computed as PyTorch does all the same.
         compacted: train on through a short pruning first, so that what is timed comes after the freeze, with tensors
             that shrank.
     """

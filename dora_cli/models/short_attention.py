@@ -1,14 +1,14 @@
 """Attention of encoders over short texts by two kernels, within training passes on a GPU.
 
 PyTorch's kernels are made for texts that do not fit on a multiprocessor: they keep sums between several launches, and
-draw dropout by a generator whose state a launch of its own reads. Up to `LONGEST` tokens one block has all weights of a
-head, draws them again in the backward pass, and needs nothing else.
+draw dropout by a generator whose state a launch of its own reads. Up to `LONGEST` tokens a block has all keys of a head
+and a text, computes weights again in the backward pass, and needs nothing else.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from contextvars import ContextVar
 from functools import cache
 from itertools import count
@@ -95,6 +95,7 @@ class ShortAttention:
         self._calls = 0
         self.number = next(_numbers)
         _here[self.number] = self
+        _register()
 
     @contextmanager
     def around(self) -> Iterator[None]:
@@ -102,15 +103,13 @@ class ShortAttention:
         generator.
         """
         before = self._model.config._attn_implementation
-        self._model.set_attn_implementation(NAME)
-        token = _present.set(self)
-        self.seed.random_()
-        self._calls = 0
-        try:
+        with ExitStack() as undo:
+            undo.callback(self._model.set_attn_implementation, before)
+            self._model.set_attn_implementation(NAME)
+            undo.callback(_present.reset, _present.set(self))
+            self.seed.random_()
+            self._calls = 0
             yield
-        finally:
-            _present.reset(token)
-            self._model.set_attn_implementation(before)
 
     def next_call(self) -> int:
         """Which use of the seed comes next."""
@@ -126,7 +125,9 @@ def short_attention(model: nn.Module, dtype: torch.dtype | None, longest: int) -
         longest: tokens of the widest batch of training.
     """
     device = next(model.parameters()).device
-    if not takes_triton(device) or dtype not in _HALF or longest > LONGEST or not suits(model):
+    if not takes_triton(device) or torch.version.hip is not None or torch.cuda.get_device_capability(device) < (8, 0):
+        return None  # without tensor cores of bf16, and with AMD's, the kernels are not tried
+    if dtype not in _HALF or longest > LONGEST or not suits(model):
         return None
     from dora_cli.models.triton_attention import TritonAttention, has_memory
 
@@ -143,8 +144,18 @@ def suits(model: nn.Module) -> bool:
         and getattr(config, "_attn_implementation", None) == "sdpa"
         and not getattr(config, "is_decoder", False)
         and not any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+        and hasattr(model, "set_attn_implementation")
+        and _can_be_told(model)
         and _register()
     )
+
+
+def _can_be_told(model: Any) -> bool:
+    """Whether transformers lets it compute attention otherwise than it was made with: by its own, private word, without
+    which it only warns and goes on as before.
+    """
+    asked = getattr(model, "_can_set_attn_implementation", None)
+    return asked is not None and bool(asked())
 
 
 def is_short() -> bool:
@@ -253,10 +264,10 @@ def _call(dropout: float) -> tuple[ShortAttention, int]:
     be looked at on the way.
     """
     attention = _present.get()
-    if attention is None:
+    if attention is None or torch._C._current_graph_task_id() != -1:
         raise ModelError(
             "the model computes its attention again within the backward pass (activation checkpointing) without saying "
-            "so; turn that off in the model, or set train.cuda_graph: off"
+            "so, and would drop other weights; turn that off in the model, or set train.precision: fp32"
         )
     return attention, attention.next_call() if dropout else 0
 

@@ -500,7 +500,7 @@ def make_step(prepared: Prepared, note: Note) -> TrainingStep:
         averaged=prepared.averaged,
         fused=_fused_blocks(prepared, note) if prepared.speed.fused else None,
         packed=None if packing is None else PackedRows(adapted.model, packing.longest),
-        attention=_attention(prepared) if prepared.speed.captured and packing is None else None,
+        attention=_attention(prepared) if packing is None else None,
     )
 
 

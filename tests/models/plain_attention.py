@@ -28,7 +28,7 @@ class PlainAttention:
     ) -> torch.Tensor:
         self.calls.append(call)
         weights, dropped = _weights(query, key, mask, seed, call, dropout, scaling)
-        return (dropped(weights) @ value).transpose(1, 2).contiguous()
+        return (dropped(weights) @ value.to(weights.dtype)).transpose(1, 2).contiguous().to(query.dtype)
 
     def backward(
         self,
@@ -44,7 +44,8 @@ class PlainAttention:
         into: Sequence[torch.Tensor],
     ) -> None:
         weights, dropped = _weights(query, key, mask, seed, call, dropout, scaling)
-        gradient = gradient.transpose(1, 2)
+        query, key, value = (part.to(weights.dtype) for part in (query, key, value))
+        gradient = gradient.transpose(1, 2).to(weights.dtype)
         of_weights = dropped(gradient @ value.transpose(-1, -2))
         mean = (weights * of_weights).sum(-1, keepdim=True)
         of_scores = weights * (of_weights - mean) * scaling
@@ -62,8 +63,9 @@ def _weights(
     dropout: float,
     scaling: float,
 ) -> tuple[torch.Tensor, Callable[[torch.Tensor], torch.Tensor]]:
-    """Those of all texts and heads, and what drops such."""
+    """Those of all texts and heads, at least fp32, and what drops such."""
     texts, heads, length, _ = query.shape
+    query, key = (part.to(torch.promote_types(part.dtype, torch.float32)) for part in (query, key))
     scores = query @ key.transpose(-1, -2) * scaling
     if mask is not None:
         scores = scores.masked_fill(~mask, -torch.inf)

@@ -16,11 +16,12 @@ from dora_cli.assembly.origin import make, sites_of
 from dora_cli.data.packed import in_one_row
 from dora_cli.errors import ProjectionError
 from dora_cli.evaluation.passes import evaluation_mode, work_of
-from dora_cli.machine.devices import make_accelerator
+from dora_cli.machine.devices import autocast_type, make_accelerator
 from dora_cli.methods import Method
 from dora_cli.models import head_parameters, max_positions, vocabulary_rows
 from dora_cli.models.outputs import logits_in
 from dora_cli.models.packed_attention import PackedRows
+from dora_cli.models.short_attention import short_attention
 from dora_cli.recipe.methods import METHODS
 from dora_cli.training.capture.passes import FEW
 from dora_cli.training.optimizer import make_optimizer, make_scheduler
@@ -54,20 +55,22 @@ def try_steps(question: Mapping[str, Any], device: torch.device, *, cuda_graph: 
     batch = make_batch(model, question["model_class"], device)
     method = _with_any_targets(model, question["method"])
     optimizer = make_optimizer(method, learning_rate=1e-3, weight_decay=0.01, betas=(0.9, 0.999), eps=1e-8)
+    accelerator, rows = make_accelerator(device, question["precision"]), bool(question.get("packed"))
     step = TrainingStep(
         model=model.train(),
         method=method,
         loss=_loss,
         optimizer=optimizer,
         scheduler=make_scheduler(optimizer, warmup_steps=0, total_steps=TOTAL_STEPS),
-        accelerator=make_accelerator(device, question["precision"]),
+        accelerator=accelerator,
         max_grad_norm=1.0,
         cuda_graph=cuda_graph,
         evaluations=FEW,  # enough to be captured from the second batch on
         fused=_fused_blocks(model, method) if question.get("fused") else None,
-        packed=PackedRows(model, LENGTH) if question.get("packed") else None,
+        packed=PackedRows(model, LENGTH) if rows else None,
+        attention=None if rows else short_attention(model, autocast_type(accelerator), LENGTH),
     )
-    learned = _in_one_row(batch, int(model.config.pad_token_id)) if question.get("packed") else batch
+    learned = _in_one_row(batch, int(model.config.pad_token_id)) if rows else batch
     for number in range(1, STEPS + 1):
         step(number, [learned], BATCH, event=False)
     step.read(STEPS)
