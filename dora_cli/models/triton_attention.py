@@ -1,5 +1,5 @@
-"""Attention over short texts in one kernel each way: a block has all keys of a head and a text, in the backward pass all
-queries too, so that nothing is kept of weights, and every gradient is written once.
+"""Attention over short texts in one kernel each way: a block has all keys of a head and a text, in the backward pass
+all queries too, so that nothing is kept of weights, and every gradient is written once.
 """
 
 from __future__ import annotations
