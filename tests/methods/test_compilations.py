@@ -249,6 +249,8 @@ def test_rows_ranks_and_seeds(dtype: torch.dtype, asked: set[tuple[str, str]]) -
             drop = made.drop(x, 0.1, index % 4)
             made.down(x, A, drop)
             made.up(x, u, A, drop, x)
+            both = torch.zeros(rows, width + 16, dtype=dtype)  # of the backward pass, beside each other
+            made.up(both[:, :width], both[:, width : width + rank], A, drop, x)
             made.outer(torch.zeros(8, rank, width), u, x, drop)
             made.collect(torch.zeros(8, rank, width), torch.zeros(rank, width))
             two, gates = torch.zeros(rank, width), torch.zeros(rank)
@@ -282,6 +284,8 @@ def test_several_projections_at_once(dtype: torch.dtype, asked: set[tuple[str, s
             base = Wide.beside(dy, rows, widths)
             many.up(base, u, B_t, base)
             many.up_sum(x, u, A, drops, x)
+            both = torch.zeros(rows, 96, dtype=dtype)
+            many.up_sum(both[:, :48], u._replace(memory=both.view(-1), strides=(96,) * 3), A, drops, x)
             many.outer(_sums(ranks, [48] * 3), u, Wide.same(x, 3), drops)
     assert names(asked) == ["_down", "_outer", "_up", "_up_sum"]
 

@@ -43,11 +43,13 @@ class Kernels(Protocol):
             is the same.
         multiple: of how many rows `Factor.ready` is best made.
         launches: whether `outer` only launches, whatever the stream, with no memory of its own.
+        beside: whether in the backward pass `down` had better be columns of the frozen product, see `beside`.
     """
 
     draws_alike: bool
     multiple: int
     launches: bool
+    beside: bool
 
     def many(self) -> ManyKernels | None:
         """The same for several projections at once, dropouts included; None where that is not faster."""
@@ -76,7 +78,9 @@ class Kernels(Protocol):
         chunks: int = 1,
         tied: int = 0,
     ) -> None:
-        """Writes the sum to `out`, which is `base` or another tensor; `base` is given away."""
+        """Writes the sum to `out`, which is `base` or another tensor; `base` is given away. It and `u` may be some
+        columns of wider tensors.
+        """
 
     def splits(self, width: int) -> int:
         """How many partial sums `outer` makes of a factor with so many columns."""
@@ -108,6 +112,7 @@ class TorchKernels:
     """
 
     draws_alike = True
+    beside = False
     launches = False  # products have workspaces of their own in every stream, and here one memory for what is between
 
     def __init__(self, device: torch.device) -> None:

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from dora_cli.methods.linear import weight_of
+from dora_cli.methods.low_rank.beside import Columns
 from dora_cli.methods.low_rank.branches import Branches, branches_for
 from dora_cli.methods.low_rank.dropout import ModelDropouts
 from dora_cli.methods.low_rank.factor import Factor
@@ -27,7 +28,7 @@ from dora_cli.methods.low_rank.projection import Inputs, LeanProjection, Part
 from dora_cli.methods.low_rank.protocols import Group, Layer
 from dora_cli.methods.low_rank.same_input.products import MANY
 from dora_cli.methods.low_rank.same_input.readers import Readers
-from dora_cli.methods.low_rank.same_input.together import Together, can_be_together, is_plain
+from dora_cli.methods.low_rank.same_input.together import Together, can_be_together
 
 if TYPE_CHECKING:
     from dora_cli.methods.low_rank.noise.triton_flatness import ManyDraws
@@ -51,6 +52,7 @@ class LeanPass:
         self._many = self.kernels.many()
         self._branches = Branches() if serial else branches_for(self.kernels, layers[0].A.device)
         self._together: list[Together] = []
+        self._columns = Columns()
         self._inputs = Inputs(dtype)
         self._may_compute_twice = [module for module in model.modules() if hasattr(module, "gradient_checkpointing")]
         self._model_dropouts = ModelDropouts(model) if layers[0].A.device.type == "cpu" else None
@@ -79,7 +81,7 @@ class LeanPass:
     @property
     def computes_together(self) -> bool:
         """Whether `put_together` can make a pass shorter."""
-        return self._many is not None and sum(is_plain(lean) for _, lean in self._lean) > 1
+        return self._many is not None and sum(lean.is_plain for _, lean in self._lean) > 1
 
     @torch.no_grad()
     def put_together(self, readers: Readers, paths: Mapping[int, str]) -> None:
@@ -96,7 +98,7 @@ class LeanPass:
         for _, lean in self._lean:
             lean.readers = readers
         for places in readers.among(paths):
-            plain = [lean for _, lean in (self._lean[place] for place in places) if is_plain(lean)]
+            plain = [lean for _, lean in (self._lean[place] for place in places) if lean.is_plain]
             for start in range(0, len(plain), MANY):
                 members = plain[start : start + MANY]
                 if can_be_together(members):
@@ -105,6 +107,7 @@ class LeanPass:
                         lean.together = ref(together)  # no cycle
                     together.begin()
                     self._together.append(together)
+        self._write_columns()
 
     @torch.no_grad()
     def begin(self) -> None:
@@ -122,8 +125,14 @@ class LeanPass:
             layer.lean = lean if lean.follow_base() else None
         for together in self._together:
             together.begin()
+        self._write_columns()
         if self._noise is not None:
             self._noise.begin()
+
+    def _write_columns(self) -> None:
+        """Beside the weights that have room for them."""
+        leans = [lean for layer, lean in self._lean if layer.lean is lean]
+        self._columns.write([lean.beside for lean in leans if lean.beside is not None])
 
     def end(self) -> None:
         """After a pass, also one that failed, or that did not get beyond its beginning."""

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol, cast
 import torch
 
 from dora_cli.methods.linear import weight_of
+from dora_cli.methods.low_rank.beside import Beside, room_for
 from dora_cli.methods.low_rank.branches import Branches
 from dora_cli.methods.low_rank.factor import Factor
 from dora_cli.methods.low_rank.kernels import Kernels
@@ -80,6 +81,7 @@ class LeanProjection:
         self.trains: torch.Tensor | None = None  # one of those that do, in this pass
         self.together: Callable[[], Joined | None] = alone  # with others that read the same input
         self.readers: Readers | None = None  # all that do in the model, once they are found and may be joined
+        self.beside: Beside | None = None  # the weight with columns of `B`, where it has some
         self._base: tuple[int, ...] = ()
         # of the noise on its weight, where there is some: whose draw there is, how strong, and how a weight without a
         # copy is read with it
@@ -104,15 +106,32 @@ class LeanProjection:
             self.weight = weight.to(self.inputs.dtype)
             self._across = self.weight.T
             self.copied, self.turn, self.read = self.weight is not weight, 0, None
+            self.beside = None
+            if self.wants_columns:
+                d_out, d_in = weight.shape
+                self.move_weight(self.weight.new_zeros(d_out, d_in + room_for(self.B_t.rank)), d_in)
             self.bias = None if bias is None else bias.detach().to(self.inputs.dtype)
             self._base = present
         self.trains = next((factor for factor in self._factors if factor.requires_grad), None)
         return True
 
-    def move_weight(self, room: torch.Tensor) -> None:
-        """Has the copy of the weight in `room`, ``(d_out, d_in)``, from here on."""
-        self.weight = room.copy_(self.weight)
-        self._across = room.T
+    @property
+    def is_plain(self) -> bool:
+        """Whether it has nothing that only computing alone knows: chunks, tied components, noise on its weight."""
+        return self.chunks == 1 and not self.tied and self.layer.noise is None
+
+    @property
+    def wants_columns(self) -> bool:
+        """Whether there is room beside its weight: only a copy has some."""
+        return self.kernels.beside and self.copied and self.is_plain and self.B_t.rank > 0
+
+    def move_weight(self, room: torch.Tensor, first: int) -> None:
+        """Has the copy of the weight in the first columns of `room`, ``(d_out, d_in or more)``, from here on; columns
+        of `B` begin at `first`, if it wants some.
+        """
+        self.weight = room[:, : self.weight.shape[1]].copy_(self.weight)
+        self._across = self.weight.T
+        self.beside = Beside(room, first, self.B_t) if self.wants_columns else None
 
     def calm(self) -> None:
         """Without noise from here on."""
@@ -195,7 +214,7 @@ class LeanProjection:
         dy = dy.to(self.weight.dtype).contiguous()
         if not self.B_t.rank:
             return None if dtype is None else torch.mm(dy, self.present()).to(dtype)
-        v = kernels.down(dy, self.B_t, None, chunks=chunks)
+        base, v = self._frozen_backward(dy, wanted=dtype is not None)
         with self.branches.sums(dy, rows, drop, u, v):
             if self.grad_up is not None:
                 assert u is not None
@@ -203,7 +222,8 @@ class LeanProjection:
             if self.grad_A is not None:
                 assert rows is not None
                 kernels.outer(self.grad_A, v[:, tied:] if tied else v, rows, drop, chunks=chunks)
-        base = None if dtype is None else torch.mm(dy, self.present())
+        if base is None and dtype is not None:
+            base = torch.mm(dy, self.present())
         self.branches.meet()
         if watch is not None:
             assert u is not None
@@ -211,9 +231,20 @@ class LeanProjection:
             watch(u[:, tied:].view(shape), v[:, tied:].view(shape))
         if base is None:
             return None
-        dx = base if base.dtype == dtype else torch.empty_like(base, dtype=dtype)
+        own = base.dtype == dtype and base.is_contiguous()
+        dx = base if own else torch.empty(base.shape, dtype=dtype, device=base.device)
         kernels.up(base, v, self.A, drop, dx, chunks=chunks, tied=tied)
         return dx
+
+    def _frozen_backward(self, dy: torch.Tensor, *, wanted: bool) -> tuple[torch.Tensor | None, torch.Tensor]:
+        """The frozen map's gradient of the rows, where one product gives it too and it is `wanted`; and ``v``,
+        ``(N, r)``.
+        """
+        beside = self.beside
+        if beside is None or not wanted:
+            return None, self.kernels.down(dy, self.B_t, None, chunks=self.chunks)
+        both = torch.mm(dy, beside.whole)
+        return both[:, : self.weight.shape[1]], both[:, beside.first : beside.first + self.B_t.rank]
 
 
 class _Adapted(torch.autograd.Function):

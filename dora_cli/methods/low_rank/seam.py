@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from dora_cli.methods.linear import is_transposed, shape_of, weight_of
 from dora_cli.methods.low_rank.projection import AFTER_THE_END, LeanProjection
 from dora_cli.methods.low_rank.same_input.readers import Readers
-from dora_cli.methods.low_rank.same_input.together import Together, is_plain
+from dora_cli.methods.low_rank.same_input.together import Together
 
 _numbers = count()
 _seams: WeakValueDictionary[int, Seam | Joint] = WeakValueDictionary()
@@ -270,7 +270,7 @@ def found_readers(module: nn.Module) -> Readers | None:
     compute `module` as one with others.
     """
     lean = _lean(module)
-    return lean.readers if lean is not None and is_plain(lean) else None
+    return lean.readers if lean is not None and lean.is_plain else None
 
 
 def _has_pass(module: nn.Module) -> bool:

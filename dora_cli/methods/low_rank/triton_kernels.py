@@ -110,20 +110,20 @@ def _down(
     )
 
 
-@triton.jit(do_not_specialize=["seeds", "call", "rows", "rank", "tied"])
+@triton.jit(do_not_specialize=["seeds", "call", "rows", "rank", "stride_u", "tied"])
 def _up(
-    base, u, factor, out, seeds, call, rows, width, rank, scale, stride, tied,
+    base, u, factor, out, seeds, call, rows, width, rank, scale, stride, stride_u, apart, tied,
     WIDE: tl.constexpr, DROP: tl.constexpr, THRESHOLD: tl.constexpr, PRECISION: tl.constexpr, TIED: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    chunk, chunks, rank = tl.program_id(2), tl.num_programs(2), _known(rank, WIDE)
+    chunk, rank, stride_u = tl.program_id(2), _known(rank, WIDE), _known(stride_u, WIDE)
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     place = tl.arange(0, BLOCK_D)
     d = tl.program_id(1) * BLOCK_D + place
     r = tl.arange(0, BLOCK_R)
     column = chunk * width + d
     row, component = tl.minimum(n, rows - 1)[:, None], tl.minimum(r, rank - 1)
-    small = tl.load(u + row * (chunks * rank) + chunk * rank + component[None, :])
+    small = tl.load(u + row.to(tl.int64) * stride_u + chunk * rank + component[None, :])
     weights = tl.load(
         factor + (chunk * rank + component[:, None]) * width + d[None, :],
         mask=(r[:, None] < rank) & (d[None, :] < width),
@@ -138,10 +138,10 @@ def _up(
         update = tl.where(keep(n[:, None], quad, place[None, :], tl.load(seeds), call, THRESHOLD), update, 0.0)
     if TIED:
         update += tl.dot(undropped, weights, input_precision=PRECISION)
-    element = row.to(tl.int64) * stride + column[None, :]
-    given = tl.load(base + element, mask=d[None, :] < width, other=0.0).to(tl.float32)
+    given = tl.load(base + row.to(tl.int64) * stride + column[None, :], mask=d[None, :] < width, other=0.0)
     inside = (n[:, None] < rows) & (d[None, :] < width)
-    tl.store(out + element, (given + update).to(out.dtype.element_ty), mask=inside)
+    result = given.to(tl.float32) + update
+    tl.store(out + row.to(tl.int64) * apart + column[None, :], result.to(out.dtype.element_ty), mask=inside)
 
 
 @triton.jit(do_not_specialize=["seeds", "call", "rows", "rank", "stride_u", "splits"])
@@ -161,7 +161,7 @@ def _outer(
     for start in range(tl.program_id(1) * BLOCK_N, rows, splits * BLOCK_N):
         n = start + tl.arange(0, BLOCK_N)
         row = tl.minimum(n, rows - 1)[:, None]
-        small = tl.load(u + row * stride_u + component, mask=n[:, None] < rows, other=0.0)
+        small = tl.load(u + row.to(tl.int64) * stride_u + component, mask=n[:, None] < rows, other=0.0)
         part = tl.load(x + row.to(tl.int64) * stride + column[None, :], mask=d[None, :] < width, other=0.0)
         if DROP:
             part = tl.where(keep(n[:, None], quad, place[None, :], seed, call, THRESHOLD), part, 0.0)
@@ -228,7 +228,7 @@ class TritonKernels:
 
     draws_alike = False
     multiple = 1
-    launches = True
+    launches = beside = True
 
     def __init__(
         self,
@@ -297,19 +297,21 @@ class TritonKernels:
         tied: int = 0,
     ) -> None:
         ready = factor.ready
-        (rows, stride), (components, width) = base.shape, ready.shape
+        rows, (components, width) = len(base), ready.shape
         seed, call, threshold, scale = drop if isinstance(drop, Seeded) else (base, 0, 0, 1.0)
         rank, keeps = components // chunks, tied > 0 and threshold > 0
+        strides = base.stride(0), u.stride(0), out.stride(0)
         places = base.data_ptr() % 16, u.data_ptr() % 16, ready.data_ptr() % 16
         to = out.dtype, out.data_ptr() % 16
-        key = "up", base.dtype, rows, stride, components, chunks, keeps, threshold, places, to
+        key = "up", base.dtype, rows, strides, components, chunks, keeps, threshold, places, to
         launch = self._launches.get(key)
         if launch is None:
-            columns = 64 if rows * stride < 2**21 else 128
+            columns = 64 if rows * width * chunks < 2**21 else 128
             grid = triton.cdiv(rows, 32), triton.cdiv(width, columns), chunks
-            constants = self._is_wide(rank), *settings(threshold, u), keeps, 32, block_r(rank), columns
+            wide = self._is_wide(rank, u.stride(0))
+            constants = wide, *settings(threshold, u), keeps, 32, block_r(rank), columns
             launch = self._launches[key] = Launch(_up, grid, constants, num_warps=4)
-        launch(base, u, ready, out, seed, call, rows, width, rank, scale, stride, tied)
+        launch(base, u, ready, out, seed, call, rows, width, rank, scale, *strides, tied)
 
     def _is_wide(self, *sizes: int) -> bool:
         """`WIDE`: what has ranks of both kinds would compile everything twice."""

@@ -286,6 +286,23 @@ def test_published_scores(ranks: tuple[int, ...], d_in: int, d_out: int, *, gate
     assert bool(found[: ranks[0]].any()) is not gated
 
 
+@types
+def test_columns_of_one_product(dtype: torch.dtype) -> None:
+    """`up` and `outer` of the backward pass, where the frozen product gives small activations beside its own."""
+    made, (rows, width, rank) = kernels(), (70, 96, 5)
+    both, A, _ = operands(rows, width + 16, rank, dtype)
+    base, v = both[:, :width], both[:, width : width + rank]
+    A = A[:, :width].contiguous()
+    drop = made.drop(base, 0.3, 0)
+    wanted = base.double() + dropped((v.double() @ A.double()), drop, 0.3)
+    out = torch.empty(rows, width, dtype=dtype, device=DEVICE)
+    made.up(base, v, whole_of(A), drop, out)
+    close(out, wanted, dtype)
+    totals = torch.zeros(4, rank, width, device=DEVICE)
+    made.outer(totals, v, out, None)
+    close(totals.sum(0), v.double().T @ out.double(), dtype)
+
+
 @pytest.mark.parametrize("case", ["a column of tokens", "transposed", "an expanded gradient"])
 def test_rows_that_do_not_follow_each_other_in_memory(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernels read row after row; what reaches a projection need not lie so."""

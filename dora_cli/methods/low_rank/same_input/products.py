@@ -70,7 +70,9 @@ class ManyKernels(Protocol):
     def up_sum(
         self, base: torch.Tensor, u: Wide, factors: Sequence[Factor], drops: Sequence[object], out: torch.Tensor
     ) -> None:
-        """Writes the sum of `base`, ``(N, d)``, and of all updates to `out`, which is `base` or another tensor."""
+        """Writes the sum of `base`, ``(N, d)``, and of all updates to `out`, which is `base` or another tensor; `base`
+        may be some columns of a wider one.
+        """
 
     def outer(self, totals: Sequence[torch.Tensor | None], u: Wide, x: Wide, drops: Sequence[object]) -> None:
         """Adds to the `totals` that there are."""

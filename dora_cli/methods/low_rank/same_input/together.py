@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from dora_cli.methods.low_rank.beside import room_for
 from dora_cli.methods.low_rank.projection import AFTER_THE_END, LeanProjection
 from dora_cli.methods.low_rank.same_input.products import ManyKernels, Wide
 
@@ -31,7 +32,8 @@ class Together:
 
     Where the frozen weights had to be copied into the precision of the arithmetic, the copies lie one after the other
     in one matrix, and its parts are the projections' weights from then on. Weights that need no copy stay where they
-    are, and are multiplied one by one: nothing is stored twice.
+    are, and are multiplied one by one: nothing is stored twice. Columns of all `B` stand `beside` that matrix, each in
+    the rows of its own projection.
 
     Args:
         many: what computes.
@@ -45,6 +47,7 @@ class Together:
         self._widths = [lean.B_t.ready.shape[1] for lean in members]
         self._weights: list[torch.Tensor] = []  # of the members, when they were put together
         self._stacked: torch.Tensor | None = None
+        self._whole: torch.Tensor | None = None  # the same with columns of `B` beside it, where there are some
         self._bias: torch.Tensor | None = None
         self._ready: _Ready | None = None
         self.begun = False  # whether this pass may compute them as one
@@ -72,12 +75,14 @@ class Together:
 
     def _put_together(self) -> None:
         members = self.members
-        self._stacked = self._bias = None
+        self._stacked = self._whole = self._bias = None
         if all(lean.copied for lean in members):
             first = members[0].weight
-            self._stacked = first.new_empty(sum(self._widths), first.shape[1])
-            for lean, part in zip(members, torch.split(self._stacked, self._widths), strict=True):
-                lean.move_weight(part)
+            d_in, rooms = first.shape[1], [room_for(lean.B_t.rank) if lean.wants_columns else 0 for lean in members]
+            whole = first.new_zeros(sum(self._widths), d_in + sum(rooms))
+            for place, (lean, part) in enumerate(zip(members, torch.split(whole, self._widths), strict=True)):
+                lean.move_weight(part, d_in + sum(rooms[:place]))
+            self._stacked, self._whole = whole[:, :d_in], whole if any(rooms) else None
             if any(lean.bias is not None for lean in members):
                 none = [first.new_zeros(width) for width in self._widths]
                 biases = [lean.bias for lean in members]
@@ -173,22 +178,36 @@ class Together:
             raise RuntimeError(AFTER_THE_END)
         many = self._many
         wide = Wide.beside(dy.to(self._weights[0].dtype).reshape(-1), len(dy), self._widths)
-        v = many.down(wide, self.B_t, [None] * len(self.members))
+        base, v = self._frozen_with_columns(wide, wanted=dtype is not None)
+        of_u = v if u is None else Wide.beside(u, len(dy), v.widths)
         with self.branches.sums(wide.memory, rows, drops, u, v.memory):
             if any(total is not None for total in self._grad_up):
                 assert u is not None
-                many.outer(self._grad_up, v._replace(memory=u), wide, [None] * len(self.members))
+                many.outer(self._grad_up, of_u, wide, [None] * len(self.members))
             if self.keeps_rows:
                 assert rows is not None
                 many.outer(self._grad_A, v, Wide.same(rows, len(self.members)), drops)
-        base = None if dtype is None else self._frozen_backward(wide)
+        if base is None and dtype is not None:
+            base = self._frozen_backward(wide)
         self.branches.meet()
-        self._show(u, v, lead)
+        self._show(None if u is None else of_u, v, lead)
         if base is None:
             return None
-        dx = base if base.dtype == dtype else torch.empty_like(base, dtype=dtype)
+        own = base.dtype == dtype and base.is_contiguous()
+        dx = base if own else torch.empty(base.shape, dtype=dtype, device=base.device)
         many.up_sum(base, v, self.A, drops, dx)
         return dx
+
+    def _frozen_with_columns(self, dy: Wide, *, wanted: bool) -> tuple[torch.Tensor | None, Wide]:
+        """The frozen maps' gradient of the rows, where one product gives it too and it is `wanted`; and all ``v``."""
+        whole, first = self._whole, self.members[0].weight
+        if whole is None or not wanted:
+            return None, self._many.down(dy, self.B_t, [None] * len(self.members))
+        both = torch.mm(dy.memory.view(dy.rows, -1), whole)
+        starts = tuple(first.shape[1] if lean.beside is None else lean.beside.first for lean in self.members)
+        ranks = tuple(factor.rank for factor in self.B_t)
+        v = Wide(both.view(-1), dy.rows, starts, (both.stride(0),) * len(ranks), ranks)
+        return both[:, : first.shape[1]], v
 
     def beside(self, gradients: Sequence[torch.Tensor | None], count: int) -> torch.Tensor:
         """Those of `count` rows each, in one row: ``(N, sum of d_out)``; zeros where there is none."""
@@ -207,17 +226,12 @@ class Together:
             dx.addmm_(dy.part(index), lean.weight)
         return dx
 
-    def _show(self, u: torch.Tensor | None, v: Wide, lead: Sequence[int]) -> None:
+    def _show(self, u: Wide | None, v: Wide, lead: Sequence[int]) -> None:
         for index, lean in enumerate(self.members):
             if lean.layer.watch is not None and lean.A.rank:
                 assert u is not None
                 shape = (*lead, lean.A.rank)
-                lean.layer.watch(v._replace(memory=u).part(index).reshape(shape), v.part(index).reshape(shape))
-
-
-def is_plain(lean: LeanProjection) -> bool:
-    """Whether it has nothing that only computing alone knows: chunks, tied components, noise on its weight."""
-    return lean.chunks == 1 and not lean.tied and lean.layer.noise is None
+                lean.layer.watch(u.part(index).reshape(shape), v.part(index).reshape(shape))
 
 
 def can_be_together(members: Sequence[LeanProjection]) -> bool:

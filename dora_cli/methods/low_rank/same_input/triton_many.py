@@ -102,7 +102,7 @@ def _up(
 @triton.jit
 def _update(u, factor, stride_u, n, d, rows, width, rank, PRECISION: tl.constexpr, BLOCK_R: tl.constexpr):
     r = tl.arange(0, BLOCK_R)
-    row = tl.minimum(n, rows - 1)[:, None]
+    row = tl.minimum(n, rows - 1)[:, None].to(tl.int64)
     small = tl.load(u + row * stride_u + r[None, :], mask=r[None, :] < rank, other=0.0)
     weights = tl.load(
         factor + r[:, None] * width + d[None, :], mask=(r[:, None] < rank) & (d[None, :] < width), other=0.0
@@ -116,14 +116,14 @@ def _update(u, factor, stride_u, n, d, rows, width, rank, PRECISION: tl.constexp
 ])  # fmt: skip
 def _up_sum(
     base, u, factor0, factor1, factor2, out, seeds, call0, call1, call2, seed0, seed1, seed2, rank0, rank1, rank2,
-    place0, place1, place2, stride_u, rows, width, scale,
+    place0, place1, place2, stride_u, rows, width, scale, stride,
     COUNT: tl.constexpr, DROP: tl.constexpr, THRESHOLD: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     quad, column = tl.program_id(1) * (BLOCK_D // 4), tl.arange(0, BLOCK_D)
     d = tl.program_id(1) * BLOCK_D + column
-    place = tl.minimum(n, rows - 1)[:, None].to(tl.int64) * width + d[None, :]
+    last = tl.minimum(n, rows - 1)[:, None].to(tl.int64)
     row, column = n[:, None], column[None, :]
     update = _update(u + place0, factor0, stride_u, n, d, rows, width, rank0, PRECISION, BLOCK_R)
     if DROP:
@@ -137,9 +137,9 @@ def _up_sum(
         if DROP:
             third = tl.where(keep(row, quad, column, tl.load(seeds + seed2), call2, THRESHOLD), third, 0.0)
         update += third
-    given = tl.load(base + place, mask=d[None, :] < width, other=0.0).to(tl.float32)
+    given = tl.load(base + last * stride + d[None, :], mask=d[None, :] < width, other=0.0).to(tl.float32)
     inside = (row < rows) & (d[None, :] < width)
-    tl.store(out + place, (given + update * scale).to(out.dtype.element_ty), mask=inside)
+    tl.store(out + last * width + d[None, :], (given + update * scale).to(out.dtype.element_ty), mask=inside)
 
 
 @triton.jit(do_not_specialize=[
@@ -174,11 +174,11 @@ def _outer(
     result = tl.zeros((BLOCK_R, BLOCK_D), dtype=tl.float32)
     for begin in range(split * BLOCK_N, tl.where(rank > 0, rows, 0), splits * BLOCK_N):
         n = begin + tl.arange(0, BLOCK_N)
-        row = tl.minimum(n, rows - 1)[:, None]
+        row = tl.minimum(n, rows - 1)[:, None].to(tl.int64)
         small = tl.load(
             u + row * stride_u + place + r[None, :], mask=(n[:, None] < rows) & (r[None, :] < rank), other=0.0
         )
-        part = tl.load(x + start + row.to(tl.int64) * stride + d[None, :], mask=d[None, :] < width, other=0.0)
+        part = tl.load(x + start + row * stride + d[None, :], mask=d[None, :] < width, other=0.0)
         if DROP:
             quad = block * (BLOCK_D // 4)
             part = tl.where(keep(n[:, None], quad, column[None, :], seed, call, THRESHOLD), part, 0.0)
@@ -249,7 +249,7 @@ class TritonMany:
         ready = _three([factor.ready for factor in factors])
         block_rank = block_r(max(u.widths))
         places = _places(base, u.memory, *ready, out)
-        key = "up_sum", base.dtype, out.dtype, rows, width, len(factors), block_rank, threshold, places
+        key = "up_sum", base.dtype, out.dtype, rows, width, base.stride(0), len(factors), block_rank, threshold, places
         known = self._launches.get(key)
         if known is None:
             columns = 64 if rows * width < 2**21 else 128
@@ -257,7 +257,7 @@ class TritonMany:
             constants = len(factors), *settings(threshold, u.memory), 32, block_rank, columns
             known = self._launches[key] = Launch(_up_sum, grid, constants, num_warps=4), ()
         small = *_three(u.widths), *_three(u.starts), u.strides[0]
-        known[0](base, u.memory, *ready, out, self._seeds, *numbers, *small, rows, width, scale)
+        known[0](base, u.memory, *ready, out, self._seeds, *numbers, *small, rows, width, scale, base.stride(0))
 
     def outer(self, totals: Sequence[torch.Tensor | None], u: Wide, x: Wide, drops: Sequence[object]) -> None:
         some = next(total for total in totals if total is not None)

@@ -126,6 +126,31 @@ def test_of_an_output_each(
             close(out.part(i), exactly, dtype)
 
 
+@types
+@pytest.mark.parametrize("ranks", [(3, 5, 1), (4, 0)])
+def test_columns_of_one_product(ranks: tuple[int, ...], dtype: torch.dtype) -> None:
+    """`up_sum` and `outer`, where the frozen product gives small activations beside its own."""
+    made, count = kernels(), len(ranks)
+    many, stride = made.many(), D_IN + 16 * count
+    both = random(40, stride, dtype=dtype)
+    base = both[:, :D_IN]
+    v = Wide(both.view(-1), 40, tuple(D_IN + 16 * place for place in range(count)), (stride,) * count, ranks)
+    A, drops = factors(ranks, (D_IN,) * count, dtype, 0), drops_of(made, base, ranks, 0.3)
+    updates = [dropped(v.part(i).double() @ factor.ready.double(), drops[i], 0.3) for i, factor in enumerate(A)]
+    out = torch.empty(40, D_IN, dtype=dtype, device=base.device)
+    many.up_sum(base, v, A, drops, out)
+    close(out, base.double() + sum(updates), dtype)
+    totals = [random(2, rank, D_IN) if rank else None for rank in ranks]
+    exact = [
+        None if total is None else total.double().sum(0) + v.part(i).double().T @ out.double()
+        for i, total in enumerate(totals)
+    ]
+    many.outer(totals, v, Wide.same(out, count), [None] * count)
+    for total, sums in zip(totals, exact, strict=True):
+        if total is not None:
+            close(total.sum(0), sums, dtype)
+
+
 class Attention(nn.Module):
     """One of grouped queries: `k` and `v` are narrower; then gate and up."""
 
