@@ -171,18 +171,23 @@ def _outer(
     tl.store(address, tl.load(address, mask=inside, other=0.0) + result * scale, mask=inside)
 
 
+@triton.jit
+def _gathered(place, stride, inside, splits, SPLITS: tl.constexpr, BLOCK: tl.constexpr):
+    """The sum of `splits` parts, which are zeros from here on. No load waits for another one, nor for a store."""
+    result = tl.zeros((BLOCK,), dtype=tl.float32)
+    for split in tl.static_range(SPLITS):
+        result += tl.load(place + split * stride, mask=inside & (split < splits), other=0.0)
+    for split in tl.static_range(SPLITS):
+        tl.store(place + split * stride, tl.zeros((BLOCK,), dtype=tl.float32), mask=inside & (split < splits))
+    return result
+
+
 @triton.jit(do_not_specialize=["splits"])
 def _collect(totals, gradient, scaling, stride, width, splits, SPLITS: tl.constexpr, BLOCK: tl.constexpr):
-    s = tl.arange(0, SPLITS)[:, None]
     d = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    row = tl.program_id(0).to(tl.int64) * width
-    place = totals + s * stride + row + d[None, :]
-    inside = (s < splits) & (d[None, :] < width)
-    result = tl.sum(tl.load(place, mask=inside, other=0.0), axis=0)
-    tl.store(place, tl.zeros((SPLITS, BLOCK), dtype=tl.float32), mask=inside)
-    tl.store(
-        gradient + row + d, tl.load(gradient + row + d, mask=d < width, other=0.0) + result * scaling, mask=d < width
-    )
+    row, inside = tl.program_id(0).to(tl.int64) * width, d < width
+    result = _gathered(totals + row + d, stride, inside, splits, SPLITS, BLOCK)
+    tl.store(gradient + row + d, tl.load(gradient + row + d, mask=inside, other=0.0) + result * scaling, mask=inside)
 
 
 @triton.jit(do_not_specialize=["splits"])
@@ -191,18 +196,15 @@ def _collect_gated(
 ):  # fmt: skip
     index = tl.program_id(0)
     row = index.to(tl.int64) * width
-    s = tl.arange(0, SPLITS)[:, None]
     gate = tl.load(c + index) * scaling
     of_gate = tl.zeros((BLOCK,), dtype=tl.float32)
     for start in range(0, width, BLOCK):
         d = start + tl.arange(0, BLOCK)
-        place = totals + s * stride + row + d[None, :]
-        inside = (s < splits) & (d[None, :] < width)
-        raw = tl.sum(tl.load(place, mask=inside, other=0.0), axis=0)
-        tl.store(place, tl.zeros((SPLITS, BLOCK), dtype=tl.float32), mask=inside)
-        of_gate += raw * tl.load(B_t + row + d, mask=d < width, other=0.0)
-        gradient = tl.load(grad_B_t + row + d, mask=d < width, other=0.0)
-        tl.store(grad_B_t + row + d, gradient + raw * gate, mask=d < width)
+        inside = d < width
+        raw = _gathered(totals + row + d, stride, inside, splits, SPLITS, BLOCK)
+        of_gate += raw * tl.load(B_t + row + d, mask=inside, other=0.0)
+        gradient = tl.load(grad_B_t + row + d, mask=inside, other=0.0)
+        tl.store(grad_B_t + row + d, gradient + raw * gate, mask=inside)
     tl.store(grad_c + index, tl.load(grad_c + index) + scaling * tl.sum(of_gate))
 
 
