@@ -176,9 +176,9 @@ def _gathered(place, stride, inside, splits, SPLITS: tl.constexpr, BLOCK: tl.con
     """The sum of `splits` parts, which are zeros from here on. No load waits for another one, nor for a store."""
     result = tl.zeros((BLOCK,), dtype=tl.float32)
     for split in tl.static_range(SPLITS):
-        result += tl.load(place + split * stride, mask=inside & (split < splits), other=0.0)
+        result += tl.load(place + split * stride, mask=inside & (splits > split), other=0.0)
     for split in tl.static_range(SPLITS):
-        tl.store(place + split * stride, tl.zeros((BLOCK,), dtype=tl.float32), mask=inside & (split < splits))
+        tl.store(place + split * stride, tl.zeros((BLOCK,), dtype=tl.float32), mask=inside & (splits > split))
     return result
 
 
