@@ -174,11 +174,11 @@ def _outer(
 @triton.jit
 def _gathered(place, stride, inside, splits, SPLITS: tl.constexpr, BLOCK: tl.constexpr):
     """The sum of `splits` parts, which are zeros from here on. No load waits for another one, nor for a store."""
-    result = tl.zeros((BLOCK,), dtype=tl.float32)
+    result, count = tl.zeros((BLOCK,), dtype=tl.float32), tl.zeros((BLOCK,), dtype=tl.int32) + splits
     for split in tl.static_range(SPLITS):
-        result += tl.load(place + split * stride, mask=inside & (splits > split), other=0.0)
+        result += tl.load(place + split * stride, mask=inside & (count > split), other=0.0)
     for split in tl.static_range(SPLITS):
-        tl.store(place + split * stride, tl.zeros((BLOCK,), dtype=tl.float32), mask=inside & (splits > split))
+        tl.store(place + split * stride, tl.zeros((BLOCK,), dtype=tl.float32), mask=inside & (count > split))
     return result
 
 
