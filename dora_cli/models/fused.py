@@ -22,10 +22,12 @@ import torch.fx.experimental._config as shapes_config
 from torch import nn
 
 from dora_cli.methods.base import Site
+from dora_cli.methods.low_rank.dropout import is_drawn_fast
 from dora_cli.methods.low_rank.same_input.products import MANY
 from dora_cli.methods.low_rank.same_input.readers import Readers
 from dora_cli.methods.low_rank.seam import Joint, Seam, can_be_seam, found_readers
 from dora_cli.models.attention_masks import masks_always_made
+from dora_cli.models.hashed_dropout import HashedDropouts
 from dora_cli.models.structure.blocks import find_blocks
 
 Note = Callable[[str], None]
@@ -46,6 +48,7 @@ class FusedBlocks:
         note: told why blocks are no longer compiled.
         deterministic: whether the compiler may not choose kernels by their speed.
         backend: what makes kernels of what is traced, itself or by PyTorch's name.
+        hashed: whether dropouts are hashed in place of being drawn by the compiler; None for a GPU alone.
 
     Attributes:
         failure: why blocks are computed as they stand; None where they are not.
@@ -59,6 +62,7 @@ class FusedBlocks:
         note: Note,
         deterministic: bool = False,
         backend: str | Backend = "inductor",
+        hashed: bool | None = None,
     ) -> None:
         self._model, self._device = model, next(model.parameters()).device
         self._blocks = [block.module for block in find_blocks(model) if "forward" not in vars(block.module)]
@@ -76,6 +80,8 @@ class FusedBlocks:
             if child is not None and (id(child) in bases or id(getattr(child, "base", None)) in bases)
         ]
         self._dropouts = [module for block in self._blocks for module in block.modules() if type(module) is nn.Dropout]
+        is_hashed = self._device.type == "cuda" if hashed is None else hashed
+        self._hashed = HashedDropouts(self._blocks if is_hashed else [], self._device)
         self._seams: dict[nn.Module, Seam] = {}
         self._joints: dict[tuple[Seam, ...], Joint] = {}
         self._moved: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
@@ -95,7 +101,7 @@ class FusedBlocks:
             yield
             return
         # on the CPU a pass draws dropout in a way of its own, which the compiler could not fuse
-        own = [(dropout, vars(dropout).pop("forward")) for dropout in self._dropouts if "forward" in vars(dropout)]
+        own = [(dropout, vars(dropout).pop("forward")) for dropout in self._dropouts if is_drawn_fast(dropout)]
         replaced: list[tuple[nn.Module, str, nn.Module]] = []
 
         def begin(_: nn.Module, args: tuple[Any, ...]) -> None:
@@ -103,6 +109,7 @@ class FusedBlocks:
             readers = next(filter(None, map(found_readers, self._present())), None)
             self._replace(dtype, replaced)
             self._join(readers)
+            self._hashed.begin()
             for block in self._blocks:
                 vars(block)["forward"] = partial(self._run, block)
 
@@ -121,8 +128,9 @@ class FusedBlocks:
             handle.remove()
             for block in self._blocks:
                 vars(block).pop("forward", None)
+            self._hashed.end()
             for dropout, forward in own:
-                vars(dropout)["forward"] = forward
+                vars(dropout).setdefault("forward", forward)
             for parent, name, module in replaced:
                 parent._modules[name] = module
             for seam in self._seams.values():
@@ -171,6 +179,7 @@ class FusedBlocks:
 
     def _run(self, block: nn.Module, *args: Any, **kwargs: Any) -> Any:
         """A block's `forward`."""
+        self._hashed.begin_block()
         args, kwargs = _differentiable(block, args, kwargs)
         args, kwargs = tuple(map(self._alone, args)), {name: self._alone(value) for name, value in kwargs.items()}
         if self.failure is None:

@@ -69,9 +69,14 @@ class ModelDropouts:
 
     def end(self) -> None:
         for module in self._begun:
-            if getattr(vars(module).get("forward"), "func", None) is _drop:
+            if is_drawn_fast(module):
                 del module.forward
         self._begun.clear()
+
+
+def is_drawn_fast(module: nn.Dropout) -> bool:
+    """Whether a pass that `ModelDropouts` has begun computes it."""
+    return getattr(vars(module).get("forward"), "func", None) is _drop
 
 
 def _drop(module: nn.Dropout, x: torch.Tensor) -> torch.Tensor:
