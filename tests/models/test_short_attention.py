@@ -245,7 +245,7 @@ def test_on_a_cpu_it_is_pytorchs() -> None:
 
 @needs_masks
 def test_models_that_cannot_be_told_do_not_suit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As those of transformers 4.53, which has no such method, and of 4.54 to 4.57, which warn and go on as before."""
+    """Those of transformers 4.53 have no such method, and those of 4.54 to 4.57 warn and go on as before."""
 
     class Older(nn.Module):
         config = model_of("bert").config
