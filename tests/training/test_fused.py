@@ -230,18 +230,15 @@ def test_dropout_is_drawn_anew_by_the_compiled_code() -> None:
     assert abs(float(found.mean() - expected.mean())) < 4 * error
 
 
-def test_hashed_dropout_is_traced_once_and_is_the_same_for_every_compiler() -> None:
-    """Over the same widths, evaluations and events as without dropout."""
-    found = {}
-    for backend in ("eager", "aot_eager"):
-        torch._dynamo.reset()
-        counters.clear()
-        run = Run("roberta", "dora", backend=backend, dtype=torch.float64, dropout=0.3, hashed=True)
-        found[backend] = run()
-        assert run.step.is_fused
-        assert counters["stats"]["unique_graphs"] == 1
-        assert not counters["graph_break"]
-    assert found["aot_eager"] == pytest.approx(found["eager"], rel=1e-9)
+def test_hashed_dropout_is_traced_once() -> None:
+    """Over the same widths, evaluations and events as without dropout; what it drops is told in `test_hashed_dropout`."""
+    torch._dynamo.reset()
+    counters.clear()
+    run = Run("roberta", "dora", backend="aot_eager", dtype=torch.float64, dropout=0.3, hashed=True)
+    run()
+    assert run.step.is_fused
+    assert counters["stats"]["unique_graphs"] == 1
+    assert not counters["graph_break"]
 
 
 def _pass(run: Run, seed: int) -> torch.Tensor:
