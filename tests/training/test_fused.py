@@ -231,7 +231,7 @@ def test_dropout_is_drawn_anew_by_the_compiled_code() -> None:
 
 
 def test_hashed_dropout_is_traced_once() -> None:
-    """Over the same widths, evaluations and events as without dropout; what it drops is told in `test_hashed_dropout`."""
+    """Over the same widths, evaluations and events as without; what it drops is told in `test_hashed_dropout`."""
     torch._dynamo.reset()
     counters.clear()
     run = Run("roberta", "dora", backend="aot_eager", dtype=torch.float64, dropout=0.3, hashed=True)
