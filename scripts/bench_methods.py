@@ -34,7 +34,7 @@ from dora_cli.methods.low_rank.passes import Passes
 from dora_cli.methods.low_rank.same_input.readers import NOBODY
 from dora_cli.models import find_projections, head_parameters, load_model
 from dora_cli.models.fused import FusedBlocks
-from dora_cli.models.short_attention import short_attention
+from dora_cli.models.short_attention.attention import short_attention
 from dora_cli.recipe import LoraMethod
 from dora_cli.recipe.methods import MethodSection
 from dora_cli.recipe.methods.adalora import AdaloraMethod

@@ -28,7 +28,7 @@ from dora_cli.methods.low_rank.same_input.readers import Readers
 from dora_cli.methods.low_rank.seam import Joint, Seam, can_be_seam, found_readers
 from dora_cli.models.attention_masks import masks_always_made
 from dora_cli.models.hashed_dropout import HashedDropouts
-from dora_cli.models.short_attention import is_short
+from dora_cli.models.short_attention.operators import is_within
 from dora_cli.models.structure.blocks import find_blocks
 
 Note = Callable[[str], None]
@@ -176,7 +176,7 @@ class FusedBlocks:
                 part = tuple(seams[place] for place in places[start : start + MANY])
                 if len(part) > 1 and len({seam.dtype for seam in part}) == 1:
                     self._joints[part] = before.get(part) or Joint(part)
-                    self._joints[part].begin(keeps=is_short())
+                    self._joints[part].begin(keeps=is_within())
 
     def _run(self, block: nn.Module, *args: Any, **kwargs: Any) -> Any:
         """A block's `forward`."""

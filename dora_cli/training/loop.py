@@ -33,7 +33,7 @@ from dora_cli.machine.random_state import random_state, restore_random_state
 from dora_cli.machine.signals import EvaluationInterruptedError, StoppedNow, StopSignals, stopped
 from dora_cli.methods.base import StepReport
 from dora_cli.models.packed_attention import PackedRows
-from dora_cli.models.short_attention import ShortAttention, short_attention
+from dora_cli.models.short_attention.attention import ShortAttention, short_attention
 from dora_cli.recipe import dump_recipe
 from dora_cli.recipe.anchor import anchored
 from dora_cli.runs.open_run import OpenRun

@@ -22,7 +22,7 @@ from dora_cli.machine.graphs import Graphs, shapes
 from dora_cli.methods.base import Calibration, Measured, Method, StepReport
 from dora_cli.models.ahead import compile_ahead
 from dora_cli.models.packed_attention import PackedRows, in_rows
-from dora_cli.models.short_attention import ShortAttention, shortly
+from dora_cli.models.short_attention.attention import ShortAttention, shortly
 from dora_cli.training.averaging import Averaging
 from dora_cli.training.capture.passes import CapturedPasses
 from dora_cli.training.ledger import Ledger

@@ -21,7 +21,7 @@ from dora_cli.methods import Method
 from dora_cli.models import head_parameters, max_positions, vocabulary_rows
 from dora_cli.models.outputs import logits_in
 from dora_cli.models.packed_attention import PackedRows
-from dora_cli.models.short_attention import short_attention
+from dora_cli.models.short_attention.attention import short_attention
 from dora_cli.recipe.methods import METHODS
 from dora_cli.training.capture.passes import FEW
 from dora_cli.training.optimizer import make_optimizer, make_scheduler

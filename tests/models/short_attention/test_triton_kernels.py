@@ -9,7 +9,8 @@ import os
 import pytest
 import torch
 
-from tests.models.plain_attention import PlainAttention
+from dora_cli.models.short_attention.operators import Drawn
+from tests.models.short_attention.plain import PlainAttention
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 if not INTERPRETED:
@@ -42,14 +43,15 @@ def mask_of(kind: str, texts: int, length: int) -> torch.Tensor | None:
 def test_outputs_and_gradients(shape: tuple[int, int, int, int], dropout: float, mask: str, dtype: torch.dtype) -> None:
     """Queries, keys and values beside each other in memory, as projections that are computed as one write them."""
     pytest.importorskip("triton")
-    from dora_cli.models.triton_attention import TritonAttention
+    from dora_cli.models.short_attention.triton_kernels import TritonAttention
 
     texts, heads, length, width = shape
     generator = torch.Generator().manual_seed(sum(shape))
     memory = torch.randn(texts, length, 3, heads, width, generator=generator).to(DEVICE, dtype)
     gradient = torch.randn(texts, length, heads, width, generator=generator).to(DEVICE, dtype)
     parts = [memory[:, :, place].transpose(1, 2) for place in range(3)]
-    given = mask_of(mask, texts, length), torch.tensor(123456789012345, device=DEVICE), 3, dropout, width**-0.5
+    drawn = Drawn(torch.tensor(123456789012345, device=DEVICE), 3, dropout)
+    given = mask_of(mask, texts, length), drawn, width**-0.5
     ours, plain, exact = TritonAttention(), PlainAttention(), [part.double() for part in parts]
     found, wanted = torch.empty_like(memory), torch.empty_like(memory, dtype=torch.float64)
     ours.backward(gradient, *parts, *given, found.unbind(2))
@@ -65,10 +67,10 @@ def test_outputs_and_gradients(shape: tuple[int, int, int, int], dropout: float,
 
 def test_tensors_with_gaps_are_read_too() -> None:
     pytest.importorskip("triton")
-    from dora_cli.models.triton_attention import TritonAttention
+    from dora_cli.models.short_attention.triton_kernels import TritonAttention
 
     apart = torch.randn(1, 2, 6, 16, 2, generator=torch.Generator().manual_seed(0)).to(DEVICE)[..., 0]
-    given = None, torch.tensor(1, device=DEVICE), 1, 0.0, 0.25
+    given = None, Drawn(torch.tensor(1, device=DEVICE), 1, 0.0), 0.25
     ours = TritonAttention()
     expected = ours.forward(*[apart.contiguous()] * 3, *given)
     assert torch.equal(ours.forward(apart, apart, apart, *given), expected)

@@ -17,22 +17,21 @@ from transformers import BertForSequenceClassification
 from dora_cli import train
 from dora_cli.errors import ModelError
 from dora_cli.methods.low_rank import lean as lean_module
-from dora_cli.models import short_attention as room
 from dora_cli.models.fused import FusedBlocks
-from dora_cli.models.short_attention import (
+from dora_cli.models.short_attention import attention as room
+from dora_cli.models.short_attention.attention import (
     FAMILIES,
     LONGEST,
-    Kernels,
     ShortAttention,
     attend,
-    is_short,
     short_attention,
     suits,
 )
+from dora_cli.models.short_attention.operators import Kernels, is_within
 from dora_cli.training import loop
 from tests.methods.low_rank.same_input.plain_many import TogetherKernels
 from tests.methods.small import new_lora, sharpen, sites
-from tests.models.plain_attention import PlainAttention
+from tests.models.short_attention.plain import PlainAttention
 from tests.training.conftest import MakeRecipe
 
 SIZES: dict[str, Any] = {
@@ -129,9 +128,9 @@ def test_no_two_layers_or_passes_drop_the_same() -> None:
     kernels = PlainAttention()
     attention = ShortAttention(model, kernels)
     torch.manual_seed(3)
-    first, seed = learned(model, batch, attention), int(attention.seed)
+    first, seed = learned(model, batch, attention), int(attention.uses.seed)
     second = learned(model, batch, attention)
-    assert int(attention.seed) != seed
+    assert int(attention.uses.seed) != seed
     assert not torch.equal(first[0], second[0])
     torch.manual_seed(3)
     for one, other in zip(learned(model, batch, attention), first, strict=True):
@@ -271,10 +270,10 @@ def test_a_pass_that_fails_before_it_begins_leaves_the_model_as_it_was() -> None
 
     model = model_of("bert")
     attention: Any = ShortAttention(model, PlainAttention())
-    attention.seed = Broken()
+    attention.uses.seed = Broken()
     with pytest.raises(RuntimeError, match="the device says no"), attention.around():
         pass
-    assert not is_short()
+    assert not is_within()
     assert model.config._attn_implementation == "sdpa"
 
 
@@ -351,7 +350,7 @@ def steps_of(kernels: Kernels | None, *, graph: bool = False, fused: bool = Fals
 @pytest.mark.parametrize("fused", [False, True], ids=["as it stands", "compiled"])
 def test_captured_steps_are_eager_ones_and_those_of_plain_operations(fused: bool) -> None:
     """With the same masks, forward and backward: others are told from them."""
-    from dora_cli.models.triton_attention import TritonAttention
+    from dora_cli.models.short_attention.triton_kernels import TritonAttention
 
     eager = steps_of(TritonAttention(), fused=fused)
     captured = steps_of(TritonAttention(), graph=True, fused=fused)
@@ -374,5 +373,5 @@ def test_a_run_on_a_gpu_computes_it(monkeypatch: pytest.MonkeyPatch) -> None:
     seeds = []
     for number in range(1, 7):
         run.step(number, [run.batch(0)], 8, event=False)
-        seeds.append(int(run.step.attention.seed))
+        seeds.append(int(run.step.attention.uses.seed))
     assert len(set(seeds)) == len(seeds)

@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 import torch
 
 from dora_cli.methods.low_rank.dropout import HASH_BITS, cut, hashed_keep, scale
+from dora_cli.models.short_attention.operators import Drawn
 
 
 class PlainAttention:
-    """`short_attention.Kernels` on any device; `calls` are those of `forward`."""
+    """`operators.Kernels` on any device; `calls` are those of `forward`."""
 
     def __init__(self) -> None:
         self.calls: list[int] = []
@@ -21,13 +22,11 @@ class PlainAttention:
         key: torch.Tensor,
         value: torch.Tensor,
         mask: torch.Tensor | None,
-        seed: torch.Tensor,
-        call: int,
-        dropout: float,
+        drawn: Drawn,
         scaling: float,
     ) -> torch.Tensor:
-        self.calls.append(call)
-        weights, dropped = _weights(query, key, mask, seed, call, dropout, scaling)
+        self.calls.append(drawn.call)
+        weights, dropped = _weights(query, key, mask, drawn, scaling)
         return (dropped(weights) @ value.to(weights.dtype)).transpose(1, 2).contiguous().to(query.dtype)
 
     def backward(
@@ -37,13 +36,11 @@ class PlainAttention:
         key: torch.Tensor,
         value: torch.Tensor,
         mask: torch.Tensor | None,
-        seed: torch.Tensor,
-        call: int,
-        dropout: float,
+        drawn: Drawn,
         scaling: float,
         into: Sequence[torch.Tensor],
     ) -> None:
-        weights, dropped = _weights(query, key, mask, seed, call, dropout, scaling)
+        weights, dropped = _weights(query, key, mask, drawn, scaling)
         query, key, value = (part.to(weights.dtype) for part in (query, key, value))
         gradient = gradient.transpose(1, 2).to(weights.dtype)
         of_weights = dropped(gradient @ value.transpose(-1, -2))
@@ -58,9 +55,7 @@ def _weights(
     query: torch.Tensor,
     key: torch.Tensor,
     mask: torch.Tensor | None,
-    seed: torch.Tensor,
-    call: int,
-    dropout: float,
+    drawn: Drawn,
     scaling: float,
 ) -> tuple[torch.Tensor, Callable[[torch.Tensor], torch.Tensor]]:
     """Those of all texts and heads, at least fp32, and what drops such."""
@@ -70,7 +65,11 @@ def _weights(
     if mask is not None:
         scores = scores.masked_fill(~mask, -torch.inf)
     weights = torch.softmax(scores, -1).nan_to_num(0)
-    if not (threshold := cut(dropout, HASH_BITS)):
+    if not (threshold := cut(drawn.probability, HASH_BITS)):
         return weights, lambda given: given
-    keep = hashed_keep(texts * heads * length, length, seed.cpu(), call, threshold).view_as(weights).to(query.device)
+    keep = (
+        hashed_keep(texts * heads * length, length, drawn.seed.cpu(), drawn.call, threshold)
+        .view_as(weights)
+        .to(query.device)
+    )
     return weights, lambda given: torch.where(keep, given * scale(threshold, HASH_BITS), 0.0)

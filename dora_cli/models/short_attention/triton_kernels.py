@@ -15,6 +15,7 @@ import triton.language as tl
 from dora_cli.methods.low_rank.dropout import HASH_BITS, cut, scale
 from dora_cli.methods.low_rank.triton_kernels import keep, shared_memory
 from dora_cli.methods.triton_launch import Launch
+from dora_cli.models.short_attention.operators import Drawn
 
 WIDEST = 64
 """Entries of the widest head: of wider ones, and of texts of more than 128 tokens, not all that a block needs would fit
@@ -132,7 +133,7 @@ def _blocks(length: int, width: int) -> tuple[int, int]:
 
 
 class TritonAttention:
-    """`short_attention.Kernels` on a GPU."""
+    """`operators.Kernels` on a GPU."""
 
     def __init__(self) -> None:
         self._launches: dict[tuple[Hashable, ...], Launch] = {}
@@ -143,18 +144,16 @@ class TritonAttention:
         key: torch.Tensor,
         value: torch.Tensor,
         mask: torch.Tensor | None,
-        seed: torch.Tensor,
-        call: int,
-        dropout: float,
+        drawn: Drawn,
         scaling: float,
     ) -> torch.Tensor:
         texts, heads, length, width = query.shape
         out = query.new_empty(texts, length, heads, width)
-        work = _Work.of(query.shape, (query, key, value), mask, dropout, scaling)
+        work = _Work.of(query.shape, (query, key, value), mask, drawn, scaling)
         rows = min(work.block, 64)
         grid = texts * heads, triton.cdiv(length, rows), 1
         launch = self._launch(_forward, grid, work, (*work.constants, rows, *work.blocks), warps=4)
-        launch(*work.parts, work.mask, out, seed, call, *work.sizes, *work.strides)
+        launch(*work.parts, work.mask, out, drawn.seed, drawn.call, *work.sizes, *work.strides)
         return out
 
     def backward(
@@ -164,20 +163,18 @@ class TritonAttention:
         key: torch.Tensor,
         value: torch.Tensor,
         mask: torch.Tensor | None,
-        seed: torch.Tensor,
-        call: int,
-        dropout: float,
+        drawn: Drawn,
         scaling: float,
         into: Sequence[torch.Tensor],
     ) -> None:
         texts, heads = query.shape[:2]
         text, row = into[0].stride()[:2]
-        work = _Work.of(query.shape, (query, key, value, gradient.transpose(1, 2)), mask, dropout, scaling)
+        work = _Work.of(query.shape, (query, key, value, gradient.transpose(1, 2)), mask, drawn, scaling)
         warps = 4 if work.block <= 64 else 8
         grid, constants = (texts * heads, 1, 1), (*work.constants, *work.blocks)
         launch = self._launch(_backward, grid, work, constants, warps, into=into)
         *read, of_out = work.parts
-        launch(*read, work.mask, of_out, *into, seed, call, *work.sizes, *work.strides, text, row)
+        launch(*read, work.mask, of_out, *into, drawn.seed, drawn.call, *work.sizes, *work.strides, text, row)
 
     def _launch(
         self,
@@ -222,7 +219,7 @@ class _Work(NamedTuple):
         shape: torch.Size,
         parts: tuple[torch.Tensor, ...],
         mask: torch.Tensor | None,
-        dropout: float,
+        drawn: Drawn,
         scaling: float,
     ) -> _Work:
         texts, heads, length, width = shape
@@ -234,7 +231,7 @@ class _Work(NamedTuple):
             whole = whole if whole.stride(-1) == 1 else whole.contiguous()
             seen, of_mask = whole.view(torch.uint8), (whole.stride(0), whole.stride(2))
             kind = _PAIRS.value if of_mask[1] and length > 1 else _KEYS.value
-        threshold = cut(dropout, HASH_BITS)
+        threshold = cut(drawn.probability, HASH_BITS)
         return cls(
             parts,
             seen,

@@ -1,0 +1,1 @@
+"""Attention of encoders over short texts by two kernels, within training passes on a GPU."""
