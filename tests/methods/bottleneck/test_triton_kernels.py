@@ -5,7 +5,6 @@ The interpreter is asked for by ``TRITON_INTERPRET=1``; it checks the arithmetic
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import pytest
@@ -13,22 +12,13 @@ import torch
 
 from dora_cli.methods.bottleneck.kernels import TorchKernels
 from dora_cli.methods.bottleneck.layer import Tensors
+from tests.triton_kernels import DEVICE, INTERPRETED, TOLERANCE, TYPES
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 if not INTERPRETED:
     pytestmark = pytest.mark.gpu
-DEVICE = "cpu" if INTERPRETED else "cuda"
-TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}
-
-BF16 = pytest.param(
-    torch.bfloat16, id="bf16", marks=pytest.mark.skipif(INTERPRETED, reason="the interpreter's dot takes no bf16")
-)
-types = pytest.mark.parametrize(
-    "dtype", [pytest.param(torch.float32, id="fp32"), BF16, pytest.param(torch.float16, id="fp16")]
-)
 
 
-@types
+@TYPES
 @pytest.mark.parametrize("wider", [False, True], ids=["as arithmetic", "fp32 around"])
 @pytest.mark.parametrize("activation", ["gelu", "relu"])
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ The interpreter is asked for by ``TRITON_INTERPRET=1``; it checks the arithmetic
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import pytest
@@ -16,19 +15,10 @@ from dora_cli.errors import ModelError
 from dora_cli.methods.low_rank.dropout import HASH_BITS, cut, hashed_keep, scale
 from dora_cli.methods.low_rank.factor import Factor
 from tests.methods.small import new_dora, sites
+from tests.triton_kernels import DEVICE, INTERPRETED, TOLERANCE, TYPES
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 if not INTERPRETED:
     pytestmark = pytest.mark.gpu
-DEVICE = "cpu" if INTERPRETED else "cuda"
-TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}
-
-BF16 = pytest.param(
-    torch.bfloat16, id="bf16", marks=pytest.mark.skipif(INTERPRETED, reason="the interpreter's dot takes no bf16")
-)
-types = pytest.mark.parametrize(
-    "dtype", [pytest.param(torch.float32, id="fp32"), BF16, pytest.param(torch.float16, id="fp16")]
-)
 shapes = pytest.mark.parametrize(
     ("rows", "width", "rank"), [(40, 130, 3), (64, 256, 16), (17, 48, 40), (5, 16, 1), (40, 272, 128)]
 )
@@ -70,7 +60,7 @@ def close(found: torch.Tensor, exact: torch.Tensor, dtype: torch.dtype) -> None:
     assert float((found.double() - exact).abs().max()) < TOLERANCE[dtype] * float(exact.abs().max())
 
 
-@types
+@TYPES
 @shapes
 @dropouts
 def test_down(rows: int, width: int, rank: int, dtype: torch.dtype, probability: float) -> None:
@@ -82,7 +72,7 @@ def test_down(rows: int, width: int, rank: int, dtype: torch.dtype, probability:
     close(found, dropped(x, drop, probability) @ factor.double().T, dtype)
 
 
-@types
+@TYPES
 @shapes
 @dropouts
 @pytest.mark.parametrize("out", [None, torch.float32], ids=["in place", "fp32"])
@@ -96,7 +86,7 @@ def test_up(rows: int, width: int, rank: int, dtype: torch.dtype, probability: f
     close(found, exact, dtype)
 
 
-@types
+@TYPES
 @shapes
 @dropouts
 @pytest.mark.parametrize("splits", [1, 3])
@@ -115,7 +105,7 @@ def whole(factor: torch.Tensor, chunks: int) -> torch.Tensor:
     return torch.block_diag(*factor.double().tensor_split(chunks))
 
 
-@types
+@TYPES
 @dropouts
 @pytest.mark.parametrize(
     ("rows", "width", "rank", "chunks", "wide"), [(40, 96, 6, 2, False), (17, 132, 44, 4, False), (40, 96, 32, 2, True)]
@@ -138,7 +128,7 @@ def test_in_chunks(
     close(x, expected, dtype)
 
 
-@types
+@TYPES
 @dropouts
 @pytest.mark.parametrize(
     ("rows", "width", "rank", "tied", "wide"),
@@ -241,7 +231,7 @@ def test_every_projection_call_and_pass_has_a_mask_of_its_own() -> None:
             assert abs(float((one == two).float().mean()) - 0.5) < 6 * 0.5 / 64
 
 
-@types
+@TYPES
 @dropouts
 @pytest.mark.parametrize(("rank", "wide"), [(8, False), (16, True)])
 def test_launches_that_are_known_compute_what_the_first_did(

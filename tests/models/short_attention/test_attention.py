@@ -21,13 +21,12 @@ from dora_cli.models.fused import FusedBlocks
 from dora_cli.models.short_attention import attention as room
 from dora_cli.models.short_attention.attention import (
     FAMILIES,
-    LONGEST,
     ShortAttention,
     attend,
     short_attention,
     suits,
 )
-from dora_cli.models.short_attention.operators import Kernels, is_within
+from dora_cli.models.short_attention.operators import LONGEST, Kernels, is_within
 from dora_cli.training import loop
 from tests.methods.low_rank.same_input.plain_many import TogetherKernels
 from tests.methods.small import new_lora, sharpen, sites
@@ -128,9 +127,9 @@ def test_no_two_layers_or_passes_drop_the_same() -> None:
     kernels = PlainAttention()
     attention = ShortAttention(model, kernels)
     torch.manual_seed(3)
-    first, seed = learned(model, batch, attention), int(attention.uses.seed)
+    first, seed = learned(model, batch, attention), int(attention.state.seed)
     second = learned(model, batch, attention)
-    assert int(attention.uses.seed) != seed
+    assert int(attention.state.seed) != seed
     assert not torch.equal(first[0], second[0])
     torch.manual_seed(3)
     for one, other in zip(learned(model, batch, attention), first, strict=True):
@@ -270,7 +269,7 @@ def test_a_pass_that_fails_before_it_begins_leaves_the_model_as_it_was() -> None
 
     model = model_of("bert")
     attention: Any = ShortAttention(model, PlainAttention())
-    attention.uses.seed = Broken()
+    attention.state.seed = Broken()
     with pytest.raises(RuntimeError, match="the device says no"), attention.around():
         pass
     assert not is_within()
@@ -364,14 +363,18 @@ def test_captured_steps_are_eager_ones_and_those_of_plain_operations(fused: bool
 @pytest.mark.gpu
 @needs_masks
 def test_a_run_on_a_gpu_computes_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And a replay drops anew."""
+    """In every layer, eager and captured; and a replay drops anew."""
+    from dora_cli.models.short_attention.triton_kernels import TritonAttention
     from tests.training.test_captured import Run
 
     run = Run(graph=True, precision="bf16", dropout=0.3)
     run.step.attention = short_attention(run.model, torch.bfloat16, 24)
     assert run.step.attention is not None
+    calls, forward = [], TritonAttention.forward
+    monkeypatch.setattr(TritonAttention, "forward", lambda self, *given: (calls.append(1), forward(self, *given))[1])
     seeds = []
     for number in range(1, 7):
         run.step(number, [run.batch(0)], 8, event=False)
-        seeds.append(int(run.step.attention.uses.seed))
+        seeds.append(int(run.step.attention.state.seed))
     assert len(set(seeds)) == len(seeds)
+    assert len(calls) >= 2 * 2  # in a step that is eager and in the one that is captured

@@ -4,24 +4,15 @@ interpreter.
 
 from __future__ import annotations
 
-import os
-
 import pytest
 import torch
 
 from dora_cli.models.short_attention.operators import Drawn
 from tests.models.short_attention.plain import PlainAttention
+from tests.triton_kernels import DEVICE, INTERPRETED, TOLERANCE, TYPES
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 if not INTERPRETED:
     pytestmark = pytest.mark.gpu
-DEVICE = "cpu" if INTERPRETED else "cuda"
-TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}
-
-BF16 = pytest.param(
-    torch.bfloat16, id="bf16", marks=pytest.mark.skipif(INTERPRETED, reason="the interpreter's dot takes no bf16")
-)
-TYPES = [pytest.param(torch.float32, id="fp32"), BF16, pytest.param(torch.float16, id="fp16")]
 
 
 def mask_of(kind: str, texts: int, length: int) -> torch.Tensor | None:
@@ -36,7 +27,7 @@ def mask_of(kind: str, texts: int, length: int) -> torch.Tensor | None:
     return seen.to(DEVICE)
 
 
-@pytest.mark.parametrize("dtype", TYPES)
+@TYPES
 @pytest.mark.parametrize("mask", ["none", "keys", "pairs"])
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 @pytest.mark.parametrize("shape", [(2, 3, 5, 8), (1, 2, 64, 32), (2, 2, 70, 64), (1, 1, 128, 24)])

@@ -14,8 +14,9 @@ from torch import nn
 
 from dora_cli.methods.low_rank.factor import Factor
 from dora_cli.methods.low_rank.same_input.products import Wide
-from tests.methods.low_rank.test_triton_kernels import DEVICE, INTERPRETED, close, dropouts, dropped, types
+from tests.methods.low_rank.test_triton_kernels import close, dropouts, dropped
 from tests.methods.small import new_dora, sites
+from tests.triton_kernels import DEVICE, INTERPRETED, TYPES
 
 if not INTERPRETED:
     pytestmark = pytest.mark.gpu
@@ -53,7 +54,7 @@ def drops_of(made: Any, x: torch.Tensor, ranks: Sequence[int], probability: floa
     return [made.drop(x, probability, i + 1) if probability and rank else None for i, rank in enumerate(ranks)]
 
 
-@types
+@TYPES
 @shapes
 @dropouts
 @pytest.mark.parametrize("offset", [0, 1], ids=["aligned", "not aligned"])
@@ -90,7 +91,7 @@ def test_of_one_input(
         close(out, wanted, dtype)
 
 
-@types
+@TYPES
 @shapes
 @pytest.mark.parametrize("lie", [Wide.beside, Wide.after], ids=["beside", "after"])
 @pytest.mark.parametrize("offset", [0, 1], ids=["aligned", "not aligned"])
