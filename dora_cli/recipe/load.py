@@ -106,7 +106,6 @@ def parse_recipe(
             one_line = explain_foreign([str(other[-1]) for other in foreign], tree) if path in foreign else None
             found_problems.append((path, one_line or explain(detail, tree)))
         unsure.update(path for path, _ in found_problems)
-    if recipe is None:  # one that validates breaks no rule
         rules = rules_with(method_name(tree.get("method", {})) or "")
         for key, message in broken_rules(lambda key: _raw_value(tree, key, unsure), rules):
             found_problems.append((tuple(key.split(".")), message))
