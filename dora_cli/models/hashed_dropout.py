@@ -13,7 +13,6 @@ from itertools import chain
 import torch
 from torch import nn
 
-from dora_cli.errors import ModelError
 from dora_cli.methods.low_rank.dropout import (
     HASH_BITS,
     HASH_CALL,
@@ -21,6 +20,7 @@ from dora_cli.methods.low_rank.dropout import (
     HASH_LAST,
     HASH_SECOND,
     cut,
+    refuse_in_backward,
     scale,
 )
 
@@ -174,9 +174,6 @@ def _scalars(seeds: torch.Tensor) -> tuple[torch.Tensor, ...]:
 
 
 def _refuse_second_pass() -> None:
-    if torch._C._current_graph_task_id() != -1:
-        raise ModelError(
-            "the model computes parts of its forward pass again within the backward pass (activation checkpointing) "
-            "without saying so, and compiled blocks would not drop the same inputs twice; turn that off in the model, "
-            "or set train.fuse: off"
-        )
+    refuse_in_backward(
+        "parts of its forward pass", "compiled blocks would not drop the same inputs twice", "train.fuse: off"
+    )

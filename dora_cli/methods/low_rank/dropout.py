@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from dora_cli.errors import ModelError
+
 _BITS_CPU = 16
 _AT_ONCE = 4 * 2**15  # inputs; their 256 KiB of random bits stay in the cache, and their memory is used again
 HASH_BITS = 32
@@ -99,6 +101,26 @@ class _Dropped(torch.autograd.Function):
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         (mask,) = ctx.saved_tensors
         return torch.empty_like(gradient).copy_(mask).mul_(gradient).mul_(ctx.scale), None, None
+
+
+def refuse_in_backward(again: str, what: str, fix: str) -> None:
+    """Raises ModelError within a backward pass: a dropout that counts its uses would be another one there.
+
+    Args:
+        again: what a model computes there once more, in words.
+        what: would be dropped otherwise than before.
+        fix: what else helps, a setting.
+    """
+    if torch._C._current_graph_task_id() != -1:
+        raise computed_twice(again, what, fix)
+
+
+def computed_twice(again: str, what: str, fix: str) -> ModelError:
+    """The error of it; for the arguments see `refuse_in_backward`."""
+    return ModelError(
+        f"the model computes {again} again within the backward pass (activation checkpointing) without saying so, and "
+        f"{what}; turn that off in the model, or set {fix}"
+    )
 
 
 def cut(probability: float, bits: int) -> int:

@@ -12,7 +12,6 @@ import torch
 import triton
 import triton.language as tl
 
-from dora_cli.errors import ModelError
 from dora_cli.methods.low_rank.dropout import (
     HASH_BITS,
     HASH_CALL,
@@ -20,6 +19,7 @@ from dora_cli.methods.low_rank.dropout import (
     HASH_LAST,
     HASH_SECOND,
     cut,
+    refuse_in_backward,
     scale,
 )
 from dora_cli.methods.low_rank.factor import Factor
@@ -220,7 +220,7 @@ class Seeded(NamedTuple):
     scale: float
 
 
-class Added:
+class UsedSplits:
     """How many partial sums have been added to since they were collected, by where the sums of a group are."""
 
     def __init__(self) -> None:
@@ -248,7 +248,7 @@ class TritonKernels:
     Args:
         wide: whether all ranks are multiples of 16.
         many: makes what computes several projections at once, of the seeds, the bytes that a block may have, and
-            what was added.
+            the splits that are used.
     """
 
     draws_alike = False
@@ -261,17 +261,17 @@ class TritonKernels:
         projections: int,
         *,
         wide: bool = False,
-        many: Callable[[torch.Tensor, int, Added], ManyKernels] | None = None,
+        many: Callable[[torch.Tensor, int, UsedSplits], ManyKernels] | None = None,
     ) -> None:
         self._memory, self._wide, self._many = shared_memory(device), wide, many
         self._seeds = torch.zeros(projections, dtype=torch.int64, device=device)
         self._seed = self._seeds.unbind()
         self._calls = [0] * projections
         self._launches: dict[tuple[Hashable, ...], Launch] = {}
-        self._added = Added()
+        self._used = UsedSplits()
 
     def many(self) -> ManyKernels | None:
-        return None if self._many is None else self._many(self._seeds, self._memory, self._added)
+        return None if self._many is None else self._many(self._seeds, self._memory, self._used)
 
     def begin(self) -> None:
         self._seeds.random_()
@@ -281,12 +281,9 @@ class TritonKernels:
         return 1.0
 
     def drop(self, x: torch.Tensor, probability: float, index: int) -> Seeded | None:
-        if torch._C._current_graph_task_id() != -1:
-            raise ModelError(
-                "the model computes parts of its forward pass again within the backward pass (activation "
-                "checkpointing) without saying so, and the adapters would not drop the same inputs twice; turn that "
-                "off in the model, or set method.dropout: 0"
-            )
+        refuse_in_backward(
+            "parts of its forward pass", "the adapters would not drop the same inputs twice", "method.dropout: 0"
+        )
         threshold = cut(probability, HASH_BITS)
         self._calls[index] += 1
         call = self._calls[index]
@@ -354,11 +351,11 @@ class TritonKernels:
         launch = self._launches.get(key)
         if launch is None:
             block, columns, stages = outer_blocks(rows, width, block_r(rank), x.element_size(), self._memory)
-            grid = triton.cdiv(width, columns), self._added.splits(totals, rows, block), chunks
+            grid = triton.cdiv(width, columns), self._used.splits(totals, rows, block), chunks
             wide = self._is_wide(rank, u.stride(0))
             constants = wide, *settings(threshold, x), block, block_r(rank), columns
             launch = self._launches[key] = Launch(_outer, grid, constants, num_warps=4, num_stages=stages)
-        self._added.note(totals, launch.grid[1])
+        self._used.note(totals, launch.grid[1])
         launch(totals, u, x, seed, call, rows, width, rank, scale, *strides, launch.grid[1])
 
     def collect(self, totals: torch.Tensor, gradient: torch.Tensor, scaling: float = 1.0) -> None:
@@ -368,7 +365,7 @@ class TritonKernels:
         if launch is None:
             grid, constants = (rows, triton.cdiv(width, 512), 1), (triton.next_power_of_2(most), 512)
             launch = self._launches[key] = Launch(_collect, grid, constants, num_warps=4)
-        launch(totals, gradient, scaling, totals.stride(0), width, self._added.take(totals))
+        launch(totals, gradient, scaling, totals.stride(0), width, self._used.take(totals))
 
     def collect_gated(
         self,
@@ -389,7 +386,7 @@ class TritonKernels:
         if launch is None:
             constants = triton.next_power_of_2(most), 1024
             launch = self._launches[key] = Launch(_collect_gated, (rows, 1, 1), constants, num_warps=8)
-        launch(totals, B_t, c, grad_B_t, grad_c, scaling, totals.stride(0), width, self._added.take(totals))
+        launch(totals, B_t, c, grad_B_t, grad_c, scaling, totals.stride(0), width, self._used.take(totals))
 
 
 @cache

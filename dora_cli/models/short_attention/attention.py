@@ -17,13 +17,10 @@ from torch import nn
 
 from dora_cli.methods import takes_triton
 from dora_cli.methods.low_rank.seam import Seam
-from dora_cli.models.short_attention.operators import Kernels, Uses, short, short_beside
+from dora_cli.models.short_attention.operators import LONGEST, AttentionState, Kernels, short, short_beside
 
 NAME = "dora_short"
 """What it is called among transformers' ways of computing attention."""
-
-LONGEST = 128
-"""Tokens of the longest text."""
 
 FAMILIES = frozenset({"bert", "camembert", "distilbert", "electra", "roberta", "xlm-roberta"})
 """Model types that are held against PyTorch's attention by tests."""
@@ -44,7 +41,7 @@ class ShortAttention:
 
     def __init__(self, model: nn.Module, kernels: Kernels) -> None:
         self._model: Any = model
-        self.uses = Uses(kernels, next(model.parameters()).device)
+        self.state = AttentionState(kernels, next(model.parameters()).device)
         _register()
 
     @contextmanager
@@ -53,7 +50,7 @@ class ShortAttention:
         before = self._model.config._attn_implementation
         try:
             self._model.set_attn_implementation(NAME)
-            with self.uses.around():
+            with self.state.around():
                 yield
         finally:
             self._model.set_attn_implementation(before)

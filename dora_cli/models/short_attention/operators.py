@@ -15,11 +15,14 @@ from weakref import WeakValueDictionary
 
 import torch
 
-from dora_cli.errors import ModelError
+from dora_cli.methods.low_rank.dropout import computed_twice, refuse_in_backward
+
+LONGEST = 128
+"""Tokens of the longest text that kernels take."""
 
 _numbers = count()
-_here: WeakValueDictionary[int, Uses] = WeakValueDictionary()
-_present: ContextVar[Uses | None] = ContextVar("short_attention", default=None)
+_here: WeakValueDictionary[int, AttentionState] = WeakValueDictionary()
+_present: ContextVar[AttentionState | None] = ContextVar("short_attention", default=None)
 
 
 class Drawn(NamedTuple):
@@ -71,8 +74,8 @@ class Kernels(Protocol):
         ...
 
 
-class Uses:
-    """What the passes of one model compute attention by.
+class AttentionState:
+    """What the passes of one model compute attention by: kernels, and a seed with its uses.
 
     Args:
         kernels: on `device`.
@@ -109,21 +112,19 @@ class Uses:
 
 
 def is_within() -> bool:
-    """Whether a pass is within `Uses.around`."""
+    """Whether a pass is within `AttentionState.around`."""
     return _present.get() is not None
 
 
-def _call(dropout: float) -> tuple[Uses, int]:
+def _call(dropout: float) -> tuple[AttentionState, int]:
     """What a pass computes by, and which use of its seed this is: one without dropout is none, so that a model may be
     looked at on the way.
     """
-    uses = _present.get()
-    if uses is None or torch._C._current_graph_task_id() != -1:
-        raise ModelError(
-            "the model computes its attention again within the backward pass (activation checkpointing) without saying "
-            "so, and would drop other weights; turn that off in the model, or set train.precision: fp32"
-        )
-    return uses, uses.next_call() if dropout else 0
+    state, said = _present.get(), ("its attention", "would drop other weights", "train.precision: fp32")
+    refuse_in_backward(*said)
+    if state is None:  # in a thread of autograd's own
+        raise computed_twice(*said)
+    return state, state.next_call() if dropout else 0
 
 
 @torch.library.custom_op("dora::short_attention", mutates_args=())
@@ -136,9 +137,9 @@ def short(
     scaling: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """``(texts, tokens, heads, width)``, and what has computed it, and which use of the seed it was."""
-    uses, call = _call(dropout)
-    out = uses.kernels.forward(query, key, value, mask, Drawn(uses.seed, call, dropout), scaling)
-    return out, torch.tensor([uses.number, call])
+    state, call = _call(dropout)
+    out = state.kernels.forward(query, key, value, mask, Drawn(state.seed, call, dropout), scaling)
+    return out, torch.tensor([state.number, call])
 
 
 @torch.library.custom_op("dora::short_attention_backward", mutates_args=())
@@ -154,9 +155,9 @@ def short_backward(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The gradients of query, key and value."""
     number, use = call.tolist()
-    uses = _here[number]
+    state = _here[number]
     dq, dk, dv = into = tuple(query.new_empty(gradient.shape) for _ in range(3))
-    uses.kernels.backward(gradient, query, key, value, mask, Drawn(uses.seed, use, dropout), scaling, into)
+    state.kernels.backward(gradient, query, key, value, mask, Drawn(state.seed, use, dropout), scaling, into)
     return dq.transpose(1, 2), dk.transpose(1, 2), dv.transpose(1, 2)
 
 
@@ -165,10 +166,10 @@ def short_beside(
     whole: torch.Tensor, mask: torch.Tensor | None, heads: int, dropout: float, scaling: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The same of all three beside each other, ``(texts, tokens, 3 * heads * width)``."""
-    uses, call = _call(dropout)
+    state, call = _call(dropout)
     query, key, value = (part.transpose(1, 2) for part in _parts(whole, heads))
-    out = uses.kernels.forward(query, key, value, mask, Drawn(uses.seed, call, dropout), scaling)
-    return out, torch.tensor([uses.number, call])
+    out = state.kernels.forward(query, key, value, mask, Drawn(state.seed, call, dropout), scaling)
+    return out, torch.tensor([state.number, call])
 
 
 @torch.library.custom_op("dora::short_attention_beside_backward", mutates_args=())
@@ -183,10 +184,10 @@ def short_beside_backward(
 ) -> torch.Tensor:
     """The gradient of all three, beside each other."""
     number, use = call.tolist()
-    uses, found = _here[number], torch.empty_like(whole)
+    state, found = _here[number], torch.empty_like(whole)
     query, key, value = (part.transpose(1, 2) for part in _parts(whole, heads))
     into = _parts(found, heads)
-    uses.kernels.backward(gradient, query, key, value, mask, Drawn(uses.seed, use, dropout), scaling, into)
+    state.kernels.backward(gradient, query, key, value, mask, Drawn(state.seed, use, dropout), scaling, into)
     return found
 
 

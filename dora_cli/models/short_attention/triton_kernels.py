@@ -15,11 +15,11 @@ import triton.language as tl
 from dora_cli.methods.low_rank.dropout import HASH_BITS, cut, scale
 from dora_cli.methods.low_rank.triton_kernels import keep, shared_memory
 from dora_cli.methods.triton_launch import Launch
-from dora_cli.models.short_attention.operators import Drawn
+from dora_cli.models.short_attention.operators import LONGEST, Drawn
 
 WIDEST = 64
-"""Entries of the widest head: of wider ones, and of texts of more than 128 tokens, not all that a block needs would fit
-its registers.
+"""Entries of the widest head: of wider ones, and of texts of more than `LONGEST` tokens, not all that a block needs
+would fit its registers.
 """
 
 
@@ -129,7 +129,7 @@ def has_memory(device: torch.device, length: int, width: int) -> bool:
 
 def _blocks(length: int, width: int) -> tuple[int, int]:
     """Tokens and columns of a block: few sizes, each of which is compiled."""
-    return 64 if length <= 64 else 128, max(16, triton.next_power_of_2(width))
+    return 64 if length <= 64 else LONGEST, max(16, triton.next_power_of_2(width))
 
 
 class TritonAttention:

@@ -16,7 +16,7 @@ def values(score: Score, seen: Sequence[Observed]) -> torch.Tensor:
 
 
 def _value(score: Score, seen: Observed) -> torch.Tensor:
-    """By Triton where that is one kernel instead of some fifteen."""
+    """By Triton where that is two kernels instead of some fifteen."""
     if score is SCORES["published"] and seen.A.dtype == torch.float32 and takes_triton(seen.A.device):
         from dora_cli.methods.low_rank.allocation import triton_scores
 

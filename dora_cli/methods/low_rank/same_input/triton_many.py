@@ -11,7 +11,15 @@ import triton.language as tl
 
 from dora_cli.methods.low_rank.factor import Factor
 from dora_cli.methods.low_rank.same_input.products import MANY, Wide
-from dora_cli.methods.low_rank.triton_kernels import Added, Seeded, block_r, down_blocks, keep, outer_blocks, settings
+from dora_cli.methods.low_rank.triton_kernels import (
+    Seeded,
+    UsedSplits,
+    block_r,
+    down_blocks,
+    keep,
+    outer_blocks,
+    settings,
+)
 from dora_cli.methods.triton_launch import Launch
 
 T = TypeVar("T")
@@ -194,11 +202,11 @@ class TritonMany:
     Args:
         seeds: of all dropouts; those of `TritonKernels.drop` are views of it.
         memory: bytes that a block may have.
-        added: to what `outer` adds, for `TritonKernels` to collect.
+        used: told what `outer` adds to, for `TritonKernels` to collect.
     """
 
-    def __init__(self, seeds: torch.Tensor, memory: int, added: Added) -> None:
-        self._seeds, self._memory, self._added = seeds, memory, added
+    def __init__(self, seeds: torch.Tensor, memory: int, used: UsedSplits) -> None:
+        self._seeds, self._memory, self._used = seeds, memory, used
         self._launches: dict[
             tuple[Hashable, ...], tuple[Launch, tuple[int, ...]]
         ] = {}  # with what follows from the key
@@ -274,7 +282,7 @@ class TritonMany:
         if known is None:
             sizes = block_rank, x.memory.element_size(), self._memory
             block, columns, stages = outer_blocks(x.rows, max(x.widths), *sizes)
-            splits = tuple(self._added.splits(total, x.rows, block) for total in sums)
+            splits = tuple(self._used.splits(total, x.rows, block) for total in sums)
             firsts, blocks = _blocks(x.widths, columns)
             grid = blocks, max(splits), 1
             constants = *settings(threshold, x.memory), block, block_rank, columns
@@ -283,7 +291,7 @@ class TritonMany:
         launch, follows = known
         for total, count in zip(totals, follows[2:], strict=False):
             if total is not None:
-                self._added.note(total, count)
+                self._used.note(total, count)
         small = *_three(ranks), *_three(u.starts), u.strides[0], *follows
         launch(*sums, u.memory, x.memory, self._seeds, *numbers, *small, *lies, *apart, scale)
 
