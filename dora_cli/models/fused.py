@@ -23,8 +23,9 @@ from torch import nn
 
 from dora_cli.methods.base import Site
 from dora_cli.methods.low_rank.dropout import is_drawn_fast
+from dora_cli.methods.low_rank.gelu_pair import GeluPair, can_be_pair
 from dora_cli.methods.low_rank.same_input.products import MANY
-from dora_cli.methods.low_rank.same_input.readers import Readers
+from dora_cli.methods.low_rank.same_input.readers import Readers, is_gelu
 from dora_cli.methods.low_rank.seam import Joint, Seam, can_be_seam, found_readers
 from dora_cli.models.attention_masks import masks_always_made
 from dora_cli.models.hashed_dropout import HashedDropouts
@@ -80,11 +81,13 @@ class FusedBlocks:
             for name, child in parent._modules.items()
             if child is not None and (id(child) in bases or id(getattr(child, "base", None)) in bases)
         ]
+        self._gelus = {path: module for module, path in paths.items() if is_gelu(module)}
         self._dropouts = [module for block in self._blocks for module in block.modules() if type(module) is nn.Dropout]
         is_hashed = self._device.type == "cuda" if hashed is None else hashed
         self._hashed = HashedDropouts(self._blocks if is_hashed else [], self._device)
         self._seams: dict[nn.Module, Seam] = {}
         self._joints: dict[tuple[Seam, ...], Joint] = {}
+        self._pairs: dict[tuple[Seam, nn.Module, Seam], GeluPair] = {}
         self._moved: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self.failure: str | None = None
 
@@ -138,6 +141,8 @@ class FusedBlocks:
                 seam.end()
             for joint in self._joints.values():
                 joint.end()
+            for pair in self._pairs.values():
+                pair.end()
             self._moved.clear()
 
     def _replace(self, dtype: torch.dtype | None, replaced: list[tuple[nn.Module, str, nn.Module]]) -> None:
@@ -161,10 +166,11 @@ class FusedBlocks:
         return [module for module in found if module is not None]
 
     def _join(self, readers: Readers | None) -> None:
-        """Has the seams of what reads the same input, if that is known, computed by one operator, in all blocks alike:
-        also where some of them have no component any more.
+        """Has the seams of what reads the same input, if that is known, computed by one operator, and a GELU between
+        two by them, in all blocks alike: also where some of them have no component any more.
         """
         before, self._joints = self._joints, {}
+        pairs_before, self._pairs = self._pairs, {}
         if readers is None:
             return
         seams: dict[int, Seam] = {}
@@ -177,6 +183,12 @@ class FusedBlocks:
                 if len(part) > 1 and len({seam.dtype for seam in part}) == 1:
                     self._joints[part] = before.get(part) or Joint(part)
                     self._joints[part].begin(keeps=is_within())
+        by_path = {self._places[place][2]: seam for place, seam in seams.items()}
+        for first, path, second in readers.across(by_path):
+            gelu = self._gelus.get(path)
+            if gelu is not None and can_be_pair(*(key := (by_path[first], gelu, by_path[second]))):
+                self._pairs[key] = pairs_before.get(key) or GeluPair(*key)
+                self._pairs[key].begin()
 
     def _run(self, block: nn.Module, *args: Any, **kwargs: Any) -> Any:
         """A block's `forward`."""

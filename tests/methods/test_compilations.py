@@ -250,11 +250,13 @@ def test_rows_ranks_and_seeds(dtype: torch.dtype, asked: set[tuple[str, str]]) -
             drop = made.drop(x, 0.1, index % 4)
             made.down(x, A, drop)
             made.up(x, u, A, drop, x)
+            made.up(x, u, A, None, x, gelu=torch.zeros_like(x))
+            made.up(x, u, A, drop, x, gelu_of=torch.zeros_like(x))
             made.outer(torch.zeros(8, rank, width), u, x, drop)
             made.collect(torch.zeros(8, rank, width), torch.zeros(rank, width))
             two, gates = torch.zeros(rank, width), torch.zeros(rank)
             made.collect_gated(torch.zeros(8, rank, width), two, gates, two, gates, 1.0)
-    assert names(asked) == ["_collect", "_collect_gated", "_down", "_outer", "_up"]
+    assert names(asked) == ["_collect", "_collect_gated", "_down", "_outer", "_up", "_up", "_up"]
 
 
 @pytest.mark.parametrize(("wide", "kinds"), [(False, 1), (True, 2)])

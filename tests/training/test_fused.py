@@ -35,7 +35,7 @@ from dora_cli.methods.base import Method
 from dora_cli.methods.low_rank import lean
 from dora_cli.methods.low_rank.same_input import readers
 from dora_cli.methods.low_rank.same_input.together import Together
-from dora_cli.methods.low_rank.seam import Joint
+from dora_cli.methods.low_rank.seam import Joint, Seam
 from dora_cli.models import find_projections
 from dora_cli.models.fused import FusedBlocks
 from dora_cli.training import loop as loop_module
@@ -189,11 +189,18 @@ def test_a_family_is_traced_once_and_trains_as_it_stands(family: str, method: st
 def test_projections_of_one_input_are_one_operator_in_one_trace(
     family: str, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With plain operations for the kernels of a GPU; also when some have lost all their components. The model is
-    looked at once for it, whether blocks are compiled or not.
+    """With plain operations for the kernels of a GPU; also when some have lost all their components. What has a GELU
+    between them computes it. The model is looked at once for it, whether blocks are compiled or not.
     """
     monkeypatch.setattr(lean, "kernels_for", lambda device, *_: TogetherKernels(device))
-    calls: Counter[type] = Counter()
+    calls: Counter[object] = Counter()
+    for name in ("map", "differentiate"):
+        plain = getattr(Seam, name)
+        monkeypatch.setattr(
+            Seam,
+            name,
+            lambda self, *args, plain=plain, name=name: calls.update([(name, len(args))]) or plain(self, *args),
+        )
     for kind in (Joint, Together):
         name = "map" if kind is Joint else "map_beside"
         plain = getattr(kind, name)
@@ -212,6 +219,8 @@ def test_projections_of_one_input_are_one_operator_in_one_trace(
     assert calls[Joint] == passes
     assert 0 < calls[Together] <= passes
     assert (calls[Together] == passes) == (method == "lora"), "some blocks have too few left"
+    with_gelu = passes if family == "roberta" else 0
+    assert calls["map", 2] == calls["differentiate", 4] == with_gelu
 
 
 @pytest.mark.gpu

@@ -6,6 +6,8 @@ With `x` ``(N, d)``, a factor `F` of ``(r, d)`` and small activations `u` of ``(
     up:    out = base + drop'(u F)     drop' scales and zeroes what drop does: its backward
     outer: sum += u^T drop(x)      in as many partial sums as `splits` says, for `collect` to add up
 
+A GELU that follows `up`, or its derivative, costs `up` one more tensor to write or read.
+
 In `chunks`, `x` and `u` fall into so many equal pieces one after the other; the factor is ``(r, d / chunks)``, and its
 rows of chunk `i` belong to the `i`-th pieces. The first `tied` rows of a factor read all of `x`, whatever drops out.
 
@@ -75,8 +77,15 @@ class Kernels(Protocol):
         *,
         chunks: int = 1,
         tied: int = 0,
+        gelu: torch.Tensor | None = None,
+        gelu_of: torch.Tensor | None = None,
     ) -> None:
-        """Writes the sum to `out`, which is `base` or another tensor; `base` is given away."""
+        """Writes the sum to `out`, which is `base` or another tensor; `base` is given away.
+
+        Args:
+            gelu: where the GELU of the sum is written too, as large as `out`.
+            gelu_of: a tensor of which the sum is the gradient of the GELU: `out` is that of the tensor.
+        """
 
     def splits(self, width: int) -> int:
         """How many partial sums `outer` makes of a factor with so many columns."""
@@ -175,6 +184,8 @@ class TorchKernels:
         *,
         chunks: int = 1,
         tied: int = 0,
+        gelu: torch.Tensor | None = None,
+        gelu_of: torch.Tensor | None = None,
     ) -> None:
         scale = drop.scale if isinstance(drop, Kept) else 1.0
         if drop is None and chunks == 1:
@@ -196,6 +207,7 @@ class TorchKernels:
                 base.addcmul_(update, self._room(0, base).copy_(drop.mask))
         if out is not base:
             out.copy_(base)
+        activate(out, gelu, gelu_of)
 
     def splits(self, width: int) -> int:
         return 1
@@ -229,6 +241,14 @@ class TorchKernels:
         grad_c.add_((total * B_t).sum(-1), alpha=scaling)
         grad_B_t.addcmul_(total, c[:, None], value=scaling)
         total.zero_()
+
+
+def activate(out: torch.Tensor, gelu: torch.Tensor | None, gelu_of: torch.Tensor | None) -> None:
+    """What `Kernels.up` does after its sum is in `out`."""
+    if gelu is not None:
+        torch.ops.aten.gelu.out(out, out=gelu)
+    if gelu_of is not None:
+        torch.ops.aten.gelu_backward.grad_input(out, gelu_of, grad_input=out)
 
 
 def _pieces(rows: torch.Tensor, chunks: int) -> torch.Tensor:

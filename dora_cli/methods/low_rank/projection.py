@@ -10,7 +10,7 @@ import torch
 from dora_cli.methods.linear import weight_of
 from dora_cli.methods.low_rank.branches import Branches
 from dora_cli.methods.low_rank.factor import Factor
-from dora_cli.methods.low_rank.kernels import Kernels
+from dora_cli.methods.low_rank.kernels import Kernels, activate
 from dora_cli.methods.low_rank.protocols import Layer
 from dora_cli.methods.low_rank.same_input.readers import Readers
 
@@ -148,10 +148,18 @@ class LeanProjection:
         return self.grad_A is not None
 
     def map(
-        self, rows: torch.Tensor, drop: object, lead: Sequence[int], dtype: torch.dtype
+        self,
+        rows: torch.Tensor,
+        drop: object,
+        lead: Sequence[int],
+        dtype: torch.dtype,
+        gelu: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """From ``(N, d_in)``, one row after the other in memory, to ``(*lead, d_out)`` in `dtype`, no view; and ``u``,
         ``(N, r)``, where `differentiate` wants it.
+
+        Args:
+            gelu: where the GELU of the output is written too, ``(N, d_out)``.
         """
         u = self.kernels.down(rows, self.A, drop, chunks=self.chunks, tied=self.tied) if self.A.rank else None
         across = self._across if self.read is None else self.present().T
@@ -165,8 +173,9 @@ class LeanProjection:
         if u is None:
             if base is not out:
                 out.copy_(base)
+            activate(out, gelu, None)
             return y, None
-        self.kernels.up(base, u, self.B_t, None, out, chunks=self.chunks)
+        self.kernels.up(base, u, self.B_t, None, out, chunks=self.chunks, gelu=gelu)
         needs_u = self.grad_up is not None or self.layer.watch is not None
         return y, u if needs_u else None
 
@@ -178,6 +187,7 @@ class LeanProjection:
         drop: object,
         lead: Sequence[int],
         dtype: torch.dtype | None,
+        gelu_of: torch.Tensor | None = None,
     ) -> torch.Tensor | None:
         """Adds the gradients of the factors where they belong, and gives that of the rows, ``(N, d_in)``.
 
@@ -188,13 +198,18 @@ class LeanProjection:
             drop: of the same call.
             lead: the dimensions that `N` rows stand for.
             dtype: of the gradient; None where nobody wants it.
+            gelu_of: what the rows are the GELU of, as they are; then the gradient is that of this.
         """
         if self.layer.lean is not self:
             raise RuntimeError(AFTER_THE_END)
         kernels, chunks, tied, watch = self.kernels, self.chunks, self.tied, self.layer.watch
         dy = dy.to(self.weight.dtype).contiguous()
         if not self.B_t.rank:
-            return None if dtype is None else torch.mm(dy, self.present()).to(dtype)
+            if dtype is None:
+                return None
+            dx = torch.mm(dy, self.present()).to(dtype)
+            activate(dx, None, gelu_of)
+            return dx
         v = kernels.down(dy, self.B_t, None, chunks=chunks)
         with self.branches.sums(dy, rows, drop, u, v):
             if self.grad_up is not None:
@@ -212,7 +227,7 @@ class LeanProjection:
         if base is None:
             return None
         dx = base if base.dtype == dtype else torch.empty_like(base, dtype=dtype)
-        kernels.up(base, v, self.A, drop, dx, chunks=chunks, tied=tied)
+        kernels.up(base, v, self.A, drop, dx, chunks=chunks, tied=tied, gelu_of=gelu_of)
         return dx
 
 

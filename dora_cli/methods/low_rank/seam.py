@@ -6,7 +6,8 @@ gradients of projections that read the same input, included. Which projection is
 kernels and with which dropout is read when the operator runs, from a number that the compiled code is given as a
 tensor; so all blocks of a model run the same code, and ranks that change compile nothing anew.
 
-Projections that read the same input are one operator together (`Joint`).
+Projections that read the same input are one operator together (`Joint`); what has a GELU between them computes it
+(`gelu_pair`).
 
 Gradients of factors are added in place within the operator of the backward pass, as in every lean pass.
 """
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import count
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 from weakref import WeakValueDictionary, ref
 
 import torch
@@ -23,12 +24,20 @@ from torch import nn
 from torch.nn import functional as F
 
 from dora_cli.methods.linear import is_transposed, shape_of, weight_of
+from dora_cli.methods.low_rank.kernels import activate
 from dora_cli.methods.low_rank.projection import AFTER_THE_END, LeanProjection
 from dora_cli.methods.low_rank.same_input.readers import Readers
 from dora_cli.methods.low_rank.same_input.together import Together, is_plain
 
 _numbers = count()
 _seams: WeakValueDictionary[int, Seam | Joint] = WeakValueDictionary()
+
+
+class Joining(Protocol):
+    """Several seams that are computed in each other's knowledge."""
+
+    def output_of(self, place: int, x: torch.Tensor) -> torch.Tensor | None:
+        """What the seam at `place` among them gives for `x`; None where it has to be computed alone."""
 
 
 class Seam(nn.Module):
@@ -54,7 +63,7 @@ class Seam(nn.Module):
         number = next(_numbers)
         self.number = torch.tensor(number)  # on the CPU, where the operator reads it without waiting for a device
         _seams[number] = self
-        self.joint: Joint | None = None  # with others that read the same input
+        self.joint: Joining | None = None  # with others that read the same input, or across a GELU
         self.place = 0  # there
         self._calls = count()
         self._saved: dict[int, Saved | None] = {}
@@ -103,7 +112,7 @@ class Seam(nn.Module):
         y = None if self.joint is None else self.joint.output_of(self.place, x)
         if y is None:
             y = projection(x.to(self.dtype), self.number, self.out_features)[0]
-        if not torch.is_autocast_enabled(x.device.type):
+        if y.dtype != x.dtype and not torch.is_autocast_enabled(x.device.type):
             y = y.to(x.dtype)
         return y
 
@@ -112,37 +121,56 @@ class Seam(nn.Module):
         """Whether the pass adds gradients."""
         return _has_pass(self.inner)
 
-    def map(self, x: torch.Tensor) -> tuple[torch.Tensor, int]:
-        """``(..., d_out)`` and which call this was."""
+    def map(self, x: torch.Tensor, gelu: torch.Tensor | None = None) -> tuple[torch.Tensor, int]:
+        """``(..., d_out)`` and which call this was; its GELU is written to `gelu`, where that is given."""
         call = next(self._calls)
-        y, self._saved[call] = self.compute(_rows(x), x.shape[:-1])
+        written = None if gelu is None else gelu.view(-1, self.out_features)
+        y, self._saved[call] = self.compute(_rows(x), x.shape[:-1], written)
         return y, call
 
-    def compute(self, rows: torch.Tensor, lead: torch.Size) -> tuple[torch.Tensor, Saved | None]:
+    def compute(
+        self, rows: torch.Tensor, lead: torch.Size, gelu: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, Saved | None]:
         """``(*lead, d_out)`` from ``(N, d_in)``, and what `gradient` wants of it."""
         lean = self.adapted
         if lean is None:
             assert self._weight is not None
-            return F.linear(rows, self._weight, self._bias).view(*lead, self.out_features), None
+            y = F.linear(rows, self._weight, self._bias)
+            activate(y, gelu, None)
+            return y.view(*lead, self.out_features), None
         drop = lean.drop(rows)
-        y, u = lean.map(rows, drop, lead, rows.dtype)
+        y, u = lean.map(rows, drop, lead, rows.dtype, gelu)
         return y, Saved(drop, u)
 
-    def differentiate(self, dy: torch.Tensor, x: torch.Tensor, call: int) -> torch.Tensor:
-        """The gradient of `x`, from that of what `map` gave. Raises RuntimeError after the end of the pass."""
+    def differentiate(
+        self, dy: torch.Tensor, x: torch.Tensor, call: int, gelu_of: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """The gradient of `x`, from that of what `map` gave, or of what `x` is the GELU of, where that is given. Raises
+        RuntimeError after the end of the pass.
+        """
         saved = self._saved.pop(call, None)
         if saved is None and self.inner_trains:
             raise RuntimeError(AFTER_THE_END)
-        return self.gradient(_rows(dy), _rows(x), saved, x.shape[:-1]).view(x.shape)
+        of = None if gelu_of is None else _rows(gelu_of)
+        return self.gradient(_rows(dy), _rows(x), saved, x.shape[:-1], of).view(x.shape)
 
-    def gradient(self, dy: torch.Tensor, rows: torch.Tensor, saved: Saved | None, lead: torch.Size) -> torch.Tensor:
-        """That of the rows, from that of what `compute` gave."""
+    def gradient(
+        self,
+        dy: torch.Tensor,
+        rows: torch.Tensor,
+        saved: Saved | None,
+        lead: torch.Size,
+        gelu_of: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """That of the rows, or of `gelu_of`, whose GELU they are, from that of what `compute` gave."""
         lean = self.adapted
         if lean is None:
             assert self._weight is not None
-            return dy @ self._weight
+            dx = dy @ self._weight
+            activate(dx, None, gelu_of)
+            return dx
         assert saved is not None
-        found = lean.differentiate(dy, rows, saved.u, saved.drop, lead, rows.dtype)
+        found = lean.differentiate(dy, rows, saved.u, saved.drop, lead, rows.dtype, gelu_of)
         assert found is not None
         return found
 
@@ -266,6 +294,13 @@ class Joint:
         leans = [seam.adapted for seam in self.seams]
         together = None if leans[0] is None else leans[0].together()
         return together if isinstance(together, Together) and together.begun and together.members == leans else None
+
+
+def seam_of(number: torch.Tensor) -> Seam:
+    """The one of this `number`."""
+    seam = _seams[int(number)]
+    assert isinstance(seam, Seam)
+    return seam
 
 
 def can_be_seam(module: nn.Module) -> bool:

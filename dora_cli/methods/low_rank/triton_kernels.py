@@ -24,6 +24,7 @@ from dora_cli.methods.low_rank.dropout import (
 )
 from dora_cli.methods.low_rank.factor import Factor
 from dora_cli.methods.low_rank.same_input.products import ManyKernels
+from dora_cli.methods.low_rank.triton_gelu import below, slope
 from dora_cli.methods.triton_launch import Launch
 
 MAX_RANK = 128
@@ -115,8 +116,9 @@ def _down(
 
 @triton.jit(do_not_specialize=["seeds", "call", "rows", "rank", "tied"])
 def _up(
-    base, u, factor, out, seeds, call, rows, width, rank, scale, stride, tied,
+    base, u, factor, out, gelu, seeds, call, rows, width, rank, scale, stride, tied,
     WIDE: tl.constexpr, DROP: tl.constexpr, THRESHOLD: tl.constexpr, PRECISION: tl.constexpr, TIED: tl.constexpr,
+    GELU: tl.constexpr, GRADIENT: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     chunk, chunks, rank = tl.program_id(2), tl.num_programs(2), _known(rank, WIDE)
@@ -144,7 +146,14 @@ def _up(
     element = row.to(tl.int64) * stride + column[None, :]
     given = tl.load(base + element, mask=d[None, :] < width, other=0.0).to(tl.float32)
     inside = (n[:, None] < rows) & (d[None, :] < width)
-    tl.store(out + element, (given + update).to(out.dtype.element_ty), mask=inside)
+    total = (given + update).to(out.dtype.element_ty)
+    if GELU:
+        y = total.to(tl.float32)
+        tl.store(gelu + element, (y * below(y, PRECISION == "ieee")).to(out.dtype.element_ty), mask=inside)
+    if GRADIENT:
+        y = tl.load(gelu + element, mask=d[None, :] < width, other=0.0).to(tl.float32)
+        total = (total.to(tl.float32) * slope(y, PRECISION == "ieee")).to(out.dtype.element_ty)
+    tl.store(out + element, total, mask=inside)
 
 
 @triton.jit(do_not_specialize=["seeds", "call", "rows", "rank", "stride_u", "splits"])
@@ -318,21 +327,25 @@ class TritonKernels:
         *,
         chunks: int = 1,
         tied: int = 0,
+        gelu: torch.Tensor | None = None,
+        gelu_of: torch.Tensor | None = None,
     ) -> None:
         ready = factor.ready
         (rows, stride), (components, width) = base.shape, ready.shape
+        other = gelu if gelu_of is None else gelu_of
         seed, call, threshold, scale = drop if isinstance(drop, Seeded) else (base, 0, 0, 1.0)
         rank, keeps = components // chunks, tied > 0 and threshold > 0
         places = base.data_ptr() % 16, u.data_ptr() % 16, ready.data_ptr() % 16
         to = out.dtype, out.data_ptr() % 16
-        key = "up", base.dtype, rows, stride, components, chunks, keeps, threshold, places, to
+        activates = gelu is not None, gelu_of is not None, 0 if other is None else other.data_ptr() % 16
+        key = "up", base.dtype, rows, stride, components, chunks, keeps, threshold, places, to, activates
         launch = self._launches.get(key)
         if launch is None:
             columns = 64 if rows * stride < 2**21 else 128
             grid = triton.cdiv(rows, 32), triton.cdiv(width, columns), chunks
-            constants = self._is_wide(rank), *settings(threshold, u), keeps, 32, block_r(rank), columns
+            constants = self._is_wide(rank), *settings(threshold, u), keeps, *activates[:2], 32, block_r(rank), columns
             launch = self._launches[key] = Launch(_up, grid, constants, num_warps=4)
-        launch(base, u, ready, out, seed, call, rows, width, rank, scale, stride, tied)
+        launch(base, u, ready, out, out if other is None else other, seed, call, rows, width, rank, scale, stride, tied)
 
     def _is_wide(self, *sizes: int) -> bool:
         """`WIDE`: what has ranks of both kinds would compile everything twice."""

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from dora_cli.methods import takes_triton
-from dora_cli.methods.low_rank.seam import Seam
+from dora_cli.methods.low_rank.seam import Joint, Seam
 from dora_cli.models.short_attention.operators import LONGEST, AttentionState, Kernels, short, short_beside
 
 NAME = "dora_short"
@@ -186,7 +186,9 @@ def _all_beside(module: nn.Module, query: torch.Tensor) -> torch.Tensor | None:
     found = [[module._modules.get(name) for name in names] for names in _PROJECTIONS]
     seams = [seam for seam in next(filter(all, found), ()) if isinstance(seam, Seam)]
     joint = seams[0].joint if len(seams) == 3 else None
-    if joint is None or any(seam.joint is not joint or seam.place != place for place, seam in enumerate(seams)):
+    if not isinstance(joint, Joint) or any(
+        seam.joint is not joint or seam.place != place for place, seam in enumerate(seams)
+    ):
         return None
     whole = joint.take()
     texts, heads, tokens, width = query.shape

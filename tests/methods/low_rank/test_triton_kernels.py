@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from dora_cli.errors import ModelError
 from dora_cli.methods.low_rank.dropout import HASH_BITS, cut, hashed_keep, scale
@@ -84,6 +85,24 @@ def test_up(rows: int, width: int, rank: int, dtype: torch.dtype, probability: f
     found = base if out is None else torch.empty_like(base, dtype=out)
     made.up(base, u, whole_of(factor), drop, found)
     close(found, exact, dtype)
+
+
+@TYPES
+@shapes
+@dropouts
+def test_up_with_a_gelu(rows: int, width: int, rank: int, dtype: torch.dtype, probability: float) -> None:
+    """After it, and before it: then its sum is the gradient of what GELU gave."""
+    base, factor, u = operands(rows, width, rank, dtype)
+    y = 3 * base.flip(0)
+    made = kernels()
+    drop = made.drop(base, probability, 0) if probability else None
+    exact = base.double() + dropped((u.double() @ factor.double()), drop, probability)
+    found, activated, gradient = base.clone(), torch.empty_like(base), torch.empty_like(base)
+    made.up(found, u, whole_of(factor), drop, found, gelu=activated)
+    close(found, exact, dtype)
+    close(activated, F.gelu(found.double()), dtype)
+    made.up(base, u, whole_of(factor), drop, gradient, gelu_of=y)
+    close(gradient, torch.ops.aten.gelu_backward(exact, y.double()), dtype)
 
 
 @TYPES

@@ -1,4 +1,5 @@
-"""Which linear maps of a model read the same input, as query, key and value do, found by one pass over it.
+"""Which linear maps of a model read the same input, as query, key and value do, and which read the GELU of what another
+gives, found by one pass over it.
 
 That pass is in evaluation mode and without gradients, and all linear maps count, adapted or not. What is found then
 depends on the model's code alone: not on dropout, on layers that are left out at random, on what is adapted at the
@@ -7,14 +8,16 @@ moment, or on the step that a run was resumed at. So a run that goes on computes
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from torch.nn import functional as F
+from transformers.activations import GELUActivation
 from transformers.pytorch_utils import Conv1D
 
 Kind = tuple[str, ...]
@@ -25,14 +28,23 @@ are ``#``: all blocks alike.
 _PLAIN = (torch.Tensor, bool, int, float, str, type(None))
 
 
+class AcrossGelu(NamedTuple):
+    """Paths of a map, of a module that gives the GELU of its output, and of the map that reads that."""
+
+    first: str
+    gelu: str
+    second: str
+
+
 class Readers:
-    """The maps that read the same input, block by block.
+    """The maps that read the same input, block by block, and those that read the GELU of what another gives.
 
     Args:
         runs: calls that followed each other, with one input and one parent; maps by path.
+        across: calls with a GELU between them.
     """
 
-    def __init__(self, runs: Sequence[Sequence[str]]) -> None:
+    def __init__(self, runs: Sequence[Sequence[str]], across: Sequence[AcrossGelu] = ()) -> None:
         seen: dict[str, set[Kind]] = defaultdict(set)
         for run in runs:
             kind = tuple(_of_any_block(path) for path in run)
@@ -40,6 +52,11 @@ class Readers:
                 seen[one].add(kind)
         # what reads an input of its own in some blocks, or at times, is not counted in at all
         self.kinds = sorted({kind for kinds in seen.values() for kind in kinds if len(kind) > 1 and _sure(kind, seen)})
+        calls = Counter(_of_any_block(path) for run in runs for path in run)
+        found = Counter(AcrossGelu(*map(_of_any_block, one)) for one in across if len(set(map(_numbers, one))) == 1)
+        self.kinds_across = sorted(
+            kind for kind, count in found.items() if calls[kind.first] == calls[kind.second] == count
+        )
 
     def among(self, paths: Mapping[int, str]) -> list[list[int]]:
         """The keys of those `paths` that read the same input, two or more each, in the order of their calls."""
@@ -48,6 +65,17 @@ class Readers:
             places[_parent(path)][_of_any_block(path)] = place
         together = ([known[one] for one in kind if one in known] for known in places.values() for kind in self.kinds)
         return [group for group in together if len(group) > 1]
+
+    def across(self, paths: Collection[str]) -> list[AcrossGelu]:
+        """Those of which both maps are among `paths`, in their order; no map is in two of them."""
+        found, taken = list[AcrossGelu](), set[str]()
+        for path in paths:
+            for kind in self.kinds_across:
+                one = AcrossGelu(*(_in_block(part, _numbers(path)) for part in kind))
+                if one.first == path and one.second in paths and not taken & {one.first, one.second}:
+                    found.append(one)
+                    taken.update((one.first, one.second))
+        return found
 
 
 NOBODY = Readers([])
@@ -67,6 +95,17 @@ def _of_any_block(path: str) -> str:
     return ".".join([*("#" if part.isdigit() else part for part in parent.split(".")), name])
 
 
+def _numbers(path: str) -> tuple[str, ...]:
+    """Of the blocks that it is in."""
+    return tuple(part for part in _parent(path).split(".") if part.isdigit())
+
+
+def _in_block(kind: str, numbers: Sequence[str]) -> str:
+    """The path of this kind in the block of these numbers; of another kind of block, any that is nobody's."""
+    left = iter(numbers)
+    return ".".join(next(left, part) if part == "#" else part for part in kind.split("."))
+
+
 @torch.no_grad()
 def readers_of(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Readers:
     """From one pass of `model` over these arguments; random states and the modules' modes are afterwards as before.
@@ -82,13 +121,24 @@ def readers_of(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any])
         stack.enter_context(torch.compiler.set_stance("force_eager"))  # blocks of the user's are not compiled for it
         for path, module in _maps(model).items():
             stack.callback(module.register_forward_pre_hook(partial(calls.note, path)).remove)
+            stack.callback(module.register_forward_hook(partial(calls.note_output, path)).remove)
+        for path, module in model.named_modules():
+            if is_gelu(module):
+                stack.callback(module.register_forward_hook(partial(calls.note_gelu, path)).remove)
         try:
             model.forward(*args, **kwargs)
         except torch.OutOfMemoryError:
             raise
         except Exception:  # of any kind, as the model's code is
             return NOBODY
-    return Readers(calls.runs)
+    return Readers(calls.runs, calls.across)
+
+
+def is_gelu(module: nn.Module) -> bool:
+    """Whether it computes GELU itself, no approximation of it."""
+    if type(module) is nn.GELU:
+        return module.approximate == "none"
+    return type(module) is GELUActivation and module.act is F.gelu
 
 
 def can_be_passed_again(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
@@ -102,27 +152,53 @@ def _is_plain(value: object) -> bool:
     return isinstance(value, _PLAIN)
 
 
+_Version = tuple[torch.Tensor, int]
+"""A tensor as it was."""
+
+
 class _Calls:
-    """Calls of maps, in runs of those that read one input."""
+    """Calls of maps, in runs of those that read one input, and those with a GELU between them."""
 
     def __init__(self) -> None:
         self.runs: list[list[str]] = []
-        self._last: tuple[object, int] | None = None
+        self.across: list[AcrossGelu] = []
+        self._last: _Version | None = None
+        self._made: tuple[str, _Version] | None = None  # by the latest map
+        self._activated: tuple[str, str, _Version] | None = None  # the GELU of that
+
+    def note_output(self, path: str, module: nn.Module, args: tuple[Any, ...], output: object) -> None:
+        present = _present(output)
+        self._made = None if present is None else (path, present)
+
+    def note_gelu(self, path: str, module: nn.Module, args: tuple[Any, ...], output: object) -> None:
+        made, present, self._activated = self._made, _present(output), None
+        if made is not None and present is not None and _is_same(made[1], _present(args[0] if args else None)):
+            self._activated = made[0], path, present
 
     def note(self, path: str, module: nn.Module, args: tuple[Any, ...]) -> None:
-        x = args[0] if args else None
-        present = (x, x._version) if isinstance(x, torch.Tensor) else None
+        present = _present(args[0] if args else None)
+        if self._activated is not None and _is_same(self._activated[2], present):
+            self.across.append(AcrossGelu(self._activated[0], self._activated[1], path))
+        self._made = self._activated = None
         if present is not None and self._goes_on(path, present):
             self.runs[-1].append(path)
         else:
             self.runs.append([path])
         self._last = present
 
-    def _goes_on(self, path: str, present: tuple[object, int]) -> bool:
-        if self._last is None or self._last[0] is not present[0] or self._last[1] != present[1]:
+    def _goes_on(self, path: str, present: _Version) -> bool:
+        if not _is_same(self._last, present):
             return False
         run = self.runs[-1]
         return _parent(path) == _parent(run[0]) and path not in run
+
+
+def _present(x: object) -> _Version | None:
+    return (x, x._version) if isinstance(x, torch.Tensor) else None
+
+
+def _is_same(one: _Version | None, other: _Version | None) -> bool:
+    return one is not None and other is not None and one[0] is other[0] and one[1] == other[1]
 
 
 def _maps(model: nn.Module) -> dict[str, nn.Module]:

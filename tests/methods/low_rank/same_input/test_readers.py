@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 
 import pytest
 import torch
@@ -125,6 +125,82 @@ def test_an_input_that_was_changed_or_made_anew_is_another() -> None:
     assert readers_of(Model(), (torch.ones(2, 4),), {}).kinds == []
 
 
+# -- across a GELU -----------------------------------------------------------------------------------------------------
+
+
+class FeedForward(nn.Module):
+    """Two maps and what is between them."""
+
+    def __init__(self, gelu: nn.Module | None = None) -> None:
+        super().__init__()
+        self.up, self.gelu, self.down = nn.Linear(4, 4), gelu or nn.GELU(), nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor, *, copied: bool = False) -> torch.Tensor:
+        y = self.gelu(self.up(x))
+        down: torch.Tensor = self.down(y.clone() if copied else y)
+        return down
+
+
+class Stack(nn.Module):
+    """Blocks in a row; those of `copied` have something else between GELU and map."""
+
+    def __init__(self, blocks: Sequence[nn.Module], copied: Collection[int] = (), called: int | None = None) -> None:
+        super().__init__()
+        self.blocks, self._copied, self._called = nn.ModuleList(blocks), copied, called
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for index, block in enumerate(self.blocks[: self._called]):
+            x = block(x, copied=index in self._copied)
+        return x
+
+
+def across(model: nn.Module, paths: Collection[str]) -> list[tuple[str, ...]]:
+    return [tuple(one) for one in readers_of(model, (torch.ones(2, 4),), {}).across(paths)]
+
+
+MAPS = ["blocks.0.up", "blocks.0.down", "blocks.1.up", "blocks.1.down"]
+
+
+def test_maps_of_a_family_with_a_gelu_between_them() -> None:
+    model = tiny_roberta()
+    maps = [path for path, module in model.named_modules() if isinstance(module, nn.Linear)]
+    found = readers_of(model, (), {"input_ids": IDS}).across(maps)
+    assert found
+    assert [tuple(one) for one in found] == [
+        (f"{block}.intermediate.dense", f"{block}.intermediate.intermediate_act_fn", f"{block}.output.dense")
+        for block in (f"roberta.encoder.layer.{index}" for index in range(model.config.num_hidden_layers))
+    ]
+
+
+@pytest.mark.parametrize("called", [None, 1], ids=["called", "like one that was"])
+def test_all_blocks_are_alike(called: int | None) -> None:
+    found = across(Stack([FeedForward(), FeedForward()], called=called), MAPS)
+    assert found == [(f"blocks.{i}.up", f"blocks.{i}.gelu", f"blocks.{i}.down") for i in range(2)]
+
+
+def test_only_maps_that_are_asked_for() -> None:
+    assert across(Stack([FeedForward(), FeedForward()]), MAPS[:3]) == [
+        ("blocks.0.up", "blocks.0.gelu", "blocks.0.down")
+    ]
+
+
+@pytest.mark.parametrize("gelu", [nn.GELU("tanh"), nn.ReLU()], ids=str)
+def test_something_else_is_no_gelu(gelu: nn.Module) -> None:
+    assert across(Stack([FeedForward(gelu)]), MAPS) == []
+
+
+def test_nobody_is_sure_where_some_block_is_another() -> None:
+    assert across(Stack([FeedForward(), FeedForward()], copied={1}), MAPS) == []
+
+
+def test_one_gelu_for_all_blocks_is_of_none() -> None:
+    gelu = nn.GELU()
+    assert across(Stack([FeedForward(gelu), FeedForward(gelu)]), MAPS) == []
+
+
+# -- the pass itself ---------------------------------------------------------------------------------------------------
+
+
 def test_nothing_of_the_pass_is_left() -> None:
     model = tiny_roberta()
     model.config.hidden_dropout_prob = 0.5
@@ -140,7 +216,7 @@ def test_nothing_of_the_pass_is_left() -> None:
     assert drawn == [False]
     assert torch.equal(torch.get_rng_state(), state)
     assert [module.training for module in model.modules()] == modes
-    assert not any(module._forward_pre_hooks for module in model.modules())
+    assert not any(module._forward_pre_hooks or module._forward_hooks for module in model.modules())
 
 
 def test_autocast_keeps_no_weight_without_a_gradient() -> None:
