@@ -17,6 +17,7 @@ from dora_cli.methods.low_rank import branches as branches_module
 from dora_cli.methods.low_rank import lean as lean_module
 from dora_cli.methods.low_rank.adapters import Adapters
 from dora_cli.methods.low_rank.branches import Branches, branches_for
+from dora_cli.methods.low_rank.gelu_pair import GeluPair
 from dora_cli.methods.low_rank.kernels import TorchKernels
 from dora_cli.methods.low_rank.layer import AdaptedProjection
 from dora_cli.methods.low_rank.same_input.readers import Readers
@@ -160,7 +161,7 @@ def test_chunks_tied_components_and_what_does_not_train(
             model(x).square().sum().backward()
         assert look_out.races == []
         assert streams.have_met
-        assert bool(look_out.launched["sums"]) == (captured and bool(adapters.parameters()))
+        assert bool(look_out.launched["sums"]) == captured
         found.append([x.grad, *(parameter.grad for parameter in adapters.parameters())])
     for one, two in zip(*found, strict=True):
         assert one is not None
@@ -282,6 +283,25 @@ def test_what_compiled_code_gives_an_operator_is_kept(
     assert streams.have_met
     assert look_out.races == []
     assert look_out.launched["sums"] >= (1 if joined else 2)
+
+
+def test_what_it_gives_the_operators_of_a_pair_is_kept(streams: FakeStreams, monkeypatch: pytest.MonkeyPatch) -> None:
+    compute_with(monkeypatch, False)
+    run = Run("home-made")
+    block, gelu = run.model.blocks[0], nn.GELU()  # type: ignore[index]
+    x = torch.randn(7, 10, dtype=torch.float64, requires_grad=True)
+    seams = [Seam(block.up), Seam(block.down)]  # type: ignore[union-attr]
+    pair = GeluPair(seams[0], gelu, seams[1])
+    with LookOut(streams) as look_out, run.method.training_pass():
+        for seam in seams:
+            seam.begin(None)
+        pair.begin()
+        seams[1](gelu(seams[0](x))).square().sum().backward()
+        pair.end()
+        assert not streams.have_met
+    assert streams.have_met
+    assert look_out.races == []
+    assert look_out.launched["sums"] >= 4
 
 
 def skip(self: Branches, *args: object) -> None:

@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers.activations import GELUActivation
 from transformers.pytorch_utils import Conv1D
 
 Kind = tuple[str, ...]
@@ -138,7 +137,7 @@ def is_gelu(module: nn.Module) -> bool:
     """Whether it computes GELU itself, no approximation of it."""
     if type(module) is nn.GELU:
         return module.approximate == "none"
-    return type(module) is GELUActivation and module.act is F.gelu
+    return type(module).__name__ == "GELUActivation" and getattr(module, "act", None) is F.gelu  # transformers' own
 
 
 def can_be_passed_again(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
