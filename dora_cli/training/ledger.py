@@ -17,6 +17,8 @@ It starts at 2^16 and halves each time: after 25 the scale is far below 1.
 class Ledger:
     """Sums and counters in tensors that are only ever changed in place, so that a CUDA graph can keep them.
 
+    Each operation on one number is a launch of a microsecond or two in every step, so there are few.
+
     A non-finite loss or gradient norm makes a step bad: it changes nothing. `skip_nonfinite` bad steps are let pass;
     the next one halts the run: from it on nothing changes any more, until the host reads `halted`. Under fp16 the
     scaler's own skipped steps are expected: there only a long row of them halts.
@@ -33,7 +35,12 @@ class Ledger:
         def scalar(value: float, dtype: torch.dtype) -> torch.Tensor:
             return torch.full((), value, dtype=dtype, device=device)
 
-        self.loss = scalar(0, torch.float64)  # of the present step, so far
+        # what the present step adds to what is summed since the last reading: its loss, so far, and a step; and to what
+        # is summed over the epoch: its loss times its units, and these
+        self._adds = torch.tensor([0.0, 1.0, 0.0, 0.0], dtype=torch.float64, device=device)
+        self.loss, _, self._weighted, self._units = self._adds.unbind()
+        self._sums = torch.zeros_like(self._adds)
+        self.loss_sum, self.steps, self.epoch_loss, self.epoch_units = self._sums.unbind()
         self.number = scalar(0, torch.int64)  # of the present step
         self.units = scalar(1, torch.int64)  # loss units of the present step, over all processes
         self.skipped = scalar(0, torch.bool)  # whether the present step changed nothing
@@ -42,10 +49,6 @@ class Ledger:
         self.halted = scalar(0, torch.bool)
         self.bad_steps = scalar(0, torch.int64)  # fp16: in a row; else all of them
         self.first_bad = scalar(-1, torch.int64)  # fp16: of the row; else the first that ends the run
-        self.loss_sum = scalar(0, torch.float64)
-        self.steps = scalar(0, torch.int64)  # that changed something, since the last reading
-        self.epoch_loss = scalar(0, torch.float64)
-        self.epoch_units = scalar(0, torch.int64)
         self._number = 0
 
     def begin(self, step: int, units: int) -> None:
@@ -58,7 +61,8 @@ class Ledger:
     def judge(self) -> torch.Tensor:
         """After loss and gradient norm of the step are known: whether it is skipped."""
         self.number += 1
-        bad = ~(torch.isfinite(self.grad_norm) & torch.isfinite(self.loss))
+        both = self.grad_norm + self.loss
+        bad = (both - both) != 0  # not a number where one of them is not finite
         if self._scaled:  # a good step ends the row
             first = torch.where(bad, torch.where(self.first_bad < 0, self.number, self.first_bad), -1)
             self.bad_steps.copy_(torch.where(bad, self.bad_steps + 1, 0))
@@ -67,18 +71,16 @@ class Ledger:
         else:
             self.bad_steps += bad
             ending = self.bad_steps > self._skip_nonfinite
-            self.first_bad.copy_(torch.where(bad & ending & (self.first_bad < 0), self.number, self.first_bad))
+            torch.where(ending > self.halted, self.number, self.first_bad, out=self.first_bad)
         self.halted |= ending
         torch.logical_or(self.halted, bad, out=self.skipped)
         return self.skipped
 
     def book(self) -> None:
         """Adds the step to the sums, unless it was skipped; forgets its loss."""
-        finite = torch.where(self.skipped, 0.0, self.loss)
-        self.loss_sum += finite
-        self.steps += ~self.skipped
-        self.epoch_loss += finite * self.units
-        self.epoch_units += torch.where(self.skipped, 0, self.units)
+        torch.mul(self.loss, self.units, out=self._weighted)
+        self._units.copy_(self.units)
+        self._sums += torch.where(self.skipped, 0.0, self._adds)
         self.loss.zero_()
 
     def take_loss(self) -> float:
