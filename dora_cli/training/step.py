@@ -193,7 +193,7 @@ class TrainingStep:
         """Has the kernels of a step compiled side by side, before the first one launches them one by one."""
         self._compiled_ahead = True
         shapes_of_all = frozenset(parameter.shape for parameter in self._parameters)
-        kind = type(self.model), self.method.name, self._dtype, shapes_of_all
+        kind = type(self.model), self.method.name, self._dtype, self.is_fused, shapes_of_all
         zero = self.ledger.loss, *self._statistics()
         compile_ahead(partial(self._announce, batch), kind, self.model, self._parameters, zero)
 

@@ -1,12 +1,10 @@
-"""Work of a captured pass that nobody waits for, launched beside all else.
+"""Products of a captured pass that nobody waits for, launched beside all else.
 
 Kernels of one stream run one after the other, however little of a GPU each fills. A CUDA graph has branches where a
 capture meets several streams, and what has no arrow between it may run at the same time. Of a projection's work these
 are the outer products, which add to the gradients of its factors: nobody reads those before the pass ends. Their stream
 has a lower priority than the model's, so they take what the others leave of the device. (`down` beside the frozen
-product, which `up` waits for as well, takes its turns with it and wins nothing; see docs/results/steps.md.) There too
-are the copies of factors, beside whatever comes before the first projection, and gradients of some groups while the
-model's stream has those of another, in the end.
+product, which `up` waits for as well, takes its turns with it and wins nothing; see docs/results/steps.md.)
 
 Each is the same kernel on the same numbers, and those that add to the same sums stay in the order of their calls, so
 all results keep their bits. Steps that are not captured wait for the host, and have one stream.
@@ -94,8 +92,7 @@ class Branches:
         self._open = self._streams if self._streams is not None and self._streams.is_captured() else None
 
     def sums(self, *reads: object) -> AbstractContextManager[None]:
-        """What is launched within it follows all before it, runs beside all after it, and may be read after `join`: at
-        the end of a pass, and by the first projection that reads what was prepared for all.
+        """What is launched within it follows all before it, runs beside all after it, and may be read after `join`.
 
         Args:
             reads: what it reads.
@@ -107,7 +104,7 @@ class Branches:
         self._wait(1)
 
     def join(self) -> None:
-        """It waits for everything."""
+        """It waits for everything, at the end of a pass."""
         self._wait(0)
 
     @contextmanager

@@ -20,7 +20,8 @@ from dora_cli.methods.low_rank.seam import Seam, projection_backward, seam_of
 class GeluPair:
     """Two seams of one block and the module between them, between `begin` and `end`, a pass forward and backward.
 
-    What else reads the output of the first, or its GELU, has gradients as ever.
+    What else reads the output of the first, or its GELU, has gradients as ever; hooks on the GELU see none of what the
+    second one gives.
 
     Args:
         first: whose output `gelu` reads.
@@ -34,6 +35,7 @@ class GeluPair:
         self._y: torch.Tensor | None = None
         self._activated: torch.Tensor | None = None
         self._state: tuple[int, bool] | None = None
+        self._given = False  # whether the GELU has been: who asks again may have changed it
 
     def begin(self) -> None:
         """Before a pass, after its seams have begun."""
@@ -55,23 +57,25 @@ class GeluPair:
         """
         seam = self._seams[place]()
         assert seam is not None
+        y, activated = self._y, self._activated
+        self._y = self._activated = None
         if place == 0:
+            if x.dtype != seam.dtype and not torch.is_autocast_enabled(x.device.type):
+                return None  # it answers in the type of `x`
             made: torch.Tensor
             made, self._activated, _ = projection_gelu(x.to(seam.dtype), seam.number, seam.out_features)
-            self._y, self._state = made, _state(made)
+            self._y, self._state, self._given = made, _state(made), False
             return made
-        y, activated = self._y, self._activated
         if y is None or activated is not x or self._state != _state(x):
             return None
-        self._y = self._activated = None
         found: torch.Tensor = gelu_projection(x, y, seam.number, seam.out_features)[0]
         return found
 
     def activate(self, y: torch.Tensor) -> torch.Tensor:
         """The `forward` of the module."""
-        if self._activated is None or self._y is not y or self._state != _state(y):
+        if self._activated is None or self._given or self._y is not y or self._state != _state(y):
             return F.gelu(y)
-        self._state = _state(self._activated)
+        self._state, self._given = _state(self._activated), True
         return self._activated
 
 

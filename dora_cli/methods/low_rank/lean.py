@@ -113,9 +113,7 @@ class LeanPass:
         for shared in self._shared:
             shared.group.take_gradients()
             shared.group.begin_pass()
-        with self._branches.sums():  # beside what comes before the first projection
-            for shared in self._shared:
-                shared.prepare()
+            shared.prepare()
         if self.drops:
             self.kernels.begin()
         if self._model_dropouts is not None:
@@ -146,13 +144,8 @@ class LeanPass:
     def finish(self) -> None:
         """After the backward pass: gradients of `B`, and of the gates, from those of their product."""
         self._branches.join()
-        first, *others = self._shared
-        with self._branches.sums():
-            for shared in others:
-                shared.finish()
-        first.finish()
-        self._branches.join()
         for shared in self._shared:
+            shared.finish()
             shared.group.end_pass()
 
 

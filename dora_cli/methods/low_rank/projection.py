@@ -161,7 +161,6 @@ class LeanProjection:
         Args:
             gelu: where the GELU of the output is written too, ``(N, d_out)``.
         """
-        self.branches.join()
         u = self.kernels.down(rows, self.A, drop, chunks=self.chunks, tied=self.tied) if self.A.rank else None
         across = self._across if self.read is None else self.present().T
         y = torch.empty((*lead, across.shape[1]), dtype=dtype, device=rows.device)

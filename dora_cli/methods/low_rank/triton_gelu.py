@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 
 FARTHEST = 9.0
-"""Beyond it is nothing that half precision has a number for."""
+"""Beyond it is less than 2e-19."""
 
 TAIL = (
     -0.99999358, -1.1513045, -0.45823518, -0.05430425, 0.0087492117, -0.0010194324, 7.9336296e-05, -3.6478286e-06,

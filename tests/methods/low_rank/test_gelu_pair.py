@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import cast
 
 import pytest
 import torch
@@ -11,8 +12,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from dora_cli.methods.low_rank import gelu_pair
+from dora_cli.methods.low_rank.adapters import Adapters
 from dora_cli.methods.low_rank.gelu_pair import GeluPair, can_be_pair
+from dora_cli.methods.low_rank.layer import AdaptedProjection
 from dora_cli.methods.low_rank.seam import Joint, Seam
+from tests.methods.low_rank.test_variants import drawn
 from tests.methods.small import new_lora, sites
 
 D_IN, D_MID = 6, 10
@@ -21,14 +25,15 @@ D_IN, D_MID = 6, 10
 class FeedForward(nn.Module):
     """What a block does between its norms; some of `names` have adapters, the others are frozen."""
 
-    def __init__(
-        self, names: tuple[str, ...] = ("up", "down"), *, ranks: tuple[int, ...] = (2, 2), dropout: float = 0.0
-    ) -> None:
+    def __init__(self, names: tuple[str, ...] = ("up", "down"), *, dropout: float = 0.0) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.up, self.gelu, self.down = nn.Linear(D_IN, D_MID), nn.GELU(), nn.Linear(D_MID, D_IN, bias=False)
+        self.up: nn.Module = nn.Linear(D_IN, D_MID)
+        self.gelu, self.down = nn.GELU(), cast("nn.Module", nn.Linear(D_MID, D_IN, bias=False))
         self.double().requires_grad_(False)
-        self.method = new_lora(rank=2, ranks=dict(zip(names, ranks, strict=False)), dropout=dropout)
+        if not names:
+            return
+        self.method = new_lora(rank=2, dropout=dropout)
         found = sites({name: getattr(self, name) for name in names})
         self.method.attach(self, found, [], self.method.plan(100, found))
         with torch.no_grad():
@@ -44,21 +49,24 @@ class FeedForward(nn.Module):
     @contextmanager
     def within(self, *, paired: bool) -> Iterator[None]:
         """A pass in which both maps are seams, and a pair where that is asked for."""
-        plain = self.up, self.down
-        with self.method.training_pass():
-            self.seams = up, down = Seam(plain[0]), Seam(plain[1])
-            self.up, self.down = self.seams
-            for seam in (up, down):
-                seam.begin(None)
-            pair = GeluPair(up, self.gelu, down)
-            if paired:
-                assert can_be_pair(up, self.gelu, down)
-                pair.begin()
+        with self.method.training_pass(), self.as_seams(paired=paired):
             yield
-            pair.end()
-            up.end()
-            down.end()
-            self.up, self.down = plain
+
+    @contextmanager
+    def as_seams(self, *, paired: bool) -> Iterator[None]:
+        plain = self.up, self.down
+        self.seams = up, down = Seam(plain[0]), Seam(plain[1])
+        self.up, self.down = self.seams
+        for seam in self.seams:
+            seam.begin(None)
+        self.pair = GeluPair(up, self.gelu, down)
+        if paired:
+            assert can_be_pair(up, self.gelu, down)
+            self.pair.begin()
+        yield
+        for made in (self.pair, *self.seams):
+            made.end()
+        self.up, self.down = plain
 
     def run(self, *, paired: bool, compute: Callable[[torch.Tensor], torch.Tensor] | None = None) -> list[torch.Tensor]:
         """Output, gradient of the input, and gradients of the factors, of one pass."""
@@ -100,11 +108,28 @@ def test_a_pair_computes_what_its_modules_do(names: tuple[str, ...], dropout: fl
 
 
 @pytest.mark.parametrize("ranks", [(0, 2), (2, 0)], ids=str)
-def test_also_where_one_has_no_component(ranks: tuple[int, int]) -> None:
-    model = FeedForward(ranks=ranks)
-    expected = model.run(paired=False)
-    assert sum(float(tensor.norm()) > 0 for tensor in expected) == 2 + 2 * sum(map(bool, ranks))
-    torch.testing.assert_close(model.run(paired=True), expected, rtol=1e-12, atol=1e-12)
+def test_also_where_one_has_no_component(ranks: tuple[int, int], operators: list[str]) -> None:
+    """As after an event that has left it none."""
+
+    def run(*, paired: bool) -> list[torch.Tensor]:
+        model = FeedForward(())
+        for name, rank, seed in zip(("up", "down"), ranks, (1, 2), strict=True):
+            base = getattr(model, name)
+            A, B = drawn(seed, rank, base.in_features), drawn(seed + 2, base.out_features, rank)
+            setattr(model, name, AdaptedProjection(base, A, B, scaling=0.7, dropout=0.0))
+        adapters = Adapters(model, {"up": model.up, "down": model.down})
+        x = drawn(7, 2, 3, D_IN).requires_grad_()
+        with adapters.training_pass(), model.as_seams(paired=paired):
+            assert [seam.adapted is not None for seam in model.seams] == [True, True]
+            y = model(x)
+            y.square().sum().backward()
+        gradients = (p.grad for p in adapters.parameters() if p.grad is not None)
+        return [y.detach(), *(gradient for gradient in (x.grad, *gradients) if gradient is not None)]
+
+    expected = run(paired=False)
+    assert sum(float(tensor.norm()) > 0 for tensor in expected) == 4
+    torch.testing.assert_close(run(paired=True), expected, rtol=1e-12, atol=1e-12)
+    assert operators == ALL
 
 
 def test_others_may_read_what_is_between() -> None:
@@ -121,24 +146,61 @@ def test_others_may_read_what_is_between() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    "between",
-    [lambda y, gelu: gelu(y.clone()), lambda y, gelu: gelu(y).mul_(2),
-     lambda y, gelu: gelu(y) + gelu(2 * y)],
-    ids=["copied", "changed after", "called twice"],
-)  # fmt: skip
-def test_what_is_another_tensor_is_computed_alone(
-    between: Callable[[torch.Tensor, nn.Module], torch.Tensor], operators: list[str]
-) -> None:
+@torch.no_grad()
+def _without_gradients(function: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    y: torch.Tensor = function(x)
+    return y
+
+
+BETWEEN: dict[str, Callable[[torch.Tensor, nn.Module], torch.Tensor]] = {
+    "copied": lambda y, gelu: gelu(y.clone()),
+    "another before": lambda y, gelu: gelu(y + 1),
+    "changed after": lambda y, gelu: gelu(y).mul(2),
+    "changed in place": lambda y, gelu: gelu(y).mul_(2),
+    "called twice": lambda y, gelu: gelu(y) + gelu(2 * y),
+    "asked twice, changed between": lambda y, gelu: (gelu(y).mul_(2), gelu(y))[1],
+    "without gradients": lambda y, gelu: _without_gradients(gelu, y) + y,
+    "left out": lambda y, gelu: y,
+}
+
+
+@pytest.mark.parametrize("backend", [None, "aot_eager"])
+def test_what_is_another_tensor_is_computed_alone(backend: str | None) -> None:
+    """In traced code too, which knows no versions; there an evaluation has seen whether it is changed in place."""
     model = FeedForward()
+    for name, between in BETWEEN.items():
+        if (backend, name) == ("aot_eager", "changed in place"):
+            continue
 
-    def compute(x: torch.Tensor) -> torch.Tensor:
-        y: torch.Tensor = model.down(between(model.up(x), model.gelu))
-        return y
+        def compute(x: torch.Tensor, between: Callable[..., torch.Tensor] = between) -> torch.Tensor:
+            y: torch.Tensor = model.down(between(model.up(x), model.gelu))
+            return y
 
-    found = model.run(paired=True, compute=compute)
-    assert operators == ["projection_gelu"]
-    torch.testing.assert_close(found, model.run(paired=False, compute=compute), rtol=1e-12, atol=1e-12)
+        traced = compute if backend is None else torch.compile(compute, backend=backend)
+        found, expected = model.run(paired=True, compute=traced), model.run(paired=False, compute=compute)
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12, msg=name)
+        torch._dynamo.reset()
+
+
+def test_nothing_is_kept_of_what_nobody_has_read() -> None:
+    model = FeedForward()
+    x = torch.randn(3, D_IN, dtype=torch.float64, requires_grad=True)
+    with model.within(paired=True):
+        y = model.up(x)
+        assert model.pair._y is y
+        model.down(torch.cat([model.gelu(y)]))
+        assert (model.pair._y, model.pair._activated) == (None, None)
+        model.up(x)
+    assert (model.pair._y, model.pair._activated) == (None, None)
+
+
+def test_an_answer_in_another_type_is_computed_alone(operators: list[str]) -> None:
+    """Outside of autocast a seam answers in the type of its input."""
+    model = FeedForward(("up",))
+    with model.within(paired=True):
+        found = model.down(model.gelu(model.up(torch.randn(3, D_IN, requires_grad=True))))
+    assert found.dtype == torch.float32
+    assert not operators
 
 
 def test_a_pair_may_be_called_twice_in_a_pass(operators: list[str]) -> None:

@@ -9,7 +9,7 @@ moment, or on the step that a run was resumed at. So a run that goes on computes
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, NamedTuple
@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 from transformers.pytorch_utils import Conv1D
 
 Kind = tuple[str, ...]
@@ -102,7 +103,7 @@ def _numbers(path: str) -> tuple[str, ...]:
 def _in_block(kind: str, numbers: Sequence[str]) -> str:
     """The path of this kind in the block of these numbers; of another kind of block, any that is nobody's."""
     left = iter(numbers)
-    return ".".join(next(left, part) if part == "#" else part for part in kind.split("."))
+    return ".".join(next(left, part) if part == "#" else part for part in kind.split(".") if part)
 
 
 @torch.no_grad()
@@ -117,6 +118,7 @@ def readers_of(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any])
     with ExitStack() as stack:
         stack.enter_context(_in_evaluation(model))
         stack.enter_context(_without_traces())
+        stack.enter_context(_Dropouts(calls))
         stack.enter_context(torch.compiler.set_stance("force_eager"))  # blocks of the user's are not compiled for it
         for path, module in _maps(model).items():
             stack.callback(module.register_forward_pre_hook(partial(calls.note, path)).remove)
@@ -165,6 +167,10 @@ class _Calls:
         self._made: tuple[str, _Version] | None = None  # by the latest map
         self._activated: tuple[str, str, _Version] | None = None  # the GELU of that
 
+    def forget(self) -> None:
+        """What comes next reads nothing of what came before, as far as GELU goes."""
+        self._made = self._activated = None
+
     def note_output(self, path: str, module: nn.Module, args: tuple[Any, ...], output: object) -> None:
         present = _present(output)
         self._made = None if present is None else (path, present)
@@ -178,7 +184,7 @@ class _Calls:
         present = _present(args[0] if args else None)
         if self._activated is not None and _is_same(self._activated[2], present):
             self.across.append(AcrossGelu(self._activated[0], self._activated[1], path))
-        self._made = self._activated = None
+        self.forget()
         if present is not None and self._goes_on(path, present):
             self.runs[-1].append(path)
         else:
@@ -190,6 +196,21 @@ class _Calls:
             return False
         run = self.runs[-1]
         return _parent(path) == _parent(run[0]) and path not in run
+
+
+class _Dropouts(TorchFunctionMode):
+    """Notes dropouts, which give in evaluation what they are given."""
+
+    def __init__(self, calls: _Calls) -> None:
+        super().__init__()
+        self._calls = calls
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if "dropout" in getattr(func, "__name__", ""):
+            self._calls.forget()
+        return func(*args, **(kwargs or {}))
 
 
 def _present(x: object) -> _Version | None:

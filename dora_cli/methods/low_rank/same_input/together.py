@@ -113,7 +113,6 @@ class Together:
         """From ``(N, d_in)``, one row after the other in memory, to each member's ``(*lead, d_out)`` in `dtype`, no
         views; and all ``u`` beside each other, ``(N, sum of r)`` in one dimension, where `differentiate` wants it.
         """
-        self.branches.join()
         u = self._many.down(Wide.same(rows, len(self.members)), self.A, drops)
         base = self._frozen(rows)
         memory = base.memory if dtype == rows.dtype else torch.empty_like(base.memory, dtype=dtype)
@@ -123,7 +122,6 @@ class Together:
 
     def map_beside(self, rows: torch.Tensor, drops: Sequence[object]) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The same in the type of the rows, all outputs beside each other: ``(N, sum of d_out)``."""
-        self.branches.join()
         u = self._many.down(Wide.same(rows, len(self.members)), self.A, drops)
         base = self._frozen(rows, beside=True)
         self._many.up(base, u, self.B_t, base)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
+from transformers.activations import GELUActivation
 
 from dora_cli.methods.low_rank.same_input.readers import Readers, can_be_passed_again, readers_of
 from tests.methods.small import tiny_gpt2, tiny_roberta
@@ -178,19 +179,73 @@ def test_all_blocks_are_alike(called: int | None) -> None:
     assert found == [(f"blocks.{i}.up", f"blocks.{i}.gelu", f"blocks.{i}.down") for i in range(2)]
 
 
+def test_maps_of_a_model_that_is_a_block_itself() -> None:
+    assert across(FeedForward(), ["up", "down"]) == [("up", "gelu", "down")]
+
+
 def test_only_maps_that_are_asked_for() -> None:
     assert across(Stack([FeedForward(), FeedForward()]), MAPS[:3]) == [
         ("blocks.0.up", "blocks.0.gelu", "blocks.0.down")
     ]
 
 
-@pytest.mark.parametrize("gelu", [nn.GELU("tanh"), nn.ReLU()], ids=str)
+@pytest.mark.parametrize("gelu", [nn.GELU("tanh"), nn.ReLU(), GELUActivation(use_gelu_python=True)], ids=str)
 def test_something_else_is_no_gelu(gelu: nn.Module) -> None:
     assert across(Stack([FeedForward(gelu)]), MAPS) == []
 
 
 def test_nobody_is_sure_where_some_block_is_another() -> None:
     assert across(Stack([FeedForward(), FeedForward()], copied={1}), MAPS) == []
+
+
+class Within(FeedForward):
+    """With something done between GELU and the second map."""
+
+    def __init__(self, between: Callable[[FeedForward, torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.drop, self._between = nn.Dropout(0.5, inplace=True), between
+
+    def forward(self, x: torch.Tensor, *, copied: bool = False) -> torch.Tensor:
+        y: torch.Tensor = self.down(self._between(self, self.gelu(self.up(x))))
+        return y
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        lambda block, y: y.mul_(2),
+        lambda block, y: block.drop(y),
+        lambda block, y: nn.functional.dropout(y, 0.5, block.training),
+        lambda block, y: block.down(y),
+    ],
+    ids=["changed in place", "dropped", "dropped by a function", "the second before"],
+)
+def test_what_is_done_between_makes_it_unsure(between: Callable[[FeedForward, torch.Tensor], torch.Tensor]) -> None:
+    """Evaluation drops nothing, and hands on the very tensor; in training it is another."""
+    assert across(Stack([Within(between)]), MAPS) == []
+
+
+def test_a_map_that_is_called_elsewhere_too_is_unsure() -> None:
+    class Again(FeedForward):
+        def forward(self, x: torch.Tensor, *, copied: bool = False) -> torch.Tensor:
+            y: torch.Tensor = super().forward(x) + self.up(x)
+            return y
+
+    assert across(Stack([Again()]), MAPS) == []
+
+
+def test_a_map_is_in_one_pair() -> None:
+    class Three(FeedForward):
+        def __init__(self) -> None:
+            super().__init__()
+            self.other, self.last = nn.GELU(), nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor, *, copied: bool = False) -> torch.Tensor:
+            y: torch.Tensor = self.last(self.other(super().forward(x)))
+            return y
+
+    assert across(Three(), ["up", "down", "last"]) == [("up", "gelu", "down")]
+    assert across(Three(), ["down", "last"]) == [("down", "other", "last")]
 
 
 def test_one_gelu_for_all_blocks_is_of_none() -> None:
