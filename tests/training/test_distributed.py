@@ -14,8 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,6 +25,8 @@ import torch
 from dora_cli import dump_recipe, evaluate, train
 from dora_cli.errors import ProcessError
 from dora_cli.machine import launch
+from dora_cli.version import __version__
+from tests.commands.conftest import dora
 from tests.methods.patchy import ROWS, Patchy, batch, started, train_in_two
 from tests.patience import PATIENCE
 from tests.processes import CONTEXT, begin, send, start
@@ -284,31 +285,17 @@ def test_one_command_takes_two_gpus_as_torchs_launcher_does(make_recipe: MakeRec
 ATTEMPTS = 5
 
 
-def ranks_of(process: int) -> list[int]:
-    """The ids of the processes that a process has started, in the order of their ranks."""
-    found: dict[int, int] = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):  # it ended just now
-            parent = int(stat.read_text().rpartition(")")[2].split()[1])
-            names = dict(line.partition(b"=")[::2] for line in stat.with_name("environ").read_bytes().split(b"\0"))
-            if parent == process and b"RANK" in names:
-                found[int(names[b"RANK"])] = int(stat.parent.name)
-    assert sorted(found) == [0, 1], "they have ended"
-    return [found[0], found[1]]
-
-
-def interrupt(process: int) -> None:
-    """SIGINT to the one that waits, while those that train stand still until it has come to them: else they may be done
-    before.
+def interrupt(started: Sequence[_Forked]) -> None:
+    """SIGINT to this process, which waits, while those that train stand still until it has come to them: else they may
+    be done before.
     """
-    ranks = ranks_of(process)
-    for rank in ranks:
-        os.kill(rank, signal.SIGSTOP)
-    until(lambda: all(stands_still(rank) for rank in ranks))  # of two signals the other one would be taken first
-    os.kill(process, signal.SIGINT)
-    until(lambda: all(pending(rank, signal.SIGINT) for rank in ranks))
-    for rank in ranks:
-        os.kill(rank, signal.SIGCONT)
+    for one in started:
+        os.kill(one.pid, signal.SIGSTOP)
+    until(lambda: all(stands_still(one.pid) for one in started))  # of two signals the other one would be taken first
+    os.kill(os.getpid(), signal.SIGINT)
+    until(lambda: all(pending(one.pid, signal.SIGINT) for one in started))
+    for one in started:
+        os.kill(one.pid, signal.SIGCONT)
 
 
 def until(come: Callable[[], bool]) -> None:
@@ -328,59 +315,15 @@ def pending(process: int, number: int) -> bool:
     return any(int(mask, 16) >> (number - 1) & 1 for mask in masks)
 
 
-def struck(straight: Straight, run: Path, strike: Callable[[int], None]) -> subprocess.CompletedProcess[str]:
-    """``dora train --processes 2``, struck by its process id once it has saved; again where it was done before."""
-    command = [sys.executable, "-m", "dora_cli", "train", str(straight.recipe), "--output", str(run)]
-    for _ in range(ATTEMPTS):
-        with subprocess.Popen(
-            [*command, "--processes", "2", "--overwrite"], env={**os.environ, **FOR_TWO},
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # what runs in the background ignores it
-        ) as process:  # fmt: skip
-            limit = time.monotonic() + PATIENCE
-            while not (run / "checkpoints").is_dir():
-                assert process.poll() is None, process.communicate()
-                assert time.monotonic() < limit
-                time.sleep(0.005)
-            strike(process.pid)
-            out, err = process.communicate(timeout=PATIENCE)
-        if not (run / "metrics.json").exists():
-            return subprocess.CompletedProcess(command, process.returncode, out, err)
-        shutil.rmtree(run)
-    raise AssertionError(f"done before the signal came, {ATTEMPTS} times")
-
-
-several_cores = pytest.mark.skipif(
-    sys.platform != "linux" or len(os.sched_getaffinity(0)) < 2, reason="needs Linux and two cores"
-)
-
-
-@several_cores
-def test_one_command_starts_two_stops_at_ctrl_c_and_says_how_to_go_on(
-    warm: Warm, straight: Straight, tmp_path: Path
-) -> None:
-    """They go on to the same bits as under torch's launcher, which tells them the same."""
-    run = tmp_path / "run"
-    done = struck(straight, run, interrupt)
-    assert (done.returncode, done.stdout) == (130, "")
-    (said,) = [line for line in done.stderr.splitlines() if line.startswith("dora:")]
-    found = re.fullmatch(r"dora: .* SIGINT .* (\d+); .*: dora (train .*)", said)
-    assert found is not None, said
-    assert (run / "checkpoints" / f"step-{found[1]}").is_dir()
-    assert shlex.split(found[2]) == [
-        "train", str(straight.recipe), "--processes", "2", "--output", str(run), "--resume",
-    ]  # fmt: skip
-    assert "Traceback" not in done.stderr
-    resume_together(warm, straight, run)
-
-
 class _Forked:
     """What `launch` asks of a process that it starts, of one forked from a warm one."""
 
     def __init__(self, command: Sequence[str], env: Mapping[str, str], stdout: Any, **_: Any) -> None:
-        (read, write), out = os.pipe(), 2 if stdout is None else stdout.fileno()
-        self._own = start(*command, cwd=Path.cwd(), environment=env, stdin=read, stdout=out, stderr=out)
+        (read, write), printed = os.pipe(), None if stdout is None else stdout.fileno()
+        streams = {"stdout": 1, "stderr": 2} if printed is None else {"stdout": printed, "stderr": printed}
+        self._own = start(*command, cwd=Path.cwd(), environment=env, stdin=read, **streams)
         os.close(read)
+        assert self._own.pid is not None
         self.stdin, self.pid = os.fdopen(write, "wb"), self._own.pid
 
     @property
@@ -393,8 +336,76 @@ class _Forked:
     def wait(self) -> None:
         self._own.join()
 
+    def send_signal(self, number: int) -> None:
+        send(self._own, number)
+
     def kill(self) -> None:
         self._own.kill()
+
+
+several_cores = pytest.mark.skipif(
+    sys.platform != "linux" or len(os.sched_getaffinity(0)) < 2, reason="needs Linux and two cores"
+)
+
+
+@pytest.fixture
+def _hears() -> Iterator[None]:
+    """What runs in the background ignores SIGINT, and so do the processes that it starts."""
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, former)
+
+
+@several_cores
+@pytest.mark.usefixtures("_hears")
+def test_one_command_starts_two_stops_at_ctrl_c_and_says_how_to_go_on(
+    warm: Warm,
+    straight: Straight,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """They go on to the same bits as under torch's launcher, which tells them the same. Python is started as they would
+    be, for another command; they are forked.
+    """
+    run, started, programs = tmp_path / "run", list[_Forked](), list[list[str]]()
+
+    def popen(command: Sequence[str], **settings: Any) -> _Forked:
+        end = command.index("train")
+        programs.append([*command[:end]])
+        started.append(_Forked(command[end:], **settings))
+        return started[-1]
+
+    def strike() -> None:
+        until(lambda: over.is_set() or (run / "checkpoints").is_dir())
+        with contextlib.suppress(OSError):  # they are done
+            if not over.is_set():
+                interrupt(started[-2:])
+
+    monkeypatch.setattr(launch, "subprocess", SimpleNamespace(Popen=popen, PIPE=subprocess.PIPE))
+    for _ in range(ATTEMPTS):
+        over, striker = threading.Event(), threading.Thread(target=strike)
+        striker.start()
+        done = dora("train", straight.recipe, "--output", run, "--processes", 2)
+        over.set()
+        striker.join()
+        if not (run / "metrics.json").exists():
+            break
+        shutil.rmtree(run)
+    assert done.code == 130
+    printed = capfd.readouterr()
+    assert printed.out == done.out == ""
+    (said,) = [line for line in printed.err.splitlines() if line.startswith("dora:")]
+    found = re.fullmatch(r"dora: .* SIGINT .* (\d+); .*: dora (train .*)", said)
+    assert found is not None, said
+    assert (run / "checkpoints" / f"step-{found[1]}").is_dir()
+    assert shlex.split(found[2]) == [
+        "train", str(straight.recipe), "--processes", "2", "--output", str(run), "--resume",
+    ]  # fmt: skip
+    assert "Traceback" not in printed.err
+    resume_together(warm, straight, run)
+    version = subprocess.run([*programs[0], "--version"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert __version__ in version.stdout
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="processes cannot be forked")
