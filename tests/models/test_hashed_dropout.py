@@ -228,14 +228,12 @@ def same(one: list[torch.Tensor], two: list[torch.Tensor]) -> bool:
 X = torch.randn(3, 5, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
 
 
-@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
-def test_compiled_blocks_drop_by_masks_of_their_own_forward_and_backward(
-    backend: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.slow
+def test_compiled_blocks_drop_by_masks_of_their_own_forward_and_backward(monkeypatch: pytest.MonkeyPatch) -> None:
     """Against masks in the open: a call of a block has seeds, here two, and its third dropout the first one again."""
     monkeypatch.setattr(hashed_dropout, "_DROPOUTS", 2)
     model = Model()
-    blocks = fused(model, backend)
+    blocks = fused(model, "inductor")
     found = one_pass(model, blocks, X)
     drawn = blocks._hashed._draws._all[:, :, 0]
     threshold = cut(P, HASH_BITS)
@@ -296,11 +294,11 @@ def _fails(*_: object) -> NoReturn:
     raise NotImplementedError("no such kernel")
 
 
-@pytest.mark.parametrize("backend", ["aot_eager_decomp_partition", pytest.param("inductor", marks=pytest.mark.slow)])
-def test_masks_are_computed_again_in_the_backward_pass(backend: str) -> None:
+@pytest.mark.slow
+def test_masks_are_computed_again_in_the_backward_pass() -> None:
     """What compiled blocks save are activations and seeds."""
     model, saved = Model(), list[torch.Tensor]()
-    blocks = fused(model, backend)
+    blocks = fused(model, "inductor")
     x = X.float()
     model.float()
     with saved_tensors_hooks(lambda tensor: saved.append(tensor) or tensor, lambda tensor: tensor):
