@@ -174,8 +174,8 @@ def test_a_family_is_traced_once_and_trains_as_it_stands(family: str, method: st
     ranks in every block, none in some; in float64, so that only a mistake could show. The second one is traced beside
     the tests on a GPU, which train its family.
     """
-    fused, plain = (Run(family, method, backend=name, dtype=torch.float64) for name in ("aot_eager", None))
-    assert_same_training(fused, plain, rtol=1e-6)
+    fused, plain = (Run(family, method, backend=name, dtype=torch.float64, steps=12) for name in ("aot_eager", None))
+    assert_same_training(fused, plain, rtol=1e-6, evaluate_every=4)
     assert counters["stats"]["unique_graphs"] == 1
     assert not counters["graph_break"]
     if method == "dora":
@@ -207,11 +207,11 @@ def test_projections_of_one_input_are_one_operator_in_one_trace(
         monkeypatch.setattr(
             kind, name, lambda self, *args, plain=plain: calls.update([type(self)]) or plain(self, *args)
         )
-    fused, plain = (Run(family, method, backend=name, dtype=torch.float64) for name in ("aot_eager", None))
+    fused, plain = (Run(family, method, backend=name, dtype=torch.float64, steps=12) for name in ("aot_eager", None))
     looked: Counter[nn.Module] = Counter()
     evaluating = readers._in_evaluation
     monkeypatch.setattr(readers, "_in_evaluation", lambda model: looked.update([model]) or evaluating(model))
-    assert_same_training(fused, plain, rtol=1e-6)
+    assert_same_training(fused, plain, rtol=1e-6, evaluate_every=4)
     assert looked == {fused.model: 1, plain.model: 1}
     assert counters["stats"]["unique_graphs"] == 1
     assert not counters["graph_break"]
@@ -243,8 +243,8 @@ def test_hashed_dropout_is_traced_once() -> None:
     """Over the same widths, evaluations and events as without; what it drops is told in `test_hashed_dropout`."""
     torch._dynamo.reset()
     counters.clear()
-    run = Run("roberta", "dora", backend="aot_eager", dtype=torch.float64, dropout=0.3, hashed=True)
-    run()
+    run = Run("roberta", "dora", backend="aot_eager", dtype=torch.float64, dropout=0.3, hashed=True, steps=12)
+    run(evaluate_every=4)
     assert run.step.is_fused
     assert counters["stats"]["unique_graphs"] == 1
     assert not counters["graph_break"]
