@@ -243,11 +243,12 @@ def _compiling() -> Iterator[None]:
 
     The backward pass is compiled together with the forward pass, so that what fails, fails there, with nothing done
     yet. Dimensions that happen to be equal in one batch, as its rows and a head's width, are not taken for the same.
+    Floats of a model are constants: those that could change are traced as numbers first, and then all once more.
     """
     with (
         functorch_config.patch(force_non_lazy_backward_lowering=True),
         shapes_config.patch(use_duck_shape=False),  # type: ignore[attr-defined]
-        dynamo_config.patch(recompile_limit=_KINDS),
+        dynamo_config.patch(recompile_limit=_KINDS, specialize_float=True),
     ):
         yield
 

@@ -109,7 +109,7 @@ def test_a_pair_computes_what_its_modules_do(names: tuple[str, ...], dropout: fl
 
 @pytest.mark.parametrize("ranks", [(0, 2), (2, 0)], ids=str)
 def test_also_where_one_has_no_component(ranks: tuple[int, int], operators: list[str]) -> None:
-    """As after an event that has left it none."""
+    """An event may have left it none."""
 
     def run(*, paired: bool) -> list[torch.Tensor]:
         model = FeedForward(())

@@ -96,7 +96,7 @@ def _of_any_block(path: str) -> str:
 
 
 def _numbers(path: str) -> tuple[str, ...]:
-    """Of the blocks that it is in."""
+    """Those of the blocks that it is in."""
     return tuple(part for part in _parent(path).split(".") if part.isdigit())
 
 
