@@ -184,9 +184,11 @@ class FusedBlocks:
                     self._joints[part] = before.get(part) or Joint(part)
                     self._joints[part].begin(keeps=is_within())
         by_path = {self._places[place][2]: seam for place, seam in seams.items()}
-        for first, path, second in readers.across(by_path):
-            gelu = self._gelus.get(path)
-            if gelu is not None and can_be_pair(*(key := (by_path[first], gelu, by_path[second]))):
+        for first, gelu, second in readers.across(by_path):
+            if gelu not in self._gelus:
+                continue
+            key = by_path[first], self._gelus[gelu], by_path[second]
+            if can_be_pair(*key):
                 self._pairs[key] = pairs_before.get(key) or GeluPair(*key)
                 self._pairs[key].begin()
 

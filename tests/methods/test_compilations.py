@@ -24,7 +24,7 @@ from torch import nn
 from dora_cli.methods.bottleneck.layer import Tensors
 from dora_cli.methods.low_rank.factor import Factor
 from dora_cli.methods.low_rank.same_input.products import Wide
-from dora_cli.models.short_attention.operators import Drawn
+from dora_cli.models.short_attention.operators import Drawn, Given
 from tests.methods.small import SmallEncoder, linear_maps, new_dora, sites
 
 PACKAGE = Path(__file__).parents[2] / "dora_cli"
@@ -316,10 +316,10 @@ def attention_of(kernels: Any, length: int, width: int, dtype: torch.dtype, drop
     query, key, value = (memory[:, :, place].transpose(1, 2) for place in range(3))
     mask = torch.ones(2, 1, 1, length, dtype=torch.bool).expand(2, 1, length, length) if padded else None
     seed = torch.tensor(1)
-    kernels.forward(query, key, value, mask, Drawn(seed, 1, dropout), 0.1)
+    kernels.forward(Given(query, key, value, mask, Drawn(seed, 1, dropout), 0.1))
     gradient = torch.zeros(2, length, 4, width, dtype=dtype)
     for into in (torch.zeros_like(memory).unbind(2), [torch.zeros_like(gradient) for _ in range(3)]):
-        kernels.backward(gradient, query, key, value, mask, Drawn(seed, 2, dropout), 0.1, into)
+        kernels.backward(gradient, Given(query, key, value, mask, Drawn(seed, 2, dropout), 0.1), into)
 
 
 def test_lengths_of_short_texts(asked: set[tuple[str, str]]) -> None:

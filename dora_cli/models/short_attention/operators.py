@@ -40,34 +40,32 @@ class Drawn(NamedTuple):
     probability: float
 
 
-class Kernels(Protocol):
-    """What computes it: of `query`, `key` and `value`, ``(texts, heads, tokens, width)``, and `mask`, boolean, which
-    can be expanded to ``(texts, 1, tokens, tokens)``, or None.
+class Given(NamedTuple):
+    """What attention is computed of.
+
+    Attributes:
+        query, key, value: ``(texts, heads, tokens, width)``.
+        mask: boolean, which can be expanded to ``(texts, 1, tokens, tokens)``; None where all is seen.
+        drawn: the dropout of weights.
+        scaling: of scores.
     """
 
-    def forward(
-        self,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        mask: torch.Tensor | None,
-        drawn: Drawn,
-        scaling: float,
-    ) -> torch.Tensor:
+    query: torch.Tensor
+    key: torch.Tensor
+    value: torch.Tensor
+    mask: torch.Tensor | None
+    drawn: Drawn
+    scaling: float
+
+
+class Kernels(Protocol):
+    """What computes it."""
+
+    def forward(self, given: Given) -> torch.Tensor:
         """``(texts, tokens, heads, width)``; zeros for a query that sees nothing."""
         ...
 
-    def backward(
-        self,
-        gradient: torch.Tensor,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        mask: torch.Tensor | None,
-        drawn: Drawn,
-        scaling: float,
-        into: Sequence[torch.Tensor],
-    ) -> None:
+    def backward(self, gradient: torch.Tensor, given: Given, into: Sequence[torch.Tensor]) -> None:
         """Writes the gradients of query, key and value, from that of what `forward` gave, `into` three tensors of the
         shape of that, alike in memory, whose heads lie one after the other.
         """
@@ -138,7 +136,7 @@ def short(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """``(texts, tokens, heads, width)``, and what has computed it, and which use of the seed it was."""
     state, call = _call(dropout)
-    out = state.kernels.forward(query, key, value, mask, Drawn(state.seed, call, dropout), scaling)
+    out = state.kernels.forward(Given(query, key, value, mask, Drawn(state.seed, call, dropout), scaling))
     return out, torch.tensor([state.number, call])
 
 
@@ -157,7 +155,8 @@ def short_backward(
     number, use = call.tolist()
     state = _here[number]
     dq, dk, dv = into = tuple(query.new_empty(gradient.shape) for _ in range(3))
-    state.kernels.backward(gradient, query, key, value, mask, Drawn(state.seed, use, dropout), scaling, into)
+    given = Given(query, key, value, mask, Drawn(state.seed, use, dropout), scaling)
+    state.kernels.backward(gradient, given, into)
     return dq.transpose(1, 2), dk.transpose(1, 2), dv.transpose(1, 2)
 
 
@@ -168,7 +167,7 @@ def short_beside(
     """The same of all three beside each other, ``(texts, tokens, 3 * heads * width)``."""
     state, call = _call(dropout)
     query, key, value = (part.transpose(1, 2) for part in _parts(whole, heads))
-    out = state.kernels.forward(query, key, value, mask, Drawn(state.seed, call, dropout), scaling)
+    out = state.kernels.forward(Given(query, key, value, mask, Drawn(state.seed, call, dropout), scaling))
     return out, torch.tensor([state.number, call])
 
 
@@ -187,7 +186,8 @@ def short_beside_backward(
     state, found = _here[number], torch.empty_like(whole)
     query, key, value = (part.transpose(1, 2) for part in _parts(whole, heads))
     into = _parts(found, heads)
-    state.kernels.backward(gradient, query, key, value, mask, Drawn(state.seed, use, dropout), scaling, into)
+    given = Given(query, key, value, mask, Drawn(state.seed, use, dropout), scaling)
+    state.kernels.backward(gradient, given, into)
     return found
 
 

@@ -15,7 +15,7 @@ import triton.language as tl
 from dora_cli.methods.low_rank.dropout import HASH_BITS, cut, scale
 from dora_cli.methods.low_rank.triton_kernels import keep, shared_memory
 from dora_cli.methods.triton_launch import Launch
-from dora_cli.models.short_attention.operators import LONGEST, Drawn
+from dora_cli.models.short_attention.operators import LONGEST, Given
 
 WIDEST = 64
 """Entries of the widest head: of wider ones, and of texts of more than `LONGEST` tokens, not all that a block needs
@@ -138,38 +138,20 @@ class TritonAttention:
     def __init__(self) -> None:
         self._launches: dict[tuple[Hashable, ...], Launch] = {}
 
-    def forward(
-        self,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        mask: torch.Tensor | None,
-        drawn: Drawn,
-        scaling: float,
-    ) -> torch.Tensor:
-        texts, heads, length, width = query.shape
-        out = query.new_empty(texts, length, heads, width)
-        work = _Work.of(query.shape, (query, key, value), mask, drawn, scaling)
+    def forward(self, given: Given) -> torch.Tensor:
+        texts, heads, length, width = given.query.shape
+        out = given.query.new_empty(texts, length, heads, width)
+        work, drawn = _Work.of(given), given.drawn
         rows = min(work.block, 64)
         grid = texts * heads, triton.cdiv(length, rows), 1
         launch = self._launch(_forward, grid, work, (*work.constants, rows, *work.blocks), warps=4)
         launch(*work.parts, work.mask, out, drawn.seed, drawn.call, *work.sizes, *work.strides)
         return out
 
-    def backward(
-        self,
-        gradient: torch.Tensor,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        mask: torch.Tensor | None,
-        drawn: Drawn,
-        scaling: float,
-        into: Sequence[torch.Tensor],
-    ) -> None:
-        texts, heads = query.shape[:2]
+    def backward(self, gradient: torch.Tensor, given: Given, into: Sequence[torch.Tensor]) -> None:
+        texts, heads = given.query.shape[:2]
         text, row = into[0].stride()[:2]
-        work = _Work.of(query.shape, (query, key, value, gradient.transpose(1, 2)), mask, drawn, scaling)
+        work, drawn = _Work.of(given, gradient.transpose(1, 2)), given.drawn
         warps = 4 if work.block <= 64 else 8
         grid, constants = (texts * heads, 1, 1), (*work.constants, *work.blocks)
         launch = self._launch(_backward, grid, work, constants, warps, into=into)
@@ -214,16 +196,11 @@ class _Work(NamedTuple):
     blocks: tuple[int, int]
 
     @classmethod
-    def of(
-        cls,
-        shape: torch.Size,
-        parts: tuple[torch.Tensor, ...],
-        mask: torch.Tensor | None,
-        drawn: Drawn,
-        scaling: float,
-    ) -> _Work:
-        texts, heads, length, width = shape
-        parts = tuple([part if part.stride(-1) == 1 else part.contiguous() for part in parts])
+    def of(cls, given: Given, *gradients: torch.Tensor) -> _Work:
+        query, key, value, mask, drawn, scaling = given
+        texts, heads, length, width = query.shape
+        given_parts = query, key, value, *gradients
+        parts = tuple([part if part.stride(-1) == 1 else part.contiguous() for part in given_parts])
         strides = [stride for part in parts for stride in part.stride()[:3]]
         kind, seen, of_mask = _NONE.value, parts[0], (0, 0)
         if mask is not None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dora_cli.models.short_attention.operators import Drawn
+from dora_cli.models.short_attention.operators import Drawn, Given
 from tests.models.short_attention.plain import PlainAttention
 from tests.triton_kernels import DEVICE, INTERPRETED, TOLERANCE, TYPES
 
@@ -42,15 +42,15 @@ def test_outputs_and_gradients(shape: tuple[int, int, int, int], dropout: float,
     gradient = torch.randn(texts, length, heads, width, generator=generator).to(DEVICE, dtype)
     parts = [memory[:, :, place].transpose(1, 2) for place in range(3)]
     drawn = Drawn(torch.tensor(123456789012345, device=DEVICE), 3, dropout)
-    given = mask_of(mask, texts, length), drawn, width**-0.5
-    ours, plain, exact = TritonAttention(), PlainAttention(), [part.double() for part in parts]
+    given = Given(*parts, mask_of(mask, texts, length), drawn, width**-0.5)
+    ours, plain, exact = TritonAttention(), PlainAttention(), Given(*(part.double() for part in parts), *given[3:])
     found, wanted = torch.empty_like(memory), torch.empty_like(memory, dtype=torch.float64)
-    ours.backward(gradient, *parts, *given, found.unbind(2))
-    plain.backward(gradient.double(), *exact, *given, wanted.unbind(2))
+    ours.backward(gradient, given, found.unbind(2))
+    plain.backward(gradient.double(), exact, wanted.unbind(2))
     apart = [torch.empty_like(gradient) for _ in range(3)]
-    ours.backward(gradient, *parts, *given, apart)
+    ours.backward(gradient, given, apart)
     assert torch.equal(torch.stack(apart, 2), found)
-    outputs = ours.forward(*parts, *given), plain.forward(*exact, *given)
+    outputs = ours.forward(given), plain.forward(exact)
     for one, other in (outputs, *zip(found.unbind(2), wanted.unbind(2), strict=True)):
         assert one.dtype == dtype
         assert float((one.double() - other).abs().max()) < TOLERANCE[dtype] * float(other.abs().max())
@@ -63,5 +63,5 @@ def test_tensors_with_gaps_are_read_too() -> None:
     apart = torch.randn(1, 2, 6, 16, 2, generator=torch.Generator().manual_seed(0)).to(DEVICE)[..., 0]
     given = None, Drawn(torch.tensor(1, device=DEVICE), 1, 0.0), 0.25
     ours = TritonAttention()
-    expected = ours.forward(*[apart.contiguous()] * 3, *given)
-    assert torch.equal(ours.forward(apart, apart, apart, *given), expected)
+    expected = ours.forward(Given(*[apart.contiguous()] * 3, *given))
+    assert torch.equal(ours.forward(Given(*[apart] * 3, *given)), expected)
