@@ -197,51 +197,25 @@ def _parts(whole: torch.Tensor, heads: int) -> tuple[torch.Tensor, ...]:
 
 
 @short.register_fake
-def _(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    mask: torch.Tensor | None,
-    dropout: float,
-    scaling: float,
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _(query: torch.Tensor, *_: Any) -> tuple[torch.Tensor, torch.Tensor]:
     texts, heads, length, width = query.shape
     return query.new_empty(texts, length, heads, width), torch.empty(2, dtype=torch.int64)
 
 
 @short_backward.register_fake
-def _(
-    gradient: torch.Tensor,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    mask: torch.Tensor | None,
-    call: torch.Tensor,
-    dropout: float,
-    scaling: float,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _(gradient: torch.Tensor, query: torch.Tensor, *_: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     one, two, three = (query.new_empty(gradient.shape).transpose(1, 2) for _ in range(3))
     return one, two, three
 
 
 @short_beside.register_fake
-def _(
-    whole: torch.Tensor, mask: torch.Tensor | None, heads: int, dropout: float, scaling: float
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _(whole: torch.Tensor, mask: torch.Tensor | None, heads: int, *_: Any) -> tuple[torch.Tensor, torch.Tensor]:
     texts, length, width = whole.shape
     return whole.new_empty(texts, length, heads, width // 3 // heads), torch.empty(2, dtype=torch.int64)
 
 
 @short_beside_backward.register_fake
-def _(
-    gradient: torch.Tensor,
-    whole: torch.Tensor,
-    mask: torch.Tensor | None,
-    call: torch.Tensor,
-    heads: int,
-    dropout: float,
-    scaling: float,
-) -> torch.Tensor:
+def _(gradient: torch.Tensor, whole: torch.Tensor, *_: Any) -> torch.Tensor:
     return torch.empty_like(whole)
 
 
