@@ -25,13 +25,11 @@ from dora_cli.methods.low_rank.dropout import (
 from dora_cli.methods.low_rank.factor import Factor
 from dora_cli.methods.low_rank.same_input.products import ManyKernels
 from dora_cli.methods.low_rank.triton_gelu import below, slope
+from dora_cli.methods.low_rank.triton_narrow import MANY_ROWS, across, added, along, down_blocks, multiplied, nothing
 from dora_cli.methods.triton_launch import Launch
 
 MAX_RANK = 128
 """Larger ranks would not fit the registers of a block."""
-
-MANY_ROWS = 4096
-"""From here on other blocks are the fastest, most of them of more rows."""
 
 FEW_SPLITS = 4
 """Partial sums of an outer product of fewer rows: more would win less than it takes to collect them."""
@@ -81,35 +79,35 @@ def _known(rank, WIDE: tl.constexpr):
 def _down(
     x, factor, out, seeds, call, rows, width, rank, scale, stride, tied,
     WIDE: tl.constexpr, DROP: tl.constexpr, THRESHOLD: tl.constexpr, PRECISION: tl.constexpr, TIED: tl.constexpr,
-    BLOCK_N: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr, PARTS: tl.constexpr,
 ):  # fmt: skip
     chunk, chunks, rank = tl.program_id(2), tl.num_programs(2), _known(rank, WIDE)
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     r = tl.arange(0, BLOCK_R)
     seed = tl.load(seeds) if DROP else 0
-    total = tl.zeros((BLOCK_N, BLOCK_R), dtype=tl.float32)
-    place = tl.arange(0, BLOCK_D)
-    x += tl.minimum(n, rows - 1)[:, None].to(tl.int64) * stride + chunk * width
-    factor += (chunk * rank + tl.minimum(r, rank - 1)[:, None]) * width
-    for start in range(0, width, BLOCK_D):
-        d = (start + place)[None, :]
+    total, place, component = nothing(BLOCK_N, BLOCK_R, PARTS), across(PARTS, BLOCK_D), along(r, PARTS)
+    x += along(tl.minimum(n, rows - 1), PARTS).to(tl.int64) * stride + chunk * width
+    factor += (chunk * rank + tl.minimum(component, rank - 1)) * width
+    for start in range(0, width, PARTS * BLOCK_D):
+        d = start + place
         part = tl.load(x + d, mask=d < width, other=0.0)
         weights = tl.load(factor + d, mask=d < width, other=0.0)
         if TIED:
-            undropped = tl.where(r[:, None] < tied, weights, 0.0).to(weights.dtype)
-            total = tl.dot(part, tl.trans(undropped), total, input_precision=PRECISION)
-            weights = tl.where(r[:, None] < tied, 0.0, weights).to(weights.dtype)
+            undropped = tl.where(component < tied, weights, 0.0).to(weights.dtype)
+            total = multiplied(part, undropped, total, PARTS, PRECISION)
+            weights = tl.where(component < tied, 0.0, weights).to(weights.dtype)
         if DROP:
             quad = chunk * tl.cdiv(width, 4) + start // 4
-            part = tl.where(keep(n[:, None], quad, place[None, :], seed, call, THRESHOLD), part, 0.0)
-        total = tl.dot(part, tl.trans(weights), total, input_precision=PRECISION)
+            part = tl.where(keep(along(n, PARTS), quad, place, seed, call, THRESHOLD), part, 0.0)
+        total = multiplied(part, weights, total, PARTS, PRECISION)
+    result = added(total, PARTS)
     if TIED:
-        total = tl.where(r[None, :] < tied, total, total * scale)
+        result = tl.where(r[None, :] < tied, result, result * scale)
     else:
-        total = total * scale
+        result = result * scale
     tl.store(
         out + n[:, None] * (chunks * rank) + chunk * rank + r[None, :],
-        total.to(out.dtype.element_ty),
+        result.to(out.dtype.element_ty),
         mask=(n[:, None] < rows) & (r[None, :] < rank),
     )
 
@@ -310,10 +308,11 @@ class TritonKernels:
         launch = self._launches.get(key)
         if launch is None:
             sizes = block_r(rank), threshold, x.element_size(), self._memory
-            block, columns, stages = down_blocks(rows, width, *sizes, tied=keeps)
-            grid = triton.cdiv(rows, block), 1, chunks
-            constants = self._is_wide(rank), *settings(threshold, x), keeps, block, block_r(rank), columns
-            launch = self._launches[key] = Launch(_down, grid, constants, num_warps=4, num_stages=stages)
+            blocks = down_blocks(rows, width, *sizes, tied=keeps)
+            grid = triton.cdiv(rows, blocks.rows), 1, chunks
+            divided = blocks.rows, block_r(rank), blocks.columns, blocks.parts
+            constants = self._is_wide(rank), *settings(threshold, x), keeps, *divided
+            launch = self._launches[key] = Launch(_down, grid, constants, **blocks.options)
         launch(x, ready, out, seed, call, rows, width, rank, scale, stride, tied)
         return out
 
@@ -427,31 +426,6 @@ def shared_memory(device: torch.device) -> int:
     return int(
         _device_properties(torch.cuda.current_device() if device.index is None else device.index)["max_shared_mem"]
     )
-
-
-def down_blocks(
-    rows: int, width: int, block_r: int, threshold: int, size: int, memory: int, *, tied: bool = False
-) -> tuple[int, int, int]:
-    """Rows and columns of a block of `_down`, and stages of its loop: the fastest of a search on an H200, at 1,024 and
-    4,096 rows of 768 and 3,072 columns and rank 12.
-    """
-    if rows < MANY_ROWS:
-        block, columns, stages = (16, 512, 3) if width > 1024 else (16, 128, 4)
-    else:
-        block, columns, stages = (16, 128, 4) if threshold else (64, 256, 4)
-    return block, down_columns(block, columns, block_r, size, memory, stages, tied=tied), stages
-
-
-def down_columns(
-    block: int, columns: int, block_r: int, size: int, memory: int, stages: int = 4, *, tied: bool = False
-) -> int:
-    """`columns`, or as many as `_down` has `memory` for: all stages of both operands, and one more of what is dropped
-    and of factors of which components are `tied`.
-    """
-    each = stages * (block + block_r) + block + (block_r if tied else 0)
-    while columns > 16 and size * columns * each > memory:
-        columns //= 2
-    return columns
 
 
 def outer_blocks(rows: int, width: int, block_r: int, size: int, memory: int) -> tuple[int, int, int]:

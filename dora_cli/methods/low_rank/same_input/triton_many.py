@@ -11,15 +11,8 @@ import triton.language as tl
 
 from dora_cli.methods.low_rank.factor import Factor
 from dora_cli.methods.low_rank.same_input.products import MANY, Wide
-from dora_cli.methods.low_rank.triton_kernels import (
-    Seeded,
-    UsedSplits,
-    block_r,
-    down_blocks,
-    keep,
-    outer_blocks,
-    settings,
-)
+from dora_cli.methods.low_rank.triton_kernels import Seeded, UsedSplits, block_r, keep, outer_blocks, settings
+from dora_cli.methods.low_rank.triton_narrow import across, added, along, down_blocks, multiplied, nothing
 from dora_cli.methods.triton_launch import Launch
 
 T = TypeVar("T")
@@ -45,7 +38,7 @@ def _down(
     place0, place1, place2, stride_out, rows, start0, start1, start2, stride0, stride1, stride2,
     width0, width1, width2, scale,
     DROP: tl.constexpr, THRESHOLD: tl.constexpr, PRECISION: tl.constexpr,
-    BLOCK_N: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr, PARTS: tl.constexpr,
 ):  # fmt: skip
     which = tl.program_id(1)
     factor = factor0
@@ -59,21 +52,20 @@ def _down(
     seed = tl.load(seeds + _of(which, seed0, seed1, seed2)) if DROP else 0
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     r = tl.arange(0, BLOCK_R)
-    total = tl.zeros((BLOCK_N, BLOCK_R), dtype=tl.float32)
-    column = tl.arange(0, BLOCK_D)
-    x += start + tl.minimum(n, rows - 1)[:, None].to(tl.int64) * stride
-    factor += r[:, None] * width
-    for begin in range(0, width, BLOCK_D):
-        d = (begin + column)[None, :]
+    total, column, component = nothing(BLOCK_N, BLOCK_R, PARTS), across(PARTS, BLOCK_D), along(r, PARTS)
+    x += start + along(tl.minimum(n, rows - 1), PARTS).to(tl.int64) * stride
+    factor += component * width
+    for begin in range(0, width, PARTS * BLOCK_D):
+        d = begin + column
         part = tl.load(x + d, mask=d < width, other=0.0)
-        weights = tl.load(factor + d, mask=(r[:, None] < rank) & (d < width), other=0.0)
+        weights = tl.load(factor + d, mask=(component < rank) & (d < width), other=0.0)
         if DROP:
-            part = tl.where(keep(n[:, None], begin // 4, column[None, :], seed, call, THRESHOLD), part, 0.0)
-        total = tl.dot(part, tl.trans(weights), total, input_precision=PRECISION)
-    total = total * scale
+            part = tl.where(keep(along(n, PARTS), begin // 4, column, seed, call, THRESHOLD), part, 0.0)
+        total = multiplied(part, weights, total, PARTS, PRECISION)
+    result = added(total, PARTS) * scale
     tl.store(
         out + n[:, None] * stride_out + place + r[None, :],
-        total.to(out.dtype.element_ty),
+        result.to(out.dtype.element_ty),
         mask=(n[:, None] < rows) & (r[None, :] < rank),
     )
 
@@ -224,10 +216,10 @@ class TritonMany:
         known = self._launches.get(key)
         if known is None:
             sizes = block_rank, threshold, x.memory.element_size(), self._memory
-            block, columns, stages = down_blocks(x.rows, max(x.widths), *sizes)
-            grid = triton.cdiv(x.rows, block), len(ranks), 1
-            constants = *settings(threshold, x.memory), block, block_rank, columns
-            known = self._launches[key] = Launch(_down, grid, constants, num_warps=4, num_stages=stages), ()
+            blocks = down_blocks(x.rows, max(x.widths), *sizes)
+            grid = triton.cdiv(x.rows, blocks.rows), len(ranks), 1
+            constants = *settings(threshold, x.memory), blocks.rows, block_rank, blocks.columns, blocks.parts
+            known = self._launches[key] = Launch(_down, grid, constants, **blocks.options), ()
         small = *_three(ranks), *_three(u.starts), total
         known[0](x.memory, *ready, out, self._seeds, *numbers, *small, *lies, scale)
         return u
