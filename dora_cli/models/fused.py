@@ -28,6 +28,7 @@ from dora_cli.methods.low_rank.same_input.products import MANY
 from dora_cli.methods.low_rank.same_input.readers import Readers, is_gelu
 from dora_cli.methods.low_rank.seam import Joint, Seam, can_be_seam, found_readers
 from dora_cli.models.attention_masks import masks_always_made
+from dora_cli.models.both_types import BothTypes, hidden_of
 from dora_cli.models.hashed_dropout import HashedDropouts
 from dora_cli.models.short_attention.operators import is_within
 from dora_cli.models.structure.blocks import find_blocks
@@ -67,7 +68,8 @@ class FusedBlocks:
         hashed: bool | None = None,
     ) -> None:
         self._model, self._device = model, next(model.parameters()).device
-        self._blocks = [block.module for block in find_blocks(model) if "forward" not in vars(block.module)]
+        blocks = [block for block in find_blocks(model) if "forward" not in vars(block.module)]
+        self._blocks, self._block_paths = [block.module for block in blocks], [block.name for block in blocks]
         self._note = note
         self._deterministic, self._backend = deterministic, backend
         self._compiled: dict[type, Callable[..., Any]] = {}
@@ -85,6 +87,7 @@ class FusedBlocks:
         self._dropouts = [module for block in self._blocks for module in block.modules() if type(module) is nn.Dropout]
         is_hashed = self._device.type == "cuda" if hashed is None else hashed
         self._hashed = HashedDropouts(self._blocks if is_hashed else [], self._device)
+        self._both = BothTypes()
         self._seams: dict[nn.Module, Seam] = {}
         self._joints: dict[tuple[Seam, ...], Joint] = {}
         self._pairs: dict[tuple[Seam, nn.Module, Seam], GeluPair] = {}
@@ -113,6 +116,8 @@ class FusedBlocks:
             readers = next(filter(None, map(found_readers, self._present())), None)
             self._replace(dtype, replaced)
             self._join(readers)
+            read = readers is not None and all(map(readers.read_input_of, self._block_paths))
+            self._both.begin(dtype if read else None)
             self._hashed.begin()
             for block in self._blocks:
                 vars(block)["forward"] = partial(self._run, block)
@@ -132,6 +137,7 @@ class FusedBlocks:
             handle.remove()
             for block in self._blocks:
                 vars(block).pop("forward", None)
+            self._both.end()
             self._hashed.end()
             for dropout, forward in own:
                 vars(dropout).setdefault("forward", forward)
@@ -153,7 +159,7 @@ class FusedBlocks:
             assert module is not None
             if not can_be_seam(module):
                 continue
-            seam = seams[module] = self._seams.get(module) or Seam(module)
+            seam = seams[module] = self._seams.get(module) or Seam(module, self._both.entry)
             seam.begin(dtype)
             seam.train(module.training)
             replaced.append((parent, name, module))
@@ -199,8 +205,11 @@ class FusedBlocks:
         args, kwargs = tuple(map(self._alone, args)), {name: self._alone(value) for name, value in kwargs.items()}
         if self.failure is None:
             try:
+                converted = self._both.of(hidden_of(args, kwargs))
                 with _compiling():
-                    return self._forward_of(type(block))(block, *args, **kwargs)
+                    result, converted = self._forward_of(type(block))(block, converted, *args, **kwargs)
+                self._both.note(result, converted)
+                return result
             except torch.OutOfMemoryError:
                 raise
             except Exception as error:  # of many kinds; what is the model's own comes again below
@@ -220,10 +229,11 @@ class FusedBlocks:
         return self._moved[id(value)][1]
 
     def _forward_of(self, kind: type[nn.Module]) -> Callable[..., Any]:
-        """The compiled `forward` of a class of blocks."""
+        """The compiled `forward` of a class of blocks, see `BothTypes.around`."""
         if kind not in self._compiled:
             options = self._options() if self._backend == "inductor" else None
-            self._compiled[kind] = torch.compile(kind.forward, dynamic=True, backend=self._backend, options=options)
+            forward = self._both.around(kind.forward)
+            self._compiled[kind] = torch.compile(forward, dynamic=True, backend=self._backend, options=options)
         return self._compiled[kind]
 
     def _options(self) -> dict[str, str | int | bool | Callable[..., Any]]:
@@ -268,9 +278,9 @@ def _differentiable(
     """The same arguments; the hidden states of the first block that trains require a gradient, as those of all others
     do: one code serves all of them, at the price of one gradient that nobody reads.
     """
-    hidden = args[0] if args else kwargs.get("hidden_states")
+    hidden = hidden_of(args, kwargs)
     if (
-        not isinstance(hidden, torch.Tensor)
+        hidden is None
         or hidden.requires_grad
         or not hidden.is_floating_point()
         or not torch.is_grad_enabled()

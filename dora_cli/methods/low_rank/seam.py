@@ -40,6 +40,21 @@ class Joining(Protocol):
         """What the seam at `place` among them gives for `x`; None where it has to be computed alone."""
 
 
+class Entry:
+    """What a block is given, and the same in another type, where whoever gave it had that already; the block's traced
+    code says so, and takes it back at its end.
+    """
+
+    def __init__(self) -> None:
+        self.x: torch.Tensor | None = None
+        self.converted: torch.Tensor | None = None
+
+    def to(self, x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """`x` in this type."""
+        known = self.converted if torch.compiler.is_compiling() and x is self.x else None
+        return known if known is not None and known.dtype == dtype else x.to(dtype)
+
+
 class Seam(nn.Module):
     """Stands in the place of a projection within one training pass.
 
@@ -48,11 +63,12 @@ class Seam(nn.Module):
 
     Args:
         inner: what is computed.
+        entry: that of the block that it is in.
     """
 
     number: torch.Tensor
 
-    def __init__(self, inner: nn.Module) -> None:
+    def __init__(self, inner: nn.Module, entry: Entry | None = None) -> None:
         super().__init__()
         self.inner = inner
         base = inner.base if _has_pass(inner) else inner
@@ -65,6 +81,7 @@ class Seam(nn.Module):
         _seams[number] = self
         self.joint: Joining | None = None  # with others that read the same input, or across a GELU
         self.place = 0  # there
+        self.entry = entry or Entry()
         self._calls = count()
         self._saved: dict[int, Saved | None] = {}
         self._base: tuple[Any, ...] = ()
@@ -111,7 +128,7 @@ class Seam(nn.Module):
             return plain
         y = None if self.joint is None else self.joint.output_of(self.place, x)
         if y is None:
-            y = projection(x.to(self.dtype), self.number, self.out_features)[0]
+            y = projection(self.entry.to(x, self.dtype), self.number, self.out_features)[0]
         if y.dtype != x.dtype and not torch.is_autocast_enabled(x.device.type):
             y = y.to(x.dtype)
         return y
@@ -204,6 +221,7 @@ class Joint:
         number = next(_numbers)
         self.number = torch.tensor(number)
         _seams[number] = self
+        self.entry = seams[0].entry
         self._calls = count()
         self._saved: dict[int, tuple[Together | None, list[Saved | None]]] = {}
         self.x: torch.Tensor | None = None
@@ -239,7 +257,7 @@ class Joint:
         unknown = torch.compiler.is_compiling() or x.is_inference()
         state = 0 if unknown else x._version, torch.is_grad_enabled()
         if place == 0:
-            self.x, self.y = x, projection(x.to(self.dtype), self.number, self.out_features)[0]
+            self.x, self.y = x, projection(self.entry.to(x, self.dtype), self.number, self.out_features)[0]
             self._state = state
         if self.x is not x or self.y is None or self._state != state:
             return None

@@ -1,5 +1,5 @@
-"""Which linear maps of a model read the same input, as query, key and value do, and which read the GELU of what another
-gives, found by one pass over it.
+"""Which linear maps of a model read the same input, as query, key and value do, which read the GELU of what another
+gives, and which the input of a module around them as it is, found by one pass over it.
 
 That pass is in evaluation mode and without gradients, and all linear maps count, adapted or not. What is found then
 depends on the model's code alone: not on dropout, on layers that are left out at random, on what is adapted at the
@@ -12,7 +12,9 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from itertools import chain
 from typing import Any, NamedTuple
+from weakref import ref
 
 import torch
 from torch import nn
@@ -42,9 +44,13 @@ class Readers:
     Args:
         runs: calls that followed each other, with one input and one parent; maps by path.
         across: calls with a GELU between them.
+        around: paths of modules whose first input a map in them reads.
     """
 
-    def __init__(self, runs: Sequence[Sequence[str]], across: Sequence[AcrossGelu] = ()) -> None:
+    def __init__(
+        self, runs: Sequence[Sequence[str]], across: Sequence[AcrossGelu] = (), around: Collection[str] = ()
+    ) -> None:
+        self._around = {_without_numbers(path) for path in around}
         seen: dict[str, set[Kind]] = defaultdict(set)
         for run in runs:
             kind = tuple(_of_any_block(path) for path in run)
@@ -77,6 +83,10 @@ class Readers:
                     taken.update((one.first, one.second))
         return found
 
+    def read_input_of(self, path: str) -> bool:
+        """Whether a map within the module of this path, or within another block's, reads what that is given."""
+        return _without_numbers(path) in self._around
+
 
 NOBODY = Readers([])
 """None that read the same input."""
@@ -90,9 +100,18 @@ def _parent(path: str) -> str:
     return path.rpartition(".")[0]
 
 
+def _parents(path: str) -> Iterator[str]:
+    while path := _parent(path):
+        yield path
+
+
 def _of_any_block(path: str) -> str:
     parent, _, name = path.rpartition(".")
-    return ".".join([*("#" if part.isdigit() else part for part in parent.split(".")), name])
+    return f"{_without_numbers(parent)}.{name}"
+
+
+def _without_numbers(path: str) -> str:
+    return ".".join("#" if part.isdigit() else part for part in path.split("."))
 
 
 def _numbers(path: str) -> tuple[str, ...]:
@@ -124,6 +143,8 @@ def readers_of(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any])
             stack.callback(module.register_forward_pre_hook(partial(calls.note, path)).remove)
             stack.callback(module.register_forward_hook(partial(calls.note_output, path)).remove)
         for path, module in model.named_modules():
+            note = partial(calls.note_input, path)
+            stack.callback(module.register_forward_pre_hook(note, with_kwargs=True).remove)
             if is_gelu(module):
                 stack.callback(module.register_forward_hook(partial(calls.note_gelu, path)).remove)
         try:
@@ -132,7 +153,7 @@ def readers_of(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any])
             raise
         except Exception:  # of any kind, as the model's code is
             return NOBODY
-    return Readers(calls.runs, calls.across)
+    return Readers(calls.runs, calls.across, calls.around)
 
 
 def is_gelu(module: nn.Module) -> bool:
@@ -158,11 +179,15 @@ _Version = tuple[torch.Tensor, int]
 
 
 class _Calls:
-    """Calls of maps, in runs of those that read one input, and those with a GELU between them."""
+    """Calls of maps, in runs of those that read one input, those with a GELU between them, and modules around them
+    whose input they read.
+    """
 
     def __init__(self) -> None:
         self.runs: list[list[str]] = []
         self.across: list[AcrossGelu] = []
+        self.around: set[str] = set()
+        self._inputs: dict[str, tuple[ref[torch.Tensor], int]] = {}  # of modules; no tensor lives longer for it
         self._last: _Version | None = None
         self._made: tuple[str, _Version] | None = None  # by the latest map
         self._activated: tuple[str, str, _Version] | None = None  # the GELU of that
@@ -170,6 +195,11 @@ class _Calls:
     def forget(self) -> None:
         """What comes next reads nothing of what came before, as far as GELU goes."""
         self._made = self._activated = None
+
+    def note_input(self, path: str, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        x = next(chain(args, kwargs.values()), None)
+        if isinstance(x, torch.Tensor):
+            self._inputs[path] = ref(x), x._version
 
     def note_output(self, path: str, module: nn.Module, args: tuple[Any, ...], output: object) -> None:
         present = _present(output)
@@ -185,11 +215,16 @@ class _Calls:
         if self._activated is not None and _is_same(self._activated[2], present):
             self.across.append(AcrossGelu(self._activated[0], self._activated[1], path))
         self.forget()
+        self.around.update(outer for outer in _parents(path) if self._is_input(outer, present))
         if present is not None and self._goes_on(path, present):
             self.runs[-1].append(path)
         else:
             self.runs.append([path])
         self._last = present
+
+    def _is_input(self, path: str, present: _Version | None) -> bool:
+        known = self._inputs.get(path)
+        return known is not None and _is_same((known[0](), known[1]), present)
 
     def _goes_on(self, path: str, present: _Version) -> bool:
         if not _is_same(self._last, present):
@@ -217,7 +252,7 @@ def _present(x: object) -> _Version | None:
     return (x, x._version) if isinstance(x, torch.Tensor) else None
 
 
-def _is_same(one: _Version | None, other: _Version | None) -> bool:
+def _is_same(one: tuple[torch.Tensor | None, int] | None, other: _Version | None) -> bool:
     return one is not None and other is not None and one[0] is other[0] and one[1] == other[1]
 
 

@@ -126,6 +126,48 @@ def test_an_input_that_was_changed_or_made_anew_is_another() -> None:
     assert readers_of(Model(), (torch.ones(2, 4),), {}).kinds == []
 
 
+# -- the input of what is around them ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("make", "path", "read"), [(tiny_roberta, "roberta.encoder", True), (tiny_llama, "model", False)]
+)
+def test_blocks_whose_input_maps_read(make: Callable[[], nn.Module], path: str, read: bool) -> None:
+    """Those that begin with a norm do not; a block that was not called is like the others."""
+    readers = readers_of(make(), (), {"input_ids": IDS})
+    assert readers.read_input_of(f"{path}.layer{'s' * (not read)}.0") is read
+    assert readers.read_input_of(f"{path}.layer{'s' * (not read)}.7") is read
+    assert not readers.read_input_of("head")
+
+
+@pytest.mark.parametrize(
+    ("change", "read"),
+    [(lambda x: x, True), (lambda x: x.add_(1), False), (lambda x: x + 1, False)],
+    ids=["as it is", "changed", "made anew"],
+)
+@pytest.mark.parametrize("by_name", [False, True], ids=["by place", "by name"])
+def test_an_input_is_read_as_it_is(change: Callable[[torch.Tensor], torch.Tensor], read: bool, by_name: bool) -> None:
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.ModuleDict({"map": nn.Linear(4, 4)})
+
+        def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+            y: torch.Tensor = self.inner["map"](change(hidden))
+            return y
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.block = Block()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y: torch.Tensor = self.block(hidden=x) if by_name else self.block(x)
+            return y
+
+    assert readers_of(Model(), (torch.ones(2, 4),), {}).read_input_of("block") is read
+
+
 # -- across a GELU -----------------------------------------------------------------------------------------------------
 
 

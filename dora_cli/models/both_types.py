@@ -1,0 +1,89 @@
+"""What a compiled block gives, handed to the next one in the type of the residuals and in that of the arithmetic.
+
+Under autocast a block gives its output in fp32, which the residual of the next one reads as it is and its projections
+in half as many bits. Neither block can see both sides: without this, a kernel of its own converts every output, and
+another one adds up both gradients of it. Given in both types, that is part of what computes the output, and of what
+begins with its gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from weakref import ref
+
+import torch
+from torch import nn
+
+from dora_cli.methods.low_rank.seam import Entry
+
+
+class BothTypes:
+    """The outputs of a model's blocks, from `begin` to `end`, a pass forward and backward.
+
+    Attributes:
+        entry: for the seams of all blocks.
+    """
+
+    def __init__(self) -> None:
+        self.entry = Entry()
+        self._dtype: torch.dtype | None = None
+        self._last: tuple[ref[torch.Tensor], int, torch.Tensor] | None = None
+
+    def begin(self, dtype: torch.dtype | None) -> None:
+        """Before a pass; `dtype` is that of the arithmetic, None for nothing to be given in both."""
+        self._dtype = dtype
+
+    def end(self) -> None:
+        """After a pass, also one that failed."""
+        self._dtype = self._last = self.entry.x = self.entry.converted = None
+
+    def of(self, x: torch.Tensor | None) -> torch.Tensor | None:
+        """The input of a block in the type of the arithmetic, as the last block gave it or converted; None where it is
+        of that type itself.
+        """
+        dtype, last, self._last = self._dtype, self._last, None
+        if x is None or dtype is None or x.dtype == dtype or not x.is_floating_point():
+            return None
+        if last is not None and last[0]() is x and last[1] == x._version and last[2].requires_grad == x.requires_grad:
+            return last[2]
+        if x.requires_grad and x.is_leaf:  # the gradient of both goes nowhere, and need not be one
+            return x.detach().to(dtype).requires_grad_()
+        return x.to(dtype)
+
+    def note(self, result: Any, converted: torch.Tensor | None) -> None:
+        """What a block has given, and its first output as the next one may have it."""
+        x = _first(result)
+        self._last = None if x is None or converted is None else (ref(x), x._version, converted)
+
+    def around(self, forward: Callable[..., Any]) -> Callable[..., tuple[Any, torch.Tensor | None]]:
+        """The `forward` of a class of blocks, for a compiler.
+
+        Returns:
+            A function of a block, what `of` gives, and what `forward` takes; it gives what `note` wants.
+        """
+        entry = self.entry
+
+        def run(
+            block: nn.Module, converted: torch.Tensor | None, *args: Any, **kwargs: Any
+        ) -> tuple[Any, torch.Tensor | None]:
+            if converted is None:
+                return forward(block, *args, **kwargs), None
+            entry.x, entry.converted = hidden_of(args, kwargs), converted
+            result = forward(block, *args, **kwargs)
+            entry.x = entry.converted = None
+            x = _first(result)
+            return result, None if x is None or x.dtype == converted.dtype else x.to(converted.dtype)
+
+        return run
+
+
+def hidden_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor | None:
+    """The hidden states among the arguments of a block."""
+    hidden = args[0] if args else kwargs.get("hidden_states")
+    return hidden if isinstance(hidden, torch.Tensor) else None
+
+
+def _first(result: Any) -> torch.Tensor | None:
+    first = result[0] if isinstance(result, tuple) and result else result
+    return first if isinstance(first, torch.Tensor) else None
