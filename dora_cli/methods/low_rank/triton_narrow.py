@@ -72,16 +72,16 @@ def down_blocks(
     rows: int, width: int, block_r: int, threshold: int, size: int, memory: int, *, tied: bool = False
 ) -> DownBlocks:
     """The fastest of a search on an H200, at 1,024 and 4,096 rows of 768 and 3,072 columns and rank 12, with as many
-    columns as there is `memory` for. Parts of wider products, and of fp32, which no tensor core multiplies, do not fit
-    a warp's registers.
+    columns as there is `memory` for. Parts win where few blocks have long loops or much to do in each; those of wider
+    products, and of fp32, which no tensor core multiplies, do not fit a warp's registers.
     """
-    many = rows >= MANY_ROWS and not threshold
-    if size == 2 and block_r <= 32 and not tied:
-        blocks = DownBlocks(32 if many else 16, 128, 4 if width > 1024 else 2, 3)
-    elif rows < MANY_ROWS:
-        blocks = DownBlocks(16, 512, 1, 3) if width > 1024 else DownBlocks(16, 128, 1, 4)
+    wide, many = width > 1024, rows >= MANY_ROWS
+    if size == 2 and block_r == 16 and not tied and (wide if threshold else not many):
+        blocks = DownBlocks(16, 128, 4 if wide else 2, 3)
+    elif not many:
+        blocks = DownBlocks(16, 512, 1, 3) if wide else DownBlocks(16, 128, 1, 4)
     else:
-        blocks = DownBlocks(64, 256, 1, 4) if many else DownBlocks(16, 128, 1, 4)
+        blocks = DownBlocks(32 if threshold else 64, 256 if wide else 128, 1, 4)
     sizes = block_r, size, memory, blocks.stages
     fitting = down_columns(blocks.rows, blocks.parts * blocks.columns, *sizes, tied=tied) // blocks.parts
     return blocks._replace(columns=max(16, fitting))
