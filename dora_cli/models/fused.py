@@ -23,10 +23,10 @@ from torch import nn
 
 from dora_cli.methods.base import Site
 from dora_cli.methods.low_rank.dropout import is_drawn_fast
-from dora_cli.methods.low_rank.gelu_pair import GeluPair, can_be_pair
 from dora_cli.methods.low_rank.same_input.products import MANY
 from dora_cli.methods.low_rank.same_input.readers import Readers, is_gelu
 from dora_cli.methods.low_rank.seam import Joint, Seam, can_be_seam, found_readers
+from dora_cli.methods.low_rank.seam_pair import SeamPair, can_be_pair
 from dora_cli.models.attention_masks import masks_always_made
 from dora_cli.models.both_types import BothTypes, hidden_of
 from dora_cli.models.hashed_dropout import HashedDropouts
@@ -90,7 +90,7 @@ class FusedBlocks:
         self._both = BothTypes()
         self._seams: dict[nn.Module, Seam] = {}
         self._joints: dict[tuple[Seam, ...], Joint] = {}
-        self._pairs: dict[tuple[Seam, nn.Module, Seam], GeluPair] = {}
+        self._pairs: dict[tuple[Seam, nn.Module, Seam], SeamPair] = {}
         self._moved: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self.failure: str | None = None
 
@@ -195,7 +195,7 @@ class FusedBlocks:
                 continue
             key = by_path[first], self._gelus[gelu], by_path[second]
             if can_be_pair(*key):
-                self._pairs[key] = pairs_before.get(key) or GeluPair(*key)
+                self._pairs[key] = pairs_before.get(key) or SeamPair(*key)
                 self._pairs[key].begin()
 
     def _run(self, block: nn.Module, *args: Any, **kwargs: Any) -> Any:

@@ -293,7 +293,7 @@ def test_projections_one_by_one_are_timed_beside_those_together() -> None:
         for _ in range(4):
             made[name]()
     many, single = (step.method._adapters._passes._lean._together for step in made.values())
-    assert [len(together.members) for together in many] == [3, 3]
+    assert sorted(len(together.members) for together in many) == [2, 2, 3, 3]
     assert not single
     assert made["dora-graph"].loss() == pytest.approx(made["dora-graph-single"].loss(), rel=1e-4)
 

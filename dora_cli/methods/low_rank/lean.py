@@ -22,11 +22,12 @@ from dora_cli.methods.low_rank.branches import Branches, branches_for
 from dora_cli.methods.low_rank.dropout import ModelDropouts
 from dora_cli.methods.low_rank.factor import Factor
 from dora_cli.methods.low_rank.kernels import Kernels, kernels_for
+from dora_cli.methods.low_rank.lean_pair import LeanPair
 from dora_cli.methods.low_rank.noise.flatness import by_triton, draws_on_host
 from dora_cli.methods.low_rank.projection import Inputs, LeanProjection, Part
 from dora_cli.methods.low_rank.protocols import Group, Layer
 from dora_cli.methods.low_rank.same_input.products import MANY
-from dora_cli.methods.low_rank.same_input.readers import Readers
+from dora_cli.methods.low_rank.same_input.readers import Readers, is_gelu
 from dora_cli.methods.low_rank.same_input.together import Together, can_be_together, is_plain
 
 if TYPE_CHECKING:
@@ -50,7 +51,8 @@ class LeanPass:
         self.kernels: Kernels = kernels_for(layers[0].A.device, dtype, len(layers), ranks)
         self._many = self.kernels.many()
         self._branches = Branches() if serial else branches_for(self.kernels, layers[0].A.device)
-        self._together: list[Together] = []
+        self._gelus = {path: module for path, module in model.named_modules() if is_gelu(module)}
+        self._together: list[Together | LeanPair] = []
         self._inputs = Inputs(dtype)
         self._may_compute_twice = [module for module in model.modules() if hasattr(module, "gradient_checkpointing")]
         self._model_dropouts = ModelDropouts(model) if layers[0].A.device.type == "cpu" else None
@@ -83,7 +85,8 @@ class LeanPass:
 
     @torch.no_grad()
     def put_together(self, readers: Readers, paths: Mapping[int, str]) -> None:
-        """From here on those of `layers` that read the same input are computed together, where they may be.
+        """From here on those of `layers` that read the same input are computed together, where they may be, and those
+        with a GELU between them compute it.
 
         Within a pass it holds for that pass already.
 
@@ -100,11 +103,18 @@ class LeanPass:
             for start in range(0, len(plain), MANY):
                 members = plain[start : start + MANY]
                 if can_be_together(members):
-                    together = Together(self._many, members)
-                    for lean in members:
-                        lean.together = ref(together)  # no cycle
-                    together.begin()
-                    self._together.append(together)
+                    self._put(Together(self._many, members))
+        by_path = {path: self._lean[place][1] for place, path in paths.items()}
+        for first, path, second in readers.across(by_path):
+            leans = by_path[first], by_path[second]
+            if path in self._gelus and all(lean.together() is None for lean in leans):
+                self._put(LeanPair(leans[0], self._gelus[path], leans[1]))
+
+    def _put(self, together: Together | LeanPair) -> None:
+        for lean in together.members:
+            lean.together = ref(together)  # no cycle
+        together.begin()
+        self._together.append(together)
 
     @torch.no_grad()
     def begin(self) -> None:

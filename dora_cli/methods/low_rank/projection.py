@@ -78,7 +78,7 @@ class LeanProjection:
         self._dropout = layer.dropout if layer.rank else 0.0
         self._factors = [factor for factor in (layer.A, layer.B, layer.c) if factor is not None]
         self.trains: torch.Tensor | None = None  # one of those that do, in this pass
-        self.together: Callable[[], Joined | None] = alone  # with others that read the same input
+        self.together: Callable[[], Joined | None] = alone  # with others that read the same input, or across a GELU
         self.readers: Readers | None = None  # all that do in the model, once they are found and may be joined
         self._base: tuple[int, ...] = ()
         # of the noise on its weight, where there is some: whose draw there is, how strong, and how a weight without a
@@ -137,6 +137,15 @@ class LeanProjection:
     def dtype(self) -> torch.dtype:
         """That of the arithmetic."""
         return self.inputs.dtype
+
+    @property
+    def width(self) -> int:
+        """Columns of what it gives."""
+        return self.weight.shape[0]
+
+    def answers_in_its_own(self, x: torch.Tensor) -> bool:
+        """Whether what it gives for `x` is of the type of the arithmetic."""
+        return x.dtype == self.dtype or torch.is_autocast_enabled(x.device.type)
 
     def drop(self, x: torch.Tensor) -> object:
         drops = self._dropout and self.layer.training
@@ -244,7 +253,7 @@ class _Adapted(torch.autograd.Function):
         rows = lean.inputs.cast(x).reshape(-1, x.shape[-1]).contiguous()  # kernels read one row after the other
         drop = lean.drop(rows)
         # Outside autocast a layer answers in the type of its input, whatever the factors are in.
-        dtype = rows.dtype if torch.is_autocast_enabled(x.device.type) else x.dtype
+        dtype = rows.dtype if lean.answers_in_its_own(x) else x.dtype
         y, u = lean.map(rows, drop, x.shape[:-1], dtype)
         ctx.save_for_backward(rows if lean.keeps_rows else None, u)
         ctx.lean, ctx.drop, ctx.shape, ctx.dtype = lean, drop, x.shape, x.dtype

@@ -7,7 +7,7 @@ kernels and with which dropout is read when the operator runs, from a number tha
 tensor; so all blocks of a model run the same code, and ranks that change compile nothing anew.
 
 Projections that read the same input are one operator together (`Joint`); what has a GELU between them computes it
-(`gelu_pair`).
+(`seam_pair`).
 
 Gradients of factors are added in place within the operator of the backward pass, as in every lean pass.
 """

@@ -19,7 +19,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from dora_cli.methods.low_rank import gelu_pair, seam
+from dora_cli.methods.low_rank import seam, seam_pair
 from dora_cli.methods.low_rank.kernels import TorchKernels
 from tests.methods.low_rank.same_input.plain_many import TogetherKernels
 
@@ -121,7 +121,7 @@ class LookOut(TorchDispatchMode):
         """One that compiled code calls, which writes to nothing that anybody has."""
         with self, torch.no_grad():
             name = func._schema.name.removeprefix("dora::")
-            return getattr(gelu_pair if "gelu" in name else seam, name)._init_fn(*args, **kwargs)
+            return getattr(seam_pair if "gelu" in name else seam, name)._init_fn(*args, **kwargs)
 
     def _sweep(self) -> None:
         for key, memory in list(self._known.items()):

@@ -17,11 +17,11 @@ from dora_cli.methods.low_rank import branches as branches_module
 from dora_cli.methods.low_rank import lean as lean_module
 from dora_cli.methods.low_rank.adapters import Adapters
 from dora_cli.methods.low_rank.branches import Branches, branches_for
-from dora_cli.methods.low_rank.gelu_pair import GeluPair
 from dora_cli.methods.low_rank.kernels import TorchKernels
 from dora_cli.methods.low_rank.layer import AdaptedProjection
 from dora_cli.methods.low_rank.same_input.readers import Readers
 from dora_cli.methods.low_rank.seam import Joint, Seam
+from dora_cli.methods.low_rank.seam_pair import SeamPair
 from tests.methods.low_rank.fake_streams import FakeStreams, LookOut, RoomyKernels, RoomyTogether
 from tests.methods.low_rank.test_variants import MAKERS, WIDTH, adapted, drawn
 from tests.methods.small import classification, linear_maps, new_lora, sites, small_encoder, tiny_roberta
@@ -293,7 +293,7 @@ def test_what_it_gives_the_operators_of_a_pair_is_kept(streams: FakeStreams, mon
     block, gelu = run.model.blocks[0], nn.GELU()  # type: ignore[index]
     x = torch.randn(7, 10, dtype=torch.float64, requires_grad=True)
     seams = [Seam(block.up), Seam(block.down)]  # type: ignore[union-attr]
-    pair = GeluPair(seams[0], gelu, seams[1])
+    pair = SeamPair(seams[0], gelu, seams[1])
     with LookOut(streams) as look_out, run.method.training_pass():
         for seam in seams:
             seam.begin(None)

@@ -11,11 +11,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from dora_cli.methods.low_rank import gelu_pair
+from dora_cli.methods.low_rank import seam_pair
 from dora_cli.methods.low_rank.adapters import Adapters
-from dora_cli.methods.low_rank.gelu_pair import GeluPair, can_be_pair
 from dora_cli.methods.low_rank.layer import AdaptedProjection
 from dora_cli.methods.low_rank.seam import Joint, Seam
+from dora_cli.methods.low_rank.seam_pair import SeamPair, can_be_pair
 from tests.methods.low_rank.test_variants import drawn
 from tests.methods.small import new_lora, sites
 
@@ -59,7 +59,7 @@ class FeedForward(nn.Module):
         self.up, self.down = self.seams
         for seam in self.seams:
             seam.begin(None)
-        self.pair = GeluPair(up, self.gelu, down)
+        self.pair = SeamPair(up, self.gelu, down)
         if paired:
             assert can_be_pair(up, self.gelu, down)
             self.pair.begin()
@@ -87,8 +87,8 @@ def operators(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Which of a pair's are called."""
     called: list[str] = []
     for name in ("projection_gelu", "gelu_projection", "gelu_projection_backward"):
-        plain = getattr(gelu_pair, name)
-        monkeypatch.setattr(gelu_pair, name, lambda *args, plain=plain, name=name: called.append(name) or plain(*args))
+        plain = getattr(seam_pair, name)
+        monkeypatch.setattr(seam_pair, name, lambda *args, plain=plain, name=name: called.append(name) or plain(*args))
     return called
 
 
