@@ -11,14 +11,14 @@ all results keep their bits. Steps that are not captured wait for the host, and 
 
 Memory: PyTorch's allocator gives a freed block to whatever the block's stream asks for next, in the order of the host,
 and knows nothing of what other streams still read; told so (`record_stream`), it gives the block to nobody before the
-capture ends. So what the sums read is kept here until the stream of the model has waited for them, which it does for
-those of one call in the call after it: one projection's activations more than in one stream. Autograd adds to no
-gradient in place that somebody has; a hook of the user's that does so in a captured pass would come too soon.
+capture ends. So what the sums read is kept here until the pass ends. That is no more than its beginning had: what is
+kept of a block, inputs and gradients of its projections, is less than what its backward pass has freed by then. The
+model's stream waits for no sum before: each wait would cost it the time in which the sums are behind. Autograd adds to
+no gradient in place that somebody has; a hook of the user's that does so in a captured pass would come too soon.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
@@ -85,11 +85,14 @@ class Branches:
     def __init__(self, streams: Streams | None = None) -> None:
         self._streams = streams
         self._open: Streams | None = None  # in a captured pass
-        self._sums: deque[tuple[Any, tuple[object, ...]]] = deque()  # marks behind them, with what they read
+        self._mark: Any = None  # behind the latest of them
+        self._reads: list[tuple[object, ...]] = []
 
     def begin(self) -> None:
         """Before a pass."""
         self._open = self._streams if self._streams is not None and self._streams.is_captured() else None
+        self._mark = None  # of a pass that failed
+        self._reads.clear()
 
     def sums(self, *reads: object) -> AbstractContextManager[None]:
         """What is launched within it follows all before it, runs beside all after it, and may be read after `join`.
@@ -99,30 +102,22 @@ class Branches:
         """
         return _NOWHERE if self._open is None else self._add(self._open, reads)
 
-    def meet(self) -> None:
-        """The model's stream waits for the sums of all calls but the latest."""
-        self._wait(1)
-
     def join(self) -> None:
-        """It waits for everything, at the end of a pass."""
-        self._wait(0)
+        """The model's stream waits for all of them, at the end of a pass."""
+        if self._open is not None and self._mark is not None:
+            self._open.current().wait_event(self._mark)
+        self._mark = None
+        self._reads.clear()
 
     @contextmanager
     def _add(self, streams: Streams, reads: tuple[object, ...]) -> Iterator[None]:
         streams.sums.wait_event(streams.current().record_event())
+        self._reads.append(reads)
         try:
             with streams.into(streams.sums):
                 yield
         finally:
-            self._sums.append((streams.sums.record_event(), reads))
-
-    def _wait(self, but: int) -> None:
-        """For all sums but so many of the latest."""
-        if self._open is None:
-            return
-        main = self._open.current()
-        while len(self._sums) > but:
-            main.wait_event(self._sums.popleft()[0])
+            self._mark = streams.sums.record_event()
 
 
 _NOWHERE: AbstractContextManager[None] = nullcontext()

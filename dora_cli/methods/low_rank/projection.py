@@ -228,7 +228,6 @@ class LeanProjection:
                 assert rows is not None
                 kernels.outer(self.grad_A, v[:, tied:] if tied else v, rows, drop, chunks=chunks)
         base = None if dtype is None else torch.mm(dy, self.present())
-        self.branches.meet()
         if watch is not None:
             assert u is not None
             shape = (*lead, self.A.rank - tied)

@@ -362,7 +362,7 @@ class TritonKernels:
         key = "outer", x.dtype, rows, components, chunks, threshold, most, strides, places
         launch = self._launches.get(key)
         if launch is None:
-            block, columns, stages = outer_blocks(rows, width, block_r(rank), x.element_size(), self._memory)
+            block, columns, stages = outer_blocks(rows, block_r(rank), threshold, x.element_size(), self._memory)
             grid = triton.cdiv(width, columns), self._used.splits(totals, rows, block), chunks
             wide = self._is_wide(rank, u.stride(0))
             constants = wide, *settings(threshold, x), block, block_r(rank), columns
@@ -428,9 +428,9 @@ def shared_memory(device: torch.device) -> int:
     )
 
 
-def outer_blocks(rows: int, width: int, block_r: int, size: int, memory: int) -> tuple[int, int, int]:
-    """Those of `_outer`, found alike."""
-    block, columns, stages = (256, 64, 2) if rows >= MANY_ROWS else (128, 32 if width <= 1024 else 64, 3)
+def outer_blocks(rows: int, block_r: int, threshold: int, size: int, memory: int) -> tuple[int, int, int]:
+    """Rows and columns of a block of `_outer`, and stages of its loop, found as those of `down_blocks`."""
+    block, columns, stages = (128, 64, 2) if rows >= MANY_ROWS and not threshold else (256, 32, 2)
     return outer_rows(block, columns, block_r, size, memory, stages), columns, stages
 
 

@@ -99,20 +99,18 @@ def _backward(
     G = _tile(gradient + text * text_g + head * head_g, i, d, row_g, length, width)
     shares, part = _shares(Q, K, mask + text * text_mask, i, i, length, row_mask, scale, MASK)
     # with weights ``w = shares * part``, what is kept `M` and ``D = M * (G V^T)``, values get ``(kept M w)^T G``, and
-    # scores ``scale w (kept D - m)`` with ``m = sum(kept w D)``: both of ``W = scale kept w``
-    W = shares * (part * (scale * kept))[:, None]
-    D = tl.dot(G, tl.trans(V), input_precision="ieee")
-    used = W
+    # scores ``scale w (kept D - m)`` with ``m = sum(kept w D)``: both of ``scale kept w``, negative where it is dropped
+    weights = shares * (part * (scale * kept))[:, None]
     if DROP:
         row = tl.program_id(0) * length + i[:, None]
-        there = keep(row, 0, i[None, :], tl.load(seeds), call, THRESHOLD)
-        used = tl.where(there, W, 0.0)
-        D = tl.where(there, D, 0.0)
+        weights = tl.where(keep(row, 0, i[None, :], tl.load(seeds), call, THRESHOLD), weights, -weights)
+    used = tl.maximum(weights, 0.0)
+    D = used * tl.dot(G, tl.trans(V), input_precision="ieee")
     place = text * text_d + i[:, None] * row_d + head * width + d[None, :]
     inside = (i[:, None] < length) & (d[None, :] < width)
     of_V = tl.dot(tl.trans(used.to(G.dtype)), G, input_precision="ieee") / scale
     tl.store(dv + place, of_V.to(dv.dtype.element_ty), mask=inside)
-    of_scores = (W * (D - (tl.sum(W * D, axis=1) / (scale * kept))[:, None])).to(Q.dtype)
+    of_scores = (D - tl.abs(weights) * (tl.sum(D, axis=1) / (scale * kept))[:, None]).to(Q.dtype)
     of_Q = tl.dot(of_scores, K, input_precision="ieee")
     tl.store(dq + place, of_Q.to(dq.dtype.element_ty), mask=inside)
     of_K = tl.dot(tl.trans(of_scores), Q, input_precision="ieee")

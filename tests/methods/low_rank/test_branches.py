@@ -19,7 +19,9 @@ from dora_cli.methods.low_rank.adapters import Adapters
 from dora_cli.methods.low_rank.branches import Branches, branches_for
 from dora_cli.methods.low_rank.kernels import TorchKernels
 from dora_cli.methods.low_rank.layer import AdaptedProjection
+from dora_cli.methods.low_rank.projection import LeanProjection
 from dora_cli.methods.low_rank.same_input.readers import Readers
+from dora_cli.methods.low_rank.same_input.together import Together
 from dora_cli.methods.low_rank.seam import Joint, Seam
 from dora_cli.methods.low_rank.seam_pair import SeamPair
 from tests.methods.low_rank.fake_streams import FakeStreams, LookOut, RoomyKernels, RoomyTogether
@@ -208,20 +210,20 @@ def test_autograd_writes_to_nothing_that_sums_read(
     that a projection has been given.
     """
     compute_with(monkeypatch, False)
-    copies, compared, plain = dict[int, torch.Tensor](), [0], (Branches.sums, Branches._wait)
+    copies, compared, plain = dict[int, torch.Tensor](), [0], (Branches.sums, Branches.join)
 
     def sums(self: Branches, *reads: object) -> Any:
         copies.update((id(one), one.clone()) for one in reads if isinstance(one, torch.Tensor))
         return plain[0](self, *reads)
 
-    def wait(self: Branches, but: int) -> None:
-        for one in (one for _, reads in self._sums for one in reads if isinstance(one, torch.Tensor)):
+    def join(self: Branches) -> None:
+        for one in (one for reads in self._reads for one in reads if isinstance(one, torch.Tensor)):
             assert torch.equal(one, copies[id(one)])
             compared[0] += 1
-        plain[1](self, but)
+        plain[1](self)
 
     monkeypatch.setattr(Branches, "sums", sums)
-    monkeypatch.setattr(Branches, "_wait", wait)
+    monkeypatch.setattr(Branches, "join", join)
     Run(name, dropout=0.0).gradients()
     assert compared[0] > 20
 
@@ -312,9 +314,10 @@ def skip(self: Branches, *args: object) -> None:
 
 @contextmanager
 def _add_at_once(self: Branches, streams: FakeStreams, reads: object) -> Iterator[None]:
+    self._reads.append((reads,))
     with streams.into(streams.sums):
         yield
-    self._sums.append((streams.sums.record_event(), (reads,)))
+    self._mark = streams.sums.record_event()
 
 
 def _forgetful(plain: Callable[..., Any]) -> Callable[..., Any]:
@@ -339,7 +342,7 @@ def test_the_look_out_sees_what_goes_wrong(
     assert look_out.races
 
 
-@pytest.mark.parametrize("fails", ["forward", "backward"])
+@pytest.mark.parametrize("fails", ["projection", "hook"])
 @TOGETHER
 def test_a_pass_that_fails_leaves_nothing_open(
     together: bool, fails: str, streams: FakeStreams, monkeypatch: pytest.MonkeyPatch
@@ -352,8 +355,10 @@ def test_a_pass_that_fails_leaves_nothing_open(
         open_then.append(not streams.have_met)
         raise ValueError("planted")
 
-    if fails == "forward":
-        monkeypatch.setattr(Branches, "meet", fail)
+    if fails == "projection":
+        for kind in (LeanProjection, Together):
+            plain = kind.differentiate
+            monkeypatch.setattr(kind, "differentiate", lambda *args, plain=plain: fail(plain(*args)))
     else:
         run.model.blocks[0].register_forward_hook(  # type: ignore[index, union-attr]
             lambda module, inputs, output: output.register_hook(fail) and None
@@ -383,19 +388,18 @@ def test_a_capture_that_is_lost_keeps_its_error(streams: FakeStreams, monkeypatc
         run.gradients()
 
 
-def test_no_more_is_kept_than_what_one_call_reads(streams: FakeStreams, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_sums_read_is_kept_as_long_as_the_pass(streams: FakeStreams, monkeypatch: pytest.MonkeyPatch) -> None:
     compute_with(monkeypatch, False)
-    kept, plain = list[int](), Branches.meet
+    kept, plain = list[int](), Branches.join
 
-    def meet(self: Branches) -> None:
+    def join(self: Branches) -> None:
+        kept.append(len(self._reads))
         plain(self)
-        kept.append(len(self._sums))
+        kept.append(len(self._reads))
 
-    monkeypatch.setattr(Branches, "meet", meet)
-    run = Run()
-    run.gradients()
-    assert kept == [1] * 12
-    assert not run.method._adapters._passes._lean._branches._sums  # type: ignore[attr-defined]
+    monkeypatch.setattr(Branches, "join", join)
+    Run().gradients()
+    assert kept == [12, 0]
 
 
 @pytest.mark.parametrize("why", ["not captured", "told to be serial"])

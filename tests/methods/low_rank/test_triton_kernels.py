@@ -226,7 +226,7 @@ def test_what_is_collected_is_what_was_added(rows: tuple[int, ...], gated: bool)
         made.outer(totals[:, part], u, x, None)
         wanted[part] += u.double().T @ x.double()
     used = int((totals != 0).flatten(1).any(1).sum())
-    assert used == (8 if max(rows) >= 4096 else min(4, -(-max(rows) // 128)))
+    assert used == (8 if max(rows) >= 4096 else min(4, -(-max(rows) // 256)))
     gradient, grad_c = collected(made, totals, gated=gated)
     close(gradient, wanted, torch.float32)
     if gated:

@@ -14,7 +14,7 @@ from dora_cli.methods.triton_launch import launch
 MAX_RANK = 64
 """Larger Gram matrices would not fit the registers of a block."""
 
-COLUMNS = 256
+COLUMNS = 128
 """Columns of a factor that a block reads."""
 
 
@@ -80,10 +80,11 @@ def published(A: torch.Tensor, B_t: torch.Tensor, c: torch.Tensor | None, layout
     widths = A.shape[1], B_t.shape[1]
     several = [triton.cdiv(width, COLUMNS) for width in widths]
     parts, out = A.new_empty(count, sum(several), block, block), A.new_empty(len(A))
-    columns = 128 if block <= 32 else 32
+    columns, warps = (64, 1) if block == 16 else (128 if block == 32 else 32, 2)  # a warp is enough for as few
     read = A, B_t, parts, layout.firsts, *widths, several[0]
-    constants = {"BLOCK_R": block, "num_warps": 2}
-    launch(_parts, (count, sum(several), 1), *read, COLUMNS=COLUMNS, BLOCK_D=columns, **constants)
+    each = {"COLUMNS": COLUMNS, "BLOCK_D": columns, "BLOCK_R": block, "num_warps": warps}
+    launch(_parts, (count, sum(several), 1), *read, **each)
     gates, gated = A if c is None else c, c is not None
-    launch(_published, (count, 1, 1), parts, gates, out, layout.firsts, *several, eps, GATED=gated, **constants)
+    constants = {"GATED": gated, "BLOCK_R": block, "num_warps": 2}
+    launch(_published, (count, 1, 1), parts, gates, out, layout.firsts, *several, eps, **constants)
     return out

@@ -182,7 +182,6 @@ class Together:
                 assert rows is not None
                 many.outer(self._grad_A, v, Wide.same(rows, len(self.members)), drops)
         base = None if dtype is None else self._frozen_backward(wide)
-        self.branches.meet()
         self._show(u, v, lead)
         if base is None:
             return None

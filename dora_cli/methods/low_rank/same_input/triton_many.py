@@ -233,11 +233,10 @@ class TritonMany:
         key = "up", base.memory.dtype, out.memory.dtype, lies, len(u.widths), block_rank, places
         known = self._launches.get(key)
         if known is None:
-            columns = 64 if base.rows * max(base.widths) < 2**21 else 128
-            firsts, blocks = _blocks(base.widths, columns)
+            firsts, blocks = _blocks(base.widths, 128)
             grid = triton.cdiv(base.rows, 32), blocks, 1
-            constants = settings(0, u.memory)[2], 32, block_rank, columns
-            known = self._launches[key] = Launch(_up, grid, constants, num_warps=4), firsts
+            constants = settings(0, u.memory)[2], 32, block_rank, 128
+            known = self._launches[key] = Launch(_up, grid, constants, num_warps=8), firsts
         launch, firsts = known
         small = *_three(u.widths), *_three(u.starts), u.strides[0], *firsts
         launch(base.memory, u.memory, *ready, out.memory, *small, *lies)
@@ -253,9 +252,9 @@ class TritonMany:
         key = "up_sum", base.dtype, out.dtype, rows, width, len(factors), block_rank, threshold, places
         known = self._launches.get(key)
         if known is None:
-            columns = 64 if rows * width < 2**21 else 128
-            grid = triton.cdiv(rows, 32), triton.cdiv(width, columns), 1
-            constants = len(factors), *settings(threshold, u.memory), 32, block_rank, columns
+            block = 16 if rows * width < 2**21 else 32
+            grid = triton.cdiv(rows, block), triton.cdiv(width, 128), 1
+            constants = len(factors), *settings(threshold, u.memory), block, block_rank, 128
             known = self._launches[key] = Launch(_up_sum, grid, constants, num_warps=4), ()
         small = *_three(u.widths), *_three(u.starts), u.strides[0]
         known[0](base, u.memory, *ready, out, self._seeds, *numbers, *small, rows, width, scale)
@@ -272,8 +271,8 @@ class TritonMany:
         key = "outer", x.memory.dtype, lies, len(totals), block_rank, threshold, most, apart, places
         known = self._launches.get(key)
         if known is None:
-            sizes = block_rank, x.memory.element_size(), self._memory
-            block, columns, stages = outer_blocks(x.rows, max(x.widths), *sizes)
+            sizes = block_rank, threshold, x.memory.element_size(), self._memory
+            block, columns, stages = outer_blocks(x.rows, *sizes)
             splits = tuple(self._used.splits(total, x.rows, block) for total in sums)
             firsts, blocks = _blocks(x.widths, columns)
             grid = blocks, max(splits), 1
